@@ -1,0 +1,1 @@
+"""The contract between MinT's services, and the plumbing that all of them share."""

@@ -1,0 +1,50 @@
+"""What MinT needs of a blob store: immutable objects with proofs.
+
+Promises of every adapter (checked by `mint_common.testing.blobs_contract`):
+- A key is visible only when all its bytes are stored durably; a crash leaves the old state or the new one.
+- `put_new` never overwrites: exactly one of several racing writers of a key wins.
+- `get` checks bytes against the claim and raises BlobCorrupt on a difference, BlobMissing on absence.
+- Keys are relative paths of ``[A-Za-z0-9._-]`` parts; any other key raises InvalidField before any I/O.
+"""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Protocol
+
+from mint_common.claims import Claim
+
+
+class Blobs(Protocol):
+    """A blob store; safe for concurrent use."""
+
+    async def put(self, key: str, data: bytes) -> Claim:
+        """Store bytes under a key, replacing what was there, and return their claim."""
+        ...
+
+    async def put_new(self, key: str, data: bytes) -> Claim:
+        """Store bytes under a key that must be free, or hold equal bytes already. Raises AlreadyExists."""
+        ...
+
+    async def get(self, claim: Claim) -> bytes:
+        """Return the claimed bytes, checked."""
+        ...
+
+    async def fetch(self, claim: Claim, path: Path) -> None:
+        """Write the claimed bytes to a local file, checked, atomically, with bounded memory."""
+        ...
+
+    async def exists(self, key: str) -> bool:
+        """Return whether a key is stored."""
+        ...
+
+    async def delete(self, key: str) -> None:
+        """Remove a key. Idempotent."""
+        ...
+
+    def list(self, prefix: str) -> AsyncIterator[str]:
+        """Yield the keys under a prefix, in lexical order."""
+        ...
+
+    async def close(self) -> None:
+        """Release connections. Idempotent."""
+        ...

@@ -1,0 +1,79 @@
+"""What MinT needs of a message bus: durable at-least-once delivery, nothing more.
+
+Promises of every adapter (checked by `mint_common.testing.bus_contract`):
+- `publish` returns when the message is durable; a second message with the same id within the adapter's
+  deduplication window is dropped silently.
+- A durable subscription sees every message published to its subjects since it was first made, also those
+  published while nobody was listening; a message is delivered again until it is acked or rejected.
+- Order: first deliveries follow publish order within a subscription.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """Bytes with a subject, an id for deduplication and text headers (trace context)."""
+
+    id: str
+    subject: str
+    data: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Delivery(Protocol):
+    """One delivery of a message to one subscriber; exactly one of ack, retry and reject ends it."""
+
+    @property
+    def message(self) -> Message:
+        """Return the message."""
+        ...
+
+    @property
+    def attempt(self) -> int:
+        """Return how often it has been delivered, from 1."""
+        ...
+
+    async def ack(self) -> None:
+        """Never deliver it again."""
+        ...
+
+    async def retry(self, *, delay_seconds: float) -> None:
+        """Deliver it again after the delay."""
+        ...
+
+    async def reject(self) -> None:
+        """Never deliver it again: it cannot be handled."""
+        ...
+
+    async def extend(self) -> None:
+        """Say that the work goes on: restart the time after which an unanswered delivery is repeated."""
+        ...
+
+
+class Bus(Protocol):
+    """A connection to the bus; safe for concurrent use. Raises Unavailable when the bus stays away."""
+
+    async def publish(self, message: Message) -> None:
+        """Store a message durably."""
+        ...
+
+    def subscribe(
+        self, *, durable: str, subjects: Sequence[str], ack_wait_seconds: float = 30.0, batch: int = 1
+    ) -> AbstractAsyncContextManager[AsyncIterator[Delivery]]:
+        """Open the durable subscription of that name; subscribers of one name share its messages.
+
+        At most ``batch`` deliveries are handed out ahead of the reader.
+        """
+        ...
+
+    def watch(self, *, subjects: Sequence[str]) -> AbstractAsyncContextManager[AsyncIterator[Message]]:
+        """Open a fan-out subscription: every watcher sees each message published from now on, at most once."""
+        ...
+
+    async def close(self) -> None:
+        """Flush and disconnect. Idempotent."""
+        ...

@@ -1,0 +1,129 @@
+"""Errors that cross a service boundary.
+
+Each class has a stable ``code``, says whether a retry can help, and names the HTTP status that the edge
+answers. The docstring is the message; its placeholders are the keyword arguments, kept as attributes.
+No user error maps to 408, 409, 429 or 5xx: clients retry those.
+"""
+
+from typing import ClassVar
+
+
+class MintError(Exception):
+    """Something failed."""
+
+    code: ClassVar[str] = "internal"
+    retryable: ClassVar[bool] = False
+    http_status: ClassVar[int] = 500
+
+    def __init__(self, **fields: str | float) -> None:
+        self.fields = fields
+        super().__init__((type(self).__doc__ or "").format(**fields))
+
+    def __getattr__(self, name: str) -> str | float:
+        fields = self.__dict__.get("fields", {})
+        if name in fields:
+            return fields[name]  # type: ignore[no-any-return]  # the dict is typed in __init__
+        raise AttributeError(name)
+
+    def to_payload(self) -> dict[str, object]:
+        """Return the JSON body of an error answer: code, message, retryable and the fields."""
+        return {"code": self.code, "message": str(self), "retryable": self.retryable, **self.fields}
+
+
+class NotFound(MintError):
+    """No {kind} named {name!r}."""
+
+    code = "not_found"
+    http_status = 404
+
+
+class InvalidField(MintError):
+    """Field {field!r}: {problem}"""
+
+    code = "invalid_field"
+    http_status = 422
+
+
+class Unauthorized(MintError):
+    """{problem}"""
+
+    code = "unauthorized"
+    http_status = 401
+
+
+class Forbidden(MintError):
+    """{problem}"""
+
+    code = "forbidden"
+    http_status = 403
+
+
+class PreconditionFailed(MintError):
+    """{what} is {found!r}, not {expected!r} as the request expected: read it again and repeat."""
+
+    code = "precondition_failed"
+    http_status = 412
+
+
+class AlreadyExists(MintError):
+    """A {kind} named {name!r} exists already."""
+
+    code = "already_exists"
+    http_status = 422
+
+
+class Overloaded(MintError):
+    """{what} is full ({depth} waiting): try again in {retry_after_seconds} s."""
+
+    code = "overloaded"
+    retryable = True
+    http_status = 429
+
+
+class Unavailable(MintError):
+    """{what} does not answer: {problem}"""
+
+    code = "unavailable"
+    retryable = True
+    http_status = 503
+
+
+class BlobMissing(MintError):
+    """No blob at {uri!r}."""
+
+    code = "blob_missing"
+    http_status = 422
+
+
+class BlobCorrupt(MintError):
+    """Blob {uri!r} is not what its claim says: expected {expected}, found {found}."""
+
+    code = "blob_corrupt"
+    http_status = 422
+
+
+class AdapterInvalid(MintError):
+    """Adapter refused ({reason}): {problem}"""
+
+    code = "adapter_invalid"
+    http_status = 422
+
+
+class EventInvalid(MintError):
+    """Event {type!r} cannot be read: {problem}"""
+
+    code = "event_invalid"
+    http_status = 422
+
+
+class AlreadyHandled(MintError):
+    """Cause {cause!r} is committed already."""
+
+    code = "already_handled"
+
+
+class SettingInvalid(MintError):
+    """Setting {name}: {problem}"""
+
+    code = "setting_invalid"
+    http_status = 422

@@ -1,0 +1,52 @@
+"""Facts that services tell each other. `codec` is the only place that knows the wire."""
+
+from mint_common.events.adapter import AdapterEvicted, AdapterFailed, AdapterLoaded, AdapterWanted
+from mint_common.events.alias import AliasMoved
+from mint_common.events.evaluation import EvaluationRecorded
+from mint_common.events.event import Event
+from mint_common.events.job import JobFinished, JobSpec, JobSubmitted, LoraSpec
+from mint_common.events.revision import RevisionExported, RevisionPublished, RevisionRejected, RevisionRetired
+from mint_common.events.training import TrainingFailed
+from mint_common.events.wave import WaveCancelled, WaveCompleted, WaveRequested
+
+EVENT_TYPES: tuple[type[Event], ...] = (
+    JobSubmitted,
+    JobFinished,
+    WaveRequested,
+    WaveCompleted,
+    WaveCancelled,
+    TrainingFailed,
+    RevisionExported,
+    RevisionPublished,
+    RevisionRejected,
+    RevisionRetired,
+    AliasMoved,
+    EvaluationRecorded,
+    AdapterWanted,
+    AdapterLoaded,
+    AdapterEvicted,
+    AdapterFailed,
+)
+
+__all__ = [
+    "EVENT_TYPES",
+    "AdapterEvicted",
+    "AdapterFailed",
+    "AdapterLoaded",
+    "AdapterWanted",
+    "AliasMoved",
+    "EvaluationRecorded",
+    "Event",
+    "JobFinished",
+    "JobSpec",
+    "JobSubmitted",
+    "LoraSpec",
+    "RevisionExported",
+    "RevisionPublished",
+    "RevisionRejected",
+    "RevisionRetired",
+    "TrainingFailed",
+    "WaveCancelled",
+    "WaveCompleted",
+    "WaveRequested",
+]

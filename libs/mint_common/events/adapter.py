@@ -1,0 +1,68 @@
+"""Adapters: a revision's weights on an engine."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from mint_common.claims import RevisionRef
+from mint_common.events.event import Event
+from mint_common.ids import Digest, EngineId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterWanted(Event):
+    """Somebody will use a revision soon: load it under admission control."""
+
+    type: ClassVar[str] = "adapter.wanted"
+    key: ClassVar[tuple[str, ...]] = ("request_id",)
+
+    request_id: str
+    revision: RevisionRef
+    priority: Literal["request", "prewarm", "prefetch"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterLoaded(Event):
+    """An adapter is ready on an engine: no user request pays for its load any more.
+
+    ``epoch`` identifies the engine's run and ``sequence`` counts its residency changes, so that a reader can
+    order them and forget those of a dead engine.
+    """
+
+    type: ClassVar[str] = "adapter.loaded"
+    key: ClassVar[tuple[str, ...]] = ("engine_id", "epoch", "sequence")
+
+    engine_id: EngineId
+    epoch: str
+    sequence: int
+    digest: Digest
+    tier: Literal["host", "slot"]
+    size_bytes: int
+    load_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterEvicted(Event):
+    """An adapter left an engine; the next request for it reloads it."""
+
+    type: ClassVar[str] = "adapter.evicted"
+    key: ClassVar[tuple[str, ...]] = ("engine_id", "epoch", "sequence")
+
+    engine_id: EngineId
+    epoch: str
+    sequence: int
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterFailed(Event):
+    """An adapter could not be loaded; the engine is untouched."""
+
+    type: ClassVar[str] = "adapter.failed"
+    key: ClassVar[tuple[str, ...]] = ("engine_id", "epoch", "sequence")
+
+    engine_id: EngineId
+    epoch: str
+    sequence: int
+    digest: Digest
+    code: str
+    reason: str

@@ -1,0 +1,82 @@
+"""The wire: an event as a JSON envelope, and back, through every version that was ever published.
+
+Invariants: decoding what was encoded gives an equal event; an unknown type or version, or a payload that does
+not fit, raises EventInvalid and nothing else.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from mint_common.errors import EventInvalid
+from mint_common.events import EVENT_TYPES
+from mint_common.events.event import Event
+from mint_common.ids import EventId
+
+Payload = dict[str, Any]  # untyped JSON of an older version, only inside an upcaster
+Upcaster = Callable[[Payload], Payload]
+
+UPCASTERS: Mapping[tuple[str, int], Upcaster] = {}
+"""(type, version) -> a function that turns that version's data into the next version's."""
+
+_TYPES = {event_type.type: event_type for event_type in EVENT_TYPES}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Envelope:
+    """What is on the wire around an event. ``cause`` is the id of the event or request that led to it."""
+
+    id: EventId
+    type: str
+    version: int
+    cause: str
+    time: float
+    data: msgspec.Raw
+
+
+def encode(event: Event, *, cause: str, now: float) -> bytes:
+    """Return the JSON envelope of an event; ``now`` is seconds since the epoch."""
+    envelope = Envelope(
+        id=event.id,
+        type=event.type,
+        version=event.version,
+        cause=cause,
+        time=now,
+        data=msgspec.Raw(msgspec.json.encode(event)),
+    )
+    return msgspec.json.encode(envelope)
+
+
+def decode(
+    data: bytes, *, upcasters: Mapping[tuple[str, int], Upcaster] = UPCASTERS
+) -> tuple[Envelope, Event]:
+    """Return the envelope and its event, upcast to the current version. Raises EventInvalid."""
+    try:
+        envelope = msgspec.json.decode(data, type=Envelope)
+    except msgspec.DecodeError as error:
+        raise EventInvalid(type="?", problem=str(error)) from error
+    event_type = _TYPES.get(envelope.type)
+    if event_type is None:
+        raise EventInvalid(type=envelope.type, problem="unknown type; is this service older than the sender?")
+    return envelope, _decode_data(envelope, event_type, upcasters)
+
+
+def _decode_data(
+    envelope: Envelope, event_type: type[Event], upcasters: Mapping[tuple[str, int], Upcaster]
+) -> Event:
+    try:
+        if envelope.version == event_type.version:
+            return msgspec.json.decode(envelope.data, type=event_type)
+        payload: Payload = msgspec.json.decode(envelope.data)
+        for version in range(envelope.version, event_type.version):
+            payload = upcasters[envelope.type, version](payload)
+        if envelope.version > event_type.version:
+            raise KeyError(envelope.version)
+        return msgspec.convert(payload, type=event_type)
+    except KeyError as error:
+        problem = f"version {envelope.version} has no upcaster to {event_type.version}"
+        raise EventInvalid(type=envelope.type, problem=problem) from error
+    except msgspec.DecodeError as error:
+        raise EventInvalid(type=envelope.type, problem=str(error)) from error

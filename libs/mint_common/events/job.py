@@ -1,0 +1,70 @@
+"""Managed jobs: a bounded run of waves that trains one policy."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from mint_common.events.event import Event
+from mint_common.ids import Digest, JobId, PolicyId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraSpec:
+    """The LoRA shape of a policy; fixed when the policy is created.
+
+    ``targets`` are leaf names of linear modules (``q_proj``, ...), sorted. The update is scaled by
+    ``alpha / rank`` while training; an export folds that factor into B.
+    """
+
+    rank: int
+    alpha: float
+    targets: tuple[str, ...]
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobSpec:
+    """What a managed job does, complete: no service fills in a default later.
+
+    ``prompts_per_step`` x ``group_size`` samples make one wave; SFT uses the task's reference answers
+    instead of samples and a ``group_size`` of 1. ``clip_norm`` bounds the global gradient norm; 0 is off.
+    """
+
+    algorithm: Literal["grpo", "sft"]
+    task: str
+    steps: int
+    prompts_per_step: int
+    group_size: int
+    max_new_tokens: int
+    temperature: float
+    learning_rate: float
+    kl_coefficient: float
+    clip_norm: float
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobSubmitted(Event):
+    """A user asked for a managed job and the request is durable."""
+
+    type: ClassVar[str] = "job.submitted"
+    key: ClassVar[tuple[str, ...]] = ("job_id",)
+
+    job_id: JobId
+    policy_id: PolicyId
+    lora: LoraSpec
+    spec: JobSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobFinished(Event):
+    """A job ended. ``last_revision`` is None when no revision was published; ``reason`` says why it failed."""
+
+    type: ClassVar[str] = "job.finished"
+    key: ClassVar[tuple[str, ...]] = ("job_id",)
+
+    job_id: JobId
+    policy_id: PolicyId
+    outcome: Literal["succeeded", "failed", "cancelled"]
+    reason: str
+    steps_done: int
+    last_revision: Digest | None

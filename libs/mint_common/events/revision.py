@@ -1,0 +1,79 @@
+"""Revisions: immutable exported adapters."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from mint_common.claims import Claim, RevisionRef
+from mint_common.events.event import Event
+from mint_common.ids import Digest, JobId, PolicyId, WaveId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevisionExported(Event):
+    """A trainer stored an adapter; nobody may serve it before the registry has checked it.
+
+    ``export_id`` names the export (a wave id for managed jobs). ``wave_id`` and ``job_id`` are None for an
+    export that no managed job asked for. ``step`` is the optimizer step of the policy.
+    """
+
+    type: ClassVar[str] = "revision.exported"
+    key: ClassVar[tuple[str, ...]] = ("policy_id", "export_id")
+
+    export_id: str
+    policy_id: PolicyId
+    job_id: JobId | None
+    wave_id: WaveId | None
+    digest: Digest
+    manifest: Claim
+    parent: Digest | None
+    step: int
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevisionPublished(Event):
+    """A revision passed every check and its row is committed: from now on it can be named and served.
+
+    Two exports of equal bytes publish the same revision; ``export_id`` tells them apart.
+    """
+
+    type: ClassVar[str] = "revision.published"
+    key: ClassVar[tuple[str, ...]] = ("policy_id", "export_id")
+
+    export_id: str
+    policy_id: PolicyId
+    job_id: JobId | None
+    wave_id: WaveId | None
+    revision: RevisionRef
+    parent: Digest | None
+    step: int
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevisionRejected(Event):
+    """An exported adapter failed a check and will never be served."""
+
+    type: ClassVar[str] = "revision.rejected"
+    key: ClassVar[tuple[str, ...]] = ("policy_id", "export_id")
+
+    export_id: str
+    policy_id: PolicyId
+    job_id: JobId | None
+    wave_id: WaveId | None
+    digest: Digest
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevisionRetired(Event):
+    """A revision was taken out of use; its row and lineage stay."""
+
+    type: ClassVar[str] = "revision.retired"
+    key: ClassVar[tuple[str, ...]] = ("policy_id", "digest", "sequence")
+
+    policy_id: PolicyId
+    digest: Digest
+    number: int
+    sequence: int

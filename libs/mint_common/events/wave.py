@@ -1,0 +1,60 @@
+"""Waves: a bounded batch of rollouts at one fixed revision."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from mint_common.claims import Claim, RevisionRef
+from mint_common.events.event import Event
+from mint_common.events.job import JobSpec, LoraSpec
+from mint_common.ids import JobId, PolicyId, WaveId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaveRequested(Event):
+    """Sample these prompts at this revision. ``revision`` is None for a policy that equals its base still.
+
+    ``prompts`` claims a JSON list (see `mint_common.records`). ``step`` counts from 1 within the job.
+    """
+
+    type: ClassVar[str] = "wave.requested"
+    key: ClassVar[tuple[str, ...]] = ("wave_id",)
+
+    wave_id: WaveId
+    job_id: JobId
+    policy_id: PolicyId
+    step: int
+    revision: RevisionRef | None
+    prompts: Claim
+    lora: LoraSpec
+    spec: JobSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaveCompleted(Event):
+    """The samples of a wave are scored and recorded; ``record`` claims a `mint_common.records.WaveRecord`."""
+
+    type: ClassVar[str] = "wave.completed"
+    key: ClassVar[tuple[str, ...]] = ("wave_id",)
+
+    wave_id: WaveId
+    job_id: JobId
+    policy_id: PolicyId
+    step: int
+    revision: RevisionRef | None
+    record: Claim
+    reward_mean: float
+    lora: LoraSpec
+    spec: JobSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaveCancelled(Event):
+    """A wave will not be completed."""
+
+    type: ClassVar[str] = "wave.cancelled"
+    key: ClassVar[tuple[str, ...]] = ("wave_id",)
+
+    wave_id: WaveId
+    job_id: JobId
+    policy_id: PolicyId
+    reason: str

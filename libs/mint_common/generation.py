@@ -1,0 +1,98 @@
+"""The internal generation protocol: what gateway and rollout ask of a loader, and what it streams back.
+
+The request is one JSON body; the answer is newline-delimited JSON, one `GenerationChunk` a line. Every field
+is explicit, so that no two services can disagree about a default.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+
+from mint_common.claims import RevisionRef
+from mint_common.ids import Digest, EngineId, TenantId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatMessage:
+    """One turn of a conversation; the loader applies the base's chat template."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How to sample. ``top_k`` 0 and ``top_p`` 1.0 are off; ``temperature`` 0 is greedy.
+
+    ``logprobs`` is the number of alternatives wanted beside the chosen token's own (0: only its own); None
+    asks for no log-probabilities. ``seed`` None lets the engine choose.
+    """
+
+    max_new_tokens: int
+    temperature: float
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int | None = None
+    n: int = 1
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    logprobs: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRequest:
+    """Generate from one prompt at one revision; ``revision`` None is the bare base.
+
+    Exactly one of ``text``, ``tokens`` and ``messages`` is given.
+    """
+
+    request_id: str
+    tenant_id: TenantId
+    revision: RevisionRef | None
+    sampling: Sampling
+    text: str | None = None
+    tokens: tuple[int, ...] | None = None
+    messages: tuple[ChatMessage, ...] | None = None
+
+
+class Started(msgspec.Struct, frozen=True, tag="start", tag_field="kind"):
+    """The adapter is ready and the request is with the engine; ``revision`` is what will really answer."""
+
+    engine_id: EngineId
+    revision: Digest | None
+    prompt_tokens: tuple[int, ...]
+
+
+class TokenAlternative(msgspec.Struct, frozen=True):
+    """One candidate token at a position."""
+
+    token: int
+    text: str
+    logprob: float
+
+
+class Delta(msgspec.Struct, frozen=True, tag="delta", tag_field="kind"):
+    """More of completion ``index``: new text and tokens; ``logprobs`` is empty when none were asked for."""
+
+    index: int
+    text: str
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...] = ()
+    alternatives: tuple[tuple[TokenAlternative, ...], ...] = ()
+
+
+class Finished(msgspec.Struct, frozen=True, tag="finish", tag_field="kind"):
+    """Completion ``index`` is complete."""
+
+    index: int
+    reason: Literal["stop", "length", "abort"]
+
+
+class Failed(msgspec.Struct, frozen=True, tag="error", tag_field="kind"):
+    """The request failed after it had started; ``error`` is a `MintError` payload."""
+
+    error: dict[str, str | float | bool | None]
+
+
+GenerationChunk = Started | Delta | Finished | Failed

@@ -1,0 +1,42 @@
+"""Identifiers, and ids that are derived from their cause.
+
+A derived id is the same on every retry, which is what makes a repeated event harmless.
+"""
+
+import base64
+import hashlib
+import json
+import secrets
+from typing import NewType
+
+TenantId = NewType("TenantId", str)
+BaseName = NewType("BaseName", str)
+PolicyId = NewType("PolicyId", str)
+JobId = NewType("JobId", str)
+WaveId = NewType("WaveId", str)
+EvaluationId = NewType("EvaluationId", str)
+EngineId = NewType("EngineId", str)
+EventId = NewType("EventId", str)
+
+Digest = NewType("Digest", str)
+"""Content digest, written ``sha256:<64 lower-case hex digits>``."""
+
+
+def derive_id(prefix: str, *parts: str | int) -> str:
+    """Return ``<prefix>_<26 characters>``, a pure function of the prefix and the parts."""
+    text = json.dumps([prefix, *parts], separators=(",", ":"))
+    return f"{prefix}_{_base32(hashlib.sha256(text.encode()).digest())}"
+
+
+def new_id(prefix: str) -> str:
+    """Return a fresh random id of the same shape as a derived one."""
+    return f"{prefix}_{_base32(secrets.token_bytes(16))}"
+
+
+def sha256_digest(data: bytes) -> Digest:
+    """Return the digest of some bytes."""
+    return Digest("sha256:" + hashlib.sha256(data).hexdigest())
+
+
+def _base32(raw: bytes) -> str:
+    return base64.b32encode(raw[:16]).decode().lower().rstrip("=")

@@ -1,0 +1,78 @@
+"""What a wave's blobs hold: its prompts, and the rollout record that training reads.
+
+Both are MessagePack through msgspec; every number is a plain int or float, every token an id of the base's
+tokenizer.
+"""
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import msgspec
+
+from mint_common.errors import EventInvalid
+from mint_common.ids import Digest, WaveId
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """One prompt of a task. ``entry`` is the task's own description of the item, a JSON text for its verifier."""
+
+    text: str
+    reference: str
+    entry: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One completion: token ids (the stop token included), the sampler's log-probability of each, and a reward."""
+
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    reward: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """The samples of one prompt; advantages are normalised within it."""
+
+    prompt_tokens: tuple[int, ...]
+    samples: tuple[Sample, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaveRecord:
+    """All groups of a wave. ``revision`` is the digest that really answered; None is the bare base."""
+
+    wave_id: WaveId
+    revision: Digest | None
+    groups: tuple[Group, ...]
+
+
+def encode_prompts(prompts: list[Prompt]) -> bytes:
+    """Return the blob of a wave's prompts."""
+    return msgspec.msgpack.encode(prompts)
+
+
+def decode_prompts(data: bytes) -> list[Prompt]:
+    """Read a blob of prompts. Raises EventInvalid."""
+    return _decode(data, list[Prompt], "prompts")
+
+
+def encode_record(record: WaveRecord) -> bytes:
+    """Return the blob of a rollout record."""
+    return msgspec.msgpack.encode(record)
+
+
+def decode_record(data: bytes) -> WaveRecord:
+    """Read a rollout record. Raises EventInvalid."""
+    return _decode(data, WaveRecord, "wave record")
+
+
+def _decode(data: bytes, shape: type[T], what: str) -> T:
+    try:
+        return msgspec.msgpack.decode(data, type=shape)
+    except msgspec.DecodeError as error:
+        raise EventInvalid(type=what, problem=str(error)) from error

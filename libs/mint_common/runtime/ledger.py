@@ -1,0 +1,45 @@
+"""The ledger: inbox and outbox of one service, in the same transaction as its own rows.
+
+Invariants:
+- A cause (the id of an event or of a request) is committed at most once. Whoever brings it again gets the
+  events that it led to the first time, so a lost message is repaired by repeating any earlier one.
+- Events become visible on the bus only after the rows that they speak of are committed.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Generic, Protocol, TypeVar
+
+from mint_common.events.event import Event
+
+Connection = TypeVar("Connection")
+
+
+class Transaction(Protocol[Connection]):
+    """An open transaction: the service's own rows through ``connection``, its events through ``emit``."""
+
+    connection: Connection
+
+    async def emit(self, *events: Event) -> None:
+        """Add events to the outbox, under the transaction's cause and the current trace context."""
+        ...
+
+
+class Ledger(Protocol, Generic[Connection]):
+    """Inbox and outbox of one service."""
+
+    async def outcome(self, cause: str) -> Sequence[Event] | None:
+        """Return the events that a committed cause led to, or None if it was never committed."""
+        ...
+
+    def transaction(self, cause: str) -> AbstractAsyncContextManager[Transaction[Connection]]:
+        """Open a transaction for a cause; it commits on a clean exit and rolls back on an exception.
+
+        Raises AlreadyHandled, before the body runs, when the cause is committed already (a concurrent holder
+        of the same cause is waited for).
+        """
+        ...
+
+    async def repeat(self, cause: str) -> None:
+        """Put the events of a committed cause on the bus once more, past the bus's deduplication."""
+        ...
