@@ -1,0 +1,1 @@
+"""MinT on one machine: the supervisor, embedded Postgres and NATS, and the `mint` command."""

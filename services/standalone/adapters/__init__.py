@@ -1,0 +1,1 @@
+"""Launch specifications of embedded parts, and the processes that run them."""

@@ -1,0 +1,50 @@
+"""What it takes to start one process and to know that it is ready."""
+
+import os
+import pwd
+import signal
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunAs:
+    """An unprivileged user to drop to."""
+
+    uid: int
+    gid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """A command, its environment on top of the parent's, who runs it and how it is asked to stop.
+
+    ``ready_url`` answers 200 once the process is ready; empty means that ``ready_port`` accepts connections.
+    """
+
+    name: str
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
+    run_as: RunAs | None = None
+    stop_signal: signal.Signals = signal.SIGTERM
+    ready_url: str = ""
+    ready_port: int = 0
+    folder: Path = Path("/")
+
+
+def unprivileged_user() -> RunAs | None:
+    """Return whom to drop to when running as root; None when there is nothing to drop."""
+    if os.geteuid() != 0:
+        return None
+    nobody = pwd.getpwnam("nobody")
+    return RunAs(uid=nobody.pw_uid, gid=nobody.pw_gid)
+
+
+def free_port() -> int:
+    """Return a loopback port that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port

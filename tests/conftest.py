@@ -1,0 +1,243 @@
+"""Real servers for tests: Postgres, NATS JetStream and S3, each started once per run on loopback."""
+
+import asyncio
+import itertools
+import os
+import random
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from services.standalone.adapters.launch import Launch, free_port
+from services.standalone.adapters.nats import nats_launch
+from services.standalone.adapters.nats import nats_url as nats_address
+from services.standalone.adapters.postgres import postgres_dsn as postgres_address
+from services.standalone.adapters.postgres import postgres_launch, prepare_postgres
+from services.standalone.adapters.s3 import ACCESS_KEY, SECRET_KEY, S3Ports, s3_launch
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+READY_SECONDS = 60.0
+
+
+class RunningServer:
+    """A server process that a test may kill and start again at the same address."""
+
+    def __init__(self, launch: Launch, address: str, log: Path) -> None:
+        self.launch = launch
+        self.address = address
+        self.log = log
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start and wait until it is ready."""
+        ids = self.launch.run_as
+        kwargs = {} if ids is None else {"user": ids.uid, "group": ids.gid, "extra_groups": []}
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.launch.argv,
+                env={**os.environ, **self.launch.env},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                cwd=self.launch.folder,
+                start_new_session=True,
+                **kwargs,
+            )
+        deadline = time.monotonic() + READY_SECONDS
+        while not self._is_ready():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{self.launch.name} did not start:\n{self.log.read_text()[-3000:]}")
+            time.sleep(0.02)
+
+    def kill(self) -> None:
+        """Send SIGKILL and reap."""
+        assert self.process is not None
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self) -> None:
+        """Ask to stop, then insist."""
+        if self.process is None or self.process.poll() is not None:
+            return
+        self.process.send_signal(self.launch.stop_signal)
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def _is_ready(self) -> bool:
+        try:
+            if self.launch.ready_url:
+                with urllib.request.urlopen(self.launch.ready_url, timeout=2) as answer:
+                    return bool(answer.status == 200)
+            with socket.create_connection(("127.0.0.1", self.launch.ready_port), timeout=2):
+                return True
+        except (OSError, urllib.error.URLError):
+            return False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class S3Server:
+    """Where the S3 server is and how to sign in."""
+
+    endpoint: str
+    access_key: str
+    secret_key: str
+    bucket: str
+
+
+def make_postgres(folder: Path) -> RunningServer:
+    """Prepare a Postgres server (not started)."""
+    port = free_port()
+    password = prepare_postgres(folder)
+    return RunningServer(postgres_launch(folder, port), postgres_address(password, port), folder / "log")
+
+
+def make_nats(folder: Path) -> RunningServer:
+    """Prepare a NATS server (not started)."""
+    port = free_port()
+    launch = nats_launch(folder, port, free_port())
+    return RunningServer(launch, nats_address(folder, port), folder / "log")
+
+
+def _running(server: RunningServer) -> Iterator[RunningServer]:
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def server_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that `nobody` can enter: Postgres refuses to run as root."""
+    folder = tmp_path_factory.mktemp("servers")
+    for parent in (folder, *folder.parents):
+        if parent.name.startswith("pytest-") or parent == folder:
+            parent.chmod(0o755)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def postgres_server(server_folder: Path) -> Iterator[RunningServer]:
+    """The shared Postgres server; a test that kills servers makes its own with `own_postgres`."""
+    yield from _running(make_postgres(server_folder / "postgres"))
+
+
+@pytest.fixture(scope="session")
+def postgres_dsn(postgres_server: RunningServer) -> str:
+    """The superuser's connection string."""
+    return postgres_server.address
+
+
+@pytest.fixture(scope="session")
+def nats_server(server_folder: Path) -> Iterator[RunningServer]:
+    """The shared NATS server."""
+    yield from _running(make_nats(server_folder / "nats"))
+
+
+@pytest.fixture
+def nats_url(nats_server: RunningServer) -> str:
+    """The address of a NATS server with JetStream, without streams of earlier tests."""
+    asyncio.run(_wipe(nats_server.address))
+    return nats_server.address
+
+
+async def _wipe(url: str) -> None:
+    import nats
+
+    client = await nats.connect(url)
+    jetstream = client.jetstream()
+    for stream in await jetstream.streams_info():
+        await jetstream.delete_stream(stream.config.name or "")
+    await client.close()
+
+
+@pytest.fixture
+def own_postgres(server_folder: Path) -> Iterator[RunningServer]:
+    """A Postgres server of this test alone, to be killed at will."""
+    yield from _running(make_postgres(_fresh(server_folder, "own-postgres")))
+
+
+@pytest.fixture
+def own_nats(server_folder: Path) -> Iterator[RunningServer]:
+    """A NATS server of this test alone, to be killed at will."""
+    yield from _running(make_nats(_fresh(server_folder, "own-nats")))
+
+
+_COUNTER = itertools.count()
+
+
+def _fresh(folder: Path, name: str) -> Path:
+    return folder / f"{name}-{next(_COUNTER)}"
+
+
+@pytest.fixture
+def database(postgres_dsn: str) -> Iterator[str]:
+    """The address of a fresh, empty database."""
+    name = f"test_{os.getpid()}_{next(_COUNTER)}"
+    asyncio.run(_execute(postgres_dsn, f"CREATE DATABASE {name}"))
+    yield postgres_dsn.rpartition("/")[0] + f"/{name}"
+    asyncio.run(_execute(postgres_dsn, f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+async def _execute(dsn: str, statement: str) -> None:
+    connection = await asyncpg.connect(dsn)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+@pytest.fixture(scope="session")
+def s3_server(server_folder: Path) -> Iterator[S3Server]:
+    """A real S3 server with one bucket."""
+    pick: Callable[[], int] = _low_free_port
+    ports = S3Ports(s3=pick(), master=pick(), volume=pick(), filer=pick(), admin=pick())
+    folder = server_folder / "s3"
+    launch = s3_launch(folder, ports, bucket="mint-test")
+    for server in _running(RunningServer(launch, f"http://127.0.0.1:{ports.s3}", folder / "log")):
+        _await_bucket(server)
+        yield S3Server(
+            endpoint=server.address, access_key=ACCESS_KEY, secret_key=SECRET_KEY, bucket="mint-test"
+        )
+
+
+def _await_bucket(server: RunningServer) -> None:
+    """Wait until the bucket answers (403: it wants a signature), not only the port."""
+    deadline = time.monotonic() + READY_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            urllib.request.urlopen(f"{server.address}/mint-test", timeout=2)
+        except urllib.error.HTTPError as error:
+            error.close()
+            if error.code == 403:
+                return
+        except OSError:
+            pass
+        time.sleep(0.1)
+    raise RuntimeError("the S3 server did not show its bucket")
+
+
+def _low_free_port() -> int:
+    """Return a free port whose gRPC twin (+10000) exists and is free too."""
+    while True:
+        port = random.randrange(20000, 40000)
+        try:
+            for candidate in (port, port + 10000):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", candidate))
+        except OSError:
+            continue
+        return port
