@@ -1,0 +1,48 @@
+# Every target makes .venv first if it is missing. EXTRAS=gpu,dev takes the CUDA engine instead of the CPU one.
+EXTRAS ?= cpu,dev
+BASE ?= smollm2
+BIN := .venv/bin
+PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow check fmt bench docs clean
+
+help: ## Show the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.venv/.installed: pyproject.toml deploy/overrides.txt deploy/install.sh
+	@deploy/install.sh $(EXTRAS)
+
+install: .venv/.installed ## Make .venv and install everything into it
+
+demo: .venv/.installed ## Train a policy by RL, serve its revisions, roll back (BASE=tiny takes a minute)
+	@$(BIN)/mint demo --base $(BASE) --out out/demo
+
+test: .venv/.installed ## Run every test but the slow ones, on real servers and a real engine
+	$(PYTEST) -m "not slow"
+
+test-slow: .venv/.installed ## Run the slow tests
+	$(PYTEST) -m slow
+
+check: .venv/.installed ## Format, lint, types, import contracts, generated docs, fast tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python tools/make_events_doc.py --check
+	$(BIN)/python tools/make_openapi.py --check
+	$(PYTEST) -q tests/unit tests/sim
+
+fmt: .venv/.installed ## Format, and fix what the linter can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: .venv/.installed ## Run the benchmarks: JSON and plots in out/bench
+	$(BIN)/python -m benches
+
+docs: .venv/.installed ## Regenerate the generated documents
+	$(BIN)/python tools/make_events_doc.py
+	$(BIN)/python tools/make_openapi.py
+
+clean: ## Remove .venv, caches and out/
+	rm -rf .venv out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Make .venv and install MinT into it. Usage: deploy/install.sh [extras], e.g. cpu,dev (default) or gpu,dev.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+extras=${1:-cpu,dev}
+
+fail() { printf '\n%s\n' "$*" >&2; exit 1; }
+
+python=${PYTHON:-}
+if [ -z "$python" ]; then
+  for candidate in python3 python3.13 python3.12 python3.11; do
+    if command -v "$candidate" >/dev/null && "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+      python=$candidate
+      break
+    fi
+  done
+fi
+[ -n "$python" ] || fail "MinT needs Python 3.11 or newer. Install one, or say where it is: PYTHON=/path/to/python3 make ..."
+
+[ -x .venv/bin/python ] || "$python" -m venv .venv || fail "Could not make .venv; on Debian: apt-get install python3-venv"
+[ -x .venv/bin/uv ] || .venv/bin/python -m pip install --quiet uv
+
+# One file of wheels on disk (a CPU build of torch) spares 3 GB; elsewhere uv picks the CPU build by itself.
+flags=()
+if [ -n "${PIP_FIND_LINKS:-}" ]; then
+  flags+=(--find-links "$PIP_FIND_LINKS")
+elif [[ ",$extras," == *,cpu,* ]]; then
+  flags+=(--torch-backend=cpu)
+fi
+overrides=(--override deploy/overrides.txt)
+[[ ",$extras," == *,gpu,* ]] && overrides=()
+
+.venv/bin/uv pip install --python .venv/bin/python "${flags[@]}" "${overrides[@]}" --editable ".[$extras]" || fail \
+"The installation failed: see the message above. If it says that no wheel fits, this platform or Python has none for
+one of the packages: MinT's CPU engine needs Linux on x86-64 or arm64 with Python 3.11 to 3.13, the GPU extra CUDA 12+."
+touch .venv/.installed
