@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 from mint_common.claims import RevisionRef
-from mint_common.ids import Digest, EngineId, TenantId
+from mint_common.ids import BaseName, Digest, EngineId, TenantId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,3 +96,35 @@ class Failed(msgspec.Struct, frozen=True, tag="error", tag_field="kind"):
 
 
 GenerationChunk = Started | Delta | Finished | Failed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineInfo:
+    """Which engine a loader owns. ``epoch`` changes at every start; counts are of adapters.
+
+    ``eos_token_id`` is the token that ends a completion.
+    """
+
+    engine_id: EngineId
+    epoch: str
+    base: BaseName
+    base_digest: Digest
+    max_context: int
+    vocab_size: int
+    eos_token_id: int
+    slots: int
+    host_capacity: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterStatus:
+    """Where one adapter is on an engine. ``last_used_at`` is seconds since the epoch, 0 when never used."""
+
+    digest: Digest
+    tier: Literal["stored", "host", "slot"]
+    readiness: Literal["registered", "prewarming", "ready"]
+    size_bytes: int
+    pinned: bool
+    in_flight: int
+    last_used_at: float
+    load_seconds: float

@@ -26,7 +26,10 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One completion: token ids (the stop token included), the sampler's log-probability of each, and a reward."""
+    """One completion: token ids (the stop token included), the sampler's log-probability of each, and a reward.
+
+    ``logprobs`` is empty for a reference answer, which nobody sampled (SFT).
+    """
 
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...]
