@@ -1,0 +1,105 @@
+"""The manifest: what an adapter is, over which base, and the proof of its files."""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+
+import msgspec
+
+from mint_common.adapters_format.names import CONFIG_FILE, LAYOUT, WEIGHTS_FILE
+from mint_common.adapters_format.refusal import Reason, refusal
+from mint_common.ids import BaseName, Digest, PolicyId, sha256_digest
+
+MAX_MANIFEST_BYTES = 1 << 20
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_LEAF = re.compile(r"[A-Za-z0-9_]{1,64}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileProof:
+    """What a file's bytes must be; ``sha256`` is hex."""
+
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """`mint_manifest.json`. ``targets`` are sorted leaf names; ``files`` holds the two other files.
+
+    ``digest`` names the content: equal weights over an equal base have equal digests, whoever exported them
+    and at whatever step.
+    """
+
+    layout: str
+    digest: Digest
+    base: BaseName
+    base_digest: Digest
+    policy_id: PolicyId
+    step: int
+    parent: Digest | None
+    rank: int
+    targets: tuple[str, ...]
+    dtype: str
+    files: dict[str, FileProof]
+
+
+def adapter_digest(
+    *, base_digest: str, rank: int, targets: tuple[str, ...], dtype: str, weights_sha256: str
+) -> Digest:
+    """Return the content digest of an adapter in this layout."""
+    content = {
+        "layout": LAYOUT,
+        "base_digest": base_digest,
+        "rank": rank,
+        "targets": list(targets),
+        "dtype": dtype,
+        "weights_sha256": weights_sha256,
+    }
+    return sha256_digest(canonical_json(content))
+
+
+def proof_of(data: bytes) -> FileProof:
+    """Return the proof of some bytes."""
+    return FileProof(sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
+
+
+def write_manifest(manifest: Manifest) -> bytes:
+    """Return the canonical bytes of a manifest."""
+    return canonical_json(msgspec.to_builtins(manifest))
+
+
+def read_manifest(data: bytes) -> Manifest:
+    """Read a manifest. Raises AdapterInvalid(reason="bad_manifest") and nothing else."""
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise refusal(Reason.BAD_MANIFEST, f"{len(data)} bytes, the limit is {MAX_MANIFEST_BYTES}")
+    try:
+        manifest = msgspec.json.decode(data, type=Manifest)
+    except (ValueError, RecursionError) as error:
+        raise refusal(Reason.BAD_MANIFEST, ascii(str(error)[:200])) from error
+    problem = _problem(manifest)
+    if problem:
+        raise refusal(Reason.BAD_MANIFEST, problem)
+    return manifest
+
+
+def canonical_json(value: object) -> bytes:
+    """Return JSON with sorted keys, no spaces and ASCII only."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+
+
+def _problem(manifest: Manifest) -> str:
+    digests = (manifest.digest, manifest.base_digest, manifest.parent or manifest.digest)
+    proofs = manifest.files.values()
+    promises = {
+        "a digest is not sha256:<64 hex digits>": all(map(_DIGEST.fullmatch, digests)),
+        f"files are not {WEIGHTS_FILE} and {CONFIG_FILE}": set(manifest.files) == {WEIGHTS_FILE, CONFIG_FILE},
+        "a file's sha256 is not 64 hex digits": all(_SHA256.fullmatch(proof.sha256) for proof in proofs),
+        "a file's size is negative": all(proof.size_bytes >= 0 for proof in proofs),
+        "targets are not sorted and unique": list(manifest.targets) == sorted(set(manifest.targets)),
+        "a target is not a leaf name": all(map(_LEAF.fullmatch, manifest.targets)),
+        "rank or step is out of range": 0 < manifest.rank < 2**31 and 0 <= manifest.step < 2**63,
+    }
+    return next((problem for problem, kept in promises.items() if not kept), "")

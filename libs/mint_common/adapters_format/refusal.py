@@ -1,0 +1,54 @@
+"""Why an adapter is refused: one stable word each, for programs, beside a problem text for people."""
+
+from enum import StrEnum
+
+from mint_common.errors import AdapterInvalid
+
+
+class Reason(StrEnum):
+    """The first thing that was found wrong with an adapter."""
+
+    BAD_MANIFEST = "bad_manifest"
+    """`mint_manifest.json` cannot be read, or contradicts itself."""
+    UNSUPPORTED_LAYOUT = "unsupported_layout"
+    """The manifest names a layout that this version does not know."""
+    UNSUPPORTED_CONFIG = "unsupported_config"
+    """`adapter_config.json` asks for more than plain LoRA at scaling 1, or contradicts the manifest."""
+    WRONG_BASE = "wrong_base"
+    """It was trained over another base."""
+    WRONG_TARGETS = "wrong_targets"
+    """It targets modules that the base, or the policy, does not have."""
+    NO_MODULES = "no_modules"
+    """It changes nothing: no targets."""
+    NOT_SAFETENSORS = "not_safetensors"
+    """The weights are not a safetensors file."""
+    HEADER_TOO_LARGE = "header_too_large"
+    """The safetensors header is longer than the format allows."""
+    GAPS_OR_OVERLAPS = "gaps_or_overlaps"
+    """Tensors do not tile the data: bytes are missing, shared, unused or cut off."""
+    UNKNOWN_TENSOR = "unknown_tensor"
+    """A tensor belongs to no target module."""
+    MISSING_TENSOR = "missing_tensor"
+    """A target module lacks its A or its B."""
+    WRONG_DTYPE = "wrong_dtype"
+    """A dtype that is not allowed, or not the manifest's."""
+    WRONG_RANK = "wrong_rank"
+    """A rank above the base's limit, or not the manifest's, or not the policy's."""
+    WRONG_SHAPE = "wrong_shape"
+    """A tensor does not fit its module."""
+    NOT_FINITE = "not_finite"
+    """A weight is NaN or infinite."""
+    WRONG_DIGEST = "wrong_digest"
+    """The content is not what the digest says."""
+    WRONG_POLICY = "wrong_policy"
+    """It was exported for another policy, step or parent than the export says."""
+
+
+def refusal(reason: Reason, problem: str) -> AdapterInvalid:
+    """Return the error to raise."""
+    return AdapterInvalid(reason=reason.value, problem=problem)
+
+
+def shown(text: str) -> str:
+    """Return an untrusted name for a message: quoted, printable, bounded."""
+    return ascii(text[:120]) + ("..." if len(text) > 120 else "")
