@@ -1,0 +1,157 @@
+"""A whole stack as its user starts it: `mint up` in a folder, driven through the public API only."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from services.standalone.adapters.launch import free_port
+
+MINT = str(Path(sys.executable).parent / "mint")
+START_SECONDS = 240.0
+JOB_SECONDS = 400.0
+
+
+@dataclass(slots=True, kw_only=True)
+class RunningStack:
+    """`mint up --base tiny` and how to talk to it."""
+
+    folder: Path
+    process: subprocess.Popen[bytes]
+    port: int
+    http: httpx.Client = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.http = httpx.Client(
+            base_url=f"http://127.0.0.1:{self.port}",
+            headers={"authorization": f"Bearer {self.api_key}"},
+            timeout=60,
+            trust_env=False,
+        )
+
+    @property
+    def api_key(self) -> str:
+        return (self.folder / "api_key").read_text().strip()
+
+    def parts(self) -> dict[str, dict[str, Any]]:
+        """Return what `run.json` says of each part: state, pid, port, restarts."""
+        parts: dict[str, dict[str, Any]] = json.loads((self.folder / "run.json").read_text())["parts"]
+        return parts
+
+    def kill(self, part: str) -> None:
+        """kill -9 one part."""
+        os.kill(self.parts()[part]["pid"], signal.SIGKILL)
+
+    def wipe_bus(self) -> None:
+        """kill -9 NATS and remove everything that it had stored, before its restart if possible."""
+        self.kill("nats")
+        shutil.rmtree(self.folder / "nats" / "jetstream", ignore_errors=True)
+
+    def get(self, path: str) -> Any:
+        answer = self.http.get(f"/mint/v1{path}")
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def post(self, path: str, body: Mapping[str, Any], *, status: int = 200, **headers: str) -> Any:
+        answer = self.http.post(f"/mint/v1{path}", json=body, headers=headers)
+        assert answer.status_code == status, answer.text
+        return answer.json()
+
+    def make_policy(self, name: str) -> Any:
+        lora = {"rank": 8, "alpha": 16, "seed": 0}
+        return self.post("/policies", {"name": name, "base": "tiny", "lora": lora}, status=201)
+
+    def submit(self, policy: str, **spec: Any) -> str:
+        body = {"policy": policy, "task": "mode:copy", **spec}
+        job_id: str = self.post("/jobs", body, status=202)["job_id"]
+        return job_id
+
+    def job(self, job_id: str) -> Any:
+        return self.get(f"/jobs/{job_id}")
+
+    def job_if_up(self, job_id: str) -> Any | None:
+        """Return the job, or None while a part that answers for it is down."""
+        try:
+            answer = self.http.get(f"/mint/v1/jobs/{job_id}")
+        except httpx.TransportError:
+            return None
+        return answer.json() if answer.status_code == 200 else None
+
+    def wait_for_step(self, job_id: str, published: int, *, seconds: float = JOB_SECONDS) -> Any:
+        """Return the job once that many steps have a published revision, or it ended."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            job = self.job_if_up(job_id)
+            if job is not None and (
+                job["state"] in {"succeeded", "failed", "cancelled"}
+                or sum(step["revision"] is not None for step in job["steps"]) >= published
+            ):
+                return job
+            time.sleep(0.1)
+        raise AssertionError(f"no {published} published steps after {seconds} s: {self.job_if_up(job_id)}")
+
+    def wait_for_end(self, job_id: str, *, seconds: float = JOB_SECONDS) -> Any:
+        """Return the job once it ended."""
+        return self.wait_for_step(job_id, sys.maxsize, seconds=seconds)
+
+    def wait_until_ready(self) -> None:
+        """Wait until every part is ready."""
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                raise AssertionError(f"mint up ended with {self.process.returncode}:\n{self.logs()}")
+            if (self.folder / "run.json").exists():
+                states = {part["state"] for part in self.parts().values()}
+                if states == {"ready"}:
+                    return
+            time.sleep(0.1)
+        raise AssertionError(f"the stack did not become ready: {self.parts()}\n{self.logs()}")
+
+    def logs(self) -> str:
+        """Return the last lines of every part's log."""
+        tails = []
+        for file in sorted((self.folder / "log").glob("*.log")):
+            tails.append(f"== {file.name}\n" + "\n".join(file.read_text(errors="replace").splitlines()[-8:]))
+        return "\n".join(tails)
+
+    def stop(self) -> None:
+        """Stop as a user would, with Ctrl-C."""
+        self.http.close()
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+            self.process.wait(60)
+
+
+def start_stack(folder: Path, env: Mapping[str, str] | None = None) -> RunningStack:
+    """Start `mint up --base tiny` and wait until it is ready."""
+    port = free_port()
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "up.out").open("ab") as out:
+        process = subprocess.Popen(
+            [MINT, "up", "--base", "tiny", "--dir", str(folder), "--port", str(port)],
+            env={**os.environ, **(env or {})},
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+        )
+    deadline = time.monotonic() + 30
+    while not (folder / "api_key").exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.05)
+    if process.poll() is not None:
+        raise AssertionError((folder / "up.out").read_text())
+    stack = RunningStack(folder=folder, process=process, port=port)
+    try:
+        stack.wait_until_ready()
+    except BaseException:
+        stack.stop()
+        raise
+    return stack
