@@ -9,9 +9,9 @@ from mint_common.ids import BaseName, Digest
 class BaseFacts:
     """A base model's name, content digest, shape facts and limits.
 
-    ``modules`` maps the full name of each linear module that may carry LoRA (``model.layers.0.self_attn.q_proj``)
-    to (in_features, out_features). ``targets`` are the leaf names among them. ``max_rank`` is the largest rank
-    that engines of this base have slots for.
+    ``modules`` maps the full name of each linear module that may carry LoRA
+    (``model.layers.0.self_attn.q_proj``) to (in_features, out_features). ``targets`` are the leaf names among
+    them. ``max_rank`` is the largest rank that engines of this base have slots for.
     """
 
     name: BaseName

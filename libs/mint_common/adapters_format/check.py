@@ -33,6 +33,8 @@ from mint_common.adapters_format.tensor_file import (
     read_header,
 )
 
+MAX_CONFIG_BYTES = 1 << 20
+
 _CHUNK_BYTES = 4 << 20
 _EXPONENTS: Mapping[str, tuple[str, int]] = {
     "F32": ("<u4", 0x7F80_0000),
@@ -101,16 +103,20 @@ def check_config(manifest: Manifest, config: bytes) -> None:
     }
     for key, value in needed.items():
         if values.get(key) != value:
-            problem = f"{key} is {shown(str(values.get(key)))}, needed {value!r}"
+            problem = f"{key} is {_described(values.get(key))}, needed {value!r}"
             raise refusal(Reason.UNSUPPORTED_CONFIG, problem)
     for key, value in values.items():
         if key not in needed and key not in _FREE_CONFIG_KEYS and not _is_neutral(key, value):
-            raise refusal(Reason.UNSUPPORTED_CONFIG, f"{shown(key)} is {shown(str(value))}")
+            raise refusal(Reason.UNSUPPORTED_CONFIG, f"{shown(key)} is {_described(value)}")
 
 
 def _is_neutral(key: str, value: object) -> bool:
     """Whether a PEFT option is off. Options that are not known yet are off when empty."""
     return not value or (key, value) in (("bias", "none"), ("init_lora_weights", True))
+
+
+def _described(value: object) -> str:
+    return f"a {type(value).__name__}" if isinstance(value, list | dict) else shown(str(value))
 
 
 def _check_size(facts: BaseFacts, manifest: Manifest) -> None:
@@ -119,6 +125,10 @@ def _check_size(facts: BaseFacts, manifest: Manifest) -> None:
     found = manifest.files[WEIGHTS_FILE].size_bytes
     if found > limit:
         raise refusal(Reason.WRONG_SHAPE, f"{found} bytes of weights, at most {limit} fit the base")
+    if manifest.files[CONFIG_FILE].size_bytes > MAX_CONFIG_BYTES:
+        raise refusal(
+            Reason.UNSUPPORTED_CONFIG, f"adapter_config.json has more than {MAX_CONFIG_BYTES} bytes"
+        )
 
 
 def _check_weights(facts: BaseFacts, manifest: Manifest, file: BinaryIO, size_bytes: int) -> None:
@@ -171,8 +181,8 @@ def _check_shape(facts: BaseFacts, manifest: Manifest, tensor: TensorEntry) -> N
     size_bytes = rank * width * ITEM_BYTES[manifest.dtype]
     if found != needed or tensor.end - tensor.begin != size_bytes:
         span = tensor.end - tensor.begin
-        problem = f"{shown(tensor.name)} is {list(found)[:8]} in {span} bytes, needed {list(needed)} in {size_bytes}"
-        raise refusal(Reason.WRONG_SHAPE, problem)
+        problem = f"{shown(tensor.name)} is {list(found)[:8]} in {span} bytes"
+        raise refusal(Reason.WRONG_SHAPE, f"{problem}, needed {list(needed)} in {size_bytes}")
 
 
 def _check_finite(file: BinaryIO, header: TensorHeader, dtype: str, sha256: "hashlib._Hash") -> None:

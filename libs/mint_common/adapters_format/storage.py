@@ -1,7 +1,7 @@
 """Adapters in the blob store, and staged from there into a local folder.
 
-Invariants: a stored manifest has its files beside it already (it is written last); a staged folder is complete
-and checked against the manifest's proofs, or absent.
+Invariants: a stored manifest has its files beside it already (it is written last); a staged folder is
+complete and checked against the manifest's proofs, or absent.
 """
 
 import asyncio
