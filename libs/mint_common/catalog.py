@@ -1,0 +1,123 @@
+"""What the registry answers: the catalog's records, shared by its HTTP layer and its client.
+
+Times are seconds since the epoch.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from mint_common.claims import Claim, RevisionRef
+from mint_common.events.job import LoraSpec
+from mint_common.ids import BaseName, Digest, EvaluationId, JobId, PolicyId, TenantId, WaveId
+
+RevisionState = Literal["published", "retired"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantRecord:
+    """A tenant."""
+
+    tenant_id: TenantId
+    name: str
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IssuedKey:
+    """A new API key. ``key`` is shown this once; only its hash is kept."""
+
+    key: str
+    key_id: str
+    tenant_id: TenantId
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyOwner:
+    """Whose key it is; ``name`` is the key's."""
+
+    tenant_id: TenantId
+    key_id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyRecord:
+    """A policy; ``latest`` is its newest published revision."""
+
+    policy_id: PolicyId
+    tenant_id: TenantId
+    name: str
+    base: BaseName
+    lora: LoraSpec
+    created_at: float
+    latest: RevisionRef | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevisionRecord:
+    """A revision, its lineage and the job and wave that it came from (None: no managed job)."""
+
+    digest: Digest
+    number: int
+    manifest: Claim
+    parent: Digest | None
+    step: int
+    metrics: dict[str, float]
+    state: RevisionState
+    job_id: JobId | None
+    wave_id: WaveId | None
+    created_at: float
+
+    @property
+    def ref(self) -> RevisionRef:
+        """Return what events and generation requests carry."""
+        return RevisionRef(digest=self.digest, number=self.number, manifest=self.manifest)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AliasMove:
+    """One row of an alias's history: from ``previous`` (None: it did not exist) to ``digest``."""
+
+    sequence: int
+    previous: Digest | None
+    digest: Digest
+    number: int
+    actor: str
+    reason: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AliasRecord:
+    """An alias: what it points at, and its history, oldest first (a bounded tail of it)."""
+
+    alias: str
+    revision: RevisionRef
+    sequence: int
+    history: tuple[AliasMove, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationRecord:
+    """A score of one revision: ``value`` of ``metric`` in ``suite`` over ``n`` items."""
+
+    evaluation_id: EvaluationId
+    digest: Digest
+    number: int
+    suite: str
+    metric: str
+    value: float
+    n: int
+    actor: str
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolution:
+    """What a model name means now; ``revision`` is None exactly when it is the name of a base."""
+
+    base: BaseName
+    policy_id: PolicyId | None
+    policy_name: str | None
+    revision: RevisionRef | None

@@ -1,0 +1,206 @@
+"""Client of the registry: one typed method per route.
+
+Every method raises the registry's own MintErrors (NotFound, InvalidField, ...), or Unavailable. A policy may be
+given by id or by name. Lists come in pages: ``after`` is the last item's cursor as each method says.
+"""
+
+from typing import TypeVar
+
+import msgspec
+
+from mint_common.adapters_format.base_facts import BaseFacts
+from mint_common.catalog import (
+    AliasRecord,
+    EvaluationRecord,
+    IssuedKey,
+    KeyOwner,
+    PolicyRecord,
+    Resolution,
+    RevisionRecord,
+    TenantRecord,
+)
+from mint_common.client.http import InternalHttp, path_of
+from mint_common.errors import Unavailable
+from mint_common.ids import BaseName, Digest, EvaluationId, PolicyId, TenantId
+
+T = TypeVar("T")
+
+
+class RegistryClient:
+    """The registry over internal HTTP."""
+
+    def __init__(self, http: InternalHttp) -> None:
+        self._http = http
+
+    async def create_tenant(self, name: str) -> TenantRecord:
+        """Create a tenant, or return the one of that name."""
+        return _read(await self._http.post("/internal/tenants", {"name": name}), TenantRecord)
+
+    async def create_key(self, tenant_id: TenantId, *, name: str) -> IssuedKey:
+        """Issue a new API key."""
+        path = path_of("internal", "tenants", tenant_id, "keys")
+        return _read(await self._http.post(path, {"name": name}), IssuedKey)
+
+    async def verify_key(self, key: str) -> KeyOwner:
+        """Return whose key it is. Raises Unauthorized."""
+        return _read(await self._http.post("/internal/keys/verify", {"key": key}), KeyOwner)
+
+    async def put_base(self, facts: BaseFacts) -> BaseFacts:
+        """Register a base. A repeat is a no-op; another digest under the name raises InvalidField."""
+        return _read(await self._http.put(path_of("internal", "bases", facts.name), facts), BaseFacts)
+
+    async def get_base(self, name: BaseName) -> BaseFacts:
+        """Return a base's facts."""
+        return _read(await self._http.get(path_of("internal", "bases", name)), BaseFacts)
+
+    async def list_bases(self) -> list[BaseFacts]:
+        """Return all bases by name."""
+        return _read(await self._http.get("/internal/bases"), list[BaseFacts])
+
+    async def create_policy(
+        self,
+        tenant_id: TenantId,
+        *,
+        name: str,
+        base: BaseName,
+        rank: int,
+        alpha: float,
+        seed: int,
+        targets: tuple[str, ...] | None = None,
+    ) -> PolicyRecord:
+        """Create a policy; ``targets`` None means all of the base. Raises InvalidField, AlreadyExists."""
+        lora = {"rank": rank, "alpha": alpha, "seed": seed}
+        if targets is not None:
+            lora["targets"] = list(targets)
+        body = {"name": name, "base": base, "lora": lora}
+        return _read(await self._http.post(_policies(tenant_id), body), PolicyRecord)
+
+    async def list_policies(
+        self, tenant_id: TenantId, *, limit: int = 100, after: str | None = None
+    ) -> list[PolicyRecord]:
+        """Return policies by name; ``after`` is a policy's name."""
+        params = {"limit": limit, "after": after}
+        return _read(await self._http.get(_policies(tenant_id), params), list[PolicyRecord])
+
+    async def get_policy(self, tenant_id: TenantId, policy: PolicyId | str) -> PolicyRecord:
+        """Return a policy."""
+        return _read(await self._http.get(_policies(tenant_id, policy)), PolicyRecord)
+
+    async def list_revisions(
+        self, tenant_id: TenantId, policy: PolicyId | str, *, limit: int = 100, after: int | None = None
+    ) -> list[RevisionRecord]:
+        """Return revisions by number; ``after`` is a revision's number."""
+        path = _policies(tenant_id, policy, "revisions")
+        return _read(await self._http.get(path, {"limit": limit, "after": after}), list[RevisionRecord])
+
+    async def get_revision(
+        self, tenant_id: TenantId, policy: PolicyId | str, revision: int | Digest
+    ) -> RevisionRecord:
+        """Return a revision by number or digest."""
+        path = _policies(tenant_id, policy, "revisions", revision)
+        return _read(await self._http.get(path), RevisionRecord)
+
+    async def list_aliases(self, tenant_id: TenantId, policy: PolicyId | str) -> list[AliasRecord]:
+        """Return all aliases of a policy by name."""
+        path = _policies(tenant_id, policy, "aliases")
+        return _read(await self._http.get(path), list[AliasRecord])
+
+    async def get_alias(self, tenant_id: TenantId, policy: PolicyId | str, alias: str) -> AliasRecord:
+        """Return an alias with its history."""
+        path = _policies(tenant_id, policy, "aliases", alias)
+        return _read(await self._http.get(path), AliasRecord)
+
+    async def move_alias(
+        self,
+        tenant_id: TenantId,
+        policy: PolicyId | str,
+        alias: str,
+        *,
+        revision: int | Digest,
+        actor: str,
+        reason: str = "",
+        expected: Digest | str | None = None,
+    ) -> AliasRecord:
+        """Point an alias at a revision.
+
+        ``expected`` is what it must point at now ("": it must not exist yet; None: whatever). Raises
+        PreconditionFailed.
+        """
+        path = _policies(tenant_id, policy, "aliases", alias)
+        body: dict[str, object] = {"revision": revision, "actor": actor, "reason": reason}
+        if expected is not None:
+            body["expected"] = expected
+        return _read(await self._http.put(path, body), AliasRecord)
+
+    async def roll_back_alias(
+        self,
+        tenant_id: TenantId,
+        policy: PolicyId | str,
+        alias: str,
+        *,
+        actor: str,
+        reason: str = "",
+        expected: Digest | None = None,
+    ) -> AliasRecord:
+        """Point an alias at what it pointed at before its current target; repeated, it goes further back.
+
+        Raises PreconditionFailed when ``expected`` is not the current target, InvalidField when there is
+        nothing further back.
+        """
+        path = _policies(tenant_id, policy, "aliases", alias, "rollback")
+        body: dict[str, object] = {"actor": actor, "reason": reason}
+        if expected is not None:
+            body["expected"] = expected
+        return _read(await self._http.post(path, body), AliasRecord)
+
+    async def record_evaluation(
+        self,
+        tenant_id: TenantId,
+        policy: PolicyId | str,
+        *,
+        revision: int | Digest,
+        suite: str,
+        metric: str,
+        value: float,
+        n: int,
+        actor: str,
+    ) -> EvaluationRecord:
+        """Record a score of a revision. An equal score is recorded once."""
+        body = {
+            "revision": revision,
+            "suite": suite,
+            "metric": metric,
+            "value": value,
+            "n": n,
+            "actor": actor,
+        }
+        path = _policies(tenant_id, policy, "evaluations")
+        return _read(await self._http.post(path, body), EvaluationRecord)
+
+    async def list_evaluations(
+        self,
+        tenant_id: TenantId,
+        policy: PolicyId | str,
+        *,
+        limit: int = 100,
+        after: EvaluationId | None = None,
+    ) -> list[EvaluationRecord]:
+        """Return evaluations, oldest first; ``after`` is an evaluation's id."""
+        path = _policies(tenant_id, policy, "evaluations")
+        return _read(await self._http.get(path, {"limit": limit, "after": after}), list[EvaluationRecord])
+
+    async def resolve(self, tenant_id: TenantId, model: str) -> Resolution:
+        """Return what a model name means now. Raises NotFound; never falls back to the base."""
+        path = path_of("internal", "tenants", tenant_id, "resolve")
+        return _read(await self._http.get(path, {"model": model}), Resolution)
+
+
+def _policies(tenant_id: TenantId, *parts: str | int) -> str:
+    return path_of("internal", "tenants", tenant_id, "policies", *parts)
+
+
+def _read(answer: object, shape: type[T]) -> T:
+    try:
+        return msgspec.convert(answer, type=shape)
+    except msgspec.ValidationError as error:
+        raise Unavailable(what="the registry", problem=f"unreadable answer: {error}") from error
