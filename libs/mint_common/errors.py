@@ -127,3 +127,17 @@ class SettingInvalid(MintError):
 
     code = "setting_invalid"
     http_status = 422
+
+
+class InternalTokenRefused(MintError):
+    """Header x-mint-internal-token is missing or wrong: do all services share one MINT_INTERNAL_TOKEN?"""
+
+    code = "internal_token_refused"
+    http_status = 401
+
+
+class RemoteError(MintError):
+    """{what} answered {remote_code!r}: {problem}"""
+
+    code = "remote_error"
+    http_status = 502

@@ -1,0 +1,93 @@
+"""Bytes on their way in: counted and hashed as they pass, written so that a reader sees all or nothing."""
+
+import asyncio
+import hashlib
+import os
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from mint_common.claims import Claim
+from mint_common.errors import BlobCorrupt
+
+CHUNK_BYTES = 1 << 20
+
+
+def claim_of(key: str, data: bytes) -> Claim:
+    """Return the claim of some bytes under a key."""
+    return Claim(uri=key, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
+
+
+class Check:
+    """Compares bytes with their claim as they pass. Raises BlobCorrupt as soon as they cannot match."""
+
+    def __init__(self, claim: Claim) -> None:
+        self._claim = claim
+        self._hash = hashlib.sha256()
+        self._size = 0
+
+    def update(self, chunk: bytes) -> None:
+        """Take the next bytes."""
+        self._hash.update(chunk)
+        self._size += len(chunk)
+        if self._size > self._claim.size_bytes:
+            self._refuse(f"{self._claim.size_bytes} bytes", f"at least {self._size}")
+
+    def finish(self) -> None:
+        """Say that there are no more bytes."""
+        if self._size != self._claim.size_bytes:
+            self._refuse(f"{self._claim.size_bytes} bytes", str(self._size))
+        found = self._hash.hexdigest()
+        if found != self._claim.sha256:
+            self._refuse(f"sha256 {self._claim.sha256}", found)
+
+    def _refuse(self, expected: str, found: str) -> None:
+        raise BlobCorrupt(uri=self._claim.uri, expected=expected, found=found)
+
+
+def check_bytes(claim: Claim, data: bytes) -> bytes:
+    """Return the bytes if they are what the claim says."""
+    check = Check(claim)
+    check.update(data)
+    check.finish()
+    return data
+
+
+@contextmanager
+def landing(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that appears at the path, durably, only if the body succeeds. Makes missing folders."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name[:150]}~{secrets.token_hex(8)}")
+    try:
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+@asynccontextmanager
+async def landing_in_thread(path: Path) -> AsyncIterator[BinaryIO]:
+    """Do what `landing` does with its file work in a thread."""
+    manager = landing(path)
+    file = await asyncio.to_thread(manager.__enter__)
+    try:
+        yield file
+    except BaseException as error:
+        await asyncio.to_thread(manager.__exit__, type(error), error, error.__traceback__)
+        raise
+    await asyncio.to_thread(manager.__exit__, None, None, None)
+
+
+def sync_folder(path: Path) -> None:
+    """Make a folder's entries durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

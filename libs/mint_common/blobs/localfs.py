@@ -1,0 +1,197 @@
+"""Blobs as files below one folder.
+
+A blob is written beside its place, synced, then renamed (``put``) or hard-linked (``put_new``) into it, and
+the folder is synced: a crash or power loss leaves the old state or the new one. Folders below the root are
+entered one by one through descriptors and never through symbolic links, so no key and no planted link leads
+outside.
+A key may not be a folder of another key (``a`` and ``a/b``).
+"""
+
+import asyncio
+import errno
+import os
+import secrets
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from mint_common.blobs.checked import CHUNK_BYTES, Check, claim_of, landing
+from mint_common.blobs.keys import check_key, check_prefix
+from mint_common.claims import Claim
+from mint_common.errors import AlreadyExists, BlobCorrupt, BlobMissing, InvalidField, Unavailable
+
+_ENTER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+_ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
+# No key contains it, so a file that a crash left half written is never mistaken for a blob.
+_TEMPORARY = "~"
+
+
+class LocalBlobs:
+    """Blobs below a folder, which is made when the first blob is stored."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root.absolute()
+
+    async def put(self, key: str, data: bytes) -> Claim:
+        """Store bytes, replacing what was there."""
+        parts = check_key(key)
+        await asyncio.to_thread(self._store, key, parts, data, replace=True)
+        return claim_of(key, data)
+
+    async def put_new(self, key: str, data: bytes) -> Claim:
+        """Store bytes under a free key."""
+        parts = check_key(key)
+        claim = claim_of(key, data)
+        while not await asyncio.to_thread(self._store, key, parts, data, replace=False):
+            try:
+                await self.get(claim)
+            except BlobMissing:
+                continue  # somebody removed it meanwhile
+            except BlobCorrupt as error:
+                raise AlreadyExists(kind="blob", name=key) from error
+            break
+        return claim
+
+    async def get(self, claim: Claim) -> bytes:
+        """Return the claimed bytes, checked."""
+        parts = check_key(claim.uri)
+        return await asyncio.to_thread(lambda: b"".join(self._chunks(claim, parts)))
+
+    async def fetch(self, claim: Claim, path: Path) -> None:
+        """Copy the claimed bytes to a file outside the store."""
+        parts = check_key(claim.uri)
+        await asyncio.to_thread(self._copy, claim, parts, path)
+
+    async def exists(self, key: str) -> bool:
+        """Return whether a key is stored."""
+        parts = check_key(key)
+        return await asyncio.to_thread(self._is_file, key, parts)
+
+    async def delete(self, key: str) -> None:
+        """Remove a key."""
+        parts = check_key(key)
+        await asyncio.to_thread(self._remove, key, parts)
+
+    async def list(self, prefix: str) -> AsyncIterator[str]:
+        """Yield the keys under a prefix."""
+        folders = check_prefix(prefix)
+        for key in await asyncio.to_thread(self._keys, folders):
+            if key.startswith(prefix):
+                yield key
+
+    async def close(self) -> None:
+        """Do nothing: no descriptor outlives a call."""
+
+    def _store(self, key: str, parts: tuple[str, ...], data: bytes, *, replace: bool) -> bool:
+        """Return False if the place is taken and may not be replaced."""
+        name = parts[-1]
+        temporary = f"{_TEMPORARY}{secrets.token_hex(12)}"
+        with _storing(key), self._folder(parts[:-1], create=True) as folder:
+            try:
+                _write(folder, temporary, data)
+                if replace:
+                    os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+                else:
+                    os.link(temporary, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+            except FileExistsError:
+                return False
+            finally:
+                with suppress(FileNotFoundError):
+                    os.unlink(temporary, dir_fd=folder)
+                # Also for the loser of a race: what it found must be durable before it says so.
+                os.fsync(folder)
+        return True
+
+    def _chunks(self, claim: Claim, parts: tuple[str, ...]) -> Iterator[bytes]:
+        check = Check(claim)
+        with _reading(claim.uri), self._folder(parts[:-1]) as folder, _open(folder, parts[-1]) as file:
+            while chunk := file.read(CHUNK_BYTES):
+                check.update(chunk)
+                yield chunk
+        check.finish()
+
+    def _copy(self, claim: Claim, parts: tuple[str, ...], path: Path) -> None:
+        with landing(path) as file:
+            for chunk in self._chunks(claim, parts):
+                file.write(chunk)
+
+    def _is_file(self, key: str, parts: tuple[str, ...]) -> bool:
+        try:
+            with _reading(key), self._folder(parts[:-1]) as folder, _open(folder, parts[-1]):
+                return True
+        except BlobMissing:
+            return False
+
+    def _remove(self, key: str, parts: tuple[str, ...]) -> None:
+        with suppress(BlobMissing), _reading(key), self._folder(parts[:-1]) as folder:
+            os.unlink(parts[-1], dir_fd=folder)
+            os.fsync(folder)
+
+    def _keys(self, folders: tuple[str, ...]) -> Sequence[str]:
+        keys = []
+        with suppress(BlobMissing), _reading("/".join(folders)), self._folder(folders) as top:
+            for place, _, names, _ in os.fwalk(".", dir_fd=top, follow_symlinks=False):
+                below = [part for part in place.split("/") if part != "."]
+                keys += ["/".join((*folders, *below, name)) for name in names if _TEMPORARY not in name]
+        return sorted(keys)
+
+    @contextmanager
+    def _folder(self, parts: tuple[str, ...], *, create: bool = False) -> Iterator[int]:
+        if create:
+            self._root.mkdir(parents=True, exist_ok=True)
+        fd = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            for part in parts:
+                below = _enter(fd, part, create=create)
+                os.close(fd)
+                fd = below
+            yield fd
+        finally:
+            os.close(fd)
+
+
+def _enter(folder: int, name: str, *, create: bool) -> int:
+    try:
+        return os.open(name, _ENTER, dir_fd=folder)
+    except FileNotFoundError:
+        if not create:
+            raise
+    try:
+        os.mkdir(name, dir_fd=folder)
+        os.fsync(folder)
+    except FileExistsError:
+        pass
+    return os.open(name, _ENTER, dir_fd=folder)
+
+
+def _write(folder: int, name: str, data: bytes) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    with os.fdopen(os.open(name, flags, 0o644, dir_fd=folder), "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _open(folder: int, name: str) -> BinaryIO:
+    return open(name, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW, dir_fd=folder))
+
+
+@contextmanager
+def _reading(key: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _ABSENT:
+            raise BlobMissing(uri=key) from error
+        raise Unavailable(what="the blob folder", problem=str(error)) from error
+
+
+@contextmanager
+def _storing(key: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _ABSENT:
+            raise InvalidField(field="key", problem=f"{key!r} crosses another key or a link") from error
+        raise Unavailable(what="the blob folder", problem=str(error)) from error

@@ -1,0 +1,24 @@
+"""From settings to a blob store."""
+
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from mint_common.blobs.localfs import LocalBlobs
+from mint_common.blobs.port import Blobs
+from mint_common.blobs.s3 import open_s3
+from mint_common.settings import BlobSettings
+
+
+async def open_blobs(settings: BlobSettings) -> Blobs:
+    """Open the blob store that the settings name; the caller closes it."""
+    parts = urlsplit(settings.url)
+    if parts.scheme == "file":
+        return LocalBlobs(Path(unquote(parts.path)))
+    return await open_s3(
+        bucket=parts.netloc,
+        prefix=parts.path,
+        endpoint=settings.s3_endpoint,
+        access_key=settings.s3_access_key,
+        secret_key=settings.s3_secret_key,
+        region=settings.s3_region,
+    )

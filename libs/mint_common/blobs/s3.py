@@ -1,0 +1,218 @@
+"""Blobs in a bucket of any S3 compatible store, through one aioboto3 client.
+
+Writes carry their sha256, which the store verifies; ``put_new`` is a conditional put (``If-None-Match: *``).
+What may pass by itself (5xx, throttling, broken connections) is tried again with backoff; what does not pass
+is Unavailable, so that work waits for an operator instead of being lost.
+"""
+
+import asyncio
+import base64
+import hashlib
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, TypeVar
+
+import aioboto3
+import aiohttp
+from aiobotocore.config import AioConfig
+from botocore.exceptions import BotoCoreError, ClientError
+
+from mint_common.blobs.checked import CHUNK_BYTES, Check, claim_of, landing_in_thread
+from mint_common.blobs.keys import check_key, check_prefix
+from mint_common.claims import Claim
+from mint_common.errors import AlreadyExists, BlobCorrupt, BlobMissing, Unavailable
+
+T = TypeVar("T")
+_Client = Any  # botocore makes its clients and their answers at run time, from JSON
+
+_ATTEMPTS = 6
+_FIRST_DELAY_SECONDS = 0.1
+_MAX_DELAY_SECONDS = 3.0
+_PASSING_CODES = {"SlowDown", "RequestTimeout", "RequestTimeTooSkewed", "ConditionalRequestConflict"}
+_CONNECTION_ERRORS = (BotoCoreError, aiohttp.ClientError, ConnectionError, TimeoutError)
+_STORE = "the S3 store"
+
+
+class S3Blobs:
+    """Blobs under a prefix of a bucket. Make it with `open_s3`."""
+
+    def __init__(self, client: _Client, *, bucket: str, prefix: str, exit_stack: AsyncExitStack) -> None:
+        self._client = client
+        self._bucket = bucket
+        self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+        self._exit_stack = exit_stack
+
+    async def put(self, key: str, data: bytes) -> Claim:
+        """Store bytes, replacing what was there."""
+        check_key(key)
+        await self._put(key, data, {})
+        return claim_of(key, data)
+
+    async def put_new(self, key: str, data: bytes) -> Claim:
+        """Store bytes under a free key."""
+        check_key(key)
+        claim = claim_of(key, data)
+        while True:
+            try:
+                await self._put(key, data, {"IfNoneMatch": "*"})
+            except _KeyTakenError:
+                # Perhaps by ourselves: the answer to an earlier attempt may have been lost.
+                if await self._is_there(claim):
+                    return claim
+            else:
+                return claim
+
+    async def get(self, claim: Claim) -> bytes:
+        """Return the claimed bytes, checked."""
+        check_key(claim.uri)
+        return await self._retrying(lambda: self._read(claim), claim.uri)
+
+    async def fetch(self, claim: Claim, path: Path) -> None:
+        """Copy the claimed bytes to a file, chunk by chunk."""
+        check_key(claim.uri)
+        await self._retrying(lambda: self._copy(claim, path), claim.uri)
+
+    async def exists(self, key: str) -> bool:
+        """Return whether a key is stored."""
+        check_key(key)
+        try:
+            await self._retrying(lambda: self._client.head_object(**self._at(key)), key)
+        except BlobMissing:
+            return False
+        return True
+
+    async def delete(self, key: str) -> None:
+        """Remove a key."""
+        check_key(key)
+        try:
+            await self._retrying(lambda: self._client.delete_object(**self._at(key)), key)
+        except BlobMissing:
+            return
+
+    async def list(self, prefix: str) -> AsyncIterator[str]:
+        """Yield the keys under a prefix."""
+        check_prefix(prefix)
+        more: dict[str, str] = {}
+        while True:
+            page = await self._retrying(lambda: self._list_page(prefix, more), prefix)  # noqa: B023  # awaited before the next round
+            for item in page.get("Contents", []):
+                yield item["Key"].removeprefix(self._prefix)
+            if not page.get("IsTruncated"):
+                return
+            more = {"ContinuationToken": page["NextContinuationToken"]}
+
+    async def close(self) -> None:
+        """Close the client and its connections."""
+        await self._exit_stack.aclose()
+
+    def _at(self, key: str) -> dict[str, str]:
+        return {"Bucket": self._bucket, "Key": self._prefix + key}
+
+    async def _put(self, key: str, data: bytes, condition: dict[str, str]) -> None:
+        checksum = base64.b64encode(hashlib.sha256(data).digest()).decode()
+        await self._retrying(
+            lambda: self._client.put_object(**self._at(key), Body=data, ChecksumSHA256=checksum, **condition),
+            key,
+        )
+
+    async def _is_there(self, claim: Claim) -> bool:
+        try:
+            await self.get(claim)
+        except BlobMissing:
+            return False
+        except BlobCorrupt as error:
+            raise AlreadyExists(kind="blob", name=claim.uri) from error
+        return True
+
+    async def _chunks(self, claim: Claim) -> AsyncIterator[bytes]:
+        check = Check(claim)
+        answer = await self._client.get_object(**self._at(claim.uri))
+        async with answer["Body"] as body:
+            while chunk := await body.read(CHUNK_BYTES):
+                check.update(chunk)
+                yield chunk
+        check.finish()
+
+    async def _read(self, claim: Claim) -> bytes:
+        return b"".join([chunk async for chunk in self._chunks(claim)])
+
+    async def _copy(self, claim: Claim, path: Path) -> None:
+        async with landing_in_thread(path) as file:
+            async for chunk in self._chunks(claim):
+                await asyncio.to_thread(file.write, chunk)
+
+    async def _list_page(self, prefix: str, more: dict[str, str]) -> Any:  # botocore's answer
+        return await self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix + prefix, **more)
+
+    async def _retrying(self, call: Callable[[], Awaitable[T]], key: str) -> T:
+        delay = _FIRST_DELAY_SECONDS
+        for attempt in range(_ATTEMPTS):
+            try:
+                return await call()
+            except ClientError as error:
+                refusal = _refusal(error, key)
+                if refusal is not None:
+                    raise refusal from error
+                failure: Exception = error
+            except _CONNECTION_ERRORS as error:
+                failure = error
+            if attempt + 1 < _ATTEMPTS:
+                await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+                delay = min(2 * delay, _MAX_DELAY_SECONDS)
+        raise Unavailable(what=_STORE, problem=f"{type(failure).__name__}: {failure}") from failure
+
+
+class _KeyTakenError(Exception):
+    """A conditional put found the key taken."""
+
+
+def _refusal(error: ClientError, key: str) -> Exception | None:
+    """Return what a refused request means for the caller; None if it may pass when tried again."""
+    code = error.response.get("Error", {}).get("Code", "")
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    if status >= 500 or status == 429 or code in _PASSING_CODES:
+        return None
+    if status == 412:
+        return _KeyTakenError(key)
+    if code in {"NoSuchKey", "404", "NotFound"}:
+        return BlobMissing(uri=key)
+    return Unavailable(what=_STORE, problem=f"it answered {status} {code}")
+
+
+async def open_s3(
+    *,
+    bucket: str,
+    region: str,
+    prefix: str = "",
+    endpoint: str = "",
+    access_key: str = "",
+    secret_key: str = "",
+) -> S3Blobs:
+    """Open a client that lives until `S3Blobs.close`.
+
+    No endpoint means AWS; no keys mean the usual AWS credential chain.
+    """
+    config = AioConfig(
+        signature_version="s3v4",
+        s3={"addressing_style": "path"},
+        max_pool_connections=64,
+        connect_timeout=5,
+        read_timeout=30,
+        retries={"total_max_attempts": 1},
+        # Other stores than AWS do not know the trailing checksums that botocore would add by itself.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    client = aioboto3.Session().client(
+        "s3",
+        endpoint_url=endpoint or None,
+        aws_access_key_id=access_key or None,
+        aws_secret_access_key=secret_key or None,
+        region_name=region,
+        config=config,
+    )
+    async with AsyncExitStack() as stack:
+        opened = await stack.enter_async_context(client)
+        return S3Blobs(opened, bucket=bucket, prefix=prefix, exit_stack=stack.pop_all())

@@ -1,0 +1,199 @@
+"""How one service asks another: JSON over HTTP, traced, with errors that keep their class.
+
+A `MintError` that the other side raised is raised here as the same class; a connection that fails or stays
+silent is Unavailable. Nothing is repeated here: who asks knows whether asking again is safe.
+"""
+
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Self
+from urllib.parse import quote
+
+import httpx
+import msgspec
+from opentelemetry import trace
+from opentelemetry.trace import SpanKind, Status, StatusCode
+
+from mint_common.errors import InternalTokenRefused, MintError, RemoteError, Unavailable
+from mint_common.telemetry.tracing import inject, span, tracer
+
+INTERNAL_TOKEN_HEADER = "x-mint-internal-token"  # noqa: S105  # the header's name, not a token
+
+Params = Mapping[str, str | int | float | bool | None]
+Json = Any  # whatever the other side answered; the typed clients above this one convert it
+
+_MAX_CONNECTIONS = 512
+_PAYLOAD_EXTRAS = {"code", "message", "retryable"}
+
+
+def path_of(*parts: str | int) -> str:
+    """Return an absolute path of some parts, each quoted, so that no name can step out of its place."""
+    return "".join("/" + _quoted(str(part)) for part in parts)
+
+
+def error_from_payload(payload: Mapping[str, object], *, what: str = "the other side") -> MintError:
+    """Return the error that `MintError.to_payload` described; RemoteError if its class is not known here."""
+    code = str(payload.get("code", "unknown"))
+    fields = {
+        name: value
+        for name, value in payload.items()
+        if name not in _PAYLOAD_EXTRAS and isinstance(value, str | int | float)
+    }
+    kind = _error_classes().get(code)
+    if kind is not None:
+        try:
+            return kind(**fields)
+        except (KeyError, ValueError):  # the other side is of a version with other fields
+            pass
+    return RemoteError(what=what, remote_code=code, problem=str(payload.get("message", ""))[:500])
+
+
+class InternalHttp:
+    """A pool of connections to one service; end it with ``close`` or ``async with``."""
+
+    def __init__(
+        self, base_url: str, *, token: str, timeout_seconds: float = 30, stream_timeout_seconds: float = 300
+    ) -> None:
+        """Connect later. ``stream_timeout_seconds`` bounds the silence between two parts of a stream."""
+        self._base_url = base_url.rstrip("/")
+        self._stream_timeout = httpx.Timeout(timeout_seconds, read=stream_timeout_seconds)
+        self._client = httpx.AsyncClient(
+            base_url=self._base_url,
+            headers={INTERNAL_TOKEN_HEADER: token},
+            timeout=timeout_seconds,
+            limits=httpx.Limits(max_connections=_MAX_CONNECTIONS, max_keepalive_connections=_MAX_CONNECTIONS),
+            # A proxy of the environment is for the outside world.
+            trust_env=False,
+        )
+
+    async def get(self, path: str, params: Params | None = None) -> Json:
+        """Ask for something; a None parameter is left out."""
+        return await self._ask("GET", path, params=params)
+
+    async def post(self, path: str, body: object = None, params: Params | None = None) -> Json:
+        """Create or do something; the body may be JSON values, dataclasses or structs."""
+        return await self._ask("POST", path, body=body, params=params)
+
+    async def put(self, path: str, body: object = None, params: Params | None = None) -> Json:
+        """Set something."""
+        return await self._ask("PUT", path, body=body, params=params)
+
+    async def delete(self, path: str, params: Params | None = None) -> Json:
+        """Remove something."""
+        return await self._ask("DELETE", path, params=params)
+
+    async def stream_lines(self, path: str, body: object = None) -> AsyncIterator[bytes]:
+        """Post, and yield the answer's lines as they come, without their ends.
+
+        Cancellation ends the request; who stops reading early closes the iterator (``contextlib.aclosing``).
+        """
+        # Never current while the generator is suspended: its reader may live in another context.
+        current = tracer().start_span("http POST", kind=SpanKind.CLIENT, attributes={"url.path": path})
+        with trace.use_span(current, end_on_exit=False):
+            headers = _json_headers()
+        request = self._client.build_request(
+            "POST", path, content=_encode(body), headers=headers, timeout=self._stream_timeout
+        )
+        try:
+            with self._translated():
+                response = await self._client.send(request, stream=True)
+                try:
+                    if response.is_error:
+                        await response.aread()
+                        raise self._error_of(response)  # the response is closed in one place
+                    async for line in _lines(response):
+                        yield line
+                finally:
+                    await response.aclose()
+        except MintError as error:
+            current.set_status(Status(StatusCode.ERROR, error.code))
+            raise
+        finally:
+            current.end()
+
+    async def close(self) -> None:
+        """Close all connections. Idempotent."""
+        await self._client.aclose()
+
+    async def __aenter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close all connections."""
+        await self.close()
+
+    async def _ask(
+        self, method: str, path: str, *, body: object = None, params: Params | None = None
+    ) -> Json:
+        attributes = {"url.path": path}
+        with span(f"http {method}", kind=SpanKind.CLIENT, **attributes), self._translated():
+            response = await self._client.request(
+                method,
+                path,
+                content=_encode(body),
+                params={name: value for name, value in (params or {}).items() if value is not None},
+                headers=_json_headers(),
+            )
+            if response.is_error:
+                raise self._error_of(response)
+            return msgspec.json.decode(response.content) if response.content else None
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except (httpx.TransportError, httpx.DecodingError) as error:
+            problem = f"{type(error).__name__}: {error}"
+            raise Unavailable(what=self._base_url, problem=problem) from error
+        except msgspec.DecodeError as error:
+            raise RemoteError(what=self._base_url, remote_code="not_json", problem=str(error)) from error
+
+    def _error_of(self, response: httpx.Response) -> MintError:
+        try:
+            payload = msgspec.json.decode(response.content, type=_ErrorAnswer).error
+        except msgspec.DecodeError:
+            payload = {"code": f"http_{response.status_code}", "message": "the answer is no error of MinT"}
+        error = error_from_payload(payload, what=self._base_url)
+        if isinstance(error, InternalTokenRefused):
+            # An operator's mistake between services; it must not reach a user as "your key is wrong".
+            return Unavailable(what=self._base_url, problem=str(error))
+        if response.status_code >= 500 and isinstance(error, RemoteError):
+            return Unavailable(what=self._base_url, problem=f"it answered {response.status_code}")
+        return error
+
+
+class _ErrorAnswer(msgspec.Struct):
+    error: dict[str, Any]  # fields of any error
+
+
+async def _lines(response: httpx.Response) -> AsyncIterator[bytes]:
+    rest = b""
+    async for part in response.aiter_bytes():
+        *lines, rest = (rest + part).split(b"\n")
+        for line in lines:
+            yield line
+    if rest:
+        yield rest
+
+
+def _json_headers() -> dict[str, str]:
+    return inject({"content-type": "application/json"})
+
+
+def _encode(body: object) -> bytes | None:
+    return None if body is None else msgspec.json.encode(body)
+
+
+def _quoted(part: str) -> str:
+    return part.replace(".", "%2E") if part in {".", ".."} else quote(part, safe=":@")
+
+
+def _error_classes() -> dict[str, type[MintError]]:
+    found: dict[str, type[MintError]] = {}
+    waiting = list(MintError.__subclasses__())
+    while waiting:
+        kind = waiting.pop()
+        found.setdefault(kind.code, kind)
+        waiting += kind.__subclasses__()
+    return found

@@ -1,0 +1,51 @@
+"""Spans, and the W3C trace context in headers of HTTP requests and bus messages."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from opentelemetry import context, trace
+from opentelemetry.trace import Span, SpanKind
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+Attribute = str | int | float | bool | None
+
+_PROPAGATOR = TraceContextTextMapPropagator()
+
+
+def inject(headers: dict[str, str]) -> dict[str, str]:
+    """Add the current trace context to some headers and return them."""
+    _PROPAGATOR.inject(headers)
+    return headers
+
+
+@contextmanager
+def extracted(headers: Mapping[str, str] | None) -> Iterator[None]:
+    """Continue the trace that the headers name, if they name one, inside the body."""
+    token = context.attach(_PROPAGATOR.extract(dict(headers or {}), context=context.Context()))
+    try:
+        yield
+    finally:
+        context.detach(token)
+
+
+@contextmanager
+def span(name: str, *, kind: SpanKind = SpanKind.INTERNAL, **attributes: Attribute) -> Iterator[Span]:
+    """Record a span around the body, and the exception that leaves it. None attributes are dropped."""
+    with tracer().start_as_current_span(name, kind=kind, attributes=present(attributes)) as current:
+        yield current
+
+
+def tracer() -> trace.Tracer:
+    """Return the tracer of this process."""
+    return trace.get_tracer("mint")
+
+
+def present(attributes: Mapping[str, Attribute]) -> dict[str, str | int | float | bool]:
+    """Return the attributes that have a value."""
+    return {name: value for name, value in attributes.items() if value is not None}
+
+
+def trace_id() -> str:
+    """Return the current trace's id as 32 hex digits, or the empty text outside of any trace."""
+    current = trace.get_current_span().get_span_context()
+    return format(current.trace_id, "032x") if current.is_valid else ""
