@@ -90,7 +90,7 @@ class AliasMove:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AliasRecord:
-    """An alias: what it points at, and its history, oldest first (a bounded tail of it)."""
+    """An alias: what it points at, and its history, oldest first (the newest 1000 moves; none in lists)."""
 
     alias: str
     revision: RevisionRef

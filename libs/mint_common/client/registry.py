@@ -1,7 +1,7 @@
 """Client of the registry: one typed method per route.
 
-Every method raises the registry's own MintErrors (NotFound, InvalidField, ...), or Unavailable. A policy may be
-given by id or by name. Lists come in pages: ``after`` is the last item's cursor as each method says.
+Every method raises the registry's own MintErrors (NotFound, InvalidField, ...), or Unavailable. A policy may
+be given by id or by name. Lists come in pages: ``after`` is the last item's cursor as each method says.
 """
 
 from typing import TypeVar
@@ -69,7 +69,7 @@ class RegistryClient:
         targets: tuple[str, ...] | None = None,
     ) -> PolicyRecord:
         """Create a policy; ``targets`` None means all of the base. Raises InvalidField, AlreadyExists."""
-        lora = {"rank": rank, "alpha": alpha, "seed": seed}
+        lora: dict[str, object] = {"rank": rank, "alpha": alpha, "seed": seed}
         if targets is not None:
             lora["targets"] = list(targets)
         body = {"name": name, "base": base, "lora": lora}
@@ -101,7 +101,7 @@ class RegistryClient:
         return _read(await self._http.get(path), RevisionRecord)
 
     async def list_aliases(self, tenant_id: TenantId, policy: PolicyId | str) -> list[AliasRecord]:
-        """Return all aliases of a policy by name."""
+        """Return all aliases of a policy by name, without their histories."""
         path = _policies(tenant_id, policy, "aliases")
         return _read(await self._http.get(path), list[AliasRecord])
 
