@@ -11,17 +11,23 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunAs:
-    """An unprivileged user to drop to."""
+    """An unprivileged user to drop to.
+
+    ``pass_closed_folders`` keeps one capability of root, to reach files below a folder that others may not
+    enter (a state folder below /root): the files themselves belong to the user.
+    """
 
     uid: int
     gid: int
+    pass_closed_folders: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
     """A command, its environment on top of the parent's, who runs it and how it is asked to stop.
 
-    ``ready_url`` answers 200 once the process is ready; empty means that ``ready_port`` accepts connections.
+    ``ready_url`` answers 200 once the process is ready; empty means that ``ready_dsn`` (a Postgres address)
+    accepts a session or, that being empty too, that ``ready_port`` accepts connections.
     """
 
     name: str
@@ -31,6 +37,7 @@ class Launch:
     stop_signal: signal.Signals = signal.SIGTERM
     ready_url: str = ""
     ready_port: int = 0
+    ready_dsn: str = ""
     folder: Path = Path("/")
 
 

@@ -29,7 +29,7 @@ def nats_launch(folder: Path, port: int, monitor_port: int) -> Launch:
     )
     return Launch(
         name="nats",
-        argv=(str(_binary()), "-c", str(config)),
+        argv=(str(nats_binary()), "-c", str(config)),
         ready_url=f"http://127.0.0.1:{monitor_port}/healthz?js-enabled-only=true",
         folder=folder,
     )
@@ -48,7 +48,8 @@ def _token(folder: Path) -> str:
     return path.read_text()
 
 
-def _binary() -> Path:
+def nats_binary() -> Path:
+    """Return the server's binary. Raises Unavailable."""
     beside = Path(sys.executable).parent / "nats-server"
     found = str(beside) if os.access(beside, os.X_OK) else shutil.which("nats-server")
     if found is None:

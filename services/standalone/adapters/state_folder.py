@@ -1,0 +1,166 @@
+"""The one folder that a stack writes: paths, secrets, remembered state, and the lock that makes it single.
+
+state.json  chosen ports, bases          api_key         the bootstrap API key (0600)
+run.json    parts of the running stack   internal_token  what services show each other (0600)
+lock        pid of the supervisor        log/            one file per part
+bases/      base models                  blobs/          adapters, rollout records
+postgres/   nats/                        cache/          staged adapters
+"""
+
+import contextlib
+import fcntl
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.standalone.core.plan import Secrets
+from services.standalone.core.refusals import StackRunningError
+from services.standalone.core.state import RunNow, StackState, decode_state, encode_state
+
+ORPHANS_SECONDS = 15.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateFolder:
+    """Paths below one root, and the small files among them."""
+
+    root: Path
+
+    def create(self) -> None:
+        """Make the folder and those below it that `mint up` needs."""
+        for folder in (self.root, self.logs, self.bases, self.blobs, self.cache):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def logs(self) -> Path:
+        """Return the folder of log files."""
+        return self.root / "log"
+
+    @property
+    def bases(self) -> Path:
+        """Return the folder of base models."""
+        return self.root / "bases"
+
+    @property
+    def blobs(self) -> Path:
+        """Return the folder of the local blob store."""
+        return self.root / "blobs"
+
+    @property
+    def cache(self) -> Path:
+        """Return the folder of staged adapters."""
+        return self.root / "cache"
+
+    @property
+    def api_key_file(self) -> Path:
+        """Return the file of the bootstrap API key."""
+        return self.root / "api_key"
+
+    def secrets(self) -> Secrets:
+        """Read the secrets, making those that are missing; their files are readable by the owner only."""
+        return Secrets(
+            internal_token=_secret(self.root / "internal_token", prefix=""),
+            api_key=_secret(self.api_key_file, prefix="tml-"),
+        )
+
+    def read_state(self) -> StackState:
+        """Return what earlier starts left. Raises InvalidField for a broken file."""
+        file = self.root / "state.json"
+        if not file.exists():
+            return StackState()
+        return decode_state(file.read_bytes(), StackState, file=str(file))
+
+    def write_state(self, state: StackState) -> None:
+        """Remember ports and bases."""
+        _replace(self.root / "state.json", encode_state(state))
+
+    def read_run(self) -> RunNow | None:
+        """Return the running stack as its supervisor described it last, if one runs."""
+        file = self.root / "run.json"
+        if self.running_pid() is None or not file.exists():
+            return None
+        return decode_state(file.read_bytes(), RunNow, file=str(file))
+
+    def write_run(self, run: RunNow) -> None:
+        """Describe the running stack."""
+        _replace(self.root / "run.json", encode_state(run))
+
+    def running_pid(self) -> int | None:
+        """Return the pid of the supervisor that holds the lock, or None when nobody does."""
+        try:
+            lock = self._lock_file.open("r+")
+        except FileNotFoundError:
+            return None
+        with lock:
+            if _try_lock(lock.fileno()):
+                return None
+            return _pid_in(lock.read())
+
+    @contextlib.contextmanager
+    def taken(self) -> Iterator[int]:
+        """Hold the folder for this process and yield the lock's descriptor; makes the folder if needed.
+
+        Whoever inherits the descriptor holds the lock too. Raises StackRunningError. Waits for the orphans of
+        a supervisor that was killed.
+        """
+        self.create()
+        descriptor = self._lock()
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def _lock(self) -> int:
+        descriptor = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        deadline = time.monotonic() + ORPHANS_SECONDS
+        while not _try_lock(descriptor):
+            pid = _pid_in(os.pread(descriptor, 32, 0).decode())
+            if _is_alive(pid) or time.monotonic() > deadline:
+                os.close(descriptor)
+                raise StackRunningError(folder=str(self.root), pid=pid)
+            time.sleep(0.05)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        return descriptor
+
+    @property
+    def _lock_file(self) -> Path:
+        return self.root / "lock"
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _pid_in(text: str) -> int:
+    return int(text) if text.strip().isdigit() else 0
+
+
+def _is_alive(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:1]
+    return False
+
+
+def _secret(file: Path, *, prefix: str) -> str:
+    try:
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return file.read_text().strip()
+    with os.fdopen(descriptor, "w") as out:
+        out.write(prefix + secrets.token_urlsafe(32) + "\n")
+    return file.read_text().strip()
+
+
+def _replace(file: Path, data: bytes) -> None:
+    """Replace a file at once; readers see the old or the new text."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    temporary.write_bytes(data)
+    temporary.replace(file)

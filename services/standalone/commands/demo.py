@@ -1,0 +1,5 @@
+"""`mint demo`: placeholder"""
+
+
+def demo() -> None:
+    """Demo."""

@@ -1,0 +1,83 @@
+"""`mint up`: start a stack and keep it running."""
+
+import asyncio
+import os
+import signal
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from services.standalone.adapters.bases import TINY, ensure_base, list_bases
+from services.standalone.adapters.state_folder import StateFolder
+from services.standalone.app import Stack, open_stack
+from services.standalone.commands.options import DEFAULT_FOLDER, FolderOption, state_folder
+from services.standalone.core.plan import BaseAt
+from services.standalone.core.refusals import StackRunningError
+from services.standalone.core.state import DEFAULT_GATEWAY_PORT
+from services.standalone.settings import read_standalone_settings
+from services.standalone.view import PartsView
+
+
+def up(
+    base: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A base to serve and train: one added with `mint base add`, or tiny or smollm2, which are "
+            "added by themselves. Repeat it for several. Default: the bases of the last start, else all of "
+            "the state folder, else tiny.",
+        ),
+    ] = None,
+    folder: FolderOption = DEFAULT_FOLDER,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            help=f"The gateway's port on 127.0.0.1. Default: the last one, else {DEFAULT_GATEWAY_PORT}.",
+            min=1,
+            max=65535,
+        ),
+    ] = None,
+) -> None:
+    """Start Postgres, NATS and all services on this machine, and keep them running until Ctrl-C.
+
+    Parts start in order, each once the parts that it needs are ready; one that ends is started again. Set
+    MINT_POSTGRES_DSN, MINT_NATS_URL or MINT_BLOBS_URL to use a database, a bus or an object store that runs
+    elsewhere: that part is then not started here.
+    """
+    console = Console()
+    state = state_folder(folder)
+    pid = state.running_pid()
+    if pid is not None:
+        raise StackRunningError(folder=str(state.root), pid=pid)
+    state.create()
+    names = base or _usual_bases(state)
+    bases = [ensure_base(state.bases, name, report=console.print) for name in dict.fromkeys(names)]
+    asyncio.run(_serve(state, bases, port, console))
+
+
+def _usual_bases(state: StateFolder) -> list[str]:
+    remembered = list(state.read_state().bases)
+    return remembered or [facts.name for _, facts in list_bases(state.bases)] or [TINY]
+
+
+async def _serve(state: StateFolder, bases: list[BaseAt], port: int | None, console: Console) -> None:
+    settings = read_standalone_settings(os.environ)
+    view = PartsView(console)
+    async with open_stack(state, bases, port=port, settings=settings, observers=(view,)) as stack:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stack.supervisor.stop)
+        with view.live():
+            await stack.supervisor.all_ready()
+        console.print(_welcome(state, stack), markup=False, highlight=False, soft_wrap=True)
+        await stack.supervisor.ended()
+        console.print("stopping")
+    console.print("stopped")
+
+
+def _welcome(state: StateFolder, stack: Stack) -> str:
+    return (
+        f"\nMinT is up: {stack.gateway_url} with {', '.join(stack.bases)}\n"
+        f"  the API key is in {state.api_key_file}; logs are in {state.logs}\n\n"
+        f'  curl -H "Authorization: Bearer $(cat {state.api_key_file})" {stack.gateway_url}/v1/models\n\n'
+        "Ctrl-C (or `mint down`) stops it."
+    )

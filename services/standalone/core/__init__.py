@@ -1,0 +1,1 @@
+"""What the supervisor decides, as values: no clock, no process, no file."""

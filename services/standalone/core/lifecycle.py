@@ -1,0 +1,109 @@
+"""The life of one supervised process: a value, and what each event makes of it."""
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+
+class PartState(StrEnum):
+    """Where a part is in its life."""
+
+    WAITING = "waiting"
+    """Not started: something that it needs is not ready."""
+    STARTING = "starting"
+    """Running, not ready yet."""
+    READY = "ready"
+    """Its readiness probe has answered since it started."""
+    RESTING = "resting"
+    """It ended by itself and starts again at ``resume_at``."""
+    STOPPING = "stopping"
+    """It was asked to end."""
+    STOPPED = "stopped"
+    """It ended because it was asked to."""
+    FAILED = "failed"
+    """It never became ready in all the attempts that the policy allows."""
+
+
+RUNNING = frozenset({PartState.STARTING, PartState.READY})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestartPolicy:
+    """When to start a part again.
+
+    The n-th failure in a row rests ``first_delay_seconds * factor**(n-1)``, at most
+    ``longest_delay_seconds``, times a jitter of 0.5..1. A run that was ready for ``healthy_seconds``
+    clears the count. A part that has never been ready fails for good after ``start_attempts``: its settings
+    are wrong, not its luck.
+    """
+
+    first_delay_seconds: float = 0.2
+    factor: float = 2.0
+    longest_delay_seconds: float = 10.0
+    healthy_seconds: float = 60.0
+    start_attempts: int = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Life:
+    """A part's state. Times are of one monotonic clock.
+
+    ``starts`` counts processes; ``failures`` counts ends in a row.
+    """
+
+    state: PartState = PartState.WAITING
+    starts: int = 0
+    failures: int = 0
+    since: float = 0.0
+    was_ready: bool = False
+    resume_at: float = 0.0
+    pid: int | None = None
+
+    @property
+    def restarts(self) -> int:
+        """Return how many times it was started again."""
+        return max(0, self.starts - 1)
+
+
+def rest_seconds(failures: int, policy: RestartPolicy, *, jitter: float) -> float:
+    """Return how long to rest after the ``failures``-th failure in a row; ``jitter`` is in 0..1."""
+    exponent = min(failures - 1, 64)
+    delay = min(policy.first_delay_seconds * policy.factor**exponent, policy.longest_delay_seconds)
+    return delay * (0.5 + 0.5 * jitter)
+
+
+def on_started(life: Life, *, pid: int, now: float) -> Life:
+    """A process of this part runs."""
+    assert life.state in {PartState.WAITING, PartState.RESTING}, life.state
+    return replace(life, state=PartState.STARTING, starts=life.starts + 1, since=now, pid=pid)
+
+
+def on_ready(life: Life, *, now: float) -> Life:
+    """Its readiness probe answered."""
+    assert life.state is PartState.STARTING, life.state
+    return replace(life, state=PartState.READY, since=now, was_ready=True)
+
+
+def on_exit(life: Life, policy: RestartPolicy, *, now: float, jitter: float) -> Life:
+    """It ended by itself, or did not become ready in time."""
+    assert life.state in RUNNING, life.state
+    healthy = life.state is PartState.READY and now - life.since >= policy.healthy_seconds
+    failures = 1 if healthy else life.failures + 1
+    if not life.was_ready and failures >= policy.start_attempts:
+        return replace(life, state=PartState.FAILED, failures=failures, since=now, pid=None)
+    resume_at = now + rest_seconds(failures, policy, jitter=jitter)
+    return replace(life, state=PartState.RESTING, failures=failures, since=now, resume_at=resume_at, pid=None)
+
+
+def on_stop(life: Life, *, now: float) -> Life:
+    """It is asked to end. What does not run has ended already; what failed stays failed."""
+    if life.state in RUNNING:
+        return replace(life, state=PartState.STOPPING, since=now)
+    if life.state in {PartState.WAITING, PartState.RESTING}:
+        return replace(life, state=PartState.STOPPED, since=now)
+    return life
+
+
+def on_stopped(life: Life, *, now: float) -> Life:
+    """Nothing of it runs any more."""
+    assert life.state is PartState.STOPPING, life.state
+    return replace(life, state=PartState.STOPPED, since=now, pid=None)

@@ -1,0 +1,54 @@
+"""The parts of a stack and the orders in which they start and stop."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mint_common.errors import InvalidField
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One supervised process. It starts once every part in ``needs`` is ready.
+
+    ``ready_seconds`` bounds one start; ``stop_seconds`` is how long it may take to end before SIGKILL.
+    """
+
+    name: str
+    needs: tuple[str, ...] = ()
+    ready_seconds: float = 60.0
+    stop_seconds: float = 15.0
+
+
+def start_levels(parts: Sequence[Part]) -> tuple[tuple[str, ...], ...]:
+    """Return the names in levels: each needs only names of earlier levels, and is as early as it can be.
+
+    Raises InvalidField for a need that is no part, a name used twice, or a circle.
+    """
+    names = [part.name for part in parts]
+    for part in parts:
+        if names.count(part.name) > 1:
+            raise InvalidField(field=part.name, problem="two parts have this name")
+        for need in part.needs:
+            if need not in names:
+                raise InvalidField(field=part.name, problem=f"needs {need!r}, which is no part")
+    levels: list[tuple[str, ...]] = []
+    placed: set[str] = set()
+    waiting = list(parts)
+    while waiting:
+        level = tuple(part.name for part in waiting if placed.issuperset(part.needs))
+        if not level:
+            raise InvalidField(field=waiting[0].name, problem="needs itself through a circle of parts")
+        levels.append(level)
+        placed.update(level)
+        waiting = [part for part in waiting if part.name not in placed]
+    return tuple(levels)
+
+
+def stop_levels(parts: Sequence[Part]) -> tuple[tuple[str, ...], ...]:
+    """Return the levels in which to stop: the reverse, so that nothing loses a part that it needs."""
+    return tuple(reversed(start_levels(parts)))
+
+
+def may_start(part: Part, ready: Mapping[str, bool]) -> bool:
+    """Say whether everything that a part needs is ready."""
+    return all(ready[need] for need in part.needs)

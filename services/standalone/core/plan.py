@@ -1,0 +1,151 @@
+"""Which services a stack runs, what each needs, and the environment that it gets."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from mint_common.errors import SettingInvalid
+from services.standalone.core.parts import Part
+
+EXTERNAL = ("MINT_POSTGRES_DSN", "MINT_NATS_URL", "MINT_BLOBS_URL")
+PASSED_ON = ("MINT_BLOBS_", "MINT_TELEMETRY_")
+SERVICES = ("registry", "trainer", "loader", "rollout", "gateway")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseAt:
+    """A base and the folder that holds it."""
+
+    name: str
+    folder: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Addresses:
+    """Where everything is: embedded or external."""
+
+    postgres_dsn: str
+    nats_url: str
+    blobs: Mapping[str, str]
+    embedded: tuple[str, ...]
+    """Those of ``postgres`` and ``nats`` that this stack starts itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Secrets:
+    """Made once per state folder."""
+
+    internal_token: str
+    api_key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServicePart:
+    """A service process: ``python -m services.<service>`` with ``env``."""
+
+    part: Part
+    service: str
+    env: dict[str, str] = field(default_factory=dict)
+
+
+def port_names(bases: Sequence[BaseAt]) -> tuple[str, ...]:
+    """Return every name that needs a port, the embedded parts' included."""
+    paired = [f"{kind}-{base.name}" for base in bases for kind in ("trainer", "loader")]
+    return ("gateway", "postgres", "nats", "nats-monitor", "registry", "rollout", *paired)
+
+
+def plan_services(
+    bases: Sequence[BaseAt],
+    addresses: Addresses,
+    secrets: Secrets,
+    *,
+    ports: Mapping[str, int],
+    cache_folder: str,
+    overrides: Mapping[str, str],
+) -> tuple[ServicePart, ...]:
+    """Return the services of a stack. ``overrides`` are the user's own ``MINT_*`` variables.
+
+    Raises SettingInvalid for an override of something that the stack decides itself.
+    """
+    shared = _shared_environment(bases, addresses, secrets, ports)
+    planned = [
+        ServicePart(
+            part=Part(name="registry", needs=addresses.embedded),
+            service="registry",
+            env={**_http("registry", ports["registry"]), "MINT_REGISTRY_BOOTSTRAP_KEY": secrets.api_key},
+        )
+    ]
+    for base in bases:
+        planned += _base_pair(base, ports, cache_folder=cache_folder)
+    loaders = tuple(f"loader-{base.name}" for base in bases)
+    trainers = tuple(f"trainer-{base.name}" for base in bases)
+    rollout = Part(name="rollout", needs=("registry", *loaders))
+    planned.append(ServicePart(part=rollout, service="rollout", env=_http("rollout", ports["rollout"])))
+    gateway = Part(name="gateway", needs=("registry", "rollout", *trainers, *loaders))
+    planned.append(ServicePart(part=gateway, service="gateway", env=_http("gateway", ports["gateway"])))
+    return tuple(_with_environment(each, shared, overrides) for each in planned)
+
+
+def _base_pair(base: BaseAt, ports: Mapping[str, int], *, cache_folder: str) -> list[ServicePart]:
+    trainer = f"trainer-{base.name}"
+    loader = f"loader-{base.name}"
+    return [
+        ServicePart(
+            part=Part(name=trainer, needs=("registry",), ready_seconds=300.0),
+            service="trainer",
+            env={**_http("trainer", ports[trainer]), "MINT_TRAINER_BASE_DIR": base.folder},
+        ),
+        ServicePart(
+            part=Part(name=loader, needs=("registry",), ready_seconds=600.0, stop_seconds=20.0),
+            service="loader",
+            env={
+                **_http("loader", ports[loader]),
+                "MINT_LOADER_BASE_DIR": base.folder,
+                "MINT_LOADER_ENGINE_ID": f"engine-{base.name}",
+                "MINT_LOADER_CACHE_DIR": f"{cache_folder}/{loader}",
+            },
+        ),
+    ]
+
+
+def _shared_environment(
+    bases: Sequence[BaseAt], addresses: Addresses, secrets: Secrets, ports: Mapping[str, int]
+) -> dict[str, str]:
+    def urls(kind: str) -> str:
+        return ",".join(f"http://127.0.0.1:{ports[f'{kind}-{base.name}']}" for base in bases)
+
+    return {
+        "MINT_POSTGRES_DSN": addresses.postgres_dsn,
+        "MINT_NATS_URL": addresses.nats_url,
+        **addresses.blobs,
+        "MINT_INTERNAL_TOKEN": secrets.internal_token,
+        "MINT_PEERS_REGISTRY_URL": f"http://127.0.0.1:{ports['registry']}",
+        "MINT_PEERS_ROLLOUT_URL": f"http://127.0.0.1:{ports['rollout']}",
+        "MINT_PEERS_TRAINER_URLS": urls("trainer"),
+        "MINT_PEERS_LOADER_URLS": urls("loader"),
+    }
+
+
+def _with_environment(
+    planned: ServicePart, shared: Mapping[str, str], overrides: Mapping[str, str]
+) -> ServicePart:
+    own = f"MINT_{planned.service.upper()}_"
+    for name in overrides:
+        if name in planned.env or (
+            name in shared and not name.startswith(PASSED_ON) and name not in EXTERNAL
+        ):
+            raise SettingInvalid(name=name, problem="`mint up` decides this one itself; unset it")
+    passed = {name: value for name, value in overrides.items() if name.startswith((own, *PASSED_ON))}
+    env = {**passed, **shared, **planned.env}
+    return ServicePart(part=planned.part, service=planned.service, env=env)
+
+
+def _http(service: str, port: int) -> dict[str, str]:
+    return {f"MINT_{service.upper()}_HTTP_PORT": str(port)}
+
+
+def check_overrides(overrides: Mapping[str, str]) -> None:
+    """Raise SettingInvalid for a ``MINT_*`` variable that no part would read."""
+    known = (*PASSED_ON, *(f"MINT_{service.upper()}_" for service in SERVICES))
+    for name in overrides:
+        if name not in EXTERNAL and not name.startswith(known):
+            raise SettingInvalid(name=name, problem="no part of the stack reads it; unset it")

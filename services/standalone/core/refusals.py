@@ -1,0 +1,27 @@
+"""Why `mint` refuses to go on; each says what to do."""
+
+from mint_common.errors import MintError
+
+
+class StackRunningError(MintError):
+    """A stack runs on {folder} already (pid {pid}). Stop it with `mint down --dir {folder}`, or use another --dir."""  # noqa: E501  # the docstring is the message
+
+    code = "already_running"
+
+
+class StackNotRunningError(MintError):
+    """No stack runs on {folder}. Start one with `mint up --dir {folder}`."""
+
+    code = "not_running"
+
+
+class GatewayPortBusyError(MintError):
+    """Port {port} is taken by {holder}. Stop that, or choose another one: `mint up --port N`."""
+
+    code = "gateway_port_busy"
+
+
+class BaseMissingError(MintError):
+    """No base {name!r} in {folder}. Add it with `mint base add`; there: {known}."""
+
+    code = "base_missing"

@@ -1,0 +1,81 @@
+"""What a state folder remembers between starts, and what it says about the stack that runs now."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import msgspec
+
+from mint_common.errors import InvalidField
+from services.standalone.core.lifecycle import Life
+
+DEFAULT_GATEWAY_PORT = 8321
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StackState:
+    """``state.json``: the ports that were chosen at the first start, and the bases of the latest one."""
+
+    ports: dict[str, int] = field(default_factory=dict)
+    bases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartNow:
+    """One part in ``run.json``; ``restarts`` counts how often it was started again."""
+
+    state: str
+    pid: int | None
+    port: int | None
+    restarts: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunNow:
+    """``run.json``: the running supervisor and its parts, rewritten at every change."""
+
+    pid: int
+    gateway_url: str
+    parts: dict[str, PartNow]
+
+
+def encode_state(state: StackState | RunNow) -> bytes:
+    """Return a file's JSON."""
+    return msgspec.json.format(msgspec.json.encode(state), indent=2) + b"\n"
+
+
+def decode_state(data: bytes, shape: type[T], *, file: str) -> T:
+    """Read a file's JSON. Raises InvalidField naming the file."""
+    try:
+        return msgspec.json.decode(data, type=shape)
+    except msgspec.DecodeError as error:
+        raise InvalidField(
+            field=file, problem=f"cannot be read ({error}); delete it to start afresh"
+        ) from error
+
+
+def assign_ports(
+    names: Sequence[str],
+    remembered: Mapping[str, int],
+    *,
+    is_free: Callable[[int], bool],
+    pick: Callable[[], int],
+) -> dict[str, int]:
+    """Give each name a port: the remembered one while it is free, else a fresh one; no two the same."""
+    ports: dict[str, int] = {}
+    for name in names:
+        port = remembered.get(name, 0)
+        while not port or port in ports.values() or not is_free(port):
+            port = pick()
+        ports[name] = port
+    return ports
+
+
+def snapshot(lives: Mapping[str, Life], ports: Mapping[str, int], *, pid: int, gateway_url: str) -> RunNow:
+    """Return what `mint status` reads."""
+    parts = {
+        name: PartNow(state=life.state.value, pid=life.pid, port=ports.get(name), restarts=life.restarts)
+        for name, life in lives.items()
+    }
+    return RunNow(pid=pid, gateway_url=gateway_url, parts=parts)

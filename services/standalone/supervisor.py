@@ -1,0 +1,190 @@
+"""Keeps the parts of a stack running: start in order, restart with backoff, stop in reverse.
+
+One task per part owns that part's process; nothing else starts or ends it.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+from mint_common.errors import Unavailable
+from mint_common.runtime.clock import Clock
+from services.standalone.core.lifecycle import (
+    Life,
+    PartState,
+    RestartPolicy,
+    on_exit,
+    on_ready,
+    on_started,
+    on_stop,
+    on_stopped,
+)
+from services.standalone.core.parts import Part, may_start, stop_levels
+from services.standalone.ports import Observer, Process, Processes
+
+PROBE_SECONDS = 0.05
+
+
+class Supervisor:
+    """Runs a set of parts until it is asked to stop."""
+
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        processes: Processes,
+        *,
+        clock: Clock,
+        rng: random.Random,
+        observers: Sequence[Observer] = (),
+        policy: RestartPolicy | None = None,
+    ) -> None:
+        self._parts = {part.name: part for part in parts}
+        self._levels = stop_levels(parts)
+        self._processes = processes
+        self._clock = clock
+        self._rng = rng
+        self._observers = observers
+        self._policy = policy or RestartPolicy()
+        self._lives = {part.name: Life(since=clock.monotonic()) for part in parts}
+        self._stop_part = {part.name: asyncio.Event() for part in parts}
+        self._changed = asyncio.Condition()
+        self._stop = asyncio.Event()
+        self._failure: Unavailable | None = None
+
+    @property
+    def lives(self) -> Mapping[str, Life]:
+        """Return the state of every part now."""
+        return dict(self._lives)
+
+    def stop(self) -> None:
+        """Ask for the end; `run` returns when all parts have ended, in reverse order."""
+        self._stop.set()
+
+    async def all_ready(self) -> None:
+        """Wait until every part is ready at once. Raises Unavailable when the stack stops instead."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._are_ready() or self._stop.is_set())
+        if not self._are_ready():
+            raise self._failure or Unavailable(what="the stack", problem="it was stopped while starting")
+
+    async def ended(self) -> None:
+        """Wait until the stack was asked to stop, or stops because a part never became ready."""
+        await self._stop.wait()
+
+    async def run(self) -> None:
+        """Run until `stop`. Raises Unavailable when a part never became ready; all are ended in any case."""
+        async with asyncio.TaskGroup() as tasks:
+            keepers = {name: tasks.create_task(self._keep(part)) for name, part in self._parts.items()}
+            try:
+                await self._stop.wait()
+            finally:
+                self._stop.set()
+                await self._end_in_order(keepers)
+        if self._failure is not None:
+            raise self._failure
+
+    async def _end_in_order(self, keepers: Mapping[str, asyncio.Task[None]]) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+        for level in self._levels:
+            for name in level:
+                self._stop_part[name].set()
+            await asyncio.wait([keepers[name] for name in level])
+
+    async def _keep(self, part: Part) -> None:
+        stop = self._stop_part[part.name]
+        while not stop.is_set():
+            await _first(stop.wait, lambda: self._needs_ready(part))
+            if stop.is_set():
+                break
+            await self._live_once(part)
+            life = self._lives[part.name]
+            if life.state is PartState.FAILED:
+                self._give_up(part)
+                await stop.wait()
+            elif life.state is PartState.RESTING:
+                rest = max(0.0, life.resume_at - self._clock.monotonic())
+                await _first(stop.wait, lambda seconds=rest: self._clock.sleep(seconds))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+        await self._become(part, on_stop(self._lives[part.name], now=self._clock.monotonic()))
+
+    async def _live_once(self, part: Part) -> None:
+        """Run one process of the part to its end, whoever wants that end."""
+        stop = self._stop_part[part.name]
+        try:
+            process = await self._processes.start(part.name)
+        except Unavailable as error:
+            self._failure = self._failure or error
+            self._stop.set()
+            await stop.wait()
+            return
+        try:
+            life = on_started(self._lives[part.name], pid=process.pid, now=self._clock.monotonic())
+            await self._become(part, life)
+            await self._watch(part, process)
+            if stop.is_set():
+                await self._become(part, on_stop(self._lives[part.name], now=self._clock.monotonic()))
+        finally:
+            await process.end(limit_seconds=part.stop_seconds)
+        now = self._clock.monotonic()
+        life = self._lives[part.name]
+        if life.state is PartState.STOPPING:
+            await self._become(part, on_stopped(life, now=now))
+        else:
+            await self._become(part, on_exit(life, self._policy, now=now, jitter=self._rng.random()))
+
+    async def _watch(self, part: Part, process: Process) -> None:
+        """Return when the process has ended, must end, or did not become ready in time."""
+        stop = self._stop_part[part.name]
+        deadline = self._clock.monotonic() + part.ready_seconds
+
+        async def until_ready() -> None:
+            while self._clock.monotonic() < deadline:
+                if await self._processes.is_ready(part.name):
+                    await self._become(part, on_ready(self._lives[part.name], now=self._clock.monotonic()))
+                    return
+                await self._clock.sleep(PROBE_SECONDS)
+
+        await _first(process.exited, stop.wait, until_ready)
+        if self._lives[part.name].state is PartState.READY:
+            await _first(process.exited, stop.wait)
+
+    async def _needs_ready(self, part: Part) -> None:
+        async with self._changed:
+            await self._changed.wait_for(lambda: may_start(part, self._ready()))
+
+    def _give_up(self, part: Part) -> None:
+        attempts = self._lives[part.name].starts
+        words = self._processes.last_words(part.name)
+        problem = f"it did not become ready in {attempts} attempts. The end of its log:\n{words}"
+        self._failure = self._failure or Unavailable(what=part.name, problem=problem)
+        self._stop.set()
+
+    async def _become(self, part: Part, life: Life) -> None:
+        self._lives[part.name] = life
+        for observe in self._observers:
+            observe(self._lives)
+        async with self._changed:
+            self._changed.notify_all()
+
+    def _ready(self) -> dict[str, bool]:
+        return {name: life.state is PartState.READY for name, life in self._lives.items()}
+
+    def _are_ready(self) -> bool:
+        return all(self._ready().values())
+
+
+async def _first(*waits: Callable[[], Awaitable[object]]) -> None:
+    """Wait for the first of several things and drop the others. An error of a finished one is raised."""
+    tasks = [asyncio.ensure_future(_run(wait)) for wait in waits]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _run(wait: Callable[[], Awaitable[object]]) -> None:
+    await wait()

@@ -1,0 +1,181 @@
+"""The supervisor on real processes: order, restart, no orphans, one stack per folder."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from services.standalone.adapters.state_folder import StateFolder
+from services.standalone.core.state import RunNow
+
+pytestmark = pytest.mark.integration
+
+PROGRAM = Path(__file__).with_name("trivial.py")
+PARTS = {"postgres", "nats", "web", "nest"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """A supervisor process and its state folder."""
+
+    process: "subprocess.Popen[str]"
+    folder: StateFolder
+
+    def now(self) -> RunNow:
+        """Return what it says about its parts."""
+        run = self.folder.read_run()
+        assert run is not None
+        return run
+
+    def pid(self, part: str) -> int:
+        """Return a part's process id."""
+        pid = self.now().parts[part].pid
+        assert pid is not None
+        return pid
+
+
+def start(root: Path) -> Running:
+    """Start a supervisor and wait until all its parts are ready."""
+    process = subprocess.Popen([sys.executable, PROGRAM, root], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return Running(process=process, folder=StateFolder(root=root))
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Running]:
+    """A ready stack, below a folder that `nobody` cannot enter."""
+    tmp_path.chmod(0o700)
+    started = start(tmp_path / "state")
+    yield started
+    assert started.process.stdout is not None
+    started.process.terminate()
+    started.process.wait(30)
+    started.process.stdout.close()
+
+
+def family(running: Running) -> list[psutil.Process]:
+    """Return every process that the supervisor started, directly or not."""
+    return psutil.Process(running.process.pid).children(recursive=True)
+
+
+def until(condition: Callable[[], bool], *, seconds: float = 20.0) -> float:
+    """Poll a condition of real processes; return how long it took."""
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < seconds, "it did not come true in time"
+        time.sleep(0.01)
+    return time.monotonic() - began
+
+
+def alive(process: psutil.Process) -> bool:
+    """Say whether a process still runs (a zombie does not)."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_parts_are_ready_in_order_and_a_killed_one_is_started_again(running: Running) -> None:
+    assert {name for name, part in running.now().parts.items() if part.state == "ready"} == PARTS
+    for part in sorted(PARTS):
+        old = running.pid(part)
+        os.kill(old, signal.SIGKILL)
+        until(lambda old=old, part=part: running.now().parts[part].pid not in {old, None})
+        until(lambda part=part: running.now().parts[part].state == "ready")
+        assert running.now().parts[part].restarts == 1
+    others = {name: part.restarts for name, part in running.now().parts.items()}
+    assert others == dict.fromkeys(PARTS, 1)
+
+
+def test_what_a_killed_part_had_started_is_ended_before_it_starts_again(running: Running) -> None:
+    child = psutil.Process(int((running.folder.root / "nested.pid").read_text()))
+    os.kill(running.pid("nest"), signal.SIGKILL)
+    until(lambda: running.now().parts["nest"].restarts == 1)
+    assert not alive(child)
+
+
+def test_killing_the_supervisor_leaves_no_process_and_frees_the_folder(running: Running) -> None:
+    processes = family(running)
+    assert len(processes) > len(PARTS)
+    running.process.kill()
+    running.process.wait()
+    until(lambda: not any(map(alive, processes)), seconds=10)
+    again = start(running.folder.root)
+    again.process.terminate()
+    assert again.process.wait(30) == 0
+    assert again.process.stdout is not None
+    again.process.stdout.close()
+
+
+def test_killing_the_sentinel_costs_nothing(running: Running) -> None:
+    known = {part.pid for part in running.now().parts.values()}
+    sentinel = next(
+        child for child in psutil.Process(running.process.pid).children() if child.pid not in known
+    )
+    sentinel.kill()
+    os.kill(running.pid("web"), signal.SIGKILL)
+    until(lambda: running.now().parts["web"].restarts == 1 and running.now().parts["web"].state == "ready")
+    processes = family(running)
+    running.process.kill()
+    running.process.wait()
+    until(lambda: not any(map(alive, processes)), seconds=10)
+
+
+def test_a_second_supervisor_on_the_folder_refuses_with_the_pid_of_the_first(running: Running) -> None:
+    second = subprocess.run(
+        [sys.executable, PROGRAM, running.folder.root],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert second.returncode != 0
+    assert f"runs on {running.folder.root} already (pid {running.process.pid})" in second.stderr
+    assert {part.state for part in running.now().parts.values()} == {"ready"}
+
+
+def test_stop_ends_dependents_first_and_postgres_cleanly(running: Running) -> None:
+    processes = family(running)
+    running.process.terminate()
+    assert running.process.wait(30) == 0
+    assert not any(map(alive, processes))
+    logs = running.folder.logs
+    ended = {name: (logs / f"{name}.log").stat().st_mtime_ns for name in PARTS}
+    assert ended["nest"] <= ended["web"] <= min(ended["postgres"], ended["nats"])
+    assert "ends" in (logs / "nest.log").read_text()
+    assert re.search("database system is shut down", (logs / "postgres.log").read_text())
+    assert running.folder.running_pid() is None
+
+
+def test_a_part_that_never_becomes_ready_ends_the_stack_with_its_last_words(tmp_path: Path) -> None:
+    code = (
+        "import asyncio, sys; from pathlib import Path\n"
+        "from services.standalone.adapters.launch import Launch\n"
+        "from services.standalone.adapters.state_folder import StateFolder\n"
+        "from services.standalone.app import Blueprint, run_blueprint\n"
+        "from services.standalone.core.parts import Part\n"
+        "async def main():\n"
+        "    folder = StateFolder(root=Path(sys.argv[1]))\n"
+        "    bad = Launch(name='bad', argv=(sys.executable, '-c', 'raise SystemExit(\"no such base\")'),\n"
+        "                 ready_port=1, folder=folder.root)\n"
+        "    plan = Blueprint(parts=(Part(name='bad'),), launches={'bad': bad}, ports={'gateway': 1})\n"
+        "    with folder.taken() as lock:\n"
+        "        async with run_blueprint(plan, folder, lock=lock, environment={}) as stack:\n"
+        "            await stack.all_ready()\n"
+        "asyncio.run(main())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode != 0
+    assert "bad does not answer: it did not become ready in 4 attempts" in done.stderr
+    assert "no such base" in done.stderr

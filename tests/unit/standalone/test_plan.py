@@ -1,0 +1,91 @@
+"""Which services run, and what they are told."""
+
+import pytest
+
+from mint_common.errors import SettingInvalid
+from services.standalone.core.parts import start_levels
+from services.standalone.core.plan import (
+    Addresses,
+    BaseAt,
+    Secrets,
+    ServicePart,
+    check_overrides,
+    plan_services,
+    port_names,
+)
+from services.standalone.settings import read_standalone_settings
+
+BASES = (BaseAt(name="tiny", folder="/b/tiny"), BaseAt(name="smollm2", folder="/b/smollm2"))
+PORTS = {name: 9000 + index for index, name in enumerate(port_names(BASES))}
+
+
+def plan(overrides: dict[str, str] | None = None) -> dict[str, ServicePart]:
+    """Return the planned services of two bases by name."""
+    addresses = Addresses(
+        postgres_dsn="postgresql://p", nats_url="nats://n", blobs={"MINT_BLOBS_URL": "file:///s"}, embedded=()
+    )
+    planned = plan_services(
+        BASES,
+        addresses,
+        Secrets(internal_token="t", api_key="tml-k"),
+        ports=PORTS,
+        cache_folder="/c",
+        overrides=overrides or {},
+    )
+    return {each.part.name: each for each in planned}
+
+
+def test_every_base_has_a_trainer_and_a_loader_of_its_own() -> None:
+    planned = plan()
+    assert planned["trainer-tiny"].env["MINT_TRAINER_BASE_DIR"] == "/b/tiny"
+    assert planned["loader-smollm2"].env["MINT_LOADER_BASE_DIR"] == "/b/smollm2"
+    assert (
+        planned["loader-tiny"].env["MINT_LOADER_CACHE_DIR"]
+        != planned["loader-smollm2"].env["MINT_LOADER_CACHE_DIR"]
+    )
+    assert set(planned) == {
+        *("registry", "rollout", "gateway"),
+        *("trainer-tiny", "loader-tiny", "trainer-smollm2", "loader-smollm2"),
+    }
+
+
+def test_the_gateway_starts_last_and_the_registry_first() -> None:
+    levels = start_levels([each.part for each in plan().values()])
+    assert levels[0] == ("registry",)
+    assert levels[-1] == ("gateway",)
+
+
+def test_services_find_each_other_through_their_peers() -> None:
+    env = plan()["rollout"].env
+    assert env["MINT_PEERS_REGISTRY_URL"] == f"http://127.0.0.1:{PORTS['registry']}"
+    assert env["MINT_PEERS_LOADER_URLS"].split(",") == [
+        f"http://127.0.0.1:{PORTS[name]}" for name in ("loader-tiny", "loader-smollm2")
+    ]
+    assert "MINT_REGISTRY_BOOTSTRAP_KEY" not in env
+
+
+def test_a_users_setting_reaches_the_service_that_it_names_and_no_other() -> None:
+    planned = plan({"MINT_TRAINER_THREADS": "4", "MINT_TELEMETRY_LOG_LEVEL": "DEBUG"})
+    assert planned["trainer-tiny"].env["MINT_TRAINER_THREADS"] == "4"
+    assert "MINT_TRAINER_THREADS" not in planned["gateway"].env
+    assert planned["gateway"].env["MINT_TELEMETRY_LOG_LEVEL"] == "DEBUG"
+
+
+@pytest.mark.parametrize("name", ["MINT_GATEWAY_HTTP_PORT", "MINT_INTERNAL_TOKEN", "MINT_LOADER_BASE_DIR"])
+def test_a_setting_that_the_stack_decides_itself_is_refused(name: str) -> None:
+    with pytest.raises(SettingInvalid, match=name):
+        plan({name: "1"})
+
+
+def test_a_setting_that_nothing_reads_is_refused() -> None:
+    with pytest.raises(SettingInvalid, match="MINT_TRAINR_THREADS"):
+        check_overrides({"MINT_TRAINR_THREADS": "1"})
+
+
+def test_the_environment_is_split_and_quiet_defaults_give_way() -> None:
+    settings = read_standalone_settings({"PATH": "/bin", "OMP_NUM_THREADS": "2", "MINT_NATS_URL": "nats://x"})
+    assert settings.inherited["OMP_NUM_THREADS"] == "2"
+    assert settings.inherited["HF_HUB_OFFLINE"] == "1"
+    assert "MINT_NATS_URL" not in settings.inherited
+    assert settings.external("MINT_NATS_URL") == "nats://x"
+    assert settings.external("MINT_POSTGRES_DSN") == ""
