@@ -1,0 +1,1 @@
+"""The gateway's technologies: Postgres for submitted jobs, internal HTTP for rollout."""

@@ -1,0 +1,58 @@
+"""Questions to the rollout service over internal HTTP."""
+
+from typing import TypeVar
+
+import msgspec
+
+from mint_common.client.http import InternalHttp, path_of
+from mint_common.errors import Unavailable
+from mint_common.ids import TenantId
+from services.gateway.core.json_types import JsonObject
+
+T = TypeVar("T")
+
+
+class RolloutHttp:
+    """The rollout service; see `services.gateway.ports.Rollout`."""
+
+    def __init__(self, http: InternalHttp) -> None:
+        self._http = http
+
+    async def tasks(self) -> object:
+        """Return every task."""
+        return await self._http.get("/internal/tasks")
+
+    async def task(self, name: str) -> JsonObject:
+        """Return one task."""
+        return _read(await self._http.get(path_of("internal", "tasks", name)), JsonObject)
+
+    async def draw_prompts(self, task: str, body: JsonObject) -> object:
+        """Return prompts of a task's split."""
+        return await self._http.post(path_of("internal", "tasks", task, "prompts"), body)
+
+    async def score(self, task: str, body: JsonObject) -> object:
+        """Return the rewards of texts."""
+        return await self._http.post(path_of("internal", "tasks", task, "score"), body)
+
+    async def jobs(self, tenant_id: TenantId) -> list[JsonObject]:
+        """Return a tenant's jobs."""
+        return _read(
+            await self._http.get(path_of("internal", "tenants", tenant_id, "jobs")), list[JsonObject]
+        )
+
+    async def job(self, tenant_id: TenantId, job_id: str) -> JsonObject:
+        """Return one job with its steps."""
+        return _read(
+            await self._http.get(path_of("internal", "tenants", tenant_id, "jobs", job_id)), JsonObject
+        )
+
+    async def cancel(self, tenant_id: TenantId, job_id: str) -> object:
+        """Stop a job."""
+        return await self._http.post(path_of("internal", "tenants", tenant_id, "jobs", job_id, "cancel"), {})
+
+
+def _read(answer: object, shape: type[T]) -> T:
+    try:
+        return msgspec.convert(answer, type=shape)
+    except msgspec.ValidationError as error:
+        raise Unavailable(what="rollout", problem=f"unreadable answer: {error}") from error

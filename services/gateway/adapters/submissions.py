@@ -1,0 +1,98 @@
+"""Submitted jobs in Postgres.
+
+Invariant: a job's row and its ``job.submitted`` are committed together, and once per request.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import asyncpg
+import msgspec
+
+from mint_common.errors import AlreadyHandled
+from mint_common.events import JobSpec, JobSubmitted
+from mint_common.ids import JobId, PolicyId, TenantId
+from mint_common.runtime.clock import Clock
+from mint_common.runtime.ledger_postgres import PostgresLedger
+from services.gateway.core.idempotency import RequestIdentity, check_same_body
+from services.gateway.core.submission import Submission
+
+_COLUMNS = "job_id, policy_id, base, spec, submitted_at"
+
+
+class PostgresSubmissions:
+    """The gateway's schema; see `services.gateway.ports.Submissions`."""
+
+    def __init__(self, pool: asyncpg.Pool, ledger: PostgresLedger, clock: Clock) -> None:
+        self._pool = pool
+        self._ledger = ledger
+        self._clock = clock
+
+    async def find(self, tenant_id: TenantId, identity: RequestIdentity) -> Submission | None:
+        """Return what the same request led to before."""
+        row = await self._pool.fetchrow(
+            f"SELECT {_COLUMNS}, body_sha256 FROM submissions WHERE tenant_id = $1 AND job_id = $2",  # noqa: S608  (a constant)
+            tenant_id,
+            identity.job_id,
+        )
+        if row is None:
+            return None
+        check_same_body(identity, row["body_sha256"])
+        return _submission(row)
+
+    async def submit(self, event: JobSubmitted, identity: RequestIdentity) -> Submission:
+        """Store a job and its event, or return the job of the same request."""
+        submission = Submission(
+            job_id=event.job_id,
+            policy_id=event.policy_id,
+            base=event.base,
+            spec=event.spec,
+            submitted_at=self._clock.now(),
+        )
+        try:
+            async with self._ledger.transaction(identity.cause) as transaction:
+                await transaction.connection.execute(
+                    "INSERT INTO submissions VALUES ($1, $2, $3, $4, $5, $6, $7)",
+                    event.job_id,
+                    event.tenant_id,
+                    event.policy_id,
+                    event.base,
+                    asdict(event.spec),
+                    identity.body_sha256,
+                    submission.submitted_at,
+                )
+                await transaction.emit(event)
+        except AlreadyHandled:
+            # The same request came twice at once and the other one has won.
+            stored = await self.find(event.tenant_id, identity)
+            assert stored is not None, "a handled cause has a row"
+            return stored
+        return submission
+
+    async def get(self, tenant_id: TenantId, job_id: JobId) -> Submission | None:
+        """Return one submitted job of a tenant."""
+        row = await self._pool.fetchrow(
+            f"SELECT {_COLUMNS} FROM submissions WHERE tenant_id = $1 AND job_id = $2",  # noqa: S608  (a constant)
+            tenant_id,
+            job_id,
+        )
+        return None if row is None else _submission(row)
+
+    async def latest(self, tenant_id: TenantId, *, limit: int) -> Sequence[Submission]:
+        """Return a tenant's submitted jobs, newest first."""
+        rows = await self._pool.fetch(
+            f"SELECT {_COLUMNS} FROM submissions WHERE tenant_id = $1 ORDER BY submitted_at DESC LIMIT $2",  # noqa: S608  (a constant)
+            tenant_id,
+            limit,
+        )
+        return [_submission(row) for row in rows]
+
+
+def _submission(row: asyncpg.Record) -> Submission:
+    return Submission(
+        job_id=JobId(row["job_id"]),
+        policy_id=PolicyId(row["policy_id"]),
+        base=row["base"],
+        spec=msgspec.convert(row["spec"], JobSpec),
+        submitted_at=row["submitted_at"],
+    )

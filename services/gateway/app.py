@@ -1,0 +1,81 @@
+"""Composition of the gateway: the only place that makes its adapters.
+
+Invariant: every public route is behind `authenticate`; only health, metrics and the schema are open.
+"""
+
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+
+from fastapi import Depends, FastAPI
+
+from mint_common import telemetry
+from mint_common.bus.nats import connect_nats
+from mint_common.client.engine import EngineDirectory
+from mint_common.client.http import InternalHttp
+from mint_common.client.registry import RegistryClient
+from mint_common.runtime.clock import SystemClock
+from mint_common.runtime.edge import create_http
+from mint_common.runtime.ledger_postgres import PostgresLedger
+from mint_common.runtime.postgres import migrate, open_pool
+from mint_common.runtime.relay import OutboxRelay
+from mint_common.runtime.service import run_service
+from services.gateway.adapters.rollout import RolloutHttp
+from services.gateway.adapters.submissions import PostgresSubmissions
+from services.gateway.core.callers import KeyMemory
+from services.gateway.http import (
+    aliases,
+    bases,
+    completions,
+    evaluations,
+    events,
+    jobs,
+    models,
+    policies,
+    residency,
+    tasks,
+)
+from services.gateway.http.context import Gateway, authenticate
+from services.gateway.http.errors import install_error_shapes
+from services.gateway.settings import GatewaySettings
+
+SCHEMA = "gateway"
+ROUTES = (bases, policies, aliases, evaluations, tasks, jobs, residency, events, models, completions)
+KEYS = 10_000
+"""How many verified keys are remembered at once."""
+
+
+def build_http(*, ready: Callable[[], bool]) -> FastAPI:
+    """Return the public HTTP without its ports: enough for the schema; `run` adds them."""
+    http = create_http(title="MinT", service="gateway", internal_token=None, ready=ready)
+    for module in ROUTES:
+        http.include_router(module.router, dependencies=[Depends(authenticate)])
+    install_error_shapes(http)
+    return http
+
+
+async def run(settings: GatewaySettings) -> None:
+    """Connect, migrate, serve until told to stop, disconnect."""
+    telemetry.setup(settings.telemetry, service="gateway")
+    clock = SystemClock()
+    http = build_http(ready=lambda: True)
+    async with AsyncExitStack() as stack:
+        pool = await open_pool(settings.postgres.dsn, schema=SCHEMA)
+        stack.push_async_callback(pool.close)
+        await migrate(pool, schema=SCHEMA, package="services.gateway.adapters.migrations")
+        bus = await connect_nats(settings.nats.url, name="gateway")
+        stack.push_async_callback(bus.close)
+        token = settings.internal.token
+        registry = await stack.enter_async_context(InternalHttp(settings.peers.registry_url, token=token))
+        rollout = await stack.enter_async_context(InternalHttp(settings.peers.rollout_url, token=token))
+        engines = EngineDirectory(settings.peers.loader_urls, token=token)
+        stack.push_async_callback(engines.aclose)
+        http.state.gateway = Gateway(
+            registry=RegistryClient(registry),
+            rollout=RolloutHttp(rollout),
+            engines=engines,
+            submissions=PostgresSubmissions(pool, PostgresLedger(pool, clock), clock),
+            bus=bus,
+            clock=clock,
+            keys=KeyMemory(ttl_seconds=settings.key_memory_seconds, capacity=KEYS),
+        )
+        await run_service(http, settings.http, [OutboxRelay(pool, bus, clock).run])

@@ -1,0 +1,66 @@
+"""Who calls: the key in a request, and a short memory of keys that the registry has vouched for."""
+
+import hashlib
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from mint_common.errors import Unauthorized
+from mint_common.ids import TenantId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """The tenant that a verified key belongs to, and the key's name, which signs what the caller does."""
+
+    tenant_id: TenantId
+    key_id: str
+    name: str
+
+    @property
+    def actor(self) -> str:
+        """Return the name that histories carry."""
+        return self.name or self.key_id
+
+
+def choose_key(*, bearer: str | None, api_key: str | None) -> str:
+    """Return the key that a request carries in either header. Raises Unauthorized."""
+    key = (bearer or api_key or "").strip()
+    if key:
+        return key
+    raise Unauthorized(problem="No API key: send 'Authorization: Bearer KEY' or 'X-API-Key: KEY'.")
+
+
+class KeyMemory:
+    """Callers by key, each forgotten ``ttl_seconds`` after it was verified; at most ``capacity`` of them.
+
+    Only hashes of keys are kept. A refused key is never remembered: it may exist a moment later.
+    """
+
+    def __init__(self, *, ttl_seconds: float, capacity: int) -> None:
+        self._ttl_seconds = ttl_seconds
+        self._capacity = capacity
+        self._entries: OrderedDict[bytes, tuple[float, Caller]] = OrderedDict()
+
+    def get(self, key: str, *, now: float) -> Caller | None:
+        """Return the caller of a key verified less than ``ttl_seconds`` ago."""
+        name = _hash(key)
+        entry = self._entries.get(name)
+        if entry is None:
+            return None
+        verified_at, caller = entry
+        if now - verified_at >= self._ttl_seconds:
+            del self._entries[name]
+            return None
+        return caller
+
+    def put(self, key: str, caller: Caller, *, now: float) -> None:
+        """Remember a verified key, and forget the oldest ones beyond the capacity."""
+        name = _hash(key)
+        self._entries.pop(name, None)
+        self._entries[name] = (now, caller)
+        while len(self._entries) > self._capacity:
+            self._entries.popitem(last=False)
+
+
+def _hash(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()

@@ -1,0 +1,83 @@
+"""What a managed job will do: the user's wishes over the task's defaults, checked to the last number."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal, TypeVar
+
+from mint_common.errors import InvalidField
+from mint_common.events import JobSpec
+from services.gateway.core.bounds import check_between, check_not_negative, check_positive
+
+MAX_SEED = 2**53 - 1
+"""Seeds are JSON numbers: the largest integer that every JSON reader keeps exact."""
+
+Number = TypeVar("Number", int, float)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRequest:
+    """The body of ``POST /mint/v1/jobs``; a hyper-parameter left out takes the task's recommended value."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    policy: str
+    task: str
+    algorithm: Literal["grpo", "sft"] = "grpo"
+    steps: int | None = None
+    prompts_per_step: int | None = None
+    group_size: int | None = None
+    max_new_tokens: int | None = None
+    temperature: float | None = None
+    learning_rate: float | None = None
+    kl_coefficient: float | None = None
+    clip_norm: float | None = None
+    seed: int | None = None
+
+
+def plan_job(request: JobRequest, *, defaults: Mapping[str, float], max_context: int) -> JobSpec:
+    """Return the complete job. Raises InvalidField naming the first hyper-parameter that is out of bounds."""
+    is_sft = request.algorithm == "sft"
+    spec = JobSpec(
+        algorithm=request.algorithm,
+        task=request.task,
+        steps=_choose(request.steps, defaults, "steps", 30),
+        prompts_per_step=_choose(request.prompts_per_step, defaults, "prompts_per_step", 8),
+        group_size=_choose(request.group_size, {} if is_sft else defaults, "group_size", 1 if is_sft else 8),
+        max_new_tokens=_choose(request.max_new_tokens, defaults, "max_new_tokens", 16),
+        temperature=_choose(request.temperature, {}, "temperature", 1.0),
+        learning_rate=_choose(request.learning_rate, defaults, "learning_rate", 5e-4),
+        kl_coefficient=_choose(request.kl_coefficient, {} if is_sft else defaults, "kl_coefficient", 0.0),
+        clip_norm=_choose(request.clip_norm, defaults, "clip_norm", 1.0),
+        seed=_choose(request.seed, defaults, "seed", 0),
+    )
+    _check_sampling(spec, max_context=max_context)
+    _check_training(spec)
+    return spec
+
+
+def _choose(wish: Number | None, defaults: Mapping[str, float], name: str, fallback: Number) -> Number:
+    if wish is not None:
+        return wish
+    return type(fallback)(defaults.get(name, fallback))
+
+
+def _check_sampling(spec: JobSpec, *, max_context: int) -> None:
+    check_between("prompts_per_step", spec.prompts_per_step, 1, 1024)
+    if spec.algorithm == "grpo":
+        check_between("group_size", spec.group_size, 2, 256)
+    elif spec.group_size != 1:
+        raise InvalidField(field="group_size", problem=f"must be 1 for sft, got {spec.group_size}")
+    if not 1 <= spec.max_new_tokens < max_context:
+        problem = f"must be from 1 to {max_context - 1}, within the base's context, got {spec.max_new_tokens}"
+        raise InvalidField(field="max_new_tokens", problem=problem)
+    if spec.temperature != 1.0:
+        problem = f"must be 1.0: importance ratios need raw log-probabilities, got {spec.temperature!r}"
+        raise InvalidField(field="temperature", problem=problem)
+
+
+def _check_training(spec: JobSpec) -> None:
+    check_between("steps", spec.steps, 1, 10_000)
+    check_positive("learning_rate", spec.learning_rate, 1)
+    check_not_negative("kl_coefficient", spec.kl_coefficient)
+    check_not_negative("clip_norm", spec.clip_norm)
+    check_between("seed", spec.seed, 0, MAX_SEED)

@@ -1,0 +1,98 @@
+"""The bodies of the OpenAI API that the gateway reads.
+
+Fields typed ``object`` are known to clients but cannot take effect here: only their neutral value is accepted
+(see `sampling.check_supported`). A field that is not listed at all is refused by name.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+Tokens = tuple[int, ...]
+FORBID = {"extra": "forbid"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamOptions:
+    """What a stream carries beside its text."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = FORBID
+
+    include_usage: bool | None = None
+    include_obfuscation: object = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingFields:
+    """What both endpoints share; ``top_k`` and ``ignore_eos`` are vLLM's extensions."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = FORBID
+
+    model: str
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    n: int | None = None
+    stop: str | tuple[str, ...] | None = None
+    seed: int | None = None
+    ignore_eos: bool | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: str | None = None
+    presence_penalty: object = None
+    frequency_penalty: object = None
+    logit_bias: object = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompletionBody(SamplingFields):
+    """The body of ``POST /v1/completions``."""
+
+    prompt: str | tuple[str, ...] | Tokens | tuple[Tokens, ...]
+    logprobs: int | None = None
+    echo: object = None
+    suffix: object = None
+    best_of: object = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextPart:
+    """One part of a message's content."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = FORBID
+
+    type: Literal["text"]
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatTurn:
+    """One message; the fields after ``name`` are what an answer of ours has when it is sent back."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = FORBID
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | tuple[TextPart, ...]
+    name: str | None = None
+    refusal: None = None
+    annotations: None = None
+    audio: None = None
+    function_call: None = None
+    tool_calls: None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatBody(SamplingFields):
+    """The body of ``POST /v1/chat/completions``."""
+
+    messages: tuple[ChatTurn, ...]
+    max_completion_tokens: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    response_format: object = None
+    tools: object = None
+    tool_choice: object = None
+    functions: object = None
+    modalities: object = None
+    metadata: object = None
+    store: object = None

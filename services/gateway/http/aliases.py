@@ -1,0 +1,82 @@
+"""``/mint/v1/policies/{policy}/aliases``: mutable names, moved by compare-and-set and rolled back."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from fastapi import APIRouter
+
+from mint_common.catalog import AliasRecord
+from mint_common.ids import Digest
+from services.gateway.core.policies import check_name
+from services.gateway.http.context import CallerDep, GatewayDep
+
+router = APIRouter(prefix="/mint/v1/policies/{policy}/aliases", tags=["aliases"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromoteBody:
+    """Where the alias shall point; ``expected`` is the digest that it must point at now.
+
+    An empty ``expected`` means that the alias must not exist yet; without it the alias is moved anyway.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    revision: int | str
+    expected: str | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RollbackBody:
+    """Why; ``expected`` is the digest that the alias must point at now."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    expected: str | None = None
+    reason: str = ""
+
+
+@router.get("")
+async def list_aliases(policy: str, caller: CallerDep, gateway: GatewayDep) -> list[AliasRecord]:
+    """List the aliases of a policy."""
+    return await gateway.registry.list_aliases(caller.tenant_id, policy)
+
+
+@router.get("/{alias}")
+async def get_alias(policy: str, alias: str, caller: CallerDep, gateway: GatewayDep) -> AliasRecord:
+    """Return where an alias points, with its whole history."""
+    return await gateway.registry.get_alias(caller.tenant_id, policy, alias)
+
+
+@router.put("/{alias}")
+async def promote(
+    policy: str, alias: str, body: PromoteBody, caller: CallerDep, gateway: GatewayDep
+) -> AliasRecord:
+    """Point an alias at a revision. 412 when ``expected`` is not what it points at."""
+    check_name("alias", alias)
+    return await gateway.registry.move_alias(
+        caller.tenant_id,
+        policy,
+        alias,
+        revision=body.revision if isinstance(body.revision, int) else Digest(body.revision),
+        expected=body.expected,
+        reason=body.reason,
+        actor=caller.actor,
+    )
+
+
+@router.post("/{alias}/rollback")
+async def roll_back(
+    policy: str, alias: str, caller: CallerDep, gateway: GatewayDep, body: RollbackBody | None = None
+) -> AliasRecord:
+    """Point an alias at what it pointed at before: a new row of its history, never a deletion."""
+    wish = body or RollbackBody()
+    return await gateway.registry.roll_back_alias(
+        caller.tenant_id,
+        policy,
+        alias,
+        expected=None if wish.expected is None else Digest(wish.expected),
+        reason=wish.reason,
+        actor=caller.actor,
+    )

@@ -1,0 +1,120 @@
+"""One OpenAI answer, streamed or whole.
+
+The headers go out when every engine has said which revision answers: until then an error is still an HTTP
+error, and a cold adapter only takes longer.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+from fastapi import Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+
+from mint_common.catalog import Resolution
+from mint_common.errors import MintError
+from mint_common.generation import GenerationRequest, Sampling, Started
+from mint_common.ids import TenantId, new_id
+from services.gateway.core.openai.answers import (
+    Head,
+    StreamedAnswer,
+    WholeAnswer,
+    check_unbroken,
+    served_by,
+)
+from services.gateway.core.openai.dialects import Dialect
+from services.gateway.core.openai.errors import error_body
+from services.gateway.core.openai.requests import SamplingFields
+from services.gateway.core.openai.sampling import PromptInput
+from services.gateway.core.sse import DONE, data_frame
+from services.gateway.http.context import Gateway
+from services.gateway.http.disconnect import cancelled_on_disconnect
+from services.gateway.http.generation import Answers, open_answers
+
+REVISION_HEADER = "x-mint-revision"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """One request, resolved and checked: what the engines are asked, and how the answer is written."""
+
+    body: SamplingFields
+    tenant_id: TenantId
+    target: Resolution
+    inputs: Sequence[PromptInput]
+    sampling: Sampling
+    dialect: Dialect
+
+
+async def answer(question: Question, *, request: Request, gateway: Gateway, held: AsyncExitStack) -> Response:
+    """Return the answer; ``held`` keeps the engines' streams open until it has been sent."""
+    opened = open_answers(gateway.engines, question.target.base, _requests(question))
+    async with cancelled_on_disconnect(request):
+        answers = await held.enter_async_context(opened)
+        starts = await answers.starts()
+        head = _head(question, starts, created=int(gateway.clock.now()))
+        headers = {REVISION_HEADER: head.served}
+        if not question.body.stream:
+            whole = await _gather(question, answers, starts)
+            return JSONResponse(whole.to_json(head), headers=headers)
+    options = question.body.stream_options
+    streamed = StreamedAnswer(
+        question.dialect,
+        starts,
+        n=question.sampling.n,
+        head=head,
+        include_usage=bool(options and options.include_usage),
+    )
+    headers["cache-control"] = "no-cache"
+    return StreamingResponse(_frames(streamed, answers), media_type="text/event-stream", headers=headers)
+
+
+async def _gather(question: Question, answers: Answers, starts: Sequence[Started]) -> WholeAnswer:
+    whole = WholeAnswer(question.dialect, starts, n=question.sampling.n)
+    async for index, chunk in answers.chunks():
+        check_unbroken(chunk)
+        whole.add(index, chunk)
+    return whole
+
+
+async def _frames(streamed: StreamedAnswer, answers: Answers) -> AsyncIterator[bytes]:
+    for part in streamed.opening():
+        yield data_frame(part)
+    try:
+        async for index, chunk in answers.chunks():
+            check_unbroken(chunk)
+            for part in streamed.parts(index, chunk):
+                yield data_frame(part)
+    except MintError as error:
+        # The status line is gone already; clients raise an error that comes as an event.
+        yield data_frame(error_body(error))
+        return
+    for part in streamed.closing():
+        yield data_frame(part)
+    yield DONE
+
+
+def _head(question: Question, starts: Sequence[Started], *, created: int) -> Head:
+    revision = question.target.revision
+    wished = None if revision is None else revision.digest
+    return Head(
+        answer_id=new_id(question.dialect.id_prefix),
+        created=created,
+        model=question.body.model,
+        served=served_by(starts, wished=wished, base=question.target.base),
+    )
+
+
+def _requests(question: Question) -> list[GenerationRequest]:
+    return [
+        GenerationRequest(
+            request_id=new_id("gen"),
+            tenant_id=question.tenant_id,
+            revision=question.target.revision,
+            sampling=question.sampling,
+            text=item.text,
+            tokens=item.tokens,
+            messages=item.messages,
+        )
+        for item in question.inputs
+    ]

@@ -1,0 +1,21 @@
+"""``/mint/v1/bases``: the resident base models and their limits."""
+
+from fastapi import APIRouter
+
+from mint_common.adapters_format.base_facts import BaseFacts
+from mint_common.ids import BaseName
+from services.gateway.http.context import GatewayDep
+
+router = APIRouter(prefix="/mint/v1/bases", tags=["bases"])
+
+
+@router.get("")
+async def list_bases(gateway: GatewayDep) -> list[BaseFacts]:
+    """List the bases that policies can be trained over."""
+    return await gateway.registry.list_bases()
+
+
+@router.get("/{base}")
+async def get_base(base: str, gateway: GatewayDep) -> BaseFacts:
+    """Return one base."""
+    return await gateway.registry.get_base(BaseName(base))

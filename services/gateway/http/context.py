@@ -1,0 +1,69 @@
+"""What every route gets: the gateway's ports, the verified caller, things that live as long as an answer."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Annotated, cast
+
+from fastapi import Depends, Query, Request, Security
+from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
+
+from mint_common.bus.port import Bus
+from mint_common.client.engine import EngineDirectory
+from mint_common.client.registry import RegistryClient
+from mint_common.runtime.clock import Clock
+from services.gateway.core.callers import Caller, KeyMemory, choose_key
+from services.gateway.ports import Rollout, Submissions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gateway:
+    """The ports and the memory that all routes share; made by app.py."""
+
+    registry: RegistryClient
+    rollout: Rollout
+    engines: EngineDirectory
+    submissions: Submissions
+    bus: Bus
+    clock: Clock
+    keys: KeyMemory
+
+
+def gateway_of(request: Request) -> Gateway:
+    """Return the ports of the app that serves the request."""
+    return cast(Gateway, request.app.state.gateway)
+
+
+GatewayDep = Annotated[Gateway, Depends(gateway_of)]
+
+
+async def authenticate(
+    gateway: GatewayDep,
+    bearer: Annotated[HTTPAuthorizationCredentials | None, Security(HTTPBearer(auto_error=False))],
+    api_key: Annotated[str | None, Security(APIKeyHeader(name="X-API-Key", auto_error=False))],
+) -> Caller:
+    """Return whose key the request carries. Raises Unauthorized; a verified key is believed for a while."""
+    key = choose_key(bearer=bearer.credentials if bearer else None, api_key=api_key)
+    known = gateway.keys.get(key, now=gateway.clock.monotonic())
+    if known is not None:
+        return known
+    owner = await gateway.registry.verify_key(key)
+    caller = Caller(tenant_id=owner.tenant_id, key_id=owner.key_id, name=owner.name)
+    gateway.keys.put(key, caller, now=gateway.clock.monotonic())
+    return caller
+
+
+CallerDep = Annotated[Caller, Depends(authenticate)]
+
+
+LimitQuery = Annotated[int, Query(ge=1, le=1000)]
+"""How many items of a list at most."""
+
+
+async def hold() -> AsyncIterator[AsyncExitStack]:
+    """Yield a stack that is closed when the whole answer has been sent, or its client has gone."""
+    async with AsyncExitStack() as stack:
+        yield stack
+
+
+HeldDep = Annotated[AsyncExitStack, Depends(hold)]

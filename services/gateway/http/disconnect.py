@@ -1,0 +1,42 @@
+"""Work for a client that may go away: nobody generates tokens for a closed connection."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import Request
+
+from mint_common.errors import MintError
+
+
+class ClientGone(MintError):
+    """The client closed the connection before the answer was ready."""
+
+    code = "client_gone"
+    http_status = 499
+
+
+@asynccontextmanager
+async def cancelled_on_disconnect(request: Request) -> AsyncIterator[None]:
+    """Cancel the body when the client disconnects, and raise ClientGone. The request has been read before."""
+    work = asyncio.current_task()
+    assert work is not None
+    gone = False
+
+    async def watch() -> None:
+        nonlocal gone
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        gone = True
+        work.cancel()
+
+    watcher = asyncio.create_task(watch())
+    try:
+        yield
+    except asyncio.CancelledError:
+        # As in asyncio.timeout: our own cancellation becomes an error, somebody else's goes on.
+        if gone and work.uncancel() == 0:
+            raise ClientGone from None
+        raise
+    finally:
+        watcher.cancel()

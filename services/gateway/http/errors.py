@@ -1,0 +1,59 @@
+"""Errors under ``/v1`` in the OpenAI API's shape; everything else keeps MinT's own."""
+
+from collections.abc import Awaitable, Callable
+from typing import cast
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from mint_common.errors import InvalidField, MintError
+from mint_common.runtime.edge import error_response
+from services.gateway.core.openai.errors import error_body, error_status, plain_error_body
+
+Handler = Callable[[Request, Exception], Awaitable[Response]]
+
+
+def install_error_shapes(http: FastAPI) -> None:
+    """Answer errors of ``/v1`` in the OpenAI shape; other paths keep the handlers that are in place."""
+    for error_type, openai_handler in (
+        (MintError, _on_mint_error),
+        (RequestValidationError, _on_invalid_request),
+        (HTTPException, _on_http_exception),
+    ):
+        mint_handler = cast(Handler, http.exception_handlers[error_type])
+        http.add_exception_handler(error_type, _by_path(openai_handler, mint_handler))
+
+
+def _by_path(openai_handler: Handler, mint_handler: Handler) -> Handler:
+    async def choose(request: Request, error: Exception) -> Response:
+        chosen = openai_handler if request.url.path.startswith("/v1/") else mint_handler
+        return await chosen(request, error)
+
+    return choose
+
+
+async def _on_mint_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, MintError)
+    response = JSONResponse(error_body(error), error_status(error))
+    retry_after = error_response(error).headers.get("retry-after")
+    if retry_after is not None:
+        response.headers["retry-after"] = retry_after
+    return response
+
+
+async def _on_invalid_request(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    is_unknown = first["type"] == "unexpected_keyword_argument"
+    problem = "is not supported here" if is_unknown else str(first["msg"])
+    # A union adds the name of each of its types to the path: the top field is what the user knows.
+    field = next((str(part) for part in first["loc"][1:]), "body")
+    return await _on_mint_error(request, InvalidField(field=field, problem=problem))
+
+
+async def _on_http_exception(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    body = plain_error_body(str(error.detail), status=error.status_code)
+    return JSONResponse(body, error.status_code, headers=error.headers)

@@ -1,0 +1,74 @@
+"""``/mint/v1/tasks``: what policies can be trained on, and the means to evaluate them from outside."""
+
+from dataclasses import asdict, dataclass
+from typing import ClassVar, Literal
+
+from fastapi import APIRouter
+
+from mint_common.errors import InvalidField
+from services.gateway.core.bounds import check_between
+from services.gateway.core.jobs import MAX_SEED
+from services.gateway.core.json_types import JsonObject
+from services.gateway.http.context import GatewayDep
+
+router = APIRouter(prefix="/mint/v1/tasks", tags=["tasks"])
+
+MAX_ITEMS = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptsBody:
+    """Which prompts: the same split, number and seed give the same prompts."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    split: Literal["train", "heldout"] = "heldout"
+    n: int = 64
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreItem:
+    """A completion, and the ``entry`` of the prompt that it answers."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    entry: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreBody:
+    """What to score."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    items: tuple[ScoreItem, ...]
+
+
+@router.get("")
+async def list_tasks(gateway: GatewayDep) -> object:
+    """List the installed tasks."""
+    return await gateway.rollout.tasks()
+
+
+@router.get("/{task}")
+async def get_task(task: str, gateway: GatewayDep) -> JsonObject:
+    """Return one task with the hyper-parameters that it recommends."""
+    return await gateway.rollout.task(task)
+
+
+@router.post("/{task}/prompts")
+async def draw_prompts(task: str, body: PromptsBody, gateway: GatewayDep) -> object:
+    """Draw prompts with their reference answers."""
+    check_between("n", body.n, 1, MAX_ITEMS)
+    check_between("seed", body.seed, 0, MAX_SEED)
+    return await gateway.rollout.draw_prompts(task, asdict(body))
+
+
+@router.post("/{task}/score")
+async def score(task: str, body: ScoreBody, gateway: GatewayDep) -> object:
+    """Score completions as training would."""
+    if not 1 <= len(body.items) <= MAX_ITEMS:
+        raise InvalidField(field="items", problem=f"must be 1 to {MAX_ITEMS}, got {len(body.items)}")
+    return await gateway.rollout.score(task, asdict(body))

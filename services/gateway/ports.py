@@ -1,0 +1,68 @@
+"""What the gateway needs of the outside that is its own: submitted jobs, and questions to rollout.
+
+The registry and the engines are asked through `mint_common.client`.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from mint_common.events import JobSubmitted
+from mint_common.ids import JobId, TenantId
+from services.gateway.core.idempotency import RequestIdentity
+from services.gateway.core.json_types import JsonObject
+from services.gateway.core.submission import Submission
+
+
+class Submissions(Protocol):
+    """Jobs that users have submitted, each stored in one transaction with its ``job.submitted``."""
+
+    async def find(self, tenant_id: TenantId, identity: RequestIdentity) -> Submission | None:
+        """Return what the same request led to before. Raises IdempotencyConflict when its body differs."""
+        ...
+
+    async def submit(self, event: JobSubmitted, identity: RequestIdentity) -> Submission:
+        """Store a job and its event. A repeated request returns the first one's job and changes nothing.
+
+        Raises IdempotencyConflict when the request's key came before with another body.
+        """
+        ...
+
+    async def get(self, tenant_id: TenantId, job_id: JobId) -> Submission | None:
+        """Return one submitted job of a tenant."""
+        ...
+
+    async def latest(self, tenant_id: TenantId, *, limit: int) -> Sequence[Submission]:
+        """Return a tenant's submitted jobs, newest first."""
+        ...
+
+
+class Rollout(Protocol):
+    """The rollout service. Raises its MintErrors (NotFound names the task or job), or Unavailable."""
+
+    async def tasks(self) -> object:
+        """Return every task."""
+        ...
+
+    async def task(self, name: str) -> JsonObject:
+        """Return one task, with the ``defaults`` that it recommends for jobs."""
+        ...
+
+    async def draw_prompts(self, task: str, body: JsonObject) -> object:
+        """Return prompts of a task's split. Pure: the same seed gives the same prompts."""
+        ...
+
+    async def score(self, task: str, body: JsonObject) -> object:
+        """Return the rewards of texts."""
+        ...
+
+    async def jobs(self, tenant_id: TenantId) -> list[JsonObject]:
+        """Return a tenant's jobs."""
+        ...
+
+    async def job(self, tenant_id: TenantId, job_id: str) -> JsonObject:
+        """Return one job with its steps."""
+        ...
+
+    async def cancel(self, tenant_id: TenantId, job_id: str) -> object:
+        """Stop a job. Idempotent."""
+        ...

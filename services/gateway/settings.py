@@ -1,0 +1,26 @@
+"""The gateway's settings."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from mint_common.settings import (
+    HttpSettings,
+    InternalSettings,
+    NatsSettings,
+    PeerSettings,
+    PostgresSettings,
+    TelemetrySettings,
+)
+
+
+class GatewaySettings(BaseModel):
+    """Everything that the gateway reads from the environment."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    http: HttpSettings
+    nats: NatsSettings
+    postgres: PostgresSettings
+    telemetry: TelemetrySettings
+    peers: PeerSettings
+    internal: InternalSettings
+    key_memory_seconds: float = Field(10.0, ge=0, description="how long a verified key is believed, seconds")

@@ -1,0 +1,42 @@
+"""Keys in headers, and how long a verified one is believed."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mint_common.errors import Unauthorized
+from mint_common.ids import TenantId
+from services.gateway.core.callers import Caller, KeyMemory, choose_key
+
+
+def _caller(name: str = "ci") -> Caller:
+    return Caller(tenant_id=TenantId("t1"), key_id="key_1", name=name)
+
+
+def test_key_comes_from_either_header_and_bearer_wins():
+    assert choose_key(bearer="tml-a", api_key=None) == "tml-a"
+    assert choose_key(bearer=None, api_key="tml-b") == "tml-b"
+    assert choose_key(bearer="tml-a", api_key="tml-b") == "tml-a"
+
+
+@pytest.mark.parametrize("nothing", [None, "", "  "])
+def test_a_request_without_a_key_is_unauthorized(nothing):
+    with pytest.raises(Unauthorized):
+        choose_key(bearer=nothing, api_key=nothing)
+
+
+def test_verified_key_is_believed_until_its_time_is_over():
+    keys = KeyMemory(ttl_seconds=10, capacity=5)
+    keys.put("a", _caller(), now=100.0)
+    assert keys.get("a", now=109.9) == _caller()
+    assert keys.get("a", now=110.0) is None
+    assert keys.get("b", now=100.0) is None
+
+
+@given(names=st.lists(st.text(min_size=1, max_size=3), max_size=50), capacity=st.integers(1, 8))
+def test_memory_keeps_only_the_newest_keys(names, capacity):
+    keys = KeyMemory(ttl_seconds=10, capacity=capacity)
+    for name in names:
+        keys.put(name, _caller(name), now=0.0)
+    newest = list(dict.fromkeys(reversed(names)))
+    assert [name for name in newest if keys.get(name, now=0.0)] == newest[:capacity]

@@ -1,0 +1,91 @@
+"""A job request becomes a complete job, or an error that names the field."""
+
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mint_common.errors import InvalidField
+from services.gateway.core.jobs import JobRequest, plan_job
+
+DEFAULTS = {
+    "steps": 60,
+    "prompts_per_step": 4,
+    "group_size": 16,
+    "max_new_tokens": 8,
+    "temperature": 1.0,
+    "learning_rate": 1e-3,
+    "rank": 8,
+}
+
+
+def _request(**wishes) -> JobRequest:
+    return replace(JobRequest(policy="p", task="mode:copy"), **wishes)
+
+
+def test_a_bare_request_takes_the_tasks_recipe():
+    spec = plan_job(_request(), defaults=DEFAULTS, max_context=512)
+    assert (spec.algorithm, spec.task, spec.steps, spec.group_size) == ("grpo", "mode:copy", 60, 16)
+    assert (spec.prompts_per_step, spec.max_new_tokens, spec.learning_rate) == (4, 8, 1e-3)
+    assert (spec.temperature, spec.kl_coefficient, spec.clip_norm, spec.seed) == (1.0, 0.0, 1.0, 0)
+
+
+def test_a_wish_wins_over_the_recipe():
+    spec = plan_job(_request(steps=3, learning_rate=0.5, seed=9), defaults=DEFAULTS, max_context=512)
+    assert (spec.steps, spec.learning_rate, spec.seed) == (3, 0.5, 9)
+
+
+def test_sft_has_groups_of_one_whatever_the_recipe_says():
+    assert plan_job(_request(algorithm="sft"), defaults=DEFAULTS, max_context=512).group_size == 1
+    with pytest.raises(InvalidField) as refused:
+        plan_job(_request(algorithm="sft", group_size=2), defaults=DEFAULTS, max_context=512)
+    assert refused.value.field == "group_size"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("steps", 0),
+        ("steps", 10_001),
+        ("prompts_per_step", 0),
+        ("prompts_per_step", 1025),
+        ("group_size", 1),
+        ("group_size", 257),
+        ("max_new_tokens", 0),
+        ("max_new_tokens", 512),
+        ("temperature", 0.7),
+        ("temperature", math.nan),
+        ("learning_rate", 0.0),
+        ("learning_rate", 1.5),
+        ("learning_rate", math.nan),
+        ("learning_rate", math.inf),
+        ("kl_coefficient", -0.1),
+        ("kl_coefficient", math.inf),
+        ("clip_norm", -1.0),
+        ("clip_norm", math.nan),
+        ("seed", -1),
+    ],
+)
+def test_a_number_out_of_bounds_is_refused_by_name(field, value):
+    with pytest.raises(InvalidField) as refused:
+        plan_job(_request(**{field: value}), defaults=DEFAULTS, max_context=512)
+    assert refused.value.field == field
+
+
+@given(
+    steps=st.integers(1, 10_000),
+    group_size=st.integers(2, 256),
+    learning_rate=st.floats(min_value=1e-12, max_value=1.0),
+    max_new_tokens=st.integers(1, 511),
+)
+def test_every_number_within_bounds_is_taken_as_it_is(steps, group_size, learning_rate, max_new_tokens):
+    wishes = {
+        "steps": steps,
+        "group_size": group_size,
+        "learning_rate": learning_rate,
+        "max_new_tokens": max_new_tokens,
+    }
+    spec = plan_job(_request(**wishes), defaults=DEFAULTS, max_context=512)
+    assert {name: getattr(spec, name) for name in wishes} == wishes
