@@ -118,10 +118,9 @@ class RunningStack:
 
     def logs(self) -> str:
         """Return the last lines of every part's log."""
-        tails = []
-        for file in sorted((self.folder / "log").glob("*.log")):
-            tails.append(f"== {file.name}\n" + "\n".join(file.read_text(errors="replace").splitlines()[-8:]))
-        return "\n".join(tails)
+        files = sorted((self.folder / "log").glob("*.log"))
+        tails = {file.name: file.read_text(errors="replace").splitlines()[-8:] for file in files}
+        return "\n".join(f"== {name}\n" + "\n".join(lines) for name, lines in tails.items())
 
     def stop(self) -> None:
         """Stop as a user would, with Ctrl-C."""
