@@ -1,0 +1,61 @@
+"""Jobs and waves in memory, for tests of everything above the store."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from mint_common.errors import NotFound
+from mint_common.ids import JobId, TenantId, WaveId
+from services.rollout.core.job import Job, JobState
+from services.rollout.core.wave import Wave
+
+
+class MemoryJobs:
+    """The job store as dictionaries; the memory ledger's transactions run one at a time, so a read locks."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[JobId, Job] = {}
+        self._waves: dict[WaveId, Wave] = {}
+
+    async def lock(self, connection: object, job_id: JobId) -> Job:  # noqa: ARG002  # of no use in memory
+        """Return a job."""
+        return await self.job(job_id)
+
+    async def save(self, connection: object, job: Job, waves: Sequence[Wave]) -> None:  # noqa: ARG002
+        """Keep a job and waves."""
+        self._jobs[job.job_id] = job
+        self._waves |= {wave.wave_id: wave for wave in waves}
+
+    async def job(self, job_id: JobId) -> Job:
+        """Return a job."""
+        if job_id not in self._jobs:
+            raise NotFound(kind="job", name=job_id)
+        return self._jobs[job_id]
+
+    async def jobs_of(self, tenant_id: TenantId) -> list[Job]:
+        """Return a tenant's jobs, newest first."""
+        own = [job for job in self._jobs.values() if job.tenant_id == tenant_id]
+        return sorted(own, key=lambda job: (-job.created_at, job.job_id))
+
+    async def waves_of(self, job_id: JobId) -> list[Wave]:
+        """Return a job's waves by step."""
+        own = [wave for wave in self._waves.values() if wave.job_id == job_id]
+        return sorted(own, key=lambda wave: wave.step)
+
+    async def wave(self, connection: object, wave_id: WaveId) -> Wave | None:  # noqa: ARG002
+        """Return one wave."""
+        return self._waves.get(wave_id)
+
+    async def touch(self, job_id: JobId, *, now: float) -> bool:
+        """Record a sign of life."""
+        job = self._jobs.get(job_id)
+        if job is None or job.state is not JobState.RUNNING:
+            return False
+        self._jobs[job_id] = replace(job, progress_at=max(job.progress_at, now))
+        return True
+
+    async def claim_stalled(self, *, before: float, now: float) -> list[Job]:
+        """Return stalled jobs, each once."""
+        running = [job for job in self._jobs.values() if job.state is JobState.RUNNING]
+        stalled = [replace(job, progress_at=now) for job in running if job.progress_at < before]
+        self._jobs |= {job.job_id: job for job in stalled}
+        return stalled

@@ -1,0 +1,93 @@
+"""Jobs and waves in the Postgres schema `rollout`."""
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import asyncpg
+import msgspec
+
+from mint_common.errors import NotFound
+from mint_common.ids import JobId, TenantId, WaveId
+from services.rollout.core.job import Job
+from services.rollout.core.wave import Wave
+
+Row = TypeVar("Row")
+
+
+class PostgresJobs:
+    """The job store over a pool whose search path is the schema and whose jsonb codec is set."""
+
+    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
+        self._pool = pool
+
+    async def lock(self, connection: asyncpg.Connection, job_id: JobId) -> Job:
+        """Return a job, locked."""
+        row = await connection.fetchrow("SELECT * FROM jobs WHERE job_id = $1 FOR UPDATE", job_id)
+        return _job(row, job_id)
+
+    async def save(self, connection: asyncpg.Connection, job: Job, waves: Sequence[Wave]) -> None:
+        """Insert or replace rows."""
+        await _upsert(connection, "jobs", "job_id", job)
+        for wave in waves:
+            await _upsert(connection, "waves", "wave_id", wave)
+
+    async def job(self, job_id: JobId) -> Job:
+        """Return a job."""
+        return _job(await self._pool.fetchrow("SELECT * FROM jobs WHERE job_id = $1", job_id), job_id)
+
+    async def jobs_of(self, tenant_id: TenantId) -> list[Job]:
+        """Return a tenant's jobs, newest first."""
+        rows = await self._pool.fetch(
+            "SELECT * FROM jobs WHERE tenant_id = $1 ORDER BY created_at DESC, job_id", tenant_id
+        )
+        return [_read(row, Job) for row in rows]
+
+    async def waves_of(self, job_id: JobId) -> list[Wave]:
+        """Return a job's waves by step."""
+        rows = await self._pool.fetch("SELECT * FROM waves WHERE job_id = $1 ORDER BY step", job_id)
+        return [_read(row, Wave) for row in rows]
+
+    async def wave(self, connection: asyncpg.Connection, wave_id: WaveId) -> Wave | None:
+        """Return one wave."""
+        row = await connection.fetchrow("SELECT * FROM waves WHERE wave_id = $1", wave_id)
+        return None if row is None else _read(row, Wave)
+
+    async def touch(self, job_id: JobId, *, now: float) -> bool:
+        """Record a sign of life."""
+        status = await self._pool.execute(
+            "UPDATE jobs SET progress_at = greatest(progress_at, $2) WHERE job_id = $1 AND state = 'running'",
+            job_id,
+            now,
+        )
+        return status == "UPDATE 1"
+
+    async def claim_stalled(self, *, before: float, now: float) -> list[Job]:
+        """Return stalled jobs, each once: a second claimer waits for the row and finds it fresh."""
+        rows = await self._pool.fetch(
+            "UPDATE jobs SET progress_at = $2 WHERE state = 'running' AND progress_at < $1 RETURNING *",
+            before,
+            now,
+        )
+        return [_read(row, Job) for row in rows]
+
+
+async def _upsert(connection: asyncpg.Connection, table: str, key: str, value: Job | Wave) -> None:
+    """Write every field of a row; table and column names are our own dataclasses', never a caller's text."""
+    row: dict[str, Any] = {name: msgspec.to_builtins(getattr(value, name)) for name in value.__slots__}
+    places = ", ".join(f"${index}" for index in range(1, len(row) + 1))
+    updates = ", ".join(f"{name} = excluded.{name}" for name in row if name != key)
+    await connection.execute(
+        f"INSERT INTO {table} ({', '.join(row)}) VALUES ({places}) "  # noqa: S608  # see the docstring
+        f"ON CONFLICT ({key}) DO UPDATE SET {updates}",
+        *row.values(),
+    )
+
+
+def _job(row: asyncpg.Record | None, job_id: JobId) -> Job:
+    if row is None:
+        raise NotFound(kind="job", name=job_id)
+    return _read(row, Job)
+
+
+def _read(row: asyncpg.Record, shape: type[Row]) -> Row:
+    return msgspec.convert(dict(row), type=shape)

@@ -1,0 +1,39 @@
+"""The meter port on Prometheus; exported by `/metrics`."""
+
+from prometheus_client import Counter, Histogram
+
+WAVES = Counter("mint_rollout_waves_total", "Waves recorded", ["algorithm"])
+WAVES_CANCELLED = Counter("mint_rollout_waves_cancelled_total", "Waves not to be completed", ["algorithm"])
+SAMPLES = Counter("mint_rollout_samples_total", "Samples recorded", ["algorithm"])
+JOBS_REVIVED = Counter("mint_rollout_jobs_revived_total", "Repetitions of a silent job's last events")
+REWARD_MEAN = Histogram(
+    "mint_rollout_reward_mean",
+    "Mean reward of a wave",
+    ["algorithm"],
+    buckets=(0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0),
+)
+SAMPLE_SECONDS = Histogram(
+    "mint_rollout_sample_seconds",
+    "Seconds from a wave in hand to its stored record",
+    ["algorithm"],
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300),
+)
+
+
+class PrometheusMeter:
+    """Counters and histograms, by the algorithm of the job."""
+
+    def wave_recorded(self, *, algorithm: str, samples: int, reward_mean: float, seconds: float) -> None:
+        """Count one wave."""
+        WAVES.labels(algorithm).inc()
+        SAMPLES.labels(algorithm).inc(samples)
+        REWARD_MEAN.labels(algorithm).observe(reward_mean)
+        SAMPLE_SECONDS.labels(algorithm).observe(seconds)
+
+    def wave_cancelled(self, *, algorithm: str) -> None:
+        """Count a wave that could not be completed."""
+        WAVES_CANCELLED.labels(algorithm).inc()
+
+    def job_revived(self) -> None:
+        """Count a repetition."""
+        JOBS_REVIVED.inc()

@@ -1,0 +1,1 @@
+"""Numbered SQL files of the schema `rollout`, applied in order at start."""

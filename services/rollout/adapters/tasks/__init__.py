@@ -1,0 +1,1 @@
+"""Tasks that ship with MinT, and the catalog that finds every installed one."""

@@ -1,0 +1,55 @@
+"""Every task that is installed: the entry points of the group `mint.tasks`."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from importlib.metadata import EntryPoint, entry_points
+
+from mint_common.errors import NotFound
+from services.rollout.ports import Task, TaskFamily
+
+GROUP = "mint.tasks"
+
+
+class InstalledTasks:
+    """Tasks by name. A family's code is imported when one of its tasks is first named or listed."""
+
+    def __init__(self, families: Mapping[str, EntryPoint]) -> None:
+        self._families = families
+        self._tasks: dict[str, Task] = {}
+
+    @classmethod
+    def discover(cls) -> "InstalledTasks":
+        """Return the catalog of what is installed in this environment."""
+        return cls({point.name: point for point in entry_points(group=GROUP)})
+
+    def names(self) -> list[str]:
+        """Return the name of every task, in order."""
+        return sorted(name for family in self._families for name in self._names_of(family))
+
+    def task(self, name: str) -> Task:
+        """Return a task. Raises NotFound naming it, with near matches."""
+        if name not in self._tasks:
+            self._tasks[name] = self._make(name)
+        return self._tasks[name]
+
+    def _make(self, name: str) -> Task:
+        family, _, member = name.partition(":")
+        if family not in self._families:
+            raise _unknown(name, near=family, among=self._families)
+        if name not in self._names_of(family):
+            raise _unknown(name, near=name, among=self._names_of(family))
+        return self._load(family)(member)
+
+    def _names_of(self, family: str) -> list[str]:
+        members = self._load(family).members()
+        return [f"{family}:{member}" for member in members] or [family]
+
+    def _load(self, family: str) -> TaskFamily:
+        loaded: TaskFamily = self._families[family].load()
+        return loaded
+
+
+def _unknown(name: str, *, near: str, among: Iterable[str]) -> NotFound:
+    names = sorted(among)
+    matches = difflib.get_close_matches(near, names, n=5, cutoff=0.5) or names[:5]
+    return NotFound(kind="task", name=name, near=", ".join(matches))

@@ -1,0 +1,148 @@
+"""The composition of the rollout service."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+import asyncpg
+from fastapi import FastAPI
+from mint_common.runtime.dispatch import Dispatcher
+
+from mint_common.blobs.open import open_blobs
+from mint_common.blobs.port import Blobs
+from mint_common.bus.nats import connect_nats
+from mint_common.bus.port import Bus
+from mint_common.client.engine import EngineDirectory
+from mint_common.client.http import InternalHttp
+from mint_common.client.registry import RegistryClient
+from mint_common.events import (
+    JobSubmitted,
+    RevisionPublished,
+    RevisionRejected,
+    TrainingFailed,
+    WaveRequested,
+)
+from mint_common.runtime.clock import Clock, SystemClock
+from mint_common.runtime.edge import create_http
+from mint_common.runtime.ledger_postgres import PostgresLedger
+from mint_common.runtime.postgres import migrate, open_pool
+from mint_common.runtime.relay import OutboxRelay
+from mint_common.runtime.service import run_service
+from mint_common.telemetry.setup import setup
+from services.rollout.adapters.engine_sampler import EngineSampler
+from services.rollout.adapters.jobs_postgres import PostgresJobs
+from services.rollout.adapters.metrics import PrometheusMeter
+from services.rollout.adapters.registry_policies import RegistryPolicies
+from services.rollout.adapters.tasks.catalog import InstalledTasks
+from services.rollout.handlers.commits import Commits
+from services.rollout.handlers.jobs import JobHandlers
+from services.rollout.handlers.watchdog import Watchdog
+from services.rollout.handlers.waves import WaveHandlers, WaveLimits
+from services.rollout.http.jobs import job_routes
+from services.rollout.http.tasks import task_routes
+from services.rollout.ports import Connection
+from services.rollout.settings import RolloutSettings
+
+SCHEMA = "rollout"
+MIGRATIONS = "services.rollout.adapters.migrations"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connections:
+    """What a running service holds open."""
+
+    pool: "asyncpg.Pool[asyncpg.Record]"
+    bus: Bus
+    blobs: Blobs
+    engines: EngineDirectory
+    registry: InternalHttp
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """The service, ready to run."""
+
+    http: FastAPI
+    background: Sequence[Callable[[], Awaitable[None]]]
+
+
+def compose(settings: RolloutSettings, connections: Connections) -> Service:
+    """Put the parts together."""
+    clock = SystemClock()
+    jobs = PostgresJobs(connections.pool)
+    ledger = PostgresLedger(connections.pool, clock)
+    tasks = InstalledTasks.discover()
+    meter = PrometheusMeter()
+    stall_seconds = settings.waves.stall_seconds
+    of_jobs = JobHandlers(
+        jobs=jobs,
+        ledger=ledger,
+        blobs=connections.blobs,
+        tasks=tasks,
+        policies=RegistryPolicies(RegistryClient(connections.registry)),
+        clock=clock,
+    )
+    of_waves = WaveHandlers(
+        jobs=jobs,
+        ledger=ledger,
+        blobs=connections.blobs,
+        tasks=tasks,
+        sampler=EngineSampler(connections.engines),
+        meter=meter,
+        clock=clock,
+        limits=WaveLimits(
+            requests_in_flight=settings.waves.requests_in_flight, pulse_seconds=stall_seconds / 4
+        ),
+    )
+    control, work = dispatch(of_jobs, of_waves, connections.bus, clock, waves_in_hand=settings.waves.in_hand)
+    relay = OutboxRelay(connections.pool, connections.bus, clock)
+    watchdog = Watchdog(jobs=jobs, ledger=ledger, meter=meter, clock=clock, patience_seconds=stall_seconds)
+    http = create_http(
+        title="MinT rollout", service="rollout", internal_token=settings.internal.token, ready=lambda: True
+    )
+    http.include_router(task_routes(tasks))
+    http.include_router(job_routes(jobs, cancel=Commits(jobs=jobs, ledger=ledger, clock=clock).cancel))
+    return Service(http=http, background=(relay.run, control.run, work.run, watchdog.run))
+
+
+def dispatch(
+    of_jobs: JobHandlers[Connection],
+    of_waves: WaveHandlers[Connection],
+    bus: Bus,
+    clock: Clock,
+    *,
+    waves_in_hand: int,
+) -> tuple[Dispatcher, Dispatcher]:
+    """Return the dispatchers of short and of long work, so that a wave never keeps another job waiting.
+
+    They have no ledger: a duplicate ends here instead of repeating what followed from it. The watchdog
+    repeats what a job waits on; if every duplicate did, each repetition would chase its job to the end.
+    """
+    control = Dispatcher(bus=bus, ledger=None, durable="rollout", clock=clock, concurrency=4)
+    control.on(JobSubmitted, of_jobs.on_job_submitted)
+    control.on(RevisionPublished, of_jobs.on_revision_published)
+    control.on(RevisionRejected, of_jobs.on_revision_rejected)
+    control.on(TrainingFailed, of_jobs.on_training_failed)
+    work = Dispatcher(bus=bus, ledger=None, durable="rollout-waves", clock=clock, concurrency=waves_in_hand)
+    work.on(WaveRequested, of_waves.on_wave_requested)
+    return control, work
+
+
+async def run(settings: RolloutSettings) -> None:
+    """Connect, migrate and serve until told to stop."""
+    setup(settings.telemetry, service="rollout")
+    async with AsyncExitStack() as stack:
+        pool = await open_pool(settings.postgres.dsn, schema=SCHEMA)
+        stack.push_async_callback(pool.close)
+        await migrate(pool, schema=SCHEMA, package=MIGRATIONS)
+        bus = await connect_nats(settings.nats.url, name="rollout")
+        stack.push_async_callback(bus.close)
+        blobs = await open_blobs(settings.blobs)
+        stack.push_async_callback(blobs.close)
+        engines = EngineDirectory(settings.peers.loader_urls, token=settings.internal.token)
+        stack.push_async_callback(engines.aclose)
+        registry = InternalHttp(settings.peers.registry_url, token=settings.internal.token)
+        stack.push_async_callback(registry.close)
+        connections = Connections(pool=pool, bus=bus, blobs=blobs, engines=engines, registry=registry)
+        service = compose(settings, connections)
+        await run_service(service.http, settings.http, service.background)

@@ -1,0 +1,205 @@
+"""A managed job: a chain of waves, each sampled at the newest revision that the job has published.
+
+Invariants:
+- At most one wave of a job is open; its step is ``steps_done + 1`` and its id is derived from (job, step).
+- Only a fact about the open wave moves a job, so duplicates and late facts change nothing.
+- A finished job never changes again.
+"""
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Literal
+
+from mint_common.claims import Claim, RevisionRef
+from mint_common.events import (
+    Event,
+    JobFinished,
+    JobSpec,
+    JobSubmitted,
+    LoraSpec,
+    RevisionPublished,
+    RevisionRejected,
+    TrainingFailed,
+    WaveCancelled,
+    WaveCompleted,
+    WaveRequested,
+)
+from mint_common.ids import BaseName, JobId, PolicyId, TenantId, WaveId, derive_id
+
+Fact = JobSubmitted | WaveCompleted | WaveCancelled | RevisionPublished | RevisionRejected | TrainingFailed
+"""What can move a job."""
+
+
+class JobState(StrEnum):
+    """Where a job stands; a job that rollout has not seen yet has no state here."""
+
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A job as of its last fact.
+
+    ``revision`` is what the next wave samples at: the newest one the job published, at first the policy's
+    newest. ``cause`` is the ledger cause whose events the job waits on: repeating them revives a job whose
+    messages were lost. ``progress_at`` is the last sign of life.
+    """
+
+    tenant_id: TenantId
+    base: BaseName
+    job_id: JobId
+    policy_id: PolicyId
+    lora: LoraSpec
+    spec: JobSpec
+    state: JobState
+    reason: str
+    steps_done: int
+    revision: RevisionRef | None
+    cause: str
+    created_at: float
+    progress_at: float
+    finished_at: float | None
+
+    @property
+    def step(self) -> int:
+        """Return the step of the open wave."""
+        return self.steps_done + 1
+
+    @property
+    def wave_id(self) -> WaveId:
+        """Return the id of the open wave."""
+        return wave_id_of(self.job_id, self.step)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advance:
+    """A job after a fact, and the events to emit with it."""
+
+    job: Job
+    events: tuple[Event, ...] = ()
+
+
+def wave_id_of(job_id: JobId, step: int) -> WaveId:
+    """Return the id of a job's wave."""
+    return WaveId(derive_id("wave", job_id, step))
+
+
+def open_job(event: JobSubmitted, *, now: float) -> Job:
+    """Return the job that a submission starts, as of a policy that has no revision yet."""
+    return Job(
+        tenant_id=event.tenant_id,
+        base=event.base,
+        job_id=event.job_id,
+        policy_id=event.policy_id,
+        lora=event.lora,
+        spec=event.spec,
+        state=JobState.RUNNING,
+        reason="",
+        steps_done=0,
+        revision=None,
+        cause=event.id,
+        created_at=now,
+        progress_at=now,
+        finished_at=None,
+    )
+
+
+def next_step(job: Job, fact: Fact) -> int | None:
+    """Return the step whose wave `advance` will request for this fact, so that its prompts can be drawn."""
+    if job.state is not JobState.RUNNING:
+        return None
+    if isinstance(fact, JobSubmitted):
+        return 1 if job.steps_done == 0 else None
+    if isinstance(fact, RevisionPublished) and fact.wave_id == job.wave_id and job.step < job.spec.steps:
+        return job.step + 1
+    return None
+
+
+def advance(job: Job, fact: Fact, *, cause: str, prompts: Claim | None, now: float) -> Advance:
+    """Return the job after a fact, and what follows from it.
+
+    ``prompts`` claims the prompts of `next_step`. A completed or cancelled wave is our own fact: it is among
+    the events as long as the job still waits on that wave.
+    """
+    if job.state is not JobState.RUNNING:
+        return Advance(job=job)
+    if isinstance(fact, JobSubmitted):
+        return _request_wave(job, prompts, cause=cause, now=now) if job.steps_done == 0 else Advance(job=job)
+    if fact.wave_id != job.wave_id:
+        return Advance(job=job)
+    if isinstance(fact, WaveCompleted):
+        return Advance(job=replace(job, cause=cause, progress_at=now), events=(fact,))
+    if isinstance(fact, RevisionPublished):
+        return _publish(job, fact, prompts, cause=cause, now=now)
+    failed = finish(job, "failed", failure_reason(fact), now=now)
+    return replace(failed, events=(fact, *failed.events)) if isinstance(fact, WaveCancelled) else failed
+
+
+def cancel(job: Job, *, reason: str, now: float) -> Advance:
+    """Return the job cancelled, with its open wave; a finished job stays as it is."""
+    if job.state is not JobState.RUNNING:
+        return Advance(job=job)
+    cancelled = finish(job, "cancelled", reason, now=now)
+    wave = WaveCancelled(
+        tenant_id=job.tenant_id,
+        base=job.base,
+        wave_id=job.wave_id,
+        job_id=job.job_id,
+        policy_id=job.policy_id,
+        reason=reason,
+    )
+    return replace(cancelled, events=(wave, *cancelled.events))
+
+
+def finish(
+    job: Job, outcome: Literal["succeeded", "failed", "cancelled"], reason: str, *, now: float
+) -> Advance:
+    """Return the job ended with an outcome."""
+    ended = replace(job, state=JobState(outcome), reason=reason, progress_at=now, finished_at=now)
+    event = JobFinished(
+        tenant_id=job.tenant_id,
+        base=job.base,
+        job_id=job.job_id,
+        policy_id=job.policy_id,
+        outcome=outcome,
+        reason=reason,
+        steps_done=job.steps_done,
+        last_revision=job.revision.digest if job.revision is not None and job.steps_done else None,
+    )
+    return Advance(job=ended, events=(event,))
+
+
+def failure_reason(fact: WaveCancelled | RevisionRejected | TrainingFailed) -> str:
+    """Return the reason that a job fails with."""
+    if isinstance(fact, RevisionRejected):
+        return f"revision rejected ({fact.code}): {fact.reason}"
+    if isinstance(fact, TrainingFailed):
+        return f"training failed ({fact.code}): {fact.reason}"
+    return f"wave cancelled: {fact.reason}"
+
+
+def _publish(job: Job, fact: RevisionPublished, prompts: Claim | None, *, cause: str, now: float) -> Advance:
+    done = replace(job, steps_done=job.step, revision=fact.revision)
+    if done.steps_done >= job.spec.steps:
+        return finish(done, "succeeded", "", now=now)
+    return _request_wave(done, prompts, cause=cause, now=now)
+
+
+def _request_wave(job: Job, prompts: Claim | None, *, cause: str, now: float) -> Advance:
+    assert prompts is not None, "next_step names the step whose prompts advance needs"
+    wave = WaveRequested(
+        tenant_id=job.tenant_id,
+        base=job.base,
+        wave_id=job.wave_id,
+        job_id=job.job_id,
+        policy_id=job.policy_id,
+        step=job.step,
+        revision=job.revision,
+        prompts=prompts,
+        lora=job.lora,
+        spec=job.spec,
+    )
+    return Advance(job=replace(job, cause=cause, progress_at=now), events=(wave,))

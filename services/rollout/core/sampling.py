@@ -1,0 +1,133 @@
+"""How a wave is sampled and recorded: one request a prompt, each with its own seed, all at one revision."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from mint_common.claims import Claim, RevisionRef
+from mint_common.errors import InvalidField, PreconditionFailed
+from mint_common.events import WaveCancelled, WaveCompleted, WaveRequested
+from mint_common.ids import BaseName, Digest, TenantId, derive_id
+from mint_common.records import Group, Prompt, Sample, WaveRecord
+from services.rollout.core.task import derive_seed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleRequest:
+    """Ask for ``n`` completions of one prompt at one revision; ``revision`` None is the bare base."""
+
+    request_id: str
+    tenant_id: TenantId
+    base: BaseName
+    revision: RevisionRef | None
+    prompt: str
+    n: int
+    max_new_tokens: int
+    temperature: float
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """One completion: its token ids, stop token included, with the sampler's own log-probabilities."""
+
+    text: str
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampled:
+    """The completions of one prompt; ``revision`` is what the engine says that it used."""
+
+    revision: Digest | None
+    prompt_tokens: tuple[int, ...]
+    completions: tuple[Completion, ...]
+
+
+def plan_samples(wave: WaveRequested, prompts: Sequence[Prompt]) -> list[SampleRequest]:
+    """Return one request for each prompt."""
+    spec = wave.spec
+    return [
+        SampleRequest(
+            request_id=derive_id("req", wave.wave_id, index),
+            tenant_id=wave.tenant_id,
+            base=wave.base,
+            revision=wave.revision,
+            prompt=prompt.text,
+            n=spec.group_size,
+            max_new_tokens=spec.max_new_tokens,
+            temperature=spec.temperature,
+            seed=derive_seed(spec.seed, "sample", wave.step, index),
+        )
+        for index, prompt in enumerate(prompts)
+    ]
+
+
+def check_revision(request: SampleRequest, sampled: Sampled) -> None:
+    """Raise PreconditionFailed when another revision answered than the one asked for."""
+    asked = request.revision.digest if request.revision else None
+    if sampled.revision != asked:
+        raise PreconditionFailed(
+            what="the revision that an engine answered with",
+            found=sampled.revision or "the base",
+            expected=asked or "the base",
+        )
+
+
+def sampled_group(sampled: Sampled, rewards: Sequence[float]) -> Group:
+    """Return the group of one prompt's completions with their rewards."""
+    return Group(
+        prompt_tokens=sampled.prompt_tokens,
+        samples=tuple(
+            Sample(tokens=done.tokens, logprobs=done.logprobs, reward=reward, text=done.text)
+            for done, reward in zip(sampled.completions, rewards, strict=True)
+        ),
+    )
+
+
+def reference_group(
+    prompt: Prompt, *, prompt_tokens: tuple[int, ...], answer: tuple[int, ...], stop: int, reward: float
+) -> Group:
+    """Return the group that holds only the reference answer and the stop token. Raises InvalidField."""
+    if not prompt.reference:
+        raise InvalidField(
+            field="spec.algorithm", problem="sft needs a task whose prompts have reference answers"
+        )
+    sample = Sample(tokens=(*answer, stop), logprobs=(), reward=reward, text=prompt.reference)
+    return Group(prompt_tokens=prompt_tokens, samples=(sample,))
+
+
+def record_of(wave: WaveRequested, groups: Sequence[Group]) -> WaveRecord:
+    """Return the record of a wave whose every sample `check_revision` has let through."""
+    digest = wave.revision.digest if wave.revision else None
+    return WaveRecord(wave_id=wave.wave_id, revision=digest, groups=tuple(groups))
+
+
+def completed(wave: WaveRequested, record: WaveRecord, claim: Claim) -> WaveCompleted:
+    """Return the fact that a wave is recorded."""
+    return WaveCompleted(
+        tenant_id=wave.tenant_id,
+        base=wave.base,
+        wave_id=wave.wave_id,
+        job_id=wave.job_id,
+        policy_id=wave.policy_id,
+        step=wave.step,
+        revision=wave.revision,
+        record=claim,
+        reward_mean=fmean(sample.reward for group in record.groups for sample in group.samples),
+        lora=wave.lora,
+        spec=wave.spec,
+    )
+
+
+def cancelled(wave: WaveRequested, *, reason: str) -> WaveCancelled:
+    """Return the fact that a wave will not be completed."""
+    return WaveCancelled(
+        tenant_id=wave.tenant_id,
+        base=wave.base,
+        wave_id=wave.wave_id,
+        job_id=wave.job_id,
+        policy_id=wave.policy_id,
+        reason=reason,
+    )

@@ -1,0 +1,91 @@
+"""A wave as its job's owner sees it: a projection of the events that name it."""
+
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from mint_common.claims import Claim, RevisionRef
+from mint_common.events import (
+    Event,
+    RevisionPublished,
+    RevisionRejected,
+    TrainingFailed,
+    WaveCancelled,
+    WaveCompleted,
+    WaveRequested,
+)
+from mint_common.ids import Digest, JobId, WaveId
+
+
+class WaveState(StrEnum):
+    """How far a wave has come."""
+
+    REQUESTED = "requested"
+    COMPLETED = "completed"
+    PUBLISHED = "published"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wave:
+    """One step of a job. ``sampled`` answered the prompts; training on them published ``revision``."""
+
+    wave_id: WaveId
+    job_id: JobId
+    step: int
+    state: WaveState
+    sampled: Digest | None
+    prompts: Claim
+    requested_at: float
+    record: Claim | None = None
+    reward_mean: float | None = None
+    completed_at: float | None = None
+    revision: RevisionRef | None = None
+    published_at: float | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+def wave_id_in(event: Event) -> WaveId | None:
+    """Return the wave that an event speaks of, if any."""
+    wave_id: WaveId | None = getattr(event, "wave_id", None)
+    return wave_id
+
+
+def fold(wave: Wave | None, event: Event, *, now: float) -> Wave | None:
+    """Return the wave after an event; None before it was requested. Repeating an event changes nothing."""
+    if wave is None:
+        return _requested(event, now=now) if isinstance(event, WaveRequested) else None
+    if isinstance(event, WaveCompleted) and wave.state is WaveState.REQUESTED:
+        return replace(
+            wave,
+            state=WaveState.COMPLETED,
+            record=event.record,
+            reward_mean=event.reward_mean,
+            completed_at=now,
+        )
+    if isinstance(event, RevisionPublished) and wave.revision is None:
+        return replace(
+            wave,
+            state=WaveState.PUBLISHED,
+            revision=event.revision,
+            metrics=event.metrics,
+            published_at=now,
+        )
+    if wave.state in (WaveState.REQUESTED, WaveState.COMPLETED):
+        if isinstance(event, WaveCancelled):
+            return replace(wave, state=WaveState.CANCELLED)
+        if isinstance(event, RevisionRejected | TrainingFailed):
+            return replace(wave, state=WaveState.FAILED)
+    return wave
+
+
+def _requested(event: WaveRequested, *, now: float) -> Wave:
+    return Wave(
+        wave_id=event.wave_id,
+        job_id=event.job_id,
+        step=event.step,
+        state=WaveState.REQUESTED,
+        sampled=event.revision.digest if event.revision else None,
+        prompts=event.prompts,
+        requested_at=now,
+    )

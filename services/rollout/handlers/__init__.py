@@ -1,0 +1,1 @@
+"""What the rollout service does when something happens."""

@@ -1,0 +1,64 @@
+"""The one way in which a fact about a job is written."""
+
+from collections.abc import Iterable
+from typing import Generic
+
+from mint_common.claims import Claim
+from mint_common.errors import AlreadyHandled
+from mint_common.events import Event
+from mint_common.ids import JobId, WaveId
+from mint_common.runtime.clock import Clock
+from mint_common.runtime.ledger import Ledger, Transaction
+from services.rollout.core.job import Advance, Fact, advance, cancel
+from services.rollout.core.wave import Wave, fold, wave_id_in
+from services.rollout.ports import Connection, JobStore
+
+
+class Commits(Generic[Connection]):
+    """Writes jobs, their waves and their events in one transaction."""
+
+    def __init__(self, *, jobs: JobStore[Connection], ledger: Ledger[Connection], clock: Clock) -> None:
+        self._jobs = jobs
+        self._ledger = ledger
+        self._clock = clock
+
+    async def commit(self, fact: Fact, *, job_id: JobId, cause: str, prompts: Claim | None) -> None:
+        """Move a job by a fact. A cause that is committed already changes nothing."""
+        try:
+            async with self._ledger.transaction(cause) as transaction:
+                job = await self._jobs.lock(transaction.connection, job_id)
+                moved = advance(job, fact, cause=cause, prompts=prompts, now=self._clock.now())
+                await self.write(transaction, fact, moved)
+        except AlreadyHandled:
+            return
+
+    async def cancel(self, job_id: JobId) -> None:
+        """Cancel a job for its user. Cancelling twice, or after the end, changes nothing."""
+        try:
+            async with self._ledger.transaction(f"cancel:{job_id}") as transaction:
+                job = await self._jobs.lock(transaction.connection, job_id)
+                await self.write(
+                    transaction, None, cancel(job, reason="cancelled by its user", now=self._clock.now())
+                )
+        except AlreadyHandled:
+            return
+
+    async def write(self, transaction: Transaction[Connection], fact: Fact | None, moved: Advance) -> None:
+        """Write what a fact led to, and emit its events."""
+        facts = [event for event in (fact, *moved.events) if event is not None]
+        waves = await self._fold(transaction.connection, facts)
+        await self._jobs.save(transaction.connection, moved.job, waves)
+        await transaction.emit(*moved.events)
+
+    async def _fold(self, connection: Connection, facts: Iterable[Event]) -> list[Wave]:
+        now = self._clock.now()
+        touched: dict[WaveId, Wave] = {}
+        for fact in facts:
+            wave_id = wave_id_in(fact)
+            if wave_id is None:
+                continue
+            known = touched.get(wave_id) or await self._jobs.wave(connection, wave_id)
+            folded = fold(known, fact, now=now)
+            if folded is not None:
+                touched[wave_id] = folded
+        return list(touched.values())

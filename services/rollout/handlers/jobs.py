@@ -1,0 +1,117 @@
+"""What moves a job: its submission, and what became of its waves.
+
+Invariant: a job's row, its waves' rows and the events that follow are committed together, under the id of the
+event that caused them.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Generic
+
+from mint_common.blobs.port import Blobs
+from mint_common.claims import Claim
+from mint_common.errors import AlreadyHandled, MintError, NotFound
+from mint_common.events import (
+    Event,
+    JobSubmitted,
+    RevisionPublished,
+    RevisionRejected,
+    TrainingFailed,
+)
+from mint_common.ids import JobId
+from mint_common.records import encode_prompts
+from mint_common.runtime.clock import Clock
+from mint_common.runtime.ledger import Ledger
+from services.rollout.core.job import Job, advance, finish, next_step, open_job
+from services.rollout.core.task import derive_seed
+from services.rollout.handlers.commits import Commits
+from services.rollout.ports import Connection, JobStore, PolicyHistory, TaskCatalog
+
+log = logging.getLogger(__name__)
+
+
+class JobHandlers(Generic[Connection]):
+    """Handlers of events about jobs."""
+
+    def __init__(
+        self,
+        *,
+        jobs: JobStore[Connection],
+        ledger: Ledger[Connection],
+        blobs: Blobs,
+        tasks: TaskCatalog,
+        policies: PolicyHistory,
+        clock: Clock,
+    ) -> None:
+        self._jobs = jobs
+        self._ledger = ledger
+        self._blobs = blobs
+        self._tasks = tasks
+        self._policies = policies
+        self._clock = clock
+        self._commits = Commits(jobs=jobs, ledger=ledger, clock=clock)
+
+    async def on_job_submitted(self, event: JobSubmitted) -> Sequence[Event]:
+        """Open the job and request its first wave; a job that cannot begin fails at once with the reason."""
+        if await self._ledger.outcome(event.id) is not None:
+            return ()
+        now = self._clock.now()
+        opened = open_job(event, now=now)
+        try:
+            opened = replace(opened, revision=await self._policies.latest(event.tenant_id, event.policy_id))
+            prompts = await self._store_prompts(opened, 1)
+        except MintError as error:
+            if error.retryable:
+                raise
+            moved = finish(opened, "failed", str(error), now=now)
+        else:
+            moved = advance(opened, event, cause=event.id, prompts=prompts, now=now)
+        try:
+            async with self._ledger.transaction(event.id) as transaction:
+                await self._commits.write(transaction, event, moved)
+        except AlreadyHandled:
+            return ()
+        log.info("job opened", extra={"job_id": event.job_id, "state": moved.job.state})
+        return ()
+
+    async def on_revision_published(self, event: RevisionPublished) -> Sequence[Event]:
+        """Request the next wave at the published revision, or finish the job after its last step."""
+        job = await self._managed(event.job_id)
+        if job is None or await self._ledger.outcome(event.id) is not None:
+            return ()
+        step = next_step(job, event)
+        prompts = None if step is None else await self._store_prompts(job, step)
+        await self._commits.commit(event, job_id=job.job_id, cause=event.id, prompts=prompts)
+        return ()
+
+    async def on_revision_rejected(self, event: RevisionRejected) -> Sequence[Event]:
+        """Fail the job with the registry's reason."""
+        return await self._fail(event)
+
+    async def on_training_failed(self, event: TrainingFailed) -> Sequence[Event]:
+        """Fail the job with the trainer's reason."""
+        return await self._fail(event)
+
+    async def _fail(self, event: RevisionRejected | TrainingFailed) -> Sequence[Event]:
+        job = await self._managed(event.job_id)
+        if job is not None:
+            await self._commits.commit(event, job_id=job.job_id, cause=event.id, prompts=None)
+        return ()
+
+    async def _managed(self, job_id: JobId | None) -> Job | None:
+        """Return the job, or None for an export that no job of ours asked for."""
+        try:
+            return None if job_id is None else await self._jobs.job(job_id)
+        except NotFound:
+            return None
+
+    async def _store_prompts(self, job: Job, step: int) -> Claim:
+        """Store the prompts of a step; the same bytes under the same key however often."""
+        spec = job.spec
+        task = await asyncio.to_thread(self._tasks.task, spec.task)
+        seed = derive_seed(spec.seed, "prompts", step)
+        prompts = await asyncio.to_thread(task.prompts, "train", spec.prompts_per_step, seed)
+        key = f"waves/{job.policy_id}/{job.job_id}/{step}.prompts"
+        return await self._blobs.put(key, encode_prompts(prompts))

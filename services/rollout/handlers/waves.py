@@ -1,0 +1,189 @@
+"""What completes a wave: ask the engines, score, record.
+
+Invariants:
+- Every sample of a record was answered by the revision that the wave names.
+- An engine that is away or full is waited for as long as the job runs; any other failure cancels the wave.
+- The record's key is derived from the wave, so that a repeated wave leaves one record.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from mint_common.blobs.port import Blobs
+from mint_common.errors import MintError
+from mint_common.events import Event, WaveCancelled, WaveCompleted, WaveRequested
+from mint_common.ids import JobId
+from mint_common.records import Group, Prompt, WaveRecord, decode_prompts, encode_record
+from mint_common.runtime.clock import Clock
+from mint_common.runtime.ledger import Ledger
+from services.rollout.core.sampling import (
+    SampleRequest,
+    cancelled,
+    check_revision,
+    completed,
+    plan_samples,
+    record_of,
+    reference_group,
+    sampled_group,
+)
+from services.rollout.handlers.commits import Commits
+from services.rollout.ports import Connection, JobStore, RolloutMeter, Sampler, Task, TaskCatalog
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+FIRST_WAIT_SECONDS = 0.2
+LONGEST_WAIT_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaveLimits:
+    """How hard the engines are asked, and how often a wave in hand shows that it is alive."""
+
+    requests_in_flight: int
+    pulse_seconds: float
+
+
+class WaveHandlers(Generic[Connection]):
+    """Handlers of events about waves."""
+
+    def __init__(
+        self,
+        *,
+        jobs: JobStore[Connection],
+        ledger: Ledger[Connection],
+        blobs: Blobs,
+        tasks: TaskCatalog,
+        sampler: Sampler,
+        meter: RolloutMeter,
+        clock: Clock,
+        limits: WaveLimits,
+    ) -> None:
+        self._jobs = jobs
+        self._ledger = ledger
+        self._blobs = blobs
+        self._tasks = tasks
+        self._sampler = sampler
+        self._meter = meter
+        self._clock = clock
+        self._pulse_seconds = limits.pulse_seconds
+        self._in_flight = asyncio.Semaphore(limits.requests_in_flight)
+        self._commits = Commits(jobs=jobs, ledger=ledger, clock=clock)
+
+    async def on_wave_requested(self, event: WaveRequested) -> Sequence[Event]:
+        """Sample, score and record the wave; drop it when its job has ended."""
+        if await self._ledger.outcome(event.id) is not None:
+            return ()
+        job = await self._jobs.job(event.job_id)
+        fact = await self._while_job_runs(job.job_id, self._complete(event))
+        if fact is not None:
+            await self._commits.commit(fact, job_id=job.job_id, cause=event.id, prompts=None)
+        return ()
+
+    async def _complete(self, event: WaveRequested) -> WaveCompleted | WaveCancelled:
+        started = self._clock.monotonic()
+        try:
+            task = await asyncio.to_thread(self._tasks.task, event.spec.task)
+            prompts = decode_prompts(await self._blobs.get(event.prompts))
+            record = record_of(event, await self._groups(event, task, prompts))
+            key = f"waves/{event.policy_id}/{event.job_id}/{event.step}.rec"
+            claim = await self._blobs.put(key, encode_record(record))
+        except MintError as error:
+            if error.retryable:
+                raise
+            log.warning("wave cancelled", extra={"wave_id": event.wave_id, "reason": str(error)})
+            self._meter.wave_cancelled(algorithm=event.spec.algorithm)
+            return cancelled(event, reason=str(error))
+        fact = completed(event, record, claim)
+        self._measure(event, record, fact, seconds=self._clock.monotonic() - started)
+        return fact
+
+    def _measure(
+        self, event: WaveRequested, record: WaveRecord, fact: WaveCompleted, *, seconds: float
+    ) -> None:
+        samples = sum(len(group.samples) for group in record.groups)
+        self._meter.wave_recorded(
+            algorithm=event.spec.algorithm, samples=samples, reward_mean=fact.reward_mean, seconds=seconds
+        )
+        log.info(
+            "wave recorded",
+            extra={
+                "wave_id": event.wave_id,
+                "step": event.step,
+                "samples": samples,
+                "reward_mean": fact.reward_mean,
+                "seconds": seconds,
+            },
+        )
+
+    async def _groups(self, event: WaveRequested, task: Task, prompts: Sequence[Prompt]) -> list[Group]:
+        if event.spec.algorithm == "sft":
+            return await _together(self._reference(event, task, prompt) for prompt in prompts)
+        requests = plan_samples(event, prompts)
+        pairs = zip(requests, prompts, strict=True)
+        return await _together(self._sample(request, task, prompt) for request, prompt in pairs)
+
+    async def _sample(self, request: SampleRequest, task: Task, prompt: Prompt) -> Group:
+        sampled = await self._patiently(lambda: self._sampler.sample(request))
+        check_revision(request, sampled)
+        texts = [completion.text for completion in sampled.completions]
+        rewards = await asyncio.to_thread(lambda: [task.reward(prompt.entry, text) for text in texts])
+        return sampled_group(sampled, rewards)
+
+    async def _reference(self, event: WaveRequested, task: Task, prompt: Prompt) -> Group:
+        return reference_group(
+            prompt,
+            prompt_tokens=await self._patiently(lambda: self._sampler.tokenize(event.base, prompt.text)),
+            answer=await self._patiently(lambda: self._sampler.tokenize(event.base, prompt.reference)),
+            stop=await self._patiently(lambda: self._sampler.stop_token(event.base)),
+            reward=await asyncio.to_thread(task.reward, prompt.entry, prompt.reference),
+        )
+
+    async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Ask the engines until they answer; ``_while_job_runs`` ends a wait that nobody needs any more."""
+        wait = FIRST_WAIT_SECONDS
+        while True:
+            try:
+                async with self._in_flight:
+                    return await ask()
+            except MintError as error:
+                if not error.retryable:
+                    raise
+                log.info("engine asked again later", extra={"reason": str(error), "seconds": wait})
+            await self._clock.sleep(wait)
+            wait = min(wait * 2, LONGEST_WAIT_SECONDS)
+
+    async def _while_job_runs(self, job_id: JobId, work: Coroutine[Any, Any, T]) -> T | None:
+        """Return what the work returns, or None as soon as its job has ended."""
+        working = asyncio.ensure_future(work)
+        pulse = asyncio.ensure_future(self._pulse(job_id))
+        try:
+            await asyncio.wait((working, pulse), return_when=asyncio.FIRST_COMPLETED)
+            if not working.done():
+                pulse.result()
+                return None
+            return working.result()
+        finally:
+            working.cancel()
+            pulse.cancel()
+            await asyncio.gather(working, pulse, return_exceptions=True)
+
+    async def _pulse(self, job_id: JobId) -> None:
+        """Show the watchdog that the wave is in hand; return when the job has ended."""
+        while await self._jobs.touch(job_id, now=self._clock.now()):
+            await self._clock.sleep(self._pulse_seconds)
+
+
+async def _together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Run all at once and return their results in order; the first failure cancels the others."""
+    tasks = [asyncio.ensure_future(part) for part in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

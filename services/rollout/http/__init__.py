@@ -1,0 +1,1 @@
+"""The internal HTTP routes of the rollout service."""

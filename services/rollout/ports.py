@@ -1,0 +1,148 @@
+"""What the rollout service needs of the world."""
+
+from collections.abc import Sequence
+from typing import Generic, Protocol, TypeVar
+
+from mint_common.claims import RevisionRef
+from mint_common.ids import BaseName, JobId, PolicyId, TenantId, WaveId
+from mint_common.records import Prompt
+from services.rollout.core.job import Job
+from services.rollout.core.sampling import Sampled, SampleRequest
+from services.rollout.core.task import Split, TaskDefaults
+from services.rollout.core.wave import Wave
+
+Connection = TypeVar("Connection")
+Connection_contra = TypeVar("Connection_contra", contravariant=True)
+
+
+class Task(Protocol):
+    """Prompts with a verifiable reward. Pure: the same arguments give the same answer in every process.
+
+    Promises: no prompt is in both splits; the reward of a prompt's reference is 1.0.
+    """
+
+    @property
+    def name(self) -> str:
+        """Return the name that jobs give: ``family`` or ``family:member``."""
+        ...
+
+    @property
+    def description(self) -> str:
+        """Return one sentence for people."""
+        ...
+
+    @property
+    def defaults(self) -> TaskDefaults:
+        """Return the recommended recipe."""
+        ...
+
+    def prompts(self, split: Split, n: int, seed: int) -> list[Prompt]:
+        """Return ``n`` prompts of a split, distinct as long as the split has enough."""
+        ...
+
+    def reward(self, entry: str, text: str) -> float:
+        """Return the reward of a completion of the prompt with this entry; any text has one."""
+        ...
+
+
+class TaskFamily(Protocol):
+    """What an entry point of the group `mint.tasks` names: usually a class of tasks."""
+
+    def members(self) -> Sequence[str]:
+        """Return the names after the colon; none when the family is one task."""
+        ...
+
+    def __call__(self, member: str) -> Task:
+        """Return the member's task; an empty member when there are none."""
+        ...
+
+
+class TaskCatalog(Protocol):
+    """The installed tasks. Calls may take seconds the first time: keep them off the event loop."""
+
+    def names(self) -> list[str]:
+        """Return the name of every task, in order."""
+        ...
+
+    def task(self, name: str) -> Task:
+        """Return a task. Raises NotFound with near matches."""
+        ...
+
+
+class Sampler(Protocol):
+    """The engines. Raises Overloaded and Unavailable, which a later try may cure, and other MintErrors."""
+
+    async def sample(self, request: SampleRequest) -> Sampled:
+        """Return the completions. Cancelling aborts the request on the engine."""
+        ...
+
+    async def tokenize(self, base: BaseName, text: str) -> tuple[int, ...]:
+        """Return the token ids of a text."""
+        ...
+
+    async def stop_token(self, base: BaseName) -> int:
+        """Return the id of the token that ends a completion."""
+        ...
+
+
+class PolicyHistory(Protocol):
+    """What the registry knows of a policy."""
+
+    async def latest(self, tenant_id: TenantId, policy_id: PolicyId) -> RevisionRef | None:
+        """Return the policy's newest published revision. Raises NotFound, Unavailable."""
+        ...
+
+
+class JobStore(Protocol, Generic[Connection_contra]):
+    """Jobs and their waves. ``connection`` is that of an open ledger transaction."""
+
+    async def lock(self, connection: Connection_contra, job_id: JobId) -> Job:
+        """Return a job and keep others from changing it until the transaction ends. Raises NotFound."""
+        ...
+
+    async def save(self, connection: Connection_contra, job: Job, waves: Sequence[Wave]) -> None:
+        """Insert or replace a job and some of its waves."""
+        ...
+
+    async def job(self, job_id: JobId) -> Job:
+        """Return a job as last committed. Raises NotFound."""
+        ...
+
+    async def jobs_of(self, tenant_id: TenantId) -> list[Job]:
+        """Return a tenant's jobs, newest first."""
+        ...
+
+    async def waves_of(self, job_id: JobId) -> list[Wave]:
+        """Return a job's waves by step."""
+        ...
+
+    async def wave(self, connection: Connection_contra, wave_id: WaveId) -> Wave | None:
+        """Return one wave within a transaction."""
+        ...
+
+    async def touch(self, job_id: JobId, *, now: float) -> bool:
+        """Record a sign of life; return whether the job still runs."""
+        ...
+
+    async def claim_stalled(self, *, before: float, now: float) -> list[Job]:
+        """Return the running jobs without a sign of life since ``before``, each to one caller only.
+
+        A claim counts as a sign of life, so that a job is claimed again only after another such silence.
+        """
+        ...
+
+
+class RolloutMeter(Protocol):
+    """Counts what rollout does."""
+
+    def wave_recorded(self, *, algorithm: str, samples: int, reward_mean: float, seconds: float) -> None:
+        """Count one wave."""
+        ...
+
+    def wave_cancelled(self, *, algorithm: str) -> None:
+        """Count a wave that could not be completed."""
+        ...
+
+    def job_revived(self) -> None:
+        """Count a job whose last events the watchdog repeated."""
+        ...

@@ -1,0 +1,39 @@
+"""Settings of the rollout service, read once from the environment."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from mint_common.settings import (
+    BlobSettings,
+    Block,
+    HttpSettings,
+    InternalSettings,
+    NatsSettings,
+    PeerSettings,
+    PostgresSettings,
+    TelemetrySettings,
+)
+
+
+class WaveSettings(Block):
+    """How waves are worked on."""
+
+    in_hand: int = Field(8, ge=1, description="waves sampled at the same time")
+    requests_in_flight: int = Field(32, ge=1, description="prompts that wait for an engine at the same time")
+    stall_seconds: float = Field(
+        20.0, gt=0, description="silence of a job until its last events are repeated"
+    )
+
+
+class RolloutSettings(BaseModel):
+    """Everything that the rollout service is told."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    nats: NatsSettings
+    postgres: PostgresSettings
+    blobs: BlobSettings
+    telemetry: TelemetrySettings
+    peers: PeerSettings
+    internal: InternalSettings
+    http: HttpSettings
+    waves: WaveSettings
