@@ -1,0 +1,29 @@
+"""`python -m services.trainer`: run the trainer with the settings of the environment."""
+
+import os
+import sys
+
+# Before torch is imported by what follows: its thread pools read this once.
+os.environ.setdefault("OMP_NUM_THREADS", os.environ.get("MINT_TRAINER_THREADS", "1"))
+
+from mint_common import telemetry
+from mint_common.errors import SettingInvalid
+from mint_common.runtime.service import run_process
+from mint_common.settings import read_settings
+from services.trainer.app import run
+from services.trainer.settings import TrainerSettings
+
+
+def main() -> int:
+    """Read the settings and run; a wrong setting is told in one line."""
+    try:
+        settings = read_settings(TrainerSettings, os.environ, service="trainer")
+    except SettingInvalid as error:
+        print(error, file=sys.stderr)  # noqa: T201  # logging is not set up yet
+        return 2
+    telemetry.setup(settings.telemetry, service="trainer")
+    return run_process(lambda: run(settings))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Technologies: torch and transformers, Postgres, blobs."""

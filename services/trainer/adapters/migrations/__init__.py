@@ -1,0 +1,1 @@
+"""Numbered SQL files, run in order by `mint_common.runtime.postgres.migrate`."""

@@ -1,0 +1,129 @@
+"""Composition of the trainer: the only file that knows which technology stands behind which port."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from fastapi import FastAPI
+
+from mint_common.adapters_format.base_facts import BaseFacts
+from mint_common.blobs.open import open_blobs
+from mint_common.bus.nats import connect_nats
+from mint_common.client.http import InternalHttp
+from mint_common.client.registry import RegistryClient
+from mint_common.errors import MintError
+from mint_common.events import WaveCompleted
+from mint_common.runtime.clock import Clock, SystemClock
+from mint_common.runtime.dispatch import Dispatcher
+from mint_common.runtime.edge import create_http
+from mint_common.runtime.ledger_postgres import PostgresLedger
+from mint_common.runtime.postgres import migrate, open_pool
+from mint_common.runtime.relay import OutboxRelay
+from mint_common.runtime.service import run_service
+from services.trainer.adapters.checkpoints import BlobCheckpoints
+from services.trainer.adapters.policies import open_policies
+from services.trainer.adapters.sessions_postgres import PostgresSessions
+from services.trainer.handlers import Handlers
+from services.trainer.http import add_routes
+from services.trainer.settings import TrainerSettings
+
+_log = logging.getLogger(__name__)
+
+SCHEMA = "trainer"
+_FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 0.2, 5.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Trainer:
+    """An assembled trainer: its HTTP application and its background work."""
+
+    http: FastAPI
+    facts: BaseFacts
+    dispatcher: Dispatcher
+    relay: OutboxRelay
+    registry: RegistryClient
+    clock: Clock
+    registered: asyncio.Event
+
+    async def train(self) -> None:
+        """Register the base, then train on waves until cancelled."""
+        await self._register()
+        self.registered.set()
+        await self.dispatcher.run()
+
+    async def _register(self) -> None:
+        delay = _FIRST_RETRY_SECONDS
+        while True:
+            try:
+                await self.registry.put_base(self.facts)
+            except MintError as error:
+                if not error.retryable:
+                    raise
+                _log.info("the registry is not ready", extra={"retry_seconds": delay})
+            else:
+                return
+            await self.clock.sleep(delay)
+            delay = min(2 * delay, _LAST_RETRY_SECONDS)
+
+
+@asynccontextmanager
+async def open_trainer(settings: TrainerSettings) -> AsyncIterator[Trainer]:
+    """Connect, load the base and assemble; leaving closes everything in the opposite order."""
+    clock = SystemClock()
+    async with AsyncExitStack() as stack:
+        pool = await open_pool(settings.postgres.dsn, schema=SCHEMA)
+        stack.push_async_callback(pool.close)
+        await migrate(pool, schema=SCHEMA, package="services.trainer.adapters.migrations")
+        blobs = await open_blobs(settings.blobs)
+        stack.push_async_callback(blobs.close)
+        policies = await stack.enter_async_context(
+            open_policies(
+                settings.base_dir,
+                threads=settings.threads,
+                capacity=settings.resident_policies,
+                max_tokens=settings.microbatch_tokens,
+            )
+        )
+        base = policies.facts.name
+        bus = await connect_nats(settings.nats.url, name=f"trainer-{base}")
+        stack.push_async_callback(bus.close)
+        registry = InternalHttp(settings.peers.registry_url, token=settings.internal.token)
+        stack.push_async_callback(registry.aclose)
+
+        ledger = PostgresLedger(pool, clock)
+        sessions = PostgresSessions(pool, base=base)
+        handlers = Handlers(
+            policies=policies,
+            sessions=sessions,
+            checkpoints=BlobCheckpoints(blobs),
+            ledger=ledger,
+            blobs=blobs,
+        )
+        dispatcher = Dispatcher(bus=bus, ledger=ledger, durable=f"trainer-{base}", clock=clock)
+        dispatcher.on(WaveCompleted, handlers.on_wave_completed, base=base)
+
+        registered = asyncio.Event()
+        http = create_http(
+            title="MinT trainer",
+            service="trainer",
+            internal_token=settings.internal.token,
+            ready=registered.is_set,
+        )
+        add_routes(http, sessions)
+        yield Trainer(
+            http=http,
+            facts=policies.facts,
+            dispatcher=dispatcher,
+            relay=OutboxRelay(pool, bus, clock),
+            registry=RegistryClient(registry),
+            clock=clock,
+            registered=registered,
+        )
+
+
+async def run(settings: TrainerSettings) -> None:
+    """Serve until told to stop."""
+    async with open_trainer(settings) as trainer:
+        await run_service(trainer.http, settings.http, [trainer.train, trainer.relay.run])

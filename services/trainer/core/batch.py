@@ -1,0 +1,86 @@
+"""What one optimizer step trains on, built from a rollout record."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mint_common.records import Group, Sample, WaveRecord
+from services.trainer.core.advantages import group_advantages
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One sequence: the loss falls on ``tokens``, which continue ``prompt``.
+
+    ``logprobs`` are the sampler's, one per token (none for SFT); ``advantage`` weighs every token of the row.
+    """
+
+    prompt: tuple[int, ...]
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    advantage: float
+
+    @property
+    def length(self) -> int:
+        """Return the number of tokens that the model reads: the last one is only predicted."""
+        return len(self.prompt) + len(self.tokens) - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """The rows of one step.
+
+    ``total_tokens`` counts the completion tokens of every row of the wave, the skipped ones included: the
+    loss is their mean, so that a wave in which little can be learnt weighs little. ``probe`` is what a step
+    without ``rows`` is still compared with the sampler on.
+    """
+
+    rows: tuple[Row, ...]
+    probe: tuple[Row, ...]
+    total_tokens: int
+    skipped_groups: int
+    reward_mean: float
+
+
+def build_grpo_batch(record: WaveRecord) -> Batch:
+    """Return the rows of the groups whose rewards differ, with their advantages."""
+    rows: list[Row] = []
+    skipped = 0
+    for group in record.groups:
+        advantages = group_advantages([sample.reward for sample in group.samples])
+        if advantages is None:
+            skipped += 1
+        else:
+            rows += _rows(group, advantages)
+    probe = () if rows else tuple(_rows(record.groups[0], [0.0] * len(record.groups[0].samples)))
+    return _batch(record, rows, probe=probe, skipped_groups=skipped)
+
+
+def build_sft_batch(record: WaveRecord) -> Batch:
+    """Return every sample as a row to imitate; its log-probabilities are not read."""
+    rows = [
+        Row(prompt=group.prompt_tokens, tokens=sample.tokens, logprobs=(), advantage=1.0)
+        for group in record.groups
+        for sample in group.samples
+        if sample.tokens
+    ]
+    return _batch(record, rows, probe=(), skipped_groups=0)
+
+
+def _rows(group: Group, advantages: Sequence[float]) -> list[Row]:
+    return [
+        Row(prompt=group.prompt_tokens, tokens=sample.tokens, logprobs=sample.logprobs, advantage=advantage)
+        for sample, advantage in zip(group.samples, advantages, strict=True)
+        if sample.tokens
+    ]
+
+
+def _batch(record: WaveRecord, rows: list[Row], *, probe: tuple[Row, ...], skipped_groups: int) -> Batch:
+    samples: list[Sample] = [sample for group in record.groups for sample in group.samples]
+    return Batch(
+        rows=tuple(rows),
+        probe=probe,
+        total_tokens=sum(len(sample.tokens) for sample in samples),
+        skipped_groups=skipped_groups,
+        reward_mean=statistics.fmean(sample.reward for sample in samples),
+    )

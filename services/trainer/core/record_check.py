@@ -1,0 +1,52 @@
+"""Is a rollout record fit to train on? Checked in full before any of it reaches the model."""
+
+import math
+
+from mint_common.adapters_format.base_facts import BaseFacts
+from mint_common.ids import Digest, WaveId
+from mint_common.records import Sample, WaveRecord
+from services.trainer.core.refusals import RecordInvalid, WaveForeign
+
+
+def check_record(
+    record: WaveRecord, facts: BaseFacts, *, wave_id: WaveId, revision: Digest | None, needs_logprobs: bool
+) -> None:
+    """Raise WaveForeign or RecordInvalid, naming the first group and sample that is wrong."""
+    if record.wave_id != wave_id:
+        raise WaveForeign(problem=f"the record is of wave {record.wave_id}, the event of {wave_id}")
+    if record.revision != revision:
+        raise WaveForeign(problem=f"sampled at revision {record.revision}, requested at {revision}")
+    if not any(group.samples for group in record.groups):
+        raise RecordInvalid(where="groups", problem="there is no sample")
+    for group_index, group in enumerate(record.groups):
+        where = f"groups[{group_index}]"
+        if not group.prompt_tokens or not group.samples:
+            raise RecordInvalid(where=where, problem="a group needs a prompt token and a sample")
+        _check_tokens(group.prompt_tokens, facts, where=f"{where}.prompt_tokens")
+        for sample_index, sample in enumerate(group.samples):
+            here = f"{where}.samples[{sample_index}]"
+            _check_sample(sample, facts, where=here, needs_logprobs=needs_logprobs)
+            length = len(group.prompt_tokens) + len(sample.tokens)
+            if length > facts.max_context:
+                problem = f"{length} tokens, the base reads {facts.max_context}"
+                raise RecordInvalid(where=here, problem=problem)
+
+
+def _check_sample(sample: Sample, facts: BaseFacts, *, where: str, needs_logprobs: bool) -> None:
+    _check_tokens(sample.tokens, facts, where=f"{where}.tokens")
+    if not math.isfinite(sample.reward):
+        raise RecordInvalid(where=f"{where}.reward", problem=f"{sample.reward} is not finite")
+    if not needs_logprobs:
+        return
+    if len(sample.logprobs) != len(sample.tokens):
+        problem = f"{len(sample.logprobs)} log-probabilities for {len(sample.tokens)} tokens"
+        raise RecordInvalid(where=f"{where}.logprobs", problem=problem)
+    for logprob in sample.logprobs:
+        if not math.isfinite(logprob):
+            raise RecordInvalid(where=f"{where}.logprobs", problem=f"{logprob} is not finite")
+
+
+def _check_tokens(tokens: tuple[int, ...], facts: BaseFacts, *, where: str) -> None:
+    for token in tokens:
+        if not 0 <= token < facts.vocab_size:
+            raise RecordInvalid(where=where, problem=f"token {token} is outside 0..{facts.vocab_size - 1}")

@@ -1,0 +1,169 @@
+"""What the trainer does when a wave is complete.
+
+Invariants: a wave is trained at most once (ledger, and the order of a job's steps); the session row, the
+wave's row and the event are committed together; before that commit nothing of the policy's durable state is
+touched, so a crash at any point repeats the step from the last committed checkpoint.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import Generic, TypeVar
+
+from prometheus_client import Counter, Histogram
+
+from mint_common.adapters_format import store_adapter
+from mint_common.blobs.port import Blobs
+from mint_common.errors import BlobCorrupt, BlobMissing, EventInvalid, MintError, Unavailable
+from mint_common.events import Event, RevisionExported, TrainingFailed, WaveCompleted
+from mint_common.records import WaveRecord, decode_record
+from mint_common.runtime.ledger import Ledger
+from services.trainer.core.batch import Batch, build_grpo_batch, build_sft_batch
+from services.trainer.core.record_check import check_record
+from services.trainer.core.refusals import CheckpointLost, RecordInvalid, TrainingRefused
+from services.trainer.core.session import Session, check_turn, open_session
+from services.trainer.ports import CheckpointStore, Policies, SessionStore, Stepped, StepSettings
+
+_log = logging.getLogger(__name__)
+
+STEPS = Counter("mint_trainer_steps", "Waves by what came of them.", ["outcome"])
+TOKENS = Counter("mint_trainer_tokens", "Completion tokens of trained waves.")
+STEP_SECONDS = Histogram("mint_trainer_step_seconds", "Compute of one step, export included.")
+
+Connection = TypeVar("Connection")
+
+
+class Handlers(Generic[Connection]):
+    """Handlers of one base's trainer."""
+
+    def __init__(
+        self,
+        *,
+        policies: Policies,
+        sessions: SessionStore[Connection],
+        checkpoints: CheckpointStore,
+        ledger: Ledger[Connection],
+        blobs: Blobs,
+    ) -> None:
+        self._policies = policies
+        self._sessions = sessions
+        self._checkpoints = checkpoints
+        self._ledger = ledger
+        self._blobs = blobs
+
+    async def on_wave_completed(self, wave: WaveCompleted) -> Sequence[Event]:
+        """Train the policy on a wave and export it, or say why that is impossible."""
+        session = await self._sessions.get(wave.policy_id) or open_session(wave)
+        try:
+            check_turn(session, wave, trained_step=await self._sessions.trained_step(wave.job_id))
+            batch = await self._read_batch(wave)
+            await self._restore(session)
+            stepped = await self._policies.step(
+                wave.policy_id,
+                batch,
+                _settings(wave),
+                parent=session.digest if batch.rows else session.parent,
+            )
+        except TrainingRefused as refusal:
+            await self._fail(wave, refusal)
+        else:
+            await self._commit(wave, session, stepped)
+        return ()
+
+    async def _read_batch(self, wave: WaveCompleted) -> Batch:
+        is_sft = wave.spec.algorithm == "sft"
+        record = await self._read_record(wave)
+        check_record(
+            record,
+            self._policies.facts,
+            wave_id=wave.wave_id,
+            revision=wave.revision.digest if wave.revision else None,
+            needs_logprobs=not is_sft,
+        )
+        return build_sft_batch(record) if is_sft else build_grpo_batch(record)
+
+    async def _read_record(self, wave: WaveCompleted) -> WaveRecord:
+        try:
+            return decode_record(await self._blobs.get(wave.record))
+        except (BlobMissing, BlobCorrupt, EventInvalid) as error:
+            raise RecordInvalid(where=wave.record.uri, problem=str(error)) from error
+
+    async def _restore(self, session: Session) -> None:
+        """Bring the policy into memory as its committed checkpoint has it, unless it is there."""
+        if self._policies.holds(session.policy_id, session.checkpoint):
+            return
+        data = None
+        if session.checkpoint is not None:
+            try:
+                data = await self._checkpoints.get(session.checkpoint)
+            except (BlobMissing, BlobCorrupt) as error:
+                if await self._sessions.get(session.policy_id) != session:
+                    raise Unavailable(what="the checkpoint", problem="another trainer moved on") from error
+                raise CheckpointLost(uri=session.checkpoint.uri, problem=str(error)) from error
+        await self._policies.restore(
+            session.policy_id, session.lora, checkpoint=session.checkpoint, data=data
+        )
+        await self._checkpoints.prune(session.policy_id, below_step=session.step)
+
+    async def _commit(self, wave: WaveCompleted, session: Session, stepped: Stepped) -> None:
+        checkpoint = session.checkpoint
+        if stepped.checkpoint is not None:
+            checkpoint = await self._checkpoints.put(
+                wave.policy_id, step=stepped.step, wave_id=wave.wave_id, data=stepped.checkpoint
+            )
+        manifest = await store_adapter(self._blobs, stepped.adapter, export_id=wave.wave_id)
+        after = session.after(step=stepped.step, checkpoint=checkpoint, digest=stepped.adapter.digest)
+        exported = RevisionExported(
+            tenant_id=wave.tenant_id,
+            base=wave.base,
+            export_id=wave.wave_id,
+            policy_id=wave.policy_id,
+            job_id=wave.job_id,
+            wave_id=wave.wave_id,
+            digest=stepped.adapter.digest,
+            manifest=manifest,
+            parent=after.parent,
+            step=stepped.step,
+            metrics=dict(stepped.metrics),
+        )
+        async with self._ledger.transaction(wave.id) as transaction:
+            await self._sessions.save(transaction.connection, session, after, wave)
+            await transaction.emit(exported)
+        if session.checkpoint is not None and session.checkpoint != checkpoint:
+            await self._checkpoints.delete(session.checkpoint)
+        STEPS.labels("trained" if stepped.checkpoint is not None else "skipped").inc()
+        TOKENS.inc(stepped.metrics["tokens"])
+        STEP_SECONDS.observe(stepped.metrics["seconds"])
+        _log.info(
+            "wave trained",
+            extra={
+                "policy_id": wave.policy_id,
+                "wave_id": wave.wave_id,
+                "step": stepped.step,
+                "digest": stepped.adapter.digest,
+                **{f"metric_{name}": value for name, value in stepped.metrics.items()},
+            },
+        )
+
+    async def _fail(self, wave: WaveCompleted, refusal: MintError) -> None:
+        failed = TrainingFailed(
+            tenant_id=wave.tenant_id,
+            base=wave.base,
+            wave_id=wave.wave_id,
+            job_id=wave.job_id,
+            policy_id=wave.policy_id,
+            code=refusal.code,
+            reason=str(refusal),
+        )
+        async with self._ledger.transaction(wave.id) as transaction:
+            await transaction.emit(failed)
+        STEPS.labels("failed").inc()
+        _log.warning("wave refused", extra={"wave_id": wave.wave_id, "code": refusal.code})
+
+
+def _settings(wave: WaveCompleted) -> StepSettings:
+    return StepSettings(
+        algorithm=wave.spec.algorithm,
+        learning_rate=wave.spec.learning_rate,
+        kl_coefficient=wave.spec.kl_coefficient,
+        clip_norm=wave.spec.clip_norm,
+    )

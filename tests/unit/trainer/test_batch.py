@@ -1,0 +1,137 @@
+"""From a rollout record to rows and micro-batches; what is refused on the way."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mint_common.adapters_format import BaseFacts
+from mint_common.ids import Digest, WaveId
+from mint_common.records import Group, Sample, WaveRecord
+from services.trainer.core.batch import Row, build_grpo_batch, build_sft_batch
+from services.trainer.core.microbatches import plan_microbatches
+from services.trainer.core.record_check import check_record
+from services.trainer.core.refusals import RecordInvalid, WaveForeign
+
+FACTS = BaseFacts(
+    name="random",
+    digest="sha256:" + "0" * 64,
+    architecture="Random",
+    vocab_size=40,
+    max_context=64,
+    targets=("q_proj",),
+    modules={"model.layers.0.self_attn.q_proj": (8, 8)},
+    max_rank=16,
+)
+MakeRecord = Callable[..., WaveRecord]
+
+
+def test_groups_without_differing_rewards_are_skipped_but_counted(make_record: MakeRecord) -> None:
+    record = make_record(groups=3, samples=4, skipped=1)
+    batch = build_grpo_batch(record)
+    assert (batch.skipped_groups, len(batch.rows), batch.probe) == (1, 8, ())
+    assert batch.total_tokens == sum(len(s.tokens) for g in record.groups for s in g.samples)
+    assert batch.reward_mean == pytest.approx(4 / 12)
+
+
+def test_a_wave_of_skipped_groups_keeps_one_to_compare(make_record: MakeRecord) -> None:
+    batch = build_grpo_batch(make_record(groups=2, samples=3, skipped=2))
+    assert (batch.rows, len(batch.probe), batch.skipped_groups) == ((), 3, 2)
+
+
+def test_an_empty_completion_counts_for_the_mean_reward_only(make_record: MakeRecord) -> None:
+    record = make_record(groups=1, samples=4)
+    empty = Sample(tokens=(), logprobs=(), reward=5.0, text="")
+    group = record.groups[0]
+    record = replace(record, groups=(replace(group, samples=(*group.samples, empty)),))
+    batch = build_grpo_batch(record)
+    assert len(batch.rows) == 4
+    assert batch.reward_mean == pytest.approx(7 / 5)
+
+
+def test_sft_imitates_every_sample(make_record: MakeRecord) -> None:
+    record = make_record(groups=3, samples=1)
+    batch = build_sft_batch(record)
+    assert [row.tokens for row in batch.rows] == [g.samples[0].tokens for g in record.groups]
+    assert batch.skipped_groups == 0
+
+
+shapes = st.lists(st.tuples(st.integers(1, 30), st.integers(1, 10)), max_size=40)
+
+
+@given(shapes, st.integers(1, 100), st.integers(1, 40))
+def test_microbatches_hold_every_row_once_within_the_limits(
+    shape: list[tuple[int, int]], max_tokens: int, max_targets: int
+) -> None:
+    rows = [
+        Row(prompt=(index,) * p, tokens=(1,) * t, logprobs=(), advantage=1.0)
+        for index, (p, t) in enumerate(shape)
+    ]
+    plan = plan_microbatches(rows, max_tokens=max_tokens, max_targets=max_targets)
+    assert sorted(row.prompt for rows in plan for row in rows) == sorted(row.prompt for row in rows)
+    for part in plan:
+        padded = len(part) * max(row.length for row in part)
+        targets = sum(len(row.tokens) for row in part)
+        assert len(part) == 1 or (padded <= max_tokens and targets <= max_targets)
+
+
+def check(record: WaveRecord, *, revision: Digest | None = None, needs_logprobs: bool = True) -> None:
+    check_record(record, FACTS, wave_id=WaveId("wave_1"), revision=revision, needs_logprobs=needs_logprobs)
+
+
+def test_a_sound_record_is_accepted(make_record: MakeRecord) -> None:
+    check(make_record())
+
+
+def test_a_record_of_another_wave_is_foreign(make_record: MakeRecord) -> None:
+    with pytest.raises(WaveForeign, match="wave_2"):
+        check(replace(make_record(), wave_id=WaveId("wave_2")))
+
+
+def test_a_record_of_another_revision_is_foreign(make_record: MakeRecord) -> None:
+    with pytest.raises(WaveForeign, match="sampled at"):
+        check(make_record(), revision=Digest("sha256:" + "1" * 64))
+
+
+def sample(**changes: object) -> Sample:
+    sound = Sample(tokens=(1, 2), logprobs=(-1.0, -2.0), reward=1.0, text="")
+    return replace(sound, **changes)  # type: ignore[arg-type]  # the fields that a case names
+
+
+@pytest.mark.parametrize(
+    ("bad", "where"),
+    [
+        (sample(tokens=(1, 40)), r"groups\[0\].samples\[1\].tokens"),
+        (sample(tokens=(-1, 2)), r"groups\[0\].samples\[1\].tokens"),
+        (sample(logprobs=(-1.0,)), r"samples\[1\].logprobs"),
+        (sample(logprobs=(-1.0, float("nan"))), r"samples\[1\].logprobs"),
+        (sample(logprobs=(-1.0, float("-inf"))), r"samples\[1\].logprobs"),
+        (sample(reward=float("inf")), r"samples\[1\].reward"),
+        (sample(tokens=(1,) * 62, logprobs=(-1.0,) * 62), "65 tokens, the base reads 64"),
+    ],
+)
+def test_a_bad_sample_is_named(bad: Sample, where: str) -> None:
+    group = Group(prompt_tokens=(1, 2, 3), samples=(sample(), bad))
+    with pytest.raises(RecordInvalid, match=where):
+        check(WaveRecord(wave_id=WaveId("wave_1"), revision=None, groups=(group,)))
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [
+        (),
+        (Group(prompt_tokens=(), samples=(sample(),)),),
+        (Group(prompt_tokens=(1,), samples=()),),
+        (Group(prompt_tokens=(99,), samples=(sample(),)),),
+    ],
+)
+def test_a_group_without_substance_is_refused(groups: tuple[Group, ...]) -> None:
+    with pytest.raises(RecordInvalid):
+        check(WaveRecord(wave_id=WaveId("wave_1"), revision=None, groups=groups))
+
+
+def test_references_need_no_logprobs() -> None:
+    group = Group(prompt_tokens=(1,), samples=(sample(logprobs=()),))
+    check(WaveRecord(wave_id=WaveId("wave_1"), revision=None, groups=(group,)), needs_logprobs=False)
