@@ -23,12 +23,12 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-app.command()(up)
-app.command()(down)
-app.command()(status)
-app.command()(doctor)
-app.add_typer(base_app, name="base")
-app.command()(demo)
+app.command(short_help="Start a stack on this machine, keep it running.")(up)
+app.command(short_help="Stop the running stack, in order.")(down)
+app.command(short_help="Show the parts of the running stack.")(status)
+app.command(short_help="Can this machine run a stack? What to do?")(doctor)
+app.add_typer(base_app, name="base", short_help="Add or list base models.")
+app.command(short_help="Train, serve, promote, roll back: in minutes.")(demo)
 
 
 def main() -> None:
@@ -36,5 +36,18 @@ def main() -> None:
     try:
         app()
     except MintError as error:
-        typer.echo(f"mint: {error}", err=True)
-        sys.exit(1)
+        _refuse(error)
+    except ExceptionGroup as group:
+        refusals = group.subgroup(MintError)
+        if refusals is None:
+            raise
+        _refuse(_first(refusals))
+
+
+def _refuse(error: Exception) -> None:
+    typer.echo(f"mint: {error}", err=True)
+    sys.exit(1)
+
+
+def _first(error: Exception) -> Exception:
+    return _first(error.exceptions[0]) if isinstance(error, ExceptionGroup) else error

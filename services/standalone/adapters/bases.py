@@ -1,11 +1,13 @@
 """The bases of a state folder: found, listed, and made when they are one of those that MinT knows."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import services
 from mint_common.adapters_format import BASE_FILE, BaseFacts, read_base_facts
-from mint_common.errors import InvalidField, NotFound
+from mint_common.errors import InvalidField, NotFound, Unavailable
 from services.standalone.core.plan import BaseAt
 from services.standalone.core.refusals import BaseMissingError
 
@@ -33,10 +35,24 @@ def find_base(folder: Path, name: str) -> BaseAt:
 
 
 def ensure_base(folder: Path, name: str, *, report: Report) -> BaseAt:
-    """Return a base, making it first when it is one of KNOWN_BASES and missing."""
+    """Return a base, making it first when it is one of KNOWN_BASES and missing.
+
+    A conversion runs in a process of its own: it takes a gigabyte that a supervisor should not keep.
+    """
     if name in KNOWN_BASES and not (folder / name / BASE_FILE).is_file():
-        add_base(folder, name, name=name, max_rank=DEFAULT_MAX_RANK, report=report)
+        folder.mkdir(parents=True, exist_ok=True)
+        if name == TINY:
+            add_base(folder, name, name=name, max_rank=DEFAULT_MAX_RANK, report=report)
+        else:
+            report(f"adding the base {name} (once)")
+            _add_elsewhere(folder, name)
     return find_base(folder, name)
+
+
+def _add_elsewhere(folder: Path, name: str) -> None:
+    command = [sys.executable, "-m", "services.standalone", "base", "add", name, "--dir", str(folder.parent)]
+    if subprocess.run(command, check=False).returncode != 0:
+        raise Unavailable(what=f"the import of {name}", problem="it failed as told above")
 
 
 def add_base(folder: Path, source: str, *, name: str, max_rank: int, report: Report) -> BaseFacts:

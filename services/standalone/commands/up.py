@@ -23,6 +23,7 @@ def up(
     base: Annotated[
         list[str] | None,
         typer.Option(
+            metavar="NAME",
             help="A base to serve and train: one added with `mint base add`, or tiny or smollm2, which are "
             "added by themselves. Repeat it for several. Default: the bases of the last start, else all of "
             "the state folder, else tiny.",
@@ -32,6 +33,7 @@ def up(
     port: Annotated[
         int | None,
         typer.Option(
+            metavar="N",
             help=f"The gateway's port on 127.0.0.1. Default: the last one, else {DEFAULT_GATEWAY_PORT}.",
             min=1,
             max=65535,

@@ -1,0 +1,103 @@
+"""Runs the demo on a stack of its own, fresh, below the folder of its report."""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from rich.console import Console
+
+from services.standalone.adapters.bases import SMOLLM2, TINY, ensure_base
+from services.standalone.adapters.launch import free_port
+from services.standalone.adapters.state_folder import StateFolder
+from services.standalone.app import open_stack
+from services.standalone.demo.client import MintClient
+from services.standalone.demo.memory import MemoryWatch
+from services.standalone.demo.report import Report, make_report, write_report
+from services.standalone.demo.story import Plot, tell
+from services.standalone.demo.verdict import Story, judge
+from services.standalone.demo.view import JobView
+from services.standalone.settings import read_standalone_settings
+from services.standalone.view import PartsView
+
+TASKS = {SMOLLM2: "progression", TINY: "mode:copy"}
+HELDOUT_PROMPTS = {SMOLLM2: 96, TINY: 256}
+
+
+async def run_demo(base: str, *, bases: Path, out: Path, steps: int | None, console: Console) -> Report:
+    """Run the demo and write its report; afterwards the stack and its state are gone, its logs stay."""
+    began = time.monotonic()
+    state = _fresh_state(out)
+    memory = MemoryWatch()
+    try:
+        async with _cancelled_on_signals(), _watched(memory):
+            story = await _live_through(base, bases, state, steps=steps, console=console)
+    finally:
+        _keep_logs(state, out / "log")
+    checks = judge(story)
+    report = make_report(story, checks, wall_seconds=time.monotonic() - began, rss_peak_mb=memory.peak_mb)
+    write_report(report, story, out)
+    return report
+
+
+async def _live_through(
+    base: str, bases: Path, state: StateFolder, *, steps: int | None, console: Console
+) -> Story:
+    def say(line: str) -> None:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    place = await asyncio.to_thread(ensure_base, bases, base, report=say)
+    settings = read_standalone_settings(os.environ)
+    parts, progress = PartsView(console), JobView(console)
+    opening = open_stack(state, [place], port=free_port(), settings=settings, observers=(parts,))
+    async with opening as stack:
+        with parts.live():
+            await stack.supervisor.all_ready()
+        async with contextlib.aclosing(MintClient(stack.gateway_url, stack.api_key)) as client:
+            with progress.live():
+                plot = Plot(base=base, task=TASKS[base], num_prompts=HELDOUT_PROMPTS[base], steps=steps)
+                return await tell(client, plot, watch=progress, say=say)
+
+
+@contextlib.asynccontextmanager
+async def _watched(memory: MemoryWatch) -> AsyncIterator[None]:
+    watching = asyncio.create_task(memory.run())
+    try:
+        yield
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def _cancelled_on_signals() -> AsyncIterator[None]:
+    """Turn SIGTERM and Ctrl-C into a cancellation, so that the stack ends in order."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+
+def _fresh_state(out: Path) -> StateFolder:
+    """Return an empty state folder, without the reports and the state of an earlier demo."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name in ("report.json", "report.md", "reward.png"):
+        (out / name).unlink(missing_ok=True)
+    shutil.rmtree(out / "state", ignore_errors=True)
+    return StateFolder(root=out / "state")
+
+
+def _keep_logs(state: StateFolder, target: Path) -> None:
+    shutil.rmtree(target, ignore_errors=True)
+    if state.logs.exists():
+        shutil.move(state.logs, target)
+    shutil.rmtree(state.root, ignore_errors=True)

@@ -1,0 +1,94 @@
+"""What the demo concludes: a pure function of what it saw."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from services.standalone.demo.records import Answer, Evaluation, Job, Move, Prompt, Ref
+
+LEAST_RISE = 0.2
+RATIO_LIMIT = 1e-3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AliasAnswer:
+    """What `policy@prod` answered after one move of the alias; ``number`` is where the move pointed it."""
+
+    alias_target: str
+    number: int
+    answer: Answer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Story:
+    """Everything that was seen. ``evaluations`` are of the base, the first and the last revision."""
+
+    base: str
+    task: str
+    job: Job
+    revisions: tuple[Ref, ...]
+    prompts: tuple[Prompt, ...]
+    evaluations: tuple[Evaluation, Evaluation, Evaluation]
+    best: int
+    contrast: int | None
+    """The index of a prompt that the first and the best revision answer differently."""
+    alias_answers: tuple[AliasAnswer, ...]
+    alias_history: tuple[Move, ...]
+
+    @property
+    def ratio_max_error(self) -> float:
+        """Return the largest distance from 1 of any importance ratio of a fresh rollout."""
+        errors = [step.ratio_max_error for step in self.job.steps if step.ratio_max_error is not None]
+        return max(errors, default=float("inf"))
+
+
+def contrasting_prompt(first: Evaluation, best: Evaluation) -> int | None:
+    """Return the prompt whose answers differ, one that only ``best`` gets right if there is any."""
+    differing = [
+        index
+        for index, (one, other) in enumerate(zip(first.answers, best.answers, strict=True))
+        if one.text != other.text
+    ]
+    return max(differing, key=lambda index: best.rewards[index] - first.rewards[index], default=None)
+
+
+def judge(story: Story) -> dict[str, bool]:
+    """Return every check by name; the demo succeeds when all are true."""
+    base, first, last = story.evaluations
+    digests = {ref.number: ref.digest for ref in story.revisions}
+    return {
+        "job_succeeded": story.job.state == "succeeded",
+        "revisions_numbered_without_gap": sorted(digests) == list(range(1, len(digests) + 1)),
+        "revisions_are_the_jobs": _trained(story.job) == [ref.digest for ref in story.revisions],
+        "accuracy_rose": last.accuracy - base.accuracy >= LEAST_RISE,
+        "rollout_and_trainer_agree": story.ratio_max_error <= RATIO_LIMIT,
+        "base_answers_name_the_base": _all_from(base.answers, f"base:{story.base}"),
+        "first_answers_name_its_digest": _all_from(first.answers, digests[1]),
+        "last_answers_name_its_digest": _all_from(last.answers, digests[max(digests)]),
+        "prod_answers_name_its_digest": all(
+            each.answer.is_from(digests[each.number]) for each in story.alias_answers
+        ),
+        "prod_answers_as_each_revision_did": _same_texts(story),
+        "rollback_changed_the_answer": len({each.answer.text for each in story.alias_answers}) > 1,
+        "history_has_every_move": [move.digest for move in story.alias_history]
+        == [digests[each.number] for each in story.alias_answers],
+    }
+
+
+def _trained(job: Job) -> list[str]:
+    """Return the digests that the job's steps published, each once."""
+    return list(dict.fromkeys(step.revision.digest for step in job.steps if step.revision is not None))
+
+
+def _all_from(answers: Sequence[Answer], digest: str) -> bool:
+    return all(answer.is_from(digest) for answer in answers)
+
+
+def _same_texts(story: Story) -> bool:
+    """Say whether the alias answered exactly as the revision that it pointed at had answered by number."""
+    if story.contrast is None:
+        return False
+    _, first, last = story.evaluations
+    before = {1: first, story.revisions[-1].number: last}
+    return all(
+        each.answer.text == before[each.number].answers[story.contrast].text for each in story.alias_answers
+    )

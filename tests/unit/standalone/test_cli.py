@@ -1,0 +1,133 @@
+"""The command line as its user reads it. `MINT_GOLDEN=write` rewrites the golden files."""
+
+import os
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from mint_common.errors import MintError
+from services.standalone.adapters.bases import ensure_base, tiny_folder
+from services.standalone.adapters.state_folder import StateFolder
+from services.standalone.cli import app, main
+from services.standalone.core.refusals import (
+    BaseMissingError,
+    StackNotRunningError,
+    StackRunningError,
+)
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "cli"
+COMMANDS = ("", "up", "down", "status", "doctor", "demo", "base", "base add", "base list")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_is_as_reviewed(command: str) -> None:
+    result = CliRunner().invoke(app, [*command.split(), "--help"], prog_name="mint", env={"COLUMNS": "80"})
+    assert result.exit_code == 0
+    file = GOLDEN / f"{'-'.join(['mint', *command.split()])}.txt"
+    if os.environ.get("MINT_GOLDEN") == "write":
+        file.write_text(result.output)
+    assert result.output == file.read_text()
+
+
+def run(*arguments: str) -> str:
+    """Run a command that succeeds and return what it says."""
+    result = CliRunner().invoke(app, list(arguments))
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def refusal(*arguments: str) -> MintError:
+    """Run a command that is refused and return why."""
+    result = CliRunner().invoke(app, list(arguments))
+    assert isinstance(result.exception, MintError), result
+    return result.exception
+
+
+def test_the_tiny_base_is_added_under_any_name_and_listed(tmp_path: Path) -> None:
+    assert "mint base add" in run("base", "list", "--dir", str(tmp_path))
+    run("base", "add", "tiny", "--dir", str(tmp_path))
+    run("base", "add", str(tiny_folder()), "--name", "mine", "--max-rank", "8", "--dir", str(tmp_path))
+    listed = run("base", "list", "--dir", str(tmp_path))
+    assert "tiny" in listed
+    assert "mine" in listed
+    assert "Qwen3ForCausalLM" in listed
+
+
+def test_a_base_that_a_stack_needs_is_added_by_itself(tmp_path: Path) -> None:
+    steps: list[str] = []
+    added = ensure_base(tmp_path, "tiny", report=steps.append)
+    assert (Path(added.folder) / "mint_base.json").is_file()
+    assert steps
+    assert ensure_base(tmp_path, "tiny", report=pytest.fail) == added
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (("base", "add", "tiny", "--name", "No Such"), "does not match"),
+        (("base", "add", "/nowhere"), "neither a folder nor one of tiny, smollm2"),
+    ],
+)
+def test_a_base_that_cannot_be_added_is_refused(
+    tmp_path: Path, arguments: tuple[str, ...], problem: str
+) -> None:
+    assert problem in str(refusal(*arguments, "--dir", str(tmp_path)))
+    assert list(tmp_path.glob("bases/*")) == []
+
+
+def test_a_folder_that_is_no_base_is_refused_naming_what_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    error = refusal("base", "add", str(tmp_path), "--name", "x", "--dir", str(tmp_path / "state"))
+    assert "tokenizer.json, *.safetensors missing" in str(error)
+
+
+def test_a_base_is_never_replaced(tmp_path: Path) -> None:
+    run("base", "add", "tiny", "--dir", str(tmp_path))
+    assert "exists already" in str(refusal("base", "add", "tiny", "--dir", str(tmp_path)))
+
+
+def test_up_with_an_unknown_base_names_those_that_are_there(tmp_path: Path) -> None:
+    run("base", "add", "tiny", "--dir", str(tmp_path))
+    error = refusal("up", "--base", "llama", "--dir", str(tmp_path))
+    assert isinstance(error, BaseMissingError)
+    assert "there: tiny" in str(error)
+
+
+def test_up_on_a_folder_whose_stack_runs_is_refused_with_its_pid(tmp_path: Path) -> None:
+    with StateFolder(root=tmp_path).taken():
+        error = refusal("up", "--dir", str(tmp_path))
+    assert isinstance(error, StackRunningError)
+    assert error.pid == os.getpid()
+
+
+@pytest.mark.parametrize("command", ["status", "down"])
+def test_without_a_stack_status_and_down_say_so(tmp_path: Path, command: str) -> None:
+    assert isinstance(refusal(command, "--dir", str(tmp_path)), StackNotRunningError)
+
+
+def test_a_refusal_is_one_plain_sentence_and_exit_code_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["mint", "status", "--dir", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.startswith(f"mint: No stack runs on {tmp_path}.")
+
+
+def test_doctor_reports_on_this_machine(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["doctor", "--dir", str(tmp_path)])
+    assert result.exit_code in {0, 1}
+    for subject in (
+        "python",
+        "torch",
+        "postgres",
+        "nats",
+        "cores",
+        "memory",
+        "disk",
+        "gateway port",
+        "bases",
+    ):
+        assert subject in result.output

@@ -1,0 +1,141 @@
+"""What the demo concludes from what it saw."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from services.standalone.demo.records import Answer, Evaluation, Job, Move, Prompt, Ref, Step
+from services.standalone.demo.report import make_report, write_report
+from services.standalone.demo.verdict import AliasAnswer, Story, contrasting_prompt, judge
+
+D1, D2, D3 = (f"sha256:{letter * 64}" for letter in "abc")
+REVISIONS = tuple(Ref(number=number, digest=digest) for number, digest in enumerate((D1, D2, D3), 1))
+
+
+def answer(text: str, digest: str) -> Answer:
+    """Return an answer that names one digest in both places."""
+    return Answer(text=text, header=digest, fingerprint=digest)
+
+
+def evaluation(model: str, texts: str, rewards: tuple[float, ...], digest: str) -> Evaluation:
+    """Return an evaluation with one letter per answer."""
+    return Evaluation(model=model, answers=tuple(answer(text, digest) for text in texts), rewards=rewards)
+
+
+def step(ref: Ref) -> Step:
+    """Return the step that trained a revision."""
+    return Step(
+        step=ref.number,
+        state="published",
+        reward_mean=0.3 * ref.number,
+        revision=ref,
+        ratio_max_error=1e-5,
+    )
+
+
+def good_story() -> Story:
+    """Return a story in which everything went well."""
+    moves = [(1, D1), (3, D3), (1, D1), (3, D3)]
+    return Story(
+        base="tiny",
+        task="mode:copy",
+        job=Job(
+            state="succeeded",
+            steps=tuple(
+                Step(
+                    step=ref.number,
+                    state="published",
+                    reward_mean=0.3 * ref.number,
+                    revision=ref,
+                    ratio_max_error=1e-5,
+                )
+                for ref in REVISIONS
+            ),
+        ),
+        revisions=REVISIONS,
+        prompts=tuple(Prompt(text=f"f {letter}=", reference=letter, entry=letter) for letter in "pq"),
+        evaluations=(
+            evaluation("tiny", "xx", (0.0, 0.0), "base:tiny"),
+            evaluation("demo@1", "xq", (0.0, 1.0), D1),
+            evaluation("demo@3", "pq", (1.0, 1.0), D3),
+        ),
+        best=3,
+        contrast=0,
+        alias_answers=tuple(
+            AliasAnswer(
+                alias_target=str(number), number=number, answer=answer("p" if number == 3 else "x", digest)
+            )
+            for number, digest in moves
+        ),
+        alias_history=tuple(
+            Move(sequence=index, previous=None, digest=digest, number=number)
+            for index, (number, digest) in enumerate(moves)
+        ),
+    )
+
+
+def test_a_good_story_passes_every_check() -> None:
+    assert set(judge(good_story()).values()) == {True}
+
+
+def _with_answer(story: Story, bad: Answer) -> Story:
+    first, *others = story.alias_answers
+    return replace(story, alias_answers=(replace(first, answer=bad), *others))
+
+
+def _with_last(story: Story, last: Evaluation) -> Story:
+    return replace(story, evaluations=(*story.evaluations[:2], last))
+
+
+GOOD = good_story()
+BAD_STORIES = {
+    "job_succeeded": replace(GOOD, job=replace(GOOD.job, state="failed")),
+    "revisions_numbered_without_gap": replace(
+        GOOD, revisions=(REVISIONS[0], replace(REVISIONS[2], number=4))
+    ),
+    "revisions_are_the_jobs": replace(GOOD, job=replace(GOOD.job, steps=GOOD.job.steps[:2])),
+    "accuracy_rose": _with_last(GOOD, replace(GOOD.evaluations[2], rewards=(0.19, 0.19))),
+    "rollout_and_trainer_agree": replace(
+        GOOD,
+        job=replace(GOOD.job, steps=(replace(GOOD.job.steps[0], ratio_max_error=2e-3), *GOOD.job.steps[1:])),
+    ),
+    "base_answers_name_the_base": replace(
+        GOOD, evaluations=(evaluation("tiny", "xx", (0.0, 0.0), D1), *GOOD.evaluations[1:])
+    ),
+    "last_answers_name_its_digest": _with_last(GOOD, evaluation("demo@3", "pq", (1.0, 1.0), D2)),
+    "prod_answers_name_its_digest": _with_answer(GOOD, Answer(text="x", header=D1, fingerprint=D2)),
+    "prod_answers_as_each_revision_did": _with_answer(GOOD, answer("z", D1)),
+    "history_has_every_move": replace(GOOD, alias_history=GOOD.alias_history[:3]),
+}
+
+
+@pytest.mark.parametrize("check", BAD_STORIES)
+def test_each_check_fails_when_its_promise_is_broken(check: str) -> None:
+    assert judge(BAD_STORIES[check])[check] is False
+
+
+def test_a_job_without_ratios_does_not_pass_for_agreement() -> None:
+    silent = tuple(replace(step, ratio_max_error=None) for step in GOOD.job.steps)
+    assert not judge(replace(GOOD, job=replace(GOOD.job, steps=silent)))["rollout_and_trainer_agree"]
+
+
+def test_the_contrasting_prompt_is_one_that_only_the_better_revision_answers() -> None:
+    first = evaluation("a", "abcd", (0.0, 1.0, 0.0, 0.0), D1)
+    best = evaluation("b", "xbyd", (0.0, 1.0, 1.0, 0.0), D3)
+    assert contrasting_prompt(first, best) == 2
+    assert contrasting_prompt(first, first) is None
+
+
+def test_the_report_has_the_promised_fields_and_a_plot(tmp_path: Path) -> None:
+    report = make_report(GOOD, judge(GOOD), wall_seconds=61.23, rss_peak_mb=2048.0)
+    write_report(report, GOOD, tmp_path)
+    written = json.loads((tmp_path / "report.json").read_text())
+    assert written["accuracy"] == {"base": 0.0, "first": 0.5, "last": 1.0, "n": 2}
+    assert written["steps"] == 3
+    assert written["revisions"][2] == {"number": 3, "digest": D3, "reward": pytest.approx(0.9)}
+    assert [each["digest"] for each in written["answers"]] == [D1, D3, D1, D3]
+    assert {"base", "task", "wall_seconds", "alias_history", "checks", "rss_peak_mb"} <= set(written)
+    assert "demo@3 | 1.000" in (tmp_path / "report.md").read_text()
+    assert (tmp_path / "reward.png").read_bytes().startswith(b"\x89PNG")
