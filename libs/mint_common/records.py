@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """One prompt of a task. ``entry`` is the task's own description of the item, a JSON text for its verifier."""
+    """One prompt of a task. ``entry`` is the task's JSON description of the item, for its verifier."""
 
     text: str
     reference: str
@@ -26,7 +26,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One completion: token ids (the stop token included), the sampler's log-probability of each, and a reward.
+    """One completion: token ids (stop token included), the sampler's log-probability of each, and a reward.
 
     ``logprobs`` is empty for a reference answer, which nobody sampled (SFT).
     """
@@ -77,5 +77,5 @@ def decode_record(data: bytes) -> WaveRecord:
 def _decode(data: bytes, shape: type[T], what: str) -> T:
     try:
         return msgspec.msgpack.decode(data, type=shape)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise EventInvalid(type=what, problem=str(error)) from error

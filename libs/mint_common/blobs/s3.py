@@ -11,6 +11,7 @@ import hashlib
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -94,14 +95,15 @@ class S3Blobs:
     async def list(self, prefix: str) -> AsyncIterator[str]:
         """Yield the keys under a prefix."""
         check_prefix(prefix)
-        more: dict[str, str] = {}
-        while True:
-            page = await self._retrying(lambda: self._list_page(prefix, more), prefix)  # noqa: B023  # awaited before the next round
-            for item in page.get("Contents", []):
-                yield item["Key"].removeprefix(self._prefix)
-            if not page.get("IsTruncated"):
-                return
-            more = {"ContinuationToken": page["NextContinuationToken"]}
+        keys: set[str] = set()
+        more: dict[str, str] | None = {}
+        while more is not None:
+            page = await self._retrying(partial(self._list_page, prefix, more), prefix)
+            keys.update(item["Key"].removeprefix(self._prefix) for item in page.get("Contents", []))
+            more = {"ContinuationToken": page["NextContinuationToken"]} if page.get("IsTruncated") else None
+        # Not every compatible store lists in order: SeaweedFS walks its folders.
+        for key in sorted(keys):
+            yield key
 
     async def close(self) -> None:
         """Close the client and its connections."""
@@ -129,7 +131,8 @@ class S3Blobs:
     async def _chunks(self, claim: Claim) -> AsyncIterator[bytes]:
         check = Check(claim)
         answer = await self._client.get_object(**self._at(claim.uri))
-        async with answer["Body"] as body:
+        body = answer["Body"]
+        async with body:
             while chunk := await body.read(CHUNK_BYTES):
                 check.update(chunk)
                 yield chunk

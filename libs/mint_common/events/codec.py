@@ -1,7 +1,7 @@
 """The wire: an event as a JSON envelope, and back, through every version that was ever published.
 
-Invariants: decoding what was encoded gives an equal event; an unknown type or version, or a payload that does
-not fit, raises EventInvalid and nothing else.
+Invariants: decoding what was encoded gives an equal event, and what could not be decoded is not encoded; an
+unknown type or version, or a payload that does not fit, raises EventInvalid and nothing else.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,6 +21,7 @@ Upcaster = Callable[[Payload], Payload]
 UPCASTERS: Mapping[tuple[str, int], Upcaster] = {}
 """(type, version) -> a function that turns that version's data into the next version's."""
 
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _TYPES = {event_type.type: event_type for event_type in EVENT_TYPES}
 
 
@@ -37,14 +38,16 @@ class Envelope:
 
 
 def encode(event: Event, *, cause: str, now: float) -> bytes:
-    """Return the JSON envelope of an event; ``now`` is seconds since the epoch."""
+    """Return the JSON envelope of an event; ``now`` is seconds since the epoch. Raises EventInvalid."""
+    data = msgspec.json.encode(event)
+    _check_readable(event, data)
     envelope = Envelope(
         id=event.id,
         type=event.type,
         version=event.version,
         cause=cause,
         time=now,
-        data=msgspec.Raw(msgspec.json.encode(event)),
+        data=msgspec.Raw(data),
     )
     return msgspec.json.encode(envelope)
 
@@ -55,12 +58,20 @@ def decode(
     """Return the envelope and its event, upcast to the current version. Raises EventInvalid."""
     try:
         envelope = msgspec.json.decode(data, type=Envelope)
-    except msgspec.DecodeError as error:
+    except _UNREADABLE as error:
         raise EventInvalid(type="?", problem=str(error)) from error
     event_type = _TYPES.get(envelope.type)
     if event_type is None:
         raise EventInvalid(type=envelope.type, problem="unknown type; is this service older than the sender?")
     return envelope, _decode_data(envelope, event_type, upcasters)
+
+
+def _check_readable(event: Event, data: bytes) -> None:
+    """Refuse what no reader could read, at the sender: not a number, say, has no JSON."""
+    try:
+        msgspec.json.decode(data, type=type(event))
+    except _UNREADABLE as error:
+        raise EventInvalid(type=event.type, problem=str(error)) from error
 
 
 def _decode_data(
@@ -69,14 +80,22 @@ def _decode_data(
     try:
         if envelope.version == event_type.version:
             return msgspec.json.decode(envelope.data, type=event_type)
-        payload: Payload = msgspec.json.decode(envelope.data)
-        for version in range(envelope.version, event_type.version):
-            payload = upcasters[envelope.type, version](payload)
-        if envelope.version > event_type.version:
-            raise KeyError(envelope.version)
+        payload = msgspec.json.decode(envelope.data, type=Payload)
+        for upcaster in _path(envelope, event_type, upcasters):
+            payload = upcaster(payload)
         return msgspec.convert(payload, type=event_type)
     except KeyError as error:
-        problem = f"version {envelope.version} has no upcaster to {event_type.version}"
-        raise EventInvalid(type=envelope.type, problem=problem) from error
-    except msgspec.DecodeError as error:
+        raise EventInvalid(type=envelope.type, problem=f"field {error} is missing") from error
+    except _UNREADABLE as error:
         raise EventInvalid(type=envelope.type, problem=str(error)) from error
+
+
+def _path(
+    envelope: Envelope, event_type: type[Event], upcasters: Mapping[tuple[str, int], Upcaster]
+) -> list[Upcaster]:
+    versions = range(envelope.version, event_type.version)
+    steps = [upcasters.get((envelope.type, version)) for version in versions]
+    if not steps or None in steps:
+        problem = f"version {envelope.version} has no upcaster to {event_type.version}"
+        raise EventInvalid(type=envelope.type, problem=problem)
+    return [step for step in steps if step is not None]

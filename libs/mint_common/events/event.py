@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from typing import ClassVar
+from urllib.parse import quote
 
 from mint_common.ids import BaseName, EventId, TenantId, derive_id
 
@@ -29,4 +30,9 @@ class Event:
     @property
     def subject(self) -> str:
         """Return ``mint.<noun>.<verb>.<tenant>.<base>``."""
-        return f"mint.{self.type}.{self.tenant_id}.{self.base}"
+        return f"mint.{self.type}.{subject_token(self.tenant_id)}.{subject_token(self.base)}"
+
+
+def subject_token(name: str) -> str:
+    """Return a name as one token of a subject: dots part tokens, and ``*`` and ``>`` match others'."""
+    return quote(name, safe="").replace(".", "%2E")

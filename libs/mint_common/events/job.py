@@ -57,7 +57,10 @@ class JobSubmitted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobFinished(Event):
-    """A job ended. ``last_revision`` is None when no revision was published; ``reason`` says why it failed."""
+    """A job ended.
+
+    ``last_revision`` is None when no revision was published; ``reason`` says why it failed.
+    """
 
     type: ClassVar[str] = "job.finished"
     key: ClassVar[tuple[str, ...]] = ("job_id",)

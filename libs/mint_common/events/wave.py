@@ -13,7 +13,7 @@ from mint_common.ids import JobId, PolicyId, WaveId
 class WaveRequested(Event):
     """Sample these prompts at this revision. ``revision`` is None for a policy that equals its base still.
 
-    ``prompts`` claims a JSON list (see `mint_common.records`). ``step`` counts from 1 within the job.
+    ``prompts`` claims a list of `mint_common.records.Prompt`. ``step`` counts from 1 within the job.
     """
 
     type: ClassVar[str] = "wave.requested"

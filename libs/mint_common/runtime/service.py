@@ -29,11 +29,15 @@ _KEEP_ALIVE_SECONDS = 30
 
 
 def run_process(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
-    """Run a service's main coroutine on uvloop and return the exit code; what the world got wrong is logged."""
+    """Run a service's main coroutine on uvloop and return the exit code; what ended it is logged."""
     try:
         uvloop.run(main())
     except MintError as error:
-        _log.error("service stopped", extra={"code": error.code, "problem": str(error)})  # not a bug
+        problem = {"code": error.code, "problem": str(error)}
+        _log.error("service stopped", extra=problem)  # not a bug of ours
+        return 1
+    except Exception:  # noqa: BLE001  # the edge of the process
+        _log.exception("service crashed")
         return 1
     return 0
 
@@ -47,8 +51,8 @@ async def run_service(
 ) -> None:
     """Serve and run the background tasks until SIGTERM or SIGINT; a second signal does not wait.
 
-    ``drain_seconds`` bounds how long open requests may go on; background tasks end when they have put down what
-    they have in hand. Raises what a background task raised.
+    ``drain_seconds`` bounds how long open requests may go on; background tasks end when they have put down
+    what they have in hand. Raises what a background task raised.
     """
     listener = _listen(settings)
     server = _Server(_server_config(http, drain_seconds))

@@ -1,0 +1,1 @@
+"""For tests of MinT and of whatever builds on it: contract suites, factories, receivers."""
