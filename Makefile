@@ -31,6 +31,7 @@ check: .venv/.installed ## Format, lint, types, import contracts, generated docs
 	$(BIN)/lint-imports
 	$(BIN)/python tools/make_events_doc.py --check
 	$(BIN)/python tools/make_openapi.py --check
+	$(BIN)/python tools/make_settings_doc.py --check
 	$(PYTEST) -q tests/unit tests/sim
 
 fmt: .venv/.installed ## Format, and fix what the linter can
@@ -43,6 +44,7 @@ bench: .venv/.installed ## Run the benchmarks: JSON and plots in out/bench
 docs: .venv/.installed ## Regenerate the generated documents
 	$(BIN)/python tools/make_events_doc.py
 	$(BIN)/python tools/make_openapi.py
+	$(BIN)/python tools/make_settings_doc.py
 
 clean: ## Remove .venv, caches and out/
 	rm -rf .venv out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
