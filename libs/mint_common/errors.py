@@ -37,6 +37,19 @@ class NotFound(MintError):
     http_status = 404
 
 
+class NoRevision(NotFound):
+    """Policy {name!r} has no revision yet."""
+
+    code = "no_revision"
+
+
+class BaseChanged(MintError):
+    """Base {name!r} is registered as {found}, not {expected}: give a changed base a new name."""
+
+    code = "base_changed"
+    http_status = 422
+
+
 class InvalidField(MintError):
     """Field {field!r}: {problem}"""
 

@@ -1,0 +1,1 @@
+"""The registry's store: Postgres, and memory for tests."""

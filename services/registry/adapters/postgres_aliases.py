@@ -1,0 +1,145 @@
+"""Aliases in Postgres: moves of one policy's aliases take turns under the lock on the policy's row."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import asyncpg
+
+from mint_common.catalog import AliasRecord, PolicyRecord
+from mint_common.claims import RevisionRef
+from mint_common.errors import NotFound
+from mint_common.ids import PolicyId, new_id
+from mint_common.runtime.ledger_postgres import PostgresConnection, PostgresLedger, PostgresTransaction
+from services.registry.adapters.rows import moment, move_of, ref_of
+from services.registry.core.aliases import AliasEntry, moved, plan_move, plan_rollback
+from services.registry.ports import HISTORY_ROWS, Mover
+
+_ALIASES = """
+    SELECT alias, sequence, revisions.* FROM aliases JOIN revisions USING (policy_id, number)
+    WHERE policy_id = $1
+"""
+_HISTORY = """
+    SELECT * FROM alias_history WHERE policy_id = $1 AND alias = $2 ORDER BY sequence DESC LIMIT $3
+"""
+_CURRENT = """
+    SELECT history.* FROM aliases JOIN alias_history history USING (policy_id, alias, sequence)
+    WHERE policy_id = $1 AND alias = $2
+"""
+_LOCK_POLICY = "SELECT 1 FROM policies WHERE policy_id = $1 FOR NO KEY UPDATE"
+_POINT = """
+    INSERT INTO aliases (policy_id, alias, sequence, number) VALUES ($1, $2, $3, $4)
+    ON CONFLICT (policy_id, alias) DO UPDATE SET sequence = $3, number = $4
+"""
+_APPEND = """
+    INSERT INTO alias_history
+        (policy_id, alias, sequence, previous, digest, number, below, actor, reason, moved_at)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+"""
+
+
+class PostgresAliases:
+    """See `ports.Aliases`."""
+
+    def __init__(self, pool: asyncpg.Pool, ledger: PostgresLedger) -> None:
+        self._pool = pool
+        self._ledger = ledger
+
+    async def alias(self, policy_id: PolicyId, name: str) -> AliasRecord:
+        """Return an alias with the newest rows of its history."""
+        # The current row first: history that was added since is cut off, so both are of one moment.
+        row = await self._pool.fetchrow(f"{_ALIASES} AND alias = $2", policy_id, name)
+        if row is None:
+            raise NotFound(kind="alias", name=name)
+        rows = await self._pool.fetch(_HISTORY, policy_id, name, HISTORY_ROWS)
+        history = tuple(move_of(move) for move in reversed(rows) if move["sequence"] <= row["sequence"])
+        return AliasRecord(alias=name, revision=ref_of(row), sequence=row["sequence"], history=history)
+
+    async def aliases(self, policy_id: PolicyId) -> Sequence[AliasRecord]:
+        """Return all aliases of a policy by name, without histories."""
+        rows = await self._pool.fetch(f"{_ALIASES} ORDER BY alias", policy_id)
+        return [
+            AliasRecord(alias=row["alias"], revision=ref_of(row), sequence=row["sequence"], history=())
+            for row in rows
+        ]
+
+    async def move(
+        self, policy: PolicyRecord, name: str, target: RevisionRef, mover: Mover, *, expected: str | None
+    ) -> None:
+        """Apply `core.aliases.plan_move` and tell it."""
+        async with self._turn(policy) as transaction:
+            connection = transaction.connection
+            current = await _current(connection, policy.policy_id, name)
+            entry = plan_move(name, current, target, expected=expected)
+            if entry is not None:
+                await _append(connection, policy.policy_id, name, entry, mover)
+                event = moved(policy, name, entry, target, actor=mover.actor, reason=mover.reason)
+                await transaction.emit(event)
+
+    async def roll_back(self, policy: PolicyRecord, name: str, mover: Mover, *, expected: str | None) -> None:
+        """Apply `core.aliases.plan_rollback` and tell it."""
+        async with self._turn(policy) as transaction:
+            connection = transaction.connection
+            current = await _current(connection, policy.policy_id, name)
+            if current is None:
+                raise NotFound(kind="alias", name=name)
+            below = await _entry(connection, policy.policy_id, name, current.below)
+            entry = plan_rollback(name, current, below, expected=expected)
+            target = await _revision(connection, policy.policy_id, entry.number)
+            await _append(connection, policy.policy_id, name, entry, mover)
+            event = moved(policy, name, entry, target, actor=mover.actor, reason=mover.reason)
+            await transaction.emit(event)
+
+    @asynccontextmanager
+    async def _turn(self, policy: PolicyRecord) -> AsyncIterator[PostgresTransaction]:
+        async with self._ledger.transaction(new_id("req")) as transaction:
+            await transaction.connection.execute(_LOCK_POLICY, policy.policy_id)
+            yield transaction
+
+
+async def _current(connection: PostgresConnection, policy_id: PolicyId, name: str) -> AliasEntry | None:
+    row = await connection.fetchrow(_CURRENT, policy_id, name)
+    return _entry_of(row) if row else None
+
+
+async def _entry(
+    connection: PostgresConnection, policy_id: PolicyId, name: str, sequence: int | None
+) -> AliasEntry | None:
+    query = "SELECT * FROM alias_history WHERE policy_id = $1 AND alias = $2 AND sequence = $3"
+    row = await connection.fetchrow(query, policy_id, name, sequence)
+    return _entry_of(row) if row else None
+
+
+def _entry_of(row: asyncpg.Record) -> AliasEntry:
+    return AliasEntry(
+        sequence=row["sequence"],
+        previous=row["previous"],
+        digest=row["digest"],
+        number=row["number"],
+        below=row["below"],
+    )
+
+
+async def _revision(connection: PostgresConnection, policy_id: PolicyId, number: int) -> RevisionRef:
+    query = "SELECT * FROM revisions WHERE policy_id = $1 AND number = $2"
+    row = await connection.fetchrow(query, policy_id, number)
+    assert row is not None, "a foreign key keeps it"
+    return ref_of(row)
+
+
+async def _append(
+    connection: PostgresConnection, policy_id: PolicyId, name: str, entry: AliasEntry, mover: Mover
+) -> None:
+    await connection.execute(_POINT, policy_id, name, entry.sequence, entry.number)
+    await connection.execute(
+        _APPEND,
+        policy_id,
+        name,
+        entry.sequence,
+        entry.previous,
+        entry.digest,
+        entry.number,
+        entry.below,
+        mover.actor,
+        mover.reason,
+        moment(mover.at),
+    )

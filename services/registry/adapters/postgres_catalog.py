@@ -1,0 +1,193 @@
+"""Bases, policies, revisions and exports in Postgres.
+
+A policy's row is the lock under which its revisions are numbered.
+"""
+
+from collections.abc import Sequence
+
+import asyncpg
+import msgspec
+
+from mint_common.adapters_format.base_facts import BaseFacts
+from mint_common.catalog import PolicyRecord, RevisionRecord
+from mint_common.claims import RevisionRef
+from mint_common.errors import AlreadyExists, BaseChanged, InvalidField, NotFound
+from mint_common.events import RevisionExported
+from mint_common.ids import BaseName, Digest, PolicyId, TenantId
+from mint_common.runtime.ledger_postgres import PostgresConnection, PostgresLedger
+from services.registry.adapters.rows import (
+    POLICY,
+    moment,
+    policy_of,
+    ref_of,
+    revision_of,
+)
+from services.registry.core.exports import Refusal, answer
+from services.registry.core.names import is_policy_id
+
+_PUT_BASE = (
+    "INSERT INTO bases (name, digest, facts, created_at) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING"
+)
+_ADD_POLICY = """
+    INSERT INTO policies (policy_id, tenant_id, name, base, lora, created_at)
+    SELECT $1, $2, $3, $4, $5, $6 WHERE NOT EXISTS (SELECT FROM bases WHERE name = $3)
+    RETURNING policy_id
+"""
+_LOCK_POLICY = "SELECT 1 FROM policies WHERE policy_id = $1 FOR NO KEY UPDATE"
+_APPEND = """
+    INSERT INTO revisions (policy_id, number, digest, manifest_uri, manifest_sha256, manifest_size_bytes,
+                           parent, step, metrics, job_id, wave_id, export_id, created_at)
+    SELECT $1, coalesce(max(number), 0) + 1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12
+    FROM revisions WHERE policy_id = $1
+    RETURNING *
+"""
+_SETTLED = """
+    SELECT code, reason, revisions.* FROM exports LEFT JOIN revisions USING (policy_id, number)
+    WHERE policy_id = $1 AND exports.export_id = $2 AND tenant_id = $3
+"""
+_SETTLE = """
+    INSERT INTO exports (tenant_id, policy_id, export_id, digest, number, code, reason, settled_at)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+"""
+
+
+class PostgresCatalog:
+    """See `ports.Catalog`."""
+
+    def __init__(self, pool: asyncpg.Pool, ledger: PostgresLedger) -> None:
+        self._pool = pool
+        self._ledger = ledger
+
+    async def put_base(self, facts: BaseFacts, *, now: float) -> BaseFacts:
+        """Store a base, or return what is stored when the digest is equal."""
+        values = msgspec.to_builtins(facts)
+        await self._pool.execute(_PUT_BASE, facts.name, facts.digest, values, moment(now))
+        found = await self.base(facts.name)
+        if found.digest != facts.digest:
+            raise BaseChanged(name=facts.name, found=found.digest, expected=facts.digest)
+        return found
+
+    async def base(self, name: BaseName | str) -> BaseFacts:
+        """Return a base."""
+        facts = await self._pool.fetchval("SELECT facts FROM bases WHERE name = $1", name)
+        if facts is None:
+            raise NotFound(kind="base", name=name)
+        return msgspec.convert(facts, BaseFacts)
+
+    async def bases(self) -> Sequence[BaseFacts]:
+        """Return all bases by name."""
+        rows = await self._pool.fetch("SELECT facts FROM bases ORDER BY name")
+        return [msgspec.convert(row["facts"], BaseFacts) for row in rows]
+
+    async def add_policy(self, policy: PolicyRecord) -> None:
+        """Store a new policy."""
+        lora = msgspec.to_builtins(policy.lora)
+        try:
+            added = await self._pool.fetchval(
+                _ADD_POLICY,
+                policy.policy_id,
+                policy.tenant_id,
+                policy.name,
+                policy.base,
+                lora,
+                moment(policy.created_at),
+            )
+        except asyncpg.UniqueViolationError as error:
+            raise AlreadyExists(kind="policy", name=policy.name) from error
+        except asyncpg.ForeignKeyViolationError as error:
+            if error.constraint_name == "policies_base_fkey":
+                raise NotFound(kind="base", name=policy.base) from error
+            raise NotFound(kind="tenant", name=policy.tenant_id) from error
+        if added is None:
+            raise InvalidField(field="name", problem=f"{policy.name!r} is the name of a base")
+
+    async def policy(self, tenant_id: TenantId, key: PolicyId | str) -> PolicyRecord:
+        """Return a tenant's policy by id or name."""
+        column = "policy_id" if is_policy_id(key) else "name"
+        row = await self._pool.fetchrow(
+            f"{POLICY} WHERE tenant_id = $1 AND policy.{column} = $2", tenant_id, key
+        )
+        if row is None:
+            raise NotFound(kind="policy", name=key)
+        return policy_of(row)
+
+    async def policies(self, tenant_id: TenantId, *, limit: int, after: str | None) -> Sequence[PolicyRecord]:
+        """Return a tenant's policies by name."""
+        query = f"{POLICY} WHERE tenant_id = $1 AND name > $2 ORDER BY name LIMIT $3"
+        return [policy_of(row) for row in await self._pool.fetch(query, tenant_id, after or "", limit)]
+
+    async def revision(self, policy_id: PolicyId, key: int | Digest) -> RevisionRecord:
+        """Return a revision by number or digest."""
+        column = "number" if isinstance(key, int) else "digest"
+        row = await self._pool.fetchrow(
+            f"SELECT * FROM revisions WHERE policy_id = $1 AND {column} = $2",  # noqa: S608  # two constants
+            policy_id,
+            key,
+        )
+        if row is None:
+            raise NotFound(kind="revision", name=str(key))
+        return revision_of(row)
+
+    async def revisions(self, policy_id: PolicyId, *, limit: int, after: int) -> Sequence[RevisionRecord]:
+        """Return a policy's revisions by number."""
+        query = "SELECT * FROM revisions WHERE policy_id = $1 AND number > $2 ORDER BY number LIMIT $3"
+        return [revision_of(row) for row in await self._pool.fetch(query, policy_id, after, limit)]
+
+    async def settle_export(self, export: RevisionExported, refusal: Refusal | None, *, now: float) -> None:
+        """Commit the verdict on an export and tell it."""
+        async with self._ledger.transaction(export.id) as transaction:
+            connection = transaction.connection
+            await connection.execute(_LOCK_POLICY, export.policy_id)
+            row = await connection.fetchrow(_SETTLED, export.policy_id, export.export_id, export.tenant_id)
+            if row is not None:
+                verdict = (
+                    ref_of(row) if row["code"] is None else Refusal(code=row["code"], reason=row["reason"])
+                )
+            else:
+                verdict = refusal or await _append(connection, export, now)
+                await _settle(connection, export, verdict, now)
+            await transaction.emit(answer(export, verdict))
+
+
+async def _append(connection: PostgresConnection, export: RevisionExported, now: float) -> RevisionRef:
+    """Return the revision of the export's digest, which is a new one unless the policy has it already."""
+    known = await connection.fetchrow(
+        "SELECT * FROM revisions WHERE policy_id = $1 AND digest = $2", export.policy_id, export.digest
+    )
+    if known is not None:
+        return ref_of(known)
+    row = await connection.fetchrow(
+        _APPEND,
+        export.policy_id,
+        export.digest,
+        export.manifest.uri,
+        export.manifest.sha256,
+        export.manifest.size_bytes,
+        export.parent,
+        export.step,
+        export.metrics,
+        export.job_id,
+        export.wave_id,
+        export.export_id,
+        moment(now),
+    )
+    assert row is not None, "an insert returns its row"
+    return ref_of(row)
+
+
+async def _settle(
+    connection: PostgresConnection, export: RevisionExported, verdict: RevisionRef | Refusal, now: float
+) -> None:
+    number = None if isinstance(verdict, Refusal) else verdict.number
+    code, reason = (verdict.code, verdict.reason) if isinstance(verdict, Refusal) else (None, None)
+    await connection.execute(
+        _SETTLE,
+        export.tenant_id,
+        export.policy_id,
+        export.export_id,
+        export.digest,
+        number,
+        code,
+        reason,
+        moment(now),
+    )

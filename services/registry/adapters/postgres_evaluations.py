@@ -1,0 +1,65 @@
+"""Evaluations in Postgres."""
+
+from collections.abc import Sequence
+
+import asyncpg
+
+from mint_common.catalog import EvaluationRecord, PolicyRecord
+from mint_common.errors import NotFound
+from mint_common.ids import PolicyId, new_id
+from mint_common.runtime.ledger_postgres import PostgresLedger
+from services.registry.adapters.rows import evaluation_of, moment
+from services.registry.core.evaluations import recorded
+
+_ADD = """
+    INSERT INTO evaluations (evaluation_id, policy_id, number, suite, metric, value, n, actor, created_at)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (evaluation_id) DO NOTHING
+    RETURNING place
+"""
+_EVALUATIONS = """
+    SELECT evaluations.*, digest FROM evaluations JOIN revisions USING (policy_id, number)
+    WHERE policy_id = $1
+"""
+
+
+class PostgresEvaluations:
+    """See `ports.Evaluations`."""
+
+    def __init__(self, pool: asyncpg.Pool, ledger: PostgresLedger) -> None:
+        self._pool = pool
+        self._ledger = ledger
+
+    async def add(self, policy: PolicyRecord, evaluation: EvaluationRecord) -> EvaluationRecord:
+        """Store and tell a score of an existing revision, or return the stored one of the same id."""
+        async with self._ledger.transaction(new_id("req")) as transaction:
+            connection = transaction.connection
+            place = await connection.fetchval(
+                _ADD,
+                evaluation.evaluation_id,
+                policy.policy_id,
+                evaluation.number,
+                evaluation.suite,
+                evaluation.metric,
+                evaluation.value,
+                evaluation.n,
+                evaluation.actor,
+                moment(evaluation.created_at),
+            )
+            if place is not None:
+                await transaction.emit(recorded(policy, evaluation))
+            row = await connection.fetchrow(
+                f"{_EVALUATIONS} AND evaluation_id = $2", policy.policy_id, evaluation.evaluation_id
+            )
+        assert row is not None, "it was inserted, or was there"
+        return evaluation_of(row)
+
+    async def list(self, policy_id: PolicyId, *, limit: int, after: str | None) -> Sequence[EvaluationRecord]:
+        """Return a policy's evaluations as they came."""
+        place = 0
+        if after is not None:
+            query = "SELECT place FROM evaluations WHERE policy_id = $1 AND evaluation_id = $2"
+            place = await self._pool.fetchval(query, policy_id, after)
+            if place is None:
+                raise NotFound(kind="evaluation", name=after)
+        query = f"{_EVALUATIONS} AND place > $2 ORDER BY place LIMIT $3"
+        return [evaluation_of(row) for row in await self._pool.fetch(query, policy_id, place, limit)]

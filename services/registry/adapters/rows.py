@@ -1,0 +1,102 @@
+"""Rows of the registry's tables as records, and back."""
+
+from datetime import UTC, datetime
+
+import asyncpg
+import msgspec
+
+from mint_common.catalog import AliasMove, EvaluationRecord, PolicyRecord, RevisionRecord, TenantRecord
+from mint_common.claims import Claim, RevisionRef
+from mint_common.events.job import LoraSpec
+
+POLICY = """
+    SELECT policy.*, newest.number, newest.digest, newest.manifest_uri, newest.manifest_sha256,
+           newest.manifest_size_bytes
+    FROM policies policy
+    LEFT JOIN LATERAL (
+        SELECT * FROM revisions
+        WHERE revisions.policy_id = policy.policy_id AND state = 'published'
+        ORDER BY number DESC LIMIT 1
+    ) newest ON true
+"""
+"""Policies with their newest published revision."""
+
+
+def moment(seconds: float) -> datetime:
+    """Return seconds since the epoch as Postgres wants them."""
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def tenant_of(row: asyncpg.Record) -> TenantRecord:
+    """Read a row of tenants."""
+    return TenantRecord(
+        tenant_id=row["tenant_id"], name=row["name"], created_at=row["created_at"].timestamp()
+    )
+
+
+def policy_of(row: asyncpg.Record) -> PolicyRecord:
+    """Read a row of `POLICY`."""
+    return PolicyRecord(
+        policy_id=row["policy_id"],
+        tenant_id=row["tenant_id"],
+        name=row["name"],
+        base=row["base"],
+        lora=msgspec.convert(row["lora"], LoraSpec),
+        created_at=row["created_at"].timestamp(),
+        latest=None if row["number"] is None else ref_of(row),
+    )
+
+
+def ref_of(row: asyncpg.Record) -> RevisionRef:
+    """Read the revision in a row that has its number, digest and manifest."""
+    return RevisionRef(digest=row["digest"], number=row["number"], manifest=_manifest_of(row))
+
+
+def revision_of(row: asyncpg.Record) -> RevisionRecord:
+    """Read a row of revisions."""
+    return RevisionRecord(
+        digest=row["digest"],
+        number=row["number"],
+        manifest=_manifest_of(row),
+        parent=row["parent"],
+        step=row["step"],
+        metrics=row["metrics"],
+        state=row["state"],
+        job_id=row["job_id"],
+        wave_id=row["wave_id"],
+        created_at=row["created_at"].timestamp(),
+    )
+
+
+def move_of(row: asyncpg.Record) -> AliasMove:
+    """Read a row of alias_history."""
+    return AliasMove(
+        sequence=row["sequence"],
+        previous=row["previous"],
+        digest=row["digest"],
+        number=row["number"],
+        actor=row["actor"],
+        reason=row["reason"],
+        at=row["moved_at"].timestamp(),
+    )
+
+
+def evaluation_of(row: asyncpg.Record) -> EvaluationRecord:
+    """Read a row of evaluations joined with the digest of its revision."""
+    return EvaluationRecord(
+        evaluation_id=row["evaluation_id"],
+        digest=row["digest"],
+        number=row["number"],
+        suite=row["suite"],
+        metric=row["metric"],
+        value=row["value"],
+        n=row["n"],
+        actor=row["actor"],
+        created_at=row["created_at"].timestamp(),
+    )
+
+
+def _manifest_of(row: asyncpg.Record) -> Claim:
+    return Claim(
+        uri=row["manifest_uri"], sha256=row["manifest_sha256"], size_bytes=row["manifest_size_bytes"]
+    )

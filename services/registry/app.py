@@ -1,0 +1,97 @@
+"""Composition of the registry: the only file that knows which technology stands behind which port."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from fastapi import FastAPI
+
+from mint_common.blobs.open import open_blobs
+from mint_common.bus.nats import connect_nats
+from mint_common.catalog import TenantRecord
+from mint_common.events import RevisionExported
+from mint_common.ids import TenantId
+from mint_common.runtime.clock import Clock, SystemClock
+from mint_common.runtime.dispatch import Dispatcher
+from mint_common.runtime.edge import create_http
+from mint_common.runtime.ledger_postgres import PostgresLedger
+from mint_common.runtime.postgres import migrate, open_pool
+from mint_common.runtime.relay import OutboxRelay
+from mint_common.runtime.service import run_service
+from services.registry.adapters.postgres_accounts import PostgresAccounts
+from services.registry.adapters.postgres_aliases import PostgresAliases
+from services.registry.adapters.postgres_catalog import PostgresCatalog
+from services.registry.adapters.postgres_evaluations import PostgresEvaluations
+from services.registry.core.keys import stored_key
+from services.registry.handlers import ExportHandler
+from services.registry.http import Registry, add_routes
+from services.registry.ports import Accounts
+from services.registry.settings import RegistrySettings
+
+SCHEMA = "registry"
+DEFAULT_TENANT = TenantId("default")
+_BOOTSTRAP_KEY_ID = "key_bootstrap"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistryApp:
+    """An assembled registry: its HTTP application and its background work."""
+
+    http: FastAPI
+    dispatcher: Dispatcher
+    relay: OutboxRelay
+
+
+@asynccontextmanager
+async def open_registry(settings: RegistrySettings) -> AsyncIterator[RegistryApp]:
+    """Connect and assemble; leaving closes everything in the opposite order."""
+    clock = SystemClock()
+    async with AsyncExitStack() as stack:
+        pool = await open_pool(settings.postgres.dsn, schema=SCHEMA, max_size=12)
+        stack.push_async_callback(pool.close)
+        await migrate(pool, schema=SCHEMA, package="services.registry.adapters.migrations")
+        blobs = await open_blobs(settings.blobs)
+        stack.push_async_callback(blobs.close)
+        bus = await connect_nats(settings.nats.url, name="registry")
+        stack.push_async_callback(bus.close)
+
+        ledger = PostgresLedger(pool, clock)
+        registry = Registry(
+            accounts=PostgresAccounts(pool),
+            catalog=PostgresCatalog(pool, ledger),
+            aliases=PostgresAliases(pool, ledger),
+            evaluations=PostgresEvaluations(pool, ledger),
+            clock=clock,
+        )
+        if settings.bootstrap_key:
+            await bootstrap(registry.accounts, settings.bootstrap_key, clock)
+
+        handler = ExportHandler(catalog=registry.catalog, blobs=blobs, clock=clock)
+        dispatcher = Dispatcher(
+            bus=bus, ledger=ledger, durable="registry", clock=clock, concurrency=settings.checks
+        )
+        dispatcher.on(RevisionExported, handler.on_revision_exported)
+        http = create_http(
+            title="MinT registry",
+            service="registry",
+            internal_token=settings.internal.token,
+            ready=lambda: True,
+        )
+        add_routes(http, registry)
+        yield RegistryApp(http=http, dispatcher=dispatcher, relay=OutboxRelay(pool, bus, clock))
+
+
+async def bootstrap(accounts: Accounts, key: str, clock: Clock) -> None:
+    """Make the default tenant with this key; an earlier bootstrap key is replaced. Idempotent."""
+    now = clock.now()
+    tenant = await accounts.add_tenant(
+        TenantRecord(tenant_id=DEFAULT_TENANT, name=DEFAULT_TENANT, created_at=now)
+    )
+    stored = stored_key(key, key_id=_BOOTSTRAP_KEY_ID, tenant_id=tenant.tenant_id, name="bootstrap", now=now)
+    await accounts.put_key(stored)
+
+
+async def run(settings: RegistrySettings) -> None:
+    """Serve until told to stop."""
+    async with open_registry(settings) as registry:
+        await run_service(registry.http, settings.http, [registry.dispatcher.run, registry.relay.run])

@@ -1,0 +1,29 @@
+"""Evaluations: equal scores are the same one, so that repeating a request records nothing twice."""
+
+from mint_common.catalog import EvaluationRecord, PolicyRecord
+from mint_common.events import EvaluationRecorded
+from mint_common.ids import EvaluationId, PolicyId, derive_id
+
+
+def evaluation_id(
+    policy_id: PolicyId, *, number: int, suite: str, metric: str, value: float, n: int, actor: str
+) -> EvaluationId:
+    """Return the id of a score, a function of everything that was said."""
+    parts = (policy_id, number, suite, metric, value.hex(), n, actor)
+    return EvaluationId(derive_id("eval", *parts))
+
+
+def recorded(policy: PolicyRecord, evaluation: EvaluationRecord) -> EvaluationRecorded:
+    """Return the event that tells of a score."""
+    return EvaluationRecorded(
+        tenant_id=policy.tenant_id,
+        base=policy.base,
+        evaluation_id=evaluation.evaluation_id,
+        policy_id=policy.policy_id,
+        digest=evaluation.digest,
+        suite=evaluation.suite,
+        metric=evaluation.metric,
+        value=evaluation.value,
+        n=evaluation.n,
+        actor=evaluation.actor,
+    )

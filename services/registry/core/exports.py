@@ -1,0 +1,67 @@
+"""The verdict on an exported adapter: which checks tie it to its policy, and what is told to the others."""
+
+from dataclasses import dataclass
+
+from mint_common.adapters_format.manifest import Manifest
+from mint_common.adapters_format.refusal import Reason, refusal
+from mint_common.catalog import PolicyRecord
+from mint_common.claims import RevisionRef
+from mint_common.events import RevisionExported, RevisionPublished, RevisionRejected
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """Why an export is not published: the code of the error and its text."""
+
+    code: str
+    reason: str
+
+
+def check_export(export: RevisionExported, policy: PolicyRecord, manifest: Manifest) -> None:
+    """Check that the manifest is that of this export of this policy. Raises AdapterInvalid."""
+    if export.base != policy.base:
+        problem = f"exported over {export.base}, policy {policy.name!r} is over {policy.base}"
+        raise refusal(Reason.WRONG_BASE, problem)
+    if manifest.digest != export.digest:
+        problem = f"the manifest says {manifest.digest}, the export {export.digest}"
+        raise refusal(Reason.WRONG_DIGEST, problem)
+    found = (manifest.policy_id, manifest.step, manifest.parent)
+    if found != (export.policy_id, export.step, export.parent):
+        expected = f"{export.policy_id} step {export.step} parent {export.parent}"
+        problem = f"made for {manifest.policy_id!r} step {manifest.step} parent {manifest.parent}"
+        raise refusal(Reason.WRONG_POLICY, f"{problem}, exported as {expected}")
+    if manifest.rank != policy.lora.rank:
+        problem = f"rank {manifest.rank}, policy {policy.name!r} has {policy.lora.rank}"
+        raise refusal(Reason.WRONG_RANK, problem)
+    if manifest.targets != policy.lora.targets:
+        targets = ", ".join(manifest.targets)
+        problem = f"targets {targets}, policy {policy.name!r} has {', '.join(policy.lora.targets)}"
+        raise refusal(Reason.WRONG_TARGETS, problem)
+
+
+def answer(export: RevisionExported, verdict: RevisionRef | Refusal) -> RevisionPublished | RevisionRejected:
+    """Return the event that tells the verdict."""
+    if isinstance(verdict, Refusal):
+        return RevisionRejected(
+            tenant_id=export.tenant_id,
+            base=export.base,
+            export_id=export.export_id,
+            policy_id=export.policy_id,
+            job_id=export.job_id,
+            wave_id=export.wave_id,
+            digest=export.digest,
+            code=verdict.code,
+            reason=verdict.reason,
+        )
+    return RevisionPublished(
+        tenant_id=export.tenant_id,
+        base=export.base,
+        export_id=export.export_id,
+        policy_id=export.policy_id,
+        job_id=export.job_id,
+        wave_id=export.wave_id,
+        revision=verdict,
+        parent=export.parent,
+        step=export.step,
+        metrics=export.metrics,
+    )

@@ -1,0 +1,41 @@
+"""API keys: random text that is shown once; only its hash is kept."""
+
+import hashlib
+from dataclasses import dataclass
+
+from mint_common.ids import TenantId
+
+KEY_PREFIX = "tml-"
+_SHOWN = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredKey:
+    """What is kept of a key. ``shown`` is its beginning, for people to tell keys apart."""
+
+    key_id: str
+    tenant_id: TenantId
+    name: str
+    shown: str
+    key_hash: bytes
+    created_at: float
+
+
+def stored_key(key: str, *, key_id: str, tenant_id: TenantId, name: str, now: float) -> StoredKey:
+    """Return what to keep of a key."""
+    return StoredKey(
+        key_id=key_id,
+        tenant_id=tenant_id,
+        name=name,
+        shown=key[:_SHOWN],
+        key_hash=hash_key(key),
+        created_at=now,
+    )
+
+
+def hash_key(key: str) -> bytes:
+    """Return the hash to look a key up by.
+
+    A plain SHA-256 is enough, because a key has far too much entropy to be guessed.
+    """
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()

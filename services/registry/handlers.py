@@ -1,0 +1,62 @@
+"""Handling of exports: check the stored adapter, then commit and tell the verdict.
+
+Invariant: nothing is published whose bytes were not all read and checked against its base and its policy.
+"""
+
+import asyncio
+import logging
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from mint_common.adapters_format import check_folder, check_manifest, fetch_manifest, stage_adapter
+from mint_common.blobs.port import Blobs
+from mint_common.errors import AdapterInvalid, BlobCorrupt, BlobMissing, InvalidField, NotFound
+from mint_common.events import Event, RevisionExported
+from mint_common.runtime.clock import Clock
+from services.registry.core.exports import Refusal, check_export
+from services.registry.ports import Catalog
+
+_log = logging.getLogger(__name__)
+
+
+class ExportHandler:
+    """Judges exported adapters."""
+
+    def __init__(self, *, catalog: Catalog, blobs: Blobs, clock: Clock) -> None:
+        self._catalog = catalog
+        self._blobs = blobs
+        self._clock = clock
+
+    async def on_revision_exported(self, event: RevisionExported) -> Sequence[Event]:
+        """Publish or reject; the event that says so goes out through the outbox."""
+        refusal = None
+        try:
+            await self._check(event)
+        except (AdapterInvalid, BlobCorrupt, BlobMissing, InvalidField, NotFound) as error:
+            refusal = Refusal(code=error.code, reason=str(error))
+        await self._catalog.settle_export(event, refusal, now=self._clock.now())
+        fields = {"policy_id": event.policy_id, "digest": event.digest, "export_id": event.export_id}
+        if refusal:
+            _log.warning(
+                "revision rejected", extra={**fields, "code": refusal.code, "reason": refusal.reason}
+            )
+        else:
+            _log.info("revision published", extra=fields)
+        return ()
+
+    async def _check(self, export: RevisionExported) -> None:
+        policy = await self._catalog.policy(export.tenant_id, export.policy_id)
+        facts = await self._catalog.base(policy.base)
+        manifest = await fetch_manifest(self._blobs, export.manifest)
+        # All that the manifest can tell comes before its weights are fetched.
+        check_manifest(facts, manifest)
+        check_export(export, policy, manifest)
+        scratch = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="mint-export-"))
+        try:
+            folder = scratch / "adapter"
+            await stage_adapter(self._blobs, export.manifest, folder)
+            await asyncio.to_thread(check_folder, facts, manifest, folder)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)

@@ -1,0 +1,60 @@
+"""Bases, as trainers and loaders register them at their start."""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from fastapi import FastAPI
+from pydantic import Field, StringConstraints
+
+from mint_common.adapters_format.base_facts import BaseFacts
+from mint_common.errors import InvalidField
+from mint_common.ids import BaseName, Digest
+from services.registry.core.names import BASE_NAME_PATTERN
+from services.registry.http.context import Body, Label, Registry
+
+ModuleName = Annotated[str, StringConstraints(max_length=200, pattern=r"^[A-Za-z0-9_.]+$")]
+Features = Annotated[int, Field(ge=1)]
+
+
+class BaseBody(Body):
+    """The facts of a base (`mint_common.adapters_format.BaseFacts`)."""
+
+    name: Annotated[str, StringConstraints(pattern=BASE_NAME_PATTERN)]
+    digest: Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
+    architecture: Label
+    vocab_size: Annotated[int, Field(ge=1)]
+    max_context: Annotated[int, Field(ge=1)]
+    targets: Annotated[tuple[ModuleName, ...], Field(min_length=1)]
+    modules: Annotated[dict[ModuleName, tuple[Features, Features]], Field(min_length=1)]
+    max_rank: Annotated[int, Field(ge=1)]
+
+    def to_facts(self) -> BaseFacts:
+        """Return the record."""
+        return BaseFacts(
+            name=BaseName(self.name),
+            digest=Digest(self.digest),
+            architecture=self.architecture,
+            vocab_size=self.vocab_size,
+            max_context=self.max_context,
+            targets=self.targets,
+            modules=self.modules,
+            max_rank=self.max_rank,
+        )
+
+
+def add_base_routes(http: FastAPI, registry: Registry) -> None:
+    """Add bases."""
+
+    @http.put("/internal/bases/{name}")
+    async def put_base(name: str, body: BaseBody) -> BaseFacts:
+        if body.name != name:
+            raise InvalidField(field="name", problem=f"{body.name!r} is not {name!r}, the name in the path")
+        return await registry.catalog.put_base(body.to_facts(), now=registry.clock.now())
+
+    @http.get("/internal/bases")
+    async def list_bases() -> Sequence[BaseFacts]:
+        return await registry.catalog.bases()
+
+    @http.get("/internal/bases/{name}")
+    async def get_base(name: Label) -> BaseFacts:
+        return await registry.catalog.base(name)

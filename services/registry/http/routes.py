@@ -1,0 +1,21 @@
+"""All routes, by what they are about."""
+
+from fastapi import FastAPI
+
+from services.registry.http.accounts import add_account_routes
+from services.registry.http.aliases import add_alias_routes
+from services.registry.http.bases import add_base_routes
+from services.registry.http.context import Registry
+from services.registry.http.policies import add_policy_routes
+from services.registry.http.resolve import add_resolve_route
+from services.registry.http.revisions import add_revision_routes
+
+
+def add_routes(http: FastAPI, registry: Registry) -> None:
+    """Add the registry's routes to its HTTP application."""
+    add_account_routes(http, registry)
+    add_base_routes(http, registry)
+    add_policy_routes(http, registry)
+    add_revision_routes(http, registry)
+    add_alias_routes(http, registry)
+    add_resolve_route(http, registry)

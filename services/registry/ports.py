@@ -1,0 +1,133 @@
+"""What the registry needs of its store.
+
+Promises of every adapter (checked by tests/contract/test_catalog.py): each method is one atomic step that is
+durable when it returns; a write and the events that tell of it are committed together; lists are in the order
+that the method says, strictly after the cursor, at most ``limit`` long. All raise Unavailable when the store
+stays away.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from mint_common.adapters_format.base_facts import BaseFacts
+from mint_common.catalog import (
+    AliasRecord,
+    EvaluationRecord,
+    KeyOwner,
+    PolicyRecord,
+    RevisionRecord,
+    TenantRecord,
+)
+from mint_common.claims import RevisionRef
+from mint_common.events import RevisionExported
+from mint_common.ids import BaseName, Digest, PolicyId, TenantId
+from services.registry.core.exports import Refusal
+from services.registry.core.keys import StoredKey
+
+HISTORY_ROWS = 1000
+"""How much of an alias's history one answer holds."""
+
+
+class Accounts(Protocol):
+    """Tenants and their keys."""
+
+    async def add_tenant(self, tenant: TenantRecord) -> TenantRecord:
+        """Store a tenant, or return the one that has its name already."""
+        ...
+
+    async def put_key(self, key: StoredKey) -> None:
+        """Store a key, replacing the one of the same id. Raises NotFound for an unknown tenant."""
+        ...
+
+    async def owner_of(self, key_hash: bytes) -> KeyOwner | None:
+        """Return whose key has this hash."""
+        ...
+
+
+class Catalog(Protocol):
+    """Bases, policies, revisions and exports."""
+
+    async def put_base(self, facts: BaseFacts, *, now: float) -> BaseFacts:
+        """Store a base, or return what is stored when the digest is equal. Raises BaseChanged."""
+        ...
+
+    async def base(self, name: BaseName | str) -> BaseFacts:
+        """Return a base. Raises NotFound."""
+        ...
+
+    async def bases(self) -> Sequence[BaseFacts]:
+        """Return all bases by name."""
+        ...
+
+    async def add_policy(self, policy: PolicyRecord) -> None:
+        """Store a new policy. Raises AlreadyExists, InvalidField when a base has the name, NotFound."""
+        ...
+
+    async def policy(self, tenant_id: TenantId, key: PolicyId | str) -> PolicyRecord:
+        """Return a tenant's policy by id or name. Raises NotFound."""
+        ...
+
+    async def policies(self, tenant_id: TenantId, *, limit: int, after: str | None) -> Sequence[PolicyRecord]:
+        """Return a tenant's policies by name."""
+        ...
+
+    async def revision(self, policy_id: PolicyId, key: int | Digest) -> RevisionRecord:
+        """Return a revision by number or digest. Raises NotFound."""
+        ...
+
+    async def revisions(self, policy_id: PolicyId, *, limit: int, after: int) -> Sequence[RevisionRecord]:
+        """Return a policy's revisions by number."""
+        ...
+
+    async def settle_export(self, export: RevisionExported, refusal: Refusal | None, *, now: float) -> None:
+        """Commit the verdict on an export and tell it; None publishes.
+
+        Numbers of a policy's revisions are 1, 2, ... without gaps. An adapter that the policy has already
+        keeps its number. An export that is settled already gets its first answer again, whatever the verdict
+        is now. Raises AlreadyHandled when this very event is committed.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mover:
+    """Who moves an alias, why and when."""
+
+    actor: str
+    reason: str
+    at: float
+
+
+class Aliases(Protocol):
+    """Aliases and their history."""
+
+    async def alias(self, policy_id: PolicyId, name: str) -> AliasRecord:
+        """Return an alias with the newest `HISTORY_ROWS` rows of its history. Raises NotFound."""
+        ...
+
+    async def aliases(self, policy_id: PolicyId) -> Sequence[AliasRecord]:
+        """Return all aliases of a policy by name, without histories."""
+        ...
+
+    async def move(
+        self, policy: PolicyRecord, name: str, target: RevisionRef, mover: Mover, *, expected: str | None
+    ) -> None:
+        """Apply `core.aliases.plan_move` and tell it; of moves that race, each sees the one before it."""
+        ...
+
+    async def roll_back(self, policy: PolicyRecord, name: str, mover: Mover, *, expected: str | None) -> None:
+        """Apply `core.aliases.plan_rollback` and tell it. Raises NotFound for an unknown alias."""
+        ...
+
+
+class Evaluations(Protocol):
+    """Scores of revisions."""
+
+    async def add(self, policy: PolicyRecord, evaluation: EvaluationRecord) -> EvaluationRecord:
+        """Store and tell a score of an existing revision, or return the stored one of the same id."""
+        ...
+
+    async def list(self, policy_id: PolicyId, *, limit: int, after: str | None) -> Sequence[EvaluationRecord]:
+        """Return a policy's evaluations as they came. Raises NotFound for an unknown cursor."""
+        ...
