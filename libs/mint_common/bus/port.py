@@ -4,7 +4,8 @@ Promises of every adapter (checked by `mint_common.testing.bus_contract`):
 - `publish` returns when the message is durable; a second message with the same id within the adapter's
   deduplication window is dropped silently.
 - A durable subscription sees every message published to its subjects since it was first made, also those
-  published while nobody was listening; a message is delivered again until it is acked or rejected.
+  published while nobody was listening, and before them those that the bus still keeps (a week); a message is
+  delivered again until it is acked or rejected.
 - Order: first deliveries follow publish order within a subscription.
 """
 
@@ -71,7 +72,7 @@ class Bus(Protocol):
         ...
 
     def watch(self, *, subjects: Sequence[str]) -> AbstractAsyncContextManager[AsyncIterator[Message]]:
-        """Open a fan-out subscription: every watcher sees each message published from now on, at most once."""
+        """Open a fan-out subscription: all see each message published from now on, at most once."""
         ...
 
     async def close(self) -> None:

@@ -1,0 +1,191 @@
+"""The bus in memory: for tests, with the promises of the real one and a clock that a test can turn.
+
+It outlives a simulated crash of its users: what a subscriber has not answered comes again after its ack wait.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Protocol
+
+from mint_common.bus.port import Delivery, Message
+from mint_common.bus.subjects import matches
+from mint_common.errors import Unavailable
+from mint_common.waiting import Sleeper, wait_for_event
+
+DEDUPE_SECONDS = 120.0
+
+
+class Timer(Sleeper, Protocol):
+    """The part of `mint_common.runtime.clock.Clock` that the bus needs."""
+
+    def monotonic(self) -> float:
+        """Return seconds that never go back."""
+        ...
+
+
+class MemoryBus:
+    """A stream of messages and its durable subscriptions; see `mint_common.bus.port.Bus`."""
+
+    def __init__(self, clock: Timer) -> None:
+        self._clock = clock
+        self._stream: list[Message] = []
+        self._seen: dict[str, float] = {}
+        self._consumers: dict[str, _Consumer] = {}
+        self._watchers: list[tuple[Sequence[str], asyncio.Queue[Message]]] = []
+        self._closed = False
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """Return every message that was stored, oldest first."""
+        return tuple(self._stream)
+
+    async def publish(self, message: Message) -> None:
+        """Store a message, unless its id was stored a moment ago."""
+        if self._closed:
+            raise Unavailable(what="bus", problem="closed")
+        now = self._clock.monotonic()
+        if now - self._seen.get(message.id, float("-inf")) < DEDUPE_SECONDS:
+            return
+        self._seen[message.id] = now
+        self._stream.append(message)
+        for consumer in self._consumers.values():
+            consumer.wake.set()
+        for subjects, queue in self._watchers:
+            if _matches_any(subjects, message.subject):
+                queue.put_nowait(message)
+
+    @asynccontextmanager
+    async def subscribe(
+        self,
+        *,
+        durable: str,
+        subjects: Sequence[str],
+        ack_wait_seconds: float = 30.0,
+        batch: int = 1,  # noqa: ARG002  (nothing is fetched ahead here)
+    ) -> AsyncIterator[AsyncIterator[Delivery]]:
+        """Open a durable subscription; a new one begins with the oldest message."""
+        consumer = self._consumers.setdefault(durable, _Consumer(self._stream, self._clock))
+        consumer.subjects = tuple(subjects)
+        consumer.ack_wait_seconds = ack_wait_seconds
+        yield _Deliveries(consumer)
+
+    @asynccontextmanager
+    async def watch(self, *, subjects: Sequence[str]) -> AsyncIterator[AsyncIterator[Message]]:
+        """See every message from now on."""
+        watcher = (tuple(subjects), asyncio.Queue[Message]())
+        self._watchers.append(watcher)
+        try:
+            yield _Watch(watcher[1])
+        finally:
+            self._watchers.remove(watcher)
+
+    async def close(self) -> None:
+        """Refuse what is published from now on."""
+        self._closed = True
+
+
+class _Consumer:
+    """What the bus knows of one durable subscription."""
+
+    def __init__(self, stream: Sequence[Message], clock: Timer) -> None:
+        self.subjects: Sequence[str] = ()
+        self.ack_wait_seconds = 30.0
+        self.wake = asyncio.Event()
+        self.clock = clock
+        self.due: dict[int, float] = {}
+        """Position in the stream -> when it is delivered again, for deliveries that are not ended."""
+        self._stream = stream
+        self._position = 0
+        self._attempts: dict[int, int] = {}
+
+    def take(self) -> "_MemoryDelivery | None":
+        """Return the next delivery: one that is due again, else the next new one."""
+        now = self.clock.monotonic()
+        position = min((at for at, due in self.due.items() if due <= now), default=None)
+        if position is None:
+            position = self._next_new()
+        if position is None:
+            return None
+        self._attempts[position] = self._attempts.get(position, 0) + 1
+        self.due[position] = now + self.ack_wait_seconds
+        return _MemoryDelivery(self, position, self._stream[position], self._attempts[position])
+
+    def _next_new(self) -> int | None:
+        while self._position < len(self._stream):
+            self._position += 1
+            if _matches_any(self.subjects, self._stream[self._position - 1].subject):
+                return self._position - 1
+        return None
+
+    async def wait(self) -> None:
+        """Wait until there may be something to take."""
+        if not self.due:
+            await self.wake.wait()
+            return
+        seconds = min(self.due.values()) - self.clock.monotonic()
+        await wait_for_event(self.wake, clock=self.clock, seconds=seconds)
+
+
+class _Deliveries:
+    def __init__(self, consumer: _Consumer) -> None:
+        self._consumer = consumer
+
+    def __aiter__(self) -> "_Deliveries":
+        return self
+
+    async def __anext__(self) -> Delivery:
+        while True:
+            self._consumer.wake.clear()
+            delivery = self._consumer.take()
+            if delivery is not None:
+                return delivery
+            await self._consumer.wait()
+
+
+class _MemoryDelivery:
+    def __init__(self, consumer: _Consumer, position: int, message: Message, attempt: int) -> None:
+        self._consumer = consumer
+        self._position = position
+        self._message = message
+        self._attempt = attempt
+
+    @property
+    def message(self) -> Message:
+        return self._message
+
+    @property
+    def attempt(self) -> int:
+        return self._attempt
+
+    async def ack(self) -> None:
+        self._consumer.due.pop(self._position, None)
+
+    async def retry(self, *, delay_seconds: float) -> None:
+        self._again_after(delay_seconds)
+        self._consumer.wake.set()
+
+    async def reject(self) -> None:
+        await self.ack()
+
+    async def extend(self) -> None:
+        self._again_after(self._consumer.ack_wait_seconds)
+
+    def _again_after(self, seconds: float) -> None:
+        if self._position in self._consumer.due:
+            self._consumer.due[self._position] = self._consumer.clock.monotonic() + seconds
+
+
+class _Watch:
+    def __init__(self, queue: asyncio.Queue[Message]) -> None:
+        self._queue = queue
+
+    def __aiter__(self) -> "_Watch":
+        return self
+
+    async def __anext__(self) -> Message:
+        return await self._queue.get()
+
+
+def _matches_any(filters: Sequence[str], subject: str) -> bool:
+    return any(matches(pattern, subject) for pattern in filters)

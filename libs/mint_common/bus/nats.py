@@ -1,0 +1,123 @@
+"""The bus on NATS JetStream: one stream for all subjects, one durable pull consumer per subscription.
+
+When the server has lost its data, whoever meets the missing stream or consumer makes it again; what was lost
+with them is repeated from Postgres by the services. Dispatch, not the server, bounds the attempts.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import nats.errors
+import nats.js.errors
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, Header
+
+from mint_common.bus.nats_connection import (
+    KEEP_SECONDS,
+    REQUEST_SECONDS,
+    RETRY_SECONDS,
+    TROUBLE,
+    NatsConnection,
+    unavailable,
+)
+from mint_common.bus.nats_subscription import NatsDeliveries, NatsWatch
+from mint_common.bus.port import Delivery, Message
+from mint_common.errors import EventInvalid, Unavailable
+from mint_common.events.subjects import STREAM
+
+PUBLISH_ATTEMPTS = 3
+MAX_UNANSWERED = 10_000
+
+
+async def connect_nats(url: str, *, name: str) -> "NatsBus":
+    """Connect and make the stream. Raises Unavailable when the server does not come up in a while."""
+    connection = NatsConnection(url, name=name)
+    try:
+        await connection.ensure_stream()
+    except (*TROUBLE, Unavailable) as error:
+        await connection.close()
+        raise unavailable(error) from error
+    return NatsBus(connection)
+
+
+class NatsBus:
+    """See `mint_common.bus.port.Bus`."""
+
+    def __init__(self, connection: NatsConnection) -> None:
+        self._connection = connection
+
+    async def publish(self, message: Message) -> None:
+        """Publish and wait until it is on the server's disk.
+
+        Raises Unavailable after some attempts, and EventInvalid for a message that the server never takes.
+        """
+        for attempt in range(1, PUBLISH_ATTEMPTS + 1):
+            try:
+                await self._publish(message)
+            except nats.errors.MaxPayloadError as error:
+                raise EventInvalid(type=message.subject, problem="too large for the bus") from error
+            except (*TROUBLE, Unavailable) as error:
+                if attempt == PUBLISH_ATTEMPTS:
+                    raise unavailable(error) from error
+                await asyncio.sleep(RETRY_SECONDS * attempt)
+            else:
+                return
+
+    async def _publish(self, message: Message) -> None:
+        jetstream = await self._connection.jetstream()
+        headers = {**message.headers, Header.MSG_ID.value: message.id}
+        try:
+            await jetstream.publish(
+                message.subject, message.data, timeout=REQUEST_SECONDS, stream=STREAM, headers=headers
+            )
+        except nats.js.errors.NoStreamResponseError:
+            await self._connection.ensure_stream()
+            raise
+
+    @asynccontextmanager
+    async def subscribe(
+        self, *, durable: str, subjects: Sequence[str], ack_wait_seconds: float = 30.0, batch: int = 1
+    ) -> AsyncIterator[AsyncIterator[Delivery]]:
+        """Open the durable pull consumer of that name; a new one begins with the oldest message kept."""
+        name = _consumer_name(durable)
+        config = ConsumerConfig(
+            name=name,
+            durable_name=name,
+            filter_subjects=sorted(set(subjects)),
+            deliver_policy=DeliverPolicy.ALL,
+            ack_policy=AckPolicy.EXPLICIT,
+            ack_wait=ack_wait_seconds,
+            max_deliver=-1,
+            max_ack_pending=MAX_UNANSWERED,
+            # A subscriber that was away for longer finds no message that it has missed.
+            inactive_threshold=KEEP_SECONDS,
+        )
+        deliveries = NatsDeliveries(self._connection, config, batch=batch)
+        try:
+            await deliveries.open()
+        except TROUBLE as error:
+            raise unavailable(error) from error
+        try:
+            yield deliveries
+        finally:
+            await deliveries.close()
+
+    @asynccontextmanager
+    async def watch(self, *, subjects: Sequence[str]) -> AsyncIterator[AsyncIterator[Message]]:
+        """Hear every message from now on."""
+        watch = NatsWatch(self._connection, subjects)
+        await watch.open()
+        try:
+            yield watch
+        finally:
+            await watch.close()
+
+    async def close(self) -> None:
+        """Flush and disconnect. Idempotent."""
+        await self._connection.close()
+
+
+def _consumer_name(durable: str) -> str:
+    """Return the name with what NATS forbids (dots, spaces, ...) escaped, so that no two names meet."""
+    return re.sub(r"[^A-Za-z0-9_-]", lambda found: f"={ord(found[0]):02X}", durable)

@@ -1,0 +1,135 @@
+"""One connection to NATS that is there again after every outage, and the stream behind it.
+
+nats-py reconnects by itself, but closes for good on some answers of the server (a refused sign-in while it
+restarts); then a new client takes the old one's place.
+"""
+
+import asyncio
+import logging
+from datetime import timedelta
+
+import nats
+import nats.errors
+import nats.js.errors
+from nats.aio.client import Client
+from nats.js import JetStreamContext
+from nats.js.api import ConsumerConfig, DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
+
+from mint_common.errors import Unavailable
+from mint_common.events.subjects import STREAM, STREAM_SUBJECTS
+
+CONNECT_SECONDS = 15.0
+"""How long an operation waits for the server to come back before it raises Unavailable."""
+REQUEST_SECONDS = 5.0
+RETRY_SECONDS = 0.25
+DEDUPE_SECONDS = 120.0
+KEEP_SECONDS = timedelta(days=7).total_seconds()
+
+TROUBLE = (nats.errors.Error, OSError, TimeoutError)
+"""What nats-py raises when the server, the stream or a consumer is away."""
+
+_log = logging.getLogger(__name__)
+
+
+class NatsConnection:
+    """The client of one process."""
+
+    def __init__(self, url: str, *, name: str) -> None:
+        self._url = url
+        self._name = name
+        self._client: Client | None = None
+        self._lock = asyncio.Lock()
+        self._closed = False
+
+    async def client(self) -> Client:
+        """Return a connected client; a new one if the old one has given up. Raises Unavailable."""
+        if self._client is not None and self._client.is_connected:
+            return self._client
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS), self._lock:
+                return await self._connected()
+        except TROUBLE as error:
+            raise unavailable(error) from error
+
+    async def jetstream(self) -> JetStreamContext:
+        """Return the JetStream API of a connected client. Raises Unavailable."""
+        return (await self.client()).jetstream(timeout=REQUEST_SECONDS)
+
+    async def ensure_stream(self) -> None:
+        """Make the stream, or bring it up to date; an operator's replicas and limits stay."""
+        jetstream = await self.jetstream()
+        try:
+            found = (await jetstream.stream_info(STREAM)).config
+        except nats.js.errors.NotFoundError:
+            await jetstream.add_stream(StreamConfig(name=STREAM, num_replicas=1, **_promises()))
+            _log.info("stream made", extra={"stream": STREAM})
+            return
+        if any(getattr(found, name) != value for name, value in _promises().items()):
+            await jetstream.update_stream(found.evolve(**_promises()))
+
+    async def ensure_consumer(self, config: ConsumerConfig) -> None:
+        """Make a consumer or bring it up to date, after the stream. Equal settings change nothing."""
+        await self.ensure_stream()
+        await (await self.jetstream()).add_consumer(STREAM, config)
+
+    async def close(self) -> None:
+        """Flush and disconnect for good. Idempotent."""
+        self._closed = True
+        client, self._client = self._client, None
+        if client is None or client.is_closed:
+            return
+        try:
+            if client.is_connected:
+                await client.flush(timeout=2)
+        except TROUBLE as error:
+            _log.debug("flush failed", extra={"problem": str(error)})
+        finally:
+            await client.close()
+
+    async def _connected(self) -> Client:
+        while not self._closed:
+            if self._client is None or self._client.is_closed:
+                self._client = await self._connect()
+            if self._client.is_connected:
+                return self._client
+            # Reconnecting by itself; it has no event to wait for that also tells of its giving up.
+            await asyncio.sleep(0.05)
+        raise Unavailable(what="nats", problem="this connection was closed")
+
+    async def _connect(self) -> Client:
+        client = Client()
+        try:
+            await client.connect(
+                self._url,
+                name=self._name,
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=RETRY_SECONDS,
+                connect_timeout=2,
+                ping_interval=10,
+                error_cb=_log_trouble,
+            )
+        except BaseException:
+            await client.close()
+            raise
+        return client
+
+
+def unavailable(error: BaseException) -> Unavailable:
+    """Return what to raise for an outage."""
+    return Unavailable(what="nats", problem=str(error) or type(error).__name__)
+
+
+async def _log_trouble(error: Exception) -> None:
+    _log.debug("nats connection trouble", extra={"problem": str(error) or type(error).__name__})
+
+
+def _promises() -> dict[str, object]:
+    """Return the stream settings that the bus port's promises rest on."""
+    return {
+        "subjects": [STREAM_SUBJECTS],
+        "retention": RetentionPolicy.LIMITS,
+        "storage": StorageType.FILE,
+        "discard": DiscardPolicy.OLD,
+        "max_age": KEEP_SECONDS,
+        "duplicate_window": DEDUPE_SECONDS,
+    }

@@ -1,0 +1,233 @@
+"""Reading from NATS: a durable pull consumer, and fan-out to watchers. Both survive outages and wiped stores.
+
+Invariants:
+- The server hands out at most ``batch`` messages ahead of the reader: the next ones are asked for only when
+  those have been read.
+- A reader that stops waiting (a timeout around `anext`) loses nothing and may go on.
+"""
+
+import asyncio
+import json
+import logging
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from nats.js.api import ConsumerConfig, Header
+
+from mint_common.bus.nats_connection import RETRY_SECONDS, TROUBLE, NatsConnection, unavailable
+from mint_common.bus.port import Delivery, Message
+from mint_common.errors import Unavailable
+from mint_common.events.subjects import STREAM
+
+PULL_SECONDS = 2.0
+"""How long one request for messages stays open: also how long a restart of the server may go unnoticed."""
+WATCHED_IDS = 4096
+WATCH_LIMIT = 10_000
+"""How many messages wait for a slow watcher; then it misses the oldest."""
+
+_REQUEST_ENDED = ("404", "408")
+_log = logging.getLogger(__name__)
+
+
+class NatsDelivery:
+    """One delivery of a JetStream message."""
+
+    def __init__(self, raw: Msg) -> None:
+        self._raw = raw
+        self._message = read_message(raw)
+
+    @property
+    def message(self) -> Message:
+        """Return the message."""
+        return self._message
+
+    @property
+    def attempt(self) -> int:
+        """Return how often it has been delivered, from 1."""
+        return int(self._raw.metadata.num_delivered)
+
+    async def ack(self) -> None:
+        """Never deliver it again. An answer that gets lost means one more delivery."""
+        await self._answer(Msg.Ack.Ack)
+
+    async def retry(self, *, delay_seconds: float) -> None:
+        """Deliver it again after the delay."""
+        delay = json.dumps({"delay": int(delay_seconds * 1e9)}).encode()
+        await self._answer(Msg.Ack.Nak + b" " + delay if delay_seconds > 0 else Msg.Ack.Nak)
+
+    async def reject(self) -> None:
+        """Never deliver it again."""
+        await self._answer(Msg.Ack.Term)
+
+    async def extend(self) -> None:
+        """Restart the ack wait."""
+        await self._answer(Msg.Ack.Progress)
+
+    async def _answer(self, payload: bytes) -> None:
+        try:
+            await self._raw._client.publish(self._raw.reply, payload)  # noqa: SLF001  (nats-py's ack() forbids extend after a lost one)
+        except TROUBLE as error:
+            raise unavailable(error) from error
+
+
+class NatsDeliveries:
+    """The deliveries of one durable consumer, without end."""
+
+    def __init__(self, connection: NatsConnection, config: ConsumerConfig, *, batch: int) -> None:
+        self._connection = connection
+        self._config = config
+        self._batch = batch
+        self._client: Client | None = None
+        self._inbox: Subscription | None = None
+        self._is_bound = False
+        self._arrived: asyncio.Queue[Msg] = asyncio.Queue()
+        self._owed = 0
+
+    def __aiter__(self) -> "NatsDeliveries":
+        return self
+
+    async def __anext__(self) -> Delivery:
+        while True:
+            try:
+                if not self._is_bound:
+                    await self.open()
+                raw = await self._next()
+            except (*TROUBLE, Unavailable) as error:
+                _log.info("subscription is bound again", extra={"problem": str(error)})
+                self._is_bound = False
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            if raw is not None:
+                return NatsDelivery(raw)
+
+    async def open(self) -> None:
+        """Make the consumer, and the stream before it, unless they are there; then listen."""
+        client = await self._connection.client()
+        await self._connection.ensure_consumer(self._config)
+        if client is not self._client:
+            self._inbox = await client.subscribe(client.new_inbox(), cb=self._arrived.put)
+            self._client = client
+        self._is_bound = True
+        self._owed = 0
+
+    async def close(self) -> None:
+        """Stop listening, and give back what was fetched but not read."""
+        try:
+            if self._inbox is not None and self._client is not None and not self._client.is_closed:
+                await self._inbox.unsubscribe()
+            while not self._arrived.empty():
+                raw = self._arrived.get_nowait()
+                if not _status(raw):
+                    await NatsDelivery(raw).retry(delay_seconds=0)
+        except (*TROUBLE, Unavailable) as error:
+            _log.info("deliveries not given back", extra={"problem": str(error)})
+
+    async def _next(self) -> Msg | None:
+        """Return a message, or None when the request for messages has ended without one."""
+        if self._owed <= 0 and self._arrived.empty():
+            await self._pull()
+        try:
+            async with asyncio.timeout(PULL_SECONDS + RETRY_SECONDS):
+                raw = await self._arrived.get()
+        except TimeoutError:
+            self._owed = 0
+            return None
+        status = _status(raw)
+        if not status:
+            self._owed -= 1
+            return raw
+        if status not in _REQUEST_ENDED:
+            # 409: the consumer went away under the request; 503: it is not there.
+            raise Unavailable(what="nats", problem=f"status {status} {raw.headers.get('Description', '')}")
+        self._owed = 0
+        return None
+
+    async def _pull(self) -> None:
+        client = await self._connection.client()
+        if client is not self._client:
+            await self.open()
+        assert self._inbox is not None, "open has made it"
+        request = {"batch": self._batch, "expires": int(PULL_SECONDS * 1e9)}
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{self._config.durable_name}"
+        await client.publish(subject, json.dumps(request).encode(), reply=self._inbox.subject)
+        self._owed = self._batch
+
+
+class NatsWatch:
+    """Messages as they pass by; a core subscription, so nothing is kept for a watcher that is away.
+
+    A publisher that repeats a message after a lost acknowledgement is heard once: the last ids are kept.
+    """
+
+    def __init__(self, connection: NatsConnection, subjects: Sequence[str]) -> None:
+        self._connection = connection
+        self._subjects = subjects
+        self._client: Client | None = None
+        self._listening: list[Subscription] = []
+        self._arrived: asyncio.Queue[Message] = asyncio.Queue()
+        self._seen: OrderedDict[str, None] = OrderedDict()
+
+    def __aiter__(self) -> "NatsWatch":
+        return self
+
+    async def __anext__(self) -> Message:
+        while True:
+            try:
+                async with asyncio.timeout(PULL_SECONDS):
+                    return await self._arrived.get()
+            except TimeoutError:
+                await self._listen_again()
+
+    async def open(self) -> None:
+        """Listen; when this returns, the server knows."""
+        client = await self._connection.client()
+        try:
+            self._listening = [await client.subscribe(name, cb=self._arrive) for name in self._subjects]
+            await client.flush()
+        except TROUBLE as error:
+            raise unavailable(error) from error
+        self._client = client
+
+    async def close(self) -> None:
+        """Stop listening."""
+        try:
+            if self._client is not None and not self._client.is_closed:
+                for subscription in self._listening:
+                    await subscription.unsubscribe()
+        except TROUBLE as error:
+            _log.info("watch not ended", extra={"problem": str(error)})
+
+    async def _listen_again(self) -> None:
+        """Subscribe on the new client, if nats-py has given the old one up."""
+        if self._client is None or self._client.is_closed:
+            try:
+                await self.open()
+            except Unavailable as error:
+                _log.info("watch waits for nats", extra={"problem": str(error)})
+
+    async def _arrive(self, raw: Msg) -> None:
+        message = read_message(raw)
+        if message.id in self._seen:
+            return
+        self._seen[message.id] = None
+        if len(self._seen) > WATCHED_IDS:
+            self._seen.popitem(last=False)
+        if self._arrived.qsize() >= WATCH_LIMIT:
+            self._arrived.get_nowait()
+            _log.warning("slow watcher missed a message", extra={"subjects": list(self._subjects)})
+        self._arrived.put_nowait(message)
+
+
+def read_message(raw: Msg) -> Message:
+    """Return what was published."""
+    headers = dict(raw.headers or {})
+    message_id = headers.pop(Header.MSG_ID.value, "")
+    return Message(id=message_id, subject=raw.subject, data=raw.data, headers=headers)
+
+
+def _status(raw: Msg) -> str:
+    """Return the server's status code of a message that is not a message, else the empty text."""
+    return str((raw.headers or {}).get(Header.STATUS.value, ""))

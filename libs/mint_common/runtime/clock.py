@@ -1,0 +1,82 @@
+"""Time as an argument: services wait and look at the time through a `Clock`."""
+
+import asyncio
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """What a service knows of time."""
+
+    def now(self) -> float:
+        """Return seconds since the epoch."""
+        ...
+
+    def monotonic(self) -> float:
+        """Return seconds that never go back."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        ...
+
+
+class SystemClock:
+    """The real time."""
+
+    def now(self) -> float:
+        """Return seconds since the epoch."""
+        return time.time()
+
+    def monotonic(self) -> float:
+        """Return seconds that never go back."""
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        await asyncio.sleep(seconds)
+
+
+class ManualClock:
+    """A time that only moves when a test advances it."""
+
+    def __init__(self, start: float = 0.0) -> None:
+        self._now = start
+        self._sleepers: list[tuple[float, asyncio.Future[None]]] = []
+
+    def now(self) -> float:
+        """Return the seconds that the test has let pass, from ``start``."""
+        return self._now
+
+    def monotonic(self) -> float:
+        """Return the same as `now`."""
+        return self._now
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait until the test has advanced the time that far; a wait of nothing only yields."""
+        if seconds <= 0:
+            await asyncio.sleep(0)
+            return
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._sleepers.append((self._now + seconds, future))
+        await future
+
+    async def advance(self, seconds: float) -> None:
+        """Let time pass, waking sleepers in order, and let what they woke run."""
+        end = self._now + seconds
+        await settle()
+        while due := [entry for entry in self._sleepers if entry[0] <= end]:
+            entry = min(due, key=lambda sleeper: sleeper[0])
+            self._sleepers.remove(entry)
+            self._now = max(self._now, entry[0])
+            if not entry[1].done():
+                entry[1].set_result(None)
+            await settle()
+        self._now = end
+        await settle()
+
+
+async def settle(turns: int = 50) -> None:
+    """Let every task that can run without time passing do so."""
+    for _ in range(turns):
+        await asyncio.sleep(0)

@@ -1,0 +1,187 @@
+"""Dispatch: decode, span, ledger, handler, publish, ack; the only place that publishes and acks.
+
+Invariants:
+- An event is acked after its effects are durable: its rows committed, its events on the bus or in the outbox.
+- A cause that the ledger knows is not handled again; its events are put on the bus once more.
+- A failing event is tried again with growing delays, and in the end kept as a dead letter: it never blocks
+  the ones behind it and is never lost silently.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from opentelemetry.trace import SpanKind
+from prometheus_client import Counter, Histogram
+
+from mint_common.bus.port import Bus, Delivery
+from mint_common.errors import AlreadyHandled, EventInvalid, Unavailable
+from mint_common.events.codec import decode
+from mint_common.events.event import Event
+from mint_common.events.subjects import subjects_of
+from mint_common.runtime.clock import Clock
+from mint_common.runtime.dead_letter import dead_letter
+from mint_common.runtime.ledger import Ledger
+from mint_common.runtime.outbox import event_message
+from mint_common.runtime.retries import Bury, decide
+from mint_common.telemetry.tracing import extracted, span
+
+E = TypeVar("E", bound=Event)
+Handler = Callable[[E], Awaitable[Sequence[Event]]]
+
+_log = logging.getLogger(__name__)
+_events = Counter("mint_dispatch_events_total", "Deliveries by type and outcome.", ["type", "outcome"])
+_seconds = Histogram("mint_dispatch_handler_seconds", "Time from delivery to answer.", ["type"])
+
+
+async def publish_event(bus: Bus, event: Event, *, cause: str, now: float) -> None:
+    """Publish an event under the current trace: for services without a ledger. Raises Unavailable."""
+    await bus.publish(event_message(event, cause=cause, now=now))
+
+
+class Dispatcher:
+    """Routes the events of one durable subscription to handlers."""
+
+    def __init__(
+        self,
+        *,
+        bus: Bus,
+        ledger: Ledger[Any] | None,  # Any: dispatch never touches the connection
+        durable: str,
+        clock: Clock,
+        ack_wait_seconds: float = 30.0,
+        max_attempts: int = 20,
+        concurrency: int = 1,
+    ) -> None:
+        self._bus = bus
+        self._ledger = ledger
+        self._durable = durable
+        self._clock = clock
+        self._ack_wait_seconds = ack_wait_seconds
+        self._max_attempts = max_attempts
+        self._concurrency = concurrency
+        self._handlers: dict[tuple[str, str], Handler[Any]] = {}
+        self._subjects: list[str] = []
+
+    def on(self, event_type: type[E], handler: Handler[E], *, base: str = "*") -> None:
+        """Handle a type of event, of one base or of all. With concurrency 1, in publish order."""
+        key = (event_type.type, base)
+        assert key not in self._handlers, f"{key} has a handler already"
+        self._handlers[key] = handler
+        self._subjects.append(subjects_of(event_type, base=base))
+
+    async def run(self) -> None:
+        """Handle events until cancelled; then finish what is in hand. A second cancellation interrupts it."""
+        async with asyncio.TaskGroup() as workers:
+            for _ in range(self._concurrency):
+                workers.create_task(self._work())
+
+    async def _work(self) -> None:
+        async with self._bus.subscribe(
+            durable=self._durable, subjects=self._subjects, ack_wait_seconds=self._ack_wait_seconds
+        ) as deliveries:
+            async for delivery in deliveries:
+                await _to_the_end(self._handle(delivery))
+
+    async def _handle(self, delivery: Delivery) -> None:
+        """Answer one delivery. Unanswered, because the bus is away, it comes again by itself."""
+        started = self._clock.monotonic()
+        try:
+            event_type, outcome = await self._answer(delivery)
+        except Unavailable as error:
+            event_type, outcome = "?", "unanswered"
+            _log.warning(
+                "delivery unanswered", extra={"message_id": delivery.message.id, "problem": str(error)}
+            )
+        _events.labels(event_type, outcome).inc()
+        _seconds.labels(event_type).observe(self._clock.monotonic() - started)
+
+    async def _answer(self, delivery: Delivery) -> tuple[str, str]:
+        """Return the event's type and the outcome."""
+        message = delivery.message
+        try:
+            _, event = decode(message.data)
+        except EventInvalid as error:
+            await self._bury(delivery, Bury(code=error.code, reason=str(error)))
+            return "?", "dead"
+        attributes = {"event_id": event.id, "event_type": event.type, "attempt": delivery.attempt}
+        name = f"handle {event.type}"
+        with extracted(message.headers), span(name, kind=SpanKind.CONSUMER, **attributes):
+            return event.type, await self._attempt(delivery, event)
+
+    async def _attempt(self, delivery: Delivery, event: Event) -> str:
+        try:
+            async with self._kept_alive(delivery):
+                outcome = await self._take(event)
+        except Exception as error:  # noqa: BLE001  (dispatch is where a handler's errors end)
+            return await self._fail(delivery, event, error)
+        await delivery.ack()
+        return outcome
+
+    async def _take(self, event: Event) -> str:
+        """Handle an event, or repeat what it led to."""
+        handler = self._handlers.get((event.type, event.base)) or self._handlers.get((event.type, "*"))
+        if handler is None:
+            # Subscribed by an older version of this service.
+            return "ignored"
+        if self._ledger is not None and await self._ledger.outcome(event.id) is not None:
+            await self._ledger.repeat(event.id)
+            return "known"
+        try:
+            events = await handler(event)
+        except AlreadyHandled as error:
+            if self._ledger is not None:
+                await self._ledger.repeat(str(error.cause))
+            return "known"
+        for led_to in events:
+            await publish_event(self._bus, led_to, cause=event.id, now=self._clock.now())
+        return "handled"
+
+    async def _fail(self, delivery: Delivery, event: Event, error: Exception) -> str:
+        decision = decide(
+            error, attempt=delivery.attempt, max_attempts=self._max_attempts, jitter=random.random()
+        )
+        facts = {"event_id": event.id, "event_type": event.type, "attempt": delivery.attempt}
+        if isinstance(decision, Bury):
+            _log.error("event buried", extra=facts, exc_info=error)
+            await self._bury(delivery, decision)
+            return "dead"
+        _log.warning("event failed", extra={**facts, "retry_seconds": decision.delay_seconds}, exc_info=error)
+        await delivery.retry(delay_seconds=decision.delay_seconds)
+        return "failed"
+
+    async def _bury(self, delivery: Delivery, decision: Bury) -> None:
+        """Keep the message for people to look at, then end its delivery."""
+        await self._bus.publish(dead_letter(delivery, durable=self._durable, decision=decision))
+        await delivery.reject()
+
+    @asynccontextmanager
+    async def _kept_alive(self, delivery: Delivery) -> AsyncIterator[None]:
+        """Extend the delivery while the body runs, so that long work is not handed to somebody else."""
+        heartbeat = asyncio.create_task(self._extend(delivery))
+        try:
+            yield
+        finally:
+            heartbeat.cancel()
+            await asyncio.gather(heartbeat, return_exceptions=True)
+
+    async def _extend(self, delivery: Delivery) -> None:
+        while True:
+            await self._clock.sleep(self._ack_wait_seconds / 3)
+            try:
+                await delivery.extend()
+            except Unavailable as error:
+                _log.warning("heartbeat lost", extra={"problem": str(error)})
+
+
+async def _to_the_end(work: Coroutine[None, None, None]) -> None:
+    """Run work to its end even if cancelled, then pass the cancellation on; a second one reaches the work."""
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await task
+        raise

@@ -1,0 +1,87 @@
+"""The ledger in a service's Postgres schema: `mint_inbox` and `mint_outbox`."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import TypeAlias, cast
+
+import asyncpg
+
+from mint_common.errors import AlreadyHandled
+from mint_common.events.codec import decode
+from mint_common.events.event import Event
+from mint_common.runtime.clock import Clock
+from mint_common.runtime.outbox import event_message
+from mint_common.runtime.postgres_errors import translating_errors, translating_outages
+
+PostgresConnection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+"""What ``transaction.connection`` is (a pool's proxy of it, in fact)."""
+
+NOTIFY = "SELECT pg_notify('mint_outbox_' || current_schema(), '')"
+"""Wakes the relay of this schema when the transaction commits."""
+
+_KNOWN = "SELECT 1 FROM mint_inbox WHERE cause = $1"
+_EVENTS = "SELECT data FROM mint_outbox WHERE cause = $1 ORDER BY id"
+# A second holder of a cause waits here until the first one commits (then: no row) or rolls back.
+_TAKE = "INSERT INTO mint_inbox (cause) VALUES ($1) ON CONFLICT DO NOTHING RETURNING cause"
+_EMIT = "INSERT INTO mint_outbox (cause, event_id, subject, data, headers) VALUES ($1, $2, $3, $4, $5)"
+# An event that still waits for its first publication needs no second one.
+_REPEAT = """
+    UPDATE mint_outbox SET repeats = repeats + 1, published_at = NULL
+    WHERE cause = $1 AND published_at IS NOT NULL
+"""
+
+
+class PostgresTransaction:
+    """An open transaction of one cause."""
+
+    def __init__(self, connection: PostgresConnection, cause: str, clock: Clock) -> None:
+        self.connection = connection
+        self._cause = cause
+        self._clock = clock
+
+    async def emit(self, *events: Event) -> None:
+        """Add events to the outbox; they go out after the commit, in this order."""
+        for event in events:
+            message = event_message(event, cause=self._cause, now=self._clock.now())
+            await self.connection.execute(
+                _EMIT, self._cause, event.id, message.subject, message.data, dict(message.headers)
+            )
+        if events:
+            await self.connection.execute(NOTIFY)
+
+
+class PostgresLedger:
+    """Inbox and outbox in one schema; see `mint_common.runtime.ledger.Ledger`. Raises Unavailable."""
+
+    def __init__(self, pool: asyncpg.Pool, clock: Clock) -> None:
+        self._pool = pool
+        self._clock = clock
+
+    async def outcome(self, cause: str) -> Sequence[Event] | None:
+        """Return the events of a committed cause that are still kept, or None."""
+        with translating_errors():
+            async with self._pool.acquire() as connection:
+                if await connection.fetchval(_KNOWN, cause) is None:
+                    return None
+                return [decode(row["data"])[1] for row in await connection.fetch(_EVENTS, cause)]
+
+    @asynccontextmanager
+    async def transaction(self, cause: str) -> AsyncIterator[PostgresTransaction]:
+        """Open the transaction of a cause. Raises AlreadyHandled before the body runs."""
+        with translating_errors():
+            connection = cast(PostgresConnection, await self._pool.acquire())
+        try:
+            with translating_outages():
+                async with connection.transaction():
+                    if await connection.fetchval(_TAKE, cause) is None:
+                        raise AlreadyHandled(cause=cause)
+                    yield PostgresTransaction(connection, cause, self._clock)
+        finally:
+            await self._pool.release(connection)
+
+    async def repeat(self, cause: str) -> None:
+        """Put the events of a committed cause on the bus once more; nothing for an unknown cause."""
+        with translating_errors():
+            async with self._pool.acquire() as connection, connection.transaction():
+                await connection.execute(_REPEAT, cause)
+                await connection.execute(NOTIFY)

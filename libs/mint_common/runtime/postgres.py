@@ -1,0 +1,83 @@
+"""Postgres for one service: a pool that outlives the server.
+
+Connection trouble surfaces as Unavailable. The pool drops dead connections by itself, so the next operation
+after the server is back works.
+"""
+
+import asyncio
+import json
+from typing import Any
+
+import asyncpg
+
+from mint_common.errors import Unavailable
+from mint_common.runtime.migration import migrate
+from mint_common.runtime.postgres_errors import translating_errors
+
+__all__ = ["migrate", "open_pool", "translating_errors"]
+
+START_SECONDS = 30.0
+"""How long `open_pool` waits for a server that is starting."""
+CONNECT_SECONDS = 5.0
+COMMAND_SECONDS = 30.0
+"""How long one statement may take, waiting for locks included."""
+
+
+async def open_pool(dsn: str, *, schema: str, max_size: int = 6) -> asyncpg.Pool:
+    """Connect with ``schema`` as the search path and jsonb as Python values.
+
+    Waits for a server that is still starting. Its one-shot calls (`fetch`, `execute`, ...) raise Unavailable
+    when the server is away; wrap what goes through `acquire` in `translating_errors`.
+    """
+    deadline = asyncio.get_running_loop().time() + START_SECONDS
+    while True:
+        try:
+            with translating_errors():
+                return await _ServicePool(
+                    dsn,
+                    min_size=1,
+                    max_size=max_size,
+                    max_queries=50_000,
+                    max_inactive_connection_lifetime=300.0,
+                    loop=None,
+                    init=_prepare_connection,
+                    connection_class=asyncpg.Connection,
+                    record_class=asyncpg.Record,
+                    server_settings={"search_path": schema, "application_name": f"mint-{schema}"},
+                    timeout=CONNECT_SECONDS,
+                    command_timeout=COMMAND_SECONDS,
+                )
+        except Unavailable:
+            if asyncio.get_running_loop().time() > deadline:
+                raise
+            await asyncio.sleep(0.2)
+
+
+class _ServicePool(asyncpg.Pool):
+    """A pool whose one-shot calls raise Unavailable. Any: the signatures are asyncpg's own."""
+
+    async def execute(self, *args: Any, **kwargs: Any) -> Any:
+        with translating_errors():
+            return await super().execute(*args, **kwargs)
+
+    async def executemany(self, *args: Any, **kwargs: Any) -> Any:
+        with translating_errors():
+            return await super().executemany(*args, **kwargs)
+
+    async def fetch(self, *args: Any, **kwargs: Any) -> Any:
+        with translating_errors():
+            return await super().fetch(*args, **kwargs)
+
+    async def fetchrow(self, *args: Any, **kwargs: Any) -> Any:
+        with translating_errors():
+            return await super().fetchrow(*args, **kwargs)
+
+    async def fetchval(self, *args: Any, **kwargs: Any) -> Any:
+        with translating_errors():
+            return await super().fetchval(*args, **kwargs)
+
+
+async def _prepare_connection(connection: asyncpg.Connection) -> None:
+    await connection.set_type_codec(
+        "jsonb", schema="pg_catalog", encoder=json.dumps, decoder=json.loads, format="text"
+    )

@@ -1,0 +1,56 @@
+"""What asyncpg raises when the server is away, as Unavailable."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import asyncpg
+
+from mint_common.errors import Unavailable
+
+_OUTAGES = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.QueryCanceledError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.TransactionRollbackError,
+    asyncpg.InternalClientError,
+    ConnectionError,
+    TimeoutError,
+)
+
+
+@contextmanager
+def translating_errors() -> Iterator[None]:
+    """Turn trouble with the server into Unavailable. Wrap calls of the database only: any OSError counts."""
+    try:
+        yield
+    except Exception as error:
+        if is_outage(error) or isinstance(error, OSError):
+            raise unavailable(error) from error
+        raise
+
+
+@contextmanager
+def translating_outages() -> Iterator[None]:
+    """Do the same around other work on an open connection: an OSError of a file stays what it is."""
+    try:
+        yield
+    except Exception as error:
+        if is_outage(error):
+            raise unavailable(error) from error
+        raise
+
+
+def is_outage(error: BaseException) -> bool:
+    """Return whether an error of an open connection says that the server is away, or that a retry helps."""
+    # asyncpg has one class for "connection is closed" and for wrong use of its API.
+    closed = isinstance(error, asyncpg.InterfaceError) and re.search(r"clos(ed|ing)|lost", str(error))
+    return bool(closed) or isinstance(error, _OUTAGES)
+
+
+def unavailable(error: BaseException) -> Unavailable:
+    """Return what to raise for an outage."""
+    return Unavailable(what="postgres", problem=str(error) or type(error).__name__)

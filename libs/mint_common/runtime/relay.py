@@ -1,0 +1,139 @@
+"""The outbox relay: what a service committed reaches the bus, in order, whatever dies in between.
+
+Invariants:
+- One relay at a time publishes for a schema (advisory lock); the others stand by.
+- A row is marked only after the bus has stored its message, so a crash in between publishes it again.
+- A row that was repeated while it was being published stays unpublished, and is published again.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import cast
+
+import asyncpg
+from prometheus_client import Counter
+
+from mint_common.bus.port import Bus, Message
+from mint_common.errors import MintError, Unavailable
+from mint_common.runtime.clock import Clock
+from mint_common.runtime.ledger_postgres import PostgresConnection
+from mint_common.runtime.outbox import message_id
+from mint_common.runtime.postgres_errors import translating_errors, translating_outages
+from mint_common.waiting import wait_for_event
+
+POLL_SECONDS = 1.0
+BATCH = 100
+KEEP_DAYS = 7
+PRUNE_SECONDS = 3600.0
+BACKOFF_SECONDS = (0.1, 5.0)
+
+_LOCK = "SELECT pg_try_advisory_lock(hashtextextended('mint_relay_' || current_schema(), 0))"
+_PENDING = """
+    SELECT id, event_id, subject, data, headers, repeats FROM mint_outbox
+    WHERE published_at IS NULL ORDER BY id LIMIT $1
+"""
+_MARK = "UPDATE mint_outbox SET published_at = now(), refusal = $3 WHERE id = $1 AND repeats = $2"
+_PRUNE = "DELETE FROM mint_outbox WHERE published_at < now() - make_interval(days => $1)"
+
+_log = logging.getLogger(__name__)
+_published = Counter("mint_relay_events_total", "Outbox events by what became of them.", ["outcome"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Row:
+    id: int
+    repeats: int
+    message: Message
+
+
+class OutboxRelay:
+    """Publishes the outbox of the pool's schema."""
+
+    def __init__(self, pool: asyncpg.Pool, bus: Bus, clock: Clock) -> None:
+        self._pool = pool
+        self._bus = bus
+        self._clock = clock
+
+    async def run(self) -> None:
+        """Publish until cancelled. Outages of the database or the bus are waited out, never raised."""
+        shortest, longest = BACKOFF_SECONDS
+        pause = shortest
+        while True:
+            started = self._clock.monotonic()
+            try:
+                await self._serve()
+            except Unavailable as error:
+                _log.warning("relay interrupted", extra={"problem": str(error), "retry_seconds": pause})
+            if self._clock.monotonic() - started > longest:
+                pause = shortest
+            await self._clock.sleep(pause)
+            pause = min(2 * pause, longest)
+
+    async def _serve(self) -> None:
+        """Publish over one connection, until it breaks or the bus goes away."""
+        wake = asyncio.Event()
+        async with self._listening(wake) as connection:
+            while not await connection.fetchval(_LOCK):
+                await self._clock.sleep(POLL_SECONDS)
+            prune_at = self._clock.monotonic()
+            while True:
+                wake.clear()
+                if self._clock.monotonic() >= prune_at:
+                    await connection.execute(_PRUNE, KEEP_DAYS)
+                    prune_at = self._clock.monotonic() + PRUNE_SECONDS
+                while rows := await _pending(connection):
+                    for row in rows:
+                        await self._publish(connection, row)
+                await wait_for_event(wake, clock=self._clock, seconds=POLL_SECONDS)
+
+    async def _publish(self, connection: PostgresConnection, row: _Row) -> None:
+        refusal = None
+        try:
+            await self._bus.publish(row.message)
+        except Unavailable:
+            raise
+        except MintError as error:
+            # Nobody can ever publish it, and it must not hold up those behind it.
+            refusal = str(error)
+            _log.exception("bus refused an event", extra={"message_id": row.message.id})
+        _published.labels("published" if refusal is None else "refused").inc()
+        await connection.execute(_MARK, row.id, row.repeats, refusal)
+
+    @asynccontextmanager
+    async def _listening(self, wake: asyncio.Event) -> AsyncIterator[PostgresConnection]:
+        with translating_errors():
+            connection: PostgresConnection = cast(PostgresConnection, await self._pool.acquire())
+        try:
+            with translating_outages():
+                channel = "mint_outbox_" + await connection.fetchval("SELECT current_schema()")
+
+                def on_notify(*_: object) -> None:
+                    wake.set()
+
+                await connection.add_listener(channel, on_notify)
+                try:
+                    yield connection
+                finally:
+                    if not connection.is_closed():
+                        await connection.remove_listener(channel, on_notify)
+        finally:
+            await self._pool.release(connection)
+
+
+async def _pending(connection: PostgresConnection) -> Sequence[_Row]:
+    return [
+        _Row(
+            id=row["id"],
+            repeats=row["repeats"],
+            message=Message(
+                id=message_id(row["event_id"], row["repeats"]),
+                subject=row["subject"],
+                data=row["data"],
+                headers=row["headers"],
+            ),
+        )
+        for row in await connection.fetch(_PENDING, BATCH)
+    ]

@@ -1,0 +1,48 @@
+"""What becomes of an event whose handler failed: a decision from the error and the attempt alone."""
+
+from dataclasses import dataclass
+
+from mint_common.errors import MintError, Overloaded, Unavailable
+
+FIRST_DELAY_SECONDS = 0.2
+LONGEST_DELAY_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryLater:
+    """Handle it again after a while."""
+
+    delay_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bury:
+    """Put it among the dead letters: trying again cannot help, or did not help often enough."""
+
+    code: str
+    reason: str
+
+
+def decide(error: Exception, *, attempt: int, max_attempts: int, jitter: float) -> RetryLater | Bury:
+    """Return what to do after the given attempt (from 1) failed; ``jitter`` is random in [0, 1).
+
+    A part that is away or full is no fault of the event, so the event waits for it without a limit.
+    """
+    retryable = error.retryable if isinstance(error, MintError) else True
+    patient = isinstance(error, Unavailable | Overloaded)
+    if retryable and (patient or attempt < max_attempts):
+        return RetryLater(delay_seconds=max(_backoff_seconds(attempt, jitter), _asked_seconds(error)))
+    code = error.code if isinstance(error, MintError) else "internal"
+    return Bury(code=code, reason=f"{type(error).__name__}: {error}")
+
+
+def _backoff_seconds(attempt: int, jitter: float) -> float:
+    doubled = FIRST_DELAY_SECONDS * 2.0 ** min(attempt - 1, 16)
+    return min(doubled, LONGEST_DELAY_SECONDS) * (1.0 - 0.5 * jitter)
+
+
+def _asked_seconds(error: Exception) -> float:
+    """Return how long an overloaded part asked to wait, within reason."""
+    if not isinstance(error, Overloaded):
+        return 0.0
+    return min(float(error.fields.get("retry_after_seconds", 0.0)), LONGEST_DELAY_SECONDS)

@@ -1,0 +1,25 @@
+"""Waiting for something, but not longer than a while."""
+
+import asyncio
+from typing import Protocol
+
+
+class Sleeper(Protocol):
+    """Something that can wait; see `mint_common.runtime.clock.Clock`."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        ...
+
+
+async def wait_for_event(event: asyncio.Event, *, clock: Sleeper, seconds: float) -> bool:
+    """Wait until the event is set or the time is over; return whether it is set."""
+    waiter = asyncio.ensure_future(event.wait())
+    timer = asyncio.ensure_future(clock.sleep(seconds))
+    try:
+        await asyncio.wait((waiter, timer), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiter.cancel()
+        timer.cancel()
+        await asyncio.gather(waiter, timer, return_exceptions=True)
+    return event.is_set()
