@@ -107,9 +107,8 @@ class Dispatcher:
         except EventInvalid as error:
             await self._bury(delivery, Bury(code=error.code, reason=str(error)))
             return "?", "dead"
-        attributes = {"event_id": event.id, "event_type": event.type, "attempt": delivery.attempt}
-        name = f"handle {event.type}"
-        with extracted(message.headers), span(name, kind=SpanKind.CONSUMER, **attributes):
+        name, kind = f"handle {event.type}", SpanKind.CONSUMER
+        with extracted(message.headers), span(name, kind=kind, event_id=event.id, attempt=delivery.attempt):
             return event.type, await self._attempt(delivery, event)
 
     async def _attempt(self, delivery: Delivery, event: Event) -> str:

@@ -69,13 +69,13 @@ class PostgresLedger:
     async def transaction(self, cause: str) -> AsyncIterator[PostgresTransaction]:
         """Open the transaction of a cause. Raises AlreadyHandled before the body runs."""
         with translating_errors():
-            connection = cast(PostgresConnection, await self._pool.acquire())
+            connection = await self._pool.acquire()
         try:
             with translating_outages():
                 async with connection.transaction():
                     if await connection.fetchval(_TAKE, cause) is None:
                         raise AlreadyHandled(cause=cause)
-                    yield PostgresTransaction(connection, cause, self._clock)
+                    yield PostgresTransaction(cast(PostgresConnection, connection), cause, self._clock)
         finally:
             await self._pool.release(connection)
 

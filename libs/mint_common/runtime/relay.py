@@ -105,7 +105,7 @@ class OutboxRelay:
     @asynccontextmanager
     async def _listening(self, wake: asyncio.Event) -> AsyncIterator[PostgresConnection]:
         with translating_errors():
-            connection: PostgresConnection = cast(PostgresConnection, await self._pool.acquire())
+            connection = await self._pool.acquire()
         try:
             with translating_outages():
                 channel = "mint_outbox_" + await connection.fetchval("SELECT current_schema()")
@@ -115,7 +115,7 @@ class OutboxRelay:
 
                 await connection.add_listener(channel, on_notify)
                 try:
-                    yield connection
+                    yield cast(PostgresConnection, connection)
                 finally:
                     if not connection.is_closed():
                         await connection.remove_listener(channel, on_notify)
