@@ -28,6 +28,8 @@ def describe_submission(submission: Submission) -> JsonObject:
         "state": "submitted",
         "reason": "",
         "spec": asdict(submission.spec),
+        "created_at": submission.submitted_at,
+        "finished_at": None,
         "steps": [],
     }
 

@@ -48,8 +48,9 @@ async def _on_invalid_request(request: Request, error: Exception) -> Response:
     first = error.errors()[0]
     is_unknown = first["type"] == "unexpected_keyword_argument"
     problem = "is not supported here" if is_unknown else str(first["msg"])
-    # A union adds the name of each of its types to the path: the top field is what the user knows.
-    field = next((str(part) for part in first["loc"][1:]), "body")
+    # A union adds the name of each of its types to the path: the top field is what the user knows. Behind
+    # "body" stands a position when the text is no JSON.
+    field = next((part for part in first["loc"][1:] if isinstance(part, str)), "body")
     return await _on_mint_error(request, InvalidField(field=field, problem=problem))
 
 

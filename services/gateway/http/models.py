@@ -22,11 +22,16 @@ CONCURRENT = 8
 
 @router.get("")
 async def list_all(caller: CallerDep, gateway: GatewayDep) -> JsonObject:
-    """List bases, policies, aliases and the newest revisions; a bounded part when there are very many."""
+    """List bases, policies, aliases and the newest revisions; a bounded part when there are very many.
+
+    A policy without a revision is not listed: nothing can answer in its name yet.
+    """
     bases = await gateway.registry.list_bases()
     policies = await gateway.registry.list_policies(caller.tenant_id, limit=MAX_POLICIES)
     gate = asyncio.Semaphore(CONCURRENT)
-    names = await asyncio.gather(*(_names(gateway, caller.tenant_id, policy, gate) for policy in policies))
+    names = await asyncio.gather(
+        *(_names(gateway, caller.tenant_id, policy, gate) for policy in policies if policy.latest)
+    )
     return {"object": "list", "data": list_models([base.name for base in bases], names, limit=MAX_ENTRIES)}
 
 

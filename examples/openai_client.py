@@ -1,0 +1,37 @@
+"""Ask every model of a running stack the same question, with the official client.
+
+Start the stack with ``mint up``; then ``python examples/openai_client.py ["14, 19, 24, "]``. MINT is the
+stack's address and KEY its API key; without them the defaults of ``mint up`` are used.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from openai import OpenAI
+
+
+def main() -> None:
+    """Print who answers what, then one answer as it is generated."""
+    key = os.environ.get("KEY") or (Path.home() / ".mint/api_key").read_text().strip()
+    client = OpenAI(base_url=os.environ.get("MINT", "http://127.0.0.1:8321") + "/v1", api_key=key)
+    prompt = sys.argv[1] if len(sys.argv) > 1 else "14, 19, 24, "
+    models = [model.id for model in client.models.list()]
+    for model in models:
+        answer = client.completions.create(model=model, prompt=prompt, max_tokens=4, temperature=0)
+        # The digest of the revision that answered, or base:<name>; a name never falls back to the base.
+        print(f"{model:24} {answer.choices[0].text!r:16} {answer.system_fingerprint}")
+    parts = client.completions.create(
+        model=models[-1], prompt=prompt, max_tokens=8, stream=True, stream_options={"include_usage": True}
+    )
+    for part in parts:
+        print(
+            part.choices[0].text if part.choices else f"\n{part.usage.total_tokens} tokens",
+            end="",
+            flush=True,
+        )
+    print()
+
+
+if __name__ == "__main__":
+    main()

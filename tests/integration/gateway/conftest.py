@@ -1,0 +1,216 @@
+"""The gateway with its real neighbours: Postgres, NATS, registry and rollout; only the loader is scripted."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import asyncpg
+import httpx
+import nats
+import numpy as np
+import pytest
+
+from mint_common.adapters_format import build_adapter, read_base_facts, store_adapter
+from mint_common.adapters_format.base_facts import BaseFacts
+from mint_common.adapters_format.names import peft_name
+from mint_common.blobs.localfs import LocalBlobs
+from mint_common.bus.nats import connect_nats
+from mint_common.catalog import PolicyRecord, RevisionRecord
+from mint_common.client.http import InternalHttp
+from mint_common.client.registry import RegistryClient
+from mint_common.events import RevisionExported
+from mint_common.ids import TenantId, new_id
+from mint_common.runtime.clock import SystemClock
+from mint_common.runtime.dispatch import publish_event
+from services.standalone.adapters.launch import free_port
+from tests.integration.gateway.scripted_loader import ScriptedLoader
+
+TOKEN = "internal"  # the tests' own secret
+KEY = "tml-default-of-the-tests"
+READY_SECONDS = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stack:
+    """Where everything is."""
+
+    url: str
+    key: str
+    other_key: str
+    tenant_id: TenantId
+    registry_url: str
+    nats_url: str
+    dsn: str
+    blobs: Path
+    facts: BaseFacts
+    loader: ScriptedLoader
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def client(self, *, key: str | None = None) -> httpx.Client:
+        """Return a client of MinT's own API."""
+        headers = {"authorization": f"Bearer {key or self.key}"}
+        return httpx.Client(base_url=f"{self.url}/mint/v1", headers=headers, timeout=30)
+
+    def make_policy(self, name: str, *, revisions: int = 0) -> PolicyRecord:
+        """Create a policy, and publish revisions of it as a trainer would."""
+        return asyncio.run(_make_policy(self, name, revisions))
+
+
+async def _make_policy(stack: Stack, name: str, revisions: int) -> PolicyRecord:
+    blobs = LocalBlobs(stack.blobs)
+    bus = await connect_nats(stack.nats_url, name="trainer")
+    async with InternalHttp(stack.registry_url, token=TOKEN) as http:
+        registry = RegistryClient(http)
+        policy = await registry.create_policy(
+            stack.tenant_id, name=name, base=stack.facts.name, rank=2, alpha=4, seed=0
+        )
+        parent = None
+        for step in range(1, revisions + 1):
+            record = await _publish(stack, policy, step, parent, blobs=blobs, bus=bus, registry=registry)
+            parent = record.digest
+        policy = await registry.get_policy(stack.tenant_id, name)
+    await bus.close()
+    return policy
+
+
+async def _publish(stack, policy, step, parent, *, blobs, bus, registry) -> RevisionRecord:
+    random = np.random.default_rng(abs(hash((policy.policy_id, step))))
+    tensors = {}
+    for module, (width, height) in stack.facts.modules.items():
+        tensors[peft_name(module, "A")] = random.normal(size=(2, width)).astype(np.float32)
+        tensors[peft_name(module, "B")] = random.normal(size=(height, 2)).astype(np.float32)
+    files = build_adapter(
+        facts=stack.facts, policy_id=policy.policy_id, step=step, parent=parent, rank=2, tensors=tensors
+    )
+    export_id = new_id("export")
+    event = RevisionExported(
+        tenant_id=stack.tenant_id,
+        base=stack.facts.name,
+        export_id=export_id,
+        policy_id=policy.policy_id,
+        job_id=None,
+        wave_id=None,
+        digest=files.digest,
+        manifest=await store_adapter(blobs, files, export_id=export_id),
+        parent=parent,
+        step=step,
+        metrics={},
+    )
+    await publish_event(bus, event, cause=export_id, now=SystemClock().now())
+    deadline = time.monotonic() + READY_SECONDS
+    while time.monotonic() < deadline:
+        found = await registry.get_policy(stack.tenant_id, policy.policy_id)
+        if found.latest and found.latest.digest == files.digest:
+            return await registry.get_revision(stack.tenant_id, policy.policy_id, files.digest)
+        await asyncio.sleep(0.05)
+    raise TimeoutError(f"revision {step} of {policy.name} was not published")
+
+
+@pytest.fixture(scope="package")
+def stack(postgres_dsn: str, nats_server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Start registry, rollout and gateway as processes; they die with the package's tests."""
+    folder = tmp_path_factory.mktemp("gateway")
+    facts = read_base_facts(Path(__file__).parents[3] / "bases/tiny")
+    database = asyncio.run(_fresh_database(postgres_dsn))
+    asyncio.run(_forget_streams(nats_server.address))
+    ports = {name: free_port() for name in ("registry", "rollout", "gateway", "loader")}
+    loader = ScriptedLoader(port=ports["loader"], token=TOKEN, base=facts.name, base_digest=facts.digest)
+    loader.start()
+    environ = _environ(database, nats_server.address, folder / "blobs", ports)
+    processes = {}
+    try:
+        for name in ("registry", "rollout", "gateway"):
+            processes[name] = _start(name, environ, folder / f"{name}.log")
+            _await_ready(processes[name], ports[name], folder / f"{name}.log")
+        tenant_id, other_key = asyncio.run(_prepare_registry(f"http://127.0.0.1:{ports['registry']}", facts))
+        yield Stack(
+            url=f"http://127.0.0.1:{ports['gateway']}",
+            key=KEY,
+            other_key=other_key,
+            tenant_id=tenant_id,
+            registry_url=f"http://127.0.0.1:{ports['registry']}",
+            nats_url=nats_server.address,
+            dsn=database,
+            blobs=folder / "blobs",
+            facts=facts,
+            loader=loader,
+            processes=processes,
+        )
+    finally:
+        for process in processes.values():
+            process.terminate()
+        for process in processes.values():
+            process.wait(20)
+        loader.stop()
+
+
+def _environ(dsn: str, nats_url: str, blobs: Path, ports: dict[str, int]) -> dict[str, str]:
+    own = {key: value for key, value in os.environ.items() if not key.startswith("MINT_")}
+    return {
+        **own,
+        "MINT_POSTGRES_DSN": dsn,
+        "MINT_NATS_URL": nats_url,
+        "MINT_BLOBS_URL": f"file://{blobs}",
+        "MINT_INTERNAL_TOKEN": TOKEN,
+        "MINT_PEERS_REGISTRY_URL": f"http://127.0.0.1:{ports['registry']}",
+        "MINT_PEERS_ROLLOUT_URL": f"http://127.0.0.1:{ports['rollout']}",
+        "MINT_PEERS_LOADER_URLS": f"http://127.0.0.1:{ports['loader']}",
+        "MINT_REGISTRY_HTTP_PORT": str(ports["registry"]),
+        "MINT_REGISTRY_BOOTSTRAP_KEY": KEY,
+        "MINT_ROLLOUT_HTTP_PORT": str(ports["rollout"]),
+        "MINT_GATEWAY_HTTP_PORT": str(ports["gateway"]),
+    }
+
+
+def _start(name: str, environ: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+    prefixes = {"registry", "rollout", "gateway"} - {name}
+    mine = {k: v for k, v in environ.items() if not any(k.startswith(f"MINT_{p.upper()}_") for p in prefixes)}
+    with log.open("wb") as file:
+        command = [sys.executable, "-m", f"services.{name}"]
+        return subprocess.Popen(command, env=mine, stdout=file, stderr=subprocess.STDOUT)
+
+
+def _await_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    deadline = time.monotonic() + READY_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            if httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=2).status_code == 200:
+                return
+        except httpx.TransportError:
+            time.sleep(0.05)
+    raise RuntimeError(f"it did not start:\n{log.read_text()[-3000:]}")
+
+
+async def _prepare_registry(url: str, facts: BaseFacts) -> tuple[TenantId, str]:
+    async with InternalHttp(url, token=TOKEN) as http:
+        registry = RegistryClient(http)
+        await registry.put_base(facts)
+        owner = await registry.verify_key(KEY)
+        other = await registry.create_tenant("other")
+        return owner.tenant_id, (await registry.create_key(other.tenant_id, name="other")).key
+
+
+async def _fresh_database(dsn: str) -> str:
+    name = f"gateway_{os.getpid()}"
+    connection = await asyncpg.connect(dsn)
+    await connection.execute(f"CREATE DATABASE {name}")
+    await connection.close()
+    return dsn.rpartition("/")[0] + f"/{name}"
+
+
+async def _forget_streams(url: str) -> None:
+    client = await nats.connect(url)
+    for stream in await client.jetstream().streams_info():
+        await client.jetstream().delete_stream(stream.config.name or "")
+    await client.close()
+
+
+@pytest.fixture(scope="package")
+def counter(stack: Stack) -> PolicyRecord:
+    """A policy with three revisions and no alias."""
+    return stack.make_policy("counter", revisions=3)

@@ -1,0 +1,158 @@
+"""A loader with a scripted engine: the real generation protocol, with answers that a test can predict.
+
+One character is one token. A completion says who answers, which choice it is, and repeats the prompt. A
+prompt may begin with a command: OVERLOAD refuses, SLOW never ends, BREAK fails after two tokens, LIE answers
+as another revision.
+"""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from dataclasses import asdict
+
+import msgspec
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.responses import StreamingResponse
+
+from mint_common.errors import Overloaded, Unavailable
+from mint_common.generation import (
+    AdapterStatus,
+    Delta,
+    EngineInfo,
+    Failed,
+    Finished,
+    GenerationChunk,
+    GenerationRequest,
+    Started,
+    TokenAlternative,
+)
+from mint_common.ids import BaseName, Digest, EngineId
+from mint_common.runtime.edge import create_http
+
+MAX_CONTEXT = 512
+LOGPROB = -0.25
+OTHER = Digest("sha256:" + "f" * 64)
+
+
+class ScriptedLoader:
+    """The loader's HTTP in a thread of its own; ``requests`` and ``aborted`` say what it saw."""
+
+    def __init__(self, *, port: int, token: str, base: BaseName, base_digest: Digest) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self.requests: list[GenerationRequest] = []
+        self.aborted: list[str] = []
+        self.resident: list[AdapterStatus] = []
+        self._info = EngineInfo(
+            engine_id=EngineId("scripted"),
+            epoch="1",
+            base=base,
+            base_digest=base_digest,
+            max_context=MAX_CONTEXT,
+            vocab_size=256,
+            eos_token_id=0,
+            slots=4,
+            host_capacity=16,
+        )
+        config = uvicorn.Config(self._http(token), host="127.0.0.1", port=port, log_level="warning")
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run)
+
+    def start(self) -> None:
+        """Serve in the background."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop serving."""
+        self._server.should_exit = True
+        self._thread.join(10)
+
+    def _http(self, token: str) -> FastAPI:
+        http = create_http(title="loader", service="loader", internal_token=token, ready=lambda: True)
+
+        @http.get("/internal/engine")
+        async def engine() -> dict[str, object]:
+            return asdict(self._info)
+
+        @http.get("/internal/adapters")
+        async def adapters() -> list[dict[str, object]]:
+            return [asdict(status) for status in self.resident]
+
+        @http.post("/internal/tokenize")
+        async def tokenize(request: Request) -> dict[str, object]:
+            body = await request.json()
+            return {"tokens": list(_template(body["messages"]).encode())}
+
+        @http.post("/internal/generate")
+        async def generate(request: Request) -> StreamingResponse:
+            asked = msgspec.json.decode(await request.body(), type=GenerationRequest)
+            self.requests.append(asked)
+            if _prompt(asked).startswith("OVERLOAD"):
+                raise Overloaded(what="the cold queue", depth=4, retry_after_seconds=7)
+            return StreamingResponse(self._lines(asked), media_type="application/x-ndjson")
+
+        return http
+
+    async def _lines(self, asked: GenerationRequest) -> AsyncIterator[bytes]:
+        ended = False
+        try:
+            async for chunk in self._chunks(asked):
+                yield msgspec.json.encode(chunk) + b"\n"
+            ended = True
+        finally:
+            if not ended:
+                self.aborted.append(asked.request_id)
+
+    async def _chunks(self, asked: GenerationRequest) -> AsyncIterator[GenerationChunk]:
+        prompt = _prompt(asked)
+        served = asked.revision.digest if asked.revision else None
+        shown = OTHER if prompt.startswith("LIE") else served
+        yield Started(engine_id=EngineId("scripted"), revision=shown, prompt_tokens=tuple(prompt.encode()))
+        while prompt.startswith("SLOW"):
+            yield _delta("z", asked, 0)
+            await asyncio.sleep(0.02)
+        for index in range(asked.sampling.n):
+            text, reason = script(asked, index)
+            for at, letter in enumerate(text):
+                if prompt.startswith("BREAK") and at == 2:
+                    yield Failed(error=Unavailable(what="the engine", problem="it broke").to_payload())
+                    return
+                yield _delta(letter, asked, index)
+            yield Finished(index=index, reason=reason)
+
+
+def script(asked: GenerationRequest, index: int) -> tuple[str, str]:
+    """Return the text and the finish reason of one choice."""
+    who = f"r{asked.revision.number}" if asked.revision else "base"
+    text = f"{who}/{index}/{_prompt(asked)}"
+    cuts = [text.index(stop) for stop in asked.sampling.stop if stop in text]
+    stopped = text[: min(cuts)] if cuts else text
+    limit = asked.sampling.max_new_tokens
+    return (stopped[:limit], "length") if len(stopped) > limit else (stopped, "stop")
+
+
+def _delta(letter: str, asked: GenerationRequest, index: int) -> Delta:
+    wanted = asked.sampling.logprobs
+    if wanted is None:
+        return Delta(index=index, text=letter, tokens=(ord(letter),))
+    chosen = TokenAlternative(token=ord(letter), text=letter, logprob=LOGPROB)
+    rivals = [TokenAlternative(token=1000 + at, text=f"?{at}", logprob=-1.0 - at) for at in range(wanted)]
+    return Delta(
+        index=index,
+        text=letter,
+        tokens=(ord(letter),),
+        logprobs=(LOGPROB,),
+        alternatives=((chosen, *rivals),),
+    )
+
+
+def _prompt(asked: GenerationRequest) -> str:
+    if asked.text is not None:
+        return asked.text
+    if asked.tokens is not None:
+        return bytes(asked.tokens).decode()
+    return _template([asdict(message) for message in asked.messages or ()])
+
+
+def _template(messages: list[dict[str, str]]) -> str:
+    return "|".join(message["content"] for message in messages)

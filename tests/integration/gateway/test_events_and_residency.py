@@ -1,0 +1,90 @@
+"""The event stream, and what is resident where."""
+
+import json
+import threading
+
+import httpx
+import pytest
+
+from mint_common.generation import AdapterStatus
+from mint_common.ids import Digest
+
+pytestmark = pytest.mark.integration
+
+
+def _lines(stack, key: str, opened: threading.Event, found: list[str], until: str) -> None:
+    headers = {"authorization": f"Bearer {key}"}
+    with httpx.stream("GET", f"{stack.url}/mint/v1/events", headers=headers, timeout=20) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        for line in answer.iter_lines():
+            opened.set()
+            found.append(line)
+            if line.startswith("data: ") and until in line:
+                return
+
+
+def test_events_of_this_tenant_arrive_with_id_and_type(stack, counter):
+    opened, found = threading.Event(), []
+    reader = threading.Thread(target=_lines, args=(stack, stack.key, opened, found, '"alias":"watched"'))
+    reader.start()
+    assert opened.wait(20)
+    with stack.client() as mint:
+        mint.put("/policies/counter/aliases/watched", json={"revision": 2}).raise_for_status()
+    reader.join(20)
+    assert not reader.is_alive()
+    at = next(i for i, line in enumerate(found) if '"alias":"watched"' in line)
+    data = json.loads(found[at].removeprefix("data: "))
+    assert found[at - 1] == "event: alias.moved"
+    assert found[at - 2] == f"id: {data['id']}"
+    assert data["data"]["tenant_id"] == stack.tenant_id
+
+
+def test_events_of_others_do_not_arrive(stack, counter):
+    opened, found = threading.Event(), []
+    reader = threading.Thread(target=_lines, args=(stack, stack.other_key, opened, found, '"seed":4242'))
+    reader.start()
+    assert opened.wait(20)
+    with stack.client() as mint:
+        mint.put("/policies/counter/aliases/hidden", json={"revision": 2}).raise_for_status()
+    with stack.client(key=stack.other_key) as other:
+        _own_event(stack, other)
+    reader.join(20)
+    assert not reader.is_alive()
+    assert not any("hidden" in line for line in found)
+
+
+def _own_event(stack, other: httpx.Client) -> None:
+    other.post("/policies", json={"name": "theirs", "base": "tiny", "lora": {"rank": 2}}).raise_for_status()
+    body = {"policy": "theirs", "task": "mode:copy", "steps": 1, "prompts_per_step": 1, "group_size": 2}
+    job = other.post("/jobs", json={**body, "seed": 4242})
+    assert job.status_code == 202, job.text
+
+
+def test_engines(stack):
+    with stack.client() as mint:
+        (engine,) = mint.get("/engines").json()
+    assert (engine["engine_id"], engine["base"], engine["slots"]) == ("scripted", "tiny", 4)
+
+
+def test_a_tenant_sees_its_own_adapters_only(stack, counter):
+    mine = _status(counter.latest.digest)
+    stack.loader.resident[:] = [mine, _status(Digest("sha256:" + "e" * 64))]
+    with stack.client() as mint:
+        (entry,) = mint.get("/adapters").json()
+    assert (entry["policy"], entry["number"], entry["tier"]) == ("counter", 3, "slot")
+    assert entry["digest"] == counter.latest.digest
+    with stack.client(key=stack.other_key) as stranger:
+        assert stranger.get("/adapters").json() == []
+
+
+def _status(digest: Digest) -> AdapterStatus:
+    return AdapterStatus(
+        digest=digest,
+        tier="slot",
+        readiness="ready",
+        size_bytes=10,
+        pinned=False,
+        in_flight=0,
+        last_used_at=1.0,
+        load_seconds=0.1,
+    )

@@ -1,0 +1,155 @@
+"""Managed jobs: checked before anything exists, submitted once, followed and cancelled."""
+
+import asyncio
+import time
+
+import asyncpg
+import pytest
+
+pytestmark = pytest.mark.integration
+
+PATIENCE_SECONDS = 30.0
+JOB = {"policy": "pupil", "task": "mode:copy", "steps": 2, "prompts_per_step": 1, "group_size": 2}
+
+
+@pytest.fixture(scope="module")
+def pupil(stack):
+    return stack.make_policy("pupil")
+
+
+@pytest.fixture
+def mint(stack, pupil):
+    with stack.client() as client:
+        yield client
+
+
+def _query(stack, statement: str, *args):
+    async def ask():
+        connection = await asyncpg.connect(stack.dsn)
+        try:
+            return await connection.fetch(statement, *args)
+        finally:
+            await connection.close()
+
+    return asyncio.run(ask())
+
+
+def _count(stack) -> int:
+    return _query(stack, "SELECT count(*) AS n FROM gateway.submissions")[0]["n"]
+
+
+def test_tasks_recommend_and_score(mint):
+    names = [task["name"] for task in mint.get("/tasks").json()]
+    assert "mode:copy" in names
+    task = mint.get("/tasks/mode:copy").json()
+    assert task["defaults"]["steps"] >= 1
+    drawn = mint.post("/tasks/mode:copy/prompts", json={"split": "heldout", "n": 2, "seed": 1}).json()[
+        "prompts"
+    ]
+    items = [{"entry": prompt["entry"], "text": prompt["reference"]} for prompt in drawn]
+    assert mint.post("/tasks/mode:copy/score", json={"items": items}).json() == {"rewards": [1.0, 1.0]}
+    assert mint.get("/tasks/nobody").status_code == 404
+    assert mint.post("/tasks/mode:copy/prompts", json={"n": 0}).json()["error"]["field"] == "n"
+
+
+def test_a_job_is_submitted_taken_and_cancelled(mint, pupil):
+    answer = mint.post("/jobs", json=JOB)
+    assert answer.status_code == 202, answer.text
+    job = answer.json()
+    assert (job["state"], job["policy_id"], job["spec"]["steps"]) == ("submitted", pupil.policy_id, 2)
+    assert job["spec"]["learning_rate"] > 0
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while (state := mint.get(f"/jobs/{job['job_id']}").json()["state"]) == "submitted":
+        assert time.monotonic() < deadline
+    assert state == "running"
+    assert [j["job_id"] for j in mint.get("/jobs").json()].count(job["job_id"]) == 1
+    assert mint.post(f"/jobs/{job['job_id']}/cancel").status_code == 200
+    assert mint.get(f"/jobs/{job['job_id']}").json()["state"] == "cancelled"
+
+
+def test_the_same_key_and_body_is_the_same_job(mint, stack):
+    headers = {"idempotency-key": "once"}
+    first = mint.post("/jobs", json=JOB, headers=headers)
+    before = _count(stack)
+    again = mint.post("/jobs", json=JOB, headers=headers)
+    assert (again.status_code, again.json()) == (202, first.json())
+    assert _count(stack) == before
+    conflict = mint.post("/jobs", json={**JOB, "steps": 3}, headers=headers)
+    assert (conflict.status_code, conflict.json()["error"]["code"]) == (422, "idempotency_conflict")
+    assert _count(stack) == before
+    mint.post(f"/jobs/{first.json()['job_id']}/cancel")
+
+
+def test_one_request_sent_at_once_from_everywhere_is_one_job(stack, mint):
+    import concurrent.futures
+
+    def send(_: int):
+        return mint.post("/jobs", json=JOB, headers={"idempotency-key": "race"}).json()["job_id"]
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        jobs = set(pool.map(send, range(16)))
+    assert len(jobs) == 1
+    mint.post(f"/jobs/{jobs.pop()}/cancel")
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"steps": 0}, "steps"),
+        ({"steps": 10_001}, "steps"),
+        ({"group_size": 1}, "group_size"),
+        ({"algorithm": "sft"}, "group_size"),
+        ({"algorithm": "ppo"}, "algorithm"),
+        ({"max_new_tokens": 100_000}, "max_new_tokens"),
+        ({"temperature": 0.5}, "temperature"),
+        ({"learning_rate": 0}, "learning_rate"),
+        ({"learning_rate": "fast"}, "learning_rate"),
+        ({"kl_coefficient": -1}, "kl_coefficient"),
+        ({"clip_norm": -1}, "clip_norm"),
+        ({"learning_rte": 0.1}, "learning_rte"),
+    ],
+)
+def test_a_bad_job_is_refused_by_field_and_nothing_is_created(mint, stack, change, field):
+    before = _count(stack)
+    refused = mint.post("/jobs", json={**JOB, **change})
+    assert (refused.status_code, refused.json()["error"]["field"]) == (422, field)
+    assert _count(stack) == before
+
+
+def test_not_a_number_is_refused(mint):
+    text = '{"policy": "pupil", "task": "mode:copy", "learning_rate": NaN}'
+    refused = mint.post("/jobs", content=text, headers={"content-type": "application/json"})
+    assert (refused.status_code, refused.json()["error"]["field"]) == (422, "learning_rate")
+
+
+@pytest.mark.parametrize("name", ["policy", "task"])
+def test_unknown_names_are_not_found(mint, name):
+    refused = mint.post("/jobs", json={**JOB, name: "nobody"})
+    assert refused.status_code == 404
+    assert "nobody" in refused.json()["error"]["message"]
+
+
+def test_another_tenants_policy_and_job_do_not_exist(stack, mint):
+    job = mint.post("/jobs", json=JOB).json()["job_id"]
+    with stack.client(key=stack.other_key) as stranger:
+        assert stranger.post("/jobs", json=JOB).status_code == 404
+        assert stranger.get(f"/jobs/{job}").status_code == 404
+        assert stranger.post(f"/jobs/{job}/cancel").status_code == 404
+        assert job not in [theirs["job_id"] for theirs in stranger.get("/jobs").json()]
+    mint.post(f"/jobs/{job}/cancel")
+
+
+def test_a_job_that_rollout_has_not_taken_is_submitted(stack, mint):
+    template = mint.post("/jobs", json=JOB).json()["job_id"]
+    _query(
+        stack,
+        """INSERT INTO gateway.submissions
+           SELECT 'job_waiting', tenant_id, policy_id, base, spec, body_sha256, submitted_at
+           FROM gateway.submissions WHERE job_id = $1""",
+        template,
+    )
+    assert mint.get("/jobs/job_waiting").json()["state"] == "submitted"
+    assert "job_waiting" in [job["job_id"] for job in mint.get("/jobs").json()]
+    early = mint.post("/jobs/job_waiting/cancel")
+    assert (early.status_code, early.json()["error"]["retryable"]) == (503, True)
+    mint.post(f"/jobs/{template}/cancel")

@@ -1,0 +1,260 @@
+"""The official `openai` client against the gateway."""
+
+import json
+
+import httpx
+import openai
+import pytest
+from openai import OpenAI
+
+from tests.integration.gateway.scripted_loader import LOGPROB, MAX_CONTEXT
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def client(stack, counter) -> OpenAI:
+    with OpenAI(base_url=f"{stack.url}/v1", api_key=stack.key, max_retries=0) as client:
+        yield client
+
+
+def _digest(counter_policy, stack, number: int) -> str:
+    with stack.client() as mint:
+        return mint.get(f"/policies/{counter_policy.name}/revisions/{number}").json()["digest"]
+
+
+def test_models_are_bases_policies_aliases_and_revisions(client, stack, counter):
+    stack.make_policy("empty")
+    with stack.client() as mint:
+        mint.put("/policies/counter/aliases/listed", json={"revision": 1}).raise_for_status()
+    names = [model.id for model in client.models.list()]
+    assert {"tiny", "counter", "counter@listed", "counter@1", "counter@2", "counter@3"} <= set(names)
+    assert "empty" not in names
+    assert client.models.retrieve("counter@listed").id == "counter@listed"
+    assert client.models.retrieve(f"counter@{counter.latest.digest}").id.endswith(counter.latest.digest)
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("counter@nobody")
+
+
+@pytest.mark.parametrize("name", ["tiny", "counter", "counter@2", "counter@pinned", "digest"])
+def test_every_kind_of_name_is_answered_and_proven(client, stack, counter, name):
+    with stack.client() as mint:
+        mint.put("/policies/counter/aliases/pinned", json={"revision": 1}).raise_for_status()
+    second = _digest(counter, stack, 2)
+    expected = {
+        "tiny": ("base", "base:tiny"),
+        "counter": ("r3", counter.latest.digest),
+        "counter@2": ("r2", second),
+        "counter@pinned": ("r1", _digest(counter, stack, 1)),
+        "digest": ("r2", second),
+    }
+    who, served = expected[name]
+    model = f"counter@{second}" if name == "digest" else name
+    raw = client.completions.with_raw_response.create(model=model, prompt="hi", max_tokens=100)
+    answer = raw.parse()
+    assert answer.choices[0].text == f"{who}/0/hi"
+    assert answer.system_fingerprint == raw.headers["x-mint-revision"] == served
+    assert answer.model == model
+    assert answer.usage.model_dump(include={"prompt_tokens", "completion_tokens", "total_tokens"}) == {
+        "prompt_tokens": 2,
+        "completion_tokens": len(f"{who}/0/hi"),
+        "total_tokens": 2 + len(f"{who}/0/hi"),
+    }
+
+
+def test_prod_wins_over_the_newest_revision(stack, client):
+    stack.make_policy("prodded", revisions=2)
+    with stack.client() as mint:
+        mint.put("/policies/prodded/aliases/prod", json={"revision": 1}).raise_for_status()
+    assert client.completions.create(model="prodded", prompt="x").choices[0].text == "r1/0/x"
+
+
+def test_several_prompts_and_choices_keep_their_indices(client):
+    answer = client.completions.create(model="counter@1", prompt=["ab", "cd"], n=2, max_tokens=50)
+    assert [c.index for c in answer.choices] == [0, 1, 2, 3]
+    assert [c.text for c in answer.choices] == ["r1/0/ab", "r1/1/ab", "r1/0/cd", "r1/1/cd"]
+    assert answer.usage.prompt_tokens == 4
+
+
+def test_token_ids_are_prompts(client):
+    assert client.completions.create(model="tiny", prompt=[104, 105]).choices[0].text == "base/0/hi"
+    answer = client.completions.create(model="tiny", prompt=[[104, 105], [104]])
+    assert [c.text for c in answer.choices] == ["base/0/hi", "base/0/h"]
+
+
+def test_length_and_stop_end_a_completion(client):
+    short = client.completions.create(model="tiny", prompt="hi", max_tokens=3).choices[0]
+    assert (short.text, short.finish_reason) == ("bas", "length")
+    stopped = client.completions.create(model="tiny", prompt="hi", stop=["/0", "never"]).choices[0]
+    assert (stopped.text, stopped.finish_reason) == ("base", "stop")
+
+
+def test_completion_logprobs(client):
+    logprobs = (
+        client.completions.create(model="tiny", prompt="x", max_tokens=2, logprobs=2).choices[0].logprobs
+    )
+    assert logprobs.tokens == ["b", "a"]
+    assert logprobs.token_logprobs == [LOGPROB, LOGPROB]
+    assert logprobs.text_offset == [0, 1]
+    assert logprobs.top_logprobs[0] == {"b": LOGPROB, "?0": -1.0}
+
+
+def test_streamed_completion_ends_with_usage(client, counter):
+    options = {"include_usage": True}
+    parts = list(
+        client.completions.create(model="counter", prompt=["a", "b"], stream=True, stream_options=options)
+    )
+    texts = {0: "", 1: ""}
+    for part in parts:
+        for choice in part.choices:
+            texts[choice.index] += choice.text
+    assert texts == {0: "r3/0/a", 1: "r3/0/b"}
+    assert {part.system_fingerprint for part in parts} == {counter.latest.digest}
+    assert (parts[-1].choices, parts[-1].usage.total_tokens) == ([], 2 + 12)
+    assert len({part.id for part in parts}) == 1
+
+
+def test_stream_on_the_wire_is_what_the_openai_api_sends(stack, counter):
+    body = {"model": "counter", "prompt": "a", "stream": True}
+    headers = {"x-api-key": stack.key}
+    with httpx.stream("POST", f"{stack.url}/v1/completions", json=body, headers=headers) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        assert answer.headers["x-mint-revision"] == counter.latest.digest
+        lines = [line for line in answer.iter_lines() if line]
+    assert lines[-1] == "data: [DONE]"
+    parts = [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
+    assert parts[-1]["choices"][0]["finish_reason"] == "stop"
+    assert "usage" not in parts[0]
+
+
+def test_chat_whole_and_streamed_say_the_same(client, counter):
+    messages = [
+        {"role": "system", "content": "s"},
+        {"role": "user", "content": [{"type": "text", "text": "h"}, {"type": "text", "text": "i"}]},
+    ]
+    whole = client.chat.completions.create(model="counter", messages=messages)
+    assert whole.choices[0].message.content == "r3/0/s|hi"
+    assert whole.choices[0].message.role == "assistant"
+    assert whole.system_fingerprint == counter.latest.digest
+    parts = list(client.chat.completions.create(model="counter", messages=messages, stream=True, n=2))
+    assert parts[0].choices[0].delta.role == "assistant"
+    for index in (0, 1):
+        mine = [c for part in parts for c in part.choices if c.index == index]
+        assert "".join(c.delta.content or "" for c in mine) == f"r3/{index}/s|hi"
+        assert mine[-1].finish_reason == "stop"
+
+
+def test_chat_without_a_limit_may_fill_the_context(client, stack):
+    client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "hi"}])
+    assert stack.loader.requests[-1].sampling.max_new_tokens == MAX_CONTEXT - 2
+    long = [{"role": "user", "content": "x" * MAX_CONTEXT}]
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(model="tiny", messages=long)
+    assert refused.value.code == "context_length_exceeded"
+
+
+def test_chat_logprobs(client):
+    messages = [{"role": "user", "content": "x"}]
+    answer = client.chat.completions.create(
+        model="tiny", messages=messages, max_tokens=1, logprobs=True, top_logprobs=2
+    )
+    (entry,) = answer.choices[0].logprobs.content
+    assert (entry.token, entry.logprob, entry.bytes) == ("b", LOGPROB, [98])
+    assert [rival.token for rival in entry.top_logprobs] == ["b", "?0"]
+
+
+@pytest.mark.parametrize("model", ["nobody", "counter@nobody", "counter@99", "counter@sha256:" + "0" * 64])
+def test_unknown_models_are_not_found_by_name(client, model):
+    with pytest.raises(openai.NotFoundError) as refused:
+        client.completions.create(model=model, prompt="x")
+    assert (refused.value.code, refused.value.param) == ("model_not_found", "model")
+    assert model.partition("@")[2] in str(refused.value)
+
+
+def test_a_policy_without_a_revision_never_answers_as_its_base(stack, client):
+    stack.make_policy("unborn")
+    with pytest.raises(openai.NotFoundError):
+        client.completions.create(model="unborn", prompt="x")
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"n": 0}, "n"),
+        ({"echo": True}, "echo"),
+        ({"best_of": 3}, "best_of"),
+        ({"logit_bias": {"5": 1}}, "logit_bias"),
+        ({"prompt": 5}, "prompt"),
+        ({"extra_body": {"grammar": "x"}}, "grammar"),
+        ({"max_tokens": 0}, "max_tokens"),
+    ],
+)
+def test_bad_fields_are_bad_requests_by_name(client, fields, param):
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.completions.create(**{"model": "tiny", "prompt": "x", **fields})
+    assert refused.value.param == param
+    assert refused.value.type == "invalid_request_error"
+
+
+def test_tools_are_refused_by_name(client):
+    tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(
+            model="tiny", messages=[{"role": "user", "content": "x"}], tools=[tool]
+        )
+    assert refused.value.param == "tools"
+
+
+def test_a_full_cold_queue_is_a_rate_limit_with_the_time_to_wait(client):
+    with pytest.raises(openai.RateLimitError) as refused:
+        client.completions.create(model="counter", prompt="OVERLOAD")
+    assert refused.value.response.headers["retry-after"] == "7"
+
+
+def test_a_failure_before_the_end_is_an_error_whole_and_streamed(client):
+    with pytest.raises(openai.InternalServerError):
+        client.completions.create(model="tiny", prompt="BREAK")
+    parts = client.completions.create(model="tiny", prompt="BREAK", stream=True)
+    with pytest.raises(openai.APIError, match="it broke"):
+        list(parts)
+
+
+def test_one_failing_prompt_ends_the_others_too(client, stack):
+    with pytest.raises(openai.InternalServerError):
+        client.completions.create(model="tiny", prompt=["SLOW", "BREAK"])
+
+
+def test_an_answer_of_another_revision_is_withheld(client):
+    with pytest.raises(openai.InternalServerError) as refused:
+        client.completions.create(model="counter", prompt="LIE")
+    assert refused.value.code == "wrong_revision"
+
+
+def test_wrong_and_missing_keys(stack):
+    with OpenAI(base_url=f"{stack.url}/v1", api_key="tml-wrong", max_retries=0) as stranger:
+        with pytest.raises(openai.AuthenticationError) as refused:
+            stranger.models.list()
+        assert refused.value.code == "invalid_api_key"
+    answer = httpx.post(f"{stack.url}/v1/completions", json={"bad": "body"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
+
+
+def test_another_tenants_policy_is_not_found(stack, counter):
+    with OpenAI(base_url=f"{stack.url}/v1", api_key=stack.other_key, max_retries=0) as stranger:
+        assert [model.id for model in stranger.models.list()] == ["tiny"]
+        for model in ("counter", "counter@1", f"counter@{counter.latest.digest}"):
+            with pytest.raises(openai.NotFoundError):
+                stranger.completions.create(model=model, prompt="x")
+
+
+def test_unknown_routes_have_the_openai_shape(stack):
+    headers = {"authorization": f"Bearer {stack.key}"}
+    answer = httpx.get(f"{stack.url}/v1/embeddings", headers=headers)
+    assert answer.status_code == 404
+    assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+
+
+def test_a_body_that_is_no_json_is_a_bad_request(stack):
+    headers = {"authorization": f"Bearer {stack.key}", "content-type": "application/json"}
+    answer = httpx.post(f"{stack.url}/v1/completions", content="{", headers=headers)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "body")

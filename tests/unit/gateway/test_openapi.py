@@ -1,0 +1,19 @@
+"""The public schema changes only on purpose: `tools/make_openapi.py` writes the golden file anew."""
+
+import json
+from pathlib import Path
+
+from services.gateway.app import build_http
+
+GOLDEN = Path(__file__).parents[2] / "golden/openapi/gateway.json"
+
+
+def test_the_schema_is_the_golden_one():
+    current = json.loads(json.dumps(build_http(ready=lambda: True).openapi()))
+    assert current == json.loads(GOLDEN.read_text()), "run tools/make_openapi.py and look at the diff"
+
+
+def test_every_route_needs_a_key():
+    for path, methods in json.loads(GOLDEN.read_text())["paths"].items():
+        for method, operation in methods.items():
+            assert operation.get("security"), f"{method} {path} is open"
