@@ -18,9 +18,10 @@ from services.standalone.adapters import sessions
 from services.standalone.adapters.launch import Launch
 from services.standalone.adapters.privileges import child_setup
 from services.standalone.adapters.readiness import probe
+from services.standalone.core.last_words import readable
 from services.standalone.ports import Process
 
-LAST_WORDS_BYTES = 2000
+LAST_WORDS_BYTES = 8000
 
 
 class Sentinel:
@@ -159,7 +160,7 @@ class LocalProcesses:
             return ""
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - LAST_WORDS_BYTES))
-            return file.read().decode(errors="replace").strip()
+            return readable(file.read().decode(errors="replace").strip())
 
     def _log(self, name: str) -> Path:
         return self._log_folder / f"{name}.log"

@@ -1,0 +1,22 @@
+"""The end of a log, for people."""
+
+from services.standalone.core.last_words import readable
+
+
+def test_json_records_are_unfolded_and_plain_lines_kept() -> None:
+    log = (
+        "loading weights\n"
+        '{"time":"t","level":"ERROR","service":"registry","message":"service crashed",'
+        '"exception":"Traceback\\n  File x\\nNameError: no such name"}\n'
+    )
+    assert readable(log).splitlines() == [
+        "loading weights",
+        "ERROR service crashed",
+        "Traceback",
+        "  File x",
+        "NameError: no such name",
+    ]
+
+
+def test_only_the_last_lines_are_shown() -> None:
+    assert readable("\n".join(map(str, range(100)))).splitlines()[0] == "88"
