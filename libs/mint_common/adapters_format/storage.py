@@ -5,9 +5,11 @@ complete and checked against the manifest's proofs, or absent.
 """
 
 import asyncio
+import errno
 import hashlib
 import secrets
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -100,8 +102,16 @@ def _sha256(path: Path) -> str | None:
 
 
 def _replace(draft: Path, folder: Path) -> None:
-    """Move the draft into place; of two that race, the later one wins with equal content."""
-    if folder.exists():
-        folder.rename(draft.with_name(draft.name + ".old"))
-        shutil.rmtree(draft.with_name(draft.name + ".old"))
-    draft.rename(folder)
+    """Move the draft into place; of several that race, the last one stays, and all have equal content."""
+    while True:
+        try:
+            draft.rename(folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        else:
+            return
+        old = draft.with_name(f"{draft.name}.old")
+        with suppress(FileNotFoundError):
+            folder.rename(old)
+            shutil.rmtree(old)

@@ -1,0 +1,115 @@
+"""Describing bases from HF folders, without loading them."""
+
+import json
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from mint_common.adapters_format import BASE_FILE, describe_base, read_base_facts
+from mint_common.errors import InvalidField, NotFound
+
+CONFIG = {"vocab_size": 32, "max_position_embeddings": 64}
+D, KV, FF, VOCAB = 8, 4, 12, 32
+LINEARS = {
+    "self_attn.q_proj": (D, D),
+    "self_attn.k_proj": (KV, D),
+    "self_attn.v_proj": (KV, D),
+    "self_attn.o_proj": (D, D),
+    "mlp.gate_proj": (FF, D),
+    "mlp.up_proj": (FF, D),
+    "mlp.down_proj": (D, FF),
+}
+
+
+def make_base(folder: Path, architecture: str, *, sharded: bool = False) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps({**CONFIG, "architectures": [architecture]}))
+    (folder / "tokenizer.json").write_text("{}")
+    layers = [
+        {
+            f"model.layers.{layer}.{name}.weight": np.zeros(shape, np.float32)
+            for name, shape in LINEARS.items()
+        }
+        | {f"model.layers.{layer}.self_attn.q_norm.weight": np.zeros(D, np.float32)}
+        for layer in range(2)
+    ]
+    outside = {
+        "model.embed_tokens.weight": np.zeros((VOCAB, D), np.float32),
+        "lm_head.weight": np.zeros((VOCAB, D), np.float32),
+    }
+    if not sharded:
+        save_file(layers[0] | layers[1] | outside, folder / "model.safetensors")
+        return folder
+    shards = {
+        "model-00001-of-00002.safetensors": layers[0],
+        "model-00002-of-00002.safetensors": layers[1] | outside,
+    }
+    for name, tensors in shards.items():
+        save_file(tensors, folder / name)
+    weight_map = {tensor: name for name, tensors in shards.items() for tensor in tensors}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    return folder
+
+
+@pytest.mark.parametrize("architecture", ["LlamaForCausalLM", "Qwen3ForCausalLM"])
+@pytest.mark.parametrize("sharded", [False, True])
+def test_dense_base_is_described_from_headers(tmp_path: Path, architecture: str, sharded: bool) -> None:
+    facts = describe_base(make_base(tmp_path, architecture, sharded=sharded), name="pebble", max_rank=8)
+    assert facts.architecture == architecture
+    assert (facts.vocab_size, facts.max_context, facts.max_rank) == (32, 64, 8)
+    assert facts.targets == ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj")
+    assert len(facts.modules) == 14
+    assert facts.modules["model.layers.1.self_attn.k_proj"] == (D, KV)
+    assert facts.modules["model.layers.0.mlp.down_proj"] == (FF, D)
+
+
+@pytest.mark.parametrize("changed", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_digest_follows_every_file_that_matters(tmp_path: Path, changed: str) -> None:
+    folder = make_base(tmp_path, "LlamaForCausalLM")
+    before = describe_base(folder, name="pebble", max_rank=8)
+    (folder / "README.md").write_text("not part of the base")
+    assert describe_base(folder, name="other", max_rank=4).digest == before.digest
+    data = (folder / changed).read_bytes()
+    # Changed without changing what it says: the last weight, or white space.
+    (folder / changed).write_bytes(data[:-1] + b"\1" if changed.endswith("safetensors") else data + b" ")
+    assert describe_base(folder, name="pebble", max_rank=8).digest != before.digest
+
+
+def test_facts_are_read_back_as_written(tmp_path: Path) -> None:
+    facts = describe_base(make_base(tmp_path, "LlamaForCausalLM"), name="pebble", max_rank=8)
+    assert not (tmp_path / BASE_FILE).exists()
+    (tmp_path / BASE_FILE).write_bytes(msgspec.json.encode(facts))
+    assert read_base_facts(tmp_path) == facts
+
+
+def test_missing_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match=r"mint_base\.json"):
+        read_base_facts(tmp_path)
+    with pytest.raises(NotFound, match=r"config\.json"):
+        describe_base(tmp_path, name="pebble", max_rank=8)
+    make_base(tmp_path, "LlamaForCausalLM")
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(NotFound, match=r"model\.safetensors"):
+        describe_base(tmp_path, name="pebble", max_rank=8)
+
+
+def test_what_is_not_a_dense_base_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidField, match="GPT2LMHeadModel"):
+        describe_base(make_base(tmp_path, "GPT2LMHeadModel"), name="pebble", max_rank=8)
+    folder = make_base(tmp_path, "LlamaForCausalLM")
+    (folder / "model.safetensors").write_bytes(b"junk")
+    with pytest.raises(InvalidField, match=r"model\.safetensors"):
+        describe_base(folder, name="pebble", max_rank=8)
+    (folder / BASE_FILE).write_text('{"name": "pebble"}')
+    with pytest.raises(InvalidField, match="digest"):
+        read_base_facts(folder)
+
+
+def test_index_cannot_lead_outside_the_folder(tmp_path: Path) -> None:
+    folder = make_base(tmp_path / "base", "LlamaForCausalLM", sharded=True)
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../secret.safetensors"}}')
+    with pytest.raises(InvalidField, match="outside the folder"):
+        describe_base(folder, name="pebble", max_rank=8)
