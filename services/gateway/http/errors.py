@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from mint_common.errors import InvalidField, MintError
-from mint_common.runtime.edge import error_response
+from mint_common.runtime.edge_errors import error_response
 from services.gateway.core.openai.errors import error_body, error_status, plain_error_body
 
 Handler = Callable[[Request, Exception], Awaitable[Response]]
