@@ -1,12 +1,12 @@
 """The composition of the rollout service."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 import asyncpg
 from fastapi import FastAPI
-from mint_common.runtime.dispatch import Dispatcher
 
 from mint_common.blobs.open import open_blobs
 from mint_common.blobs.port import Blobs
@@ -23,6 +23,7 @@ from mint_common.events import (
     WaveRequested,
 )
 from mint_common.runtime.clock import Clock, SystemClock
+from mint_common.runtime.dispatch import Dispatcher
 from mint_common.runtime.edge import create_http
 from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.runtime.postgres import migrate, open_pool
@@ -51,7 +52,7 @@ MIGRATIONS = "services.rollout.adapters.migrations"
 class Connections:
     """What a running service holds open."""
 
-    pool: "asyncpg.Pool[asyncpg.Record]"
+    pool: asyncpg.Pool
     bus: Bus
     blobs: Blobs
     engines: EngineDirectory
@@ -102,7 +103,11 @@ def compose(settings: RolloutSettings, connections: Connections) -> Service:
     )
     http.include_router(task_routes(tasks))
     http.include_router(job_routes(jobs, cancel=Commits(jobs=jobs, ledger=ledger, clock=clock).cancel))
-    return Service(http=http, background=(relay.run, control.run, work.run, watchdog.run))
+
+    async def sample_waves() -> None:
+        await run_until_drained(work, of_waves.drain)
+
+    return Service(http=http, background=(relay.run, control.run, sample_waves, watchdog.run))
 
 
 def dispatch(
@@ -126,6 +131,18 @@ def dispatch(
     work = Dispatcher(bus=bus, ledger=None, durable="rollout-waves", clock=clock, concurrency=waves_in_hand)
     work.on(WaveRequested, of_waves.on_wave_requested)
     return control, work
+
+
+async def run_until_drained(work: Dispatcher, drain: Callable[[], None]) -> None:
+    """Run a dispatcher; when cancelled, have its handlers put down what they have in hand."""
+    running = asyncio.ensure_future(work.run())
+    try:
+        await asyncio.shield(running)
+    except asyncio.CancelledError:
+        drain()
+        running.cancel()
+        await running
+        raise
 
 
 async def run(settings: RolloutSettings) -> None:

@@ -5,25 +5,26 @@ from dataclasses import replace
 
 from mint_common.errors import NotFound
 from mint_common.ids import JobId, TenantId, WaveId
+from mint_common.runtime.ledger_memory import MemoryConnection
 from services.rollout.core.job import Job, JobState
 from services.rollout.core.wave import Wave
 
 
 class MemoryJobs:
-    """The job store as dictionaries; the memory ledger's transactions run one at a time, so a read locks."""
+    """The job store as dictionaries. Nothing in it waits, so a transaction over it is never interleaved."""
 
     def __init__(self) -> None:
         self._jobs: dict[JobId, Job] = {}
         self._waves: dict[WaveId, Wave] = {}
 
-    async def lock(self, connection: object, job_id: JobId) -> Job:  # noqa: ARG002  # of no use in memory
+    async def lock(self, connection: MemoryConnection, job_id: JobId) -> Job:  # noqa: ARG002  # see the class
         """Return a job."""
         return await self.job(job_id)
 
-    async def save(self, connection: object, job: Job, waves: Sequence[Wave]) -> None:  # noqa: ARG002
-        """Keep a job and waves."""
-        self._jobs[job.job_id] = job
-        self._waves |= {wave.wave_id: wave for wave in waves}
+    async def save(self, connection: MemoryConnection, job: Job, waves: Sequence[Wave]) -> None:
+        """Keep a job and waves from the commit on."""
+        connection.at_commit(lambda: self._jobs.update({job.job_id: job}))
+        connection.at_commit(lambda: self._waves.update({wave.wave_id: wave for wave in waves}))
 
     async def job(self, job_id: JobId) -> Job:
         """Return a job."""
@@ -41,7 +42,7 @@ class MemoryJobs:
         own = [wave for wave in self._waves.values() if wave.job_id == job_id]
         return sorted(own, key=lambda wave: wave.step)
 
-    async def wave(self, connection: object, wave_id: WaveId) -> Wave | None:  # noqa: ARG002
+    async def wave(self, connection: MemoryConnection, wave_id: WaveId) -> Wave | None:  # noqa: ARG002
         """Return one wave."""
         return self._waves.get(wave_id)
 

@@ -8,6 +8,7 @@ import msgspec
 
 from mint_common.errors import NotFound
 from mint_common.ids import JobId, TenantId, WaveId
+from mint_common.runtime.ledger_postgres import PostgresConnection
 from services.rollout.core.job import Job
 from services.rollout.core.wave import Wave
 
@@ -17,15 +18,15 @@ Row = TypeVar("Row")
 class PostgresJobs:
     """The job store over a pool whose search path is the schema and whose jsonb codec is set."""
 
-    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
+    def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
 
-    async def lock(self, connection: asyncpg.Connection, job_id: JobId) -> Job:
+    async def lock(self, connection: PostgresConnection, job_id: JobId) -> Job:
         """Return a job, locked."""
         row = await connection.fetchrow("SELECT * FROM jobs WHERE job_id = $1 FOR UPDATE", job_id)
         return _job(row, job_id)
 
-    async def save(self, connection: asyncpg.Connection, job: Job, waves: Sequence[Wave]) -> None:
+    async def save(self, connection: PostgresConnection, job: Job, waves: Sequence[Wave]) -> None:
         """Insert or replace rows."""
         await _upsert(connection, "jobs", "job_id", job)
         for wave in waves:
@@ -47,7 +48,7 @@ class PostgresJobs:
         rows = await self._pool.fetch("SELECT * FROM waves WHERE job_id = $1 ORDER BY step", job_id)
         return [_read(row, Wave) for row in rows]
 
-    async def wave(self, connection: asyncpg.Connection, wave_id: WaveId) -> Wave | None:
+    async def wave(self, connection: PostgresConnection, wave_id: WaveId) -> Wave | None:
         """Return one wave."""
         row = await connection.fetchrow("SELECT * FROM waves WHERE wave_id = $1", wave_id)
         return None if row is None else _read(row, Wave)
@@ -71,7 +72,7 @@ class PostgresJobs:
         return [_read(row, Job) for row in rows]
 
 
-async def _upsert(connection: asyncpg.Connection, table: str, key: str, value: Job | Wave) -> None:
+async def _upsert(connection: PostgresConnection, table: str, key: str, value: Job | Wave) -> None:
     """Write every field of a row; table and column names are our own dataclasses', never a caller's text."""
     row: dict[str, Any] = {name: msgspec.to_builtins(getattr(value, name)) for name in value.__slots__}
     places = ", ".join(f"${index}" for index in range(1, len(row) + 1))

@@ -26,8 +26,8 @@ from mint_common.events import (
 )
 from mint_common.ids import BaseName, JobId, PolicyId, TenantId, WaveId, derive_id
 
-Fact = JobSubmitted | WaveCompleted | WaveCancelled | RevisionPublished | RevisionRejected | TrainingFailed
-"""What can move a job."""
+Fact = WaveCompleted | WaveCancelled | RevisionPublished | RevisionRejected | TrainingFailed
+"""What can move a job that has begun."""
 
 
 class JobState(StrEnum):
@@ -107,13 +107,15 @@ def open_job(event: JobSubmitted, *, now: float) -> Job:
     )
 
 
+def begin(job: Job, prompts: Claim, *, now: float) -> Advance:
+    """Return a job that was just opened with its first wave requested."""
+    return _request_wave(job, prompts, cause=job.cause, now=now)
+
+
 def next_step(job: Job, fact: Fact) -> int | None:
     """Return the step whose wave `advance` will request for this fact, so that its prompts can be drawn."""
-    if job.state is not JobState.RUNNING:
-        return None
-    if isinstance(fact, JobSubmitted):
-        return 1 if job.steps_done == 0 else None
-    if isinstance(fact, RevisionPublished) and fact.wave_id == job.wave_id and job.step < job.spec.steps:
+    waited_for = job.state is JobState.RUNNING and fact.wave_id == job.wave_id
+    if waited_for and isinstance(fact, RevisionPublished) and job.step < job.spec.steps:
         return job.step + 1
     return None
 
@@ -124,11 +126,7 @@ def advance(job: Job, fact: Fact, *, cause: str, prompts: Claim | None, now: flo
     ``prompts`` claims the prompts of `next_step`. A completed or cancelled wave is our own fact: it is among
     the events as long as the job still waits on that wave.
     """
-    if job.state is not JobState.RUNNING:
-        return Advance(job=job)
-    if isinstance(fact, JobSubmitted):
-        return _request_wave(job, prompts, cause=cause, now=now) if job.steps_done == 0 else Advance(job=job)
-    if fact.wave_id != job.wave_id:
+    if job.state is not JobState.RUNNING or fact.wave_id != job.wave_id:
         return Advance(job=job)
     if isinstance(fact, WaveCompleted):
         return Advance(job=replace(job, cause=cause, progress_at=now), events=(fact,))

@@ -37,9 +37,8 @@ class Commits(Generic[Connection]):
         try:
             async with self._ledger.transaction(f"cancel:{job_id}") as transaction:
                 job = await self._jobs.lock(transaction.connection, job_id)
-                await self.write(
-                    transaction, None, cancel(job, reason="cancelled by its user", now=self._clock.now())
-                )
+                moved = cancel(job, reason="cancelled by its user", now=self._clock.now())
+                await self.write(transaction, None, moved)
         except AlreadyHandled:
             return
 

@@ -24,7 +24,7 @@ from mint_common.ids import JobId
 from mint_common.records import encode_prompts
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.ledger import Ledger
-from services.rollout.core.job import Job, advance, finish, next_step, open_job
+from services.rollout.core.job import Job, begin, finish, next_step, open_job
 from services.rollout.core.task import derive_seed
 from services.rollout.handlers.commits import Commits
 from services.rollout.ports import Connection, JobStore, PolicyHistory, TaskCatalog
@@ -67,10 +67,10 @@ class JobHandlers(Generic[Connection]):
                 raise
             moved = finish(opened, "failed", str(error), now=now)
         else:
-            moved = advance(opened, event, cause=event.id, prompts=prompts, now=now)
+            moved = begin(opened, prompts, now=now)
         try:
             async with self._ledger.transaction(event.id) as transaction:
-                await self._commits.write(transaction, event, moved)
+                await self._commits.write(transaction, None, moved)
         except AlreadyHandled:
             return ()
         log.info("job opened", extra={"job_id": event.job_id, "state": moved.job.state})

@@ -4,6 +4,7 @@ Invariants:
 - Every sample of a record was answered by the revision that the wave names.
 - An engine that is away or full is waited for as long as the job runs; any other failure cancels the wave.
 - The record's key is derived from the wave, so that a repeated wave leaves one record.
+- A wave in hand never delays a drain: it is given back, and sampled anew with the same seeds.
 """
 
 import asyncio
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from mint_common.blobs.port import Blobs
-from mint_common.errors import MintError
+from mint_common.errors import MintError, Unavailable
 from mint_common.events import Event, WaveCancelled, WaveCompleted, WaveRequested
 from mint_common.ids import JobId
 from mint_common.records import Group, Prompt, WaveRecord, decode_prompts, encode_record
@@ -73,6 +74,11 @@ class WaveHandlers(Generic[Connection]):
         self._pulse_seconds = limits.pulse_seconds
         self._in_flight = asyncio.Semaphore(limits.requests_in_flight)
         self._commits = Commits(jobs=jobs, ledger=ledger, clock=clock)
+        self._draining = asyncio.Event()
+
+    def drain(self) -> None:
+        """Give back every wave in hand, and each that comes from now on."""
+        self._draining.set()
 
     async def on_wave_requested(self, event: WaveRequested) -> Sequence[Event]:
         """Sample, score and record the wave; drop it when its job has ended."""
@@ -158,23 +164,30 @@ class WaveHandlers(Generic[Connection]):
             wait = min(wait * 2, LONGEST_WAIT_SECONDS)
 
     async def _while_job_runs(self, job_id: JobId, work: Coroutine[Any, Any, T]) -> T | None:
-        """Return what the work returns, or None as soon as its job has ended."""
+        """Return what the work returns, or None as soon as its job has ended. Raises Unavailable on a drain."""
         working = asyncio.ensure_future(work)
         pulse = asyncio.ensure_future(self._pulse(job_id))
+        drain = asyncio.ensure_future(self._draining.wait())
         try:
-            await asyncio.wait((working, pulse), return_when=asyncio.FIRST_COMPLETED)
-            if not working.done():
-                pulse.result()
-                return None
-            return working.result()
+            await asyncio.wait((working, pulse, drain), return_when=asyncio.FIRST_COMPLETED)
+            if working.done():
+                return working.result()
+            if pulse.done():
+                return pulse.result()
+            raise Unavailable(what="this rollout process", problem="it is draining")
         finally:
-            working.cancel()
-            pulse.cancel()
-            await asyncio.gather(working, pulse, return_exceptions=True)
+            for task in (working, pulse, drain):
+                task.cancel()
+            await asyncio.gather(working, pulse, drain, return_exceptions=True)
 
     async def _pulse(self, job_id: JobId) -> None:
         """Show the watchdog that the wave is in hand; return when the job has ended."""
-        while await self._jobs.touch(job_id, now=self._clock.now()):
+        while True:
+            try:
+                if not await self._jobs.touch(job_id, now=self._clock.now()):
+                    return
+            except Unavailable as error:
+                log.info("no sign of life could be written", extra={"reason": str(error)})
             await self._clock.sleep(self._pulse_seconds)
 
 

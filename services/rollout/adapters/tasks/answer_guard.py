@@ -23,7 +23,7 @@ _EXPRESSION = re.compile(r"[\w\s.,+*/()-]*")
 _CALL = re.compile(r"(\w*)\s*\(")
 _CALL_OF_RESULT = re.compile(r"\)\s*\(")
 _ATTRIBUTE = re.compile(r"\.\s*[A-Za-z_]|__")
-_POWER = re.compile(r"\*\*\s*(?:-?\d{1,2}|\(-?\d{1,2}(?:/\d{1,2})?\)|[a-zA-Z])(?![\w*]|\s*\*\*)")
+_POWER = re.compile(r"\*\*\s*(?:-?\d{1,2}|\(-?\d{1,2}(?:/\d{1,2})?\)|[a-zA-Z])(?!\w|\s*\*\*)")
 
 
 def is_safe_answer(data_set: str, answer: str, *, reference: str) -> bool:
@@ -38,7 +38,7 @@ def is_safe_answer(data_set: str, answer: str, *, reference: str) -> bool:
 
 
 def _is_literal(answer: str) -> bool:
-    if _PLAIN.fullmatch(answer) and "__" not in answer:
+    if _PLAIN.fullmatch(answer) and not _ATTRIBUTE.search(answer):
         return True
     try:
         ast.literal_eval(answer)

@@ -94,7 +94,8 @@ class ReasoningGym:
             return 0.0
 
     def _candidates(self, split: Split, seed: int) -> Iterator[Prompt | None]:
-        for chunk, index in itertools.product(itertools.count(), range(CHUNK)):
+        for position in itertools.count():
+            chunk, index = divmod(position, CHUNK)
             chunk_seed = derive_seed(seed, chunk)
             item = _item(self._data_set, chunk_seed, index)
             question = item["question"]

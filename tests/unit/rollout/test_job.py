@@ -1,0 +1,168 @@
+"""The chain of a job, under duplicates, late facts and every order."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mint_common.events import JobFinished, WaveCancelled, WaveCompleted, WaveRequested
+from mint_common.ids import JobId
+from mint_common.testing.factories import BASE, JOB, POLICY, TENANT, make_claim
+from services.rollout.core.job import Fact, Job, JobState, advance, cancel, next_step, open_job, wave_id_of
+from tests.unit.rollout.world import published, rejected, revision_of, submitted, training_failed
+
+STEPS = 3
+
+
+def completed(step: int, *, job_id: JobId = JOB) -> WaveCompleted:
+    event = submitted(job_id=job_id)
+    return WaveCompleted(
+        tenant_id=TENANT,
+        base=BASE,
+        wave_id=wave_id_of(job_id, step),
+        job_id=job_id,
+        policy_id=POLICY,
+        step=step,
+        revision=revision_of(wave_id_of(job_id, step - 1), step - 1) if step > 1 else None,
+        record=make_claim(f"waves/{step}.rec"),
+        reward_mean=0.5,
+        lora=event.lora,
+        spec=event.spec,
+    )
+
+
+def cancelled(step: int) -> WaveCancelled:
+    return WaveCancelled(
+        tenant_id=TENANT,
+        base=BASE,
+        wave_id=wave_id_of(JOB, step),
+        job_id=JOB,
+        policy_id=POLICY,
+        reason="the engine refused",
+    )
+
+
+def step_job(job: Job, fact: Fact, *, now: float = 1.0) -> tuple[Job, tuple[object, ...]]:
+    step = next_step(job, fact)
+    claim = None if step is None else make_claim(f"waves/{step}.prompts")
+    moved = advance(job, fact, cause=f"cause of {fact.id}", prompts=claim, now=now)
+    requested = [event.step for event in moved.events if isinstance(event, WaveRequested)]
+    assert requested == ([] if step is None else [step])
+    return moved.job, moved.events
+
+
+def begin() -> tuple[Job, tuple[object, ...]]:
+    event = submitted(steps=STEPS)
+    return step_job(open_job(event, now=0.0), event)
+
+
+def test_a_job_requests_a_wave_at_each_published_revision_and_then_succeeds() -> None:
+    job, (first,) = begin()
+    assert isinstance(first, WaveRequested)
+    assert (first.step, first.revision) == (1, None)
+    for step in range(1, STEPS):
+        job, (echo,) = step_job(job, completed(step))
+        assert echo == completed(step)
+        job, (wave,) = step_job(job, published(step))
+        assert isinstance(wave, WaveRequested)
+        assert (wave.step, wave.revision) == (step + 1, published(step).revision)
+        assert wave.wave_id == wave_id_of(JOB, step + 1)
+    job, _ = step_job(job, completed(STEPS))
+    job, (end,) = step_job(job, published(STEPS), now=9.0)
+    assert isinstance(end, JobFinished)
+    assert (end.outcome, end.steps_done, end.last_revision) == (
+        "succeeded",
+        STEPS,
+        published(STEPS).revision.digest,
+    )
+    assert (job.state, job.finished_at) == (JobState.SUCCEEDED, 9.0)
+
+
+def test_a_job_waits_on_the_cause_of_its_last_events() -> None:
+    job, _ = begin()
+    assert job.cause == f"cause of {submitted().id}"
+    job, _ = step_job(job, completed(1))
+    assert job.cause == f"cause of {completed(1).id}"
+    job, _ = step_job(job, published(1))
+    assert job.cause == f"cause of {published(1).id}"
+
+
+def test_a_job_of_a_policy_with_revisions_begins_at_the_newest() -> None:
+    event = submitted()
+    newest = revision_of(wave_id_of(JobId("job_before"), 9), 9)
+    job = replace(open_job(event, now=0.0), revision=newest)
+    job, (wave,) = step_job(job, event)
+    assert isinstance(wave, WaveRequested)
+    assert wave.revision == newest
+    _, (end,) = step_job(job, training_failed(1))
+    assert isinstance(end, JobFinished)
+    assert end.last_revision is None
+
+
+@pytest.mark.parametrize(
+    ("fact", "reason"),
+    [
+        (rejected(1), "revision rejected (adapter_invalid): rank 64 is above 16"),
+        (training_failed(1), "training failed (blob_corrupt): the record is torn"),
+        (cancelled(1), "wave cancelled: the engine refused"),
+    ],
+)
+def test_a_failed_wave_fails_its_job_with_the_reason(fact: Fact, reason: str) -> None:
+    job, _ = begin()
+    job, events = step_job(job, fact)
+    assert (job.state, job.reason) == (JobState.FAILED, reason)
+    end = events[-1]
+    assert isinstance(end, JobFinished)
+    assert (end.outcome, end.reason) == ("failed", reason)
+    assert (fact in events) == isinstance(fact, WaveCancelled)
+
+
+def test_cancelling_ends_the_open_wave_and_the_job_once() -> None:
+    job, _ = begin()
+    moved = cancel(job, reason="enough", now=5.0)
+    assert [type(event) for event in moved.events] == [WaveCancelled, JobFinished]
+    assert moved.job.state is JobState.CANCELLED
+    assert cancel(moved.job, reason="again", now=6.0).events == ()
+
+
+FACTS: tuple[Fact, ...] = (
+    submitted(steps=STEPS),
+    *(completed(step) for step in range(1, STEPS + 2)),
+    *(published(step) for step in range(1, STEPS + 2)),
+    rejected(2),
+    training_failed(3),
+    cancelled(2),
+    completed(1, job_id=JobId("job_other")),
+    published(1, job_id=JobId("job_other")),
+)
+
+
+@given(facts=st.lists(st.sampled_from(FACTS), max_size=40))
+def test_no_order_and_no_duplicate_breaks_the_chain(facts: list[Fact]) -> None:
+    job, events = begin()
+    seen = [*events]
+    for fact in facts:
+        before = job
+        job, events = step_job(job, fact)
+        seen += events
+        if before.state is not JobState.RUNNING:
+            assert (job, events) == (before, ())
+        assert before.steps_done <= job.steps_done <= before.steps_done + 1
+    waves = [event for event in seen if isinstance(event, WaveRequested)]
+    assert [wave.step for wave in waves] == list(range(1, len(waves) + 1))
+    assert all(wave.revision == published(wave.step - 1).revision for wave in waves[1:])
+    ends = [event for event in seen if isinstance(event, JobFinished)]
+    assert len(ends) == (job.state is not JobState.RUNNING)
+    assert len(waves) == min(job.steps_done + 1, STEPS)
+
+
+@given(
+    facts=st.permutations([fact for fact in FACTS if fact.type in {"wave.completed", "revision.published"}])
+)
+def test_repeating_everything_often_enough_always_finishes_the_job(facts: list[Fact]) -> None:
+    job, _ = begin()
+    for _ in range(STEPS):
+        for fact in facts:
+            job, _ = step_job(job, fact)
+    assert job.state is JobState.SUCCEEDED

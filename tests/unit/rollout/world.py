@@ -1,0 +1,156 @@
+"""The rest of the world for tests of rollout: facts that other services would emit, and a scripted engine."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from mint_common.claims import RevisionRef
+from mint_common.errors import MintError
+from mint_common.events import (
+    JobSubmitted,
+    RevisionPublished,
+    RevisionRejected,
+    TrainingFailed,
+)
+from mint_common.ids import BaseName, Digest, JobId, PolicyId, TenantId, WaveId, sha256_digest
+from mint_common.testing.factories import BASE, JOB, LORA, POLICY, SPEC, TENANT, make_claim
+from services.rollout.core.job import wave_id_of
+from services.rollout.core.sampling import Completion, Sampled, SampleRequest
+
+EOS = 2
+
+
+def submitted(*, job_id: JobId = JOB, **changes: object) -> JobSubmitted:
+    """Return a submission of a small job; ``changes`` are to its spec."""
+    spec = replace(SPEC, **{"steps": 3, "prompts_per_step": 2, "group_size": 4, **changes})
+    return JobSubmitted(tenant_id=TENANT, base=BASE, job_id=job_id, policy_id=POLICY, lora=LORA, spec=spec)
+
+
+def revision_of(wave_id: WaveId, number: int = 1) -> RevisionRef:
+    """Return the revision that training on a wave leads to."""
+    digest = sha256_digest(wave_id.encode())
+    return RevisionRef(digest=digest, number=number, manifest=make_claim(f"revisions/{number}"))
+
+
+def published(step: int, *, job_id: JobId = JOB) -> RevisionPublished:
+    """Return the publication that a job's step leads to."""
+    wave_id = wave_id_of(job_id, step)
+    return RevisionPublished(
+        tenant_id=TENANT,
+        base=BASE,
+        export_id=wave_id,
+        policy_id=POLICY,
+        job_id=job_id,
+        wave_id=wave_id,
+        revision=revision_of(wave_id, step),
+        parent=None,
+        step=step,
+        metrics={"ratio_max_error": 0.0, "reward_mean": -1.0},
+    )
+
+
+def rejected(step: int, *, job_id: JobId = JOB) -> RevisionRejected:
+    """Return the rejection of what a job's step exported."""
+    wave_id = wave_id_of(job_id, step)
+    return RevisionRejected(
+        tenant_id=TENANT,
+        base=BASE,
+        export_id=wave_id,
+        policy_id=POLICY,
+        job_id=job_id,
+        wave_id=wave_id,
+        digest=sha256_digest(wave_id.encode()),
+        code="adapter_invalid",
+        reason="rank 64 is above 16",
+    )
+
+
+def training_failed(step: int, *, job_id: JobId = JOB) -> TrainingFailed:
+    """Return the failure of training on a job's step."""
+    return TrainingFailed(
+        tenant_id=TENANT,
+        base=BASE,
+        wave_id=wave_id_of(job_id, step),
+        job_id=job_id,
+        policy_id=POLICY,
+        code="blob_corrupt",
+        reason="the record is torn",
+    )
+
+
+def tokens_of(text: str) -> tuple[int, ...]:
+    """Return the ids of a byte tokenizer."""
+    return tuple(byte + 3 for byte in text.encode())
+
+
+@dataclass
+class ScriptedEngine:
+    """A sampler whose completions are a function of the prompt and the seed, with troubles to order.
+
+    ``troubles`` are raised one a call, before anything is sampled; ``answers_as`` changes the revision that it
+    says it answered with.
+    """
+
+    answer: Callable[[str, int], str] = lambda prompt, seed: prompt.removeprefix("f ").removesuffix("=")
+    troubles: list[MintError] = field(default_factory=list)
+    answers_as: Callable[[Digest | None], Digest | None] = lambda digest: digest
+    requests: list[SampleRequest] = field(default_factory=list)
+
+    async def sample(self, request: SampleRequest) -> Sampled:
+        """Answer, or raise the next trouble."""
+        if self.troubles:
+            raise self.troubles.pop(0)
+        self.requests.append(request)
+        texts = [self.answer(request.prompt, request.seed + index) for index in range(request.n)]
+        return Sampled(
+            revision=self.answers_as(request.revision.digest if request.revision else None),
+            prompt_tokens=tokens_of(request.prompt),
+            completions=tuple(
+                Completion(text=text, tokens=(*tokens_of(text), EOS), logprobs=(-0.5,) * (len(text) + 1))
+                for text in texts
+            ),
+        )
+
+    async def tokenize(self, base: BaseName, text: str) -> tuple[int, ...]:
+        """Return the ids of a byte tokenizer."""
+        return tokens_of(text)
+
+    async def stop_token(self, base: BaseName) -> int:
+        """Return the end token."""
+        return EOS
+
+
+@dataclass
+class Policies:
+    """Policies that are as new as a test wants."""
+
+    newest: RevisionRef | None = None
+    trouble: MintError | None = None
+
+    async def latest(self, tenant_id: TenantId, policy_id: PolicyId) -> RevisionRef | None:
+        """Return the newest revision."""
+        if self.trouble is not None:
+            raise self.trouble
+        return self.newest
+
+
+@dataclass
+class Meter:
+    """Counts by name."""
+
+    counts: dict[str, float] = field(default_factory=dict)
+
+    def wave_recorded(self, *, algorithm: str, samples: int, reward_mean: float, seconds: float) -> None:
+        """Count a wave."""
+        self._add("waves", 1)
+        self._add("samples", samples)
+
+    def wave_cancelled(self, *, algorithm: str) -> None:
+        """Count a cancelled wave."""
+        self._add("cancelled", 1)
+
+    def job_revived(self) -> None:
+        """Count a repetition."""
+        self._add("revived", 1)
+
+    def _add(self, name: str, value: float) -> None:
+        self.counts[name] = self.counts.get(name, 0) + value
