@@ -1,0 +1,28 @@
+"""`python -m services.loader`: run the loader with the settings of the environment."""
+
+import asyncio
+import os
+import sys
+
+from mint_common import telemetry
+from mint_common.errors import SettingInvalid
+from mint_common.settings import read_settings
+from services.loader.app import run
+from services.loader.settings import LoaderSettings
+
+
+def main() -> int:
+    """Read the settings and run; a wrong setting is told in one line."""
+    try:
+        settings = read_settings(LoaderSettings, os.environ, service="loader")
+    except SettingInvalid as error:
+        print(error, file=sys.stderr)  # noqa: T201  # logging is not set up yet
+        return 2
+    telemetry.setup(settings.telemetry, service="loader")
+    asyncio.run(run(settings))
+    return 0
+
+
+# The engine process is spawned: it imports this file again.
+if __name__ == "__main__":
+    sys.exit(main())

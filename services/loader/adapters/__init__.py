@@ -1,0 +1,1 @@
+"""vLLM, the local disk cache, the bus: one technology a file."""

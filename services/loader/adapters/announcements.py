@@ -1,0 +1,58 @@
+"""Residency events on the bus: in order, in the background, each in the trace of the load it speaks of."""
+
+import asyncio
+import contextvars
+import logging
+from collections import deque
+
+from mint_common.bus.port import Bus
+from mint_common.errors import MintError
+from mint_common.events.event import Event
+from mint_common.runtime.clock import Clock
+from mint_common.runtime.dispatch import publish_event
+
+_log = logging.getLogger(__name__)
+
+_MOST_WAITING = 4096
+_RETRY_SECONDS = 0.5
+
+_Item = tuple[Event, str, contextvars.Context]
+
+
+class BusAnnouncements:
+    """Publishes what is announced.
+
+    Events are bounded and the oldest is dropped first when the bus stays away long: they are news, and the
+    truth can be read from the engine itself at any time.
+    """
+
+    def __init__(self, bus: Bus, clock: Clock) -> None:
+        self._bus = bus
+        self._clock = clock
+        self._waiting: deque[_Item] = deque(maxlen=_MOST_WAITING)
+        self._arrived = asyncio.Event()
+
+    def announce(self, event: Event, *, cause: str) -> None:
+        """Queue an event."""
+        self._waiting.append((event, cause, contextvars.copy_context()))
+        self._arrived.set()
+
+    async def run(self) -> None:
+        """Publish until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                if not self._waiting:
+                    self._arrived.clear()
+                    await self._arrived.wait()
+                event, cause, context = self._waiting.popleft()
+                await group.create_task(self._publish(event, cause), context=context)
+
+    async def _publish(self, event: Event, cause: str) -> None:
+        while True:
+            try:
+                return await publish_event(self._bus, event, cause=cause, now=self._clock.now())
+            except MintError as error:
+                if not error.retryable:
+                    raise
+                _log.warning("bus is away", extra={"waiting": len(self._waiting)})
+            await self._clock.sleep(_RETRY_SECONDS)

@@ -1,0 +1,122 @@
+"""The local disk cache of adapter files.
+
+Invariants: an adapter lies under its own digest, so no path comes from a request; a folder in the cache was
+complete when it was entered; every file is proved and checked again each time that it is staged.
+"""
+
+import asyncio
+import re
+import secrets
+import shutil
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from mint_common.adapters_format import (
+    MANIFEST_FILE,
+    WEIGHTS_FILE,
+    BaseFacts,
+    Reason,
+    check_folder,
+    check_manifest,
+    fetch_manifest,
+    stage_adapter,
+)
+from mint_common.blobs.port import Blobs
+from mint_common.claims import RevisionRef
+from mint_common.errors import AdapterInvalid, Unavailable
+from mint_common.ids import Digest
+from mint_common.runtime.clock import Clock
+from services.loader import metrics
+from services.loader.core.disk_cache import StoredAdapter, plan_trim
+from services.loader.ports import StagedAdapter
+
+_FOLDER = re.compile(r"[0-9a-f]{64}")
+
+
+class DiskCache:
+    """Adapters from the blob store, kept on the local disk."""
+
+    def __init__(
+        self, blobs: Blobs, facts: BaseFacts, *, root: Path, capacity_bytes: int, clock: Clock
+    ) -> None:
+        self._blobs = blobs
+        self._facts = facts
+        self._root = root
+        self._capacity_bytes = capacity_bytes
+        self._clock = clock
+        self._stored: dict[Digest, StoredAdapter] = {}
+
+    def open(self) -> None:
+        """Take stock of what an earlier run left; remove what it left half done."""
+        self._root.mkdir(parents=True, exist_ok=True)
+        for folder in self._root.iterdir():
+            if _FOLDER.fullmatch(folder.name) and (folder / MANIFEST_FILE).exists():
+                weights = (folder / WEIGHTS_FILE).stat()
+                digest = Digest(f"sha256:{folder.name}")
+                self._stored[digest] = StoredAdapter(
+                    digest=digest, size_bytes=weights.st_size, touched=weights.st_mtime
+                )
+            elif folder.is_dir():
+                shutil.rmtree(folder)
+
+    async def stage(self, revision: RevisionRef) -> StagedAdapter:
+        """Bring a revision's files here, proved and checked against the base."""
+        folder = self._folder(revision.digest)
+        try:
+            return await self._stage(revision, folder)
+        except AdapterInvalid:
+            await self._remove(revision.digest)
+            raise
+        except OSError as error:
+            await self._remove(revision.digest)
+            raise Unavailable(what="the adapter cache", problem=str(error)) from error
+
+    async def _stage(self, revision: RevisionRef, folder: Path) -> StagedAdapter:
+        began = self._clock.monotonic()
+        manifest = await fetch_manifest(self._blobs, revision.manifest)
+        if manifest.digest != revision.digest:
+            problem = f"the manifest is of {manifest.digest}, the revision is {revision.digest}"
+            raise AdapterInvalid(reason=Reason.WRONG_DIGEST.value, problem=problem)
+        check_manifest(self._facts, manifest)
+        await stage_adapter(self._blobs, revision.manifest, folder)
+        staged = self._clock.monotonic()
+        await asyncio.to_thread(check_folder, self._facts, manifest, folder)
+        metrics.LOAD_SECONDS.labels(stage="fetch").observe(staged - began)
+        metrics.LOAD_SECONDS.labels(stage="check").observe(self._clock.monotonic() - staged)
+        size_bytes = manifest.files[WEIGHTS_FILE].size_bytes
+        self._stored[revision.digest] = StoredAdapter(
+            digest=revision.digest, size_bytes=size_bytes, touched=self._clock.now()
+        )
+        return StagedAdapter(digest=revision.digest, folder=folder, size_bytes=size_bytes)
+
+    async def trim(self, *, keep: Collection[Digest]) -> None:
+        """Remove the least recently used beyond the capacity."""
+        gone = plan_trim(self._stored.values(), capacity_bytes=self._capacity_bytes, keep=keep)
+        # Renamed before the first await: whoever stages one of them from now on finds no folder.
+        doomed = [self._set_aside(digest) for digest in gone]
+        for folder in doomed:
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+    def stored(self) -> Sequence[StagedAdapter]:
+        """Return what is here now."""
+        return [
+            StagedAdapter(digest=entry.digest, folder=self._folder(entry.digest), size_bytes=entry.size_bytes)
+            for entry in self._stored.values()
+        ]
+
+    def holds(self, digest: Digest) -> bool:
+        """Return whether an adapter is here."""
+        return digest in self._stored
+
+    async def _remove(self, digest: Digest) -> None:
+        if self._folder(digest).exists():
+            await asyncio.to_thread(shutil.rmtree, self._set_aside(digest), ignore_errors=True)
+
+    def _set_aside(self, digest: Digest) -> Path:
+        self._stored.pop(digest, None)
+        doomed = self._root / f".gone.{secrets.token_hex(6)}"
+        self._folder(digest).rename(doomed)
+        return doomed
+
+    def _folder(self, digest: Digest) -> Path:
+        return self._root / digest.removeprefix("sha256:")

@@ -1,0 +1,284 @@
+"""The engine: vLLM's AsyncLLM with runtime LoRA.
+
+Invariants:
+- An adapter is added before the first request that names it, under an int id, name and path of its own; no
+  id is ever reused and nothing is replaced in place. vLLM's prefix cache keys on name and path, so two
+  revisions never share a block, and a lazy load, whose failure would kill the engine, is never needed.
+- Log-probabilities are the model's own (``raw_logprobs``): before temperature, top-k and top-p. At
+  temperature 1 with both off they are those of the sampling distribution, which is what training needs.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import msgspec
+
+from mint_common.adapters_format import BaseFacts
+from mint_common.errors import AdapterInvalid, InvalidField, Unavailable
+from mint_common.generation import ChatMessage, Delta, Finished, Sampling, TokenAlternative
+from mint_common.ids import Digest
+from services.loader.ports import LoadedAdapter
+
+PLUGIN = "mint_engine_fixes"
+_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM accepts as max_lora_rank
+_REASONS: Mapping[str, Literal["stop", "length", "abort"]] = {
+    "stop": "stop",
+    "length": "length",
+    "abort": "abort",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """How to start the engine."""
+
+    base_dir: Path
+    facts: BaseFacts
+    max_context: int
+    slots: int
+    host_capacity: int
+    max_sequences: int
+    kv_cache_bytes: int
+    max_logprobs: int
+    threads: int
+
+
+def start_engine(config: EngineConfig) -> "VllmEngine":
+    """Start vLLM and its engine process; blocks for seconds. Must run in the main thread.
+
+    Raises Unavailable when the plugin with the repairs is not installed.
+    """
+    _prepare_environment(config.threads)
+    from importlib.metadata import entry_points
+
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    if not entry_points(group="vllm.general_plugins", name=PLUGIN):
+        raise Unavailable(what="the vLLM plugin", problem=f"entry point {PLUGIN} is not installed")
+    arguments = AsyncEngineArgs(
+        model=str(config.base_dir),
+        dtype="float32",
+        max_model_len=config.max_context,
+        max_num_seqs=config.max_sequences,
+        max_logprobs=config.max_logprobs,
+        logprobs_mode="raw_logprobs",
+        enable_lora=True,
+        max_loras=config.slots,
+        max_cpu_loras=config.host_capacity,
+        max_lora_rank=next(rank for rank in _RANKS if rank >= config.facts.max_rank),
+        lora_target_modules=list(config.facts.targets),
+        enforce_eager=True,
+        kv_cache_memory_bytes=config.kv_cache_bytes,
+        seed=0,
+        disable_log_stats=True,
+        trust_remote_code=False,
+    )
+    return VllmEngine(AsyncLLM.from_engine_args(arguments))
+
+
+def _prepare_environment(threads: int) -> None:
+    """Set what vLLM and torch read when they are imported; the engine process inherits it."""
+    os.environ.update(
+        OMP_NUM_THREADS=str(threads),  # on shared cores more threads are several times slower
+        HF_HUB_OFFLINE="1",
+        TOKENIZERS_PARALLELISM="false",
+        VLLM_NO_USAGE_STATS="1",
+        DO_NOT_TRACK="1",
+        VLLM_ENABLE_V1_MULTIPROCESSING="0",  # the worker lives in the engine process: half the start
+        VLLM_WORKER_MULTIPROCESSING_METHOD="spawn",
+        VLLM_PLUGINS=PLUGIN,
+        VLLM_LOGGING_LEVEL="WARNING",
+    )
+    os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # would override kv_cache_memory_bytes
+
+
+class VllmEngine:
+    """One AsyncLLM."""
+
+    def __init__(self, llm: Any) -> None:  # Any: vllm is imported only when an engine starts
+        self._llm = llm
+        self._tokenizer = llm.get_tokenizer()
+        self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenize")
+
+    async def load(self, adapter: LoadedAdapter) -> None:
+        """Add an adapter to host memory and a slot."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            await self._llm.add_lora(_lora_request(adapter))
+        except EngineDeadError as error:
+            raise _dead(error) from error
+        except Exception as error:  # a refused adapter arrives as a bare Exception
+            raise AdapterInvalid(reason="engine_refused", problem=str(error)) from error
+
+    async def unload(self, adapter: LoadedAdapter) -> None:
+        """Remove an adapter from host memory and its slot."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            await self._llm.remove_lora(adapter.number)
+        except EngineDeadError as error:
+            raise _dead(error) from error
+
+    def generate(
+        self,
+        *,
+        request_id: str,
+        prompt: tuple[int, ...],
+        sampling: Sampling,
+        adapter: LoadedAdapter | None,
+    ) -> "VllmStream":
+        """Start a request when the stream's first step is asked for."""
+        from vllm.inputs.engine import tokens_input
+
+        lora_request = _lora_request(adapter) if adapter else None
+        outputs = self._llm.generate(
+            tokens_input(list(prompt)),
+            _sampling_params(sampling),
+            request_id,
+            lora_request=lora_request,
+        )
+        return VllmStream(outputs, lora_request=lora_request, alternatives=sampling.logprobs)
+
+    async def tokenize(self, *, text: str | None, messages: Sequence[ChatMessage] | None) -> tuple[int, ...]:
+        """Tokenize off the event loop, one at a time: a fast tokenizer is not safe to share."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._tokenizing, self._tokenize, text, messages)
+
+    def _tokenize(self, text: str | None, messages: Sequence[ChatMessage] | None) -> tuple[int, ...]:
+        if messages is None:
+            return tuple(self._tokenizer.encode(text))
+        if not self._tokenizer.chat_template:
+            raise InvalidField(field="messages", problem="the base has no chat template")
+        from jinja2 import TemplateError
+
+        turns = [cast("dict[str, str]", msgspec.to_builtins(message)) for message in messages]
+        try:
+            tokens = self._tokenizer.apply_chat_template(
+                turns, add_generation_prompt=True, tokenize=True, return_dict=False
+            )
+        except TemplateError as error:
+            raise InvalidField(field="messages", problem=f"the chat template refuses: {error}") from error
+        return tuple(tokens)
+
+    @property
+    def eos_token_id(self) -> int:
+        """Return the tokenizer's end-of-sequence token."""
+        return int(self._tokenizer.eos_token_id)
+
+    @property
+    def dead(self) -> bool:
+        """Return whether the engine process is gone or broken."""
+        return bool(self._llm.errored)
+
+    def close(self) -> None:
+        """Stop the engine process; blocks for seconds."""
+        self._tokenizing.shutdown()
+        self._llm.shutdown()
+        self._llm = None  # its __del__ shuts down again, and must not run at interpreter exit
+
+
+class VllmStream:
+    """One request on vLLM."""
+
+    def __init__(self, outputs: Any, *, lora_request: Any, alternatives: int | None) -> None:
+        self._outputs = outputs
+        self._lora_request = lora_request
+        self._alternatives = alternatives
+
+    @property
+    def served(self) -> Digest | None:
+        """Return the name in the LoRARequest that vLLM was given."""
+        return Digest(self._lora_request.lora_name) if self._lora_request else None
+
+    async def steps(self) -> AsyncGenerator[Sequence[Delta | Finished], None]:
+        """Yield the outputs of each step."""
+        from vllm.exceptions import VLLMClientError
+        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+        try:
+            async with aclosing(self._outputs) as outputs:
+                async for output in outputs:
+                    assert output.lora_request == self._lora_request, "vLLM answered with another adapter"
+                    yield [part for completion in output.outputs for part in self._parts(completion)]
+        except EngineDeadError as error:
+            raise _dead(error) from error
+        except EngineGenerateError as error:
+            raise Unavailable(what="the engine", problem=str(error.__cause__ or error)) from error
+        except VLLMClientError as error:
+            raise InvalidField(field="request", problem=str(error)) from error
+
+    def _parts(self, completion: Any) -> list[Delta | Finished]:
+        parts: list[Delta | Finished] = []
+        tokens = tuple(completion.token_ids)
+        if tokens or completion.text:
+            logprobs, alternatives = self._logprobs(tokens, completion.logprobs)
+            parts.append(
+                Delta(
+                    index=completion.index,
+                    text=completion.text,
+                    tokens=tokens,
+                    logprobs=logprobs,
+                    alternatives=alternatives,
+                )
+            )
+        if completion.finish_reason is not None:
+            reason = _REASONS.get(completion.finish_reason)
+            if reason is None:
+                raise Unavailable(what="the engine", problem=f"it ended with {completion.finish_reason}")
+            parts.append(Finished(index=completion.index, reason=reason))
+        return parts
+
+    def _logprobs(
+        self, tokens: tuple[int, ...], positions: Any
+    ) -> tuple[tuple[float, ...], tuple[tuple[TokenAlternative, ...], ...]]:
+        if self._alternatives is None:
+            return (), ()
+        chosen = tuple(candidates[token].logprob for token, candidates in zip(tokens, positions, strict=True))
+        if self._alternatives == 0:
+            return chosen, ()
+        return chosen, tuple(_likeliest(candidates, self._alternatives) for candidates in positions)
+
+
+def _likeliest(candidates: Any, count: int) -> tuple[TokenAlternative, ...]:
+    """Return the ``count`` likeliest tokens; the chosen one is among them only if it is that likely."""
+    ranked = sorted(candidates.items(), key=lambda item: item[1].rank)
+    return tuple(
+        TokenAlternative(token=token, text=entry.decoded_token or "", logprob=entry.logprob)
+        for token, entry in ranked[:count]
+    )
+
+
+def _lora_request(adapter: LoadedAdapter) -> Any:
+    from vllm.lora.request import LoRARequest
+
+    return LoRARequest(lora_name=adapter.digest, lora_int_id=adapter.number, lora_path=str(adapter.folder))
+
+
+def _sampling_params(sampling: Sampling) -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        n=sampling.n,
+        max_tokens=sampling.max_new_tokens,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        seed=sampling.seed,
+        stop=list(sampling.stop),
+        ignore_eos=sampling.ignore_eos,
+        logprobs=sampling.logprobs,
+        output_kind=RequestOutputKind.DELTA,
+    )
+
+
+def _dead(error: Exception) -> Unavailable:
+    return Unavailable(what="the engine", problem=f"its process is gone: {error}")

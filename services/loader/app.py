@@ -1,0 +1,211 @@
+"""Composition of the loader: the only file that knows which technology stands behind which port."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass
+
+from fastapi import FastAPI
+
+from mint_common.adapters_format import BaseFacts, read_base_facts
+from mint_common.blobs.open import open_blobs
+from mint_common.bus.nats import connect_nats
+from mint_common.client.http import InternalHttp
+from mint_common.client.registry import RegistryClient
+from mint_common.errors import MintError, Unavailable
+from mint_common.events import AdapterWanted, AliasMoved, RevisionPublished
+from mint_common.generation import EngineInfo, Sampling
+from mint_common.ids import EngineId, new_id
+from mint_common.runtime.clock import Clock, SystemClock
+from mint_common.runtime.dispatch import Dispatcher
+from mint_common.runtime.edge import create_http
+from mint_common.runtime.service import run_service
+from services.loader.adapters.announcements import BusAnnouncements
+from services.loader.adapters.staging import DiskCache
+from services.loader.adapters.vllm_engine import EngineConfig, start_engine
+from services.loader.core.requests import Limits
+from services.loader.core.residency import Capacity
+from services.loader.handlers import Handlers
+from services.loader.http import add_routes
+from services.loader.ports import Engine
+from services.loader.residency_log import EngineIdentity, ResidencyLog
+from services.loader.serving import Serving
+from services.loader.settings import LoaderSettings
+from services.loader.tiers import TierLimits, Tiers
+
+_log = logging.getLogger(__name__)
+
+MAX_LOGPROBS = 20
+_FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 0.2, 5.0
+_WATCH_SECONDS = 0.25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loader:
+    """An assembled loader: its HTTP application and its background work."""
+
+    http: FastAPI
+    tiers: Tiers
+    announcements: BusAnnouncements
+    dispatcher: Dispatcher
+    duties: "Duties"
+
+
+class Duties:
+    """What a loader does beside serving: say which base it has, and die with its engine."""
+
+    def __init__(self, *, engine: Engine, facts: BaseFacts, registry: RegistryClient, clock: Clock) -> None:
+        self.is_ready = False
+        self._engine = engine
+        self._facts = facts
+        self._registry = registry
+        self._clock = clock
+
+    async def register_base(self) -> None:
+        """Tell the registry the base's facts, however long it takes to answer; ready from then on."""
+        delay = _FIRST_RETRY_SECONDS
+        while not self.is_ready:
+            try:
+                await self._registry.put_base(self._facts)
+                self.is_ready = True
+            except MintError as error:
+                if not error.retryable:
+                    raise
+                _log.info("the registry is not ready", extra={"retry_seconds": delay})
+                await self._clock.sleep(delay)
+                delay = min(2 * delay, _LAST_RETRY_SECONDS)
+
+    async def watch_engine(self) -> None:
+        """Raise Unavailable once the engine is dead: the process ends, and a supervisor starts a new one."""
+        while not self._engine.dead:
+            await self._clock.sleep(_WATCH_SECONDS)
+        raise Unavailable(what="the engine", problem="its process has ended")
+
+
+@asynccontextmanager
+async def open_loader(settings: LoaderSettings) -> AsyncIterator[Loader]:
+    """Start the engine, connect and assemble; leaving closes everything in the opposite order."""
+    clock = SystemClock()
+    facts = read_base_facts(settings.base_dir)
+    max_context = min(facts.max_context, settings.max_context)
+    async with AsyncExitStack() as stack:
+        began = clock.monotonic()
+        # Blocks the loop on purpose: nothing listens yet, and the engine must start in the main thread.
+        engine = start_engine(engine_config(settings, facts, max_context))
+        stack.push_async_callback(asyncio.to_thread, engine.close)
+        await warm_up(engine)
+        _log.info("engine started", extra={"seconds": clock.monotonic() - began, "base": facts.name})
+
+        blobs = await open_blobs(settings.blobs)
+        stack.push_async_callback(blobs.close)
+        engine_id = EngineId(settings.engine_id)
+        bus = await connect_nats(settings.nats.url, name=f"loader-{engine_id}")
+        stack.push_async_callback(bus.close)
+        registry = InternalHttp(settings.peers.registry_url, token=settings.internal.token)
+        stack.push_async_callback(registry.close)
+
+        staging = DiskCache(
+            blobs, facts, root=settings.cache_dir, capacity_bytes=settings.disk_bytes, clock=clock
+        )
+        staging.open()
+        identity = EngineIdentity(engine_id=engine_id, epoch=new_id("epoch"), base=facts.name)
+        announcements = BusAnnouncements(bus, clock)
+        tiers = Tiers(
+            engine=engine,
+            staging=staging,
+            log=ResidencyLog(identity, announcements),
+            limits=tier_limits(settings),
+            clock=clock,
+        )
+        limits = Limits(
+            max_context=max_context,
+            vocab_size=facts.vocab_size,
+            max_completions=settings.max_completions,
+            max_logprobs=MAX_LOGPROBS,
+        )
+        duties = Duties(engine=engine, facts=facts, registry=RegistryClient(registry), clock=clock)
+        http = create_http(
+            title="MinT loader",
+            service="loader",
+            internal_token=settings.internal.token,
+            ready=lambda: duties.is_ready,
+        )
+        info = EngineInfo(
+            engine_id=engine_id,
+            epoch=identity.epoch,
+            base=facts.name,
+            base_digest=facts.digest,
+            max_context=max_context,
+            vocab_size=facts.vocab_size,
+            eos_token_id=engine.eos_token_id,
+            slots=settings.slots,
+            host_capacity=settings.host_capacity,
+        )
+        serving = Serving(engine=engine, tiers=tiers, limits=limits, engine_id=engine_id)
+        add_routes(http, serving=serving, tiers=tiers, info=info)
+        handlers = Handlers(tiers)
+        dispatcher = Dispatcher(
+            bus=bus,
+            ledger=None,
+            durable=f"loader-{engine_id}",
+            clock=clock,
+            concurrency=settings.prewarm_workers,
+        )
+        dispatcher.on(RevisionPublished, handlers.on_revision_published, base=facts.name)
+        dispatcher.on(AliasMoved, handlers.on_alias_moved, base=facts.name)
+        dispatcher.on(AdapterWanted, handlers.on_adapter_wanted, base=facts.name)
+        yield Loader(
+            http=http, tiers=tiers, announcements=announcements, dispatcher=dispatcher, duties=duties
+        )
+
+
+async def run(settings: LoaderSettings) -> None:
+    """Serve until told to stop, or until the engine dies."""
+    async with open_loader(settings) as loader:
+        background = [
+            loader.tiers.run,
+            loader.announcements.run,
+            loader.dispatcher.run,
+            loader.duties.watch_engine,
+            loader.duties.register_base,
+        ]
+        await run_service(loader.http, settings.http, background)
+
+
+async def warm_up(engine: Engine) -> None:
+    """Generate one token at the base: the first request of an engine costs seconds more than the next."""
+    stream = engine.generate(
+        request_id="warm-up",
+        prompt=(0,),
+        sampling=Sampling(max_new_tokens=1, temperature=0.0, ignore_eos=True),
+        adapter=None,
+    )
+    async with aclosing(stream.steps()) as steps:
+        async for _ in steps:
+            continue
+
+
+def engine_config(settings: LoaderSettings, facts: BaseFacts, max_context: int) -> EngineConfig:
+    """Return how to start the engine of these settings."""
+    return EngineConfig(
+        base_dir=settings.base_dir,
+        facts=facts,
+        max_context=max_context,
+        slots=settings.slots,
+        host_capacity=settings.host_capacity,
+        max_sequences=settings.max_sequences,
+        kv_cache_bytes=settings.kv_cache_bytes,
+        max_logprobs=MAX_LOGPROBS,
+        threads=settings.threads,
+    )
+
+
+def tier_limits(settings: LoaderSettings) -> TierLimits:
+    """Return how much may be resident and may wait."""
+    return TierLimits(
+        capacity=Capacity(slots=settings.slots, host=settings.host_capacity, host_bytes=settings.host_bytes),
+        queue_depth=settings.queue_depth,
+        load_workers=settings.load_workers,
+        room_wait_seconds=settings.room_wait_seconds,
+    )

@@ -1,0 +1,103 @@
+"""What a generation request must satisfy before the engine sees it; each failure names its field."""
+
+import re
+from dataclasses import dataclass
+
+from mint_common.claims import RevisionRef
+from mint_common.errors import InvalidField
+from mint_common.generation import ChatMessage, GenerationRequest, Sampling
+
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What the engine accepts. ``max_context`` counts prompt and new tokens together."""
+
+    max_context: int
+    vocab_size: int
+    max_completions: int
+    max_logprobs: int
+
+
+def check_request(request: GenerationRequest, limits: Limits) -> None:
+    """Check everything that does not need the prompt's tokens. Raises InvalidField."""
+    if not request.request_id:
+        raise InvalidField(field="request_id", problem="must not be empty")
+    check_prompt(text=request.text, tokens=request.tokens, messages=request.messages, limits=limits)
+    if request.revision is not None:
+        check_revision(request.revision)
+    check_sampling(request.sampling, limits)
+
+
+def check_revision(revision: RevisionRef) -> None:
+    """Check the digest's shape: it becomes a folder name. Raises InvalidField."""
+    if not _DIGEST.fullmatch(revision.digest):
+        raise InvalidField(field="revision.digest", problem="must be sha256:<64 hex digits>")
+
+
+def check_prompt(
+    *,
+    text: str | None,
+    tokens: tuple[int, ...] | None,
+    messages: tuple[ChatMessage, ...] | None,
+    limits: Limits,
+) -> None:
+    """Check that there is exactly one prompt, not empty, of a size worth tokenizing. Raises InvalidField."""
+    given = {"text": text, "tokens": tokens, "messages": messages}
+    present = [name for name, value in given.items() if value is not None]
+    if len(present) != 1:
+        problem = f"exactly one of text, tokens and messages is needed, found {', '.join(present) or 'none'}"
+        raise InvalidField(field=present[1] if present else "text", problem=problem)
+    if messages is not None and not messages:
+        raise InvalidField(field="messages", problem="must not be empty")
+    size = len(text or "") + sum(len(message.content) for message in messages or ())
+    bound = limits.max_context * _MOST_CHARACTERS_PER_TOKEN
+    if size > bound:
+        raise InvalidField(field=present[0], problem=f"has {size} characters; at most {bound} can fit")
+
+
+_MOST_CHARACTERS_PER_TOKEN = 128
+"""Generous: no prompt that fits is refused, and none that can't fit costs a long tokenization."""
+
+
+def check_sampling(sampling: Sampling, limits: Limits) -> None:
+    """Check every sampling number. Raises InvalidField naming it."""
+    s = sampling
+    rules = (
+        ("max_new_tokens", s.max_new_tokens >= 1, "must be at least 1"),
+        ("temperature", 0.0 <= s.temperature <= 100.0, "must be from 0 to 100"),
+        ("top_p", 0.0 < s.top_p <= 1.0, "must be above 0 and at most 1"),
+        ("top_k", s.top_k >= 0, "must be 0 (off) or more"),
+        ("seed", s.seed is None or 0 <= s.seed < 2**63, "must be from 0 to 2**63 - 1"),
+        ("n", 1 <= s.n <= limits.max_completions, f"must be from 1 to {limits.max_completions}"),
+        ("n", s.n == 1 or s.temperature > 0, "greedy completions are all equal: ask for 1"),
+        ("stop", all(s.stop), "must not hold an empty string"),
+        ("stop", len(s.stop) <= 16, "must hold at most 16 strings"),
+        (
+            "logprobs",
+            s.logprobs is None or 0 <= s.logprobs <= limits.max_logprobs,
+            f"must be from 0 to {limits.max_logprobs}",
+        ),
+    )
+    for name, holds, problem in rules:
+        if not holds:
+            found = getattr(s, name)
+            raise InvalidField(field=f"sampling.{name}", problem=f"{problem}, found {found!r}")
+
+
+def check_tokens(tokens: tuple[int, ...], *, field: str, max_new_tokens: int, limits: Limits) -> None:
+    """Check a tokenized prompt against the base. ``field`` is what the user gave. Raises InvalidField."""
+    if not tokens:
+        raise InvalidField(field=field, problem="the prompt has no tokens")
+    strange = next((token for token in tokens if not 0 <= token < limits.vocab_size), None)
+    if strange is not None:
+        problem = f"token {strange} is outside the vocabulary of {limits.vocab_size}"
+        raise InvalidField(field=field, problem=problem)
+    if len(tokens) + max_new_tokens > limits.max_context:
+        problem = (
+            f"{len(tokens)} prompt tokens and {max_new_tokens} new ones exceed the context of "
+            f"{limits.max_context}"
+        )
+        over = len(tokens) >= limits.max_context
+        raise InvalidField(field=field if over else "sampling.max_new_tokens", problem=problem)

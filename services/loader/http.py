@@ -1,0 +1,143 @@
+"""Internal HTTP of the loader: generation as a stream, tokenization, residency."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TypeVar
+
+import msgspec
+from fastapi import FastAPI, Request, Response
+from starlette.types import Receive, Scope, Send
+
+from mint_common.claims import RevisionRef
+from mint_common.errors import InvalidField
+from mint_common.generation import AdapterStatus, ChatMessage, EngineInfo, GenerationChunk, GenerationRequest
+from mint_common.ids import Digest, TenantId
+from services.loader.serving import Serving
+from services.loader.tiers import Tiers
+
+T = TypeVar("T")
+
+_ADMIN = "admin"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizeBody:
+    """What to tokenize: exactly one of the two."""
+
+    text: str | None = None
+    messages: tuple[ChatMessage, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrewarmBody:
+    """Which revision to load, for whom."""
+
+    revision: RevisionRef
+    tenant_id: TenantId
+
+
+def add_routes(http: FastAPI, *, serving: Serving, tiers: Tiers, info: EngineInfo) -> None:
+    """Add the loader's routes to its HTTP application."""
+
+    @http.post("/internal/generate")
+    async def generate(request: Request) -> Response:
+        """Answer with newline-delimited GenerationChunks, the lines of one engine step together."""
+        body = _decode(await request.body(), GenerationRequest)
+        steps = serving.generate(body)
+        # What fails before this first step is answered with its own status.
+        return ChunkStream(first=await anext(steps), rest=steps)
+
+    @http.post("/internal/tokenize")
+    async def tokenize(request: Request) -> object:
+        """Return the token ids of a text or a conversation."""
+        body = _decode(await request.body(), TokenizeBody)
+        return {"tokens": await serving.tokenize(text=body.text, messages=body.messages)}
+
+    @http.get("/internal/engine")
+    async def describe() -> object:
+        """Return which engine this is."""
+        return msgspec.to_builtins(info)
+
+    @http.get("/internal/adapters")
+    async def list_adapters() -> object:
+        """Return every adapter on the engine, in the queue or on the local disk."""
+        return msgspec.to_builtins(tiers.statuses())
+
+    @http.post("/internal/adapters/{digest}/pin")
+    async def pin(digest: str) -> object:
+        """Keep an adapter from eviction."""
+        return msgspec.to_builtins(tiers.pin(Digest(digest), pinned=True))
+
+    @http.post("/internal/adapters/{digest}/unpin")
+    async def unpin(digest: str) -> object:
+        """Allow eviction again."""
+        return msgspec.to_builtins(tiers.pin(Digest(digest), pinned=False))
+
+    @http.post("/internal/adapters/{digest}/evict")
+    async def evict(digest: str) -> object:
+        """Take an idle adapter off the engine."""
+        return msgspec.to_builtins(await tiers.evict(Digest(digest), cause=_ADMIN))
+
+    @http.post("/internal/prewarm")
+    async def prewarm(request: Request) -> object:
+        """Load a revision, and answer when it is ready."""
+        body = _decode(await request.body(), PrewarmBody)
+        status: AdapterStatus = await tiers.prewarm(body.revision, tenant_id=body.tenant_id, cause=_ADMIN)
+        return msgspec.to_builtins(status)
+
+
+class ChunkStream(Response):
+    """Streams steps as lines; a client that goes away cancels the stream, once.
+
+    Starlette's own StreamingResponse cancels through anyio, again and again until the task ends, so that
+    nothing could be awaited while cleaning up; telling the engine to abort needs just that.
+    """
+
+    media_type = "application/x-ndjson"
+
+    def __init__(
+        self, *, first: Sequence[GenerationChunk], rest: AsyncGenerator[Sequence[GenerationChunk], None]
+    ) -> None:
+        self._first = first
+        self._rest = rest
+        self.status_code = 200
+        self.background = None
+        self.init_headers({"cache-control": "no-store"})
+        del self.headers["content-length"]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  # ASGI
+        """Send until the end or until the client has gone."""
+        async with aclosing(self._rest), asyncio.TaskGroup() as group:
+            sending = group.create_task(self._send(send))
+            watching = group.create_task(_gone(receive))
+            await asyncio.wait((sending, watching), return_when=asyncio.FIRST_COMPLETED)
+            watching.cancel()
+            sending.cancel()
+
+    async def _send(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": _lines(self._first), "more_body": True})
+        async for step in self._rest:
+            await send({"type": "http.response.body", "body": _lines(step), "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        continue
+
+
+def _lines(step: Sequence[GenerationChunk]) -> bytes:
+    return b"".join(msgspec.json.encode(chunk) + b"\n" for chunk in step)
+
+
+def _decode(body: bytes, shape: type[T]) -> T:
+    try:
+        return msgspec.json.decode(body, type=shape)
+    except msgspec.ValidationError as error:
+        problem, _, path = str(error).partition(" - at `$")
+        raise InvalidField(field=path.strip("`.") or "body", problem=problem) from error
+    except msgspec.DecodeError as error:
+        raise InvalidField(field="body", problem=str(error)) from error

@@ -1,0 +1,113 @@
+"""What the loader needs of the world: an engine, local adapter files, and a way to tell residency changes."""
+
+from collections.abc import AsyncGenerator, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from mint_common.claims import RevisionRef
+from mint_common.events.event import Event
+from mint_common.generation import ChatMessage, Delta, Finished, Sampling
+from mint_common.ids import Digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StagedAdapter:
+    """Checked adapter files on the local disk; ``size_bytes`` is that of the weights."""
+
+    digest: Digest
+    folder: Path
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedAdapter:
+    """An adapter that the engine holds under a number of its own; a number is never used twice."""
+
+    digest: Digest
+    number: int
+    folder: Path
+
+
+class EngineStream(Protocol):
+    """One running request."""
+
+    @property
+    def served(self) -> Digest | None:
+        """Return the revision that the engine was told to answer with, read from its own request."""
+        ...
+
+    def steps(self) -> AsyncGenerator[Sequence[Delta | Finished], None]:
+        """Yield what each engine step brought. Closing it aborts the request on the engine.
+
+        Raises Unavailable when the engine is dead.
+        """
+        ...
+
+
+class Engine(Protocol):
+    """The inference engine; safe for concurrent use."""
+
+    async def load(self, adapter: LoadedAdapter) -> None:
+        """Put an adapter into host memory and a slot. Raises AdapterInvalid; the engine lives on."""
+        ...
+
+    async def unload(self, adapter: LoadedAdapter) -> None:
+        """Free an adapter that no request uses. Idempotent."""
+        ...
+
+    def generate(
+        self,
+        *,
+        request_id: str,
+        prompt: tuple[int, ...],
+        sampling: Sampling,
+        adapter: LoadedAdapter | None,
+    ) -> EngineStream:
+        """Start a request at a loaded adapter, or at the bare base."""
+        ...
+
+    async def tokenize(self, *, text: str | None, messages: Sequence[ChatMessage] | None) -> tuple[int, ...]:
+        """Return the token ids of a text or a conversation. Raises InvalidField."""
+        ...
+
+    @property
+    def eos_token_id(self) -> int:
+        """Return the token that ends a completion."""
+        ...
+
+    @property
+    def dead(self) -> bool:
+        """Return whether the engine has failed for good."""
+        ...
+
+
+class Staging(Protocol):
+    """The local disk cache of adapter files."""
+
+    async def stage(self, revision: RevisionRef) -> StagedAdapter:
+        """Bring a revision's files to the local disk and check them all against the base. Idempotent.
+
+        Raises AdapterInvalid, BlobCorrupt, BlobMissing or Unavailable; a failure leaves nothing behind.
+        """
+        ...
+
+    async def trim(self, *, keep: Collection[Digest]) -> None:
+        """Evict the least recently used files beyond the cache's size, never those in ``keep``."""
+        ...
+
+    def stored(self) -> Sequence[StagedAdapter]:
+        """Return what is on the disk now."""
+        ...
+
+    def holds(self, digest: Digest) -> bool:
+        """Return whether an adapter is on the disk now."""
+        ...
+
+
+class Announcements(Protocol):
+    """The way out for residency events."""
+
+    def announce(self, event: Event, *, cause: str) -> None:
+        """Send an event in the order of calls, in the background; never blocks."""
+        ...

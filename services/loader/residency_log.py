@@ -1,0 +1,73 @@
+"""Residency changes as events, numbered in order within one run of the engine."""
+
+import itertools
+from dataclasses import dataclass
+
+from mint_common.errors import MintError
+from mint_common.events import AdapterEvicted, AdapterFailed, AdapterLoaded
+from mint_common.ids import BaseName, Digest, EngineId, TenantId
+from services.loader import metrics
+from services.loader.ports import Announcements
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineIdentity:
+    """Which engine speaks; ``epoch`` is new at every start."""
+
+    engine_id: EngineId
+    epoch: str
+    base: BaseName
+
+
+class ResidencyLog:
+    """Tells what became of adapters."""
+
+    def __init__(self, identity: EngineIdentity, announcements: Announcements) -> None:
+        self._identity = identity
+        self._announcements = announcements
+        self._sequence = itertools.count(1)
+
+    def loaded(
+        self, digest: Digest, *, tenant_id: TenantId, cause: str, size_bytes: int, load_seconds: float
+    ) -> None:
+        """Say that an adapter is ready, in a slot."""
+        event = AdapterLoaded(
+            tenant_id=tenant_id,
+            base=self._identity.base,
+            engine_id=self._identity.engine_id,
+            epoch=self._identity.epoch,
+            sequence=next(self._sequence),
+            digest=digest,
+            tier="slot",
+            size_bytes=size_bytes,
+            load_seconds=load_seconds,
+        )
+        self._announcements.announce(event, cause=cause)
+
+    def evicted(self, digest: Digest, *, tenant_id: TenantId, cause: str) -> None:
+        """Say that an adapter has left."""
+        metrics.EVICTIONS.inc()
+        event = AdapterEvicted(
+            tenant_id=tenant_id,
+            base=self._identity.base,
+            engine_id=self._identity.engine_id,
+            epoch=self._identity.epoch,
+            sequence=next(self._sequence),
+            digest=digest,
+        )
+        self._announcements.announce(event, cause=cause)
+
+    def failed(self, digest: Digest, error: MintError, *, tenant_id: TenantId, cause: str) -> None:
+        """Say that an adapter can't be loaded, and that trying again would not help."""
+        metrics.FAILURES.inc()
+        event = AdapterFailed(
+            tenant_id=tenant_id,
+            base=self._identity.base,
+            engine_id=self._identity.engine_id,
+            epoch=self._identity.epoch,
+            sequence=next(self._sequence),
+            digest=digest,
+            code=error.code,
+            reason=str(error),
+        )
+        self._announcements.announce(event, cause=cause)

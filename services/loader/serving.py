@@ -1,0 +1,109 @@
+"""One generation request from its check to its last token.
+
+Invariants: a request is checked completely before the engine sees it; its adapter is held until its stream
+ends, however it ends; the first chunk names what really answers.
+"""
+
+import itertools
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
+from typing import cast
+
+from mint_common.errors import MintError
+from mint_common.generation import (
+    ChatMessage,
+    Delta,
+    Failed,
+    Finished,
+    GenerationChunk,
+    GenerationRequest,
+    Started,
+)
+from mint_common.ids import EngineId
+from mint_common.telemetry import tracing
+from services.loader import metrics
+from services.loader.core.requests import Limits, check_prompt, check_request, check_tokens
+from services.loader.ports import Engine, LoadedAdapter
+from services.loader.tiers import Tiers
+
+
+class Serving:
+    """Generates from the engine."""
+
+    def __init__(self, *, engine: Engine, tiers: Tiers, limits: Limits, engine_id: EngineId) -> None:
+        self._engine = engine
+        self._tiers = tiers
+        self._limits = limits
+        self._engine_id = engine_id
+        self._requests = itertools.count(1)
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Sequence[GenerationChunk], None]:
+        """Yield Started, then what each engine step brought; a failure after that as a Failed chunk.
+
+        Raises before the first chunk: InvalidField, Overloaded, or why the adapter can't be loaded.
+        Closing the iterator aborts the request.
+        """
+        outcome = "aborted"
+        try:
+            async with aclosing(self._generate(request)) as steps:
+                async for step in steps:
+                    yield step
+            outcome = "finished"
+        except MintError as error:
+            outcome = error.code
+            raise
+        finally:
+            metrics.REQUESTS.labels(outcome=outcome).inc()
+
+    async def tokenize(
+        self, *, text: str | None, messages: tuple[ChatMessage, ...] | None
+    ) -> tuple[int, ...]:
+        """Return the token ids of a text or a conversation. Raises InvalidField."""
+        check_prompt(text=text, tokens=None, messages=messages, limits=self._limits)
+        return await self._engine.tokenize(text=text, messages=messages)
+
+    async def _generate(self, request: GenerationRequest) -> AsyncGenerator[Sequence[GenerationChunk], None]:
+        check_request(request, self._limits)
+        prompt = await self._prompt(request)
+        # The suffix keeps two callers who chose one id apart.
+        request_id = f"{request.request_id}-{next(self._requests)}"
+        async with self._adapter(request) as adapter:
+            stream = self._engine.generate(
+                request_id=request_id, prompt=prompt, sampling=request.sampling, adapter=adapter
+            )
+            metrics.TOKENS.labels(kind="prompt").inc(len(prompt))
+            yield [Started(engine_id=self._engine_id, revision=stream.served, prompt_tokens=prompt)]
+            try:
+                async with aclosing(stream.steps()) as steps:
+                    async for step in steps:
+                        metrics.TOKENS.labels(kind="generated").inc(_count_tokens(step))
+                        yield step
+            except MintError as error:
+                payload = cast("dict[str, str | float | bool | None]", error.to_payload())
+                yield [Failed(error=payload)]
+
+    async def _prompt(self, request: GenerationRequest) -> tuple[int, ...]:
+        tokens = request.tokens
+        field = "tokens"
+        if tokens is None:
+            field = "text" if request.text is not None else "messages"
+            tokens = await self._engine.tokenize(text=request.text, messages=request.messages)
+        check_tokens(tokens, field=field, max_new_tokens=request.sampling.max_new_tokens, limits=self._limits)
+        return tokens
+
+    @asynccontextmanager
+    async def _adapter(self, request: GenerationRequest) -> AsyncIterator[LoadedAdapter | None]:
+        if request.revision is None:
+            yield None
+            return
+        with tracing.span("acquire adapter", digest=request.revision.digest):
+            hold = self._tiers.hold(request.revision, tenant_id=request.tenant_id, cause=request.request_id)
+            adapter = await hold.__aenter__()
+        try:
+            yield adapter
+        finally:
+            await hold.__aexit__(None, None, None)
+
+
+def _count_tokens(step: Sequence[Delta | Finished]) -> int:
+    return sum(len(part.tokens) for part in step if isinstance(part, Delta))

@@ -1,0 +1,50 @@
+"""Settings of the loader, read once from the environment."""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from mint_common.settings import (
+    BlobSettings,
+    HttpSettings,
+    InternalSettings,
+    NatsSettings,
+    PeerSettings,
+    TelemetrySettings,
+)
+
+
+class LoaderSettings(BaseModel):
+    """A loader owns one engine of one base."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    nats: NatsSettings
+    blobs: BlobSettings
+    telemetry: TelemetrySettings
+    peers: PeerSettings
+    internal: InternalSettings
+    http: HttpSettings
+    engine_id: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$",
+        description="name of this engine, the same at every start",
+    )
+    base_dir: Path = Field(description="folder of the base: Hugging Face files and mint_base.json")
+    cache_dir: Path = Field(description="folder for adapter files; emptied of nothing but old adapters")
+    threads: int = Field(1, ge=1, description="threads of the engine; more than the idle cores is slower")
+    max_context: int = Field(
+        2048, ge=2, description="most tokens of a prompt and its completion; the base's own limit stays"
+    )
+    max_sequences: int = Field(64, ge=1, description="most completions that are generated at once")
+    max_completions: int = Field(128, ge=1, description="most completions of one request (n)")
+    kv_cache_bytes: int = Field(256 << 20, ge=1 << 20, description="memory of the KV cache")
+    slots: int = Field(8, ge=1, description="most adapters in one engine step")
+    host_capacity: int = Field(64, ge=1, description="most adapters in host memory, those in slots included")
+    host_bytes: int = Field(2 << 30, ge=1, description="most bytes of adapter weights in host memory")
+    disk_bytes: int = Field(8 << 30, ge=1, description="most bytes of adapter weights in the disk cache")
+    queue_depth: int = Field(64, ge=1, description="most loads that wait; one more is refused with 429")
+    load_workers: int = Field(2, ge=1, description="loads that run at once; the engine takes them in turn")
+    room_wait_seconds: float = Field(
+        20.0, gt=0, description="how long a request waits for an adapter in use to come free"
+    )
+    prewarm_workers: int = Field(8, ge=1, description="events whose loads are awaited at once")

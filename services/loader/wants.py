@@ -1,0 +1,51 @@
+"""Who waits for a load: the shared future of everybody who asked for one revision."""
+
+import asyncio
+import contextvars
+from dataclasses import dataclass, field
+
+from mint_common.claims import RevisionRef
+from mint_common.errors import MintError
+from mint_common.ids import TenantId
+from services.loader.ports import LoadedAdapter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiter:
+    """One who asked. ``holds``: a request, which counts as in flight from the moment that the load ends."""
+
+    ready: asyncio.Future[LoadedAdapter]
+    holds: bool
+
+
+@dataclass(slots=True, kw_only=True)
+class Want:
+    """Everybody who waits for one revision. The load runs on behalf of the first, in its trace context."""
+
+    revision: RevisionRef
+    tenant_id: TenantId
+    cause: str
+    asked_at: float
+    context: contextvars.Context = field(default_factory=contextvars.copy_context)
+    waiters: list[Waiter] = field(default_factory=list)
+
+    def join(self, *, holds: bool) -> Waiter:
+        """Add one who asked."""
+        ready: asyncio.Future[LoadedAdapter] = asyncio.get_running_loop().create_future()
+        waiter = Waiter(ready=ready, holds=holds)
+        self.waiters.append(waiter)
+        return waiter
+
+    def present(self) -> list[Waiter]:
+        """Return who has not gone away meanwhile."""
+        return [waiter for waiter in self.waiters if not waiter.ready.done()]
+
+    def succeed(self, adapter: LoadedAdapter) -> None:
+        """Hand the adapter to everybody."""
+        for waiter in self.present():
+            waiter.ready.set_result(adapter)
+
+    def fail(self, error: MintError) -> None:
+        """Raise the error in everybody."""
+        for waiter in self.present():
+            waiter.ready.set_exception(error)
