@@ -57,6 +57,13 @@ class InvalidField(MintError):
     http_status = 422
 
 
+class BodyTooLarge(MintError):
+    """A request body may have {limit_bytes} bytes at most."""
+
+    code = "too_large"
+    http_status = 413
+
+
 class Unauthorized(MintError):
     """{problem}"""
 

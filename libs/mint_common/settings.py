@@ -6,6 +6,7 @@ effect is worse than none. A variable that is set to the empty text counts as no
 """
 
 import difflib
+import math
 from collections.abc import Iterator, Mapping
 from typing import Literal, NamedTuple, TypeVar, get_origin
 from urllib.parse import urlsplit
@@ -21,7 +22,7 @@ S = TypeVar("S", bound=BaseModel)
 class Block(BaseModel):
     """A group of settings. A field with ``repr=False`` is a secret: no error or log shows its value."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class NatsSettings(Block):
@@ -192,8 +193,13 @@ def _refuse_unknown(environ: Mapping[str, str], variables: list[_Variable], serv
         known.update(f"MINT_{name.upper()}_{field.upper()}" for field in block.model_fields)
     for name in sorted(environ):
         if name not in known and name.startswith(tuple(prefixes)):
-            near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.0)
-            raise SettingInvalid(name=name, problem=f"is not known; the nearest name is {near[0]}")
+            near = _nearest(name, sorted(known))
+            raise SettingInvalid(name=name, problem=f"is not known; the nearest name is {near}")
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    longer = [candidate for candidate in known if candidate.startswith(name)]
+    return longer[0] if longer else difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
 
 
 def _validate(
@@ -210,9 +216,14 @@ def _validate(
         elif v.info.is_required():
             raise SettingInvalid(name=v.name, problem=_missing(v, environ))
     try:
-        return cls.model_validate(values)
+        settings = cls.model_validate(values)
     except ValidationError as error:
         raise _refusal(error, variables, environ) from None  # the cause would show secret values
+    for v in variables:
+        value = getattr(settings, v.field)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise SettingInvalid(name=v.name, problem=f"must be finite; found {environ[v.name]!r}")
+    return settings
 
 
 def _refusal(

@@ -4,27 +4,17 @@ Every failed request is answered ``{"error": {"code", "message", "retryable", ..
 own status, bad input as 422 naming the field, unknown routes as 404, our own bugs as 500 (and in the log).
 """
 
-import math
 from collections.abc import Callable
 
-from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi import FastAPI, Response
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
-from starlette.exceptions import HTTPException
 
-from mint_common.errors import InvalidField, MintError
+from mint_common.runtime.edge_errors import answer_errors, error_response, invalid_field
 from mint_common.runtime.edge_middleware import EdgeMiddleware
 
-DEFAULT_MAX_BODY_BYTES = 16 << 20
+__all__ = ["create_http", "error_response", "invalid_field"]
 
-_CODES = {
-    401: "unauthorized",
-    403: "forbidden",
-    404: "not_found",
-    405: "method_not_allowed",
-    413: "too_large",
-}
+DEFAULT_MAX_BODY_BYTES = 16 << 20
 
 
 def create_http(
@@ -50,30 +40,9 @@ def create_http(
         max_body_bytes=max_body_bytes,
         registry=http.state.registry,
     )
-    http.add_exception_handler(MintError, _answer_mint_error)
-    http.add_exception_handler(RequestValidationError, _answer_invalid)
-    http.add_exception_handler(HTTPException, _answer_http_exception)
+    answer_errors(http)
     _add_health(http, ready)
     return http
-
-
-def error_response(error: MintError) -> JSONResponse:
-    """Return the answer that every service gives for an error."""
-    headers = {}
-    if error.retryable:
-        wait = error.fields.get("retry_after_seconds", 1)
-        headers["retry-after"] = str(max(1, math.ceil(float(wait))))
-    return JSONResponse({"error": error.to_payload()}, status_code=error.http_status, headers=headers)
-
-
-def invalid_field(error: RequestValidationError) -> InvalidField:
-    """Return the first thing wrong with a request's input, as a dotted path without its value."""
-    first = error.errors()[0]
-    where, *path = (str(part) for part in first["loc"])
-    is_text = first["type"] == "json_invalid" or not path
-    return InvalidField(
-        field=where if is_text else ".".join(path), problem=first["msg"].removeprefix("Value error, ")
-    )
 
 
 def _add_health(http: FastAPI, ready: Callable[[], bool]) -> None:
@@ -95,23 +64,3 @@ def _add_health(http: FastAPI, ready: Callable[[], bool]) -> None:
     async def metrics() -> Response:
         text = generate_latest(http.state.registry) + generate_latest(REGISTRY)
         return Response(text, media_type=CONTENT_TYPE_LATEST)
-
-
-async def _answer_mint_error(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, MintError)
-    return error_response(error)
-
-
-async def _answer_invalid(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    return error_response(invalid_field(error))
-
-
-async def _answer_http_exception(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    message = error.detail
-    if error.status_code in {404, 405}:
-        message = f"No route {request.method} {request.url.path}"
-    code = _CODES.get(error.status_code, f"http_{error.status_code}")
-    payload = {"code": code, "message": message, "retryable": False}
-    return JSONResponse({"error": payload}, status_code=error.status_code, headers=error.headers)

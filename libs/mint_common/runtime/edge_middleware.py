@@ -4,14 +4,14 @@ import hmac
 import logging
 import time
 
-from fastapi.responses import JSONResponse
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from prometheus_client import CollectorRegistry, Histogram
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mint_common.errors import InternalTokenRefused
+from mint_common.errors import InternalTokenRefused, MintError
+from mint_common.runtime.edge_body import read_body
+from mint_common.runtime.edge_errors import error_response
 from mint_common.telemetry.tracing import extracted, span, trace_id
 
 INTERNAL_TOKEN_HEADER = "x-mint-internal-token"  # noqa: S105  # the header's name, not a token
@@ -19,12 +19,13 @@ TRACE_HEADER = "x-mint-trace-id"
 
 _log = logging.getLogger(__name__)
 
+_METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 _QUIET_PATHS = {"/healthz", "/readyz", "/metrics"}
 _BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 
 class EdgeMiddleware:
-    """Wraps the whole application; streams pass through it unbuffered."""
+    """Wraps the whole application; answers pass through it unbuffered."""
 
     def __init__(
         self,
@@ -53,42 +54,38 @@ class EdgeMiddleware:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
+        method = scope["method"] if scope["method"] in _METHODS else "OTHER"
         answer = _Answer(send)
         headers = Headers(scope=scope)
-        with extracted(headers), span(scope["method"], kind=SpanKind.SERVER) as current:
+        with extracted(headers), span(method, kind=SpanKind.SERVER) as current:
             try:
                 await self._guarded(scope, headers, receive, answer)
             finally:
                 route = getattr(scope.get("route"), "path", "unknown")
-                _describe(current, scope["method"], route, answer.status)
-                seconds = self._seconds.labels(scope["method"], route, str(answer.status))
+                _describe(current, method, route, answer.status)
+                seconds = self._seconds.labels(method, route, str(answer.status))
                 seconds.observe(time.perf_counter() - started)
 
     async def _guarded(self, scope: Scope, headers: Headers, receive: Receive, answer: "_Answer") -> None:
-        refusal = self._refusal(scope["path"], headers)
-        if refusal is not None:
-            await refusal(scope, receive, answer.send)
-            return
         try:
-            await self._app(scope, _limited(receive, self._max_body_bytes), answer.send)
-        except Exception:
-            _log.exception("request failed", extra={"method": scope["method"], "path": scope["path"]})
+            self._check_token(scope["path"], headers)
+            body = await read_body(receive, headers, limit=self._max_body_bytes)
+            if body is not None:
+                await self._app(scope, _replay(body, receive), answer.send)
+        except Exception as error:
+            told = error if isinstance(error, MintError) else MintError()
+            if told is not error or answer.status:
+                _log.exception("request failed", extra={"method": scope["method"], "path": scope["path"]})
             if answer.status:
                 raise  # half an answer is out: only a broken connection tells the client
-            payload = {"code": "internal", "message": "Something failed.", "retryable": True}
-            await JSONResponse({"error": payload}, 500)(scope, receive, answer.send)
+            await error_response(told)(scope, receive, answer.send)
 
-    def _refusal(self, path: str, headers: Headers) -> JSONResponse | None:
-        if self._internal_token is not None and (path == "/internal" or path.startswith("/internal/")):
-            given = headers.get(INTERNAL_TOKEN_HEADER, "")
-            if not hmac.compare_digest(given.encode(), self._internal_token.encode()):
-                error = InternalTokenRefused()
-                return JSONResponse({"error": error.to_payload()}, error.http_status)
-        length = headers.get("content-length", "0")
-        if length.isdecimal() and int(length) > self._max_body_bytes:
-            payload = {"code": "too_large", "message": _too_large(self._max_body_bytes), "retryable": False}
-            return JSONResponse({"error": payload}, 413)
-        return None
+    def _check_token(self, path: str, headers: Headers) -> None:
+        if self._internal_token is None or not (path == "/internal" or path.startswith("/internal/")):
+            return
+        given = headers.get(INTERNAL_TOKEN_HEADER, "")
+        if not hmac.compare_digest(given.encode(), self._internal_token.encode()):
+            raise InternalTokenRefused
 
 
 class _Answer:
@@ -105,23 +102,17 @@ class _Answer:
         await self._send(message)
 
 
-def _limited(receive: Receive, limit: int) -> Receive:
-    taken = 0
+def _replay(body: bytes, receive: Receive) -> Receive:
+    is_read = False
 
-    async def limited() -> Message:
-        nonlocal taken
-        message = await receive()
-        taken += len(message.get("body", b""))
-        if taken > limit:
-            # Of this class because the framework turns any other, raised while it reads a body, into a 400.
-            raise HTTPException(413, _too_large(limit))
-        return message
+    async def replay() -> Message:
+        nonlocal is_read
+        if is_read:
+            return await receive()
+        is_read = True
+        return {"type": "http.request", "body": body, "more_body": False}
 
-    return limited
-
-
-def _too_large(limit: int) -> str:
-    return f"A request body may have {limit} bytes at most"
+    return replay
 
 
 def _describe(current: Span, method: str, route: str, status: int) -> None:

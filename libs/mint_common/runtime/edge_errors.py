@@ -1,0 +1,58 @@
+"""One shape for every failed request: ``{"error": {"code", "message", "retryable", ...}}``."""
+
+import math
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from mint_common.errors import InvalidField, MintError
+
+_CODES = {404: "not_found", 405: "method_not_allowed"}
+
+
+def answer_errors(http: FastAPI) -> None:
+    """Give an application the handlers that answer MintErrors, bad input and the framework's refusals."""
+    http.add_exception_handler(MintError, _answer_mint_error)
+    http.add_exception_handler(RequestValidationError, _answer_invalid)
+    http.add_exception_handler(HTTPException, _answer_http_exception)
+
+
+def error_response(error: MintError) -> JSONResponse:
+    """Return the answer that every service gives for an error."""
+    headers = {}
+    if error.retryable:
+        wait = error.fields.get("retry_after_seconds", 1)
+        headers["retry-after"] = str(max(1, math.ceil(float(wait))))
+    return JSONResponse({"error": error.to_payload()}, status_code=error.http_status, headers=headers)
+
+
+def invalid_field(error: RequestValidationError) -> InvalidField:
+    """Return the first thing wrong with a request's input, as a dotted path without its value."""
+    first = error.errors()[0]
+    where, *path = (str(part) for part in first["loc"])
+    is_text = first["type"] == "json_invalid" or not path
+    return InvalidField(
+        field=where if is_text else ".".join(path), problem=first["msg"].removeprefix("Value error, ")
+    )
+
+
+async def _answer_mint_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, MintError)
+    return error_response(error)
+
+
+async def _answer_invalid(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return error_response(invalid_field(error))
+
+
+async def _answer_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    message = error.detail
+    if error.status_code in {404, 405}:
+        message = f"No route {request.method} {request.url.path}"
+    code = _CODES.get(error.status_code, f"http_{error.status_code}")
+    payload = {"code": code, "message": message, "retryable": False}
+    return JSONResponse({"error": payload}, status_code=error.status_code, headers=error.headers)
