@@ -4,7 +4,7 @@ A `MintError` that the other side raised is raised here as the same class; a con
 silent is Unavailable. Nothing is repeated here: who asks knows whether asking again is safe.
 """
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Self
 from urllib.parse import quote
@@ -82,7 +82,7 @@ class InternalHttp:
         """Remove something."""
         return await self._ask("DELETE", path, params=params)
 
-    async def stream_lines(self, path: str, body: object = None) -> AsyncIterator[bytes]:
+    async def stream_lines(self, path: str, body: object = None) -> AsyncGenerator[bytes, None]:
         """Post, and yield the answer's lines as they come, without their ends.
 
         Cancellation ends the request; who stops reading early closes the iterator (``contextlib.aclosing``).

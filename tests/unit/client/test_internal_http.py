@@ -1,0 +1,289 @@
+"""Internal HTTP against a real server: errors keep their class, trouble is Unavailable, streams end."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import StreamingResponse
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+
+from mint_common.client.http import InternalHttp, error_from_payload, path_of
+from mint_common.errors import (
+    AdapterInvalid,
+    BlobCorrupt,
+    InvalidField,
+    MintError,
+    NotFound,
+    Overloaded,
+    PreconditionFailed,
+    RemoteError,
+    Unauthorized,
+    Unavailable,
+)
+from mint_common.runtime.edge import create_http
+from mint_common.telemetry.tracing import span, trace_id
+
+ERRORS: tuple[MintError, ...] = (
+    NotFound(kind="policy", name="p"),
+    InvalidField(field="lora.rank", problem="too big"),
+    Unauthorized(problem="no such key"),
+    PreconditionFailed(what="alias prod", found="a", expected="b"),
+    Overloaded(what="the queue", depth=3, retry_after_seconds=1.5),
+    Unavailable(what="the engine", problem="starting"),
+    BlobCorrupt(uri="a/b", expected="1 bytes", found="2"),
+    AdapterInvalid(reason="rank", problem="needs 8, found 16"),
+)
+
+
+@dataclass(frozen=True)
+class Body:
+    name: str
+    ranks: tuple[int, ...]
+
+
+class Peer:
+    """A server with the routes of these tests."""
+
+    def __init__(self) -> None:
+        self.http = create_http(title="peer", service="peer", internal_token="secret", ready=lambda: True)
+        self.stream_ended = asyncio.Event()
+        self.url = ""
+        add_plain_routes(self.http)
+        add_troubled_routes(self)
+
+
+def add_plain_routes(http: FastAPI) -> None:
+    @http.api_route("/internal/echo", methods=["GET", "POST", "PUT", "DELETE"])
+    async def echo(request: Request) -> dict[str, Any]:
+        body = await request.body()
+        return {
+            "method": request.method,
+            "query": dict(request.query_params),
+            "body": body.decode(),
+            "trace": trace_id(),
+        }
+
+    @http.get("/internal/errors/{number}")
+    async def fail(number: int) -> None:
+        raise ERRORS[number]
+
+    @http.get("/internal/parts/{name}")
+    async def part(name: str) -> str:
+        return name
+
+    @http.get("/internal/nothing", status_code=204)
+    async def nothing() -> None: ...
+
+    @http.get("/internal/text")
+    async def text() -> Response:
+        return Response("<html>", media_type="text/html")
+
+
+def add_troubled_routes(peer: Peer) -> None:
+    @peer.http.get("/internal/proxy-error")
+    async def proxy_error() -> Response:
+        return Response("<html>bad gateway", status_code=502)
+
+    @peer.http.get("/internal/bug")
+    async def bug() -> None:
+        raise RuntimeError("a bug of the peer")
+
+    @peer.http.get("/internal/slow")
+    async def slow() -> None:
+        await asyncio.sleep(30)
+
+    @peer.http.post("/internal/stream/{how}")
+    async def stream(how: str) -> StreamingResponse:
+        if how == "refused":
+            raise ERRORS[4]
+        return StreamingResponse(stream_body(peer, how), media_type="application/x-ndjson")
+
+
+async def stream_body(peer: Peer, how: str) -> AsyncIterator[bytes]:
+    try:
+        yield b'{"a":1}\n{"b"'
+        await asyncio.sleep(0.02)
+        yield b':2}\n\n{"c":3}'
+        if how == "broken":
+            raise RuntimeError("broken in the middle")
+        if how == "endless":
+            while True:
+                await asyncio.sleep(0.01)
+                yield b"\n{}"
+        if how == "silent":
+            await asyncio.sleep(30)
+    finally:
+        peer.stream_ended.set()
+
+
+@asynccontextmanager
+async def serving(http: FastAPI) -> AsyncIterator[str]:
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(http, log_config=None, lifespan="off"))
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    server.should_exit = server.force_exit = True
+    await task
+    listener.close()
+
+
+@pytest.fixture
+async def peer() -> AsyncIterator[Peer]:
+    peer = Peer()
+    async with serving(peer.http) as peer.url:
+        yield peer
+
+
+@pytest.fixture
+async def client(peer: Peer) -> AsyncIterator[InternalHttp]:
+    async with InternalHttp(peer.url, token="secret", timeout_seconds=5) as client:
+        yield client
+
+
+async def test_bodies_and_parameters_arrive(client: InternalHttp) -> None:
+    answer = await client.post("/internal/echo", Body(name="x", ranks=(1, 2)), params={"n": 2, "no": None})
+    assert (answer["method"], answer["query"]) == ("POST", {"n": "2"})
+    assert answer["body"] == '{"name":"x","ranks":[1,2]}'
+    assert (await client.get("/internal/echo", params={"model": "p@prod&x=1"}))["query"] == {
+        "model": "p@prod&x=1"
+    }
+    assert (await client.put("/internal/echo", {"a": None}))["body"] == '{"a":null}'
+    assert (await client.delete("/internal/echo"))["method"] == "DELETE"
+    assert await client.get("/internal/nothing") is None
+
+
+@pytest.mark.parametrize("number", range(len(ERRORS)), ids=[type(error).__name__ for error in ERRORS])
+async def test_an_error_of_the_peer_comes_back_as_itself(client: InternalHttp, number: int) -> None:
+    with pytest.raises(MintError) as caught:
+        await client.get(f"/internal/errors/{number}")
+    assert type(caught.value) is type(ERRORS[number])
+    assert caught.value.to_payload() == ERRORS[number].to_payload()
+
+
+async def test_the_trace_goes_on_at_the_peer(client: InternalHttp) -> None:
+    if not isinstance(trace.get_tracer_provider(), TracerProvider):
+        trace.set_tracer_provider(TracerProvider())
+    with span("outer"):
+        assert (await client.get("/internal/echo"))["trace"] == trace_id() != ""
+
+
+async def test_a_wrong_token_is_no_error_of_the_user(peer: Peer) -> None:
+    async with InternalHttp(peer.url, token="other") as client:
+        with pytest.raises(Unavailable, match="MINT_INTERNAL_TOKEN"):
+            await client.get("/internal/echo")
+
+
+async def test_a_bug_of_the_peer_is_unavailable(client: InternalHttp) -> None:
+    for path in ("/internal/bug", "/internal/proxy-error"):
+        with pytest.raises(Unavailable, match="answered 50"):
+            await client.get(path)
+
+
+async def test_an_unknown_route_is_not_mistaken_for_a_missing_thing(client: InternalHttp) -> None:
+    with pytest.raises(RemoteError, match=r"not_found.*No route GET /internal/none"):
+        await client.get("/internal/none")
+
+
+async def test_an_answer_that_is_not_json_is_a_remote_error(client: InternalHttp) -> None:
+    with pytest.raises(RemoteError, match="not_json"):
+        await client.get("/internal/text")
+
+
+async def test_silence_and_absence_are_unavailable(peer: Peer) -> None:
+    async with InternalHttp(peer.url, token="secret", timeout_seconds=0.2) as client:
+        with pytest.raises(Unavailable, match="ReadTimeout"):
+            await client.get("/internal/slow")
+    async with InternalHttp("http://127.0.0.1:9", token="secret") as client:
+        with pytest.raises(Unavailable, match="ConnectError"):
+            await client.get("/internal/echo")
+        with pytest.raises(Unavailable, match="ConnectError"):
+            [line async for line in client.stream_lines("/internal/stream/whole")]
+
+
+async def test_lines_come_whole_however_they_are_cut(client: InternalHttp) -> None:
+    lines = [line async for line in client.stream_lines("/internal/stream/whole", {"x": 1})]
+    assert lines == [b'{"a":1}', b'{"b":2}', b"", b'{"c":3}']
+
+
+async def test_a_refused_stream_is_the_peers_error(client: InternalHttp) -> None:
+    with pytest.raises(Overloaded, match="the queue is full"):
+        [line async for line in client.stream_lines("/internal/stream/refused")]
+
+
+async def test_a_broken_stream_gives_its_lines_then_unavailable(client: InternalHttp) -> None:
+    lines = client.stream_lines("/internal/stream/broken")
+    assert await anext(lines) == b'{"a":1}'
+    with pytest.raises(Unavailable, match="RemoteProtocolError"):
+        [line async for line in lines]
+
+
+async def test_a_silent_stream_is_unavailable(peer: Peer) -> None:
+    async with InternalHttp(peer.url, token="secret", stream_timeout_seconds=0.2) as client:
+        with pytest.raises(Unavailable, match="ReadTimeout"):
+            [line async for line in client.stream_lines("/internal/stream/silent")]
+
+
+async def test_a_reader_that_leaves_ends_the_request(client: InternalHttp, peer: Peer) -> None:
+    async with aclosing(client.stream_lines("/internal/stream/endless")) as lines:
+        async for line in lines:
+            if line == b"{}":
+                break
+    await asyncio.wait_for(peer.stream_ended.wait(), 5)
+
+
+async def test_a_cancelled_reader_ends_the_request(client: InternalHttp, peer: Peer) -> None:
+    async def read() -> None:
+        async for _ in client.stream_lines("/internal/stream/endless"):
+            started.set()
+
+    started = asyncio.Event()
+    task = asyncio.create_task(read())
+    await asyncio.wait_for(started.wait(), 5)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await asyncio.wait_for(peer.stream_ended.wait(), 5)
+
+
+async def test_a_stream_may_be_read_from_another_context(client: InternalHttp) -> None:
+    with span("one"):
+        lines = client.stream_lines("/internal/stream/whole")
+        assert await anext(lines) == b'{"a":1}'
+    with span("two"):
+        assert await anext(lines) == b'{"b":2}'
+        await asyncio.create_task(lines.aclose())
+
+
+async def test_hundreds_of_requests_at_once(client: InternalHttp) -> None:
+    answers = await asyncio.gather(*(client.get("/internal/echo", {"n": n}) for n in range(300)))
+    assert [answer["query"]["n"] for answer in answers] == [str(n) for n in range(300)]
+
+
+@pytest.mark.parametrize(
+    "name", ["plain", "a b", "ü", "mode:copy", "p@prod", "a?b#c", "%2e", "sha256:00", "."]
+)
+async def test_a_name_stays_in_its_place_of_the_path(client: InternalHttp, name: str) -> None:
+    assert await client.get(path_of("internal", "parts", name)) == name
+
+
+@pytest.mark.parametrize("name", ["../echo", "a/b", "/", "/../echo"])
+async def test_a_name_cannot_reach_another_route(client: InternalHttp, name: str) -> None:
+    with pytest.raises(RemoteError, match="not_found"):
+        await client.get(path_of("internal", "parts", name))
+
+
+def test_an_error_of_a_newer_peer_is_a_remote_error() -> None:
+    for payload in (
+        {"code": "brand_new", "message": "m", "retryable": True},
+        {"code": "not_found", "message": "fields of another version"},
+        {},
+    ):
+        error = error_from_payload(payload, what="the registry")
+        assert isinstance(error, RemoteError)
