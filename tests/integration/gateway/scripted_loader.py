@@ -142,7 +142,8 @@ def _delta(letter: str, asked: GenerationRequest, index: int) -> Delta:
         text=letter,
         tokens=(ord(letter),),
         logprobs=(LOGPROB,),
-        alternatives=((chosen, *rivals),),
+        alternatives=((chosen, *rivals)[:wanted],),
+        token_texts=(letter,),
     )
 
 

@@ -89,3 +89,9 @@ def test_every_number_within_bounds_is_taken_as_it_is(steps, group_size, learnin
     }
     spec = plan_job(_request(**wishes), defaults=DEFAULTS, max_context=512)
     assert {name: getattr(spec, name) for name in wishes} == wishes
+
+
+def test_an_integer_beyond_every_float_is_refused_by_name():
+    with pytest.raises(InvalidField) as refused:
+        plan_job(_request(steps=10**400), defaults=DEFAULTS, max_context=512)
+    assert refused.value.field == "steps"

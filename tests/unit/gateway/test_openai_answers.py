@@ -41,7 +41,12 @@ def _delta(index: int, text: str, *, logprobs: bool = False) -> Delta:
         for at, letter in enumerate(text)
     )
     return Delta(
-        index=index, text=text, tokens=tokens, logprobs=(-0.5,) * len(text), alternatives=alternatives
+        index=index,
+        text=text,
+        tokens=tokens,
+        logprobs=(-0.5,) * len(text),
+        alternatives=alternatives,
+        token_texts=tuple(text),
     )
 
 
@@ -177,3 +182,18 @@ def test_errors_have_the_openai_shape(error, status, param, code):
     assert error_status(error) == status
     assert (body["param"], body["code"], body["message"]) == (param, code, str(error))
     assert body["type"].endswith("_error")
+
+
+@pytest.mark.parametrize(
+    ("internal", "public"),
+    [
+        ("sampling.n", "n"),
+        ("sampling.max_new_tokens", "max_tokens"),
+        ("text", "prompt"),
+        ("messages", "messages"),
+    ],
+)
+def test_what_the_engine_refuses_has_the_name_that_the_user_gave(internal, public):
+    body = error_body(InvalidField(field=internal, problem="too much"))["error"]
+    assert body["param"] == public
+    assert body["message"] == f"Field {public!r}: too much"

@@ -136,7 +136,8 @@ def test_unknown_fields_are_refused():
         ({"stop": ["a", ""]}, "stop"),
         ({"stop": ""}, "stop"),
         ({"stop": ["x"] * 17}, "stop"),
-        ({"seed": 2**60}, "seed"),
+        ({"seed": 2**64}, "seed"),
+        ({"seed": -1}, "seed"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
     ],
 )
@@ -156,7 +157,7 @@ def test_prompts_times_n_is_bounded():
     temperature=st.floats(0, 2),
     top_p=st.floats(min_value=0, max_value=1, exclude_min=True),
     n=st.integers(1, 256),
-    seed=st.none() | st.integers(-(2**53), 2**53),
+    seed=st.none() | st.integers(0, 2**62),
     stop=st.lists(st.text(min_size=1), max_size=16),
 )
 def test_sampling_says_exactly_what_the_request_said(temperature, top_p, n, seed, stop):

@@ -9,6 +9,9 @@ from mint_common.errors import (
 )
 from services.gateway.core.json_types import JsonObject
 
+_FIELDS = {"sampling.max_new_tokens": "max_tokens", "text": "prompt", "tokens": "prompt"}
+"""Fields of the internal protocol that an engine may refuse -> what they are called in the OpenAI API."""
+
 
 def error_status(error: MintError) -> int:
     """Return the HTTP status: the OpenAI API answers 400 where MinT's own answers 422."""
@@ -17,6 +20,10 @@ def error_status(error: MintError) -> int:
 
 def error_body(error: MintError) -> JsonObject:
     """Return ``{"error": {message, type, param, code}}``."""
+    if isinstance(error, InvalidField):
+        field = str(error.field)
+        field = _FIELDS.get(field, field.removeprefix("sampling."))
+        error = InvalidField(field=field, problem=error.problem)
     kind, param, code = _classify(error)
     return {"error": {"message": str(error), "type": kind, "param": param, "code": code}}
 

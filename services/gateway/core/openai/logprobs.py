@@ -22,13 +22,9 @@ def read_positions(delta: Delta) -> list[Position]:
 
 
 def _position(delta: Delta, at: int, logprob: float) -> Position:
-    token = delta.tokens[at]
-    alternatives = delta.alternatives[at] if at < len(delta.alternatives) else ()
-    known = next((item.text for item in alternatives if item.token == token), None)
-    alone = delta.text if len(delta.tokens) == 1 else ""
-    text = alone if known is None else known
+    alternatives = delta.alternatives[at] if delta.alternatives else ()
     ordered = tuple(sorted(alternatives, key=lambda item: -item.logprob))
-    return Position(text=text, logprob=logprob, alternatives=ordered)
+    return Position(text=delta.token_texts[at], logprob=logprob, alternatives=ordered)
 
 
 def completion_logprobs(positions: Sequence[Position], *, top: int, offset: int) -> JsonObject:

@@ -134,7 +134,7 @@ def plan_sampling(
     check_positive("top_p", top_p, 1)
     check_between("top_k", body.top_k or 0, -1, 2**31 - 1)
     if body.seed is not None:
-        check_between("seed", body.seed, -(2**53), 2**53)
+        check_between("seed", body.seed, 0, 2**63 - 1)
     if body.stream_options is not None and not body.stream:
         raise InvalidField(field="stream_options", problem="needs 'stream': true")
     return Sampling(
