@@ -73,13 +73,18 @@ class TokenAlternative(msgspec.Struct, frozen=True):
 
 
 class Delta(msgspec.Struct, frozen=True, tag="delta", tag_field="kind"):
-    """More of completion ``index``: new text and tokens; ``logprobs`` is empty when none were asked for."""
+    """More of completion ``index``: new text and tokens; ``logprobs`` is empty when none were asked for.
+
+    ``token_texts`` are the tokens' own texts, given with ``logprobs``; a token may be half a character, so
+    they need not add up to ``text``.
+    """
 
     index: int
     text: str
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...] = ()
     alternatives: tuple[tuple[TokenAlternative, ...], ...] = ()
+    token_texts: tuple[str, ...] = ()
 
 
 class Finished(msgspec.Struct, frozen=True, tag="finish", tag_field="kind"):

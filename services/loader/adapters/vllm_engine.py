@@ -227,6 +227,7 @@ class VllmStream:
                     tokens=tokens,
                     logprobs=logprobs,
                     alternatives=alternatives,
+                    token_texts=self._token_texts(tokens, completion.logprobs),
                 )
             )
         if completion.finish_reason is not None:
@@ -245,6 +246,12 @@ class VllmStream:
         if self._alternatives == 0:
             return chosen, ()
         return chosen, tuple(_likeliest(candidates, self._alternatives) for candidates in positions)
+
+    def _token_texts(self, tokens: tuple[int, ...], positions: Any) -> tuple[str, ...]:
+        if self._alternatives is None:
+            return ()
+        pairs = zip(tokens, positions, strict=True)
+        return tuple(candidates[token].decoded_token or "" for token, candidates in pairs)
 
 
 def _likeliest(candidates: Any, count: int) -> tuple[TokenAlternative, ...]:
