@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from e2e.stack import RunningStack, start_stack
+
 from mint_common.testing.otlp import OtlpReceiver
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]

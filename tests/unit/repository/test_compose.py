@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from mint_common.settings import read_settings
 
 ROOT = Path(__file__).parents[3]
@@ -44,7 +45,9 @@ def test_service_accepts_its_environment(compose: Mapping[str, Any], service: st
 
 def _substitute(value: str) -> str:
     """Fill in what compose would: the default, or something for a required secret."""
-    return re.sub(r"\$\{\w+:(-|\?)([^}]*)\}", lambda m: m[2] if m[1] == "-" else "secret-of-a-sensible-length", value)
+    return re.sub(
+        r"\$\{\w+:(-|\?)([^}]*)\}", lambda m: m[2] if m[1] == "-" else "secret-of-a-sensible-length", value
+    )
 
 
 @pytest.mark.skipif(shutil.which("docker-compose") is None, reason="docker-compose is not installed")
