@@ -1,0 +1,439 @@
+"""The promises of the registry's store, against memory and real Postgres."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+
+import asyncpg
+import pytest
+
+from mint_common.adapters_format import BaseFacts
+from mint_common.catalog import EvaluationRecord, PolicyRecord, TenantRecord
+from mint_common.claims import Claim, RevisionRef
+from mint_common.errors import (
+    AlreadyExists,
+    AlreadyHandled,
+    BaseChanged,
+    InvalidField,
+    MintError,
+    NotFound,
+    PreconditionFailed,
+)
+from mint_common.events import Event, LoraSpec, RevisionExported, RevisionPublished, RevisionRejected
+from mint_common.events.codec import decode
+from mint_common.ids import EvaluationId, JobId, PolicyId, TenantId, WaveId, derive_id, sha256_digest
+from mint_common.runtime.clock import SystemClock
+from mint_common.runtime.ledger_memory import MemoryLedger
+from mint_common.runtime.ledger_postgres import PostgresLedger
+from mint_common.runtime.postgres import migrate, open_pool
+from mint_common.testing.adapters import make_base_facts
+from services.registry.adapters.memory import (
+    MemoryAccounts,
+    MemoryAliases,
+    MemoryCatalog,
+    MemoryEvaluations,
+    Tables,
+)
+from services.registry.adapters.postgres_accounts import PostgresAccounts
+from services.registry.adapters.postgres_aliases import PostgresAliases
+from services.registry.adapters.postgres_catalog import PostgresCatalog
+from services.registry.adapters.postgres_evaluations import PostgresEvaluations
+from services.registry.core.exports import Refusal
+from services.registry.core.keys import hash_key, stored_key
+from services.registry.ports import Accounts, Aliases, Catalog, Evaluations, Mover
+
+TENANT, OTHER = TenantId("ten_a"), TenantId("ten_b")
+BASE = make_base_facts()
+LORA = LoraSpec(rank=2, alpha=4.0, targets=BASE.targets, seed=1)
+NOW = 1_700_000_000.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Store:
+    accounts: Accounts
+    catalog: Catalog
+    aliases: Aliases
+    evaluations: Evaluations
+    events: Callable[[], Awaitable[Sequence[Event]]]
+    pool: asyncpg.Pool | None
+
+
+def memory_store() -> Store:
+    ledger, tables = MemoryLedger(), Tables()
+
+    async def events() -> Sequence[Event]:
+        return [decode(row.message.data)[1] for row in ledger.rows]
+
+    return Store(
+        accounts=MemoryAccounts(tables),
+        catalog=MemoryCatalog(tables, ledger),
+        aliases=MemoryAliases(tables, ledger),
+        evaluations=MemoryEvaluations(tables, ledger),
+        events=events,
+        pool=None,
+    )
+
+
+def postgres_store(pool: asyncpg.Pool) -> Store:
+    ledger = PostgresLedger(pool, SystemClock())
+
+    async def events() -> Sequence[Event]:
+        return [
+            decode(row["data"])[1] for row in await pool.fetch("SELECT data FROM mint_outbox ORDER BY id")
+        ]
+
+    return Store(
+        accounts=PostgresAccounts(pool),
+        catalog=PostgresCatalog(pool, ledger),
+        aliases=PostgresAliases(pool, ledger),
+        evaluations=PostgresEvaluations(pool, ledger),
+        events=events,
+        pool=pool,
+    )
+
+
+@pytest.fixture(params=["memory", pytest.param("postgres", marks=pytest.mark.integration)])
+def dsn(request: pytest.FixtureRequest) -> str | None:
+    """The address of an empty database, None for the store in memory."""
+    return None if request.param == "memory" else request.getfixturevalue("database")
+
+
+@pytest.fixture
+async def store(dsn: str | None) -> AsyncIterator[Store]:
+    if dsn is None:
+        made = memory_store()
+        await fill(made)
+        yield made
+        return
+    pool = await open_pool(dsn, schema="registry")
+    await migrate(pool, schema="registry", package="services.registry.adapters.migrations")
+    made = postgres_store(pool)
+    await fill(made)
+    yield made
+    await pool.close()
+
+
+async def fill(store: Store) -> None:
+    for tenant_id in (TENANT, OTHER):
+        await store.accounts.add_tenant(TenantRecord(tenant_id=tenant_id, name=tenant_id, created_at=NOW))
+    await store.catalog.put_base(BASE, now=NOW)
+
+
+def new_policy(name: str, tenant_id: TenantId = TENANT) -> PolicyRecord:
+    policy_id = PolicyId(derive_id("pol", tenant_id, name))
+    return PolicyRecord(
+        policy_id=policy_id,
+        tenant_id=tenant_id,
+        name=name,
+        base=BASE.name,
+        lora=LORA,
+        created_at=NOW,
+        latest=None,
+    )
+
+
+async def add_policy(store: Store, name: str = "p", tenant_id: TenantId = TENANT) -> PolicyRecord:
+    policy = new_policy(name, tenant_id)
+    await store.catalog.add_policy(policy)
+    return policy
+
+
+def export_of(policy: PolicyRecord, seed: int, export_id: str = "") -> RevisionExported:
+    name = export_id or f"wave_{seed}"
+    return RevisionExported(
+        tenant_id=policy.tenant_id,
+        base=policy.base,
+        export_id=name,
+        policy_id=policy.policy_id,
+        job_id=JobId("job_1"),
+        wave_id=WaveId(name),
+        digest=sha256_digest(f"{policy.policy_id}{seed}".encode()),
+        manifest=Claim(uri=f"revisions/{seed}-{name}", sha256="0" * 64, size_bytes=10),
+        parent=None,
+        step=seed,
+        metrics={"loss": 0.5},
+    )
+
+
+async def publish(store: Store, policy: PolicyRecord, count: int) -> list[RevisionRef]:
+    for seed in range(1, count + 1):
+        await store.catalog.settle_export(export_of(policy, seed), None, now=NOW + seed)
+    return [
+        revision.ref for revision in await store.catalog.revisions(policy.policy_id, limit=count, after=0)
+    ]
+
+
+def by(actor: str) -> Mover:
+    return Mover(actor=actor, reason="because", at=NOW)
+
+
+async def test_tenant_of_a_name_is_made_once(store: Store) -> None:
+    again = TenantRecord(tenant_id=TenantId("ten_new"), name=TENANT, created_at=NOW + 1)
+    assert await store.accounts.add_tenant(again) == TenantRecord(
+        tenant_id=TENANT, name=TENANT, created_at=NOW
+    )
+
+
+async def test_key_leads_to_its_owner(store: Store) -> None:
+    key = stored_key("tml-one", key_id="key_1", tenant_id=TENANT, name="ci", now=NOW)
+    await store.accounts.put_key(key)
+    owner = await store.accounts.owner_of(hash_key("tml-one"))
+    assert owner is not None
+    assert (owner.tenant_id, owner.key_id, owner.name) == (TENANT, "key_1", "ci")
+    assert await store.accounts.owner_of(hash_key("tml-two")) is None
+    await store.accounts.put_key(replace(key, key_hash=hash_key("tml-two")))
+    assert await store.accounts.owner_of(hash_key("tml-one")) is None
+    assert await store.accounts.owner_of(hash_key("tml-two")) == owner
+    with pytest.raises(AlreadyExists):
+        await store.accounts.put_key(replace(key, key_id="key_2", key_hash=hash_key("tml-two")))
+    with pytest.raises(NotFound, match="ten_none"):
+        await store.accounts.put_key(replace(key, tenant_id=TenantId("ten_none")))
+
+
+async def test_base_never_changes_its_content(store: Store) -> None:
+    assert await store.catalog.put_base(BASE, now=NOW + 1) == BASE
+    with pytest.raises(BaseChanged, match=BASE.digest):
+        await store.catalog.put_base(replace(BASE, digest=sha256_digest(b"new")), now=NOW)
+    other: BaseFacts = make_base_facts(name="boulder")
+    await store.catalog.put_base(other, now=NOW)
+    assert await store.catalog.bases() == [other, BASE]
+    assert await store.catalog.base("boulder") == other
+    with pytest.raises(NotFound, match="gravel"):
+        await store.catalog.base("gravel")
+
+
+async def test_policy_is_found_by_id_and_by_name_within_its_tenant(store: Store) -> None:
+    policy = await add_policy(store)
+    assert await store.catalog.policy(TENANT, "p") == policy
+    assert await store.catalog.policy(TENANT, policy.policy_id) == policy
+    for key in ("p", policy.policy_id):
+        with pytest.raises(NotFound, match=key):
+            await store.catalog.policy(OTHER, key)
+    theirs = await add_policy(store, tenant_id=OTHER)
+    assert await store.catalog.policy(OTHER, "p") == theirs
+
+
+async def test_policy_needs_a_free_name_a_base_and_a_tenant(store: Store) -> None:
+    policy = await add_policy(store)
+    another = PolicyId(derive_id("pol", "another"))
+    with pytest.raises(AlreadyExists, match="'p'"):
+        await store.catalog.add_policy(replace(policy, policy_id=another))
+    fresh = replace(policy, policy_id=another, name="q")
+    with pytest.raises(InvalidField, match="name of a base"):
+        await store.catalog.add_policy(replace(fresh, name=BASE.name))
+    with pytest.raises(NotFound, match="gravel"):
+        await store.catalog.add_policy(replace(fresh, base="gravel"))  # type: ignore[arg-type]  # a name
+    with pytest.raises(NotFound, match="ten_none"):
+        await store.catalog.add_policy(replace(fresh, tenant_id=TenantId("ten_none")))
+    assert await store.catalog.policies(TENANT, limit=10, after=None) == [policy]
+
+
+async def test_policies_come_in_pages_by_name(store: Store) -> None:
+    names = ["a", "a-b", "a.b", "a_b", "ab", "b", "z0"]
+    for name in reversed(names):
+        await add_policy(store, name)
+    pages: list[str] = []
+    while page := await store.catalog.policies(TENANT, limit=3, after=pages[-1] if pages else None):
+        pages += [policy.name for policy in page]
+    assert pages == sorted(names)
+
+
+async def test_exports_get_gapless_numbers_and_the_newest_is_the_latest(store: Store) -> None:
+    policy = await add_policy(store)
+    refs = await publish(store, policy, 3)
+    assert [ref.number for ref in refs] == [1, 2, 3]
+    assert (await store.catalog.policy(TENANT, "p")).latest == refs[2]
+    found = await store.catalog.revision(policy.policy_id, 2)
+    assert found == await store.catalog.revision(policy.policy_id, refs[1].digest)
+    assert (found.step, found.metrics, found.state, found.job_id) == (2, {"loss": 0.5}, "published", "job_1")
+    assert found.created_at == NOW + 2
+    assert len(await store.catalog.revisions(policy.policy_id, limit=2, after=0)) == 2
+    assert [r.number for r in await store.catalog.revisions(policy.policy_id, limit=9, after=2)] == [3]
+    for key in (4, sha256_digest(b"none")):
+        with pytest.raises(NotFound):
+            await store.catalog.revision(policy.policy_id, key)
+
+
+async def test_equal_bytes_are_one_revision_with_one_answer_per_export(store: Store) -> None:
+    policy = await add_policy(store)
+    first, again = export_of(policy, 1, "wave_1"), export_of(policy, 1, "wave_2")
+    await store.catalog.settle_export(first, None, now=NOW)
+    await store.catalog.settle_export(again, None, now=NOW)
+    events = await store.events()
+    assert [type(event) for event in events] == [RevisionPublished, RevisionPublished]
+    assert [getattr(event, "export_id", "") for event in events] == ["wave_1", "wave_2"]
+    revisions = await store.catalog.revisions(policy.policy_id, limit=9, after=0)
+    assert [getattr(event, "revision", None) for event in events] == [revisions[0].ref] * 2
+    assert revisions[0].manifest == first.manifest
+
+
+async def test_same_export_is_settled_once(store: Store) -> None:
+    policy = await add_policy(store)
+    export = export_of(policy, 1)
+    await store.catalog.settle_export(export, None, now=NOW)
+    with pytest.raises(AlreadyHandled):
+        await store.catalog.settle_export(export, Refusal(code="x", reason="later"), now=NOW)
+    assert len(await store.events()) == 1
+
+
+async def test_export_keeps_its_first_answer_even_when_the_inbox_has_forgotten_it(store: Store) -> None:
+    policy = await add_policy(store)
+    good, bad = export_of(policy, 1), export_of(policy, 2)
+    refusal = Refusal(code="adapter_invalid", reason="not finite")
+    await store.catalog.settle_export(good, None, now=NOW)
+    await store.catalog.settle_export(bad, refusal, now=NOW)
+    if store.pool is None:
+        pytest.skip("the memory inbox forgets nothing")
+    await store.pool.execute("DELETE FROM mint_inbox")
+    await store.catalog.settle_export(good, refusal, now=NOW)
+    await store.catalog.settle_export(bad, None, now=NOW)
+    events = await store.events()
+    assert events[:2] == events[2:]
+    assert isinstance(events[0], RevisionPublished)
+
+
+async def test_refused_export_is_told_and_takes_no_number(store: Store) -> None:
+    policy = await add_policy(store)
+    await store.catalog.settle_export(export_of(policy, 1), Refusal(code="c", reason="why"), now=NOW)
+    await store.catalog.settle_export(export_of(policy, 2), None, now=NOW)
+    rejected, published = await store.events()
+    assert isinstance(rejected, RevisionRejected)
+    assert (rejected.code, rejected.reason) == ("c", "why")
+    assert isinstance(published, RevisionPublished)
+    assert published.revision.number == 1
+    stranger = export_of(new_policy("nowhere"), 1)
+    await store.catalog.settle_export(stranger, Refusal(code="not_found", reason="none"), now=NOW)
+    assert len(await store.events()) == 3
+
+
+async def test_concurrent_exports_get_gapless_numbers(store: Store) -> None:
+    policy = await add_policy(store)
+    exports = [export_of(policy, seed) for seed in range(1, 9)]
+    await asyncio.gather(*(store.catalog.settle_export(export, None, now=NOW) for export in exports))
+    revisions = await store.catalog.revisions(policy.policy_id, limit=99, after=0)
+    assert [revision.number for revision in revisions] == list(range(1, 9))
+    assert {revision.digest for revision in revisions} == {export.digest for export in exports}
+
+
+async def test_alias_is_moved_and_rolled_back_with_its_history(store: Store) -> None:
+    policy = await add_policy(store)
+    one, two, three = await publish(store, policy, 3)
+    for target in (one, two, three):
+        await store.aliases.move(policy, "prod", target, by("ann"), expected=None)
+    await store.aliases.roll_back(policy, "prod", by("bob"), expected=three.digest)
+    await store.aliases.roll_back(policy, "prod", by("bob"), expected=None)
+    alias = await store.aliases.alias(policy.policy_id, "prod")
+    assert (alias.revision, alias.sequence) == (one, 5)
+    assert [move.number for move in alias.history] == [1, 2, 3, 2, 1]
+    assert [move.previous for move in alias.history[1:]] == [move.digest for move in alias.history[:-1]]
+    assert [(move.actor, move.reason, move.at) for move in alias.history[3:]] == [("bob", "because", NOW)] * 2
+    with pytest.raises(InvalidField, match="nothing before"):
+        await store.aliases.roll_back(policy, "prod", by("bob"), expected=None)
+    moves = [event for event in await store.events() if event.type == "alias.moved"]
+    assert [event.revision for event in moves] == [one, two, three, two, one]  # type: ignore[attr-defined]
+    assert [event.sequence for event in moves] == [1, 2, 3, 4, 5]  # type: ignore[attr-defined]
+
+
+async def test_alias_move_is_compare_and_set(store: Store) -> None:
+    policy = await add_policy(store)
+    one, two = await publish(store, policy, 2)
+    await store.aliases.move(policy, "prod", one, by("ann"), expected="")
+    before = len(await store.events())
+    for expected in ("", two.digest):
+        with pytest.raises(PreconditionFailed):
+            await store.aliases.move(policy, "prod", two, by("ann"), expected=expected)
+    await store.aliases.move(policy, "prod", one, by("ann"), expected=one.digest)
+    assert len(await store.events()) == before
+    assert len((await store.aliases.alias(policy.policy_id, "prod")).history) == 1
+
+
+async def test_unknown_alias_is_not_found(store: Store) -> None:
+    policy = await add_policy(store)
+    with pytest.raises(NotFound, match="canary"):
+        await store.aliases.alias(policy.policy_id, "canary")
+    with pytest.raises(NotFound, match="canary"):
+        await store.aliases.roll_back(policy, "canary", by("ann"), expected=None)
+    assert await store.aliases.aliases(policy.policy_id) == []
+
+
+async def test_aliases_are_listed_by_name_without_history(store: Store) -> None:
+    policy = await add_policy(store)
+    (one,) = await publish(store, policy, 1)
+    for name in ("prod", "canary"):
+        await store.aliases.move(policy, name, one, by("ann"), expected=None)
+    listed = await store.aliases.aliases(policy.policy_id)
+    assert [(alias.alias, alias.revision, alias.history) for alias in listed] == [
+        ("canary", one, ()),
+        ("prod", one, ()),
+    ]
+
+
+async def test_racing_compare_and_sets_give_a_linear_history(store: Store) -> None:
+    policy = await add_policy(store)
+    refs = await publish(store, policy, 4)
+
+    async def walk(worker: int) -> int:
+        wins = 0
+        for turn in range(6):
+            try:
+                current = (await store.aliases.alias(policy.policy_id, "prod")).revision.digest
+            except NotFound:
+                current = ""  # type: ignore[assignment]  # it must not exist
+            target = refs[(worker + turn) % len(refs)]
+            if target.digest == current:
+                continue
+            try:
+                await store.aliases.move(policy, "prod", target, by(f"w{worker}"), expected=current)
+                wins += 1
+            except PreconditionFailed:
+                pass
+        return wins
+
+    wins = await asyncio.gather(*(walk(worker) for worker in range(8)))
+    alias = await store.aliases.alias(policy.policy_id, "prod")
+    assert len(alias.history) == alias.sequence == sum(wins)
+    assert [move.sequence for move in alias.history] == list(range(1, sum(wins) + 1))
+    assert alias.history[0].previous is None
+    for before, after in zip(alias.history, alias.history[1:], strict=False):
+        assert after.previous == before.digest
+        assert after.digest != before.digest
+
+
+async def test_history_is_append_only(store: Store) -> None:
+    policy = await add_policy(store)
+    (one,) = await publish(store, policy, 1)
+    await store.aliases.move(policy, "prod", one, by("ann"), expected=None)
+    if store.pool is None:
+        pytest.skip("only a database has other writers")
+    for statement in ("UPDATE alias_history SET actor = 'eve'", "DELETE FROM alias_history"):
+        with pytest.raises(asyncpg.RaiseError, match="append-only"):
+            await store.pool.execute(statement)
+
+
+def score(revision: RevisionRef, name: str) -> EvaluationRecord:
+    return EvaluationRecord(
+        evaluation_id=EvaluationId(name),
+        digest=revision.digest,
+        number=revision.number,
+        suite="heldout",
+        metric="accuracy",
+        value=0.75,
+        n=100,
+        actor="ann",
+        created_at=NOW,
+    )
+
+
+async def test_evaluations_are_kept_in_order_and_once(store: Store) -> None:
+    policy = await add_policy(store)
+    one, two = await publish(store, policy, 2)
+    scores = [score(two, "eval_z"), score(one, "eval_a"), score(two, "eval_m")]
+    for item in scores:
+        assert await store.evaluations.add(policy, item) == item
+    assert await store.evaluations.add(policy, replace(scores[0], created_at=NOW + 9)) == scores[0]
+    assert await store.evaluations.list(policy.policy_id, limit=2, after=None) == scores[:2]
+    assert await store.evaluations.list(policy.policy_id, limit=2, after="eval_a") == scores[2:]
+    recorded = [event for event in await store.events() if event.type == "evaluation.recorded"]
+    assert [event.evaluation_id for event in recorded] == ["eval_z", "eval_a", "eval_m"]  # type: ignore[attr-defined]
+    with pytest.raises(MintError, match="eval_q"):
+        await store.evaluations.list(policy.policy_id, limit=2, after="eval_q")
