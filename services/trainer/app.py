@@ -90,7 +90,7 @@ async def open_trainer(settings: TrainerSettings) -> AsyncIterator[Trainer]:
         bus = await connect_nats(settings.nats.url, name=f"trainer-{base}")
         stack.push_async_callback(bus.close)
         registry = InternalHttp(settings.peers.registry_url, token=settings.internal.token)
-        stack.push_async_callback(registry.aclose)
+        stack.push_async_callback(registry.close)
 
         ledger = PostgresLedger(pool, clock)
         sessions = PostgresSessions(pool, base=base)

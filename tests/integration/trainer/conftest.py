@@ -1,0 +1,206 @@
+"""A whole trainer on real Postgres, NATS and a blob folder, over the tiny base."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from mint_common.blobs.localfs import LocalBlobs
+from mint_common.bus.nats import NatsBus, connect_nats
+from mint_common.claims import Claim, RevisionRef
+from mint_common.events import Event, JobSpec, LoraSpec, RevisionExported, TrainingFailed, WaveCompleted
+from mint_common.events.codec import decode
+from mint_common.events.subjects import subjects_of
+from mint_common.ids import BaseName, JobId, PolicyId, TenantId, WaveId, derive_id
+from mint_common.records import Group, Sample, WaveRecord, encode_record
+from mint_common.runtime.dispatch import publish_event
+from mint_common.runtime.outbox import event_message
+from mint_common.settings import (
+    BlobSettings,
+    HttpSettings,
+    InternalSettings,
+    NatsSettings,
+    PeerSettings,
+    PostgresSettings,
+    TelemetrySettings,
+)
+from services.trainer.app import open_trainer
+from services.trainer.settings import TrainerSettings
+
+TINY = Path(__file__).parents[3] / "bases" / "tiny"
+LORA = LoraSpec(rank=8, alpha=16.0, targets=("down_proj", "q_proj", "v_proj"), seed=0)
+SPEC = JobSpec(
+    algorithm="grpo",
+    task="mode:copy",
+    steps=4,
+    prompts_per_step=2,
+    group_size=4,
+    max_new_tokens=8,
+    temperature=1.0,
+    learning_rate=2e-3,
+    kl_coefficient=0.0,
+    clip_norm=1.0,
+    seed=0,
+)
+
+
+def make_record(wave_id: WaveId, *, seed: int, skipped: bool = False) -> WaveRecord:
+    """Return a record of random tokens."""
+    rng = random.Random(seed)
+
+    def sample(reward: float) -> Sample:
+        tokens = tuple(rng.randrange(264) for _ in range(rng.randint(2, 8)))
+        logprobs = tuple(rng.uniform(-6.0, -4.0) for _ in tokens)
+        return Sample(tokens=tokens, logprobs=logprobs, reward=reward, text="")
+
+    groups = tuple(
+        Group(
+            prompt_tokens=tuple(rng.randrange(264) for _ in range(6)),
+            samples=tuple(sample(0.0 if skipped else float(n % 2)) for n in range(4)),
+        )
+        for _ in range(2)
+    )
+    return WaveRecord(wave_id=wave_id, revision=None, groups=groups)
+
+
+@dataclass(slots=True, kw_only=True)
+class Stage:
+    """What surrounds a trainer: the bus and the blobs, and everything that it has published."""
+
+    bus: NatsBus
+    blobs: LocalBlobs
+    settings: TrainerSettings
+    seen: list[Event]
+    news: asyncio.Condition
+
+    async def wave(
+        self,
+        step: int,
+        *,
+        policy: str = "policy_a",
+        revision: RevisionRef | None = None,
+        change: Callable[[WaveRecord], WaveRecord] = lambda record: record,
+        skipped: bool = False,
+    ) -> WaveCompleted:
+        """Store a record and return its event."""
+        wave_id = WaveId(derive_id("wave", policy, step))
+        record = make_record(wave_id, seed=step, skipped=skipped)
+        record = change(replace(record, revision=revision.digest if revision else None))
+        claim = await self.blobs.put(f"waves/{wave_id}/record", encode_record(record))
+        return WaveCompleted(
+            tenant_id=TenantId("default"),
+            base=BaseName("tiny"),
+            wave_id=wave_id,
+            job_id=JobId(f"job_{policy}"),
+            policy_id=PolicyId(policy),
+            step=step,
+            revision=revision,
+            record=claim,
+            reward_mean=0.5,
+            lora=LORA,
+            spec=SPEC,
+        )
+
+    async def publish(self, event: Event, *, copy: str = "") -> None:
+        """Publish an event; ``copy`` gets one past the bus's deduplication."""
+        if not copy:
+            await publish_event(self.bus, event, cause=event.id, now=0.0)
+            return
+        message = event_message(event, cause=event.id, now=0.0)
+        await self.bus.publish(replace(message, id=f"{message.id}-{copy}"))
+
+    async def expect(self, count: int) -> Sequence[Event]:
+        """Return the first ``count`` events of the trainer, when they are there."""
+        async with asyncio.timeout(30), self.news:
+            await self.news.wait_for(lambda: len(self.seen) >= count)
+        return self.seen[:count]
+
+    async def exported(self, count: int) -> list[RevisionExported]:
+        """Return the first ``count`` events, all of which must be exports."""
+        events = await self.expect(count)
+        assert all(isinstance(event, RevisionExported) for event in events), events
+        return [event for event in events if isinstance(event, RevisionExported)]
+
+    async def checkpoints(self) -> list[str]:
+        """Return the keys of all stored checkpoints."""
+        return [key async for key in self.blobs.list("checkpoints/")]
+
+    async def rows(self, query: str) -> list[asyncpg.Record]:
+        """Read the trainer's tables."""
+        connection = await asyncpg.connect(self.settings.postgres.dsn)
+        try:
+            return await connection.fetch(query)
+        finally:
+            await connection.close()
+
+    @asynccontextmanager
+    async def trainer(self) -> AsyncIterator[None]:
+        """Run a trainer in this process until the block ends."""
+        async with open_trainer(self.settings) as trainer:
+            work = [asyncio.create_task(trainer.dispatcher.run()), asyncio.create_task(trainer.relay.run())]
+            try:
+                yield
+            finally:
+                await _end(work)
+
+
+async def _end(work: Sequence[asyncio.Task[None]]) -> None:
+    """Cancel until it works: `asyncio.wait_for` of Python 3.11 can swallow a cancellation (gh-86296)."""
+    while pending := [task for task in work if not task.done()]:
+        for task in pending:
+            task.cancel()
+        await asyncio.wait(pending, timeout=0.5)
+    await asyncio.gather(*work, return_exceptions=True)
+
+
+def ref(exported: RevisionExported, number: int) -> RevisionRef:
+    """Return the revision that the registry would make of an export."""
+    return RevisionRef(digest=exported.digest, number=number, manifest=exported.manifest)
+
+
+@pytest.fixture
+async def stage(nats_url: str, database: str, tmp_path: Path) -> AsyncIterator[Stage]:
+    """Everything but the trainer itself."""
+    settings = TrainerSettings(
+        nats=NatsSettings(url=nats_url),
+        postgres=PostgresSettings(dsn=database),
+        blobs=BlobSettings(url=f"file://{tmp_path / 'blobs'}"),
+        telemetry=TelemetrySettings(),
+        peers=PeerSettings(registry_url="http://127.0.0.1:9"),
+        internal=InternalSettings(token="secret"),
+        http=HttpSettings(port=0),
+        base_dir=TINY,
+    )
+    bus = await connect_nats(nats_url, name="test")
+    stage = Stage(
+        bus=bus,
+        blobs=LocalBlobs(tmp_path / "blobs"),
+        settings=settings,
+        seen=[],
+        news=asyncio.Condition(),
+    )
+    subjects = [subjects_of(RevisionExported), subjects_of(TrainingFailed)]
+    async with bus.watch(subjects=subjects) as messages:
+
+        async def listen() -> None:
+            async for message in messages:
+                async with stage.news:
+                    stage.seen.append(decode(message.data)[1])
+                    stage.news.notify_all()
+
+        listener = asyncio.create_task(listen())
+        yield stage
+        listener.cancel()
+        await asyncio.gather(listener, return_exceptions=True)
+    await bus.close()
+
+
+@pytest.fixture
+def missing_claim() -> Claim:
+    """A claim of nothing."""
+    return Claim(uri="waves/none/record", sha256="0" * 64, size_bytes=1)
