@@ -164,7 +164,7 @@ class WaveHandlers(Generic[Connection]):
             wait = min(wait * 2, LONGEST_WAIT_SECONDS)
 
     async def _while_job_runs(self, job_id: JobId, work: Coroutine[Any, Any, T]) -> T | None:
-        """Return what the work returns, or None as soon as its job has ended. Raises Unavailable on a drain."""
+        """Return what the work returns, or None once its job has ended. Raises Unavailable on a drain."""
         working = asyncio.ensure_future(work)
         pulse = asyncio.ensure_future(self._pulse(job_id))
         drain = asyncio.ensure_future(self._draining.wait())

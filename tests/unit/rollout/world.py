@@ -86,8 +86,8 @@ def tokens_of(text: str) -> tuple[int, ...]:
 class ScriptedEngine:
     """A sampler whose completions are a function of the prompt and the seed, with troubles to order.
 
-    ``troubles`` are raised one a call, before anything is sampled; ``answers_as`` changes the revision that it
-    says it answered with.
+    ``troubles`` are raised one a call, before anything is sampled; ``answers_as`` changes the revision that
+    it says it answered with.
     """
 
     answer: Callable[[str, int], str] = lambda prompt, seed: prompt.removeprefix("f ").removesuffix("=")

@@ -1,0 +1,141 @@
+"""One suite for every job store: memory and Postgres, each under its own ledger."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+from mint_common.errors import NotFound
+from mint_common.events import WaveRequested
+from mint_common.ids import JobId, TenantId
+from mint_common.runtime.clock import ManualClock, SystemClock
+from mint_common.runtime.ledger import Ledger
+from mint_common.runtime.ledger_memory import MemoryLedger
+from mint_common.runtime.ledger_postgres import PostgresLedger
+from mint_common.runtime.postgres import migrate, open_pool
+from mint_common.testing.factories import JOB, TENANT, make_claim
+from services.rollout.adapters.jobs_memory import MemoryJobs
+from services.rollout.adapters.jobs_postgres import PostgresJobs
+from services.rollout.core.job import Job, JobState, begin, open_job, wave_id_of
+from services.rollout.core.wave import Wave, fold
+from services.rollout.ports import JobStore
+from tests.unit.rollout.test_job import completed
+from tests.unit.rollout.world import published, submitted
+
+
+@dataclass
+class Store:
+    """A job store and the ledger whose transactions it takes part in."""
+
+    jobs: JobStore[Any]  # Any: the connection is the ledger's own
+    ledger: Ledger[Any]
+
+    async def save(self, cause: str, job: Job, *waves: Wave) -> None:
+        async with self.ledger.transaction(cause) as transaction:
+            await self.jobs.save(transaction.connection, job, waves)
+
+
+@pytest.fixture(params=["memory", pytest.param("postgres", marks=pytest.mark.integration)])
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
+    if request.param == "memory":
+        yield Store(MemoryJobs(), MemoryLedger(ManualClock()))
+        return
+    database: str = await asyncio.to_thread(request.getfixturevalue, "database")
+    pool = await open_pool(database, schema="rollout")
+    await migrate(pool, schema="rollout", package="services.rollout.adapters.migrations")
+    yield Store(PostgresJobs(pool), PostgresLedger(pool, SystemClock()))
+    await pool.close()
+
+
+def make_job(job_id: JobId = JOB, *, now: float = 100.0) -> Job:
+    return begin(open_job(submitted(job_id=job_id), now=now), make_claim("p"), now=now).job
+
+
+def make_wave(step: int = 1, *, job_id: JobId = JOB) -> Wave:
+    (event,) = begin(open_job(submitted(job_id=job_id), now=1.0), make_claim("p"), now=1.0).events
+    assert isinstance(event, WaveRequested)
+    event = replace(event, wave_id=wave_id_of(job_id, step), step=step)
+    wave = fold(None, event, now=1.0)
+    assert wave is not None
+    return wave
+
+
+async def test_what_is_saved_is_read_back_equal(store: Store) -> None:
+    waves = [make_wave(1), make_wave(2), make_wave(3)]
+    for event in (completed(1), published(1), completed(2)):
+        waves = [fold(wave, event, now=2.0) if wave.wave_id == event.wave_id else wave for wave in waves]
+    finished = replace(
+        make_job(),
+        state=JobState.FAILED,
+        reason="it broke",
+        revision=published(2).revision,
+        steps_done=2,
+        finished_at=7.0,
+    )
+    await store.save("c1", make_job())
+    await store.save("c2", finished, *reversed(waves))
+    assert await store.jobs.job(JOB) == finished
+    assert await store.jobs.waves_of(JOB) == waves
+    async with store.ledger.transaction("c3") as transaction:
+        assert await store.jobs.lock(transaction.connection, JOB) == finished
+        assert await store.jobs.wave(transaction.connection, waves[0].wave_id) == waves[0]
+        assert await store.jobs.wave(transaction.connection, wave_id_of(JOB, 9)) is None
+
+
+async def test_an_unknown_job_is_not_found(store: Store) -> None:
+    with pytest.raises(NotFound, match="job_none"):
+        await store.jobs.job(JobId("job_none"))
+    with pytest.raises(NotFound, match="job_none"):
+        async with store.ledger.transaction("c") as transaction:
+            await store.jobs.lock(transaction.connection, JobId("job_none"))
+    assert await store.ledger.outcome("c") is None
+    assert await store.jobs.waves_of(JobId("job_none")) == []
+    assert not await store.jobs.touch(JobId("job_none"), now=1.0)
+
+
+async def test_a_transaction_that_fails_leaves_nothing(store: Store) -> None:
+    async def fail() -> None:
+        async with store.ledger.transaction("c") as transaction:
+            await store.jobs.save(transaction.connection, make_job(), [make_wave()])
+            raise RuntimeError("the process dies here")
+
+    with pytest.raises(RuntimeError):
+        await fail()
+    assert await store.jobs.jobs_of(TENANT) == []
+    assert await store.jobs.waves_of(JOB) == []
+
+
+async def test_a_tenant_sees_its_own_jobs_newest_first(store: Store) -> None:
+    for number in (1, 3, 2):
+        await store.save(f"c{number}", make_job(JobId(f"job_{number}"), now=float(number)))
+    other = replace(make_job(JobId("job_other")), tenant_id=TenantId("ten_other"))
+    await store.save("other", other)
+    assert [job.job_id for job in await store.jobs.jobs_of(TENANT)] == ["job_3", "job_2", "job_1"]
+    assert await store.jobs.jobs_of(TenantId("ten_other")) == [other]
+    assert await store.jobs.jobs_of(TenantId("ten_none")) == []
+
+
+async def test_a_sign_of_life_never_goes_back_and_only_running_jobs_give_one(store: Store) -> None:
+    await store.save("c1", make_job(now=100.0))
+    assert await store.jobs.touch(JOB, now=150.0)
+    assert await store.jobs.touch(JOB, now=120.0)
+    assert (await store.jobs.job(JOB)).progress_at == 150.0
+    ended = replace(await store.jobs.job(JOB), state=JobState.SUCCEEDED, finished_at=160.0)
+    await store.save("c2", ended)
+    assert not await store.jobs.touch(JOB, now=200.0)
+    assert await store.jobs.job(JOB) == ended
+
+
+async def test_each_stalled_job_goes_to_one_claimer_until_it_is_silent_again(store: Store) -> None:
+    await store.save("quiet", make_job(JobId("job_quiet"), now=100.0))
+    await store.save("lively", make_job(JobId("job_lively"), now=190.0))
+    over = replace(make_job(JobId("job_over"), now=100.0), state=JobState.CANCELLED)
+    await store.save("over", over)
+    claims = await asyncio.gather(*(store.jobs.claim_stalled(before=180.0, now=200.0) for _ in range(4)))
+    (claimed,) = [job for claim in claims for job in claim]
+    assert (claimed.job_id, claimed.progress_at) == ("job_quiet", 200.0)
+    assert [job.job_id for job in await store.jobs.claim_stalled(before=195.0, now=215.0)] == ["job_lively"]
+    again = await store.jobs.claim_stalled(before=201.0, now=221.0)
+    assert [job.job_id for job in again] == ["job_quiet"]

@@ -1,0 +1,105 @@
+"""The rollout service in memory: its own parts over adapters that pass their contract suites."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from mint_common.blobs.memory import MemoryBlobs
+from mint_common.events import Event, JobSubmitted, WaveRequested
+from mint_common.ids import JobId
+from mint_common.runtime.clock import ManualClock
+from mint_common.runtime.ledger_memory import MemoryConnection, MemoryLedger
+from mint_common.testing.factories import JOB
+from services.rollout.adapters.jobs_memory import MemoryJobs
+from services.rollout.adapters.tasks.catalog import InstalledTasks
+from services.rollout.handlers.commits import Commits
+from services.rollout.handlers.jobs import JobHandlers
+from services.rollout.handlers.watchdog import Watchdog
+from services.rollout.handlers.waves import WaveHandlers, WaveLimits
+from tests.unit.rollout.world import Meter, Policies, ScriptedEngine
+
+T = TypeVar("T")
+
+STALL_SECONDS = 20.0
+
+
+class InlineExecutor(ThreadPoolExecutor):
+    """Runs at once what is meant for a thread, so that simulated time does not run ahead of it."""
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """Run a function and return its outcome."""
+        future: Future[T] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:  # noqa: BLE001  # whatever it is belongs to the future
+            future.set_exception(error)
+        return future
+
+
+@dataclass
+class Rig:
+    """All parts of one rollout service over memory."""
+
+    engine: ScriptedEngine = field(default_factory=ScriptedEngine)
+    policies: Policies = field(default_factory=Policies)
+    meter: Meter = field(default_factory=Meter)
+    clock: ManualClock = field(default_factory=lambda: ManualClock(1000.0))
+    blobs: MemoryBlobs = field(default_factory=MemoryBlobs)
+    tasks: InstalledTasks = field(default_factory=InstalledTasks.discover)
+
+    def __post_init__(self) -> None:
+        self.jobs = MemoryJobs()
+        self.ledger = MemoryLedger(self.clock)
+        self.of_jobs: JobHandlers[MemoryConnection] = JobHandlers(
+            jobs=self.jobs,
+            ledger=self.ledger,
+            blobs=self.blobs,
+            tasks=self.tasks,
+            policies=self.policies,
+            clock=self.clock,
+        )
+        self.of_waves: WaveHandlers[MemoryConnection] = WaveHandlers(
+            jobs=self.jobs,
+            ledger=self.ledger,
+            blobs=self.blobs,
+            tasks=self.tasks,
+            sampler=self.engine,
+            meter=self.meter,
+            clock=self.clock,
+            limits=WaveLimits(requests_in_flight=2, pulse_seconds=STALL_SECONDS / 4),
+        )
+        self.watchdog = Watchdog(
+            jobs=self.jobs,
+            ledger=self.ledger,
+            meter=self.meter,
+            clock=self.clock,
+            patience_seconds=STALL_SECONDS,
+        )
+        self.commits = Commits(jobs=self.jobs, ledger=self.ledger, clock=self.clock)
+
+    async def begin(self, event: JobSubmitted) -> WaveRequested:
+        """Submit a job and return its first wave."""
+        await self.of_jobs.on_job_submitted(event)
+        (wave,) = await self.led_to(event)
+        assert isinstance(wave, WaveRequested)
+        return wave
+
+    async def led_to(self, event: Event) -> Sequence[Event]:
+        """Return the events that an event led to."""
+        events = await self.ledger.outcome(event.id)
+        assert events is not None
+        return events
+
+    async def let_pass(self, work: Coroutine[object, object, T]) -> T:
+        """Run work to its end, letting time pass as fast as it can."""
+        task = asyncio.create_task(work)
+        while not task.done():
+            await self.clock.advance(0.5)
+        return await task
+
+    async def state_of(self, job_id: JobId = JOB) -> tuple[str, str]:
+        """Return a job's state and reason."""
+        job = await self.jobs.job(job_id)
+        return job.state.value, job.reason

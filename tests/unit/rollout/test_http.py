@@ -1,0 +1,123 @@
+"""The internal routes, over the real application edge."""
+
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from mint_common.runtime.edge import create_http
+from mint_common.testing.factories import JOB, TENANT
+from services.rollout.http.jobs import job_routes
+from services.rollout.http.tasks import task_routes
+from tests.unit.rollout.rig import Rig
+from tests.unit.rollout.world import published, submitted
+
+JOBS = f"/internal/tenants/{TENANT}/jobs"
+
+
+def make_http(rig: Rig) -> FastAPI:
+    http = create_http(title="rollout", service="rollout", internal_token=None, ready=lambda: True)
+    http.include_router(task_routes(rig.tasks))
+    http.include_router(job_routes(rig.jobs, cancel=rig.commits.cancel))
+    return http
+
+
+@pytest.fixture
+def rig() -> Rig:
+    return Rig()
+
+
+@pytest.fixture
+async def client(rig: Rig) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(app=make_http(rig))
+    async with httpx.AsyncClient(transport=transport, base_url="http://rollout") as client:
+        yield client
+
+
+async def test_a_task_shows_its_recipe(client: httpx.AsyncClient) -> None:
+    answer = (await client.get("/internal/tasks/mode:copy")).json()
+    assert answer["name"] == "mode:copy"
+    assert answer["defaults"] == {
+        "steps": 60,
+        "prompts_per_step": 8,
+        "group_size": 16,
+        "max_new_tokens": 8,
+        "temperature": 1.0,
+        "learning_rate": 2e-3,
+        "rank": 8,
+        "alpha": 16.0,
+    }
+
+
+async def test_tasks_are_listed(client: httpx.AsyncClient) -> None:
+    names = [task["name"] for task in (await client.get("/internal/tasks")).json()]
+    assert {"progression", "mode:sort", "reasoning-gym:gsm_symbolic"} <= set(names)
+
+
+async def test_an_unknown_task_is_404_naming_it(client: httpx.AsyncClient) -> None:
+    for path, method in (("", "GET"), ("/prompts", "POST"), ("/score", "POST")):
+        body = {"split": "train", "n": 1, "seed": 0} if path == "/prompts" else {"items": []}
+        answer = await client.request(method, f"/internal/tasks/mode:cpy{path}", json=body)
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"], error["name"]) == (404, "not_found", "mode:cpy")
+        assert "mode:copy" in error["near"]
+
+
+async def test_prompts_are_drawn_and_scored(client: httpx.AsyncClient) -> None:
+    body = {"split": "heldout", "n": 5, "seed": 3}
+    prompts = (await client.post("/internal/tasks/mode:rev/prompts", json=body)).json()["prompts"]
+    again = (await client.post("/internal/tasks/mode:rev/prompts", json=body)).json()["prompts"]
+    assert prompts == again
+    assert len(prompts) == 5
+    items = [{"entry": prompt["entry"], "text": prompt["reference"]} for prompt in prompts]
+    items.append({"entry": prompts[0]["entry"], "text": "wrong"})
+    rewards = (await client.post("/internal/tasks/mode:rev/score", json={"items": items})).json()["rewards"]
+    assert rewards == [1.0] * 5 + [0.0]
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"split": "test", "n": 1, "seed": 0}, "split"),
+        ({"split": "train", "n": 0, "seed": 0}, "n"),
+        ({"split": "train", "n": 1, "seed": 0, "size": 3}, "size"),
+    ],
+)
+async def test_bad_input_names_its_field(
+    client: httpx.AsyncClient, body: dict[str, object], field: str
+) -> None:
+    answer = await client.post("/internal/tasks/progression/prompts", json=body)
+    assert (answer.status_code, answer.json()["error"]["field"]) == (422, field)
+
+
+async def test_a_job_shows_its_steps(client: httpx.AsyncClient, rig: Rig) -> None:
+    wave = await rig.begin(submitted())
+    await rig.let_pass(rig.of_waves.on_wave_requested(wave))
+    await rig.of_jobs.on_revision_published(published(1))
+    job = (await client.get(f"{JOBS}/{JOB}")).json()
+    assert (job["state"], job["reason"], job["base"], job["spec"]["steps"]) == ("running", "", "tiny", 3)
+    first, second = job["steps"]
+    assert (first["step"], first["state"], first["reward_mean"]) == (1, "published", 1.0)
+    assert first["revision"]["digest"] == published(1).revision.digest
+    assert first["ratio_max_error"] == 0.0
+    assert (second["step"], second["state"], second["revision"]) == (2, "requested", None)
+    assert second["sampled"] == published(1).revision.digest
+    assert (await client.get(JOBS)).json() == [job]
+
+
+async def test_a_job_of_another_tenant_does_not_exist(client: httpx.AsyncClient, rig: Rig) -> None:
+    await rig.begin(submitted())
+    for method, path in (("GET", ""), ("POST", "/cancel")):
+        answer = await client.request(method, f"/internal/tenants/ten_other/jobs/{JOB}{path}")
+        assert (answer.status_code, answer.json()["error"]["name"]) == (404, JOB)
+    assert (await client.get("/internal/tenants/ten_other/jobs")).json() == []
+    assert await rig.state_of() == ("running", "")
+
+
+async def test_a_job_is_cancelled_once(client: httpx.AsyncClient, rig: Rig) -> None:
+    await rig.begin(submitted())
+    for _ in range(2):
+        answer = await client.post(f"{JOBS}/{JOB}/cancel")
+        assert (answer.status_code, answer.json()["state"]) == (200, "cancelled")
+    assert answer.json()["steps"][0]["state"] == "cancelled"

@@ -1,0 +1,162 @@
+"""A job outlives lost messages: the watchdog repeats what the job waits on."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+
+from mint_common.bus.memory import MemoryBus
+from mint_common.bus.port import Message
+from mint_common.events import Event, JobFinished, WaveCompleted, WaveRequested
+from mint_common.events.codec import decode
+from mint_common.runtime.clock import ManualClock
+from mint_common.runtime.dispatch import Dispatcher
+from mint_common.runtime.ledger_memory import MemoryLedger, MemoryRelay
+from mint_common.testing.factories import JOB
+from services.rollout.app import dispatch
+from tests.unit.rollout.rig import STALL_SECONDS, InlineExecutor, Rig
+from tests.unit.rollout.world import published, submitted
+
+STEPS = 4
+
+
+class LossyBus(MemoryBus):
+    """A bus that acknowledges and then forgets what a test tells it to."""
+
+    def __init__(self, clock: ManualClock, loses: Callable[[Message], bool]) -> None:
+        super().__init__(clock)
+        self.lost = 0
+        self._loses = loses
+
+    async def publish(self, message: Message) -> None:
+        if self._loses(message):
+            self.lost += 1
+            return
+        await super().publish(message)
+
+
+class Trainer:
+    """Trainer and registry in one: every completed wave becomes a published revision, once."""
+
+    def __init__(self, bus: LossyBus, clock: ManualClock) -> None:
+        self.ledger = MemoryLedger(clock)
+        self.relay = MemoryRelay(self.ledger, bus, clock)
+        self.dispatcher = Dispatcher(bus=bus, ledger=self.ledger, durable="trainer", clock=clock)
+        self.dispatcher.on(WaveCompleted, self.on_wave_completed)
+
+    async def on_wave_completed(self, event: WaveCompleted) -> Sequence[Event]:
+        async with self.ledger.transaction(event.id) as transaction:
+            await transaction.emit(published(event.step))
+        return ()
+
+
+@asynccontextmanager
+async def running(rig: Rig, bus: LossyBus) -> AsyncIterator[Trainer]:
+    asyncio.get_running_loop().set_default_executor(InlineExecutor(max_workers=1))
+    trainer = Trainer(bus, rig.clock)
+    relay = MemoryRelay(rig.ledger, bus, rig.clock)
+    control, work = dispatch(rig.of_jobs, rig.of_waves, bus, rig.clock, waves_in_hand=2)
+    parts = (relay, control, work, rig.watchdog, trainer.relay, trainer.dispatcher)
+    tasks = [asyncio.create_task(part.run()) for part in parts]
+    try:
+        yield trainer
+    finally:
+        await bus.close()
+        for task in tasks:
+            task.cancel()
+        with suppress(asyncio.CancelledError):
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def submit_until_taken(rig: Rig, bus: LossyBus) -> None:
+    """Submit as the gateway does, again and again until rollout has taken the job."""
+    event = submitted(steps=STEPS)
+    gateway = MemoryLedger(rig.clock)
+    async with gateway.transaction("req_1") as transaction:
+        await transaction.emit(event)
+    while await rig.ledger.outcome(event.id) is None:
+        await gateway.repeat("req_1")
+        await MemoryRelay(gateway, bus, rig.clock).publish_pending()
+        await rig.clock.advance(1)
+
+
+async def until_finished(rig: Rig, *, within_seconds: float) -> None:
+    deadline = rig.clock.now() + within_seconds
+    while (await rig.state_of())[0] == "running" and rig.clock.now() < deadline:
+        await rig.clock.advance(1)
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_a_job_finishes_on_a_bus_that_forgets_a_third_of_all_messages(seed: int) -> None:
+    rng = random.Random(seed)
+    rig = Rig()
+    bus = LossyBus(rig.clock, lambda message: rng.random() < 1 / 3)
+    async with running(rig, bus) as trainer:
+        await submit_until_taken(rig, bus)
+        await until_finished(rig, within_seconds=100 * STALL_SECONDS)
+    assert await rig.state_of() == ("succeeded", "")
+    emitted = [decode(row.message.data)[1] for row in rig.ledger.rows]
+    assert [event.step for event in emitted if isinstance(event, WaveRequested)] == [1, 2, 3, 4]
+    assert [event.step for event in emitted if isinstance(event, WaveCompleted)] == [1, 2, 3, 4]
+    assert len([event for event in emitted if isinstance(event, JobFinished)]) == 1
+    assert len(trainer.ledger.rows) == STEPS
+    assert len(rig.engine.requests) == 2 * STEPS
+    assert bus.lost
+
+
+@pytest.mark.parametrize("lost", ["wave.requested", "wave.completed", "revision.published"])
+async def test_one_lost_message_costs_one_stall(lost: str) -> None:
+    losses = [lost]
+
+    def loses(message: Message) -> bool:
+        return bool(losses) and f".{losses[0]}." in message.subject and losses.pop() != ""
+
+    rig = Rig()
+    bus = LossyBus(rig.clock, loses)
+    async with running(rig, bus):
+        await submit_until_taken(rig, bus)
+        await until_finished(rig, within_seconds=2 * STALL_SECONDS)
+    assert await rig.state_of() == ("succeeded", "")
+    assert rig.meter.counts["revived"] == 1
+
+
+async def test_a_job_that_moves_is_left_alone_and_a_repetition_does_not_chase_it() -> None:
+    rig = Rig()
+    bus = LossyBus(rig.clock, lambda message: False)
+    async with running(rig, bus):
+        await submit_until_taken(rig, bus)
+        await until_finished(rig, within_seconds=STALL_SECONDS)
+        messages = len(bus.messages)
+        await rig.ledger.repeat(submitted().id)
+        await rig.clock.advance(5)
+    assert await rig.state_of() == ("succeeded", "")
+    assert "revived" not in rig.meter.counts
+    assert messages == 1 + 3 * STEPS + 1
+    assert len(bus.messages) == messages + 1
+
+
+async def test_a_wave_in_hand_shows_signs_of_life_however_long_it_takes() -> None:
+    from mint_common.errors import Unavailable
+
+    rig = Rig()
+    rig.engine.troubles = [Unavailable(what="an engine", problem="it restarts")] * 60
+    bus = LossyBus(rig.clock, lambda message: False)
+    async with running(rig, bus):
+        await submit_until_taken(rig, bus)
+        await rig.clock.advance(5 * STALL_SECONDS)
+        assert "revived" not in rig.meter.counts
+        await until_finished(rig, within_seconds=100 * STALL_SECONDS)
+    assert await rig.state_of() == ("succeeded", "")
+
+
+async def test_a_finished_job_is_never_revived() -> None:
+    rig = Rig()
+    await rig.begin(submitted())
+    await rig.commits.cancel(JOB)
+    rows = len(rig.ledger.rows)
+    await rig.clock.advance(10 * STALL_SECONDS)
+    await rig.watchdog.check()
+    assert rig.meter.counts == {}
+    assert len(rig.ledger.rows) == rows
