@@ -78,7 +78,7 @@ def plan_services(
         planned += _base_pair(base, ports, cache_folder=cache_folder)
     loaders = tuple(f"loader-{base.name}" for base in bases)
     trainers = tuple(f"trainer-{base.name}" for base in bases)
-    rollout = Part(name="rollout", needs=("registry", *loaders))
+    rollout = Part(name="rollout", needs=("registry",))
     planned.append(ServicePart(part=rollout, service="rollout", env=_http("rollout", ports["rollout"])))
     gateway = Part(name="gateway", needs=("registry", "rollout", *trainers, *loaders))
     planned.append(ServicePart(part=gateway, service="gateway", env=_http("gateway", ports["gateway"])))

@@ -138,7 +138,7 @@ def _plot(report: Report, rewards: Sequence[float | None], file: Path) -> None:
     axes.plot(
         [0, 1, len(rewards)],
         [accuracy.base, accuracy.first, accuracy.last],
-        "o--",
+        "o",
         label=f"held-out accuracy, greedy, n = {accuracy.n}",
     )
     axes.set(xlabel="step", ylabel="mean reward", ylim=(0, 1.02), title=f"{report.task} on {report.base}")
