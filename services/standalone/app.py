@@ -167,7 +167,8 @@ async def _embedded(
 def _service_launch(folder: StateFolder, planned: ServicePart, port: int) -> Launch:
     return Launch(
         name=planned.part.name,
-        argv=(sys.executable, "-m", f"services.{planned.service}"),
+        # -P: nothing in the folder where it runs may shadow a module.
+        argv=(sys.executable, "-P", "-m", f"services.{planned.service}"),
         env=planned.env,
         ready_url=f"http://127.0.0.1:{port}/readyz",
         folder=folder.root,

@@ -1,0 +1,64 @@
+"""What is decided before the first process starts."""
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from services.standalone.adapters.launch import free_port
+from services.standalone.adapters.state_folder import StateFolder
+from services.standalone.app import Blueprint, _draw
+from services.standalone.core.plan import BaseAt
+from services.standalone.core.refusals import GatewayPortBusyError
+from services.standalone.settings import read_standalone_settings
+
+BASES = (BaseAt(name="tiny", folder="/b/tiny"),)
+ELSEWHERE = {
+    "MINT_POSTGRES_DSN": "postgresql://u:p@db/x",
+    "MINT_NATS_URL": "nats://bus:4222",
+    "MINT_BLOBS_URL": "s3://bucket/prefix",
+    "MINT_BLOBS_S3_ENDPOINT": "http://s3:9000",
+}
+
+
+async def draw(root: Path, environ: dict[str, str], *, port: int | None = None) -> Blueprint:
+    """Return the blueprint of a stack with one base."""
+    folder = StateFolder(root=root)
+    folder.create()
+    return await _draw(folder, BASES, port=port, settings=read_standalone_settings(environ))
+
+
+async def test_parts_that_run_elsewhere_are_not_started_here(tmp_path: Path) -> None:
+    blueprint = await draw(tmp_path, ELSEWHERE, port=free_port())
+    assert {"postgres", "nats"}.isdisjoint(blueprint.launches)
+    assert {part.name for part in blueprint.parts} == set(blueprint.launches)
+    for launch in blueprint.launches.values():
+        assert ELSEWHERE.items() <= launch.env.items()
+    assert not (tmp_path / "postgres").exists()
+
+
+async def test_the_embedded_parts_come_first_and_every_service_is_told_where_they_are(tmp_path: Path) -> None:
+    blueprint = await draw(tmp_path, {}, port=free_port())
+    assert {"postgres", "nats"} <= set(blueprint.launches)
+    registry = next(part for part in blueprint.parts if part.name == "registry")
+    assert set(registry.needs) == {"postgres", "nats"}
+    for name in ("registry", "trainer-tiny", "loader-tiny", "rollout", "gateway"):
+        env = blueprint.launches[name].env
+        assert f"127.0.0.1:{blueprint.ports['postgres']}" in env["MINT_POSTGRES_DSN"]
+        assert env["MINT_NATS_URL"].endswith(f"127.0.0.1:{blueprint.ports['nats']}")
+        assert env["MINT_BLOBS_URL"] == f"file://{tmp_path}/blobs"
+
+
+async def test_ports_and_bases_are_remembered_for_the_next_start(tmp_path: Path) -> None:
+    first = await draw(tmp_path, ELSEWHERE, port=free_port())
+    second = await draw(tmp_path, ELSEWHERE)
+    assert second.ports == first.ports
+    assert StateFolder(root=tmp_path).read_state().bases == ("tiny",)
+
+
+async def test_a_busy_gateway_port_is_refused_naming_who_has_it(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(GatewayPortBusyError, match=rf"Port {port} is taken by .*pid {os.getpid()}"):
+            await draw(tmp_path, ELSEWHERE, port=port)
