@@ -75,6 +75,7 @@ def _plain(name: str, value: object) -> object:
 
 
 def _clean(text: str, *, keep_end: bool = False) -> str:
+    text = text.encode(errors="replace").decode()  # half a surrogate pair has no UTF-8
     text = _API_KEY.sub("[hidden]", _URL_CREDENTIALS.sub("[hidden]@", text))
     if len(text) <= MAX_TEXT:
         return text

@@ -1,0 +1,63 @@
+"""A service as small as can be, run as a process by test_service.py."""
+
+import asyncio
+import logging
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from fastapi.responses import StreamingResponse
+
+from mint_common import telemetry
+from mint_common.client.http import InternalHttp
+from mint_common.runtime.edge import create_http
+from mint_common.runtime.service import run_process, run_service
+from mint_common.settings import HttpSettings, TelemetrySettings
+
+log = logging.getLogger("services.small")
+
+
+async def main(port: int, peer: str, how: str, folder: Path) -> None:
+    http = create_http(title="small", service="small", internal_token="secret", ready=lambda: True)
+    client = InternalHttp(peer, token="secret") if peer else None
+
+    @http.get("/internal/work")
+    async def work() -> dict[str, object]:
+        log.info("working")
+        return {"below": await client.get("/internal/work") if client else None}
+
+    @http.get("/slow")
+    async def slow() -> StreamingResponse:
+        async def parts() -> AsyncIterator[bytes]:
+            yield b"first\n"
+            await asyncio.sleep(1)
+            yield b"last\n"
+
+        return StreamingResponse(parts())
+
+    @http.get("/endless")
+    async def endless() -> StreamingResponse:
+        async def parts() -> AsyncIterator[bytes]:
+            while True:
+                yield b"x\n"
+                await asyncio.sleep(0.05)
+
+        return StreamingResponse(parts())
+
+    async def background() -> None:
+        try:
+            if how == "crash":
+                await asyncio.sleep(0.3)
+                raise RuntimeError("the background task crashed")
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.1)
+            (folder / "cleaned").write_text("yes")
+
+    await run_service(http, HttpSettings(port=port), [background], drain_seconds=2)
+
+
+if __name__ == "__main__":
+    port, otlp, peer, how, name, folder = sys.argv[1:]
+    telemetry.setup(TelemetrySettings(otlp_endpoint=otlp), service=name)
+    sys.exit(run_process(lambda: main(int(port), peer, how, Path(folder))))
