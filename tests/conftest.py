@@ -193,11 +193,23 @@ def database(postgres_dsn: str) -> Iterator[str]:
 
 
 async def _execute(dsn: str, statement: str) -> None:
-    connection = await asyncpg.connect(dsn)
+    connection = await _connect(dsn)
     try:
         await connection.execute(statement)
     finally:
         await connection.close()
+
+
+async def _connect(dsn: str) -> asyncpg.Connection:
+    """Connect as soon as the server that listens already takes connections."""
+    deadline = time.monotonic() + READY_SECONDS
+    while True:
+        try:
+            return await asyncpg.connect(dsn)
+        except asyncpg.CannotConnectNowError:
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(0.05)
 
 
 @pytest.fixture(scope="session")

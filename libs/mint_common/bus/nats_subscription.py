@@ -222,10 +222,14 @@ class NatsWatch:
 
 
 def read_message(raw: Msg) -> Message:
-    """Return what was published."""
-    headers = dict(raw.headers or {})
-    message_id = headers.pop(Header.MSG_ID.value, "")
-    return Message(id=message_id, subject=raw.subject, data=raw.data, headers=headers)
+    """Return what was published, without the headers that are between the adapter and the server."""
+    headers = raw.headers or {}
+    return Message(
+        id=headers.get(Header.MSG_ID.value, ""),
+        subject=raw.subject,
+        data=raw.data,
+        headers={name: value for name, value in headers.items() if not name.startswith("Nats-")},
+    )
 
 
 def _status(raw: Msg) -> str:

@@ -32,6 +32,8 @@ from mint_common.telemetry.tracing import extracted, span
 E = TypeVar("E", bound=Event)
 Handler = Callable[[E], Awaitable[Sequence[Event]]]
 
+RESUBSCRIBE_SECONDS = 1.0
+
 _log = logging.getLogger(__name__)
 _events = Counter("mint_dispatch_events_total", "Deliveries by type and outcome.", ["type", "outcome"])
 _seconds = Histogram("mint_dispatch_handler_seconds", "Time from delivery to answer.", ["type"])
@@ -55,6 +57,7 @@ class Dispatcher:
         ack_wait_seconds: float = 30.0,
         max_attempts: int = 20,
         concurrency: int = 1,
+        drain_seconds: float = 10.0,
     ) -> None:
         self._bus = bus
         self._ledger = ledger
@@ -63,6 +66,7 @@ class Dispatcher:
         self._ack_wait_seconds = ack_wait_seconds
         self._max_attempts = max_attempts
         self._concurrency = concurrency
+        self._drain_seconds = drain_seconds
         self._handlers: dict[tuple[str, str], Handler[Any]] = {}
         self._subjects: list[str] = []
 
@@ -74,20 +78,40 @@ class Dispatcher:
         self._subjects.append(subjects_of(event_type, base=base))
 
     async def run(self) -> None:
-        """Handle events until cancelled; then finish what is in hand. A second cancellation interrupts it."""
+        """Handle events until cancelled, through outages of the bus.
+
+        When cancelled, what is in hand may end within ``drain_seconds``; else it is given back to the bus.
+        """
         async with asyncio.TaskGroup() as workers:
             for _ in range(self._concurrency):
                 workers.create_task(self._work())
 
     async def _work(self) -> None:
-        async with self._bus.subscribe(
-            durable=self._durable, subjects=self._subjects, ack_wait_seconds=self._ack_wait_seconds
-        ) as deliveries:
-            async for delivery in deliveries:
-                await _to_the_end(self._handle(delivery))
+        while True:
+            try:
+                async with self._bus.subscribe(
+                    durable=self._durable, subjects=self._subjects, ack_wait_seconds=self._ack_wait_seconds
+                ) as deliveries:
+                    async for delivery in deliveries:
+                        await self._finish(self._handle(delivery))
+            except Unavailable as error:
+                _log.warning("no subscription", extra={"durable": self._durable, "problem": str(error)})
+                await self._clock.sleep(RESUBSCRIBE_SECONDS)
+
+    async def _finish(self, work: Coroutine[None, None, None]) -> None:
+        """Run some work; once cancelled, leave it a moment to end by itself."""
+        task = asyncio.create_task(work)
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await asyncio.wait([task], timeout=self._drain_seconds)
+            raise
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
     async def _handle(self, delivery: Delivery) -> None:
-        """Answer one delivery. Unanswered, because the bus is away, it comes again by itself."""
+        """Answer one delivery. What stays unanswered, because the bus is away, comes again by itself."""
         started = self._clock.monotonic()
         try:
             event_type, outcome = await self._answer(delivery)
@@ -96,6 +120,9 @@ class Dispatcher:
             _log.warning(
                 "delivery unanswered", extra={"message_id": delivery.message.id, "problem": str(error)}
             )
+        except asyncio.CancelledError:
+            await delivery.retry(delay_seconds=0)
+            raise
         _events.labels(event_type, outcome).inc()
         _seconds.labels(event_type).observe(self._clock.monotonic() - started)
 
@@ -174,13 +201,3 @@ class Dispatcher:
                 await delivery.extend()
             except Unavailable as error:
                 _log.warning("heartbeat lost", extra={"problem": str(error)})
-
-
-async def _to_the_end(work: Coroutine[None, None, None]) -> None:
-    """Run work to its end even if cancelled, then pass the cancellation on; a second one reaches the work."""
-    task = asyncio.create_task(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await task
-        raise

@@ -1,0 +1,265 @@
+"""What every bus adapter must do: run each of `BUS_CONTRACT` with a fresh, empty bus. Real time passes."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+from mint_common.bus.port import Bus, Delivery, Message
+from mint_common.errors import Unavailable
+
+PATIENCE_SECONDS = 10.0
+SHORT_ACK_WAIT_SECONDS = 0.6
+Check = Callable[[Bus], Awaitable[None]]
+
+_NUMBERS = itertools.count(1)
+
+
+def message(subject: str = "mint.test.a.t.b", data: bytes = b"{}", **headers: str) -> Message:
+    """Return a message with an id of its own."""
+    return Message(id=f"m{next(_NUMBERS)}", subject=subject, data=data, headers=headers)
+
+
+async def publish_all(bus: Bus, count: int, subject: str = "mint.test.a.t.b") -> list[str]:
+    """Publish some messages in order and return their ids."""
+    messages = [message(subject) for _ in range(count)]
+    for each in messages:
+        await bus.publish(each)
+    return [each.id for each in messages]
+
+
+async def take(deliveries: AsyncIterator[Delivery], count: int = 1) -> list[Delivery]:
+    """Return the next deliveries."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        return [await anext(deliveries) for _ in range(count)]
+
+
+async def take_and_ack(deliveries: AsyncIterator[Delivery], count: int = 1) -> list[str]:
+    """Ack the next deliveries and return their ids."""
+    ids = []
+    for _ in range(count):
+        (delivery,) = await take(deliveries)
+        await delivery.ack()
+        ids.append(delivery.message.id)
+    return ids
+
+
+async def is_silent(iterator: AsyncIterator[object], seconds: float) -> bool:
+    """Return whether nothing comes for a while."""
+    try:
+        async with asyncio.timeout(seconds):
+            await anext(iterator)
+    except TimeoutError:
+        return True
+    return False
+
+
+async def a_message_arrives_as_it_was_sent(bus: Bus) -> None:
+    sent = message("mint.test.a.tenant.base%2E5", bytes(range(256)), traceparent="00-a-b-01", other="x y")
+    async with bus.subscribe(durable="d", subjects=["mint.test.a.*.*"]) as deliveries:
+        await bus.publish(sent)
+        (delivery,) = await take(deliveries)
+        assert delivery.message == sent
+        assert delivery.attempt == 1
+        await delivery.ack()
+
+
+async def messages_wait_for_an_absent_subscriber(bus: Bus) -> None:
+    async with bus.subscribe(durable="d", subjects=["mint.test.>"]):
+        pass
+    ids = await publish_all(bus, 3)
+    async with bus.subscribe(durable="d", subjects=["mint.test.>"]) as deliveries:
+        assert await take_and_ack(deliveries, 3) == ids
+
+
+async def a_new_subscription_begins_with_the_oldest_message(bus: Bus) -> None:
+    ids = await publish_all(bus, 2)
+    async with bus.subscribe(durable="late", subjects=["mint.test.>"]) as deliveries:
+        assert await take_and_ack(deliveries, 2) == ids
+
+
+async def first_deliveries_follow_publish_order(bus: Bus) -> None:
+    async with bus.subscribe(durable="d", subjects=["mint.test.a.>", "mint.test.b.>"], batch=7) as deliveries:
+        ids = [(await publish_all(bus, 1, f"mint.test.{'ab'[n % 2]}.t.b"))[0] for n in range(20)]
+        assert await take_and_ack(deliveries, 20) == ids
+
+
+async def a_repeated_id_is_dropped(bus: Bus) -> None:
+    first = message()
+    for each in (first, first, message()):
+        await bus.publish(each)
+    async with bus.subscribe(durable="d", subjects=["mint.test.>"]) as deliveries:
+        assert (await take_and_ack(deliveries, 2))[0] == first.id
+        assert await is_silent(deliveries, 0.2)
+
+
+async def other_subjects_are_not_delivered(bus: Bus) -> None:
+    await publish_all(bus, 1, "mint.test.a.t.other")
+    await publish_all(bus, 1, "mint.test.ab.t.base")
+    wanted = await publish_all(bus, 1, "mint.test.a.t.base")
+    async with bus.subscribe(durable="d", subjects=["mint.test.a.*.base"]) as deliveries:
+        assert await take_and_ack(deliveries) == wanted
+        assert await is_silent(deliveries, 0.2)
+
+
+async def every_durable_sees_every_message(bus: Bus) -> None:
+    ids = await publish_all(bus, 2)
+    for durable in ("one", "two", "with.dot and space"):
+        async with bus.subscribe(durable=durable, subjects=["mint.test.>"]) as deliveries:
+            assert await take_and_ack(deliveries, 2) == ids
+
+
+async def subscribers_of_one_durable_share_its_messages(bus: Bus) -> None:
+    ids = await publish_all(bus, 4)
+    subjects = ["mint.test.>"]
+    async with (
+        bus.subscribe(durable="d", subjects=subjects) as one,
+        bus.subscribe(durable="d", subjects=subjects) as two,
+    ):
+        seen = [await take_and_ack(each) for each in (one, two, two, one)]
+        assert sorted(itertools.chain(*seen)) == sorted(ids)
+        assert await is_silent(one, 0.2)
+
+
+async def an_unanswered_delivery_comes_again(bus: Bus) -> None:
+    ids = await publish_all(bus, 1)
+    async with bus.subscribe(
+        durable="d", subjects=["mint.test.>"], ack_wait_seconds=SHORT_ACK_WAIT_SECONDS
+    ) as deliveries:
+        await take(deliveries)
+        (again,) = await take(deliveries)
+        assert (again.message.id, again.attempt) == (ids[0], 2)
+        await again.ack()
+        assert await is_silent(deliveries, 2 * SHORT_ACK_WAIT_SECONDS)
+
+
+async def an_unanswered_delivery_comes_to_the_next_subscriber(bus: Bus) -> None:
+    ids = await publish_all(bus, 2)
+    for _ in range(2):
+        async with bus.subscribe(
+            durable="d", subjects=["mint.test.>"], ack_wait_seconds=SHORT_ACK_WAIT_SECONDS
+        ) as deliveries:
+            found = await take(deliveries, 2)
+            assert sorted(each.message.id for each in found) == sorted(ids)
+
+
+async def a_retry_comes_after_its_delay_and_blocks_nobody(bus: Bus) -> None:
+    ids = await publish_all(bus, 2)
+    loop = asyncio.get_running_loop()
+    async with bus.subscribe(durable="d", subjects=["mint.test.>"]) as deliveries:
+        (first,) = await take(deliveries)
+        started = loop.time()
+        await first.retry(delay_seconds=0.5)
+        assert await take_and_ack(deliveries) == ids[1:]
+        (again,) = await take(deliveries)
+        assert loop.time() - started >= 0.45
+        assert (again.message.id, again.attempt) == (ids[0], 2)
+        await again.retry(delay_seconds=0)
+        (again,) = await take(deliveries)
+        assert again.attempt == 3
+        await again.ack()
+
+
+async def a_rejected_message_never_comes_again(bus: Bus) -> None:
+    await publish_all(bus, 1)
+    async with bus.subscribe(
+        durable="d", subjects=["mint.test.>"], ack_wait_seconds=SHORT_ACK_WAIT_SECONDS
+    ) as deliveries:
+        (delivery,) = await take(deliveries)
+        await delivery.reject()
+        assert await is_silent(deliveries, 2 * SHORT_ACK_WAIT_SECONDS)
+
+
+async def an_extended_delivery_stays_with_its_holder(bus: Bus) -> None:
+    await publish_all(bus, 1)
+    async with bus.subscribe(
+        durable="d", subjects=["mint.test.>"], ack_wait_seconds=SHORT_ACK_WAIT_SECONDS
+    ) as deliveries:
+        (delivery,) = await take(deliveries)
+        for _ in range(6):
+            assert await is_silent(deliveries, SHORT_ACK_WAIT_SECONDS / 3)
+            await delivery.extend()
+        await delivery.ack()
+        assert await is_silent(deliveries, 2 * SHORT_ACK_WAIT_SECONDS)
+
+
+async def a_reader_takes_no_more_than_its_batch(bus: Bus) -> None:
+    ids = await publish_all(bus, 3)
+    subjects = ["mint.test.>"]
+    async with (
+        bus.subscribe(durable="d", subjects=subjects) as busy,
+        bus.subscribe(durable="d", subjects=subjects) as idle,
+    ):
+        (held,) = await take(busy)
+        assert [held.message.id, *await take_and_ack(idle, 2)] == ids
+        await held.ack()
+
+
+async def a_reader_may_give_up_waiting_and_go_on(bus: Bus) -> None:
+    async with bus.subscribe(durable="d", subjects=["mint.test.>"]) as deliveries:
+        for _ in range(3):
+            assert await is_silent(deliveries, 0.05)
+        ids = await publish_all(bus, 3)
+        assert await take_and_ack(deliveries, 3) == ids
+
+
+async def what_was_not_read_is_given_back_on_leaving(bus: Bus) -> None:
+    ids = await publish_all(bus, 4)
+    async with bus.subscribe(durable="d", subjects=["mint.test.>"], batch=4) as deliveries:
+        assert await take_and_ack(deliveries) == ids[:1]
+    async with bus.subscribe(durable="d", subjects=["mint.test.>"]) as deliveries:
+        assert sorted(await take_and_ack(deliveries, 3)) == ids[1:]
+
+
+async def every_watcher_hears_each_message_once(bus: Bus) -> None:
+    await publish_all(bus, 1)
+    async with (
+        bus.watch(subjects=["mint.test.a.>", "mint.test.*.t.b"]) as one,
+        bus.watch(subjects=["mint.test.>"]) as two,
+    ):
+        first = message()
+        for each in (first, first, message("mint.other.a.t.b"), message()):
+            await bus.publish(each)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            for watcher in (one, two):
+                assert await anext(watcher) == first
+                assert (await anext(watcher)).id != first.id
+        assert await is_silent(one, 0.2)
+
+
+async def publishers_may_work_at_once(bus: Bus) -> None:
+    batches = await asyncio.gather(*(publish_all(bus, 10) for _ in range(5)))
+    async with bus.subscribe(durable="d", subjects=["mint.test.>"], batch=16) as deliveries:
+        assert sorted(await take_and_ack(deliveries, 50)) == sorted(itertools.chain(*batches))
+
+
+async def a_closed_bus_is_unavailable(bus: Bus) -> None:
+    await bus.close()
+    await bus.close()
+    try:
+        await bus.publish(message())
+    except Unavailable:
+        return
+    raise AssertionError("published on a closed bus")
+
+
+BUS_CONTRACT: Sequence[Check] = (
+    a_message_arrives_as_it_was_sent,
+    messages_wait_for_an_absent_subscriber,
+    a_new_subscription_begins_with_the_oldest_message,
+    first_deliveries_follow_publish_order,
+    a_repeated_id_is_dropped,
+    other_subjects_are_not_delivered,
+    every_durable_sees_every_message,
+    subscribers_of_one_durable_share_its_messages,
+    an_unanswered_delivery_comes_again,
+    an_unanswered_delivery_comes_to_the_next_subscriber,
+    a_retry_comes_after_its_delay_and_blocks_nobody,
+    a_rejected_message_never_comes_again,
+    an_extended_delivery_stays_with_its_holder,
+    a_reader_takes_no_more_than_its_batch,
+    a_reader_may_give_up_waiting_and_go_on,
+    what_was_not_read_is_given_back_on_leaving,
+    every_watcher_hears_each_message_once,
+    publishers_may_work_at_once,
+    a_closed_bus_is_unavailable,
+)
