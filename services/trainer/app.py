@@ -32,6 +32,8 @@ from services.trainer.settings import TrainerSettings
 _log = logging.getLogger(__name__)
 
 SCHEMA = "trainer"
+_ACK_WAIT_SECONDS = 10.0
+"""How long a wave of a killed trainer waits for the next one; a step that takes longer is kept alive."""
 _FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 0.2, 5.0
 
 
@@ -101,7 +103,13 @@ async def open_trainer(settings: TrainerSettings) -> AsyncIterator[Trainer]:
             ledger=ledger,
             blobs=blobs,
         )
-        dispatcher = Dispatcher(bus=bus, ledger=ledger, durable=f"trainer-{base}", clock=clock)
+        dispatcher = Dispatcher(
+            bus=bus,
+            ledger=ledger,
+            durable=f"trainer-{base}",
+            clock=clock,
+            ack_wait_seconds=_ACK_WAIT_SECONDS,
+        )
         dispatcher.on(WaveCompleted, handlers.on_wave_completed, base=base)
 
         registered = asyncio.Event()
