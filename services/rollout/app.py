@@ -95,7 +95,9 @@ def compose(settings: RolloutSettings, connections: Connections) -> Service:
             requests_in_flight=settings.waves.requests_in_flight, pulse_seconds=stall_seconds / 4
         ),
     )
-    control, work = dispatch(of_jobs, of_waves, connections.bus, clock, waves_in_hand=settings.waves.in_hand)
+    control, work = dispatch(
+        of_jobs, of_waves, connections.bus, clock, waves_in_hand=settings.waves.waves_in_hand
+    )
     relay = OutboxRelay(connections.pool, connections.bus, clock)
     watchdog = Watchdog(jobs=jobs, ledger=ledger, meter=meter, clock=clock, patience_seconds=stall_seconds)
     http = create_http(

@@ -77,7 +77,7 @@ class Sampler(Protocol):
         ...
 
     async def tokenize(self, base: BaseName, text: str) -> tuple[int, ...]:
-        """Return the token ids of a text."""
+        """Return the token ids of a text, with whatever the tokenizer puts before every text."""
         ...
 
     async def stop_token(self, base: BaseName) -> int:

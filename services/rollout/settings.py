@@ -17,7 +17,7 @@ from mint_common.settings import (
 class WaveSettings(Block):
     """How waves are worked on."""
 
-    in_hand: int = Field(8, ge=1, description="waves sampled at the same time")
+    waves_in_hand: int = Field(8, ge=1, description="waves sampled at the same time")
     requests_in_flight: int = Field(32, ge=1, description="prompts that wait for an engine at the same time")
     stall_seconds: float = Field(
         20.0, gt=0, description="silence of a job until its last events are repeated"

@@ -87,14 +87,24 @@ def sampled_group(sampled: Sampled, rewards: Sequence[float]) -> Group:
 
 
 def reference_group(
-    prompt: Prompt, *, prompt_tokens: tuple[int, ...], answer: tuple[int, ...], stop: int, reward: float
+    prompt: Prompt,
+    *,
+    prompt_tokens: tuple[int, ...],
+    answer: tuple[int, ...],
+    start: tuple[int, ...],
+    stop: int,
+    reward: float,
 ) -> Group:
-    """Return the group that holds only the reference answer and the stop token. Raises InvalidField."""
+    """Return the group that holds only the reference answer and the stop token. Raises InvalidField.
+
+    ``start`` is what the tokenizer puts before every text: the answer continues the prompt, so it loses that.
+    """
     if not prompt.reference:
         raise InvalidField(
             field="spec.algorithm", problem="sft needs a task whose prompts have reference answers"
         )
-    sample = Sample(tokens=(*answer, stop), logprobs=(), reward=reward, text=prompt.reference)
+    continued = answer[len(start) :] if start and answer[: len(start)] == start else answer
+    sample = Sample(tokens=(*continued, stop), logprobs=(), reward=reward, text=prompt.reference)
     return Group(prompt_tokens=prompt_tokens, samples=(sample,))
 
 

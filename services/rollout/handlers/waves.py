@@ -145,6 +145,7 @@ class WaveHandlers(Generic[Connection]):
             prompt,
             prompt_tokens=await self._patiently(lambda: self._sampler.tokenize(event.base, prompt.text)),
             answer=await self._patiently(lambda: self._sampler.tokenize(event.base, prompt.reference)),
+            start=await self._patiently(lambda: self._sampler.tokenize(event.base, "")),
             stop=await self._patiently(lambda: self._sampler.stop_token(event.base)),
             reward=await asyncio.to_thread(task.reward, prompt.entry, prompt.reference),
         )

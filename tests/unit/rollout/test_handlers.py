@@ -236,8 +236,11 @@ async def test_a_drain_gives_back_the_wave_in_hand() -> None:
     assert await rig.state_of() == ("running", "")
 
 
-async def test_sft_records_the_reference_answers_with_the_stop_token_and_no_logprobs() -> None:
-    rig = Rig()
+@pytest.mark.parametrize("start", [(), (1,)])
+async def test_sft_records_the_reference_answers_with_the_stop_token_and_no_logprobs(
+    start: tuple[int, ...],
+) -> None:
+    rig = Rig(engine=ScriptedEngine(start=start))
     wave = await rig.begin(submitted(algorithm="sft", task="mode:rev", group_size=1, prompts_per_step=4))
     await rig.let_pass(rig.of_waves.on_wave_requested(wave))
     (done,) = await rig.led_to(wave)
@@ -247,7 +250,7 @@ async def test_sft_records_the_reference_answers_with_the_stop_token_and_no_logp
     assert done.reward_mean == 1.0
     for group, prompt in zip(record.groups, prompts, strict=True):
         (sample,) = group.samples
-        assert group.prompt_tokens == tokens_of(prompt.text)
+        assert group.prompt_tokens == (*start, *tokens_of(prompt.text))
         assert (sample.tokens, sample.logprobs) == ((*tokens_of(prompt.reference), EOS), ())
     assert rig.engine.requests == []
 

@@ -94,6 +94,7 @@ class ScriptedEngine:
     troubles: list[MintError] = field(default_factory=list)
     answers_as: Callable[[Digest | None], Digest | None] = lambda digest: digest
     requests: list[SampleRequest] = field(default_factory=list)
+    start: tuple[int, ...] = ()
 
     async def sample(self, request: SampleRequest) -> Sampled:
         """Answer, or raise the next trouble."""
@@ -112,7 +113,7 @@ class ScriptedEngine:
 
     async def tokenize(self, base: BaseName, text: str) -> tuple[int, ...]:
         """Return the ids of a byte tokenizer."""
-        return tokens_of(text)
+        return (*self.start, *tokens_of(text))
 
     async def stop_token(self, base: BaseName) -> int:
         """Return the end token."""

@@ -1,0 +1,171 @@
+"""Rollout's neighbours for tests: loader and registry over HTTP, gateway, trainer and registry on the bus."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Self
+
+import msgspec
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.responses import StreamingResponse
+
+from mint_common.bus.nats import connect_nats
+from mint_common.catalog import PolicyRecord
+from mint_common.errors import Overloaded
+from mint_common.events import Event, JobFinished, JobSubmitted, WaveCompleted
+from mint_common.generation import Delta, EngineInfo, Finished, GenerationChunk, GenerationRequest, Started
+from mint_common.ids import EngineId
+from mint_common.runtime.clock import SystemClock
+from mint_common.runtime.dispatch import Dispatcher
+from mint_common.runtime.edge import create_http
+from mint_common.runtime.ledger_memory import MemoryLedger, MemoryRelay
+from mint_common.testing.factories import BASE, DIGEST, LORA, POLICY, TENANT
+from services.standalone.adapters.launch import free_port
+from tests.unit.rollout.world import EOS, published, tokens_of
+
+TOKEN = "internal"  # the tests' own secret
+
+
+class Neighbours:
+    """The loader and the registry on one port, in a thread.
+
+    It answers ``f abc=`` by the word, every second time; ``refusals`` requests are refused first, and while
+    ``held`` is set no completion ends.
+    """
+
+    def __init__(self) -> None:
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        self.requests: list[GenerationRequest] = []
+        self.refusals = 0
+        self.held = threading.Event()
+        self._server = uvicorn.Server(
+            uvicorn.Config(self._http(), host="127.0.0.1", port=port, log_level="warning")
+        )
+        self._thread = threading.Thread(target=self._server.run)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.should_exit = True
+        self._thread.join(10)
+
+    def _http(self) -> FastAPI:
+        http = create_http(title="neighbours", service="loader", internal_token=TOKEN, ready=lambda: True)
+
+        @http.get(f"/internal/tenants/{TENANT}/policies/{POLICY}")
+        async def policy() -> object:
+            record = PolicyRecord(
+                tenant_id=TENANT,
+                policy_id=POLICY,
+                name="copy",
+                base=BASE,
+                lora=LORA,
+                created_at=0.0,
+                latest=None,
+            )
+            return msgspec.to_builtins(record)
+
+        @http.get("/internal/engine")
+        async def engine() -> object:
+            info = EngineInfo(
+                engine_id=EngineId("scripted"),
+                epoch="1",
+                base=BASE,
+                base_digest=DIGEST,
+                max_context=64,
+                vocab_size=264,
+                eos_token_id=EOS,
+                slots=4,
+                host_capacity=8,
+            )
+            return msgspec.to_builtins(info)
+
+        @http.post("/internal/tokenize")
+        async def tokenize(request: Request) -> object:
+            return {"tokens": tokens_of((await request.json())["text"])}
+
+        @http.post("/internal/generate")
+        async def generate(request: Request) -> StreamingResponse:
+            asked = msgspec.json.decode(await request.body(), type=GenerationRequest)
+            self.requests.append(asked)
+            if self.refusals > 0:
+                self.refusals -= 1
+                raise Overloaded(what="the cold queue", depth=4, retry_after_seconds=1)
+            return StreamingResponse(self._lines(asked), media_type="application/x-ndjson")
+
+        return http
+
+    async def _lines(self, asked: GenerationRequest) -> AsyncIterator[bytes]:
+        while self.held.is_set():
+            await asyncio.sleep(0.02)
+        for chunk in _chunks(asked):
+            yield msgspec.json.encode(chunk) + b"\n"
+
+
+def _chunks(asked: GenerationRequest) -> list[GenerationChunk]:
+    text = asked.text or ""
+    chunks: list[GenerationChunk] = [
+        Started(
+            engine_id=EngineId("scripted"),
+            revision=asked.revision.digest if asked.revision else None,
+            prompt_tokens=tokens_of(text),
+        )
+    ]
+    for index in range(asked.sampling.n):
+        word = text.removeprefix("f ").removesuffix("=") if index % 2 else "no"
+        chunks += [
+            Delta(index=index, text=letter, tokens=tokens_of(letter), logprobs=(-0.25,)) for letter in word
+        ]
+        chunks.append(Delta(index=index, text="", tokens=(EOS,), logprobs=(-0.25,)))
+        chunks.append(Finished(index=index, reason="stop"))
+    return chunks
+
+
+class Trainer:
+    """Gateway, trainer and registry on the bus: submits jobs, publishes one revision for each wave."""
+
+    def __init__(self) -> None:
+        self.waves: list[WaveCompleted] = []
+        self.ends: list[JobFinished] = []
+        self.ledger = MemoryLedger()
+
+    async def submit(self, event: JobSubmitted) -> None:
+        """Submit a job."""
+        async with self.ledger.transaction(f"request for {event.job_id}") as transaction:
+            await transaction.emit(event)
+
+    async def on_wave_completed(self, event: WaveCompleted) -> Sequence[Event]:
+        """Train on a wave."""
+        async with self.ledger.transaction(event.id) as transaction:
+            await transaction.emit(published(event.step, job_id=event.job_id))
+        self.waves.append(event)
+        return ()
+
+    async def on_job_finished(self, event: JobFinished) -> Sequence[Event]:
+        """Note the end of a job."""
+        self.ends.append(event)
+        return ()
+
+    @asynccontextmanager
+    async def running(self, nats_url: str) -> AsyncIterator[None]:
+        """Work on the bus."""
+        clock = SystemClock()
+        bus = await connect_nats(nats_url, name="trainer")
+        relay = MemoryRelay(self.ledger, bus, clock)
+        dispatcher = Dispatcher(bus=bus, ledger=self.ledger, durable="trainer", clock=clock)
+        dispatcher.on(WaveCompleted, self.on_wave_completed)
+        dispatcher.on(JobFinished, self.on_job_finished)
+        tasks = [asyncio.create_task(relay.run()), asyncio.create_task(dispatcher.run())]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            with suppress(asyncio.CancelledError):
+                await asyncio.gather(*tasks, return_exceptions=True)
+            await bus.close()

@@ -1,0 +1,242 @@
+"""The rollout service as a process, on real Postgres and NATS."""
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from mint_common.blobs.localfs import LocalBlobs
+from mint_common.ids import JobId
+from mint_common.records import decode_record
+from mint_common.testing.factories import JOB, TENANT
+from services.standalone.adapters.launch import free_port
+from tests.integration.rollout.neighbours import TOKEN, Neighbours, Trainer
+from tests.unit.rollout.world import EOS, published, submitted, tokens_of
+
+pytestmark = pytest.mark.integration
+
+READY_SECONDS = 60.0
+ROOT = Path(__file__).parents[3]
+
+
+@dataclass
+class Rollout:
+    """A rollout process that a test may kill and start again."""
+
+    env: dict[str, str]
+    url: str
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start and wait until ready."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "services.rollout"],
+                env=self.env,
+                cwd=ROOT,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+            )
+        deadline = time.monotonic() + READY_SECONDS
+        while time.monotonic() < deadline and self.process.poll() is None:
+            try:
+                if httpx.get(f"{self.url}/readyz", trust_env=False).status_code == 200:
+                    return
+            except httpx.TransportError:
+                time.sleep(0.05)
+        raise RuntimeError(f"rollout did not start:\n{self.log.read_text()[-4000:]}")
+
+    def kill(self) -> None:
+        """Send SIGKILL and reap."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(10)
+
+    def stop(self) -> int:
+        """Send SIGTERM and return the exit code."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(20)
+
+
+@pytest.fixture
+def neighbours() -> Iterator[Neighbours]:
+    with Neighbours() as neighbours:
+        yield neighbours
+
+
+def make_rollout(folder: Path, *, nats_url: str, dsn: str, neighbours: Neighbours) -> Rollout:
+    port = free_port()
+    env = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("MINT_")},
+        "MINT_NATS_URL": nats_url,
+        "MINT_POSTGRES_DSN": dsn,
+        "MINT_BLOBS_URL": f"file://{folder / 'blobs'}",
+        "MINT_INTERNAL_TOKEN": TOKEN,
+        "MINT_PEERS_REGISTRY_URL": neighbours.url,
+        "MINT_PEERS_LOADER_URLS": neighbours.url,
+        "MINT_ROLLOUT_HTTP_PORT": str(port),
+        "MINT_ROLLOUT_STALL_SECONDS": "2",
+        "OMP_NUM_THREADS": "1",
+    }
+    return Rollout(env=env, url=f"http://127.0.0.1:{port}", log=folder / "rollout.log")
+
+
+@pytest.fixture
+def rollout(tmp_path: Path, nats_url: str, database: str, neighbours: Neighbours) -> Iterator[Rollout]:
+    rollout = make_rollout(tmp_path, nats_url=nats_url, dsn=database, neighbours=neighbours)
+    rollout.start()
+    yield rollout
+    if rollout.process is not None and rollout.process.poll() is None:
+        rollout.kill()
+
+
+@pytest.fixture
+async def client(rollout: Rollout) -> AsyncIterator[httpx.AsyncClient]:
+    headers = {"x-mint-internal-token": TOKEN}
+    async with httpx.AsyncClient(base_url=rollout.url, headers=headers, trust_env=False) as client:
+        yield client
+
+
+async def until(condition: Callable[[], bool], *, seconds: float = 40.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        await asyncio.sleep(0.02)
+
+
+async def show(client: httpx.AsyncClient, job_id: JobId = JOB) -> dict[str, object]:
+    answer = await client.get(f"/internal/tenants/{TENANT}/jobs/{job_id}")
+    assert answer.status_code == 200, answer.text
+    job: dict[str, object] = answer.json()
+    return job
+
+
+async def test_a_job_runs_from_its_submission_to_its_last_revision(
+    nats_url: str, rollout: Rollout, client: httpx.AsyncClient, neighbours: Neighbours, tmp_path: Path
+) -> None:
+    neighbours.refusals = 3
+    trainer = Trainer()
+    async with trainer.running(nats_url):
+        await trainer.submit(submitted(steps=5, prompts_per_step=4, group_size=4))
+        await until(lambda: len(trainer.ends) == 1)
+    job = await show(client)
+    assert (job["state"], job["reason"]) == ("succeeded", "")
+    steps = job["steps"]
+    assert isinstance(steps, list)
+    assert [step["step"] for step in steps] == [1, 2, 3, 4, 5]
+    assert [step["revision"]["digest"] for step in steps] == [
+        published(step).revision.digest for step in range(1, 6)
+    ]
+    assert {step["reward_mean"] for step in steps} == {0.5}
+    assert trainer.ends[0].outcome == "succeeded"
+    assert [wave.step for wave in trainer.waves] == [1, 2, 3, 4, 5]
+    last = decode_record(await LocalBlobs(tmp_path / "blobs").get(trainer.waves[-1].record))
+    assert last.revision == published(4).revision.digest
+    sample = last.groups[0].samples[1]
+    assert (sample.tokens, sample.reward) == ((*tokens_of(sample.text), EOS), 1.0)
+    metrics = (await client.get("/metrics")).text
+    assert 'mint_rollout_waves_total{algorithm="grpo"} 5.0' in metrics
+    assert 'mint_rollout_samples_total{algorithm="grpo"} 80.0' in metrics
+    assert rollout.stop() == 0
+
+
+async def test_an_sft_job_needs_no_samples(
+    nats_url: str, rollout: Rollout, client: httpx.AsyncClient, neighbours: Neighbours, tmp_path: Path
+) -> None:
+    trainer = Trainer()
+    async with trainer.running(nats_url):
+        await trainer.submit(submitted(algorithm="sft", task="mode:rev", steps=2, group_size=1))
+        await until(lambda: len(trainer.ends) == 1)
+    assert (await show(client))["state"] == "succeeded"
+    assert neighbours.requests == []
+    record = decode_record(await LocalBlobs(tmp_path / "blobs").get(trainer.waves[0].record))
+    assert all(sample.logprobs == () for group in record.groups for sample in group.samples)
+
+
+async def test_a_killed_process_goes_on_where_it_was(
+    nats_url: str, rollout: Rollout, client: httpx.AsyncClient, neighbours: Neighbours
+) -> None:
+    trainer = Trainer()
+    async with trainer.running(nats_url):
+        await trainer.submit(submitted(steps=4))
+        for kill in range(3):
+            neighbours.held.set()
+            seen = len(neighbours.requests)
+            await until(lambda: len(neighbours.requests) > seen)  # noqa: B023  # awaited within the loop
+            rollout.kill()
+            neighbours.held.clear()
+            await asyncio.to_thread(rollout.start)
+            assert kill < 3
+        await until(lambda: len(trainer.ends) == 1)
+    assert (await show(client))["state"] == "succeeded"
+    assert [wave.step for wave in trainer.waves] == [1, 2, 3, 4]
+
+
+async def test_many_jobs_share_the_service_and_a_stuck_one_delays_nobody(
+    nats_url: str, rollout: Rollout, client: httpx.AsyncClient
+) -> None:
+    trainer = Trainer()
+    jobs = [JobId(f"job_{number}") for number in range(6)]
+    async with trainer.running(nats_url):
+        for job_id in jobs:
+            await trainer.submit(submitted(job_id=job_id, steps=3))
+        await trainer.submit(submitted(job_id=JobId("job_unknown"), task="mode:nothing"))
+        await until(lambda: len(trainer.ends) == len(jobs) + 1)
+    for job_id in jobs:
+        assert (await show(client, job_id))["state"] == "succeeded"
+    failed = await show(client, JobId("job_unknown"))
+    assert (failed["state"], failed["steps"]) == ("failed", [])
+    assert "mode:nothing" in str(failed["reason"])
+
+
+async def test_a_job_is_cancelled_while_its_wave_is_sampled(
+    nats_url: str, rollout: Rollout, client: httpx.AsyncClient, neighbours: Neighbours
+) -> None:
+    neighbours.held.set()
+    trainer = Trainer()
+    async with trainer.running(nats_url):
+        await trainer.submit(submitted(steps=4))
+        await until(lambda: len(neighbours.requests) > 0)
+        answer = await client.post(f"/internal/tenants/{TENANT}/jobs/{JOB}/cancel")
+        assert answer.json()["state"] == "cancelled"
+        await until(lambda: len(trainer.ends) == 1)
+    assert trainer.ends[0].outcome == "cancelled"
+    assert trainer.waves == []
+    started = time.monotonic()
+    assert rollout.stop() == 0
+    assert time.monotonic() - started < 10
+    neighbours.held.clear()
+
+
+async def test_a_job_outlives_the_loss_of_all_nats_data(
+    tmp_path: Path, own_nats, database: str, neighbours: Neighbours
+) -> None:
+    rollout = make_rollout(tmp_path, nats_url=own_nats.address, dsn=database, neighbours=neighbours)
+    await asyncio.to_thread(rollout.start)
+    trainer = Trainer()
+    try:
+        async with trainer.running(own_nats.address):
+            await trainer.submit(submitted(steps=6))
+            await until(lambda: len(trainer.waves) >= 2)
+            own_nats.kill()
+            for store in Path(own_nats.launch.folder).rglob("jetstream"):
+                shutil.rmtree(store)
+            await asyncio.to_thread(own_nats.start)
+            await until(lambda: len(trainer.ends) >= 1, seconds=80)
+        assert sorted({wave.step for wave in trainer.waves}) == [1, 2, 3, 4, 5, 6]
+        assert len(trainer.waves) == 6
+        assert trainer.ends[0].outcome == "succeeded"
+    finally:
+        rollout.kill()
