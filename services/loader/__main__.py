@@ -1,11 +1,11 @@
 """`python -m services.loader`: run the loader with the settings of the environment."""
 
-import asyncio
 import os
 import sys
 
 from mint_common import telemetry
 from mint_common.errors import SettingInvalid
+from mint_common.runtime.service import run_process
 from mint_common.settings import read_settings
 from services.loader.app import run
 from services.loader.settings import LoaderSettings
@@ -19,8 +19,7 @@ def main() -> int:
         print(error, file=sys.stderr)  # noqa: T201  # logging is not set up yet
         return 2
     telemetry.setup(settings.telemetry, service="loader")
-    asyncio.run(run(settings))
-    return 0
+    return run_process(lambda: run(settings))
 
 
 # The engine process is spawned: it imports this file again.

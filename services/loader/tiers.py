@@ -20,6 +20,7 @@ from mint_common.generation import AdapterStatus
 from mint_common.ids import Digest, TenantId
 from mint_common.runtime.clock import Clock
 from mint_common.telemetry import tracing
+from mint_common.waiting import wait_for_event
 from services.loader import metrics
 from services.loader.core.cold_queue import ColdQueue, Priority
 from services.loader.core.requests import check_revision
@@ -241,10 +242,7 @@ class Tiers:
             if room.hopeless or not is_urgent or left <= 0:
                 raise self._overloaded("host memory of the engine")
             self._freed.clear()
-            try:
-                await asyncio.wait_for(self._freed.wait(), timeout=left)
-            except TimeoutError:
-                continue
+            await wait_for_event(self._freed, clock=self._clock, seconds=left)
         victims = [self._drop(digest, want.cause) for digest in room.victims]
         self._residency = self._residency.reserve(staged.digest, staged.size_bytes)
         return victims

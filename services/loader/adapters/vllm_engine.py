@@ -26,6 +26,7 @@ from mint_common.ids import Digest
 from services.loader.ports import LoadedAdapter
 
 PLUGIN = "mint_engine_fixes"
+_STOP_SECONDS = 2.0  # then it is killed: it has nothing to save, and Python's own exit takes it seconds
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM accepts as max_lora_rank
 _REASONS: Mapping[str, Literal["stop", "length", "abort"]] = {
     "stop": "stop",
@@ -181,7 +182,7 @@ class VllmEngine:
     def close(self) -> None:
         """Stop the engine process; blocks for seconds."""
         self._tokenizing.shutdown()
-        self._llm.shutdown()
+        self._llm.shutdown(timeout=_STOP_SECONDS)
         self._llm = None  # its __del__ shuts down again, and must not run at interpreter exit
 
 

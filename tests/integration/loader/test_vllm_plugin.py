@@ -1,0 +1,74 @@
+"""The repairs inside vLLM are still needed, and do what they say."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from services.loader.adapters.vllm_plugin import (
+    REPAIRS,
+    Repair,
+    ignore_rows_without_adapter,
+    is_needed,
+    vllm_version,
+)
+
+pytestmark = pytest.mark.engine
+
+torch = pytest.importorskip("torch")
+
+
+def _operations_as_shipped() -> ModuleType:
+    """Load vLLM's CPU LoRA operations once more, beside the module that the plugin may have repaired."""
+    package = importlib.util.find_spec("vllm")
+    assert package is not None
+    assert package.origin is not None
+    path = Path(package.origin).parent / "lora" / "ops" / "torch_ops" / "lora_ops.py"
+    spec = importlib.util.spec_from_file_location("lora_ops_as_shipped", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _delta(operations: ModuleType, indices: list[int]) -> "torch.Tensor":
+    """Return what two rows get from two adapters' slots."""
+    generator = torch.Generator().manual_seed(0)
+    lora_a = torch.randn(2, 1, 3, 4, generator=generator)
+    lora_b = torch.randn(2, 1, 5, 3, generator=generator)
+    inputs = torch.randn(2, 4, generator=generator)
+    hidden = torch.empty(2, 3)
+    output = torch.zeros(2, 5)
+    index = torch.tensor(indices)
+    operations.bgmv_shrink(inputs, lora_a, hidden, index, 1.0)
+    operations.bgmv_expand(hidden, lora_b, output, index, True)
+    return output
+
+
+def test_rows_without_an_adapter_are_still_wrong_as_shipped() -> None:
+    """When this fails, vLLM is fixed and `ignore_rows_without_adapter` may go."""
+    delta = _delta(_operations_as_shipped(), [0, -1])
+    last_slot = _delta(_operations_as_shipped(), [0, 1])
+    assert torch.equal(delta, last_slot), "the bare row gets the last slot's adapter"
+
+
+def test_repaired_rows_without_an_adapter_get_nothing() -> None:
+    import vllm.lora.ops.torch_ops.lora_ops as operations
+
+    ignore_rows_without_adapter()
+    ignore_rows_without_adapter()
+    delta = _delta(operations, [0, -1])
+    assert torch.equal(delta[0], _delta(_operations_as_shipped(), [0, 1])[0])
+    assert torch.equal(delta[1], torch.zeros(5))
+
+
+@pytest.mark.parametrize("repair", REPAIRS, ids=lambda repair: repair.name)
+def test_repairs_apply_only_where_they_are_needed(repair: Repair) -> None:
+    major, minor = repair.fixed_in
+    assert is_needed(repair, platform=repair.platform, vllm_version=(major, minor - 1))
+    assert not is_needed(repair, platform=repair.platform, vllm_version=repair.fixed_in)
+    assert not is_needed(repair, platform="other", vllm_version=(major, minor - 1))
+    assert repair.upstream.startswith("https://github.com/vllm-project/vllm/")
+    assert is_needed(repair, platform="cpu", vllm_version=vllm_version())

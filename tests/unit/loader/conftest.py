@@ -1,0 +1,138 @@
+"""Tiers over an engine in memory: what is tested is the loader's own order of things, not vLLM."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from mint_common.adapters_format import BaseFacts, store_adapter
+from mint_common.blobs.memory import MemoryBlobs
+from mint_common.claims import Claim, RevisionRef
+from mint_common.errors import AdapterInvalid
+from mint_common.events.event import Event
+from mint_common.ids import Digest, EngineId
+from mint_common.runtime.clock import ManualClock
+from mint_common.testing.adapters import make_adapter, make_base_facts
+from services.loader.adapters.staging import DiskCache
+from services.loader.core.residency import Capacity
+from services.loader.ports import LoadedAdapter
+from services.loader.residency_log import EngineIdentity, ResidencyLog
+from services.loader.tiers import TierLimits, Tiers
+
+
+class MemoryEngine:
+    """The loading half of an engine; every load waits for ``gate``."""
+
+    def __init__(self, capacity: int) -> None:
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.loads: list[Digest] = []
+        self.loaded: dict[int, Digest] = {}
+        self.refused: set[Digest] = set()
+        self._capacity = capacity
+
+    async def load(self, adapter: LoadedAdapter) -> None:
+        """Load, or refuse what the test says."""
+        self.loads.append(adapter.digest)
+        await self.gate.wait()
+        if adapter.digest in self.refused:
+            raise AdapterInvalid(reason="engine_refused", problem="the test says so")
+        assert adapter.number not in self.loaded
+        assert adapter.digest not in self.loaded.values()
+        assert adapter.folder.is_dir(), "the engine may read it again at any time"
+        self.loaded[adapter.number] = adapter.digest
+        assert len(self.loaded) <= self._capacity
+
+    async def unload(self, adapter: LoadedAdapter) -> None:
+        """Unload."""
+        await asyncio.sleep(0)
+        del self.loaded[adapter.number]
+
+
+@dataclass
+class Announced:
+    """Announcements, kept."""
+
+    events: list[Event] = field(default_factory=list)
+
+    def announce(self, event: Event, *, cause: str) -> None:
+        """Keep an event."""
+        self.events.append(event)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Tiers, running, and what they stand on."""
+
+    tiers: Tiers
+    engine: MemoryEngine
+    announced: Announced
+    blobs: MemoryBlobs
+    facts: BaseFacts
+    cache: DiskCache
+    clock: ManualClock
+
+    async def revision(self, seed: int, *, facts: BaseFacts | None = None) -> RevisionRef:
+        """Store an adapter and return its revision."""
+        files = make_adapter(facts or self.facts, seed=seed)
+        manifest: Claim = await store_adapter(self.blobs, files, export_id=f"e{seed}")
+        return RevisionRef(digest=files.digest, number=1 + seed, manifest=manifest)
+
+    def kinds(self) -> list[str]:
+        """Return the types of what was announced."""
+        return [event.type for event in self.announced.events]
+
+
+@pytest.fixture
+async def make_bench(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Bench]]]:
+    """Return a maker of running tiers."""
+    async with AsyncExitStack() as stack:
+
+        async def make(
+            *,
+            slots: int = 2,
+            host: int = 3,
+            depth: int = 4,
+            workers: int = 1,
+            room_wait: float = 5.0,
+            disk_bytes: int = 1 << 20,
+        ) -> Bench:
+            facts, clock, blobs = make_base_facts(), ManualClock(start=100.0), MemoryBlobs()
+            cache = DiskCache(blobs, facts, root=tmp_path / "cache", capacity_bytes=disk_bytes, clock=clock)
+            cache.open()
+            engine, announced = MemoryEngine(host), Announced()
+            identity = EngineIdentity(engine_id=EngineId("e"), epoch="epoch_1", base=facts.name)
+            tiers = Tiers(
+                engine=engine,
+                staging=cache,
+                log=ResidencyLog(identity, announced),
+                limits=TierLimits(
+                    capacity=Capacity(slots=slots, host=host, host_bytes=1 << 20),
+                    queue_depth=depth,
+                    load_workers=workers,
+                    room_wait_seconds=room_wait,
+                ),
+                clock=clock,
+            )
+            running = asyncio.create_task(tiers.run())
+
+            async def stop() -> None:
+                running.cancel()
+                with suppress(asyncio.CancelledError):
+                    await running
+
+            stack.push_async_callback(stop)
+            return Bench(
+                tiers=tiers,
+                engine=engine,
+                announced=announced,
+                blobs=blobs,
+                facts=facts,
+                cache=cache,
+                clock=clock,
+            )
+
+        yield make

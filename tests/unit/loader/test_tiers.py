@@ -1,0 +1,279 @@
+"""Tiers over time: who loads, who waits, who is displaced, who is told."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from mint_common.claims import RevisionRef
+from mint_common.errors import (
+    AdapterInvalid,
+    BlobCorrupt,
+    BlobMissing,
+    MintError,
+    NotFound,
+    Overloaded,
+    PreconditionFailed,
+)
+from mint_common.events import AdapterFailed, AdapterLoaded
+from mint_common.ids import Digest, TenantId
+from mint_common.testing.adapters import make_base_facts
+from services.loader.core.cold_queue import Priority
+
+Make = Callable[..., Awaitable[Any]]  # Any: Bench of conftest.py, which cannot be imported
+TENANT = TenantId("t")
+
+
+async def use(bench: Any, revision: RevisionRef, until: asyncio.Event | None = None) -> Digest:
+    async with bench.tiers.hold(revision, tenant_id=TENANT, cause="req") as adapter:
+        if until is not None:
+            await until.wait()
+        return adapter.digest
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+async def test_fifty_misses_share_one_load(make_bench: Make) -> None:
+    bench = await make_bench()
+    revision = await bench.revision(0)
+    answers = await asyncio.gather(*(use(bench, revision) for _ in range(50)))
+    assert set(answers) == {revision.digest}
+    assert bench.engine.loads == [revision.digest]
+    assert bench.kinds() == ["adapter.loaded"]
+    status = bench.tiers.status(revision.digest)
+    assert (status.tier, status.readiness, status.in_flight) == ("slot", "ready", 0)
+
+
+async def test_more_adapters_than_host_capacity_all_get_their_turn(make_bench: Make) -> None:
+    bench = await make_bench(host=2, depth=16, workers=2)
+    revisions = [await bench.revision(seed) for seed in range(8)]
+    answers = await asyncio.gather(*(use(bench, revision) for revision in revisions * 2))
+    assert answers == [revision.digest for revision in revisions * 2]
+    assert len(bench.engine.loaded) == 2
+    assert bench.kinds().count("adapter.evicted") == bench.kinds().count("adapter.loaded") - 2
+    sequences = [event.sequence for event in bench.announced.events]
+    assert sequences == list(range(1, len(sequences) + 1))
+
+
+async def test_eviction_is_invisible_to_the_next_request(make_bench: Make) -> None:
+    bench = await make_bench(host=1, slots=1)
+    first, second = await bench.revision(0), await bench.revision(1)
+    for revision in (first, second, first):
+        assert await use(bench, revision) == revision.digest
+    assert bench.engine.loads == [first.digest, second.digest, first.digest]
+    assert list(bench.engine.loaded) == [3], "each load has a number of its own"
+
+
+async def test_a_full_queue_refuses_and_the_waiting_still_load(make_bench: Make) -> None:
+    bench = await make_bench(depth=2)
+    revisions = [await bench.revision(seed) for seed in range(4)]
+    bench.engine.gate.clear()
+    running = [asyncio.create_task(use(bench, revision)) for revision in revisions[:1]]
+    await until(lambda: len(bench.engine.loads) == 1)
+    running += [asyncio.create_task(use(bench, revision)) for revision in revisions[1:3]]
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded) as refused:
+        await use(bench, revisions[3])
+    assert refused.value.retry_after_seconds >= 1
+    bench.engine.gate.set()
+    assert await asyncio.gather(*running) == [revision.digest for revision in revisions[:3]]
+
+
+async def test_a_request_takes_the_place_of_a_waiting_prewarm(make_bench: Make) -> None:
+    bench = await make_bench(depth=1)
+    revisions = [await bench.revision(seed) for seed in range(3)]
+    bench.engine.gate.clear()
+    first = asyncio.create_task(use(bench, revisions[0]))
+    await until(lambda: len(bench.engine.loads) == 1)
+    prewarm = asyncio.create_task(bench.tiers.prewarm(revisions[1], tenant_id=TENANT, cause="evt"))
+    await asyncio.sleep(0)
+    request = asyncio.create_task(use(bench, revisions[2]))
+    with pytest.raises(Overloaded):
+        await prewarm
+    bench.engine.gate.set()
+    assert await asyncio.gather(first, request) == [revisions[0].digest, revisions[2].digest]
+
+
+async def test_a_waiter_that_goes_away_leaves_nothing_behind(make_bench: Make) -> None:
+    bench = await make_bench()
+    first, second = await bench.revision(0), await bench.revision(1)
+    bench.engine.gate.clear()
+    loading = asyncio.create_task(use(bench, first))
+    await until(lambda: len(bench.engine.loads) == 1)
+    waiting = asyncio.create_task(use(bench, second))
+    await asyncio.sleep(0)
+    for task in (loading, waiting):
+        task.cancel()
+    await asyncio.gather(loading, waiting, return_exceptions=True)
+    bench.engine.gate.set()
+    await until(lambda: bench.tiers.status(first.digest).readiness == "ready")
+    assert bench.tiers.status(first.digest).in_flight == 0
+    assert bench.engine.loads == [first.digest], "nobody wanted the second any more"
+
+
+async def test_a_waiter_cancelled_as_its_load_ends_does_not_hold_for_ever(make_bench: Make) -> None:
+    bench = await make_bench()
+    revision = await bench.revision(0)
+    bench.engine.gate.clear()
+    task = asyncio.create_task(use(bench, revision))
+    await until(lambda: len(bench.engine.loads) == 1)
+    bench.engine.gate.set()
+    while bench.tiers.status(revision.digest).readiness != "ready":
+        await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert bench.tiers.status(revision.digest).in_flight == 0
+
+
+async def test_what_is_in_use_stays_and_the_next_request_waits_for_it(make_bench: Make) -> None:
+    bench = await make_bench(host=1, slots=1)
+    first, second = await bench.revision(0), await bench.revision(1)
+    done = asyncio.Event()
+    using = asyncio.create_task(use(bench, first, done))
+    await until(lambda: bench.tiers.status(first.digest).in_flight == 1)
+    waiting = asyncio.create_task(use(bench, second))
+    await until(lambda: bench.cache.holds(second.digest))
+    with pytest.raises(PreconditionFailed):
+        await bench.tiers.evict(first.digest, cause="admin")
+    done.set()
+    assert await asyncio.gather(using, waiting) == [first.digest, second.digest]
+
+
+async def test_a_request_does_not_wait_for_room_for_ever(make_bench: Make) -> None:
+    bench = await make_bench(host=1, slots=1, room_wait=5.0)
+    first, second = await bench.revision(0), await bench.revision(1)
+    done = asyncio.Event()
+    using = asyncio.create_task(use(bench, first, done))
+    await until(lambda: bench.tiers.status(first.digest).in_flight == 1)
+    waiting = asyncio.create_task(use(bench, second))
+    await until(lambda: bench.cache.holds(second.digest))
+    await bench.clock.advance(6.0)
+    with pytest.raises(Overloaded):
+        await waiting
+    done.set()
+    assert await using == first.digest
+
+
+async def test_a_prewarm_never_displaces_what_is_in_use_and_does_not_wait(make_bench: Make) -> None:
+    bench = await make_bench(host=1, slots=1)
+    first, second = await bench.revision(0), await bench.revision(1)
+    async with bench.tiers.hold(first, tenant_id=TENANT, cause="req"):
+        with pytest.raises(Overloaded):
+            await bench.tiers.prewarm(second, tenant_id=TENANT, cause="evt")
+    assert bench.kinds() == ["adapter.loaded"], "it may fit later, so nothing has failed"
+
+
+async def test_a_pin_outlasts_every_load(make_bench: Make) -> None:
+    bench = await make_bench(host=2)
+    revisions = [await bench.revision(seed) for seed in range(4)]
+    await use(bench, revisions[0])
+    bench.tiers.pin(revisions[0].digest, pinned=True)
+    for revision in revisions[1:]:
+        await use(bench, revision)
+    assert bench.tiers.status(revisions[0].digest).pinned
+    with pytest.raises(PreconditionFailed, match="pinned"):
+        await bench.tiers.evict(revisions[0].digest, cause="admin")
+    bench.tiers.pin(revisions[0].digest, pinned=False)
+    assert (await bench.tiers.evict(revisions[0].digest, cause="admin")).tier == "stored"
+
+
+async def test_nothing_but_a_resident_can_be_pinned_or_evicted(make_bench: Make) -> None:
+    bench = await make_bench()
+    revision = await bench.revision(0)
+    with pytest.raises(NotFound):
+        bench.tiers.pin(revision.digest, pinned=True)
+    with pytest.raises(NotFound):
+        await bench.tiers.evict(revision.digest, cause="admin")
+
+
+async def _foreign(bench: Any) -> RevisionRef:
+    return await bench.revision(1, facts=make_base_facts(name="other"))
+
+
+async def _missing(bench: Any) -> RevisionRef:
+    revision = await bench.revision(1)
+    key = revision.manifest.uri.replace("mint_manifest.json", "adapter_model.safetensors")
+    await bench.blobs.delete(key)
+    return revision
+
+
+async def _corrupt(bench: Any) -> RevisionRef:
+    revision = await bench.revision(1)
+    key = revision.manifest.uri.replace("mint_manifest.json", "adapter_model.safetensors")
+    data = bytearray(bench.blobs._blobs[key])
+    data[-1] ^= 1
+    await bench.blobs.put(key, bytes(data))
+    return revision
+
+
+async def _mislabelled(bench: Any) -> RevisionRef:
+    return replace(await bench.revision(1), digest=(await bench.revision(2)).digest)
+
+
+async def _refused_by_engine(bench: Any) -> RevisionRef:
+    revision = await bench.revision(1)
+    bench.engine.refused.add(revision.digest)
+    return revision
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "reaches_engine"),
+    [
+        (_foreign, AdapterInvalid, False),
+        (_missing, BlobMissing, False),
+        (_corrupt, BlobCorrupt, False),
+        (_mislabelled, AdapterInvalid, False),
+        (_refused_by_engine, AdapterInvalid, True),
+    ],
+)
+async def test_a_bad_adapter_fails_its_waiters_and_nobody_else(
+    make_bench: Make,
+    spoil: Callable[[Any], Awaitable[RevisionRef]],
+    error: type[MintError],
+    reaches_engine: bool,
+) -> None:
+    bench = await make_bench()
+    good, bad = await bench.revision(0), await spoil(bench)
+    results = await asyncio.gather(use(bench, bad), use(bench, good), use(bench, bad), return_exceptions=True)
+    assert [type(result) for result in (results[0], results[2])] == [error, error]
+    assert results[1] == good.digest
+    assert (bad.digest in bench.engine.loads) == reaches_engine
+    failed = [event for event in bench.announced.events if isinstance(event, AdapterFailed)]
+    assert [(event.digest, event.code) for event in failed] == [(bad.digest, error.code)]
+    assert list(bench.engine.loaded.values()) == [good.digest]
+
+
+async def test_files_that_rot_on_disk_are_fetched_again(make_bench: Make) -> None:
+    bench = await make_bench()
+    revision = await bench.revision(0)
+    await use(bench, revision)
+    await bench.tiers.evict(revision.digest, cause="admin")
+    (stored,) = bench.cache.stored()
+    (stored.folder / "adapter_model.safetensors").write_bytes(b"rotten")
+    assert await use(bench, revision) == revision.digest
+
+
+async def test_the_disk_cache_is_bounded_but_keeps_what_is_resident(make_bench: Make) -> None:
+    bench = await make_bench(host=2, disk_bytes=1)
+    revisions = [await bench.revision(seed) for seed in range(4)]
+    for revision in revisions:
+        await use(bench, revision)
+    await until(lambda: len(bench.cache.stored()) == 2)
+    assert {entry.digest for entry in bench.cache.stored()} == set(bench.engine.loaded.values())
+
+
+async def test_loads_are_announced_for_whom_they_ran(make_bench: Make) -> None:
+    bench = await make_bench()
+    revision = await bench.revision(0)
+    await bench.tiers.prewarm(revision, tenant_id=TENANT, cause="evt", priority=Priority.PREFETCH)
+    await bench.tiers.prewarm(revision, tenant_id=TENANT, cause="again")
+    (event,) = bench.announced.events
+    assert isinstance(event, AdapterLoaded)
+    assert (event.tenant_id, event.base, event.epoch, event.sequence) == (TENANT, "pebble", "epoch_1", 1)
+    assert event.size_bytes == bench.tiers.status(revision.digest).size_bytes > 0
