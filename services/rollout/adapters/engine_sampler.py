@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from mint_common.client.engine import EngineDirectory
 from mint_common.errors import Unavailable
-from mint_common.generation import Delta, GenerationRequest, Sampling, Started
+from mint_common.generation import Delta, Finished, GenerationRequest, Sampling, Started
 from mint_common.ids import BaseName
 from services.rollout.core.sampling import Completion, Sampled, SampleRequest
 
@@ -38,6 +38,8 @@ class EngineSampler:
                     draft.text += chunk.text
                     draft.tokens += chunk.tokens
                     draft.logprobs += chunk.logprobs
+                elif isinstance(chunk, Finished) and chunk.reason == "abort":
+                    raise Unavailable(what="an engine", problem=f"it aborted completion {chunk.index}")
         if started is None:
             raise Unavailable(what="an engine", problem="its stream did not say which revision answers")
         return Sampled(

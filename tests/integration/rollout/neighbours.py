@@ -31,8 +31,8 @@ TOKEN = "internal"  # the tests' own secret
 class Neighbours:
     """The loader and the registry on one port, in a thread.
 
-    It answers ``f abc=`` by the word, every second time; ``refusals`` requests are refused first, and while
-    ``held`` is set no completion ends.
+    It answers ``f abc=`` by the word, every second time. The next ``refusals`` requests are refused, the next
+    ``aborts`` are cut off, and while ``held`` is set no completion ends.
     """
 
     def __init__(self) -> None:
@@ -40,6 +40,7 @@ class Neighbours:
         self.url = f"http://127.0.0.1:{port}"
         self.requests: list[GenerationRequest] = []
         self.refusals = 0
+        self.aborts = 0
         self.held = threading.Event()
         self._server = uvicorn.Server(
             uvicorn.Config(self._http(), host="127.0.0.1", port=port, log_level="warning")
@@ -103,7 +104,15 @@ class Neighbours:
     async def _lines(self, asked: GenerationRequest) -> AsyncIterator[bytes]:
         while self.held.is_set():
             await asyncio.sleep(0.02)
-        for chunk in _chunks(asked):
+        if self.aborts > 0:
+            self.aborts -= 1
+            chunks = [
+                *_chunks(asked)[:2],
+                *(Finished(index=i, reason="abort") for i in range(asked.sampling.n)),
+            ]
+        else:
+            chunks = _chunks(asked)
+        for chunk in chunks:
             yield msgspec.json.encode(chunk) + b"\n"
 
 

@@ -127,6 +127,7 @@ async def test_a_job_runs_from_its_submission_to_its_last_revision(
     nats_url: str, rollout: Rollout, client: httpx.AsyncClient, neighbours: Neighbours, tmp_path: Path
 ) -> None:
     neighbours.refusals = 3
+    neighbours.aborts = 2
     trainer = Trainer()
     async with trainer.running(nats_url):
         await trainer.submit(submitted(steps=5, prompts_per_step=4, group_size=4))
