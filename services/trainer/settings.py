@@ -33,5 +33,5 @@ class TrainerSettings(BaseModel):
         8, ge=1, description="policies kept in memory with their optimizer (16 bytes per LoRA parameter each)"
     )
     microbatch_tokens: int = Field(
-        2048, ge=1, description="padded tokens of one forward and backward; bounds the memory of a step"
+        512, ge=1, description="padded tokens of one forward and backward; bounds the memory of a step"
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
+from transformers.utils.logging import disable_progress_bar
 
 from mint_common.adapters_format import read_base_facts
 from mint_common.adapters_format.base_facts import BaseFacts
@@ -70,5 +71,6 @@ class ResidentBase:
 def load_base(folder: Path) -> ResidentBase:
     """Load a base folder (Hugging Face files and `mint_base.json`)."""
     facts = read_base_facts(folder)
+    disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     return ResidentBase(model, facts)
