@@ -33,7 +33,7 @@ def test_one_trace_from_submit_to_load(stack_folder: Path, receiver: OtlpReceive
     finally:
         stack.stop()
 
-    spans = [span for span in receiver.spans() if span.trace_id == trace_id]
+    spans = [span for span in receiver.spans if span.trace_id == trace_id]
     assert {span.service for span in spans} >= SERVICES
     assert any("load" in span.name for span in spans if span.service == "loader")
 
