@@ -4,11 +4,13 @@ BASE ?= smollm2
 BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
+BENCH := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m benches
+
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow check fmt bench docs clean
+.PHONY: help install demo test test-slow check fmt bench bench-loader bench-check docs clean
 
 help: ## Show the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .venv/.installed: pyproject.toml deploy/overrides.txt deploy/install.sh
 	@deploy/install.sh $(EXTRAS)
@@ -38,8 +40,14 @@ fmt: .venv/.installed ## Format, and fix what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: .venv/.installed ## Run the benchmarks: JSON and plots in out/bench
-	$(BIN)/python -m benches
+bench: .venv/.installed ## Run every benchmark: JSON and plots in out/bench
+	$(BENCH)
+
+bench-loader: .venv/.installed ## Run the loader's benchmarks
+	$(BENCH) loader
+
+bench-check: .venv/.installed ## Compare what was measured last with the baselines
+	$(BENCH) --check
 
 docs: .venv/.installed ## Regenerate the generated documents
 	$(BIN)/python tools/make_events_doc.py

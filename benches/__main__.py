@@ -1,0 +1,64 @@
+"""`python -m benches [NAME...]` runs all benches or some; `--check` compares with the baselines.
+
+Each bench runs in a process of its own: an engine, a heap and an import are never shared.
+"""
+
+import argparse
+import importlib
+import subprocess
+import sys
+
+from benches.baselines import check_reports, record_baselines
+from benches.machine import ROOT
+from benches.report import print_report, write_report
+
+LOADER = (
+    "packed",
+    "loader_inloop",
+    "loader_cold",
+    "loader_warm",
+    "loader_sweep",
+    "loader_gateway",
+    "eviction",
+)
+BENCHES = (*LOADER, "fleet")
+
+
+def main(arguments: list[str]) -> int:
+    """Run what was asked for; the number of benches that broke is the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m benches", description=__doc__)
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"all, or some of: loader {' '.join(BENCHES)}"
+    )
+    parser.add_argument("--check", action="store_true", help="compare out/bench with the baselines")
+    parser.add_argument("--record", action="store_true", help="make out/bench the baselines")
+    options = parser.parse_args(arguments)
+    if options.record:
+        return record_baselines()
+    if options.check:
+        return check_reports()
+    names = _expand(options.names)
+    unknown = [name for name in names if name not in BENCHES]
+    if unknown:
+        parser.error(f"unknown bench {unknown[0]!r}; there are: loader {' '.join(BENCHES)}")
+    if len(names) == 1:
+        return _run(names[0])
+    ended = [subprocess.run([sys.executable, "-m", "benches", name], cwd=ROOT, check=False) for name in names]
+    return sum(done.returncode != 0 for done in ended)
+
+
+def _expand(names: list[str]) -> list[str]:
+    chosen = names or list(BENCHES)
+    return [one for name in chosen for one in (LOADER if name == "loader" else (name,))]
+
+
+def _run(name: str) -> int:
+    report = importlib.import_module(f"benches.{name}").run()
+    path = write_report(report)
+    print_report(report)
+    print(path.relative_to(ROOT))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

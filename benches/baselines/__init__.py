@@ -1,0 +1,88 @@
+"""The numbers that stand: one JSON per bench, ``{row: {"value": v, "tolerance": t}}``.
+
+``tolerance`` is how much worse, as a share of the baseline, a row may become before the check fails.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypedDict, cast
+
+from benches.report import OUT
+
+FOLDER = Path(__file__).resolve().parent
+_TOLERANCE = 0.3
+
+
+class Baseline(TypedDict):
+    """One row's number, and how much worse it may become."""
+
+    value: float
+    tolerance: float
+
+
+class MeasuredRow(TypedDict):
+    """What the check reads of a report's row."""
+
+    name: str
+    value: float
+    better: str
+
+
+def check_reports(*, folder: Path = FOLDER, out: Path = OUT) -> int:
+    """Print every row that is worse than its baseline allows; return how many there are.
+
+    Only benches that were run are looked at; a row that a bench no longer has counts as worse.
+    """
+    problems = [
+        problem
+        for path in sorted(folder.glob("*.json"))
+        if (out / path.name).exists()
+        for problem in find_regressions(_read_baselines(path), _read_rows(out / path.name))
+    ]
+    for problem in problems:
+        print(problem)
+    if not problems:
+        print("no row is worse than its baseline allows")
+    return len(problems)
+
+
+def find_regressions(baselines: dict[str, Baseline], rows: list[MeasuredRow]) -> Iterator[str]:
+    """Yield one line per row that has become worse than allowed."""
+    measured = {row["name"]: row for row in rows}
+    for name, baseline in baselines.items():
+        row = measured.get(name)
+        if row is None:
+            yield f"{name}: the bench has no such row any more"
+            continue
+        slack = abs(baseline["value"]) * baseline["tolerance"]
+        higher = row["better"] == "higher"
+        worst = baseline["value"] - slack if higher else baseline["value"] + slack
+        if (row["value"] < worst) if higher else (row["value"] > worst):
+            bound = "at least" if higher else "at most"
+            yield f"{name}: {row['value']:g}, was {baseline['value']:g}; {bound} {worst:g} is allowed"
+
+
+def record_baselines(*, folder: Path = FOLDER, out: Path = OUT) -> int:
+    """Make the measured rows the baselines; a row keeps the tolerance that it has."""
+    for report in sorted(out.glob("*.json")):
+        path = folder / report.name
+        known = _read_baselines(path) if path.exists() else {}
+        rows = {
+            row["name"]: Baseline(
+                value=row["value"],
+                tolerance=known[row["name"]]["tolerance"] if row["name"] in known else _TOLERANCE,
+            )
+            for row in _read_rows(report)
+        }
+        path.write_text(json.dumps(rows, indent=2) + "\n")
+        print(path.name)
+    return 0
+
+
+def _read_baselines(path: Path) -> dict[str, Baseline]:
+    return cast("dict[str, Baseline]", json.loads(path.read_text()))
+
+
+def _read_rows(path: Path) -> list[MeasuredRow]:
+    return cast("list[MeasuredRow]", json.loads(path.read_text())["rows"])

@@ -1,0 +1,131 @@
+"""What a bench says: rows with their goal and their limit, as JSON, a plot and a table."""
+
+import json
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from benches.machine import ROOT, describe_commit, describe_machine
+
+OUT = ROOT / "out" / "bench"
+
+Better = Literal["higher", "lower"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One measured number. ``min``, ``median`` and ``max`` are of its ``n`` samples.
+
+    ``limit`` is what the value could be at best, where that is known; ``how`` says how both came about.
+    """
+
+    name: str
+    value: float
+    unit: str
+    goal: float
+    better: Better
+    n: int
+    min: float
+    median: float
+    max: float
+    limit: float | None
+    how: str
+
+    @property
+    def meets_goal(self) -> bool:
+        """Return whether the value is as good as the goal."""
+        return self.value >= self.goal if self.better == "higher" else self.value <= self.goal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """A bench's rows, and how to draw what they were computed from onto a matplotlib Figure."""
+
+    bench: str
+    rows: Sequence[Row]
+    draw: Callable[[Any], None]  # Any: matplotlib is untyped
+
+
+def make_row(
+    name: str,
+    samples: Sequence[float],
+    *,
+    unit: str,
+    goal: float,
+    better: Better,
+    how: str,
+    limit: float | None = None,
+    value: float | None = None,
+) -> Row:
+    """Return the row of some samples; its value is their median unless one is given."""
+    median = statistics.median(samples)
+    return Row(
+        name=name,
+        value=round(median if value is None else value, 6),
+        unit=unit,
+        goal=goal,
+        better=better,
+        n=len(samples),
+        min=round(min(samples), 6),
+        median=round(median, 6),
+        max=round(max(samples), 6),
+        limit=None if limit is None else round(limit, 6),
+        how=how,
+    )
+
+
+def percentile(samples: Sequence[float], share: float) -> float:
+    """Return the smallest sample that at least this share of the samples does not exceed."""
+    ranked = sorted(samples)
+    return ranked[max(0, min(len(ranked) - 1, round(share * len(ranked) + 0.5) - 1))]
+
+
+def write_report(report: Report, *, out: Path = OUT) -> Path:
+    """Write the JSON and the plot; return the JSON's path."""
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / f"{report.bench}.json"
+    document = {
+        "bench": report.bench,
+        "machine": describe_machine(),
+        "commit": describe_commit(),
+        "rows": [asdict(row) for row in report.rows],
+    }
+    path.write_text(json.dumps(document, indent=2) + "\n")
+    _write_plot(report, path.with_suffix(".png"))
+    return path
+
+
+def print_report(report: Report) -> None:
+    """Print the rows as a table."""
+    table = Table(title=report.bench, title_justify="left")
+    for heading in ("row", "value", "goal", "limit", "n", "min / median / max"):
+        table.add_column(heading)
+    for row in report.rows:
+        sign = ">=" if row.better == "higher" else "<="
+        mark = "[green]ok[/]" if row.meets_goal else "[red]missed[/]"
+        limit = "" if row.limit is None else f"{row.limit:.4g}"
+        spread = f"{row.min:.4g} / {row.median:.4g} / {row.max:.4g}"
+        table.add_row(
+            row.name,
+            f"{row.value:.4g} {row.unit}",
+            f"{sign} {row.goal:g} {mark}",
+            limit,
+            str(row.n),
+            spread,
+        )
+    Console().print(table)
+
+
+def _write_plot(report: Report, path: Path) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    report.draw(figure)
+    figure.savefig(path, dpi=120)
