@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
     names = _expand(options.names)
     unknown = [name for name in names if name not in BENCHES]
     if unknown:
-        parser.error(f"unknown bench {unknown[0]!r}; there are: loader {' '.join(BENCHES)}")
+        parser.error(f"unknown bench {unknown[0]!r}; there are: {known}")
     if len(names) == 1:
         return _run(names[0])
     ended = [subprocess.run([sys.executable, "-m", "benches", name], cwd=ROOT, check=False) for name in names]
