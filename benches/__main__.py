@@ -22,6 +22,7 @@ LOADER = (
     "eviction",
 )
 BENCHES = (*LOADER, "fleet")
+KNOWN = f"loader {' '.join(BENCHES)}"
 
 
 def main(arguments: list[str]) -> int:
@@ -40,7 +41,7 @@ def main(arguments: list[str]) -> int:
     names = _expand(options.names)
     unknown = [name for name in names if name not in BENCHES]
     if unknown:
-        parser.error(f"unknown bench {unknown[0]!r}; there are: {known}")
+        parser.error(f"unknown bench {unknown[0]!r}; there are: {KNOWN}")
     if len(names) == 1:
         return _run(names[0])
     ended = [subprocess.run([sys.executable, "-m", "benches", name], cwd=ROOT, check=False) for name in names]
