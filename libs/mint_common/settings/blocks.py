@@ -1,0 +1,101 @@
+"""The blocks of settings that mean the same in every service."""
+
+from collections.abc import Mapping
+from typing import Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+
+class Block(BaseModel):
+    """A group of settings. A field with ``repr=False`` is a secret: no error or log shows its value."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class NatsSettings(Block):
+    """Where the bus is."""
+
+    url: str = Field(min_length=1, repr=False, description="address of NATS with JetStream")
+
+
+class PostgresSettings(Block):
+    """Where the database is."""
+
+    dsn: str = Field(
+        min_length=1, repr=False, description="Postgres connection string; each service owns a schema"
+    )
+
+
+class BlobSettings(Block):
+    """Where blobs are: a local folder, or a bucket of an S3 compatible store."""
+
+    url: str = Field(description="file:///absolute/path or s3://bucket/prefix")
+    s3_endpoint: str = Field("", description="address of an S3 compatible server; empty: AWS")
+    s3_access_key: str = Field("", description="access key; empty: the usual AWS credential chain")
+    s3_secret_key: str = Field("", repr=False, description="secret key of the access key")
+    s3_region: str = Field("us-east-1", description="region of the bucket")
+
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, url: str) -> str:
+        parts = urlsplit(url)
+        local = parts.scheme == "file" and not parts.netloc and len(parts.path) > 1
+        remote = parts.scheme == "s3" and bool(parts.netloc)
+        if not (local or remote):
+            raise ValueError("must be file:///absolute/path or s3://bucket/prefix")
+        return url
+
+    @model_validator(mode="after")
+    def _check_s3(self) -> "BlobSettings":
+        if self.url.startswith("file:") and (self.s3_endpoint or self.s3_access_key or self.s3_secret_key):
+            raise ValueError("S3 settings take no effect on a file:// store")
+        if bool(self.s3_access_key) != bool(self.s3_secret_key):
+            raise ValueError("an access key and a secret key go together")
+        return self
+
+
+class HttpSettings(Block):
+    """Where a service listens."""
+
+    host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
+    port: int = Field(ge=0, le=65535, description="port to listen on; 0 takes a free one")
+
+
+class TelemetrySettings(Block):
+    """What a service tells about itself."""
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="least level that is logged"
+    )
+    otlp_endpoint: str = Field(
+        "", pattern=r"^(https?://.+)?$", description="OTLP/HTTP collector; empty: none"
+    )
+
+
+class PeerSettings(Block):
+    """Where the other services are."""
+
+    registry_url: str = Field(pattern=r"^https?://.+", description="address of the registry")
+    rollout_url: str = Field("", pattern=r"^(https?://.+)?$", description="address of the rollout service")
+    trainer_urls: tuple[str, ...] = Field((), description="addresses of the trainers")
+    loader_urls: tuple[str, ...] = Field((), description="addresses of the loaders")
+
+
+class InternalSettings(Block):
+    """What services prove to each other."""
+
+    token: str = Field(
+        min_length=1, repr=False, description="secret that all services share for internal HTTP"
+    )
+
+
+SHARED: Mapping[str, type[Block]] = {
+    "nats": NatsSettings,
+    "postgres": PostgresSettings,
+    "blobs": BlobSettings,
+    "telemetry": TelemetrySettings,
+    "peers": PeerSettings,
+    "internal": InternalSettings,
+}
+"""Field name -> block of the settings that mean the same in every service."""
