@@ -123,7 +123,10 @@ class EngineInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterStatus:
-    """Where one adapter is on an engine. ``last_used_at`` is seconds since the epoch, 0 when never used."""
+    """Where one adapter is on an engine. ``last_used_at`` is seconds since the epoch, 0 when never used.
+
+    ``queue_position`` is 0 for the next load of the cold queue, None when no load of it waits.
+    """
 
     digest: Digest
     tier: Literal["stored", "host", "slot"]
@@ -133,3 +136,17 @@ class AdapterStatus:
     in_flight: int
     last_used_at: float
     load_seconds: float
+    queue_position: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineLoad:
+    """How busy an engine is now: requests that generate, loads that wait and run, what is taken of its room."""
+
+    requests: int
+    loads_waiting: int
+    loads_running: int
+    in_slots: int
+    in_host: int
+    host_bytes: int
+    host_bytes_capacity: int

@@ -10,7 +10,7 @@ from fastapi import Depends, FastAPI
 
 from mint_common import telemetry
 from mint_common.bus.nats import connect_nats
-from mint_common.client.engine import EngineDirectory
+from mint_common.client.directory import EngineDirectory
 from mint_common.client.http import InternalHttp
 from mint_common.client.registry import RegistryClient
 from mint_common.runtime.clock import SystemClock
@@ -78,4 +78,8 @@ async def run(settings: GatewaySettings) -> None:
             clock=clock,
             keys=KeyMemory(ttl_seconds=settings.key_memory_seconds, capacity=KEYS),
         )
-        await run_service(http, settings.http, [OutboxRelay(pool, bus, clock).run])
+
+        async def follow_engines() -> None:
+            await engines.follow(bus)
+
+        await run_service(http, settings.http, [OutboxRelay(pool, bus, clock).run, follow_engines])

@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Query, Request, Response
 from starlette.types import Receive, Scope, Send
 
 from mint_common.claims import RevisionRef
@@ -61,9 +61,14 @@ def add_routes(http: FastAPI, *, serving: Serving, tiers: Tiers, info: EngineInf
         return msgspec.to_builtins(info)
 
     @http.get("/internal/adapters")
-    async def list_adapters() -> object:
-        """Return every adapter on the engine, in the queue or on the local disk."""
-        return msgspec.to_builtins(tiers.statuses())
+    async def list_adapters(limit: Annotated[int | None, Query(ge=1)] = None) -> object:
+        """Return every adapter on the engine, in the queue or on the local disk, the nearest first."""
+        return msgspec.to_builtins(tiers.statuses(limit=limit))
+
+    @http.get("/internal/load")
+    async def load() -> object:
+        """Return how busy the engine is."""
+        return msgspec.to_builtins(tiers.load(requests=serving.open_requests))
 
     @http.post("/internal/adapters/{digest}/pin")
     async def pin(digest: str) -> object:

@@ -36,6 +36,7 @@ class Serving:
         self._limits = limits
         self._engine_id = engine_id
         self._requests = itertools.count(1)
+        self.open_requests = 0
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Sequence[GenerationChunk], None]:
         """Yield Started, then what each engine step brought; a failure after that as a Failed chunk.
@@ -44,6 +45,7 @@ class Serving:
         Closing the iterator aborts the request.
         """
         outcome = "aborted"
+        self.open_requests += 1
         try:
             async with aclosing(self._generate(request)) as steps:
                 async for step in steps:
@@ -53,6 +55,7 @@ class Serving:
             outcome = error.code
             raise
         finally:
+            self.open_requests -= 1
             metrics.REQUESTS.labels(outcome=outcome).inc()
 
     async def tokenize(

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from mint_common.claims import RevisionRef
 from mint_common.errors import MintError, Overloaded, Unavailable
-from mint_common.generation import AdapterStatus
+from mint_common.generation import AdapterStatus, EngineLoad
 from mint_common.ids import Digest, TenantId
 from mint_common.runtime.clock import Clock
 from mint_common.telemetry import tracing
@@ -109,11 +109,27 @@ class Tiers:
         stored = {entry.digest: entry.size_bytes for entry in self._staging.stored()}
         return self._status(digest, stored.get(digest, 0))
 
-    def statuses(self) -> list[AdapterStatus]:
-        """Return every adapter on the engine, in the queue or on the local disk."""
+    def statuses(self, *, limit: int | None = None) -> list[AdapterStatus]:
+        """Return every adapter on the engine, in the queue or on the local disk, the nearest first."""
         stored = {entry.digest: entry.size_bytes for entry in self._staging.stored()}
-        known = dict.fromkeys((*self._residency.residents, *self._wants, *stored))
-        return [self._status(digest, stored.get(digest, 0)) for digest in known]
+        residents = sorted(
+            self._residency.residents.values(), key=lambda r: (r.in_slot, r.touched), reverse=True
+        )
+        known = dict.fromkeys((*(resident.digest for resident in residents), *self._wants, *stored))
+        return [self._status(digest, stored.get(digest, 0)) for digest in itertools.islice(known, limit)]
+
+    def load(self, *, requests: int) -> EngineLoad:
+        """Return how busy the engine is; ``requests`` are those that generate."""
+        residency, queue = self._residency, self._queue
+        return EngineLoad(
+            requests=requests,
+            loads_waiting=len(queue.waiting),
+            loads_running=len(queue.running),
+            in_slots=sum(resident.in_slot for resident in residency.residents.values()),
+            in_host=len(residency.residents),
+            host_bytes=residency.used_bytes,
+            host_bytes_capacity=residency.capacity.host_bytes,
+        )
 
     async def run(self) -> None:
         """Load what waits, until cancelled; then whoever still waits gets Unavailable."""
@@ -283,4 +299,5 @@ class Tiers:
             in_flight=resident.in_flight,
             last_used_at=resident.last_used_at,
             load_seconds=resident.load_seconds,
+            queue_position=self._queue.position(digest),
         )

@@ -12,7 +12,7 @@ from mint_common.blobs.open import open_blobs
 from mint_common.blobs.port import Blobs
 from mint_common.bus.nats import connect_nats
 from mint_common.bus.port import Bus
-from mint_common.client.engine import EngineDirectory
+from mint_common.client.directory import EngineDirectory
 from mint_common.client.http import InternalHttp
 from mint_common.client.registry import RegistryClient
 from mint_common.events import (
@@ -109,7 +109,11 @@ def compose(settings: RolloutSettings, connections: Connections) -> Service:
     async def sample_waves() -> None:
         await run_until_drained(work, of_waves.drain)
 
-    return Service(http=http, background=(relay.run, control.run, sample_waves, watchdog.run))
+    async def follow_engines() -> None:
+        await connections.engines.follow(connections.bus)
+
+    background = (relay.run, control.run, sample_waves, watchdog.run, follow_engines)
+    return Service(http=http, background=background)
 
 
 def dispatch(

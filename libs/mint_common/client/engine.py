@@ -1,11 +1,5 @@
-"""Clients of the loaders: one engine, and the directory that finds the engines of a base.
+"""Client of one loader's engine. A stream ends with every completion finished, or raises a MintError."""
 
-Invariants: a stream either ends with every completion finished or raises a MintError; a loader that stops
-answering is asked again before anything is routed to it.
-"""
-
-import hashlib
-import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -20,16 +14,15 @@ from mint_common.generation import (
     AdapterStatus,
     ChatMessage,
     EngineInfo,
+    EngineLoad,
     Failed,
     Finished,
     GenerationChunk,
     GenerationRequest,
 )
-from mint_common.ids import BaseName, Digest, TenantId
+from mint_common.ids import Digest, TenantId
 
 T = TypeVar("T")
-
-_REASK_SECONDS = 2.0
 
 
 class EngineClient:
@@ -69,9 +62,13 @@ class EngineClient:
         body = {name: value for name, value in given.items() if value is not None}
         return self._read(await self._http.post("/internal/tokenize", body), _Tokens).tokens
 
-    async def adapters(self) -> list[AdapterStatus]:
-        """Return where each adapter known to the engine is now."""
-        return self._read(await self._http.get("/internal/adapters"), list[AdapterStatus])
+    async def adapters(self, *, limit: int | None = None) -> list[AdapterStatus]:
+        """Return where each adapter known to the engine is now, the nearest first."""
+        return self._read(await self._http.get("/internal/adapters", {"limit": limit}), list[AdapterStatus])
+
+    async def load(self) -> EngineLoad:
+        """Return how busy the engine is now."""
+        return self._read(await self._http.get("/internal/load"), EngineLoad)
 
     async def pin(self, digest: Digest) -> AdapterStatus:
         """Keep a resident adapter from eviction. Idempotent. Raises NotFound when it is not resident."""
@@ -117,91 +114,3 @@ class _Tokens:
 
 
 _CHUNKS: msgspec.json.Decoder[GenerationChunk] = msgspec.json.Decoder(GenerationChunk)
-
-
-class EngineDirectory:
-    """The engines behind a fixed list of loaders, found by base.
-
-    Descriptions are cached. After an Unavailable call ``forget`` (``generate`` does): a loader that is not
-    known is asked again at most every two seconds, or at once when no other engine serves the base.
-    """
-
-    def __init__(self, urls: Sequence[str], *, token: str, timeout_seconds: float = 30.0) -> None:
-        self._clients = {
-            url: EngineClient(
-                InternalHttp(url, token=token, timeout_seconds=timeout_seconds), name=f"loader {url}"
-            )
-            for url in urls
-        }
-        self._known: dict[str, EngineInfo] = {}
-        self._asked_at = -_REASK_SECONDS
-
-    def clients(self) -> list[EngineClient]:
-        """Return a client of every loader, whether or not it answers."""
-        return list(self._clients.values())
-
-    async def engines(self) -> list[EngineInfo]:
-        """Return every engine that answers now or did when last asked."""
-        await self._ask_unknown()
-        return [self._known[url] for url in self._clients if url in self._known]
-
-    async def describe(self, base: BaseName) -> EngineInfo:
-        """Return the description of one engine of a base. Raises Unavailable."""
-        return self._known[await self._url_of(base, "")]
-
-    async def find(self, base: BaseName, *, digest: Digest | None = None) -> EngineClient:
-        """Return an engine of a base; the same one for the same digest while the set of engines stands.
-
-        Raises Unavailable when none answers.
-        """
-        return self._clients[await self._url_of(base, digest or "")]
-
-    async def generate(
-        self, base: BaseName, request: GenerationRequest
-    ) -> AsyncGenerator[GenerationChunk, None]:
-        """Generate on an engine of the base; as `EngineClient.generate`."""
-        digest = request.revision.digest if request.revision else None
-        client = await self.find(base, digest=digest)
-        try:
-            async with aclosing(client.generate(request)) as chunks:
-                async for chunk in chunks:
-                    yield chunk
-        except Unavailable:
-            self.forget(client)
-            raise
-
-    def forget(self, client: EngineClient) -> None:
-        """Drop what is known of an engine; it is described anew before it is used again."""
-        for url, known in self._clients.items():
-            if known is client:
-                self._known.pop(url, None)
-
-    async def aclose(self) -> None:
-        """Close all connections."""
-        for client in self._clients.values():
-            await client.aclose()
-
-    async def _url_of(self, base: BaseName, key: str) -> str:
-        if not self._serving(base) or time.monotonic() - self._asked_at >= _REASK_SECONDS:
-            await self._ask_unknown()
-        urls = self._serving(base)
-        if not urls:
-            raise Unavailable(what=f"an engine of base {base}", problem="no loader that answers serves it")
-        return max(urls, key=lambda url: _weight(url, key))
-
-    def _serving(self, base: BaseName) -> list[str]:
-        return [url for url, info in self._known.items() if info.base == base]
-
-    async def _ask_unknown(self) -> None:
-        self._asked_at = time.monotonic()
-        for url, client in self._clients.items():
-            if url not in self._known:
-                try:
-                    self._known[url] = await client.describe()
-                except Unavailable:
-                    continue
-
-
-def _weight(url: str, key: str) -> bytes:
-    """Rendezvous hashing: each key ranks the engines in its own order."""
-    return hashlib.sha256(f"{url}\n{key}".encode()).digest()

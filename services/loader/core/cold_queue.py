@@ -54,6 +54,11 @@ class ColdQueue:
         """Return the job of a revision."""
         return next((job for job in (*self.running, *self.waiting) if job.digest == digest), None)
 
+    def position(self, digest: Digest) -> int | None:
+        """Return how many waiting jobs go before that of a revision; None when it has none that waits."""
+        ranked = sorted(self.waiting, key=_rank)
+        return next((at for at, job in enumerate(ranked) if job.digest == digest), None)
+
     def ask(self, digest: Digest, priority: Priority, *, load_seconds: Sequence[float]) -> Admission:
         """Join the job of a revision or queue a new one. Raises Overloaded when the queue is full.
 

@@ -3,7 +3,7 @@
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from mint_common.client.engine import EngineDirectory
+from mint_common.client.directory import EngineDirectory
 from mint_common.errors import Unavailable
 from mint_common.generation import Delta, Finished, GenerationRequest, Sampling, Started
 from mint_common.ids import BaseName

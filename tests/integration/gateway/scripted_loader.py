@@ -20,6 +20,7 @@ from mint_common.generation import (
     AdapterStatus,
     Delta,
     EngineInfo,
+    EngineLoad,
     Failed,
     Finished,
     GenerationChunk,
@@ -43,6 +44,15 @@ class ScriptedLoader:
         self.requests: list[GenerationRequest] = []
         self.aborted: list[str] = []
         self.resident: list[AdapterStatus] = []
+        self.load = EngineLoad(
+            requests=0,
+            loads_waiting=0,
+            loads_running=0,
+            in_slots=0,
+            in_host=0,
+            host_bytes=0,
+            host_bytes_capacity=1 << 30,
+        )
         self._info = EngineInfo(
             engine_id=EngineId("scripted"),
             epoch="1",
@@ -77,6 +87,10 @@ class ScriptedLoader:
         @http.get("/internal/adapters")
         async def adapters() -> list[dict[str, object]]:
             return [asdict(status) for status in self.resident]
+
+        @http.get("/internal/load")
+        async def load() -> dict[str, object]:
+            return asdict(self.load)
 
         @http.post("/internal/tokenize")
         async def tokenize(request: Request) -> dict[str, object]:

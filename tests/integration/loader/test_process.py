@@ -29,7 +29,7 @@ from mint_common.blobs.localfs import LocalBlobs
 from mint_common.bus.nats import connect_nats
 from mint_common.bus.port import Message
 from mint_common.claims import RevisionRef
-from mint_common.client.engine import EngineDirectory
+from mint_common.client.directory import EngineDirectory
 from mint_common.client.http import InternalHttp
 from mint_common.client.registry import RegistryClient
 from mint_common.events import AdapterFailed, AdapterLoaded, RevisionPublished

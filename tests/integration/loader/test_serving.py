@@ -13,7 +13,7 @@ import pytest
 
 from mint_common.adapters_format import WEIGHTS_FILE, peft_name
 from mint_common.claims import RevisionRef
-from mint_common.client.engine import EngineDirectory
+from mint_common.client.directory import EngineDirectory
 from mint_common.errors import AdapterInvalid, InvalidField, MintError, NotFound, Overloaded, Unavailable
 from mint_common.events import AdapterFailed, AdapterLoaded
 from mint_common.generation import ChatMessage, Delta, Finished, GenerationRequest, Sampling, Started

@@ -1,0 +1,209 @@
+"""The engines behind a fixed list of loaders, and the choice among them.
+
+Invariants: nothing is routed to a loader that has stopped answering before it was asked again; a request is
+tried on another engine only while nothing of its answer has been handed out.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+
+from mint_common.bus.port import Bus, Message
+from mint_common.client.engine import EngineClient
+from mint_common.client.http import InternalHttp
+from mint_common.client.residency_map import ResidencyMap
+from mint_common.client.routing import DEFAULT_HOT_LOAD, Nearness, Option, order_engines
+from mint_common.errors import EventInvalid, MintError, Overloaded, Unavailable
+from mint_common.events import AdapterEvicted, AdapterFailed, AdapterLoaded
+from mint_common.events.codec import decode
+from mint_common.events.subjects import subjects_of
+from mint_common.generation import EngineInfo, GenerationChunk, GenerationRequest
+from mint_common.ids import BaseName, Digest
+
+_REASK_SECONDS = 2.0
+_CORRECT_SECONDS = 3.0
+_MOST_ADAPTERS = 4096
+_NEWS = tuple(subjects_of(event) for event in (AdapterLoaded, AdapterEvicted, AdapterFailed))
+
+
+class EngineDirectory:
+    """Finds the engines of a base and routes requests to them.
+
+    Descriptions are cached. A loader that is not known is asked again at most every two seconds, or at once
+    when no other engine serves the base. Without `follow`, nothing is known of residency, and a digest
+    always goes to the same engine.
+    """
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        *,
+        token: str,
+        timeout_seconds: float = 30.0,
+        hot_load: int = DEFAULT_HOT_LOAD,
+    ) -> None:
+        self._clients = {
+            url: EngineClient(
+                InternalHttp(url, token=token, timeout_seconds=timeout_seconds), name=f"loader {url}"
+            )
+            for url in urls
+        }
+        self._hot_load = hot_load
+        self._known: dict[str, EngineInfo] = {}
+        self._residency = ResidencyMap()
+        self._open: Counter[str] = Counter()
+        self._reported: dict[str, int] = {}
+        self._asked_at = -_REASK_SECONDS
+        self._stale = asyncio.Event()
+
+    def clients(self) -> list[EngineClient]:
+        """Return a client of every loader, whether or not it answers."""
+        return list(self._clients.values())
+
+    async def engines(self) -> list[EngineInfo]:
+        """Return every engine that answers now or did when last asked."""
+        await self._ask_unknown()
+        return [self._known[url] for url in self._clients if url in self._known]
+
+    async def describe(self, base: BaseName) -> EngineInfo:
+        """Return the description of one engine of a base. Raises Unavailable."""
+        return self._known[(await self._order(base, None))[0]]
+
+    async def find(self, base: BaseName, *, digest: Digest | None = None) -> EngineClient:
+        """Return the engine of a base that a request for this digest would go to now.
+
+        Raises Unavailable when none answers.
+        """
+        return self._clients[(await self._order(base, digest))[0]]
+
+    async def generate(
+        self, base: BaseName, request: GenerationRequest
+    ) -> AsyncGenerator[GenerationChunk, None]:
+        """Generate on an engine of the base; as `EngineClient.generate`.
+
+        An engine that does not answer or is full passes the request on to the next one, if there is one.
+        """
+        digest = request.revision.digest if request.revision else None
+        urls = await self._order(base, digest)
+        for url in urls:
+            has_begun = False
+            self._open[url] += 1
+            try:
+                async with aclosing(self._clients[url].generate(request)) as chunks:
+                    async for chunk in chunks:
+                        has_begun = True
+                        yield chunk
+            except (Unavailable, Overloaded) as error:
+                if isinstance(error, Unavailable):
+                    self._forget(url)
+                if has_begun or url == urls[-1]:
+                    raise
+            else:
+                return
+            finally:
+                self._open[url] -= 1
+
+    def forget(self, client: EngineClient) -> None:
+        """Drop what is known of an engine; it is described anew before it is used again."""
+        for url, known in self._clients.items():
+            if known is client:
+                self._forget(url)
+
+    async def follow(self, bus: Bus) -> None:
+        """Learn until cancelled where adapters are: from events, and regularly from the engines."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._listen(bus))
+            tasks.create_task(self._correct())
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        for client in self._clients.values():
+            await client.aclose()
+
+    async def _order(self, base: BaseName, digest: Digest | None) -> list[str]:
+        if not self._serving(base) or time.monotonic() - self._asked_at >= _REASK_SECONDS:
+            await self._ask_unknown()
+        options = [self._option(url, digest) for url in self._serving(base)]
+        if not options:
+            raise Unavailable(what=f"an engine of base {base}", problem="no loader that answers serves it")
+        ordered = order_engines(options, digest or "", hot_load=self._hot_load)
+        return [option.name for option in ordered]
+
+    def _option(self, url: str, digest: Digest | None) -> Option:
+        engine_id = self._known[url].engine_id
+        nearness = self._residency.nearness(engine_id, digest) if digest else Nearness.ABSENT
+        # What others have open there counts as well; it was true a moment ago.
+        load = max(self._open[url], self._reported.get(url, 0))
+        return Option(name=url, nearness=nearness, load=load)
+
+    def _serving(self, base: BaseName) -> list[str]:
+        return [url for url, info in self._known.items() if info.base == base]
+
+    async def _ask_unknown(self) -> None:
+        self._asked_at = time.monotonic()
+        for url, client in self._clients.items():
+            if url not in self._known:
+                try:
+                    self._known[url] = await client.describe()
+                except Unavailable:
+                    continue
+
+    def _forget(self, url: str) -> None:
+        self._reported.pop(url, None)
+        info = self._known.pop(url, None)
+        if info is not None:
+            self._residency.forget(info.engine_id)
+
+    async def _listen(self, bus: Bus) -> None:
+        while True:
+            try:
+                async with bus.watch(subjects=_NEWS) as messages:
+                    async for message in messages:
+                        self._learn(message)
+            except Unavailable:
+                await asyncio.sleep(_REASK_SECONDS)
+
+    def _learn(self, message: Message) -> None:
+        try:
+            event = decode(message.data)[1]
+        except EventInvalid:
+            return  # of a version that this process does not know
+        current = True
+        if isinstance(event, AdapterLoaded):
+            nearness = Nearness.SLOT if event.tier == "slot" else Nearness.HOST
+            current = self._residency.loaded(event.engine_id, event.epoch, event.digest, nearness)
+        elif isinstance(event, AdapterEvicted):
+            current = self._residency.left(event.engine_id, event.epoch, event.digest, Nearness.STORED)
+        elif isinstance(event, AdapterFailed):
+            current = self._residency.left(event.engine_id, event.epoch, event.digest, Nearness.ABSENT)
+        if not current:
+            self._stale.set()
+
+    async def _correct(self) -> None:
+        while True:
+            self._stale.clear()
+            await asyncio.gather(*(self._ask(url) for url in self._clients))
+            try:
+                async with asyncio.timeout(_CORRECT_SECONDS):
+                    await self._stale.wait()
+                await asyncio.sleep(_CORRECT_SECONDS / 10)  # an engine that starts says many things at once
+            except TimeoutError:
+                continue
+
+    async def _ask(self, url: str) -> None:
+        client = self._clients[url]
+        try:
+            info = await client.describe()
+            adapters = await client.adapters(limit=_MOST_ADAPTERS)
+            load = await client.load()
+        except Unavailable:
+            self._forget(url)
+            return
+        except MintError:
+            return  # of a version that does not say: it is routed to without
+        self._known[url] = info
+        self._reported[url] = load.requests
+        # The map forgets what it heard first, so the nearest must come last.
+        self._residency.correct(info.engine_id, info.epoch, reversed(adapters))
