@@ -19,6 +19,10 @@ class MintError(Exception):
         self.fields = fields
         super().__init__((type(self).__doc__ or "").format(**fields))
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Let copies and other processes make it again from its fields."""
+        return _remake, (type(self), self.fields)
+
     def __getattr__(self, name: str) -> str | float:
         fields = self.__dict__.get("fields", {})
         if name in fields:
@@ -28,6 +32,10 @@ class MintError(Exception):
     def to_payload(self) -> dict[str, object]:
         """Return the JSON body of an error answer: code, message, retryable and the fields."""
         return {"code": self.code, "message": str(self), "retryable": self.retryable, **self.fields}
+
+
+def _remake(kind: type[MintError], fields: dict[str, str | float]) -> MintError:
+    return kind(**fields)
 
 
 class NotFound(MintError):

@@ -5,7 +5,6 @@ from urllib.parse import unquote, urlsplit
 
 from mint_common.blobs.localfs import LocalBlobs
 from mint_common.blobs.port import Blobs
-from mint_common.blobs.s3 import open_s3
 from mint_common.settings import BlobSettings
 
 
@@ -14,6 +13,9 @@ async def open_blobs(settings: BlobSettings) -> Blobs:
     parts = urlsplit(settings.url)
     if parts.scheme == "file":
         return LocalBlobs(Path(unquote(parts.path)))
+    # Only here: boto costs every service 26 MB and time to start, in vain where blobs are local files.
+    from mint_common.blobs.s3 import open_s3
+
     return await open_s3(
         bucket=parts.netloc,
         prefix=parts.path,

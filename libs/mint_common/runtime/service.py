@@ -9,6 +9,7 @@ import asyncio
 import logging
 import signal
 import socket
+import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -33,8 +34,11 @@ def run_process(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
     try:
         uvloop.run(main())
     except MintError as error:
-        problem = {"code": error.code, "problem": str(error)}
-        _log.error("service stopped", extra=problem)  # not a bug of ours
+        if logging.getLogger().handlers:
+            problem = {"code": error.code, "problem": str(error)}
+            _log.error("service stopped", extra=problem)  # not a bug of ours
+        else:  # it stopped before its settings said how to log
+            sys.stderr.write(f"{error}\n")
         return 1
     except Exception:  # noqa: BLE001  # the edge of the process
         _log.exception("service crashed")

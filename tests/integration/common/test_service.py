@@ -143,6 +143,22 @@ def test_a_taken_port_is_told_in_one_line(start: Callable[..., Running], tmp_pat
     assert str(first.port) in line["problem"]
 
 
+def test_a_wrong_setting_is_told_though_nothing_logs_yet() -> None:
+    program = """
+import sys
+from mint_common.errors import SettingInvalid
+from mint_common.runtime.service import run_process
+
+def main():
+    raise SettingInvalid(name="MINT_X_PORT", problem="is required; it is not set")
+
+sys.exit(run_process(main))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "Setting MINT_X_PORT: is required; it is not set\n"
+
+
 def test_one_trace_runs_through_two_processes(start: Callable[..., Running]) -> None:
     with OtlpReceiver() as receiver:
         below = start(otlp=receiver.endpoint, name="below")
