@@ -1,21 +1,35 @@
 """The adapter file: base facts, manifest, canonical names, reading, writing and checking. No torch here."""
 
-from mint_common.adapters_format.base_facts import BaseFacts
+from mint_common.adapters_format.base_facts import BaseFacts, ExpertsFacts
 from mint_common.adapters_format.base_folder import BASE_FILE, describe_base, read_base_facts
 from mint_common.adapters_format.build import AdapterFiles, build_adapter
-from mint_common.adapters_format.check import check_adapter, check_config, check_folder, check_manifest
+from mint_common.adapters_format.check import check_adapter, check_folder, check_manifest
+from mint_common.adapters_format.config import check_config
 from mint_common.adapters_format.manifest import Manifest, adapter_digest, read_manifest, write_manifest
-from mint_common.adapters_format.names import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE, peft_name
+from mint_common.adapters_format.names import (
+    CONFIG_FILE,
+    DENSE,
+    FUSED,
+    MANIFEST_FILE,
+    PACKED,
+    WEIGHTS_FILE,
+    packed_name,
+    peft_name,
+)
 from mint_common.adapters_format.refusal import Reason
 from mint_common.adapters_format.storage import adapter_prefix, fetch_manifest, stage_adapter, store_adapter
 
 __all__ = [
     "BASE_FILE",
     "CONFIG_FILE",
+    "DENSE",
+    "FUSED",
     "MANIFEST_FILE",
+    "PACKED",
     "WEIGHTS_FILE",
     "AdapterFiles",
     "BaseFacts",
+    "ExpertsFacts",
     "Manifest",
     "Reason",
     "adapter_digest",
@@ -27,6 +41,7 @@ __all__ = [
     "check_manifest",
     "describe_base",
     "fetch_manifest",
+    "packed_name",
     "peft_name",
     "read_base_facts",
     "read_manifest",

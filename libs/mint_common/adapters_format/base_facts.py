@@ -1,8 +1,16 @@
 """What must be known of a base to check an adapter against it, read without loading any weights."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mint_common.ids import BaseName, Digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertsFacts:
+    """The experts of one layer: how many, and (in_features, out_features) of each projection."""
+
+    count: int
+    projections: dict[str, tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -10,8 +18,9 @@ class BaseFacts:
     """A base model's name, content digest, shape facts and limits.
 
     ``modules`` maps the full name of each linear module that may carry LoRA
-    (``model.layers.0.self_attn.q_proj``) to (in_features, out_features). ``targets`` are the leaf names among
-    them. ``max_rank`` is the largest rank that engines of this base have slots for.
+    (``model.layers.0.self_attn.q_proj``) to (in_features, out_features). ``experts`` does the same for each
+    layer of routed experts (``model.layers.0.mlp.experts``); a dense base has none. ``targets`` are the leaf
+    names among both. ``max_rank`` is the largest rank that engines of this base have slots for.
     """
 
     name: BaseName
@@ -22,3 +31,4 @@ class BaseFacts:
     targets: tuple[str, ...]
     modules: dict[str, tuple[int, int]]
     max_rank: int
+    experts: dict[str, ExpertsFacts] = field(default_factory=dict)

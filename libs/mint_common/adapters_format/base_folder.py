@@ -3,13 +3,14 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
-from mint_common.adapters_format.base_facts import BaseFacts
+from mint_common.adapters_format.base_facts import BaseFacts, ExpertsFacts
 from mint_common.adapters_format.manifest import canonical_json
 from mint_common.adapters_format.names import leaf_of
 from mint_common.adapters_format.tensor_file import read_header
@@ -17,8 +18,17 @@ from mint_common.errors import InvalidField, MintError, NotFound
 from mint_common.ids import BaseName, Digest, sha256_digest
 
 BASE_FILE = "mint_base.json"
-ARCHITECTURES = ("LlamaForCausalLM", "Qwen3ForCausalLM")
-"""Dense decoders whose linear modules have the names below."""
+Architecture = Literal[
+    "DeepseekV2ForCausalLM",
+    "DeepseekV3ForCausalLM",
+    "DeepseekV32ForCausalLM",
+    "Glm4MoeLiteForCausalLM",
+    "GlmMoeDsaForCausalLM",
+    "LlamaForCausalLM",
+    "Qwen3ForCausalLM",
+    "Qwen3MoeForCausalLM",
+]
+"""Decoders, dense or with experts, whose modules have the names below."""
 
 _INDEX_FILE = "model.safetensors.index.json"
 _SINGLE_FILE = "model.safetensors"
@@ -34,7 +44,17 @@ _TEXT_FILES = (
     "tokenizer_config.json",
     "vocab.json",
 )
-_LINEAR = re.compile(r"(model\.layers\.\d+\.(?:self_attn\.[qkvo]_proj|mlp\.(?:gate|up|down)_proj))\.weight")
+# Not the router, nor the indexer of sparse attention: its forward pass has no gradient.
+_LINEAR = re.compile(
+    r"(model\.layers\.(?P<layer>\d+)\."
+    r"(?:self_attn\.(?:[qkvo]_proj|q_[ab]_proj|kv_a_proj_with_mqa|kv_b_proj)"
+    r"|mlp\.(?:shared_experts\.)?(?:gate|up|down)_proj))\.weight"
+)
+_EXPERT = re.compile(
+    r"(model\.layers\.(?P<layer>\d+)\.mlp\.experts)\."
+    r"(?:(?P<expert>\d+)\.(?P<projection>gate_proj|up_proj|down_proj)\.weight"
+    r"|(?P<fused>gate_up_proj|down_proj)(?:\.weight)?)"
+)
 
 
 def read_base_facts(folder: Path) -> BaseFacts:
@@ -55,27 +75,34 @@ def describe_base(folder: Path, *, name: str, max_rank: int) -> BaseFacts:
     """
     config = _Config.read(folder)
     weights = _weight_files(folder)
-    modules = _modules(folder / file for file in weights)
+    modules: dict[str, tuple[int, int]] = {}
+    experts: dict[str, _Experts] = {}
+    for tensor, shape in _tensors(folder / file for file in weights):
+        _note(tensor, shape, modules, experts, layers=config.num_hidden_layers)
     if not modules:
         raise InvalidField(field=str(folder), problem="no linear modules like model.layers.0.mlp.up_proj")
+    routed = {name: layer.facts(name) for name, layer in sorted(experts.items())}
+    leaves = {leaf_of(module) for module in modules}
     return BaseFacts(
         name=BaseName(name),
         digest=_digest(folder, weights),
         architecture=config.architectures[0],
         vocab_size=config.vocab_size,
         max_context=config.max_position_embeddings,
-        targets=tuple(sorted({leaf_of(module) for module in modules})),
+        targets=tuple(sorted(leaves.union(*(layer.projections for layer in routed.values())))),
         modules=dict(sorted(modules.items())),
         max_rank=max_rank,
+        experts=routed,
     )
 
 
 class _Config(msgspec.Struct, frozen=True):
     """The part of `config.json` that matters here."""
 
-    architectures: tuple[Literal["LlamaForCausalLM", "Qwen3ForCausalLM"]]
+    architectures: tuple[Architecture]
     vocab_size: int
     max_position_embeddings: int
+    num_hidden_layers: int | None = None
 
     @classmethod
     def read(cls, folder: Path) -> "_Config":
@@ -101,8 +128,7 @@ def _weight_files(folder: Path) -> tuple[str, ...]:
     return tuple(sorted(files))
 
 
-def _modules(paths: Iterable[Path]) -> dict[str, tuple[int, int]]:
-    modules: dict[str, tuple[int, int]] = {}
+def _tensors(paths: Iterable[Path]) -> Iterator[tuple[str, tuple[int, ...]]]:
     for path in paths:
         try:
             with path.open("rb") as file:
@@ -112,11 +138,59 @@ def _modules(paths: Iterable[Path]) -> dict[str, tuple[int, int]]:
         except MintError as error:
             raise InvalidField(field=str(path), problem=str(error)) from error
         for tensor in header.tensors:
-            match = _LINEAR.fullmatch(tensor.name)
-            if match and len(tensor.shape) == 2:
-                out_features, in_features = tensor.shape
-                modules[match[1]] = (in_features, out_features)
-    return modules
+            yield tensor.name, tensor.shape
+
+
+@dataclass
+class _Experts:
+    """What the tensors seen so far say about the experts of a layer."""
+
+    shapes: dict[str, set[tuple[int, int]]] = field(default_factory=dict)
+    seen: dict[str, set[int]] = field(default_factory=dict)
+
+    def add(self, projection: str, experts: Iterable[int], width_in: int, width_out: int) -> None:
+        """Note a projection of some experts."""
+        self.shapes.setdefault(projection, set()).add((width_in, width_out))
+        self.seen.setdefault(projection, set()).update(experts)
+
+    def facts(self, name: str) -> ExpertsFacts:
+        """Return the facts, if all experts are there and alike."""
+        count = max(max(seen) for seen in self.seen.values()) + 1
+        whole = all(len(seen) == count for seen in self.seen.values())
+        if not whole or any(len(shapes) != 1 for shapes in self.shapes.values()):
+            raise InvalidField(field=name, problem="its experts are not all there, or not all of one shape")
+        return ExpertsFacts(
+            count=count,
+            projections={
+                projection: next(iter(shapes)) for projection, shapes in sorted(self.shapes.items())
+            },
+        )
+
+
+def _note(
+    name: str,
+    shape: tuple[int, ...],
+    modules: dict[str, tuple[int, int]],
+    experts: dict[str, _Experts],
+    *,
+    layers: int | None,
+) -> None:
+    """Note what a tensor says about the base. Layers beyond the config's, for speculation, are left out."""
+    match = _LINEAR.fullmatch(name) or _EXPERT.fullmatch(name)
+    if not match or (layers is not None and int(match["layer"]) >= layers):
+        return
+    if match.re is _LINEAR and len(shape) == 2:
+        modules[match[1]] = (shape[1], shape[0])
+    elif match.re is _EXPERT:
+        layer = experts.setdefault(match[1], _Experts())
+        if match["expert"] and len(shape) == 2:
+            layer.add(match["projection"], [int(match["expert"])], shape[1], shape[0])
+        elif match["fused"] and len(shape) == 3:
+            halves = ("gate_proj", "up_proj") if match["fused"] == "gate_up_proj" else ("down_proj",)
+            for projection in halves:
+                layer.add(projection, range(shape[0]), shape[2], shape[1] // len(halves))
+        else:
+            raise InvalidField(field=name, problem=f"shape {list(shape)} is not that of an expert")
 
 
 def _digest(folder: Path, weights: tuple[str, ...]) -> Digest:

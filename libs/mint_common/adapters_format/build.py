@@ -1,28 +1,27 @@
 """Turn trained tensors into the three files of an adapter."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from mint_common.adapters_format.base_facts import BaseFacts
-from mint_common.adapters_format.check import check_adapter
-from mint_common.adapters_format.manifest import (
-    Manifest,
-    adapter_digest,
-    canonical_json,
-    proof_of,
-    write_manifest,
-)
+from mint_common.adapters_format.check import check_adapter, check_targets
+from mint_common.adapters_format.config import write_config
+from mint_common.adapters_format.layouts import tensor_specs
+from mint_common.adapters_format.manifest import Manifest, adapter_digest, proof_of, write_manifest
 from mint_common.adapters_format.names import (
     CONFIG_FILE,
-    LAYOUT,
+    DENSE,
     MANIFEST_FILE,
+    PACKED,
     WEIGHTS_FILE,
     leaf_of,
+    split_packed_name,
     split_peft_name,
 )
 from mint_common.adapters_format.refusal import Reason, refusal, shown
+from mint_common.adapters_format.sites import Site, all_sites, site_names, targeted, targets_of
 from mint_common.adapters_format.tensor_file import dtype_of, write_tensors
 from mint_common.ids import Digest, PolicyId
 
@@ -45,20 +44,33 @@ def build_adapter(
     rank: int,
     tensors: Mapping[str, np.ndarray],
 ) -> AdapterFiles:
-    """Build and check an adapter from tensors under their PEFT names (see `names.peft_name`).
+    """Build and check an adapter from tensors under their PEFT names, those of experts packed or not.
 
-    B must carry the factor alpha / rank already. Equal tensors give equal bytes. Raises AdapterInvalid.
+    One packed name makes the layout `packed/1`. B must carry the factor alpha / rank already. Equal tensors
+    give equal bytes. Raises AdapterInvalid.
     """
-    targets = _targets(tensors)
+    sites = all_sites(facts)
+    targets = _targets(sites, tensors)
+    layout = PACKED if any(map(split_packed_name, tensors)) else DENSE
     dtype = dtype_of(next(iter(tensors.values())), next(iter(tensors)))
-    weights = write_tensors(tensors)
-    config = _config(facts, rank, targets)
+    if layout == PACKED:
+        check_targets(facts, targets)
+        order = [spec.name for spec in tensor_specs(layout, targeted(sites, targets), rank=rank)]
+        # What is missing or too much keeps its place for the check to name it.
+        tensors = {name: tensors[name] for name in (*order, *tensors) if name in tensors}
+    weights = write_tensors(tensors, packed=layout == PACKED)
+    config = write_config(base=facts.name, rank=rank, layout=layout, targets=targets)
     proof = proof_of(weights)
     digest = adapter_digest(
-        base_digest=facts.digest, rank=rank, targets=targets, dtype=dtype, weights_sha256=proof.sha256
+        layout=layout,
+        base_digest=facts.digest,
+        rank=rank,
+        targets=targets,
+        dtype=dtype,
+        weights_sha256=proof.sha256,
     )
     manifest = Manifest(
-        layout=LAYOUT,
+        layout=layout,
         digest=digest,
         base=facts.name,
         base_digest=facts.digest,
@@ -75,35 +87,19 @@ def build_adapter(
     return AdapterFiles(files=files, digest=digest, manifest=manifest)
 
 
-def _targets(tensors: Mapping[str, np.ndarray]) -> tuple[str, ...]:
-    leaves: set[str] = set()
+def _targets(sites: Collection[Site], tensors: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+    by_name = {name: site for site in sites for name in site_names(site)}
+    chosen: dict[str, Site] = {}
+    foreign: set[str] = set()
     for name in tensors:
-        parts = split_peft_name(name)
+        parts = split_packed_name(name) or split_peft_name(name)
         if parts is None:
-            raise refusal(Reason.UNKNOWN_TENSOR, f"{shown(name)} is not a PEFT LoRA name")
-        leaves.add(leaf_of(parts[0]))
-    if not leaves:
+            raise refusal(Reason.UNKNOWN_TENSOR, f"{shown(name)} is not a LoRA name")
+        site = by_name.get(parts[0])
+        if site:
+            chosen[site.name] = site
+        else:
+            foreign.add(leaf_of(parts[0]))
+    if not chosen and not foreign:
         raise refusal(Reason.NO_MODULES, "no tensors")
-    return tuple(sorted(leaves))
-
-
-def _config(facts: BaseFacts, rank: int, targets: tuple[str, ...]) -> bytes:
-    """Return what PEFT and vLLM need to read the weights, every optional feature off."""
-    return canonical_json(
-        {
-            "base_model_name_or_path": facts.name,
-            "bias": "none",
-            "fan_in_fan_out": False,
-            "inference_mode": True,
-            "init_lora_weights": True,
-            "lora_alpha": rank,
-            "lora_dropout": 0.0,
-            "modules_to_save": None,
-            "peft_type": "LORA",
-            "r": rank,
-            "target_modules": list(targets),
-            "task_type": "CAUSAL_LM",
-            "use_dora": False,
-            "use_rslora": False,
-        }
-    )
+    return tuple(sorted({*targets_of(sites, list(chosen.values())), *foreign}))

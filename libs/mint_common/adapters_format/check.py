@@ -6,30 +6,35 @@ Memory stays bounded by the header and one chunk, whatever the size of the weigh
 
 import hashlib
 import io
-import json
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
 from mint_common.adapters_format.base_facts import BaseFacts
+from mint_common.adapters_format.config import check_config
+from mint_common.adapters_format.layouts import TensorSpec, tensor_specs
 from mint_common.adapters_format.manifest import Manifest, adapter_digest
 from mint_common.adapters_format.names import (
     CONFIG_FILE,
-    LAYOUT,
+    LAYOUTS,
+    PACKED,
     WEIGHTS_FILE,
-    Half,
     leaf_of,
-    peft_name,
-    split_peft_name,
+    twig_of,
 )
 from mint_common.adapters_format.refusal import Reason, refusal, shown
+from mint_common.adapters_format.sites import all_sites, targeted
 from mint_common.adapters_format.tensor_file import (
+    ALIGNMENT,
     ITEM_BYTES,
     MAX_HEADER_BYTES,
+    PAD_DTYPE,
     TensorEntry,
     TensorHeader,
+    place,
     read_header,
 )
 
@@ -42,11 +47,6 @@ _EXPONENTS: Mapping[str, tuple[str, int]] = {
     "F16": ("<u2", 0x7C00),
 }
 """dtype -> (integer view, exponent bits): all of them set means NaN or infinite."""
-
-_FREE_CONFIG_KEYS = frozenset(
-    {"auto_mapping", "inference_mode", "lora_dropout", "peft_version", "revision", "task_type"}
-)
-"""Keys of `adapter_config.json` that change nothing when an adapter is served."""
 
 
 def check_adapter(facts: BaseFacts, manifest: Manifest, weights: bytes | Path) -> None:
@@ -67,16 +67,13 @@ def check_folder(facts: BaseFacts, manifest: Manifest, folder: Path) -> None:
 
 def check_manifest(facts: BaseFacts, manifest: Manifest) -> None:
     """Check what needs no weights, so that nothing big is fetched in vain. Raises AdapterInvalid."""
-    if manifest.layout != LAYOUT:
-        raise refusal(Reason.UNSUPPORTED_LAYOUT, f"{shown(manifest.layout)}, needed {LAYOUT}")
+    if manifest.layout not in LAYOUTS:
+        problem = f"{shown(manifest.layout)}, known are {', '.join(LAYOUTS)}"
+        raise refusal(Reason.UNSUPPORTED_LAYOUT, problem)
     if (manifest.base, manifest.base_digest) != (facts.name, facts.digest):
         found = f"{shown(manifest.base)} {manifest.base_digest}"
         raise refusal(Reason.WRONG_BASE, f"trained over {found}, needed {facts.name} {facts.digest}")
-    if not manifest.targets:
-        raise refusal(Reason.NO_MODULES, "the manifest names no targets")
-    foreign = sorted(set(manifest.targets) - set(facts.targets))
-    if foreign:
-        raise refusal(Reason.WRONG_TARGETS, f"{', '.join(foreign)} not in {', '.join(facts.targets)}")
+    check_targets(facts, manifest.targets)
     if manifest.rank > facts.max_rank:
         raise refusal(
             Reason.WRONG_RANK, f"rank {manifest.rank}, the limit of {facts.name} is {facts.max_rank}"
@@ -86,42 +83,37 @@ def check_manifest(facts: BaseFacts, manifest: Manifest) -> None:
     _check_size(facts, manifest)
 
 
-def check_config(manifest: Manifest, config: bytes) -> None:
-    """Check that the PEFT config is plain LoRA at scaling 1 and says what the manifest says."""
-    try:
-        values = json.loads(config)
-    except (ValueError, RecursionError) as error:
-        raise refusal(Reason.UNSUPPORTED_CONFIG, "adapter_config.json is not JSON") from error
-    if not isinstance(values, dict):
-        raise refusal(Reason.UNSUPPORTED_CONFIG, "adapter_config.json is not a JSON object")
-    needed = {
-        "peft_type": "LORA",
-        "r": manifest.rank,
-        "lora_alpha": manifest.rank,
-        "target_modules": list(manifest.targets),
-        "base_model_name_or_path": manifest.base,
-    }
-    for key, value in needed.items():
-        if values.get(key) != value:
-            problem = f"{key} is {_described(values.get(key))}, needed {value!r}"
-            raise refusal(Reason.UNSUPPORTED_CONFIG, problem)
-    for key, value in values.items():
-        if key not in needed and key not in _FREE_CONFIG_KEYS and not _is_neutral(key, value):
-            raise refusal(Reason.UNSUPPORTED_CONFIG, f"{shown(key)} is {_described(value)}")
+def check_targets(facts: BaseFacts, targets: Collection[str]) -> None:
+    """Check that there are targets, and that the base has each. Raises AdapterInvalid."""
+    if not targets:
+        raise refusal(Reason.NO_MODULES, "the adapter has no targets")
+    sites = all_sites(facts)
+    known = {leaf_of(site.name) for site in sites} | {twig_of(site.name) for site in sites}
+    foreign = sorted(set(targets) - known)
+    if foreign:
+        raise refusal(Reason.WRONG_TARGETS, f"{', '.join(foreign)} not in {', '.join(facts.targets)}")
 
 
-def _is_neutral(key: str, value: object) -> bool:
-    """Whether a PEFT option is off. Options that are not known yet are off when empty."""
-    return not value or (key, value) in (("bias", "none"), ("init_lora_weights", True))
-
-
-def _described(value: object) -> str:
-    return f"a {type(value).__name__}" if isinstance(value, list | dict) else shown(str(value))
+def check_header(specs: Sequence[TensorSpec], header: TensorHeader, *, dtype: str, aligned: bool) -> None:
+    """Check that a file holds these tensors and nothing else. Raises AdapterInvalid."""
+    tensors = [entry for entry in header.tensors if not (aligned and entry.dtype == PAD_DTYPE)]
+    by_name = {spec.name: spec for spec in specs}
+    _check_names(by_name, tensors)
+    for tensor in tensors:
+        if tensor.dtype != dtype:
+            problem = f"{shown(tensor.name)} is {shown(tensor.dtype)}, the adapter is {dtype}"
+            raise refusal(Reason.WRONG_DTYPE, problem)
+    for tensor in tensors:
+        _check_shape(by_name[tensor.name], tensor)
+    if aligned:
+        _check_places(specs, header, dtype)
 
 
 def _check_size(facts: BaseFacts, manifest: Manifest) -> None:
-    sides = sum(sum(facts.modules[module]) for module in _modules(facts, manifest))
-    limit = sides * manifest.rank * ITEM_BYTES[manifest.dtype] + MAX_HEADER_BYTES + 8
+    specs = _specs(facts, manifest)
+    # A pad before every tensor, at most.
+    weights = sum(math.prod(spec.shape) * ITEM_BYTES[manifest.dtype] + ALIGNMENT for spec in specs)
+    limit = weights + MAX_HEADER_BYTES + 8
     found = manifest.files[WEIGHTS_FILE].size_bytes
     if found > limit:
         raise refusal(Reason.WRONG_SHAPE, f"{found} bytes of weights, at most {limit} fit the base")
@@ -131,58 +123,57 @@ def _check_size(facts: BaseFacts, manifest: Manifest) -> None:
         )
 
 
+def _specs(facts: BaseFacts, manifest: Manifest) -> list[TensorSpec]:
+    return tensor_specs(manifest.layout, targeted(all_sites(facts), manifest.targets), rank=manifest.rank)
+
+
 def _check_weights(facts: BaseFacts, manifest: Manifest, file: BinaryIO, size_bytes: int) -> None:
     header = read_header(file, size_bytes=size_bytes)
-    _check_names(facts, manifest, header)
-    for tensor in header.tensors:
-        _check_dtype(tensor, manifest)
-    for tensor in header.tensors:
-        _check_shape(facts, manifest, tensor)
+    check_header(_specs(facts, manifest), header, dtype=manifest.dtype, aligned=manifest.layout == PACKED)
     file.seek(0)
     sha256 = hashlib.sha256(file.read(header.data_begin))
     _check_finite(file, header, manifest.dtype, sha256)
+    _check_pads(file, header)
     _check_digest(manifest, sha256.hexdigest(), size_bytes)
 
 
-def _modules(facts: BaseFacts, manifest: Manifest) -> list[str]:
-    return [module for module in facts.modules if leaf_of(module) in manifest.targets]
-
-
-def _check_names(facts: BaseFacts, manifest: Manifest, header: TensorHeader) -> None:
-    halves: tuple[Half, Half] = ("A", "B")
-    needed = {peft_name(module, half) for module in _modules(facts, manifest) for half in halves}
-    found = {tensor.name for tensor in header.tensors}
-    unknown = sorted(found - needed)
+def _check_names(specs: Mapping[str, TensorSpec], tensors: Sequence[TensorEntry]) -> None:
+    found = {tensor.name for tensor in tensors}
+    unknown = sorted(found - specs.keys())
     if unknown:
         problem = f"{shown(unknown[0])} belongs to no target module ({len(unknown)} such)"
         raise refusal(Reason.UNKNOWN_TENSOR, problem)
-    missing = sorted(needed - found)
+    missing = sorted(specs.keys() - found)
     if missing:
-        raise refusal(Reason.MISSING_TENSOR, f"{missing[0]!r} ({len(missing)} missing of {len(needed)})")
+        raise refusal(Reason.MISSING_TENSOR, f"{missing[0]!r} ({len(missing)} missing of {len(specs)})")
 
 
-def _check_dtype(tensor: TensorEntry, manifest: Manifest) -> None:
-    if tensor.dtype != manifest.dtype:
-        problem = f"{shown(tensor.name)} is {shown(tensor.dtype)}, the manifest says {manifest.dtype}"
-        raise refusal(Reason.WRONG_DTYPE, problem)
-
-
-def _check_shape(facts: BaseFacts, manifest: Manifest, tensor: TensorEntry) -> None:
-    parts = split_peft_name(tensor.name)
-    assert parts is not None, "names are checked first"
-    in_features, out_features = facts.modules[parts[0]]
-    rank_axis, width = (0, in_features) if parts[1] == "A" else (1, out_features)
-    rank = manifest.rank
-    needed = (rank, width) if rank_axis == 0 else (width, rank)
-    found = tensor.shape
-    if len(found) == 2 and found != needed and found[1 - rank_axis] == width:
-        problem = f"{shown(tensor.name)} has rank {found[rank_axis]}, the manifest says {rank}"
-        raise refusal(Reason.WRONG_RANK, problem)
-    size_bytes = rank * width * ITEM_BYTES[manifest.dtype]
-    if found != needed or tensor.end - tensor.begin != size_bytes:
-        span = tensor.end - tensor.begin
+def _check_shape(spec: TensorSpec, tensor: TensorEntry) -> None:
+    found, needed, axis = tensor.shape, spec.shape, spec.rank_axis
+    if len(found) == len(needed) and found != needed:
+        widths = [(one, other) for i, (one, other) in enumerate(zip(found, needed, strict=True)) if i != axis]
+        if all(one == other for one, other in widths):
+            ranks = f"{found[axis] / spec.per_rank:g}", needed[axis] // spec.per_rank
+            problem = f"{shown(tensor.name)} has rank {ranks[0]}, the adapter {ranks[1]}"
+            raise refusal(Reason.WRONG_RANK, problem)
+    span = tensor.end - tensor.begin
+    size_bytes = math.prod(needed) * ITEM_BYTES[tensor.dtype]
+    if found != needed or span != size_bytes:
         problem = f"{shown(tensor.name)} is {list(found)[:8]} in {span} bytes"
         raise refusal(Reason.WRONG_SHAPE, f"{problem}, needed {list(needed)} in {size_bytes}")
+
+
+def _check_places(specs: Sequence[TensorSpec], header: TensorHeader, dtype: str) -> None:
+    if header.data_begin % ALIGNMENT:
+        problem = f"the data begins at byte {header.data_begin}, no multiple of {ALIGNMENT}"
+        raise refusal(Reason.MISPLACED, problem)
+    places = place(((spec.name, dtype, spec.shape) for spec in specs), aligned=True)
+    for needed, found in zip(places, header.tensors, strict=False):
+        if needed != found:
+            problem = f"{shown(found.name)} at byte {found.begin} of the data, where {needed.name} belongs"
+            raise refusal(Reason.MISPLACED, f"{problem} (at {needed.begin})")
+    if len(places) != len(header.tensors):
+        raise refusal(Reason.MISPLACED, f"{len(header.tensors)} entries, needed {len(places)}")
 
 
 def _check_finite(file: BinaryIO, header: TensorHeader, dtype: str, sha256: "hashlib._Hash") -> None:
@@ -199,6 +190,14 @@ def _check_finite(file: BinaryIO, header: TensorHeader, dtype: str, sha256: "has
         position += len(chunk)
 
 
+def _check_pads(file: BinaryIO, header: TensorHeader) -> None:
+    for entry in header.tensors:
+        if entry.dtype == PAD_DTYPE:
+            file.seek(header.data_begin + entry.begin)
+            if any(file.read(entry.end - entry.begin)):
+                raise refusal(Reason.MISPLACED, f"{shown(entry.name)} is not all zeros")
+
+
 def _check_digest(manifest: Manifest, weights_sha256: str, size_bytes: int) -> None:
     proof = manifest.files[WEIGHTS_FILE]
     if (proof.sha256, proof.size_bytes) != (weights_sha256, size_bytes):
@@ -210,6 +209,7 @@ def _check_digest(manifest: Manifest, weights_sha256: str, size_bytes: int) -> N
         targets=manifest.targets,
         dtype=manifest.dtype,
         weights_sha256=weights_sha256,
+        layout=manifest.layout,
     )
     if manifest.digest != digest:
         raise refusal(Reason.WRONG_DIGEST, f"the content is {digest}, the manifest says {manifest.digest}")

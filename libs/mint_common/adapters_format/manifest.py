@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import msgspec
 
-from mint_common.adapters_format.names import CONFIG_FILE, LAYOUT, WEIGHTS_FILE
+from mint_common.adapters_format.names import CONFIG_FILE, DENSE, WEIGHTS_FILE
 from mint_common.adapters_format.refusal import Reason, refusal
 from mint_common.ids import BaseName, Digest, PolicyId, sha256_digest
 
 MAX_MANIFEST_BYTES = 1 << 20
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_LEAF = re.compile(r"[A-Za-z0-9_]{1,64}")
+_TARGET = re.compile(r"[A-Za-z0-9_]{1,64}(\.[A-Za-z0-9_]{1,64})?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +27,7 @@ class FileProof:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """`mint_manifest.json`. ``targets`` are sorted leaf names; ``files`` holds the two other files.
+    """`mint_manifest.json`. ``targets`` are sorted (see `sites`); ``files`` holds the two other files.
 
     ``digest`` names the content: equal weights over an equal base have equal digests, whoever exported them
     and at whatever step.
@@ -47,11 +47,17 @@ class Manifest:
 
 
 def adapter_digest(
-    *, base_digest: str, rank: int, targets: tuple[str, ...], dtype: str, weights_sha256: str
+    *,
+    base_digest: str,
+    rank: int,
+    targets: tuple[str, ...],
+    dtype: str,
+    weights_sha256: str,
+    layout: str = DENSE,
 ) -> Digest:
-    """Return the content digest of an adapter in this layout."""
+    """Return the content digest of an adapter in a layout."""
     content = {
-        "layout": LAYOUT,
+        "layout": layout,
         "base_digest": base_digest,
         "rank": rank,
         "targets": list(targets),
@@ -99,7 +105,7 @@ def _problem(manifest: Manifest) -> str:
         "a file's sha256 is not 64 hex digits": all(_SHA256.fullmatch(proof.sha256) for proof in proofs),
         "a file's size is negative": all(proof.size_bytes >= 0 for proof in proofs),
         "targets are not sorted and unique": list(manifest.targets) == sorted(set(manifest.targets)),
-        "a target is not a leaf name": all(map(_LEAF.fullmatch, manifest.targets)),
+        "a target is not the last part or two of a name": all(map(_TARGET.fullmatch, manifest.targets)),
         "rank or step is out of range": 0 < manifest.rank < 2**31 and 0 <= manifest.step < 2**63,
     }
     return next((problem for problem, kept in promises.items() if not kept), "")

@@ -1,13 +1,21 @@
-"""Names of files and tensors in an adapter, layout ``dense/1``."""
+"""Names of layouts, files and tensors in an adapter."""
 
 from typing import Literal
 
-LAYOUT = "dense/1"
+DENSE = "dense/1"
+"""PEFT names, one matrix per tensor; every projection of every expert is a module of its own."""
+FUSED = "fused/1"
+"""PEFT `target_parameters`: as dense, but all experts of a layer in two pairs, gate and up sharing A."""
+PACKED = "packed/1"
+"""As dense, but one tensor per (layer, projection, half) over all experts, in load order, aligned."""
+LAYOUTS = (DENSE, FUSED, PACKED)
+
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
 MANIFEST_FILE = "mint_manifest.json"
 
 Half = Literal["A", "B"]
+HALVES: tuple[Half, Half] = ("A", "B")
 
 _PREFIX = "base_model.model."
 
@@ -17,10 +25,24 @@ def peft_name(module: str, half: Half) -> str:
     return f"{_PREFIX}{module}.lora_{half}.weight"
 
 
+def packed_name(experts: str, projection: str, half: Half) -> str:
+    """Return the name of a packed A ``[experts, rank, in]`` or B ``[experts, out, rank]``."""
+    return f"{_PREFIX}{experts}.{projection}.lora_{half}.packed"
+
+
 def split_peft_name(name: str) -> tuple[str, Half] | None:
     """Return (module, half) of a canonical PEFT name, None for any other name."""
-    for half in ("A", "B"):
-        suffix = f".lora_{half}.weight"
+    return _split(name, "weight")
+
+
+def split_packed_name(name: str) -> tuple[str, Half] | None:
+    """Return (experts module and projection, half) of a packed name, None for any other name."""
+    return _split(name, "packed")
+
+
+def _split(name: str, ending: str) -> tuple[str, Half] | None:
+    for half in HALVES:
+        suffix = f".lora_{half}.{ending}"
         if name.startswith(_PREFIX) and name.endswith(suffix):
             module = name[len(_PREFIX) : -len(suffix)]
             return (module, half) if module else None
@@ -30,3 +52,8 @@ def split_peft_name(name: str) -> tuple[str, Half] | None:
 def leaf_of(module: str) -> str:
     """Return the last part of a module's name: ``q_proj``."""
     return module.rpartition(".")[2]
+
+
+def twig_of(module: str) -> str:
+    """Return the last two parts of a module's name: ``experts.up_proj``."""
+    return ".".join(module.rsplit(".", 2)[-2:])

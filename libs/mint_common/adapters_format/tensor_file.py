@@ -2,12 +2,19 @@
 
 Invariant: whatever the bytes are, reading either returns a header whose tensors tile the data exactly, or
 raises AdapterInvalid.
+
+The container allows no gaps, so where a tensor must begin at a multiple of 64 bytes, a tensor of zeros named
+``pad.<n>`` stands before it. Only shapes whose bytes are no such multiple need any.
 """
 
 import json
+import math
+import mmap
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -18,8 +25,11 @@ MAX_HEADER_BYTES = 100_000_000
 ITEM_BYTES: Mapping[str, int] = {"F32": 4, "BF16": 2, "F16": 2}
 """Allowed dtypes of adapter weights and their size."""
 
+PAD_DTYPE = "U8"
+ALIGNMENT = 64
+
 _DTYPE_OF_NUMPY = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-_ALIGNMENT = 64
+_NUMPY_OF_DTYPE = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}  # numpy itself has no bfloat16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,29 +70,84 @@ def read_header(file: BinaryIO, *, size_bytes: int) -> TensorHeader:
     return TensorHeader(tensors=tuple(entries), data_begin=data_begin)
 
 
-def write_tensors(tensors: Mapping[str, np.ndarray]) -> bytes:
-    """Return a safetensors file: tensors in name order, data aligned to 64 bytes, no metadata.
+@contextmanager
+def open_tensors(path: Path) -> Iterator["TensorFile"]:
+    """Map a file of tensors into memory for as long as the context lasts. Raises AdapterInvalid."""
+    with path.open("rb") as file:
+        header = read_header(file, size_bytes=path.stat().st_size)
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            yield TensorFile(header=header, mapped=mapped)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorFile:
+    """A mapped file; its arrays are views, to be dropped before the file is closed."""
+
+    header: TensorHeader
+    mapped: mmap.mmap
+
+    def array(self, entry: TensorEntry) -> np.ndarray:
+        """Return a tensor without copying it; BF16 comes as uint16."""
+        data = np.frombuffer(
+            self.mapped,
+            dtype=_NUMPY_OF_DTYPE[entry.dtype],
+            count=math.prod(entry.shape),
+            offset=self.header.data_begin + entry.begin,
+        )
+        return data.reshape(entry.shape)
+
+
+def place(tensors: Iterable[tuple[str, str, Sequence[int]]], *, aligned: bool) -> tuple[TensorEntry, ...]:
+    """Return where (name, dtype, shape) lie in a file that holds them in this order, with pads if aligned."""
+    entries: list[TensorEntry] = []
+    offset = 0
+    pads = 0
+    for name, dtype, shape in tensors:
+        gap = -offset % ALIGNMENT if aligned else 0
+        if gap:
+            end = offset + gap
+            pad = TensorEntry(name=f"pad.{pads}", dtype=PAD_DTYPE, shape=(gap,), begin=offset, end=end)
+            entries.append(pad)
+            offset, pads = end, pads + 1
+        end = offset + math.prod(shape) * ITEM_BYTES[dtype]
+        entries.append(TensorEntry(name=name, dtype=dtype, shape=tuple(shape), begin=offset, end=end))
+        offset = end
+    return tuple(entries)
+
+
+def header_bytes(entries: Iterable[TensorEntry]) -> bytes:
+    """Return what stands before the data, padded so that the data begins at a multiple of 64 bytes."""
+    header = {
+        entry.name: {
+            "dtype": entry.dtype,
+            "shape": list(entry.shape),
+            "data_offsets": [entry.begin, entry.end],
+        }
+        for entry in entries
+    }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % ALIGNMENT)
+    return struct.pack("<Q", len(text)) + text
+
+
+def write_tensors(tensors: Mapping[str, np.ndarray], *, packed: bool = False) -> bytes:
+    """Return a safetensors file: in name order or, packed, in the given order and aligned; no metadata.
 
     The same tensors give the same bytes on every machine. Raises AdapterInvalid for a dtype that adapters
     may not have.
     """
-    header: dict[str, object] = {}
-    chunks: list[bytes] = []
-    offset = 0
-    for name in sorted(tensors):
-        array = np.ascontiguousarray(tensors[name])
-        data = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
-        end = offset + len(data)
-        header[name] = {
-            "dtype": dtype_of(array, name),
-            "shape": list(array.shape),
-            "data_offsets": [offset, end],
-        }
-        chunks.append(data)
-        offset = end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-(8 + len(text)) % _ALIGNMENT)
-    return b"".join([struct.pack("<Q", len(text)), text, *chunks])
+    arrays = {name: np.ascontiguousarray(tensors[name]) for name in (tensors if packed else sorted(tensors))}
+    entries = place(
+        ((name, dtype_of(array, name), array.shape) for name, array in arrays.items()), aligned=packed
+    )
+    chunks = [header_bytes(entries)]
+    for entry in entries:
+        if entry.dtype == PAD_DTYPE:
+            chunks.append(bytes(entry.end - entry.begin))
+        else:
+            array = arrays[entry.name]
+            chunks.append(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+    return b"".join(chunks)
 
 
 def dtype_of(array: np.ndarray, name: str) -> str:

@@ -4,7 +4,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mint_common.adapters_format import AdapterFiles, BaseFacts, build_adapter, peft_name
+from mint_common.adapters_format import (
+    AdapterFiles,
+    BaseFacts,
+    ExpertsFacts,
+    build_adapter,
+    packed_name,
+    peft_name,
+)
 from mint_common.ids import BaseName, Digest, PolicyId, sha256_digest
 
 
@@ -26,13 +33,42 @@ def make_base_facts(*, name: str = "pebble", max_rank: int = 8) -> BaseFacts:
     )
 
 
+def make_moe_facts(*, name: str = "gravel", experts: int = 3, max_rank: int = 8) -> BaseFacts:
+    """Return a base of twelve layers: one of dense modules, the rest with experts; odd widths on purpose."""
+    modules = {f"model.layers.{layer}.self_attn.q_proj": (6, 4) for layer in range(12)}
+    modules |= {f"model.layers.0.mlp.{leaf}_proj": (6, 10) for leaf in ("gate", "up")}
+    modules["model.layers.0.mlp.down_proj"] = (10, 6)
+    routed = {
+        f"model.layers.{layer}.mlp.experts": ExpertsFacts(
+            count=experts, projections={"down_proj": (5, 6), "gate_proj": (6, 5), "up_proj": (6, 5)}
+        )
+        for layer in range(1, 12)
+    }
+    return BaseFacts(
+        name=BaseName(name),
+        digest=sha256_digest(name.encode()),
+        architecture="Qwen3MoeForCausalLM",
+        vocab_size=32,
+        max_context=64,
+        targets=("down_proj", "gate_proj", "q_proj", "up_proj"),
+        modules=modules,
+        max_rank=max_rank,
+        experts=routed,
+    )
+
+
 def make_tensors(facts: BaseFacts, *, rank: int = 2, seed: int = 0) -> Mapping[str, np.ndarray]:
-    """Return random tensors of an adapter over every module of a base."""
+    """Return random tensors of an adapter over every module of a base, those of experts packed."""
     rng = np.random.default_rng(seed)
     tensors: dict[str, np.ndarray] = {}
     for module, (in_features, out_features) in facts.modules.items():
         tensors[peft_name(module, "A")] = rng.standard_normal((rank, in_features), dtype=np.float32)
         tensors[peft_name(module, "B")] = rng.standard_normal((out_features, rank), dtype=np.float32)
+    for module, layer in facts.experts.items():
+        for leaf, (width_in, width_out) in layer.projections.items():
+            shape_a, shape_b = (layer.count, rank, width_in), (layer.count, width_out, rank)
+            tensors[packed_name(module, leaf, "A")] = rng.standard_normal(shape_a, dtype=np.float32)
+            tensors[packed_name(module, leaf, "B")] = rng.standard_normal(shape_b, dtype=np.float32)
     return tensors
 
 

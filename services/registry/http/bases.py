@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import FastAPI
 from pydantic import Field, StringConstraints
 
-from mint_common.adapters_format.base_facts import BaseFacts
+from mint_common.adapters_format.base_facts import BaseFacts, ExpertsFacts
 from mint_common.errors import InvalidField
 from mint_common.ids import BaseName, Digest
 from services.registry.core.names import BASE_NAME_PATTERN
@@ -14,6 +14,13 @@ from services.registry.http.context import Body, Label, Registry
 
 ModuleName = Annotated[str, StringConstraints(max_length=200, pattern=r"^[A-Za-z0-9_.]+$")]
 Features = Annotated[int, Field(ge=1)]
+
+
+class ExpertsBody(Body):
+    """The experts of one layer (`mint_common.adapters_format.ExpertsFacts`)."""
+
+    count: Annotated[int, Field(ge=1)]
+    projections: Annotated[dict[ModuleName, tuple[Features, Features]], Field(min_length=1)]
 
 
 class BaseBody(Body):
@@ -27,6 +34,7 @@ class BaseBody(Body):
     targets: Annotated[tuple[ModuleName, ...], Field(min_length=1)]
     modules: Annotated[dict[ModuleName, tuple[Features, Features]], Field(min_length=1)]
     max_rank: Annotated[int, Field(ge=1)]
+    experts: Annotated[dict[ModuleName, ExpertsBody], Field(default_factory=dict)]
 
     def to_facts(self) -> BaseFacts:
         """Return the record."""
@@ -39,6 +47,10 @@ class BaseBody(Body):
             targets=self.targets,
             modules=self.modules,
             max_rank=self.max_rank,
+            experts={
+                name: ExpertsFacts(count=layer.count, projections=layer.projections)
+                for name, layer in self.experts.items()
+            },
         )
 
 

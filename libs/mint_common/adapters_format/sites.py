@@ -1,0 +1,105 @@
+"""Where an adapter can act: every dense module, and every projection of a layer's experts.
+
+A target is a leaf name (``up_proj``) or, where that would take more than is meant, the last two parts of a
+name (``experts.up_proj``, ``shared_experts.up_proj``): it selects every site whose name ends so.
+"""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from mint_common.adapters_format.base_facts import BaseFacts
+from mint_common.adapters_format.names import leaf_of, twig_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """One place of the base with its own B @ A; ``count`` is 0 for a dense module, else the experts'.
+
+    ``module`` is the dense module, or the experts module without the projection.
+    """
+
+    name: str
+    module: str
+    width_in: int
+    width_out: int
+    count: int
+
+    @property
+    def projection(self) -> str:
+        """Return the leaf name."""
+        return leaf_of(self.name)
+
+
+# Parts of a module's name in the order in which a forward pass, and so an engine's load, comes to them.
+_FORWARD = (
+    "self_attn",
+    "mlp",
+    "q_proj",
+    "q_a_proj",
+    "q_b_proj",
+    "k_proj",
+    "v_proj",
+    "kv_a_proj_with_mqa",
+    "kv_b_proj",
+    "o_proj",
+    "experts",
+    "shared_experts",
+    "gate_proj",
+    "up_proj",
+    "down_proj",
+)
+_RANK = {part: rank for rank, part in enumerate(_FORWARD)}
+
+
+def all_sites(facts: BaseFacts) -> list[Site]:
+    """Return every site of a base in load order: by layer, as a forward pass comes to them."""
+    dense = (
+        Site(name=name, module=name, width_in=width_in, width_out=width_out, count=0)
+        for name, (width_in, width_out) in facts.modules.items()
+    )
+    routed = (
+        Site(
+            name=f"{module}.{projection}",
+            module=module,
+            width_in=width_in,
+            width_out=width_out,
+            count=experts.count,
+        )
+        for module, experts in facts.experts.items()
+        for projection, (width_in, width_out) in experts.projections.items()
+    )
+    return sorted([*dense, *routed], key=lambda site: load_order(site.name))
+
+
+def load_order(name: str) -> tuple[tuple[int, int, str], ...]:
+    """Return the sort key of a module's name."""
+    return tuple(
+        (_RANK.get(part, len(_RANK)), int(part) if part.isdecimal() else -1, part) for part in name.split(".")
+    )
+
+
+def targeted(sites: Iterable[Site], targets: Collection[str]) -> list[Site]:
+    """Return the sites that targets select, in their order."""
+    wanted = set(targets)
+    return [site for site in sites if leaf_of(site.name) in wanted or twig_of(site.name) in wanted]
+
+
+def targets_of(sites: Collection[Site], chosen: Collection[Site]) -> tuple[str, ...]:
+    """Return the shortest sorted targets that select the chosen sites.
+
+    Where none selects exactly those, the leaf names are returned: what is missing then shows as missing.
+    """
+    names = {site.name for site in chosen}
+    targets: set[str] = set()
+    for leaf in {leaf_of(name) for name in names}:
+        alike = {site.name for site in sites if leaf_of(site.name) == leaf}
+        mine = {name for name in names if leaf_of(name) == leaf}
+        twigs = {twig_of(name) for name in mine}
+        by_twig = {name for name in alike if twig_of(name) in twigs}
+        targets |= twigs if mine != alike and mine == by_twig else {leaf}
+    return tuple(sorted(targets))
+
+
+def site_names(site: Site) -> list[str]:
+    """Return the module names under which a site's tensors may stand: its own, and each expert's."""
+    return [site.name, *(f"{site.module}.{expert}.{site.projection}" for expert in range(site.count))]
