@@ -25,6 +25,8 @@ from services.standalone.settings import read_standalone_settings
 from services.standalone.view import PartsView
 
 TASKS = {SMOLLM2: "progression", TINY: "mode:copy"}
+SMALL = {"MINT_LOADER_HOST_CAPACITY": "12"}
+"""Few adapters in memory: the stack stays below 6 GB, and older revisions are seen to leave and come back."""
 HELDOUT_PROMPTS = {SMOLLM2: 96, TINY: 256}
 
 
@@ -51,7 +53,7 @@ async def _live_through(
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     place = await asyncio.to_thread(ensure_base, bases, base, report=say)
-    settings = read_standalone_settings(os.environ)
+    settings = read_standalone_settings({**SMALL, **os.environ})
     parts, progress = PartsView(console), JobView(console)
     opening = open_stack(state, [place], port=free_port(), settings=settings, observers=(parts,))
     async with opening as stack:
