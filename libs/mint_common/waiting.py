@@ -1,4 +1,4 @@
-"""Waiting for something, but not longer than a while."""
+"""Waiting for something, but not longer than a while, and never past a cancellation."""
 
 import asyncio
 from typing import Protocol
@@ -23,3 +23,14 @@ async def wait_for_event(event: asyncio.Event, *, clock: Sleeper, seconds: float
         timer.cancel()
         await asyncio.gather(waiter, timer, return_exceptions=True)
     return event.is_set()
+
+
+def raise_if_cancelled() -> None:
+    """Raise the cancellation of the current task that a library has swallowed.
+
+    `asyncio.wait_for` of Python 3.11 does when the cancellation meets the result; nats-py awaits every answer
+    of the server with it.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError

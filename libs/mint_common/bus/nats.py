@@ -15,7 +15,6 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, Header
 
 from mint_common.bus.nats_connection import (
     KEEP_SECONDS,
-    REQUEST_SECONDS,
     RETRY_SECONDS,
     TROUBLE,
     NatsConnection,
@@ -25,8 +24,11 @@ from mint_common.bus.nats_subscription import NatsDeliveries, NatsWatch
 from mint_common.bus.port import Delivery, Message
 from mint_common.errors import EventInvalid, Unavailable
 from mint_common.events.subjects import STREAM
+from mint_common.waiting import raise_if_cancelled
 
-PUBLISH_ATTEMPTS = 3
+PUBLISH_SECONDS = 10.0
+ACK_SECONDS = 2.5
+"""How long the server may take to store a message; a message sent into a dying connection costs this once."""
 MAX_UNANSWERED = 10_000
 
 
@@ -50,30 +52,36 @@ class NatsBus:
     async def publish(self, message: Message) -> None:
         """Publish and wait until it is on the server's disk.
 
-        Raises Unavailable after some attempts, and EventInvalid for a message that the server never takes.
+        Tries again for a while, which the id makes harmless; then raises Unavailable. Raises EventInvalid for
+        a message that the server never takes.
         """
-        for attempt in range(1, PUBLISH_ATTEMPTS + 1):
-            try:
-                await self._publish(message)
-            except nats.errors.MaxPayloadError as error:
-                raise EventInvalid(type=message.subject, problem="too large for the bus") from error
-            except (*TROUBLE, Unavailable) as error:
-                if attempt == PUBLISH_ATTEMPTS:
-                    raise unavailable(error) from error
-                await asyncio.sleep(RETRY_SECONDS * attempt)
-            else:
-                return
+        problem: BaseException | None = None
+        try:
+            async with asyncio.timeout(PUBLISH_SECONDS):
+                while True:
+                    try:
+                        await self._publish(message)
+                    except nats.errors.MaxPayloadError as error:
+                        raise EventInvalid(type=message.subject, problem="too large for the bus") from error
+                    except TROUBLE as error:
+                        problem = error
+                        await asyncio.sleep(RETRY_SECONDS)
+                    else:
+                        return
+        except TimeoutError as error:
+            raise unavailable(problem or error) from error
 
     async def _publish(self, message: Message) -> None:
         jetstream = await self._connection.jetstream()
         headers = {**message.headers, Header.MSG_ID.value: message.id}
         try:
             await jetstream.publish(
-                message.subject, message.data, timeout=REQUEST_SECONDS, stream=STREAM, headers=headers
+                message.subject, message.data, timeout=ACK_SECONDS, stream=STREAM, headers=headers
             )
         except nats.js.errors.NoStreamResponseError:
             await self._connection.ensure_stream()
             raise
+        raise_if_cancelled()
 
     @asynccontextmanager
     async def subscribe(

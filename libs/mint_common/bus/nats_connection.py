@@ -17,6 +17,7 @@ from nats.js.api import ConsumerConfig, DiscardPolicy, RetentionPolicy, StorageT
 
 from mint_common.errors import Unavailable
 from mint_common.events.subjects import STREAM, STREAM_SUBJECTS
+from mint_common.waiting import raise_if_cancelled
 
 CONNECT_SECONDS = 15.0
 """How long an operation waits for the server to come back before it raises Unavailable."""
@@ -63,14 +64,16 @@ class NatsConnection:
         except nats.js.errors.NotFoundError:
             await jetstream.add_stream(StreamConfig(name=STREAM, num_replicas=1, **_promises()))
             _log.info("stream made", extra={"stream": STREAM})
-            return
-        if any(getattr(found, name) != value for name, value in _promises().items()):
-            await jetstream.update_stream(found.evolve(**_promises()))
+        else:
+            if any(getattr(found, name) != value for name, value in _promises().items()):
+                await jetstream.update_stream(found.evolve(**_promises()))
+        raise_if_cancelled()
 
     async def ensure_consumer(self, config: ConsumerConfig) -> None:
         """Make a consumer or bring it up to date, after the stream. Equal settings change nothing."""
         await self.ensure_stream()
         await (await self.jetstream()).add_consumer(STREAM, config)
+        raise_if_cancelled()
 
     async def close(self) -> None:
         """Flush and disconnect for good. Idempotent."""

@@ -1,0 +1,187 @@
+"""The outbox relay with a real Postgres and a real NATS, killed in the middle."""
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import asyncpg
+import pytest
+
+from mint_common.bus.memory import MemoryBus
+from mint_common.bus.nats import NatsBus, connect_nats
+from mint_common.bus.port import Bus, Message
+from mint_common.errors import AlreadyHandled, EventInvalid, Unavailable
+from mint_common.events import Event
+from mint_common.events.codec import decode
+from mint_common.runtime.clock import SystemClock
+from mint_common.runtime.ledger_postgres import PostgresLedger
+from mint_common.runtime.relay import OutboxRelay
+from mint_common.testing.factories import EXAMPLES
+from tests.conftest import RunningServer
+from tests.integration.runtime.servers import make_pool, restart_postgres
+
+pytestmark = pytest.mark.integration
+CLOCK = SystemClock()
+WAITING = "SELECT count(*) FROM mint_outbox WHERE published_at IS NULL"
+
+
+def moved(number: int) -> Event:
+    return replace(EXAMPLES["alias.moved"], sequence=number)
+
+
+@asynccontextmanager
+async def relaying(pool: asyncpg.Pool, bus: Bus) -> AsyncIterator[asyncio.Task[None]]:
+    task = asyncio.create_task(OutboxRelay(pool, bus, CLOCK).run())
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def commit(ledger: PostgresLedger, number: int) -> None:
+    """Commit one event, whatever it takes: a lost answer to the commit is settled by asking again."""
+    while True:
+        try:
+            async with ledger.transaction(f"cause-{number}") as transaction:
+                await transaction.emit(moved(number))
+        except AlreadyHandled:
+            return
+        except Unavailable:
+            await asyncio.sleep(0.1)
+        else:
+            return
+
+
+async def numbers_heard(bus: NatsBus, until: int) -> list[int]:
+    """Read a durable subscription until every number has come; return the first comings in order."""
+    heard: list[int] = []
+    async with asyncio.timeout(60), bus.subscribe(durable="d", subjects=["mint.>"]) as deliveries:
+        async for delivery in deliveries:
+            await delivery.ack()
+            number = decode(delivery.message.data)[1].sequence
+            if number not in heard:
+                heard.append(number)
+            if len(heard) == until:
+                return heard
+    raise AssertionError
+
+
+async def test_every_committed_event_arrives_in_order_through_kills_of_both_servers(
+    own_nats: RunningServer, own_postgres: RunningServer
+) -> None:
+    pool = await make_pool(own_postgres.address)
+    ledger = PostgresLedger(pool, CLOCK)
+    bus = await connect_nats(own_nats.address, name="relay")
+    listening = asyncio.create_task(numbers_heard(bus, 120))
+    async with relaying(pool, bus) as relay:
+        for number in range(120):
+            await commit(ledger, number)
+            if number in (20, 70):
+                own_nats.kill()
+                await asyncio.to_thread(own_nats.start)
+            if number in (45, 71):
+                own_postgres.kill()
+                await restart_postgres(own_postgres)
+        assert await listening == list(range(120))
+        assert not relay.done()
+        async with asyncio.timeout(10):
+            while await pool.fetchval(WAITING):
+                await asyncio.sleep(0.05)
+    await bus.close()
+    await pool.close()
+
+
+async def test_repeating_brings_back_what_a_wiped_bus_lost(own_nats: RunningServer, database: str) -> None:
+    pool = await make_pool(database)
+    ledger = PostgresLedger(pool, CLOCK)
+    bus = await connect_nats(own_nats.address, name="relay")
+    async with relaying(pool, bus):
+        for number in range(5):
+            await commit(ledger, number)
+        while await pool.fetchval(WAITING):
+            await asyncio.sleep(0.02)
+        own_nats.kill()
+        shutil.rmtree(own_nats.launch.folder / "jetstream")
+        await asyncio.to_thread(own_nats.start)
+        for number in range(5):
+            await ledger.repeat(f"cause-{number}")
+        assert sorted(await numbers_heard(bus, 5)) == list(range(5))
+    await bus.close()
+    await pool.close()
+
+
+async def test_a_commit_wakes_the_relay_before_its_poll(database: str) -> None:
+    pool = await make_pool(database)
+    ledger = PostgresLedger(pool, CLOCK)
+    bus = MemoryBus(CLOCK)
+    async with relaying(pool, bus), bus.watch(subjects=["mint.>"]) as heard:
+        await asyncio.sleep(0.3)
+        waits = []
+        for number in range(10):
+            await commit(ledger, number)
+            started = CLOCK.monotonic()
+            await anext(heard)
+            waits.append(CLOCK.monotonic() - started)
+        assert sorted(waits)[len(waits) // 2] < 0.5
+    await pool.close()
+
+
+async def test_one_relay_publishes_at_a_time_and_another_takes_over(database: str) -> None:
+    pool, other_pool = await make_pool(database), await make_pool(database)
+    ledger = PostgresLedger(pool, CLOCK)
+    first, second = MemoryBus(CLOCK), MemoryBus(CLOCK)
+    async with relaying(other_pool, second):
+        await asyncio.sleep(0.3)
+        async with relaying(pool, first):
+            for number in range(5):
+                await commit(ledger, number)
+            while await pool.fetchval(WAITING):
+                await asyncio.sleep(0.02)
+            assert (len(first.messages), len(second.messages)) == (0, 5)
+    async with relaying(pool, first), asyncio.timeout(10):
+        await commit(ledger, 5)
+        while not first.messages:
+            await asyncio.sleep(0.02)
+    await pool.close()
+    await other_pool.close()
+
+
+class RefusingBus(MemoryBus):
+    """A bus that never takes one subject."""
+
+    async def publish(self, message: Message) -> None:
+        if decode(message.data)[1].sequence == 1:
+            raise EventInvalid(type=message.subject, problem="too large for the bus")
+        await super().publish(message)
+
+
+async def test_a_refused_event_is_marked_and_does_not_hold_up_the_others(database: str) -> None:
+    pool = await make_pool(database)
+    ledger = PostgresLedger(pool, CLOCK)
+    bus = RefusingBus(CLOCK)
+    for number in range(3):
+        await commit(ledger, number)
+    async with relaying(pool, bus), asyncio.timeout(10):
+        while await pool.fetchval(WAITING):
+            await asyncio.sleep(0.02)
+    assert [decode(each.data)[1].sequence for each in bus.messages] == [0, 2]
+    assert "too large" in await pool.fetchval("SELECT refusal FROM mint_outbox WHERE refusal IS NOT NULL")
+    await pool.close()
+
+
+async def test_published_rows_are_pruned_after_a_week(database: str) -> None:
+    pool = await make_pool(database)
+    ledger = PostgresLedger(pool, CLOCK)
+    for number in range(2):
+        await commit(ledger, number)
+    await pool.execute(
+        "UPDATE mint_outbox SET published_at = now() - interval '8 days' WHERE cause = 'cause-0'"
+    )
+    async with relaying(pool, MemoryBus(CLOCK)), asyncio.timeout(10):
+        while await pool.fetchval("SELECT count(*) FROM mint_outbox") > 1:
+            await asyncio.sleep(0.02)
+    assert await ledger.outcome("cause-0") == []
+    await pool.close()
