@@ -1,18 +1,21 @@
-"""`python -m services.loader`: run the loader with the settings of the environment."""
+"""`python -m services.loader`: run the loader with the settings of the environment.
+
+The engine process is spawned and imports this file again: what only the loader needs is imported in `main`.
+"""
 
 import os
 import sys
 
-from mint_common import telemetry
-from mint_common.errors import SettingInvalid
-from mint_common.runtime.service import run_process
-from mint_common.settings import read_settings
-from services.loader.app import run
-from services.loader.settings import LoaderSettings
-
 
 def main() -> int:
     """Read the settings and run; a wrong setting is told in one line."""
+    from mint_common import telemetry
+    from mint_common.errors import SettingInvalid
+    from mint_common.runtime.service import run_process
+    from mint_common.settings import read_settings
+    from services.loader.app import run
+    from services.loader.settings import LoaderSettings
+
     try:
         settings = read_settings(LoaderSettings, os.environ, service="loader")
     except SettingInvalid as error:
@@ -22,6 +25,5 @@ def main() -> int:
     return run_process(lambda: run(settings))
 
 
-# The engine process is spawned: it imports this file again.
 if __name__ == "__main__":
     sys.exit(main())

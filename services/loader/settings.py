@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mint_common.settings import (
     BlobSettings,
@@ -48,3 +48,9 @@ class LoaderSettings(BaseModel):
         20.0, gt=0, description="how long a request waits for an adapter in use to come free"
     )
     prewarm_workers: int = Field(8, ge=1, description="events whose loads are awaited at once")
+
+    @model_validator(mode="after")
+    def _check_capacity(self) -> "LoaderSettings":
+        if self.host_capacity < self.slots:
+            raise ValueError("host_capacity counts the adapters in slots too: it can't be less than slots")
+        return self

@@ -10,6 +10,7 @@ Invariants:
 
 import asyncio
 import os
+import secrets
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
@@ -77,7 +78,7 @@ def start_engine(config: EngineConfig) -> "VllmEngine":
         lora_target_modules=list(config.facts.targets),
         enforce_eager=True,
         kv_cache_memory_bytes=config.kv_cache_bytes,
-        seed=0,
+        seed=secrets.randbits(31),  # of requests without a seed: no two engines, or runs, sample alike
         disable_log_stats=True,
         trust_remote_code=False,
     )
@@ -93,9 +94,8 @@ def _prepare_environment(threads: int) -> None:
         VLLM_NO_USAGE_STATS="1",
         DO_NOT_TRACK="1",
         VLLM_ENABLE_V1_MULTIPROCESSING="0",  # the worker lives in the engine process: half the start
-        VLLM_WORKER_MULTIPROCESSING_METHOD="spawn",
         VLLM_PLUGINS=PLUGIN,
-        VLLM_LOGGING_LEVEL="WARNING",
+        VLLM_CONFIGURE_LOGGING="0",  # its warnings go where this process's own do
     )
     os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # would override kv_cache_memory_bytes
 
