@@ -5,6 +5,7 @@ from mint_common.adapters_format.base_folder import BASE_FILE, describe_base, re
 from mint_common.adapters_format.build import AdapterFiles, build_adapter
 from mint_common.adapters_format.check import check_adapter, check_folder, check_manifest
 from mint_common.adapters_format.config import check_config
+from mint_common.adapters_format.convert import Progress, convert_adapter
 from mint_common.adapters_format.manifest import Manifest, adapter_digest, read_manifest, write_manifest
 from mint_common.adapters_format.names import (
     CONFIG_FILE,
@@ -16,6 +17,7 @@ from mint_common.adapters_format.names import (
     packed_name,
     peft_name,
 )
+from mint_common.adapters_format.origin import Origin, base_name_of, read_origin
 from mint_common.adapters_format.refusal import Reason
 from mint_common.adapters_format.storage import adapter_prefix, fetch_manifest, stage_adapter, store_adapter
 
@@ -31,20 +33,25 @@ __all__ = [
     "BaseFacts",
     "ExpertsFacts",
     "Manifest",
+    "Origin",
+    "Progress",
     "Reason",
     "adapter_digest",
     "adapter_prefix",
+    "base_name_of",
     "build_adapter",
     "check_adapter",
     "check_config",
     "check_folder",
     "check_manifest",
+    "convert_adapter",
     "describe_base",
     "fetch_manifest",
     "packed_name",
     "peft_name",
     "read_base_facts",
     "read_manifest",
+    "read_origin",
     "stage_adapter",
     "store_adapter",
     "write_manifest",

@@ -11,8 +11,7 @@ import json
 import math
 import mmap
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -70,18 +69,17 @@ def read_header(file: BinaryIO, *, size_bytes: int) -> TensorHeader:
     return TensorHeader(tensors=tuple(entries), data_begin=data_begin)
 
 
-@contextmanager
-def open_tensors(path: Path) -> Iterator["TensorFile"]:
-    """Map a file of tensors into memory for as long as the context lasts. Raises AdapterInvalid."""
+def map_tensors(path: Path) -> "TensorFile":
+    """Map a file of tensors into memory, until its last array is gone. Raises AdapterInvalid."""
     with path.open("rb") as file:
         header = read_header(file, size_bytes=path.stat().st_size)
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-            yield TensorFile(header=header, mapped=mapped)
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return TensorFile(header=header, mapped=mapped)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorFile:
-    """A mapped file; its arrays are views, to be dropped before the file is closed."""
+    """A mapped file; its arrays are views of it."""
 
     header: TensorHeader
     mapped: mmap.mmap

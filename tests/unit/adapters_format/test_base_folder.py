@@ -113,3 +113,69 @@ def test_index_cannot_lead_outside_the_folder(tmp_path: Path) -> None:
     (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../secret.safetensors"}}')
     with pytest.raises(InvalidField, match="outside the folder"):
         describe_base(folder, name="pebble", max_rank=8)
+
+
+def make_moe_base(folder: Path, *, fused: bool, **changes: np.ndarray | None) -> Path:
+    """Make a DeepSeek-like base: MLA, a dense layer, one of experts with a shared one, and one too many."""
+    config = {**CONFIG, "architectures": ["DeepseekV3ForCausalLM"], "num_hidden_layers": 2}
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer.json").write_text("{}")
+    moe = "model.layers.1.mlp"
+    shapes = {
+        "model.layers.0.self_attn.q_a_proj": (3, D),
+        "model.layers.0.self_attn.kv_a_proj_with_mqa": (5, D),
+        "model.layers.0.self_attn.indexer.wq_b": (5, D),
+        "model.layers.0.mlp.up_proj": (FF, D),
+        f"{moe}.gate": (4, D),
+        f"{moe}.shared_experts.up_proj": (6, D),
+        "model.layers.2.self_attn.o_proj": (D, D),
+    }
+    if fused:
+        shapes |= {f"{moe}.experts.gate_up_proj": (4, 6, D), f"{moe}.experts.down_proj": (4, D, 3)}
+    else:
+        for expert in range(4):
+            shapes |= {f"{moe}.experts.{expert}.{leaf}_proj": (3, D) for leaf in ("gate", "up")}
+            shapes[f"{moe}.experts.{expert}.down_proj"] = (D, 3)
+    tensors = {f"{name}.weight": np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    save_file(
+        {n: a for n, a in {**tensors, **changes}.items() if a is not None}, folder / "model.safetensors"
+    )
+    return folder
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_base_with_experts_is_described_however_they_are_stored(tmp_path: Path, fused: bool) -> None:
+    facts = describe_base(make_moe_base(tmp_path, fused=fused), name="pebble", max_rank=8)
+    assert facts.modules == {
+        "model.layers.0.mlp.up_proj": (D, FF),
+        "model.layers.0.self_attn.kv_a_proj_with_mqa": (D, 5),
+        "model.layers.0.self_attn.q_a_proj": (D, 3),
+        "model.layers.1.mlp.shared_experts.up_proj": (D, 6),
+    }
+    (layer,) = facts.experts.items()
+    assert layer[0] == "model.layers.1.mlp.experts"
+    assert layer[1].count == 4
+    assert layer[1].projections == {"down_proj": (3, D), "gate_proj": (D, 3), "up_proj": (D, 3)}
+    assert facts.targets == (
+        "down_proj",
+        "gate_proj",
+        "kv_a_proj_with_mqa",
+        "q_a_proj",
+        "up_proj",
+    )
+    (tmp_path / BASE_FILE).write_bytes(msgspec.json.encode(facts))
+    assert read_base_facts(tmp_path) == facts
+
+
+@pytest.mark.parametrize("array", [None, np.zeros((4, D), np.float32), np.zeros((4, D, 1), np.float32)])
+def test_experts_that_are_not_all_alike_are_refused(tmp_path: Path, array: np.ndarray | None) -> None:
+    odd = {"model.layers.1.mlp.experts.2.up_proj.weight": array}
+    with pytest.raises(InvalidField, match="expert"):
+        describe_base(make_moe_base(tmp_path, fused=False, **odd), name="pebble", max_rank=8)
+
+
+def test_facts_of_a_dense_base_need_no_word_of_experts() -> None:
+    tiny = Path("bases/tiny")
+    assert b"experts" not in (tiny / BASE_FILE).read_bytes()
+    assert read_base_facts(tiny).experts == {}

@@ -1,0 +1,160 @@
+"""Turn an adapter folder of any layout into another layout, lossless but for the rounding of a folded alpha.
+
+Invariants: memory stays bounded by one half of one layer's projection, whatever the size of the adapter; the
+new folder is complete and checked, or absent.
+"""
+
+import hashlib
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from mint_common.adapters_format.base_facts import BaseFacts
+from mint_common.adapters_format.check import check_folder
+from mint_common.adapters_format.config import write_config
+from mint_common.adapters_format.experts import read_half, scaled, sources_of, write_half
+from mint_common.adapters_format.layouts import TensorSpec, tensor_specs
+from mint_common.adapters_format.manifest import (
+    FileProof,
+    Manifest,
+    adapter_digest,
+    proof_of,
+    write_manifest,
+)
+from mint_common.adapters_format.names import (
+    CONFIG_FILE,
+    DENSE,
+    MANIFEST_FILE,
+    PACKED,
+    WEIGHTS_FILE,
+    Half,
+)
+from mint_common.adapters_format.origin import Origin, read_origin
+from mint_common.adapters_format.sites import Site, all_sites, targeted
+from mint_common.adapters_format.tensor_file import (
+    PAD_DTYPE,
+    TensorEntry,
+    TensorFile,
+    header_bytes,
+    map_tensors,
+    place,
+)
+from mint_common.errors import AlreadyExists
+
+Progress = Callable[[int, int], None]
+"""Told (bytes written, bytes in all) now and then."""
+
+
+def convert_adapter(
+    facts: BaseFacts,
+    source: Path,
+    target: Path,
+    *,
+    layout: str,
+    progress: Progress = lambda _done, _total: None,
+) -> Manifest:
+    """Write an adapter in a layout to a new folder and return its manifest.
+
+    An adapter without experts has but one layout, so it becomes `dense/1`. Raises NotFound, AlreadyExists,
+    AdapterInvalid.
+    """
+    if target.exists():
+        raise AlreadyExists(kind="folder", name=str(target))
+    origin = read_origin(facts, source)
+    sites = targeted(all_sites(facts), origin.targets)
+    if not any(site.count for site in sites):
+        layout = DENSE
+    specs = tensor_specs(layout, sites, rank=origin.rank)
+    draft = target.with_name(f".{target.name}.{secrets.token_hex(6)}")
+    try:
+        draft.mkdir(parents=True)
+        tensors = map_tensors(source / WEIGHTS_FILE)
+        with (draft / WEIGHTS_FILE).open("wb") as file:
+            proof = _write_weights(file, specs, origin, tensors, aligned=layout == PACKED, progress=progress)
+        config = write_config(base=facts.name, rank=origin.rank, layout=layout, targets=origin.targets)
+        (draft / CONFIG_FILE).write_bytes(config)
+        manifest = _manifest(facts, origin, layout, proof, proof_of(config))
+        (draft / MANIFEST_FILE).write_bytes(write_manifest(manifest))
+        check_folder(facts, manifest, draft)
+        draft.rename(target)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return manifest
+
+
+def _manifest(
+    facts: BaseFacts, origin: Origin, layout: str, weights: FileProof, config: FileProof
+) -> Manifest:
+    digest = adapter_digest(
+        layout=layout,
+        base_digest=facts.digest,
+        rank=origin.rank,
+        targets=origin.targets,
+        dtype=origin.dtype,
+        weights_sha256=weights.sha256,
+    )
+    return Manifest(
+        layout=layout,
+        digest=digest,
+        base=facts.name,
+        base_digest=facts.digest,
+        policy_id=origin.policy_id,
+        step=origin.step,
+        parent=origin.parent,
+        rank=origin.rank,
+        targets=origin.targets,
+        dtype=origin.dtype,
+        files={WEIGHTS_FILE: weights, CONFIG_FILE: config},
+    )
+
+
+def _write_weights(
+    file: BinaryIO,
+    specs: list[TensorSpec],
+    origin: Origin,
+    tensors: TensorFile,
+    *,
+    aligned: bool,
+    progress: Progress,
+) -> FileProof:
+    if not aligned:
+        specs = sorted(specs, key=lambda spec: spec.name)
+    entries = place(((spec.name, origin.dtype, spec.shape) for spec in specs), aligned=aligned)
+    total = entries[-1].end
+    sha256 = hashlib.sha256()
+    head = header_bytes(entries)
+    written, told = len(head), 0
+    sha256.update(head)
+    file.write(head)
+    for entry, data in _data(entries, {spec.name: spec for spec in specs}, origin, tensors):
+        sha256.update(data)
+        file.write(data)
+        written += len(data)
+        if entry.end - told >= total // 100:
+            told = entry.end
+            progress(told, total)
+    return FileProof(sha256=sha256.hexdigest(), size_bytes=written)
+
+
+def _data(
+    entries: tuple[TensorEntry, ...], specs: dict[str, TensorSpec], origin: Origin, tensors: TensorFile
+) -> Iterator[tuple[TensorEntry, bytes]]:
+    places = {entry.name: entry for entry in tensors.header.tensors}
+    sources = sources_of(origin.specs)
+
+    # Files in name order come back to a layer's projections expert by expert: keep those of one layer.
+    @lru_cache(maxsize=6)
+    def half_of(site: Site, half: Half) -> np.ndarray:
+        array = read_half(site, half, sources, lambda spec: tensors.array(places[spec.name]))
+        return scaled(array, origin.scaling) if half == "B" else array
+
+    for entry in entries:
+        if entry.dtype == PAD_DTYPE:
+            yield entry, bytes(entry.end - entry.begin)
+        else:
+            yield entry, np.ascontiguousarray(write_half(specs[entry.name], half_of)).tobytes()

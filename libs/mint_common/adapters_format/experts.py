@@ -1,0 +1,77 @@
+"""The halves of a site as arrays, out of any layout and into any other, without copying where shapes allow.
+
+A dense module's half is A ``[r, in]`` or B ``[out, r]``; that of an experts' projection has the experts in
+front: A ``[E, r, in]``, B ``[E, out, r]``. PEFT's fused A is expert-major, ``[E * r, in]``, but its fused B
+is rank-major, ``[out, r * E]``.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from mint_common.adapters_format.layouts import TensorSpec
+from mint_common.adapters_format.names import Half
+from mint_common.adapters_format.refusal import Reason, refusal
+from mint_common.adapters_format.sites import Site
+
+Read = Callable[[TensorSpec], np.ndarray]
+"""Returns the tensor of a spec."""
+HalfOf = Callable[[Site, Half], np.ndarray]
+"""Returns half a site."""
+Sources = Mapping[tuple[str, Half], Sequence[TensorSpec]]
+"""(site's name, half) -> the tensors that hold it: one, or one for each expert."""
+
+
+def sources_of(specs: Sequence[TensorSpec]) -> Sources:
+    """Return where each half of each site is."""
+    sources: dict[tuple[str, Half], list[TensorSpec]] = {}
+    for spec in specs:
+        for site in spec.sites:
+            sources.setdefault((site.name, spec.half), []).append(spec)
+    return sources
+
+
+def read_half(site: Site, half: Half, sources: Sources, read: Read) -> np.ndarray:
+    """Return half a site out of the tensors of any layout."""
+    specs = sources[site.name, half]
+    first = specs[0]
+    if first.expert is not None:
+        return np.stack([read(spec) for spec in specs])
+    array: np.ndarray = read(first)
+    if not site.count or array.ndim == 3:
+        return array
+    if half == "A":
+        return array.reshape(site.count, -1, array.shape[1])
+    begin = sum(part.width_out for part in first.sites[: first.sites.index(site)])
+    rows = array[begin : begin + site.width_out]
+    experts_first: np.ndarray = rows.reshape(site.width_out, -1, site.count).transpose(2, 0, 1)
+    return experts_first
+
+
+def write_half(spec: TensorSpec, half_of: HalfOf) -> np.ndarray:
+    """Return the tensor of a spec, of any layout. Raises AdapterInvalid where fusing would lose something."""
+    halves = [half_of(site, spec.half) for site in spec.sites]
+    if spec.expert is not None:
+        return halves[0][spec.expert]
+    if len(spec.shape) == halves[0].ndim:
+        return halves[0]
+    if spec.half == "A":
+        if not all(np.array_equal(halves[0], other) for other in halves[1:]):
+            names = " and ".join(site.name for site in spec.sites)
+            problem = f"{names} have an A each; a fused file has one for both"
+            raise refusal(Reason.UNSUPPORTED_LAYOUT, problem)
+        return halves[0].reshape(spec.shape)
+    return np.concatenate(halves, axis=1).transpose(1, 2, 0).reshape(spec.shape)
+
+
+def scaled(array: np.ndarray, factor: float) -> np.ndarray:
+    """Return an array times a factor, rounded to the array's own dtype; BF16 is uint16 here."""
+    if factor == 1:
+        return array
+    if array.dtype != np.uint16:
+        return (array.astype(np.float32) * np.float32(factor)).astype(array.dtype)
+    wide = (array.astype(np.uint32) << 16).view(np.float32) * np.float32(factor)
+    bits = np.ascontiguousarray(wide).view(np.uint32)
+    # Round to nearest, ties to even. NaN and infinity stay what they are for the check to find.
+    rounded = bits + 0x7FFF + ((bits >> 16) & 1)
+    return (np.where(np.isfinite(wide), rounded, bits) >> 16).astype(np.uint16)

@@ -1,0 +1,194 @@
+"""Between PEFT's layouts and MinT's packed one: nothing is lost, and what would be is refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.numpy import load_file
+
+from mint_common.adapters_format import (
+    DENSE,
+    FUSED,
+    MANIFEST_FILE,
+    PACKED,
+    WEIGHTS_FILE,
+    Manifest,
+    convert_adapter,
+    packed_name,
+    read_origin,
+)
+from mint_common.adapters_format.experts import scaled
+from mint_common.errors import AdapterInvalid, AlreadyExists, NotFound
+from mint_common.testing.adapters import make_adapter, make_base_facts
+from tests.unit.adapters_format.layouts import (
+    FACTS,
+    Tensors,
+    fused,
+    packed_tensors,
+    per_expert,
+    save_peft,
+    shared_a,
+)
+
+DOWN_B = packed_name("model.layers.1.mlp.experts", "down_proj", "B")
+
+
+def folded(tensors: Tensors, factor: float = 2.0) -> Tensors:
+    return {name: array * factor if ".lora_B." in name else array for name, array in tensors.items()}
+
+
+def assert_equal(found: Tensors, expected: Tensors) -> None:
+    real = {name: array for name, array in found.items() if not name.startswith("pad.")}
+    assert real.keys() == expected.keys()
+    for name, array in real.items():
+        assert np.array_equal(array, expected[name]), name
+
+
+def convert(source: Path, layout: str) -> tuple[Manifest, Path]:
+    target = source.with_name(f"{source.name}-{layout.partition('/')[0]}")
+    return convert_adapter(FACTS, source, target, layout=layout), target
+
+
+def test_per_expert_becomes_packed_with_alpha_folded_and_comes_back(tmp_path: Path) -> None:
+    tensors = packed_tensors()
+    source = save_peft(tmp_path / "peft", per_expert(tensors))
+    manifest, packed = convert(source, PACKED)
+    assert (manifest.layout, manifest.rank) == (PACKED, 2)
+    assert manifest.targets == ("down_proj", "gate_proj", "q_proj", "up_proj")
+    assert_equal(load_file(packed / WEIGHTS_FILE), folded(tensors))
+    again, unpacked = convert(packed, DENSE)
+    assert again.layout == DENSE
+    assert_equal(load_file(unpacked / WEIGHTS_FILE), folded(per_expert(tensors)))
+    assert convert(unpacked, PACKED)[0] == manifest, "packing is the same the second time"
+
+
+def test_fused_becomes_packed_and_comes_back(tmp_path: Path) -> None:
+    tensors = shared_a(packed_tensors())
+    source = save_peft(tmp_path / "peft", fused(tensors), lora_alpha=2)
+    manifest, packed = convert(source, PACKED)
+    assert_equal(load_file(packed / WEIGHTS_FILE), tensors)
+    again, unpacked = convert(packed, FUSED)
+    assert (again.layout, again.targets) == (FUSED, manifest.targets)
+    assert_equal(load_file(unpacked / WEIGHTS_FILE), fused(tensors))
+    assert convert(unpacked, PACKED)[0] == manifest
+
+
+def test_equal_adapters_pack_to_equal_digests_whatever_they_came_as(tmp_path: Path) -> None:
+    tensors = shared_a(packed_tensors())
+    one, _ = convert(save_peft(tmp_path / "a", fused(tensors)), PACKED)
+    other, _ = convert(save_peft(tmp_path / "b", per_expert(tensors)), PACKED)
+    assert one == other
+
+
+def test_an_a_for_gate_and_another_for_up_cannot_be_fused(tmp_path: Path) -> None:
+    _, packed = convert(save_peft(tmp_path / "peft", per_expert(packed_tensors())), PACKED)
+    with pytest.raises(AdapterInvalid, match="have an A each") as refused:
+        convert(packed, FUSED)
+    assert refused.value.reason == "unsupported_layout"
+    assert {path.name for path in tmp_path.iterdir()} == {"peft", "peft-packed"}, "nothing is left behind"
+
+
+def test_rslora_scales_by_the_root_of_the_rank(tmp_path: Path) -> None:
+    tensors = packed_tensors(rank=4)
+    source = save_peft(tmp_path / "peft", per_expert(tensors), rank=4, use_rslora=True)
+    _, packed = convert(source, PACKED)
+    assert_equal(load_file(packed / WEIGHTS_FILE), folded(tensors, 4.0))
+
+
+def test_experts_alone_are_a_target_of_their_own(tmp_path: Path) -> None:
+    only = {name: array for name, array in packed_tensors().items() if name.endswith(".packed")}
+    manifest, packed = convert(save_peft(tmp_path / "peft", per_expert(only)), PACKED)
+    assert manifest.targets == ("experts.down_proj", "experts.gate_proj", "experts.up_proj")
+    assert_equal(load_file(packed / WEIGHTS_FILE), folded(only))
+    assert read_origin(FACTS, packed).targets == manifest.targets
+
+
+def test_down_alone_is_packed_and_fused(tmp_path: Path) -> None:
+    wanted = {n: a for n, a in packed_tensors().items() if "experts.down_proj" in n or "q_proj" in n}
+    without = {
+        n: a for n, a in fused(shared_a(packed_tensors())).items() if "experts.lora" in n or "q_p" in n
+    }
+    manifest, packed = convert(save_peft(tmp_path / "peft", without), PACKED)
+    assert manifest.targets == ("experts.down_proj", "q_proj")
+    assert_equal(load_file(packed / WEIGHTS_FILE), folded(wanted))
+    assert_equal(load_file(convert(packed, FUSED)[1] / WEIGHTS_FILE), folded(without))
+
+
+def test_a_dense_adapter_has_but_one_layout(tmp_path: Path) -> None:
+    facts = make_base_facts()
+    files = make_adapter(facts).files
+    (tmp_path / "a").mkdir()
+    for name, data in files.items():
+        (tmp_path / "a" / name).write_bytes(data)
+    manifest = convert_adapter(facts, tmp_path / "a", tmp_path / "b", layout=PACKED)
+    assert manifest.layout == DENSE
+    assert (tmp_path / "b" / MANIFEST_FILE).read_bytes() == files[MANIFEST_FILE]
+
+
+def test_progress_ends_at_the_whole(tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    source = save_peft(tmp_path / "peft", per_expert(packed_tensors()))
+    convert_adapter(FACTS, source, tmp_path / "out", layout=PACKED, progress=lambda *both: told.append(both))
+    assert told == sorted(told)
+    assert told[-1][0] == told[-1][1]
+
+
+def test_an_existing_folder_is_never_replaced(tmp_path: Path) -> None:
+    source = save_peft(tmp_path / "peft", per_expert(packed_tensors()))
+    with pytest.raises(AlreadyExists):
+        convert_adapter(FACTS, source, source, layout=PACKED)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match=r"adapter_model\.safetensors"):
+        convert(tmp_path / "peft", PACKED)
+
+
+BAD = per_expert(packed_tensors())
+FIRST = next(name for name in BAD if ".experts.1.up_proj.lora_A" in name)
+
+
+@pytest.mark.parametrize(
+    ("reason", "tensors", "config"),
+    [
+        ("missing_tensor", {n: a for n, a in BAD.items() if n != FIRST}, {}),
+        ("unknown_tensor", {**BAD, FIRST.replace("experts.1", "experts.3"): BAD[FIRST]}, {}),
+        ("unknown_tensor", {**BAD, FIRST.replace("up_proj", "side_proj"): BAD[FIRST]}, {}),
+        ("wrong_rank", {**BAD, FIRST: np.zeros((3, 6), np.float32)}, {}),
+        ("wrong_shape", {**BAD, FIRST: np.zeros((2, 7), np.float32)}, {}),
+        ("wrong_dtype", {**BAD, FIRST: BAD[FIRST].astype(np.float16)}, {}),
+        ("not_finite", {**BAD, FIRST: BAD[FIRST] * np.inf}, {}),
+        ("no_modules", {"base_model.model.other.lora_A.weight": BAD[FIRST]}, {}),
+        ("wrong_rank", BAD, {"r": 16}),
+        ("unsupported_config", BAD, {"r": "2"}),
+        ("unsupported_config", BAD, {"peft_type": "LOHA"}),
+        ("unsupported_config", BAD, {"use_dora": True}),
+        ("unsupported_config", BAD, {"rank_pattern": {"q_proj": 4}}),
+        ("unsupported_config", BAD, {"lora_alpha": float("inf")}),
+    ],
+)
+def test_a_broken_peft_adapter_is_refused_and_leaves_nothing(
+    tmp_path: Path, reason: str, tensors: Tensors, config: dict[str, object]
+) -> None:
+    with np.errstate(invalid="ignore"):
+        source = save_peft(tmp_path / "peft", tensors, **config)
+        with pytest.raises(AdapterInvalid) as refused:
+            convert(source, PACKED)
+    assert refused.value.reason == reason
+    assert [path.name for path in tmp_path.iterdir()] == ["peft"]
+
+
+@given(
+    values=st.lists(st.floats(width=32, min_value=-(2.0**100), max_value=2.0**100), min_size=1),
+    factor=st.sampled_from([1.0, 0.5, 2.0, 1.25, 3.0, 0.1]),
+)
+def test_scaling_of_bf16_rounds_to_the_nearest(values: list[float], factor: float) -> None:
+    bits = (np.array(values, np.float32).view(np.uint32) >> 16).astype(np.uint16)
+    wide = (bits.astype(np.uint32) << 16).view(np.float32)
+    found = (scaled(bits, factor).astype(np.uint32) << 16).view(np.float32)
+    exact = wide * np.float32(factor)
+    assert np.all(np.abs(found - exact) <= np.abs(exact) * 2.0**-8 + 2.0**-133)
+    if factor in (1.0, 0.5, 2.0) and np.all((exact == 0) | (np.abs(exact) > 2.0**-120)):
+        assert np.array_equal(found, exact), "a power of two loses nothing"
