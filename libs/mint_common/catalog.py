@@ -76,6 +76,15 @@ class RevisionRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OwnedRevision:
+    """A revision and the name of the policy that it is of. Equal weights may be of several policies."""
+
+    policy: str
+    base: BaseName
+    revision: RevisionRef
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AliasMove:
     """One row of an alias's history: from ``previous`` (None: it did not exist) to ``digest``."""
 

@@ -15,6 +15,7 @@ from mint_common.catalog import (
     AliasRecord,
     EvaluationRecord,
     KeyOwner,
+    OwnedRevision,
     PolicyRecord,
     RevisionRecord,
     TenantRecord,
@@ -78,6 +79,10 @@ class Catalog(Protocol):
 
     async def revisions(self, policy_id: PolicyId, *, limit: int, after: int) -> Sequence[RevisionRecord]:
         """Return a policy's revisions by number."""
+        ...
+
+    async def owned(self, tenant_id: TenantId, digests: Sequence[Digest]) -> Sequence[OwnedRevision]:
+        """Return which of these digests are a tenant's, of which policies, by policy name and number."""
         ...
 
     async def settle_export(self, export: RevisionExported, refusal: Refusal | None, *, now: float) -> None:

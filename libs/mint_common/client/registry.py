@@ -4,6 +4,7 @@ Every method raises the registry's own MintErrors (NotFound, InvalidField, ...),
 be given by id or by name. Lists come in pages: ``after`` is the last item's cursor as each method says.
 """
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 import msgspec
@@ -14,6 +15,7 @@ from mint_common.catalog import (
     EvaluationRecord,
     IssuedKey,
     KeyOwner,
+    OwnedRevision,
     PolicyRecord,
     Resolution,
     RevisionRecord,
@@ -24,6 +26,8 @@ from mint_common.errors import Unavailable
 from mint_common.ids import BaseName, Digest, EvaluationId, PolicyId, TenantId
 
 T = TypeVar("T")
+
+_MOST_DIGESTS = 10_000
 
 
 class RegistryClient:
@@ -99,6 +103,15 @@ class RegistryClient:
         """Return a revision by number or digest."""
         path = _policies(tenant_id, policy, "revisions", revision)
         return _read(await self._http.get(path), RevisionRecord)
+
+    async def find_owned(self, tenant_id: TenantId, digests: Sequence[Digest]) -> list[OwnedRevision]:
+        """Return which of these digests are a tenant's, of which policies."""
+        path = path_of("internal", "tenants", tenant_id, "revisions", "find")
+        found: list[OwnedRevision] = []
+        for start in range(0, len(digests), _MOST_DIGESTS):
+            body = {"digests": digests[start : start + _MOST_DIGESTS]}
+            found += _read(await self._http.post(path, body), list[OwnedRevision])
+        return found
 
     async def list_aliases(self, tenant_id: TenantId, policy: PolicyId | str) -> list[AliasRecord]:
         """Return all aliases of a policy by name, without their histories."""

@@ -1,77 +1,121 @@
-"""``/mint/v1/engines`` and ``/mint/v1/adapters``: what is resident where, as the loaders say it."""
+"""``/mint/v1/engines`` and ``/mint/v1/adapters``: what is resident where, as the loaders say it.
+
+Invariant: of an adapter, a tenant sees and changes its own revisions only; another's digest is not found.
+"""
 
 import asyncio
-from collections import defaultdict
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 from fastapi import APIRouter
 
-from mint_common.catalog import PolicyRecord
+from mint_common.catalog import OwnedRevision
 from mint_common.client.engine import EngineClient
-from mint_common.errors import Unavailable
-from mint_common.generation import AdapterStatus, EngineInfo
-from mint_common.ids import Digest, TenantId
-from services.gateway.core.json_types import JsonObject
-from services.gateway.core.residency import OwnedRevision, describe_residency
+from mint_common.errors import MintError, NotFound, Unavailable
+from mint_common.generation import AdapterStatus
+from mint_common.ids import Digest, EngineId, TenantId
+from services.gateway.core.residency import AdapterEntry, EngineEntry, describe_engine, describe_residency
 from services.gateway.http.context import CallerDep, Gateway, GatewayDep
 
 router = APIRouter(prefix="/mint/v1", tags=["residency"])
 
-PAGE = 1000
-CONCURRENT = 8
+NEAREST = 4096
+"""How many adapters of each engine are looked at: all in slots and host memory, then the disk's."""
+
+Change = Literal["pin", "unpin", "evict"]
+_CHANGES: dict[Change, Callable[[EngineClient, Digest], Awaitable[AdapterStatus]]] = {
+    "pin": EngineClient.pin,
+    "unpin": EngineClient.unpin,
+    "evict": EngineClient.evict,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Resident:
+    client: EngineClient
+    engine_id: EngineId
+    adapters: Sequence[AdapterStatus]
 
 
 @router.get("/engines")
-async def list_engines(gateway: GatewayDep) -> list[EngineInfo]:
-    """List the engines that answer now."""
+async def list_engines(gateway: GatewayDep) -> list[EngineEntry]:
+    """List the engines that answer now, and how busy they are."""
     asked = await asyncio.gather(*(_describe(client) for client in gateway.engines.clients()))
-    return [info for info in asked if info is not None]
+    return [entry for entry in asked if entry is not None]
 
 
 @router.get("/adapters")
-async def list_adapters(caller: CallerDep, gateway: GatewayDep) -> list[JsonObject]:
-    """List where the tenant's revisions are: per engine the tier, readiness, size, pin and last use."""
-    asked = await asyncio.gather(*(_adapters(client) for client in gateway.engines.clients()))
-    resident = [entry for entry in asked if entry is not None and entry[1]]
-    owned = await _owned(gateway, caller.tenant_id) if resident else {}
-    return describe_residency(resident, owned)
+async def list_adapters(caller: CallerDep, gateway: GatewayDep) -> list[AdapterEntry]:
+    """List where the tenant's revisions are: per engine the tier, size, pin, last use, place in the queue."""
+    return await _entries(gateway, caller.tenant_id, await _residents(gateway))
 
 
-async def _describe(client: EngineClient) -> EngineInfo | None:
+@router.post("/adapters/{digest}/prewarm")
+async def prewarm(digest: str, caller: CallerDep, gateway: GatewayDep) -> list[AdapterEntry]:
+    """Load a revision where its requests go, and answer when it is ready."""
+    owned = (await _owned(gateway, caller.tenant_id, digest))[0]
+    client = await gateway.engines.find(owned.base, digest=owned.revision.digest)
+    await client.prewarm(owned.revision, tenant_id=caller.tenant_id)
+    return await _of_digest(gateway, caller.tenant_id, digest)
+
+
+@router.post("/adapters/{digest}/{change}")
+async def change(digest: str, change: Change, caller: CallerDep, gateway: GatewayDep) -> list[AdapterEntry]:
+    """Pin, unpin or evict a revision on every engine that holds it. 412 when it is pinned or in use."""
+    await _owned(gateway, caller.tenant_id, digest)
+    holders = [
+        resident.client
+        for resident in await _residents(gateway)
+        if any(status.digest == digest and status.tier != "stored" for status in resident.adapters)
+    ]
+    if not holders:
+        raise NotFound(kind="adapter on an engine", name=digest)
+    for holder in holders:
+        await _CHANGES[change](holder, Digest(digest))
+    return await _of_digest(gateway, caller.tenant_id, digest)
+
+
+async def _owned(gateway: Gateway, tenant_id: TenantId, digest: str) -> Sequence[OwnedRevision]:
+    owned = await gateway.registry.find_owned(tenant_id, [Digest(digest)])
+    if not owned:
+        raise NotFound(kind="revision", name=digest)
+    return owned
+
+
+async def _of_digest(gateway: Gateway, tenant_id: TenantId, digest: str) -> list[AdapterEntry]:
+    entries = await _entries(gateway, tenant_id, await _residents(gateway))
+    return [entry for entry in entries if entry.digest == digest]
+
+
+async def _entries(
+    gateway: Gateway, tenant_id: TenantId, residents: Sequence[_Resident]
+) -> list[AdapterEntry]:
+    digests = {status.digest for resident in residents for status in resident.adapters}
+    # The loaders know adapters; only the registry knows whose they are.
+    owned = await gateway.registry.find_owned(tenant_id, sorted(digests)) if digests else []
+    return describe_residency([(each.engine_id, each.adapters) for each in residents], owned)
+
+
+async def _residents(gateway: Gateway) -> list[_Resident]:
+    asked = await asyncio.gather(*(_resident(client) for client in gateway.engines.clients()))
+    return [entry for entry in asked if entry is not None]
+
+
+async def _resident(client: EngineClient) -> _Resident | None:
     try:
-        return await client.describe()
+        engine_id = (await client.describe()).engine_id
+        return _Resident(client=client, engine_id=engine_id, adapters=await client.adapters(limit=NEAREST))
     except Unavailable:
         return None
 
 
-async def _adapters(client: EngineClient) -> tuple[str, list[AdapterStatus]] | None:
+async def _describe(client: EngineClient) -> EngineEntry | None:
     try:
-        return (await client.describe()).engine_id, await client.adapters()
+        info = await client.describe()
     except Unavailable:
         return None
-
-
-async def _owned(gateway: Gateway, tenant_id: TenantId) -> dict[Digest, list[OwnedRevision]]:
-    """Return the tenant's revisions by digest: the loaders know adapters, only the registry knows whose."""
-    owned: dict[Digest, list[OwnedRevision]] = defaultdict(list)
-    gate = asyncio.Semaphore(CONCURRENT)
-
-    async def read(policy: PolicyRecord) -> None:
-        async with gate:
-            after = 0
-            while True:
-                page = await gateway.registry.list_revisions(
-                    tenant_id, policy.policy_id, limit=PAGE, after=after
-                )
-                for revision in page:
-                    owned[revision.digest].append(OwnedRevision(policy=policy.name, number=revision.number))
-                if len(page) < PAGE:
-                    return
-                after = page[-1].number
-
-    last: str | None = None
-    while True:
-        policies = await gateway.registry.list_policies(tenant_id, limit=PAGE, after=last)
-        await asyncio.gather(*(read(policy) for policy in policies if policy.latest is not None))
-        if len(policies) < PAGE:
-            return owned
-        last = policies[-1].name
+    try:
+        return describe_engine(info, await client.load())
+    except MintError:
+        return describe_engine(info, None)

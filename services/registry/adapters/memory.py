@@ -10,6 +10,7 @@ from mint_common.catalog import (
     AliasRecord,
     EvaluationRecord,
     KeyOwner,
+    OwnedRevision,
     PolicyRecord,
     RevisionRecord,
     TenantRecord,
@@ -128,6 +129,16 @@ class MemoryCatalog:
     async def revisions(self, policy_id: PolicyId, *, limit: int, after: int) -> Sequence[RevisionRecord]:
         """Return a policy's revisions by number."""
         return self._tables.revisions.get(policy_id, [])[after:][:limit]
+
+    async def owned(self, tenant_id: TenantId, digests: Sequence[Digest]) -> Sequence[OwnedRevision]:
+        """Return which of these digests are a tenant's, of which policies."""
+        return [
+            OwnedRevision(policy=policy.name, base=policy.base, revision=revision.ref)
+            for policy in sorted(self._tables.policies.values(), key=lambda policy: policy.name)
+            if policy.tenant_id == tenant_id
+            for revision in self._tables.revisions.get(policy.policy_id, [])
+            if revision.digest in digests
+        ]
 
     async def settle_export(self, export: RevisionExported, refusal: Refusal | None, *, now: float) -> None:
         """Commit the verdict on an export and tell it."""

@@ -9,7 +9,7 @@ import asyncpg
 import msgspec
 
 from mint_common.adapters_format.base_facts import BaseFacts
-from mint_common.catalog import PolicyRecord, RevisionRecord
+from mint_common.catalog import OwnedRevision, PolicyRecord, RevisionRecord
 from mint_common.claims import RevisionRef
 from mint_common.errors import AlreadyExists, BaseChanged, InvalidField, NotFound
 from mint_common.events import RevisionExported
@@ -40,6 +40,10 @@ _APPEND = """
     SELECT $1, coalesce(max(number), 0) + 1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12
     FROM revisions WHERE policy_id = $1
     RETURNING *
+"""
+_OWNED = """
+    SELECT name, base, revisions.* FROM revisions JOIN policies USING (policy_id)
+    WHERE digest = ANY($2) AND tenant_id = $1 ORDER BY name, number
 """
 _SETTLED = """
     SELECT code, reason, revisions.* FROM exports LEFT JOIN revisions USING (policy_id, number)
@@ -132,6 +136,11 @@ class PostgresCatalog:
         """Return a policy's revisions by number."""
         query = "SELECT * FROM revisions WHERE policy_id = $1 AND number > $2 ORDER BY number LIMIT $3"
         return [revision_of(row) for row in await self._pool.fetch(query, policy_id, after, limit)]
+
+    async def owned(self, tenant_id: TenantId, digests: Sequence[Digest]) -> Sequence[OwnedRevision]:
+        """Return which of these digests are a tenant's, of which policies."""
+        rows = await self._pool.fetch(_OWNED, tenant_id, digests)
+        return [OwnedRevision(policy=row["name"], base=row["base"], revision=ref_of(row)) for row in rows]
 
     async def settle_export(self, export: RevisionExported, refusal: Refusal | None, *, now: float) -> None:
         """Commit the verdict on an export and tell it."""

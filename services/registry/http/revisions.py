@@ -6,7 +6,8 @@ from typing import Annotated
 from fastapi import FastAPI
 from pydantic import Field, StrictInt
 
-from mint_common.catalog import EvaluationRecord, RevisionRecord
+from mint_common.catalog import EvaluationRecord, OwnedRevision, RevisionRecord
+from mint_common.ids import Digest
 from services.registry.core.evaluations import evaluation_id
 from services.registry.core.names import policy_key, revision_key
 from services.registry.http.context import Body, Label, Limit, NumberCursor, Registry, Tenant, TextCursor
@@ -25,8 +26,18 @@ class EvaluationBody(Body):
     actor: Label
 
 
+class DigestsBody(Body):
+    """Digests, of whomever."""
+
+    digests: Annotated[list[Digest], Field(max_length=10_000)]
+
+
 def add_revision_routes(http: FastAPI, registry: Registry) -> None:
     """Add revisions and evaluations."""
+
+    @http.post("/internal/tenants/{tenant_id}/revisions/find")
+    async def find_owned(tenant_id: Tenant, body: DigestsBody) -> Sequence[OwnedRevision]:
+        return await registry.catalog.owned(tenant_id, body.digests)
 
     @http.get(_POLICY + "/revisions")
     async def list_revisions(

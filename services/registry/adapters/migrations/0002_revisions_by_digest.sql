@@ -1,0 +1,1 @@
+CREATE INDEX revisions_by_digest ON revisions (digest);
