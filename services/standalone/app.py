@@ -19,7 +19,15 @@ from services.standalone.adapters.processes import LocalProcesses, Sentinel
 from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.core.lifecycle import Life
 from services.standalone.core.parts import Part
-from services.standalone.core.plan import Addresses, BaseAt, ServicePart, plan_services, port_names
+from services.standalone.core.plan import (
+    FULL,
+    Addresses,
+    BaseAt,
+    ServicePart,
+    Shape,
+    plan_services,
+    port_names,
+)
 from services.standalone.core.refusals import GatewayPortBusyError
 from services.standalone.core.state import DEFAULT_GATEWAY_PORT, StackState, assign_ports, snapshot
 from services.standalone.ports import Observer
@@ -54,6 +62,7 @@ async def open_stack(
     port: int | None,
     settings: StandaloneSettings,
     observers: Sequence[Observer] = (),
+    shape: Shape = FULL,
 ) -> AsyncIterator[Stack]:
     """Start a stack and stop it at the end of the block; `Supervisor.all_ready` waits until it is up.
 
@@ -61,7 +70,7 @@ async def open_stack(
     never became ready.
     """
     with folder.taken() as lock:
-        blueprint = await _draw(folder, bases, port=port, settings=settings)
+        blueprint = await _draw(folder, bases, port=port, settings=settings, shape=shape)
         supervised = run_blueprint(
             blueprint, folder, lock=lock, environment=settings.inherited, observers=observers
         )
@@ -114,9 +123,14 @@ async def run_blueprint(
 
 
 async def _draw(
-    folder: StateFolder, bases: Sequence[BaseAt], *, port: int | None, settings: StandaloneSettings
+    folder: StateFolder,
+    bases: Sequence[BaseAt],
+    *,
+    port: int | None,
+    settings: StandaloneSettings,
+    shape: Shape = FULL,
 ) -> Blueprint:
-    ports = _choose_ports(folder, bases, port)
+    ports = _choose_ports(folder, bases, port, shape)
     folder.write_state(StackState(ports=ports, bases=tuple(base.name for base in bases)))
     embedded, addresses = await _embedded(folder, ports, settings)
     services = plan_services(
@@ -126,6 +140,7 @@ async def _draw(
         ports=ports,
         cache_folder=str(folder.cache),
         overrides=settings.overrides,
+        shape=shape,
     )
     started = {each.part.name: _service_launch(folder, each, ports[each.part.name]) for each in services}
     return Blueprint(
@@ -135,12 +150,14 @@ async def _draw(
     )
 
 
-def _choose_ports(folder: StateFolder, bases: Sequence[BaseAt], port: int | None) -> dict[str, int]:
+def _choose_ports(
+    folder: StateFolder, bases: Sequence[BaseAt], port: int | None, shape: Shape
+) -> dict[str, int]:
     remembered = folder.read_state().ports
     gateway = port or remembered.get("gateway", DEFAULT_GATEWAY_PORT)
     if not is_free(gateway):
         raise GatewayPortBusyError(port=gateway, holder=holder(gateway))
-    names = port_names(bases)
+    names = port_names(bases, shape)
     return assign_ports(names, {**remembered, "gateway": gateway}, is_free=is_free, pick=free_port)
 
 

@@ -11,6 +11,8 @@ import secrets
 import shutil
 import signal
 import subprocess
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from services.standalone.adapters.launch import Launch, RunAs, unprivileged_user
 from services.standalone.adapters.privileges import child_setup
 
 SUPERUSER = "mint"
+ORPHANS_SECONDS = 5.0
 
 
 def prepare_postgres(folder: Path) -> str:
@@ -38,7 +41,48 @@ def prepare_postgres(folder: Path) -> str:
     if not (folder / "data" / "PG_VERSION").exists():
         shutil.rmtree(folder / "data", ignore_errors=True)
         _initdb(folder, password_file, user)
+    _forget_dead_server(folder / "data")
     return password_file.read_text()
+
+
+def _forget_dead_server(data: Path) -> None:
+    """Remove the lock file of a server that is a zombie and has no process left in its data folder.
+
+    Postgres itself takes a zombie for a running server, and where process 1 does not reap orphans a killed
+    server stays one for ever. The caller holds the state folder's lock, so nobody starts a server meanwhile.
+    """
+    lock = data / "postmaster.pid"
+    try:
+        pid = int(lock.read_text().split()[0])
+    except (FileNotFoundError, IndexError, ValueError):
+        return
+    deadline = time.monotonic() + ORPHANS_SECONDS
+    while _is_zombie(pid):
+        if not any(map(_works_in(data), Path("/proc").iterdir())):
+            lock.unlink(missing_ok=True)
+            return
+        if time.monotonic() > deadline:
+            return
+        time.sleep(0.02)
+
+
+def _is_zombie(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return False
+
+
+def _works_in(folder: Path) -> Callable[[Path], bool]:
+    """Return a test of a ``/proc`` entry: is it a live process whose working folder is this one?"""
+
+    def works_here(entry: Path) -> bool:
+        try:
+            return entry.name.isdigit() and (entry / "cwd").readlink() == folder
+        except OSError:
+            return False
+
+    return works_here
 
 
 def postgres_launch(folder: Path, port: int) -> Launch:

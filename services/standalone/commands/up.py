@@ -12,7 +12,7 @@ from services.standalone.adapters.bases import TINY, ensure_base, list_bases
 from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.app import Stack, open_stack
 from services.standalone.commands.options import DEFAULT_FOLDER, FolderOption, state_folder
-from services.standalone.core.plan import BaseAt
+from services.standalone.core.plan import BaseAt, Shape
 from services.standalone.core.refusals import StackRunningError
 from services.standalone.core.state import DEFAULT_GATEWAY_PORT
 from services.standalone.settings import read_standalone_settings
@@ -29,6 +29,15 @@ def up(
             "the state folder, else tiny.",
         ),
     ] = None,
+    engines: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="How many engines serve each base. Requests go to the one whose adapter is nearest.",
+            min=1,
+            max=64,
+        ),
+    ] = 1,
     folder: FolderOption = DEFAULT_FOLDER,
     port: Annotated[
         int | None,
@@ -54,7 +63,7 @@ def up(
     state.create()
     names = base or _usual_bases(state)
     bases = [ensure_base(state.bases, name, report=console.print) for name in dict.fromkeys(names)]
-    asyncio.run(_serve(state, bases, port, console))
+    asyncio.run(_serve(state, bases, port, Shape(engines=engines), console))
 
 
 def _usual_bases(state: StateFolder) -> list[str]:
@@ -62,10 +71,13 @@ def _usual_bases(state: StateFolder) -> list[str]:
     return remembered or [facts.name for _, facts in list_bases(state.bases)] or [TINY]
 
 
-async def _serve(state: StateFolder, bases: list[BaseAt], port: int | None, console: Console) -> None:
+async def _serve(
+    state: StateFolder, bases: list[BaseAt], port: int | None, shape: Shape, console: Console
+) -> None:
     settings = read_standalone_settings(os.environ)
     view = PartsView(console)
-    async with open_stack(state, bases, port=port, settings=settings, observers=(view,)) as stack:
+    opening = open_stack(state, bases, port=port, settings=settings, observers=(view,), shape=shape)
+    async with opening as stack:
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, stack.supervisor.stop)
         with view.live():

@@ -1,7 +1,7 @@
 """Which services a stack runs, what each needs, and the environment that it gets."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from mint_common.errors import SettingInvalid
 from services.standalone.core.parts import Part
@@ -17,6 +17,17 @@ class BaseAt:
 
     name: str
     folder: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """How much of a stack runs: engines per base, and which services at all."""
+
+    engines: int = 1
+    services: frozenset[str] = frozenset(SERVICES)
+
+
+FULL = Shape()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,10 +58,15 @@ class ServicePart:
     env: dict[str, str] = field(default_factory=dict)
 
 
-def port_names(bases: Sequence[BaseAt]) -> tuple[str, ...]:
+def port_names(bases: Sequence[BaseAt], shape: Shape = FULL) -> tuple[str, ...]:
     """Return every name that needs a port, the embedded parts' included."""
-    paired = [f"{kind}-{base.name}" for base in bases for kind in ("trainer", "loader")]
-    return ("gateway", "postgres", "nats", "nats-monitor", "registry", "rollout", *paired)
+    owned = [name for base in bases for name in (f"trainer-{base.name}", *_loaders(base, shape))]
+    return ("gateway", "postgres", "nats", "nats-monitor", "registry", "rollout", *owned)
+
+
+def _loaders(base: BaseAt, shape: Shape) -> list[str]:
+    further = [f"loader-{base.name}-{number}" for number in range(2, shape.engines + 1)]
+    return [f"loader-{base.name}", *further]
 
 
 def plan_services(
@@ -61,12 +77,13 @@ def plan_services(
     ports: Mapping[str, int],
     cache_folder: str,
     overrides: Mapping[str, str],
+    shape: Shape = FULL,
 ) -> tuple[ServicePart, ...]:
     """Return the services of a stack. ``overrides`` are the user's own ``MINT_*`` variables.
 
     Raises SettingInvalid for an override of something that the stack decides itself.
     """
-    shared = _shared_environment(bases, addresses, secrets, ports)
+    shared = _shared_environment(bases, addresses, secrets, ports, shape)
     planned = [
         ServicePart(
             part=Part(name="registry", needs=addresses.embedded),
@@ -75,43 +92,55 @@ def plan_services(
         )
     ]
     for base in bases:
-        planned += _base_pair(base, ports, cache_folder=cache_folder)
-    loaders = tuple(f"loader-{base.name}" for base in bases)
+        planned += [_trainer(base, ports)]
+        planned += [_loader(name, base, ports, cache_folder) for name in _loaders(base, shape)]
+    loaders = tuple(name for base in bases for name in _loaders(base, shape))
     trainers = tuple(f"trainer-{base.name}" for base in bases)
     rollout = Part(name="rollout", needs=("registry",))
     planned.append(ServicePart(part=rollout, service="rollout", env=_http("rollout", ports["rollout"])))
     gateway = Part(name="gateway", needs=("registry", "rollout", *trainers, *loaders))
     planned.append(ServicePart(part=gateway, service="gateway", env=_http("gateway", ports["gateway"])))
-    return tuple(_with_environment(each, shared, overrides) for each in planned)
+    kept = [each for each in planned if each.service in shape.services]
+    names = {each.part.name for each in kept} | set(addresses.embedded)
+    return tuple(_with_environment(_needing_only(each, names), shared, overrides) for each in kept)
 
 
-def _base_pair(base: BaseAt, ports: Mapping[str, int], *, cache_folder: str) -> list[ServicePart]:
-    trainer = f"trainer-{base.name}"
-    loader = f"loader-{base.name}"
-    return [
-        ServicePart(
-            part=Part(name=trainer, needs=("registry",), ready_seconds=300.0),
-            service="trainer",
-            env={**_http("trainer", ports[trainer]), "MINT_TRAINER_BASE_DIR": base.folder},
-        ),
-        ServicePart(
-            part=Part(name=loader, needs=("registry",), ready_seconds=600.0, stop_seconds=20.0),
-            service="loader",
-            env={
-                **_http("loader", ports[loader]),
-                "MINT_LOADER_BASE_DIR": base.folder,
-                "MINT_LOADER_ENGINE_ID": f"engine-{base.name}",
-                "MINT_LOADER_CACHE_DIR": f"{cache_folder}/{loader}",
-            },
-        ),
-    ]
+def _needing_only(planned: ServicePart, names: Collection[str]) -> ServicePart:
+    needs = tuple(need for need in planned.part.needs if need in names)
+    return replace(planned, part=replace(planned.part, needs=needs))
+
+
+def _trainer(base: BaseAt, ports: Mapping[str, int]) -> ServicePart:
+    name = f"trainer-{base.name}"
+    return ServicePart(
+        part=Part(name=name, needs=("registry",), ready_seconds=300.0),
+        service="trainer",
+        env={**_http("trainer", ports[name]), "MINT_TRAINER_BASE_DIR": base.folder},
+    )
+
+
+def _loader(name: str, base: BaseAt, ports: Mapping[str, int], cache_folder: str) -> ServicePart:
+    return ServicePart(
+        part=Part(name=name, needs=("registry",), ready_seconds=600.0, stop_seconds=20.0),
+        service="loader",
+        env={
+            **_http("loader", ports[name]),
+            "MINT_LOADER_BASE_DIR": base.folder,
+            "MINT_LOADER_ENGINE_ID": f"engine-{name.removeprefix('loader-')}",
+            "MINT_LOADER_CACHE_DIR": f"{cache_folder}/{name}",
+        },
+    )
 
 
 def _shared_environment(
-    bases: Sequence[BaseAt], addresses: Addresses, secrets: Secrets, ports: Mapping[str, int]
+    bases: Sequence[BaseAt],
+    addresses: Addresses,
+    secrets: Secrets,
+    ports: Mapping[str, int],
+    shape: Shape,
 ) -> dict[str, str]:
-    def urls(kind: str) -> str:
-        return ",".join(f"http://127.0.0.1:{ports[f'{kind}-{base.name}']}" for base in bases)
+    def urls(names: Iterable[str]) -> str:
+        return ",".join(f"http://127.0.0.1:{ports[name]}" for name in names)
 
     return {
         "MINT_POSTGRES_DSN": addresses.postgres_dsn,
@@ -120,8 +149,8 @@ def _shared_environment(
         "MINT_INTERNAL_TOKEN": secrets.internal_token,
         "MINT_PEERS_REGISTRY_URL": f"http://127.0.0.1:{ports['registry']}",
         "MINT_PEERS_ROLLOUT_URL": f"http://127.0.0.1:{ports['rollout']}",
-        "MINT_PEERS_TRAINER_URLS": urls("trainer"),
-        "MINT_PEERS_LOADER_URLS": urls("loader"),
+        "MINT_PEERS_TRAINER_URLS": urls(f"trainer-{base.name}" for base in bases),
+        "MINT_PEERS_LOADER_URLS": urls(name for base in bases for name in _loaders(base, shape)),
     }
 
 

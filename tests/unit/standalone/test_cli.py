@@ -17,7 +17,20 @@ from services.standalone.core.refusals import (
 )
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "cli"
-COMMANDS = ("", "up", "down", "status", "doctor", "demo", "base", "base add", "base list")
+COMMANDS = (
+    "",
+    "up",
+    "down",
+    "status",
+    "doctor",
+    "demo",
+    "base",
+    "base add",
+    "base list",
+    "top",
+    "adapters",
+    *(f"adapters {verb}" for verb in ("pin", "unpin", "prewarm", "evict")),
+)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -101,8 +114,8 @@ def test_up_on_a_folder_whose_stack_runs_is_refused_with_its_pid(tmp_path: Path)
     assert error.pid == os.getpid()
 
 
-@pytest.mark.parametrize("command", ["status", "down"])
-def test_without_a_stack_status_and_down_say_so(tmp_path: Path, command: str) -> None:
+@pytest.mark.parametrize("command", ["status", "down", "adapters", "top"])
+def test_without_a_stack_each_command_says_so(tmp_path: Path, command: str) -> None:
     assert isinstance(refusal(command, "--dir", str(tmp_path)), StackNotRunningError)
 
 

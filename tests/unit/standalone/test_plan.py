@@ -5,10 +5,12 @@ import pytest
 from mint_common.errors import SettingInvalid
 from services.standalone.core.parts import start_levels
 from services.standalone.core.plan import (
+    FULL,
     Addresses,
     BaseAt,
     Secrets,
     ServicePart,
+    Shape,
     check_overrides,
     plan_services,
     port_names,
@@ -19,7 +21,7 @@ BASES = (BaseAt(name="tiny", folder="/b/tiny"), BaseAt(name="smollm2", folder="/
 PORTS = {name: 9000 + index for index, name in enumerate(port_names(BASES))}
 
 
-def plan(overrides: dict[str, str] | None = None) -> dict[str, ServicePart]:
+def plan(overrides: dict[str, str] | None = None, shape: Shape = FULL) -> dict[str, ServicePart]:
     """Return the planned services of two bases by name."""
     addresses = Addresses(
         postgres_dsn="postgresql://p", nats_url="nats://n", blobs={"MINT_BLOBS_URL": "file:///s"}, embedded=()
@@ -28,9 +30,10 @@ def plan(overrides: dict[str, str] | None = None) -> dict[str, ServicePart]:
         BASES,
         addresses,
         Secrets(internal_token="t", api_key="tml-k"),
-        ports=PORTS,
+        ports={name: 9000 + index for index, name in enumerate(port_names(BASES, shape))},
         cache_folder="/c",
         overrides=overrides or {},
+        shape=shape,
     )
     return {each.part.name: each for each in planned}
 
@@ -47,6 +50,24 @@ def test_every_base_has_a_trainer_and_a_loader_of_its_own() -> None:
         *("registry", "rollout", "gateway"),
         *("trainer-tiny", "loader-tiny", "trainer-smollm2", "loader-smollm2"),
     }
+
+
+def test_a_base_may_have_several_engines_each_with_a_loader_of_its_own() -> None:
+    planned = plan(shape=Shape(engines=2))
+    first, second = planned["loader-tiny"].env, planned["loader-tiny-2"].env
+    assert (first["MINT_LOADER_ENGINE_ID"], second["MINT_LOADER_ENGINE_ID"]) == (
+        "engine-tiny",
+        "engine-tiny-2",
+    )
+    assert first["MINT_LOADER_CACHE_DIR"] != second["MINT_LOADER_CACHE_DIR"]
+    assert len(planned["gateway"].env["MINT_PEERS_LOADER_URLS"].split(",")) == 4
+    assert {"loader-tiny-2", "loader-smollm2-2"} <= set(planned["gateway"].part.needs)
+
+
+def test_a_stack_may_leave_services_out_and_nothing_waits_for_them() -> None:
+    planned = plan(shape=Shape(services=frozenset({"registry", "loader", "gateway"})))
+    assert set(planned) == {"registry", "gateway", "loader-tiny", "loader-smollm2"}
+    assert set(planned["gateway"].part.needs) == {"registry", "loader-tiny", "loader-smollm2"}
 
 
 def test_the_gateway_starts_last_and_the_registry_first() -> None:
