@@ -44,15 +44,15 @@ def read_half(site: Site, half: Half, sources: Sources, read: Read) -> np.ndarra
         return array.reshape(site.count, -1, array.shape[1])
     begin = sum(part.width_out for part in first.sites[: first.sites.index(site)])
     rows = array[begin : begin + site.width_out]
-    experts_first: np.ndarray = rows.reshape(site.width_out, -1, site.count).transpose(2, 0, 1)
-    return experts_first
+    return rows.reshape(site.width_out, -1, site.count).transpose(2, 0, 1)
 
 
 def write_half(spec: TensorSpec, half_of: HalfOf) -> np.ndarray:
     """Return the tensor of a spec, of any layout. Raises AdapterInvalid where fusing would lose something."""
     halves = [half_of(site, spec.half) for site in spec.sites]
     if spec.expert is not None:
-        return halves[0][spec.expert]
+        one: np.ndarray = halves[0][spec.expert]
+        return one
     if len(spec.shape) == halves[0].ndim:
         return halves[0]
     if spec.half == "A":

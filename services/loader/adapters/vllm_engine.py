@@ -49,6 +49,7 @@ class EngineConfig:
     kv_cache_bytes: int
     max_logprobs: int
     threads: int
+    tensor_parallel: int = 1
 
 
 def start_engine(config: EngineConfig) -> "VllmEngine":
@@ -56,7 +57,7 @@ def start_engine(config: EngineConfig) -> "VllmEngine":
 
     Raises Unavailable when the plugin with the repairs is not installed.
     """
-    _prepare_environment(config.threads)
+    _prepare_environment(config)
     from importlib.metadata import entry_points
 
     from vllm.engine.arg_utils import AsyncEngineArgs
@@ -75,7 +76,8 @@ def start_engine(config: EngineConfig) -> "VllmEngine":
         max_loras=config.slots,
         max_cpu_loras=config.host_capacity,
         max_lora_rank=next(rank for rank in _RANKS if rank >= config.facts.max_rank),
-        lora_target_modules=list(config.facts.targets),
+        lora_target_modules=_lora_modules(config.facts),
+        tensor_parallel_size=config.tensor_parallel,
         enforce_eager=True,
         kv_cache_memory_bytes=config.kv_cache_bytes,
         seed=secrets.randbits(31),  # of requests without a seed: no two engines, or runs, sample alike
@@ -85,10 +87,15 @@ def start_engine(config: EngineConfig) -> "VllmEngine":
     return VllmEngine(AsyncLLM.from_engine_args(arguments))
 
 
-def _prepare_environment(threads: int) -> None:
+def _lora_modules(facts: BaseFacts) -> list[str]:
+    # vLLM wraps a layer's experts as one module, whatever the projections are called.
+    return [*facts.targets, "experts"] if facts.experts else list(facts.targets)
+
+
+def _prepare_environment(config: EngineConfig) -> None:
     """Set what vLLM and torch read when they are imported; the engine process inherits it."""
     os.environ.update(
-        OMP_NUM_THREADS=str(threads),  # on shared cores more threads are several times slower
+        OMP_NUM_THREADS=str(config.threads),  # on shared cores more threads are several times slower
         HF_HUB_OFFLINE="1",
         TOKENIZERS_PARALLELISM="false",
         VLLM_NO_USAGE_STATS="1",
@@ -97,6 +104,9 @@ def _prepare_environment(threads: int) -> None:
         VLLM_PLUGINS=PLUGIN,
         VLLM_CONFIGURE_LOGGING="0",  # its warnings go where this process's own do
     )
+    if config.tensor_parallel > 1:
+        # Else each rank wants a memory node of its own to bind its threads to.
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # would override kv_cache_memory_bytes
 
 

@@ -1,8 +1,9 @@
-"""What MinT repairs inside vLLM, in every process that vLLM starts (entry point ``vllm.general_plugins``).
+"""What MinT repairs and extends inside vLLM, in every process that vLLM starts.
 
-Each repair names the platform and versions that need it and where it is reported; on any other it is not
-applied. tests/integration/loader/test_vllm_plugin.py shows that the unrepaired code is still wrong, and so
-fails when a repair may go.
+The entry point of the group ``vllm.general_plugins``. Each repair names the platform and versions that need
+it and where it is reported; on any other it is not applied. tests/integration/loader/test_vllm_plugin.py
+shows that the unrepaired code is still wrong, and so fails when a repair may go. An extension applies
+everywhere, and names the versions whose seam it was tested at.
 """
 
 import multiprocessing
@@ -16,12 +17,21 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repair:
-    """One repair; ``fixed_in`` is the first version that does without."""
+    """One repair; ``fixed_in`` is the first version that does without, None if there is none yet."""
 
     name: str
     platform: str
-    fixed_in: tuple[int, int]
+    fixed_in: tuple[int, int] | None
     upstream: str
+    apply: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extension:
+    """Something that vLLM lacks; ``tested_on`` are versions whose seam it fits."""
+
+    name: str
+    tested_on: tuple[tuple[int, int], ...]
     apply: Callable[[], None]
 
 
@@ -34,6 +44,8 @@ def register() -> None:
     for repair in REPAIRS:
         if is_needed(repair, platform=platform, vllm_version=vllm_version()):
             repair.apply()
+    for extension in EXTENSIONS:
+        extension.apply()
 
 
 def die_with_parent() -> None:
@@ -51,7 +63,8 @@ def die_with_parent() -> None:
 
 def is_needed(repair: Repair, *, platform: str, vllm_version: tuple[int, int]) -> bool:
     """Return whether a repair applies."""
-    return platform == repair.platform and vllm_version < repair.fixed_in
+    broken = repair.fixed_in is None or vllm_version < repair.fixed_in
+    return platform == repair.platform and broken
 
 
 def vllm_version() -> tuple[int, int]:
@@ -104,6 +117,38 @@ def _expand_ignoring(operation: Callable[..., None]) -> Callable[..., None]:
     return expand
 
 
+def compute_experts_with_lora() -> None:
+    """Give layers of experts with LoRA an implementation on CPU.
+
+    As it is, vLLM chooses the Triton one on every platform as soon as LoRA is on, even if no expert is
+    targeted, and the first forward pass dies: Triton has no CPU backend.
+    """
+    import vllm.model_executor.layers.fused_moe.oracle.unquantized as oracle
+    import vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method as method
+
+    stock = oracle.select_unquantized_moe_backend
+    if stock.__module__ == __name__:
+        return  # repaired already
+
+    def select(moe_config: Any) -> tuple[Any, Any]:
+        if not moe_config.is_lora_enabled:
+            return stock(moe_config)  # type: ignore[no-any-return]  # vllm has no types
+        # Loads the experts' base classes, which processes without experts do without.
+        from services.loader.adapters.moe_experts import TorchLoraExperts
+
+        return oracle.UnquantizedMoeBackend.CPU, TorchLoraExperts
+
+    oracle.select_unquantized_moe_backend = select
+    method.select_unquantized_moe_backend = select
+
+
+def load_packed() -> None:
+    """Load adapters of layout `packed/1` from one mapping of their file."""
+    from services.loader.adapters.packed_loader import load_packed_adapters
+
+    load_packed_adapters()
+
+
 REPAIRS = (
     Repair(
         name="rows without an adapter get the last slot's",
@@ -112,4 +157,12 @@ REPAIRS = (
         upstream="https://github.com/vllm-project/vllm/pull/49656",
         apply=ignore_rows_without_adapter,
     ),
+    Repair(
+        name="experts with LoRA have no implementation on CPU",
+        platform="cpu",
+        fixed_in=None,
+        upstream="https://github.com/vllm-project/vllm/pull/40273",
+        apply=compute_experts_with_lora,
+    ),
 )
+EXTENSIONS = (Extension(name="packed adapters from one mapping", tested_on=((0, 32),), apply=load_packed),)

@@ -1,0 +1,158 @@
+"""Load adapters of layout `packed/1` into vLLM: one mapping of the file, no tensor copied.
+
+vLLM reads an adapter tensor by tensor and then stacks those of each layer's experts: half a second for
+48 layers of 128 experts, inside the engine's loop. Here the tensors are views of the mapped file in the very
+shape that vLLM's wrapper of experts takes, so that its merging finds nothing to do; pages are read when they
+are copied into a slot. The mapping is private: what vLLM writes to a tensor, it writes to a copy of a page.
+
+The files must have been checked (`mint_common.adapters_format.check_folder`): an error here, on one rank of
+several, leaves vLLM's others waiting.
+"""
+
+import math
+import mmap
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from vllm.lora.layers import FusedMoE3DWithLoRA
+from vllm.lora.lora_model import LoRAModel
+from vllm.lora.lora_weights import LoRALayerWeights, PackedLoRALayerWeights
+from vllm.lora.utils import parse_fine_tuned_lora_name
+from vllm.lora.worker_manager import WorkerLoRAManager
+
+from mint_common.adapters_format import MANIFEST_FILE, PACKED, WEIGHTS_FILE, Manifest, read_manifest
+from mint_common.adapters_format.names import split_packed_name
+from mint_common.adapters_format.tensor_file import PAD_DTYPE, read_header
+
+_DTYPES: Mapping[str, torch.dtype] = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_PROJECTIONS = ("gate_proj", "down_proj", "up_proj")
+"""In the order of vLLM's w1, w2, w3."""
+
+Rename = Callable[[str], str]
+
+
+def load_packed_adapters() -> None:
+    """Make vLLM's workers load packed adapters so; any other adapter takes vLLM's own way."""
+    stock = WorkerLoRAManager._load_adapter  # noqa: SLF001  # the one seam there is
+    if stock.__module__ == __name__:
+        return
+
+    def load(self: Any, lora_request: Any) -> Any:  # Any: vllm has no types
+        folder = Path(lora_request.lora_path)
+        manifest = _packed_manifest(folder)
+        if manifest is None:
+            return stock(self, lora_request)
+        return load_packed(self, folder, manifest, number=lora_request.lora_int_id)
+
+    WorkerLoRAManager._load_adapter = load  # noqa: SLF001
+
+
+def _packed_manifest(folder: Path) -> Manifest | None:
+    try:
+        data = (folder / MANIFEST_FILE).read_bytes()
+    except OSError:  # a folder without a manifest, or a name of a hub
+        return None
+    manifest = read_manifest(data)
+    return manifest if manifest.layout == PACKED else None
+
+
+def load_packed(worker_manager: Any, folder: Path, manifest: Manifest, *, number: int) -> Any:
+    """Return the LoRAModel of a packed adapter. Raises ValueError where this engine cannot take it."""
+    config, manager = worker_manager.lora_config, worker_manager._adapter_manager  # noqa: SLF001
+    if manifest.rank > config.max_lora_rank:
+        raise ValueError(f"rank {manifest.rank} is over the engine's {config.max_lora_rank}")
+    mapper = getattr(manager.model, "hf_to_vllm_mapper", None)
+    mapper = mapper.get_rename_mapper() if mapper is not None else None
+
+    def rename(peft_name: str) -> str:
+        return str(parse_fine_tuned_lora_name(peft_name, mapper)[0])
+
+    tensors = map_packed(folder / WEIGHTS_FILE, dtype=config.lora_dtype)
+    loras = layer_weights(tensors, rank=manifest.rank, rename=rename)
+    _check_modules(manager, loras)
+    return LoRAModel(number, manifest.rank, loras)
+
+
+def map_packed(path: Path, *, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return the tensors of a packed file as views of one mapping, which lives as long as they do.
+
+    A file of another dtype than the engine's has to be converted, and so is copied.
+    """
+    with path.open("rb") as file:
+        header = read_header(file, size_bytes=path.stat().st_size)
+        # A private mapping counts as writable, which torch wants of a buffer; the file stays untouched.
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    mapped.madvise(mmap.MADV_WILLNEED)
+    tensors: dict[str, Tensor] = {}
+    for entry in header.tensors:
+        if entry.dtype != PAD_DTYPE:
+            offset = header.data_begin + entry.begin
+            flat = torch.frombuffer(
+                mapped, dtype=_DTYPES[entry.dtype], count=math.prod(entry.shape), offset=offset
+            )
+            tensors[entry.name] = flat.view(entry.shape).to(dtype)
+    return tensors
+
+
+def layer_weights(tensors: Mapping[str, Tensor], *, rank: int, rename: Rename) -> dict[str, Any]:
+    """Return module -> vLLM's weights of it, at scaling 1: alpha is in B already."""
+    dense: dict[str, dict[str, Tensor]] = {}
+    routed: dict[str, dict[tuple[str, str], Tensor]] = {}
+    for name, tensor in tensors.items():
+        packed = split_packed_name(name)
+        if packed is None:
+            half = "A" if ".lora_A." in name else "B"
+            dense.setdefault(rename(name), {})[half] = tensor
+        else:
+            module, _, projection = packed[0].rpartition(".")
+            routed.setdefault(module, {})[projection, packed[1]] = tensor
+    loras: dict[str, Any] = {
+        module: LoRALayerWeights(module, rank, rank, halves["A"], halves["B"])
+        for module, halves in dense.items()
+    }
+    for experts, parts in routed.items():
+        module = rename(f"base_model.model.{experts}.lora_A.weight")
+        loras[module] = _experts_weights(module, rank, parts)
+    return loras
+
+
+def _experts_weights(module: str, rank: int, parts: Mapping[tuple[str, str], Tensor]) -> Any:
+    halves: dict[str, list[Tensor]] = {"A": [], "B": []}
+    for projection in _PROJECTIONS:
+        for half, tensors in halves.items():
+            tensor = parts.get((projection, half))
+            # vLLM needs all three: an untargeted one is a zero, broadcast, that takes no memory.
+            tensors.append(_zeros(projection, half, rank, parts) if tensor is None else tensor)
+    return PackedLoRALayerWeights(module, rank, [rank] * 3, halves["A"], halves["B"], scaling=[1.0, 1.0, 1.0])
+
+
+def _zeros(projection: str, half: str, rank: int, parts: Mapping[tuple[str, str], Tensor]) -> Tensor:
+    some = next(iter(parts.values()))
+    width = _width(projection, half, parts)
+    shape = (some.shape[0], rank, width) if half == "A" else (some.shape[0], width, rank)
+    return some.new_zeros(()).expand(shape)
+
+
+def _width(projection: str, half: str, parts: Mapping[tuple[str, str], Tensor]) -> int:
+    """Return a missing half's width: down goes from the experts' width to the model's, the others back."""
+    wanted_model = (projection == "down_proj") == (half == "B")
+    for (other, other_half), tensor in parts.items():
+        if ((other == "down_proj") == (other_half == "B")) == wanted_model:
+            return int(tensor.shape[2] if other_half == "A" else tensor.shape[1])
+    raise AssertionError("A and B of one projection have both widths")
+
+
+def _check_modules(manager: Any, loras: Mapping[str, object]) -> None:
+    """Refuse an adapter that this engine would answer without: vLLM itself only notes it."""
+    known = set(manager.modules)
+    for parts in manager.packed_modules.values():
+        known.update(parts)
+    unknown = sorted(set(loras) - known)
+    if unknown:
+        raise ValueError(f"the engine has no LoRA for {unknown[0]} ({len(unknown)} such)")
+    fused = [name for name in loras if isinstance(manager.modules.get(name), FusedMoE3DWithLoRA)]
+    if fused:
+        raise ValueError(f"{fused[0]} takes fused adapters only, unless enable_mixed_moe_lora_format is on")
