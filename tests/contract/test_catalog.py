@@ -55,7 +55,6 @@ class Store:
     aliases: Aliases
     evaluations: Evaluations
     events: Callable[[], Awaitable[Sequence[Event]]]
-    pool: asyncpg.Pool | None
 
 
 def memory_store() -> Store:
@@ -70,7 +69,6 @@ def memory_store() -> Store:
         aliases=MemoryAliases(tables, ledger),
         evaluations=MemoryEvaluations(tables, ledger),
         events=events,
-        pool=None,
     )
 
 
@@ -88,7 +86,6 @@ def postgres_store(pool: asyncpg.Pool) -> Store:
         aliases=PostgresAliases(pool, ledger),
         evaluations=PostgresEvaluations(pool, ledger),
         events=events,
-        pool=pool,
     )
 
 
@@ -276,22 +273,6 @@ async def test_same_export_is_settled_once(store: Store) -> None:
     assert len(await store.events()) == 1
 
 
-async def test_export_keeps_its_first_answer_even_when_the_inbox_has_forgotten_it(store: Store) -> None:
-    policy = await add_policy(store)
-    good, bad = export_of(policy, 1), export_of(policy, 2)
-    refusal = Refusal(code="adapter_invalid", reason="not finite")
-    await store.catalog.settle_export(good, None, now=NOW)
-    await store.catalog.settle_export(bad, refusal, now=NOW)
-    if store.pool is None:
-        pytest.skip("the memory inbox forgets nothing")
-    await store.pool.execute("DELETE FROM mint_inbox")
-    await store.catalog.settle_export(good, refusal, now=NOW)
-    await store.catalog.settle_export(bad, None, now=NOW)
-    events = await store.events()
-    assert events[:2] == events[2:]
-    assert isinstance(events[0], RevisionPublished)
-
-
 async def test_refused_export_is_told_and_takes_no_number(store: Store) -> None:
     policy = await add_policy(store)
     await store.catalog.settle_export(export_of(policy, 1), Refusal(code="c", reason="why"), now=NOW)
@@ -397,17 +378,6 @@ async def test_racing_compare_and_sets_give_a_linear_history(store: Store) -> No
     for before, after in zip(alias.history, alias.history[1:], strict=False):
         assert after.previous == before.digest
         assert after.digest != before.digest
-
-
-async def test_history_is_append_only(store: Store) -> None:
-    policy = await add_policy(store)
-    (one,) = await publish(store, policy, 1)
-    await store.aliases.move(policy, "prod", one, by("ann"), expected=None)
-    if store.pool is None:
-        pytest.skip("only a database has other writers")
-    for statement in ("UPDATE alias_history SET actor = 'eve'", "DELETE FROM alias_history"):
-        with pytest.raises(asyncpg.RaiseError, match="append-only"):
-            await store.pool.execute(statement)
 
 
 def score(revision: RevisionRef, name: str) -> EvaluationRecord:

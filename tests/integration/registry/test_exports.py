@@ -1,0 +1,221 @@
+"""An exported adapter is published, or rejected with the reason, exactly once."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from mint_common.adapters_format import (
+    CONFIG_FILE,
+    MANIFEST_FILE,
+    WEIGHTS_FILE,
+    AdapterFiles,
+    adapter_digest,
+    write_manifest,
+)
+from mint_common.adapters_format.manifest import canonical_json, proof_of
+from mint_common.adapters_format.tensor_file import write_tensors
+from mint_common.bus.nats import connect_nats
+from mint_common.claims import Claim
+from mint_common.events import Event, RevisionPublished
+from mint_common.ids import BaseName, PolicyId, TenantId, derive_id, sha256_digest
+from mint_common.runtime.dispatch import publish_event
+from mint_common.testing.adapters import make_adapter, make_base_facts, make_tensors
+from tests.integration.registry.rig import BASE, TENANT, RunningRegistry, changed, running, settings_of
+
+pytestmark = pytest.mark.integration
+
+
+async def test_exported_adapter_is_published(registry: RunningRegistry) -> None:
+    policy_id = await registry.make_policy()
+    export = await registry.export(policy_id)
+    await registry.tell(export)
+    event = await registry.next_event()
+    assert isinstance(event, RevisionPublished)
+    assert (event.export_id, event.wave_id, event.step) == ("wave_1", "wave_1", 1)
+    assert (event.revision.number, event.revision.digest) == (1, export.digest)
+    assert event.revision.manifest == export.manifest
+    listed = await registry.ask("GET", f"/tenants/{TENANT}/policies/p/revisions")
+    assert isinstance(listed, list)
+    assert [(item["number"], item["digest"], item["state"]) for item in listed] == [
+        (1, export.digest, "published")
+    ]
+
+
+async def test_delivered_twice_is_published_once(registry: RunningRegistry) -> None:
+    policy_id = await registry.make_policy()
+    export = await registry.export(policy_id)
+    await registry.tell(export)
+    first = await registry.next_event()
+    await registry.wait_for("SELECT bool_and(published_at IS NOT NULL) FROM mint_outbox")
+    # Past the bus's own deduplication: the same event as a new message.
+    await registry.bus.publish(registry.bus_message(export, "again"))
+    assert await registry.next_event() == first
+    assert await registry.pool.fetchval("SELECT count(*) FROM revisions") == 1
+
+
+async def test_equal_bytes_of_another_export_are_the_same_revision(registry: RunningRegistry) -> None:
+    policy_id = await registry.make_policy()
+    files = make_adapter(BASE, policy_id=policy_id, step=1)
+    again = make_adapter(BASE, policy_id=policy_id, step=2)
+    await registry.tell(await registry.export(policy_id, export_id="wave_1", files=files))
+    first = await registry.next_event()
+    await registry.tell(await registry.export(policy_id, export_id="wave_2", files=again))
+    second = await registry.next_event()
+    assert isinstance(first, RevisionPublished)
+    assert isinstance(second, RevisionPublished)
+    assert second.revision == first.revision
+    assert second.export_id == "wave_2"
+
+
+async def test_burst_of_exports_keeps_its_order(registry: RunningRegistry) -> None:
+    policy_id = await registry.make_policy()
+    exports = [await registry.export(policy_id, step=step) for step in range(1, 9)]
+    await registry.tell(*exports)
+    events = [await registry.next_event() for _ in exports]
+    published = [event for event in events if isinstance(event, RevisionPublished)]
+    assert [(event.revision.number, event.step) for event in published] == [(n, n) for n in range(1, 9)]
+
+
+def altered(
+    files: AdapterFiles, *, weights: bytes | None = None, config: bytes | None = None
+) -> AdapterFiles:
+    """Return an adapter whose manifest vouches for the given weights or config."""
+    made = dict(files.files)
+    made[WEIGHTS_FILE] = weights or made[WEIGHTS_FILE]
+    made[CONFIG_FILE] = config or made[CONFIG_FILE]
+    proofs = {name: proof_of(made[name]) for name in (WEIGHTS_FILE, CONFIG_FILE)}
+    digest = adapter_digest(
+        base_digest=files.manifest.base_digest,
+        rank=files.manifest.rank,
+        targets=files.manifest.targets,
+        dtype=files.manifest.dtype,
+        weights_sha256=proofs[WEIGHTS_FILE].sha256,
+    )
+    manifest = replace(files.manifest, digest=digest, files=proofs)
+    made[MANIFEST_FILE] = write_manifest(manifest)
+    return AdapterFiles(files=made, digest=digest, manifest=manifest)
+
+
+def with_nan(files: AdapterFiles) -> AdapterFiles:
+    tensors = {name: array.copy() for name, array in make_tensors(BASE).items()}
+    tensors[min(tensors)][0, 0] = np.nan
+    return altered(files, weights=write_tensors(tensors))
+
+
+def without_a_tensor(files: AdapterFiles) -> AdapterFiles:
+    tensors = dict(make_tensors(BASE))
+    del tensors[min(tensors)]
+    return altered(files, weights=write_tensors(tensors))
+
+
+def with_dora(files: AdapterFiles) -> AdapterFiles:
+    config = json.loads(files.files[CONFIG_FILE])
+    return altered(files, config=canonical_json({**config, "use_dora": True}))
+
+
+MAKERS: dict[str, Callable[[PolicyId], AdapterFiles]] = {
+    "not_finite": lambda policy_id: with_nan(make_adapter(BASE, policy_id=policy_id)),
+    "missing_tensor": lambda policy_id: without_a_tensor(make_adapter(BASE, policy_id=policy_id)),
+    "unsupported_config": lambda policy_id: with_dora(make_adapter(BASE, policy_id=policy_id)),
+    "not_safetensors": lambda policy_id: altered(
+        make_adapter(BASE, policy_id=policy_id), weights=b"PK\x03\x04 no"
+    ),
+    "wrong_base": lambda policy_id: make_adapter(make_base_facts(name="boulder"), policy_id=policy_id),
+    "wrong_rank": lambda policy_id: make_adapter(BASE, policy_id=policy_id, rank=3),
+    "wrong_policy": lambda _: make_adapter(BASE, policy_id=derive_id("pol", "somebody else")),
+}
+
+
+@pytest.mark.parametrize("reason", MAKERS)
+async def test_bad_adapter_is_rejected_with_its_reason(registry: RunningRegistry, reason: str) -> None:
+    policy_id = await registry.make_policy()
+    bad = await registry.export(policy_id, export_id="wave_bad", files=MAKERS[reason](policy_id))
+    rejected = await registry.rejected(bad)
+    assert rejected.code == "adapter_invalid"
+    assert f"({reason})" in rejected.reason
+    assert (rejected.export_id, rejected.wave_id, rejected.job_id) == ("wave_bad", "wave_bad", "job_1")
+    assert rejected.digest == bad.digest
+    row = await registry.pool.fetchrow("SELECT number, code, reason FROM exports")
+    assert row is not None
+    assert (row["number"], row["code"], row["reason"]) == (None, "adapter_invalid", rejected.reason)
+    (good,) = await registry.publish(policy_id, 1)
+    assert good.revision.number == 1
+
+
+async def test_corrupt_and_missing_blobs_are_rejected(registry: RunningRegistry) -> None:
+    policy_id = await registry.make_policy()
+    export = await registry.export(policy_id)
+    key = export.manifest.uri.replace(MANIFEST_FILE, WEIGHTS_FILE)
+    path: Path = registry.blob_folder / key
+    path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
+    assert (await registry.rejected(export)).code == "blob_corrupt"
+    path.unlink()
+    missing = await registry.rejected(changed(export, export_id="wave_2"))
+    assert missing.code == "blob_missing"
+    assert WEIGHTS_FILE in missing.reason
+
+
+async def test_export_that_lies_is_rejected(registry: RunningRegistry) -> None:
+    policy_id = await registry.make_policy()
+    export = await registry.export(policy_id)
+    lies = {
+        "(wrong_digest)": changed(export, export_id="a", digest=sha256_digest(b"other")),
+        "(wrong_policy)": changed(export, export_id="b", step=7),
+        "(wrong_base)": changed(export, export_id="c", base=BaseName("boulder")),
+        "(bad_manifest)": changed(export, export_id="d", manifest=await registry.blobs.put("x/junk", b"{}")),
+        "key": changed(
+            export, export_id="e", manifest=Claim(uri="../../etc/passwd", sha256="0" * 64, size_bytes=9)
+        ),
+        "No policy": changed(export, export_id="f", policy_id=PolicyId(derive_id("pol", "none"))),
+        f"{policy_id}": changed(export, export_id="g", tenant_id=TenantId("ten_other")),
+    }
+    for reason, lie in lies.items():
+        assert reason in (await registry.rejected(lie)).reason
+    assert await registry.pool.fetchval("SELECT count(*) FROM revisions") == 0
+
+
+async def test_export_keeps_its_first_answer_when_the_inbox_is_lost(registry: RunningRegistry) -> None:
+    policy_id = await registry.make_policy()
+    good = await registry.export(policy_id, step=1)
+    bad = changed(await registry.export(policy_id, step=2), step=3)
+    await registry.tell(good)
+    published = await registry.next_event()
+    rejected = await registry.rejected(bad)
+    await registry.pool.execute("DELETE FROM mint_inbox")
+    for export, answer in ((good, published), (bad, rejected)):
+        await registry.bus.publish(registry.bus_message(export, "after the loss"))
+        # The same event: the bus may drop it as a duplicate, but the outbox has it.
+        await _until_told_twice(registry, answer)
+    assert await registry.pool.fetchval("SELECT count(*) FROM revisions") == 1
+
+
+async def _until_told_twice(registry: RunningRegistry, answer: Event) -> None:
+    await registry.wait_for("SELECT count(*) = 2 FROM mint_outbox WHERE event_id = $1", answer.id)
+    rows = await registry.pool.fetch("SELECT data FROM mint_outbox WHERE event_id = $1", answer.id)
+    bodies = [msgspec.json.decode(row["data"])["data"] for row in rows]
+    assert bodies[0] == bodies[1]
+
+
+async def test_what_was_exported_while_the_registry_was_down_is_published_at_its_return(
+    database: str, nats_url: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "blobs"
+    settings = settings_of(dsn=database, nats_url=nats_url, blob_folder=folder)
+    async with running(settings, folder) as registry:
+        policy_id = await registry.make_policy()
+        await registry.publish(policy_id, 1)
+        later = await registry.export(policy_id, step=2)
+        again = registry.bus_message(await registry.export(policy_id, step=1), "while down")
+    bus = await connect_nats(nats_url, name="trainer")
+    await publish_event(bus, later, cause="test", now=0.0)
+    await bus.publish(again)
+    await bus.close()
+    async with running(settings, folder) as registry:
+        events = [await registry.next_event(), await registry.next_event()]
+        published = [event for event in events if isinstance(event, RevisionPublished)]
+        assert {event.export_id: event.revision.number for event in published} == {"wave_1": 1, "wave_2": 2}
