@@ -1,0 +1,163 @@
+"""What do gateway and loader add to vLLM's own server? Throughput, latency of a warm and of a cold request.
+
+Both run at once with the same engine arguments and are measured in turn, so that both meet the same machine.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benches.adapters import Recipe, make_adapters, write_folders
+from benches.bare_vllm import EngineSize, open_bare_vllm
+from benches.load import Answered, OpenAI, in_flight, open_openai
+from benches.report import Report, make_row
+from benches.serving import Serving, open_serving, scratch_folder
+from mint_common.ids import PolicyId
+
+SIZE = EngineSize(slots=8, host=64)
+WARM, AT_ONCE, TOKENS = 8, 32, 16
+ROUNDS, PER_ROUND = 6, 256
+SINGLE, COLD = 150, 16
+
+
+def run() -> Report:
+    """Measure."""
+    return asyncio.run(_run())
+
+
+async def _run() -> Report:
+    with scratch_folder() as folder:
+        async with (
+            open_bare_vllm(SIZE, folder / "vllm.log") as bare_url,
+            open_serving(SIZE.overrides) as serving,
+            open_openai(bare_url) as bare,
+            open_openai(serving.gateway_url, api_key=serving.api_key) as ours,
+        ):
+            return await _measure(folder, serving, bare, ours)
+
+
+async def _measure(folder: Path, serving: Serving, bare: OpenAI, ours: OpenAI) -> Report:
+    await serving.publish("pool", WARM + COLD, seed=1)
+    made = make_adapters(serving.facts, PolicyId("bare"), WARM + COLD, Recipe(), seed=2)
+    folders = write_folders(folder / "adapters", made)
+    our_warm = [f"pool@{number}" for number in range(1, WARM + 1)]
+    bare_warm = [f"bare-{number}" for number in range(WARM)]
+    for name, place in zip(bare_warm, folders, strict=False):
+        await _load(bare, name, place)
+    for ask, models in ((bare.ask, bare_warm), (ours.ask, our_warm)):
+        _all_well(await in_flight(ask, models * 8, at_once=AT_ONCE))
+
+    bare_rates, our_rates = await _throughput(bare, ours, bare_warm, our_warm)
+    bare_single, our_single = await _singles(bare, ours, bare_warm[0], our_warm[0])
+    cold_models = [f"pool@{WARM + 1 + number}" for number in range(COLD)]
+    bare_cold, our_cold = await _cold(bare, ours, folders[WARM:], cold_models)
+    rows = [
+        make_row(
+            "throughput_vs_vllm",
+            [mine / theirs for mine, theirs in zip(our_rates, bare_rates, strict=True)],
+            unit="ratio",
+            goal=0.9,
+            better="higher",
+            limit=1.0,
+            how=f"requests/s of gateway + loader over vLLM's own server, {TOKENS} tokens each, {AT_ONCE} in "
+            f"flight over {WARM} warm adapters, same engine arguments, {ROUNDS} alternating rounds of "
+            f"{PER_ROUND}; the limit is the bare engine server itself",
+        ),
+        make_row(
+            "requests_per_second",
+            our_rates,
+            unit="1/s",
+            goal=0.0,
+            better="higher",
+            limit=max(bare_rates),
+            how="the numerator of the row above; the limit is the best round of the bare server",
+        ),
+        make_row(
+            "added_p50_ms",
+            [1000 * (mine - theirs) for mine, theirs in zip(our_single, bare_single, strict=True)],
+            unit="ms",
+            goal=3.0,
+            better="lower",
+            limit=0.0,
+            how=f"one warm request of one token at a time, {SINGLE} alternating pairs: ours less the bare "
+            "server's, median of the differences; it pays for two more hops, the key, the name and the proof",
+        ),
+        make_row(
+            "cold_first_ratio",
+            [mine / theirs for mine, theirs in zip(our_cold, bare_cold, strict=True)],
+            unit="ratio",
+            goal=1.2,
+            better="lower",
+            limit=1.0,
+            how=f"first request of a revision that no engine has seen, fetch and checks included, over "
+            f"load_lora_adapter from a local folder plus the first request of the bare server; {COLD} pairs",
+        ),
+    ]
+
+    def draw(figure: Any) -> None:  # Any: matplotlib is untyped
+        left, right = figure.subplots(1, 2)
+        left.boxplot([bare_rates, our_rates], tick_labels=["vLLM", "MinT"])
+        left.set(title=f"requests/s, {AT_ONCE} in flight", ylim=(0, None))
+        timings = [bare_single, our_single, bare_cold, our_cold]
+        right.boxplot(
+            [[1000 * each for each in samples] for samples in timings],
+            tick_labels=["vLLM\nwarm", "MinT\nwarm", "vLLM\ncold", "MinT\ncold"],
+            showfliers=False,
+        )
+        right.set(title="one request, ms", ylim=(0, None))
+
+    return Report(bench="loader_gateway", rows=rows, draw=draw)
+
+
+async def _throughput(
+    bare: OpenAI, ours: OpenAI, bare_warm: Sequence[str], our_warm: Sequence[str]
+) -> tuple[list[float], list[float]]:
+    rates: tuple[list[float], list[float]] = ([], [])
+    for number in range(ROUNDS):
+        sides = [(bare, bare_warm, rates[0]), (ours, our_warm, rates[1])]
+        for server, models, into in sides if number % 2 else reversed(sides):
+            began = time.perf_counter()
+            asked = [models[place % len(models)] for place in range(PER_ROUND)]
+            answers = await in_flight(
+                lambda model, server=server: server.ask(model, tokens=TOKENS),  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+                asked,
+                at_once=AT_ONCE,
+            )
+            into.append(PER_ROUND / (time.perf_counter() - began))
+            _all_well(answers)
+    return rates
+
+
+async def _singles(bare: OpenAI, ours: OpenAI, theirs: str, mine: str) -> tuple[list[float], list[float]]:
+    bare_seconds, our_seconds = [], []
+    for _ in range(SINGLE):
+        bare_seconds.append((await bare.ask(theirs)).seconds)
+        our_seconds.append((await ours.ask(mine)).seconds)
+    return bare_seconds, our_seconds
+
+
+async def _cold(
+    bare: OpenAI, ours: OpenAI, folders: Sequence[Path], models: Sequence[str]
+) -> tuple[list[float], list[float]]:
+    bare_seconds, our_seconds = [], []
+    for number, (folder, model) in enumerate(zip(folders, models, strict=True)):
+        began = time.perf_counter()
+        await _load(bare, f"cold-{number}", folder)
+        _all_well([await bare.ask(f"cold-{number}")])
+        bare_seconds.append(time.perf_counter() - began)
+        answer = await ours.ask(model)
+        _all_well([answer])
+        our_seconds.append(answer.seconds)
+    return bare_seconds, our_seconds
+
+
+async def _load(bare: OpenAI, name: str, folder: Path) -> None:
+    status = await bare.post("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(folder)})
+    assert status == 200, f"vLLM refused the adapter: {status}"
+
+
+def _all_well(answers: Sequence[Answered]) -> None:
+    wrong = [answer for answer in answers if answer.status != 200]
+    assert not wrong, f"{len(wrong)} requests failed: {wrong[:3]}"
