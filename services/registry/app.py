@@ -30,6 +30,8 @@ from services.registry.settings import RegistrySettings
 
 SCHEMA = "registry"
 DEFAULT_TENANT = TenantId("default")
+ACK_WAIT_SECONDS = 5.0
+"""How long what a killed registry had in hand waits for the next one; longer checks are kept alive."""
 _BOOTSTRAP_KEY_ID = "key_bootstrap"
 
 
@@ -68,7 +70,12 @@ async def open_registry(settings: RegistrySettings) -> AsyncIterator[RegistryApp
 
         handler = ExportHandler(catalog=registry.catalog, blobs=blobs, clock=clock)
         dispatcher = Dispatcher(
-            bus=bus, ledger=ledger, durable="registry", clock=clock, concurrency=settings.checks
+            bus=bus,
+            ledger=ledger,
+            durable="registry",
+            clock=clock,
+            ack_wait_seconds=ACK_WAIT_SECONDS,
+            concurrency=settings.checks,
         )
         dispatcher.on(RevisionExported, handler.on_revision_exported)
         http = create_http(

@@ -1,0 +1,202 @@
+"""`python -m services.registry`, asked through `RegistryClient`, killed and stopped."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from mint_common.adapters_format import store_adapter
+from mint_common.blobs.localfs import LocalBlobs
+from mint_common.bus.nats import connect_nats
+from mint_common.client.http import InternalHttp
+from mint_common.client.registry import RegistryClient
+from mint_common.errors import NoRevision, NotFound, PreconditionFailed, Unauthorized
+from mint_common.events import RevisionExported
+from mint_common.ids import PolicyId
+from mint_common.runtime.dispatch import publish_event
+from mint_common.testing.adapters import make_adapter
+from services.standalone.adapters.launch import free_port
+from tests.integration.registry.rig import BASE, KEY, TENANT, TOKEN
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).parents[3]
+READY_SECONDS = 60.0
+
+
+@dataclass
+class RegistryProcess:
+    """A registry that a test may kill and start again at the same address."""
+
+    environ: dict[str, str]
+    url: str
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start and wait until ready."""
+        with self.log.open("ab") as log:
+            command = [sys.executable, "-m", "services.registry"]
+            self.process = subprocess.Popen(
+                command, env=self.environ, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT
+            )
+        deadline = time.monotonic() + READY_SECONDS
+        while time.monotonic() < deadline and self.process.poll() is None:
+            try:
+                if httpx.get(f"{self.url}/readyz", trust_env=False).status_code == 200:
+                    return
+            except httpx.TransportError:
+                time.sleep(0.05)
+        raise RuntimeError(f"the registry did not start:\n{self.log.read_text()[-4000:]}")
+
+    def end(self, with_signal: signal.Signals) -> int:
+        """Send a signal and return the exit code."""
+        assert self.process is not None
+        self.process.send_signal(with_signal)
+        return self.process.wait(20)
+
+
+@pytest.fixture
+def process(database: str, nats_url: str, tmp_path: Path) -> Iterator[RegistryProcess]:
+    port = free_port()
+    mint = {
+        "MINT_NATS_URL": nats_url,
+        "MINT_POSTGRES_DSN": database,
+        "MINT_BLOBS_URL": (tmp_path / "blobs").as_uri(),
+        "MINT_INTERNAL_TOKEN": TOKEN,
+        "MINT_REGISTRY_HTTP_PORT": str(port),
+        "MINT_REGISTRY_BOOTSTRAP_KEY": KEY,
+    }
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("MINT_")} | mint
+    made = RegistryProcess(environ=environ, url=f"http://127.0.0.1:{port}", log=tmp_path / "log")
+    made.start()
+    yield made
+    if made.process is not None and made.process.poll() is None:
+        made.end(signal.SIGKILL)
+
+
+@pytest.fixture
+async def client(process: RegistryProcess) -> AsyncIterator[RegistryClient]:
+    async with InternalHttp(process.url, token=TOKEN) as http:
+        yield RegistryClient(http)
+
+
+async def new_policy(client: RegistryClient) -> PolicyId:
+    await client.put_base(BASE)
+    made = await client.create_policy(TENANT, name="p", base=BASE.name, rank=2, alpha=4.0, seed=1)
+    return made.policy_id
+
+
+async def export(nats_url: str, blobs: LocalBlobs, policy_id: PolicyId, *, first: int, last: int) -> None:
+    bus = await connect_nats(nats_url, name="trainer")
+    for step in range(first, last + 1):
+        files = make_adapter(BASE, policy_id=policy_id, step=step, seed=step)
+        event = RevisionExported(
+            tenant_id=TENANT,
+            base=BASE.name,
+            export_id=f"direct_{step}",
+            policy_id=policy_id,
+            job_id=None,
+            wave_id=None,
+            digest=files.digest,
+            manifest=await store_adapter(blobs, files, export_id=f"direct_{step}"),
+            parent=None,
+            step=step,
+            metrics={},
+        )
+        await publish_event(bus, event, cause="test", now=0.0)
+    await bus.close()
+
+
+async def until_numbered(client: RegistryClient, policy_id: PolicyId, count: int) -> None:
+    async with asyncio.timeout(READY_SECONDS):
+        while len(await client.list_revisions(TENANT, policy_id)) < count:
+            await asyncio.sleep(0.02)
+
+
+async def test_client_covers_every_route(
+    client: RegistryClient, nats_url: str, tmp_path: Path, process: RegistryProcess
+) -> None:
+    owner = await client.verify_key(KEY)
+    assert owner.tenant_id == TENANT
+    with pytest.raises(Unauthorized):
+        await client.verify_key("tml-wrong")
+    tenant = await client.create_tenant("acme")
+    key = await client.create_key(tenant.tenant_id, name="ci")
+    assert (await client.verify_key(key.key)).key_id == key.key_id
+
+    policy_id = await new_policy(client)
+    assert await client.get_base(BASE.name) == BASE
+    assert await client.list_bases() == [BASE]
+    assert [policy.name for policy in await client.list_policies(TENANT)] == ["p"]
+    with pytest.raises(NoRevision):
+        await client.resolve(TENANT, "p")
+    await export(nats_url, LocalBlobs(tmp_path / "blobs"), policy_id, first=1, last=2)
+    await until_numbered(client, policy_id, 2)
+    one, two = await client.list_revisions(TENANT, "p")
+    assert (await client.get_policy(TENANT, "p")).latest == two.ref
+    assert await client.get_revision(TENANT, "p", two.digest) == two
+    assert [item.number for item in await client.list_revisions(TENANT, "p", limit=1, after=1)] == [2]
+
+    await client.move_alias(TENANT, "p", "prod", revision=1, actor="ann", expected="")
+    with pytest.raises(PreconditionFailed):
+        await client.move_alias(TENANT, "p", "prod", revision=2, actor="ann", expected=two.digest)
+    await client.move_alias(TENANT, "p", "prod", revision=two.digest, actor="ann", expected=one.digest)
+    alias = await client.roll_back_alias(TENANT, "p", "prod", actor="bob", reason="worse")
+    assert alias == await client.get_alias(TENANT, "p", "prod")
+    assert [move.number for move in alias.history] == [1, 2, 1]
+    assert [item.alias for item in await client.list_aliases(TENANT, "p")] == ["prod"]
+    resolution = await client.resolve(TENANT, "p")
+    assert resolution.revision == one.ref
+    with pytest.raises(NotFound, match="canary"):
+        await client.resolve(TENANT, "p@canary")
+
+    score = await client.record_evaluation(
+        TENANT, "p", revision=1, suite="s", metric="m", value=0.5, n=10, actor="ann"
+    )
+    assert await client.list_evaluations(TENANT, "p") == [score]
+    assert await client.list_evaluations(TENANT, "p", after=score.evaluation_id) == []
+    metrics = httpx.get(f"{process.url}/metrics", trust_env=False).text
+    assert "mint_registry_http_request_seconds" in metrics
+    assert TENANT not in metrics
+
+
+async def test_kill_in_the_middle_of_exports_loses_and_repeats_nothing(
+    client: RegistryClient, process: RegistryProcess, nats_url: str, tmp_path: Path
+) -> None:
+    policy_id = await new_policy(client)
+    blobs = LocalBlobs(tmp_path / "blobs")
+    await export(nats_url, blobs, policy_id, first=1, last=12)
+    for reached in (1, 4, 8):
+        await until_numbered(client, policy_id, reached)
+        process.end(signal.SIGKILL)
+        process.start()
+    await until_numbered(client, policy_id, 12)
+    revisions = await client.list_revisions(TENANT, policy_id)
+    assert [revision.number for revision in revisions] == list(range(1, 13))
+    assert {revision.step for revision in revisions} == set(range(1, 13))
+
+
+def test_registry_stops_clean_when_told(process: RegistryProcess) -> None:
+    started = time.monotonic()
+    assert process.end(signal.SIGTERM) == 0
+    assert time.monotonic() - started < 10
+
+
+def test_wrong_setting_is_told_in_one_line(process: RegistryProcess) -> None:
+    environ = {**process.environ, "MINT_REGISTRY_BOOTSTRAP_KEY": "short"}
+    command = [sys.executable, "-m", "services.registry"]
+    run = subprocess.run(
+        command, env=environ, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert run.returncode == 2
+    assert "MINT_REGISTRY_BOOTSTRAP_KEY" in run.stdout + run.stderr
+    assert "short" not in run.stdout + run.stderr
