@@ -2,35 +2,45 @@
 
 import importlib.util
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
 from services.loader.adapters.vllm_plugin import (
+    EXTENSIONS,
     REPAIRS,
+    Extension,
     Repair,
+    compute_experts_with_lora,
     ignore_rows_without_adapter,
     is_needed,
     vllm_version,
 )
 
-pytestmark = pytest.mark.engine
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # torch's, when vLLM's modules are imported
+]
 
 torch = pytest.importorskip("torch")
 
 
-def _operations_as_shipped() -> ModuleType:
-    """Load vLLM's CPU LoRA operations once more, beside the module that the plugin may have repaired."""
+def _as_shipped(*parts: str) -> ModuleType:
+    """Load a module of vLLM once more, beside the one that the plugin may have repaired."""
     package = importlib.util.find_spec("vllm")
     assert package is not None
     assert package.origin is not None
-    path = Path(package.origin).parent / "lora" / "ops" / "torch_ops" / "lora_ops.py"
-    spec = importlib.util.spec_from_file_location("lora_ops_as_shipped", path)
+    path = Path(package.origin).parent.joinpath(*parts).with_suffix(".py")
+    spec = importlib.util.spec_from_file_location(f"{parts[-1]}_as_shipped", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def _operations_as_shipped() -> ModuleType:
+    return _as_shipped("lora", "ops", "torch_ops", "lora_ops")
 
 
 def _delta(operations: ModuleType, indices: list[int]) -> "torch.Tensor":
@@ -64,11 +74,37 @@ def test_repaired_rows_without_an_adapter_get_nothing() -> None:
     assert torch.equal(delta[1], torch.zeros(5))
 
 
+def test_experts_with_lora_still_get_no_cpu_implementation_as_shipped() -> None:
+    """When this fails, vLLM has one and `compute_experts_with_lora` may go."""
+    shipped = _as_shipped("model_executor", "layers", "fused_moe", "oracle", "unquantized")
+    backend, _ = shipped.select_unquantized_moe_backend(SimpleNamespace(is_lora_enabled=True))
+    assert backend == shipped.UnquantizedMoeBackend.TRITON
+
+
+def test_repaired_experts_with_lora_have_a_cpu_implementation() -> None:
+    import vllm.model_executor.layers.fused_moe.oracle.unquantized as oracle
+    import vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method as method
+
+    compute_experts_with_lora()
+    compute_experts_with_lora()
+    for module in (oracle, method):
+        backend, experts = module.select_unquantized_moe_backend(SimpleNamespace(is_lora_enabled=True))
+        assert backend == oracle.UnquantizedMoeBackend.CPU
+        assert experts.supports_lora()
+
+
+@pytest.mark.parametrize("extension", EXTENSIONS, ids=lambda extension: extension.name)
+def test_extensions_were_tested_on_this_version(extension: Extension) -> None:
+    """When this fails, run test_moe.py on the new version and add it to ``tested_on``."""
+    assert vllm_version() in extension.tested_on
+
+
 @pytest.mark.parametrize("repair", REPAIRS, ids=lambda repair: repair.name)
 def test_repairs_apply_only_where_they_are_needed(repair: Repair) -> None:
-    major, minor = repair.fixed_in
-    assert is_needed(repair, platform=repair.platform, vllm_version=(major, minor - 1))
-    assert not is_needed(repair, platform=repair.platform, vllm_version=repair.fixed_in)
-    assert not is_needed(repair, platform="other", vllm_version=(major, minor - 1))
-    assert repair.upstream.startswith("https://github.com/vllm-project/vllm/")
     assert is_needed(repair, platform="cpu", vllm_version=vllm_version())
+    assert not is_needed(repair, platform="other", vllm_version=vllm_version())
+    assert repair.upstream.startswith("https://github.com/vllm-project/vllm/")
+    if repair.fixed_in is not None:
+        major, minor = repair.fixed_in
+        assert is_needed(repair, platform=repair.platform, vllm_version=(major, minor - 1))
+        assert not is_needed(repair, platform=repair.platform, vllm_version=repair.fixed_in)

@@ -1,0 +1,203 @@
+"""Tiny Qwen3 bases with experts, random adapters over them, and what transformers makes of both."""
+
+import gc
+import json
+import shutil
+import warnings
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+from mint_common.adapters_format import (
+    BASE_FILE,
+    BaseFacts,
+    build_adapter,
+    describe_base,
+    packed_name,
+    peft_name,
+)
+from mint_common.generation import Delta, Sampling
+from mint_common.ids import PolicyId
+from mint_common.runtime.clock import settle
+from services.loader.adapters.vllm_engine import EngineConfig, VllmEngine, start_engine
+from services.loader.ports import LoadedAdapter
+
+TINY = Path(__file__).parents[3] / "bases" / "tiny"
+WIDTH, TOKENS = 64, 12
+
+
+def make_moe_base(folder: Path, *, experts: int, layers: int = 2, expert_width: int = 64) -> BaseFacts:
+    """Make a base whose router and answers are not degenerate, with the tokenizer of `tiny`.
+
+    vLLM's kernels want widths in multiples of 32.
+    """
+    torch.manual_seed(experts)
+    vocab_size = json.loads((TINY / "config.json").read_bytes())["vocab_size"]
+    config = Qwen3MoeConfig(
+        vocab_size=vocab_size,
+        hidden_size=WIDTH,
+        intermediate_size=128,
+        moe_intermediate_size=expert_width,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        num_experts=experts,
+        num_experts_per_tok=min(8, experts // 4),
+        norm_topk_prob=True,
+        max_position_embeddings=256,
+        tie_word_embeddings=False,
+        eos_token_id=2,
+        bos_token_id=1,
+        pad_token_id=0,
+        initializer_range=0.2,
+    )
+    Qwen3MoeForCausalLM(config).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(TINY / name, folder / name)
+    return describe_base(folder, name=f"moe{experts}", max_rank=8)
+
+
+def random_adapter(
+    facts: BaseFacts, folder: Path, *, seed: int, rank: int = 4, shared_a: bool = False, routed: bool = True
+) -> Path:
+    """Write a packed adapter over attention and, unless not routed, every expert."""
+    rng = np.random.default_rng(seed)
+
+    def draw(*shape: int, scale: float) -> np.ndarray:
+        return rng.standard_normal(shape, dtype=np.float32) * np.float32(scale)
+
+    tensors: dict[str, np.ndarray] = {}
+    for module, (width, height) in facts.modules.items():
+        tensors[peft_name(module, "A")] = draw(rank, width, scale=width**-0.5)
+        tensors[peft_name(module, "B")] = draw(height, rank, scale=0.2)
+    for module, layer in facts.experts.items() if routed else ():
+        for leaf, (width, height) in layer.projections.items():
+            tensors[packed_name(module, leaf, "A")] = draw(layer.count, rank, width, scale=width**-0.5)
+            tensors[packed_name(module, leaf, "B")] = draw(layer.count, height, rank, scale=0.3)
+        if shared_a:
+            tensors[packed_name(module, "up_proj", "A")] = tensors[packed_name(module, "gate_proj", "A")]
+    files = build_adapter(
+        facts=facts, policy_id=PolicyId("pol"), step=seed, parent=None, rank=rank, tensors=tensors
+    )
+    folder.mkdir(parents=True)
+    for name, data in files.files.items():
+        (folder / name).write_bytes(data)
+    return folder
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One completion."""
+
+    prompt: tuple[int, ...]
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+
+
+@asynccontextmanager
+async def running_engine(
+    base: Path, facts: BaseFacts, *, slots: int = 4, host_capacity: int = 4, tensor_parallel: int = 1
+) -> AsyncIterator[VllmEngine]:
+    """Start a real engine, and leave nothing of it."""
+    (base / BASE_FILE).touch()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # vLLM's and torch's own
+        engine = start_engine(
+            EngineConfig(
+                base_dir=base,
+                facts=facts,
+                max_context=128,
+                slots=slots,
+                host_capacity=host_capacity,
+                max_sequences=16,
+                kv_cache_bytes=32 << 20,
+                max_logprobs=5,
+                threads=1,
+                tensor_parallel=tensor_parallel,
+            )
+        )
+    yield engine
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        engine.close()
+        await settle()
+        gc.collect()  # vLLM leaves sockets to the collector, which warns of them
+
+
+async def answer(
+    engine: VllmEngine, adapter: LoadedAdapter | None, *, seed: int, count: int = 12, length: int = 9
+) -> Answer:
+    """Sample from the engine at temperature 1, so that many experts come to work."""
+    prompt = tuple(int(token) for token in np.random.default_rng(seed).integers(3, 250, length))
+    stream = engine.generate(
+        request_id=f"{adapter.number if adapter else 0}-{seed}-{np.random.default_rng().integers(1 << 60)}",
+        prompt=prompt,
+        sampling=Sampling(max_new_tokens=count, temperature=1.0, seed=seed, ignore_eos=True, logprobs=0),
+        adapter=adapter,
+    )
+    tokens: list[int] = []
+    logprobs: list[float] = []
+    async for parts in stream.steps():
+        for part in parts:
+            if isinstance(part, Delta):
+                tokens += part.tokens
+                logprobs += part.logprobs
+    assert len(tokens) == len(logprobs) == count
+    return Answer(prompt, tuple(tokens), tuple(logprobs))
+
+
+def logprobs_under(model: torch.nn.Module, answers: Sequence[Answer]) -> list[list[float]]:
+    """Return the log-probabilities of the answers' tokens under a transformers model."""
+    found = []
+    for one in answers:
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([[*one.prompt, *one.tokens]])).logits[0]
+        first = len(one.prompt) - 1
+        rows = logits.log_softmax(-1)
+        found.append([rows[first + i, token].item() for i, token in enumerate(one.tokens)])
+    return found
+
+
+def load_base(folder: Path) -> torch.nn.Module:
+    """Return the base in transformers."""
+    model: torch.nn.Module = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return model.eval()
+
+
+def merged(base: Path, facts: BaseFacts, tensors: Mapping[str, torch.Tensor]) -> torch.nn.Module:
+    """Return the base with a packed adapter added to its weights, expert by expert."""
+    model = load_base(base)
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for module in facts.modules:
+            a, b = (tensors[peft_name(module, half)] for half in ("A", "B"))
+            parameters[f"{module}.weight"] += b @ a
+        for module, layer in facts.experts.items():
+            if packed_name(module, "gate_proj", "A") not in tensors:
+                continue
+            gate_up, down = parameters[f"{module}.gate_up_proj"], parameters[f"{module}.down_proj"]
+            for expert in range(layer.count):
+                delta = {
+                    leaf: tensors[packed_name(module, leaf, "B")][expert]
+                    @ tensors[packed_name(module, leaf, "A")][expert]
+                    for leaf in layer.projections
+                }
+                gate_up[expert] += torch.cat([delta["gate_proj"], delta["up_proj"]])
+                down[expert] += delta["down_proj"]
+    return model
+
+
+def max_difference(expected: list[list[float]], answers: Sequence[Answer]) -> float:
+    """Return the largest difference in log-probability."""
+    return max(
+        abs(a - b)
+        for row, one in zip(expected, answers, strict=True)
+        for a, b in zip(row, one.logprobs, strict=True)
+    )

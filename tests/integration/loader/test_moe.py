@@ -1,0 +1,308 @@
+"""Experts with LoRA: packed, per-expert and PEFT's own serve alike, and as transformers computes."""
+
+import asyncio
+import warnings
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import peft
+import pytest
+import pytest_asyncio
+import torch
+from safetensors.torch import load_file
+
+from mint_common.adapters_format import (
+    CONFIG_FILE,
+    DENSE,
+    FUSED,
+    MANIFEST_FILE,
+    PACKED,
+    WEIGHTS_FILE,
+    AdapterFiles,
+    BaseFacts,
+    Manifest,
+    adapter_digest,
+    convert_adapter,
+    read_base_facts,
+    read_manifest,
+    store_adapter,
+    write_manifest,
+)
+from mint_common.adapters_format.manifest import proof_of
+from mint_common.adapters_format.tensor_file import map_tensors, write_tensors
+from mint_common.blobs.memory import MemoryBlobs
+from mint_common.claims import RevisionRef
+from mint_common.errors import AdapterInvalid
+from mint_common.ids import Digest, sha256_digest
+from mint_common.runtime.clock import SystemClock
+from services.loader.adapters.staging import DiskCache
+from services.loader.adapters.vllm_engine import VllmEngine
+from services.loader.ports import LoadedAdapter
+from tests.integration.loader.moe_base import (
+    TINY,
+    Answer,
+    answer,
+    load_base,
+    logprobs_under,
+    make_moe_base,
+    max_difference,
+    merged,
+    random_adapter,
+    running_engine,
+)
+
+pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
+
+TOLERANCE = 1e-4
+
+
+@dataclass
+class Served:
+    """An engine over a base with experts, and adapters that it holds under numbers of their own."""
+
+    engine: VllmEngine
+    base: Path
+    facts: BaseFacts
+    number: int = 0
+    held: list[LoadedAdapter] = field(default_factory=list)
+
+    async def load(self, folder: Path) -> LoadedAdapter:
+        """Load an adapter folder."""
+        self.number += 1
+        digest = sha256_digest(f"{folder}-{self.number}".encode())
+        adapter = LoadedAdapter(digest=digest, number=self.number, folder=folder)
+        await self.engine.load(adapter)
+        self.held.append(adapter)
+        return adapter
+
+    async def unload_all(self) -> None:
+        """Empty the engine."""
+        while self.held:
+            await self.engine.unload(self.held.pop())
+        assert not await self.engine._llm.list_loras()
+
+    async def sample(self, adapter: LoadedAdapter | None, *, seed: int = 1) -> Answer:
+        """Sample one answer."""
+        return await answer(self.engine, adapter, seed=seed)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def moe8(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
+    """Start one engine over a base of 8 experts."""
+    base = tmp_path_factory.mktemp("moe8")
+    facts = make_moe_base(base, experts=8)
+    async with running_engine(base, facts) as engine:
+        yield Served(engine, base, facts)
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def served(moe8: Served) -> AsyncIterator[Served]:
+    """Lend the engine, and empty it."""
+    yield moe8
+    await moe8.unload_all()
+
+
+async def assert_all_layouts_serve_alike(served: Served, folder: Path) -> None:
+    """Serve the base, two packed adapters, a per-expert copy and a dense adapter in one batch."""
+    facts = served.facts
+    one = random_adapter(facts, folder / "one", seed=1)
+    two = random_adapter(facts, folder / "two", seed=2, rank=8)
+    attention = random_adapter(facts, folder / "attention", seed=3, routed=False)
+    convert_adapter(facts, one, folder / "split", layout=DENSE)
+    folders = {"one": one, "split": folder / "split", "two": two, "attention": attention}
+    loaded = {name: await served.load(path) for name, path in folders.items()}
+    seeds = (1, 2, 3)
+    who = [None, *loaded.values()]
+    flat = await asyncio.gather(*(served.sample(adapter, seed=seed) for seed in seeds for adapter in who))
+    answers = {name: flat[i :: len(who)] for i, name in enumerate(["base", *loaded])}
+    for packed, split in zip(answers["one"], answers["split"], strict=True):
+        assert packed.tokens == split.tokens
+        assert np.allclose(packed.logprobs, split.logprobs, rtol=0, atol=1e-6)
+    assert (
+        max_difference(logprobs_under(load_base(served.base), answers["base"]), answers["base"]) < TOLERANCE
+    )
+    for name in ("one", "two", "attention"):
+        model = merged(served.base, facts, load_file(folders[name] / WEIGHTS_FILE))
+        assert max_difference(logprobs_under(model, answers[name]), answers[name]) < TOLERANCE, name
+        assert max_difference(logprobs_under(model, answers["base"]), answers["base"]) > 0.1, "it acts"
+
+
+async def test_every_layout_serves_what_transformers_computes(served: Served, tmp_path: Path) -> None:
+    await assert_all_layouts_serve_alike(served, tmp_path)
+
+
+async def test_experts_alone_act(served: Served, tmp_path: Path) -> None:
+    packed = random_adapter(served.facts, tmp_path / "a", seed=4)
+    tensors = load_file(packed / WEIGHTS_FILE)
+    only = {name: t * 0 if name.endswith(".lora_B.weight") else t for name, t in tensors.items()}
+    found = [await served.sample(await served.load(packed), seed=seed) for seed in (1, 2)]
+    model = merged(served.base, served.facts, only)
+    assert max_difference(logprobs_under(model, found), found) > 0.1, "attention acts too"
+
+
+async def test_what_peft_saves_is_served_packed_and_peft_reads_what_is_unpacked(
+    served: Served, tmp_path: Path
+) -> None:
+    config = peft.LoraConfig(
+        r=4,
+        lora_alpha=12,
+        lora_dropout=0.0,
+        target_modules=["q_proj", "k_proj", "v_proj", "o_proj"],
+        target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj"],
+    )
+    torch.manual_seed(7)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft's own
+        trained = peft.get_peft_model(load_base(served.base), config).eval()
+        with torch.no_grad():
+            for name, parameter in trained.named_parameters():
+                if "lora_B" in name:
+                    parameter.normal_(std=0.1)
+        trained.save_pretrained(tmp_path / "peft")
+    manifest = convert_adapter(served.facts, tmp_path / "peft", tmp_path / "packed", layout=PACKED)
+    assert manifest.layout == PACKED
+    adapter = await served.load(tmp_path / "packed")
+    answers = [await served.sample(adapter, seed=seed) for seed in (1, 2, 3)]
+    assert max_difference(logprobs_under(trained, answers), answers) < TOLERANCE
+    convert_adapter(served.facts, tmp_path / "packed", tmp_path / "fused", layout=FUSED)
+    again = peft.PeftModel.from_pretrained(load_base(served.base), tmp_path / "fused").eval()
+    assert max_difference(logprobs_under(again, answers), answers) < TOLERANCE
+
+
+async def test_evicted_and_reloaded_adapters_answer_as_before(served: Served, tmp_path: Path) -> None:
+    """B is scaled once, and no load writes to the file, however often it comes back."""
+    folders = [random_adapter(served.facts, tmp_path / str(seed), seed=seed) for seed in range(3)]
+    bytes_before = [(folder / WEIGHTS_FILE).read_bytes() for folder in folders]
+    rounds = []
+    for _ in range(3):
+        adapters = [await served.load(folder) for folder in folders]
+        rounds.append([await served.sample(adapter) for adapter in adapters])
+        await served.unload_all()
+    assert rounds[0] == rounds[1] == rounds[2]
+    assert len({one.logprobs for one in rounds[0]}) == 3
+    assert bytes_before == [(folder / WEIGHTS_FILE).read_bytes() for folder in folders]
+
+
+async def test_slots_are_shared_by_more_adapters_than_there_are(served: Served, tmp_path: Path) -> None:
+    """vLLM's own cache evicts the oldest; each adapter keeps its answers, packed or dense."""
+    folders = [
+        random_adapter(served.facts, tmp_path / str(seed), seed=seed, routed=bool(seed % 3))
+        for seed in range(7)
+    ]
+    alone = [await served.sample(await served.load(folder)) for folder in folders]
+    again = [await served.sample(await served.load(folder)) for folder in folders]
+    assert alone == again
+    assert len(await served.engine._llm.list_loras()) <= 4
+
+
+def vouched(manifest: Manifest, weights: bytes) -> Manifest:
+    """Return the manifest that tells the truth about other weights."""
+    proof = proof_of(weights)
+    digest = adapter_digest(
+        layout=manifest.layout,
+        base_digest=manifest.base_digest,
+        rank=manifest.rank,
+        targets=manifest.targets,
+        dtype=manifest.dtype,
+        weights_sha256=proof.sha256,
+    )
+    return replace(manifest, digest=digest, files={**manifest.files, WEIGHTS_FILE: proof})
+
+
+Change = Callable[[dict[str, torch.Tensor]], None]
+
+
+def _spoil_value(tensors: dict[str, torch.Tensor]) -> None:
+    next(t for name, t in tensors.items() if "experts.up_proj.lora_B" in name)[0, 0, 0] = float("nan")
+
+
+def _drop(tensors: dict[str, torch.Tensor]) -> None:
+    del tensors[next(name for name in tensors if "experts.down_proj.lora_A" in name)]
+
+
+def _cut_rank(tensors: dict[str, torch.Tensor]) -> None:
+    name = next(name for name in tensors if "experts.gate_proj.lora_A" in name)
+    tensors[name] = tensors[name][:, :2].contiguous()
+
+
+def _lose_expert(tensors: dict[str, torch.Tensor]) -> None:
+    name = next(name for name in tensors if "experts.gate_proj.lora_A" in name)
+    tensors[name] = tensors[name][:-1].contiguous()
+
+
+@pytest.mark.parametrize(
+    ("reason", "change"),
+    [
+        ("not_finite", _spoil_value),
+        ("missing_tensor", _drop),
+        ("wrong_rank", _cut_rank),
+        ("wrong_shape", _lose_expert),
+    ],
+)
+async def test_broken_packed_adapter_never_reaches_the_engine(
+    served: Served, tmp_path: Path, reason: str, change: Change
+) -> None:
+    folder = random_adapter(served.facts, tmp_path / "a", seed=5)
+    tensors = load_file(folder / WEIGHTS_FILE)
+    change(tensors)
+    order = [entry.name for entry in map_tensors(folder / WEIGHTS_FILE).header.tensors]
+    weights = write_tensors({n: tensors[n].numpy() for n in order if n in tensors}, packed=True)
+    manifest = vouched(read_manifest((folder / MANIFEST_FILE).read_bytes()), weights)
+    files = AdapterFiles(
+        files={
+            WEIGHTS_FILE: weights,
+            CONFIG_FILE: (folder / CONFIG_FILE).read_bytes(),
+            MANIFEST_FILE: write_manifest(manifest),
+        },
+        digest=manifest.digest,
+        manifest=manifest,
+    )
+    blobs = MemoryBlobs()
+    claim = await store_adapter(blobs, files, export_id="e")
+    cache = DiskCache(
+        blobs, served.facts, root=tmp_path / "cache", capacity_bytes=1 << 30, clock=SystemClock()
+    )
+    cache.open()
+    with pytest.raises(AdapterInvalid) as refused:
+        await cache.stage(RevisionRef(digest=Digest(manifest.digest), number=1, manifest=claim))
+    assert refused.value.reason == reason
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+async def test_an_adapter_that_the_engine_has_no_room_for_is_refused_and_it_lives(
+    served: Served, tmp_path: Path
+) -> None:
+    wide = replace(served.facts, max_rank=16)
+    before = await served.sample(None)
+    with pytest.raises(AdapterInvalid, match="rank 16 is over the engine's 8"):
+        await served.load(random_adapter(wide, tmp_path / "a", seed=6, rank=16))
+    assert await served.sample(None) == before
+
+
+@pytest.mark.slow
+async def test_128_experts_serve_what_transformers_computes(tmp_path: Path) -> None:
+    facts = make_moe_base(tmp_path / "base", experts=128, expert_width=32)
+    async with running_engine(tmp_path / "base", facts) as engine:
+        await assert_all_layouts_serve_alike(Served(engine, tmp_path / "base", facts), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("experts", [0, 8])
+async def test_two_ranks_serve_what_transformers_computes(tmp_path: Path, experts: int) -> None:
+    """One rank does so in the tests above and in test_parity.py: two are no different."""
+    base = tmp_path / "base" if experts else TINY
+    facts = make_moe_base(base, experts=experts) if experts else read_base_facts(TINY)
+    folders = [random_adapter(facts, tmp_path / str(seed), seed=seed) for seed in (1, 2)]
+    async with running_engine(base, facts, tensor_parallel=2) as engine:
+        served = Served(engine, base, facts)
+        who = [None, *[await served.load(folder) for folder in folders]]
+        answers = await asyncio.gather(*(served.sample(adapter) for adapter in who))
+        await served.unload_all()
+        again = await served.sample(await served.load(folders[0]))
+    models = [load_base(base), *(merged(base, facts, load_file(f / WEIGHTS_FILE)) for f in folders)]
+    for model, one in zip(models, answers, strict=True):
+        assert max_difference(logprobs_under(model, [one]), [one]) < TOLERANCE
+    assert again.tokens == answers[1].tokens
+    assert len({one.logprobs for one in answers}) == 3
