@@ -5,6 +5,7 @@ import sys
 import typer
 
 from mint_common.errors import MintError
+from services.standalone.commands.adapter import adapter_app
 from services.standalone.commands.adapters import adapters_app, top
 from services.standalone.commands.base import base_app
 from services.standalone.commands.demo import demo
@@ -29,6 +30,7 @@ app.command(short_help="Stop the running stack, in order.")(down)
 app.command(short_help="Show the parts of the running stack.")(status)
 app.command(short_help="Can this machine run a stack? What to do?")(doctor)
 app.add_typer(base_app, name="base", short_help="Add or list base models.")
+app.add_typer(adapter_app, name="adapter", short_help="Pack, unpack or check adapter folders.")
 app.add_typer(adapters_app, name="adapters", short_help="Where revisions are; pin, prewarm, evict.")
 app.command(short_help="Engines and adapters, live.")(top)
 app.command(short_help="Train, serve, promote, roll back: in minutes.")(demo)

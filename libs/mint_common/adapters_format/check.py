@@ -109,6 +109,13 @@ def check_header(specs: Sequence[TensorSpec], header: TensorHeader, *, dtype: st
         _check_places(specs, header, dtype)
 
 
+def check_finite(path: Path, dtype: str) -> None:
+    """Check that no weight of a file is NaN or infinite. Raises AdapterInvalid."""
+    with path.open("rb") as file:
+        header = read_header(file, size_bytes=path.stat().st_size)
+        _check_finite(file, header, dtype, hashlib.sha256())
+
+
 def _check_size(facts: BaseFacts, manifest: Manifest) -> None:
     specs = _specs(facts, manifest)
     # A pad before every tensor, at most.

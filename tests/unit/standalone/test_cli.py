@@ -27,6 +27,8 @@ COMMANDS = (
     "base",
     "base add",
     "base list",
+    "adapter",
+    *(f"adapter {verb}" for verb in ("pack", "unpack", "check")),
     "top",
     "adapters",
     *(f"adapters {verb}" for verb in ("pin", "unpin", "prewarm", "evict")),

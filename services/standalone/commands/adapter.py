@@ -1,0 +1,194 @@
+"""`mint adapter`: adapter folders between PEFT's layouts and MinT's packed one, without a stack."""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+from mint_common.adapters_format import (
+    DENSE,
+    FUSED,
+    MANIFEST_FILE,
+    PACKED,
+    WEIGHTS_FILE,
+    BaseFacts,
+    base_name_of,
+    check_finite,
+    convert_adapter,
+    read_base_facts,
+    read_manifest,
+    read_origin,
+)
+from mint_common.errors import InvalidField, MintError
+from services.standalone.adapters.bases import find_base
+from services.standalone.commands.options import DEFAULT_FOLDER, FolderOption, state_folder
+
+adapter_app = typer.Typer(
+    help="Adapter folders: pack those of experts for serving, unpack them for PEFT, check any.\n\n"
+    "An adapter is a folder with adapter_model.safetensors and adapter_config.json: one that MinT exported, "
+    "or one that PEFT saved. See docs/adapter-format.md.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+class Unpacked(StrEnum):
+    """PEFT's two layouts for experts."""
+
+    PER_EXPERT = "per-expert"
+    FUSED = "fused"
+
+
+PathsArgument = Annotated[
+    list[Path], typer.Argument(metavar="PATH", help="Adapter folders.", show_default=False)
+]
+BaseOption = Annotated[
+    str,
+    typer.Option(
+        metavar="BASE",
+        help="The base: a name in the state folder, or a folder with mint_base.json. Default: the base that "
+        "the adapter names.",
+        show_default=False,
+    ),
+]
+OutOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Write to DIR/<folder's name>. Default: beside each folder, with the layout added to its name.",
+        show_default=False,
+    ),
+]
+
+
+@adapter_app.command(short_help="Pack PEFT adapters for serving.")
+def pack(
+    paths: PathsArgument,
+    base: BaseOption = "",
+    out: OutOption = None,
+    folder: FolderOption = DEFAULT_FOLDER,
+) -> None:
+    """Pack adapters for serving: one tensor for all experts of a layer's projection, alpha folded into B.
+
+    Takes PEFT's per-expert and fused (`target_parameters`) layouts. An adapter without experts becomes
+    dense/1, which needs no packing. Every adapter is checked against its base; the others go on when one is
+    refused, and the exit code is 1.
+    """
+    _convert_all(paths, layout=PACKED, word="packed", base=base, out=out, folder=folder)
+
+
+@adapter_app.command(short_help="Turn packed ones back into what PEFT reads.")
+def unpack(
+    paths: PathsArgument,
+    layout: Annotated[
+        Unpacked,
+        typer.Option(
+            "--as",
+            help="per-expert: a tensor for each expert, read by most tools; fused: as PEFT saves "
+            "target_parameters, possible only where gate and up share A.",
+        ),
+    ] = Unpacked.PER_EXPERT,
+    base: BaseOption = "",
+    out: OutOption = None,
+    folder: FolderOption = DEFAULT_FOLDER,
+) -> None:
+    """Turn packed adapters back into a layout that PEFT reads. Packing them again gives the same."""
+    chosen = DENSE if layout is Unpacked.PER_EXPERT else FUSED
+    _convert_all(paths, layout=chosen, word=layout.value, base=base, out=out, folder=folder)
+
+
+@adapter_app.command(short_help="Check against the base; say what they are.")
+def check(paths: PathsArgument, base: BaseOption = "", folder: FolderOption = DEFAULT_FOLDER) -> None:
+    """Check adapters against their base, and say what they are. Exit code 1 when one is refused."""
+    found: list[str] = []
+
+    def examine(path: Path, progress: Progress) -> None:
+        task = progress.add_task(path.name, total=None)
+        origin = read_origin(_facts(path, base, folder), path)
+        size_bytes = (path / WEIGHTS_FILE).stat().st_size
+        if not (path / MANIFEST_FILE).is_file():
+            check_finite(path / WEIGHTS_FILE, origin.dtype)
+        progress.update(task, total=size_bytes, completed=size_bytes)
+        found.append(
+            f"ok: {path}: {origin.layout}, rank {origin.rank}, {origin.dtype}, {len(origin.specs)} tensors, "
+            f"{size_bytes / 1e6:.1f} MB, {' '.join(origin.targets)}, {_digest(path)}"
+        )
+
+    refused = _for_each(paths, examine)
+    _report(found, refused)
+
+
+def _digest(path: Path) -> str:
+    if not (path / MANIFEST_FILE).is_file():
+        return "no manifest"
+    return read_manifest((path / MANIFEST_FILE).read_bytes()).digest
+
+
+def _convert_all(
+    paths: Sequence[Path], *, layout: str, word: str, base: str, out: Path | None, folder: Path
+) -> None:
+    done: list[str] = []
+
+    def convert(path: Path, progress: Progress) -> None:
+        source = path.expanduser().absolute()
+        target = out.expanduser().absolute() / source.name if out else _beside(source, word)
+        task = progress.add_task(path.name, total=None)
+
+        def tell(written: int, total: int) -> None:
+            progress.update(task, completed=written, total=total)
+
+        manifest = convert_adapter(_facts(source, base, folder), source, target, layout=layout, progress=tell)
+        done.append(f"{target}: {manifest.layout}, rank {manifest.rank}, {manifest.digest}")
+
+    refused = _for_each(paths, convert)
+    _report(done, refused)
+
+
+def _beside(source: Path, word: str) -> Path:
+    """Return the neighbour's name: `a` and `a-packed` unpack to `a-per-expert`, never to `a` itself."""
+    stem = source.name
+    for ending in ("packed", *Unpacked):
+        stem = stem.removesuffix(f"-{ending}")
+    return source.with_name(f"{stem}-{word}")
+
+
+def _for_each(
+    paths: Sequence[Path], act: Callable[[Path, Progress], None]
+) -> list[tuple[Path, MintError | OSError]]:
+    """Act on each path under progress bars on stderr; return those that were refused, and why."""
+    refused: list[tuple[Path, MintError | OSError]] = []
+    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn()
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        for path in paths:
+            try:
+                act(path, progress)
+            except (MintError, OSError) as error:
+                refused.append((path, error))
+    return refused
+
+
+def _report(done: Sequence[str], refused: Sequence[tuple[Path, MintError | OSError]]) -> None:
+    for line in done:
+        typer.echo(line)
+    for path, error in refused:
+        typer.echo(f"refused: {path}: {error}", err=True)
+    if refused:
+        raise typer.Exit(1)
+
+
+def _facts(path: Path, base: str, folder: Path) -> BaseFacts:
+    name = base or base_name_of(path)
+    with suppress(OSError):  # a name too long for a path
+        if base and Path(base).expanduser().is_dir():
+            return read_base_facts(Path(base).expanduser())
+    state = state_folder(folder)
+    if not name or "/" in name or name.startswith("."):
+        problem = f"the adapter names {name!r}, which is no base of a state folder; say which with --base"
+        raise InvalidField(field="base_model_name_or_path", problem=problem)
+    return read_base_facts(Path(find_base(state.bases, name).folder))
