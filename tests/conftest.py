@@ -7,6 +7,7 @@ import random
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -120,13 +121,15 @@ def _running(server: RunningServer) -> Iterator[RunningServer]:
 
 
 @pytest.fixture(scope="session")
-def server_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that `nobody` can enter: Postgres refuses to run as root."""
-    folder = tmp_path_factory.mktemp("servers")
-    for parent in (folder, *folder.parents):
-        if parent.name.startswith("pytest-") or parent == folder:
-            parent.chmod(0o755)
-    return folder
+def server_folder() -> Iterator[Path]:
+    """A folder that `nobody` can enter: Postgres refuses to run as root.
+
+    Not below pytest's own: every other pytest that starts closes that one to all but its user.
+    """
+    with tempfile.TemporaryDirectory(prefix="mint-test-servers-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
 
 
 @pytest.fixture(scope="session")
