@@ -1,0 +1,128 @@
+"""What the catalog's contract suite runs on: stores in memory and in Postgres, and things to put there."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import asyncpg
+
+from mint_common.catalog import PolicyRecord, TenantRecord
+from mint_common.claims import Claim, RevisionRef
+from mint_common.events import Event, LoraSpec, RevisionExported
+from mint_common.events.codec import decode
+from mint_common.ids import JobId, PolicyId, TenantId, WaveId, derive_id, sha256_digest
+from mint_common.runtime.clock import SystemClock
+from mint_common.runtime.ledger_memory import MemoryLedger
+from mint_common.runtime.ledger_postgres import PostgresLedger
+from mint_common.testing.adapters import make_base_facts
+from services.registry.adapters.memory import (
+    MemoryAccounts,
+    MemoryAliases,
+    MemoryCatalog,
+    MemoryEvaluations,
+    Tables,
+)
+from services.registry.adapters.postgres_accounts import PostgresAccounts
+from services.registry.adapters.postgres_aliases import PostgresAliases
+from services.registry.adapters.postgres_catalog import PostgresCatalog
+from services.registry.adapters.postgres_evaluations import PostgresEvaluations
+from services.registry.ports import Accounts, Aliases, Catalog, Evaluations, Mover
+
+TENANT, OTHER = TenantId("ten_a"), TenantId("ten_b")
+BASE = make_base_facts()
+LORA = LoraSpec(rank=2, alpha=4.0, targets=BASE.targets, seed=1)
+NOW = 1_700_000_000.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Store:
+    accounts: Accounts
+    catalog: Catalog
+    aliases: Aliases
+    evaluations: Evaluations
+    events: Callable[[], Awaitable[Sequence[Event]]]
+
+
+def memory_store() -> Store:
+    ledger, tables = MemoryLedger(), Tables()
+
+    async def events() -> Sequence[Event]:
+        return [decode(row.message.data)[1] for row in ledger.rows]
+
+    return Store(
+        accounts=MemoryAccounts(tables),
+        catalog=MemoryCatalog(tables, ledger),
+        aliases=MemoryAliases(tables, ledger),
+        evaluations=MemoryEvaluations(tables, ledger),
+        events=events,
+    )
+
+
+def postgres_store(pool: asyncpg.Pool) -> Store:
+    ledger = PostgresLedger(pool, SystemClock())
+
+    async def events() -> Sequence[Event]:
+        return [
+            decode(row["data"])[1] for row in await pool.fetch("SELECT data FROM mint_outbox ORDER BY id")
+        ]
+
+    return Store(
+        accounts=PostgresAccounts(pool),
+        catalog=PostgresCatalog(pool, ledger),
+        aliases=PostgresAliases(pool, ledger),
+        evaluations=PostgresEvaluations(pool, ledger),
+        events=events,
+    )
+
+
+async def fill(store: Store) -> None:
+    for tenant_id in (TENANT, OTHER):
+        await store.accounts.add_tenant(TenantRecord(tenant_id=tenant_id, name=tenant_id, created_at=NOW))
+    await store.catalog.put_base(BASE, now=NOW)
+
+
+def new_policy(name: str, tenant_id: TenantId = TENANT) -> PolicyRecord:
+    policy_id = PolicyId(derive_id("pol", tenant_id, name))
+    return PolicyRecord(
+        policy_id=policy_id,
+        tenant_id=tenant_id,
+        name=name,
+        base=BASE.name,
+        lora=LORA,
+        created_at=NOW,
+        latest=None,
+    )
+
+
+async def add_policy(store: Store, name: str = "p", tenant_id: TenantId = TENANT) -> PolicyRecord:
+    policy = new_policy(name, tenant_id)
+    await store.catalog.add_policy(policy)
+    return policy
+
+
+def export_of(policy: PolicyRecord, seed: int, export_id: str = "") -> RevisionExported:
+    name = export_id or f"wave_{seed}"
+    return RevisionExported(
+        tenant_id=policy.tenant_id,
+        base=policy.base,
+        export_id=name,
+        policy_id=policy.policy_id,
+        job_id=JobId("job_1"),
+        wave_id=WaveId(name),
+        digest=sha256_digest(f"{policy.policy_id}{seed}".encode()),
+        manifest=Claim(uri=f"revisions/{seed}-{name}", sha256="0" * 64, size_bytes=10),
+        parent=None,
+        step=seed,
+        metrics={"loss": 0.5},
+    )
+
+
+async def publish(store: Store, policy: PolicyRecord, count: int) -> list[RevisionRef]:
+    for seed in range(1, count + 1):
+        await store.catalog.settle_export(export_of(policy, seed), None, now=NOW + seed)
+    return [
+        revision.ref for revision in await store.catalog.revisions(policy.policy_id, limit=count, after=0)
+    ]
+
+
+def by(actor: str) -> Mover:
+    return Mover(actor=actor, reason="because", at=NOW)
