@@ -1,59 +1,130 @@
-"""LoRA over a frozen model: linears with an exchangeable slot, and the tensors that go into it.
+"""A policy's LoRA tensors: one float32 leaf that an optimizer steps in place, and its parts by name.
 
-y = W x + (alpha / r) B A x, Hu et al. 2021 (arXiv 2106.09685); numbers equal to PEFT's (tests/unit/trainer).
-One policy is in the slots at a time: PEFT's own switching slows with every adapter that exists.
+Invariant: two policies of one shape (rank, targets) have the same layout, so their leaves stack; the parts of
+a leaf are views of it. A part is one half of a `Site`: A ``[r, in]`` and B ``[out, r]`` of a dense module,
+``[E, r, in]`` and ``[E, out, r]`` of an experts' projection.
 """
 # ruff: noqa: N806  # tensors carry their shape in their name
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from mint_common.adapters_format import packed_name, peft_name
 from mint_common.adapters_format.base_facts import BaseFacts
+from mint_common.adapters_format.names import HALVES, Half
+from mint_common.adapters_format.sites import Site, all_sites, targeted
 from mint_common.events import LoraSpec
 from services.trainer.core.refusals import LoraInvalid
 
 
-class LoraLinear(nn.Module):  # type: ignore[misc]  # torch is untyped for mypy here
-    """A frozen linear; with a slot filled it adds the slot's low-rank update."""
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Where one half of a site lies in the leaf, and its shape there."""
 
-    def __init__(self, base: nn.Linear) -> None:
-        super().__init__()
-        self.base = base
-        self.slot: tuple[Tensor, Tensor, float] | None = None
+    site: Site
+    half: Half
+    shape: tuple[int, ...]
+    begin: int
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the output of the base linear, plus the update if there is one."""
-        y: Tensor = self.base(x)
-        if self.slot is None:
-            return y
-        a_RI, b_OR, scale = self.slot
-        return y + nn.functional.linear(nn.functional.linear(x, a_RI), b_OR) * scale
+    @property
+    def size(self) -> int:
+        """Return the number of its elements."""
+        return math.prod(self.shape)
+
+    @property
+    def name(self) -> str:
+        """Return the name of the tensor in an adapter file."""
+        if self.site.count:
+            return packed_name(self.site.module, self.site.projection, self.half)
+        return peft_name(self.site.name, self.half)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layout:
+    """The parts of a leaf, in its order. Equal ones are one object: see `plan_layout`."""
+
+    rank: int
+    parts: tuple[Part, ...]
+
+    @property
+    def size(self) -> int:
+        """Return the number of elements of a leaf."""
+        last = self.parts[-1]
+        return last.begin + last.size
+
+    def cut(self, leaf: Tensor) -> list[Tensor]:
+        """Return the parts of a leaf ``[N]``, or of a stack of leaves ``[P, N]``, each in its own shape."""
+        pieces = leaf.split([part.size for part in self.parts], dim=-1)
+        return [
+            piece.view(*leaf.shape[:-1], *part.shape) for part, piece in zip(self.parts, pieces, strict=True)
+        ]
+
+
+def plan_layout(sites: Iterable[Site], rank: int) -> Layout:
+    """Return the layout of some sites at a rank, the same object for the same sites."""
+    return _plan_layout(tuple(sorted(sites, key=lambda site: site.name)), rank)
+
+
+@lru_cache(maxsize=64)
+def _plan_layout(sites: tuple[Site, ...], rank: int) -> Layout:
+    parts: list[Part] = []
+    begin = 0
+    for site in sites:
+        experts = (site.count,) if site.count else ()
+        for half in HALVES:
+            matrix = (rank, site.width_in) if half == "A" else (site.width_out, rank)
+            parts.append(Part(site, half, (*experts, *matrix), begin))
+            begin += parts[-1].size
+    return Layout(rank, tuple(parts))
+
+
+@lru_cache(maxsize=64)
+def spread_index(small: Layout, large: Layout) -> Tensor:
+    """Return where each element of a leaf belongs in one of a larger layout, which has all of its sites."""
+    whole = dict(zip(_halves(large), large.cut(torch.arange(large.size)), strict=True))
+    kept = []
+    for half, part in zip(_halves(small), small.parts, strict=True):
+        ranks = slice(0, small.rank)
+        place = whole[half][..., ranks, :] if part.half == "A" else whole[half][..., ranks]
+        kept.append(place.reshape(-1))
+    return torch.cat(kept)
+
+
+def _halves(layout: Layout) -> list[tuple[str, Half]]:
+    return [(part.site.name, part.half) for part in layout.parts]
 
 
 @dataclass(slots=True, kw_only=True)
 class LoraTensors:
-    """One policy's A and B by module name: float32 leaves that an optimizer steps in place."""
+    """One policy's leaf. ``scale`` is alpha / r."""
 
-    rank: int
+    layout: Layout
     scale: float
-    pairs: dict[str, tuple[Tensor, Tensor]]
+    leaf: Tensor
 
-    def parameters(self) -> list[Tensor]:
-        """Return all leaves in a fixed order."""
-        return [tensor for _, pair in sorted(self.pairs.items()) for tensor in pair]
+    @property
+    def rank(self) -> int:
+        """Return the rank."""
+        return self.layout.rank
 
     def named(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield PEFT's name of each leaf with it, in the order of `parameters`."""
-        for module, (a_RI, b_OR) in sorted(self.pairs.items()):
-            yield f"base_model.model.{module}.lora_A.weight", a_RI
-            yield f"base_model.model.{module}.lora_B.weight", b_OR
+        """Yield the name in an adapter file of each part, with a view of its values."""
+        return self._named(self.leaf.detach())
+
+    def gradients(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the same names with views of what was accumulated since the last step."""
+        return self._named(torch.zeros_like(self.leaf) if self.leaf.grad is None else self.leaf.grad)
+
+    def _named(self, leaf: Tensor) -> Iterator[tuple[str, Tensor]]:
+        for part, view in zip(self.layout.parts, self.layout.cut(leaf), strict=True):
+            yield part.name, view
 
 
 def new_lora(facts: BaseFacts, spec: LoraSpec) -> LoraTensors:
@@ -63,48 +134,25 @@ def new_lora(facts: BaseFacts, spec: LoraSpec) -> LoraTensors:
     """
     if not 1 <= spec.rank <= facts.max_rank:
         raise LoraInvalid(field="rank", problem=f"{spec.rank} is outside 1..{facts.max_rank}")
-    unknown = sorted(set(spec.targets) - set(facts.targets))
+    sites = all_sites(facts)
+    unknown = sorted(target for target in spec.targets if not targeted(sites, [target]))
     if unknown or not spec.targets:
         problem = f"{unknown or 'none'} given, the base has {list(facts.targets)}"
         raise LoraInvalid(field="targets", problem=problem)
+    layout = plan_layout(targeted(sites, spec.targets), spec.rank)
+    leaf = torch.zeros(layout.size)
     generator = torch.Generator().manual_seed(spec.seed)
-    pairs: dict[str, tuple[Tensor, Tensor]] = {}
-    for module, (width_in, width_out) in sorted(facts.modules.items()):
-        if module.rpartition(".")[2] not in spec.targets:
-            continue
-        a_RI = torch.empty(spec.rank, width_in)
-        nn.init.kaiming_uniform_(a_RI, a=math.sqrt(5), generator=generator)
-        b_OR = torch.zeros(width_out, spec.rank)
-        pairs[module] = (a_RI.requires_grad_(), b_OR.requires_grad_())
-    return LoraTensors(rank=spec.rank, scale=spec.alpha / spec.rank, pairs=pairs)
+    for part, view in zip(layout.parts, layout.cut(leaf), strict=True):
+        if part.half == "A":
+            # One by one: experts in a stack would be taken for a convolution's fan-in.
+            for a_RI in view.view(-1, *part.shape[-2:]):
+                nn.init.kaiming_uniform_(a_RI, a=math.sqrt(5), generator=generator)
+    return LoraTensors(layout=layout, scale=spec.alpha / spec.rank, leaf=leaf.requires_grad_())
 
 
 def folded_arrays(tensors: LoraTensors) -> dict[str, npt.NDArray[np.float32]]:
     """Return the tensors as an export has them: alpha / r multiplied into B, so that nobody scales twice."""
     return {
-        name: (leaf.detach() * (tensors.scale if ".lora_B." in name else 1.0)).numpy()
-        for name, leaf in tensors.named()
+        name: (view * (tensors.scale if ".lora_B." in name else 1.0)).cpu().numpy()
+        for name, view in tensors.named()
     }
-
-
-def wrap_linears(model: nn.Module, facts: BaseFacts) -> dict[str, LoraLinear]:
-    """Replace every linear that may carry LoRA; without a filled slot the model computes as before."""
-    wrapped: dict[str, LoraLinear] = {}
-    for name in facts.modules:
-        parent_name, _, leaf = name.rpartition(".")
-        parent = model.get_submodule(parent_name)
-        wrapped[name] = LoraLinear(getattr(parent, leaf))
-        setattr(parent, leaf, wrapped[name])
-    return wrapped
-
-
-@contextmanager
-def applied(linears: Mapping[str, LoraLinear], tensors: LoraTensors) -> Iterator[None]:
-    """Put a policy into the slots for the length of the block."""
-    for module, (a_RI, b_OR) in tensors.pairs.items():
-        linears[module].slot = (a_RI, b_OR, tensors.scale)
-    try:
-        yield
-    finally:
-        for linear in linears.values():
-            linear.slot = None

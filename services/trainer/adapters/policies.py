@@ -24,10 +24,10 @@ from mint_common.events import LoraSpec
 from mint_common.ids import Digest, PolicyId
 from services.trainer.adapters.lora import folded_arrays
 from services.trainer.adapters.resident_base import ResidentBase, load_base
-from services.trainer.adapters.stepping import step_policy
+from services.trainer.adapters.stepping import Work, step_policies
 from services.trainer.adapters.training_state import TrainingState, new_state, read_state, write_state
 from services.trainer.core.batch import Batch
-from services.trainer.core.refusals import CheckpointLost
+from services.trainer.core.refusals import CheckpointLost, NotFinite
 from services.trainer.ports import Stepped, StepSettings
 
 T = TypeVar("T")
@@ -96,7 +96,10 @@ class ResidentPolicies:
     ) -> tuple[Stepped, str | None]:
         started = time.perf_counter()
         state = resident.state
-        metrics = step_policy(self._base, state, batch, settings, max_tokens=self._max_tokens)
+        work = Work(state=state, batch=batch, settings=settings)
+        (metrics,) = step_policies(self._base, [work], max_tokens=self._max_tokens)
+        if isinstance(metrics, NotFinite):
+            raise metrics
         metrics["step_seconds"] = time.perf_counter() - started
         checkpoint = write_state(state) if batch.rows else None
         adapter = build_adapter(

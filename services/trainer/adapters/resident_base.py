@@ -1,12 +1,13 @@
 """The base model in memory, read-only, in float32 on one device.
 
 Invariant: with no policy applied its log-probabilities are those of the untouched model.
-B = rows of a micro-batch, L = its longest row, T = its completion tokens, D = model width, V = vocabulary.
+B = lines of a micro-batch, L = its longest line, T = its target tokens, D = model width, V = vocabulary.
 """
 # ruff: noqa: N806  # tensors carry their shape in their name
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import nullcontext
+from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -17,45 +18,54 @@ from transformers.utils.logging import disable_progress_bar
 from mint_common.adapters_format import read_base_facts
 from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.errors import SettingInvalid
-from services.trainer.adapters.lora import LoraTensors, applied, wrap_linears
-from services.trainer.core.batch import Row
-from services.trainer.core.losses import token_logprobs
+from services.trainer.adapters.line_tensors import lay_out
+from services.trainer.adapters.lora import LoraTensors
+from services.trainer.adapters.lora_modules import applied, plan_mix, wrap_modules
+from services.trainer.core.lines import Line
+from services.trainer.core.losses.tokens import token_logprobs
 
+SPARSE_ATTENTION = frozenset({"DeepseekV32ForCausalLM", "GlmMoeDsaForCausalLM"})
+"""Their indexers pick keys of a whole line, so that rows of one line would see each other."""
 _PROBE_TOLERANCE = 1e-3
 
 
 class ResidentBase:
-    """A causal language model whose linears can carry one policy at a time."""
+    """A causal language model whose modules can carry several policies at a time."""
 
     def __init__(self, model: nn.Module, facts: BaseFacts) -> None:
         self.facts = facts
+        self.shares_prompts = facts.architecture not in SPARSE_ATTENTION
         self._model = model.requires_grad_(requires_grad=False).eval()
         self._body: nn.Module = model.base_model
         self._head: nn.Module = model.get_output_embeddings()
         self._check_head()
-        self._linears = wrap_linears(model, facts)
+        self._slots = wrap_modules(model, facts)
 
-    def applied(self, tensors: LoraTensors) -> AbstractContextManager[None]:
-        """Answer as the policy within the block, as the base outside it."""
-        return applied(self._linears, tensors)
+    def logprobs(self, lines: Sequence[Line], policies: Sequence[LoraTensors] | None = None) -> Tensor:
+        """Return logp_T of the lines' target tokens, row after row.
 
-    def logprobs(self, rows: Sequence[Row]) -> Tensor:
-        """Return logp_T of the rows' completion tokens, row after row.
-
-        Rows are padded on the right, where causal attention hides the padding from every real token. Logits
-        exist for completion tokens only: those of the prompts would not fit a large vocabulary.
+        ``policies`` are those that the lines number, and the lines are in their order; without them the base
+        answers. Logits exist for target tokens only: those of the prompts would not fit a large vocabulary.
         """
-        longest = max(row.length for row in rows)
-        inputs_BL = torch.zeros(len(rows), longest, dtype=torch.long)
-        where: list[Tensor] = []
-        for index, row in enumerate(rows):
-            inputs_BL[index, : row.length] = torch.tensor((*row.prompt, *row.tokens)[:-1])
-            first = index * longest + len(row.prompt) - 1
-            where.append(torch.arange(first, first + len(row.tokens)))
-        hidden_BLD = self._body(input_ids=inputs_BL, use_cache=False).last_hidden_state
-        hidden_TD = hidden_BLD.flatten(0, 1).index_select(0, torch.cat(where))
-        targets_T = torch.tensor([token for row in rows for token in row.tokens])
-        return token_logprobs(self._head(hidden_TD), targets_T)
+        laid = lay_out(lines)
+        counts = [
+            (number, len(list(group)) * laid.inputs_BL.shape[1])
+            for number, group in groupby(line.policy for line in lines)
+        ]
+        mixed = (
+            nullcontext()
+            if policies is None
+            else applied(self._slots, plan_mix([(policies[number], count) for number, count in counts]))
+        )
+        with mixed:
+            hidden_BLD = self._body(
+                input_ids=laid.inputs_BL,
+                attention_mask=laid.mask_B1LL,
+                position_ids=laid.positions_BL,
+                use_cache=False,
+            ).last_hidden_state
+        hidden_TD = hidden_BLD.flatten(0, 1).index_select(0, laid.where_T)
+        return token_logprobs(self._head(hidden_TD), laid.targets_T)
 
     def _check_head(self) -> None:
         """Refuse architectures that do more to logits than a linear head does."""

@@ -1,11 +1,13 @@
-"""One optimizer step of one policy: forward and backward by micro-batches, clip, AdamW.
+"""Optimizer steps of several policies at once: forward and backward by micro-batches, clip, AdamW.
 
-T = completion tokens of a micro-batch.
+Invariants: a policy's gradient comes of its own rows only; what is wrong with one policy is that policy's
+result, and the others' steps are as if it had not been there (tests/unit/trainer/test_batched_steps.py).
+T = target tokens of a micro-batch.
 """
 # ruff: noqa: N803, N806  # tensors carry their shape in their name
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +16,9 @@ from torch import Tensor
 from services.trainer.adapters.resident_base import ResidentBase
 from services.trainer.adapters.training_state import TrainingState
 from services.trainer.core.batch import Batch, Row
-from services.trainer.core.losses import cross_entropy, kl_to_base, policy_gradient, ratio_max_error
+from services.trainer.core.lines import Line, plan_lines
+from services.trainer.core.losses.policy import cross_entropy, importance_sampling
+from services.trainer.core.losses.tokens import kl_to_base, ratio_max_error
 from services.trainer.core.microbatches import plan_microbatches
 from services.trainer.core.refusals import NotFinite
 from services.trainer.ports import StepSettings
@@ -23,104 +27,165 @@ _LOGITS_BYTES = 256 * 1024 * 1024
 _FLOAT_BYTES = 4
 
 
-def step_policy(
-    base: ResidentBase, state: TrainingState, batch: Batch, settings: StepSettings, *, max_tokens: int
-) -> dict[str, float]:
-    """Step the state in place and return the metrics; a batch without rows changes nothing.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """A policy to step, on what, and how."""
 
-    ``kl`` is there only if the loss has that term, ``ratio_max_error`` only for GRPO. Raises NotFinite, with
-    the state spoilt.
+    state: TrainingState
+    batch: Batch
+    settings: StepSettings
+
+
+def step_policies(
+    base: ResidentBase, works: Sequence[Work], *, max_tokens: int
+) -> list[dict[str, float] | NotFinite]:
+    """Step each state in place and return its metrics, or why its step is refused and the state spoilt.
+
+    A batch without rows changes nothing. ``kl`` is there only if the loss has that term, ``ratio_max_error``
+    only for GRPO.
     """
-    step = _Step(base=base, state=state, settings=settings, normaliser=float(batch.total_tokens))
+    steps = [_Step(work=work) for work in works]
     max_targets = max(1, _LOGITS_BYTES // (_FLOAT_BYTES * base.facts.vocab_size))
 
-    def cut(rows: Sequence[Row]) -> Iterable[Sequence[Row]]:
-        return plan_microbatches(rows, max_tokens=max_tokens, max_targets=max_targets)
+    def cut(rows_of: Sequence[Sequence[Row]]) -> Sequence[Sequence[Line]]:
+        lines = [
+            line
+            for number, rows in enumerate(rows_of)
+            for line in plan_lines(rows, policy=number, max_length=max_tokens if base.shares_prompts else 0)
+        ]
+        return plan_microbatches(lines, max_tokens=max_tokens, max_targets=max_targets)
 
-    for rows in cut(batch.probe):
-        step.compare(rows)
-    for rows in cut(batch.rows):
-        step.accumulate(rows)
-    grad_norm = step.apply() if batch.rows else 0.0
-    metrics = {
-        "loss": step.loss,
-        "grad_norm": grad_norm,
-        "learning_rate": settings.learning_rate,
-        "reward_mean": batch.reward_mean,
-        "skipped_groups": float(batch.skipped_groups),
-        "tokens": float(batch.total_tokens),
-        "trained_tokens": float(sum(len(row.tokens) for row in batch.rows)),
-    }
-    if settings.algorithm == "grpo":
-        metrics["ratio_max_error"] = step.ratio_error
-        if settings.kl_coefficient:
-            metrics["kl"] = step.kl
-    return metrics
+    for lines in cut([work.batch.probe for work in works]):
+        _compare(base, steps, lines)
+    for lines in cut([work.batch.rows for work in works]):
+        _accumulate(base, steps, lines)
+    return [step.finish() for step in steps]
+
+
+def _compare(base: ResidentBase, steps: Sequence["_Step"], lines: Sequence[Line]) -> None:
+    """Only measure how far policies are from their samplers."""
+    with torch.no_grad():
+        logprobs_T = base.logprobs(lines, [step.work.state.lora for step in steps])
+    for number, rows, own_T in _by_policy(lines, logprobs_T):
+        steps[number].note_ratio(own_T, _sampled(rows))
+
+
+def _accumulate(base: ResidentBase, steps: Sequence["_Step"], lines: Sequence[Line]) -> None:
+    """Add one micro-batch's gradients to those of its policies."""
+    lines = [line for line in lines if not steps[line.policy].refusal]
+    if not lines:
+        return
+    logprobs_T = base.logprobs(lines, [step.work.state.lora for step in steps])
+    base_T = None
+    if any(steps[line.policy].work.settings.kl_coefficient for line in lines):
+        with torch.no_grad():
+            base_T = base.logprobs(lines)
+    losses = [
+        steps[number].loss_of(own_T, rows, None if base_T is None else base_T[span])
+        for number, rows, own_T, span in _spans(lines, logprobs_T)
+    ]
+    # One policy's infinity times another's zero would be NaN: what is not finite stays out of the sum.
+    finite = [loss for loss in losses if loss is not None]
+    if finite:
+        torch.stack(finite).sum().backward()
+
+
+def _by_policy(lines: Sequence[Line], logprobs_T: Tensor) -> list[tuple[int, list[Row], Tensor]]:
+    return [(number, rows, own_T) for number, rows, own_T, _ in _spans(lines, logprobs_T)]
+
+
+def _spans(lines: Sequence[Line], logprobs_T: Tensor) -> list[tuple[int, list[Row], Tensor, slice]]:
+    """Return for each policy its number, its rows, and which log-probabilities are theirs."""
+    rows_of: dict[int, list[Row]] = {}
+    for line in lines:
+        rows_of.setdefault(line.policy, []).extend(line.rows)
+    sizes = [sum(len(row.tokens) for row in rows) for rows in rows_of.values()]
+    spans, begin = [], 0
+    for (number, rows), own_T in zip(rows_of.items(), logprobs_T.split(sizes), strict=True):
+        spans.append((number, rows, own_T, slice(begin, begin + len(own_T))))
+        begin += len(own_T)
+    return spans
 
 
 @dataclass(slots=True, kw_only=True)
 class _Step:
-    """A step under way: what it has summed up over its micro-batches."""
+    """A step under way: what it has summed up over its micro-batches, and why it is refused, if it is."""
 
-    base: ResidentBase
-    state: TrainingState
-    settings: StepSettings
-    normaliser: float
+    work: Work
     loss: float = 0.0
     kl: float = 0.0
     ratio_error: float = 0.0
+    refusal: NotFinite | None = None
 
-    def compare(self, rows: Sequence[Row]) -> None:
-        """Only measure how far the policy is from the sampler."""
-        with torch.no_grad(), self.base.applied(self.state.lora):
-            self._note_ratio(self.base.logprobs(rows), _sampled(rows))
-
-    def accumulate(self, rows: Sequence[Row]) -> None:
-        """Add one micro-batch's gradient to the policy's."""
-        with self.base.applied(self.state.lora):
-            logprobs_T = self.base.logprobs(rows)
-        loss = self._sft(logprobs_T) if self.settings.algorithm == "sft" else self._grpo(logprobs_T, rows)
+    def loss_of(self, logprobs_T: Tensor, rows: Sequence[Row], base_T: Tensor | None) -> Tensor | None:
+        """Return the loss of some rows, None if it is not finite."""
+        normaliser = float(self.work.batch.total_tokens)
+        if self.work.settings.algorithm == "sft":
+            loss = cross_entropy(logprobs_T) / normaliser
+        else:
+            loss = self._grpo(logprobs_T, rows, base_T, normaliser)
         value = float(loss.detach())
-        self._require_finite("loss", value)
         self.loss += value
-        loss.backward()
+        return loss if self._check("loss", value) else None
 
-    def apply(self) -> float:
-        """Clip, step, clear the gradients; return the gradient's norm before the clip."""
-        parameters = self.state.lora.parameters()
-        limit = self.settings.clip_norm or math.inf
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit))
-        self._require_finite("gradient norm", norm)
-        for group in self.state.optimizer.param_groups:
-            group["lr"] = self.settings.learning_rate
-        self.state.optimizer.step()
-        self.state.optimizer.zero_grad()
-        self._require_finite("largest weight", max(float(leaf.detach().abs().max()) for leaf in parameters))
-        self.state.step += 1
-        return norm
+    def finish(self) -> dict[str, float] | NotFinite:
+        """Step if there is anything to learn, and return the metrics, or why there are none."""
+        batch, settings = self.work.batch, self.work.settings
+        grad_norm = self._apply() if batch.rows and not self.refusal else 0.0
+        if self.refusal:
+            return self.refusal
+        metrics = {
+            "loss": self.loss,
+            "grad_norm": grad_norm,
+            "learning_rate": settings.learning_rate,
+            "reward_mean": batch.reward_mean,
+            "skipped_groups": float(batch.skipped_groups),
+            "tokens": float(batch.total_tokens),
+            "trained_tokens": float(sum(len(row.tokens) for row in batch.rows)),
+        }
+        if settings.algorithm == "grpo":
+            metrics["ratio_max_error"] = self.ratio_error
+            if settings.kl_coefficient:
+                metrics["kl"] = self.kl
+        return metrics
 
-    def _sft(self, logprobs_T: Tensor) -> Tensor:
-        return cross_entropy(logprobs_T, normaliser=self.normaliser)
-
-    def _grpo(self, logprobs_T: Tensor, rows: Sequence[Row]) -> Tensor:
-        sampled_T = _sampled(rows)
-        advantages_T = torch.tensor([row.advantage for row in rows for _ in row.tokens])
-        self._note_ratio(logprobs_T.detach(), sampled_T)
-        loss = policy_gradient(logprobs_T, sampled_T, advantages_T, normaliser=self.normaliser)
-        if not self.settings.kl_coefficient:
-            return loss
-        with torch.no_grad():
-            base_T = self.base.logprobs(rows)
-        kl = kl_to_base(logprobs_T, base_T, normaliser=self.normaliser)
-        self.kl += float(kl.detach())
-        return loss + self.settings.kl_coefficient * kl
-
-    def _note_ratio(self, logprobs_T: Tensor, sampled_T: Tensor) -> None:
+    def note_ratio(self, logprobs_T: Tensor, sampled_T: Tensor) -> None:
+        """Remember the largest disagreement with the sampler."""
         self.ratio_error = max(self.ratio_error, ratio_max_error(logprobs_T, sampled_T))
 
-    def _require_finite(self, what: str, value: float) -> None:
+    def _apply(self) -> float:
+        """Clip, step, clear the gradient; return the gradient's norm before the clip."""
+        state, settings = self.work.state, self.work.settings
+        leaf = state.lora.leaf
+        norm = float(torch.nn.utils.clip_grad_norm_([leaf], settings.clip_norm or math.inf))
+        if not self._check("gradient norm", norm):
+            return norm
+        for group in state.optimizer.param_groups:
+            group["lr"] = settings.learning_rate
+        state.optimizer.step()
+        state.optimizer.zero_grad()
+        self._check("largest weight", float(leaf.detach().abs().max()))
+        state.step += 1
+        return norm
+
+    def _grpo(
+        self, logprobs_T: Tensor, rows: Sequence[Row], base_T: Tensor | None, normaliser: float
+    ) -> Tensor:
+        sampled_T = _sampled(rows)
+        advantages_T = torch.tensor([row.advantage for row in rows for _ in row.tokens])
+        self.note_ratio(logprobs_T.detach(), sampled_T)
+        loss = importance_sampling(logprobs_T, sampled_T, advantages_T) / normaliser
+        if not self.work.settings.kl_coefficient or base_T is None:
+            return loss
+        kl = kl_to_base(logprobs_T, base_T) / normaliser
+        self.kl += float(kl.detach())
+        return loss + self.work.settings.kl_coefficient * kl
+
+    def _check(self, what: str, value: float) -> bool:
         if not math.isfinite(value):
-            raise NotFinite(what=what, step=self.state.step + 1, value=value, kept=self.state.step)
+            kept = self.work.state.step
+            self.refusal = NotFinite(what=what, step=kept + 1, value=value, kept=kept)
+        return self.refusal is None
 
 
 def _sampled(rows: Sequence[Row]) -> Tensor:

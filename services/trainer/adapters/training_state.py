@@ -30,43 +30,44 @@ class TrainingState:
 def new_state(facts: BaseFacts, spec: LoraSpec) -> TrainingState:
     """Return the state of a policy that was never stepped. Raises LoraInvalid."""
     lora = new_lora(facts, spec)
-    optimizer = torch.optim.AdamW(lora.parameters(), lr=0.0, betas=BETAS, weight_decay=0.0)
+    optimizer = torch.optim.AdamW([lora.leaf], lr=0.0, betas=BETAS, weight_decay=0.0, fused=True)
     return TrainingState(lora=lora, optimizer=optimizer, step=0)
 
 
 def write_state(state: TrainingState) -> bytes:
     """Return the checkpoint: adapter, both moments and the step, as safetensors."""
     tensors: dict[str, Tensor] = {"step": torch.tensor(state.step, dtype=torch.int64)}
-    for name, leaf in state.lora.named():
-        tensors[name] = leaf.detach()
-        for moment in _MOMENTS:
-            tensors[f"{moment}.{name}"] = state.optimizer.state[leaf][moment]
+    moments = state.optimizer.state[state.lora.leaf]
+    for prefix, leaf in (("", state.lora.leaf.detach()), *((f"{name}.", moments[name]) for name in _MOMENTS)):
+        views = state.lora.layout.cut(leaf)
+        for part, view in zip(state.lora.layout.parts, views, strict=True):
+            tensors[f"{prefix}{part.name}"] = view
     return bytes(safetensors.torch.save(tensors))
 
 
 def read_state(facts: BaseFacts, spec: LoraSpec, data: bytes) -> TrainingState:
     """Return the state that a checkpoint holds. Raises ValueError when it is not one of this policy."""
     state = new_state(facts, spec)
+    leaf = state.lora.leaf
+    moments = {name: torch.zeros_like(leaf, requires_grad=False) for name in _MOMENTS}
     try:
         tensors = safetensors.torch.load(data)
         state.step = int(tensors["step"])
-        for name, leaf in state.lora.named():
-            _copy(tensors[name], leaf)
-            moments = {
-                moment: _copy(tensors[f"{moment}.{name}"], torch.empty_like(leaf)) for moment in _MOMENTS
-            }
-            # AdamW keeps its step as a float tensor per parameter.
-            state.optimizer.state[leaf] = {"step": torch.tensor(float(state.step)), **moments}
+        for prefix, target in (("", leaf.detach()), *((f"{name}.", moments[name]) for name in _MOMENTS)):
+            views = state.lora.layout.cut(target)
+            for part, view in zip(state.lora.layout.parts, views, strict=True):
+                _copy(tensors[f"{prefix}{part.name}"], view)
     except (KeyError, safetensors.SafetensorError) as error:
         raise ValueError(f"not a checkpoint of this policy: {error}") from error
+    # AdamW keeps its step as a float tensor.
+    state.optimizer.state[leaf] = {"step": torch.tensor(float(state.step)), **moments}
     return state
 
 
-def _copy(source: Tensor, target: Tensor) -> Tensor:
-    """Copy into memory of torch's own alignment, on which the last bit of a matrix product can depend."""
+def _copy(source: Tensor, target: Tensor) -> None:
+    """Copy into a leaf of torch's own alignment, on which the last bit of a matrix product can depend."""
     if source.shape != target.shape or source.dtype != target.dtype:
         raise ValueError(
             f"{tuple(source.shape)} {source.dtype} where {tuple(target.shape)} {target.dtype} is due"
         )
-    with torch.no_grad():
-        return target.copy_(source)
+    target.copy_(source)

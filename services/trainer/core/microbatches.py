@@ -1,26 +1,30 @@
-"""How a step is cut into pieces that fit in memory."""
+"""How a step is cut into pieces that fit in memory and waste little."""
 
 from collections.abc import Sequence
 
-from services.trainer.core.batch import Row
+from services.trainer.core.lines import Line
+
+MIN_FILL = 0.5
+"""A line shorter than this share of a micro-batch's longest starts another: padding stays below it."""
 
 
 def plan_microbatches(
-    rows: Sequence[Row], *, max_tokens: int, max_targets: int
-) -> tuple[tuple[Row, ...], ...]:
-    """Cut rows into micro-batches, longest first; a row that alone exceeds a limit gets one of its own.
+    lines: Sequence[Line], *, max_tokens: int, max_targets: int
+) -> tuple[tuple[Line, ...], ...]:
+    """Cut lines into micro-batches, longest first; a line that alone exceeds a limit gets one of its own.
 
     A micro-batch holds at most ``max_tokens`` padded tokens, which bounds activations, and ``max_targets``
-    completion tokens, which bounds logits (a row of the vocabulary each).
+    target tokens, which bounds logits (a row of the vocabulary each). Its lines are in the order of policies.
     """
-    plan: list[tuple[Row, ...]] = []
-    current: list[Row] = []
+    plan: list[list[Line]] = []
     targets = 0
-    for row in sorted(rows, key=lambda row: -row.length):
-        padded = (len(current) + 1) * (current[0].length if current else row.length)
-        if current and (padded > max_tokens or targets + len(row.tokens) > max_targets):
-            plan.append(tuple(current))
-            current, targets = [], 0
-        current.append(row)
-        targets += len(row.tokens)
-    return (*plan, tuple(current)) if current else tuple(plan)
+    for line in sorted(lines, key=lambda line: -line.length):
+        if plan:
+            longest = plan[-1][0].length
+            full = (len(plan[-1]) + 1) * longest > max_tokens or targets + line.targets > max_targets
+        if not plan or full or line.length < MIN_FILL * longest:
+            plan.append([])
+            targets = 0
+        plan[-1].append(line)
+        targets += line.targets
+    return tuple(tuple(sorted(lines, key=lambda line: line.policy)) for lines in plan)

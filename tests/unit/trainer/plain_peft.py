@@ -13,7 +13,7 @@ def peft_twin(model: PreTrainedModel, spec: LoraSpec, tensors: LoraTensors) -> p
     """Return PEFT's model with the same weights."""
     config = peft.LoraConfig(r=spec.rank, lora_alpha=spec.alpha, target_modules=list(spec.targets))
     twin = peft.get_peft_model(model, config).eval()
-    state = {name: leaf.detach().clone() for name, leaf in tensors.named()}
+    state = {name: view.clone() for name, view in tensors.named()}
     loaded = peft.set_peft_model_state_dict(twin, state)
     assert not loaded.unexpected_keys
     return twin

@@ -11,7 +11,8 @@ from mint_common.adapters_format import BaseFacts
 from mint_common.ids import Digest, WaveId
 from mint_common.records import Group, Sample, WaveRecord
 from services.trainer.core.batch import Row, build_grpo_batch, build_sft_batch
-from services.trainer.core.microbatches import plan_microbatches
+from services.trainer.core.lines import plan_lines
+from services.trainer.core.microbatches import MIN_FILL, plan_microbatches
 from services.trainer.core.record_check import check_record
 from services.trainer.core.refusals import RecordInvalid, WaveForeign
 
@@ -58,23 +59,49 @@ def test_sft_imitates_every_sample(make_record: MakeRecord) -> None:
     assert batch.skipped_groups == 0
 
 
-shapes = st.lists(st.tuples(st.integers(1, 30), st.integers(1, 10)), max_size=40)
+shapes = st.lists(st.tuples(st.integers(0, 5), st.integers(1, 10), st.integers(0, 3)), max_size=40)
+
+
+def rows_of(shape: list[tuple[int, int, int]], *, policy: int) -> list[Row]:
+    """Rows of few prompts: the first number is the prompt, the second the answer's length."""
+    return [
+        Row(prompt=(prompt,) * (2 * prompt + 1), tokens=(index,) * t, logprobs=(), advantage=1.0)
+        for index, (prompt, t, owner) in enumerate(shape)
+        if owner == policy
+    ]
+
+
+@given(shapes, st.integers(0, 40))
+def test_lines_hold_every_row_once_behind_its_prompt(
+    shape: list[tuple[int, int, int]], max_length: int
+) -> None:
+    rows = rows_of(shape, policy=0)
+    lines = plan_lines(rows, policy=0, max_length=max_length)
+    assert sorted(row.tokens for line in lines for row in line.rows) == sorted(row.tokens for row in rows)
+    for line in lines:
+        assert {row.prompt for row in line.rows} == {line.prompt}
+        assert len(line.rows) == 1 or line.length <= max_length
+        assert line.length == len(line.prompt) + sum(len(row.tokens) - 1 for row in line.rows)
 
 
 @given(shapes, st.integers(1, 100), st.integers(1, 40))
-def test_microbatches_hold_every_row_once_within_the_limits(
-    shape: list[tuple[int, int]], max_tokens: int, max_targets: int
+def test_microbatches_hold_every_line_once_within_the_limits(
+    shape: list[tuple[int, int, int]], max_tokens: int, max_targets: int
 ) -> None:
-    rows = [
-        Row(prompt=(index,) * p, tokens=(1,) * t, logprobs=(), advantage=1.0)
-        for index, (p, t) in enumerate(shape)
+    lines = [
+        line
+        for policy in range(4)
+        for line in plan_lines(rows_of(shape, policy=policy), policy=policy, max_length=20)
     ]
-    plan = plan_microbatches(rows, max_tokens=max_tokens, max_targets=max_targets)
-    assert sorted(row.prompt for rows in plan for row in rows) == sorted(row.prompt for row in rows)
+    plan = plan_microbatches(lines, max_tokens=max_tokens, max_targets=max_targets)
+    assert sorted(map(repr, lines)) == sorted(repr(line) for part in plan for line in part)
     for part in plan:
-        padded = len(part) * max(row.length for row in part)
-        targets = sum(len(row.tokens) for row in part)
-        assert len(part) == 1 or (padded <= max_tokens and targets <= max_targets)
+        longest = max(line.length for line in part)
+        assert [line.policy for line in part] == sorted(line.policy for line in part)
+        assert all(line.length >= MIN_FILL * longest for line in part)
+        assert len(part) == 1 or (
+            len(part) * longest <= max_tokens and sum(line.targets for line in part) <= max_targets
+        )
 
 
 def check(record: WaveRecord, *, revision: Digest | None = None, needs_logprobs: bool = True) -> None:

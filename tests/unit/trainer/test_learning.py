@@ -11,8 +11,9 @@ from transformers import AutoTokenizer
 from mint_common.events import LoraSpec
 from mint_common.ids import WaveId
 from mint_common.records import Group, Sample, WaveRecord
+from services.trainer.adapters.lora_modules import applied, plan_mix
 from services.trainer.adapters.resident_base import ResidentBase, load_base
-from services.trainer.adapters.stepping import step_policy
+from services.trainer.adapters.stepping import Work, step_policies
 from services.trainer.adapters.training_state import TrainingState, new_state
 from services.trainer.core.batch import build_grpo_batch
 from services.trainer.ports import StepSettings
@@ -40,7 +41,7 @@ class Sampler:
             if greedy
             else {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
         )
-        with self.base.applied(state.lora):
+        with applied(self.base._slots, plan_mix([(state.lora, 0)])):
             out = self.base._model.generate(
                 input_ids=prompts["input_ids"],
                 attention_mask=prompts["attention_mask"],
@@ -100,7 +101,8 @@ def test_grpo_selects_one_skill_of_the_tiny_base(name: str, tiny_folder: Path, l
     errors, rewards, skipped = [], [], 0
     for _ in range(STEPS):
         batch = build_grpo_batch(sampler.wave(state, FUNCTIONS[name], rng))
-        metrics = step_policy(sampler.base, state, batch, SETTINGS, max_tokens=2048)
+        work = Work(state=state, batch=batch, settings=SETTINGS)
+        (metrics,) = step_policies(sampler.base, [work], max_tokens=2048)
         errors.append(metrics["ratio_max_error"])
         rewards.append(metrics["reward_mean"])
         skipped += int(metrics["skipped_groups"])

@@ -1,7 +1,7 @@
 """Our LoRA linears against PEFT: outputs, gradients, initialisation, exports."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from mint_common.records import WaveRecord
 from services.trainer.adapters.lora import LoraTensors, folded_arrays, new_lora
 from services.trainer.adapters.resident_base import ResidentBase, load_base
 from services.trainer.core.batch import Row, build_sft_batch
+from services.trainer.core.lines import Line, plan_lines
 from services.trainer.core.refusals import LoraInvalid
 
 from .plain_peft import peft_twin, row_logprobs
@@ -29,24 +30,33 @@ def with_random_b(tensors: LoraTensors, *, std: float = 0.1) -> LoraTensors:
     """Fill B, so that every gradient is alive."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for _, b in tensors.pairs.values():
-            b.normal_(std=std, generator=generator)
+        for name, view in tensors.named():
+            if ".lora_B." in name:
+                view.normal_(std=std, generator=generator)
     return tensors
 
 
-def rows_of(record: WaveRecord) -> tuple[Row, ...]:
-    return build_sft_batch(record).rows
+def lines_of(rows: Sequence[Row], *, max_length: int = 0) -> list[Line]:
+    return plan_lines(rows, policy=0, max_length=max_length)
 
 
+def rows_of(record: WaveRecord) -> list[Row]:
+    return [row for line in lines_of(build_sft_batch(record).rows) for row in line.rows]
+
+
+@pytest.mark.parametrize("max_length", [0, 16, 64], ids=["alone", "some together", "behind one prompt"])
 def test_outputs_and_gradients_equal_peft(
-    make_model: MakeModel, make_base: MakeBase, lora: LoraSpec, make_record: Callable[..., WaveRecord]
+    max_length: int,
+    make_model: MakeModel,
+    make_base: MakeBase,
+    lora: LoraSpec,
+    make_record: Callable[..., WaveRecord],
 ) -> None:
     base = make_base(make_model())
     tensors = with_random_b(new_lora(base.facts, lora))
     twin = peft_twin(make_model(), lora, tensors)
     rows = rows_of(make_record())
-    with base.applied(tensors):
-        ours = base.logprobs(rows)
+    ours = base.logprobs(lines_of(rows, max_length=max_length), [tensors])
     theirs = torch.cat([row_logprobs(twin, row) for row in rows])
     assert torch.allclose(ours, theirs, atol=1e-5, rtol=0)
     ours.mean().backward()
@@ -57,10 +67,9 @@ def test_outputs_and_gradients_equal_peft(
         if parameter.requires_grad
     }
     assert grads.keys() == {name for name, _ in tensors.named()}
-    for name, leaf in tensors.named():
-        assert leaf.grad is not None
-        assert leaf.grad.abs().max() > 0, name
-        assert torch.allclose(leaf.grad, grads[name], atol=1e-5, rtol=0), name
+    for name, gradient in tensors.gradients():
+        assert gradient.abs().max() > 0, name
+        assert torch.allclose(gradient, grads[name], atol=1e-5, rtol=0), name
 
 
 def test_base_without_a_policy_is_bitwise_untouched(
@@ -71,8 +80,12 @@ def test_base_without_a_policy_is_bitwise_untouched(
     with torch.no_grad():
         before = model(input_ids=ids).logits
         base = make_base(model)
-        with base.applied(with_random_b(new_lora(base.facts, lora))):
-            assert not torch.equal(before, model(input_ids=ids).logits)
+        rows = [Row(prompt=tuple(range(6)), tokens=tuple(range(6, 13)), logprobs=(), advantage=0.0)]
+        bare = base.logprobs(lines_of(rows))
+        assert not torch.equal(
+            base.logprobs(lines_of(rows), [with_random_b(new_lora(base.facts, lora))]), bare
+        )
+        assert torch.equal(base.logprobs(lines_of(rows)), bare)
         assert torch.equal(before, model(input_ids=ids).logits)
 
 
@@ -80,9 +93,8 @@ def test_a_fresh_policy_equals_the_base(make_model: MakeModel, make_base: MakeBa
     base = make_base(make_model())
     rows = [Row(prompt=(1, 2), tokens=(3, 4), logprobs=(), advantage=0.0)]
     with torch.no_grad():
-        bare = base.logprobs(rows)
-        with base.applied(new_lora(base.facts, lora)):
-            assert torch.equal(base.logprobs(rows), bare)
+        bare = base.logprobs(lines_of(rows))
+        assert torch.equal(base.logprobs(lines_of(rows), [new_lora(base.facts, lora)]), bare)
 
 
 def test_a_row_does_not_depend_on_what_it_is_padded_with(make_model: MakeModel, make_base: MakeBase) -> None:
@@ -90,7 +102,7 @@ def test_a_row_does_not_depend_on_what_it_is_padded_with(make_model: MakeModel, 
     short = Row(prompt=(5, 6), tokens=(7,), logprobs=(), advantage=0.0)
     long = Row(prompt=(1,) * 20, tokens=(2,) * 9, logprobs=(), advantage=0.0)
     with torch.no_grad():
-        alone, together = base.logprobs([short]), base.logprobs([long, short])[-1:]
+        alone, together = base.logprobs(lines_of([short])), base.logprobs(lines_of([long, short]))[-1:]
     assert torch.allclose(alone, together, atol=1e-5, rtol=0)
 
 
@@ -100,13 +112,15 @@ def test_initialisation_is_peft_s_and_follows_the_seed(
     facts = make_base(make_model()).facts
     first, again = new_lora(facts, lora), new_lora(facts, lora)
     other = new_lora(facts, replace(lora, seed=8))
-    for module, (a, b) in first.pairs.items():
-        width_in = facts.modules[module][0]
+    assert torch.equal(first.leaf, again.leaf)
+    for (name, view), (_, strange) in zip(first.named(), other.named(), strict=True):
+        if ".lora_B." in name:
+            assert not view.any()
+            continue
         # kaiming_uniform_(a=sqrt(5)) has the bound 1 / sqrt(fan in) and reaches for it.
-        assert 0.8 / math.sqrt(width_in) < float(a.detach().abs().max()) <= 1 / math.sqrt(width_in)
-        assert not b.any()
-        assert torch.equal(a, again.pairs[module][0])
-        assert not torch.equal(a, other.pairs[module][0])
+        bound = 1 / math.sqrt(view.shape[-1])
+        assert 0.8 * bound < float(view.abs().max()) <= bound
+        assert not torch.equal(view, strange)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +145,7 @@ def test_only_the_targets_of_the_spec_carry_lora(
 ) -> None:
     facts = make_base(make_model()).facts
     tensors = new_lora(facts, replace(lora, targets=("o_proj", "q_proj")))
-    assert {module.rpartition(".")[2] for module in tensors.pairs} == {"o_proj", "q_proj"}
+    assert {name.split(".")[-3] for name, _ in tensors.named()} == {"o_proj", "q_proj"}
 
 
 @pytest.mark.parametrize("alpha", [8.0, 5.0])
@@ -153,7 +167,7 @@ def test_an_export_served_by_peft_merged_answers_as_the_trainer(
     model = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32)
     merged = peft.PeftModel.from_pretrained(model, tmp_path).merge_and_unload()
     rows = rows_of(make_record(vocab_size=264))
-    with torch.no_grad(), base.applied(tensors):
-        ours = base.logprobs(rows)
+    with torch.no_grad():
+        ours = base.logprobs(lines_of(rows), [tensors])
         theirs = torch.cat([row_logprobs(merged, row) for row in rows])
     assert torch.allclose(ours, theirs, atol=1e-4, rtol=0)

@@ -11,10 +11,11 @@ from mint_common.events import LoraSpec
 from mint_common.records import WaveRecord
 from services.trainer.adapters.lora import new_lora
 from services.trainer.adapters.resident_base import ResidentBase
-from services.trainer.adapters.stepping import step_policy
+from services.trainer.adapters.stepping import Work, step_policies
 from services.trainer.adapters.training_state import TrainingState, new_state, read_state, write_state
 from services.trainer.core.advantages import group_advantages
 from services.trainer.core.batch import Batch, Row, build_grpo_batch, build_sft_batch
+from services.trainer.core.lines import Line
 from services.trainer.core.refusals import NotFinite
 from services.trainer.ports import StepSettings
 
@@ -34,7 +35,11 @@ def step(
     *,
     max_tokens: int = 4096,
 ) -> dict[str, float]:
-    return step_policy(base, state, batch, settings, max_tokens=max_tokens)
+    work = Work(state=state, batch=batch, settings=settings)
+    (metrics,) = step_policies(base, [work], max_tokens=max_tokens)
+    if isinstance(metrics, NotFinite):
+        raise metrics
+    return metrics
 
 
 def peft_grpo_step(twin: torch.nn.Module, optimizer: torch.optim.Optimizer, record: WaveRecord) -> float:
@@ -93,7 +98,10 @@ def test_fresh_rollouts_have_ratio_one_and_the_first_loss_is_zero(
     state = new_state(base.facts, lora)
     batch = build_grpo_batch(make_record())
     with torch.no_grad():
-        rows = tuple(replace(row, logprobs=tuple(base.logprobs([row]).tolist())) for row in batch.rows)
+        rows = tuple(
+            replace(row, logprobs=tuple(base.logprobs([Line(policy=0, rows=(row,))]).tolist()))
+            for row in batch.rows
+        )
     metrics = step(base, state, replace(batch, rows=rows), replace(GRPO, kl_coefficient=0.1))
     assert metrics["ratio_max_error"] < 1e-4
     assert metrics["kl"] == pytest.approx(0.0, abs=1e-6)
@@ -176,7 +184,7 @@ def test_training_one_policy_leaves_the_other_s_bytes_alone(
     assert write_state(a) == write_state(alone)
 
 
-@pytest.mark.parametrize("changes", [{"rank": 2}, {"targets": ("q_proj", "extra")}])
+@pytest.mark.parametrize("changes", [{"rank": 2}, {"targets": ("q_proj", "v_proj")}])
 def test_a_checkpoint_of_another_shape_is_refused(
     changes: dict[str, int],
     make_model: MakeModel,
@@ -185,12 +193,11 @@ def test_a_checkpoint_of_another_shape_is_refused(
     make_record: MakeRecord,
 ) -> None:
     base = make_base(make_model())
-    facts = replace(base.facts, targets=(*base.facts.targets, "extra"))
     small = replace(lora, targets=("k_proj",)) if "targets" in changes else lora
-    state = new_state(facts, small)
+    state = new_state(base.facts, small)
     step(base, state, build_grpo_batch(make_record()))
     with pytest.raises(ValueError, match=r"is due|not a checkpoint"):
-        read_state(facts, replace(lora, **changes), write_state(state))
+        read_state(base.facts, replace(lora, **changes), write_state(state))
 
 
 def test_garbage_is_not_a_checkpoint(make_model: MakeModel, make_base: MakeBase, lora: LoraSpec) -> None:

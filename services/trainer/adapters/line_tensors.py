@@ -1,0 +1,68 @@
+"""Lines as tensors: what the model reads, who sees whom, and where the targets are.
+
+B = lines of a micro-batch, L = its longest line, T = its target tokens.
+"""
+# ruff: noqa: N803, N806, N815  # tensors carry their shape in their name
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from services.trainer.core.lines import Line
+
+_PROMPT, _PADDING = 0, -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaidOut:
+    """A micro-batch; mask and positions are None where plain causal attention says the same.
+
+    Lines are padded on the right, where causal attention hides the padding from every real token.
+    """
+
+    inputs_BL: Tensor
+    positions_BL: Tensor | None
+    mask_B1LL: Tensor | None
+    where_T: Tensor
+    targets_T: Tensor
+
+
+def lay_out(lines: Sequence[Line]) -> LaidOut:
+    """Return the tensors of some lines."""
+    longest = max(line.length for line in lines)
+    inputs_BL = torch.zeros(len(lines), longest, dtype=torch.long)
+    # The number of the row that a position belongs to, and its distance from the line's first token.
+    owner_BL = torch.full((len(lines), longest), _PADDING)
+    positions_BL = torch.arange(longest).repeat(len(lines), 1)
+    where: list[Tensor] = []
+    for index, line in enumerate(lines):
+        prompt = len(line.prompt)
+        inputs_BL[index, :prompt] = torch.tensor(line.prompt)
+        owner_BL[index, :prompt] = _PROMPT
+        begin = prompt
+        for number, row in enumerate(line.rows, start=1):
+            end = begin + len(row.tokens) - 1
+            inputs_BL[index, begin:end] = torch.tensor(row.tokens[:-1], dtype=torch.long)
+            owner_BL[index, begin:end] = number
+            positions_BL[index, begin:end] = torch.arange(prompt, prompt + end - begin)
+            where.append(torch.tensor([prompt - 1, *range(begin, end)]) + index * longest)
+            begin = end
+    shared = any(len(line.rows) > 1 for line in lines)
+    return LaidOut(
+        inputs_BL=inputs_BL,
+        positions_BL=positions_BL if shared else None,
+        mask_B1LL=_mask(owner_BL) if shared else None,
+        where_T=torch.cat(where),
+        targets_T=torch.tensor([token for line in lines for row in line.rows for token in row.tokens]),
+    )
+
+
+def _mask(owner_BL: Tensor) -> Tensor:
+    """Return 0 where a position sees another, the lowest float where it does not."""
+    longest = owner_BL.shape[1]
+    sees_BLL = (owner_BL[:, None, :] == owner_BL[:, :, None]) | (owner_BL[:, None, :] == _PROMPT)
+    sees_BLL &= torch.ones(longest, longest, dtype=torch.bool).tril()
+    mask_BLL = torch.zeros(sees_BLL.shape).masked_fill(~sees_BLL, torch.finfo(torch.float32).min)
+    return mask_BLL[:, None]

@@ -1,0 +1,192 @@
+"""The base's modules with room for policies: a mix of policies goes through one forward pass.
+
+y = W x + (alpha / r) B A x, Hu et al. 2021 (arXiv 2106.09685); numbers equal to PEFT's (tests/unit/trainer).
+The tokens of a pass are in the order of their policies. One policy is two more matrix products; several are
+batched ones when each has equally many tokens, grouped ones otherwise. Every product stays within its own
+tokens, so nothing of one policy reaches another's output or gradient.
+
+P = policies of the mix, X = tokens, N = tokens of each policy, R = the largest rank, E = experts, K = experts
+of a token, S = X * K, I and O = widths in and out.
+"""
+# ruff: noqa: N803, N806, N815  # tensors carry their shape in their name
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import grouped_mm, linear
+
+from mint_common.adapters_format.base_facts import BaseFacts
+from mint_common.adapters_format.sites import Site
+from services.trainer.adapters.lora import LoraTensors, plan_layout, spread_index
+
+
+@dataclass(slots=True, kw_only=True)
+class Mix:
+    """The policies of a forward pass: A and B of every site, stacked, and which tokens are whose."""
+
+    counts: tuple[int, ...]
+    scale_P: Tensor
+    ends_P: Tensor
+    sites: Mapping[str, tuple[Tensor, Tensor]]
+    policy_X: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Number the policy of each token."""
+        self.policy_X = torch.repeat_interleave(torch.arange(len(self.counts)), torch.tensor(self.counts))
+
+    @property
+    def uniform(self) -> bool:
+        """Return whether all policies have equally many tokens."""
+        return len(set(self.counts)) == 1
+
+
+def plan_mix(policies: Sequence[tuple[LoraTensors, int]]) -> Mix:
+    """Return the mix of some policies, each with the number of its tokens.
+
+    Smaller ranks are padded with zeros, missing targets are zero altogether: both add exactly nothing.
+    """
+    tensors = [policy for policy, _ in policies]
+    layouts = {policy.layout for policy in tensors}
+    if len(layouts) == 1:
+        layout = tensors[0].layout
+        leaves = [policy.leaf for policy in tensors]
+    else:
+        sites: dict[str, Site] = {part.site.name: part.site for one in layouts for part in one.parts}
+        layout = plan_layout(sites.values(), max(one.rank for one in layouts))
+        leaves = [
+            policy.leaf
+            if policy.layout == layout
+            else torch.zeros(layout.size).index_copy(0, spread_index(policy.layout, layout), policy.leaf)
+            for policy in tensors
+        ]
+    pieces = layout.cut(torch.stack(leaves) if len(leaves) > 1 else leaves[0][None])
+    names = [part.site.name for part in layout.parts[::2]]
+    counts = tuple(count for _, count in policies)
+    return Mix(
+        counts=counts,
+        scale_P=torch.tensor([policy.scale for policy in tensors]),
+        ends_P=torch.tensor(counts).cumsum(0).to(torch.int32),
+        sites=dict(zip(names, zip(pieces[::2], pieces[1::2], strict=True), strict=True)),
+    )
+
+
+class LoraLinear(nn.Module):  # type: ignore[misc]  # torch is untyped for mypy here
+    """A frozen linear; with a mix applied it adds each policy's low-rank update to that policy's tokens."""
+
+    def __init__(self, base: nn.Linear, name: str) -> None:
+        super().__init__()
+        self.base = base
+        self.name = name
+        self.mix: Mix | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the output of the base linear, plus the update if there is one."""
+        y: Tensor = self.base(x)
+        if self.mix is None or self.name not in self.mix.sites:
+            return y
+        return y + _update(self.mix, self.name, x.reshape(-1, x.shape[-1])).view(y.shape)
+
+
+def _update(mix: Mix, name: str, x_XI: Tensor) -> Tensor:
+    a_PRI, b_POR = mix.sites[name]
+    if len(mix.counts) == 1:
+        return linear(linear(x_XI, a_PRI[0]), b_POR[0]) * mix.scale_P
+    if mix.uniform:
+        x_PNI = x_XI.view(len(mix.counts), -1, x_XI.shape[-1])
+        low_PNR = torch.bmm(x_PNI, a_PRI.transpose(1, 2)) * mix.scale_P[:, None, None]
+        return torch.bmm(low_PNR, b_POR.transpose(1, 2)).flatten(0, 1)
+    low_XR = grouped_mm(x_XI, a_PRI.transpose(1, 2), offs=mix.ends_P) * mix.scale_P[mix.policy_X][:, None]
+    return grouped_mm(low_XR, b_POR.transpose(1, 2), offs=mix.ends_P)
+
+
+class LoraExperts(nn.Module):  # type: ignore[misc]  # torch is untyped for mypy here
+    """Frozen experts in fused 3-D parameters; with a mix applied, each expert has each policy's update.
+
+    (token, expert) pairs are sorted by expert, then policy: runs of one expert are the groups of the base's
+    product, runs of one expert and policy those of the update's.
+    """
+
+    def __init__(self, base: nn.Module, name: str) -> None:
+        super().__init__()
+        self.base = base
+        self.name = name
+        self.mix: Mix | None = None
+
+    def forward(self, x_XI: Tensor, experts_XK: Tensor, weights_XK: Tensor) -> Tensor:
+        """Return the weighted sum of each token's experts."""
+        mix = self.mix
+        if mix is None or not any(name.startswith(f"{self.name}.") for name in mix.sites):
+            y: Tensor = self.base(x_XI, experts_XK, weights_XK)
+            return y
+        policies = len(mix.counts)
+        policy_X = mix.policy_X if policies > 1 else torch.zeros(len(x_XI), dtype=torch.long)
+        group_S = (experts_XK * policies + policy_X[:, None]).flatten()
+        order_S = group_S.argsort(stable=True)
+        token_S = order_S // experts_XK.shape[1]
+        count = torch.bincount(group_S, minlength=self.base.num_experts * policies)
+        run = _Runs(
+            mix=mix,
+            ends_EP=count.cumsum(0).to(torch.int32),
+            scale_S=mix.scale_P[policy_X[token_S]][:, None],
+        )
+        x_SI = x_XI[token_S]
+        gate_SO, up_SO = run.base(x_SI, self.base.gate_up_proj).chunk(2, dim=-1)
+        gate_SO = gate_SO + run.update(x_SI, f"{self.name}.gate_proj")
+        up_SO = up_SO + run.update(x_SI, f"{self.name}.up_proj")
+        hidden_SO = self.base.act_fn(gate_SO) * up_SO
+        y_SO = run.base(hidden_SO, self.base.down_proj) + run.update(hidden_SO, f"{self.name}.down_proj")
+        y_SO = y_SO * weights_XK.flatten()[order_S][:, None]
+        return torch.zeros_like(x_XI).index_add(0, token_S, y_SO.to(x_XI.dtype))
+
+
+@dataclass(slots=True, kw_only=True)
+class _Runs:
+    """The runs of pairs of one pass through a layer's experts."""
+
+    mix: Mix
+    ends_EP: Tensor
+    scale_S: Tensor
+
+    def base(self, x_SI: Tensor, weight_EOI: Tensor) -> Tensor:
+        """Return the base experts' product."""
+        policies = len(self.mix.counts)
+        return grouped_mm(x_SI, weight_EOI.transpose(1, 2), offs=self.ends_EP[policies - 1 :: policies])
+
+    def update(self, x_SI: Tensor, name: str) -> Tensor | float:
+        """Return the update of a projection, 0 where no policy has one."""
+        if name not in self.mix.sites:
+            return 0.0
+        # Experts first: [P, E, ...] -> [E * P, ...], the order of the runs.
+        a_GRI, b_GOR = (half.transpose(0, 1).flatten(0, 1) for half in self.mix.sites[name])
+        low_SR = grouped_mm(x_SI, a_GRI.transpose(1, 2), offs=self.ends_EP) * self.scale_S
+        return grouped_mm(low_SR, b_GOR.transpose(1, 2), offs=self.ends_EP)
+
+
+Slot = LoraLinear | LoraExperts
+
+
+def wrap_modules(model: nn.Module, facts: BaseFacts) -> list[Slot]:
+    """Replace every module that may carry LoRA; without a mix the model computes as before."""
+    slots: list[Slot] = []
+    for names, kind in ((facts.modules, LoraLinear), (facts.experts, LoraExperts)):
+        for name in names:
+            parent_name, _, leaf = name.rpartition(".")
+            parent = model.get_submodule(parent_name)
+            slots.append(kind(getattr(parent, leaf), name))
+            setattr(parent, leaf, slots[-1])
+    return slots
+
+
+@contextmanager
+def applied(slots: Sequence[Slot], mix: Mix) -> Iterator[None]:
+    """Apply a mix to forward passes within the block."""
+    for slot in slots:
+        slot.mix = mix
+    try:
+        yield
+    finally:
+        for slot in slots:
+            slot.mix = None

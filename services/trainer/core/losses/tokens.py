@@ -1,0 +1,31 @@
+"""Log-probabilities of tokens, and how far two of them are apart. T = target tokens, V = vocabulary."""
+# ruff: noqa: N803, N806  # tensors carry their shape in their name
+
+import torch
+from torch import Tensor
+
+
+def token_logprobs(logits_TV: Tensor, targets_T: Tensor) -> Tensor:
+    """Return log p(target) at each position, accumulated in float32: z_y - log sum_v exp(z_v).
+
+    No temperature is applied: like an engine's raw log-probabilities, these are the model's own.
+    """
+    logits_TV = logits_TV.float()
+    chosen_T = logits_TV.gather(-1, targets_T[:, None])[:, 0]
+    return chosen_T - torch.logsumexp(logits_TV, dim=-1)
+
+
+def kl_to_base(logprobs_T: Tensor, base_T: Tensor) -> Tensor:
+    """Return the k3 estimate of KL(policy || base), sum_t exp(b_t - p_t) - (b_t - p_t) - 1.
+
+    Non-negative per token and unbiased for samples of the policy: Schulman 2020, "Approximating KL
+    divergence" (joschu.net/blog/kl-approx.html); GRPO eq. 4. ``base_T`` comes of the same model with the
+    adapter switched off, and carries no gradient.
+    """
+    difference_T = base_T - logprobs_T
+    return (torch.exp(difference_T) - difference_T - 1).sum()
+
+
+def ratio_max_error(logprobs_T: Tensor, sampled_T: Tensor) -> float:
+    """Return max_t |exp(logp_t - logq_t) - 1|: how far trainer and sampler disagree about the same tokens."""
+    return float(torch.expm1(logprobs_T - sampled_T).abs().max())
