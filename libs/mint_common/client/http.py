@@ -4,15 +4,16 @@ A `MintError` that the other side raised is raised here as the same class; a con
 silent is Unavailable. Nothing is repeated here: who asks knows whether asking again is safe.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Self
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
-import httpx
+import aiohttp
 import msgspec
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
+from yarl import URL
 
 from mint_common.errors import InternalTokenRefused, MintError, RemoteError, Unavailable
 from mint_common.telemetry.tracing import inject, span, tracer
@@ -23,6 +24,8 @@ Params = Mapping[str, str | int | float | bool | None]
 Json = Any  # whatever the other side answered; the typed clients above this one convert it
 
 _MAX_CONNECTIONS = 512
+# Much shorter than a service's own (runtime.service), which must not close a connection that we begin to use.
+_KEEP_ALIVE_SECONDS = 5
 _PAYLOAD_EXTRAS = {"code", "message", "retryable"}
 
 
@@ -56,15 +59,10 @@ class InternalHttp:
     ) -> None:
         """Connect later. ``stream_timeout_seconds`` bounds the silence between two parts of a stream."""
         self._base_url = base_url.rstrip("/")
-        self._stream_timeout = httpx.Timeout(timeout_seconds, read=stream_timeout_seconds)
-        self._client = httpx.AsyncClient(
-            base_url=self._base_url,
-            headers={INTERNAL_TOKEN_HEADER: token},
-            timeout=timeout_seconds,
-            limits=httpx.Limits(max_connections=_MAX_CONNECTIONS, max_keepalive_connections=_MAX_CONNECTIONS),
-            # A proxy of the environment is for the outside world.
-            trust_env=False,
-        )
+        self._token = token
+        self._timeout = _timeout(timeout_seconds, silence_seconds=timeout_seconds)
+        self._stream_timeout = _timeout(timeout_seconds, silence_seconds=stream_timeout_seconds)
+        self._made: aiohttp.ClientSession | None = None
 
     async def get(self, path: str, params: Params | None = None) -> Json:
         """Ask for something; a None parameter is left out."""
@@ -91,20 +89,20 @@ class InternalHttp:
         current = tracer().start_span("http POST", kind=SpanKind.CLIENT, attributes={"url.path": path})
         with trace.use_span(current, end_on_exit=False):
             headers = _json_headers()
-        request = self._client.build_request(
-            "POST", path, content=_encode(body), headers=headers, timeout=self._stream_timeout
-        )
         try:
             with self._translated():
-                response = await self._client.send(request, stream=True)
-                try:
-                    if response.is_error:
-                        await response.aread()
-                        raise self._error_of(response)  # the response is closed in one place
-                    async for line in _lines(response):
-                        yield line
-                finally:
-                    await response.aclose()
+                async with self._session.post(
+                    self._url(path), data=_encode(body), headers=headers, timeout=self._stream_timeout
+                ) as response:
+                    if not response.ok:
+                        raise self._error_of(response.status, await response.read())
+                    rest = b""
+                    async for part in response.content.iter_any():
+                        *lines, rest = (rest + part).split(b"\n")
+                        for line in lines:
+                            yield line
+                    if rest:
+                        yield rest
         except MintError as error:
             current.set_status(Status(StatusCode.ERROR, error.code))
             raise
@@ -113,7 +111,8 @@ class InternalHttp:
 
     async def close(self) -> None:
         """Close all connections. Idempotent."""
-        await self._client.aclose()
+        if self._made is not None:
+            await self._made.close()
 
     async def __aenter__(self) -> Self:
         """Return itself."""
@@ -128,38 +127,52 @@ class InternalHttp:
     ) -> Json:
         attributes = {"url.path": path}
         with span(f"http {method}", kind=SpanKind.CLIENT, **attributes), self._translated():
-            response = await self._client.request(
-                method,
-                path,
-                content=_encode(body),
-                params={name: value for name, value in (params or {}).items() if value is not None},
-                headers=_json_headers(),
+            async with self._session.request(
+                method, self._url(path, params), data=_encode(body), headers=_json_headers()
+            ) as response:
+                content = await response.read()
+            if not response.ok:
+                raise self._error_of(response.status, content)
+            return msgspec.json.decode(content) if content else None
+
+    @property
+    def _session(self) -> aiohttp.ClientSession:
+        """Return the connections, which are made inside the loop that uses them."""
+        if self._made is None:
+            self._made = aiohttp.ClientSession(
+                headers={INTERNAL_TOKEN_HEADER: self._token},
+                timeout=self._timeout,
+                connector=aiohttp.TCPConnector(limit=_MAX_CONNECTIONS, keepalive_timeout=_KEEP_ALIVE_SECONDS),
+                cookie_jar=aiohttp.DummyCookieJar(),
             )
-            if response.is_error:
-                raise self._error_of(response)
-            return msgspec.json.decode(response.content) if response.content else None
+        return self._made
+
+    def _url(self, path: str, params: Params | None = None) -> URL:
+        present = {name: _text(value) for name, value in (params or {}).items() if value is not None}
+        query = f"?{urlencode(present)}" if present else ""
+        return URL(f"{self._base_url}{path}{query}", encoded=True)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except (httpx.TransportError, httpx.DecodingError) as error:
+        except (aiohttp.ClientError, TimeoutError) as error:
             problem = f"{type(error).__name__}: {error}"
             raise Unavailable(what=self._base_url, problem=problem) from error
         except msgspec.DecodeError as error:
             raise RemoteError(what=self._base_url, remote_code="not_json", problem=str(error)) from error
 
-    def _error_of(self, response: httpx.Response) -> MintError:
+    def _error_of(self, status: int, content: bytes) -> MintError:
         try:
-            payload = msgspec.json.decode(response.content, type=_ErrorAnswer).error
+            payload = msgspec.json.decode(content, type=_ErrorAnswer).error
         except msgspec.DecodeError:
-            payload = {"code": f"http_{response.status_code}", "message": "the answer is no error of MinT"}
+            payload = {"code": f"http_{status}", "message": "the answer is no error of MinT"}
         error = error_from_payload(payload, what=self._base_url)
         if isinstance(error, InternalTokenRefused):
             # An operator's mistake between services; it must not reach a user as "your key is wrong".
             return Unavailable(what=self._base_url, problem=str(error))
-        if response.status_code >= 500 and isinstance(error, RemoteError):
-            return Unavailable(what=self._base_url, problem=f"it answered {response.status_code}")
+        if status >= 500 and isinstance(error, RemoteError):
+            return Unavailable(what=self._base_url, problem=f"it answered {status}")
         return error
 
 
@@ -167,14 +180,12 @@ class _ErrorAnswer(msgspec.Struct):
     error: dict[str, Any]  # fields of any error
 
 
-async def _lines(response: httpx.Response) -> AsyncIterator[bytes]:
-    rest = b""
-    async for part in response.aiter_bytes():
-        *lines, rest = (rest + part).split(b"\n")
-        for line in lines:
-            yield line
-    if rest:
-        yield rest
+def _timeout(seconds: float, *, silence_seconds: float) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=None, connect=seconds, sock_connect=seconds, sock_read=silence_seconds)
+
+
+def _text(value: str | float) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _json_headers() -> dict[str, str]:

@@ -198,12 +198,12 @@ async def test_an_answer_that_is_not_json_is_a_remote_error(client: InternalHttp
 
 async def test_silence_and_absence_are_unavailable(peer: Peer) -> None:
     async with InternalHttp(peer.url, token="secret", timeout_seconds=0.2) as client:
-        with pytest.raises(Unavailable, match="ReadTimeout"):
+        with pytest.raises(Unavailable, match="Timeout on reading"):
             await client.get("/internal/slow")
     async with InternalHttp("http://127.0.0.1:9", token="secret") as client:
-        with pytest.raises(Unavailable, match="ConnectError"):
+        with pytest.raises(Unavailable, match="Cannot connect"):
             await client.get("/internal/echo")
-        with pytest.raises(Unavailable, match="ConnectError"):
+        with pytest.raises(Unavailable, match="Cannot connect"):
             [line async for line in client.stream_lines("/internal/stream/whole")]
 
 
@@ -220,13 +220,13 @@ async def test_a_refused_stream_is_the_peers_error(client: InternalHttp) -> None
 async def test_a_broken_stream_gives_its_lines_then_unavailable(client: InternalHttp) -> None:
     lines = client.stream_lines("/internal/stream/broken")
     assert await anext(lines) == b'{"a":1}'
-    with pytest.raises(Unavailable, match="RemoteProtocolError"):
+    with pytest.raises(Unavailable, match="not completed"):
         [line async for line in lines]
 
 
 async def test_a_silent_stream_is_unavailable(peer: Peer) -> None:
     async with InternalHttp(peer.url, token="secret", stream_timeout_seconds=0.2) as client:
-        with pytest.raises(Unavailable, match="ReadTimeout"):
+        with pytest.raises(Unavailable, match="Timeout on reading"):
             [line async for line in client.stream_lines("/internal/stream/silent")]
 
 
