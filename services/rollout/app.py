@@ -16,6 +16,7 @@ from mint_common.client.directory import EngineDirectory
 from mint_common.client.http import InternalHttp
 from mint_common.client.registry import RegistryClient
 from mint_common.events import (
+    JobFinished,
     JobSubmitted,
     RevisionPublished,
     RevisionRejected,
@@ -99,7 +100,14 @@ def compose(settings: RolloutSettings, connections: Connections) -> Service:
         of_jobs, of_waves, connections.bus, clock, waves_in_hand=settings.waves.waves_in_hand
     )
     relay = OutboxRelay(connections.pool, connections.bus, clock)
-    watchdog = Watchdog(jobs=jobs, ledger=ledger, meter=meter, clock=clock, patience_seconds=stall_seconds)
+    watchdog = Watchdog(
+        jobs=jobs,
+        ledger=ledger,
+        start_next=of_jobs.start_next,
+        meter=meter,
+        clock=clock,
+        patience_seconds=stall_seconds,
+    )
     http = create_http(
         title="MinT rollout", service="rollout", internal_token=settings.internal.token, ready=lambda: True
     )
@@ -131,6 +139,7 @@ def dispatch(
     """
     control = Dispatcher(bus=bus, ledger=None, durable="rollout", clock=clock, concurrency=4)
     control.on(JobSubmitted, of_jobs.on_job_submitted)
+    control.on(JobFinished, of_jobs.on_job_finished)
     control.on(RevisionPublished, of_jobs.on_revision_published)
     control.on(RevisionRejected, of_jobs.on_revision_rejected)
     control.on(TrainingFailed, of_jobs.on_training_failed)

@@ -120,6 +120,18 @@ class JobStore(Protocol, Generic[Connection_contra]):
         """Return one wave within a transaction."""
         ...
 
+    async def next_of(self, policy_id: PolicyId) -> Job | None:
+        """Return the first waiting job of a policy, or None while another one of it runs."""
+        ...
+
+    async def lock_next(self, connection: Connection_contra, policy_id: PolicyId) -> Job | None:
+        """Return the same, and keep others from starting the policy's jobs until the transaction ends."""
+        ...
+
+    async def overdue(self, *, before: float) -> list[PolicyId]:
+        """Return the policies that have a job from ``before`` waiting although none of theirs runs."""
+        ...
+
     async def touch(self, job_id: JobId, *, now: float) -> bool:
         """Record a sign of life; return whether the job still runs."""
         ...

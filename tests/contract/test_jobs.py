@@ -9,13 +9,13 @@ import pytest
 
 from mint_common.errors import NotFound
 from mint_common.events import WaveRequested
-from mint_common.ids import JobId, TenantId
+from mint_common.ids import JobId, PolicyId, TenantId
 from mint_common.runtime.clock import ManualClock, SystemClock
 from mint_common.runtime.ledger import Ledger
 from mint_common.runtime.ledger_memory import MemoryLedger
 from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.runtime.postgres import migrate, open_pool
-from mint_common.testing.factories import JOB, TENANT, make_claim
+from mint_common.testing.factories import JOB, POLICY, TENANT, make_claim
 from services.rollout.adapters.jobs_memory import MemoryJobs
 from services.rollout.adapters.jobs_postgres import PostgresJobs
 from services.rollout.core.job import Job, JobState, begin, open_job, wave_id_of
@@ -50,11 +50,17 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
 
 
 def make_job(job_id: JobId = JOB, *, now: float = 100.0) -> Job:
-    return begin(open_job(submitted(job_id=job_id), now=now), make_claim("p"), now=now).job
+    waiting = open_job(submitted(job_id=job_id), now=now)
+    return begin(waiting, make_claim("p"), revision=None, cause="start", now=now).job
+
+
+def waiting_job(job_id: str, *, policy: str = POLICY, now: float = 100.0) -> Job:
+    return open_job(submitted(job_id=JobId(job_id), policy_id=PolicyId(policy)), now=now)
 
 
 def make_wave(step: int = 1, *, job_id: JobId = JOB) -> Wave:
-    (event,) = begin(open_job(submitted(job_id=job_id), now=1.0), make_claim("p"), now=1.0).events
+    waiting = open_job(submitted(job_id=job_id), now=1.0)
+    (event,) = begin(waiting, make_claim("p"), revision=None, cause="start", now=1.0).events
     assert isinstance(event, WaveRequested)
     event = replace(event, wave_id=wave_id_of(job_id, step), step=step)
     wave = fold(None, event, now=1.0)
@@ -139,3 +145,37 @@ async def test_each_stalled_job_goes_to_one_claimer_until_it_is_silent_again(sto
     assert [job.job_id for job in await store.jobs.claim_stalled(before=195.0, now=215.0)] == ["job_lively"]
     again = await store.jobs.claim_stalled(before=201.0, now=221.0)
     assert [job.job_id for job in again] == ["job_quiet"]
+
+
+async def test_the_first_waiting_job_is_next_while_none_of_its_policy_runs(store: Store) -> None:
+    await store.save("c2", waiting_job("job_2", now=2.0))
+    await store.save("c1", waiting_job("job_1", now=1.0))
+    await store.save("other", waiting_job("job_other", policy="pol_other", now=3.0))
+    assert await store.jobs.next_of(POLICY) == waiting_job("job_1", now=1.0)
+    assert set(await store.jobs.overdue(before=2.5)) == {POLICY}
+    async with store.ledger.transaction("start") as transaction:
+        assert await store.jobs.lock_next(transaction.connection, POLICY) == waiting_job("job_1", now=1.0)
+        await store.jobs.save(transaction.connection, make_job(JobId("job_1"), now=1.0), [])
+    assert await store.jobs.next_of(POLICY) is None
+    assert await store.jobs.overdue(before=9.0) == ["pol_other"]
+    ended = replace(make_job(JobId("job_1")), state=JobState.SUCCEEDED)
+    await store.save("c3", ended)
+    assert await store.jobs.next_of(POLICY) == waiting_job("job_2", now=2.0)
+    assert await store.jobs.next_of(PolicyId("pol_none")) is None
+
+
+async def test_racing_starters_start_one_job(store: Store) -> None:
+    for number in range(3):
+        await store.save(f"c{number}", waiting_job(f"job_{number}", now=float(number)))
+
+    async def start(number: int) -> bool:
+        job_id = JobId(f"job_{number}")
+        async with store.ledger.transaction(f"start:{number}") as transaction:
+            first = await store.jobs.lock_next(transaction.connection, POLICY)
+            if first is None or first.job_id != job_id:
+                return False
+            await store.jobs.save(transaction.connection, make_job(job_id, now=float(number)), [])
+            return True
+
+    assert sum(await asyncio.gather(*(start(number) for number in (2, 0, 1)))) == 1
+    assert await store.jobs.next_of(POLICY) is None

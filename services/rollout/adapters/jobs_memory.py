@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from mint_common.errors import NotFound
-from mint_common.ids import JobId, TenantId, WaveId
+from mint_common.ids import JobId, PolicyId, TenantId, WaveId
 from mint_common.runtime.ledger_memory import MemoryConnection
 from services.rollout.core.job import Job, JobState
 from services.rollout.core.wave import Wave
@@ -45,6 +45,25 @@ class MemoryJobs:
     async def wave(self, connection: MemoryConnection, wave_id: WaveId) -> Wave | None:  # noqa: ARG002
         """Return one wave."""
         return self._waves.get(wave_id)
+
+    async def next_of(self, policy_id: PolicyId) -> Job | None:
+        """Return the first waiting job of a policy."""
+        own = [job for job in self._jobs.values() if job.policy_id == policy_id]
+        if any(job.state is JobState.RUNNING for job in own):
+            return None
+        waiting = [job for job in own if job.state is JobState.SUBMITTED]
+        return min(waiting, key=lambda job: (job.created_at, job.job_id), default=None)
+
+    async def lock_next(self, connection: MemoryConnection, policy_id: PolicyId) -> Job | None:  # noqa: ARG002
+        """Return the same."""
+        return await self.next_of(policy_id)
+
+    async def overdue(self, *, before: float) -> list[PolicyId]:
+        """Return policies whose job waits for nothing."""
+        open_states = (JobState.SUBMITTED, JobState.RUNNING)
+        policies = {job.policy_id for job in self._jobs.values() if job.state in open_states}
+        firsts = [await self.next_of(policy_id) for policy_id in sorted(policies)]
+        return [job.policy_id for job in firsts if job is not None and job.created_at < before]
 
     async def touch(self, job_id: JobId, *, now: float) -> bool:
         """Record a sign of life."""

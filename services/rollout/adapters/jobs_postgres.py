@@ -7,12 +7,25 @@ import asyncpg
 import msgspec
 
 from mint_common.errors import NotFound
-from mint_common.ids import JobId, TenantId, WaveId
+from mint_common.ids import JobId, PolicyId, TenantId, WaveId
 from mint_common.runtime.ledger_postgres import PostgresConnection
 from services.rollout.core.job import Job
 from services.rollout.core.wave import Wave
 
 Row = TypeVar("Row")
+
+_LOCK_POLICY = "SELECT pg_advisory_xact_lock(hashtextextended('mint_rollout_policy_' || $1, 0))"
+_NEXT = """
+    SELECT * FROM jobs WHERE policy_id = $1 AND state = 'submitted' AND NOT EXISTS (
+        SELECT FROM jobs running WHERE running.policy_id = $1 AND running.state = 'running'
+    )
+    ORDER BY created_at, job_id LIMIT 1
+"""
+_OVERDUE = """
+    SELECT DISTINCT policy_id FROM jobs WHERE state = 'submitted' AND created_at < $1 AND NOT EXISTS (
+        SELECT FROM jobs running WHERE running.policy_id = jobs.policy_id AND running.state = 'running'
+    )
+"""
 
 
 class PostgresJobs:
@@ -52,6 +65,21 @@ class PostgresJobs:
         """Return one wave."""
         row = await connection.fetchrow("SELECT * FROM waves WHERE wave_id = $1", wave_id)
         return None if row is None else _read(row, Wave)
+
+    async def next_of(self, policy_id: PolicyId) -> Job | None:
+        """Return the first waiting job of a policy."""
+        row = await self._pool.fetchrow(_NEXT, policy_id)
+        return None if row is None else _read(row, Job)
+
+    async def lock_next(self, connection: PostgresConnection, policy_id: PolicyId) -> Job | None:
+        """Return the same, locked against others who start and against a cancellation."""
+        await connection.execute(_LOCK_POLICY, policy_id)
+        row = await connection.fetchrow(f"{_NEXT} FOR UPDATE", policy_id)
+        return None if row is None else _read(row, Job)
+
+    async def overdue(self, *, before: float) -> list[PolicyId]:
+        """Return policies whose job waits for nothing."""
+        return [PolicyId(row["policy_id"]) for row in await self._pool.fetch(_OVERDUE, before)]
 
     async def touch(self, job_id: JobId, *, now: float) -> bool:
         """Record a sign of life."""

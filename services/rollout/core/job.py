@@ -1,6 +1,7 @@
 """A managed job: a chain of waves, each sampled at the newest revision that the job has published.
 
 Invariants:
+- A policy has one writer: of its jobs at most one runs, the others wait for it in the order they came.
 - At most one wave of a job is open; its step is ``steps_done + 1`` and its id is derived from (job, step).
 - Only a fact about the open wave moves a job, so duplicates and late facts change nothing.
 - A finished job never changes again.
@@ -31,8 +32,10 @@ Fact = WaveCompleted | WaveCancelled | RevisionPublished | RevisionRejected | Tr
 
 
 class JobState(StrEnum):
-    """Where a job stands; a job that rollout has not seen yet has no state here."""
+    """Where a job stands."""
 
+    SUBMITTED = "submitted"
+    """It waits for the earlier jobs of its policy."""
     RUNNING = "running"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
@@ -88,7 +91,7 @@ def wave_id_of(job_id: JobId, step: int) -> WaveId:
 
 
 def open_job(event: JobSubmitted, *, now: float) -> Job:
-    """Return the job that a submission starts, as of a policy that has no revision yet."""
+    """Return the job of a submission; it waits for its turn."""
     return Job(
         tenant_id=event.tenant_id,
         base=event.base,
@@ -96,7 +99,7 @@ def open_job(event: JobSubmitted, *, now: float) -> Job:
         policy_id=event.policy_id,
         lora=event.lora,
         spec=event.spec,
-        state=JobState.RUNNING,
+        state=JobState.SUBMITTED,
         reason="",
         steps_done=0,
         revision=None,
@@ -107,9 +110,11 @@ def open_job(event: JobSubmitted, *, now: float) -> Job:
     )
 
 
-def begin(job: Job, prompts: Claim, *, now: float) -> Advance:
-    """Return a job that was just opened with its first wave requested."""
-    return _request_wave(job, prompts, cause=job.cause, now=now)
+def begin(job: Job, prompts: Claim, *, revision: RevisionRef | None, cause: str, now: float) -> Advance:
+    """Return a job whose turn it is, with its first wave requested at its policy's newest revision."""
+    assert job.state is JobState.SUBMITTED, job.state
+    started = replace(job, state=JobState.RUNNING, revision=revision)
+    return _request_wave(started, prompts, cause=cause, now=now)
 
 
 def next_step(job: Job, fact: Fact) -> int | None:
@@ -138,9 +143,11 @@ def advance(job: Job, fact: Fact, *, cause: str, prompts: Claim | None, now: flo
 
 def cancel(job: Job, *, reason: str, now: float) -> Advance:
     """Return the job cancelled, with its open wave; a finished job stays as it is."""
-    if job.state is not JobState.RUNNING:
+    if job.state not in (JobState.SUBMITTED, JobState.RUNNING):
         return Advance(job=job)
     cancelled = finish(job, "cancelled", reason, now=now)
+    if job.state is JobState.SUBMITTED:
+        return cancelled
     wave = WaveCancelled(
         tenant_id=job.tenant_id,
         base=job.base,

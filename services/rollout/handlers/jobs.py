@@ -7,7 +7,6 @@ event that caused them.
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Generic
 
 from mint_common.blobs.port import Blobs
@@ -15,21 +14,26 @@ from mint_common.claims import Claim
 from mint_common.errors import AlreadyHandled, MintError, NotFound
 from mint_common.events import (
     Event,
+    JobFinished,
     JobSubmitted,
     RevisionPublished,
     RevisionRejected,
     TrainingFailed,
 )
-from mint_common.ids import JobId
+from mint_common.ids import JobId, PolicyId
 from mint_common.records import encode_prompts
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.ledger import Ledger
-from services.rollout.core.job import Job, begin, finish, next_step, open_job
+from services.rollout.core.job import Advance, Job, begin, finish, next_step, open_job
 from services.rollout.core.task import derive_seed
 from services.rollout.handlers.commits import Commits
 from services.rollout.ports import Connection, JobStore, PolicyHistory, TaskCatalog
 
 log = logging.getLogger(__name__)
+
+
+class TurnLostError(Exception):
+    """A job was started or cancelled by somebody else; rolls the transaction back."""
 
 
 class JobHandlers(Generic[Connection]):
@@ -54,27 +58,51 @@ class JobHandlers(Generic[Connection]):
         self._commits = Commits(jobs=jobs, ledger=ledger, clock=clock)
 
     async def on_job_submitted(self, event: JobSubmitted) -> Sequence[Event]:
-        """Open the job and request its first wave; a job that cannot begin fails at once with the reason."""
-        if await self._ledger.outcome(event.id) is not None:
-            return ()
-        now = self._clock.now()
-        opened = open_job(event, now=now)
+        """Take the job, and start it unless an earlier one of its policy still runs."""
         try:
-            opened = replace(opened, revision=await self._policies.latest(event.tenant_id, event.policy_id))
-            prompts = await self._store_prompts(opened, 1)
+            async with self._ledger.transaction(event.id) as transaction:
+                opened = open_job(event, now=self._clock.now())
+                await self._commits.write(transaction, None, Advance(job=opened))
+        except AlreadyHandled:
+            pass  # it may still have to be started
+        await self.start_next(event.policy_id)
+        return ()
+
+    async def on_job_finished(self, event: JobFinished) -> Sequence[Event]:
+        """Start the next job of the policy."""
+        await self.start_next(event.policy_id)
+        return ()
+
+    async def start_next(self, policy_id: PolicyId) -> None:
+        """Start the first waiting job of a policy, unless one runs. Idempotent.
+
+        A job that cannot start fails at once with the reason; its end starts the one behind it.
+        """
+        job = await self._jobs.next_of(policy_id)
+        if job is None:
+            return
+        cause, now = f"start:{job.job_id}", self._clock.now()
+        try:
+            revision = await self._policies.latest(job.tenant_id, policy_id)
+            prompts = await self._store_prompts(job, 1)
         except MintError as error:
             if error.retryable:
                 raise
-            moved = finish(opened, "failed", str(error), now=now)
+            moved = finish(job, "failed", str(error), now=now)
         else:
-            moved = begin(opened, prompts, now=now)
+            moved = begin(job, prompts, revision=revision, cause=cause, now=now)
         try:
-            async with self._ledger.transaction(event.id) as transaction:
+            async with self._ledger.transaction(cause) as transaction:
+                await self._take_turn(transaction.connection, job)
                 await self._commits.write(transaction, None, moved)
-        except AlreadyHandled:
-            return ()
-        log.info("job opened", extra={"job_id": event.job_id, "state": moved.job.state})
-        return ()
+        except (AlreadyHandled, TurnLostError):
+            return
+        log.info("job started", extra={"job_id": job.job_id, "state": moved.job.state})
+
+    async def _take_turn(self, connection: Connection, job: Job) -> None:
+        first = await self._jobs.lock_next(connection, job.policy_id)
+        if first is None or first.job_id != job.job_id:
+            raise TurnLostError
 
     async def on_revision_published(self, event: RevisionPublished) -> Sequence[Event]:
         """Request the next wave at the published revision, or finish the job after its last step."""

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from mint_common.blobs.localfs import LocalBlobs
-from mint_common.ids import JobId
+from mint_common.ids import JobId, PolicyId
 from mint_common.records import decode_record
 from mint_common.testing.factories import JOB, TENANT
 from services.standalone.adapters.launch import free_port
@@ -192,14 +192,30 @@ async def test_many_jobs_share_the_service_and_a_stuck_one_delays_nobody(
     jobs = [JobId(f"job_{number}") for number in range(6)]
     async with trainer.running(nats_url):
         for job_id in jobs:
-            await trainer.submit(submitted(job_id=job_id, steps=3))
-        await trainer.submit(submitted(job_id=JobId("job_unknown"), task="mode:nothing"))
+            await trainer.submit(submitted(job_id=job_id, policy_id=PolicyId(f"pol_{job_id}"), steps=3))
+        unknown = submitted(job_id=JobId("job_unknown"), policy_id=PolicyId("pol_x"), task="mode:nothing")
+        await trainer.submit(unknown)
         await until(lambda: len(trainer.ends) == len(jobs) + 1)
     for job_id in jobs:
         assert (await show(client, job_id))["state"] == "succeeded"
     failed = await show(client, JobId("job_unknown"))
     assert (failed["state"], failed["steps"]) == ("failed", [])
     assert "mode:nothing" in str(failed["reason"])
+
+
+async def test_jobs_of_one_policy_run_one_after_another(
+    nats_url: str, rollout: Rollout, client: httpx.AsyncClient
+) -> None:
+    trainer = Trainer()
+    jobs = [JobId(f"job_{number}") for number in range(4)]
+    async with trainer.running(nats_url):
+        for job_id in jobs:
+            await trainer.submit(submitted(job_id=job_id, steps=2))
+        await trainer.submit(submitted(job_id=JobId("job_unknown"), task="mode:nothing"))
+        await until(lambda: len(trainer.ends) == len(jobs) + 1)
+    trained = [wave.job_id for wave in trainer.waves]
+    assert trained == [job_id for job_id in dict.fromkeys(trained) for _ in range(2)]
+    assert sorted(set(trained)) == jobs
 
 
 async def test_a_job_is_cancelled_while_its_wave_is_sampled(

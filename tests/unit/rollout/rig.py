@@ -73,6 +73,7 @@ class Rig:
         self.watchdog = Watchdog(
             jobs=self.jobs,
             ledger=self.ledger,
+            start_next=self.of_jobs.start_next,
             meter=self.meter,
             clock=self.clock,
             patience_seconds=STALL_SECONDS,
@@ -82,13 +83,21 @@ class Rig:
     async def begin(self, event: JobSubmitted) -> WaveRequested:
         """Submit a job and return its first wave."""
         await self.of_jobs.on_job_submitted(event)
-        (wave,) = await self.led_to(event)
+        (wave,) = await self.started(event.job_id)
         assert isinstance(wave, WaveRequested)
         return wave
 
+    async def started(self, job_id: JobId = JOB) -> Sequence[Event]:
+        """Return the events that a job's start led to."""
+        return await self.led_to_cause(f"start:{job_id}")
+
     async def led_to(self, event: Event) -> Sequence[Event]:
         """Return the events that an event led to."""
-        events = await self.ledger.outcome(event.id)
+        return await self.led_to_cause(event.id)
+
+    async def led_to_cause(self, cause: str) -> Sequence[Event]:
+        """Return the events that a committed cause led to."""
+        events = await self.ledger.outcome(cause)
         assert events is not None
         return events
 

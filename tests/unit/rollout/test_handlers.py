@@ -8,6 +8,7 @@ import pytest
 
 from mint_common.errors import AdapterInvalid, NotFound, Overloaded, Unavailable
 from mint_common.events import JobFinished, WaveCancelled, WaveCompleted, WaveRequested
+from mint_common.ids import JobId, PolicyId
 from mint_common.records import decode_prompts, decode_record
 from mint_common.testing.factories import JOB
 from tests.unit.rollout.rig import Rig
@@ -93,6 +94,47 @@ async def test_every_event_can_come_twice() -> None:
     assert await rig.state_of() == ("succeeded", "")
 
 
+async def test_a_second_job_of_a_policy_waits_and_then_begins_at_what_the_first_one_made() -> None:
+    rig = Rig()
+    second = JobId("job_second")
+    await rig.begin(submitted(steps=1))
+    await rig.of_jobs.on_job_submitted(submitted(job_id=second))
+    assert await rig.state_of(second) == ("submitted", "")
+    rig.policies.newest = published(1).revision
+    await rig.of_jobs.on_revision_published(published(1))
+    (end,) = await rig.led_to(published(1))
+    assert isinstance(end, JobFinished)
+    await rig.of_jobs.on_job_finished(end)
+    (wave,) = await rig.started(second)
+    assert isinstance(wave, WaveRequested)
+    assert (wave.job_id, wave.revision) == (second, published(1).revision)
+    assert await rig.state_of(second) == ("running", "")
+
+
+async def test_jobs_of_other_policies_do_not_wait() -> None:
+    rig = Rig()
+    await rig.begin(submitted())
+    await rig.begin(submitted(job_id=JobId("job_other"), policy_id=PolicyId("pol_other")))
+
+
+async def test_a_waiting_job_is_cancelled_and_never_starts() -> None:
+    rig = Rig()
+    first, second, third = JOB, JobId("job_second"), JobId("job_third")
+    await rig.begin(submitted())
+    for job_id in (second, third):
+        await rig.clock.advance(1)
+        await rig.of_jobs.on_job_submitted(submitted(job_id=job_id))
+    await rig.commits.cancel(second)
+    await rig.commits.cancel(first)
+    for job_id in (second, first):
+        *_, end = await rig.led_to_cause(f"cancel:{job_id}")
+        assert isinstance(end, JobFinished)
+        await rig.of_jobs.on_job_finished(end)
+    assert await rig.state_of(second) == ("cancelled", "cancelled by its user")
+    assert await rig.ledger.outcome(f"start:{second}") is None
+    assert len(await rig.started(third)) == 1
+
+
 async def test_both_copies_of_a_wave_at_once_leave_one_completion() -> None:
     rig = Rig()
     wave = await rig.begin(submitted())
@@ -105,7 +147,7 @@ async def test_a_job_of_an_unknown_task_fails_naming_it() -> None:
     rig = Rig()
     event = submitted(task="mode:copi")
     await rig.of_jobs.on_job_submitted(event)
-    (end,) = await rig.led_to(event)
+    (end,) = await rig.started()
     assert isinstance(end, JobFinished)
     assert (end.outcome, end.reason) == ("failed", "No task named 'mode:copi'.")
     assert await rig.state_of() == ("failed", end.reason)
@@ -116,7 +158,7 @@ async def test_a_job_of_an_unknown_policy_fails_and_an_absent_registry_is_waited
     rig.policies.trouble = Unavailable(what="the registry", problem="connection refused")
     with pytest.raises(Unavailable):
         await rig.of_jobs.on_job_submitted(submitted())
-    assert await rig.ledger.outcome(submitted().id) is None
+    assert await rig.state_of() == ("submitted", "")
     rig.policies.trouble = NotFound(kind="policy", name="pol_x")
     await rig.of_jobs.on_job_submitted(submitted())
     assert await rig.state_of() == ("failed", "No policy named 'pol_x'.")

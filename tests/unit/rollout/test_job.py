@@ -1,7 +1,5 @@
 """The chain of a job, under duplicates, late facts and every order."""
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -63,7 +61,8 @@ def step_job(job: Job, fact: Fact, *, now: float = 1.0) -> tuple[Job, tuple[obje
 
 
 def begun() -> tuple[Job, tuple[object, ...]]:
-    moved = begin(open_job(submitted(steps=STEPS), now=0.0), make_claim("waves/1.prompts"), now=0.0)
+    waiting = open_job(submitted(steps=STEPS), now=0.0)
+    moved = begin(waiting, make_claim("waves/1.prompts"), revision=None, cause="start", now=0.0)
     return moved.job, moved.events
 
 
@@ -91,7 +90,7 @@ def test_a_job_requests_a_wave_at_each_published_revision_and_then_succeeds() ->
 
 def test_a_job_waits_on_the_cause_of_its_last_events() -> None:
     job, _ = begun()
-    assert job.cause == submitted().id
+    assert job.cause == "start"
     job, _ = step_job(job, completed(1))
     assert job.cause == f"cause of {completed(1).id}"
     job, _ = step_job(job, published(1))
@@ -100,7 +99,8 @@ def test_a_job_waits_on_the_cause_of_its_last_events() -> None:
 
 def test_a_job_of_a_policy_with_revisions_begins_at_the_newest() -> None:
     newest = revision_of(wave_id_of(JobId("job_before"), 9), 9)
-    moved = begin(replace(open_job(submitted(), now=0.0), revision=newest), make_claim("p"), now=0.0)
+    waiting = open_job(submitted(), now=0.0)
+    moved = begin(waiting, make_claim("p"), revision=newest, cause="start", now=0.0)
     job, (wave,) = moved.job, moved.events
     assert isinstance(wave, WaveRequested)
     assert wave.revision == newest
@@ -133,6 +133,12 @@ def test_cancelling_ends_the_open_wave_and_the_job_once() -> None:
     assert [type(event) for event in moved.events] == [WaveCancelled, JobFinished]
     assert moved.job.state is JobState.CANCELLED
     assert cancel(moved.job, reason="again", now=6.0).events == ()
+
+
+def test_cancelling_a_job_that_waits_ends_no_wave() -> None:
+    moved = cancel(open_job(submitted(), now=0.0), reason="enough", now=5.0)
+    assert [type(event) for event in moved.events] == [JobFinished]
+    assert (moved.job.state, moved.job.finished_at) == (JobState.CANCELLED, 5.0)
 
 
 FACTS: tuple[Fact, ...] = (

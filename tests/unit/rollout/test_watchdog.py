@@ -9,13 +9,17 @@ import pytest
 
 from mint_common.bus.memory import MemoryBus
 from mint_common.bus.port import Message
+from mint_common.errors import Unavailable
 from mint_common.events import Event, JobFinished, WaveCompleted, WaveRequested
 from mint_common.events.codec import decode
+from mint_common.ids import JobId
 from mint_common.runtime.clock import ManualClock
 from mint_common.runtime.dispatch import Dispatcher
 from mint_common.runtime.ledger_memory import MemoryLedger, MemoryRelay
 from mint_common.testing.factories import JOB
+from services.rollout.adapters.jobs_memory import MemoryJobs
 from services.rollout.app import dispatch
+from services.rollout.core.job import Job
 from tests.unit.rollout.rig import STALL_SECONDS, InlineExecutor, Rig
 from tests.unit.rollout.world import published, submitted
 
@@ -84,7 +88,7 @@ async def submit_until_taken(rig: Rig, bus: LossyBus) -> None:
 
 async def until_finished(rig: Rig, *, within_seconds: float) -> None:
     deadline = rig.clock.now() + within_seconds
-    while (await rig.state_of())[0] == "running" and rig.clock.now() < deadline:
+    while (await rig.state_of())[0] in ("submitted", "running") and rig.clock.now() < deadline:
         await rig.clock.advance(1)
 
 
@@ -129,7 +133,7 @@ async def test_a_job_that_moves_is_left_alone_and_a_repetition_does_not_chase_it
         await submit_until_taken(rig, bus)
         await until_finished(rig, within_seconds=STALL_SECONDS)
         messages = len(bus.messages)
-        await rig.ledger.repeat(submitted().id)
+        await rig.ledger.repeat(f"start:{JOB}")
         await rig.clock.advance(5)
     assert await rig.state_of() == ("succeeded", "")
     assert "revived" not in rig.meter.counts
@@ -138,8 +142,6 @@ async def test_a_job_that_moves_is_left_alone_and_a_repetition_does_not_chase_it
 
 
 async def test_a_wave_in_hand_shows_signs_of_life_however_long_it_takes() -> None:
-    from mint_common.errors import Unavailable
-
     rig = Rig()
     rig.engine.troubles = [Unavailable(what="an engine", problem="it restarts")] * 60
     bus = LossyBus(rig.clock, lambda message: False)
@@ -149,6 +151,35 @@ async def test_a_wave_in_hand_shows_signs_of_life_however_long_it_takes() -> Non
         assert "revived" not in rig.meter.counts
         await until_finished(rig, within_seconds=100 * STALL_SECONDS)
     assert await rig.state_of() == ("succeeded", "")
+
+
+async def test_a_job_whose_turn_was_lost_is_started() -> None:
+    rig = Rig()
+    second = JobId("job_second")
+    await rig.begin(submitted())
+    await rig.of_jobs.on_job_submitted(submitted(job_id=second))
+    await rig.commits.cancel(JOB)  # and its job.finished never arrives
+    await rig.clock.advance(2 * STALL_SECONDS)
+    await rig.watchdog.check()
+    assert await rig.state_of(second) == ("running", "")
+
+
+async def test_an_outage_of_the_database_does_not_end_the_watchdog() -> None:
+    rig = Rig()
+    outages = [Unavailable(what="postgres", problem="it restarts")]
+
+    async def claim_stalled(*, before: float, now: float) -> list[Job]:
+        if outages:
+            raise outages.pop()
+        return await MemoryJobs.claim_stalled(rig.jobs, before=before, now=now)
+
+    await rig.begin(submitted())
+    rig.jobs.claim_stalled = claim_stalled  # type: ignore[method-assign]  # an outage of the store
+    watching = asyncio.create_task(rig.watchdog.run())
+    await rig.clock.advance(2 * STALL_SECONDS)
+    watching.cancel()
+    assert not outages
+    assert rig.meter.counts["revived"] == 1
 
 
 async def test_a_finished_job_is_never_revived() -> None:

@@ -19,10 +19,10 @@ from services.rollout.core.sampling import Completion, Sampled, SampleRequest
 EOS = 2
 
 
-def submitted(*, job_id: JobId = JOB, **changes: object) -> JobSubmitted:
+def submitted(*, job_id: JobId = JOB, policy_id: PolicyId = POLICY, **changes: object) -> JobSubmitted:
     """Return a submission of a small job; ``changes`` are to its spec."""
     spec = replace(SPEC, **{"steps": 3, "prompts_per_step": 2, "group_size": 4, **changes})
-    return JobSubmitted(tenant_id=TENANT, base=BASE, job_id=job_id, policy_id=POLICY, lora=LORA, spec=spec)
+    return JobSubmitted(tenant_id=TENANT, base=BASE, job_id=job_id, policy_id=policy_id, lora=LORA, spec=spec)
 
 
 def revision_of(wave_id: WaveId, number: int = 1) -> RevisionRef:
