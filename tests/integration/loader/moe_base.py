@@ -1,8 +1,6 @@
-"""Tiny Qwen3 bases with experts, random adapters over them, and what transformers makes of both."""
+"""Engines over tiny bases with experts, random adapters for them, and what transformers makes of both."""
 
 import gc
-import json
-import shutil
 import warnings
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -12,56 +10,18 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from mint_common.adapters_format import (
-    BASE_FILE,
     BaseFacts,
     build_adapter,
-    describe_base,
     packed_name,
     peft_name,
 )
 from mint_common.generation import Delta, Sampling
-from mint_common.ids import PolicyId
+from mint_common.ids import PolicyId, TenantId
 from mint_common.runtime.clock import settle
 from services.loader.adapters.vllm_engine import EngineConfig, VllmEngine, start_engine
 from services.loader.ports import LoadedAdapter
-
-TINY = Path(__file__).parents[3] / "bases" / "tiny"
-WIDTH, TOKENS = 64, 12
-
-
-def make_moe_base(folder: Path, *, experts: int, layers: int = 2, expert_width: int = 64) -> BaseFacts:
-    """Make a base whose router and answers are not degenerate, with the tokenizer of `tiny`.
-
-    vLLM's kernels want widths in multiples of 32.
-    """
-    torch.manual_seed(experts)
-    vocab_size = json.loads((TINY / "config.json").read_bytes())["vocab_size"]
-    config = Qwen3MoeConfig(
-        vocab_size=vocab_size,
-        hidden_size=WIDTH,
-        intermediate_size=128,
-        moe_intermediate_size=expert_width,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=32,
-        num_experts=experts,
-        num_experts_per_tok=min(8, experts // 4),
-        norm_topk_prob=True,
-        max_position_embeddings=256,
-        tie_word_embeddings=False,
-        eos_token_id=2,
-        bos_token_id=1,
-        pad_token_id=0,
-        initializer_range=0.2,
-    )
-    Qwen3MoeForCausalLM(config).save_pretrained(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        shutil.copy(TINY / name, folder / name)
-    return describe_base(folder, name=f"moe{experts}", max_rank=8)
 
 
 def random_adapter(
@@ -106,7 +66,6 @@ async def running_engine(
     base: Path, facts: BaseFacts, *, slots: int = 4, host_capacity: int = 4, tensor_parallel: int = 1
 ) -> AsyncIterator[VllmEngine]:
     """Start a real engine, and leave nothing of it."""
-    (base / BASE_FILE).touch()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # vLLM's and torch's own
         engine = start_engine(
@@ -141,6 +100,7 @@ async def answer(
         prompt=prompt,
         sampling=Sampling(max_new_tokens=count, temperature=1.0, seed=seed, ignore_eos=True, logprobs=0),
         adapter=adapter,
+        tenant_id=TenantId("t"),
     )
     tokens: list[int] = []
     logprobs: list[float] = []

@@ -41,17 +41,16 @@ from services.loader.adapters.staging import DiskCache
 from services.loader.adapters.vllm_engine import VllmEngine
 from services.loader.ports import LoadedAdapter
 from tests.integration.loader.moe_base import (
-    TINY,
     Answer,
     answer,
     load_base,
     logprobs_under,
-    make_moe_base,
     max_difference,
     merged,
     random_adapter,
     running_engine,
 )
+from tools.make_moe_base import TINY, make_moe_base
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
 
@@ -73,14 +72,14 @@ class Served:
         self.number += 1
         digest = sha256_digest(f"{folder}-{self.number}".encode())
         adapter = LoadedAdapter(digest=digest, number=self.number, folder=folder)
-        await self.engine.load(adapter)
+        await self.engine.stage(adapter)
         self.held.append(adapter)
         return adapter
 
     async def unload_all(self) -> None:
         """Empty the engine."""
         while self.held:
-            await self.engine.unload(self.held.pop())
+            await self.engine.unload(self.held.pop().number)
         assert not await self.engine._llm.list_loras()
 
     async def sample(self, adapter: LoadedAdapter | None, *, seed: int = 1) -> Answer:
