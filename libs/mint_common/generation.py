@@ -125,6 +125,8 @@ class EngineInfo:
 class AdapterStatus:
     """Where one adapter is on an engine. ``last_used_at`` is seconds since the epoch, 0 when never used.
 
+    ``readiness`` is ready in host memory already; ``state`` says it in full. ``size_bytes`` is what it takes
+    where it is; ``host_bytes`` of that is in host memory, ``slot_bytes`` in a slot as well.
     ``queue_position`` is 0 for the next load of the cold queue, None when no load of it waits.
     """
 
@@ -137,11 +139,16 @@ class AdapterStatus:
     last_used_at: float
     load_seconds: float
     queue_position: int | None = None
+    state: Literal[
+        "registered", "queued", "fetching", "staged", "activating", "ready", "evicted", "failed"
+    ] = "registered"
+    host_bytes: int = 0
+    slot_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineLoad:
-    """How busy an engine is now: requests that generate, loads that wait and run, what is taken of its room."""
+    """How busy an engine is: requests that generate, loads that wait and run, what is taken of its room."""
 
     requests: int
     loads_waiting: int

@@ -16,7 +16,7 @@ from mint_common.client.registry import RegistryClient
 from mint_common.errors import MintError, Unavailable
 from mint_common.events import AdapterWanted, AliasMoved, RevisionPublished
 from mint_common.generation import EngineInfo, Sampling
-from mint_common.ids import EngineId, new_id
+from mint_common.ids import EngineId, TenantId, new_id
 from mint_common.runtime.clock import Clock, SystemClock
 from mint_common.runtime.dispatch import Dispatcher
 from mint_common.runtime.edge import create_http
@@ -28,10 +28,12 @@ from services.loader.core.requests import Limits
 from services.loader.core.residency import Capacity
 from services.loader.handlers import Handlers
 from services.loader.http import add_routes
+from services.loader.loading import LoadLimits
 from services.loader.ports import Engine
 from services.loader.residency_log import EngineIdentity, ResidencyLog
 from services.loader.serving import Serving
 from services.loader.settings import LoaderSettings
+from services.loader.slots import SlotLimits
 from services.loader.tiers import TierLimits, Tiers
 
 _log = logging.getLogger(__name__)
@@ -53,10 +55,21 @@ class Loader:
 
 
 class Duties:
-    """What a loader does beside serving: say which base it has, and die with its engine."""
+    """What a loader does beside serving: say which base it has, stay true, and die with its engine."""
 
-    def __init__(self, *, engine: Engine, facts: BaseFacts, registry: RegistryClient, clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        tiers: Tiers,
+        facts: BaseFacts,
+        registry: RegistryClient,
+        clock: Clock,
+        reconcile_seconds: float,
+    ) -> None:
         self.is_ready = False
+        self._tiers = tiers
+        self._reconcile_seconds = reconcile_seconds
         self._engine = engine
         self._facts = facts
         self._registry = registry
@@ -81,6 +94,12 @@ class Duties:
         while not self._engine.dead:
             await self._clock.sleep(_WATCH_SECONDS)
         raise Unavailable(what="the engine", problem="its process has ended")
+
+    async def reconcile(self) -> None:
+        """Compare with the engine regularly."""
+        while True:
+            await self._clock.sleep(self._reconcile_seconds)
+            await self._tiers.reconcile()
 
 
 @asynccontextmanager
@@ -124,7 +143,14 @@ async def open_loader(settings: LoaderSettings) -> AsyncIterator[Loader]:
             max_completions=settings.max_completions,
             max_logprobs=MAX_LOGPROBS,
         )
-        duties = Duties(engine=engine, facts=facts, registry=RegistryClient(registry), clock=clock)
+        duties = Duties(
+            engine=engine,
+            tiers=tiers,
+            facts=facts,
+            registry=RegistryClient(registry),
+            clock=clock,
+            reconcile_seconds=settings.reconcile_seconds,
+        )
         http = create_http(
             title="MinT loader",
             service="loader",
@@ -142,7 +168,13 @@ async def open_loader(settings: LoaderSettings) -> AsyncIterator[Loader]:
             slots=settings.slots,
             host_capacity=settings.host_capacity,
         )
-        serving = Serving(engine=engine, tiers=tiers, limits=limits, engine_id=engine_id)
+        serving = Serving(
+            engine=engine,
+            tiers=tiers,
+            limits=limits,
+            engine_id=engine_id,
+            max_requests=settings.max_requests,
+        )
         add_routes(http, serving=serving, tiers=tiers, info=info)
         handlers = Handlers(tiers)
         dispatcher = Dispatcher(
@@ -169,6 +201,7 @@ async def run(settings: LoaderSettings) -> None:
             loader.dispatcher.run,
             loader.duties.watch_engine,
             loader.duties.register_base,
+            loader.duties.reconcile,
         ]
         await run_service(loader.http, settings.http, background)
 
@@ -180,6 +213,7 @@ async def warm_up(engine: Engine) -> None:
         prompt=(0,),
         sampling=Sampling(max_new_tokens=1, temperature=0.0, ignore_eos=True),
         adapter=None,
+        tenant_id=TenantId("warm-up"),
     )
     async with aclosing(stream.steps()) as steps:
         async for _ in steps:
@@ -202,10 +236,20 @@ def engine_config(settings: LoaderSettings, facts: BaseFacts, max_context: int) 
 
 
 def tier_limits(settings: LoaderSettings) -> TierLimits:
-    """Return how much may be resident and may wait."""
+    """Return how much may be resident, may wait and may stall."""
     return TierLimits(
         capacity=Capacity(slots=settings.slots, host=settings.host_capacity, host_bytes=settings.host_bytes),
-        queue_depth=settings.queue_depth,
-        load_workers=settings.load_workers,
-        room_wait_seconds=settings.room_wait_seconds,
+        loads=LoadLimits(
+            queue_depth=settings.queue_depth,
+            tenant_queue_depth=settings.tenant_queue_depth,
+            workers=settings.load_workers,
+            queue_wait_seconds=settings.queue_wait_seconds,
+            room_wait_seconds=settings.room_wait_seconds,
+        ),
+        slots=SlotLimits(
+            stall_share=settings.stall_share,
+            stall_burst_ms=settings.stall_burst_ms,
+            slice_ms=settings.slice_ms,
+            drain_after_seconds=settings.drain_seconds,
+        ),
     )

@@ -4,15 +4,40 @@ from prometheus_client import Counter, Gauge, Histogram
 
 LOAD_SECONDS = Histogram(
     "mint_loader_load_seconds",
-    "Seconds of an adapter's load, by stage",
+    "Seconds of an adapter's load, by stage: queue, fetch, check, layout, activate",
     ["stage"],
     buckets=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30),
 )
-QUEUE_DEPTH = Gauge("mint_loader_queue_depth", "Loads that wait in the cold queue")
-REFUSALS = Counter("mint_loader_refusals_total", "Loads refused because the queue or the engine was full")
+STALL_SECONDS = Histogram(
+    "mint_loader_stall_seconds",
+    "Seconds that one slice of an activation held the engine up",
+    buckets=(0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3),
+)
+QUEUE_DEPTH = Gauge("mint_loader_queue_depth", "Loads that wait in the cold queue", ["priority"])
+QUEUE_WAIT_SECONDS = Histogram(
+    "mint_loader_queue_wait_seconds",
+    "Seconds that a load waited in the cold queue",
+    ["priority"],
+    buckets=(0.001, 0.01, 0.1, 0.3, 1, 3, 10, 30, 100),
+)
+SLOT_WAIT_SECONDS = Histogram(
+    "mint_loader_slot_wait_seconds",
+    "Seconds that a request waited for its adapter's slot; none when it had one",
+    buckets=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30),
+)
+REFUSALS = Counter(
+    "mint_loader_refusals_total", "Requests and loads refused because a queue or the engine was full"
+)
 HITS = Counter("mint_loader_hits_total", "Requests by the tier in which they found their adapter", ["tier"])
 EVICTIONS = Counter("mint_loader_evictions_total", "Adapters taken off the engine")
 FAILURES = Counter("mint_loader_failures_total", "Adapters that can't be loaded")
 RESIDENTS = Gauge("mint_loader_residents", "Adapters on the engine")
+HOST_BYTES = Gauge("mint_loader_host_bytes", "Bytes of adapters in host memory, reserved ones included")
+SLOTS_USED = Gauge("mint_loader_slots_used", "Slots taken by adapters")
+DISCREPANCIES = Counter(
+    "mint_loader_discrepancies_total",
+    "Adapters found otherwise on the engine than the loader had it: lost, stray or in another tier",
+    ["kind"],
+)
 REQUESTS = Counter("mint_loader_requests_total", "Generation requests by outcome", ["outcome"])
 TOKENS = Counter("mint_loader_tokens_total", "Tokens by kind", ["kind"])

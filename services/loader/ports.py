@@ -1,6 +1,6 @@
 """What the loader needs of the world: an engine, local adapter files, and a way to tell residency changes."""
 
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -8,16 +8,21 @@ from typing import Protocol
 from mint_common.claims import RevisionRef
 from mint_common.events.event import Event
 from mint_common.generation import ChatMessage, Delta, Finished, Sampling
-from mint_common.ids import Digest
+from mint_common.ids import Digest, TenantId
+from services.loader.core.disk_cache import StoredAdapter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StagedAdapter:
-    """Checked adapter files on the local disk; ``size_bytes`` is that of the weights."""
+    """Checked adapter files on the local disk.
+
+    ``size_bytes`` is that of the weights' file; ``host_bytes`` what they take in host memory, at most.
+    """
 
     digest: Digest
     folder: Path
     size_bytes: int
+    host_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +32,14 @@ class LoadedAdapter:
     digest: Digest
     number: int
     folder: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slice:
+    """A part of an activation: how long it held the engine up, and whether it was the last."""
+
+    done: bool
+    stall_ms: float
 
 
 class EngineStream(Protocol):
@@ -48,12 +61,28 @@ class EngineStream(Protocol):
 class Engine(Protocol):
     """The inference engine; safe for concurrent use."""
 
-    async def load(self, adapter: LoadedAdapter) -> None:
-        """Put an adapter into host memory and a slot. Raises AdapterInvalid; the engine lives on."""
+    async def stage(self, adapter: LoadedAdapter) -> int:
+        """Lay an adapter out in host memory, beside the engine's loop; return the bytes that it takes.
+
+        Raises AdapterInvalid, and then nothing of it stays; the engine lives on.
+        """
         ...
 
-    async def unload(self, adapter: LoadedAdapter) -> None:
-        """Free an adapter that no request uses. Idempotent."""
+    async def activate(
+        self, adapter: LoadedAdapter, *, victim: LoadedAdapter | None, slice_ms: float
+    ) -> Slice:
+        """Copy a staged adapter into a slot for about ``slice_ms``: an empty slot, or the victim's.
+
+        Called again with the same adapter until it is done; one adapter at a time. Raises AdapterInvalid.
+        """
+        ...
+
+    async def unload(self, number: int) -> None:
+        """Free the adapter of a number, which no request uses, in host memory and slot. Idempotent."""
+        ...
+
+    async def residents(self) -> Mapping[int, bool]:
+        """Return the numbers of the adapters that the engine has, and whether each is in a slot."""
         ...
 
     def generate(
@@ -63,8 +92,12 @@ class Engine(Protocol):
         prompt: tuple[int, ...],
         sampling: Sampling,
         adapter: LoadedAdapter | None,
+        tenant_id: TenantId,
     ) -> EngineStream:
-        """Start a request at a loaded adapter, or at the bare base."""
+        """Start a request at an adapter in a slot, or at the bare base.
+
+        Prompts of different tenants never share a prefix cache block.
+        """
         ...
 
     async def tokenize(self, *, text: str | None, messages: Sequence[ChatMessage] | None) -> tuple[int, ...]:
@@ -96,12 +129,16 @@ class Staging(Protocol):
         """Evict the least recently used files beyond the cache's size, never those in ``keep``."""
         ...
 
-    def stored(self) -> Sequence[StagedAdapter]:
+    def stored(self) -> Sequence[StoredAdapter]:
         """Return what is on the disk now."""
         ...
 
     def holds(self, digest: Digest) -> bool:
         """Return whether an adapter is on the disk now."""
+        ...
+
+    def size_of(self, digest: Digest) -> int | None:
+        """Return the size of an adapter's weights if it is on the disk now."""
         ...
 
 

@@ -30,7 +30,7 @@ class ResidencyLog:
     def loaded(
         self, digest: Digest, *, tenant_id: TenantId, cause: str, size_bytes: int, load_seconds: float
     ) -> None:
-        """Say that an adapter is ready, in a slot."""
+        """Say that an adapter is in host memory: from now on a request for it starts at once."""
         event = AdapterLoaded(
             tenant_id=tenant_id,
             base=self._identity.base,
@@ -38,7 +38,7 @@ class ResidencyLog:
             epoch=self._identity.epoch,
             sequence=next(self._sequence),
             digest=digest,
-            tier="slot",
+            tier="host",
             size_bytes=size_bytes,
             load_seconds=load_seconds,
         )

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import cast
 
-from mint_common.errors import MintError
+from mint_common.errors import MintError, Overloaded
 from mint_common.generation import (
     ChatMessage,
     Delta,
@@ -30,12 +30,15 @@ from services.loader.tiers import Tiers
 class Serving:
     """Generates from the engine."""
 
-    def __init__(self, *, engine: Engine, tiers: Tiers, limits: Limits, engine_id: EngineId) -> None:
+    def __init__(
+        self, *, engine: Engine, tiers: Tiers, limits: Limits, engine_id: EngineId, max_requests: int
+    ) -> None:
         self._engine = engine
         self._tiers = tiers
         self._limits = limits
         self._engine_id = engine_id
         self._requests = itertools.count(1)
+        self._max_requests = max_requests
         self.open_requests = 0
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Sequence[GenerationChunk], None]:
@@ -44,6 +47,9 @@ class Serving:
         Raises before the first chunk: InvalidField, Overloaded, or why the adapter can't be loaded.
         Closing the iterator aborts the request.
         """
+        if self.open_requests >= self._max_requests:
+            metrics.REFUSALS.inc()
+            raise Overloaded(what="the engine", depth=self.open_requests, retry_after_seconds=1)
         outcome = "aborted"
         self.open_requests += 1
         try:
@@ -72,15 +78,20 @@ class Serving:
         request_id = f"{request.request_id}-{next(self._requests)}"
         async with self._adapter(request) as adapter:
             stream = self._engine.generate(
-                request_id=request_id, prompt=prompt, sampling=request.sampling, adapter=adapter
+                request_id=request_id,
+                prompt=prompt,
+                sampling=request.sampling,
+                adapter=adapter,
+                tenant_id=request.tenant_id,
             )
             metrics.TOKENS.labels(kind="prompt").inc(len(prompt))
             yield [Started(engine_id=self._engine_id, revision=stream.served, prompt_tokens=prompt)]
             try:
-                async with aclosing(stream.steps()) as steps:
-                    async for step in steps:
-                        metrics.TOKENS.labels(kind="generated").inc(_count_tokens(step))
-                        yield step
+                with self._tiers.generating():
+                    async with aclosing(stream.steps()) as steps:
+                        async for step in steps:
+                            metrics.TOKENS.labels(kind="generated").inc(_count_tokens(step))
+                            yield step
             except MintError as error:
                 payload = cast("dict[str, str | float | bool | None]", error.to_payload())
                 yield [Failed(error=payload)]

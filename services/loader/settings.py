@@ -43,10 +43,26 @@ class LoaderSettings(BaseModel):
     host_bytes: int = Field(2 << 30, ge=1, description="most bytes of adapter weights in host memory")
     disk_bytes: int = Field(8 << 30, ge=1, description="most bytes of adapter weights in the disk cache")
     queue_depth: int = Field(64, ge=1, description="most loads that wait; one more is refused with 429")
+    tenant_queue_depth: int = Field(48, ge=1, description="most loads of one tenant that wait")
+    queue_wait_seconds: float = Field(60.0, gt=0, description="how long a load may wait; then it is refused")
     load_workers: int = Field(2, ge=1, description="loads that run at once; the engine takes them in turn")
     room_wait_seconds: float = Field(
         20.0, gt=0, description="how long a request waits for an adapter in use to come free"
     )
+    stall_share: float = Field(
+        0.1, gt=0, le=1, description="share of the engine that filling slots may take while others generate"
+    )
+    stall_burst_ms: float = Field(
+        2.0, ge=0, description="engine time that filling slots may take at once beyond its share"
+    )
+    slice_ms: float = Field(2.0, gt=0, description="longest that filling a slot holds the engine up at once")
+    drain_seconds: float = Field(
+        0.5, ge=0, description="how long a request waits for a slot before another adapter must make way"
+    )
+    max_requests: int = Field(
+        512, ge=1, description="most requests at once, waiting ones included; one more is refused with 429"
+    )
+    reconcile_seconds: float = Field(5.0, gt=0, description="how often the engine is asked what it holds")
     prewarm_workers: int = Field(8, ge=1, description="events whose loads are awaited at once")
 
     @model_validator(mode="after")

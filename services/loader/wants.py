@@ -7,15 +7,14 @@ from dataclasses import dataclass, field
 from mint_common.claims import RevisionRef
 from mint_common.errors import MintError
 from mint_common.ids import TenantId
-from services.loader.ports import LoadedAdapter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiter:
-    """One who asked. ``holds``: a request, which counts as in flight from the moment that the load ends."""
+    """One who asked. ``claims``: a request, which has claimed the adapter from the moment the load ends."""
 
-    ready: asyncio.Future[LoadedAdapter]
-    holds: bool
+    ready: asyncio.Future[None]
+    claims: bool
 
 
 @dataclass(slots=True, kw_only=True)
@@ -29,10 +28,10 @@ class Want:
     context: contextvars.Context = field(default_factory=contextvars.copy_context)
     waiters: list[Waiter] = field(default_factory=list)
 
-    def join(self, *, holds: bool) -> Waiter:
+    def join(self, *, claims: bool) -> Waiter:
         """Add one who asked."""
-        ready: asyncio.Future[LoadedAdapter] = asyncio.get_running_loop().create_future()
-        waiter = Waiter(ready=ready, holds=holds)
+        ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiter = Waiter(ready=ready, claims=claims)
         self.waiters.append(waiter)
         return waiter
 
@@ -40,10 +39,10 @@ class Want:
         """Return who has not gone away meanwhile."""
         return [waiter for waiter in self.waiters if not waiter.ready.done()]
 
-    def succeed(self, adapter: LoadedAdapter) -> None:
-        """Hand the adapter to everybody."""
+    def succeed(self) -> None:
+        """Tell everybody that the adapter is in host memory."""
         for waiter in self.present():
-            waiter.ready.set_result(adapter)
+            waiter.ready.set_result(None)
 
     def fail(self, error: MintError) -> None:
         """Raise the error in everybody."""

@@ -21,6 +21,7 @@ from mint_common.adapters_format import (
     fetch_manifest,
     stage_adapter,
 )
+from mint_common.adapters_format.tensor_file import ITEM_BYTES
 from mint_common.blobs.port import Blobs
 from mint_common.claims import RevisionRef
 from mint_common.errors import AdapterInvalid, Unavailable
@@ -31,6 +32,7 @@ from services.loader.core.disk_cache import StoredAdapter, plan_trim
 from services.loader.ports import StagedAdapter
 
 _FOLDER = re.compile(r"[0-9a-f]{64}")
+_ENGINE_ITEM_BYTES = 4  # the engine keeps adapters in float32, its own dtype
 
 
 class DiskCache:
@@ -84,10 +86,13 @@ class DiskCache:
         metrics.LOAD_SECONDS.labels(stage="fetch").observe(staged - began)
         metrics.LOAD_SECONDS.labels(stage="check").observe(self._clock.monotonic() - staged)
         size_bytes = manifest.files[WEIGHTS_FILE].size_bytes
+        host_bytes = size_bytes * _ENGINE_ITEM_BYTES // ITEM_BYTES[manifest.dtype]
         self._stored[revision.digest] = StoredAdapter(
             digest=revision.digest, size_bytes=size_bytes, touched=self._clock.now()
         )
-        return StagedAdapter(digest=revision.digest, folder=folder, size_bytes=size_bytes)
+        return StagedAdapter(
+            digest=revision.digest, folder=folder, size_bytes=size_bytes, host_bytes=host_bytes
+        )
 
     async def trim(self, *, keep: Collection[Digest]) -> None:
         """Remove the least recently used beyond the capacity."""
@@ -97,16 +102,18 @@ class DiskCache:
         for folder in doomed:
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
-    def stored(self) -> Sequence[StagedAdapter]:
+    def stored(self) -> Sequence[StoredAdapter]:
         """Return what is here now."""
-        return [
-            StagedAdapter(digest=entry.digest, folder=self._folder(entry.digest), size_bytes=entry.size_bytes)
-            for entry in self._stored.values()
-        ]
+        return list(self._stored.values())
 
     def holds(self, digest: Digest) -> bool:
         """Return whether an adapter is here."""
         return digest in self._stored
+
+    def size_of(self, digest: Digest) -> int | None:
+        """Return the size of an adapter's weights, if it is here."""
+        entry = self._stored.get(digest)
+        return entry.size_bytes if entry else None
 
     async def _remove(self, digest: Digest) -> None:
         if self._folder(digest).exists():

@@ -1,9 +1,10 @@
 """The engine: vLLM's AsyncLLM with runtime LoRA.
 
 Invariants:
-- An adapter is added before the first request that names it, under an int id, name and path of its own; no
-  id is ever reused and nothing is replaced in place. vLLM's prefix cache keys on name and path, so two
-  revisions never share a block, and a lazy load, whose failure would kill the engine, is never needed.
+- An adapter is in a slot before the first request that names it, under an int id, name and path of its own;
+  no id is ever reused and nothing is replaced in place. vLLM's prefix cache keys on name, path and the
+  tenant's salt, so two revisions or tenants never share a block, and a lazy load, whose failure would kill
+  the engine, is never needed.
 - Log-probabilities are the model's own (``raw_logprobs``): before temperature, top-k and top-p. At
   temperature 1 with both off they are those of the sampling distribution, which is what training needs.
 """
@@ -23,10 +24,13 @@ import msgspec
 from mint_common.adapters_format import BaseFacts
 from mint_common.errors import AdapterInvalid, InvalidField, Unavailable
 from mint_common.generation import ChatMessage, Delta, Finished, Sampling, TokenAlternative
-from mint_common.ids import Digest
-from services.loader.ports import LoadedAdapter
+from mint_common.ids import Digest, TenantId
+from services.loader.adapters.worker_extension import Reply
+from services.loader.ports import LoadedAdapter, Slice
 
 PLUGIN = "mint_engine_fixes"
+_EXTENSION = "services.loader.adapters.worker_extension.AdapterStage"
+_FIRST_POLL_SECONDS, _LAST_POLL_SECONDS = 0.001, 0.02
 _STOP_SECONDS = 2.0  # then it is killed: it has nothing to save, and Python's own exit takes it seconds
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM accepts as max_lora_rank
 _REASONS: Mapping[str, Literal["stop", "length", "abort"]] = {
@@ -80,6 +84,7 @@ def start_engine(config: EngineConfig) -> "VllmEngine":
         tensor_parallel_size=config.tensor_parallel,
         enforce_eager=True,
         kv_cache_memory_bytes=config.kv_cache_bytes,
+        worker_extension_cls=_EXTENSION,
         seed=secrets.randbits(31),  # of requests without a seed: no two engines, or runs, sample alike
         disable_log_stats=True,
         trust_remote_code=False,
@@ -118,25 +123,57 @@ class VllmEngine:
         self._tokenizer = llm.get_tokenizer()
         self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenize")
 
-    async def load(self, adapter: LoadedAdapter) -> None:
-        """Add an adapter to host memory and a slot."""
-        from vllm.v1.engine.exceptions import EngineDeadError
-
+    async def stage(self, adapter: LoadedAdapter) -> int:
+        """Lay an adapter out in the engine process, in a thread beside its loop."""
+        staged = False
         try:
-            await self._llm.add_lora(_lora_request(adapter))
-        except EngineDeadError as error:
-            raise _dead(error) from error
-        except Exception as error:  # a refused adapter arrives as a bare Exception
-            raise AdapterInvalid(reason="engine_refused", problem=str(error)) from error
+            await self._call("mint_stage", adapter.number, adapter.digest, str(adapter.folder))
+            delay = _FIRST_POLL_SECONDS
+            while True:
+                await asyncio.sleep(delay)
+                replies = await self._call("mint_staged", adapter.number)
+                if all("size_bytes" in reply for reply in replies):
+                    break
+                delay = min(1.5 * delay, _LAST_POLL_SECONDS)
+            staged = True
+            return sum(int(reply["size_bytes"]) for reply in replies)
+        finally:
+            if not staged and not self.dead:
+                await self._call("mint_drop", adapter.number)
 
-    async def unload(self, adapter: LoadedAdapter) -> None:
+    async def activate(
+        self, adapter: LoadedAdapter, *, victim: LoadedAdapter | None, slice_ms: float
+    ) -> Slice:
+        """Copy an adapter into a slot."""
+        number = victim.number if victim else None
+        replies = await self._call("mint_activate", adapter.number, number, slice_ms)
+        return Slice(
+            done=all(reply["done"] for reply in replies), stall_ms=max(reply["stall_ms"] for reply in replies)
+        )
+
+    async def unload(self, number: int) -> None:
         """Remove an adapter from host memory and its slot."""
+        await self._call("mint_drop", number)
+
+    async def residents(self) -> Mapping[int, bool]:
+        """Return what the workers have."""
+        found: dict[int, bool] = {}
+        for reply in await self._call("mint_residents"):
+            found |= {int(number): number in reply["slots"] for number in reply["host"]}
+        return found
+
+    async def _call(self, method: str, *args: object) -> Sequence[Reply]:
+        """Call a method of the worker extension; return each worker's reply. Raises AdapterInvalid."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
         try:
-            await self._llm.remove_lora(adapter.number)
+            replies: Sequence[Reply] = await self._llm.collective_rpc(method, args=args)
         except EngineDeadError as error:
             raise _dead(error) from error
+        problem = next((reply["problem"] for reply in replies if "problem" in reply), None)
+        if problem is not None:
+            raise AdapterInvalid(reason="engine_refused", problem=str(problem))
+        return replies
 
     def generate(
         self,
@@ -145,13 +182,14 @@ class VllmEngine:
         prompt: tuple[int, ...],
         sampling: Sampling,
         adapter: LoadedAdapter | None,
+        tenant_id: TenantId,
     ) -> "VllmStream":
         """Start a request when the stream's first step is asked for."""
         from vllm.inputs.engine import tokens_input
 
         lora_request = _lora_request(adapter) if adapter else None
         outputs = self._llm.generate(
-            tokens_input(list(prompt)),
+            tokens_input(list(prompt), cache_salt=tenant_id),
             _sampling_params(sampling),
             request_id,
             lora_request=lora_request,

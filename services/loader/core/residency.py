@@ -1,8 +1,8 @@
-"""Which adapters are on the engine, in which tier, and who may leave.
+"""Which adapters are on the engine, in which tier and state, and who may leave.
 
-Invariants: the adapters counted here, loading ones included, never exceed the capacity in number or bytes;
-a pinned, in-flight or loading adapter is never a victim; at most ``slots`` adapters are in the slot tier.
-Every adapter in a slot is in the host tier as well: vLLM keeps the host copy.
+Invariants: the bytes and the number of adapters counted here, loading ones included, never exceed the
+capacity; a pinned, claimed or loading adapter is never evicted; at most ``slots`` adapters are in slots; an
+adapter that a request runs on keeps its slot. Every adapter in a slot is in host memory as well.
 """
 
 from collections.abc import Mapping
@@ -11,6 +11,7 @@ from enum import StrEnum
 
 from mint_common.errors import NotFound, PreconditionFailed
 from mint_common.ids import Digest
+from services.loader.core.eviction import Policy, worth
 
 
 class Tier(StrEnum):
@@ -21,12 +22,17 @@ class Tier(StrEnum):
     SLOT = "slot"  # in a slot of the engine as well
 
 
-class Readiness(StrEnum):
+class State(StrEnum):
     """How far an adapter is."""
 
-    REGISTERED = "registered"  # wanted or stored, no load has begun
-    PREWARMING = "prewarming"  # its load is running; the room is reserved
-    READY = "ready"  # a request for it starts at once
+    REGISTERED = "registered"  # known, no load is asked for
+    QUEUED = "queued"  # its load waits in the cold queue
+    FETCHING = "fetching"  # its files are fetched, checked and laid out; its room may be reserved already
+    STAGED = "staged"  # finished in host memory
+    ACTIVATING = "activating"  # being copied into a slot
+    READY = "ready"  # in a slot: a request for it starts at once
+    EVICTED = "evicted"  # left the engine; the next request loads it again
+    FAILED = "failed"  # can't be loaded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,35 +46,47 @@ class Capacity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resident:
-    """One adapter on the engine. ``touched`` orders uses (a counter); ``last_used_at`` is their wall time."""
+    """One adapter on the engine.
+
+    ``in_flight`` requests have claimed it; ``running`` of them are with the engine, the others wait for its
+    slot. ``touched`` orders uses; ``last_used_at`` is their wall time; ``slot_since`` when it got its slot.
+    """
 
     digest: Digest
     size_bytes: int
-    readiness: Readiness = Readiness.PREWARMING
-    in_slot: bool = False
+    state: State = State.FETCHING
     pinned: bool = False
     in_flight: int = 0
+    running: int = 0
+    uses: int = 0
     touched: int = 0
+    worth: float = 0.0
     last_used_at: float = 0.0
     load_seconds: float = 0.0
+    slot_since: float = 0.0
 
     @property
     def tier(self) -> Tier:
-        """Return where it is; a load that still runs leaves it stored."""
-        if self.readiness is not Readiness.READY:
+        """Return where it can be used from; a load that still runs leaves it stored."""
+        if self.state is State.FETCHING:
             return Tier.STORED
-        return Tier.SLOT if self.in_slot else Tier.HOST
+        return Tier.SLOT if self.state is State.READY else Tier.HOST
+
+    @property
+    def in_slot(self) -> bool:
+        """Return whether it takes a slot."""
+        return self.state in (State.ACTIVATING, State.READY)
 
     @property
     def evictable(self) -> bool:
         """Return whether it may leave now."""
-        return self.readiness is Readiness.READY and not self.pinned and self.in_flight == 0
+        return self.state in (State.STAGED, State.READY) and not self.pinned and self.in_flight == 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Room:
-    """What making room takes: ``victims`` leave, least recently used first. ``fits`` is False when even that
-    is not enough; ``hopeless`` when waiting for requests to end would not be enough either."""
+    """What making room takes: ``victims`` leave, the least worth first. ``fits`` is False when even that is
+    not enough; ``hopeless`` when waiting for requests to end would not be enough either."""
 
     fits: bool
     victims: tuple[Digest, ...] = ()
@@ -80,35 +98,42 @@ class Residency:
     """The adapters of one engine, as a value; each change returns the next value."""
 
     capacity: Capacity
+    policy: Policy = Policy.GDSF
     residents: Mapping[Digest, Resident] = field(default_factory=dict)
-    clock: int = 0
+    turn: int = 0
+    age: float = 0.0
 
     @property
     def used_bytes(self) -> int:
         """Return the bytes of all residents, loading ones included."""
         return sum(resident.size_bytes for resident in self.residents.values())
 
+    @property
+    def slots_used(self) -> int:
+        """Return how many adapters take a slot."""
+        return sum(resident.in_slot for resident in self.residents.values())
+
     def get(self, digest: Digest) -> Resident | None:
-        """Return a resident, loading or ready."""
+        """Return a resident, loading or finished."""
         return self.residents.get(digest)
 
-    def is_ready(self, digest: Digest) -> bool:
-        """Return whether a request for it can start at once."""
+    def in_host(self, digest: Digest) -> bool:
+        """Return whether an adapter is finished in host memory, in a slot or not."""
         resident = self.residents.get(digest)
-        return resident is not None and resident.readiness is Readiness.READY
+        return resident is not None and resident.state is not State.FETCHING
 
     def plan_room(self, size_bytes: int) -> Room:
         """Decide who must leave so that one more adapter of that size fits."""
         count, used = len(self.residents), self.used_bytes
+        if self._fits(count + 1, used + size_bytes):
+            return Room(fits=True)
         victims: list[Digest] = []
-        idle = sorted((r for r in self.residents.values() if r.evictable), key=lambda r: r.touched)
+        idle = sorted((r for r in self.residents.values() if r.evictable), key=lambda r: (r.worth, r.touched))
         for resident in idle:
-            if self._fits(count + 1, used + size_bytes):
-                break
             victims.append(resident.digest)
             count, used = count - 1, used - resident.size_bytes
-        if self._fits(count + 1, used + size_bytes):
-            return Room(fits=True, victims=tuple(victims))
+            if self._fits(count + 1, used + size_bytes):
+                return Room(fits=True, victims=self._spare(victims, count, used + size_bytes))
         return Room(fits=False, hopeless=self._is_hopeless(size_bytes))
 
     def reserve(self, digest: Digest, size_bytes: int) -> "Residency":
@@ -117,54 +142,129 @@ class Residency:
         assert self._fits(len(self.residents) + 1, self.used_bytes + size_bytes)
         return self._put(Resident(digest=digest, size_bytes=size_bytes))
 
-    def become_ready(self, digest: Digest, *, load_seconds: float, in_flight: int, now: float) -> "Residency":
-        """Finish a load; ``in_flight`` requests have waited for it and hold it from this moment."""
-        resident = self.residents[digest]
-        assert resident.readiness is Readiness.PREWARMING
-        ready = replace(resident, readiness=Readiness.READY, load_seconds=load_seconds, in_flight=in_flight)
-        return _touched(self._put(ready), digest, now)
-
-    def acquire(self, digest: Digest, *, now: float) -> "Residency":
-        """Count one more request on a ready adapter; it moves into a slot."""
-        resident = self.residents[digest]
-        assert resident.readiness is Readiness.READY
-        return _touched(self._put(replace(resident, in_flight=resident.in_flight + 1)), digest, now)
-
-    def release(self, digest: Digest, *, now: float) -> "Residency":
-        """Count one request less."""
-        resident = self.residents[digest]
-        assert resident.in_flight > 0
-        return self._put(replace(resident, in_flight=resident.in_flight - 1, last_used_at=now))
-
-    def with_pin(self, digest: Digest, *, pinned: bool) -> "Residency":
-        """Pin or unpin a ready adapter. Raises NotFound."""
-        return self._put(replace(self._ready(digest), pinned=pinned))
-
-    def evict(self, digest: Digest) -> "Residency":
-        """Remove an idle adapter. Raises NotFound, or PreconditionFailed when it is pinned or in flight."""
-        resident = self._ready(digest)
-        if not resident.evictable:
-            found = "pinned" if resident.pinned else f"in use by {resident.in_flight} requests"
-            raise PreconditionFailed(what=f"adapter {digest}", found=found, expected="idle")
-        return self._drop(digest)
-
     def abandon(self, digest: Digest) -> "Residency":
         """Remove an adapter whose load failed."""
-        assert self.residents[digest].readiness is Readiness.PREWARMING
+        assert self.residents[digest].state is State.FETCHING
         return self._drop(digest)
 
-    def _ready(self, digest: Digest) -> Resident:
+    def finish_load(
+        self, digest: Digest, *, size_bytes: int, load_seconds: float, claims: int, now: float
+    ) -> "Residency":
+        """Finish a load: the adapter is in host memory, and those who waited for it have claimed it.
+
+        ``size_bytes`` is what it really takes, at most what was reserved.
+        """
+        resident = self.residents[digest]
+        assert resident.state is State.FETCHING
+        assert size_bytes <= resident.size_bytes
+        staged = replace(
+            resident,
+            state=State.STAGED,
+            size_bytes=size_bytes,
+            load_seconds=load_seconds,
+            in_flight=claims,
+            uses=max(0, claims - 1),
+        )
+        return self._used(staged, now)
+
+    def claim(self, digest: Digest, *, now: float) -> "Residency":
+        """Count one more request on an adapter in host memory: it stays until the request ends."""
+        resident = self.residents[digest]
+        assert resident.state is not State.FETCHING
+        return self._used(replace(resident, in_flight=resident.in_flight + 1), now)
+
+    def unclaim(self, digest: Digest, *, now: float) -> "Residency":
+        """Count one request less that has not begun to run."""
+        resident = self.residents[digest]
+        assert resident.in_flight > resident.running
+        return self._put(replace(resident, in_flight=resident.in_flight - 1, last_used_at=now))
+
+    def begin(self, digest: Digest) -> "Residency":
+        """Hand one claiming request to the engine; the adapter keeps its slot until it ends."""
+        resident = self.residents[digest]
+        assert resident.state is State.READY
+        assert resident.running < resident.in_flight
+        return self._put(replace(resident, running=resident.running + 1))
+
+    def end(self, digest: Digest) -> "Residency":
+        """Take one request back from the engine; it still claims the adapter."""
+        resident = self.residents[digest]
+        assert resident.running > 0
+        return self._put(replace(resident, running=resident.running - 1))
+
+    def take_slot(self, digest: Digest, *, victim: Digest | None) -> "Residency":
+        """Begin to copy an adapter into a slot: a free one, or that of an adapter that nothing runs on."""
+        resident = self.residents[digest]
+        assert resident.state is State.STAGED
+        changed = dict(self.residents)
+        if victim is not None:
+            loser = self.residents[victim]
+            assert loser.state is State.READY
+            assert loser.running == 0
+            changed[victim] = replace(loser, state=State.STAGED)
+        assert self.slots_used - (victim is not None) < self.capacity.slots
+        changed[digest] = replace(resident, state=State.ACTIVATING)
+        return replace(self, residents=changed)
+
+    def finish_slot(self, digest: Digest, *, now: float) -> "Residency":
+        """Finish the copy."""
+        resident = self.residents[digest]
+        assert resident.state is State.ACTIVATING
+        return self._put(replace(resident, state=State.READY, slot_since=now))
+
+    def fail_slot(self, digest: Digest) -> "Residency":
+        """Give up the copy: the adapter is in host memory as before."""
+        resident = self.residents[digest]
+        assert resident.state is State.ACTIVATING
+        return self._put(replace(resident, state=State.STAGED))
+
+    def with_pin(self, digest: Digest, *, pinned: bool) -> "Residency":
+        """Pin or unpin an adapter in host memory. Raises NotFound."""
+        return self._put(replace(self._finished(digest), pinned=pinned))
+
+    def evict(self, digest: Digest) -> "Residency":
+        """Remove an idle adapter. Raises NotFound, or PreconditionFailed when it is pinned or in use."""
+        resident = self._finished(digest)
+        if not resident.evictable:
+            raise PreconditionFailed(what=f"adapter {digest}", found=_reason(resident), expected="idle")
+        return replace(self._drop(digest), age=max(self.age, resident.worth))
+
+    def _finished(self, digest: Digest) -> Resident:
         resident = self.residents.get(digest)
-        if resident is None or resident.readiness is not Readiness.READY:
+        if resident is None or resident.state is State.FETCHING:
             raise NotFound(kind="adapter on this engine", name=digest)
         return resident
 
     def _fits(self, count: int, size_bytes: int) -> bool:
         return count <= self.capacity.host and size_bytes <= self.capacity.host_bytes
 
+    def _spare(self, victims: list[Digest], count: int, size_bytes: int) -> tuple[Digest, ...]:
+        """Return the victims without those whose leaving is not needed after all."""
+        needed = list(victims)
+        for digest in reversed(victims[:-1]):
+            size = self.residents[digest].size_bytes
+            if self._fits(count + 2, size_bytes + size):
+                needed.remove(digest)
+                count, size_bytes = count + 1, size_bytes + size
+        return tuple(needed)
+
     def _is_hopeless(self, size_bytes: int) -> bool:
         staying = [r for r in self.residents.values() if r.pinned]
         return not self._fits(len(staying) + 1, sum(r.size_bytes for r in staying) + size_bytes)
+
+    def _used(self, resident: Resident, now: float) -> "Residency":
+        turn = self.turn + 1
+        uses = resident.uses + 1
+        value = worth(
+            self.policy,
+            age=self.age,
+            uses=uses,
+            cost_seconds=resident.load_seconds,
+            size_bytes=resident.size_bytes,
+            turn=turn,
+        )
+        used = replace(resident, uses=uses, touched=turn, worth=value, last_used_at=now)
+        return replace(self._put(used), turn=turn)
 
     def _put(self, resident: Resident) -> "Residency":
         return replace(self, residents={**self.residents, resident.digest: resident})
@@ -174,15 +274,9 @@ class Residency:
         return replace(self, residents=kept)
 
 
-def _touched(residency: Residency, digest: Digest, now: float) -> Residency:
-    """Mark as just used: it takes a slot, of the least recently used occupant if none is free.
-
-    This mirrors vLLM, which activates an adapter when it is added or scheduled and frees slots by LRU.
-    """
-    clock = residency.clock + 1
-    used = replace(residency.residents[digest], touched=clock, last_used_at=now, in_slot=True)
-    changed = {**residency.residents, digest: used}
-    in_slots = sorted((r for r in changed.values() if r.in_slot), key=lambda r: r.touched)
-    for resident in in_slots[: max(0, len(in_slots) - residency.capacity.slots)]:
-        changed[resident.digest] = replace(resident, in_slot=False)
-    return replace(residency, residents=changed, clock=clock)
+def _reason(resident: Resident) -> str:
+    if resident.pinned:
+        return "pinned"
+    if resident.state is State.ACTIVATING:
+        return "being activated"
+    return f"in use by {resident.in_flight} requests"

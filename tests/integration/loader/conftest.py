@@ -37,9 +37,11 @@ from services.loader.app import MAX_LOGPROBS, warm_up
 from services.loader.core.requests import Limits
 from services.loader.core.residency import Capacity
 from services.loader.http import add_routes
+from services.loader.loading import LoadLimits
 from services.loader.ports import LoadedAdapter
 from services.loader.residency_log import EngineIdentity, ResidencyLog
 from services.loader.serving import Serving
+from services.loader.slots import SlotLimits
 from services.loader.tiers import TierLimits, Tiers
 
 BASE_DIR = Path(__file__).parents[3] / "bases" / "tiny"
@@ -52,10 +54,10 @@ class CountedEngine(VllmEngine):
 
     loads = 0
 
-    async def load(self, adapter: LoadedAdapter) -> None:
+    async def stage(self, adapter: LoadedAdapter) -> int:
         """Count and load."""
         self.loads += 1
-        await super().load(adapter)
+        return await super().stage(adapter)
 
 
 class GatedBlobs(MemoryBlobs):
@@ -175,9 +177,16 @@ async def make_rig(
                 ),
                 limits=TierLimits(
                     capacity=Capacity(slots=SLOTS, host=HOST, host_bytes=1 << 30),
-                    queue_depth=depth,
-                    load_workers=workers,
-                    room_wait_seconds=20.0,
+                    loads=LoadLimits(
+                        queue_depth=depth,
+                        tenant_queue_depth=depth,
+                        workers=workers,
+                        queue_wait_seconds=60.0,
+                        room_wait_seconds=20.0,
+                    ),
+                    slots=SlotLimits(
+                        stall_share=0.1, stall_burst_ms=2.0, slice_ms=2.0, drain_after_seconds=0.5
+                    ),
                 ),
                 clock=clock,
             )
@@ -191,6 +200,7 @@ async def make_rig(
                     max_logprobs=MAX_LOGPROBS,
                 ),
                 engine_id=engine_id,
+                max_requests=512,
             )
             app = create_http(title="t", service="loader", internal_token=TOKEN, ready=lambda: True)
             info = EngineInfo(

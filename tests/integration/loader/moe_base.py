@@ -1,11 +1,13 @@
 """Engines over tiny bases with experts, random adapters for them, and what transformers makes of both."""
 
 import gc
+import secrets
 import warnings
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,11 +19,9 @@ from mint_common.adapters_format import (
     packed_name,
     peft_name,
 )
-from mint_common.generation import Delta, Sampling
-from mint_common.ids import PolicyId, TenantId
+from mint_common.ids import PolicyId
 from mint_common.runtime.clock import settle
 from services.loader.adapters.vllm_engine import EngineConfig, VllmEngine, start_engine
-from services.loader.ports import LoadedAdapter
 
 
 def random_adapter(
@@ -90,27 +90,30 @@ async def running_engine(
         gc.collect()  # vLLM leaves sockets to the collector, which warns of them
 
 
-async def answer(
-    engine: VllmEngine, adapter: LoadedAdapter | None, *, seed: int, count: int = 12, length: int = 9
-) -> Answer:
-    """Sample from the engine at temperature 1, so that many experts come to work."""
-    prompt = tuple(int(token) for token in np.random.default_rng(seed).integers(3, 250, length))
-    stream = engine.generate(
-        request_id=f"{adapter.number if adapter else 0}-{seed}-{np.random.default_rng().integers(1 << 60)}",
-        prompt=prompt,
-        sampling=Sampling(max_new_tokens=count, temperature=1.0, seed=seed, ignore_eos=True, logprobs=0),
-        adapter=adapter,
-        tenant_id=TenantId("t"),
+async def answer(engine: VllmEngine, adapter: Any, *, seed: int, count: int = 12, length: int = 9) -> Answer:
+    """Sample from vLLM at temperature 1, so that many experts work; ``adapter`` is a LoRARequest or None."""
+    from vllm import SamplingParams
+    from vllm.inputs.engine import tokens_input
+    from vllm.sampling_params import RequestOutputKind
+
+    prompt = [int(token) for token in np.random.default_rng(seed).integers(3, 250, length)]
+    sampling = SamplingParams(
+        max_tokens=count,
+        temperature=1.0,
+        seed=seed,
+        ignore_eos=True,
+        logprobs=0,
+        output_kind=RequestOutputKind.FINAL_ONLY,
     )
-    tokens: list[int] = []
-    logprobs: list[float] = []
-    async for parts in stream.steps():
-        for part in parts:
-            if isinstance(part, Delta):
-                tokens += part.tokens
-                logprobs += part.logprobs
-    assert len(tokens) == len(logprobs) == count
-    return Answer(prompt, tuple(tokens), tuple(logprobs))
+    requests = engine._llm.generate(
+        tokens_input(prompt), sampling, secrets.token_hex(8), lora_request=adapter
+    )
+    (output,) = [output async for output in requests]
+    (completion,) = output.outputs
+    tokens = tuple(completion.token_ids)
+    assert len(tokens) == count
+    chosen = zip(tokens, completion.logprobs, strict=True)
+    return Answer(tuple(prompt), tokens, tuple(entry[token].logprob for token, entry in chosen))
 
 
 def logprobs_under(model: torch.nn.Module, answers: Sequence[Answer]) -> list[list[float]]:

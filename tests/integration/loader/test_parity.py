@@ -87,7 +87,8 @@ async def test_base_and_two_adapters_in_one_batch_agree_with_peft(rig: Any, tmp_
             for i, revision in enumerate(who)
         )
     )
-    folders = {entry.digest: entry.folder for entry in rig.tiers._staging.stored()}
+    cache = rig.tiers._staging
+    folders = {entry.digest: cache._folder(entry.digest) for entry in cache.stored()}
     found = {}
     for i, revision in enumerate(who):
         answers = flat[i :: len(who)]

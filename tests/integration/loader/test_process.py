@@ -179,7 +179,7 @@ async def _follow(loader_url: str, nats_url: str, facts: BaseFacts, blobs: Local
     loaded, failed = by_digest[good.revision.digest], by_digest[bad.revision.digest]
     assert isinstance(loaded, AdapterLoaded)
     assert isinstance(failed, AdapterFailed)
-    assert (loaded.engine_id, loaded.tenant_id, loaded.tier) == ("tiny-9", TENANT, "slot")
+    assert (loaded.engine_id, loaded.tenant_id, loaded.tier) == ("tiny-9", TENANT, "host")
     assert failed.code == "blob_corrupt"
     assert {first.sequence, second.sequence} == {1, 2}
 

@@ -216,7 +216,7 @@ async def test_an_adapter_that_the_engine_refuses_fails_alone(rig: Any) -> None:
 
     adapter = LoadedAdapter(digest=revision.digest, number=1000, folder=staged.folder)
     with pytest.raises(AdapterInvalid):
-        await rig.engine.load(adapter)
+        await rig.engine.stage(adapter)
     assert text_of(await collect(rig, ask()))
 
 

@@ -18,38 +18,64 @@ from mint_common.runtime.clock import ManualClock
 from mint_common.testing.adapters import make_adapter, make_base_facts
 from services.loader.adapters.staging import DiskCache
 from services.loader.core.residency import Capacity
-from services.loader.ports import LoadedAdapter
+from services.loader.loading import LoadLimits
+from services.loader.ports import LoadedAdapter, Slice
 from services.loader.residency_log import EngineIdentity, ResidencyLog
+from services.loader.slots import SlotLimits
 from services.loader.tiers import TierLimits, Tiers
 
 
 class MemoryEngine:
-    """The loading half of an engine; every load waits for ``gate``."""
+    """The adapter half of an engine; every load waits for ``gate``, every copy for ``copy_gate``."""
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, *, slots: int, host: int, stall_ms: float = 0.3) -> None:
         self.gate = asyncio.Event()
         self.gate.set()
+        self.copy_gate = asyncio.Event()
+        self.copy_gate.set()
+        self.stall_ms = stall_ms
         self.loads: list[Digest] = []
-        self.loaded: dict[int, Digest] = {}
+        self.copies: list[Digest] = []
+        self.host: dict[int, Digest] = {}
+        self.slots: set[int] = set()
         self.refused: set[Digest] = set()
-        self._capacity = capacity
+        self._slots = slots
+        self._host = host
 
-    async def load(self, adapter: LoadedAdapter) -> None:
+    async def stage(self, adapter: LoadedAdapter) -> int:
         """Load, or refuse what the test says."""
         self.loads.append(adapter.digest)
         await self.gate.wait()
         if adapter.digest in self.refused:
             raise AdapterInvalid(reason="engine_refused", problem="the test says so")
-        assert adapter.number not in self.loaded
-        assert adapter.digest not in self.loaded.values()
-        assert adapter.folder.is_dir(), "the engine may read it again at any time"
-        self.loaded[adapter.number] = adapter.digest
-        assert len(self.loaded) <= self._capacity
+        assert adapter.number not in self.host
+        assert adapter.digest not in self.host.values()
+        self.host[adapter.number] = adapter.digest
+        assert len(self.host) <= self._host, "vLLM's own LRU would evict"
+        return 100
 
-    async def unload(self, adapter: LoadedAdapter) -> None:
+    async def activate(
+        self, adapter: LoadedAdapter, *, victim: LoadedAdapter | None, slice_ms: float
+    ) -> Slice:
+        """Copy in one slice."""
+        self.copies.append(adapter.digest)
+        await self.copy_gate.wait()
+        assert adapter.number in self.host
+        if victim is not None:
+            self.slots.discard(victim.number)
+        self.slots.add(adapter.number)
+        assert len(self.slots) <= self._slots, "vLLM's own LRU would evict"
+        return Slice(done=True, stall_ms=self.stall_ms)
+
+    async def unload(self, number: int) -> None:
         """Unload."""
         await asyncio.sleep(0)
-        del self.loaded[adapter.number]
+        self.slots.discard(number)
+        self.host.pop(number, None)
+
+    async def residents(self) -> dict[int, bool]:
+        """Return what is here."""
+        return {number: number in self.slots for number in self.host}
 
 
 @dataclass
@@ -99,11 +125,15 @@ async def make_bench(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Be
             workers: int = 1,
             room_wait: float = 5.0,
             disk_bytes: int = 1 << 20,
+            tenant_depth: int = 64,
+            queue_wait: float = 1000.0,
+            drain_after: float = 0.5,
+            stall_ms: float = 0.3,
         ) -> Bench:
             facts, clock, blobs = make_base_facts(), ManualClock(start=100.0), MemoryBlobs()
             cache = DiskCache(blobs, facts, root=tmp_path / "cache", capacity_bytes=disk_bytes, clock=clock)
             cache.open()
-            engine, announced = MemoryEngine(host), Announced()
+            engine, announced = MemoryEngine(slots=slots, host=host, stall_ms=stall_ms), Announced()
             identity = EngineIdentity(engine_id=EngineId("e"), epoch="epoch_1", base=facts.name)
             tiers = Tiers(
                 engine=engine,
@@ -111,9 +141,16 @@ async def make_bench(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Be
                 log=ResidencyLog(identity, announced),
                 limits=TierLimits(
                     capacity=Capacity(slots=slots, host=host, host_bytes=1 << 20),
-                    queue_depth=depth,
-                    load_workers=workers,
-                    room_wait_seconds=room_wait,
+                    loads=LoadLimits(
+                        queue_depth=depth,
+                        tenant_queue_depth=tenant_depth,
+                        workers=workers,
+                        queue_wait_seconds=queue_wait,
+                        room_wait_seconds=room_wait,
+                    ),
+                    slots=SlotLimits(
+                        stall_share=0.1, stall_burst_ms=2.0, slice_ms=2.0, drain_after_seconds=drain_after
+                    ),
                 ),
                 clock=clock,
             )

@@ -1,84 +1,188 @@
-"""The cold queue: one load per revision, bounded, most urgent first."""
+"""The cold queue: one load per revision, bounded, urgent first, fair among tenants."""
+
+from collections import Counter
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mint_common.errors import Overloaded
-from mint_common.ids import Digest
-from services.loader.core.cold_queue import ColdQueue, Priority
+from mint_common.ids import Digest, TenantId
+from services.loader.core.cold_queue import ColdQueue, Job, Priority
+
+A, B, C = TenantId("a"), TenantId("b"), TenantId("c")
 
 
 def digest(number: int) -> Digest:
     return Digest(f"sha256:{number:064x}")
 
 
-def ask(queue: ColdQueue, number: int, priority: Priority = Priority.REQUEST) -> ColdQueue:
-    return queue.ask(digest(number), priority, load_seconds=()).queue
+def empty(*, depth: int = 9, tenant_depth: int = 9, workers: int = 1) -> ColdQueue:
+    return ColdQueue(depth=depth, tenant_depth=tenant_depth, workers=workers)
+
+
+def ask(
+    queue: ColdQueue,
+    number: int,
+    priority: Priority = Priority.REQUEST,
+    *,
+    tenant: TenantId = A,
+    size: int = 10,
+    deadline: float = float("inf"),
+) -> ColdQueue:
+    return queue.ask(
+        digest(number), priority, tenant_id=tenant, size_bytes=size, load_seconds=(), deadline=deadline
+    ).queue
+
+
+def drain(queue: ColdQueue) -> list[Job]:
+    jobs = []
+    while True:
+        queue, job = queue.start()
+        if job is None:
+            return jobs
+        jobs.append(job)
+        queue = queue.finish(job.digest)
 
 
 def test_everybody_who_wants_one_revision_shares_one_job() -> None:
-    queue = ColdQueue(depth=2)
+    queue = empty()
     for _ in range(50):
         queue = ask(queue, 1)
     assert len(queue.waiting) == 1
     assert queue.waiting[0].waiters == 50
     queue, job = queue.start()
     assert job is not None
-    assert queue.ask(digest(1), Priority.REQUEST, load_seconds=()).joined
+    assert queue.ask(digest(1), Priority.REQUEST, tenant_id=B, size_bytes=1, load_seconds=()).joined
     assert ask(queue, 1).start()[1] is None
 
 
 def test_requests_go_before_prewarms_and_prewarms_before_prefetches() -> None:
-    queue = ColdQueue(depth=9)
+    queue = empty()
     for number, priority in enumerate(
         (Priority.PREFETCH, Priority.PREWARM, Priority.REQUEST, Priority.REQUEST)
     ):
         queue = ask(queue, number, priority)
-    order = []
+    assert [job.digest for job in drain(queue)] == [digest(2), digest(3), digest(1), digest(0)]
+
+
+def test_a_request_makes_a_waiting_prewarm_urgent() -> None:
+    queue = ask(ask(empty(), 1, Priority.PREWARM), 2)
+    assert drain(ask(queue, 1))[0].digest == digest(1)
+
+
+def test_a_single_load_of_one_tenant_goes_before_the_flood_of_another() -> None:
+    queue = empty(depth=100, tenant_depth=90)
+    for number in range(50):
+        queue = ask(queue, number)
+    for _ in range(5):
+        queue, job = queue.start()
+        assert job is not None
+        queue = queue.finish(job.digest)
+    order = [job.tenant_id for job in drain(ask(queue, 99, tenant=B))]
+    assert order.index(B) <= 1
+
+
+def test_tenants_share_by_bytes_not_by_count() -> None:
+    queue = empty(depth=100, tenant_depth=90)
+    for number in range(8):
+        queue = ask(queue, number, size=100)
+    for number in range(40):
+        queue = ask(queue, 100 + number, tenant=B, size=10)
+    first = drain(queue)[:22]
+    weighed = Counter[TenantId]()
+    for job in first:
+        weighed[job.tenant_id] += job.size_bytes
+    assert abs(weighed[A] - weighed[B]) <= 100
+
+
+def test_who_weighed_more_than_expected_pays_later() -> None:
+    queue = empty(depth=100, tenant_depth=90)
+    for number in range(6):
+        queue = ask(ask(queue, number), 100 + number, tenant=B)
+    order: list[TenantId] = []
     while True:
         queue, job = queue.start()
         if job is None:
             break
-        order.append(job.digest)
-        queue = queue.finish(job.digest)
-    assert order == [digest(2), digest(3), digest(1), digest(0)]
+        order.append(job.tenant_id)
+        queue = queue.finish(job.digest, size_bytes=30 if job.tenant_id == A else 10)
+    assert order[:4].count(A) == 1
+    assert order[:8].count(B) == 6
 
 
-def test_a_request_makes_a_waiting_prewarm_urgent() -> None:
-    queue = ask(ask(ColdQueue(depth=9), 1, Priority.PREWARM), 2)
-    assert ask(queue, 1).start()[1].digest == digest(1)  # type: ignore[union-attr]  # there is a job
+def test_a_job_wanted_by_a_tenant_with_a_short_line_moves_into_it() -> None:
+    queue = empty(depth=100, tenant_depth=90)
+    for number in range(20):
+        queue = ask(queue, number)
+    queue = ask(queue, 19, tenant=B)
+    assert digest(19) in [job.digest for job in drain(queue)[:2]]
 
 
 def test_a_full_queue_refuses_and_says_when_to_come_again() -> None:
-    queue = ask(ask(ColdQueue(depth=2), 1), 2)
+    queue = ask(ask(empty(depth=2), 1), 2)
     with pytest.raises(Overloaded) as refused:
-        queue.ask(digest(3), Priority.REQUEST, load_seconds=(2.0, 3.0, 100.0))
+        queue.ask(digest(3), Priority.REQUEST, tenant_id=A, size_bytes=1, load_seconds=(2.0, 3.0, 100.0))
     assert refused.value.retry_after_seconds == 6
     assert refused.value.retryable
-    assert queue.ask(digest(2), Priority.REQUEST, load_seconds=()).joined
+    assert ask(queue, 2).job(digest(2)) is not None
+
+
+def test_a_tenant_with_a_full_line_is_refused_while_another_is_not() -> None:
+    queue = ask(ask(empty(tenant_depth=2), 1), 2)
+    with pytest.raises(Overloaded, match="tenant"):
+        ask(queue, 3)
+    assert ask(queue, 3, tenant=B).job(digest(3)) is not None
+
+
+def test_a_full_queue_takes_from_the_longest_line_for_the_shortest() -> None:
+    queue = empty(depth=4, tenant_depth=4)
+    for number in range(4):
+        queue = ask(queue, number)
+    admission = queue.ask(digest(9), Priority.REQUEST, tenant_id=B, size_bytes=1, load_seconds=())
+    assert admission.shed == digest(3)
+    queue = ask(admission.queue, 8, tenant=B)
+    with pytest.raises(Overloaded):
+        ask(queue, 7, tenant=B)
 
 
 def test_a_full_queue_sheds_its_last_prewarm_for_a_request() -> None:
-    queue = ask(ask(ask(ColdQueue(depth=3), 1, Priority.PREWARM), 2, Priority.PREWARM), 3)
-    admission = queue.ask(digest(4), Priority.REQUEST, load_seconds=())
+    queue = ask(ask(ask(empty(depth=3), 1, Priority.PREWARM), 2, Priority.PREWARM), 3)
+    admission = queue.ask(digest(4), Priority.REQUEST, tenant_id=A, size_bytes=1, load_seconds=())
     assert admission.shed == digest(2)
     assert [job.digest for job in admission.queue.waiting] == [digest(1), digest(3), digest(4)]
-    with pytest.raises(Overloaded):
-        queue.ask(digest(4), Priority.PREWARM, load_seconds=())
 
 
 def test_a_job_that_nobody_wants_any_more_is_dropped_unless_it_runs() -> None:
-    queue = ask(ask(ColdQueue(depth=9), 1), 1)
+    queue = ask(ask(empty(), 1), 1)
     assert queue.leave(digest(1)).job(digest(1)) is not None
-    assert queue.leave(digest(1)).leave(digest(1)).job(digest(1)) is None
+    gone = queue.leave(digest(1)).leave(digest(1))
+    assert gone.job(digest(1)) is None
+    assert (gone.turns, dict(gone.credit)) == ((), {})
     running, _ = queue.start()
     assert running.leave(digest(1)).leave(digest(1)).job(digest(1)) is not None
     assert running.leave(digest(7)) == running
 
 
+def test_what_waits_past_its_deadline_is_dropped() -> None:
+    queue = ask(ask(empty(), 1, deadline=5.0), 2, deadline=9.0)
+    assert queue.next_deadline == 5.0
+    queue, late = queue.expire(5.0)
+    assert [job.digest for job in late] == [digest(1)]
+    assert [job.digest for job in queue.waiting] == [digest(2)]
+    assert ask(queue, 2, deadline=20.0).next_deadline == 20.0, "the last who waits decides"
+
+
+def test_positions_are_the_order_of_starting() -> None:
+    queue = empty(depth=99, tenant_depth=99)
+    for number in range(4):
+        queue = ask(ask(queue, number, Priority(number % 3)), 50 + number, tenant=B, size=25)
+    order = [job.digest for job in drain(queue)]
+    assert [queue.position(each) for each in order] == list(range(8))
+
+
 def test_no_more_run_than_there_are_workers() -> None:
-    queue = ColdQueue(depth=9, workers=2)
+    queue = empty(workers=2)
     for number in range(4):
         queue = ask(queue, number)
     queue, _ = queue.start()
@@ -90,16 +194,20 @@ def test_no_more_run_than_there_are_workers() -> None:
 @given(
     st.lists(
         st.one_of(
-            st.tuples(st.just("ask"), st.integers(0, 6), st.sampled_from(Priority)),
-            st.tuples(st.sampled_from(("leave", "finish")), st.integers(0, 6), st.none()),
-            st.tuples(st.just("start"), st.none(), st.none()),
+            st.tuples(
+                st.just("ask"), st.integers(0, 9), st.sampled_from(Priority), st.sampled_from((A, B, C))
+            ),
+            st.tuples(st.sampled_from(("leave", "finish")), st.integers(0, 9), st.none(), st.none()),
+            st.tuples(st.just("start"), st.none(), st.none(), st.none()),
         ),
         max_size=60,
     )
 )
-def test_any_history_keeps_the_bounds(history: list[tuple[str, int | None, Priority | None]]) -> None:
-    queue = ColdQueue(depth=3, workers=2)
-    for verb, number, priority in history:
+def test_any_history_keeps_the_bounds(
+    history: list[tuple[str, int | None, Priority | None, TenantId | None]],
+) -> None:
+    queue = empty(depth=4, tenant_depth=3, workers=2)
+    for verb, number, priority, tenant in history:
         if verb == "start":
             queue, job = queue.start()
             waiting = [*queue.waiting, job] if job else list(queue.waiting)
@@ -107,14 +215,37 @@ def test_any_history_keeps_the_bounds(history: list[tuple[str, int | None, Prior
         elif verb == "ask":
             assert number is not None
             assert priority is not None
+            assert tenant is not None
             try:
-                queue = queue.ask(digest(number), priority, load_seconds=(0.2,)).queue
+                queue = ask(queue, number, priority, tenant=tenant, size=1 + 7 * number)
             except Overloaded:
-                assert len(queue.waiting) == 3
+                lines = Counter(job.tenant_id for job in queue.waiting)
+                assert len(queue.waiting) == 4 or lines[tenant] == 3
         else:
             assert number is not None
             queue = getattr(queue, verb)(digest(number))
         jobs = [job.digest for job in (*queue.waiting, *queue.running)]
         assert len(jobs) == len(set(jobs))
-        assert len(queue.waiting) <= 3
+        assert len(queue.waiting) <= 4
         assert len(queue.running) <= 2
+        assert set(queue.turns) == {job.tenant_id for job in queue.waiting}
+        assert set(queue.credit) <= set(queue.turns)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from((A, B, C)), st.integers(1, 50)), min_size=1, max_size=60),
+    st.integers(1, 50),
+)
+def test_nobody_waits_longer_than_its_round(others: list[tuple[TenantId, int]], size: int) -> None:
+    queue = empty(depth=100, tenant_depth=100)
+    for number, (tenant, other) in enumerate(others):
+        queue = ask(queue, number, tenant=tenant, size=other)
+    mine = TenantId("mine")
+    queue = ask(queue, 99, tenant=mine, size=size)
+    before = Counter[TenantId]()
+    for job in drain(queue):
+        if job.tenant_id == mine:
+            break
+        before[job.tenant_id] += job.size_bytes
+    largest = max(size, *(other for _, other in others))
+    assert all(weighed <= 2 * largest for weighed in before.values())

@@ -55,7 +55,7 @@ async def test_more_adapters_than_host_capacity_all_get_their_turn(make_bench: M
     revisions = [await bench.revision(seed) for seed in range(8)]
     answers = await asyncio.gather(*(use(bench, revision) for revision in revisions * 2))
     assert answers == [revision.digest for revision in revisions * 2]
-    assert len(bench.engine.loaded) == 2
+    assert len(bench.engine.host) == 2
     assert bench.kinds().count("adapter.evicted") == bench.kinds().count("adapter.loaded") - 2
     sequences = [event.sequence for event in bench.announced.events]
     assert sequences == list(range(1, len(sequences) + 1))
@@ -67,7 +67,7 @@ async def test_eviction_is_invisible_to_the_next_request(make_bench: Make) -> No
     for revision in (first, second, first):
         assert await use(bench, revision) == revision.digest
     assert bench.engine.loads == [first.digest, second.digest, first.digest]
-    assert list(bench.engine.loaded) == [3], "each load has a number of its own"
+    assert list(bench.engine.host) == [3], "each load has a number of its own"
 
 
 async def test_a_full_queue_refuses_and_the_waiting_still_load(make_bench: Make) -> None:
@@ -246,7 +246,7 @@ async def test_a_bad_adapter_fails_its_waiters_and_nobody_else(
     assert (bad.digest in bench.engine.loads) == reaches_engine
     failed = [event for event in bench.announced.events if isinstance(event, AdapterFailed)]
     assert [(event.digest, event.code) for event in failed] == [(bad.digest, error.code)]
-    assert list(bench.engine.loaded.values()) == [good.digest]
+    assert list(bench.engine.host.values()) == [good.digest]
 
 
 async def test_files_that_rot_on_disk_are_fetched_again(make_bench: Make) -> None:
@@ -254,8 +254,8 @@ async def test_files_that_rot_on_disk_are_fetched_again(make_bench: Make) -> Non
     revision = await bench.revision(0)
     await use(bench, revision)
     await bench.tiers.evict(revision.digest, cause="admin")
-    (stored,) = bench.cache.stored()
-    (stored.folder / "adapter_model.safetensors").write_bytes(b"rotten")
+    folder = bench.cache._folder(revision.digest)
+    (folder / "adapter_model.safetensors").write_bytes(b"rotten")
     assert await use(bench, revision) == revision.digest
 
 
@@ -265,7 +265,7 @@ async def test_the_disk_cache_is_bounded_but_keeps_what_is_resident(make_bench: 
     for revision in revisions:
         await use(bench, revision)
     await until(lambda: len(bench.cache.stored()) == 2)
-    assert {entry.digest for entry in bench.cache.stored()} == set(bench.engine.loaded.values())
+    assert {entry.digest for entry in bench.cache.stored()} == set(bench.engine.host.values())
 
 
 async def test_loads_are_announced_for_whom_they_ran(make_bench: Make) -> None:

@@ -1,0 +1,202 @@
+"""What MinT adds to vLLM's worker, in the engine process: adapters are laid out beside the engine's loop.
+
+vLLM's own `add_lora` reads, parses, merges and copies between two steps of the engine, and every tenant waits
+for it. Here a thread does all but the copy, and the copy comes in slices of bounded length.
+
+Invariants: only the engine's thread touches vLLM's registers, the thread that builds touches none of them;
+no method raises (with several workers an exception leaves the others' replies unread, and later calls get
+them: vllm-project/vllm#57846), failures are values; the loader keeps at most ``max_cpu_loras`` adapters here
+and ``max_loras`` in slots, so vLLM's own LRU never evicts and nothing is ever read inside a step.
+
+Written against vLLM 0.32; tests/integration/loader/test_staging_engine.py fails when what it uses changes.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, ParamSpec
+
+P = ParamSpec("P")
+Reply = dict[str, Any]  # Any: msgpack carries it; the keys are read by vllm_engine.py only
+_Lora = Any  # vLLM's LoRAModel and its parts: this module is imported before vLLM is
+
+
+def _replying(method: Callable[P, Reply]) -> Callable[P, Reply]:
+    """Turn exceptions into values."""
+
+    @wraps(method)
+    def reply(*args: P.args, **kwargs: P.kwargs) -> Reply:
+        try:
+            return method(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001  # whatever vLLM raises must not cross the ranks
+            return _problem(error)
+
+    return reply
+
+
+class AdapterStage:
+    """Mixed into vLLM's Worker as ``worker_extension_cls``; its methods are called by `collective_rpc`."""
+
+    model_runner: Any  # vLLM's Worker has it
+
+    @_replying
+    def mint_stage(self, number: int, name: str, folder: str) -> Reply:
+        """Begin to lay an adapter out; returns at once."""
+        self._mint_desk().stage(number, name, folder)
+        return {}
+
+    @_replying
+    def mint_staged(self, number: int) -> Reply:
+        """Return whether an adapter is laid out; from then on it is in host memory."""
+        return self._mint_desk().staged(number)
+
+    @_replying
+    def mint_activate(self, number: int, victim: int | None, slice_ms: float) -> Reply:
+        """Copy an adapter, or some of it, into a slot."""
+        return self._mint_desk().activate(number, victim, slice_ms)
+
+    @_replying
+    def mint_drop(self, number: int) -> Reply:
+        """Forget an adapter."""
+        self._mint_desk().drop(number)
+        return {}
+
+    @_replying
+    def mint_residents(self) -> Reply:
+        """Return what is here."""
+        return self._mint_desk().residents()
+
+    def _mint_desk(self) -> "Desk":
+        desk = self.__dict__.get("mint_desk")
+        if desk is None:
+            desk = self.__dict__["mint_desk"] = Desk(self.model_runner.lora_manager)
+        return desk
+
+
+@dataclass(slots=True)
+class Copying:
+    """An adapter on its way into the slot ``index``: the modules that are left."""
+
+    number: int
+    index: int
+    modules: Iterator[tuple[str, Any]]
+
+
+class Desk:
+    """One worker's adapters that are being laid out, finished, or copied."""
+
+    def __init__(self, worker_manager: Any) -> None:
+        self._loader = worker_manager
+        self._manager = worker_manager._adapter_manager  # noqa: SLF001  # vLLM offers no other way in
+        self._builder = ThreadPoolExecutor(1, thread_name_prefix="mint-stage", initializer=_use_any_core)
+        self._building: dict[int, Future[tuple[_Lora, int, float]]] = {}
+        self._finished: dict[int, Reply] = {}
+        self._copying: Copying | None = None
+
+    def stage(self, number: int, name: str, folder: str) -> None:
+        """Begin to build."""
+        from vllm.lora.request import LoRARequest
+
+        request = LoRARequest(lora_name=name, lora_int_id=number, lora_path=folder)
+        self._building[number] = self._builder.submit(build, self._loader, request)
+
+    def staged(self, number: int) -> Reply:
+        """Return {} while it is being built, else what it takes; registers it with vLLM."""
+        if number in self._finished:  # asked again: another worker was not done yet
+            return self._finished[number]
+        future = self._building[number]
+        if not future.done():
+            return {}
+        del self._building[number]
+        lora, size_bytes, build_ms = future.result()
+        self._manager._registered_adapters[number] = lora  # noqa: SLF001  # add_adapter would merge again
+        self._finished[number] = {"size_bytes": size_bytes, "build_ms": build_ms}
+        return self._finished[number]
+
+    def activate(self, number: int, victim: int | None, slice_ms: float) -> Reply:
+        """Copy module by module until the slice is over. A slot half copied belongs to nobody."""
+        began = time.perf_counter()
+        manager = self._manager
+        lora = manager._registered_adapters.cache[number]  # noqa: SLF001  # .cache: without touching the LRU
+        if self._copying is None or self._copying.number != number:
+            if victim is not None:
+                manager.deactivate_adapter(victim)
+            index = manager.lora_index_to_id.index(None)
+            self._copying = Copying(number, index, iter(manager.modules.items()))
+        copying = self._copying
+        for name, module in copying.modules:
+            layer = manager._get_lora_layer_weights(lora, name)  # noqa: SLF001
+            if layer is None:
+                module.reset_lora(copying.index)
+            else:
+                module.set_lora(copying.index, layer.lora_a, layer.lora_b)
+            if _milliseconds_since(began) >= slice_ms:
+                return {"done": False, "stall_ms": _milliseconds_since(began)}
+        self._copying = None
+        manager.lora_index_to_id[copying.index] = number
+        manager._active_adapters[number] = None  # noqa: SLF001
+        return {"done": True, "stall_ms": _milliseconds_since(began)}
+
+    def drop(self, number: int) -> None:
+        """Forget it in whichever state it is."""
+        future = self._building.pop(number, None)
+        if future is not None:
+            future.cancel()
+        if self._copying is not None and self._copying.number == number:
+            self._copying = None
+        self._finished.pop(number, None)
+        self._manager.remove_adapter(number)
+
+    def residents(self) -> Reply:
+        """Return the numbers in host memory, and of those the ones in slots."""
+        in_slots = [number for number in self._manager.lora_index_to_id if number is not None]
+        return {"host": sorted(self._manager.list_adapters()), "slots": in_slots}
+
+
+def build(worker_manager: Any, request: Any) -> tuple[_Lora, int, float]:
+    """Read, check and merge an adapter into memory of its own; return it, its bytes and the milliseconds.
+
+    What vLLM's `_load_adapter` and `_add_adapter` do, without entering it anywhere.
+    """
+    began = time.perf_counter()
+    manager = worker_manager._adapter_manager  # noqa: SLF001
+    lora = worker_manager._load_adapter(request)  # noqa: SLF001
+    if lora.loras:
+        manager._create_merged_loras_inplace(lora)  # noqa: SLF001
+    if not any(manager._get_lora_layer_weights(lora, name) for name in manager.modules):  # noqa: SLF001
+        raise ValueError("no module of the base matches: it would answer as the bare base")
+    size_bytes = _own(lora)
+    return lora, size_bytes, _milliseconds_since(began)
+
+
+def _own(lora: _Lora) -> int:
+    """Copy what is still mapped from the file, so that no slot waits for a disk; return the bytes."""
+    copies: dict[int, Any] = {}
+
+    def own(tensor: Any) -> Any:
+        if tensor is None:
+            return None
+        return copies.setdefault(id(tensor), tensor.clone())
+
+    originals = list(lora.loras.values())
+    for layer in originals:
+        for side in ("lora_a", "lora_b"):
+            value = getattr(layer, side)
+            setattr(layer, side, [own(tensor) for tensor in value] if isinstance(value, list) else own(value))
+    return sum(copy.nbytes for copy in copies.values())
+
+
+def _use_any_core() -> None:
+    """Leave the core that vLLM binds its own threads to."""
+    os.sched_setaffinity(0, range(os.cpu_count() or 1))
+
+
+def _problem(error: BaseException) -> Reply:
+    return {"problem": f"{type(error).__name__}: {error}"}
+
+
+def _milliseconds_since(began: float) -> float:
+    return (time.perf_counter() - began) * 1e3

@@ -1,0 +1,43 @@
+"""How much of the engine's time putting adapters into slots may take.
+
+While others generate, each millisecond of an activation is one that their next token waits. The share that
+it may take is fixed: following the latency of the moment lets bursts through just when it hurts most.
+
+Invariant: in any span of t milliseconds, activations stall the engine for at most
+``burst_ms + share * t`` and one slice.
+"""
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StallBudget:
+    """A bucket of engine milliseconds: it fills by ``share``, and a measured stall empties it.
+
+    It may go below zero, as a stall is known only after it has happened; nothing starts until it is back.
+    """
+
+    share: float
+    burst_ms: float
+    level_ms: float
+    at: float
+
+    @classmethod
+    def full(cls, *, share: float, burst_ms: float, now: float) -> "StallBudget":
+        """Return a budget of which nothing is spent."""
+        assert 0 < share <= 1
+        return cls(share=share, burst_ms=burst_ms, level_ms=burst_ms, at=now)
+
+    def wait_seconds(self, now: float) -> float:
+        """Return how long nothing may start."""
+        missing = -self._filled(now).level_ms
+        return max(0.0, missing / (1000.0 * self.share))
+
+    def spend(self, stall_ms: float, *, now: float) -> "StallBudget":
+        """Take what a slice was measured to cost."""
+        filled = self._filled(now)
+        return replace(filled, level_ms=filled.level_ms - stall_ms)
+
+    def _filled(self, now: float) -> "StallBudget":
+        gained = 1000.0 * self.share * max(0.0, now - self.at)
+        return replace(self, level_ms=min(self.burst_ms, self.level_ms + gained), at=max(now, self.at))

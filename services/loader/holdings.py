@@ -1,0 +1,70 @@
+"""What the engine holds now: the residency value, and the engine's own number of each adapter.
+
+Invariant: every resident that is finished has its engine number here, and nothing else has one.
+"""
+
+import asyncio
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from mint_common.claims import RevisionRef
+from mint_common.ids import Digest, TenantId
+from services.loader import metrics
+from services.loader.core.residency import Residency, State
+from services.loader.ports import LoadedAdapter
+from services.loader.residency_log import ResidencyLog
+
+_REMEMBERED_ENDS = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """An adapter on the engine: what it is of, and for whom it was loaded."""
+
+    adapter: LoadedAdapter
+    revision: RevisionRef
+    tenant_id: TenantId
+
+
+class Holdings:
+    """The state that loads, slots and requests share; changed between awaits only."""
+
+    def __init__(self, residency: Residency, log: ResidencyLog) -> None:
+        self.residency = residency
+        self.held: dict[Digest, Held] = {}
+        self.generating = 0
+        self.freed = asyncio.Event()
+        self._log = log
+        self._ends: OrderedDict[Digest, State] = OrderedDict()
+
+    def enter(self, digest: Digest, held: Held) -> None:
+        """Note a finished adapter."""
+        self.held[digest] = held
+        self._ends.pop(digest, None)
+        self.measure()
+
+    def drop(self, digest: Digest, *, cause: str) -> LoadedAdapter:
+        """Take an idle adapter out and say so; the caller unloads it. Raises as `Residency.evict`."""
+        self.residency = self.residency.evict(digest)
+        held = self.held.pop(digest)
+        self.note_end(digest, State.EVICTED)
+        self._log.evicted(digest, tenant_id=held.tenant_id, cause=cause)
+        self.measure()
+        return held.adapter
+
+    def note_end(self, digest: Digest, state: State) -> None:
+        """Remember for a while how an adapter ended; names beyond a bound are forgotten."""
+        self._ends[digest] = state
+        self._ends.move_to_end(digest)
+        if len(self._ends) > _REMEMBERED_ENDS:
+            self._ends.popitem(last=False)
+
+    def end_of(self, digest: Digest) -> State:
+        """Return how an adapter that is not here ended, or that nothing is known of it."""
+        return self._ends.get(digest, State.REGISTERED)
+
+    def measure(self) -> None:
+        """Export what is here."""
+        metrics.RESIDENTS.set(len(self.residency.residents))
+        metrics.HOST_BYTES.set(self.residency.used_bytes)
+        metrics.SLOTS_USED.set(self.residency.slots_used)

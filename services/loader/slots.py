@@ -1,0 +1,199 @@
+"""Slots over time: one activation at a time, in slices, within the stall budget.
+
+Invariants: all decisions are `core.batching`'s and `core.admission`'s; a request runs on an adapter in a slot
+only, so at most ``slots`` distinct adapters are with the engine; nothing waits on an adapter for ever.
+"""
+
+import asyncio
+from dataclasses import dataclass, field
+
+from mint_common.errors import MintError, Unavailable
+from mint_common.ids import Digest
+from mint_common.runtime.clock import Clock
+from mint_common.waiting import wait_for_event
+from services.loader import metrics
+from services.loader.core.admission import StallBudget
+from services.loader.core.batching import Grant, Waiting, next_drain_seconds, plan_slots
+from services.loader.core.residency import State
+from services.loader.holdings import Holdings
+from services.loader.ports import Engine
+
+_IDLE_SECONDS = 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotLimits:
+    """How much activation the engine takes while others generate, and how long nobody must make way."""
+
+    stall_share: float
+    stall_burst_ms: float
+    slice_ms: float
+    drain_after_seconds: float
+
+
+@dataclass(slots=True, kw_only=True)
+class _Line:
+    """Who waits for one adapter's slot; the first request came at ``since``."""
+
+    since: float
+    requests: list[asyncio.Future[None]] = field(default_factory=list)
+    prewarms: list[asyncio.Future[None]] = field(default_factory=list)
+
+
+class Slots:
+    """Puts adapters of the host tier into slots, for requests that have claimed them."""
+
+    def __init__(self, *, engine: Engine, holdings: Holdings, limits: SlotLimits, clock: Clock) -> None:
+        self._engine = engine
+        self._holdings = holdings
+        self._limits = limits
+        self._clock = clock
+        self._budget = StallBudget.full(
+            share=limits.stall_share, burst_ms=limits.stall_burst_ms, now=clock.monotonic()
+        )
+        self._lines: dict[Digest, _Line] = {}
+        self._draining: frozenset[Digest] = frozenset()
+        self._wake = asyncio.Event()
+
+    async def enter(self, digest: Digest) -> None:
+        """Let one claiming request onto the engine, when its adapter has a slot and may take requests."""
+        if self._is_open(digest):
+            self._holdings.residency = self._holdings.residency.begin(digest)
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._line(digest).requests.append(turn)
+        self._wake.set()
+        began = self._clock.monotonic()
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if not turn.cancelled() and turn.exception() is None:
+                self.leave(digest)  # its turn had come just then
+            raise
+        finally:
+            metrics.SLOT_WAIT_SECONDS.observe(self._clock.monotonic() - began)
+
+    def leave(self, digest: Digest) -> None:
+        """Take a request off the engine."""
+        self._holdings.residency = self._holdings.residency.end(digest)
+        if self._lines:
+            self._wake.set()
+
+    async def warm(self, digest: Digest) -> None:
+        """Put an adapter into an empty slot, if there is one; return when it is there or none is left."""
+        resident = self._holdings.residency.get(digest)
+        if resident is None or resident.state is not State.STAGED:
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._line(digest).prewarms.append(turn)
+        self._wake.set()
+        await turn
+
+    async def run(self) -> None:
+        """Activate until cancelled; then whoever still waits gets Unavailable."""
+        try:
+            while True:
+                self._wake.clear()
+                await self._step()
+        finally:
+            for digest in list(self._lines):
+                self._fail(digest, Unavailable(what="the loader", problem="it is stopping"))
+
+    async def _step(self) -> None:
+        """Do the next thing that can be done, or wait until something changes."""
+        self._settle()
+        waiting, now = self._waiting(), self._clock.monotonic()
+        drain_after = self._limits.drain_after_seconds
+        residency = self._holdings.residency
+        plan = plan_slots(residency, waiting, now=now, drain_after_seconds=drain_after)
+        self._draining = plan.draining
+        if plan.grant is None:
+            self._dismiss_prewarms()
+            seconds = next_drain_seconds(residency, waiting, now=now, drain_after_seconds=drain_after)
+            await self._pause(seconds)
+        elif (seconds := self._must_wait()) > 0:
+            await self._pause(seconds)
+        else:
+            await self._activate(plan.grant)
+
+    async def _activate(self, grant: Grant) -> None:
+        holdings = self._holdings
+        adapter = holdings.held[grant.digest].adapter
+        victim = holdings.held[grant.victim].adapter if grant.victim else None
+        holdings.residency = holdings.residency.take_slot(grant.digest, victim=grant.victim)
+        began, stalled_ms, done = self._clock.monotonic(), 0.0, False
+        try:
+            while not done:
+                part = await self._engine.activate(adapter, victim=victim, slice_ms=self._limits.slice_ms)
+                self._budget = self._budget.spend(part.stall_ms, now=self._clock.monotonic())
+                metrics.STALL_SECONDS.observe(part.stall_ms / 1e3)
+                stalled_ms, done = stalled_ms + part.stall_ms, part.done
+                if not done and (seconds := self._must_wait()) > 0:
+                    await self._clock.sleep(seconds)
+        except MintError as error:
+            holdings.residency = holdings.residency.fail_slot(grant.digest)
+            self._fail(grant.digest, error)
+            return
+        metrics.LOAD_SECONDS.labels(stage="activate").observe(self._clock.monotonic() - began)
+        holdings.residency = holdings.residency.finish_slot(grant.digest, now=self._clock.monotonic())
+        holdings.measure()
+
+    def _must_wait(self) -> float:
+        """Return how long activation must wait for those who generate; an engine at rest owes nobody."""
+        return self._budget.wait_seconds(self._clock.monotonic()) if self._holdings.generating else 0.0
+
+    def _settle(self) -> None:
+        """Let everybody in whose adapter takes requests; forget lines that nobody stands in any more."""
+        for digest, line in list(self._lines.items()):
+            line.requests = [turn for turn in line.requests if not turn.done()]
+            line.prewarms = [turn for turn in line.prewarms if not turn.done()]
+            if self._is_open(digest):
+                for turn in line.requests:
+                    self._holdings.residency = self._holdings.residency.begin(digest)
+                    turn.set_result(None)
+                line.requests = []
+            resident = self._holdings.residency.get(digest)
+            if resident is None or resident.in_slot:
+                _resolve(line.prewarms)
+            if not line.requests and not line.prewarms:
+                del self._lines[digest]
+
+    def _dismiss_prewarms(self) -> None:
+        for line in self._lines.values():
+            _resolve(line.prewarms)
+
+    def _fail(self, digest: Digest, error: MintError) -> None:
+        line = self._lines.pop(digest, None)
+        for turn in (*line.requests, *line.prewarms) if line else ():
+            if not turn.done():
+                turn.set_exception(error)
+
+    def _is_open(self, digest: Digest) -> bool:
+        resident = self._holdings.residency.get(digest)
+        return resident is not None and resident.state is State.READY and digest not in self._draining
+
+    def _line(self, digest: Digest) -> _Line:
+        line = self._lines.get(digest)
+        if line is None:
+            line = self._lines[digest] = _Line(since=self._clock.monotonic())
+        return line
+
+    def _waiting(self) -> list[Waiting]:
+        return [
+            Waiting(digest=digest, since=line.since, takes_empty_only=not line.requests)
+            for digest, line in self._lines.items()
+            if digest in self._holdings.residency.residents
+        ]
+
+    async def _pause(self, seconds: float | None) -> None:
+        if seconds is None:
+            await self._wake.wait()
+        else:
+            await wait_for_event(self._wake, clock=self._clock, seconds=min(seconds, _IDLE_SECONDS))
+
+
+def _resolve(turns: list[asyncio.Future[None]]) -> None:
+    for turn in turns:
+        if not turn.done():
+            turn.set_result(None)
+    turns.clear()
