@@ -6,6 +6,7 @@ A derived id is the same on every retry, which is what makes a repeated event ha
 import base64
 import hashlib
 import json
+import re
 import secrets
 from typing import NewType
 
@@ -20,6 +21,8 @@ EventId = NewType("EventId", str)
 
 Digest = NewType("Digest", str)
 """Content digest, written ``sha256:<64 lower-case hex digits>``."""
+
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
 
 
 def derive_id(prefix: str, *parts: str | int) -> str:
@@ -36,6 +39,11 @@ def new_id(prefix: str) -> str:
 def sha256_digest(data: bytes) -> Digest:
     """Return the digest of some bytes."""
     return Digest("sha256:" + hashlib.sha256(data).hexdigest())
+
+
+def is_digest(text: str) -> bool:
+    """Return whether a text is written as a digest."""
+    return _DIGEST.fullmatch(text) is not None
 
 
 def _base32(raw: bytes) -> str:

@@ -15,7 +15,7 @@ from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 from yarl import URL
 
-from mint_common.errors import InternalTokenRefused, MintError, RemoteError, Unavailable
+from mint_common.errors import InternalTokenRefused, MintError, NotFound, RemoteError, Unavailable
 from mint_common.telemetry.tracing import inject, span, tracer
 
 INTERNAL_TOKEN_HEADER = "x-mint-internal-token"  # noqa: S105  # the header's name, not a token
@@ -32,6 +32,13 @@ _PAYLOAD_EXTRAS = {"code", "message", "retryable"}
 def path_of(*parts: str | int) -> str:
     """Return an absolute path of some parts, each quoted, so that no name can step out of its place."""
     return "".join("/" + _quoted(str(part)) for part in parts)
+
+
+def named(kind: str, name: str) -> str:
+    """Return a name that a path can carry. Raises NotFound for one that no route could tell from the path."""
+    if not name or "/" in name or not name.isprintable():
+        raise NotFound(kind=kind, name=name)
+    return name
 
 
 def error_from_payload(payload: Mapping[str, object], *, what: str = "the other side") -> MintError:
@@ -128,10 +135,14 @@ class InternalHttp:
         attributes = {"url.path": path}
         with span(f"http {method}", kind=SpanKind.CLIENT, **attributes), self._translated():
             async with self._session.request(
-                method, self._url(path, params), data=_encode(body), headers=_json_headers()
+                method,
+                self._url(path, params),
+                data=_encode(body),
+                headers=_json_headers(),
+                allow_redirects=False,  # another route's answer is not the one asked for
             ) as response:
                 content = await response.read()
-            if not response.ok:
+            if not 200 <= response.status < 300:
                 raise self._error_of(response.status, content)
             return msgspec.json.decode(content) if content else None
 

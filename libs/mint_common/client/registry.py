@@ -21,7 +21,7 @@ from mint_common.catalog import (
     RevisionRecord,
     TenantRecord,
 )
-from mint_common.client.http import InternalHttp, path_of
+from mint_common.client.http import InternalHttp, named, path_of
 from mint_common.errors import Unavailable
 from mint_common.ids import BaseName, Digest, EvaluationId, PolicyId, TenantId
 
@@ -55,7 +55,7 @@ class RegistryClient:
 
     async def get_base(self, name: BaseName) -> BaseFacts:
         """Return a base's facts."""
-        return _read(await self._http.get(path_of("internal", "bases", name)), BaseFacts)
+        return _read(await self._http.get(path_of("internal", "bases", named("base", name))), BaseFacts)
 
     async def list_bases(self) -> list[BaseFacts]:
         """Return all bases by name."""
@@ -101,7 +101,7 @@ class RegistryClient:
         self, tenant_id: TenantId, policy: PolicyId | str, revision: int | Digest
     ) -> RevisionRecord:
         """Return a revision by number or digest."""
-        path = _policies(tenant_id, policy, "revisions", revision)
+        path = _policies(tenant_id, policy, "revisions", named("revision", str(revision)))
         return _read(await self._http.get(path), RevisionRecord)
 
     async def find_owned(self, tenant_id: TenantId, digests: Sequence[Digest]) -> list[OwnedRevision]:
@@ -120,7 +120,7 @@ class RegistryClient:
 
     async def get_alias(self, tenant_id: TenantId, policy: PolicyId | str, alias: str) -> AliasRecord:
         """Return an alias with its history."""
-        path = _policies(tenant_id, policy, "aliases", alias)
+        path = _policies(tenant_id, policy, "aliases", named("alias", alias))
         return _read(await self._http.get(path), AliasRecord)
 
     async def move_alias(
@@ -139,7 +139,7 @@ class RegistryClient:
         ``expected`` is what it must point at now ("": it must not exist yet; None: whatever). Raises
         PreconditionFailed.
         """
-        path = _policies(tenant_id, policy, "aliases", alias)
+        path = _policies(tenant_id, policy, "aliases", named("alias", alias))
         body: dict[str, object] = {"revision": revision, "actor": actor, "reason": reason}
         if expected is not None:
             body["expected"] = expected
@@ -208,8 +208,9 @@ class RegistryClient:
         return _read(await self._http.get(path, {"model": model}), Resolution)
 
 
-def _policies(tenant_id: TenantId, *parts: str | int) -> str:
-    return path_of("internal", "tenants", tenant_id, "policies", *parts)
+def _policies(tenant_id: TenantId, policy: str | None = None, *parts: str) -> str:
+    place = () if policy is None else (named("policy", policy), *parts)
+    return path_of("internal", "tenants", tenant_id, "policies", *place)
 
 
 def _read(answer: object, shape: type[T]) -> T:

@@ -4,7 +4,7 @@ from typing import TypeVar
 
 import msgspec
 
-from mint_common.client.http import InternalHttp, path_of
+from mint_common.client.http import InternalHttp, named, path_of
 from mint_common.errors import Unavailable
 from mint_common.ids import TenantId
 from services.gateway.core.json_types import JsonObject
@@ -24,15 +24,15 @@ class RolloutHttp:
 
     async def task(self, name: str) -> JsonObject:
         """Return one task."""
-        return _read(await self._http.get(path_of("internal", "tasks", name)), JsonObject)
+        return _read(await self._http.get(path_of("internal", "tasks", named("task", name))), JsonObject)
 
     async def draw_prompts(self, task: str, body: JsonObject) -> object:
         """Return prompts of a task's split."""
-        return await self._http.post(path_of("internal", "tasks", task, "prompts"), body)
+        return await self._http.post(path_of("internal", "tasks", named("task", task), "prompts"), body)
 
     async def score(self, task: str, body: JsonObject) -> object:
         """Return the rewards of texts."""
-        return await self._http.post(path_of("internal", "tasks", task, "score"), body)
+        return await self._http.post(path_of("internal", "tasks", named("task", task), "score"), body)
 
     async def jobs(self, tenant_id: TenantId) -> list[JsonObject]:
         """Return a tenant's jobs."""
@@ -42,13 +42,13 @@ class RolloutHttp:
 
     async def job(self, tenant_id: TenantId, job_id: str) -> JsonObject:
         """Return one job with its steps."""
-        return _read(
-            await self._http.get(path_of("internal", "tenants", tenant_id, "jobs", job_id)), JsonObject
-        )
+        path = path_of("internal", "tenants", tenant_id, "jobs", named("job", job_id))
+        return _read(await self._http.get(path), JsonObject)
 
     async def cancel(self, tenant_id: TenantId, job_id: str) -> object:
         """Stop a job."""
-        return await self._http.post(path_of("internal", "tenants", tenant_id, "jobs", job_id, "cancel"), {})
+        path = path_of("internal", "tenants", tenant_id, "jobs", named("job", job_id), "cancel")
+        return await self._http.post(path, {})
 
 
 def _read(answer: object, shape: type[T]) -> T:

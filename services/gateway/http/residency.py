@@ -14,7 +14,7 @@ from mint_common.catalog import OwnedRevision
 from mint_common.client.engine import EngineClient
 from mint_common.errors import MintError, NotFound, Unavailable
 from mint_common.generation import AdapterStatus
-from mint_common.ids import Digest, EngineId, TenantId
+from mint_common.ids import Digest, EngineId, TenantId, is_digest
 from services.gateway.core.residency import AdapterEntry, EngineEntry, describe_engine, describe_residency
 from services.gateway.http.context import CallerDep, Gateway, GatewayDep
 
@@ -77,7 +77,7 @@ async def change(digest: str, change: Change, caller: CallerDep, gateway: Gatewa
 
 
 async def _owned(gateway: Gateway, tenant_id: TenantId, digest: str) -> Sequence[OwnedRevision]:
-    owned = await gateway.registry.find_owned(tenant_id, [Digest(digest)])
+    owned = await gateway.registry.find_owned(tenant_id, [Digest(digest)]) if is_digest(digest) else ()
     if not owned:
         raise NotFound(kind="revision", name=digest)
     return owned

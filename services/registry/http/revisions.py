@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import FastAPI
-from pydantic import Field, StrictInt
+from pydantic import Field, StrictInt, StringConstraints
 
 from mint_common.catalog import EvaluationRecord, OwnedRevision, RevisionRecord
 from mint_common.ids import Digest
@@ -26,10 +26,13 @@ class EvaluationBody(Body):
     actor: Label
 
 
+DigestText = Annotated[Digest, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
+
+
 class DigestsBody(Body):
     """Digests, of whomever."""
 
-    digests: Annotated[list[Digest], Field(max_length=10_000)]
+    digests: Annotated[list[DigestText], Field(max_length=10_000)]
 
 
 def add_revision_routes(http: FastAPI, registry: Registry) -> None:

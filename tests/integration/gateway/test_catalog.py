@@ -59,9 +59,10 @@ def test_a_bad_policy_is_refused_by_field_and_nothing_is_created(mint, body, fie
     assert mint.get("/policies/x1").status_code == 404
 
 
-def test_an_unknown_base_is_not_found_by_name(mint):
-    refused = mint.post("/policies", json={"name": "x1", "base": "huge"})
-    assert (refused.status_code, refused.json()["error"]["name"]) == (404, "huge")
+@pytest.mark.parametrize("base", ["huge", "", "a/b", "../bases", "ti\0ny"])
+def test_an_unknown_base_is_not_found_by_name(mint, base):
+    refused = mint.post("/policies", json={"name": "x1", "base": base})
+    assert (refused.status_code, refused.json()["error"]["name"]) == (404, base)
 
 
 def test_revisions_are_listed_with_their_lineage(mint, counter):

@@ -77,6 +77,14 @@ def test_a_tenant_sees_its_own_adapters_only(stack, counter):
         assert stranger.get("/adapters").json() == []
 
 
+@pytest.mark.parametrize("digest", ["%00", "sha256:zz", "sha256:" + "0" * 64])
+@pytest.mark.parametrize("change", ["pin", "unpin", "evict", "prewarm"])
+def test_an_unknown_digest_is_not_found(stack, change, digest):
+    with stack.client() as mint:
+        answer = mint.post(f"/adapters/{digest}/{change}")
+    assert (answer.status_code, answer.json()["error"]["kind"]) == (404, "revision")
+
+
 def _status(digest: Digest) -> AdapterStatus:
     return AdapterStatus(
         digest=digest,

@@ -122,11 +122,13 @@ def test_not_a_number_is_refused(mint):
     assert (refused.status_code, refused.json()["error"]["field"]) == (422, "learning_rate")
 
 
-@pytest.mark.parametrize("name", ["policy", "task"])
-def test_unknown_names_are_not_found(mint, name):
-    refused = mint.post("/jobs", json={**JOB, name: "nobody"})
-    assert refused.status_code == 404
-    assert "nobody" in refused.json()["error"]["message"]
+@pytest.mark.parametrize("name", ["nobody", "", "../../healthz", "a/b", "a\0"])
+@pytest.mark.parametrize("field", ["policy", "task"])
+def test_unknown_names_are_not_found(mint, field, name):
+    refused = mint.post("/jobs", json={**JOB, field: name})
+    assert refused.status_code == 404, refused.text
+    error = refused.json()["error"]
+    assert (error["kind"], error["name"]) == (field, name)
 
 
 def test_another_tenants_policy_and_job_do_not_exist(stack, mint):

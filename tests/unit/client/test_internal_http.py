@@ -14,7 +14,7 @@ from fastapi.responses import StreamingResponse
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
-from mint_common.client.http import InternalHttp, error_from_payload, path_of
+from mint_common.client.http import InternalHttp, error_from_payload, named, path_of
 from mint_common.errors import (
     AdapterInvalid,
     BlobCorrupt,
@@ -277,6 +277,18 @@ async def test_a_name_stays_in_its_place_of_the_path(client: InternalHttp, name:
 async def test_a_name_cannot_reach_another_route(client: InternalHttp, name: str) -> None:
     with pytest.raises(RemoteError, match="not_found"):
         await client.get(path_of("internal", "parts", name))
+
+
+@pytest.mark.parametrize("name", ["", "/", "a/b", "../x", "a\0", "a\n"])
+def test_a_name_that_no_path_can_carry_is_not_found(name: str) -> None:
+    with pytest.raises(NotFound) as caught:
+        named("base", name)
+    assert (caught.value.kind, caught.value.name) == ("base", name)
+
+
+async def test_a_redirection_is_no_answer(client: InternalHttp) -> None:
+    with pytest.raises(RemoteError, match="http_307"):
+        await client.get("/internal/echo/")
 
 
 def test_an_error_of_a_newer_peer_is_a_remote_error() -> None:
