@@ -16,12 +16,12 @@ from mint_common.catalog import PolicyRecord
 from mint_common.errors import Overloaded
 from mint_common.events import Event, JobFinished, JobSubmitted, WaveCompleted
 from mint_common.generation import Delta, EngineInfo, Finished, GenerationChunk, GenerationRequest, Started
-from mint_common.ids import EngineId
+from mint_common.ids import EngineId, PolicyId
 from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.dispatch import Dispatcher
 from mint_common.runtime.edge import create_http
 from mint_common.runtime.ledger_memory import MemoryLedger, MemoryRelay
-from mint_common.testing.factories import BASE, DIGEST, LORA, POLICY, TENANT
+from mint_common.testing.factories import BASE, DIGEST, LORA, TENANT
 from services.standalone.adapters.launch import free_port
 from tests.unit.rollout.world import EOS, published, tokens_of
 
@@ -58,11 +58,11 @@ class Neighbours:
     def _http(self) -> FastAPI:
         http = create_http(title="neighbours", service="loader", internal_token=TOKEN, ready=lambda: True)
 
-        @http.get(f"/internal/tenants/{TENANT}/policies/{POLICY}")
-        async def policy() -> object:
+        @http.get(f"/internal/tenants/{TENANT}/policies/{{policy_id}}")
+        async def policy(policy_id: str) -> object:
             record = PolicyRecord(
                 tenant_id=TENANT,
-                policy_id=POLICY,
+                policy_id=PolicyId(policy_id),
                 name="copy",
                 base=BASE,
                 lora=LORA,
