@@ -1,0 +1,149 @@
+"""The operation scheduler: order kept, limits kept, nobody starves, tenants share."""
+
+from collections import Counter
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mint_common.ids import PolicyId, TenantId
+from services.trainer.core.scheduler import Kind, Limits, Operation, Plan, Schedule
+
+kinds: st.SearchStrategy[Kind] = st.sampled_from(["forward", "forward_backward", "optim_step"])
+items = st.lists(st.tuples(st.integers(0, 4), kinds, st.integers(0, 300)), max_size=40)
+limits = st.builds(
+    Limits,
+    max_tokens=st.integers(1, 600),
+    max_policies=st.integers(1, 5),
+    device_policies=st.integers(1, 5),
+)
+RANKS = (8, 8, 5, 16, 1)
+
+
+def operation(
+    policy: int, seq: int, kind: Kind = "forward_backward", *, tokens: int = 100, tenant: int | None = None
+) -> Operation:
+    """Policies 0 and 1 are of tenant 0, 2 and 3 of tenant 1, unless told."""
+    return Operation(
+        policy_id=PolicyId(f"policy_{policy}"),
+        tenant_id=TenantId(f"tenant_{policy // 2 if tenant is None else tenant}"),
+        seq=seq,
+        kind=kind,
+        rank=RANKS[policy % 5],
+        tokens=0 if kind == "optim_step" else tokens,
+    )
+
+
+def schedule_of(queue: list[tuple[int, Kind, int]]) -> tuple[Schedule, list[Operation]]:
+    seen: Counter[int] = Counter()
+    operations = []
+    for policy, kind, tokens in queue:
+        operations.append(operation(policy, seen[policy], kind, tokens=tokens))
+        seen[policy] += 1
+    schedule = Schedule()
+    for one in operations:
+        schedule = schedule.add(one)
+    return schedule, operations
+
+
+def drain(schedule: Schedule, limits: Limits) -> list[Plan]:
+    """Plan until nothing waits, keeping the device as plans say."""
+    plans, device = [], []
+    while schedule.waiting:
+        plan, schedule = schedule.plan(limits, on_device=device)
+        assert plan.batch or plan.steps
+        device = [policy for policy in device if policy not in plan.swap_out] + list(plan.swap_in)
+        assert len(device) <= limits.device_policies
+        assert {one.policy_id for one in (*plan.batch, *plan.steps)} <= set(device)
+        plans.append(plan)
+    return plans
+
+
+@given(items, limits)
+def test_every_operation_is_planned_once_in_its_policy_s_order(
+    queue: list[tuple[int, Kind, int]], limits: Limits
+) -> None:
+    schedule, operations = schedule_of(queue)
+    done = [one for plan in drain(schedule, limits) for one in (*plan.batch, *plan.steps)]
+    assert sorted(done, key=repr) == sorted(operations, key=repr)
+    for policy in {one.policy_id for one in operations}:
+        numbers = [one.seq for one in done if one.policy_id == policy]
+        assert numbers == sorted(numbers)
+
+
+@given(items, limits)
+def test_a_plan_keeps_its_limits(queue: list[tuple[int, Kind, int]], limits: Limits) -> None:
+    schedule, _ = schedule_of(queue)
+    for plan in drain(schedule, limits):
+        policies = {one.policy_id for one in (*plan.batch, *plan.steps)}
+        assert len(policies) <= min(limits.max_policies, limits.device_policies)
+        assert len(policies) == 1 or sum(one.tokens for one in plan.batch) <= limits.max_tokens
+        # Rank 5 is padded to 8, but neither to 16, nor 1 to 5.
+        assert len({(one.rank - 1).bit_length() for one in (*plan.batch, *plan.steps)}) == 1
+        assert len(plan.batch) <= len(policies)
+
+
+@given(items, limits)
+def test_what_waits_longest_of_the_least_served_tenant_comes_first(
+    queue: list[tuple[int, Kind, int]], limits: Limits
+) -> None:
+    schedule, _ = schedule_of(queue)
+    while schedule.waiting:
+        least = min(schedule.served.values())
+        plan, after = schedule.plan(limits, on_device=())
+        oldest = {
+            one.policy_id
+            for tenant, tokens in schedule.served.items()
+            if tokens == least
+            for one in [next(one for one in schedule.waiting if one.tenant_id == tenant)]
+        }
+        assert oldest & {one.policy_id for one in (*plan.batch, *plan.steps)}
+        schedule = after
+
+
+def test_passes_run_together_and_each_step_follows_its_own() -> None:
+    queue: list[tuple[int, Kind, int]] = [
+        (policy, kind, 100) for policy in (0, 1, 2) for kind in ("forward_backward", "optim_step")
+    ]
+    schedule, _ = schedule_of(queue)
+    (plan,) = drain(schedule, Limits(max_tokens=1000, max_policies=8, device_policies=8))
+    assert [one.policy_id for one in plan.batch] == ["policy_0", "policy_2", "policy_1"]
+    assert [one.policy_id for one in plan.steps] == [one.policy_id for one in plan.batch]
+
+
+def test_a_flood_of_one_tenant_takes_turns_with_another() -> None:
+    schedule = Schedule()
+    for seq in range(20):
+        schedule = schedule.add(operation(0, seq, tenant=0))
+    for seq in range(5):
+        schedule = schedule.add(operation(1, seq, tenant=1))
+    plans = drain(schedule, Limits(max_tokens=100, max_policies=1, device_policies=8))
+    first = [plan.batch[0].tenant_id for plan in plans[:10]]
+    assert Counter(first) == {"tenant_0": 5, "tenant_1": 5}
+    assert all(one != other for one, other in pairwise(first))
+
+
+def test_idling_earns_no_credit() -> None:
+    limits = Limits(max_tokens=100, max_policies=1, device_policies=8)
+    schedule = Schedule().add(operation(0, 0, tenant=0)).add(operation(0, 1, tenant=0))
+    for seq in range(2, 6):
+        _, schedule = schedule.plan(limits, on_device=())
+        schedule = schedule.add(operation(0, seq, tenant=0))
+    for seq in range(3):
+        schedule = schedule.add(operation(2, seq, tenant=1))
+    plans = drain(schedule, limits)
+    assert {plans[0].batch[0].tenant_id, plans[1].batch[0].tenant_id} == {"tenant_0", "tenant_1"}
+
+
+def test_the_longest_unused_policies_make_room() -> None:
+    schedule = Schedule().add(operation(0, 0)).add(operation(1, 0))
+    device = [PolicyId(f"policy_{name}") for name in ("old", "1", "new")]
+    plan, _ = schedule.plan(Limits(max_tokens=1000, max_policies=4, device_policies=3), on_device=device)
+    assert (plan.swap_in, plan.swap_out) == (("policy_0",), ("policy_old",))
+
+
+def test_a_policy_that_failed_leaves_the_queue() -> None:
+    schedule = Schedule().add(operation(0, 0)).add(operation(2, 0)).add(operation(0, 1))
+    after = schedule.drop(PolicyId("policy_0"))
+    assert [one.policy_id for one in after.waiting] == ["policy_2"]
+    assert set(after.served) == {"tenant_1"}
