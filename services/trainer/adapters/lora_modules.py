@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import grouped_mm, linear
+from torch.nn.functional import grouped_mm
 
 from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.adapters_format.sites import Site
@@ -87,19 +87,22 @@ class LoraLinear(nn.Module):  # type: ignore[misc]  # torch is untyped for mypy 
         y: Tensor = self.base(x)
         if self.mix is None or self.name not in self.mix.sites:
             return y
-        return y + _update(self.mix, self.name, x.reshape(-1, x.shape[-1])).view(y.shape)
+        y_XO, x_XI = y.reshape(-1, y.shape[-1]), x.reshape(-1, x.shape[-1])
+        return _updated(y_XO, x_XI, self.mix, *self.mix.sites[self.name]).view(y.shape)
 
 
-def _update(mix: Mix, name: str, x_XI: Tensor) -> Tensor:
-    a_PRI, b_POR = mix.sites[name]
-    if len(mix.counts) == 1:
-        return linear(linear(x_XI, a_PRI[0]), b_POR[0]) * mix.scale_P
+def _updated(y_XO: Tensor, x_XI: Tensor, mix: Mix, a_PRI: Tensor, b_POR: Tensor) -> Tensor:
+    """Return y plus the policies' updates."""
+    policies = len(mix.counts)
+    a_PIR, b_PRO = a_PRI.transpose(1, 2), b_POR.transpose(1, 2)
+    if policies == 1:
+        return torch.addmm(y_XO, torch.mm(x_XI, a_PIR[0]) * mix.scale_P, b_PRO[0])
     if mix.uniform:
-        x_PNI = x_XI.view(len(mix.counts), -1, x_XI.shape[-1])
-        low_PNR = torch.bmm(x_PNI, a_PRI.transpose(1, 2)) * mix.scale_P[:, None, None]
-        return torch.bmm(low_PNR, b_POR.transpose(1, 2)).flatten(0, 1)
-    low_XR = grouped_mm(x_XI, a_PRI.transpose(1, 2), offs=mix.ends_P) * mix.scale_P[mix.policy_X][:, None]
-    return grouped_mm(low_XR, b_POR.transpose(1, 2), offs=mix.ends_P)
+        y_PNO, x_PNI = (one_XW.view(policies, -1, one_XW.shape[-1]) for one_XW in (y_XO, x_XI))
+        low_PNR = torch.bmm(x_PNI, a_PIR) * mix.scale_P[:, None, None]
+        return torch.baddbmm(y_PNO, low_PNR, b_PRO)
+    low_XR = grouped_mm(x_XI, a_PIR, offs=mix.ends_P) * mix.scale_P[mix.policy_X][:, None]
+    return y_XO + grouped_mm(low_XR, b_PRO, offs=mix.ends_P)
 
 
 class LoraExperts(nn.Module):  # type: ignore[misc]  # torch is untyped for mypy here
