@@ -19,6 +19,7 @@ from mint_common.adapters_format.names import (
 )
 from mint_common.adapters_format.origin import Origin, base_name_of, read_origin
 from mint_common.adapters_format.refusal import Reason
+from mint_common.adapters_format.sites import has_experts
 from mint_common.adapters_format.storage import adapter_prefix, fetch_manifest, stage_adapter, store_adapter
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "convert_adapter",
     "describe_base",
     "fetch_manifest",
+    "has_experts",
     "packed_name",
     "peft_name",
     "read_base_facts",

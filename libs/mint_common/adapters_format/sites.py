@@ -84,6 +84,11 @@ def targeted(sites: Iterable[Site], targets: Collection[str]) -> list[Site]:
     return [site for site in sites if leaf_of(site.name) in wanted or twig_of(site.name) in wanted]
 
 
+def has_experts(facts: BaseFacts, targets: Collection[str]) -> bool:
+    """Return whether targets select any experts."""
+    return any(site.count for site in targeted(all_sites(facts), targets))
+
+
 def targets_of(sites: Collection[Site], chosen: Collection[Site]) -> tuple[str, ...]:
     """Return the shortest sorted targets that select the chosen sites.
 

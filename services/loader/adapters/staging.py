@@ -1,7 +1,8 @@
 """The local disk cache of adapter files.
 
 Invariants: an adapter lies under its own digest, so no path comes from a request; a folder in the cache was
-complete when it was entered; every file is proved and checked again each time that it is staged.
+complete when it was entered; every file is proved and checked again each time that it is staged. An adapter
+of experts that came unpacked has its packed form in a folder inside its own, and that one is served.
 """
 
 import asyncio
@@ -13,12 +14,17 @@ from pathlib import Path
 
 from mint_common.adapters_format import (
     MANIFEST_FILE,
+    PACKED,
     WEIGHTS_FILE,
     BaseFacts,
+    Manifest,
     Reason,
     check_folder,
     check_manifest,
+    convert_adapter,
     fetch_manifest,
+    has_experts,
+    read_manifest,
     stage_adapter,
 )
 from mint_common.adapters_format.tensor_file import ITEM_BYTES
@@ -32,6 +38,7 @@ from services.loader.core.disk_cache import StoredAdapter, plan_trim
 from services.loader.ports import StagedAdapter
 
 _FOLDER = re.compile(r"[0-9a-f]{64}")
+_PACKED_FOLDER = "packed"
 _ENGINE_ITEM_BYTES = 4  # the engine keeps adapters in float32, its own dtype
 
 
@@ -53,10 +60,10 @@ class DiskCache:
         self._root.mkdir(parents=True, exist_ok=True)
         for folder in self._root.iterdir():
             if _FOLDER.fullmatch(folder.name) and (folder / MANIFEST_FILE).exists():
-                weights = (folder / WEIGHTS_FILE).stat()
+                touched = (folder / WEIGHTS_FILE).stat().st_mtime
                 digest = Digest(f"sha256:{folder.name}")
                 self._stored[digest] = StoredAdapter(
-                    digest=digest, size_bytes=weights.st_size, touched=weights.st_mtime
+                    digest=digest, size_bytes=_weights_bytes(folder), touched=touched
                 )
             elif folder.is_dir():
                 shutil.rmtree(folder)
@@ -83,16 +90,32 @@ class DiskCache:
         await stage_adapter(self._blobs, revision.manifest, folder)
         staged = self._clock.monotonic()
         await asyncio.to_thread(check_folder, self._facts, manifest, folder)
+        place, served = await asyncio.to_thread(self._packed, folder, manifest)
         metrics.LOAD_SECONDS.labels(stage="fetch").observe(staged - began)
         metrics.LOAD_SECONDS.labels(stage="check").observe(self._clock.monotonic() - staged)
-        size_bytes = manifest.files[WEIGHTS_FILE].size_bytes
-        host_bytes = size_bytes * _ENGINE_ITEM_BYTES // ITEM_BYTES[manifest.dtype]
+        size_bytes = _weights_bytes(folder)
+        host_bytes = served.files[WEIGHTS_FILE].size_bytes * _ENGINE_ITEM_BYTES // ITEM_BYTES[served.dtype]
         self._stored[revision.digest] = StoredAdapter(
             digest=revision.digest, size_bytes=size_bytes, touched=self._clock.now()
         )
         return StagedAdapter(
-            digest=revision.digest, folder=folder, size_bytes=size_bytes, host_bytes=host_bytes
+            digest=revision.digest, folder=place, size_bytes=size_bytes, host_bytes=host_bytes
         )
+
+    def _packed(self, folder: Path, manifest: Manifest) -> tuple[Path, Manifest]:
+        """Return the folder that the engine loads and its manifest, packing what is worth it, once."""
+        if manifest.layout == PACKED or not has_experts(self._facts, manifest.targets):
+            return folder, manifest
+        packed = folder / _PACKED_FOLDER
+        if packed.exists():
+            try:
+                found = read_manifest((packed / MANIFEST_FILE).read_bytes())
+                check_folder(self._facts, found, packed)
+            except (AdapterInvalid, FileNotFoundError):
+                shutil.rmtree(packed)
+            else:
+                return packed, found
+        return packed, convert_adapter(self._facts, folder, packed, layout=PACKED)
 
     async def trim(self, *, keep: Collection[Digest]) -> None:
         """Remove the least recently used beyond the capacity."""
@@ -127,3 +150,8 @@ class DiskCache:
 
     def _folder(self, digest: Digest) -> Path:
         return self._root / digest.removeprefix("sha256:")
+
+
+def _weights_bytes(folder: Path) -> int:
+    places = folder / WEIGHTS_FILE, folder / _PACKED_FOLDER / WEIGHTS_FILE
+    return sum(place.stat().st_size for place in places if place.exists())
