@@ -116,6 +116,13 @@ class Unavailable(MintError):
     http_status = 503
 
 
+class TaskFailed(MintError):
+    """Task {task!r} failed: {problem}"""
+
+    code = "task_failed"
+    http_status = 422
+
+
 class BlobMissing(MintError):
     """No blob at {uri!r}."""
 

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from dataclasses import replace
+from importlib.metadata import EntryPoint
 
 import pytest
 
@@ -11,6 +12,7 @@ from mint_common.events import JobFinished, WaveCancelled, WaveCompleted, WaveRe
 from mint_common.ids import JobId, PolicyId
 from mint_common.records import decode_prompts, decode_record
 from mint_common.testing.factories import JOB
+from services.rollout.adapters.tasks.catalog import InstalledTasks
 from tests.unit.rollout.rig import Rig
 from tests.unit.rollout.world import (
     EOS,
@@ -151,6 +153,19 @@ async def test_a_job_of_an_unknown_task_fails_naming_it() -> None:
     assert isinstance(end, JobFinished)
     assert (end.outcome, end.reason) == ("failed", "No task named 'mode:copi'.")
     assert await rig.state_of() == ("failed", end.reason)
+
+
+@pytest.mark.parametrize("place", ["init", "prompts", "reward", "nan"])
+async def test_a_task_that_breaks_fails_the_job_with_the_reason(place: str) -> None:
+    point = EntryPoint(name="broken", value="tests.unit.rollout.broken_tasks:Broken", group="mint.tasks")
+    rig = Rig(tasks=InstalledTasks({"broken": point}))
+    await rig.of_jobs.on_job_submitted(submitted(task=f"broken:{place}"))
+    (event,) = await rig.started()
+    if isinstance(event, WaveRequested):
+        await rig.let_pass(rig.of_waves.on_wave_requested(event))
+    state, reason = await rig.state_of()
+    assert state == "failed"
+    assert f"Task 'broken:{place}' failed: " in reason
 
 
 async def test_a_job_of_an_unknown_policy_fails_and_an_absent_registry_is_waited_for() -> None:

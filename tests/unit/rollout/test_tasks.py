@@ -1,10 +1,12 @@
 """Tasks: splits, determinism and rewards."""
 
+from importlib.metadata import EntryPoint
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mint_common.errors import InvalidField, NotFound
+from mint_common.errors import InvalidField, NotFound, TaskFailed
 from services.rollout.adapters.tasks.catalog import InstalledTasks
 from services.rollout.adapters.tasks.draw import draw_prompts
 from services.rollout.adapters.tasks.mode import FUNCTIONS
@@ -135,3 +137,29 @@ def test_a_forged_reasoning_gym_entry_is_refused() -> None:
     for entry in forged:
         with pytest.raises(InvalidField):
             task.reward(entry, "1")
+
+
+def broken_tasks(**families: str) -> InstalledTasks:
+    return InstalledTasks(
+        {name: EntryPoint(name=name, value=value, group="mint.tasks") for name, value in families.items()}
+    )
+
+
+def test_what_a_task_of_a_package_raises_is_an_error_of_that_task() -> None:
+    tasks = broken_tasks(broken="tests.unit.rollout.broken_tasks:Broken")
+    with pytest.raises(TaskFailed, match=r"broken:init.*KeyError"):
+        tasks.task("broken:init")
+    with pytest.raises(TaskFailed, match=r"broken:prompts.*ZeroDivisionError: division by zero"):
+        tasks.task("broken:prompts").prompts("train", 1, 0)
+    with pytest.raises(TaskFailed, match=r"broken:reward.*ValueError: cannot read"):
+        tasks.task("broken:reward").reward("a", "b")
+    with pytest.raises(TaskFailed, match=r"broken:nan.*nan"):
+        tasks.task("broken:nan").reward("a", "b")
+
+
+def test_a_family_that_does_not_load_hides_no_other_one() -> None:
+    mode = "services.rollout.adapters.tasks.mode:Mode"
+    tasks = broken_tasks(mode=mode, gone="tests.unit.rollout.no_such_module:Task")
+    assert tasks.names() == [f"mode:{function}" for function in sorted(FUNCTIONS)]
+    with pytest.raises(TaskFailed, match=r"gone.*ModuleNotFoundError"):
+        tasks.task("gone")

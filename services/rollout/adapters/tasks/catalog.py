@@ -1,13 +1,17 @@
 """Every task that is installed: the entry points of the group `mint.tasks`."""
 
 import difflib
+import logging
 from collections.abc import Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 
-from mint_common.errors import NotFound
+from mint_common.errors import NotFound, TaskFailed
+from services.rollout.adapters.tasks.guarded import GuardedTask, guarded
 from services.rollout.ports import Task, TaskFamily
 
 GROUP = "mint.tasks"
+
+_log = logging.getLogger(__name__)
 
 
 class InstalledTasks:
@@ -23,11 +27,17 @@ class InstalledTasks:
         return cls({point.name: point for point in entry_points(group=GROUP)})
 
     def names(self) -> list[str]:
-        """Return the name of every task, in order."""
-        return sorted(name for family in self._families for name in self._names_of(family))
+        """Return the name of every task, in order. A family that does not load is left out."""
+        names: list[str] = []
+        for family in self._families:
+            try:
+                names += self._names_of(family)
+            except TaskFailed as error:
+                _log.warning("task family left out", extra={"family": family, "problem": str(error)})
+        return sorted(names)
 
     def task(self, name: str) -> Task:
-        """Return a task. Raises NotFound naming it, with near matches."""
+        """Return a task. Raises NotFound naming it, with near matches, and TaskFailed."""
         if name not in self._tasks:
             self._tasks[name] = self._make(name)
         return self._tasks[name]
@@ -38,10 +48,10 @@ class InstalledTasks:
             raise _unknown(name, near=family, among=self._families)
         if name not in self._names_of(family):
             raise _unknown(name, near=name, among=self._names_of(family))
-        return self._load(family)(member)
+        return GuardedTask(name, lambda: self._load(family)(member))
 
     def _names_of(self, family: str) -> list[str]:
-        members = self._load(family).members()
+        members = guarded(family, lambda: self._load(family).members())
         return [f"{family}:{member}" for member in members] or [family]
 
     def _load(self, family: str) -> TaskFamily:
