@@ -40,6 +40,7 @@ from mint_common.ids import Digest
 from mint_common.runtime.clock import SystemClock
 from services.loader.adapters.staging import DiskCache
 from services.loader.adapters.vllm_engine import VllmEngine
+from services.loader.ports import LoadedAdapter
 from tests.integration.loader.moe_base import (
     Answer,
     answer,
@@ -89,6 +90,11 @@ class Served:
     async def sample(self, adapter: Any, *, seed: int = 1) -> Answer:
         """Sample one answer."""
         return await answer(self.engine, adapter, seed=seed)
+
+
+def replace_request(request: Any, *, number: int) -> Any:
+    """Return a LoRARequest for the same folder under another number."""
+    return type(request)(f"{request.lora_name}-{number}", number, request.lora_path)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -186,6 +192,25 @@ async def test_evicted_and_reloaded_adapters_answer_as_before(served: Served, tm
     assert rounds[0] == rounds[1] == rounds[2]
     assert len({one.logprobs for one in rounds[0]}) == 3
     assert bytes_before == [(folder / WEIGHTS_FILE).read_bytes() for folder in folders]
+
+
+async def test_laid_out_beside_the_loop_and_copied_in_slices_it_answers_the_same(
+    served: Served, tmp_path: Path
+) -> None:
+    folder = random_adapter(served.facts, tmp_path / "a", seed=8)
+    request = await served.load(folder)
+    expected = await served.sample(request)
+    adapter = LoadedAdapter(digest=Digest("sha256:a"), number=1000, folder=folder)
+    size_bytes = await served.engine.stage(adapter)
+    tensors = load_file(folder / WEIGHTS_FILE).values()
+    assert size_bytes == sum(tensor.nbytes for tensor in tensors)
+    slices = 1
+    while not (await served.engine.activate(adapter, victim=None, slice_ms=0.001)).done:
+        slices += 1
+    assert slices > 2
+    staged = replace_request(request, number=adapter.number)
+    served.held.append(staged)
+    assert await served.sample(staged) == expected
 
 
 async def test_slots_are_shared_by_more_adapters_than_there_are(served: Served, tmp_path: Path) -> None:
