@@ -20,14 +20,17 @@ from mint_common.ids import EngineId, TenantId, new_id
 from mint_common.runtime.clock import Clock, SystemClock
 from mint_common.runtime.dispatch import Dispatcher
 from mint_common.runtime.edge import create_http
+from mint_common.runtime.postgres import migrate, open_pool
 from mint_common.runtime.service import run_service
 from services.loader.adapters.announcements import BusAnnouncements
 from services.loader.adapters.staging import DiskCache
 from services.loader.adapters.vllm_engine import EngineConfig, start_engine
+from services.loader.adapters.working_set_postgres import PostgresWorkingSet
 from services.loader.core.requests import Limits
 from services.loader.core.residency import Capacity
 from services.loader.handlers import Handlers
 from services.loader.http import add_routes
+from services.loader.keeping import Keeper
 from services.loader.loading import LoadLimits
 from services.loader.ports import Engine
 from services.loader.residency_log import EngineIdentity, ResidencyLog
@@ -38,6 +41,7 @@ from services.loader.tiers import TierLimits, Tiers
 
 _log = logging.getLogger(__name__)
 
+SCHEMA = "loader"
 MAX_LOGPROBS = 20
 _FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 0.2, 5.0
 _WATCH_SECONDS = 0.25
@@ -52,6 +56,7 @@ class Loader:
     announcements: BusAnnouncements
     dispatcher: Dispatcher
     duties: "Duties"
+    keeper: Keeper
 
 
 class Duties:
@@ -119,6 +124,9 @@ async def open_loader(settings: LoaderSettings) -> AsyncIterator[Loader]:
         blobs = await open_blobs(settings.blobs)
         stack.push_async_callback(blobs.close)
         engine_id = EngineId(settings.engine_id)
+        pool = await open_pool(settings.postgres.dsn, schema=SCHEMA)
+        stack.push_async_callback(pool.close)
+        await migrate(pool, schema=SCHEMA, package="services.loader.adapters.migrations")
         bus = await connect_nats(settings.nats.url, name=f"loader-{engine_id}")
         stack.push_async_callback(bus.close)
         registry = InternalHttp(settings.peers.registry_url, token=settings.internal.token)
@@ -142,6 +150,14 @@ async def open_loader(settings: LoaderSettings) -> AsyncIterator[Loader]:
             vocab_size=facts.vocab_size,
             max_completions=settings.max_completions,
             max_logprobs=MAX_LOGPROBS,
+        )
+        keeper = Keeper(
+            tiers=tiers,
+            store=PostgresWorkingSet(pool, engine_id=engine_id, base_digest=facts.digest),
+            clock=clock,
+            most=settings.host_capacity,
+            at_once=settings.load_workers,
+            keep_seconds=settings.keep_seconds,
         )
         duties = Duties(
             engine=engine,
@@ -188,7 +204,12 @@ async def open_loader(settings: LoaderSettings) -> AsyncIterator[Loader]:
         dispatcher.on(AliasMoved, handlers.on_alias_moved, base=facts.name)
         dispatcher.on(AdapterWanted, handlers.on_adapter_wanted, base=facts.name)
         yield Loader(
-            http=http, tiers=tiers, announcements=announcements, dispatcher=dispatcher, duties=duties
+            http=http,
+            tiers=tiers,
+            announcements=announcements,
+            dispatcher=dispatcher,
+            duties=duties,
+            keeper=keeper,
         )
 
 
@@ -202,6 +223,7 @@ async def run(settings: LoaderSettings) -> None:
             loader.duties.watch_engine,
             loader.duties.register_base,
             loader.duties.reconcile,
+            loader.keeper.run,
         ]
         await run_service(loader.http, settings.http, background)
 

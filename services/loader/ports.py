@@ -10,6 +10,7 @@ from mint_common.events.event import Event
 from mint_common.generation import ChatMessage, Delta, Finished, Sampling
 from mint_common.ids import Digest, TenantId
 from services.loader.core.disk_cache import StoredAdapter
+from services.loader.core.working_set import Kept
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +140,18 @@ class Staging(Protocol):
 
     def size_of(self, digest: Digest) -> int | None:
         """Return the size of an adapter's weights if it is on the disk now."""
+        ...
+
+
+class WorkingSet(Protocol):
+    """Where an engine's working set survives it."""
+
+    async def save(self, kept: Sequence[Kept]) -> None:
+        """Replace what is kept, all or nothing. Raises Unavailable."""
+        ...
+
+    async def load(self) -> Sequence[Kept]:
+        """Return what is kept for this engine over its base. Raises Unavailable."""
         ...
 
 

@@ -10,6 +10,7 @@ from mint_common.settings import (
     InternalSettings,
     NatsSettings,
     PeerSettings,
+    PostgresSettings,
     TelemetrySettings,
 )
 
@@ -20,6 +21,7 @@ class LoaderSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     nats: NatsSettings
+    postgres: PostgresSettings
     blobs: BlobSettings
     telemetry: TelemetrySettings
     peers: PeerSettings
@@ -63,6 +65,9 @@ class LoaderSettings(BaseModel):
         512, ge=1, description="most requests at once, waiting ones included; one more is refused with 429"
     )
     reconcile_seconds: float = Field(5.0, gt=0, description="how often the engine is asked what it holds")
+    keep_seconds: float = Field(
+        5.0, gt=0, description="how often it is written down what to load again after a restart"
+    )
     prewarm_workers: int = Field(8, ge=1, description="events whose loads are awaited at once")
 
     @model_validator(mode="after")

@@ -21,6 +21,7 @@ from services.loader import metrics
 from services.loader.core.cold_queue import Priority
 from services.loader.core.requests import check_revision
 from services.loader.core.residency import Capacity, Residency, Resident, State
+from services.loader.core.working_set import Kept
 from services.loader.holdings import Holdings
 from services.loader.loading import LoadLimits, Loads
 from services.loader.ports import Engine, LoadedAdapter, Staging
@@ -141,6 +142,20 @@ class Tiers:
         return [
             self._status(digest, stored.get(digest, 0), places.get(digest))
             for digest in itertools.islice(known, limit)
+        ]
+
+    def working_set(self) -> list[Kept]:
+        """Return what is worth loading again after a restart: all that is finished in host memory."""
+        residents = self.holdings.residency.residents
+        return [
+            Kept(
+                revision=held.revision,
+                tenant_id=held.tenant_id,
+                pinned=residents[digest].pinned,
+                uses=residents[digest].uses,
+                last_used_at=residents[digest].last_used_at,
+            )
+            for digest, held in self.holdings.held.items()
         ]
 
     def load(self, *, requests: int) -> EngineLoad:

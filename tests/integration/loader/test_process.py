@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import asyncpg
 import httpx
 import numpy as np
 import psutil
@@ -30,6 +31,7 @@ from mint_common.bus.nats import connect_nats
 from mint_common.bus.port import Message
 from mint_common.claims import RevisionRef
 from mint_common.client.directory import EngineDirectory
+from mint_common.client.engine import EngineClient
 from mint_common.client.http import InternalHttp
 from mint_common.client.registry import RegistryClient
 from mint_common.events import AdapterFailed, AdapterLoaded, RevisionPublished
@@ -37,7 +39,7 @@ from mint_common.events.codec import decode
 from mint_common.events.event import Event
 from mint_common.events.subjects import subjects_of
 from mint_common.generation import Finished, GenerationRequest, Sampling, Started
-from mint_common.ids import PolicyId, TenantId
+from mint_common.ids import Digest, PolicyId, TenantId
 from mint_common.runtime.dispatch import publish_event
 
 pytestmark = [pytest.mark.engine, pytest.mark.integration, pytest.mark.timeout(180)]
@@ -138,6 +140,8 @@ async def test_the_loader_follows_events_and_dies_with_its_engine(
     }
     loader_environ = {
         **shared,
+        "MINT_POSTGRES_DSN": database,
+        "MINT_LOADER_KEEP_SECONDS": "0.2",
         "MINT_PEERS_REGISTRY_URL": registry_url,
         "MINT_LOADER_HTTP_PORT": loader_url.rpartition(":")[2],
         "MINT_LOADER_ENGINE_ID": "tiny-9",
@@ -153,7 +157,10 @@ async def test_the_loader_follows_events_and_dies_with_its_engine(
         await ready(loader_url, loader, log)
         async with InternalHttp(registry_url, token=TOKEN) as http:
             assert await RegistryClient(http).get_base(facts.name) == facts
-        await _follow(loader_url, nats_url, facts, LocalBlobs(tmp_path / "blobs"))
+        digest = await _follow(loader_url, nats_url, facts, LocalBlobs(tmp_path / "blobs"))
+        async with InternalHttp(loader_url, token=TOKEN) as http:
+            await EngineClient(http).pin(digest)
+        await kept(database, digest)
 
         children = psutil.Process(loader.pid).children(recursive=True)
         (engine,) = [child for child in children if "EngineCore" in child.name()]
@@ -162,9 +169,32 @@ async def test_the_loader_follows_events_and_dies_with_its_engine(
         _, alive = psutil.wait_procs(children, timeout=5)
         assert not alive
 
+    # The supervisor starts it again: it holds what it held, though nobody asks and NATS says nothing new.
+    with (
+        running("registry", registry_environ, tmp_path / "registry.log"),
+        running("loader", loader_environ, log) as loader,
+    ):
+        await ready(loader_url, loader, log)
+        async with InternalHttp(loader_url, token=TOKEN) as http:
+            async with asyncio.timeout(20):
+                while (status := (await EngineClient(http).adapters())[0]).readiness != "ready":
+                    await asyncio.sleep(0.05)
+        assert (status.digest, status.pinned, status.tier) == (digest, True, "slot")
 
-async def _follow(loader_url: str, nats_url: str, facts: BaseFacts, blobs: LocalBlobs) -> None:
-    """Publish a good and a bad revision, and ask for the good one."""
+
+async def kept(dsn: str, digest: Digest) -> None:
+    """Wait until a pinned adapter is in the stored working set."""
+    connection = await asyncpg.connect(dsn)
+    async with asyncio.timeout(20):
+        while not await connection.fetchval(
+            "SELECT true FROM loader.working_set WHERE digest = $1 AND pinned", digest
+        ):
+            await asyncio.sleep(0.05)
+    await connection.close()
+
+
+async def _follow(loader_url: str, nats_url: str, facts: BaseFacts, blobs: LocalBlobs) -> Digest:
+    """Publish a good and a bad revision, and ask for the good one; return its digest."""
     good, bad = [await published(blobs, facts, seed=seed) for seed in (1, 2)]
     await blobs.put(bad.revision.manifest.uri.replace(MANIFEST_FILE, WEIGHTS_FILE), b"not an adapter")
     other = replace(good, base="other", export_id="e9")  # of another base: not for this loader
@@ -196,6 +226,7 @@ async def _follow(loader_url: str, nats_url: str, facts: BaseFacts, blobs: Local
     assert isinstance(chunks[0], Started)
     assert chunks[0].revision == good.revision.digest
     assert chunks[-1] == Finished(index=0, reason="length")
+    return good.revision.digest
 
 
 _ORPHAN = """

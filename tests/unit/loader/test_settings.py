@@ -8,6 +8,7 @@ from services.loader.settings import LoaderSettings
 
 ENVIRON = {
     "MINT_NATS_URL": "nats://127.0.0.1:4222",
+    "MINT_POSTGRES_DSN": "postgresql://127.0.0.1/mint",
     "MINT_BLOBS_URL": "file:///blobs",
     "MINT_PEERS_REGISTRY_URL": "http://127.0.0.1:8101",
     "MINT_INTERNAL_TOKEN": "internal",

@@ -1,0 +1,1 @@
+"""The schema ``loader``, as numbered SQL files."""

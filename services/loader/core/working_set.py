@@ -1,0 +1,31 @@
+"""What an engine held when it stopped, and in which order it gets it back."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from mint_common.claims import RevisionRef
+from mint_common.ids import TenantId
+
+HALVING_SECONDS = 3600.0
+"""Uses count half after every hour without one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """One adapter of the working set. ``last_used_at`` is seconds since the epoch."""
+
+    revision: RevisionRef
+    tenant_id: TenantId
+    pinned: bool
+    uses: int
+    last_used_at: float
+
+
+def hottest_first(kept: Iterable[Kept], *, now: float, most: int) -> list[Kept]:
+    """Return at most ``most``: pinned ones, then what is used often and was lately."""
+    return sorted(kept, key=lambda each: (each.pinned, _heat(each, now)), reverse=True)[:most]
+
+
+def _heat(each: Kept, now: float) -> float:
+    return math.log2(1 + each.uses) - max(0.0, now - each.last_used_at) / HALVING_SECONDS

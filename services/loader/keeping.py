@@ -1,0 +1,100 @@
+"""The working set over time: loaded again at the start, written down in the background.
+
+Invariant: nothing is written before what an earlier run left has been tried, so that a crash while it is
+being loaded again loses none of it. No request ever waits for the store.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from mint_common.errors import MintError
+from mint_common.ids import Digest
+from mint_common.runtime.clock import Clock
+from services.loader.core.working_set import Kept, hottest_first
+from services.loader.ports import WorkingSet
+from services.loader.tiers import Tiers
+
+_log = logging.getLogger(__name__)
+_CAUSE = "restore"
+
+
+class Keeper:
+    """Restores the working set, then keeps it."""
+
+    def __init__(
+        self, *, tiers: Tiers, store: WorkingSet, clock: Clock, most: int, at_once: int, keep_seconds: float
+    ) -> None:
+        self._tiers = tiers
+        self._store = store
+        self._clock = clock
+        self._most = most
+        self._turns = asyncio.Semaphore(at_once)
+        self._keep_seconds = keep_seconds
+        self._earlier_uses: dict[Digest, int] = {}
+        self._saved: Sequence[Kept] = ()
+
+    async def run(self) -> None:
+        """Restore, then keep until cancelled."""
+        await self.restore()
+        while True:
+            await self._clock.sleep(self._keep_seconds)
+            await self.keep()
+
+    async def restore(self) -> None:
+        """Load what an earlier run held, the hottest first; what can't be loaded any more is left out."""
+        while True:
+            try:
+                kept = await self._store.load()
+            except MintError as error:
+                if not error.retryable:
+                    raise
+                _log.warning("working set not read yet", extra={"problem": str(error)})
+                await self._clock.sleep(self._keep_seconds)
+            else:
+                break
+        async with asyncio.TaskGroup() as group:
+            for each in hottest_first(kept, now=self._clock.now(), most=self._most):
+                await self._turns.acquire()
+                group.create_task(self._restore(each))
+        _log.info("working set restored", extra={"adapters": len(self._earlier_uses)})
+
+    async def keep(self) -> None:
+        """Write the working set if it has changed."""
+        kept = [self._with_earlier_uses(each) for each in self._tiers.working_set()]
+        if kept == self._saved:
+            return
+        self._earlier_uses = {
+            each.revision.digest: self._earlier_uses[each.revision.digest]
+            for each in kept
+            if each.revision.digest in self._earlier_uses
+        }
+        try:
+            await self._store.save(kept)
+            self._saved = kept
+        except MintError as error:
+            if not error.retryable:
+                raise
+            _log.warning("working set not saved", extra={"problem": str(error)})
+
+    async def _restore(self, each: Kept) -> None:
+        digest = each.revision.digest
+        try:
+            await self._tiers.prewarm(each.revision, tenant_id=each.tenant_id, cause=_CAUSE)
+            if each.pinned:
+                self._tiers.pin(digest, pinned=True)
+            self._earlier_uses[digest] = each.uses
+        except MintError as error:
+            _log.warning("adapter not restored", extra={"digest": digest, "code": error.code})
+        finally:
+            self._turns.release()
+
+    def _with_earlier_uses(self, each: Kept) -> Kept:
+        uses = each.uses + self._earlier_uses.get(each.revision.digest, 0)
+        return Kept(
+            revision=each.revision,
+            tenant_id=each.tenant_id,
+            pinned=each.pinned,
+            uses=uses,
+            last_used_at=each.last_used_at,
+        )

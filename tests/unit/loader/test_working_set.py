@@ -1,0 +1,106 @@
+"""A restart brings back what was hot, and never forgets what it has not tried yet."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from mint_common.claims import Claim, RevisionRef
+from mint_common.errors import Unavailable
+from mint_common.ids import TenantId, sha256_digest
+from services.loader.core.working_set import Kept, hottest_first
+from services.loader.keeping import Keeper
+
+Make = Callable[..., Awaitable[Any]]  # Any: Bench of conftest.py, which cannot be imported
+TENANT = TenantId("t")
+HOUR = 3600.0
+
+
+def kept(revision: RevisionRef, *, uses: int = 1, at: float = 0.0, pinned: bool = False) -> Kept:
+    return Kept(revision=revision, tenant_id=TENANT, pinned=pinned, uses=uses, last_used_at=at)
+
+
+def some(number: int) -> RevisionRef:
+    claim = Claim(uri="u", sha256="0" * 64, size_bytes=1)
+    return RevisionRef(digest=sha256_digest(str(number).encode()), number=number, manifest=claim)
+
+
+@dataclass
+class MemoryStore:
+    """A working set in memory."""
+
+    rows: Sequence[Kept] = ()
+    is_away: bool = False
+    saves: int = field(default=0)
+
+    async def save(self, rows: Sequence[Kept]) -> None:
+        if self.is_away:
+            raise Unavailable(what="the store", problem="the test says so")
+        self.rows, self.saves = list(rows), self.saves + 1
+
+    async def load(self) -> Sequence[Kept]:
+        return self.rows
+
+
+def keeper(bench: Any, store: MemoryStore, *, most: int = 3) -> Keeper:
+    return Keeper(tiers=bench.tiers, store=store, clock=bench.clock, most=most, at_once=2, keep_seconds=5.0)
+
+
+def test_pinned_then_often_then_lately_used() -> None:
+    rows = [
+        kept(some(1), uses=100, at=0.0),
+        kept(some(2), uses=3, at=9 * HOUR),
+        kept(some(3), uses=1, at=9 * HOUR),
+        kept(some(4), pinned=True),
+    ]
+    order = [each.revision.number for each in hottest_first(rows, now=9 * HOUR, most=3)]
+    assert order == [4, 2, 3]
+
+
+async def test_a_restart_loads_again_what_an_earlier_run_held(make_bench: Make) -> None:
+    bench = await make_bench(host=3)
+    revisions = [await bench.revision(seed) for seed in range(4)]
+    store = MemoryStore([kept(each, uses=1 + n, pinned=n == 0) for n, each in enumerate(revisions)])
+    await keeper(bench, store).restore()
+    assert set(bench.engine.loads) == {revisions[n].digest for n in (0, 2, 3)}
+    assert bench.tiers.status(revisions[0].digest).pinned
+
+
+async def test_what_cannot_be_loaded_any_more_is_left_out(make_bench: Make) -> None:
+    bench = await make_bench()
+    good = await bench.revision(0)
+    await keeper(bench, MemoryStore([kept(some(9), uses=50), kept(good)])).restore()
+    assert bench.tiers.status(good.digest).readiness == "ready"
+
+
+async def test_uses_add_up_over_restarts_and_only_changes_are_written(make_bench: Make) -> None:
+    bench = await make_bench()
+    revision, store = await bench.revision(0), MemoryStore()
+    store.rows = [kept(revision, uses=40)]
+    keeping = keeper(bench, store)
+    await keeping.restore()
+    await keeping.keep()
+    await keeping.keep()
+    assert store.saves == 1
+    assert [each.uses for each in store.rows] == [41 - 1 + bench.tiers.working_set()[0].uses]
+
+
+async def test_a_store_that_is_away_is_tried_again_later(make_bench: Make) -> None:
+    bench = await make_bench()
+    store = MemoryStore(is_away=True)
+    keeping = keeper(bench, store)
+    await bench.tiers.prewarm(await bench.revision(0), tenant_id=TENANT, cause="evt")
+    await keeping.keep()
+    assert store.saves == 0
+    store.is_away = False
+    await keeping.keep()
+    assert store.saves == 1
+
+
+@pytest.mark.parametrize("most", [1, 2])
+async def test_no_more_is_restored_than_there_is_room_for(make_bench: Make, most: int) -> None:
+    bench = await make_bench()
+    rows = [kept(await bench.revision(seed)) for seed in range(3)]
+    await keeper(bench, MemoryStore(rows), most=most).restore()
+    assert len(bench.engine.loads) == most
