@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import TypeAlias, cast
 
 import asyncpg
 
@@ -11,10 +10,7 @@ from mint_common.events.codec import decode
 from mint_common.events.event import Event
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.outbox import event_message
-from mint_common.runtime.postgres_errors import translating_errors, translating_outages
-
-PostgresConnection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
-"""What ``transaction.connection`` is (a pool's proxy of it, in fact)."""
+from mint_common.runtime.postgres_errors import PostgresConnection, acquired
 
 NOTIFY = "SELECT pg_notify('mint_outbox_' || current_schema(), '')"
 """Wakes the relay of this schema when the transaction commits."""
@@ -59,29 +55,21 @@ class PostgresLedger:
 
     async def outcome(self, cause: str) -> Sequence[Event] | None:
         """Return the events of a committed cause that are still kept, or None."""
-        with translating_errors():
-            async with self._pool.acquire() as connection:
-                if await connection.fetchval(_KNOWN, cause) is None:
-                    return None
-                return [decode(row["data"])[1] for row in await connection.fetch(_EVENTS, cause)]
+        async with acquired(self._pool) as connection:
+            if await connection.fetchval(_KNOWN, cause) is None:
+                return None
+            return [decode(row["data"])[1] for row in await connection.fetch(_EVENTS, cause)]
 
     @asynccontextmanager
     async def transaction(self, cause: str) -> AsyncIterator[PostgresTransaction]:
         """Open the transaction of a cause. Raises AlreadyHandled before the body runs."""
-        with translating_errors():
-            connection = await self._pool.acquire()
-        try:
-            with translating_outages():
-                async with connection.transaction():
-                    if await connection.fetchval(_TAKE, cause) is None:
-                        raise AlreadyHandled(cause=cause)
-                    yield PostgresTransaction(cast(PostgresConnection, connection), cause, self._clock)
-        finally:
-            await self._pool.release(connection)
+        async with acquired(self._pool) as connection, connection.transaction():
+            if await connection.fetchval(_TAKE, cause) is None:
+                raise AlreadyHandled(cause=cause)
+            yield PostgresTransaction(connection, cause, self._clock)
 
     async def repeat(self, cause: str) -> None:
         """Put the events of a committed cause on the bus once more; nothing for an unknown cause."""
-        with translating_errors():
-            async with self._pool.acquire() as connection, connection.transaction():
-                await connection.execute(_REPEAT, cause)
-                await connection.execute(NOTIFY)
+        async with acquired(self._pool) as connection, connection.transaction():
+            await connection.execute(_REPEAT, cause)
+            await connection.execute(NOTIFY)

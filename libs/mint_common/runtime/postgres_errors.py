@@ -1,13 +1,18 @@
 """What asyncpg raises when the server is away, as Unavailable."""
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import TypeAlias, cast
 
 import asyncpg
 
 from mint_common.errors import Unavailable
 
+PostgresConnection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+"""What a pool hands out (a proxy of it, in fact)."""
+
+_CLOSED = re.compile(r"clos(ed|ing)|released|lost")
 _OUTAGES = (
     asyncpg.PostgresConnectionError,
     asyncpg.CannotConnectNowError,
@@ -44,10 +49,23 @@ def translating_outages() -> Iterator[None]:
         raise
 
 
+@asynccontextmanager
+async def acquired(pool: asyncpg.Pool) -> AsyncIterator[PostgresConnection]:
+    """Borrow a connection; trouble with the server while taking, using or returning it is Unavailable."""
+    with translating_errors():
+        connection = await pool.acquire()
+    try:
+        with translating_outages():
+            yield cast(PostgresConnection, connection)
+    finally:
+        with translating_errors():
+            await pool.release(connection)
+
+
 def is_outage(error: BaseException) -> bool:
     """Return whether an error of an open connection says that the server is away, or that a retry helps."""
-    # asyncpg has one class for "connection is closed" and for wrong use of its API.
-    closed = isinstance(error, asyncpg.InterfaceError) and re.search(r"clos(ed|ing)|lost", str(error))
+    # asyncpg has one class for wrong use of its API and for connections that broke and went back to the pool.
+    closed = isinstance(error, asyncpg.InterfaceError) and _CLOSED.search(str(error))
     return bool(closed) or isinstance(error, _OUTAGES)
 
 

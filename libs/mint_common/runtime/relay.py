@@ -9,9 +9,8 @@ Invariants:
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import cast
 
 import asyncpg
 from prometheus_client import Counter
@@ -19,9 +18,8 @@ from prometheus_client import Counter
 from mint_common.bus.port import Bus, Message
 from mint_common.errors import MintError, Unavailable
 from mint_common.runtime.clock import Clock
-from mint_common.runtime.ledger_postgres import PostgresConnection
 from mint_common.runtime.outbox import message_id
-from mint_common.runtime.postgres_errors import translating_errors, translating_outages
+from mint_common.runtime.postgres_errors import PostgresConnection, acquired
 from mint_common.waiting import wait_for_event
 
 POLL_SECONDS = 1.0
@@ -104,23 +102,17 @@ class OutboxRelay:
 
     @asynccontextmanager
     async def _listening(self, wake: asyncio.Event) -> AsyncIterator[PostgresConnection]:
-        with translating_errors():
-            connection = await self._pool.acquire()
-        try:
-            with translating_outages():
-                channel = "mint_outbox_" + await connection.fetchval("SELECT current_schema()")
-
-                def on_notify(*_: object) -> None:
-                    wake.set()
-
-                await connection.add_listener(channel, on_notify)
-                try:
-                    yield cast(PostgresConnection, connection)
-                finally:
-                    if not connection.is_closed():
-                        await connection.remove_listener(channel, on_notify)
-        finally:
-            await self._pool.release(connection)
+        async with acquired(self._pool) as connection:
+            channel = "mint_outbox_" + await connection.fetchval("SELECT current_schema()")
+            # A mark that a power loss takes away costs one more publication: none waits for the disk.
+            await connection.execute("SET synchronous_commit = off")
+            await connection.add_listener(channel, lambda *_: wake.set())
+            try:
+                yield connection
+            finally:
+                # A connection that has listened is not for the pool's others, and a broken one may not know.
+                with suppress(asyncpg.InterfaceError):
+                    connection.terminate()
 
 
 async def _pending(connection: PostgresConnection) -> Sequence[_Row]:

@@ -6,6 +6,8 @@ from mint_common.errors import MintError, Overloaded, Unavailable
 
 FIRST_DELAY_SECONDS = 0.2
 LONGEST_DELAY_SECONDS = 30.0
+LONGEST_OUTAGE_DELAY_SECONDS = 5.0
+"""How long after a part is back an event may still wait for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,14 +33,16 @@ def decide(error: Exception, *, attempt: int, max_attempts: int, jitter: float) 
     retryable = error.retryable if isinstance(error, MintError) else True
     patient = isinstance(error, Unavailable | Overloaded)
     if retryable and (patient or attempt < max_attempts):
-        return RetryLater(delay_seconds=max(_backoff_seconds(attempt, jitter), _asked_seconds(error)))
+        longest = LONGEST_OUTAGE_DELAY_SECONDS if patient else LONGEST_DELAY_SECONDS
+        delay_seconds = max(_backoff_seconds(attempt, longest, jitter), _asked_seconds(error))
+        return RetryLater(delay_seconds=delay_seconds)
     code = error.code if isinstance(error, MintError) else "internal"
     return Bury(code=code, reason=f"{type(error).__name__}: {error}")
 
 
-def _backoff_seconds(attempt: int, jitter: float) -> float:
+def _backoff_seconds(attempt: int, longest: float, jitter: float) -> float:
     doubled = FIRST_DELAY_SECONDS * 2.0 ** min(attempt - 1, 16)
-    return min(doubled, LONGEST_DELAY_SECONDS) * (1.0 - 0.5 * jitter)
+    return min(doubled, longest) * (1.0 - 0.5 * jitter)
 
 
 def _asked_seconds(error: Exception) -> float:
