@@ -8,35 +8,20 @@ does not fit here; either load ends with the copy into a slot, so that a lazily 
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
+from benches.moe_loads import EXPERTS, LAYERS, BareLoader, real_facts, write_both
 from benches.report import Report, Row, make_row
 from benches.serving import scratch_folder
-from mint_common.adapters_format import (
-    DENSE,
-    WEIGHTS_FILE,
-    BaseFacts,
-    ExpertsFacts,
-    build_adapter,
-    convert_adapter,
-    packed_name,
-    peft_name,
-    read_manifest,
-)
-from mint_common.adapters_format.names import MANIFEST_FILE
-from mint_common.ids import BaseName, PolicyId, sha256_digest
+from mint_common.adapters_format import WEIGHTS_FILE
 
-LAYERS, EXPERTS = 48, 128
 LIVE_ROUNDS, REAL_ROUNDS = 9, 7
 LIVE_RANK = 4
-WIDTH, EXPERT_WIDTH = 2048, 768
-HEADS_OUT, KEYS_OUT = 4096, 512
 
 Load = Callable[[], None]
 
@@ -166,142 +151,19 @@ def measure_live(folder: Path) -> Times:
 def measure_real(folder: Path) -> Times:
     """Load at real widths without a model, and read the same bytes."""
     packed, split = write_both(real_facts(), folder, rank=1, dtype=np.float16)
-    data = (packed / WEIGHTS_FILE).stat().st_size
-    target = np.ones(data, np.uint8)
+    size_bytes = (packed / WEIGHTS_FILE).stat().st_size
+    buffer, target = np.ones(size_bytes, np.uint8), np.ones(size_bytes, np.uint8)
 
     def read() -> None:
-        target[:] = np.fromfile(packed / WEIGHTS_FILE, np.uint8)
+        with (packed / WEIGHTS_FILE).open("rb", buffering=0) as file:
+            assert file.readinto(buffer) == size_bytes
+        target[:] = buffer
 
-    loader = _Loader()
+    loader = BareLoader()
     times = _rounds(
         REAL_ROUNDS, lambda: loader.load_per_expert(split), lambda: loader.load_packed(packed), read
     )
     return Times(*times)
-
-
-class _Loader:
-    """vLLM's loading code with what it asks of a model, but no model."""
-
-    def __init__(self) -> None:
-        import torch
-
-        self._dtype = torch.float16
-        self._slot: list[Any] = []
-        blocks = [f"model.layers.{layer}" for layer in range(LAYERS)]
-        leaves = [f"experts.{e}.{leaf}_proj" for e in range(EXPERTS) for leaf in ("gate", "down", "up")]
-        self._expected = {*leaves, "experts", "q_proj", "k_proj", "v_proj", "o_proj"}
-        attention = ("q_proj", "k_proj", "v_proj")
-        self._packed_modules: dict[str, list[str]] = {}
-        for block in blocks:
-            routed, fused = f"{block}.mlp.experts", f"{block}.self_attn.qkv_proj"
-            self._packed_modules[routed] = [f"{block}.mlp.{leaf}" for leaf in leaves]
-            self._packed_modules[fused] = [f"{block}.self_attn.{leaf}" for leaf in attention]
-        alone = [f"{block}.self_attn.o_proj" for block in blocks]
-        self._modules = {name: SimpleNamespace() for name in (*self._packed_modules, *alone)}
-
-    def load_per_expert(self, folder: Path) -> None:
-        """Load as vLLM does by itself."""
-        from vllm.lora.lora_model import LoRAModel
-        from vllm.lora.peft_helper import PEFTHelper
-
-        lora = LoRAModel.from_local_checkpoint(
-            str(folder),
-            self._expected,
-            PEFTHelper.from_local_dir(str(folder), WIDTH),
-            lora_model_id=1,
-            device="cpu",
-            dtype=self._dtype,
-        )
-        self._finish(self._manager(), lora)
-
-    def load_packed(self, folder: Path) -> None:
-        """Load as MinT's plugin does."""
-        from services.loader.adapters.packed_loader import load_packed
-
-        manager = self._manager()
-        config = SimpleNamespace(max_lora_rank=8, lora_dtype=self._dtype)
-        worker_manager = SimpleNamespace(lora_config=config, _adapter_manager=manager)
-        manifest = read_manifest((folder / MANIFEST_FILE).read_bytes())
-        self._finish(manager, load_packed(worker_manager, folder, manifest, number=1))
-
-    def _manager(self) -> Any:
-        from vllm.lora.model_manager import LoRAModelManager
-
-        manager = object.__new__(LoRAModelManager)
-        manager.packed_modules = self._packed_modules
-        manager.modules = self._modules
-        manager.model = SimpleNamespace()
-        manager._use_ep = manager.is_pooling_model = manager._enable_moe_shared_loras = False
-        manager._is_non_gated_moe = manager._enable_mixed_moe_lora_format = False
-        manager.moe_ep_load_spec = None
-        return manager
-
-    def _finish(self, manager: Any, lora: Any) -> None:
-        import torch
-
-        manager._create_merged_loras_inplace(lora)  # noqa: SLF001  # the code under measurement
-        sources = [tensor for name in sorted(lora.loras) for tensor in _tensors(lora.loras[name])]
-        if not self._slot:
-            self._slot = [torch.ones_like(source) for source in sources]
-        for target, source in zip(self._slot, sources, strict=True):
-            target.copy_(source)
-
-
-def _tensors(weights: Any) -> Iterator[Any]:
-    for side in (weights.lora_a, weights.lora_b):
-        yield from side if isinstance(side, list) else [side]
-
-
-def real_facts() -> BaseFacts:
-    """Return the widths of Qwen3-30B-A3B."""
-    blocks = [f"model.layers.{layer}" for layer in range(LAYERS)]
-    attention = {
-        "q_proj": (WIDTH, HEADS_OUT),
-        "k_proj": (WIDTH, KEYS_OUT),
-        "v_proj": (WIDTH, KEYS_OUT),
-        "o_proj": (HEADS_OUT, WIDTH),
-    }
-    inward, outward = (WIDTH, EXPERT_WIDTH), (EXPERT_WIDTH, WIDTH)
-    experts = ExpertsFacts(
-        count=EXPERTS, projections={"down_proj": outward, "gate_proj": inward, "up_proj": inward}
-    )
-    return BaseFacts(
-        name=BaseName("qwen3-30b-a3b"),
-        digest=sha256_digest(b"widths only"),
-        architecture="Qwen3MoeForCausalLM",
-        vocab_size=151936,
-        max_context=40960,
-        targets=("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"),
-        modules={f"{block}.self_attn.{leaf}": sides for block in blocks for leaf, sides in attention.items()},
-        max_rank=8,
-        experts={f"{block}.mlp.experts": experts for block in blocks},
-    )
-
-
-def write_both(facts: BaseFacts, folder: Path, *, rank: int, dtype: type[np.floating]) -> tuple[Path, Path]:
-    """Write one adapter of random weights packed and per expert; return both folders."""
-    rng = np.random.default_rng(0)
-
-    def draw(*shape: int) -> np.ndarray:
-        return (rng.standard_normal(shape, dtype=np.float32) * np.float32(0.05)).astype(dtype)
-
-    tensors = {}
-    for module, (width_in, width_out) in facts.modules.items():
-        tensors[peft_name(module, "A")] = draw(rank, width_in)
-        tensors[peft_name(module, "B")] = draw(width_out, rank)
-    for module, layer in facts.experts.items():
-        for leaf, (width_in, width_out) in layer.projections.items():
-            tensors[packed_name(module, leaf, "A")] = draw(layer.count, rank, width_in)
-            tensors[packed_name(module, leaf, "B")] = draw(layer.count, width_out, rank)
-    files = build_adapter(
-        facts=facts, policy_id=PolicyId("bench"), step=1, parent=None, rank=rank, tensors=tensors
-    )
-    packed, split = folder / "packed", folder / "per-expert"
-    packed.mkdir(parents=True)
-    for name, data in files.files.items():
-        (packed / name).write_bytes(data)
-    convert_adapter(facts, packed, split, layout=DENSE)
-    return packed, split
 
 
 def _draw(figure: Any, live: Times, real: Times) -> None:
