@@ -23,7 +23,7 @@ from services.registry.adapters.postgres_aliases import PostgresAliases
 from services.registry.adapters.postgres_catalog import PostgresCatalog
 from services.registry.adapters.postgres_evaluations import PostgresEvaluations
 from services.registry.core.keys import stored_key
-from services.registry.handlers import ExportHandler
+from services.registry.handlers.exports import ExportHandler
 from services.registry.http import Registry, add_routes
 from services.registry.ports import Accounts
 from services.registry.settings import RegistrySettings

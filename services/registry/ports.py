@@ -17,6 +17,7 @@ from mint_common.catalog import (
     KeyOwner,
     OwnedRevision,
     PolicyRecord,
+    Resolution,
     RevisionRecord,
     TenantRecord,
 )
@@ -25,6 +26,7 @@ from mint_common.events import RevisionExported
 from mint_common.ids import BaseName, Digest, PolicyId, TenantId
 from services.registry.core.exports import Refusal
 from services.registry.core.keys import StoredKey
+from services.registry.core.names import ModelName
 
 HISTORY_ROWS = 1000
 """How much of an alias's history one answer holds."""
@@ -81,6 +83,14 @@ class Catalog(Protocol):
         """Return a policy's revisions by number."""
         ...
 
+    async def resolve(self, tenant_id: TenantId, name: ModelName) -> Resolution:
+        """Return what a model name means now, by index alone.
+
+        A policy comes before a base of the same name. Raises NotFound naming what there is not
+        (model, policy, alias or revision), NoRevision for a policy without one.
+        """
+        ...
+
     async def owned(self, tenant_id: TenantId, digests: Sequence[Digest]) -> Sequence[OwnedRevision]:
         """Return which of these digests are a tenant's, of which policies, by policy name and number."""
         ...
@@ -91,6 +101,20 @@ class Catalog(Protocol):
         Numbers of a policy's revisions are 1, 2, ... without gaps. An adapter that the policy has already
         keeps its number. An export that is settled already gets its first answer again, whatever the verdict
         is now. Raises AlreadyHandled when this very event is committed.
+        """
+        ...
+
+    async def add_policies(self, policies: Sequence[PolicyRecord]) -> None:
+        """Store many new policies, all or none. Raises as `add_policy` does."""
+        ...
+
+    async def publish_many(
+        self, exports: Sequence[RevisionExported], *, now: float, announce: bool
+    ) -> Sequence[RevisionRef]:
+        """Publish checked adapters in one step; return the revision of each, in order.
+
+        Numbers and repeats are as `settle_export` says. ``announce`` tells a `revision.published` for each.
+        Raises NotFound for an unknown policy, and then publishes none.
         """
         ...
 

@@ -12,11 +12,12 @@ from mint_common.catalog import (
     KeyOwner,
     OwnedRevision,
     PolicyRecord,
+    Resolution,
     RevisionRecord,
     TenantRecord,
 )
 from mint_common.claims import RevisionRef
-from mint_common.errors import AlreadyExists, BaseChanged, InvalidField, NotFound
+from mint_common.errors import AlreadyExists, BaseChanged, InvalidField, MintError, NotFound
 from mint_common.events import RevisionExported
 from mint_common.ids import BaseName, Digest, PolicyId, TenantId, new_id
 from mint_common.runtime.ledger_memory import MemoryLedger
@@ -24,7 +25,8 @@ from services.registry.core.aliases import AliasEntry, moved, plan_move, plan_ro
 from services.registry.core.evaluations import recorded
 from services.registry.core.exports import Refusal, answer
 from services.registry.core.keys import StoredKey
-from services.registry.core.names import is_policy_id
+from services.registry.core.names import DEFAULT_ALIAS, ModelName, is_policy_id
+from services.registry.core.resolve import base_resolution, policy_resolution
 from services.registry.ports import HISTORY_ROWS, Mover
 
 
@@ -130,6 +132,22 @@ class MemoryCatalog:
         """Return a policy's revisions by number."""
         return self._tables.revisions.get(policy_id, [])[after:][:limit]
 
+    async def resolve(self, tenant_id: TenantId, name: ModelName) -> Resolution:
+        """Return what a model name means now."""
+        found = [policy for policy in self._tables.policies.values() if _is(policy, tenant_id, name.name)]
+        if not found:
+            return base_resolution(name, self._tables.bases.get(name.name))
+        policy = self._with_latest(found[0])
+        rows = self._tables.aliases.get((policy.policy_id, name.alias or DEFAULT_ALIAS))
+        revision = policy.latest
+        if name.revision is not None:
+            revision = (await self.revision(policy.policy_id, name.revision)).ref
+        elif rows:
+            revision = self._tables.revisions[policy.policy_id][rows[-1][0].number - 1].ref
+        elif name.alias is not None:
+            revision = None
+        return policy_resolution(name, policy, revision)
+
     async def owned(self, tenant_id: TenantId, digests: Sequence[Digest]) -> Sequence[OwnedRevision]:
         """Return which of these digests are a tenant's, of which policies."""
         return [
@@ -147,6 +165,33 @@ class MemoryCatalog:
             if key not in self._tables.exports:
                 self._tables.exports[key] = refusal or self._append(export, now)
             await transaction.emit(answer(export, self._tables.exports[key]))
+
+    async def add_policies(self, policies: Sequence[PolicyRecord]) -> None:
+        """Store many new policies, all or none."""
+        before = dict(self._tables.policies)
+        try:
+            for policy in policies:
+                await self.add_policy(policy)
+        except MintError:
+            self._tables.policies = before
+            raise
+
+    async def publish_many(
+        self, exports: Sequence[RevisionExported], *, now: float, announce: bool
+    ) -> Sequence[RevisionRef]:
+        """Publish checked adapters in one step."""
+        for export in exports:
+            if export.policy_id not in self._tables.policies:
+                raise NotFound(kind="policy", name=export.policy_id)
+        async with self._ledger.transaction(new_id("req")) as transaction:
+            refs = []
+            for export in exports:
+                ref = self._append(export, now)
+                refs.append(ref)
+                self._tables.exports.setdefault((export.policy_id, export.export_id, export.tenant_id), ref)
+                if announce:
+                    await transaction.emit(answer(export, ref))
+            return refs
 
     def _append(self, export: RevisionExported, now: float) -> RevisionRef:
         revisions = self._tables.revisions.setdefault(export.policy_id, [])

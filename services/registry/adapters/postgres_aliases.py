@@ -9,7 +9,8 @@ from mint_common.catalog import AliasRecord, PolicyRecord
 from mint_common.claims import RevisionRef
 from mint_common.errors import NotFound
 from mint_common.ids import PolicyId, new_id
-from mint_common.runtime.ledger_postgres import PostgresConnection, PostgresLedger, PostgresTransaction
+from mint_common.runtime.ledger_postgres import PostgresLedger, PostgresTransaction
+from mint_common.runtime.postgres_errors import PostgresConnection
 from services.registry.adapters.rows import moment, move_of, ref_of
 from services.registry.core.aliases import AliasEntry, moved, plan_move, plan_rollback
 from services.registry.ports import HISTORY_ROWS, Mover

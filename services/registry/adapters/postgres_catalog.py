@@ -4,17 +4,21 @@ A policy's row is the lock under which its revisions are numbered.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import asyncpg
 import msgspec
 
 from mint_common.adapters_format.base_facts import BaseFacts
-from mint_common.catalog import OwnedRevision, PolicyRecord, RevisionRecord
+from mint_common.catalog import OwnedRevision, PolicyRecord, Resolution, RevisionRecord
 from mint_common.claims import RevisionRef
 from mint_common.errors import AlreadyExists, BaseChanged, InvalidField, NotFound
 from mint_common.events import RevisionExported
-from mint_common.ids import BaseName, Digest, PolicyId, TenantId
-from mint_common.runtime.ledger_postgres import PostgresConnection, PostgresLedger
+from mint_common.ids import BaseName, Digest, PolicyId, TenantId, new_id
+from mint_common.runtime.ledger_postgres import PostgresLedger
+from mint_common.runtime.postgres_errors import PostgresConnection, acquired
+from services.registry.adapters.postgres_bulk import insert_policies, insert_revisions
+from services.registry.adapters.postgres_resolve import resolve_query
 from services.registry.adapters.rows import (
     POLICY,
     moment,
@@ -23,7 +27,8 @@ from services.registry.adapters.rows import (
     revision_of,
 )
 from services.registry.core.exports import Refusal, answer
-from services.registry.core.names import is_policy_id
+from services.registry.core.names import ModelName, is_policy_id
+from services.registry.core.resolve import base_resolution, policy_resolution
 
 _PUT_BASE = (
     "INSERT INTO bases (name, digest, facts, created_at) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING"
@@ -137,6 +142,17 @@ class PostgresCatalog:
         query = "SELECT * FROM revisions WHERE policy_id = $1 AND number > $2 ORDER BY number LIMIT $3"
         return [revision_of(row) for row in await self._pool.fetch(query, policy_id, after, limit)]
 
+    async def resolve(self, tenant_id: TenantId, name: ModelName) -> Resolution:
+        """Return what a model name means now."""
+        row = await self._pool.fetchrow(*resolve_query(tenant_id, name))
+        if row is not None:
+            return policy_resolution(name, policy_of(row), None if row["number"] is None else ref_of(row))
+        facts = None
+        if name.is_bare:
+            with suppress(NotFound):
+                facts = await self.base(name.name)
+        return base_resolution(name, facts)
+
     async def owned(self, tenant_id: TenantId, digests: Sequence[Digest]) -> Sequence[OwnedRevision]:
         """Return which of these digests are a tenant's, of which policies."""
         rows = await self._pool.fetch(_OWNED, tenant_id, digests)
@@ -156,6 +172,21 @@ class PostgresCatalog:
                 verdict = refusal or await _append(connection, export, now)
                 await _settle(connection, export, verdict, now)
             await transaction.emit(answer(export, verdict))
+
+    async def add_policies(self, policies: Sequence[PolicyRecord]) -> None:
+        """Store many new policies, all or none."""
+        async with acquired(self._pool) as connection:
+            await insert_policies(connection, policies)
+
+    async def publish_many(
+        self, exports: Sequence[RevisionExported], *, now: float, announce: bool
+    ) -> Sequence[RevisionRef]:
+        """Publish checked adapters in one step."""
+        async with self._ledger.transaction(new_id("req")) as transaction:
+            refs = await insert_revisions(transaction.connection, exports, now=now)
+            if announce:
+                await transaction.emit(*map(answer, exports, refs))
+        return refs
 
 
 async def _append(connection: PostgresConnection, export: RevisionExported, now: float) -> RevisionRef:

@@ -1,0 +1,32 @@
+"""What a model name means, given what the store found for it. A name never falls back to the base."""
+
+from mint_common.adapters_format.base_facts import BaseFacts
+from mint_common.catalog import PolicyRecord, Resolution
+from mint_common.claims import RevisionRef
+from mint_common.errors import NoRevision, NotFound
+from services.registry.core.names import ModelName
+
+
+def base_resolution(name: ModelName, facts: BaseFacts | None) -> Resolution:
+    """Return what a name means that no policy of the tenant has. Raises NotFound."""
+    if not name.is_bare:
+        raise NotFound(kind="policy", name=name.name)
+    if facts is None:
+        raise NotFound(kind="model", name=name.name)
+    return Resolution(base=facts.name, policy_id=None, policy_name=None, revision=None)
+
+
+def policy_resolution(name: ModelName, policy: PolicyRecord, revision: RevisionRef | None) -> Resolution:
+    """Return what a name means that is a policy's; ``revision`` is what its selector led to.
+
+    Raises NotFound naming the selector that led to nothing, NoRevision for a bare name that did.
+    """
+    if revision is None:
+        if name.revision is not None:
+            raise NotFound(kind="revision", name=str(name.revision))
+        if name.alias is not None:
+            raise NotFound(kind="alias", name=name.alias)
+        raise NoRevision(name=policy.name)
+    return Resolution(
+        base=policy.base, policy_id=policy.policy_id, policy_name=policy.name, revision=revision
+    )

@@ -1,0 +1,106 @@
+"""Bulk ingest: many adapters at once, each checked like an export before anything of it is stored.
+
+Invariants: a refused adapter fails alone and leaves nothing behind; a revision's row is committed after its
+bytes are stored. Memory is bounded by one batch.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mint_common.adapters_format import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    AdapterFiles,
+    BaseFacts,
+    check_adapter,
+    check_config,
+    store_adapter,
+)
+from mint_common.blobs.port import Blobs
+from mint_common.catalog import PolicyRecord
+from mint_common.claims import Claim, RevisionRef
+from mint_common.errors import AdapterInvalid
+from mint_common.events import RevisionExported
+from mint_common.ids import new_id
+from mint_common.runtime.clock import Clock
+from services.registry.core.exports import Refusal, check_export
+from services.registry.ports import Catalog
+
+STORED_AT_ONCE = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewAdapter:
+    """An adapter in memory and the policy that it is of."""
+
+    policy: PolicyRecord
+    files: AdapterFiles
+
+
+class BulkIngest:
+    """Takes in adapters by the batch."""
+
+    def __init__(self, *, catalog: Catalog, blobs: Blobs, clock: Clock) -> None:
+        self._catalog = catalog
+        self._blobs = blobs
+        self._clock = clock
+
+    async def ingest(
+        self, adapters: Sequence[NewAdapter], *, announce: bool = True
+    ) -> list[RevisionRef | Refusal]:
+        """Publish a batch; return the revision of each adapter, or why it was refused, in order.
+
+        ``announce`` False tells no event: for filling a catalog before anybody listens.
+        """
+        gate = asyncio.Semaphore(STORED_AT_ONCE)
+        facts = {
+            name: await self._catalog.base(name) for name in {adapter.policy.base for adapter in adapters}
+        }
+        taken = await asyncio.gather(
+            *(self._take(adapter, facts[adapter.policy.base], gate) for adapter in adapters)
+        )
+        exports = [export for export in taken if isinstance(export, RevisionExported)]
+        refs = iter(
+            await self._catalog.publish_many(exports, now=self._clock.now(), announce=announce)
+            if exports
+            else ()
+        )
+        return [next(refs) if isinstance(found, RevisionExported) else found for found in taken]
+
+    async def _take(
+        self, adapter: NewAdapter, facts: BaseFacts, gate: asyncio.Semaphore
+    ) -> RevisionExported | Refusal:
+        export_id = new_id("export")
+        async with gate:
+            try:
+                _check(adapter, facts)
+            except AdapterInvalid as error:
+                return Refusal(code=error.code, reason=str(error))
+            manifest = await store_adapter(self._blobs, adapter.files, export_id=export_id)
+        return _export(adapter, export_id, manifest)
+
+
+def _check(adapter: NewAdapter, facts: BaseFacts) -> None:
+    manifest, files = adapter.files.manifest, adapter.files.files
+    claim = Claim(uri="unstored", sha256="", size_bytes=0)
+    check_export(_export(adapter, "unstored", claim), adapter.policy, manifest)
+    check_config(manifest, files[CONFIG_FILE])
+    check_adapter(facts, manifest, files[WEIGHTS_FILE])
+
+
+def _export(adapter: NewAdapter, export_id: str, claim: Claim) -> RevisionExported:
+    manifest = adapter.files.manifest
+    return RevisionExported(
+        tenant_id=adapter.policy.tenant_id,
+        base=manifest.base,
+        export_id=export_id,
+        policy_id=adapter.policy.policy_id,
+        job_id=None,
+        wave_id=None,
+        digest=manifest.digest,
+        manifest=claim,
+        parent=manifest.parent,
+        step=manifest.step,
+        metrics={},
+    )

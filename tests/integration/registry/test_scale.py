@@ -1,0 +1,162 @@
+"""The catalog at size: names resolve by index, and adapters come in by the batch."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import asyncpg
+import pytest
+from contract.catalog_rig import BASE, NOW, TENANT, Store, add_policy, by, fill, new_policy, postgres_store
+
+from mint_common.adapters_format import check_folder, stage_adapter
+from mint_common.blobs.localfs import LocalBlobs
+from mint_common.catalog import EvaluationRecord
+from mint_common.claims import RevisionRef
+from mint_common.errors import NotFound
+from mint_common.events import LoraSpec
+from mint_common.ids import EvaluationId
+from mint_common.runtime.clock import SystemClock
+from mint_common.runtime.postgres import migrate, open_pool
+from mint_common.testing.adapters import make_adapter
+from services.registry.core.exports import Refusal
+from services.registry.core.keys import hash_key
+from services.registry.core.names import parse_model
+from services.registry.handlers.bulk import BulkIngest, NewAdapter
+
+pytestmark = pytest.mark.integration
+
+POLICIES = 30_000
+BIG = ("policies", "revisions", "aliases", "alias_history", "evaluations")
+_FILL = """
+    INSERT INTO policies
+    SELECT 'pol_' || n, $1, 'name-' || n, $2,
+           '{"rank": 2, "alpha": 4, "targets": ["q_proj"], "seed": 1}', now()
+    FROM generate_series(1, $3::int) n
+"""
+_FILL_REVISIONS = """
+    INSERT INTO revisions (policy_id, number, digest, manifest_uri, manifest_sha256, manifest_size_bytes,
+                           step, metrics, export_id, created_at)
+    SELECT 'pol_' || n, k, 'sha256:' || encode(sha256((n || '.' || k)::bytea), 'hex'),
+           'm', 'm', 1, k, '{}', 'e', now()
+    FROM generate_series(1, $1::int) n, generate_series(1, 2) k
+"""
+_FILL_ALIASES = "INSERT INTO aliases SELECT policy_id, 'stage', 1, 1 FROM policies"
+_FILL_HISTORY = """
+    INSERT INTO alias_history
+    SELECT policy_id, alias, 1, NULL, 'sha256:x', 1, NULL, 'a', '', now() FROM aliases
+"""
+_FILL_EVALUATIONS = """
+    INSERT INTO evaluations (evaluation_id, policy_id, number, suite, metric, value, n, actor, created_at)
+    SELECT policy_id, policy_id, 1, 's', 'm', 0.5, 1, 'a', now() FROM policies
+"""
+_SCANS = "SELECT relname, seq_scan FROM pg_stat_user_tables WHERE schemaname = 'registry'"
+
+
+async def _scans(dsn: str) -> dict[str, int]:
+    connection = await asyncpg.connect(dsn)
+    try:
+        return {row["relname"]: row["seq_scan"] for row in await connection.fetch(_SCANS)}
+    finally:
+        await connection.close()
+
+
+@asynccontextmanager
+async def _opened(dsn: str) -> AsyncIterator[asyncpg.Pool]:
+    pool = await open_pool(dsn, schema="registry")
+    try:
+        yield pool
+    finally:
+        await pool.close()
+
+
+async def _prepare(pool: asyncpg.Pool) -> Store:
+    await migrate(pool, schema="registry", package="services.registry.adapters.migrations")
+    store = postgres_store(pool)
+    await fill(store)
+    return store
+
+
+async def test_hot_paths_never_scan_a_table(database: str) -> None:
+    """Postgres itself counts sequential scans; what a closed connection did is in its counters."""
+    async with _opened(database) as pool:
+        await _prepare(pool)
+        await pool.execute(_FILL, TENANT, BASE.name, POLICIES)
+        await pool.execute(_FILL_REVISIONS, POLICIES)
+        for fill_table in (_FILL_ALIASES, _FILL_HISTORY, _FILL_EVALUATIONS):
+            await pool.execute(fill_table)
+        for table in BIG:
+            await pool.execute(f"ANALYZE {table}")
+    before = await _scans(database)
+    async with _opened(database) as pool:
+        await _walk_hot_paths(postgres_store(pool))
+    after = await _scans(database)
+    assert {table: after[table] - before[table] for table in BIG} == dict.fromkeys(BIG, 0)
+
+
+async def _walk_hot_paths(store: Store) -> None:
+    policy = await store.catalog.policy(TENANT, "name-700")
+    first, second = [
+        revision.ref for revision in await store.catalog.revisions(policy.policy_id, limit=9, after=0)
+    ]
+    await store.aliases.move(policy, "prod", first, by("a"), expected="")
+    await store.aliases.move(policy, "prod", second, by("a"), expected=None)
+    await store.aliases.roll_back(policy, "prod", by("a"), expected=None)
+    for model in ("name-700", "name-1", "name-700@prod", "name-29999@2", f"name-700@{second.digest}"):
+        await store.catalog.resolve(TENANT, parse_model(model))
+    with pytest.raises(NotFound):  # what is not there is asked for as well
+        await store.catalog.resolve(TENANT, parse_model("name-x"))
+    assert len(await store.catalog.policies(TENANT, limit=100, after="name-2")) == 100
+    await store.catalog.owned(TENANT, [second.digest])
+    evaluation = EvaluationRecord(
+        evaluation_id=EvaluationId("eval_1"),
+        digest=first.digest,
+        number=first.number,
+        suite="s",
+        metric="m",
+        value=1.0,
+        n=1,
+        actor="a",
+        created_at=NOW,
+    )
+    await store.evaluations.add(policy, evaluation)
+    await store.evaluations.list(policy.policy_id, limit=9, after=None)
+    await store.aliases.aliases(policy.policy_id)
+    await store.accounts.owner_of(hash_key("tml-x"))
+
+
+async def test_batch_is_checked_stored_and_published(database: str, tmp_path: Path) -> None:
+    async with _opened(database) as pool:
+        await _check_batch(await _prepare(pool), tmp_path)
+
+
+async def _check_batch(store: Store, tmp_path: Path) -> None:
+    policies = [await add_policy(store, f"p{number}") for number in range(3)]
+    adapters = [
+        NewAdapter(policy=policy, files=make_adapter(BASE, policy_id=policy.policy_id, seed=seed))
+        for seed, policy in enumerate([*policies, policies[0]])
+    ]
+    stranger = make_adapter(BASE, policy_id="pol_other", seed=9)
+    wide = replace(new_policy("p0"), lora=LoraSpec(rank=3, alpha=4.0, targets=BASE.targets, seed=1))
+    batch = [
+        *adapters,
+        NewAdapter(policy=policies[1], files=stranger),
+        NewAdapter(policy=wide, files=adapters[0].files),
+    ]
+    blobs = LocalBlobs(tmp_path / "blobs")
+    ingest = BulkIngest(catalog=store.catalog, blobs=blobs, clock=SystemClock())
+
+    *published, other_policy, other_rank = await ingest.ingest(batch, announce=False)
+
+    assert isinstance(other_policy, Refusal)
+    assert "wrong_policy" in other_policy.reason
+    assert isinstance(other_rank, Refusal)
+    assert "wrong_rank" in other_rank.reason
+    assert [ref.number for ref in published if isinstance(ref, RevisionRef)] == [1, 1, 1, 2]
+    for index, (ref, adapter) in enumerate(zip(published, adapters, strict=True)):
+        assert isinstance(ref, RevisionRef)
+        folder = tmp_path / f"staged-{index}"
+        manifest = await stage_adapter(blobs, ref.manifest, folder)
+        check_folder(BASE, manifest, folder)
+        assert manifest.digest == adapter.files.digest
+    assert not [key async for key in blobs.list("revisions/pol_other")]
