@@ -25,6 +25,7 @@ from mint_common.runtime.service import run_service
 from services.trainer.adapters.checkpoints import BlobCheckpoints
 from services.trainer.adapters.policies import open_policies
 from services.trainer.adapters.sessions_postgres import PostgresSessions
+from services.trainer.core.scheduler import Limits
 from services.trainer.handlers import Handlers
 from services.trainer.http import add_routes
 from services.trainer.settings import TrainerSettings
@@ -84,7 +85,12 @@ async def open_trainer(settings: TrainerSettings) -> AsyncIterator[Trainer]:
             open_policies(
                 settings.base_dir,
                 threads=settings.threads,
-                capacity=settings.resident_policies,
+                limits=Limits(
+                    max_tokens=settings.batch_tokens,
+                    max_policies=settings.batch_policies,
+                    device_policies=settings.resident_policies,
+                ),
+                host_policies=settings.host_policies,
                 max_tokens=settings.microbatch_tokens,
             )
         )
@@ -109,6 +115,8 @@ async def open_trainer(settings: TrainerSettings) -> AsyncIterator[Trainer]:
             durable=f"trainer-{base}",
             clock=clock,
             ack_wait_seconds=_ACK_WAIT_SECONDS,
+            # As many again are read or committed while a batch is computed.
+            concurrency=2 * settings.batch_policies,
         )
         dispatcher.on(WaveCompleted, handlers.on_wave_completed, base=base)
 
@@ -119,7 +127,7 @@ async def open_trainer(settings: TrainerSettings) -> AsyncIterator[Trainer]:
             internal_token=settings.internal.token,
             ready=registered.is_set,
         )
-        add_routes(http, sessions)
+        add_routes(http, sessions, policies)
         yield Trainer(
             http=http,
             facts=policies.facts,

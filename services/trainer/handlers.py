@@ -5,9 +5,11 @@ wave's row and the event are committed together; before that commit nothing of t
 touched, so a crash at any point repeats the step from the last committed checkpoint.
 """
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from typing import Generic, TypeVar
+from weakref import WeakValueDictionary
 
 from prometheus_client import Counter, Histogram
 
@@ -15,6 +17,7 @@ from mint_common.adapters_format import store_adapter
 from mint_common.blobs.port import Blobs
 from mint_common.errors import BlobCorrupt, BlobMissing, EventInvalid, MintError, Unavailable
 from mint_common.events import Event, RevisionExported, TrainingFailed, WaveCompleted
+from mint_common.ids import PolicyId
 from mint_common.records import WaveRecord, decode_record
 from mint_common.runtime.ledger import Ledger
 from services.trainer.core.batch import Batch, build_grpo_batch, build_sft_batch
@@ -49,9 +52,16 @@ class Handlers(Generic[Connection]):
         self._checkpoints = checkpoints
         self._ledger = ledger
         self._blobs = blobs
+        # Waves of one policy take turns: a single writer, and no turn wasted on one that is not due yet.
+        self._turns: WeakValueDictionary[PolicyId, asyncio.Lock] = WeakValueDictionary()
 
     async def on_wave_completed(self, wave: WaveCompleted) -> Sequence[Event]:
         """Train the policy on a wave and export it, or say why that is impossible."""
+        async with self._turns.setdefault(wave.policy_id, asyncio.Lock()):
+            await self._train(wave)
+        return ()
+
+    async def _train(self, wave: WaveCompleted) -> None:
         session = await self._sessions.get(wave.policy_id) or open_session(wave)
         try:
             check_turn(session, wave, trained_step=await self._sessions.trained_step(wave.job_id))
@@ -61,13 +71,13 @@ class Handlers(Generic[Connection]):
                 wave.policy_id,
                 batch,
                 _settings(wave),
+                tenant_id=wave.tenant_id,
                 parent=session.digest if batch.rows else session.parent,
             )
         except TrainingRefused as refusal:
             await self._fail(wave, refusal)
         else:
             await self._commit(wave, session, stepped)
-        return ()
 
     async def _read_batch(self, wave: WaveCompleted) -> Batch:
         is_sft = wave.spec.algorithm == "sft"

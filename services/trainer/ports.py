@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from mint_common.adapters_format import AdapterFiles
 from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.claims import Claim
 from mint_common.events import LoraSpec, WaveCompleted
-from mint_common.ids import Digest, JobId, PolicyId, WaveId
+from mint_common.ids import Digest, JobId, PolicyId, TenantId, WaveId
 from services.trainer.core.batch import Batch
 from services.trainer.core.session import Session
 
@@ -33,6 +33,19 @@ class Stepped:
     checkpoint: bytes | None
     adapter: AdapterFiles
     metrics: Mapping[str, float]
+
+
+Tier = Literal["device", "host"]
+"""Where a policy in memory is; one that is in neither is restored from its checkpoint."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Swaps:
+    """What moving policies between device and host has cost since the start."""
+
+    count: int
+    seconds: float
+    bytes: int
 
 
 class SessionStore(Protocol[Connection_contra]):
@@ -81,7 +94,7 @@ class CheckpointStore(Protocol):
 
 
 class Policies(Protocol):
-    """Policies over the resident base. Calls run one after another, never on the event loop."""
+    """Policies over the resident base. Work runs one batch after another, never on the event loop."""
 
     @property
     def facts(self) -> BaseFacts:
@@ -101,11 +114,27 @@ class Policies(Protocol):
         """
         ...
 
+    def tiers(self) -> Mapping[PolicyId, Tier]:
+        """Return where each policy in memory is."""
+        ...
+
+    def swaps(self) -> Swaps:
+        """Return what moving policies has cost."""
+        ...
+
     async def step(
-        self, policy_id: PolicyId, batch: Batch, settings: StepSettings, *, parent: Digest | None
+        self,
+        policy_id: PolicyId,
+        batch: Batch,
+        settings: StepSettings,
+        *,
+        tenant_id: TenantId,
+        parent: Digest | None,
     ) -> Stepped:
         """Take one optimizer step and export. An empty batch leaves the weights and exports the same bytes.
 
-        Raises NotFinite. After any error the policy is out of memory: its checkpoint is the truth.
+        Policies that are ready at the same time may share a forward and backward pass; who else was in it
+        changes a result by rounding only. Raises NotFinite. After any error, and after a cancellation, the
+        policy is out of memory: its checkpoint is the truth.
         """
         ...

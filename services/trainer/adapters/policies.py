@@ -1,14 +1,16 @@
 """Policies over the resident base, worked on by one thread of their own.
 
-Invariant: what is in memory under a checkpoint's digest equals that checkpoint. A step changes the digest; a
-step that fails forgets the policy, so a half-done one is never continued from.
+Whatever is ready when the thread is free is planned together (`core/scheduler.py`) and stepped as one batch.
+Invariants: what is in memory under a checkpoint's digest equals that checkpoint; a step changes the digest. A
+step owns its policy's state from the call on, and gives it back only if it succeeds and somebody still waits
+for it: a half-done or an unwanted one is never continued from.
 """
 
 import asyncio
 import hashlib
+import itertools
 import time
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -16,40 +18,57 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from prometheus_client import Histogram
 
 from mint_common.adapters_format import build_adapter
 from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.claims import Claim
 from mint_common.events import LoraSpec
-from mint_common.ids import Digest, PolicyId
+from mint_common.ids import Digest, PolicyId, TenantId
 from services.trainer.adapters.lora import folded_arrays
 from services.trainer.adapters.resident_base import ResidentBase, load_base
 from services.trainer.adapters.stepping import Work, step_policies
+from services.trainer.adapters.tiers import Resident, Tiers
 from services.trainer.adapters.training_state import TrainingState, new_state, read_state, write_state
 from services.trainer.core.batch import Batch
 from services.trainer.core.refusals import CheckpointLost, NotFinite
-from services.trainer.ports import Stepped, StepSettings
+from services.trainer.core.scheduler import Limits, Operation, Schedule
+from services.trainer.ports import Stepped, StepSettings, Swaps, Tier
 
 T = TypeVar("T")
 
+BATCH_POLICIES = Histogram(
+    "mint_trainer_batch_policies", "Policies of one batched step.", buckets=(1, 2, 4, 8, 16, 32)
+)
 
-@dataclass(slots=True)
-class _Resident:
-    state: TrainingState
-    sha256: str | None
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Job:
+    """A step that somebody waits for, with the state that it owns."""
+
+    policy_id: PolicyId
+    resident: Resident
+    batch: Batch
+    settings: StepSettings
+    parent: Digest | None
+    done: "asyncio.Future[Stepped]"
 
 
 class ResidentPolicies:
-    """`Policies` of one process. The least recently used ones beyond ``capacity`` leave memory."""
+    """`Policies` of one process."""
 
     def __init__(
-        self, base: ResidentBase, pool: ThreadPoolExecutor, *, capacity: int, max_tokens: int
+        self, base: ResidentBase, pool: ThreadPoolExecutor, *, tiers: Tiers, limits: Limits, max_tokens: int
     ) -> None:
         self._base = base
         self._pool = pool
-        self._capacity = capacity
+        self._tiers = tiers
+        self._limits = limits
         self._max_tokens = max_tokens
-        self._resident: OrderedDict[PolicyId, _Resident] = OrderedDict()
+        self._schedule = Schedule()
+        self._jobs: dict[int, _Job] = {}
+        self._numbers = itertools.count()
+        self._news = asyncio.Event()
 
     @property
     def facts(self) -> BaseFacts:
@@ -58,14 +77,21 @@ class ResidentPolicies:
 
     def holds(self, policy_id: PolicyId, checkpoint: Claim | None) -> bool:
         """Return whether the policy is in memory exactly as that checkpoint says."""
-        resident = self._resident.get(policy_id)
-        return resident is not None and resident.sha256 == (checkpoint.sha256 if checkpoint else None)
+        return self._tiers.holds(policy_id, checkpoint)
+
+    def tiers(self) -> dict[PolicyId, Tier]:
+        """Return where each policy in memory is."""
+        return self._tiers.tiers()
+
+    def swaps(self) -> Swaps:
+        """Return what moving policies has cost."""
+        return self._tiers.swaps()
 
     async def restore(
         self, policy_id: PolicyId, lora: LoraSpec, *, checkpoint: Claim | None, data: bytes | None
     ) -> None:
         """Put a policy into memory from a checkpoint's bytes, or as initialised."""
-        self._resident.pop(policy_id, None)
+        self._tiers.forget(policy_id)
         try:
             if checkpoint is None or data is None:
                 state = await self._run(lambda: new_state(self.facts, lora))
@@ -73,47 +99,109 @@ class ResidentPolicies:
                 state = await self._run(lambda: read_state(self.facts, lora, data))
         except ValueError as error:
             raise CheckpointLost(uri=checkpoint.uri if checkpoint else "", problem=str(error)) from error
-        self._resident[policy_id] = _Resident(state, checkpoint.sha256 if checkpoint else None)
-        while len(self._resident) > self._capacity:
-            self._resident.popitem(last=False)
+        surplus = self._tiers.put(policy_id, Resident(state, checkpoint.sha256 if checkpoint else None))
+        await self._swap_out(surplus)
 
     async def step(
-        self, policy_id: PolicyId, batch: Batch, settings: StepSettings, *, parent: Digest | None
-    ) -> Stepped:
-        """Take one optimizer step on a resident policy and export it."""
-        resident = self._resident.pop(policy_id)
-        stepped, sha256 = await self._run(lambda: self._step(policy_id, resident, batch, settings, parent))
-        self._resident[policy_id] = _Resident(resident.state, sha256)
-        return stepped
-
-    def _step(
         self,
         policy_id: PolicyId,
-        resident: _Resident,
         batch: Batch,
         settings: StepSettings,
+        *,
+        tenant_id: TenantId,
         parent: Digest | None,
-    ) -> tuple[Stepped, str | None]:
+    ) -> Stepped:
+        """Take one optimizer step on a resident policy, with others that are ready, and export it."""
+        job = _Job(
+            policy_id=policy_id,
+            resident=self._tiers.take(policy_id),
+            batch=batch,
+            settings=settings,
+            parent=parent,
+            done=asyncio.get_running_loop().create_future(),
+        )
+        number = next(self._numbers)
+        self._jobs[number] = job
+        operation = Operation(
+            policy_id=policy_id,
+            tenant_id=tenant_id,
+            seq=number,
+            kind="forward_backward",
+            rank=job.resident.state.rank,
+            tokens=sum(row.length for row in batch.rows or batch.probe),
+        )
+        self._schedule = self._schedule.add(operation)
+        self._news.set()
+        return await job.done
+
+    async def run(self) -> None:
+        """Carry out plans until cancelled."""
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            while self._schedule.waiting:
+                busy = [job for job in self._jobs.values() if job.resident.tier == "device"]
+                on_device = [*self._tiers.on_device(), *(job.policy_id for job in busy)]
+                plan, self._schedule = self._schedule.plan(self._limits, on_device=on_device)
+                leaving = [job.resident for job in busy if job.policy_id in plan.swap_out]
+                await self._swap_out([*self._tiers.find(plan.swap_out), *leaving])
+                await self._carry_out([self._jobs.pop(operation.seq) for operation in plan.batch])
+
+    async def _carry_out(self, jobs: Sequence[_Job]) -> None:
+        jobs = [job for job in jobs if not job.done.done()]
+        if not jobs:
+            return
+        BATCH_POLICIES.observe(len(jobs))
+        # A fault of the machinery is everyone's result; each policy is restored and tried again.
+        (results,) = await asyncio.gather(self._run(lambda: self._step(jobs)), return_exceptions=True)
+        each = itertools.repeat(results) if isinstance(results, BaseException) else results
+        for job, result in zip(jobs, each, strict=False):
+            if job.done.done():
+                continue
+            if isinstance(result, BaseException):
+                job.done.set_exception(result)
+            else:
+                self._tiers.put(job.policy_id, job.resident)
+                job.done.set_result(result)
+
+    def _step(self, jobs: Sequence[_Job]) -> list[Stepped | NotFinite]:
         started = time.perf_counter()
-        state = resident.state
-        work = Work(state=state, batch=batch, settings=settings)
-        (metrics,) = step_policies(self._base, [work], max_tokens=self._max_tokens)
-        if isinstance(metrics, NotFinite):
-            raise metrics
-        metrics["step_seconds"] = time.perf_counter() - started
-        checkpoint = write_state(state) if batch.rows else None
+        states = [self._tiers.swap_in(job.resident) for job in jobs]
+        works = [
+            Work(state=state, batch=job.batch, settings=job.settings)
+            for state, job in zip(states, jobs, strict=True)
+        ]
+        results = step_policies(self._base, works, max_tokens=self._max_tokens)
+        # What the batch took, shared out evenly: a policy's seconds add up to those of the trainer.
+        seconds = (time.perf_counter() - started) / len(jobs)
+        return [
+            metrics if isinstance(metrics, NotFinite) else self._export(job, state, metrics, seconds)
+            for job, state, metrics in zip(jobs, states, results, strict=True)
+        ]
+
+    def _export(
+        self, job: _Job, state: TrainingState, metrics: dict[str, float], step_seconds: float
+    ) -> Stepped:
+        started = time.perf_counter()
+        checkpoint = write_state(state) if job.batch.rows else None
         adapter = build_adapter(
             facts=self.facts,
-            policy_id=policy_id,
+            policy_id=job.policy_id,
             step=state.step,
-            parent=parent,
-            rank=state.lora.rank,
+            parent=job.parent,
+            rank=state.rank,
             tensors=folded_arrays(state.lora),
         )
-        metrics["seconds"] = time.perf_counter() - started
-        stepped = Stepped(step=state.step, checkpoint=checkpoint, adapter=adapter, metrics=metrics)
-        sha256 = resident.sha256 if checkpoint is None else hashlib.sha256(checkpoint).hexdigest()
-        return stepped, sha256
+        if checkpoint is not None:
+            job.resident.sha256 = hashlib.sha256(checkpoint).hexdigest()
+        metrics["step_seconds"] = step_seconds
+        metrics["seconds"] = step_seconds + time.perf_counter() - started
+        return Stepped(step=state.step, checkpoint=checkpoint, adapter=adapter, metrics=metrics)
+
+    async def _swap_out(self, residents: Sequence[Resident]) -> None:
+        if residents:
+            await self._run(lambda: self._tiers.swap_out(residents))
+            self._tiers.trim()
 
     async def _run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
@@ -121,12 +209,17 @@ class ResidentPolicies:
 
 @asynccontextmanager
 async def open_policies(
-    folder: Path, *, threads: int, capacity: int, max_tokens: int
+    folder: Path, *, threads: int, limits: Limits, host_policies: int, max_tokens: int
 ) -> AsyncIterator[ResidentPolicies]:
     """Load a base in a thread of its own and yield its policies; leaving waits for the step in hand."""
     pool = ThreadPoolExecutor(1, "trainer", initializer=torch.set_num_threads, initargs=(threads,))
     try:
         base = await asyncio.get_running_loop().run_in_executor(pool, load_base, folder)
-        yield ResidentPolicies(base, pool, capacity=capacity, max_tokens=max_tokens)
+        tiers = Tiers(device_policies=limits.device_policies, host_policies=host_policies)
+        policies = ResidentPolicies(base, pool, tiers=tiers, limits=limits, max_tokens=max_tokens)
+        async with asyncio.TaskGroup() as work:
+            runner = work.create_task(policies.run())
+            yield policies
+            runner.cancel()
     finally:
         pool.shutdown(cancel_futures=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.events import LoraSpec
-from services.trainer.adapters.lora import LoraTensors, new_lora
+from services.trainer.adapters.lora import Layout, LoraTensors, new_lora
 
 BETAS = (0.9, 0.95)
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -26,12 +26,20 @@ class TrainingState:
     optimizer: torch.optim.AdamW
     step: int
 
+    @property
+    def rank(self) -> int:
+        """Return the rank of its LoRA."""
+        return self.lora.rank
+
 
 def new_state(facts: BaseFacts, spec: LoraSpec) -> TrainingState:
     """Return the state of a policy that was never stepped. Raises LoraInvalid."""
     lora = new_lora(facts, spec)
-    optimizer = torch.optim.AdamW([lora.leaf], lr=0.0, betas=BETAS, weight_decay=0.0, fused=True)
-    return TrainingState(lora=lora, optimizer=optimizer, step=0)
+    return TrainingState(lora=lora, optimizer=_optimizer(lora), step=0)
+
+
+def _optimizer(lora: LoraTensors) -> torch.optim.AdamW:
+    return torch.optim.AdamW([lora.leaf], lr=0.0, betas=BETAS, weight_decay=0.0, fused=True)
 
 
 def write_state(state: TrainingState) -> bytes:
@@ -71,3 +79,47 @@ def _copy(source: Tensor, target: Tensor) -> None:
             f"{tuple(source.shape)} {source.dtype} where {tuple(target.shape)} {target.dtype} is due"
         )
     target.copy_(source)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParkedState:
+    """A state off the device: leaf, both moments and, if a step is due, the gradient, in one buffer."""
+
+    layout: Layout
+    scale: float
+    step: int
+    buffer: Tensor
+
+    @property
+    def rank(self) -> int:
+        """Return the rank of its LoRA."""
+        return self.layout.rank
+
+    @property
+    def size_bytes(self) -> int:
+        """Return the bytes that a swap moves."""
+        return int(self.buffer.nbytes)
+
+
+def park_state(state: TrainingState) -> ParkedState:
+    """Return a copy of a state for the host's memory."""
+    leaf = state.lora.leaf
+    moments = state.optimizer.state.get(leaf, {})
+    pieces = [leaf.detach(), *(moments.get(name, torch.zeros_like(leaf.detach())) for name in _MOMENTS)]
+    if leaf.grad is not None:
+        pieces.append(leaf.grad)
+    buffer = torch.cat(pieces).cpu()
+    return ParkedState(layout=state.lora.layout, scale=state.lora.scale, step=state.step, buffer=buffer)
+
+
+def resume_state(parked: ParkedState) -> TrainingState:
+    """Return the state that was parked, bit for bit."""
+    leaf, *others = (piece.clone() for piece in parked.buffer.split(parked.layout.size))
+    lora = LoraTensors(layout=parked.layout, scale=parked.scale, leaf=leaf.requires_grad_())
+    state = TrainingState(lora=lora, optimizer=_optimizer(lora), step=parked.step)
+    if parked.step:
+        moments = dict(zip(_MOMENTS, others, strict=False))
+        state.optimizer.state[leaf] = {"step": torch.tensor(float(parked.step)), **moments}
+    if len(others) > len(_MOMENTS):
+        leaf.grad = others[-1]
+    return state

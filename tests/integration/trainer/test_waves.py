@@ -2,14 +2,18 @@
 
 import json
 from dataclasses import replace
+from typing import Any
 
+import httpx
 import pytest
+from prometheus_client import REGISTRY
 
 from mint_common.adapters_format import check_adapter, fetch_manifest, read_base_facts
 from mint_common.claims import Claim
 from mint_common.events import TrainingFailed
 from mint_common.ids import TenantId, WaveId
 from mint_common.records import WaveRecord
+from services.trainer.app import Trainer
 
 from .conftest import LORA, TINY, Stage, ref
 
@@ -78,6 +82,58 @@ async def test_two_policies_do_not_touch_each_other(stage: Stage) -> None:
     by_policy = {name: [e.digest for e in events if e.policy_id == name] for name in ("policy_a", "policy_b")}
     assert by_policy["policy_a"] == by_policy["policy_b"]
     assert len(await stage.checkpoints()) == 2
+
+
+async def test_waves_of_many_policies_at_once_are_stepped_together(stage: Stage) -> None:
+    names = [f"policy_{number}" for number in range(6)]
+    async with stage.trainer():
+        await stage.publish(await stage.wave(1, policy="policy_alone"))
+        (alone,) = await stage.exported(1)
+    before = batches()
+    async with stage.trainer(batch_policies=8, resident_policies=8) as trainer:
+        for step in (1, 2):
+            for name in names:
+                await stage.publish(await stage.wave(step, policy=name))
+        exported = (await stage.exported(13))[1:]
+        found = await sessions_of(trainer)
+    assert [(s["policy_id"], s["step"], s["tier"]) for s in found["sessions"] if s["step"] == 2] == [
+        (name, 2, "device") for name in names
+    ]
+    for name in names:
+        first, second = [event for event in exported if event.policy_id == name]
+        assert (first.step, second.step, second.parent) == (1, 2, first.digest)
+        for metric in ("loss", "grad_norm", "ratio_max_error"):
+            assert first.metrics[metric] == pytest.approx(alone.metrics[metric], rel=1e-4)
+    # Twelve steps in fewer batches: what had arrived while one was computed went together.
+    assert batches() - before < 12
+
+
+async def test_policies_beyond_the_device_are_swapped_and_go_on_bitwise(stage: Stage) -> None:
+    names = ["policy_a", "policy_b", "policy_c"]
+    async with stage.trainer(resident_policies=1, host_policies=1) as trainer:
+        for step in (1, 2):
+            for name in names:
+                await stage.publish(await stage.wave(step, policy=name))
+                await stage.exported(len(names) * (step - 1) + names.index(name) + 1)
+        events = await stage.exported(6)
+        found = await sessions_of(trainer)
+    assert sorted(session["tier"] for session in found["sessions"]) == ["device", "host", "stored"]
+    assert found["swaps"]["count"] >= 5
+    assert found["swaps"]["bytes"] > 0
+    digests = {name: [e.digest for e in events if e.policy_id == name] for name in names}
+    assert digests["policy_a"] == digests["policy_b"] == digests["policy_c"]
+
+
+def batches() -> float:
+    """Return how many batched steps this process has taken."""
+    return REGISTRY.get_sample_value("mint_trainer_batch_policies_count") or 0.0
+
+
+async def sessions_of(trainer: Trainer) -> Any:  # decoded JSON
+    transport = httpx.ASGITransport(app=trainer.http)
+    headers = {"x-mint-internal-token": "secret"}
+    async with httpx.AsyncClient(transport=transport, base_url="http://trainer", headers=headers) as client:
+        return (await client.get("/internal/sessions")).json()
 
 
 async def test_a_wave_of_skipped_groups_exports_the_same_revision_again(stage: Stage) -> None:

@@ -1,5 +1,6 @@
 """Residency: memory and checkpoints agree, failures forget, skipped waves export the same bytes."""
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -9,21 +10,24 @@ import pytest
 
 from mint_common.claims import Claim
 from mint_common.events import LoraSpec
-from mint_common.ids import PolicyId
+from mint_common.ids import PolicyId, TenantId
 from mint_common.records import WaveRecord
 from services.trainer.adapters.policies import ResidentPolicies, open_policies
 from services.trainer.core.batch import build_grpo_batch
 from services.trainer.core.refusals import CheckpointLost, NotFinite
+from services.trainer.core.scheduler import Limits
 from services.trainer.ports import Stepped, StepSettings
 
 GRPO = StepSettings(algorithm="grpo", learning_rate=2e-3, kl_coefficient=0.0, clip_norm=1.0)
-A, B, C = (PolicyId(f"policy_{letter}") for letter in "abc")
+A, B, C, D = (PolicyId(f"policy_{letter}") for letter in "abcd")
+LIMITS = Limits(max_tokens=4096, max_policies=2, device_policies=2)
 MakeRecord = Callable[..., WaveRecord]
 
 
 @pytest.fixture
 async def policies(tiny_folder: Path) -> AsyncIterator[ResidentPolicies]:
-    async with open_policies(tiny_folder, threads=1, capacity=2, max_tokens=2048) as policies:
+    opened = open_policies(tiny_folder, threads=1, limits=LIMITS, host_policies=1, max_tokens=2048)
+    async with opened as policies:
         yield policies
 
 
@@ -33,7 +37,9 @@ def claim_of(data: bytes | None) -> Claim:
 
 
 async def step(policies: ResidentPolicies, record: WaveRecord, *, policy_id: PolicyId = A) -> Stepped:
-    return await policies.step(policy_id, build_grpo_batch(record), GRPO, parent=None)
+    return await policies.step(
+        policy_id, build_grpo_batch(record), GRPO, tenant_id=TenantId("t"), parent=None
+    )
 
 
 async def test_memory_is_known_by_its_checkpoint(
@@ -87,14 +93,64 @@ async def test_a_failed_step_forgets_the_policy(
     assert not policies.holds(A, None)
 
 
-async def test_the_least_recently_used_policy_leaves_memory(
+async def test_the_least_recently_used_policies_leave_device_and_memory(
+    policies: ResidentPolicies, lora: LoraSpec, make_record: MakeRecord
+) -> None:
+    for policy_id in (A, B, C):
+        await policies.restore(policy_id, lora, checkpoint=None, data=None)
+    assert policies.tiers() == {A: "host", B: "device", C: "device"}
+    await policies.restore(D, lora, checkpoint=None, data=None)
+    assert policies.tiers() == {B: "host", C: "device", D: "device"}
+    assert not policies.holds(A, None)
+    assert policies.swaps().count == 2
+
+
+async def test_a_policy_from_the_host_goes_on_bitwise(
     policies: ResidentPolicies, lora: LoraSpec, make_record: MakeRecord
 ) -> None:
     await policies.restore(A, lora, checkpoint=None, data=None)
-    await policies.restore(B, lora, checkpoint=None, data=None)
-    await step(policies, make_record(skipped=3))
-    await policies.restore(C, lora, checkpoint=None, data=None)
-    assert [policies.holds(policy_id, None) for policy_id in (A, B, C)] == [True, False, True]
+    first = await step(policies, make_record(seed=1))
+    for policy_id in (B, C):
+        await policies.restore(policy_id, lora, checkpoint=None, data=None)
+    assert policies.tiers()[A] == "host"
+    second = await step(policies, make_record(seed=2))
+    assert policies.tiers()[A] == "device"
+    assert policies.swaps().count == 3
+    assert policies.swaps().bytes > 3 * len(first.adapter.files["adapter_model.safetensors"])
+    await policies.restore(A, lora, checkpoint=claim_of(first.checkpoint), data=first.checkpoint)
+    again = await step(policies, make_record(seed=2))
+    assert again.checkpoint == second.checkpoint
+
+
+async def test_policies_that_are_ready_at_once_share_a_step_and_fail_alone(
+    policies: ResidentPolicies, lora: LoraSpec, make_record: MakeRecord
+) -> None:
+    sound, record = make_record(seed=1), make_record(seed=2)
+    wild = tuple(replace(s, logprobs=(-1e4,) * len(s.tokens)) for s in record.groups[0].samples)
+    bad = replace(record, groups=(replace(record.groups[0], samples=wild),))
+    for policy_id in (A, B):
+        await policies.restore(policy_id, lora, checkpoint=None, data=None)
+    results = await asyncio.gather(
+        step(policies, sound), step(policies, bad, policy_id=B), return_exceptions=True
+    )
+    assert isinstance(results[0], Stepped)
+    assert isinstance(results[1], NotFinite)
+    assert policies.holds(A, claim_of(results[0].checkpoint))
+    assert B not in policies.tiers()
+
+
+async def test_a_step_that_nobody_waits_for_any_more_is_not_continued_from(
+    policies: ResidentPolicies, lora: LoraSpec, make_record: MakeRecord
+) -> None:
+    await policies.restore(A, lora, checkpoint=None, data=None)
+    unwanted = asyncio.ensure_future(step(policies, make_record(seed=1)))
+    await asyncio.sleep(0)
+    unwanted.cancel()
+    await asyncio.gather(unwanted, return_exceptions=True)
+    await policies.restore(A, lora, checkpoint=None, data=None)
+    wanted = await step(policies, make_record(seed=1))
+    assert wanted.step == 1
+    assert policies.holds(A, claim_of(wanted.checkpoint))
 
 
 async def test_a_checkpoint_of_something_else_is_lost(policies: ResidentPolicies, lora: LoraSpec) -> None:

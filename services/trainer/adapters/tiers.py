@@ -1,0 +1,118 @@
+"""Where policies are: on the device, in the host's memory, or stored as checkpoints only.
+
+Invariants: a policy is in one tier; what is here under a checkpoint's digest equals that checkpoint, so that
+dropping it loses nothing. Both tiers are bounded; the least recently used leave first. Policies are moved by
+the thread that steps them.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from prometheus_client import Counter
+
+from mint_common.claims import Claim
+from mint_common.ids import PolicyId
+from services.trainer.adapters.training_state import (
+    ParkedState,
+    TrainingState,
+    park_state,
+    resume_state,
+)
+from services.trainer.ports import Swaps, Tier
+
+SWAPS = Counter("mint_trainer_swaps", "Policies moved between device and host.", ["direction"])
+SWAP_SECONDS = Counter("mint_trainer_swap_seconds", "Time spent moving policies.", ["direction"])
+SWAP_BYTES = Counter("mint_trainer_swap_bytes", "Bytes of adapters and optimizers moved.", ["direction"])
+
+
+@dataclass(slots=True)
+class Resident:
+    """A policy in memory. ``sha256`` is that of the checkpoint which it equals, None: as initialised."""
+
+    state: TrainingState | ParkedState
+    sha256: str | None
+
+    @property
+    def tier(self) -> Tier:
+        """Return where it is."""
+        return "device" if isinstance(self.state, TrainingState) else "host"
+
+
+class Tiers:
+    """The policies of one process that are in memory and not at work."""
+
+    def __init__(self, *, device_policies: int, host_policies: int) -> None:
+        self._device_policies = device_policies
+        self._host_policies = host_policies
+        self._resident: OrderedDict[PolicyId, Resident] = OrderedDict()
+        self._count = 0
+        self._seconds = 0.0
+        self._bytes = 0
+
+    def holds(self, policy_id: PolicyId, checkpoint: Claim | None) -> bool:
+        """Return whether a policy is here exactly as that checkpoint says."""
+        resident = self._resident.get(policy_id)
+        return resident is not None and resident.sha256 == (checkpoint.sha256 if checkpoint else None)
+
+    def tiers(self) -> dict[PolicyId, Tier]:
+        """Return where each policy is."""
+        return {policy_id: resident.tier for policy_id, resident in self._resident.items()}
+
+    def swaps(self) -> Swaps:
+        """Return what moving has cost since the start."""
+        return Swaps(count=self._count, seconds=self._seconds, bytes=self._bytes)
+
+    def on_device(self) -> list[PolicyId]:
+        """Return the policies on the device, the least recently used first."""
+        return [policy_id for policy_id, one in self._resident.items() if one.tier == "device"]
+
+    def take(self, policy_id: PolicyId) -> Resident:
+        """Take a policy out to work on it."""
+        return self._resident.pop(policy_id)
+
+    def forget(self, policy_id: PolicyId) -> None:
+        """Drop a policy from memory, if it is there."""
+        self._resident.pop(policy_id, None)
+
+    def put(self, policy_id: PolicyId, resident: Resident) -> list[Resident]:
+        """Put a policy in as the most recently used one; return those that have to be swapped out now."""
+        self._resident[policy_id] = resident
+        self._resident.move_to_end(policy_id)
+        surplus = self.on_device()[: -self._device_policies]
+        return [self._resident[name] for name in surplus]
+
+    def find(self, policy_ids: Iterable[PolicyId]) -> list[Resident]:
+        """Return those of some policies that are here."""
+        return [self._resident[name] for name in policy_ids if name in self._resident]
+
+    def trim(self) -> None:
+        """Drop the least recently used policies that the host has no room for."""
+        in_host = [name for name, one in self._resident.items() if one.tier == "host"]
+        for name in in_host[: max(0, len(in_host) - self._host_policies)]:
+            del self._resident[name]
+
+    def swap_out(self, residents: Sequence[Resident]) -> None:
+        """Move policies from the device to the host, unless they are there."""
+        for resident in residents:
+            if isinstance(resident.state, TrainingState):
+                started = time.perf_counter()
+                resident.state = park_state(resident.state)
+                self._note("out", time.perf_counter() - started, resident.state.size_bytes)
+
+    def swap_in(self, resident: Resident) -> TrainingState:
+        """Move a policy to the device, unless it is there."""
+        if isinstance(resident.state, ParkedState):
+            started, size_bytes = time.perf_counter(), resident.state.size_bytes
+            resident.state = resume_state(resident.state)
+            self._note("in", time.perf_counter() - started, size_bytes)
+        return resident.state
+
+    def _note(self, direction: str, seconds: float, size_bytes: int) -> None:
+        SWAPS.labels(direction).inc()
+        SWAP_SECONDS.labels(direction).inc(seconds)
+        SWAP_BYTES.labels(direction).inc(size_bytes)
+        self._count += 1
+        self._seconds += seconds
+        self._bytes += size_bytes
