@@ -19,9 +19,11 @@ from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.runtime.postgres import migrate, open_pool
 from mint_common.runtime.relay import OutboxRelay
 from mint_common.runtime.service import run_service
+from services.gateway.adapters.resolver import CachedResolver
 from services.gateway.adapters.rollout import RolloutHttp
 from services.gateway.adapters.submissions import PostgresSubmissions
 from services.gateway.core.callers import KeyMemory
+from services.gateway.core.resolutions import ResolutionCache
 from services.gateway.http import (
     aliases,
     bases,
@@ -42,6 +44,8 @@ SCHEMA = "gateway"
 ROUTES = (bases, policies, aliases, evaluations, tasks, jobs, residency, events, models, completions)
 KEYS = 10_000
 """How many verified keys are remembered at once."""
+RESOLUTIONS = 100_000
+"""How many resolved model names; some 100 MB at the most."""
 
 
 def build_http(*, ready: Callable[[], bool]) -> FastAPI:
@@ -69,8 +73,12 @@ async def run(settings: GatewaySettings) -> None:
         rollout = await stack.enter_async_context(InternalHttp(settings.peers.rollout_url, token=token))
         engines = EngineDirectory(settings.peers.loader_urls, token=token)
         stack.push_async_callback(engines.aclose)
+        catalog = RegistryClient(registry)
+        cache = ResolutionCache(capacity=RESOLUTIONS, lease_seconds=settings.resolution_lease_seconds)
+        resolver = CachedResolver(catalog, cache, clock)
         http.state.gateway = Gateway(
-            registry=RegistryClient(registry),
+            registry=catalog,
+            resolver=resolver,
             rollout=RolloutHttp(rollout),
             engines=engines,
             submissions=PostgresSubmissions(pool, PostgresLedger(pool, clock), clock),
@@ -82,4 +90,8 @@ async def run(settings: GatewaySettings) -> None:
         async def follow_engines() -> None:
             await engines.follow(bus)
 
-        await run_service(http, settings.http, [OutboxRelay(pool, bus, clock).run, follow_engines])
+        async def follow_catalog() -> None:
+            await resolver.follow(bus)
+
+        background = [OutboxRelay(pool, bus, clock).run, follow_engines, follow_catalog]
+        await run_service(http, settings.http, background)

@@ -6,6 +6,7 @@ The registry and the engines are asked through `mint_common.client`.
 from collections.abc import Sequence
 from typing import Protocol
 
+from mint_common.catalog import Resolution
 from mint_common.events import JobSubmitted
 from mint_common.ids import JobId, TenantId
 from services.gateway.core.idempotency import RequestIdentity
@@ -33,6 +34,21 @@ class Submissions(Protocol):
 
     async def latest(self, tenant_id: TenantId, *, limit: int) -> Sequence[Submission]:
         """Return a tenant's submitted jobs, newest first."""
+        ...
+
+
+class Resolver(Protocol):
+    """What model names mean. Asked once per request, so an answer may be a moment old.
+
+    How old: until the bus tells of a change, and with a silent bus at most `resolution_lease_seconds`.
+    """
+
+    async def resolve(self, tenant_id: TenantId, model: str) -> Resolution:
+        """Return what a model name means. Raises NotFound, Unavailable; never falls back to the base."""
+        ...
+
+    def forget(self, tenant_id: TenantId, policy: str) -> None:
+        """Answer nothing older than this call about a policy, given by id or name."""
         ...
 
 

@@ -24,3 +24,8 @@ class GatewaySettings(BaseModel):
     peers: PeerSettings
     internal: InternalSettings
     key_memory_seconds: float = Field(10.0, ge=0, description="how long a verified key is believed, seconds")
+    resolution_lease_seconds: float = Field(
+        5.0,
+        ge=0,
+        description="how long a resolved model name is believed when the bus tells of no change, seconds",
+    )

@@ -55,7 +55,7 @@ async def promote(
 ) -> AliasRecord:
     """Point an alias at a revision. 412 when ``expected`` is not what it points at."""
     check_name("alias", alias)
-    return await gateway.registry.move_alias(
+    moved = await gateway.registry.move_alias(
         caller.tenant_id,
         policy,
         alias,
@@ -64,6 +64,8 @@ async def promote(
         reason=body.reason,
         actor=caller.actor,
     )
+    gateway.resolver.forget(caller.tenant_id, policy)
+    return moved
 
 
 @router.post("/{alias}/rollback")
@@ -72,7 +74,7 @@ async def roll_back(
 ) -> AliasRecord:
     """Point an alias at what it pointed at before: a new row of its history, never a deletion."""
     wish = body or RollbackBody()
-    return await gateway.registry.roll_back_alias(
+    moved = await gateway.registry.roll_back_alias(
         caller.tenant_id,
         policy,
         alias,
@@ -80,3 +82,5 @@ async def roll_back(
         reason=wish.reason,
         actor=caller.actor,
     )
+    gateway.resolver.forget(caller.tenant_id, policy)
+    return moved

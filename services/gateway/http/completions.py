@@ -37,7 +37,7 @@ async def complete(
         body=body,
         tenant_id=caller.tenant_id,
         sampling=plan_sampling(body, max_new_tokens=limit, logprobs=wanted, prompts=len(inputs)),
-        target=await gateway.registry.resolve(caller.tenant_id, body.model),
+        target=await gateway.resolver.resolve(caller.tenant_id, body.model),
         inputs=inputs,
         dialect=CompletionDialect(logprobs=wanted),
     )
@@ -57,7 +57,7 @@ async def chat(
         body=body,
         tenant_id=caller.tenant_id,
         sampling=plan_sampling(body, max_new_tokens=limit or 1, logprobs=wanted, prompts=1),
-        target=await gateway.registry.resolve(caller.tenant_id, body.model),
+        target=await gateway.resolver.resolve(caller.tenant_id, body.model),
         inputs=(conversation,),
         dialect=ChatDialect(logprobs=wanted),
     )

@@ -13,7 +13,7 @@ from mint_common.client.directory import EngineDirectory
 from mint_common.client.registry import RegistryClient
 from mint_common.runtime.clock import Clock
 from services.gateway.core.callers import Caller, KeyMemory, choose_key
-from services.gateway.ports import Rollout, Submissions
+from services.gateway.ports import Resolver, Rollout, Submissions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +21,7 @@ class Gateway:
     """The ports and the memory that all routes share; made by app.py."""
 
     registry: RegistryClient
+    resolver: Resolver
     rollout: Rollout
     engines: EngineDirectory
     submissions: Submissions

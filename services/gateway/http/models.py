@@ -38,7 +38,7 @@ async def list_all(caller: CallerDep, gateway: GatewayDep) -> JsonObject:
 @router.get("/{model:path}")
 async def get_one(model: str, caller: CallerDep, gateway: GatewayDep) -> JsonObject:
     """Return one model, by any name that can be asked for; ``root`` is what it resolves to."""
-    found = await gateway.registry.resolve(caller.tenant_id, model)
+    found = await gateway.resolver.resolve(caller.tenant_id, model)
     root = found.revision.digest if found.revision else found.base
     return model_entry(model, created=0, root=root, parent=found.base if found.revision else None)
 

@@ -1,0 +1,100 @@
+"""The memory of resolved names: bounded in time and in size, and never behind what it was told."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mint_common.catalog import Resolution
+from mint_common.claims import Claim, RevisionRef
+from mint_common.ids import BaseName, PolicyId, TenantId, sha256_digest
+from services.gateway.core.resolutions import ResolutionCache
+
+TENANT, OTHER = TenantId("a"), TenantId("b")
+
+
+def meaning(policy: str, number: int) -> Resolution:
+    claim = Claim(uri="m", sha256="0" * 64, size_bytes=1)
+    digest = sha256_digest(f"{policy}{number}".encode())
+    return Resolution(
+        base=BaseName("tiny"),
+        policy_id=PolicyId(f"pol_{policy}"),
+        policy_name=policy,
+        revision=RevisionRef(digest=digest, number=number, manifest=claim),
+    )
+
+
+def new_cache(*, capacity: int = 8) -> ResolutionCache:
+    return ResolutionCache(capacity=capacity, lease_seconds=5.0)
+
+
+def test_name_is_believed_for_a_lease_and_not_longer() -> None:
+    cache = new_cache()
+    cache.put((TENANT, "p"), meaning("p", 1), ticket=cache.ask(), now=100.0)
+    assert cache.get((TENANT, "p"), now=104.9) == meaning("p", 1)
+    assert cache.get((TENANT, "p"), now=104.95) == meaning("p", 1), "a hit does not prolong the lease"
+    assert cache.get((TENANT, "p"), now=105.0) is None
+    assert len(cache) == 0
+
+
+def test_change_of_a_policy_forgets_all_its_names_and_no_other() -> None:
+    cache = new_cache()
+    for model in ("p", "p@prod"):
+        cache.put((TENANT, model), meaning("p", 1), ticket=cache.ask(), now=0.0)
+    cache.put((TENANT, "q"), meaning("q", 1), ticket=cache.ask(), now=0.0)
+    cache.forget(PolicyId("pol_p"))
+    assert [cache.get((TENANT, model), now=0.0) for model in ("p", "p@prod")] == [None, None]
+    assert cache.get((TENANT, "q"), now=0.0) == meaning("q", 1)
+
+
+def test_answer_from_before_a_change_is_not_kept() -> None:
+    cache = new_cache()
+    ticket = cache.ask()
+    cache.forget(PolicyId("pol_p"))
+    cache.put((TENANT, "p"), meaning("p", 1), ticket=ticket, now=0.0)
+    assert cache.get((TENANT, "p"), now=0.0) is None
+    cache.put((TENANT, "q"), meaning("q", 1), ticket=ticket, now=0.0)
+    assert cache.get((TENANT, "q"), now=0.0) is not None, "the change was of another policy"
+
+
+def test_policy_is_forgotten_by_name_for_its_tenant() -> None:
+    cache = new_cache()
+    cache.put((TENANT, "p"), meaning("p", 1), ticket=cache.ask(), now=0.0)
+    cache.forget_named(OTHER, "p")
+    assert cache.get((TENANT, "p"), now=0.0) is not None
+    cache.forget_named(TENANT, "p")
+    assert cache.get((TENANT, "p"), now=0.0) is None
+    cache.put((TENANT, "p"), meaning("p", 2), ticket=cache.ask(), now=0.0)
+    cache.forget_named(TENANT, "pol_p")
+    assert cache.get((TENANT, "p"), now=0.0) is None
+
+
+def test_clear_forgets_what_is_known_and_what_is_on_its_way() -> None:
+    cache = new_cache()
+    cache.put((TENANT, "p"), meaning("p", 1), ticket=cache.ask(), now=0.0)
+    ticket = cache.ask()
+    cache.clear()
+    cache.put((TENANT, "q"), meaning("q", 1), ticket=ticket, now=0.0)
+    assert len(cache) == 0
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["ask", "answer", "change"]), st.sampled_from(["p", "q", "r", "s"])),
+        max_size=60,
+    )
+)
+def test_no_answer_is_older_than_the_last_change_that_was_told(steps: list[tuple[str, str]]) -> None:
+    cache = new_cache(capacity=2)
+    truth = dict.fromkeys("pqrs", 1)
+    asked: dict[str, tuple[int, Resolution]] = {}
+    for step, name in steps:
+        if step == "ask":
+            asked[name] = (cache.ask(), meaning(name, truth[name]))
+        elif step == "answer" and name in asked:
+            ticket, answer = asked.pop(name)
+            cache.put((TENANT, name), answer, ticket=ticket, now=0.0)
+        elif step == "change":
+            truth[name] += 1
+            cache.forget(PolicyId(f"pol_{name}"))
+        found = cache.get((TENANT, name), now=0.0)
+        assert found in (None, meaning(name, truth[name]))
+        assert len(cache) <= 2
