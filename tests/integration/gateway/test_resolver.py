@@ -61,9 +61,9 @@ async def test_without_a_watch_a_name_is_stale_for_one_lease_at_most(stack, regi
     await registry.move_alias(stack.tenant_id, "counter", "unheard", revision=1, actor="a")
     assert await number_of(resolver, stack, "counter@unheard") == 1
     await registry.move_alias(stack.tenant_id, "counter", "unheard", revision=2, actor="a")
-    clock.advance(LEASE_SECONDS - 0.01)
+    await clock.advance(LEASE_SECONDS - 0.01)
     assert await number_of(resolver, stack, "counter@unheard") == 1
-    clock.advance(0.02)
+    await clock.advance(0.02)
     assert await number_of(resolver, stack, "counter@unheard") == 2
 
 
