@@ -1,6 +1,7 @@
 """Policies over the resident base, worked on by one thread of their own.
 
-Whatever is ready when the thread is free is planned together (`core/scheduler.py`) and stepped as one batch.
+Whatever is ready when the thread is free is planned together (`core/scheduler.py`) and stepped as one batch;
+a second thread exports what was stepped.
 Invariants: what is in memory under a checkpoint's digest equals that checkpoint; a step changes the digest. A
 step owns its policy's state from the call on, and gives it back only if it succeeds and somebody still waits
 for it: a half-done or an unwanted one is never continued from.
@@ -29,7 +30,13 @@ from services.trainer.adapters.lora import folded_arrays
 from services.trainer.adapters.resident_base import ResidentBase, load_base
 from services.trainer.adapters.stepping import Work, step_policies
 from services.trainer.adapters.tiers import Resident, Tiers
-from services.trainer.adapters.training_state import TrainingState, new_state, read_state, write_state
+from services.trainer.adapters.training_state import (
+    ParkedState,
+    new_state,
+    park_state,
+    read_state,
+    write_parked,
+)
 from services.trainer.core.batch import Batch
 from services.trainer.core.refusals import CheckpointLost, NotFinite
 from services.trainer.core.scheduler import Limits, Operation, Schedule
@@ -54,14 +61,30 @@ class _Job:
     done: "asyncio.Future[Stepped]"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Snapshot:
+    """A policy as a step left it; the next batch may start while it is exported."""
+
+    parked: ParkedState
+    metrics: dict[str, float]
+
+
 class ResidentPolicies:
     """`Policies` of one process."""
 
     def __init__(
-        self, base: ResidentBase, pool: ThreadPoolExecutor, *, tiers: Tiers, limits: Limits, max_tokens: int
+        self,
+        base: ResidentBase,
+        *,
+        stepper: ThreadPoolExecutor,
+        exporter: ThreadPoolExecutor,
+        tiers: Tiers,
+        limits: Limits,
+        max_tokens: int,
     ) -> None:
         self._base = base
-        self._pool = pool
+        self._stepper = stepper
+        self._exporter = exporter
         self._tiers = tiers
         self._limits = limits
         self._max_tokens = max_tokens
@@ -135,7 +158,11 @@ class ResidentPolicies:
         return await job.done
 
     async def run(self) -> None:
-        """Carry out plans until cancelled."""
+        """Carry out plans until cancelled; exports go on beside them."""
+        async with asyncio.TaskGroup() as exports:
+            await self._plan_on(exports)
+
+    async def _plan_on(self, exports: asyncio.TaskGroup) -> None:
         while True:
             await self._news.wait()
             self._news.clear()
@@ -145,9 +172,10 @@ class ResidentPolicies:
                 plan, self._schedule = self._schedule.plan(self._limits, on_device=on_device)
                 leaving = [job.resident for job in busy if job.policy_id in plan.swap_out]
                 await self._swap_out([*self._tiers.find(plan.swap_out), *leaving])
-                await self._carry_out([self._jobs.pop(operation.seq) for operation in plan.batch])
+                jobs = [self._jobs.pop(operation.seq) for operation in plan.batch]
+                await self._carry_out(jobs, exports)
 
-    async def _carry_out(self, jobs: Sequence[_Job]) -> None:
+    async def _carry_out(self, jobs: Sequence[_Job], exports: asyncio.TaskGroup) -> None:
         jobs = [job for job in jobs if not job.done.done()]
         if not jobs:
             return
@@ -156,47 +184,56 @@ class ResidentPolicies:
         (results,) = await asyncio.gather(self._run(lambda: self._step(jobs)), return_exceptions=True)
         each = itertools.repeat(results) if isinstance(results, BaseException) else results
         for job, result in zip(jobs, each, strict=False):
-            if job.done.done():
-                continue
             if isinstance(result, BaseException):
-                job.done.set_exception(result)
+                _fail(job, result)
             else:
-                self._tiers.put(job.policy_id, job.resident)
-                job.done.set_result(result)
+                exports.create_task(self._finish(job, result))
 
-    def _step(self, jobs: Sequence[_Job]) -> list[Stepped | NotFinite]:
+    def _step(self, jobs: Sequence[_Job]) -> list[_Snapshot | NotFinite]:
         started = time.perf_counter()
-        states = [self._tiers.swap_in(job.resident) for job in jobs]
         works = [
-            Work(state=state, batch=job.batch, settings=job.settings)
-            for state, job in zip(states, jobs, strict=True)
+            Work(state=self._tiers.swap_in(job.resident), batch=job.batch, settings=job.settings)
+            for job in jobs
         ]
         results = step_policies(self._base, works, max_tokens=self._max_tokens)
-        # What the batch took, shared out evenly: a policy's seconds add up to those of the trainer.
+        # What the batch took, shared out evenly: the seconds of policies add up to those of the trainer.
         seconds = (time.perf_counter() - started) / len(jobs)
         return [
-            metrics if isinstance(metrics, NotFinite) else self._export(job, state, metrics, seconds)
-            for job, state, metrics in zip(jobs, states, results, strict=True)
+            metrics
+            if isinstance(metrics, NotFinite)
+            else _Snapshot(parked=park_state(work.state), metrics={**metrics, "step_seconds": seconds})
+            for work, metrics in zip(works, results, strict=True)
         ]
 
-    def _export(
-        self, job: _Job, state: TrainingState, metrics: dict[str, float], step_seconds: float
-    ) -> Stepped:
+    async def _finish(self, job: _Job, snapshot: _Snapshot) -> None:
+        """Export a snapshot beside the next batch, then answer."""
+        work = asyncio.get_running_loop().run_in_executor(self._exporter, self._export, job, snapshot)
+        (result,) = await asyncio.gather(work, return_exceptions=True)
+        if isinstance(result, BaseException):
+            _fail(job, result)
+        elif not job.done.done():
+            stepped, job.resident.sha256 = result
+            await self._swap_out(self._tiers.put(job.policy_id, job.resident))
+            job.done.set_result(stepped)
+
+    def _export(self, job: _Job, snapshot: _Snapshot) -> tuple[Stepped, str | None]:
         started = time.perf_counter()
-        checkpoint = write_state(state) if job.batch.rows else None
+        parked = snapshot.parked
+        checkpoint, sha256 = None, job.resident.sha256
+        if job.batch.rows:
+            checkpoint = write_parked(parked)
+            sha256 = hashlib.sha256(checkpoint).hexdigest()
         adapter = build_adapter(
             facts=self.facts,
             policy_id=job.policy_id,
-            step=state.step,
+            step=parked.step,
             parent=job.parent,
-            rank=state.rank,
-            tensors=folded_arrays(state.lora),
+            rank=parked.rank,
+            tensors=folded_arrays(parked.lora),
         )
-        if checkpoint is not None:
-            job.resident.sha256 = hashlib.sha256(checkpoint).hexdigest()
-        metrics["step_seconds"] = step_seconds
-        metrics["seconds"] = step_seconds + time.perf_counter() - started
-        return Stepped(step=state.step, checkpoint=checkpoint, adapter=adapter, metrics=metrics)
+        seconds = snapshot.metrics["step_seconds"] + time.perf_counter() - started
+        metrics = {**snapshot.metrics, "seconds": seconds}
+        return Stepped(step=parked.step, checkpoint=checkpoint, adapter=adapter, metrics=metrics), sha256
 
     async def _swap_out(self, residents: Sequence[Resident]) -> None:
         if residents:
@@ -204,7 +241,12 @@ class ResidentPolicies:
             self._tiers.trim()
 
     async def _run(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+        return await asyncio.get_running_loop().run_in_executor(self._stepper, work)
+
+
+def _fail(job: _Job, error: BaseException) -> None:
+    if not job.done.done():
+        job.done.set_exception(error)
 
 
 @asynccontextmanager
@@ -212,14 +254,22 @@ async def open_policies(
     folder: Path, *, threads: int, limits: Limits, host_policies: int, max_tokens: int
 ) -> AsyncIterator[ResidentPolicies]:
     """Load a base in a thread of its own and yield its policies; leaving waits for the step in hand."""
-    pool = ThreadPoolExecutor(1, "trainer", initializer=torch.set_num_threads, initargs=(threads,))
-    try:
-        base = await asyncio.get_running_loop().run_in_executor(pool, load_base, folder)
-        tiers = Tiers(device_policies=limits.device_policies, host_policies=host_policies)
-        policies = ResidentPolicies(base, pool, tiers=tiers, limits=limits, max_tokens=max_tokens)
+    with (
+        ThreadPoolExecutor(1, "trainer", torch.set_num_threads, (threads,)) as stepper,
+        ThreadPoolExecutor(1, "exporter", torch.set_num_threads, (1,)) as exporter,
+    ):
+        base = await asyncio.get_running_loop().run_in_executor(stepper, load_base, folder)
+        policies = ResidentPolicies(
+            base,
+            stepper=stepper,
+            exporter=exporter,
+            tiers=Tiers(device_policies=limits.device_policies, host_policies=host_policies),
+            limits=limits,
+            max_tokens=max_tokens,
+        )
         async with asyncio.TaskGroup() as work:
             runner = work.create_task(policies.run())
-            yield policies
-            runner.cancel()
-    finally:
-        pool.shutdown(cancel_futures=True)
+            try:
+                yield policies
+            finally:
+                runner.cancel()

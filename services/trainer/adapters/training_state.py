@@ -43,12 +43,17 @@ def _optimizer(lora: LoraTensors) -> torch.optim.AdamW:
 
 
 def write_state(state: TrainingState) -> bytes:
+    """Return the checkpoint of a state."""
+    return write_parked(park_state(state))
+
+
+def write_parked(parked: "ParkedState") -> bytes:
     """Return the checkpoint: adapter, both moments and the step, as safetensors."""
-    tensors: dict[str, Tensor] = {"step": torch.tensor(state.step, dtype=torch.int64)}
-    moments = state.optimizer.state[state.lora.leaf]
-    for prefix, leaf in (("", state.lora.leaf.detach()), *((f"{name}.", moments[name]) for name in _MOMENTS)):
-        views = state.lora.layout.cut(leaf)
-        for part, view in zip(state.lora.layout.parts, views, strict=True):
+    tensors: dict[str, Tensor] = {"step": torch.tensor(parked.step, dtype=torch.int64)}
+    prefixes = ("", *(f"{name}." for name in _MOMENTS))
+    for prefix, leaf in zip(prefixes, parked.buffer.split(parked.layout.size), strict=False):
+        views = parked.layout.cut(leaf)
+        for part, view in zip(parked.layout.parts, views, strict=True):
             tensors[f"{prefix}{part.name}"] = view
     return bytes(safetensors.torch.save(tensors))
 
@@ -99,6 +104,11 @@ class ParkedState:
     def size_bytes(self) -> int:
         """Return the bytes that a swap moves."""
         return int(self.buffer.nbytes)
+
+    @property
+    def lora(self) -> LoraTensors:
+        """Return its LoRA tensors, which are not to be trained on."""
+        return LoraTensors(layout=self.layout, scale=self.scale, leaf=self.buffer.split(self.layout.size)[0])
 
 
 def park_state(state: TrainingState) -> ParkedState:
