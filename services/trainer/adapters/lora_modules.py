@@ -20,7 +20,10 @@ from torch.nn.functional import grouped_mm
 
 from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.adapters_format.sites import Site
-from services.trainer.adapters.lora import LoraTensors, plan_layout, spread_index
+from services.trainer.adapters.lora import Layout, LoraTensors, plan_layout, spread_index
+
+_RANK_STEP = 4
+"""`grouped_mm` wants rows of a multiple of 16 bytes."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -49,19 +52,13 @@ def plan_mix(policies: Sequence[tuple[LoraTensors, int]]) -> Mix:
     Smaller ranks are padded with zeros, missing targets are zero altogether: both add exactly nothing.
     """
     tensors = [policy for policy, _ in policies]
-    layouts = {policy.layout for policy in tensors}
-    if len(layouts) == 1:
-        layout = tensors[0].layout
-        leaves = [policy.leaf for policy in tensors]
-    else:
-        sites: dict[str, Site] = {part.site.name: part.site for one in layouts for part in one.parts}
-        layout = plan_layout(sites.values(), max(one.rank for one in layouts))
-        leaves = [
-            policy.leaf
-            if policy.layout == layout
-            else torch.zeros(layout.size).index_copy(0, spread_index(policy.layout, layout), policy.leaf)
-            for policy in tensors
-        ]
+    layout = _common_layout([policy.layout for policy in tensors])
+    leaves = [
+        policy.leaf
+        if policy.layout is layout
+        else torch.zeros(layout.size).index_copy(0, spread_index(policy.layout, layout), policy.leaf)
+        for policy in tensors
+    ]
     pieces = layout.cut(torch.stack(leaves) if len(leaves) > 1 else leaves[0][None])
     names = [part.site.name for part in layout.parts[::2]]
     counts = tuple(count for _, count in policies)
@@ -71,6 +68,18 @@ def plan_mix(policies: Sequence[tuple[LoraTensors, int]]) -> Mix:
         ends_P=torch.tensor(counts).cumsum(0).to(torch.int32),
         sites=dict(zip(names, zip(pieces[::2], pieces[1::2], strict=True), strict=True)),
     )
+
+
+def _common_layout(layouts: Sequence[Layout]) -> Layout:
+    """Return the smallest layout that all fit into and that products of this mix can work on."""
+    rank = max(layout.rank for layout in layouts)
+    first = layouts[0]
+    if len(layouts) > 1 or any(part.site.count for part in first.parts):
+        rank = -(-rank // _RANK_STEP) * _RANK_STEP
+    if all(layout is first for layout in layouts) and rank == first.rank:
+        return first
+    sites: dict[str, Site] = {part.site.name: part.site for one in set(layouts) for part in one.parts}
+    return plan_layout(sites.values(), rank)
 
 
 class LoraLinear(nn.Module):  # type: ignore[misc]  # torch is untyped for mypy here
