@@ -13,6 +13,7 @@ from rich.table import Table
 from benches.machine import ROOT, describe_commit, describe_machine
 
 OUT = ROOT / "out" / "bench"
+_WIDTH = 130
 
 Better = Literal["higher", "lower"]
 
@@ -104,7 +105,7 @@ def print_report(report: Report) -> None:
     """Print the rows as a table."""
     table = Table(title=report.bench, title_justify="left")
     for heading in ("row", "value", "goal", "limit", "n", "min / median / max"):
-        table.add_column(heading)
+        table.add_column(heading, no_wrap=True)
     for row in report.rows:
         sign = ">=" if row.better == "higher" else "<="
         mark = "[green]ok[/]" if row.meets_goal else "[red]missed[/]"
@@ -118,7 +119,8 @@ def print_report(report: Report) -> None:
             str(row.n),
             spread,
         )
-    Console().print(table)
+    console = Console()
+    console.print(table, width=max(_WIDTH, console.width), soft_wrap=True)
 
 
 def _write_plot(report: Report, path: Path) -> None:

@@ -1,0 +1,118 @@
+"""Many engines behind one router that knows only what it has heard."""
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from mint_common.client.residency_map import ResidencyMap
+from mint_common.client.routing import Nearness, Option, order_engines
+from mint_common.errors import Overloaded
+from mint_common.generation import AdapterStatus
+from mint_common.ids import Digest, EngineId
+from tests.sim.fleet.engine import SimEngine
+from tests.sim.fleet.model import Model, Request
+from tests.sim.fleet.world import World
+
+NEWS_SECONDS = 0.02
+ROUTES = 3
+"""How many engines a refused request is tried on: the routing looks no further."""
+RETRY_SECONDS = 1.0
+MOST_RETRIES = 20
+
+
+@dataclass(slots=True, kw_only=True)
+class Fleet:
+    """Engines, their disks, and a router in front of them."""
+
+    model: Model
+    count: int
+    hot_load: int = 16
+    world: World = field(default_factory=World)
+    engines: dict[str, SimEngine] = field(init=False)
+    residency: ResidencyMap = field(default_factory=ResidencyMap)
+    requests: list[Request] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Make the engines."""
+        names = [f"engine-{number}" for number in range(self.count)]
+        self.engines = {
+            name: SimEngine(name, self.model, self.world, tell=self._tell, fail=self._failed)
+            for name in names
+        }
+        for engine in self.engines.values():
+            self.residency.correct(EngineId(engine.name), "0", [])
+
+    def submit(self, requests: Iterable[Request]) -> None:
+        """Have requests arrive at their times."""
+        for request in requests:
+            self.requests.append(request)
+            self.world.after(request.at - self.world.now, self._route, request)
+
+    def fail_engines(
+        self, rng: random.Random, *, every_seconds: float, down_seconds: float, until: float
+    ) -> None:
+        """Kill engines at random times; each comes back empty."""
+        at = rng.expovariate(1 / every_seconds)
+        while at < until:
+            name = rng.choice(list(self.engines))
+            self.world.after(at, self._kill, name, down_seconds)
+            at += rng.expovariate(1 / every_seconds)
+
+    @property
+    def open_requests(self) -> Sequence[Request]:
+        """Return what is neither answered nor refused."""
+        return [each for each in self.requests if each.done_at is None and not each.refused]
+
+    def _route(self, request: Request) -> None:
+        alive = [engine for engine in self.engines.values() if engine.alive]
+        options = [self._option(engine, request.digest) for engine in alive]
+        for option in order_engines(options, request.digest, hot_load=self.hot_load)[:ROUTES]:
+            engine = self.engines[option.name]
+            try:
+                engine.arrive(request)
+            except Overloaded:
+                continue
+            request.tried.append(engine.name)
+            return
+        self._again(request)
+
+    def _option(self, engine: SimEngine, digest: Digest) -> Option:
+        nearness = self.residency.nearness(EngineId(engine.name), digest)
+        return Option(name=engine.name, nearness=nearness, load=engine.open_requests)
+
+    def _failed(self, request: Request) -> None:
+        request.first_at = None
+        self._again(request)
+
+    def _again(self, request: Request) -> None:
+        """Come back as a polite client does, a bounded number of times."""
+        request.retries += 1
+        if request.retries > MOST_RETRIES:
+            request.refused = True
+        else:
+            self.world.after(RETRY_SECONDS, self._route, request)
+
+    def _tell(self, engine: SimEngine, digest: Digest, came: bool) -> None:  # a callback
+        name, epoch = EngineId(engine.name), str(engine.epoch)
+
+        def hear() -> None:
+            if came:
+                self.residency.loaded(name, epoch, digest, Nearness.SLOT)
+            else:
+                self.residency.left(name, epoch, digest, Nearness.STORED)
+
+        self.world.after(NEWS_SECONDS, hear)
+
+    def _kill(self, name: str, down_seconds: float) -> None:
+        engine = self.engines[name]
+        if not engine.alive or sum(each.alive for each in self.engines.values()) == 1:
+            return
+        self.residency.forget(EngineId(name))
+        engine.crash()
+
+        def back() -> None:
+            engine.restart()
+            nothing: list[AdapterStatus] = []
+            self.residency.correct(EngineId(name), str(engine.epoch), nothing)
+
+        self.world.after(down_seconds, back)
