@@ -7,7 +7,7 @@ PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 BENCH := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m benches
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow check fmt bench bench-loader bench-check docs clean
+.PHONY: help install demo test test-slow check fmt bench bench-loader bench-catalog bench-check docs clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ bench: .venv/.installed ## Run every benchmark: JSON and plots in out/bench
 
 bench-loader: .venv/.installed ## Run the loader's benchmarks
 	$(BENCH) loader
+
+bench-catalog: .venv/.installed ## Run the catalog's benchmark at a million policies (POLICIES=20000: smaller)
+	$(BENCH) catalog $(if $(POLICIES),--policies $(POLICIES))
 
 bench-check: .venv/.installed ## Compare what was measured last with the baselines
 	$(BENCH) --check

@@ -21,7 +21,7 @@ LOADER = (
     "loader_gateway",
     "eviction",
 )
-BENCHES = (*LOADER, "fleet")
+BENCHES = (*LOADER, "fleet", "catalog")
 KNOWN = f"loader {' '.join(BENCHES)}"
 
 
@@ -33,6 +33,7 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--check", action="store_true", help="compare out/bench with the baselines")
     parser.add_argument("--record", action="store_true", help="make out/bench the baselines")
+    parser.add_argument("--policies", type=int, help="the size of bench catalog, a million by default")
     options = parser.parse_args(arguments)
     if options.record:
         return record_baselines()
@@ -43,7 +44,7 @@ def main(arguments: list[str]) -> int:
     if unknown:
         parser.error(f"unknown bench {unknown[0]!r}; there are: {KNOWN}")
     if len(names) == 1:
-        return _run(names[0])
+        return _run(names[0], {} if options.policies is None else {"policies": options.policies})
     ended = [subprocess.run([sys.executable, "-m", "benches", name], cwd=ROOT, check=False) for name in names]
     return sum(done.returncode != 0 for done in ended)
 
@@ -53,8 +54,8 @@ def _expand(names: list[str]) -> list[str]:
     return [one for name in chosen for one in (LOADER if name == "loader" else (name,))]
 
 
-def _run(name: str) -> int:
-    report = importlib.import_module(f"benches.{name}").run()
+def _run(name: str, size: dict[str, int]) -> int:
+    report = importlib.import_module(f"benches.{name}").run(**size)
     path = write_report(report)
     print_report(report)
     print(path.relative_to(ROOT))

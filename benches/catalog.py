@@ -1,0 +1,355 @@
+"""Is the catalog as fast at a million policies as at ten thousand? Names, pages, aliases, ingest, memory.
+
+Everything is real: Postgres, NATS, files, and the registry as a process of its own. A tenth of the policies
+get real adapters (tiny base, rank 1) through the bulk ingest, which checks each; the others are rows alone.
+"""
+
+import asyncio
+import os
+import random
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import psutil
+
+from benches.catalog_rows import NOW, Size, add_policies, add_rows, ingest, name_of, tenant_id
+from benches.machine import ROOT
+from benches.report import Report, Row, make_row, percentile
+from benches.serving import scratch_folder
+from mint_common.adapters_format import BaseFacts, check_folder, read_base_facts, stage_adapter
+from mint_common.blobs.localfs import LocalBlobs
+from mint_common.bus.nats import NatsBus, connect_nats
+from mint_common.catalog import TenantRecord
+from mint_common.claims import Claim
+from mint_common.client.http import InternalHttp
+from mint_common.client.registry import RegistryClient
+from mint_common.errors import MintError
+from mint_common.runtime.clock import SystemClock
+from mint_common.runtime.ledger_postgres import PostgresLedger
+from mint_common.runtime.postgres import open_pool
+from services.gateway.adapters.resolver import CachedResolver
+from services.gateway.core.resolutions import ResolutionCache
+from services.registry.adapters.postgres_accounts import PostgresAccounts
+from services.registry.adapters.postgres_catalog import PostgresCatalog
+from services.registry.core.names import parse_model
+from services.registry.handlers.bulk import BulkIngest
+from services.standalone.adapters.launch import free_port
+from services.standalone.adapters.nats import nats_url
+from services.standalone.adapters.postgres import postgres_dsn, prepare_postgres
+from services.standalone.adapters.state_folder import StateFolder
+from services.standalone.app import open_stack
+from services.standalone.core.plan import BaseAt, Shape
+from services.standalone.settings import read_standalone_settings
+
+POLICIES = 1_000_000
+TINY = ROOT / "bases" / "tiny"
+RESOLVES, ASKS, HITS, PAGES, MOVES, STALE = 5000, 1000, 5000, 200, 300, 200
+AUDITED = 256
+NOISE_MS = 0.02
+LEASE_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rig:
+    """A running registry, and every way into its catalog."""
+
+    dsn: str
+    pool: asyncpg.Pool
+    catalog: PostgresCatalog
+    client: RegistryClient
+    bus: NatsBus
+    blobs: LocalBlobs
+    facts: BaseFacts
+    registry: psutil.Process
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Times:
+    """Milliseconds of what was done at one size of the catalog."""
+
+    resolve: list[float]
+    cold: list[float]
+    cached: list[float]
+    page: list[float]
+    move: list[float]
+    stale: list[float]
+
+
+def run(policies: int = POLICIES) -> Report:
+    """Measure a catalog of that many policies; ten thousand at least."""
+    return asyncio.run(_run(Size(policies=policies)))
+
+
+async def _run(size: Size) -> Report:
+    async with _rig() as rig:
+        ingester = BulkIngest(catalog=rig.catalog, blobs=rig.blobs, clock=SystemClock())
+        await _add_tenants(rig, size)
+        await add_policies(rig.catalog, size, rig.facts, range(size.early))
+        rates = await ingest(ingester, size, rig.facts, range(size.early))
+        await _add_rows(rig, range(size.early // 10), number=2)
+        small = await _measure(rig, size, range(size.early))
+
+        await add_policies(rig.catalog, size, rig.facts, range(size.early, size.policies))
+        rates += await ingest(ingester, size, rig.facts, range(size.early, size.real))
+        await _add_rows(rig, range(size.real, size.policies), number=1)
+        await _add_rows(rig, range(size.early // 10, size.twice), number=2)
+        large = await _measure(rig, size, range(size.policies))
+        bad = await _audit(rig)
+        rss_mb = rig.registry.memory_info().rss / 1e6
+    return Report(
+        bench="catalog",
+        rows=[*_latencies(size, large), *_totals(size, _growth(small, large), rates, bad, rss_mb)],
+        draw=_drawing(small, large),
+    )
+
+
+@asynccontextmanager
+async def _rig() -> AsyncIterator[Rig]:
+    with scratch_folder() as root:
+        folder = StateFolder(root=root / "state")
+        folder.create()
+        settings = read_standalone_settings({**os.environ, "MINT_TELEMETRY_LOG_LEVEL": "WARNING"})
+        shape = Shape(services=frozenset({"registry", "gateway"}))
+        base = BaseAt(name="tiny", folder=str(TINY))
+        async with open_stack(folder, [base], port=free_port(), settings=settings, shape=shape) as stack:
+            await stack.supervisor.all_ready()
+            ports, state = folder.read_state().ports, folder.read_run()
+            assert state is not None
+            dsn = postgres_dsn(prepare_postgres(folder.root / "postgres"), ports["postgres"])
+            pool = await open_pool(dsn, schema="registry")
+            bus = await connect_nats(nats_url(folder.root / "nats", ports["nats"]), name="bench")
+            address, token = f"http://127.0.0.1:{ports['registry']}", folder.secrets().internal_token
+            async with InternalHttp(address, token=token) as http:
+                facts = read_base_facts(TINY)
+                await RegistryClient(http).put_base(facts)
+                yield Rig(
+                    dsn=dsn,
+                    pool=pool,
+                    catalog=PostgresCatalog(pool, PostgresLedger(pool, SystemClock())),
+                    client=RegistryClient(http),
+                    bus=bus,
+                    blobs=LocalBlobs(folder.blobs),
+                    facts=facts,
+                    registry=psutil.Process(state.parts["registry"].pid),
+                )
+            await bus.close()
+            await pool.close()
+
+
+async def _add_tenants(rig: Rig, size: Size) -> None:
+    accounts = PostgresAccounts(rig.pool)
+    for index in range(size.tenants):
+        tenant = tenant_id(index)
+        await accounts.add_tenant(TenantRecord(tenant_id=tenant, name=tenant, created_at=NOW))
+
+
+async def _add_rows(rig: Rig, indices: range, *, number: int) -> None:
+    connection = await asyncpg.connect(rig.dsn)
+    try:
+        await add_rows(connection, indices, number=number)
+        await connection.execute("ANALYZE")
+    finally:
+        await connection.close()
+
+
+async def _measure(rig: Rig, size: Size, indices: range) -> Times:
+    """Measure with the policies of these indices; the first tenth of them has a second revision."""
+    rng = random.Random(0)
+
+    def pick(among: range = indices) -> int:
+        return rng.randrange(among.start, among.stop)
+
+    async def resolve(index: int) -> None:
+        model = name_of(index) + ("@1" if index % 3 == 0 else "")
+        await rig.catalog.resolve(size.tenant(index), parse_model(model))
+
+    never = CachedResolver(rig.client, ResolutionCache(capacity=1, lease_seconds=0), SystemClock())
+
+    async def ask(index: int) -> None:
+        await never.resolve(size.tenant(index), name_of(index))
+
+    async def page(index: int) -> None:
+        found = await rig.catalog.policies(tenant_id(0), limit=100, after=name_of(index))
+        assert len(found) == 100
+
+    async def move(index: int) -> None:
+        tenant, number = size.tenant(index), 1 + rng.randrange(2)
+        await rig.client.move_alias(tenant, name_of(index), "prod", revision=number, actor="bench")
+
+    twice = range(len(indices) // 10)
+    await _timed(resolve, [pick() for _ in range(RESOLVES // 10)])
+    return Times(
+        resolve=await _timed(resolve, [pick() for _ in range(RESOLVES)]),
+        cold=await _timed(ask, [pick() for _ in range(ASKS)]),
+        cached=await _cached(rig, size, [pick() for _ in range(HITS // 10)]),
+        page=await _timed(page, [pick(range(len(indices) - 201)) for _ in range(PAGES)]),
+        move=await _timed(move, [pick(twice) for _ in range(MOVES)]),
+        stale=await _stale(rig, size, [pick(twice) for _ in range(STALE)]),
+    )
+
+
+async def _timed(act: Callable[[int], Awaitable[None]], indices: Sequence[int]) -> list[float]:
+    times = []
+    for index in indices:
+        started = time.perf_counter()
+        await act(index)
+        times.append((time.perf_counter() - started) * 1000)
+    return times
+
+
+async def _cached(rig: Rig, size: Size, indices: Sequence[int]) -> list[float]:
+    resolver = _resolver(rig)
+
+    async def resolve(index: int) -> None:
+        await resolver.resolve(size.tenant(index), name_of(index))
+
+    await _timed(resolve, indices)
+    return await _timed(resolve, [*indices] * 10)
+
+
+async def _stale(rig: Rig, size: Size, indices: Sequence[int]) -> list[float]:
+    """Return how long after a move's answer the old meaning is still given; 0 when it never is."""
+    resolver, times = _resolver(rig), []
+    follower = asyncio.ensure_future(resolver.follow(rig.bus))
+    try:
+        for index in indices:
+            tenant, model = size.tenant(index), f"{name_of(index)}@stale"
+            await rig.client.move_alias(tenant, name_of(index), "stale", revision=1, actor="bench")
+            await asyncio.sleep(0.02)  # lets the news of this first move pass
+            known = await resolver.resolve(tenant, model)
+            await rig.client.move_alias(tenant, name_of(index), "stale", revision=2, actor="bench")
+            started = last = time.perf_counter()
+            while (await resolver.resolve(tenant, model)).revision == known.revision:
+                last = time.perf_counter()
+                await asyncio.sleep(0)
+            times.append((last - started) * 1000)
+    finally:
+        follower.cancel()
+        await asyncio.gather(follower, return_exceptions=True)
+    return times
+
+
+def _resolver(rig: Rig) -> CachedResolver:
+    cache = ResolutionCache(capacity=100_000, lease_seconds=LEASE_SECONDS)
+    return CachedResolver(rig.client, cache, SystemClock())
+
+
+async def _audit(rig: Rig) -> list[float]:
+    """Return 0 or 1 (bad) for adapters out of every shard, read back and checked in full."""
+    rows = await rig.pool.fetch(_SAMPLE, AUDITED)
+    found = []
+    with tempfile.TemporaryDirectory(prefix="mint-audit-") as scratch:
+        for number, row in enumerate(rows):
+            folder = Path(scratch) / str(number)
+            claim = Claim(
+                uri=row["manifest_uri"], sha256=row["manifest_sha256"], size_bytes=row["manifest_size_bytes"]
+            )
+            try:
+                manifest = await stage_adapter(rig.blobs, claim, folder)
+                check_folder(rig.facts, manifest, folder)
+                found.append(float(manifest.digest != row["digest"]))
+            except MintError:
+                found.append(1.0)
+    return found
+
+
+_SAMPLE = """
+    SELECT * FROM (
+        SELECT DISTINCT ON (substr(digest, 8, 2)) * FROM revisions WHERE manifest_uri LIKE 'revisions/%'
+        ORDER BY substr(digest, 8, 2), random()
+    ) one_of_each_shard LIMIT $1
+"""
+
+
+def _growth(small: Times, large: Times) -> list[float]:
+    """Return the ratio of every median; below the clock's noise nothing grows."""
+    return [
+        _median(getattr(large, part)) / max(_median(getattr(small, part)), NOISE_MS)
+        for part in ("resolve", "cold", "page", "move")
+    ]
+
+
+def _latencies(size: Size, large: Times) -> list[Row]:
+    what = f"{size.policies} policies, {size.tenants} tenants, {size.policies + size.twice} revisions"
+    p99 = percentile(large.resolve, 0.99)
+    return [
+        _ms("resolve_p50_ms", large.resolve, 0.3, f"a name by the registry's store at {what}"),
+        _ms("resolve_p99_ms", large.resolve, 3.0, "the same, the slowest of 100", value=p99),
+        _ms("gateway_resolve_cold_ms", large.cold, 2.0, "a gateway asks the registry over HTTP"),
+        _ms("gateway_resolve_cached_ms", large.cached, 0.1, "a gateway remembers"),
+        _ms(
+            "stale_read_ms",
+            large.stale,
+            50.0,
+            "p99 of how long after a move's answer another gateway gives the old revision",
+            value=percentile(large.stale, 0.99),
+        ),
+        _ms("alias_move_p50_ms", large.move, 5.0, "a durable move over the registry's HTTP"),
+        _ms("list_page_p50_ms", large.page, 5.0, "100 policies by the store, anywhere in half of all"),
+    ]
+
+
+def _totals(
+    size: Size, growth: list[float], rates: list[float], bad: list[float], rss_mb: float
+) -> list[Row]:
+    return [
+        make_row(
+            "bulk_ingest_per_s",
+            rates,
+            unit="adapters/s",
+            goal=500,
+            better="higher",
+            how="rank-1 adapters checked, stored as synced files and published, by the batch",
+        ),
+        make_row(
+            "growth_10k_to_1m",
+            growth,
+            value=max(growth),
+            unit="ratio",
+            goal=2.0,
+            better="lower",
+            how=f"worst ratio of a median at {size.policies} to that at {size.early} policies",
+        ),
+        make_row(
+            "registry_rss_mb", [rss_mb], unit="MB", goal=300, better="lower", how="resident, after all of it"
+        ),
+        make_row(
+            "audit_bad",
+            bad,
+            value=sum(bad),
+            unit="adapters",
+            goal=0,
+            better="lower",
+            how="of a sample over all shards, read back and checked against their digests",
+        ),
+    ]
+
+
+def _ms(name: str, samples: list[float], goal: float, how: str, *, value: float | None = None) -> Row:
+    return make_row(name, samples, value=value, unit="ms", goal=goal, better="lower", how=how)
+
+
+def _median(samples: list[float]) -> float:
+    return percentile(samples, 0.5)
+
+
+def _drawing(small: Times, large: Times) -> Callable[[Any], None]:  # Any: matplotlib is untyped
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        for part in ("resolve", "cold", "page", "move"):
+            for times, style in ((small, "--"), (large, "-")):
+                samples = sorted(getattr(times, part))
+                shares = [(place + 1) / len(samples) for place in range(len(samples))]
+                axes.plot(samples, shares, style, label=f"{part}, {'small' if times is small else 'full'}")
+        axes.set_xscale("log")
+        axes.set_xlabel("milliseconds")
+        axes.set_ylabel("share of requests")
+        axes.legend()
+
+    return draw
