@@ -26,7 +26,8 @@ class Sampling:
     """How to sample. ``top_k`` 0 and ``top_p`` 1.0 are off; ``temperature`` 0 is greedy.
 
     ``logprobs`` is the number of alternatives wanted beside the chosen token's own (0: only its own); None
-    asks for no log-probabilities. ``seed`` None lets the engine choose.
+    asks for no log-probabilities. ``seed`` None lets the engine choose. ``whole`` brings each completion in
+    one piece when it is complete: a tenth of the work for a caller who does not stream.
     """
 
     max_new_tokens: int
@@ -38,6 +39,7 @@ class Sampling:
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
     logprobs: int | None = None
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

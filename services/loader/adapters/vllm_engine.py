@@ -332,7 +332,7 @@ def _sampling_params(sampling: Sampling) -> Any:
         stop=list(sampling.stop),
         ignore_eos=sampling.ignore_eos,
         logprobs=sampling.logprobs,
-        output_kind=RequestOutputKind.DELTA,
+        output_kind=RequestOutputKind.FINAL_ONLY if sampling.whole else RequestOutputKind.DELTA,
     )
 
 

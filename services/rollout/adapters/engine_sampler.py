@@ -69,6 +69,7 @@ def _generation(request: SampleRequest) -> GenerationRequest:
             seed=request.seed,
             n=request.n,
             logprobs=0,
+            whole=True,
         ),
     )
 

@@ -147,6 +147,7 @@ def plan_sampling(
         stop=_stops(body.stop),
         ignore_eos=bool(body.ignore_eos),
         logprobs=logprobs,
+        whole=not body.stream,
     )
 
 
