@@ -119,8 +119,8 @@ def print_report(report: Report) -> None:
             str(row.n),
             spread,
         )
-    console = Console()
-    console.print(table, width=max(_WIDTH, console.width), soft_wrap=True)
+    console = Console(width=max(_WIDTH, Console().width))
+    console.print(table)
 
 
 def _write_plot(report: Report, path: Path) -> None:

@@ -36,6 +36,7 @@ class Serving:
 
     folder: StateFolder
     gateway_url: str
+    loader_url: str
     api_key: str
     engine: EngineClient
     registry: RegistryClient
@@ -96,6 +97,7 @@ async def open_serving(overrides: Mapping[str, str]) -> AsyncIterator[Serving]:
                 yield Serving(
                     folder=folder,
                     gateway_url=stack.gateway_url,
+                    loader_url=f"http://127.0.0.1:{ports['loader-tiny']}",
                     api_key=stack.api_key,
                     engine=EngineClient(loader),
                     registry=registry,

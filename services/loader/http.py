@@ -65,6 +65,11 @@ def add_routes(http: FastAPI, *, serving: Serving, tiers: Tiers, info: EngineInf
         """Return every adapter on the engine, in the queue or on the local disk, the nearest first."""
         return msgspec.to_builtins(tiers.statuses(limit=limit))
 
+    @http.get("/internal/adapters/{digest}")
+    async def get_adapter(digest: str) -> object:
+        """Return where one adapter is; one that nothing is known of is stored and registered."""
+        return msgspec.to_builtins(tiers.status(Digest(digest)))
+
     @http.get("/internal/load")
     async def load() -> object:
         """Return how busy the engine is."""

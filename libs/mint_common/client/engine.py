@@ -66,6 +66,10 @@ class EngineClient:
         """Return where each adapter known to the engine is now, the nearest first."""
         return self._read(await self._http.get("/internal/adapters", {"limit": limit}), list[AdapterStatus])
 
+    async def adapter(self, digest: Digest) -> AdapterStatus:
+        """Return where one adapter is now."""
+        return self._read(await self._http.get(path_of("internal", "adapters", digest)), AdapterStatus)
+
     async def load(self) -> EngineLoad:
         """Return how busy the engine is now."""
         return self._read(await self._http.get("/internal/load"), EngineLoad)
