@@ -17,7 +17,8 @@ from services.standalone.adapters.bases import (
 )
 from services.standalone.commands.options import DEFAULT_FOLDER, FolderOption, state_folder
 
-NAME = re.compile(r"^[a-z0-9][a-z0-9._-]{0,62}$")
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+"""As the registry has it: a base's name is a token of a bus subject, so it has no dots."""
 
 base_app = typer.Typer(
     help="Base models: add one, list them. Policies are trained over a base; its weights never change.",
@@ -53,9 +54,9 @@ def add(
 ) -> None:
     """Add a base model to the state folder."""
     console = Console()
-    chosen = name or source.rstrip("/").rpartition("/")[2].lower()
-    if not NAME.match(chosen):
-        raise InvalidField(field="--name", problem=f"{chosen!r} does not match {NAME.pattern}")
+    chosen = name or source.rstrip("/").rpartition("/")[2].lower().replace(".", "-")
+    if not NAME.fullmatch(chosen):
+        raise InvalidField(field="--name", problem=f"{chosen!r} does not match ^{NAME.pattern}$")
     state = state_folder(folder)
     state.bases.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()

@@ -1,6 +1,7 @@
 """The command line as its user reads it. `MINT_GOLDEN=write` rewrites the golden files."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,13 @@ def test_the_tiny_base_is_added_under_any_name_and_listed(tmp_path: Path) -> Non
     assert "Qwen3ForCausalLM" in listed
 
 
+def test_a_folder_with_a_version_in_its_name_becomes_a_base_that_the_registry_takes(tmp_path: Path) -> None:
+    shutil.copytree(tiny_folder(), tmp_path / "Tiny-2.5")
+    run("base", "add", str(tmp_path / "Tiny-2.5"), "--dir", str(tmp_path / "state"))
+    listed = run("base", "list", "--dir", str(tmp_path / "state"))
+    assert "tiny-2-5 " in listed
+
+
 def test_a_base_that_a_stack_needs_is_added_by_itself(tmp_path: Path) -> None:
     steps: list[str] = []
     added = ensure_base(tmp_path, "tiny", report=steps.append)
@@ -81,6 +89,7 @@ def test_a_base_that_a_stack_needs_is_added_by_itself(tmp_path: Path) -> None:
     ("arguments", "problem"),
     [
         (("base", "add", "tiny", "--name", "No Such"), "does not match"),
+        (("base", "add", "tiny", "--name", "tiny-0.5b"), "does not match"),
         (("base", "add", "/nowhere"), "neither a folder nor one of tiny, smollm2"),
     ],
 )
