@@ -21,7 +21,7 @@ LOADER = (
     "loader_gateway",
     "eviction",
 )
-BENCHES = (*LOADER, "fleet", "catalog")
+BENCHES = (*LOADER, "fleet", "catalog", "trainer")
 KNOWN = f"loader {' '.join(BENCHES)}"
 
 

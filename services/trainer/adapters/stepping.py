@@ -163,7 +163,7 @@ class _Step:
         for group in state.optimizer.param_groups:
             group["lr"] = settings.learning_rate
         state.optimizer.step()
-        state.optimizer.zero_grad()
+        leaf.grad = None
         self._check("largest weight", float(leaf.detach().abs().max()))
         state.step += 1
         return norm

@@ -1,0 +1,264 @@
+"""How much does the trainer gain from stepping policies together, and what do swaps and snapshots cost?
+
+Everything is timed in CPU seconds of one thread, in turn within one process, so that a busy machine slows
+both sides alike. "Alone" is this trainer's own step of one policy after another, not PEFT's slower one.
+"""
+
+import os
+import random
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from benches.report import Report, Row, make_row
+from benches.trainer_bases import load_bench_base
+from mint_common.events import LoraSpec
+from services.trainer.adapters.resident_base import ResidentBase
+from services.trainer.adapters.stepping import Work, step_policies
+from services.trainer.adapters.tiers import Resident, Tiers
+from services.trainer.adapters.training_state import new_state, park_state, write_parked
+from services.trainer.core.batch import Batch
+from services.trainer.core.batch import Row as TrainedRow
+from services.trainer.ports import StepSettings
+
+SETTINGS = StepSettings(algorithm="grpo", learning_rate=1e-3, kl_coefficient=0.0, clip_norm=1.0)
+MAX_TOKENS = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """So many policies with so many sequences of so many tokens each."""
+
+    name: str
+    base: str
+    policies: int
+    sequences: int
+    tokens: int
+    rank: int
+    goal: float
+    rounds: int
+
+
+CASES = (
+    Case(
+        name="batched_step_ratio",
+        base="tiny",
+        policies=8,
+        sequences=4,
+        tokens=16,
+        rank=8,
+        goal=2.0,
+        rounds=25,
+    ),
+    Case(
+        name="batched_step_ratio_smollm2",
+        base="smollm2",
+        policies=4,
+        sequences=2,
+        tokens=32,
+        rank=16,
+        goal=1.2,
+        rounds=7,
+    ),
+)
+PROMPT, ANSWERS, GROUP, SHARED_ROUNDS = 24, 8, 8, 5
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """CPU seconds of each round, in turn."""
+
+    plain: list[float]
+    ours: list[float]
+
+    def ratios(self) -> list[float]:
+        """Return plain over ours, round by round."""
+        return [slow / fast for slow, fast in zip(self.plain, self.ours, strict=True)]
+
+
+def run() -> Report:
+    """Measure."""
+    os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
+    torch.set_num_threads(1)
+    bases = {name: load_bench_base(name) for name in ("tiny", "smollm2")}
+    together = {case: measure_together(bases[case.base], case) for case in CASES}
+    shared = measure_shared_prompts(bases["smollm2"])
+    rows = [
+        *(_together_row(case, times) for case, times in together.items()),
+        make_row(
+            "shared_prompt_ratio",
+            shared.ratios(),
+            unit="ratio",
+            goal=1.5,
+            better="higher",
+            limit=GROUP * (PROMPT + ANSWERS - 1) / (PROMPT + GROUP * (ANSWERS - 1)),
+            how=f"smollm2, groups of {GROUP} answers of {ANSWERS} tokens to a prompt of {PROMPT}: a step with "
+            "a line per answer over one behind shared prompts. Limit: by tokens computed",
+        ),
+        *measure_swaps(bases["smollm2"]),
+    ]
+    return Report(bench="trainer", rows=rows, draw=lambda figure: _draw(figure, together, shared))
+
+
+def measure_together(base: ResidentBase, case: Case) -> Times:
+    """Step the policies one after another, then all together, in turn."""
+    works = [
+        Work(state=new_state(base.facts, _spec(base, case.rank, seed)), batch=batch, settings=SETTINGS)
+        for seed, batch in enumerate(_batches(base, case))
+    ]
+    return _in_turn(
+        lambda: [step_policies(base, [work], max_tokens=MAX_TOKENS) for work in works],
+        lambda: step_policies(base, works, max_tokens=MAX_TOKENS),
+        rounds=case.rounds,
+    )
+
+
+def measure_shared_prompts(base: ResidentBase) -> Times:
+    """Step one policy on groups with a line per answer, then behind shared prompts, in turn."""
+    rng = random.Random(0)
+    rows = []
+    for _ in range(4):
+        prompt = _draw_tokens(rng, base, PROMPT)
+        rows += [_row(rng, base, prompt, ANSWERS) for _ in range(GROUP)]
+    state = new_state(base.facts, _spec(base, 16, 0))
+    work = Work(state=state, batch=_batch(rows), settings=SETTINGS)
+
+    def step(*, shares_prompts: bool) -> None:
+        base.shares_prompts = shares_prompts
+        step_policies(base, [work], max_tokens=MAX_TOKENS)
+
+    return _in_turn(
+        lambda: step(shares_prompts=False), lambda: step(shares_prompts=True), rounds=SHARED_ROUNDS
+    )
+
+
+def measure_swaps(base: ResidentBase) -> list[Row]:
+    """Switch from one stepped policy to another, and take snapshots of one."""
+    case = Case(name="", base="smollm2", policies=2, sequences=2, tokens=32, rank=8, goal=0.0, rounds=0)
+    states = [new_state(base.facts, _spec(base, case.rank, seed)) for seed in range(case.policies)]
+    works = [
+        Work(state=state, batch=batch, settings=SETTINGS)
+        for state, batch in zip(states, _batches(base, case), strict=True)
+    ]
+    step_seconds = [
+        _cpu_seconds(partial(step_policies, base, [work], max_tokens=MAX_TOKENS))
+        for _ in range(3)
+        for work in works
+    ]
+    snapshots = [_cpu_seconds(lambda: park_state(states[0])) for _ in range(20)]
+    parked = park_state(states[0])
+    writes = [_cpu_seconds(lambda: write_parked(parked)) for _ in range(5)]
+    tiers = Tiers(device_policies=1, host_policies=1)
+    there, back = Resident(states[0], None), Resident(park_state(states[1]), None)
+    switches = []
+    for _ in range(20):
+        switches.append(1e3 * _cpu_seconds(partial(_switch, tiers, there, back)))
+        there, back = back, there
+    copied = _cpu_seconds(lambda: [parked.buffer.clone() for _ in range(20)]) / 20
+    step = statistics.median(step_seconds)
+    return [
+        make_row(
+            "switch_ms",
+            switches,
+            unit="ms",
+            goal=10.0,
+            better="lower",
+            limit=2e3 * copied,
+            how=f"policy A out of the device, B in from host memory: {2 * parked.size_bytes / 1e6:.0f} MB of "
+            "adapter and moments, rank 8, smollm2. Limit: copying as many bytes twice",
+        ),
+        make_row(
+            "snapshot_delay",
+            [seconds / step for seconds in snapshots],
+            unit="share of a step",
+            goal=0.02,
+            better="lower",
+            how=f"copy for the exporting thread over a step of {1e3 * step:.0f} ms on 2 x 32 tokens; it then "
+            f"writes {parked.size_bytes / 1e6:.0f} MB in {1e3 * statistics.median(writes):.0f} ms beside the "
+            "next step",
+        ),
+    ]
+
+
+def _switch(tiers: Tiers, out: Resident, into: Resident) -> None:
+    tiers.swap_out([out])
+    tiers.swap_in(into)
+
+
+def _in_turn(plain: Callable[[], object], ours: Callable[[], object], *, rounds: int) -> Times:
+    plain()
+    ours()
+    pairs = [(_cpu_seconds(plain), _cpu_seconds(ours)) for _ in range(rounds)]
+    return Times([first for first, _ in pairs], [second for _, second in pairs])
+
+
+def _cpu_seconds(work: Callable[[], object]) -> float:
+    started = time.process_time()
+    work()
+    return time.process_time() - started
+
+
+def _spec(base: ResidentBase, rank: int, seed: int) -> LoraSpec:
+    return LoraSpec(rank=rank, alpha=2.0 * rank, targets=base.facts.targets, seed=seed)
+
+
+def _batches(base: ResidentBase, case: Case) -> list[Batch]:
+    """Half of each sequence is its prompt; the model reads ``case.tokens`` tokens of it."""
+    rng = random.Random(0)
+    half = case.tokens // 2
+    return [
+        _batch([_row(rng, base, _draw_tokens(rng, base, half), half + 1) for _ in range(case.sequences)])
+        for _ in range(case.policies)
+    ]
+
+
+def _batch(rows: list[TrainedRow]) -> Batch:
+    total = sum(len(row.tokens) for row in rows)
+    return Batch(rows=tuple(rows), probe=(), total_tokens=total, skipped_groups=0, reward_mean=0.0)
+
+
+def _row(rng: random.Random, base: ResidentBase, prompt: tuple[int, ...], length: int) -> TrainedRow:
+    return TrainedRow(
+        prompt=prompt,
+        tokens=_draw_tokens(rng, base, length),
+        logprobs=(-3.0,) * length,
+        advantage=rng.uniform(-1.0, 1.0),
+    )
+
+
+def _draw_tokens(rng: random.Random, base: ResidentBase, count: int) -> tuple[int, ...]:
+    return tuple(rng.randrange(base.facts.vocab_size) for _ in range(count))
+
+
+def _together_row(case: Case, times: Times) -> Row:
+    tokens = case.policies * case.sequences * case.tokens
+    rates = [tokens / statistics.median(one) for one in (times.plain, times.ours)]
+    return make_row(
+        case.name,
+        times.ratios(),
+        unit="ratio",
+        goal=case.goal,
+        better="higher",
+        how=f"{case.base}, {case.policies} policies x {case.sequences} x {case.tokens} tokens, rank "
+        f"{case.rank}: {rates[0]:.0f} tokens/s one policy after another, {rates[1]:.0f} together; AdamW, "
+        "clipping and checks included",
+    )
+
+
+def _draw(figure: Any, together: dict[Case, Times], shared: Times) -> None:
+    names = [*(f"{case.base}, {case.policies} policies" for case in together), "smollm2, shared prompts"]
+    axes = figure.subplots(1, len(names))
+    for plot, name, times in zip(axes, names, (*together.values(), shared), strict=True):
+        bars = plot.bar(
+            ["plain", "ours"],
+            [1e3 * statistics.median(times.plain), 1e3 * statistics.median(times.ours)],
+            color=("#b0b0b0", "#2a6f97"),
+        )
+        plot.bar_label(bars, fmt="%.0f")
+        plot.set_title(name)
+        plot.set_ylabel("ms of CPU, median")
