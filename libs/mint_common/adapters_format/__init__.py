@@ -20,7 +20,13 @@ from mint_common.adapters_format.names import (
 from mint_common.adapters_format.origin import Origin, base_name_of, read_origin
 from mint_common.adapters_format.refusal import Reason
 from mint_common.adapters_format.sites import has_experts
-from mint_common.adapters_format.storage import adapter_prefix, fetch_manifest, stage_adapter, store_adapter
+from mint_common.adapters_format.storage import (
+    adapter_prefix,
+    fetch_manifest,
+    stage_adapter,
+    store_adapter,
+    store_folder,
+)
 
 __all__ = [
     "BASE_FILE",
@@ -57,5 +63,6 @@ __all__ = [
     "read_origin",
     "stage_adapter",
     "store_adapter",
+    "store_folder",
     "write_manifest",
 ]

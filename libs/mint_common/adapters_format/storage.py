@@ -29,6 +29,14 @@ class AdapterSink(Protocol):
         ...
 
 
+class FileSink(Protocol):
+    """The part of a blob store that storing a folder needs."""
+
+    async def put_file(self, key: str, path: Path) -> Claim:
+        """Store a file under a free key, or one that holds equal bytes. Raises AlreadyExists."""
+        ...
+
+
 class AdapterSource(Protocol):
     """The part of a blob store that staging needs; both raise BlobMissing and BlobCorrupt."""
 
@@ -53,6 +61,14 @@ async def store_adapter(blobs: AdapterSink, files: AdapterFiles, *, export_id: s
     for name in (WEIGHTS_FILE, CONFIG_FILE):
         await blobs.put_new(f"{prefix}/{name}", files.files[name])
     return await blobs.put_new(f"{prefix}/{MANIFEST_FILE}", files.files[MANIFEST_FILE])
+
+
+async def store_folder(blobs: FileSink, folder: Path, manifest: Manifest, *, export_id: str) -> Claim:
+    """Store an adapter folder, whatever its size, and return the claim of the manifest."""
+    prefix = adapter_prefix(manifest.policy_id, manifest.digest, export_id=export_id)
+    for name in (WEIGHTS_FILE, CONFIG_FILE):
+        await blobs.put_file(f"{prefix}/{name}", folder / name)
+    return await blobs.put_file(f"{prefix}/{MANIFEST_FILE}", folder / MANIFEST_FILE)
 
 
 async def fetch_manifest(blobs: AdapterSource, claim: Claim) -> Manifest:

@@ -20,6 +20,13 @@ def claim_of(key: str, data: bytes) -> Claim:
     return Claim(uri=key, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
 
 
+def claim_of_file(key: str, path: Path) -> Claim:
+    """Return the claim of a file's bytes under a key."""
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        return Claim(uri=key, sha256=sha256, size_bytes=file.tell())
+
+
 class Check:
     """Compares bytes with their claim as they pass. Raises BlobCorrupt as soon as they cannot match."""
 

@@ -11,12 +11,12 @@ import asyncio
 import errno
 import os
 import secrets
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from mint_common.blobs.checked import CHUNK_BYTES, Check, claim_of, landing
+from mint_common.blobs.checked import CHUNK_BYTES, Check, claim_of, claim_of_file, landing
 from mint_common.blobs.keys import check_key, check_prefix
 from mint_common.claims import Claim
 from mint_common.errors import AlreadyExists, BlobCorrupt, BlobMissing, InvalidField, Unavailable
@@ -36,20 +36,28 @@ class LocalBlobs:
     async def put(self, key: str, data: bytes) -> Claim:
         """Store bytes, replacing what was there."""
         parts = check_key(key)
-        await asyncio.to_thread(self._store, key, parts, data, replace=True)
+        await asyncio.to_thread(self._store, key, parts, (data,), replace=True)
         return claim_of(key, data)
 
     async def put_new(self, key: str, data: bytes) -> Claim:
         """Store bytes under a free key."""
-        parts = check_key(key)
-        claim = claim_of(key, data)
-        while not await asyncio.to_thread(self._store, key, parts, data, replace=False):
+        return await self._put_new(claim_of(key, data), lambda: (data,))
+
+    async def put_file(self, key: str, path: Path) -> Claim:
+        """Store a file's bytes under a free key."""
+        check_key(key)
+        claim = await asyncio.to_thread(claim_of_file, key, path)
+        return await self._put_new(claim, lambda: _chunks_of(path))
+
+    async def _put_new(self, claim: Claim, chunks: Callable[[], Iterable[bytes]]) -> Claim:
+        parts = check_key(claim.uri)
+        while not await asyncio.to_thread(self._store, claim.uri, parts, chunks(), replace=False):
             try:
                 await self.get(claim)
             except BlobMissing:
                 continue  # somebody removed it meanwhile
             except BlobCorrupt as error:
-                raise AlreadyExists(kind="blob", name=key) from error
+                raise AlreadyExists(kind="blob", name=claim.uri) from error
             break
         return claim
 
@@ -83,7 +91,7 @@ class LocalBlobs:
     async def close(self) -> None:
         """Do nothing: no descriptor outlives a call."""
 
-    def _store(self, key: str, parts: tuple[str, ...], data: bytes, *, replace: bool) -> bool:
+    def _store(self, key: str, parts: tuple[str, ...], data: Iterable[bytes], *, replace: bool) -> bool:
         """Return False if the place is taken and may not be replaced."""
         name = parts[-1]
         temporary = f"{_TEMPORARY}{secrets.token_hex(12)}"
@@ -165,10 +173,16 @@ def _enter(folder: int, name: str, *, create: bool) -> int:
     return os.open(name, _ENTER, dir_fd=folder)
 
 
-def _write(folder: int, name: str, data: bytes) -> None:
+def _chunks_of(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk
+
+
+def _write(folder: int, name: str, data: Iterable[bytes]) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
     with os.fdopen(os.open(name, flags, 0o644, dir_fd=folder), "wb") as file:
-        file.write(data)
+        file.writelines(data)
         file.flush()
         os.fsync(file.fileno())
 

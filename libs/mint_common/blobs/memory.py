@@ -29,6 +29,10 @@ class MemoryBlobs:
             raise AlreadyExists(kind="blob", name=key)
         return claim_of(key, data)
 
+    async def put_file(self, key: str, path: Path) -> Claim:
+        """Store a file's bytes under a free key."""
+        return await self.put_new(key, await asyncio.to_thread(path.read_bytes))
+
     async def get(self, claim: Claim) -> bytes:
         """Return the claimed bytes, checked."""
         check_key(claim.uri)

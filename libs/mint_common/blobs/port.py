@@ -25,6 +25,10 @@ class Blobs(Protocol):
         """Store bytes under a key that must be free, or hold equal bytes already. Raises AlreadyExists."""
         ...
 
+    async def put_file(self, key: str, path: Path) -> Claim:
+        """Do as `put_new` with a local file, which nobody changes meanwhile, in bounded memory."""
+        ...
+
     async def get(self, claim: Claim) -> bytes:
         """Return the claimed bytes, checked."""
         ...

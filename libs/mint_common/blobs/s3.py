@@ -7,20 +7,19 @@ is Unavailable, so that work waits for an operator instead of being lost.
 
 import asyncio
 import base64
-import hashlib
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import aioboto3
 import aiohttp
 from aiobotocore.config import AioConfig
 from botocore.exceptions import BotoCoreError, ClientError
 
-from mint_common.blobs.checked import CHUNK_BYTES, Check, claim_of, landing_in_thread
+from mint_common.blobs.checked import CHUNK_BYTES, Check, claim_of, claim_of_file, landing_in_thread
 from mint_common.blobs.keys import check_key, check_prefix
 from mint_common.claims import Claim
 from mint_common.errors import AlreadyExists, BlobCorrupt, BlobMissing, Unavailable
@@ -48,16 +47,25 @@ class S3Blobs:
     async def put(self, key: str, data: bytes) -> Claim:
         """Store bytes, replacing what was there."""
         check_key(key)
-        await self._put(key, data, {})
-        return claim_of(key, data)
+        claim = claim_of(key, data)
+        await self._put(claim, lambda: data, {})
+        return claim
 
     async def put_new(self, key: str, data: bytes) -> Claim:
         """Store bytes under a free key."""
         check_key(key)
-        claim = claim_of(key, data)
+        return await self._put_new(claim_of(key, data), lambda: data)
+
+    async def put_file(self, key: str, path: Path) -> Claim:
+        """Store a file's bytes under a free key; S3 takes 5 GB at once."""
+        check_key(key)
+        claim = await asyncio.to_thread(claim_of_file, key, path)
+        return await self._put_new(claim, lambda: path.open("rb"))
+
+    async def _put_new(self, claim: Claim, body: Callable[[], bytes | BinaryIO]) -> Claim:
         while True:
             try:
-                await self._put(key, data, {"IfNoneMatch": "*"})
+                await self._put(claim, body, {"IfNoneMatch": "*"})
             except _KeyTakenError:
                 # Perhaps by ourselves: the answer to an earlier attempt may have been lost.
                 if await self._is_there(claim):
@@ -112,12 +120,19 @@ class S3Blobs:
     def _at(self, key: str) -> dict[str, str]:
         return {"Bucket": self._bucket, "Key": self._prefix + key}
 
-    async def _put(self, key: str, data: bytes, condition: dict[str, str]) -> None:
-        checksum = base64.b64encode(hashlib.sha256(data).digest()).decode()
-        await self._retrying(
-            lambda: self._client.put_object(**self._at(key), Body=data, ChecksumSHA256=checksum, **condition),
-            key,
-        )
+    async def _put(
+        self, claim: Claim, body: Callable[[], bytes | BinaryIO], condition: dict[str, str]
+    ) -> None:
+        checksum = base64.b64encode(bytes.fromhex(claim.sha256)).decode()
+
+        async def attempt() -> None:
+            opened = body()
+            with nullcontext() if isinstance(opened, bytes) else opened:
+                await self._client.put_object(
+                    **self._at(claim.uri), Body=opened, ChecksumSHA256=checksum, **condition
+                )
+
+        await self._retrying(attempt, claim.uri)
 
     async def _is_there(self, claim: Claim) -> bool:
         try:

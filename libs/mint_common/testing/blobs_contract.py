@@ -29,6 +29,19 @@ async def bytes_come_back_under_their_claim(blobs: Blobs, folder: Path) -> None:
     assert (folder / "new" / "copy.bin").read_bytes() == data
 
 
+async def a_file_is_put_like_its_bytes(blobs: Blobs, folder: Path) -> None:
+    """`put_file` never overwrites either, and its claim is that of the bytes."""
+    file, data = folder / "given", bytes(range(256)) * 10_000
+    file.write_bytes(data)
+    claim = await blobs.put_file("a/file.bin", file)
+    assert claim == await blobs.put_new("a/file.bin", data)
+    assert await blobs.put_file("a/file.bin", file) == claim
+    assert await blobs.get(claim) == data
+    file.write_bytes(b"other")
+    await _raises(AlreadyExists, blobs.put_file("a/file.bin", file))
+    await _raises(InvalidField, blobs.put_file("../out", file))
+
+
 async def an_empty_blob_is_a_blob(blobs: Blobs, folder: Path) -> None:
     """No bytes are bytes too."""
     claim = await blobs.put("empty", b"")
@@ -166,6 +179,7 @@ async def close_is_idempotent(blobs: Blobs, folder: Path) -> None:
 
 BLOBS_CONTRACT: tuple[Check, ...] = (
     bytes_come_back_under_their_claim,
+    a_file_is_put_like_its_bytes,
     an_empty_blob_is_a_blob,
     put_replaces,
     put_new_never_overwrites,
