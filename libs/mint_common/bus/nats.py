@@ -64,6 +64,7 @@ class NatsBus:
                     except nats.errors.MaxPayloadError as error:
                         raise EventInvalid(type=message.subject, problem="too large for the bus") from error
                     except TROUBLE as error:
+                        raise_if_cancelled()
                         problem = error
                         await asyncio.sleep(RETRY_SECONDS)
                     else:

@@ -21,6 +21,7 @@ from mint_common.bus.nats_connection import RETRY_SECONDS, TROUBLE, NatsConnecti
 from mint_common.bus.port import Delivery, Message
 from mint_common.errors import Unavailable
 from mint_common.events.subjects import STREAM
+from mint_common.waiting import raise_if_cancelled
 
 PULL_SECONDS = 2.0
 """How long one request for messages stays open: also how long a restart of the server may go unnoticed."""
@@ -96,6 +97,7 @@ class NatsDeliveries:
                     await self.open()
                 raw = await self._next()
             except (*TROUBLE, Unavailable) as error:
+                raise_if_cancelled()
                 _log.info("subscription is bound again", extra={"problem": str(error)})
                 self._is_bound = False
                 await asyncio.sleep(RETRY_SECONDS)
@@ -206,6 +208,7 @@ class NatsWatch:
             try:
                 await self.open()
             except Unavailable as error:
+                raise_if_cancelled()
                 _log.info("watch waits for nats", extra={"problem": str(error)})
 
     async def _arrive(self, raw: Msg) -> None:

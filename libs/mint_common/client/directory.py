@@ -21,6 +21,7 @@ from mint_common.events.codec import decode
 from mint_common.events.subjects import subjects_of
 from mint_common.generation import EngineInfo, GenerationChunk, GenerationRequest
 from mint_common.ids import BaseName, Digest
+from mint_common.waiting import raise_if_cancelled
 
 _REASK_SECONDS = 2.0
 _CORRECT_SECONDS = 3.0
@@ -163,6 +164,7 @@ class EngineDirectory:
                     async for message in messages:
                         self._learn(message)
             except Unavailable:
+                raise_if_cancelled()
                 await asyncio.sleep(_REASK_SECONDS)
 
     def _learn(self, message: Message) -> None:

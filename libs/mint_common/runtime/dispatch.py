@@ -28,6 +28,7 @@ from mint_common.runtime.ledger import Ledger
 from mint_common.runtime.outbox import event_message
 from mint_common.runtime.retries import Bury, decide
 from mint_common.telemetry.tracing import extracted, span
+from mint_common.waiting import raise_if_cancelled
 
 E = TypeVar("E", bound=Event)
 Handler = Callable[[E], Awaitable[Sequence[Event]]]
@@ -95,6 +96,7 @@ class Dispatcher:
                     async for delivery in deliveries:
                         await self._finish(self._handle(delivery))
             except Unavailable as error:
+                raise_if_cancelled()
                 _log.warning("no subscription", extra={"durable": self._durable, "problem": str(error)})
                 await self._clock.sleep(RESUBSCRIBE_SECONDS)
 

@@ -20,7 +20,7 @@ from mint_common.errors import MintError, Unavailable
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.outbox import message_id
 from mint_common.runtime.postgres_errors import PostgresConnection, acquired
-from mint_common.waiting import wait_for_event
+from mint_common.waiting import raise_if_cancelled, wait_for_event
 
 POLL_SECONDS = 1.0
 BATCH = 100
@@ -64,6 +64,7 @@ class OutboxRelay:
             try:
                 await self._serve()
             except Unavailable as error:
+                raise_if_cancelled()
                 _log.warning("relay interrupted", extra={"problem": str(error), "retry_seconds": pause})
             if self._clock.monotonic() - started > longest:
                 pause = shortest
