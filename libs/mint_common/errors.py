@@ -144,6 +144,12 @@ class AdapterInvalid(MintError):
     http_status = 422
 
 
+class UploadRefused(AdapterInvalid):
+    """Upload refused ({reason}): {problem}. {fix}"""
+
+    code = "upload_refused"
+
+
 class EventInvalid(MintError):
     """Event {type!r} cannot be read: {problem}"""
 

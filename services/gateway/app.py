@@ -50,7 +50,13 @@ RESOLUTIONS = 100_000
 
 def build_http(*, ready: Callable[[], bool]) -> FastAPI:
     """Return the public HTTP without its ports: enough for the schema; `run` adds them."""
-    http = create_http(title="MinT", service="gateway", internal_token=None, ready=ready)
+    http = create_http(
+        title="MinT",
+        service="gateway",
+        internal_token=None,
+        ready=ready,
+        streams_body=policies.streams_body,
+    )
     for module in ROUTES:
         http.include_router(module.router, dependencies=[Depends(authenticate)])
     install_error_shapes(http)

@@ -71,8 +71,8 @@ class Rollout(Protocol):
         """Return the rewards of texts."""
         ...
 
-    async def jobs(self, tenant_id: TenantId) -> list[JsonObject]:
-        """Return a tenant's jobs."""
+    async def jobs(self, tenant_id: TenantId, *, limit: int) -> list[JsonObject]:
+        """Return a tenant's newest jobs, newest first."""
         ...
 
     async def job(self, tenant_id: TenantId, job_id: str) -> JsonObject:

@@ -24,7 +24,8 @@ from services.registry.adapters.postgres_catalog import PostgresCatalog
 from services.registry.adapters.postgres_evaluations import PostgresEvaluations
 from services.registry.core.keys import stored_key
 from services.registry.handlers.exports import ExportHandler
-from services.registry.http import Registry, add_routes
+from services.registry.handlers.uploads import UploadHandler
+from services.registry.http import Registry, add_routes, streams_body
 from services.registry.ports import Accounts
 from services.registry.settings import RegistrySettings
 
@@ -58,11 +59,13 @@ async def open_registry(settings: RegistrySettings) -> AsyncIterator[RegistryApp
         stack.push_async_callback(bus.close)
 
         ledger = PostgresLedger(pool, clock)
+        catalog = PostgresCatalog(pool, ledger)
         registry = Registry(
             accounts=PostgresAccounts(pool),
-            catalog=PostgresCatalog(pool, ledger),
+            catalog=catalog,
             aliases=PostgresAliases(pool, ledger),
             evaluations=PostgresEvaluations(pool, ledger),
+            uploads=UploadHandler(catalog=catalog, blobs=blobs, clock=clock),
             clock=clock,
         )
         if settings.bootstrap_key:
@@ -83,6 +86,7 @@ async def open_registry(settings: RegistrySettings) -> AsyncIterator[RegistryApp
             service="registry",
             internal_token=settings.internal.token,
             ready=lambda: True,
+            streams_body=streams_body,
         )
         add_routes(http, registry)
         yield RegistryApp(http=http, dispatcher=dispatcher, relay=OutboxRelay(pool, bus, clock))

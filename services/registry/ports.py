@@ -6,7 +6,7 @@ that the method says, strictly after the cursor, at most ``limit`` long. All rai
 stays away.
 """
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -159,4 +159,17 @@ class Evaluations(Protocol):
 
     async def list(self, policy_id: PolicyId, *, limit: int, after: str | None) -> Sequence[EvaluationRecord]:
         """Return a policy's evaluations as they came. Raises NotFound for an unknown cursor."""
+        ...
+
+
+class Uploads(Protocol):
+    """Adapters that users upload."""
+
+    async def upload(
+        self, policy: PolicyRecord, body: AsyncIterator[bytes], *, step: int, parent: int | Digest | None
+    ) -> RevisionRecord:
+        """Publish the adapter in a tar stream as a revision. The same weights are the same revision.
+
+        Raises UploadRefused, whose ``reason`` is a stable word and whose ``fix`` says what to do.
+        """
         ...

@@ -4,7 +4,7 @@ A `MintError` that the other side raised is raised here as the same class; a con
 silent is Unavailable. Nothing is repeated here: who asks knows whether asking again is safe.
 """
 
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Self
 from urllib.parse import quote, urlencode
@@ -78,6 +78,23 @@ class InternalHttp:
     async def post(self, path: str, body: object = None, params: Params | None = None) -> Json:
         """Create or do something; the body may be JSON values, dataclasses or structs."""
         return await self._ask("POST", path, body=body, params=params)
+
+    async def post_stream(
+        self, path: str, chunks: AsyncIterable[bytes], params: Params | None = None
+    ) -> Json:
+        """Post bytes as they come, in bounded memory; an answer may come before the last of them."""
+        with span("http POST", kind=SpanKind.CLIENT, **{"url.path": path}), self._translated():
+            async with self._session.post(
+                self._url(path, params),
+                data=chunks,
+                headers=inject({"content-type": "application/octet-stream"}),
+                timeout=self._stream_timeout,
+                allow_redirects=False,
+            ) as response:
+                content = await response.read()
+            if not 200 <= response.status < 300:
+                raise self._error_of(response.status, content)
+            return msgspec.json.decode(content)
 
     async def put(self, path: str, body: object = None, params: Params | None = None) -> Json:
         """Set something."""

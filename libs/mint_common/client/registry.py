@@ -4,7 +4,7 @@ Every method raises the registry's own MintErrors (NotFound, InvalidField, ...),
 be given by id or by name. Lists come in pages: ``after`` is the last item's cursor as each method says.
 """
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterable, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -103,6 +103,20 @@ class RegistryClient:
         """Return a revision by number or digest."""
         path = _policies(tenant_id, policy, "revisions", named("revision", str(revision)))
         return _read(await self._http.get(path), RevisionRecord)
+
+    async def upload_revision(
+        self,
+        tenant_id: TenantId,
+        policy: PolicyId | str,
+        body: AsyncIterable[bytes],
+        *,
+        step: int = 0,
+        parent: int | Digest | None = None,
+    ) -> RevisionRecord:
+        """Publish the adapter in a tar stream as a revision. Raises UploadRefused."""
+        path = _policies(tenant_id, policy, "revisions")
+        answer = await self._http.post_stream(path, body, {"step": step, "parent": parent})
+        return _read(answer, RevisionRecord)
 
     async def find_owned(self, tenant_id: TenantId, digests: Sequence[Digest]) -> list[OwnedRevision]:
         """Return which of these digests are a tenant's, of which policies."""

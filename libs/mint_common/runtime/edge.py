@@ -10,7 +10,7 @@ from fastapi import FastAPI, Response
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 
 from mint_common.runtime.edge_errors import answer_errors, error_response, invalid_field
-from mint_common.runtime.edge_middleware import EdgeMiddleware
+from mint_common.runtime.edge_middleware import EdgeMiddleware, StreamsBody
 
 __all__ = ["create_http", "error_response", "invalid_field"]
 
@@ -24,10 +24,12 @@ def create_http(
     internal_token: str | None,
     ready: Callable[[], bool],
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
+    streams_body: StreamsBody = lambda _method, _path: False,
 ) -> FastAPI:
     """Return an application with everything but its own routes.
 
-    Paths under ``/internal`` need the token, when one is given. ``http.state.registry`` is the Prometheus
+    Paths under ``/internal`` need the token, when one is given. A request for which ``streams_body(method, path)``
+    holds reaches its route unread and unbounded: the route reads, bounds and checks it. ``http.state.registry`` is the Prometheus
     registry of this application; ``/metrics`` shows it together with the process-wide one.
     """
     http = FastAPI(title=title, docs_url=None, redoc_url=None)
@@ -38,6 +40,7 @@ def create_http(
         service=service,
         internal_token=internal_token,
         max_body_bytes=max_body_bytes,
+        streams_body=streams_body,
         registry=http.state.registry,
     )
     answer_errors(http)

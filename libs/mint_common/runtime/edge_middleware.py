@@ -3,6 +3,7 @@
 import hmac
 import logging
 import time
+from collections.abc import Callable
 
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from prometheus_client import CollectorRegistry, Histogram
@@ -16,6 +17,9 @@ from mint_common.telemetry.tracing import extracted, span, trace_id
 
 INTERNAL_TOKEN_HEADER = "x-mint-internal-token"  # noqa: S105  # the header's name, not a token
 TRACE_HEADER = "x-mint-trace-id"
+
+StreamsBody = Callable[[str, str], bool]
+"""(method, path) -> whether the route reads the body itself, as it comes."""
 
 _log = logging.getLogger(__name__)
 
@@ -34,12 +38,14 @@ class EdgeMiddleware:
         service: str,
         internal_token: str | None,
         max_body_bytes: int,
+        streams_body: StreamsBody,
         registry: CollectorRegistry,
     ) -> None:
         assert internal_token != "", "an empty internal token protects nothing"  # None is allowed
         self._app = app
         self._internal_token = internal_token
         self._max_body_bytes = max_body_bytes
+        self._streams_body = streams_body
         self._seconds = Histogram(
             f"mint_{service}_http_request_seconds",
             "Time from a request's first byte to its answer's last.",
@@ -69,6 +75,9 @@ class EdgeMiddleware:
     async def _guarded(self, scope: Scope, headers: Headers, receive: Receive, answer: "_Answer") -> None:
         try:
             self._check_token(scope["path"], headers)
+            if self._streams_body(scope["method"], scope["path"]):
+                await self._app(scope, receive, answer.send)
+                return
             body = await read_body(receive, headers, limit=self._max_body_bytes)
             if body is not None:
                 await self._app(scope, _replay(body, receive), answer.send)

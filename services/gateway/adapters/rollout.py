@@ -34,11 +34,10 @@ class RolloutHttp:
         """Return the rewards of texts."""
         return await self._http.post(path_of("internal", "tasks", named("task", task), "score"), body)
 
-    async def jobs(self, tenant_id: TenantId) -> list[JsonObject]:
-        """Return a tenant's jobs."""
-        return _read(
-            await self._http.get(path_of("internal", "tenants", tenant_id, "jobs")), list[JsonObject]
-        )
+    async def jobs(self, tenant_id: TenantId, *, limit: int) -> list[JsonObject]:
+        """Return a tenant's newest jobs, newest first."""
+        path = path_of("internal", "tenants", tenant_id, "jobs")
+        return _read(await self._http.get(path, {"limit": limit}), list[JsonObject])
 
     async def job(self, tenant_id: TenantId, job_id: str) -> JsonObject:
         """Return one job with its steps."""

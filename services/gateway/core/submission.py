@@ -1,6 +1,6 @@
 """A job between the user's request and the moment that rollout has taken it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from mint_common.events import JobSpec
@@ -34,8 +34,19 @@ def describe_submission(submission: Submission) -> JsonObject:
     }
 
 
-def merge_jobs(submitted: Sequence[Submission], known: Iterable[JsonObject]) -> list[JsonObject]:
-    """Return all jobs: those that rollout has not taken yet first, then rollout's own in its order."""
-    jobs = list(known)
-    taken = {job.get("job_id") for job in jobs}
-    return [describe_submission(item) for item in submitted if item.job_id not in taken] + jobs
+def merge_jobs(
+    submitted: Sequence[Submission], known: Sequence[JsonObject], *, limit: int
+) -> list[JsonObject]:
+    """Return the newest jobs: those that rollout has not taken yet, then rollout's own newest ``limit``.
+
+    A job that is older than all of a full list may be missing there because rollout cut it off.
+    """
+    taken = {job.get("job_id") for job in known}
+    oldest = known[-1]["created_at"] if len(known) >= limit else 0.0
+    assert isinstance(oldest, float), "rollout says seconds"
+    waiting = [
+        describe_submission(item)
+        for item in submitted
+        if item.job_id not in taken and item.submitted_at > oldest
+    ]
+    return [*waiting, *known][:limit]

@@ -16,12 +16,9 @@ from services.gateway.core.idempotency import identify
 from services.gateway.core.jobs import JobRequest, plan_job
 from services.gateway.core.json_types import JsonObject
 from services.gateway.core.submission import describe_submission, merge_jobs
-from services.gateway.http.context import CallerDep, GatewayDep
+from services.gateway.http.context import CallerDep, GatewayDep, LimitQuery
 
 router = APIRouter(prefix="/mint/v1/jobs", tags=["jobs"])
-
-LISTED = 200
-"""How many jobs that rollout may not have taken yet are looked at for a list."""
 
 
 @router.post("", status_code=202)
@@ -53,10 +50,10 @@ async def submit_job(
 
 
 @router.get("")
-async def list_jobs(caller: CallerDep, gateway: GatewayDep) -> list[JsonObject]:
-    """List the tenant's jobs."""
-    submitted = await gateway.submissions.latest(caller.tenant_id, limit=LISTED)
-    return merge_jobs(submitted, await gateway.rollout.jobs(caller.tenant_id))
+async def list_jobs(caller: CallerDep, gateway: GatewayDep, limit: LimitQuery = 100) -> list[JsonObject]:
+    """List the tenant's newest jobs, newest first."""
+    submitted = await gateway.submissions.latest(caller.tenant_id, limit=limit)
+    return merge_jobs(submitted, await gateway.rollout.jobs(caller.tenant_id, limit=limit), limit=limit)
 
 
 @router.get("/{job}")

@@ -1,6 +1,9 @@
 """``/mint/v1/policies`` and their revisions."""
 
-from fastapi import APIRouter
+import re
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
 
 from mint_common.catalog import PolicyRecord, RevisionRecord
 from mint_common.ids import BaseName, Digest
@@ -8,6 +11,15 @@ from services.gateway.core.policies import PolicyRequest, check_name, plan_lora
 from services.gateway.http.context import CallerDep, GatewayDep, LimitQuery
 
 router = APIRouter(prefix="/mint/v1/policies", tags=["policies"])
+
+TAR_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/x-tar": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+
+_UPLOAD = re.compile(r"/mint/v1/policies/[^/]+/revisions")
 
 
 @router.post("", status_code=201)
@@ -53,3 +65,33 @@ async def list_revisions(
 async def get_revision(policy: str, revision: str, caller: CallerDep, gateway: GatewayDep) -> RevisionRecord:
     """Return one revision, by number or digest."""
     return await gateway.registry.get_revision(caller.tenant_id, policy, Digest(revision))
+
+
+@router.post("/{policy}/revisions", status_code=201, openapi_extra=TAR_BODY)
+async def upload_revision(
+    request: Request,
+    policy: str,
+    caller: CallerDep,
+    gateway: GatewayDep,
+    step: Annotated[int, Query(ge=0, le=2**53)] = 0,
+    parent: str | None = None,
+) -> RevisionRecord:
+    """Upload an adapter folder, as PEFT or MinT saved it, as a revision of a policy.
+
+    The body is a plain tar of `adapter_model.safetensors` and `adapter_config.json`. It is checked like an
+    export; the same weights are the same revision. ``parent`` is the revision that it was trained from.
+    """
+    found = await gateway.registry.upload_revision(
+        caller.tenant_id,
+        policy,
+        request.stream(),
+        step=step,
+        parent=None if parent is None else Digest(parent),
+    )
+    gateway.resolver.forget(caller.tenant_id, policy)
+    return found
+
+
+def streams_body(method: str, path: str) -> bool:
+    """Return whether a request is an upload, whose body is passed on as it comes."""
+    return method == "POST" and _UPLOAD.fullmatch(path) is not None

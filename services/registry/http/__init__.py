@@ -2,5 +2,6 @@
 
 from services.registry.http.context import Registry
 from services.registry.http.routes import add_routes
+from services.registry.http.uploads import streams_body
 
-__all__ = ["Registry", "add_routes"]
+__all__ = ["Registry", "add_routes", "streams_body"]

@@ -9,6 +9,7 @@ from services.registry.http.context import Registry
 from services.registry.http.policies import add_policy_routes
 from services.registry.http.resolve import add_resolve_route
 from services.registry.http.revisions import add_revision_routes
+from services.registry.http.uploads import add_upload_route
 
 
 def add_routes(http: FastAPI, registry: Registry) -> None:
@@ -19,3 +20,4 @@ def add_routes(http: FastAPI, registry: Registry) -> None:
     add_revision_routes(http, registry)
     add_alias_routes(http, registry)
     add_resolve_route(http, registry)
+    add_upload_route(http, registry)

@@ -1,0 +1,173 @@
+"""Uploads: an adapter as it comes over HTTP becomes a revision, or is refused with what to do about it.
+
+Invariants: nothing is stored or published that was not checked as an export is; memory is bounded by a chunk
+of the body and by half a projection of one layer; the scratch folder is gone when the answer goes out.
+"""
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+from mint_common.adapters_format import (
+    CONFIG_FILE,
+    MANIFEST_FILE,
+    PACKED,
+    WEIGHTS_FILE,
+    BaseFacts,
+    Manifest,
+    convert_adapter,
+    store_folder,
+    write_manifest,
+)
+from mint_common.blobs.port import Blobs
+from mint_common.catalog import PolicyRecord, RevisionRecord
+from mint_common.claims import Claim
+from mint_common.errors import AdapterInvalid, NotFound
+from mint_common.events import RevisionExported
+from mint_common.ids import Digest, derive_id
+from mint_common.runtime.clock import Clock
+from services.registry.core.exports import check_export
+from services.registry.core.tar import FileBegins, FilePart, TarReader
+from services.registry.core.uploads import (
+    UploadReason,
+    check_config,
+    check_file,
+    check_files,
+    check_first_bytes,
+    refused,
+    with_fix,
+)
+from services.registry.ports import Catalog
+
+AT_ONCE = 4
+"""Uploads at a time; others wait before their first byte is read."""
+DRAIN_BYTES = 64 << 20
+"""How much of a refused body is still read: who sends hears the refusal, not a broken connection."""
+
+
+class UploadHandler:
+    """Takes in one adapter at a time per call."""
+
+    def __init__(self, *, catalog: Catalog, blobs: Blobs, clock: Clock) -> None:
+        self._catalog = catalog
+        self._blobs = blobs
+        self._clock = clock
+        self._gate = asyncio.Semaphore(AT_ONCE)
+
+    async def upload(
+        self, policy: PolicyRecord, body: AsyncIterator[bytes], *, step: int, parent: int | Digest | None
+    ) -> RevisionRecord:
+        """Publish the adapter in a tar stream. The same weights are the same revision. Raises UploadRefused."""
+        async with self._gate:
+            return await self._take(policy, body, step=step, parent=parent)
+
+    async def _take(
+        self, policy: PolicyRecord, body: AsyncIterator[bytes], *, step: int, parent: int | Digest | None
+    ) -> RevisionRecord:
+        scratch = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="mint-upload-"))
+        try:
+            parent_digest = await self._parent(policy, parent)
+            await receive(body, scratch / "given")
+            manifest = await self._convert(policy, scratch, step=step, parent=parent_digest)
+            return await self._publish(policy, scratch / "adapter", manifest)
+        except AdapterInvalid as error:
+            await _drain(body)
+            raise with_fix(error) from error
+        finally:
+            await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
+
+    async def _parent(self, policy: PolicyRecord, parent: int | Digest | None) -> Digest | None:
+        if parent is None:
+            return None
+        try:
+            return (await self._catalog.revision(policy.policy_id, parent)).digest
+        except NotFound as error:
+            problem = f"policy {policy.name!r} has no revision {parent}"
+            raise refused(UploadReason.UNKNOWN_PARENT, problem) from error
+
+    async def _convert(
+        self, policy: PolicyRecord, scratch: Path, *, step: int, parent: Digest | None
+    ) -> Manifest:
+        facts = await self._catalog.base(policy.base)
+        bases = {base.name for base in await self._catalog.bases()}
+        manifest = await asyncio.to_thread(_convert, facts, bases, scratch)
+        manifest = replace(manifest, policy_id=policy.policy_id, step=step, parent=parent)
+        check_export(_export(policy, manifest, _UNSTORED), policy, manifest)
+        written = scratch / "adapter" / MANIFEST_FILE
+        await asyncio.to_thread(written.write_bytes, write_manifest(manifest))
+        return manifest
+
+    async def _publish(self, policy: PolicyRecord, folder: Path, manifest: Manifest) -> RevisionRecord:
+        try:
+            return await self._catalog.revision(policy.policy_id, manifest.digest)
+        except NotFound:
+            export_id = _export_id(manifest)
+        claim = await store_folder(self._blobs, folder, manifest, export_id=export_id)
+        export = _export(policy, manifest, claim)
+        await self._catalog.publish_many([export], now=self._clock.now(), announce=True)
+        return await self._catalog.revision(policy.policy_id, manifest.digest)
+
+
+_UNSTORED = Claim(uri="unstored", sha256="", size_bytes=0)
+
+
+async def receive(body: AsyncIterator[bytes], folder: Path) -> None:
+    """Write the files of a tar stream to a folder that is made for them. Raises UploadRefused."""
+    folder.mkdir()
+    reader, seen = TarReader(), set[str]()
+    path = folder / "none"
+    async for chunk in body:
+        for event in reader.feed(chunk):
+            if isinstance(event, FileBegins):
+                check_file(event.name, event.size_bytes, seen=seen)
+                seen.add(event.name)
+                path = folder / event.name
+                path.touch()
+            elif isinstance(event, FilePart):
+                await asyncio.to_thread(_append, path, event.data)
+    reader.finish()
+    check_files(seen)
+
+
+async def _drain(body: AsyncIterator[bytes]) -> None:
+    left = DRAIN_BYTES
+    async for chunk in body:
+        left -= len(chunk)
+        if left < 0:
+            return
+
+
+def _append(path: Path, data: bytes) -> None:
+    with path.open("ab") as file:
+        if file.tell() == 0 and path.name == WEIGHTS_FILE:
+            check_first_bytes(data)
+        file.write(data)
+
+
+def _convert(facts: BaseFacts, bases: set[str], scratch: Path) -> Manifest:
+    given = scratch / "given"
+    check_config((given / CONFIG_FILE).read_bytes(), facts, bases)
+    return convert_adapter(facts, given, scratch / "adapter", layout=PACKED)
+
+
+def _export_id(manifest: Manifest) -> str:
+    return derive_id("upload", manifest.policy_id, manifest.digest, manifest.step, manifest.parent or "")
+
+
+def _export(policy: PolicyRecord, manifest: Manifest, claim: Claim) -> RevisionExported:
+    return RevisionExported(
+        tenant_id=policy.tenant_id,
+        base=manifest.base,
+        export_id=_export_id(manifest),
+        policy_id=policy.policy_id,
+        job_id=None,
+        wave_id=None,
+        digest=manifest.digest,
+        manifest=claim,
+        parent=manifest.parent,
+        step=manifest.step,
+        metrics={},
+    )

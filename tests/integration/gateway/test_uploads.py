@@ -1,0 +1,121 @@
+"""Uploads through the public API: a PEFT folder becomes a revision; what is wrong is refused with what to do."""
+
+import io
+import json
+import tarfile
+
+import numpy as np
+import pytest
+
+from mint_common.adapters_format import peft_name
+from mint_common.adapters_format.tensor_file import write_tensors
+
+pytestmark = pytest.mark.integration
+
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+RANK = 2
+
+
+@pytest.fixture
+def mint(stack, counter):
+    with stack.client() as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def policy(stack) -> str:
+    stack.make_policy("uploaded")
+    return "uploaded"
+
+
+def tensors(stack, *, seed=0, rank=RANK):
+    random = np.random.default_rng(seed)
+    made = {}
+    for module, (width, height) in stack.facts.modules.items():
+        made[peft_name(module, "A")] = random.normal(size=(rank, width)).astype(np.float32)
+        made[peft_name(module, "B")] = random.normal(size=(height, rank)).astype(np.float32)
+    return made
+
+
+def config(**changes) -> bytes:
+    values = {"peft_type": "LORA", "r": RANK, "lora_alpha": 8, "base_model_name_or_path": "/some/where/tiny"}
+    return json.dumps(values | changes).encode()
+
+
+def tar(files: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def adapter(stack, **changes) -> dict[str, bytes]:
+    return {WEIGHTS: write_tensors(tensors(stack, **changes)), CONFIG: config()}
+
+
+def chunks(data: bytes, size: int = 10_000):
+    for start in range(0, len(data), size):
+        yield data[start : start + size]
+
+
+def test_folder_becomes_a_revision_and_the_same_weights_the_same_one(stack, mint, policy):
+    url = f"/policies/{policy}/revisions"
+    first = mint.post(url, content=chunks(tar(adapter(stack))), params={"step": 7})
+    assert first.status_code == 201, first.text
+    revision = first.json()
+    assert (revision["step"], revision["parent"], revision["state"]) == (7, None, "published")
+    again = mint.post(url, content=chunks(tar(adapter(stack))), params={"step": 9})
+    assert again.json() == revision
+    child = mint.post(url, content=tar(adapter(stack, seed=1)), params={"parent": revision["number"]}).json()
+    assert child["number"] == revision["number"] + 1
+    assert child["parent"] == revision["digest"]
+    assert mint.get(f"{url}/{child['number']}").json() == child
+
+
+def refusals(stack):
+    good = adapter(stack)
+    broken = tensors(stack)
+    name = next(iter(broken))
+    with_nan = {**broken, name: broken[name] * np.float32("nan")}
+    short = {key: value for key, value in broken.items() if key != name}
+    weights = good[WEIGHTS]
+    return {
+        "not_tar": b"hello",
+        "missing_file": tar({WEIGHTS: weights}),
+        "pickle": tar({"adapter_model.bin": b"\x80\x02", CONFIG: config()}),
+        "unknown_file": tar({**good, "notes.txt": b"hi"}),
+        "unsafe_archive": tar({"../" + WEIGHTS: weights, CONFIG: config()}),
+        "dora": tar({**good, CONFIG: config(use_dora=True)}),
+        "unsupported_config": tar({**good, CONFIG: config(rank_pattern={"q_proj": 4})}),
+        "not_safetensors": tar({**good, WEIGHTS: b"\x10\0\0\0\0\0\0\0{}" + bytes(40)}),
+        "header_too_large": tar({**good, WEIGHTS: (10**9).to_bytes(8, "little") + bytes(40)}),
+        "gaps_or_overlaps": tar({**good, WEIGHTS: weights + bytes(8)}),
+        "not_finite": tar({**good, WEIGHTS: write_tensors(with_nan)}),
+        "missing_tensor": tar({**good, WEIGHTS: write_tensors(short)}),
+        "no_modules": tar({**good, WEIGHTS: write_tensors({"a.lora_A.weight": broken[name]})}),
+        "wrong_rank": tar({WEIGHTS: write_tensors(tensors(stack, rank=4)), CONFIG: config(r=4)}),
+    }
+
+
+def test_what_is_wrong_is_refused_by_a_word_and_with_what_to_do(stack, mint, policy):
+    before = len(mint.get(f"/policies/{policy}/revisions").json())
+    for reason, body in refusals(stack).items():
+        answer = mint.post(f"/policies/{policy}/revisions", content=body)
+        assert answer.status_code == 422, (reason, answer.text)
+        error = answer.json()["error"]
+        assert (error["code"], error["reason"]) == ("upload_refused", reason)
+        assert error["fix"].endswith(".")
+        assert error["fix"] in error["message"]
+    assert len(mint.get(f"/policies/{policy}/revisions").json()) == before
+
+
+def test_unknown_parent_policy_and_strangers_are_refused(stack, mint, policy):
+    body = tar(adapter(stack, seed=5))
+    answer = mint.post(f"/policies/{policy}/revisions", content=body, params={"parent": "999"})
+    assert answer.json()["error"]["reason"] == "unknown_parent"
+    assert mint.post("/policies/nobody/revisions", content=body).status_code == 404
+    with stack.client(key=stack.other_key) as stranger:
+        assert stranger.post(f"/policies/{policy}/revisions", content=body).status_code == 404
