@@ -108,8 +108,8 @@ class JobStore(Protocol, Generic[Connection_contra]):
         """Return a job as last committed. Raises NotFound."""
         ...
 
-    async def jobs_of(self, tenant_id: TenantId) -> list[Job]:
-        """Return a tenant's jobs, newest first."""
+    async def jobs_of(self, tenant_id: TenantId, *, limit: int) -> list[Job]:
+        """Return a tenant's newest jobs, newest first."""
         ...
 
     async def waves_of(self, job_id: JobId) -> list[Wave]:

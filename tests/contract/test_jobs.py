@@ -109,7 +109,7 @@ async def test_a_transaction_that_fails_leaves_nothing(store: Store) -> None:
 
     with pytest.raises(RuntimeError):
         await fail()
-    assert await store.jobs.jobs_of(TENANT) == []
+    assert await store.jobs.jobs_of(TENANT, limit=9) == []
     assert await store.jobs.waves_of(JOB) == []
 
 
@@ -118,9 +118,10 @@ async def test_a_tenant_sees_its_own_jobs_newest_first(store: Store) -> None:
         await store.save(f"c{number}", make_job(JobId(f"job_{number}"), now=float(number)))
     other = replace(make_job(JobId("job_other")), tenant_id=TenantId("ten_other"))
     await store.save("other", other)
-    assert [job.job_id for job in await store.jobs.jobs_of(TENANT)] == ["job_3", "job_2", "job_1"]
-    assert await store.jobs.jobs_of(TenantId("ten_other")) == [other]
-    assert await store.jobs.jobs_of(TenantId("ten_none")) == []
+    assert [job.job_id for job in await store.jobs.jobs_of(TENANT, limit=9)] == ["job_3", "job_2", "job_1"]
+    assert [job.job_id for job in await store.jobs.jobs_of(TENANT, limit=2)] == ["job_3", "job_2"]
+    assert await store.jobs.jobs_of(TenantId("ten_other"), limit=9) == [other]
+    assert await store.jobs.jobs_of(TenantId("ten_none"), limit=9) == []
 
 
 async def test_a_sign_of_life_never_goes_back_and_only_running_jobs_give_one(store: Store) -> None:

@@ -32,10 +32,10 @@ class MemoryJobs:
             raise NotFound(kind="job", name=job_id)
         return self._jobs[job_id]
 
-    async def jobs_of(self, tenant_id: TenantId) -> list[Job]:
-        """Return a tenant's jobs, newest first."""
+    async def jobs_of(self, tenant_id: TenantId, *, limit: int) -> list[Job]:
+        """Return a tenant's newest jobs, newest first."""
         own = [job for job in self._jobs.values() if job.tenant_id == tenant_id]
-        return sorted(own, key=lambda job: (-job.created_at, job.job_id))
+        return sorted(own, key=lambda job: (-job.created_at, job.job_id))[:limit]
 
     async def waves_of(self, job_id: JobId) -> list[Wave]:
         """Return a job's waves by step."""

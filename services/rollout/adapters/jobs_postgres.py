@@ -8,7 +8,7 @@ import msgspec
 
 from mint_common.errors import NotFound
 from mint_common.ids import JobId, PolicyId, TenantId, WaveId
-from mint_common.runtime.ledger_postgres import PostgresConnection
+from mint_common.runtime.postgres_errors import PostgresConnection
 from services.rollout.core.job import Job
 from services.rollout.core.wave import Wave
 
@@ -49,10 +49,12 @@ class PostgresJobs:
         """Return a job."""
         return _job(await self._pool.fetchrow("SELECT * FROM jobs WHERE job_id = $1", job_id), job_id)
 
-    async def jobs_of(self, tenant_id: TenantId) -> list[Job]:
-        """Return a tenant's jobs, newest first."""
+    async def jobs_of(self, tenant_id: TenantId, *, limit: int) -> list[Job]:
+        """Return a tenant's newest jobs, newest first."""
         rows = await self._pool.fetch(
-            "SELECT * FROM jobs WHERE tenant_id = $1 ORDER BY created_at DESC, job_id", tenant_id
+            "SELECT * FROM jobs WHERE tenant_id = $1 ORDER BY created_at DESC, job_id LIMIT $2",
+            tenant_id,
+            limit,
         )
         return [_read(row, Job) for row in rows]
 

@@ -1,9 +1,10 @@
 """Routes about a tenant's jobs. A job of another tenant does not exist."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Annotated
 
 import msgspec
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 
 from mint_common.errors import NotFound
 from mint_common.ids import JobId, TenantId
@@ -11,14 +12,18 @@ from services.rollout.core.job import Job
 from services.rollout.core.wave import Wave
 from services.rollout.ports import Connection, JobStore
 
+MAX_LISTED = 1000
+
 
 def job_routes(jobs: JobStore[Connection], *, cancel: Callable[[JobId], Awaitable[None]]) -> APIRouter:
     """Return the routes under /internal/tenants/{tenant}/jobs."""
     router = APIRouter(prefix="/internal/tenants/{tenant_id}/jobs")
 
     @router.get("")
-    async def list_jobs(tenant_id: str) -> list[dict[str, object]]:
-        found = await jobs.jobs_of(TenantId(tenant_id))
+    async def list_jobs(
+        tenant_id: str, limit: Annotated[int, Query(ge=1, le=MAX_LISTED)] = 100
+    ) -> list[dict[str, object]]:
+        found = await jobs.jobs_of(TenantId(tenant_id), limit=limit)
         return [_view(job, await jobs.waves_of(job.job_id)) for job in found]
 
     @router.get("/{job_id}")

@@ -3,8 +3,10 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mint_common.ids import JobId
+from mint_common.testing.factories import POLICY, SPEC
 from services.gateway.core.listing import PolicyNames, list_models
-from services.gateway.core.submission import merge_jobs
+from services.gateway.core.submission import Submission, merge_jobs
 
 
 def _policy(name: str, **names) -> PolicyNames:
@@ -33,5 +35,20 @@ def test_the_list_is_bounded(limit, numbers):
     assert len(listed) == min(limit, numbers + 2)
 
 
+def _submission(name: str, at: float) -> Submission:
+    return Submission(job_id=JobId(name), policy_id=POLICY, base="tiny", spec=SPEC, submitted_at=at)
+
+
+def _merged(submitted: dict[str, float], known: dict[str, float], *, limit: int) -> list[object]:
+    asked = [_submission(name, at) for name, at in submitted.items()]
+    taken = [{"job_id": name, "created_at": at, "state": "running"} for name, at in known.items()]
+    return [job["job_id"] for job in merge_jobs(asked, taken, limit=limit)]
+
+
 def test_jobs_that_rollout_knows_are_not_listed_twice():
-    assert merge_jobs([], [{"job_id": "a"}]) == [{"job_id": "a"}]
+    assert _merged({"new": 3.0, "a": 1.0}, {"a": 1.1}, limit=9) == ["new", "a"]
+
+
+def test_a_job_that_rollout_left_out_of_a_full_list_is_not_said_to_wait():
+    asked = {"new": 4.0, "c": 3.0, "b": 2.0, "a": 1.0}
+    assert _merged(asked, {"c": 3.1, "b": 2.1}, limit=2) == ["new", "c"]
