@@ -28,9 +28,10 @@ def create_http(
 ) -> FastAPI:
     """Return an application with everything but its own routes.
 
-    Paths under ``/internal`` need the token, when one is given. A request for which ``streams_body(method, path)``
-    holds reaches its route unread and unbounded: the route reads, bounds and checks it. ``http.state.registry`` is the Prometheus
-    registry of this application; ``/metrics`` shows it together with the process-wide one.
+    Paths under ``/internal`` need the token, when one is given. A request for which
+    ``streams_body(method, path)`` holds reaches its route unread and unbounded: the route reads, bounds and
+    checks it. ``http.state.registry`` is the Prometheus registry of this application; ``/metrics`` shows it
+    together with the process-wide one.
     """
     http = FastAPI(title=title, docs_url=None, redoc_url=None)
     http.state.registry = CollectorRegistry()

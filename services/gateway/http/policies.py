@@ -4,6 +4,7 @@ import re
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel, ConfigDict, Field
 
 from mint_common.catalog import PolicyRecord, RevisionRecord
 from mint_common.ids import BaseName, Digest
@@ -18,6 +19,16 @@ TAR_BODY = {
         "content": {"application/x-tar": {"schema": {"type": "string", "format": "binary"}}},
     }
 }
+
+
+class Lineage(BaseModel):
+    """Where an uploaded adapter comes from: its optimizer step, the revision that it was trained from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    step: int = Field(0, ge=0, le=2**53)
+    parent: str | None = None
+
 
 _UPLOAD = re.compile(r"/mint/v1/policies/[^/]+/revisions")
 
@@ -73,20 +84,19 @@ async def upload_revision(
     policy: str,
     caller: CallerDep,
     gateway: GatewayDep,
-    step: Annotated[int, Query(ge=0, le=2**53)] = 0,
-    parent: str | None = None,
+    lineage: Annotated[Lineage, Query()],
 ) -> RevisionRecord:
     """Upload an adapter folder, as PEFT or MinT saved it, as a revision of a policy.
 
     The body is a plain tar of `adapter_model.safetensors` and `adapter_config.json`. It is checked like an
-    export; the same weights are the same revision. ``parent`` is the revision that it was trained from.
+    export; the same weights are the same revision.
     """
     found = await gateway.registry.upload_revision(
         caller.tenant_id,
         policy,
         request.stream(),
-        step=step,
-        parent=None if parent is None else Digest(parent),
+        step=lineage.step,
+        parent=None if lineage.parent is None else Digest(lineage.parent),
     )
     gateway.resolver.forget(caller.tenant_id, policy)
     return found

@@ -44,7 +44,7 @@ class UploadReason(StrEnum):
 
 FIXES: Mapping[str, str] = {
     UploadReason.NOT_TAR: "Send the folder as a plain, uncompressed tar: tar -cf - -C FOLDER .",
-    UploadReason.UNSAFE_ARCHIVE: "Put only the adapter's own files into the archive, without links or folders.",
+    UploadReason.UNSAFE_ARCHIVE: "Archive only the adapter's own files, without links or folders.",
     UploadReason.PICKLE: "Save the adapter with save_pretrained(..., safe_serialization=True), then send "
     "adapter_model.safetensors.",
     UploadReason.UNKNOWN_FILE: f"Send {WEIGHTS_FILE} and {CONFIG_FILE} only.",

@@ -7,7 +7,7 @@ of the body and by half a projection of one layer; the scratch folder is gone wh
 import asyncio
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,7 +60,7 @@ class UploadHandler:
     async def upload(
         self, policy: PolicyRecord, body: AsyncIterator[bytes], *, step: int, parent: int | Digest | None
     ) -> RevisionRecord:
-        """Publish the adapter in a tar stream. The same weights are the same revision. Raises UploadRefused."""
+        """Publish the adapter in a tar stream; see `ports.Uploads`."""
         async with self._gate:
             return await self._take(policy, body, step=step, parent=parent)
 
@@ -116,7 +116,7 @@ _UNSTORED = Claim(uri="unstored", sha256="", size_bytes=0)
 
 async def receive(body: AsyncIterator[bytes], folder: Path) -> None:
     """Write the files of a tar stream to a folder that is made for them. Raises UploadRefused."""
-    folder.mkdir()
+    await asyncio.to_thread(folder.mkdir)
     reader, seen = TarReader(), set[str]()
     path = folder / "none"
     async for chunk in body:
@@ -125,7 +125,7 @@ async def receive(body: AsyncIterator[bytes], folder: Path) -> None:
                 check_file(event.name, event.size_bytes, seen=seen)
                 seen.add(event.name)
                 path = folder / event.name
-                path.touch()
+                await asyncio.to_thread(path.touch)
             elif isinstance(event, FilePart):
                 await asyncio.to_thread(_append, path, event.data)
     reader.finish()
@@ -147,7 +147,7 @@ def _append(path: Path, data: bytes) -> None:
         file.write(data)
 
 
-def _convert(facts: BaseFacts, bases: set[str], scratch: Path) -> Manifest:
+def _convert(facts: BaseFacts, bases: Collection[str], scratch: Path) -> Manifest:
     given = scratch / "given"
     check_config((given / CONFIG_FILE).read_bytes(), facts, bases)
     return convert_adapter(facts, given, scratch / "adapter", layout=PACKED)

@@ -1,4 +1,4 @@
-"""Uploads through the public API: a PEFT folder becomes a revision; what is wrong is refused with what to do."""
+"""Uploads through the public API: a PEFT folder becomes a revision, or is refused with what to do."""
 
 import io
 import json

