@@ -31,7 +31,8 @@ class StallBudget:
     def wait_seconds(self, now: float) -> float:
         """Return how long nothing may start."""
         missing = -self._filled(now).level_ms
-        return max(0.0, missing / (1000.0 * self.share))
+        # Less than a clock can tell is nothing: a wait that no time passes in would never end.
+        return missing / (1000.0 * self.share) if missing > _LEAST_MS else 0.0
 
     def spend(self, stall_ms: float, *, now: float) -> "StallBudget":
         """Take what a slice was measured to cost."""
@@ -41,3 +42,6 @@ class StallBudget:
     def _filled(self, now: float) -> "StallBudget":
         gained = 1000.0 * self.share * max(0.0, now - self.at)
         return replace(self, level_ms=min(self.burst_ms, self.level_ms + gained), at=max(now, self.at))
+
+
+_LEAST_MS = 1e-3
