@@ -28,21 +28,28 @@ class Prompt:
 class Sample:
     """One completion: token ids (stop token included), the sampler's log-probability of each, and a reward.
 
-    ``logprobs`` is empty for a reference answer, which nobody sampled (SFT).
+    ``logprobs`` is empty for a reference answer, which nobody sampled (SFT). ``experts`` is the route of
+    every token but the last, which no model reads: see `Group.prompt_experts`.
     """
 
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...]
     reward: float
     text: str
+    experts: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """The samples of one prompt; advantages are normalised within it."""
+    """The samples of one prompt; advantages are normalised within it.
+
+    ``prompt_experts`` is the route of every prompt token through a base with routed experts, as the sampler
+    took it: little-endian uint16 ``[tokens, routed layers, experts per token]``. Empty: not recorded.
+    """
 
     prompt_tokens: tuple[int, ...]
     samples: tuple[Sample, ...]
+    prompt_experts: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

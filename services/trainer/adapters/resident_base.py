@@ -3,10 +3,12 @@
 Invariant: with no policy applied its log-probabilities are those of the untouched model.
 B = lines of a micro-batch, L = its longest line, T = its target tokens, D = model width, V = vocabulary.
 """
-# ruff: noqa: N806  # tensors carry their shape in their name
+# ruff: noqa: N806, N815  # tensors carry their shape in their name
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from mint_common.errors import SettingInvalid
 from services.trainer.adapters.line_tensors import lay_out
 from services.trainer.adapters.lora import LoraTensors
 from services.trainer.adapters.lora_modules import applied, plan_mix, wrap_modules
+from services.trainer.adapters.routing import Replay, read_routes, replayed, wrap_routers
 from services.trainer.core.lines import Line
 from services.trainer.core.losses.tokens import token_logprobs
 
@@ -29,25 +32,47 @@ SPARSE_ATTENTION = frozenset({"DeepseekV32ForCausalLM", "GlmMoeDsaForCausalLM"})
 _PROBE_TOLERANCE = 1e-3
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """Target tokens under a model.
+
+    Where routes were recorded, ``routed_T`` is 0 for tokens without a usable one, and ``off_route_T`` the
+    share of a token's recorded experts that the model's own routers would not take.
+    """
+
+    logprobs_T: Tensor
+    routed_T: Tensor | None
+    off_route_T: Tensor | None
+
+
 class ResidentBase:
     """A causal language model whose modules can carry several policies at a time."""
 
     def __init__(self, model: nn.Module, facts: BaseFacts) -> None:
         self.facts = facts
+        self.replays_routes = True
         self.shares_prompts = facts.architecture not in SPARSE_ATTENTION
         self._model = model.requires_grad_(requires_grad=False).eval()
         self._body: nn.Module = model.base_model
         self._head: nn.Module = model.get_output_embeddings()
         self._check_head()
         self._slots = wrap_modules(model, facts)
+        self._gates = wrap_routers(model, facts)
+        self._top_k = int(getattr(model.config, "num_experts_per_tok", 0) or 0)
+        self._experts = max((experts.count for experts in facts.experts.values()), default=0)
 
     def logprobs(self, lines: Sequence[Line], policies: Sequence[LoraTensors] | None = None) -> Tensor:
-        """Return logp_T of the lines' target tokens, row after row.
+        """Return logp_T of the lines' target tokens: see `score`."""
+        return self.score(lines, policies).logprobs_T
+
+    def score(self, lines: Sequence[Line], policies: Sequence[LoraTensors] | None = None) -> Scored:
+        """Return the scores of the lines' target tokens, row after row.
 
         ``policies`` are those that the lines number, and the lines are in their order; without them the base
         answers. Logits exist for target tokens only: those of the prompts would not fit a large vocabulary.
         """
         laid = lay_out(lines)
+        replay = self._replay(lines, laid.inputs_BL.shape[1])
         counts = [
             (number, len(list(group)) * laid.inputs_BL.shape[1])
             for number, group in groupby(line.policy for line in lines)
@@ -57,7 +82,7 @@ class ResidentBase:
             if policies is None
             else applied(self._slots, plan_mix([(policies[number], count) for number, count in counts]))
         )
-        with mixed:
+        with mixed, replayed(self._gates, replay):
             hidden_BLD = self._body(
                 input_ids=laid.inputs_BL,
                 attention_mask=laid.mask_B1LL,
@@ -65,7 +90,24 @@ class ResidentBase:
                 use_cache=False,
             ).last_hidden_state
         hidden_TD = hidden_BLD.flatten(0, 1).index_select(0, laid.where_T)
-        return token_logprobs(self._head(hidden_TD), laid.targets_T)
+        logprobs_T = token_logprobs(self._head(hidden_TD), laid.targets_T)
+        if replay is None:
+            return Scored(logprobs_T=logprobs_T, routed_T=None, off_route_T=None)
+        routed_T, off_route_T = replay.judge(laid.where_T, experts=self._experts)
+        return Scored(logprobs_T=logprobs_T, routed_T=routed_T, off_route_T=off_route_T)
+
+    def _replay(self, lines: Sequence[Line], longest: int) -> Replay | None:
+        """Return the recorded routes of the lines, padding included, None if nothing was recorded."""
+        rows = [row for line in lines for row in line.rows]
+        if not self._gates or not any(row.experts or row.prompt_experts for row in rows):
+            return None
+        routes_BLYK = torch.full((len(lines), longest, len(self._gates), self._top_k), -1)
+        read = partial(read_routes, layers=len(self._gates), top_k=self._top_k)
+        for index, line in enumerate(lines):
+            parts = [read(line.rows[0].prompt_experts, tokens=len(line.prompt))]
+            parts += [read(row.experts, tokens=len(row.tokens) - 1) for row in line.rows]
+            routes_BLYK[index, : line.length] = torch.cat(parts)
+        return Replay(routes_XYK=routes_BLYK.flatten(0, 1), replays=self.replays_routes)
 
     def _check_head(self) -> None:
         """Refuse architectures that do more to logits than a linear head does."""

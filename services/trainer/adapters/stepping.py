@@ -42,7 +42,7 @@ def step_policies(
     """Step each state in place and return its metrics, or why its step is refused and the state spoilt.
 
     A batch without rows changes nothing. ``kl`` is there only if the loss has that term, ``ratio_max_error``
-    only for GRPO.
+    only for GRPO, the routes' metrics only where the sampler recorded them.
     """
     steps = [_Step(work=work) for work in works]
     max_targets = max(1, _LOGITS_BYTES // (_FLOAT_BYTES * base.facts.vocab_size))
@@ -75,15 +75,18 @@ def _accumulate(base: ResidentBase, steps: Sequence["_Step"], lines: Sequence[Li
     lines = [line for line in lines if not steps[line.policy].refusal]
     if not lines:
         return
-    logprobs_T = base.logprobs(lines, [step.work.state.lora for step in steps])
+    scored = base.score(lines, [step.work.state.lora for step in steps])
     base_T = None
     if any(steps[line.policy].work.settings.kl_coefficient for line in lines):
         with torch.no_grad():
             base_T = base.logprobs(lines)
-    losses = [
-        steps[number].loss_of(own_T, rows, None if base_T is None else base_T[span])
-        for number, rows, own_T, span in _spans(lines, logprobs_T)
-    ]
+    losses = []
+    for number, rows, own_T, span in _spans(lines, scored.logprobs_T):
+        routed_T = None
+        if scored.routed_T is not None and scored.off_route_T is not None:
+            routed_T = scored.routed_T[span]
+            steps[number].note_routes(routed_T, scored.off_route_T[span])
+        losses.append(steps[number].loss_of(own_T, rows, None if base_T is None else base_T[span], routed_T))
     # One policy's infinity times another's zero would be NaN: what is not finite stays out of the sum.
     finite = [loss for loss in losses if loss is not None]
     if finite:
@@ -116,14 +119,19 @@ class _Step:
     kl: float = 0.0
     ratio_error: float = 0.0
     refusal: NotFinite | None = None
+    routed: float = 0.0
+    unrouted: float = 0.0
+    off_route: float = 0.0
 
-    def loss_of(self, logprobs_T: Tensor, rows: Sequence[Row], base_T: Tensor | None) -> Tensor | None:
+    def loss_of(
+        self, logprobs_T: Tensor, rows: Sequence[Row], base_T: Tensor | None, routed_T: Tensor | None
+    ) -> Tensor | None:
         """Return the loss of some rows, None if it is not finite."""
         normaliser = float(self.work.batch.total_tokens)
         if self.work.settings.algorithm == "sft":
             loss = cross_entropy(logprobs_T) / normaliser
         else:
-            loss = self._grpo(logprobs_T, rows, base_T, normaliser)
+            loss = self._grpo(logprobs_T, rows, base_T, routed_T) / normaliser
         value = float(loss.detach())
         self.loss += value
         return loss if self._check("loss", value) else None
@@ -147,11 +155,20 @@ class _Step:
             metrics["ratio_max_error"] = self.ratio_error
             if settings.kl_coefficient:
                 metrics["kl"] = self.kl
+        if self.routed or self.unrouted:
+            metrics["out_of_route_ratio"] = self.off_route / max(1.0, self.routed)
+            metrics["unrouted_tokens"] = self.unrouted
         return metrics
 
     def note_ratio(self, logprobs_T: Tensor, sampled_T: Tensor) -> None:
         """Remember the largest disagreement with the sampler."""
         self.ratio_error = max(self.ratio_error, ratio_max_error(logprobs_T, sampled_T))
+
+    def note_routes(self, routed_T: Tensor, off_route_T: Tensor) -> None:
+        """Add up how many tokens have a usable route, and how far it is from the own one."""
+        self.routed += float(routed_T.sum())
+        self.unrouted += float((1 - routed_T).sum())
+        self.off_route += float((off_route_T * routed_T).sum())
 
     def _apply(self) -> float:
         """Clip, step, clear the gradient; return the gradient's norm before the clip."""
@@ -169,16 +186,21 @@ class _Step:
         return norm
 
     def _grpo(
-        self, logprobs_T: Tensor, rows: Sequence[Row], base_T: Tensor | None, normaliser: float
+        self, logprobs_T: Tensor, rows: Sequence[Row], base_T: Tensor | None, routed_T: Tensor | None
     ) -> Tensor:
         sampled_T = _sampled(rows)
         advantages_T = torch.tensor([row.advantage for row in rows for _ in row.tokens])
         self.note_ratio(logprobs_T.detach(), sampled_T)
-        loss = importance_sampling(logprobs_T, sampled_T, advantages_T) / normaliser
+        trained_T = logprobs_T
+        if routed_T is not None:
+            # A token without a usable route has ratio 1, whatever it is, and so neither loss nor gradient.
+            trained_T = torch.where(routed_T > 0, logprobs_T, sampled_T)
+            advantages_T = advantages_T * routed_T
+        loss = importance_sampling(trained_T, sampled_T, advantages_T)
         if not self.work.settings.kl_coefficient or base_T is None:
             return loss
-        kl = kl_to_base(logprobs_T, base_T) / normaliser
-        self.kl += float(kl.detach())
+        kl = kl_to_base(logprobs_T, base_T)
+        self.kl += float(kl.detach()) / self.work.batch.total_tokens
         return loss + self.work.settings.kl_coefficient * kl
 
     def _check(self, what: str, value: float) -> bool:

@@ -13,12 +13,15 @@ class Row:
     """One sequence: the loss falls on ``tokens``, which continue ``prompt``.
 
     ``logprobs`` are the sampler's, one per token (none for SFT); ``advantage`` weighs every token of the row.
+    The experts are the sampler's routes, as in a `Group` and its `Sample`.
     """
 
     prompt: tuple[int, ...]
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...]
     advantage: float
+    prompt_experts: bytes = b""
+    experts: bytes = b""
 
     @property
     def length(self) -> int:
@@ -69,7 +72,14 @@ def build_sft_batch(record: WaveRecord) -> Batch:
 
 def _rows(group: Group, advantages: Sequence[float]) -> list[Row]:
     return [
-        Row(prompt=group.prompt_tokens, tokens=sample.tokens, logprobs=sample.logprobs, advantage=advantage)
+        Row(
+            prompt=group.prompt_tokens,
+            tokens=sample.tokens,
+            logprobs=sample.logprobs,
+            advantage=advantage,
+            prompt_experts=group.prompt_experts,
+            experts=sample.experts,
+        )
         for sample, advantage in zip(group.samples, advantages, strict=True)
         if sample.tokens
     ]

@@ -39,12 +39,12 @@ def plan_lines(rows: Sequence[Row], *, policy: int, max_length: int) -> list[Lin
 
     A line of several rows is at most ``max_length`` long, which bounds its attention; 0 shares nothing.
     """
-    by_prompt: dict[tuple[int, ...], list[Row]] = {}
+    by_prompt: dict[tuple[tuple[int, ...], bytes], list[Row]] = {}
     for row in rows:
-        by_prompt.setdefault(row.prompt, []).append(row)
+        by_prompt.setdefault((row.prompt, row.prompt_experts), []).append(row)
     return [
         Line(policy=policy, rows=members)
-        for prompt, group in by_prompt.items()
+        for (prompt, _), group in by_prompt.items()
         for members in _fill(group, room=max_length - len(prompt))
     ]
 

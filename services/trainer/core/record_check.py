@@ -4,7 +4,7 @@ import math
 
 from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.ids import Digest, WaveId
-from mint_common.records import Sample, WaveRecord
+from mint_common.records import Group, Sample, WaveRecord
 from services.trainer.core.refusals import RecordInvalid, WaveForeign
 
 
@@ -23,6 +23,7 @@ def check_record(
         if not group.prompt_tokens or not group.samples:
             raise RecordInvalid(where=where, problem="a group needs a prompt token and a sample")
         _check_tokens(group.prompt_tokens, facts, where=f"{where}.prompt_tokens")
+        _check_routes(group, facts, where=where)
         for sample_index, sample in enumerate(group.samples):
             here = f"{where}.samples[{sample_index}]"
             _check_sample(sample, facts, where=here, needs_logprobs=needs_logprobs)
@@ -44,6 +45,20 @@ def _check_sample(sample: Sample, facts: BaseFacts, *, where: str, needs_logprob
     for logprob in sample.logprobs:
         if not math.isfinite(logprob):
             raise RecordInvalid(where=f"{where}.logprobs", problem=f"{logprob} is not finite")
+
+
+def _check_routes(group: Group, facts: BaseFacts, *, where: str) -> None:
+    """Check that routes have a place for every token and layer; unknown experts are masked later."""
+    layers = len(facts.experts)
+    route_bytes = len(group.prompt_experts) // len(group.prompt_tokens)
+    pieces = [(f"{where}.prompt_experts", group.prompt_experts, len(group.prompt_tokens))]
+    for index, sample in enumerate(group.samples):
+        pieces.append((f"{where}.samples[{index}].experts", sample.experts, max(0, len(sample.tokens) - 1)))
+    for name, data, tokens in pieces:
+        fits = len(data) == tokens * route_bytes and route_bytes % (2 * layers or 1) == 0
+        if data and (not layers or not fits):
+            problem = f"{len(data)} bytes for {tokens} tokens and {layers} routed layers"
+            raise RecordInvalid(where=name, problem=problem)
 
 
 def _check_tokens(tokens: tuple[int, ...], facts: BaseFacts, *, where: str) -> None:
