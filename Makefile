@@ -7,7 +7,7 @@ PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 BENCH := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m benches
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow check fmt bench bench-loader bench-catalog bench-trainer bench-check docs clean
+.PHONY: help install demo test test-slow check fmt bench bench-loader bench-catalog bench-trainer bench-handoff bench-check docs clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ bench-catalog: .venv/.installed ## Run the catalog's benchmark at a million poli
 
 bench-trainer: .venv/.installed ## Run the trainer's benchmark
 	$(BENCH) trainer
+
+bench-handoff: .venv/.installed ## Run the hand-over benchmark: adapter against merged model
+	$(BENCH) handoff
 
 bench-check: .venv/.installed ## Compare what was measured last with the baselines
 	$(BENCH) --check

@@ -21,7 +21,7 @@ LOADER = (
     "loader_gateway",
     "eviction",
 )
-BENCHES = (*LOADER, "fleet", "catalog", "trainer")
+BENCHES = (*LOADER, "fleet", "catalog", "trainer", "handoff")
 KNOWN = f"loader {' '.join(BENCHES)}"
 
 

@@ -33,7 +33,11 @@ def routes_of(model: PreTrainedModel, ids: list[int], *, layers: int) -> np.ndar
     routes: list[torch.Tensor] = []
     gates = [module.gate for module in model.modules() if hasattr(module, "gate")]
     assert len(gates) == layers
-    hooks = [gate.register_forward_hook(lambda _m, _i, out: routes.append(out[2])) for gate in gates]
+
+    def note(_gate: torch.nn.Module, _inputs: object, found: tuple[torch.Tensor, ...]) -> None:
+        routes.append(found[2])
+
+    hooks = [gate.register_forward_hook(note) for gate in gates]
     with torch.no_grad():
         model(input_ids=torch.tensor([ids]))
     for hook in hooks:
@@ -53,7 +57,11 @@ def sampled_rows(model: PreTrainedModel, *, layers: int, seed: int = 0) -> list[
             routes: list[torch.Tensor] = []
             gates = [module.gate for name, module in model.named_modules() if hasattr(module, "gate")]
             assert len(gates) == layers
-            hooks = [gate.register_forward_hook(lambda _m, _i, out: routes.append(out[2])) for gate in gates]
+        
+    def note(_gate: torch.nn.Module, _inputs: object, found: tuple[torch.Tensor, ...]) -> None:
+        routes.append(found[2])
+
+    hooks = [gate.register_forward_hook(note) for gate in gates]
             with torch.no_grad():
                 model(input_ids=torch.tensor([prompt + tokens[:-1]]))
                 for hook in hooks:
