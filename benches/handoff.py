@@ -227,7 +227,7 @@ def _rows(adapters: dict[int, list[Phases]], merged: Sequence[Phases]) -> list[R
                 unit="ratio",
                 goal=1.0,
                 better="higher",
-                how=f"{slow.size_bytes / 1e6:.0f} MB merged, {phases[0].size_bytes / 1e6:.2f} MB adapter, float32; "
+                how=f"{slow.size_bytes / 1e6:.0f} MB, {phases[0].size_bytes / 1e6:.2f} MB of adapter; "
                 f"transfer {_median_ms(phases, 'transfer'):.0f} ms",
             )
             for rank, phases in adapters.items()

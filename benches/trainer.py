@@ -97,8 +97,8 @@ def run() -> Report:
             goal=1.5,
             better="higher",
             limit=GROUP * (PROMPT + ANSWERS - 1) / (PROMPT + GROUP * (ANSWERS - 1)),
-            how=f"smollm2, groups of {GROUP} answers of {ANSWERS} tokens to a prompt of {PROMPT}: a step with "
-            "a line per answer over one behind shared prompts. Limit: by tokens computed",
+            how=f"smollm2, groups of {GROUP} answers of {ANSWERS} tokens to a prompt of {PROMPT}: a step "
+            "with a line per answer over one behind shared prompts. Limit: by tokens computed",
         ),
         *measure_swaps(bases["smollm2"]),
     ]

@@ -54,23 +54,10 @@ def sampled_rows(model: PreTrainedModel, *, layers: int, seed: int = 0) -> list[
         prompt_experts = b""
         for length in (6, 9):
             tokens = torch.randint(3, 264, (length,), generator=generator).tolist()
-            routes: list[torch.Tensor] = []
-            gates = [module.gate for name, module in model.named_modules() if hasattr(module, "gate")]
-            assert len(gates) == layers
-        
-    def note(_gate: torch.nn.Module, _inputs: object, found: tuple[torch.Tensor, ...]) -> None:
-        routes.append(found[2])
-
-    hooks = [gate.register_forward_hook(note) for gate in gates]
+            recorded = routes_of(model, prompt + tokens[:-1], layers=layers)
+            row = Row(prompt=tuple(prompt), tokens=tuple(tokens), logprobs=(), advantage=float(length - 7))
             with torch.no_grad():
-                model(input_ids=torch.tensor([prompt + tokens[:-1]]))
-                for hook in hooks:
-                    hook.remove()
-                row = Row(
-                    prompt=tuple(prompt), tokens=tuple(tokens), logprobs=(), advantage=float(length - 7)
-                )
                 logprobs = row_logprobs(model, row).float().tolist()
-            recorded = torch.stack(routes, dim=1).numpy().astype(np.uint16)
             prompt_experts = prompt_experts or recorded[:prompt_length].tobytes()
             rows.append(
                 replace(
