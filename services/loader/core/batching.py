@@ -70,14 +70,14 @@ def _in_line(residency: Residency, waiting: Sequence[Waiting]) -> list[Waiting]:
 
 
 def _idle(residency: Residency, waiting: Sequence[Waiting], draining: frozenset[Digest]) -> Resident | None:
-    """Return the occupant that nothing runs on whose slot is missed least."""
+    """Return the occupant that nothing runs on and that was used longest ago: all slots cost alike."""
     wanted = {wait.digest for wait in waiting if not wait.takes_empty_only} - draining
     idle = [
         r
         for r in residency.residents.values()
         if r.state is State.READY and r.running == 0 and r.digest not in wanted
     ]
-    return min(idle, key=lambda r: (r.pinned, r.worth, r.touched), default=None)
+    return min(idle, key=lambda r: (r.pinned, r.touched), default=None)
 
 
 def _draining(

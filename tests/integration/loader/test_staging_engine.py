@@ -1,0 +1,179 @@
+"""Adapters on a real engine, through the worker extension: truth, memory, reloads, storms."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+import psutil
+import pytest
+
+from mint_common.claims import RevisionRef
+from mint_common.errors import AdapterInvalid, NotFound, PreconditionFailed
+from mint_common.generation import Delta, GenerationRequest, Sampling, Started
+from mint_common.ids import Digest, TenantId
+from services.loader.ports import LoadedAdapter
+
+pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
+
+TENANT = TenantId("t")
+SCORED = Sampling(max_new_tokens=3, temperature=0.0, ignore_eos=True, logprobs=0)
+
+
+async def answer(rig: Any, revision: RevisionRef | None) -> tuple[Digest | None, tuple[float, ...]]:
+    """Return which revision is said to have answered, and the log-probabilities: its fingerprint."""
+    request = GenerationRequest(
+        request_id="r", tenant_id=TENANT, revision=revision, tokens=(5, 6, 7, 8), sampling=SCORED
+    )
+    served, logprobs = None, []
+    async for chunk in rig.client.generate(request):
+        if isinstance(chunk, Started):
+            served = chunk.revision
+        elif isinstance(chunk, Delta):
+            logprobs += [round(value, 3) for value in chunk.logprobs]
+    return served, tuple(logprobs)
+
+
+async def storm(rig: Any, *, answers: int, adapters: int, at_once: int, seed: int) -> int:
+    """Ask for random adapters, more than fit, and evict at random; return the number of wrong answers."""
+    revisions = [await rig.revision(700 + n) for n in range(adapters)]
+    fingerprints = {}
+    for revision in revisions:
+        fingerprints[revision.digest] = (await answer(rig, revision))[1]
+    assert len(set(fingerprints.values())) == adapters, "each canary is told apart by its answer"
+    rng, wrong, left = random.Random(seed), 0, iter(range(answers))
+
+    async def ask() -> None:
+        nonlocal wrong
+        for number in left:
+            revision = rng.choice(revisions)
+            served, logprobs = await answer(rig, revision)
+            wrong += served != revision.digest or logprobs != fingerprints[revision.digest]
+            if number % 7 == 0:
+                idle = [s.digest for s in rig.tiers.statuses() if s.readiness == "ready" and not s.in_flight]
+                if idle:
+                    with suppress(PreconditionFailed, NotFound):  # somebody else was faster
+                        await rig.client.evict(rng.choice(idle))
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(at_once):
+            group.create_task(ask())
+    return wrong
+
+
+async def test_an_add_and_evict_storm_never_mixes_adapters_up(rig: Any) -> None:
+    assert await storm(rig, answers=600, adapters=9, at_once=12, seed=1) == 0
+    assert rig.engine.loads > 50
+
+
+@pytest.mark.slow
+async def test_a_long_storm_never_mixes_adapters_up(rig: Any) -> None:
+    assert await storm(rig, answers=10_000, adapters=12, at_once=16, seed=2) == 0
+
+
+async def test_a_reload_answers_as_the_first_load_did(rig: Any) -> None:
+    revision, others = await rig.revision(81), [await rig.revision(82 + n) for n in range(3)]
+    first = await answer(rig, revision)
+    for other in others:  # it loses its slot, not its place in host memory
+        await answer(rig, other)
+    assert rig.tiers.status(revision.digest).tier == "host"
+    assert await answer(rig, revision) == first
+    for _ in range(3):
+        await rig.client.evict(revision.digest)
+        assert await answer(rig, revision) == first, "alpha / r is applied once, however often it is loaded"
+
+
+async def test_the_loader_and_the_engine_agree_on_who_is_where(rig: Any) -> None:
+    for seed in range(91, 97):
+        await answer(rig, await rig.revision(seed))
+    found = await rig.engine.residents()
+    tiers = {
+        held.adapter.number: rig.tiers.status(digest).tier == "slot"
+        for digest, held in rig.tiers.holdings.held.items()
+    }
+    assert tiers == found
+    assert set(found) == set(await rig.engine._llm.list_loras())
+    told = len(rig.announced.events)
+    await rig.tiers.reconcile()
+    assert len(rig.announced.events) == told, "nothing to correct"
+
+
+async def test_what_the_engine_forgot_is_loaded_again(rig: Any) -> None:
+    revision = await rig.revision(98)
+    first = await answer(rig, revision)
+    await rig.engine.unload(rig.tiers.holdings.held[revision.digest].adapter.number)
+    await rig.tiers.reconcile()
+    assert rig.tiers.status(revision.digest).state == "evicted"
+    assert await answer(rig, revision) == first
+
+
+async def test_bytes_are_those_of_the_weights(rig: Any) -> None:
+    revision = await rig.revision(99, rank=4)
+    status = await rig.client.prewarm(revision, tenant_id=TENANT)
+    weights = sum(4 * 4 * (width + height) for width, height in rig.facts.modules.values())
+    assert status.host_bytes == status.slot_bytes == status.size_bytes == weights
+
+
+async def test_eviction_gives_memory_back_however_many_names_were_seen(rig: Any) -> None:
+    (engine,) = [p for p in psutil.Process().children(recursive=True) if "EngineCore" in p.name()]
+    revision = await rig.revision(101, rank=16)
+    folder = (await rig.tiers._staging.stage(revision)).folder
+
+    async def load_and_drop(numbers: range) -> int:
+        for number in numbers:
+            adapter = LoadedAdapter(digest=revision.digest, number=number, folder=folder)
+            await rig.engine.stage(adapter)
+            await rig.engine.activate(adapter, victim=None, slice_ms=50.0)
+            await rig.engine.unload(number)
+        return int(engine.memory_info().rss)
+
+    before = await load_and_drop(range(10_000, 10_100))
+    after = await load_and_drop(range(10_100, 10_400))
+    assert after - before < 8 << 20
+    assert await rig.engine.residents() == {}
+
+
+async def test_an_adapter_that_matches_no_module_is_refused(rig: Any) -> None:
+    revision = await rig.revision(102)
+    staged = await rig.tiers._staging.stage(revision)
+    (staged.folder / "adapter_config.json").write_text('{"r": 4}')
+    adapter = LoadedAdapter(digest=revision.digest, number=20_000, folder=staged.folder)
+    with pytest.raises(AdapterInvalid):
+        await rig.engine.stage(adapter)
+    assert await rig.engine.residents() == {}
+    assert (await answer(rig, None))[0] is None
+
+
+async def test_tenants_share_no_prefix_cache(rig: Any) -> None:
+    requests = [
+        GenerationRequest(
+            request_id="r",
+            tenant_id=TenantId(tenant),
+            revision=None,
+            tokens=tuple(range(5, 5 + 200)),  # a block of the cache is of 128
+            sampling=SCORED,
+        )
+        for tenant in ("a", "a", "b")
+    ]
+    cached = []
+    for request in requests:
+        stream = rig.engine.generate(
+            request_id=f"salt-{len(cached)}",
+            prompt=request.tokens or (),
+            sampling=SCORED,
+            adapter=None,
+            tenant_id=request.tenant_id,
+        )
+        outputs = [output async for output in stream._outputs]
+        cached.append(outputs[-1].num_cached_tokens)
+    assert cached[0] == cached[2] == 0
+    assert cached[1] > 0
+
+
+async def test_a_busy_slot_makes_way_on_a_real_engine(make_rig: Callable[..., Awaitable[Any]]) -> None:
+    rig = await make_rig(workers=2)
+    revisions = [await rig.revision(seed) for seed in range(111, 117)]
+    answers = await asyncio.gather(*(answer(rig, each) for each in revisions * 10))
+    assert [served for served, _ in answers] == [each.digest for each in revisions * 10]
+    assert rig.tiers.load(requests=0).in_slots == 2
