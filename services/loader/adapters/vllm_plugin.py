@@ -142,6 +142,13 @@ def compute_experts_with_lora() -> None:
     method.select_unquantized_moe_backend = select
 
 
+def keep_generators() -> None:
+    """Let a seeded request's prompt take several steps on CPU."""
+    from services.loader.adapters.seeded_prefill import keep_generators_of_partial_prefills
+
+    keep_generators_of_partial_prefills()
+
+
 def load_packed() -> None:
     """Load adapters of layout `packed/1` from one mapping of their file."""
     from services.loader.adapters.packed_loader import load_packed_adapters
@@ -163,6 +170,13 @@ REPAIRS = (
         fixed_in=None,
         upstream="https://github.com/vllm-project/vllm/pull/40273",
         apply=compute_experts_with_lora,
+    ),
+    Repair(
+        name="a seeded request with a long prompt ends the engine on CPU",
+        platform="cpu",
+        fixed_in=None,
+        upstream="https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/v1/worker/gpu_model_runner.py#L3502",
+        apply=keep_generators,
     ),
 )
 EXTENSIONS = (Extension(name="packed adapters from one mapping", tested_on=((0, 32),), apply=load_packed),)

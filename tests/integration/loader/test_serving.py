@@ -266,3 +266,15 @@ async def test_the_directory_finds_engines_by_base_and_asks_again_after_a_failur
     with pytest.raises(Unavailable):
         await directory.find(BaseName("other"))
     await directory.aclose()
+
+
+async def test_seeded_requests_with_long_prompts_share_steps(rig: Any) -> None:
+    """More prompt tokens at once than a step takes, no block of them shared: some are computed in parts."""
+    sampling = Sampling(max_new_tokens=8, temperature=1.0, seed=1, n=8, ignore_eos=True)
+    prompts = [f"f {index:02d}{'abcdefghij' * 11}=" for index in range(16)]
+    alone = tokens_of(await collect(rig, ask(text=prompts[-1], sampling=sampling)), index=3)
+
+    together = await asyncio.gather(*(collect(rig, ask(text=text, sampling=sampling)) for text in prompts))
+
+    assert all(len(tokens_of(chunks, index)) == 8 for chunks in together for index in range(8))
+    assert tokens_of(together[-1], index=3) == alone

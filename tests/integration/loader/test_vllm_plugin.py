@@ -108,3 +108,9 @@ def test_repairs_apply_only_where_they_are_needed(repair: Repair) -> None:
         major, minor = repair.fixed_in
         assert is_needed(repair, platform=repair.platform, vllm_version=(major, minor - 1))
         assert not is_needed(repair, platform=repair.platform, vllm_version=repair.fixed_in)
+
+
+def test_cpu_generators_still_have_no_offset() -> None:
+    """When this fails, torch has one and `keep_generators` may go."""
+    with pytest.raises(RuntimeError, match="offset"):
+        torch.Generator().get_offset()
