@@ -15,7 +15,7 @@ from benches.serving import Serving, open_serving
 from mint_common.claims import RevisionRef
 
 CATALOG = 100_000
-REQUESTS, AT_ONCE = 3000, 8
+REQUESTS, AT_ONCE = 1500, 8
 TINY = Recipe(rank=1, targets=("q_proj", "v_proj"))
 SETTINGS = {
     "MINT_LOADER_SLOTS": "16",
@@ -25,7 +25,7 @@ SETTINGS = {
 }
 TIERS = ("slot", "host", "disk", "remote")
 PARTS = ("gateway", "registry", "loader-tiny")
-_SAMPLE_SECONDS = 0.5
+_SAMPLE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
