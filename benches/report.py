@@ -1,6 +1,7 @@
 """What a bench says: rows with their goal and their limit, as JSON, a plot and a table."""
 
 import json
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -83,7 +84,7 @@ def make_row(
 def percentile(samples: Sequence[float], share: float) -> float:
     """Return the smallest sample that at least this share of the samples does not exceed."""
     ranked = sorted(samples)
-    return ranked[max(0, min(len(ranked) - 1, round(share * len(ranked) + 0.5) - 1))]
+    return ranked[max(0, math.ceil(share * len(ranked)) - 1)]
 
 
 def write_report(report: Report, *, out: Path = OUT) -> Path:

@@ -73,13 +73,13 @@ async def test_tenant_of_a_name_is_made_once(store: Store) -> None:
 async def test_key_leads_to_its_owner(store: Store) -> None:
     key = stored_key("tml-one", key_id="key_1", tenant_id=TENANT, name="ci", now=NOW)
     await store.accounts.put_key(key)
-    owner = await store.accounts.owner_of(hash_key("tml-one"))
+    owner = await store.accounts.owner_of(hash_key("tml-one"), now=NOW)
     assert owner is not None
     assert (owner.tenant_id, owner.key_id, owner.name) == (TENANT, "key_1", "ci")
-    assert await store.accounts.owner_of(hash_key("tml-two")) is None
+    assert await store.accounts.owner_of(hash_key("tml-two"), now=NOW) is None
     await store.accounts.put_key(replace(key, key_hash=hash_key("tml-two")))
-    assert await store.accounts.owner_of(hash_key("tml-one")) is None
-    assert await store.accounts.owner_of(hash_key("tml-two")) == owner
+    assert await store.accounts.owner_of(hash_key("tml-one"), now=NOW) is None
+    assert await store.accounts.owner_of(hash_key("tml-two"), now=NOW) == owner
     with pytest.raises(AlreadyExists):
         await store.accounts.put_key(replace(key, key_id="key_2", key_hash=hash_key("tml-two")))
     with pytest.raises(NotFound, match="ten_none"):
@@ -193,6 +193,20 @@ async def test_concurrent_exports_get_gapless_numbers(store: Store) -> None:
     revisions = await store.catalog.revisions(policy.policy_id, limit=99, after=0)
     assert [revision.number for revision in revisions] == list(range(1, 9))
     assert {revision.digest for revision in revisions} == {export.digest for export in exports}
+
+
+async def test_owners_of_digests_are_found_within_the_tenant_only(store: Store) -> None:
+    mine, theirs = await add_policy(store, "mine"), await add_policy(store, "theirs", OTHER)
+    first, second = await publish(store, mine, 2)
+    (foreign,) = await publish(store, theirs, 1)
+    asked = [second.digest, foreign.digest, sha256_digest(b"nobody's")]
+    (owned,) = await store.catalog.owned(TENANT, asked)
+    assert (owned.policy, owned.base, owned.revision) == ("mine", mine.base, second)
+    assert [each.policy for each in await store.catalog.owned(OTHER, asked)] == ["theirs"]
+    assert [each.revision for each in await store.catalog.owned(TENANT, [second.digest, first.digest])] == [
+        first,
+        second,
+    ]
 
 
 async def test_alias_is_moved_and_rolled_back_with_its_history(store: Store) -> None:

@@ -1,0 +1,81 @@
+"""What a bench writes, and when the check complains."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benches.baselines import Baseline, MeasuredRow, check_reports, find_regressions, record_baselines
+from benches.report import Report, make_row, percentile, write_report
+
+
+def draw(figure: Any) -> None:
+    figure.subplots().plot([1, 2], [1, 2])
+
+
+def row(value: float, better: str = "lower") -> MeasuredRow:
+    return MeasuredRow(name="r", value=value, better=better)
+
+
+def test_a_report_has_the_agreed_shape_and_a_plot_beside_it(tmp_path: Path) -> None:
+    made = make_row("r", [3.0, 1.0, 2.0], unit="ms", goal=2.5, better="lower", how="so", limit=0.5)
+    path = write_report(Report(bench="b", rows=[made], draw=draw), out=tmp_path)
+    document = json.loads(path.read_text())
+    assert set(document) == {"bench", "machine", "commit", "rows"}
+    assert document["rows"] == [
+        {
+            "name": "r",
+            "value": 2.0,
+            "unit": "ms",
+            "goal": 2.5,
+            "better": "lower",
+            "n": 3,
+            "min": 1.0,
+            "median": 2.0,
+            "max": 3.0,
+            "limit": 0.5,
+            "how": "so",
+        }
+    ]
+    assert (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG")
+    assert made.meets_goal
+
+
+@pytest.mark.parametrize(
+    ("measured", "worse"),
+    [
+        (row(1.29), False),
+        (row(1.31), True),
+        (row(0.1), False),
+        (row(0.71, "higher"), False),
+        (row(0.69, "higher"), True),
+        (row(9.0, "higher"), False),
+    ],
+)
+def test_a_row_may_be_worse_by_its_tolerance_and_better_by_anything(
+    measured: MeasuredRow, worse: bool
+) -> None:
+    baselines = {"r": Baseline(value=1.0, tolerance=0.3)}
+    assert bool(list(find_regressions(baselines, [measured]))) is worse
+
+
+def test_a_row_that_is_gone_is_a_regression() -> None:
+    assert list(find_regressions({"r": Baseline(value=1.0, tolerance=0.3)}, []))
+
+
+def test_recorded_baselines_hold_and_keep_their_tolerance(tmp_path: Path) -> None:
+    out, folder = tmp_path / "out", tmp_path / "baselines"
+    folder.mkdir()
+    made = make_row("r", [1.0], unit="ms", goal=2.0, better="lower", how="so")
+    write_report(Report(bench="b", rows=[made], draw=draw), out=out)
+    (folder / "b.json").write_text(json.dumps({"r": {"value": 5.0, "tolerance": 0.1}}))
+    record_baselines(folder=folder, out=out)
+    assert json.loads((folder / "b.json").read_text()) == {"r": {"value": 1.0, "tolerance": 0.1}}
+    assert check_reports(folder=folder, out=out) == 0
+
+
+def test_percentiles_are_samples() -> None:
+    samples = [float(number) for number in range(1, 101)]
+    assert [percentile(samples, share) for share in (0.0, 0.5, 0.95, 1.0)] == [1.0, 50.0, 95.0, 100.0]
+    assert percentile([7.0], 0.95) == 7.0
