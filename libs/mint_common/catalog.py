@@ -22,6 +22,13 @@ class TenantRecord:
     created_at: float
 
 
+Scope = Literal["read", "infer", "train", "admin", "operator"]
+"""What a key may do: look; ask models; make policies, revisions, scores and moves; manage keys, rules and
+protected aliases of its tenant; manage tenants. ``admin`` includes the three before it."""
+
+FULL_SCOPES: tuple[Scope, ...] = ("read", "infer", "train", "admin")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IssuedKey:
     """A new API key. ``key`` is shown this once; only its hash is kept."""
@@ -30,6 +37,21 @@ class IssuedKey:
     key_id: str
     tenant_id: TenantId
     name: str
+    scopes: tuple[Scope, ...] = FULL_SCOPES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyRecord:
+    """What is kept of a key; ``shown`` is its beginning. ``last_used_at`` is true to a minute."""
+
+    key_id: str
+    tenant_id: TenantId
+    name: str
+    shown: str
+    scopes: tuple[Scope, ...]
+    created_at: float
+    last_used_at: float | None
+    revoked_at: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +61,7 @@ class KeyOwner:
     tenant_id: TenantId
     key_id: str
     name: str
+    scopes: tuple[Scope, ...] = FULL_SCOPES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +128,7 @@ class AliasRecord:
     revision: RevisionRef
     sequence: int
     history: tuple[AliasMove, ...]
+    protected: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +142,21 @@ class EvaluationRecord:
     metric: str
     value: float
     n: int
+    actor: str
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuleRecord:
+    """When a score moves an alias by itself (`services.registry.core.rules`)."""
+
+    rule_id: str
+    alias: str
+    suite: str
+    metric: str
+    at_least: float
+    max_drop: float | None
+    roll_back_below: float | None
     actor: str
     created_at: float
 

@@ -51,6 +51,26 @@ class NoRevision(NotFound):
     code = "no_revision"
 
 
+class RevisionRetiredError(NotFound):
+    """Revision {number} of policy {name!r} is retired: restore it, or name another one."""
+
+    code = "revision_retired"
+
+
+class RevisionInUse(MintError):
+    """Revision {number} cannot be retired: {aliases} point at it. Move them first."""
+
+    code = "revision_in_use"
+    http_status = 422
+
+
+class AliasProtected(MintError):
+    """Alias {alias!r} is protected: only an admin key or a rule moves it."""
+
+    code = "alias_protected"
+    http_status = 403
+
+
 class BaseChanged(MintError):
     """Base {name!r} is registered as {found}, not {expected}: give a changed base a new name."""
 

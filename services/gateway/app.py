@@ -31,9 +31,11 @@ from services.gateway.http import (
     evaluations,
     events,
     jobs,
+    keys,
     models,
     policies,
     residency,
+    rules,
     tasks,
 )
 from services.gateway.http.context import Gateway, authenticate
@@ -41,7 +43,20 @@ from services.gateway.http.errors import install_error_shapes
 from services.gateway.settings import GatewaySettings
 
 SCHEMA = "gateway"
-ROUTES = (bases, policies, aliases, evaluations, tasks, jobs, residency, events, models, completions)
+ROUTES = (
+    keys,
+    rules,
+    bases,
+    policies,
+    aliases,
+    evaluations,
+    tasks,
+    jobs,
+    residency,
+    events,
+    models,
+    completions,
+)
 KEYS = 10_000
 """How many verified keys are remembered at once."""
 RESOLUTIONS = 100_000

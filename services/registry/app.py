@@ -8,8 +8,8 @@ from fastapi import FastAPI
 
 from mint_common.blobs.open import open_blobs
 from mint_common.bus.nats import connect_nats
-from mint_common.catalog import TenantRecord
-from mint_common.events import RevisionExported
+from mint_common.catalog import FULL_SCOPES, TenantRecord
+from mint_common.events import EvaluationRecorded, RevisionExported
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import Clock, SystemClock
 from mint_common.runtime.dispatch import Dispatcher
@@ -22,8 +22,10 @@ from services.registry.adapters.postgres_accounts import PostgresAccounts
 from services.registry.adapters.postgres_aliases import PostgresAliases
 from services.registry.adapters.postgres_catalog import PostgresCatalog
 from services.registry.adapters.postgres_evaluations import PostgresEvaluations
+from services.registry.adapters.postgres_rules import PostgresRules
 from services.registry.core.keys import stored_key
 from services.registry.handlers.exports import ExportHandler
+from services.registry.handlers.rules import RuleHandler
 from services.registry.handlers.uploads import UploadHandler
 from services.registry.http import Registry, add_routes, streams_body
 from services.registry.ports import Accounts
@@ -65,6 +67,7 @@ async def open_registry(settings: RegistrySettings) -> AsyncIterator[RegistryApp
             catalog=catalog,
             aliases=PostgresAliases(pool, ledger),
             evaluations=PostgresEvaluations(pool, ledger),
+            rules=PostgresRules(pool),
             uploads=UploadHandler(catalog=catalog, blobs=blobs, clock=clock),
             clock=clock,
         )
@@ -81,6 +84,14 @@ async def open_registry(settings: RegistrySettings) -> AsyncIterator[RegistryApp
             concurrency=settings.checks,
         )
         dispatcher.on(RevisionExported, handler.on_revision_exported)
+        rules = RuleHandler(
+            catalog=catalog,
+            aliases=registry.aliases,
+            evaluations=registry.evaluations,
+            rules=registry.rules,
+            clock=clock,
+        )
+        dispatcher.on(EvaluationRecorded, rules.on_evaluation_recorded)
         http = create_http(
             title="MinT registry",
             service="registry",
@@ -98,7 +109,14 @@ async def bootstrap(accounts: Accounts, key: str, clock: Clock) -> None:
     tenant = await accounts.add_tenant(
         TenantRecord(tenant_id=DEFAULT_TENANT, name=DEFAULT_TENANT, created_at=now)
     )
-    stored = stored_key(key, key_id=_BOOTSTRAP_KEY_ID, tenant_id=tenant.tenant_id, name="bootstrap", now=now)
+    stored = stored_key(
+        key,
+        key_id=_BOOTSTRAP_KEY_ID,
+        tenant_id=tenant.tenant_id,
+        name="bootstrap",
+        now=now,
+        scopes=(*FULL_SCOPES, "operator"),
+    )
     await accounts.put_key(stored)
 
 

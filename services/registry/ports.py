@@ -12,18 +12,22 @@ from typing import Protocol
 
 from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.catalog import (
+    AliasMove,
     AliasRecord,
     EvaluationRecord,
     KeyOwner,
+    KeyRecord,
     OwnedRevision,
     PolicyRecord,
     Resolution,
     RevisionRecord,
+    RevisionState,
+    RuleRecord,
     TenantRecord,
 )
 from mint_common.claims import RevisionRef
 from mint_common.events import RevisionExported
-from mint_common.ids import BaseName, Digest, PolicyId, TenantId
+from mint_common.ids import BaseName, Digest, EvaluationId, PolicyId, TenantId
 from services.registry.core.exports import Refusal
 from services.registry.core.keys import StoredKey
 from services.registry.core.names import ModelName
@@ -43,8 +47,24 @@ class Accounts(Protocol):
         """Store a key, replacing the one of the same id. Raises NotFound for an unknown tenant."""
         ...
 
-    async def owner_of(self, key_hash: bytes) -> KeyOwner | None:
-        """Return whose key has this hash."""
+    async def owner_of(self, key_hash: bytes, *, now: float) -> KeyOwner | None:
+        """Return whose key has this hash, unless it is revoked; the key counts as used."""
+        ...
+
+    async def keys(self, tenant_id: TenantId) -> Sequence[KeyRecord]:
+        """Return a tenant's keys by id, revoked ones too."""
+        ...
+
+    async def revoke_key(self, tenant_id: TenantId, key_id: str, *, now: float) -> None:
+        """Let a key open nothing any more. Idempotent. Raises NotFound."""
+        ...
+
+    async def replace_key(self, key: StoredKey) -> KeyRecord:
+        """Give a tenant's key that is not revoked another hash; all else stays. Raises NotFound."""
+        ...
+
+    async def tenants(self, *, limit: int, after: str | None) -> Sequence[TenantRecord]:
+        """Return tenants by name."""
         ...
 
 
@@ -95,6 +115,14 @@ class Catalog(Protocol):
         """Return which of these digests are a tenant's, of which policies, by policy name and number."""
         ...
 
+    async def set_state(self, policy: PolicyRecord, number: int, state: RevisionState) -> RevisionRecord:
+        """Retire a revision, or restore it, and tell a retirement. Idempotent.
+
+        A retired one keeps its row and bytes, but no name resolves to it. Raises NotFound, and
+        RevisionInUse when an alias points at it.
+        """
+        ...
+
     async def settle_export(self, export: RevisionExported, refusal: Refusal | None, *, now: float) -> None:
         """Commit the verdict on an export and tell it; None publishes.
 
@@ -126,6 +154,10 @@ class Mover:
     actor: str
     reason: str
     at: float
+    is_admin: bool = True
+    """Whether protected aliases are moved as well."""
+    cause: str | None = None
+    """What makes a repeated move the same one; None: it is one of its kind."""
 
 
 class Aliases(Protocol):
@@ -142,7 +174,20 @@ class Aliases(Protocol):
     async def move(
         self, policy: PolicyRecord, name: str, target: RevisionRef, mover: Mover, *, expected: str | None
     ) -> None:
-        """Apply `core.aliases.plan_move` and tell it; of moves that race, each sees the one before it."""
+        """Apply `core.aliases.plan_move` and tell it; of moves that race, each sees the one before it.
+
+        Raises AliasProtected, AlreadyHandled for a repeated cause, RevisionRetiredError for such a target.
+        """
+        ...
+
+    async def history(
+        self, policy_id: PolicyId, name: str, *, limit: int, before: int | None
+    ) -> Sequence[AliasMove]:
+        """Return an alias's moves, newest first, with a sequence below ``before``. Raises NotFound."""
+        ...
+
+    async def protect(self, policy_id: PolicyId, name: str, *, protected: bool) -> None:
+        """Let nobody but admins and rules move an alias, or everybody again. Idempotent. Raises NotFound."""
         ...
 
     async def roll_back(self, policy: PolicyRecord, name: str, mover: Mover, *, expected: str | None) -> None:
@@ -159,6 +204,30 @@ class Evaluations(Protocol):
 
     async def list(self, policy_id: PolicyId, *, limit: int, after: str | None) -> Sequence[EvaluationRecord]:
         """Return a policy's evaluations as they came. Raises NotFound for an unknown cursor."""
+        ...
+
+    async def get(self, policy_id: PolicyId, evaluation_id: EvaluationId) -> EvaluationRecord:
+        """Return an evaluation. Raises NotFound."""
+        ...
+
+    async def newest(self, policy_id: PolicyId, number: int, *, suite: str, metric: str) -> float | None:
+        """Return the newest score of a revision."""
+        ...
+
+
+class Rules(Protocol):
+    """Promotion rules of policies."""
+
+    async def add(self, policy_id: PolicyId, rule: RuleRecord) -> None:
+        """Store a rule."""
+        ...
+
+    async def list(self, policy_id: PolicyId) -> Sequence[RuleRecord]:
+        """Return a policy's rules by id."""
+        ...
+
+    async def remove(self, policy_id: PolicyId, rule_id: str) -> None:
+        """Remove a rule. Raises NotFound."""
         ...
 
 

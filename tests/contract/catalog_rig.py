@@ -14,18 +14,16 @@ from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.ledger_memory import MemoryLedger
 from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.testing.adapters import make_base_facts
-from services.registry.adapters.memory import (
-    MemoryAccounts,
-    MemoryAliases,
-    MemoryCatalog,
-    MemoryEvaluations,
-    Tables,
-)
+from services.registry.adapters.memory import MemoryCatalog
+from services.registry.adapters.memory_accounts import MemoryAccounts
+from services.registry.adapters.memory_aliases import MemoryAliases, MemoryEvaluations, MemoryRules
+from services.registry.adapters.memory_tables import Tables
 from services.registry.adapters.postgres_accounts import PostgresAccounts
 from services.registry.adapters.postgres_aliases import PostgresAliases
 from services.registry.adapters.postgres_catalog import PostgresCatalog
 from services.registry.adapters.postgres_evaluations import PostgresEvaluations
-from services.registry.ports import Accounts, Aliases, Catalog, Evaluations, Mover
+from services.registry.adapters.postgres_rules import PostgresRules
+from services.registry.ports import Accounts, Aliases, Catalog, Evaluations, Mover, Rules
 
 TENANT, OTHER = TenantId("ten_a"), TenantId("ten_b")
 BASE = make_base_facts()
@@ -39,6 +37,7 @@ class Store:
     catalog: Catalog
     aliases: Aliases
     evaluations: Evaluations
+    rules: Rules
     events: Callable[[], Awaitable[Sequence[Event]]]
 
 
@@ -53,6 +52,7 @@ def memory_store() -> Store:
         catalog=MemoryCatalog(tables, ledger),
         aliases=MemoryAliases(tables, ledger),
         evaluations=MemoryEvaluations(tables, ledger),
+        rules=MemoryRules(tables),
         events=events,
     )
 
@@ -70,6 +70,7 @@ def postgres_store(pool: asyncpg.Pool) -> Store:
         catalog=PostgresCatalog(pool, ledger),
         aliases=PostgresAliases(pool, ledger),
         evaluations=PostgresEvaluations(pool, ledger),
+        rules=PostgresRules(pool),
         events=events,
     )
 

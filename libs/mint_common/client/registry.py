@@ -4,21 +4,27 @@ Every method raises the registry's own MintErrors (NotFound, InvalidField, ...),
 be given by id or by name. Lists come in pages: ``after`` is the last item's cursor as each method says.
 """
 
-from collections.abc import AsyncIterable, Sequence
+from collections.abc import AsyncIterable, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
 
 from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.catalog import (
+    FULL_SCOPES,
+    AliasMove,
     AliasRecord,
     EvaluationRecord,
     IssuedKey,
     KeyOwner,
+    KeyRecord,
     OwnedRevision,
     PolicyRecord,
     Resolution,
     RevisionRecord,
+    RevisionState,
+    RuleRecord,
+    Scope,
     TenantRecord,
 )
 from mint_common.client.http import InternalHttp, named, path_of
@@ -40,10 +46,28 @@ class RegistryClient:
         """Create a tenant, or return the one of that name."""
         return _read(await self._http.post("/internal/tenants", {"name": name}), TenantRecord)
 
-    async def create_key(self, tenant_id: TenantId, *, name: str) -> IssuedKey:
+    async def list_tenants(self, *, limit: int = 100, after: str | None = None) -> list[TenantRecord]:
+        """Return tenants by name; ``after`` is a tenant's name."""
+        params = {"limit": limit, "after": after}
+        return _read(await self._http.get("/internal/tenants", params), list[TenantRecord])
+
+    async def create_key(
+        self, tenant_id: TenantId, *, name: str, scopes: Sequence[Scope] = FULL_SCOPES
+    ) -> IssuedKey:
         """Issue a new API key."""
-        path = path_of("internal", "tenants", tenant_id, "keys")
-        return _read(await self._http.post(path, {"name": name}), IssuedKey)
+        return _read(await self._http.post(_keys(tenant_id), {"name": name, "scopes": scopes}), IssuedKey)
+
+    async def list_keys(self, tenant_id: TenantId) -> list[KeyRecord]:
+        """Return a tenant's keys by id, revoked ones too."""
+        return _read(await self._http.get(_keys(tenant_id)), list[KeyRecord])
+
+    async def rotate_key(self, tenant_id: TenantId, key_id: str) -> IssuedKey:
+        """Replace a key by a new one of the same id. Raises NotFound for one that is revoked."""
+        return _read(await self._http.post(_keys(tenant_id, named("key", key_id), "rotate")), IssuedKey)
+
+    async def revoke_key(self, tenant_id: TenantId, key_id: str) -> None:
+        """Let a key open nothing any more. Idempotent."""
+        await self._http.delete(_keys(tenant_id, named("key", key_id)))
 
     async def verify_key(self, key: str) -> KeyOwner:
         """Return whose key it is. Raises Unauthorized."""
@@ -127,6 +151,47 @@ class RegistryClient:
             found += _read(await self._http.post(path, body), list[OwnedRevision])
         return found
 
+    async def set_revision_state(
+        self, tenant_id: TenantId, policy: PolicyId | str, revision: int | Digest, state: RevisionState
+    ) -> RevisionRecord:
+        """Retire or restore a revision. Raises RevisionInUse when an alias points at it."""
+        path = _policies(tenant_id, policy, "revisions", named("revision", str(revision)), "state")
+        return _read(await self._http.post(path, {"state": state}), RevisionRecord)
+
+    async def list_rules(self, tenant_id: TenantId, policy: PolicyId | str) -> list[RuleRecord]:
+        """Return a policy's promotion rules."""
+        return _read(await self._http.get(_policies(tenant_id, policy, "rules")), list[RuleRecord])
+
+    async def create_rule(
+        self, tenant_id: TenantId, policy: PolicyId | str, rule: Mapping[str, str | float | None]
+    ) -> RuleRecord:
+        """Add a promotion rule: alias, suite, metric, at_least, max_drop, roll_back_below, actor."""
+        return _read(await self._http.post(_policies(tenant_id, policy, "rules"), rule), RuleRecord)
+
+    async def remove_rule(self, tenant_id: TenantId, policy: PolicyId | str, rule_id: str) -> None:
+        """Remove a promotion rule. Raises NotFound."""
+        await self._http.delete(_policies(tenant_id, policy, "rules", named("rule", rule_id)))
+
+    async def list_history(
+        self,
+        tenant_id: TenantId,
+        policy: PolicyId | str,
+        alias: str,
+        *,
+        limit: int = 100,
+        before: int | None = None,
+    ) -> list[AliasMove]:
+        """Return an alias's moves, newest first; ``before`` is a move's sequence."""
+        path = _policies(tenant_id, policy, "aliases", named("alias", alias), "history")
+        return _read(await self._http.get(path, {"limit": limit, "before": before}), list[AliasMove])
+
+    async def protect_alias(
+        self, tenant_id: TenantId, policy: PolicyId | str, alias: str, *, protected: bool
+    ) -> AliasRecord:
+        """Let only admins and rules move an alias, or everybody again."""
+        path = _policies(tenant_id, policy, "aliases", named("alias", alias), "protect")
+        return _read(await self._http.post(path, {"protected": protected}), AliasRecord)
+
     async def list_aliases(self, tenant_id: TenantId, policy: PolicyId | str) -> list[AliasRecord]:
         """Return all aliases of a policy by name, without their histories."""
         path = _policies(tenant_id, policy, "aliases")
@@ -147,6 +212,7 @@ class RegistryClient:
         actor: str,
         reason: str = "",
         expected: Digest | str | None = None,
+        is_admin: bool = True,
     ) -> AliasRecord:
         """Point an alias at a revision.
 
@@ -154,7 +220,12 @@ class RegistryClient:
         PreconditionFailed.
         """
         path = _policies(tenant_id, policy, "aliases", named("alias", alias))
-        body: dict[str, object] = {"revision": revision, "actor": actor, "reason": reason}
+        body: dict[str, object] = {
+            "revision": revision,
+            "actor": actor,
+            "reason": reason,
+            "is_admin": is_admin,
+        }
         if expected is not None:
             body["expected"] = expected
         return _read(await self._http.put(path, body), AliasRecord)
@@ -168,6 +239,7 @@ class RegistryClient:
         actor: str,
         reason: str = "",
         expected: Digest | None = None,
+        is_admin: bool = True,
     ) -> AliasRecord:
         """Point an alias at what it pointed at before its current target; repeated, it goes further back.
 
@@ -175,7 +247,7 @@ class RegistryClient:
         nothing further back.
         """
         path = _policies(tenant_id, policy, "aliases", alias, "rollback")
-        body: dict[str, object] = {"actor": actor, "reason": reason}
+        body: dict[str, object] = {"actor": actor, "reason": reason, "is_admin": is_admin}
         if expected is not None:
             body["expected"] = expected
         return _read(await self._http.post(path, body), AliasRecord)
@@ -220,6 +292,10 @@ class RegistryClient:
         """Return what a model name means now. Raises NotFound; never falls back to the base."""
         path = path_of("internal", "tenants", tenant_id, "resolve")
         return _read(await self._http.get(path, {"model": model}), Resolution)
+
+
+def _keys(tenant_id: TenantId, *parts: str) -> str:
+    return path_of("internal", "tenants", tenant_id, "keys", *parts)
 
 
 def _policies(tenant_id: TenantId, policy: str | None = None, *parts: str) -> str:

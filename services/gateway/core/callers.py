@@ -4,6 +4,7 @@ import hashlib
 from collections import OrderedDict
 from dataclasses import dataclass
 
+from mint_common.catalog import FULL_SCOPES, Scope
 from mint_common.errors import Unauthorized
 from mint_common.ids import TenantId
 
@@ -15,6 +16,12 @@ class Caller:
     tenant_id: TenantId
     key_id: str
     name: str
+    scopes: frozenset[Scope] = frozenset(FULL_SCOPES)
+
+    @property
+    def is_admin(self) -> bool:
+        """Return whether it may move protected aliases."""
+        return "admin" in self.scopes
 
     @property
     def actor(self) -> str:

@@ -5,10 +5,10 @@ from typing import ClassVar
 
 from fastapi import APIRouter
 
-from mint_common.catalog import AliasRecord
+from mint_common.catalog import AliasMove, AliasRecord
 from mint_common.ids import Digest
 from services.gateway.core.policies import check_name
-from services.gateway.http.context import CallerDep, GatewayDep
+from services.gateway.http.context import CallerDep, GatewayDep, LimitQuery
 
 router = APIRouter(prefix="/mint/v1/policies/{policy}/aliases", tags=["aliases"])
 
@@ -37,6 +37,15 @@ class RollbackBody:
     reason: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProtectBody:
+    """Whether only admins and rules move the alias."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    protected: bool
+
+
 @router.get("")
 async def list_aliases(policy: str, caller: CallerDep, gateway: GatewayDep) -> list[AliasRecord]:
     """List the aliases of a policy."""
@@ -47,6 +56,27 @@ async def list_aliases(policy: str, caller: CallerDep, gateway: GatewayDep) -> l
 async def get_alias(policy: str, alias: str, caller: CallerDep, gateway: GatewayDep) -> AliasRecord:
     """Return where an alias points, with its whole history."""
     return await gateway.registry.get_alias(caller.tenant_id, policy, alias)
+
+
+@router.get("/{alias}/history")
+async def list_history(  # noqa: PLR0917  # FastAPI passes them by name
+    policy: str,
+    alias: str,
+    caller: CallerDep,
+    gateway: GatewayDep,
+    limit: LimitQuery = 100,
+    before: int | None = None,
+) -> list[AliasMove]:
+    """List an alias's moves, newest first; ``before`` is the last sequence of the page before."""
+    return await gateway.registry.list_history(caller.tenant_id, policy, alias, limit=limit, before=before)
+
+
+@router.post("/{alias}/protect")
+async def protect(
+    policy: str, alias: str, body: ProtectBody, caller: CallerDep, gateway: GatewayDep
+) -> AliasRecord:
+    """Let only admin keys and rules move an alias, or everybody again. Takes an admin key."""
+    return await gateway.registry.protect_alias(caller.tenant_id, policy, alias, protected=body.protected)
 
 
 @router.put("/{alias}")
@@ -63,6 +93,7 @@ async def promote(
         expected=body.expected,
         reason=body.reason,
         actor=caller.actor,
+        is_admin=caller.is_admin,
     )
     gateway.resolver.forget(caller.tenant_id, policy)
     return moved
@@ -81,6 +112,7 @@ async def roll_back(
         expected=None if wish.expected is None else Digest(wish.expected),
         reason=wish.reason,
         actor=caller.actor,
+        is_admin=caller.is_admin,
     )
     gateway.resolver.forget(caller.tenant_id, policy)
     return moved

@@ -13,6 +13,7 @@ from mint_common.client.directory import EngineDirectory
 from mint_common.client.registry import RegistryClient
 from mint_common.runtime.clock import Clock
 from services.gateway.core.callers import Caller, KeyMemory, choose_key
+from services.gateway.core.scopes import check_scope
 from services.gateway.ports import Resolver, Rollout, Submissions
 
 
@@ -39,17 +40,27 @@ GatewayDep = Annotated[Gateway, Depends(gateway_of)]
 
 
 async def authenticate(
+    request: Request,
     gateway: GatewayDep,
     bearer: Annotated[HTTPAuthorizationCredentials | None, Security(HTTPBearer(auto_error=False))],
     api_key: Annotated[str | None, Security(APIKeyHeader(name="X-API-Key", auto_error=False))],
 ) -> Caller:
-    """Return whose key the request carries. Raises Unauthorized; a verified key is believed for a while."""
+    """Return whose key the request carries. Raises Unauthorized, or Forbidden for a missing scope."""
     key = choose_key(bearer=bearer.credentials if bearer else None, api_key=api_key)
+    caller = await identify_caller(gateway, key)
+    check_scope(caller.scopes, request.method, request.url.path)
+    return caller
+
+
+async def identify_caller(gateway: Gateway, key: str) -> Caller:
+    """Return whose key it is. Raises Unauthorized; a verified key is believed for a while."""
     known = gateway.keys.get(key, now=gateway.clock.monotonic())
     if known is not None:
         return known
     owner = await gateway.registry.verify_key(key)
-    caller = Caller(tenant_id=owner.tenant_id, key_id=owner.key_id, name=owner.name)
+    caller = Caller(
+        tenant_id=owner.tenant_id, key_id=owner.key_id, name=owner.name, scopes=frozenset(owner.scopes)
+    )
     gateway.keys.put(key, caller, now=gateway.clock.monotonic())
     return caller
 

@@ -6,10 +6,11 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from mint_common.catalog import PolicyRecord, RevisionRecord
+from mint_common.catalog import PolicyRecord, RevisionRecord, RevisionState
 from mint_common.ids import BaseName, Digest
+from services.gateway.core.callers import Caller
 from services.gateway.core.policies import PolicyRequest, check_name, plan_lora
-from services.gateway.http.context import CallerDep, GatewayDep, LimitQuery
+from services.gateway.http.context import CallerDep, Gateway, GatewayDep, LimitQuery
 
 router = APIRouter(prefix="/mint/v1/policies", tags=["policies"])
 
@@ -100,6 +101,30 @@ async def upload_revision(
     )
     gateway.resolver.forget(caller.tenant_id, policy)
     return found
+
+
+@router.post("/{policy}/revisions/{revision}/retire")
+async def retire_revision(
+    policy: str, revision: str, caller: CallerDep, gateway: GatewayDep
+) -> RevisionRecord:
+    """Take a revision out of use: no name resolves to it. Refused while an alias points at it."""
+    return await _set_state(gateway, caller, policy, revision, "retired")
+
+
+@router.post("/{policy}/revisions/{revision}/restore")
+async def restore_revision(
+    policy: str, revision: str, caller: CallerDep, gateway: GatewayDep
+) -> RevisionRecord:
+    """Put a retired revision into use again."""
+    return await _set_state(gateway, caller, policy, revision, "published")
+
+
+async def _set_state(
+    gateway: Gateway, caller: Caller, policy: str, revision: str, state: RevisionState
+) -> RevisionRecord:
+    changed = await gateway.registry.set_revision_state(caller.tenant_id, policy, Digest(revision), state)
+    gateway.resolver.forget(caller.tenant_id, policy)
+    return changed
 
 
 def streams_body(method: str, path: str) -> bool:

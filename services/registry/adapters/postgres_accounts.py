@@ -1,10 +1,13 @@
 """Tenants and keys in Postgres."""
 
+from collections.abc import Sequence
+
 import asyncpg
 
-from mint_common.catalog import KeyOwner, TenantRecord
+from mint_common.catalog import KeyOwner, KeyRecord, TenantRecord
 from mint_common.errors import AlreadyExists, NotFound
-from services.registry.adapters.rows import moment, tenant_of
+from mint_common.ids import TenantId
+from services.registry.adapters.rows import key_of, moment, tenant_of
 from services.registry.core.keys import StoredKey
 
 _ADD_TENANT = """
@@ -13,9 +16,14 @@ _ADD_TENANT = """
     RETURNING *
 """
 _PUT_KEY = """
-    INSERT INTO api_keys (key_id, tenant_id, name, shown, key_hash, created_at)
-    VALUES ($1, $2, $3, $4, $5, $6)
-    ON CONFLICT (key_id) DO UPDATE SET tenant_id = $2, name = $3, shown = $4, key_hash = $5
+    INSERT INTO api_keys (key_id, tenant_id, name, shown, key_hash, created_at, scopes)
+    VALUES ($1, $2, $3, $4, $5, $6, $7)
+    ON CONFLICT (key_id) DO UPDATE SET tenant_id = $2, name = $3, shown = $4, key_hash = $5, scopes = $7
+"""
+# One write a minute and key at most, however often it is used.
+_USE = """
+    UPDATE api_keys SET last_used_at = $2
+    WHERE key_id = $1 AND (last_used_at IS NULL OR last_used_at < $2::timestamptz - interval '1 minute')
 """
 
 
@@ -36,16 +44,58 @@ class PostgresAccounts:
         created_at = moment(key.created_at)
         try:
             await self._pool.execute(
-                _PUT_KEY, key.key_id, key.tenant_id, key.name, key.shown, key.key_hash, created_at
+                _PUT_KEY, key.key_id, key.tenant_id, key.name, key.shown, key.key_hash, created_at, key.scopes
             )
         except asyncpg.ForeignKeyViolationError as error:
             raise NotFound(kind="tenant", name=key.tenant_id) from error
         except asyncpg.UniqueViolationError as error:
             raise AlreadyExists(kind="key", name=key.shown) from error
 
-    async def owner_of(self, key_hash: bytes) -> KeyOwner | None:
-        """Return whose key has this hash."""
+    async def owner_of(self, key_hash: bytes, *, now: float) -> KeyOwner | None:
+        """Return whose key has this hash, unless it is revoked."""
         row = await self._pool.fetchrow(
-            "SELECT tenant_id, key_id, name FROM api_keys WHERE key_hash = $1", key_hash
+            "SELECT tenant_id, key_id, name, scopes FROM api_keys WHERE key_hash = $1 AND revoked_at IS NULL",
+            key_hash,
         )
-        return KeyOwner(**row) if row else None
+        if row is None:
+            return None
+        await self._pool.execute(_USE, row["key_id"], moment(now))
+        return KeyOwner(
+            tenant_id=row["tenant_id"], key_id=row["key_id"], name=row["name"], scopes=tuple(row["scopes"])
+        )
+
+    async def keys(self, tenant_id: TenantId) -> Sequence[KeyRecord]:
+        """Return a tenant's keys by id."""
+        query = "SELECT * FROM api_keys WHERE tenant_id = $1 ORDER BY key_id"
+        return [key_of(row) for row in await self._pool.fetch(query, tenant_id)]
+
+    async def revoke_key(self, tenant_id: TenantId, key_id: str, *, now: float) -> None:
+        """Let a key open nothing any more."""
+        found = await self._pool.fetchval(
+            "UPDATE api_keys SET revoked_at = coalesce(revoked_at, $3) WHERE tenant_id = $1 AND key_id = $2 "
+            "RETURNING key_id",
+            tenant_id,
+            key_id,
+            moment(now),
+        )
+        if found is None:
+            raise NotFound(kind="key", name=key_id)
+
+    async def replace_key(self, key: StoredKey) -> KeyRecord:
+        """Give a tenant's key another hash."""
+        row = await self._pool.fetchrow(
+            "UPDATE api_keys SET key_hash = $3, shown = $4 "
+            "WHERE tenant_id = $1 AND key_id = $2 AND revoked_at IS NULL RETURNING *",
+            key.tenant_id,
+            key.key_id,
+            key.key_hash,
+            key.shown,
+        )
+        if row is None:
+            raise NotFound(kind="key", name=key.key_id)
+        return key_of(row)
+
+    async def tenants(self, *, limit: int, after: str | None) -> Sequence[TenantRecord]:
+        """Return tenants by name."""
+        query = "SELECT * FROM tenants WHERE name > $1 ORDER BY name LIMIT $2"
+        return [tenant_of(row) for row in await self._pool.fetch(query, after or "", limit)]

@@ -10,9 +10,9 @@ import asyncpg
 import msgspec
 
 from mint_common.adapters_format.base_facts import BaseFacts
-from mint_common.catalog import OwnedRevision, PolicyRecord, Resolution, RevisionRecord
+from mint_common.catalog import OwnedRevision, PolicyRecord, Resolution, RevisionRecord, RevisionState
 from mint_common.claims import RevisionRef
-from mint_common.errors import AlreadyExists, BaseChanged, InvalidField, NotFound
+from mint_common.errors import AlreadyExists, BaseChanged, InvalidField, NotFound, RevisionInUse
 from mint_common.events import RevisionExported
 from mint_common.ids import BaseName, Digest, PolicyId, TenantId, new_id
 from mint_common.runtime.ledger_postgres import PostgresLedger
@@ -26,7 +26,7 @@ from services.registry.adapters.rows import (
     ref_of,
     revision_of,
 )
-from services.registry.core.exports import Refusal, answer
+from services.registry.core.exports import Refusal, answer, retired
 from services.registry.core.names import ModelName, is_policy_id
 from services.registry.core.resolve import base_resolution, policy_resolution
 
@@ -45,6 +45,10 @@ _APPEND = """
     SELECT $1, coalesce(max(number), 0) + 1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12
     FROM revisions WHERE policy_id = $1
     RETURNING *
+"""
+_SET_STATE = """
+    UPDATE revisions SET state = $3, changes = changes + 1
+    WHERE policy_id = $1 AND number = $2 AND state <> $3 RETURNING digest, changes
 """
 _OWNED = """
     SELECT name, base, revisions.* FROM revisions JOIN policies USING (policy_id)
@@ -146,7 +150,8 @@ class PostgresCatalog:
         """Return what a model name means now."""
         row = await self._pool.fetchrow(*resolve_query(tenant_id, name))
         if row is not None:
-            return policy_resolution(name, policy_of(row), None if row["number"] is None else ref_of(row))
+            revision = None if row["number"] is None else ref_of(row)
+            return policy_resolution(name, policy_of(row), revision, is_retired=row["state"] == "retired")
         facts = None
         if name.is_bare:
             with suppress(NotFound):
@@ -157,6 +162,20 @@ class PostgresCatalog:
         """Return which of these digests are a tenant's, of which policies."""
         rows = await self._pool.fetch(_OWNED, tenant_id, digests)
         return [OwnedRevision(policy=row["name"], base=row["base"], revision=ref_of(row)) for row in rows]
+
+    async def set_state(self, policy: PolicyRecord, number: int, state: RevisionState) -> RevisionRecord:
+        """Retire a revision, or restore it."""
+        async with self._ledger.transaction(new_id("req")) as transaction:
+            connection = transaction.connection
+            await connection.execute(_LOCK_POLICY, policy.policy_id)
+            query = "SELECT alias FROM aliases WHERE policy_id = $1 AND number = $2 ORDER BY alias"
+            names = [row["alias"] for row in await connection.fetch(query, policy.policy_id, number)]
+            if names and state == "retired":
+                raise RevisionInUse(number=number, aliases=", ".join(names))
+            row = await connection.fetchrow(_SET_STATE, policy.policy_id, number, state)
+            if row is not None and state == "retired":
+                await transaction.emit(retired(policy, row["digest"], number, sequence=row["changes"]))
+        return await self.revision(policy.policy_id, number)
 
     async def settle_export(self, export: RevisionExported, refusal: Refusal | None, *, now: float) -> None:
         """Commit the verdict on an export and tell it."""

@@ -6,7 +6,7 @@ import asyncpg
 
 from mint_common.catalog import EvaluationRecord, PolicyRecord
 from mint_common.errors import NotFound
-from mint_common.ids import PolicyId, new_id
+from mint_common.ids import EvaluationId, PolicyId, new_id
 from mint_common.runtime.ledger_postgres import PostgresLedger
 from services.registry.adapters.rows import evaluation_of, moment
 from services.registry.core.evaluations import recorded
@@ -19,6 +19,10 @@ _ADD = """
 _EVALUATIONS = """
     SELECT evaluations.*, digest FROM evaluations JOIN revisions USING (policy_id, number)
     WHERE policy_id = $1
+"""
+_NEWEST = """
+    SELECT value FROM evaluations WHERE policy_id = $1 AND number = $2 AND suite = $3 AND metric = $4
+    ORDER BY place DESC LIMIT 1
 """
 
 
@@ -52,6 +56,18 @@ class PostgresEvaluations:
             )
         assert row is not None, "it was inserted, or was there"
         return evaluation_of(row)
+
+    async def get(self, policy_id: PolicyId, evaluation_id: EvaluationId) -> EvaluationRecord:
+        """Return an evaluation."""
+        row = await self._pool.fetchrow(f"{_EVALUATIONS} AND evaluation_id = $2", policy_id, evaluation_id)
+        if row is None:
+            raise NotFound(kind="evaluation", name=evaluation_id)
+        return evaluation_of(row)
+
+    async def newest(self, policy_id: PolicyId, number: int, *, suite: str, metric: str) -> float | None:
+        """Return the newest score of a revision."""
+        value: float | None = await self._pool.fetchval(_NEWEST, policy_id, number, suite, metric)
+        return value
 
     async def list(self, policy_id: PolicyId, *, limit: int, after: str | None) -> Sequence[EvaluationRecord]:
         """Return a policy's evaluations as they came."""

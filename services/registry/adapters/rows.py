@@ -5,7 +5,15 @@ from datetime import UTC, datetime
 import asyncpg
 import msgspec
 
-from mint_common.catalog import AliasMove, EvaluationRecord, PolicyRecord, RevisionRecord, TenantRecord
+from mint_common.catalog import (
+    AliasMove,
+    EvaluationRecord,
+    KeyRecord,
+    PolicyRecord,
+    RevisionRecord,
+    RuleRecord,
+    TenantRecord,
+)
 from mint_common.claims import Claim, RevisionRef
 from mint_common.events.job import LoraSpec
 
@@ -31,6 +39,35 @@ def tenant_of(row: asyncpg.Record) -> TenantRecord:
     """Read a row of tenants."""
     return TenantRecord(
         tenant_id=row["tenant_id"], name=row["name"], created_at=row["created_at"].timestamp()
+    )
+
+
+def key_of(row: asyncpg.Record) -> KeyRecord:
+    """Read a row of api_keys."""
+    return KeyRecord(
+        key_id=row["key_id"],
+        tenant_id=row["tenant_id"],
+        name=row["name"],
+        shown=row["shown"],
+        scopes=tuple(row["scopes"]),
+        created_at=row["created_at"].timestamp(),
+        last_used_at=row["last_used_at"].timestamp() if row["last_used_at"] else None,
+        revoked_at=row["revoked_at"].timestamp() if row["revoked_at"] else None,
+    )
+
+
+def rule_of(row: asyncpg.Record) -> RuleRecord:
+    """Read a row of rules."""
+    return RuleRecord(
+        rule_id=row["rule_id"],
+        alias=row["alias"],
+        suite=row["suite"],
+        metric=row["metric"],
+        at_least=row["at_least"],
+        max_drop=row["max_drop"],
+        roll_back_below=row["roll_back_below"],
+        actor=row["actor"],
+        created_at=row["created_at"].timestamp(),
     )
 
 

@@ -6,7 +6,8 @@ from mint_common.adapters_format.manifest import Manifest
 from mint_common.adapters_format.refusal import Reason, refusal
 from mint_common.catalog import PolicyRecord
 from mint_common.claims import RevisionRef
-from mint_common.events import RevisionExported, RevisionPublished, RevisionRejected
+from mint_common.events import RevisionExported, RevisionPublished, RevisionRejected, RevisionRetired
+from mint_common.ids import Digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +38,18 @@ def check_export(export: RevisionExported, policy: PolicyRecord, manifest: Manif
         targets = ", ".join(manifest.targets)
         problem = f"targets {targets}, policy {policy.name!r} has {', '.join(policy.lora.targets)}"
         raise refusal(Reason.WRONG_TARGETS, problem)
+
+
+def retired(policy: PolicyRecord, digest: Digest, number: int, *, sequence: int) -> RevisionRetired:
+    """Return the event that tells of a retirement."""
+    return RevisionRetired(
+        tenant_id=policy.tenant_id,
+        base=policy.base,
+        policy_id=policy.policy_id,
+        digest=digest,
+        number=number,
+        sequence=sequence,
+    )
 
 
 def answer(export: RevisionExported, verdict: RevisionRef | Refusal) -> RevisionPublished | RevisionRejected:

@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 
+from mint_common.catalog import FULL_SCOPES, Scope
 from mint_common.ids import TenantId
 
 KEY_PREFIX = "tml-"
@@ -19,9 +20,18 @@ class StoredKey:
     shown: str
     key_hash: bytes
     created_at: float
+    scopes: tuple[Scope, ...] = FULL_SCOPES
 
 
-def stored_key(key: str, *, key_id: str, tenant_id: TenantId, name: str, now: float) -> StoredKey:
+def stored_key(
+    key: str,
+    *,
+    key_id: str,
+    tenant_id: TenantId,
+    name: str,
+    now: float,
+    scopes: tuple[Scope, ...] = FULL_SCOPES,
+) -> StoredKey:
     """Return what to keep of a key."""
     return StoredKey(
         key_id=key_id,
@@ -30,6 +40,7 @@ def stored_key(key: str, *, key_id: str, tenant_id: TenantId, name: str, now: fl
         shown=key[:_SHOWN],
         key_hash=hash_key(key),
         created_at=now,
+        scopes=scopes,
     )
 
 

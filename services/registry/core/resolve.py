@@ -3,7 +3,7 @@
 from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.catalog import PolicyRecord, Resolution
 from mint_common.claims import RevisionRef
-from mint_common.errors import NoRevision, NotFound
+from mint_common.errors import NoRevision, NotFound, RevisionRetiredError
 from services.registry.core.names import ModelName
 
 
@@ -16,7 +16,9 @@ def base_resolution(name: ModelName, facts: BaseFacts | None) -> Resolution:
     return Resolution(base=facts.name, policy_id=None, policy_name=None, revision=None)
 
 
-def policy_resolution(name: ModelName, policy: PolicyRecord, revision: RevisionRef | None) -> Resolution:
+def policy_resolution(
+    name: ModelName, policy: PolicyRecord, revision: RevisionRef | None, *, is_retired: bool = False
+) -> Resolution:
     """Return what a name means that is a policy's; ``revision`` is what its selector led to.
 
     Raises NotFound naming the selector that led to nothing, NoRevision for a bare name that did.
@@ -27,6 +29,8 @@ def policy_resolution(name: ModelName, policy: PolicyRecord, revision: RevisionR
         if name.alias is not None:
             raise NotFound(kind="alias", name=name.alias)
         raise NoRevision(name=policy.name)
+    if is_retired:
+        raise RevisionRetiredError(name=policy.name, number=revision.number)
     return Resolution(
         base=policy.base, policy_id=policy.policy_id, policy_name=policy.name, revision=revision
     )

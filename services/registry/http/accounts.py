@@ -1,16 +1,17 @@
 """Tenants and keys."""
 
 import secrets
+from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import FastAPI
-from pydantic import StringConstraints
+from pydantic import Field, StringConstraints
 
-from mint_common.catalog import IssuedKey, KeyOwner, TenantRecord
+from mint_common.catalog import FULL_SCOPES, IssuedKey, KeyOwner, KeyRecord, Scope, TenantRecord
 from mint_common.errors import Unauthorized
 from mint_common.ids import TenantId, derive_id, new_id
 from services.registry.core.keys import KEY_PREFIX, hash_key, stored_key
-from services.registry.http.context import Body, Label, Registry, Tenant
+from services.registry.http.context import Body, Label, Limit, Registry, Tenant, TextCursor
 
 _KEY_BYTES = 32
 
@@ -27,12 +28,18 @@ class NewName(Body):
     name: Label
 
 
+class NewKey(NewName):
+    """A new key; without scopes it may do all that its tenant's admins may."""
+
+    scopes: Annotated[tuple[Scope, ...], Field(min_length=1, max_length=5)] = FULL_SCOPES
+
+
 def add_account_routes(http: FastAPI, registry: Registry) -> None:
-    """Add tenants and keys."""
+    """Add tenants, and the question whose a key is."""
 
     @http.post("/internal/keys/verify")
     async def verify_key(body: KeyToVerify) -> KeyOwner:
-        owner = await registry.accounts.owner_of(hash_key(body.key))
+        owner = await registry.accounts.owner_of(hash_key(body.key), now=registry.clock.now())
         if owner is None:
             raise Unauthorized(problem="This API key is not known.")
         return owner
@@ -45,11 +52,38 @@ def add_account_routes(http: FastAPI, registry: Registry) -> None:
             TenantRecord(tenant_id=tenant_id, name=body.name, created_at=now)
         )
 
+    @http.get("/internal/tenants")
+    async def list_tenants(limit: Limit = 100, after: TextCursor = None) -> Sequence[TenantRecord]:
+        return await registry.accounts.tenants(limit=limit, after=after)
+
+
+def add_key_routes(http: FastAPI, registry: Registry) -> None:
+    """Add keys."""
+
     @http.post("/internal/tenants/{tenant_id}/keys", status_code=201)
-    async def create_key(tenant_id: Tenant, body: NewName) -> IssuedKey:
-        key = KEY_PREFIX + secrets.token_urlsafe(_KEY_BYTES)
-        key_id = new_id("key")
-        now = registry.clock.now()
-        stored = stored_key(key, key_id=key_id, tenant_id=tenant_id, name=body.name, now=now)
+    async def create_key(tenant_id: Tenant, body: NewKey) -> IssuedKey:
+        key, key_id, now = _new_key(), new_id("key"), registry.clock.now()
+        stored = stored_key(
+            key, key_id=key_id, tenant_id=tenant_id, name=body.name, now=now, scopes=body.scopes
+        )
         await registry.accounts.put_key(stored)
-        return IssuedKey(key=key, key_id=key_id, tenant_id=tenant_id, name=body.name)
+        return IssuedKey(key=key, key_id=key_id, tenant_id=tenant_id, name=body.name, scopes=body.scopes)
+
+    @http.get("/internal/tenants/{tenant_id}/keys")
+    async def list_keys(tenant_id: Tenant) -> Sequence[KeyRecord]:
+        return await registry.accounts.keys(tenant_id)
+
+    @http.post("/internal/tenants/{tenant_id}/keys/{key_id}/rotate")
+    async def rotate_key(tenant_id: Tenant, key_id: Label) -> IssuedKey:
+        key = _new_key()
+        stored = stored_key(key, key_id=key_id, tenant_id=tenant_id, name="", now=registry.clock.now())
+        found = await registry.accounts.replace_key(stored)
+        return IssuedKey(key=key, key_id=key_id, tenant_id=tenant_id, name=found.name, scopes=found.scopes)
+
+    @http.delete("/internal/tenants/{tenant_id}/keys/{key_id}", status_code=204)
+    async def revoke_key(tenant_id: Tenant, key_id: Label) -> None:
+        await registry.accounts.revoke_key(tenant_id, key_id, now=registry.clock.now())
+
+
+def _new_key() -> str:
+    return KEY_PREFIX + secrets.token_urlsafe(_KEY_BYTES)

@@ -6,9 +6,9 @@ from typing import Annotated
 from fastapi import FastAPI
 from pydantic import StrictInt, StringConstraints
 
-from mint_common.catalog import AliasRecord
+from mint_common.catalog import AliasMove, AliasRecord
 from services.registry.core.names import alias_key, check_alias_name, policy_key, revision_key
-from services.registry.http.context import Body, Label, Reason, Registry, Tenant
+from services.registry.http.context import Body, Label, Limit, NumberCursor, Reason, Registry, Tenant
 from services.registry.ports import Mover
 
 _ALIASES = "/internal/tenants/{tenant_id}/policies/{policy}/aliases"
@@ -23,6 +23,7 @@ class MoveBody(Body):
     actor: Label
     reason: Reason = ""
     expected: Expected | None = None
+    is_admin: bool = True
 
 
 class RollbackBody(Body):
@@ -31,6 +32,13 @@ class RollbackBody(Body):
     actor: Label
     reason: Reason = ""
     expected: Expected | None = None
+    is_admin: bool = True
+
+
+class ProtectBody(Body):
+    """Whether only admins and rules move an alias."""
+
+    protected: bool
 
 
 def add_alias_routes(http: FastAPI, registry: Registry) -> None:
@@ -45,6 +53,20 @@ def add_alias_routes(http: FastAPI, registry: Registry) -> None:
     async def get_alias(tenant_id: Tenant, policy: str, alias: str) -> AliasRecord:
         found = await registry.catalog.policy(tenant_id, policy_key(policy))
         return await registry.aliases.alias(found.policy_id, alias_key(alias))
+
+    @http.get(_ALIASES + "/{alias}/history")
+    async def list_history(
+        tenant_id: Tenant, policy: str, alias: str, limit: Limit = 100, before: NumberCursor | None = None
+    ) -> Sequence[AliasMove]:
+        found = await registry.catalog.policy(tenant_id, policy_key(policy))
+        return await registry.aliases.history(found.policy_id, alias_key(alias), limit=limit, before=before)
+
+    @http.post(_ALIASES + "/{alias}/protect")
+    async def protect_alias(tenant_id: Tenant, policy: str, alias: str, body: ProtectBody) -> AliasRecord:
+        found = await registry.catalog.policy(tenant_id, policy_key(policy))
+        name = alias_key(alias)
+        await registry.aliases.protect(found.policy_id, name, protected=body.protected)
+        return await registry.aliases.alias(found.policy_id, name)
 
     @http.put(_ALIASES + "/{alias}")
     async def move_alias(tenant_id: Tenant, policy: str, alias: str, body: MoveBody) -> AliasRecord:
@@ -65,4 +87,4 @@ def add_alias_routes(http: FastAPI, registry: Registry) -> None:
 
 
 def _mover(registry: Registry, body: MoveBody | RollbackBody) -> Mover:
-    return Mover(actor=body.actor, reason=body.reason, at=registry.clock.now())
+    return Mover(actor=body.actor, reason=body.reason, at=registry.clock.now(), is_admin=body.is_admin)

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, StringConstraints
 
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import Clock
-from services.registry.ports import Accounts, Aliases, Catalog, Evaluations, Uploads
+from services.registry.ports import Accounts, Aliases, Catalog, Evaluations, Rules, Uploads
 
 MAX_LIMIT = 1000
 
@@ -21,6 +21,7 @@ class Registry:
     catalog: Catalog
     aliases: Aliases
     evaluations: Evaluations
+    rules: Rules
     uploads: Uploads
     clock: Clock
 

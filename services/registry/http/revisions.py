@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import FastAPI
 from pydantic import Field, StrictInt, StringConstraints
 
-from mint_common.catalog import EvaluationRecord, OwnedRevision, RevisionRecord
+from mint_common.catalog import EvaluationRecord, OwnedRevision, RevisionRecord, RevisionState
 from mint_common.ids import Digest
 from services.registry.core.evaluations import evaluation_id
 from services.registry.core.names import policy_key, revision_key
@@ -27,6 +27,12 @@ class EvaluationBody(Body):
 
 
 DigestText = Annotated[Digest, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
+
+
+class StateBody(Body):
+    """What a revision shall be."""
+
+    state: RevisionState
 
 
 class DigestsBody(Body):
@@ -53,6 +59,12 @@ def add_revision_routes(http: FastAPI, registry: Registry) -> None:
     async def get_revision(tenant_id: Tenant, policy: str, revision: str) -> RevisionRecord:
         found = await registry.catalog.policy(tenant_id, policy_key(policy))
         return await registry.catalog.revision(found.policy_id, revision_key(revision))
+
+    @http.post(_POLICY + "/revisions/{revision}/state")
+    async def set_state(tenant_id: Tenant, policy: str, revision: str, body: StateBody) -> RevisionRecord:
+        found = await registry.catalog.policy(tenant_id, policy_key(policy))
+        known = await registry.catalog.revision(found.policy_id, revision_key(revision))
+        return await registry.catalog.set_state(found, known.number, body.state)
 
     @http.post(_POLICY + "/evaluations", status_code=201)
     async def record_evaluation(tenant_id: Tenant, policy: str, body: EvaluationBody) -> EvaluationRecord:

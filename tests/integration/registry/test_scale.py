@@ -122,7 +122,7 @@ async def _walk_hot_paths(store: Store) -> None:
     await store.evaluations.add(policy, evaluation)
     await store.evaluations.list(policy.policy_id, limit=9, after=None)
     await store.aliases.aliases(policy.policy_id)
-    await store.accounts.owner_of(hash_key("tml-x"))
+    await store.accounts.owner_of(hash_key("tml-x"), now=NOW)
 
 
 async def test_batch_is_checked_stored_and_published(database: str, tmp_path: Path) -> None:

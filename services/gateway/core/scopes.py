@@ -1,0 +1,37 @@
+"""What a key may do: one scope for each route, by method and path.
+
+Whoever may not is told which scope it takes. ``admin`` includes read, infer and train.
+"""
+
+import re
+from collections.abc import Set as AbstractSet
+
+from mint_common.catalog import Scope
+from mint_common.errors import Forbidden
+
+_ADMIN = re.compile(
+    r"/mint/v1/(keys|audit)(/.*)?|/mint/v1/policies/[^/]+/(rules(/.*)?|aliases/[^/]+/protect)"
+)
+_OPERATOR = re.compile(r"/mint/v1/tenants(/.*)?")
+_INCLUDED: AbstractSet[Scope] = {"read", "infer", "train"}
+
+
+def scope_of(method: str, path: str) -> Scope:
+    """Return the scope that a request takes."""
+    if _OPERATOR.fullmatch(path):
+        return "operator"
+    is_rules = "/rules" in path and method == "GET"
+    if _ADMIN.fullmatch(path) and not is_rules:
+        return "admin"
+    if path.startswith("/v1/") and method == "POST":
+        return "infer"
+    return "read" if method in {"GET", "HEAD"} else "train"
+
+
+def check_scope(scopes: AbstractSet[Scope], method: str, path: str) -> None:
+    """Refuse a request that takes a scope that its key has not. Raises Forbidden."""
+    needed = scope_of(method, path)
+    if needed in scopes or ("admin" in scopes and needed in _INCLUDED):
+        return
+    found = ", ".join(sorted(scopes))
+    raise Forbidden(problem=f"This takes a key with scope {needed!r}; this key has {found}.")

@@ -1,0 +1,82 @@
+"""``/mint/v1/keys`` and ``/mint/v1/tenants``: who may do what. A key is shown once, when it is made."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from fastapi import APIRouter
+
+from mint_common.catalog import FULL_SCOPES, IssuedKey, KeyRecord, Scope, TenantRecord
+from mint_common.errors import Forbidden
+from mint_common.ids import TenantId
+from services.gateway.http.context import CallerDep, GatewayDep, LimitQuery
+
+router = APIRouter(prefix="/mint/v1", tags=["keys"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyBody:
+    """A new key: ``read``, ``infer`` (ask models), ``train`` (change policies), ``admin`` (all of it)."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    name: str
+    scopes: tuple[Scope, ...] = FULL_SCOPES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantBody:
+    """A new tenant."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    name: str
+
+
+@router.get("/keys")
+async def list_keys(caller: CallerDep, gateway: GatewayDep) -> list[KeyRecord]:
+    """List the tenant's keys, revoked ones too. Takes an admin key, as all of these."""
+    return await gateway.registry.list_keys(caller.tenant_id)
+
+
+@router.post("/keys", status_code=201)
+async def create_key(body: KeyBody, caller: CallerDep, gateway: GatewayDep) -> IssuedKey:
+    """Make a key."""
+    if not set(body.scopes) <= caller.scopes:
+        raise Forbidden(problem="A key gives no scope that it has not itself.")
+    return await gateway.registry.create_key(caller.tenant_id, name=body.name, scopes=body.scopes)
+
+
+@router.post("/keys/{key}/rotate")
+async def rotate_key(key: str, caller: CallerDep, gateway: GatewayDep) -> IssuedKey:
+    """Replace a key by a new one of the same id; the old one is believed for seconds at most."""
+    return await gateway.registry.rotate_key(caller.tenant_id, key)
+
+
+@router.delete("/keys/{key}", status_code=204)
+async def revoke_key(key: str, caller: CallerDep, gateway: GatewayDep) -> None:
+    """Revoke a key; it is believed for seconds at most."""
+    await gateway.registry.revoke_key(caller.tenant_id, key)
+
+
+@router.get("/tenants")
+async def list_tenants(
+    _caller: CallerDep, gateway: GatewayDep, limit: LimitQuery = 100, after: str | None = None
+) -> list[TenantRecord]:
+    """List tenants by name. Takes an operator's key, as all of these."""
+    return await gateway.registry.list_tenants(limit=limit, after=after)
+
+
+@router.post("/tenants", status_code=201)
+async def create_tenant(body: TenantBody, _caller: CallerDep, gateway: GatewayDep) -> TenantRecord:
+    """Make a tenant, or return the one of that name."""
+    return await gateway.registry.create_tenant(body.name)
+
+
+@router.post("/tenants/{tenant}/keys", status_code=201)
+async def create_tenant_key(
+    tenant: TenantId, body: KeyBody, caller: CallerDep, gateway: GatewayDep
+) -> IssuedKey:
+    """Make a tenant's first admin key, or any other."""
+    if not set(body.scopes) <= caller.scopes:
+        raise Forbidden(problem="A key gives no scope that it has not itself.")
+    return await gateway.registry.create_key(tenant, name=body.name, scopes=body.scopes)

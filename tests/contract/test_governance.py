@@ -1,0 +1,236 @@
+"""Keys, protection, retirement and rules: the rest of the store's promises, on memory and real Postgres."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+from contract.catalog_rig import (
+    NOW,
+    OTHER,
+    TENANT,
+    Store,
+    add_policy,
+    by,
+    fill,
+    memory_store,
+    postgres_store,
+    publish,
+)
+
+from mint_common.catalog import EvaluationRecord, PolicyRecord, RuleRecord
+from mint_common.errors import (
+    AliasProtected,
+    AlreadyHandled,
+    NoRevision,
+    NotFound,
+    RevisionInUse,
+    RevisionRetiredError,
+)
+from mint_common.events import AliasMoved, EvaluationRecorded, RevisionRetired
+from mint_common.ids import EvaluationId
+from mint_common.runtime.clock import ManualClock
+from mint_common.runtime.postgres import migrate, open_pool
+from services.registry.core.keys import hash_key, stored_key
+from services.registry.core.names import parse_model
+from services.registry.handlers.rules import RuleHandler
+
+RULE = RuleRecord(
+    rule_id="rule_1",
+    alias="prod",
+    suite="s",
+    metric="m",
+    at_least=0.8,
+    max_drop=None,
+    roll_back_below=0.5,
+    actor="ci",
+    created_at=NOW,
+)
+
+
+@pytest.fixture(params=["memory", pytest.param("postgres", marks=pytest.mark.integration)])
+def dsn(request: pytest.FixtureRequest) -> str | None:
+    return None if request.param == "memory" else request.getfixturevalue("database")
+
+
+@pytest.fixture
+async def store(dsn: str | None) -> AsyncIterator[Store]:
+    if dsn is None:
+        made = memory_store()
+        await fill(made)
+        yield made
+        return
+    pool = await open_pool(dsn, schema="registry")
+    await migrate(pool, schema="registry", package="services.registry.adapters.migrations")
+    made = postgres_store(pool)
+    await fill(made)
+    yield made
+    await pool.close()
+
+
+async def test_key_is_rotated_revoked_and_remembers_its_last_use(store: Store) -> None:
+    key = stored_key("tml-one", key_id="key_1", tenant_id=TENANT, name="ci", now=NOW, scopes=("read",))
+    await store.accounts.put_key(key)
+    (record,) = await store.accounts.keys(TENANT)
+    assert (record.scopes, record.last_used_at, record.revoked_at) == (("read",), None, None)
+    for now in (NOW + 1, NOW + 30, NOW + 90):
+        owner = await store.accounts.owner_of(hash_key("tml-one"), now=now)
+        assert owner is not None
+        assert owner.scopes == ("read",)
+    (record,) = await store.accounts.keys(TENANT)
+    assert record.last_used_at == NOW + 90
+
+    rotated = await store.accounts.replace_key(replace(key, key_hash=hash_key("tml-two"), shown="tml-two"))
+    assert (rotated.name, rotated.shown) == ("ci", "tml-two")
+    assert await store.accounts.owner_of(hash_key("tml-one"), now=NOW) is None
+    with pytest.raises(NotFound):
+        await store.accounts.revoke_key(OTHER, "key_1", now=NOW)
+    for _ in range(2):
+        await store.accounts.revoke_key(TENANT, "key_1", now=NOW)
+    assert await store.accounts.owner_of(hash_key("tml-two"), now=NOW) is None
+    with pytest.raises(NotFound):
+        await store.accounts.replace_key(key)
+    assert [tenant.name for tenant in await store.accounts.tenants(limit=9, after=None)] == [TENANT, OTHER]
+    assert [tenant.name for tenant in await store.accounts.tenants(limit=9, after=TENANT)] == [OTHER]
+
+
+async def test_protected_alias_is_moved_by_admins_alone(store: Store) -> None:
+    policy = await add_policy(store)
+    first, second = await publish(store, policy, 2)
+    await store.aliases.move(policy, "prod", first, by("a"), expected=None)
+    await store.aliases.protect(policy.policy_id, "prod", protected=True)
+    plain = replace(by("a"), is_admin=False)
+    with pytest.raises(AliasProtected):
+        await store.aliases.move(policy, "prod", second, plain, expected=None)
+    with pytest.raises(AliasProtected):
+        await store.aliases.roll_back(policy, "prod", plain, expected=None)
+    await store.aliases.move(policy, "prod", second, by("admin"), expected=None)
+    assert (await store.aliases.alias(policy.policy_id, "prod")).protected
+    await store.aliases.protect(policy.policy_id, "prod", protected=False)
+    await store.aliases.move(policy, "prod", first, plain, expected=None)
+    (listed,) = await store.aliases.aliases(policy.policy_id)
+    assert not listed.protected
+    with pytest.raises(NotFound):
+        await store.aliases.protect(policy.policy_id, "none", protected=True)
+
+
+async def test_history_comes_in_pages_newest_first(store: Store) -> None:
+    policy = await add_policy(store)
+    refs = await publish(store, policy, 2)
+    for number in range(5):
+        await store.aliases.move(policy, "prod", refs[number % 2], by("a"), expected=None)
+    page = await store.aliases.history(policy.policy_id, "prod", limit=2, before=None)
+    assert [move.sequence for move in page] == [5, 4]
+    rest = await store.aliases.history(policy.policy_id, "prod", limit=9, before=4)
+    assert [move.sequence for move in rest] == [3, 2, 1]
+    assert await store.aliases.history(policy.policy_id, "prod", limit=9, before=1) == []
+    with pytest.raises(NotFound):
+        await store.aliases.history(policy.policy_id, "none", limit=9, before=None)
+
+
+async def test_repeated_cause_moves_once(store: Store) -> None:
+    policy = await add_policy(store)
+    first, second = await publish(store, policy, 2)
+    mover = replace(by("a"), cause="rule_x")
+    await store.aliases.move(policy, "prod", first, mover, expected=None)
+    with pytest.raises(AlreadyHandled):
+        await store.aliases.move(policy, "prod", second, mover, expected=None)
+    assert (await store.aliases.alias(policy.policy_id, "prod")).revision == first
+
+
+async def test_retired_revision_is_named_by_nothing_until_it_is_restored(store: Store) -> None:
+    policy = await add_policy(store)
+    first, second = await publish(store, policy, 2)
+    await store.aliases.move(policy, "prod", second, by("a"), expected=None)
+    with pytest.raises(RevisionInUse):
+        await store.catalog.set_state(policy, 2, "retired")
+    for _ in range(2):
+        assert (await store.catalog.set_state(policy, 1, "retired")).state == "retired"
+    with pytest.raises(RevisionRetiredError):
+        await store.catalog.resolve(TENANT, parse_model("p@1"))
+    with pytest.raises(RevisionRetiredError):
+        await store.aliases.move(policy, "canary", first, by("a"), expected=None)
+    assert (await store.catalog.set_state(policy, 1, "published")).state == "published"
+    assert (await store.catalog.resolve(TENANT, parse_model("p@1"))).revision == first
+    await store.catalog.set_state(policy, 1, "retired")
+    told = [event for event in await store.events() if isinstance(event, RevisionRetired)]
+    assert [(event.number, event.sequence) for event in told] == [(1, 1), (1, 3)]
+    with pytest.raises(NotFound):
+        await store.catalog.set_state(policy, 9, "retired")
+
+
+async def test_newest_published_revision_is_what_a_bare_name_means(store: Store) -> None:
+    policy = await add_policy(store)
+    first, _ = await publish(store, policy, 2)
+    await store.catalog.set_state(policy, 2, "retired")
+    assert (await store.catalog.resolve(TENANT, parse_model("p"))).revision == first
+    assert (await store.catalog.policy(TENANT, "p")).latest == first
+    await store.catalog.set_state(policy, 1, "retired")
+    with pytest.raises(NoRevision):
+        await store.catalog.resolve(TENANT, parse_model("p"))
+
+
+async def test_roll_back_does_not_return_to_a_retired_revision(store: Store) -> None:
+    policy = await add_policy(store)
+    first, second = await publish(store, policy, 2)
+    for target in (first, second):
+        await store.aliases.move(policy, "prod", target, by("a"), expected=None)
+    await store.catalog.set_state(policy, 1, "retired")
+    with pytest.raises(RevisionRetiredError):
+        await store.aliases.roll_back(policy, "prod", by("a"), expected=None)
+    assert (await store.aliases.alias(policy.policy_id, "prod")).revision == second
+
+
+async def test_rules_are_kept_by_policy(store: Store) -> None:
+    policy, other = await add_policy(store), await add_policy(store, "q")
+    await store.rules.add(policy.policy_id, RULE)
+    assert await store.rules.list(policy.policy_id) == [RULE]
+    with pytest.raises(NotFound):
+        await store.rules.remove(other.policy_id, RULE.rule_id)
+    await store.rules.remove(policy.policy_id, RULE.rule_id)
+    assert await store.rules.list(policy.policy_id) == []
+
+
+async def _score(store: Store, policy: PolicyRecord, number: int, value: float) -> EvaluationRecorded:
+    revision = await store.catalog.revision(policy.policy_id, number)
+    record = EvaluationRecord(
+        evaluation_id=EvaluationId(f"eval_{number}_{value}"),
+        digest=revision.digest,
+        number=number,
+        suite="s",
+        metric="m",
+        value=value,
+        n=1,
+        actor="hook",
+        created_at=NOW,
+    )
+    await store.evaluations.add(policy, record)
+    assert await store.evaluations.newest(policy.policy_id, number, suite="s", metric="m") == value
+    return [event for event in await store.events() if isinstance(event, EvaluationRecorded)][-1]
+
+
+async def test_rule_promotes_a_good_score_and_rolls_a_bad_one_back_once(store: Store) -> None:
+    policy = await add_policy(store)
+    await publish(store, policy, 3)
+    await store.rules.add(policy.policy_id, RULE)
+    handler = RuleHandler(
+        catalog=store.catalog,
+        aliases=store.aliases,
+        evaluations=store.evaluations,
+        rules=store.rules,
+        clock=ManualClock(NOW),
+    )
+    good = [await _score(store, policy, 1, 0.9), await _score(store, policy, 2, 0.85)]
+    for event in [*good, await _score(store, policy, 3, 0.7), *good]:
+        await handler.on_evaluation_recorded(event)
+    assert (await store.aliases.alias(policy.policy_id, "prod")).revision.number == 2
+    bad = await _score(store, policy, 2, 0.4)
+    for event in (bad, bad):
+        await handler.on_evaluation_recorded(event)
+    alias = await store.aliases.alias(policy.policy_id, "prod")
+    assert alias.revision.number == 1
+    assert [move.number for move in alias.history] == [1, 2, 1]
+    assert {move.actor for move in alias.history} == {"rule:rule_1"}
+    assert "0.4" in alias.history[-1].reason
+    # With nothing further back, a bad score of the live revision is told and changes nothing.
+    await handler.on_evaluation_recorded(await _score(store, policy, 1, 0.1))
+    assert len([event for event in await store.events() if isinstance(event, AliasMoved)]) == 3
