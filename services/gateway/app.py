@@ -19,6 +19,7 @@ from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.runtime.postgres import migrate, open_pool
 from mint_common.runtime.relay import OutboxRelay
 from mint_common.runtime.service import run_service
+from services.gateway.adapters.requests import PostgresRequests
 from services.gateway.adapters.resolver import CachedResolver
 from services.gateway.adapters.rollout import RolloutHttp
 from services.gateway.adapters.submissions import PostgresSubmissions
@@ -26,6 +27,7 @@ from services.gateway.core.callers import KeyMemory
 from services.gateway.core.resolutions import ResolutionCache
 from services.gateway.http import (
     aliases,
+    audit,
     bases,
     completions,
     evaluations,
@@ -45,6 +47,7 @@ from services.gateway.settings import GatewaySettings
 SCHEMA = "gateway"
 ROUTES = (
     keys,
+    audit,
     rules,
     bases,
     policies,
@@ -59,6 +62,8 @@ ROUTES = (
 )
 KEYS = 10_000
 """How many verified keys are remembered at once."""
+PRUNE_SECONDS = 600.0
+"""How often old answers to Idempotency-Keys are forgotten."""
 RESOLUTIONS = 100_000
 """How many resolved model names; some 100 MB at the most."""
 
@@ -95,6 +100,7 @@ async def run(settings: GatewaySettings) -> None:
         engines = EngineDirectory(settings.peers.loader_urls, token=token)
         stack.push_async_callback(engines.aclose)
         catalog = RegistryClient(registry)
+        requests = PostgresRequests(pool, clock)
         cache = ResolutionCache(capacity=RESOLUTIONS, lease_seconds=settings.resolution_lease_seconds)
         resolver = CachedResolver(catalog, cache, clock)
         http.state.gateway = Gateway(
@@ -102,6 +108,7 @@ async def run(settings: GatewaySettings) -> None:
             resolver=resolver,
             rollout=RolloutHttp(rollout),
             engines=engines,
+            requests=requests,
             submissions=PostgresSubmissions(pool, PostgresLedger(pool, clock), clock),
             bus=bus,
             clock=clock,
@@ -114,5 +121,10 @@ async def run(settings: GatewaySettings) -> None:
         async def follow_catalog() -> None:
             await resolver.follow(bus)
 
-        background = [OutboxRelay(pool, bus, clock).run, follow_engines, follow_catalog]
+        async def prune_requests() -> None:
+            while True:
+                await requests.prune()
+                await clock.sleep(PRUNE_SECONDS)
+
+        background = [OutboxRelay(pool, bus, clock).run, follow_engines, follow_catalog, prune_requests]
         await run_service(http, settings.http, background)

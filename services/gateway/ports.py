@@ -11,6 +11,7 @@ from mint_common.events import JobSubmitted
 from mint_common.ids import JobId, TenantId
 from services.gateway.core.idempotency import RequestIdentity
 from services.gateway.core.json_types import JsonObject
+from services.gateway.core.requests import AuditRow, KeyedRequest, StoredAnswer
 from services.gateway.core.submission import Submission
 
 
@@ -49,6 +50,38 @@ class Resolver(Protocol):
 
     def forget(self, tenant_id: TenantId, policy: str) -> None:
         """Answer nothing older than this call about a policy, given by id or name."""
+        ...
+
+
+class Requests(Protocol):
+    """Requests that change something: their first answers, for a day, and the audit log."""
+
+    async def begin(self, request: KeyedRequest) -> StoredAnswer | None:
+        """Take a request's key, or return the first answer of the same request.
+
+        Raises IdempotencyConflict when the key came with other content, RequestAtWork while there is no
+        answer yet; a key without an answer is free again after a minute.
+        """
+        ...
+
+    async def finish(self, request: KeyedRequest, answer: StoredAnswer) -> None:
+        """Keep the answer to the request that took the key."""
+        ...
+
+    async def abandon(self, request: KeyedRequest) -> None:
+        """Give back a key whose request changed nothing."""
+        ...
+
+    async def prune(self) -> None:
+        """Forget answers that are older than a day."""
+        ...
+
+    async def log(self, tenant_id: TenantId, row: AuditRow) -> None:
+        """Append to a tenant's audit log."""
+        ...
+
+    async def audit(self, tenant_id: TenantId, *, limit: int, before: int | None) -> Sequence[AuditRow]:
+        """Return a tenant's audit log, newest first, below a place."""
         ...
 
 

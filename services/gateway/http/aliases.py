@@ -9,8 +9,9 @@ from mint_common.catalog import AliasMove, AliasRecord
 from mint_common.ids import Digest
 from services.gateway.core.policies import check_name
 from services.gateway.http.context import CallerDep, GatewayDep, LimitQuery
+from services.gateway.http.recording import RecordedRoute
 
-router = APIRouter(prefix="/mint/v1/policies/{policy}/aliases", tags=["aliases"])
+router = APIRouter(prefix="/mint/v1/policies/{policy}/aliases", tags=["aliases"], route_class=RecordedRoute)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from mint_common.client.registry import RegistryClient
 from mint_common.runtime.clock import Clock
 from services.gateway.core.callers import Caller, KeyMemory, choose_key
 from services.gateway.core.scopes import check_scope
-from services.gateway.ports import Resolver, Rollout, Submissions
+from services.gateway.ports import Requests, Resolver, Rollout, Submissions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +26,7 @@ class Gateway:
     rollout: Rollout
     engines: EngineDirectory
     submissions: Submissions
+    requests: Requests
     bus: Bus
     clock: Clock
     keys: KeyMemory

@@ -10,8 +10,11 @@ from mint_common.errors import InvalidField
 from mint_common.ids import Digest, EvaluationId
 from services.gateway.core.bounds import check_between
 from services.gateway.http.context import CallerDep, GatewayDep, LimitQuery
+from services.gateway.http.recording import RecordedRoute
 
-router = APIRouter(prefix="/mint/v1/policies/{policy}/evaluations", tags=["evaluations"])
+router = APIRouter(
+    prefix="/mint/v1/policies/{policy}/evaluations", tags=["evaluations"], route_class=RecordedRoute
+)
 
 MAX_ITEMS = 10**9
 

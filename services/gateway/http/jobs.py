@@ -17,8 +17,9 @@ from services.gateway.core.jobs import JobRequest, plan_job
 from services.gateway.core.json_types import JsonObject
 from services.gateway.core.submission import describe_submission, merge_jobs
 from services.gateway.http.context import CallerDep, GatewayDep, LimitQuery
+from services.gateway.http.recording import RecordedRoute
 
-router = APIRouter(prefix="/mint/v1/jobs", tags=["jobs"])
+router = APIRouter(prefix="/mint/v1/jobs", tags=["jobs"], route_class=RecordedRoute)
 
 
 @router.post("", status_code=202)

@@ -9,8 +9,9 @@ from mint_common.catalog import FULL_SCOPES, IssuedKey, KeyRecord, Scope, Tenant
 from mint_common.errors import Forbidden
 from mint_common.ids import TenantId
 from services.gateway.http.context import CallerDep, GatewayDep, LimitQuery
+from services.gateway.http.recording import SecretRoute
 
-router = APIRouter(prefix="/mint/v1", tags=["keys"])
+router = APIRouter(prefix="/mint/v1", tags=["keys"], route_class=SecretRoute)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,8 +11,9 @@ from mint_common.ids import BaseName, Digest
 from services.gateway.core.callers import Caller
 from services.gateway.core.policies import PolicyRequest, check_name, plan_lora
 from services.gateway.http.context import CallerDep, Gateway, GatewayDep, LimitQuery
+from services.gateway.http.recording import RecordedRoute
 
-router = APIRouter(prefix="/mint/v1/policies", tags=["policies"])
+router = APIRouter(prefix="/mint/v1/policies", tags=["policies"], route_class=RecordedRoute)
 
 TAR_BODY = {
     "requestBody": {

@@ -17,8 +17,9 @@ from mint_common.generation import AdapterStatus
 from mint_common.ids import Digest, EngineId, TenantId, is_digest
 from services.gateway.core.residency import AdapterEntry, EngineEntry, describe_engine, describe_residency
 from services.gateway.http.context import CallerDep, Gateway, GatewayDep
+from services.gateway.http.recording import RecordedRoute
 
-router = APIRouter(prefix="/mint/v1", tags=["residency"])
+router = APIRouter(prefix="/mint/v1", tags=["residency"], route_class=RecordedRoute)
 
 NEAREST = 4096
 """How many adapters of each engine are looked at: all in slots and host memory, then the disk's."""

@@ -8,8 +8,9 @@ from fastapi import APIRouter
 from mint_common.catalog import RuleRecord
 from services.gateway.core.policies import check_name
 from services.gateway.http.context import CallerDep, GatewayDep
+from services.gateway.http.recording import RecordedRoute
 
-router = APIRouter(prefix="/mint/v1/policies/{policy}/rules", tags=["rules"])
+router = APIRouter(prefix="/mint/v1/policies/{policy}/rules", tags=["rules"], route_class=RecordedRoute)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,87 @@
+"""First answers and the audit log in Postgres."""
+
+from collections.abc import Sequence
+
+import asyncpg
+
+from mint_common.ids import TenantId
+from mint_common.runtime.clock import Clock
+from services.gateway.core.idempotency import IdempotencyConflict
+from services.gateway.core.requests import (
+    AT_WORK_SECONDS,
+    KEPT_SECONDS,
+    AuditRow,
+    KeyedRequest,
+    RequestAtWork,
+    StoredAnswer,
+)
+
+_BEGIN = """
+    INSERT INTO requests (tenant_id, key, sha256, begun_at) VALUES ($1, $2, $3, $4)
+    ON CONFLICT (tenant_id, key) DO UPDATE SET sha256 = $3, begun_at = $4, status = NULL, answer = NULL
+    WHERE requests.begun_at < $4 - CASE WHEN requests.status IS NULL THEN $5::float8 ELSE $6::float8 END
+    RETURNING key
+"""
+_FINISH = """
+    UPDATE requests SET status = $3, content_type = $4, answer = $5 WHERE tenant_id = $1 AND key = $2
+"""
+_AUDIT = """
+    INSERT INTO audit (tenant_id, at, key_id, actor, method, path, status) VALUES ($1, $2, $3, $4, $5, $6, $7)
+"""
+
+
+class PostgresRequests:
+    """See `services.gateway.ports.Requests`."""
+
+    def __init__(self, pool: asyncpg.Pool, clock: Clock) -> None:
+        self._pool = pool
+        self._clock = clock
+
+    async def begin(self, request: KeyedRequest) -> StoredAnswer | None:
+        """Take a key, or return the first answer."""
+        now = self._clock.now()
+        taken = await self._pool.fetchval(
+            _BEGIN, request.tenant_id, request.key, request.sha256, now, AT_WORK_SECONDS, KEPT_SECONDS
+        )
+        if taken is not None:
+            return None
+        row = await self._pool.fetchrow(
+            "SELECT * FROM requests WHERE tenant_id = $1 AND key = $2", request.tenant_id, request.key
+        )
+        if row is not None and row["sha256"] != request.sha256:
+            raise IdempotencyConflict(key=request.key)
+        if row is None or row["status"] is None:
+            raise RequestAtWork(key=request.key)
+        return StoredAnswer(status=row["status"], content_type=row["content_type"], body=row["answer"])
+
+    async def finish(self, request: KeyedRequest, answer: StoredAnswer) -> None:
+        """Keep the first answer."""
+        await self._pool.execute(
+            _FINISH, request.tenant_id, request.key, answer.status, answer.content_type, answer.body
+        )
+
+    async def abandon(self, request: KeyedRequest) -> None:
+        """Give the key back."""
+        query = "DELETE FROM requests WHERE tenant_id = $1 AND key = $2 AND status IS NULL"
+        await self._pool.execute(query, request.tenant_id, request.key)
+
+    async def prune(self) -> None:
+        """Forget answers that are older than a day."""
+        await self._pool.execute("DELETE FROM requests WHERE begun_at < $1", self._clock.now() - KEPT_SECONDS)
+
+    async def log(self, tenant_id: TenantId, row: AuditRow) -> None:
+        """Append to a tenant's audit log."""
+        await self._pool.execute(
+            _AUDIT, tenant_id, row.at, row.key_id, row.actor, row.method, row.path, row.status
+        )
+
+    async def audit(self, tenant_id: TenantId, *, limit: int, before: int | None) -> Sequence[AuditRow]:
+        """Return a tenant's audit log, newest first."""
+        rows = await self._pool.fetch(
+            "SELECT place, at, key_id, actor, method, path, status FROM audit "
+            "WHERE tenant_id = $1 AND place < $2 ORDER BY place DESC LIMIT $3",
+            tenant_id,
+            2**62 if before is None else before,
+            limit,
+        )
+        return [AuditRow(**row) for row in rows]

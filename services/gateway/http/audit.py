@@ -1,0 +1,19 @@
+"""``/mint/v1/audit``: who changed what through the API, and with what outcome."""
+
+from fastapi import APIRouter
+
+from services.gateway.core.requests import AuditRow
+from services.gateway.http.context import CallerDep, GatewayDep, LimitQuery
+
+router = APIRouter(prefix="/mint/v1/audit", tags=["audit"])
+
+
+@router.get("")
+async def list_audit(
+    caller: CallerDep, gateway: GatewayDep, limit: LimitQuery = 100, before: int | None = None
+) -> list[AuditRow]:
+    """List the tenant's changes, newest first; ``before`` is the last place of the page before.
+
+    Takes an admin key. What rules do stands in the histories of their aliases.
+    """
+    return list(await gateway.requests.audit(caller.tenant_id, limit=limit, before=before))

@@ -1,0 +1,135 @@
+"""Routes that change something: answered once per Idempotency-Key, and written to the audit log.
+
+Invariants: of requests with one key and one content, one is carried out and all get its answer, for a day;
+an error changes nothing and leaves the key free. Answers that hold a secret are never stored.
+"""
+
+from collections.abc import Awaitable, Callable
+from urllib.parse import quote
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+
+from mint_common.errors import InvalidField, MintError
+from services.gateway.core.callers import Caller, choose_key
+from services.gateway.core.requests import (
+    AuditRow,
+    KeyedRequest,
+    RequestAtWork,
+    StoredAnswer,
+    keyed_request,
+)
+from services.gateway.http.context import Gateway, gateway_of, identify_caller
+
+REPEATED_HEADER = "idempotency-replayed"
+WAIT_SECONDS, LOOK_SECONDS = 10.0, 0.05
+_READING = {"GET", "HEAD", "OPTIONS"}
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class RecordedRoute(APIRoute):
+    """A route of a router made with ``route_class=RecordedRoute``."""
+
+    is_secret = False
+
+    def get_route_handler(self) -> Handler:  # type: ignore[override]  # its Coroutine is an Awaitable
+        """Wrap the route's own handler."""
+        carry_out = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            if request.method in _READING:
+                return await carry_out(request)
+            try:
+                gateway, caller = gateway_of(request), await _caller(request)
+            except MintError:
+                return await carry_out(request)  # which says what is wrong with the key
+            return await self._record(request, gateway, caller, carry_out)
+
+        return handle
+
+    async def _record(
+        self, request: Request, gateway: Gateway, caller: Caller, carry_out: Handler
+    ) -> Response:
+        keyed = await self._keyed(request, caller)
+        if keyed is not None:
+            answer = await _begin(gateway, keyed)
+            if answer is not None:
+                headers = {REPEATED_HEADER: "true"}
+                return Response(answer.body, answer.status, headers, media_type=answer.content_type)
+        status = 500
+        try:
+            response = await carry_out(request)
+            status = response.status_code
+            if keyed is not None:
+                await gateway.requests.finish(keyed, _stored(response))
+        except MintError as error:
+            status = error.http_status
+            raise
+        finally:
+            if keyed is not None and status >= 400:
+                await gateway.requests.abandon(keyed)
+            await gateway.requests.log(caller.tenant_id, _row(request, gateway, caller, status))
+        return response
+
+    async def _keyed(self, request: Request, caller: Caller) -> KeyedRequest | None:
+        key = request.headers.get("idempotency-key")
+        if key is None or _is_stream(
+            request
+        ):  # an upload is one with every other of the same bytes by itself
+            return None
+        if self.is_secret:
+            problem = "is not taken here: an answer that holds a key is never stored"
+            raise InvalidField(field="Idempotency-Key", problem=problem)
+        target = f"{request.url.path}?{request.url.query}"
+        body = await request.body()
+        return keyed_request(caller.tenant_id, key, method=request.method, target=target, body=body)
+
+
+class SecretRoute(RecordedRoute):
+    """A route whose answers hold secrets."""
+
+    is_secret = True
+
+
+async def _begin(gateway: Gateway, keyed: KeyedRequest) -> StoredAnswer | None:
+    """Take the key, or wait a while for the answer of the request that has it."""
+    deadline = gateway.clock.monotonic() + WAIT_SECONDS
+    while True:
+        try:
+            return await gateway.requests.begin(keyed)
+        except RequestAtWork:
+            if gateway.clock.monotonic() > deadline:
+                raise
+            await gateway.clock.sleep(LOOK_SECONDS)
+
+
+def _is_stream(request: Request) -> bool:
+    return request.headers.get("content-type") == "application/x-tar" or request.url.path.endswith(
+        "/revisions"
+    )
+
+
+async def _caller(request: Request) -> Caller:
+    scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
+    key = choose_key(
+        bearer=bearer if scheme.lower() == "bearer" else None, api_key=request.headers.get("x-api-key")
+    )
+    return await identify_caller(gateway_of(request), key)
+
+
+def _stored(response: Response) -> StoredAnswer:
+    content_type = response.headers.get("content-type", "application/json")
+    return StoredAnswer(status=response.status_code, content_type=content_type, body=bytes(response.body))
+
+
+def _row(request: Request, gateway: Gateway, caller: Caller, status: int) -> AuditRow:
+    return AuditRow(
+        at=gateway.clock.now(),
+        key_id=caller.key_id,
+        actor=caller.actor,
+        method=request.method,
+        # As it came: decoded, it might hold what Postgres does not take.
+        path=quote(request.url.path[:500], safe="/@:"),
+        status=status,
+    )

@@ -1,0 +1,76 @@
+"""Idempotency-Keys and the audit log, on every route that changes something."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def mint(stack, counter):
+    with stack.client() as client:
+        yield client
+
+
+def test_same_key_and_content_is_one_request_with_one_answer(mint):
+    body, headers = {"name": "once", "base": "tiny"}, {"idempotency-key": "make-once"}
+    first = mint.post("/policies", json=body, headers=headers)
+    again = mint.post("/policies", json=body, headers=headers)
+    assert (first.status_code, again.status_code) == (201, 201)
+    assert again.content == first.content
+    assert again.headers["idempotency-replayed"] == "true"
+    other = mint.post("/policies", json=body | {"name": "twice"}, headers=headers)
+    assert (other.status_code, other.json()["error"]["code"]) == (422, "idempotency_conflict")
+    assert mint.get("/policies/twice").status_code == 404
+
+
+def test_error_leaves_its_key_free(mint):
+    headers = {"idempotency-key": "fix-me"}
+    assert mint.post("/policies", json={"name": "fixed", "base": "none"}, headers=headers).status_code == 404
+    assert mint.post("/policies", json={"name": "fixed", "base": "tiny"}, headers=headers).status_code == 201
+
+
+def test_key_of_one_tenant_is_nothing_to_another(stack, mint):
+    body, headers = {"name": "shared-key", "base": "tiny"}, {"idempotency-key": "shared"}
+    mine = mint.post("/policies", json=body, headers=headers).json()
+    with stack.client(key=stack.other_key) as other:
+        assert other.post("/policies", json=body, headers=headers).json()["policy_id"] != mine["policy_id"]
+
+
+def test_racing_repeats_record_one_score(stack, mint):
+    score = {"revision": 1, "suite": "race", "metric": "m", "value": 0.5, "n": 1}
+    url, headers = "/policies/counter/aliases/raced", {"idempotency-key": "race-alias"}
+
+    def move(_: int) -> int:
+        with stack.client() as client:
+            return client.post(f"{url}/rollback", headers=headers).status_code
+
+    for revision in (1, 2, 3):
+        mint.put(url, json={"revision": revision})
+    with ThreadPoolExecutor(8) as threads:
+        codes = set(threads.map(move, range(8)))
+    assert codes <= {200, 503}
+    assert 200 in codes
+    assert mint.get(url).json()["revision"]["number"] == 2, "eight repeats are one step back"
+    assert mint.post("/policies/counter/evaluations", json=score, headers=headers).status_code == 422
+
+
+def test_answer_with_a_secret_is_never_stored(mint):
+    refused = mint.post("/keys", json={"name": "x"}, headers={"idempotency-key": "k"})
+    assert (refused.status_code, refused.json()["error"]["field"]) == (422, "Idempotency-Key")
+
+
+def test_audit_log_says_who_changed_what_and_how_it_went(stack, mint):
+    mint.post("/policies", json={"name": "audited", "base": "tiny"})
+    mint.post("/policies", json={"name": "audited", "base": "tiny"})
+    rows = mint.get("/audit", params={"limit": 2}).json()
+    assert [(row["method"], row["path"], row["status"]) for row in rows] == [
+        ("POST", "/mint/v1/policies", 422),
+        ("POST", "/mint/v1/policies", 201),
+    ]
+    assert {row["actor"] for row in rows} == {"bootstrap"}
+    (older,) = mint.get("/audit", params={"limit": 1, "before": rows[0]["place"]}).json()
+    assert older == rows[1]
+    with stack.client(key=stack.other_key) as other:
+        assert "/mint/v1/policies/audited" not in str(other.get("/audit").json())
