@@ -1,6 +1,5 @@
 """Keys, protection, retirement and rules: the rest of the store's promises, on memory and real Postgres."""
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
@@ -11,9 +10,6 @@ from contract.catalog_rig import (
     Store,
     add_policy,
     by,
-    fill,
-    memory_store,
-    postgres_store,
     publish,
 )
 
@@ -29,7 +25,6 @@ from mint_common.errors import (
 from mint_common.events import AliasMoved, EvaluationRecorded, RevisionRetired
 from mint_common.ids import EvaluationId
 from mint_common.runtime.clock import ManualClock
-from mint_common.runtime.postgres import migrate, open_pool
 from services.registry.core.keys import hash_key, stored_key
 from services.registry.core.names import parse_model
 from services.registry.handlers.rules import RuleHandler
@@ -45,26 +40,6 @@ RULE = RuleRecord(
     actor="ci",
     created_at=NOW,
 )
-
-
-@pytest.fixture(params=["memory", pytest.param("postgres", marks=pytest.mark.integration)])
-def dsn(request: pytest.FixtureRequest) -> str | None:
-    return None if request.param == "memory" else request.getfixturevalue("database")
-
-
-@pytest.fixture
-async def store(dsn: str | None) -> AsyncIterator[Store]:
-    if dsn is None:
-        made = memory_store()
-        await fill(made)
-        yield made
-        return
-    pool = await open_pool(dsn, schema="registry")
-    await migrate(pool, schema="registry", package="services.registry.adapters.migrations")
-    made = postgres_store(pool)
-    await fill(made)
-    yield made
-    await pool.close()
 
 
 async def test_key_is_rotated_revoked_and_remembers_its_last_use(store: Store) -> None:
