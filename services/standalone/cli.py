@@ -5,11 +5,14 @@ import sys
 import typer
 
 from mint_common.errors import MintError
+from services.standalone.commands.access import events, job_app, key_app
 from services.standalone.commands.adapter import adapter_app
 from services.standalone.commands.adapters import adapters_app, top
+from services.standalone.commands.aliases import alias_app, eval_app, rollback
 from services.standalone.commands.base import base_app
 from services.standalone.commands.demo import demo
 from services.standalone.commands.doctor import doctor
+from services.standalone.commands.policies import policy_app, revision_app
 from services.standalone.commands.running import down, status
 from services.standalone.commands.up import up
 
@@ -33,6 +36,14 @@ app.add_typer(base_app, name="base", short_help="Add or list base models.")
 app.add_typer(adapter_app, name="adapter", short_help="Pack, unpack or check adapter folders.")
 app.add_typer(adapters_app, name="adapters", short_help="Where revisions are; pin, prewarm, evict.")
 app.command(short_help="Engines and adapters, live.")(top)
+app.add_typer(policy_app, name="policy", short_help="Policies: list, show, create.")
+app.add_typer(revision_app, name="revision", short_help="Revisions: list, show, upload, retire.")
+app.add_typer(alias_app, name="alias", short_help="Aliases: list, move, protect, history.")
+app.command(short_help="Point an alias at what it pointed at before.")(rollback)
+app.add_typer(eval_app, name="eval", short_help="Scores: list, record.")
+app.add_typer(key_app, name="key", short_help="API keys: list, create, rotate, revoke.")
+app.add_typer(job_app, name="job", short_help="Jobs: list, show, cancel.")
+app.command(short_help="Events as they happen, as JSON lines.")(events)
 app.command(short_help="Train, serve, promote, roll back: in minutes.")(demo)
 
 

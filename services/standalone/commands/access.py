@@ -1,0 +1,77 @@
+"""`mint key`, `mint job`, `mint events`: who may do what, what is trained, what happens."""
+
+from typing import Annotated
+
+import typer
+
+from services.standalone.adapters.public_api import path_of
+from services.standalone.commands.catalog import JsonOption, group, public_api, show
+from services.standalone.commands.options import DEFAULT_FOLDER, FolderOption
+from services.standalone.core.catalog_tables import JOB, KEY
+
+KeyArgument = Annotated[str, typer.Argument(metavar="KEY_ID", help="A key's id (mint key list).")]
+JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job's id.")]
+
+
+def list_keys(*, as_json: JsonOption = False, folder: FolderOption = DEFAULT_FOLDER) -> None:
+    """List keys, revoked ones too."""
+    with public_api(folder) as api:
+        show(api.get("/keys"), KEY, as_json=as_json)
+
+
+def create_key(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Signs what the key does.")],
+    *,
+    scopes: Annotated[
+        str, typer.Option("--scopes", metavar="LIST", help="Some of read,infer,train,admin.")
+    ] = "read,infer,train",
+    folder: FolderOption = DEFAULT_FOLDER,
+) -> None:
+    """Make a key and print it, this once."""
+    with public_api(folder) as api:
+        typer.echo(api.post("/keys", {"name": name, "scopes": scopes.split(",")})["key"])
+
+
+def rotate_key(key: KeyArgument, *, folder: FolderOption = DEFAULT_FOLDER) -> None:
+    """Replace a key by a new one of the same id and print it, this once."""
+    with public_api(folder) as api:
+        typer.echo(api.post(path_of("keys", key, "rotate"))["key"])
+
+
+def revoke_key(key: KeyArgument, *, folder: FolderOption = DEFAULT_FOLDER) -> None:
+    """Let a key open nothing any more."""
+    with public_api(folder) as api:
+        api.delete(path_of("keys", key))
+    typer.echo(f"revoked {key}")
+
+
+def list_jobs(*, as_json: JsonOption = False, folder: FolderOption = DEFAULT_FOLDER) -> None:
+    """List jobs."""
+    with public_api(folder) as api:
+        show(api.get("/jobs"), JOB, as_json=as_json, nothing="no job yet")
+
+
+def show_job(job: JobArgument, *, as_json: JsonOption = False, folder: FolderOption = DEFAULT_FOLDER) -> None:
+    """Show one job."""
+    with public_api(folder) as api:
+        show(api.get(path_of("jobs", job)), JOB, as_json=as_json)
+
+
+def cancel_job(
+    job: JobArgument, *, as_json: JsonOption = False, folder: FolderOption = DEFAULT_FOLDER
+) -> None:
+    """Stop a job after the work in hand."""
+    with public_api(folder) as api:
+        show(api.post(path_of("jobs", job, "cancel")), JOB, as_json=as_json)
+
+
+def events(folder: FolderOption = DEFAULT_FOLDER) -> None:
+    """Print the tenant's events as they happen, one JSON envelope a line, until Ctrl-C."""
+    with public_api(folder) as api:
+        for line in api.lines("/events", last_event_id=None):
+            if line.startswith("data: "):
+                typer.echo(line.removeprefix("data: "))
+
+
+key_app = group("List, create, rotate or revoke API keys.", list_keys, create_key, rotate_key, revoke_key)
+job_app = group("List, show or cancel jobs.", list_jobs, show_job, cancel_job)

@@ -1,0 +1,141 @@
+"""`mint policy`, `mint revision`: make, list, upload, retire."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from services.standalone.adapters.public_api import path_of
+from services.standalone.commands.catalog import (
+    AfterOption,
+    JsonOption,
+    LimitOption,
+    PolicyArgument,
+    RevisionArgument,
+    group,
+    public_api,
+    show,
+)
+from services.standalone.commands.options import DEFAULT_FOLDER, FolderOption
+from services.standalone.core.catalog_tables import POLICY, REVISION
+
+
+def list_policies(
+    *,
+    limit: LimitOption = 100,
+    after: AfterOption = None,
+    as_json: JsonOption = False,
+    folder: FolderOption = DEFAULT_FOLDER,
+) -> None:
+    """List policies by name."""
+    with public_api(folder) as api:
+        found = api.get("/policies", {"limit": limit, "after": after})
+    show(found, POLICY, as_json=as_json, nothing="no policy yet: mint policy create NAME --base BASE")
+
+
+def show_policy(
+    policy: PolicyArgument, *, as_json: JsonOption = False, folder: FolderOption = DEFAULT_FOLDER
+) -> None:
+    """Show one policy."""
+    with public_api(folder) as api:
+        show(api.get(path_of("policies", policy)), POLICY, as_json=as_json)
+
+
+def create_policy(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Lower case, digits, dots, dashes.")],
+    base: Annotated[str, typer.Option("--base", metavar="BASE", help="The base it is trained over.")],
+    *,
+    rank: Annotated[int, typer.Option("--rank", min=1, help="The LoRA rank.")] = 16,
+    as_json: JsonOption = False,
+    folder: FolderOption = DEFAULT_FOLDER,
+) -> None:
+    """Make a policy."""
+    with public_api(folder) as api:
+        show(
+            api.post("/policies", {"name": name, "base": base, "lora": {"rank": rank}}),
+            POLICY,
+            as_json=as_json,
+        )
+
+
+def list_revisions(
+    policy: PolicyArgument,
+    *,
+    limit: LimitOption = 100,
+    after: AfterOption = None,
+    as_json: JsonOption = False,
+    folder: FolderOption = DEFAULT_FOLDER,
+) -> None:
+    """List a policy's revisions by number."""
+    with public_api(folder) as api:
+        found = api.get(path_of("policies", policy, "revisions"), {"limit": limit, "after": after})
+    show(found, REVISION, as_json=as_json, nothing="no revision yet")
+
+
+def show_revision(
+    policy: PolicyArgument,
+    revision: RevisionArgument,
+    *,
+    as_json: JsonOption = False,
+    folder: FolderOption = DEFAULT_FOLDER,
+) -> None:
+    """Show one revision."""
+    with public_api(folder) as api:
+        show(api.get(path_of("policies", policy, "revisions", revision)), REVISION, as_json=as_json)
+
+
+def upload_revision(
+    policy: PolicyArgument,
+    adapter: Annotated[Path, typer.Argument(metavar="FOLDER", help="An adapter that PEFT or MinT saved.")],
+    *,
+    step: Annotated[int, typer.Option("--step", min=0, help="Its optimizer step.")] = 0,
+    parent: Annotated[
+        str | None, typer.Option("--parent", metavar="REV", help="The revision that it was trained from.")
+    ] = None,
+    as_json: JsonOption = False,
+    folder: FolderOption = DEFAULT_FOLDER,
+) -> None:
+    """Upload an adapter folder as a revision; the same weights are the same revision."""
+    params = {"step": step, "parent": parent}
+    with public_api(folder) as api:
+        found = api.upload(path_of("policies", policy, "revisions"), adapter.expanduser(), params)
+    show(found, REVISION, as_json=as_json)
+
+
+def retire_revision(
+    policy: PolicyArgument,
+    revision: RevisionArgument,
+    *,
+    as_json: JsonOption = False,
+    folder: FolderOption = DEFAULT_FOLDER,
+) -> None:
+    """Take a revision out of use: no name resolves to it. Refused while an alias points at it."""
+    with public_api(folder) as api:
+        show(
+            api.post(path_of("policies", policy, "revisions", revision, "retire")), REVISION, as_json=as_json
+        )
+
+
+def restore_revision(
+    policy: PolicyArgument,
+    revision: RevisionArgument,
+    *,
+    as_json: JsonOption = False,
+    folder: FolderOption = DEFAULT_FOLDER,
+) -> None:
+    """Put a retired revision into use again."""
+    with public_api(folder) as api:
+        show(
+            api.post(path_of("policies", policy, "revisions", revision, "restore")), REVISION, as_json=as_json
+        )
+
+
+policy_app = group("List, show or create policies.", list_policies, show_policy, create_policy)
+revision_app = group(
+    "List, show, upload, retire or restore revisions.",
+    list_revisions,
+    show_revision,
+    upload_revision,
+    retire_revision,
+    restore_revision,
+)

@@ -1,0 +1,72 @@
+"""The catalog's commands against a real gateway: tables for people, JSON for programs."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from mint_common.adapters_format import CONFIG_FILE, WEIGHTS_FILE
+from mint_common.errors import MintError
+from mint_common.testing.adapters import make_adapter
+from services.standalone.cli import app
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def mint(stack, counter, monkeypatch):
+    monkeypatch.setenv("MINT_URL", stack.url)
+    monkeypatch.setenv("MINT_API_KEY", stack.key)
+
+    def run(*arguments: str) -> str:
+        result = CliRunner().invoke(app, list(arguments))
+        assert result.exit_code == 0, (result.output, result.exception)
+        return result.output
+
+    return run
+
+
+def refusal(*arguments: str) -> MintError:
+    result = CliRunner().invoke(app, list(arguments))
+    assert isinstance(result.exception, MintError), result
+    return result.exception
+
+
+def test_policy_from_its_creation_to_a_rollback(stack, mint, tmp_path):
+    assert "by-hand" in mint("policy", "create", "by-hand", "--base", "tiny", "--rank", "2")
+    assert mint("revision", "list", "by-hand") == "no revision yet\n"
+    for number in (1, 2):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        files = make_adapter(stack.facts, seed=number, rank=2).files
+        for name in (WEIGHTS_FILE, CONFIG_FILE):
+            (folder / name).write_bytes(files[name])
+        made = json.loads(mint("revision", "upload", "by-hand", str(folder), "--step", str(number), "--json"))
+        assert (made["number"], made["step"]) == (number, number)
+        mint("alias", "move", "by-hand", "prod", str(number), "--reason", f"upload {number}")
+    assert json.loads(mint("alias", "list", "by-hand", "--json"))[0]["revision"]["number"] == 2
+    mint("rollback", "by-hand", "--reason", "worse")
+    history = mint("alias", "history", "by-hand", "prod")
+    assert [line.split()[:2] for line in history.splitlines()[1:]] == [["3", "1"], ["2", "2"], ["1", "1"]]
+    assert "worse" in history
+    assert refusal("revision", "retire", "by-hand", "1").code == "revision_in_use"
+    assert "retired" in mint("revision", "retire", "by-hand", "2")
+    assert "published" in mint("revision", "restore", "by-hand", "2")
+    assert "yes" in mint("alias", "protect", "by-hand", "prod")
+    assert "yes" not in mint("alias", "protect", "by-hand", "prod", "--off")
+
+
+def test_scores_keys_and_jobs(mint):
+    assert "accuracy" in mint("eval", "record", "counter", "1", "held-out", "accuracy", "0.75", "--n", "8")
+    assert json.loads(mint("eval", "list", "counter", "--json"))[-1]["value"] == 0.75
+    key = mint("key", "create", "cli", "--scopes", "read").strip()
+    (row,) = [row for row in json.loads(mint("key", "list", "--json")) if row["name"] == "cli"]
+    assert key.startswith(row["shown"])
+    assert mint("key", "rotate", row["key_id"]).strip() != key
+    assert row["key_id"] in mint("key", "revoke", row["key_id"])
+    mint("job", "list")
+
+
+def test_refusal_is_the_gateways_own(mint, tmp_path):
+    assert refusal("policy", "show", "nobody").code == "not_found"
+    assert "adapter_model.safetensors" in str(refusal("revision", "upload", "counter", str(tmp_path)))
