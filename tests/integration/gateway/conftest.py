@@ -60,6 +60,10 @@ class Stack:
         """Create a policy, and publish revisions of it as a trainer would."""
         return asyncio.run(_make_policy(self, name, revisions))
 
+    def publish_more(self, name: str, count: int) -> None:
+        """Publish further revisions of a policy."""
+        asyncio.run(_publish_more(self, name, count))
+
 
 async def _make_policy(stack: Stack, name: str, revisions: int) -> PolicyRecord:
     blobs = LocalBlobs(stack.blobs)
@@ -76,6 +80,18 @@ async def _make_policy(stack: Stack, name: str, revisions: int) -> PolicyRecord:
         policy = await registry.get_policy(stack.tenant_id, name)
     await bus.close()
     return policy
+
+
+async def _publish_more(stack: Stack, name: str, count: int) -> None:
+    bus = await connect_nats(stack.nats_url, name="trainer")
+    async with InternalHttp(stack.registry_url, token=TOKEN) as http:
+        registry = RegistryClient(http)
+        for _ in range(count):
+            policy = await registry.get_policy(stack.tenant_id, name)
+            step, parent = policy.latest.number + 1, policy.latest.digest
+            blobs = LocalBlobs(stack.blobs)
+            await _publish(stack, policy, step, parent, blobs=blobs, bus=bus, registry=registry)
+    await bus.close()
 
 
 async def _publish(stack, policy, step, parent, *, blobs, bus, registry) -> RevisionRecord:
