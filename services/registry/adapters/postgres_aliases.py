@@ -33,11 +33,12 @@ _CURRENT = """
     WHERE policy_id = $1 AND alias = $2
 """
 _LOCK_POLICY = "SELECT 1 FROM policies WHERE policy_id = $1 FOR NO KEY UPDATE"
-_POINT = """
-    INSERT INTO aliases (policy_id, alias, sequence, number) VALUES ($1, $2, $3, $4)
-    ON CONFLICT (policy_id, alias) DO UPDATE SET sequence = $3, number = $4
-"""
+# One round trip for both: a move is a handful of them, and most of its time.
 _APPEND = """
+    WITH pointed AS (
+        INSERT INTO aliases (policy_id, alias, sequence, number) VALUES ($1, $2, $3, $6)
+        ON CONFLICT (policy_id, alias) DO UPDATE SET sequence = $3, number = $6
+    )
     INSERT INTO alias_history
         (policy_id, alias, sequence, previous, digest, number, below, actor, reason, moved_at)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
@@ -177,7 +178,6 @@ async def _revision(connection: PostgresConnection, policy_id: PolicyId, number:
 async def _append(
     connection: PostgresConnection, policy_id: PolicyId, name: str, entry: AliasEntry, mover: Mover
 ) -> None:
-    await connection.execute(_POINT, policy_id, name, entry.sequence, entry.number)
     await connection.execute(
         _APPEND,
         policy_id,
