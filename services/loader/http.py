@@ -40,7 +40,12 @@ class PrewarmBody:
 
 def add_routes(http: FastAPI, *, serving: Serving, tiers: Tiers, info: EngineInfo) -> None:
     """Add the loader's routes to its HTTP application."""
+    _add_generation(http, serving)
+    _add_engine(http, serving, tiers, info)
+    _add_residency(http, tiers)
 
+
+def _add_generation(http: FastAPI, serving: Serving) -> None:
     @http.post("/internal/generate")
     async def generate(request: Request) -> Response:
         """Answer with newline-delimited GenerationChunks, the lines of one engine step together."""
@@ -55,11 +60,20 @@ def add_routes(http: FastAPI, *, serving: Serving, tiers: Tiers, info: EngineInf
         body = _decode(await request.body(), TokenizeBody)
         return {"tokens": await serving.tokenize(text=body.text, messages=body.messages)}
 
+
+def _add_engine(http: FastAPI, serving: Serving, tiers: Tiers, info: EngineInfo) -> None:
     @http.get("/internal/engine")
     async def describe() -> object:
         """Return which engine this is."""
         return msgspec.to_builtins(info)
 
+    @http.get("/internal/load")
+    async def load() -> object:
+        """Return how busy the engine is."""
+        return msgspec.to_builtins(tiers.load(requests=serving.open_requests))
+
+
+def _add_residency(http: FastAPI, tiers: Tiers) -> None:
     @http.get("/internal/adapters")
     async def list_adapters(limit: Annotated[int | None, Query(ge=1)] = None) -> object:
         """Return every adapter on the engine, in the queue or on the local disk, the nearest first."""
@@ -69,11 +83,6 @@ def add_routes(http: FastAPI, *, serving: Serving, tiers: Tiers, info: EngineInf
     async def get_adapter(digest: str) -> object:
         """Return where one adapter is; one that nothing is known of is stored and registered."""
         return msgspec.to_builtins(tiers.status(Digest(digest)))
-
-    @http.get("/internal/load")
-    async def load() -> object:
-        """Return how busy the engine is."""
-        return msgspec.to_builtins(tiers.load(requests=serving.open_requests))
 
     @http.post("/internal/adapters/{digest}/pin")
     async def pin(digest: str) -> object:

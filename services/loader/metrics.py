@@ -36,7 +36,7 @@ HOST_BYTES = Gauge("mint_loader_host_bytes", "Bytes of adapters in host memory, 
 SLOTS_USED = Gauge("mint_loader_slots_used", "Slots taken by adapters")
 DISCREPANCIES = Counter(
     "mint_loader_discrepancies_total",
-    "Adapters found otherwise on the engine than the loader had it: lost, stray or in another tier",
+    "Adapters that a reconciliation corrected: idle ones that the engine had lost, and strays that it held",
     ["kind"],
 )
 REQUESTS = Counter("mint_loader_requests_total", "Generation requests by outcome", ["outcome"])
