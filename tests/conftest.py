@@ -150,6 +150,12 @@ def nats_server(server_folder: Path) -> Iterator[RunningServer]:
     yield from _running(make_nats(server_folder / "nats"))
 
 
+@pytest.fixture(scope="session")
+def lasting_nats(server_folder: Path) -> Iterator[RunningServer]:
+    """A NATS server for services that outlive a test: on the shared one they would take its messages."""
+    yield from _running(make_nats(server_folder / "lasting-nats"))
+
+
 @pytest.fixture
 def nats_url(nats_server: RunningServer) -> str:
     """The address of a NATS server with JetStream, without streams of earlier tests."""

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import asyncpg
 import httpx
-import nats
 import numpy as np
 import pytest
 
@@ -128,16 +127,15 @@ async def _publish(stack, policy, step, parent, *, blobs, bus, registry) -> Revi
 
 
 @pytest.fixture(scope="package")
-def stack(postgres_dsn: str, nats_server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def stack(postgres_dsn: str, lasting_nats, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Start registry, rollout and gateway as processes; they die with the package's tests."""
     folder = tmp_path_factory.mktemp("gateway")
     facts = read_base_facts(Path(__file__).parents[3] / "bases/tiny")
     database = asyncio.run(_fresh_database(postgres_dsn))
-    asyncio.run(_forget_streams(nats_server.address))
     ports = {name: free_port() for name in ("registry", "rollout", "gateway", "loader")}
     loader = ScriptedLoader(port=ports["loader"], token=TOKEN, base=facts.name, base_digest=facts.digest)
     loader.start()
-    environ = _environ(database, nats_server.address, folder / "blobs", ports)
+    environ = _environ(database, lasting_nats.address, folder / "blobs", ports)
     processes = {}
     try:
         for name in ("registry", "rollout", "gateway"):
@@ -150,7 +148,7 @@ def stack(postgres_dsn: str, nats_server, tmp_path_factory: pytest.TempPathFacto
             other_key=other_key,
             tenant_id=tenant_id,
             registry_url=f"http://127.0.0.1:{ports['registry']}",
-            nats_url=nats_server.address,
+            nats_url=lasting_nats.address,
             dsn=database,
             blobs=folder / "blobs",
             facts=facts,
@@ -217,13 +215,6 @@ async def _fresh_database(dsn: str) -> str:
     await connection.execute(f"CREATE DATABASE {name}")
     await connection.close()
     return dsn.rpartition("/")[0] + f"/{name}"
-
-
-async def _forget_streams(url: str) -> None:
-    client = await nats.connect(url)
-    for stream in await client.jetstream().streams_info():
-        await client.jetstream().delete_stream(stream.config.name or "")
-    await client.close()
 
 
 @pytest.fixture(scope="package")
