@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mint_common.claims import Claim
-from mint_common.errors import BlobCorrupt
+from mint_common.errors import BlobCorrupt, InvalidField
 
 CHUNK_BYTES = 1 << 20
 
@@ -60,6 +60,19 @@ def check_bytes(claim: Claim, data: bytes) -> bytes:
     check.update(data)
     check.finish()
     return data
+
+
+def check_range(claim: Claim, *, start: int, size: int) -> None:
+    """Raise InvalidField unless a range has bytes, all of them within the claim."""
+    if not (start >= 0 and size > 0 and start + size <= claim.size_bytes):
+        problem = f"{size} bytes from {start} are not within {claim.size_bytes}"
+        raise InvalidField(field="range", problem=problem)
+
+
+def check_size(claim: Claim, found: int) -> None:
+    """Raise BlobCorrupt when the whole has another size than claimed."""
+    if found != claim.size_bytes:
+        raise BlobCorrupt(uri=claim.uri, expected=f"{claim.size_bytes} bytes", found=str(found))
 
 
 @contextmanager

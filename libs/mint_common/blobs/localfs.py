@@ -16,7 +16,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from mint_common.blobs.checked import CHUNK_BYTES, Check, claim_of, claim_of_file, landing
+from mint_common.blobs.checked import (
+    CHUNK_BYTES,
+    Check,
+    check_range,
+    check_size,
+    claim_of,
+    claim_of_file,
+    landing,
+)
 from mint_common.blobs.keys import check_key, check_prefix
 from mint_common.claims import Claim
 from mint_common.errors import AlreadyExists, BlobCorrupt, BlobMissing, InvalidField, Unavailable
@@ -65,6 +73,12 @@ class LocalBlobs:
         """Return the claimed bytes, checked."""
         parts = check_key(claim.uri)
         return await asyncio.to_thread(lambda: b"".join(self._chunks(claim, parts)))
+
+    async def get_range(self, claim: Claim, *, start: int, size: int) -> bytes:
+        """Return a part of the claimed bytes."""
+        parts = check_key(claim.uri)
+        check_range(claim, start=start, size=size)
+        return await asyncio.to_thread(self._part, claim, parts, start, size)
 
     async def fetch(self, claim: Claim, path: Path) -> None:
         """Copy the claimed bytes to a file outside the store."""
@@ -118,6 +132,12 @@ class LocalBlobs:
                 check.update(chunk)
                 yield chunk
         check.finish()
+
+    def _part(self, claim: Claim, parts: tuple[str, ...], start: int, size: int) -> bytes:
+        with _reading(claim.uri), self._folder(parts[:-1]) as folder, _open(folder, parts[-1]) as file:
+            check_size(claim, os.fstat(file.fileno()).st_size)
+            file.seek(start)
+            return file.read(size)
 
     def _copy(self, claim: Claim, parts: tuple[str, ...], path: Path) -> None:
         with landing(path) as file:

@@ -33,6 +33,13 @@ class Blobs(Protocol):
         """Return the claimed bytes, checked."""
         ...
 
+    async def get_range(self, claim: Claim, *, start: int, size: int) -> bytes:
+        """Return a part of the claimed bytes, unchecked but for the size of the whole.
+
+        Raises InvalidField for a range that is empty or not within the claim.
+        """
+        ...
+
     async def fetch(self, claim: Claim, path: Path) -> None:
         """Write the claimed bytes to a local file, checked, atomically, with bounded memory."""
         ...

@@ -19,7 +19,15 @@ import aiohttp
 from aiobotocore.config import AioConfig
 from botocore.exceptions import BotoCoreError, ClientError
 
-from mint_common.blobs.checked import CHUNK_BYTES, Check, claim_of, claim_of_file, landing_in_thread
+from mint_common.blobs.checked import (
+    CHUNK_BYTES,
+    Check,
+    check_range,
+    check_size,
+    claim_of,
+    claim_of_file,
+    landing_in_thread,
+)
 from mint_common.blobs.keys import check_key, check_prefix
 from mint_common.claims import Claim
 from mint_common.errors import AlreadyExists, BlobCorrupt, BlobMissing, Unavailable
@@ -77,6 +85,12 @@ class S3Blobs:
         """Return the claimed bytes, checked."""
         check_key(claim.uri)
         return await self._retrying(lambda: self._read(claim), claim.uri)
+
+    async def get_range(self, claim: Claim, *, start: int, size: int) -> bytes:
+        """Return a part of the claimed bytes."""
+        check_key(claim.uri)
+        check_range(claim, start=start, size=size)
+        return await self._retrying(lambda: self._read_range(claim, start, size), claim.uri)
 
     async def fetch(self, claim: Claim, path: Path) -> None:
         """Copy the claimed bytes to a file, chunk by chunk."""
@@ -155,6 +169,29 @@ class S3Blobs:
 
     async def _read(self, claim: Claim) -> bytes:
         return b"".join([chunk async for chunk in self._chunks(claim)])
+
+    async def _read_range(self, claim: Claim, start: int, size: int) -> bytes:
+        try:
+            answer = await self._client.get_object(
+                **self._at(claim.uri), Range=f"bytes={start}-{start + size - 1}"
+            )
+        except ClientError as error:
+            if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") != 416:
+                raise
+            raise BlobCorrupt(
+                uri=claim.uri, expected=f"{claim.size_bytes} bytes", found=f"at most {start}"
+            ) from error
+        async with answer["Body"] as body:
+            total = answer.get("ContentRange", "").rpartition("/")[2]
+            if not total.isdigit():
+                raise Unavailable(
+                    what=_STORE, problem="it does not answer with the range that it was asked for"
+                )
+            check_size(claim, int(total))
+            data: bytes = await body.read()
+        if len(data) != size:
+            raise ConnectionError(f"{len(data)} of {size} bytes came")
+        return data
 
     async def _copy(self, claim: Claim, path: Path) -> None:
         async with landing_in_thread(path) as file:

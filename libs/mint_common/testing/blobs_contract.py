@@ -42,6 +42,22 @@ async def a_file_is_put_like_its_bytes(blobs: Blobs, folder: Path) -> None:
     await _raises(InvalidField, blobs.put_file("../out", file))
 
 
+async def ranges_are_parts_of_the_whole(blobs: Blobs, folder: Path) -> None:
+    """Any part within the claim can be read; the size of the whole is checked, and its absence told."""
+    data = bytes(range(256)) * 10_000
+    claim = await blobs.put("a/b.bin", data)
+    for start, size in ((0, 1), (0, len(data)), (1_000_000, 300_001), (len(data) - 1, 1)):
+        assert await blobs.get_range(claim, start=start, size=size) == data[start : start + size]
+    for start, size in ((-1, 2), (0, 0), (0, -1), (0, len(data) + 1), (len(data), 1)):
+        await _raises(InvalidField, blobs.get_range(claim, start=start, size=size))
+    for other in (1, len(data) - 1, len(data) + 1, 2 * len(data)):
+        bad = replace(claim, size_bytes=other)
+        await _raises(BlobCorrupt, blobs.get_range(bad, start=other - 1, size=1))
+        await _raises(BlobCorrupt, blobs.get_range(bad, start=0, size=1))
+    await _raises(BlobMissing, blobs.get_range(replace(claim, uri="a/none"), start=0, size=1))
+    await _raises(InvalidField, blobs.get_range(replace(claim, uri="../a"), start=0, size=1))
+
+
 async def an_empty_blob_is_a_blob(blobs: Blobs, folder: Path) -> None:
     """No bytes are bytes too."""
     claim = await blobs.put("empty", b"")
@@ -180,6 +196,7 @@ async def close_is_idempotent(blobs: Blobs, folder: Path) -> None:
 BLOBS_CONTRACT: tuple[Check, ...] = (
     bytes_come_back_under_their_claim,
     a_file_is_put_like_its_bytes,
+    ranges_are_parts_of_the_whole,
     an_empty_blob_is_a_blob,
     put_replaces,
     put_new_never_overwrites,

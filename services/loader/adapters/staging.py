@@ -1,8 +1,9 @@
 """The local disk cache of adapter files.
 
 Invariants: an adapter lies under its own digest, so no path comes from a request; a folder in the cache was
-complete when it was entered; every file is proved and checked again each time that it is staged. An adapter
-of experts that came unpacked has its packed form in a folder inside its own, and that one is served.
+complete when it was entered; every file is proved and checked again each time that it is staged; a download
+that broke goes on where it stopped. An adapter of experts that came unpacked has its packed form in a folder
+inside its own, and that one is served.
 """
 
 import asyncio
@@ -29,6 +30,7 @@ from mint_common.adapters_format import (
 )
 from mint_common.adapters_format.tensor_file import ITEM_BYTES
 from mint_common.blobs.port import Blobs
+from mint_common.blobs.resuming import RANGE_BYTES, ResumingBlobs
 from mint_common.claims import RevisionRef
 from mint_common.errors import AdapterInvalid, Unavailable
 from mint_common.ids import Digest
@@ -39,6 +41,7 @@ from services.loader.ports import StagedAdapter
 
 _FOLDER = re.compile(r"[0-9a-f]{64}")
 _PACKED_FOLDER = "packed"
+_PARTIALS = ".partial"
 _ENGINE_ITEM_BYTES = 4  # the engine keeps adapters in float32, its own dtype
 
 
@@ -46,9 +49,16 @@ class DiskCache:
     """Adapters from the blob store, kept on the local disk."""
 
     def __init__(
-        self, blobs: Blobs, facts: BaseFacts, *, root: Path, capacity_bytes: int, clock: Clock
+        self,
+        blobs: Blobs,
+        facts: BaseFacts,
+        *,
+        root: Path,
+        capacity_bytes: int,
+        clock: Clock,
+        range_bytes: int = RANGE_BYTES,
     ) -> None:
-        self._blobs = blobs
+        self._blobs = ResumingBlobs(blobs, partials=root / _PARTIALS, range_bytes=range_bytes)
         self._facts = facts
         self._root = root
         self._capacity_bytes = capacity_bytes
@@ -56,7 +66,7 @@ class DiskCache:
         self._stored: dict[Digest, StoredAdapter] = {}
 
     def open(self) -> None:
-        """Take stock of what an earlier run left; remove what it left half done."""
+        """Take stock of what an earlier run left; remove what it left half done, but downloads."""
         self._root.mkdir(parents=True, exist_ok=True)
         for folder in self._root.iterdir():
             if _FOLDER.fullmatch(folder.name) and (folder / MANIFEST_FILE).exists():
@@ -65,7 +75,7 @@ class DiskCache:
                 self._stored[digest] = StoredAdapter(
                     digest=digest, size_bytes=_weights_bytes(folder), touched=touched
                 )
-            elif folder.is_dir():
+            elif folder.is_dir() and folder.name != _PARTIALS:
                 shutil.rmtree(folder)
 
     async def stage(self, revision: RevisionRef) -> StagedAdapter:

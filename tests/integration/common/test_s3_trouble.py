@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from mint_common.blobs.resuming import ResumingBlobs
 from mint_common.blobs.s3 import S3Blobs, open_s3
 from mint_common.errors import AlreadyExists, Unavailable
 
@@ -157,3 +158,29 @@ async def test_a_wrong_secret_waits_for_an_operator(s3_server: Any) -> None:
     with pytest.raises(Unavailable, match="403"):
         await blobs.put("key", b"x")
     await blobs.close()
+
+
+@pytest.mark.parametrize("plan", [("500",), ("cut",), ("pass", "cut", "drop", "503")])
+async def test_a_ranged_download_gets_through(s3_server: Any, plan: tuple[str, ...], tmp_path: Any) -> None:
+    data = bytes(range(256)) * 10_000
+    async with troubled(s3_server) as (blobs, trouble):
+        claim = await blobs.put("key", data)
+        trouble.plan[:], trouble.seen = plan, 0
+        resuming = ResumingBlobs(blobs, partials=tmp_path / "partial", range_bytes=1_000_000)
+        await resuming.fetch(claim, tmp_path / "copy")
+        assert (tmp_path / "copy").read_bytes() == data
+        assert trouble.seen == 3 + sum(how != "pass" for how in plan)
+
+
+async def test_a_download_that_an_outage_broke_goes_on(s3_server: Any, tmp_path: Any) -> None:
+    data = bytes(range(256)) * 10_000
+    async with troubled(s3_server) as (blobs, trouble):
+        claim = await blobs.put("key", data)
+        trouble.plan[:] = ["pass", "pass", *["503"] * 6]
+        resuming = ResumingBlobs(blobs, partials=tmp_path / "partial", range_bytes=1_000_000)
+        with pytest.raises(Unavailable):
+            await resuming.fetch(claim, tmp_path / "copy")
+        trouble.seen = 0
+        await resuming.fetch(claim, tmp_path / "copy")
+        assert (tmp_path / "copy").read_bytes() == data
+        assert trouble.seen == 1

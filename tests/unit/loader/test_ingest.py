@@ -16,7 +16,8 @@ from mint_common.adapters_format import (
     store_adapter,
 )
 from mint_common.blobs.memory import MemoryBlobs
-from mint_common.claims import RevisionRef
+from mint_common.claims import Claim, RevisionRef
+from mint_common.errors import Unavailable
 from mint_common.runtime.clock import ManualClock
 from services.loader.adapters.staging import DiskCache
 
@@ -24,6 +25,22 @@ GOLDEN = Path(__file__).parents[2] / "golden" / "adapters"
 PACKED = GOLDEN / "gravel-r2-packed"
 UNPACKED = ("gravel-r2-per-expert", "gravel-r2-fused")
 FACTS = msgspec.json.decode((PACKED / BASE_FILE).read_bytes(), type=BaseFacts)
+
+
+class BreakingBlobs(MemoryBlobs):
+    """A store that breaks when asked for weights from ``breaks_at`` on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.breaks_at: int | None = None
+        self.asked: list[tuple[str, int]] = []
+
+    async def get_range(self, claim: Claim, *, start: int, size: int) -> bytes:
+        """Break when told so."""
+        if self.breaks_at is not None and claim.uri.endswith(WEIGHTS_FILE) and start >= self.breaks_at:
+            raise Unavailable(what="the store", problem="it broke")
+        self.asked.append((claim.uri, start))
+        return await super().get_range(claim, start=start, size=size)
 
 
 async def stored(blobs: MemoryBlobs, name: str) -> RevisionRef:
@@ -75,6 +92,28 @@ async def test_what_was_packed_is_checked_again_and_made_anew_when_broken(tmp_pa
     (staged.folder / MANIFEST_FILE).unlink()
     await cache.stage(revision)
     assert (staged.folder / MANIFEST_FILE).exists()
+
+
+async def test_a_download_that_broke_goes_on_after_a_restart(tmp_path: Path) -> None:
+    blobs = BreakingBlobs()
+    revision = await stored(blobs, PACKED.name)
+    size, step = (PACKED / WEIGHTS_FILE).stat().st_size, 100
+
+    def cache() -> DiskCache:
+        made = DiskCache(
+            blobs, FACTS, root=tmp_path, capacity_bytes=1 << 30, clock=ManualClock(), range_bytes=step
+        )
+        made.open()
+        return made
+
+    blobs.breaks_at = size // step // 2 * step
+    with pytest.raises(Unavailable):
+        await cache().stage(revision)
+    blobs.breaks_at = None
+    staged = await cache().stage(revision)
+    assert (staged.folder / WEIGHTS_FILE).read_bytes() == (PACKED / WEIGHTS_FILE).read_bytes()
+    asked = [start for uri, start in blobs.asked if uri.endswith(WEIGHTS_FILE)]
+    assert asked == list(range(0, size, step)), "nothing is asked for twice"
 
 
 async def test_a_removed_adapter_takes_its_packed_form_along(tmp_path: Path) -> None:
