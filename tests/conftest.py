@@ -12,7 +12,8 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import asyncpg
@@ -83,9 +84,23 @@ class RunningServer:
                 with urllib.request.urlopen(self.launch.ready_url, timeout=2) as answer:
                     return bool(answer.status == 200)
             with socket.create_connection(("127.0.0.1", self.launch.ready_port), timeout=2):
-                return True
+                return not self.launch.ready_dsn or _takes_connections(self.launch.ready_dsn)
         except (OSError, urllib.error.URLError):
             return False
+
+
+def _takes_connections(dsn: str) -> bool:
+    """Ask in a thread of its own: the test that waits may run an event loop."""
+
+    async def connect() -> None:
+        await (await asyncpg.connect(dsn, timeout=5)).close()
+
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            pool.submit(asyncio.run, connect()).result()
+        except (asyncpg.PostgresError, OSError):
+            return False
+    return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +117,9 @@ def make_postgres(folder: Path) -> RunningServer:
     """Prepare a Postgres server (not started)."""
     port = free_port()
     password = prepare_postgres(folder)
-    return RunningServer(postgres_launch(folder, port), postgres_address(password, port), folder / "log")
+    address = postgres_address(password, port)
+    launch = replace(postgres_launch(folder, port), ready_dsn=address)
+    return RunningServer(launch, address, folder / "log")
 
 
 def make_nats(folder: Path) -> RunningServer:
