@@ -136,6 +136,14 @@ class Unavailable(MintError):
     http_status = 503
 
 
+class RevisionNotReady(MintError):
+    """Revision {number} of policy {name!r} is not ready after {seconds} s: the alias has not moved."""
+
+    code = "revision_not_ready"
+    retryable = True
+    http_status = 503
+
+
 class TaskFailed(MintError):
     """Task {task!r} failed: {problem}"""
 

@@ -113,6 +113,7 @@ async def run(settings: GatewaySettings) -> None:
             bus=bus,
             clock=clock,
             keys=KeyMemory(ttl_seconds=settings.key_memory_seconds, capacity=KEYS),
+            ready_seconds=settings.ready_seconds,
         )
 
         async def follow_engines() -> None:

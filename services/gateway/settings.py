@@ -29,3 +29,9 @@ class GatewaySettings(BaseModel):
         ge=0,
         description="how long a resolved model name is believed when the bus tells of no change, seconds",
     )
+    ready_seconds: float = Field(
+        20.0,
+        gt=0,
+        lt=30,
+        description="how long an alias move with wait_ready waits for its revision to be ready, seconds",
+    )

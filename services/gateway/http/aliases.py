@@ -9,6 +9,7 @@ from mint_common.catalog import AliasMove, AliasRecord
 from mint_common.ids import Digest
 from services.gateway.core.policies import check_name
 from services.gateway.http.context import CallerDep, GatewayDep, LimitQuery
+from services.gateway.http.readiness import await_ready
 from services.gateway.http.recording import RecordedRoute
 
 router = APIRouter(prefix="/mint/v1/policies/{policy}/aliases", tags=["aliases"], route_class=RecordedRoute)
@@ -18,7 +19,8 @@ router = APIRouter(prefix="/mint/v1/policies/{policy}/aliases", tags=["aliases"]
 class PromoteBody:
     """Where the alias shall point; ``expected`` is the digest that it must point at now.
 
-    An empty ``expected`` means that the alias must not exist yet; without it the alias is moved anyway.
+    An empty ``expected`` means that the alias must not exist yet; without it the alias is moved anyway. With
+    ``wait_ready`` the revision is loaded first, and the alias answers with the old one until it is ready.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -26,6 +28,7 @@ class PromoteBody:
     revision: int | str
     expected: str | None = None
     reason: str = ""
+    wait_ready: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,13 +87,19 @@ async def protect(
 async def promote(
     policy: str, alias: str, body: PromoteBody, caller: CallerDep, gateway: GatewayDep
 ) -> AliasRecord:
-    """Point an alias at a revision. 412 when ``expected`` is not what it points at."""
+    """Point an alias at a revision. 412 when ``expected`` is not what it points at.
+
+    503 when the revision that ``wait_ready`` waits for is not ready in time; the alias has not moved then.
+    """
     check_name("alias", alias)
+    revision = body.revision if isinstance(body.revision, int) else Digest(body.revision)
+    if body.wait_ready:
+        await await_ready(gateway, caller.tenant_id, policy, revision)
     moved = await gateway.registry.move_alias(
         caller.tenant_id,
         policy,
         alias,
-        revision=body.revision if isinstance(body.revision, int) else Digest(body.revision),
+        revision=revision,
         expected=body.expected,
         reason=body.reason,
         actor=caller.actor,

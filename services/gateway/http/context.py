@@ -30,6 +30,7 @@ class Gateway:
     bus: Bus
     clock: Clock
     keys: KeyMemory
+    ready_seconds: float
 
 
 def gateway_of(request: Request) -> Gateway:

@@ -26,6 +26,10 @@ ExpectedOption = Annotated[
         "--expected", metavar="DIGEST", help="What the alias must point at now; '' for one that is new."
     ),
 ]
+WaitReadyOption = Annotated[
+    bool,
+    typer.Option("--wait-ready", help="Load the revision first; the old one answers until it is ready."),
+]
 
 
 def list_aliases(
@@ -42,12 +46,15 @@ def move_alias(
     revision: RevisionArgument,
     *,
     expected: ExpectedOption = None,
+    wait_ready: WaitReadyOption = False,
     reason: ReasonOption = "",
     as_json: JsonOption = False,
     folder: FolderOption = DEFAULT_FOLDER,
 ) -> None:
     """Point an alias at a revision."""
     body = {"revision": number_or_digest(revision), "reason": reason}
+    if wait_ready:
+        body["wait_ready"] = True
     if expected is not None:
         body["expected"] = expected
     with public_api(folder) as api:

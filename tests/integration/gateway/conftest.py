@@ -178,6 +178,7 @@ def _environ(dsn: str, nats_url: str, blobs: Path, ports: dict[str, int]) -> dic
         "MINT_REGISTRY_BOOTSTRAP_KEY": KEY,
         "MINT_ROLLOUT_HTTP_PORT": str(ports["rollout"]),
         "MINT_GATEWAY_HTTP_PORT": str(ports["gateway"]),
+        "MINT_GATEWAY_READY_SECONDS": "2",
     }
 
 

@@ -44,6 +44,9 @@ class ScriptedLoader:
         self.requests: list[GenerationRequest] = []
         self.aborted: list[str] = []
         self.resident: list[AdapterStatus] = []
+        self.prewarmed: list[Digest] = []
+        self.may_load = threading.Event()
+        self.may_load.set()
         self.load = EngineLoad(
             requests=0,
             loads_waiting=0,
@@ -92,6 +95,14 @@ class ScriptedLoader:
         async def load() -> dict[str, object]:
             return asdict(self.load)
 
+        @http.post("/internal/prewarm")
+        async def prewarm(request: Request) -> dict[str, object]:
+            digest = Digest((await request.json())["revision"]["digest"])
+            self.prewarmed.append(digest)
+            while not self.may_load.is_set():
+                await asyncio.sleep(0.01)
+            return asdict(ready_status(digest))
+
         @http.post("/internal/tokenize")
         async def tokenize(request: Request) -> dict[str, object]:
             body = await request.json()
@@ -133,6 +144,20 @@ class ScriptedLoader:
                     return
                 yield _delta(letter, asked, index)
             yield Finished(index=index, reason=reason)
+
+
+def ready_status(digest: Digest) -> AdapterStatus:
+    """Return the status of an adapter in a slot."""
+    return AdapterStatus(
+        digest=digest,
+        tier="slot",
+        readiness="ready",
+        size_bytes=10,
+        pinned=False,
+        in_flight=0,
+        last_used_at=1.0,
+        load_seconds=0.1,
+    )
 
 
 def script(asked: GenerationRequest, index: int) -> tuple[str, str]:

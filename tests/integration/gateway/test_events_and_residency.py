@@ -6,8 +6,8 @@ import threading
 import httpx
 import pytest
 
-from mint_common.generation import AdapterStatus
 from mint_common.ids import Digest
+from tests.integration.gateway.scripted_loader import ready_status
 
 pytestmark = pytest.mark.integration
 
@@ -67,8 +67,8 @@ def test_engines(stack):
 
 
 def test_a_tenant_sees_its_own_adapters_only(stack, counter):
-    mine = _status(counter.latest.digest)
-    stack.loader.resident[:] = [mine, _status(Digest("sha256:" + "e" * 64))]
+    mine = ready_status(counter.latest.digest)
+    stack.loader.resident[:] = [mine, ready_status(Digest("sha256:" + "e" * 64))]
     with stack.client() as mint:
         (entry,) = mint.get("/adapters").json()
     assert (entry["policy"], entry["number"], entry["tier"]) == ("counter", 3, "slot")
@@ -83,16 +83,3 @@ def test_an_unknown_digest_is_not_found(stack, change, digest):
     with stack.client() as mint:
         answer = mint.post(f"/adapters/{digest}/{change}")
     assert (answer.status_code, answer.json()["error"]["kind"]) == (404, "revision")
-
-
-def _status(digest: Digest) -> AdapterStatus:
-    return AdapterStatus(
-        digest=digest,
-        tier="slot",
-        readiness="ready",
-        size_bytes=10,
-        pinned=False,
-        in_flight=0,
-        last_used_at=1.0,
-        load_seconds=0.1,
-    )
