@@ -6,6 +6,7 @@ it clean.
 """
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -59,6 +60,9 @@ async def run_service(
     what they have in hand. Raises what a background task raised.
     """
     listener = _listen(settings)
+    # What is imported and composed by now stays: a full collection would walk it all, and stall requests.
+    gc.collect()
+    gc.freeze()
     server = _Server(_server_config(http, drain_seconds))
     stop = asyncio.Event()
     try:
