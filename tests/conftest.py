@@ -1,6 +1,7 @@
 """Real servers for tests: Postgres, NATS JetStream and S3, each started once per run on loopback."""
 
 import asyncio
+import contextlib
 import itertools
 import os
 import random
@@ -17,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import asyncpg
+import psutil
 import pytest
 
 from services.standalone.adapters.launch import Launch, free_port
@@ -63,10 +65,22 @@ class RunningServer:
             time.sleep(0.02)
 
     def kill(self) -> None:
-        """Send SIGKILL and reap."""
+        """Send SIGKILL to the server and all that it started, and reap.
+
+        Postgres' backends lead sessions of their own: killed with the postmaster alone, they answer on for a
+        moment.
+        """
         assert self.process is not None
+        try:
+            family = psutil.Process(self.process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            family = []
         os.killpg(self.process.pid, signal.SIGKILL)
+        for member in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.kill()
         self.process.wait()
+        psutil.wait_procs(family, timeout=10)
 
     def stop(self) -> None:
         """Ask to stop, then insist."""

@@ -2,11 +2,17 @@
 
 import os
 import pwd
+import random
 import signal
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from mint_common.errors import Unavailable
+
+PORTS = range(18_000, 32_000)
+"""Below Linux's default range for outgoing connections (32768 and up)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +56,20 @@ def unprivileged_user() -> RunAs | None:
 
 
 def free_port() -> int:
-    """Return a loopback port that is free now."""
+    """Return a loopback port that is free now, out of those that no outgoing connection takes by itself.
+
+    An engine listens only after it has loaded its base: a port of the kernel's own choice may be gone by then.
+    """
+    for port in random.SystemRandom().sample(PORTS, k=len(PORTS)):
+        if _can_bind(port):
+            return port
+    raise Unavailable(what="a loopback port", problem=f"all of {PORTS.start}-{PORTS.stop - 1} are taken")
+
+
+def _can_bind(port: int) -> bool:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
