@@ -56,7 +56,7 @@ def unprivileged_user() -> RunAs | None:
 
 
 def free_port() -> int:
-    """Return a loopback port that is free now, out of those that no outgoing connection takes by itself.
+    """Return a loopback port that is free now, one of those that no outgoing connection is given.
 
     An engine listens only after it has loaded its base: a port of the kernel's own choice may be gone by then.
     """
