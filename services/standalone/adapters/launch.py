@@ -58,7 +58,7 @@ def unprivileged_user() -> RunAs | None:
 def free_port() -> int:
     """Return a loopback port that is free now, one of those that no outgoing connection is given.
 
-    An engine listens only after it has loaded its base: a port of the kernel's own choice may be gone by then.
+    An engine listens only when it has loaded its base: a port of the kernel's choice may be gone by then.
     """
     for port in random.SystemRandom().sample(PORTS, k=len(PORTS)):
         if _can_bind(port):
