@@ -20,6 +20,8 @@ from mint_common.telemetry.tracing import inject, span, tracer
 
 INTERNAL_TOKEN_HEADER = "x-mint-internal-token"  # noqa: S105  # the header's name, not a token
 
+MSGPACK = "application/msgpack"
+
 Params = Mapping[str, str | int | float | bool | None]
 Json = Any  # whatever the other side answered; the typed clients above this one convert it
 
@@ -95,6 +97,24 @@ class InternalHttp:
             if not 200 <= response.status < 300:
                 raise self._error_of(response.status, content)
             return msgspec.json.decode(content)
+
+    async def exchange(
+        self, method: str, path: str, content: bytes = b"", params: Params | None = None
+    ) -> bytes:
+        """Send msgpack and return the msgpack of the answer, which its reader decodes."""
+        with span(f"http {method}", kind=SpanKind.CLIENT, **{"url.path": path}), self._translated():
+            async with self._session.request(
+                method,
+                self._url(path, params),
+                data=content,
+                headers=inject({"content-type": MSGPACK}),
+                timeout=self._stream_timeout,
+                allow_redirects=False,
+            ) as response:
+                answer = await response.read()
+            if not 200 <= response.status < 300:
+                raise self._error_of(response.status, answer)
+            return answer
 
     async def put(self, path: str, body: object = None, params: Params | None = None) -> Json:
         """Set something."""

@@ -1,0 +1,139 @@
+"""Clients of trainers: one trainer's operations, sessions and checkpoints, and which trainer has a base."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import TypeVar
+
+import msgspec
+
+from mint_common.client.http import InternalHttp, path_of
+from mint_common.errors import MintError, Unavailable
+from mint_common.ids import BaseName, PolicyId, TenantId
+from mint_common.training import CheckpointRecord, CheckpointRef, Outcome, SessionRecord, Submission
+
+T = TypeVar("T")
+
+_OPERATIONS = "/internal/operations"
+
+
+class TrainerClient:
+    """One trainer over internal HTTP. Methods raise the trainer's own MintErrors, or Unavailable."""
+
+    def __init__(self, http: InternalHttp, *, name: str = "the trainer") -> None:
+        self._http = http
+        self.name = name
+
+    async def base(self) -> BaseName:
+        """Return which base it trains on."""
+        return self._read(await self._http.exchange("GET", "/internal/base"), _Base).base
+
+    async def submit(self, submission: Submission) -> None:
+        """Return when the operation is durable. Idempotent.
+
+        Raises InvalidField for what can be seen to be wrong at once (nothing is stored then),
+        OperationConflict when its place is taken by another operation, NotFound when it does not open a
+        session and there is none, Overloaded when the tenant has too many waiting.
+        """
+        await self._http.exchange("POST", _OPERATIONS, msgspec.msgpack.encode(submission))
+
+    async def outcome(self, policy_id: PolicyId, seq: int, *, wait_seconds: float) -> Outcome:
+        """Return an operation's outcome, Pending if it is not finished in time. Raises NotFound."""
+        path = path_of("internal", "operations", policy_id, seq)
+        answer = await self._http.exchange("GET", path, params={"wait_seconds": wait_seconds})
+        return self._read(answer, Outcome)  # type: ignore[arg-type]  # a union is no type to mypy
+
+    async def session(self, policy_id: PolicyId) -> SessionRecord:
+        """Return a policy's training session. Raises NotFound."""
+        path = path_of("internal", "training", policy_id)
+        return self._read(await self._http.exchange("GET", path), SessionRecord)
+
+    async def checkpoints(
+        self,
+        tenant_id: TenantId,
+        *,
+        policy_id: PolicyId | None = None,
+        limit: int = 1000,
+        after: str | None = None,
+    ) -> list[CheckpointRecord]:
+        """Return a tenant's checkpoints that have not expired, newest first; ``after`` is an opaque place."""
+        params = {"tenant_id": tenant_id, "policy_id": policy_id, "limit": limit, "after": after}
+        answer = await self._http.exchange("GET", "/internal/checkpoints", params=params)
+        return self._read(answer, list[CheckpointRecord])
+
+    async def checkpoint(self, ref: CheckpointRef) -> CheckpointRecord:
+        """Return one checkpoint, whoever's it is. Raises NotFound, also when it has expired."""
+        return self._read(await self._http.exchange("GET", _path(ref)), CheckpointRecord)
+
+    async def delete_checkpoint(self, ref: CheckpointRef) -> None:
+        """Remove a checkpoint's row; its bytes go when nothing else uses them. Raises NotFound."""
+        await self._http.exchange("DELETE", _path(ref))
+
+    async def expire_checkpoint(self, ref: CheckpointRef, *, ttl_seconds: int | None) -> CheckpointRecord:
+        """Let a checkpoint live so long from now on, None for ever. Raises NotFound."""
+        body = msgspec.msgpack.encode({"ttl_seconds": ttl_seconds})
+        return self._read(await self._http.exchange("PUT", _path(ref, "ttl"), body), CheckpointRecord)
+
+    async def publish_checkpoint(self, ref: CheckpointRef, *, is_public: bool) -> CheckpointRecord:
+        """Let other tenants read a checkpoint, or no longer. Raises NotFound."""
+        body = msgspec.msgpack.encode({"is_public": is_public})
+        return self._read(await self._http.exchange("PUT", _path(ref, "public"), body), CheckpointRecord)
+
+    async def copy_checkpoint(
+        self, source: CheckpointRef, target: CheckpointRef, *, tenant_id: TenantId, ttl_seconds: int | None
+    ) -> CheckpointRecord:
+        """Give a checkpoint a second row, of a policy of the tenant. Raises NotFound, AlreadyExists."""
+        body = msgspec.msgpack.encode({"target": target, "tenant_id": tenant_id, "ttl_seconds": ttl_seconds})
+        return self._read(await self._http.exchange("POST", _path(source, "copy"), body), CheckpointRecord)
+
+    async def aclose(self) -> None:
+        """Close its connections."""
+        await self._http.close()
+
+    def _read(self, answer: bytes, shape: type[T]) -> T:
+        try:
+            return msgspec.msgpack.decode(answer, type=shape)
+        except msgspec.DecodeError as error:
+            raise Unavailable(what=self.name, problem=f"unreadable answer: {error}") from error
+
+
+class TrainerDirectory:
+    """The trainers behind a fixed list of addresses, by base. What a trainer trains never changes."""
+
+    def __init__(self, urls: Sequence[str], *, token: str) -> None:
+        self._clients = [TrainerClient(InternalHttp(url, token=token), name=f"trainer {url}") for url in urls]
+        self._by_base: dict[BaseName, TrainerClient] = {}
+
+    async def find(self, base: BaseName) -> TrainerClient:
+        """Return the trainer of a base. Raises Unavailable when none that answers has it."""
+        if base not in self._by_base:
+            await self._ask()
+        if base not in self._by_base:
+            raise Unavailable(what=f"a trainer of {base}", problem="none of the trainers has this base")
+        return self._by_base[base]
+
+    async def bases(self) -> list[BaseName]:
+        """Return the bases that can be trained now."""
+        await self._ask()
+        return sorted(self._by_base)
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        for client in self._clients:
+            await client.aclose()
+
+    async def _ask(self) -> None:
+        unknown = [client for client in self._clients if client not in self._by_base.values()]
+        answers = await asyncio.gather(*(client.base() for client in unknown), return_exceptions=True)
+        for client, answer in zip(unknown, answers, strict=True):
+            if isinstance(answer, str):
+                self._by_base[BaseName(answer)] = client
+            elif not isinstance(answer, MintError):
+                raise answer
+
+
+class _Base(msgspec.Struct):
+    base: BaseName
+
+
+def _path(ref: CheckpointRef, *more: str) -> str:
+    return path_of("internal", "checkpoints", ref.policy_id, ref.kind, ref.name, *more)

@@ -1,0 +1,238 @@
+"""The internal training protocol: what the gateway asks of a trainer, and what it answers, in msgpack.
+
+An operation is durable, pollable and idempotent: it is named by its policy and its place in the policy's
+order, so that a repeated submission is the same operation. Every field is explicit. Arrays travel as raw
+little-endian bytes, row-major; nothing here needs numpy or torch.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+
+from mint_common.claims import Claim
+from mint_common.events.job import LoraSpec
+from mint_common.ids import BaseName, Digest, PolicyId, TenantId
+
+JsonScalar = str | int | float | bool | None
+
+
+class Array(msgspec.Struct, frozen=True):
+    """A dense array: ``data`` has prod(shape) elements of ``dtype``."""
+
+    dtype: Literal["int64", "float32"]
+    shape: tuple[int, ...]
+    data: bytes
+
+
+class Datum(msgspec.Struct, frozen=True):
+    """One sequence: ``tokens`` are int32; position i predicts ``inputs["target_tokens"][i]``.
+
+    The caller has shifted the targets. Which other inputs there are depends on the loss; all have the
+    targets' length, ``target_tokens`` and ``weights`` may have a second dimension (targets per position).
+    """
+
+    tokens: bytes
+    inputs: dict[str, Array]
+
+
+LossName = Literal["cross_entropy", "importance_sampling", "ppo", "cispo", "dro", "gspo", "reverse_kl"]
+"""Sums over tokens, as `services/trainer/core/losses` defines them."""
+
+
+class CheckpointRef(msgspec.Struct, frozen=True):
+    """A stored checkpoint, by the policy that it was saved from, its kind and its name there."""
+
+    policy_id: PolicyId
+    kind: Literal["training", "sampler"]
+    name: str
+
+
+class Open(msgspec.Struct, frozen=True, tag="open"):
+    """Begin the policy's training session, as its LoRA initialises it or from a checkpoint. Always seq 0."""
+
+    base: BaseName
+    lora: LoraSpec
+    checkpoint: CheckpointRef | None = None
+    with_optimizer: bool = False
+    metadata: dict[str, JsonScalar] = {}
+
+
+class Pass(msgspec.Struct, frozen=True, tag="pass"):
+    """Forward, and with ``backward`` add the gradient of the loss to the policy's.
+
+    ``config`` holds the loss's numbers (``clip_low_threshold``, ``beta``, ...). Passes that follow
+    one another may be computed as one batch: gradients add up.
+    """
+
+    data: tuple[Datum, ...]
+    loss: LossName
+    config: dict[str, float]
+    backward: bool
+
+
+class Step(msgspec.Struct, frozen=True, tag="step"):
+    """Take an AdamW step on the gradient and clear it. ``clip_norm`` 0 does not clip."""
+
+    learning_rate: float
+    beta1: float
+    beta2: float
+    eps: float
+    weight_decay: float
+    clip_norm: float
+
+
+class Save(msgspec.Struct, frozen=True, tag="save"):
+    """Keep the training state, optimizer included, under a name. ``overwrite`` replaces what has the name."""
+
+    name: str
+    overwrite: bool
+    ttl_seconds: int | None
+    metadata: dict[str, JsonScalar]
+
+
+class Load(msgspec.Struct, frozen=True, tag="load"):
+    """Take over the weights of a checkpoint, and with ``with_optimizer`` its moments and step as well."""
+
+    checkpoint: CheckpointRef
+    with_optimizer: bool
+
+
+class Export(msgspec.Struct, frozen=True, tag="export"):
+    """Export the weights as a revision, and with ``name`` keep that as a sampler checkpoint."""
+
+    name: str | None
+    ttl_seconds: int | None
+    metadata: dict[str, JsonScalar]
+
+
+class Close(msgspec.Struct, frozen=True, tag="close"):
+    """End the training session: its memory is given back, its checkpoints stay."""
+
+
+Operation = Open | Pass | Step | Save | Load | Export | Close
+
+
+class Submission(msgspec.Struct, frozen=True):
+    """An operation at its place: 0 opens, then every operation takes the next number.
+
+    Numbers may arrive out of order, and one may never come (its client refused it): a gap holds back what is
+    behind it for a bounded time only.
+    """
+
+    policy_id: PolicyId
+    tenant_id: TenantId
+    seq: int
+    operation: Operation
+
+
+class Opened(msgspec.Struct, frozen=True, tag="opened"):
+    """The session is open; ``step`` counts its optimizer steps so far."""
+
+    step: int
+
+
+class Passed(msgspec.Struct, frozen=True, tag="passed"):
+    """``logprobs`` are float32, one array per datum, shaped like its targets.
+
+    Metrics are named ``name:reduction``; ``loss:sum`` is always there.
+    """
+
+    logprobs: tuple[Array, ...]
+    metrics: dict[str, float]
+
+
+class Stepped(msgspec.Struct, frozen=True, tag="stepped"):
+    """The step was taken."""
+
+    step: int
+    metrics: dict[str, float]
+
+
+class CheckpointRecord(msgspec.Struct, frozen=True):
+    """What is kept of a checkpoint. Times are seconds since the epoch.
+
+    ``revision`` is the digest of a sampler checkpoint's revision, None of a training checkpoint.
+    """
+
+    policy_id: PolicyId
+    tenant_id: TenantId
+    kind: Literal["training", "sampler"]
+    name: str
+    base: BaseName
+    lora: LoraSpec
+    step: int
+    claim: Claim
+    revision: Digest | None
+    created_at: float
+    expires_at: float | None
+    is_public: bool
+    metadata: dict[str, JsonScalar]
+
+
+class Saved(msgspec.Struct, frozen=True, tag="saved"):
+    """The checkpoint is stored and its row committed."""
+
+    checkpoint: CheckpointRecord
+
+
+class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
+    """The policy continues from there."""
+
+    step: int
+
+
+class Exported(msgspec.Struct, frozen=True, tag="exported"):
+    """The adapter is stored and ``revision.exported`` is on its way: the registry decides what comes of it.
+
+    ``export_id`` is the one in ``revision.published`` and ``revision.rejected``.
+    """
+
+    export_id: str
+    digest: Digest
+    step: int
+    checkpoint: CheckpointRecord | None
+
+
+class Closed(msgspec.Struct, frozen=True, tag="closed"):
+    """The session has ended."""
+
+
+Result = Opened | Passed | Stepped | Saved | Loaded | Exported | Closed
+
+
+class Pending(msgspec.Struct, frozen=True, tag="pending"):
+    """Not finished yet; ``reason`` says what it waits for, in words for the user, when that is known."""
+
+    reason: str = ""
+
+
+class Done(msgspec.Struct, frozen=True, tag="done"):
+    """Finished: polling again gives the same result."""
+
+    result: Result
+
+
+class Refused(msgspec.Struct, frozen=True, tag="refused"):
+    """Failed for good; ``error`` is a `MintError` payload. The next operations go on without it."""
+
+    error: dict[str, str | float | bool | None]
+    is_users: bool
+
+
+Outcome = Pending | Done | Refused
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionRecord:
+    """A training session. Times are seconds since the epoch; ``closed_at`` is None while it is open."""
+
+    policy_id: PolicyId
+    tenant_id: TenantId
+    base: BaseName
+    lora: LoraSpec
+    step: int
+    metadata: dict[str, JsonScalar]
+    created_at: float
+    last_operation_at: float
+    closed_at: float | None
