@@ -1,6 +1,6 @@
 """The outbox relay: what a service committed reaches the bus, in order, whatever dies in between.
 
-Invariants:
+It also forgets what is too old to come back, of the outbox and of the inbox. Invariants:
 - One relay at a time publishes for a schema (advisory lock); the others stand by.
 - A row is marked only after the bus has stored its message, so a crash in between publishes it again.
 - A row that was repeated while it was being published stays unpublished, and is published again.
@@ -25,7 +25,10 @@ from mint_common.waiting import raise_if_cancelled, wait_for_event
 POLL_SECONDS = 1.0
 BATCH = 100
 KEEP_DAYS = 7
+KEEP_CAUSE_DAYS = 30
+"""How long a cause is known: well over what the stream keeps. Later, a service's own tables must know it."""
 PRUNE_SECONDS = 3600.0
+PRUNED_AT_ONCE = 10_000
 BACKOFF_SECONDS = (0.1, 5.0)
 
 _LOCK = "SELECT pg_try_advisory_lock(hashtextextended('mint_relay_' || current_schema(), 0))"
@@ -35,6 +38,15 @@ _PENDING = """
 """
 _MARK = "UPDATE mint_outbox SET published_at = now(), refusal = $3 WHERE id = $1 AND repeats = $2"
 _PRUNE = "DELETE FROM mint_outbox WHERE published_at < now() - make_interval(days => $1)"
+# A cause whose events are still kept is still known: only so can it be answered by repeating them.
+_FORGET = """
+    DELETE FROM mint_inbox WHERE cause IN (
+        SELECT cause FROM mint_inbox
+        WHERE committed_at < now() - make_interval(days => $1)
+            AND NOT EXISTS (SELECT FROM mint_outbox WHERE mint_outbox.cause = mint_inbox.cause)
+        ORDER BY committed_at LIMIT $2
+    )
+"""
 
 _log = logging.getLogger(__name__)
 _published = Counter("mint_relay_events_total", "Outbox events by what became of them.", ["outcome"])
@@ -81,7 +93,7 @@ class OutboxRelay:
             while True:
                 wake.clear()
                 if self._clock.monotonic() >= prune_at:
-                    await connection.execute(_PRUNE, KEEP_DAYS)
+                    await _prune(connection)
                     prune_at = self._clock.monotonic() + PRUNE_SECONDS
                 while rows := await _pending(connection):
                     for row in rows:
@@ -114,6 +126,13 @@ class OutboxRelay:
                 # A connection that has listened is not for the pool's others, and a broken one may not know.
                 with suppress(asyncpg.InterfaceError):
                     connection.terminate()
+
+
+async def _prune(connection: PostgresConnection) -> None:
+    await connection.execute(_PRUNE, KEEP_DAYS)
+    # By parts: years of causes must not hold up what waits to be published.
+    while await connection.execute(_FORGET, KEEP_CAUSE_DAYS, PRUNED_AT_ONCE) == f"DELETE {PRUNED_AT_ONCE}":
+        continue
 
 
 async def _pending(connection: PostgresConnection) -> Sequence[_Row]:

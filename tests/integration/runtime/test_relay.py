@@ -15,6 +15,7 @@ from mint_common.bus.port import Bus, Message
 from mint_common.errors import AlreadyHandled, EventInvalid, Unavailable
 from mint_common.events import Event
 from mint_common.events.codec import decode
+from mint_common.runtime import relay
 from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.runtime.relay import OutboxRelay
@@ -76,7 +77,7 @@ async def test_every_committed_event_arrives_in_order_through_kills_of_both_serv
     ledger = PostgresLedger(pool, CLOCK)
     bus = await connect_nats(own_nats.address, name="relay")
     listening = asyncio.create_task(numbers_heard(bus, 120))
-    async with relaying(pool, bus) as relay:
+    async with relaying(pool, bus) as task:
         for number in range(120):
             await commit(ledger, number)
             if number in (20, 70):
@@ -86,7 +87,7 @@ async def test_every_committed_event_arrives_in_order_through_kills_of_both_serv
                 own_postgres.kill()
                 await restart_postgres(own_postgres)
         assert await listening == list(range(120))
-        assert not relay.done()
+        assert not task.done()
         async with asyncio.timeout(10):
             while await pool.fetchval(WAITING):
                 await asyncio.sleep(0.05)
@@ -184,4 +185,28 @@ async def test_published_rows_are_pruned_after_a_week(database: str) -> None:
         while await pool.fetchval("SELECT count(*) FROM mint_outbox") > 1:
             await asyncio.sleep(0.02)
     assert await ledger.outcome("cause-0") == []
+    await pool.close()
+
+
+async def test_old_causes_are_forgotten_once_their_events_are(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "PRUNED_AT_ONCE", 2)  # so that it takes several parts
+    pool = await make_pool(database)
+    ledger = PostgresLedger(pool, CLOCK)
+    for number in range(8):
+        await commit(ledger, number)
+    # All but the last are past the age; the events of 0 to 5 are old as well, those of 6 still go out.
+    await pool.execute(
+        "UPDATE mint_inbox SET committed_at = now() - interval '31 days' WHERE cause <> 'cause-7'"
+    )
+    await pool.execute(
+        "UPDATE mint_outbox SET published_at = now() - interval '8 days' WHERE cause < 'cause-6'"
+    )
+    async with relaying(pool, MemoryBus(CLOCK)), asyncio.timeout(10):
+        while await pool.fetchval("SELECT count(*) FROM mint_inbox") > 2:
+            await asyncio.sleep(0.02)
+    assert await ledger.outcome("cause-5") is None
+    assert await ledger.outcome("cause-6") == [moved(6)]
+    assert await ledger.outcome("cause-7") == [moved(7)]
     await pool.close()

@@ -1,0 +1,1 @@
+CREATE INDEX mint_inbox_by_age ON mint_inbox (committed_at);
