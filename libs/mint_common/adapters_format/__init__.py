@@ -7,6 +7,7 @@ from mint_common.adapters_format.check import check_adapter, check_finite, check
 from mint_common.adapters_format.config import check_config
 from mint_common.adapters_format.convert import Progress, convert_adapter
 from mint_common.adapters_format.manifest import Manifest, adapter_digest, read_manifest, write_manifest
+from mint_common.adapters_format.merge import merge_adapter
 from mint_common.adapters_format.names import (
     CONFIG_FILE,
     DENSE,
@@ -56,6 +57,7 @@ __all__ = [
     "describe_base",
     "fetch_manifest",
     "has_experts",
+    "merge_adapter",
     "packed_name",
     "peft_name",
     "read_base_facts",

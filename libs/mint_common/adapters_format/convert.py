@@ -17,7 +17,7 @@ import numpy as np
 from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.adapters_format.check import check_folder
 from mint_common.adapters_format.config import write_config
-from mint_common.adapters_format.experts import read_half, scaled, sources_of, write_half
+from mint_common.adapters_format.experts import HalfOf, read_half, scaled, sources_of, write_half
 from mint_common.adapters_format.layouts import TensorSpec, tensor_specs
 from mint_common.adapters_format.manifest import (
     FileProof,
@@ -144,6 +144,16 @@ def _write_weights(
 def _data(
     entries: tuple[TensorEntry, ...], specs: dict[str, TensorSpec], origin: Origin, tensors: TensorFile
 ) -> Iterator[tuple[TensorEntry, bytes]]:
+    half_of = halves_of(origin, tensors)
+    for entry in entries:
+        if entry.dtype == PAD_DTYPE:
+            yield entry, bytes(entry.end - entry.begin)
+        else:
+            yield entry, np.ascontiguousarray(write_half(specs[entry.name], half_of)).tobytes()
+
+
+def halves_of(origin: Origin, tensors: TensorFile) -> HalfOf:
+    """Return a reader of an adapter's halves, alpha folded into B, whatever its layout."""
     places = {entry.name: entry for entry in tensors.header.tensors}
     sources = sources_of(origin.specs)
 
@@ -153,8 +163,4 @@ def _data(
         array = read_half(site, half, sources, lambda spec: tensors.array(places[spec.name]))
         return scaled(array, origin.scaling) if half == "B" else array
 
-    for entry in entries:
-        if entry.dtype == PAD_DTYPE:
-            yield entry, bytes(entry.end - entry.begin)
-        else:
-            yield entry, np.ascontiguousarray(write_half(specs[entry.name], half_of)).tobytes()
+    return half_of

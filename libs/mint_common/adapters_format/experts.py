@@ -6,6 +6,7 @@ is rank-major, ``[out, r * E]``.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -68,10 +69,21 @@ def scaled(array: np.ndarray, factor: float) -> np.ndarray:
     """Return an array times a factor, rounded to the array's own dtype; BF16 is uint16 here."""
     if factor == 1:
         return array
+    return narrowed(widened(array) * np.float32(factor), array.dtype)
+
+
+def widened(array: np.ndarray) -> np.ndarray:
+    """Return an array as float32, exactly; BF16 is uint16 here."""
     if array.dtype != np.uint16:
-        return (array.astype(np.float32) * np.float32(factor)).astype(array.dtype)
-    wide = (array.astype(np.uint32) << 16).view(np.float32) * np.float32(factor)
+        return array.astype(np.float32, copy=False)
+    return (array.astype(np.uint32) << 16).view(np.float32)
+
+
+def narrowed(wide: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+    """Return a float32 array rounded to a dtype, to nearest and ties to even; BF16 is uint16 here."""
+    if dtype != np.uint16:
+        return wide.astype(dtype, copy=False)
     bits = np.ascontiguousarray(wide).view(np.uint32)
-    # Round to nearest, ties to even. NaN and infinity stay what they are for the check to find.
     rounded = bits + 0x7FFF + ((bits >> 16) & 1)
+    # NaN and infinity stay what they are for the check to find.
     return (np.where(np.isfinite(wide), rounded, bits) >> 16).astype(np.uint16)

@@ -20,6 +20,7 @@ from mint_common.adapters_format import (
     base_name_of,
     check_finite,
     convert_adapter,
+    merge_adapter,
     read_base_facts,
     read_manifest,
     read_origin,
@@ -29,7 +30,7 @@ from services.standalone.adapters.bases import find_base
 from services.standalone.commands.options import DEFAULT_FOLDER, FolderOption, state_folder
 
 adapter_app = typer.Typer(
-    help="Adapter folders: pack those of experts for serving, unpack them for PEFT, check any.\n\n"
+    help="Adapter folders: pack those of experts for serving, unpack them for PEFT, merge or check any.\n\n"
     "An adapter is a folder with adapter_model.safetensors and adapter_config.json: one that MinT exported, "
     "or one that PEFT saved. See docs/adapter-format.md.",
     no_args_is_help=True,
@@ -123,6 +124,37 @@ def check(paths: PathsArgument, base: BaseOption = "", folder: FolderOption = DE
     _report(found, refused)
 
 
+@adapter_app.command(short_help="Merge one into its base, as a full checkpoint.")
+def merge(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="The adapter's folder.", show_default=False)],
+    out: Annotated[
+        Path,
+        typer.Option(metavar="DIR", help="The new folder, which must not be there yet.", show_default=False),
+    ],
+    base: BaseOption = "",
+    folder: FolderOption = DEFAULT_FOLDER,
+) -> None:
+    """Write the base with an adapter merged into it, for whoever cannot serve adapters.
+
+    The result is as big as the base, tensor by tensor in bounded memory, and another base to MinT: `mint base
+    add` takes it. MinT itself never needs it, an adapter moves alone.
+    """
+    found = _base_folder(path, base, folder)
+    written: list[int] = []
+
+    def act(source: Path, progress: Progress) -> None:
+        task = progress.add_task(source.name, total=None)
+
+        def tell(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
+        target = out.expanduser().absolute()
+        written.append(merge_adapter(read_base_facts(found), found, source, target, progress=tell))
+
+    refused = _for_each([path.expanduser().absolute()], act)
+    _report([f"{out}: {size_bytes / 1e6:.1f} MB of weights" for size_bytes in written], refused)
+
+
 def _digest(path: Path) -> str:
     if not (path / MANIFEST_FILE).is_file():
         return "no manifest"
@@ -183,12 +215,16 @@ def _report(done: Sequence[str], refused: Sequence[tuple[Path, MintError | OSErr
 
 
 def _facts(path: Path, base: str, folder: Path) -> BaseFacts:
+    return read_base_facts(_base_folder(path, base, folder))
+
+
+def _base_folder(path: Path, base: str, folder: Path) -> Path:
     name = base or base_name_of(path)
     with suppress(OSError):  # a name too long for a path
         if base and Path(base).expanduser().is_dir():
-            return read_base_facts(Path(base).expanduser())
+            return Path(base).expanduser()
     state = state_folder(folder)
     if not name or "/" in name or name.startswith("."):
         problem = f"the adapter names {name!r}, which is no base of a state folder; say which with --base"
         raise InvalidField(field="base_model_name_or_path", problem=problem)
-    return read_base_facts(Path(find_base(state.bases, name).folder))
+    return Path(find_base(state.bases, name).folder)

@@ -5,8 +5,10 @@ import shutil
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 from click.testing import Result
+from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
 from mint_common.adapters_format import (
@@ -16,8 +18,12 @@ from mint_common.adapters_format import (
     WEIGHTS_FILE,
     BaseFacts,
     check_folder,
+    peft_name,
     read_manifest,
 )
+from mint_common.adapters_format.names import HALVES
+from mint_common.adapters_format.sites import all_sites, site_names
+from mint_common.adapters_format.tensor_file import write_tensors
 from services.standalone.cli import app
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "adapters"
@@ -71,6 +77,32 @@ def test_packing_and_unpacking_gives_the_golden_files_again(work: Path) -> None:
     manifest = read_manifest((out / "c" / PACKED / MANIFEST_FILE).read_bytes())
     check_folder(facts, manifest, out / "c" / PACKED)
     assert manifest == read_manifest((GOLDEN / PACKED / MANIFEST_FILE).read_bytes())
+
+
+def test_an_adapter_is_merged_into_its_base(work: Path) -> None:
+    base = work / "state" / "bases" / "gravel"
+    facts = msgspec.json.decode((base / BASE_FILE).read_bytes(), type=BaseFacts)
+    weights = {
+        f"{name}.weight": np.zeros((site.width_out, site.width_in), np.float32)
+        for site in all_sites(facts)
+        for name in site_names(site)[1 if site.count else 0 :]
+    }
+    (base / "model.safetensors").write_bytes(write_tensors(weights))
+    result = mint("merge", work / PACKED, "--out", work / "full", "--dir", work / "state")
+    assert result.exit_code == 0, result.output
+    merged = load_file(work / "full" / "model.safetensors")
+    unpacked = load_file(work / "gravel-r2-per-expert" / WEIGHTS_FILE)
+    name = "model.layers.3.mlp.experts.1.up_proj"
+    a, b = (unpacked[peft_name(name, half)] for half in HALVES)
+    assert np.allclose(merged[f"{name}.weight"], b @ a)
+    assert merged.keys() == weights.keys()
+
+
+def test_merging_without_the_weights_of_the_base_says_so(work: Path) -> None:
+    result = mint("merge", work / PACKED, "--out", work / "full", "--dir", work / "state")
+    assert result.exit_code == 1
+    assert "No weight of the base named" in result.output
+    assert not (work / "full").exists()
 
 
 def test_check_says_what_each_adapter_is(work: Path) -> None:

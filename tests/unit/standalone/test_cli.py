@@ -29,7 +29,7 @@ COMMANDS = (
     "base add",
     "base list",
     "adapter",
-    *(f"adapter {verb}" for verb in ("pack", "unpack", "check")),
+    *(f"adapter {verb}" for verb in ("pack", "unpack", "merge", "check")),
     "top",
     "policy",
     *(f"policy {verb}" for verb in ("list", "show", "create")),
