@@ -13,6 +13,8 @@ from services.gateway.core.idempotency import RequestIdentity
 from services.gateway.core.json_types import JsonObject
 from services.gateway.core.requests import AuditRow, KeyedRequest, StoredAnswer
 from services.gateway.core.submission import Submission
+from services.gateway.core.tinker.futures import FutureState
+from services.gateway.core.tinker.sampling_sessions import SamplingOpening
 
 
 class Submissions(Protocol):
@@ -114,4 +116,29 @@ class Rollout(Protocol):
 
     async def cancel(self, tenant_id: TenantId, job_id: str) -> object:
         """Stop a job. Idempotent."""
+        ...
+
+
+class SampleFutures(Protocol):
+    """Samples that are at work or done; request ids begin with ``smp_``."""
+
+    async def outcome(
+        self, request_id: str, tenant_id: TenantId, *, wait_seconds: float, as_protobuf: bool
+    ) -> FutureState:
+        """Return a sample's answer, FuturePending if it is not there in time. Repeatable.
+
+        Raises FutureGone for one that is not known (any more), or another tenant's.
+        """
+        ...
+
+
+class SamplingSessions(Protocol):
+    """Sampling sessions, each on one revision that stays servable while the session lives."""
+
+    async def open(self, opening: SamplingOpening) -> str:
+        """Return the id of the sampling session, made if it is not there. Idempotent by session and seq."""
+        ...
+
+    async def of_session(self, session_id: str) -> Sequence[str]:
+        """Return the ids of a session's sampling sessions, oldest first."""
         ...

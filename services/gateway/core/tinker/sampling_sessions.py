@@ -1,0 +1,30 @@
+"""What a sampling session is opened on; the half that trains asks for one after an export."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from mint_common.claims import RevisionRef
+from mint_common.ids import BaseName, PolicyId, TenantId
+
+SamplingKind = Literal["snapshot", "inflight"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingOpening:
+    """A sampling session ``{session_id}:sample:{seq}`` on one revision; None is the bare base.
+
+    ``base_model`` is the base in the user's spelling, ``model_path`` the checkpoint that was named, if one
+    was. ``model_id`` and ``policy_id`` are the training run's for an export of it. ``inflight``: the run's
+    inflight sessions all move to this revision.
+    """
+
+    tenant_id: TenantId
+    session_id: str
+    seq: int
+    base: BaseName
+    base_model: str
+    revision: RevisionRef | None
+    model_path: str | None = None
+    model_id: str | None = None
+    policy_id: PolicyId | None = None
+    kind: SamplingKind = "snapshot"
