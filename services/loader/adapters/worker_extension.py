@@ -117,25 +117,32 @@ class Desk:
         return self._finished[number]
 
     def activate(self, number: int, victim: int | None, slice_ms: float) -> Reply:
-        """Copy module by module until the slice is over. A slot half copied belongs to nobody."""
+        """Copy module by module until the slice is over. A slot half copied belongs to nobody.
+
+        Of several workers each is done in its own time: one that was done is so when it is asked again.
+        """
+        from services.loader.adapters.rank_part import set_lora
+
         began = time.perf_counter()
         manager = self._manager
+        if number in manager.lora_index_to_id:
+            return {"done": True, "stall_ms": _milliseconds_since(began)}
         lora = manager._registered_adapters.cache[number]  # noqa: SLF001  # .cache: without touching the LRU
         if self._copying is None or self._copying.number != number:
             if victim is not None:
                 manager.deactivate_adapter(victim)
             index = manager.lora_index_to_id.index(None)
             self._copying = Copying(number, index, iter(manager.modules.items()))
-        copying = self._copying
+        copying, self._copying = self._copying, None  # what fails here begins anew, and skips no module
         for name, module in copying.modules:
             layer = manager._get_lora_layer_weights(lora, name)  # noqa: SLF001
             if layer is None:
                 module.reset_lora(copying.index)
             else:
-                module.set_lora(copying.index, layer.lora_a, layer.lora_b)
+                set_lora(module, copying.index, layer)
             if _milliseconds_since(began) >= slice_ms:
+                self._copying = copying
                 return {"done": False, "stall_ms": _milliseconds_since(began)}
-        self._copying = None
         manager.lora_index_to_id[copying.index] = number
         manager._active_adapters[number] = None  # noqa: SLF001
         return {"done": True, "stall_ms": _milliseconds_since(began)}
@@ -159,34 +166,42 @@ class Desk:
 def build(worker_manager: Any, request: Any) -> tuple[_Lora, int, float]:
     """Read, check and merge an adapter into memory of its own; return it, its bytes and the milliseconds.
 
-    What vLLM's `_load_adapter` and `_add_adapter` do, without entering it anywhere.
+    What vLLM's `_load_adapter` and `_add_adapter` do, without entering it anywhere, and without what other
+    workers need of it.
     """
     began = time.perf_counter()
     manager = worker_manager._adapter_manager  # noqa: SLF001
     lora = worker_manager._load_adapter(request)  # noqa: SLF001
     if lora.loras:
         manager._create_merged_loras_inplace(lora)  # noqa: SLF001
-    if not any(manager._get_lora_layer_weights(lora, name) for name in manager.modules):  # noqa: SLF001
+    layers = {name: manager._get_lora_layer_weights(lora, name) for name in manager.modules}  # noqa: SLF001
+    if not any(layers.values()):
         raise ValueError("no module of the base matches: it would answer as the bare base")
+    from services.loader.adapters.rank_part import cut
+
+    for name, layer in layers.items():
+        if layer is not None:
+            cut(manager.modules[name], layer)
     size_bytes = _own(lora)
     return lora, size_bytes, _milliseconds_since(began)
 
 
 def _own(lora: _Lora) -> int:
     """Copy what is still mapped from the file, so that no slot waits for a disk; return the bytes."""
-    copies: dict[int, Any] = {}
+    copies: dict[int, tuple[Any, Any]] = {}  # with the original: the number of one that is gone is used again
 
     def own(tensor: Any) -> Any:
-        if tensor is None:
-            return None
-        return copies.setdefault(id(tensor), tensor.clone())
+        if tensor is None or not any(tensor.stride()):  # one number, broadcast, stands for a module untouched
+            return tensor
+        if id(tensor) not in copies:
+            copies[id(tensor)] = tensor, tensor.clone()
+        return copies[id(tensor)][1]
 
-    originals = list(lora.loras.values())
-    for layer in originals:
+    for layer in lora.loras.values():
         for side in ("lora_a", "lora_b"):
             value = getattr(layer, side)
             setattr(layer, side, [own(tensor) for tensor in value] if isinstance(value, list) else own(value))
-    return sum(copy.nbytes for copy in copies.values())
+    return sum(copy.nbytes for _, copy in copies.values())
 
 
 def _use_any_core() -> None:

@@ -316,21 +316,58 @@ async def test_128_experts_serve_what_transformers_computes(tmp_path: Path) -> N
         await assert_all_layouts_serve_alike(Served(engine, tmp_path / "base", facts), tmp_path)
 
 
+async def stage_into_slot(served: Served, folder: Path, *, number: int) -> tuple[Any, int]:
+    """Bring an adapter into a slot as the loader does; return its LoRARequest and all workers' bytes."""
+    from vllm.lora.request import LoRARequest
+
+    adapter = LoadedAdapter(digest=Digest(f"sha256:{number}"), number=number, folder=folder)
+    size_bytes = await served.engine.stage(adapter)
+    while not (await served.engine.activate(adapter, victim=None, slice_ms=0.05)).done:
+        pass
+    request = LoRARequest(adapter.digest, number, str(folder))
+    served.held.append(request)
+    return request, size_bytes
+
+
+def undivided_bytes(facts: BaseFacts) -> int:
+    """Return what each worker needs whole at rank 4: A of what goes inward, B of what comes back."""
+    sides = [(name, width, height, 1) for name, (width, height) in facts.modules.items()]
+    for name, layer in facts.experts.items():
+        for leaf, (width, height) in layer.projections.items():
+            sides.append((f"{name}.{leaf}", width, height, layer.count))
+    return sum(
+        4 * 4 * count * (height if name.endswith(("o_proj", "down_proj")) else width)
+        for name, width, height, count in sides
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("experts", [0, 8])
-async def test_two_ranks_serve_what_transformers_computes(tmp_path: Path, experts: int) -> None:
-    """One rank does so in the tests above and in test_parity.py: two are no different."""
+async def test_two_workers_with_their_parts_serve_what_one_does_and_transformers_computes(
+    tmp_path: Path, experts: int
+) -> None:
     base = tmp_path / "base" if experts else TINY
     facts = make_moe_base(base, experts=experts) if experts else read_base_facts(TINY)
     folders = [random_adapter(facts, tmp_path / str(seed), seed=seed) for seed in (1, 2)]
-    async with running_engine(base, facts, tensor_parallel=2) as engine:
-        served = Served(engine, base, facts)
-        who = [None, *[await served.load(folder) for folder in folders]]
-        answers = await asyncio.gather(*(served.sample(adapter) for adapter in who))
-        await served.unload_all()
-        again = await served.sample(await served.load(folders[0]))
+    answers, again, held_bytes = [], [], []
+    for workers in (2, 1):
+        async with running_engine(base, facts, tensor_parallel=workers) as engine:
+            served = Served(engine, base, facts)
+            staged = [await stage_into_slot(served, f, number=n) for n, f in enumerate(folders, 1)]
+            held_bytes.append([size_bytes for _, size_bytes in staged])
+            who = [None, *(request for request, _ in staged)]
+            answers.append(await asyncio.gather(*(served.sample(adapter) for adapter in who)))
+            for number in (1, 2):
+                await engine.unload(number)
+            assert await engine.residents() == {}
+            request, _ = await stage_into_slot(served, folders[0], number=3)
+            again.append(await served.sample(request))
     models = [load_base(base), *(merged(base, facts, load_file(f / WEIGHTS_FILE)) for f in folders)]
-    for model, one in zip(models, answers, strict=True):
-        assert max_difference(logprobs_under(model, [one]), [one]) < TOLERANCE
-    assert again.tokens == answers[1].tokens
-    assert len({one.logprobs for one in answers}) == 3
+    for model, two, one in zip(models, *answers, strict=True):
+        assert two.tokens == one.tokens
+        assert np.allclose(two.logprobs, one.logprobs, rtol=0, atol=1e-5)
+        assert max_difference(logprobs_under(model, [two]), [two]) < TOLERANCE
+    assert [one.tokens for one in again] == [answers[0][1].tokens] * 2
+    assert len({one.logprobs for one in answers[0]}) == 3
+    whole = sum(tensor.nbytes for tensor in load_file(folders[0] / WEIGHTS_FILE).values())
+    assert held_bytes == [[whole + undivided_bytes(facts)] * 2, [whole] * 2]
