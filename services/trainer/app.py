@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from fastapi import FastAPI
 
@@ -24,6 +25,7 @@ from mint_common.runtime.relay import OutboxRelay
 from mint_common.runtime.service import run_service
 from services.trainer.adapters.checkpoints import BlobCheckpoints
 from services.trainer.adapters.policies import open_policies
+from services.trainer.adapters.resident_base import load_base
 from services.trainer.adapters.sessions_postgres import PostgresSessions
 from services.trainer.core.scheduler import Limits
 from services.trainer.handlers import Handlers
@@ -83,7 +85,7 @@ async def open_trainer(settings: TrainerSettings) -> AsyncIterator[Trainer]:
         stack.push_async_callback(blobs.close)
         policies = await stack.enter_async_context(
             open_policies(
-                settings.base_dir,
+                partial(load_base, settings.base_dir),
                 threads=settings.threads,
                 limits=Limits(
                     max_tokens=settings.batch_tokens,

@@ -10,7 +10,7 @@ of a token, S = X * K, I and O = widths in and out.
 """
 # ruff: noqa: N803, N806, N815  # tensors carry their shape in their name
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -82,6 +82,28 @@ def _common_layout(layouts: Sequence[Layout]) -> Layout:
     return plan_layout(sites.values(), rank)
 
 
+def _as_is(x: Tensor) -> Tensor:
+    return x
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """The part of a module that this process computes: slices of its widths, or some of its experts.
+
+    The base weights are cut alike. ``enter`` and ``leave`` stand at the input and the output, where the
+    parts of all processes become the whole.
+    """
+
+    inputs: slice = field(default_factory=lambda: slice(None))
+    outputs: slice = field(default_factory=lambda: slice(None))
+    experts: range | None = None
+    enter: Callable[[Tensor], Tensor] = _as_is
+    leave: Callable[[Tensor], Tensor] = _as_is
+
+
+WHOLE = Share()
+
+
 class LoraLinear(nn.Module):  # type: ignore[misc]  # torch is untyped for mypy here
     """A frozen linear; with a mix applied it adds each policy's low-rank update to that policy's tokens."""
 
@@ -90,14 +112,18 @@ class LoraLinear(nn.Module):  # type: ignore[misc]  # torch is untyped for mypy 
         self.base = base
         self.name = name
         self.mix: Mix | None = None
+        self.share = WHOLE
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the output of the base linear, plus the update if there is one."""
+        x = self.share.enter(x)
         y: Tensor = self.base(x)
-        if self.mix is None or self.name not in self.mix.sites:
-            return y
-        y_XO, x_XI = y.reshape(-1, y.shape[-1]), x.reshape(-1, x.shape[-1])
-        return _updated(y_XO, x_XI, self.mix, *self.mix.sites[self.name]).view(y.shape)
+        if self.mix is not None and self.name in self.mix.sites:
+            y_XO, x_XI = y.reshape(-1, y.shape[-1]), x.reshape(-1, x.shape[-1])
+            a_PRI, b_POR = self.mix.sites[self.name]
+            a_PRI, b_POR = a_PRI[..., self.share.inputs], b_POR[:, self.share.outputs]
+            y = _updated(y_XO, x_XI, self.mix, a_PRI, b_POR).view(y.shape)
+        return self.share.leave(y)
 
 
 def _updated(y_XO: Tensor, x_XI: Tensor, mix: Mix, a_PRI: Tensor, b_POR: Tensor) -> Tensor:
@@ -126,22 +152,34 @@ class LoraExperts(nn.Module):  # type: ignore[misc]  # torch is untyped for mypy
         self.base = base
         self.name = name
         self.mix: Mix | None = None
+        self.share = WHOLE
 
     def forward(self, x_XI: Tensor, experts_XK: Tensor, weights_XK: Tensor) -> Tensor:
         """Return the weighted sum of each token's experts."""
         mix = self.mix
         if mix is None or not any(name.startswith(f"{self.name}.") for name in mix.sites):
-            y: Tensor = self.base(x_XI, experts_XK, weights_XK)
-            return y
+            if self.share is WHOLE:
+                y: Tensor = self.base(x_XI, experts_XK, weights_XK)
+                return y
+            mix = _bare_mix(len(x_XI))
+        x_XI, weights_XK = self.share.enter(x_XI), self.share.enter(weights_XK)
         policies = len(mix.counts)
         policy_X = mix.policy_X if policies > 1 else torch.zeros(len(x_XI), dtype=torch.long)
         group_S = (experts_XK * policies + policy_X[:, None]).flatten()
+        count_G = torch.bincount(group_S, minlength=self.base.num_experts * policies)
         order_S = group_S.argsort(stable=True)
+        experts = slice(None)
+        if self.share.experts is not None:
+            # Sorted by expert, the pairs of a range of experts are neighbours.
+            experts = slice(self.share.experts.start, self.share.experts.stop)
+            before, upto = (int(count_G[: one * policies].sum()) for one in (experts.start, experts.stop))
+            count_G = count_G[experts.start * policies : experts.stop * policies]
+            order_S = order_S[before:upto]
         token_S = order_S // experts_XK.shape[1]
-        count = torch.bincount(group_S, minlength=self.base.num_experts * policies)
         run = _Runs(
             mix=mix,
-            ends_EP=count.cumsum(0).to(torch.int32),
+            experts=experts,
+            ends_EP=count_G.cumsum(0).to(torch.int32),
             scale_S=mix.scale_P[policy_X[token_S]][:, None],
         )
         x_SI = x_XI[token_S]
@@ -151,7 +189,13 @@ class LoraExperts(nn.Module):  # type: ignore[misc]  # torch is untyped for mypy
         hidden_SO = self.base.act_fn(gate_SO) * up_SO
         y_SO = run.base(hidden_SO, self.base.down_proj) + run.update(hidden_SO, f"{self.name}.down_proj")
         y_SO = y_SO * weights_XK.flatten()[order_S][:, None]
-        return torch.zeros_like(x_XI).index_add(0, token_S, y_SO.to(x_XI.dtype))
+        return self.share.leave(torch.zeros_like(x_XI).index_add(0, token_S, y_SO.to(x_XI.dtype)))
+
+
+def _bare_mix(tokens: int) -> Mix:
+    """Return a mix that updates nothing."""
+    counts = (tokens,)
+    return Mix(counts=counts, scale_P=torch.ones(1), ends_P=torch.tensor(counts), sites={})
 
 
 @dataclass(slots=True, kw_only=True)
@@ -159,6 +203,7 @@ class _Runs:
     """The runs of pairs of one pass through a layer's experts."""
 
     mix: Mix
+    experts: slice
     ends_EP: Tensor
     scale_S: Tensor
 
@@ -172,7 +217,8 @@ class _Runs:
         if name not in self.mix.sites:
             return 0.0
         # Experts first: [P, E, ...] -> [E * P, ...], the order of the runs.
-        a_GRI, b_GOR = (half.transpose(0, 1).flatten(0, 1) for half in self.mix.sites[name])
+        halves = self.mix.sites[name]
+        a_GRI, b_GOR = (half[:, self.experts].transpose(0, 1).flatten(0, 1) for half in halves)
         low_SR = grouped_mm(x_SI, a_GRI.transpose(1, 2), offs=self.ends_EP) * self.scale_S
         return grouped_mm(low_SR, b_GOR.transpose(1, 2), offs=self.ends_EP)
 

@@ -15,7 +15,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -27,7 +26,7 @@ from mint_common.claims import Claim
 from mint_common.events import LoraSpec
 from mint_common.ids import Digest, PolicyId, TenantId
 from services.trainer.adapters.lora import folded_arrays
-from services.trainer.adapters.resident_base import ResidentBase, load_base
+from services.trainer.adapters.scoring import ScoringBase
 from services.trainer.adapters.stepping import Work, step_policies
 from services.trainer.adapters.tiers import Resident, Tiers
 from services.trainer.adapters.training_state import (
@@ -74,7 +73,7 @@ class ResidentPolicies:
 
     def __init__(
         self,
-        base: ResidentBase,
+        base: ScoringBase,
         *,
         stepper: ThreadPoolExecutor,
         exporter: ThreadPoolExecutor,
@@ -251,14 +250,14 @@ def _fail(job: _Job, error: BaseException) -> None:
 
 @asynccontextmanager
 async def open_policies(
-    folder: Path, *, threads: int, limits: Limits, host_policies: int, max_tokens: int
+    load: Callable[[], ScoringBase], *, threads: int, limits: Limits, host_policies: int, max_tokens: int
 ) -> AsyncIterator[ResidentPolicies]:
     """Load a base in a thread of its own and yield its policies; leaving waits for the step in hand."""
     with (
         ThreadPoolExecutor(1, "trainer", torch.set_num_threads, (threads,)) as stepper,
         ThreadPoolExecutor(1, "exporter", torch.set_num_threads, (1,)) as exporter,
     ):
-        base = await asyncio.get_running_loop().run_in_executor(stepper, load_base, folder)
+        base = await asyncio.get_running_loop().run_in_executor(stepper, load)
         policies = ResidentPolicies(
             base,
             stepper=stepper,

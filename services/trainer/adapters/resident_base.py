@@ -3,11 +3,10 @@
 Invariant: with no policy applied its log-probabilities are those of the untouched model.
 B = lines of a micro-batch, L = its longest line, T = its target tokens, D = model width, V = vocabulary.
 """
-# ruff: noqa: N806, N815  # tensors carry their shape in their name
+# ruff: noqa: N806  # tensors carry their shape in their name
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -20,10 +19,11 @@ from transformers.utils.logging import disable_progress_bar
 from mint_common.adapters_format import read_base_facts
 from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.errors import SettingInvalid
-from services.trainer.adapters.line_tensors import lay_out
+from services.trainer.adapters.line_tensors import LaidOut, lay_out
 from services.trainer.adapters.lora import LoraTensors
-from services.trainer.adapters.lora_modules import applied, plan_mix, wrap_modules
+from services.trainer.adapters.lora_modules import Slot, applied, plan_mix, wrap_modules
 from services.trainer.adapters.routing import Replay, read_routes, replayed, wrap_routers
+from services.trainer.adapters.scoring import Scored
 from services.trainer.core.lines import Line
 from services.trainer.core.losses.tokens import token_logprobs
 
@@ -32,17 +32,27 @@ SPARSE_ATTENTION = frozenset({"DeepseekV32ForCausalLM", "GlmMoeDsaForCausalLM"})
 _PROBE_TOLERANCE = 1e-3
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scored:
-    """Target tokens under a model.
+class TargetScores(nn.Module):  # type: ignore[misc]  # torch is untyped for mypy here
+    """The whole of a forward pass as one module: log-probabilities of the target tokens.
 
-    Where routes were recorded, ``routed_T`` is 0 for tokens without a usable one, and ``off_route_T`` the
-    share of a token's recorded experts that the model's own routers would not take.
+    Logits exist for target tokens only: those of the prompts would not fit a large vocabulary.
     """
 
-    logprobs_T: Tensor
-    routed_T: Tensor | None
-    off_route_T: Tensor | None
+    def __init__(self, body: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+        self.head = head
+
+    def forward(self, laid: LaidOut) -> Tensor:
+        """Return logp_T of a micro-batch."""
+        hidden_BLD = self.body(
+            input_ids=laid.inputs_BL,
+            attention_mask=laid.mask_B1LL,
+            position_ids=laid.positions_BL,
+            use_cache=False,
+        ).last_hidden_state
+        hidden_TD = hidden_BLD.flatten(0, 1).index_select(0, laid.where_T)
+        return token_logprobs(self.head(hidden_TD), laid.targets_T)
 
 
 class ResidentBase:
@@ -53,10 +63,9 @@ class ResidentBase:
         self.replays_routes = True
         self.shares_prompts = facts.architecture not in SPARSE_ATTENTION
         self._model = model.requires_grad_(requires_grad=False).eval()
-        self._body: nn.Module = model.base_model
-        self._head: nn.Module = model.get_output_embeddings()
+        self.target_scores = TargetScores(model.base_model, model.get_output_embeddings())
         self._check_head()
-        self._slots = wrap_modules(model, facts)
+        self.slots: list[Slot] = wrap_modules(model, facts)
         self._gates = wrap_routers(model, facts)
         self._top_k = int(getattr(model.config, "num_experts_per_tok", 0) or 0)
         self._experts = max((experts.count for experts in facts.experts.values()), default=0)
@@ -69,7 +78,7 @@ class ResidentBase:
         """Return the scores of the lines' target tokens, row after row.
 
         ``policies`` are those that the lines number, and the lines are in their order; without them the base
-        answers. Logits exist for target tokens only: those of the prompts would not fit a large vocabulary.
+        answers.
         """
         laid = lay_out(lines)
         replay = self._replay(lines, laid.inputs_BL.shape[1])
@@ -80,17 +89,10 @@ class ResidentBase:
         mixed = (
             nullcontext()
             if policies is None
-            else applied(self._slots, plan_mix([(policies[number], count) for number, count in counts]))
+            else applied(self.slots, plan_mix([(policies[number], count) for number, count in counts]))
         )
         with mixed, replayed(self._gates, replay):
-            hidden_BLD = self._body(
-                input_ids=laid.inputs_BL,
-                attention_mask=laid.mask_B1LL,
-                position_ids=laid.positions_BL,
-                use_cache=False,
-            ).last_hidden_state
-        hidden_TD = hidden_BLD.flatten(0, 1).index_select(0, laid.where_T)
-        logprobs_T = token_logprobs(self._head(hidden_TD), laid.targets_T)
+            logprobs_T = self.target_scores(laid)
         if replay is None:
             return Scored(logprobs_T=logprobs_T, routed_T=None, off_route_T=None)
         routed_T, off_route_T = replay.judge(laid.where_T, experts=self._experts)
@@ -114,7 +116,8 @@ class ResidentBase:
         ids = torch.arange(min(4, self.facts.vocab_size))[None]
         with torch.no_grad():
             whole = self._model(input_ids=ids, use_cache=False).logits
-            parts = self._head(self._body(input_ids=ids, use_cache=False).last_hidden_state)
+            hidden = self.target_scores.body(input_ids=ids, use_cache=False).last_hidden_state
+            parts = self.target_scores.head(hidden)
         if not torch.allclose(whole, parts, atol=_PROBE_TOLERANCE):
             problem = f"{self.facts.architecture} changes its logits after the head: not trainable here"
             raise SettingInvalid(name="MINT_TRAINER_BASE_DIR", problem=problem)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from services.trainer.adapters.resident_base import ResidentBase
+from services.trainer.adapters.scoring import ScoringBase
 from services.trainer.adapters.training_state import TrainingState
 from services.trainer.core.batch import Batch, Row
 from services.trainer.core.lines import Line, plan_lines
@@ -37,7 +37,7 @@ class Work:
 
 
 def step_policies(
-    base: ResidentBase, works: Sequence[Work], *, max_tokens: int
+    base: ScoringBase, works: Sequence[Work], *, max_tokens: int
 ) -> list[dict[str, float] | NotFinite]:
     """Step each state in place and return its metrics, or why its step is refused and the state spoilt.
 
@@ -62,7 +62,7 @@ def step_policies(
     return [step.finish() for step in steps]
 
 
-def _compare(base: ResidentBase, steps: Sequence["_Step"], lines: Sequence[Line]) -> None:
+def _compare(base: ScoringBase, steps: Sequence["_Step"], lines: Sequence[Line]) -> None:
     """Only measure how far policies are from their samplers."""
     with torch.no_grad():
         logprobs_T = base.logprobs(lines, [step.work.state.lora for step in steps])
@@ -70,7 +70,7 @@ def _compare(base: ResidentBase, steps: Sequence["_Step"], lines: Sequence[Line]
         steps[number].note_ratio(own_T, _sampled(rows))
 
 
-def _accumulate(base: ResidentBase, steps: Sequence["_Step"], lines: Sequence[Line]) -> None:
+def _accumulate(base: ScoringBase, steps: Sequence["_Step"], lines: Sequence[Line]) -> None:
     """Add one micro-batch's gradients to those of its policies."""
     lines = [line for line in lines if not steps[line.policy].refusal]
     if not lines:

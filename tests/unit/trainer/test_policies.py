@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from mint_common.events import LoraSpec
 from mint_common.ids import PolicyId, TenantId
 from mint_common.records import WaveRecord
 from services.trainer.adapters.policies import ResidentPolicies, open_policies
+from services.trainer.adapters.resident_base import load_base
 from services.trainer.core.batch import build_grpo_batch
 from services.trainer.core.refusals import CheckpointLost, NotFinite
 from services.trainer.core.scheduler import Limits
@@ -26,7 +28,8 @@ MakeRecord = Callable[..., WaveRecord]
 
 @pytest.fixture
 async def policies(tiny_folder: Path) -> AsyncIterator[ResidentPolicies]:
-    opened = open_policies(tiny_folder, threads=1, limits=LIMITS, host_policies=1, max_tokens=2048)
+    load = partial(load_base, tiny_folder)
+    opened = open_policies(load, threads=1, limits=LIMITS, host_policies=1, max_tokens=2048)
     async with opened as policies:
         yield policies
 
