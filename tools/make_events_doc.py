@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from mint_common.claims import Claim, RevisionRef
-from mint_common.events import EVENT_TYPES, Event, JobSpec, LoraSpec
+from mint_common.events import EVENT_TYPES, Event, JobSpec, LoraSpec, Retention
 from mint_common.events.codec import encode
 from mint_common.testing.factories import EXAMPLES
 
@@ -65,7 +65,7 @@ def render() -> str:
     parts.append("")
     parts += [_event_section(event_type) for event_type in EVENT_TYPES]
     parts.append("## Shared parts\n")
-    parts += [_part_section(part) for part in (Claim, RevisionRef, LoraSpec, JobSpec)]
+    parts += [_part_section(part) for part in (Claim, RevisionRef, LoraSpec, JobSpec, Retention)]
     return "\n".join(parts).rstrip() + "\n"
 
 

@@ -3,11 +3,13 @@
 Times are seconds since the epoch.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from mint_common.claims import Claim, RevisionRef
 from mint_common.events.job import LoraSpec
+from mint_common.events.policy import Retention
+from mint_common.events.revision import Fault
 from mint_common.ids import BaseName, Digest, EvaluationId, JobId, PolicyId, TenantId, WaveId
 
 RevisionState = Literal["published", "retired"]
@@ -66,7 +68,10 @@ class KeyOwner:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyRecord:
-    """A policy; ``latest`` is its newest published revision."""
+    """A policy; ``latest`` is its newest published revision.
+
+    ``changed`` counts the changes of its description, labels and retention.
+    """
 
     policy_id: PolicyId
     tenant_id: TenantId
@@ -75,11 +80,37 @@ class PolicyRecord:
     lora: LoraSpec
     created_at: float
     latest: RevisionRef | None
+    description: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+    retention: Retention = field(default_factory=Retention)
+    changed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyFilter:
+    """Which policies of a tenant; what is None or empty selects nothing out.
+
+    ``labels`` must all be there with these values. Times are of creation: from ``created_after`` on, before
+    ``created_before``. A list that a time selects is in order of creation, any other one by name.
+    """
+
+    base: str | None = None
+    labels: tuple[tuple[str, str], ...] = ()
+    created_after: float | None = None
+    created_before: float | None = None
+
+    @property
+    def is_by_time(self) -> bool:
+        """Return whether the list is in order of creation."""
+        return self.created_after is not None or self.created_before is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RevisionRecord:
-    """A revision, its lineage and the job and wave that it came from (None: no managed job)."""
+    """A revision, its lineage and the job and wave that it came from (None: no managed job).
+
+    ``fault`` says why its bytes are not to be had: no name resolves to it then.
+    """
 
     digest: Digest
     number: int
@@ -91,11 +122,21 @@ class RevisionRecord:
     job_id: JobId | None
     wave_id: WaveId | None
     created_at: float
+    fault: Fault | None = None
 
     @property
     def ref(self) -> RevisionRef:
         """Return what events and generation requests carry."""
         return RevisionRef(digest=self.digest, number=self.number, manifest=self.manifest)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevisionFilter:
+    """Which revisions of a policy, as `PolicyFilter` says it of policies."""
+
+    state: RevisionState | None = None
+    created_after: float | None = None
+    created_before: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +200,26 @@ class RuleRecord:
     roll_back_below: float | None
     actor: str
     created_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectionItem:
+    """What goes: a ``revision`` is retired by its policy's retention, the ``bytes`` of a retired one are
+    removed, or a ``folder`` of the blob store that no revision names. ``tenant_id`` is None for a folder."""
+
+    kind: Literal["revision", "bytes", "folder"]
+    what: str
+    policy_id: PolicyId
+    tenant_id: TenantId | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectionReport:
+    """What a collection let go of, or would; ``more``: it stopped at its limit."""
+
+    dry_run: bool
+    items: tuple[CollectionItem, ...]
+    more: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

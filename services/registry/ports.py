@@ -18,8 +18,10 @@ from mint_common.catalog import (
     KeyOwner,
     KeyRecord,
     OwnedRevision,
+    PolicyFilter,
     PolicyRecord,
     Resolution,
+    RevisionFilter,
     RevisionRecord,
     RevisionState,
     RuleRecord,
@@ -31,9 +33,13 @@ from mint_common.ids import BaseName, Digest, EvaluationId, PolicyId, TenantId
 from services.registry.core.exports import Refusal
 from services.registry.core.keys import StoredKey
 from services.registry.core.names import ModelName
+from services.registry.core.policies import PolicyChange
 
 HISTORY_ROWS = 1000
 """How much of an alias's history one answer holds."""
+
+ALL_POLICIES = PolicyFilter()
+ALL_REVISIONS = RevisionFilter()
 
 
 class Accounts(Protocol):
@@ -84,22 +90,41 @@ class Catalog(Protocol):
         ...
 
     async def add_policy(self, policy: PolicyRecord) -> None:
-        """Store a new policy. Raises AlreadyExists, InvalidField when a base has the name, NotFound."""
+        """Store and tell a new policy.
+
+        Raises AlreadyExists, InvalidField when a base has the name, NotFound.
+        """
+        ...
+
+    async def change_policy(
+        self, policy_id: PolicyId, change: PolicyChange, *, expected: int | None
+    ) -> PolicyRecord:
+        """Apply `core.policies.change_policy`, tell it if anything is otherwise, and return the policy.
+
+        Of changes that race, each sees the one before it. Raises NotFound.
+        """
         ...
 
     async def policy(self, tenant_id: TenantId, key: PolicyId | str) -> PolicyRecord:
         """Return a tenant's policy by id or name. Raises NotFound."""
         ...
 
-    async def policies(self, tenant_id: TenantId, *, limit: int, after: str | None) -> Sequence[PolicyRecord]:
-        """Return a tenant's policies by name."""
+    async def policies(
+        self, tenant_id: TenantId, wanted: PolicyFilter = ALL_POLICIES, *, limit: int, after: str | None
+    ) -> Sequence[PolicyRecord]:
+        """Return a tenant's policies by name, or by time when a time selects them; ``after`` is a name.
+
+        Raises InvalidField when a list by time is to go on after a policy that there is not.
+        """
         ...
 
     async def revision(self, policy_id: PolicyId, key: int | Digest) -> RevisionRecord:
         """Return a revision by number or digest. Raises NotFound."""
         ...
 
-    async def revisions(self, policy_id: PolicyId, *, limit: int, after: int) -> Sequence[RevisionRecord]:
+    async def revisions(
+        self, policy_id: PolicyId, wanted: RevisionFilter = ALL_REVISIONS, *, limit: int, after: int
+    ) -> Sequence[RevisionRecord]:
         """Return a policy's revisions by number."""
         ...
 
@@ -132,8 +157,8 @@ class Catalog(Protocol):
         """
         ...
 
-    async def add_policies(self, policies: Sequence[PolicyRecord]) -> None:
-        """Store many new policies, all or none. Raises as `add_policy` does."""
+    async def add_policies(self, policies: Sequence[PolicyRecord], *, announce: bool = False) -> None:
+        """Store many new policies, all or none; ``announce`` tells each. Raises as `add_policy` does."""
         ...
 
     async def publish_many(

@@ -120,6 +120,10 @@ class InternalHttp:
         """Set something."""
         return await self._ask("PUT", path, body=body, params=params)
 
+    async def patch(self, path: str, body: object) -> Json:
+        """Change some of something."""
+        return await self._ask("PATCH", path, body=body)
+
     async def delete(self, path: str, params: Params | None = None) -> Json:
         """Remove something."""
         return await self._ask("DELETE", path, params=params)

@@ -5,6 +5,7 @@ be given by id or by name. Lists come in pages: ``after`` is the last item's cur
 """
 
 from collections.abc import AsyncIterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import TypeVar
 
 import msgspec
@@ -19,8 +20,10 @@ from mint_common.catalog import (
     KeyOwner,
     KeyRecord,
     OwnedRevision,
+    PolicyFilter,
     PolicyRecord,
     Resolution,
+    RevisionFilter,
     RevisionRecord,
     RevisionState,
     RuleRecord,
@@ -95,31 +98,69 @@ class RegistryClient:
         alpha: float,
         seed: int,
         targets: tuple[str, ...] | None = None,
+        described: Mapping[str, object] | None = None,
     ) -> PolicyRecord:
-        """Create a policy; ``targets`` None means all of the base. Raises InvalidField, AlreadyExists."""
+        """Create a policy; ``targets`` None means all of the base. Raises InvalidField, AlreadyExists.
+
+        ``described`` may have a description, labels and retention, as `change_policy` takes them.
+        """
         lora: dict[str, object] = {"rank": rank, "alpha": alpha, "seed": seed}
         if targets is not None:
             lora["targets"] = list(targets)
-        body = {"name": name, "base": base, "lora": lora}
+        body = {"name": name, "base": base, "lora": lora, **(described or {})}
         return _read(await self._http.post(_policies(tenant_id), body), PolicyRecord)
 
     async def list_policies(
-        self, tenant_id: TenantId, *, limit: int = 100, after: str | None = None
+        self,
+        tenant_id: TenantId,
+        wanted: PolicyFilter | None = None,
+        *,
+        limit: int = 100,
+        after: str | None = None,
     ) -> list[PolicyRecord]:
-        """Return policies by name; ``after`` is a policy's name."""
-        params = {"limit": limit, "after": after}
+        """Return policies by name, or by time when a time selects them; ``after`` is a policy's name."""
+        params: dict[str, str | float | None] = {"limit": limit, "after": after}
+        if wanted is not None:
+            params |= {
+                "base": wanted.base,
+                "labels": ",".join(f"{label}={value}" for label, value in wanted.labels) or None,
+                "created_after": wanted.created_after,
+                "created_before": wanted.created_before,
+            }
         return _read(await self._http.get(_policies(tenant_id), params), list[PolicyRecord])
+
+    async def change_policy(
+        self,
+        tenant_id: TenantId,
+        policy: PolicyId | str,
+        change: Mapping[str, object],
+        *,
+        expected: int | None = None,
+    ) -> PolicyRecord:
+        """Describe a policy otherwise: description, labels (merged; None removes), retention.
+
+        ``expected`` is its ``changed`` that the change was made for. Raises PreconditionFailed.
+        """
+        body = {**change, "expected": expected}
+        return _read(await self._http.patch(_policies(tenant_id, policy), body), PolicyRecord)
 
     async def get_policy(self, tenant_id: TenantId, policy: PolicyId | str) -> PolicyRecord:
         """Return a policy."""
         return _read(await self._http.get(_policies(tenant_id, policy)), PolicyRecord)
 
     async def list_revisions(
-        self, tenant_id: TenantId, policy: PolicyId | str, *, limit: int = 100, after: int | None = None
+        self,
+        tenant_id: TenantId,
+        policy: PolicyId | str,
+        wanted: RevisionFilter | None = None,
+        *,
+        limit: int = 100,
+        after: int | None = None,
     ) -> list[RevisionRecord]:
         """Return revisions by number; ``after`` is a revision's number."""
+        params = {"limit": limit, "after": after, **(asdict(wanted) if wanted else {})}
         path = _policies(tenant_id, policy, "revisions")
-        return _read(await self._http.get(path, {"limit": limit, "after": after}), list[RevisionRecord])
+        return _read(await self._http.get(path, params), list[RevisionRecord])
 
     async def get_revision(
         self, tenant_id: TenantId, policy: PolicyId | str, revision: int | Digest

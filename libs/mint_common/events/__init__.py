@@ -5,11 +5,21 @@ from mint_common.events.alias import AliasMoved
 from mint_common.events.evaluation import EvaluationRecorded
 from mint_common.events.event import Event
 from mint_common.events.job import JobFinished, JobSpec, JobSubmitted, LoraSpec
-from mint_common.events.revision import RevisionExported, RevisionPublished, RevisionRejected, RevisionRetired
+from mint_common.events.policy import PolicyChanged, PolicyCreated, Retention
+from mint_common.events.revision import (
+    RevisionExported,
+    RevisionHealed,
+    RevisionLost,
+    RevisionPublished,
+    RevisionRejected,
+    RevisionRetired,
+)
 from mint_common.events.training import TrainingFailed
 from mint_common.events.wave import WaveCancelled, WaveCompleted, WaveRequested
 
 EVENT_TYPES: tuple[type[Event], ...] = (
+    PolicyCreated,
+    PolicyChanged,
     JobSubmitted,
     JobFinished,
     WaveRequested,
@@ -20,6 +30,8 @@ EVENT_TYPES: tuple[type[Event], ...] = (
     RevisionPublished,
     RevisionRejected,
     RevisionRetired,
+    RevisionLost,
+    RevisionHealed,
     AliasMoved,
     EvaluationRecorded,
     AdapterWanted,
@@ -41,7 +53,12 @@ __all__ = [
     "JobSpec",
     "JobSubmitted",
     "LoraSpec",
+    "PolicyChanged",
+    "PolicyCreated",
+    "Retention",
     "RevisionExported",
+    "RevisionHealed",
+    "RevisionLost",
     "RevisionPublished",
     "RevisionRejected",
     "RevisionRetired",

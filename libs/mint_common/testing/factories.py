@@ -15,7 +15,12 @@ from mint_common.events import (
     JobSpec,
     JobSubmitted,
     LoraSpec,
+    PolicyChanged,
+    PolicyCreated,
+    Retention,
     RevisionExported,
+    RevisionHealed,
+    RevisionLost,
     RevisionPublished,
     RevisionRejected,
     RevisionRetired,
@@ -71,6 +76,26 @@ REVISION = RevisionRef(digest=DIGEST, number=2, manifest=MANIFEST)
 METRICS = {"loss": 0.125, "ratio_max_error": 0.0, "reward_mean": 0.75}
 
 _EVENTS: tuple[Event, ...] = (
+    PolicyCreated(
+        tenant_id=TENANT,
+        base=BASE,
+        policy_id=POLICY,
+        name="copy",
+        lora=LORA,
+        description="",
+        labels={"team": "search"},
+        retention=Retention(),
+    ),
+    PolicyChanged(
+        tenant_id=TENANT,
+        base=BASE,
+        policy_id=POLICY,
+        changed=1,
+        name="copy",
+        description="Copies its prompt.",
+        labels={"team": "search"},
+        retention=Retention(keep_last=100, keep_days=30),
+    ),
     JobSubmitted(tenant_id=TENANT, base=BASE, job_id=JOB, policy_id=POLICY, lora=LORA, spec=SPEC),
     JobFinished(
         tenant_id=TENANT,
@@ -161,6 +186,19 @@ _EVENTS: tuple[Event, ...] = (
         reason="Adapter refused (rank): needs rank <= 16, found 32",
     ),
     RevisionRetired(tenant_id=TENANT, base=BASE, policy_id=POLICY, digest=PARENT, number=1, sequence=1),
+    RevisionLost(
+        tenant_id=TENANT,
+        base=BASE,
+        policy_id=POLICY,
+        digest=DIGEST,
+        number=2,
+        fault="missing",
+        problem=f"No blob at '{MANIFEST.uri}'.",
+        sequence=1,
+    ),
+    RevisionHealed(
+        tenant_id=TENANT, base=BASE, policy_id=POLICY, digest=DIGEST, revision=REVISION, sequence=2
+    ),
     AliasMoved(
         tenant_id=TENANT,
         base=BASE,

@@ -5,8 +5,9 @@ from fastapi import APIRouter
 from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.ids import BaseName
 from services.gateway.http.context import GatewayDep
+from services.gateway.http.recording import RecordedRoute
 
-router = APIRouter(prefix="/mint/v1/bases", tags=["bases"])
+router = APIRouter(prefix="/mint/v1/bases", tags=["bases"], route_class=RecordedRoute)
 
 
 @router.get("")

@@ -1,17 +1,31 @@
 """``/mint/v1/policies`` and their revisions."""
 
 import re
+from dataclasses import asdict
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Header, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from mint_common.catalog import PolicyRecord, RevisionRecord, RevisionState
+from mint_common.catalog import (
+    PolicyFilter,
+    PolicyRecord,
+    RevisionFilter,
+    RevisionRecord,
+    RevisionState,
+)
 from mint_common.ids import BaseName, Digest
 from services.gateway.core.callers import Caller
-from services.gateway.core.policies import PolicyRequest, check_name, plan_lora
+from services.gateway.core.policies import (
+    PolicyRequest,
+    RetentionRequest,
+    check_name,
+    plan_lora,
+    split_labels,
+)
 from services.gateway.http.context import CallerDep, Gateway, GatewayDep, LimitQuery
 from services.gateway.http.recording import RecordedRoute
+from services.gateway.http.tags import check_expected
 
 router = APIRouter(prefix="/mint/v1/policies", tags=["policies"], route_class=RecordedRoute)
 
@@ -23,6 +37,28 @@ TAR_BODY = {
 }
 
 
+class PolicyPatch(BaseModel):
+    """A merge patch (RFC 7396): what is not named stays, null clears; a label set to null goes."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        json_schema_extra={
+            "examples": [
+                {
+                    "description": "Copies its prompt.",
+                    "labels": {"stage": "prod", "trial": None},
+                    "retention": {"keep_last": 100, "keep_days": 30},
+                }
+            ]
+        },
+    )
+
+    description: str | None = None
+    labels: dict[str, str | None] | None = None
+    retention: RetentionRequest | None = None
+
+
 class Lineage(BaseModel):
     """Where an uploaded adapter comes from: its optimizer step, the revision that it was trained from."""
 
@@ -31,6 +67,10 @@ class Lineage(BaseModel):
     step: int = Field(0, ge=0, le=2**53)
     parent: str | None = None
 
+
+LabelsQuery = Annotated[str | None, Query(examples=["team=search,stage=prod"], max_length=5000)]
+MomentQuery = Annotated[float | None, Query(ge=0, le=2**35, allow_inf_nan=False)]
+"""Seconds since the epoch."""
 
 _UPLOAD = re.compile(r"/mint/v1/policies/[^/]+/revisions")
 
@@ -49,15 +89,37 @@ async def create_policy(body: PolicyRequest, caller: CallerDep, gateway: Gateway
         alpha=lora.alpha,
         targets=lora.targets,
         seed=lora.seed,
+        described={
+            "description": body.description,
+            "labels": body.labels,
+            "retention": asdict(body.retention),
+        },
     )
 
 
 @router.get("")
-async def list_policies(
-    caller: CallerDep, gateway: GatewayDep, limit: LimitQuery = 100, after: str | None = None
+async def list_policies(  # noqa: PLR0917  # FastAPI passes them by name
+    caller: CallerDep,
+    gateway: GatewayDep,
+    limit: LimitQuery = 100,
+    after: str | None = None,
+    base: str | None = None,
+    labels: LabelsQuery = None,
+    created_after: MomentQuery = None,
+    created_before: MomentQuery = None,
 ) -> list[PolicyRecord]:
-    """List the tenant's policies by name; ``after`` is the last name of the page before."""
-    return await gateway.registry.list_policies(caller.tenant_id, limit=limit, after=after)
+    """List the tenant's policies by name; ``after`` is the last name of the page before.
+
+    ``base``, ``labels`` and the times, in seconds since the epoch, select; all that are given must hold. A
+    list that a time selects is in order of creation.
+    """
+    wanted = PolicyFilter(
+        base=base,
+        labels=split_labels(labels),
+        created_after=created_after,
+        created_before=created_before,
+    )
+    return await gateway.registry.list_policies(caller.tenant_id, wanted, limit=limit, after=after)
 
 
 @router.get("/{policy}")
@@ -66,12 +128,42 @@ async def get_policy(policy: str, caller: CallerDep, gateway: GatewayDep) -> Pol
     return await gateway.registry.get_policy(caller.tenant_id, policy)
 
 
+@router.patch("/{policy}")
+async def change_policy(
+    policy: str,
+    body: PolicyPatch,
+    caller: CallerDep,
+    gateway: GatewayDep,
+    if_match: Annotated[str | None, Header()] = None,
+) -> PolicyRecord:
+    """Describe a policy otherwise: description, labels, retention. 412 when If-Match is not its ETag now."""
+    found = await gateway.registry.get_policy(caller.tenant_id, policy)
+    check_expected(if_match, found, what=f"policy {found.name!r}")
+    return await gateway.registry.change_policy(
+        caller.tenant_id,
+        found.policy_id,
+        body.model_dump(exclude_unset=True),
+        expected=None if if_match is None else found.changed,
+    )
+
+
 @router.get("/{policy}/revisions")
-async def list_revisions(
-    policy: str, caller: CallerDep, gateway: GatewayDep, limit: LimitQuery = 100, after: int | None = None
+async def list_revisions(  # noqa: PLR0917  # FastAPI passes them by name
+    policy: str,
+    caller: CallerDep,
+    gateway: GatewayDep,
+    limit: LimitQuery = 100,
+    after: int | None = None,
+    state: RevisionState | None = None,
+    created_after: MomentQuery = None,
+    created_before: MomentQuery = None,
 ) -> list[RevisionRecord]:
-    """List the revisions of a policy by number; ``after`` is the last number of the page before."""
-    return await gateway.registry.list_revisions(caller.tenant_id, policy, limit=limit, after=after)
+    """List the revisions of a policy by number; ``after`` is the last number of the page before.
+
+    ``state`` and the times, in seconds since the epoch, select; all that are given must hold.
+    """
+    wanted = RevisionFilter(state=state, created_after=created_after, created_before=created_before)
+    return await gateway.registry.list_revisions(caller.tenant_id, policy, wanted, limit=limit, after=after)
 
 
 @router.get("/{policy}/revisions/{revision}")

@@ -20,6 +20,7 @@ from services.gateway.core.requests import (
     keyed_request,
 )
 from services.gateway.http.context import Gateway, gateway_of, identify_caller
+from services.gateway.http.tags import tagged
 
 REPEATED_HEADER = "idempotency-replayed"
 WAIT_SECONDS, LOOK_SECONDS = 10.0, 0.05
@@ -39,7 +40,8 @@ class RecordedRoute(APIRoute):
 
         async def handle(request: Request) -> Response:
             if request.method in _READING:
-                return await carry_out(request)
+                answer = await carry_out(request)
+                return tagged(request, answer) if self._is_of_one_thing else answer
             try:
                 gateway, caller = gateway_of(request), await _caller(request)
             except MintError:
@@ -47,6 +49,11 @@ class RecordedRoute(APIRoute):
             return await self._record(request, gateway, caller, carry_out)
 
         return handle
+
+    @property
+    def _is_of_one_thing(self) -> bool:
+        """Return whether its path ends in a name."""
+        return self.path_format.endswith("}")
 
     async def _record(
         self, request: Request, gateway: Gateway, caller: Caller, carry_out: Handler
@@ -60,6 +67,8 @@ class RecordedRoute(APIRoute):
         status = 500
         try:
             response = await carry_out(request)
+            if request.method == "PATCH":
+                response = tagged(request, response)
             status = response.status_code
             if keyed is not None:
                 await gateway.requests.finish(keyed, _stored(response))

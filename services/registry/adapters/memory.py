@@ -6,20 +6,24 @@ from dataclasses import replace
 from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.catalog import (
     OwnedRevision,
+    PolicyFilter,
     PolicyRecord,
     Resolution,
+    RevisionFilter,
     RevisionRecord,
     RevisionState,
 )
 from mint_common.claims import RevisionRef
 from mint_common.errors import AlreadyExists, BaseChanged, InvalidField, MintError, NotFound, RevisionInUse
-from mint_common.events import RevisionExported
+from mint_common.events import Event, RevisionExported
 from mint_common.ids import BaseName, Digest, PolicyId, TenantId, new_id
 from mint_common.runtime.ledger_memory import MemoryLedger
 from services.registry.adapters.memory_tables import Tables
 from services.registry.core.exports import Refusal, answer, retired
 from services.registry.core.names import DEFAULT_ALIAS, ModelName, is_policy_id
+from services.registry.core.policies import PolicyChange, change_policy, changed, created, selects
 from services.registry.core.resolve import base_resolution, policy_resolution
+from services.registry.ports import ALL_POLICIES, ALL_REVISIONS
 
 
 class MemoryCatalog:
@@ -48,6 +52,10 @@ class MemoryCatalog:
 
     async def add_policy(self, policy: PolicyRecord) -> None:
         """Store a new policy."""
+        self._add_policy(policy)
+        await self._tell(created(policy))
+
+    def _add_policy(self, policy: PolicyRecord) -> None:
         if policy.name in self._tables.bases:
             raise InvalidField(field="name", problem=f"{policy.name!r} is the name of a base")
         if any(_is(other, policy.tenant_id, policy.name) for other in self._tables.policies.values()):
@@ -58,6 +66,19 @@ class MemoryCatalog:
             raise NotFound(kind="tenant", name=policy.tenant_id)
         self._tables.policies[policy.policy_id] = policy
 
+    async def change_policy(
+        self, policy_id: PolicyId, change: PolicyChange, *, expected: int | None
+    ) -> PolicyRecord:
+        """Describe a policy otherwise."""
+        if policy_id not in self._tables.policies:
+            raise NotFound(kind="policy", name=policy_id)
+        policy = self._tables.policies[policy_id]
+        described = change_policy(policy, change, expected=expected)
+        if described != policy:
+            self._tables.policies[policy_id] = described
+            await self._tell(changed(described))
+        return self._with_latest(described)
+
     async def policy(self, tenant_id: TenantId, key: PolicyId | str) -> PolicyRecord:
         """Return a tenant's policy by id or name."""
         for policy in self._tables.policies.values():
@@ -65,11 +86,23 @@ class MemoryCatalog:
                 return self._with_latest(policy)
         raise NotFound(kind="policy", name=key)
 
-    async def policies(self, tenant_id: TenantId, *, limit: int, after: str | None) -> Sequence[PolicyRecord]:
-        """Return a tenant's policies by name."""
-        found = [policy for policy in self._tables.policies.values() if policy.tenant_id == tenant_id]
-        rest = [policy for policy in found if policy.name > (after or "")]
-        return [self._with_latest(policy) for policy in sorted(rest, key=lambda policy: policy.name)[:limit]]
+    async def policies(
+        self, tenant_id: TenantId, wanted: PolicyFilter = ALL_POLICIES, *, limit: int, after: str | None
+    ) -> Sequence[PolicyRecord]:
+        """Return a page of a tenant's policies."""
+        own = [policy for policy in self._tables.policies.values() if policy.tenant_id == tenant_id]
+
+        def place(policy: PolicyRecord) -> tuple[float, str]:
+            return policy.created_at if wanted.is_by_time else 0.0, policy.name
+
+        start = (0.0, after or "")
+        if wanted.is_by_time and after is not None:
+            cursor = [policy for policy in own if policy.name == after]
+            if not cursor:
+                raise InvalidField(field="after", problem=f"the tenant has no policy {after!r}")
+            start = place(cursor[0])
+        found = [policy for policy in own if selects(wanted, policy) and place(policy) > start]
+        return [self._with_latest(policy) for policy in sorted(found, key=place)[:limit]]
 
     async def revision(self, policy_id: PolicyId, key: int | Digest) -> RevisionRecord:
         """Return a revision by number or digest."""
@@ -78,9 +111,18 @@ class MemoryCatalog:
                 return revision
         raise NotFound(kind="revision", name=str(key))
 
-    async def revisions(self, policy_id: PolicyId, *, limit: int, after: int) -> Sequence[RevisionRecord]:
-        """Return a policy's revisions by number."""
-        return self._tables.revisions.get(policy_id, [])[after:][:limit]
+    async def revisions(
+        self, policy_id: PolicyId, wanted: RevisionFilter = ALL_REVISIONS, *, limit: int, after: int
+    ) -> Sequence[RevisionRecord]:
+        """Return a page of a policy's revisions by number."""
+        rest = self._tables.revisions.get(policy_id, [])[after:]
+        return [
+            revision
+            for revision in rest
+            if wanted.state in (None, revision.state)
+            and (wanted.created_after is None or revision.created_at >= wanted.created_after)
+            and (wanted.created_before is None or revision.created_at < wanted.created_before)
+        ][:limit]
 
     async def resolve(self, tenant_id: TenantId, name: ModelName) -> Resolution:
         """Return what a model name means now."""
@@ -96,10 +138,12 @@ class MemoryCatalog:
             revision = self._tables.revisions[policy.policy_id][rows[-1][0].number - 1].ref
         elif name.alias is not None:
             revision = None
-        is_retired = revision is not None and (
-            self._tables.revisions[policy.policy_id][revision.number - 1].state == "retired"
+        if revision is None:
+            return policy_resolution(name, policy, None)
+        row = self._tables.revisions[policy.policy_id][revision.number - 1]
+        return policy_resolution(
+            name, policy, revision, is_retired=row.state == "retired", fault=row.fault
         )
-        return policy_resolution(name, policy, revision, is_retired=is_retired)
 
     async def owned(self, tenant_id: TenantId, digests: Sequence[Digest]) -> Sequence[OwnedRevision]:
         """Return which of these digests are a tenant's, of which policies."""
@@ -123,10 +167,13 @@ class MemoryCatalog:
             raise RevisionInUse(number=number, aliases=", ".join(pointing))
         if found.state == state:
             return found
+        if found.fault == "collected":
+            raise RevisionLostError(name=policy.name, number=number, fault=found.fault)
         changed = replace(found, state=state)
         self._tables.revisions[policy.policy_id][number - 1] = changed
         self._tables.changes[policy.policy_id, number] += 1
         if state == "retired":
+            self._tables.retired_at[policy.policy_id, number] = SystemClock().now()
             sequence = self._tables.changes[policy.policy_id, number]
             async with self._ledger.transaction(new_id("req")) as transaction:
                 await transaction.emit(retired(policy, found.digest, number, sequence=sequence))
@@ -140,15 +187,17 @@ class MemoryCatalog:
                 self._tables.exports[key] = refusal or self._append(export, now)
             await transaction.emit(answer(export, self._tables.exports[key]))
 
-    async def add_policies(self, policies: Sequence[PolicyRecord]) -> None:
+    async def add_policies(self, policies: Sequence[PolicyRecord], *, announce: bool = False) -> None:
         """Store many new policies, all or none."""
         before = dict(self._tables.policies)
         try:
             for policy in policies:
-                await self.add_policy(policy)
+                self._add_policy(policy)
         except MintError:
             self._tables.policies = before
             raise
+        if announce:
+            await self._tell(*map(created, policies))
 
     async def publish_many(
         self, exports: Sequence[RevisionExported], *, now: float, announce: bool
@@ -166,6 +215,10 @@ class MemoryCatalog:
                 if announce:
                     await transaction.emit(answer(export, ref))
             return refs
+
+    async def _tell(self, *events: Event) -> None:
+        async with self._ledger.transaction(new_id("req")) as transaction:
+            await transaction.emit(*events)
 
     def _append(self, export: RevisionExported, now: float) -> RevisionRef:
         revisions = self._tables.revisions.setdefault(export.policy_id, [])

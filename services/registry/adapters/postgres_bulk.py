@@ -10,11 +10,13 @@ from mint_common.claims import RevisionRef
 from mint_common.errors import AlreadyExists, InvalidField, NotFound
 from mint_common.events import RevisionExported
 from mint_common.runtime.postgres_errors import PostgresConnection
+from services.registry.adapters.postgres_policies import insert_labels, retention_row
 from services.registry.adapters.rows import moment, ref_of
 
 _ADD = """
-    INSERT INTO policies (policy_id, tenant_id, name, base, lora, created_at)
-    SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::jsonb[], $6::timestamptz[])
+    INSERT INTO policies (policy_id, tenant_id, name, base, lora, created_at, description, labels, retention)
+    SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::jsonb[], $6::timestamptz[],
+                         $7::text[], $8::jsonb[], $9::jsonb[])
 """
 # Locks in one order: two imports of the same policies wait for each other instead of dying.
 _LOCK = "SELECT policy_id FROM policies WHERE policy_id = ANY($1) ORDER BY policy_id FOR NO KEY UPDATE"
@@ -66,7 +68,11 @@ async def insert_policies(connection: PostgresConnection, policies: Sequence[Pol
                 [policy.base for policy in policies],
                 [msgspec.to_builtins(policy.lora) for policy in policies],
                 [moment(policy.created_at) for policy in policies],
+                [policy.description for policy in policies],
+                [policy.labels for policy in policies],
+                [retention_row(policy) for policy in policies],
             )
+            await insert_labels(connection, policies)
         except asyncpg.UniqueViolationError as error:
             raise AlreadyExists(kind="policy", name=error.detail or "one of many") from error
         except asyncpg.ForeignKeyViolationError as error:

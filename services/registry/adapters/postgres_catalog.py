@@ -10,15 +10,30 @@ import asyncpg
 import msgspec
 
 from mint_common.adapters_format.base_facts import BaseFacts
-from mint_common.catalog import OwnedRevision, PolicyRecord, Resolution, RevisionRecord, RevisionState
+from mint_common.catalog import (
+    OwnedRevision,
+    PolicyFilter,
+    PolicyRecord,
+    Resolution,
+    RevisionFilter,
+    RevisionRecord,
+    RevisionState,
+)
 from mint_common.claims import RevisionRef
-from mint_common.errors import AlreadyExists, BaseChanged, InvalidField, NotFound, RevisionInUse
+from mint_common.errors import BaseChanged, NotFound, RevisionInUse, RevisionLostError
 from mint_common.events import RevisionExported
 from mint_common.ids import BaseName, Digest, PolicyId, TenantId, new_id
 from mint_common.runtime.ledger_postgres import PostgresLedger
-from mint_common.runtime.postgres_errors import PostgresConnection, acquired
+from mint_common.runtime.postgres_errors import PostgresConnection
 from services.registry.adapters.postgres_bulk import insert_policies, insert_revisions
+from services.registry.adapters.postgres_policies import (
+    describe_policy,
+    insert_policy,
+    list_policies,
+    locked_policy,
+)
 from services.registry.adapters.postgres_resolve import resolve_query
+from services.registry.adapters.postgres_vouching import vouch_for
 from services.registry.adapters.rows import (
     POLICY,
     moment,
@@ -28,15 +43,18 @@ from services.registry.adapters.rows import (
 )
 from services.registry.core.exports import Refusal, answer, retired
 from services.registry.core.names import ModelName, is_policy_id
+from services.registry.core.policies import PolicyChange, change_policy, changed, created
 from services.registry.core.resolve import base_resolution, policy_resolution
+from services.registry.ports import ALL_POLICIES, ALL_REVISIONS
 
 _PUT_BASE = (
     "INSERT INTO bases (name, digest, facts, created_at) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING"
 )
-_ADD_POLICY = """
-    INSERT INTO policies (policy_id, tenant_id, name, base, lora, created_at)
-    SELECT $1, $2, $3, $4, $5, $6 WHERE NOT EXISTS (SELECT FROM bases WHERE name = $3)
-    RETURNING policy_id
+_REVISIONS = """
+    SELECT * FROM revisions
+    WHERE policy_id = $1 AND number > $2 AND ($4::text IS NULL OR state = $4)
+        AND ($5::timestamptz IS NULL OR created_at >= $5) AND ($6::timestamptz IS NULL OR created_at < $6)
+    ORDER BY number LIMIT $3
 """
 _LOCK_POLICY = "SELECT 1 FROM policies WHERE policy_id = $1 FOR NO KEY UPDATE"
 _APPEND = """
@@ -47,7 +65,8 @@ _APPEND = """
     RETURNING *
 """
 _SET_STATE = """
-    UPDATE revisions SET state = $3, changes = changes + 1
+    UPDATE revisions
+    SET state = $3, changes = changes + 1, retired_at = CASE WHEN $3 = 'retired' THEN now() END
     WHERE policy_id = $1 AND number = $2 AND state <> $3 RETURNING digest, changes
 """
 _OWNED = """
@@ -94,25 +113,21 @@ class PostgresCatalog:
 
     async def add_policy(self, policy: PolicyRecord) -> None:
         """Store a new policy."""
-        lora = msgspec.to_builtins(policy.lora)
-        try:
-            added = await self._pool.fetchval(
-                _ADD_POLICY,
-                policy.policy_id,
-                policy.tenant_id,
-                policy.name,
-                policy.base,
-                lora,
-                moment(policy.created_at),
-            )
-        except asyncpg.UniqueViolationError as error:
-            raise AlreadyExists(kind="policy", name=policy.name) from error
-        except asyncpg.ForeignKeyViolationError as error:
-            if error.constraint_name == "policies_base_fkey":
-                raise NotFound(kind="base", name=policy.base) from error
-            raise NotFound(kind="tenant", name=policy.tenant_id) from error
-        if added is None:
-            raise InvalidField(field="name", problem=f"{policy.name!r} is the name of a base")
+        async with self._ledger.transaction(new_id("req")) as transaction:
+            await insert_policy(transaction.connection, policy)
+            await transaction.emit(created(policy))
+
+    async def change_policy(
+        self, policy_id: PolicyId, change: PolicyChange, *, expected: int | None
+    ) -> PolicyRecord:
+        """Describe a policy otherwise."""
+        async with self._ledger.transaction(new_id("req")) as transaction:
+            policy = await locked_policy(transaction.connection, policy_id)
+            described = change_policy(policy, change, expected=expected)
+            if described != policy:
+                await describe_policy(transaction.connection, described)
+                await transaction.emit(changed(described))
+        return described
 
     async def policy(self, tenant_id: TenantId, key: PolicyId | str) -> PolicyRecord:
         """Return a tenant's policy by id or name."""
@@ -124,10 +139,11 @@ class PostgresCatalog:
             raise NotFound(kind="policy", name=key)
         return policy_of(row)
 
-    async def policies(self, tenant_id: TenantId, *, limit: int, after: str | None) -> Sequence[PolicyRecord]:
-        """Return a tenant's policies by name."""
-        query = f"{POLICY} WHERE tenant_id = $1 AND name > $2 ORDER BY name LIMIT $3"
-        return [policy_of(row) for row in await self._pool.fetch(query, tenant_id, after or "", limit)]
+    async def policies(
+        self, tenant_id: TenantId, wanted: PolicyFilter = ALL_POLICIES, *, limit: int, after: str | None
+    ) -> Sequence[PolicyRecord]:
+        """Return a page of a tenant's policies."""
+        return await list_policies(self._pool, tenant_id, wanted, limit=limit, after=after)
 
     async def revision(self, policy_id: PolicyId, key: int | Digest) -> RevisionRecord:
         """Return a revision by number or digest."""
@@ -141,17 +157,31 @@ class PostgresCatalog:
             raise NotFound(kind="revision", name=str(key))
         return revision_of(row)
 
-    async def revisions(self, policy_id: PolicyId, *, limit: int, after: int) -> Sequence[RevisionRecord]:
-        """Return a policy's revisions by number."""
-        query = "SELECT * FROM revisions WHERE policy_id = $1 AND number > $2 ORDER BY number LIMIT $3"
-        return [revision_of(row) for row in await self._pool.fetch(query, policy_id, after, limit)]
+    async def revisions(
+        self, policy_id: PolicyId, wanted: RevisionFilter = ALL_REVISIONS, *, limit: int, after: int
+    ) -> Sequence[RevisionRecord]:
+        """Return a page of a policy's revisions by number."""
+        since, before = wanted.created_after, wanted.created_before
+        rows = await self._pool.fetch(
+            _REVISIONS,
+            policy_id,
+            after,
+            limit,
+            wanted.state,
+            None if since is None else moment(since),
+            None if before is None else moment(before),
+        )
+        return [revision_of(row) for row in rows]
 
     async def resolve(self, tenant_id: TenantId, name: ModelName) -> Resolution:
         """Return what a model name means now."""
         row = await self._pool.fetchrow(*resolve_query(tenant_id, name))
         if row is not None:
             revision = None if row["number"] is None else ref_of(row)
-            return policy_resolution(name, policy_of(row), revision, is_retired=row["state"] == "retired")
+            is_retired = row["state"] == "retired"
+            return policy_resolution(
+                name, policy_of(row), revision, is_retired=is_retired, fault=row["fault"]
+            )
         facts = None
         if name.is_bare:
             with suppress(NotFound):
@@ -172,6 +202,9 @@ class PostgresCatalog:
             names = [row["alias"] for row in await connection.fetch(query, policy.policy_id, number)]
             if names and state == "retired":
                 raise RevisionInUse(number=number, aliases=", ".join(names))
+            known = await self.revision(policy.policy_id, number)
+            if known.fault == "collected" and state == "published":
+                raise RevisionLostError(name=policy.name, number=number, fault=known.fault)
             row = await connection.fetchrow(_SET_STATE, policy.policy_id, number, state)
             if row is not None and state == "retired":
                 await transaction.emit(retired(policy, row["digest"], number, sequence=row["changes"]))
@@ -188,20 +221,25 @@ class PostgresCatalog:
                     ref_of(row) if row["code"] is None else Refusal(code=row["code"], reason=row["reason"])
                 )
             else:
+                if refusal is None:
+                    await transaction.emit(*await vouch_for(connection, [export]))
                 verdict = refusal or await _append(connection, export, now)
                 await _settle(connection, export, verdict, now)
             await transaction.emit(answer(export, verdict))
 
-    async def add_policies(self, policies: Sequence[PolicyRecord]) -> None:
+    async def add_policies(self, policies: Sequence[PolicyRecord], *, announce: bool = False) -> None:
         """Store many new policies, all or none."""
-        async with acquired(self._pool) as connection:
-            await insert_policies(connection, policies)
+        async with self._ledger.transaction(new_id("req")) as transaction:
+            await insert_policies(transaction.connection, policies)
+            if announce:
+                await transaction.emit(*map(created, policies))
 
     async def publish_many(
         self, exports: Sequence[RevisionExported], *, now: float, announce: bool
     ) -> Sequence[RevisionRef]:
         """Publish checked adapters in one step."""
         async with self._ledger.transaction(new_id("req")) as transaction:
+            await transaction.emit(*await vouch_for(transaction.connection, exports))
             refs = await insert_revisions(transaction.connection, exports, now=now)
             if announce:
                 await transaction.emit(*map(answer, exports, refs))

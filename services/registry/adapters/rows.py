@@ -15,18 +15,18 @@ from mint_common.catalog import (
     TenantRecord,
 )
 from mint_common.claims import Claim, RevisionRef
-from mint_common.events.job import LoraSpec
+from mint_common.events import LoraSpec, Retention
 
-POLICY = """
-    SELECT policy.*, newest.number, newest.digest, newest.manifest_uri, newest.manifest_sha256,
-           newest.manifest_size_bytes
-    FROM policies policy
+NEWEST = """
     LEFT JOIN LATERAL (
-        SELECT * FROM revisions
+        SELECT number, digest, manifest_uri, manifest_sha256, manifest_size_bytes FROM revisions
         WHERE revisions.policy_id = policy.policy_id AND state = 'published'
         ORDER BY number DESC LIMIT 1
     ) newest ON true
 """
+"""Joins ``policy`` with its newest published revision."""
+
+POLICY = f"SELECT policy.*, newest.* FROM policies policy {NEWEST}"  # noqa: S608  # a constant
 """Policies with their newest published revision."""
 
 
@@ -81,6 +81,10 @@ def policy_of(row: asyncpg.Record) -> PolicyRecord:
         lora=msgspec.convert(row["lora"], LoraSpec),
         created_at=row["created_at"].timestamp(),
         latest=None if row["number"] is None else ref_of(row),
+        description=row["description"],
+        labels=row["labels"],
+        retention=msgspec.convert(row["retention"], Retention),
+        changed=row["changed"],
     )
 
 
@@ -102,6 +106,7 @@ def revision_of(row: asyncpg.Record) -> RevisionRecord:
         job_id=row["job_id"],
         wave_id=row["wave_id"],
         created_at=row["created_at"].timestamp(),
+        fault=row["fault"],
     )
 
 

@@ -3,14 +3,29 @@
 from collections.abc import Sequence
 from typing import Annotated
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from pydantic import Field, StrictInt, StringConstraints
 
-from mint_common.catalog import EvaluationRecord, OwnedRevision, RevisionRecord, RevisionState
+from mint_common.catalog import (
+    EvaluationRecord,
+    OwnedRevision,
+    RevisionFilter,
+    RevisionRecord,
+    RevisionState,
+)
 from mint_common.ids import Digest
 from services.registry.core.evaluations import evaluation_id
 from services.registry.core.names import policy_key, revision_key
-from services.registry.http.context import Body, Label, Limit, NumberCursor, Registry, Tenant, TextCursor
+from services.registry.http.context import (
+    Body,
+    Label,
+    Limit,
+    Moment,
+    NumberCursor,
+    Registry,
+    Tenant,
+    TextCursor,
+)
 
 _POLICY = "/internal/tenants/{tenant_id}/policies/{policy}"
 
@@ -41,6 +56,12 @@ class DigestsBody(Body):
     digests: Annotated[list[DigestText], Field(max_length=10_000)]
 
 
+def _wanted(
+    state: RevisionState | None = None, created_after: Moment = None, created_before: Moment = None
+) -> RevisionFilter:
+    return RevisionFilter(state=state, created_after=created_after, created_before=created_before)
+
+
 def add_revision_routes(http: FastAPI, registry: Registry) -> None:
     """Add revisions and evaluations."""
 
@@ -50,10 +71,14 @@ def add_revision_routes(http: FastAPI, registry: Registry) -> None:
 
     @http.get(_POLICY + "/revisions")
     async def list_revisions(
-        tenant_id: Tenant, policy: str, limit: Limit = 100, after: NumberCursor = 0
+        tenant_id: Tenant,
+        policy: str,
+        wanted: Annotated[RevisionFilter, Depends(_wanted)],
+        limit: Limit = 100,
+        after: NumberCursor = 0,
     ) -> Sequence[RevisionRecord]:
         found = await registry.catalog.policy(tenant_id, policy_key(policy))
-        return await registry.catalog.revisions(found.policy_id, limit=limit, after=after)
+        return await registry.catalog.revisions(found.policy_id, wanted, limit=limit, after=after)
 
     @http.get(_POLICY + "/revisions/{revision}")
     async def get_revision(tenant_id: Tenant, policy: str, revision: str) -> RevisionRecord:

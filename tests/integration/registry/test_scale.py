@@ -11,7 +11,7 @@ from contract.catalog_rig import BASE, NOW, TENANT, Store, add_policy, by, fill,
 
 from mint_common.adapters_format import check_folder, stage_adapter
 from mint_common.blobs.localfs import LocalBlobs
-from mint_common.catalog import EvaluationRecord
+from mint_common.catalog import EvaluationRecord, PolicyFilter
 from mint_common.claims import RevisionRef
 from mint_common.errors import NotFound
 from mint_common.events import LoraSpec
@@ -27,7 +27,7 @@ from services.registry.handlers.bulk import BulkIngest, NewAdapter
 pytestmark = pytest.mark.integration
 
 POLICIES = 30_000
-BIG = ("policies", "revisions", "aliases", "alias_history", "evaluations")
+BIG = ("policies", "policy_labels", "revisions", "aliases", "alias_history", "evaluations")
 _FILL = """
     INSERT INTO policies
     SELECT 'pol_' || n, $1, 'name-' || n, $2,
@@ -50,7 +50,24 @@ _FILL_EVALUATIONS = """
     INSERT INTO evaluations (evaluation_id, policy_id, number, suite, metric, value, n, actor, created_at)
     SELECT policy_id, policy_id, 1, 's', 'm', 0.5, 1, 'a', now() FROM policies
 """
+_FILL_LABELS = """
+    INSERT INTO policy_labels
+    SELECT policy_id, label, hashtext(policy_id || label) & 127, tenant_id, name
+    FROM policies, unnest('{team,stage}'::text[]) label
+"""
 _SCANS = "SELECT relname, seq_scan FROM pg_stat_user_tables WHERE schemaname = 'registry'"
+
+
+SELECTIONS = (
+    PolicyFilter(base=BASE.name),
+    PolicyFilter(base="other"),
+    PolicyFilter(labels=(("team", "7"),)),
+    PolicyFilter(labels=(("stage", "7"), ("team", "7"))),
+    PolicyFilter(labels=(("team", "none"),)),
+    PolicyFilter(created_after=0.0),
+    PolicyFilter(created_after=2.0**34),
+    PolicyFilter(created_before=2.0**34, base=BASE.name, labels=(("team", "7"),)),
+)
 
 
 async def _scans(dsn: str) -> dict[str, int]:
@@ -83,7 +100,7 @@ async def test_hot_paths_never_scan_a_table(database: str) -> None:
         await _prepare(pool)
         await pool.execute(_FILL, TENANT, BASE.name, POLICIES)
         await pool.execute(_FILL_REVISIONS, POLICIES)
-        for fill_table in (_FILL_ALIASES, _FILL_HISTORY, _FILL_EVALUATIONS):
+        for fill_table in (_FILL_ALIASES, _FILL_HISTORY, _FILL_EVALUATIONS, _FILL_LABELS):
             await pool.execute(fill_table)
         for table in BIG:
             await pool.execute(f"ANALYZE {table}")
@@ -107,6 +124,11 @@ async def _walk_hot_paths(store: Store) -> None:
     with pytest.raises(NotFound):  # what is not there is asked for as well
         await store.catalog.resolve(TENANT, parse_model("name-x"))
     assert len(await store.catalog.policies(TENANT, limit=100, after="name-2")) == 100
+    for wanted in SELECTIONS:
+        after = None
+        for _ in range(3):
+            page = await store.catalog.policies(TENANT, wanted, limit=20, after=after)
+            after = page[-1].name if page else "name-1"
     await store.catalog.owned(TENANT, [second.digest])
     evaluation = EvaluationRecord(
         evaluation_id=EvaluationId("eval_1"),

@@ -1,0 +1,150 @@
+"""Policies in Postgres: new ones, what describes them, and lists by index.
+
+Each way to list has its own index, so that a page costs the same at any depth. Its policies are chosen before
+their newest revisions are looked up.
+"""
+
+from collections.abc import Sequence
+
+import asyncpg
+import msgspec
+
+from mint_common.catalog import PolicyFilter, PolicyRecord
+from mint_common.errors import AlreadyExists, InvalidField, NotFound
+from mint_common.ids import PolicyId, TenantId
+from mint_common.runtime.postgres_errors import PostgresConnection
+from services.registry.adapters.rows import NEWEST, POLICY, moment, policy_of
+
+_ADD = """
+    INSERT INTO policies (policy_id, tenant_id, name, base, lora, created_at, description, labels, retention)
+    SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9 WHERE NOT EXISTS (SELECT FROM bases WHERE name = $3)
+    RETURNING policy_id
+"""
+_LOCKED = f"{POLICY} WHERE policy.policy_id = $1 FOR NO KEY UPDATE OF policy"
+_DESCRIBE = """
+    UPDATE policies SET description = $2, labels = $3, retention = $4, changed = $5 WHERE policy_id = $1
+"""
+_LABEL = """
+    INSERT INTO policy_labels (policy_id, label, value, tenant_id, name)
+    SELECT given.policy_id, given.label, given.value, policies.tenant_id, policies.name
+    FROM unnest($1::text[], $2::text[], $3::text[]) AS given (policy_id, label, value)
+    JOIN policies USING (policy_id)
+"""
+_LABELLED = """
+    EXISTS (SELECT FROM policy_labels other WHERE other.policy_id = policies.policy_id
+            AND other.label = ${label} AND other.value = ${value})
+"""
+_PLACE = "SELECT created_at FROM policies WHERE tenant_id = $1 AND name = $2"
+
+
+async def insert_policy(connection: PostgresConnection, policy: PolicyRecord) -> None:
+    """Insert a new policy. Raises as `ports.Catalog.add_policy`."""
+    try:
+        added = await connection.fetchval(
+            _ADD,
+            policy.policy_id,
+            policy.tenant_id,
+            policy.name,
+            policy.base,
+            msgspec.to_builtins(policy.lora),
+            moment(policy.created_at),
+            policy.description,
+            policy.labels,
+            retention_row(policy),
+        )
+    except asyncpg.UniqueViolationError as error:
+        raise AlreadyExists(kind="policy", name=policy.name) from error
+    except asyncpg.ForeignKeyViolationError as error:
+        if error.constraint_name == "policies_base_fkey":
+            raise NotFound(kind="base", name=policy.base) from error
+        raise NotFound(kind="tenant", name=policy.tenant_id) from error
+    if added is None:
+        raise InvalidField(field="name", problem=f"{policy.name!r} is the name of a base")
+    await insert_labels(connection, [policy])
+
+
+async def locked_policy(connection: PostgresConnection, policy_id: PolicyId) -> PolicyRecord:
+    """Return a policy that nobody else changes until the transaction ends. Raises NotFound."""
+    row = await connection.fetchrow(_LOCKED, policy_id)
+    if row is None:
+        raise NotFound(kind="policy", name=policy_id)
+    return policy_of(row)
+
+
+async def describe_policy(connection: PostgresConnection, policy: PolicyRecord) -> None:
+    """Store what describes a policy, and its labels where lists find them."""
+    await connection.execute(
+        _DESCRIBE,
+        policy.policy_id,
+        policy.description,
+        policy.labels,
+        retention_row(policy),
+        policy.changed,
+    )
+    await connection.execute("DELETE FROM policy_labels WHERE policy_id = $1", policy.policy_id)
+    await insert_labels(connection, [policy])
+
+
+async def insert_labels(connection: PostgresConnection, policies: Sequence[PolicyRecord]) -> None:
+    """Store the labels of policies where lists find them."""
+    rows = [(policy.policy_id, label, value) for policy in policies for label, value in policy.labels.items()]
+    if rows:
+        await connection.execute(_LABEL, *([row[column] for row in rows] for column in range(3)))
+
+
+def retention_row(policy: PolicyRecord) -> dict[str, int]:
+    """Return a policy's retention as its column holds it: without what leaves nothing out."""
+    row: dict[str, int | None] = msgspec.to_builtins(policy.retention)
+    return {name: kept for name, kept in row.items() if kept is not None}
+
+
+async def list_policies(
+    pool: asyncpg.Pool, tenant_id: TenantId, wanted: PolicyFilter, *, limit: int, after: str | None
+) -> Sequence[PolicyRecord]:
+    """Return a page of a tenant's policies; ``after`` is a name. Raises InvalidField for a cursor of none."""
+    place = None
+    if after is not None and wanted.is_by_time:
+        place = await pool.fetchval(_PLACE, tenant_id, after)
+        if place is None:
+            raise InvalidField(field="after", problem=f"the tenant has no policy {after!r}")
+    query, arguments = list_query(tenant_id, wanted, limit=limit, after=after or "", place=place)
+    return [policy_of(row) for row in await pool.fetch(query, *arguments)]
+
+
+def list_query(
+    tenant_id: TenantId, wanted: PolicyFilter, *, limit: int, after: str, place: object
+) -> tuple[str, list[object]]:
+    """Return the statement of a page and its arguments; ``place`` is when the policy of the cursor was made.
+
+    By name, the first label leads: its index is in order of name as well. By time, labels are looked up.
+    """
+    arguments: list[object] = [tenant_id, limit]
+
+    def given(value: object) -> str:
+        arguments.append(value)
+        return f"${len(arguments)}"
+
+    leading = wanted.labels[:1] if not wanted.is_by_time else ()
+    source, order, where = "policies", "name", ["policies.tenant_id = $1"]
+    for label, value in leading:
+        source = "policy_labels first JOIN policies USING (policy_id)"
+        order = "first.name"
+        where = [f"first.tenant_id = $1 AND first.label = {given(label)} AND first.value = {given(value)}"]
+    for label, value in wanted.labels[len(leading) :]:
+        where.append(_LABELLED.replace("${label}", given(label)).replace("${value}", given(value)))
+    if wanted.base is not None:
+        where.append(f"base = {given(wanted.base)}")
+    if wanted.created_after is not None:
+        where.append(f"created_at >= {given(moment(wanted.created_after))}")
+    if wanted.created_before is not None:
+        where.append(f"created_at < {given(moment(wanted.created_before))}")
+    if not wanted.is_by_time:
+        where.append(f"{order} > {given(after)}")
+    else:
+        order = "created_at, name"
+        if place is not None:
+            where.append(f"(created_at, name) > ({given(place)}, {given(after)})")
+    page = f"SELECT policies.* FROM {source} WHERE {' AND '.join(where)} ORDER BY {order} LIMIT $2"  # noqa: S608  # texts of this file
+    kept = "policy.created_at, policy.name" if wanted.is_by_time else "policy.name"
+    query = f"SELECT policy.*, newest.* FROM ({page}) policy {NEWEST} ORDER BY {kept}"  # noqa: S608  # as above
+    return query, arguments

@@ -1,0 +1,127 @@
+"""What describes a policy: its text, its labels, how long its revisions stay. The rest never changes.
+
+A change is a merge (RFC 7396): what it does not name stays, a label that it sets to None goes.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from mint_common.catalog import PolicyFilter, PolicyRecord
+from mint_common.errors import InvalidField, PreconditionFailed
+from mint_common.events import PolicyChanged, PolicyCreated, Retention
+
+MOST_LABELS = 32
+MOST_DESCRIPTION = 2000
+MOST_KEPT = 1_000_000
+LABEL_PATTERN = r"^[a-z0-9][a-z0-9._/-]{0,62}$"
+VALUE_PATTERN = r"^([A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?)?$"
+
+_LABEL = re.compile(LABEL_PATTERN.removesuffix("$"), re.ASCII)
+_VALUE = re.compile(VALUE_PATTERN.removesuffix("$"), re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyChange:
+    """What shall be otherwise; None stays as it is."""
+
+    description: str | None = None
+    labels: Mapping[str, str | None] = field(default_factory=dict)
+    retention: Retention | None = None
+
+
+def change_policy(policy: PolicyRecord, change: PolicyChange, *, expected: int | None = None) -> PolicyRecord:
+    """Return the policy as it is after a change, counted unless nothing is otherwise.
+
+    ``expected`` is its ``changed`` that the change was made for, None whatever. Raises PreconditionFailed,
+    InvalidField.
+    """
+    if expected is not None and expected != policy.changed:
+        raise PreconditionFailed(
+            what=f"change of policy {policy.name!r}", found=str(policy.changed), expected=str(expected)
+        )
+    merged = {**policy.labels, **change.labels}
+    described = replace(
+        policy,
+        description=policy.description if change.description is None else change.description,
+        labels={label: value for label, value in sorted(merged.items()) if value is not None},
+        retention=change.retention or policy.retention,
+    )
+    check_description(described)
+    return described if described == policy else replace(described, changed=policy.changed + 1)
+
+
+def check_description(policy: PolicyRecord) -> None:
+    """Refuse what a policy may not be described with. Raises InvalidField."""
+    if len(policy.description) > MOST_DESCRIPTION or "\0" in policy.description:
+        problem = f"may have {MOST_DESCRIPTION} characters and no NUL, got {len(policy.description)}"
+        raise InvalidField(field="description", problem=problem)
+    if len(policy.labels) > MOST_LABELS:
+        problem = f"a policy has {MOST_LABELS} labels at most, got {len(policy.labels)}"
+        raise InvalidField(field="labels", problem=problem)
+    for label, value in policy.labels.items():
+        _check_label(label, value)
+    for name in ("keep_last", "keep_days"):
+        kept = getattr(policy.retention, name)
+        if kept is not None and not 1 <= kept <= MOST_KEPT:
+            problem = f"must be between 1 and {MOST_KEPT}, got {kept}"
+            raise InvalidField(field=f"retention.{name}", problem=problem)
+
+
+def parse_labels(text: str) -> tuple[tuple[str, str], ...]:
+    """Return the labels that a list asks for: ``team=search,stage=prod``. Raises InvalidField."""
+    found: dict[str, str] = {}
+    for part in text.split(","):
+        label, equals, value = part.partition("=")
+        if not equals or label in found:
+            problem = f"must read label=value,label=value with each label once, got {text[:200]!r}"
+            raise InvalidField(field="labels", problem=problem)
+        _check_label(label, value)
+        found[label] = value
+    return tuple(sorted(found.items()))
+
+
+def selects(wanted: PolicyFilter, policy: PolicyRecord) -> bool:
+    """Return whether a list holds a policy."""
+    return (
+        wanted.base in (None, policy.base)
+        and all(policy.labels.get(label) == value for label, value in wanted.labels)
+        and (wanted.created_after is None or policy.created_at >= wanted.created_after)
+        and (wanted.created_before is None or policy.created_at < wanted.created_before)
+    )
+
+
+def created(policy: PolicyRecord) -> PolicyCreated:
+    """Return the event that tells of a new policy."""
+    return PolicyCreated(
+        tenant_id=policy.tenant_id,
+        base=policy.base,
+        policy_id=policy.policy_id,
+        name=policy.name,
+        lora=policy.lora,
+        description=policy.description,
+        labels=policy.labels,
+        retention=policy.retention,
+    )
+
+
+def changed(policy: PolicyRecord) -> PolicyChanged:
+    """Return the event that tells of a changed policy."""
+    return PolicyChanged(
+        tenant_id=policy.tenant_id,
+        base=policy.base,
+        policy_id=policy.policy_id,
+        changed=policy.changed,
+        name=policy.name,
+        description=policy.description,
+        labels=policy.labels,
+        retention=policy.retention,
+    )
+
+
+def _check_label(label: str, value: str) -> None:
+    if not _LABEL.fullmatch(label):
+        raise InvalidField(field="labels", problem=f"label {label[:100]!r} does not match {LABEL_PATTERN}")
+    if not _VALUE.fullmatch(value):
+        problem = f"value {value[:100]!r} of {label!r} does not match {VALUE_PATTERN}"
+        raise InvalidField(field="labels", problem=problem)

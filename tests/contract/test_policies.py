@@ -1,0 +1,120 @@
+"""What describes policies and lists of them: the same in memory and in Postgres."""
+
+from dataclasses import replace
+
+import pytest
+from contract.catalog_rig import BASE, NOW, OTHER, TENANT, Store, add_policy, new_policy, publish
+
+from mint_common.catalog import PolicyFilter, PolicyRecord, RevisionFilter
+from mint_common.errors import AlreadyExists, InvalidField, NotFound, PreconditionFailed
+from mint_common.events import PolicyChanged, PolicyCreated, Retention
+from mint_common.ids import PolicyId
+from mint_common.testing.adapters import make_base_facts
+from services.registry.core.policies import PolicyChange
+
+
+async def told(store: Store) -> list[PolicyCreated | PolicyChanged]:
+    return [event for event in await store.events() if isinstance(event, PolicyCreated | PolicyChanged)]
+
+
+async def test_policy_is_described_when_made_and_later(store: Store) -> None:
+    policy = replace(
+        new_policy("p"), description="first", labels={"team": "search"}, retention=Retention(keep_last=3)
+    )
+    await store.catalog.add_policy(policy)
+    assert await store.catalog.policy(TENANT, "p") == policy
+    (latest,) = await publish(store, policy, 1)
+
+    change = PolicyChange(description="second", labels={"team": None, "stage": "prod"})
+    changed = await store.catalog.change_policy(policy.policy_id, change, expected=0)
+    assert (changed.description, changed.labels, changed.changed) == ("second", {"stage": "prod"}, 1)
+    assert (changed.retention, changed.latest) == (Retention(keep_last=3), latest)
+    assert await store.catalog.policy(TENANT, "p") == changed
+    assert await store.catalog.change_policy(policy.policy_id, change, expected=None) == changed
+    with pytest.raises(PreconditionFailed):
+        await store.catalog.change_policy(policy.policy_id, PolicyChange(description="x"), expected=0)
+    with pytest.raises(InvalidField, match="labels"):
+        await store.catalog.change_policy(policy.policy_id, PolicyChange(labels={"A": "b"}), expected=None)
+    with pytest.raises(NotFound):
+        await store.catalog.change_policy(PolicyId("pol_none"), change, expected=None)
+    made, again = await told(store)
+    assert isinstance(made, PolicyCreated)
+    assert (made.labels, made.retention) == ({"team": "search"}, Retention(keep_last=3))
+    assert isinstance(again, PolicyChanged)
+    assert (again.changed, again.labels) == (1, {"stage": "prod"})
+
+
+async def test_policy_that_could_not_be_made_is_not_told(store: Store) -> None:
+    await add_policy(store)
+    with pytest.raises(AlreadyExists):
+        await add_policy(store)
+    with pytest.raises(AlreadyExists):
+        await store.catalog.add_policies([new_policy("q"), new_policy("p")], announce=True)
+    await store.catalog.add_policies([replace(new_policy("r"), labels={"a": "1"})], announce=True)
+    await store.catalog.add_policies([new_policy("s")])
+    assert [event.name for event in await told(store) if isinstance(event, PolicyCreated)] == ["p", "r"]
+    found = await store.catalog.policies(TENANT, PolicyFilter(labels=(("a", "1"),)), limit=9, after=None)
+    assert [policy.name for policy in found] == ["r"]
+
+
+async def _listed(
+    store: Store, wanted: PolicyFilter, *, limit: int = 9, after: str | None = None
+) -> list[str]:
+    return [p.name for p in await store.catalog.policies(TENANT, wanted, limit=limit, after=after)]
+
+
+async def test_policies_are_selected_by_base_labels_and_time(store: Store) -> None:
+    await store.catalog.put_base(make_base_facts(name="boulder"), now=NOW)
+    rows: list[PolicyRecord] = [
+        replace(new_policy("a"), labels={"team": "x", "stage": "prod"}, created_at=NOW + 3),
+        replace(new_policy("b"), labels={"team": "x"}, created_at=NOW + 2),
+        replace(new_policy("c"), labels={"team": "y", "stage": "prod"}, created_at=NOW + 2),
+        replace(new_policy("d"), base=make_base_facts(name="boulder").name, created_at=NOW + 1),
+        replace(new_policy("e", OTHER), labels={"team": "x"}),
+    ]
+    for row in rows:
+        await store.catalog.add_policy(row)
+    await publish(store, rows[0], 1)
+
+    assert await _listed(store, PolicyFilter()) == ["a", "b", "c", "d"]
+    assert await _listed(store, PolicyFilter(base="boulder")) == ["d"]
+    assert await _listed(store, PolicyFilter(base=BASE.name), limit=2, after="a") == ["b", "c"]
+    team = PolicyFilter(labels=(("team", "x"),))
+    assert await _listed(store, team) == ["a", "b"]
+    assert await _listed(store, team, after="a") == ["b"]
+    assert await _listed(store, PolicyFilter(labels=(("stage", "prod"), ("team", "x")))) == ["a"]
+    assert await _listed(store, replace(team, base="boulder")) == []
+
+    since = PolicyFilter(created_after=NOW + 2)
+    assert await _listed(store, since) == ["b", "c", "a"]
+    assert await _listed(store, since, limit=1, after="b") == ["c"]
+    assert await _listed(store, since, after="c") == ["a"]
+    assert await _listed(store, PolicyFilter(created_before=NOW + 3)) == ["d", "b", "c"]
+    assert await _listed(store, replace(team, created_after=NOW, created_before=NOW + 3)) == ["b"]
+    with pytest.raises(InvalidField, match="after"):
+        await _listed(store, since, after="nobody")
+    (first,) = await store.catalog.policies(TENANT, team, limit=1, after=None)
+    assert first.latest is not None
+
+
+async def test_relabelled_policy_is_found_by_its_new_labels_alone(store: Store) -> None:
+    policy = await add_policy(store)
+    for labels in ({"team": "x"}, {"team": "y"}):
+        await store.catalog.change_policy(policy.policy_id, PolicyChange(labels=labels), expected=None)
+    assert await _listed(store, PolicyFilter(labels=(("team", "x"),))) == []
+    assert await _listed(store, PolicyFilter(labels=(("team", "y"),))) == ["p"]
+
+
+async def test_revisions_are_selected_by_state_and_time(store: Store) -> None:
+    policy = await add_policy(store)
+    await publish(store, policy, 4)
+    await store.catalog.set_state(policy, 2, "retired")
+
+    async def numbers(wanted: RevisionFilter, after: int = 0) -> list[int]:
+        found = await store.catalog.revisions(policy.policy_id, wanted, limit=9, after=after)
+        return [revision.number for revision in found]
+
+    assert await numbers(RevisionFilter(state="published")) == [1, 3, 4]
+    assert await numbers(RevisionFilter(state="retired")) == [2]
+    assert await numbers(RevisionFilter(created_after=NOW + 2, created_before=NOW + 4)) == [2, 3]
+    assert await numbers(RevisionFilter(state="published", created_after=NOW + 2), after=3) == [4]
