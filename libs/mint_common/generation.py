@@ -1,7 +1,8 @@
-"""The internal generation protocol: what gateway and rollout ask of a loader, and what it streams back.
+"""The internal generation protocol: what gateway and rollout ask of a loader, and what it answers.
 
-The request is one JSON body; the answer is newline-delimited JSON, one `GenerationChunk` a line. Every field
-is explicit, so that no two services can disagree about a default.
+A stream is asked for by one JSON body and answered in newline-delimited JSON, one `GenerationChunk` a line. A
+sample is asked for and answered whole, in msgpack, its numbers as raw little-endian bytes: int32 tokens,
+float32 log-probabilities. Every field is explicit, so that no two services can disagree about a default.
 """
 
 from dataclasses import dataclass
@@ -28,6 +29,9 @@ class Sampling:
     ``logprobs`` is the number of alternatives wanted beside the chosen token's own (0: only its own); None
     asks for no log-probabilities. ``seed`` None lets the engine choose. ``whole`` brings each completion in
     one piece when it is complete: a tenth of the work for a caller who does not stream.
+
+    A completion ends with the base's end-of-sequence token unless ``ignore_eos``, with one of
+    ``stop_tokens``, or when its text holds one of ``stop``; the token that ends it is its last one.
     """
 
     max_new_tokens: int
@@ -37,6 +41,7 @@ class Sampling:
     seed: int | None = None
     n: int = 1
     stop: tuple[str, ...] = ()
+    stop_tokens: tuple[int, ...] = ()
     ignore_eos: bool = False
     logprobs: int | None = None
     whole: bool = False
@@ -56,6 +61,57 @@ class GenerationRequest:
     text: str | None = None
     tokens: tuple[int, ...] | None = None
     messages: tuple[ChatMessage, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleRequest:
+    """Sample whole completions of a tokenized prompt at one revision; ``revision`` None is the bare base.
+
+    Log-probabilities of sampled tokens are always given. Of ``sampling``, ``logprobs`` counts the likeliest
+    tokens wanted beside each, ``whole`` is implied, and stop strings match special tokens' texts too.
+    ``prompt_logprobs`` asks for those of the prompt's own tokens and counts the likeliest beside each; None
+    asks for none.
+    """
+
+    request_id: str
+    tenant_id: TenantId
+    revision: RevisionRef | None
+    tokens: tuple[int, ...]
+    sampling: Sampling
+    prompt_logprobs: int | None = None
+
+
+class Likeliest(msgspec.Struct, frozen=True):
+    """The ``count`` likeliest tokens of each position, as two matrices [positions, count].
+
+    A cell that has no token is token 0 with log-probability -99999.
+    """
+
+    count: int
+    tokens: bytes
+    logprobs: bytes
+
+
+class SampledSequence(msgspec.Struct, frozen=True):
+    """One completion; ``logprobs`` are the model's own, before temperature, top-k and top-p."""
+
+    reason: Literal["stop", "length"]
+    tokens: bytes
+    logprobs: bytes
+    likeliest: Likeliest | None
+
+
+class Sampled(msgspec.Struct, frozen=True):
+    """The answer to a SampleRequest; ``revision`` is what really answered.
+
+    ``prompt_logprobs`` has a NaN for the first token: nothing predicts it.
+    """
+
+    engine_id: EngineId
+    revision: Digest | None
+    sequences: tuple[SampledSequence, ...]
+    prompt_logprobs: bytes | None
+    prompt_likeliest: Likeliest | None
 
 
 class Started(msgspec.Struct, frozen=True, tag="start", tag_field="kind"):

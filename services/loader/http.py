@@ -1,7 +1,7 @@
 """Internal HTTP of the loader: generation as a stream, tokenization, residency."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Annotated, TypeVar
@@ -11,9 +11,18 @@ from fastapi import FastAPI, Query, Request, Response
 from starlette.types import Receive, Scope, Send
 
 from mint_common.claims import RevisionRef
+from mint_common.client.http import MSGPACK
 from mint_common.errors import InvalidField
-from mint_common.generation import AdapterStatus, ChatMessage, EngineInfo, GenerationChunk, GenerationRequest
+from mint_common.generation import (
+    AdapterStatus,
+    ChatMessage,
+    EngineInfo,
+    GenerationChunk,
+    GenerationRequest,
+    SampleRequest,
+)
 from mint_common.ids import Digest, TenantId
+from mint_common.runtime.disconnect import cancelled_on_disconnect
 from services.loader.serving import Serving
 from services.loader.tiers import Tiers
 
@@ -53,6 +62,14 @@ def _add_generation(http: FastAPI, serving: Serving) -> None:
         steps = serving.generate(body)
         # What fails before this first step is answered with its own status.
         return ChunkStream(first=await anext(steps), rest=steps)
+
+    @http.post("/internal/sample")
+    async def sample(request: Request) -> Response:
+        """Answer whole, in msgpack."""
+        body = _decode(await request.body(), SampleRequest, decode=msgspec.msgpack.decode)
+        async with cancelled_on_disconnect(request):
+            sampled = await serving.sample(body)
+        return Response(msgspec.msgpack.encode(sampled), media_type=MSGPACK)
 
     @http.post("/internal/tokenize")
     async def tokenize(request: Request) -> object:
@@ -152,9 +169,9 @@ def _lines(step: Sequence[GenerationChunk]) -> bytes:
     return b"".join(msgspec.json.encode(chunk) + b"\n" for chunk in step)
 
 
-def _decode(body: bytes, shape: type[T]) -> T:
+def _decode(body: bytes, shape: type[T], *, decode: Callable[..., T] = msgspec.json.decode) -> T:
     try:
-        return msgspec.json.decode(body, type=shape)
+        return decode(body, type=shape)
     except msgspec.ValidationError as error:
         problem, _, path = str(error).partition(" - at `$")
         raise InvalidField(field=path.strip("`.") or "body", problem=problem) from error

@@ -7,7 +7,15 @@ from typing import Protocol
 
 from mint_common.claims import RevisionRef
 from mint_common.events.event import Event
-from mint_common.generation import ChatMessage, Delta, Finished, Sampling
+from mint_common.generation import (
+    ChatMessage,
+    Delta,
+    Finished,
+    Likeliest,
+    SampledSequence,
+    SampleRequest,
+    Sampling,
+)
 from mint_common.ids import Digest, TenantId
 from services.loader.core.disk_cache import StoredAdapter
 from services.loader.core.working_set import Kept
@@ -41,6 +49,16 @@ class Slice:
 
     done: bool
     stall_ms: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WholeSample:
+    """What a sample request came to, as `Sampled`; ``served`` is read from the engine's own request."""
+
+    served: Digest | None
+    sequences: tuple[SampledSequence, ...]
+    prompt_logprobs: bytes | None
+    prompt_likeliest: Likeliest | None
 
 
 class EngineStream(Protocol):
@@ -98,6 +116,15 @@ class Engine(Protocol):
         """Start a request at an adapter in a slot, or at the bare base.
 
         Prompts of different tenants never share a prefix cache block.
+        """
+        ...
+
+    async def sample(
+        self, request: SampleRequest, *, request_id: str, adapter: LoadedAdapter | None
+    ) -> WholeSample:
+        """Return whole completions, at an adapter in a slot or at the bare base; as `generate`.
+
+        Cancelling aborts the request on the engine. Raises Unavailable when the engine is dead.
         """
         ...
 

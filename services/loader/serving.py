@@ -5,8 +5,8 @@ ends, however it ends; the first chunk names what really answers.
 """
 
 import itertools
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import cast
 
 from mint_common.errors import MintError, Overloaded
@@ -17,14 +17,18 @@ from mint_common.generation import (
     Finished,
     GenerationChunk,
     GenerationRequest,
+    Sampled,
+    SampleRequest,
     Started,
 )
 from mint_common.ids import EngineId
 from mint_common.telemetry import tracing
 from services.loader import metrics
-from services.loader.core.requests import Limits, check_prompt, check_request, check_tokens
+from services.loader.core.requests import Limits, check_prompt, check_request, check_sample, check_tokens
 from services.loader.ports import Engine, LoadedAdapter
 from services.loader.tiers import Tiers
+
+_TOKEN_BYTES = 4
 
 
 class Serving:
@@ -47,22 +51,32 @@ class Serving:
         Raises before the first chunk: InvalidField, Overloaded, or why the adapter can't be loaded.
         Closing the iterator aborts the request.
         """
-        if self.open_requests >= self._max_requests:
-            metrics.REFUSALS.inc()
-            raise Overloaded(what="the engine", depth=self.open_requests, retry_after_seconds=1)
-        outcome = "aborted"
-        self.open_requests += 1
-        try:
+        with self._counted():
             async with aclosing(self._generate(request)) as steps:
                 async for step in steps:
                     yield step
-            outcome = "finished"
-        except MintError as error:
-            outcome = error.code
-            raise
-        finally:
-            self.open_requests -= 1
-            metrics.REQUESTS.labels(outcome=outcome).inc()
+
+    async def sample(self, request: SampleRequest) -> Sampled:
+        """Return whole completions. Cancelling aborts the request.
+
+        Raises InvalidField, Overloaded, Unavailable, or why the adapter can't be loaded.
+        """
+        with self._counted():
+            check_sample(request, self._limits)
+            request_id = self._request_id(request.request_id)
+            async with self._adapter(request) as adapter:
+                with self._tiers.generating():
+                    sample = await self._engine.sample(request, request_id=request_id, adapter=adapter)
+            metrics.TOKENS.labels(kind="prompt").inc(len(request.tokens))
+            generated = sum(len(each.tokens) for each in sample.sequences) // _TOKEN_BYTES
+            metrics.TOKENS.labels(kind="generated").inc(generated)
+        return Sampled(
+            engine_id=self._engine_id,
+            revision=sample.served,
+            sequences=sample.sequences,
+            prompt_logprobs=sample.prompt_logprobs,
+            prompt_likeliest=sample.prompt_likeliest,
+        )
 
     async def tokenize(
         self, *, text: str | None, messages: tuple[ChatMessage, ...] | None
@@ -74,8 +88,7 @@ class Serving:
     async def _generate(self, request: GenerationRequest) -> AsyncGenerator[Sequence[GenerationChunk], None]:
         check_request(request, self._limits)
         prompt = await self._prompt(request)
-        # The suffix keeps two callers who chose one id apart.
-        request_id = f"{request.request_id}-{next(self._requests)}"
+        request_id = self._request_id(request.request_id)
         async with self._adapter(request) as adapter:
             stream = self._engine.generate(
                 request_id=request_id,
@@ -96,6 +109,28 @@ class Serving:
                 payload = cast("dict[str, str | float | bool | None]", error.to_payload())
                 yield [Failed(error=payload)]
 
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Count a request from its coming to its end. Raises Overloaded when there are too many."""
+        if self.open_requests >= self._max_requests:
+            metrics.REFUSALS.inc()
+            raise Overloaded(what="the engine", depth=self.open_requests, retry_after_seconds=1)
+        outcome = "aborted"
+        self.open_requests += 1
+        try:
+            yield
+            outcome = "finished"
+        except MintError as error:
+            outcome = error.code
+            raise
+        finally:
+            self.open_requests -= 1
+            metrics.REQUESTS.labels(outcome=outcome).inc()
+
+    def _request_id(self, wished: str) -> str:
+        """Return an id that keeps two callers who chose one apart."""
+        return f"{wished}-{next(self._requests)}"
+
     async def _prompt(self, request: GenerationRequest) -> tuple[int, ...]:
         tokens = request.tokens
         field = "tokens"
@@ -106,7 +141,9 @@ class Serving:
         return tokens
 
     @asynccontextmanager
-    async def _adapter(self, request: GenerationRequest) -> AsyncIterator[LoadedAdapter | None]:
+    async def _adapter(
+        self, request: GenerationRequest | SampleRequest
+    ) -> AsyncIterator[LoadedAdapter | None]:
         if request.revision is None:
             yield None
             return

@@ -19,7 +19,7 @@ from mint_common.errors import EventInvalid, MintError, Overloaded, Unavailable
 from mint_common.events import AdapterEvicted, AdapterFailed, AdapterLoaded
 from mint_common.events.codec import decode
 from mint_common.events.subjects import subjects_of
-from mint_common.generation import EngineInfo, GenerationChunk, GenerationRequest
+from mint_common.generation import EngineInfo, GenerationChunk, GenerationRequest, Sampled, SampleRequest
 from mint_common.ids import BaseName, Digest
 from mint_common.waiting import raise_if_cancelled
 
@@ -106,6 +106,19 @@ class EngineDirectory:
             finally:
                 self._open[url] -= 1
 
+    async def sample(self, base: BaseName, request: SampleRequest) -> Sampled:
+        """Sample on an engine of the base; as `EngineClient.sample`.
+
+        An engine that does not answer or is full passes the request on to the next one, if there is one.
+        """
+        urls = await self._order(base, request.revision.digest if request.revision else None)
+        for url in urls[:-1]:
+            try:
+                return await self._sample(url, request)
+            except (Unavailable, Overloaded):
+                continue
+        return await self._sample(urls[-1], request)
+
     def forget(self, client: EngineClient) -> None:
         """Drop what is known of an engine; it is described anew before it is used again."""
         for url, known in self._clients.items():
@@ -122,6 +135,16 @@ class EngineDirectory:
         """Close all connections."""
         for client in self._clients.values():
             await client.aclose()
+
+    async def _sample(self, url: str, request: SampleRequest) -> Sampled:
+        self._open[url] += 1
+        try:
+            return await self._clients[url].sample(request)
+        except Unavailable:
+            self._forget(url)
+            raise
+        finally:
+            self._open[url] -= 1
 
     async def _order(self, base: BaseName, digest: Digest | None) -> list[str]:
         if not self._serving(base) or time.monotonic() - self._asked_at >= _REASK_SECONDS:

@@ -19,6 +19,8 @@ from mint_common.generation import (
     Finished,
     GenerationChunk,
     GenerationRequest,
+    Sampled,
+    SampleRequest,
 )
 from mint_common.ids import Digest, TenantId
 
@@ -53,6 +55,15 @@ class EngineClient:
                 yield chunk
         if unfinished:
             raise Unavailable(what=self.name, problem=f"its stream ended with {unfinished} completions open")
+
+    async def sample(self, request: SampleRequest) -> Sampled:
+        """Return whole completions. Cancelling aborts the request on the engine."""
+        body = msgspec.msgpack.encode(request)
+        answer = await self._http.exchange("POST", "/internal/sample", body)
+        try:
+            return _SAMPLED.decode(answer)
+        except msgspec.DecodeError as error:
+            raise Unavailable(what=self.name, problem=f"unreadable answer: {error}") from error
 
     async def tokenize(
         self, *, text: str | None = None, messages: Sequence[ChatMessage] | None = None
@@ -117,4 +128,5 @@ class _Tokens:
     tokens: tuple[int, ...]
 
 
+_SAMPLED: msgspec.msgpack.Decoder[Sampled] = msgspec.msgpack.Decoder(Sampled)
 _CHUNKS: msgspec.json.Decoder[GenerationChunk] = msgspec.json.Decoder(GenerationChunk)

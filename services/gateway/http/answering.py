@@ -15,6 +15,7 @@ from mint_common.catalog import Resolution
 from mint_common.errors import MintError
 from mint_common.generation import GenerationRequest, Sampling, Started
 from mint_common.ids import TenantId, new_id
+from mint_common.runtime.disconnect import cancelled_on_disconnect
 from services.gateway.core.openai.answers import (
     Head,
     StreamedAnswer,
@@ -28,7 +29,6 @@ from services.gateway.core.openai.requests import SamplingFields
 from services.gateway.core.openai.sampling import PromptInput
 from services.gateway.core.sse import DONE, data_frame
 from services.gateway.http.context import Gateway
-from services.gateway.http.disconnect import cancelled_on_disconnect
 from services.gateway.http.generation import Answers, open_answers
 
 REVISION_HEADER = "x-mint-revision"

@@ -12,9 +12,9 @@ Invariants:
 import asyncio
 import os
 import secrets
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -23,10 +23,11 @@ import msgspec
 
 from mint_common.adapters_format import BaseFacts
 from mint_common.errors import AdapterInvalid, InvalidField, Unavailable
-from mint_common.generation import ChatMessage, Delta, Finished, Sampling, TokenAlternative
+from mint_common.generation import ChatMessage, Delta, Finished, SampleRequest, Sampling, TokenAlternative
 from mint_common.ids import Digest, TenantId
+from services.loader.adapters.vllm_samples import gather_sample, sample_params
 from services.loader.adapters.worker_extension import Reply
-from services.loader.ports import LoadedAdapter, Slice
+from services.loader.ports import LoadedAdapter, Slice, WholeSample
 
 PLUGIN = "mint_engine_fixes"
 _EXTENSION = "services.loader.adapters.worker_extension.AdapterStage"
@@ -196,6 +197,22 @@ class VllmEngine:
         )
         return VllmStream(outputs, lora_request=lora_request, alternatives=sampling.logprobs)
 
+    async def sample(
+        self, request: SampleRequest, *, request_id: str, adapter: LoadedAdapter | None
+    ) -> WholeSample:
+        """Return whole completions."""
+        from vllm.inputs.engine import tokens_input
+
+        lora_request = _lora_request(adapter) if adapter else None
+        outputs = self._llm.generate(
+            tokens_input(list(request.tokens), cache_salt=request.tenant_id),
+            sample_params(request),
+            request_id,
+            lora_request=lora_request,
+        )
+        with _translated():
+            return await gather_sample(outputs, request, lora_request=lora_request)
+
     async def tokenize(self, *, text: str | None, messages: Sequence[ChatMessage] | None) -> tuple[int, ...]:
         """Tokenize off the event loop, one at a time: a fast tokenizer is not safe to share."""
         loop = asyncio.get_running_loop()
@@ -249,20 +266,11 @@ class VllmStream:
 
     async def steps(self) -> AsyncGenerator[Sequence[Delta | Finished], None]:
         """Yield the outputs of each step."""
-        from vllm.exceptions import VLLMClientError
-        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
-
-        try:
+        with _translated():
             async with aclosing(self._outputs) as outputs:
                 async for output in outputs:
                     assert output.lora_request == self._lora_request, "vLLM answered with another adapter"
                     yield [part for completion in output.outputs for part in self._parts(completion)]
-        except EngineDeadError as error:
-            raise _dead(error) from error
-        except EngineGenerateError as error:
-            raise Unavailable(what="the engine", problem=str(error.__cause__ or error)) from error
-        except VLLMClientError as error:
-            raise InvalidField(field="request", problem=str(error)) from error
 
     def _parts(self, completion: Any) -> list[Delta | Finished]:
         parts: list[Delta | Finished] = []
@@ -330,10 +338,26 @@ def _sampling_params(sampling: Sampling) -> Any:
         top_k=sampling.top_k,
         seed=sampling.seed,
         stop=list(sampling.stop),
+        stop_token_ids=list(sampling.stop_tokens),
         ignore_eos=sampling.ignore_eos,
         logprobs=sampling.logprobs,
         output_kind=RequestOutputKind.FINAL_ONLY if sampling.whole else RequestOutputKind.DELTA,
     )
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    from vllm.exceptions import VLLMClientError
+    from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+    try:
+        yield
+    except EngineDeadError as error:
+        raise _dead(error) from error
+    except EngineGenerateError as error:
+        raise Unavailable(what="the engine", problem=str(error.__cause__ or error)) from error
+    except VLLMClientError as error:
+        raise InvalidField(field="request", problem=str(error)) from error
 
 
 def _dead(error: Exception) -> Unavailable:

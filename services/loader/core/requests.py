@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 from mint_common.claims import RevisionRef
 from mint_common.errors import InvalidField
-from mint_common.generation import ChatMessage, GenerationRequest, Sampling
+from mint_common.generation import ChatMessage, GenerationRequest, SampleRequest, Sampling
+
+MAX_STOPS = 16
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
@@ -28,6 +30,21 @@ def check_request(request: GenerationRequest, limits: Limits) -> None:
     if request.revision is not None:
         check_revision(request.revision)
     check_sampling(request.sampling, limits)
+
+
+def check_sample(request: SampleRequest, limits: Limits) -> None:
+    """Check a whole sample request. Raises InvalidField."""
+    if not request.request_id:
+        raise InvalidField(field="request_id", problem="must not be empty")
+    if request.revision is not None:
+        check_revision(request.revision)
+    check_sampling(request.sampling, limits)
+    wanted = request.prompt_logprobs
+    if wanted is not None and not 0 <= wanted <= limits.max_logprobs:
+        problem = f"must be from 0 to {limits.max_logprobs}, found {wanted!r}"
+        raise InvalidField(field="prompt_logprobs", problem=problem)
+    limit = request.sampling.max_new_tokens
+    check_tokens(request.tokens, field="tokens", max_new_tokens=limit, limits=limits)
 
 
 def check_revision(revision: RevisionRef) -> None:
@@ -66,14 +83,20 @@ def check_sampling(sampling: Sampling, limits: Limits) -> None:
     s = sampling
     rules = (
         ("max_new_tokens", s.max_new_tokens >= 1, "must be at least 1"),
-        ("temperature", 0.0 <= s.temperature <= 100.0, "must be from 0 to 100"),
+        ("temperature", 0.0 <= s.temperature <= 2.0, "must be from 0 to 2"),  # vLLM takes no more
         ("top_p", 0.0 < s.top_p <= 1.0, "must be above 0 and at most 1"),
         ("top_k", s.top_k >= 0, "must be 0 (off) or more"),
         ("seed", s.seed is None or 0 <= s.seed < 2**63, "must be from 0 to 2**63 - 1"),
         ("n", 1 <= s.n <= limits.max_completions, f"must be from 1 to {limits.max_completions}"),
         ("n", s.n == 1 or s.temperature > 0, "greedy completions are all equal: ask for 1"),
         ("stop", all(s.stop), "must not hold an empty string"),
-        ("stop", len(s.stop) <= 16, "must hold at most 16 strings"),
+        ("stop", len(s.stop) <= MAX_STOPS, f"must hold at most {MAX_STOPS} strings"),
+        ("stop_tokens", len(s.stop_tokens) <= MAX_STOPS, f"must hold at most {MAX_STOPS} tokens"),
+        (
+            "stop_tokens",
+            all(0 <= token < limits.vocab_size for token in s.stop_tokens),
+            f"must be tokens of the vocabulary of {limits.vocab_size}",
+        ),
         (
             "logprobs",
             s.logprobs is None or 0 <= s.logprobs <= limits.max_logprobs,

@@ -1,0 +1,91 @@
+"""Whole samples from vLLM: final outputs only, texts only where stop strings need them, arrays as bytes."""
+
+from contextlib import aclosing
+from typing import Any, Literal
+
+import numpy as np
+
+from mint_common.errors import Unavailable
+from mint_common.generation import Likeliest, SampledSequence, SampleRequest
+from services.loader.ports import WholeSample
+
+_REASONS: dict[str, Literal["stop", "length"]] = {"stop": "stop", "length": "length"}
+_NO_TOKEN = -99999.0
+
+
+def sample_params(request: SampleRequest) -> Any:
+    """Return vLLM's parameters of a request."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    sampling = request.sampling
+    return SamplingParams(
+        n=sampling.n,
+        max_tokens=sampling.max_new_tokens,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        seed=sampling.seed,
+        stop=list(sampling.stop),
+        stop_token_ids=list(sampling.stop_tokens),
+        ignore_eos=sampling.ignore_eos,
+        logprobs=sampling.logprobs or 0,
+        prompt_logprobs=request.prompt_logprobs,
+        flat_logprobs=True,
+        detokenize=bool(sampling.stop),
+        skip_special_tokens=False,  # a stop string may be a special token's text
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+
+
+async def gather_sample(outputs: Any, request: SampleRequest, *, lora_request: Any) -> WholeSample:
+    """Wait for the final output and pack it. Raises Unavailable when the engine gave it up."""
+    final = None
+    async with aclosing(outputs) as parts:
+        async for output in parts:
+            final = output
+    if final is None:
+        raise Unavailable(what="the engine", problem="it ended a request without an answer")
+    assert final.lora_request == lora_request, "vLLM answered with another adapter"
+    own, likeliest = None, None
+    if request.prompt_logprobs is not None:
+        own, likeliest = _unpack(final.prompt_logprobs, len(request.tokens), request.prompt_logprobs)
+    return WholeSample(
+        served=lora_request.lora_name if lora_request else None,
+        sequences=tuple(_sequence(each, request.sampling.logprobs or 0) for each in final.outputs),
+        prompt_logprobs=own,
+        prompt_likeliest=likeliest,
+    )
+
+
+def _sequence(completion: Any, wanted: int) -> SampledSequence:
+    reason = _REASONS.get(completion.finish_reason)
+    if reason is None:
+        raise Unavailable(what="the engine", problem=f"it ended with {completion.finish_reason}")
+    logprobs, likeliest = _unpack(completion.logprobs, len(completion.token_ids), wanted)
+    return SampledSequence(
+        reason=reason,
+        tokens=np.asarray(completion.token_ids, dtype="<i4").tobytes(),
+        logprobs=logprobs,
+        likeliest=likeliest,
+    )
+
+
+def _unpack(flat: Any, positions: int, wanted: int) -> tuple[bytes, Likeliest | None]:
+    """Return each position's own log-probability, and its likeliest tokens when some are wanted.
+
+    vLLM gives every position its own token first, then the likeliest ones; an unscored one has none.
+    """
+    own = np.full(positions, np.nan, dtype="<f4")
+    tokens = np.zeros((positions, wanted), dtype="<i4")
+    logprobs = np.full((positions, wanted), _NO_TOKEN, dtype="<f4")
+    for at in range(positions):
+        start, end = flat.start_indices[at], flat.end_indices[at]
+        if start < end:
+            own[at] = flat.logprobs[start]
+            count = min(wanted, end - start - 1)
+            tokens[at, :count] = flat.token_ids[start + 1 : start + 1 + count]
+            logprobs[at, :count] = flat.logprobs[start + 1 : start + 1 + count]
+    if not wanted:
+        return own.tobytes(), None
+    return own.tobytes(), Likeliest(count=wanted, tokens=tokens.tobytes(), logprobs=logprobs.tobytes())
