@@ -8,12 +8,13 @@ from typing import Protocol
 
 from mint_common.catalog import Resolution
 from mint_common.events import JobSubmitted
-from mint_common.ids import JobId, TenantId
+from mint_common.ids import BaseName, JobId, TenantId
 from services.gateway.core.idempotency import RequestIdentity
 from services.gateway.core.json_types import JsonObject
 from services.gateway.core.requests import AuditRow, KeyedRequest, StoredAnswer
 from services.gateway.core.submission import Submission
 from services.gateway.core.tinker.futures import FutureState
+from services.gateway.core.tinker.records import ClientSession, FinishReason, TrainingRun
 from services.gateway.core.tinker.sampling_sessions import SamplingOpening
 
 
@@ -116,6 +117,62 @@ class Rollout(Protocol):
 
     async def cancel(self, tenant_id: TenantId, job_id: str) -> object:
         """Stop a job. Idempotent."""
+        ...
+
+
+class TinkerRuns(Protocol):
+    """Sessions of Tinker clients and their training runs. Lists are newest first, but a session's runs."""
+
+    async def add_session(self, session: ClientSession) -> None:
+        """Keep a new session."""
+        ...
+
+    async def session(self, session_id: str) -> ClientSession | None:
+        """Return a session, whoever's it is."""
+        ...
+
+    async def see_session(self, session_id: str, *, now: float) -> None:
+        """Note that its client lives."""
+        ...
+
+    async def finish_session(self, session_id: str, reason: FinishReason, detail: str | None) -> None:
+        """Note how it ended; the first word stands."""
+        ...
+
+    async def set_project(self, session_id: str, project_id: str) -> None:
+        """Move a session to a project."""
+        ...
+
+    async def sessions(
+        self, tenant_id: TenantId, *, limit: int, offset: int = 0, before: tuple[float, str] | None = None
+    ) -> Sequence[ClientSession]:
+        """Return a tenant's sessions; ``before`` is the time and id of the last one of the page before."""
+        ...
+
+    async def add_run(self, run: TrainingRun) -> TrainingRun:
+        """Keep a training run. One that has the id already stays as it is, and is returned."""
+        ...
+
+    async def run(self, model_id: str) -> TrainingRun | None:
+        """Return a training run, whoever's it is."""
+        ...
+
+    async def run_of_policy(self, policy_id: str) -> TrainingRun | None:
+        """Return the training run of a policy."""
+        ...
+
+    async def runs(
+        self, tenant_id: TenantId, *, limit: int, offset: int = 0, project_id: str | None = None
+    ) -> tuple[Sequence[TrainingRun], int]:
+        """Return a page of a tenant's runs, and how many there are in all."""
+        ...
+
+    async def runs_of_session(self, session_id: str) -> Sequence[TrainingRun]:
+        """Return a session's runs, oldest first."""
+        ...
+
+    async def bases(self, tenant_id: TenantId) -> Sequence[BaseName]:
+        """Return the bases that a tenant has runs over, by name."""
         ...
 
 

@@ -1,0 +1,128 @@
+"""Sessions and training runs of Tinker clients in Postgres."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+
+import asyncpg
+import msgspec
+
+from mint_common.ids import BaseName, TenantId
+from services.gateway.core.tinker.records import ClientSession, FinishReason, TrainingRun
+
+_SESSION = ", ".join(field.name for field in fields(ClientSession))
+_RUN = ", ".join(field.name for field in fields(TrainingRun))
+_ADD_SESSION = f"""
+    INSERT INTO tinker_sessions ({_SESSION}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+"""  # noqa: S608  (constants)
+_ADD_RUN = f"""
+    INSERT INTO tinker_runs ({_RUN}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+    ON CONFLICT DO NOTHING
+"""  # noqa: S608  (constants)
+_FINISH = """
+    UPDATE tinker_sessions SET finish = $2, finish_detail = $3 WHERE session_id = $1 AND finish IS NULL
+"""
+_NEWEST = "ORDER BY created_at DESC, {key} DESC"
+_SESSIONS = f"""
+    SELECT {_SESSION} FROM tinker_sessions
+    WHERE tenant_id = $1 AND ($2::float8 IS NULL OR (created_at, session_id) < ($2, $3))
+    {_NEWEST.format(key="session_id")} LIMIT $4 OFFSET $5
+"""  # noqa: S608  (constants)
+_OF_TENANT = """
+    tenant_id = $1 AND ($2::text IS NULL OR session_id IN
+        (SELECT session_id FROM tinker_sessions WHERE tenant_id = $1 AND project_id = $2))
+"""
+_RUNS = f"""
+    SELECT {_RUN} FROM tinker_runs WHERE {_OF_TENANT} {_NEWEST.format(key="model_id")} LIMIT $3 OFFSET $4
+"""  # noqa: S608  (constants)
+
+
+class PostgresTinkerRuns:
+    """The gateway's schema; see `services.gateway.ports.TinkerRuns`."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+
+    async def add_session(self, session: ClientSession) -> None:
+        """Keep a new session."""
+        values = asdict(session)
+        await self._pool.execute(_ADD_SESSION, *values.values())
+
+    async def session(self, session_id: str) -> ClientSession | None:
+        """Return a session."""
+        query = f"SELECT {_SESSION} FROM tinker_sessions WHERE session_id = $1"  # noqa: S608  (a constant)
+        row = await self._pool.fetchrow(query, session_id)
+        return None if row is None else _session(row)
+
+    async def see_session(self, session_id: str, *, now: float) -> None:
+        """Note that its client lives."""
+        await self._pool.execute(
+            "UPDATE tinker_sessions SET seen_at = $2 WHERE session_id = $1", session_id, now
+        )
+
+    async def finish_session(self, session_id: str, reason: FinishReason, detail: str | None) -> None:
+        """Note how it ended; the first word stands."""
+        await self._pool.execute(_FINISH, session_id, reason, detail)
+
+    async def set_project(self, session_id: str, project_id: str) -> None:
+        """Move a session to a project."""
+        await self._pool.execute(
+            "UPDATE tinker_sessions SET project_id = $2 WHERE session_id = $1", session_id, project_id
+        )
+
+    async def sessions(
+        self, tenant_id: TenantId, *, limit: int, offset: int = 0, before: tuple[float, str] | None = None
+    ) -> Sequence[ClientSession]:
+        """Return a tenant's sessions, newest first."""
+        at, last = before or (None, None)
+        rows = await self._pool.fetch(_SESSIONS, tenant_id, at, last, limit, offset)
+        return [_session(row) for row in rows]
+
+    async def add_run(self, run: TrainingRun) -> TrainingRun:
+        """Keep a training run, or return the one of that id."""
+        values = {field.name: getattr(run, field.name) for field in fields(run)}
+        await self._pool.execute(_ADD_RUN, *{**values, "lora": asdict(run.lora)}.values())
+        stored = await self.run(run.model_id)
+        assert stored is not None, "it was inserted just now, or before"
+        return stored
+
+    async def run(self, model_id: str) -> TrainingRun | None:
+        """Return a training run."""
+        return await self._one("model_id", model_id)
+
+    async def run_of_policy(self, policy_id: str) -> TrainingRun | None:
+        """Return the training run of a policy."""
+        return await self._one("policy_id", policy_id)
+
+    async def runs(
+        self, tenant_id: TenantId, *, limit: int, offset: int = 0, project_id: str | None = None
+    ) -> tuple[Sequence[TrainingRun], int]:
+        """Return a tenant's runs, newest first, and how many there are in all."""
+        rows = await self._pool.fetch(_RUNS, tenant_id, project_id, limit, offset)
+        count = f"SELECT count(*) FROM tinker_runs WHERE {_OF_TENANT}"  # noqa: S608  (a constant)
+        total = await self._pool.fetchval(count, tenant_id, project_id)
+        return [_run(row) for row in rows], total
+
+    async def runs_of_session(self, session_id: str) -> Sequence[TrainingRun]:
+        """Return a session's runs, oldest first."""
+        query = f"SELECT {_RUN} FROM tinker_runs WHERE session_id = $1 ORDER BY created_at, model_id"  # noqa: S608
+        return [_run(row) for row in await self._pool.fetch(query, session_id)]
+
+    async def bases(self, tenant_id: TenantId) -> Sequence[BaseName]:
+        """Return the bases that a tenant has runs over."""
+        rows = await self._pool.fetch(
+            "SELECT DISTINCT base FROM tinker_runs WHERE tenant_id = $1 ORDER BY base", tenant_id
+        )
+        return [BaseName(row["base"]) for row in rows]
+
+    async def _one(self, column: str, value: str) -> TrainingRun | None:
+        query = f"SELECT {_RUN} FROM tinker_runs WHERE {column} = $1"  # noqa: S608  (constants)
+        row = await self._pool.fetchrow(query, value)
+        return None if row is None else _run(row)
+
+
+def _session(row: asyncpg.Record) -> ClientSession:
+    return msgspec.convert(dict(row), ClientSession)
+
+
+def _run(row: asyncpg.Record) -> TrainingRun:
+    return msgspec.convert(dict(row), TrainingRun)

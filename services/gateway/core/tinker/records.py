@@ -1,0 +1,52 @@
+"""What the gateway keeps of Tinker clients: their sessions, and which policy each training run is."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from mint_common.events import LoraSpec
+from mint_common.ids import BaseName, PolicyId, TenantId
+
+ALIVE_SECONDS = 120.0
+"""A session is active until its client, which says so every ten seconds, has been silent for so long."""
+
+FinishReason = Literal["success", "errored", "interrupted"]
+Metadata = dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientSession:
+    """One client process's session. Times are seconds since the epoch; ``finish`` None: it said no end."""
+
+    session_id: str
+    tenant_id: TenantId
+    project_id: str
+    display_name: str | None
+    tags: tuple[str, ...]
+    metadata: Metadata
+    sdk_version: str
+    created_at: float
+    seen_at: float
+    finish: FinishReason | None = None
+    finish_detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingRun:
+    """A training run of a session: the policy that it trains, and what its user asked for.
+
+    ``base_model`` is the base in the user's spelling. A run that only holds copies of checkpoints has no
+    training session behind its policy; ``is_trained`` is false then.
+    """
+
+    model_id: str
+    session_id: str
+    tenant_id: TenantId
+    policy_id: PolicyId
+    base: BaseName
+    base_model: str
+    lora: LoraSpec
+    train_attn: bool
+    train_mlp: bool
+    is_trained: bool
+    metadata: Metadata
+    created_at: float
