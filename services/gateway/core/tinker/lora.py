@@ -1,0 +1,87 @@
+"""LoraConfig: which modules of a base train, and how the update is scaled.
+
+The scale is Tinker's: alpha is 32 whatever the rank, so that its learning rates carry over. The unembedding
+is never trained, because engines serve no adapter of it; clients ask for it by default, so asking for it
+beside other modules is no error.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from mint_common.adapters_format.base_facts import BaseFacts
+from mint_common.errors import InvalidField
+from mint_common.events import LoraSpec
+
+ALPHA = 32.0
+MAX_SEED = 2**53 - 1
+ORG = "mint/"
+"""Clients know bases as ``org/name``; a base answers to its bare name, too."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraConfig:
+    """What clients ask for."""
+
+    rank: int
+    seed: int | None = None
+    train_unembed: bool = True
+    train_mlp: bool = True
+    train_attn: bool = True
+
+
+def plan_lora(wish: LoraConfig, base: BaseFacts, *, model_id: str) -> LoraSpec:
+    """Return the LoRA shape; without a seed, one that is the run's own. Raises InvalidField."""
+    if not 1 <= wish.rank <= base.max_rank:
+        problem = f"must be from 1 to {base.max_rank}, the base's limit, got {wish.rank}"
+        raise InvalidField(field="lora_config.rank", problem=problem)
+    if wish.seed is not None and not 0 <= wish.seed <= MAX_SEED:
+        problem = f"must be from 0 to {MAX_SEED}, got {wish.seed}"
+        raise InvalidField(field="lora_config.seed", problem=problem)
+    targets = {
+        target
+        for target in base.targets
+        if (wish.train_attn and is_attention(target, base)) or (wish.train_mlp and is_mlp(target, base))
+    }
+    if not targets:
+        problem = "train_attn or train_mlp must be true: the unembedding alone cannot be trained here"
+        raise InvalidField(field="lora_config", problem=problem)
+    seed = _seed_of(model_id) if wish.seed is None else wish.seed
+    return LoraSpec(rank=wish.rank, alpha=ALPHA, targets=tuple(sorted(targets)), seed=seed)
+
+
+def trains(lora: LoraSpec, base: BaseFacts) -> tuple[bool, bool]:
+    """Return whether a LoRA trains attention, and whether it trains MLPs."""
+    return (
+        any(is_attention(target, base) for target in lora.targets),
+        any(is_mlp(target, base) for target in lora.targets),
+    )
+
+
+def is_attention(target: str, base: BaseFacts) -> bool:
+    """Return whether some attention has a module of that name (``q_proj``)."""
+    return any("attn" in parent or "attention" in parent for parent in _parents(target, base))
+
+
+def is_mlp(target: str, base: BaseFacts) -> bool:
+    """Return whether a module of that name is of an MLP or its experts: of no attention, that is."""
+    return any("attn" not in parent and "attention" not in parent for parent in _parents(target, base))
+
+
+def base_name(text: str) -> str:
+    """Return the name of a base in either spelling."""
+    return text.removeprefix(ORG)
+
+
+def _parents(target: str, base: BaseFacts) -> Iterable[str]:
+    for module in base.modules:
+        parent, _, leaf = module.rpartition(".")
+        if leaf == target:
+            yield parent
+    for module, experts in base.experts.items():
+        if target in experts.projections:
+            yield module
+
+
+def _seed_of(model_id: str) -> int:
+    return int.from_bytes(hashlib.sha256(model_id.encode()).digest()[:6], "big")
