@@ -57,6 +57,12 @@ class RevisionRetiredError(NotFound):
     code = "revision_retired"
 
 
+class RevisionLostError(NotFound):
+    """The bytes of revision {number} of policy {name!r} are {fault}: export or upload them again."""
+
+    code = "revision_lost"
+
+
 class RevisionInUse(MintError):
     """Revision {number} cannot be retired: {aliases} point at it. Move them first."""
 
@@ -183,6 +189,13 @@ class EventInvalid(MintError):
 
     code = "event_invalid"
     http_status = 422
+
+
+class EventsExpired(MintError):
+    """Not all events after {place!r} are kept any more: read what stands now, then listen without a place."""
+
+    code = "events_expired"
+    http_status = 410
 
 
 class AlreadyHandled(MintError):

@@ -23,12 +23,14 @@ from services.gateway.adapters.requests import PostgresRequests
 from services.gateway.adapters.resolver import CachedResolver
 from services.gateway.adapters.rollout import RolloutHttp
 from services.gateway.adapters.submissions import PostgresSubmissions
+from services.gateway.adapters.training_sessions import TrainerSessions
 from services.gateway.core.callers import KeyMemory
 from services.gateway.core.resolutions import ResolutionCache
 from services.gateway.http import (
     aliases,
     audit,
     bases,
+    collection,
     completions,
     evaluations,
     events,
@@ -47,6 +49,7 @@ from services.gateway.settings import GatewaySettings
 SCHEMA = "gateway"
 ROUTES = (
     keys,
+    collection,
     audit,
     rules,
     bases,
@@ -99,6 +102,10 @@ async def run(settings: GatewaySettings) -> None:
         rollout = await stack.enter_async_context(InternalHttp(settings.peers.rollout_url, token=token))
         engines = EngineDirectory(settings.peers.loader_urls, token=token)
         stack.push_async_callback(engines.aclose)
+        trainers = [
+            await stack.enter_async_context(InternalHttp(url, token=token))
+            for url in settings.peers.trainer_urls
+        ]
         catalog = RegistryClient(registry)
         requests = PostgresRequests(pool, clock)
         cache = ResolutionCache(capacity=RESOLUTIONS, lease_seconds=settings.resolution_lease_seconds)
@@ -108,6 +115,7 @@ async def run(settings: GatewaySettings) -> None:
             resolver=resolver,
             rollout=RolloutHttp(rollout),
             engines=engines,
+            training_sessions=TrainerSessions(trainers),
             requests=requests,
             submissions=PostgresSubmissions(pool, PostgresLedger(pool, clock), clock),
             bus=bus,

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from mint_common.catalog import Resolution
 from mint_common.events import JobSubmitted
-from mint_common.ids import BaseName, JobId, TenantId
+from mint_common.ids import BaseName, Digest, JobId, TenantId
 from services.gateway.core.idempotency import RequestIdentity
 from services.gateway.core.json_types import JsonObject
 from services.gateway.core.requests import AuditRow, KeyedRequest, StoredAnswer
@@ -198,4 +198,12 @@ class SamplingSessions(Protocol):
 
     async def of_session(self, session_id: str) -> Sequence[str]:
         """Return the ids of a session's sampling sessions, oldest first."""
+        ...
+
+
+class TrainingSessions(Protocol):
+    """The training sessions of every trainer."""
+
+    async def digests(self) -> set[Digest]:
+        """Return the exports that sessions go on from. Raises Unavailable unless every trainer answers."""
         ...

@@ -21,10 +21,13 @@ from mint_common.runtime.service import run_service
 from services.registry.adapters.postgres_accounts import PostgresAccounts
 from services.registry.adapters.postgres_aliases import PostgresAliases
 from services.registry.adapters.postgres_catalog import PostgresCatalog
+from services.registry.adapters.postgres_custody import PostgresCustody
 from services.registry.adapters.postgres_evaluations import PostgresEvaluations
 from services.registry.adapters.postgres_rules import PostgresRules
 from services.registry.core.keys import stored_key
+from services.registry.handlers.collector import Collector
 from services.registry.handlers.exports import ExportHandler
+from services.registry.handlers.reconciler import Reconciler
 from services.registry.handlers.rules import RuleHandler
 from services.registry.handlers.uploads import UploadHandler
 from services.registry.http import Registry, add_routes, streams_body
@@ -45,6 +48,7 @@ class RegistryApp:
     http: FastAPI
     dispatcher: Dispatcher
     relay: OutboxRelay
+    reconciler: Reconciler | None
 
 
 @asynccontextmanager
@@ -62,6 +66,7 @@ async def open_registry(settings: RegistrySettings) -> AsyncIterator[RegistryApp
 
         ledger = PostgresLedger(pool, clock)
         catalog = PostgresCatalog(pool, ledger)
+        custody = PostgresCustody(pool, ledger)
         registry = Registry(
             accounts=PostgresAccounts(pool),
             catalog=catalog,
@@ -69,6 +74,13 @@ async def open_registry(settings: RegistrySettings) -> AsyncIterator[RegistryApp
             evaluations=PostgresEvaluations(pool, ledger),
             rules=PostgresRules(pool),
             uploads=UploadHandler(catalog=catalog, blobs=blobs, clock=clock),
+            collector=Collector(
+                catalog=catalog,
+                custody=custody,
+                blobs=blobs,
+                clock=clock,
+                grace_seconds=settings.collection_grace_seconds,
+            ),
             clock=clock,
         )
         if settings.bootstrap_key:
@@ -100,7 +112,13 @@ async def open_registry(settings: RegistrySettings) -> AsyncIterator[RegistryApp
             streams_body=streams_body,
         )
         add_routes(http, registry)
-        yield RegistryApp(http=http, dispatcher=dispatcher, relay=OutboxRelay(pool, bus, clock))
+        reconciler = None
+        if settings.reconcile_bytes_per_second:
+            pace = settings.reconcile_bytes_per_second
+            reconciler = Reconciler(custody=custody, blobs=blobs, clock=clock, bytes_per_second=pace)
+        yield RegistryApp(
+            http=http, dispatcher=dispatcher, relay=OutboxRelay(pool, bus, clock), reconciler=reconciler
+        )
 
 
 async def bootstrap(accounts: Accounts, key: str, clock: Clock) -> None:
@@ -123,4 +141,7 @@ async def bootstrap(accounts: Accounts, key: str, clock: Clock) -> None:
 async def run(settings: RegistrySettings) -> None:
     """Serve until told to stop."""
     async with open_registry(settings) as registry:
-        await run_service(registry.http, settings.http, [registry.dispatcher.run, registry.relay.run])
+        background = [registry.dispatcher.run, registry.relay.run]
+        if registry.reconciler is not None:
+            background.append(registry.reconciler.run)
+        await run_service(registry.http, settings.http, background)

@@ -7,6 +7,8 @@ stays away.
 """
 
 from collections.abc import AsyncIterator, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,6 +16,7 @@ from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.catalog import (
     AliasMove,
     AliasRecord,
+    CollectionReport,
     EvaluationRecord,
     KeyOwner,
     KeyRecord,
@@ -29,7 +32,10 @@ from mint_common.catalog import (
 )
 from mint_common.claims import RevisionRef
 from mint_common.events import RevisionExported
+from mint_common.events.revision import Fault
 from mint_common.ids import BaseName, Digest, EvaluationId, PolicyId, TenantId
+from services.registry.core.collection import Holdings
+from services.registry.core.custody import Folder, Held
 from services.registry.core.exports import Refusal
 from services.registry.core.keys import StoredKey
 from services.registry.core.names import ModelName
@@ -265,5 +271,80 @@ class Uploads(Protocol):
         """Publish the adapter in a tar stream as a revision. The same weights are the same revision.
 
         Raises UploadRefused, whose ``reason`` is a stable word and whose ``fix`` says what to do.
+        """
+        ...
+
+
+class Custody(Protocol):
+    """Which bytes the catalog vouches for, and what lies in the blob store for nobody.
+
+    Revisions without bytes by intent (``collected``) are in no list of it.
+    """
+
+    def turn(self, work: str) -> AbstractAsyncContextManager[bool]:
+        """Be the only registry at a kind of work, or learn that another one is (False)."""
+        ...
+
+    async def place(self, walk: str) -> str:
+        """Return how far a walk has come, "" at its start."""
+        ...
+
+    async def keep_place(self, walk: str, place: str) -> None:
+        """Keep how far a walk has come."""
+        ...
+
+    async def held(self, *, after: str, limit: int) -> Sequence[Held]:
+        """Return revisions after a `Held.place`, in an order of the store's own."""
+        ...
+
+    async def lost(self, *, after: str, limit: int) -> Sequence[Held]:
+        """Return those whose bytes are missing or wrong, in the same order."""
+        ...
+
+    async def mark(self, held: Held, fault: Fault | None, problem: str) -> bool:
+        """Record what was found of a revision's bytes and tell it; False when it changed meanwhile."""
+        ...
+
+    async def note_folders(self, root: str, folders: Sequence[Folder], *, now: float) -> None:
+        """Take in all folders under a root: those that no revision names are garbage, known from now on."""
+        ...
+
+    async def garbage(self, *, before: float, limit: int) -> Sequence[Folder]:
+        """Return garbage that was known before a time."""
+        ...
+
+    async def give_up_folder(self, folder: Folder) -> bool:
+        """Let garbage be removed; no export of it is published any more. False when it is none by now."""
+        ...
+
+    async def candidates(self, *, after: str, limit: int) -> Sequence[PolicyId]:
+        """Return policies that have a retention or retired revisions with bytes, after one of them."""
+        ...
+
+    async def holdings(self, policy_id: PolicyId) -> tuple[PolicyRecord, Holdings]:
+        """Return a policy and all that decides what of it may go."""
+        ...
+
+    async def give_up_bytes(self, policy: PolicyRecord, number: int) -> bool:
+        """Let the bytes of a revision be removed and tell it. False unless it is retired and unpointed."""
+        ...
+
+    async def going(self, *, limit: int) -> Sequence[str]:
+        """Return the prefixes of folders that were given up and are not removed yet."""
+        ...
+
+    async def removed(self, prefix: str) -> None:
+        """Forget a folder that is removed. Idempotent."""
+        ...
+
+
+class Collects(Protocol):
+    """Collection on demand."""
+
+    async def collect(self, *, used: AbstractSet[Digest], dry_run: bool, limit: int) -> CollectionReport:
+        """Let go of at most ``limit`` things that nobody uses, or only say what would go.
+
+        ``used`` are the digests that engines and trainers hold. Raises Unavailable while another collection
+        is at work.
         """
         ...

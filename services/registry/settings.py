@@ -32,3 +32,13 @@ class RegistrySettings(BaseModel):
     checks: int = Field(
         1, ge=1, le=64, description="adapters checked at a time; above 1, numbers may not follow export order"
     )
+    reconcile_bytes_per_second: int = Field(
+        20_000_000,
+        ge=0,
+        description="how fast stored adapters are read again and compared with the catalog; 0: never",
+    )
+    collection_grace_seconds: float = Field(
+        1_209_600.0,
+        ge=0,
+        description="how long bytes stay whose revision is retired or missing; more than the bus's week",
+    )

@@ -17,13 +17,15 @@ from mint_common.testing.adapters import make_base_facts
 from services.registry.adapters.memory import MemoryCatalog
 from services.registry.adapters.memory_accounts import MemoryAccounts
 from services.registry.adapters.memory_aliases import MemoryAliases, MemoryEvaluations, MemoryRules
+from services.registry.adapters.memory_custody import MemoryCustody
 from services.registry.adapters.memory_tables import Tables
 from services.registry.adapters.postgres_accounts import PostgresAccounts
 from services.registry.adapters.postgres_aliases import PostgresAliases
 from services.registry.adapters.postgres_catalog import PostgresCatalog
+from services.registry.adapters.postgres_custody import PostgresCustody
 from services.registry.adapters.postgres_evaluations import PostgresEvaluations
 from services.registry.adapters.postgres_rules import PostgresRules
-from services.registry.ports import Accounts, Aliases, Catalog, Evaluations, Mover, Rules
+from services.registry.ports import Accounts, Aliases, Catalog, Custody, Evaluations, Mover, Rules
 
 TENANT, OTHER = TenantId("ten_a"), TenantId("ten_b")
 BASE = make_base_facts()
@@ -38,6 +40,7 @@ class Store:
     aliases: Aliases
     evaluations: Evaluations
     rules: Rules
+    custody: Custody
     events: Callable[[], Awaitable[Sequence[Event]]]
 
 
@@ -53,6 +56,7 @@ def memory_store() -> Store:
         aliases=MemoryAliases(tables, ledger),
         evaluations=MemoryEvaluations(tables, ledger),
         rules=MemoryRules(tables),
+        custody=MemoryCustody(tables, ledger),
         events=events,
     )
 
@@ -71,6 +75,7 @@ def postgres_store(pool: asyncpg.Pool) -> Store:
         aliases=PostgresAliases(pool, ledger),
         evaluations=PostgresEvaluations(pool, ledger),
         rules=PostgresRules(pool),
+        custody=PostgresCustody(pool, ledger),
         events=events,
     )
 

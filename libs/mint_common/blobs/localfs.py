@@ -98,9 +98,8 @@ class LocalBlobs:
     async def list(self, prefix: str) -> AsyncIterator[str]:
         """Yield the keys under a prefix."""
         folders = check_prefix(prefix)
-        for key in await asyncio.to_thread(self._keys, folders):
-            if key.startswith(prefix):
-                yield key
+        for key in await asyncio.to_thread(self._keys, folders, prefix.rpartition("/")[2]):
+            yield key
 
     async def close(self) -> None:
         """Do nothing: no descriptor outlives a call."""
@@ -156,11 +155,15 @@ class LocalBlobs:
             os.unlink(parts[-1], dir_fd=folder)
             os.fsync(folder)
 
-    def _keys(self, folders: tuple[str, ...]) -> Sequence[str]:
+    def _keys(self, folders: tuple[str, ...], begin: str) -> Sequence[str]:
+        """Return the keys in these folders whose next part begins so; no other folder is entered."""
         keys = []
         with suppress(BlobMissing), _reading("/".join(folders)), self._folder(folders) as top:
-            for place, _, names, _ in os.fwalk(".", dir_fd=top, follow_symlinks=False):
+            for place, inner, names, _ in os.fwalk(".", dir_fd=top, follow_symlinks=False):
                 below = [part for part in place.split("/") if part != "."]
+                if not below:
+                    inner[:] = [name for name in inner if name.startswith(begin)]
+                    names = [name for name in names if name.startswith(begin)]  # noqa: PLW2901
                 keys += ["/".join((*folders, *below, name)) for name in names if _TEMPORARY not in name]
         return sorted(keys)
 

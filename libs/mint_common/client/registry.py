@@ -4,7 +4,7 @@ Every method raises the registry's own MintErrors (NotFound, InvalidField, ...),
 be given by id or by name. Lists come in pages: ``after`` is the last item's cursor as each method says.
 """
 
-from collections.abc import AsyncIterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import TypeVar
 
@@ -15,6 +15,7 @@ from mint_common.catalog import (
     FULL_SCOPES,
     AliasMove,
     AliasRecord,
+    CollectionReport,
     EvaluationRecord,
     IssuedKey,
     KeyOwner,
@@ -333,6 +334,11 @@ class RegistryClient:
         """Return what a model name means now. Raises NotFound; never falls back to the base."""
         path = path_of("internal", "tenants", tenant_id, "resolve")
         return _read(await self._http.get(path, {"model": model}), Resolution)
+
+    async def collect(self, *, used: Collection[Digest], dry_run: bool, limit: int) -> CollectionReport:
+        """Let go of what nobody uses, at most ``limit`` things, or only say what would go."""
+        body = {"used": sorted(used), "dry_run": dry_run, "limit": limit}
+        return _read(await self._http.post("/internal/collection", body), CollectionReport)
 
 
 def _keys(tenant_id: TenantId, *parts: str) -> str:

@@ -1,11 +1,14 @@
 """Revisions: immutable exported adapters."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from mint_common.claims import Claim, RevisionRef
 from mint_common.events.event import Event
 from mint_common.ids import Digest, JobId, PolicyId, WaveId
+
+Fault = Literal["missing", "wrong", "collected"]
+"""Why the bytes of a revision are not to be had."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,4 +79,35 @@ class RevisionRetired(Event):
     policy_id: PolicyId
     digest: Digest
     number: int
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevisionLost(Event):
+    """The stored bytes of a revision are missing, wrong or collected: no name resolves to it any more.
+
+    ``problem`` says what was found. A ``revision.healed`` with a higher ``sequence`` takes it back.
+    """
+
+    type: ClassVar[str] = "revision.lost"
+    key: ClassVar[tuple[str, ...]] = ("policy_id", "digest", "sequence")
+
+    policy_id: PolicyId
+    digest: Digest
+    number: int
+    fault: Fault
+    problem: str
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevisionHealed(Event):
+    """The bytes of a lost revision are there again, at ``revision.manifest``."""
+
+    type: ClassVar[str] = "revision.healed"
+    key: ClassVar[tuple[str, ...]] = ("policy_id", "digest", "sequence")
+
+    policy_id: PolicyId
+    digest: Digest
+    revision: RevisionRef
     sequence: int

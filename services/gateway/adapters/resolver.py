@@ -7,14 +7,15 @@ from mint_common.bus.port import Bus, Message
 from mint_common.catalog import Resolution
 from mint_common.client.registry import RegistryClient
 from mint_common.errors import EventInvalid, Unavailable
-from mint_common.events import AliasMoved, RevisionPublished, RevisionRetired
+from mint_common.events import AliasMoved, RevisionHealed, RevisionLost, RevisionPublished, RevisionRetired
 from mint_common.events.codec import decode
 from mint_common.events.subjects import subjects_of
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import Clock
 from services.gateway.core.resolutions import ResolutionCache
 
-NEWS = tuple(subjects_of(event) for event in (AliasMoved, RevisionPublished, RevisionRetired))
+_CHANGES = (AliasMoved, RevisionPublished, RevisionRetired, RevisionLost, RevisionHealed)
+NEWS = tuple(subjects_of(event) for event in _CHANGES)
 AGAIN_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)
@@ -62,5 +63,5 @@ class CachedResolver:
         except EventInvalid:
             self._cache.clear()  # of a version that this process does not know: it may be about anything
             return
-        if isinstance(event, AliasMoved | RevisionPublished | RevisionRetired):
+        if isinstance(event, _CHANGES):
             self._cache.forget(event.policy_id)

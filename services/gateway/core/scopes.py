@@ -12,7 +12,7 @@ from mint_common.errors import Forbidden
 _ADMIN = re.compile(
     r"/mint/v1/(keys|audit)(/.*)?|/mint/v1/policies/[^/]+/(rules(/.*)?|aliases/[^/]+/protect)"
 )
-_OPERATOR = re.compile(r"/mint/v1/tenants(/.*)?")
+_OPERATOR = re.compile(r"/mint/v1/(tenants(/.*)?|gc)")
 _INCLUDED: AbstractSet[Scope] = {"read", "infer", "train"}
 
 

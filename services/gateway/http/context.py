@@ -14,7 +14,7 @@ from mint_common.client.registry import RegistryClient
 from mint_common.runtime.clock import Clock
 from services.gateway.core.callers import Caller, KeyMemory, choose_key
 from services.gateway.core.scopes import check_scope
-from services.gateway.ports import Requests, Resolver, Rollout, Submissions
+from services.gateway.ports import Requests, Resolver, Rollout, Submissions, TrainingSessions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +25,7 @@ class Gateway:
     resolver: Resolver
     rollout: Rollout
     engines: EngineDirectory
+    training_sessions: TrainingSessions
     submissions: Submissions
     requests: Requests
     bus: Bus

@@ -14,10 +14,20 @@ from mint_common.catalog import (
     RevisionState,
 )
 from mint_common.claims import RevisionRef
-from mint_common.errors import AlreadyExists, BaseChanged, InvalidField, MintError, NotFound, RevisionInUse
+from mint_common.errors import (
+    AlreadyExists,
+    BaseChanged,
+    InvalidField,
+    MintError,
+    NotFound,
+    RevisionInUse,
+    RevisionLostError,
+)
 from mint_common.events import Event, RevisionExported
 from mint_common.ids import BaseName, Digest, PolicyId, TenantId, new_id
+from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.ledger_memory import MemoryLedger
+from services.registry.adapters.memory_custody import vouch_for
 from services.registry.adapters.memory_tables import Tables
 from services.registry.core.exports import Refusal, answer, retired
 from services.registry.core.names import DEFAULT_ALIAS, ModelName, is_policy_id
@@ -141,9 +151,7 @@ class MemoryCatalog:
         if revision is None:
             return policy_resolution(name, policy, None)
         row = self._tables.revisions[policy.policy_id][revision.number - 1]
-        return policy_resolution(
-            name, policy, revision, is_retired=row.state == "retired", fault=row.fault
-        )
+        return policy_resolution(name, policy, revision, is_retired=row.state == "retired", fault=row.fault)
 
     async def owned(self, tenant_id: TenantId, digests: Sequence[Digest]) -> Sequence[OwnedRevision]:
         """Return which of these digests are a tenant's, of which policies."""
@@ -184,6 +192,8 @@ class MemoryCatalog:
         key = (export.policy_id, export.export_id, export.tenant_id)
         async with self._ledger.transaction(export.id) as transaction:
             if key not in self._tables.exports:
+                if refusal is None:
+                    await transaction.emit(*vouch_for(self._tables, export))
                 self._tables.exports[key] = refusal or self._append(export, now)
             await transaction.emit(answer(export, self._tables.exports[key]))
 
@@ -209,6 +219,7 @@ class MemoryCatalog:
         async with self._ledger.transaction(new_id("req")) as transaction:
             refs = []
             for export in exports:
+                await transaction.emit(*vouch_for(self._tables, export))
                 ref = self._append(export, now)
                 refs.append(ref)
                 self._tables.exports.setdefault((export.policy_id, export.export_id, export.tenant_id), ref)

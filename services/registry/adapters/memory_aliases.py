@@ -11,12 +11,13 @@ from mint_common.catalog import (
     RuleRecord,
 )
 from mint_common.claims import RevisionRef
-from mint_common.errors import AliasProtected, NotFound, RevisionRetiredError
+from mint_common.errors import AliasProtected, NotFound
 from mint_common.ids import EvaluationId, PolicyId, new_id
 from mint_common.runtime.ledger_memory import MemoryLedger
 from services.registry.adapters.memory_tables import Tables
 from services.registry.core.aliases import AliasEntry, moved, plan_move, plan_rollback
 from services.registry.core.evaluations import recorded
+from services.registry.core.resolve import check_servable
 from services.registry.ports import HISTORY_ROWS, Mover
 
 
@@ -101,8 +102,8 @@ class MemoryAliases:
             raise AliasProtected(alias=name)
 
     def _check_published(self, policy: PolicyRecord, number: int) -> None:
-        if self._tables.revisions[policy.policy_id][number - 1].state == "retired":
-            raise RevisionRetiredError(name=policy.name, number=number)
+        found = self._tables.revisions[policy.policy_id][number - 1]
+        check_servable(policy, number, is_retired=found.state == "retired", fault=found.fault)
 
     def _ref(self, policy_id: PolicyId, number: int) -> RevisionRef:
         return self._tables.revisions[policy_id][number - 1].ref

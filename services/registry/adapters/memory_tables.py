@@ -19,6 +19,14 @@ from services.registry.core.keys import StoredKey
 from services.registry.ports import Mover
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Garbage:
+    """A folder that no revision names."""
+
+    found_at: float
+    is_going: bool = False
+
+
 @dataclass(slots=True)
 class Tables:
     """What the stores below share."""
@@ -36,4 +44,7 @@ class Tables:
     protected: set[tuple[str, str]] = field(default_factory=set)
     changes: Counter[tuple[str, int]] = field(default_factory=Counter)
     rules: dict[str, dict[str, RuleRecord]] = field(default_factory=dict)
+    retired_at: dict[tuple[str, int], float] = field(default_factory=dict)
+    garbage: dict[str, Garbage] = field(default_factory=dict)
+    walks: dict[str, str] = field(default_factory=dict)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)

@@ -7,12 +7,13 @@ import asyncpg
 
 from mint_common.catalog import AliasMove, AliasRecord, PolicyRecord
 from mint_common.claims import RevisionRef
-from mint_common.errors import AliasProtected, NotFound, RevisionRetiredError
+from mint_common.errors import AliasProtected, NotFound
 from mint_common.ids import PolicyId, new_id
 from mint_common.runtime.ledger_postgres import PostgresLedger, PostgresTransaction
 from mint_common.runtime.postgres_errors import PostgresConnection
 from services.registry.adapters.rows import moment, move_of, ref_of
 from services.registry.core.aliases import AliasEntry, moved, plan_move, plan_rollback
+from services.registry.core.resolve import check_servable
 from services.registry.ports import HISTORY_ROWS, Mover
 
 _ALIASES = """
@@ -140,9 +141,10 @@ class PostgresAliases:
 
 
 async def _check_published(connection: PostgresConnection, policy: PolicyRecord, number: int) -> None:
-    query = "SELECT state FROM revisions WHERE policy_id = $1 AND number = $2"
-    if await connection.fetchval(query, policy.policy_id, number) == "retired":
-        raise RevisionRetiredError(name=policy.name, number=number)
+    query = "SELECT state, fault FROM revisions WHERE policy_id = $1 AND number = $2"
+    row = await connection.fetchrow(query, policy.policy_id, number)
+    assert row is not None, "the caller has found it, and rows of revisions stay"
+    check_servable(policy, number, is_retired=row["state"] == "retired", fault=row["fault"])
 
 
 async def _current(connection: PostgresConnection, policy_id: PolicyId, name: str) -> AliasEntry | None:

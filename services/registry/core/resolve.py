@@ -3,7 +3,8 @@
 from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.catalog import PolicyRecord, Resolution
 from mint_common.claims import RevisionRef
-from mint_common.errors import NoRevision, NotFound, RevisionRetiredError
+from mint_common.errors import NoRevision, NotFound, RevisionLostError, RevisionRetiredError
+from mint_common.events.revision import Fault
 from services.registry.core.names import ModelName
 
 
@@ -17,7 +18,12 @@ def base_resolution(name: ModelName, facts: BaseFacts | None) -> Resolution:
 
 
 def policy_resolution(
-    name: ModelName, policy: PolicyRecord, revision: RevisionRef | None, *, is_retired: bool = False
+    name: ModelName,
+    policy: PolicyRecord,
+    revision: RevisionRef | None,
+    *,
+    is_retired: bool = False,
+    fault: Fault | None = None,
 ) -> Resolution:
     """Return what a name means that is a policy's; ``revision`` is what its selector led to.
 
@@ -29,8 +35,15 @@ def policy_resolution(
         if name.alias is not None:
             raise NotFound(kind="alias", name=name.alias)
         raise NoRevision(name=policy.name)
-    if is_retired:
-        raise RevisionRetiredError(name=policy.name, number=revision.number)
+    check_servable(policy, revision.number, is_retired=is_retired, fault=fault)
     return Resolution(
         base=policy.base, policy_id=policy.policy_id, policy_name=policy.name, revision=revision
     )
+
+
+def check_servable(policy: PolicyRecord, number: int, *, is_retired: bool, fault: Fault | None) -> None:
+    """Refuse a revision that no name may lead to. Raises RevisionRetiredError, RevisionLostError."""
+    if is_retired:
+        raise RevisionRetiredError(name=policy.name, number=number)
+    if fault is not None:
+        raise RevisionLostError(name=policy.name, number=number, fault=fault)

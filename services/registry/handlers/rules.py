@@ -15,6 +15,7 @@ from mint_common.errors import (
     InvalidField,
     NotFound,
     PreconditionFailed,
+    RevisionLostError,
     RevisionRetiredError,
 )
 from mint_common.events import EvaluationRecorded, Event
@@ -63,7 +64,7 @@ class RuleHandler:
                 continue  # somebody moved it meanwhile: decide anew
             except AlreadyHandled:
                 return
-            except (InvalidField, RevisionRetiredError) as error:
+            except (InvalidField, RevisionLostError, RevisionRetiredError) as error:
                 _log.warning("rule not followed", extra={"rule_id": rule.rule_id, "problem": str(error)})
                 return
             _log.info("rule followed", extra={"rule_id": rule.rule_id, "reason": action.reason})

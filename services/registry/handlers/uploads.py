@@ -27,7 +27,7 @@ from mint_common.catalog import PolicyRecord, RevisionRecord
 from mint_common.claims import Claim
 from mint_common.errors import AdapterInvalid, NotFound
 from mint_common.events import RevisionExported
-from mint_common.ids import Digest, derive_id
+from mint_common.ids import Digest, derive_id, new_id
 from mint_common.runtime.clock import Clock
 from services.registry.core.exports import check_export
 from services.registry.core.tar import FileBegins, FilePart, TarReader
@@ -102,9 +102,14 @@ class UploadHandler:
 
     async def _publish(self, policy: PolicyRecord, folder: Path, manifest: Manifest) -> RevisionRecord:
         try:
-            return await self._catalog.revision(policy.policy_id, manifest.digest)
+            known = await self._catalog.revision(policy.policy_id, manifest.digest)
         except NotFound:
             export_id = _export_id(manifest)
+        else:
+            if known.fault is None:
+                return known
+            # Beside what is broken, which no upload overwrites: the publication moves the revision there.
+            export_id = new_id("export")
         claim = await store_folder(self._blobs, folder, manifest, export_id=export_id)
         export = _export(policy, manifest, claim)
         await self._catalog.publish_many([export], now=self._clock.now(), announce=True)

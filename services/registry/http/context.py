@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, StringConstraints
 
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import Clock
-from services.registry.ports import Accounts, Aliases, Catalog, Evaluations, Rules, Uploads
+from services.registry.ports import Accounts, Aliases, Catalog, Collects, Evaluations, Rules, Uploads
 
 MAX_LIMIT = 1000
 
@@ -23,6 +23,7 @@ class Registry:
     evaluations: Evaluations
     rules: Rules
     uploads: Uploads
+    collector: Collects
     clock: Clock
 
 

@@ -5,6 +5,7 @@ from fastapi import FastAPI
 from services.registry.http.accounts import add_account_routes, add_key_routes
 from services.registry.http.aliases import add_alias_routes
 from services.registry.http.bases import add_base_routes
+from services.registry.http.collection import add_collection_route
 from services.registry.http.context import Registry
 from services.registry.http.policies import add_policy_routes
 from services.registry.http.resolve import add_resolve_route
@@ -24,3 +25,4 @@ def add_routes(http: FastAPI, registry: Registry) -> None:
     add_alias_routes(http, registry)
     add_resolve_route(http, registry)
     add_upload_route(http, registry)
+    add_collection_route(http, registry)

@@ -1,0 +1,224 @@
+"""Custody in Postgres: faults are columns of revisions; garbage and walks have tables of their own."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+import msgspec
+
+from mint_common.adapters_format import MANIFEST_FILE
+from mint_common.catalog import PolicyRecord
+from mint_common.claims import Claim
+from mint_common.errors import NotFound
+from mint_common.events import Retention
+from mint_common.events.revision import Fault
+from mint_common.ids import PolicyId, new_id
+from mint_common.runtime.ledger_postgres import PostgresLedger
+from mint_common.runtime.postgres_errors import acquired
+from services.registry.adapters.rows import POLICY, moment, policy_of, ref_of
+from services.registry.core.collection import HeldRevision, Holdings
+from services.registry.core.custody import Folder, Held, folder_of, folders_of, healed, lost
+
+# The lock is the connection's: a registry that dies, or is cut off, has let go of it.
+_TRY = "SELECT pg_try_advisory_lock(hashtextextended('mint_turn_' || current_schema() || '_' || $1, 0))"
+_KEEP_PLACE = """
+    INSERT INTO walks (name, place) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET place = $2
+"""
+_HELD = """
+    SELECT tenant_id, base, revisions.* FROM revisions JOIN policies USING (policy_id)
+    WHERE (policy_id, number) > ($1, $2) AND {which} ORDER BY policy_id, number LIMIT $3
+"""
+_NOT_COLLECTED, _LOST = "fault IS DISTINCT FROM 'collected'", "fault IN ('missing', 'wrong')"
+_MARK = """
+    UPDATE revisions SET fault = $3, changes = changes + 1
+    WHERE policy_id = $1 AND number = $2 AND manifest_uri = $4 AND fault IS NOT DISTINCT FROM $5
+        AND fault IS DISTINCT FROM $3
+    RETURNING *
+"""
+_NOTE = """
+    INSERT INTO garbage (prefix, found_at)
+    SELECT given.prefix, $4
+    FROM unnest($1::text[], $2::text[], $3::text[]) AS given (prefix, policy_id, digest)
+    WHERE NOT EXISTS (
+        SELECT FROM revisions WHERE revisions.policy_id = given.policy_id AND revisions.digest = given.digest
+            AND manifest_uri = given.prefix || $5
+    )
+    ON CONFLICT DO NOTHING
+"""
+_FORGET = "DELETE FROM garbage WHERE starts_with(prefix, $1) AND prefix <> ALL($2) AND NOT is_going"
+_GARBAGE = """
+    SELECT prefix FROM garbage WHERE found_at < $1 AND NOT is_going ORDER BY prefix LIMIT $2
+"""
+_GIVE_UP_FOLDER = """
+    UPDATE garbage SET is_going = true
+    WHERE prefix = $1 AND NOT is_going AND NOT EXISTS (
+        SELECT FROM revisions WHERE policy_id = $2 AND digest = $3 AND manifest_uri = $1 || $4
+    )
+    RETURNING prefix
+"""
+_CANDIDATES = """
+    (SELECT policy_id FROM policies WHERE retention <> '{}' AND policy_id > $1 ORDER BY policy_id LIMIT $2)
+    UNION
+    (SELECT DISTINCT policy_id FROM revisions
+     WHERE state = 'retired' AND fault IS DISTINCT FROM 'collected' AND policy_id > $1
+     ORDER BY policy_id LIMIT $2)
+    ORDER BY policy_id LIMIT $2
+"""
+_REVISIONS = """
+    SELECT number, digest, parent, created_at, CASE WHEN state = 'retired' THEN retired_at END AS retired_at,
+           fault IS DISTINCT FROM 'collected' AND starts_with(manifest_uri, 'revisions/') AS has_bytes
+    FROM revisions WHERE policy_id = $1 ORDER BY number
+"""
+_POINTED = """
+    SELECT number FROM aliases WHERE policy_id = $1
+    UNION
+    SELECT below.number FROM aliases
+    JOIN alias_history current USING (policy_id, alias, sequence)
+    JOIN alias_history below
+        ON (below.policy_id, below.alias, below.sequence) = (current.policy_id, current.alias, current.below)
+    WHERE aliases.policy_id = $1
+"""
+_LOCK_POLICY = "SELECT 1 FROM policies WHERE policy_id = $1 FOR NO KEY UPDATE"
+_GIVE_UP_BYTES = """
+    UPDATE revisions SET fault = 'collected', changes = changes + 1
+    WHERE policy_id = $1 AND number = $2 AND state = 'retired' AND fault IS DISTINCT FROM 'collected'
+        AND NOT EXISTS (SELECT FROM aliases WHERE aliases.policy_id = $1 AND aliases.number = $2)
+    RETURNING *
+"""
+_GOES = """
+    INSERT INTO garbage (prefix, found_at, is_going) VALUES ($1, now(), true)
+    ON CONFLICT (prefix) DO UPDATE SET is_going = true
+"""
+_COLLECTED = "collected: nobody used them"
+
+
+class PostgresCustody:
+    """See `ports.Custody`."""
+
+    def __init__(self, pool: asyncpg.Pool, ledger: PostgresLedger) -> None:
+        self._pool = pool
+        self._ledger = ledger
+
+    @asynccontextmanager
+    async def turn(self, work: str) -> AsyncIterator[bool]:
+        """Be the only registry at a kind of work."""
+        async with acquired(self._pool) as connection:
+            # The pool lets go of the lock when it takes the connection back.
+            yield await connection.fetchval(_TRY, work)
+
+    async def place(self, walk: str) -> str:
+        """Return how far a walk has come."""
+        return await self._pool.fetchval("SELECT place FROM walks WHERE name = $1", walk) or ""
+
+    async def keep_place(self, walk: str, place: str) -> None:
+        """Keep how far a walk has come."""
+        await self._pool.execute(_KEEP_PLACE, walk, place)
+
+    async def held(self, *, after: str, limit: int) -> Sequence[Held]:
+        """Return revisions that have bytes."""
+        return await self._held(_NOT_COLLECTED, after, limit)
+
+    async def lost(self, *, after: str, limit: int) -> Sequence[Held]:
+        """Return those whose bytes are missing or wrong."""
+        return await self._held(_LOST, after, limit)
+
+    async def _held(self, which: str, after: str, limit: int) -> Sequence[Held]:
+        policy_id, _, number = after.partition("/")
+        rows = await self._pool.fetch(_HELD.format(which=which), policy_id, int(number or 0), limit)
+        return [_held_of(dict(row)) for row in rows]
+
+    async def mark(self, held: Held, fault: Fault | None, problem: str) -> bool:
+        """Record what was found of a revision's bytes and tell it."""
+        async with self._ledger.transaction(new_id("req")) as transaction:
+            key = (held.policy_id, held.number, fault, held.manifest.uri, held.fault)
+            row = await transaction.connection.fetchrow(_MARK, *key)
+            if row is None:
+                return False
+            if fault is None:
+                await transaction.emit(healed(held, ref_of(row), sequence=row["changes"]))
+            else:
+                await transaction.emit(lost(held, fault, problem, sequence=row["changes"]))
+            return True
+
+    async def note_folders(self, root: str, folders: Sequence[Folder], *, now: float) -> None:
+        """Take in all folders under a root."""
+        prefixes = [folder.prefix for folder in folders]
+        policies, digests = [folder.policy_id for folder in folders], [folder.digest for folder in folders]
+        await self._pool.execute(_NOTE, prefixes, policies, digests, moment(now), f"/{MANIFEST_FILE}")
+        await self._pool.execute(_FORGET, root, prefixes)
+
+    async def garbage(self, *, before: float, limit: int) -> Sequence[Folder]:
+        """Return garbage that was known before a time."""
+        rows = await self._pool.fetch(_GARBAGE, moment(before), limit)
+        return folders_of(f"{row['prefix']}/{MANIFEST_FILE}" for row in rows)
+
+    async def give_up_folder(self, folder: Folder) -> bool:
+        """Let garbage be removed."""
+        key = (folder.prefix, folder.policy_id, folder.digest, f"/{MANIFEST_FILE}")
+        return await self._pool.fetchval(_GIVE_UP_FOLDER, *key) is not None
+
+    async def candidates(self, *, after: str, limit: int) -> Sequence[PolicyId]:
+        """Return policies of which something may go."""
+        return [row["policy_id"] for row in await self._pool.fetch(_CANDIDATES, after, limit)]
+
+    async def holdings(self, policy_id: PolicyId) -> tuple[PolicyRecord, Holdings]:
+        """Return a policy and all that decides what of it may go."""
+        row = await self._pool.fetchrow(f"{POLICY} WHERE policy.policy_id = $1", policy_id)
+        if row is None:
+            raise NotFound(kind="policy", name=policy_id)
+        revisions = await self._pool.fetch(_REVISIONS, policy_id)
+        pointed = await self._pool.fetch(_POINTED, policy_id)
+        return policy_of(row), Holdings(
+            retention=msgspec.convert(row["retention"], Retention),
+            revisions=[_revision_of(revision) for revision in revisions],
+            pointed={each["number"] for each in pointed},
+        )
+
+    async def give_up_bytes(self, policy: PolicyRecord, number: int) -> bool:
+        """Let the bytes of a revision be removed and tell it."""
+        async with self._ledger.transaction(new_id("req")) as transaction:
+            connection = transaction.connection
+            await connection.execute(_LOCK_POLICY, policy.policy_id)
+            row = await connection.fetchrow(_GIVE_UP_BYTES, policy.policy_id, number)
+            if row is None:
+                return False
+            held = _held_of({**row, "tenant_id": policy.tenant_id, "base": policy.base})
+            await connection.execute(_GOES, folder_of(held.manifest))
+            await transaction.emit(lost(held, "collected", _COLLECTED, sequence=row["changes"]))
+            return True
+
+    async def going(self, *, limit: int) -> Sequence[str]:
+        """Return folders that were given up and are not removed yet."""
+        rows = await self._pool.fetch("SELECT prefix FROM garbage WHERE is_going LIMIT $1", limit)
+        return [row["prefix"] for row in rows]
+
+    async def removed(self, prefix: str) -> None:
+        """Forget a folder that is removed."""
+        await self._pool.execute("DELETE FROM garbage WHERE prefix = $1", prefix)
+
+
+def _held_of(row: Mapping[str, Any]) -> Held:  # Any: columns of all kinds
+    claim = Claim(
+        uri=row["manifest_uri"], sha256=row["manifest_sha256"], size_bytes=row["manifest_size_bytes"]
+    )
+    return Held(
+        tenant_id=row["tenant_id"],
+        base=row["base"],
+        policy_id=row["policy_id"],
+        number=row["number"],
+        digest=row["digest"],
+        manifest=claim,
+        fault=row["fault"],
+    )
+
+
+def _revision_of(row: asyncpg.Record) -> HeldRevision:
+    return HeldRevision(
+        number=row["number"],
+        digest=row["digest"],
+        parent=row["parent"],
+        created_at=row["created_at"].timestamp(),
+        retired_at=row["retired_at"].timestamp() if row["retired_at"] else None,
+        has_bytes=row["has_bytes"],
+    )
