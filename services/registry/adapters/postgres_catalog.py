@@ -223,8 +223,6 @@ class PostgresCatalog:
             else:
                 if refusal is None:
                     await transaction.emit(*await vouch_for(connection, [export]))
-                if refusal is None:
-                    await transaction.emit(*await vouch_for(connection, [export]))
                 verdict = refusal or await _append(connection, export, now)
                 await _settle(connection, export, verdict, now)
             await transaction.emit(answer(export, verdict))
