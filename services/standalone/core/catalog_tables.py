@@ -56,6 +56,11 @@ EVALUATION = (
     Column(title="who", path="actor"),
     Column(title="when", path="created_at", kind="time"),
 )
+COLLECTION = (
+    Column(title="kind", path="kind"),
+    Column(title="what", path="what"),
+    Column(title="tenant", path="tenant_id"),
+)
 KEY = (
     Column(title="key", path="key_id"),
     Column(title="name", path="name"),

@@ -176,6 +176,7 @@ def _environ(dsn: str, nats_url: str, blobs: Path, ports: dict[str, int]) -> dic
         "MINT_PEERS_LOADER_URLS": f"http://127.0.0.1:{ports['loader']}",
         "MINT_REGISTRY_HTTP_PORT": str(ports["registry"]),
         "MINT_REGISTRY_BOOTSTRAP_KEY": KEY,
+        "MINT_REGISTRY_COLLECTION_GRACE_SECONDS": "0",
         "MINT_ROLLOUT_HTTP_PORT": str(ports["rollout"]),
         "MINT_GATEWAY_HTTP_PORT": str(ports["gateway"]),
         "MINT_GATEWAY_READY_SECONDS": "2",

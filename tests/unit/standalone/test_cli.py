@@ -45,6 +45,7 @@ COMMANDS = (
     "job",
     *(f"job {verb}" for verb in ("list", "show", "cancel")),
     "events",
+    "gc",
     "adapters",
     *(f"adapters {verb}" for verb in ("pin", "unpin", "prewarm", "evict")),
 )

@@ -1,0 +1,40 @@
+"""`mint gc`: let go of what nobody uses."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from services.standalone.commands.catalog import JsonOption, public_api, show
+from services.standalone.commands.options import DEFAULT_FOLDER, FolderOption
+from services.standalone.core.catalog_tables import COLLECTION
+
+_AT_ONCE = 200
+
+
+def gc(
+    *,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run/--remove", help="Only say what would go, or let it go.")
+    ] = True,
+    as_json: JsonOption = False,
+    folder: FolderOption = DEFAULT_FOLDER,
+) -> None:
+    """Retire revisions that no retention keeps; remove bytes that nobody has used for long.
+
+    Takes an operator's key. Never what an alias, an engine or a training session uses. A dry run shows the
+    first 1000 things; a removal goes on until there is nothing left, and may be broken off and repeated.
+    """
+    with public_api(folder) as api:
+        if dry_run:
+            report = api.post("/gc", {"dry_run": True, "limit": 1000})
+            show(report["items"], COLLECTION, as_json=as_json, nothing="nothing to collect")
+            if report["more"] and not as_json:
+                typer.echo("and more")
+            return
+        more = True
+        while more:
+            report = api.post("/gc", {"dry_run": False, "limit": _AT_ONCE})
+            more = report["more"]
+            for item in report["items"]:
+                typer.echo(json.dumps(item) if as_json else f"{item['kind']} {item['what']}")
