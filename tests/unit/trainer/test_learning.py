@@ -41,7 +41,7 @@ class Sampler:
             if greedy
             else {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
         )
-        with applied(self.base._slots, plan_mix([(state.lora, 0)])):
+        with applied(self.base.slots, plan_mix([(state.lora, 0)])):
             out = self.base._model.generate(
                 input_ids=prompts["input_ids"],
                 attention_mask=prompts["attention_mask"],
