@@ -20,7 +20,7 @@ from mint_common.events import Event, RevisionExported, TrainingFailed, WaveComp
 from mint_common.ids import PolicyId
 from mint_common.records import WaveRecord, decode_record
 from mint_common.runtime.ledger import Ledger
-from services.trainer.core.batch import Batch, build_grpo_batch, build_sft_batch
+from services.trainer.core.batch import Batch, build_batch
 from services.trainer.core.record_check import check_record
 from services.trainer.core.refusals import CheckpointLost, RecordInvalid, TrainingRefused
 from services.trainer.core.session import Session, check_turn, open_session
@@ -80,16 +80,15 @@ class Handlers(Generic[Connection]):
             await self._commit(wave, session, stepped)
 
     async def _read_batch(self, wave: WaveCompleted) -> Batch:
-        is_sft = wave.spec.algorithm == "sft"
         record = await self._read_record(wave)
         check_record(
             record,
             self._policies.facts,
             wave_id=wave.wave_id,
             revision=wave.revision.digest if wave.revision else None,
-            needs_logprobs=not is_sft,
+            needs_logprobs=wave.spec.algorithm != "sft",
         )
-        return build_sft_batch(record) if is_sft else build_grpo_batch(record)
+        return build_batch(wave.spec.algorithm, record)
 
     async def _read_record(self, wave: WaveCompleted) -> WaveRecord:
         try:

@@ -17,7 +17,7 @@ Connection_contra = TypeVar("Connection_contra", contravariant=True)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepSettings:
-    """How to step. ``algorithm`` names the loss; ``kl_coefficient`` 0 and ``clip_norm`` 0 are off."""
+    """How to step: see `JobSpec`."""
 
     algorithm: str
     learning_rate: float

@@ -26,10 +26,11 @@ class JobSpec:
     """What a managed job does, complete: no service fills in a default later.
 
     ``prompts_per_step`` x ``group_size`` samples make one wave; SFT uses the task's reference answers
-    instead of samples and a ``group_size`` of 1. ``clip_norm`` bounds the global gradient norm; 0 is off.
+    instead of samples and a ``group_size`` of 1. ``kl_coefficient`` is the pull to the base: the weight of
+    GRPO's KL term (0 is off), DPO's beta. ``clip_norm`` bounds the global gradient norm; 0 is off.
     """
 
-    algorithm: Literal["grpo", "sft"]
+    algorithm: Literal["grpo", "sft", "dpo"]
     task: str
     steps: int
     prompts_per_step: int

@@ -11,18 +11,26 @@ from services.gateway.core.bounds import check_between, check_not_negative, chec
 MAX_SEED = 2**53 - 1
 """Seeds are JSON numbers: the largest integer that every JSON reader keeps exact."""
 
+DPO_BETA = 0.1
+"""As Rafailov et al. 2023 (arXiv 2305.18290) use it, and TRL."""
+
+MAX_BETA = 100
+
 Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobRequest:
-    """The body of ``POST /mint/v1/jobs``; a hyper-parameter left out takes the task's recommended value."""
+    """The body of ``POST /mint/v1/jobs``; a hyper-parameter left out takes the task's recommended value.
+
+    ``beta`` is DPO's, which has no ``kl_coefficient`` beside it: how dear it is to move away from the base.
+    """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     policy: str
     task: str
-    algorithm: Literal["grpo", "sft"] = "grpo"
+    algorithm: Literal["grpo", "sft", "dpo"] = "grpo"
     steps: int | None = None
     prompts_per_step: int | None = None
     group_size: int | None = None
@@ -30,6 +38,7 @@ class JobRequest:
     temperature: float | None = None
     learning_rate: float | None = None
     kl_coefficient: float | None = None
+    beta: float | None = None
     clip_norm: float | None = None
     seed: int | None = None
 
@@ -46,13 +55,26 @@ def plan_job(request: JobRequest, *, defaults: Mapping[str, float], max_context:
         max_new_tokens=_choose(request.max_new_tokens, defaults, "max_new_tokens", 16),
         temperature=_choose(request.temperature, {}, "temperature", 1.0),
         learning_rate=_choose(request.learning_rate, defaults, "learning_rate", 5e-4),
-        kl_coefficient=_choose(request.kl_coefficient, {} if is_sft else defaults, "kl_coefficient", 0.0),
+        kl_coefficient=_choose_pull(request, {} if is_sft else defaults),
         clip_norm=_choose(request.clip_norm, defaults, "clip_norm", 1.0),
         seed=_choose(request.seed, defaults, "seed", 0),
     )
     _check_sampling(spec, max_context=max_context)
     _check_training(spec)
     return spec
+
+
+def _choose_pull(request: JobRequest, defaults: Mapping[str, float]) -> float:
+    """Return the KL coefficient; DPO's is called beta, and no task recommends one."""
+    if request.algorithm != "dpo":
+        if request.beta is not None:
+            raise InvalidField(field="beta", problem=f"is of dpo, not of {request.algorithm}")
+        return _choose(request.kl_coefficient, defaults, "kl_coefficient", 0.0)
+    if request.kl_coefficient is not None:
+        raise InvalidField(field="kl_coefficient", problem="is not of dpo: name beta")
+    beta = _choose(request.beta, {}, "beta", DPO_BETA)
+    check_positive("beta", beta, MAX_BETA)
+    return beta
 
 
 def _choose(wish: Number | None, defaults: Mapping[str, float], name: str, fallback: Number) -> Number:
@@ -63,7 +85,7 @@ def _choose(wish: Number | None, defaults: Mapping[str, float], name: str, fallb
 
 def _check_sampling(spec: JobSpec, *, max_context: int) -> None:
     check_between("prompts_per_step", spec.prompts_per_step, 1, 1024)
-    if spec.algorithm == "grpo":
+    if spec.algorithm != "sft":
         check_between("group_size", spec.group_size, 2, 256)
     elif spec.group_size != 1:
         raise InvalidField(field="group_size", problem=f"must be 1 for sft, got {spec.group_size}")

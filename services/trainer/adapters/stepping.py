@@ -8,11 +8,12 @@ T = target tokens of a micro-batch.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from services.trainer.adapters.preferences import Preferences
 from services.trainer.adapters.scoring import ScoringBase
 from services.trainer.adapters.training_state import TrainingState
 from services.trainer.core.batch import Batch, Row
@@ -42,7 +43,7 @@ def step_policies(
     """Step each state in place and return its metrics, or why its step is refused and the state spoilt.
 
     A batch without rows changes nothing. ``kl`` is there only if the loss has that term, ``ratio_max_error``
-    only for GRPO, the routes' metrics only where the sampler recorded them.
+    only where a sampler answered, the routes' metrics only where it recorded them.
     """
     steps = [_Step(work=work) for work in works]
     max_targets = max(1, _LOGITS_BYTES // (_FLOAT_BYTES * base.facts.vocab_size))
@@ -57,6 +58,10 @@ def step_policies(
 
     for lines in cut([work.batch.probe for work in works]):
         _compare(base, steps, lines)
+    for lines in cut([step.pair_rows for step in steps]):
+        _prefer(base, steps, lines)
+    for step in steps:
+        step.weigh_pairs()
     for lines in cut([work.batch.rows for work in works]):
         _accumulate(base, steps, lines)
     return [step.finish() for step in steps]
@@ -70,6 +75,15 @@ def _compare(base: ScoringBase, steps: Sequence["_Step"], lines: Sequence[Line])
         steps[number].note_ratio(own_T, _sampled(rows))
 
 
+def _prefer(base: ScoringBase, steps: Sequence["_Step"], lines: Sequence[Line]) -> None:
+    """Measure how far policies have moved from the base on the answers of their pairs."""
+    with torch.no_grad():
+        logprobs_T = base.logprobs(lines, [step.work.state.lora for step in steps])
+        base_T = base.logprobs(lines)
+    for number, rows, own_T, span in _spans(lines, logprobs_T):
+        steps[number].note_pairs(rows, own_T, base_T[span])
+
+
 def _accumulate(base: ScoringBase, steps: Sequence["_Step"], lines: Sequence[Line]) -> None:
     """Add one micro-batch's gradients to those of its policies."""
     lines = [line for line in lines if not steps[line.policy].refusal]
@@ -77,7 +91,7 @@ def _accumulate(base: ScoringBase, steps: Sequence["_Step"], lines: Sequence[Lin
         return
     scored = base.score(lines, [step.work.state.lora for step in steps])
     base_T = None
-    if any(steps[line.policy].work.settings.kl_coefficient for line in lines):
+    if any(steps[line.policy].kl_coefficient for line in lines):
         with torch.no_grad():
             base_T = base.logprobs(lines)
     losses = []
@@ -122,11 +136,42 @@ class _Step:
     routed: float = 0.0
     unrouted: float = 0.0
     off_route: float = 0.0
+    preferences: Preferences | None = None
+    preferred: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def kl_coefficient(self) -> float:
+        """Return the weight of the loss's KL term, 0 for none."""
+        settings = self.work.settings
+        return settings.kl_coefficient if settings.algorithm == "grpo" else 0.0
+
+    @property
+    def pair_rows(self) -> Sequence[Row]:
+        """Return the rows that are halves of pairs."""
+        return self.work.batch.rows if self.work.settings.algorithm == "dpo" else ()
+
+    def note_pairs(self, rows: Sequence[Row], logprobs_T: Tensor, base_T: Tensor) -> None:
+        """Remember how far the policy has moved on some rows."""
+        if self.preferences is None:
+            beta = self.work.settings.kl_coefficient
+            self.preferences = Preferences(len(self.work.batch.rows) // 2, beta=beta)
+        self.preferences.note(rows, logprobs_T, base_T)
+        self.note_ratio(logprobs_T, _sampled(rows))
+
+    def weigh_pairs(self) -> None:
+        """Compute the loss of the pairs, when every row is noted."""
+        if self.preferences is not None:
+            self.preferred = self.preferences.weigh()
+            self.loss = self.preferred["loss"]
+            self._check("loss", self.loss)
 
     def loss_of(
         self, logprobs_T: Tensor, rows: Sequence[Row], base_T: Tensor | None, routed_T: Tensor | None
     ) -> Tensor | None:
         """Return the loss of some rows, None if it is not finite."""
+        if self.preferences is not None:
+            surrogate = self.preferences.surrogate(rows, logprobs_T)
+            return surrogate if self._check("loss", float(surrogate.detach())) else None
         normaliser = float(self.work.batch.total_tokens)
         if self.work.settings.algorithm == "sft":
             loss = cross_entropy(logprobs_T) / normaliser
@@ -150,11 +195,12 @@ class _Step:
             "skipped_groups": float(batch.skipped_groups),
             "tokens": float(batch.total_tokens),
             "trained_tokens": float(sum(len(row.tokens) for row in batch.rows)),
+            **self.preferred,
         }
-        if settings.algorithm == "grpo":
+        if settings.algorithm != "sft":
             metrics["ratio_max_error"] = self.ratio_error
-            if settings.kl_coefficient:
-                metrics["kl"] = self.kl
+        if self.kl_coefficient:
+            metrics["kl"] = self.kl
         if self.routed or self.unrouted:
             metrics["out_of_route_ratio"] = self.off_route / max(1.0, self.routed)
             metrics["unrouted_tokens"] = self.unrouted
@@ -197,11 +243,11 @@ class _Step:
             trained_T = torch.where(routed_T > 0, logprobs_T, sampled_T)
             advantages_T = advantages_T * routed_T
         loss = importance_sampling(trained_T, sampled_T, advantages_T)
-        if not self.work.settings.kl_coefficient or base_T is None:
+        if not self.kl_coefficient or base_T is None:
             return loss
         kl = kl_to_base(logprobs_T, base_T)
         self.kl += float(kl.detach()) / self.work.batch.total_tokens
-        return loss + self.work.settings.kl_coefficient * kl
+        return loss + self.kl_coefficient * kl
 
     def _check(self, what: str, value: float) -> bool:
         if not math.isfinite(value):

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from mint_common.records import Group, Sample, WaveRecord
 from services.trainer.core.advantages import group_advantages
@@ -13,6 +14,7 @@ class Row:
     """One sequence: the loss falls on ``tokens``, which continue ``prompt``.
 
     ``logprobs`` are the sampler's, one per token (none for SFT); ``advantage`` weighs every token of the row.
+    Of a pair of answers, numbered ``pair`` within the batch, the better one has advantage 1, the other -1.
     The experts are the sampler's routes, as in a `Group` and its `Sample`.
     """
 
@@ -20,6 +22,7 @@ class Row:
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...]
     advantage: float
+    pair: int = 0
     prompt_experts: bytes = b""
     experts: bytes = b""
 
@@ -45,6 +48,12 @@ class Batch:
     reward_mean: float
 
 
+def build_batch(algorithm: Literal["grpo", "sft", "dpo"], record: WaveRecord) -> Batch:
+    """Return what an algorithm trains on."""
+    builders = {"grpo": build_grpo_batch, "sft": build_sft_batch, "dpo": build_dpo_batch}
+    return builders[algorithm](record)
+
+
 def build_grpo_batch(record: WaveRecord) -> Batch:
     """Return the rows of the groups whose rewards differ, with their advantages."""
     rows: list[Row] = []
@@ -68,6 +77,34 @@ def build_sft_batch(record: WaveRecord) -> Batch:
         if sample.tokens
     ]
     return _batch(record, rows, probe=(), skipped_groups=0)
+
+
+def build_dpo_batch(record: WaveRecord) -> Batch:
+    """Return the best and the worst sample of each group as a pair; a group without a difference has none.
+
+    Of equal samples the first one stands for all. Routes are left behind: policy and base are compared with
+    one another, not with the sampler.
+    """
+    rows: list[Row] = []
+    for group in record.groups:
+        samples = [sample for sample in group.samples if sample.tokens]
+        best = max(samples, key=lambda sample: sample.reward, default=None)
+        worst = min(samples, key=lambda sample: sample.reward, default=None)
+        if best is None or worst is None or best.reward == worst.reward:
+            continue
+        number = len(rows) // 2
+        rows += [
+            Row(
+                prompt=group.prompt_tokens,
+                tokens=sample.tokens,
+                logprobs=sample.logprobs,
+                advantage=advantage,
+                pair=number,
+            )
+            for sample, advantage in ((best, 1.0), (worst, -1.0))
+        ]
+    probe = () if rows else tuple(_rows(record.groups[0], [0.0] * len(record.groups[0].samples)))
+    return _batch(record, rows, probe=probe, skipped_groups=len(record.groups) - len(rows) // 2)
 
 
 def _rows(group: Group, advantages: Sequence[float]) -> list[Row]:

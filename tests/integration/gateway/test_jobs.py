@@ -100,6 +100,8 @@ def test_one_request_sent_at_once_from_everywhere_is_one_job(stack, mint):
         ({"group_size": 1}, "group_size"),
         ({"algorithm": "sft"}, "group_size"),
         ({"algorithm": "ppo"}, "algorithm"),
+        ({"beta": 0.1}, "beta"),
+        ({"algorithm": "dpo", "beta": 0}, "beta"),
         ({"max_new_tokens": 100_000}, "max_new_tokens"),
         ({"temperature": 0.5}, "temperature"),
         ({"learning_rate": 0}, "learning_rate"),

@@ -44,6 +44,31 @@ def test_sft_has_groups_of_one_whatever_the_recipe_says():
     assert refused.value.field == "group_size"
 
 
+def test_dpo_has_a_beta_in_place_of_a_kl_coefficient():
+    recipe = {**DEFAULTS, "kl_coefficient": 0.5}
+    spec = plan_job(_request(algorithm="dpo"), defaults=recipe, max_context=512)
+    assert (spec.algorithm, spec.group_size, spec.kl_coefficient) == ("dpo", 16, 0.1)
+    assert plan_job(_request(algorithm="dpo", beta=0.3), defaults={}, max_context=512).kl_coefficient == 0.3
+
+
+@pytest.mark.parametrize(
+    ("wishes", "field"),
+    [
+        ({"algorithm": "dpo", "beta": 0.0}, "beta"),
+        ({"algorithm": "dpo", "beta": math.nan}, "beta"),
+        ({"algorithm": "dpo", "beta": 101.0}, "beta"),
+        ({"algorithm": "dpo", "kl_coefficient": 0.1}, "kl_coefficient"),
+        ({"algorithm": "dpo", "group_size": 1}, "group_size"),
+        ({"algorithm": "grpo", "beta": 0.1}, "beta"),
+        ({"algorithm": "sft", "beta": 0.1}, "beta"),
+    ],
+)
+def test_what_an_algorithm_does_not_have_is_refused_by_name(wishes, field):
+    with pytest.raises(InvalidField) as refused:
+        plan_job(_request(**wishes), defaults=DEFAULTS, max_context=512)
+    assert refused.value.field == field
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [

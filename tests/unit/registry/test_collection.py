@@ -130,4 +130,3 @@ def test_collecting_again_finds_nothing_more(revisions, pointed, used, last, day
     ]
     again = planned(after)
     assert (again.retire, again.collect) == ((), ())
-

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mint_common.adapters_format import BaseFacts
 from mint_common.ids import Digest, WaveId
 from mint_common.records import Group, Sample, WaveRecord
-from services.trainer.core.batch import Row, build_grpo_batch, build_sft_batch
+from services.trainer.core.batch import Row, build_dpo_batch, build_grpo_batch, build_sft_batch
 from services.trainer.core.lines import plan_lines
 from services.trainer.core.microbatches import MIN_FILL, plan_microbatches
 from services.trainer.core.record_check import check_record
@@ -57,6 +57,31 @@ def test_sft_imitates_every_sample(make_record: MakeRecord) -> None:
     batch = build_sft_batch(record)
     assert [row.tokens for row in batch.rows] == [g.samples[0].tokens for g in record.groups]
     assert batch.skipped_groups == 0
+
+
+def test_a_pair_is_the_best_and_the_worst_of_a_group() -> None:
+    rewards = (0.5, 1.0, 0.0, 1.0, 0.0)
+    samples = tuple(sample(tokens=(n,), logprobs=(-1.0,), reward=r) for n, r in enumerate(rewards))
+    tied = (sample(reward=1.0), sample(reward=1.0))
+    groups = (Group(prompt_tokens=(9,), samples=tied), Group(prompt_tokens=(7,), samples=samples))
+    batch = build_dpo_batch(WaveRecord(wave_id=WaveId("wave_1"), revision=None, groups=groups))
+    assert [(row.prompt, row.tokens, row.advantage, row.pair) for row in batch.rows] == [
+        ((7,), (1,), 1.0, 0),
+        ((7,), (2,), -1.0, 0),
+    ]
+    assert (batch.skipped_groups, batch.probe, batch.total_tokens) == (1, (), 9)
+
+
+def test_a_wave_of_ties_has_no_pairs_and_keeps_a_group_to_compare(make_record: MakeRecord) -> None:
+    batch = build_dpo_batch(make_record(groups=2, samples=3, skipped=2))
+    assert (batch.rows, len(batch.probe), batch.skipped_groups) == ((), 3, 2)
+
+
+def test_an_empty_completion_is_no_half_of_a_pair() -> None:
+    samples = (sample(tokens=(), logprobs=(), reward=5.0), sample(reward=1.0), sample(reward=1.0))
+    group = Group(prompt_tokens=(1,), samples=samples)
+    batch = build_dpo_batch(WaveRecord(wave_id=WaveId("wave_1"), revision=None, groups=(group,)))
+    assert (batch.rows, batch.skipped_groups) == ((), 1)
 
 
 shapes = st.lists(st.tuples(st.integers(0, 5), st.integers(1, 10), st.integers(0, 3)), max_size=40)

@@ -1,0 +1,60 @@
+"""DPO's side of a step: how far a policy has moved from its base on each answer, and what each row weighs.
+
+A pair's loss joins two rows that may stand in different micro-batches. So log-probabilities are computed
+first, without gradients; the loss's derivative by a row's log-probability is then the weight of that row's
+tokens, and rows are as independent as in any other loss. The gradient is the loss's own, not an estimate.
+
+T = target tokens, N = pairs.
+"""
+# ruff: noqa: N803, N806  # tensors carry their shape in their name
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from services.trainer.core.batch import Row
+from services.trainer.core.losses.preference import dpo, reward_margin, sequence_sums
+
+
+class Preferences:
+    """The pairs of one policy's step. `note` every row, then `weigh`."""
+
+    def __init__(self, pairs: int, *, beta: float) -> None:
+        self._beta = beta
+        self._moved_2N = torch.zeros(2, pairs)
+        self._weight_2N = torch.zeros(2, pairs)
+
+    def note(self, rows: Sequence[Row], policy_T: Tensor, base_T: Tensor) -> None:
+        """Remember log pi(y|x) - log base(y|x) of some rows, given their tokens' log-probabilities."""
+        sequence_T = torch.repeat_interleave(torch.tensor([len(row.tokens) for row in rows]))
+        moved = sequence_sums(policy_T - base_T, sequence_T, count=len(rows))
+        for row, value in zip(rows, moved, strict=True):
+            self._moved_2N[_place(row)] = value
+
+    def weigh(self) -> dict[str, float]:
+        """Set every row's weight and return the metrics: the mean loss first of all."""
+        chosen_N, rejected_N = (moved_N.clone().requires_grad_() for moved_N in self._moved_2N)
+        count = len(chosen_N)
+        loss = dpo(chosen_N, rejected_N, beta=self._beta) / count
+        self._weight_2N = torch.stack(torch.autograd.grad(loss, (chosen_N, rejected_N)))
+        chosen_N, rejected_N = self._moved_2N
+        return {
+            "loss": float(loss.detach()),
+            "preference_accuracy": float((chosen_N > rejected_N).float().mean()),
+            "preference_margin": reward_margin(chosen_N, rejected_N, beta=self._beta),
+            "chosen_reward": self._beta * float(chosen_N.mean()),
+            "rejected_reward": self._beta * float(rejected_N.mean()),
+            "pairs": float(count),
+        }
+
+    def surrogate(self, rows: Sequence[Row], logprobs_T: Tensor) -> Tensor:
+        """Return what has the gradient of the loss: the rows' log-probabilities by their weights."""
+        weights = torch.stack([self._weight_2N[_place(row)] for row in rows])
+        weights_T = weights.repeat_interleave(torch.tensor([len(row.tokens) for row in rows]))
+        return (weights_T * logprobs_T).sum()
+
+
+def _place(row: Row) -> tuple[int, int]:
+    """Return where a row's number is: better answers first."""
+    return (0 if row.advantage > 0 else 1), row.pair
