@@ -25,6 +25,7 @@ from mint_common.adapters_format.storage import (
     adapter_prefix,
     fetch_manifest,
     stage_adapter,
+    stage_files,
     store_adapter,
     store_folder,
 )
@@ -64,6 +65,7 @@ __all__ = [
     "read_manifest",
     "read_origin",
     "stage_adapter",
+    "stage_files",
     "store_adapter",
     "store_folder",
     "write_manifest",

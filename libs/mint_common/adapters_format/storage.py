@@ -9,12 +9,19 @@ import errno
 import hashlib
 import secrets
 import shutil
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
 from mint_common.adapters_format.build import AdapterFiles
-from mint_common.adapters_format.manifest import MAX_MANIFEST_BYTES, Manifest, read_manifest
+from mint_common.adapters_format.manifest import (
+    MAX_MANIFEST_BYTES,
+    Manifest,
+    proof_of,
+    read_manifest,
+    write_manifest,
+)
 from mint_common.adapters_format.names import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE
 from mint_common.adapters_format.refusal import Reason, refusal
 from mint_common.claims import Claim
@@ -86,22 +93,37 @@ async def stage_adapter(blobs: AdapterSource, claim: Claim, folder: Path) -> Man
     Raises BlobMissing, BlobCorrupt, AdapterInvalid.
     """
     manifest = await fetch_manifest(blobs, claim)
-    if await asyncio.to_thread(_is_staged, folder, claim, manifest):
-        return manifest
-    draft = folder.with_name(f".{folder.name}.{secrets.token_hex(6)}")
-    try:
-        await asyncio.to_thread(draft.mkdir, parents=True)
-        prefix = claim.uri.rpartition("/")[0]
-        for name in (CONFIG_FILE, WEIGHTS_FILE):
-            proof = manifest.files[name]
-            uri = f"{prefix}/{name}"
-            file_claim = Claim(uri=uri, sha256=proof.sha256, size_bytes=proof.size_bytes)
-            await blobs.fetch(file_claim, draft / name)
-        await blobs.fetch(claim, draft / MANIFEST_FILE)
-        await asyncio.to_thread(_replace, draft, folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    await stage_files(blobs, claim, manifest, folder)
     return manifest
+
+
+async def stage_files(blobs: AdapterSource, claim: Claim, manifest: Manifest, folder: Path) -> None:
+    """Do what `stage_adapter` does with a manifest that was fetched already."""
+    if await asyncio.to_thread(_is_staged, folder, claim, manifest):
+        return
+    draft = folder.with_name(f".{folder.name}.{secrets.token_hex(6)}")
+    prefix = claim.uri.rpartition("/")[0]
+    try:
+        await blobs.fetch(_claim_of(manifest, WEIGHTS_FILE, prefix), draft / WEIGHTS_FILE)
+        small = {
+            CONFIG_FILE: await blobs.get(_claim_of(manifest, CONFIG_FILE, prefix)),
+            MANIFEST_FILE: await _manifest_bytes(blobs, claim, manifest),
+        }
+        await asyncio.to_thread(_finish, draft, small, folder)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+
+
+def _claim_of(manifest: Manifest, name: str, prefix: str) -> Claim:
+    proof = manifest.files[name]
+    return Claim(uri=f"{prefix}/{name}", sha256=proof.sha256, size_bytes=proof.size_bytes)
+
+
+async def _manifest_bytes(blobs: AdapterSource, claim: Claim, manifest: Manifest) -> bytes:
+    """Return the stored bytes, which are the canonical ones unless another program wrote them."""
+    data = write_manifest(manifest)
+    return data if proof_of(data).sha256 == claim.sha256 else await blobs.get(claim)
 
 
 def _is_staged(folder: Path, claim: Claim, manifest: Manifest) -> bool:
@@ -117,8 +139,13 @@ def _sha256(path: Path) -> str | None:
         return None
 
 
-def _replace(draft: Path, folder: Path) -> None:
-    """Move the draft into place; of several that race, the last one stays, and all have equal content."""
+def _finish(draft: Path, small: Mapping[str, bytes], folder: Path) -> None:
+    """Complete the draft and move it into place.
+
+    Of several that race, the last one stays, and all have equal content.
+    """
+    for name, data in small.items():
+        (draft / name).write_bytes(data)
     while True:
         try:
             draft.rename(folder)

@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import os
 import secrets
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -77,18 +76,19 @@ def check_size(claim: Claim, found: int) -> None:
 
 @contextmanager
 def landing(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that appears at the path, durably, only if the body succeeds. Makes missing folders."""
+    """Open a file that appears at the path only if the body succeeds. Makes missing folders.
+
+    Not synced: it is a copy of a blob, and a power loss may tear it. Who keeps it proves it again.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name[:150]}~{secrets.token_hex(8)}")
     try:
         with temporary.open("xb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
         temporary.replace(path)
-    finally:
+    except BaseException:
         temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
+        raise
 
 
 @asynccontextmanager
@@ -102,12 +102,3 @@ async def landing_in_thread(path: Path) -> AsyncIterator[BinaryIO]:
         await asyncio.to_thread(manager.__exit__, type(error), error, error.__traceback__)
         raise
     await asyncio.to_thread(manager.__exit__, None, None, None)
-
-
-def sync_folder(path: Path) -> None:
-    """Make a folder's entries durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -41,7 +41,10 @@ class Blobs(Protocol):
         ...
 
     async def fetch(self, claim: Claim, path: Path) -> None:
-        """Write the claimed bytes to a local file, checked, atomically, with bounded memory."""
+        """Write the claimed bytes to a local file, checked, atomically, with bounded memory.
+
+        The file is a copy: it is not synced, and after a power loss it may be torn.
+        """
         ...
 
     async def exists(self, key: str) -> bool:

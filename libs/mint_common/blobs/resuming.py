@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from mint_common.blobs.checked import CHUNK_BYTES, Check, sync_folder
+from mint_common.blobs.checked import CHUNK_BYTES, Check
 from mint_common.blobs.port import Blobs
 from mint_common.claims import Claim
 from mint_common.errors import BlobCorrupt
@@ -55,7 +55,7 @@ class ResumingBlobs:
             except BlobCorrupt:
                 await asyncio.to_thread(partial.unlink)
                 raise
-            await asyncio.to_thread(_land, file, partial, path)
+            await asyncio.to_thread(_land, partial, path)
 
     async def _complete(self, claim: Claim, file: BinaryIO) -> None:
         check = Check(claim)
@@ -130,11 +130,9 @@ def _write(file: BinaryIO, check: Check, data: bytes) -> None:
         rest = rest[file.write(rest) :]
 
 
-def _land(file: BinaryIO, partial: Path, path: Path) -> None:
-    os.fsync(file.fileno())
+def _land(partial: Path, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial.replace(path)
-    sync_folder(path.parent)
 
 
 def _trim(partials: Path) -> None:

@@ -1,19 +1,24 @@
 """The local disk cache of adapter files.
 
 Invariants: an adapter lies under its own digest, so no path comes from a request; a folder in the cache was
-complete when it was entered; every file is proved and checked again each time that it is staged; a download
-that broke goes on where it stopped. An adapter of experts that came unpacked has its packed form in a folder
-inside its own, and that one is served.
+complete when it was entered; a file is proved and checked before it is first used by this process, and again
+when its inode, size or times are others than then; a download that broke goes on where it stopped. Nothing is
+synced: what a power loss tears is found so, and fetched again. An adapter of experts that came unpacked has
+its packed form in a folder inside its own, and that one is served.
 """
 
 import asyncio
+import os
 import re
 import secrets
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from mint_common.adapters_format import (
+    CONFIG_FILE,
     MANIFEST_FILE,
     PACKED,
     WEIGHTS_FILE,
@@ -26,12 +31,12 @@ from mint_common.adapters_format import (
     fetch_manifest,
     has_experts,
     read_manifest,
-    stage_adapter,
+    stage_files,
 )
 from mint_common.adapters_format.tensor_file import ITEM_BYTES
 from mint_common.blobs.port import Blobs
 from mint_common.blobs.resuming import RANGE_BYTES, ResumingBlobs
-from mint_common.claims import RevisionRef
+from mint_common.claims import Claim, RevisionRef
 from mint_common.errors import AdapterInvalid, Unavailable
 from mint_common.ids import Digest
 from mint_common.runtime.clock import Clock
@@ -43,6 +48,18 @@ _FOLDER = re.compile(r"[0-9a-f]{64}")
 _PACKED_FOLDER = "packed"
 _PARTIALS = ".partial"
 _ENGINE_ITEM_BYTES = 4  # the engine keeps adapters in float32, its own dtype
+
+Marks = tuple[tuple[str, int, int, int, int], ...]
+"""Of each file: its path, inode, size, time of the last write and of the last change."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proved:
+    """What was proved and checked, by which manifest, and how the files looked then."""
+
+    manifest: Claim
+    marks: Marks
+    staged: StagedAdapter
 
 
 class DiskCache:
@@ -64,17 +81,17 @@ class DiskCache:
         self._capacity_bytes = capacity_bytes
         self._clock = clock
         self._stored: dict[Digest, StoredAdapter] = {}
+        self._stored_bytes = 0
+        self._proved: dict[Digest, Proved] = {}
 
     def open(self) -> None:
         """Take stock of what an earlier run left; remove what it left half done, but downloads."""
         self._root.mkdir(parents=True, exist_ok=True)
         for folder in self._root.iterdir():
-            if _FOLDER.fullmatch(folder.name) and (folder / MANIFEST_FILE).exists():
+            whole = all((folder / name).is_file() for name in (WEIGHTS_FILE, CONFIG_FILE, MANIFEST_FILE))
+            if _FOLDER.fullmatch(folder.name) and whole:
                 touched = (folder / WEIGHTS_FILE).stat().st_mtime
-                digest = Digest(f"sha256:{folder.name}")
-                self._stored[digest] = StoredAdapter(
-                    digest=digest, size_bytes=_weights_bytes(folder), touched=touched
-                )
+                self._enter(Digest(f"sha256:{folder.name}"), _weights_bytes(folder), touched=touched)
             elif folder.is_dir() and folder.name != _PARTIALS:
                 shutil.rmtree(folder)
 
@@ -91,26 +108,35 @@ class DiskCache:
             raise Unavailable(what="the adapter cache", problem=str(error)) from error
 
     async def _stage(self, revision: RevisionRef, folder: Path) -> StagedAdapter:
+        proved = self._proved.get(revision.digest)
+        if proved is None or not await asyncio.to_thread(_is_as_proved, proved, revision, folder):
+            proved = self._proved[revision.digest] = await self._prove(revision, folder)
+        self._enter(revision.digest, proved.staged.size_bytes, touched=self._clock.now())
+        return proved.staged
+
+    async def _prove(self, revision: RevisionRef, folder: Path) -> Proved:
         began = self._clock.monotonic()
         manifest = await fetch_manifest(self._blobs, revision.manifest)
         if manifest.digest != revision.digest:
             problem = f"the manifest is of {manifest.digest}, the revision is {revision.digest}"
             raise AdapterInvalid(reason=Reason.WRONG_DIGEST.value, problem=problem)
         check_manifest(self._facts, manifest)
-        await stage_adapter(self._blobs, revision.manifest, folder)
+        await stage_files(self._blobs, revision.manifest, manifest, folder)
         staged = self._clock.monotonic()
-        await asyncio.to_thread(check_folder, self._facts, manifest, folder)
-        place, served = await asyncio.to_thread(self._packed, folder, manifest)
+        proved = await asyncio.to_thread(self._check, revision, manifest, folder)
         metrics.LOAD_SECONDS.labels(stage="fetch").observe(staged - began)
         metrics.LOAD_SECONDS.labels(stage="check").observe(self._clock.monotonic() - staged)
-        size_bytes = _weights_bytes(folder)
+        return proved
+
+    def _check(self, revision: RevisionRef, manifest: Manifest, folder: Path) -> Proved:
+        """Check what was just proved to be the manifest's files, and pack what is worth it."""
+        check_folder(self._facts, manifest, folder, proved=True)
+        place, served = self._packed(folder, manifest)
         host_bytes = served.files[WEIGHTS_FILE].size_bytes * _ENGINE_ITEM_BYTES // ITEM_BYTES[served.dtype]
-        self._stored[revision.digest] = StoredAdapter(
-            digest=revision.digest, size_bytes=size_bytes, touched=self._clock.now()
+        staged = StagedAdapter(
+            digest=revision.digest, folder=place, size_bytes=_weights_bytes(folder), host_bytes=host_bytes
         )
-        return StagedAdapter(
-            digest=revision.digest, folder=place, size_bytes=size_bytes, host_bytes=host_bytes
-        )
+        return Proved(manifest=revision.manifest, marks=_marks(folder), staged=staged)
 
     def _packed(self, folder: Path, manifest: Manifest) -> tuple[Path, Manifest]:
         """Return the folder that the engine loads and its manifest, packing what is worth it, once."""
@@ -129,6 +155,8 @@ class DiskCache:
 
     async def trim(self, *, keep: Collection[Digest]) -> None:
         """Remove the least recently used beyond the capacity."""
+        if self._stored_bytes <= self._capacity_bytes:
+            return
         gone = plan_trim(self._stored.values(), capacity_bytes=self._capacity_bytes, keep=keep)
         # Renamed before the first await: whoever stages one of them from now on finds no folder.
         doomed = [self._set_aside(digest) for digest in gone]
@@ -152,8 +180,18 @@ class DiskCache:
         if self._folder(digest).exists():
             await asyncio.to_thread(shutil.rmtree, self._set_aside(digest), ignore_errors=True)
 
+    def _enter(self, digest: Digest, size_bytes: int, *, touched: float) -> None:
+        self._leave(digest)
+        self._stored[digest] = StoredAdapter(digest=digest, size_bytes=size_bytes, touched=touched)
+        self._stored_bytes += size_bytes
+
+    def _leave(self, digest: Digest) -> None:
+        entry = self._stored.pop(digest, None)
+        self._stored_bytes -= entry.size_bytes if entry else 0
+
     def _set_aside(self, digest: Digest) -> Path:
-        self._stored.pop(digest, None)
+        self._leave(digest)
+        self._proved.pop(digest, None)
         doomed = self._root / f".gone.{secrets.token_hex(6)}"
         self._folder(digest).rename(doomed)
         return doomed
@@ -165,3 +203,21 @@ class DiskCache:
 def _weights_bytes(folder: Path) -> int:
     places = folder / WEIGHTS_FILE, folder / _PACKED_FOLDER / WEIGHTS_FILE
     return sum(place.stat().st_size for place in places if place.exists())
+
+
+def _is_as_proved(proved: Proved, revision: RevisionRef, folder: Path) -> bool:
+    return proved.manifest == revision.manifest and proved.marks == _marks(folder)
+
+
+def _marks(folder: Path) -> Marks:
+    return tuple(sorted(_marks_of(folder)))
+
+
+def _marks_of(folder: Path) -> Iterator[tuple[str, int, int, int, int]]:
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _marks_of(Path(entry.path))
+            else:
+                found = entry.stat(follow_symlinks=False)
+                yield entry.path, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
