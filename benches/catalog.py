@@ -169,7 +169,7 @@ async def _measure(rig: Rig, size: Size, indices: range) -> Times:
         model = name_of(index) + ("@1" if index % 3 == 0 else "")
         await rig.catalog.resolve(size.tenant(index), parse_model(model))
 
-    never = CachedResolver(rig.client, ResolutionCache(capacity=1, lease_seconds=0), SystemClock())
+    never = _resolver(rig, capacity=1, lease_seconds=0.0)
 
     async def ask(index: int) -> None:
         await never.resolve(size.tenant(index), name_of(index))
@@ -235,8 +235,11 @@ async def _stale(rig: Rig, size: Size, indices: Sequence[int]) -> list[float]:
     return times
 
 
-def _resolver(rig: Rig) -> CachedResolver:
-    cache = ResolutionCache(capacity=100_000, lease_seconds=LEASE_SECONDS)
+def _resolver(rig: Rig, *, capacity: int = 100_000, lease_seconds: float = LEASE_SECONDS) -> CachedResolver:
+    """Return a gateway's resolver to which every revision is ready, so that no name waits for a load."""
+    cache = ResolutionCache(
+        capacity=capacity, lease_seconds=lease_seconds, switch_seconds=20.0, is_ready=lambda _: True
+    )
     return CachedResolver(rig.client, cache, SystemClock())
 
 

@@ -10,6 +10,7 @@ from fastapi import Depends, FastAPI
 
 from mint_common import telemetry
 from mint_common.bus.nats import connect_nats
+from mint_common.catalog import Resolution
 from mint_common.client.directory import EngineDirectory
 from mint_common.client.http import InternalHttp
 from mint_common.client.registry import RegistryClient
@@ -108,7 +109,16 @@ async def run(settings: GatewaySettings) -> None:
         ]
         catalog = RegistryClient(registry)
         requests = PostgresRequests(pool, clock)
-        cache = ResolutionCache(capacity=RESOLUTIONS, lease_seconds=settings.resolution_lease_seconds)
+
+        def is_ready(meant: Resolution) -> bool:
+            return meant.revision is None or engines.holds(meant.base, meant.revision.digest)
+
+        cache = ResolutionCache(
+            capacity=RESOLUTIONS,
+            lease_seconds=settings.resolution_lease_seconds,
+            switch_seconds=settings.switch_seconds,
+            is_ready=is_ready,
+        )
         resolver = CachedResolver(catalog, cache, clock)
         http.state.gateway = Gateway(
             registry=catalog,
@@ -130,10 +140,19 @@ async def run(settings: GatewaySettings) -> None:
         async def follow_catalog() -> None:
             await resolver.follow(bus)
 
+        async def ask_for_loads() -> None:
+            await resolver.ask_for_loads(bus)
+
         async def prune_requests() -> None:
             while True:
                 await requests.prune()
                 await clock.sleep(PRUNE_SECONDS)
 
-        background = [OutboxRelay(pool, bus, clock).run, follow_engines, follow_catalog, prune_requests]
+        background = [
+            OutboxRelay(pool, bus, clock).run,
+            follow_engines,
+            follow_catalog,
+            ask_for_loads,
+            prune_requests,
+        ]
         await run_service(http, settings.http, background)

@@ -42,17 +42,22 @@ class Submissions(Protocol):
 
 
 class Resolver(Protocol):
-    """What model names mean. Asked once per request, so an answer may be a moment old.
+    """What answers in a model's name. Asked once per request, so an answer may be a moment old.
 
-    How old: until the bus tells of a change, and with a silent bus at most `resolution_lease_seconds`.
+    How old: until the bus tells of a change, and with a silent bus at most `resolution_lease_seconds`. Then
+    what the name meant before may answer on for `switch_seconds`, while it is ready and the new one is not.
     """
 
     async def resolve(self, tenant_id: TenantId, model: str) -> Resolution:
-        """Return what a model name means. Raises NotFound, Unavailable; never falls back to the base."""
+        """Return what answers in a name. Raises NotFound, Unavailable; never falls back to the base."""
         ...
 
     def forget(self, tenant_id: TenantId, policy: str) -> None:
-        """Answer nothing older than this call about a policy, given by id or name."""
+        """Believe nothing older than this call about what a policy's names mean; given by id or name."""
+        ...
+
+    def withdraw(self, tenant_id: TenantId, policy: str) -> None:
+        """Do the same, and let nothing that a name of the policy meant before answer on."""
         ...
 
 

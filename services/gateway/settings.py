@@ -29,6 +29,12 @@ class GatewaySettings(BaseModel):
         ge=0,
         description="how long a resolved model name is believed when the bus tells of no change, seconds",
     )
+    switch_seconds: float = Field(
+        20.0,
+        ge=0,
+        description="how long a name that was moved answers with its former revision while the new one is"
+        " loading; 0: not at all",
+    )
     ready_seconds: float = Field(
         20.0,
         gt=0,

@@ -13,13 +13,21 @@ from contextlib import aclosing
 from mint_common.bus.port import Bus, Message
 from mint_common.client.engine import EngineClient
 from mint_common.client.http import InternalHttp
-from mint_common.client.residency_map import ResidencyMap
+from mint_common.client.residency_map import NEARNESS, ResidencyMap
 from mint_common.client.routing import DEFAULT_HOT_LOAD, Nearness, Option, order_engines
 from mint_common.errors import EventInvalid, MintError, Overloaded, Unavailable
 from mint_common.events import AdapterEvicted, AdapterFailed, AdapterLoaded
 from mint_common.events.codec import decode
 from mint_common.events.subjects import subjects_of
-from mint_common.generation import EngineInfo, GenerationChunk, GenerationRequest, Sampled, SampleRequest
+from mint_common.generation import (
+    AdapterStatus,
+    EngineInfo,
+    GenerationChunk,
+    GenerationRequest,
+    Sampled,
+    SampleRequest,
+    Started,
+)
 from mint_common.ids import BaseName, Digest
 from mint_common.waiting import raise_if_cancelled
 
@@ -94,6 +102,8 @@ class EngineDirectory:
             try:
                 async with aclosing(self._clients[url].generate(request)) as chunks:
                     async for chunk in chunks:
+                        if not has_begun and isinstance(chunk, Started):
+                            self._note_served(url, chunk.revision)
                         has_begun = True
                         yield chunk
             except (Unavailable, Overloaded) as error:
@@ -119,6 +129,18 @@ class EngineDirectory:
                 continue
         return await self._sample(urls[-1], request)
 
+    def holds(self, base: BaseName, digest: Digest) -> bool:
+        """Return whether an engine of the base is believed to have an adapter in memory."""
+        engine_ids = (info.engine_id for info in self._known.values() if info.base == base)
+        return any(self._residency.nearness(each, digest) >= Nearness.HOST for each in engine_ids)
+
+    def believe(self, client: EngineClient, status: AdapterStatus) -> None:
+        """Learn where an adapter is from an engine's own answer, ahead of its event."""
+        for url, known in self._clients.items():
+            info = self._known.get(url)
+            if known is client and info is not None and status.readiness == "ready":
+                self._residency.loaded(info.engine_id, info.epoch, status.digest, NEARNESS[status.tier])
+
     def forget(self, client: EngineClient) -> None:
         """Drop what is known of an engine; it is described anew before it is used again."""
         for url, known in self._clients.items():
@@ -139,12 +161,21 @@ class EngineDirectory:
     async def _sample(self, url: str, request: SampleRequest) -> Sampled:
         self._open[url] += 1
         try:
-            return await self._clients[url].sample(request)
+            sampled = await self._clients[url].sample(request)
         except Unavailable:
             self._forget(url)
             raise
+        else:
+            self._note_served(url, sampled.revision)
+            return sampled
         finally:
             self._open[url] -= 1
+
+    def _note_served(self, url: str, digest: Digest | None) -> None:
+        """Believe what answers to be in a slot: the event that says so may come later."""
+        info = self._known.get(url)
+        if digest is not None and info is not None:
+            self._residency.loaded(info.engine_id, info.epoch, digest, Nearness.SLOT)
 
     async def _order(self, base: BaseName, digest: Digest | None) -> list[str]:
         if not self._serving(base) or time.monotonic() - self._asked_at >= _REASK_SECONDS:

@@ -14,7 +14,7 @@ from mint_common.ids import Digest, EngineId
 
 MOST_PER_ENGINE = 8192
 
-_OF_TIER = {"stored": Nearness.STORED, "host": Nearness.HOST, "slot": Nearness.SLOT}
+NEARNESS = {"stored": Nearness.STORED, "host": Nearness.HOST, "slot": Nearness.SLOT}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -46,7 +46,7 @@ class ResidencyMap:
         self._runs[engine_id] = run
         for status in adapters:
             if status.readiness == "ready" or status.tier == "stored":
-                self._remember(run, status.digest, _OF_TIER[status.tier])
+                self._remember(run, status.digest, NEARNESS[status.tier])
 
     def loaded(self, engine_id: EngineId, epoch: str, digest: Digest, nearness: Nearness) -> bool:
         """Believe an adapter.loaded; False when it is of a run that is not known, which must be asked."""

@@ -2,21 +2,33 @@
 
 import asyncio
 import logging
+from collections import deque
 
 from mint_common.bus.port import Bus, Message
 from mint_common.catalog import Resolution
 from mint_common.client.registry import RegistryClient
-from mint_common.errors import EventInvalid, Unavailable
-from mint_common.events import AliasMoved, RevisionHealed, RevisionLost, RevisionPublished, RevisionRetired
+from mint_common.errors import EventInvalid, MintError, Unavailable
+from mint_common.events import (
+    AdapterWanted,
+    AliasMoved,
+    RevisionHealed,
+    RevisionLost,
+    RevisionPublished,
+    RevisionRetired,
+)
 from mint_common.events.codec import decode
 from mint_common.events.subjects import subjects_of
-from mint_common.ids import TenantId
+from mint_common.ids import TenantId, new_id
 from mint_common.runtime.clock import Clock
+from mint_common.runtime.dispatch import publish_event
 from services.gateway.core.resolutions import ResolutionCache
 
-_CHANGES = (AliasMoved, RevisionPublished, RevisionRetired, RevisionLost, RevisionHealed)
-NEWS = tuple(subjects_of(event) for event in _CHANGES)
+_CHANGES = (AliasMoved, RevisionPublished, RevisionHealed)
+_LOSSES = (RevisionRetired, RevisionLost)
+NEWS = tuple(subjects_of(event) for event in (*_CHANGES, *_LOSSES))
 AGAIN_SECONDS = 1.0
+MOST_WANTED = 1024
+"""How many revisions wait to be asked for; the oldest beyond is left to alias.moved, which loads it too."""
 
 _log = logging.getLogger(__name__)
 
@@ -28,21 +40,34 @@ class CachedResolver:
         self._registry = registry
         self._cache = cache
         self._clock = clock
+        self._wanted: deque[AdapterWanted] = deque(maxlen=MOST_WANTED)
+        self._asked = asyncio.Event()
 
     async def resolve(self, tenant_id: TenantId, model: str) -> Resolution:
-        """Return what a model name means now, or meant at most a lease ago."""
-        key, now = (tenant_id, model), self._clock.monotonic()
-        known = self._cache.get(key, now=now)
+        """Return what answers in a name."""
+        key, asked_at = (tenant_id, model), self._clock.monotonic()
+        known = self._cache.get(key, now=asked_at)
         if known is not None:
             return known
         ticket = self._cache.ask()
-        found = await self._registry.resolve(tenant_id, model)
-        self._cache.put(key, found, ticket=ticket, now=now)
-        return found
+        try:
+            meant = await self._registry.resolve(tenant_id, model)
+        except MintError as error:
+            if not error.retryable:
+                self._cache.drop(key)  # it means nothing any more: nothing may answer on in its name
+            raise
+        found = self._cache.put(key, meant, ticket=ticket, asked_at=asked_at, now=self._clock.monotonic())
+        if found.wanted is not None:
+            self._want(tenant_id, found.wanted)
+        return found.answer
 
     def forget(self, tenant_id: TenantId, policy: str) -> None:
         """Ask anew what the names of a policy mean: its caller has just changed it through this gateway."""
-        self._cache.forget_named(tenant_id, policy)
+        self._cache.forget_named(tenant_id, policy, at=self._clock.monotonic())
+
+    def withdraw(self, tenant_id: TenantId, policy: str) -> None:
+        """Ask anew, and answer with nothing that was known: its caller has just retired a revision of it."""
+        self._cache.withdraw_named(tenant_id, policy)
 
     async def follow(self, bus: Bus) -> None:
         """Forget until cancelled what changes. What was missed between two watches is forgotten with all."""
@@ -57,11 +82,40 @@ class CachedResolver:
             self._cache.clear()
             await asyncio.sleep(AGAIN_SECONDS)
 
+    async def ask_for_loads(self, bus: Bus) -> None:
+        """Ask the loaders until cancelled for what names mean that answer with their former revision."""
+        while True:
+            self._asked.clear()
+            while self._wanted:
+                event = self._wanted.popleft()
+                try:
+                    await publish_event(bus, event, cause=event.request_id, now=self._clock.now())
+                except MintError as error:
+                    # Not tried again: alias.moved asks for the same, and the name switches by itself.
+                    _log.warning("a load was not asked for", extra={"problem": str(error)})
+            await self._asked.wait()
+
     def _learn(self, message: Message) -> None:
         try:
-            event = decode(message.data)[1]
+            envelope, event = decode(message.data)
         except EventInvalid:
             self._cache.clear()  # of a version that this process does not know: it may be about anything
             return
+        late_seconds = max(0.0, self._clock.now() - envelope.time)
+        at = self._clock.monotonic() - late_seconds
         if isinstance(event, _CHANGES):
-            self._cache.forget(event.policy_id)
+            self._cache.forget(event.policy_id, at=at)
+        elif isinstance(event, _LOSSES):
+            self._cache.withdraw(event.policy_id, event.digest)
+
+    def _want(self, tenant_id: TenantId, wanted: Resolution) -> None:
+        assert wanted.revision is not None
+        event = AdapterWanted(
+            tenant_id=tenant_id,
+            base=wanted.base,
+            request_id=new_id("switch"),
+            revision=wanted.revision,
+            priority="prewarm",
+        )
+        self._wanted.append(event)
+        self._asked.set()

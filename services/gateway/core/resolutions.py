@@ -2,31 +2,39 @@
 
 Invariants: an entry is believed at most ``lease_seconds``, whatever the bus does or fails to do; what is
 forgotten while an answer is on its way is not brought back by that answer; nothing grows with the number of
-names ever asked for. What does not exist is never remembered: it may exist a moment later.
+names ever asked for. What does not exist is never remembered: it may exist a moment later. What is believed
+no more stays as what the name meant before: it may answer while its successor is loading (`core.meanings`).
 """
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mint_common.catalog import Resolution
-from mint_common.ids import PolicyId, TenantId
+from mint_common.ids import Digest, PolicyId, TenantId
+from services.gateway.core.meanings import IsReady, Meaning, follow_up, settle
 
 Key = tuple[TenantId, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Entry:
-    resolution: Resolution
-    asked_at: float
+class Found:
+    """What answers in a name; ``wanted`` is what it means and is not ready yet, told once a move."""
+
+    answer: Resolution
+    wanted: Resolution | None = None
 
 
 class ResolutionCache:
-    """At most ``capacity`` resolutions by tenant and model name; the least recently used one goes first."""
+    """At most ``capacity`` names by tenant and model name; the least recently used one goes first."""
 
-    def __init__(self, *, capacity: int, lease_seconds: float) -> None:
+    def __init__(
+        self, *, capacity: int, lease_seconds: float, switch_seconds: float, is_ready: IsReady
+    ) -> None:
         self._capacity = capacity
         self._lease_seconds = lease_seconds
-        self._entries: OrderedDict[Key, _Entry] = OrderedDict()
+        self._switch_seconds = switch_seconds
+        self._is_ready = is_ready
+        self._entries: OrderedDict[Key, Meaning] = OrderedDict()
         self._of_policy: dict[PolicyId, set[Key]] = {}
         self._ids: dict[Key, PolicyId] = {}
         self._forgotten: OrderedDict[PolicyId, int] = OrderedDict()
@@ -34,54 +42,84 @@ class ResolutionCache:
         self._oldest_change = 0
 
     def __len__(self) -> int:
-        """Return how many names are remembered."""
+        """Return how many names are remembered, those included that must be asked for anew."""
         return len(self._entries)
 
     def get(self, key: Key, *, now: float) -> Resolution | None:
-        """Return what a name meant, asked less than a lease ago."""
+        """Return what answers in a name, if that was asked less than a lease ago."""
         entry = self._entries.get(key)
-        if entry is None:
-            return None
-        if now - entry.asked_at >= self._lease_seconds:
-            self._drop(key)
+        if entry is None or entry.changed_at is not None or now - entry.asked_at >= self._lease_seconds:
             return None
         self._entries.move_to_end(key)
-        return entry.resolution
+        if entry.former is None:
+            return entry.target
+        entry = self._entries[key] = settle(entry, now=now, is_ready=self._is_ready)
+        return entry.answering
 
     def ask(self) -> int:
         """Return a ticket to take before the registry is asked, and to hand to `put` with its answer."""
         return self._changes
 
-    def put(self, key: Key, resolution: Resolution, *, ticket: int, now: float) -> None:
-        """Remember an answer that was asked for at ``now``, unless its policy was forgotten since."""
-        policy_id = resolution.policy_id
-        changed_at = self._oldest_change
-        if policy_id is not None:
-            changed_at = max(changed_at, self._forgotten.get(policy_id, 0))
-        if ticket < changed_at:
-            return
-        self._drop(key)
-        self._entries[key] = _Entry(resolution=resolution, asked_at=now)
-        if policy_id is not None and resolution.policy_name is not None:
-            self._of_policy.setdefault(policy_id, set()).add(key)
-            self._ids[key[0], resolution.policy_name] = policy_id
-        while len(self._entries) > self._capacity:
-            self._drop(next(iter(self._entries)))
+    def put(self, key: Key, resolution: Resolution, *, ticket: int, asked_at: float, now: float) -> Found:
+        """Return what answers in a name, given the registry's answer to what was asked at ``asked_at``.
 
-    def forget(self, policy_id: PolicyId) -> None:
-        """Forget all names of a policy, and answers about it that are on their way."""
-        self._changes += 1
-        self._forgotten.pop(policy_id, None)
-        self._forgotten[policy_id] = self._changes
-        while len(self._forgotten) > self._capacity:
-            self._oldest_change = self._forgotten.popitem(last=False)[1]
-        for key in list(self._of_policy.get(policy_id, ())):
-            self._drop(key)
+        The answer is remembered, unless its policy was forgotten since it was asked for.
+        """
+        known = self._entries.get(key)
+        if known is not None:
+            known = settle(known, now=now, is_ready=self._is_ready)
+            if known.changed_at is None and asked_at < known.asked_at:
+                return Found(answer=known.answering)
+        meaning = follow_up(
+            known,
+            resolution,
+            asked_at=asked_at,
+            lease_seconds=self._lease_seconds,
+            switch_seconds=self._switch_seconds,
+        )
+        meaning = settle(meaning, now=now, is_ready=self._is_ready)
+        if not self._is_overtaken(resolution, ticket):
+            self._keep(key, meaning)
+        is_new = known is None or known.target.revision != resolution.revision
+        wanted = resolution if meaning.former is not None and is_new else None
+        return Found(answer=meaning.answering, wanted=wanted)
 
-    def forget_named(self, tenant_id: TenantId, policy: str) -> None:
+    def forget(self, policy_id: PolicyId, *, at: float) -> None:
+        """Believe no name of a policy, nor an answer on its way: all may be wrong since ``at``."""
+        self._note_change(policy_id)
+        for key in self._of_policy.get(policy_id, ()):
+            entry = self._entries[key]
+            changed_at = at if entry.changed_at is None else min(at, entry.changed_at)
+            self._entries[key] = replace(entry, changed_at=changed_at)
+
+    def forget_named(self, tenant_id: TenantId, policy: str, *, at: float) -> None:
         """Do the same for a tenant's policy by id or name."""
-        known = self._ids.get((tenant_id, policy), PolicyId(policy))
-        self.forget(known)
+        self.forget(self._ids.get((tenant_id, policy), PolicyId(policy)), at=at)
+
+    def withdraw(self, policy_id: PolicyId, digest: Digest | None = None) -> None:
+        """Let a revision answer in no name of a policy any more; without a digest, let no revision do so."""
+        self._note_change(policy_id)
+        for key in list(self._of_policy.get(policy_id, ())):
+            entry = self._entries[key]
+            involved = {each.revision.digest for each in (entry.target, entry.answering) if each.revision}
+            if digest is None or digest in involved:
+                self.drop(key)
+
+    def withdraw_named(self, tenant_id: TenantId, policy: str) -> None:
+        """Let no revision answer any more in a name of a tenant's policy, given by id or name."""
+        self.withdraw(self._ids.get((tenant_id, policy), PolicyId(policy)))
+
+    def drop(self, key: Key) -> None:
+        """Forget what a name meant."""
+        entry = self._entries.pop(key, None)
+        if entry is None or entry.target.policy_id is None:
+            return
+        policy_id = entry.target.policy_id
+        keys = self._of_policy[policy_id]
+        keys.discard(key)
+        if not keys:
+            del self._of_policy[policy_id]
+            self._ids.pop((key[0], str(entry.target.policy_name)), None)
 
     def clear(self) -> None:
         """Forget everything, and every answer that is on its way."""
@@ -92,13 +130,25 @@ class ResolutionCache:
         self._ids.clear()
         self._forgotten.clear()
 
-    def _drop(self, key: Key) -> None:
-        entry = self._entries.pop(key, None)
-        if entry is None or entry.resolution.policy_id is None:
-            return
-        policy_id = entry.resolution.policy_id
-        keys = self._of_policy[policy_id]
-        keys.discard(key)
-        if not keys:
-            del self._of_policy[policy_id]
-            self._ids.pop((key[0], str(entry.resolution.policy_name)), None)
+    def _keep(self, key: Key, meaning: Meaning) -> None:
+        self.drop(key)
+        self._entries[key] = meaning
+        target = meaning.target
+        if target.policy_id is not None and target.policy_name is not None:
+            self._of_policy.setdefault(target.policy_id, set()).add(key)
+            self._ids[key[0], target.policy_name] = target.policy_id
+        while len(self._entries) > self._capacity:
+            self.drop(next(iter(self._entries)))
+
+    def _is_overtaken(self, resolution: Resolution, ticket: int) -> bool:
+        changed_at = self._oldest_change
+        if resolution.policy_id is not None:
+            changed_at = max(changed_at, self._forgotten.get(resolution.policy_id, 0))
+        return ticket < changed_at
+
+    def _note_change(self, policy_id: PolicyId) -> None:
+        self._changes += 1
+        self._forgotten.pop(policy_id, None)
+        self._forgotten[policy_id] = self._changes
+        while len(self._forgotten) > self._capacity:
+            self._oldest_change = self._forgotten.popitem(last=False)[1]

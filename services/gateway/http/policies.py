@@ -216,7 +216,7 @@ async def _set_state(
     gateway: Gateway, caller: Caller, policy: str, revision: str, state: RevisionState
 ) -> RevisionRecord:
     changed = await gateway.registry.set_revision_state(caller.tenant_id, policy, Digest(revision), state)
-    gateway.resolver.forget(caller.tenant_id, policy)
+    gateway.resolver.withdraw(caller.tenant_id, policy)
     return changed
 
 

@@ -17,6 +17,6 @@ async def await_ready(gateway: Gateway, tenant_id: TenantId, policy: str, revisi
     try:
         async with asyncio.timeout(gateway.ready_seconds):
             engine = await gateway.engines.find(base, digest=ref.digest)
-            await engine.prewarm(ref, tenant_id=tenant_id)
+            gateway.engines.believe(engine, await engine.prewarm(ref, tenant_id=tenant_id))
     except TimeoutError as error:
         raise RevisionNotReady(number=ref.number, name=policy, seconds=gateway.ready_seconds) from error

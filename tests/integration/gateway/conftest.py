@@ -48,12 +48,26 @@ class Stack:
     blobs: Path
     facts: BaseFacts
     loader: ScriptedLoader
+    environ: dict[str, str]
+    folder: Path
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def client(self, *, key: str | None = None) -> httpx.Client:
         """Return a client of MinT's own API."""
         headers = {"authorization": f"Bearer {key or self.key}"}
         return httpx.Client(base_url=f"{self.url}/mint/v1", headers=headers, timeout=30)
+
+    def kill(self, name: str) -> None:
+        """Send SIGKILL to a service."""
+        self.processes[name].kill()
+        self.processes[name].wait()
+
+    def start(self, name: str) -> None:
+        """Start a service that was killed, where it was."""
+        log = self.folder / f"{name}-again.log"
+        self.processes[name] = _start(name, self.environ, log)
+        port = int(self.environ[f"MINT_{name.upper()}_HTTP_PORT"])
+        _await_ready(self.processes[name], port, log)
 
     def make_policy(self, name: str, *, revisions: int = 0) -> PolicyRecord:
         """Create a policy, and publish revisions of it as a trainer would."""
@@ -153,6 +167,8 @@ def stack(postgres_dsn: str, lasting_nats, tmp_path_factory: pytest.TempPathFact
             blobs=folder / "blobs",
             facts=facts,
             loader=loader,
+            environ=environ,
+            folder=folder,
             processes=processes,
         )
     finally:
@@ -180,6 +196,7 @@ def _environ(dsn: str, nats_url: str, blobs: Path, ports: dict[str, int]) -> dic
         "MINT_ROLLOUT_HTTP_PORT": str(ports["rollout"]),
         "MINT_GATEWAY_HTTP_PORT": str(ports["gateway"]),
         "MINT_GATEWAY_READY_SECONDS": "2",
+        "MINT_GATEWAY_SWITCH_SECONDS": "4",
     }
 
 

@@ -28,7 +28,10 @@ async def registry(stack, counter) -> AsyncIterator[RegistryClient]:
 
 def new_resolver(registry: RegistryClient) -> tuple[CachedResolver, ManualClock]:
     clock = ManualClock()
-    return CachedResolver(registry, ResolutionCache(capacity=9, lease_seconds=LEASE_SECONDS), clock), clock
+    cache = ResolutionCache(
+        capacity=9, lease_seconds=LEASE_SECONDS, switch_seconds=20.0, is_ready=lambda _: True
+    )
+    return CachedResolver(registry, cache, clock), clock
 
 
 async def number_of(resolver: CachedResolver, stack, model: str) -> int:

@@ -23,24 +23,30 @@ def meaning(policy: str, number: int) -> Resolution:
 
 
 def new_cache(*, capacity: int = 8) -> ResolutionCache:
-    return ResolutionCache(capacity=capacity, lease_seconds=5.0)
+    """Return a cache that knows of no engine, so that every name switches at once."""
+    return ResolutionCache(
+        capacity=capacity, lease_seconds=5.0, switch_seconds=20.0, is_ready=lambda _: False
+    )
+
+
+def put(cache: ResolutionCache, model: str, found: Resolution, *, ticket: int, now: float = 0.0) -> None:
+    cache.put((TENANT, model), found, ticket=ticket, asked_at=now, now=now)
 
 
 def test_name_is_believed_for_a_lease_and_not_longer() -> None:
     cache = new_cache()
-    cache.put((TENANT, "p"), meaning("p", 1), ticket=cache.ask(), now=100.0)
+    put(cache, "p", meaning("p", 1), ticket=cache.ask(), now=100.0)
     assert cache.get((TENANT, "p"), now=104.9) == meaning("p", 1)
     assert cache.get((TENANT, "p"), now=104.95) == meaning("p", 1), "a hit does not prolong the lease"
     assert cache.get((TENANT, "p"), now=105.0) is None
-    assert len(cache) == 0
 
 
 def test_change_of_a_policy_forgets_all_its_names_and_no_other() -> None:
     cache = new_cache()
     for model in ("p", "p@prod"):
-        cache.put((TENANT, model), meaning("p", 1), ticket=cache.ask(), now=0.0)
-    cache.put((TENANT, "q"), meaning("q", 1), ticket=cache.ask(), now=0.0)
-    cache.forget(PolicyId("pol_p"))
+        put(cache, model, meaning("p", 1), ticket=cache.ask())
+    put(cache, "q", meaning("q", 1), ticket=cache.ask())
+    cache.forget(PolicyId("pol_p"), at=0.0)
     assert [cache.get((TENANT, model), now=0.0) for model in ("p", "p@prod")] == [None, None]
     assert cache.get((TENANT, "q"), now=0.0) == meaning("q", 1)
 
@@ -48,31 +54,31 @@ def test_change_of_a_policy_forgets_all_its_names_and_no_other() -> None:
 def test_answer_from_before_a_change_is_not_kept() -> None:
     cache = new_cache()
     ticket = cache.ask()
-    cache.forget(PolicyId("pol_p"))
-    cache.put((TENANT, "p"), meaning("p", 1), ticket=ticket, now=0.0)
+    cache.forget(PolicyId("pol_p"), at=0.0)
+    put(cache, "p", meaning("p", 1), ticket=ticket)
     assert cache.get((TENANT, "p"), now=0.0) is None
-    cache.put((TENANT, "q"), meaning("q", 1), ticket=ticket, now=0.0)
+    put(cache, "q", meaning("q", 1), ticket=ticket)
     assert cache.get((TENANT, "q"), now=0.0) is not None, "the change was of another policy"
 
 
 def test_policy_is_forgotten_by_name_for_its_tenant() -> None:
     cache = new_cache()
-    cache.put((TENANT, "p"), meaning("p", 1), ticket=cache.ask(), now=0.0)
-    cache.forget_named(OTHER, "p")
+    put(cache, "p", meaning("p", 1), ticket=cache.ask())
+    cache.forget_named(OTHER, "p", at=0.0)
     assert cache.get((TENANT, "p"), now=0.0) is not None
-    cache.forget_named(TENANT, "p")
+    cache.forget_named(TENANT, "p", at=0.0)
     assert cache.get((TENANT, "p"), now=0.0) is None
-    cache.put((TENANT, "p"), meaning("p", 2), ticket=cache.ask(), now=0.0)
-    cache.forget_named(TENANT, "pol_p")
+    put(cache, "p", meaning("p", 2), ticket=cache.ask())
+    cache.forget_named(TENANT, "pol_p", at=0.0)
     assert cache.get((TENANT, "p"), now=0.0) is None
 
 
 def test_clear_forgets_what_is_known_and_what_is_on_its_way() -> None:
     cache = new_cache()
-    cache.put((TENANT, "p"), meaning("p", 1), ticket=cache.ask(), now=0.0)
+    put(cache, "p", meaning("p", 1), ticket=cache.ask())
     ticket = cache.ask()
     cache.clear()
-    cache.put((TENANT, "q"), meaning("q", 1), ticket=ticket, now=0.0)
+    put(cache, "q", meaning("q", 1), ticket=ticket)
     assert len(cache) == 0
 
 
@@ -91,10 +97,10 @@ def test_no_answer_is_older_than_the_last_change_that_was_told(steps: list[tuple
             asked[name] = (cache.ask(), meaning(name, truth[name]))
         elif step == "answer" and name in asked:
             ticket, answer = asked.pop(name)
-            cache.put((TENANT, name), answer, ticket=ticket, now=0.0)
+            put(cache, name, answer, ticket=ticket)
         elif step == "change":
             truth[name] += 1
-            cache.forget(PolicyId(f"pol_{name}"))
+            cache.forget(PolicyId(f"pol_{name}"), at=0.0)
         found = cache.get((TENANT, name), now=0.0)
         assert found in (None, meaning(name, truth[name]))
         assert len(cache) <= 2
