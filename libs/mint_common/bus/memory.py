@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Protocol
 
-from mint_common.bus.port import Delivery, Message
+from mint_common.bus.port import Delivery, Message, PlacedMessage
 from mint_common.bus.subjects import matches
-from mint_common.errors import Unavailable
+from mint_common.errors import EventsExpired, Unavailable
 from mint_common.waiting import Sleeper, wait_for_event
 
 DEDUPE_SECONDS = 120.0
@@ -33,6 +33,7 @@ class MemoryBus:
         self._seen: dict[str, float] = {}
         self._consumers: dict[str, _Consumer] = {}
         self._watchers: list[tuple[Sequence[str], asyncio.Queue[Message]]] = []
+        self._readers: list[asyncio.Event] = []
         self._closed = False
 
     @property
@@ -51,6 +52,8 @@ class MemoryBus:
         self._stream.append(message)
         for consumer in self._consumers.values():
             consumer.wake.set()
+        for reader in self._readers:
+            reader.set()
         for subjects, queue in self._watchers:
             if _matches_any(subjects, message.subject):
                 queue.put_nowait(message)
@@ -79,6 +82,19 @@ class MemoryBus:
             yield _Watch(watcher[1])
         finally:
             self._watchers.remove(watcher)
+
+    @asynccontextmanager
+    async def replay(self, *, subjects: Sequence[str], after: str | None) -> AsyncIterator["_Replay"]:
+        """Read after a place; a place is how many messages there were."""
+        position = len(self._stream) if after is None else _position_of(after)
+        if not 0 <= position <= len(self._stream):
+            raise EventsExpired(place=str(after)[:100])
+        wake = asyncio.Event()
+        self._readers.append(wake)
+        try:
+            yield _Replay(self._stream, tuple(subjects), position, wake)
+        finally:
+            self._readers.remove(wake)
 
     async def close(self) -> None:
         """Refuse what is published from now on."""
@@ -185,6 +201,38 @@ class _Watch:
 
     async def __anext__(self) -> Message:
         return await self._queue.get()
+
+
+class _Replay:
+    def __init__(
+        self, stream: Sequence[Message], subjects: Sequence[str], position: int, wake: asyncio.Event
+    ) -> None:
+        self._stream = stream
+        self._subjects = subjects
+        self._position = position
+        self._wake = wake
+
+    @property
+    def place(self) -> str:
+        return f"memory-{self._position}"
+
+    def __aiter__(self) -> "_Replay":
+        return self
+
+    async def __anext__(self) -> PlacedMessage:
+        while True:
+            self._wake.clear()
+            while self._position < len(self._stream):
+                self._position += 1
+                message = self._stream[self._position - 1]
+                if _matches_any(self._subjects, message.subject):
+                    return PlacedMessage(place=self.place, message=message)
+            await self._wake.wait()
+
+
+def _position_of(place: str) -> int:
+    name, _, position = place.partition("-")
+    return int(position) if name == "memory" and position.isascii() and position.isdecimal() else -1
 
 
 def _matches_any(filters: Sequence[str], subject: str) -> bool:

@@ -20,6 +20,7 @@ from mint_common.bus.nats_connection import (
     NatsConnection,
     unavailable,
 )
+from mint_common.bus.nats_replay import NatsReplay
 from mint_common.bus.nats_subscription import NatsDeliveries, NatsWatch
 from mint_common.bus.port import Delivery, Message
 from mint_common.errors import EventInvalid, Unavailable
@@ -121,6 +122,19 @@ class NatsBus:
             yield watch
         finally:
             await watch.close()
+
+    @asynccontextmanager
+    async def replay(self, *, subjects: Sequence[str], after: str | None) -> AsyncIterator[NatsReplay]:
+        """Read after a place."""
+        replay = NatsReplay(self._connection, subjects)
+        try:
+            await replay.open(after)
+        except TROUBLE as error:
+            raise unavailable(error) from error
+        try:
+            yield replay
+        finally:
+            await replay.close()
 
     async def close(self) -> None:
         """Flush and disconnect. Idempotent."""

@@ -122,7 +122,7 @@ class NatsDeliveries:
                 await self._inbox.unsubscribe()
             while not self._arrived.empty():
                 raw = self._arrived.get_nowait()
-                if not _status(raw):
+                if not status_of(raw):
                     await NatsDelivery(raw).retry(delay_seconds=0)
         except (*TROUBLE, Unavailable) as error:
             _log.info("deliveries not given back", extra={"problem": str(error)})
@@ -137,7 +137,7 @@ class NatsDeliveries:
         except TimeoutError:
             self._owed = 0
             return None
-        status = _status(raw)
+        status = status_of(raw)
         if not status:
             self._owed -= 1
             return raw
@@ -235,6 +235,6 @@ def read_message(raw: Msg) -> Message:
     )
 
 
-def _status(raw: Msg) -> str:
+def status_of(raw: Msg) -> str:
     """Return the server's status code of a message that is not a message, else the empty text."""
     return str((raw.headers or {}).get(Header.STATUS.value, ""))

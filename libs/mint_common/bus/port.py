@@ -55,6 +55,42 @@ class Delivery(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacedMessage:
+    """A message and its place in the log: reading goes on after it."""
+
+    place: str
+    message: Message
+
+
+class Replay(Protocol):
+    """The messages after a place, each once and in order, without end; then those still to come.
+
+    Raises EventsExpired when some of them are not kept any more.
+    """
+
+    @property
+    def place(self) -> str:
+        """Return the place after the last message that was read; at first where reading begins."""
+        ...
+
+    def __aiter__(self) -> "Replay":
+        """Return itself."""
+        ...
+
+    async def __anext__(self) -> PlacedMessage:
+        """Wait for the next message."""
+        ...
+
+
+class EventLog(Protocol):
+    """The messages that the bus keeps (a week), for readers that keep their own place."""
+
+    def replay(self, *, subjects: Sequence[str], after: str | None) -> AbstractAsyncContextManager[Replay]:
+        """Open a reading after a place; None: from now on. Raises EventsExpired, Unavailable."""
+        ...
+
+
 class Bus(Protocol):
     """A connection to the bus; safe for concurrent use. Raises Unavailable when the bus stays away."""
 

@@ -3,9 +3,10 @@
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import cast
 
-from mint_common.bus.port import Bus, Delivery, Message
-from mint_common.errors import Unavailable
+from mint_common.bus.port import Bus, Delivery, EventLog, Message
+from mint_common.errors import EventsExpired, Unavailable
 
 PATIENCE_SECONDS = 10.0
 SHORT_ACK_WAIT_SECONDS = 0.6
@@ -226,6 +227,48 @@ async def every_watcher_hears_each_message_once(bus: Bus) -> None:
         assert await is_silent(one, 0.2)
 
 
+async def a_replay_begins_now_and_goes_on_after_any_place(bus: Bus) -> None:
+    log = cast(EventLog, bus)
+    subjects = ["mint.test.*.t.>"]
+    await publish_all(bus, 2)
+    async with log.replay(subjects=subjects, after=None) as replay:
+        first_place = replay.place
+        ids = await publish_all(bus, 3)
+        await publish_all(bus, 1, "mint.test.a.other.b")
+        last = await publish_all(bus, 1, "mint.test.b.t.b.c")
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            found = [await anext(replay) for _ in range(4)]
+        assert [each.message.id for each in found] == ids + last
+        assert replay.place == found[-1].place
+        assert await is_silent(replay, 0.2)
+        after = await publish_all(bus, 1)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            assert [(await anext(replay)).message.id] == after
+    for place, left in ((first_place, [*ids, *last, *after]), (found[1].place, [ids[2], *last, *after])):
+        async with log.replay(subjects=subjects, after=place) as again, asyncio.timeout(PATIENCE_SECONDS):
+            assert [(await anext(again)).message.id for _ in left] == left
+
+
+async def a_replay_reads_more_than_a_batch(bus: Bus) -> None:
+    log = cast(EventLog, bus)
+    async with log.replay(subjects=["mint.test.>"], after=None) as replay:
+        ids = await publish_all(bus, 150)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            assert [(await anext(replay)).message.id for _ in ids] == ids
+
+
+async def an_unknown_place_is_expired(bus: Bus) -> None:
+    log = cast(EventLog, bus)
+    async with log.replay(subjects=["mint.test.>"], after=None) as replay:
+        epoch = replay.place.partition("-")[0]
+    for place in ("", "x", "-", f"{epoch}-", f"{epoch}--1", f"{epoch}-7", "0-0", "9" * 200):
+        try:
+            async with log.replay(subjects=["mint.test.>"], after=place):
+                raise AssertionError(place)
+        except EventsExpired:
+            continue
+
+
 async def publishers_may_work_at_once(bus: Bus) -> None:
     batches = await asyncio.gather(*(publish_all(bus, 10) for _ in range(5)))
     async with bus.subscribe(durable="d", subjects=["mint.test.>"], batch=16) as deliveries:
@@ -260,6 +303,9 @@ BUS_CONTRACT: Sequence[Check] = (
     a_reader_may_give_up_waiting_and_go_on,
     what_was_not_read_is_given_back_on_leaving,
     every_watcher_hears_each_message_once,
+    a_replay_begins_now_and_goes_on_after_any_place,
+    a_replay_reads_more_than_a_batch,
+    an_unknown_place_is_expired,
     publishers_may_work_at_once,
     a_closed_bus_is_unavailable,
 )

@@ -1,0 +1,176 @@
+"""Reading the stream from a place on, for a reader that keeps its own place: an ordered consumer by hand.
+
+Invariants:
+- Every message after the place comes once and in order, through outages of the server; what got lost on the
+  way is asked for again from the last place that was read.
+- When that is not possible (the messages are gone, or the whole store is), reading ends with EventsExpired.
+- At most `BATCH` messages are under way to a reader that does not read.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, StreamInfo
+
+from mint_common.bus.nats_connection import RETRY_SECONDS, TROUBLE, NatsConnection
+from mint_common.bus.nats_subscription import PULL_SECONDS, read_message, status_of
+from mint_common.bus.port import PlacedMessage
+from mint_common.errors import EventsExpired, Unavailable
+from mint_common.events.subjects import STREAM
+from mint_common.ids import new_id
+from mint_common.waiting import raise_if_cancelled
+
+BATCH = 64
+IDLE_SECONDS = 60.0
+"""How long the server keeps the consumer of a reader that has stopped asking."""
+
+_REQUEST_ENDED = ("404", "408")
+_log = logging.getLogger(__name__)
+
+
+class NatsReplay:
+    """See `mint_common.bus.port.EventLog.replay`."""
+
+    def __init__(self, connection: NatsConnection, subjects: Sequence[str]) -> None:
+        self._connection = connection
+        self._subjects = sorted(set(subjects))
+        self._epoch = ""
+        self._position = 0
+        self._client: Client | None = None
+        self._consumer = ""
+        self._taken = 0
+        self._inbox: Subscription | None = None
+        self._arrived: asyncio.Queue[Msg] = asyncio.Queue()
+        self._owed = 0
+        self._is_bound = False
+
+    @property
+    def place(self) -> str:
+        """Return the place after the last message that was read."""
+        return f"{self._epoch}-{self._position}"
+
+    async def open(self, after: str | None) -> None:
+        """Take a place, now or the given one, and make sure that nothing after it is gone."""
+        info = await self._stream()
+        self._epoch = _epoch_of(info)
+        if after is None:
+            self._position = info.state.last_seq
+        else:
+            epoch, _, position = after.partition("-")
+            if epoch != self._epoch or not (position.isascii() and position.isdecimal()):
+                raise EventsExpired(place=after[:100])
+            self._position = int(position)
+        await self._bind()
+
+    def __aiter__(self) -> "NatsReplay":
+        return self
+
+    async def __anext__(self) -> PlacedMessage:
+        while True:
+            try:
+                if not self._is_bound:
+                    await self._bind()
+                raw = await self._next()
+            except (*TROUBLE, Unavailable) as error:
+                raise_if_cancelled()
+                _log.info("replay is bound again", extra={"problem": str(error)})
+                self._is_bound = False
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            if raw is not None:
+                return PlacedMessage(place=self.place, message=read_message(raw))
+
+    async def close(self) -> None:
+        """Stop listening."""
+        try:
+            await self._let_go()
+        except (*TROUBLE, Unavailable) as error:
+            _log.debug("replay not ended", extra={"problem": str(error)})
+
+    async def _stream(self) -> StreamInfo:
+        await self._connection.ensure_stream()
+        info: StreamInfo = await (await self._connection.jetstream()).stream_info(STREAM)
+        raise_if_cancelled()
+        return info
+
+    async def _bind(self) -> None:
+        """Make a consumer that begins after the place. Raises EventsExpired when that is not possible."""
+        info = await self._stream()
+        if _epoch_of(info) != self._epoch or not (
+            info.state.first_seq - 1 <= self._position <= info.state.last_seq
+        ):
+            raise EventsExpired(place=self.place)
+        await self._let_go()
+        client, name = await self._connection.client(), new_id("replay")
+        self._arrived = asyncio.Queue()
+        self._inbox = await client.subscribe(client.new_inbox(), cb=self._arrived.put)
+        config = ConsumerConfig(
+            name=name,
+            filter_subjects=self._subjects,
+            deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
+            opt_start_seq=self._position + 1,
+            ack_policy=AckPolicy.NONE,
+            inactive_threshold=IDLE_SECONDS,
+            mem_storage=True,
+            num_replicas=1,
+        )
+        await (await self._connection.jetstream()).add_consumer(STREAM, config)
+        raise_if_cancelled()
+        self._client, self._consumer, self._taken, self._owed = client, name, 0, 0
+        self._is_bound = True
+
+    async def _let_go(self) -> None:
+        """Unsubscribe, and tell the server, if it is still the one that we know."""
+        inbox, name, client = self._inbox, self._consumer, self._client
+        self._inbox, self._consumer = None, ""
+        if client is None or not client.is_connected:
+            return
+        if inbox is not None:
+            await inbox.unsubscribe()
+        if name:
+            # Without waiting for an answer: a consumer that nobody asks ends by itself.
+            await client.publish(f"$JS.API.CONSUMER.DELETE.{STREAM}.{name}", b"")
+
+    async def _next(self) -> Msg | None:
+        """Return the next message, or None when the request for messages has ended without one."""
+        if self._owed <= 0 and self._arrived.empty():
+            await self._pull()
+        try:
+            async with asyncio.timeout(PULL_SECONDS + RETRY_SECONDS):
+                raw = await self._arrived.get()
+        except TimeoutError as error:
+            raise Unavailable(what="nats", problem="no answer to a request for messages") from error
+        status = status_of(raw)
+        if status in _REQUEST_ENDED:
+            self._owed = 0
+            return None
+        if status:
+            raise Unavailable(what="nats", problem=f"status {status} {raw.headers.get('Description', '')}")
+        sequence = raw.metadata.sequence
+        if sequence.consumer != self._taken + 1:
+            raise Unavailable(what="nats", problem="a message got lost on its way")
+        self._owed -= 1
+        self._taken, self._position = sequence.consumer, sequence.stream
+        return raw
+
+    async def _pull(self) -> None:
+        is_another = await self._connection.client() is not self._client
+        client, inbox = self._client, self._inbox
+        if is_another or client is None or inbox is None:
+            raise Unavailable(what="nats", problem="the connection is another one")
+        request = {"batch": BATCH, "expires": int(PULL_SECONDS * 1e9)}
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{self._consumer}"
+        await client.publish(subject, json.dumps(request).encode(), reply=inbox.subject)
+        self._owed = BATCH
+
+
+def _epoch_of(info: StreamInfo) -> str:
+    """Return what tells this stream from one that is made after its store was lost."""
+    created = info.created or datetime.fromtimestamp(0, UTC)
+    return format(int(created.timestamp() * 1000), "x")
