@@ -23,6 +23,8 @@ import httpx
 
 METRIC = "reward"
 AGAIN_SECONDS = 2.0
+EXPIRED = 410
+"""The stream does not go back as far as our place in it."""
 
 
 class Hook:
@@ -44,6 +46,10 @@ class Hook:
                         event_type == "revision.published" and self.is_ours(data["data"])
                     ):
                         self.catch_up()
+            except httpx.HTTPStatusError as error:
+                if error.response.status_code != EXPIRED:
+                    raise
+                self.last_event_id = None  # away for too long: catching up covers what was missed
             except httpx.HTTPError as error:
                 print(f"connection lost ({error!r}), again in {AGAIN_SECONDS:g} s", flush=True)
             time.sleep(AGAIN_SECONDS)

@@ -128,7 +128,7 @@ async def run(settings: GatewaySettings) -> None:
             training_sessions=TrainerSessions(trainers),
             requests=requests,
             submissions=PostgresSubmissions(pool, PostgresLedger(pool, clock), clock),
-            bus=bus,
+            log=bus,
             clock=clock,
             keys=KeyMemory(ttl_seconds=settings.key_memory_seconds, capacity=KEYS),
             ready_seconds=settings.ready_seconds,

@@ -16,6 +16,11 @@ def data_frame(value: JsonObject) -> bytes:
     return b"data: " + msgspec.json.encode(value) + b"\n\n"
 
 
+def place_frame(place: str) -> bytes:
+    """Return a frame that dispatches nothing: where reading begins, and how soon to come back."""
+    return b"retry: 1000\nid: %b\n\n" % place.encode()
+
+
 def event_frame(*, event_id: str, event_type: str, data: bytes) -> bytes:
     """Return a named event. JSON has no raw line break, so that ``data`` is one line."""
     return b"id: %b\nevent: %b\ndata: %b\n\n" % (event_id.encode(), event_type.encode(), data)

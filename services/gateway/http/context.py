@@ -8,7 +8,7 @@ from typing import Annotated, cast
 from fastapi import Depends, Query, Request, Security
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
-from mint_common.bus.port import Bus
+from mint_common.bus.port import EventLog
 from mint_common.client.directory import EngineDirectory
 from mint_common.client.registry import RegistryClient
 from mint_common.runtime.clock import Clock
@@ -28,7 +28,7 @@ class Gateway:
     training_sessions: TrainingSessions
     submissions: Submissions
     requests: Requests
-    bus: Bus
+    log: EventLog
     clock: Clock
     keys: KeyMemory
     ready_seconds: float

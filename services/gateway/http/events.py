@@ -1,19 +1,23 @@
-"""``/mint/v1/events``: the tenant's events as they happen, as server-sent events.
+"""``/mint/v1/events``: the tenant's events as server-sent events, from now on or after the last one read.
 
-Delivery is at most once from the moment of the answer's headers; who needs all of them subscribes to the bus.
+An event's SSE id is its place in the log: whoever sends it back as Last-Event-ID gets all that came since,
+each once and in order. A place is good for as long as events are kept (a week); then the answer is 410.
 """
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Annotated
 
 import msgspec
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from mint_common.bus.port import Message
+from mint_common.bus.port import Replay
+from mint_common.errors import EventsExpired
 from mint_common.events.codec import Envelope
+from mint_common.events.event import subject_token
 from mint_common.runtime.clock import Clock
-from services.gateway.core.sse import HEARTBEAT, event_frame
+from services.gateway.core.sse import HEARTBEAT, event_frame, place_frame
 from services.gateway.http.context import CallerDep, GatewayDep, HeldDep
 
 router = APIRouter(prefix="/mint/v1/events", tags=["events"])
@@ -23,35 +27,62 @@ HEARTBEAT_SECONDS = 15.0
 LOOK_SECONDS = 1.0
 """How soon an open stream notices that the gateway drains."""
 
+EXAMPLE = """retry: 1000
+id: 19f1c2a7b40-41
 
-@router.get("")
-async def stream_events(request: Request, caller: CallerDep, gateway: GatewayDep, held: HeldDep) -> Response:
-    """Stream events: ``id`` and ``event`` are the event's id and type, ``data`` its envelope."""
+id: 19f1c2a7b40-42
+event: alias.moved
+data: {"id":"evt_...","type":"alias.moved","version":1,"cause":"req_...","time":1767225600.0,"data":{}}
+
+"""
+ANSWERS = {
+    200: {"content": {"text/event-stream": {"schema": {"type": "string"}, "example": EXAMPLE}}},
+    410: {"description": "`events_expired`: not all events after this place are kept any more."},
+}
+
+
+@router.get("", responses=ANSWERS, response_class=StreamingResponse)  # type: ignore[arg-type]  # FastAPI's Any
+async def stream_events(  # noqa: PLR0917  # FastAPI passes them by name
+    request: Request,
+    caller: CallerDep,
+    gateway: GatewayDep,
+    held: HeldDep,
+    last_event_id: Annotated[str | None, Header(max_length=200)] = None,
+    after: Annotated[str | None, Query(max_length=200)] = None,
+) -> Response:
+    """Stream events: ``id`` is a place, ``event`` the type, ``data`` the envelope.
+
+    Without Last-Event-ID (or ``after``, for clients that cannot send it) from now on: the first frame tells
+    the place. With it, everything that came after that place first; 410 when that is not kept any more: read
+    what stands now, then listen anew without it.
+    """
     # A base's name may have dots, so it can take several places of a subject.
-    watching = gateway.bus.watch(subjects=[f"mint.*.*.{caller.tenant_id}.>"])
-    messages = await held.enter_async_context(watching)
+    subjects = [f"mint.*.*.{subject_token(caller.tenant_id)}.>"]
+    opening = gateway.log.replay(subjects=subjects, after=last_event_id or after)
+    events = await held.enter_async_context(opening)
     headers = {"cache-control": "no-cache"}
     return StreamingResponse(
-        _frames(messages, request.app, gateway.clock), media_type="text/event-stream", headers=headers
+        _frames(events, request.app, gateway.clock), media_type="text/event-stream", headers=headers
     )
 
 
-async def _frames(messages: AsyncIterator[Message], app: FastAPI, clock: Clock) -> AsyncIterator[bytes]:
-    yield HEARTBEAT
+async def _frames(events: Replay, app: FastAPI, clock: Clock) -> AsyncIterator[bytes]:
+    yield place_frame(events.place)
     quiet_since = clock.monotonic()
-    upcoming = asyncio.ensure_future(anext(messages, None))
+    upcoming = asyncio.ensure_future(anext(events))
     try:
         # A draining gateway ends its streams; their readers connect to the next one.
         while not app.state.is_draining:
             # Not wait_for: cancelling the read would lose the message that it has in hand.
             done, _ = await asyncio.wait((upcoming,), timeout=LOOK_SECONDS)
             if done:
-                message = upcoming.result()
-                if message is None:
-                    return
-                upcoming = asyncio.ensure_future(anext(messages, None))
-                envelope = msgspec.json.decode(message.data, type=Envelope)
-                yield event_frame(event_id=envelope.id, event_type=envelope.type, data=message.data)
+                try:
+                    placed = upcoming.result()
+                except EventsExpired:
+                    return  # the reader comes back with its place, and hears why
+                upcoming = asyncio.ensure_future(anext(events))
+                event_type = msgspec.json.decode(placed.message.data, type=Envelope).type
+                yield event_frame(event_id=placed.place, event_type=event_type, data=placed.message.data)
             elif clock.monotonic() - quiet_since < HEARTBEAT_SECONDS:
                 continue
             else:

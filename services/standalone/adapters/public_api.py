@@ -61,15 +61,26 @@ class PublicApi:
             headers = {"content-type": "application/x-tar"}
             return self._ask("POST", path, params=params, content=chunks, headers=headers)
 
-    def lines(self, path: str, *, last_event_id: str | None) -> Iterator[str]:
-        """Yield the lines of a server-sent stream until it ends."""
-        headers = {} if last_event_id is None else {"last-event-id": last_event_id}
+    def events(self, *, after: str | None) -> Iterator[tuple[str, str]]:
+        """Yield (place, envelope) of each event until the stream ends, at first (place, "").
+
+        Raises EventsExpired when not all events after the place are kept.
+        """
+        headers = {} if after is None else {"last-event-id": after}
+        frame: dict[str, str] = {}
         try:
-            with self._http.stream("GET", path, headers=headers, timeout=_SECONDS) as response:
+            with self._http.stream("GET", "/events", headers=headers, timeout=_SECONDS) as response:
                 if response.is_error:
                     response.read()
                     self._raise(response)
-                yield from response.iter_lines()
+                for line in response.iter_lines():
+                    name, _, value = line.partition(": ")
+                    if name:
+                        frame[name] = value
+                    elif "id" in frame:
+                        yield frame["id"], frame.get("data", "")
+                    if not line:
+                        frame = {}
         except httpx.HTTPError as error:
             raise Unavailable(what="the gateway", problem=repr(error)) from error
 

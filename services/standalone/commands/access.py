@@ -1,13 +1,20 @@
 """`mint key`, `mint job`, `mint events`: who may do what, what is trained, what happens."""
 
+import sys
+import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from mint_common.errors import Unavailable
 from services.standalone.adapters.public_api import path_of
 from services.standalone.commands.catalog import JsonOption, group, public_api, show
 from services.standalone.commands.options import DEFAULT_FOLDER, FolderOption
 from services.standalone.core.catalog_tables import JOB, KEY
+
+AGAIN_SECONDS = 0.5
+"""How soon a lost event stream is opened again."""
 
 KeyArgument = Annotated[str, typer.Argument(metavar="KEY_ID", help="A key's id (mint key list).")]
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job's id.")]
@@ -65,12 +72,47 @@ def cancel_job(
         show(api.post(path_of("jobs", job, "cancel")), JOB, as_json=as_json)
 
 
-def events(folder: FolderOption = DEFAULT_FOLDER) -> None:
-    """Print the tenant's events as they happen, one JSON envelope a line, until Ctrl-C."""
+def events(
+    *,
+    after: Annotated[
+        str | None, typer.Option("--after", metavar="PLACE", help="Begin after this place, not now.")
+    ] = None,
+    place_file: Annotated[
+        Path | None,
+        typer.Option("--place", metavar="FILE", help="Keep the place in FILE: the next run goes on there."),
+    ] = None,
+    folder: FolderOption = DEFAULT_FOLDER,
+) -> None:
+    """Print the tenant's events as they happen, one JSON envelope a line, until Ctrl-C.
+
+    A lost connection is made again where it broke: no event is missing and none comes twice.
+    """
+    place = after
+    if place is None and place_file is not None and place_file.exists():
+        place = place_file.read_text().strip() or None
     with public_api(folder) as api:
-        for line in api.lines("/events", last_event_id=None):
-            if line.startswith("data: "):
-                typer.echo(line.removeprefix("data: "))
+        while True:
+            is_connected = False
+            try:
+                for reached, envelope in api.events(after=place):
+                    place, is_connected = reached, True
+                    if envelope:
+                        typer.echo(envelope)
+                        sys.stdout.flush()
+                    if place_file is not None:
+                        _keep(place, place_file)
+            except Unavailable as error:
+                if place is None and not is_connected:
+                    raise
+                typer.echo(f"mint: {error}; trying again", err=True)
+            time.sleep(AGAIN_SECONDS)
+
+
+def _keep(place: str, file: Path) -> None:
+    """Replace the file at once: a run that is killed leaves the old place or the new one."""
+    written = file.with_name(f"{file.name}.new")
+    written.write_text(place)
+    written.replace(file)
 
 
 key_app = group("List, create, rotate or revoke API keys.", list_keys, create_key, rotate_key, revoke_key)

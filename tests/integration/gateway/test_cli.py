@@ -1,6 +1,12 @@
 """The catalog's commands against a real gateway: tables for people, JSON for programs."""
 
+import contextlib
 import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
 
 import pytest
 from typer.testing import CliRunner
@@ -65,6 +71,42 @@ def test_scores_keys_and_jobs(mint):
     assert mint("key", "rotate", row["key_id"]).strip() != key
     assert row["key_id"] in mint("key", "revoke", row["key_id"])
     mint("job", "list")
+
+
+@contextlib.contextmanager
+def listening(stack, place) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "services.standalone", "events", "--place", str(place)]
+    environ = {**os.environ, "MINT_URL": stack.url, "MINT_API_KEY": stack.key}
+    process = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def numbers_of(process: subprocess.Popen[str], count: int) -> list[int]:
+    return [json.loads(process.stdout.readline())["data"]["revision"]["number"] for _ in range(count)]
+
+
+def test_events_go_on_where_the_last_run_stopped(stack, mint, tmp_path):
+    place = tmp_path / "place"
+    deadline = time.monotonic() + 60
+    with listening(stack, place) as process:
+        while not place.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        start = place.read_text()
+        mint("alias", "move", "counter", "heard", "1")
+        assert numbers_of(process, 1) == [1]
+        while place.read_text() == start:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    for number in ("2", "3"):
+        mint("alias", "move", "counter", "heard", number)
+    with listening(stack, place) as process:
+        assert numbers_of(process, 2) == [2, 3]
 
 
 def test_refusal_is_the_gateways_own(mint, tmp_path):
