@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import asyncpg
+import hypothesis
 import psutil
 import pytest
 
@@ -30,6 +31,10 @@ from services.standalone.adapters.s3 import ACCESS_KEY, SECRET_KEY, S3Ports, s3_
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# How long an example takes says more of what else the machine does; pytest's own time-out still holds.
+hypothesis.settings.register_profile("mint", deadline=None)
+hypothesis.settings.load_profile("mint")
 
 READY_SECONDS = 60.0
 
