@@ -19,13 +19,15 @@ _PROMPT, _PADDING = 0, -1
 class LaidOut:
     """A micro-batch; mask and positions are None where plain causal attention says the same.
 
+    ``where_T`` is None where every position is a target, in order.
+
     Lines are padded on the right, where causal attention hides the padding from every real token.
     """
 
     inputs_BL: Tensor
     positions_BL: Tensor | None
     mask_B1LL: Tensor | None
-    where_T: Tensor
+    where_T: Tensor | None
     targets_T: Tensor
 
 

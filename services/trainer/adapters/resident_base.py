@@ -3,7 +3,7 @@
 Invariant: with no policy applied its log-probabilities are those of the untouched model.
 B = lines of a micro-batch, L = its longest line, T = its target tokens, D = model width, V = vocabulary.
 """
-# ruff: noqa: N806  # tensors carry their shape in their name
+# ruff: noqa: N803, N806  # tensors carry their shape in their name
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -51,7 +51,9 @@ class TargetScores(nn.Module):  # type: ignore[misc]  # torch is untyped for myp
             position_ids=laid.positions_BL,
             use_cache=False,
         ).last_hidden_state
-        hidden_TD = hidden_BLD.flatten(0, 1).index_select(0, laid.where_T)
+        hidden_TD = hidden_BLD.flatten(0, 1)
+        if laid.where_T is not None:
+            hidden_TD = hidden_TD.index_select(0, laid.where_T)
         return token_logprobs(self.head(hidden_TD), laid.targets_T)
 
 
@@ -97,6 +99,27 @@ class ResidentBase:
             return Scored(logprobs_T=logprobs_T, routed_T=None, off_route_T=None)
         routed_T, off_route_T = replay.judge(laid.where_T, experts=self._experts)
         return Scored(logprobs_T=logprobs_T, routed_T=routed_T, off_route_T=off_route_T)
+
+    def target_logprobs(
+        self, inputs_BL: Tensor, where_T: Tensor, targets: Tensor, policies: Sequence[tuple[LoraTensors, int]]
+    ) -> Tensor:
+        """Return log p of the targets ``[T]`` or ``[T, K]`` at the positions ``where_T`` of the flat inputs.
+
+        ``policies`` are those of the lines, in order, each with the number of its lines. Lines are padded on
+        the right, where causal attention hides the padding.
+        """
+        longest = inputs_BL.shape[1]
+        mix = plan_mix([(policy, lines * longest) for policy, lines in policies])
+        laid = LaidOut(
+            inputs_BL=inputs_BL,
+            positions_BL=None,
+            mask_B1LL=None,
+            where_T=None if len(where_T) == inputs_BL.numel() else where_T,
+            targets_T=targets,
+        )
+        with applied(self.slots, mix):
+            logprobs: Tensor = self.target_scores(laid)
+        return logprobs
 
     def _replay(self, lines: Sequence[Line], longest: int) -> Replay | None:
         """Return the recorded routes of the lines, padding included, None if nothing was recorded."""

@@ -1,5 +1,5 @@
 """What a step needs of a base, wherever the base's weights are. T = target tokens."""
-# ruff: noqa: N815  # tensors carry their shape in their name
+# ruff: noqa: N803, N815  # tensors carry their shape in their name
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,5 +47,15 @@ class ScoringBase(Protocol):
 
         ``policies`` are those that the lines number, and the lines are in their order; without them the base
         answers. Gradients flow into the policies' leaves, once a score.
+        """
+        ...
+
+    def target_logprobs(
+        self, inputs_BL: Tensor, where_T: Tensor, targets: Tensor, policies: Sequence[tuple[LoraTensors, int]]
+    ) -> Tensor:
+        """Return log p of the targets ``[T]`` or ``[T, K]`` at the positions ``where_T`` of the flat inputs.
+
+        ``policies`` are those of the lines, in order, each with the number of its lines. Lines are padded on
+        the right. Gradients flow as those of a score.
         """
         ...

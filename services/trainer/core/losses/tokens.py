@@ -1,18 +1,23 @@
-"""Log-probabilities of tokens, and how far two of them are apart. T = target tokens, V = vocabulary."""
+"""Log-probabilities of tokens, and how far two of them are apart. T = target tokens, V = vocabulary.
+
+K = targets of a position, where there are several.
+"""
 # ruff: noqa: N803, N806  # tensors carry their shape in their name
 
 import torch
 from torch import Tensor
 
 
-def token_logprobs(logits_TV: Tensor, targets_T: Tensor) -> Tensor:
-    """Return log p(target) at each position, accumulated in float32: z_y - log sum_v exp(z_v).
+def token_logprobs(logits_TV: Tensor, targets: Tensor) -> Tensor:
+    """Return log p of the targets ``[T]`` or ``[T, K]``, accumulated in float32: z_y - log sum_v exp(z_v).
 
     No temperature is applied: like an engine's raw log-probabilities, these are the model's own.
     """
     logits_TV = logits_TV.float()
-    chosen_T = logits_TV.gather(-1, targets_T[:, None])[:, 0]
-    return chosen_T - torch.logsumexp(logits_TV, dim=-1)
+    whole_T = torch.logsumexp(logits_TV, dim=-1)
+    if targets.dim() == 1:
+        return logits_TV.gather(-1, targets[:, None])[:, 0] - whole_T
+    return logits_TV.gather(-1, targets) - whole_T[:, None]
 
 
 def kl_to_base(logprobs_T: Tensor, base_T: Tensor) -> Tensor:
