@@ -1,0 +1,1 @@
+"""One base over several processes: torch.distributed, FSDP2, DeepSpeed."""

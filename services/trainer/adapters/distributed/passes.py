@@ -1,0 +1,152 @@
+"""A rank's part of a forward and backward pass; every rank, 0 included, runs this code in step.
+
+Invariants: rank 0's gradient of a policy is that of the whole micro-batch over the whole base. What a rank
+computes for itself alone (its lines, its slices, its experts) is summed; what every rank computes alike is
+counted once, at rank 0. X = rows of scores, T = target tokens.
+"""
+# ruff: noqa: N803, N806, N815  # tensors carry their shape in their name
+
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from services.trainer.adapters.distributed.jobs import Job
+from services.trainer.adapters.distributed.orders import Differentiate, Score
+from services.trainer.adapters.distributed.ranks import Ranks
+from services.trainer.adapters.lora import Layout, LoraTensors
+from services.trainer.adapters.lora_modules import WHOLE
+from services.trainer.adapters.resident_base import ResidentBase
+from services.trainer.adapters.scoring import Scored
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Pass:
+    """An open pass: what this rank computed, of which leaves, and which of all targets those are."""
+
+    logprobs_T: Tensor
+    policies: Sequence[LoraTensors]
+    begin: int
+    counts: bool
+
+
+class Passes:
+    """The open passes of one rank over its part of the base."""
+
+    def __init__(self, base: ResidentBase, ranks: Ranks, *, splits_lines: bool) -> None:
+        self.base = base
+        self._ranks = ranks
+        self._splits_lines = splits_lines
+        self._open: dict[int, _Pass] = {}
+        self._shared = {slot.name for slot in base.slots if slot.share is not WHOLE}
+
+    def holds(self, number: int) -> bool:
+        """Return whether a pass is open."""
+        return number in self._open
+
+    def score(self, order: Score, leaves: Sequence[Tensor] = ()) -> Scored:
+        """Compute this rank's part; rank 0 gives the leaves and gets the scores of all lines."""
+        self._forget(order.open_passes)
+        policies = self._policies(order, leaves)
+        begin, job = self._own(order.job)
+        # A rank without a line of its own still takes part in gathering the base's weights.
+        counts = job.targets > 0
+        with self._on_device(), torch.set_grad_enabled(order.number is not None):
+            scored = (job if counts else order.job.first_line()).run(self.base, policies)
+        if order.number is not None:
+            self._open[order.number] = _Pass(
+                logprobs_T=scored.logprobs_T, policies=policies or (), begin=begin, counts=counts
+            )
+        return self._gather(order.job, scored) if self._splits_lines else _detached(scored)
+
+    def differentiate(self, order: Differentiate, gradient_T: Tensor | None = None) -> list[Tensor]:
+        """Close a pass; rank 0 gives the gradients of the targets and gets those of the leaves, flat."""
+        self._forget(order.open_passes | {order.number})
+        one = self._open.pop(order.number)
+        shape = (order.targets, *one.logprobs_T.shape[1:])
+        flat_T = None if gradient_T is None else gradient_T.flatten()
+        gradient_T = self._ranks.hand_out(flat_T, math.prod(shape)).view(shape)
+        own_T = gradient_T[one.begin :][: len(one.logprobs_T)] if one.counts else None
+        with self._on_device():
+            one.logprobs_T.backward(torch.zeros_like(one.logprobs_T) if own_T is None else own_T)
+        flat = torch.cat([self._gradient(policy, counts=one.counts) for policy in one.policies])
+        self._ranks.sum_up(flat)
+        return list(flat.cpu().split([policy.layout.size for policy in one.policies]))
+
+    def _forget(self, kept: frozenset[int]) -> None:
+        for number in self._open.keys() - kept:
+            del self._open[number]
+
+    def _policies(self, order: Score, leaves: Sequence[Tensor]) -> list[LoraTensors] | None:
+        """Return the policies with leaves of this rank's own, equal to rank 0's."""
+        if not order.policies:
+            return None if order.policies is None else []
+        sizes = [shape.layout.size for shape in order.policies]
+        flat = self._ranks.hand_out(torch.cat(list(leaves)) if leaves else None, sum(sizes))
+        return [
+            LoraTensors(
+                layout=shape.planned(),
+                scale=shape.scale,
+                leaf=leaf.clone().requires_grad_(order.number is not None),
+            )
+            for shape, leaf in zip(order.policies, flat.split(sizes), strict=True)
+        ]
+
+    def _own(self, job: Job) -> tuple[int, Job]:
+        """Return the number of targets before this rank's part, and that part."""
+        if not self._splits_lines:
+            return 0, job
+        shares = job.shares(self._ranks.count)
+        before = shares[: self._ranks.rank]
+        return sum(share.targets for share in before), shares[self._ranks.rank]
+
+    def _gather(self, job: Job, scored: Scored) -> Scored:
+        """Return at rank 0 the scores of the whole job, elsewhere those of its own part."""
+        widths = [share.targets for share in job.shares(self._ranks.count)]
+        own = widths[self._ranks.rank]
+        logprobs_T = scored.logprobs_T.detach()[:own]
+        rows = logprobs_T.reshape(own, math.prod(logprobs_T.shape[1:])).T
+        if job.routed:
+            nothing_T = torch.zeros_like(logprobs_T)
+            routes = [
+                nothing_T if one is None else one[:own] for one in (scored.routed_T, scored.off_route_T)
+            ]
+            rows = torch.stack([logprobs_T, *routes])
+        whole = self._ranks.gather(rows, widths)
+        if whole is None:
+            return _detached(scored)
+        whole = whole.cpu()
+        if job.routed:
+            return Scored(logprobs_T=whole[0], routed_T=whole[1], off_route_T=whole[2])
+        whole_T = whole.T.reshape(-1, *logprobs_T.shape[1:])
+        return Scored(logprobs_T=whole_T, routed_T=None, off_route_T=None)
+
+    def _gradient(self, policy: LoraTensors, *, counts: bool) -> Tensor:
+        """Return this rank's part of a leaf's gradient."""
+        gradient = policy.leaf.grad
+        if gradient is None or not counts:
+            return torch.zeros_like(policy.leaf)
+        if not self._splits_lines and not self._ranks.leads:
+            self._clear_alike(policy.layout, gradient)
+        return gradient
+
+    def _clear_alike(self, layout: Layout, gradient: Tensor) -> None:
+        """Clear what rank 0 has computed too."""
+        for part, view in zip(layout.parts, layout.cut(gradient), strict=True):
+            if part.site.module not in self._shared:
+                view.zero_()
+
+    def _on_device(self) -> AbstractContextManager[object]:
+        """Let tensors that are made on the way be made on the base's device."""
+        device = self._ranks.device
+        return nullcontext() if device.type == "cpu" else device
+
+
+def _detached(scored: Scored) -> Scored:
+    routed_T, off_route_T = (
+        None if one is None else one.cpu() for one in (scored.routed_T, scored.off_route_T)
+    )
+    return Scored(logprobs_T=scored.logprobs_T.detach().cpu(), routed_T=routed_T, off_route_T=off_route_T)

@@ -1,0 +1,107 @@
+"""The group of ranks: who is there, on which device, and how orders and tensors go round.
+
+Orders and scores travel by gloo, tensors of the base's device by NCCL where that is CUDA. Every exchange is
+bounded by a timeout: a rank that hangs is an error for the others, as a dead one is at once.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from services.trainer.core.ranks import Place
+
+LOOPBACK = "127.0.0.1"
+TIMEOUT_SECONDS = 300.0
+"""How long a rank waits for the others; idle ones hear from rank 0 more often."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranks:
+    """This process's place among ``count`` ranks."""
+
+    rank: int
+    count: int
+    device: torch.device
+
+    @property
+    def leads(self) -> bool:
+        """Return whether this is rank 0."""
+        return self.rank == 0
+
+    def say(self, order: object) -> None:
+        """Give an order to the other ranks."""
+        dist.broadcast_object_list([order], src=0, device=torch.device("cpu"))
+
+    def hear(self) -> object:
+        """Return rank 0's next order."""
+        heard: list[object] = [None]
+        dist.broadcast_object_list(heard, src=0, device=torch.device("cpu"))
+        return heard[0]
+
+    def hand_out(self, tensor: Tensor | None, size: int) -> Tensor:
+        """Return rank 0's flat float32 tensor, on the device."""
+        handed = torch.empty(size, device=self.device) if tensor is None else tensor.to(self.device)
+        dist.broadcast(handed, src=0)
+        return handed
+
+    def gather(self, rows: Tensor, widths: list[int]) -> Tensor | None:
+        """Return at rank 0 what all ranks have, side by side; ``widths`` are their last dimensions."""
+        padded = torch.zeros(*rows.shape[:-1], max(widths), device=self.device)
+        padded[..., : rows.shape[-1]] = rows
+        pieces = [torch.empty_like(padded) for _ in widths] if self.leads else None
+        dist.gather(padded, pieces, dst=0)
+        if pieces is None:
+            return None
+        return torch.cat([piece[..., :width] for piece, width in zip(pieces, widths, strict=True)], dim=-1)
+
+    def sum_up(self, tensor: Tensor) -> None:
+        """Add the ranks' tensors into rank 0's."""
+        dist.reduce(tensor, dst=0)
+
+
+@contextmanager
+def joined_ranks(
+    place: Place, *, store: dist.Store | None = None, timeout_seconds: float = TIMEOUT_SECONDS
+) -> Iterator[Ranks]:
+    """Join the group of a store, None: the one that torchrun's environment names; leave it in the end."""
+    device = torch.device("cpu")
+    backend = "gloo"
+    if torch.cuda.is_available():
+        device = torch.device("cuda", place.local)
+        torch.cuda.set_device(device)
+        backend = "cpu:gloo,cuda:nccl"
+    dist.init_process_group(
+        backend,
+        store=store,
+        rank=place.rank,
+        world_size=place.count,
+        timeout=timedelta(seconds=timeout_seconds),
+    )
+    try:
+        yield Ranks(rank=place.rank, count=place.count, device=device)
+    finally:
+        dist.destroy_process_group()
+
+
+def host_store(count: int, *, timeout_seconds: float) -> dist.TCPStore:
+    """Return a store where ranks of this machine meet, on a loopback port that the kernel chooses."""
+    return dist.TCPStore(
+        LOOPBACK,
+        0,
+        world_size=count,
+        is_master=True,
+        timeout=timedelta(seconds=timeout_seconds),
+        wait_for_workers=False,
+    )
+
+
+def find_store(port: int, count: int, *, timeout_seconds: float) -> dist.TCPStore:
+    """Return the store that rank 0 hosts on this machine."""
+    return dist.TCPStore(
+        LOOPBACK, port, world_size=count, is_master=False, timeout=timedelta(seconds=timeout_seconds)
+    )

@@ -1,0 +1,91 @@
+"""The shapes of a spread base: what each rank keeps of the weights, and how a pass gets at the rest."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+
+from mint_common.errors import SettingInvalid
+from services.trainer.adapters.distributed.crossings import entering, leaving
+from services.trainer.adapters.distributed.passes import Passes
+from services.trainer.adapters.distributed.ranks import Ranks
+from services.trainer.adapters.distributed.tensor_parallel import cut_tensors
+from services.trainer.adapters.lora_modules import LoraExperts, Share
+from services.trainer.adapters.resident_base import ResidentBase, load_base
+from services.trainer.core.ranks import SPLITS_LINES, Sharding, own_range
+
+
+def load_sharded(folder: Path, sharding: Sharding, ranks: Ranks) -> Passes:
+    """Load a base and keep this rank's part of it. Every rank calls this at the same time."""
+    base = load_base(folder)
+    mesh = init_device_mesh(ranks.device.type, (ranks.count,))
+    _SHAPES[sharding](base, mesh)
+    if sharding != "zero3":  # which has moved its own
+        base.target_scores.to(ranks.device)
+    return Passes(base, ranks, splits_lines=sharding in SPLITS_LINES)
+
+
+def shard_layers(base: ResidentBase, mesh: DeviceMesh) -> None:
+    """FSDP2: flat slices of every parameter; a layer is whole on a rank while it computes."""
+    scores = base.target_scores
+    for layer in scores.body.layers:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(scores, mesh=mesh)
+
+
+def own_experts(base: ResidentBase, mesh: DeviceMesh) -> None:
+    """Expert parallel: each expert is on one rank; all ranks compute all tokens of the rest.
+
+    A rank computes the pairs of its experts, and the sum over ranks is the layer's output: no token is
+    dropped, whatever the routers choose. Raises SettingInvalid.
+    """
+    layers = [slot for slot in base.slots if isinstance(slot, LoraExperts)]
+    if not layers:
+        problem = f"expert needs a base with experts, {base.facts.architecture} has none"
+        raise SettingInvalid(name="MINT_TRAINER_SHARDING", problem=problem)
+    group = mesh.get_group()
+    for slot in layers:
+        own = own_range(slot.base.num_experts, rank=mesh.get_local_rank(), ranks=mesh.size())
+        if not own:
+            problem = f"{mesh.size()} ranks for {slot.base.num_experts} experts: some would own none"
+            raise SettingInvalid(name="MINT_TRAINER_RANKS", problem=problem)
+        for name in ("gate_up_proj", "down_proj"):
+            kept = getattr(slot.base, name).detach()[own.start : own.stop].clone()
+            setattr(slot.base, name, nn.Parameter(kept, requires_grad=False))
+        slot.share = Share(experts=own, enter=entering(group), leave=leaving(group))
+
+
+def partition_parameters(base: ResidentBase, mesh: DeviceMesh) -> None:
+    """ZeRO-3: an even share of every parameter; a module is whole on a rank while it computes."""
+    from services.trainer.adapters.distributed.zero3 import partition  # DeepSpeed takes seconds to import
+
+    partition(base, torch.device(mesh.device_type))
+
+
+def replicate(base: ResidentBase, mesh: DeviceMesh) -> None:
+    """Data parallel: every rank has the whole base."""
+    del base, mesh
+
+
+_SHAPES: dict[Sharding, Callable[[ResidentBase, DeviceMesh], None]] = {
+    "data": replicate,
+    "zero3": partition_parameters,
+    "fsdp": shard_layers,
+    "tensor": cut_tensors,
+    "expert": own_experts,
+}
+
+
+def base_bytes(module: nn.Module) -> int:
+    """Return the bytes of weights that this rank keeps."""
+    return sum({id(one): _kept(one).nbytes for one in module.parameters()}.values())
+
+
+def _kept(parameter: torch.Tensor) -> torch.Tensor:
+    if isinstance(parameter, DTensor):
+        return parameter.to_local()
+    return getattr(parameter, "ds_tensor", parameter)

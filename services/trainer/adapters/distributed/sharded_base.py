@@ -1,0 +1,162 @@
+"""Rank 0's view of a base that is spread over ranks: it scores like a base in one process.
+
+Invariants: all policies live at rank 0 only, whole, with their optimizers; ranks get their values with each
+pass and hand back gradients. So a checkpoint and an export are those of one rank, nothing is lost with
+another rank, and no rank can come to differ. One exchange runs at a time; the first that breaks is the
+last: the process has to end, and the group starts again.
+"""
+# ruff: noqa: N803, N806  # tensors carry their shape in their name
+
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Any
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor
+
+from mint_common.adapters_format.base_facts import BaseFacts
+from services.trainer.adapters.distributed.jobs import Job, LinesJob, TargetsJob
+from services.trainer.adapters.distributed.orders import (
+    Differentiate,
+    Order,
+    Pulse,
+    Score,
+    Stop,
+    shape_of,
+)
+from services.trainer.adapters.distributed.passes import Passes
+from services.trainer.adapters.distributed.ranks import TIMEOUT_SECONDS, Ranks
+from services.trainer.adapters.lora import LoraTensors
+from services.trainer.adapters.scoring import Scored
+from services.trainer.core.lines import Line
+from services.trainer.core.ranks import RankLost
+
+_PULSES = 10
+"""How often idle ranks hear of rank 0 before they would give it up."""
+
+
+class ShardedBase:
+    """`ScoringBase` of rank 0. ``lost`` fails when the ranks no longer work together."""
+
+    def __init__(self, passes: Passes, ranks: Ranks, *, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
+        self.facts: BaseFacts = passes.base.facts
+        self.shares_prompts = passes.base.shares_prompts
+        self.lost: Future[None] = Future()
+        self._passes = passes
+        self._ranks = ranks
+        self._exchange = threading.Lock()
+        self._tickets: WeakValueDictionary[int, _Ticket] = WeakValueDictionary()
+        self._last = 0
+        self._pulse_seconds = timeout_seconds / _PULSES
+        self._closed = threading.Event()
+        self._pulse = threading.Thread(target=self._beat, name="pulse", daemon=True)
+        self._pulse.start()
+
+    def logprobs(self, lines: Sequence[Line], policies: Sequence[LoraTensors] | None = None) -> Tensor:
+        """Return logp_T of the lines' target tokens: see `score`."""
+        return self.score(lines, policies).logprobs_T
+
+    def score(self, lines: Sequence[Line], policies: Sequence[LoraTensors] | None = None) -> Scored:
+        """Return the scores of the lines' target tokens, row after row. Raises RankLost."""
+        return self._score(LinesJob(lines=tuple(lines)), policies)
+
+    def target_logprobs(
+        self, inputs_BL: Tensor, where_T: Tensor, targets: Tensor, policies: Sequence[tuple[LoraTensors, int]]
+    ) -> Tensor:
+        """Return log p of the targets ``[T]`` or ``[T, K]`` at the positions ``where_T``. Raises RankLost."""
+        owner_B = tuple(number for number, (_, lines) in enumerate(policies) for _ in range(lines))
+        job = TargetsJob(inputs_BL=inputs_BL, where_T=where_T, targets_TK=targets, owner_B=owner_B)
+        return self._score(job, [policy for policy, _ in policies]).logprobs_T
+
+    def _score(self, job: Job, policies: Sequence[LoraTensors] | None) -> Scored:
+        leaves = [policy.leaf for policy in policies or ()]
+        ticket = None
+        if torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves):
+            self._last += 1
+            ticket = self._tickets[self._last] = _Ticket(self._last)
+        order = Score(
+            number=ticket.number if ticket else None,
+            job=job,
+            policies=None if policies is None else tuple(map(shape_of, policies)),
+            open_passes=frozenset(self._tickets),
+        )
+        with self._said(order):
+            scored = self._passes.score(order, [leaf.detach() for leaf in leaves])
+        if ticket is None:
+            return scored
+        logprobs_T = _Spread.apply(self, ticket, scored.logprobs_T, *leaves)
+        return Scored(logprobs_T=logprobs_T, routed_T=scored.routed_T, off_route_T=scored.off_route_T)
+
+    def differentiate(self, number: int, gradient_T: Tensor) -> list[Tensor]:
+        """Return the gradients of a pass's leaves, once. Raises RankLost."""
+        assert self._passes.holds(number), "a score gives its gradients once"
+        order = Differentiate(number=number, targets=len(gradient_T), open_passes=frozenset(self._tickets))
+        with self._said(order):
+            return self._passes.differentiate(order, gradient_T.contiguous())
+
+    def close(self) -> None:
+        """Let the other ranks go, unless they are lost."""
+        self._closed.set()
+        self._pulse.join()
+        if not self.lost.done():
+            with self._said(Stop()):
+                pass
+
+    @contextmanager
+    def _said(self, order: Order) -> Iterator[None]:
+        """Give an order; whatever then goes wrong in this rank's part leaves the others in the middle."""
+        with self._exchange:
+            if self.lost.done():
+                raise RankLost(base=self.facts.name, problem=str(self.lost.exception()))
+            whole = False
+            try:
+                self._ranks.say(order)
+                yield
+                whole = True
+            except RuntimeError as error:  # what torch.distributed raises, and what a full device does
+                raise RankLost(base=self.facts.name, problem=_first_line(error)) from error
+            finally:
+                if not whole:
+                    problem = f"{type(order).__name__} was not carried out by all ranks"
+                    self.lost.set_exception(RankLost(base=self.facts.name, problem=problem))
+
+    def _beat(self) -> None:
+        """Tell idle ranks from time to time that this one is there."""
+        while not self._closed.wait(self._pulse_seconds):
+            try:
+                with self._said(Pulse()):
+                    pass
+            except RankLost:
+                return
+
+
+class _Ticket:
+    """Stands for a pass whose gradients may still be asked for, as long as somebody refers to it."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+class _Spread(torch.autograd.Function):  # type: ignore[misc]  # torch is untyped for mypy here
+    """Joins a pass over all ranks to the graph at rank 0."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, base: ShardedBase, ticket: _Ticket, logprobs_T: Tensor, *leaves: Tensor
+    ) -> Tensor:  # torch's context object is untyped
+        """Return the log-probabilities, which depend on the leaves."""
+        del leaves
+        ctx.base, ctx.ticket = base, ticket
+        return logprobs_T.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient_T: Tensor) -> tuple[Tensor | None, ...]:  # as above
+        """Return the gradients of the leaves."""
+        return (None, None, None, *ctx.base.differentiate(ctx.ticket.number, gradient_T))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

@@ -1,0 +1,119 @@
+"""Tensor parallel: attention heads, widths of the MLP and the vocabulary are cut over the ranks.
+
+The styles below take the place of torch's for modules that carry LoRA: one sum over the ranks a block serves
+base and update alike. A column-cut module has its slice of B and a part of A's gradient, a row-cut one its
+slice of A and a part of B's.
+"""
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import Replicate
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    ParallelStyle,
+    RowwiseParallel,
+    parallelize_module,
+)
+
+from mint_common.errors import SettingInvalid
+from services.trainer.adapters.distributed.crossings import entering, leaving
+from services.trainer.adapters.lora_modules import LoraLinear, Share
+from services.trainer.adapters.resident_base import ResidentBase
+from services.trainer.core.ranks import own_range
+
+COLUMNS = frozenset({"q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"})
+ROWS = frozenset({"o_proj", "down_proj"})
+
+
+def cut_tensors(base: ResidentBase, mesh: DeviceMesh) -> None:
+    """Keep this rank's slices of every layer, the embedding and the head. Raises SettingInvalid."""
+    scores = base.target_scores
+    _check(base, mesh.size())
+    plan: dict[str, ParallelStyle] = {"self_attn": _Block(), "mlp": _Block()}
+    plan |= {_path(leaf): _Columns() for leaf in COLUMNS} | {_path(leaf): _Rows() for leaf in ROWS}
+    for layer in scores.body.layers:
+        parallelize_module(layer, mesh, plan)
+    if base.facts.vocab_size % mesh.size() == 0:
+        tied = scores.head.weight is scores.body.embed_tokens.weight
+        embedding = {"embed_tokens": RowwiseParallel(input_layouts=Replicate())}
+        parallelize_module(scores.body, mesh, embedding)
+        parallelize_module(scores, mesh, {"head": ColwiseParallel(output_layouts=Replicate())})
+        if tied:
+            scores.head.weight = scores.body.embed_tokens.weight
+    scores.requires_grad_(requires_grad=False)
+
+
+def _path(leaf: str) -> str:
+    return f"{'mlp' if leaf in {'gate_proj', 'up_proj', 'down_proj'} else 'self_attn'}.{leaf}"
+
+
+def _check(base: ResidentBase, ranks: int) -> None:
+    """Raise SettingInvalid unless the base is of plain attention and MLP, in sizes that can be cut."""
+    facts = base.facts
+    leaves = {name.rpartition(".")[2] for name in facts.modules}
+    if facts.experts or not leaves <= COLUMNS | ROWS:
+        problem = f"tensor does not cut {facts.architecture}: use expert, fsdp or zero3"
+        raise SettingInvalid(name="MINT_TRAINER_SHARDING", problem=problem)
+    config = base.target_scores.body.config
+    sizes = {
+        "attention heads": config.num_attention_heads,
+        "key and value heads": config.num_key_value_heads,
+        "MLP columns": config.intermediate_size,
+    }
+    for what, size in sizes.items():
+        if size % ranks:
+            problem = f"{ranks} ranks cannot share {size} {what} evenly"
+            raise SettingInvalid(name="MINT_TRAINER_RANKS", problem=problem)
+
+
+class _Block(ParallelStyle):  # type: ignore[misc]  # torch is untyped for mypy here
+    """The input of attention or MLP, which every rank has whole."""
+
+    def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
+        enter = entering(device_mesh.get_group())
+
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # torch's hook
+            if args:
+                return (enter(args[0]), *args[1:]), kwargs
+            return args, {**kwargs, "hidden_states": enter(kwargs["hidden_states"])}
+
+        module.register_forward_pre_hook(hook, with_kwargs=True)
+        return module
+
+
+class _Columns(ParallelStyle):  # type: ignore[misc]  # as above
+    """A linear that keeps some of its outputs."""
+
+    def _apply(self, module: LoraLinear, device_mesh: DeviceMesh) -> nn.Module:
+        linear = module.base
+        own = _own_slice(linear.out_features, device_mesh)
+        linear.weight = _kept(linear.weight[own], device_mesh)
+        if linear.bias is not None:
+            linear.bias = _kept(linear.bias[own], device_mesh)
+        module.share = Share(outputs=own)
+        return module
+
+
+class _Rows(ParallelStyle):  # type: ignore[misc]  # as above
+    """A linear that reads some of its inputs; the sum over the ranks is its output."""
+
+    def _apply(self, module: LoraLinear, device_mesh: DeviceMesh) -> nn.Module:
+        linear = module.base
+        own = _own_slice(linear.in_features, device_mesh)
+        linear.weight = _kept(linear.weight[:, own], device_mesh)
+        if linear.bias is not None and device_mesh.get_local_rank():
+            linear.bias = None  # added once
+        module.share = Share(inputs=own, leave=leaving(device_mesh.get_group()))
+        return module
+
+
+def _own_slice(size: int, mesh: DeviceMesh) -> slice:
+    own = own_range(size, rank=mesh.get_local_rank(), ranks=mesh.size())
+    return slice(own.start, own.stop)
+
+
+def _kept(piece: Tensor, mesh: DeviceMesh) -> nn.Parameter:
+    """Return a copy of a piece, so that the whole can be freed."""
+    return nn.Parameter(piece.detach().clone().to(mesh.device_type), requires_grad=False)

@@ -1,0 +1,48 @@
+"""How a base and a micro-batch are shared out over ranks.
+
+Ranks are the processes that hold one base together. Rank 0 takes operations and keeps every policy; the
+others hold their part of the base and compute what rank 0 asks for.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal, TypeVar
+
+from mint_common.errors import MintError
+
+T = TypeVar("T")
+
+Sharding = Literal["none", "data", "fsdp", "zero3", "tensor", "expert"]
+SPLITS_LINES: frozenset[Sharding] = frozenset({"data", "fsdp", "zero3"})
+"""Here each rank computes its own lines over the whole base; elsewhere all compute all lines over a part."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A process's place among ``count`` ranks; ``local`` numbers it on its machine."""
+
+    rank: int = 0
+    count: int = 1
+    local: int = 0
+
+
+class RankLost(MintError):
+    """The ranks of base {base!r} no longer work together: {problem}"""
+
+    code = "rank_lost"
+    retryable = True
+    http_status = 503
+
+
+def share_out(things: Sequence[T], *, ranks: int) -> list[Sequence[T]]:
+    """Return each rank's neighbouring things, in order; shares differ by one at most."""
+    ends = [len(things) * rank // ranks for rank in range(ranks + 1)]
+    return [things[begin:end] for begin, end in pairwise(ends)]
+
+
+def own_range(count: int, *, rank: int, ranks: int) -> range:
+    """Return which of ``count`` rows or experts a rank owns."""
+    owned = share_out(range(count), ranks=ranks)[rank]
+    assert isinstance(owned, range)
+    return owned

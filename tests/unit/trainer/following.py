@@ -1,0 +1,22 @@
+"""Rank 1 beside the tests, which are rank 0: a process that holds its part of one base after another.
+
+Its arguments are the port of rank 0's store; a line of its input is a sharding and a folder.
+"""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    import torch
+
+    from services.trainer.adapters.distributed.follow import follow
+    from services.trainer.adapters.distributed.ranks import find_store, joined_ranks
+    from services.trainer.adapters.distributed.shapes import load_sharded
+    from services.trainer.core.ranks import Place
+
+    torch.set_num_threads(1)
+    store = find_store(int(sys.argv[1]), 2, timeout_seconds=60.0)
+    with joined_ranks(Place(rank=1, count=2), store=store, timeout_seconds=60.0) as ranks:
+        for line in sys.stdin:
+            sharding, folder = line.split()
+            follow(load_sharded(Path(folder), sharding, ranks), ranks)

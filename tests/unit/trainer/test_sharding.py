@@ -1,0 +1,224 @@
+"""Two ranks hold a base together: scores, gradients, steps and exports are those of one rank.
+
+This process is rank 0, as the trainer is; `following.py` is rank 1. T = target tokens.
+"""
+# ruff: noqa: N806  # tensors carry their shape in their name
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+
+from mint_common.adapters_format import BASE_FILE, AdapterFiles, build_adapter
+from mint_common.adapters_format.names import WEIGHTS_FILE
+from mint_common.errors import SettingInvalid
+from mint_common.ids import PolicyId
+from services.trainer.adapters.distributed.ranks import Ranks, host_store, joined_ranks
+from services.trainer.adapters.distributed.shapes import base_bytes, load_sharded
+from services.trainer.adapters.distributed.sharded_base import ShardedBase
+from services.trainer.adapters.lora import folded_arrays, new_lora
+from services.trainer.adapters.resident_base import ResidentBase, load_base
+from services.trainer.adapters.scoring import ScoringBase
+from services.trainer.adapters.stepping import Work, step_policies
+from services.trainer.adapters.training_state import new_state
+from services.trainer.core.ranks import Place, Sharding
+
+from .conftest import TINY
+from .families import describe_family, everything
+from .test_batched_steps import GRPO, SFT
+from .test_families import batch_of, lines_of, rows_of
+from .test_lora import with_random_b
+
+FAST: list[tuple[Sharding, str]] = [
+    ("data", "tiny"),
+    ("fsdp", "tiny"),
+    ("zero3", "tiny"),
+    ("tensor", "tiny"),
+    ("fsdp", "Qwen3Moe"),
+    ("zero3", "Qwen3Moe"),
+    ("expert", "Qwen3Moe"),
+]
+TIMEOUT_SECONDS = 60.0
+# DeepSpeed 0.19 speaks torch 2.13's older words.
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.distributed.*is deprecated:FutureWarning")
+
+
+@dataclass(slots=True)
+class Pair:
+    """This rank and the other one."""
+
+    ranks: Ranks
+    other: subprocess.Popen[str]
+
+    @contextmanager
+    def base(self, sharding: Sharding, folder: Path) -> Iterator[tuple[ShardedBase, int]]:
+        """Hold a base together until the block ends; with it come the bytes of weights that rank 0 keeps."""
+        assert self.other.stdin is not None
+        self.other.stdin.write(f"{sharding} {folder}\n")
+        self.other.stdin.flush()
+        passes = load_sharded(folder, sharding, self.ranks)
+        base = ShardedBase(passes, self.ranks)
+        try:
+            yield base, base_bytes(passes.base.target_scores)
+        finally:
+            base.close()
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Pair]:
+    """Two ranks, for one base after another."""
+    store = host_store(2, timeout_seconds=TIMEOUT_SECONDS)
+    other = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("following.py")), str(store.port)],
+        stdin=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        with joined_ranks(Place(count=2), store=store, timeout_seconds=TIMEOUT_SECONDS) as ranks:
+            yield Pair(ranks, other)
+            assert other.stdin is not None
+            other.stdin.close()
+            assert other.wait(10) == 0
+    finally:
+        other.kill()
+        other.wait()
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Folders of bases, by family."""
+
+    @cache
+    def make(family: str) -> Path:
+        if family == "tiny":
+            return TINY
+        folder = tmp_path_factory.mktemp(family)
+        facts = describe_family(family, folder)
+        (folder / BASE_FILE).write_bytes(msgspec.json.encode(facts))
+        return folder
+
+    return make
+
+
+def scored(base: ScoringBase, one: ResidentBase) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Return what a mix of policies scores, and its gradients."""
+    specs = [everything(one.facts), everything(one.facts, rank=2, seed=1), everything(one.facts, seed=2)]
+    specs[2] = replace(specs[2], targets=one.facts.targets[:2])
+    policies = [with_random_b(new_lora(one.facts, spec), std=0.05) for spec in specs]
+    # Ragged: the ranks have unequal shares, and the first has lines of two policies.
+    lines = [
+        line
+        for number, count in enumerate((3, 1, 1))
+        for line in lines_of(one, rows_of(number, rows=count), policy=number)
+    ]
+    logprobs_T = base.logprobs(lines, policies)
+    weights_T = torch.linspace(-1.0, 2.0, len(logprobs_T))
+    with torch.no_grad():
+        bare_T = base.logprobs(lines)  # between a pass and its gradients, as the KL term does
+    ((logprobs_T - bare_T) * weights_T).mean().backward()
+    return logprobs_T.detach(), [policy.leaf.grad for policy in policies]
+
+
+@pytest.mark.parametrize(("sharding", "family"), FAST)
+def test_scores_and_gradients_equal_one_ranks(
+    sharding: Sharding, family: str, pair: Pair, folders: Callable[[str], Path]
+) -> None:
+    one = load_base(folders(family))
+    expected_T, expected = scored(one, one)
+    with pair.base(sharding, folders(family)) as (base, kept):
+        found_T, found = scored(base, one)
+        assert torch.allclose(found_T, expected_T, atol=1e-5, rtol=0)
+        for ours, theirs in zip(found, expected, strict=True):
+            assert float(theirs.abs().max()) > 1e-4
+            assert torch.allclose(ours, theirs, atol=1e-5, rtol=0)
+    whole = base_bytes(one.target_scores)
+    assert kept <= (1.0 if sharding == "data" else 0.8) * whole
+
+
+def targeted(base: ScoringBase, one: ResidentBase) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what a client's pass scores, several targets a position, and its gradient."""
+    policy = with_random_b(new_lora(one.facts, everything(one.facts)), std=0.05)
+    generator = torch.Generator().manual_seed(0)
+    inputs_BL = torch.randint(3, 264, (3, 12), generator=generator)
+    where_T = torch.tensor([0, 5, 11, 12, 20, 23, 30])
+    targets_TK = torch.randint(3, 264, (len(where_T), 2), generator=generator)
+    logprobs_TK = base.target_logprobs(inputs_BL, where_T, targets_TK, [(policy, 3)])
+    (logprobs_TK * torch.linspace(-1.0, 2.0, len(where_T))[:, None]).mean().backward()
+    assert policy.leaf.grad is not None
+    return logprobs_TK.detach(), policy.leaf.grad
+
+
+@pytest.mark.parametrize(("sharding", "family"), [("fsdp", "tiny"), ("expert", "Qwen3Moe")])
+def test_passes_of_clients_equal_one_ranks(
+    sharding: Sharding, family: str, pair: Pair, folders: Callable[[str], Path]
+) -> None:
+    one = load_base(folders(family))
+    expected = targeted(one, one)
+    with pair.base(sharding, folders(family)) as (base, _):
+        found = targeted(base, one)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-5, rtol=0)
+
+
+def exported(base: ScoringBase, one: ResidentBase) -> tuple[list[dict[str, float]], AdapterFiles]:
+    """Return the metrics of some steps and what they come to."""
+    state = new_state(one.facts, everything(one.facts))
+    rows = tuple(replace(row, logprobs=(-4.0,) * len(row.tokens)) for row in rows_of(1))
+    metrics = []
+    for settings in (SFT, replace(GRPO, kl_coefficient=0.1), replace(SFT, clip_norm=0.1)):
+        work = Work(state=state, batch=batch_of(rows), settings=settings)
+        (result,) = step_policies(base, [work], max_tokens=48)
+        assert isinstance(result, dict)
+        metrics.append(result)
+    files = build_adapter(
+        facts=one.facts,
+        policy_id=PolicyId("policy_a"),
+        step=state.step,
+        parent=None,
+        rank=state.rank,
+        tensors=folded_arrays(state.lora),
+    )
+    return metrics, files
+
+
+@pytest.mark.parametrize(("sharding", "family"), FAST)
+def test_steps_and_their_export_equal_one_ranks(
+    sharding: Sharding, family: str, pair: Pair, folders: Callable[[str], Path]
+) -> None:
+    one = load_base(folders(family))
+    expected, expected_files = exported(one, one)
+    with pair.base(sharding, folders(family)) as (base, _):
+        found, files = exported(base, one)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-5, rel=1e-5)
+    assert files.manifest.targets == expected_files.manifest.targets
+    found_bytes, expected_bytes = (one.files[WEIGHTS_FILE] for one in (files, expected_files))
+    header = 8 + int.from_bytes(expected_bytes[:8], "little")
+    assert found_bytes[:header] == expected_bytes[:header]
+    found_of, expected_of = (safetensors.numpy.load(data) for data in (found_bytes, expected_bytes))
+    for name, values in expected_of.items():
+        # Adam's first step is the sign of a gradient: where that is near zero, rounding decides.
+        assert np.abs(found_of[name] - values).mean() < 1e-5, name
+
+
+@pytest.mark.parametrize(
+    ("sharding", "family", "problem"),
+    [
+        ("tensor", "Qwen3Moe", "MINT_TRAINER_SHARDING: tensor does not cut Qwen3MoeForCausalLM"),
+        ("expert", "tiny", "MINT_TRAINER_SHARDING: expert needs a base with experts"),
+    ],
+)
+def test_a_sharding_that_does_not_fit_the_base_is_refused(
+    sharding: Sharding, family: str, problem: str, pair: Pair, folders: Callable[[str], Path]
+) -> None:
+    with pytest.raises(SettingInvalid, match=problem):
+        load_sharded(folders(family), sharding, pair.ranks)
