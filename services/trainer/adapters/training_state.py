@@ -16,6 +16,7 @@ from services.trainer.adapters.lora import Layout, LoraTensors, new_lora
 
 BETAS = (0.9, 0.95)
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+_GRADIENT = "grad."
 
 
 @dataclass(slots=True, kw_only=True)
@@ -47,10 +48,12 @@ def write_state(state: TrainingState) -> bytes:
     return write_parked(park_state(state))
 
 
-def write_parked(parked: "ParkedState") -> bytes:
-    """Return the checkpoint: adapter, both moments and the step, as safetensors."""
+def write_parked(parked: "ParkedState", *, with_gradient: bool = False) -> bytes:
+    """Return the checkpoint: adapter, both moments and the step, as safetensors; a gradient if asked."""
     tensors: dict[str, Tensor] = {"step": torch.tensor(parked.step, dtype=torch.int64)}
-    prefixes = ("", *(f"{name}." for name in _MOMENTS))
+    prefixes = ["", *(f"{name}." for name in _MOMENTS)]
+    if with_gradient:
+        prefixes.append(_GRADIENT)
     for prefix, leaf in zip(prefixes, parked.buffer.split(parked.layout.size), strict=False):
         views = parked.layout.cut(leaf)
         for part, view in zip(parked.layout.parts, views, strict=True):
@@ -66,15 +69,25 @@ def read_state(facts: BaseFacts, spec: LoraSpec, data: bytes) -> TrainingState:
     try:
         tensors = safetensors.torch.load(data)
         state.step = int(tensors["step"])
-        for prefix, target in (("", leaf.detach()), *((f"{name}.", moments[name]) for name in _MOMENTS)):
+        targets = [("", leaf.detach()), *((f"{name}.", moments[name]) for name in _MOMENTS)]
+        if any(name.startswith(_GRADIENT) for name in tensors):
+            leaf.grad = torch.zeros_like(leaf, requires_grad=False)
+            targets.append((_GRADIENT, leaf.grad))
+        for prefix, target in targets:
             views = state.lora.layout.cut(target)
             for part, view in zip(state.lora.layout.parts, views, strict=True):
                 _copy(tensors[f"{prefix}{part.name}"], view)
     except (KeyError, safetensors.SafetensorError) as error:
         raise ValueError(f"not a checkpoint of this policy: {error}") from error
-    # AdamW keeps its step as a float tensor.
-    state.optimizer.state[leaf] = {"step": torch.tensor(float(state.step)), **moments}
+    if state.step:
+        # AdamW keeps its step as a float tensor.
+        state.optimizer.state[leaf] = {"step": torch.tensor(float(state.step)), **moments}
     return state
+
+
+def without_optimizer(state: TrainingState) -> TrainingState:
+    """Return the same weights with an optimizer that begins anew, and so does its count of steps."""
+    return TrainingState(lora=state.lora, optimizer=_optimizer(state.lora), step=0)
 
 
 def _copy(source: Tensor, target: Tensor) -> None:

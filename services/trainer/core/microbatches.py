@@ -1,22 +1,41 @@
 """How a step is cut into pieces that fit in memory and waste little."""
 
 from collections.abc import Sequence
+from typing import Protocol, TypeVar
 
-from services.trainer.core.lines import Line
+
+class Cuttable(Protocol):
+    """A line of whatever kind: read tokens, target tokens, and the policy that it is of."""
+
+    @property
+    def length(self) -> int:
+        """Return the number of tokens that the model reads."""
+        ...
+
+    @property
+    def targets(self) -> int:
+        """Return the number of positions that the loss falls on."""
+        ...
+
+    @property
+    def policy(self) -> int:
+        """Return whose it is, numbered within the batch."""
+        ...
+
+
+L = TypeVar("L", bound=Cuttable)
 
 MIN_FILL = 0.5
 """A line shorter than this share of a micro-batch's longest starts another: padding stays below it."""
 
 
-def plan_microbatches(
-    lines: Sequence[Line], *, max_tokens: int, max_targets: int
-) -> tuple[tuple[Line, ...], ...]:
+def plan_microbatches(lines: Sequence[L], *, max_tokens: int, max_targets: int) -> tuple[tuple[L, ...], ...]:
     """Cut lines into micro-batches, longest first; a line that alone exceeds a limit gets one of its own.
 
     A micro-batch holds at most ``max_tokens`` padded tokens, which bounds activations, and ``max_targets``
     target tokens, which bounds logits (a row of the vocabulary each). Its lines are in the order of policies.
     """
-    plan: list[list[Line]] = []
+    plan: list[list[L]] = []
     targets = 0
     for line in sorted(lines, key=lambda line: -line.length):
         if plan:
