@@ -24,7 +24,7 @@ from services.trainer.adapters.tiers import Resident, Tiers
 from services.trainer.adapters.training_state import new_state, park_state, write_parked
 from services.trainer.core.batch import Batch
 from services.trainer.core.batch import Row as TrainedRow
-from services.trainer.ports import StepSettings
+from services.trainer.ports.policies import StepSettings
 
 SETTINGS = StepSettings(algorithm="grpo", learning_rate=1e-3, kl_coefficient=0.0, clip_norm=1.0)
 MAX_TOKENS = 512

@@ -11,10 +11,18 @@ from typing import Literal
 import msgspec
 
 from mint_common.claims import Claim
+from mint_common.errors import MintError
 from mint_common.events.job import LoraSpec
 from mint_common.ids import BaseName, Digest, PolicyId, TenantId
 
 JsonScalar = str | int | float | bool | None
+
+
+class OperationConflict(MintError):
+    """Operation {seq} of policy {policy_id!r} was submitted before with other content."""
+
+    code = "operation_conflict"
+    http_status = 422
 
 
 class Array(msgspec.Struct, frozen=True):
@@ -36,7 +44,7 @@ class Datum(msgspec.Struct, frozen=True):
     inputs: dict[str, Array]
 
 
-LossName = Literal["cross_entropy", "importance_sampling", "ppo", "cispo", "dro", "gspo", "reverse_kl"]
+LossName = Literal["cross_entropy", "importance_sampling", "ppo", "cispo", "dro", "gspo"]
 """Sums over tokens, as `services/trainer/core/losses` defines them."""
 
 
@@ -168,6 +176,11 @@ class CheckpointRecord(msgspec.Struct, frozen=True):
     expires_at: float | None
     is_public: bool
     metadata: dict[str, JsonScalar]
+
+
+def place_of(record: CheckpointRecord) -> str:
+    """Return where a checkpoint stands in a list, newest first: what to ask for the list after it with."""
+    return f"{record.created_at!r}/{record.policy_id}/{record.kind}/{record.name}"
 
 
 class Saved(msgspec.Struct, frozen=True, tag="saved"):

@@ -1,96 +1,54 @@
-"""Policies over the resident base, worked on by one thread of their own.
+"""Policies over the resident base, worked on by threads of their own (`worker.py`).
 
-Whatever is ready when the thread is free is planned together (`core/scheduler.py`) and stepped as one batch;
-a second thread exports what was stepped.
 Invariants: what is in memory under a checkpoint's digest equals that checkpoint; a step changes the digest. A
 step owns its policy's state from the call on, and gives it back only if it succeeds and somebody still waits
 for it: a half-done or an unwanted one is never continued from.
 """
 
 import asyncio
-import hashlib
-import itertools
-import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
-from prometheus_client import Histogram
 
-from mint_common.adapters_format import build_adapter
 from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.claims import Claim
 from mint_common.events import LoraSpec
 from mint_common.ids import Digest, PolicyId, TenantId
-from services.trainer.adapters.lora import folded_arrays
+from mint_common.training import Pass, Passed, Step
+from services.trainer.adapters.policy_tasks import Clear, Copy, Replace, Task, Work
 from services.trainer.adapters.scoring import ScoringBase
-from services.trainer.adapters.stepping import Work, step_policies
+from services.trainer.adapters.state_copies import state_copy, state_export
 from services.trainer.adapters.tiers import Resident, Tiers
-from services.trainer.adapters.training_state import (
-    ParkedState,
-    new_state,
-    park_state,
-    read_state,
-    write_parked,
-)
+from services.trainer.adapters.training_state import ParkedState, TrainingState, new_state, read_state
+from services.trainer.adapters.wave_jobs import Job
+from services.trainer.adapters.worker import Worker
 from services.trainer.core.batch import Batch
-from services.trainer.core.refusals import CheckpointLost, NotFinite
-from services.trainer.core.scheduler import Limits, Operation, Schedule
-from services.trainer.ports import Stepped, StepSettings, Swaps, Tier
+from services.trainer.core.refusals import CheckpointLost
+from services.trainer.core.scheduler import Limits
+from services.trainer.ports.policies import (
+    ExportFrom,
+    StateCopy,
+    StateExport,
+    Stepped,
+    StepSettings,
+    StepTaken,
+    Swaps,
+    Tier,
+)
 
 T = TypeVar("T")
-
-BATCH_POLICIES = Histogram(
-    "mint_trainer_batch_policies", "Policies of one batched step.", buckets=(1, 2, 4, 8, 16, 32)
-)
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class _Job:
-    """A step that somebody waits for, with the state that it owns."""
-
-    policy_id: PolicyId
-    resident: Resident
-    batch: Batch
-    settings: StepSettings
-    parent: Digest | None
-    done: "asyncio.Future[Stepped]"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Snapshot:
-    """A policy as a step left it; the next batch may start while it is exported."""
-
-    parked: ParkedState
-    metrics: dict[str, float]
 
 
 class ResidentPolicies:
     """`Policies` of one process."""
 
-    def __init__(
-        self,
-        base: ScoringBase,
-        *,
-        stepper: ThreadPoolExecutor,
-        exporter: ThreadPoolExecutor,
-        tiers: Tiers,
-        limits: Limits,
-        max_tokens: int,
-    ) -> None:
+    def __init__(self, base: ScoringBase, worker: Worker) -> None:
         self._base = base
-        self._stepper = stepper
-        self._exporter = exporter
-        self._tiers = tiers
-        self._limits = limits
-        self._max_tokens = max_tokens
-        self._schedule = Schedule()
-        self._jobs: dict[int, _Job] = {}
-        self._numbers = itertools.count()
-        self._news = asyncio.Event()
+        self._worker = worker
+        self._tiers = worker.tiers
 
     @property
     def facts(self) -> BaseFacts:
@@ -114,15 +72,9 @@ class ResidentPolicies:
     ) -> None:
         """Put a policy into memory from a checkpoint's bytes, or as initialised."""
         self._tiers.forget(policy_id)
-        try:
-            if checkpoint is None or data is None:
-                state = await self._run(lambda: new_state(self.facts, lora))
-            else:
-                state = await self._run(lambda: read_state(self.facts, lora, data))
-        except ValueError as error:
-            raise CheckpointLost(uri=checkpoint.uri if checkpoint else "", problem=str(error)) from error
-        surplus = self._tiers.put(policy_id, Resident(state, checkpoint.sha256 if checkpoint else None))
-        await self._swap_out(surplus)
+        uri = checkpoint.uri if checkpoint else ""
+        state = await self._read(lora, data if checkpoint else None, uri=uri)
+        await self._worker.put(policy_id, Resident(state, checkpoint.sha256 if checkpoint else None))
 
     async def step(
         self,
@@ -134,7 +86,7 @@ class ResidentPolicies:
         parent: Digest | None,
     ) -> Stepped:
         """Take one optimizer step on a resident policy, with others that are ready, and export it."""
-        job = _Job(
+        job = Job(
             policy_id=policy_id,
             resident=self._tiers.take(policy_id),
             batch=batch,
@@ -142,110 +94,91 @@ class ResidentPolicies:
             parent=parent,
             done=asyncio.get_running_loop().create_future(),
         )
-        number = next(self._numbers)
-        self._jobs[number] = job
-        operation = Operation(
-            policy_id=policy_id,
-            tenant_id=tenant_id,
-            seq=number,
-            kind="forward_backward",
-            rank=job.resident.state.rank,
-            tokens=sum(row.length for row in batch.rows or batch.probe),
-        )
-        self._schedule = self._schedule.add(operation)
-        self._news.set()
+        self._worker.add_job(job, tenant_id)
         return await job.done
 
-    async def run(self) -> None:
-        """Carry out plans until cancelled; exports go on beside them."""
-        async with asyncio.TaskGroup() as exports:
-            await self._plan_on(exports)
+    def has(self, policy_id: PolicyId) -> bool:
+        """Return whether the policy is in memory, or at work."""
+        return policy_id in self._worker.at_work or self._tiers.has(policy_id)
 
-    async def _plan_on(self, exports: asyncio.TaskGroup) -> None:
-        while True:
-            await self._news.wait()
-            self._news.clear()
-            while self._schedule.waiting:
-                busy = [job for job in self._jobs.values() if job.resident.tier == "device"]
-                on_device = [*self._tiers.on_device(), *(job.policy_id for job in busy)]
-                plan, self._schedule = self._schedule.plan(self._limits, on_device=on_device)
-                leaving = [job.resident for job in busy if job.policy_id in plan.swap_out]
-                await self._swap_out([*self._tiers.find(plan.swap_out), *leaving])
-                jobs = [self._jobs.pop(operation.seq) for operation in plan.batch]
-                await self._carry_out(jobs, exports)
+    async def admit(self, policy_id: PolicyId, lora: LoraSpec, *, data: bytes | None) -> None:
+        """Put a policy into memory from a snapshot, or as initialised; it stays until released."""
+        self.forget(policy_id)
+        state = await self._read(lora, data, uri=f"snapshot of {policy_id}")
+        await self._worker.put(policy_id, Resident(state, None, admitted=True, stays=True))
 
-    async def _carry_out(self, jobs: Sequence[_Job], exports: asyncio.TaskGroup) -> None:
-        jobs = [job for job in jobs if not job.done.done()]
-        if not jobs:
-            return
-        BATCH_POLICIES.observe(len(jobs))
-        # A fault of the machinery is everyone's result; each policy is restored and tried again.
-        (results,) = await asyncio.gather(self._run(lambda: self._step(jobs)), return_exceptions=True)
-        each = itertools.repeat(results) if isinstance(results, BaseException) else results
-        for job, result in zip(jobs, each, strict=False):
-            if isinstance(result, BaseException):
-                _fail(job, result)
-            else:
-                exports.create_task(self._finish(job, result))
+    def release(self, policy_id: PolicyId) -> None:
+        """Allow a policy to leave memory."""
+        self._tiers.let_go(policy_id)
 
-    def _step(self, jobs: Sequence[_Job]) -> list[_Snapshot | NotFinite]:
-        started = time.perf_counter()
-        works = [
-            Work(state=self._tiers.swap_in(job.resident), batch=job.batch, settings=job.settings)
-            for job in jobs
-        ]
-        results = step_policies(self._base, works, max_tokens=self._max_tokens)
-        # What the batch took, shared out evenly: the seconds of policies add up to those of the trainer.
-        seconds = (time.perf_counter() - started) / len(jobs)
-        return [
-            metrics
-            if isinstance(metrics, NotFinite)
-            else _Snapshot(parked=park_state(work.state), metrics={**metrics, "step_seconds": seconds})
-            for work, metrics in zip(works, results, strict=True)
-        ]
+    def keep(self, policy_id: PolicyId) -> None:
+        """Keep a policy in memory."""
+        self._tiers.hold_on(policy_id)
 
-    async def _finish(self, job: _Job, snapshot: _Snapshot) -> None:
-        """Export a snapshot beside the next batch, then answer."""
-        work = asyncio.get_running_loop().run_in_executor(self._exporter, self._export, job, snapshot)
-        (result,) = await asyncio.gather(work, return_exceptions=True)
-        if isinstance(result, BaseException):
-            _fail(job, result)
-        elif not job.done.done():
-            stepped, job.resident.sha256 = result
-            await self._swap_out(self._tiers.put(job.policy_id, job.resident))
-            job.done.set_result(stepped)
+    def forget(self, policy_id: PolicyId) -> None:
+        """Drop a policy from memory; what is at work on it is not given back."""
+        self._tiers.forget(policy_id)
+        self._worker.at_work.pop(policy_id, None)
 
-    def _export(self, job: _Job, snapshot: _Snapshot) -> tuple[Stepped, str | None]:
-        started = time.perf_counter()
-        parked = snapshot.parked
-        checkpoint, sha256 = None, job.resident.sha256
-        if job.batch.rows:
-            checkpoint = write_parked(parked)
-            sha256 = hashlib.sha256(checkpoint).hexdigest()
-        adapter = build_adapter(
-            facts=self.facts,
-            policy_id=job.policy_id,
-            step=parked.step,
-            parent=job.parent,
-            rank=parked.rank,
-            tensors=folded_arrays(parked.lora),
-        )
-        seconds = snapshot.metrics["step_seconds"] + time.perf_counter() - started
-        metrics = {**snapshot.metrics, "seconds": seconds}
-        return Stepped(step=parked.step, checkpoint=checkpoint, adapter=adapter, metrics=metrics), sha256
+    def forget_admitted(self) -> None:
+        """Drop every policy that was admitted."""
+        for policy_id in [*self._tiers.admitted(), *self._worker.at_work]:
+            self.forget(policy_id)
 
-    async def _swap_out(self, residents: Sequence[Resident]) -> None:
-        if residents:
-            await self._run(lambda: self._tiers.swap_out(residents))
-            self._tiers.trim()
+    def begin_pass(
+        self, policy_id: PolicyId, tenant_id: TenantId, work: Pass, *, alone: bool = False
+    ) -> Awaitable[Passed]:
+        """Queue a pass."""
+        return self._begin(policy_id, tenant_id, work, alone=alone)
 
-    async def _run(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._stepper, work)
+    def begin_step(
+        self, policy_id: PolicyId, tenant_id: TenantId, work: Step, *, alone: bool = False
+    ) -> Awaitable[StepTaken]:
+        """Queue an optimizer step."""
+        return self._begin(policy_id, tenant_id, work, alone=alone)
 
+    def begin_clear(self, policy_id: PolicyId, tenant_id: TenantId) -> Awaitable[None]:
+        """Queue the clearing of the gradient."""
+        return self._begin(policy_id, tenant_id, Clear())
 
-def _fail(job: _Job, error: BaseException) -> None:
-    if not job.done.done():
-        job.done.set_exception(error)
+    def begin_load(
+        self, policy_id: PolicyId, tenant_id: TenantId, lora: LoraSpec, data: bytes, *, with_optimizer: bool
+    ) -> Awaitable[int]:
+        """Queue the replacing of the state by a checkpoint's."""
+        return self._begin(policy_id, tenant_id, Replace(lora=lora, data=data, with_optimizer=with_optimizer))
+
+    def begin_copy(
+        self, policy_id: PolicyId, tenant_id: TenantId, *, with_gradient: bool
+    ) -> Awaitable[StateCopy]:
+        """Queue a copy of the state; a thread of its own writes it."""
+        parked = self._begin(policy_id, tenant_id, Copy())
+        return self._written(parked, lambda parked: state_copy(parked, with_gradient=with_gradient))
+
+    def begin_export(
+        self, policy_id: PolicyId, tenant_id: TenantId, after: ExportFrom
+    ) -> Awaitable[StateExport]:
+        """Queue an export of the weights; a thread of its own builds it."""
+        parked = self._begin(policy_id, tenant_id, Copy())
+        return self._written(parked, lambda parked: state_export(self.facts, policy_id, parked, after))
+
+    def _begin(
+        self, policy_id: PolicyId, tenant_id: TenantId, work: Work, *, alone: bool = False
+    ) -> "asyncio.Future[Any]":  # what the work's kind gives: see `policy_tasks.Done`
+        task = Task(policy_id=policy_id, work=work, done=asyncio.get_running_loop().create_future())
+        self._worker.add_task(task, tenant_id, alone=alone)
+        return task.done
+
+    async def _written(self, parked: "asyncio.Future[ParkedState]", write: Callable[[ParkedState], T]) -> T:
+        state = await parked
+        return await self._worker.write(lambda: write(state))
+
+    async def _read(self, lora: LoraSpec, data: bytes | None, *, uri: str) -> TrainingState:
+        try:
+            return await self._worker.compute(
+                lambda: new_state(self.facts, lora) if data is None else read_state(self.facts, lora, data)
+            )
+        except ValueError as error:
+            raise CheckpointLost(uri=uri, problem=str(error)) from error
 
 
 @asynccontextmanager
@@ -258,7 +191,7 @@ async def open_policies(
         ThreadPoolExecutor(1, "exporter", torch.set_num_threads, (1,)) as exporter,
     ):
         base = await asyncio.get_running_loop().run_in_executor(stepper, load)
-        policies = ResidentPolicies(
+        worker = Worker(
             base,
             stepper=stepper,
             exporter=exporter,
@@ -267,8 +200,8 @@ async def open_policies(
             max_tokens=max_tokens,
         )
         async with asyncio.TaskGroup() as work:
-            runner = work.create_task(policies.run())
+            runner = work.create_task(worker.run())
             try:
-                yield policies
+                yield ResidentPolicies(base, worker)
             finally:
                 runner.cancel()

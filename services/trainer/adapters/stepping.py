@@ -22,7 +22,7 @@ from services.trainer.core.losses.policy import cross_entropy, importance_sampli
 from services.trainer.core.losses.tokens import kl_to_base, ratio_max_error
 from services.trainer.core.microbatches import plan_microbatches
 from services.trainer.core.refusals import NotFinite
-from services.trainer.ports import StepSettings
+from services.trainer.ports.policies import StepSettings
 
 _LOGITS_BYTES = 256 * 1024 * 1024
 _FLOAT_BYTES = 4

@@ -20,7 +20,7 @@ from services.trainer.adapters.training_state import (
     park_state,
     resume_state,
 )
-from services.trainer.ports import Swaps, Tier
+from services.trainer.ports.policies import Swaps, Tier
 
 SWAPS = Counter("mint_trainer_swaps", "Policies moved between device and host.", ["direction"])
 SWAP_SECONDS = Counter("mint_trainer_swap_seconds", "Time spent moving policies.", ["direction"])
@@ -29,10 +29,16 @@ SWAP_BYTES = Counter("mint_trainer_swap_bytes", "Bytes of adapters and optimizer
 
 @dataclass(slots=True)
 class Resident:
-    """A policy in memory. ``sha256`` is that of the checkpoint which it equals, None: as initialised."""
+    """A policy in memory. ``sha256`` is that of the checkpoint which it equals, None: as initialised.
+
+    One that was ``admitted`` equals none; while it ``stays``, its state is stored nowhere else, and it is
+    never dropped.
+    """
 
     state: TrainingState | ParkedState
     sha256: str | None
+    admitted: bool = False
+    stays: bool = False
 
     @property
     def tier(self) -> Tier:
@@ -54,7 +60,9 @@ class Tiers:
     def holds(self, policy_id: PolicyId, checkpoint: Claim | None) -> bool:
         """Return whether a policy is here exactly as that checkpoint says."""
         resident = self._resident.get(policy_id)
-        return resident is not None and resident.sha256 == (checkpoint.sha256 if checkpoint else None)
+        if resident is None or resident.admitted:
+            return False
+        return resident.sha256 == (checkpoint.sha256 if checkpoint else None)
 
     def tiers(self) -> dict[PolicyId, Tier]:
         """Return where each policy is."""
@@ -67,6 +75,28 @@ class Tiers:
     def on_device(self) -> list[PolicyId]:
         """Return the policies on the device, the least recently used first."""
         return [policy_id for policy_id, one in self._resident.items() if one.tier == "device"]
+
+    def has(self, policy_id: PolicyId) -> bool:
+        """Return whether a policy is here."""
+        return policy_id in self._resident
+
+    def admitted(self) -> list[PolicyId]:
+        """Return the policies here that were admitted."""
+        return [policy_id for policy_id, one in self._resident.items() if one.admitted]
+
+    def get(self, policy_id: PolicyId) -> Resident | None:
+        """Return a policy that is here."""
+        return self._resident.get(policy_id)
+
+    def let_go(self, policy_id: PolicyId) -> None:
+        """Allow a policy to be dropped, if it is here."""
+        if policy_id in self._resident:
+            self._resident[policy_id].stays = False
+
+    def hold_on(self, policy_id: PolicyId) -> None:
+        """Keep a policy that is here from being dropped."""
+        if policy_id in self._resident:
+            self._resident[policy_id].stays = True
 
     def take(self, policy_id: PolicyId) -> Resident:
         """Take a policy out to work on it."""
@@ -89,7 +119,7 @@ class Tiers:
 
     def trim(self) -> None:
         """Drop the least recently used policies that the host has no room for."""
-        in_host = [name for name, one in self._resident.items() if one.tier == "host"]
+        in_host = [name for name, one in self._resident.items() if one.tier == "host" and not one.stays]
         for name in in_host[: max(0, len(in_host) - self._host_policies)]:
             del self._resident[name]
 

@@ -3,7 +3,8 @@
 A schedule is a value. Invariants (tests/unit/trainer/test_scheduler.py): a policy's operations are planned in
 the order of their numbers, each once, and by one plan at a time; the tenant that was served least comes
 first, and within a tenant the operation that waits longest, so nobody waits for ever; a plan stays within its
-limits unless its first operation alone exceeds them.
+limits unless its first operation alone exceeds them. With one policy a plan, every pass is computed alone:
+then nothing but the order of operations decides about a result's last bits.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -12,12 +13,14 @@ from typing import Literal
 
 from mint_common.ids import PolicyId, TenantId
 
-Kind = Literal["forward", "forward_backward", "optim_step"]
+Kind = Literal["forward", "forward_backward", "optim_step", "wave", "upkeep"]
+"""A wave is a managed job's pass and step in one; upkeep saves, loads or drops a policy's state."""
+_PASSES: tuple[Kind, ...] = ("forward", "forward_backward")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """A piece of a policy's work: ``seq`` is its place in the policy's order."""
+    """A piece of a policy's work: ``seq`` is its place in the policy's order, ``alone`` keeps others away."""
 
     policy_id: PolicyId
     tenant_id: TenantId
@@ -25,6 +28,7 @@ class Operation:
     kind: Kind
     rank: int
     tokens: int = 0
+    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,13 +42,14 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """``batch`` runs as one forward and backward pass, then ``steps``, each of its own policy.
+    """``batch`` runs as one pass, then ``steps``, each of its own policy, then ``upkeep``.
 
     ``swap_out`` leave the device before ``swap_in`` come.
     """
 
     batch: tuple[Operation, ...]
     steps: tuple[Operation, ...]
+    upkeep: tuple[Operation, ...]
     swap_in: tuple[PolicyId, ...]
     swap_out: tuple[PolicyId, ...]
 
@@ -75,7 +80,7 @@ class Schedule:
 
         Policies whose ranks differ by more than the next power of two are not padded to one another.
         """
-        runs = _ready_runs(self.waiting)
+        runs = _ready_runs(self.waiting, limits)
         served = dict(self.served)
         chosen: list[_Run] = []
         tokens = 0
@@ -83,7 +88,7 @@ class Schedule:
             run = min(runs, key=lambda run: (served[run.tenant_id], run.arrival))
             runs.remove(run)
             fits = tokens + run.tokens <= limits.max_tokens
-            if chosen and not (fits and _rank_class(run) == _rank_class(chosen[0])):
+            if chosen and not (fits and run.goes_with(chosen[0])):
                 continue
             chosen.append(run)
             tokens += run.tokens
@@ -107,7 +112,7 @@ def _left(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Run:
-    """What one policy can do in one plan: some passes, then at most one step."""
+    """What one policy can do in one plan: some passes, then at most one step; or one thing alone."""
 
     operations: tuple[Operation, ...]
     arrival: int
@@ -124,30 +129,40 @@ class _Run:
     def tokens(self) -> int:
         return sum(operation.tokens for operation in self.operations)
 
+    def goes_with(self, other: "_Run") -> bool:
+        """Return whether both can be computed as one batch: alike, and not padded much to one another."""
+        first, others = self.operations[0], other.operations[0]
+        return not (first.alone or others.alone) and _class(first) == _class(others)
 
-def _ready_runs(waiting: Sequence[Operation]) -> list[_Run]:
+
+def _class(operation: Operation) -> tuple[bool, int]:
+    return operation.kind == "wave", (operation.rank - 1).bit_length()
+
+
+def _ready_runs(waiting: Sequence[Operation], limits: Limits) -> list[_Run]:
     queues: dict[PolicyId, list[tuple[int, Operation]]] = {}
     for arrival, operation in enumerate(waiting):
         queues.setdefault(operation.policy_id, []).append((arrival, operation))
-    return [_first_run(queue) for queue in queues.values()]
+    return [_first_run(queue, limits) for queue in queues.values()]
 
 
-def _first_run(queue: list[tuple[int, Operation]]) -> _Run:
-    """Return the head of a policy's queue, and the step behind it if that comes next."""
+def _first_run(queue: list[tuple[int, Operation]], limits: Limits) -> _Run:
+    """Return the head of a policy's queue: the passes that follow one another, and the step behind them."""
     ordered = [operation for _, operation in sorted(queue, key=lambda item: item[1].seq)]
-    step_follows = (
-        ordered[0].kind != "optim_step"
-        and len(ordered) > 1
-        and ordered[1].kind == "optim_step"
-        and ordered[1].seq == ordered[0].seq + 1
-    )
-    return _Run(
-        operations=tuple(ordered[: 2 if step_follows else 1]), arrival=min(arrival for arrival, _ in queue)
-    )
-
-
-def _rank_class(run: _Run) -> int:
-    return (run.operations[0].rank - 1).bit_length()
+    arrival = min(arrival for arrival, _ in queue)
+    taken = [ordered[0]]
+    if ordered[0].kind in _PASSES:
+        tokens = ordered[0].tokens
+        for operation in ordered[1:]:
+            tokens += operation.tokens
+            fits = limits.max_policies > 1 and tokens <= limits.max_tokens
+            if operation.kind not in _PASSES or not fits or operation.alone or ordered[0].alone:
+                break
+            taken.append(operation)
+        behind = ordered[len(taken) :]
+        if behind and behind[0].kind == "optim_step":
+            taken.append(behind[0])
+    return _Run(operations=tuple(taken), arrival=arrival)
 
 
 def _plan(
@@ -160,8 +175,9 @@ def _plan(
     idle = [policy for policy in on_device if policy not in policies]
     surplus = max(0, len(on_device) + len(swap_in) - limits.device_policies)
     return Plan(
-        batch=tuple(operation for operation in operations if operation.kind != "optim_step"),
+        batch=tuple(operation for operation in operations if operation.kind in {*_PASSES, "wave"}),
         steps=tuple(operation for operation in operations if operation.kind == "optim_step"),
+        upkeep=tuple(operation for operation in operations if operation.kind == "upkeep"),
         swap_in=swap_in,
         swap_out=tuple(idle[:surplus]),
     )

@@ -17,7 +17,7 @@ from services.trainer.adapters.training_state import TrainingState, new_state, w
 from services.trainer.core.batch import Batch, build_grpo_batch, build_sft_batch
 from services.trainer.core.lines import plan_lines
 from services.trainer.core.refusals import NotFinite
-from services.trainer.ports import StepSettings
+from services.trainer.ports.policies import StepSettings
 
 from .plain_peft import peft_twin, row_logprobs
 from .test_lora import with_random_b

@@ -17,7 +17,7 @@ from services.trainer.adapters.training_state import TrainingState, new_state
 from services.trainer.core.batch import Batch, Row, build_dpo_batch, build_grpo_batch
 from services.trainer.core.lines import Line
 from services.trainer.core.refusals import NotFinite
-from services.trainer.ports import StepSettings
+from services.trainer.ports.policies import StepSettings
 
 from .test_lora import with_random_b
 

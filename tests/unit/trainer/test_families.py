@@ -19,7 +19,7 @@ from services.trainer.adapters.stepping import Work, step_policies
 from services.trainer.adapters.training_state import new_state, read_state, write_state
 from services.trainer.core.batch import Batch, Row
 from services.trainer.core.lines import Line, plan_lines
-from services.trainer.ports import StepSettings
+from services.trainer.ports.policies import StepSettings
 
 from .families import FAMILIES, describe_family, everything, make_family
 from .plain_peft import row_logprobs

@@ -16,7 +16,7 @@ from services.trainer.adapters.resident_base import ResidentBase, load_base
 from services.trainer.adapters.stepping import Work, step_policies
 from services.trainer.adapters.training_state import TrainingState, new_state
 from services.trainer.core.batch import build_grpo_batch
-from services.trainer.ports import StepSettings
+from services.trainer.ports.policies import StepSettings
 from tools.make_tiny_base import FUNCTIONS, draw_word, is_held_out
 
 PROMPTS, SAMPLES, STEPS, NEW_TOKENS, EOS = 8, 16, 60, 8, 2

@@ -18,7 +18,7 @@ from services.trainer.adapters.resident_base import load_base
 from services.trainer.core.batch import build_grpo_batch
 from services.trainer.core.refusals import CheckpointLost, NotFinite
 from services.trainer.core.scheduler import Limits
-from services.trainer.ports import Stepped, StepSettings
+from services.trainer.ports.policies import Stepped, StepSettings
 
 GRPO = StepSettings(algorithm="grpo", learning_rate=2e-3, kl_coefficient=0.0, clip_norm=1.0)
 A, B, C, D = (PolicyId(f"policy_{letter}") for letter in "abcd")

@@ -19,7 +19,7 @@ from services.trainer.core.batch import Batch, Row, build_grpo_batch
 from services.trainer.core.lines import plan_lines
 from services.trainer.core.record_check import check_record
 from services.trainer.core.refusals import RecordInvalid
-from services.trainer.ports import StepSettings
+from services.trainer.ports.policies import StepSettings
 
 from .families import SIZES, describe_family, everything, make_family
 from .plain_peft import row_logprobs

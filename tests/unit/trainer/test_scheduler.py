@@ -80,7 +80,9 @@ def test_a_plan_keeps_its_limits(queue: list[tuple[int, Kind, int]], limits: Lim
         assert len(policies) == 1 or sum(one.tokens for one in plan.batch) <= limits.max_tokens
         # Rank 5 is padded to 8, but neither to 16, nor 1 to 5.
         assert len({(one.rank - 1).bit_length() for one in (*plan.batch, *plan.steps)}) == 1
-        assert len(plan.batch) <= len(policies)
+        # Passes of one policy go together as long as they fit, and not at all where every pass is alone.
+        assert len(plan.batch) <= len(policies) or sum(one.tokens for one in plan.batch) <= limits.max_tokens
+        assert len(plan.batch) <= 1 or limits.max_policies > 1
 
 
 @given(items, limits)

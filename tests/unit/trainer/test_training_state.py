@@ -17,7 +17,7 @@ from services.trainer.core.advantages import group_advantages
 from services.trainer.core.batch import Batch, Row, build_grpo_batch, build_sft_batch
 from services.trainer.core.lines import Line
 from services.trainer.core.refusals import NotFinite
-from services.trainer.ports import StepSettings
+from services.trainer.ports.policies import StepSettings
 
 from .plain_peft import peft_twin, row_logprobs
 

@@ -1,0 +1,325 @@
+"""Passes and steps that clients ask for, of several policies at once: any loss, sums over tokens.
+
+Invariants: a pass adds its whole gradient to its policy's or nothing; what is wrong with one pass is that
+pass's result, and the others' gradients are as if it had not been there; computed alone, a pass adds the same
+bits whatever else there is (tests/unit/trainer/test_passes.py).
+B = lines of a micro-batch, L = its longest line, T = its positions, K = targets of a position.
+"""
+# ruff: noqa: N803, N806  # tensors carry their shape in their name
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from mint_common.training import Array, Datum, Pass, Passed, Step
+from services.trainer.adapters.lora import LoraTensors
+from services.trainer.adapters.scoring import ScoringBase
+from services.trainer.adapters.training_state import TrainingState
+from services.trainer.core.losses.policy import (
+    Clip,
+    cispo,
+    cross_entropy,
+    dro,
+    gspo,
+    importance_sampling,
+    ppo,
+)
+from services.trainer.core.losses.tokens import ratio_max_error
+from services.trainer.core.microbatches import plan_microbatches
+from services.trainer.core.operation_check import floats_of
+from services.trainer.core.refusals import NotFinite
+from services.trainer.ports.policies import StepTaken
+
+_LOGITS_BYTES = 256 * 1024 * 1024
+_FLOAT_BYTES = 4
+SPOILT_WEIGHT = "largest weight"
+"""What a step is refused for when it has changed the weights already."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PassWork:
+    """A pass and the policy that it is of. Passes of one policy have the same tensors."""
+
+    lora: LoraTensors
+    step: int
+    work: Pass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _DatumLine:
+    """A datum of a pass. ``policy`` and ``number`` count policies and passes of the batch."""
+
+    policy: int
+    number: int
+    index: int
+    datum: Datum
+    length: int
+
+    @property
+    def targets(self) -> int:
+        """Every position is a target."""
+        return self.length
+
+
+@dataclass(slots=True, kw_only=True)
+class _Sum:
+    """What a pass has come to over the micro-batches."""
+
+    work: PassWork
+    logprobs: list[Array | None]
+    loss: float = 0.0
+    ratio_error: float = 0.0
+    refusal: NotFinite | None = None
+    losses: list[Tensor] = field(default_factory=list)
+
+    def check(self, what: str, value: float) -> bool:
+        """Refuse the pass when a number of it is not finite."""
+        if not math.isfinite(value):
+            step = self.work.step
+            self.refusal = NotFinite(what=what, step=step + 1, value=value, kept=step)
+        return self.refusal is None
+
+
+def run_passes(base: ScoringBase, works: Sequence[PassWork], *, max_tokens: int) -> list[Passed | NotFinite]:
+    """Compute passes, add gradients, and return what each came to. Passes of one policy are neighbours."""
+    leaves = {id(work.lora): work.lora.leaf for work in works if work.work.backward}
+    held = {key: leaf.grad for key, leaf in leaves.items()}
+    for leaf in leaves.values():
+        leaf.grad = None
+    sums = _compute(base, works, max_tokens=max_tokens)
+    spoilt: set[int] = set()
+    for key, leaf in leaves.items():
+        own = [one for one in sums if id(one.work.lora) == key]
+        if leaf.grad is not None and not bool(leaf.grad.isfinite().all()):
+            own[-1].check("gradient", math.nan)
+        if any(one.refusal for one in own):
+            spoilt.add(key)
+            leaf.grad = held[key]
+        else:
+            leaf.grad = _added(held[key], leaf.grad)
+    return [
+        _alone(base, one, max_tokens) if id(one.work.lora) in spoilt and len(works) > 1 else _result(one)
+        for one in sums
+    ]
+
+
+def _added(before: Tensor | None, more: Tensor | None) -> Tensor | None:
+    return before if more is None else more if before is None else before + more
+
+
+def _alone(base: ScoringBase, spoilt: _Sum, max_tokens: int) -> Passed | NotFinite:
+    """Compute a pass again whose neighbours of the same policy may have spoilt its gradient."""
+    if not spoilt.work.work.backward:
+        return _result(spoilt)
+    (result,) = run_passes(base, [spoilt.work], max_tokens=max_tokens)
+    return result
+
+
+def _compute(base: ScoringBase, works: Sequence[PassWork], *, max_tokens: int) -> list[_Sum]:
+    sums = [_Sum(work=work, logprobs=[None] * len(work.work.data)) for work in works]
+    policies: dict[int, int] = {}
+    lines = [
+        _DatumLine(
+            policy=policies.setdefault(id(work.lora), len(policies)),
+            number=number,
+            index=index,
+            datum=datum,
+            length=len(datum.tokens) // 4,
+        )
+        for number, work in enumerate(works)
+        for index, datum in enumerate(work.work.data)
+    ]
+    max_targets = max(1, _LOGITS_BYTES // (_FLOAT_BYTES * base.facts.vocab_size))
+    for backward in (True, False):
+        chosen = [line for line in lines if works[line.number].work.backward is backward]
+        for batch in plan_microbatches(chosen, max_tokens=max_tokens, max_targets=max_targets):
+            ordered = sorted(batch, key=lambda line: (line.policy, line.number, line.index))
+            with torch.set_grad_enabled(backward):
+                _microbatch(base, sums, ordered, backward=backward)
+    return sums
+
+
+def _microbatch(
+    base: ScoringBase, sums: Sequence[_Sum], lines: Sequence[_DatumLine], *, backward: bool
+) -> None:
+    longest = max(line.length for line in lines)
+    inputs_BL = np.zeros((len(lines), longest), np.int64)
+    for row, line in zip(inputs_BL, lines, strict=True):
+        row[: line.length] = np.frombuffer(line.datum.tokens, "<i4")
+    where = [np.arange(line.length) + row * longest for row, line in enumerate(lines)]
+    policies = [
+        (sums[number].work.lora, len(list(own)))
+        for number, own in groupby(lines, lambda line: _first_of(sums, line))
+    ]
+    logprobs = base.target_logprobs(
+        torch.from_numpy(inputs_BL), torch.from_numpy(np.concatenate(where)), _targets(lines), policies
+    )
+    losses = []
+    begin = 0
+    for number, group in groupby(lines, lambda line: line.number):
+        own = list(group)
+        end = begin + sum(line.length for line in own)
+        loss = _pass_loss(sums[number], own, logprobs[begin:end])
+        begin = end
+        if loss is not None:
+            losses.append(loss)
+    # One policy's infinity times another's zero would be NaN: what is not finite stays out of the sum.
+    if backward and losses:
+        (losses[0] if len(losses) == 1 else torch.stack(losses).sum()).backward()
+
+
+def _first_of(sums: Sequence[_Sum], line: _DatumLine) -> int:
+    """Return the number of the first pass of a line's policy."""
+    number = line.number
+    while number and sums[number - 1].work.lora is sums[line.number].work.lora:
+        number -= 1
+    return number
+
+
+def _width(datum: Datum) -> int:
+    shape = datum.inputs["target_tokens"].shape
+    return shape[1] if len(shape) > 1 else 0
+
+
+def _targets(lines: Sequence[_DatumLine]) -> Tensor:
+    """Return the targets ``[T]``, or ``[T, K]`` filled up with token 0 where a datum has fewer."""
+    arrays = [np.frombuffer(line.datum.inputs["target_tokens"].data, "<i8") for line in lines]
+    widest = max(_width(line.datum) for line in lines)
+    if not widest:
+        return torch.from_numpy(np.concatenate(arrays))
+    filled = [np.zeros((line.length, widest), np.int64) for line in lines]
+    for target, line, array in zip(filled, lines, arrays, strict=True):
+        width = _width(line.datum) or 1
+        target[:, :width] = array.reshape(line.length, width)
+    return torch.from_numpy(np.concatenate(filled))
+
+
+def _pass_loss(total: _Sum, lines: Sequence[_DatumLine], logprobs: Tensor) -> Tensor | None:
+    """Note the log-probabilities of a pass's lines and return their loss, None if it is not finite."""
+    if logprobs.dim() == 1 or {_width(line.datum) for line in lines} == {logprobs.shape[1]}:
+        flat_T = logprobs.reshape(-1)
+    else:
+        parts = logprobs.split([line.length for line in lines])
+        flat_T = torch.cat(
+            [part[:, : _width(line.datum) or 1].reshape(-1) for part, line in zip(parts, lines, strict=True)]
+        )
+    values = flat_T.detach().numpy()
+    begin = 0
+    for line in lines:
+        shape = line.datum.inputs["target_tokens"].shape
+        end = begin + math.prod(shape)
+        total.logprobs[line.index] = Array(dtype="float32", shape=shape, data=values[begin:end].tobytes())
+        begin = end
+    loss = _loss(total, lines, flat_T)
+    value = float(loss.detach())
+    total.loss += value
+    return loss if total.check("loss", value) else None
+
+
+def _loss(total: _Sum, lines: Sequence[_DatumLine], logprobs_T: Tensor) -> Tensor:
+    work = total.work.work
+    data = [line.datum for line in lines]
+    if work.loss == "cross_entropy":
+        return cross_entropy(logprobs_T, _input(data, "weights", missing=1.0))
+    sampled_T = _needed(data, "logprobs")
+    advantages_T = _needed(data, "advantages")
+    total.ratio_error = max(total.ratio_error, ratio_max_error(logprobs_T.detach(), sampled_T))
+    if work.loss == "importance_sampling":
+        return importance_sampling(logprobs_T, sampled_T, advantages_T)
+    if work.loss == "dro":
+        return dro(logprobs_T, sampled_T, advantages_T, beta=work.config["beta"])
+    clip = _clip(data, work.config)
+    if work.loss == "ppo":
+        return ppo(logprobs_T, sampled_T, advantages_T, clip=clip)
+    if work.loss == "cispo":
+        return cispo(logprobs_T, sampled_T, advantages_T, clip=clip)
+    assert work.loss == "gspo", work.loss
+    lengths = torch.tensor([line.length for line in lines])
+    mask_T = _input(data, "sequence_ratio_mask", missing=1.0)
+    return gspo(
+        logprobs_T,
+        sampled_T,
+        advantages_T,
+        sequence_T=torch.repeat_interleave(torch.arange(len(lines)), lengths),
+        mask_T=torch.ones_like(sampled_T) if mask_T is None else mask_T,
+        clip=clip,
+    )
+
+
+def _clip(data: Sequence[Datum], config: dict[str, float]) -> Clip:
+    usual = Clip()
+    low = config.get("clip_low_threshold", float(usual.low))
+    high = config.get("clip_high_threshold", float(usual.high))
+    low_T = _input(data, "clip_low_threshold", missing=low)
+    high_T = _input(data, "clip_high_threshold", missing=high)
+    return Clip(low=low if low_T is None else low_T, high=high if high_T is None else high_T)
+
+
+def _needed(data: Sequence[Datum], name: str) -> Tensor:
+    return torch.from_numpy(_joined(floats_of(datum.inputs[name]) for datum in data))
+
+
+def _input(data: Sequence[Datum], name: str, *, missing: float) -> Tensor | None:
+    """Return an optional input, with a value where a datum lacks it, None if none of them has it."""
+    if not any(name in datum.inputs for datum in data):
+        return None
+    return torch.from_numpy(
+        _joined(
+            floats_of(datum.inputs[name])
+            if name in datum.inputs
+            else np.full(math.prod(datum.inputs["target_tokens"].shape), missing, np.float32)
+            for datum in data
+        )
+    )
+
+
+def _joined(parts: Iterable[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
+    return np.concatenate(list(parts))
+
+
+def _result(total: _Sum) -> Passed | NotFinite:
+    if total.refusal:
+        return total.refusal
+    arrays = [array for array in total.logprobs if array is not None]
+    metrics = {
+        "loss:sum": total.loss,
+        "tokens:sum": float(sum(math.prod(array.shape) for array in arrays)),
+    }
+    if total.work.work.loss != "cross_entropy":
+        metrics["ratio_error:max"] = total.ratio_error
+    return Passed(logprobs=tuple(arrays), metrics=metrics)
+
+
+def take_step(state: TrainingState, step: Step) -> StepTaken | NotFinite:
+    """Take an AdamW step on the accumulated gradient (none: zeros), and clear it.
+
+    Loshchilov & Hutter 2019 (arXiv 1711.05101). When refused for the gradient's norm, the weights are as
+    before; when refused for a weight, the state is spoilt.
+    """
+    leaf = state.lora.leaf
+    if leaf.grad is None:
+        leaf.grad = torch.zeros_like(leaf)
+    norm = float(torch.nn.utils.clip_grad_norm_([leaf], step.clip_norm or math.inf))
+    if not math.isfinite(norm):
+        leaf.grad = None
+        return NotFinite(what="gradient norm", step=state.step + 1, value=norm, kept=state.step)
+    for group in state.optimizer.param_groups:
+        group["lr"] = step.learning_rate
+        group["betas"] = (step.beta1, step.beta2)
+        group["eps"] = step.eps
+        group["weight_decay"] = step.weight_decay
+    state.optimizer.step()
+    leaf.grad = None
+    largest = float(leaf.detach().abs().max())
+    if not math.isfinite(largest):
+        return NotFinite(what=SPOILT_WEIGHT, step=state.step + 1, value=largest, kept=state.step)
+    state.step += 1
+    return StepTaken(
+        step=state.step, metrics={"grad_norm:mean": norm, "learning_rate:mean": step.learning_rate}
+    )

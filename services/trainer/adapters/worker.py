@@ -1,0 +1,185 @@
+"""The threads that work on policies in memory: one that computes, one that writes what was computed.
+
+Whatever is ready when the first is free is planned together (`core/scheduler.py`). Invariants: work owns its
+policies' states while it is carried out, and gives back only what is sound and still wanted; a fault of the
+machinery is the result of everything that was in the batch.
+"""
+
+import asyncio
+import itertools
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from prometheus_client import Histogram
+
+from mint_common.ids import PolicyId, TenantId
+from services.trainer.adapters.policy_tasks import Task, carry_out
+from services.trainer.adapters.scoring import ScoringBase
+from services.trainer.adapters.tiers import Resident, Tiers
+from services.trainer.adapters.wave_jobs import Job, Left, export_job, step_jobs
+from services.trainer.core.operations import NotResident
+from services.trainer.core.scheduler import Limits, Operation, Schedule
+
+T = TypeVar("T")
+
+BATCH_POLICIES = Histogram(
+    "mint_trainer_batch_policies", "Policies of one batched step.", buckets=(1, 2, 4, 8, 16, 32)
+)
+
+
+class Worker:
+    """Plans and carries out jobs and tasks. ``tiers`` is changed on the event loop only, but for swaps."""
+
+    def __init__(
+        self,
+        base: ScoringBase,
+        *,
+        stepper: ThreadPoolExecutor,
+        exporter: ThreadPoolExecutor,
+        tiers: Tiers,
+        limits: Limits,
+        max_tokens: int,
+    ) -> None:
+        self.tiers = tiers
+        self.at_work: dict[PolicyId, Resident] = {}
+        self._base = base
+        self._stepper = stepper
+        self._exporter = exporter
+        self._limits = limits
+        self._max_tokens = max_tokens
+        self._schedule = Schedule()
+        self._jobs: dict[int, Job] = {}
+        self._tasks: dict[int, Task] = {}
+        self._numbers = itertools.count()
+        self._news = asyncio.Event()
+
+    def add_job(self, job: Job, tenant_id: TenantId) -> None:
+        """Queue the step of a wave."""
+        number = next(self._numbers)
+        self._jobs[number] = job
+        self._add(
+            Operation(
+                policy_id=job.policy_id,
+                tenant_id=tenant_id,
+                seq=number,
+                kind="wave",
+                rank=job.resident.state.rank,
+                tokens=job.tokens,
+            )
+        )
+
+    def add_task(self, task: Task, tenant_id: TenantId, *, alone: bool) -> None:
+        """Queue what an operation asks for, behind what its policy has to do already."""
+        number = next(self._numbers)
+        self._tasks[number] = task
+        resident = self.at_work.get(task.policy_id) or self.tiers.get(task.policy_id)
+        self._add(
+            Operation(
+                policy_id=task.policy_id,
+                tenant_id=tenant_id,
+                seq=number,
+                kind=task.kind,
+                rank=resident.state.rank if resident else 1,
+                tokens=task.tokens,
+                alone=alone,
+            )
+        )
+
+    async def put(self, policy_id: PolicyId, resident: Resident) -> None:
+        """Give a policy a place in memory, and others theirs if that takes one."""
+        await self._swap_out(self.tiers.put(policy_id, resident))
+
+    async def compute(self, work: Callable[[], T]) -> T:
+        """Do something on the thread that computes."""
+        return await asyncio.get_running_loop().run_in_executor(self._stepper, work)
+
+    async def write(self, work: Callable[[], T]) -> T:
+        """Do something on the thread that writes."""
+        return await asyncio.get_running_loop().run_in_executor(self._exporter, work)
+
+    async def run(self) -> None:
+        """Carry out plans until cancelled; exports go on beside them."""
+        async with asyncio.TaskGroup() as exports:
+            while True:
+                await self._news.wait()
+                self._news.clear()
+                while self._schedule.waiting:
+                    await self._carry_out_next(exports)
+
+    def _add(self, operation: Operation) -> None:
+        self._schedule = self._schedule.add(operation)
+        self._news.set()
+
+    async def _carry_out_next(self, exports: asyncio.TaskGroup) -> None:
+        busy = [job for job in self._jobs.values() if job.resident.tier == "device"]
+        on_device = [*self.tiers.on_device(), *(job.policy_id for job in busy)]
+        plan, self._schedule = self._schedule.plan(self._limits, on_device=on_device)
+        leaving = [job.resident for job in busy if job.policy_id in plan.swap_out]
+        await self._swap_out([*self.tiers.find(plan.swap_out), *leaving])
+        planned = [operation.seq for operation in (*plan.batch, *plan.steps, *plan.upkeep)]
+        await self._carry_out_tasks([self._tasks.pop(number) for number in planned if number in self._tasks])
+        await self._carry_out_jobs(
+            [self._jobs.pop(number) for number in planned if number in self._jobs], exports
+        )
+
+    async def _carry_out_tasks(self, tasks: Sequence[Task]) -> None:
+        for task in tasks:
+            if not self.tiers.has(task.policy_id):
+                task.settle(NotResident(policy_id=task.policy_id))
+        tasks = [task for task in tasks if not task.done.done()]
+        if not tasks:
+            return
+        self.at_work = {policy_id: self.tiers.take(policy_id) for policy_id in _policies_of(tasks)}
+        residents = dict(self.at_work)
+        BATCH_POLICIES.observe(len(residents))
+        work = self.compute(
+            lambda: carry_out(self._base, self.tiers, tasks, residents, max_tokens=self._max_tokens)
+        )
+        (worked,) = await asyncio.gather(work, return_exceptions=True)
+        # Who was forgotten meanwhile is not given back.
+        kept, self.at_work = self.at_work, {}
+        if isinstance(worked, BaseException):
+            for task in tasks:
+                task.settle(worked)
+            return
+        results, spoilt = worked
+        for policy_id in kept.keys() - spoilt:
+            await self.put(policy_id, kept[policy_id])
+        for task, result in zip(tasks, results, strict=True):
+            task.settle(result)
+
+    async def _carry_out_jobs(self, jobs: Sequence[Job], exports: asyncio.TaskGroup) -> None:
+        jobs = [job for job in jobs if not job.done.done()]
+        if not jobs:
+            return
+        BATCH_POLICIES.observe(len(jobs))
+        work = self.compute(lambda: step_jobs(self._base, self.tiers, jobs, max_tokens=self._max_tokens))
+        # A fault of the machinery is everyone's result; each policy is restored and tried again.
+        (results,) = await asyncio.gather(work, return_exceptions=True)
+        each = itertools.repeat(results) if isinstance(results, BaseException) else results
+        for job, result in zip(jobs, each, strict=False):
+            if isinstance(result, BaseException):
+                job.fail(result)
+            else:
+                exports.create_task(self._finish(job, result))
+
+    async def _finish(self, job: Job, left: Left) -> None:
+        """Export what a step left beside the next batch, then answer."""
+        work = self.write(lambda: export_job(self._base.facts, job, left))
+        (result,) = await asyncio.gather(work, return_exceptions=True)
+        if isinstance(result, BaseException):
+            job.fail(result)
+        elif not job.done.done():
+            stepped, job.resident.sha256 = result
+            await self.put(job.policy_id, job.resident)
+            job.done.set_result(stepped)
+
+    async def _swap_out(self, residents: Sequence[Resident]) -> None:
+        if residents:
+            await self.compute(lambda: self.tiers.swap_out(residents))
+            self.tiers.trim()
+
+
+def _policies_of(tasks: Sequence[Task]) -> list[PolicyId]:
+    return list(dict.fromkeys(task.policy_id for task in tasks))

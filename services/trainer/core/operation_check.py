@@ -1,0 +1,236 @@
+"""What can be seen to be wrong with an operation before it is stored, told by the path of the field.
+
+Nothing is executed that was not checked here, so that a bad datum is its sender's error at once and never
+reaches a batch that others share.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import get_args
+
+import numpy as np
+
+from mint_common.adapters_format.base_facts import BaseFacts
+from mint_common.errors import InvalidField
+from mint_common.events import LoraSpec
+from mint_common.training import (
+    Array,
+    CheckpointRef,
+    Datum,
+    Export,
+    Load,
+    LossName,
+    Open,
+    Operation,
+    Pass,
+    Save,
+    Step,
+    Submission,
+)
+
+MAX_METADATA_BYTES = 16 * 1024
+MAX_TTL_SECONDS = 10 * 366 * 86400
+_NAME = re.compile(r"[A-Za-z0-9._~@:+=-]{1,200}", re.ASCII)
+_ITEM_BYTES = {"int64": 8, "float32": 4}
+_CLIPS = ("clip_low_threshold", "clip_high_threshold")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossInputs:
+    """What a loss reads of a datum beside its targets, and which numbers of its config."""
+
+    needed: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    needed_config: tuple[str, ...] = ()
+    optional_config: tuple[str, ...] = ()
+
+
+_REWARDED = ("logprobs", "advantages")
+LOSSES: Mapping[LossName, LossInputs] = {
+    "cross_entropy": LossInputs(optional=("weights",)),
+    "importance_sampling": LossInputs(needed=_REWARDED),
+    "ppo": LossInputs(needed=_REWARDED, optional=_CLIPS, optional_config=_CLIPS),
+    "cispo": LossInputs(needed=_REWARDED, optional=_CLIPS, optional_config=_CLIPS),
+    "dro": LossInputs(needed=_REWARDED, needed_config=("beta",)),
+    "gspo": LossInputs(needed=_REWARDED, optional=("sequence_ratio_mask", *_CLIPS), optional_config=_CLIPS),
+}
+assert set(LOSSES) == set(get_args(LossName))
+
+
+def check_submission(submission: Submission, facts: BaseFacts) -> None:
+    """Raise InvalidField for the first thing that is wrong."""
+    operation = submission.operation
+    if submission.seq < 0 or isinstance(operation, Open) != (submission.seq == 0):
+        raise InvalidField(
+            field="seq", problem=f"{submission.seq}: 0 opens, the operations after it count on"
+        )
+    _check_operation(operation, facts)
+
+
+def _check_operation(operation: Operation, facts: BaseFacts) -> None:
+    match operation:
+        case Open():
+            _check_open(operation, facts)
+        case Pass():
+            _check_pass(operation, facts)
+        case Step():
+            _check_step(operation)
+        case Save():
+            check_name(operation.name, field="path")
+            check_ttl(operation.ttl_seconds)
+            _check_metadata(operation.metadata)
+        case Export():
+            if operation.name is not None:
+                check_name(operation.name, field="path")
+            check_ttl(operation.ttl_seconds)
+            _check_metadata(operation.metadata)
+        case Load():
+            _check_source(operation.checkpoint)
+
+
+def check_name(name: str, *, field: str) -> None:
+    """Check the name of a checkpoint. Raises InvalidField."""
+    if not _NAME.fullmatch(name):
+        problem = f"a name is 1 to 200 of [A-Za-z0-9._~@:+=-], found {name[:80]!r}"
+        raise InvalidField(field=field, problem=problem)
+
+
+def check_ttl(ttl_seconds: int | None) -> None:
+    """Check how long a checkpoint shall live. Raises InvalidField."""
+    if ttl_seconds is not None and not 0 < ttl_seconds <= MAX_TTL_SECONDS:
+        problem = f"{ttl_seconds} is outside 1..{MAX_TTL_SECONDS}"
+        raise InvalidField(field="ttl_seconds", problem=problem)
+
+
+def _check_open(operation: Open, facts: BaseFacts) -> None:
+    if operation.base != facts.name:
+        raise InvalidField(field="base_model", problem=f"{operation.base!r}, this trainer has {facts.name!r}")
+    check_lora(operation.lora, facts)
+    _check_metadata(operation.metadata)
+    if operation.checkpoint is not None:
+        _check_source(operation.checkpoint)
+
+
+def check_lora(lora: LoraSpec, facts: BaseFacts) -> None:
+    """Check a LoRA's shape against the base. Raises InvalidField."""
+    if not 1 <= lora.rank <= facts.max_rank:
+        raise InvalidField(field="lora.rank", problem=f"{lora.rank} is outside 1..{facts.max_rank}")
+    if not (math.isfinite(lora.alpha) and lora.alpha > 0):
+        raise InvalidField(field="lora.alpha", problem=f"{lora.alpha} is no positive number")
+    unknown = sorted(set(lora.targets) - set(facts.targets))
+    if unknown or not lora.targets:
+        problem = f"{unknown or 'none'} given, the base has {list(facts.targets)}"
+        raise InvalidField(field="lora.targets", problem=problem)
+
+
+def _check_source(checkpoint: CheckpointRef) -> None:
+    if checkpoint.kind != "training":
+        problem = "a sampler checkpoint has no training state: load one that was saved for training"
+        raise InvalidField(field="path", problem=problem)
+
+
+def _check_metadata(metadata: Mapping[str, object]) -> None:
+    size = sum(len(name) + len(str(value)) for name, value in metadata.items())
+    if size > MAX_METADATA_BYTES:
+        problem = f"{size} characters, the limit is {MAX_METADATA_BYTES}"
+        raise InvalidField(field="user_metadata", problem=problem)
+    for name, value in metadata.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InvalidField(field=f"user_metadata.{name}", problem="is not finite")
+
+
+def _check_step(step: Step) -> None:
+    for name, value in (("learning_rate", step.learning_rate), ("weight_decay", step.weight_decay)):
+        _check_number(name, value, low=0.0, high=1e6)
+    for name, value in (("beta1", step.beta1), ("beta2", step.beta2)):
+        _check_number(name, value, low=0.0, high=1.0)
+        if value == 1.0:
+            raise InvalidField(field=f"adam_params.{name}", problem="must be below 1")
+    _check_number("eps", step.eps, low=0.0, high=1e6)
+    _check_number("grad_clip_norm", step.clip_norm, low=0.0, high=math.inf)
+
+
+def _check_number(name: str, value: float, *, low: float, high: float) -> None:
+    if not (math.isfinite(value) and low <= value <= high):
+        raise InvalidField(field=f"adam_params.{name}", problem=f"{value} is outside {low}..{high}")
+
+
+def _check_pass(operation: Pass, facts: BaseFacts) -> None:
+    if not operation.data:
+        raise InvalidField(field="data", problem="is empty")
+    inputs = LOSSES[operation.loss]
+    _check_names(operation.config, inputs.needed_config, inputs.optional_config, field="loss_fn_config")
+    for name, value in operation.config.items():
+        if not math.isfinite(value):
+            raise InvalidField(field=f"loss_fn_config.{name}", problem=f"{value} is not finite")
+    for index, datum in enumerate(operation.data):
+        _check_datum(datum, f"data[{index}]", inputs, facts, wide=operation.loss == "cross_entropy")
+    _check_ids([datum.tokens for datum in operation.data], np.dtype("<i4"), facts, "model_input")
+    targets = [datum.inputs["target_tokens"].data for datum in operation.data]
+    _check_ids(targets, np.dtype("<i8"), facts, "loss_fn_inputs.target_tokens")
+    for name in {name for datum in operation.data for name in datum.inputs} - {"target_tokens"}:
+        _check_finite(operation.data, name)
+
+
+def _check_names(found: Iterable[str], needed: Sequence[str], optional: Sequence[str], *, field: str) -> None:
+    names = set(found)
+    for name in needed:
+        if name not in names:
+            raise InvalidField(field=f"{field}.{name}", problem="is missing")
+    for name in sorted(names.difference(needed, optional)):
+        known = ", ".join((*needed, *optional)) or "none"
+        raise InvalidField(field=f"{field}.{name}", problem=f"is unknown to this loss, which has {known}")
+
+
+def _check_datum(datum: Datum, where: str, inputs: LossInputs, facts: BaseFacts, *, wide: bool) -> None:
+    length, odd = divmod(len(datum.tokens), 4)
+    if odd or not 1 <= length <= facts.max_context:
+        problem = f"{length} tokens, a datum has 1..{facts.max_context}"
+        raise InvalidField(field=f"{where}.model_input", problem=problem)
+    where = f"{where}.loss_fn_inputs"
+    _check_names(datum.inputs, ("target_tokens", *inputs.needed), inputs.optional, field=where)
+    targets = datum.inputs["target_tokens"]
+    shape = targets.shape
+    if targets.dtype != "int64":
+        raise InvalidField(field=f"{where}.target_tokens", problem="must be int64")
+    if shape[:1] != (length,) or len(shape) > (2 if wide else 1) or 0 in shape:
+        problem = f"shape {list(shape)} where the model's input has {length} tokens"
+        raise InvalidField(field=f"{where}.target_tokens", problem=problem)
+    for name, array in datum.inputs.items():
+        if array.shape != shape:
+            problem = f"shape {list(array.shape)} where the targets have {list(shape)}"
+            raise InvalidField(field=f"{where}.{name}", problem=problem)
+        if len(array.data) != math.prod(shape) * _ITEM_BYTES[array.dtype]:
+            raise InvalidField(
+                field=f"{where}.{name}", problem=f"{len(array.data)} bytes do not fit its shape"
+            )
+
+
+def _check_ids(parts: Sequence[bytes], kind: np.dtype, facts: BaseFacts, what: str) -> None:
+    ids = np.frombuffer(b"".join(parts), kind)
+    if ids.min() >= 0 and ids.max() < facts.vocab_size:
+        return
+    for index, part in enumerate(parts):
+        own = np.frombuffer(part, kind)
+        wrong = own[(own < 0) | (own >= facts.vocab_size)]
+        if len(wrong):
+            problem = f"token {wrong[0]} is outside the vocabulary 0..{facts.vocab_size - 1}"
+            raise InvalidField(field=f"data[{index}].{what}", problem=problem)
+
+
+def _check_finite(data: Sequence[Datum], name: str) -> None:
+    arrays = [(index, datum.inputs[name]) for index, datum in enumerate(data) if name in datum.inputs]
+    floats = [(index, array) for index, array in arrays if array.dtype == "float32"]
+    if np.isfinite(np.frombuffer(b"".join(array.data for _, array in floats), "<f4")).all():
+        return
+    for index, array in floats:
+        if not np.isfinite(floats_of(array)).all():
+            field = f"data[{index}].loss_fn_inputs.{name}"
+            raise InvalidField(field=field, problem="has a value that is not finite")
+
+
+def floats_of(array: Array) -> np.ndarray:
+    """Return an array's values, flat, as float32."""
+    return np.frombuffer(array.data, "<f4" if array.dtype == "float32" else "<i8").astype("<f4", copy=False)

@@ -1,0 +1,159 @@
+"""Training sessions that clients drive by operations, as the database knows them."""
+
+from dataclasses import dataclass
+
+from mint_common.claims import Claim
+from mint_common.errors import InvalidField, MintError
+from mint_common.events import LoraSpec
+from mint_common.ids import BaseName, Digest, PolicyId, TenantId
+from mint_common.training import CheckpointRecord, JsonScalar, Open, SessionRecord
+
+
+class Fenced(MintError):
+    """Another trainer has taken over {base!r}: what this one computed is not committed."""
+
+    code = "fenced"
+    retryable = True
+    http_status = 503
+
+
+class NotResident(MintError):
+    """Policy {policy_id!r} is not in memory: its state has to be restored first."""
+
+    code = "not_resident"
+    retryable = True
+    http_status = 503
+
+
+class SessionClosed(MintError):
+    """The training session of policy {policy_id!r} is closed."""
+
+    code = "session_closed"
+    http_status = 422
+
+
+class PolicyTaken(MintError):
+    """Policy {policy_id!r} is trained by {by}: a policy has one writer."""
+
+    code = "policy_taken"
+    http_status = 422
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingSession:
+    """``position`` counts the executed operations; ``snapshot`` is the state after some of them.
+
+    Without a snapshot the session begins as its LoRA initialises it. ``digest`` is the latest export and
+    ``parent`` the one before it.
+    """
+
+    policy_id: PolicyId
+    tenant_id: TenantId
+    base: BaseName
+    lora: LoraSpec
+    metadata: dict[str, JsonScalar]
+    created_at: float
+    last_operation_at: float
+    step: int = 0
+    position: int = 0
+    snapshot: Claim | None = None
+    snapshot_position: int = 0
+    digest: Digest | None = None
+    parent: Digest | None = None
+    closed_at: float | None = None
+
+    def record(self) -> SessionRecord:
+        """Return what others see of it."""
+        return SessionRecord(
+            policy_id=self.policy_id,
+            tenant_id=self.tenant_id,
+            base=self.base,
+            lora=self.lora,
+            step=self.step,
+            metadata=self.metadata,
+            created_at=self.created_at,
+            last_operation_at=self.last_operation_at,
+            closed_at=self.closed_at,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packed:
+    """Bytes in a row: themselves, or with ``is_claim`` the claim of the blob that has them."""
+
+    data: bytes
+    is_claim: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewOperation:
+    """An operation to store. ``digest`` tells whether a repetition is the same; ``opens`` makes a session."""
+
+    policy_id: PolicyId
+    seq: int
+    tenant_id: TenantId
+    kind: str
+    digest: bytes
+    payload: Packed
+    submitted_at: float
+    opens: Open | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredOperation:
+    """An operation that waits, or with ``position`` one that was executed and may have to be replayed."""
+
+    policy_id: PolicyId
+    seq: int
+    tenant_id: TenantId
+    payload: Packed
+    position: int | None = None
+    is_refused: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """The state of a policy after the operations up to ``position``."""
+
+    policy_id: PolicyId
+    position: int
+    claim: Claim
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lineage:
+    """The policy's latest export, and the one before it."""
+
+    digest: Digest
+    parent: Digest | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """What came of an operation, to be committed as a whole.
+
+    ``checkpoint`` is a new row, ``replaces`` says whether it may take an older one's place.
+    """
+
+    policy_id: PolicyId
+    seq: int
+    position: int
+    result: Packed
+    is_refused: bool
+    step: int
+    finished_at: float
+    snapshot: Snapshot | None = None
+    checkpoint: CheckpointRecord | None = None
+    replaces: bool = False
+    lineage: Lineage | None = None
+    closes: bool = False
+
+
+def read_place(place: str) -> tuple[float, str, str, str]:
+    """Return the parts of a place in a list of checkpoints: see `place_of`. Raises InvalidField."""
+    created_at, *names = place.split("/")
+    try:
+        policy_id, kind, name = names
+        return float(created_at), policy_id, kind, name
+    except ValueError as error:
+        raise InvalidField(field="after", problem=f"{place[:200]!r} is no place in a list") from error

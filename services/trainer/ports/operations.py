@@ -1,0 +1,129 @@
+"""What operations need: the right to drive a base, and places for operations and named checkpoints."""
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol, TypeVar
+
+from mint_common.claims import Claim
+from mint_common.errors import MintError
+from mint_common.ids import PolicyId, TenantId
+from mint_common.training import CheckpointRecord, CheckpointRef
+from services.trainer.core.operations import (
+    Finished,
+    NewOperation,
+    Packed,
+    Snapshot,
+    StoredOperation,
+    TrainingSession,
+)
+
+Connection_contra = TypeVar("Connection_contra", contravariant=True)
+
+
+class Lease(Protocol):
+    """The right to commit results of a base's operations; one process has it at a time."""
+
+    def held(self) -> AbstractAsyncContextManager[int]:
+        """Wait for the lease and hold it; yields the token, which a commit proves it by.
+
+        The lease of a process that is gone is free at once, that of one that only seems dead after a while.
+        """
+        ...
+
+    async def renew(self, token: int) -> None:
+        """Say that this process is alive. Raises Fenced when another has taken over, Unavailable."""
+        ...
+
+
+class OperationStore(Protocol[Connection_contra]):
+    """Sessions that are driven by operations, and the operations. Reads see committed rows only.
+
+    Whatever writes for a holder of the lease raises Fenced when the token is no longer the newest: that is
+    checked within the transaction.
+    """
+
+    async def add(self, token: int, operations: Sequence[NewOperation]) -> list[bool | MintError]:
+        """Store operations, durable when this returns; for each whether it is new, or why it was not stored.
+
+        A repetition is no error and changes nothing. OperationConflict: its place is taken by another one;
+        NotFound: there is no session (of this tenant); SessionClosed; PolicyTaken.
+        """
+        ...
+
+    async def result(self, policy_id: PolicyId, seq: int) -> Packed | None:
+        """Return the outcome of an operation, None while it is not finished.
+
+        Raises NotFound when there is none, or when it was so long ago that its result is forgotten.
+        """
+        ...
+
+    async def session(self, policy_id: PolicyId) -> TrainingSession | None:
+        """Return a policy's session, open or closed."""
+        ...
+
+    async def next_seq(self, policy_id: PolicyId) -> int:
+        """Return the number after the greatest that is finished."""
+        ...
+
+    async def unfinished(self) -> list[StoredOperation]:
+        """Return the operations of the base that wait, by policy and number."""
+        ...
+
+    async def executed_after(self, policy_id: PolicyId, position: int) -> list[StoredOperation]:
+        """Return what was executed after a position, in the order of execution."""
+        ...
+
+    async def finish(self, token: int, finished: Sequence[Finished]) -> list[Claim]:
+        """Commit what came of operations, all or nothing; return what is unused now.
+
+        AlreadyExists: a checkpoint's name is taken.
+        """
+        ...
+
+    async def finish_within(
+        self, connection: Connection_contra, token: int, finished: Finished
+    ) -> list[Claim]:
+        """Do so for one operation, in a transaction of the ledger."""
+        ...
+
+    async def put_snapshot(self, token: int, snapshot: Snapshot) -> list[Claim]:
+        """Make a newer snapshot the session's, forget payloads that it covers; return what is unused now."""
+        ...
+
+    async def forget_results(self, *, before: float, limit: int) -> list[Claim]:
+        """Forget results that were finished before a time; return what is unused now."""
+        ...
+
+
+class CheckpointRows(Protocol):
+    """Checkpoints that clients named. Expired ones are as good as deleted."""
+
+    async def get(self, ref: CheckpointRef, *, now: float) -> CheckpointRecord:
+        """Return one. Raises NotFound."""
+        ...
+
+    async def page(
+        self, tenant_id: TenantId, *, policy_id: PolicyId | None, limit: int, after: str | None, now: float
+    ) -> list[CheckpointRecord]:
+        """Return a tenant's, newest first, those after a place."""
+        ...
+
+    async def copy(self, source: CheckpointRef, target: CheckpointRecord, *, now: float) -> CheckpointRecord:
+        """Give a checkpoint's bytes a second row. Raises NotFound, AlreadyExists."""
+        ...
+
+    async def expire(self, ref: CheckpointRef, *, expires_at: float | None, now: float) -> CheckpointRecord:
+        """Set when one expires. Raises NotFound."""
+        ...
+
+    async def publish(self, ref: CheckpointRef, *, is_public: bool, now: float) -> CheckpointRecord:
+        """Set whether other tenants may read one. Raises NotFound."""
+        ...
+
+    async def delete(self, ref: CheckpointRef, *, now: float) -> list[Claim]:
+        """Delete one; return its bytes if no other row uses them. Raises NotFound."""
+        ...
+
+    async def delete_expired(self, *, now: float, limit: int) -> list[Claim]:
+        """Delete what has expired; return the bytes that no other row uses."""
+        ...

@@ -1,0 +1,196 @@
+"""The machine that works on policies over the resident base."""
+
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from mint_common.adapters_format import AdapterFiles
+from mint_common.adapters_format.base_facts import BaseFacts
+from mint_common.claims import Claim
+from mint_common.events import LoraSpec
+from mint_common.ids import Digest, PolicyId, TenantId
+from mint_common.training import Pass, Passed, Step
+from services.trainer.core.batch import Batch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepSettings:
+    """How to step: see `JobSpec`."""
+
+    algorithm: str
+    learning_rate: float
+    kl_coefficient: float
+    clip_norm: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stepped:
+    """A policy after a wave: optimizer step, bytes of its checkpoint (None: nothing changed), export."""
+
+    step: int
+    checkpoint: bytes | None
+    adapter: AdapterFiles
+    metrics: Mapping[str, float]
+
+
+Tier = Literal["device", "host"]
+"""Where a policy in memory is; one that is in neither is restored from its checkpoint."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Swaps:
+    """What moving policies between device and host has cost since the start."""
+
+    count: int
+    seconds: float
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepTaken:
+    """An optimizer step that an operation asked for; metrics are named ``name:reduction``."""
+
+    step: int
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateCopy:
+    """The bytes of a state after so many steps."""
+
+    step: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportFrom:
+    """What the next export comes after: the latest one's digest, and the one before it."""
+
+    digest: Digest | None
+    parent: Digest | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateExport:
+    """An adapter as it was after so many steps, and the export that it comes after."""
+
+    step: int
+    parent: Digest | None
+    adapter: AdapterFiles
+
+
+class Policies(Protocol):
+    """Policies over the resident base. Work runs one batch after another, never on the event loop."""
+
+    @property
+    def facts(self) -> BaseFacts:
+        """Return the base's facts."""
+        ...
+
+    def holds(self, policy_id: PolicyId, checkpoint: Claim | None) -> bool:
+        """Return whether the policy is in memory exactly as that checkpoint says (None: as initialised)."""
+        ...
+
+    async def restore(
+        self, policy_id: PolicyId, lora: LoraSpec, *, checkpoint: Claim | None, data: bytes | None
+    ) -> None:
+        """Put a policy into memory from a checkpoint, or as its LoraSpec initialises it.
+
+        Raises LoraInvalid when the spec does not fit the base, CheckpointLost when the bytes do not fit it.
+        """
+        ...
+
+    def tiers(self) -> Mapping[PolicyId, Tier]:
+        """Return where each policy in memory is."""
+        ...
+
+    def swaps(self) -> Swaps:
+        """Return what moving policies has cost."""
+        ...
+
+    async def step(
+        self,
+        policy_id: PolicyId,
+        batch: Batch,
+        settings: StepSettings,
+        *,
+        tenant_id: TenantId,
+        parent: Digest | None,
+    ) -> Stepped:
+        """Take one optimizer step and export. An empty batch leaves the weights and exports the same bytes.
+
+        Policies that are ready at the same time may share a forward and backward pass; who else was in it
+        changes a result by rounding only. Raises NotFinite. After any error, and after a cancellation, the
+        policy is out of memory: its checkpoint is the truth.
+        """
+        ...
+
+    def has(self, policy_id: PolicyId) -> bool:
+        """Return whether the policy is in memory, or at work."""
+        ...
+
+    async def admit(self, policy_id: PolicyId, lora: LoraSpec, *, data: bytes | None) -> None:
+        """Put a policy into memory from a snapshot, or as initialised, and keep it there until released.
+
+        Raises CheckpointLost when the bytes do not fit it.
+        """
+        ...
+
+    def release(self, policy_id: PolicyId) -> None:
+        """Allow a policy to leave memory: its state is stored."""
+        ...
+
+    def keep(self, policy_id: PolicyId) -> None:
+        """Take that back: the policy's state is about to change."""
+        ...
+
+    def forget(self, policy_id: PolicyId) -> None:
+        """Drop a policy from memory."""
+        ...
+
+    def forget_admitted(self) -> None:
+        """Drop every policy that was admitted: their states may be another trainer's now."""
+        ...
+
+    def begin_pass(
+        self, policy_id: PolicyId, tenant_id: TenantId, work: Pass, *, alone: bool = False
+    ) -> Awaitable[Passed]:
+        """Queue a pass behind what the policy has to do; every `begin_` keeps the order of its calls.
+
+        ``alone`` keeps other policies out of its batch.
+
+        Raises NotFinite when the pass is refused: nothing is added to the gradient then. Raises NotResident
+        when the policy has been dropped, which also happens to what is behind a fault of the machinery.
+        """
+        ...
+
+    def begin_step(
+        self, policy_id: PolicyId, tenant_id: TenantId, work: Step, *, alone: bool = False
+    ) -> Awaitable[StepTaken]:
+        """Queue an optimizer step. Raises NotFinite: the gradient is cleared, the weights are as before."""
+        ...
+
+    def begin_copy(
+        self, policy_id: PolicyId, tenant_id: TenantId, *, with_gradient: bool
+    ) -> Awaitable[StateCopy]:
+        """Queue a copy of the state. Training goes on while it is written."""
+        ...
+
+    def begin_load(
+        self, policy_id: PolicyId, tenant_id: TenantId, lora: LoraSpec, data: bytes, *, with_optimizer: bool
+    ) -> Awaitable[int]:
+        """Queue the replacing of the state by a checkpoint's; return its step, 0 without the optimizer.
+
+        The gradient is cleared. Raises CheckpointLost when the bytes do not fit the policy.
+        """
+        ...
+
+    def begin_export(
+        self, policy_id: PolicyId, tenant_id: TenantId, after: ExportFrom
+    ) -> Awaitable[StateExport]:
+        """Queue an export of the weights."""
+        ...
+
+    def begin_clear(self, policy_id: PolicyId, tenant_id: TenantId) -> Awaitable[None]:
+        """Queue the clearing of the gradient."""
+        ...
