@@ -23,13 +23,21 @@ from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.runtime.postgres import migrate, open_pool
 from mint_common.runtime.relay import OutboxRelay
 from mint_common.runtime.service import run_service
+from services.trainer.adapters.checkpoint_rows_postgres import PostgresCheckpointRows
 from services.trainer.adapters.checkpoints import BlobCheckpoints
+from services.trainer.adapters.lease_postgres import PostgresLease
+from services.trainer.adapters.operations_postgres import PostgresOperations
 from services.trainer.adapters.policies import open_policies
 from services.trainer.adapters.resident_base import load_base
 from services.trainer.adapters.sessions_postgres import PostgresSessions
 from services.trainer.core.scheduler import Limits
-from services.trainer.handlers import Handlers
-from services.trainer.http import add_routes
+from services.trainer.handlers.keeping import Keeping
+from services.trainer.handlers.operations import Operations
+from services.trainer.handlers.term import OperationSettings
+from services.trainer.handlers.waves import Handlers
+from services.trainer.http import checkpoints as checkpoint_routes
+from services.trainer.http import operations as operation_routes
+from services.trainer.http import sessions as session_routes
 from services.trainer.settings import TrainerSettings
 
 _log = logging.getLogger(__name__)
@@ -37,6 +45,8 @@ _log = logging.getLogger(__name__)
 SCHEMA = "trainer"
 _ACK_WAIT_SECONDS = 10.0
 """How long a wave of a killed trainer waits for the next one; a step that takes longer is kept alive."""
+_MAX_BODY_BYTES = 64 << 20
+"""Of an operation: a pass with all its data."""
 _FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 0.2, 5.0
 
 
@@ -48,6 +58,7 @@ class Trainer:
     facts: BaseFacts
     dispatcher: Dispatcher
     relay: OutboxRelay
+    operations: Operations
     registry: RegistryClient
     clock: Clock
     registered: asyncio.Event
@@ -128,13 +139,34 @@ async def open_trainer(settings: TrainerSettings) -> AsyncIterator[Trainer]:
             service="trainer",
             internal_token=settings.internal.token,
             ready=registered.is_set,
+            max_body_bytes=_MAX_BODY_BYTES,
         )
-        add_routes(http, sessions, policies)
+        session_routes.add_routes(http, sessions, policies)
+        rows = PostgresCheckpointRows(pool)
+        operations = Operations(
+            policies=policies,
+            store=PostgresOperations(pool, base=base),
+            rows=rows,
+            ledger=ledger,
+            lease=PostgresLease(pool, base=base, ttl_seconds=settings.lease_seconds, clock=clock),
+            blobs=blobs,
+            clock=clock,
+            settings=OperationSettings(
+                hold_seconds=settings.hold_seconds,
+                snapshot_seconds=settings.snapshot_seconds,
+                idle_seconds=settings.session_idle_seconds,
+                result_seconds=settings.result_seconds,
+                tenant_operations=settings.tenant_operations,
+            ),
+        )
+        operation_routes.add_routes(http, operations)
+        checkpoint_routes.add_routes(http, Keeping(rows=rows, blobs=blobs, clock=clock))
         yield Trainer(
             http=http,
             facts=policies.facts,
             dispatcher=dispatcher,
             relay=OutboxRelay(pool, bus, clock),
+            operations=operations,
             registry=RegistryClient(registry),
             clock=clock,
             registered=registered,
@@ -144,4 +176,6 @@ async def open_trainer(settings: TrainerSettings) -> AsyncIterator[Trainer]:
 async def run(settings: TrainerSettings) -> None:
     """Serve until told to stop."""
     async with open_trainer(settings) as trainer:
-        await run_service(trainer.http, settings.http, [trainer.train, trainer.relay.run])
+        await run_service(
+            trainer.http, settings.http, [trainer.train, trainer.relay.run, trainer.operations.run]
+        )

@@ -47,3 +47,26 @@ class TrainerSettings(BaseModel):
     microbatch_tokens: int = Field(
         512, ge=1, description="padded tokens of one forward and backward; bounds the memory of a step"
     )
+    hold_seconds: float = Field(
+        3.0, ge=0, description="how long an operation waits for the numbers before its own to arrive"
+    )
+    snapshot_seconds: float = Field(
+        5.0,
+        ge=0,
+        description="a policy that operations have changed is copied to the blob store so often,"
+        " 0: after every step; what followed the last copy is computed again after a crash",
+    )
+    session_idle_seconds: float = Field(
+        60.0, gt=0, description="a policy whose operations have ceased may leave memory after this time"
+    )
+    result_seconds: float = Field(
+        86400.0, gt=0, description="how long the results of operations can be asked for"
+    )
+    tenant_operations: int = Field(
+        4096, ge=1, description="operations of a tenant that may wait; the next one is told to come again"
+    )
+    lease_seconds: float = Field(
+        10.0,
+        ge=5,
+        description="another trainer of the base takes over when this one has been silent for so long",
+    )

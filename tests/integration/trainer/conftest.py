@@ -142,7 +142,8 @@ class Stage:
     async def trainer(self, **changes: int) -> AsyncIterator[Trainer]:
         """Run a trainer in this process until the block ends."""
         async with open_trainer(self.settings.model_copy(update=changes)) as trainer:
-            work = [asyncio.create_task(trainer.dispatcher.run()), asyncio.create_task(trainer.relay.run())]
+            runs = (trainer.dispatcher.run, trainer.relay.run, trainer.operations.run)
+            work = [asyncio.ensure_future(run()) for run in runs]
             try:
                 yield trainer
             finally:

@@ -24,7 +24,8 @@ from services.trainer.core.batch import Batch, build_batch
 from services.trainer.core.record_check import check_record
 from services.trainer.core.refusals import CheckpointLost, RecordInvalid, TrainingRefused
 from services.trainer.core.session import Session, check_turn, open_session
-from services.trainer.ports import CheckpointStore, Policies, SessionStore, Stepped, StepSettings
+from services.trainer.ports.policies import Policies, Stepped, StepSettings
+from services.trainer.ports.waves import CheckpointStore, SessionStore
 
 _log = logging.getLogger(__name__)
 

@@ -7,7 +7,8 @@ import msgspec
 from fastapi import FastAPI
 
 from services.trainer.core.session import Session
-from services.trainer.ports import Policies, SessionStore
+from services.trainer.ports.policies import Policies
+from services.trainer.ports.waves import SessionStore
 
 Connection = TypeVar("Connection")
 

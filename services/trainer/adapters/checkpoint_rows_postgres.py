@@ -1,0 +1,165 @@
+"""Rows of the checkpoints that clients named, in Postgres.
+
+Invariant: bytes are called unused only when, in the transaction that deletes a row, no other row names them.
+"""
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import asyncpg
+import msgspec
+
+from mint_common.claims import Claim
+from mint_common.errors import AlreadyExists, NotFound
+from mint_common.ids import PolicyId, TenantId
+from mint_common.runtime.postgres_errors import acquired
+from mint_common.training import CheckpointRecord, CheckpointRef
+from services.trainer.core.operations import read_place
+
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+
+_COLUMNS = (
+    "policy_id, kind, name, tenant_id, base, lora, step, claim, revision, created_at, expires_at, is_public,"
+    " metadata"
+)
+_PUT = f"""
+    INSERT INTO checkpoints ({_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+    ON CONFLICT DO NOTHING
+"""  # noqa: S608  # constants
+_ONE = "policy_id = $1 AND kind = $2 AND name = $3 AND (expires_at IS NULL OR expires_at > $4)"
+_GET = f"SELECT {_COLUMNS} FROM checkpoints WHERE {_ONE}"  # noqa: S608  # constants
+_LIST = f"""
+    SELECT {_COLUMNS} FROM checkpoints
+    WHERE tenant_id = $1 AND ($2::text IS NULL OR policy_id = $2) AND (expires_at IS NULL OR expires_at > $3)
+        AND ($4::double precision IS NULL OR (created_at, policy_id, kind, name) < ($4, $5, $6, $7))
+    ORDER BY created_at DESC, policy_id DESC, kind DESC, name DESC LIMIT $8
+"""  # noqa: S608  # constants
+_DELETE = f"DELETE FROM checkpoints WHERE {_ONE} RETURNING kind, claim"  # noqa: S608  # constants
+_DELETE_OLD = """
+    DELETE FROM checkpoints WHERE policy_id = $1 AND kind = $2 AND name = $3
+        AND ($4::double precision IS NULL OR expires_at <= $4)
+    RETURNING kind, claim
+"""
+_DELETE_EXPIRED = """
+    DELETE FROM checkpoints WHERE (policy_id, kind, name) IN (
+        SELECT policy_id, kind, name FROM checkpoints WHERE expires_at <= $1 LIMIT $2 FOR UPDATE SKIP LOCKED
+    ) RETURNING kind, claim
+"""
+
+
+class PostgresCheckpointRows:
+    """`CheckpointRows` over a pool whose connections decode jsonb."""
+
+    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
+        self._pool = pool
+
+    async def get(self, ref: CheckpointRef, *, now: float) -> CheckpointRecord:
+        """Return one."""
+        return _found(await self._pool.fetchrow(_GET, *_key(ref), now), ref)
+
+    async def page(
+        self, tenant_id: TenantId, *, policy_id: PolicyId | None, limit: int, after: str | None, now: float
+    ) -> list[CheckpointRecord]:
+        """Return a tenant's, newest first."""
+        place = (None, None, None, None) if after is None else read_place(after)
+        rows = await self._pool.fetch(_LIST, tenant_id, policy_id, now, *place, limit)
+        return [_record(row) for row in rows]
+
+    async def copy(self, source: CheckpointRef, target: CheckpointRecord, *, now: float) -> CheckpointRecord:
+        """Give a checkpoint's bytes a second row."""
+        async with acquired(self._pool) as connection, connection.transaction():
+            found = _found(await connection.fetchrow(f"{_GET} FOR SHARE", *_key(source), now), source)
+            copied = msgspec.structs.replace(
+                target,
+                kind=found.kind,
+                base=found.base,
+                lora=found.lora,
+                step=found.step,
+                claim=found.claim,
+                revision=found.revision,
+                metadata=found.metadata,
+            )
+            await put_checkpoint(connection, copied, replaces=False)
+            return copied
+
+    async def expire(self, ref: CheckpointRef, *, expires_at: float | None, now: float) -> CheckpointRecord:
+        """Set when one expires."""
+        query = f"UPDATE checkpoints SET expires_at = $5 WHERE {_ONE} RETURNING {_COLUMNS}"  # noqa: S608
+        return _found(await self._pool.fetchrow(query, *_key(ref), now, expires_at), ref)
+
+    async def publish(self, ref: CheckpointRef, *, is_public: bool, now: float) -> CheckpointRecord:
+        """Set whether other tenants may read one."""
+        query = f"UPDATE checkpoints SET is_public = $5 WHERE {_ONE} RETURNING {_COLUMNS}"  # noqa: S608
+        return _found(await self._pool.fetchrow(query, *_key(ref), now, is_public), ref)
+
+    async def delete(self, ref: CheckpointRef, *, now: float) -> list[Claim]:
+        """Delete one."""
+        async with acquired(self._pool) as connection, connection.transaction():
+            row = await connection.fetchrow(_DELETE, *_key(ref), now)
+            if row is None:
+                raise _missing(ref)
+            return await _unused(connection, [row])
+
+    async def delete_expired(self, *, now: float, limit: int) -> list[Claim]:
+        """Delete what has expired."""
+        async with acquired(self._pool) as connection, connection.transaction():
+            return await _unused(connection, await connection.fetch(_DELETE_EXPIRED, now, limit))
+
+
+async def put_checkpoint(
+    connection: Connection, checkpoint: CheckpointRecord, *, replaces: bool
+) -> list[Claim]:
+    """Write a row within a transaction; return bytes that are unused now. Raises AlreadyExists."""
+    # What has expired is as good as deleted, and so its name is free.
+    expired_at = None if replaces else checkpoint.created_at
+    name = (checkpoint.policy_id, checkpoint.kind, checkpoint.name)
+    gone = await connection.fetch(_DELETE_OLD, *name, expired_at)
+    status = await connection.execute(_PUT, *_values(checkpoint))
+    if not status.endswith(" 1"):
+        raise AlreadyExists(kind="checkpoint", name=checkpoint.name)
+    return await _unused(connection, gone)
+
+
+async def _unused(connection: Connection, rows: Sequence[asyncpg.Record]) -> list[Claim]:
+    """Return the bytes of deleted rows that are nobody's now; a revision's are the registry's."""
+    claims = {row["claim"]["uri"]: row["claim"] for row in rows if row["kind"] == "training"}
+    query = "SELECT DISTINCT claim ->> 'uri' FROM checkpoints WHERE claim ->> 'uri' = ANY($1)"
+    used = {row[0] for row in await connection.fetch(query, list(claims))} if claims else set()
+    return [msgspec.convert(claim, Claim) for uri, claim in claims.items() if uri not in used]
+
+
+def _values(record: CheckpointRecord) -> tuple[object, ...]:
+    """Return the values of a row."""
+    return (
+        record.policy_id,
+        record.kind,
+        record.name,
+        record.tenant_id,
+        record.base,
+        msgspec.to_builtins(record.lora),
+        record.step,
+        msgspec.to_builtins(record.claim),
+        record.revision,
+        record.created_at,
+        record.expires_at,
+        record.is_public,
+        record.metadata,
+    )
+
+
+def _key(ref: CheckpointRef) -> tuple[str, str, str]:
+    return ref.policy_id, ref.kind, ref.name
+
+
+def _missing(ref: CheckpointRef) -> NotFound:
+    return NotFound(kind="checkpoint", name=f"{ref.policy_id}/{ref.kind}/{ref.name}")
+
+
+def _found(row: asyncpg.Record | None, ref: CheckpointRef) -> CheckpointRecord:
+    if row is None:
+        raise _missing(ref)
+    return _record(row)
+
+
+def _record(row: asyncpg.Record) -> CheckpointRecord:
+    return msgspec.convert(dict(row), CheckpointRecord)

@@ -1,0 +1,68 @@
+"""The lease of a base in Postgres: a token in a row, and an advisory lock on base and token.
+
+The lock tells at once that the holder's process is gone; one that is only frozen keeps it, but stops renewing
+the row. Whoever takes over counts the token up, which fences the one before.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import asyncpg
+
+from mint_common.ids import BaseName
+from mint_common.runtime.clock import Clock
+from mint_common.runtime.postgres_errors import PostgresConnection, acquired
+from services.trainer.core.operations import Fenced
+
+POLL_SECONDS = 0.2
+
+_LOCK = "SELECT pg_try_advisory_lock(hashtextextended('mint_trainer_' || $1::text || '_' || $2::text, 0))"
+_STATE = """
+    SELECT token, renewed_at < now() - make_interval(secs => $2) AS is_stale FROM leases WHERE base = $1
+"""
+_TAKE = """
+    INSERT INTO leases (base, token) VALUES ($1, $2)
+    ON CONFLICT (base) DO UPDATE SET token = $2, renewed_at = now() WHERE leases.token = $2 - 1
+    RETURNING token
+"""
+_RENEW = "UPDATE leases SET renewed_at = now() WHERE base = $1 AND token = $2 RETURNING token"
+
+
+class PostgresLease:
+    """`Lease` of one base."""
+
+    def __init__(
+        self, pool: "asyncpg.Pool[asyncpg.Record]", *, base: BaseName, ttl_seconds: float, clock: Clock
+    ) -> None:
+        self._pool = pool
+        self._base = base
+        self._ttl_seconds = ttl_seconds
+        self._clock = clock
+
+    @asynccontextmanager
+    async def held(self) -> AsyncIterator[int]:
+        """Wait for the lease and hold it as long as the block and the connection last."""
+        async with acquired(self._pool) as connection:
+            try:
+                while (token := await self._take(connection)) is None:
+                    await self._clock.sleep(POLL_SECONDS)
+                yield token
+            finally:
+                # Its locks go with it, whatever state it is in.
+                with suppress(asyncpg.InterfaceError):
+                    connection.terminate()
+
+    async def renew(self, token: int) -> None:
+        """Move the row's time on."""
+        if await self._pool.fetchval(_RENEW, self._base, token) is None:
+            raise Fenced(base=self._base)
+
+    async def _take(self, connection: PostgresConnection) -> int | None:
+        row = await connection.fetchrow(_STATE, self._base, self._ttl_seconds)
+        token = 0 if row is None else int(row["token"])
+        # The lock of the next token first: of several that take over, one goes on.
+        is_free = row is None or row["is_stale"] or await connection.fetchval(_LOCK, self._base, str(token))
+        if not is_free or not await connection.fetchval(_LOCK, self._base, str(token + 1)):
+            return None
+        taken: int | None = await connection.fetchval(_TAKE, self._base, token + 1)
+        return taken

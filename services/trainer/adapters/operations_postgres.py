@@ -1,0 +1,317 @@
+"""Operations and their sessions in Postgres, in the schema ``trainer``.
+
+Invariant: what is written for a holder of the lease is written together with a look at the lease's row, which
+a take-over has to wait for: a fenced trainer commits nothing.
+"""
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import asyncpg
+import msgspec
+
+from mint_common.claims import Claim
+from mint_common.errors import MintError, NotFound
+from mint_common.ids import BaseName, PolicyId
+from mint_common.runtime.postgres_errors import acquired
+from mint_common.training import OperationConflict
+from services.trainer.adapters.checkpoint_rows_postgres import put_checkpoint
+from services.trainer.core.operations import (
+    Fenced,
+    Finished,
+    NewOperation,
+    Packed,
+    PolicyTaken,
+    SessionClosed,
+    Snapshot,
+    StoredOperation,
+    TrainingSession,
+)
+
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+
+_FENCE = "SELECT token FROM leases WHERE base = $1 AND token = $2 FOR SHARE"
+_ADD = f"""
+    WITH fence AS ({_FENCE}), added AS (
+        INSERT INTO operations
+            (policy_id, seq, tenant_id, kind, digest, payload, payload_is_claim, submitted_at)
+        SELECT one.* FROM fence, unnest($3::text[], $4::bigint[], $5::text[], $6::text[], $7::bytea[],
+            $8::bytea[], $9::boolean[], $10::double precision[])
+            AS one (policy_id, seq, tenant_id, kind, digest, payload, payload_is_claim, submitted_at)
+        JOIN training USING (policy_id)
+        WHERE training.tenant_id = one.tenant_id AND training.closed_at IS NULL
+        ON CONFLICT DO NOTHING RETURNING policy_id, seq
+    )
+    SELECT (SELECT count(*) FROM fence) AS fences, array(SELECT policy_id || ' ' || seq FROM added) AS added
+"""  # noqa: S608  # constants
+_WHY_NOT = """
+    SELECT training.tenant_id, closed_at, digest FROM training
+    LEFT JOIN operations ON operations.policy_id = training.policy_id AND seq = $2
+    WHERE training.policy_id = $1
+"""
+_ONE_WRITER = "SELECT pg_advisory_xact_lock(hashtextextended('mint_policy_' || $1, 0))"
+_OPEN = """
+    INSERT INTO training
+        (policy_id, tenant_id, base, lora, metadata, created_at, last_operation_at)
+    VALUES ($1, $2, $3, $4, $5, $6, $6) ON CONFLICT DO NOTHING
+"""
+_FINISH = f"""
+    WITH fence AS ({_FENCE}), done AS (
+        UPDATE operations SET position = one.position, is_refused = one.is_refused, result = one.result,
+            result_is_claim = one.result_is_claim, finished_at = one.finished_at
+        FROM fence, unnest($3::text[], $4::bigint[], $5::bigint[], $6::boolean[], $7::bytea[], $8::boolean[],
+            $9::double precision[])
+            AS one (policy_id, seq, position, is_refused, result, result_is_claim, finished_at)
+        WHERE operations.policy_id = one.policy_id AND operations.seq = one.seq
+            AND operations.finished_at IS NULL
+        RETURNING 1
+    ), moved AS (
+        UPDATE training SET step = one.step, position = one.position, last_operation_at = one.at
+        FROM fence, unnest($10::text[], $11::bigint[], $12::bigint[], $13::double precision[])
+            AS one (policy_id, step, position, at)
+        WHERE training.policy_id = one.policy_id
+    )
+    SELECT (SELECT count(*) FROM done) AS done, (SELECT count(*) FROM fence) AS fences
+"""  # noqa: S608  # constants
+_SNAPSHOT = """
+    UPDATE training SET snapshot = $2, snapshot_position = $3 WHERE policy_id = $1 AND snapshot_position <= $3
+    RETURNING (SELECT snapshot FROM training WHERE policy_id = $1) AS old
+"""
+_CLOSE = """
+    UPDATE training SET closed_at = $2, snapshot = NULL WHERE policy_id = $1
+    RETURNING (SELECT snapshot FROM training WHERE policy_id = $1) AS old
+"""
+_COVERED = """
+    WITH covered AS (
+        SELECT seq, payload, payload_is_claim FROM operations
+        WHERE policy_id = $1 AND position <= $2 AND payload IS NOT NULL
+    )
+    UPDATE operations SET payload = NULL FROM covered
+    WHERE operations.policy_id = $1 AND operations.seq = covered.seq
+    RETURNING CASE WHEN covered.payload_is_claim THEN covered.payload END AS claim
+"""
+_FORGET = """
+    WITH old AS (
+        SELECT policy_id, seq, result, result_is_claim FROM operations
+        WHERE result IS NOT NULL AND finished_at < $1 LIMIT $2 FOR UPDATE SKIP LOCKED
+    )
+    UPDATE operations SET result = NULL FROM old
+    WHERE operations.policy_id = old.policy_id AND operations.seq = old.seq
+    RETURNING CASE WHEN old.result_is_claim THEN old.result END AS claim
+"""
+_SESSION = (
+    "policy_id, tenant_id, base, lora, metadata, step, position, snapshot, snapshot_position, digest, parent,"
+    " created_at, last_operation_at, closed_at"
+)
+
+
+class PostgresOperations:
+    """`OperationStore` of one base over a pool whose connections decode jsonb."""
+
+    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]", *, base: BaseName) -> None:
+        self._pool = pool
+        self._base = base
+
+    async def add(self, token: int, operations: Sequence[NewOperation]) -> list[bool | MintError]:
+        """Store operations in one statement; each that opens a session has a transaction of its own."""
+        plain = [one for one in operations if one.opens is None]
+        outcomes: dict[int, bool | MintError] = {}
+        for one in operations:
+            if one.opens is not None:
+                outcomes[id(one)] = await self._open(token, one)
+        if plain:
+            async with acquired(self._pool) as connection:
+                outcomes |= await self._add(connection, token, plain)
+        return [outcomes[id(one)] for one in operations]
+
+    async def _open(self, token: int, operation: NewOperation) -> bool | MintError:
+        assert operation.opens is not None
+        async with acquired(self._pool) as connection, connection.transaction():
+            await connection.execute(_ONE_WRITER, operation.policy_id)
+            known = "SELECT 1 FROM sessions WHERE policy_id = $1"
+            if await connection.fetchval(known, operation.policy_id):
+                return PolicyTaken(policy_id=operation.policy_id, by="managed jobs")
+            await connection.execute(
+                _OPEN,
+                operation.policy_id,
+                operation.tenant_id,
+                operation.opens.base,
+                msgspec.to_builtins(operation.opens.lora),
+                operation.opens.metadata,
+                operation.submitted_at,
+            )
+            return (await self._add(connection, token, [operation]))[id(operation)]
+
+    async def _add(
+        self, connection: Connection, token: int, operations: Sequence[NewOperation]
+    ) -> dict[int, bool | MintError]:
+        row = await connection.fetchrow(
+            _ADD,
+            self._base,
+            token,
+            [one.policy_id for one in operations],
+            [one.seq for one in operations],
+            [one.tenant_id for one in operations],
+            [one.kind for one in operations],
+            [one.digest for one in operations],
+            [one.payload.data for one in operations],
+            [one.payload.is_claim for one in operations],
+            [one.submitted_at for one in operations],
+        )
+        assert row is not None
+        if not row["fences"]:
+            raise Fenced(base=self._base)
+        added = set(row["added"])
+        outcomes: dict[int, bool | MintError] = {}
+        for one in operations:
+            is_new = f"{one.policy_id} {one.seq}" in added
+            outcomes[id(one)] = is_new or await self._why_not(connection, one)
+        return outcomes
+
+    async def _why_not(self, connection: Connection, operation: NewOperation) -> bool | MintError:
+        row = await connection.fetchrow(_WHY_NOT, operation.policy_id, operation.seq)
+        if row is None or row["tenant_id"] != operation.tenant_id:
+            return NotFound(kind="training session", name=operation.policy_id)
+        if row["digest"] == operation.digest:
+            return False
+        if row["digest"] is not None:
+            return OperationConflict(policy_id=operation.policy_id, seq=operation.seq)
+        return SessionClosed(policy_id=operation.policy_id)
+
+    async def result(self, policy_id: PolicyId, seq: int) -> Packed | None:
+        """Return the outcome of an operation."""
+        query = (
+            "SELECT result, result_is_claim, finished_at FROM operations WHERE policy_id = $1 AND seq = $2"
+        )
+        row = await self._pool.fetchrow(query, policy_id, seq)
+        if row is None or (row["finished_at"] is not None and row["result"] is None):
+            raise NotFound(kind="operation", name=f"{policy_id} {seq}")
+        if row["finished_at"] is None:
+            return None
+        return Packed(data=row["result"], is_claim=row["result_is_claim"])
+
+    async def session(self, policy_id: PolicyId) -> TrainingSession | None:
+        """Return a policy's session."""
+        query = f"SELECT {_SESSION} FROM training WHERE policy_id = $1 AND base = $2"  # noqa: S608  # constants
+        row = await self._pool.fetchrow(query, policy_id, self._base)
+        return None if row is None else msgspec.convert(dict(row), TrainingSession)
+
+    async def next_seq(self, policy_id: PolicyId) -> int:
+        """Return the number after the greatest that is finished."""
+        query = "SELECT max(seq) FROM operations WHERE policy_id = $1 AND finished_at IS NOT NULL"
+        greatest = await self._pool.fetchval(query, policy_id)
+        return 0 if greatest is None else int(greatest) + 1
+
+    async def unfinished(self) -> list[StoredOperation]:
+        """Return the operations that wait."""
+        query = (
+            "SELECT policy_id, seq, operations.tenant_id, payload, payload_is_claim FROM operations"
+            " JOIN training USING (policy_id) WHERE base = $1 AND finished_at IS NULL ORDER BY policy_id, seq"
+        )
+        return [_stored(row) for row in await self._pool.fetch(query, self._base)]
+
+    async def executed_after(self, policy_id: PolicyId, position: int) -> list[StoredOperation]:
+        """Return what was executed after a position."""
+        query = (
+            "SELECT policy_id, seq, tenant_id, payload, payload_is_claim, position, is_refused"
+            " FROM operations WHERE policy_id = $1 AND position > $2 AND payload IS NOT NULL"
+            " ORDER BY position"
+        )
+        return [_stored(row) for row in await self._pool.fetch(query, policy_id, position)]
+
+    async def finish(self, token: int, finished: Sequence[Finished]) -> list[Claim]:
+        """Commit what came of operations."""
+        async with acquired(self._pool) as connection:
+            if not any(map(_has_more, finished)):
+                await self._finish(connection, token, finished)
+                return []
+            async with connection.transaction():
+                await self._finish(connection, token, finished)
+                return [claim for one in finished for claim in await self._finish_more(connection, one)]
+
+    async def finish_within(self, connection: Connection, token: int, finished: Finished) -> list[Claim]:
+        """Commit with a transaction of the ledger."""
+        await self._finish(connection, token, [finished])
+        return await self._finish_more(connection, finished)
+
+    async def _finish(self, connection: Connection, token: int, finished: Sequence[Finished]) -> None:
+        last = {one.policy_id: one for one in finished}.values()
+        row = await connection.fetchrow(
+            _FINISH,
+            self._base,
+            token,
+            [one.policy_id for one in finished],
+            [one.seq for one in finished],
+            [one.position for one in finished],
+            [one.is_refused for one in finished],
+            [one.result.data for one in finished],
+            [one.result.is_claim for one in finished],
+            [one.finished_at for one in finished],
+            [one.policy_id for one in last],
+            [one.step for one in last],
+            [one.position for one in last],
+            [one.finished_at for one in last],
+        )
+        assert row is not None
+        if not row["fences"]:
+            raise Fenced(base=self._base)
+        assert row["done"] == len(finished), (row, finished)
+
+    async def _finish_more(self, connection: Connection, one: Finished) -> list[Claim]:
+        unused: list[Claim] = []
+        if one.checkpoint is not None:
+            unused += await put_checkpoint(connection, one.checkpoint, replaces=one.replaces)
+        if one.snapshot is not None:
+            unused += await self._put_snapshot(connection, one.snapshot)
+        if one.lineage is not None:
+            query = "UPDATE training SET digest = $2, parent = $3 WHERE policy_id = $1"
+            await connection.execute(query, one.policy_id, one.lineage.digest, one.lineage.parent)
+        if one.closes:
+            unused += await self._close(connection, one)
+        return unused
+
+    async def _close(self, connection: Connection, one: Finished) -> list[Claim]:
+        """Close the session: nothing is restored any more, so neither snapshot nor payloads are needed."""
+        old = await connection.fetchval(_CLOSE, one.policy_id, one.finished_at)
+        covered = await connection.fetch(_COVERED, one.policy_id, one.position)
+        return [*_claims(covered), *([] if old is None else [msgspec.convert(old, Claim)])]
+
+    async def put_snapshot(self, token: int, snapshot: Snapshot) -> list[Claim]:
+        """Make a snapshot the session's."""
+        async with acquired(self._pool) as connection, connection.transaction():
+            if await connection.fetchval(_FENCE, self._base, token) is None:
+                raise Fenced(base=self._base)
+            return await self._put_snapshot(connection, snapshot)
+
+    async def _put_snapshot(self, connection: Connection, snapshot: Snapshot) -> list[Claim]:
+        claim = msgspec.to_builtins(snapshot.claim)
+        row = await connection.fetchrow(_SNAPSHOT, snapshot.policy_id, claim, snapshot.position)
+        if row is None:
+            return [snapshot.claim]
+        unused = _claims(await connection.fetch(_COVERED, snapshot.policy_id, snapshot.position))
+        if row["old"] is not None and row["old"] != claim:
+            unused.append(msgspec.convert(row["old"], Claim))
+        return unused
+
+    async def forget_results(self, *, before: float, limit: int) -> list[Claim]:
+        """Forget old results; the rows stay, so that a repetition is known as one."""
+        return _claims(await self._pool.fetch(_FORGET, before, limit))
+
+
+def _claims(rows: Sequence[asyncpg.Record]) -> list[Claim]:
+    return [msgspec.msgpack.decode(row["claim"], type=Claim) for row in rows if row["claim"] is not None]
+
+
+def _has_more(one: Finished) -> bool:
+    return bool(one.checkpoint or one.snapshot or one.lineage or one.closes)
+
+
+def _stored(row: asyncpg.Record) -> StoredOperation:
+    return StoredOperation(
+        policy_id=row["policy_id"],
+        seq=row["seq"],
+        tenant_id=row["tenant_id"],
+        payload=Packed(data=row["payload"], is_claim=row["payload_is_claim"]),
+        position=row.get("position"),
+        is_refused=bool(row.get("is_refused")),
+    )

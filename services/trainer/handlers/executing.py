@@ -1,0 +1,179 @@
+"""How an operation of one policy is executed: its state brought into memory, then the work itself."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from mint_common.claims import Claim
+from mint_common.errors import BlobCorrupt, BlobMissing, InvalidField, MintError
+from mint_common.training import (
+    CheckpointRecord,
+    CheckpointRef,
+    Closed,
+    Export,
+    Load,
+    Loaded,
+    Open,
+    Opened,
+    Operation,
+    Pass,
+    Passed,
+    Result,
+    Save,
+    Step,
+)
+from services.trainer.core.operations import StoredOperation, TrainingSession
+from services.trainer.core.refusals import CheckpointLost
+from services.trainer.handlers.committing import Committer
+from services.trainer.handlers.term import Term, unpack
+from services.trainer.ports.policies import ExportFrom, StateCopy, StateExport, StepTaken
+
+_REPLAYED_TOGETHER = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """What an operation that saves, loads or ends gave: see `Executed`."""
+
+    result: Result | None = None
+    state: StateCopy | None = None
+    export: StateExport | None = None
+
+
+class Executor:
+    """Executes one policy's operations. ``settled`` waits until all that was executed is committed."""
+
+    def __init__(self, term: Term, committer: Committer, settled: Callable[[], Awaitable[None]]) -> None:
+        self._term = term
+        self._committer = committer
+        self._settled = settled
+        self._lost: MintError | None = None
+
+    @property
+    def _session(self) -> TrainingSession:
+        return self._committer.session
+
+    async def restore(self) -> MintError | None:
+        """Bring the policy into memory, as everything that was executed left it; or say why it is lost."""
+        policies, policy_id = self._term.policies, self._session.policy_id
+        if policies.has(policy_id):
+            policies.keep(policy_id)
+            return None
+        if self._lost is None:
+            await self._settled()
+            try:
+                await self._restore()
+            except (BlobMissing, BlobCorrupt) as error:
+                self._lost = CheckpointLost(uri=str(error.uri), problem=str(error))
+            except CheckpointLost as error:
+                self._lost = error
+        return self._lost
+
+    async def _restore(self) -> None:
+        session = await self._term.store.session(self._session.policy_id)
+        assert session is not None, self._session
+        data = None if session.snapshot is None else await self._term.blobs.get(session.snapshot)
+        await self._term.policies.admit(session.policy_id, session.lora, data=data)
+        executed = await self._term.store.executed_after(session.policy_id, session.snapshot_position)
+        for begin in range(0, len(executed), _REPLAYED_TOGETHER):
+            await self._replay(executed[begin : begin + _REPLAYED_TOGETHER])
+
+    async def _replay(self, executed: Sequence[StoredOperation]) -> None:
+        """Do again what changed the state. A step that was refused had cleared the gradient."""
+        policies, session = self._term.policies, self._session
+        again: list[Awaitable[object]] = []
+        for stored in executed:
+            operation = await self.read(stored)
+            if isinstance(operation, Step) and stored.is_refused:
+                again.append(policies.begin_clear(session.policy_id, session.tenant_id))
+            elif isinstance(operation, Step) or (
+                isinstance(operation, Pass) and operation.backward and not stored.is_refused
+            ):
+                again.append(self.begin(operation))
+        for result in await asyncio.gather(*again, return_exceptions=True):
+            if isinstance(result, asyncio.CancelledError) or (
+                isinstance(result, MintError) and result.retryable
+            ):
+                raise result
+            if isinstance(result, BaseException):
+                policies.forget(session.policy_id)
+                problem = f"what was executed before fails now: {type(result).__name__}: {result}"
+                raise CheckpointLost(uri=f"replay of {session.policy_id}", problem=problem) from result
+
+    async def read(self, stored: StoredOperation) -> Operation:
+        """Return a stored operation. Raises BlobMissing, BlobCorrupt."""
+        return read_operation(await unpack(self._term.blobs, stored.payload))
+
+    def begin(self, operation: Pass | Step, *, alone: bool = False) -> Awaitable[Passed | StepTaken]:
+        """Queue a computation."""
+        policies, session = self._term.policies, self._session
+        if isinstance(operation, Pass):
+            return policies.begin_pass(session.policy_id, session.tenant_id, operation, alone=alone)
+        return policies.begin_step(session.policy_id, session.tenant_id, operation, alone=alone)
+
+    async def keep(self, operation: Operation) -> Kept:
+        """Execute an operation that saves, loads or ends."""
+        policies, session = self._term.policies, self._session
+        match operation:
+            case Open():
+                await policies.admit(session.policy_id, operation.lora, data=None)
+                if operation.checkpoint is None:
+                    return Kept(result=Opened(step=0))
+                step = await self._load(operation.checkpoint, with_optimizer=operation.with_optimizer)
+                return Kept(result=Opened(step=step), state=await self.copy(with_gradient=True))
+            case Load():
+                step = await self._load(operation.checkpoint, with_optimizer=operation.with_optimizer)
+                return Kept(result=Loaded(step=step), state=await self.copy(with_gradient=True))
+            case Save():
+                return Kept(state=await self.copy(with_gradient=False))
+            case Export():
+                # What it comes after may be an export that is not committed yet.
+                await self._settled()
+                after = ExportFrom(digest=self._session.digest, parent=self._session.parent)
+                return Kept(export=await policies.begin_export(session.policy_id, session.tenant_id, after))
+            case _:
+                policies.forget(session.policy_id)
+                return Kept(result=Closed())
+
+    def copy(self, *, with_gradient: bool) -> Awaitable[StateCopy]:
+        """Queue a copy of the state."""
+        session = self._session
+        return self._term.policies.begin_copy(
+            session.policy_id, session.tenant_id, with_gradient=with_gradient
+        )
+
+    async def _load(self, ref: CheckpointRef, *, with_optimizer: bool) -> int:
+        # The checkpoint may be one that this policy saved a moment ago.
+        await self._settled()
+        record = await self._term.readable(ref, self._session.tenant_id)
+        check_fits(record, self._session)
+        return await self._term.policies.begin_load(
+            self._session.policy_id,
+            self._session.tenant_id,
+            self._session.lora,
+            await self._checkpoint(record.claim),
+            with_optimizer=with_optimizer,
+        )
+
+    async def _checkpoint(self, claim: Claim) -> bytes:
+        try:
+            return await self._term.blobs.get(claim)
+        except (BlobMissing, BlobCorrupt) as error:
+            raise CheckpointLost(uri=claim.uri, problem=str(error)) from error
+
+
+def read_operation(data: bytes) -> Operation:
+    """Return an encoded operation."""
+    return msgspec.msgpack.decode(data, type=Operation)  # type: ignore[no-any-return]  # a union is no type to mypy
+
+
+def check_fits(record: CheckpointRecord, session: TrainingSession) -> None:
+    """Refuse a checkpoint of another base or another shape of LoRA. Raises InvalidField."""
+    if record.base != session.base:
+        raise InvalidField(field="path", problem=f"a checkpoint of {record.base!r}, not of {session.base!r}")
+    found = (record.lora.rank, record.lora.alpha, record.lora.targets)
+    if found != (session.lora.rank, session.lora.alpha, session.lora.targets):
+        problem = f"a checkpoint of LoRA {record.lora}, this policy has {session.lora}"
+        raise InvalidField(field="path", problem=problem)

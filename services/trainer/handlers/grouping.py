@@ -1,0 +1,58 @@
+"""Group commit: what comes while a transaction is under way goes into the next one together."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Grouped(Generic[T, R]):
+    """Hands items to ``flush`` in order, as many at a time as wait; one flush at a time."""
+
+    def __init__(self, flush: Callable[[Sequence[T]], Awaitable[Sequence[R]]], *, most: int = 256) -> None:
+        self._flush = flush
+        self._most = most
+        self._waiting: list[tuple[T, asyncio.Future[R]]] = []
+        self._news = asyncio.Event()
+
+    async def put(self, item: T) -> R:
+        """Return what became of an item. Raises what its flush raised."""
+        future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, future))
+        self._news.set()
+        return await future
+
+    async def put_all(self, items: Sequence[T]) -> list[R]:
+        """Return what became of some items, which keep their order."""
+        return await asyncio.gather(*(self.put(item) for item in items))
+
+    async def run(self) -> None:
+        """Flush until cancelled; who waits then is told so."""
+        try:
+            while True:
+                await self._news.wait()
+                self._news.clear()
+                while self._waiting:
+                    group, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
+                    await self._flush_group(group)
+        finally:
+            for _, future in self._waiting:
+                future.cancel()
+
+    async def _flush_group(self, group: Sequence[tuple[T, asyncio.Future[R]]]) -> None:
+        flushed = self._flush([item for item, _ in group])
+        try:
+            (results,) = await asyncio.gather(flushed, return_exceptions=True)
+        except asyncio.CancelledError:
+            for _, future in group:
+                future.cancel()
+            raise
+        for index, (_, future) in enumerate(group):
+            if future.done():
+                continue
+            if isinstance(results, BaseException):
+                future.set_exception(results)
+            else:
+                future.set_result(results[index])

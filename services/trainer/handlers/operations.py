@@ -1,0 +1,269 @@
+"""Operations of clients: durable before the answer, driven while this process holds the base's lease.
+
+Invariants: an operation is stored before anybody is told that it is accepted, and handed to its policy's
+driver in the same breath, whether or not its sender still waits; whoever lost the lease commits nothing more,
+and forgets what it had in memory.
+"""
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from mint_common.blobs.port import Blobs
+from mint_common.errors import BlobCorrupt, BlobMissing, MintError, NotFound, Overloaded, Unavailable
+from mint_common.ids import BaseName, PolicyId, TenantId
+from mint_common.runtime.clock import Clock
+from mint_common.runtime.ledger import Ledger
+from mint_common.training import Export, Open, Operation, Pending, SessionRecord, Submission
+from mint_common.waiting import wait_for_event
+from services.trainer.core.operation_check import check_submission
+from services.trainer.core.operations import Finished, NewOperation, StoredOperation
+from services.trainer.handlers.committing import export_id_of
+from services.trainer.handlers.driving import Driver
+from services.trainer.handlers.executing import read_operation
+from services.trainer.handlers.grouping import Grouped
+from services.trainer.handlers.outcomes import Outcomes
+from services.trainer.handlers.term import OperationSettings, Term, operation_key, pack, unpack
+from services.trainer.ports.operations import CheckpointRows, Lease, OperationStore
+from services.trainer.ports.policies import Policies
+
+_log = logging.getLogger(__name__)
+
+_RETRY_SECONDS = 1.0
+_RENEW_SECONDS = 2.0
+_SWEEP_SECONDS = 5.0
+_SWEPT_TOGETHER = 100
+_POLL_SECONDS = 1.0
+_PATIENCE_SECONDS = 10.0
+"""How long a submission waits for the term to begin: whoever sends it sees a slower answer only."""
+
+
+class Operations:
+    """Takes, drives and answers the operations of one base."""
+
+    def __init__(
+        self,
+        *,
+        policies: Policies,
+        store: OperationStore[Any],  # the connection is the adapter's own, here and below
+        rows: CheckpointRows,
+        ledger: Ledger[Any],
+        lease: Lease,
+        blobs: Blobs,
+        clock: Clock,
+        settings: OperationSettings,
+    ) -> None:
+        self._policies = policies
+        self._store = store
+        self._rows = rows
+        self._ledger = ledger
+        self._lease = lease
+        self._blobs = blobs
+        self._clock = clock
+        self._settings = settings
+        self._outcomes = Outcomes()
+        self._watch: _Watch | None = None
+        self._began = asyncio.Event()
+
+    @property
+    def base(self) -> BaseName:
+        """Return which base is trained here."""
+        return self._policies.facts.name
+
+    async def submit(self, submission: Submission) -> None:
+        """Return when an operation is durable: see `TrainerClient.submit`."""
+        check_submission(submission, self._policies.facts)
+        watch = await self._held()
+        if watch.waiting(submission.tenant_id) >= self._settings.tenant_operations:
+            depth = self._settings.tenant_operations
+            raise Overloaded(what="the training queue of the tenant", depth=depth, retry_after_seconds=1)
+        encoded = msgspec.msgpack.encode(submission.operation)
+        digest = hashlib.sha256(encoded).digest()
+        operation = submission.operation
+        key = operation_key(submission.policy_id, submission.seq, digest)
+        new = NewOperation(
+            policy_id=submission.policy_id,
+            seq=submission.seq,
+            tenant_id=submission.tenant_id,
+            kind=str(operation.__struct_config__.tag),
+            digest=digest,
+            payload=await pack(self._blobs, key, encoded),
+            submitted_at=self._clock.now(),
+            opens=operation if isinstance(operation, Open) else None,
+        )
+        outcome = await watch.add(new, operation)
+        if isinstance(outcome, MintError):
+            raise outcome
+        if not outcome and isinstance(operation, Export):
+            # Who asks again for an export may wait for an event that the bus has lost.
+            await self._ledger.repeat(export_id_of(submission.policy_id, submission.seq))
+
+    async def outcome(self, policy_id: PolicyId, seq: int, *, wait_seconds: float) -> bytes:
+        """Return an operation's outcome, encoded; Pending when it is not there in time. Raises NotFound."""
+        deadline = self._clock.monotonic() + wait_seconds
+        while True:
+            found = self._outcomes.find((policy_id, seq)) or await self._stored(policy_id, seq)
+            left = deadline - self._clock.monotonic()
+            if found is not None:
+                return found
+            if left <= 0:
+                return msgspec.msgpack.encode(Pending(reason=self._reason(policy_id, seq)))
+            # What another trainer commits is seen by looking again.
+            seconds = left if self._watch is not None else min(left, _POLL_SECONDS)
+            await self._outcomes.wait((policy_id, seq), seconds=seconds)
+
+    async def session(self, policy_id: PolicyId) -> SessionRecord:
+        """Return a policy's session. Raises NotFound."""
+        session = await self._store.session(policy_id)
+        if session is None:
+            raise NotFound(kind="training session", name=policy_id)
+        return session.record()
+
+    async def run(self) -> None:
+        """Hold the lease and drive operations until cancelled; trouble of the world begins a new term."""
+        while True:
+            trouble: list[MintError] = []
+            try:
+                async with self._lease.held() as token:
+                    await self._serve(token)
+            except* MintError as group:
+                trouble = _flat(group)
+            if fatal := [error for error in trouble if not error.retryable]:
+                raise fatal[0]
+            _log.warning("term ended", extra={"problem": str(trouble[0])})
+            await self._clock.sleep(_RETRY_SECONDS)
+
+    async def _serve(self, token: int) -> None:
+        finishing: Grouped[Finished, None] = Grouped(lambda items: self._finish(token, items))
+        term = Term(
+            token=token,
+            policies=self._policies,
+            store=self._store,
+            rows=self._rows,
+            ledger=self._ledger,
+            blobs=self._blobs,
+            clock=self._clock,
+            settings=self._settings,
+            outcomes=self._outcomes,
+            finishing=finishing,
+        )
+        async with asyncio.TaskGroup() as group:
+            watch = _Watch(term, group)
+            try:
+                group.create_task(finishing.run())
+                group.create_task(watch.run())
+                group.create_task(self._renew(token))
+                group.create_task(self._sweep(term))
+                await watch.load()
+                self._watch = watch
+                self._began.set()
+                await asyncio.Event().wait()
+            finally:
+                self._watch = None
+                self._began.clear()
+                # What of it is committed is not known any more, and another trainer may go on.
+                self._policies.forget_admitted()
+
+    async def _finish(self, token: int, items: Sequence[Finished]) -> Sequence[None]:
+        await self._store.finish(token, items)
+        return [None] * len(items)
+
+    async def _renew(self, token: int) -> None:
+        while True:
+            await self._clock.sleep(_RENEW_SECONDS)
+            await self._lease.renew(token)
+
+    async def _sweep(self, term: Term) -> None:
+        """Delete what has expired: checkpoints, and results that nobody will ask for any more."""
+        while True:
+            now = self._clock.now()
+            unused = await self._rows.delete_expired(now=now, limit=_SWEPT_TOGETHER)
+            before = now - self._settings.result_seconds
+            unused += await self._store.forget_results(before=before, limit=_SWEPT_TOGETHER)
+            await term.discard(unused)
+            await self._clock.sleep(_SWEEP_SECONDS)
+
+    async def _held(self) -> "_Watch":
+        """Wait a while for the term to begin. Raises Unavailable."""
+        if self._watch is None:
+            await wait_for_event(self._began, clock=self._clock, seconds=_PATIENCE_SECONDS)
+        if self._watch is None:
+            raise Unavailable(what="the trainer", problem="it does not hold the lease of its base")
+        return self._watch
+
+    async def _stored(self, policy_id: PolicyId, seq: int) -> bytes | None:
+        packed = await self._store.result(policy_id, seq)
+        return None if packed is None else await unpack(self._blobs, packed)
+
+    def _reason(self, policy_id: PolicyId, seq: int) -> str:
+        driver = self._watch.find(policy_id) if self._watch else None
+        held_by = driver.held_by(seq) if driver else None
+        return "" if held_by is None else f"operation {held_by} of this policy has not arrived yet"
+
+
+class _Watch:
+    """The drivers of a term."""
+
+    def __init__(self, term: Term, group: asyncio.TaskGroup) -> None:
+        self._term = term
+        self._group = group
+        self._drivers: dict[PolicyId, Driver] = {}
+        self._adding: Grouped[tuple[NewOperation, Operation], bool | MintError] = Grouped(self._add)
+        self.run = self._adding.run
+
+    def find(self, policy_id: PolicyId) -> Driver | None:
+        """Return a policy's driver, if it has one now."""
+        return self._drivers.get(policy_id)
+
+    def waiting(self, tenant_id: TenantId) -> int:
+        """Return how many operations of a tenant wait."""
+        return sum(driver.waiting for driver in self._drivers.values() if driver.tenant_id == tenant_id)
+
+    async def load(self) -> None:
+        """Take over what waits from the terms before."""
+        for stored in await self._term.store.unfinished():
+            driver = await self._driver(stored.policy_id)
+            driver.arrive(stored.seq, await self._read(stored))
+
+    async def add(self, new: NewOperation, operation: Operation) -> bool | MintError:
+        """Store an operation and hand it on; return whether it is new, or why not."""
+        return await self._adding.put((new, operation))
+
+    async def _add(self, items: Sequence[tuple[NewOperation, Operation]]) -> Sequence[bool | MintError]:
+        outcomes = await self._term.store.add(self._term.token, [new for new, _ in items])
+        for (new, operation), outcome in zip(items, outcomes, strict=True):
+            if outcome is True:
+                (await self._driver(new.policy_id)).arrive(new.seq, operation)
+        return outcomes
+
+    async def _driver(self, policy_id: PolicyId) -> Driver:
+        driver = self._drivers.get(policy_id)
+        if driver is None or driver.is_ended:
+            session = await self._term.store.session(policy_id)
+            assert session is not None, policy_id
+            next_seq = await self._term.store.next_seq(policy_id)
+            driver = self._drivers[policy_id] = Driver(self._term, session, next_seq=next_seq)
+            self._group.create_task(self._run(driver))
+        return driver
+
+    async def _run(self, driver: Driver) -> None:
+        await driver.run()
+        if self._drivers.get(driver.policy_id) is driver:
+            del self._drivers[driver.policy_id]
+
+    async def _read(self, stored: StoredOperation) -> Operation | MintError:
+        try:
+            return read_operation(await unpack(self._term.blobs, stored.payload))
+        except (BlobMissing, BlobCorrupt) as error:
+            return error
+
+
+def _flat(group: BaseExceptionGroup[MintError]) -> list[MintError]:
+    found: list[MintError] = []
+    for error in group.exceptions:
+        found += _flat(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return found

@@ -1,0 +1,99 @@
+"""What drives operations has: the ports, the lease's token, and how to wait, store and tell."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from mint_common.blobs.port import Blobs
+from mint_common.claims import Claim
+from mint_common.errors import MintError, NotFound
+from mint_common.ids import PolicyId, TenantId
+from mint_common.runtime.clock import Clock
+from mint_common.runtime.ledger import Ledger
+from mint_common.training import CheckpointRecord, CheckpointRef, Done, Outcome, Refused, Result
+from services.trainer.core.operations import Finished, Packed
+from services.trainer.handlers.grouping import Grouped
+from services.trainer.handlers.outcomes import Outcomes
+from services.trainer.ports.operations import CheckpointRows, OperationStore
+from services.trainer.ports.policies import Policies
+
+INLINE_BYTES = 256 * 1024
+"""What is bigger than this is a blob, and its claim is in the row."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperationSettings:
+    """How long things are held back and kept, and how much may wait."""
+
+    hold_seconds: float
+    snapshot_seconds: float
+    idle_seconds: float
+    result_seconds: float
+    tenant_operations: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Term:
+    """A time during which this process holds the lease. Any: connections are the adapters' own."""
+
+    token: int
+    policies: Policies
+    store: OperationStore[Any]
+    rows: CheckpointRows
+    ledger: Ledger[Any]
+    blobs: Blobs
+    clock: Clock
+    settings: OperationSettings
+    outcomes: Outcomes
+    finishing: Grouped[Finished, None]
+
+    async def readable(self, ref: CheckpointRef, tenant_id: TenantId) -> CheckpointRecord:
+        """Return a checkpoint that a tenant may read. Raises NotFound, also for one that is not public."""
+        record = await self.rows.get(ref, now=self.clock.now())
+        if record.tenant_id != tenant_id and not record.is_public:
+            raise NotFound(kind="checkpoint", name=f"{ref.policy_id}/{ref.kind}/{ref.name}")
+        return record
+
+    async def discard(self, claims: Sequence[Claim]) -> None:
+        """Remove bytes that no row names any more."""
+        for claim in claims:
+            await self.blobs.delete(claim.uri)
+
+
+async def pack(blobs: Blobs, key: str, data: bytes) -> Packed:
+    """Return bytes as a row has them."""
+    if len(data) <= INLINE_BYTES:
+        return Packed(data=data)
+    claim = await blobs.put(key, data)
+    return Packed(data=msgspec.msgpack.encode(claim), is_claim=True)
+
+
+async def unpack(blobs: Blobs, packed: Packed) -> bytes:
+    """Return the bytes of a row. Raises BlobMissing, BlobCorrupt."""
+    if not packed.is_claim:
+        return packed.data
+    return await blobs.get(msgspec.msgpack.decode(packed.data, type=Claim))
+
+
+def outcome_of(result: Result | MintError) -> Outcome:
+    """Return what others are told of a result."""
+    if isinstance(result, MintError):
+        return Refused(error=msgspec.convert(result.to_payload(), dict), is_users=result.http_status < 500)
+    return Done(result=result)
+
+
+def operation_key(policy_id: PolicyId, seq: int, digest: bytes) -> str:
+    """Return where the payload of an operation is stored when it is big."""
+    return f"training/{policy_id}/operations/{seq}-{digest.hex()[:16]}"
+
+
+def result_key(policy_id: PolicyId, seq: int) -> str:
+    """Return where the outcome of an operation is stored when it is big."""
+    return f"training/{policy_id}/results/{seq}"
+
+
+def state_key(policy_id: PolicyId, kind: str, seq: int, sha256: str) -> str:
+    """Return where the bytes of a state are stored."""
+    return f"training/{policy_id}/{kind}/{seq}-{sha256[:16]}.safetensors"

@@ -1,0 +1,39 @@
+"""Internal HTTP of operations, in msgpack: submit one, poll its outcome, look at its session."""
+
+from fastapi import FastAPI, Query, Request, Response
+
+from mint_common.client.http import MSGPACK
+from mint_common.ids import PolicyId
+from mint_common.training import Submission
+from services.trainer.http.packed import packed, read_packed
+from services.trainer.ports.desk import OperationDesk
+
+MAX_WAIT_SECONDS = 60.0
+
+
+def add_routes(http: FastAPI, operations: OperationDesk) -> None:
+    """Add the routes to the trainer's HTTP application."""
+
+    @http.post("/internal/operations", status_code=204)
+    async def submit(request: Request) -> Response:
+        """Answer when the operation is durable."""
+        await operations.submit(read_packed(await request.body(), Submission))
+        return Response(status_code=204)
+
+    @http.get("/internal/operations/{policy_id}/{seq}")
+    async def outcome(
+        policy_id: str, seq: int, wait_seconds: float = Query(0.0, ge=0.0, le=MAX_WAIT_SECONDS)
+    ) -> Response:
+        """Answer when the operation is finished, or that it is not after a while."""
+        found = await operations.outcome(PolicyId(policy_id), seq, wait_seconds=wait_seconds)
+        return Response(found, media_type=MSGPACK)
+
+    @http.get("/internal/base")
+    async def base() -> Response:
+        """Answer which base is trained here."""
+        return packed({"base": operations.base})
+
+    @http.get("/internal/training/{policy_id}")
+    async def session(policy_id: str) -> Response:
+        """Answer a policy's training session."""
+        return packed(await operations.session(PolicyId(policy_id)))
