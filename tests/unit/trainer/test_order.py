@@ -1,0 +1,57 @@
+"""The order of one policy's operations, under any order of arrival."""
+
+import random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.trainer.core.order import Line
+
+HOLD = 3.0
+seeds = st.integers(0, 2**32 - 1)
+
+
+@given(st.integers(1, 30), seeds)
+def test_without_gaps_the_release_is_in_order_whatever_the_arrival(count: int, seed: int) -> None:
+    arrivals = list(range(count))
+    random.Random(seed).shuffle(arrivals)
+    line, released = Line(), []
+    for now, seq in enumerate(arrivals):
+        # Nothing waits as long as the hold here: only order decides.
+        line = line.arrive(seq, now=now * HOLD / (2 * count))
+        due, line = line.release(now=now * HOLD / (2 * count), hold_seconds=HOLD)
+        released += due
+    assert released == list(range(count))
+    assert line == Line(next_seq=count)
+
+
+@given(st.sets(st.integers(0, 40), min_size=1), seeds)
+def test_everything_is_released_once_and_waits_no_longer_than_the_hold(present: set[int], seed: int) -> None:
+    rng = random.Random(seed)
+    line, now, arrived, released = Line(), 0.0, {}, []
+    arrivals = sorted(present, key=lambda _: rng.random())
+    while arrivals or line.waiting:
+        if arrivals and rng.random() < 0.5:
+            seq = arrivals.pop()
+            line = line.arrive(seq, now=now)
+            arrived[seq] = now
+        due, line = line.release(now=now, hold_seconds=HOLD)
+        released += due
+        assert all(now - arrived[seq] < HOLD for seq in line.waiting)
+        moment = line.due(hold_seconds=HOLD)
+        assert (moment is None) == (not line.waiting)
+        assert moment is None or moment > now
+        now += rng.choice((0.1, 1.0, HOLD))
+    assert sorted(released) == sorted(present)
+
+
+def test_a_gap_is_held_until_the_oldest_behind_it_has_waited() -> None:
+    line = Line(next_seq=1).arrive(3, now=0.0).arrive(2, now=2.0)
+    assert line.release(now=2.9, hold_seconds=HOLD)[0] == []
+    assert line.due(hold_seconds=HOLD) == 3.0
+    assert line.release(now=3.0, hold_seconds=HOLD) == ([2, 3], Line(next_seq=4))
+
+
+def test_what_comes_after_its_gap_was_released_is_released_at_once() -> None:
+    line = Line(next_seq=4).arrive(1, now=0.0)
+    assert line.release(now=0.0, hold_seconds=HOLD) == ([1], Line(next_seq=4))
