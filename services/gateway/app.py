@@ -14,6 +14,7 @@ from mint_common.catalog import Resolution
 from mint_common.client.directory import EngineDirectory
 from mint_common.client.http import InternalHttp
 from mint_common.client.registry import RegistryClient
+from mint_common.client.trainer import TrainerDirectory
 from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.edge import create_http
 from mint_common.runtime.ledger_postgres import PostgresLedger
@@ -24,9 +25,12 @@ from services.gateway.adapters.requests import PostgresRequests
 from services.gateway.adapters.resolver import CachedResolver
 from services.gateway.adapters.rollout import RolloutHttp
 from services.gateway.adapters.submissions import PostgresSubmissions
+from services.gateway.adapters.tinker_operations import TrainingFutures
+from services.gateway.adapters.tinker_postgres import PostgresTinkerRuns
 from services.gateway.adapters.training_sessions import TrainerSessions
 from services.gateway.core.callers import KeyMemory
 from services.gateway.core.resolutions import ResolutionCache
+from services.gateway.core.tinker.bodies import OpenBodies
 from services.gateway.http import (
     aliases,
     audit,
@@ -45,6 +49,9 @@ from services.gateway.http import (
 )
 from services.gateway.http.context import Gateway, authenticate
 from services.gateway.http.errors import install_error_shapes
+from services.gateway.http.tinker import routes as tinker
+from services.gateway.http.tinker.bodies import streams_body as is_tinker
+from services.gateway.http.tinker.context import Tinker
 from services.gateway.settings import GatewaySettings
 
 SCHEMA = "gateway"
@@ -63,6 +70,7 @@ ROUTES = (
     events,
     models,
     completions,
+    tinker,
 )
 KEYS = 10_000
 """How many verified keys are remembered at once."""
@@ -79,7 +87,7 @@ def build_http(*, ready: Callable[[], bool]) -> FastAPI:
         service="gateway",
         internal_token=None,
         ready=ready,
-        streams_body=policies.streams_body,
+        streams_body=lambda method, path: policies.streams_body(method, path) or is_tinker(method, path),
     )
     for module in ROUTES:
         http.include_router(module.router, dependencies=[Depends(authenticate)])
@@ -107,6 +115,9 @@ async def run(settings: GatewaySettings) -> None:
             await stack.enter_async_context(InternalHttp(url, token=token))
             for url in settings.peers.trainer_urls
         ]
+        directory = TrainerDirectory(settings.peers.trainer_urls, token=token)
+        stack.push_async_callback(directory.aclose)
+        runs = PostgresTinkerRuns(pool)
         catalog = RegistryClient(registry)
         requests = PostgresRequests(pool, clock)
 
@@ -132,6 +143,12 @@ async def run(settings: GatewaySettings) -> None:
             clock=clock,
             keys=KeyMemory(ttl_seconds=settings.key_memory_seconds, capacity=KEYS),
             ready_seconds=settings.ready_seconds,
+            tinker=Tinker(
+                runs=runs,
+                trainers=directory,
+                futures={"op:": TrainingFutures(runs, directory, clock)},
+                bodies=OpenBodies(),
+            ),
         )
 
         async def follow_engines() -> None:

@@ -1,5 +1,6 @@
 """Sessions and training runs of Tinker clients in Postgres."""
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 
@@ -8,6 +9,9 @@ import msgspec
 
 from mint_common.ids import BaseName, TenantId
 from services.gateway.core.tinker.records import ClientSession, FinishReason, TrainingRun
+
+RUNS = 10_000
+"""How many training runs are remembered, so that their operations ask the database nothing."""
 
 _SESSION = ", ".join(field.name for field in fields(ClientSession))
 _RUN = ", ".join(field.name for field in fields(TrainingRun))
@@ -41,6 +45,7 @@ class PostgresTinkerRuns:
 
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
+        self._known: OrderedDict[str, TrainingRun] = OrderedDict()
 
     async def add_session(self, session: ClientSession) -> None:
         """Keep a new session."""
@@ -115,9 +120,18 @@ class PostgresTinkerRuns:
         return [BaseName(row["base"]) for row in rows]
 
     async def _one(self, column: str, value: str) -> TrainingRun | None:
+        known = self._known.get(value)  # its row never changes
+        if known is not None:
+            self._known.move_to_end(value)
+            return known
         query = f"SELECT {_RUN} FROM tinker_runs WHERE {column} = $1"  # noqa: S608  (constants)
         row = await self._pool.fetchrow(query, value)
-        return None if row is None else _run(row)
+        if row is None:
+            return None
+        self._known[value] = found = _run(row)
+        while len(self._known) > RUNS:
+            self._known.popitem(last=False)
+        return found
 
 
 def _session(row: asyncpg.Record) -> ClientSession:

@@ -13,6 +13,10 @@ _ADMIN = re.compile(
     r"/mint/v1/(keys|audit)(/.*)?|/mint/v1/policies/[^/]+/(rules(/.*)?|aliases/[^/]+/protect)"
 )
 _OPERATOR = re.compile(r"/mint/v1/(tenants(/.*)?|gc)")
+_TINKER_READ = re.compile(
+    r"client/.*|create_session|session_heartbeat|telemetry|sessions/[^/]+/finish|sessions/search"
+    r"|retrieve_futures?|get_info|weights_info"
+)
 _INCLUDED: AbstractSet[Scope] = {"read", "infer", "train"}
 
 
@@ -25,7 +29,16 @@ def scope_of(method: str, path: str) -> Scope:
         return "admin"
     if path.startswith("/v1/") and method == "POST":
         return "infer"
+    if path.startswith("/api/v1/"):
+        return _scope_of_tinker(method, path.removeprefix("/api/v1/"))
     return "read" if method in {"GET", "HEAD"} else "train"
+
+
+def _scope_of_tinker(method: str, path: str) -> Scope:
+    """Return what a route of the Tinker API takes: what every client sends by itself changes nothing."""
+    if path in {"asample", "create_sampling_session", "join_sampling_session", "cancel_future"}:
+        return "infer"
+    return "read" if method in {"GET", "HEAD"} or _TINKER_READ.fullmatch(path) else "train"
 
 
 def check_scope(scopes: AbstractSet[Scope], method: str, path: str) -> None:

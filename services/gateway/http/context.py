@@ -14,6 +14,7 @@ from mint_common.client.registry import RegistryClient
 from mint_common.runtime.clock import Clock
 from services.gateway.core.callers import Caller, KeyMemory, choose_key
 from services.gateway.core.scopes import check_scope
+from services.gateway.http.tinker.context import Tinker
 from services.gateway.ports import Requests, Resolver, Rollout, Submissions, TrainingSessions
 
 
@@ -32,6 +33,7 @@ class Gateway:
     clock: Clock
     keys: KeyMemory
     ready_seconds: float
+    tinker: Tinker
 
 
 def gateway_of(request: Request) -> Gateway:

@@ -1,6 +1,6 @@
-"""Errors under ``/v1`` in the OpenAI API's shape; everything else keeps MinT's own."""
+"""Errors under ``/v1`` in the OpenAI API's shape, under ``/api/v1`` in Tinker's; others keep MinT's own."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import cast
 
 from fastapi import FastAPI, Request, Response
@@ -11,24 +11,27 @@ from starlette.exceptions import HTTPException
 from mint_common.errors import InvalidField, MintError
 from mint_common.runtime.edge_errors import error_response
 from services.gateway.core.openai.errors import error_body, error_status, plain_error_body
+from services.gateway.http.tinker import errors as tinker_errors
 
 Handler = Callable[[Request, Exception], Awaitable[Response]]
 
 
 def install_error_shapes(http: FastAPI) -> None:
-    """Answer errors of ``/v1`` in the OpenAI shape; other paths keep the handlers that are in place."""
-    for error_type, openai_handler in (
-        (MintError, _on_mint_error),
-        (RequestValidationError, _on_invalid_request),
-        (HTTPException, _on_http_exception),
+    """Answer errors of each API in its shape; other paths keep the handlers that are in place."""
+    for error_type, openai_handler, tinker_handler in (
+        (MintError, _on_mint_error, tinker_errors.on_mint_error),
+        (RequestValidationError, _on_invalid_request, tinker_errors.on_invalid_request),
+        (HTTPException, _on_http_exception, tinker_errors.on_http_exception),
     ):
         mint_handler = cast(Handler, http.exception_handlers[error_type])
-        http.add_exception_handler(error_type, _by_path(openai_handler, mint_handler))
+        by_prefix = {"/v1/": openai_handler, f"{tinker_errors.PREFIX}/": tinker_handler}
+        http.add_exception_handler(error_type, _by_path(by_prefix, mint_handler))
 
 
-def _by_path(openai_handler: Handler, mint_handler: Handler) -> Handler:
+def _by_path(by_prefix: Mapping[str, Handler], mint_handler: Handler) -> Handler:
     async def choose(request: Request, error: Exception) -> Response:
-        chosen = openai_handler if request.url.path.startswith("/v1/") else mint_handler
+        path = request.url.path
+        chosen = next((found for prefix, found in by_prefix.items() if path.startswith(prefix)), mint_handler)
         return await chosen(request, error)
 
     return choose

@@ -29,6 +29,14 @@ from services.gateway.core.scopes import check_scope, scope_of
         ("POST", "/mint/v1/tenants/t/keys", "operator"),
         ("GET", "/mint/v1/policies/rules", "read"),
         ("GET", "/mint/v1/policies/keys", "read"),
+        ("POST", "/api/v1/create_session", "read"),
+        ("POST", "/api/v1/sessions/ses_x/finish", "read"),
+        ("POST", "/api/v1/retrieve_future", "read"),
+        ("GET", "/api/v1/training_runs", "read"),
+        ("POST", "/api/v1/asample", "infer"),
+        ("POST", "/api/v1/create_sampling_session", "infer"),
+        ("POST", "/api/v1/forward_backward", "train"),
+        ("DELETE", "/api/v1/training_runs/r/checkpoints/weights/n", "train"),
     ],
 )
 def test_route_takes_its_scope(method: str, path: str, scope: Scope) -> None:

@@ -1,0 +1,94 @@
+"""What clients ask before anything else: how to behave, and what there is to train and to sample."""
+
+import asyncio
+
+import msgspec
+from fastapi import APIRouter, Response
+
+from mint_common.errors import MintError, Unavailable
+from mint_common.ids import BaseName
+from services.gateway.core.tinker.lora import ORG
+from services.gateway.http.context import Gateway, GatewayDep
+from services.gateway.http.tinker.bodies import answer
+
+router = APIRouter()
+
+CLIENT_CONFIG = {
+    "credential_default_source": "api_key",
+    "pjwt_auth_enabled": False,
+    "parallel_fwdbwd_chunks": True,
+    "proto_compress_fwdbwd": False,
+    "proto_write_fwdbwd": True,
+    "fwdbwd_max_chunk_len": 1024,
+    "fwdbwd_max_chunk_bytes_count": 5_000_000,
+    "sample_max_concurrent_requests": 2000,
+    "sample_use_retrieve_futures": False,
+    "create_model_via_load_weights": False,
+    "custom_loss_server_side": False,
+    "sample_join_sampling_session": False,
+}
+"""The server's word on how clients behave; what is not named is as each version has it."""
+DYNAMIC_CONFIG = {
+    "refresh_interval_sec": 300,
+    "sample_cancel_enabled": False,
+    "sample_cancel_max_batch_size": 64,
+}
+
+
+class SupportedModel(msgspec.Struct, frozen=True):
+    """A base, in the spelling that clients know."""
+
+    model_name: str
+    max_context_length: int
+    trainable: bool
+    sampleable: bool
+
+
+@router.get("/healthz")
+async def healthz() -> Response:
+    """Say that it answers."""
+    return answer({"status": "ok"})
+
+
+@router.post("/client/config")
+async def client_config() -> Response:
+    """Return how clients shall behave. The body names their version, which makes no difference."""
+    return answer(CLIENT_CONFIG)
+
+
+@router.post("/client/dynamic_config")
+async def dynamic_config() -> Response:
+    """Return what clients ask for again from time to time."""
+    return answer(DYNAMIC_CONFIG)
+
+
+@router.get("/get_server_capabilities")
+async def capabilities(gateway: GatewayDep) -> Response:
+    """Return every base that can be trained or sampled now."""
+    bases, trained, sampled = await asyncio.gather(
+        gateway.registry.list_bases(), _trained(gateway), _sampled(gateway)
+    )
+    models = [
+        SupportedModel(
+            model_name=f"{ORG}{base.name}",
+            max_context_length=base.max_context,
+            trainable=base.name in trained,
+            sampleable=base.name in sampled,
+        )
+        for base in bases
+    ]
+    return answer({"supported_models": models})
+
+
+async def _trained(gateway: Gateway) -> set[BaseName]:
+    try:
+        return set(await gateway.tinker.trainers.bases())
+    except Unavailable:
+        return set()
+
+
+async def _sampled(gateway: Gateway) -> set[BaseName]:
+    try:
+        return {info.base for info in await gateway.engines.engines()}
+    except MintError:
+        return set()

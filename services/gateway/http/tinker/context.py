@@ -1,0 +1,29 @@
+"""What the routes of the Tinker API share beside `Gateway`: its ports, and the caller's own sessions."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mint_common.client.trainer import TrainerDirectory
+from mint_common.errors import NotFound
+from mint_common.ids import TenantId
+from services.gateway.core.tinker.bodies import OpenBodies
+from services.gateway.core.tinker.ids import check_session_id
+from services.gateway.core.tinker.records import ClientSession
+from services.gateway.ports import TinkerFutures, TinkerRuns
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tinker:
+    """Made by app.py. ``futures`` maps what a request id begins with to who answers for it."""
+
+    runs: TinkerRuns
+    trainers: TrainerDirectory
+    futures: Mapping[str, TinkerFutures]
+    bodies: OpenBodies
+
+    async def session(self, session_id: str, tenant_id: TenantId) -> ClientSession:
+        """Return a tenant's session. Raises NotFound, for another tenant's too."""
+        found = await self.runs.session(check_session_id(session_id))
+        if found is None or found.tenant_id != tenant_id:
+            raise NotFound(kind="session", name=session_id)
+        return found

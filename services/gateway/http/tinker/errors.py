@@ -1,0 +1,40 @@
+"""Errors under ``/api/v1``: their shape, and a word that keeps clients from trying in vain."""
+
+from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from mint_common.errors import MintError
+from mint_common.runtime.edge_errors import error_response, invalid_field
+from services.gateway.core.tinker.errors import error_body, error_status, plain_error_body
+
+PREFIX = "/api/v1"
+RETRY_HEADER = "x-should-retry"
+
+
+async def on_mint_error(_request: Request, error: Exception) -> Response:
+    """Answer a MintError."""
+    assert isinstance(error, MintError)
+    response = JSONResponse(error_body(error), error_status(error))
+    response.headers[RETRY_HEADER] = str(error.retryable).lower()
+    retry_after = error_response(error).headers.get("retry-after")
+    if retry_after is not None:
+        response.headers["retry-after"] = retry_after
+    return response
+
+
+async def on_invalid_request(request: Request, error: Exception) -> Response:
+    """Answer a bad parameter of a path or query."""
+    assert isinstance(error, RequestValidationError)
+    return await on_mint_error(request, invalid_field(error))
+
+
+async def on_http_exception(request: Request, error: Exception) -> Response:
+    """Answer an unknown route."""
+    assert isinstance(error, HTTPException)
+    message = str(error.detail)
+    if error.status_code in {404, 405}:
+        message = f"No route {request.method} {request.url.path} here: docs/tinker.md lists what is served"
+    body = plain_error_body(message)
+    return JSONResponse(body, error.status_code, headers={**(error.headers or {}), RETRY_HEADER: "false"})

@@ -1,0 +1,71 @@
+"""``retrieve_future``: what became of a request that was answered with a future, by long poll.
+
+Invariants: a poll ends before its client gives up on it; a client that has gone waits for nothing.
+"""
+
+import msgspec
+from fastapi import APIRouter, Request, Response
+
+from mint_common.runtime.disconnect import cancelled_on_disconnect
+from services.gateway.core.tinker.futures import (
+    PROTOBUF,
+    FutureDone,
+    FutureFailed,
+    FutureGone,
+    FuturePending,
+    FutureState,
+)
+from services.gateway.http.context import CallerDep, GatewayDep
+from services.gateway.http.tinker.bodies import BodyDep, answer, read
+
+router = APIRouter()
+
+WAIT_SECONDS = 25.0
+"""Clients give a poll 45 s, and proxies often 30."""
+_SDK_HEADER = "x-stainless-lang"
+
+
+class RetrieveBody(msgspec.Struct, frozen=True):
+    """Which request; ``allow_metadata_only`` allows an answer that no client needs."""
+
+    request_id: str
+
+
+@router.post("/retrieve_future")
+async def retrieve_future(
+    request: Request, body: BodyDep, caller: CallerDep, gateway: GatewayDep
+) -> Response:
+    """Answer as soon as the request is done, or say after a while that it is not."""
+    request_id = read(body, RetrieveBody).request_id
+    source = next(
+        (found for prefix, found in gateway.tinker.futures.items() if request_id.startswith(prefix)),
+        None,
+    )
+    if source is None:
+        raise FutureGone(request_id=request_id[:100])
+    async with cancelled_on_disconnect(request):
+        state = await source.outcome(
+            request_id,
+            caller.tenant_id,
+            wait_seconds=WAIT_SECONDS,
+            as_protobuf=PROTOBUF in request.headers.get("accept", ""),
+        )
+    return _tell(request_id, state, is_sdk=_SDK_HEADER in request.headers)
+
+
+def _tell(request_id: str, state: FutureState, *, is_sdk: bool) -> Response:
+    match state:
+        case FutureDone():
+            return Response(state.body, media_type=state.media_type)
+        case FutureFailed():
+            return answer({"error": state.message, "category": state.category})
+        case FuturePending():
+            waiting: dict[str, str] = {"queue_state": state.queue_state}
+            if state.reason:
+                waiting["queue_state_reason"] = state.reason
+            # The official client reads 408 as "not yet"; to others it would be an error.
+            if not is_sdk:
+                return answer({"type": "try_again", "request_id": request_id, **waiting})
+            response = answer(waiting)
+            response.status_code = 408
+            return response

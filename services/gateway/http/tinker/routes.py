@@ -1,0 +1,10 @@
+"""All routes under ``/api/v1``. Their wire format is another project's, so our schema leaves them out."""
+
+from fastapi import APIRouter
+
+from services.gateway.http.tinker import configuration, futures, sessions
+from services.gateway.http.tinker.errors import PREFIX
+
+router = APIRouter(prefix=PREFIX, include_in_schema=False)
+for _module in (configuration, sessions, futures):
+    router.include_router(_module.router)

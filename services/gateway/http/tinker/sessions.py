@@ -1,0 +1,134 @@
+"""Sessions of client processes: begun, alive, ended. What a client reports about itself is not kept."""
+
+import logging
+from typing import Literal
+
+import msgspec
+from fastapi import APIRouter, Response
+
+from mint_common.errors import NotFound
+from mint_common.ids import new_id
+from services.gateway.core.tinker.records import ClientSession
+from services.gateway.core.tinker.session_search import SessionGone
+from services.gateway.core.tinker.texts import check_metadata, check_tags, check_text
+from services.gateway.http.context import CallerDep, GatewayDep
+from services.gateway.http.tinker.bodies import BodyDep, answer, nothing, read
+
+router = APIRouter()
+
+DEFAULT_PROJECT = "default"
+MAX_DETAIL = 10_000
+
+_log = logging.getLogger(__name__)
+
+
+class CreateSessionBody(msgspec.Struct, frozen=True):
+    """A client's first words."""
+
+    tags: list[str] = []
+    user_metadata: dict[str, object] | None = None
+    sdk_version: str = ""
+    project_id: str | None = None
+    display_name: str | None = None
+
+
+class HeartbeatBody(msgspec.Struct, frozen=True):
+    """Sent every ten seconds."""
+
+    session_id: str
+
+
+class FinishReasonBody(msgspec.Struct, frozen=True):
+    """How it ended."""
+
+    type: Literal["success", "errored", "interrupted"]
+
+
+class FinishBody(msgspec.Struct, frozen=True):
+    """A client's last words."""
+
+    reason: FinishReasonBody
+    detail: str | None = None
+
+
+class ProjectBody(msgspec.Struct, frozen=True):
+    """Where a session belongs."""
+
+    project_id: str
+
+
+class TelemetryEvent(msgspec.Struct, frozen=True):
+    """What is read of a report: everything else may hold prompts, paths or keys."""
+
+    event: str = ""
+    event_name: str = ""
+    error_type: str = ""
+    severity: str = ""
+
+
+class TelemetryBody(msgspec.Struct, frozen=True):
+    """Reports of a client."""
+
+    events: list[TelemetryEvent]
+    sdk_version: str = ""
+
+
+@router.post("/create_session")
+async def create_session(body: BodyDep, caller: CallerDep, gateway: GatewayDep) -> Response:
+    """Begin a session."""
+    wish = read(body, CreateSessionBody)
+    now = gateway.clock.now()
+    session = ClientSession(
+        session_id=new_id("ses"),
+        tenant_id=caller.tenant_id,
+        project_id=check_text("project_id", wish.project_id or DEFAULT_PROJECT),
+        display_name=None if wish.display_name is None else check_text("display_name", wish.display_name),
+        tags=check_tags("tags", wish.tags),
+        metadata=check_metadata("user_metadata", wish.user_metadata),
+        sdk_version=check_text("sdk_version", wish.sdk_version),
+        created_at=now,
+        seen_at=now,
+    )
+    await gateway.tinker.runs.add_session(session)
+    return answer({"type": "create_session", "session_id": session.session_id})
+
+
+@router.post("/session_heartbeat")
+async def heartbeat(body: BodyDep, caller: CallerDep, gateway: GatewayDep) -> Response:
+    """Note that a client lives. 410 tells one to stop whose session is not known."""
+    session_id = read(body, HeartbeatBody).session_id
+    try:
+        await gateway.tinker.session(session_id, caller.tenant_id)
+    except NotFound as error:
+        raise SessionGone(session_id=session_id[:100]) from error
+    await gateway.tinker.runs.see_session(session_id, now=gateway.clock.now())
+    return answer({"type": "session_heartbeat"})
+
+
+@router.post("/sessions/{session_id}/finish")
+async def finish_session(session_id: str, body: BodyDep, caller: CallerDep, gateway: GatewayDep) -> Response:
+    """Note how a session ended. What it has submitted goes on."""
+    wish = read(body, FinishBody)
+    detail = None if wish.detail is None else check_text("detail", wish.detail[:MAX_DETAIL], most=MAX_DETAIL)
+    await gateway.tinker.session(session_id, caller.tenant_id)
+    await gateway.tinker.runs.finish_session(session_id, wish.reason.type, detail)
+    return nothing()
+
+
+@router.put("/sessions/{session_id}/project")
+async def move_session(session_id: str, body: BodyDep, caller: CallerDep, gateway: GatewayDep) -> Response:
+    """Move a session, and with it its runs, to a project."""
+    project_id = check_text("project_id", read(body, ProjectBody).project_id)
+    await gateway.tinker.session(session_id, caller.tenant_id)
+    await gateway.tinker.runs.set_project(session_id, project_id)
+    return nothing()
+
+
+@router.post("/telemetry")
+async def telemetry(body: BodyDep, caller: CallerDep) -> Response:
+    """Take what a client reports; errors are logged by their kind alone."""
+    for event in read(body, TelemetryBody).events:
+        if event.error_type or event.severity in {"ERROR", "CRITICAL"}:
+            kind = (event.error_type or event.event_name or event.event)[:100]
+            _log.info("a client reported an error", extra={"key_id": caller.key_id, "kind": kind})
+    return answer({"status": "accepted"})
