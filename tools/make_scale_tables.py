@@ -99,7 +99,7 @@ def _weights(found: dict[str, Sizes]) -> list[str]:
 
 def _per_rank(found: dict[str, Sizes]) -> list[str]:
     head = [
-        "GB of base a rank, float32 (bf16): `fsdp`, `zero3` with one layer gathered, `expert` the rest whole.",
+        "GB of base a rank, float32 (bf16): `fsdp`, `zero3` with a gathered layer, `expert` the rest whole.",
         "",
         "| base | sharding | " + " | ".join(f"{ranks} ranks" for ranks in RANKS) + " |",
         "|---|---|" + "---|" * len(RANKS),

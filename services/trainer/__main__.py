@@ -10,19 +10,22 @@ from mint_common import telemetry
 from mint_common.errors import SettingInvalid
 from mint_common.runtime.service import run_process
 from mint_common.settings import read_settings
-from services.trainer.app import run
-from services.trainer.settings import TrainerSettings
+from services.trainer.app import run, run_rank
+from services.trainer.settings import TrainerSettings, read_place
 
 
 def main() -> int:
     """Read the settings and run; a wrong setting is told in one line."""
     try:
         settings = read_settings(TrainerSettings, os.environ, service="trainer")
+        place = read_place(os.environ, settings)
     except SettingInvalid as error:
         print(error, file=sys.stderr)  # noqa: T201  # logging is not set up yet
         return 2
     telemetry.setup(settings.telemetry, service="trainer")
-    return run_process(lambda: run(settings))
+    if place.rank:
+        return run_rank(settings, place)
+    return run_process(lambda: run(settings, place))
 
 
 if __name__ == "__main__":

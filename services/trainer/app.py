@@ -5,7 +5,6 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 
 from fastapi import FastAPI
 
@@ -25,11 +24,13 @@ from mint_common.runtime.relay import OutboxRelay
 from mint_common.runtime.service import run_service
 from services.trainer.adapters.checkpoint_rows_postgres import PostgresCheckpointRows
 from services.trainer.adapters.checkpoints import BlobCheckpoints
+from services.trainer.adapters.distributed.follow import run_follower
+from services.trainer.adapters.distributed.group import Group, open_group
 from services.trainer.adapters.lease_postgres import PostgresLease
 from services.trainer.adapters.operations_postgres import PostgresOperations
 from services.trainer.adapters.policies import open_policies
-from services.trainer.adapters.resident_base import load_base
 from services.trainer.adapters.sessions_postgres import PostgresSessions
+from services.trainer.core.ranks import ALONE, Place
 from services.trainer.core.scheduler import Limits
 from services.trainer.handlers.keeping import Keeping
 from services.trainer.handlers.operations import Operations
@@ -62,6 +63,7 @@ class Trainer:
     registry: RegistryClient
     clock: Clock
     registered: asyncio.Event
+    ranks: Group
 
     async def train(self) -> None:
         """Register the base, then train on waves until cancelled."""
@@ -85,7 +87,7 @@ class Trainer:
 
 
 @asynccontextmanager
-async def open_trainer(settings: TrainerSettings) -> AsyncIterator[Trainer]:
+async def open_trainer(settings: TrainerSettings, place: Place = ALONE) -> AsyncIterator[Trainer]:
     """Connect, load the base and assemble; leaving closes everything in the opposite order."""
     clock = SystemClock()
     async with AsyncExitStack() as stack:
@@ -94,9 +96,18 @@ async def open_trainer(settings: TrainerSettings) -> AsyncIterator[Trainer]:
         await migrate(pool, schema=SCHEMA, package="services.trainer.adapters.migrations")
         blobs = await open_blobs(settings.blobs)
         stack.push_async_callback(blobs.close)
+        ranks = await stack.enter_async_context(
+            open_group(
+                settings.base_dir,
+                place,
+                sharding=settings.sharding,
+                threads=settings.threads,
+                timeout_seconds=settings.rank_timeout_seconds,
+            )
+        )
         policies = await stack.enter_async_context(
             open_policies(
-                partial(load_base, settings.base_dir),
+                ranks.load,
                 threads=settings.threads,
                 limits=Limits(
                     max_tokens=settings.batch_tokens,
@@ -170,12 +181,28 @@ async def open_trainer(settings: TrainerSettings) -> AsyncIterator[Trainer]:
             registry=RegistryClient(registry),
             clock=clock,
             registered=registered,
+            ranks=ranks,
         )
 
 
-async def run(settings: TrainerSettings) -> None:
-    """Serve until told to stop."""
-    async with open_trainer(settings) as trainer:
-        await run_service(
-            trainer.http, settings.http, [trainer.train, trainer.relay.run, trainer.operations.run]
+async def run(settings: TrainerSettings, place: Place) -> None:
+    """Serve until told to stop, as rank 0."""
+    async with open_trainer(settings, place) as trainer:
+        background = [trainer.train, trainer.relay.run, trainer.operations.run, trainer.ranks.watch]
+        await run_service(trainer.http, settings.http, background)
+
+
+def run_rank(settings: TrainerSettings, place: Place) -> int:
+    """Follow rank 0 until it leaves; torchrun ends and starts all ranks together."""
+    try:
+        run_follower(
+            settings.base_dir,
+            place,
+            sharding=settings.sharding,
+            threads=settings.threads,
+            timeout_seconds=settings.rank_timeout_seconds,
         )
+    except (MintError, RuntimeError) as error:
+        _log.error("rank stopped", extra={"rank": place.rank, "problem": str(error)})  # not a bug of ours
+        return 1
+    return 0

@@ -1,9 +1,12 @@
 """Settings of the trainer, read once from the environment."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from mint_common.errors import SettingInvalid
 from mint_common.settings import (
     BlobSettings,
     HttpSettings,
@@ -13,6 +16,7 @@ from mint_common.settings import (
     PostgresSettings,
     TelemetrySettings,
 )
+from services.trainer.core.ranks import Place, Sharding
 
 
 class TrainerSettings(BaseModel):
@@ -70,3 +74,33 @@ class TrainerSettings(BaseModel):
         ge=5,
         description="another trainer of the base takes over when this one has been silent for so long",
     )
+    ranks: int = Field(
+        1, ge=1, description="processes that hold the base together; started here, unless torchrun has"
+    )
+    sharding: Sharding = Field(
+        "none", description="what a rank keeps of the base: docs/distributed.md says which fits"
+    )
+    rank_timeout_seconds: float = Field(
+        300.0,
+        ge=10,
+        description="how long a rank that hangs or starts slowly is waited for; a dead one is told at once",
+    )
+
+
+def read_place(environ: Mapping[str, str], settings: TrainerSettings) -> Place:
+    """Return this process's place among the ranks. Raises SettingInvalid."""
+    place = Place(count=settings.ranks)
+    if "RANK" in environ and "WORLD_SIZE" in environ:
+        rank, count = int(environ["RANK"]), int(environ["WORLD_SIZE"])
+        place = Place(rank=rank, count=count, local=int(environ.get("LOCAL_RANK", rank)), launched=count > 1)
+        if settings.ranks not in {1, count}:
+            problem = f"{settings.ranks}, but {count} ranks were started (WORLD_SIZE)"
+            raise SettingInvalid(name="MINT_TRAINER_RANKS", problem=problem)
+    if (place.count > 1) != (settings.sharding != "none"):
+        problem = (
+            f"{place.count} ranks need one of {', '.join(get_args(Sharding)[1:])}"
+            if place.count > 1
+            else f"{settings.sharding} takes no effect on one rank: set MINT_TRAINER_RANKS"
+        )
+        raise SettingInvalid(name="MINT_TRAINER_SHARDING", problem=problem)
+    return place

@@ -20,11 +20,18 @@ SPLITS_LINES: frozenset[Sharding] = frozenset({"data", "fsdp", "zero3"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """A process's place among ``count`` ranks; ``local`` numbers it on its machine."""
+    """A process's place among ``count`` ranks; ``local`` numbers it on its machine.
+
+    ``launched``: torchrun has started them all, else rank 0 starts the others.
+    """
 
     rank: int = 0
     count: int = 1
     local: int = 0
+    launched: bool = False
+
+
+ALONE = Place()
 
 
 class RankLost(MintError):

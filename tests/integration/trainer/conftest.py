@@ -29,6 +29,7 @@ from mint_common.settings import (
     PostgresSettings,
     TelemetrySettings,
 )
+from services.standalone.adapters.launch import free_port
 from services.trainer.app import Trainer, open_trainer
 from services.trainer.settings import TrainerSettings
 
@@ -207,3 +208,20 @@ async def stage(nats_url: str, database: str, tmp_path: Path) -> AsyncIterator[S
 def missing_claim() -> Claim:
     """A claim of nothing."""
     return Claim(uri="waves/none/record", sha256="0" * 64, size_bytes=1)
+
+
+@pytest.fixture
+def environ(stage: Stage) -> dict[str, str]:
+    """What both services need."""
+    ports = {"registry": free_port(), "trainer": free_port()}
+    return {
+        "OMP_NUM_THREADS": "1",
+        "MINT_NATS_URL": stage.settings.nats.url,
+        "MINT_POSTGRES_DSN": stage.settings.postgres.dsn,
+        "MINT_BLOBS_URL": stage.settings.blobs.url,
+        "MINT_INTERNAL_TOKEN": "secret",
+        "MINT_PEERS_REGISTRY_URL": f"http://127.0.0.1:{ports['registry']}",
+        "MINT_REGISTRY_HTTP_PORT": str(ports["registry"]),
+        "MINT_TRAINER_HTTP_PORT": str(ports["trainer"]),
+        "MINT_TRAINER_BASE_DIR": str(TINY),
+    }

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -15,9 +15,8 @@ import pytest
 from mint_common.client.http import InternalHttp
 from mint_common.client.registry import RegistryClient
 from mint_common.events import RevisionExported
-from services.standalone.adapters.launch import free_port
 
-from .conftest import TINY, Stage
+from .conftest import Stage
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
@@ -26,12 +25,14 @@ READY_SECONDS = 90
 
 
 @asynccontextmanager
-async def process(service: str, environ: dict[str, str], log: Path) -> AsyncIterator[subprocess.Popen[bytes]]:
+async def process(
+    service: str, environ: dict[str, str], log: Path, *, launch: Sequence[str] = ("-m",)
+) -> AsyncIterator[subprocess.Popen[bytes]]:
     """Run a service until the block ends; the block starts when it is ready."""
     address = f"http://127.0.0.1:{environ[f'MINT_{service.upper()}_HTTP_PORT']}"
     with log.open("ab") as output:
         child = subprocess.Popen(
-            [sys.executable, "-m", f"services.{service}"],
+            [sys.executable, *launch, f"services.{service}"],
             env={**os.environ, **environ},
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -53,23 +54,6 @@ async def _is_ready(client: httpx.AsyncClient, address: str) -> bool:
         return (await client.get(f"{address}/readyz")).status_code == 200
     except httpx.TransportError:
         return False
-
-
-@pytest.fixture
-def environ(stage: Stage) -> dict[str, str]:
-    """What both services need."""
-    ports = {"registry": free_port(), "trainer": free_port()}
-    return {
-        "OMP_NUM_THREADS": "1",
-        "MINT_NATS_URL": stage.settings.nats.url,
-        "MINT_POSTGRES_DSN": stage.settings.postgres.dsn,
-        "MINT_BLOBS_URL": stage.settings.blobs.url,
-        "MINT_INTERNAL_TOKEN": "secret",
-        "MINT_PEERS_REGISTRY_URL": f"http://127.0.0.1:{ports['registry']}",
-        "MINT_REGISTRY_HTTP_PORT": str(ports["registry"]),
-        "MINT_TRAINER_HTTP_PORT": str(ports["trainer"]),
-        "MINT_TRAINER_BASE_DIR": str(TINY),
-    }
 
 
 async def test_kill_9_loses_and_repeats_nothing(

@@ -30,7 +30,7 @@ from services.trainer.adapters.resident_base import ResidentBase, load_base
 from services.trainer.adapters.scoring import ScoringBase
 from services.trainer.adapters.stepping import Work, step_policies
 from services.trainer.adapters.training_state import new_state
-from services.trainer.core.ranks import Place, Sharding
+from services.trainer.core.ranks import Place, RankLost, Sharding
 
 from .conftest import TINY
 from .families import describe_family, everything
@@ -66,11 +66,13 @@ class Pair:
         self.other.stdin.write(f"{sharding} {folder}\n")
         self.other.stdin.flush()
         passes = load_sharded(folder, sharding, self.ranks)
-        base = ShardedBase(passes, self.ranks)
+        lost: list[RankLost] = []
+        base = ShardedBase(passes, self.ranks, lost=lost.append)
         try:
             yield base, base_bytes(passes.base.target_scores)
         finally:
             base.close()
+            assert lost == []
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,16 @@
 """The life of every rank but 0: carry out one order after another."""
 
+import signal
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
 from services.trainer.adapters.distributed.orders import Differentiate, Score, Stop
 from services.trainer.adapters.distributed.passes import Passes
-from services.trainer.adapters.distributed.ranks import Ranks
+from services.trainer.adapters.distributed.ranks import Ranks, joined_ranks
+from services.trainer.adapters.distributed.shapes import load_sharded
+from services.trainer.core.ranks import Place, Sharding
 
 
 def follow(passes: Passes, ranks: Ranks) -> None:
@@ -16,3 +24,23 @@ def follow(passes: Passes, ranks: Ranks) -> None:
                 passes.differentiate(order)
             case Stop():
                 return
+
+
+def run_follower(
+    folder: Path,
+    place: Place,
+    *,
+    sharding: Sharding,
+    threads: int,
+    timeout_seconds: float,
+    store: dist.Store | None = None,
+) -> None:
+    """Join, load, follow. Signals that end a service are for rank 0, which needs the others till it is done.
+
+    Raises SettingInvalid; RuntimeError when another rank is gone.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    torch.set_num_threads(threads)
+    with joined_ranks(place, store=store, timeout_seconds=timeout_seconds) as ranks:
+        follow(load_sharded(folder, sharding, ranks), ranks)

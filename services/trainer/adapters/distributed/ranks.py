@@ -4,6 +4,7 @@ Orders and scores travel by gloo, tensors of the base's device by NCCL where tha
 bounded by a timeout: a rank that hangs is an error for the others, as a dead one is at once.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from mint_common.errors import SettingInvalid
 from services.trainer.core.ranks import Place
 
 LOOPBACK = "127.0.0.1"
@@ -72,12 +74,15 @@ def joined_ranks(
     device = torch.device("cpu")
     backend = "gloo"
     if torch.cuda.is_available():
+        if place.local >= torch.cuda.device_count():
+            problem = f"no GPU for rank {place.rank}: {torch.cuda.device_count()} here"
+            raise SettingInvalid(name="MINT_TRAINER_RANKS", problem=problem)
         device = torch.device("cuda", place.local)
         torch.cuda.set_device(device)
         backend = "cpu:gloo,cuda:nccl"
     dist.init_process_group(
         backend,
-        store=store,
+        store=_launchers_store() if store is None else store,
         rank=place.rank,
         world_size=place.count,
         timeout=timedelta(seconds=timeout_seconds),
@@ -86,6 +91,19 @@ def joined_ranks(
         yield Ranks(rank=place.rank, count=place.count, device=device)
     finally:
         dist.destroy_process_group()
+
+
+def _launchers_store() -> dist.Store:
+    """Return torchrun's store.
+
+    It keeps one store while it starts a machine's ranks again, and addresses of dead ranks are still in it
+    (torch 2.13): each attempt has names of its own. Over several machines attempts are not counted together:
+    there torchrun has to make a new store itself (TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1).
+    """
+    store, _, _ = next(dist.rendezvous("env://"))
+    if os.environ.get("LOCAL_WORLD_SIZE") != os.environ["WORLD_SIZE"]:
+        return store
+    return dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 def host_store(count: int, *, timeout_seconds: float) -> dist.TCPStore:

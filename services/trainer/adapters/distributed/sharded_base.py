@@ -8,9 +8,8 @@ last: the process has to end, and the group starts again.
 # ruff: noqa: N803, N806  # tensors carry their shape in their name
 
 import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -39,12 +38,20 @@ _PULSES = 10
 
 
 class ShardedBase:
-    """`ScoringBase` of rank 0. ``lost`` fails when the ranks no longer work together."""
+    """`ScoringBase` of rank 0. ``lost`` is called when the ranks no longer work together."""
 
-    def __init__(self, passes: Passes, ranks: Ranks, *, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
+    def __init__(
+        self,
+        passes: Passes,
+        ranks: Ranks,
+        *,
+        lost: Callable[[RankLost], None],
+        timeout_seconds: float = TIMEOUT_SECONDS,
+    ) -> None:
         self.facts: BaseFacts = passes.base.facts
         self.shares_prompts = passes.base.shares_prompts
-        self.lost: Future[None] = Future()
+        self._tell_lost = lost
+        self._lost: RankLost | None = None
         self._passes = passes
         self._ranks = ranks
         self._exchange = threading.Lock()
@@ -101,27 +108,27 @@ class ShardedBase:
         """Let the other ranks go, unless they are lost."""
         self._closed.set()
         self._pulse.join()
-        if not self.lost.done():
-            with self._said(Stop()):
-                pass
+        with suppress(RankLost), self._said(Stop()):
+            pass
 
     @contextmanager
     def _said(self, order: Order) -> Iterator[None]:
         """Give an order; whatever then goes wrong in this rank's part leaves the others in the middle."""
         with self._exchange:
-            if self.lost.done():
-                raise RankLost(base=self.facts.name, problem=str(self.lost.exception()))
-            whole = False
+            if self._lost is not None:
+                raise RankLost(base=self.facts.name, problem=str(self._lost))
+            self._lost = RankLost(base=self.facts.name, problem=f"{type(order).__name__} was broken off")
             try:
                 self._ranks.say(order)
                 yield
-                whole = True
             except RuntimeError as error:  # what torch.distributed raises, and what a full device does
-                raise RankLost(base=self.facts.name, problem=_first_line(error)) from error
+                self._lost = RankLost(base=self.facts.name, problem=_first_line(error))
+                raise self._lost from error
+            else:
+                self._lost = None
             finally:
-                if not whole:
-                    problem = f"{type(order).__name__} was not carried out by all ranks"
-                    self.lost.set_exception(RankLost(base=self.facts.name, problem=problem))
+                if self._lost is not None:
+                    self._tell_lost(self._lost)
 
     def _beat(self) -> None:
         """Tell idle ranks from time to time that this one is there."""

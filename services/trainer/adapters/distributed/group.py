@@ -1,0 +1,148 @@
+"""Rank 0's side of the ranks: start those of its machine, unless torchrun has, load, watch, end.
+
+Invariants: no rank outlives rank 0 (each sees its end of a pipe close); a rank's death is known at once, and
+then this process ends within `GRACE_SECONDS`, whatever it has in hand: its supervisor starts the group again,
+and what was not committed is done again.
+"""
+
+import asyncio
+import logging
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator
+from concurrent.futures import Future, InvalidStateError
+from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
+
+from mint_common.errors import SettingInvalid
+from services.trainer.adapters.distributed.ranks import host_store, joined_ranks
+from services.trainer.adapters.distributed.shapes import base_bytes, load_sharded
+from services.trainer.adapters.distributed.sharded_base import ShardedBase
+from services.trainer.adapters.resident_base import load_base
+from services.trainer.adapters.scoring import ScoringBase
+from services.trainer.core.ranks import Place, RankLost, Sharding
+
+_log = logging.getLogger(__name__)
+
+GRACE_SECONDS = 15.0
+"""A collective on a GPU may hang for as long as the timeout when its peer is gone."""
+_LEAVE_SECONDS = 10.0
+
+
+class Group:
+    """The ranks of a base as rank 0 has them; with one rank there is nothing to watch."""
+
+    def __init__(
+        self, folder: Path, place: Place, *, sharding: Sharding, threads: int, timeout_seconds: float
+    ) -> None:
+        self._folder = folder
+        self._place = place
+        self._sharding = sharding
+        self._threads = threads
+        self._timeout_seconds = timeout_seconds
+        self._lost: Future[None] = Future()
+        self._closing = threading.Event()
+        self._joined = ExitStack()
+        self._children: list[subprocess.Popen[bytes]] = []
+        self._last_resort: threading.Timer | None = None
+        self._store = None
+        if place.count > 1 and not place.launched:
+            self._store = host_store(place.count, timeout_seconds=timeout_seconds)
+            self._children = [self._start(rank) for rank in range(1, place.count)]
+            for rank, child in enumerate(self._children, start=1):
+                threading.Thread(target=self._wait_for, args=(rank, child), daemon=True).start()
+
+    @property
+    def pids(self) -> list[int]:
+        """Return the process ids of the ranks that were started here."""
+        return [child.pid for child in self._children]
+
+    def load(self) -> ScoringBase:
+        """Load the base, in the thread that is to work with it. Raises SettingInvalid."""
+        if self._place.count == 1:
+            return load_base(self._folder)
+        ranks = self._joined.enter_context(
+            joined_ranks(self._place, store=self._store, timeout_seconds=self._timeout_seconds)
+        )
+        passes = load_sharded(self._folder, self._sharding, ranks)
+        base = ShardedBase(passes, ranks, lost=self.lose, timeout_seconds=self._timeout_seconds)
+        self._joined.callback(base.close)
+        _log.info(
+            "base spread over ranks",
+            extra={
+                "ranks": ranks.count,
+                "sharding": self._sharding,
+                "device": str(ranks.device),
+                "kept_bytes": base_bytes(passes.base.target_scores),
+            },
+        )
+        return base
+
+    async def watch(self) -> None:
+        """Wait for ever. Raises RankLost when the ranks no longer work together."""
+        await asyncio.wrap_future(self._lost)
+
+    def lose(self, error: RankLost) -> None:
+        """Note that the ranks no longer work together: this process has to end."""
+        if self._closing.is_set():
+            return
+        try:
+            self._lost.set_exception(error)
+        except InvalidStateError:
+            return
+        _log.error("rank lost", extra={"problem": str(error)})
+        self._last_resort = threading.Timer(GRACE_SECONDS, os._exit, (1,))
+        self._last_resort.daemon = True
+        self._last_resort.start()
+
+    def close(self) -> None:
+        """Let the other ranks go, by force if they don't."""
+        self._closing.set()
+        try:
+            self._joined.close()
+        finally:
+            for child in self._children:
+                assert child.stdin is not None
+                try:
+                    child.wait(0 if self._lost.done() else _LEAVE_SECONDS)
+                except subprocess.TimeoutExpired:
+                    child.kill()
+                    child.wait()
+                child.stdin.close()
+            if self._last_resort is not None:
+                self._last_resort.cancel()
+
+    def _start(self, rank: int) -> subprocess.Popen[bytes]:
+        assert self._store is not None
+        options = {
+            "rank": rank,
+            "ranks": self._place.count,
+            "port": self._store.port,
+            "base-dir": self._folder,
+            "sharding": self._sharding,
+            "threads": self._threads,
+            "timeout-seconds": self._timeout_seconds,
+        }
+        arguments = [f"--{name}={value}" for name, value in options.items()]
+        command = [sys.executable, "-m", "services.trainer.adapters.distributed", *arguments]
+        return subprocess.Popen(command, stdin=subprocess.PIPE)
+
+    def _wait_for(self, rank: int, child: "subprocess.Popen[bytes]") -> None:
+        status = child.wait()
+        self.lose(RankLost(base=self._folder.name, problem=f"rank {rank} ended with status {status}"))
+
+
+@asynccontextmanager
+async def open_group(
+    folder: Path, place: Place, *, sharding: Sharding, threads: int, timeout_seconds: float
+) -> AsyncIterator[Group]:
+    """Start the ranks of a base that are to be started here; leaving ends them."""
+    if place.launched and place.rank:
+        raise SettingInvalid(name="RANK", problem=f"{place.rank}: only rank 0 leads")
+    group = Group(folder, place, sharding=sharding, threads=threads, timeout_seconds=timeout_seconds)
+    try:
+        yield group
+    finally:
+        await asyncio.to_thread(group.close)
