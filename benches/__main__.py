@@ -1,16 +1,18 @@
 """`python -m benches [NAME...]` runs all benches or some; `--check` compares with the baselines.
 
-Each bench runs in a process of its own: an engine, a heap and an import are never shared.
+Each bench runs in a process of its own: an engine, a heap and an import are never shared. `--only ROW`
+measures one row, and no more of its bench than that takes, into `out/bench/only`.
 """
 
 import argparse
 import importlib
+import inspect
 import subprocess
 import sys
 
 from benches.baselines import check_reports, record_baselines
 from benches.machine import ROOT
-from benches.report import print_report, write_report
+from benches.report import OUT, print_report, write_report
 
 LOADER = (
     "packed",
@@ -22,6 +24,20 @@ LOADER = (
     "eviction",
 )
 BENCHES = (*LOADER, "fleet", "catalog", "trainer", "handoff")
+ROWS = {
+    "packed": ("packed_live_ratio", "packed_real_dims_ratio", "packed_over_read"),
+    "loader_inloop": (
+        "inloop_dense_ms",
+        "inloop_packed_moe_ms",
+        "inloop_packed_over_copy",
+        "stall_over_step",
+    ),
+    "loader_cold": ("staircase_ratio", "misses_fetches", "misses_add_lora"),
+    "loader_warm": ("warm_p95_ratio", "warm_p95_ratio_admission_off", "added_first_token_ratio"),
+    "loader_sweep": ("sweep_errors", "sweep_rss_drift"),
+    "loader_gateway": ("throughput_vs_vllm", "requests_per_second", "added_p50_ms", "cold_first_ratio"),
+}
+"""The rows that can be asked for by name, by their bench."""
 KNOWN = f"loader {' '.join(BENCHES)}"
 
 
@@ -31,6 +47,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help=f"all, or some of: loader {' '.join(BENCHES)}"
     )
+    parser.add_argument("--only", metavar="ROW", help=f"one of: {' '.join(sum(ROWS.values(), ()))}")
     parser.add_argument("--check", action="store_true", help="compare out/bench with the baselines")
     parser.add_argument("--record", action="store_true", help="make out/bench the baselines")
     parser.add_argument("--policies", type=int, help="the size of bench catalog, a million by default")
@@ -39,6 +56,8 @@ def main(arguments: list[str]) -> int:
         return record_baselines()
     if options.check:
         return check_reports()
+    if options.only:
+        return _run_only(parser, options.only, options.names)
     names = _expand(options.names)
     unknown = [name for name in names if name not in BENCHES]
     if unknown:
@@ -47,6 +66,19 @@ def main(arguments: list[str]) -> int:
         return _run(names[0], {} if options.policies is None else {"policies": options.policies})
     ended = [subprocess.run([sys.executable, "-m", "benches", name], cwd=ROOT, check=False) for name in names]
     return sum(done.returncode != 0 for done in ended)
+
+
+def _run_only(parser: argparse.ArgumentParser, row: str, names: list[str]) -> int:
+    name = next((bench for bench, rows in ROWS.items() if row in rows), None)
+    if name is None or (names and name not in _expand(names)):
+        parser.error(f"no such row {row!r}; there are: {' '.join(sum(ROWS.values(), ()))}")
+    run = importlib.import_module(f"benches.{name}").run
+    report = run(only=row) if "only" in inspect.signature(run).parameters else run()
+    assert row in {each.name for each in report.rows}, f"bench {name} measures no {row}"
+    path = write_report(report, out=OUT / "only")
+    print_report(report)
+    print(path.relative_to(ROOT))
+    return 0
 
 
 def _expand(names: list[str]) -> list[str]:

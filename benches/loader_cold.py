@@ -4,15 +4,17 @@ And many who want the same one: is it fetched and laid out once?
 """
 
 import asyncio
+import statistics
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
 
 from benches.load import in_flight, open_openai
 from benches.metrics import grown, read_metrics
-from benches.report import Report, make_row
+from benches.report import Report, Row, make_row
 from benches.serving import Serving, open_serving
 from mint_common.claims import RevisionRef
 
@@ -27,31 +29,56 @@ _FETCHES = 'mint_loader_load_seconds_count{stage="fetch"}'
 _LAYOUTS = 'mint_loader_load_seconds_count{stage="layout"}'
 
 
-def run() -> Report:
-    """Measure."""
-    return asyncio.run(_run())
+@dataclass(slots=True)
+class Staircase:
+    """Seconds of each round: the median bare load, and when each of a burst was ready."""
+
+    alone: list[float] = field(default_factory=list)
+    curves: list[list[float]] = field(default_factory=list)
 
 
-async def _run() -> Report:
+def run(only: str | None = None) -> Report:
+    """Measure; the misses alone take seconds."""
+    return asyncio.run(_run(rounds=0 if only in {"misses_fetches", "misses_add_lora"} else ROUNDS))
+
+
+async def _run(rounds: int) -> Report:
     async with open_serving(SETTINGS) as serving:
         per_round = ALONE + DISTINCT
-        revisions = await serving.publish("pool", 1 + per_round * (ROUNDS + 1))
-        alone: list[float] = []
-        last: list[float] = []
-        curves: list[list[float]] = []
-        for number in range(ROUNDS + 1):
-            batch = revisions[number * per_round : (number + 1) * per_round]
-            single = [await _ready(serving, ref) for ref in batch[:ALONE]]
-            await _clear(serving)
-            together = await _together(serving, batch[ALONE:])
-            await _clear(serving)
-            if number:  # the first round warms imports and connections
-                alone.append(sorted(single)[len(single) // 2])
-                last.append(together[-1])
-                curves.append(together)
+        revisions = await serving.publish("pool", 1 + per_round * (rounds + 1))
+        stairs = await _climb(serving, revisions, rounds)
         fetches, layouts = await _misses(serving, revisions[-1])
-    ratios = [slowest / (DISTINCT * bare) for slowest, bare in zip(last, alone, strict=True)]
-    rows = [
+    rows = [*(_stair_rows(stairs) if rounds else []), *_miss_rows(fetches, layouts)]
+
+    def draw(figure: Any) -> None:  # Any: matplotlib is untyped
+        axes = figure.subplots()
+        for curve in stairs.curves:
+            axes.plot(range(1, DISTINCT + 1), [1000 * each for each in curve], color="tab:blue", alpha=0.5)
+        bare = 1000 * statistics.median(stairs.alone or [0.0])
+        axes.plot([1, DISTINCT], [bare, DISTINCT * bare], color="grey", linestyle=":", label="one by one")
+        axes.set(title="cold adapters asked for at once", xlabel="how many are ready", ylabel="ms")
+        axes.legend()
+
+    return Report(bench="loader_cold", rows=rows, draw=draw)
+
+
+async def _climb(serving: Serving, revisions: Sequence[RevisionRef], rounds: int) -> Staircase:
+    stairs, per_round = Staircase(), ALONE + DISTINCT
+    for number in range(rounds + 1):
+        batch = revisions[number * per_round : (number + 1) * per_round]
+        single = [await _ready(serving, ref) for ref in batch[:ALONE]]
+        await _clear(serving)
+        together = await _together(serving, batch[ALONE:])
+        await _clear(serving)
+        if number:  # the first round warms imports and connections
+            stairs.alone.append(statistics.median(single))
+            stairs.curves.append(together)
+    return stairs
+
+
+def _stair_rows(stairs: Staircase) -> list[Row]:
+    ratios = [curve[-1] / (DISTINCT * bare) for curve, bare in zip(stairs.curves, stairs.alone, strict=True)]
+    return [
         make_row(
             "staircase_ratio",
             ratios,
@@ -65,12 +92,17 @@ async def _run() -> Report:
         ),
         make_row(
             "cold_load_ms",
-            [1000 * each for each in alone],
+            [1000 * each for each in stairs.alone],
             unit="ms",
             goal=100.0,
             better="lower",
             how="one cold adapter alone: fetch from the blob store, checks, layout, slot, over HTTP",
         ),
+    ]
+
+
+def _miss_rows(fetches: float, layouts: float) -> list[Row]:
+    return [
         make_row(
             "misses_fetches",
             [fetches],
@@ -90,17 +122,6 @@ async def _run() -> Report:
             how="of the same requests: adapters laid out in the engine",
         ),
     ]
-
-    def draw(figure: Any) -> None:  # Any: matplotlib is untyped
-        axes = figure.subplots()
-        for curve in curves:
-            axes.plot(range(1, DISTINCT + 1), [1000 * each for each in curve], color="tab:blue", alpha=0.5)
-        bare = 1000 * sorted(alone)[len(alone) // 2]
-        axes.plot([1, DISTINCT], [bare, DISTINCT * bare], color="grey", linestyle=":", label="one by one")
-        axes.set(title="cold adapters asked for at once", xlabel="how many are ready", ylabel="ms")
-        axes.legend()
-
-    return Report(bench="loader_cold", rows=rows, draw=draw)
 
 
 async def _ready(serving: Serving, ref: RevisionRef) -> float:

@@ -4,30 +4,42 @@ Both run at once with the same engine arguments and are measured in turn, so tha
 """
 
 import asyncio
+import statistics
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benches.adapters import Recipe, make_adapters, write_folders
 from benches.bare_vllm import EngineSize, open_bare_vllm
 from benches.load import Answered, OpenAI, in_flight, open_openai
-from benches.report import Report, make_row
+from benches.report import Report, Row, make_row
 from benches.serving import Serving, open_serving, scratch_folder
 from mint_common.ids import PolicyId
 
 SIZE = EngineSize(slots=8, host=64)
 WARM, AT_ONCE, TOKENS = 8, 32, 16
 ROUNDS, PER_ROUND = 6, 256
-SINGLE, COLD = 150, 16
+SINGLE, COLD = 150, 40
+RATE_ROWS = ("throughput_vs_vllm", "requests_per_second")
 
 
-def run() -> Report:
-    """Measure."""
-    return asyncio.run(_run())
+def run(only: str | None = None) -> Report:
+    """Measure all, or what one row needs."""
+    return asyncio.run(_run(only))
 
 
-async def _run() -> Report:
+@dataclass(slots=True)
+class Both:
+    """What was measured of the bare server and of ours, in turn; empty where nothing was."""
+
+    rates: tuple[list[float], list[float]] = ([], [])
+    singles: tuple[list[float], list[float]] = ([], [])
+    colds: tuple[list[float], list[float]] = ([], [])
+
+
+async def _run(only: str | None) -> Report:
     with scratch_folder() as folder:
         async with (
             open_bare_vllm(SIZE, folder / "vllm.log") as bare_url,
@@ -35,10 +47,12 @@ async def _run() -> Report:
             open_openai(bare_url) as bare,
             open_openai(serving.gateway_url, api_key=serving.api_key) as ours,
         ):
-            return await _measure(folder, serving, bare, ours)
+            both = await _measure(folder, serving, bare, ours, only)
+    rows = [*_rate_rows(*both.rates), *_single_rows(*both.singles), *_cold_rows(*both.colds)]
+    return Report(bench="loader_gateway", rows=rows, draw=lambda figure: _draw(figure, both))
 
 
-async def _measure(folder: Path, serving: Serving, bare: OpenAI, ours: OpenAI) -> Report:
+async def _measure(folder: Path, serving: Serving, bare: OpenAI, ours: OpenAI, only: str | None) -> Both:
     await serving.publish("pool", WARM + COLD, seed=1)
     made = make_adapters(serving.facts, PolicyId("bare"), WARM + COLD, Recipe(), seed=2)
     folders = write_folders(folder / "adapters", made)
@@ -48,15 +62,24 @@ async def _measure(folder: Path, serving: Serving, bare: OpenAI, ours: OpenAI) -
         await _load(bare, name, place)
     for ask, models in ((bare.ask, bare_warm), (ours.ask, our_warm)):
         _all_well(await in_flight(ask, models * 8, at_once=AT_ONCE))
+    both = Both()
+    if only in {None, *RATE_ROWS}:
+        both.rates = await _throughput(bare, ours, bare_warm, our_warm)
+    if only in {None, "added_p50_ms"}:
+        both.singles = await _singles(bare, ours, bare_warm[0], our_warm[0])
+    if only in {None, "cold_first_ratio"}:
+        cold_models = [f"pool@{WARM + 1 + number}" for number in range(COLD)]
+        both.colds = await _cold(bare, ours, folders[WARM:], cold_models)
+    return both
 
-    bare_rates, our_rates = await _throughput(bare, ours, bare_warm, our_warm)
-    bare_single, our_single = await _singles(bare, ours, bare_warm[0], our_warm[0])
-    cold_models = [f"pool@{WARM + 1 + number}" for number in range(COLD)]
-    bare_cold, our_cold = await _cold(bare, ours, folders[WARM:], cold_models)
-    rows = [
+
+def _rate_rows(bare: Sequence[float], ours: Sequence[float]) -> list[Row]:
+    if not ours:
+        return []
+    return [
         make_row(
             "throughput_vs_vllm",
-            [mine / theirs for mine, theirs in zip(our_rates, bare_rates, strict=True)],
+            [mine / theirs for mine, theirs in zip(ours, bare, strict=True)],
             unit="ratio",
             goal=0.9,
             better="higher",
@@ -67,48 +90,65 @@ async def _measure(folder: Path, serving: Serving, bare: OpenAI, ours: OpenAI) -
         ),
         make_row(
             "requests_per_second",
-            our_rates,
+            ours,
             unit="1/s",
             goal=0.0,
             better="higher",
-            limit=max(bare_rates),
+            limit=max(bare),
             how="the numerator of the row above; the limit is the best round of the bare server",
         ),
+    ]
+
+
+def _single_rows(bare: Sequence[float], ours: Sequence[float]) -> list[Row]:
+    if not ours:
+        return []
+    return [
         make_row(
             "added_p50_ms",
-            [1000 * (mine - theirs) for mine, theirs in zip(our_single, bare_single, strict=True)],
+            [1000 * (mine - theirs) for mine, theirs in zip(ours, bare, strict=True)],
             unit="ms",
             goal=3.0,
             better="lower",
             limit=0.0,
             how=f"one warm request of one token at a time, {SINGLE} alternating pairs: ours less the bare "
             "server's, median of the differences; it pays for two more hops, the key, the name and the proof",
-        ),
+        )
+    ]
+
+
+def _cold_rows(bare: Sequence[float], ours: Sequence[float]) -> list[Row]:
+    if not ours:
+        return []
+    return [
         make_row(
             "cold_first_ratio",
-            [mine / theirs for mine, theirs in zip(our_cold, bare_cold, strict=True)],
+            [mine / theirs for mine, theirs in zip(ours, bare, strict=True)],
             unit="ratio",
             goal=1.2,
             better="lower",
             limit=1.0,
             how=f"first request of a revision that no engine has seen, fetch and checks included, over "
-            f"load_lora_adapter from a local folder plus the first request of the bare server; {COLD} pairs",
-        ),
+            f"load_lora_adapter from a local folder plus the first request of the bare server; {COLD} pairs, "
+            f"medians {_ms(ours)} and {_ms(bare)} ms",
+        )
     ]
 
-    def draw(figure: Any) -> None:  # Any: matplotlib is untyped
-        left, right = figure.subplots(1, 2)
-        left.boxplot([bare_rates, our_rates], tick_labels=["vLLM", "MinT"])
-        left.set(title=f"requests/s, {AT_ONCE} in flight", ylim=(0, None))
-        timings = [bare_single, our_single, bare_cold, our_cold]
-        right.boxplot(
-            [[1000 * each for each in samples] for samples in timings],
-            tick_labels=["vLLM\nwarm", "MinT\nwarm", "vLLM\ncold", "MinT\ncold"],
-            showfliers=False,
-        )
-        right.set(title="one request, ms", ylim=(0, None))
 
-    return Report(bench="loader_gateway", rows=rows, draw=draw)
+def _ms(seconds: Sequence[float]) -> str:
+    return f"{1000 * statistics.median(seconds):.1f}"
+
+
+def _draw(figure: Any, both: Both) -> None:  # Any: matplotlib is untyped
+    left, right = figure.subplots(1, 2)
+    left.boxplot(both.rates, tick_labels=["vLLM", "MinT"])
+    left.set(title=f"requests/s, {AT_ONCE} in flight", ylim=(0, None))
+    right.boxplot(
+        [[1000 * each for each in samples] for samples in (*both.singles, *both.colds)],
+        tick_labels=["vLLM\nwarm", "MinT\nwarm", "vLLM\ncold", "MinT\ncold"],
+        showfliers=False,
+    )
+    right.set(title="one request, ms", ylim=(0, None))
 
 
 async def _throughput(

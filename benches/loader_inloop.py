@@ -1,80 +1,151 @@
-"""How long does a cold load hold the engine's loop up? Its slices, and the longest gap while 32 arrive."""
+"""How long does a cold load hold the engine's loop up? Its slices, and the longest gap while 32 arrive.
+
+Dense adapters, and packed ones of experts: of those the loop should do nothing but the copy into a slot.
+"""
 
 import asyncio
 import statistics
 import time
-from collections.abc import Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from safetensors.numpy import load_file
+
 from benches.adapters import Recipe, make_adapters, write_folders
-from benches.report import Report, make_row
+from benches.moe_loads import EXPERTS, LAYERS, write_both
+from benches.report import Report, Row, make_row
 from benches.serving import TINY, scratch_folder
-from mint_common.adapters_format import read_base_facts
+from mint_common.adapters_format import WEIGHTS_FILE, BaseFacts, read_base_facts
 from mint_common.generation import Sampling
 from mint_common.ids import PolicyId, TenantId, sha256_digest
 from services.loader.adapters.vllm_engine import EngineConfig, VllmEngine, start_engine
 from services.loader.ports import LoadedAdapter
 
 COLD, BURST, SLOTS, SLICE_MS = 100, 32, 40, 2.0
+MOE_LOADS, MOE_RANK = 15, 4
+MOE_ROWS = ("inloop_packed_moe_ms", "inloop_packed_over_copy", "inloop_packed_slice_ms")
 WARM_TOKENS = 240
 
 
-def run() -> Report:
-    """Measure."""
+def run(only: str | None = None) -> Report:
+    """Measure all, or what one row needs."""
+    dense, moe = Dense(), Moe()
     with scratch_folder() as folder:
-        facts = read_base_facts(TINY)
-        folders = write_folders(
-            folder, make_adapters(facts, PolicyId("bench"), COLD + BURST, Recipe(rank=8), seed=1)
-        )
-        config = EngineConfig(
-            base_dir=TINY,
-            facts=facts,
-            max_context=facts.max_context,
-            slots=SLOTS,
-            host_capacity=COLD + BURST,
-            max_sequences=16,
-            kv_cache_bytes=64 << 20,
-            max_logprobs=1,
-            threads=1,
-        )
-        return asyncio.run(_run(config, folders))
+        if only not in MOE_ROWS:
+            asyncio.run(_with_dense(folder, dense))
+        if only in {None, *MOE_ROWS}:
+            asyncio.run(_with_moe(folder, moe))
+    rows = [*(_dense_rows(dense) if dense.whole else []), *(_moe_rows(moe) if moe.in_loop else [])]
+    return Report(bench="loader_inloop", rows=rows, draw=lambda figure: _draw(figure, dense))
 
 
-async def _run(config: EngineConfig, folders: Sequence[Path]) -> Report:
+@dataclass(slots=True)
+class Dense:
+    """Milliseconds: in the loop and in all of each cold load; between tokens in quiet and under a burst."""
+
+    in_loop: list[float] = field(default_factory=list)
+    whole: list[float] = field(default_factory=list)
+    quiet: list[float] = field(default_factory=list)
+    during: list[float] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Moe:
+    """Milliseconds of each packed load: in the loop, its longest slice, the same bytes copied."""
+
+    in_loop: list[float] = field(default_factory=list)
+    longest: list[float] = field(default_factory=list)
+    copy: list[float] = field(default_factory=list)
+    size_bytes: int = 0
+
+
+async def _with_dense(folder: Path, found: Dense) -> None:
+    facts = read_base_facts(TINY)
+    made = make_adapters(facts, PolicyId("bench"), COLD + BURST, Recipe(rank=8), seed=1)
+    adapters = _adapters(write_folders(folder / "dense", made))
+    async with _engine(TINY, facts, slots=SLOTS, host=COLD + BURST) as engine:
+        await _gaps(engine, 50)
+        for adapter in adapters[:COLD]:
+            began = time.perf_counter()
+            await engine.stage(adapter)
+            part = await engine.activate(adapter, victim=None, slice_ms=SLICE_MS)
+            found.whole.append((time.perf_counter() - began) * 1e3)
+            found.in_loop.append(part.stall_ms)
+            await engine.unload(adapter.number)
+        found.quiet = await _gaps(engine, WARM_TOKENS)
+        warm = asyncio.create_task(_gaps(engine, WARM_TOKENS))
+        await asyncio.sleep(0.05)
+        await _burst(engine, adapters[COLD:])
+        found.during = await warm
+
+
+async def _with_moe(folder: Path, found: Moe) -> None:
+    """Load one packed adapter again and again under new numbers, and copy its tensors into others in turn."""
+    from tools.make_moe_base import make_moe_base
+
+    base = folder / "moe-base"
+    facts = make_moe_base(base, experts=EXPERTS, layers=LAYERS, expert_width=32)
+    packed, _ = write_both(facts, folder / "moe", rank=MOE_RANK, dtype=np.float32)
+    sources = [array.copy() for array in load_file(packed / WEIGHTS_FILE).values()]
+    targets = [np.ones_like(source) for source in sources]
+    found.size_bytes = sum(source.nbytes for source in sources)
+    async with _engine(base, facts, slots=2, host=4) as engine:
+        for adapter in _adapters([packed] * (MOE_LOADS + 1)):
+            await engine.stage(adapter)
+            stalls = []
+            while True:
+                part = await engine.activate(adapter, victim=None, slice_ms=SLICE_MS)
+                stalls.append(part.stall_ms)
+                if part.done:
+                    break
+            await engine.unload(adapter.number)
+            began = time.perf_counter()
+            for target, source in zip(targets, sources, strict=True):
+                target[:] = source
+            if adapter.number > 1:  # the first one touches the slot's memory
+                found.copy.append((time.perf_counter() - began) * 1e3)
+                found.in_loop.append(sum(stalls))
+                found.longest.append(max(stalls))
+
+
+def _adapters(folders: Sequence[Path]) -> list[LoadedAdapter]:
+    return [
+        LoadedAdapter(digest=sha256_digest(str(n).encode()), number=n, folder=folder)
+        for n, folder in enumerate(folders, 1)
+    ]
+
+
+@asynccontextmanager
+async def _engine(base: Path, facts: BaseFacts, *, slots: int, host: int) -> AsyncIterator[VllmEngine]:
+    config = EngineConfig(
+        base_dir=base,
+        facts=facts,
+        max_context=min(facts.max_context, 512),
+        slots=slots,
+        host_capacity=host,
+        max_sequences=16,
+        kv_cache_bytes=64 << 20,
+        max_logprobs=1,
+        threads=1,
+    )
     engine = start_engine(config)
     try:
-        return await _measure(engine, folders)
+        yield engine
     finally:
         engine.close()
 
 
-async def _measure(engine: VllmEngine, folders: Sequence[Path]) -> Report:
-    adapters = [
-        LoadedAdapter(digest=sha256_digest(str(n).encode()), number=n, folder=folder)
-        for n, folder in enumerate(folders, 1)
-    ]
-    await _gaps(engine, 50)
-    in_loop, whole = [], []
-    for adapter in adapters[:COLD]:
-        began = time.perf_counter()
-        await engine.stage(adapter)
-        part = await engine.activate(adapter, victim=None, slice_ms=SLICE_MS)
-        whole.append((time.perf_counter() - began) * 1e3)
-        in_loop.append(part.stall_ms)
-        await engine.unload(adapter.number)
-    quiet = await _gaps(engine, WARM_TOKENS)
-    warm = asyncio.create_task(_gaps(engine, WARM_TOKENS))
-    await asyncio.sleep(0.05)
-    await _burst(engine, adapters[COLD:])
-    during = await warm
-    step = statistics.median(quiet)
-    rows = [
+def _dense_rows(found: Dense) -> list[Row]:
+    step = statistics.median(found.quiet)
+    return [
         make_row(
             "inloop_dense_ms",
-            in_loop,
+            found.in_loop,
             unit="ms",
             goal=0.5,
             better="lower",
@@ -82,18 +153,18 @@ async def _measure(engine: VllmEngine, folders: Sequence[Path]) -> Report:
         ),
         make_row(
             "stall_over_step",
-            [gap / step for gap in during],
-            value=max(during) / step,
+            [gap / step for gap in found.during],
+            value=max(found.during) / step,
             unit="x",
             goal=3.0,
             better="lower",
-            limit=max(quiet) / step,
+            limit=max(found.quiet) / step,
             how=f"longest gap between tokens while {BURST} cold loads arrive over the median in quiet; "
             "limit: the longest in quiet",
         ),
         make_row(
             "cold_load_ms",
-            whole,
+            found.whole,
             unit="ms",
             goal=10.0,
             better="lower",
@@ -101,15 +172,48 @@ async def _measure(engine: VllmEngine, folders: Sequence[Path]) -> Report:
         ),
     ]
 
-    def draw(figure: Any) -> None:
-        axes = figure.add_subplot()
-        axes.plot(quiet, label="quiet")
-        axes.plot(during, label=f"{BURST} cold loads")
-        axes.set_xlabel("token")
-        axes.set_ylabel("ms to the next token")
-        axes.legend()
 
-    return Report(bench="loader_inloop", rows=rows, draw=draw)
+def _moe_rows(found: Moe) -> list[Row]:
+    size = f"{found.size_bytes / 1e6:.0f} MB, {LAYERS} layers x {EXPERTS} experts x 3, rank {MOE_RANK}"
+    return [
+        make_row(
+            "inloop_packed_moe_ms",
+            found.in_loop,
+            unit="ms",
+            goal=2 * statistics.median(found.copy),
+            better="lower",
+            limit=statistics.median(found.copy),
+            how=f"engine-loop time of one cold load of a packed MoE adapter, all slices together; {size}. "
+            "Limit: one copy of the same tensors",
+        ),
+        make_row(
+            "inloop_packed_over_copy",
+            [mine / bare for mine, bare in zip(found.in_loop, found.copy, strict=True)],
+            unit="ratio",
+            goal=2.0,
+            better="lower",
+            limit=1.0,
+            how="the row above over the copy measured in turn with it: 1 is nothing but the copy",
+        ),
+        make_row(
+            "inloop_packed_slice_ms",
+            found.longest,
+            unit="ms",
+            goal=2 * SLICE_MS,
+            better="lower",
+            limit=SLICE_MS,
+            how=f"longest slice of such a load, which is to take {SLICE_MS:g} ms: what a step waits",
+        ),
+    ]
+
+
+def _draw(figure: Any, found: Dense) -> None:  # Any: matplotlib is untyped
+    axes = figure.add_subplot()
+    axes.plot(found.quiet, label="quiet")
+    axes.plot(found.during, label=f"{BURST} cold loads")
+    axes.set_xlabel("token")
+    axes.set_ylabel("ms to the next token")
+    axes.legend()
 
 
 async def _burst(engine: VllmEngine, adapters: Sequence[LoadedAdapter]) -> None:
