@@ -22,6 +22,7 @@ from vllm.lora.layers import (
     RowParallelLinearWithLoRA,
 )
 
+from services.loader.adapters.expert_slots import cleared_sparingly
 from services.loader.adapters.vllm_plugin import CUT_PARTS, vllm_version
 
 _MERGED = (MergedColumnParallelLinearWithLoRA, MergedQKVParallelLinearWithLoRA)
@@ -53,12 +54,11 @@ def cut(module: Any, layer: Any) -> None:
 
 def set_lora(module: Any, index: int, layer: Any) -> None:
     """Copy a layer's weights, which `cut` has seen, into a slot."""
-    if not is_cut(module):
-        module.set_lora(index, layer.lora_a, layer.lora_b)
-        return
     workers = module.tp_size
-    module.tp_size = 1  # what else a wrapper asks before it cuts; the engine's thread alone comes here
+    if is_cut(module):
+        module.tp_size = 1  # what else a wrapper asks before it cuts; the engine's thread alone comes here
     try:
-        module.set_lora(index, layer.lora_a, layer.lora_b)
+        with cleared_sparingly(module, index, layer):
+            module.set_lora(index, layer.lora_a, layer.lora_b)
     finally:
         module.tp_size = workers

@@ -186,4 +186,5 @@ REPAIRS = (
 PACKED = Extension(name="packed adapters from one mapping", tested_on=((0, 32),), apply=load_packed)
 STAGE = Extension(name="adapters laid out beside the loop, copied in slices", tested_on=((0, 32),))
 CUT_PARTS = Extension(name="adapters cut for their worker when they are laid out", tested_on=((0, 32),))
-EXTENSIONS = (PACKED, STAGE, CUT_PARTS)
+CLEAR_SLOTS = Extension(name="experts' slots cleared no more than needed", tested_on=((0, 32),))
+EXTENSIONS = (PACKED, STAGE, CUT_PARTS, CLEAR_SLOTS)
