@@ -3,6 +3,7 @@
 Invariant: every public route is behind `authenticate`; only health, metrics and the schema are open.
 """
 
+import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 
@@ -10,12 +11,13 @@ from fastapi import Depends, FastAPI
 
 from mint_common import telemetry
 from mint_common.bus.nats import connect_nats
+from mint_common.bus.port import Bus
 from mint_common.catalog import Resolution
 from mint_common.client.directory import EngineDirectory
 from mint_common.client.http import InternalHttp
 from mint_common.client.registry import RegistryClient
 from mint_common.client.trainer import TrainerDirectory
-from mint_common.runtime.clock import SystemClock
+from mint_common.runtime.clock import Clock, SystemClock
 from mint_common.runtime.edge import create_http
 from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.runtime.postgres import migrate, open_pool
@@ -28,9 +30,15 @@ from services.gateway.adapters.submissions import PostgresSubmissions
 from services.gateway.adapters.tinker_operations import TrainingFutures
 from services.gateway.adapters.tinker_postgres import PostgresTinkerRuns
 from services.gateway.adapters.training_sessions import TrainerSessions
+from services.gateway.adapters.webhook_queue_postgres import PostgresWebhookQueue
+from services.gateway.adapters.webhook_sender import HttpWebhookSender
+from services.gateway.adapters.webhooks_postgres import PostgresWebhooks
 from services.gateway.core.callers import KeyMemory
 from services.gateway.core.resolutions import ResolutionCache
 from services.gateway.core.tinker.bodies import OpenBodies
+from services.gateway.core.webhooks.records import WebhookLimits
+from services.gateway.core.webhooks.retries import Patience
+from services.gateway.handlers.webhooks import WebhookCourier, WebhookIntake
 from services.gateway.http import (
     aliases,
     audit,
@@ -46,12 +54,14 @@ from services.gateway.http import (
     residency,
     rules,
     tasks,
+    webhooks,
 )
 from services.gateway.http.context import Gateway, authenticate
 from services.gateway.http.errors import install_error_shapes
 from services.gateway.http.tinker import routes as tinker
 from services.gateway.http.tinker.bodies import streams_body as is_tinker
 from services.gateway.http.tinker.context import Tinker
+from services.gateway.ports import WebhookQueue, WebhookSender
 from services.gateway.settings import GatewaySettings
 
 SCHEMA = "gateway"
@@ -68,6 +78,7 @@ ROUTES = (
     jobs,
     residency,
     events,
+    webhooks,
     models,
     completions,
     tinker,
@@ -78,6 +89,9 @@ PRUNE_SECONDS = 600.0
 """How often old answers to Idempotency-Keys are forgotten."""
 RESOLUTIONS = 100_000
 """How many resolved model names; some 100 MB at the most."""
+
+LEASE_TIMEOUTS = 3
+"""How long a gateway holds a webhook, in time-outs of a try: what a killed one held waits for so long."""
 
 
 def build_http(*, ready: Callable[[], bool]) -> FastAPI:
@@ -139,6 +153,10 @@ async def run(settings: GatewaySettings) -> None:
             training_sessions=TrainerSessions(trainers),
             requests=requests,
             submissions=PostgresSubmissions(pool, PostgresLedger(pool, clock), clock),
+            webhooks=PostgresWebhooks(pool),
+            webhook_limits=WebhookLimits(
+                per_tenant=settings.webhooks_per_tenant, allow_private=settings.webhook_allow_private
+            ),
             log=bus,
             clock=clock,
             keys=KeyMemory(ttl_seconds=settings.key_memory_seconds, capacity=KEYS),
@@ -150,6 +168,14 @@ async def run(settings: GatewaySettings) -> None:
                 bodies=OpenBodies(),
             ),
         )
+
+        sender = HttpWebhookSender(
+            clock,
+            timeout_seconds=settings.webhook_timeout_seconds,
+            allow_private=settings.webhook_allow_private,
+        )
+        stack.push_async_callback(sender.close)
+        intake, courier = _webhooks(settings, PostgresWebhookQueue(pool), sender, bus, clock)
 
         async def follow_engines() -> None:
             await engines.follow(bus)
@@ -171,5 +197,20 @@ async def run(settings: GatewaySettings) -> None:
             follow_catalog,
             ask_for_loads,
             prune_requests,
+            intake.run,
+            courier.run,
         ]
         await run_service(http, settings.http, background)
+
+
+def _webhooks(
+    settings: GatewaySettings, queue: WebhookQueue, sender: WebhookSender, bus: Bus, clock: Clock
+) -> tuple[WebhookIntake, WebhookCourier]:
+    queued = asyncio.Event()
+    patience = Patience(
+        first_delay_seconds=settings.webhook_first_retry_seconds,
+        give_up_seconds=settings.webhook_give_up_seconds,
+    )
+    lease_seconds = LEASE_TIMEOUTS * settings.webhook_timeout_seconds
+    courier = WebhookCourier(queue, sender, clock, queued, patience=patience, lease_seconds=lease_seconds)
+    return WebhookIntake(bus, queue, clock, queued), courier

@@ -35,6 +35,21 @@ class GatewaySettings(BaseModel):
         description="how long a name that was moved answers with its former revision while the new one is"
         " loading; 0: not at all",
     )
+    webhook_timeout_seconds: float = Field(
+        10.0, gt=0, le=60, description="how long a webhook's receiver may take to answer, seconds"
+    )
+    webhook_first_retry_seconds: float = Field(
+        5.0, gt=0, description="how soon a failed delivery is tried again at first, seconds"
+    )
+    webhook_give_up_seconds: float = Field(
+        259_200.0,
+        gt=0,
+        description="how long a delivery is tried, and a webhook that takes nothing is kept active, seconds",
+    )
+    webhook_allow_private: bool = Field(
+        False, description="whether webhooks may point at private addresses, and over http"
+    )
+    webhooks_per_tenant: int = Field(20, ge=0, description="how many webhooks a tenant may have")
     ready_seconds: float = Field(
         20.0,
         gt=0,

@@ -16,6 +16,7 @@ from services.standalone.commands.gc import gc
 from services.standalone.commands.policies import policy_app, revision_app
 from services.standalone.commands.running import down, status
 from services.standalone.commands.up import up
+from services.standalone.commands.webhooks import webhook_app
 
 app = typer.Typer(
     name="mint",
@@ -45,6 +46,7 @@ app.add_typer(eval_app, name="eval", short_help="Scores: list, record.")
 app.add_typer(key_app, name="key", short_help="API keys: list, create, rotate, revoke.")
 app.add_typer(job_app, name="job", short_help="Jobs: list, show, cancel.")
 app.command(short_help="Events as they happen, as JSON lines.")(events)
+app.add_typer(webhook_app, name="webhook", short_help="Tell your own servers of events.")
 app.command(short_help="Let go of what nobody uses.")(gc)
 app.command(short_help="Train, serve, promote, roll back: in minutes.")(demo)
 

@@ -10,7 +10,7 @@ from mint_common.catalog import Scope
 from mint_common.errors import Forbidden
 
 _ADMIN = re.compile(
-    r"/mint/v1/(keys|audit)(/.*)?|/mint/v1/policies/[^/]+/(rules(/.*)?|aliases/[^/]+/protect)"
+    r"/mint/v1/(keys|audit|webhooks)(/.*)?|/mint/v1/policies/[^/]+/(rules(/.*)?|aliases/[^/]+/protect)"
 )
 _OPERATOR = re.compile(r"/mint/v1/(tenants(/.*)?|gc)")
 _TINKER_READ = re.compile(

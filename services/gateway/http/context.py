@@ -14,8 +14,16 @@ from mint_common.client.registry import RegistryClient
 from mint_common.runtime.clock import Clock
 from services.gateway.core.callers import Caller, KeyMemory, choose_key
 from services.gateway.core.scopes import check_scope
+from services.gateway.core.webhooks.records import WebhookLimits
 from services.gateway.http.tinker.context import Tinker
-from services.gateway.ports import Requests, Resolver, Rollout, Submissions, TrainingSessions
+from services.gateway.ports import (
+    Requests,
+    Resolver,
+    Rollout,
+    Submissions,
+    TrainingSessions,
+    Webhooks,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +37,8 @@ class Gateway:
     training_sessions: TrainingSessions
     submissions: Submissions
     requests: Requests
+    webhooks: Webhooks
+    webhook_limits: WebhookLimits
     log: EventLog
     clock: Clock
     keys: KeyMemory

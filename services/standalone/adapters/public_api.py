@@ -51,6 +51,10 @@ class PublicApi:
         """Set something."""
         return self._ask("PUT", path, json=body)
 
+    def patch(self, path: str, body: object) -> Json:
+        """Change what is named."""
+        return self._ask("PATCH", path, json=body)
+
     def delete(self, path: str) -> None:
         """Remove something."""
         self._ask("DELETE", path)

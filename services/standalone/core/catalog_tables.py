@@ -69,6 +69,22 @@ KEY = (
     Column(title="last used", path="last_used_at", kind="time"),
     Column(title="revoked", path="revoked_at", kind="time"),
 )
+WEBHOOK = (
+    Column(title="webhook", path="webhook_id"),
+    Column(title="state", path="state"),
+    Column(title="url", path="url"),
+    Column(title="events", path="event_types", kind="list"),
+    Column(title="reason", path="reason"),
+    Column(title="made", path="created_at", kind="time"),
+)
+DELIVERY = (
+    Column(title="delivery", path="delivery_id"),
+    Column(title="event", path="event_type"),
+    Column(title="state", path="state"),
+    Column(title="tries", path="tries"),
+    Column(title="made", path="created_at", kind="time"),
+    Column(title="next try", path="due_at", kind="time"),
+)
 JOB = (
     Column(title="job", path="job_id"),
     Column(title="state", path="state"),

@@ -23,7 +23,7 @@ from mint_common.catalog import PolicyRecord, RevisionRecord
 from mint_common.client.http import InternalHttp
 from mint_common.client.registry import RegistryClient
 from mint_common.events import RevisionExported
-from mint_common.ids import TenantId, new_id
+from mint_common.ids import PolicyId, TenantId, new_id
 from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.dispatch import publish_event
 from services.standalone.adapters.launch import free_port
@@ -73,6 +73,10 @@ class Stack:
         """Create a policy, and publish revisions of it as a trainer would."""
         return asyncio.run(_make_policy(self, name, revisions))
 
+    def move_alias(self, policy: str, alias: str, revision: int) -> None:
+        """Move an alias as another gateway would."""
+        asyncio.run(_move_alias(self, policy, alias, revision))
+
     def publish_more(self, name: str, count: int) -> None:
         """Publish further revisions of a policy."""
         asyncio.run(_publish_more(self, name, count))
@@ -105,6 +109,13 @@ async def _publish_more(stack: Stack, name: str, count: int) -> None:
             blobs = LocalBlobs(stack.blobs)
             await _publish(stack, policy, step, parent, blobs=blobs, bus=bus, registry=registry)
     await bus.close()
+
+
+async def _move_alias(stack: Stack, policy: str, alias: str, revision: int) -> None:
+    async with InternalHttp(stack.registry_url, token=TOKEN) as http:
+        await RegistryClient(http).move_alias(
+            stack.tenant_id, PolicyId(policy), alias, revision=revision, actor="another gateway"
+        )
 
 
 async def _publish(stack, policy, step, parent, *, blobs, bus, registry) -> RevisionRecord:
@@ -196,6 +207,11 @@ def _environ(dsn: str, nats_url: str, blobs: Path, ports: dict[str, int]) -> dic
         "MINT_ROLLOUT_HTTP_PORT": str(ports["rollout"]),
         "MINT_GATEWAY_HTTP_PORT": str(ports["gateway"]),
         "MINT_GATEWAY_READY_SECONDS": "2",
+        "MINT_GATEWAY_WEBHOOK_ALLOW_PRIVATE": "true",
+        "MINT_GATEWAY_WEBHOOK_TIMEOUT_SECONDS": "1",
+        "MINT_GATEWAY_WEBHOOK_FIRST_RETRY_SECONDS": "0.2",
+        "MINT_GATEWAY_WEBHOOK_GIVE_UP_SECONDS": "5",
+        "MINT_GATEWAY_WEBHOOKS_PER_TENANT": "5",
         "MINT_GATEWAY_SWITCH_SECONDS": "4",
     }
 

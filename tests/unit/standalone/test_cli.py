@@ -45,6 +45,11 @@ COMMANDS = (
     "job",
     *(f"job {verb}" for verb in ("list", "show", "cancel")),
     "events",
+    "webhook",
+    *(
+        f"webhook {verb}"
+        for verb in ("list", "create", "pause", "resume", "rotate", "remove", "log", "replay")
+    ),
     "gc",
     "adapters",
     *(f"adapters {verb}" for verb in ("pin", "unpin", "prewarm", "evict")),

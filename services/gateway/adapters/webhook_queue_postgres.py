@@ -1,0 +1,132 @@
+"""The deliveries of webhooks in Postgres: queued once per event and webhook, taken under a lease.
+
+Invariants: a delivery is there before its message is acked, and leaves ``waiting`` only for an outcome; a
+webhook is in one pair of hands at a time, and in anybody's again when the lease of a dead one is over.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import asyncpg
+
+from mint_common.ids import TenantId, derive_id
+from mint_common.runtime.postgres_errors import PostgresConnection, acquired
+from services.gateway.adapters.webhooks_postgres import secrets_of, webhook_of
+from services.gateway.core.webhooks.records import Attempt, Notice, Outgoing, Turn
+from services.gateway.core.webhooks.retries import MOST_WAITING, Health, Outcome, overfull
+
+_WANTING = """
+    SELECT webhook_id, state, failures FROM webhooks
+    WHERE tenant_id = $1 AND state <> 'disabled' AND created_at <= $3
+        AND (event_types = '{}' OR $2 = ANY (event_types))
+    ORDER BY webhook_id
+"""
+_QUEUE = """
+    INSERT INTO webhook_deliveries (delivery_id, webhook_id, event_id, event_type, body, created_at, due_at)
+    SELECT $1, webhook_id, $3, $4, $5, $6, $6 FROM webhooks WHERE webhook_id = $2
+    ON CONFLICT DO NOTHING RETURNING delivery_id
+"""
+_NOTE = "UPDATE webhooks SET due_at = least(coalesce(due_at, $2), $2) WHERE webhook_id = $1"
+_WAITING = """
+    SELECT count(*) FROM (
+        SELECT 1 FROM webhook_deliveries WHERE webhook_id = $1 AND state = 'waiting' LIMIT $2
+    ) waiting
+"""
+_DISABLE = "UPDATE webhooks SET state = 'disabled', reason = $2 WHERE webhook_id = $1"
+_TAKE = """
+    UPDATE webhooks SET not_before = $1 + $2 WHERE webhook_id = (
+        SELECT webhook_id FROM webhooks WHERE state = 'active' AND due_at <= $1 AND not_before <= $1
+        ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED
+    ) RETURNING *
+"""
+_DUE = """
+    SELECT delivery_id, body, tries, created_at FROM webhook_deliveries
+    WHERE webhook_id = $1 AND state = 'waiting' AND due_at <= $2 ORDER BY due_at LIMIT $3
+"""
+_RECORD = """
+    UPDATE webhook_deliveries SET state = $2, due_at = $3, tries = tries + 1,
+        attempts = CASE WHEN jsonb_array_length(attempts) < $5 THEN attempts ELSE attempts - 0 END || $4
+    WHERE delivery_id = $1
+"""
+_KEPT_ATTEMPTS = 20
+# On its own, before the look at what waits: that sees all that was queued before the lock was had.
+_LOCK = "SELECT 1 FROM webhooks WHERE webhook_id = $1 FOR NO KEY UPDATE"
+_CLOSE = """
+    UPDATE webhooks SET failures = $4, failing_since = $5,
+        state = CASE WHEN state = 'active' THEN $2 ELSE state END,
+        reason = CASE WHEN state = 'active' THEN $3 ELSE reason END,
+        not_before = $6,
+        due_at = (SELECT min(due_at) FROM webhook_deliveries WHERE webhook_id = $1 AND state = 'waiting')
+    WHERE webhook_id = $1
+"""
+_PRUNE = "DELETE FROM webhook_deliveries WHERE state <> 'waiting' AND created_at < $1"
+
+
+class PostgresWebhookQueue:
+    """See `services.gateway.ports.WebhookQueue`."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+
+    async def add(self, tenant_id: TenantId, notice: Notice, *, now: float) -> int:
+        """Queue an event for every webhook that wants it."""
+        wanting = await self._pool.fetch(_WANTING, tenant_id, notice.event_type, notice.time)
+        if not wanting:
+            return 0
+        async with acquired(self._pool) as connection, connection.transaction():
+            added = [await _queue(connection, row, notice, now) for row in wanting]
+        return sum(added)
+
+    async def take(self, *, now: float, lease_seconds: float, limit: int) -> Turn | None:
+        """Take the webhook that has been due for longest."""
+        row = await self._pool.fetchrow(_TAKE, now, lease_seconds)
+        if row is None:
+            return None
+        due = await self._pool.fetch(_DUE, row["webhook_id"], now, limit)
+        return Turn(
+            webhook=webhook_of(row),
+            secrets=secrets_of(row),
+            failures=row["failures"],
+            deliveries=tuple(Outgoing(**delivery) for delivery in due),
+        )
+
+    async def close(
+        self, webhook_id: str, outcomes: Sequence[tuple[str, Attempt, Outcome]], health: Health
+    ) -> None:
+        """Note what became of a turn, and give the webhook back."""
+        async with acquired(self._pool) as connection, connection.transaction():
+            await connection.execute(_LOCK, webhook_id)
+            for delivery_id, attempt, outcome in outcomes:
+                await connection.execute(
+                    _RECORD, delivery_id, outcome.state, outcome.due_at, [asdict(attempt)], _KEPT_ATTEMPTS
+                )
+            await connection.execute(
+                _CLOSE,
+                webhook_id,
+                health.state,
+                health.reason,
+                health.failures,
+                health.failing_since,
+                health.rest_until,
+            )
+
+    async def prune(self, *, before: float) -> None:
+        """Forget deliveries that ended, of before a time."""
+        await self._pool.execute(_PRUNE, before)
+
+
+async def _queue(connection: PostgresConnection, row: asyncpg.Record, notice: Notice, now: float) -> bool:
+    webhook_id = row["webhook_id"]
+    if row["state"] == "paused" or row["failures"]:
+        waiting = await connection.fetchval(_WAITING, webhook_id, MOST_WAITING)
+        if waiting >= MOST_WAITING:
+            await connection.execute(_DISABLE, webhook_id, overfull())
+            return False
+    delivery_id = derive_id("whd", webhook_id, notice.event_id)
+    added = await connection.fetchval(
+        _QUEUE, delivery_id, webhook_id, notice.event_id, notice.event_type, notice.body, now
+    )
+    if added is None:
+        return False
+    await connection.execute(_NOTE, webhook_id, now)
+    return True

@@ -1,0 +1,151 @@
+"""Webhooks in Postgres: what tenants see and change of them. What is sent: `webhook_queue_postgres`."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+
+import asyncpg
+import msgspec
+
+from mint_common.errors import NotFound
+from mint_common.ids import TenantId
+from mint_common.runtime.postgres_errors import acquired
+from services.gateway.core.webhooks.records import (
+    DeliveryRecord,
+    DeliveryState,
+    Secrets,
+    Webhook,
+    WebhookChange,
+)
+from services.gateway.core.webhooks.retries import TooManyWebhooks
+
+_WEBHOOK = ", ".join(field.name for field in fields(Webhook))
+_DELIVERY = ", ".join(field.name for field in fields(DeliveryRecord))
+_LOCK_TENANT = "SELECT pg_advisory_xact_lock(hashtextextended('webhooks of ' || $1, 0))"
+_ADD = f"""
+    INSERT INTO webhooks ({_WEBHOOK}, secret) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+"""  # noqa: S608  (constants)
+# Made active, it begins anew: its failures are forgotten.
+_CHANGE = f"""
+    UPDATE webhooks SET
+        url = coalesce($3, url), event_types = coalesce($4, event_types),
+        description = coalesce($5, description), state = coalesce($6, state),
+        reason = CASE WHEN $6 IS NULL THEN reason END,
+        failing_since = CASE WHEN $6 IS DISTINCT FROM 'active' THEN failing_since END,
+        failures = CASE WHEN $6 IS DISTINCT FROM 'active' THEN failures ELSE 0 END,
+        not_before = CASE WHEN $6 IS DISTINCT FROM 'active' THEN not_before ELSE 0 END
+    WHERE tenant_id = $1 AND webhook_id = $2 RETURNING {_WEBHOOK}
+"""  # noqa: S608  (constants)
+_ROTATE = """
+    UPDATE webhooks SET previous_secret = secret, previous_until = $4, secret = $3
+    WHERE tenant_id = $1 AND webhook_id = $2 RETURNING webhook_id
+"""
+_PAGE = f"""
+    SELECT {_DELIVERY} FROM webhook_deliveries
+    WHERE webhook_id = $1 AND ($2::text IS NULL OR state = $2)
+        AND place < coalesce((SELECT place FROM webhook_deliveries WHERE delivery_id = $3), 1::bigint << 62)
+    ORDER BY place DESC LIMIT $4
+"""  # noqa: S608  (constants)
+_REPLAY = f"""
+    WITH again AS (
+        UPDATE webhook_deliveries SET state = 'waiting', due_at = $3, created_at = $3
+        WHERE webhook_id = $1 AND delivery_id = $2 RETURNING {_DELIVERY}
+    ), noted AS (
+        UPDATE webhooks SET due_at = least(coalesce(due_at, $3), $3), not_before = 0
+        WHERE webhook_id IN (SELECT webhook_id FROM again)
+    )
+    SELECT * FROM again
+"""  # noqa: S608  (constants)
+
+
+class PostgresWebhooks:
+    """See `services.gateway.ports.Webhooks`."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+
+    async def add(self, webhook: Webhook, secret: str, *, at_most: int) -> None:
+        """Keep a new webhook."""
+        values = [getattr(webhook, field.name) for field in fields(Webhook)]
+        async with acquired(self._pool) as connection, connection.transaction():
+            await connection.execute(_LOCK_TENANT, webhook.tenant_id)
+            count = await connection.fetchval(
+                "SELECT count(*) FROM webhooks WHERE tenant_id = $1", webhook.tenant_id
+            )
+            if count >= at_most:
+                raise TooManyWebhooks(limit=at_most)
+            await connection.execute(_ADD, *values, secret)
+
+    async def list(self, tenant_id: TenantId) -> Sequence[Webhook]:
+        """Return a tenant's webhooks, oldest first."""
+        query = f"SELECT {_WEBHOOK} FROM webhooks WHERE tenant_id = $1 ORDER BY created_at, webhook_id"  # noqa: S608
+        return [webhook_of(row) for row in await self._pool.fetch(query, tenant_id)]
+
+    async def get(self, tenant_id: TenantId, webhook_id: str) -> Webhook:
+        """Return a webhook."""
+        query = f"SELECT {_WEBHOOK} FROM webhooks WHERE tenant_id = $1 AND webhook_id = $2"  # noqa: S608
+        return _found(await self._pool.fetchrow(query, tenant_id, webhook_id), webhook_id)
+
+    async def change(self, tenant_id: TenantId, webhook_id: str, change: WebhookChange) -> Webhook:
+        """Change what is given."""
+        row = await self._pool.fetchrow(
+            _CHANGE, tenant_id, webhook_id, change.url, change.event_types, change.description, change.state
+        )
+        return _found(row, webhook_id)
+
+    async def rotate(
+        self, tenant_id: TenantId, webhook_id: str, secret: str, *, previous_until: float
+    ) -> None:
+        """Sign with a new secret from now on, and with the old one for a while."""
+        if await self._pool.fetchval(_ROTATE, tenant_id, webhook_id, secret, previous_until) is None:
+            raise NotFound(kind="webhook", name=webhook_id)
+
+    async def remove(self, tenant_id: TenantId, webhook_id: str) -> None:
+        """Remove a webhook and its log."""
+        query = "DELETE FROM webhooks WHERE tenant_id = $1 AND webhook_id = $2 RETURNING webhook_id"
+        if await self._pool.fetchval(query, tenant_id, webhook_id) is None:
+            raise NotFound(kind="webhook", name=webhook_id)
+
+    async def deliveries(
+        self, webhook_id: str, *, state: DeliveryState | None, limit: int, before: str | None
+    ) -> Sequence[DeliveryRecord]:
+        """Return deliveries, newest first."""
+        rows = await self._pool.fetch(_PAGE, webhook_id, state, before, limit)
+        return [_delivery(row) for row in rows]
+
+    async def delivery(self, webhook_id: str, delivery_id: str) -> DeliveryRecord:
+        """Return one delivery."""
+        query = f"SELECT {_DELIVERY} FROM webhook_deliveries WHERE webhook_id = $1 AND delivery_id = $2"  # noqa: S608
+        return _found_delivery(await self._pool.fetchrow(query, webhook_id, delivery_id), delivery_id)
+
+    async def replay(self, webhook_id: str, delivery_id: str, *, now: float) -> DeliveryRecord:
+        """Deliver once more, with the patience of a new delivery."""
+        row = await self._pool.fetchrow(_REPLAY, webhook_id, delivery_id, now)
+        return _found_delivery(row, delivery_id)
+
+
+def webhook_of(row: asyncpg.Record) -> Webhook:
+    """Read a row of webhooks."""
+    return msgspec.convert({field.name: row[field.name] for field in fields(Webhook)}, Webhook)
+
+
+def secrets_of(row: asyncpg.Record) -> Secrets:
+    """Read the secrets of a row of webhooks."""
+    return Secrets(
+        current=row["secret"], previous=row["previous_secret"], previous_until=row["previous_until"]
+    )
+
+
+def _found(row: asyncpg.Record | None, webhook_id: str) -> Webhook:
+    if row is None:
+        raise NotFound(kind="webhook", name=webhook_id)
+    return webhook_of(row)
+
+
+def _found_delivery(row: asyncpg.Record | None, delivery_id: str) -> DeliveryRecord:
+    if row is None:
+        raise NotFound(kind="delivery", name=delivery_id)
+    return _delivery(row)
+
+
+def _delivery(row: asyncpg.Record) -> DeliveryRecord:
+    return msgspec.convert(dict(row), DeliveryRecord)

@@ -1,0 +1,1 @@
+"""Webhooks: what a tenant's own servers are told, decided from values alone."""

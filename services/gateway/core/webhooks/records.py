@@ -1,0 +1,118 @@
+"""A tenant's webhooks, and what is sent to them."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from mint_common.ids import TenantId
+
+WebhookState = Literal["active", "paused", "disabled"]
+"""``active`` is sent to; deliveries to a ``paused`` one wait; a ``disabled`` one is told nothing more."""
+
+DeliveryState = Literal["waiting", "delivered", "failed"]
+"""``waiting`` will be tried (again), ``failed`` was given up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Webhook:
+    """Where a tenant wants to be told; ``event_types`` empty: of everything.
+
+    ``reason`` says why it was disabled. ``failing_since`` is the first failure after the last success.
+    """
+
+    webhook_id: str
+    tenant_id: TenantId
+    url: str
+    event_types: tuple[str, ...]
+    description: str
+    state: WebhookState
+    reason: str | None
+    created_at: float
+    failing_since: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebhookLimits:
+    """What an operator allows of webhooks."""
+
+    per_tenant: int
+    allow_private: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebhookChange:
+    """What of a webhook becomes otherwise; None stays."""
+
+    url: str | None = None
+    event_types: tuple[str, ...] | None = None
+    description: str | None = None
+    state: Literal["active", "paused"] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Secrets:
+    """What a webhook's messages are signed with; the one before still signs until ``previous_until``."""
+
+    current: str
+    previous: str | None = None
+    previous_until: float = 0.0
+
+    def signing(self, *, now: float) -> tuple[str, ...]:
+        """Return the secrets that sign now."""
+        if self.previous is None or now >= self.previous_until:
+            return (self.current,)
+        return (self.current, self.previous)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One try to deliver: the receiver's ``status``, or the ``problem`` that there was none, or both."""
+
+    at: float
+    seconds: float
+    status: int | None
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryRecord:
+    """An event for a webhook. ``delivery_id`` is the same on every try, ``due_at`` when the next one is."""
+
+    delivery_id: str
+    webhook_id: str
+    event_id: str
+    event_type: str
+    state: DeliveryState
+    tries: int
+    created_at: float
+    due_at: float | None
+    attempts: tuple[Attempt, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """An event as it is told: ``body`` is its envelope, ``time`` when it was put on its way."""
+
+    event_id: str
+    event_type: str
+    time: float
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outgoing:
+    """A delivery in hand; ``tries`` counts those before this one."""
+
+    delivery_id: str
+    body: bytes
+    tries: int
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """A webhook in hand, and what is due to it."""
+
+    webhook: Webhook
+    secrets: Secrets
+    failures: int
+    deliveries: tuple[Outgoing, ...]

@@ -1,0 +1,110 @@
+"""What becomes of a delivery after a try, and of a webhook after its deliveries: decisions from values."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from mint_common.errors import MintError
+from services.gateway.core.webhooks.records import Attempt, DeliveryState
+
+LONGEST_DELAY_SECONDS = 4 * 3600.0
+MOST_WAITING = 10_000
+"""How many deliveries may wait for a webhook that takes none."""
+GONE = 410
+
+
+class TooManyWebhooks(MintError):
+    """A tenant may have {limit} webhooks: remove one first."""
+
+    code = "too_many_webhooks"
+    http_status = 422
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How soon a failed delivery is tried again at first, and when it, or its webhook, is given up."""
+
+    first_delay_seconds: float
+    give_up_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """The state of a delivery after a try; ``due_at`` is None once it is not tried again."""
+
+    state: DeliveryState
+    due_at: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """A webhook after its turn: what it was and is, and why."""
+
+    state: Literal["active", "disabled"]
+    reason: str | None
+    failures: int
+    failing_since: float | None
+    rest_until: float
+    """Before then nothing more is sent to it."""
+
+
+def is_success(attempt: Attempt) -> bool:
+    """Return whether a receiver took the message: any 2xx. A redirect is not followed, so it is a failure."""
+    return attempt.status is not None and 200 <= attempt.status < 300
+
+
+def after_try(
+    attempt: Attempt, *, tries: int, created_at: float, patience: Patience, jitter: float
+) -> Outcome:
+    """Return what becomes of a delivery whose try number ``tries`` (from 1) ended so.
+
+    ``jitter`` is random in [0, 1): receivers that failed together are not asked again together.
+    """
+    if is_success(attempt):
+        return Outcome(state="delivered", due_at=None)
+    due_at = attempt.at + backoff_seconds(tries, patience, jitter)
+    if due_at - created_at > patience.give_up_seconds:
+        return Outcome(state="failed", due_at=None)
+    return Outcome(state="waiting", due_at=due_at)
+
+
+def after_turn(
+    attempts: tuple[Attempt, ...],
+    *,
+    failures: int,
+    failing_since: float | None,
+    patience: Patience,
+    jitter: float,
+) -> Health:
+    """Return a webhook's health after some tries; ``failures`` counts turns without a success."""
+    if any(map(is_success, attempts)) or not attempts:
+        return Health(state="active", reason=None, failures=0, failing_since=None, rest_until=0.0)
+    last = attempts[-1]
+    since = attempts[0].at if failing_since is None else failing_since
+    reason = None
+    if any(attempt.status == GONE for attempt in attempts):
+        reason = "the receiver answered 410 Gone"
+    elif last.at - since > patience.give_up_seconds:
+        reason = f"nothing was delivered for {last.at - since:.0f} s; at last: {told(last)}"
+    return Health(
+        state="active" if reason is None else "disabled",
+        reason=reason,
+        failures=failures + 1,
+        failing_since=since,
+        rest_until=last.at + backoff_seconds(failures + 1, patience, jitter),
+    )
+
+
+def backoff_seconds(tries: int, patience: Patience, jitter: float) -> float:
+    """Return how long to wait after the given number of tries: doubled each time, up to 4 hours."""
+    doubled = patience.first_delay_seconds * 2.0 ** min(tries - 1, 30)
+    return min(doubled, LONGEST_DELAY_SECONDS) * (1.0 - 0.5 * jitter)
+
+
+def overfull() -> str:
+    """Return why a webhook is disabled for which too much waits."""
+    return f"{MOST_WAITING} deliveries wait for it"
+
+
+def told(attempt: Attempt) -> str:
+    """Return how a try ended, for people."""
+    return attempt.problem or f"status {attempt.status}"

@@ -1,0 +1,1 @@
+"""What the gateway does with events: it tells webhooks of them."""

@@ -1,0 +1,202 @@
+"""Webhooks: events from the bus into the queue, and from the queue to their receivers.
+
+Invariants: a message is acked after its deliveries are rows; a delivery is tried until it is taken or given
+up, under one id, through crashes of any gateway; a webhook that takes nothing costs the others one place.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Sequence
+
+import msgspec
+from prometheus_client import Counter
+
+from mint_common.bus.port import Bus, Delivery
+from mint_common.errors import Unavailable
+from mint_common.events import EVENT_TYPES
+from mint_common.events.codec import Envelope
+from mint_common.ids import TenantId
+from mint_common.runtime.clock import Clock
+from mint_common.waiting import raise_if_cancelled, wait_for_event
+from services.gateway.core.webhooks.records import Attempt, Notice, Outgoing, Turn
+from services.gateway.core.webhooks.retries import (
+    Health,
+    Outcome,
+    Patience,
+    after_try,
+    after_turn,
+    is_success,
+)
+from services.gateway.core.webhooks.signature import signed_headers
+from services.gateway.ports import WebhookQueue, WebhookSender
+
+DURABLE = "gateway-webhooks"
+SUBJECTS = tuple(f"mint.{event_type.type}.>" for event_type in EVENT_TYPES)
+AGAIN_SECONDS = 1.0
+"""How soon what another gateway queued, or an outage, is looked at again."""
+TURN_DELIVERIES = 8
+"""How many deliveries of one webhook are tried at once."""
+TURNS_AT_ONCE = 16
+KEEP_SECONDS = 7 * 86_400.0
+"""How long the log remembers deliveries that ended."""
+PRUNE_SECONDS = 3600.0
+
+_log = logging.getLogger(__name__)
+_tries = Counter("mint_gateway_webhook_tries_total", "Tries to deliver, by outcome.", ["outcome"])
+
+
+class TenantOf(msgspec.Struct):
+    """The field of every event's data that says whose it is."""
+
+    tenant_id: TenantId
+
+
+class WebhookIntake:
+    """Queues what happens for those who want to be told."""
+
+    def __init__(self, bus: Bus, queue: WebhookQueue, clock: Clock, queued: asyncio.Event) -> None:
+        self._bus = bus
+        self._queue = queue
+        self._clock = clock
+        self._queued = queued
+
+    async def run(self) -> None:
+        """Queue until cancelled, through outages."""
+        while True:
+            try:
+                async with self._bus.subscribe(durable=DURABLE, subjects=SUBJECTS, batch=64) as deliveries:
+                    async for delivery in deliveries:
+                        await self._take(delivery)
+            except Unavailable as error:
+                raise_if_cancelled()
+                _log.warning("webhooks hear nothing", extra={"problem": str(error)})
+                await self._clock.sleep(AGAIN_SECONDS)
+
+    async def _take(self, delivery: Delivery) -> None:
+        try:
+            read = _read(delivery.message.data)
+            if read is not None and await self._queue.add(*read, now=self._clock.now()):
+                self._queued.set()
+        except Unavailable as error:
+            _log.warning("event is not queued for webhooks yet", extra={"problem": str(error)})
+            await delivery.retry(delay_seconds=AGAIN_SECONDS)
+        else:
+            await delivery.ack()
+
+
+def _read(data: bytes) -> tuple[TenantId, Notice] | None:
+    """Return whose event it is and how it is told; None for what is none."""
+    try:
+        envelope = msgspec.json.decode(data, type=Envelope)
+        tenant_id = msgspec.json.decode(envelope.data, type=TenantOf).tenant_id
+    except msgspec.DecodeError:
+        return None
+    notice = Notice(event_id=envelope.id, event_type=envelope.type, time=envelope.time, body=data)
+    return tenant_id, notice
+
+
+class WebhookCourier:
+    """Delivers what is queued: webhooks take turns, one turn of each at a time."""
+
+    def __init__(
+        self,
+        queue: WebhookQueue,
+        sender: WebhookSender,
+        clock: Clock,
+        queued: asyncio.Event,
+        *,
+        patience: Patience,
+        lease_seconds: float,
+    ) -> None:
+        self._queue = queue
+        self._sender = sender
+        self._clock = clock
+        self._queued = queued
+        self._patience = patience
+        self._lease_seconds = lease_seconds
+
+    async def run(self) -> None:
+        """Deliver until cancelled, through outages; what is in hand then is anybody's after its lease."""
+        places = asyncio.Semaphore(TURNS_AT_ONCE)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._prune())
+            while True:
+                await places.acquire()
+                # Before the look: what is queued after it wakes this loop again.
+                self._queued.clear()
+                turn = await self._next()
+                if turn is None:
+                    places.release()
+                    await wait_for_event(self._queued, clock=self._clock, seconds=AGAIN_SECONDS)
+                else:
+                    group.create_task(self._serve(turn, places))
+
+    async def _next(self) -> Turn | None:
+        now = self._clock.now()
+        try:
+            return await self._queue.take(now=now, lease_seconds=self._lease_seconds, limit=TURN_DELIVERIES)
+        except Unavailable as error:
+            _log.warning("webhooks wait", extra={"problem": str(error)})
+            return None
+
+    async def _serve(self, turn: Turn, places: asyncio.Semaphore) -> None:
+        try:
+            await self._deliver(turn)
+        except Unavailable as error:
+            # They come again after the lease, under the same ids.
+            extra = {"webhook_id": turn.webhook.webhook_id, "problem": str(error)}
+            _log.warning("deliveries are not noted", extra=extra)
+        finally:
+            places.release()
+
+    async def _deliver(self, turn: Turn) -> None:
+        attempts = await asyncio.gather(*(self._try(turn, outgoing) for outgoing in turn.deliveries))
+        outcomes = [
+            (outgoing.delivery_id, attempt, self._outcome(attempt, outgoing))
+            for outgoing, attempt in zip(turn.deliveries, attempts, strict=True)
+        ]
+        health = self._health(turn, attempts)
+        await self._queue.close(turn.webhook.webhook_id, outcomes, health)
+        if health.state == "disabled":
+            extra = {"webhook_id": turn.webhook.webhook_id, "reason": health.reason}
+            _log.warning("webhook disabled", extra=extra)
+
+    async def _try(self, turn: Turn, outgoing: Outgoing) -> Attempt:
+        now = self._clock.now()
+        signed = signed_headers(
+            turn.secrets.signing(now=now),
+            message_id=outgoing.delivery_id,
+            timestamp=int(now),
+            body=outgoing.body,
+        )
+        headers = {"content-type": "application/json", "user-agent": "MinT-Webhooks/1", **signed}
+        attempt = await self._sender.send(turn.webhook.url, headers, outgoing.body)
+        _tries.labels("delivered" if is_success(attempt) else "failed").inc()
+        return attempt
+
+    def _outcome(self, attempt: Attempt, outgoing: Outgoing) -> Outcome:
+        return after_try(
+            attempt,
+            tries=outgoing.tries + 1,
+            created_at=outgoing.created_at,
+            patience=self._patience,
+            jitter=random.random(),
+        )
+
+    def _health(self, turn: Turn, attempts: Sequence[Attempt]) -> Health:
+        return after_turn(
+            tuple(attempts),
+            failures=turn.failures,
+            failing_since=turn.webhook.failing_since,
+            patience=self._patience,
+            jitter=random.random(),
+        )
+
+    async def _prune(self) -> None:
+        while True:
+            try:
+                await self._queue.prune(before=self._clock.now() - KEEP_SECONDS)
+            except Unavailable as error:
+                _log.warning("old deliveries stay", extra={"problem": str(error)})
+            await self._clock.sleep(PRUNE_SECONDS)
