@@ -1,0 +1,265 @@
+"""Samples in the gateway's memory: queued, run on the engines, kept for a while.
+
+Invariants: a submission is answered before its sample runs; the same submission is the same sample; every
+key's share of memory is bounded. What is lost with the process is unknown after it, which clients take as the
+sign to submit again.
+"""
+
+import asyncio
+import logging
+import random
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from mint_common.client.directory import EngineDirectory
+from mint_common.errors import MintError, Overloaded, Unavailable
+from mint_common.generation import EngineInfo, Likeliest, Sampled
+from mint_common.ids import BaseName, TenantId
+from mint_common.runtime.clock import Clock
+from services.gateway.core.tinker.futures import (
+    PROTOBUF,
+    FutureDone,
+    FutureFailed,
+    FutureGone,
+    FuturePending,
+    FutureState,
+)
+from services.gateway.core.tinker.sample_queue import KeyBounds, SampleQueue
+from services.gateway.core.tinker.samples import (
+    SampleConflict,
+    SampleOrder,
+    describe_failure,
+    describe_wait,
+)
+from services.gateway.core.tinker.sampling_answer import sample_json, sample_protobuf
+
+AT_ONCE = 192
+"""Samples of one base that are with its engines: enough to keep them busy, too few to be refused."""
+KEYS_SHARE = 160
+"""How many of them may be one key's: cold adapters of one leave room for the warm ones of others."""
+LOOK_SECONDS = 2.0
+"""How long a poll waits before it is asked what the sample waits for."""
+ABANDONED_SECONDS = 120.0
+"""How long a sample goes on that nobody polls."""
+KEPT_SECONDS = 300.0
+KEPT_BYTES = 256 << 20
+"""How long, and of which size in all, answers are kept: a poll's answer may be lost on its way."""
+PRUNE_SECONDS = 5.0
+AGAIN_SECONDS = 0.25
+AWAY_SECONDS = 120.0
+"""How long an engine may be away before its samples fail."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Sample:
+    order: SampleOrder
+    polled_at: float
+    pollers: int = 0
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    result: Sampled | FutureFailed | None = None
+    task: asyncio.Task[None] | None = None
+    trouble: str = ""
+    finished_at: float = 0.0
+
+    @property
+    def size_bytes(self) -> int:
+        """Return about what its answer takes."""
+        if not isinstance(self.result, Sampled):
+            return 1000
+        own = self.result.prompt_logprobs or b""
+        parts = [part for each in self.result.sequences for part in (each.tokens, each.logprobs)]
+        tables = [self.result.prompt_likeliest, *(each.likeliest for each in self.result.sequences)]
+        return 1000 + len(own) + sum(map(len, parts)) + sum(map(_table_bytes, tables))
+
+
+class EngineSamples:
+    """See `services.gateway.ports.Samples`; `run` works them off."""
+
+    def __init__(self, engines: EngineDirectory, clock: Clock, *, bounds: KeyBounds) -> None:
+        self._engines = engines
+        self._clock = clock
+        self._bounds = bounds
+        self._samples: dict[str, _Sample] = {}
+        self._done: OrderedDict[str, int] = OrderedDict()
+        self._done_bytes = 0
+        self._queues: dict[BaseName, SampleQueue] = {}
+        self._described: dict[BaseName, EngineInfo] = {}
+        self._tasks: asyncio.TaskGroup | None = None
+
+    async def describe(self, base: BaseName) -> EngineInfo:
+        """Return what an engine of a base says of itself, or said before it went away."""
+        try:
+            self._described[base] = await self._engines.describe(base)
+        except Unavailable:
+            if base not in self._described:
+                raise
+        return self._described[base]
+
+    def submit(self, order: SampleOrder) -> str:
+        """Queue a sample."""
+        request_id = order.request_id
+        known = self._samples.get(request_id)
+        if known is not None:
+            if known.order.plan != order.plan:
+                plan = order.plan
+                raise SampleConflict(seq_id=plan.seq_id, sampling_session_id=plan.sampling_session_id)
+            return request_id
+        self._bounds.take(order.key, order.size_bytes)
+        self._samples[request_id] = _Sample(order=order, polled_at=self._clock.monotonic())
+        self._queue(order.base).push(order.key, request_id)
+        self._start(order.base)
+        return request_id
+
+    async def outcome(
+        self, request_id: str, tenant_id: TenantId, *, wait_seconds: float, as_protobuf: bool
+    ) -> FutureState:
+        """Return a sample's answer, or what it waits for."""
+        sample = self._samples.get(request_id)
+        if sample is None or sample.order.tenant_id != tenant_id:
+            raise FutureGone(request_id=request_id[:100])
+        sample.pollers += 1
+        try:
+            pending = await self._wait(sample, wait_seconds)
+        finally:
+            sample.pollers -= 1
+            sample.polled_at = self._clock.monotonic()
+        return pending or _tell(sample, as_protobuf=as_protobuf)
+
+    def cancel(self, request_id: str, tenant_id: TenantId) -> None:
+        """Give a sample up."""
+        sample = self._samples.get(request_id)
+        if sample is not None and sample.order.tenant_id == tenant_id:
+            self._drop(request_id, sample)
+
+    async def run(self) -> None:
+        """Run samples until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
+            try:
+                for base in self._queues:
+                    self._start(base)
+                while True:
+                    await self._clock.sleep(PRUNE_SECONDS)
+                    self._prune()
+            finally:
+                self._tasks = None  # those that are cancelled now start no others
+
+    async def _wait(self, sample: _Sample, seconds: float) -> FuturePending | None:
+        """Return None once the sample has ended."""
+        look = min(seconds, LOOK_SECONDS)
+        if await _ends(sample.ended, look):
+            return None
+        pending = await self._describe(sample)
+        # What is cold is said at once: its user may wonder.
+        if pending.queue_state == "active" and await _ends(sample.ended, seconds - look):
+            return None
+        return None if sample.ended.is_set() else pending
+
+    async def _describe(self, sample: _Sample) -> FuturePending:
+        order = sample.order
+        if sample.trouble:
+            return FuturePending(queue_state="paused_capacity", reason=sample.trouble)
+        if sample.task is None or order.revision is None:
+            return FuturePending()
+        try:
+            client = await self._engines.find(order.base, digest=order.revision.digest)
+            return describe_wait(await client.adapter(order.revision.digest))
+        except MintError:
+            return FuturePending()  # the sample itself will say what is wrong
+
+    def _queue(self, base: BaseName) -> SampleQueue:
+        return self._queues.setdefault(base, SampleQueue(room=AT_ONCE, share=KEYS_SHARE))
+
+    def _start(self, base: BaseName) -> None:
+        """Start what there is room for; before `run` nothing is."""
+        queue = self._queue(base)
+        while self._tasks is not None and (request_id := queue.pop()) is not None:
+            sample = self._samples[request_id]
+            sample.task = self._tasks.create_task(self._serve(request_id, sample))
+
+    async def _serve(self, request_id: str, sample: _Sample) -> None:
+        order = sample.order
+        try:
+            sample.result = await self._sample(sample)
+        except MintError as error:
+            sample.result = describe_failure(error)
+        except Exception:  # noqa: BLE001  (as in dispatch)
+            # Whoever's fault it is, the samples of others go on.
+            _log.exception("a sample failed", extra={"request_id": request_id})
+            sample.result = FutureFailed(message="the server failed on this sample", category="server")
+        finally:
+            self._bounds.give_back(order.key, order.size_bytes)
+            self._queue(order.base).finish(order.key)
+            self._start(order.base)
+        sample.finished_at = self._clock.monotonic()
+        self._done[request_id] = sample.size_bytes
+        self._done_bytes += sample.size_bytes
+        sample.ended.set()
+
+    async def _sample(self, sample: _Sample) -> Sampled:
+        """Sample, also again while the engine is full or restarts: a seeded sample comes out the same."""
+        request = sample.order.to_request()
+        give_up_at = self._clock.monotonic() + AWAY_SECONDS
+        while True:
+            try:
+                sampled = await self._engines.sample(sample.order.base, request)
+            except Overloaded:
+                sample.trouble = "the engine is full: it waits for a place"
+                give_up_at = self._clock.monotonic() + AWAY_SECONDS
+            except Unavailable:
+                sample.trouble = "the engine does not answer: it may be restarting"
+                if self._clock.monotonic() >= give_up_at:
+                    raise
+            else:
+                wished = request.revision.digest if request.revision else None
+                assert sampled.revision == wished, "the engine answered with another revision"
+                return sampled
+            await self._clock.sleep(AGAIN_SECONDS * (0.5 + random.random()))
+
+    def _prune(self) -> None:
+        now = self._clock.monotonic()
+        for request_id in list(self._done):
+            is_old = now - self._samples[request_id].finished_at >= KEPT_SECONDS
+            if not is_old and self._done_bytes <= KEPT_BYTES:
+                break
+            self._drop(request_id, self._samples[request_id])
+        for request_id, sample in list(self._samples.items()):
+            is_polled = sample.pollers or now - sample.polled_at < ABANDONED_SECONDS
+            if not sample.ended.is_set() and not is_polled:
+                self._drop(request_id, sample)
+
+    def _drop(self, request_id: str, sample: _Sample) -> None:
+        del self._samples[request_id]
+        self._done_bytes -= self._done.pop(request_id, 0)
+        order = sample.order
+        if self._queue(order.base).remove(order.key, request_id):
+            self._bounds.give_back(order.key, order.size_bytes)
+        elif sample.task is not None:
+            sample.task.cancel()
+        sample.ended.set()
+
+
+async def _ends(ended: asyncio.Event, seconds: float) -> bool:
+    try:
+        async with asyncio.timeout(max(seconds, 0)):
+            await ended.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
+def _table_bytes(table: Likeliest | None) -> int:
+    return 0 if table is None else len(table.tokens) + len(table.logprobs)
+
+
+def _tell(sample: _Sample, *, as_protobuf: bool) -> FutureState:
+    result = sample.result
+    if result is None:
+        raise FutureGone(request_id=sample.order.request_id)
+    if isinstance(result, FutureFailed):
+        return result
+    if as_protobuf:
+        return FutureDone(body=sample_protobuf(result, sample.order.plan), media_type=PROTOBUF)
+    return FutureDone(body=sample_json(result, sample.order.plan))

@@ -1,0 +1,71 @@
+"""One sample on its way: what was ordered, and what its client is told while it waits."""
+
+from dataclasses import dataclass
+
+from mint_common.claims import RevisionRef
+from mint_common.errors import MintError
+from mint_common.generation import AdapterStatus, SampleRequest
+from mint_common.ids import BaseName, TenantId, derive_id
+from services.gateway.core.tinker.futures import FutureFailed, FuturePending
+from services.gateway.core.tinker.sampling_request import SamplePlan
+
+
+class SampleConflict(MintError):
+    """Sample {seq_id} of sampling session {sampling_session_id!r} was submitted before with other content."""
+
+    code = "sample_conflict"
+    http_status = 422
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleOrder:
+    """A checked sample for a base at a revision; ``key`` is whose queue it waits in."""
+
+    tenant_id: TenantId
+    key: str
+    base: BaseName
+    revision: RevisionRef | None
+    plan: SamplePlan
+
+    @property
+    def request_id(self) -> str:
+        """Return its id: the same for a repeated submission."""
+        return derive_id("smp", self.plan.sampling_session_id, self.plan.seq_id)
+
+    @property
+    def size_bytes(self) -> int:
+        """Return about what its prompt takes."""
+        return 8 * len(self.plan.tokens)
+
+    def to_request(self) -> SampleRequest:
+        """Return what the engine is asked."""
+        return SampleRequest(
+            request_id=self.request_id,
+            tenant_id=self.tenant_id,
+            revision=self.revision,
+            tokens=self.plan.tokens,
+            sampling=self.plan.sampling,
+            prompt_logprobs=self.plan.prompt_logprobs,
+        )
+
+
+def sequence_ids(plan: SamplePlan) -> list[str]:
+    """Return an id for each sequence of a sample, told before it is made."""
+    return [f"{plan.sampling_session_id}:{plan.seq_id}:{at}" for at in range(plan.samples)]
+
+
+def describe_failure(error: MintError) -> FutureFailed:
+    """Return how a failed sample is told."""
+    is_users = error.http_status < 500 and not error.retryable
+    return FutureFailed(message=str(error), category="user" if is_users else "server")
+
+
+def describe_wait(status: AdapterStatus) -> FuturePending:
+    """Return what a client is told whose sample runs, or waits for its adapter."""
+    if status.readiness == "ready":
+        return FuturePending()
+    if status.queue_position is None:
+        reason = f"its weights are being loaded ({status.state})"
+    else:
+        reason = f"its weights wait to be loaded, behind {status.queue_position} others"
+    return FuturePending(queue_state="paused_capacity", reason=reason)
