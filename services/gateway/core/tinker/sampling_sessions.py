@@ -1,12 +1,18 @@
-"""What a sampling session is opened on; the half that trains asks for one after an export."""
+"""Sampling sessions: what a client samples from; the half that trains opens one after an export."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 from mint_common.claims import RevisionRef
 from mint_common.ids import BaseName, PolicyId, TenantId
+from services.gateway.core.tinker.ids import sampling_session_id_of
 
 SamplingKind = Literal["snapshot", "inflight"]
+
+LIVE_SECONDS = 3600.0
+"""How long after its client was last heard of a sampling session keeps its revision from being collected."""
+KEPT_SECONDS = 30 * 86_400.0
+"""How long after its client was last heard of a sampling session is kept at all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,3 +34,8 @@ class SamplingOpening:
     model_id: str | None = None
     policy_id: PolicyId | None = None
     kind: SamplingKind = "snapshot"
+
+    @property
+    def sampling_session_id(self) -> str:
+        """Return its id."""
+        return sampling_session_id_of(self.session_id, self.seq)

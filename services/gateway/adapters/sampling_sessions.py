@@ -1,0 +1,84 @@
+"""Sampling sessions of Tinker clients in Postgres."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+
+import asyncpg
+import msgspec
+
+from mint_common.ids import Digest
+from mint_common.runtime.clock import Clock
+from services.gateway.core.tinker.sampling_sessions import KEPT_SECONDS, LIVE_SECONDS, SamplingOpening
+
+REMEMBERED = 10_000
+"""Sessions in memory: every sample asks for its own."""
+
+_COLUMNS = ", ".join(field.name for field in fields(SamplingOpening))
+_ADD = f"""
+    INSERT INTO tinker_sampling_sessions (sampling_session_id, {_COLUMNS})
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT DO NOTHING
+"""  # noqa: S608  (constants)
+_MOVE = """
+    UPDATE tinker_sampling_sessions SET revision = $2
+    WHERE model_id = $1 AND kind = 'inflight' AND (revision->>'number')::bigint < $3
+"""
+_GET = f"SELECT {_COLUMNS} FROM tinker_sampling_sessions WHERE sampling_session_id = $1"  # noqa: S608
+_OF_SESSION = "SELECT sampling_session_id FROM tinker_sampling_sessions WHERE session_id = $1 ORDER BY seq"
+_LIVE = """
+    SELECT DISTINCT revision->>'digest' AS digest FROM tinker_sampling_sessions
+    JOIN tinker_sessions USING (session_id) WHERE revision IS NOT NULL AND finish IS NULL AND seen_at > $1
+"""
+_PRUNE = """
+    DELETE FROM tinker_sampling_sessions USING tinker_sessions
+    WHERE tinker_sessions.session_id = tinker_sampling_sessions.session_id AND seen_at <= $1
+"""
+
+
+class PostgresSamplingSessions:
+    """See `services.gateway.ports.SamplingSessions`."""
+
+    def __init__(self, pool: asyncpg.Pool, clock: Clock) -> None:
+        self._pool = pool
+        self._clock = clock
+        self._snapshots: OrderedDict[str, SamplingOpening] = OrderedDict()
+
+    async def open(self, opening: SamplingOpening) -> str:
+        """Keep a session; an inflight one takes the older ones of its run along."""
+        values = {field.name: getattr(opening, field.name) for field in fields(opening)}
+        values["revision"] = None if opening.revision is None else asdict(opening.revision)
+        async with self._pool.acquire() as connection, connection.transaction():
+            await connection.execute(_ADD, opening.sampling_session_id, *values.values())
+            if opening.kind == "inflight" and opening.revision is not None:
+                number = opening.revision.number
+                await connection.execute(_MOVE, opening.model_id, values["revision"], number)
+        return opening.sampling_session_id
+
+    async def get(self, sampling_session_id: str) -> SamplingOpening | None:
+        """Return a session. A snapshot never changes, so it is asked for once."""
+        known = self._snapshots.get(sampling_session_id)
+        if known is not None:
+            self._snapshots.move_to_end(sampling_session_id)
+            return known
+        row = await self._pool.fetchrow(_GET, sampling_session_id)
+        if row is None:
+            return None
+        found = msgspec.convert(dict(row), SamplingOpening)
+        if found.kind == "snapshot":
+            self._snapshots[sampling_session_id] = found
+            if len(self._snapshots) > REMEMBERED:
+                self._snapshots.popitem(last=False)
+        return found
+
+    async def of_session(self, session_id: str) -> Sequence[str]:
+        """Return the ids of a session's sampling sessions, oldest first."""
+        return [row["sampling_session_id"] for row in await self._pool.fetch(_OF_SESSION, session_id)]
+
+    async def digests(self) -> set[Digest]:
+        """Return the revisions of sampling sessions whose clients live."""
+        rows = await self._pool.fetch(_LIVE, self._clock.now() - LIVE_SECONDS)
+        return {Digest(row["digest"]) for row in rows}
+
+    async def prune(self) -> None:
+        """Forget the sampling sessions of clients that were last heard of long ago."""
+        await self._pool.execute(_PRUNE, self._clock.now() - KEPT_SECONDS)
