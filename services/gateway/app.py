@@ -26,9 +26,11 @@ from mint_common.runtime.service import run_service
 from services.gateway.adapters.requests import PostgresRequests
 from services.gateway.adapters.resolver import CachedResolver
 from services.gateway.adapters.rollout import RolloutHttp
+from services.gateway.adapters.sampling_sessions import PostgresSamplingSessions
 from services.gateway.adapters.submissions import PostgresSubmissions
 from services.gateway.adapters.tinker_operations import TrainingFutures
 from services.gateway.adapters.tinker_postgres import PostgresTinkerRuns
+from services.gateway.adapters.tinker_samples import EngineSamples
 from services.gateway.adapters.training_sessions import TrainerSessions
 from services.gateway.adapters.webhook_queue_postgres import PostgresWebhookQueue
 from services.gateway.adapters.webhook_sender import HttpWebhookSender
@@ -36,6 +38,8 @@ from services.gateway.adapters.webhooks_postgres import PostgresWebhooks
 from services.gateway.core.callers import KeyMemory
 from services.gateway.core.resolutions import ResolutionCache
 from services.gateway.core.tinker.bodies import OpenBodies
+from services.gateway.core.tinker.ids import SAMPLE_PREFIX
+from services.gateway.core.tinker.sample_queue import KeyBounds
 from services.gateway.core.webhooks.records import WebhookLimits
 from services.gateway.core.webhooks.retries import Patience
 from services.gateway.handlers.webhooks import WebhookCourier, WebhookIntake
@@ -86,9 +90,12 @@ ROUTES = (
 KEYS = 10_000
 """How many verified keys are remembered at once."""
 PRUNE_SECONDS = 600.0
-"""How often old answers to Idempotency-Keys are forgotten."""
+"""How often old answers to Idempotency-Keys and old sampling sessions are forgotten."""
 RESOLUTIONS = 100_000
 """How many resolved model names; some 100 MB at the most."""
+SAMPLES_PER_KEY = 4096
+PROMPT_BYTES_PER_KEY = 64 << 20
+"""What one key may have queued: twice what a client has on its way by itself."""
 
 LEASE_TIMEOUTS = 3
 """How long a gateway holds a webhook, in time-outs of a try: what a killed one held waits for so long."""
@@ -132,6 +139,9 @@ async def run(settings: GatewaySettings) -> None:
         directory = TrainerDirectory(settings.peers.trainer_urls, token=token)
         stack.push_async_callback(directory.aclose)
         runs = PostgresTinkerRuns(pool)
+        sampling_sessions = PostgresSamplingSessions(pool, clock)
+        bounds = KeyBounds(most=SAMPLES_PER_KEY, most_bytes=PROMPT_BYTES_PER_KEY)
+        samples = EngineSamples(engines, clock, bounds=bounds)
         catalog = RegistryClient(registry)
         requests = PostgresRequests(pool, clock)
 
@@ -164,7 +174,9 @@ async def run(settings: GatewaySettings) -> None:
             tinker=Tinker(
                 runs=runs,
                 trainers=directory,
-                futures={"op:": TrainingFutures(runs, directory, clock)},
+                samples=samples,
+                sampling_sessions=sampling_sessions,
+                futures={"op:": TrainingFutures(runs, directory, clock), SAMPLE_PREFIX: samples},
                 bodies=OpenBodies(),
             ),
         )
@@ -186,9 +198,10 @@ async def run(settings: GatewaySettings) -> None:
         async def ask_for_loads() -> None:
             await resolver.ask_for_loads(bus)
 
-        async def prune_requests() -> None:
+        async def prune() -> None:
             while True:
                 await requests.prune()
+                await sampling_sessions.prune()
                 await clock.sleep(PRUNE_SECONDS)
 
         background = [
@@ -196,9 +209,10 @@ async def run(settings: GatewaySettings) -> None:
             follow_engines,
             follow_catalog,
             ask_for_loads,
-            prune_requests,
             intake.run,
             courier.run,
+            prune,
+            samples.run,
         ]
         await run_service(http, settings.http, background)
 

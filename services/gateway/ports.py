@@ -8,6 +8,7 @@ from typing import Protocol
 
 from mint_common.catalog import Resolution
 from mint_common.events import JobSubmitted
+from mint_common.generation import EngineInfo
 from mint_common.ids import BaseName, Digest, JobId, TenantId
 from services.gateway.core.idempotency import RequestIdentity
 from services.gateway.core.json_types import JsonObject
@@ -15,6 +16,7 @@ from services.gateway.core.requests import AuditRow, KeyedRequest, StoredAnswer
 from services.gateway.core.submission import Submission
 from services.gateway.core.tinker.futures import FutureState
 from services.gateway.core.tinker.records import ClientSession, FinishReason, TrainingRun
+from services.gateway.core.tinker.samples import SampleOrder
 from services.gateway.core.tinker.sampling_sessions import SamplingOpening
 from services.gateway.core.webhooks.records import (
     Attempt,
@@ -207,15 +209,47 @@ class TinkerFutures(Protocol):
         ...
 
 
+class Samples(TinkerFutures, Protocol):
+    """Samples from their order to their answer, in the memory of this process."""
+
+    async def describe(self, base: BaseName) -> EngineInfo:
+        """Return what an engine of a base says of itself, or last said. Raises Unavailable."""
+        ...
+
+    def submit(self, order: SampleOrder) -> str:
+        """Queue a sample and return its request id; a repeated order is the same sample.
+
+        Raises Overloaded when the key has too much queued, SampleConflict when the number was another
+        sample's.
+        """
+        ...
+
+    def cancel(self, request_id: str, tenant_id: TenantId) -> None:
+        """Give a sample up. Idempotent."""
+        ...
+
+
 class SamplingSessions(Protocol):
-    """Sampling sessions, each on one revision that stays servable while the session lives."""
+    """Sampling sessions, each on one revision that stays servable while its client lives."""
 
     async def open(self, opening: SamplingOpening) -> str:
         """Return the id of the sampling session, made if it is not there. Idempotent by session and seq."""
         ...
 
+    async def get(self, sampling_session_id: str) -> SamplingOpening | None:
+        """Return a sampling session with the revision that it is on now, whoever's it is."""
+        ...
+
     async def of_session(self, session_id: str) -> Sequence[str]:
         """Return the ids of a session's sampling sessions, oldest first."""
+        ...
+
+    async def digests(self) -> set[Digest]:
+        """Return the revisions of sampling sessions whose clients live."""
+        ...
+
+    async def prune(self) -> None:
+        """Forget the sampling sessions of clients that were last heard of long ago."""
         ...
 
 

@@ -30,10 +30,11 @@ class CollectionBody(BaseModel):
 async def collect(body: CollectionBody, _caller: CallerDep, gateway: GatewayDep) -> CollectionReport:
     """Retire what no retention keeps, remove the bytes of what was retired long ago and what no row names.
 
-    Never what an alias leads or would go back to, what an engine holds, the newest revision of a policy, or
-    what a training session goes on from. Takes an operator's key. 503 while an engine or a trainer is away.
+    Never what an alias leads or would go back to, what an engine holds, the newest revision of a policy,
+    what a training session goes on from, or what a living client's sampler samples from. Takes an operator's
+    key. 503 while an engine or a trainer is away.
     """
-    used = await gateway.training_sessions.digests()
+    used = await gateway.training_sessions.digests() | await gateway.tinker.sampling_sessions.digests()
     for digests in await asyncio.gather(*(_held(client) for client in gateway.engines.clients())):
         used |= digests
     return await gateway.registry.collect(used=used, dry_run=body.dry_run, limit=body.limit)

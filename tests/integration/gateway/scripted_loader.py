@@ -2,17 +2,18 @@
 
 One character is one token. A completion says who answers, which choice it is, and repeats the prompt. A
 prompt may begin with a command: OVERLOAD refuses, SLOW never ends, BREAK fails after two tokens, LIE answers
-as another revision.
+as another revision, COLD waits for its adapter until the test lets it load.
 """
 
 import asyncio
 import threading
 from collections.abc import AsyncIterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import msgspec
+import numpy as np
 import uvicorn
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
 
 from mint_common.errors import Overloaded, Unavailable
@@ -25,6 +26,9 @@ from mint_common.generation import (
     Finished,
     GenerationChunk,
     GenerationRequest,
+    Sampled,
+    SampledSequence,
+    SampleRequest,
     Started,
     TokenAlternative,
 )
@@ -42,6 +46,8 @@ class ScriptedLoader:
     def __init__(self, *, port: int, token: str, base: BaseName, base_digest: Digest) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self.requests: list[GenerationRequest] = []
+        self.samples: list[SampleRequest] = []
+        self.refusals = 0
         self.aborted: list[str] = []
         self.resident: list[AdapterStatus] = []
         self.prewarmed: list[Digest] = []
@@ -116,7 +122,45 @@ class ScriptedLoader:
                 raise Overloaded(what="the cold queue", depth=4, retry_after_seconds=7)
             return StreamingResponse(self._lines(asked), media_type="application/x-ndjson")
 
+        self._add_samples(http)
         return http
+
+    def _add_samples(self, http: FastAPI) -> None:
+        @http.get("/internal/adapters/{digest}")
+        async def adapter(digest: str) -> dict[str, object]:
+            status = ready_status(Digest(digest))
+            if self.may_load.is_set():
+                return asdict(status)
+            cold = replace(status, readiness="prewarming", state="queued", queue_position=2)
+            return asdict(cold)
+
+        @http.post("/internal/sample")
+        async def sample(request: Request) -> Response:
+            asked = msgspec.msgpack.decode(await request.body(), type=SampleRequest)
+            self.samples.append(asked)
+            return Response(msgspec.msgpack.encode(await self._sample(asked)))
+
+    async def _sample(self, asked: SampleRequest) -> Sampled:
+        prompt = _prompt(asked)
+        if prompt.startswith("OVERLOAD") and self.refusals:
+            self.refusals -= 1
+            raise Overloaded(what="the engine", depth=4, retry_after_seconds=1)
+        while prompt.startswith("COLD") and not self.may_load.is_set():
+            await asyncio.sleep(0.01)
+        try:
+            while prompt.startswith("SLOW"):
+                await asyncio.sleep(0.02)
+        finally:
+            self.aborted.append(asked.request_id)
+        served = asked.revision.digest if asked.revision else None
+        scored = None if asked.prompt_logprobs is None else _floats(len(asked.tokens))
+        return Sampled(
+            engine_id=EngineId("scripted"),
+            revision=OTHER if prompt.startswith("LIE") else served,
+            sequences=tuple(_sequence(asked, index) for index in range(asked.sampling.n)),
+            prompt_logprobs=scored,
+            prompt_likeliest=None,
+        )
 
     async def _lines(self, asked: GenerationRequest) -> AsyncIterator[bytes]:
         ended = False
@@ -160,7 +204,7 @@ def ready_status(digest: Digest) -> AdapterStatus:
     )
 
 
-def script(asked: GenerationRequest, index: int) -> tuple[str, str]:
+def script(asked: GenerationRequest | SampleRequest, index: int) -> tuple[str, str]:
     """Return the text and the finish reason of one choice."""
     who = f"r{asked.revision.number}" if asked.revision else "base"
     text = f"{who}/{index}/{_prompt(asked)}"
@@ -186,7 +230,19 @@ def _delta(letter: str, asked: GenerationRequest, index: int) -> Delta:
     )
 
 
-def _prompt(asked: GenerationRequest) -> str:
+def _sequence(asked: SampleRequest, index: int) -> SampledSequence:
+    text, reason = script(asked, index)
+    tokens = np.frombuffer(text.encode(), np.uint8).astype("<i4").tobytes()
+    return SampledSequence(reason=reason, tokens=tokens, logprobs=_floats(len(text)), likeliest=None)
+
+
+def _floats(count: int) -> bytes:
+    return np.full(count, LOGPROB, dtype="<f4").tobytes()
+
+
+def _prompt(asked: GenerationRequest | SampleRequest) -> str:
+    if isinstance(asked, SampleRequest):
+        return bytes(asked.tokens).decode()
     if asked.text is not None:
         return asked.text
     if asked.tokens is not None:

@@ -9,7 +9,7 @@ from mint_common.ids import TenantId
 from services.gateway.core.tinker.bodies import OpenBodies
 from services.gateway.core.tinker.ids import check_session_id
 from services.gateway.core.tinker.records import ClientSession
-from services.gateway.ports import TinkerFutures, TinkerRuns
+from services.gateway.ports import Samples, SamplingSessions, TinkerFutures, TinkerRuns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +20,8 @@ class Tinker:
     trainers: TrainerDirectory
     futures: Mapping[str, TinkerFutures]
     bodies: OpenBodies
+    samples: Samples
+    sampling_sessions: SamplingSessions
 
     async def session(self, session_id: str, tenant_id: TenantId) -> ClientSession:
         """Return a tenant's session. Raises NotFound, for another tenant's too."""

@@ -1,0 +1,123 @@
+"""Sampling sessions: what a client samples from is found and pinned once, when it opens one."""
+
+import msgspec
+from fastapi import APIRouter, Response
+
+from mint_common.claims import RevisionRef
+from mint_common.errors import InvalidField, NotFound, RevisionLostError, RevisionRetiredError
+from mint_common.ids import TenantId
+from mint_common.training import CheckpointRecord, CheckpointRef
+from services.gateway.core.bounds import check_between
+from services.gateway.core.tinker.ids import MAX_SEQ, CheckpointPath, parse_path, parse_sampling_session_id
+from services.gateway.core.tinker.lora import ORG, base_name
+from services.gateway.core.tinker.sampling_sessions import SamplingOpening
+from services.gateway.http.context import CallerDep, Gateway, GatewayDep
+from services.gateway.http.tinker.bodies import BodyDep, answer, read
+
+router = APIRouter()
+
+
+class OpenBody(msgspec.Struct, frozen=True):
+    """A sampler checkpoint's path, or the name of a base or policy."""
+
+    session_id: str
+    sampling_session_seq_id: int
+    base_model: str | None = None
+    model_path: str | None = None
+
+
+@router.post("/create_sampling_session")
+async def create_sampling_session(body: BodyDep, caller: CallerDep, gateway: GatewayDep) -> Response:
+    """Pin what a sampler samples from."""
+    wish = read(body, OpenBody)
+    await gateway.tinker.session(wish.session_id, caller.tenant_id)
+    check_between("sampling_session_seq_id", wish.sampling_session_seq_id, 0, MAX_SEQ)
+    opening = await _plan_opening(wish, caller.tenant_id, gateway)
+    sampling_session_id = await gateway.tinker.sampling_sessions.open(opening)
+    return answer({"type": "create_sampling_session", "sampling_session_id": sampling_session_id})
+
+
+@router.get("/samplers/{sampling_session_id}")
+async def get_sampler(sampling_session_id: str, caller: CallerDep, gateway: GatewayDep) -> Response:
+    """Return what a sampler samples from."""
+    opened = await find_sampler(sampling_session_id, caller.tenant_id, gateway)
+    told = {"sampler_id": sampling_session_id, "base_model": opened.base_model}
+    if opened.model_path is not None:
+        told["model_path"] = opened.model_path
+    return answer(told)
+
+
+async def find_sampler(sampling_session_id: str, tenant_id: TenantId, gateway: Gateway) -> SamplingOpening:
+    """Return a tenant's sampling session. Raises NotFound, for another tenant's too."""
+    parse_sampling_session_id(sampling_session_id)
+    opened = await gateway.tinker.sampling_sessions.get(sampling_session_id)
+    if opened is None or opened.tenant_id != tenant_id:
+        raise NotFound(kind="sampling session", name=sampling_session_id[:100])
+    return opened
+
+
+async def _plan_opening(wish: OpenBody, tenant_id: TenantId, gateway: Gateway) -> SamplingOpening:
+    if wish.model_path is not None:
+        return await _open_checkpoint(wish, wish.model_path, tenant_id, gateway)
+    if not wish.base_model:
+        raise InvalidField(field="base_model", problem="or 'model_path' is needed")
+    found = await gateway.resolver.resolve(tenant_id, base_name(wish.base_model))
+    return SamplingOpening(
+        tenant_id=tenant_id,
+        session_id=wish.session_id,
+        seq=wish.sampling_session_seq_id,
+        base=found.base,
+        base_model=f"{ORG}{found.base}" if found.revision else wish.base_model,
+        revision=found.revision,
+        policy_id=found.policy_id,
+    )
+
+
+async def _open_checkpoint(
+    wish: OpenBody, model_path: str, tenant_id: TenantId, gateway: Gateway
+) -> SamplingOpening:
+    path = parse_path("model_path", model_path)
+    if path.kind == "training":
+        problem = "is a training checkpoint: only what save_weights_for_sampler saves can be sampled"
+        raise InvalidField(field="model_path", problem=problem)
+    record = await _find_checkpoint(path, tenant_id, gateway)
+    return SamplingOpening(
+        tenant_id=tenant_id,
+        session_id=wish.session_id,
+        seq=wish.sampling_session_seq_id,
+        base=record.base,
+        base_model=wish.base_model or f"{ORG}{record.base}",
+        revision=await _revision_of(record, path, gateway),
+        model_path=model_path,
+        model_id=path.model_id,
+        policy_id=record.policy_id,
+    )
+
+
+async def _find_checkpoint(path: CheckpointPath, tenant_id: TenantId, gateway: Gateway) -> CheckpointRecord:
+    """Return a checkpoint that the tenant may read. Raises NotFound, also when it has expired."""
+    missing = NotFound(kind="checkpoint", name=str(path))
+    run = await gateway.tinker.runs.run(path.model_id)
+    if run is None:
+        raise missing
+    trainer = await gateway.tinker.trainers.find(run.base)
+    try:
+        record = await trainer.checkpoint(
+            CheckpointRef(policy_id=run.policy_id, kind="sampler", name=path.name)
+        )
+    except NotFound as error:
+        raise missing from error
+    if record.tenant_id != tenant_id and not record.is_public:
+        raise missing
+    return record
+
+
+async def _revision_of(record: CheckpointRecord, path: CheckpointPath, gateway: Gateway) -> RevisionRef:
+    """Return the revision that a sampler checkpoint is, while it can be served."""
+    assert record.revision is not None, "a sampler checkpoint has a revision"
+    found = await gateway.registry.get_revision(record.tenant_id, record.policy_id, record.revision)
+    if found.state == "retired":
+        raise RevisionRetiredError(number=found.number, name=str(path))
+    if found.fault is not None:
+        raise RevisionLostError(number=found.number, name=str(path), fault=found.fault)
+    return found.ref

@@ -1,0 +1,29 @@
+"""``asample``: checked against the base's limits, queued, and answered at once with a future."""
+
+from fastapi import APIRouter, Response
+
+from services.gateway.core.tinker.samples import SampleOrder, sequence_ids
+from services.gateway.core.tinker.sampling_request import SampleBody, plan_sample, sampling_session_of
+from services.gateway.http.context import CallerDep, GatewayDep
+from services.gateway.http.tinker.bodies import BodyDep, answer, read
+from services.gateway.http.tinker.samplers import find_sampler
+
+router = APIRouter()
+
+
+@router.post("/asample")
+async def asample(body: BodyDep, caller: CallerDep, gateway: GatewayDep) -> Response:
+    """Queue a sample."""
+    wish = read(body, SampleBody)
+    opened = await find_sampler(sampling_session_of(wish), caller.tenant_id, gateway)
+    engine = await gateway.tinker.samples.describe(opened.base)
+    plan = plan_sample(wish, max_context=engine.max_context, vocab_size=engine.vocab_size)
+    order = SampleOrder(
+        tenant_id=caller.tenant_id,
+        key=caller.key_id,
+        base=opened.base,
+        revision=opened.revision,
+        plan=plan,
+    )
+    request_id = gateway.tinker.samples.submit(order)
+    return answer({"request_id": request_id, "sample_sequence_ids": sequence_ids(plan)})
