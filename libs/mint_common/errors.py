@@ -223,3 +223,10 @@ class RemoteError(MintError):
 
     code = "remote_error"
     http_status = 502
+
+
+class RemoteRefusal(RemoteError):
+    """{what} answered {remote_code!r}: {problem}"""
+
+    code = "remote_refusal"
+    http_status = 422

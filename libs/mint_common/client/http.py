@@ -15,7 +15,14 @@ from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 from yarl import URL
 
-from mint_common.errors import InternalTokenRefused, MintError, NotFound, RemoteError, Unavailable
+from mint_common.errors import (
+    InternalTokenRefused,
+    MintError,
+    NotFound,
+    RemoteError,
+    RemoteRefusal,
+    Unavailable,
+)
 from mint_common.telemetry.tracing import inject, span, tracer
 
 INTERNAL_TOKEN_HEADER = "x-mint-internal-token"  # noqa: S105  # the header's name, not a token
@@ -225,6 +232,9 @@ class InternalHttp:
             return Unavailable(what=self._base_url, problem=str(error))
         if status >= 500 and isinstance(error, RemoteError):
             return Unavailable(what=self._base_url, problem=f"it answered {status}")
+        if status >= 400 and isinstance(error, RemoteError) and error.remote_code not in _error_classes():
+            # What it means is not known here, but that asking again is no help.
+            return RemoteRefusal(**error.fields)
         return error
 
 

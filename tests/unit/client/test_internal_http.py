@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import uvicorn
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import StreamingResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
@@ -24,6 +24,7 @@ from mint_common.errors import (
     Overloaded,
     PreconditionFailed,
     RemoteError,
+    RemoteRefusal,
     Unauthorized,
     Unavailable,
 )
@@ -90,6 +91,10 @@ def add_troubled_routes(peer: Peer) -> None:
     @peer.http.get("/internal/proxy-error")
     async def proxy_error() -> Response:
         return Response("<html>bad gateway", status_code=502)
+
+    @peer.http.get("/internal/refusal")
+    async def refusal() -> Response:
+        return JSONResponse({"error": {"code": "brand_new", "message": "too bad", "seq": 3}}, 404)
 
     @peer.http.get("/internal/bug")
     async def bug() -> None:
@@ -184,6 +189,12 @@ async def test_a_bug_of_the_peer_is_unavailable(client: InternalHttp) -> None:
     for path in ("/internal/bug", "/internal/proxy-error"):
         with pytest.raises(Unavailable, match="answered 50"):
             await client.get(path)
+
+
+async def test_a_refusal_that_is_not_known_here_stays_one(client: InternalHttp) -> None:
+    with pytest.raises(RemoteRefusal, match=r"brand_new.*too bad") as caught:
+        await client.get("/internal/refusal")
+    assert (caught.value.http_status, caught.value.retryable) == (422, False)
 
 
 async def test_an_unknown_route_is_not_mistaken_for_a_missing_thing(client: InternalHttp) -> None:
