@@ -45,7 +45,7 @@ _ADD = f"""
     SELECT (SELECT count(*) FROM fence) AS fences, array(SELECT policy_id || ' ' || seq FROM added) AS added
 """  # noqa: S608  # constants
 _WHY_NOT = """
-    SELECT training.tenant_id, closed_at, digest FROM training
+    SELECT training.tenant_id, closed_at, operations.digest FROM training
     LEFT JOIN operations ON operations.policy_id = training.policy_id AND seq = $2
     WHERE training.policy_id = $1
 """
