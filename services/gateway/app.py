@@ -28,6 +28,7 @@ from services.gateway.adapters.resolver import CachedResolver
 from services.gateway.adapters.rollout import RolloutHttp
 from services.gateway.adapters.sampling_sessions import PostgresSamplingSessions
 from services.gateway.adapters.submissions import PostgresSubmissions
+from services.gateway.adapters.tinker_exports import ExportDecisions
 from services.gateway.adapters.tinker_operations import TrainingFutures
 from services.gateway.adapters.tinker_postgres import PostgresTinkerRuns
 from services.gateway.adapters.tinker_samples import EngineSamples
@@ -143,6 +144,8 @@ async def run(settings: GatewaySettings) -> None:
         bounds = KeyBounds(most=SAMPLES_PER_KEY, most_bytes=PROMPT_BYTES_PER_KEY)
         samples = EngineSamples(engines, clock, bounds=bounds)
         catalog = RegistryClient(registry)
+        exports = ExportDecisions(catalog, clock)
+        training = TrainingFutures(runs, directory, exports, sampling_sessions, clock)
         requests = PostgresRequests(pool, clock)
 
         def is_ready(meant: Resolution) -> bool:
@@ -176,8 +179,9 @@ async def run(settings: GatewaySettings) -> None:
                 trainers=directory,
                 samples=samples,
                 sampling_sessions=sampling_sessions,
-                futures={"op:": TrainingFutures(runs, directory, clock), SAMPLE_PREFIX: samples},
+                futures={"op:": training, SAMPLE_PREFIX: samples},
                 bodies=OpenBodies(),
+                tokenizers=settings.tokenizers_by_base(),
             ),
         )
 
@@ -195,6 +199,9 @@ async def run(settings: GatewaySettings) -> None:
         async def follow_catalog() -> None:
             await resolver.follow(bus)
 
+        async def follow_exports() -> None:
+            await exports.follow(bus)
+
         async def ask_for_loads() -> None:
             await resolver.ask_for_loads(bus)
 
@@ -208,6 +215,7 @@ async def run(settings: GatewaySettings) -> None:
             OutboxRelay(pool, bus, clock).run,
             follow_engines,
             follow_catalog,
+            follow_exports,
             ask_for_loads,
             intake.run,
             courier.run,

@@ -1,6 +1,6 @@
 """The gateway's settings."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from mint_common.settings import (
     HttpSettings,
@@ -56,3 +56,18 @@ class GatewaySettings(BaseModel):
         lt=30,
         description="how long an alias move with wait_ready waits for its revision to be ready, seconds",
     )
+    tokenizers: tuple[str, ...] = Field(
+        (), description="BASE=WHERE: a hub id, or a folder that clients have, of each base's tokenizer"
+    )
+
+    @field_validator("tokenizers")
+    @classmethod
+    def _check_tokenizers(cls, tokenizers: tuple[str, ...]) -> tuple[str, ...]:
+        for each in tokenizers:
+            if not all(each.partition("=")):
+                raise ValueError("must be BASE=WHERE, several of them with commas between")
+        return tokenizers
+
+    def tokenizers_by_base(self) -> dict[str, str]:
+        """Return where each base's tokenizer is."""
+        return {base: where for base, _, where in (each.partition("=") for each in self.tokenizers)}

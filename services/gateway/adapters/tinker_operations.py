@@ -5,25 +5,38 @@ Nothing is kept here: a request id names its operation, so that any gateway answ
 
 from mint_common.client.trainer import TrainerDirectory
 from mint_common.errors import MintError, NotFound
+from mint_common.events import RevisionRejected
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import Clock
-from mint_common.training import Done, Outcome, Pending, Refused
+from mint_common.training import Done, Exported, Outcome, Pending, Refused
+from services.gateway.adapters.tinker_exports import ExportDecisions, ExportLost
 from services.gateway.core.tinker.futures import FutureFailed, FutureGone, FuturePending, FutureState
 from services.gateway.core.tinker.ids import OperationId, parse_request_id
-from services.gateway.core.tinker.outputs import write_result
+from services.gateway.core.tinker.outputs import write_export, write_result
 from services.gateway.core.tinker.records import TrainingRun
-from services.gateway.ports import TinkerRuns
+from services.gateway.core.tinker.sampling_sessions import SamplingOpening
+from services.gateway.ports import SamplingSessions, TinkerRuns
 
 AGAIN_SECONDS = 0.25
 AWAY = "the trainer does not answer: it may be restarting"
+UNDECIDED = "the registry has yet to check the export"
 
 
 class TrainingFutures:
     """See `services.gateway.ports.TinkerFutures`."""
 
-    def __init__(self, runs: TinkerRuns, trainers: TrainerDirectory, clock: Clock) -> None:
+    def __init__(
+        self,
+        runs: TinkerRuns,
+        trainers: TrainerDirectory,
+        exports: ExportDecisions,
+        sampling_sessions: SamplingSessions,
+        clock: Clock,
+    ) -> None:
         self._runs = runs
         self._trainers = trainers
+        self._exports = exports
+        self._sampling_sessions = sampling_sessions
         self._clock = clock
 
     async def outcome(
@@ -34,7 +47,8 @@ class TrainingFutures:
         run = await self._runs.run_of_policy(operation.policy_id)
         if run is None or run.tenant_id != tenant_id:
             raise FutureGone(request_id=request_id[:100])
-        outcome = await self._ask(run, operation, until=self._clock.monotonic() + wait_seconds)
+        until = self._clock.monotonic() + wait_seconds
+        outcome = await self._ask(run, operation, until=until)
         match outcome:
             case FuturePending():
                 return outcome
@@ -43,6 +57,8 @@ class TrainingFutures:
             case Refused():
                 message = str(outcome.error.get("message", "the operation failed"))
                 return FutureFailed(message=message, category="user" if outcome.is_users else "server")
+            case Done(result=Exported() as exported):
+                return await self._tell_export(run, operation, exported, until=until)
             case Done():
                 return write_result(outcome.result, operation, model_id=run.model_id, as_protobuf=as_protobuf)
 
@@ -62,3 +78,32 @@ class TrainingFutures:
                 if left <= AGAIN_SECONDS:
                     return FuturePending(queue_state="paused_capacity", reason=AWAY)
             await self._clock.sleep(AGAIN_SECONDS)
+
+    async def _tell_export(
+        self, run: TrainingRun, operation: OperationId, export: Exported, *, until: float
+    ) -> FutureState:
+        """Answer once the registry has made a revision of an export, and the sampler asked for is open."""
+        left = max(0.0, until - self._clock.monotonic())
+        try:
+            decision = await self._exports.of(run, export, wait_seconds=left)
+        except ExportLost:
+            return FutureFailed(message="the registry has not said a word of the export", category="server")
+        if decision is None:
+            return FuturePending(reason=UNDECIDED)
+        if isinstance(decision, RevisionRejected):
+            return FutureFailed(message=f"the export was refused: {decision.reason}", category="server")
+        sampling_session_id = None
+        if operation.kind in {"open", "inflight"}:
+            opening = SamplingOpening(
+                tenant_id=run.tenant_id,
+                session_id=run.session_id,
+                seq=int(operation.detail),
+                base=run.base,
+                base_model=run.base_model,
+                revision=decision,
+                model_id=run.model_id,
+                policy_id=run.policy_id,
+                kind="inflight" if operation.kind == "inflight" else "snapshot",
+            )
+            sampling_session_id = await self._sampling_sessions.open(opening)
+        return write_export(operation, model_id=run.model_id, sampling_session_id=sampling_session_id)

@@ -99,7 +99,7 @@ def plan_services(
     rollout = Part(name="rollout", needs=("registry",))
     planned.append(ServicePart(part=rollout, service="rollout", env=_http("rollout", ports["rollout"])))
     gateway = Part(name="gateway", needs=("registry", "rollout", *trainers, *loaders))
-    planned.append(ServicePart(part=gateway, service="gateway", env=_http("gateway", ports["gateway"])))
+    planned.append(ServicePart(part=gateway, service="gateway", env=_gateway(bases, ports, overrides)))
     kept = [each for each in planned if each.service in shape.services]
     names = {each.part.name for each in kept} | set(addresses.embedded)
     return tuple(_with_environment(_needing_only(each, names), shared, overrides) for each in kept)
@@ -108,6 +108,16 @@ def plan_services(
 def _needing_only(planned: ServicePart, names: Collection[str]) -> ServicePart:
     needs = tuple(need for need in planned.part.needs if need in names)
     return replace(planned, part=replace(planned.part, needs=needs))
+
+
+def _gateway(
+    bases: Sequence[BaseAt], ports: Mapping[str, int], overrides: Mapping[str, str]
+) -> dict[str, str]:
+    env = _http("gateway", ports["gateway"])
+    if "MINT_GATEWAY_TOKENIZERS" not in overrides:
+        # Clients on this machine open the same folder; for others it is the user's to set.
+        env["MINT_GATEWAY_TOKENIZERS"] = ",".join(f"{base.name}={base.folder}" for base in bases)
+    return env
 
 
 def _trainer(base: BaseAt, ports: Mapping[str, int]) -> ServicePart:

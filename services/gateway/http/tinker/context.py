@@ -14,12 +14,15 @@ from services.gateway.ports import Samples, SamplingSessions, TinkerFutures, Tin
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tinker:
-    """Made by app.py. ``futures`` maps what a request id begins with to who answers for it."""
+    """Made by app.py. ``futures`` maps what a request id begins with to who answers for it,
+    ``tokenizers`` a base to the hub id or folder that clients are told.
+    """
 
     runs: TinkerRuns
     trainers: TrainerDirectory
     futures: Mapping[str, TinkerFutures]
     bodies: OpenBodies
+    tokenizers: Mapping[str, str]
     samples: Samples
     sampling_sessions: SamplingSessions
 

@@ -22,7 +22,7 @@ router = APIRouter()
 
 WAIT_SECONDS = 25.0
 """Clients give a poll 45 s, and proxies often 30."""
-_SDK_HEADER = "x-stainless-lang"
+_SDK_HEADER = "x-stainless-package-version"
 
 
 class RetrieveBody(msgspec.Struct, frozen=True):

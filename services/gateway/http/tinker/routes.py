@@ -2,9 +2,29 @@
 
 from fastapi import APIRouter
 
-from services.gateway.http.tinker import configuration, futures, samplers, sampling, sessions
+from services.gateway.http.tinker import (
+    checkpoints,
+    configuration,
+    futures,
+    listings,
+    samplers,
+    sampling,
+    sessions,
+    training,
+    weights,
+)
 from services.gateway.http.tinker.errors import PREFIX
 
 router = APIRouter(prefix=PREFIX, include_in_schema=False)
-for _module in (configuration, sessions, samplers, sampling, futures):
+for _module in (
+    configuration,
+    sessions,
+    training,
+    weights,
+    checkpoints,
+    listings,
+    samplers,
+    sampling,
+    futures,
+):
     router.include_router(_module.router)

@@ -77,7 +77,7 @@ class TelemetryBody(msgspec.Struct, frozen=True):
 async def create_session(body: BodyDep, caller: CallerDep, gateway: GatewayDep) -> Response:
     """Begin a session."""
     wish = read(body, CreateSessionBody)
-    now = gateway.clock.now()
+    now = round(gateway.clock.now(), 6)  # as exact as a cursor can say it
     session = ClientSession(
         session_id=new_id("ses"),
         tenant_id=caller.tenant_id,

@@ -1,0 +1,118 @@
+"""Exports on their way to become revisions: the registry decides, and says so on the bus.
+
+Invariants: a decision that was missed is found by asking the registry; nothing waits for ever for a refusal
+that nobody will repeat; memory is bounded.
+"""
+
+import asyncio
+import logging
+from collections import OrderedDict
+
+from mint_common.bus.port import Bus, Message
+from mint_common.claims import RevisionRef
+from mint_common.client.registry import RegistryClient
+from mint_common.errors import EventInvalid, NotFound, Unavailable
+from mint_common.events import RevisionPublished, RevisionRejected
+from mint_common.events.codec import decode
+from mint_common.events.subjects import subjects_of
+from mint_common.ids import PolicyId
+from mint_common.runtime.clock import Clock
+from mint_common.training import Exported
+from mint_common.waiting import raise_if_cancelled, wait_for_event
+from services.gateway.core.tinker.records import TrainingRun
+
+NEWS = (subjects_of(RevisionPublished), subjects_of(RevisionRejected))
+KEPT = 10_000
+"""How many decisions are remembered."""
+FIRST_LOOK_SECONDS, LOOK_SECONDS = 0.25, 2.0
+"""How long the bus is trusted before the registry is asked."""
+LOST_SECONDS = 120.0
+"""After so long without a word, an export is taken for refused: its refusal was missed."""
+AGAIN_SECONDS = 1.0
+
+Decision = RevisionRef | RevisionRejected
+_Key = tuple[PolicyId, str]
+
+_log = logging.getLogger(__name__)
+
+
+class ExportLost(Exception):
+    """The registry has said nothing of an export for too long."""
+
+
+class ExportDecisions:
+    """What the registry decided about exports of training runs."""
+
+    def __init__(self, registry: RegistryClient, clock: Clock) -> None:
+        self._registry = registry
+        self._clock = clock
+        self._decided: OrderedDict[_Key, Decision] = OrderedDict()
+        self._waiting: dict[_Key, list[asyncio.Event]] = {}
+        self._asked_at: OrderedDict[_Key, float] = OrderedDict()
+
+    async def of(self, run: TrainingRun, export: Exported, *, wait_seconds: float) -> Decision | None:
+        """Return the decision about an export, None if there is none in time."""
+        key = (run.policy_id, export.export_id)
+        until = self._clock.monotonic() + wait_seconds
+        look = FIRST_LOOK_SECONDS
+        event = asyncio.Event()
+        self._waiting.setdefault(key, []).append(event)
+        try:
+            while key not in self._decided:
+                left = until - self._clock.monotonic()
+                if left <= 0:
+                    return self._undecided(key, export)
+                if await wait_for_event(event, clock=self._clock, seconds=min(left, look)):
+                    break
+                await self._look(key, run, export)
+                look = LOOK_SECONDS
+            return self._decided[key]
+        finally:
+            self._waiting[key].remove(event)
+            if not self._waiting[key]:
+                del self._waiting[key]
+
+    async def follow(self, bus: Bus) -> None:
+        """Listen until cancelled."""
+        while True:
+            try:
+                async with bus.watch(subjects=NEWS) as messages:
+                    async for message in messages:
+                        self._learn(message)
+            except Unavailable as error:
+                raise_if_cancelled()
+                _log.warning("exports are not watched", extra={"problem": str(error)})
+            await asyncio.sleep(AGAIN_SECONDS)
+
+    def _undecided(self, key: _Key, export: Exported) -> Decision | None:
+        now = self._clock.monotonic()
+        since = self._asked_at.setdefault(key, now)
+        while len(self._asked_at) > KEPT:
+            self._asked_at.popitem(last=False)
+        if now - since < LOST_SECONDS:
+            return None
+        raise ExportLost(export.export_id)
+
+    async def _look(self, key: _Key, run: TrainingRun, export: Exported) -> None:
+        try:
+            revision = await self._registry.get_revision(run.tenant_id, run.policy_id, export.digest)
+        except (NotFound, Unavailable):
+            return
+        self._decide(key, revision.ref)
+
+    def _learn(self, message: Message) -> None:
+        try:
+            event = decode(message.data)[1]
+        except EventInvalid:
+            return  # of a version that this process does not know; the registry is asked soon
+        if isinstance(event, RevisionPublished):
+            self._decide((event.policy_id, event.export_id), event.revision)
+        elif isinstance(event, RevisionRejected):
+            self._decide((event.policy_id, event.export_id), event)
+
+    def _decide(self, key: _Key, decision: Decision) -> None:
+        self._decided[key] = decision
+        while len(self._decided) > KEPT:
+            self._decided.popitem(last=False)
+        for event in self._waiting.get(key, ()):
+            event.set()

@@ -1,0 +1,82 @@
+"""Sessions, training runs and checkpoints as clients read them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from mint_common.training import CheckpointRecord
+from services.gateway.core.json_types import JsonObject
+from services.gateway.core.tinker.ids import CheckpointPath
+from services.gateway.core.tinker.records import ClientSession, TrainingRun
+from services.gateway.core.tinker.session_search import status_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """Which part of a list of ``total`` items."""
+
+    limit: int
+    offset: int
+    total: int
+
+
+def moment(at: float) -> str:
+    """Return a time as ISO 8601."""
+    return datetime.fromtimestamp(at, UTC).isoformat()
+
+
+def cursor_json(page: Page) -> JsonObject:
+    """Return where a page stands in its list."""
+    return {"offset": page.offset, "limit": page.limit, "total_count": page.total}
+
+
+def checkpoint_json(record: CheckpointRecord, *, model_id: str) -> JsonObject:
+    """Return a ``Checkpoint``."""
+    path = CheckpointPath(model_id=model_id, kind=record.kind, name=record.name)
+    return {
+        "checkpoint_id": path.checkpoint_id,
+        "checkpoint_type": record.kind,
+        "time": moment(record.created_at),
+        "tinker_path": str(path),
+        "size_bytes": record.claim.size_bytes,
+        "public": record.is_public,
+        "user_metadata": dict(record.metadata) or None,
+        "expires_at": None if record.expires_at is None else moment(record.expires_at),
+    }
+
+
+def run_json(
+    run: TrainingRun, *, last_request_at: float, checkpoints: Sequence[CheckpointRecord]
+) -> JsonObject:
+    """Return a ``TrainingRun``; its checkpoints are given newest first."""
+    newest = {record.kind: record for record in reversed(checkpoints)}
+    shown = {kind: checkpoint_json(record, model_id=run.model_id) for kind, record in newest.items()}
+    return {
+        "training_run_id": run.model_id,
+        "base_model": run.base_model,
+        "model_owner": run.tenant_id,
+        "is_lora": True,
+        "lora_rank": run.lora.rank,
+        "corrupted": False,
+        "last_request_time": moment(last_request_at),
+        "last_checkpoint": shown.get("training"),
+        "last_sampler_checkpoint": shown.get("sampler"),
+        "user_metadata": run.metadata or None,
+    }
+
+
+def session_json(
+    session: ClientSession, *, checkpoints: Sequence[CheckpointRecord], now: float
+) -> JsonObject:
+    """Return a ``SessionSummary``."""
+    return {
+        "session_id": session.session_id,
+        "created_at": moment(session.created_at),
+        "owner": session.tenant_id,
+        "project_id": session.project_id,
+        "status": status_of(session, now=now),
+        "checkpoints_count": len(checkpoints),
+        "checkpoint_storage_bytes": sum(record.claim.size_bytes for record in checkpoints),
+        "display_name": session.display_name,
+        "user_metadata": session.metadata or None,
+    }

@@ -1,0 +1,122 @@
+"""Bodies of the requests that train: what clients send. Fields that newer clients add are ignored."""
+
+from typing import Literal
+
+import msgspec
+
+from mint_common.errors import InvalidField, MintError
+from services.gateway.core.json_types import JsonObject
+from services.gateway.core.tinker.ids import MAX_SEQ, check_checkpoint_name
+from services.gateway.core.tinker.lora import LoraConfig
+from services.gateway.core.tinker.optimizers import AdamParams
+
+
+class RunConflict(MintError):
+    """Training run {model_id!r} exists already, with another base or another LoRA."""
+
+    code = "run_conflict"
+    http_status = 422
+
+
+class CreateModelBody(msgspec.Struct, frozen=True):
+    """``create_model``."""
+
+    session_id: str
+    model_seq_id: int
+    base_model: str
+    user_metadata: dict[str, object] | None = None
+    lora_config: LoraConfig | None = None
+    optimizer_config: JsonObject | None = None
+
+
+class ModelBody(msgspec.Struct, frozen=True):
+    """``get_info`` and ``unload_model``."""
+
+    model_id: str
+
+
+class OptimStepBody(msgspec.Struct, frozen=True):
+    """``optim_step``."""
+
+    model_id: str
+    seq_id: int | None = None
+    adam_params: AdamParams | None = None
+    optimizer_params: JsonObject | None = None
+
+
+class SaveBody(msgspec.Struct, frozen=True):
+    """``save_weights``; ``path`` is a bare name."""
+
+    model_id: str
+    path: str | None = None
+    seq_id: int | None = None
+    ttl_seconds: int | None = None
+    overwrite: bool = False
+    user_metadata: dict[str, object] | None = None
+
+
+class SaveForSamplerBody(msgspec.Struct, frozen=True):
+    """``save_weights_for_sampler``: a named checkpoint, or with a number a sampling session."""
+
+    model_id: str
+    path: str | None = None
+    sampling_session_seq_id: int | None = None
+    kind: Literal["snapshot", "inflight"] = "snapshot"
+    seq_id: int | None = None
+    ttl_seconds: int | None = None
+    user_metadata: dict[str, object] | None = None
+
+
+class LoadBody(msgspec.Struct, frozen=True):
+    """``load_weights``: into a training run, or with a session as a new one."""
+
+    path: str
+    optimizer: bool = False
+    model_id: str | None = None
+    seq_id: int | None = None
+    session_id: str | None = None
+    model_seq_id: int | None = None
+    base_model: str | None = None
+    user_metadata: dict[str, object] | None = None
+    optimizer_config: JsonObject | None = None
+
+
+class WeightsInfoBody(msgspec.Struct, frozen=True):
+    """``weights_info``."""
+
+    tinker_path: str
+
+
+class CopyBody(msgspec.Struct, frozen=True):
+    """``copy_weights``: into a session's new training run, or a project's."""
+
+    source_path: str
+    session_id: str | None = None
+    model_seq_id: int | None = None
+    destination_project_id: str | None = None
+    ttl_seconds: int | None = None
+
+
+class TtlBody(msgspec.Struct, frozen=True):
+    """``ttl``: None is for ever."""
+
+    ttl_seconds: int | None = None
+
+
+def check_model_seq(seq: int | None) -> int:
+    """Return the number of a training run in its session. Raises InvalidField."""
+    if seq is None or not 0 <= seq <= MAX_SEQ:
+        raise InvalidField(field="model_seq_id", problem=f"must be from 0 to {MAX_SEQ}, got {seq}")
+    return seq
+
+
+def check_sampler_seq(seq: int) -> int:
+    """Return the number of a sampling session in its session. Raises InvalidField."""
+    if not 0 <= seq <= MAX_SEQ:
+        raise InvalidField(field="sampling_session_seq_id", problem=f"must be from 0 to {MAX_SEQ}, got {seq}")
+    return seq
+
+
+def checkpoint_name(path: str | None, seq: int) -> str:
+    """Return the name of a new checkpoint: the user's, or one of its place. Raises InvalidField."""
+    return f"seq-{seq}" if path is None else check_checkpoint_name("path", path)

@@ -1,0 +1,167 @@
+"""Lists of what a tenant has: sessions, training runs, and the checkpoints that the trainers keep of them."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+
+from mint_common.errors import InvalidField, NotFound
+from mint_common.ids import BaseName, PolicyId, TenantId
+from mint_common.training import CheckpointRecord, place_of
+from services.gateway.core.tinker.ids import check_session_id
+from services.gateway.core.tinker.listings import Page, cursor_json, moment, run_json, session_json
+from services.gateway.core.tinker.records import ClientSession, TrainingRun
+from services.gateway.core.tinker.session_search import SearchBody, SearchCursor, check_search, is_found
+from services.gateway.http.context import CallerDep, Gateway, GatewayDep
+from services.gateway.http.tinker.bodies import BodyDep, answer, read
+from services.gateway.http.tinker.operations import find_run
+
+router = APIRouter()
+
+LimitQuery = Annotated[int, Query(ge=1, le=1000)]
+OffsetQuery = Annotated[int, Query(ge=0, le=2**31)]
+_PAGE = 1000
+_SEARCH_PAGE, _SEARCHED = 500, 10_000
+"""How many sessions are read at once by a search, and after how many it gives a page up."""
+
+
+@router.get("/training_runs")
+async def training_runs(
+    caller: CallerDep,
+    gateway: GatewayDep,
+    limit: LimitQuery = 20,
+    offset: OffsetQuery = 0,
+    project_id: str | None = None,
+) -> Response:
+    """List the tenant's training runs, newest first."""
+    runs, total = await gateway.tinker.runs.runs(
+        caller.tenant_id, limit=limit, offset=offset, project_id=project_id
+    )
+    of_policy = await _checkpoints_by_policy(gateway, caller.tenant_id) if runs else {}
+    shown = [_run_json(gateway, run, of_policy.get(run.policy_id, ())) for run in runs]
+    page = Page(limit=limit, offset=offset, total=total)
+    return answer({"training_runs": await asyncio.gather(*shown), "cursor": cursor_json(page)})
+
+
+@router.get("/training_runs/{model_id}")
+async def training_run(model_id: str, caller: CallerDep, gateway: GatewayDep) -> Response:
+    """Return one training run."""
+    run = await find_run(gateway, model_id, caller.tenant_id)
+    found = await list_checkpoints(gateway, caller.tenant_id, run=run)
+    return answer(await _run_json(gateway, run, found))
+
+
+@router.get("/sessions")
+async def sessions(
+    caller: CallerDep, gateway: GatewayDep, limit: LimitQuery = 20, offset: OffsetQuery = 0
+) -> Response:
+    """List the ids of the tenant's sessions, newest first."""
+    found = await gateway.tinker.runs.sessions(caller.tenant_id, limit=limit, offset=offset)
+    return answer({"sessions": [session.session_id for session in found]})
+
+
+@router.post("/sessions/search")
+async def search_sessions(body: BodyDep, caller: CallerDep, gateway: GatewayDep) -> Response:
+    """List the tenant's sessions that fit, newest first."""
+    wish = check_search(read(body, SearchBody))
+    found, last = await _search(gateway, caller.tenant_id, wish)
+    of_policy = await _checkpoints_by_policy(gateway, caller.tenant_id) if found else {}
+    now = gateway.clock.now()
+    shown = []
+    for session in found:
+        runs = await gateway.tinker.runs.runs_of_session(session.session_id)
+        checkpoints = [record for run in runs for record in of_policy.get(run.policy_id, ())]
+        shown.append(session_json(session, checkpoints=checkpoints, now=now))
+    cursor = None
+    if last is not None:
+        cursor = {"last_created_at": moment(last.created_at), "last_session_id": last.session_id}
+    return answer({"sessions": shown, "next_cursor": cursor})
+
+
+@router.get("/sessions/{session_id}")
+async def session(session_id: str, caller: CallerDep, gateway: GatewayDep) -> Response:
+    """Return what a session has made."""
+    found = await gateway.tinker.session(check_session_id(session_id), caller.tenant_id)
+    runs = await gateway.tinker.runs.runs_of_session(session_id)
+    return answer(
+        {
+            "training_run_ids": [run.model_id for run in runs],
+            "sampler_ids": await gateway.tinker.sampling_sessions.of_session(session_id),
+            "user_metadata": found.metadata or None,
+            "display_name": found.display_name,
+        }
+    )
+
+
+async def list_checkpoints(
+    gateway: Gateway, tenant_id: TenantId, *, run: TrainingRun | None = None
+) -> list[CheckpointRecord]:
+    """Return a tenant's checkpoints, or a run's alone, newest first."""
+    bases = await gateway.tinker.runs.bases(tenant_id) if run is None else [run.base]
+    policy_id = None if run is None else run.policy_id
+    pages = await asyncio.gather(*(_of_base(gateway, tenant_id, base, policy_id) for base in bases))
+    found = [record for page in pages for record in page]
+    return sorted(found, key=lambda record: record.created_at, reverse=True)
+
+
+async def _of_base(
+    gateway: Gateway, tenant_id: TenantId, base: BaseName, policy_id: PolicyId | None
+) -> list[CheckpointRecord]:
+    trainer = await gateway.tinker.trainers.find(base)
+    found: list[CheckpointRecord] = []
+    after: str | None = None
+    while True:
+        page = await trainer.checkpoints(tenant_id, policy_id=policy_id, limit=_PAGE, after=after)
+        found += page
+        if len(page) < _PAGE:
+            return found
+        after = place_of(page[-1])
+
+
+async def _checkpoints_by_policy(
+    gateway: Gateway, tenant_id: TenantId
+) -> dict[PolicyId, list[CheckpointRecord]]:
+    found: defaultdict[PolicyId, list[CheckpointRecord]] = defaultdict(list)
+    for record in await list_checkpoints(gateway, tenant_id):
+        found[record.policy_id].append(record)
+    return found
+
+
+async def _run_json(gateway: Gateway, run: TrainingRun, checkpoints: Sequence[CheckpointRecord]) -> object:
+    trainer = await gateway.tinker.trainers.find(run.base)
+    try:
+        last_request_at = (await trainer.session(run.policy_id)).last_operation_at
+    except NotFound:  # it only holds copies
+        last_request_at = run.created_at
+    return run_json(run, last_request_at=last_request_at, checkpoints=checkpoints)
+
+
+async def _search(
+    gateway: Gateway, tenant_id: TenantId, wish: SearchBody
+) -> tuple[list[ClientSession], ClientSession | None]:
+    """Return a page of what fits, and behind which session the next one begins, if there may be one."""
+    found: list[ClientSession] = []
+    before = None if wish.cursor is None else _place(wish.cursor)
+    now = gateway.clock.now()
+    for _ in range(0, _SEARCHED, _SEARCH_PAGE):
+        page = await gateway.tinker.runs.sessions(tenant_id, limit=_SEARCH_PAGE, before=before)
+        for session in page:
+            if is_found(session, wish, now=now):
+                found.append(session)
+                if len(found) == wish.limit:
+                    return found, session
+        if len(page) < _SEARCH_PAGE:
+            return found, None
+        before = page[-1].created_at, page[-1].session_id
+    return found, page[-1]
+
+
+def _place(cursor: SearchCursor) -> tuple[float, str]:
+    try:
+        at = datetime.fromisoformat(cursor.last_created_at)
+    except ValueError as error:
+        raise InvalidField(field="cursor.last_created_at", problem="is no ISO 8601 time") from error
+    return at.timestamp(), check_session_id(cursor.last_session_id)

@@ -1,0 +1,119 @@
+"""Operations on their way to the trainer: each is durable there before its future is handed out."""
+
+from fastapi import Response
+
+from mint_common.catalog import PolicyRecord
+from mint_common.errors import AlreadyExists, NotFound
+from mint_common.events import LoraSpec
+from mint_common.ids import BaseName, TenantId
+from mint_common.training import CheckpointRecord, CheckpointRef, Operation, Submission
+from services.gateway.core.callers import Caller
+from services.gateway.core.tinker.ids import (
+    CheckpointPath,
+    FutureKind,
+    OperationId,
+    model_id_of,
+    parse_model_id,
+    policy_name_of,
+)
+from services.gateway.core.tinker.records import ClientSession, Metadata, TrainingRun
+from services.gateway.core.tinker.training_requests import RunConflict
+from services.gateway.http.context import Gateway
+from services.gateway.http.tinker.bodies import answer
+
+
+async def find_run(gateway: Gateway, model_id: str, tenant_id: TenantId) -> TrainingRun:
+    """Return a tenant's training run. Raises NotFound, for another tenant's too."""
+    parse_model_id(model_id)
+    run = await gateway.tinker.runs.run(model_id)
+    if run is None or run.tenant_id != tenant_id:
+        raise NotFound(kind="training run", name=model_id)
+    return run
+
+
+async def submit(
+    gateway: Gateway, run: TrainingRun, seq: int, operation: Operation, *, kind: FutureKind, detail: str = ""
+) -> Response:
+    """Hand an operation to the trainer of its run, and return its future."""
+    trainer = await gateway.tinker.trainers.find(run.base)
+    await trainer.submit(
+        Submission(policy_id=run.policy_id, tenant_id=run.tenant_id, seq=seq, operation=operation)
+    )
+    request_id = OperationId(kind=kind, policy_id=run.policy_id, seq=seq, detail=detail)
+    return answer({"request_id": str(request_id), "model_id": run.model_id})
+
+
+async def open_run(  # what a run is made of
+    gateway: Gateway,
+    session: ClientSession,
+    seq: int,
+    *,
+    base: BaseName,
+    base_model: str,
+    lora: LoraSpec,
+    trains: tuple[bool, bool],
+    metadata: Metadata,
+    is_trained: bool = True,
+) -> TrainingRun:
+    """Return a session's training run, with its policy; both are made once. Raises RunConflict."""
+    policy = await _make_policy(gateway, session, seq, base=base, lora=lora)
+    wanted = TrainingRun(
+        model_id=model_id_of(session.session_id, seq),
+        session_id=session.session_id,
+        tenant_id=session.tenant_id,
+        policy_id=policy.policy_id,
+        base=base,
+        base_model=base_model,
+        lora=lora,
+        train_attn=trains[0],
+        train_mlp=trains[1],
+        is_trained=is_trained,
+        metadata=metadata,
+        created_at=gateway.clock.now(),
+    )
+    run = await gateway.tinker.runs.add_run(wanted)
+    if (run.base, run.lora, run.is_trained) != (base, lora, is_trained):
+        raise RunConflict(model_id=run.model_id)
+    return run
+
+
+async def find_checkpoint(
+    gateway: Gateway, path: CheckpointPath, caller: Caller, *, own: bool = False
+) -> tuple[TrainingRun, CheckpointRecord]:
+    """Return a checkpoint that the caller may read, and its run; with ``own`` one that is the caller's.
+
+    Raises NotFound for all others.
+    """
+    run = await gateway.tinker.runs.run(path.model_id)
+    if run is not None:
+        trainer = await gateway.tinker.trainers.find(run.base)
+        try:
+            record = await trainer.checkpoint(ref_of(path, run))
+        except NotFound as error:
+            raise NotFound(kind="checkpoint", name=str(path)) from error
+        if record.tenant_id == caller.tenant_id or (record.is_public and not own):
+            return run, record
+    raise NotFound(kind="checkpoint", name=str(path))
+
+
+def ref_of(path: CheckpointPath, run: TrainingRun) -> CheckpointRef:
+    """Return what the trainer calls a checkpoint."""
+    return CheckpointRef(policy_id=run.policy_id, kind=path.kind, name=path.name)
+
+
+async def _make_policy(
+    gateway: Gateway, session: ClientSession, seq: int, *, base: BaseName, lora: LoraSpec
+) -> PolicyRecord:
+    name = policy_name_of(session.session_id, seq)
+    try:
+        return await gateway.registry.create_policy(
+            session.tenant_id,
+            name=name,
+            base=base,
+            rank=lora.rank,
+            alpha=lora.alpha,
+            seed=lora.seed,
+            targets=lora.targets,
+        )
+    except AlreadyExists:
+        return await gateway.registry.get_policy(session.tenant_id, name)

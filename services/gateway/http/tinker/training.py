@@ -1,0 +1,116 @@
+"""Training runs: made, asked about, stepped, unloaded."""
+
+from fastapi import APIRouter, Request, Response
+
+from mint_common.adapters_format.base_facts import BaseFacts
+from mint_common.errors import InvalidField
+from mint_common.ids import BaseName
+from mint_common.training import Close, Open
+from services.gateway.core.tinker.futures import PROTOBUF
+from services.gateway.core.tinker.ids import MAX_SEQ
+from services.gateway.core.tinker.lora import base_name, plan_lora
+from services.gateway.core.tinker.optimizers import check_optimizer, plan_step
+from services.gateway.core.tinker.passes import PlacedPass, check_seq, read_json_pass, read_protobuf_pass
+from services.gateway.core.tinker.texts import check_metadata
+from services.gateway.core.tinker.training_requests import (
+    CreateModelBody,
+    ModelBody,
+    OptimStepBody,
+    check_model_seq,
+)
+from services.gateway.http.context import CallerDep, Gateway, GatewayDep
+from services.gateway.http.tinker.bodies import BodyDep, answer, read
+from services.gateway.http.tinker.operations import find_run, open_run, submit
+
+router = APIRouter()
+
+
+@router.post("/create_model")
+async def create_model(body: BodyDep, caller: CallerDep, gateway: GatewayDep) -> Response:
+    """Make a training run: a policy, and its training session. Idempotent by session and number."""
+    wish = read(body, CreateModelBody)
+    check_optimizer(wish.optimizer_config)
+    if wish.lora_config is None:
+        raise InvalidField(field="lora_config", problem="is missing: only LoRA is trained here")
+    seq = check_model_seq(wish.model_seq_id)
+    session = await gateway.tinker.session(wish.session_id, caller.tenant_id)
+    base = await _find_base(gateway, wish.base_model)
+    lora = plan_lora(wish.lora_config, base, model_id=f"{session.session_id}:train:{seq}")
+    run = await open_run(
+        gateway,
+        session,
+        seq,
+        base=base.name,
+        base_model=wish.base_model,
+        lora=lora,
+        trains=(wish.lora_config.train_attn, wish.lora_config.train_mlp),
+        metadata=check_metadata("user_metadata", wish.user_metadata),
+    )
+    return await submit(gateway, run, 0, Open(base=run.base, lora=run.lora), kind="create")
+
+
+@router.post("/get_info")
+async def get_info(body: BodyDep, caller: CallerDep, gateway: GatewayDep) -> Response:
+    """Return what a training run is, and where its tokenizer is to be had."""
+    run = await find_run(gateway, read(body, ModelBody).model_id, caller.tenant_id)
+    base = await gateway.registry.get_base(run.base)
+    data = {"arch": base.architecture, "model_name": run.base_model}
+    tokenizer_id = gateway.tinker.tokenizers.get(run.base)
+    if tokenizer_id is not None:
+        data["tokenizer_id"] = tokenizer_id
+    return answer(
+        {
+            "type": "get_info",
+            "model_id": run.model_id,
+            "model_data": data,
+            "optimizer_config": {"type": "adamw"},
+            "is_lora": True,
+            "lora_rank": run.lora.rank,
+            "model_name": run.base_model,
+        }
+    )
+
+
+@router.post("/forward_backward")
+async def forward_backward(
+    request: Request, body: BodyDep, caller: CallerDep, gateway: GatewayDep
+) -> Response:
+    """Compute a loss and add its gradient, or with ``forward_only`` compute it alone."""
+    is_protobuf = request.headers.get("content-type", "").startswith(PROTOBUF)
+    placed = read_protobuf_pass(body) if is_protobuf else read_json_pass(body, backward=True)
+    return await _submit_pass(placed, caller, gateway)
+
+
+@router.post("/forward")
+async def forward(body: BodyDep, caller: CallerDep, gateway: GatewayDep) -> Response:
+    """Compute a loss alone, as clients before 0.25 ask for it."""
+    return await _submit_pass(read_json_pass(body, backward=False), caller, gateway)
+
+
+@router.post("/optim_step")
+async def optim_step(body: BodyDep, caller: CallerDep, gateway: GatewayDep) -> Response:
+    """Take an optimizer step on the gradient, and clear it."""
+    wish = read(body, OptimStepBody)
+    seq = check_seq(wish.seq_id)
+    step = plan_step(wish.adam_params, wish.optimizer_params)
+    run = await find_run(gateway, wish.model_id, caller.tenant_id)
+    return await submit(gateway, run, seq, step, kind="step")
+
+
+@router.post("/unload_model")
+async def unload_model(body: BodyDep, caller: CallerDep, gateway: GatewayDep) -> Response:
+    """End a training session behind all that was submitted; its checkpoints stay.
+
+    Clients number every operation but this one, so it takes the last number there is.
+    """
+    run = await find_run(gateway, read(body, ModelBody).model_id, caller.tenant_id)
+    return await submit(gateway, run, MAX_SEQ, Close(), kind="close")
+
+
+async def _submit_pass(placed: PlacedPass, caller: CallerDep, gateway: Gateway) -> Response:
+    run = await find_run(gateway, placed.model_id, caller.tenant_id)
+    return await submit(gateway, run, placed.seq, placed.operation, kind="pass")
+
+
+async def _find_base(gateway: Gateway, text: str) -> BaseFacts:
+    return await gateway.registry.get_base(BaseName(base_name(text)))

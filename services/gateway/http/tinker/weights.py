@@ -1,0 +1,177 @@
+"""Weights: saved, exported for samplers, loaded, copied, described."""
+
+from fastapi import APIRouter, Response
+
+from mint_common.errors import InvalidField
+from mint_common.ids import BaseName, new_id
+from mint_common.training import Export, Load, Open, Save
+from services.gateway.core.callers import Caller
+from services.gateway.core.tinker.ids import CheckpointPath, FutureKind, parse_path
+from services.gateway.core.tinker.lora import base_name
+from services.gateway.core.tinker.optimizers import check_optimizer
+from services.gateway.core.tinker.passes import check_seq
+from services.gateway.core.tinker.records import ClientSession
+from services.gateway.core.tinker.texts import check_metadata, check_text
+from services.gateway.core.tinker.training_requests import (
+    CopyBody,
+    LoadBody,
+    SaveBody,
+    SaveForSamplerBody,
+    WeightsInfoBody,
+    check_model_seq,
+    check_sampler_seq,
+    checkpoint_name,
+)
+from services.gateway.http.context import CallerDep, Gateway, GatewayDep
+from services.gateway.http.tinker.bodies import BodyDep, answer, read
+from services.gateway.http.tinker.operations import find_checkpoint, find_run, open_run, ref_of, submit
+from services.gateway.http.tinker.sessions import DEFAULT_PROJECT
+
+router = APIRouter()
+
+
+@router.post("/save_weights")
+async def save_weights(body: BodyDep, caller: CallerDep, gateway: GatewayDep) -> Response:
+    """Keep a training run's whole state under a name."""
+    wish = read(body, SaveBody)
+    seq = check_seq(wish.seq_id)
+    save = Save(
+        name=checkpoint_name(wish.path, seq),
+        overwrite=wish.overwrite,
+        ttl_seconds=wish.ttl_seconds,
+        metadata=dict(check_metadata("user_metadata", wish.user_metadata)),
+    )
+    run = await find_run(gateway, wish.model_id, caller.tenant_id)
+    return await submit(gateway, run, seq, save, kind="save")
+
+
+@router.post("/save_weights_for_sampler")
+async def save_weights_for_sampler(body: BodyDep, caller: CallerDep, gateway: GatewayDep) -> Response:
+    """Export a training run's weights as a revision: under a name, or into a sampling session."""
+    wish = read(body, SaveForSamplerBody)
+    seq = check_seq(wish.seq_id)
+    name: str | None = None
+    kind: FutureKind = "export"
+    if wish.sampling_session_seq_id is None:
+        name = detail = checkpoint_name(wish.path, seq)
+    elif wish.path is not None:
+        raise InvalidField(field="path", problem="and sampling_session_seq_id exclude each other")
+    else:
+        detail = str(check_sampler_seq(wish.sampling_session_seq_id))
+        kind = "inflight" if wish.kind == "inflight" else "open"
+    export = Export(
+        name=name,
+        ttl_seconds=wish.ttl_seconds,
+        metadata=dict(check_metadata("user_metadata", wish.user_metadata)),
+    )
+    run = await find_run(gateway, wish.model_id, caller.tenant_id)
+    return await submit(gateway, run, seq, export, kind=kind, detail=detail)
+
+
+@router.post("/load_weights")
+async def load_weights(body: BodyDep, caller: CallerDep, gateway: GatewayDep) -> Response:
+    """Continue from a checkpoint: an existing training run, or a new one of a session."""
+    wish = read(body, LoadBody)
+    path = parse_path("path", wish.path)
+    if path.kind != "training":
+        problem = f"{wish.path} is for samplers and has no training state: name one of .../weights/..."
+        raise InvalidField(field="path", problem=problem)
+    check_optimizer(wish.optimizer_config)
+    if wish.session_id is not None:
+        return await _create_by_load(wish, path, caller, gateway)
+    if wish.model_id is None:
+        raise InvalidField(field="model_id", problem="is missing, and so is session_id")
+    seq = check_seq(wish.seq_id)
+    run = await find_run(gateway, wish.model_id, caller.tenant_id)
+    source, _ = await find_checkpoint(gateway, path, caller)
+    load = Load(checkpoint=ref_of(path, source), with_optimizer=wish.optimizer)
+    return await submit(gateway, run, seq, load, kind="load", detail=str(path))
+
+
+@router.post("/weights_info")
+async def weights_info(body: BodyDep, caller: CallerDep, gateway: GatewayDep) -> Response:
+    """Return what a training run must be like to load a checkpoint."""
+    path = parse_path("tinker_path", read(body, WeightsInfoBody).tinker_path)
+    run, record = await find_checkpoint(gateway, path, caller)
+    return answer(
+        {
+            "base_model": run.base_model,
+            "optimizer_config": {"type": "adamw"},
+            "is_lora": True,
+            "lora_rank": record.lora.rank,
+            "train_unembed": False,
+            "train_mlp": run.train_mlp,
+            "train_attn": run.train_attn,
+        }
+    )
+
+
+@router.post("/copy_weights")
+async def copy_weights(body: BodyDep, caller: CallerDep, gateway: GatewayDep) -> Response:
+    """Give a checkpoint, an own or a public one, to a training run that only holds copies."""
+    wish = read(body, CopyBody)
+    path = parse_path("source_path", wish.source_path)
+    source, record = await find_checkpoint(gateway, path, caller)
+    if wish.session_id is None:
+        session, seq = await _new_session(gateway, caller, wish.destination_project_id), 0
+    else:
+        session = await gateway.tinker.session(wish.session_id, caller.tenant_id)
+        seq = check_model_seq(wish.model_seq_id)
+    run = await open_run(
+        gateway,
+        session,
+        seq,
+        base=source.base,
+        base_model=source.base_model,
+        lora=record.lora,
+        trains=(source.train_attn, source.train_mlp),
+        metadata={},
+        is_trained=False,
+    )
+    copied = CheckpointPath(model_id=run.model_id, kind=path.kind, name=path.name)
+    trainer = await gateway.tinker.trainers.find(run.base)
+    await trainer.copy_checkpoint(
+        ref_of(path, source), ref_of(copied, run), tenant_id=caller.tenant_id, ttl_seconds=wish.ttl_seconds
+    )
+    return answer({"tinker_path": str(copied)})
+
+
+async def _create_by_load(wish: LoadBody, path: CheckpointPath, caller: Caller, gateway: Gateway) -> Response:
+    seq = check_model_seq(wish.model_seq_id)
+    session = await gateway.tinker.session(wish.session_id or "", caller.tenant_id)
+    source, record = await find_checkpoint(gateway, path, caller)
+    if wish.base_model is not None and BaseName(base_name(wish.base_model)) != source.base:
+        problem = f"must be {source.base_model}, the checkpoint's, got {wish.base_model[:100]!r}"
+        raise InvalidField(field="base_model", problem=problem)
+    run = await open_run(
+        gateway,
+        session,
+        seq,
+        base=source.base,
+        base_model=wish.base_model or source.base_model,
+        lora=record.lora,
+        trains=(source.train_attn, source.train_mlp),
+        metadata=check_metadata("user_metadata", wish.user_metadata),
+    )
+    opened = Open(
+        base=run.base, lora=run.lora, checkpoint=ref_of(path, source), with_optimizer=wish.optimizer
+    )
+    return await submit(gateway, run, 0, opened, kind="load", detail=str(path))
+
+
+async def _new_session(gateway: Gateway, caller: Caller, project_id: str | None) -> ClientSession:
+    now = round(gateway.clock.now(), 6)
+    session = ClientSession(
+        session_id=new_id("ses"),
+        tenant_id=caller.tenant_id,
+        project_id=check_text("destination_project_id", project_id or DEFAULT_PROJECT),
+        display_name=None,
+        tags=("copy",),
+        metadata={},
+        sdk_version="",
+        created_at=now,
+        seen_at=now,
+        finish="success",
+    )
+    await gateway.tinker.runs.add_session(session)
+    return session
