@@ -1,0 +1,135 @@
+"""The Tinker API with everything behind it real but the engine: gateway, registry and trainer of `tiny`."""
+
+import asyncio
+import gc
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import asyncpg
+import httpx
+import pytest
+import tinker
+
+from mint_common.client.http import InternalHttp
+from mint_common.client.registry import RegistryClient
+from services.standalone.adapters.launch import free_port
+
+TOKEN = "internal"  # the tests' own secret
+KEY = "tml-default-of-the-tests"
+BASE = Path(__file__).parents[3] / "bases/tiny"
+READY_SECONDS = 90.0
+SERVICES = ("registry", "trainer", "gateway")
+
+
+@dataclass(kw_only=True)
+class TinkerStack:
+    """Where everything is, and the processes, which tests may kill."""
+
+    environ: dict[str, str]
+    ports: dict[str, int]
+    folder: Path
+    dsn: str
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    other_key: str = ""
+    key: str = KEY
+
+    @property
+    def url(self) -> str:
+        """Return the gateway's address."""
+        return f"http://127.0.0.1:{self.ports['gateway']}"
+
+    def api(self, *, key: str | None = None) -> httpx.Client:
+        """Return a plain client of the Tinker API."""
+        return httpx.Client(base_url=f"{self.url}/api/v1", headers={"x-api-key": key or self.key}, timeout=60)
+
+    def start(self, name: str) -> None:
+        """Start a service and wait until it is ready."""
+        others = [f"MINT_{each.upper()}_" for each in SERVICES if each != name]
+        env = {k: v for k, v in self.environ.items() if not k.startswith(tuple(others))}
+        log = self.folder / f"{name}.log"
+        with log.open("ab") as file:
+            command = [sys.executable, "-m", f"services.{name}"]
+            process = subprocess.Popen(command, env=env, stdout=file, stderr=subprocess.STDOUT)
+        self.processes[name] = process
+        deadline = time.monotonic() + READY_SECONDS
+        while time.monotonic() < deadline and process.poll() is None:
+            try:
+                if httpx.get(f"http://127.0.0.1:{self.ports[name]}/readyz", timeout=2).status_code == 200:
+                    return
+            except httpx.TransportError:
+                time.sleep(0.05)
+        raise RuntimeError(f"{name} did not start:\n{log.read_text()[-3000:]}")
+
+    def kill(self, name: str) -> None:
+        """Kill a service as a power cut would."""
+        self.processes[name].send_signal(signal.SIGKILL)
+        self.processes[name].wait(20)
+
+    def stop(self) -> None:
+        """End everything."""
+        for process in self.processes.values():
+            process.terminate()
+        for process in self.processes.values():
+            process.wait(30)
+
+
+@pytest.fixture(scope="package")
+def stack(postgres_dsn: str, lasting_nats, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinkerStack]:
+    """Start the services; they die with the package's tests."""
+    folder = tmp_path_factory.mktemp("tinker")
+    dsn = asyncio.run(_fresh_database(postgres_dsn))
+    ports = {name: free_port() for name in SERVICES}
+    environ = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("MINT_")},
+        "MINT_POSTGRES_DSN": dsn,
+        "MINT_NATS_URL": lasting_nats.address,
+        "MINT_BLOBS_URL": f"file://{folder / 'blobs'}",
+        "MINT_INTERNAL_TOKEN": TOKEN,
+        "MINT_PEERS_REGISTRY_URL": f"http://127.0.0.1:{ports['registry']}",
+        "MINT_PEERS_TRAINER_URLS": f"http://127.0.0.1:{ports['trainer']}",
+        "MINT_REGISTRY_BOOTSTRAP_KEY": KEY,
+        "MINT_TRAINER_BASE_DIR": str(BASE),
+        "MINT_GATEWAY_TOKENIZERS": f"tiny={BASE}",
+        **{f"MINT_{name.upper()}_HTTP_PORT": str(port) for name, port in ports.items()},
+    }
+    stack = TinkerStack(environ=environ, ports=ports, folder=folder, dsn=dsn)
+    try:
+        for name in SERVICES:
+            stack.start(name)
+        stack.other_key = asyncio.run(_make_other_key(f"http://127.0.0.1:{ports['registry']}"))
+        yield stack
+    finally:
+        stack.stop()
+
+
+@pytest.fixture
+def service(stack: TinkerStack) -> Iterator[tinker.ServiceClient]:
+    """The official client. It leaves connections to the garbage collector, which warns of each."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with tinker.ServiceClient(base_url=stack.url, api_key=stack.key) as client:
+            yield client
+        del client
+        gc.collect()
+
+
+async def _fresh_database(dsn: str) -> str:
+    name = f"tinker_{os.getpid()}"
+    connection = await asyncpg.connect(dsn)
+    await connection.execute(f"CREATE DATABASE {name}")
+    await connection.close()
+    return dsn.rpartition("/")[0] + f"/{name}"
+
+
+async def _make_other_key(url: str) -> str:
+    async with InternalHttp(url, token=TOKEN) as http:
+        registry = RegistryClient(http)
+        other = await registry.create_tenant("other")
+        return (await registry.create_key(other.tenant_id, name="other")).key
