@@ -69,7 +69,7 @@ _ENVIRONMENT = {
     "DO_NOT_TRACK": "1",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_WORKER_MULTIPROCESSING_METHOD": "spawn",
-    "VLLM_PLUGINS": "mint_engine_fixes",
+    "VLLM_PLUGINS": "mint_engine_repairs",
     "VLLM_LOGGING_LEVEL": "WARNING",
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
 }

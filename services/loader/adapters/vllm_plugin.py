@@ -3,8 +3,8 @@
 The entry point of the group ``vllm.general_plugins``. Each repair names the platform and versions that need
 it and where it is reported; on any other it is not applied. tests/integration/loader/test_vllm_plugin.py
 shows that the unrepaired code is still wrong and that vLLM still lacks what is added, and so fails when one
-of them may go. An extension applies everywhere, and names the versions whose seam it was tested at; one
-without ``apply`` comes in through vLLM's own ``worker_extension_cls``.
+of them may go. An extension applies everywhere, or on the platform that it names, and says the versions whose
+seam it was tested at; one without ``apply`` comes in through vLLM's own ``worker_extension_cls``.
 """
 
 import multiprocessing
@@ -35,20 +35,30 @@ class Extension:
     name: str
     tested_on: tuple[tuple[int, int], ...]
     apply: Callable[[], None] | None = None
+    platform: str = "any"
 
 
 def register() -> None:
     """Apply what this platform and version need. Idempotent; called once by vLLM in each process."""
+    register_repairs()
+    platform = _platform()
+    for extension in EXTENSIONS:
+        if extension.apply is not None and extension.platform in {platform, "any"}:
+            extension.apply()
+
+
+def register_repairs() -> None:
+    """Apply the repairs alone: vLLM as it is, but right. Another entry point, for comparisons."""
     die_with_parent()
+    for repair in REPAIRS:
+        if is_needed(repair, platform=_platform(), vllm_version=vllm_version()):
+            repair.apply()
+
+
+def _platform() -> str:
     from vllm.platforms import current_platform
 
-    platform = "cpu" if current_platform.is_cpu() else "other"
-    for repair in REPAIRS:
-        if is_needed(repair, platform=platform, vllm_version=vllm_version()):
-            repair.apply()
-    for extension in EXTENSIONS:
-        if extension.apply is not None:
-            extension.apply()
+    return "cpu" if current_platform.is_cpu() else "other"
 
 
 def die_with_parent() -> None:
@@ -160,6 +170,13 @@ def load_packed() -> None:
     load_packed_adapters()
 
 
+def group_lora() -> None:
+    """Multiply the tokens of an adapter at once on CPU."""
+    from services.loader.adapters.lora_cpu import group_lora as use_grouped
+
+    use_grouped()
+
+
 REPAIRS = (
     Repair(
         name="rows without an adapter get the last slot's",
@@ -187,4 +204,7 @@ PACKED = Extension(name="packed adapters from one mapping", tested_on=((0, 32),)
 STAGE = Extension(name="adapters laid out beside the loop, copied in slices", tested_on=((0, 32),))
 CUT_PARTS = Extension(name="adapters cut for their worker when they are laid out", tested_on=((0, 32),))
 CLEAR_SLOTS = Extension(name="experts' slots cleared no more than needed", tested_on=((0, 32),))
-EXTENSIONS = (PACKED, STAGE, CUT_PARTS, CLEAR_SLOTS)
+GROUPED = Extension(
+    name="one LoRA product per adapter of a step", tested_on=((0, 32),), apply=group_lora, platform="cpu"
+)
+EXTENSIONS = (PACKED, STAGE, CUT_PARTS, CLEAR_SLOTS, GROUPED)
