@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from fastapi import FastAPI
 
 from mint_common.adapters_format import BaseFacts, read_base_facts
-from mint_common.blobs.open import open_blobs
 from mint_common.bus.nats import connect_nats
 from mint_common.client.http import InternalHttp
 from mint_common.client.registry import RegistryClient
@@ -23,7 +22,7 @@ from mint_common.runtime.edge import create_http
 from mint_common.runtime.postgres import migrate, open_pool
 from mint_common.runtime.service import run_service
 from services.loader.adapters.announcements import BusAnnouncements
-from services.loader.adapters.staging import DiskCache
+from services.loader.adapters.builder import BuilderConfig, BuilderStaging, open_builder
 from services.loader.adapters.vllm_engine import EngineConfig, start_engine
 from services.loader.adapters.working_set_postgres import PostgresWorkingSet
 from services.loader.core.requests import Limits
@@ -115,14 +114,13 @@ async def open_loader(settings: LoaderSettings) -> AsyncIterator[Loader]:
     max_context = min(facts.max_context, settings.max_context)
     async with AsyncExitStack() as stack:
         began = clock.monotonic()
+        builder = await stack.enter_async_context(open_builder(builder_config(settings), clock))
         # Blocks the loop on purpose: nothing listens yet, and the engine must start in the main thread.
-        engine = start_engine(engine_config(settings, facts, max_context))
+        engine = start_engine(engine_config(settings, facts, max_context), builder)
         stack.push_async_callback(asyncio.to_thread, engine.close)
         await warm_up(engine)
         _log.info("engine started", extra={"seconds": clock.monotonic() - began, "base": facts.name})
 
-        blobs = await open_blobs(settings.blobs)
-        stack.push_async_callback(blobs.close)
         engine_id = EngineId(settings.engine_id)
         pool = await open_pool(settings.postgres.dsn, schema=SCHEMA)
         stack.push_async_callback(pool.close)
@@ -132,15 +130,11 @@ async def open_loader(settings: LoaderSettings) -> AsyncIterator[Loader]:
         registry = InternalHttp(settings.peers.registry_url, token=settings.internal.token)
         stack.push_async_callback(registry.close)
 
-        staging = DiskCache(
-            blobs, facts, root=settings.cache_dir, capacity_bytes=settings.disk_bytes, clock=clock
-        )
-        staging.open()
         identity = EngineIdentity(engine_id=engine_id, epoch=new_id("epoch"), base=facts.name)
         announcements = BusAnnouncements(bus, clock)
         tiers = Tiers(
             engine=engine,
-            staging=staging,
+            staging=BuilderStaging(builder),
             log=ResidencyLog(identity, announcements),
             limits=tier_limits(settings),
             clock=clock,
@@ -254,6 +248,16 @@ def engine_config(settings: LoaderSettings, facts: BaseFacts, max_context: int) 
         kv_cache_bytes=settings.kv_cache_bytes,
         max_logprobs=MAX_LOGPROBS,
         threads=settings.threads,
+    )
+
+
+def builder_config(settings: LoaderSettings) -> BuilderConfig:
+    """Return what the builder works with."""
+    return BuilderConfig(
+        blobs=settings.blobs,
+        base_dir=settings.base_dir,
+        cache_dir=settings.cache_dir,
+        disk_bytes=settings.disk_bytes,
     )
 
 

@@ -39,5 +39,11 @@ DISCREPANCIES = Counter(
     "Adapters that a reconciliation corrected: idle ones that the engine had lost, and strays that it held",
     ["kind"],
 )
+BUILDER_ENDS = Counter("mint_loader_builder_ends_total", "Builder processes that ended and were replaced")
 REQUESTS = Counter("mint_loader_requests_total", "Generation requests by outcome", ["outcome"])
 TOKENS = Counter("mint_loader_tokens_total", "Tokens by kind", ["kind"])
+
+
+def observe_load(stage: str, seconds: float) -> None:
+    """Count what a stage of a load took."""
+    LOAD_SECONDS.labels(stage=stage).observe(seconds)

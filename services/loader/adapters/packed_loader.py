@@ -11,7 +11,7 @@ several, leaves vLLM's others waiting.
 
 import math
 import mmap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,21 +59,34 @@ def _packed_manifest(folder: Path) -> Manifest | None:
     return manifest if manifest.layout == PACKED else None
 
 
+def model_of(
+    worker_manager: Any, tensors: Mapping[str, Tensor], *, rank: int, number: int, rename: Rename
+) -> Any:
+    """Return the LoRAModel of tensors in the engine's dtype, which stay where they are. Raises ValueError."""
+    config, manager = worker_manager.lora_config, worker_manager._adapter_manager  # noqa: SLF001
+    if rank > config.max_lora_rank:
+        raise ValueError(f"rank {rank} is over the engine's {config.max_lora_rank}")
+    loras = layer_weights(tensors, rank=rank, rename=rename)
+    _check_modules(manager, loras)
+    return LoRAModel(number, rank, loras)
+
+
 def load_packed(worker_manager: Any, folder: Path, manifest: Manifest, *, number: int) -> Any:
     """Return the LoRAModel of a packed adapter. Raises ValueError where this engine cannot take it."""
-    config, manager = worker_manager.lora_config, worker_manager._adapter_manager  # noqa: SLF001
-    if manifest.rank > config.max_lora_rank:
-        raise ValueError(f"rank {manifest.rank} is over the engine's {config.max_lora_rank}")
-    mapper = getattr(manager.model, "hf_to_vllm_mapper", None)
+    tensors = map_packed(folder / WEIGHTS_FILE, dtype=worker_manager.lora_config.lora_dtype)
+    rename = renaming(worker_manager._adapter_manager.model)  # noqa: SLF001
+    return model_of(worker_manager, tensors, rank=manifest.rank, number=number, rename=rename)
+
+
+def renaming(model: Any) -> Rename:
+    """Return what turns a tensor's name into the name of the engine's module."""
+    mapper = getattr(model, "hf_to_vllm_mapper", None)
     mapper = mapper.get_rename_mapper() if mapper is not None else None
 
     def rename(peft_name: str) -> str:
         return str(parse_fine_tuned_lora_name(peft_name, mapper)[0])
 
-    tensors = map_packed(folder / WEIGHTS_FILE, dtype=config.lora_dtype)
-    loras = layer_weights(tensors, rank=manifest.rank, rename=rename)
-    _check_modules(manager, loras)
-    return LoRAModel(number, manifest.rank, loras)
+    return rename
 
 
 def map_packed(path: Path, *, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -95,6 +108,19 @@ def map_packed(path: Path, *, dtype: torch.dtype) -> dict[str, Tensor]:
             )
             tensors[entry.name] = flat.view(entry.shape).to(dtype)
     return tensors
+
+
+def map_laid_out(
+    path: str, places: Sequence[tuple[str, Sequence[int], int]], *, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """Return (name, shape, where it begins in items) of a file of float32 as views of one mapping.
+
+    Raises FileNotFoundError when the one who laid it out has ended.
+    """
+    with open(path, "rb") as file:  # noqa: PTH123  # no Path: a link of /proc leads to no name
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    flat = torch.frombuffer(mapped, dtype=torch.float32).to(dtype)
+    return {name: flat[begin : begin + math.prod(shape)].view(tuple(shape)) for name, shape, begin in places}
 
 
 def layer_weights(tensors: Mapping[str, Tensor], *, rank: int, rename: Rename) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,12 +74,15 @@ class DiskCache:
         capacity_bytes: int,
         clock: Clock,
         range_bytes: int = RANGE_BYTES,
+        observe: Callable[[str, float], None] = metrics.observe_load,
     ) -> None:
+        """``observe`` is told how many seconds a stage of a load took."""
         self._blobs = ResumingBlobs(blobs, partials=root / _PARTIALS, range_bytes=range_bytes)
         self._facts = facts
         self._root = root
         self._capacity_bytes = capacity_bytes
         self._clock = clock
+        self._observe = observe
         self._stored: dict[Digest, StoredAdapter] = {}
         self._stored_bytes = 0
         self._proved: dict[Digest, Proved] = {}
@@ -124,8 +127,8 @@ class DiskCache:
         await stage_files(self._blobs, revision.manifest, manifest, folder)
         staged = self._clock.monotonic()
         proved = await asyncio.to_thread(self._check, revision, manifest, folder)
-        metrics.LOAD_SECONDS.labels(stage="fetch").observe(staged - began)
-        metrics.LOAD_SECONDS.labels(stage="check").observe(self._clock.monotonic() - staged)
+        self._observe("fetch", staged - began)
+        self._observe("check", self._clock.monotonic() - staged)
         return proved
 
     def _check(self, revision: RevisionRef, manifest: Manifest, folder: Path) -> Proved:
@@ -170,6 +173,10 @@ class DiskCache:
     def holds(self, digest: Digest) -> bool:
         """Return whether an adapter is here."""
         return digest in self._stored
+
+    def entry_of(self, digest: Digest) -> StoredAdapter:
+        """Return an adapter that is here."""
+        return self._stored[digest]
 
     def size_of(self, digest: Digest) -> int | None:
         """Return the size of an adapter's weights, if it is here."""

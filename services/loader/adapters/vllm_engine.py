@@ -25,12 +25,14 @@ from mint_common.adapters_format import BaseFacts
 from mint_common.errors import AdapterInvalid, InvalidField, Unavailable
 from mint_common.generation import ChatMessage, Delta, Finished, SampleRequest, Sampling, TokenAlternative
 from mint_common.ids import Digest, TenantId
+from services.loader.adapters.builder import Builder
 from services.loader.adapters.vllm_samples import gather_sample, sample_params
 from services.loader.adapters.worker_extension import Reply
 from services.loader.ports import LoadedAdapter, Slice, WholeSample
 
 PLUGIN = "mint_engine_fixes"
 _EXTENSION = "services.loader.adapters.worker_extension.AdapterStage"
+_BUILDERS = 3
 _FIRST_POLL_SECONDS, _LAST_POLL_SECONDS = 0.001, 0.02
 _STOP_SECONDS = 2.0  # then it is killed: it has nothing to save, and Python's own exit takes it seconds
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM accepts as max_lora_rank
@@ -57,8 +59,10 @@ class EngineConfig:
     tensor_parallel: int = 1
 
 
-def start_engine(config: EngineConfig) -> "VllmEngine":
+def start_engine(config: EngineConfig, builder: Builder | None = None) -> "VllmEngine":
     """Start vLLM and its engine process; blocks for seconds. Must run in the main thread.
+
+    With a builder adapters are laid out in its process, else in a thread of the engine's.
 
     Raises Unavailable when the plugin with the repairs is not installed.
     """
@@ -90,7 +94,7 @@ def start_engine(config: EngineConfig) -> "VllmEngine":
         disable_log_stats=True,
         trust_remote_code=False,
     )
-    return VllmEngine(AsyncLLM.from_engine_args(arguments))
+    return VllmEngine(AsyncLLM.from_engine_args(arguments), builder)
 
 
 def _lora_modules(facts: BaseFacts) -> list[str]:
@@ -119,28 +123,47 @@ def _prepare_environment(config: EngineConfig) -> None:
 class VllmEngine:
     """One AsyncLLM."""
 
-    def __init__(self, llm: Any) -> None:  # Any: vllm is imported only when an engine starts
+    def __init__(self, llm: Any, builder: Builder | None = None) -> None:  # Any: vllm is imported late
         self._llm = llm
+        self._builder = builder
         self._tokenizer = llm.get_tokenizer()
         self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenize")
 
     async def stage(self, adapter: LoadedAdapter) -> int:
-        """Lay an adapter out in the engine process, in a thread beside its loop."""
+        """Lay an adapter out beside the engine's loop, and let the engine map it."""
         staged = False
         try:
-            await self._call("mint_stage", adapter.number, adapter.digest, str(adapter.folder))
-            delay = _FIRST_POLL_SECONDS
-            while True:
-                await asyncio.sleep(delay)
-                replies = await self._call("mint_staged", adapter.number)
-                if all("size_bytes" in reply for reply in replies):
-                    break
-                delay = min(1.5 * delay, _LAST_POLL_SECONDS)
+            if self._builder is None:
+                size_bytes = await self._build_in_engine(adapter)
+            else:
+                size_bytes = await self._map(adapter, self._builder)
             staged = True
-            return sum(int(reply["size_bytes"]) for reply in replies)
+            return size_bytes
         finally:
             if not staged and not self.dead:
                 await self._call("mint_drop", adapter.number)
+
+    async def _map(self, adapter: LoadedAdapter, builder: Builder) -> int:
+        for _ in range(_BUILDERS):
+            laid_out = await builder.lay_out(adapter.folder)
+            places = [(place.name, place.shape, place.begin) for place in laid_out.tensors]
+            try:
+                replies = await self._call("mint_enter", adapter.number, laid_out.rank, laid_out.path, places)
+            finally:
+                builder.release(laid_out)
+            if not any("gone" in reply for reply in replies):
+                return laid_out.size_bytes  # of all workers together: they share the memory
+        raise Unavailable(what="the builder", problem=f"{_BUILDERS} ended before the engine had its adapter")
+
+    async def _build_in_engine(self, adapter: LoadedAdapter) -> int:
+        await self._call("mint_stage", adapter.number, adapter.digest, str(adapter.folder))
+        delay = _FIRST_POLL_SECONDS
+        while True:
+            await asyncio.sleep(delay)
+            replies = await self._call("mint_staged", adapter.number)
+            if all("size_bytes" in reply for reply in replies):
+                return sum(int(reply["size_bytes"]) for reply in replies)
+            delay = min(1.5 * delay, _LAST_POLL_SECONDS)
 
     async def activate(
         self, adapter: LoadedAdapter, *, victim: LoadedAdapter | None, slice_ms: float

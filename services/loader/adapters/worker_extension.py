@@ -1,7 +1,9 @@
 """What MinT adds to vLLM's worker, in the engine process: adapters are laid out beside the engine's loop.
 
 vLLM's own `add_lora` reads, parses, merges and copies between two steps of the engine, and every tenant waits
-for it. Here a thread does all but the copy, and the copy comes in slices of bounded length.
+for it. Here the builder process has read, checked and converted an adapter before the engine hears of it; the
+engine maps it (`enter`) and copies it into a slot in slices of bounded length (`activate`). Without a builder
+a thread of the engine does what the builder does (`stage`): the plain way, and what tests compare with.
 
 Invariants: only the engine's thread touches vLLM's registers, the thread that builds touches none of them;
 no method raises (with several workers an exception leaves the others' replies unread, and later calls get
@@ -16,11 +18,12 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import wraps
+from functools import cache, wraps
 from typing import Any, ParamSpec
 
 P = ParamSpec("P")
 Reply = dict[str, Any]  # Any: msgpack carries it; the keys are read by vllm_engine.py only
+Places = list[tuple[str, list[int], int]]
 _Lora = Any  # vLLM's LoRAModel and its parts: this module is imported before vLLM is
 
 
@@ -52,6 +55,11 @@ class AdapterStage:
     def mint_staged(self, number: int) -> Reply:
         """Return whether an adapter is laid out; from then on it is in host memory."""
         return self._mint_desk().staged(number)
+
+    @_replying
+    def mint_enter(self, number: int, rank: int, path: str, places: Places) -> Reply:
+        """Map an adapter that the builder has laid out; from then on it is in host memory."""
+        return self._mint_desk().enter(number, rank, path, places)
 
     @_replying
     def mint_activate(self, number: int, victim: int | None, slice_ms: float) -> Reply:
@@ -95,6 +103,7 @@ class Desk:
         self._building: dict[int, Future[tuple[_Lora, int, float]]] = {}
         self._finished: dict[int, Reply] = {}
         self._copying: Copying | None = None
+        self._rename: Callable[[str], str] | None = None
 
     def stage(self, number: int, name: str, folder: str) -> None:
         """Begin to build."""
@@ -115,6 +124,23 @@ class Desk:
         self._manager._registered_adapters[number] = lora  # noqa: SLF001  # add_adapter would merge again
         self._finished[number] = {"size_bytes": size_bytes, "build_ms": build_ms}
         return self._finished[number]
+
+    def enter(self, number: int, rank: int, path: str, places: Places) -> Reply:
+        """Map it and register it with vLLM; ``gone`` when the builder that laid it out has ended."""
+        from services.loader.adapters.packed_loader import map_laid_out, model_of, renaming
+
+        began = time.perf_counter()
+        if number in self._manager._registered_adapters:  # noqa: SLF001
+            return {"stall_ms": 0.0}  # asked again: another worker came too late
+        self._rename = self._rename or cache(renaming(self._manager.model))
+        try:
+            tensors = map_laid_out(path, places, dtype=self._loader.lora_config.lora_dtype)
+        except FileNotFoundError:
+            return {"gone": True}
+        lora = model_of(self._loader, tensors, rank=rank, number=number, rename=self._rename)
+        merge(self._manager, lora)
+        self._manager._registered_adapters[number] = lora  # noqa: SLF001  # add_adapter would merge again
+        return {"stall_ms": _milliseconds_since(began)}
 
     def activate(self, number: int, victim: int | None, slice_ms: float) -> Reply:
         """Copy module by module until the slice is over. A slot half copied belongs to nobody.
@@ -172,6 +198,13 @@ def build(worker_manager: Any, request: Any) -> tuple[_Lora, int, float]:
     began = time.perf_counter()
     manager = worker_manager._adapter_manager  # noqa: SLF001
     lora = worker_manager._load_adapter(request)  # noqa: SLF001
+    merge(manager, lora)
+    size_bytes = _own(lora)
+    return lora, size_bytes, _milliseconds_since(began)
+
+
+def merge(manager: Any, lora: _Lora) -> None:
+    """Bring an adapter's tensors together as vLLM's modules take them, and keep the worker's part: views."""
     if lora.loras:
         manager._create_merged_loras_inplace(lora)  # noqa: SLF001
     layers = {name: manager._get_lora_layer_weights(lora, name) for name in manager.modules}  # noqa: SLF001
@@ -182,8 +215,6 @@ def build(worker_manager: Any, request: Any) -> tuple[_Lora, int, float]:
     for name, layer in layers.items():
         if layer is not None:
             cut(manager.modules[name], layer)
-    size_bytes = _own(lora)
-    return lora, size_bytes, _milliseconds_since(began)
 
 
 def _own(lora: _Lora) -> int:

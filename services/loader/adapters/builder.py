@@ -1,0 +1,257 @@
+"""The loader's side of the builder process: starts it, starts it anew when it dies, and asks it.
+
+Invariants: one builder at a time; a call that a dying builder leaves open is made once more to the next one,
+as all work can be repeated; what was laid out for a caller that has gone is released.
+"""
+
+import asyncio
+import itertools
+import logging
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from mint_common.claims import RevisionRef
+from mint_common.client.http import error_from_payload
+from mint_common.errors import MintError, Unavailable
+from mint_common.ids import Digest
+from mint_common.runtime.clock import Clock
+from mint_common.settings import BlobSettings
+from services.loader import metrics
+from services.loader.adapters.builder_wire import (
+    Answer,
+    Call,
+    LaidOut,
+    LayOut,
+    Opening,
+    Outcome,
+    Refused,
+    Release,
+    Stage,
+    Staged,
+    Stock,
+    Trim,
+    Trimmed,
+    Work,
+    read_frame,
+    write_frame,
+)
+from services.loader.core.disk_cache import StoredAdapter
+from services.loader.ports import StagedAdapter
+
+_log = logging.getLogger(__name__)
+
+_MODULE = "services.loader.adapters.builder_process"
+_READY_SECONDS = 60.0
+_TRIES = 3
+_RETRY_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuilderConfig:
+    """What a builder works with."""
+
+    blobs: BlobSettings
+    base_dir: Path
+    cache_dir: Path
+    disk_bytes: int
+
+
+class Builder:
+    """Asks the builder process."""
+
+    def __init__(self, config: BuilderConfig, clock: Clock) -> None:
+        self.pid = 0
+        self.stored: dict[Digest, StoredAdapter] = {}
+        self._stored_bytes = 0
+        self._config = config
+        self._clock = clock
+        self._numbers = itertools.count(1)
+        self._open: dict[int, asyncio.Future[Outcome]] = {}
+        self._writer: asyncio.StreamWriter | None = None
+        self._up = asyncio.Event()
+
+    async def stage(self, revision: RevisionRef) -> StagedAdapter:
+        """Bring a revision's files to the local disk. Raises as `Staging.stage`."""
+        outcome = await self._ask(Stage(revision=revision))
+        match outcome:
+            case Staged():
+                self._leave(revision.digest)
+                self._enter(outcome.stored)
+                for stage, seconds in outcome.seconds:
+                    metrics.observe_load(stage, seconds)
+                return outcome.adapter
+            case Refused():
+                if not outcome.is_stored:
+                    self._leave(revision.digest)
+                raise _error(outcome)
+        raise AssertionError(outcome)
+
+    async def trim(self, keep: Collection[Digest]) -> None:
+        """Evict files beyond the cache's size."""
+        if self._stored_bytes <= self._config.disk_bytes:
+            return
+        match outcome := await self._ask(Trim(keep=list(keep))):
+            case Trimmed():
+                for digest in outcome.gone:
+                    self._leave(digest)
+            case Refused():
+                raise _error(outcome)
+
+    async def lay_out(self, folder: Path) -> LaidOut:
+        """Lay an adapter out in memory; the caller releases it once the engine has mapped it."""
+        match outcome := await self._ask(LayOut(folder=str(folder))):
+            case LaidOut():
+                return outcome
+            case Refused():
+                raise _error(outcome)
+        raise AssertionError(outcome)
+
+    def release(self, laid_out: LaidOut) -> None:
+        """Give a memory file up."""
+        if self._writer is not None and laid_out.path.startswith(f"/proc/{self.pid}/"):
+            write_frame(self._writer, Call(number=0, work=Release(handle=laid_out.handle)))
+
+    async def _ask(self, work: Work) -> Outcome:
+        for _ in range(_TRIES):
+            try:
+                async with asyncio.timeout(_READY_SECONDS):
+                    await self._up.wait()
+            except TimeoutError as error:
+                raise Unavailable(what="the builder", problem="its process does not start") from error
+            assert self._writer is not None
+            number = next(self._numbers)
+            answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+            self._open[number] = answer
+            write_frame(self._writer, Call(number=number, work=work))
+            try:
+                return await answer
+            except _BuilderEnded:
+                continue
+            except asyncio.CancelledError:
+                if answer.done() and not answer.cancelled() and answer.exception() is None:
+                    self._drop(answer.result())
+                raise
+            finally:
+                self._open.pop(number, None)
+        raise Unavailable(what="the builder", problem=f"its process ended {_TRIES} times over one adapter")
+
+    async def keep_running(self) -> None:
+        """Run builders, one after the other, until cancelled."""
+        while True:
+            try:
+                await self._run_one()
+            except Unavailable:
+                metrics.BUILDER_ENDS.inc()
+                _log.warning("the builder process has ended", extra={"pid": self.pid})
+            await self._clock.sleep(_RETRY_SECONDS)
+
+    async def _run_one(self) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            # Not asyncio's own: cancelled while it starts a process, it leaves one behind.
+            process = subprocess.Popen(  # noqa: ASYNC220  # milliseconds, and hardly ever
+                [sys.executable, "-P", "-m", _MODULE, str(theirs.fileno())], pass_fds=(theirs.fileno(),)
+            )
+        self.pid = process.pid
+        try:
+            reader, self._writer = await asyncio.open_connection(sock=ours)
+            write_frame(self._writer, self._opening())
+            stock = await read_frame(reader, Stock)
+            self.stored, self._stored_bytes = {}, 0
+            for entry in stock.stored:
+                self._enter(entry)
+            self._up.set()
+            while True:
+                self._take(await read_frame(reader, Answer))
+        finally:
+            self._up.clear()
+            if self._writer is not None:
+                self._writer.close()
+                self._writer = None
+            for answer in self._open.values():
+                if not answer.done():
+                    answer.set_exception(_BuilderEnded())
+            process.kill()
+            process.wait()  # it is dead: this takes no time
+
+    def _take(self, answer: Answer) -> None:
+        waiting = self._open.get(answer.number)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(answer.outcome)
+        else:
+            self._drop(answer.outcome)
+
+    def _drop(self, outcome: Outcome) -> None:
+        """Let go of what nobody waits for any more."""
+        if isinstance(outcome, LaidOut):
+            self.release(outcome)
+
+    def _enter(self, entry: StoredAdapter) -> None:
+        self.stored[entry.digest] = entry
+        self._stored_bytes += entry.size_bytes
+
+    def _leave(self, digest: Digest) -> None:
+        entry = self.stored.pop(digest, None)
+        self._stored_bytes -= entry.size_bytes if entry else 0
+
+    def _opening(self) -> Opening:
+        config = self._config
+        return Opening(
+            base_dir=str(config.base_dir),
+            cache_dir=str(config.cache_dir),
+            disk_bytes=config.disk_bytes,
+            blobs=config.blobs.model_dump_json(),
+        )
+
+
+class BuilderStaging:
+    """The disk cache, kept by the builder."""
+
+    def __init__(self, builder: Builder) -> None:
+        self._builder = builder
+
+    async def stage(self, revision: RevisionRef) -> StagedAdapter:
+        """Bring a revision's files here, proved and checked against the base."""
+        return await self._builder.stage(revision)
+
+    async def trim(self, *, keep: Collection[Digest]) -> None:
+        """Remove the least recently used beyond the capacity."""
+        await self._builder.trim(keep)
+
+    def stored(self) -> Sequence[StoredAdapter]:
+        """Return what is here now."""
+        return list(self._builder.stored.values())
+
+    def holds(self, digest: Digest) -> bool:
+        """Return whether an adapter is here."""
+        return digest in self._builder.stored
+
+    def size_of(self, digest: Digest) -> int | None:
+        """Return the size of an adapter's weights, if it is here."""
+        entry = self._builder.stored.get(digest)
+        return entry.size_bytes if entry else None
+
+
+@asynccontextmanager
+async def open_builder(config: BuilderConfig, clock: Clock) -> AsyncIterator[Builder]:
+    """Keep a builder running within the block."""
+    builder = Builder(config, clock)
+    running = asyncio.create_task(builder.keep_running())
+    try:
+        yield builder
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+class _BuilderEnded(Exception):
+    """The builder that had the call is gone."""
+
+
+def _error(refused: Refused) -> MintError:
+    return error_from_payload(refused.error, what="the builder")

@@ -1,0 +1,144 @@
+"""The builder: a process of low priority that fetches, checks and lays adapters out, beside the loader.
+
+What an adapter needs until the engine maps it is mostly Python, hashing and copying: in the loader's process
+it takes the interpreter from the event loop that every token passes, in the engine's from the steps. Here it
+takes only what those leave.
+
+Invariants: it ends when its socket does, and so with the loader however that ends; what it holds has no name
+in any file system; it keeps nothing that cannot be made again.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+from mint_common.adapters_format import MANIFEST_FILE, WEIGHTS_FILE, read_base_facts, read_manifest
+from mint_common.blobs.open import open_blobs
+from mint_common.errors import MintError, Unavailable
+from mint_common.runtime.clock import SystemClock
+from mint_common.settings import BlobSettings
+from services.loader.adapters.builder_wire import (
+    Answer,
+    Call,
+    LaidOut,
+    LayOut,
+    Opening,
+    Outcome,
+    Refused,
+    Release,
+    Stage,
+    Staged,
+    Stock,
+    Trim,
+    Trimmed,
+    Work,
+    read_frame,
+    write_frame,
+)
+from services.loader.adapters.laying_out import lay_out
+from services.loader.adapters.staging import DiskCache
+
+NICENESS = 10
+"""Relative to the loader's: a tenth of the processor's time while the loader or its engine wants it."""
+
+_seconds: ContextVar[list[tuple[str, float]]] = ContextVar("seconds")
+
+
+@dataclass(slots=True)
+class Bench:
+    """What the builder works with."""
+
+    cache: DiskCache
+    writer: asyncio.StreamWriter
+    open_files: set[int] = field(default_factory=set)
+
+    async def answer(self, call: Call) -> None:
+        """Do one call and say what came of it; one that fails is a value."""
+        try:
+            outcome = await self._do(call.work)
+        except MintError as error:
+            outcome = self._refused(call.work, error)
+        except OSError as error:
+            outcome = self._refused(call.work, Unavailable(what="the builder", problem=str(error)))
+        write_frame(self.writer, Answer(number=call.number, outcome=outcome))
+
+    def release(self, handle: int) -> None:
+        """Close a memory file."""
+        if handle in self.open_files:
+            self.open_files.remove(handle)
+            os.close(handle)
+
+    async def _do(self, work: Work) -> Outcome:
+        match work:
+            case Stage():
+                _seconds.set([])
+                adapter = await self.cache.stage(work.revision)
+                stored = self.cache.entry_of(adapter.digest)
+                return Staged(adapter=adapter, stored=stored, seconds=_seconds.get())
+            case Trim():
+                before = {entry.digest for entry in self.cache.stored()}
+                await self.cache.trim(keep=set(work.keep))
+                return Trimmed(gone=sorted(before - {entry.digest for entry in self.cache.stored()}))
+            case LayOut():
+                return await self._lay_out(Path(work.folder))
+            case Release():
+                raise AssertionError("nothing is answered")
+
+    async def _lay_out(self, folder: Path) -> LaidOut:
+        manifest = read_manifest((folder / MANIFEST_FILE).read_bytes())
+        laid_out = await asyncio.to_thread(lay_out, folder / WEIGHTS_FILE, rank=manifest.rank)
+        self.open_files.add(laid_out.handle)
+        return laid_out
+
+    def _refused(self, work: Work, error: MintError) -> Refused:
+        is_stored = isinstance(work, Stage) and self.cache.holds(work.revision.digest)
+        return Refused(
+            error=cast("dict[str, str | float | bool | None]", error.to_payload()), is_stored=is_stored
+        )
+
+
+async def run(connection: socket.socket) -> None:
+    """Work until the other side ends."""
+    reader, writer = await asyncio.open_connection(sock=connection)
+    opening = await read_frame(reader, Opening)
+    blobs = await open_blobs(BlobSettings.model_validate_json(opening.blobs))
+    cache = DiskCache(
+        blobs,
+        read_base_facts(Path(opening.base_dir)),
+        root=Path(opening.cache_dir),
+        capacity_bytes=opening.disk_bytes,
+        clock=SystemClock(),
+        observe=lambda stage, seconds: _seconds.get().append((stage, seconds)),
+    )
+    cache.open()
+    write_frame(writer, Stock(stored=cache.stored()))
+    bench = Bench(cache, writer)
+    async with asyncio.TaskGroup() as group:
+        while True:
+            call = await read_frame(reader, Call)
+            if isinstance(call.work, Release):
+                bench.release(call.work.handle)
+            else:
+                group.create_task(bench.answer(call))
+
+
+def main(descriptor: int) -> None:
+    """Run on one end of a socket pair."""
+    os.nice(NICENESS)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all: the loader decides when to end
+    try:
+        asyncio.run(run(socket.socket(fileno=descriptor)))
+    except* Unavailable:
+        pass
+    finally:
+        os._exit(0)  # threads that still work would be waited for
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -1,0 +1,149 @@
+"""What the loader and its builder process say to each other: msgpack frames over a socket pair.
+
+Both are of one installation, and nobody else has an end of the pair.
+"""
+
+import asyncio
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from mint_common.claims import RevisionRef
+from mint_common.errors import Unavailable
+from mint_common.ids import Digest
+from services.loader.core.disk_cache import StoredAdapter
+from services.loader.ports import StagedAdapter
+
+T = TypeVar("T")
+
+_LENGTH = struct.Struct("<I")
+
+
+class Opening(msgspec.Struct, frozen=True):
+    """The first frame: what the builder works with. ``blobs`` are the settings of the store, as JSON."""
+
+    base_dir: str
+    cache_dir: str
+    disk_bytes: int
+    blobs: str
+
+
+class Stock(msgspec.Struct, frozen=True):
+    """The answer to it: what lies in the disk cache."""
+
+    stored: Sequence[StoredAdapter]
+
+
+class Stage(msgspec.Struct, frozen=True, tag=True):
+    """Bring a revision's files to the local disk and check them."""
+
+    revision: RevisionRef
+
+
+class Trim(msgspec.Struct, frozen=True, tag=True):
+    """Evict files beyond the cache's size."""
+
+    keep: Sequence[Digest]
+
+
+class LayOut(msgspec.Struct, frozen=True, tag=True):
+    """Lay an adapter of the disk cache out in shared memory."""
+
+    folder: str
+
+
+class Release(msgspec.Struct, frozen=True, tag=True):
+    """Close the builder's own hold on what it laid out. Nothing is answered."""
+
+    handle: int
+
+
+Work = Stage | Trim | LayOut | Release
+
+
+class Call(msgspec.Struct, frozen=True):
+    """Something to do; the answer has the same number."""
+
+    number: int
+    work: Work
+
+
+class Staged(msgspec.Struct, frozen=True, tag=True):
+    """Files are on the disk; ``seconds`` by stage of the work, for the metrics."""
+
+    adapter: StagedAdapter
+    stored: StoredAdapter
+    seconds: Sequence[tuple[str, float]]
+
+
+class Trimmed(msgspec.Struct, frozen=True, tag=True):
+    """What has left the disk."""
+
+    gone: Sequence[Digest]
+
+
+class TensorAt(msgspec.Struct, frozen=True, array_like=True):
+    """A tensor of the engine's dtype, and where it begins, in items."""
+
+    name: str
+    shape: tuple[int, ...]
+    begin: int
+
+
+class LaidOut(msgspec.Struct, frozen=True, tag=True):
+    """An adapter in memory that its path, of this machine, opens until it is released or the builder ends.
+
+    Whoever has mapped it keeps it; when nobody has, it is gone.
+    """
+
+    handle: int
+    path: str
+    size_bytes: int
+    rank: int
+    tensors: Sequence[TensorAt]
+
+
+class Refused(msgspec.Struct, frozen=True, tag=True):
+    """It failed; ``error`` is a `MintError` payload; ``is_stored`` whether files are still on the disk."""
+
+    error: dict[str, str | float | bool | None]
+    is_stored: bool
+
+
+Outcome = Staged | Trimmed | LaidOut | Refused
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What a call came to."""
+
+    number: int
+    outcome: Outcome
+
+
+def write_frame(writer: asyncio.StreamWriter, message: msgspec.Struct) -> None:
+    """Send a message; never blocks."""
+    data = msgspec.msgpack.encode(message, enc_hook=_encode_path)
+    writer.write(_LENGTH.pack(len(data)) + data)
+
+
+async def read_frame(reader: asyncio.StreamReader, kind: type[T]) -> T:
+    """Return the next message. Raises Unavailable when the other side has ended."""
+    try:
+        (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
+        data = await reader.readexactly(length)
+    except (asyncio.IncompleteReadError, ConnectionError) as error:
+        raise Unavailable(what="the builder", problem="its process has ended") from error
+    return msgspec.msgpack.decode(data, type=kind, dec_hook=_decode_path)
+
+
+def _encode_path(value: object) -> object:
+    assert isinstance(value, Path)
+    return str(value)
+
+
+def _decode_path(kind: type, value: object) -> object:
+    assert kind is Path
+    return Path(str(value))

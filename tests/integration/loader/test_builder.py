@@ -1,0 +1,200 @@
+"""The builder process: the same adapters as without it, however it ends."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import pytest_asyncio
+
+from mint_common.adapters_format import WEIGHTS_FILE, AdapterFiles, BaseFacts, store_adapter
+from mint_common.adapters_format.tensor_file import read_header, write_tensors
+from mint_common.blobs.localfs import LocalBlobs
+from mint_common.claims import RevisionRef
+from mint_common.errors import AdapterInvalid
+from mint_common.generation import Delta, Sampling
+from mint_common.ids import TenantId
+from mint_common.runtime.clock import SystemClock
+from mint_common.settings import BlobSettings
+from services.loader.adapters.builder import Builder, BuilderConfig, BuilderStaging, open_builder
+from services.loader.adapters.laying_out import lay_out
+from services.loader.adapters.vllm_engine import VllmEngine
+from services.loader.ports import LoadedAdapter
+from tests.integration.loader.conftest import BASE_DIR, CountedEngine, random_adapter
+
+pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shop:
+    """A builder over a local blob store."""
+
+    builder: Builder
+    staging: BuilderStaging
+    blobs: LocalBlobs
+    facts: BaseFacts
+    root: Path
+
+    async def publish(self, files: AdapterFiles, *, number: int = 1) -> RevisionRef:
+        """Store an adapter and return its revision."""
+        manifest = await store_adapter(self.blobs, files, export_id=f"e{number}")
+        return RevisionRef(digest=files.digest, number=number, manifest=manifest)
+
+    async def revision(self, seed: int) -> RevisionRef:
+        """Store a random adapter."""
+        return await self.publish(random_adapter(self.facts, seed=seed, rank=4), number=seed)
+
+    async def kill(self) -> None:
+        """Kill the builder and wait for the next one."""
+        old = self.builder.pid
+        os.kill(old, signal.SIGKILL)
+        while self.builder.pid == old:
+            await asyncio.sleep(0.01)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def shop(facts: BaseFacts, tmp_path: Path) -> AsyncIterator[Shop]:
+    """Run a builder."""
+    blobs = tmp_path / "blobs"
+    config = BuilderConfig(
+        blobs=BlobSettings(url=f"file://{blobs}"),
+        base_dir=BASE_DIR,
+        cache_dir=tmp_path / "cache",
+        disk_bytes=1 << 30,
+    )
+    async with open_builder(config, SystemClock()) as builder:
+        yield Shop(
+            builder=builder,
+            staging=BuilderStaging(builder),
+            blobs=LocalBlobs(blobs),
+            facts=facts,
+            root=tmp_path,
+        )
+    assert not psutil.pid_exists(builder.pid)
+
+
+async def test_what_is_laid_out_is_what_the_file_holds(shop: Shop) -> None:
+    staged = await shop.staging.stage(await shop.revision(1))
+    assert shop.staging.holds(staged.digest)
+    assert shop.staging.size_of(staged.digest) == staged.size_bytes
+    laid_out = await shop.builder.lay_out(staged.folder)
+    path = staged.folder / WEIGHTS_FILE
+    with path.open("rb") as file:
+        header = read_header(file, size_bytes=path.stat().st_size)
+    data, memory = path.read_bytes()[header.data_begin :], np.fromfile(laid_out.path, dtype="<f4")
+    assert [place.name for place in laid_out.tensors] == [entry.name for entry in header.tensors]
+    for place, entry in zip(laid_out.tensors, header.tensors, strict=True):
+        expected = np.frombuffer(data[entry.begin : entry.end], dtype="<f4")
+        assert place.shape == entry.shape
+        assert np.array_equal(memory[place.begin : place.begin + expected.size], expected)
+    shop.builder.release(laid_out)
+    await shop.staging.stage(await shop.revision(1))  # answered after the release was heard
+    assert not Path(laid_out.path).exists()
+
+
+@pytest.mark.parametrize("dtype", ["F16", "BF16"])
+async def test_narrower_weights_are_widened_exactly(tmp_path: Path, dtype: str) -> None:
+    values = np.array([[1.5, -2.0, 2.0**-14], [0.0, 300.0, -0.0078125]], dtype="<f4")
+    bits = values.astype("<f2") if dtype == "F16" else (values.view("<u4") >> 16).astype("<u2")
+    file = write_tensors({"a": bits.view("<f2")}).replace(b'"F16"', f'"{dtype}"'.encode())
+    text = int.from_bytes(file[:8], "little") + len(dtype) - 3
+    (tmp_path / WEIGHTS_FILE).write_bytes(text.to_bytes(8, "little") + file[8:])
+    laid_out = lay_out(tmp_path / WEIGHTS_FILE, rank=2)
+    try:
+        assert np.array_equal(np.fromfile(laid_out.path, dtype="<f4")[:6], values.reshape(-1))
+    finally:
+        os.close(laid_out.handle)
+
+
+async def test_a_broken_adapter_is_refused_and_the_builder_lives(shop: Shop) -> None:
+    broken = random_adapter(replace(shop.facts, max_rank=64), seed=2, rank=32)
+    revision, pid = await shop.publish(broken), shop.builder.pid
+    for _ in range(2):
+        with pytest.raises(AdapterInvalid, match="rank 32"):
+            await shop.staging.stage(revision)
+    assert not shop.staging.holds(broken.digest)
+    assert (await shop.staging.stage(await shop.revision(3))).digest
+    assert shop.builder.pid == pid
+
+
+async def test_a_killed_builder_is_replaced_and_its_work_is_done_again(shop: Shop) -> None:
+    revisions = [await shop.revision(10 + n) for n in range(6)]
+    first = await shop.staging.stage(revisions[0])
+    asked = [asyncio.create_task(shop.staging.stage(revision)) for revision in revisions]
+    await asyncio.sleep(0)
+    await shop.kill()
+    staged = await asyncio.gather(*asked)
+    assert [each.digest for each in staged] == [revision.digest for revision in revisions]
+    assert staged[0] == first
+    assert len(shop.staging.stored()) == len(revisions)
+
+
+async def test_nothing_is_left_of_what_a_killed_builder_had_laid_out(shop: Shop) -> None:
+    staged = await shop.staging.stage(await shop.revision(20))
+    laid_out = await shop.builder.lay_out(staged.folder)
+    await shop.kill()
+    assert not Path(laid_out.path).exists()
+    assert not [path for path in Path("/dev/shm").iterdir() if "mint" in path.name]
+
+
+async def test_an_engine_answers_as_with_an_adapter_of_its_own_making(
+    shop: Shop, shared_engine: CountedEngine
+) -> None:
+    folder = (await shop.staging.stage(await shop.revision(30))).folder
+    plain, mapping = shared_engine, VllmEngine(shared_engine._llm, shop.builder)
+    answers = []
+    for engine, number in ((plain, 9001), (mapping, 9002)):
+        adapter = LoadedAdapter(digest=f"sha256:{number}", number=number, folder=folder)
+        size_bytes = await VllmEngine.stage(engine, adapter)
+        assert (await engine.residents())[number] is False
+        while not (await engine.activate(adapter, victim=None, slice_ms=1.0)).done:
+            continue
+        answers.append((await _logprobs(engine, adapter), size_bytes))
+        await engine.unload(number)
+    assert answers[0] == answers[1]
+    assert answers[0][0] != await _logprobs(plain, None)
+
+
+async def test_an_adapter_of_a_builder_that_has_just_ended_is_laid_out_again(
+    shop: Shop, shared_engine: CountedEngine
+) -> None:
+    folder = (await shop.staging.stage(await shop.revision(31))).folder
+
+    class Ends(Builder):
+        """A builder whose first work is lost before the engine sees it."""
+
+        lost = False
+
+        async def lay_out(self, folder: Path) -> Any:
+            laid_out = await shop.builder.lay_out(folder)
+            if not self.lost:
+                self.lost = True
+                await shop.kill()
+            return laid_out
+
+        def release(self, laid_out: Any) -> None:
+            shop.builder.release(laid_out)
+
+    engine = VllmEngine(shared_engine._llm, Ends(shop.builder._config, SystemClock()))
+    adapter = LoadedAdapter(digest="sha256:9003", number=9003, folder=folder)
+    assert await engine.stage(adapter) > 0
+    assert 9003 in await engine.residents()
+    await engine.unload(9003)
+
+
+async def _logprobs(engine: VllmEngine, adapter: LoadedAdapter | None) -> list[float]:
+    stream = engine.generate(
+        request_id=f"builder-{adapter.number if adapter else 0}",
+        prompt=(5, 6, 7, 8),
+        sampling=Sampling(max_new_tokens=4, temperature=0.0, ignore_eos=True, logprobs=0),
+        adapter=adapter,
+        tenant_id=TenantId("t"),
+    )
+    parts = [part async for step in stream.steps() for part in step]
+    return [value for part in parts if isinstance(part, Delta) for value in part.logprobs]
