@@ -7,10 +7,10 @@ PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 BENCH := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m benches
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow check fmt bench bench-loader bench-catalog bench-trainer bench-handoff bench-check docs clean
+.PHONY: help install demo test test-slow check fmt bench bench-loader bench-catalog bench-trainer bench-handoff bench-policies bench-check paper-training docs clean
 
 help: ## Show the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .venv/.installed: pyproject.toml deploy/overrides.txt deploy/install.sh
 	@deploy/install.sh $(EXTRAS)
@@ -54,6 +54,12 @@ bench-trainer: .venv/.installed ## Run the trainer's benchmark
 
 bench-handoff: .venv/.installed ## Run the hand-over benchmark: adapter against merged model
 	$(BENCH) handoff
+
+bench-policies: .venv/.installed ## Run the benchmark of three policies at once
+	$(BENCH) policies
+
+paper-training: .venv/.installed ## Print the paper's tables of hand-over and of concurrent policies, at our scale
+	$(BENCH) paper_training
 
 bench-check: .venv/.installed ## Compare what was measured last with the baselines
 	$(BENCH) --check

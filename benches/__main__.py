@@ -1,5 +1,7 @@
 """`python -m benches [NAME...]` runs all benches or some; `--check` compares with the baselines.
 
+A show takes several benches together, at more repetitions, and is run only by its name.
+
 Each bench runs in a process of its own: an engine, a heap and an import are never shared. `--only ROW`
 measures one row, and no more of its bench than that takes, into `out/bench/only`.
 """
@@ -23,7 +25,8 @@ LOADER = (
     "loader_gateway",
     "eviction",
 )
-BENCHES = (*LOADER, "fleet", "catalog", "trainer", "handoff")
+BENCHES = (*LOADER, "fleet", "catalog", "trainer", "handoff", "policies")
+SHOWS = ("paper_training",)
 ROWS = {
     "packed": ("packed_live_ratio", "packed_real_dims_ratio", "packed_over_read"),
     "loader_inloop": (
@@ -38,7 +41,7 @@ ROWS = {
     "loader_gateway": ("throughput_vs_vllm", "requests_per_second", "added_p50_ms", "cold_first_ratio"),
 }
 """The rows that can be asked for by name, by their bench."""
-KNOWN = f"loader {' '.join(BENCHES)}"
+KNOWN = f"loader {' '.join((*BENCHES, *SHOWS))}"
 
 
 def main(arguments: list[str]) -> int:
@@ -59,7 +62,7 @@ def main(arguments: list[str]) -> int:
     if options.only:
         return _run_only(parser, options.only, options.names)
     names = _expand(options.names)
-    unknown = [name for name in names if name not in BENCHES]
+    unknown = [name for name in names if name not in (*BENCHES, *SHOWS)]
     if unknown:
         parser.error(f"unknown bench {unknown[0]!r}; there are: {KNOWN}")
     if len(names) == 1:

@@ -53,9 +53,9 @@ class MintClient:
         lora = {"rank": rank, "alpha": alpha, "seed": 0}
         await self._call("POST", "/mint/v1/policies", {"name": name, "base": base, "lora": lora})
 
-    async def submit(self, policy: str, task: str, *, steps: int) -> str:
+    async def submit(self, policy: str, task: str, *, steps: int, seed: int = 0) -> str:
         """Submit a GRPO job with the task's recipe and return its id."""
-        body = {"policy": policy, "task": task, "algorithm": "grpo", "steps": steps, "seed": 0}
+        body = {"policy": policy, "task": task, "algorithm": "grpo", "steps": steps, "seed": seed}
         return msgspec.convert(_field(await self._call("POST", "/mint/v1/jobs", body), "job_id"), str)
 
     async def job(self, job_id: str) -> Job:

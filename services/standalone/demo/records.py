@@ -34,13 +34,20 @@ class Ref:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One step of a job. ``ratio_max_error`` is the largest distance of an importance ratio from 1."""
+    """One step of a job. ``ratio_max_error`` is the largest distance of an importance ratio from 1.
+
+    ``seconds`` are the trainer's, export included; the wave was sampled from ``requested_at`` to
+    ``completed_at``, in seconds since the epoch.
+    """
 
     step: int
     state: str
     reward_mean: float | None = None
     revision: Ref | None = None
     ratio_max_error: float | None = None
+    seconds: float | None = None
+    requested_at: float | None = None
+    completed_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
