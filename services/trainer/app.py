@@ -29,6 +29,7 @@ from services.trainer.adapters.distributed.group import Group, open_group
 from services.trainer.adapters.lease_postgres import PostgresLease
 from services.trainer.adapters.operations_postgres import PostgresOperations
 from services.trainer.adapters.policies import open_policies
+from services.trainer.adapters.revision_states import BlobRevisionStates
 from services.trainer.adapters.sessions_postgres import PostgresSessions
 from services.trainer.core.ranks import ALONE, Place
 from services.trainer.core.scheduler import Limits
@@ -130,6 +131,7 @@ async def open_trainer(settings: TrainerSettings, place: Place = ALONE) -> Async
             policies=policies,
             sessions=sessions,
             checkpoints=BlobCheckpoints(blobs),
+            revisions=BlobRevisionStates(blobs, policies.facts),
             ledger=ledger,
             blobs=blobs,
         )

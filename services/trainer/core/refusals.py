@@ -34,6 +34,12 @@ class NotFinite(TrainingRefused):
     code = "not_finite"
 
 
+class RevisionForeign(TrainingRefused):
+    """Revision {digest!r} cannot be trained on: {problem}"""
+
+    code = "revision_foreign"
+
+
 class CheckpointLost(TrainingRefused):
     """Checkpoint {uri!r} of the policy cannot be restored: {problem}"""
 

@@ -26,6 +26,14 @@ class Session:
     parent: Digest | None = None
     waves: int = 0
 
+    def at(self, *, digest: Digest, step: int, checkpoint: Claim) -> "Session":
+        """Return the session moved to a revision that it did not export last."""
+        return replace(self, step=step, checkpoint=checkpoint, digest=digest, parent=None)
+
+    def at_start(self) -> "Session":
+        """Return the session moved back to before its first step."""
+        return replace(self, step=0, checkpoint=None, digest=None, parent=None)
+
     def after(self, *, step: int, checkpoint: Claim | None, digest: Digest) -> "Session":
         """Return the session after a wave. Exporting the same bytes again leaves the lineage alone."""
         parent = self.parent if digest == self.digest else self.digest
@@ -37,6 +45,17 @@ class Session:
 def open_session(wave: WaveCompleted) -> Session:
     """Return the session of a policy that was never trained."""
     return Session(policy_id=wave.policy_id, tenant_id=wave.tenant_id, base=wave.base, lora=wave.lora)
+
+
+def is_elsewhere(session: Session, wave: WaveCompleted) -> bool:
+    """Return whether a wave was sampled by other weights than the session's.
+
+    So it is after an export that was rejected or belongs to a job that was cancelled, and when a revision was
+    uploaded or restored since: a job begins at the policy's newest published revision, and so does its
+    training. A wave without a revision, which the bare base answered, says so in a job's first step only.
+    """
+    sampled = wave.revision.digest if wave.revision else None
+    return sampled != session.digest and (sampled is not None or wave.step == 1)
 
 
 def check_turn(session: Session, wave: WaveCompleted, *, trained_step: int) -> None:

@@ -23,9 +23,9 @@ from mint_common.runtime.ledger import Ledger
 from services.trainer.core.batch import Batch, build_batch
 from services.trainer.core.record_check import check_record
 from services.trainer.core.refusals import CheckpointLost, RecordInvalid, TrainingRefused
-from services.trainer.core.session import Session, check_turn, open_session
+from services.trainer.core.session import Session, check_turn, is_elsewhere, open_session
 from services.trainer.ports.policies import Policies, Stepped, StepSettings
-from services.trainer.ports.waves import CheckpointStore, SessionStore
+from services.trainer.ports.waves import CheckpointStore, RevisionStates, SessionStore
 
 _log = logging.getLogger(__name__)
 
@@ -45,12 +45,14 @@ class Handlers(Generic[Connection]):
         policies: Policies,
         sessions: SessionStore[Connection],
         checkpoints: CheckpointStore,
+        revisions: RevisionStates,
         ledger: Ledger[Connection],
         blobs: Blobs,
     ) -> None:
         self._policies = policies
         self._sessions = sessions
         self._checkpoints = checkpoints
+        self._revisions = revisions
         self._ledger = ledger
         self._blobs = blobs
         # Waves of one policy take turns: a single writer, and no turn wasted on one that is not due yet.
@@ -63,10 +65,11 @@ class Handlers(Generic[Connection]):
         return ()
 
     async def _train(self, wave: WaveCompleted) -> None:
-        session = await self._sessions.get(wave.policy_id) or open_session(wave)
+        known = await self._sessions.get(wave.policy_id) or open_session(wave)
         try:
-            check_turn(session, wave, trained_step=await self._sessions.trained_step(wave.job_id))
+            check_turn(known, wave, trained_step=await self._sessions.trained_step(wave.job_id))
             batch = await self._read_batch(wave)
+            session = await self._move(known, wave) if is_elsewhere(known, wave) else known
             await self._restore(session)
             stepped = await self._policies.step(
                 wave.policy_id,
@@ -78,7 +81,7 @@ class Handlers(Generic[Connection]):
         except TrainingRefused as refusal:
             await self._fail(wave, refusal)
         else:
-            await self._commit(wave, session, stepped)
+            await self._commit(wave, known, session, stepped)
 
     async def _read_batch(self, wave: WaveCompleted) -> Batch:
         record = await self._read_record(wave)
@@ -97,24 +100,37 @@ class Handlers(Generic[Connection]):
         except (BlobMissing, BlobCorrupt, EventInvalid) as error:
             raise RecordInvalid(where=wave.record.uri, problem=str(error)) from error
 
+    async def _move(self, session: Session, wave: WaveCompleted) -> Session:
+        """Return the session at the revision that the wave was sampled at."""
+        _log.info("session moved", extra={"policy_id": wave.policy_id, "wave_id": wave.wave_id})
+        if wave.revision is None:
+            return session.at_start()
+        step, data = await self._revisions.at(wave.revision, session.lora, await self._read(session))
+        checkpoint = await self._checkpoints.put(wave.policy_id, step=step, wave_id=wave.wave_id, data=data)
+        return session.at(digest=wave.revision.digest, step=step, checkpoint=checkpoint)
+
+    async def _read(self, session: Session) -> bytes | None:
+        """Return the session's checkpoint, None before the first step."""
+        if session.checkpoint is None:
+            return None
+        try:
+            return await self._checkpoints.get(session.checkpoint)
+        except (BlobMissing, BlobCorrupt) as error:
+            if await self._sessions.get(session.policy_id) != session:
+                raise Unavailable(what="the checkpoint", problem="another trainer moved on") from error
+            raise CheckpointLost(uri=session.checkpoint.uri, problem=str(error)) from error
+
     async def _restore(self, session: Session) -> None:
-        """Bring the policy into memory as its committed checkpoint has it, unless it is there."""
+        """Bring the policy into memory as the session's checkpoint has it, unless it is there."""
         if self._policies.holds(session.policy_id, session.checkpoint):
             return
-        data = None
-        if session.checkpoint is not None:
-            try:
-                data = await self._checkpoints.get(session.checkpoint)
-            except (BlobMissing, BlobCorrupt) as error:
-                if await self._sessions.get(session.policy_id) != session:
-                    raise Unavailable(what="the checkpoint", problem="another trainer moved on") from error
-                raise CheckpointLost(uri=session.checkpoint.uri, problem=str(error)) from error
+        data = await self._read(session)
         await self._policies.restore(
             session.policy_id, session.lora, checkpoint=session.checkpoint, data=data
         )
         await self._checkpoints.prune(session.policy_id, below_step=session.step)
 
-    async def _commit(self, wave: WaveCompleted, session: Session, stepped: Stepped) -> None:
+    async def _commit(self, wave: WaveCompleted, known: Session, session: Session, stepped: Stepped) -> None:
         checkpoint = session.checkpoint
         if stepped.checkpoint is not None:
             checkpoint = await self._checkpoints.put(
@@ -136,10 +152,11 @@ class Handlers(Generic[Connection]):
             metrics=dict(stepped.metrics),
         )
         async with self._ledger.transaction(wave.id) as transaction:
-            await self._sessions.save(transaction.connection, session, after, wave)
+            await self._sessions.save(transaction.connection, known, after, wave)
             await transaction.emit(exported)
-        if session.checkpoint is not None and session.checkpoint != checkpoint:
-            await self._checkpoints.delete(session.checkpoint)
+        for stale in {known.checkpoint, session.checkpoint} - {checkpoint, None}:
+            if stale is not None:
+                await self._checkpoints.delete(stale)
         STEPS.labels("trained" if stepped.checkpoint is not None else "skipped").inc()
         TOKENS.inc(stepped.metrics["tokens"])
         STEP_SECONDS.observe(stepped.metrics["seconds"])

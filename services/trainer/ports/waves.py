@@ -2,8 +2,8 @@
 
 from typing import Protocol, TypeVar
 
-from mint_common.claims import Claim
-from mint_common.events import WaveCompleted
+from mint_common.claims import Claim, RevisionRef
+from mint_common.events import LoraSpec, WaveCompleted
 from mint_common.ids import JobId, PolicyId, WaveId
 from services.trainer.core.session import Session
 
@@ -52,4 +52,16 @@ class CheckpointStore(Protocol):
 
     async def prune(self, policy_id: PolicyId, *, below_step: int) -> None:
         """Remove what a crash left of steps below one. Idempotent."""
+        ...
+
+
+class RevisionStates(Protocol):
+    """Training states that begin at a published revision."""
+
+    async def at(self, revision: RevisionRef, lora: LoraSpec, data: bytes | None) -> tuple[int, bytes]:
+        """Return step and bytes of a checkpoint with the revision's weights.
+
+        The optimizer's moments and the step are those of the checkpoint ``data``, fresh ones without. Raises
+        RevisionForeign when the revision is not of this LoRA shape or its bytes cannot be read.
+        """
         ...

@@ -84,20 +84,23 @@ class Stage:
         step: int,
         *,
         policy: str = "policy_a",
+        job: str = "",
+        record_seed: int | None = None,
         revision: RevisionRef | None = None,
         change: Callable[[WaveRecord], WaveRecord] = lambda record: record,
         skipped: bool = False,
     ) -> WaveCompleted:
         """Store a record and return its event."""
-        wave_id = WaveId(derive_id("wave", policy, step))
-        record = make_record(wave_id, seed=step, skipped=skipped)
+        job = job or f"job_{policy}"
+        wave_id = WaveId(derive_id("wave", policy, job, step))
+        record = make_record(wave_id, seed=record_seed or step, skipped=skipped)
         record = change(replace(record, revision=revision.digest if revision else None))
         claim = await self.blobs.put(f"waves/{wave_id}/record", encode_record(record))
         return WaveCompleted(
             tenant_id=TenantId("default"),
             base=BaseName("tiny"),
             wave_id=wave_id,
-            job_id=JobId(f"job_{policy}"),
+            job_id=JobId(job),
             policy_id=PolicyId(policy),
             step=step,
             revision=revision,

@@ -149,6 +149,73 @@ async def test_a_wave_of_skipped_groups_exports_the_same_revision_again(stage: S
     assert (third.step, third.parent) == (2, first.digest)
 
 
+async def test_a_job_after_a_rejected_export_begins_where_the_policy_is(stage: Stage) -> None:
+    async with stage.trainer():
+        await stage.publish(await stage.wave(1))
+        (rejected,) = await stage.exported(1)
+        await stage.publish(await stage.wave(1, job="job_next"))
+        _, again = await stage.exported(2)
+        await stage.publish(await stage.wave(2, job="job_next", revision=ref(again, 1)))
+        *_, third = await stage.exported(3)
+    # Nothing of the rejected step is left: the same record leads to the same export.
+    assert (again.digest, again.step, again.parent) == (rejected.digest, 1, None)
+    assert (third.step, third.parent) == (2, again.digest)
+    assert len(await stage.checkpoints()) == 1
+
+
+@pytest.mark.parametrize("restarted", [False, True], ids=["in memory", "after a restart"])
+async def test_a_job_after_one_cancelled_in_mid_step_begins_at_the_newest_published_revision(
+    stage: Stage, *, restarted: bool
+) -> None:
+    async with stage.trainer():
+        await stage.publish(await stage.wave(1))
+        (first,) = await stage.exported(1)
+        await stage.publish(await stage.wave(2, revision=ref(first, 1)))
+        _, unpublished = await stage.exported(2)
+        if not restarted:
+            await stage.publish(await stage.wave(1, job="job_next", record_seed=2, revision=ref(first, 1)))
+            await stage.exported(3)
+    async with stage.trainer():
+        if restarted:
+            await stage.publish(await stage.wave(1, job="job_next", record_seed=2, revision=ref(first, 1)))
+        *_, next_one = await stage.exported(3)
+    # The same weights read the same record: how far they are from the sampler says so.
+    for metric in ("loss", "ratio_max_error", "grad_norm"):
+        assert next_one.metrics[metric] == pytest.approx(unpublished.metrics[metric], rel=1e-5)
+    assert (next_one.step, next_one.parent) == (3, first.digest)
+    assert len(await stage.checkpoints()) == 1
+
+
+async def test_a_revision_of_another_shape_is_refused_and_the_policy_kept(stage: Stage) -> None:
+    async with stage.trainer():
+        await stage.publish(await stage.wave(1))
+        (own,) = await stage.exported(1)
+        wide = replace(LORA, rank=4)
+        await stage.publish(replace(await stage.wave(1, policy="policy_b"), lora=wide))
+        _, foreign = await stage.exported(2)
+        await stage.publish(await stage.wave(1, job="job_next", revision=ref(foreign, 2)))
+        failed = (await stage.expect(3))[2]
+        assert isinstance(failed, TrainingFailed)
+        assert (failed.code, foreign.digest in failed.reason) == ("revision_foreign", True)
+        await stage.publish(await stage.wave(1, job="job_third", revision=ref(own, 1)))
+        last = (await stage.expect(4))[3]
+    assert (last.step, last.parent) == (2, own.digest)  # type: ignore[attr-defined]  # an export
+
+
+async def test_a_fresh_policy_begins_at_the_revision_that_was_uploaded(stage: Stage) -> None:
+    async with stage.trainer():
+        await stage.publish(await stage.wave(1))
+        (uploaded,) = await stage.exported(1)
+        await stage.publish(await stage.wave(2, revision=ref(uploaded, 1)))
+        _, own = await stage.exported(2)
+        wave = await stage.wave(1, policy="policy_b", record_seed=2, revision=ref(uploaded, 1))
+        await stage.publish(wave)
+        *_, other = await stage.exported(3)
+    for metric in ("loss", "ratio_max_error"):
+        assert other.metrics[metric] == pytest.approx(own.metrics[metric], rel=1e-5)
+    assert (other.step, other.parent) == (2, uploaded.digest)
+
+
 async def test_a_wave_from_the_future_waits_for_its_turn(stage: Stage) -> None:
     async with stage.trainer():
         await stage.publish(await stage.wave(2))

@@ -1,0 +1,62 @@
+"""A training state that begins at a published revision: its weights, with what optimizer state there is."""
+
+import asyncio
+
+import safetensors
+import safetensors.torch
+import torch
+
+from mint_common.adapters_format import WEIGHTS_FILE, BaseFacts, fetch_manifest
+from mint_common.adapters_format.storage import AdapterSource
+from mint_common.claims import Claim, RevisionRef
+from mint_common.errors import AdapterInvalid, BlobCorrupt, BlobMissing
+from mint_common.events import LoraSpec
+from services.trainer.adapters.training_state import new_state, read_state, write_state
+from services.trainer.core.refusals import RevisionForeign
+
+
+class BlobRevisionStates:
+    """`RevisionStates` over the stored exports of a base."""
+
+    def __init__(self, blobs: AdapterSource, facts: BaseFacts) -> None:
+        self._blobs = blobs
+        self._facts = facts
+
+    async def at(self, revision: RevisionRef, lora: LoraSpec, data: bytes | None) -> tuple[int, bytes]:
+        """Return step and bytes of a checkpoint with the revision's weights."""
+        try:
+            weights = await self._weights(revision)
+            return await asyncio.to_thread(graft_weights, self._facts, lora, data, weights)
+        except (AdapterInvalid, BlobCorrupt, BlobMissing, ValueError) as error:
+            raise RevisionForeign(digest=revision.digest, problem=str(error)) from error
+
+    async def _weights(self, revision: RevisionRef) -> bytes:
+        proof = (await fetch_manifest(self._blobs, revision.manifest)).files[WEIGHTS_FILE]
+        uri = f"{revision.manifest.uri.rpartition('/')[0]}/{WEIGHTS_FILE}"
+        return await self._blobs.get(Claim(uri=uri, sha256=proof.sha256, size_bytes=proof.size_bytes))
+
+
+def graft_weights(facts: BaseFacts, lora: LoraSpec, data: bytes | None, weights: bytes) -> tuple[int, bytes]:
+    """Return step and bytes of a checkpoint with an export's weights. Raises ValueError when they don't fit.
+
+    A state that was never stepped counts the weights as its first step.
+    """
+    state = new_state(facts, lora) if data is None else read_state(facts, lora, data)
+    state.step = max(1, state.step)
+    try:
+        tensors = safetensors.torch.load(weights)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"not a file of tensors: {error}") from error
+    parts = state.lora.layout.parts
+    missing = {part.name for part in parts} ^ {name for name in tensors if not name.startswith("pad.")}
+    if missing:
+        raise ValueError(f"it and the policy's LoRA differ in {len(missing)} tensors, such as {min(missing)}")
+    with torch.no_grad():
+        for part, view in zip(parts, state.lora.layout.cut(state.lora.leaf.detach()), strict=True):
+            source = tensors[part.name]
+            if source.shape != view.shape:
+                problem = f"{part.name} is {tuple(source.shape)}, the policy's {tuple(view.shape)}"
+                raise ValueError(problem)
+            # An export has the scale in B: see `folded_arrays`.
+            view.copy_(source.float() / (state.lora.scale if part.half == "B" else 1.0))
+    return state.step, write_state(state)
