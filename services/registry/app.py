@@ -95,7 +95,7 @@ async def open_registry(settings: RegistrySettings) -> AsyncIterator[RegistryApp
             ack_wait_seconds=ACK_WAIT_SECONDS,
             concurrency=settings.checks,
         )
-        dispatcher.on(RevisionExported, handler.on_revision_exported)
+        dispatcher.on(RevisionExported, handler.on_revision_exported, given_up=handler.on_export_given_up)
         rules = RuleHandler(
             catalog=catalog,
             aliases=registry.aliases,

@@ -138,13 +138,13 @@ def dispatch(
     repeats what a job waits on; if every duplicate did, each repetition would chase its job to the end.
     """
     control = Dispatcher(bus=bus, ledger=None, durable="rollout", clock=clock, concurrency=4)
-    control.on(JobSubmitted, of_jobs.on_job_submitted)
+    control.on(JobSubmitted, of_jobs.on_job_submitted, given_up=of_jobs.on_job_given_up)
     control.on(JobFinished, of_jobs.on_job_finished)
-    control.on(RevisionPublished, of_jobs.on_revision_published)
-    control.on(RevisionRejected, of_jobs.on_revision_rejected)
-    control.on(TrainingFailed, of_jobs.on_training_failed)
+    control.on(RevisionPublished, of_jobs.on_revision_published, given_up=of_jobs.on_fact_given_up)
+    control.on(RevisionRejected, of_jobs.on_revision_rejected, given_up=of_jobs.on_fact_given_up)
+    control.on(TrainingFailed, of_jobs.on_training_failed, given_up=of_jobs.on_fact_given_up)
     work = Dispatcher(bus=bus, ledger=None, durable="rollout-waves", clock=clock, concurrency=waves_in_hand)
-    work.on(WaveRequested, of_waves.on_wave_requested)
+    work.on(WaveRequested, of_waves.on_wave_requested, given_up=of_waves.on_wave_given_up)
     return control, work
 
 

@@ -144,7 +144,9 @@ async def open_trainer(settings: TrainerSettings, place: Place = ALONE) -> Async
             # As many again are read or committed while a batch is computed.
             concurrency=2 * settings.batch_policies,
         )
-        dispatcher.on(WaveCompleted, handlers.on_wave_completed, base=base)
+        dispatcher.on(
+            WaveCompleted, handlers.on_wave_completed, base=base, given_up=handlers.on_wave_given_up
+        )
 
         registered = asyncio.Event()
         http = create_http(

@@ -4,7 +4,7 @@ Invariants:
 - An event is acked after its effects are durable: its rows committed, its events on the bus or in the outbox.
 - A cause that the ledger knows is not handled again; its events are put on the bus once more.
 - A failing event is tried again with growing delays, and in the end kept as a dead letter: it never blocks
-  the ones behind it and is never lost silently.
+  the ones behind it and is never lost silently. Who waits on what it leads to is told first (``given_up``).
 """
 
 import asyncio
@@ -32,6 +32,8 @@ from mint_common.waiting import raise_if_cancelled
 
 E = TypeVar("E", bound=Event)
 Handler = Callable[[E], Awaitable[Sequence[Event]]]
+GivenUp = Callable[[E, Bury], Awaitable[None]]
+"""Commits what follows from an event that nobody can handle. Idempotent; it may be called again."""
 
 RESUBSCRIBE_SECONDS = 1.0
 
@@ -68,14 +70,21 @@ class Dispatcher:
         self._max_attempts = max_attempts
         self._concurrency = concurrency
         self._drain_seconds = drain_seconds
-        self._handlers: dict[tuple[str, str], Handler[Any]] = {}
+        self._handlers: dict[tuple[str, str], tuple[Handler[Any], GivenUp[Any] | None]] = {}
         self._subjects: list[str] = []
 
-    def on(self, event_type: type[E], handler: Handler[E], *, base: str = "*") -> None:
+    def on(
+        self,
+        event_type: type[E],
+        handler: Handler[E],
+        *,
+        base: str = "*",
+        given_up: GivenUp[E] | None = None,
+    ) -> None:
         """Handle a type of event, of one base or of all. With concurrency 1, in publish order."""
         key = (event_type.type, base)
         assert key not in self._handlers, f"{key} has a handler already"
-        self._handlers[key] = handler
+        self._handlers[key] = handler, given_up
         self._subjects.append(subjects_of(event_type, base=base))
 
     async def run(self) -> None:
@@ -151,15 +160,15 @@ class Dispatcher:
 
     async def _take(self, event: Event) -> str:
         """Handle an event, or repeat what it led to."""
-        handler = self._handlers.get((event.type, event.base)) or self._handlers.get((event.type, "*"))
-        if handler is None:
+        found = self._found(event)
+        if found is None:
             # Subscribed by an older version of this service.
             return "ignored"
         if self._ledger is not None and await self._ledger.outcome(event.id) is not None:
             await self._ledger.repeat(event.id)
             return "known"
         try:
-            events = await handler(event)
+            events = await found[0](event)
         except AlreadyHandled as error:
             if self._ledger is not None:
                 await self._ledger.repeat(str(error.cause))
@@ -175,11 +184,27 @@ class Dispatcher:
         facts = {"event_id": event.id, "event_type": event.type, "attempt": delivery.attempt}
         if isinstance(decision, Bury):
             _log.error("event buried", extra=facts, exc_info=error)
+            await self._tell(event, decision)
             await self._bury(delivery, decision)
             return "dead"
         _log.warning("event failed", extra={**facts, "retry_seconds": decision.delay_seconds}, exc_info=error)
         await delivery.retry(delay_seconds=decision.delay_seconds)
         return "failed"
+
+    def _found(self, event: Event) -> tuple[Handler[Any], GivenUp[Any] | None] | None:
+        return self._handlers.get((event.type, event.base)) or self._handlers.get((event.type, "*"))
+
+    async def _tell(self, event: Event, decision: Bury) -> None:
+        """Commit what follows from an event that is given up. What goes wrong here must not keep it alive."""
+        found = self._found(event)
+        if found is None or found[1] is None:
+            return
+        try:
+            await found[1](event, decision)
+        except AlreadyHandled:
+            return
+        except Exception as error:  # noqa: BLE001  (dispatch is where a handler's errors end)
+            _log.error("nobody was told", extra={"event_id": event.id}, exc_info=error)
 
     async def _bury(self, delivery: Delivery, decision: Bury) -> None:
         """Keep the message for people to look at, then end its delivery."""

@@ -15,6 +15,7 @@ from mint_common.blobs.port import Blobs
 from mint_common.errors import AdapterInvalid, BlobCorrupt, BlobMissing, InvalidField, NotFound
 from mint_common.events import Event, RevisionExported
 from mint_common.runtime.clock import Clock
+from mint_common.runtime.retries import Bury
 from services.registry.core.exports import Refusal, check_export
 from services.registry.ports import Catalog
 
@@ -36,6 +37,14 @@ class ExportHandler:
             await self._check(event)
         except (AdapterInvalid, BlobCorrupt, BlobMissing, InvalidField, NotFound) as error:
             refusal = Refusal(code=error.code, reason=str(error))
+        await self._settle(event, refusal)
+        return ()
+
+    async def on_export_given_up(self, event: RevisionExported, decision: Bury) -> None:
+        """Reject an export that cannot be judged, so that nobody waits for a verdict."""
+        await self._settle(event, Refusal(code=decision.code, reason=decision.reason))
+
+    async def _settle(self, event: RevisionExported, refusal: Refusal | None) -> None:
         await self._catalog.settle_export(event, refusal, now=self._clock.now())
         fields = {"policy_id": event.policy_id, "digest": event.digest, "export_id": event.export_id}
         if refusal:
@@ -44,7 +53,6 @@ class ExportHandler:
             )
         else:
             _log.info("revision published", extra=fields)
-        return ()
 
     async def _check(self, export: RevisionExported) -> None:
         policy = await self._catalog.policy(export.tenant_id, export.policy_id)

@@ -143,11 +143,20 @@ def advance(job: Job, fact: Fact, *, cause: str, prompts: Claim | None, now: flo
 
 def cancel(job: Job, *, reason: str, now: float) -> Advance:
     """Return the job cancelled, with its open wave; a finished job stays as it is."""
+    return _stop(job, "cancelled", reason, now=now)
+
+
+def give_up(job: Job, *, reason: str, now: float) -> Advance:
+    """Return the job failed, with its open wave: what it waits on cannot be handled."""
+    return _stop(job, "failed", reason, now=now)
+
+
+def _stop(job: Job, outcome: Literal["failed", "cancelled"], reason: str, *, now: float) -> Advance:
     if job.state not in (JobState.SUBMITTED, JobState.RUNNING):
         return Advance(job=job)
-    cancelled = finish(job, "cancelled", reason, now=now)
+    stopped = finish(job, outcome, reason, now=now)
     if job.state is JobState.SUBMITTED:
-        return cancelled
+        return stopped
     wave = WaveCancelled(
         tenant_id=job.tenant_id,
         base=job.base,
@@ -156,7 +165,7 @@ def cancel(job: Job, *, reason: str, now: float) -> Advance:
         policy_id=job.policy_id,
         reason=reason,
     )
-    return replace(cancelled, events=(wave, *cancelled.events))
+    return replace(stopped, events=(wave, *stopped.events))
 
 
 def finish(

@@ -1,6 +1,6 @@
 """The one way in which a fact about a job is written."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Generic
 
 from mint_common.claims import Claim
@@ -9,7 +9,7 @@ from mint_common.events import Event
 from mint_common.ids import JobId, WaveId
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.ledger import Ledger, Transaction
-from services.rollout.core.job import Advance, Fact, advance, cancel
+from services.rollout.core.job import Advance, Fact, Job, advance, cancel, give_up
 from services.rollout.core.wave import Wave, fold, wave_id_in
 from services.rollout.ports import Connection, JobStore
 
@@ -34,11 +34,23 @@ class Commits(Generic[Connection]):
 
     async def cancel(self, job_id: JobId) -> None:
         """Cancel a job for its user. Cancelling twice, or after the end, changes nothing."""
+        await self._stop(
+            job_id,
+            cause=f"cancel:{job_id}",
+            how=lambda job: cancel(job, reason="cancelled by its user", now=self._clock.now()),
+        )
+
+    async def give_up(self, job_id: JobId, *, cause: str, reason: str) -> None:
+        """Fail a job that waits on something which cannot be handled. After its end, nothing changes."""
+        await self._stop(
+            job_id, cause=cause, how=lambda job: give_up(job, reason=reason, now=self._clock.now())
+        )
+
+    async def _stop(self, job_id: JobId, *, cause: str, how: Callable[[Job], Advance]) -> None:
         try:
-            async with self._ledger.transaction(f"cancel:{job_id}") as transaction:
+            async with self._ledger.transaction(cause) as transaction:
                 job = await self._jobs.lock(transaction.connection, job_id)
-                moved = cancel(job, reason="cancelled by its user", now=self._clock.now())
-                await self.write(transaction, None, moved)
+                await self.write(transaction, None, how(job))
         except AlreadyHandled:
             return
 

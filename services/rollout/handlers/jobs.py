@@ -24,6 +24,7 @@ from mint_common.ids import JobId, PolicyId
 from mint_common.records import encode_prompts
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.ledger import Ledger
+from mint_common.runtime.retries import Bury
 from services.rollout.core.job import Advance, Job, begin, finish, next_step, open_job
 from services.rollout.core.task import derive_seed
 from services.rollout.handlers.commits import Commits
@@ -121,6 +122,21 @@ class JobHandlers(Generic[Connection]):
     async def on_training_failed(self, event: TrainingFailed) -> Sequence[Event]:
         """Fail the job with the trainer's reason."""
         return await self._fail(event)
+
+    async def on_job_given_up(self, event: JobSubmitted, decision: Bury) -> None:
+        """Fail a job that cannot be started, if it was taken at all."""
+        job = await self._managed(event.job_id)
+        if job is not None:
+            cause = f"start:{job.job_id}"
+            await self._commits.give_up(job.job_id, cause=cause, reason=decision.reason)
+
+    async def on_fact_given_up(
+        self, event: RevisionPublished | RevisionRejected | TrainingFailed, decision: Bury
+    ) -> None:
+        """Fail the job that waits on a fact which cannot be handled."""
+        job = await self._managed(event.job_id)
+        if job is not None and job.wave_id == event.wave_id:
+            await self._commits.give_up(job.job_id, cause=event.id, reason=decision.reason)
 
     async def _fail(self, event: RevisionRejected | TrainingFailed) -> Sequence[Event]:
         job = await self._managed(event.job_id)

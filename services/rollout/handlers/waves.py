@@ -20,6 +20,7 @@ from mint_common.ids import JobId
 from mint_common.records import Group, Prompt, WaveRecord, decode_prompts, encode_record
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.ledger import Ledger
+from mint_common.runtime.retries import Bury
 from services.rollout.core.sampling import (
     SampleRequest,
     cancelled,
@@ -89,6 +90,12 @@ class WaveHandlers(Generic[Connection]):
         if fact is not None:
             await self._commits.commit(fact, job_id=job.job_id, cause=event.id, prompts=None)
         return ()
+
+    async def on_wave_given_up(self, event: WaveRequested, decision: Bury) -> None:
+        """Cancel a wave that cannot be handled; that fails its job."""
+        self._meter.wave_cancelled(algorithm=event.spec.algorithm)
+        fact = cancelled(event, reason=decision.reason)
+        await self._commits.commit(fact, job_id=event.job_id, cause=event.id, prompts=None)
 
     async def _complete(self, event: WaveRequested) -> WaveCompleted | WaveCancelled:
         started = self._clock.monotonic()

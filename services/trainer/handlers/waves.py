@@ -15,11 +15,12 @@ from prometheus_client import Counter, Histogram
 
 from mint_common.adapters_format import store_adapter
 from mint_common.blobs.port import Blobs
-from mint_common.errors import BlobCorrupt, BlobMissing, EventInvalid, MintError, Unavailable
+from mint_common.errors import BlobCorrupt, BlobMissing, EventInvalid, Unavailable
 from mint_common.events import Event, RevisionExported, TrainingFailed, WaveCompleted
 from mint_common.ids import PolicyId
 from mint_common.records import WaveRecord, decode_record
 from mint_common.runtime.ledger import Ledger
+from mint_common.runtime.retries import Bury
 from services.trainer.core.batch import Batch, build_batch
 from services.trainer.core.record_check import check_record
 from services.trainer.core.refusals import CheckpointLost, RecordInvalid, TrainingRefused
@@ -79,7 +80,7 @@ class Handlers(Generic[Connection]):
                 parent=session.digest if batch.rows else session.parent,
             )
         except TrainingRefused as refusal:
-            await self._fail(wave, refusal)
+            await self._fail(wave, code=refusal.code, reason=str(refusal))
         else:
             await self._commit(wave, known, session, stepped)
 
@@ -171,20 +172,24 @@ class Handlers(Generic[Connection]):
             },
         )
 
-    async def _fail(self, wave: WaveCompleted, refusal: MintError) -> None:
+    async def on_wave_given_up(self, wave: WaveCompleted, decision: Bury) -> None:
+        """Fail the job of a wave that cannot be handled, whatever is wrong."""
+        await self._fail(wave, code=decision.code, reason=decision.reason)
+
+    async def _fail(self, wave: WaveCompleted, *, code: str, reason: str) -> None:
         failed = TrainingFailed(
             tenant_id=wave.tenant_id,
             base=wave.base,
             wave_id=wave.wave_id,
             job_id=wave.job_id,
             policy_id=wave.policy_id,
-            code=refusal.code,
-            reason=str(refusal),
+            code=code,
+            reason=reason,
         )
         async with self._ledger.transaction(wave.id) as transaction:
             await transaction.emit(failed)
         STEPS.labels("failed").inc()
-        _log.warning("wave refused", extra={"wave_id": wave.wave_id, "code": refusal.code})
+        _log.warning("wave refused", extra={"wave_id": wave.wave_id, "code": code})
 
 
 def _settings(wave: WaveCompleted) -> StepSettings:

@@ -21,10 +21,12 @@ from mint_common.adapters_format.manifest import canonical_json, proof_of
 from mint_common.adapters_format.tensor_file import write_tensors
 from mint_common.bus.nats import connect_nats
 from mint_common.claims import Claim
+from mint_common.errors import PreconditionFailed
 from mint_common.events import Event, RevisionPublished
 from mint_common.ids import BaseName, PolicyId, TenantId, derive_id, sha256_digest
 from mint_common.runtime.dispatch import publish_event
 from mint_common.testing.adapters import make_adapter, make_base_facts, make_tensors
+from services.registry.handlers import exports
 from tests.integration.registry.rig import BASE, TENANT, RunningRegistry, changed, running, settings_of
 
 pytestmark = pytest.mark.integration
@@ -158,6 +160,18 @@ async def test_corrupt_and_missing_blobs_are_rejected(registry: RunningRegistry)
     missing = await registry.rejected(changed(export, export_id="wave_2"))
     assert missing.code == "blob_missing"
     assert WEIGHTS_FILE in missing.reason
+
+
+async def test_an_export_that_cannot_be_judged_is_rejected_so_that_nobody_waits(
+    registry: RunningRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise PreconditionFailed(what="a bug", found="this", expected="that")
+
+    monkeypatch.setattr(exports, "check_manifest", broken)
+    export = await registry.export(await registry.make_policy())
+    verdict = await registry.rejected(export)
+    assert (verdict.code, "a bug" in verdict.reason) == ("precondition_failed", True)
 
 
 async def test_export_that_lies_is_rejected(registry: RunningRegistry) -> None:

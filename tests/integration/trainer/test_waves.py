@@ -14,6 +14,7 @@ from mint_common.events import TrainingFailed
 from mint_common.ids import TenantId, WaveId
 from mint_common.records import WaveRecord
 from services.trainer.app import Trainer
+from services.trainer.handlers import waves as waves_module
 
 from .conftest import LORA, TINY, Stage, ref
 
@@ -296,6 +297,27 @@ async def test_an_unreadable_record_fails_the_job(stage: Stage, kind: str, missi
         (failed,) = await stage.expect(1)
     assert isinstance(failed, TrainingFailed)
     assert (failed.code, wave.record.uri in failed.reason) == ("record_invalid", True)
+
+
+async def test_a_bug_fails_the_job_and_leaves_the_policy_alone(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    async with stage.trainer() as trainer:
+        await stage.publish(await stage.wave(1))
+        (first,) = await stage.exported(1)
+        trainer.dispatcher._max_attempts = 2
+        with monkeypatch.context() as patched:
+            patched.setattr(waves_module, "build_batch", broken)
+            await stage.publish(await stage.wave(2, revision=ref(first, 1)))
+            failed = (await stage.expect(2))[1]
+        assert isinstance(failed, TrainingFailed)
+        assert (failed.code, failed.reason) == ("internal", "ZeroDivisionError: division by zero")
+        await stage.publish(await stage.wave(1, job="job_next", revision=ref(first, 1)))
+        after = (await stage.expect(3))[2]
+    assert (after.step, after.parent) == (2, first.digest)  # type: ignore[attr-defined]  # an export
 
 
 async def test_another_tenant_cannot_train_the_policy(stage: Stage) -> None:

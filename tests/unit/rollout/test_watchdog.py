@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 
 import pytest
 
@@ -16,12 +17,13 @@ from mint_common.ids import JobId
 from mint_common.runtime.clock import ManualClock
 from mint_common.runtime.dispatch import Dispatcher
 from mint_common.runtime.ledger_memory import MemoryLedger, MemoryRelay
+from mint_common.runtime.retries import Bury
 from mint_common.testing.factories import JOB
 from services.rollout.adapters.jobs_memory import MemoryJobs
 from services.rollout.app import dispatch
 from services.rollout.core.job import Job
 from tests.unit.rollout.rig import STALL_SECONDS, InlineExecutor, Rig
-from tests.unit.rollout.world import published, submitted
+from tests.unit.rollout.world import published, submitted, training_failed
 
 STEPS = 4
 
@@ -48,9 +50,18 @@ class Trainer:
         self.ledger = MemoryLedger(clock)
         self.relay = MemoryRelay(self.ledger, bus, clock)
         self.dispatcher = Dispatcher(bus=bus, ledger=self.ledger, durable="trainer", clock=clock)
-        self.dispatcher.on(WaveCompleted, self.on_wave_completed)
+        self.dispatcher.on(WaveCompleted, self.on_wave_completed, given_up=self.on_wave_given_up)
+        self.bug: Exception | None = None
+
+    async def on_wave_given_up(self, event: WaveCompleted, decision: Bury) -> None:
+        async with self.ledger.transaction(event.id) as transaction:
+            await transaction.emit(
+                replace(training_failed(event.step), code=decision.code, reason=decision.reason)
+            )
 
     async def on_wave_completed(self, event: WaveCompleted) -> Sequence[Event]:
+        if self.bug is not None:
+            raise self.bug
         async with self.ledger.transaction(event.id) as transaction:
             await transaction.emit(published(event.step))
         return ()
@@ -108,6 +119,42 @@ async def test_a_job_finishes_on_a_bus_that_forgets_a_third_of_all_messages(seed
     assert len(trainer.ledger.rows) == STEPS
     assert len(rig.engine.requests) == 2 * STEPS
     assert bus.lost
+
+
+async def test_a_bug_in_another_service_ends_the_job_with_its_reason() -> None:
+    rig = Rig()
+    bus = LossyBus(rig.clock, lambda message: False)
+    async with running(rig, bus) as trainer:
+        trainer.bug = ZeroDivisionError("division by zero")
+        await submit_until_taken(rig, bus)
+        await until_finished(rig, within_seconds=100 * STALL_SECONDS)
+        revivals = rig.meter.counts["revived"]
+        await rig.clock.advance(100 * STALL_SECONDS)
+    reason = "training failed (internal): ZeroDivisionError: division by zero"
+    assert await rig.state_of() == ("failed", reason)
+    assert rig.meter.counts["revived"] == revivals
+
+
+@pytest.mark.parametrize("part", ["wave", "publication", "start"])
+async def test_a_bug_in_rollout_itself_ends_the_job_with_its_reason(part: str) -> None:
+    rig = Rig()
+    bus = LossyBus(rig.clock, lambda message: False)
+    bug = ZeroDivisionError("division by zero")
+
+    async def broken(*args: object, **options: object) -> None:
+        raise bug
+
+    if part == "wave":
+        rig.of_waves._complete = broken  # type: ignore[method-assign]  # a bug
+    elif part == "publication":
+        rig.of_jobs.on_revision_published = broken  # type: ignore[method-assign]  # a bug
+    else:
+        rig.policies.latest = broken  # type: ignore[method-assign]  # a bug
+    async with running(rig, bus):
+        await submit_until_taken(rig, bus)
+        await until_finished(rig, within_seconds=100 * STALL_SECONDS)
+    state, reason = await rig.state_of()
+    assert (state, "ZeroDivisionError: division by zero" in reason) == ("failed", True)
 
 
 @pytest.mark.parametrize("lost", ["wave.requested", "wave.completed", "revision.published"])

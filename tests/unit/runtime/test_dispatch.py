@@ -10,12 +10,13 @@ from prometheus_client import REGISTRY
 
 from mint_common.bus.memory import MemoryBus
 from mint_common.bus.port import Message
-from mint_common.errors import AdapterInvalid, Unavailable
+from mint_common.errors import AdapterInvalid, AlreadyHandled, Unavailable
 from mint_common.events import AliasMoved, Event, RevisionExported, RevisionPublished, RevisionRejected
 from mint_common.events.codec import decode
 from mint_common.runtime.clock import ManualClock, settle
 from mint_common.runtime.dispatch import Dispatcher, publish_event
 from mint_common.runtime.ledger_memory import MemoryLedger, MemoryRelay
+from mint_common.runtime.retries import Bury
 from mint_common.telemetry.tracing import extracted
 from mint_common.testing.factories import EXAMPLES
 
@@ -160,6 +161,28 @@ async def test_an_event_that_keeps_failing_becomes_a_dead_letter() -> None:
     assert dead.headers["Mint-Dead-Subject"] == EXPORTED.subject
     assert dead.headers["Mint-Dead-Reason"].isascii()
     assert dead.headers["Mint-Dead-Reason"].isprintable()
+
+
+@pytest.mark.parametrize("trouble", [None, AlreadyHandled(cause="c"), ValueError("again")], ids=repr)
+async def test_whoever_waits_is_told_when_an_event_is_given_up(trouble: Exception | None) -> None:
+    world = World()
+    told: list[tuple[Event, Bury]] = []
+
+    async def tell(event: Event, decision: Bury) -> None:
+        assert world.seen("mint.dead") == []
+        told.append((event, decision))
+        if trouble is not None:
+            raise trouble
+
+    handler = Recorder(world.clock, errors=[ValueError("no luck")] * 9)
+    world.dispatcher.on(RevisionExported, handler, given_up=tell)
+    async with world.running():
+        await world.publish(EXPORTED)
+        await world.clock.advance(100)
+        for _ in range(100):
+            await world.clock.advance(1)
+    assert told == [(EXPORTED, Bury(code="internal", reason="ValueError: no luck"))]
+    assert len(world.seen("mint.dead")) == 1
 
 
 async def test_an_error_that_a_retry_cannot_help_is_buried_at_once() -> None:
