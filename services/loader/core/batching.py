@@ -3,6 +3,9 @@
 A request runs only on an adapter in a slot. While none is free or idle, those who wait are served in the
 order in which they came; once the first of them has waited for ``drain_after_seconds``, the adapter that has
 had its slot longest takes no new requests, so that its slot comes free when the running ones end.
+
+An adapter that is used again and again keeps its slot from a scan of adapters that are used once: only who
+has waited so long takes it, though it be idle for the moment. A quarter of the slots is kept by nobody.
 """
 
 from collections.abc import Sequence
@@ -10,6 +13,9 @@ from dataclasses import dataclass
 
 from mint_common.ids import Digest
 from services.loader.core.residency import Residency, Resident, State
+
+_REMEMBERED_USES = 16
+"""Uses of all adapters, per slot, after which an adapter that had none of them keeps its slot no longer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,10 +48,15 @@ def plan_slots(
 ) -> SlotPlan:
     """Decide who gets a slot and who must make way. ``waiting`` adapters may have a slot already."""
     draining = _draining(residency, waiting, now=now, drain_after_seconds=drain_after_seconds)
+    kept = _kept(residency)
     for wait in _in_line(residency, waiting):
         if residency.slots_used < residency.capacity.slots:
             return SlotPlan(grant=Grant(digest=wait.digest, victim=None), draining=draining)
-        victim = None if wait.takes_empty_only else _idle(residency, waiting, draining)
+        if wait.takes_empty_only:
+            continue
+        overdue = now - wait.since >= drain_after_seconds
+        idle = _idle(residency, waiting, draining)
+        victim = _last_used([r for r in idle if r.digest not in kept] or (idle if overdue else []))
         if victim is not None:
             return SlotPlan(grant=Grant(digest=wait.digest, victim=victim.digest), draining=draining)
     return SlotPlan(draining=draining)
@@ -69,15 +80,32 @@ def _in_line(residency: Residency, waiting: Sequence[Waiting]) -> list[Waiting]:
     return sorted(line, key=lambda wait: (wait.takes_empty_only, wait.since))
 
 
-def _idle(residency: Residency, waiting: Sequence[Waiting], draining: frozenset[Digest]) -> Resident | None:
-    """Return the occupant that nothing runs on and that was used longest ago: all slots cost alike."""
+def _idle(residency: Residency, waiting: Sequence[Waiting], draining: frozenset[Digest]) -> list[Resident]:
+    """Return the occupants that nothing runs on and nobody waits for."""
     wanted = {wait.digest for wait in waiting if not wait.takes_empty_only} - draining
-    idle = [
+    return [
         r
         for r in residency.residents.values()
         if r.state is State.READY and r.running == 0 and r.digest not in wanted
     ]
+
+
+def _last_used(idle: Sequence[Resident]) -> Resident | None:
+    """Return who was used longest ago: all slots cost alike."""
     return min(idle, key=lambda r: (r.pinned, r.touched), default=None)
+
+
+def _kept(residency: Residency) -> frozenset[Digest]:
+    """Return who keeps its slot from a scan: the last used of those that have been used there repeatedly."""
+    slots = residency.capacity.slots
+    since = residency.turn - _REMEMBERED_USES * slots
+    repeated = [
+        r
+        for r in residency.residents.values()
+        if r.state is State.READY and r.slot_uses > 1 and r.touched > since
+    ]
+    repeated.sort(key=lambda r: r.touched, reverse=True)
+    return frozenset(r.digest for r in repeated[: slots - max(1, slots // 4)])
 
 
 def _draining(
@@ -88,6 +116,7 @@ def _draining(
         for wait in _in_line(residency, waiting)
     )
     unused = residency.capacity.slots - residency.slots_used
+    unused += len(_idle(residency, waiting, frozenset()))  # those make way as they are
     occupants = sorted(
         (r for r in residency.residents.values() if r.state is State.READY), key=lambda r: r.slot_since
     )

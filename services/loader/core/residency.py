@@ -49,7 +49,8 @@ class Resident:
     """One adapter on the engine.
 
     ``in_flight`` requests have claimed it; ``running`` of them are with the engine, the others wait for its
-    slot. ``touched`` orders uses; ``last_used_at`` is their wall time; ``slot_since`` when it got its slot.
+    slot. ``touched`` orders uses; ``last_used_at`` is their wall time; ``slot_since`` when it got its slot,
+    and ``slot_uses`` how many requests ran there since.
     """
 
     digest: Digest
@@ -64,6 +65,7 @@ class Resident:
     last_used_at: float = 0.0
     load_seconds: float = 0.0
     slot_since: float = 0.0
+    slot_uses: int = 0
 
     @property
     def tier(self) -> Tier:
@@ -184,7 +186,7 @@ class Residency:
         resident = self.residents[digest]
         assert resident.state is State.READY
         assert resident.running < resident.in_flight
-        return self._put(replace(resident, running=resident.running + 1))
+        return self._put(replace(resident, running=resident.running + 1, slot_uses=resident.slot_uses + 1))
 
     def end(self, digest: Digest) -> "Residency":
         """Take one request back from the engine; it still claims the adapter."""
@@ -210,7 +212,7 @@ class Residency:
         """Finish the copy."""
         resident = self.residents[digest]
         assert resident.state is State.ACTIVATING
-        return self._put(replace(resident, state=State.READY, slot_since=now))
+        return self._put(replace(resident, state=State.READY, slot_since=now, slot_uses=0))
 
     def fail_slot(self, digest: Digest) -> "Residency":
         """Give up the copy: the adapter is in host memory as before."""

@@ -60,6 +60,42 @@ def test_a_prewarm_never_takes_a_slot_from_anybody() -> None:
     assert plan(staged(occupied(0, 0, slots=2), 9), wait(9, 0.0, prewarm=True)).grant is None
 
 
+def used(residency: Residency, number: int, times: int) -> Residency:
+    for _ in range(times):
+        residency = residency.claim(digest(number), now=0.0).begin(digest(number))
+        residency = residency.end(digest(number)).unclaim(digest(number), now=0.0)
+    return residency
+
+
+def test_a_scan_takes_no_slot_that_is_used_repeatedly() -> None:
+    residency = used(used(used(staged(occupied(0, 0, 0, slots=3), 9), 0, 3), 1, 3), 2, 1)
+    granted = plan(residency, wait(9)).grant
+    assert granted is not None
+    assert granted.victim == digest(2), "it was used last, but once"
+
+
+def test_who_waits_too_long_takes_an_idle_slot_that_is_used_repeatedly() -> None:
+    residency = used(staged(occupied(0, 1, 1, slots=3), 9), 0, 3)
+    assert plan(residency, wait(9)).grant is None
+    granted = plan(residency, wait(9, 10.0 - DRAIN)).grant
+    assert granted is not None
+    assert granted.victim == digest(0)
+
+
+def test_a_slot_is_kept_no_longer_once_others_were_used_many_times() -> None:
+    residency = used(staged(occupied(0, 0, 1, slots=3), 9), 0, 3)
+    residency = used(residency, 1, 60)
+    granted = plan(residency, wait(9)).grant
+    assert granted is not None
+    assert granted.victim == digest(0)
+
+
+def test_nobody_drains_while_idle_slots_make_way() -> None:
+    residency = staged(staged(occupied(1, 0, 1, slots=3), 8), 9)
+    assert plan(residency, wait(9, 0.0)).draining == frozenset()
+    assert plan(residency, wait(8, 0.0), wait(9, 0.0)).draining == {digest(0)}
+
+
 def test_who_waits_too_long_makes_the_longest_occupant_drain() -> None:
     residency = staged(occupied(3, 2, slots=2), 9)
     assert plan(residency, wait(9, 9.8)).draining == frozenset()
