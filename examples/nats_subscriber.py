@@ -1,0 +1,47 @@
+"""Read a tenant's events from NATS through a durable consumer: each at least once, whenever it runs.
+
+An operator makes the tenant's account and the consumer (docs/nats.md), here ``ci`` of tenant ``ten_a``::
+
+    NATS=nats://ten_a:PASSWORD@127.0.0.1:4222 python examples/nats_subscriber.py ten_a ci
+
+It prints one JSON envelope a line and acks it then: killed at any time, it goes on where it stopped.
+"""
+
+import argparse
+import asyncio
+import os
+
+import nats
+import nats.errors
+
+STREAM = "MINT"
+BATCH = 16
+WAIT_SECONDS = 30.0
+
+
+async def read(url: str, tenant: str, consumer: str) -> None:
+    """Print events until interrupted."""
+    client = await nats.connect(url, max_reconnect_attempts=-1)
+    jetstream = client.jetstream()
+    events = await jetstream.pull_subscribe_bind(consumer=f"{tenant}-{consumer}", stream=STREAM)
+    while True:
+        try:
+            messages = await events.fetch(BATCH, timeout=WAIT_SECONDS)
+        except (TimeoutError, nats.errors.TimeoutError):
+            continue  # nothing happened
+        for message in messages:
+            print(message.data.decode(), flush=True)
+            await message.ack()
+
+
+def main() -> None:
+    """Run the subscriber."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("tenant")
+    parser.add_argument("consumer")
+    chosen = parser.parse_args()
+    asyncio.run(read(os.environ["NATS"], chosen.tenant, chosen.consumer))
+
+
+if __name__ == "__main__":
+    main()
