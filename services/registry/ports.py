@@ -24,6 +24,7 @@ from mint_common.catalog import (
     PolicyFilter,
     PolicyRecord,
     Resolution,
+    RevisionDiff,
     RevisionFilter,
     RevisionRecord,
     RevisionState,
@@ -134,6 +135,10 @@ class Catalog(Protocol):
         """Return a policy's revisions by number."""
         ...
 
+    async def related(self, policy_id: PolicyId, number: int, *, limit: int) -> Sequence[RevisionRecord]:
+        """Return a revision's ancestors, nearest first, and then its children; at most ``limit`` in all."""
+        ...
+
     async def resolve(self, tenant_id: TenantId, name: ModelName) -> Resolution:
         """Return what a model name means now, by index alone.
 
@@ -204,8 +209,10 @@ class Aliases(Protocol):
 
     async def move(
         self, policy: PolicyRecord, name: str, target: RevisionRef, mover: Mover, *, expected: str | None
-    ) -> None:
-        """Apply `core.aliases.plan_move` and tell it; of moves that race, each sees the one before it.
+    ) -> AliasRecord:
+        """Apply `core.aliases.plan_move`, tell it and return what it led to, no later move in it.
+
+        Of moves that race, each sees the one before it.
 
         Raises AliasProtected, AlreadyHandled for a repeated cause, RevisionRetiredError for such a target.
         """
@@ -221,8 +228,13 @@ class Aliases(Protocol):
         """Let nobody but admins and rules move an alias, or everybody again. Idempotent. Raises NotFound."""
         ...
 
-    async def roll_back(self, policy: PolicyRecord, name: str, mover: Mover, *, expected: str | None) -> None:
-        """Apply `core.aliases.plan_rollback` and tell it. Raises NotFound for an unknown alias."""
+    async def roll_back(
+        self, policy: PolicyRecord, name: str, mover: Mover, *, expected: str | None
+    ) -> AliasRecord:
+        """Apply `core.aliases.plan_rollback`, tell it and return what it led to, no later move in it.
+
+        Raises NotFound for an unknown alias.
+        """
         ...
 
 
@@ -243,6 +255,18 @@ class Evaluations(Protocol):
 
     async def newest(self, policy_id: PolicyId, number: int, *, suite: str, metric: str) -> float | None:
         """Return the newest score of a revision."""
+        ...
+
+    async def scores(self, policy_id: PolicyId, number: int) -> Sequence[EvaluationRecord]:
+        """Return the newest score of a revision in each suite and metric, by their names."""
+        ...
+
+
+class Diffs(Protocol):
+    """Comparisons of revisions."""
+
+    async def diff(self, policy: PolicyRecord, before: RevisionRecord, after: RevisionRecord) -> RevisionDiff:
+        """Compare two revisions of a policy. Raises RevisionLostError, BlobMissing, BlobCorrupt."""
         ...
 
 

@@ -19,7 +19,11 @@ _KNOWN = "SELECT 1 FROM mint_inbox WHERE cause = $1"
 _EVENTS = "SELECT data FROM mint_outbox WHERE cause = $1 ORDER BY id"
 # A second holder of a cause waits here until the first one commits (then: no row) or rolls back.
 _TAKE = "INSERT INTO mint_inbox (cause) VALUES ($1) ON CONFLICT DO NOTHING RETURNING cause"
-_EMIT = "INSERT INTO mint_outbox (cause, event_id, subject, data, headers) VALUES ($1, $2, $3, $4, $5)"
+_EMIT = f"""
+    WITH told AS (
+        INSERT INTO mint_outbox (cause, event_id, subject, data, headers) VALUES ($1, $2, $3, $4, $5)
+    ) {NOTIFY}
+"""  # noqa: S608  (constants)
 # An event that still waits for its first publication needs no second one.
 _REPEAT = """
     UPDATE mint_outbox SET repeats = repeats + 1, published_at = NULL
@@ -42,8 +46,6 @@ class PostgresTransaction:
             await self.connection.execute(
                 _EMIT, self._cause, event.id, message.subject, message.data, dict(message.headers)
             )
-        if events:
-            await self.connection.execute(NOTIFY)
 
 
 class PostgresLedger:

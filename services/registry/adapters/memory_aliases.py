@@ -51,7 +51,7 @@ class MemoryAliases:
 
     async def move(
         self, policy: PolicyRecord, name: str, target: RevisionRef, mover: Mover, *, expected: str | None
-    ) -> None:
+    ) -> AliasRecord:
         """Apply `core.aliases.plan_move` and tell it."""
         async with self._tables.lock, self._ledger.transaction(mover.cause or new_id("req")) as transaction:
             self._check(policy, name, mover)
@@ -62,8 +62,11 @@ class MemoryAliases:
                 self._tables.aliases[policy.policy_id, name] = [*rows, (entry, mover)]
                 event = moved(policy, name, entry, target, actor=mover.actor, reason=mover.reason)
                 await transaction.emit(event)
+            return await self.alias(policy.policy_id, name)
 
-    async def roll_back(self, policy: PolicyRecord, name: str, mover: Mover, *, expected: str | None) -> None:
+    async def roll_back(
+        self, policy: PolicyRecord, name: str, mover: Mover, *, expected: str | None
+    ) -> AliasRecord:
         """Apply `core.aliases.plan_rollback` and tell it."""
         async with self._tables.lock, self._ledger.transaction(mover.cause or new_id("req")) as transaction:
             self._check(policy, name, mover)
@@ -78,6 +81,7 @@ class MemoryAliases:
             target = self._ref(policy.policy_id, entry.number)
             event = moved(policy, name, entry, target, actor=mover.actor, reason=mover.reason)
             await transaction.emit(event)
+            return await self.alias(policy.policy_id, name)
 
     async def history(
         self, policy_id: PolicyId, name: str, *, limit: int, before: int | None
@@ -140,6 +144,12 @@ class MemoryEvaluations:
             if (row.number, row.suite, row.metric) == (number, suite, metric):
                 return row.value
         return None
+
+    async def scores(self, policy_id: PolicyId, number: int) -> Sequence[EvaluationRecord]:
+        """Return the newest score of a revision in each suite and metric."""
+        rows = [row for row in self._tables.evaluations.get(policy_id, []) if row.number == number]
+        newest = {(row.suite, row.metric): row for row in rows}
+        return [newest[name] for name in sorted(newest)]
 
     async def list(self, policy_id: PolicyId, *, limit: int, after: str | None) -> Sequence[EvaluationRecord]:
         """Return a policy's evaluations as they came."""

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 import asyncpg
 
 from mint_common.catalog import AliasMove, AliasRecord, PolicyRecord
-from mint_common.claims import RevisionRef
+from mint_common.claims import Claim, RevisionRef
 from mint_common.errors import AliasProtected, NotFound
 from mint_common.ids import PolicyId, new_id
 from mint_common.runtime.ledger_postgres import PostgresLedger, PostgresTransaction
@@ -29,12 +29,29 @@ _PAGE = """
 """
 _AFTER_ALL = 2**31 - 1
 _EXISTS = "SELECT 1 FROM aliases WHERE policy_id = $1 AND alias = $2"
-_CURRENT = """
-    SELECT history.* FROM aliases JOIN alias_history history USING (policy_id, alias, sequence)
-    WHERE policy_id = $1 AND alias = $2
-"""
+# On its own, before what stands is looked at: a statement sees nothing that was committed while it waited.
 _LOCK_POLICY = "SELECT 1 FROM policies WHERE policy_id = $1 FOR NO KEY UPDATE"
-# One round trip for both: a move is a handful of them, and most of its time.
+# Round trips are most of a move's time, so there is one for all that decides it.
+_STANDING = """
+    SELECT target.state, target.fault, coalesce(protected, false) AS protected,
+        history.sequence, history.previous, history.digest, history.number, history.below
+    FROM revisions target
+    LEFT JOIN aliases ON aliases.policy_id = target.policy_id AND aliases.alias = $2
+    LEFT JOIN alias_history history ON history.policy_id = aliases.policy_id
+        AND history.alias = aliases.alias AND history.sequence = aliases.sequence
+    WHERE target.policy_id = $1 AND target.number = $3
+"""
+_STANDING_OVER = """
+    SELECT protected, history.*, below.sequence AS below_sequence, below.previous AS below_previous,
+        below.below AS below_below, target.state, target.fault, target.digest AS target_digest,
+        target.number AS target_number, manifest_uri, manifest_sha256, manifest_size_bytes
+    FROM aliases JOIN alias_history history ON history.policy_id = aliases.policy_id
+        AND history.alias = aliases.alias AND history.sequence = aliases.sequence
+    LEFT JOIN alias_history below ON below.policy_id = history.policy_id AND below.alias = history.alias
+        AND below.sequence = history.below
+    LEFT JOIN revisions target ON target.policy_id = below.policy_id AND target.number = below.number
+    WHERE aliases.policy_id = $1 AND aliases.alias = $2
+"""
 _APPEND = """
     WITH pointed AS (
         INSERT INTO aliases (policy_id, alias, sequence, number) VALUES ($1, $2, $3, $6)
@@ -85,32 +102,48 @@ class PostgresAliases:
 
     async def move(
         self, policy: PolicyRecord, name: str, target: RevisionRef, mover: Mover, *, expected: str | None
-    ) -> None:
+    ) -> AliasRecord:
         """Apply `core.aliases.plan_move` and tell it."""
-        async with self._turn(policy, name, mover) as transaction:
-            connection = transaction.connection
-            await _check_published(connection, policy, target.number)
-            current = await _current(connection, policy.policy_id, name)
+        async with self._turn(policy, mover) as transaction:
+            row = await transaction.connection.fetchrow(_STANDING, policy.policy_id, name, target.number)
+            assert row is not None, "the caller has found it, and rows of revisions stay"
+            _check_mover(row, name, mover)
+            check_servable(policy, target.number, is_retired=row["state"] == "retired", fault=row["fault"])
+            current = None if row["sequence"] is None else _entry_of(row)
             entry = plan_move(name, current, target, expected=expected)
             if entry is not None:
-                await _append(connection, policy.policy_id, name, entry, mover)
-                event = moved(policy, name, entry, target, actor=mover.actor, reason=mover.reason)
-                await transaction.emit(event)
+                await _append(transaction, policy, name, entry=entry, target=target, mover=mover)
+            sequence = entry.sequence if entry else row["sequence"]
+            return await _record(
+                transaction.connection,
+                policy,
+                name,
+                target=target,
+                sequence=sequence,
+                protected=row["protected"],
+            )
 
-    async def roll_back(self, policy: PolicyRecord, name: str, mover: Mover, *, expected: str | None) -> None:
+    async def roll_back(
+        self, policy: PolicyRecord, name: str, mover: Mover, *, expected: str | None
+    ) -> AliasRecord:
         """Apply `core.aliases.plan_rollback` and tell it."""
-        async with self._turn(policy, name, mover) as transaction:
-            connection = transaction.connection
-            current = await _current(connection, policy.policy_id, name)
-            if current is None:
+        async with self._turn(policy, mover) as transaction:
+            row = await transaction.connection.fetchrow(_STANDING_OVER, policy.policy_id, name)
+            if row is None:
                 raise NotFound(kind="alias", name=name)
-            below = await _entry(connection, policy.policy_id, name, current.below)
-            entry = plan_rollback(name, current, below, expected=expected)
-            await _check_published(connection, policy, entry.number)
-            target = await _revision(connection, policy.policy_id, entry.number)
-            await _append(connection, policy.policy_id, name, entry, mover)
-            event = moved(policy, name, entry, target, actor=mover.actor, reason=mover.reason)
-            await transaction.emit(event)
+            _check_mover(row, name, mover)
+            entry = plan_rollback(name, _entry_of(row), _below_of(row), expected=expected)
+            check_servable(policy, entry.number, is_retired=row["state"] == "retired", fault=row["fault"])
+            target = _target_of(row)
+            await _append(transaction, policy, name, entry=entry, target=target, mover=mover)
+            return await _record(
+                transaction.connection,
+                policy,
+                name,
+                target=target,
+                sequence=entry.sequence,
+                protected=row["protected"],
+            )
 
     async def history(
         self, policy_id: PolicyId, name: str, *, limit: int, before: int | None
@@ -128,36 +161,15 @@ class PostgresAliases:
             raise NotFound(kind="alias", name=name)
 
     @asynccontextmanager
-    async def _turn(
-        self, policy: PolicyRecord, name: str, mover: Mover
-    ) -> AsyncIterator[PostgresTransaction]:
+    async def _turn(self, policy: PolicyRecord, mover: Mover) -> AsyncIterator[PostgresTransaction]:
         async with self._ledger.transaction(mover.cause or new_id("req")) as transaction:
             await transaction.connection.execute(_LOCK_POLICY, policy.policy_id)
-            if not mover.is_admin:
-                query = "SELECT protected FROM aliases WHERE policy_id = $1 AND alias = $2"
-                if await transaction.connection.fetchval(query, policy.policy_id, name):
-                    raise AliasProtected(alias=name)
             yield transaction
 
 
-async def _check_published(connection: PostgresConnection, policy: PolicyRecord, number: int) -> None:
-    query = "SELECT state, fault FROM revisions WHERE policy_id = $1 AND number = $2"
-    row = await connection.fetchrow(query, policy.policy_id, number)
-    assert row is not None, "the caller has found it, and rows of revisions stay"
-    check_servable(policy, number, is_retired=row["state"] == "retired", fault=row["fault"])
-
-
-async def _current(connection: PostgresConnection, policy_id: PolicyId, name: str) -> AliasEntry | None:
-    row = await connection.fetchrow(_CURRENT, policy_id, name)
-    return _entry_of(row) if row else None
-
-
-async def _entry(
-    connection: PostgresConnection, policy_id: PolicyId, name: str, sequence: int | None
-) -> AliasEntry | None:
-    query = "SELECT * FROM alias_history WHERE policy_id = $1 AND alias = $2 AND sequence = $3"
-    row = await connection.fetchrow(query, policy_id, name, sequence)
-    return _entry_of(row) if row else None
+def _check_mover(row: asyncpg.Record, name: str, mover: Mover) -> None:
+    if row["protected"] and not mover.is_admin:
+        raise AliasProtected(alias=name)
 
 
 def _entry_of(row: asyncpg.Record) -> AliasEntry:
@@ -170,19 +182,37 @@ def _entry_of(row: asyncpg.Record) -> AliasEntry:
     )
 
 
-async def _revision(connection: PostgresConnection, policy_id: PolicyId, number: int) -> RevisionRef:
-    query = "SELECT * FROM revisions WHERE policy_id = $1 AND number = $2"
-    row = await connection.fetchrow(query, policy_id, number)
-    assert row is not None, "a foreign key keeps it"
-    return ref_of(row)
+def _below_of(row: asyncpg.Record) -> AliasEntry | None:
+    if row["below_sequence"] is None:
+        return None
+    return AliasEntry(
+        sequence=row["below_sequence"],
+        previous=row["below_previous"],
+        digest=row["target_digest"],
+        number=row["target_number"],
+        below=row["below_below"],
+    )
+
+
+def _target_of(row: asyncpg.Record) -> RevisionRef:
+    manifest = Claim(
+        uri=row["manifest_uri"], sha256=row["manifest_sha256"], size_bytes=row["manifest_size_bytes"]
+    )
+    return RevisionRef(digest=row["target_digest"], number=row["target_number"], manifest=manifest)
 
 
 async def _append(
-    connection: PostgresConnection, policy_id: PolicyId, name: str, entry: AliasEntry, mover: Mover
+    transaction: PostgresTransaction,
+    policy: PolicyRecord,
+    name: str,
+    *,
+    entry: AliasEntry,
+    target: RevisionRef,
+    mover: Mover,
 ) -> None:
-    await connection.execute(
+    await transaction.connection.execute(
         _APPEND,
-        policy_id,
+        policy.policy_id,
         name,
         entry.sequence,
         entry.previous,
@@ -192,4 +222,25 @@ async def _append(
         mover.actor,
         mover.reason,
         moment(mover.at),
+    )
+    await transaction.emit(moved(policy, name, entry, target, actor=mover.actor, reason=mover.reason))
+
+
+async def _record(
+    connection: PostgresConnection,
+    policy: PolicyRecord,
+    name: str,
+    *,
+    target: RevisionRef,
+    sequence: int,
+    protected: bool,
+) -> AliasRecord:
+    """Return the alias as the open transaction leaves it: nobody else's later move is in it."""
+    rows = await connection.fetch(_HISTORY, policy.policy_id, name, HISTORY_ROWS)
+    return AliasRecord(
+        alias=name,
+        revision=target,
+        sequence=sequence,
+        history=tuple(move_of(row) for row in reversed(rows)),
+        protected=protected,
     )

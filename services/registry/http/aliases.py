@@ -73,17 +73,14 @@ def add_alias_routes(http: FastAPI, registry: Registry) -> None:
         check_alias_name(alias)
         found = await registry.catalog.policy(tenant_id, policy_key(policy))
         revision = await registry.catalog.revision(found.policy_id, revision_key(str(body.revision)))
-        await registry.aliases.move(
-            found, alias, revision.ref, _mover(registry, body), expected=body.expected
-        )
-        return await registry.aliases.alias(found.policy_id, alias)
+        mover = _mover(registry, body)
+        return await registry.aliases.move(found, alias, revision.ref, mover, expected=body.expected)
 
     @http.post(_ALIASES + "/{alias}/rollback")
     async def roll_back_alias(tenant_id: Tenant, policy: str, alias: str, body: RollbackBody) -> AliasRecord:
         found = await registry.catalog.policy(tenant_id, policy_key(policy))
-        name = alias_key(alias)
-        await registry.aliases.roll_back(found, name, _mover(registry, body), expected=body.expected)
-        return await registry.aliases.alias(found.policy_id, name)
+        mover = _mover(registry, body)
+        return await registry.aliases.roll_back(found, alias_key(alias), mover, expected=body.expected)
 
 
 def _mover(registry: Registry, body: MoveBody | RollbackBody) -> Mover:
