@@ -6,6 +6,7 @@ Times are seconds since the epoch.
 from dataclasses import dataclass, field
 from typing import Literal
 
+from mint_common.adapters_format.norms import ModuleChange
 from mint_common.claims import Claim, RevisionRef
 from mint_common.events.job import LoraSpec
 from mint_common.events.policy import Retention
@@ -185,6 +186,64 @@ class EvaluationRecord:
     n: int
     actor: str
     created_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineageNode:
+    """A revision in a lineage; ``parent`` is the digest of the node that it was trained from.
+
+    ``checkpoint`` is where the trainer kept the state that it exported from.
+    """
+
+    number: int
+    digest: Digest
+    parent: Digest | None
+    step: int
+    state: RevisionState
+    job_id: JobId | None
+    wave_id: WaveId | None
+    checkpoint: str | None
+    aliases: tuple[str, ...]
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lineage:
+    """A revision, its ancestors and its children, by number; ``complete``: none was left out."""
+
+    revision: int
+    nodes: tuple[LineageNode, ...]
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigChange:
+    """A field of the manifest that differs; None: it has none."""
+
+    field: str
+    before: str | None
+    after: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NumberChange:
+    """A number of two revisions; None: it has none of that name."""
+
+    name: str
+    before: float | None
+    after: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevisionDiff:
+    """What two revisions of a policy differ in. ``scores`` are named ``<suite>/<metric>``."""
+
+    before: RevisionRecord
+    after: RevisionRecord
+    config: tuple[ConfigChange, ...]
+    metrics: tuple[NumberChange, ...]
+    scores: tuple[NumberChange, ...]
+    modules: tuple[ModuleChange, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

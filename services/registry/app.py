@@ -26,6 +26,7 @@ from services.registry.adapters.postgres_evaluations import PostgresEvaluations
 from services.registry.adapters.postgres_rules import PostgresRules
 from services.registry.core.keys import stored_key
 from services.registry.handlers.collector import Collector
+from services.registry.handlers.diffs import DiffHandler
 from services.registry.handlers.exports import ExportHandler
 from services.registry.handlers.reconciler import Reconciler
 from services.registry.handlers.rules import RuleHandler
@@ -67,12 +68,14 @@ async def open_registry(settings: RegistrySettings) -> AsyncIterator[RegistryApp
         ledger = PostgresLedger(pool, clock)
         catalog = PostgresCatalog(pool, ledger)
         custody = PostgresCustody(pool, ledger)
+        evaluations = PostgresEvaluations(pool, ledger)
         registry = Registry(
             accounts=PostgresAccounts(pool),
             catalog=catalog,
             aliases=PostgresAliases(pool, ledger),
-            evaluations=PostgresEvaluations(pool, ledger),
+            evaluations=evaluations,
             rules=PostgresRules(pool),
+            diffs=DiffHandler(catalog=catalog, evaluations=evaluations, blobs=blobs),
             uploads=UploadHandler(catalog=catalog, blobs=blobs, clock=clock),
             collector=Collector(
                 catalog=catalog,

@@ -18,6 +18,7 @@ from mint_common.adapters_format.names import (
     packed_name,
     peft_name,
 )
+from mint_common.adapters_format.norms import ModuleChange, compare_adapters
 from mint_common.adapters_format.origin import Origin, base_name_of, read_origin
 from mint_common.adapters_format.refusal import Reason
 from mint_common.adapters_format.sites import has_experts
@@ -42,6 +43,7 @@ __all__ = [
     "BaseFacts",
     "ExpertsFacts",
     "Manifest",
+    "ModuleChange",
     "Origin",
     "Progress",
     "Reason",
@@ -54,6 +56,7 @@ __all__ = [
     "check_finite",
     "check_folder",
     "check_manifest",
+    "compare_adapters",
     "convert_adapter",
     "describe_base",
     "fetch_manifest",

@@ -20,10 +20,12 @@ from mint_common.catalog import (
     IssuedKey,
     KeyOwner,
     KeyRecord,
+    Lineage,
     OwnedRevision,
     PolicyFilter,
     PolicyRecord,
     Resolution,
+    RevisionDiff,
     RevisionFilter,
     RevisionRecord,
     RevisionState,
@@ -329,6 +331,18 @@ class RegistryClient:
         """Return evaluations, oldest first; ``after`` is an evaluation's id."""
         path = _policies(tenant_id, policy, "evaluations")
         return _read(await self._http.get(path, {"limit": limit, "after": after}), list[EvaluationRecord])
+
+    async def get_lineage(self, tenant_id: TenantId, policy: PolicyId | str, revision: Digest) -> Lineage:
+        """Return the graph around a revision, given by number or digest."""
+        path = _policies(tenant_id, policy, "revisions", named("revision", revision), "lineage")
+        return _read(await self._http.get(path), Lineage)
+
+    async def get_diff(
+        self, tenant_id: TenantId, policy: PolicyId | str, revision: Digest, *, against: str | None
+    ) -> RevisionDiff:
+        """Compare a revision with another one, or with its parent."""
+        path = _policies(tenant_id, policy, "revisions", named("revision", revision), "diff")
+        return _read(await self._http.get(path, {"against": against}), RevisionDiff)
 
     async def resolve(self, tenant_id: TenantId, model: str) -> Resolution:
         """Return what a model name means now. Raises NotFound; never falls back to the base."""

@@ -134,6 +134,18 @@ class MemoryCatalog:
             and (wanted.created_before is None or revision.created_at < wanted.created_before)
         ][:limit]
 
+    async def related(self, policy_id: PolicyId, number: int, *, limit: int) -> Sequence[RevisionRecord]:
+        """Return a revision's ancestors, nearest first, and then its children."""
+        rows = self._tables.revisions.get(policy_id, [])
+        by_digest = {row.digest: row for row in rows}
+        line = [rows[number - 1]]
+        while len(line) <= limit and (parent := by_digest.get(line[-1].parent or Digest(""))) is not None:
+            if parent.number == number:
+                break
+            line.append(parent)
+        children = [row for row in rows if row.parent == line[0].digest]
+        return [*line[1:], *children][:limit]
+
     async def resolve(self, tenant_id: TenantId, name: ModelName) -> Resolution:
         """Return what a model name means now."""
         found = [policy for policy in self._tables.policies.values() if _is(policy, tenant_id, name.name)]

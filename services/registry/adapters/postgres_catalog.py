@@ -81,6 +81,20 @@ _SETTLE = """
     INSERT INTO exports (tenant_id, policy_id, export_id, digest, number, code, reason, settled_at)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
 """
+# A line that is longer than what is asked for is cut there, whatever parents say of each other.
+_RELATED = """
+    WITH RECURSIVE line AS (
+        SELECT r.*, 0 AS depth FROM revisions r WHERE policy_id = $1 AND number = $2
+        UNION ALL
+        SELECT r.*, depth + 1 FROM line JOIN revisions r
+        ON r.policy_id = $1 AND r.digest = line.parent AND r.number <> $2 WHERE depth < $3
+    )
+    SELECT * FROM line WHERE depth > 0
+    UNION ALL
+    SELECT r.*, 2147483647 FROM revisions r
+    WHERE policy_id = $1 AND parent = (SELECT digest FROM line WHERE depth = 0)
+    ORDER BY depth, number LIMIT $3
+"""
 
 
 class PostgresCatalog:
@@ -171,6 +185,11 @@ class PostgresCatalog:
             None if since is None else moment(since),
             None if before is None else moment(before),
         )
+        return [revision_of(row) for row in rows]
+
+    async def related(self, policy_id: PolicyId, number: int, *, limit: int) -> Sequence[RevisionRecord]:
+        """Return a revision's ancestors, nearest first, and then its children."""
+        rows = await self._pool.fetch(_RELATED, policy_id, number, limit)
         return [revision_of(row) for row in rows]
 
     async def resolve(self, tenant_id: TenantId, name: ModelName) -> Resolution:

@@ -24,6 +24,11 @@ _NEWEST = """
     SELECT value FROM evaluations WHERE policy_id = $1 AND number = $2 AND suite = $3 AND metric = $4
     ORDER BY place DESC LIMIT 1
 """
+_SCORES = """
+    SELECT DISTINCT ON (suite, metric) evaluations.*, digest
+    FROM evaluations JOIN revisions USING (policy_id, number)
+    WHERE policy_id = $1 AND number = $2 ORDER BY suite, metric, place DESC
+"""
 
 
 class PostgresEvaluations:
@@ -68,6 +73,10 @@ class PostgresEvaluations:
         """Return the newest score of a revision."""
         value: float | None = await self._pool.fetchval(_NEWEST, policy_id, number, suite, metric)
         return value
+
+    async def scores(self, policy_id: PolicyId, number: int) -> Sequence[EvaluationRecord]:
+        """Return the newest score of a revision in each suite and metric."""
+        return [evaluation_of(row) for row in await self._pool.fetch(_SCORES, policy_id, number)]
 
     async def list(self, policy_id: PolicyId, *, limit: int, after: str | None) -> Sequence[EvaluationRecord]:
         """Return a policy's evaluations as they came."""

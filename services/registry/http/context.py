@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, StringConstraints
 
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import Clock
-from services.registry.ports import Accounts, Aliases, Catalog, Collects, Evaluations, Rules, Uploads
+from services.registry.ports import Accounts, Aliases, Catalog, Collects, Diffs, Evaluations, Rules, Uploads
 
 MAX_LIMIT = 1000
 
@@ -22,6 +22,7 @@ class Registry:
     aliases: Aliases
     evaluations: Evaluations
     rules: Rules
+    diffs: Diffs
     uploads: Uploads
     collector: Collects
     clock: Clock

@@ -7,6 +7,7 @@ from services.registry.http.aliases import add_alias_routes
 from services.registry.http.bases import add_base_routes
 from services.registry.http.collection import add_collection_route
 from services.registry.http.context import Registry
+from services.registry.http.history import add_history_routes
 from services.registry.http.policies import add_policy_routes
 from services.registry.http.resolve import add_resolve_route
 from services.registry.http.revisions import add_revision_routes
@@ -22,6 +23,7 @@ def add_routes(http: FastAPI, registry: Registry) -> None:
     add_base_routes(http, registry)
     add_policy_routes(http, registry)
     add_revision_routes(http, registry)
+    add_history_routes(http, registry)
     add_alias_routes(http, registry)
     add_resolve_route(http, registry)
     add_upload_route(http, registry)

@@ -17,7 +17,7 @@ from services.standalone.commands.catalog import (
     show,
 )
 from services.standalone.commands.options import DEFAULT_FOLDER, FolderOption
-from services.standalone.core.catalog_tables import POLICY, REVISION
+from services.standalone.core.catalog_tables import CHANGE, NODE, POLICY, REVISION, diff_rows
 
 
 def list_policies(
@@ -130,11 +130,42 @@ def restore_revision(
         )
 
 
+def diff_revision(
+    policy: PolicyArgument,
+    revision: RevisionArgument,
+    against: Annotated[
+        str | None, typer.Argument(metavar="AGAINST", help="Another revision. Default: its parent.")
+    ] = None,
+    *,
+    as_json: JsonOption = False,
+    folder: FolderOption = DEFAULT_FOLDER,
+) -> None:
+    """Compare a revision with another one: config, metrics, scores, and the norm of every module."""
+    with public_api(folder) as api:
+        found = api.get(path_of("policies", policy, "revisions", revision, "diff"), {"against": against})
+    show(found if as_json else diff_rows(found), CHANGE, as_json=as_json, nothing="no difference")
+
+
+def lineage_revision(
+    policy: PolicyArgument,
+    revision: RevisionArgument,
+    *,
+    as_json: JsonOption = False,
+    folder: FolderOption = DEFAULT_FOLDER,
+) -> None:
+    """Show where a revision comes from and what was trained from it."""
+    with public_api(folder) as api:
+        found = api.get(path_of("policies", policy, "revisions", revision, "lineage"))
+    show(found if as_json else found["nodes"], NODE, as_json=as_json)
+
+
 policy_app = group("List, show or create policies.", list_policies, show_policy, create_policy)
 revision_app = group(
-    "List, show, upload, retire or restore revisions.",
+    "List, show, compare, upload, retire or restore revisions.",
     list_revisions,
     show_revision,
+    diff_revision,
+    lineage_revision,
     upload_revision,
     retire_revision,
     restore_revision,

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 Json = Mapping[str, object]
 _SHOWN_DIGEST = 19
@@ -61,6 +62,21 @@ COLLECTION = (
     Column(title="what", path="what"),
     Column(title="tenant", path="tenant_id"),
 )
+NODE = (
+    Column(title="revision", path="number"),
+    Column(title="step", path="step"),
+    Column(title="parent", path="parent", kind="digest"),
+    Column(title="digest", path="digest", kind="digest"),
+    Column(title="aliases", path="aliases", kind="list"),
+    Column(title="wave", path="wave_id"),
+    Column(title="checkpoint", path="checkpoint"),
+)
+CHANGE = (
+    Column(title="what", path="name"),
+    Column(title="before", path="before", kind="number"),
+    Column(title="after", path="after", kind="number"),
+    Column(title="change", path="change", kind="number"),
+)
 KEY = (
     Column(title="key", path="key_id"),
     Column(title="name", path="name"),
@@ -97,6 +113,14 @@ JOB = (
 def cells(row: Json, columns: Sequence[Column]) -> tuple[str, ...]:
     """Return a row's cells; what is not there is empty."""
     return tuple(_cell(_at(row, column.path), column.kind) for column in columns)
+
+
+def diff_rows(diff: Any) -> list[Json]:  # the gateway's JSON
+    """Return the rows of a comparison: what is otherwise, then every module."""
+    config = [{**change, "name": change["field"]} for change in diff["config"]]
+    numbers = [*diff["metrics"], *diff["scores"]]
+    modules = [{**change, "name": change["module"]} for change in diff["modules"]]
+    return [*config, *numbers, *modules]
 
 
 def _at(row: object, path: str) -> object:

@@ -34,7 +34,7 @@ COMMANDS = (
     "policy",
     *(f"policy {verb}" for verb in ("list", "show", "create")),
     "revision",
-    *(f"revision {verb}" for verb in ("list", "show", "upload", "retire", "restore")),
+    *(f"revision {verb}" for verb in ("list", "show", "diff", "lineage", "upload", "retire", "restore")),
     "alias",
     *(f"alias {verb}" for verb in ("list", "move", "history", "protect")),
     "rollback",

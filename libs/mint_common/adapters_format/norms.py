@@ -1,0 +1,97 @@
+"""How much an adapter acts where, and how far two adapters are apart: Frobenius norms of B A, site by site.
+
+Nothing as large as a weight is ever made: the squares are traces of products of r x r matrices.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mint_common.adapters_format.base_facts import BaseFacts
+from mint_common.adapters_format.convert import halves_of
+from mint_common.adapters_format.experts import HalfOf, widened
+from mint_common.adapters_format.names import HALVES, WEIGHTS_FILE
+from mint_common.adapters_format.origin import read_origin
+from mint_common.adapters_format.sites import Site, all_sites, targeted
+from mint_common.adapters_format.tensor_file import map_tensors
+
+_Factors = tuple[np.ndarray, np.ndarray]
+"""A [..., r, in] and B [..., out, r] in float64."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModuleChange:
+    """The norms of B A of a module in two adapters, and that of their difference.
+
+    A module that an adapter does not act on counts as 0. All experts of a projection are one module.
+    """
+
+    module: str
+    before: float
+    after: float
+    change: float
+
+
+def compare_adapters(facts: BaseFacts, before: Path, after: Path) -> list[ModuleChange]:
+    """Return every module that one of two adapter folders of any layout acts on, in load order.
+
+    Raises NotFound, AdapterInvalid.
+    """
+    one, other = _read(facts, before), _read(facts, after)
+    names = one.sites.keys() | other.sites.keys()
+    return [
+        _change(site.name, one.factors(site), other.factors(site))
+        for site in all_sites(facts)
+        if site.name in names
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Opened:
+    sites: dict[str, Site]
+    half_of: HalfOf
+
+    def factors(self, site: Site) -> _Factors | None:
+        """Return A and B of a site, or None where the adapter does not act."""
+        if site.name not in self.sites:
+            return None
+        a, b = (widened(self.half_of(site, half)).astype(np.float64) for half in HALVES)
+        return a, b
+
+
+def _read(facts: BaseFacts, folder: Path) -> _Opened:
+    origin = read_origin(facts, folder)
+    sites = {site.name: site for site in targeted(all_sites(facts), origin.targets)}
+    return _Opened(sites=sites, half_of=halves_of(origin, map_tensors(folder / WEIGHTS_FILE)))
+
+
+def _change(module: str, before: _Factors | None, after: _Factors | None) -> ModuleChange:
+    squares = [_product(*pair) for pair in _pairs(before, after)]
+    of_before, of_after, of_both = squares
+    # The difference of nearly equal adapters may come out just below zero.
+    difference = max(0.0, of_before + of_after - 2.0 * of_both)
+    return ModuleChange(
+        module=module,
+        before=float(np.sqrt(of_before)),
+        after=float(np.sqrt(of_after)),
+        change=float(np.sqrt(difference)),
+    )
+
+
+def _pairs(
+    before: _Factors | None, after: _Factors | None
+) -> Iterator[tuple[_Factors | None, _Factors | None]]:
+    yield before, before
+    yield after, after
+    yield before, after
+
+
+def _product(one: _Factors | None, other: _Factors | None) -> float:
+    """Return the sum over all elements of (B1 A1) * (B2 A2), of every expert: tr((B1' B2) (A2 A1'))."""
+    if one is None or other is None:
+        return 0.0
+    outer = np.swapaxes(one[1], -1, -2) @ other[1]
+    inner = other[0] @ np.swapaxes(one[0], -1, -2)
+    return float(np.sum(outer * np.swapaxes(inner, -1, -2)))

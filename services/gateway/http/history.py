@@ -1,0 +1,36 @@
+"""Where a policy's revisions come from, and what two of them differ in."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from mint_common.catalog import Lineage, RevisionDiff
+from mint_common.ids import Digest
+from services.gateway.http.context import CallerDep, GatewayDep
+from services.gateway.http.recording import RecordedRoute
+
+router = APIRouter(
+    prefix="/mint/v1/policies/{policy}/revisions/{revision}", tags=["policies"], route_class=RecordedRoute
+)
+AgainstQuery = Annotated[str | None, Query(max_length=100, examples=["12", "sha256:4f0e..."])]
+
+
+@router.get("/lineage")
+async def get_lineage(policy: str, revision: str, caller: CallerDep, gateway: GatewayDep) -> Lineage:
+    """Return the graph around a revision: its ancestors to the first, itself, and what was trained from it.
+
+    A node's ``parent`` is the digest of another node, or of what is no revision of this policy.
+    """
+    return await gateway.registry.get_lineage(caller.tenant_id, policy, Digest(revision))
+
+
+@router.get("/diff")
+async def get_diff(
+    policy: str, revision: str, caller: CallerDep, gateway: GatewayDep, against: AgainstQuery = None
+) -> RevisionDiff:
+    """Compare a revision with another one of its policy, or with its parent.
+
+    ``config`` is what of the manifest is otherwise, ``metrics`` the numbers of their training, ``scores`` the
+    newest of each suite and metric; ``modules`` has the Frobenius norm of B A in both, and of the change.
+    """
+    return await gateway.registry.get_diff(caller.tenant_id, policy, Digest(revision), against=against)

@@ -1,0 +1,57 @@
+"""What two revisions differ in: their manifests, metrics, scores, and weights module by module.
+
+Invariants: one comparison at a time reads adapters into a scratch folder, which is gone when it ends; of the
+weights one module of each is in memory.
+"""
+
+import asyncio
+import shutil
+import tempfile
+from pathlib import Path
+
+from mint_common.adapters_format import Manifest, compare_adapters, stage_adapter
+from mint_common.blobs.port import Blobs
+from mint_common.catalog import PolicyRecord, RevisionDiff, RevisionRecord
+from mint_common.errors import RevisionLostError
+from services.registry.core.diffs import changed_config, changed_numbers, scores_by_name
+from services.registry.ports import Catalog, Evaluations
+
+
+class DiffHandler:
+    """See `ports.Diffs`."""
+
+    def __init__(self, *, catalog: Catalog, evaluations: Evaluations, blobs: Blobs) -> None:
+        self._catalog = catalog
+        self._evaluations = evaluations
+        self._blobs = blobs
+        self._gate = asyncio.Semaphore(1)
+
+    async def diff(self, policy: PolicyRecord, before: RevisionRecord, after: RevisionRecord) -> RevisionDiff:
+        """Compare two revisions of a policy."""
+        facts = await self._catalog.base(policy.base)
+        scores = [await self._evaluations.scores(policy.policy_id, each.number) for each in (before, after)]
+        async with self._gate:
+            scratch = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="mint-diff-"))
+            try:
+                manifests = [
+                    await self._stage(policy, each, scratch / name)
+                    for each, name in ((before, "before"), (after, "after"))
+                ]
+                modules = await asyncio.to_thread(
+                    compare_adapters, facts, scratch / "before", scratch / "after"
+                )
+            finally:
+                await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
+        return RevisionDiff(
+            before=before,
+            after=after,
+            config=changed_config(*manifests),
+            metrics=changed_numbers(before.metrics, after.metrics),
+            scores=changed_numbers(*map(scores_by_name, scores)),
+            modules=tuple(modules),
+        )
+
+    async def _stage(self, policy: PolicyRecord, revision: RevisionRecord, folder: Path) -> Manifest:
+        if revision.fault is not None:
+            raise RevisionLostError(name=policy.name, number=revision.number, fault=revision.fault)
+        return await stage_adapter(self._blobs, revision.manifest, folder)

@@ -1,0 +1,40 @@
+"""Where revisions come from, and what two of them differ in."""
+
+from collections import defaultdict
+
+from fastapi import FastAPI
+
+from mint_common.catalog import Lineage, RevisionDiff
+from mint_common.errors import InvalidField
+from services.registry.core.lineage import MOST_NODES, lineage_of
+from services.registry.core.names import policy_key, revision_key
+from services.registry.http.context import Registry, Tenant
+
+_REVISION = "/internal/tenants/{tenant_id}/policies/{policy}/revisions/{revision}"
+
+
+def add_history_routes(http: FastAPI, registry: Registry) -> None:
+    """Add lineage and differences."""
+
+    @http.get(_REVISION + "/lineage")
+    async def get_lineage(tenant_id: Tenant, policy: str, revision: str) -> Lineage:
+        found = await registry.catalog.policy(tenant_id, policy_key(policy))
+        known = await registry.catalog.revision(found.policy_id, revision_key(revision))
+        related = await registry.catalog.related(found.policy_id, known.number, limit=MOST_NODES)
+        aliases: dict[int, list[str]] = defaultdict(list)
+        for alias in await registry.aliases.aliases(found.policy_id):
+            aliases[alias.revision.number].append(alias.alias)
+        return lineage_of(found.policy_id, known, related, aliases)
+
+    @http.get(_REVISION + "/diff")
+    async def get_diff(
+        tenant_id: Tenant, policy: str, revision: str, against: str | None = None
+    ) -> RevisionDiff:
+        found = await registry.catalog.policy(tenant_id, policy_key(policy))
+        after = await registry.catalog.revision(found.policy_id, revision_key(revision))
+        other = against or after.parent
+        if other is None:
+            problem = f"revision {after.number} has no parent to be compared with: name another revision"
+            raise InvalidField(field="against", problem=problem)
+        before = await registry.catalog.revision(found.policy_id, revision_key(other))
+        return await registry.diffs.diff(found, before, after)

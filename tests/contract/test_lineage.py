@@ -1,0 +1,87 @@
+"""Where revisions come from, in memory and in Postgres."""
+
+from dataclasses import replace
+
+from contract.catalog_rig import NOW, Store, add_policy, export_of
+
+from mint_common.catalog import EvaluationRecord
+from mint_common.ids import Digest, EvaluationId
+from services.registry.core.lineage import MOST_NODES, lineage_of
+
+
+async def _publish(store: Store, policy, seed: int, parent: Digest | None) -> Digest:
+    export = replace(export_of(policy, seed), parent=parent)
+    await store.catalog.settle_export(export, None, now=NOW + seed)
+    return export.digest
+
+
+async def test_a_revision_has_its_ancestors_and_its_children(store: Store) -> None:
+    policy = await add_policy(store)
+    first = await _publish(store, policy, 1, None)
+    second = await _publish(store, policy, 2, first)
+    await _publish(store, policy, 3, first)
+    fourth = await _publish(store, policy, 4, second)
+    await _publish(store, policy, 5, second)
+    await _publish(store, policy, 6, fourth)
+
+    async def related(number: int, limit: int = 100) -> list[int]:
+        found = await store.catalog.related(policy.policy_id, number, limit=limit)
+        return [revision.number for revision in found]
+
+    assert await related(2) == [1, 4, 5]
+    assert await related(6) == [4, 2, 1]
+    assert await related(1) == [2, 3]
+    assert await related(6, limit=2) == [4, 2]
+    revision = await store.catalog.revision(policy.policy_id, 2)
+    lineage = lineage_of(
+        policy.policy_id,
+        revision,
+        await store.catalog.related(policy.policy_id, 2, limit=MOST_NODES),
+        {1: ["prod"]},
+    )
+    assert {node.number: node.aliases for node in lineage.nodes} == {1: ("prod",), 2: (), 4: (), 5: ()}
+    assert lineage.nodes[1].checkpoint == f"checkpoints/{policy.policy_id}/2-wave_2"
+    assert lineage.complete
+
+
+async def test_parents_that_name_each_other_end(store: Store) -> None:
+    policy = await add_policy(store)
+    second = export_of(policy, 2).digest
+    first = await _publish(store, policy, 1, second)
+    await _publish(store, policy, 2, first)
+    found = await store.catalog.related(policy.policy_id, 1, limit=50)
+    assert {revision.number for revision in found} == {2}
+
+
+async def test_a_parent_of_another_policy_is_no_node(store: Store) -> None:
+    other = await add_policy(store, "other")
+    policy = await add_policy(store)
+    foreign = await _publish(store, other, 1, None)
+    await _publish(store, policy, 1, foreign)
+    assert await store.catalog.related(policy.policy_id, 1, limit=9) == []
+
+
+async def test_scores_are_the_newest_of_each_suite_and_metric(store: Store) -> None:
+    policy = await add_policy(store)
+    digest = await _publish(store, policy, 1, None)
+    scored = [("b", "m", 1.0), ("a", "m", 2.0), ("a", "n", 3.0), ("a", "m", 4.0)]
+    for place, (suite, metric, value) in enumerate(scored):
+        evaluation = EvaluationRecord(
+            evaluation_id=EvaluationId(f"eval_{place}"),
+            digest=digest,
+            number=1,
+            suite=suite,
+            metric=metric,
+            value=value,
+            n=1,
+            actor="a",
+            created_at=NOW,
+        )
+        await store.evaluations.add(policy, evaluation)
+    found = await store.evaluations.scores(policy.policy_id, 1)
+    assert [(score.suite, score.metric, score.value) for score in found] == [
+        ("a", "m", 4.0),
+        ("a", "n", 3.0),
+        ("b", "m", 1.0),
+    ]
+    assert await store.evaluations.scores(policy.policy_id, 2) == []
