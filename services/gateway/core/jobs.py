@@ -7,6 +7,8 @@ from typing import ClassVar, Literal, TypeVar
 from mint_common.errors import InvalidField
 from mint_common.events import JobSpec
 from services.gateway.core.bounds import check_between, check_not_negative, check_positive
+from services.gateway.core.examples import body_config
+from services.gateway.core.json_types import JsonObject
 
 MAX_SEED = 2**53 - 1
 """Seeds are JSON numbers: the largest integer that every JSON reader keeps exact."""
@@ -26,7 +28,9 @@ class JobRequest:
     ``beta`` is DPO's, which has no ``kl_coefficient`` beside it: how dear it is to move away from the base.
     """
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[JsonObject] = body_config(
+        {"policy": "counter", "task": "progression", "steps": 20, "group_size": 8}
+    )
 
     policy: str
     task: str

@@ -7,6 +7,8 @@ from fastapi import APIRouter
 
 from mint_common.catalog import AliasMove, AliasRecord
 from mint_common.ids import Digest
+from services.gateway.core.examples import body_config
+from services.gateway.core.json_types import JsonObject
 from services.gateway.core.policies import check_name
 from services.gateway.http.context import CallerDep, GatewayDep, LimitQuery
 from services.gateway.http.readiness import await_ready
@@ -23,7 +25,9 @@ class PromoteBody:
     ``wait_ready`` the revision is loaded first, and the alias answers with the old one until it is ready.
     """
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[JsonObject] = body_config(
+        {"revision": 2, "reason": "accuracy 0.75", "wait_ready": False}
+    )
 
     revision: int | str
     expected: str | None = None
@@ -35,7 +39,7 @@ class PromoteBody:
 class RollbackBody:
     """Why; ``expected`` is the digest that the alias must point at now."""
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[JsonObject] = body_config({"reason": "worse in production"})
 
     expected: str | None = None
     reason: str = ""
@@ -45,7 +49,7 @@ class RollbackBody:
 class ProtectBody:
     """Whether only admins and rules move the alias."""
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[JsonObject] = body_config({"protected": True})
 
     protected: bool
 

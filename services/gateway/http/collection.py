@@ -20,7 +20,9 @@ router = APIRouter(prefix="/mint/v1", tags=["operations"], route_class=RecordedR
 class CollectionBody(BaseModel):
     """``dry_run`` only says what would go. A collection stops after ``limit`` things and says so."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, json_schema_extra={"examples": [{"dry_run": True, "limit": 200}]}
+    )
 
     dry_run: bool = True
     limit: int = Field(200, ge=1, le=1000)

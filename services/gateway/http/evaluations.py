@@ -9,6 +9,8 @@ from mint_common.catalog import EvaluationRecord
 from mint_common.errors import InvalidField
 from mint_common.ids import Digest, EvaluationId
 from services.gateway.core.bounds import check_between
+from services.gateway.core.examples import body_config
+from services.gateway.core.json_types import JsonObject
 from services.gateway.http.context import CallerDep, GatewayDep, LimitQuery
 from services.gateway.http.recording import RecordedRoute
 
@@ -23,7 +25,9 @@ MAX_ITEMS = 10**9
 class EvaluationBody:
     """``value`` of ``metric`` in ``suite`` over ``n`` items, of one revision (number or digest)."""
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[JsonObject] = body_config(
+        {"revision": 2, "suite": "held-out", "metric": "accuracy", "value": 0.75, "n": 64}
+    )
 
     revision: int | str
     suite: str

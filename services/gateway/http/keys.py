@@ -8,6 +8,8 @@ from fastapi import APIRouter
 from mint_common.catalog import FULL_SCOPES, IssuedKey, KeyRecord, Scope, TenantRecord
 from mint_common.errors import Forbidden
 from mint_common.ids import TenantId
+from services.gateway.core.examples import body_config
+from services.gateway.core.json_types import JsonObject
 from services.gateway.http.context import CallerDep, GatewayDep, LimitQuery
 from services.gateway.http.recording import SecretRoute
 
@@ -18,7 +20,7 @@ router = APIRouter(prefix="/mint/v1", tags=["keys"], route_class=SecretRoute)
 class KeyBody:
     """A new key: ``read``, ``infer`` (ask models), ``train`` (change policies), ``admin`` (all of it)."""
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[JsonObject] = body_config({"name": "ci", "scopes": ["read", "infer"]})
 
     name: str
     scopes: tuple[Scope, ...] = FULL_SCOPES
@@ -28,7 +30,7 @@ class KeyBody:
 class TenantBody:
     """A new tenant."""
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[JsonObject] = body_config({"name": "search-team"})
 
     name: str
 

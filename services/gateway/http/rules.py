@@ -6,6 +6,8 @@ from typing import ClassVar
 from fastapi import APIRouter
 
 from mint_common.catalog import RuleRecord
+from services.gateway.core.examples import body_config
+from services.gateway.core.json_types import JsonObject
 from services.gateway.core.policies import check_name
 from services.gateway.http.context import CallerDep, GatewayDep
 from services.gateway.http.recording import RecordedRoute
@@ -21,7 +23,9 @@ class RuleBody:
     revision is rolled back when it scores below ``roll_back_below``.
     """
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[JsonObject] = body_config(
+        {"suite": "held-out", "metric": "accuracy", "at_least": 0.7, "max_drop": 0.02, "roll_back_below": 0.5}
+    )
 
     suite: str
     metric: str

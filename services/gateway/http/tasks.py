@@ -7,6 +7,7 @@ from fastapi import APIRouter
 
 from mint_common.errors import InvalidField
 from services.gateway.core.bounds import check_between
+from services.gateway.core.examples import body_config
 from services.gateway.core.jobs import MAX_SEED
 from services.gateway.core.json_types import JsonObject
 from services.gateway.http.context import GatewayDep
@@ -20,7 +21,7 @@ MAX_ITEMS = 1024
 class PromptsBody:
     """Which prompts: the same split, number and seed give the same prompts."""
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[JsonObject] = body_config({"split": "heldout", "n": 4, "seed": 0})
 
     split: Literal["train", "heldout"] = "heldout"
     n: int = 64
@@ -41,7 +42,7 @@ class ScoreItem:
 class ScoreBody:
     """What to score."""
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[JsonObject] = body_config({"items": [{"entry": "0", "text": "7 8 9"}]})
 
     items: tuple[ScoreItem, ...]
 

@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from mint_common.errors import InvalidField
 from mint_common.events import EVENT_TYPES
 from mint_common.ids import new_id
+from services.gateway.core.examples import body_config
+from services.gateway.core.json_types import JsonObject
 from services.gateway.core.webhooks.addresses import check_url
 from services.gateway.core.webhooks.records import DeliveryRecord, DeliveryState, Webhook, WebhookChange
 from services.gateway.core.webhooks.signature import SECRET_BYTES, write_secret
@@ -40,7 +42,9 @@ Before = Annotated[str | None, Query(pattern="^[A-Za-z0-9_]+$", max_length=100)]
 class WebhookBody:
     """A new webhook; without ``event_types`` it is told of every event of the tenant."""
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[JsonObject] = body_config(
+        {"url": "https://ci.example.com/hooks/mint", "event_types": ["revision.published", "alias.moved"]}
+    )
 
     url: Url
     event_types: Types = ()
@@ -50,7 +54,9 @@ class WebhookBody:
 class WebhookPatch(BaseModel):
     """What becomes otherwise; what is not named stays. ``active`` also puts a disabled one to work again."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, json_schema_extra={"examples": [{"state": "paused"}]}
+    )
 
     url: Url | None = None
     event_types: Types | None = None

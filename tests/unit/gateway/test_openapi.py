@@ -13,6 +13,18 @@ def test_the_schema_is_the_golden_one():
     assert current == json.loads(GOLDEN.read_text()), "run tools/make_openapi.py and look at the diff"
 
 
+def test_every_body_of_the_mint_and_openai_apis_has_an_example():
+    schema = json.loads(GOLDEN.read_text())
+    for path, methods in schema["paths"].items():
+        for method, operation in methods.items():
+            content = operation.get("requestBody", {}).get("content", {}).get("application/json")
+            if content is not None and not path.startswith("/api/"):
+                shape = content["schema"]
+                named = [option["$ref"] for option in shape.get("anyOf", [shape]) if "$ref" in option]
+                body = schema["components"]["schemas"][named[0].rpartition("/")[2]]
+                assert body.get("examples"), f"{method} {path}: {named[0]} has none"
+
+
 def test_every_route_needs_a_key():
     for path, methods in json.loads(GOLDEN.read_text())["paths"].items():
         for method, operation in methods.items():

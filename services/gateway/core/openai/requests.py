@@ -7,6 +7,9 @@ Fields typed ``object`` are known to clients but cannot take effect here: only t
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from services.gateway.core.examples import body_config
+from services.gateway.core.json_types import JsonObject
+
 Tokens = tuple[int, ...]
 FORBID = {"extra": "forbid"}
 
@@ -25,7 +28,7 @@ class StreamOptions:
 class SamplingFields:
     """What both endpoints share; ``top_k`` and ``ignore_eos`` are vLLM's extensions."""
 
-    __pydantic_config__: ClassVar[dict[str, str]] = FORBID
+    __pydantic_config__: ClassVar[JsonObject] = {"extra": "forbid"}
 
     model: str
     max_tokens: int | None = None
@@ -47,6 +50,10 @@ class SamplingFields:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompletionBody(SamplingFields):
     """The body of ``POST /v1/completions``."""
+
+    __pydantic_config__: ClassVar[JsonObject] = body_config(
+        {"model": "counter@prod", "prompt": "2 4 6 8", "max_tokens": 8, "temperature": 0}
+    )
 
     prompt: str | tuple[str, ...] | Tokens | tuple[Tokens, ...]
     logprobs: int | None = None
@@ -84,6 +91,10 @@ class ChatTurn:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatBody(SamplingFields):
     """The body of ``POST /v1/chat/completions``."""
+
+    __pydantic_config__: ClassVar[JsonObject] = body_config(
+        {"model": "counter@2", "messages": [{"role": "user", "content": "2 4 6 8"}], "max_tokens": 8}
+    )
 
     messages: tuple[ChatTurn, ...]
     max_completion_tokens: int | None = None

@@ -1,0 +1,8 @@
+"""Examples in the public schema: what a reader copies first, and what the tests send."""
+
+from services.gateway.core.json_types import JsonObject
+
+
+def body_config(example: JsonObject) -> JsonObject:
+    """Return the configuration of a request's body: nothing unknown is taken, and this is an example."""
+    return {"extra": "forbid", "json_schema_extra": {"examples": [example]}}

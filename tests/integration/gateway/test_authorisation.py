@@ -1,0 +1,251 @@
+"""Every route of the OpenAPI x every role x own and other tenant.
+
+A route that the schema has and `NEEDS` has not fails here: whoever adds one says who may use it.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.integration.gateway.receiver import Receiver
+
+pytestmark = pytest.mark.integration
+
+SCHEMA = json.loads((Path(__file__).parents[2] / "golden/openapi/gateway.json").read_text())
+NEEDS = {
+    "GET /mint/v1/adapters": "read",
+    "POST /mint/v1/adapters/{digest}/prewarm": "train",
+    "POST /mint/v1/adapters/{digest}/{change}": "train",
+    "GET /mint/v1/audit": "admin",
+    "GET /mint/v1/bases": "read",
+    "GET /mint/v1/bases/{base}": "read",
+    "GET /mint/v1/engines": "read",
+    "GET /mint/v1/events": "read",
+    "POST /mint/v1/gc": "operator",
+    "GET /mint/v1/jobs": "read",
+    "POST /mint/v1/jobs": "train",
+    "GET /mint/v1/jobs/{job}": "read",
+    "POST /mint/v1/jobs/{job}/cancel": "train",
+    "GET /mint/v1/keys": "admin",
+    "POST /mint/v1/keys": "admin",
+    "DELETE /mint/v1/keys/{key}": "admin",
+    "POST /mint/v1/keys/{key}/rotate": "admin",
+    "GET /mint/v1/policies": "read",
+    "POST /mint/v1/policies": "train",
+    "GET /mint/v1/policies/{policy}": "read",
+    "PATCH /mint/v1/policies/{policy}": "train",
+    "GET /mint/v1/policies/{policy}/aliases": "read",
+    "GET /mint/v1/policies/{policy}/aliases/{alias}": "read",
+    "PUT /mint/v1/policies/{policy}/aliases/{alias}": "train",
+    "GET /mint/v1/policies/{policy}/aliases/{alias}/history": "read",
+    "POST /mint/v1/policies/{policy}/aliases/{alias}/protect": "admin",
+    "POST /mint/v1/policies/{policy}/aliases/{alias}/rollback": "train",
+    "GET /mint/v1/policies/{policy}/evaluations": "read",
+    "POST /mint/v1/policies/{policy}/evaluations": "train",
+    "GET /mint/v1/policies/{policy}/revisions": "read",
+    "POST /mint/v1/policies/{policy}/revisions": "train",
+    "GET /mint/v1/policies/{policy}/revisions/{revision}": "read",
+    "GET /mint/v1/policies/{policy}/revisions/{revision}/diff": "read",
+    "GET /mint/v1/policies/{policy}/revisions/{revision}/lineage": "read",
+    "POST /mint/v1/policies/{policy}/revisions/{revision}/restore": "train",
+    "POST /mint/v1/policies/{policy}/revisions/{revision}/retire": "train",
+    "GET /mint/v1/policies/{policy}/rules": "read",
+    "POST /mint/v1/policies/{policy}/rules": "admin",
+    "DELETE /mint/v1/policies/{policy}/rules/{rule}": "admin",
+    "GET /mint/v1/tasks": "read",
+    "GET /mint/v1/tasks/{task}": "read",
+    "POST /mint/v1/tasks/{task}/prompts": "train",
+    "POST /mint/v1/tasks/{task}/score": "train",
+    "GET /mint/v1/tenants": "operator",
+    "POST /mint/v1/tenants": "operator",
+    "POST /mint/v1/tenants/{tenant}/keys": "operator",
+    "GET /mint/v1/webhooks": "admin",
+    "POST /mint/v1/webhooks": "admin",
+    "DELETE /mint/v1/webhooks/{webhook}": "admin",
+    "GET /mint/v1/webhooks/{webhook}": "admin",
+    "PATCH /mint/v1/webhooks/{webhook}": "admin",
+    "GET /mint/v1/webhooks/{webhook}/deliveries": "admin",
+    "GET /mint/v1/webhooks/{webhook}/deliveries/{delivery}": "admin",
+    "POST /mint/v1/webhooks/{webhook}/deliveries/{delivery}/replay": "admin",
+    "POST /mint/v1/webhooks/{webhook}/rotate": "admin",
+    "POST /v1/chat/completions": "infer",
+    "POST /v1/completions": "infer",
+    "GET /v1/models": "read",
+    "GET /v1/models/{model}": "read",
+}
+MAY: Mapping[str, set[str]] = {
+    "read": {"read"},
+    "infer": {"infer"},
+    "train": {"train"},
+    "admin": {"read", "infer", "train", "admin"},
+    "operator": {"operator"},
+}
+SHARED = ("base", "task")
+"""What path parameters name that is of no tenant."""
+
+
+def _routes() -> list[tuple[str, str]]:
+    return [
+        (method.upper(), path)
+        for path, methods in SCHEMA["paths"].items()
+        for method in methods
+        if not path.startswith("/api/v1")  # the Tinker API has tests of its own
+    ]
+
+
+ROUTES = _routes()
+
+
+def _needed(method: str, path: str) -> str:
+    assert f"{method} {path}" in NEEDS, f"say in NEEDS who may use {method} {path}"
+    return NEEDS[f"{method} {path}"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """Keys of every role in one tenant, the other tenant's key, and what is the first one's alone."""
+
+    keys: Mapping[str, str]
+    other: str
+    things: Mapping[str, str]
+    secrets: frozenset[str]
+    """Texts that no answer to the other tenant holds."""
+
+
+@pytest.fixture(scope="module")
+def world(stack, counter) -> Iterator[World]:
+    receiver = Receiver()
+    with stack.client() as mint:
+        keys = {role: mint.post("/keys", json={"name": role, "scopes": [role]}).json() for role in MAY}
+        hook = {"url": receiver.url, "event_types": ["alias.moved"]}
+        webhook = mint.post("/webhooks", json=hook).json()["webhook"]["webhook_id"]
+        for revision in (1, 2):
+            mint.put("/policies/counter/aliases/mine", json={"revision": revision}).raise_for_status()
+        receiver.wait_for(lambda found: len(found) == 2)
+        rule = {"suite": "s", "metric": "m", "at_least": 1.0, "alias": "mine"}
+        job = {"policy": "counter", "task": "mode:copy", "steps": 1, "prompts_per_step": 1, "group_size": 2}
+        things = {
+            "policy": counter.policy_id,
+            "revision": "1",
+            "alias": "mine",
+            "rule": mint.post("/policies/counter/rules", json=rule).json()["rule_id"],
+            "key": keys["read"]["key_id"],
+            "webhook": webhook,
+            "delivery": receiver.received[0].headers["webhook-id"],
+            "job": mint.post("/jobs", json=job).json()["job_id"],
+            "digest": counter.latest.digest,
+            "change": "pin",
+            "model": "counter",
+            "tenant": stack.tenant_id,
+            "base": "tiny",
+            "task": "mode:copy",
+        }
+        hidden = {name: things[name] for name in ("policy", "rule", "webhook", "job", "digest")}
+        yield World(
+            keys={role: made["key"] for role, made in keys.items()},
+            other=stack.other_key,
+            things=things,
+            secrets=frozenset({*hidden.values(), *(made["key_id"] for made in keys.values()), receiver.url}),
+        )
+        for made in keys.values():
+            mint.delete(f"/keys/{made['key_id']}")
+        mint.delete(f"/webhooks/{webhook}")
+    receiver.stop()
+
+
+def ask(
+    stack, key: str | None, route: tuple[str, str], things: Mapping[str, str], body: object = None
+) -> httpx.Response:
+    """Send a request; of an event stream only the beginning is read."""
+    headers = {} if key is None else {"authorization": f"Bearer {key}"}
+    method, path = route
+    url = stack.url + path.format_map(things)
+    with httpx.stream(method, url, headers=headers, json=body, timeout=30) as answer:
+        if answer.headers.get("content-type", "").startswith("text/event-stream"):
+            answer.read = lambda: b""  # type: ignore[method-assign]  # it never ends
+        else:
+            answer.read()
+        return answer
+
+
+def example(method: str, path: str) -> object:
+    """Return the schema's own example of a request's body."""
+    operation = SCHEMA["paths"][path][method.lower()]
+    content = operation.get("requestBody", {}).get("content", {}).get("application/json")
+    if content is None:
+        return None
+    schema = content["schema"]
+    options = schema.get("anyOf", [schema])
+    named = next(option["$ref"].rpartition("/")[2] for option in options if "$ref" in option)
+    return SCHEMA["components"]["schemas"][named]["examples"][0]
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+def test_without_a_key_no_route_answers(stack, world, method, path):
+    for key in (None, "tml-wrong"):
+        assert ask(stack, key, (method, path), world.things).status_code == 401
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+def test_a_role_may_what_its_scope_says_and_nothing_else(stack, world, method, path):
+    needed = _needed(method, path)
+    nobody = dict.fromkeys(world.things, "nobody")
+    for role, allowed in MAY.items():
+        status = ask(stack, world.keys[role], (method, path), nobody).status_code
+        if needed in allowed:
+            assert status not in (401, 403), role
+            assert status < 500, role
+        else:
+            assert status == 403, role
+
+
+def _own(path: str) -> bool:
+    """Return whether a path names something that is a tenant's."""
+    return "{" in path and not any(f"{{{name}}}" in path for name in SHARED)
+
+
+@pytest.fixture(scope="module")
+def untouched(stack, world) -> Iterator[None]:
+    """All that the other tenant tried has changed nothing."""
+    before = _snapshot(stack, world)
+    yield
+    assert _snapshot(stack, world) == before
+
+
+def _snapshot(stack, world) -> object:
+    policy, webhook = world.things["policy"], world.things["webhook"]
+    parts = ("", "/revisions", "/aliases", "/aliases/mine", "/rules", "/evaluations")
+    paths = [*(f"/policies/{policy}{part}" for part in parts), f"/webhooks/{webhook}", "/keys", "/policies"]
+    with stack.client() as mint:
+        found = [mint.get(path).json() for path in paths]
+        found.append(mint.get(f"/jobs/{world.things['job']}").json()["spec"])
+    for key in found[-3]:
+        key.pop("last_used_at")
+    return found
+
+
+@pytest.mark.parametrize(("method", "path"), [route for route in ROUTES if _own(route[1])])
+def test_what_is_another_tenant_s_is_not_there(stack, world, untouched, method, path):
+    expected = 403 if _needed(method, path) == "operator" else 404
+    for policy in (world.things["policy"], "counter"):
+        things = {**world.things, "policy": policy}
+        answer = ask(stack, world.other, (method, path), things, example(method, path))
+        assert answer.status_code == expected, answer.text
+
+
+@pytest.mark.parametrize(("method", "path"), [route for route in ROUTES if not _own(route[1])])
+def test_no_list_shows_what_is_another_tenant_s(stack, world, untouched, method, path):
+    answer = ask(stack, world.other, (method, path), world.things, example(method, path))
+    if answer.headers.get("content-type", "").startswith("text/event-stream"):
+        return  # tests/integration/gateway/test_events_and_residency.py
+    assert answer.status_code < 500, answer.text
+    if path == "/mint/v1/audit":  # the paths in it are what the other tenant itself has tried
+        assert not {row["key_id"] for row in answer.json()} & world.secrets
+    else:
+        assert not any(secret in answer.text for secret in world.secrets)
+    if method != "GET":
+        assert answer.status_code != 401
