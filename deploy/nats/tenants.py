@@ -44,7 +44,7 @@ def subjects_of(tenant: str) -> str:
 def render(tenants: dict[str, tuple[str, ...]]) -> str:
     """Return the configuration."""
     exports = [line for tenant, names in tenants.items() for line in _exports(tenant, names)]
-    core = _account("MINT", user="mint", password="MINT_NATS_PASSWORD", kind="exports", lines=exports)  # noqa: S106  (its variable)
+    core = _account("MINT", user="mint", variable="MINT_NATS_PASSWORD", kind="exports", lines=exports)
     rest = [_tenant_account(tenant, names) for tenant, names in tenants.items()]
     return "accounts {\n" + core + "".join(rest) + "}\n"
 
@@ -70,13 +70,13 @@ def _tenant_account(tenant: str, names: tuple[str, ...]) -> str:
         f'service: {{ account: MINT, subject: "{subject}" }}' for subject, _ in _services(tenant, names)
     ]
     imports = [f'stream: {{ account: MINT, subject: "{subjects_of(tenant)}" }}', *services]
-    password = "MINT_NATS_PASSWORD_" + tenant.upper().replace("-", "_")
-    return _account(tenant, tenant, password, "imports", imports)
+    variable = "MINT_NATS_PASSWORD_" + tenant.upper().replace("-", "_")
+    return _account(tenant, user=tenant, variable=variable, kind="imports", lines=imports)
 
 
-def _account(name: str, *, user: str, password: str, kind: str, lines: list[str]) -> str:
+def _account(name: str, *, user: str, variable: str, kind: str, lines: list[str]) -> str:
     stores = "    jetstream: enabled\n" if kind == "exports" else ""
-    users = f"    users: [ {{ user: {user}, password: ${password} }} ]\n"
+    users = f"    users: [ {{ user: {user}, password: ${variable} }} ]\n"
     listed = "".join(f"      {{ {line} }}\n" for line in lines)
     return f"  {name}: {{\n{stores}{users}    {kind}: [\n{listed}    ]\n  }}\n"
 

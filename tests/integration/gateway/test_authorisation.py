@@ -121,6 +121,8 @@ def world(stack, counter) -> Iterator[World]:
     receiver = Receiver()
     with stack.client() as mint:
         keys = {role: mint.post("/keys", json={"name": role, "scopes": [role]}).json() for role in MAY}
+        tenant = mint.post("/tenants", json={"name": "matrix"}).json()["tenant_id"]
+        other = mint.post(f"/tenants/{tenant}/keys", json={"name": "admin"}).json()["key"]
         hook = {"url": receiver.url, "event_types": ["alias.moved"]}
         webhook = mint.post("/webhooks", json=hook).json()["webhook"]["webhook_id"]
         for revision in (1, 2):
@@ -147,7 +149,7 @@ def world(stack, counter) -> Iterator[World]:
         hidden = {name: things[name] for name in ("policy", "rule", "webhook", "job", "digest")}
         yield World(
             keys={role: made["key"] for role, made in keys.items()},
-            other=stack.other_key,
+            other=other,
             things=things,
             secrets=frozenset({*hidden.values(), *(made["key_id"] for made in keys.values()), receiver.url}),
         )

@@ -10,27 +10,32 @@ from services.standalone.cli import app
 pytestmark = pytest.mark.integration
 
 
+@pytest.fixture(scope="module")
+def traced(stack):
+    return stack.make_policy("traced", revisions=3)
+
+
 @pytest.fixture
-def mint(stack, counter):
+def mint(stack, traced):
     with stack.client() as client:
         yield client
 
 
 def test_a_line_goes_back_to_the_first_revision(mint):
-    mint.put("/policies/counter/aliases/traced", json={"revision": 2}).raise_for_status()
-    found = mint.get("/policies/counter/revisions/2/lineage").json()
+    mint.put("/policies/traced/aliases/prod", json={"revision": 2}).raise_for_status()
+    found = mint.get("/policies/traced/revisions/2/lineage").json()
     nodes = {node["number"]: node for node in found["nodes"]}
     assert (found["revision"], found["complete"], sorted(nodes)) == (2, True, [1, 2, 3])
     assert nodes[1]["parent"] is None
     assert nodes[3]["parent"] == nodes[2]["digest"]
-    assert "traced" in nodes[2]["aliases"]
-    assert mint.get("/policies/counter/revisions/99/lineage").status_code == 404
+    assert nodes[2]["aliases"] == ["prod"]
+    assert mint.get("/policies/traced/revisions/99/lineage").status_code == 404
 
 
 def test_a_revision_is_compared_with_its_parent_or_with_any_other(stack, mint):
     score = {"revision": 2, "suite": "held-out", "metric": "accuracy", "value": 0.5, "n": 4}
-    mint.post("/policies/counter/evaluations", json=score).raise_for_status()
-    found = mint.get("/policies/counter/revisions/2/diff").json()
+    mint.post("/policies/traced/evaluations", json=score).raise_for_status()
+    found = mint.get("/policies/traced/revisions/2/diff").json()
     assert (found["before"]["number"], found["after"]["number"]) == (1, 2)
     changed = {change["field"]: (change["before"], change["after"]) for change in found["config"]}
     assert changed["step"] == ("1", "2")
@@ -38,12 +43,12 @@ def test_a_revision_is_compared_with_its_parent_or_with_any_other(stack, mint):
     assert {module["module"] for module in found["modules"]} == set(stack.facts.modules)
     for module in found["modules"]:
         assert min(module["before"], module["after"], module["change"]) > 0
-    itself = mint.get("/policies/counter/revisions/2/diff", params={"against": "2"}).json()
+    itself = mint.get("/policies/traced/revisions/2/diff", params={"against": "2"}).json()
     assert itself["config"] == []
     assert all(module["change"] == pytest.approx(0, abs=1e-5) for module in itself["modules"])
-    first = mint.get("/policies/counter/revisions/1/diff")
+    first = mint.get("/policies/traced/revisions/1/diff")
     assert (first.status_code, first.json()["error"]["field"]) == (422, "against")
-    assert mint.get("/policies/counter/revisions/2/diff", params={"against": "99"}).status_code == 404
+    assert mint.get("/policies/traced/revisions/2/diff", params={"against": "99"}).status_code == 404
 
 
 def test_the_commands_print_both(stack, mint, monkeypatch):
@@ -55,6 +60,6 @@ def test_the_commands_print_both(stack, mint, monkeypatch):
         assert result.exit_code == 0, (result.output, result.exception)
         return result.output
 
-    assert "q_proj" in run("diff", "counter", "3", "1")
-    assert len(json.loads(run("diff", "counter", "3", "--json"))["modules"]) == len(stack.facts.modules)
-    assert len(run("lineage", "counter", "3").splitlines()) == 4
+    assert "q_proj" in run("diff", "traced", "3", "1")
+    assert len(json.loads(run("diff", "traced", "3", "--json"))["modules"]) == len(stack.facts.modules)
+    assert len(run("lineage", "traced", "3").splitlines()) == 4

@@ -149,10 +149,10 @@ async def test_nothing_that_a_tenant_publishes_reaches_the_stream(
 
 async def test_without_its_password_nobody_is_let_in(server: RunningServer) -> None:
     for wrong in ("ten_a:secret", "ten_a:", "ten_b:secret_ten_a"):
+        address, client = server.address.replace("mint:secret", wrong), Client()
         with pytest.raises(nats.errors.Error):
-            await nats.connect(
-                server.address.replace("mint:secret", wrong), allow_reconnect=False, connect_timeout=2
-            )
+            await client.connect(address, allow_reconnect=False, connect_timeout=2)
+        await client.close()  # it would leave its connection open
 
 
 async def test_the_example_goes_on_where_it_was_killed(server: RunningServer, bus: NatsBus) -> None:
