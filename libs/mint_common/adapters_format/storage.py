@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from mint_common.adapters_format.build import AdapterFiles
 from mint_common.adapters_format.manifest import (
@@ -26,6 +26,8 @@ from mint_common.adapters_format.names import CONFIG_FILE, MANIFEST_FILE, WEIGHT
 from mint_common.adapters_format.refusal import Reason, refusal
 from mint_common.claims import Claim
 from mint_common.ids import Digest, PolicyId
+
+T = TypeVar("T")
 
 
 class AdapterSink(Protocol):
@@ -99,20 +101,30 @@ async def stage_adapter(blobs: AdapterSource, claim: Claim, folder: Path) -> Man
 
 async def stage_files(blobs: AdapterSource, claim: Claim, manifest: Manifest, folder: Path) -> None:
     """Do what `stage_adapter` does with a manifest that was fetched already."""
-    if await asyncio.to_thread(_is_staged, folder, claim, manifest):
+    is_there = folder.exists()  # noqa: ASYNC240  # one look at a local disk: less than a turn of a thread
+    if is_there and await asyncio.to_thread(_is_staged, folder, claim, manifest):
         return
     draft = folder.with_name(f".{folder.name}.{secrets.token_hex(6)}")
     prefix = claim.uri.rpartition("/")[0]
     try:
-        await blobs.fetch(_claim_of(manifest, WEIGHTS_FILE, prefix), draft / WEIGHTS_FILE)
-        small = {
-            CONFIG_FILE: await blobs.get(_claim_of(manifest, CONFIG_FILE, prefix)),
-            MANIFEST_FILE: await _manifest_bytes(blobs, claim, manifest),
-        }
+        # Both end before either's failure is told: what is cleaned up then must not be written to any more.
+        weights, config = await asyncio.gather(
+            blobs.fetch(_claim_of(manifest, WEIGHTS_FILE, prefix), draft / WEIGHTS_FILE),
+            blobs.get(_claim_of(manifest, CONFIG_FILE, prefix)),
+            return_exceptions=True,
+        )
+        _result(weights)
+        small = {CONFIG_FILE: _result(config), MANIFEST_FILE: await _manifest_bytes(blobs, claim, manifest)}
         await asyncio.to_thread(_finish, draft, small, folder)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
+
+
+def _result(outcome: T | BaseException) -> T:
+    if isinstance(outcome, BaseException):
+        raise outcome
+    return outcome
 
 
 def _claim_of(manifest: Manifest, name: str, prefix: str) -> Claim:
