@@ -125,6 +125,7 @@ class Loads:
             self.queue, late = self.queue.expire(self._clock.monotonic())
             for job in late:
                 self._wants.pop(job.digest).fail(self._overloaded("cold queue"))
+            self._measure_queue()
 
     def _want(self, revision: RevisionRef, tenant_id: TenantId, cause: str, priority: Priority) -> Want:
         digest, now = revision.digest, self._clock.monotonic()
