@@ -10,9 +10,12 @@ import psutil
 import pytest
 
 from mint_common.claims import RevisionRef
+from mint_common.client.registry import RegistryClient
 from mint_common.errors import AdapterInvalid, NotFound, PreconditionFailed
 from mint_common.generation import Delta, GenerationRequest, Sampling, Started
 from mint_common.ids import Digest, TenantId
+from mint_common.runtime.clock import SystemClock
+from services.loader.app import Duties
 from services.loader.ports import LoadedAdapter
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
@@ -177,3 +180,57 @@ async def test_a_busy_slot_makes_way_on_a_real_engine(make_rig: Callable[..., Aw
     answers = await asyncio.gather(*(answer(rig, each) for each in revisions * 10))
     assert [served for served, _ in answers] == [each.digest for each in revisions * 10]
     assert rig.tiers.load(requests=0).in_slots == 2
+
+
+async def test_within_a_heartbeat_what_is_told_is_the_engines_own_list(rig: Any) -> None:
+    """Whatever became of the engine's adapters behind the loader's back."""
+    revisions = [await rig.revision(seed) for seed in range(121, 125)]
+    for revision in revisions:
+        await answer(rig, revision)
+    held = rig.tiers.holdings.held
+    lost = held[revisions[0].digest].adapter.number
+    staged = await rig.tiers._staging.stage(await rig.revision(125))
+    stray = LoadedAdapter(digest=staged.digest, number=30_000, folder=staged.folder)
+    await rig.engine.unload(lost)
+    await rig.engine.stage(stray)
+    duties = Duties(
+        engine=rig.engine,
+        tiers=rig.tiers,
+        facts=rig.facts,
+        registry=RegistryClient(rig.http),
+        clock=SystemClock(),
+        reconcile_seconds=0.05,
+    )
+    heartbeat = asyncio.create_task(duties.reconcile())
+    try:
+        async with asyncio.timeout(5):
+            while stray.number in await rig.engine._llm.list_loras():
+                await asyncio.sleep(0.02)
+    finally:
+        heartbeat.cancel()
+    told = {status.digest for status in await rig.client.adapters() if status.tier != "stored"}
+    numbers = {rig.tiers.holdings.held[digest].adapter.number for digest in told}
+    assert numbers == set(await rig.engine._llm.list_loras())
+    assert told == {revision.digest for revision in revisions[1:]}
+
+
+async def test_two_revisions_share_no_prefix_cache_and_a_reload_may_use_its_own(rig: Any) -> None:
+    one, other = await rig.revision(131), await rig.revision(132)
+    prompt = tuple(range(5, 5 + 200))  # a block of the cache is of 128
+
+    async def cached(revision: RevisionRef) -> int:
+        async with rig.tiers.hold(revision, tenant_id=TENANT, cause="test") as adapter:
+            stream = rig.engine.generate(
+                request_id=f"prefix-{revision.digest}",
+                prompt=prompt,
+                sampling=SCORED,
+                adapter=adapter,
+                tenant_id=TENANT,
+            )
+            outputs = [output async for output in stream._outputs]
+            return int(outputs[-1].num_cached_tokens)
+
+    assert [await cached(one), await cached(other)] == [0, 0]
+    assert await cached(one) > 0
+    await rig.client.evict(one.digest)
+    assert await cached(one) > 0, "equal digest, equal weights: what was computed stays right"
