@@ -1,6 +1,7 @@
 """Composition of the gateway: the only place that makes its adapters.
 
-Invariant: every public route is behind `authenticate`; only health, metrics and the schema are open.
+Invariant: every public route is behind `authenticate`; only health, metrics, the schema and
+downloads by a signed address are open.
 """
 
 import asyncio
@@ -10,6 +11,7 @@ from contextlib import AsyncExitStack
 from fastapi import Depends, FastAPI
 
 from mint_common import telemetry
+from mint_common.blobs.open import open_blobs
 from mint_common.bus.nats import connect_nats
 from mint_common.bus.port import Bus
 from mint_common.catalog import Resolution
@@ -25,6 +27,7 @@ from mint_common.runtime.relay import OutboxRelay
 from mint_common.runtime.service import run_service
 from services.gateway.adapters.requests import PostgresRequests
 from services.gateway.adapters.resolver import CachedResolver
+from services.gateway.adapters.revision_files import BlobRevisionFiles
 from services.gateway.adapters.rollout import RolloutHttp
 from services.gateway.adapters.sampling_sessions import PostgresSamplingSessions
 from services.gateway.adapters.submissions import PostgresSubmissions
@@ -39,6 +42,7 @@ from services.gateway.adapters.webhooks_postgres import PostgresWebhooks
 from services.gateway.core.callers import KeyMemory
 from services.gateway.core.resolutions import ResolutionCache
 from services.gateway.core.tinker.bodies import OpenBodies
+from services.gateway.core.tinker.downloads import TicketSigner
 from services.gateway.core.tinker.ids import SAMPLE_PREFIX
 from services.gateway.core.tinker.sample_queue import KeyBounds
 from services.gateway.core.webhooks.records import WebhookLimits
@@ -64,6 +68,7 @@ from services.gateway.http import (
 )
 from services.gateway.http.context import Gateway, authenticate
 from services.gateway.http.errors import install_error_shapes
+from services.gateway.http.tinker import downloads
 from services.gateway.http.tinker import routes as tinker
 from services.gateway.http.tinker.bodies import streams_body as is_tinker
 from services.gateway.http.tinker.context import Tinker
@@ -115,6 +120,7 @@ def build_http(*, ready: Callable[[], bool]) -> FastAPI:
     )
     for module in ROUTES:
         http.include_router(module.router, dependencies=[Depends(authenticate)])
+    http.include_router(downloads.open_router)
     install_error_shapes(http)
     return http
 
@@ -130,6 +136,8 @@ async def run(settings: GatewaySettings) -> None:
         await migrate(pool, schema=SCHEMA, package="services.gateway.adapters.migrations")
         bus = await connect_nats(settings.nats.url, name="gateway")
         stack.push_async_callback(bus.close)
+        blobs = await open_blobs(settings.blobs)
+        stack.push_async_callback(blobs.close)
         token = settings.internal.token
         registry = await stack.enter_async_context(InternalHttp(settings.peers.registry_url, token=token))
         rollout = await stack.enter_async_context(InternalHttp(settings.peers.rollout_url, token=token))
@@ -184,6 +192,8 @@ async def run(settings: GatewaySettings) -> None:
                 futures={"op:": training, SAMPLE_PREFIX: samples},
                 bodies=OpenBodies(),
                 tokenizers=settings.tokenizers_by_base(),
+                files=BlobRevisionFiles(blobs),
+                signer=TicketSigner(secret=token.encode()),
             ),
         )
 

@@ -3,10 +3,11 @@
 The registry and the engines are asked through `mint_common.client`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Protocol
 
 from mint_common.catalog import Resolution
+from mint_common.claims import Claim
 from mint_common.events import JobSubmitted
 from mint_common.generation import EngineInfo
 from mint_common.ids import BaseName, Digest, JobId, TenantId
@@ -250,6 +251,22 @@ class SamplingSessions(Protocol):
 
     async def prune(self) -> None:
         """Forget the sampling sessions of clients that were last heard of long ago."""
+        ...
+
+
+class RevisionFiles(Protocol):
+    """The files of stored adapters. Raises BlobMissing, BlobCorrupt; both also within a stream."""
+
+    async def find(self, manifest: Claim) -> Mapping[str, Claim]:
+        """Return the files that PEFT reads, by name."""
+        ...
+
+    def read(self, claim: Claim) -> AsyncIterator[bytes]:
+        """Yield a file in parts."""
+        ...
+
+    def read_tar(self, files: Mapping[str, Claim]) -> AsyncIterator[bytes]:
+        """Yield a plain tar of files."""
         ...
 
 

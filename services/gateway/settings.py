@@ -3,6 +3,7 @@
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from mint_common.settings import (
+    BlobSettings,
     HttpSettings,
     InternalSettings,
     NatsSettings,
@@ -20,6 +21,7 @@ class GatewaySettings(BaseModel):
     http: HttpSettings
     nats: NatsSettings
     postgres: PostgresSettings
+    blobs: BlobSettings
     telemetry: TelemetrySettings
     peers: PeerSettings
     internal: InternalSettings

@@ -7,9 +7,10 @@ from mint_common.client.trainer import TrainerDirectory
 from mint_common.errors import NotFound
 from mint_common.ids import TenantId
 from services.gateway.core.tinker.bodies import OpenBodies
+from services.gateway.core.tinker.downloads import TicketSigner
 from services.gateway.core.tinker.ids import check_session_id
 from services.gateway.core.tinker.records import ClientSession
-from services.gateway.ports import Samples, SamplingSessions, TinkerFutures, TinkerRuns
+from services.gateway.ports import RevisionFiles, Samples, SamplingSessions, TinkerFutures, TinkerRuns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +24,8 @@ class Tinker:
     futures: Mapping[str, TinkerFutures]
     bodies: OpenBodies
     tokenizers: Mapping[str, str]
+    files: RevisionFiles
+    signer: TicketSigner
     samples: Samples
     sampling_sessions: SamplingSessions
 

@@ -5,6 +5,7 @@ from fastapi import APIRouter
 from services.gateway.http.tinker import (
     checkpoints,
     configuration,
+    downloads,
     futures,
     listings,
     samplers,
@@ -21,6 +22,7 @@ for _module in (
     sessions,
     training,
     weights,
+    downloads,
     checkpoints,
     listings,
     samplers,

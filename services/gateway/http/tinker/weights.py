@@ -3,14 +3,14 @@
 from fastapi import APIRouter, Response
 
 from mint_common.errors import InvalidField
-from mint_common.ids import BaseName, new_id
-from mint_common.training import Export, Load, Open, Save
+from mint_common.ids import BaseName, Digest, new_id
+from mint_common.training import CheckpointRecord, Export, Load, Open, Save
 from services.gateway.core.callers import Caller
 from services.gateway.core.tinker.ids import CheckpointPath, FutureKind, parse_path
 from services.gateway.core.tinker.lora import base_name
 from services.gateway.core.tinker.optimizers import check_optimizer
 from services.gateway.core.tinker.passes import check_seq
-from services.gateway.core.tinker.records import ClientSession
+from services.gateway.core.tinker.records import ClientSession, TrainingRun
 from services.gateway.core.tinker.texts import check_metadata, check_text
 from services.gateway.core.tinker.training_requests import (
     CopyBody,
@@ -128,6 +128,8 @@ async def copy_weights(body: BodyDep, caller: CallerDep, gateway: GatewayDep) ->
         metadata={},
         is_trained=False,
     )
+    if record.revision is not None:
+        await _copy_revision(gateway, record, run)
     copied = CheckpointPath(model_id=run.model_id, kind=path.kind, name=path.name)
     trainer = await gateway.tinker.trainers.find(run.base)
     await trainer.copy_checkpoint(
@@ -157,6 +159,18 @@ async def _create_by_load(wish: LoadBody, path: CheckpointPath, caller: Caller, 
         base=run.base, lora=run.lora, checkpoint=ref_of(path, source), with_optimizer=wish.optimizer
     )
     return await submit(gateway, run, 0, opened, kind="load", detail=str(path))
+
+
+async def _copy_revision(gateway: Gateway, record: CheckpointRecord, run: TrainingRun) -> None:
+    """Make the revision of a sampler checkpoint one of another policy, too: equal weights, equal digest."""
+    digest = Digest(record.revision or "")
+    source = await gateway.registry.get_revision(record.tenant_id, record.policy_id, digest)
+    files = await gateway.tinker.files.find(source.manifest)
+    copied = await gateway.registry.upload_revision(
+        run.tenant_id, run.policy_id, gateway.tinker.files.read_tar(files), step=record.step
+    )
+    if copied.digest != digest:
+        raise InvalidField(field="source_path", problem="has an adapter that uploads as another one")
 
 
 async def _new_session(gateway: Gateway, caller: Caller, project_id: str | None) -> ClientSession:

@@ -1,0 +1,52 @@
+"""The files of stored adapters, read in bounded memory."""
+
+import hashlib
+import tarfile
+from collections.abc import AsyncIterator, Mapping
+
+from mint_common.adapters_format import fetch_manifest
+from mint_common.adapters_format.names import CONFIG_FILE, WEIGHTS_FILE
+from mint_common.blobs.port import Blobs
+from mint_common.claims import Claim
+from mint_common.errors import BlobCorrupt
+
+CHUNK_BYTES = 4 << 20
+
+
+class BlobRevisionFiles:
+    """See `services.gateway.ports.RevisionFiles`."""
+
+    def __init__(self, blobs: Blobs) -> None:
+        self._blobs = blobs
+
+    async def find(self, manifest: Claim) -> Mapping[str, Claim]:
+        """Return the files by name."""
+        found = await fetch_manifest(self._blobs, manifest)
+        prefix = manifest.uri.rpartition("/")[0]
+        return {
+            name: Claim(uri=f"{prefix}/{name}", sha256=proof.sha256, size_bytes=proof.size_bytes)
+            for name in (CONFIG_FILE, WEIGHTS_FILE)
+            for proof in (found.files[name],)
+        }
+
+    async def read(self, claim: Claim) -> AsyncIterator[bytes]:
+        """Yield a file in parts."""
+        proof = hashlib.sha256()
+        for start in range(0, claim.size_bytes, CHUNK_BYTES):
+            size = min(CHUNK_BYTES, claim.size_bytes - start)
+            part = await self._blobs.get_range(claim, start=start, size=size)
+            proof.update(part)
+            yield part
+        if proof.hexdigest() != claim.sha256:
+            raise BlobCorrupt(uri=claim.uri, expected=claim.sha256, found=proof.hexdigest())
+
+    async def read_tar(self, files: Mapping[str, Claim]) -> AsyncIterator[bytes]:
+        """Yield a plain tar of files."""
+        for name, claim in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = claim.size_bytes
+            yield member.tobuf(tarfile.USTAR_FORMAT)
+            async for part in self.read(claim):
+                yield part
+            yield bytes(-claim.size_bytes % tarfile.BLOCKSIZE)
+        yield bytes(2 * tarfile.BLOCKSIZE)

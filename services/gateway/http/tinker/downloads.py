@@ -1,0 +1,83 @@
+"""Sampler checkpoints as files, in PEFT's format: an address first, then its bytes to whoever has it.
+
+Invariant: the routes that give bytes take no key, and nothing but what a signed address names.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import format_datetime
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
+
+from mint_common.claims import Claim
+from mint_common.errors import InvalidField, NotFound
+from mint_common.ids import Digest
+from services.gateway.core.tinker.downloads import VALID_SECONDS, Ticket
+from services.gateway.core.tinker.ids import checkpoint_path, parse_model_id
+from services.gateway.core.tinker.listings import moment
+from services.gateway.http.context import CallerDep, Gateway, GatewayDep
+from services.gateway.http.tinker.bodies import answer
+from services.gateway.http.tinker.errors import PREFIX
+from services.gateway.http.tinker.operations import find_checkpoint
+
+router = APIRouter()
+open_router = APIRouter(prefix=f"{PREFIX}/downloads", include_in_schema=False)
+"""Not behind a key."""
+
+ARCHIVE = "checkpoint.tar"
+_ONE = "/training_runs/{model_id}/checkpoints/{checkpoint_id:path}"
+
+
+@router.get(f"{_ONE}/archive")
+async def archive(
+    request: Request, model_id: str, checkpoint_id: str, caller: CallerDep, gateway: GatewayDep
+) -> Response:
+    """Lead to a tar of the checkpoint, as clients before 0.36 ask for it."""
+    ticket = await _ticket(gateway, caller, model_id, checkpoint_id)
+    until = format_datetime(datetime.fromtimestamp(ticket.expires_at, UTC), usegmt=True)
+    headers = {"location": f"{_address(request, gateway, ticket)}/{ARCHIVE}", "expires": until}
+    return Response(status_code=302, headers=headers)
+
+
+@router.get(f"{_ONE}/external_weights_urls")
+async def file_addresses(
+    request: Request, model_id: str, checkpoint_id: str, caller: CallerDep, gateway: GatewayDep
+) -> Response:
+    """Return an address for each file of the checkpoint."""
+    ticket = await _ticket(gateway, caller, model_id, checkpoint_id)
+    address = _address(request, gateway, ticket)
+    names = await gateway.tinker.files.find(ticket.manifest)
+    urls = {name: f"{address}/{name}" for name in names}
+    return answer({"urls": urls, "expires": moment(ticket.expires_at)})
+
+
+@open_router.get("/{ticket}/{name}")
+async def download(ticket: str, name: str, gateway: GatewayDep) -> Response:
+    """Stream a file, or a tar of all, to whoever has its address."""
+    found = gateway.tinker.signer.read(ticket, now=gateway.clock.now())
+    files: Mapping[str, Claim] = await gateway.tinker.files.find(found.manifest)
+    if name == ARCHIVE:
+        return StreamingResponse(gateway.tinker.files.read_tar(files), media_type="application/x-tar")
+    if name not in files:
+        raise NotFound(kind="file", name=name[:100])
+    size = {"content-length": str(files[name].size_bytes)}
+    stream = gateway.tinker.files.read(files[name])
+    return StreamingResponse(stream, headers=size, media_type="application/octet-stream")
+
+
+async def _ticket(gateway: Gateway, caller: CallerDep, model_id: str, checkpoint_id: str) -> Ticket:
+    parse_model_id(model_id)
+    path = checkpoint_path(model_id, checkpoint_id)
+    _, record = await find_checkpoint(gateway, path, caller)
+    if record.revision is None:
+        problem = "is a training checkpoint: save_weights_for_sampler makes one that can be downloaded"
+        raise InvalidField(field="checkpoint_id", problem=problem)
+    revision = await gateway.registry.get_revision(
+        record.tenant_id, record.policy_id, Digest(record.revision)
+    )
+    return Ticket(manifest=revision.manifest, expires_at=gateway.clock.now() + VALID_SECONDS)
+
+
+def _address(request: Request, gateway: Gateway, ticket: Ticket) -> str:
+    return f"{str(request.base_url).rstrip('/')}{PREFIX}/downloads/{gateway.tinker.signer.sign(ticket)}"
