@@ -14,15 +14,14 @@ from mint_common.claims import Claim
 from mint_common.errors import MintError, NotFound
 from mint_common.ids import BaseName, PolicyId
 from mint_common.runtime.postgres_errors import acquired
-from mint_common.training import OperationConflict
+from mint_common.training import OperationConflict, PolicyTaken, SessionClosed
 from services.trainer.adapters.checkpoint_rows_postgres import put_checkpoint
+from services.trainer.adapters.sessions_postgres import ONE_WRITER, WAVES
 from services.trainer.core.operations import (
     Fenced,
     Finished,
     NewOperation,
     Packed,
-    PolicyTaken,
-    SessionClosed,
     Snapshot,
     StoredOperation,
     TrainingSession,
@@ -45,11 +44,10 @@ _ADD = f"""
     SELECT (SELECT count(*) FROM fence) AS fences, array(SELECT policy_id || ' ' || seq FROM added) AS added
 """  # noqa: S608  # constants
 _WHY_NOT = """
-    SELECT training.tenant_id, closed_at, operations.digest FROM training
+    SELECT training.tenant_id, operations.digest FROM training
     LEFT JOIN operations ON operations.policy_id = training.policy_id AND seq = $2
     WHERE training.policy_id = $1
 """
-_ONE_WRITER = "SELECT pg_advisory_xact_lock(hashtextextended('mint_policy_' || $1, 0))"
 _OPEN = """
     INSERT INTO training
         (policy_id, tenant_id, base, lora, metadata, created_at, last_operation_at)
@@ -127,10 +125,10 @@ class PostgresOperations:
     async def _open(self, token: int, operation: NewOperation) -> bool | MintError:
         assert operation.opens is not None
         async with acquired(self._pool) as connection, connection.transaction():
-            await connection.execute(_ONE_WRITER, operation.policy_id)
+            await connection.execute(ONE_WRITER, operation.policy_id)
             known = "SELECT 1 FROM sessions WHERE policy_id = $1"
             if await connection.fetchval(known, operation.policy_id):
-                return PolicyTaken(policy_id=operation.policy_id, by="managed jobs")
+                return PolicyTaken(policy_id=operation.policy_id, by=WAVES)
             await connection.execute(
                 _OPEN,
                 operation.policy_id,

@@ -1,8 +1,13 @@
-"""Group commit: what comes while a transaction is under way goes into the next one together."""
+"""Group commit: what comes while a transaction is under way goes into the next one together.
+
+After trouble with the store nobody knows what it has of a group: who waits is told, and the flushing ends.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
+
+from mint_common.errors import MintError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -29,7 +34,7 @@ class Grouped(Generic[T, R]):
         return await asyncio.gather(*(self.put(item) for item in items))
 
     async def run(self) -> None:
-        """Flush until cancelled; who waits then is told so."""
+        """Flush until cancelled; who waits then is told so. Raises the MintError of a flush."""
         try:
             while True:
                 await self._news.wait()
@@ -56,3 +61,5 @@ class Grouped(Generic[T, R]):
                 future.set_exception(results)
             else:
                 future.set_result(results[index])
+        if isinstance(results, MintError):
+            raise results

@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 _RETRY_SECONDS = 1.0
 _RENEW_SECONDS = 2.0
-_SWEEP_SECONDS = 5.0
+_SWEEP_SECONDS = 2.0
 _SWEPT_TOGETHER = 100
 _POLL_SECONDS = 1.0
 _PATIENCE_SECONDS = 10.0
@@ -107,6 +107,8 @@ class Operations:
         deadline = self._clock.monotonic() + wait_seconds
         while True:
             found = self._outcomes.find((policy_id, seq)) or await self._stored(policy_id, seq)
+            # It may have been finished while the database was asked.
+            found = found or self._outcomes.find((policy_id, seq))
             left = deadline - self._clock.monotonic()
             if found is not None:
                 return found
