@@ -25,6 +25,20 @@ class OperationConflict(MintError):
     http_status = 422
 
 
+class SessionClosed(MintError):
+    """The training session of policy {policy_id!r} is closed."""
+
+    code = "session_closed"
+    http_status = 422
+
+
+class PolicyTaken(MintError):
+    """Policy {policy_id!r} is trained by {by}: a policy has one writer."""
+
+    code = "policy_taken"
+    http_status = 422
+
+
 class Array(msgspec.Struct, frozen=True):
     """A dense array: ``data`` has prod(shape) elements of ``dtype``."""
 

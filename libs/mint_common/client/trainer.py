@@ -32,7 +32,8 @@ class TrainerClient:
 
         Raises InvalidField for what can be seen to be wrong at once (nothing is stored then),
         OperationConflict when its place is taken by another operation, NotFound when it does not open a
-        session and there is none, Overloaded when the tenant has too many waiting.
+        session and there is none, SessionClosed, PolicyTaken when managed jobs train the policy, Overloaded
+        when the tenant has too many waiting.
         """
         await self._http.exchange("POST", _OPERATIONS, msgspec.msgpack.encode(submission))
 

@@ -98,8 +98,8 @@ class ResidentPolicies:
         return await job.done
 
     def has(self, policy_id: PolicyId) -> bool:
-        """Return whether the policy is in memory, or at work."""
-        return policy_id in self._worker.at_work or self._tiers.has(policy_id)
+        """Return whether the policy was admitted and is in memory, or at work."""
+        return policy_id in self._worker.at_work or self._tiers.has_admitted(policy_id)
 
     async def admit(self, policy_id: PolicyId, lora: LoraSpec, *, data: bytes | None) -> None:
         """Put a policy into memory from a snapshot, or as initialised; it stays until released."""

@@ -8,11 +8,16 @@ import msgspec
 from mint_common.errors import Unavailable
 from mint_common.events import WaveCompleted
 from mint_common.ids import BaseName, JobId, PolicyId
+from mint_common.training import PolicyTaken
 from services.trainer.core.session import Session
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 _COLUMNS = "policy_id, tenant_id, base, lora, step, checkpoint, digest, parent, waves"
+ONE_WRITER = "SELECT pg_advisory_xact_lock(hashtextextended('mint_policy_' || $1, 0))"
+"""Taken by whoever makes a policy's first row, of either kind."""
+OPERATIONS, WAVES = "operations", "managed jobs"
+_DRIVEN = "SELECT 1 FROM training WHERE policy_id = $1"
 
 
 class PostgresSessions:
@@ -25,7 +30,11 @@ class PostgresSessions:
     async def get(self, policy_id: PolicyId) -> Session | None:
         """Return a policy's session."""
         row = await self._pool.fetchrow(f"SELECT {_COLUMNS} FROM sessions WHERE policy_id = $1", policy_id)  # noqa: S608  # constants
-        return None if row is None else _session(row)
+        if row is not None:
+            return _session(row)
+        if await self._pool.fetchval(_DRIVEN, policy_id):
+            raise PolicyTaken(policy_id=policy_id, by=OPERATIONS)
+        return None
 
     async def trained_step(self, job_id: JobId) -> int:
         """Return a job's last trained step."""
@@ -43,6 +52,9 @@ class PostgresSessions:
         """Write a session and its wave; the number of waves tells whether somebody else wrote in between."""
         checkpoint = None if after.checkpoint is None else msgspec.to_builtins(after.checkpoint)
         if before.waves == 0:
+            await connection.execute(ONE_WRITER, after.policy_id)
+            if await connection.fetchval(_DRIVEN, after.policy_id):
+                raise PolicyTaken(policy_id=after.policy_id, by=OPERATIONS)
             status = await connection.execute(
                 f"INSERT INTO sessions ({_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)"  # noqa: S608  # constants
                 " ON CONFLICT DO NOTHING",

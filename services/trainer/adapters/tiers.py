@@ -76,9 +76,10 @@ class Tiers:
         """Return the policies on the device, the least recently used first."""
         return [policy_id for policy_id, one in self._resident.items() if one.tier == "device"]
 
-    def has(self, policy_id: PolicyId) -> bool:
-        """Return whether a policy is here."""
-        return policy_id in self._resident
+    def has_admitted(self, policy_id: PolicyId) -> bool:
+        """Return whether a policy is here that was admitted."""
+        resident = self._resident.get(policy_id)
+        return resident is not None and resident.admitted
 
     def admitted(self) -> list[PolicyId]:
         """Return the policies here that were admitted."""

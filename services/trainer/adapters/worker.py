@@ -125,7 +125,7 @@ class Worker:
 
     async def _carry_out_tasks(self, tasks: Sequence[Task]) -> None:
         for task in tasks:
-            if not self.tiers.has(task.policy_id):
+            if not self.tiers.has_admitted(task.policy_id):
                 task.settle(NotResident(policy_id=task.policy_id))
         tasks = [task for task in tasks if not task.done.done()]
         if not tasks:
@@ -172,7 +172,9 @@ class Worker:
             job.fail(result)
         elif not job.done.done():
             stepped, job.resident.sha256 = result
-            await self.put(job.policy_id, job.resident)
+            # A client may have begun to train the policy meanwhile: then the commit of this step is refused.
+            if job.policy_id not in self.at_work and not self.tiers.has_admitted(job.policy_id):
+                await self.put(job.policy_id, job.resident)
             job.done.set_result(stepped)
 
     async def _swap_out(self, residents: Sequence[Resident]) -> None:

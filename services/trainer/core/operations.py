@@ -25,20 +25,6 @@ class NotResident(MintError):
     http_status = 503
 
 
-class SessionClosed(MintError):
-    """The training session of policy {policy_id!r} is closed."""
-
-    code = "session_closed"
-    http_status = 422
-
-
-class PolicyTaken(MintError):
-    """Policy {policy_id!r} is trained by {by}: a policy has one writer."""
-
-    code = "policy_taken"
-    http_status = 422
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingSession:
     """``position`` counts the executed operations; ``snapshot`` is the state after some of them.

@@ -10,9 +10,21 @@ import logging
 from collections.abc import Awaitable, Sequence
 
 from mint_common.errors import MintError
-from mint_common.training import Close, Load, Loaded, Open, Opened, Operation, Pass, Result, Step, Stepped
+from mint_common.training import (
+    Close,
+    Load,
+    Loaded,
+    Open,
+    Opened,
+    Operation,
+    Pass,
+    Result,
+    SessionClosed,
+    Step,
+    Stepped,
+)
 from mint_common.waiting import wait_for_event
-from services.trainer.core.operations import NotResident, SessionClosed, TrainingSession
+from services.trainer.core.operations import NotResident, TrainingSession
 from services.trainer.core.order import Line
 from services.trainer.handlers.committing import Committer, Executed, closes
 from services.trainer.handlers.executing import Executor, Kept

@@ -21,6 +21,7 @@ from mint_common.ids import PolicyId
 from mint_common.records import WaveRecord, decode_record
 from mint_common.runtime.ledger import Ledger
 from mint_common.runtime.retries import Bury
+from mint_common.training import PolicyTaken
 from services.trainer.core.batch import Batch, build_batch
 from services.trainer.core.record_check import check_record
 from services.trainer.core.refusals import CheckpointLost, RecordInvalid, TrainingRefused
@@ -66,8 +67,8 @@ class Handlers(Generic[Connection]):
         return ()
 
     async def _train(self, wave: WaveCompleted) -> None:
-        known = await self._sessions.get(wave.policy_id) or open_session(wave)
         try:
+            known = await self._sessions.get(wave.policy_id) or open_session(wave)
             check_turn(known, wave, trained_step=await self._sessions.trained_step(wave.job_id))
             batch = await self._read_batch(wave)
             session = await self._move(known, wave) if is_elsewhere(known, wave) else known
@@ -79,10 +80,9 @@ class Handlers(Generic[Connection]):
                 tenant_id=wave.tenant_id,
                 parent=session.digest if batch.rows else session.parent,
             )
-        except TrainingRefused as refusal:
-            await self._fail(wave, code=refusal.code, reason=str(refusal))
-        else:
             await self._commit(wave, known, session, stepped)
+        except (TrainingRefused, PolicyTaken) as refusal:
+            await self._fail(wave, code=refusal.code, reason=str(refusal))
 
     async def _read_batch(self, wave: WaveCompleted) -> Batch:
         record = await self._read_record(wave)

@@ -126,7 +126,7 @@ class Policies(Protocol):
         ...
 
     def has(self, policy_id: PolicyId) -> bool:
-        """Return whether the policy is in memory, or at work."""
+        """Return whether the policy was admitted and is in memory, or at work."""
         ...
 
     async def admit(self, policy_id: PolicyId, lora: LoraSpec, *, data: bytes | None) -> None:

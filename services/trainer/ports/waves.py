@@ -14,7 +14,10 @@ class SessionStore(Protocol[Connection_contra]):
     """Session rows. Reads see committed rows only."""
 
     async def get(self, policy_id: PolicyId) -> Session | None:
-        """Return a policy's session, or None if it was never trained."""
+        """Return a policy's session, or None if it was never trained.
+
+        Raises PolicyTaken when operations train it.
+        """
         ...
 
     async def trained_step(self, job_id: JobId) -> int:
@@ -30,7 +33,8 @@ class SessionStore(Protocol[Connection_contra]):
     ) -> None:
         """Write a session and its trained wave within a transaction.
 
-        Raises Unavailable when the row is no longer ``before``: another trainer was faster.
+        Raises Unavailable when the row is no longer ``before``: another trainer was faster. Raises
+        PolicyTaken when operations train the policy by now.
         """
         ...
 
