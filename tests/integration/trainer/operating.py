@@ -58,6 +58,15 @@ def make_pass(seed: int, *, data: int = 3, backward: bool = True) -> Pass:
     return Pass(data=data_, loss="cross_entropy", config={}, backward=backward)
 
 
+def spoilt_pass(seed: int) -> Pass:
+    """Return a pass that nothing is wrong with until its loss overflows."""
+    datum = make_datum(random.Random(seed))
+    length = len(datum.tokens) // 4
+    inputs = {**datum.inputs, "logprobs": floats([-1e4] * length), "advantages": floats([1.0] * length)}
+    wild = Datum(tokens=datum.tokens, inputs=inputs)
+    return Pass(data=(wild,), loss="importance_sampling", config={}, backward=True)
+
+
 @dataclass(slots=True)
 class Run:
     """A policy that a client trains."""

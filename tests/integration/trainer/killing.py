@@ -1,0 +1,54 @@
+"""A trainer as a process that a test kills with SIGKILL, and starts again at the same address."""
+
+import asyncio
+import multiprocessing
+from functools import partial
+from multiprocessing.process import BaseProcess
+
+from mint_common.client.http import InternalHttp
+from mint_common.client.trainer import TrainerClient
+from mint_common.errors import Unavailable
+from mint_common.runtime.service import run_process
+from services.trainer.app import run
+from services.trainer.settings import TrainerSettings
+
+# One server process imports torch and transformers once; each trainer is a fork of it.
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["services.trainer.app", "transformers.models.llama.modeling_llama"])
+
+
+class MortalTrainer:
+    """A trainer process; ``settings`` name a fixed port."""
+
+    def __init__(self, settings: TrainerSettings) -> None:
+        self.settings = settings
+        self.process: BaseProcess | None = None
+
+    def client(self) -> TrainerClient:
+        """Return a client of it, and of its successors."""
+        address = f"http://127.0.0.1:{self.settings.http.port}"
+        return TrainerClient(InternalHttp(address, token="secret"))
+
+    async def start(self) -> None:
+        """Start it, and wait until it answers."""
+        self.process = _FORKS.Process(target=run_process, args=(partial(run, self.settings),), daemon=True)
+        self.process.start()
+        client = self.client()
+        try:
+            async with asyncio.timeout(60):
+                while True:
+                    try:
+                        await client.base()
+                    except Unavailable:
+                        assert self.process.is_alive(), self.process.exitcode
+                        await asyncio.sleep(0.02)
+                    else:
+                        return
+        finally:
+            await client.aclose()
+
+    def kill(self) -> None:
+        """Send SIGKILL, and reap."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.join()
