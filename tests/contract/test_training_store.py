@@ -1,0 +1,362 @@
+"""Operations and sessions as the trainer stores them: once, fenced, all or nothing."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+
+import asyncpg
+import msgspec
+import pytest
+
+from mint_common.claims import Claim
+from mint_common.errors import AlreadyExists, MintError, NotFound
+from mint_common.events import LoraSpec
+from mint_common.ids import BaseName, Digest, PolicyId, TenantId
+from mint_common.runtime.postgres import migrate, open_pool
+from mint_common.testing.factories import make_claim
+from mint_common.training import (
+    CheckpointRecord,
+    CheckpointRef,
+    Open,
+    OperationConflict,
+    PolicyTaken,
+    SessionClosed,
+    place_of,
+)
+from services.trainer.adapters.checkpoint_rows_postgres import PostgresCheckpointRows
+from services.trainer.adapters.operations_postgres import PostgresOperations
+from services.trainer.core.operations import (
+    Fenced,
+    Finished,
+    Lineage,
+    NewOperation,
+    Packed,
+    Snapshot,
+    StoredOperation,
+)
+from services.trainer.ports.operations import CheckpointRows, OperationStore
+
+pytestmark = pytest.mark.integration
+
+A, B = PolicyId("policy_a"), PolicyId("policy_b")
+TENANT, OTHER = TenantId("ten_a"), TenantId("ten_b")
+BASE = BaseName("tiny")
+LORA = LoraSpec(rank=8, alpha=16.0, targets=("q_proj",), seed=0)
+NOW, TOKEN = 1_700_000_000.0, 3
+CLAIM = make_claim("training/policy_a/one")
+
+
+@dataclass(slots=True, kw_only=True)
+class Store:
+    """The store, the rows beside it, and the way to their tables."""
+
+    operations: OperationStore[asyncpg.Connection]
+    rows: CheckpointRows
+    pool: asyncpg.Pool
+
+    async def fence(self, token: int) -> None:
+        """Make a token the newest."""
+        await self.pool.execute(
+            "INSERT INTO leases (base, token) VALUES ($1, $2) ON CONFLICT (base) DO UPDATE SET token = $2",
+            BASE,
+            token,
+        )
+
+
+@pytest.fixture
+async def store(database: str) -> AsyncIterator[Store]:
+    pool = await open_pool(database, schema="trainer")
+    await migrate(pool, schema="trainer", package="services.trainer.adapters.migrations")
+    made = Store(operations=PostgresOperations(pool, base=BASE), rows=PostgresCheckpointRows(pool), pool=pool)
+    await made.fence(TOKEN)
+    yield made
+    await pool.close()
+
+
+def new(
+    seq: int, *, policy_id: PolicyId = A, tenant_id: TenantId = TENANT, payload: str = ""
+) -> NewOperation:
+    data = (payload or f"operation {seq}").encode()
+    return NewOperation(
+        policy_id=policy_id,
+        seq=seq,
+        tenant_id=tenant_id,
+        kind="step",
+        digest=data,
+        payload=Packed(data=data),
+        submitted_at=NOW,
+        opens=Open(base=BASE, lora=LORA) if seq == 0 else None,
+    )
+
+
+def done(seq: int, position: int = 0, *, policy_id: PolicyId = A, step: int = 0) -> Finished:
+    return Finished(
+        policy_id=policy_id,
+        seq=seq,
+        position=position or seq + 1,
+        result=Packed(data=f"result {seq}".encode()),
+        is_refused=False,
+        step=step,
+        finished_at=NOW + seq,
+    )
+
+
+def record(name: str, *, claim: Claim = CLAIM, **changes: object) -> CheckpointRecord:
+    made = CheckpointRecord(
+        policy_id=A,
+        tenant_id=TENANT,
+        kind="training",
+        name=name,
+        base=BASE,
+        lora=LORA,
+        step=1,
+        claim=claim,
+        revision=None,
+        created_at=NOW,
+        expires_at=None,
+        is_public=False,
+        metadata={"note": "x"},
+    )
+    return msgspec.structs.replace(made, **changes)
+
+
+def ref(name: str, policy_id: PolicyId = A) -> CheckpointRef:
+    return CheckpointRef(policy_id, "training", name)
+
+
+async def filled(store: Store, count: int) -> None:
+    """Open a session and store some operations."""
+    assert await store.operations.add(TOKEN, [new(seq) for seq in range(count)]) == [True] * count
+
+
+async def test_an_operation_is_stored_once(store: Store) -> None:
+    await filled(store, 3)
+    outcomes = await store.operations.add(TOKEN, [new(1), new(3), new(2, payload="other"), new(0)])
+    assert outcomes[:2] == [False, True]
+    assert isinstance(outcomes[2], OperationConflict)
+    assert outcomes[3] is False
+    assert [one.seq for one in await store.operations.unfinished()] == [0, 1, 2, 3]
+
+
+async def test_an_operation_needs_a_session_of_its_tenant_that_is_open(store: Store) -> None:
+    await filled(store, 1)
+    await store.operations.finish(TOKEN, [replace(done(0), closes=True)])
+    outcomes = await store.operations.add(
+        TOKEN, [new(1, tenant_id=OTHER), new(1, policy_id=B), new(1), new(0), new(0, tenant_id=OTHER)]
+    )
+    kinds = [type(one) if isinstance(one, MintError) else one for one in outcomes]
+    assert kinds == [NotFound, NotFound, SessionClosed, False, NotFound]
+
+
+async def test_a_policy_of_managed_jobs_is_not_opened(store: Store) -> None:
+    await store.pool.execute(
+        "INSERT INTO sessions (policy_id, tenant_id, base, lora, step, digest, waves)"
+        " VALUES ($1, $2, $3, $4, 0, 'sha256:0', 1)",
+        A,
+        TENANT,
+        BASE,
+        msgspec.to_builtins(LORA),
+    )
+    (outcome,) = await store.operations.add(TOKEN, [new(0)])
+    assert isinstance(outcome, PolicyTaken)
+    assert await store.operations.session(A) is None
+
+
+async def test_results_move_the_session_on(store: Store) -> None:
+    await filled(store, 4)
+    await filled_b(store)
+    assert await store.operations.result(A, 1) is None
+    finished = [done(0), done(2, 2, step=1), done(0, policy_id=B), done(1, 3, step=2)]
+    assert await store.operations.finish(TOKEN, finished) == []
+    assert await store.operations.result(A, 1) == Packed(data=b"result 1")
+    assert await store.operations.next_seq(A) == 3
+    session = await store.operations.session(A)
+    assert session is not None
+    assert (session.step, session.position, session.lora) == (2, 3, LORA)
+    assert (session.last_operation_at, session.snapshot) == (NOW + 1, None)
+    assert [(one.policy_id, one.seq) for one in await store.operations.unfinished()] == [(A, 3)]
+    with pytest.raises(NotFound):
+        await store.operations.result(A, 9)
+
+
+async def filled_b(store: Store) -> None:
+    assert await store.operations.add(TOKEN, [new(0, policy_id=B)]) == [True]
+
+
+async def test_what_was_executed_is_replayed_in_the_order_of_execution(store: Store) -> None:
+    await filled(store, 4)
+    refused = replace(done(3, 2), is_refused=True)
+    await store.operations.finish(TOKEN, [done(0), refused, done(1, 3), done(2, 4)])
+    replayed = await store.operations.executed_after(A, 1)
+    assert replayed == [
+        StoredOperation(
+            policy_id=A,
+            seq=seq,
+            tenant_id=TENANT,
+            payload=Packed(data=f"operation {seq}".encode()),
+            position=position,
+            is_refused=seq == 3,
+        )
+        for position, seq in ((2, 3), (3, 1), (4, 2))
+    ]
+
+
+async def test_a_fenced_trainer_commits_nothing(store: Store) -> None:
+    await filled(store, 2)
+    await store.operations.finish(TOKEN, [done(0)])
+    await store.fence(TOKEN + 1)
+    with pytest.raises(Fenced):
+        await store.operations.add(TOKEN, [new(2)])
+    with pytest.raises(Fenced):
+        await store.operations.add(TOKEN, [new(0, policy_id=B)])
+    with pytest.raises(Fenced):
+        await store.operations.finish(TOKEN, [done(1)])
+    with pytest.raises(Fenced):
+        await store.operations.finish(TOKEN, [replace(done(1), checkpoint=record("one"))])
+    with pytest.raises(Fenced):
+        await store.operations.put_snapshot(TOKEN, Snapshot(policy_id=A, position=1, claim=CLAIM))
+    assert [one.seq for one in await store.operations.unfinished()] == [1]
+    assert await store.operations.session(B) is None
+    session = await store.operations.session(A)
+    assert session is not None
+    assert (session.position, session.snapshot) == (1, None)
+    with pytest.raises(NotFound):
+        await store.rows.get(ref("one"), now=NOW)
+
+
+async def test_a_snapshot_forgets_the_payloads_that_it_covers(store: Store) -> None:
+    big = Packed(data=msgspec.msgpack.encode(make_claim("training/policy_a/big")), is_claim=True)
+    await filled(store, 1)
+    await store.operations.add(TOKEN, [replace(new(1), payload=big), new(2), new(3)])
+    await store.operations.finish(TOKEN, [done(seq) for seq in range(4)])
+    first, second = make_claim("first"), make_claim("second")
+    unused = await store.operations.put_snapshot(TOKEN, Snapshot(policy_id=A, position=3, claim=first))
+    assert unused == [make_claim("training/policy_a/big")]
+    assert [one.seq for one in await store.operations.executed_after(A, 0)] == [3]
+    # One that comes late is of no use any more.
+    late = await store.operations.put_snapshot(TOKEN, Snapshot(policy_id=A, position=2, claim=second))
+    assert late == [second]
+    unused = await store.operations.put_snapshot(TOKEN, Snapshot(policy_id=A, position=4, claim=second))
+    assert unused == [first]
+    session = await store.operations.session(A)
+    assert session is not None
+    assert (session.snapshot, session.snapshot_position) == (second, 4)
+
+
+async def test_a_close_gives_snapshot_and_payloads_back(store: Store) -> None:
+    await filled(store, 3)
+    await store.operations.finish(TOKEN, [done(0), done(1)])
+    await store.operations.put_snapshot(TOKEN, Snapshot(policy_id=A, position=2, claim=CLAIM))
+    assert await store.operations.finish(TOKEN, [replace(done(2), closes=True)]) == [CLAIM]
+    assert await store.operations.executed_after(A, 0) == []
+    session = await store.operations.session(A)
+    assert session is not None
+    assert (session.snapshot, session.closed_at) == (None, NOW + 2)
+
+
+async def test_a_taken_name_undoes_the_whole_commit(store: Store) -> None:
+    await filled(store, 3)
+    await store.operations.finish(TOKEN, [done(0), replace(done(1), checkpoint=record("one"))])
+    with pytest.raises(AlreadyExists):
+        await store.operations.finish(TOKEN, [replace(done(2), checkpoint=record("one"))])
+    assert await store.operations.result(A, 2) is None
+    other = make_claim("other")
+    replacing = replace(done(2), checkpoint=record("one", claim=other), replaces=True)
+    assert await store.operations.finish(TOKEN, [replacing]) == [CLAIM]
+    assert (await store.rows.get(ref("one"), now=NOW)).claim == other
+
+
+async def test_an_export_moves_the_lineage(store: Store) -> None:
+    await filled(store, 1)
+    lineage = Lineage(digest=Digest("sha256:b"), parent=Digest("sha256:a"))
+    await store.operations.finish(TOKEN, [replace(done(0), lineage=lineage)])
+    session = await store.operations.session(A)
+    assert session is not None
+    assert (session.digest, session.parent) == (lineage.digest, lineage.parent)
+
+
+async def test_old_results_are_forgotten_but_their_operations_known(store: Store) -> None:
+    big = Packed(data=msgspec.msgpack.encode(CLAIM), is_claim=True)
+    await filled(store, 3)
+    await store.operations.finish(TOKEN, [done(0), replace(done(1), result=big), done(2)])
+    assert await store.operations.forget_results(before=NOW + 2, limit=10) == [CLAIM]
+    for seq in (0, 1):
+        with pytest.raises(NotFound):
+            await store.operations.result(A, seq)
+    assert await store.operations.result(A, 2) is not None
+    assert await store.operations.add(TOKEN, [new(1)]) == [False]
+
+
+async def put(store: Store, *records: CheckpointRecord) -> None:
+    """Store checkpoints as saves do."""
+    taken = await store.operations.next_seq(A)
+    if not taken:
+        await filled(store, 1)
+        await store.operations.finish(TOKEN, [done(0)])
+        taken = 1
+    for seq, one in enumerate(records, taken):
+        await store.operations.add(TOKEN, [new(seq)])
+        await store.operations.finish(TOKEN, [replace(done(seq), checkpoint=one)])
+
+
+async def test_checkpoints_are_paged_newest_first(store: Store) -> None:
+    records = [record(f"c{n}", created_at=NOW + n % 3, claim=make_claim(f"c{n}")) for n in range(7)]
+    await put(store, *records)
+    whole = await store.rows.page(TENANT, policy_id=None, limit=100, after=None, now=NOW)
+    assert {one.name for one in whole} == {one.name for one in records}
+    assert [one.created_at for one in whole] == sorted((one.created_at for one in records), reverse=True)
+    pages: list[CheckpointRecord] = []
+    after = None
+    while page := await store.rows.page(TENANT, policy_id=A, limit=2, after=after, now=NOW):
+        pages += page
+        after = place_of(page[-1])
+    assert pages == whole
+    assert await store.rows.page(OTHER, policy_id=None, limit=9, after=None, now=NOW) == []
+    assert await store.rows.page(TENANT, policy_id=B, limit=9, after=None, now=NOW) == []
+
+
+async def test_what_has_expired_is_as_good_as_deleted(store: Store) -> None:
+    await put(store, record("short", expires_at=NOW + 5), record("long", claim=make_claim("long")))
+    assert await store.rows.delete_expired(now=NOW + 4, limit=10) == []
+    assert (await store.rows.get(ref("short"), now=NOW + 4)).expires_at == NOW + 5
+    with pytest.raises(NotFound):
+        await store.rows.get(ref("short"), now=NOW + 5)
+    with pytest.raises(NotFound):
+        await store.rows.expire(ref("short"), expires_at=None, now=NOW + 5)
+    assert [
+        one.name for one in await store.rows.page(TENANT, policy_id=A, limit=9, after=None, now=NOW + 5)
+    ] == ["long"]
+    assert await store.rows.delete_expired(now=NOW + 5, limit=10) == [CLAIM]
+    assert (await store.rows.expire(ref("long"), expires_at=NOW + 9, now=NOW)).expires_at == NOW + 9
+
+
+async def test_the_name_of_what_has_expired_is_free(store: Store) -> None:
+    await put(store, record("one", expires_at=NOW + 5))
+    await put(store, record("one", claim=make_claim("new"), created_at=NOW + 6))
+    assert (await store.rows.get(ref("one"), now=NOW + 6)).claim == make_claim("new")
+
+
+async def test_a_copy_shares_the_bytes_until_the_last_row_goes(store: Store) -> None:
+    await put(store, record("one"))
+    target = record("two", policy_id=B, tenant_id=OTHER, created_at=NOW + 1, metadata={})
+    copied = await store.rows.copy(ref("one"), target, now=NOW + 1)
+    assert (copied.claim, copied.tenant_id, copied.metadata) == (CLAIM, OTHER, {"note": "x"})
+    with pytest.raises(AlreadyExists):
+        await store.rows.copy(ref("one"), target, now=NOW + 1)
+    with pytest.raises(NotFound):
+        await store.rows.copy(ref("none"), target, now=NOW + 1)
+    assert await store.rows.delete(ref("one"), now=NOW + 1) == []
+    assert await store.rows.delete(ref("two", B), now=NOW + 1) == [CLAIM]
+    with pytest.raises(NotFound):
+        await store.rows.delete(ref("two", B), now=NOW + 1)
+
+
+async def test_a_revision_s_bytes_are_never_called_unused(store: Store) -> None:
+    sampler = CheckpointRef(A, "sampler", "one")
+    await put(store, record("one", kind="sampler", revision=Digest("sha256:a")))
+    assert await store.rows.delete(sampler, now=NOW) == []
+
+
+async def test_a_checkpoint_is_published_and_withdrawn(store: Store) -> None:
+    await put(store, record("one"))
+    assert (await store.rows.publish(ref("one"), is_public=True, now=NOW)).is_public
+    assert not (await store.rows.publish(ref("one"), is_public=False, now=NOW)).is_public
