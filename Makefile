@@ -49,8 +49,8 @@ bench-loader: .venv/.installed ## Run the loader's benchmarks
 bench-catalog: .venv/.installed ## Run the catalog's benchmark at a million policies (POLICIES=20000: smaller)
 	$(BENCH) catalog $(if $(POLICIES),--policies $(POLICIES))
 
-bench-trainer: .venv/.installed ## Run the trainer's benchmark
-	$(BENCH) trainer
+bench-trainer: .venv/.installed ## Run the trainer's benchmarks
+	$(BENCH) trainer operations
 
 bench-handoff: .venv/.installed ## Run the hand-over benchmark: adapter against merged model
 	$(BENCH) handoff

@@ -25,7 +25,8 @@ LOADER = (
     "loader_gateway",
     "eviction",
 )
-BENCHES = (*LOADER, "fleet", "catalog", "trainer", "handoff", "policies")
+TRAINER = ("trainer", "operations")
+BENCHES = (*LOADER, "fleet", "catalog", *TRAINER, "handoff", "policies")
 SHOWS = ("paper_training",)
 ROWS = {
     "packed": ("packed_live_ratio", "packed_real_dims_ratio", "packed_over_read"),
