@@ -104,19 +104,19 @@ class Operations:
 
     async def outcome(self, policy_id: PolicyId, seq: int, *, wait_seconds: float) -> bytes:
         """Return an operation's outcome, encoded; Pending when it is not there in time. Raises NotFound."""
-        deadline = self._clock.monotonic() + wait_seconds
+        key, deadline = (policy_id, seq), self._clock.monotonic() + wait_seconds
         while True:
-            found = self._outcomes.find((policy_id, seq)) or await self._stored(policy_id, seq)
-            # It may have been finished while the database was asked.
-            found = found or self._outcomes.find((policy_id, seq))
+            found = self._outcomes.find(key)
+            if found is None and not self._is_live(policy_id, seq):
+                # It may be finished while the database is asked.
+                found = await self._stored(policy_id, seq) or self._outcomes.find(key)
             left = deadline - self._clock.monotonic()
             if found is not None:
                 return found
             if left <= 0:
                 return msgspec.msgpack.encode(Pending(reason=self._reason(policy_id, seq)))
             # What another trainer commits is seen by looking again.
-            seconds = left if self._watch is not None else min(left, _POLL_SECONDS)
-            await self._outcomes.wait((policy_id, seq), seconds=seconds)
+            await self._outcomes.wait(key, seconds=min(left, _POLL_SECONDS))
 
     async def session(self, policy_id: PolicyId) -> SessionRecord:
         """Return a policy's session. Raises NotFound."""
@@ -200,6 +200,10 @@ class Operations:
     async def _stored(self, policy_id: PolicyId, seq: int) -> bytes | None:
         packed = await self._store.result(policy_id, seq)
         return None if packed is None else await unpack(self._blobs, packed)
+
+    def _is_live(self, policy_id: PolicyId, seq: int) -> bool:
+        driver = self._watch.find(policy_id) if self._watch else None
+        return driver is not None and driver.knows(seq)
 
     def _reason(self, policy_id: PolicyId, seq: int) -> str:
         driver = self._watch.find(policy_id) if self._watch else None
