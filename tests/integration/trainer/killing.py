@@ -10,6 +10,7 @@ from mint_common.client.trainer import TrainerClient
 from mint_common.errors import Unavailable
 from mint_common.runtime.service import run_process
 from services.trainer.app import run
+from services.trainer.core.ranks import ALONE
 from services.trainer.settings import TrainerSettings
 
 # One server process imports torch and transformers once; each trainer is a fork of it.
