@@ -32,7 +32,9 @@ class MortalTrainer:
 
     async def start(self) -> None:
         """Start it, and wait until it answers."""
-        self.process = _FORKS.Process(target=run_process, args=(partial(run, self.settings),), daemon=True)
+        self.process = _FORKS.Process(
+            target=run_process, args=(partial(run, self.settings, ALONE),), daemon=True
+        )
         self.process.start()
         client = self.client()
         try:
