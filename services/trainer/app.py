@@ -156,7 +156,6 @@ async def open_trainer(settings: TrainerSettings, place: Place = ALONE) -> Async
             ready=registered.is_set,
             max_body_bytes=_MAX_BODY_BYTES,
         )
-        session_routes.add_routes(http, sessions, policies)
         rows = PostgresCheckpointRows(pool)
         operations = Operations(
             policies=policies,
@@ -174,6 +173,7 @@ async def open_trainer(settings: TrainerSettings, place: Place = ALONE) -> Async
                 tenant_operations=settings.tenant_operations,
             ),
         )
+        session_routes.add_routes(http, sessions, policies, operations)
         operation_routes.add_routes(http, operations)
         checkpoint_routes.add_routes(http, Keeping(rows=rows, blobs=blobs, clock=clock))
         yield Trainer(

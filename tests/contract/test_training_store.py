@@ -274,6 +274,20 @@ async def test_an_export_moves_the_lineage(store: Store) -> None:
     assert (session.digest, session.parent) == (lineage.digest, lineage.parent)
 
 
+async def test_revisions_are_held_by_open_sessions_and_by_checkpoints(store: Store) -> None:
+    await filled(store, 3)
+    digests = [Digest(f"sha256:{name}") for name in "abc"]
+    lineage = Lineage(digest=digests[1], parent=digests[0])
+    named = record("one", kind="sampler", revision=digests[2], expires_at=NOW + 5)
+    await store.operations.finish(TOKEN, [replace(done(0), lineage=lineage), done(1)])
+    await store.operations.finish(TOKEN, [replace(done(2), checkpoint=named)])
+    assert sorted(await store.operations.held_revisions(now=NOW)) == digests
+    assert sorted(await store.operations.held_revisions(now=NOW + 5)) == digests[:2]
+    await store.operations.add(TOKEN, [new(3)])
+    await store.operations.finish(TOKEN, [replace(done(3), closes=True)])
+    assert await store.operations.held_revisions(now=NOW) == [digests[2]]
+
+
 async def test_old_results_are_forgotten_but_their_operations_known(store: Store) -> None:
     big = Packed(data=msgspec.msgpack.encode(CLAIM), is_claim=True)
     await filled(store, 3)

@@ -19,6 +19,7 @@ class _Session:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Answer:
     sessions: tuple[_Session, ...]
+    held: tuple[Digest, ...] = ()
 
 
 class TrainerSessions:
@@ -33,12 +34,13 @@ class TrainerSessions:
         for trainer in self._trainers:
             answer = await trainer.get("/internal/sessions")
             try:
-                sessions = msgspec.convert(answer, _Answer).sessions
+                told = msgspec.convert(answer, _Answer)
             except msgspec.ValidationError as error:
                 raise Unavailable(what="a trainer", problem=str(error)) from error
+            found.update(told.held)
             found |= {
                 digest
-                for session in sessions
+                for session in told.sessions
                 for digest in (session.digest, session.parent)
                 if digest is not None
             }

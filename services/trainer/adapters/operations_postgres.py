@@ -12,7 +12,7 @@ import msgspec
 
 from mint_common.claims import Claim
 from mint_common.errors import MintError, NotFound
-from mint_common.ids import BaseName, PolicyId
+from mint_common.ids import BaseName, Digest, PolicyId
 from mint_common.runtime.postgres_errors import acquired
 from mint_common.training import OperationConflict, PolicyTaken, SessionClosed
 from services.trainer.adapters.checkpoint_rows_postgres import put_checkpoint
@@ -96,6 +96,12 @@ _FORGET = """
     UPDATE operations SET result = NULL FROM old
     WHERE operations.policy_id = old.policy_id AND operations.seq = old.seq
     RETURNING CASE WHEN old.result_is_claim THEN old.result END AS claim
+"""
+_HELD = """
+    SELECT digest FROM training WHERE base = $1 AND closed_at IS NULL AND digest IS NOT NULL
+    UNION SELECT parent FROM training WHERE base = $1 AND closed_at IS NULL AND parent IS NOT NULL
+    UNION SELECT revision FROM checkpoints
+        WHERE base = $1 AND revision IS NOT NULL AND (expires_at IS NULL OR expires_at > $2)
 """
 _SESSION = (
     "policy_id, tenant_id, base, lora, metadata, step, position, snapshot, snapshot_position, digest, parent,"
@@ -290,6 +296,10 @@ class PostgresOperations:
         if row["old"] is not None and row["old"] != claim:
             unused.append(msgspec.convert(row["old"], Claim))
         return unused
+
+    async def held_revisions(self, *, now: float) -> list[Digest]:
+        """Return the revisions that are not to be collected."""
+        return [Digest(row[0]) for row in await self._pool.fetch(_HELD, self._base, now)]
 
     async def forget_results(self, *, before: float, limit: int) -> list[Claim]:
         """Forget old results; the rows stay, so that a repetition is known as one."""

@@ -15,7 +15,7 @@ import msgspec
 
 from mint_common.blobs.port import Blobs
 from mint_common.errors import BlobCorrupt, BlobMissing, MintError, NotFound, Overloaded, Unavailable
-from mint_common.ids import BaseName, PolicyId, TenantId
+from mint_common.ids import BaseName, Digest, PolicyId, TenantId
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.ledger import Ledger
 from mint_common.training import Export, Open, Operation, Pending, SessionRecord, Submission
@@ -124,6 +124,10 @@ class Operations:
         if session is None:
             raise NotFound(kind="training session", name=policy_id)
         return session.record()
+
+    async def held_revisions(self) -> list[Digest]:
+        """Return the revisions that open sessions exported last, or checkpoints are."""
+        return await self._store.held_revisions(now=self._clock.now())
 
     async def run(self) -> None:
         """Hold the lease and drive operations until cancelled; trouble of the world begins a new term."""

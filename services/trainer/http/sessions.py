@@ -7,18 +7,24 @@ import msgspec
 from fastapi import FastAPI
 
 from services.trainer.core.session import Session
+from services.trainer.ports.desk import OperationDesk
 from services.trainer.ports.policies import Policies
 from services.trainer.ports.waves import SessionStore
 
 Connection = TypeVar("Connection")
 
 
-def add_routes(http: FastAPI, sessions: SessionStore[Connection], policies: Policies) -> None:
+def add_routes(
+    http: FastAPI, sessions: SessionStore[Connection], policies: Policies, operations: OperationDesk
+) -> None:
     """Add the trainer's routes to its HTTP application."""
 
     @http.get("/internal/sessions")
     async def list_sessions() -> object:
-        """Return every session of the base, by policy id, with its tier, and what swapping has cost."""
+        """Return every managed session of the base, by policy id, with its tier, and what swapping has cost.
+
+        ``held`` are revisions that sessions of operations go on from, or that clients named.
+        """
         found: Sequence[Session] = await sessions.list()
         tiers = policies.tiers()
         return {
@@ -26,5 +32,6 @@ def add_routes(http: FastAPI, sessions: SessionStore[Connection], policies: Poli
                 {**msgspec.to_builtins(session), "tier": tiers.get(session.policy_id, "stored")}
                 for session in found
             ],
+            "held": await operations.held_revisions(),
             "swaps": msgspec.to_builtins(policies.swaps()),
         }

@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from mint_common.ids import BaseName, PolicyId, TenantId
+from mint_common.ids import BaseName, Digest, PolicyId, TenantId
 from mint_common.training import CheckpointRecord, CheckpointRef, SessionRecord, Submission
 
 
@@ -24,6 +24,10 @@ class OperationDesk(Protocol):
 
     async def session(self, policy_id: PolicyId) -> SessionRecord:
         """Return a policy's session. Raises NotFound."""
+        ...
+
+    async def held_revisions(self) -> list[Digest]:
+        """Return the revisions that open sessions exported last, or checkpoints are."""
         ...
 
 

@@ -6,7 +6,7 @@ from typing import Protocol, TypeVar
 
 from mint_common.claims import Claim
 from mint_common.errors import MintError
-from mint_common.ids import PolicyId, TenantId
+from mint_common.ids import Digest, PolicyId, TenantId
 from mint_common.training import CheckpointRecord, CheckpointRef
 from services.trainer.core.operations import (
     Finished,
@@ -88,6 +88,10 @@ class OperationStore(Protocol[Connection_contra]):
 
     async def put_snapshot(self, token: int, snapshot: Snapshot) -> list[Claim]:
         """Make a newer snapshot the session's, forget payloads that it covers; return what is unused now."""
+        ...
+
+    async def held_revisions(self, *, now: float) -> list[Digest]:
+        """Return the revisions that open sessions of the base exported last, or checkpoints are."""
         ...
 
     async def forget_results(self, *, before: float, limit: int) -> list[Claim]:
