@@ -9,6 +9,7 @@ from services.standalone.commands.access import events, job_app, key_app
 from services.standalone.commands.adapter import adapter_app
 from services.standalone.commands.adapters import adapters_app, top
 from services.standalone.commands.aliases import alias_app, eval_app, rollback
+from services.standalone.commands.backup import backup, restore
 from services.standalone.commands.base import base_app
 from services.standalone.commands.demo import demo
 from services.standalone.commands.doctor import doctor
@@ -26,7 +27,6 @@ app = typer.Typer(
         "then `mint up` (a stack of your own)."
     ),
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -47,6 +47,8 @@ app.add_typer(key_app, name="key", short_help="API keys: list, create, rotate, r
 app.add_typer(job_app, name="job", short_help="Jobs: list, show, cancel.")
 app.command(short_help="Events as they happen, as JSON lines.")(events)
 app.add_typer(webhook_app, name="webhook", short_help="Tell your own servers of events.")
+app.command(short_help="Copy the stack's database and blobs.")(backup)
+app.command(short_help="Make a stack of a backup.")(restore)
 app.command(short_help="Let go of what nobody uses.")(gc)
 app.command(short_help="Train, serve, promote, roll back: in minutes.")(demo)
 

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,6 +53,8 @@ COMMANDS = (
         for verb in ("list", "create", "pause", "resume", "rotate", "remove", "log", "replay")
     ),
     "gc",
+    "backup",
+    "restore",
     "adapters",
     *(f"adapters {verb}" for verb in ("pin", "unpin", "prewarm", "evict")),
 )
@@ -175,3 +179,23 @@ def test_doctor_reports_on_this_machine(tmp_path: Path) -> None:
         "bases",
     ):
         assert subject in result.output
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        ("mint rollb", ["rollback"]),
+        ("mint revision li", ["list", "lineage"]),
+        ("mint webhook ro", ["rotate"]),
+    ],
+)
+def test_the_shell_completes_commands(words: str, completed: list[str]) -> None:
+    environ = {
+        **os.environ,
+        "_MINT_COMPLETE": "complete_bash",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split()) - 1),
+    }
+    command = [str(Path(sys.executable).with_name("mint"))]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == completed

@@ -1,0 +1,104 @@
+"""`mint backup`, `mint restore`: a stack's database and blobs in a folder, and a stack of them."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+import typer
+
+from mint_common.errors import InvalidField, Unavailable
+from services.standalone.adapters.backup import back_up, takes_connections
+from services.standalone.adapters.backup import restore as restore_backup
+from services.standalone.adapters.launch import free_port
+from services.standalone.adapters.postgres import postgres_dsn, postgres_launch, prepare_postgres
+from services.standalone.adapters.privileges import child_setup
+from services.standalone.adapters.state_folder import StateFolder
+from services.standalone.commands.options import DEFAULT_FOLDER, FolderOption, state_folder
+from services.standalone.core.refusals import StackNotRunningError
+
+START_SECONDS = 60.0
+KEY_FILE = "api_key"
+
+
+def backup(
+    target: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder for the backup.")],
+    *,
+    folder: FolderOption = DEFAULT_FOLDER,
+) -> None:
+    """Copy the running stack's database and blobs to a new folder.
+
+    The stack goes on; let no `mint gc --remove` run meanwhile. Of a stack on MINT_POSTGRES_DSN and a file://
+    MINT_BLOBS_URL these are copied; a bucket is backed up by its own means. The folder holds secrets.
+    """
+    state, place = state_folder(folder), target.expanduser().absolute()
+    count = back_up(_dsn(state), _blobs(state), place)
+    if state.api_key_file.exists():
+        shutil.copy2(state.api_key_file, place / KEY_FILE)
+    typer.echo(f"database and {count} blobs in {place}")
+
+
+def restore(
+    source: Annotated[Path, typer.Argument(metavar="FOLDER", help="What mint backup made.")],
+    *,
+    folder: FolderOption = DEFAULT_FOLDER,
+) -> None:
+    """Fill a new state folder, or the database of MINT_POSTGRES_DSN, from a backup; then: mint up."""
+    state, place = state_folder(folder), source.expanduser().absolute()
+    with state.taken(), _database(state) as dsn:
+        count = restore_backup(place, dsn, _blobs(state))
+        if (place / KEY_FILE).exists() and not state.api_key_file.exists():
+            shutil.copy2(place / KEY_FILE, state.api_key_file)
+    typer.echo(f"database and {count} blobs in {state.root}")
+
+
+def _dsn(state: StateFolder) -> str:
+    given = os.environ.get("MINT_POSTGRES_DSN")
+    if given:
+        return given
+    port = state.read_state().ports.get("postgres") if state.running_pid() is not None else None
+    if port is None:
+        raise StackNotRunningError(folder=str(state.root))
+    return postgres_dsn((state.root / "postgres" / "password").read_text(), port)
+
+
+def _blobs(state: StateFolder) -> Path:
+    url = urlsplit(os.environ.get("MINT_BLOBS_URL", state.blobs.as_uri()))
+    if url.scheme != "file":
+        raise InvalidField(field="MINT_BLOBS_URL", problem="a bucket is copied by its store's own means")
+    return Path(url.path)
+
+
+@contextlib.contextmanager
+def _database(state: StateFolder) -> Iterator[str]:
+    """Yield the address of the database, whose server runs that long where it is the stack's own."""
+    given = os.environ.get("MINT_POSTGRES_DSN")
+    if given:
+        yield given
+        return
+    home, port = state.root / "postgres", free_port()
+    dsn = postgres_dsn(prepare_postgres(home), port)
+    launch = postgres_launch(home, port)
+    with (state.logs / "restore.log").open("ab") as log:
+        # One capability must survive the change of user; no thread runs here.
+        setup = child_setup(launch.run_as, parent=None)
+        server = subprocess.Popen(launch.argv, stdout=log, stderr=log, cwd=home, preexec_fn=setup)  # noqa: PLW1509
+    try:
+        _await(dsn, server)
+        yield dsn
+    finally:
+        server.send_signal(launch.stop_signal)
+        server.wait(START_SECONDS)
+
+
+def _await(dsn: str, server: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while not takes_connections(dsn):
+        if server.poll() is not None or time.monotonic() > deadline:
+            raise Unavailable(what="postgres", problem="it does not start; restore.log says why")
+        time.sleep(0.05)

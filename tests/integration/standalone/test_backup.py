@@ -1,0 +1,97 @@
+"""A backup of a registry with aliases, restored to a fresh stack: every name means what it meant."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from mint_common.adapters_format import check_folder, stage_adapter
+from mint_common.claims import Claim
+from mint_common.errors import AlreadyExists
+from services.standalone.adapters.launch import free_port
+from services.standalone.adapters.postgres import postgres_dsn, postgres_launch, prepare_postgres
+from services.standalone.cli import app
+from tests.conftest import RunningServer
+from tests.integration.registry.rig import BASE, KEY, TENANT, RunningRegistry, running, settings_of
+
+pytestmark = pytest.mark.integration
+POLICIES = 3
+
+
+async def _fill(registry: RunningRegistry) -> None:
+    policies = [await registry.make_policy(f"p{number}") for number in range(POLICIES)]
+    for policy_id in policies:
+        await registry.publish(policy_id, 3)
+    for policy_id in policies:
+        path = f"/tenants/{TENANT}/policies/{policy_id}/aliases/prod"
+        for revision in (1, 3, 2):
+            await registry.ask("PUT", path, {"revision": revision, "actor": "a", "reason": "r"})
+        await registry.ask("POST", f"{path}/rollback", {"actor": "a", "reason": "back"})
+
+
+async def _meanings(registry: RunningRegistry) -> dict[str, object]:
+    found: dict[str, object] = {"key": await registry.ask("POST", "/keys/verify", {"key": KEY})}
+    for number in range(POLICIES):
+        name = f"p{number}"
+        for model in (name, f"{name}@prod", f"{name}@1", f"{name}@3"):
+            path = f"/tenants/{TENANT}/resolve?model={model}"
+            found[model] = await registry.ask("GET", path)
+        alias = await registry.ask("GET", f"/tenants/{TENANT}/policies/{name}/aliases/prod")
+        found[f"history of {name}"] = alias["history"]  # type: ignore[index]  # JSON
+    return found
+
+
+async def _check_bytes(registry: RunningRegistry, folder: Path) -> None:
+    for number in range(POLICIES):
+        revisions = await registry.ask("GET", f"/tenants/{TENANT}/policies/p{number}/revisions")
+        assert len(revisions) == 3  # type: ignore[arg-type]  # JSON
+    rows = await registry.pool.fetch("SELECT * FROM revisions")
+    for row in rows:
+        claim = Claim(
+            uri=row["manifest_uri"], sha256=row["manifest_sha256"], size_bytes=row["manifest_size_bytes"]
+        )
+        staged = folder / row["digest"][7:]
+        manifest = await stage_adapter(registry.blobs, claim, staged)
+        check_folder(BASE, manifest, staged)
+        assert manifest.digest == row["digest"]
+
+
+def invoke(*arguments: str) -> object:
+    """Run a command away from this test's event loop."""
+    return CliRunner().invoke(app, list(arguments))
+
+
+async def test_every_alias_of_a_restored_stack_means_what_it_meant(
+    database: str, nats_url: str, server_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blobs, target, state = tmp_path / "blobs", tmp_path / "backup", server_folder / "restored"
+    async with running(settings_of(dsn=database, nats_url=nats_url, blob_folder=blobs), blobs) as registry:
+        await _fill(registry)
+        before = await _meanings(registry)
+        monkeypatch.setenv("MINT_POSTGRES_DSN", database)
+        monkeypatch.setenv("MINT_BLOBS_URL", blobs.as_uri())
+        made = await asyncio.to_thread(invoke, "backup", str(target), "--dir", str(tmp_path / "none"))
+        assert made.exit_code == 0, (made.output, made.exception)
+        again = await asyncio.to_thread(invoke, "backup", str(target), "--dir", str(tmp_path / "none"))
+        assert isinstance(again.exception, AlreadyExists)
+    monkeypatch.delenv("MINT_POSTGRES_DSN")
+    monkeypatch.delenv("MINT_BLOBS_URL")
+
+    restored = await asyncio.to_thread(invoke, "restore", str(target), "--dir", str(state))
+
+    assert restored.exit_code == 0, (restored.output, restored.exception)
+    twice = await asyncio.to_thread(invoke, "restore", str(target), "--dir", str(state))
+    assert isinstance(twice.exception, AlreadyExists)
+    port = free_port()
+    dsn = postgres_dsn(prepare_postgres(state / "postgres"), port)
+    server = RunningServer(postgres_launch(state / "postgres", port), dsn, tmp_path / "log")
+    await asyncio.to_thread(server.start)
+    try:
+        fresh = settings_of(dsn=dsn, nats_url=nats_url, blob_folder=state / "blobs")
+        async with running(fresh, state / "blobs") as registry:
+            assert await _meanings(registry) == before
+            await _check_bytes(registry, tmp_path / "staged")
+            await registry.publish(await registry.make_policy("later"), 1)
+    finally:
+        await asyncio.to_thread(server.stop)
