@@ -39,7 +39,11 @@ from services.registry.ports import Mover
 from tests.conftest import RunningServer, make_nats
 from tests.integration.registry.mortal import MortalRegistry, live
 
-pytestmark = pytest.mark.integration
+pytestmark = [
+    pytest.mark.integration,
+    # A process that dies in the middle of connecting leaves the connection behind: here to the collector.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 SEEDS, SLOW_SEEDS = range(6), range(6, 206)
 UPLOADS, EXPORTS, MOVES = 2, 2, 3
 FAILPOINTS = {
