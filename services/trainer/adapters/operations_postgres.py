@@ -29,6 +29,8 @@ from services.trainer.core.operations import (
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
+# A trainer that freezes within a transaction would keep the lease's row from whoever takes over.
+_BOUNDED = "SET LOCAL idle_in_transaction_session_timeout = '3s'"
 _FENCE = "SELECT token FROM leases WHERE base = $1 AND token = $2 FOR SHARE"
 _ADD = f"""
     WITH fence AS ({_FENCE}), added AS (
@@ -131,6 +133,7 @@ class PostgresOperations:
     async def _open(self, token: int, operation: NewOperation) -> bool | MintError:
         assert operation.opens is not None
         async with acquired(self._pool) as connection, connection.transaction():
+            await connection.execute(_BOUNDED)
             await connection.execute(ONE_WRITER, operation.policy_id)
             known = "SELECT 1 FROM sessions WHERE policy_id = $1"
             if await connection.fetchval(known, operation.policy_id):
@@ -230,11 +233,13 @@ class PostgresOperations:
                 await self._finish(connection, token, finished)
                 return []
             async with connection.transaction():
+                await connection.execute(_BOUNDED)
                 await self._finish(connection, token, finished)
                 return [claim for one in finished for claim in await self._finish_more(connection, one)]
 
     async def finish_within(self, connection: Connection, token: int, finished: Finished) -> list[Claim]:
         """Commit with a transaction of the ledger."""
+        await connection.execute(_BOUNDED)
         await self._finish(connection, token, [finished])
         return await self._finish_more(connection, finished)
 
@@ -283,6 +288,7 @@ class PostgresOperations:
     async def put_snapshot(self, token: int, snapshot: Snapshot) -> list[Claim]:
         """Make a snapshot the session's."""
         async with acquired(self._pool) as connection, connection.transaction():
+            await connection.execute(_BOUNDED)
             if await connection.fetchval(_FENCE, self._base, token) is None:
                 raise Fenced(base=self._base)
             return await self._put_snapshot(connection, snapshot)

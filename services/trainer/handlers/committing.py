@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
+from prometheus_client import Counter
 
 from mint_common.adapters_format import store_adapter
 from mint_common.claims import Claim
@@ -28,6 +29,11 @@ from mint_common.training import (
 from services.trainer.core.operations import Finished, Lineage, Snapshot, TrainingSession
 from services.trainer.handlers.term import Term, outcome_of, pack, result_key, state_key
 from services.trainer.ports.policies import StateCopy, StateExport
+
+OPERATIONS = Counter(
+    "mint_trainer_operations", "Operations by kind and what came of them.", ["kind", "outcome"]
+)
+SNAPSHOT_BYTES = Counter("mint_trainer_snapshot_bytes", "Bytes of automatic snapshots.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +58,15 @@ class Executed:
         return not (self.closes or self.state or self.export)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Untold:
+    """An encoded outcome, and what is counted when it is told."""
+
+    outcome: bytes
+    kind: str
+    came: str
+
+
 class Committer:
     """Commits what one policy's operations came to."""
 
@@ -60,7 +75,7 @@ class Committer:
         self.covered = session.snapshot_position
         self._term = term
         self._on_committed = on_committed
-        self._untold: dict[int, bytes] = {}
+        self._untold: dict[int, _Untold] = {}
 
     async def commit(self, executed: Sequence[Executed]) -> None:
         """Commit some operations in order, together where that is possible."""
@@ -168,7 +183,8 @@ class Committer:
     async def _finished(self, one: Executed, result: Result | MintError) -> Finished:
         policy_id = self.session.policy_id
         outcome = msgspec.msgpack.encode(outcome_of(result))
-        self._untold[one.seq] = outcome
+        came = "refused" if isinstance(result, MintError) else "done"
+        self._untold[one.seq] = _Untold(outcome=outcome, kind=type(one.operation).__name__.lower(), came=came)
         return Finished(
             policy_id=policy_id,
             seq=one.seq,
@@ -191,14 +207,17 @@ class Committer:
     async def snapshot(self, position: int, state: StateCopy) -> None:
         """Make a copy of the state after a position, all of which is committed, the session's snapshot."""
         claim = await self._store(state, "snapshots", position)
+        SNAPSHOT_BYTES.inc(claim.size_bytes)
         snapshot = Snapshot(policy_id=self.session.policy_id, position=position, claim=claim)
         await self._term.discard(await self._term.store.put_snapshot(self._term.token, snapshot))
         self.covered = max(self.covered, position)
 
     def _tell(self, finished: Sequence[Finished]) -> None:
         for one in finished:
+            untold = self._untold.pop(one.seq)
+            OPERATIONS.labels(untold.kind, untold.came).inc()
             self._on_committed(one.seq)
-            self._term.outcomes.put((one.policy_id, one.seq), self._untold.pop(one.seq))
+            self._term.outcomes.put((one.policy_id, one.seq), untold.outcome)
 
 
 def export_id_of(policy_id: PolicyId, seq: int) -> str:

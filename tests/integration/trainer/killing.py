@@ -2,6 +2,8 @@
 
 import asyncio
 import multiprocessing
+import os
+import signal
 from functools import partial
 from multiprocessing.process import BaseProcess
 
@@ -55,3 +57,16 @@ class MortalTrainer:
         if self.process is not None:
             self.process.kill()
             self.process.join()
+
+    def freeze(self) -> None:
+        """Stop it as if it were dead, its connections open."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on where it was."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        assert self.process.pid is not None
+        os.kill(self.process.pid, number)

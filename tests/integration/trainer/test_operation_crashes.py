@@ -158,6 +158,50 @@ async def test_kill_9_changes_no_bit(stage: Stage, seed: int) -> None:
     await crash_and_compare(stage, seed)
 
 
+async def test_a_trainer_that_only_seemed_dead_commits_nothing(stage: Stage) -> None:
+    """Two trainers of one base: the first freezes, the second goes on, and the first wakes up too late."""
+    calm_id, frozen_id = PolicyId("policy_calm"), PolicyId("policy_frozen")
+    script, half = make_script(7, frozen_id), 8
+    async with stage.trainer() as trainer, serving(trainer) as client:
+        calm = told(await train(client, make_script(7, calm_id), calm_id))
+    mortals = [
+        MortalTrainer(
+            stage.settings.model_copy(
+                update={
+                    "lease_seconds": 5.0,
+                    "http": stage.settings.http.model_copy(update={"port": free_port()}),
+                }
+            )
+        )
+        for _ in range(2)
+    ]
+    first, second = mortals
+    clients = [mortal.client() for mortal in mortals]
+    try:
+        async with asyncio.timeout(200):
+            await first.start()
+            before = await train(clients[0], script[:half], frozen_id)
+            await second.start()
+            with pytest.raises(Unavailable):
+                await clients[1].submit(Submission(frozen_id, TENANT, half, script[half]))
+            # It is sent, and then its trainer freezes with it under way.
+            await clients[0].submit(Submission(frozen_id, TENANT, half, script[half]))
+            first.freeze()
+            after = await train(clients[1], script, frozen_id)
+            assert after[:half] == before
+            first.thaw()
+            with pytest.raises(Unavailable):
+                await clients[0].submit(Submission(frozen_id, TENANT, len(script), ADAM))
+            again = [await clients[1].outcome(frozen_id, seq, wait_seconds=5) for seq in range(len(script))]
+    finally:
+        for client in clients:
+            await client.aclose()
+        for mortal in mortals:
+            mortal.kill()
+    assert again == after
+    assert told(after) == calm
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(100, 152))
 async def test_kill_9_changes_no_bit_at_many_points(stage: Stage, seed: int) -> None:
