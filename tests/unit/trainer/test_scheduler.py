@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from mint_common.ids import PolicyId, TenantId
 from services.trainer.core.scheduler import Kind, Limits, Operation, Plan, Schedule
 
-kinds: st.SearchStrategy[Kind] = st.sampled_from(["forward", "forward_backward", "optim_step"])
+kinds: st.SearchStrategy[Kind] = st.sampled_from(
+    ["forward", "forward_backward", "optim_step", "wave", "upkeep"]
+)
 items = st.lists(st.tuples(st.integers(0, 4), kinds, st.integers(0, 300)), max_size=40)
 limits = st.builds(
     Limits,
@@ -30,7 +32,9 @@ def operation(
         seq=seq,
         kind=kind,
         rank=RANKS[policy % 5],
-        tokens=0 if kind == "optim_step" else tokens,
+        tokens=0 if kind in {"optim_step", "upkeep"} else tokens,
+        # Some are computed by themselves, as after a fault.
+        alone=tokens % 7 == 1,
     )
 
 
@@ -46,15 +50,20 @@ def schedule_of(queue: list[tuple[int, Kind, int]]) -> tuple[Schedule, list[Oper
     return schedule, operations
 
 
+def work_of(plan: Plan) -> list[Operation]:
+    """Return all that a plan does, in its order."""
+    return [*plan.batch, *plan.steps, *plan.upkeep]
+
+
 def drain(schedule: Schedule, limits: Limits) -> list[Plan]:
     """Plan until nothing waits, keeping the device as plans say."""
     plans, device = [], []
     while schedule.waiting:
         plan, schedule = schedule.plan(limits, on_device=device)
-        assert plan.batch or plan.steps
+        assert work_of(plan)
         device = [policy for policy in device if policy not in plan.swap_out] + list(plan.swap_in)
         assert len(device) <= limits.device_policies
-        assert {one.policy_id for one in (*plan.batch, *plan.steps)} <= set(device)
+        assert {one.policy_id for one in work_of(plan)} <= set(device)
         plans.append(plan)
     return plans
 
@@ -64,7 +73,7 @@ def test_every_operation_is_planned_once_in_its_policy_s_order(
     queue: list[tuple[int, Kind, int]], limits: Limits
 ) -> None:
     schedule, operations = schedule_of(queue)
-    done = [one for plan in drain(schedule, limits) for one in (*plan.batch, *plan.steps)]
+    done = [one for plan in drain(schedule, limits) for one in work_of(plan)]
     assert sorted(done, key=repr) == sorted(operations, key=repr)
     for policy in {one.policy_id for one in operations}:
         numbers = [one.seq for one in done if one.policy_id == policy]
@@ -75,14 +84,17 @@ def test_every_operation_is_planned_once_in_its_policy_s_order(
 def test_a_plan_keeps_its_limits(queue: list[tuple[int, Kind, int]], limits: Limits) -> None:
     schedule, _ = schedule_of(queue)
     for plan in drain(schedule, limits):
-        policies = {one.policy_id for one in (*plan.batch, *plan.steps)}
+        policies = {one.policy_id for one in work_of(plan)}
         assert len(policies) <= min(limits.max_policies, limits.device_policies)
         assert len(policies) == 1 or sum(one.tokens for one in plan.batch) <= limits.max_tokens
         # Rank 5 is padded to 8, but neither to 16, nor 1 to 5.
-        assert len({(one.rank - 1).bit_length() for one in (*plan.batch, *plan.steps)}) == 1
+        assert len({(one.rank - 1).bit_length() for one in work_of(plan)}) == 1
         # Passes of one policy go together as long as they fit, and not at all where every pass is alone.
         assert len(plan.batch) <= len(policies) or sum(one.tokens for one in plan.batch) <= limits.max_tokens
         assert len(plan.batch) <= 1 or limits.max_policies > 1
+        # Waves are not mixed with passes, and what is alone has no company but its own policy's step.
+        assert len({one.kind == "wave" for one in work_of(plan)}) == 1
+        assert not any(one.alone for one in plan.batch) or len(plan.batch) == 1 == len(policies)
 
 
 @given(items, limits)
@@ -99,7 +111,7 @@ def test_what_waits_longest_of_the_least_served_tenant_comes_first(
             if tokens == least
             for one in [next(one for one in schedule.waiting if one.tenant_id == tenant)]
         }
-        assert oldest & {one.policy_id for one in (*plan.batch, *plan.steps)}
+        assert oldest & {one.policy_id for one in work_of(plan)}
         schedule = after
 
 
