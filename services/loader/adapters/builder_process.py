@@ -10,9 +10,10 @@ in any file system; it keeps nothing that cannot be made again.
 
 import asyncio
 import os
-import signal
 import socket
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,7 +46,10 @@ from services.loader.adapters.laying_out import lay_out
 from services.loader.adapters.staging import DiskCache
 
 NICENESS = 10
-"""Relative to the loader's: a tenth of the processor's time while the loader or its engine wants it."""
+"""Relative to the loader's: a tenth of a processor's time while anybody else wants it."""
+
+_AUTOGROUP = Path("/proc/self/autogroup")
+"""Where Linux shares processors by session, niceness counts within one only; a session has one of its own."""
 
 _seconds: ContextVar[list[tuple[str, float]]] = ContextVar("seconds")
 
@@ -105,6 +109,8 @@ class Bench:
 
 async def run(connection: socket.socket) -> None:
     """Work until the other side ends."""
+    # One thread: several would only take the interpreter from each other.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
     reader, writer = await asyncio.open_connection(sock=connection)
     opening = await read_frame(reader, Opening)
     blobs = await open_blobs(BlobSettings.model_validate_json(opening.blobs))
@@ -130,14 +136,21 @@ async def run(connection: socket.socket) -> None:
 
 def main(descriptor: int) -> None:
     """Run on one end of a socket pair."""
-    os.nice(NICENESS)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all: the loader decides when to end
+    make_way()
     try:
         asyncio.run(run(socket.socket(fileno=descriptor)))
     except* Unavailable:
         pass
     finally:
         os._exit(0)  # threads that still work would be waited for
+
+
+def make_way() -> None:
+    """Give way to every other process, in a session of its own: a terminal's signals do not come here."""
+    os.setsid()
+    os.nice(NICENESS)
+    with suppress(OSError):  # no autogroups here
+        _AUTOGROUP.write_text(str(NICENESS))
 
 
 if __name__ == "__main__":

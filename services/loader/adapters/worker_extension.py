@@ -15,11 +15,13 @@ Written against vLLM 0.32; tests/integration/loader/test_staging_engine.py fails
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache, wraps
+from functools import wraps
 from typing import Any, ParamSpec
+
+from services.loader.adapters.templates import Templates
 
 P = ParamSpec("P")
 Reply = dict[str, Any]  # Any: msgpack carries it; the keys are read by vllm_engine.py only
@@ -103,7 +105,7 @@ class Desk:
         self._building: dict[int, Future[tuple[_Lora, int, float]]] = {}
         self._finished: dict[int, Reply] = {}
         self._copying: Copying | None = None
-        self._rename: Callable[[str], str] | None = None
+        self._templates = Templates()
 
     def stage(self, number: int, name: str, folder: str) -> None:
         """Begin to build."""
@@ -127,20 +129,28 @@ class Desk:
 
     def enter(self, number: int, rank: int, path: str, places: Places) -> Reply:
         """Map it and register it with vLLM; ``gone`` when the builder that laid it out has ended."""
-        from services.loader.adapters.packed_loader import map_laid_out, model_of, renaming
+        from services.loader.adapters.packed_loader import map_laid_out
 
         began = time.perf_counter()
         if number in self._manager._registered_adapters:  # noqa: SLF001
             return {"stall_ms": 0.0}  # asked again: another worker came too late
-        self._rename = self._rename or cache(renaming(self._manager.model))
         try:
             tensors = map_laid_out(path, places, dtype=self._loader.lora_config.lora_dtype)
         except FileNotFoundError:
             return {"gone": True}
-        lora = model_of(self._loader, tensors, rank=rank, number=number, rename=self._rename)
-        merge(self._manager, lora)
+        lora = self._templates.wrap(
+            number, tensors, rank=rank, slowly=lambda: self._wrap(tensors, rank=rank, number=number)
+        )
         self._manager._registered_adapters[number] = lora  # noqa: SLF001  # add_adapter would merge again
         return {"stall_ms": _milliseconds_since(began)}
+
+    def _wrap(self, tensors: Mapping[str, Any], *, rank: int, number: int) -> _Lora:
+        from services.loader.adapters.packed_loader import model_of, renaming
+
+        rename = renaming(self._manager.model)
+        lora = model_of(self._loader, tensors, rank=rank, number=number, rename=rename)
+        merge(self._manager, lora)
+        return lora
 
     def activate(self, number: int, victim: int | None, slice_ms: float) -> Reply:
         """Copy module by module until the slice is over. A slot half copied belongs to nobody.

@@ -1,6 +1,7 @@
 """The builder process: the same adapters as without it, however it ends."""
 
 import asyncio
+import itertools
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -146,25 +147,30 @@ async def test_nothing_is_left_of_what_a_killed_builder_had_laid_out(shop: Shop)
 async def test_an_engine_answers_as_with_an_adapter_of_its_own_making(
     shop: Shop, shared_engine: CountedEngine
 ) -> None:
-    folder = (await shop.staging.stage(await shop.revision(30))).folder
     plain, mapping = shared_engine, VllmEngine(shared_engine._llm, shop.builder)
-    answers = []
-    for engine, number in ((plain, 9001), (mapping, 9002)):
-        adapter = LoadedAdapter(digest=f"sha256:{number}", number=number, folder=folder)
-        size_bytes = await VllmEngine.stage(engine, adapter)
-        assert (await engine.residents())[number] is False
-        while not (await engine.activate(adapter, victim=None, slice_ms=1.0)).done:
-            continue
-        answers.append((await _logprobs(engine, adapter), size_bytes))
-        await engine.unload(number)
-    assert answers[0] == answers[1]
-    assert answers[0][0] != await _logprobs(plain, None)
+    numbers = itertools.count(9001)
+    seen = [await _logprobs(plain, None)]
+    for seed in (30, 31, 32):  # the later ones are wrapped after the first one's pattern
+        folder = (await shop.staging.stage(await shop.revision(seed))).folder
+        answers = []
+        for engine in (plain, mapping):
+            number = next(numbers)
+            adapter = LoadedAdapter(digest=f"sha256:{number}", number=number, folder=folder)
+            size_bytes = await VllmEngine.stage(engine, adapter)
+            assert (await engine.residents())[number] is False
+            while not (await engine.activate(adapter, victim=None, slice_ms=1.0)).done:
+                continue
+            answers.append((await _logprobs(engine, adapter), size_bytes))
+            await engine.unload(number)
+        assert answers[0] == answers[1]
+        assert answers[0][0] not in seen
+        seen.append(answers[0][0])
 
 
 async def test_an_adapter_of_a_builder_that_has_just_ended_is_laid_out_again(
     shop: Shop, shared_engine: CountedEngine
 ) -> None:
-    folder = (await shop.staging.stage(await shop.revision(31))).folder
+    folder = (await shop.staging.stage(await shop.revision(40))).folder
 
     class Ends(Builder):
         """A builder whose first work is lost before the engine sees it."""
@@ -182,10 +188,10 @@ async def test_an_adapter_of_a_builder_that_has_just_ended_is_laid_out_again(
             shop.builder.release(laid_out)
 
     engine = VllmEngine(shared_engine._llm, Ends(shop.builder._config, SystemClock()))
-    adapter = LoadedAdapter(digest="sha256:9003", number=9003, folder=folder)
+    adapter = LoadedAdapter(digest="sha256:9103", number=9103, folder=folder)
     assert await engine.stage(adapter) > 0
-    assert 9003 in await engine.residents()
-    await engine.unload(9003)
+    assert 9103 in await engine.residents()
+    await engine.unload(9103)
 
 
 async def _logprobs(engine: VllmEngine, adapter: LoadedAdapter | None) -> list[float]:
