@@ -1,6 +1,7 @@
 """Experts with LoRA: packed, per-expert and PEFT's own serve alike, and as transformers computes."""
 
 import asyncio
+import os
 import warnings
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
@@ -38,6 +39,7 @@ from mint_common.claims import RevisionRef
 from mint_common.errors import AdapterInvalid
 from mint_common.ids import Digest
 from mint_common.runtime.clock import SystemClock
+from services.loader.adapters.laying_out import lay_out
 from services.loader.adapters.staging import DiskCache
 from services.loader.adapters.vllm_engine import VllmEngine
 from services.loader.ports import LoadedAdapter
@@ -211,6 +213,26 @@ async def test_laid_out_beside_the_loop_and_copied_in_slices_it_answers_the_same
     staged = replace_request(request, number=adapter.number)
     served.held.append(staged)
     assert await served.sample(staged) == expected
+    for number in (1001, 1002):  # the second one after the pattern of the first
+        mapped = await map_into_slot(served, folder, number=number)
+        assert await served.sample(mapped) == expected
+        await served.engine.unload(number)
+
+
+async def map_into_slot(served: Served, folder: Path, *, number: int) -> Any:
+    """Let the engine map what a builder lays out; return its LoRARequest."""
+    from vllm.lora.request import LoRARequest
+
+    manifest = read_manifest((folder / MANIFEST_FILE).read_bytes())
+    laid_out = lay_out(folder / WEIGHTS_FILE, rank=manifest.rank)
+    places = [(place.name, place.shape, place.begin) for place in laid_out.tensors]
+    replies = await served.engine._call("mint_enter", number, laid_out.rank, laid_out.path, places)
+    os.close(laid_out.handle)
+    assert not any("gone" in reply for reply in replies)
+    adapter = LoadedAdapter(digest=Digest("sha256:a"), number=number, folder=folder)
+    while not (await served.engine.activate(adapter, victim=None, slice_ms=1.0)).done:
+        continue
+    return LoRARequest(f"mapped-{number}", number, str(folder))
 
 
 async def test_slots_are_shared_by_more_adapters_than_there_are(served: Served, tmp_path: Path) -> None:
@@ -362,12 +384,13 @@ async def test_two_workers_with_their_parts_serve_what_one_does_and_transformers
             assert await engine.residents() == {}
             request, _ = await stage_into_slot(served, folders[0], number=3)
             again.append(await served.sample(request))
+            again.append(await served.sample(await map_into_slot(served, folders[0], number=4)))
     models = [load_base(base), *(merged(base, facts, load_file(f / WEIGHTS_FILE)) for f in folders)]
     for model, two, one in zip(models, *answers, strict=True):
         assert two.tokens == one.tokens
         assert np.allclose(two.logprobs, one.logprobs, rtol=0, atol=1e-5)
         assert max_difference(logprobs_under(model, [two]), [two]) < TOLERANCE
-    assert [one.tokens for one in again] == [answers[0][1].tokens] * 2
+    assert [one.tokens for one in again] == [answers[0][1].tokens] * 4
     assert len({one.logprobs for one in answers[0]}) == 3
     whole = sum(tensor.nbytes for tensor in load_file(folders[0] / WEIGHTS_FILE).values())
     assert held_bytes == [[whole + undivided_bytes(facts)] * 2, [whole] * 2]
