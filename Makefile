@@ -7,7 +7,7 @@ PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 BENCH := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m benches
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow check fmt bench bench-loader bench-catalog bench-trainer bench-handoff bench-policies bench-check paper-training docs clean
+.PHONY: help install demo test test-slow check fmt bench bench-loader bench-catalog bench-trainer bench-handoff bench-policies test-sdk bench-check paper-training docs clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ test: .venv/.installed ## Run every test but the slow ones, on real servers and 
 
 test-slow: .venv/.installed ## Run the slow tests
 	$(PYTEST) -m slow
+
+test-sdk: .venv/.installed ## Drive every version of the Tinker SDK against a running stack (20 minutes)
+	$(PYTEST) -m slow tests/e2e/test_sdk_matrix.py
 
 check: .venv/.installed ## Format, lint, types, import contracts, generated docs, fast tests
 	$(BIN)/ruff format --check .

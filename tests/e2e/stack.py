@@ -130,19 +130,19 @@ class RunningStack:
             self.process.wait(60)
 
 
-def start_stack(folder: Path, env: Mapping[str, str] | None = None) -> RunningStack:
+def start_stack(folder: Path, env: Mapping[str, str] | None = None, *, base: str = "tiny") -> RunningStack:
     """Start `mint up --base tiny` and wait until it is ready."""
     port = free_port()
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "up.out").open("ab") as out:
         process = subprocess.Popen(
-            [MINT, "up", "--base", "tiny", "--dir", str(folder), "--port", str(port)],
+            [MINT, "up", "--base", base, "--dir", str(folder), "--port", str(port)],
             env={**os.environ, **(env or {})},
             stdout=out,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
         )
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + START_SECONDS
     while not (folder / "api_key").exists() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.05)
     if process.poll() is not None:
