@@ -193,6 +193,10 @@ class TinkerRuns(Protocol):
         """Return the bases that a tenant has runs over, by name."""
         ...
 
+    async def owners(self) -> Sequence[tuple[TenantId, BaseName]]:
+        """Return every tenant with each base that it has runs over."""
+        ...
+
 
 class TinkerFutures(Protocol):
     """Requests that were answered with a future, of one kind: request ids begin with what the kind says.

@@ -79,3 +79,7 @@ class MemoryTinkerRuns:
     async def bases(self, tenant_id: TenantId) -> Sequence[BaseName]:
         """Return the bases that a tenant has runs over."""
         return sorted({run.base for run in self._runs.values() if run.tenant_id == tenant_id})
+
+    async def owners(self) -> Sequence[tuple[TenantId, BaseName]]:
+        """Return every tenant with each base that it has runs over."""
+        return sorted({(run.tenant_id, run.base) for run in self._runs.values()})

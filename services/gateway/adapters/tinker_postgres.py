@@ -119,6 +119,11 @@ class PostgresTinkerRuns:
         )
         return [BaseName(row["base"]) for row in rows]
 
+    async def owners(self) -> Sequence[tuple[TenantId, BaseName]]:
+        """Return every tenant with each base that it has runs over."""
+        rows = await self._pool.fetch("SELECT DISTINCT tenant_id, base FROM tinker_runs ORDER BY 1, 2")
+        return [(TenantId(row["tenant_id"]), BaseName(row["base"])) for row in rows]
+
     async def _one(self, column: str, value: str) -> TrainingRun | None:
         known = self._known.get(value)  # its row never changes
         if known is not None:

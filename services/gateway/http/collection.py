@@ -13,6 +13,7 @@ from mint_common.client.engine import EngineClient
 from mint_common.ids import Digest
 from services.gateway.http.context import CallerDep, GatewayDep
 from services.gateway.http.recording import RecordedRoute
+from services.gateway.http.tinker.listings import checkpoints_of
 
 router = APIRouter(prefix="/mint/v1", tags=["operations"], route_class=RecordedRoute)
 
@@ -33,10 +34,13 @@ async def collect(body: CollectionBody, _caller: CallerDep, gateway: GatewayDep)
     """Retire what no retention keeps, remove the bytes of what was retired long ago and what no row names.
 
     Never what an alias leads or would go back to, what an engine holds, the newest revision of a policy,
-    what a training session goes on from, or what a living client's sampler samples from. Takes an operator's
-    key. 503 while an engine or a trainer is away.
+    a sampler checkpoint, what a training session goes on from, or what a living client's sampler samples
+    from. Takes an operator's key. 503 while an engine or a trainer is away.
     """
     used = await gateway.training_sessions.digests() | await gateway.tinker.sampling_sessions.digests()
+    for tenant_id, base in await gateway.tinker.runs.owners():
+        saved = await checkpoints_of(gateway, tenant_id, base)
+        used |= {record.revision for record in saved if record.revision is not None}
     for digests in await asyncio.gather(*(_held(client) for client in gateway.engines.clients())):
         used |= digests
     return await gateway.registry.collect(used=used, dry_run=body.dry_run, limit=body.limit)

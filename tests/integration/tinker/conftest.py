@@ -20,6 +20,7 @@ import tinker
 from mint_common.client.http import InternalHttp
 from mint_common.client.registry import RegistryClient
 from services.standalone.adapters.launch import free_port
+from tests.conftest import RunningServer, make_nats
 
 TOKEN = "internal"  # the tests' own secret
 KEY = "tml-default-of-the-tests"
@@ -81,7 +82,16 @@ class TinkerStack:
 
 
 @pytest.fixture(scope="package")
-def stack(postgres_dsn: str, lasting_nats, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinkerStack]:
+def own_bus(server_folder: Path) -> Iterator[RunningServer]:
+    """A NATS server of these services alone: two registries on one would share their messages."""
+    server = make_nats(server_folder / "tinker-nats")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="package")
+def stack(postgres_dsn: str, own_bus, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinkerStack]:
     """Start the services; they die with the package's tests."""
     folder = tmp_path_factory.mktemp("tinker")
     dsn = asyncio.run(_fresh_database(postgres_dsn))
@@ -89,7 +99,7 @@ def stack(postgres_dsn: str, lasting_nats, tmp_path_factory: pytest.TempPathFact
     environ = {
         **{name: value for name, value in os.environ.items() if not name.startswith("MINT_")},
         "MINT_POSTGRES_DSN": dsn,
-        "MINT_NATS_URL": lasting_nats.address,
+        "MINT_NATS_URL": own_bus.address,
         "MINT_BLOBS_URL": f"file://{folder / 'blobs'}",
         "MINT_INTERNAL_TOKEN": TOKEN,
         "MINT_PEERS_REGISTRY_URL": f"http://127.0.0.1:{ports['registry']}",
@@ -111,12 +121,30 @@ def stack(postgres_dsn: str, lasting_nats, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 def service(stack: TinkerStack) -> Iterator[tinker.ServiceClient]:
-    """The official client. It leaves connections to the garbage collector, which warns of each."""
+    """The official client."""
+    with tinker.ServiceClient(base_url=stack.url, api_key=stack.key) as client:
+        yield client
+
+
+@pytest.fixture
+def other_service(stack: TinkerStack) -> Iterator[tinker.ServiceClient]:
+    """The official client of another tenant."""
+    with tinker.ServiceClient(base_url=stack.url, api_key=stack.other_key) as client:
+        yield client
+
+
+@pytest.fixture
+def rest(stack: TinkerStack) -> tinker.RestClient:
+    """The official client of what there is; all that are made so share connections until the process ends."""
+    return tinker.RestClient(base_url=stack.url, api_key=stack.key)
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _forgive_the_client() -> Iterator[None]:
+    """The official client leaves connections to the garbage collector, which warns of each."""
+    yield
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with tinker.ServiceClient(base_url=stack.url, api_key=stack.key) as client:
-            yield client
-        del client
         gc.collect()
 
 

@@ -1,4 +1,4 @@
-"""Sampler checkpoints as files, and copies of checkpoints."""
+"""Sampler checkpoints as files, copies of checkpoints, and what a collection spares."""
 
 import io
 import tarfile
@@ -6,7 +6,6 @@ import tarfile
 import httpx
 import numpy as np
 import pytest
-import tinker
 from safetensors.numpy import load
 
 from tests.integration.tinker.test_training import MODEL, datums, step
@@ -42,8 +41,7 @@ def test_a_sampler_checkpoint_is_downloaded(saved, stack):
         assert other.get(f"{route}/sampler_weights/files/archive").status_code == 404
 
 
-def test_copies_are_the_tenants_own(saved, stack, service):
-    rest = tinker.RestClient(base_url=stack.url, api_key=stack.key)
+def test_copies_are_the_tenants_own(saved, stack, rest):
     with stack.api() as api, stack.api(key=stack.other_key) as other:
         for path in saved:
             assert other.post("/copy_weights", json={"source_path": path}).status_code == 404
@@ -63,3 +61,20 @@ def test_copies_are_the_tenants_own(saved, stack, service):
             other.get("/training_runs").json()["training_runs"][0]["last_sampler_checkpoint"]["tinker_path"]
             == files
         )
+
+
+def test_a_collection_spares_named_checkpoints(service, rest, stack):
+    client = service.create_lora_training_client(base_model=MODEL, rank=2)
+    paths = []
+    for name in ("old", "new", "newest"):
+        step(client, datums())
+        paths.append(client.save_weights_for_sampler(name).result().path)
+    policy = f"{stack.url}/mint/v1/policies/{paths[0].split('/')[2].replace(':', '.')}"
+    rest.delete_checkpoint_from_tinker_path(paths[0]).result()
+    with stack.api() as api:
+        assert api.get(policy).json()["retention"] == {"keep_last": 20, "keep_days": 7}
+        few = {"retention": {"keep_last": 1, "keep_days": None}}
+        assert api.patch(policy, json=few).status_code == 200
+        api.post(f"{stack.url}/mint/v1/gc", json={"dry_run": False, "limit": 1000}).raise_for_status()
+        states = [each["state"] for each in api.get(f"{policy}/revisions").json()]
+    assert states == ["retired", "published", "published"]

@@ -12,11 +12,6 @@ pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore")]
 
 
 @pytest.fixture
-def rest(stack):
-    return tinker.RestClient(base_url=stack.url, api_key=stack.key)
-
-
-@pytest.fixture
 def run(service):
     client = service.create_lora_training_client(base_model=MODEL, rank=2, user_metadata={"team": "a"})
     step(client, datums())
@@ -47,21 +42,20 @@ def test_runs_and_checkpoints_are_listed(run, rest):
     assert everything.cursor.total_count >= 2
 
 
-def test_a_checkpoint_is_deleted_published_and_expires(run, rest, service, stack):
+def test_a_checkpoint_is_deleted_published_and_expires(run, rest, service, other_service):
     paths = {name: run.save_state(name).result().path for name in ("gone", "shown", "brief")}
     rest.delete_checkpoint_from_tinker_path(paths["gone"]).result()
     with pytest.raises(tinker.NotFoundError):
         rest.delete_checkpoint_from_tinker_path(paths["gone"]).result()
     with pytest.raises(tinker.NotFoundError):
         service.create_training_client_from_state(paths["gone"]).result()
-    other = tinker.ServiceClient(base_url=stack.url, api_key=stack.other_key)
     with pytest.raises(tinker.NotFoundError):
-        other.create_training_client_from_state(paths["shown"]).result()
+        other_service.create_training_client_from_state(paths["shown"]).result()
     rest.publish_checkpoint_from_tinker_path(paths["shown"]).result()
-    assert other.create_training_client_from_state(paths["shown"]).result() is not None
+    assert other_service.create_training_client_from_state(paths["shown"]).result() is not None
     rest.unpublish_checkpoint_from_tinker_path(paths["shown"]).result()
     with pytest.raises(tinker.NotFoundError):
-        other.create_training_client_from_state(paths["shown"]).result()
+        other_service.create_training_client_from_state(paths["shown"]).result()
     rest.set_checkpoint_ttl_from_tinker_path(paths["brief"], 1).result()
     time.sleep(1.1)
     with pytest.raises(tinker.NotFoundError):

@@ -102,14 +102,15 @@ async def list_checkpoints(
     """Return a tenant's checkpoints, or a run's alone, newest first."""
     bases = await gateway.tinker.runs.bases(tenant_id) if run is None else [run.base]
     policy_id = None if run is None else run.policy_id
-    pages = await asyncio.gather(*(_of_base(gateway, tenant_id, base, policy_id) for base in bases))
+    pages = await asyncio.gather(*(checkpoints_of(gateway, tenant_id, base, policy_id) for base in bases))
     found = [record for page in pages for record in page]
     return sorted(found, key=lambda record: record.created_at, reverse=True)
 
 
-async def _of_base(
-    gateway: Gateway, tenant_id: TenantId, base: BaseName, policy_id: PolicyId | None
+async def checkpoints_of(
+    gateway: Gateway, tenant_id: TenantId, base: BaseName, policy_id: PolicyId | None = None
 ) -> list[CheckpointRecord]:
+    """Return what the trainer of a base keeps for a tenant, or for one policy of it, newest first."""
     trainer = await gateway.tinker.trainers.find(base)
     found: list[CheckpointRecord] = []
     after: str | None = None

@@ -21,6 +21,9 @@ from services.gateway.core.tinker.training_requests import RunConflict
 from services.gateway.http.context import Gateway
 from services.gateway.http.tinker.bodies import answer
 
+RETENTION = {"keep_last": 20, "keep_days": 7}
+"""A run exports at every step, perhaps; what has a name, an alias or a living sampler stays all the same."""
+
 
 async def find_run(gateway: Gateway, model_id: str, tenant_id: TenantId) -> TrainingRun:
     """Return a tenant's training run. Raises NotFound, for another tenant's too."""
@@ -114,6 +117,7 @@ async def _make_policy(
             alpha=lora.alpha,
             seed=lora.seed,
             targets=lora.targets,
+            described={"retention": RETENTION},
         )
     except AlreadyExists:
         return await gateway.registry.get_policy(session.tenant_id, name)
