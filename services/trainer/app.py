@@ -156,10 +156,12 @@ async def open_trainer(settings: TrainerSettings, place: Place = ALONE) -> Async
             ready=registered.is_set,
             max_body_bytes=_MAX_BODY_BYTES,
         )
+        quick_pool = await open_pool(settings.postgres.dsn, schema=SCHEMA, max_size=4, resets=False)
+        stack.push_async_callback(quick_pool.close)
         rows = PostgresCheckpointRows(pool)
         operations = Operations(
             policies=policies,
-            store=PostgresOperations(pool, base=base),
+            store=PostgresOperations(quick_pool, base=base),
             rows=rows,
             ledger=ledger,
             lease=PostgresLease(pool, base=base, ttl_seconds=settings.lease_seconds, clock=clock),

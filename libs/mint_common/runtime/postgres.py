@@ -23,11 +23,13 @@ COMMAND_SECONDS = 30.0
 """How long one statement may take, waiting for locks included."""
 
 
-async def open_pool(dsn: str, *, schema: str, max_size: int = 6) -> asyncpg.Pool:
+async def open_pool(dsn: str, *, schema: str, max_size: int = 6, resets: bool = True) -> asyncpg.Pool:
     """Connect with ``schema`` as the search path and jsonb as Python values.
 
     Waits for a server that is still starting. Its one-shot calls (`fetch`, `execute`, ...) raise Unavailable
-    when the server is away; wrap what goes through `acquire` in `translating_errors`.
+    when the server is away; wrap what goes through `acquire` in `translating_errors`. A connection that is
+    given back is reset, which is a round trip to the server: without ``resets`` its users leave nothing
+    behind in a session (locks, settings, listeners).
     """
     deadline = asyncio.get_running_loop().time() + START_SECONDS
     while True:
@@ -41,6 +43,7 @@ async def open_pool(dsn: str, *, schema: str, max_size: int = 6) -> asyncpg.Pool
                     max_inactive_connection_lifetime=300.0,
                     loop=None,
                     init=_prepare_connection,
+                    reset=None if resets else _leave,
                     connection_class=asyncpg.Connection,
                     record_class=asyncpg.Record,
                     server_settings={"search_path": schema, "application_name": f"mint-{schema}"},
@@ -75,6 +78,10 @@ class _ServicePool(asyncpg.Pool):
     async def fetchval(self, *args: Any, **kwargs: Any) -> Any:
         with translating_errors():
             return await super().fetchval(*args, **kwargs)
+
+
+async def _leave(_connection: asyncpg.Connection) -> None:
+    """Give a connection back as it is."""
 
 
 async def _prepare_connection(connection: asyncpg.Connection) -> None:
