@@ -14,6 +14,7 @@ first scores what was published while nobody listened, so it misses nothing and 
 import argparse
 import json
 import os
+import statistics
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,6 +101,8 @@ class Hook:
         rewards = self.post(f"/mint/v1/tasks/{self.task}/score", {"items": items})["rewards"]
         value = sum(rewards) / len(rewards)
         score = {"revision": number, "suite": self.task, "metric": METRIC, "value": value, "n": len(rewards)}
+        if len(rewards) > 1:
+            score["stderr"] = statistics.stdev(rewards) / len(rewards) ** 0.5
         self.post(f"/mint/v1/policies/{self.policy}/evaluations", score)
         print(f"{self.policy}@{number}: {self.task} {METRIC} {value:.3f}", flush=True)
 

@@ -175,7 +175,10 @@ class AliasRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationRecord:
-    """A score of one revision: ``value`` of ``metric`` in ``suite`` over ``n`` items."""
+    """A score of one revision: ``value`` of ``metric`` in ``suite`` over ``n`` items.
+
+    ``stderr`` is the standard error of ``value``, where the evaluator gave one.
+    """
 
     evaluation_id: EvaluationId
     digest: Digest
@@ -186,6 +189,7 @@ class EvaluationRecord:
     n: int
     actor: str
     created_at: float
+    stderr: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -293,3 +293,13 @@ async def test_evaluations_are_kept_in_order_and_once(store: Store) -> None:
     assert [event.evaluation_id for event in recorded] == ["eval_z", "eval_a", "eval_m"]  # type: ignore[attr-defined]
     with pytest.raises(MintError, match="eval_q"):
         await store.evaluations.list(policy.policy_id, limit=2, after="eval_q")
+
+
+async def test_evaluation_has_the_standard_error_that_it_came_with(store: Store) -> None:
+    policy = await add_policy(store)
+    (one,) = await publish(store, policy, 1)
+    scored = replace(score(one, "eval_e"), stderr=0.02)
+    assert await store.evaluations.add(policy, scored) == scored
+    assert await store.evaluations.list(policy.policy_id, limit=9, after=None) == [scored]
+    (event,) = [event for event in await store.events() if event.type == "evaluation.recorded"]
+    assert event.stderr == 0.02  # type: ignore[attr-defined]

@@ -307,6 +307,7 @@ class RegistryClient:
         value: float,
         n: int,
         actor: str,
+        stderr: float | None = None,
     ) -> EvaluationRecord:
         """Record a score of a revision. An equal score is recorded once."""
         body = {
@@ -315,6 +316,7 @@ class RegistryClient:
             "metric": metric,
             "value": value,
             "n": n,
+            "stderr": stderr,
             "actor": actor,
         }
         path = _policies(tenant_id, policy, "evaluations")

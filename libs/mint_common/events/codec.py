@@ -18,7 +18,12 @@ from mint_common.ids import EventId
 Payload = dict[str, Any]  # untyped JSON of an older version, only inside an upcaster
 Upcaster = Callable[[Payload], Payload]
 
-UPCASTERS: Mapping[tuple[str, int], Upcaster] = {}
+
+def _without_stderr(data: Payload) -> Payload:
+    return {**data, "stderr": None}
+
+
+UPCASTERS: Mapping[tuple[str, int], Upcaster] = {("evaluation.recorded", 1): _without_stderr}
 """(type, version) -> a function that turns that version's data into the next version's."""
 
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)

@@ -9,9 +9,13 @@ from mint_common.ids import Digest, EvaluationId, PolicyId
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationRecorded(Event):
-    """Somebody scored a revision: ``value`` of ``metric`` in ``suite`` over ``n`` items."""
+    """Somebody scored a revision: ``value`` of ``metric`` in ``suite`` over ``n`` items.
+
+    ``stderr`` is the standard error of ``value``, None where the evaluator gave none.
+    """
 
     type: ClassVar[str] = "evaluation.recorded"
+    version: ClassVar[int] = 2
     key: ClassVar[tuple[str, ...]] = ("evaluation_id",)
 
     evaluation_id: EvaluationId
@@ -21,4 +25,5 @@ class EvaluationRecorded(Event):
     metric: str
     value: float
     n: int
+    stderr: float | None
     actor: str

@@ -220,6 +220,7 @@ _EVENTS: tuple[Event, ...] = (
         metric="accuracy",
         value=0.8125,
         n=128,
+        stderr=0.0345,
         actor="default",
     ),
     AdapterWanted(tenant_id=TENANT, base=BASE, request_id="req_1", revision=REVISION, priority="prewarm"),

@@ -23,10 +23,13 @@ MAX_ITEMS = 10**9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationBody:
-    """``value`` of ``metric`` in ``suite`` over ``n`` items, of one revision (number or digest)."""
+    """``value`` of ``metric`` in ``suite`` over ``n`` items, of one revision (number or digest).
+
+    ``stderr`` is the standard error of ``value``, if the evaluator knows it.
+    """
 
     __pydantic_config__: ClassVar[JsonObject] = body_config(
-        {"revision": 2, "suite": "held-out", "metric": "accuracy", "value": 0.75, "n": 64}
+        {"revision": 2, "suite": "held-out", "metric": "accuracy", "value": 0.75, "n": 64, "stderr": 0.05}
     )
 
     revision: int | str
@@ -34,6 +37,7 @@ class EvaluationBody:
     metric: str
     value: float
     n: int
+    stderr: float | None = None
 
 
 @router.post("", status_code=201)
@@ -46,6 +50,8 @@ async def record_evaluation(
             raise InvalidField(field=field, problem="must be 1 to 200 characters")
     check_between("value", body.value, -1e300, 1e300)
     check_between("n", body.n, 1, MAX_ITEMS)
+    if body.stderr is not None:
+        check_between("stderr", body.stderr, 0, 1e300)
     return await gateway.registry.record_evaluation(
         caller.tenant_id,
         policy,
@@ -54,6 +60,7 @@ async def record_evaluation(
         metric=body.metric,
         value=body.value,
         n=body.n,
+        stderr=body.stderr,
         actor=caller.actor,
     )
 

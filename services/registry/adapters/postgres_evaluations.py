@@ -12,8 +12,9 @@ from services.registry.adapters.rows import evaluation_of, moment
 from services.registry.core.evaluations import recorded
 
 _ADD = """
-    INSERT INTO evaluations (evaluation_id, policy_id, number, suite, metric, value, n, actor, created_at)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (evaluation_id) DO NOTHING
+    INSERT INTO evaluations
+        (evaluation_id, policy_id, number, suite, metric, value, n, actor, created_at, stderr)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (evaluation_id) DO NOTHING
     RETURNING place
 """
 _EVALUATIONS = """
@@ -53,6 +54,7 @@ class PostgresEvaluations:
                 evaluation.n,
                 evaluation.actor,
                 moment(evaluation.created_at),
+                evaluation.stderr,
             )
             if place is not None:
                 await transaction.emit(recorded(policy, evaluation))

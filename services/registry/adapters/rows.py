@@ -133,6 +133,7 @@ def evaluation_of(row: asyncpg.Record) -> EvaluationRecord:
         metric=row["metric"],
         value=row["value"],
         n=row["n"],
+        stderr=row["stderr"],
         actor=row["actor"],
         created_at=row["created_at"].timestamp(),
     )

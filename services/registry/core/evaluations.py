@@ -6,11 +6,21 @@ from mint_common.ids import EvaluationId, PolicyId, derive_id
 
 
 def evaluation_id(
-    policy_id: PolicyId, *, number: int, suite: str, metric: str, value: float, n: int, actor: str
+    policy_id: PolicyId,
+    *,
+    number: int,
+    suite: str,
+    metric: str,
+    value: float,
+    n: int,
+    actor: str,
+    stderr: float | None = None,
 ) -> EvaluationId:
     """Return the id of a score, a function of everything that was said."""
     parts = (policy_id, number, suite, metric, value.hex(), n, actor)
-    return EvaluationId(derive_id("eval", *parts))
+    # Scores of before there was one keep their ids.
+    given = () if stderr is None else (stderr.hex(),)
+    return EvaluationId(derive_id("eval", *parts, *given))
 
 
 def recorded(policy: PolicyRecord, evaluation: EvaluationRecord) -> EvaluationRecorded:
@@ -25,5 +35,6 @@ def recorded(policy: PolicyRecord, evaluation: EvaluationRecord) -> EvaluationRe
         metric=evaluation.metric,
         value=evaluation.value,
         n=evaluation.n,
+        stderr=evaluation.stderr,
         actor=evaluation.actor,
     )

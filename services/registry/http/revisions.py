@@ -38,6 +38,7 @@ class EvaluationBody(Body):
     metric: Label
     value: float
     n: Annotated[int, Field(ge=1, le=2**31 - 1)]
+    stderr: Annotated[float | None, Field(ge=0)] = None
     actor: Label
 
 
@@ -98,12 +99,18 @@ def add_revision_routes(http: FastAPI, registry: Registry) -> None:
         said = {"suite": body.suite, "metric": body.metric, "actor": body.actor}
         evaluation = EvaluationRecord(
             evaluation_id=evaluation_id(
-                found.policy_id, number=revision.number, value=body.value, n=body.n, **said
+                found.policy_id,
+                number=revision.number,
+                value=body.value,
+                n=body.n,
+                stderr=body.stderr,
+                **said,
             ),
             digest=revision.digest,
             number=revision.number,
             value=body.value,
             n=body.n,
+            stderr=body.stderr,
             created_at=registry.clock.now(),
             **said,
         )

@@ -125,11 +125,12 @@ def record_evaluation(
     value: Annotated[float, typer.Argument(metavar="VALUE", help="The score.")],
     *,
     n: Annotated[int, typer.Option("--n", min=1, help="Over how many items.")] = 1,
+    stderr: Annotated[float | None, typer.Option("--stderr", help="The score's standard error.")] = None,
     as_json: JsonOption = False,
     folder: FolderOption = DEFAULT_FOLDER,
 ) -> None:
     """Record a score of a revision; rules act upon it."""
-    scored = {"revision": number_or_digest(revision), "value": value, "n": n}
+    scored = {"revision": number_or_digest(revision), "value": value, "n": n, "stderr": stderr}
     body = {**scored, "suite": suite, "metric": metric}
     with public_api(folder) as api:
         show(api.post(path_of("policies", policy, "evaluations"), body), EVALUATION, as_json=as_json)

@@ -54,6 +54,7 @@ EVALUATION = (
     Column(title="metric", path="metric"),
     Column(title="value", path="value", kind="number"),
     Column(title="n", path="n"),
+    Column(title="+-", path="stderr", kind="number"),
     Column(title="who", path="actor"),
     Column(title="when", path="created_at", kind="time"),
 )

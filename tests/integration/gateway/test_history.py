@@ -35,6 +35,9 @@ def test_a_line_goes_back_to_the_first_revision(mint):
 def test_a_revision_is_compared_with_its_parent_or_with_any_other(stack, mint):
     score = {"revision": 2, "suite": "held-out", "metric": "accuracy", "value": 0.5, "n": 4}
     mint.post("/policies/traced/evaluations", json=score).raise_for_status()
+    sure = mint.post("/policies/traced/evaluations", json={**score, "stderr": 0.25}).json()
+    assert sure["stderr"] == 0.25
+    assert mint.post("/policies/traced/evaluations", json={**score, "stderr": -1}).status_code == 422
     found = mint.get("/policies/traced/revisions/2/diff").json()
     assert (found["before"]["number"], found["after"]["number"]) == (1, 2)
     changed = {change["field"]: (change["before"], change["after"]) for change in found["config"]}

@@ -110,6 +110,13 @@ def test_an_old_version_is_lifted_step_by_step(monkeypatch: pytest.MonkeyPatch) 
     assert event == _Renamed(tenant_id=old.tenant_id, base=old.base, where=old.engine_id, seconds=0.5)
 
 
+def test_a_score_of_before_has_no_standard_error() -> None:
+    wire = json.loads(encode(EXAMPLES["evaluation.recorded"], cause="c", now=1.0))
+    del wire["data"]["stderr"]
+    wire["version"] = 1
+    assert decode(json.dumps(wire).encode())[1] == replace(EXAMPLES["evaluation.recorded"], stderr=None)
+
+
 def test_a_gap_between_versions_is_invalid(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(codec_module._TYPES, "adapter.loaded", _Renamed)
     wire = encode(EXAMPLES["adapter.loaded"], cause="c", now=1.0)
