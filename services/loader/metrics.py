@@ -10,7 +10,7 @@ LOAD_SECONDS = Histogram(
 )
 STALL_SECONDS = Histogram(
     "mint_loader_stall_seconds",
-    "Seconds that one slice of an activation held the engine up",
+    "Seconds that mapping an adapter, or one slice of an activation, held the engine up",
     buckets=(0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3),
 )
 QUEUE_DEPTH = Gauge("mint_loader_queue_depth", "Loads that wait in the cold queue", ["priority"])

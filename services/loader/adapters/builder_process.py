@@ -45,8 +45,8 @@ from services.loader.adapters.builder_wire import (
 from services.loader.adapters.laying_out import lay_out
 from services.loader.adapters.staging import DiskCache
 
-NICENESS = 10
-"""Relative to the loader's: a tenth of a processor's time while anybody else wants it."""
+NICENESS = 5
+"""Relative to the loader's: a quarter of a processor's time while anybody else wants it."""
 
 _AUTOGROUP = Path("/proc/self/autogroup")
 """Where Linux shares processors by session, niceness counts within one only; a session has one of its own."""

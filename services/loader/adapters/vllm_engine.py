@@ -25,6 +25,7 @@ from mint_common.adapters_format import BaseFacts
 from mint_common.errors import AdapterInvalid, InvalidField, Unavailable
 from mint_common.generation import ChatMessage, Delta, Finished, SampleRequest, Sampling, TokenAlternative
 from mint_common.ids import Digest, TenantId
+from services.loader import metrics
 from services.loader.adapters.builder import Builder
 from services.loader.adapters.vllm_samples import gather_sample, sample_params
 from services.loader.adapters.worker_extension import Reply
@@ -152,6 +153,7 @@ class VllmEngine:
             finally:
                 builder.release(laid_out)
             if not any("gone" in reply for reply in replies):
+                metrics.STALL_SECONDS.observe(max(reply["stall_ms"] for reply in replies) / 1e3)
                 return laid_out.size_bytes  # of all workers together: they share the memory
         raise Unavailable(what="the builder", problem=f"{_BUILDERS} ended before the engine had its adapter")
 
