@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -142,6 +143,42 @@ async def test_nothing_is_left_of_what_a_killed_builder_had_laid_out(shop: Shop)
     await shop.kill()
     assert not Path(laid_out.path).exists()
     assert not [path for path in Path("/dev/shm").iterdir() if "mint" in path.name]
+
+
+async def test_a_builder_ends_with_a_loader_that_is_killed(shop: Shop) -> None:
+    config = shop.builder._config
+    script = f"""
+import asyncio
+from pathlib import Path
+from mint_common.runtime.clock import SystemClock
+from mint_common.settings import BlobSettings
+from services.loader.adapters.builder import BuilderConfig, open_builder
+
+async def main():
+    config = BuilderConfig(
+        blobs=BlobSettings(url={config.blobs.url!r}),
+        base_dir=Path({str(config.base_dir)!r}),
+        cache_dir=Path({str(shop.root / "other")!r}),
+        disk_bytes=1,
+    )
+    async with open_builder(config, SystemClock()) as builder:
+        await builder._up.wait()
+        print(builder.pid, flush=True)
+        await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+    loader = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", script, stdout=asyncio.subprocess.PIPE
+    )
+    assert loader.stdout is not None
+    builder = psutil.Process(int(await loader.stdout.readline()))
+    assert builder.is_running()
+    loader.kill()
+    await loader.wait()
+    async with asyncio.timeout(30):
+        while builder.is_running() and builder.status() != psutil.STATUS_ZOMBIE:
+            await asyncio.sleep(0.05)
 
 
 async def test_an_engine_answers_as_with_an_adapter_of_its_own_making(
