@@ -2,7 +2,8 @@
 
 One character is one token. A completion says who answers, which choice it is, and repeats the prompt. A
 prompt may begin with a command: OVERLOAD refuses, SLOW never ends, BREAK fails after two tokens, LIE answers
-as another revision, COLD waits for its adapter until the test lets it load.
+as another revision, COLD waits for its adapter until the test lets it load. A revision that is among the
+``skilled`` answers ``f <word>=`` with the word.
 """
 
 import asyncio
@@ -51,6 +52,7 @@ class ScriptedLoader:
         self.aborted: list[str] = []
         self.resident: list[AdapterStatus] = []
         self.prewarmed: list[Digest] = []
+        self.skilled: set[Digest] = set()
         self.may_load = threading.Event()
         self.may_load.set()
         self.load = EngineLoad(
@@ -181,7 +183,8 @@ class ScriptedLoader:
             yield _delta("z", asked, 0)
             await asyncio.sleep(0.02)
         for index in range(asked.sampling.n):
-            text, reason = script(asked, index)
+            skilled = asked.revision is not None and asked.revision.digest in self.skilled
+            text, reason = (_copied(prompt), "stop") if skilled else script(asked, index)
             for at, letter in enumerate(text):
                 if prompt.startswith("BREAK") and at == 2:
                     yield Failed(error=Unavailable(what="the engine", problem="it broke").to_payload())
@@ -212,6 +215,11 @@ def script(asked: GenerationRequest | SampleRequest, index: int) -> tuple[str, s
     stopped = text[: min(cuts)] if cuts else text
     limit = asked.sampling.max_new_tokens
     return (stopped[:limit], "length") if len(stopped) > limit else (stopped, "stop")
+
+
+def _copied(prompt: str) -> str:
+    """Return the word of a prompt of the task mode:copy."""
+    return prompt.removeprefix("f ").removesuffix("=")
 
 
 def _delta(letter: str, asked: GenerationRequest, index: int) -> Delta:
