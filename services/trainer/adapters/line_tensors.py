@@ -34,29 +34,32 @@ class LaidOut:
 def lay_out(lines: Sequence[Line]) -> LaidOut:
     """Return the tensors of some lines."""
     longest = max(line.length for line in lines)
-    inputs_BL = torch.zeros(len(lines), longest, dtype=torch.long)
+    inputs: list[list[int]] = []
     # The number of the row that a position belongs to, and its distance from the line's first token.
-    owner_BL = torch.full((len(lines), longest), _PADDING)
-    positions_BL = torch.arange(longest).repeat(len(lines), 1)
-    where: list[Tensor] = []
+    owners: list[list[int]] = []
+    positions: list[list[int]] = []
+    where: list[int] = []
     for index, line in enumerate(lines):
-        prompt = len(line.prompt)
-        inputs_BL[index, :prompt] = torch.tensor(line.prompt)
-        owner_BL[index, :prompt] = _PROMPT
-        begin = prompt
+        prompt, start = len(line.prompt), index * longest
+        tokens, owner, place = list(line.prompt), [_PROMPT] * prompt, list(range(prompt))
         for number, row in enumerate(line.rows, start=1):
-            end = begin + len(row.tokens) - 1
-            inputs_BL[index, begin:end] = torch.tensor(row.tokens[:-1], dtype=torch.long)
-            owner_BL[index, begin:end] = number
-            positions_BL[index, begin:end] = torch.arange(prompt, prompt + end - begin)
-            where.append(torch.tensor([prompt - 1, *range(begin, end)]) + index * longest)
-            begin = end
+            where += (
+                start + prompt - 1,
+                *range(start + len(tokens), start + len(tokens) + len(row.tokens) - 1),
+            )
+            tokens += row.tokens[:-1]
+            owner += [number] * (len(row.tokens) - 1)
+            place += range(prompt, prompt + len(row.tokens) - 1)
+        padding = longest - line.length
+        inputs.append(tokens + [0] * padding)
+        owners.append(owner + [_PADDING] * padding)
+        positions.append(place + list(range(line.length, longest)))
     shared = any(len(line.rows) > 1 for line in lines)
     return LaidOut(
-        inputs_BL=inputs_BL,
-        positions_BL=positions_BL if shared else None,
-        mask_B1LL=_mask(owner_BL) if shared else None,
-        where_T=torch.cat(where),
+        inputs_BL=torch.tensor(inputs),
+        positions_BL=torch.tensor(positions) if shared else None,
+        mask_B1LL=_mask(torch.tensor(owners)) if shared else None,
+        where_T=torch.tensor(where),
         targets_T=torch.tensor([token for line in lines for row in line.rows for token in row.tokens]),
     )
 

@@ -121,7 +121,8 @@ class LoraLinear(nn.Module):  # type: ignore[misc]  # torch is untyped for mypy 
         if self.mix is not None and self.name in self.mix.sites:
             y_XO, x_XI = y.reshape(-1, y.shape[-1]), x.reshape(-1, x.shape[-1])
             a_PRI, b_POR = self.mix.sites[self.name]
-            a_PRI, b_POR = a_PRI[..., self.share.inputs], b_POR[:, self.share.outputs]
+            if self.share is not WHOLE:  # even a slice of everything has a backward that fills and copies
+                a_PRI, b_POR = a_PRI[..., self.share.inputs], b_POR[:, self.share.outputs]
             y = _updated(y_XO, x_XI, self.mix, a_PRI, b_POR).view(y.shape)
         return self.share.leave(y)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from services.trainer.adapters.optimizing import clip_gradients, step_optimizers
 from services.trainer.adapters.preferences import Preferences
 from services.trainer.adapters.scoring import ScoringBase
 from services.trainer.adapters.training_state import TrainingState
@@ -64,6 +65,7 @@ def step_policies(
         step.weigh_pairs()
     for lines in cut([work.batch.rows for work in works]):
         _accumulate(base, steps, lines)
+    _apply([step for step in steps if step.work.batch.rows and not step.refusal])
     return [step.finish() for step in steps]
 
 
@@ -107,6 +109,23 @@ def _accumulate(base: ScoringBase, steps: Sequence["_Step"], lines: Sequence[Lin
         torch.stack(finite).sum().backward()
 
 
+def _apply(steps: Sequence["_Step"]) -> None:
+    """Clip and step those whose gradients are finite."""
+    norms = clip_gradients(
+        [step.work.state for step in steps], [step.work.settings.clip_norm for step in steps]
+    )
+    for step, norm in zip(steps, norms, strict=True):
+        step.grad_norm = norm
+        step.check("gradient norm", norm)
+    sound = [step for step in steps if not step.refusal]
+    largest = step_optimizers(
+        [step.work.state for step in sound], [step.work.settings.learning_rate for step in sound]
+    )
+    for step, weight in zip(sound, largest, strict=True):
+        step.check("largest weight", weight)
+        step.work.state.step += 1
+
+
 def _by_policy(lines: Sequence[Line], logprobs_T: Tensor) -> list[tuple[int, list[Row], Tensor]]:
     return [(number, rows, own_T) for number, rows, own_T, _ in _spans(lines, logprobs_T)]
 
@@ -131,6 +150,7 @@ class _Step:
     work: Work
     loss: float = 0.0
     kl: float = 0.0
+    grad_norm: float = 0.0
     ratio_error: float = 0.0
     refusal: NotFinite | None = None
     routed: float = 0.0
@@ -163,7 +183,7 @@ class _Step:
         if self.preferences is not None:
             self.preferred = self.preferences.weigh()
             self.loss = self.preferred["loss"]
-            self._check("loss", self.loss)
+            self.check("loss", self.loss)
 
     def loss_of(
         self, logprobs_T: Tensor, rows: Sequence[Row], base_T: Tensor | None, routed_T: Tensor | None
@@ -171,7 +191,7 @@ class _Step:
         """Return the loss of some rows, None if it is not finite."""
         if self.preferences is not None:
             surrogate = self.preferences.surrogate(rows, logprobs_T)
-            return surrogate if self._check("loss", float(surrogate.detach())) else None
+            return surrogate if self.check("loss", float(surrogate.detach())) else None
         normaliser = float(self.work.batch.total_tokens)
         if self.work.settings.algorithm == "sft":
             loss = cross_entropy(logprobs_T) / normaliser
@@ -179,17 +199,16 @@ class _Step:
             loss = self._grpo(logprobs_T, rows, base_T, routed_T) / normaliser
         value = float(loss.detach())
         self.loss += value
-        return loss if self._check("loss", value) else None
+        return loss if self.check("loss", value) else None
 
     def finish(self) -> dict[str, float] | NotFinite:
-        """Step if there is anything to learn, and return the metrics, or why there are none."""
+        """Return the metrics, or why there are none."""
         batch, settings = self.work.batch, self.work.settings
-        grad_norm = self._apply() if batch.rows and not self.refusal else 0.0
         if self.refusal:
             return self.refusal
         metrics = {
             "loss": self.loss,
-            "grad_norm": grad_norm,
+            "grad_norm": self.grad_norm,
             "learning_rate": settings.learning_rate,
             "reward_mean": batch.reward_mean,
             "skipped_groups": float(batch.skipped_groups),
@@ -216,21 +235,6 @@ class _Step:
         self.unrouted += float((1 - routed_T).sum())
         self.off_route += float((off_route_T * routed_T).sum())
 
-    def _apply(self) -> float:
-        """Clip, step, clear the gradient; return the gradient's norm before the clip."""
-        state, settings = self.work.state, self.work.settings
-        leaf = state.lora.leaf
-        norm = float(torch.nn.utils.clip_grad_norm_([leaf], settings.clip_norm or math.inf))
-        if not self._check("gradient norm", norm):
-            return norm
-        for group in state.optimizer.param_groups:
-            group["lr"] = settings.learning_rate
-        state.optimizer.step()
-        leaf.grad = None
-        self._check("largest weight", float(leaf.detach().abs().max()))
-        state.step += 1
-        return norm
-
     def _grpo(
         self, logprobs_T: Tensor, rows: Sequence[Row], base_T: Tensor | None, routed_T: Tensor | None
     ) -> Tensor:
@@ -249,7 +253,8 @@ class _Step:
         self.kl += float(kl.detach()) / self.work.batch.total_tokens
         return loss + self.kl_coefficient * kl
 
-    def _check(self, what: str, value: float) -> bool:
+    def check(self, what: str, value: float) -> bool:
+        """Refuse the step when a number of it is not finite."""
         if not math.isfinite(value):
             kept = self.work.state.step
             self.refusal = NotFinite(what=what, step=kept + 1, value=value, kept=kept)

@@ -15,7 +15,7 @@ from mint_common.events import LoraSpec
 from services.trainer.adapters.lora import Layout, LoraTensors, new_lora
 
 BETAS = (0.9, 0.95)
-_MOMENTS = ("exp_avg", "exp_avg_sq")
+MOMENTS = ("exp_avg", "exp_avg_sq")
 _GRADIENT = "grad."
 
 
@@ -51,7 +51,7 @@ def write_state(state: TrainingState) -> bytes:
 def write_parked(parked: "ParkedState", *, with_gradient: bool = False) -> bytes:
     """Return the checkpoint: adapter, both moments and the step, as safetensors; a gradient if asked."""
     tensors: dict[str, Tensor] = {"step": torch.tensor(parked.step, dtype=torch.int64)}
-    prefixes = ["", *(f"{name}." for name in _MOMENTS)]
+    prefixes = ["", *(f"{name}." for name in MOMENTS)]
     if with_gradient:
         prefixes.append(_GRADIENT)
     for prefix, leaf in zip(prefixes, parked.buffer.split(parked.layout.size), strict=False):
@@ -65,11 +65,11 @@ def read_state(facts: BaseFacts, spec: LoraSpec, data: bytes) -> TrainingState:
     """Return the state that a checkpoint holds. Raises ValueError when it is not one of this policy."""
     state = new_state(facts, spec)
     leaf = state.lora.leaf
-    moments = {name: torch.zeros_like(leaf, requires_grad=False) for name in _MOMENTS}
+    moments = {name: torch.zeros_like(leaf, requires_grad=False) for name in MOMENTS}
     try:
         tensors = safetensors.torch.load(data)
         state.step = int(tensors["step"])
-        targets = [("", leaf.detach()), *((f"{name}.", moments[name]) for name in _MOMENTS)]
+        targets = [("", leaf.detach()), *((f"{name}.", moments[name]) for name in MOMENTS)]
         if any(name.startswith(_GRADIENT) for name in tensors):
             leaf.grad = torch.zeros_like(leaf, requires_grad=False)
             targets.append((_GRADIENT, leaf.grad))
@@ -128,7 +128,7 @@ def park_state(state: TrainingState) -> ParkedState:
     """Return a copy of a state for the host's memory."""
     leaf = state.lora.leaf
     moments = state.optimizer.state.get(leaf, {})
-    pieces = [leaf.detach(), *(moments.get(name, torch.zeros_like(leaf.detach())) for name in _MOMENTS)]
+    pieces = [leaf.detach(), *(moments.get(name, torch.zeros_like(leaf.detach())) for name in MOMENTS)]
     if leaf.grad is not None:
         pieces.append(leaf.grad)
     buffer = torch.cat(pieces).cpu()
@@ -141,8 +141,8 @@ def resume_state(parked: ParkedState) -> TrainingState:
     lora = LoraTensors(layout=parked.layout, scale=parked.scale, leaf=leaf.requires_grad_())
     state = TrainingState(lora=lora, optimizer=_optimizer(lora), step=parked.step)
     if parked.step:
-        moments = dict(zip(_MOMENTS, others, strict=False))
+        moments = dict(zip(MOMENTS, others, strict=False))
         state.optimizer.state[leaf] = {"step": torch.tensor(float(parked.step)), **moments}
-    if len(others) > len(_MOMENTS):
+    if len(others) > len(MOMENTS):
         leaf.grad = others[-1]
     return state
