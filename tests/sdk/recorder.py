@@ -12,7 +12,7 @@ from typing import Any
 
 WORKS, REFUSED, ABSENT, FAILED, UNTESTED = "works", "refused", "absent", "failed", "untested"
 BROKEN = "broken"
-"""It fails inside the SDK before anything is sent, whatever the server is."""
+"""It fails inside the SDK, whatever the server is."""
 REFUSAL_SECONDS = 5.0
 """A refusal that takes longer was tried again by the client: its status code is wrong then."""
 MODULES = {
@@ -28,6 +28,10 @@ SENT_NOWHERE = {"get_telemetry", "on_queue_state_change"}
 
 class Absent(Exception):
     """This version has no such method or argument."""
+
+
+class Broken(Exception):
+    """The SDK fails by itself."""
 
 
 class Refused(Exception):
@@ -132,6 +136,8 @@ class Recorder:
             run()
         except Absent as absent:
             status, detail = ABSENT, str(absent)
+        except Broken as broken:
+            status, detail = BROKEN, str(broken)
         except Refused as refused:
             status, detail = REFUSED, str(refused)
         except Exception:  # noqa: BLE001  (a check may fail in any way)
