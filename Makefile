@@ -26,8 +26,8 @@ test: .venv/.installed ## Run every test but the slow ones, on real servers and 
 test-slow: .venv/.installed ## Run the slow tests
 	$(PYTEST) -m slow
 
-test-sdk: .venv/.installed ## Drive every version of the Tinker SDK against a running stack (20 minutes)
-	$(PYTEST) -m slow tests/e2e/test_sdk_matrix.py
+test-sdk: .venv/.installed ## Drive every version of the Tinker SDK, and the cookbook, against a running stack (20 minutes)
+	$(PYTEST) -m slow tests/e2e/test_sdk_matrix.py tests/e2e/test_cookbook.py
 
 check: .venv/.installed ## Format, lint, types, import contracts, generated docs, fast tests
 	$(BIN)/ruff format --check .
@@ -37,6 +37,7 @@ check: .venv/.installed ## Format, lint, types, import contracts, generated docs
 	$(BIN)/python tools/make_events_doc.py --check
 	$(BIN)/python tools/make_openapi.py --check
 	$(BIN)/python tools/make_settings_doc.py --check
+	$(BIN)/python tools/make_tinker_compat.py --check
 	$(PYTEST) -q tests/unit tests/sim
 
 fmt: .venv/.installed ## Format, and fix what the linter can
@@ -68,6 +69,7 @@ bench-check: .venv/.installed ## Compare what was measured last with the baselin
 	$(BENCH) --check
 
 docs: .venv/.installed ## Regenerate the generated documents
+	$(BIN)/python tools/make_tinker_compat.py
 	$(BIN)/python tools/make_events_doc.py
 	$(BIN)/python tools/make_openapi.py
 	$(BIN)/python tools/make_settings_doc.py
