@@ -26,6 +26,7 @@ from services.trainer.adapters.distributed.ranks import Ranks, host_store, joine
 from services.trainer.adapters.distributed.shapes import base_bytes, load_sharded
 from services.trainer.adapters.distributed.sharded_base import ShardedBase
 from services.trainer.adapters.lora import folded_arrays, new_lora
+from services.trainer.adapters.lora_modules import LoraExperts
 from services.trainer.adapters.resident_base import ResidentBase, load_base
 from services.trainer.adapters.scoring import ScoringBase
 from services.trainer.adapters.stepping import Work, step_policies
@@ -47,6 +48,20 @@ FAST: list[tuple[Sharding, str]] = [
     ("zero3", "Qwen3Moe"),
     ("expert", "Qwen3Moe"),
 ]
+SLOW: list[tuple[Sharding, str]] = [
+    ("data", "DeepseekV2"),
+    ("fsdp", "DeepseekV3"),
+    ("zero3", "DeepseekV3"),
+    ("expert", "DeepseekV3"),
+    ("fsdp", "DeepseekV32"),
+    ("expert", "DeepseekV32"),
+    ("zero3", "GlmMoeDsa"),
+    ("expert", "GlmMoeDsa"),
+    ("expert", "Glm4MoeLite"),
+    ("tensor", "Llama"),
+    ("zero3", "Llama"),
+]
+MATRIX = [*FAST, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)]
 TIMEOUT_SECONDS = 60.0
 # DeepSpeed 0.19 speaks torch 2.13's older words.
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.distributed.*is deprecated:FutureWarning")
@@ -89,7 +104,7 @@ def pair() -> Iterator[Pair]:
             yield Pair(ranks, other)
             assert other.stdin is not None
             other.stdin.close()
-            assert other.wait(10) == 0
+            assert other.wait(TIMEOUT_SECONDS) == 0
     finally:
         other.kill()
         other.wait()
@@ -130,7 +145,7 @@ def scored(base: ScoringBase, one: ResidentBase) -> tuple[torch.Tensor, list[tor
     return logprobs_T.detach(), [policy.leaf.grad for policy in policies]
 
 
-@pytest.mark.parametrize(("sharding", "family"), FAST)
+@pytest.mark.parametrize(("sharding", "family"), MATRIX)
 def test_scores_and_gradients_equal_one_ranks(
     sharding: Sharding, family: str, pair: Pair, folders: Callable[[str], Path]
 ) -> None:
@@ -143,7 +158,9 @@ def test_scores_and_gradients_equal_one_ranks(
             assert float(theirs.abs().max()) > 1e-4
             assert torch.allclose(ours, theirs, atol=1e-5, rtol=0)
     whole = base_bytes(one.target_scores)
-    assert kept <= (1.0 if sharding == "data" else 0.8) * whole
+    experts = sum(base_bytes(slot.base) for slot in one.slots if isinstance(slot, LoraExperts))
+    least_saved = {"data": 0.0, "tensor": 0.2 * whole, "expert": 0.5 * experts}.get(sharding, 0.4 * whole)
+    assert whole - kept >= least_saved
 
 
 def targeted(base: ScoringBase, one: ResidentBase) -> tuple[torch.Tensor, torch.Tensor]:
@@ -192,7 +209,7 @@ def exported(base: ScoringBase, one: ResidentBase) -> tuple[list[dict[str, float
     return metrics, files
 
 
-@pytest.mark.parametrize(("sharding", "family"), FAST)
+@pytest.mark.parametrize(("sharding", "family"), MATRIX)
 def test_steps_and_their_export_equal_one_ranks(
     sharding: Sharding, family: str, pair: Pair, folders: Callable[[str], Path]
 ) -> None:
