@@ -203,9 +203,9 @@ def _accuracies(arms: Iterable[Arm]) -> str:
 
 def draw(figure: Any, pairs: Sequence[tuple[Arm, Arm]]) -> None:
     """Draw seconds and memory of both arms."""
-    left, right = figure.subplots(1, 2)
     names = ["one by one", "together"]
-    left.boxplot([[pair[arm].seconds for pair in pairs] for arm in (0, 1)], tick_labels=names)
-    left.set(title="three GRPO jobs, seconds", ylim=(0, None))
-    right.boxplot([[pair[arm].peak_mb for pair in pairs] for arm in (0, 1)], tick_labels=names)
-    right.set(title="peak memory, MB", ylim=(0, None))
+    drawn = (("seconds", "three GRPO jobs, seconds"), ("peak_mb", "peak memory, MB"))
+    for plot, (field, title) in zip(figure.subplots(1, 2), drawn, strict=True):
+        samples = [[float(getattr(pair[arm], field)) for pair in pairs] for arm in (0, 1)]
+        plot.boxplot(samples, tick_labels=names)
+        plot.set(title=title, ylim=(0, 1.1 * max(map(max, samples))))
