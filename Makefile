@@ -7,7 +7,7 @@ PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 BENCH := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m benches
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow check fmt bench bench-loader bench-catalog bench-trainer bench-handoff bench-policies test-sdk bench-check paper-training docs clean
+.PHONY: help install demo test test-slow check fmt bench bench-loader bench-catalog bench-trainer bench-handoff bench-policies bench-tinker test-sdk bench-check paper-training docs clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +64,9 @@ bench-policies: .venv/.installed ## Run the benchmark of three policies at once
 
 paper-training: .venv/.installed ## Print the paper's tables of hand-over and of concurrent policies, at our scale
 	$(BENCH) paper_training
+
+bench-tinker: .venv/.installed ## Run the Tinker API's benchmark: against the bare loop, through the official SDK
+	$(BENCH) tinker
 
 bench-check: .venv/.installed ## Compare what was measured last with the baselines
 	$(BENCH) --check

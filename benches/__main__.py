@@ -26,7 +26,7 @@ LOADER = (
     "eviction",
 )
 TRAINER = ("trainer", "operations")
-BENCHES = (*LOADER, "fleet", "catalog", *TRAINER, "handoff", "policies")
+BENCHES = (*LOADER, "fleet", "catalog", *TRAINER, "handoff", "policies", "tinker")
 SHOWS = ("paper_training",)
 ROWS = {
     "packed": ("packed_live_ratio", "packed_real_dims_ratio", "packed_over_read"),

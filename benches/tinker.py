@@ -1,0 +1,290 @@
+"""What does the Tinker API cost over the bare loop, through the official SDK?
+
+Both sides run in turn on one machine: the trainer's own arithmetic in this process against a step through
+SDK, gateway, trainer and Postgres; an engine in this process against samples through SDK, gateway and loader.
+"""
+
+import asyncio
+import os
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import tinker
+import torch
+from tinker import types
+
+from benches.report import Report, Row, make_row
+from benches.tinker_bare import BareTraining
+from benches.tinker_stack import (
+    LENGTH,
+    RANK,
+    RATE,
+    SEQUENCES,
+    BareSampling,
+    base_folder,
+    open_bare_sampling,
+    open_service,
+    token_rows,
+)
+from mint_common.adapters_format import BaseFacts, read_base_facts
+from mint_common.generation import Sampling
+
+AT_ONCE, PROMPT, NEW_TOKENS, CHECKPOINTS = 32, 16, 64, 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """How often each thing is measured on a base."""
+
+    base: str
+    steps: int
+    handovers: int
+    rounds: int
+    bursts: int
+
+    @property
+    def suffix(self) -> str:
+        """Return what tells its rows from those of ``tiny``."""
+        return "" if self.base == "tiny" else f"_{self.base}"
+
+
+CASES = (
+    Case(base="tiny", steps=60, handovers=30, rounds=6, bursts=3),
+    Case(base="smollm2", steps=8, handovers=6, rounds=2, bursts=1),
+)
+
+
+@dataclass(slots=True, kw_only=True)
+class Seen:
+    """Samples of one base: seconds, ratios, differences."""
+
+    bare_steps: list[float] = field(default_factory=list)
+    our_steps: list[float] = field(default_factory=list)
+    first_tokens: list[float] = field(default_factory=list)
+    rate_ratios: list[float] = field(default_factory=list)
+    our_rates: list[float] = field(default_factory=list)
+    bursts: list[float] = field(default_factory=list)
+    differences: list[float] = field(default_factory=list)
+
+
+def run() -> Report:
+    """Measure."""
+    os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TINKER_TELEMETRY="0")
+    torch.set_num_threads(1)
+    seen = {case.base: asyncio.run(_measure(case)) for case in CASES}
+    rows = [row for case in CASES for row in _rows(case, seen[case.base])]
+    return Report(bench="tinker", rows=rows, draw=lambda figure: _draw(figure, seen))
+
+
+async def _measure(case: Case) -> Seen:
+    facts = read_base_facts(base_folder(case.base))
+    seen = Seen()
+    with open_bare_sampling(case.base) as bare:
+        async with open_service(case.base) as service:
+            loop = await asyncio.to_thread(_Loop, case, facts, service, seen)
+            await asyncio.to_thread(loop.train)
+            await asyncio.to_thread(loop.hand_over)
+            await asyncio.to_thread(loop.compare)
+            await loop.sample(bare)
+            await asyncio.to_thread(loop.burst)
+    return seen
+
+
+class _Loop:
+    """The measured part of a user's program."""
+
+    def __init__(self, case: Case, facts: BaseFacts, service: tinker.ServiceClient, seen: Seen) -> None:
+        self._case = case
+        self._service = service
+        self._seen = seen
+        self._rows = token_rows(facts)
+        self._data = [_datum(row) for row in self._rows]
+        base = f"mint/{case.base}"
+        self._client = service.create_lora_training_client(base, rank=RANK, seed=1).result()
+        self._base = base
+
+    def train(self) -> None:
+        """Step here and there in turn; both operations are on their way before either is done."""
+        bare = BareTraining(self._case.base)
+        for warm in (bare.step, self._step):
+            warm()
+            warm()
+        for _ in range(self._case.steps):
+            self._seen.bare_steps.append(_seconds(bare.step))
+            self._seen.our_steps.append(_seconds(self._step))
+
+    def hand_over(self) -> None:
+        """From trained weights to the first token sampled from them."""
+        prompt = types.ModelInput.from_ints(self._rows[0][:PROMPT])
+        params = types.SamplingParams(max_tokens=1, temperature=1.0)
+        for number in range(self._case.handovers + 2):
+            self._step()
+            began = time.perf_counter()
+            sampler = self._client.save_weights_and_get_sampling_client().result()
+            sampler.sample(prompt, 1, params).result()
+            if number >= 2:
+                self._seen.first_tokens.append(time.perf_counter() - began)
+
+    def compare(self) -> None:
+        """What the sampler says of its tokens, less what the trainer says of them."""
+        sampler = self._client.save_weights_and_get_sampling_client().result()
+        params = types.SamplingParams(max_tokens=NEW_TOKENS, temperature=1.0, seed=3, stop=[])
+        for row in self._rows[:4]:
+            sampled = (
+                sampler.sample(types.ModelInput.from_ints(row[:PROMPT]), 1, params).result().sequences[0]
+            )
+            whole = [*row[:PROMPT], *(int(token) for token in sampled.tokens)]
+            passed = self._client.forward([_datum(whole)], "cross_entropy").result()
+            trained = passed.loss_fn_outputs[0]["logprobs"].data[PROMPT - 1 :]
+            assert sampled.logprobs is not None
+            self._seen.differences.append(
+                max(
+                    abs(float(one) - float(other))
+                    for one, other in zip(trained, sampled.logprobs, strict=True)
+                )
+            )
+
+    async def sample(self, bare: BareSampling) -> None:
+        """Sample the bare base here and there in turn."""
+        sampler = await asyncio.to_thread(
+            lambda: self._service.create_sampling_client(base_model=self._base).result()
+        )
+        prompts = [row[:PROMPT] for row in (self._rows * 2)[:AT_ONCE]]
+        sampling = Sampling(
+            max_new_tokens=NEW_TOKENS, temperature=1.0, ignore_eos=True, logprobs=0, whole=True
+        )
+        for number in range(self._case.rounds + 1):
+            began = time.perf_counter()
+            ours = await asyncio.to_thread(_sample_all, sampler, prompts)
+            our_rate = ours / (time.perf_counter() - began)
+            began = time.perf_counter()
+            theirs = await bare.sample(prompts, sampling)
+            bare_rate = theirs / (time.perf_counter() - began)
+            assert ours == theirs == AT_ONCE * NEW_TOKENS
+            if number:
+                self._seen.our_rates.append(our_rate)
+                self._seen.rate_ratios.append(our_rate / bare_rate)
+
+    def burst(self) -> None:
+        """One sample of each of many checkpoints, all at once; each is what it is alone."""
+        params = types.SamplingParams(max_tokens=4, temperature=0.0, stop=[])
+        prompt = types.ModelInput.from_ints(self._rows[0][:PROMPT])
+        for number in range(self._case.bursts):
+            futures = []
+            for at in range(CHECKPOINTS):
+                self._step()
+                futures.append(self._client.save_weights_for_sampler(f"burst-{number}-{at}"))
+            paths = [future.result().path for future in futures]
+            samplers = [
+                future.result()
+                for future in [self._service.create_sampling_client(model_path=path) for path in paths]
+            ]
+            began = time.perf_counter()
+            sampled = [future.result() for future in [each.sample(prompt, 1, params) for each in samplers]]
+            self._seen.bursts.append(CHECKPOINTS / (time.perf_counter() - began))
+            for at in (0, CHECKPOINTS // 2, CHECKPOINTS - 1):
+                again = samplers[at].sample(prompt, 1, params).result()
+                assert list(again.sequences[0].tokens) == list(sampled[at].sequences[0].tokens)
+
+    def _step(self) -> None:
+        passed = self._client.forward_backward(self._data, "cross_entropy")
+        stepped = self._client.optim_step(types.AdamParams(learning_rate=RATE, eps=1e-8))
+        passed.result()
+        stepped.result()
+
+
+def _sample_all(sampler: Any, prompts: Sequence[Sequence[int]]) -> int:
+    futures = [
+        sampler.sample(
+            types.ModelInput.from_ints(list(prompt)),
+            1,
+            types.SamplingParams(max_tokens=NEW_TOKENS, temperature=1.0, seed=seed, stop=[]),
+        )
+        for seed, prompt in enumerate(prompts)
+    ]
+    return sum(len(each.tokens) for future in futures for each in future.result().sequences)
+
+
+def _datum(row: Sequence[int]) -> types.Datum:
+    targets = types.TensorData(data=list(row[1:]), dtype="int64", shape=[len(row) - 1])
+    return types.Datum(
+        model_input=types.ModelInput.from_ints(list(row[:-1])), loss_fn_inputs={"target_tokens": targets}
+    )
+
+
+def _seconds(work: Any) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def _rows(case: Case, seen: Seen) -> list[Row]:
+    bare_ms = [1e3 * each for each in seen.bare_steps]
+    our_ms = [1e3 * each for each in seen.our_steps]
+    suffix, base = case.suffix, case.base
+    return [
+        make_row(
+            f"step_overhead_ms{suffix}",
+            [ours - statistics.median(bare_ms) for ours in our_ms],
+            unit="ms",
+            goal=15.0,
+            better="lower",
+            limit=0.0,
+            how=f"{base}: forward_backward + optim_step pipelined through the SDK, {SEQUENCES} sequences of "
+            f"{LENGTH} tokens, rank {RANK}, less the median of the trainer's own arithmetic in this process "
+            f"({statistics.median(bare_ms):.1f} ms), in turn",
+        ),
+        make_row(
+            f"save_to_first_token_ms{suffix}",
+            [1e3 * each for each in seen.first_tokens],
+            unit="ms",
+            goal=60.0,
+            better="lower",
+            how=f"{base}: save_weights_and_get_sampling_client to the first token sampled, after a step each",
+        ),
+        make_row(
+            f"sample_throughput_ratio{suffix}",
+            seen.rate_ratios,
+            unit="ratio",
+            goal=0.8,
+            better="higher",
+            limit=1.0,
+            how=f"{base}: tokens/s of {AT_ONCE} samples at once of {NEW_TOKENS} tokens through the SDK "
+            f"({statistics.median(seen.our_rates):.0f}/s) over the same engine in this process, in turn",
+        ),
+        make_row(
+            f"burst_64_samples_per_s{suffix}",
+            seen.bursts,
+            unit="1/s",
+            goal=60.0,
+            better="higher",
+            how=f"{base}: {CHECKPOINTS} samplers of as many checkpoints, one sample of "
+            "4 tokens each, all at once",
+        ),
+        make_row(
+            f"parity_max_abs{suffix}",
+            seen.differences,
+            value=max(seen.differences),
+            unit="nats",
+            goal=1e-4,
+            better="lower",
+            limit=0.0,
+            how=f"{base}: log-probabilities of {NEW_TOKENS} sampled tokens, the sampler's less the trainer's",
+        ),
+    ]
+
+
+def _draw(figure: Any, seen: dict[str, Seen]) -> None:  # Any: matplotlib is untyped
+    left, right = figure.subplots(1, 2)
+    tiny = seen["tiny"]
+    left.boxplot(
+        [[1e3 * each for each in samples] for samples in (tiny.bare_steps, tiny.our_steps)],
+        tick_labels=["bare", "SDK"],
+        showfliers=False,
+    )
+    left.set(title="a step, tiny, ms", ylim=(0, None))
+    right.boxplot([[1e3 * each for each in tiny.first_tokens]], tick_labels=["tiny"], showfliers=False)
+    right.set(title="save to first token, ms", ylim=(0, None))

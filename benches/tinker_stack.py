@@ -1,0 +1,111 @@
+"""What bench tinker compares: a whole stack behind the official SDK, and the same work without any of it."""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import tinker
+
+from benches.serving import KV_BYTES, TINY, scratch_folder
+from benches.trainer_bases import smollm2_folder
+from mint_common.adapters_format import BaseFacts, read_base_facts
+from mint_common.generation import SampleRequest, Sampling
+from mint_common.ids import TenantId
+from services.loader.adapters.vllm_engine import EngineConfig, VllmEngine, start_engine
+from services.standalone.adapters.launch import free_port
+from services.standalone.adapters.state_folder import StateFolder
+from services.standalone.app import open_stack
+from services.standalone.core.plan import BaseAt, Shape
+from services.standalone.settings import read_standalone_settings
+
+SERVICES = frozenset({"registry", "loader", "trainer", "gateway"})
+SEQUENCES, LENGTH, RANK, RATE = 16, 64, 8, 1e-3
+SLOTS, HOST, COMPLETIONS = 8, 96, 64
+
+
+def base_folder(name: str) -> Path:
+    """Return the folder of a bench's base."""
+    return TINY if name == "tiny" else smollm2_folder()
+
+
+@contextlib.asynccontextmanager
+async def open_service(base: str) -> AsyncIterator[tinker.ServiceClient]:
+    """Start a stack of one base in a folder of its own, and connect the SDK to it."""
+    with scratch_folder() as root:
+        folder = StateFolder(root=root / "state")
+        folder.create()
+        sizes = {
+            "MINT_LOADER_KV_CACHE_BYTES": str(KV_BYTES),
+            "MINT_LOADER_SLOTS": str(SLOTS),
+            "MINT_LOADER_HOST_CAPACITY": str(HOST),
+            "MINT_LOADER_MAX_SEQUENCES": str(COMPLETIONS),
+            "MINT_TELEMETRY_LOG_LEVEL": "WARNING",
+        }
+        settings = read_standalone_settings({**os.environ, **sizes})
+        place = BaseAt(name=base, folder=str(base_folder(base)))
+        opening = open_stack(
+            folder, [place], port=free_port(), settings=settings, shape=Shape(services=SERVICES)
+        )
+        async with opening as stack:
+            await stack.supervisor.all_ready()
+            service = tinker.ServiceClient(base_url=stack.gateway_url, api_key=stack.api_key)
+            yield service
+            await asyncio.to_thread(service.close("success").result)
+
+
+def token_rows(facts: BaseFacts) -> list[list[int]]:
+    """Return the sequences that are trained on: each has its own stride."""
+    low, room = 20, facts.vocab_size - 40
+    return [
+        [low + (31 * row + (7 + row) * at) % room for at in range(LENGTH + 1)] for row in range(SEQUENCES)
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BareSampling:
+    """The same engine with the same arguments, called in this process."""
+
+    engine: VllmEngine
+
+    async def sample(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> int:
+        """Sample all prompts at once from the bare base and return how many tokens came."""
+        requests = [
+            SampleRequest(
+                request_id=f"bare-{seed}",
+                tenant_id=TenantId("bench"),
+                revision=None,
+                tokens=tuple(prompt),
+                sampling=replace(sampling, seed=seed),
+            )
+            for seed, prompt in enumerate(prompts)
+        ]
+        samples = await asyncio.gather(
+            *(self.engine.sample(each, request_id=each.request_id, adapter=None) for each in requests)
+        )
+        return sum(len(each.tokens) // 4 for sample in samples for each in sample.sequences)
+
+
+@contextlib.contextmanager
+def open_bare_sampling(base: str):  # type: ignore[no-untyped-def]  # a generator of itself
+    """Start an engine."""
+    folder = base_folder(base)
+    facts = read_base_facts(folder)
+    config = EngineConfig(
+        base_dir=folder,
+        facts=facts,
+        max_context=min(facts.max_context, 2048),
+        slots=SLOTS,
+        host_capacity=HOST,
+        max_sequences=COMPLETIONS,
+        kv_cache_bytes=KV_BYTES,
+        max_logprobs=20,
+        threads=1,
+    )
+    engine = start_engine(config)
+    try:
+        yield BareSampling(engine=engine)
+    finally:
+        engine.close()
