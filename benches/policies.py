@@ -94,10 +94,13 @@ async def _arm(seed: int, *, together: bool) -> Arm:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
         accuracy = []
-        for task, recipe in zip(TASKS, recipes, strict=True):
+        for task, recipe, job in zip(TASKS, recipes, trained, strict=True):
+            # A step in which nothing was to be learnt makes no new revision.
+            last = job.steps[-1].revision
+            assert last is not None
             prompts = await client.heldout_prompts(task, HELDOUT, seed=1)
             found = await client.evaluate(
-                f"{_policy(task)}@{STEPS}", task, prompts, max_tokens=recipe.max_new_tokens
+                f"{_policy(task)}@{last.number}", task, prompts, max_tokens=recipe.max_new_tokens
             )
             accuracy.append(found.accuracy)
     steps_done = [step for job in trained for step in job.steps]
