@@ -9,6 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -119,17 +120,28 @@ def stack(postgres_dsn: str, own_bus, tmp_path_factory: pytest.TempPathFactory) 
         stack.stop()
 
 
+@contextmanager
+def official(stack: TinkerStack, key: str) -> Iterator[tinker.ServiceClient]:
+    """The official client; it leaves connections to the garbage collector, which warns of each: here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with tinker.ServiceClient(base_url=stack.url, api_key=key) as client:
+            yield client
+        del client
+        gc.collect()
+
+
 @pytest.fixture
 def service(stack: TinkerStack) -> Iterator[tinker.ServiceClient]:
     """The official client."""
-    with tinker.ServiceClient(base_url=stack.url, api_key=stack.key) as client:
+    with official(stack, stack.key) as client:
         yield client
 
 
 @pytest.fixture
 def other_service(stack: TinkerStack) -> Iterator[tinker.ServiceClient]:
     """The official client of another tenant."""
-    with tinker.ServiceClient(base_url=stack.url, api_key=stack.other_key) as client:
+    with official(stack, stack.other_key) as client:
         yield client
 
 
@@ -141,7 +153,7 @@ def rest(stack: TinkerStack) -> tinker.RestClient:
 
 @pytest.fixture(scope="package", autouse=True)
 def _forgive_the_client() -> Iterator[None]:
-    """The official client leaves connections to the garbage collector, which warns of each."""
+    """Collect what is left of its connections."""
     yield
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
