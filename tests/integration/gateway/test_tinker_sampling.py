@@ -101,7 +101,7 @@ def test_a_cold_adapter_is_told_while_its_sample_waits(stack, counter):
         with _api(stack) as api:
             opened = _open(api, base_model="counter@2")
             request_id = api.post("/asample", json=_sample(opened, "COLD")).json()["request_id"]
-            sdk = {"x-stainless-lang": "python"}
+            sdk = {"x-stainless-package-version": "0.38.0"}
             told = api.post("/retrieve_future", json={"request_id": request_id}, headers=sdk)
             assert told.status_code == 408
             assert told.json()["queue_state"] == "paused_capacity"
