@@ -33,6 +33,8 @@ from services.trainer.ports.policies import Policies
 
 _log = logging.getLogger(__name__)
 
+# A repetition may name its inputs in another order: protobuf maps have none, and each process draws its own.
+_ENCODER = msgspec.msgpack.Encoder(order="deterministic")
 _RETRY_SECONDS = 1.0
 _RENEW_SECONDS = 2.0
 _SWEEP_SECONDS = 2.0
@@ -81,7 +83,7 @@ class Operations:
         if watch.waiting(submission.tenant_id) >= self._settings.tenant_operations:
             depth = self._settings.tenant_operations
             raise Overloaded(what="the training queue of the tenant", depth=depth, retry_after_seconds=1)
-        encoded = msgspec.msgpack.encode(submission.operation)
+        encoded = _ENCODER.encode(submission.operation)
         digest = hashlib.sha256(encoded).digest()
         operation = submission.operation
         key = operation_key(submission.policy_id, submission.seq, digest)

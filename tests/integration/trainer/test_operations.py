@@ -16,6 +16,7 @@ from mint_common.training import (
     CheckpointRef,
     Close,
     Closed,
+    Datum,
     Export,
     Exported,
     Load,
@@ -23,6 +24,7 @@ from mint_common.training import (
     Open,
     Opened,
     OperationConflict,
+    Pass,
     Passed,
     Pending,
     PolicyTaken,
@@ -34,7 +36,7 @@ from mint_common.training import (
 )
 
 from .conftest import LORA, Stage
-from .operating import ADAM, TENANT, Run, make_pass, serving, spoilt_pass
+from .operating import ADAM, TENANT, Run, floats, make_pass, serving, spoilt_pass
 
 pytestmark = pytest.mark.integration
 
@@ -135,6 +137,21 @@ async def test_a_repetition_is_the_same_operation(client: TrainerClient) -> None
     with pytest.raises(OperationConflict):
         await client.submit(msgspec.structs.replace(step, operation=make_pass(2)))
     assert await run.do(ADAM) == Stepped(step=2, metrics={"grad_norm:mean": 0.0, "learning_rate:mean": 2e-3})
+
+
+async def test_a_repetition_may_name_its_inputs_in_another_order(client: TrainerClient) -> None:
+    run = await opened(client)
+    (datum,) = make_pass(1, data=1).data
+    one = {**datum.inputs, "weights": floats([1.0] * (len(datum.tokens) // 4))}
+    works = [
+        Pass(
+            data=(Datum(tokens=datum.tokens, inputs=inputs),), loss="cross_entropy", config={}, backward=True
+        )
+        for inputs in (one, dict(reversed(one.items())))
+    ]
+    first = await run.do(works[0])
+    await client.submit(Submission(A, TENANT, run.seq - 1, works[1]))
+    assert await run.result(run.seq - 1) == first
 
 
 async def test_operations_that_arrive_out_of_order_are_executed_in_order(client: TrainerClient) -> None:
