@@ -201,9 +201,14 @@ class EngineDirectory:
         for url, client in self._clients.items():
             if url not in self._known:
                 try:
-                    self._known[url] = await client.describe()
+                    info = await client.describe()
                 except Unavailable:
                     continue
+                if url not in self._known:
+                    self._known[url] = info
+                    # What it answers with is believed from now on; what else it holds is asked soon.
+                    self._residency.correct(info.engine_id, info.epoch, ())
+                    self._stale.set()
 
     def _forget(self, url: str) -> None:
         self._reported.pop(url, None)

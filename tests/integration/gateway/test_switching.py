@@ -23,8 +23,11 @@ SECONDS = 10.0
 
 
 @pytest.fixture
-def engine(stack, counter) -> Iterator["Engine"]:
-    """Lend the scripted engine, empty; it is left so."""
+def engine(stack) -> Iterator["Engine"]:
+    """Lend the scripted engine, empty; it is left so.
+
+    Each test has a policy of its own: what others answered with, the gateway still believes to be loaded.
+    """
     stack.loader.resident.clear()
     yield Engine(stack)
     stack.loader.resident.clear()
@@ -106,25 +109,27 @@ def be_served_by(stack, mint: httpx.Client, engine: Engine, name: str, number: i
 def test_moves_and_rollbacks_answer_with_the_former_revision_until_the_new_one_is_ready(
     stack, mint, engine
 ) -> None:
-    url, name = "/policies/counter/aliases/calm", "counter@calm"
+    stack.make_policy("calm", revisions=2)
+    url, name = "/policies/calm/aliases/live", "calm@live"
     assert mint.put(url, json={"revision": 1}).status_code == 200
     be_served_by(stack, mint, engine, name, 1)
     with wanted_digests(stack) as wanted:
         assert mint.put(url, json={"revision": 2}).json()["revision"]["number"] == 2
         assert [answered_by(stack, mint, name) for _ in range(5)] == [1] * 5
         assert mint.get(url).json()["revision"]["number"] == 2, "who asks where it points is told the truth"
-        assert answered_by(stack, mint, "counter@2") == 2, "a pinned name waits for its own load"
-    assert wanted == [digest_of(mint, "counter", 2)]
-    engine.load(digest_of(mint, "counter", 2))
+        assert answered_by(stack, mint, "calm@2") == 2, "a pinned name waits for its own load"
+    assert wanted == [digest_of(mint, "calm", 2)]
+    engine.load(digest_of(mint, "calm", 2))
     await_that(lambda: answered_by(stack, mint, name) == 2)
-    engine.evict(digest_of(mint, "counter", 2))
-    engine.load(digest_of(mint, "counter", 2))
+    engine.evict(digest_of(mint, "calm", 2))
+    engine.load(digest_of(mint, "calm", 2))
     assert mint.post(f"{url}/rollback").status_code == 200
     assert answered_by(stack, mint, name) == 1, "it is still there: the rollback is seen at once"
 
 
 def test_after_a_bounded_time_the_new_revision_answers_cold(stack, mint, engine) -> None:
-    url, name = "/policies/counter/aliases/bounded", "counter@bounded"
+    stack.make_policy("bounded", revisions=3)
+    url, name = "/policies/bounded/aliases/live", "bounded@live"
     assert mint.put(url, json={"revision": 1}).status_code == 200
     be_served_by(stack, mint, engine, name, 1)
     began = time.monotonic()
@@ -150,11 +155,24 @@ def test_a_rule_moves_so_and_a_retired_revision_does_not_answer_on(stack, mint, 
 
 
 def test_what_waited_until_ready_is_seen_by_the_next_request(stack, mint, engine) -> None:
-    url, name = "/policies/counter/aliases/sure", "counter@sure"
+    stack.make_policy("sure", revisions=2)
+    url, name = "/policies/sure/aliases/live", "sure@live"
     assert mint.put(url, json={"revision": 1}).status_code == 200
     be_served_by(stack, mint, engine, name, 1)
     assert mint.put(url, json={"revision": 2, "wait_ready": True}).status_code == 200
     assert answered_by(stack, mint, name) == 2
+
+
+def test_an_engine_that_failed_is_believed_again_from_its_next_answer(stack, mint, engine) -> None:
+    stack.make_policy("shaken", revisions=2)
+    url, name = "/policies/shaken/aliases/live", "shaken@live"
+    assert mint.put(url, json={"revision": 1}).status_code == 200
+    engine.load(digest_of(mint, "shaken", 1))
+    broken = {"model": stack.facts.name, "prompt": "BREAK", "max_tokens": 40}
+    assert mint.post(f"{stack.url}/v1/completions", json=broken).status_code >= 500
+    assert answered_by(stack, mint, name) == 1
+    assert mint.put(url, json={"revision": 2}).status_code == 200
+    assert answered_by(stack, mint, name) == 1
 
 
 class wanted_digests:  # noqa: N801  # reads as a function
