@@ -1,4 +1,4 @@
--- Which process may commit results of a base's operations: the one with the newest token. See ADR 13.
+-- Which process may commit results of a base's operations: the one with the newest token. See ADR 15.
 CREATE TABLE leases (
     base text PRIMARY KEY,
     token bigint NOT NULL,
