@@ -9,7 +9,7 @@ from pathlib import Path
 
 import tinker
 
-from benches.serving import KV_BYTES, TINY, scratch_folder
+from benches.serving import TINY, scratch_folder
 from benches.trainer_bases import smollm2_folder
 from mint_common.adapters_format import BaseFacts, read_base_facts
 from mint_common.generation import SampleRequest, Sampling
@@ -24,6 +24,7 @@ from services.standalone.settings import read_standalone_settings
 SERVICES = frozenset({"registry", "loader", "trainer", "gateway"})
 SEQUENCES, LENGTH, RANK, RATE = 16, 64, 8, 1e-3
 SLOTS, HOST, COMPLETIONS = 8, 96, 64
+KV_BYTES = {"tiny": 64 << 20, "smollm2": 256 << 20}
 
 
 def base_folder(name: str) -> Path:
@@ -38,7 +39,7 @@ async def open_service(base: str) -> AsyncIterator[tinker.ServiceClient]:
         folder = StateFolder(root=root / "state")
         folder.create()
         sizes = {
-            "MINT_LOADER_KV_CACHE_BYTES": str(KV_BYTES),
+            "MINT_LOADER_KV_CACHE_BYTES": str(KV_BYTES[base]),
             "MINT_LOADER_SLOTS": str(SLOTS),
             "MINT_LOADER_HOST_CAPACITY": str(HOST),
             "MINT_LOADER_MAX_SEQUENCES": str(COMPLETIONS),
@@ -100,7 +101,7 @@ def open_bare_sampling(base: str):  # type: ignore[no-untyped-def]  # a generato
         slots=SLOTS,
         host_capacity=HOST,
         max_sequences=COMPLETIONS,
-        kv_cache_bytes=KV_BYTES,
+        kv_cache_bytes=KV_BYTES[base],
         max_logprobs=20,
         threads=1,
     )
