@@ -175,7 +175,7 @@ class _Loop:
         for number in range(self._case.bursts):
             futures = []
             for at in range(CHECKPOINTS):
-                self._step()
+                self._step(self._data[:1])
                 futures.append(self._client.save_weights_for_sampler(f"burst-{number}-{at}"))
             paths = [future.result().path for future in futures]
             samplers = [
@@ -189,8 +189,8 @@ class _Loop:
                 again = samplers[at].sample(prompt, 1, params).result()
                 assert list(again.sequences[0].tokens) == list(sampled[at].sequences[0].tokens)
 
-    def _step(self) -> None:
-        passed = self._client.forward_backward(self._data, "cross_entropy")
+    def _step(self, data: Sequence[types.Datum] | None = None) -> None:
+        passed = self._client.forward_backward(list(data or self._data), "cross_entropy")
         stepped = self._client.optim_step(types.AdamParams(learning_rate=RATE, eps=1e-8))
         passed.result()
         stepped.result()
@@ -241,7 +241,7 @@ def _rows(case: Case, seen: Seen) -> list[Row]:
             f"save_to_first_token_ms{suffix}",
             [1e3 * each for each in seen.first_tokens],
             unit="ms",
-            goal=60.0,
+            goal=60.0 if base == "tiny" else None,
             better="lower",
             how=f"{base}: save_weights_and_get_sampling_client to the first token sampled, after a step each",
         ),
