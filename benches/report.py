@@ -24,12 +24,13 @@ class Row:
     """One measured number. ``min``, ``median`` and ``max`` are of its ``n`` samples.
 
     ``limit`` is what the value could be at best, where that is known; ``how`` says how both came about.
+    A row without a goal is only reported.
     """
 
     name: str
     value: float
     unit: str
-    goal: float
+    goal: float | None
     better: Better
     n: int
     min: float
@@ -40,7 +41,9 @@ class Row:
 
     @property
     def meets_goal(self) -> bool:
-        """Return whether the value is as good as the goal."""
+        """Return whether the value is as good as the goal, if it has one."""
+        if self.goal is None:
+            return True
         return self.value >= self.goal if self.better == "higher" else self.value <= self.goal
 
 
@@ -58,7 +61,7 @@ def make_row(
     samples: Sequence[float],
     *,
     unit: str,
-    goal: float,
+    goal: float | None,
     better: Better,
     how: str,
     limit: float | None = None,
@@ -110,12 +113,13 @@ def print_report(report: Report) -> None:
     for row in report.rows:
         sign = ">=" if row.better == "higher" else "<="
         mark = "[green]ok[/]" if row.meets_goal else "[red]missed[/]"
+        goal = "" if row.goal is None else f"{sign} {row.goal:g} {mark}"
         limit = "" if row.limit is None else f"{row.limit:.4g}"
         spread = f"{row.min:.4g} / {row.median:.4g} / {row.max:.4g}"
         table.add_row(
             row.name,
             f"{row.value:.4g} {row.unit}",
-            f"{sign} {row.goal:g} {mark}",
+            goal,
             limit,
             str(row.n),
             spread,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from benches.baselines import Baseline, MeasuredRow, check_reports, find_regressions, record_baselines
-from benches.report import Report, make_row, percentile, write_report
+from benches.report import Report, make_row, percentile, print_report, write_report
 
 
 def draw(figure: Any) -> None:
@@ -40,6 +40,16 @@ def test_a_report_has_the_agreed_shape_and_a_plot_beside_it(tmp_path: Path) -> N
     ]
     assert (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG")
     assert made.meets_goal
+
+
+def test_a_row_without_a_goal_is_reported_and_misses_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    made = make_row("r", [3.0], unit="ms", goal=None, better="lower", how="so")
+    print_report(Report(bench="b", rows=[made], draw=draw))
+    printed = capsys.readouterr().out
+    assert made.meets_goal
+    assert "3 ms" in printed
+    assert "missed" not in printed
+    assert "<=" not in printed
 
 
 @pytest.mark.parametrize(
