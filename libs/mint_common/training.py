@@ -15,6 +15,9 @@ from mint_common.errors import MintError
 from mint_common.events.job import LoraSpec
 from mint_common.ids import BaseName, Digest, PolicyId, TenantId
 
+LAST_SEQ = 2**31 - 1
+"""The last place there is: of the `Close` of a client that does not number it."""
+
 JsonScalar = str | int | float | bool | None
 
 
@@ -139,7 +142,8 @@ class Submission(msgspec.Struct, frozen=True):
     """An operation at its place: 0 opens, then every operation takes the next number.
 
     Numbers may arrive out of order, and one may never come (its client refused it): a gap holds back what is
-    behind it for a bounded time only.
+    behind it for a bounded time only, and not at all once its number was skipped. `LAST_SEQ` comes behind all
+    that has arrived, and waits for nothing else.
     """
 
     policy_id: PolicyId

@@ -37,6 +37,14 @@ class TrainerClient:
         """
         await self._http.exchange("POST", _OPERATIONS, msgspec.msgpack.encode(submission))
 
+    async def skip(self, policy_id: PolicyId, tenant_id: TenantId, seq: int) -> None:
+        """Say that the operation of a place was refused, so that those behind it do not wait for it.
+
+        It is a hint: lost with the trainer's process, and they wait their bounded time.
+        """
+        path = path_of("internal", "operations", policy_id, seq, "skip")
+        await self._http.exchange("POST", path, params={"tenant_id": tenant_id})
+
     async def outcome(self, policy_id: PolicyId, seq: int, *, wait_seconds: float) -> Outcome:
         """Return an operation's outcome, Pending if it is not finished in time. Raises NotFound."""
         path = path_of("internal", "operations", policy_id, seq)

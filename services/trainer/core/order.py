@@ -2,24 +2,41 @@
 
 A line is a value. Invariants (tests/unit/trainer/test_order.py): every operation that arrives is released
 once; without gaps the release is in the order of numbers, whatever the order of arrival; nothing waits longer
-than the hold for a number that does not come. One that comes after its gap was released is released at once:
-of the operations of one client only parts of one forward and backward pass can overtake each other, and
-their gradients add up in any order.
+than the hold for a number that does not come, and nothing waits for one that was skipped, because its sender
+was refused; the last number of all waits for nothing but what has arrived. One that comes after its gap was
+released is released at once: of the operations of one client only parts of one forward and backward pass can
+overtake each other, and their gradients add up in any order.
 """
 
 from dataclasses import dataclass, field, replace
 
+from mint_common.training import LAST_SEQ
+
+MAX_SKIPPED = 1000
+"""How many skipped numbers are remembered; a gap that is not is held back like any other."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """``next_seq`` is the number that is due; ``waiting`` maps later numbers to their time of arrival."""
+    """``next_seq`` is the number that is due; ``waiting`` maps later numbers to their time of arrival.
+
+    ``skipped`` are later numbers that nobody waits for.
+    """
 
     next_seq: int = 0
     waiting: dict[int, float] = field(default_factory=dict)
+    skipped: frozenset[int] = frozenset()
 
     def arrive(self, seq: int, *, now: float) -> "Line":
         """Return the line with one more operation, which may be early or late."""
         return replace(self, waiting={**self.waiting, seq: now})
+
+    def skip(self, seq: int) -> "Line":
+        """Return the line that does not wait for a number; should it come all the same, it has its place."""
+        if seq < self.next_seq or seq in self.waiting or len(self.skipped) >= MAX_SKIPPED:
+            return self
+        skipped = self.skipped | {seq}
+        return _settled(self.next_seq, self.waiting, skipped)
 
     def release(self, *, now: float, hold_seconds: float) -> "tuple[list[int], Line]":
         """Return the numbers that may be executed now, in order, and the line without them."""
@@ -27,12 +44,13 @@ class Line:
         next_seq = self.next_seq
         released = []
         for seq in sorted(waiting):
-            if seq > next_seq and now < self._due(waiting, hold_seconds):
+            is_held = seq > next_seq and seq != LAST_SEQ
+            if is_held and now < self._due(waiting, hold_seconds):
                 break
             released.append(seq)
             del waiting[seq]
-            next_seq = max(next_seq, seq + 1)
-        return released, Line(next_seq=next_seq, waiting=waiting)
+            next_seq = _after(max(next_seq, seq + 1), self.skipped)
+        return released, _settled(next_seq, waiting, self.skipped)
 
     def due(self, *, hold_seconds: float) -> float | None:
         """Return when the gap that holds the line up is released, None if nothing waits."""
@@ -41,3 +59,15 @@ class Line:
     @staticmethod
     def _due(waiting: dict[int, float], hold_seconds: float) -> float:
         return min(waiting.values()) + hold_seconds
+
+
+def _settled(next_seq: int, waiting: dict[int, float], skipped: frozenset[int]) -> Line:
+    """Return a line that is past what was skipped, and remembers no more of it than it needs."""
+    next_seq = _after(next_seq, skipped)
+    return Line(next_seq=next_seq, waiting=waiting, skipped=frozenset(s for s in skipped if s > next_seq))
+
+
+def _after(next_seq: int, skipped: frozenset[int]) -> int:
+    while next_seq in skipped:
+        next_seq += 1
+    return next_seq

@@ -85,6 +85,11 @@ class Driver:
             self._line = self._line.arrive(seq, now=self._term.clock.monotonic())
             self._news.set()
 
+    def skip(self, seq: int) -> None:
+        """Wait for a number no longer: what was to have it was refused."""
+        self._line = self._line.skip(seq)
+        self._news.set()
+
     def held_by(self, seq: int) -> int | None:
         """Return the number that an operation waits for to arrive, if that is what it waits for."""
         return self._line.next_seq if seq in self._line.waiting and seq > self._line.next_seq else None

@@ -104,6 +104,13 @@ class Operations:
             # Who asks again for an export may wait for an event that the bus has lost.
             await self._ledger.repeat(export_id_of(submission.policy_id, submission.seq))
 
+    async def skip(self, policy_id: PolicyId, tenant_id: TenantId, seq: int) -> None:
+        """Let nothing wait for a place: see `TrainerClient.skip`."""
+        watch = await self._held()
+        session = await self._store.session(policy_id)
+        if session is not None and session.tenant_id == tenant_id and session.closed_at is None:
+            await watch.skip(policy_id, seq)
+
     async def outcome(self, policy_id: PolicyId, seq: int, *, wait_seconds: float) -> bytes:
         """Return an operation's outcome, encoded; Pending when it is not there in time. Raises NotFound."""
         key, deadline = (policy_id, seq), self._clock.monotonic() + wait_seconds
@@ -224,6 +231,7 @@ class _Watch:
         self._term = term
         self._group = group
         self._drivers: dict[PolicyId, Driver] = {}
+        self._making = asyncio.Lock()
         self._adding: Grouped[tuple[NewOperation, Operation], bool | MintError] = Grouped(self._add)
         self.run = self._adding.run
 
@@ -245,6 +253,10 @@ class _Watch:
         """Store an operation and hand it on; return whether it is new, or why not."""
         return await self._adding.put((new, operation))
 
+    async def skip(self, policy_id: PolicyId, seq: int) -> None:
+        """Let nothing of a policy wait for a number."""
+        (await self._driver(policy_id)).skip(seq)
+
     async def _add(self, items: Sequence[tuple[NewOperation, Operation]]) -> Sequence[bool | MintError]:
         outcomes = await self._term.store.add(self._term.token, [new for new, _ in items])
         for (new, operation), outcome in zip(items, outcomes, strict=True):
@@ -253,14 +265,15 @@ class _Watch:
         return outcomes
 
     async def _driver(self, policy_id: PolicyId) -> Driver:
-        driver = self._drivers.get(policy_id)
-        if driver is None or driver.is_ended:
-            session = await self._term.store.session(policy_id)
-            assert session is not None, policy_id
-            next_seq = await self._term.store.next_seq(policy_id)
-            driver = self._drivers[policy_id] = Driver(self._term, session, next_seq=next_seq)
-            self._group.create_task(self._run(driver))
-        return driver
+        async with self._making:  # a policy has one driver, whoever asks for it first
+            driver = self._drivers.get(policy_id)
+            if driver is None or driver.is_ended:
+                session = await self._term.store.session(policy_id)
+                assert session is not None, policy_id
+                next_seq = await self._term.store.next_seq(policy_id)
+                driver = self._drivers[policy_id] = Driver(self._term, session, next_seq=next_seq)
+                self._group.create_task(self._run(driver))
+            return driver
 
     async def _run(self, driver: Driver) -> None:
         await driver.run()

@@ -3,7 +3,7 @@
 from fastapi import FastAPI, Query, Request, Response
 
 from mint_common.client.http import MSGPACK
-from mint_common.ids import PolicyId
+from mint_common.ids import PolicyId, TenantId
 from mint_common.training import Submission
 from services.trainer.http.packed import packed, read_packed
 from services.trainer.ports.desk import OperationDesk
@@ -27,6 +27,12 @@ def add_routes(http: FastAPI, operations: OperationDesk) -> None:
         """Answer when the operation is finished, or that it is not after a while."""
         found = await operations.outcome(PolicyId(policy_id), seq, wait_seconds=wait_seconds)
         return Response(found, media_type=MSGPACK)
+
+    @http.post("/internal/operations/{policy_id}/{seq}/skip", status_code=204)
+    async def skip(policy_id: str, seq: int, tenant_id: str) -> Response:
+        """Answer when nothing waits for that place any more."""
+        await operations.skip(PolicyId(policy_id), TenantId(tenant_id), seq)
+        return Response(status_code=204)
 
     @http.get("/internal/base")
     async def base() -> Response:

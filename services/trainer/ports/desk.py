@@ -18,6 +18,10 @@ class OperationDesk(Protocol):
         """Return when an operation is durable. Idempotent."""
         ...
 
+    async def skip(self, policy_id: PolicyId, tenant_id: TenantId, seq: int) -> None:
+        """Let nothing wait for a place whose operation was refused. What is no session is left alone."""
+        ...
+
     async def outcome(self, policy_id: PolicyId, seq: int, *, wait_seconds: float) -> bytes:
         """Return an operation's outcome, encoded; Pending when it is not there in time. Raises NotFound."""
         ...

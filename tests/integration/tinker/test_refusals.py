@@ -199,3 +199,36 @@ def test_others_are_unharmed(api, stack):
             mine.send_pass([datum(tokens=(5, 6, 2**30))], "cross_entropy", seq=1)
             api.post("/forward_backward", content=b"\xff\xfe", headers=PROTOBUF)
         assert wait(other, theirs.submit_pass(datums(2)))["metrics"]["loss:sum"] == before
+
+
+@pytest.mark.parametrize(
+    ("route", "body"),
+    [
+        ("optim_step", {"adam_params": {"learning_rate": "fast"}}),
+        ("optim_step", {"adam_params": {"learning_rate": -1.0}}),
+        ("save_weights", {"path": "no/path"}),
+        ("load_weights", {"path": f"tinker://ses_{'a' * 26}:train:0/weights/none"}),
+    ],
+)
+def test_the_next_operation_does_not_wait_for_a_refused_one(api, run, route, body):
+    answer = run.post(route, seq_id=next(run.seq), **body)
+    assert 400 <= answer.status_code < 500
+    began = time.monotonic()
+    wait(api, run.submit("optim_step", adam_params={"learning_rate": 0.0}))
+    assert time.monotonic() - began < 1.5
+
+
+def test_a_pass_that_was_refused_holds_nothing_up(api, run):
+    refused(run.send_pass([datum(tokens=(5, 6, 2**30))], "cross_entropy", seq=next(run.seq)), "model_input")
+    began = time.monotonic()
+    wait(api, run.submit_pass([datum()]))
+    assert time.monotonic() - began < 1.5
+
+
+def test_unloading_waits_for_what_was_submitted_alone(api):
+    run = open_run(api, seed=4)
+    passed = run.submit_pass(datums())
+    began = time.monotonic()
+    assert wait(api, run.post("unload_model").json()["request_id"])["type"] == "unload_model"
+    assert time.monotonic() - began < 1.5
+    assert "metrics" in wait(api, passed)

@@ -5,7 +5,8 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.trainer.core.order import Line
+from mint_common.training import LAST_SEQ
+from services.trainer.core.order import MAX_SKIPPED, Line
 
 HOLD = 3.0
 seeds = st.integers(0, 2**32 - 1)
@@ -55,3 +56,35 @@ def test_a_gap_is_held_until_the_oldest_behind_it_has_waited() -> None:
 def test_what_comes_after_its_gap_was_released_is_released_at_once() -> None:
     line = Line(next_seq=4).arrive(1, now=0.0)
     assert line.release(now=0.0, hold_seconds=HOLD) == ([1], Line(next_seq=4))
+
+
+def test_nothing_waits_for_a_number_that_was_skipped() -> None:
+    line = Line(next_seq=1).arrive(2, now=0.0).skip(1)
+    assert line.release(now=0.0, hold_seconds=HOLD) == ([2], Line(next_seq=3))
+    # Skipped while one before it is still on its way.
+    line = Line(next_seq=1).skip(2).arrive(3, now=0.0)
+    assert line.release(now=0.0, hold_seconds=HOLD)[0] == []
+    assert line.arrive(1, now=1.0).release(now=1.0, hold_seconds=HOLD) == ([1, 3], Line(next_seq=4))
+
+
+def test_a_skipped_number_that_comes_all_the_same_is_released_in_its_place() -> None:
+    line = Line(next_seq=1).skip(2).arrive(2, now=0.0).arrive(1, now=0.0)
+    assert line.release(now=0.0, hold_seconds=HOLD) == ([1, 2], Line(next_seq=3))
+    assert Line(next_seq=1).skip(1).arrive(1, now=0.0).release(now=0.0, hold_seconds=HOLD)[0] == [1]
+
+
+def test_skipping_is_bounded_and_forgets_what_is_past() -> None:
+    assert Line(next_seq=5).skip(4) == Line(next_seq=5)
+    line = Line()
+    for seq in range(1, 2 * MAX_SKIPPED):
+        line = line.skip(seq)
+    assert len(line.skipped) == MAX_SKIPPED
+    assert line.arrive(0, now=0.0).release(now=0.0, hold_seconds=HOLD)[1] == Line(next_seq=MAX_SKIPPED + 1)
+
+
+def test_the_last_number_waits_for_what_has_arrived_alone() -> None:
+    line = Line(next_seq=4).arrive(LAST_SEQ, now=0.0)
+    assert line.release(now=0.0, hold_seconds=HOLD)[0] == [LAST_SEQ]
+    line = Line(next_seq=4).arrive(LAST_SEQ, now=0.0).arrive(6, now=1.0)
+    assert line.release(now=1.0, hold_seconds=HOLD)[0] == []
+    assert line.release(now=HOLD, hold_seconds=HOLD)[0] == [6, LAST_SEQ]

@@ -11,9 +11,10 @@ from typing import Literal, get_args
 
 from mint_common.errors import InvalidField, NotFound
 from mint_common.ids import PolicyId
+from mint_common.training import LAST_SEQ
 from services.gateway.core.tinker.futures import FutureGone
 
-MAX_SEQ = 2**31 - 1
+MAX_SEQ = LAST_SEQ
 """Sequence numbers are int32 on the wire."""
 SAMPLE_PREFIX = "smp_"
 """What request ids of samples begin with."""

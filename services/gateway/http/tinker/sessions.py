@@ -8,10 +8,11 @@ from fastapi import APIRouter, Response
 
 from mint_common.errors import NotFound
 from mint_common.ids import new_id
+from services.gateway.core.callers import Caller
 from services.gateway.core.tinker.records import ClientSession
 from services.gateway.core.tinker.session_search import SessionGone
 from services.gateway.core.tinker.texts import check_metadata, check_tags, check_text
-from services.gateway.http.context import CallerDep, GatewayDep
+from services.gateway.http.context import CallerDep, Gateway, GatewayDep
 from services.gateway.http.tinker.bodies import BodyDep, answer, nothing, read
 
 router = APIRouter()
@@ -132,3 +133,24 @@ async def telemetry(body: BodyDep, caller: CallerDep) -> Response:
             kind = (event.error_type or event.event_name or event.event)[:100]
             _log.info("a client reported an error", extra={"key_id": caller.key_id, "kind": kind})
     return answer({"status": "accepted"})
+
+
+async def add_ended_session(
+    gateway: Gateway, caller: Caller, *, project_id: str | None, tag: str
+) -> ClientSession:
+    """Keep a session of its own for what no client's session made: it is over when it begins."""
+    now = round(gateway.clock.now(), 6)
+    session = ClientSession(
+        session_id=new_id("ses"),
+        tenant_id=caller.tenant_id,
+        project_id=check_text("destination_project_id", project_id or DEFAULT_PROJECT),
+        display_name=None,
+        tags=(tag,),
+        metadata={},
+        sdk_version="",
+        created_at=now,
+        seen_at=now,
+        finish="success",
+    )
+    await gateway.tinker.runs.add_session(session)
+    return session

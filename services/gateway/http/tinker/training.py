@@ -6,7 +6,6 @@ from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.errors import InvalidField
 from mint_common.ids import BaseName
 from mint_common.training import Close, Open
-from services.gateway.core.tinker.futures import PROTOBUF
 from services.gateway.core.tinker.ids import MAX_SEQ
 from services.gateway.core.tinker.lora import base_name, plan_lora
 from services.gateway.core.tinker.optimizers import check_optimizer, plan_step
@@ -21,6 +20,7 @@ from services.gateway.core.tinker.training_requests import (
 from services.gateway.http.context import CallerDep, Gateway, GatewayDep
 from services.gateway.http.tinker.bodies import BodyDep, answer, read
 from services.gateway.http.tinker.operations import find_run, open_run, submit
+from services.gateway.http.tinker.places import PlacedBodyDep, is_protobuf
 
 router = APIRouter()
 
@@ -73,22 +73,21 @@ async def get_info(body: BodyDep, caller: CallerDep, gateway: GatewayDep) -> Res
 
 @router.post("/forward_backward")
 async def forward_backward(
-    request: Request, body: BodyDep, caller: CallerDep, gateway: GatewayDep
+    request: Request, body: PlacedBodyDep, caller: CallerDep, gateway: GatewayDep
 ) -> Response:
     """Compute a loss and add its gradient, or with ``forward_only`` compute it alone."""
-    is_protobuf = request.headers.get("content-type", "").startswith(PROTOBUF)
-    placed = read_protobuf_pass(body) if is_protobuf else read_json_pass(body, backward=True)
+    placed = read_protobuf_pass(body) if is_protobuf(request) else read_json_pass(body, backward=True)
     return await _submit_pass(placed, caller, gateway)
 
 
 @router.post("/forward")
-async def forward(body: BodyDep, caller: CallerDep, gateway: GatewayDep) -> Response:
+async def forward(body: PlacedBodyDep, caller: CallerDep, gateway: GatewayDep) -> Response:
     """Compute a loss alone, as clients before 0.25 ask for it."""
     return await _submit_pass(read_json_pass(body, backward=False), caller, gateway)
 
 
 @router.post("/optim_step")
-async def optim_step(body: BodyDep, caller: CallerDep, gateway: GatewayDep) -> Response:
+async def optim_step(body: PlacedBodyDep, caller: CallerDep, gateway: GatewayDep) -> Response:
     """Take an optimizer step on the gradient, and clear it."""
     wish = read(body, OptimStepBody)
     seq = check_seq(wish.seq_id)

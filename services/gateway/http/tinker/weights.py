@@ -3,15 +3,15 @@
 from fastapi import APIRouter, Response
 
 from mint_common.errors import InvalidField
-from mint_common.ids import BaseName, Digest, new_id
+from mint_common.ids import BaseName, Digest
 from mint_common.training import CheckpointRecord, Export, Load, Open, Save
 from services.gateway.core.callers import Caller
 from services.gateway.core.tinker.ids import CheckpointPath, FutureKind, parse_path
 from services.gateway.core.tinker.lora import base_name
 from services.gateway.core.tinker.optimizers import check_optimizer
 from services.gateway.core.tinker.passes import check_seq
-from services.gateway.core.tinker.records import ClientSession, TrainingRun
-from services.gateway.core.tinker.texts import check_metadata, check_text
+from services.gateway.core.tinker.records import TrainingRun
+from services.gateway.core.tinker.texts import check_metadata
 from services.gateway.core.tinker.training_requests import (
     CopyBody,
     LoadBody,
@@ -25,13 +25,14 @@ from services.gateway.core.tinker.training_requests import (
 from services.gateway.http.context import CallerDep, Gateway, GatewayDep
 from services.gateway.http.tinker.bodies import BodyDep, answer, read
 from services.gateway.http.tinker.operations import find_checkpoint, find_run, open_run, ref_of, submit
-from services.gateway.http.tinker.sessions import DEFAULT_PROJECT
+from services.gateway.http.tinker.places import PlacedBodyDep
+from services.gateway.http.tinker.sessions import add_ended_session
 
 router = APIRouter()
 
 
 @router.post("/save_weights")
-async def save_weights(body: BodyDep, caller: CallerDep, gateway: GatewayDep) -> Response:
+async def save_weights(body: PlacedBodyDep, caller: CallerDep, gateway: GatewayDep) -> Response:
     """Keep a training run's whole state under a name."""
     wish = read(body, SaveBody)
     seq = check_seq(wish.seq_id)
@@ -46,7 +47,7 @@ async def save_weights(body: BodyDep, caller: CallerDep, gateway: GatewayDep) ->
 
 
 @router.post("/save_weights_for_sampler")
-async def save_weights_for_sampler(body: BodyDep, caller: CallerDep, gateway: GatewayDep) -> Response:
+async def save_weights_for_sampler(body: PlacedBodyDep, caller: CallerDep, gateway: GatewayDep) -> Response:
     """Export a training run's weights as a revision: under a name, or into a sampling session."""
     wish = read(body, SaveForSamplerBody)
     seq = check_seq(wish.seq_id)
@@ -69,7 +70,7 @@ async def save_weights_for_sampler(body: BodyDep, caller: CallerDep, gateway: Ga
 
 
 @router.post("/load_weights")
-async def load_weights(body: BodyDep, caller: CallerDep, gateway: GatewayDep) -> Response:
+async def load_weights(body: PlacedBodyDep, caller: CallerDep, gateway: GatewayDep) -> Response:
     """Continue from a checkpoint: an existing training run, or a new one of a session."""
     wish = read(body, LoadBody)
     path = parse_path("path", wish.path)
@@ -113,7 +114,9 @@ async def copy_weights(body: BodyDep, caller: CallerDep, gateway: GatewayDep) ->
     path = parse_path("source_path", wish.source_path)
     source, record = await find_checkpoint(gateway, path, caller)
     if wish.session_id is None:
-        session, seq = await _new_session(gateway, caller, wish.destination_project_id), 0
+        project_id = wish.destination_project_id
+        session = await add_ended_session(gateway, caller, project_id=project_id, tag="copy")
+        seq = 0
     else:
         session = await gateway.tinker.session(wish.session_id, caller.tenant_id)
         seq = check_model_seq(wish.model_seq_id)
@@ -171,21 +174,3 @@ async def _copy_revision(gateway: Gateway, record: CheckpointRecord, run: Traini
     )
     if copied.digest != digest:
         raise InvalidField(field="source_path", problem="has an adapter that uploads as another one")
-
-
-async def _new_session(gateway: Gateway, caller: Caller, project_id: str | None) -> ClientSession:
-    now = round(gateway.clock.now(), 6)
-    session = ClientSession(
-        session_id=new_id("ses"),
-        tenant_id=caller.tenant_id,
-        project_id=check_text("destination_project_id", project_id or DEFAULT_PROJECT),
-        display_name=None,
-        tags=("copy",),
-        metadata={},
-        sdk_version="",
-        created_at=now,
-        seen_at=now,
-        finish="success",
-    )
-    await gateway.tinker.runs.add_session(session)
-    return session
