@@ -208,6 +208,7 @@ def test_others_are_unharmed(api, stack):
         ("optim_step", {"adam_params": {"learning_rate": -1.0}}),
         ("save_weights", {"path": "no/path"}),
         ("load_weights", {"path": f"tinker://ses_{'a' * 26}:train:0/weights/none"}),
+        ("save_weights_external", {"path": "x"}),
     ],
 )
 def test_the_next_operation_does_not_wait_for_a_refused_one(api, run, route, body):
@@ -232,3 +233,22 @@ def test_unloading_waits_for_what_was_submitted_alone(api):
     assert wait(api, run.post("unload_model").json()["request_id"])["type"] == "unload_model"
     assert time.monotonic() - began < 1.5
     assert "metrics" in wait(api, passed)
+
+
+@pytest.mark.parametrize(
+    ("method", "route"),
+    [
+        ("POST", "save_weights_external"),
+        ("POST", "create_custom_loss"),
+        ("GET", "sessions/ses_x/trace_export"),
+        ("GET", "billing/usage/events"),
+        ("GET", "billing/usage/checkpoints/current"),
+        ("GET", "audit"),
+        ("POST", "auth/token"),
+        ("GET", "auth/apikey/me"),
+    ],
+)
+def test_what_is_left_out_says_what_serves_instead(api, method, route):
+    answer = api.request(method, f"/{route}", json={} if method == "POST" else None)
+    refused(answer, "is not served here: ")
+    assert (answer.status_code, answer.json()["code"]) == (422, "not_served")

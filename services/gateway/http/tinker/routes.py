@@ -7,6 +7,7 @@ from services.gateway.http.tinker import (
     configuration,
     downloads,
     futures,
+    left_out,
     listings,
     samplers,
     sampling,
@@ -28,5 +29,6 @@ for _module in (
     samplers,
     sampling,
     futures,
+    left_out,
 ):
     router.include_router(_module.router)
