@@ -73,14 +73,25 @@ class CheckpointRef(msgspec.Struct, frozen=True):
     name: str
 
 
+class Ingredient(msgspec.Struct, frozen=True):
+    """A checkpoint of a mixture, and what its weights are multiplied by."""
+
+    checkpoint: CheckpointRef
+    coefficient: float
+
+
 class Open(msgspec.Struct, frozen=True, tag="open"):
-    """Begin the policy's training session, as its LoRA initialises it or from a checkpoint. Always seq 0."""
+    """Begin the policy's training session, as its LoRA initialises it or from a checkpoint. Always seq 0.
+
+    With ``mixture`` it begins at a weighted sum of checkpoints of its own shape, tensor by tensor.
+    """
 
     base: BaseName
     lora: LoraSpec
     checkpoint: CheckpointRef | None = None
     with_optimizer: bool = False
     metadata: dict[str, JsonScalar] = {}
+    mixture: tuple[Ingredient, ...] = ()
 
 
 class Pass(msgspec.Struct, frozen=True, tag="pass"):

@@ -27,6 +27,7 @@ from services.trainer.adapters.checkpoints import BlobCheckpoints
 from services.trainer.adapters.distributed.follow import run_follower
 from services.trainer.adapters.distributed.group import Group, open_group
 from services.trainer.adapters.lease_postgres import PostgresLease
+from services.trainer.adapters.mixtures import BlobMixtures
 from services.trainer.adapters.operations_postgres import PostgresOperations
 from services.trainer.adapters.policies import open_policies
 from services.trainer.adapters.revision_states import BlobRevisionStates
@@ -161,6 +162,7 @@ async def open_trainer(settings: TrainerSettings, place: Place = ALONE) -> Async
         rows = PostgresCheckpointRows(pool)
         operations = Operations(
             policies=policies,
+            mixtures=BlobMixtures(blobs, policies.facts),
             store=PostgresOperations(quick_pool, base=base),
             rows=rows,
             ledger=ledger,

@@ -48,7 +48,8 @@ class Rest:
             ("checkpoints are handed out as archives", self.archived),
             ("what is left out is refused at once", self.left_out),
             ("checkpoints answer after their run is unloaded", self.unloaded),
-            ("what MinT adds", self.minted),
+            ("MinT's own interpolation", self.interpolated),
+            ("MinT's own reverse KL", self.distilled),
         ):
             self.recorder.check(name, check)
 
@@ -203,26 +204,48 @@ class Rest:
         self.recorder.call(self.service, "get_console_url")
         self.recorder.call(self.service, "close", "success")
 
-    def minted(self) -> None:
-        """MinT's own two operations, from its own package."""
+    def interpolated(self) -> None:
+        """MinT's own package mixes two runs' weights; all of one is that one."""
+        mint, _, other = self._mint()
+        sources = [self.weights, other]
+        mixed = mint.interpolate_checkpoints(self.service, source_paths=sources, coefficients=[0.5, 0.5])
+        assert (mixed.checkpoint_type, mixed.source_paths) == ("sampler", sources), mixed
+        sampler = done(self.service.create_sampling_client(model_path=mixed.path))
+        assert len(tokens_of(self.sampling.sample(sampler))[0]) == 8
+        same = mint.interpolate_checkpoints(
+            self.service, source_paths=sources, coefficients=[1.0, 0.0], output_path="same"
+        )
+        assert same.path.endswith("/sampler_weights/same"), same
+        samplers = [
+            done(self.service.create_sampling_client(model_path=path)) for path in (same.path, self.weights)
+        ]
+        tokens = [tokens_of(self.sampling.sample(sampler)) for sampler in samplers]
+        assert tokens[0] == tokens[1], tokens
+        try:
+            mint.interpolate_checkpoints(self.service, source_paths=sources, coefficients=[0.5, 0.6])
+        except tinker.UnprocessableEntityError:
+            return
+        raise AssertionError("coefficients that add up to 1.1 were accepted")
+
+    def distilled(self) -> None:
+        """MinT's own package measures the distance to another checkpoint."""
+        mint, client, other = self._mint()
+        try:
+            told = self._reverse_kl(mint, client, other)
+        except tinker.NotFoundError as error:
+            raise Refused("forward_backward_reverse_kl") from error
+        assert abs(sum(told.outputs[0].loss.data)) < 1e-3, "a policy is at no distance from itself"
+        assert self._reverse_kl(mint, client, self.weights).outputs[0].loss.data != told.outputs[0].loss.data
+
+    def _mint(self) -> tuple[Any, Any, str]:
+        """Return MinT's own package, and a run with a sampler checkpoint."""
         try:
             from mint import mint
         except ImportError as missing:
             raise Absent("mindlab-toolkit") from missing
         client = self.training.make(seed=32)
         self.training.train(client, 2)
-        other = done(client.save_weights_for_sampler("other")).path
-        try:
-            mixed = mint.interpolate_checkpoints(
-                self.service, source_paths=[self.weights, other], coefficients=[0.5, 0.5]
-            )
-        except tinker.NotFoundError as error:
-            raise Refused("interpolate_checkpoints, forward_backward_reverse_kl") from error
-        sampler = done(self.service.create_sampling_client(model_path=mixed.path))
-        assert len(tokens_of(self.sampling.sample(sampler))[0]) == 8
-        told = self._reverse_kl(mint, client, other)
-        assert abs(sum(told.outputs[0].loss.data)) < 1e-3, "a policy is at no distance from itself"
-        assert self._reverse_kl(mint, client, self.weights).outputs[0].loss.data != told.outputs[0].loss.data
+        return mint, client, done(client.save_weights_for_sampler("other")).path
 
     def _reverse_kl(self, mint: Any, client: Any, path: str) -> Any:
         from tinker import types

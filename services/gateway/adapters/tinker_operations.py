@@ -106,4 +106,4 @@ class TrainingFutures:
                 kind="inflight" if operation.kind == "inflight" else "snapshot",
             )
             sampling_session_id = await self._sampling_sessions.open(opening)
-        return write_export(operation, model_id=run.model_id, sampling_session_id=sampling_session_id)
+        return write_export(export, operation, model_id=run.model_id, sampling_session_id=sampling_session_id)

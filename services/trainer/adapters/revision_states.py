@@ -11,7 +11,7 @@ from mint_common.adapters_format.storage import AdapterSource
 from mint_common.claims import Claim, RevisionRef
 from mint_common.errors import AdapterInvalid, BlobCorrupt, BlobMissing
 from mint_common.events import LoraSpec
-from services.trainer.adapters.training_state import new_state, read_state, write_state
+from services.trainer.adapters.training_state import TrainingState, new_state, read_state, write_state
 from services.trainer.core.refusals import RevisionForeign
 
 
@@ -25,15 +25,17 @@ class BlobRevisionStates:
     async def at(self, revision: RevisionRef, lora: LoraSpec, data: bytes | None) -> tuple[int, bytes]:
         """Return step and bytes of a checkpoint with the revision's weights."""
         try:
-            weights = await self._weights(revision)
+            weights = await fetch_weights(self._blobs, revision.manifest)
             return await asyncio.to_thread(graft_weights, self._facts, lora, data, weights)
         except (AdapterInvalid, BlobCorrupt, BlobMissing, ValueError) as error:
             raise RevisionForeign(digest=revision.digest, problem=str(error)) from error
 
-    async def _weights(self, revision: RevisionRef) -> bytes:
-        proof = (await fetch_manifest(self._blobs, revision.manifest)).files[WEIGHTS_FILE]
-        uri = f"{revision.manifest.uri.rpartition('/')[0]}/{WEIGHTS_FILE}"
-        return await self._blobs.get(Claim(uri=uri, sha256=proof.sha256, size_bytes=proof.size_bytes))
+
+async def fetch_weights(blobs: AdapterSource, manifest: Claim) -> bytes:
+    """Return the weights of a stored export. Raises AdapterInvalid, BlobCorrupt, BlobMissing."""
+    proof = (await fetch_manifest(blobs, manifest)).files[WEIGHTS_FILE]
+    uri = f"{manifest.uri.rpartition('/')[0]}/{WEIGHTS_FILE}"
+    return await blobs.get(Claim(uri=uri, sha256=proof.sha256, size_bytes=proof.size_bytes))
 
 
 def graft_weights(facts: BaseFacts, lora: LoraSpec, data: bytes | None, weights: bytes) -> tuple[int, bytes]:
@@ -43,6 +45,12 @@ def graft_weights(facts: BaseFacts, lora: LoraSpec, data: bytes | None, weights:
     """
     state = new_state(facts, lora) if data is None else read_state(facts, lora, data)
     state.step = max(1, state.step)
+    put_weights(state, weights)
+    return state.step, write_state(state)
+
+
+def put_weights(state: TrainingState, weights: bytes) -> None:
+    """Give a state an export's weights. Raises ValueError when they don't fit."""
     try:
         tensors = safetensors.torch.load(weights)
     except safetensors.SafetensorError as error:
@@ -59,4 +67,3 @@ def graft_weights(facts: BaseFacts, lora: LoraSpec, data: bytes | None, weights:
                 raise ValueError(problem)
             # An export has the scale in B: see `folded_arrays`.
             view.copy_(source.float() / (state.lora.scale if part.half == "B" else 1.0))
-    return state.step, write_state(state)

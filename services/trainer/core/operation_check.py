@@ -111,6 +111,11 @@ def _check_open(operation: Open, facts: BaseFacts) -> None:
     _check_metadata(operation.metadata)
     if operation.checkpoint is not None:
         _check_source(operation.checkpoint)
+    if operation.checkpoint is not None and operation.mixture:
+        raise InvalidField(field="mixture", problem="and a checkpoint exclude each other")
+    for index, part in enumerate(operation.mixture):
+        if not math.isfinite(part.coefficient):
+            raise InvalidField(field=f"coefficients[{index}]", problem=f"{part.coefficient} is not finite")
 
 
 def check_lora(lora: LoraSpec, facts: BaseFacts) -> None:

@@ -13,6 +13,7 @@ from mint_common.training import (
     CheckpointRef,
     Closed,
     Export,
+    Ingredient,
     Load,
     Loaded,
     Open,
@@ -119,9 +120,12 @@ class Executor:
         match operation:
             case Open():
                 await policies.admit(session.policy_id, operation.lora, data=None)
-                if operation.checkpoint is None:
+                if operation.mixture:
+                    step = await self._mix(operation.mixture)
+                elif operation.checkpoint is not None:
+                    step = await self._load(operation.checkpoint, with_optimizer=operation.with_optimizer)
+                else:
                     return Kept(result=Opened(step=0))
-                step = await self._load(operation.checkpoint, with_optimizer=operation.with_optimizer)
                 return Kept(result=Opened(step=step), state=await self.copy(with_gradient=True))
             case Load():
                 step = await self._load(operation.checkpoint, with_optimizer=operation.with_optimizer)
@@ -155,6 +159,17 @@ class Executor:
             self._session.lora,
             await self._checkpoint(record.claim),
             with_optimizer=with_optimizer,
+        )
+
+    async def _mix(self, mixture: Sequence[Ingredient]) -> int:
+        session = self._session
+        records = [await self._term.readable(part.checkpoint, session.tenant_id) for part in mixture]
+        for record in records:
+            check_fits(record, session)
+        coefficients = [part.coefficient for part in mixture]
+        data = await self._term.mixtures.mix(session.lora, records, coefficients)
+        return await self._term.policies.begin_load(
+            session.policy_id, session.tenant_id, session.lora, data, with_optimizer=False
         )
 
     async def _checkpoint(self, claim: Claim) -> bytes:

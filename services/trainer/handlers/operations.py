@@ -29,7 +29,7 @@ from services.trainer.handlers.grouping import Grouped
 from services.trainer.handlers.outcomes import Outcomes
 from services.trainer.handlers.term import OperationSettings, Term, operation_key, pack, unpack
 from services.trainer.ports.operations import CheckpointRows, Lease, OperationStore
-from services.trainer.ports.policies import Policies
+from services.trainer.ports.policies import Mixtures, Policies
 
 _log = logging.getLogger(__name__)
 
@@ -51,6 +51,7 @@ class Operations:
         self,
         *,
         policies: Policies,
+        mixtures: Mixtures,
         store: OperationStore[Any],  # the connection is the adapter's own, here and below
         rows: CheckpointRows,
         ledger: Ledger[Any],
@@ -60,6 +61,7 @@ class Operations:
         settings: OperationSettings,
     ) -> None:
         self._policies = policies
+        self._mixtures = mixtures
         self._store = store
         self._rows = rows
         self._ledger = ledger
@@ -157,6 +159,7 @@ class Operations:
         term = Term(
             token=token,
             policies=self._policies,
+            mixtures=self._mixtures,
             store=self._store,
             rows=self._rows,
             ledger=self._ledger,

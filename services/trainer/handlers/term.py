@@ -17,7 +17,7 @@ from services.trainer.core.operations import Finished, Packed
 from services.trainer.handlers.grouping import Grouped
 from services.trainer.handlers.outcomes import Outcomes
 from services.trainer.ports.operations import CheckpointRows, OperationStore
-from services.trainer.ports.policies import Policies
+from services.trainer.ports.policies import Mixtures, Policies
 
 INLINE_BYTES = 256 * 1024
 """What is bigger than this is a blob, and its claim is in the row."""
@@ -40,6 +40,7 @@ class Term:
 
     token: int
     policies: Policies
+    mixtures: Mixtures
     store: OperationStore[Any]
     rows: CheckpointRows
     ledger: Ledger[Any]

@@ -1,6 +1,6 @@
 """The machine that works on policies over the resident base."""
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -9,7 +9,7 @@ from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.claims import Claim
 from mint_common.events import LoraSpec
 from mint_common.ids import Digest, PolicyId, TenantId
-from mint_common.training import Pass, Passed, Step
+from mint_common.training import CheckpointRecord, Pass, Passed, Step
 from services.trainer.core.batch import Batch
 
 
@@ -193,4 +193,18 @@ class Policies(Protocol):
 
     def begin_clear(self, policy_id: PolicyId, tenant_id: TenantId) -> Awaitable[None]:
         """Queue the clearing of the gradient."""
+        ...
+
+
+class Mixtures(Protocol):
+    """Weighted sums of stored checkpoints."""
+
+    async def mix(
+        self, lora: LoraSpec, records: Sequence[CheckpointRecord], coefficients: Sequence[float]
+    ) -> bytes:
+        """Return a training checkpoint of that shape with the sum of the checkpoints' LoRA weights.
+
+        Sampler checkpoints serve as well as training checkpoints. Raises CheckpointLost when one cannot be
+        read, or has another shape.
+        """
         ...

@@ -20,9 +20,9 @@ SAMPLE_PREFIX = "smp_"
 """What request ids of samples begin with."""
 
 CheckpointKind = Literal["training", "sampler"]
-FutureKind = Literal["create", "pass", "step", "save", "load", "export", "open", "inflight", "close"]
-"""``load`` and ``create`` differ in what is answered only; ``open`` and ``inflight`` are exports that open a
-sampling session."""
+FutureKind = Literal["create", "pass", "step", "save", "load", "export", "open", "inflight", "mix", "close"]
+"""``load`` and ``create`` differ in what is answered only; ``open``, ``inflight`` and ``mix`` are exports:
+the first two open a sampling session, the last one is of a mixture."""
 
 _SESSION = re.compile(r"ses_[a-z2-7]{26}", re.ASCII)
 _MODEL = re.compile(r"(ses_[a-z2-7]{26}):train:([0-9]{1,10})", re.ASCII)

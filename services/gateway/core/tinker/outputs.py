@@ -17,8 +17,10 @@ from mint_common.training import (
     Saved,
     Stepped,
 )
+from services.gateway.core.json_types import JsonObject
 from services.gateway.core.tinker.futures import PROTOBUF, FutureDone
 from services.gateway.core.tinker.ids import CheckpointPath, OperationId
+from services.gateway.core.tinker.mixtures import mixture_answer
 from services.gateway.core.tinker.schema import FLOAT32, new_message
 
 OUTPUT_TYPE = "ArrayRecord"
@@ -33,14 +35,18 @@ def write_result(result: Result, operation: OperationId, *, model_id: str, as_pr
     return FutureDone(body=msgspec.json.encode(_answer(result, operation, model_id)))
 
 
-def write_export(operation: OperationId, *, model_id: str, sampling_session_id: str | None) -> FutureDone:
+def write_export(
+    export: Exported, operation: OperationId, *, model_id: str, sampling_session_id: str | None
+) -> FutureDone:
     """Return the answer to an export: its path, or the sampling session that was opened on it."""
-    answer = {"type": "save_weights_for_sampler"}
-    if sampling_session_id is None:
-        path = CheckpointPath(model_id=model_id, kind="sampler", name=operation.detail)
-        answer["path"] = str(path)
-    else:
+    answer: JsonObject = {"type": "save_weights_for_sampler"}
+    path = str(CheckpointPath(model_id=model_id, kind="sampler", name=operation.detail))
+    if sampling_session_id is not None:
         answer["sampling_session_id"] = sampling_session_id
+    elif operation.kind == "mix" and export.checkpoint is not None:
+        answer = mixture_answer(path, export.checkpoint)
+    else:
+        answer["path"] = path
     return FutureDone(body=msgspec.json.encode(answer))
 
 

@@ -7,6 +7,7 @@ from services.gateway.http.tinker import (
     configuration,
     downloads,
     futures,
+    interpolation,
     left_out,
     listings,
     samplers,
@@ -29,6 +30,7 @@ for _module in (
     samplers,
     sampling,
     futures,
+    interpolation,
     left_out,
 ):
     router.include_router(_module.router)
