@@ -45,6 +45,10 @@ class TrainerClient:
         path = path_of("internal", "operations", policy_id, seq, "skip")
         await self._http.exchange("POST", path, params={"tenant_id": tenant_id})
 
+    async def repeat_export(self, policy_id: PolicyId, seq: int) -> None:
+        """Say ``revision.exported`` once more, so that the registry repeats what it decided. Idempotent."""
+        await self._http.exchange("POST", path_of("internal", "operations", policy_id, seq, "repeat"))
+
     async def outcome(self, policy_id: PolicyId, seq: int, *, wait_seconds: float) -> Outcome:
         """Return an operation's outcome, Pending if it is not finished in time. Raises NotFound."""
         path = path_of("internal", "operations", policy_id, seq)

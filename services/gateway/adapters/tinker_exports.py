@@ -1,17 +1,19 @@
 """Exports on their way to become revisions: the registry decides, and says so on the bus.
 
-Invariants: a decision that was missed is found by asking the registry; nothing waits for ever for a refusal
-that nobody will repeat; memory is bounded.
+Invariants: a decision that was missed is found by asking the registry, or heard again; nothing waits for ever
+for a refusal that nobody will repeat; memory is bounded.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 
 from mint_common.bus.port import Bus, Message
 from mint_common.claims import RevisionRef
 from mint_common.client.registry import RegistryClient
-from mint_common.errors import EventInvalid, NotFound, Unavailable
+from mint_common.errors import EventInvalid, MintError, NotFound, Unavailable
 from mint_common.events import RevisionPublished, RevisionRejected
 from mint_common.events.codec import decode
 from mint_common.events.subjects import subjects_of
@@ -50,11 +52,21 @@ class ExportDecisions:
         self._waiting: dict[_Key, list[asyncio.Event]] = {}
         self._asked_at: OrderedDict[_Key, float] = OrderedDict()
 
-    async def of(self, run: TrainingRun, export: Exported, *, wait_seconds: float) -> Decision | None:
-        """Return the decision about an export, None if there is none in time."""
+    async def of(
+        self,
+        run: TrainingRun,
+        export: Exported,
+        *,
+        wait_seconds: float,
+        remind: Callable[[], Awaitable[None]],
+    ) -> Decision | None:
+        """Return the decision about an export, None if there is none in time.
+
+        ``remind`` has the registry say again what it decided: a refusal leaves nothing to look up.
+        """
         key = (run.policy_id, export.export_id)
         until = self._clock.monotonic() + wait_seconds
-        look = FIRST_LOOK_SECONDS
+        look, is_reminded = FIRST_LOOK_SECONDS, False
         event = asyncio.Event()
         self._waiting.setdefault(key, []).append(event)
         try:
@@ -65,6 +77,10 @@ class ExportDecisions:
                 if await wait_for_event(event, clock=self._clock, seconds=min(left, look)):
                     break
                 await self._look(key, run, export)
+                if look == LOOK_SECONDS and not is_reminded and key not in self._decided:
+                    is_reminded = True
+                    with contextlib.suppress(MintError):
+                        await remind()
                 look = LOOK_SECONDS
             return self._decided[key]
         finally:

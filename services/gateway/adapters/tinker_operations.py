@@ -85,7 +85,9 @@ class TrainingFutures:
         """Answer once the registry has made a revision of an export, and the sampler asked for is open."""
         left = max(0.0, until - self._clock.monotonic())
         try:
-            decision = await self._exports.of(run, export, wait_seconds=left)
+            decision = await self._exports.of(
+                run, export, wait_seconds=left, remind=lambda: self._remind(run, operation)
+            )
         except ExportLost:
             return FutureFailed(message="the registry has not said a word of the export", category="server")
         if decision is None:
@@ -107,3 +109,7 @@ class TrainingFutures:
             )
             sampling_session_id = await self._sampling_sessions.open(opening)
         return write_export(export, operation, model_id=run.model_id, sampling_session_id=sampling_session_id)
+
+    async def _remind(self, run: TrainingRun, operation: OperationId) -> None:
+        trainer = await self._trainers.find(run.base)
+        await trainer.repeat_export(run.policy_id, operation.seq)

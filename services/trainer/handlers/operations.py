@@ -113,6 +113,10 @@ class Operations:
         if session is not None and session.tenant_id == tenant_id and session.closed_at is None:
             await watch.skip(policy_id, seq)
 
+    async def repeat_export(self, policy_id: PolicyId, seq: int) -> None:
+        """Say again that an export was made: see `TrainerClient.repeat_export`."""
+        await self._ledger.repeat(export_id_of(policy_id, seq))
+
     async def outcome(self, policy_id: PolicyId, seq: int, *, wait_seconds: float) -> bytes:
         """Return an operation's outcome, encoded; Pending when it is not there in time. Raises NotFound."""
         key, deadline = (policy_id, seq), self._clock.monotonic() + wait_seconds

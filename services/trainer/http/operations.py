@@ -34,6 +34,12 @@ def add_routes(http: FastAPI, operations: OperationDesk) -> None:
         await operations.skip(PolicyId(policy_id), TenantId(tenant_id), seq)
         return Response(status_code=204)
 
+    @http.post("/internal/operations/{policy_id}/{seq}/repeat", status_code=204)
+    async def repeat(policy_id: str, seq: int) -> Response:
+        """Answer when the event of an export is on its way once more."""
+        await operations.repeat_export(PolicyId(policy_id), seq)
+        return Response(status_code=204)
+
     @http.get("/internal/base")
     async def base() -> Response:
         """Answer which base is trained here."""

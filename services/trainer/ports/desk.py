@@ -22,6 +22,10 @@ class OperationDesk(Protocol):
         """Let nothing wait for a place whose operation was refused. What is no session is left alone."""
         ...
 
+    async def repeat_export(self, policy_id: PolicyId, seq: int) -> None:
+        """Say again that an export was made, if there is such a one."""
+        ...
+
     async def outcome(self, policy_id: PolicyId, seq: int, *, wait_seconds: float) -> bytes:
         """Return an operation's outcome, encoded; Pending when it is not there in time. Raises NotFound."""
         ...

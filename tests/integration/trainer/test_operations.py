@@ -17,6 +17,7 @@ from mint_common.training import (
     Close,
     Closed,
     Datum,
+    Done,
     Export,
     Exported,
     Load,
@@ -283,6 +284,26 @@ async def test_exports_form_a_lineage(stage: Stage, client: TrainerClient) -> No
     assert [event.parent for event in events] == [None, None, first.digest]
     assert first.digest == same.digest != third.digest
     assert first.export_id != same.export_id
+
+
+async def test_an_export_is_told_again_on_demand(stage: Stage, client: TrainerClient) -> None:
+    run = await opened(client)
+    exported = await run.do(Export(name=None, ttl_seconds=None, metadata={}))
+    await stage.exported(1)
+    await client.repeat_export(run.policy_id, run.seq - 1)
+    await client.repeat_export(run.policy_id, 77)  # there is none: nothing happens
+    assert isinstance(exported, Exported)
+    assert [event.export_id for event in await stage.exported(2)] == [exported.export_id] * 2
+
+
+async def test_a_place_that_was_skipped_holds_nothing_up(client: TrainerClient) -> None:
+    run = await opened(client)
+    run.seq += 1
+    second = await run.send(make_pass(1))
+    await client.skip(run.policy_id, OTHER, second - 1)
+    assert isinstance(await client.outcome(run.policy_id, second, wait_seconds=0.5), Pending)
+    await client.skip(run.policy_id, run.tenant_id, second - 1)
+    assert isinstance(await client.outcome(run.policy_id, second, wait_seconds=1.5), Done)
 
 
 async def test_waves_and_operations_of_a_policy_exclude_one_another(

@@ -59,6 +59,10 @@ class Registry:
         return self.known
 
 
+async def silent() -> None:
+    """Nobody hears it."""
+
+
 @asynccontextmanager
 async def following(registry: Registry):
     clock = SystemClock()
@@ -79,7 +83,9 @@ async def test_the_bus_tells(event, decision, is_early):
     async with following(Registry()) as (decisions, bus):
         if is_early:
             await publish_event(bus, event, cause="c", now=0.0)
-        waiting = [asyncio.create_task(decisions.of(RUN, EXPORT, wait_seconds=5)) for _ in range(2)]
+        waiting = [
+            asyncio.create_task(decisions.of(RUN, EXPORT, wait_seconds=5, remind=silent)) for _ in range(2)
+        ]
         await asyncio.sleep(0)
         if not is_early:
             await publish_event(bus, event, cause="c", now=0.0)
@@ -100,12 +106,27 @@ async def test_the_registry_is_asked_when_the_bus_is_silent():
         created_at=0.0,
     )
     async with following(Registry(record)) as (decisions, _):
-        assert await decisions.of(RUN, EXPORT, wait_seconds=5) == REF
+        assert await decisions.of(RUN, EXPORT, wait_seconds=5, remind=silent) == REF
+
+
+async def test_a_refusal_that_was_missed_is_asked_for_again(monkeypatch):
+    monkeypatch.setattr(tinker_exports, "FIRST_LOOK_SECONDS", 0.001)
+    monkeypatch.setattr(tinker_exports, "LOOK_SECONDS", 0.002)
+    reminded = []
+
+    async with following(Registry()) as (decisions, bus):
+
+        async def remind() -> None:
+            reminded.append(1)
+            await publish_event(bus, REJECTED, cause="c", now=0.0)
+
+        assert await decisions.of(RUN, EXPORT, wait_seconds=5, remind=remind) == REJECTED
+    assert reminded == [1]
 
 
 async def test_nobody_waits_for_ever(monkeypatch):
     async with following(Registry()) as (decisions, _):
-        assert await decisions.of(RUN, EXPORT, wait_seconds=0.01) is None
+        assert await decisions.of(RUN, EXPORT, wait_seconds=0.01, remind=silent) is None
         monkeypatch.setattr(tinker_exports, "LOST_SECONDS", 0.0)
         with pytest.raises(ExportLost):
-            await decisions.of(RUN, EXPORT, wait_seconds=0.01)
+            await decisions.of(RUN, EXPORT, wait_seconds=0.01, remind=silent)
