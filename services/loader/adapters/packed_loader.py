@@ -120,7 +120,15 @@ def map_laid_out(
     with open(path, "rb") as file:  # noqa: PTH123  # no Path: a link of /proc leads to no name
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     flat = torch.frombuffer(mapped, dtype=torch.float32).to(dtype)
-    return {name: flat[begin : begin + math.prod(shape)].view(tuple(shape)) for name, shape, begin in places}
+    sizes = [math.prod(shape) for _, shape, _ in places]
+    ends = [*(begin for _, _, begin in places[1:]), len(flat)]
+    rooms = [end - begin for (_, _, begin), end in zip(places, ends, strict=True)]
+    # Cut by one call: this runs in the engine's loop.
+    parts = flat.split_with_sizes(rooms)
+    return {
+        name: (part if size == room else part[:size]).view(shape)
+        for (name, shape, _), part, size, room in zip(places, parts, sizes, rooms, strict=True)
+    }
 
 
 def layer_weights(tensors: Mapping[str, Tensor], *, rank: int, rename: Rename) -> dict[str, Any]:

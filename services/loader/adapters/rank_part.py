@@ -23,6 +23,7 @@ from vllm.lora.layers import (
 )
 
 from services.loader.adapters.expert_slots import cleared_sparingly
+from services.loader.adapters.filled_slots import fill, note
 from services.loader.adapters.vllm_plugin import CUT_PARTS, vllm_version
 
 _MERGED = (MergedColumnParallelLinearWithLoRA, MergedQKVParallelLinearWithLoRA)
@@ -54,6 +55,8 @@ def cut(module: Any, layer: Any) -> None:
 
 def set_lora(module: Any, index: int, layer: Any) -> None:
     """Copy a layer's weights, which `cut` has seen, into a slot."""
+    if fill(module, index, layer):
+        return
     workers = module.tp_size
     if is_cut(module):
         module.tp_size = 1  # what else a wrapper asks before it cuts; the engine's thread alone comes here
@@ -62,3 +65,5 @@ def set_lora(module: Any, index: int, layer: Any) -> None:
             module.set_lora(index, layer.lora_a, layer.lora_b)
     finally:
         module.tp_size = workers
+    if workers == 1 or is_cut(module):
+        note(module, index, layer)

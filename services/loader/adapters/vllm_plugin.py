@@ -204,7 +204,8 @@ PACKED = Extension(name="packed adapters from one mapping", tested_on=((0, 32),)
 STAGE = Extension(name="adapters laid out beside the loop, copied in slices", tested_on=((0, 32),))
 CUT_PARTS = Extension(name="adapters cut for their worker when they are laid out", tested_on=((0, 32),))
 CLEAR_SLOTS = Extension(name="experts' slots cleared no more than needed", tested_on=((0, 32),))
+FILL_SLOTS = Extension(name="linear layers' slots filled by one copy", tested_on=((0, 32),))
 GROUPED = Extension(
     name="one LoRA product per adapter of a step", tested_on=((0, 32),), apply=group_lora, platform="cpu"
 )
-EXTENSIONS = (PACKED, STAGE, CUT_PARTS, CLEAR_SLOTS, GROUPED)
+EXTENSIONS = (PACKED, STAGE, CUT_PARTS, CLEAR_SLOTS, FILL_SLOTS, GROUPED)

@@ -88,7 +88,8 @@ def test_nothing_is_cleared_where_the_next_adapter_reaches(monkeypatch: pytest.M
     ours, order = moe(), (2, 2, 3, 1)
     for seed, rank in enumerate(order):
         set_lora(ours, 0, weights(rank, seed=seed))
-    assert cleared == [range(rank, last) for last, rank in pairwise(order)]
+    # One of the same shapes is copied over the last: that comes from `filled_slots`, and clears nothing.
+    assert cleared == [range(rank, last) for last, rank in pairwise(order) if rank != last]
 
 
 def test_vllm_itself_still_clears_all_of_a_slot() -> None:
