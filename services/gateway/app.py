@@ -40,6 +40,7 @@ from services.gateway.adapters.webhook_queue_postgres import PostgresWebhookQueu
 from services.gateway.adapters.webhook_sender import HttpWebhookSender
 from services.gateway.adapters.webhooks_postgres import PostgresWebhooks
 from services.gateway.core.callers import KeyMemory
+from services.gateway.core.cold_line import ColdLine
 from services.gateway.core.resolutions import ResolutionCache
 from services.gateway.core.tinker.bodies import OpenBodies
 from services.gateway.core.tinker.downloads import TicketSigner
@@ -68,6 +69,7 @@ from services.gateway.http import (
 )
 from services.gateway.http.context import Gateway, authenticate
 from services.gateway.http.errors import install_error_shapes
+from services.gateway.http.pace import Pace
 from services.gateway.http.tinker import downloads
 from services.gateway.http.tinker import routes as tinker
 from services.gateway.http.tinker.bodies import streams_body as is_tinker
@@ -101,6 +103,8 @@ PRUNE_SECONDS = 600.0
 """How often old answers to Idempotency-Keys and old sampling sessions are forgotten."""
 RESOLUTIONS = 100_000
 """How many resolved model names; some 100 MB at the most."""
+COLD_REQUESTS = 4096
+"""How many requests may wait for their turn to ask for a load."""
 SAMPLES_PER_KEY = 4096
 PROMPT_BYTES_PER_KEY = 64 << 20
 """What one key may have queued: twice what a client has on its way by itself."""
@@ -184,6 +188,7 @@ async def run(settings: GatewaySettings) -> None:
             clock=clock,
             keys=KeyMemory(ttl_seconds=settings.key_memory_seconds, capacity=KEYS),
             ready_seconds=settings.ready_seconds,
+            pace=Pace(ColdLine(share=settings.cold_share, depth=COLD_REQUESTS), clock),
             tinker=Tinker(
                 runs=runs,
                 trainers=directory,

@@ -65,6 +65,10 @@ class Resolver(Protocol):
         """Return what answers in a name. Raises NotFound, Unavailable; never falls back to the base."""
         ...
 
+    def known(self, tenant_id: TenantId, model: str) -> Resolution | None:
+        """Return what answered in a name last, if that is remembered; it may not any more."""
+        ...
+
     def forget(self, tenant_id: TenantId, policy: str) -> None:
         """Believe nothing older than this call about what a policy's names mean; given by id or name."""
         ...

@@ -37,6 +37,13 @@ class GatewaySettings(BaseModel):
         description="how long a name that was moved answers with its former revision while the new one is"
         " loading; 0: not at all",
     )
+    cold_share: float = Field(
+        0.1,
+        gt=0,
+        le=1,
+        description="share of the gateway that beginning requests for cold adapters may take while others are"
+        " answered",
+    )
     webhook_timeout_seconds: float = Field(
         10.0, gt=0, le=60, description="how long a webhook's receiver may take to answer, seconds"
     )

@@ -61,6 +61,10 @@ class CachedResolver:
             self._want(tenant_id, found.wanted)
         return found.answer
 
+    def known(self, tenant_id: TenantId, model: str) -> Resolution | None:
+        """Return what answered in a name last, if that is remembered; it may not any more."""
+        return self._cache.peek((tenant_id, model))
+
     def forget(self, tenant_id: TenantId, policy: str) -> None:
         """Ask anew what the names of a policy mean: its caller has just changed it through this gateway."""
         self._cache.forget_named(tenant_id, policy, at=self._clock.monotonic())

@@ -56,6 +56,11 @@ class ResolutionCache:
         entry = self._entries[key] = settle(entry, now=now, is_ready=self._is_ready)
         return entry.answering
 
+    def peek(self, key: Key) -> Resolution | None:
+        """Return what answered in a name last, however long ago."""
+        entry = self._entries.get(key)
+        return entry.answering if entry else None
+
     def ask(self) -> int:
         """Return a ticket to take before the registry is asked, and to hand to `put` with its answer."""
         return self._changes

@@ -11,10 +11,12 @@ from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBea
 from mint_common.bus.port import EventLog
 from mint_common.client.directory import EngineDirectory
 from mint_common.client.registry import RegistryClient
+from mint_common.ids import TenantId
 from mint_common.runtime.clock import Clock
 from services.gateway.core.callers import Caller, KeyMemory, choose_key
 from services.gateway.core.scopes import check_scope
 from services.gateway.core.webhooks.records import WebhookLimits
+from services.gateway.http.pace import Pace
 from services.gateway.http.tinker.context import Tinker
 from services.gateway.ports import (
     Requests,
@@ -43,7 +45,15 @@ class Gateway:
     clock: Clock
     keys: KeyMemory
     ready_seconds: float
+    pace: Pace
     tinker: Tinker
+
+    def is_warm(self, tenant_id: TenantId, model: str) -> bool:
+        """Return whether what a name meant last is in an engine's memory, as far as is known."""
+        known = self.resolver.known(tenant_id, model)
+        if known is None:
+            return False
+        return known.revision is None or self.engines.holds(known.base, known.revision.digest)
 
 
 def gateway_of(request: Request) -> Gateway:
