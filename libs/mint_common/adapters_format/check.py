@@ -8,6 +8,7 @@ import hashlib
 import io
 import math
 import os
+from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -137,8 +138,20 @@ def _check_size(facts: BaseFacts, manifest: Manifest) -> None:
         )
 
 
-def _specs(facts: BaseFacts, manifest: Manifest) -> list[TensorSpec]:
-    return tensor_specs(manifest.layout, targeted(all_sites(facts), manifest.targets), rank=manifest.rank)
+def _specs(facts: BaseFacts, manifest: Manifest) -> Sequence[TensorSpec]:
+    shape = manifest.layout, manifest.targets, manifest.rank
+    for known, kept_shape, kept in tuple(_KEPT):
+        if known is facts and kept_shape == shape:
+            return kept
+    specs = tensor_specs(manifest.layout, targeted(all_sites(facts), manifest.targets), rank=manifest.rank)
+    if len(specs) <= _MOST_KEPT:
+        _KEPT.append((facts, shape, specs))
+    return specs
+
+
+_MOST_KEPT = 4096
+_KEPT: deque[tuple[BaseFacts, tuple[str, Sequence[str], int], Sequence[TensorSpec]]] = deque(maxlen=8)
+"""Of the shapes that were asked for last: most adapters of a base are of one."""
 
 
 def _check_weights(

@@ -1,12 +1,13 @@
 """An adapter's weights in the engine's dtype, in memory without a name: a crash leaves nothing of it."""
 
+import math
 import mmap
 import os
 from pathlib import Path
 
 import numpy as np
 
-from mint_common.adapters_format.tensor_file import PAD_DTYPE, TensorEntry, map_tensors
+from mint_common.adapters_format.tensor_file import PAD_DTYPE, TensorEntry, TensorFile, map_tensors
 from services.loader.adapters.builder_wire import LaidOut, TensorAt
 
 _ITEM_BYTES = 4
@@ -27,10 +28,8 @@ def lay_out(weights: Path, *, rank: int) -> LaidOut:
         os.ftruncate(descriptor, max(1, items) * _ITEM_BYTES)
         with mmap.mmap(descriptor, 0) as memory:
             target = np.frombuffer(memory, dtype=ENGINE_DTYPE)
-            for entry, at in zip(entries, placed, strict=True):
-                values = source.array(entry).reshape(-1)
-                target[at.begin : at.begin + values.size] = _widened(values, entry.dtype)
-            del target, values  # the mapping cannot be closed under a view
+            _copy(source, entries, placed, target)
+            del target  # the mapping cannot be closed under a view
     except BaseException:
         os.close(descriptor)
         raise
@@ -47,9 +46,22 @@ def _place(entries: list[TensorEntry]) -> tuple[list[TensorAt], int]:
     placed, begin = [], 0
     for entry in entries:
         placed.append(TensorAt(name=entry.name, shape=entry.shape, begin=begin))
-        items = int(np.prod(entry.shape))
+        items = math.prod(entry.shape)
         begin += items + -items % _ALIGNED_ITEMS
     return placed, begin
+
+
+def _copy(source: TensorFile, entries: list[TensorEntry], placed: list[TensorAt], target: np.ndarray) -> None:
+    pairs = list(zip(entries, placed, strict=True))
+    if all(entry.dtype == "F32" and entry.begin == at.begin * _ITEM_BYTES for entry, at in pairs):
+        # Every tensor stands in the file as it is to stand in memory: one copy of them all.
+        begin, end = source.header.data_begin, max((entry.end for entry in entries), default=0)
+        items = end // _ITEM_BYTES
+        target[:items] = np.frombuffer(source.mapped, dtype=ENGINE_DTYPE, count=items, offset=begin)
+        return
+    for entry, at in pairs:
+        values = source.array(entry).reshape(-1)
+        target[at.begin : at.begin + values.size] = _widened(values, entry.dtype)
 
 
 def _widened(values: np.ndarray, dtype: str) -> np.ndarray:
