@@ -37,6 +37,7 @@ check: .venv/.installed ## Format, lint, types, import contracts, generated docs
 	$(BIN)/python tools/make_events_doc.py --check
 	$(BIN)/python tools/make_openapi.py --check
 	$(BIN)/python tools/make_settings_doc.py --check
+	$(BIN)/python tools/make_uploads_doc.py --check
 	$(BIN)/python tools/make_tinker_compat.py --check
 	$(PYTEST) -q tests/unit tests/sim
 
@@ -76,6 +77,7 @@ docs: .venv/.installed ## Regenerate the generated documents
 	$(BIN)/python tools/make_events_doc.py
 	$(BIN)/python tools/make_openapi.py
 	$(BIN)/python tools/make_settings_doc.py
+	$(BIN)/python tools/make_uploads_doc.py
 
 clean: ## Remove .venv, caches and out/
 	rm -rf .venv out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,7 +1,8 @@
 """Errors that cross a service boundary.
 
 Each class has a stable ``code``, says whether a retry can help, and names the HTTP status that the edge
-answers. The docstring is the message; its placeholders are the keyword arguments, kept as attributes.
+answers; what stands after a dot in a code is which of a class's kinds it is. The docstring is the
+message; its placeholders are the keyword arguments, kept as attributes.
 No user error maps to 408, 409, 429 or 5xx: clients retry those.
 """
 
@@ -11,7 +12,7 @@ from typing import ClassVar
 class MintError(Exception):
     """Something failed."""
 
-    code: ClassVar[str] = "internal"
+    code: str = "internal"
     retryable: ClassVar[bool] = False
     http_status: ClassVar[int] = 500
 
@@ -182,6 +183,10 @@ class UploadRefused(AdapterInvalid):
     """Upload refused ({reason}): {problem}. {fix}"""
 
     code = "upload_refused"
+
+    def __init__(self, **fields: str | float) -> None:
+        super().__init__(**fields)
+        self.code = f"{type(self).code}.{self.reason}"
 
 
 class EventInvalid(MintError):

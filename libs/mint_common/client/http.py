@@ -58,7 +58,7 @@ def error_from_payload(payload: Mapping[str, object], *, what: str = "the other 
         for name, value in payload.items()
         if name not in _PAYLOAD_EXTRAS and isinstance(value, str | int | float)
     }
-    kind = _error_classes().get(code)
+    kind = _error_classes().get(code.partition(".")[0])
     if kind is not None:
         try:
             return kind(**fields)
@@ -232,7 +232,7 @@ class InternalHttp:
             return Unavailable(what=self._base_url, problem=str(error))
         if status >= 500 and isinstance(error, RemoteError):
             return Unavailable(what=self._base_url, problem=f"it answered {status}")
-        if status >= 400 and isinstance(error, RemoteError) and error.remote_code not in _error_classes():
+        if status >= 400 and isinstance(error, RemoteError) and not _is_known(str(error.remote_code)):
             # What it means is not known here, but that asking again is no help.
             return RemoteRefusal(**error.fields)
         return error
@@ -260,6 +260,10 @@ def _encode(body: object) -> bytes | None:
 
 def _quoted(part: str) -> str:
     return part.replace(".", "%2E") if part in {".", ".."} else quote(part, safe=":@")
+
+
+def _is_known(code: str) -> bool:
+    return code.partition(".")[0] in _error_classes()
 
 
 def _error_classes() -> dict[str, type[MintError]]:

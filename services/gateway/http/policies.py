@@ -23,18 +23,12 @@ from services.gateway.core.policies import (
     plan_lora,
     split_labels,
 )
+from services.gateway.core.uploads import REFUSED, TAR_BODY
 from services.gateway.http.context import CallerDep, Gateway, GatewayDep, LimitQuery
 from services.gateway.http.recording import RecordedRoute
 from services.gateway.http.tags import check_expected
 
 router = APIRouter(prefix="/mint/v1/policies", tags=["policies"], route_class=RecordedRoute)
-
-TAR_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/x-tar": {"schema": {"type": "string", "format": "binary"}}},
-    }
-}
 
 
 class PolicyPatch(BaseModel):
@@ -172,7 +166,12 @@ async def get_revision(policy: str, revision: str, caller: CallerDep, gateway: G
     return await gateway.registry.get_revision(caller.tenant_id, policy, Digest(revision))
 
 
-@router.post("/{policy}/revisions", status_code=201, openapi_extra=TAR_BODY)
+@router.post(
+    "/{policy}/revisions",
+    status_code=201,
+    openapi_extra=TAR_BODY,
+    responses={422: REFUSED},
+)
 async def upload_revision(
     request: Request,
     policy: str,
@@ -183,7 +182,8 @@ async def upload_revision(
     """Upload an adapter folder, as PEFT or MinT saved it, as a revision of a policy.
 
     The body is a plain tar of `adapter_model.safetensors` and `adapter_config.json`. It is checked like an
-    export; the same weights are the same revision.
+    export; the same weights are the same revision. Each way of being refused has a code of its own, and a
+    sentence that says what to do.
     """
     found = await gateway.registry.upload_revision(
         caller.tenant_id,

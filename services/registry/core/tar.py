@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from services.registry.core.uploads import UploadReason, refused
+from mint_common.uploads import UploadReason
+from services.registry.core.uploads import refused
 
 BLOCK = 512
 MAX_EXTENSION_BYTES = 1 << 16
@@ -123,11 +124,11 @@ class TarReader:
         if kind == b"5" and name in {"", "."} and not size:
             return ()
         if kind in _LINKS:
-            raise refused(UploadReason.UNSAFE_ARCHIVE, f"{name[:100]!r} is a {_LINKS[kind]}")
+            raise refused(UploadReason.LINK, f"{name[:100]!r} is a {_LINKS[kind]}")
         if kind not in {b"0", b"\0"}:
             raise refused(UploadReason.UNSAFE_ARCHIVE, f"{name[:100]!r} is no plain file")
         if "/" in name or "\\" in name or name in {"", ".", ".."}:
-            raise refused(UploadReason.UNSAFE_ARCHIVE, f"{name[:100]!r} is not in the archive's own folder")
+            raise refused(UploadReason.TRAVERSAL, f"{name[:100]!r} is not in the archive's own folder")
         begin = FileBegins(name=name, size_bytes=size)
         return (begin,) if size else (begin, FileEnds())
 

@@ -1,11 +1,11 @@
-"""Uploaded adapters: which files, how large, and for each refusal a sentence that says what to do."""
+"""Uploaded adapters: which files, how large, and what a config may say."""
 
 import json
 from collections.abc import Collection, Mapping
-from enum import StrEnum
 
 from mint_common.adapters_format import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE, BaseFacts, Reason
 from mint_common.errors import AdapterInvalid, UploadRefused
+from mint_common.uploads import FIXES, UploadReason
 
 MAX_CONFIG_BYTES = 1 << 20
 MAX_WEIGHTS_BYTES = 5 * 10**9
@@ -17,62 +17,6 @@ _LIMITS: Mapping[str, int] = {
     CONFIG_FILE: MAX_CONFIG_BYTES,
     MANIFEST_FILE: MAX_CONFIG_BYTES,
 }
-
-
-class UploadReason(StrEnum):
-    """What can be wrong with an upload before it is an adapter; `Reason` says what comes after."""
-
-    NOT_TAR = "not_tar"
-    """The body is no plain tar archive, or is cut off."""
-    UNSAFE_ARCHIVE = "unsafe_archive"
-    """It holds links, folders, devices or names that lead elsewhere."""
-    PICKLE = "pickle"
-    """A file that runs code when it is loaded."""
-    UNKNOWN_FILE = "unknown_file"
-    """A file that no adapter has."""
-    MISSING_FILE = "missing_file"
-    """No weights, or no config."""
-    REPEATED_FILE = "repeated_file"
-    """A name comes twice."""
-    TOO_LARGE = "too_large"
-    """A file is larger than any adapter of this base, or than MinT takes."""
-    DORA = "dora"
-    """DoRA: the engine has no place for its magnitudes."""
-    UNKNOWN_PARENT = "unknown_parent"
-    """The parent is no revision of this policy."""
-
-
-FIXES: Mapping[str, str] = {
-    UploadReason.NOT_TAR: "Send the folder as a plain, uncompressed tar: tar -cf - -C FOLDER .",
-    UploadReason.UNSAFE_ARCHIVE: "Archive only the adapter's own files, without links or folders.",
-    UploadReason.PICKLE: "Save the adapter with save_pretrained(..., safe_serialization=True), then send "
-    "adapter_model.safetensors.",
-    UploadReason.UNKNOWN_FILE: f"Send {WEIGHTS_FILE} and {CONFIG_FILE} only.",
-    UploadReason.MISSING_FILE: f"Send both {WEIGHTS_FILE} and {CONFIG_FILE}.",
-    UploadReason.REPEATED_FILE: "Put every file into the archive once.",
-    UploadReason.TOO_LARGE: "Send an adapter of the policy's rank and targets, and nothing but the adapter.",
-    UploadReason.DORA: "Train with use_dora=False: the engine serves plain LoRA only.",
-    UploadReason.UNKNOWN_PARENT: "Name a revision of this policy by number or digest, or leave parent out.",
-    Reason.BAD_MANIFEST: f"Leave {MANIFEST_FILE} out: the registry writes it.",
-    Reason.UNSUPPORTED_LAYOUT: "Save it as PEFT does, or with mint adapter pack.",
-    Reason.UNSUPPORTED_CONFIG: "Train plain LoRA: one rank, one alpha, no bias, no extra modules.",
-    Reason.WRONG_BASE: "Upload it to a policy over the base that it was trained over.",
-    Reason.WRONG_TARGETS: "Upload it to a policy with the same target modules, or make one.",
-    Reason.NO_MODULES: "Check the names of its tensors: none of them is a module of the base.",
-    Reason.NOT_SAFETENSORS: "Save the weights with safetensors.",
-    Reason.HEADER_TOO_LARGE: "Save the weights with safetensors; its header may have 100 MB.",
-    Reason.GAPS_OR_OVERLAPS: "Save the weights again: the file is cut off or was changed by hand.",
-    Reason.UNKNOWN_TENSOR: "Send LoRA weights only, named as PEFT names them.",
-    Reason.MISSING_TENSOR: "Save all of the adapter: each module needs its A and its B.",
-    Reason.WRONG_DTYPE: "Save all weights in one of F32, BF16 and F16.",
-    Reason.WRONG_RANK: "Upload it to a policy of the same rank, or make one.",
-    Reason.WRONG_SHAPE: "Check that it was trained over this base: its shapes are of another one.",
-    Reason.MISPLACED: "Pack it with mint adapter pack.",
-    Reason.NOT_FINITE: "Find out where the training went wrong: the weights are not numbers any more.",
-    Reason.WRONG_DIGEST: f"Leave {MANIFEST_FILE} out: it is of other weights.",
-    Reason.WRONG_POLICY: f"Leave {MANIFEST_FILE} out: it is of another policy.",
-}
-"""Reason -> what to do about it."""
 
 
 def refused(reason: UploadReason, problem: str) -> UploadRefused:
@@ -112,7 +56,7 @@ def check_first_bytes(data: bytes) -> None:
     """Check that weights are no pickle under another name. Raises UploadRefused."""
     # A safetensors file begins with a length below 2^32 in eight bytes, so its bytes 4 to 8 are zeros.
     if data[4:8].strip(b"\0") and (data[:2] == b"PK" or data[:1] == b"\x80"):
-        raise refused(UploadReason.PICKLE, f"{WEIGHTS_FILE} holds a pickle")
+        raise refused(UploadReason.DISGUISED_PICKLE, f"{WEIGHTS_FILE} holds a pickle")
 
 
 def check_config(config: bytes, facts: BaseFacts, bases: Collection[str]) -> None:

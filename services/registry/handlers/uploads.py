@@ -29,10 +29,10 @@ from mint_common.errors import AdapterInvalid, NotFound
 from mint_common.events import RevisionExported
 from mint_common.ids import Digest, derive_id, new_id
 from mint_common.runtime.clock import Clock
+from mint_common.uploads import UploadReason
 from services.registry.core.exports import check_export
 from services.registry.core.tar import FileBegins, FilePart, TarReader
 from services.registry.core.uploads import (
-    UploadReason,
     check_config,
     check_file,
     check_files,

@@ -52,6 +52,15 @@ def tar(files: dict[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
+def tar_link(name: str) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        info = tarfile.TarInfo(name)
+        info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(info)
+    return buffer.getvalue()
+
+
 def adapter(stack, **changes) -> dict[str, bytes]:
     return {WEIGHTS: write_tensors(tensors(stack, **changes)), CONFIG: config()}
 
@@ -87,13 +96,21 @@ def refusals(stack):
         "missing_file": tar({WEIGHTS: weights}),
         "pickle": tar({"adapter_model.bin": b"\x80\x02", CONFIG: config()}),
         "unknown_file": tar({**good, "notes.txt": b"hi"}),
-        "unsafe_archive": tar({"../" + WEIGHTS: weights, CONFIG: config()}),
+        "disguised_pickle": tar({**good, WEIGHTS: b"\x80\x04\x95\x10\0\0\0\x01" + bytes(40)}),
+        "traversal": tar({"../" + WEIGHTS: weights, CONFIG: config()}),
+        "link": tar_link(WEIGHTS),
+        "too_large": tar({**good, CONFIG: bytes(2 << 20)}),
+        "bad_manifest": tar({**good, "mint_manifest.json": b"{}"}),
         "dora": tar({**good, CONFIG: config(use_dora=True)}),
         "unsupported_config": tar({**good, CONFIG: config(rank_pattern={"q_proj": 4})}),
         "not_safetensors": tar({**good, WEIGHTS: b"\x10\0\0\0\0\0\0\0{}" + bytes(40)}),
         "header_too_large": tar({**good, WEIGHTS: (10**9).to_bytes(8, "little") + bytes(40)}),
         "gaps_or_overlaps": tar({**good, WEIGHTS: weights + bytes(8)}),
         "not_finite": tar({**good, WEIGHTS: write_tensors(with_nan)}),
+        "wrong_base": tar({**good, CONFIG: config(base_model_name_or_path="some/moe")}),
+        "wrong_dtype": tar({**good, WEIGHTS: weights.replace(b'"F32"', b'"I32"')}),
+        "wrong_shape": tar({**good, WEIGHTS: write_tensors({**broken, name: np.ones((RANK, 3), "<f4")})}),
+        "unknown_tensor": tar({**good, WEIGHTS: write_tensors({**broken, "x": broken[name]})}),
         "missing_tensor": tar({**good, WEIGHTS: write_tensors(short)}),
         "no_modules": tar({**good, WEIGHTS: write_tensors({"a.lora_A.weight": broken[name]})}),
         "wrong_rank": tar({WEIGHTS: write_tensors(tensors(stack, rank=4)), CONFIG: config(r=4)}),
@@ -106,7 +123,7 @@ def test_what_is_wrong_is_refused_by_a_word_and_with_what_to_do(stack, mint, pol
         answer = mint.post(f"/policies/{policy}/revisions", content=body)
         assert answer.status_code == 422, (reason, answer.text)
         error = answer.json()["error"]
-        assert (error["code"], error["reason"]) == ("upload_refused", reason)
+        assert (error["code"], error["reason"]) == (f"upload_refused.{reason}", reason)
         assert error["fix"].endswith(".")
         assert error["fix"] in error["message"]
     assert len(mint.get(f"/policies/{policy}/revisions").json()) == before

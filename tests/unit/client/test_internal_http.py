@@ -27,6 +27,7 @@ from mint_common.errors import (
     RemoteRefusal,
     Unauthorized,
     Unavailable,
+    UploadRefused,
 )
 from mint_common.runtime.edge import create_http
 from mint_common.telemetry.tracing import span, trace_id
@@ -310,3 +311,9 @@ def test_an_error_of_a_newer_peer_is_a_remote_error() -> None:
     ):
         error = error_from_payload(payload, what="the registry")
         assert isinstance(error, RemoteError)
+
+
+def test_an_error_keeps_the_kind_behind_its_code() -> None:
+    refused = UploadRefused(reason="pickle", problem="p", fix="Do this.")
+    error = error_from_payload(refused.to_payload())
+    assert (type(error), error.to_payload()) == (UploadRefused, refused.to_payload())

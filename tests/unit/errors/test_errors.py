@@ -6,7 +6,7 @@ import pickle
 import pytest
 
 from mint_common import errors
-from mint_common.errors import MintError, NotFound, Overloaded
+from mint_common.errors import MintError, NotFound, Overloaded, UploadRefused
 
 KINDS = sorted(
     (kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, MintError)),
@@ -53,3 +53,10 @@ def test_an_error_survives_copies_and_processes() -> None:
     error = NotFound(kind="policy", name="{braces}")
     for twin in (copy.copy(error), pickle.loads(pickle.dumps(error))):
         assert (type(twin), str(twin), twin.fields) == (NotFound, str(error), error.fields)
+
+
+def test_a_refused_upload_has_the_code_of_its_reason_and_keeps_it() -> None:
+    error = UploadRefused(reason="pickle", problem="p", fix="Do this.")
+    assert error.to_payload()["code"] == "upload_refused.pickle"
+    assert UploadRefused.code == "upload_refused"
+    assert pickle.loads(pickle.dumps(error)).code == error.code

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from mint_common.uploads import UPLOAD_CODES
 from services.gateway.app import build_http
 
 GOLDEN = Path(__file__).parents[2] / "golden/openapi/gateway.json"
@@ -29,3 +30,11 @@ def test_every_route_needs_a_key():
     for path, methods in json.loads(GOLDEN.read_text())["paths"].items():
         for method, operation in methods.items():
             assert operation.get("security"), f"{method} {path} is open"
+
+
+def test_an_upload_names_every_code_of_its_refusals():
+    upload = json.loads(GOLDEN.read_text())["paths"]["/mint/v1/policies/{policy}/revisions"]["post"]
+    answer = upload["responses"]["422"]["content"]["application/json"]
+    codes = answer["schema"]["properties"]["error"]["properties"]["code"]["enum"]
+    assert set(codes) == {"invalid_field", *UPLOAD_CODES}
+    assert answer["example"]["error"]["code"] in codes

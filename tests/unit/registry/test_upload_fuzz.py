@@ -24,7 +24,7 @@ from mint_common.catalog import PolicyRecord, RevisionRecord
 from mint_common.errors import UploadRefused
 from mint_common.runtime.clock import SystemClock
 from mint_common.testing.adapters import make_adapter
-from services.registry.core.uploads import FIXES
+from mint_common.uploads import FIXES
 from services.registry.handlers.uploads import UploadHandler
 
 GOOD = make_adapter(BASE, seed=1).files

@@ -1,0 +1,45 @@
+"""What the public schema says of an upload: the body it takes, and every way in which it is refused."""
+
+from mint_common.adapters_format import Reason
+from mint_common.errors import UploadRefused
+from mint_common.uploads import FIXES, UPLOAD_CODES
+from services.gateway.core.json_types import JsonObject
+
+TAR_BODY: JsonObject = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/x-tar": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+_TEXT: JsonObject = {"type": "string"}
+_EXAMPLE = UploadRefused(
+    reason=Reason.WRONG_RANK.value,
+    problem="rank 32, policy 'copier' has 8",
+    fix=FIXES[Reason.WRONG_RANK],
+)
+REFUSED: JsonObject = {
+    "description": "Refused, or a parameter is wrong (invalid_field). docs/uploads.md tells the codes apart.",
+    "content": {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "required": ["error"],
+                "properties": {
+                    "error": {
+                        "type": "object",
+                        "required": ["code", "message", "retryable"],
+                        "properties": {
+                            "code": {"type": "string", "enum": ["invalid_field", *UPLOAD_CODES]},
+                            "message": _TEXT,
+                            "retryable": {"type": "boolean"},
+                            "reason": _TEXT,
+                            "problem": _TEXT,
+                            "fix": _TEXT,
+                        },
+                    }
+                },
+            },
+            "example": {"error": _EXAMPLE.to_payload()},
+        }
+    },
+}
