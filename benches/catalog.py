@@ -33,11 +33,11 @@ from mint_common.errors import MintError
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.ledger_postgres import PostgresLedger
-from mint_common.runtime.postgres import open_pool
 from services.gateway.adapters.resolver import CachedResolver
 from services.gateway.core.resolutions import ResolutionCache
 from services.registry.adapters.postgres_accounts import PostgresAccounts
 from services.registry.adapters.postgres_catalog import PostgresCatalog
+from services.registry.app import open_quick_pool
 from services.registry.core.names import parse_model
 from services.registry.handlers.bulk import BulkIngest
 from services.standalone.adapters.launch import free_port
@@ -125,7 +125,7 @@ async def _rig() -> AsyncIterator[Rig]:
             ports, state = folder.read_state().ports, folder.read_run()
             assert state is not None
             dsn = postgres_dsn(prepare_postgres(folder.root / "postgres"), ports["postgres"])
-            pool = await open_pool(dsn, schema="registry")
+            pool = await open_quick_pool(dsn)
             bus = await connect_nats(nats_url(folder.root / "nats", ports["nats"]), name="bench")
             address, token = f"http://127.0.0.1:{ports['registry']}", folder.secrets().internal_token
             async with InternalHttp(address, token=token) as http:
@@ -238,7 +238,9 @@ async def _until(resolver: CachedResolver, tenant: TenantId, model: str, *, numb
     started = last = time.perf_counter()
     while (found := (await resolver.resolve(tenant, model)).revision) is None or found.number != number:
         last = time.perf_counter()
-        assert last - started < NEWS_SECONDS, f"{model} still means {found}, {number} was answered: lost news?"
+        assert last - started < NEWS_SECONDS, (
+            f"{model} still means {found}, {number} was answered: lost news?"
+        )
         await asyncio.sleep(0)
     return (last - started) * 1000
 

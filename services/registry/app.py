@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+import asyncpg
 from fastapi import FastAPI
 
 from mint_common.blobs.open import open_blobs
@@ -57,24 +58,27 @@ async def open_registry(settings: RegistrySettings) -> AsyncIterator[RegistryApp
     """Connect and assemble; leaving closes everything in the opposite order."""
     clock = SystemClock()
     async with AsyncExitStack() as stack:
-        pool = await open_pool(settings.postgres.dsn, schema=SCHEMA, max_size=12)
+        # What holds a lock as long as its session: walks take turns by it, and so do relays.
+        pool = await open_pool(settings.postgres.dsn, schema=SCHEMA, max_size=4)
         stack.push_async_callback(pool.close)
         await migrate(pool, schema=SCHEMA, package="services.registry.adapters.migrations")
+        quick_pool = await open_quick_pool(settings.postgres.dsn)
+        stack.push_async_callback(quick_pool.close)
         blobs = await open_blobs(settings.blobs)
         stack.push_async_callback(blobs.close)
         bus = await connect_nats(settings.nats.url, name="registry")
         stack.push_async_callback(bus.close)
 
-        ledger = PostgresLedger(pool, clock)
-        catalog = PostgresCatalog(pool, ledger)
-        custody = PostgresCustody(pool, ledger)
-        evaluations = PostgresEvaluations(pool, ledger)
+        ledger = PostgresLedger(quick_pool, clock)
+        catalog = PostgresCatalog(quick_pool, ledger)
+        custody = PostgresCustody(pool, PostgresLedger(pool, clock))
+        evaluations = PostgresEvaluations(quick_pool, ledger)
         registry = Registry(
-            accounts=PostgresAccounts(pool),
+            accounts=PostgresAccounts(quick_pool),
             catalog=catalog,
-            aliases=PostgresAliases(pool, ledger),
+            aliases=PostgresAliases(quick_pool, ledger),
             evaluations=evaluations,
-            rules=PostgresRules(pool),
+            rules=PostgresRules(quick_pool),
             diffs=DiffHandler(catalog=catalog, evaluations=evaluations, blobs=blobs),
             uploads=UploadHandler(catalog=catalog, blobs=blobs, clock=clock),
             collector=Collector(
@@ -122,6 +126,11 @@ async def open_registry(settings: RegistrySettings) -> AsyncIterator[RegistryApp
         yield RegistryApp(
             http=http, dispatcher=dispatcher, relay=OutboxRelay(pool, bus, clock), reconciler=reconciler
         )
+
+
+async def open_quick_pool(dsn: str) -> asyncpg.Pool:
+    """Connect for what is asked all day and leaves nothing behind in a session: one round trip an answer."""
+    return await open_pool(dsn, schema=SCHEMA, max_size=12, resets=False)
 
 
 async def bootstrap(accounts: Accounts, key: str, clock: Clock) -> None:

@@ -37,6 +37,7 @@ from services.registry.adapters.postgres_vouching import vouch_for
 from services.registry.adapters.rows import (
     POLICY,
     moment,
+    names_of,
     policy_of,
     ref_of,
     revision_of,
@@ -198,9 +199,7 @@ class PostgresCatalog:
         if row is not None:
             revision = None if row["number"] is None else ref_of(row)
             is_retired = row["state"] == "retired"
-            return policy_resolution(
-                name, policy_of(row), revision, is_retired=is_retired, fault=row["fault"]
-            )
+            return policy_resolution(name, names_of(row), revision, is_retired=is_retired, fault=row["fault"])
         facts = None
         if name.is_bare:
             with suppress(NotFound):

@@ -7,8 +7,8 @@ from mint_common.ids import TenantId
 from services.registry.core.names import DEFAULT_ALIAS, ModelName, is_policy_id
 
 _RESOLVE = """
-    SELECT policy.*, revision.number, revision.digest, revision.manifest_uri, revision.manifest_sha256,
-           revision.manifest_size_bytes, revision.state, revision.fault
+    SELECT policy.policy_id, policy.name, policy.base, revision.number, revision.digest, revision.state,
+           revision.fault, revision.manifest_uri, revision.manifest_sha256, revision.manifest_size_bytes
     FROM policies policy
     LEFT JOIN revisions revision ON revision.policy_id = policy.policy_id AND revision.{selected}
     WHERE policy.tenant_id = $1 AND policy.{key} = $2

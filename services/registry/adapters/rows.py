@@ -1,5 +1,6 @@
 """Rows of the registry's tables as records, and back."""
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import asyncpg
@@ -16,6 +17,7 @@ from mint_common.catalog import (
 )
 from mint_common.claims import Claim, RevisionRef
 from mint_common.events import LoraSpec, Retention
+from mint_common.ids import BaseName, PolicyId
 
 NEWEST = """
     LEFT JOIN LATERAL (
@@ -86,6 +88,20 @@ def policy_of(row: asyncpg.Record) -> PolicyRecord:
         retention=msgspec.convert(row["retention"], Retention),
         changed=row["changed"],
     )
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyNames:
+    """What of a policy an answer to a name tells; see `core.resolve.Named`."""
+
+    policy_id: PolicyId
+    name: str
+    base: BaseName
+
+
+def names_of(row: asyncpg.Record) -> PolicyNames:
+    """Read a policy's id and names out of a row."""
+    return PolicyNames(row["policy_id"], row["name"], row["base"])
 
 
 def ref_of(row: asyncpg.Record) -> RevisionRef:

@@ -1,11 +1,33 @@
 """What a model name means, given what the store found for it. A name never falls back to the base."""
 
+from typing import Protocol
+
 from mint_common.adapters_format.base_facts import BaseFacts
-from mint_common.catalog import PolicyRecord, Resolution
+from mint_common.catalog import Resolution
 from mint_common.claims import RevisionRef
 from mint_common.errors import NoRevision, NotFound, RevisionLostError, RevisionRetiredError
 from mint_common.events.revision import Fault
+from mint_common.ids import BaseName, PolicyId
 from services.registry.core.names import ModelName
+
+
+class Named(Protocol):
+    """What of a policy an answer tells."""
+
+    @property
+    def policy_id(self) -> PolicyId:
+        """Its id."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def base(self) -> BaseName:
+        """Its base's name."""
+        ...
 
 
 def base_resolution(name: ModelName, facts: BaseFacts | None) -> Resolution:
@@ -19,7 +41,7 @@ def base_resolution(name: ModelName, facts: BaseFacts | None) -> Resolution:
 
 def policy_resolution(
     name: ModelName,
-    policy: PolicyRecord,
+    policy: Named,
     revision: RevisionRef | None,
     *,
     is_retired: bool = False,
@@ -41,7 +63,7 @@ def policy_resolution(
     )
 
 
-def check_servable(policy: PolicyRecord, number: int, *, is_retired: bool, fault: Fault | None) -> None:
+def check_servable(policy: Named, number: int, *, is_retired: bool, fault: Fault | None) -> None:
     """Refuse a revision that no name may lead to. Raises RevisionRetiredError, RevisionLostError."""
     if is_retired:
         raise RevisionRetiredError(name=policy.name, number=number)
