@@ -1,13 +1,13 @@
 """Turn an adapter folder of any layout into another layout, lossless but for the rounding of a folded alpha.
 
-Invariants: memory stays bounded by one half of one layer's projection, whatever the size of the adapter; the
-new folder is complete and checked, or absent.
+Invariants: memory stays bounded by twice one half of one layer's projection, whatever the size of the
+adapter (six times where a file per expert is written); the new folder is complete and checked, or absent.
 """
 
 import hashlib
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
@@ -45,6 +45,11 @@ from mint_common.adapters_format.tensor_file import (
     place,
 )
 from mint_common.errors import AlreadyExists
+
+_OF_A_LAYER = 6
+"""Halves of the projections of a layer of experts: A and B of gate, up and down."""
+_RELEASED_BYTES = 16 << 20
+"""After so many bytes the pages of the source are let go."""
 
 Progress = Callable[[int, int], None]
 """Told (bytes written, bytes in all) now and then."""
@@ -131,34 +136,48 @@ def _write_weights(
     written, told = len(head), 0
     sha256.update(head)
     file.write(head)
-    for entry, data in _data(entries, {spec.name: spec for spec in specs}, origin, tensors):
-        sha256.update(data)
-        file.write(data)
-        written += len(data)
+    by_name = {spec.name: spec for spec in specs}
+    # Files in name order come back to a layer's projections expert by expert: those of one layer are kept.
+    half_of = halves_of(origin, tensors, kept=_OF_A_LAYER if _is_by_expert(specs) else 0)
+    read = 0
+    for entry in entries:
+        written += _append(file, sha256, _data(entry, by_name, half_of))
+        read += entry.end - entry.begin
+        if read >= _RELEASED_BYTES:
+            tensors.release()
+            read = 0
         if entry.end - told >= total // 100:
             told = entry.end
             progress(told, total)
     return FileProof(sha256=sha256.hexdigest(), size_bytes=written)
 
 
-def _data(
-    entries: tuple[TensorEntry, ...], specs: dict[str, TensorSpec], origin: Origin, tensors: TensorFile
-) -> Iterator[tuple[TensorEntry, bytes]]:
-    half_of = halves_of(origin, tensors)
-    for entry in entries:
-        if entry.dtype == PAD_DTYPE:
-            yield entry, bytes(entry.end - entry.begin)
-        else:
-            yield entry, np.ascontiguousarray(write_half(specs[entry.name], half_of)).tobytes()
+def _is_by_expert(specs: list[TensorSpec]) -> bool:
+    return any(spec.expert is not None for spec in specs)
 
 
-def halves_of(origin: Origin, tensors: TensorFile) -> HalfOf:
-    """Return a reader of an adapter's halves, alpha folded into B, whatever its layout."""
+def _append(file: BinaryIO, sha256: "hashlib._Hash", data: bytes | memoryview) -> int:
+    """Write and hash a tensor, of which nothing stays when this returns."""
+    sha256.update(data)
+    file.write(data)
+    return len(data)
+
+
+def _data(entry: TensorEntry, specs: dict[str, TensorSpec], half_of: HalfOf) -> bytes | memoryview:
+    if entry.dtype == PAD_DTYPE:
+        return bytes(entry.end - entry.begin)
+    return np.ascontiguousarray(write_half(specs[entry.name], half_of)).reshape(-1).view(np.uint8).data
+
+
+def halves_of(origin: Origin, tensors: TensorFile, *, kept: int = _OF_A_LAYER) -> HalfOf:
+    """Return a reader of an adapter's halves, alpha folded into B, whatever its layout.
+
+    As many halves as ``kept`` stay in memory for who comes back to them.
+    """
     places = {entry.name: entry for entry in tensors.header.tensors}
     sources = sources_of(origin.specs)
 
-    # Files in name order come back to a layer's projections expert by expert: keep those of one layer.
-    @lru_cache(maxsize=6)
+    @lru_cache(maxsize=kept)
     def half_of(site: Site, half: Half) -> np.ndarray:
         array = read_half(site, half, sources, lambda spec: tensors.array(places[spec.name]))
         return scaled(array, origin.scaling) if half == "B" else array

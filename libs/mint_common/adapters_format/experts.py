@@ -19,6 +19,7 @@ Read = Callable[[TensorSpec], np.ndarray]
 """Returns the tensor of a spec."""
 HalfOf = Callable[[Site, Half], np.ndarray]
 """Returns half a site."""
+_SCALED_AT_ONCE = 1 << 18
 Sources = Mapping[tuple[str, Half], Sequence[TensorSpec]]
 """(site's name, half) -> the tensors that hold it: one, or one for each expert."""
 
@@ -66,10 +67,18 @@ def write_half(spec: TensorSpec, half_of: HalfOf) -> np.ndarray:
 
 
 def scaled(array: np.ndarray, factor: float) -> np.ndarray:
-    """Return an array times a factor, rounded to the array's own dtype; BF16 is uint16 here."""
+    """Return an array times a factor, rounded to the array's own dtype; BF16 is uint16 here.
+
+    One that may be written to is changed in place; of another one there is one copy.
+    """
     if factor == 1:
         return array
-    return narrowed(widened(array) * np.float32(factor), array.dtype)
+    own = array if array.flags.writeable and array.flags.c_contiguous else np.array(array, order="C")
+    flat = own.reshape(-1)
+    for begin in range(0, flat.size, _SCALED_AT_ONCE):
+        part = flat[begin : begin + _SCALED_AT_ONCE]
+        part[...] = narrowed(widened(part) * np.float32(factor), part.dtype)
+    return own
 
 
 def widened(array: np.ndarray) -> np.ndarray:

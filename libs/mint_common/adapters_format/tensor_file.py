@@ -97,6 +97,10 @@ class TensorFile:
         )
         return data.reshape(entry.shape)
 
+    def release(self) -> None:
+        """Let the memory of what was read go: it is the file's own, and comes back when it is read again."""
+        self.mapped.madvise(mmap.MADV_DONTNEED)
+
 
 def place(tensors: Iterable[tuple[str, str, Sequence[int]]], *, aligned: bool) -> tuple[TensorEntry, ...]:
     """Return where (name, dtype, shape) lie in a file that holds them in this order, with pads if aligned."""
