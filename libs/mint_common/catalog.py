@@ -196,7 +196,8 @@ class EvaluationRecord:
 class LineageNode:
     """A revision in a lineage; ``parent`` is the digest of the node that it was trained from.
 
-    ``checkpoint`` is where the trainer kept the state that it exported from.
+    ``checkpoint`` is where the trainer kept the state that it exported from. ``distance`` counts trainings
+    from the revision that was asked for: -1 is its parent, 1 a child.
     """
 
     number: int
@@ -209,11 +210,12 @@ class LineageNode:
     checkpoint: str | None
     aliases: tuple[str, ...]
     created_at: float
+    distance: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lineage:
-    """A revision, its ancestors and its children, by number; ``complete``: none was left out."""
+    """A revision, its ancestors and its descendants, by number; ``complete``: none was left out."""
 
     revision: int
     nodes: tuple[LineageNode, ...]

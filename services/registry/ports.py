@@ -39,6 +39,7 @@ from services.registry.core.collection import Holdings
 from services.registry.core.custody import Folder, Held
 from services.registry.core.exports import Refusal
 from services.registry.core.keys import StoredKey
+from services.registry.core.lineage import Reach, Relative
 from services.registry.core.names import ModelName
 from services.registry.core.policies import PolicyChange
 
@@ -135,8 +136,10 @@ class Catalog(Protocol):
         """Return a policy's revisions by number."""
         ...
 
-    async def related(self, policy_id: PolicyId, number: int, *, limit: int) -> Sequence[RevisionRecord]:
-        """Return a revision's ancestors, nearest first, and then its children; at most ``limit`` in all."""
+    async def related(
+        self, policy_id: PolicyId, number: int, reach: Reach, *, limit: int
+    ) -> Sequence[Relative]:
+        """Return a revision's ancestors and descendants within reach, nearest first; ``limit`` in all."""
         ...
 
     async def resolve(self, tenant_id: TenantId, name: ModelName) -> Resolution:

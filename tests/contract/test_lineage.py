@@ -6,7 +6,7 @@ from contract.catalog_rig import NOW, Store, add_policy, export_of
 
 from mint_common.catalog import EvaluationRecord
 from mint_common.ids import Digest, EvaluationId
-from services.registry.core.lineage import MOST_NODES, lineage_of
+from services.registry.core.lineage import MOST_NODES, Reach, lineage_of
 
 
 async def _publish(store: Store, policy, seed: int, parent: Digest | None) -> Digest:
@@ -25,8 +25,8 @@ async def test_a_revision_has_its_ancestors_and_its_children(store: Store) -> No
     await _publish(store, policy, 6, fourth)
 
     async def related(number: int, limit: int = 100) -> list[int]:
-        found = await store.catalog.related(policy.policy_id, number, limit=limit)
-        return [revision.number for revision in found]
+        found = await store.catalog.related(policy.policy_id, number, Reach(), limit=limit)
+        return [each.revision.number for each in found]
 
     assert await related(2) == [1, 4, 5]
     assert await related(6) == [4, 2, 1]
@@ -36,7 +36,8 @@ async def test_a_revision_has_its_ancestors_and_its_children(store: Store) -> No
     lineage = lineage_of(
         policy.policy_id,
         revision,
-        await store.catalog.related(policy.policy_id, 2, limit=MOST_NODES),
+        await store.catalog.related(policy.policy_id, 2, Reach(), limit=MOST_NODES),
+        Reach(),
         {1: ["prod"]},
     )
     assert {node.number: node.aliases for node in lineage.nodes} == {1: ("prod",), 2: (), 4: (), 5: ()}
@@ -44,13 +45,44 @@ async def test_a_revision_has_its_ancestors_and_its_children(store: Store) -> No
     assert lineage.complete
 
 
+async def test_ancestors_and_descendants_go_as_far_as_was_asked(store: Store) -> None:
+    """1 - 2 - 3 - 4 - 5, and 6 from 3, 7 from 6."""
+    policy = await add_policy(store)
+    digests: dict[int, Digest | None] = {0: None}
+    for number, parent in ((1, 0), (2, 1), (3, 2), (4, 3), (5, 4), (6, 3), (7, 6)):
+        digests[number] = await _publish(store, policy, number, digests[parent])
+
+    async def lineage(number: int, ancestors: int, descendants: int) -> tuple[dict[int, int], bool]:
+        reach = Reach(ancestors=ancestors, descendants=descendants)
+        revision = await store.catalog.revision(policy.policy_id, number)
+        related = await store.catalog.related(policy.policy_id, number, reach.beyond, limit=MOST_NODES)
+        found = lineage_of(policy.policy_id, revision, related, reach, {})
+        return {node.number: node.distance for node in found.nodes}, found.complete
+
+    assert await lineage(3, 9, 9) == ({1: -2, 2: -1, 3: 0, 4: 1, 5: 2, 6: 1, 7: 2}, True)
+    assert await lineage(3, 2, 2) == ({1: -2, 2: -1, 3: 0, 4: 1, 5: 2, 6: 1, 7: 2}, True)
+    assert await lineage(3, 1, 1) == ({2: -1, 3: 0, 4: 1, 6: 1}, False)
+    assert await lineage(3, 2, 1) == ({1: -2, 2: -1, 3: 0, 4: 1, 6: 1}, False)
+    assert await lineage(3, 0, 0) == ({3: 0}, False)
+    assert await lineage(7, 9, 0) == ({1: -4, 2: -3, 3: -2, 6: -1, 7: 0}, True)
+
+
+async def test_of_too_many_relatives_the_nearest_are_told(store: Store) -> None:
+    policy = await add_policy(store)
+    parent = None
+    for number in range(1, 7):
+        parent = await _publish(store, policy, number, parent)
+    found = await store.catalog.related(policy.policy_id, 3, Reach(descendants=9), limit=3)
+    assert [each.revision.number for each in found] == [2, 4, 1]
+
+
 async def test_parents_that_name_each_other_end(store: Store) -> None:
     policy = await add_policy(store)
     second = export_of(policy, 2).digest
     first = await _publish(store, policy, 1, second)
     await _publish(store, policy, 2, first)
-    found = await store.catalog.related(policy.policy_id, 1, limit=50)
-    assert {revision.number for revision in found} == {2}
+    found = await store.catalog.related(policy.policy_id, 1, Reach(descendants=50), limit=50)
+    assert {each.revision.number for each in found} == {2}
 
 
 async def test_a_parent_of_another_policy_is_no_node(store: Store) -> None:
@@ -58,7 +90,7 @@ async def test_a_parent_of_another_policy_is_no_node(store: Store) -> None:
     policy = await add_policy(store)
     foreign = await _publish(store, other, 1, None)
     await _publish(store, policy, 1, foreign)
-    assert await store.catalog.related(policy.policy_id, 1, limit=9) == []
+    assert await store.catalog.related(policy.policy_id, 1, Reach(), limit=9) == []
 
 
 async def test_scores_are_the_newest_of_each_suite_and_metric(store: Store) -> None:

@@ -334,10 +334,19 @@ class RegistryClient:
         path = _policies(tenant_id, policy, "evaluations")
         return _read(await self._http.get(path, {"limit": limit, "after": after}), list[EvaluationRecord])
 
-    async def get_lineage(self, tenant_id: TenantId, policy: PolicyId | str, revision: Digest) -> Lineage:
-        """Return the graph around a revision, given by number or digest."""
+    async def get_lineage(
+        self,
+        tenant_id: TenantId,
+        policy: PolicyId | str,
+        revision: Digest,
+        *,
+        ancestors: int | None = None,
+        descendants: int | None = None,
+    ) -> Lineage:
+        """Return the graph around a revision, given by number or digest, as far as trainings are given."""
         path = _policies(tenant_id, policy, "revisions", named("revision", revision), "lineage")
-        return _read(await self._http.get(path), Lineage)
+        steps = {"ancestors": ancestors, "descendants": descendants}
+        return _read(await self._http.get(path, steps), Lineage)
 
     async def get_diff(
         self, tenant_id: TenantId, policy: PolicyId | str, revision: Digest, *, against: str | None

@@ -12,16 +12,29 @@ from services.gateway.http.recording import RecordedRoute
 router = APIRouter(
     prefix="/mint/v1/policies/{policy}/revisions/{revision}", tags=["policies"], route_class=RecordedRoute
 )
+StepsQuery = Annotated[int, Query(ge=0, le=1000, examples=[3])]
 AgainstQuery = Annotated[str | None, Query(max_length=100, examples=["12", "sha256:4f0e..."])]
 
 
 @router.get("/lineage")
-async def get_lineage(policy: str, revision: str, caller: CallerDep, gateway: GatewayDep) -> Lineage:
-    """Return the graph around a revision: its ancestors to the first, itself, and what was trained from it.
+async def get_lineage(  # noqa: PLR0917  # FastAPI passes them by name
+    policy: str,
+    revision: str,
+    caller: CallerDep,
+    gateway: GatewayDep,
+    ancestors: StepsQuery = 1000,
+    descendants: StepsQuery = 1,
+) -> Lineage:
+    """Return the graph around a revision: its ancestors, itself, and what was trained from it.
 
-    A node's ``parent`` is the digest of another node, or of what is no revision of this policy.
+    ``ancestors`` and ``descendants`` say how many trainings to go back and forth; unasked, it is all the way
+    back and to the children. A node's ``parent`` is the digest of another node, or of what is no revision of
+    this policy; its ``distance`` is -1 for the parent and 1 for a child. Of more than 1000 nodes the farthest
+    are left out; ``complete`` says whether any was, for this or for a limit. To go on, ask for a node's own.
     """
-    return await gateway.registry.get_lineage(caller.tenant_id, policy, Digest(revision))
+    return await gateway.registry.get_lineage(
+        caller.tenant_id, policy, Digest(revision), ancestors=ancestors, descendants=descendants
+    )
 
 
 @router.get("/diff")

@@ -28,8 +28,10 @@ from mint_common.ids import BaseName, Digest, PolicyId, TenantId, new_id
 from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.ledger_memory import MemoryLedger
 from services.registry.adapters.memory_custody import vouch_for
+from services.registry.adapters.memory_lineage import relatives
 from services.registry.adapters.memory_tables import Tables
 from services.registry.core.exports import Refusal, answer, retired
+from services.registry.core.lineage import Reach, Relative
 from services.registry.core.names import DEFAULT_ALIAS, ModelName, is_policy_id
 from services.registry.core.policies import PolicyChange, change_policy, changed, created, selects
 from services.registry.core.resolve import base_resolution, policy_resolution
@@ -134,17 +136,11 @@ class MemoryCatalog:
             and (wanted.created_before is None or revision.created_at < wanted.created_before)
         ][:limit]
 
-    async def related(self, policy_id: PolicyId, number: int, *, limit: int) -> Sequence[RevisionRecord]:
-        """Return a revision's ancestors, nearest first, and then its children."""
-        rows = self._tables.revisions.get(policy_id, [])
-        by_digest = {row.digest: row for row in rows}
-        line = [rows[number - 1]]
-        while len(line) <= limit and (parent := by_digest.get(line[-1].parent or Digest(""))) is not None:
-            if parent.number == number:
-                break
-            line.append(parent)
-        children = [row for row in rows if row.parent == line[0].digest]
-        return [*line[1:], *children][:limit]
+    async def related(
+        self, policy_id: PolicyId, number: int, reach: Reach, *, limit: int
+    ) -> Sequence[Relative]:
+        """Return a revision's ancestors and descendants within reach, nearest first."""
+        return relatives(self._tables.revisions.get(policy_id, []), number, reach)[:limit]
 
     async def resolve(self, tenant_id: TenantId, name: ModelName) -> Resolution:
         """Return what a model name means now."""

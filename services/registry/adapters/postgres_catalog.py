@@ -26,6 +26,7 @@ from mint_common.ids import BaseName, Digest, PolicyId, TenantId, new_id
 from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.runtime.postgres_errors import PostgresConnection
 from services.registry.adapters.postgres_bulk import insert_policies, insert_revisions
+from services.registry.adapters.postgres_lineage import find_related
 from services.registry.adapters.postgres_policies import (
     describe_policy,
     insert_policy,
@@ -43,6 +44,7 @@ from services.registry.adapters.rows import (
     revision_of,
 )
 from services.registry.core.exports import Refusal, answer, retired
+from services.registry.core.lineage import Reach, Relative
 from services.registry.core.names import ModelName, is_policy_id
 from services.registry.core.policies import PolicyChange, change_policy, changed, created
 from services.registry.core.resolve import base_resolution, policy_resolution
@@ -81,20 +83,6 @@ _SETTLED = """
 _SETTLE = """
     INSERT INTO exports (tenant_id, policy_id, export_id, digest, number, code, reason, settled_at)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
-"""
-# A line that is longer than what is asked for is cut there, whatever parents say of each other.
-_RELATED = """
-    WITH RECURSIVE line AS (
-        SELECT r.*, 0 AS depth FROM revisions r WHERE policy_id = $1 AND number = $2
-        UNION ALL
-        SELECT r.*, depth + 1 FROM line JOIN revisions r
-        ON r.policy_id = $1 AND r.digest = line.parent AND r.number <> $2 WHERE depth < $3
-    )
-    SELECT * FROM line WHERE depth > 0
-    UNION ALL
-    SELECT r.*, 2147483647 FROM revisions r
-    WHERE policy_id = $1 AND parent = (SELECT digest FROM line WHERE depth = 0)
-    ORDER BY depth, number LIMIT $3
 """
 
 
@@ -188,10 +176,11 @@ class PostgresCatalog:
         )
         return [revision_of(row) for row in rows]
 
-    async def related(self, policy_id: PolicyId, number: int, *, limit: int) -> Sequence[RevisionRecord]:
-        """Return a revision's ancestors, nearest first, and then its children."""
-        rows = await self._pool.fetch(_RELATED, policy_id, number, limit)
-        return [revision_of(row) for row in rows]
+    async def related(
+        self, policy_id: PolicyId, number: int, reach: Reach, *, limit: int
+    ) -> Sequence[Relative]:
+        """Return a revision's ancestors and descendants within reach, nearest first."""
+        return await find_related(self._pool, policy_id, number, reach, limit=limit)
 
     async def resolve(self, tenant_id: TenantId, name: ModelName) -> Resolution:
         """Return what a model name means now."""

@@ -1,33 +1,64 @@
-"""Where revisions come from: a line back to the first, and what was trained from here."""
+"""Where revisions come from and what came of them: ancestors and descendants, as far as was asked."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from mint_common.catalog import Lineage, LineageNode, RevisionRecord
 from mint_common.ids import PolicyId
 
 MOST_NODES = 1000
+MOST_STEPS = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Relative:
+    """A revision, and how many trainings lie between it and another: -1 its parent, 1 its child."""
+
+    revision: RevisionRecord
+    distance: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reach:
+    """How far to go back and forth, in trainings."""
+
+    ancestors: int = MOST_STEPS
+    descendants: int = 1
+
+    @property
+    def beyond(self) -> "Reach":
+        """One step further, where it shows whether anything is left out."""
+        return Reach(ancestors=self.ancestors + 1, descendants=self.descendants + 1)
 
 
 def lineage_of(
     policy_id: PolicyId,
     revision: RevisionRecord,
-    related: Sequence[RevisionRecord],
+    related: Sequence[Relative],
+    reach: Reach,
     aliases: Mapping[int, Sequence[str]],
 ) -> Lineage:
-    """Return a graph of a revision, its ancestors and its children, by number.
+    """Return a graph of a revision and its relatives within reach, by number.
 
-    ``related`` may lack ancestors: a line longer than `MOST_NODES` is cut, and `complete` says so.
+    ``related`` is what is within ``reach.beyond``, nearest first; of more than `MOST_NODES` in all the
+    farthest are cut. `complete` says whether anything was left out.
     """
-    known = {each.digest: each for each in (revision, *related)}
-    nodes = sorted(known.values(), key=lambda each: each.number)
+    near = [each for each in related if -reach.ancestors <= each.distance <= reach.descendants]
+    itself = Relative(revision=revision, distance=0)
+    known: dict[int, Relative] = {}
+    for each in (itself, *near)[:MOST_NODES]:
+        known.setdefault(each.revision.number, each)
+    is_complete = len(near) == len(related) and len(near) < MOST_NODES
+    nodes = [known[number] for number in sorted(known)]
     return Lineage(
         revision=revision.number,
-        nodes=tuple(_node(policy_id, each, aliases.get(each.number, ())) for each in nodes),
-        complete=len(nodes) < MOST_NODES,
+        nodes=tuple(_node(policy_id, each, aliases.get(each.revision.number, ())) for each in nodes),
+        complete=is_complete,
     )
 
 
-def _node(policy_id: PolicyId, revision: RevisionRecord, aliases: Sequence[str]) -> LineageNode:
+def _node(policy_id: PolicyId, relative: Relative, aliases: Sequence[str]) -> LineageNode:
+    revision = relative.revision
     wave = revision.wave_id
     return LineageNode(
         number=revision.number,
@@ -41,4 +72,5 @@ def _node(policy_id: PolicyId, revision: RevisionRecord, aliases: Sequence[str])
         checkpoint=None if wave is None else f"checkpoints/{policy_id}/{revision.step}-{wave}",
         aliases=tuple(aliases),
         created_at=revision.created_at,
+        distance=relative.distance,
     )

@@ -150,12 +150,19 @@ def lineage_revision(
     policy: PolicyArgument,
     revision: RevisionArgument,
     *,
+    ancestors: Annotated[
+        int, typer.Option(min=0, max=1000, help="How many trainings to go back.", metavar="N")
+    ] = 1000,
+    descendants: Annotated[
+        int, typer.Option(min=0, max=1000, help="How many trainings to go on.", metavar="N")
+    ] = 1,
     as_json: JsonOption = False,
     folder: FolderOption = DEFAULT_FOLDER,
 ) -> None:
     """Show where a revision comes from and what was trained from it."""
+    steps = {"ancestors": ancestors, "descendants": descendants}
     with public_api(folder) as api:
-        found = api.get(path_of("policies", policy, "revisions", revision, "lineage"))
+        found = api.get(path_of("policies", policy, "revisions", revision, "lineage"), steps)
     show(found if as_json else found["nodes"], NODE, as_json=as_json)
 
 

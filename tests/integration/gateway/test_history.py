@@ -32,6 +32,18 @@ def test_a_line_goes_back_to_the_first_revision(mint):
     assert mint.get("/policies/traced/revisions/99/lineage").status_code == 404
 
 
+def test_a_lineage_goes_as_far_as_was_asked(mint):
+    def reached(**steps) -> tuple[dict[int, int], bool]:
+        found = mint.get("/policies/traced/revisions/1/lineage", params=steps).json()
+        return {node["number"]: node["distance"] for node in found["nodes"]}, found["complete"]
+
+    assert reached(descendants=9) == ({1: 0, 2: 1, 3: 2}, True)
+    assert reached() == ({1: 0, 2: 1}, False)
+    assert reached(descendants=0) == ({1: 0}, False)
+    refused = mint.get("/policies/traced/revisions/1/lineage", params={"descendants": 1001})
+    assert (refused.status_code, refused.json()["error"]["field"]) == (422, "descendants")
+
+
 def test_a_revision_is_compared_with_its_parent_or_with_any_other(stack, mint):
     score = {"revision": 2, "suite": "held-out", "metric": "accuracy", "value": 0.5, "n": 4}
     mint.post("/policies/traced/evaluations", json=score).raise_for_status()
@@ -66,3 +78,5 @@ def test_the_commands_print_both(stack, mint, monkeypatch):
     assert "q_proj" in run("diff", "traced", "3", "1")
     assert len(json.loads(run("diff", "traced", "3", "--json"))["modules"]) == len(stack.facts.modules)
     assert len(run("lineage", "traced", "3").splitlines()) == 4
+    assert len(run("lineage", "traced", "3", "--ancestors", "1").splitlines()) == 3
+    assert len(run("lineage", "traced", "1", "--descendants", "2").splitlines()) == 4

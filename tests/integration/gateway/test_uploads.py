@@ -3,12 +3,14 @@
 import io
 import json
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from mint_common.adapters_format import peft_name
+from mint_common.adapters_format import build_adapter, peft_name
 from mint_common.adapters_format.tensor_file import write_tensors
+from mint_common.ids import PolicyId
 
 pytestmark = pytest.mark.integration
 
@@ -91,6 +93,14 @@ def refusals(stack):
     with_nan = {**broken, name: broken[name] * np.float32("nan")}
     short = {key: value for key, value in broken.items() if key != name}
     weights = good[WEIGHTS]
+    other = build_adapter(
+        facts=replace(stack.facts, name="other"),
+        policy_id=PolicyId("any"),
+        step=0,
+        parent=None,
+        rank=RANK,
+        tensors=broken,
+    )
     return {
         "not_tar": b"hello",
         "missing_file": tar({WEIGHTS: weights}),
@@ -107,7 +117,7 @@ def refusals(stack):
         "header_too_large": tar({**good, WEIGHTS: (10**9).to_bytes(8, "little") + bytes(40)}),
         "gaps_or_overlaps": tar({**good, WEIGHTS: weights + bytes(8)}),
         "not_finite": tar({**good, WEIGHTS: write_tensors(with_nan)}),
-        "wrong_base": tar({**good, CONFIG: config(base_model_name_or_path="some/moe")}),
+        "wrong_base": tar(dict(other.files)),
         "wrong_dtype": tar({**good, WEIGHTS: weights.replace(b'"F32"', b'"I32"')}),
         "wrong_shape": tar({**good, WEIGHTS: write_tensors({**broken, name: np.ones((RANK, 3), "<f4")})}),
         "unknown_tensor": tar({**good, WEIGHTS: write_tensors({**broken, "x": broken[name]})}),

@@ -21,6 +21,7 @@ from mint_common.runtime.postgres import migrate, open_pool
 from mint_common.testing.adapters import make_adapter
 from services.registry.core.exports import Refusal
 from services.registry.core.keys import hash_key
+from services.registry.core.lineage import Reach
 from services.registry.core.names import parse_model
 from services.registry.handlers.bulk import BulkIngest, NewAdapter
 
@@ -130,6 +131,7 @@ async def _walk_hot_paths(store: Store) -> None:
             page = await store.catalog.policies(TENANT, wanted, limit=20, after=after)
             after = page[-1].name if page else "name-1"
     await store.catalog.owned(TENANT, [second.digest])
+    await store.catalog.related(policy.policy_id, first.number, Reach(descendants=9), limit=9)
     evaluation = EvaluationRecord(
         evaluation_id=EvaluationId("eval_1"),
         digest=first.digest,
