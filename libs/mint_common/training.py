@@ -18,6 +18,9 @@ from mint_common.ids import BaseName, Digest, PolicyId, TenantId
 LAST_SEQ = 2**31 - 1
 """The last place there is: of the `Close` of a client that does not number it."""
 
+UNNUMBERED = LAST_SEQ + 1
+"""Places from here on are of operations that their client did not number: see `Submission`."""
+
 JsonScalar = str | int | float | bool | None
 
 
@@ -107,6 +110,29 @@ class Pass(msgspec.Struct, frozen=True, tag="pass"):
     backward: bool
 
 
+class Lesson(msgspec.Struct, frozen=True):
+    """A completion behind two prompts: what the policy reads before it, and what the teacher reads.
+
+    Prompts are int32 token ids; ``target_tokens`` and ``weights`` have one dimension, as long as each other.
+    """
+
+    student_tokens: bytes
+    teacher_tokens: bytes
+    target_tokens: Array
+    weights: Array
+
+
+class Distill(msgspec.Struct, frozen=True, tag="distill"):
+    """Forward and backward towards a teacher: add the gradient of the reverse KL to the policy's.
+
+    The teacher is a checkpoint over the same base, of any rank and targets.
+    """
+
+    data: tuple[Lesson, ...]
+    teacher: CheckpointRef
+    temperature: float
+
+
 class Step(msgspec.Struct, frozen=True, tag="step"):
     """Take an AdamW step on the gradient and clear it. ``clip_norm`` 0 does not clip."""
 
@@ -146,7 +172,7 @@ class Close(msgspec.Struct, frozen=True, tag="close"):
     """End the training session: its memory is given back, its checkpoints stay."""
 
 
-Operation = Open | Pass | Step | Save | Load | Export | Close
+Operation = Open | Pass | Distill | Step | Save | Load | Export | Close
 
 
 class Submission(msgspec.Struct, frozen=True):
@@ -154,7 +180,8 @@ class Submission(msgspec.Struct, frozen=True):
 
     Numbers may arrive out of order, and one may never come (its client refused it): a gap holds back what is
     behind it for a bounded time only, and not at all once its number was skipped. `LAST_SEQ` comes behind all
-    that has arrived, and waits for nothing else.
+    that has arrived, and waits for nothing else. A number from `UNNUMBERED` on comes behind whatever of the
+    policy has arrived before it, and nothing waits for it.
     """
 
     policy_id: PolicyId
@@ -176,6 +203,13 @@ class Passed(msgspec.Struct, frozen=True, tag="passed"):
     """
 
     logprobs: tuple[Array, ...]
+    metrics: dict[str, float]
+
+
+class Distilled(msgspec.Struct, frozen=True, tag="distilled"):
+    """``losses`` has the loss of each lesson. Metrics are named ``name:reduction``."""
+
+    losses: tuple[float, ...]
     metrics: dict[str, float]
 
 
@@ -240,7 +274,7 @@ class Closed(msgspec.Struct, frozen=True, tag="closed"):
     """The session has ended."""
 
 
-Result = Opened | Passed | Stepped | Saved | Loaded | Exported | Closed
+Result = Opened | Passed | Distilled | Stepped | Saved | Loaded | Exported | Closed
 
 
 class Pending(msgspec.Struct, frozen=True, tag="pending"):

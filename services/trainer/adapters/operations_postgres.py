@@ -14,7 +14,7 @@ from mint_common.claims import Claim
 from mint_common.errors import MintError, NotFound
 from mint_common.ids import BaseName, Digest, PolicyId
 from mint_common.runtime.postgres_errors import acquired
-from mint_common.training import OperationConflict, PolicyTaken, SessionClosed
+from mint_common.training import UNNUMBERED, OperationConflict, PolicyTaken, SessionClosed
 from services.trainer.adapters.checkpoint_rows_postgres import put_checkpoint
 from services.trainer.adapters.sessions_postgres import ONE_WRITER, WAVES
 from services.trainer.core.operations import (
@@ -205,15 +205,18 @@ class PostgresOperations:
 
     async def next_seq(self, policy_id: PolicyId) -> int:
         """Return the number after the greatest that is finished."""
-        query = "SELECT max(seq) FROM operations WHERE policy_id = $1 AND finished_at IS NOT NULL"
-        greatest = await self._pool.fetchval(query, policy_id)
+        query = (
+            "SELECT max(seq) FROM operations WHERE policy_id = $1 AND seq < $2 AND finished_at IS NOT NULL"
+        )
+        greatest = await self._pool.fetchval(query, policy_id, UNNUMBERED)
         return 0 if greatest is None else int(greatest) + 1
 
     async def unfinished(self) -> list[StoredOperation]:
-        """Return the operations that wait."""
+        """Return the operations that wait, in the order in which they came."""
         query = (
             "SELECT policy_id, seq, operations.tenant_id, payload, payload_is_claim FROM operations"
-            " JOIN training USING (policy_id) WHERE base = $1 AND finished_at IS NULL ORDER BY policy_id, seq"
+            " JOIN training USING (policy_id) WHERE base = $1 AND finished_at IS NULL"
+            " ORDER BY policy_id, submitted_at, seq"
         )
         return [_stored(row) for row in await self._pool.fetch(query, self._base)]
 

@@ -17,8 +17,8 @@ from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.claims import Claim
 from mint_common.events import LoraSpec
 from mint_common.ids import Digest, PolicyId, TenantId
-from mint_common.training import Pass, Passed, Step
-from services.trainer.adapters.policy_tasks import Clear, Copy, Replace, Task, Work
+from mint_common.training import Distill, Distilled, Pass, Passed, Step
+from services.trainer.adapters.policy_tasks import Clear, Copy, Learn, Replace, Task, Work
 from services.trainer.adapters.scoring import ScoringBase
 from services.trainer.adapters.state_copies import state_copy, state_export
 from services.trainer.adapters.tiers import Resident, Tiers
@@ -130,6 +130,12 @@ class ResidentPolicies:
     ) -> Awaitable[Passed]:
         """Queue a pass."""
         return self._begin(policy_id, tenant_id, work, alone=alone)
+
+    def begin_distill(
+        self, policy_id: PolicyId, tenant_id: TenantId, work: Distill, teacher: LoraSpec, data: bytes
+    ) -> Awaitable[Distilled]:
+        """Queue a distillation."""
+        return self._begin(policy_id, tenant_id, Learn(distill=work, teacher=teacher, data=data))
 
     def begin_step(
         self, policy_id: PolicyId, tenant_id: TenantId, work: Step, *, alone: bool = False

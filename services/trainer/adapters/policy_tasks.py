@@ -12,12 +12,14 @@ from typing import Any
 from mint_common.errors import MintError
 from mint_common.events import LoraSpec
 from mint_common.ids import PolicyId
-from mint_common.training import Pass, Passed, Step
+from mint_common.training import Distill, Distilled, Lesson, Pass, Passed, Step
+from services.trainer.adapters.distilling import run_distillation
 from services.trainer.adapters.passes import SPOILT_WEIGHT, PassWork, run_passes, take_step
 from services.trainer.adapters.scoring import ScoringBase
 from services.trainer.adapters.tiers import Resident, Tiers
 from services.trainer.adapters.training_state import (
     ParkedState,
+    TrainingState,
     park_state,
     read_state,
     without_optimizer,
@@ -46,8 +48,17 @@ class Replace:
     with_optimizer: bool
 
 
-Work = Pass | Step | Copy | Clear | Replace
-Done = Passed | StepTaken | ParkedState | int | None
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learn:
+    """Distill from the weights of a checkpoint."""
+
+    distill: Distill
+    teacher: LoraSpec
+    data: bytes
+
+
+Work = Pass | Step | Copy | Clear | Replace | Learn
+Done = Passed | StepTaken | Distilled | ParkedState | int | None
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -69,6 +80,8 @@ class Task:
     def tokens(self) -> int:
         """Return how many tokens it computes."""
         work = self.work
+        if isinstance(work, Learn):
+            return sum(map(_lesson_tokens, work.distill.data))
         return sum(len(datum.tokens) // 4 for datum in work.data) if isinstance(work, Pass) else 0
 
     def settle(self, result: object) -> None:
@@ -79,6 +92,11 @@ class Task:
             self.done.set_exception(result)
         else:
             self.done.set_result(result)
+
+
+def _lesson_tokens(lesson: Lesson) -> int:
+    prompts = len(lesson.student_tokens) // 4 + len(lesson.teacher_tokens) // 4
+    return prompts + 2 * (lesson.target_tokens.shape[0] - 1)
 
 
 def carry_out(
@@ -105,14 +123,16 @@ def carry_out(
     for task in tasks:
         if not isinstance(task.work, Pass):
             resident = residents[task.policy_id]
-            result = _work_on(base, tiers, resident, task.work)
+            result = _work_on(base, tiers, resident, task.work, max_tokens=max_tokens)
             results[id(task)] = result
             if isinstance(result, NotFinite) and result.what == SPOILT_WEIGHT:
                 spoilt.add(task.policy_id)
     return [results[id(task)] for task in tasks], spoilt
 
 
-def _work_on(base: ScoringBase, tiers: Tiers, resident: Resident, work: Work) -> Done | MintError:
+def _work_on(
+    base: ScoringBase, tiers: Tiers, resident: Resident, work: Work, *, max_tokens: int
+) -> Done | MintError:
     if isinstance(work, Replace):
         try:
             state = read_state(base.facts, work.lora, work.data)
@@ -123,8 +143,18 @@ def _work_on(base: ScoringBase, tiers: Tiers, resident: Resident, work: Work) ->
     state = tiers.swap_in(resident)
     if isinstance(work, Step):
         return take_step(state, work)
+    if isinstance(work, Learn):
+        return _learn(base, state, work, max_tokens=max_tokens)
     if isinstance(work, Clear):
         state.lora.leaf.grad = None
         return None
     assert isinstance(work, Copy), work
     return park_state(state)
+
+
+def _learn(base: ScoringBase, state: TrainingState, work: Learn, *, max_tokens: int) -> Done | MintError:
+    try:
+        teacher = read_state(base.facts, work.teacher, work.data).lora
+    except ValueError as error:
+        return CheckpointLost(uri="", problem=str(error))
+    return run_distillation(base, state.lora, teacher, work.distill, step=state.step, max_tokens=max_tokens)

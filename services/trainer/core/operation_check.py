@@ -19,7 +19,9 @@ from mint_common.training import (
     Array,
     CheckpointRef,
     Datum,
+    Distill,
     Export,
+    Lesson,
     Load,
     LossName,
     Open,
@@ -31,6 +33,7 @@ from mint_common.training import (
 )
 
 MAX_METADATA_BYTES = 16 * 1024
+MAX_TEMPERATURE = 1e3
 MAX_TTL_SECONDS = 10 * 366 * 86400
 _NAME = re.compile(r"[A-Za-z0-9._~@:+=-]{1,200}", re.ASCII)
 _ITEM_BYTES = {"int64": 8, "float32": 4}
@@ -75,6 +78,8 @@ def _check_operation(operation: Operation, facts: BaseFacts) -> None:
             _check_open(operation, facts)
         case Pass():
             _check_pass(operation, facts)
+        case Distill():
+            _check_distill(operation, facts)
         case Step():
             _check_step(operation)
         case Save():
@@ -207,10 +212,52 @@ def _check_datum(datum: Datum, where: str, inputs: LossInputs, facts: BaseFacts,
         if array.shape != shape:
             problem = f"shape {list(array.shape)} where the targets have {list(shape)}"
             raise InvalidField(field=f"{where}.{name}", problem=problem)
-        if len(array.data) != math.prod(shape) * _ITEM_BYTES[array.dtype]:
-            raise InvalidField(
-                field=f"{where}.{name}", problem=f"{len(array.data)} bytes do not fit its shape"
-            )
+        _check_bytes(array, f"{where}.{name}")
+
+
+def _check_distill(operation: Distill, facts: BaseFacts) -> None:
+    if not operation.data:
+        raise InvalidField(field="data", problem="is empty")
+    if not (math.isfinite(operation.temperature) and 0 < operation.temperature <= MAX_TEMPERATURE):
+        problem = f"{operation.temperature} is outside 0..{MAX_TEMPERATURE}, 0 excluded"
+        raise InvalidField(field="temperature", problem=problem)
+    for index, lesson in enumerate(operation.data):
+        _check_lesson(lesson, f"data[{index}]", facts)
+    for name, prompts in (
+        ("student_input", [lesson.student_tokens for lesson in operation.data]),
+        ("reference_input", [lesson.teacher_tokens for lesson in operation.data]),
+    ):
+        _check_ids(prompts, np.dtype("<i4"), facts, name)
+    targets = [lesson.target_tokens.data for lesson in operation.data]
+    _check_ids(targets, np.dtype("<i8"), facts, "target_tokens")
+
+
+def _check_lesson(lesson: Lesson, where: str, facts: BaseFacts) -> None:
+    targets = lesson.target_tokens
+    if targets.dtype != "int64" or len(targets.shape) != 1 or 0 in targets.shape:
+        problem = f"must be int64 in one dimension, found {targets.dtype} of shape {list(targets.shape)}"
+        raise InvalidField(field=f"{where}.target_tokens", problem=problem)
+    if lesson.weights.shape != targets.shape:
+        problem = f"shape {list(lesson.weights.shape)} where the targets have {list(targets.shape)}"
+        raise InvalidField(field=f"{where}.weights", problem=problem)
+    for name, array in (("target_tokens", targets), ("weights", lesson.weights)):
+        _check_bytes(array, f"{where}.{name}")
+    if not np.isfinite(floats_of(lesson.weights)).all():
+        raise InvalidField(field=f"{where}.weights", problem="has a value that is not finite")
+    room = facts.max_context - targets.shape[0] + 1
+    for name, prompt in (
+        ("student_input", lesson.student_tokens),
+        ("reference_input", lesson.teacher_tokens),
+    ):
+        length, odd = divmod(len(prompt), 4)
+        if odd or not 1 <= length <= room:
+            problem = f"{length} tokens before {targets.shape[0]} targets: there is room for 1..{room}"
+            raise InvalidField(field=f"{where}.{name}", problem=problem)
+
+
+def _check_bytes(array: Array, field: str) -> None:
+    if len(array.data) != math.prod(array.shape) * _ITEM_BYTES[array.dtype]:
+        raise InvalidField(field=field, problem=f"{len(array.data)} bytes do not fit its shape")
 
 
 def _check_ids(parts: Sequence[bytes], kind: np.dtype, facts: BaseFacts, what: str) -> None:

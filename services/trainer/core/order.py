@@ -3,14 +3,15 @@
 A line is a value. Invariants (tests/unit/trainer/test_order.py): every operation that arrives is released
 once; without gaps the release is in the order of numbers, whatever the order of arrival; nothing waits longer
 than the hold for a number that does not come, and nothing waits for one that was skipped, because its sender
-was refused; the last number of all waits for nothing but what has arrived. One that comes after its gap was
+was refused; the last number of all waits for nothing but what has arrived, and neither does an operation that
+its client did not number: it comes behind what had arrived before it. One that comes after its gap was
 released is released at once: of the operations of one client only parts of one forward and backward pass can
 overtake each other, and their gradients add up in any order.
 """
 
 from dataclasses import dataclass, field, replace
 
-from mint_common.training import LAST_SEQ
+from mint_common.training import LAST_SEQ, UNNUMBERED
 
 MAX_SKIPPED = 1000
 """How many skipped numbers are remembered; a gap that is not is held back like any other."""
@@ -20,37 +21,45 @@ MAX_SKIPPED = 1000
 class Line:
     """``next_seq`` is the number that is due; ``waiting`` maps later numbers to their time of arrival.
 
-    ``skipped`` are later numbers that nobody waits for.
+    ``skipped`` are later numbers that nobody waits for. ``behind`` has, for those that their client did not
+    number, the last number that had arrived before them.
     """
 
     next_seq: int = 0
     waiting: dict[int, float] = field(default_factory=dict)
     skipped: frozenset[int] = frozenset()
+    behind: dict[int, int] = field(default_factory=dict)
 
     def arrive(self, seq: int, *, now: float) -> "Line":
         """Return the line with one more operation, which may be early or late."""
-        return replace(self, waiting={**self.waiting, seq: now})
+        behind = self.behind
+        if seq >= UNNUMBERED:
+            numbered = (one for one in self.waiting if one < UNNUMBERED)
+            behind = {**behind, seq: max(numbered, default=self.next_seq - 1)}
+        return replace(self, waiting={**self.waiting, seq: now}, behind=behind)
 
     def skip(self, seq: int) -> "Line":
         """Return the line that does not wait for a number; should it come all the same, it has its place."""
         if seq < self.next_seq or seq in self.waiting or len(self.skipped) >= MAX_SKIPPED:
             return self
         skipped = self.skipped | {seq}
-        return _settled(self.next_seq, self.waiting, skipped)
+        return _settled(self.next_seq, self.waiting, skipped, self.behind)
 
     def release(self, *, now: float, hold_seconds: float) -> "tuple[list[int], Line]":
         """Return the numbers that may be executed now, in order, and the line without them."""
         waiting = dict(self.waiting)
         next_seq = self.next_seq
         released = []
-        for seq in sorted(waiting):
-            is_held = seq > next_seq and seq != LAST_SEQ
+        for seq in sorted(waiting, key=lambda seq: (self.behind.get(seq, seq), seq)):
+            is_held = next_seq < seq < LAST_SEQ
             if is_held and now < self._due(waiting, hold_seconds):
                 break
             released.append(seq)
             del waiting[seq]
-            next_seq = _after(max(next_seq, seq + 1), self.skipped)
-        return released, _settled(next_seq, waiting, self.skipped)
+            if seq < UNNUMBERED:
+                next_seq = _after(max(next_seq, seq + 1), self.skipped)
+        behind = {seq: number for seq, number in self.behind.items() if seq in waiting}
+        return released, _settled(next_seq, waiting, self.skipped, behind)
 
     def due(self, *, hold_seconds: float) -> float | None:
         """Return when the gap that holds the line up is released, None if nothing waits."""
@@ -61,10 +70,13 @@ class Line:
         return min(waiting.values()) + hold_seconds
 
 
-def _settled(next_seq: int, waiting: dict[int, float], skipped: frozenset[int]) -> Line:
+def _settled(
+    next_seq: int, waiting: dict[int, float], skipped: frozenset[int], behind: dict[int, int]
+) -> Line:
     """Return a line that is past what was skipped, and remembers no more of it than it needs."""
     next_seq = _after(next_seq, skipped)
-    return Line(next_seq=next_seq, waiting=waiting, skipped=frozenset(s for s in skipped if s > next_seq))
+    later = frozenset(seq for seq in skipped if seq > next_seq)
+    return Line(next_seq=next_seq, waiting=waiting, skipped=later, behind=behind)
 
 
 def _after(next_seq: int, skipped: frozenset[int]) -> int:

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Sequence
 from mint_common.errors import MintError
 from mint_common.training import (
     Close,
+    Distill,
     Load,
     Loaded,
     Open,
@@ -193,7 +194,7 @@ class Driver:
         return len(seqs)
 
     async def _keep(self, seq: int, operation: Operation) -> int:
-        """Execute an operation that saves, loads or ends; return 1 when it came to an end."""
+        """Execute an operation that saves, loads, distills or ends; return 1 when it came to an end."""
         (kept,) = await asyncio.gather(self._executor.keep(operation), return_exceptions=True)
         if isinstance(kept, NotResident):
             return 0
@@ -229,7 +230,7 @@ class Driver:
         operation = self._live[seq]
         if isinstance(result, Opened | Loaded | Stepped):
             self._step = result.step
-        if isinstance(operation, Pass | Step | Open | Load):
+        if isinstance(operation, Pass | Distill | Step | Open | Load):
             self._changed = self._position
         self._is_closed = self._is_closed or closes(operation, result)
         self._attempts.pop(seq, None)

@@ -12,6 +12,8 @@ from mint_common.training import (
     CheckpointRecord,
     CheckpointRef,
     Closed,
+    Distill,
+    Distilled,
     Export,
     Ingredient,
     Load,
@@ -115,21 +117,18 @@ class Executor:
         return policies.begin_step(session.policy_id, session.tenant_id, operation, alone=alone)
 
     async def keep(self, operation: Operation) -> Kept:
-        """Execute an operation that saves, loads or ends."""
+        """Execute an operation that saves, loads, distills or ends."""
         policies, session = self._term.policies, self._session
         match operation:
             case Open():
-                await policies.admit(session.policy_id, operation.lora, data=None)
-                if operation.mixture:
-                    step = await self._mix(operation.mixture)
-                elif operation.checkpoint is not None:
-                    step = await self._load(operation.checkpoint, with_optimizer=operation.with_optimizer)
-                else:
-                    return Kept(result=Opened(step=0))
-                return Kept(result=Opened(step=step), state=await self.copy(with_gradient=True))
+                return await self._open(operation)
             case Load():
                 step = await self._load(operation.checkpoint, with_optimizer=operation.with_optimizer)
                 return Kept(result=Loaded(step=step), state=await self.copy(with_gradient=True))
+            case Distill():
+                result = await self._distill(operation)
+                # Done again it would need the teacher, which may be gone by then.
+                return Kept(result=result, state=await self.copy(with_gradient=True))
             case Save():
                 return Kept(state=await self.copy(with_gradient=False))
             case Export():
@@ -146,6 +145,29 @@ class Executor:
         session = self._session
         return self._term.policies.begin_copy(
             session.policy_id, session.tenant_id, with_gradient=with_gradient
+        )
+
+    async def _open(self, operation: Open) -> Kept:
+        await self._term.policies.admit(self._session.policy_id, operation.lora, data=None)
+        if operation.mixture:
+            step = await self._mix(operation.mixture)
+        elif operation.checkpoint is not None:
+            step = await self._load(operation.checkpoint, with_optimizer=operation.with_optimizer)
+        else:
+            return Kept(result=Opened(step=0))
+        return Kept(result=Opened(step=step), state=await self.copy(with_gradient=True))
+
+    async def _distill(self, distill: Distill) -> Distilled:
+        # The teacher may be what this policy was a moment ago.
+        await self._settled()
+        session = self._session
+        record = await self._term.readable(distill.teacher, session.tenant_id)
+        if record.base != session.base:
+            problem = f"a checkpoint of {record.base!r}, not of {session.base!r}"
+            raise InvalidField(field="reference_model_path", problem=problem)
+        weights = await self._term.mixtures.mix(record.lora, [record], [1.0])
+        return await self._term.policies.begin_distill(
+            session.policy_id, session.tenant_id, distill, record.lora, weights
         )
 
     async def _load(self, ref: CheckpointRef, *, with_optimizer: bool) -> int:

@@ -62,11 +62,11 @@ class OperationStore(Protocol[Connection_contra]):
         ...
 
     async def next_seq(self, policy_id: PolicyId) -> int:
-        """Return the number after the greatest that is finished."""
+        """Return the number after the greatest that is finished, of those that clients gave."""
         ...
 
     async def unfinished(self) -> list[StoredOperation]:
-        """Return the operations of the base that wait, by policy and number."""
+        """Return the operations of the base that wait, by policy and in the order in which they came."""
         ...
 
     async def executed_after(self, policy_id: PolicyId, position: int) -> list[StoredOperation]:

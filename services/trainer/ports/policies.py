@@ -9,7 +9,7 @@ from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.claims import Claim
 from mint_common.events import LoraSpec
 from mint_common.ids import Digest, PolicyId, TenantId
-from mint_common.training import CheckpointRecord, Pass, Passed, Step
+from mint_common.training import CheckpointRecord, Distill, Distilled, Pass, Passed, Step
 from services.trainer.core.batch import Batch
 
 
@@ -161,6 +161,15 @@ class Policies(Protocol):
 
         Raises NotFinite when the pass is refused: nothing is added to the gradient then. Raises NotResident
         when the policy has been dropped, which also happens to what is behind a fault of the machinery.
+        """
+        ...
+
+    def begin_distill(
+        self, policy_id: PolicyId, tenant_id: TenantId, work: Distill, teacher: LoraSpec, data: bytes
+    ) -> Awaitable[Distilled]:
+        """Queue a distillation from the weights of a training checkpoint, whose LoRA is ``teacher``.
+
+        Raises NotFinite, as a pass does, and CheckpointLost when the bytes do not fit the teacher.
         """
         ...
 

@@ -15,8 +15,11 @@ from mint_common.events import LoraSpec
 from mint_common.ids import BaseName, PolicyId, TenantId
 from mint_common.training import (
     Array,
+    CheckpointRef,
     Datum,
+    Distill,
     Done,
+    Lesson,
     Open,
     Operation,
     Pass,
@@ -65,6 +68,20 @@ def spoilt_pass(seed: int) -> Pass:
     inputs = {**datum.inputs, "logprobs": floats([-1e4] * length), "advantages": floats([1.0] * length)}
     wild = Datum(tokens=datum.tokens, inputs=inputs)
     return Pass(data=(wild,), loss="importance_sampling", config={}, backward=True)
+
+
+def make_distill(seed: int, teacher: CheckpointRef, *, data: int = 2) -> Distill:
+    """Return a distillation of random completions."""
+    rng = random.Random(seed)
+
+    def tokens(count: int) -> list[int]:
+        return [rng.randrange(264) for _ in range(count)]
+
+    def lesson() -> Lesson:
+        prompts = [np.asarray(tokens(rng.randint(2, 5)), "<i4").tobytes() for _ in range(2)]
+        return Lesson(*prompts, ints(tokens(4)), floats([1.0] * 4))
+
+    return Distill(data=tuple(lesson() for _ in range(data)), teacher=teacher, temperature=1.0)
 
 
 @dataclass(slots=True)

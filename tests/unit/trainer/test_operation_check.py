@@ -18,7 +18,9 @@ from mint_common.training import (
     CheckpointRef,
     Close,
     Datum,
+    Distill,
     Export,
+    Lesson,
     Load,
     Open,
     Operation,
@@ -69,6 +71,17 @@ def pass_of(*data: Datum, loss: Any = "cross_entropy", config: Mapping[str, floa
     return Pass(data=data, loss=loss, config=dict(config or {}), backward=True)
 
 
+def ids(*tokens: int) -> bytes:
+    return np.asarray(tokens, "<i4").tobytes()
+
+
+def distill(temperature: float = 1.0, **changes: Any) -> Distill:
+    whole = Lesson(ids(1, 2), ids(3), array((2, 3, 4), "i8"), array((1, 0, 1)))
+    lesson = msgspec.structs.replace(whole, **changes)
+    teacher = CheckpointRef(POLICY, "sampler", "one")
+    return Distill(data=(whole, lesson), teacher=teacher, temperature=temperature)
+
+
 REWARDED = {"logprobs": array((-1, -1, -1)), "advantages": array((1, 0, -1))}
 SOUND: dict[str, Operation] = {
     "open": OPEN,
@@ -80,6 +93,8 @@ SOUND: dict[str, Operation] = {
     "ppo, bounds of tokens": pass_of(datum(**REWARDED, clip_low_threshold=array((1, 1, 1))), loss="ppo"),
     "gspo": pass_of(datum(**REWARDED, sequence_ratio_mask=array((0, 1, 1))), loss="gspo"),
     "dro": pass_of(datum(**REWARDED), loss="dro", config={"beta": 0.1}),
+    "distill": distill(),
+    "distill to the end of the context": distill(student_tokens=ids(*[1] * 62)),
     "step": STEP,
     "save": SAVE,
     "export": EXPORT,
@@ -175,6 +190,24 @@ BAD: dict[str, tuple[str, Operation]] = {
         "loss_fn_config.clip",
         pass_of(datum(**REWARDED), loss="ppo", config={"clip": 1.0}),
     ),
+    "nothing to distill": ("data", msgspec.structs.replace(distill(), data=())),
+    "temperature 0": ("temperature", distill(0.0)),
+    "temperature NaN": ("temperature", distill(math.nan)),
+    "no prompt": ("data[1].student_input", distill(student_tokens=b"")),
+    "half a token of a prompt": ("data[1].reference_input", distill(teacher_tokens=b"\0" * 6)),
+    "a prompt that leaves no room": ("data[1].reference_input", distill(teacher_tokens=ids(*[1] * 63))),
+    "a prompt above the vocabulary": ("data[1].student_input", distill(student_tokens=ids(40))),
+    "lessons without targets": ("data[1].target_tokens", distill(target_tokens=array((), "i8"))),
+    "lessons in two dimensions": (
+        "data[1].target_tokens",
+        distill(target_tokens=array(((1,), (2,)), "i8"), weights=array(((1,), (2,)))),
+    ),
+    "a lesson above the vocabulary": (
+        "data[1].target_tokens",
+        distill(target_tokens=array((1, 2, 40), "i8")),
+    ),
+    "fewer weights than targets": ("data[1].weights", distill(weights=array((1, 1)))),
+    "infinite weights": ("data[1].weights", distill(weights=array((1, math.inf, 1)))),
     "a negative rate": ("adam_params.learning_rate", step(learning_rate=-1.0)),
     "an infinite rate": ("adam_params.learning_rate", step(learning_rate=math.inf)),
     "beta1 of 1": ("adam_params.beta1", step(beta1=1.0)),

@@ -5,7 +5,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mint_common.training import LAST_SEQ
+from mint_common.training import LAST_SEQ, UNNUMBERED
 from services.trainer.core.order import MAX_SKIPPED, Line
 
 HOLD = 3.0
@@ -88,3 +88,20 @@ def test_the_last_number_waits_for_what_has_arrived_alone() -> None:
     line = Line(next_seq=4).arrive(LAST_SEQ, now=0.0).arrive(6, now=1.0)
     assert line.release(now=1.0, hold_seconds=HOLD)[0] == []
     assert line.release(now=HOLD, hold_seconds=HOLD)[0] == [6, LAST_SEQ]
+
+
+def test_without_a_number_comes_behind_what_has_arrived_and_before_what_has_not() -> None:
+    first, second = UNNUMBERED + 7, UNNUMBERED + 3
+    line = Line(next_seq=1).arrive(1, now=0.0).arrive(first, now=0.0).arrive(2, now=0.0)
+    line = line.arrive(second, now=0.0)
+    assert line.release(now=0.0, hold_seconds=HOLD) == ([1, first, 2, second], Line(next_seq=3))
+    line = Line(next_seq=3).arrive(first, now=0.0)
+    assert line.release(now=0.0, hold_seconds=HOLD) == ([first], Line(next_seq=3))
+
+
+def test_without_a_number_waits_behind_a_gap_as_what_it_comes_after_does() -> None:
+    number = UNNUMBERED + 1
+    line = Line(next_seq=1).arrive(2, now=0.0).arrive(number, now=0.0)
+    assert line.release(now=1.0, hold_seconds=HOLD) == ([], line)
+    assert line.release(now=HOLD, hold_seconds=HOLD) == ([2, number], Line(next_seq=3))
+    assert line.arrive(1, now=1.0).release(now=1.0, hold_seconds=HOLD)[0] == [1, 2, number]

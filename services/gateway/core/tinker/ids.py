@@ -20,7 +20,9 @@ SAMPLE_PREFIX = "smp_"
 """What request ids of samples begin with."""
 
 CheckpointKind = Literal["training", "sampler"]
-FutureKind = Literal["create", "pass", "step", "save", "load", "export", "open", "inflight", "mix", "close"]
+FutureKind = Literal[
+    "create", "pass", "distill", "step", "save", "load", "export", "open", "inflight", "mix", "close"
+]
 """``load`` and ``create`` differ in what is answered only; ``open``, ``inflight`` and ``mix`` are exports:
 the first two open a sampling session, the last one is of a mixture."""
 
@@ -28,7 +30,7 @@ _SESSION = re.compile(r"ses_[a-z2-7]{26}", re.ASCII)
 _MODEL = re.compile(r"(ses_[a-z2-7]{26}):train:([0-9]{1,10})", re.ASCII)
 _SAMPLER = re.compile(r"(ses_[a-z2-7]{26}):sample:([0-9]{1,19})", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=+@-]{0,127}", re.ASCII)
-_REQUEST = re.compile(r"op:([a-z]+):([0-9]{1,10}):(pol_[a-z2-7]{26})(?::(.{1,400}))?", re.ASCII)
+_REQUEST = re.compile(r"op:([a-z]+):([0-9]{1,19}):(pol_[a-z2-7]{26})(?::(.{1,400}))?", re.ASCII)
 _KINDS = {"weights": "training", "sampler_weights": "sampler"}
 _SEGMENTS = {"training": "weights", "sampler": "sampler_weights"}
 
@@ -136,7 +138,7 @@ def checkpoint_path(model_id: str, checkpoint_id: str, *, field: str = "checkpoi
 def parse_request_id(text: str) -> OperationId:
     """Return the training operation that a request id stands for. Raises FutureGone."""
     match = _REQUEST.fullmatch(text)
-    if match is None or match[1] not in get_args(FutureKind) or int(match[2]) > MAX_SEQ:
+    if match is None or match[1] not in get_args(FutureKind) or int(match[2]) >= 2**63:
         raise FutureGone(request_id=text[:100])
     kind: FutureKind = match[1]  # type: ignore[assignment]  # it was just looked up
     return OperationId(kind=kind, policy_id=PolicyId(match[3]), seq=int(match[2]), detail=match[4] or "")

@@ -9,6 +9,7 @@ import numpy as np
 from mint_common.training import (
     Array,
     Closed,
+    Distilled,
     Exported,
     Loaded,
     Opened,
@@ -23,6 +24,7 @@ from services.gateway.core.tinker.ids import CheckpointPath, OperationId
 from services.gateway.core.tinker.mixtures import mixture_answer
 from services.gateway.core.tinker.schema import FLOAT32, new_message
 
+REVERSE_KL = "mint_forward_backward_reverse_kl"
 OUTPUT_TYPE = "ArrayRecord"
 
 
@@ -51,13 +53,23 @@ def write_export(
 
 
 def _answer(
-    result: Opened | Stepped | Saved | Loaded | Exported | Closed, operation: OperationId, model_id: str
+    result: Opened | Distilled | Stepped | Saved | Loaded | Exported | Closed,
+    operation: OperationId,
+    model_id: str,
 ) -> dict[str, object]:
     match result:
         case Opened() if operation.kind == "create":
             return {"type": "create_model", "model_id": model_id}
         case Opened() | Loaded():
             return {"type": "load_weights", "model_id": model_id, "path": operation.detail}
+        case Distilled():
+            return {
+                "type": REVERSE_KL,
+                "outputs": [
+                    {"loss": {"data": [loss], "shape": [1], "dtype": "float32"}} for loss in result.losses
+                ],
+                "metrics": _finite(result.metrics),
+            }
         case Stepped():
             return {"type": "optim_step", "metrics": _finite(result.metrics)}
         case Saved():

@@ -5,6 +5,7 @@ from fastapi import APIRouter
 from services.gateway.http.tinker import (
     checkpoints,
     configuration,
+    distillation,
     downloads,
     futures,
     interpolation,
@@ -23,6 +24,7 @@ for _module in (
     configuration,
     sessions,
     training,
+    distillation,
     weights,
     downloads,
     checkpoints,
