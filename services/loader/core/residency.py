@@ -97,23 +97,19 @@ class Room:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Residency:
-    """The adapters of one engine, as a value; each change returns the next value."""
+    """The adapters of one engine, as a value; each change returns the next value.
+
+    ``used_bytes`` are those of all residents, loading ones included; ``slots_used`` take a slot. Both are
+    kept, not counted: they are asked for at every step of every load.
+    """
 
     capacity: Capacity
     policy: Policy = Policy.GDSF
     residents: Mapping[Digest, Resident] = field(default_factory=dict)
     turn: int = 0
     age: float = 0.0
-
-    @property
-    def used_bytes(self) -> int:
-        """Return the bytes of all residents, loading ones included."""
-        return sum(resident.size_bytes for resident in self.residents.values())
-
-    @property
-    def slots_used(self) -> int:
-        """Return how many adapters take a slot."""
-        return sum(resident.in_slot for resident in self.residents.values())
+    used_bytes: int = 0
+    slots_used: int = 0
 
     def get(self, digest: Digest) -> Resident | None:
         """Return a resident, loading or finished."""
@@ -198,15 +194,14 @@ class Residency:
         """Begin to copy an adapter into a slot: a free one, or that of an adapter that nothing runs on."""
         resident = self.residents[digest]
         assert resident.state is State.STAGED
-        changed = dict(self.residents)
-        if victim is not None:
-            loser = self.residents[victim]
-            assert loser.state is State.READY
-            assert loser.running == 0
-            changed[victim] = replace(loser, state=State.STAGED)
         assert self.slots_used - (victim is not None) < self.capacity.slots
-        changed[digest] = replace(resident, state=State.ACTIVATING)
-        return replace(self, residents=changed)
+        winner = replace(resident, state=State.ACTIVATING)
+        if victim is None:
+            return self._put(winner)
+        loser = self.residents[victim]
+        assert loser.state is State.READY
+        assert loser.running == 0
+        return self._put(replace(loser, state=State.STAGED), winner)
 
     def finish_slot(self, digest: Digest, *, now: float) -> "Residency":
         """Finish the copy."""
@@ -268,12 +263,24 @@ class Residency:
         used = replace(resident, uses=uses, touched=turn, worth=value, last_used_at=now)
         return replace(self._put(used), turn=turn)
 
-    def _put(self, resident: Resident) -> "Residency":
-        return replace(self, residents={**self.residents, resident.digest: resident})
+    def _put(self, *changed: Resident) -> "Residency":
+        residents, used_bytes, slots_used = dict(self.residents), self.used_bytes, self.slots_used
+        for resident in changed:
+            before = residents.get(resident.digest)
+            residents[resident.digest] = resident
+            used_bytes += resident.size_bytes - (before.size_bytes if before else 0)
+            slots_used += resident.in_slot - (before.in_slot if before else False)
+        return replace(self, residents=residents, used_bytes=used_bytes, slots_used=slots_used)
 
     def _drop(self, digest: Digest) -> "Residency":
-        kept = {key: value for key, value in self.residents.items() if key != digest}
-        return replace(self, residents=kept)
+        kept = dict(self.residents)
+        gone = kept.pop(digest)
+        return replace(
+            self,
+            residents=kept,
+            used_bytes=self.used_bytes - gone.size_bytes,
+            slots_used=self.slots_used - gone.in_slot,
+        )
 
 
 def _reason(resident: Resident) -> str:
