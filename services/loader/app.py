@@ -131,7 +131,7 @@ async def open_loader(settings: LoaderSettings) -> AsyncIterator[Loader]:
         stack.push_async_callback(registry.close)
 
         identity = EngineIdentity(engine_id=engine_id, epoch=new_id("epoch"), base=facts.name)
-        announcements = BusAnnouncements(bus, clock)
+        announcements = BusAnnouncements(bus, clock, is_busy=lambda: tiers.is_loading_for_requests)
         tiers = Tiers(
             engine=engine,
             staging=BuilderStaging(builder),

@@ -185,6 +185,11 @@ class Tiers:
         """
         before = dict(self.holdings.held)
         found = await self._engine.residents()
+    @property
+    def is_loading_for_requests(self) -> bool:
+        """Return whether a request waits for a load."""
+        return self._loads.queue.has_requests
+
         for digest, held in before.items():
             resident = self.holdings.residency.get(digest)
             if self.holdings.held.get(digest) is not held or resident is None or not resident.evictable:

@@ -65,6 +65,11 @@ class ColdQueue:
     credit: Mapping[TenantId, int] = field(default_factory=dict)
     arrivals: int = 0
 
+    @property
+    def has_requests(self) -> bool:
+        """Return whether a user waits for a job."""
+        return any(job.priority is Priority.REQUEST for job in (*self.running, *self.waiting))
+
     def job(self, digest: Digest) -> Job | None:
         """Return the job of a revision."""
         return next((job for job in (*self.running, *self.waiting) if job.digest == digest), None)

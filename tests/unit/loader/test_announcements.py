@@ -63,3 +63,22 @@ async def test_an_event_carries_the_trace_in_which_it_was_announced() -> None:
     running.cancel()
     with suppress(asyncio.CancelledError):
         await running
+
+
+async def test_news_waits_while_requests_wait_for_loads_but_not_for_long() -> None:
+    clock, busy = ManualClock(), True
+    bus = MemoryBus(clock)
+    announcements = BusAnnouncements(bus, clock, is_busy=lambda: busy)
+    running = asyncio.create_task(announcements.run())
+    announcements.announce(evicted(1), cause="c")
+    await clock.advance(0.3)
+    announcements.announce(evicted(2), cause="c")
+    assert not bus.messages
+    await clock.advance(0.3)
+    assert [decode(message.data)[1] for message in bus.messages] == [evicted(1)], "at the latest"
+    busy = False
+    await clock.advance(0.05)
+    assert [decode(message.data)[1] for message in bus.messages] == [evicted(1), evicted(2)]
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
