@@ -278,4 +278,5 @@ def tier_limits(settings: LoaderSettings) -> TierLimits:
             slice_ms=settings.slice_ms,
             drain_after_seconds=settings.drain_seconds,
         ),
+            precedence_ms=settings.precedence_ms,
     )

@@ -33,6 +33,8 @@ class Holdings:
         self.residency = residency
         self.held: dict[Digest, Held] = {}
         self.generating = 0
+        self.warm = 0
+        self.first_tokens = 0
         self.freed = asyncio.Event()
         self._log = log
         self._ends: OrderedDict[Digest, State] = OrderedDict()

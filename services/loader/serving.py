@@ -89,6 +89,7 @@ class Serving:
         check_request(request, self._limits)
         prompt = await self._prompt(request)
         request_id = self._request_id(request.request_id)
+        is_warm = request.revision is None or self._tiers.is_in_slot(request.revision.digest)
         async with self._adapter(request) as adapter:
             stream = self._engine.generate(
                 request_id=request_id,
@@ -100,9 +101,10 @@ class Serving:
             metrics.TOKENS.labels(kind="prompt").inc(len(prompt))
             yield [Started(engine_id=self._engine_id, revision=stream.served, prompt_tokens=prompt)]
             try:
-                with self._tiers.generating():
+                with self._tiers.generating(), self._tiers.first_token(warm=is_warm) as came:
                     async with aclosing(stream.steps()) as steps:
                         async for step in steps:
+                            came()
                             metrics.TOKENS.labels(kind="generated").inc(_count_tokens(step))
                             yield step
             except MintError as error:

@@ -58,6 +58,12 @@ class LoaderSettings(BaseModel):
         2.0, ge=0, description="engine time that filling slots may take at once beyond its share"
     )
     slice_ms: float = Field(2.0, gt=0, description="longest that filling a slot holds the engine up at once")
+    precedence_ms: float = Field(
+        12.0,
+        ge=0,
+        description="how long an adapter whose turn for a slot has come lets first tokens go before it, while"
+        " requests for adapters in slots are answered",
+    )
     drain_seconds: float = Field(
         0.5, ge=0, description="how long a request waits for a slot before another adapter must make way"
     )

@@ -5,6 +5,8 @@ only, so at most ``slots`` distinct adapters are with the engine; nothing waits 
 """
 
 import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from mint_common.errors import MintError, Unavailable
@@ -12,7 +14,7 @@ from mint_common.ids import Digest
 from mint_common.runtime.clock import Clock
 from mint_common.waiting import wait_for_event
 from services.loader import metrics
-from services.loader.core.admission import StallBudget
+from services.loader.core.admission import StallBudget, precedence_seconds
 from services.loader.core.batching import Grant, Waiting, next_drain_seconds, plan_slots
 from services.loader.core.residency import State
 from services.loader.holdings import Holdings
@@ -23,12 +25,16 @@ _IDLE_SECONDS = 3600.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotLimits:
-    """How much activation the engine takes while others generate, and how long nobody must make way."""
+    """How much activation the engine takes while others generate, and how long nobody must make way.
+
+    ``precedence_ms``: how long an adapter whose turn has come lets first tokens go before it.
+    """
 
     stall_share: float
     stall_burst_ms: float
     slice_ms: float
     drain_after_seconds: float
+    precedence_ms: float = 0.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -53,6 +59,7 @@ class Slots:
         )
         self._lines: dict[Digest, _Line] = {}
         self._draining: frozenset[Digest] = frozenset()
+        self._activated_at = 0.0
         self._wake = asyncio.Event()
 
     async def enter(self, digest: Digest) -> None:
@@ -78,6 +85,27 @@ class Slots:
         self._holdings.residency = self._holdings.residency.end(digest)
         if self._lines:
             self._wake.set()
+
+    @contextmanager
+    def first_token(self, *, warm: bool) -> Iterator[Callable[[], None]]:
+        """Count a request that waits for its first token; see `Tiers.first_token`."""
+        holdings, is_waiting = self._holdings, True
+
+        def came() -> None:
+            nonlocal is_waiting
+            if is_waiting:
+                is_waiting = False
+                holdings.first_tokens -= 1
+                if self._lines:
+                    self._wake.set()
+
+        holdings.first_tokens += 1
+        holdings.warm += warm
+        try:
+            yield came
+        finally:
+            came()
+            holdings.warm -= warm
 
     async def warm(self, digest: Digest) -> None:
         """Put an adapter into an empty slot, if there is one; return when it is there or none is left."""
@@ -111,7 +139,7 @@ class Slots:
             self._dismiss_prewarms()
             seconds = next_drain_seconds(residency, waiting, now=now, drain_after_seconds=drain_after)
             await self._pause(seconds)
-        elif (seconds := self._must_wait()) > 0:
+        elif (seconds := max(self._must_wait(), self._gives_way(plan.grant.digest))) > 0:
             await self._pause(seconds)
         else:
             await self._activate(plan.grant)
@@ -134,13 +162,24 @@ class Slots:
             holdings.residency = holdings.residency.fail_slot(grant.digest)
             self._fail(grant.digest, error)
             return
-        metrics.LOAD_SECONDS.labels(stage="activate").observe(self._clock.monotonic() - began)
-        holdings.residency = holdings.residency.finish_slot(grant.digest, now=self._clock.monotonic())
+        self._activated_at = self._clock.monotonic()
+        metrics.LOAD_SECONDS.labels(stage="activate").observe(self._activated_at - began)
+        holdings.residency = holdings.residency.finish_slot(grant.digest, now=self._activated_at)
         holdings.measure()
 
     def _must_wait(self) -> float:
         """Return how long activation must wait for those who generate; an engine at rest owes nobody."""
         return self._budget.wait_seconds(self._clock.monotonic()) if self._holdings.generating else 0.0
+
+    def _gives_way(self, digest: Digest) -> float:
+        """Return how long an adapter lets first tokens go before it."""
+        return precedence_seconds(
+            first_tokens=self._holdings.first_tokens,
+            warm=self._holdings.warm,
+            since=max(self._activated_at, self._lines[digest].since),
+            now=self._clock.monotonic(),
+            most_seconds=self._limits.precedence_ms / 1e3,
+        )
 
     def _settle(self) -> None:
         """Let everybody in whose adapter takes requests; forget lines that nobody stands in any more."""

@@ -8,7 +8,7 @@ Invariants:
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -95,6 +95,20 @@ class Tiers:
         finally:
             self.holdings.generating -= 1
 
+    @contextmanager
+    def first_token(self, *, warm: bool) -> Iterator[Callable[[], None]]:
+        """Count a request that waits for its first token, until what this yields is called: it has come.
+
+        ``warm``: its adapter was in a slot when it came.
+        """
+        with self._slots.first_token(warm=warm) as came:
+            yield came
+
+    def is_in_slot(self, digest: Digest) -> bool:
+        """Return whether a request for an adapter would run at once."""
+        resident = self.holdings.residency.get(digest)
+        return resident is not None and resident.in_slot
+
     async def prewarm(
         self,
         revision: RevisionRef,
@@ -171,6 +185,11 @@ class Tiers:
             host_bytes_capacity=residency.capacity.host_bytes,
         )
 
+    @property
+    def is_loading_for_requests(self) -> bool:
+        """Return whether a request waits for a load."""
+        return self._loads.queue.has_requests
+
     async def run(self) -> None:
         """Load and activate until cancelled."""
         async with asyncio.TaskGroup() as group:
@@ -185,11 +204,6 @@ class Tiers:
         """
         before = dict(self.holdings.held)
         found = await self._engine.residents()
-    @property
-    def is_loading_for_requests(self) -> bool:
-        """Return whether a request waits for a load."""
-        return self._loads.queue.has_requests
-
         for digest, held in before.items():
             resident = self.holdings.residency.get(digest)
             if self.holdings.held.get(digest) is not held or resident is None or not resident.evictable:

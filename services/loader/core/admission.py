@@ -1,4 +1,4 @@
-"""How much of the engine's time putting adapters into slots may take.
+"""How much of the engine's time putting adapters into slots may take, and whose first token goes before it.
 
 While others generate, each millisecond of an activation is one that their next token waits. The share that
 it may take is fixed: following the latency of the moment lets bursts through just when it hurts most.
@@ -45,3 +45,17 @@ class StallBudget:
 
 
 _LEAST_MS = 1e-3
+
+
+def precedence_seconds(
+    *, first_tokens: int, warm: int, since: float, now: float, most_seconds: float
+) -> float:
+    """Return how long an adapter whose turn has come at ``since`` lets first tokens go before it.
+
+    Its copy, and then the prompts of those who waited for it, would share the steps of ``first_tokens`` that
+    others wait for, and make them longer. Where no request is ``warm`` all wait for adapters, and none goes
+    first.
+    """
+    if not first_tokens or not warm:
+        return 0.0
+    return max(0.0, since + most_seconds - now)

@@ -129,6 +129,7 @@ async def make_bench(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Be
             queue_wait: float = 1000.0,
             drain_after: float = 0.5,
             stall_ms: float = 0.3,
+            precedence_ms: float = 0.0,
         ) -> Bench:
             facts, clock, blobs = make_base_facts(), ManualClock(start=100.0), MemoryBlobs()
             cache = DiskCache(blobs, facts, root=tmp_path / "cache", capacity_bytes=disk_bytes, clock=clock)
@@ -149,7 +150,11 @@ async def make_bench(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Be
                         room_wait_seconds=room_wait,
                     ),
                     slots=SlotLimits(
-                        stall_share=0.1, stall_burst_ms=2.0, slice_ms=2.0, drain_after_seconds=drain_after
+                        stall_share=0.1,
+                        stall_burst_ms=2.0,
+                        slice_ms=2.0,
+                        drain_after_seconds=drain_after,
+                        precedence_ms=precedence_ms,
                     ),
                 ),
                 clock=clock,

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.loader.core.admission import StallBudget
+from services.loader.core.admission import StallBudget, precedence_seconds
 
 
 def test_a_full_budget_starts_at_once_and_a_spent_one_waits_for_its_share() -> None:
@@ -39,3 +39,19 @@ def test_any_span_is_stalled_for_its_share_the_burst_and_one_slice_at_most(
             total = sum(stall for _, stall in stalls[first : last + 1])
             largest = max(stall for _, stall in stalls[first : last + 1])
             assert total <= burst_ms + 1000 * share * (end - begin) + largest + 0.1
+
+
+@given(
+    st.integers(0, 5), st.integers(0, 5), st.floats(0.0, 100.0), st.floats(0.0, 100.0), st.floats(0.0, 1.0)
+)
+def test_an_adapter_gives_way_to_first_tokens_for_a_bounded_time_and_only_to_warm_ones(
+    first_tokens: int, warm: int, since: float, later: float, most: float
+) -> None:
+    now = since + later
+    seconds = precedence_seconds(
+        first_tokens=first_tokens, warm=warm, since=since, now=now, most_seconds=most
+    )
+    assert 0.0 <= seconds <= most + 1e-9
+    assert now + seconds <= max(now, since + most) + 1e-9
+    if not first_tokens or not warm:
+        assert seconds == 0.0

@@ -160,6 +160,36 @@ async def test_activations_keep_to_their_share_while_others_generate(make_bench:
         await asyncio.gather(*tasks)
 
 
+async def test_an_adapter_lets_the_first_token_of_a_warm_request_go_before_it(make_bench: Make) -> None:
+    bench = await make_bench(slots=8, host=8, depth=16, precedence_ms=12.0)
+    revisions = [await bench.revision(seed) for seed in range(3)]
+    with bench.tiers.first_token(warm=True) as came:
+        tasks = [asyncio.create_task(use(bench, each)) for each in revisions]
+        await until(lambda: len(bench.tiers.holdings.held) == 3)
+        assert not bench.engine.copies
+        came()
+        await until(lambda: len(bench.engine.copies) == 3)
+        await asyncio.gather(*tasks)
+
+
+async def test_an_adapter_gives_way_for_a_bounded_time(make_bench: Make) -> None:
+    bench = await make_bench(slots=8, host=8, depth=16, precedence_ms=12.0)
+    revisions = [await bench.revision(seed) for seed in range(3)]
+    with bench.tiers.first_token(warm=True):
+        tasks = [asyncio.create_task(use(bench, each)) for each in revisions]
+        await until(lambda: len(bench.tiers.holdings.held) == 3)
+        for copies in (1, 2, 3):
+            await bench.clock.advance(0.0125)
+            await until(lambda copies=copies: len(bench.engine.copies) == copies)
+        await asyncio.gather(*tasks)
+
+
+async def test_where_all_wait_for_adapters_nobody_gives_way(make_bench: Make) -> None:
+    bench = await make_bench(slots=8, host=8, depth=16, precedence_ms=12.0)
+    with bench.tiers.first_token(warm=False):
+        assert await use(bench, revision := await bench.revision(0)) == revision.digest
+
+
 async def test_an_engine_at_rest_activates_without_a_pause(make_bench: Make) -> None:
     bench = await make_bench(slots=8, host=8, depth=16, stall_ms=50.0)
     await asyncio.gather(*[use(bench, await bench.revision(seed)) for seed in range(5)])
