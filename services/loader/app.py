@@ -42,6 +42,8 @@ _log = logging.getLogger(__name__)
 
 SCHEMA = "loader"
 MAX_LOGPROBS = 20
+AHEAD_BYTES = 4 << 20
+"""What an adapter takes whose layout is not worth another question to the builder; 8 of them may lie idle."""
 _FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 0.2, 5.0
 _WATCH_SECONDS = 0.25
 
@@ -134,7 +136,7 @@ async def open_loader(settings: LoaderSettings) -> AsyncIterator[Loader]:
         announcements = BusAnnouncements(bus, clock, is_busy=lambda: tiers.is_loading_for_requests)
         tiers = Tiers(
             engine=engine,
-            staging=BuilderStaging(builder),
+            staging=BuilderStaging(builder, ahead_bytes=AHEAD_BYTES),
             log=ResidencyLog(identity, announcements),
             limits=tier_limits(settings),
             clock=clock,
@@ -276,7 +278,7 @@ def tier_limits(settings: LoaderSettings) -> TierLimits:
             stall_share=settings.stall_share,
             stall_burst_ms=settings.stall_burst_ms,
             slice_ms=settings.slice_ms,
+            precedence_ms=settings.precedence_ms,
             drain_after_seconds=settings.drain_seconds,
         ),
-            precedence_ms=settings.precedence_ms,
     )

@@ -10,6 +10,7 @@ import logging
 import socket
 import subprocess
 import sys
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ _MODULE = "services.loader.adapters.builder_process"
 _READY_SECONDS = 60.0
 _TRIES = 3
 _RETRY_SECONDS = 0.2
+_MOST_AHEAD = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,14 +74,20 @@ class Builder:
         self._clock = clock
         self._numbers = itertools.count(1)
         self._open: dict[int, asyncio.Future[Outcome]] = {}
+        self._ahead: OrderedDict[Path, LaidOut] = OrderedDict()
         self._writer: asyncio.StreamWriter | None = None
         self._up = asyncio.Event()
 
-    async def stage(self, revision: RevisionRef) -> StagedAdapter:
-        """Bring a revision's files to the local disk. Raises as `Staging.stage`."""
-        outcome = await self._ask(Stage(revision=revision))
+    async def stage(self, revision: RevisionRef, *, ahead_bytes: int = 0) -> StagedAdapter:
+        """Bring a revision's files to the local disk. Raises as `Staging.stage`.
+
+        What takes no more than ``ahead_bytes`` is laid out at once, and kept for the call to come.
+        """
+        outcome = await self._ask(Stage(revision=revision, ahead_bytes=ahead_bytes))
         match outcome:
             case Staged():
+                if outcome.ahead is not None:
+                    self._keep(outcome.adapter.folder, outcome.ahead)
                 self._leave(revision.digest)
                 self._enter(outcome.stored)
                 for stage, seconds in outcome.seconds:
@@ -104,6 +112,9 @@ class Builder:
 
     async def lay_out(self, folder: Path) -> LaidOut:
         """Lay an adapter out in memory; the caller releases it once the engine has mapped it."""
+        ahead = self._ahead.pop(folder, None)
+        if ahead is not None:
+            return ahead
         match outcome := await self._ask(LayOut(folder=str(folder))):
             case LaidOut():
                 return outcome
@@ -170,6 +181,7 @@ class Builder:
                 self._take(await read_frame(reader, Answer))
         finally:
             self._up.clear()
+            self._ahead.clear()
             if self._writer is not None:
                 self._writer.close()
                 self._writer = None
@@ -190,6 +202,17 @@ class Builder:
         """Let go of what nobody waits for any more."""
         if isinstance(outcome, LaidOut):
             self.release(outcome)
+        elif isinstance(outcome, Staged) and outcome.ahead is not None:
+            self.release(outcome.ahead)
+
+    def _keep(self, folder: Path, laid_out: LaidOut) -> None:
+        """Keep what was laid out ahead; of a load that found no room, until others come."""
+        before = self._ahead.pop(folder, None)
+        self._ahead[folder] = laid_out
+        if before is None and len(self._ahead) > _MOST_AHEAD:
+            _, before = self._ahead.popitem(last=False)
+        if before is not None:
+            self.release(before)
 
     def _enter(self, entry: StoredAdapter) -> None:
         self.stored[entry.digest] = entry
@@ -212,12 +235,14 @@ class Builder:
 class BuilderStaging:
     """The disk cache, kept by the builder."""
 
-    def __init__(self, builder: Builder) -> None:
+    def __init__(self, builder: Builder, *, ahead_bytes: int = 0) -> None:
+        """``ahead_bytes``: what takes no more is laid out as soon as it is here."""
         self._builder = builder
+        self._ahead_bytes = ahead_bytes
 
     async def stage(self, revision: RevisionRef) -> StagedAdapter:
         """Bring a revision's files here, proved and checked against the base."""
-        return await self._builder.stage(revision)
+        return await self._builder.stage(revision, ahead_bytes=self._ahead_bytes)
 
     async def trim(self, *, keep: Collection[Digest]) -> None:
         """Remove the least recently used beyond the capacity."""

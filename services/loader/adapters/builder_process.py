@@ -84,7 +84,9 @@ class Bench:
                 _seconds.set([])
                 adapter = await self.cache.stage(work.revision)
                 stored = self.cache.entry_of(adapter.digest)
-                return Staged(adapter=adapter, stored=stored, seconds=_seconds.get())
+                is_small = adapter.host_bytes <= work.ahead_bytes
+                ahead = await self._lay_out(adapter.folder) if is_small else None
+                return Staged(adapter=adapter, stored=stored, seconds=_seconds.get(), ahead=ahead)
             case Trim():
                 before = {entry.digest for entry in self.cache.stored()}
                 await self.cache.trim(keep=set(work.keep))

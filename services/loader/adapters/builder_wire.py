@@ -38,9 +38,10 @@ class Stock(msgspec.Struct, frozen=True):
 
 
 class Stage(msgspec.Struct, frozen=True, tag=True):
-    """Bring a revision's files to the local disk and check them."""
+    """Bring a revision's files to the local disk and check them; lay out one of at most ``ahead_bytes``."""
 
     revision: RevisionRef
+    ahead_bytes: int
 
 
 class Trim(msgspec.Struct, frozen=True, tag=True):
@@ -71,14 +72,6 @@ class Call(msgspec.Struct, frozen=True):
     work: Work
 
 
-class Staged(msgspec.Struct, frozen=True, tag=True):
-    """Files are on the disk; ``seconds`` by stage of the work, for the metrics."""
-
-    adapter: StagedAdapter
-    stored: StoredAdapter
-    seconds: Sequence[tuple[str, float]]
-
-
 class Trimmed(msgspec.Struct, frozen=True, tag=True):
     """What has left the disk."""
 
@@ -104,6 +97,15 @@ class LaidOut(msgspec.Struct, frozen=True, tag=True):
     size_bytes: int
     rank: int
     tensors: Sequence[TensorAt]
+
+
+class Staged(msgspec.Struct, frozen=True, tag=True):
+    """Files are on the disk; ``seconds`` by stage of the work, for the metrics."""
+
+    adapter: StagedAdapter
+    stored: StoredAdapter
+    seconds: Sequence[tuple[str, float]]
+    ahead: LaidOut | None
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True):

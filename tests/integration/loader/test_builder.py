@@ -100,6 +100,26 @@ async def test_what_is_laid_out_is_what_the_file_holds(shop: Shop) -> None:
     assert not Path(laid_out.path).exists()
 
 
+async def test_what_is_laid_out_ahead_is_what_would_be_and_is_let_go_of(shop: Shop) -> None:
+    staging = BuilderStaging(shop.builder, ahead_bytes=1 << 30)
+    revisions = [await shop.revision(seed) for seed in range(20, 31)]
+    staged = [await staging.stage(revision) for revision in revisions]
+    kept = dict(shop.builder._ahead)
+    assert list(kept) == [each.folder for each in staged[-8:]], "the latest, however many were never used"
+    ahead = await shop.builder.lay_out(staged[-1].folder)
+    assert ahead == kept[staged[-1].folder]
+    again = await shop.builder.lay_out(staged[-1].folder)
+    assert again.path != ahead.path
+    assert Path(again.path).read_bytes() == Path(ahead.path).read_bytes()
+    for laid_out in (ahead, again):
+        shop.builder.release(laid_out)
+    await staging.stage(revisions[-2])  # in the place of the one that is kept
+    await shop.staging.stage(revisions[-2])  # answered after all releases were heard
+    descriptors = Path(f"/proc/{shop.builder.pid}/fd").iterdir()
+    held = [each for each in descriptors if "mint-adapter" in str(each.readlink())]
+    assert len(held) == len(shop.builder._ahead) == 7
+
+
 @pytest.mark.parametrize("dtype", ["F16", "BF16"])
 async def test_narrower_weights_are_widened_exactly(tmp_path: Path, dtype: str) -> None:
     values = np.array([[1.5, -2.0, 2.0**-14], [0.0, 300.0, -0.0078125]], dtype="<f4")
