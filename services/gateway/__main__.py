@@ -3,6 +3,7 @@
 import os
 import sys
 
+from mint_common.runtime.processor_turns import take_short_turns
 from mint_common.runtime.service import run_process
 from mint_common.settings import read_settings
 from services.gateway.app import run
@@ -15,4 +16,5 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
+    take_short_turns()
     sys.exit(run_process(main))

@@ -23,6 +23,7 @@ from mint_common.adapters_format import MANIFEST_FILE, WEIGHTS_FILE, read_base_f
 from mint_common.blobs.open import open_blobs
 from mint_common.errors import MintError, Unavailable
 from mint_common.runtime.clock import SystemClock
+from mint_common.runtime.processor_turns import take_long_turns
 from mint_common.settings import BlobSettings
 from services.loader.adapters.builder_wire import (
     Answer,
@@ -151,6 +152,7 @@ def make_way() -> None:
     """Give way to every other process, in a session of its own: a terminal's signals do not come here."""
     os.setsid()
     os.nice(NICENESS)
+    take_long_turns()
     with suppress(OSError):  # no autogroups here
         _AUTOGROUP.write_text(str(NICENESS))
 
