@@ -74,6 +74,7 @@ from services.gateway.http.tinker import downloads
 from services.gateway.http.tinker import routes as tinker
 from services.gateway.http.tinker.bodies import streams_body as is_tinker
 from services.gateway.http.tinker.context import Tinker
+from services.gateway.http.turns import Turns
 from services.gateway.ports import WebhookQueue, WebhookSender
 from services.gateway.settings import GatewaySettings
 
@@ -126,6 +127,7 @@ def build_http(*, ready: Callable[[], bool]) -> FastAPI:
         http.include_router(module.router, dependencies=[Depends(authenticate)])
     http.include_router(downloads.open_router)
     install_error_shapes(http)
+    http.add_middleware(Turns)
     return http
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Request, Response
 
 from services.gateway.core.openai.dialects import ChatDialect, CompletionDialect
 from services.gateway.core.openai.requests import ChatBody, CompletionBody
@@ -20,12 +20,11 @@ from services.gateway.core.openai.sampling import (
 )
 from services.gateway.http.answering import Question, answer
 from services.gateway.http.context import CallerDep, Gateway, GatewayDep, HeldDep
-from services.gateway.http.turns import take_turn
 
 router = APIRouter(prefix="/v1", tags=["openai"])
 
 
-@router.post("/completions", dependencies=[Depends(take_turn)])
+@router.post("/completions")
 async def complete(
     body: CompletionBody, request: Request, caller: CallerDep, gateway: GatewayDep, held: HeldDep
 ) -> Response:
@@ -45,7 +44,7 @@ async def complete(
     return await answer(question, request=request, gateway=gateway, held=held)
 
 
-@router.post("/chat/completions", dependencies=[Depends(take_turn)])
+@router.post("/chat/completions")
 async def chat(
     body: ChatBody, request: Request, caller: CallerDep, gateway: GatewayDep, held: HeldDep
 ) -> Response:

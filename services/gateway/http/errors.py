@@ -37,13 +37,18 @@ def _by_path(by_prefix: Mapping[str, Handler], mint_handler: Handler) -> Handler
     return choose
 
 
-async def _on_mint_error(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, MintError)
+def openai_error_response(error: MintError) -> Response:
+    """Return the answer that the OpenAI API gives for an error."""
     response = JSONResponse(error_body(error), error_status(error))
     retry_after = error_response(error).headers.get("retry-after")
     if retry_after is not None:
         response.headers["retry-after"] = retry_after
     return response
+
+
+async def _on_mint_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, MintError)
+    return openai_error_response(error)
 
 
 async def _on_invalid_request(request: Request, error: Exception) -> Response:
