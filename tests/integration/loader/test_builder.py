@@ -25,6 +25,7 @@ from mint_common.ids import TenantId
 from mint_common.runtime.clock import SystemClock
 from mint_common.settings import BlobSettings
 from services.loader.adapters.builder import Builder, BuilderConfig, BuilderStaging, open_builder
+from services.loader.adapters.builder_process import AtOnce
 from services.loader.adapters.laying_out import lay_out
 from services.loader.adapters.vllm_engine import VllmEngine
 from services.loader.ports import LoadedAdapter
@@ -261,3 +262,10 @@ async def _logprobs(engine: VllmEngine, adapter: LoadedAdapter | None) -> list[f
     )
     parts = [part async for step in stream.steps() for part in step]
     return [value for part in parts if isinstance(part, Delta) for value in part.logprobs]
+
+
+async def test_work_handed_to_a_thread_is_done_at_once_and_fails_as_it_would_there() -> None:
+    with AtOnce(1) as threads:
+        assert threads.submit(divmod, 7, 2).result(0) == (3, 1)
+        with pytest.raises(ZeroDivisionError):
+            threads.submit(divmod, 7, 0).result(0)
