@@ -40,7 +40,8 @@ def choose_key(*, bearer: str | None, api_key: str | None) -> str:
 class KeyMemory:
     """Callers by key, each forgotten ``ttl_seconds`` after it was verified; at most ``capacity`` of them.
 
-    Only hashes of keys are kept. A refused key is never remembered: it may exist a moment later.
+    Only hashes of keys are kept. A refused key is never remembered: it may exist a moment later. Whose a key
+    was stays known until it is displaced: who waits in which line may be decided by that, and nothing else.
     """
 
     def __init__(self, *, ttl_seconds: float, capacity: int) -> None:
@@ -55,10 +56,12 @@ class KeyMemory:
         if entry is None:
             return None
         verified_at, caller = entry
-        if now - verified_at >= self._ttl_seconds:
-            del self._entries[name]
-            return None
-        return caller
+        return None if now - verified_at >= self._ttl_seconds else caller
+
+    def last_tenant(self, key: str) -> TenantId | None:
+        """Return whose key it was when it was verified last, however long ago."""
+        entry = self._entries.get(_hash(key))
+        return entry[1].tenant_id if entry else None
 
     def put(self, key: str, caller: Caller, *, now: float) -> None:
         """Remember a verified key, and forget the oldest ones beyond the capacity."""

@@ -80,7 +80,7 @@ def _replay(messages: Sequence[Message], receive: Receive) -> Receive:
 
 
 def _tenant_of(headers: Headers, gateway: Gateway) -> TenantId:
-    """Return whose key was verified lately; all others share one line."""
+    """Return whose key it was when it was verified last; those of keys that never were share one line."""
     scheme, _, bearer = headers.get("authorization", "").partition(" ")
     try:
         key = choose_key(
@@ -88,8 +88,7 @@ def _tenant_of(headers: Headers, gateway: Gateway) -> TenantId:
         )
     except Unauthorized:
         return _NOBODY
-    caller = gateway.keys.get(key, now=gateway.clock.monotonic())
-    return caller.tenant_id if caller else _NOBODY
+    return gateway.keys.last_tenant(key) or _NOBODY
 
 
 def _model_of(messages: Sequence[Message]) -> str:
