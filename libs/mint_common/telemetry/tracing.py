@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 
 from opentelemetry import context, trace
 from opentelemetry.trace import Span, SpanKind
@@ -35,8 +36,9 @@ def span(name: str, *, kind: SpanKind = SpanKind.INTERNAL, **attributes: Attribu
         yield current
 
 
+@cache
 def tracer() -> trace.Tracer:
-    """Return the tracer of this process."""
+    """Return the tracer of this process; one of before the set-up passes on to the one behind it."""
     return trace.get_tracer("mint")
 
 
