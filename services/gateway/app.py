@@ -80,6 +80,7 @@ from services.gateway.settings import GatewaySettings
 
 SCHEMA = "gateway"
 ROUTES = (
+    tinker,
     keys,
     collection,
     audit,
@@ -96,8 +97,8 @@ ROUTES = (
     webhooks,
     models,
     completions,
-    tinker,
 )
+"""Routes are tried in this order: those that are called most often come first."""
 KEYS = 10_000
 """How many verified keys are remembered at once."""
 PRUNE_SECONDS = 600.0

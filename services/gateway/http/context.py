@@ -78,7 +78,7 @@ async def authenticate(
     """Return whose key the request carries. Raises Unauthorized, or Forbidden for a missing scope."""
     key = choose_key(bearer=bearer.credentials if bearer else None, api_key=api_key)
     caller = await identify_caller(gateway, key)
-    check_scope(caller.scopes, request.method, request.url.path)
+    check_scope(caller.scopes, request.method, request.scope["path"])
     return caller
 
 
