@@ -7,6 +7,7 @@ name (``experts.up_proj``, ``shared_experts.up_proj``): it selects every site wh
 from collections import deque
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.adapters_format.names import leaf_of, twig_of
@@ -85,6 +86,7 @@ def _all_sites(facts: BaseFacts) -> list[Site]:
     return sorted([*dense, *routed], key=lambda site: load_order(site.name))
 
 
+@lru_cache(maxsize=1 << 16)
 def load_order(name: str) -> tuple[tuple[int, int, str], ...]:
     """Return the sort key of a module's name."""
     return tuple(
