@@ -5,6 +5,7 @@ an error changes nothing and leaves the key free. Answers that hold a secret are
 """
 
 from collections.abc import Awaitable, Callable
+from typing import Any
 from urllib.parse import quote
 
 from fastapi import Request, Response
@@ -12,6 +13,7 @@ from fastapi.routing import APIRoute
 
 from mint_common.errors import InvalidField, MintError
 from services.gateway.core.callers import Caller, choose_key
+from services.gateway.core.json_types import JsonObject
 from services.gateway.core.requests import (
     AuditRow,
     KeyedRequest,
@@ -24,6 +26,15 @@ from services.gateway.http.tags import tagged
 
 REPEATED_HEADER = "idempotency-replayed"
 WAIT_SECONDS, LOOK_SECONDS = 10.0, 0.05
+IDEMPOTENCY_PARAMETER: JsonObject = {
+    "name": "idempotency-key",
+    "in": "header",
+    "required": False,
+    "description": "The same key and content is carried out once and answered alike for a day; other content "
+    "is 422 idempotency_conflict.",
+    "schema": {"type": "string"},
+    "example": "nightly-2026-03-01",
+}
 _READING = {"GET", "HEAD", "OPTIONS"}
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -33,6 +44,20 @@ class RecordedRoute(APIRoute):
     """A route of a router made with ``route_class=RecordedRoute``."""
 
     is_secret = False
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:  # FastAPI's own
+        """Say in the schema that it takes an Idempotency-Key, if it is a POST that does."""
+        super().__init__(path, endpoint, **options)
+        known = {header.alias for header in self.dependant.header_params}
+        if self.takes_key and IDEMPOTENCY_PARAMETER["name"] not in known:
+            extra = self.openapi_extra or {}
+            others = [each for each in extra.get("parameters", []) if each != IDEMPOTENCY_PARAMETER]
+            self.openapi_extra = {**extra, "parameters": [*others, IDEMPOTENCY_PARAMETER]}
+
+    @property
+    def takes_key(self) -> bool:
+        """Return whether a request may be sent again under an Idempotency-Key."""
+        return "POST" in self.methods and not self.is_secret and not _is_upload(self.path_format)
 
     def get_route_handler(self) -> Handler:  # type: ignore[override]  # its Coroutine is an Awaitable
         """Wrap the route's own handler."""
@@ -83,9 +108,7 @@ class RecordedRoute(APIRoute):
 
     async def _keyed(self, request: Request, caller: Caller) -> KeyedRequest | None:
         key = request.headers.get("idempotency-key")
-        if key is None or _is_stream(
-            request
-        ):  # an upload is one with every other of the same bytes by itself
+        if key is None or _is_upload(request.url.path):  # uploads of the same bytes are one by themselves
             return None
         if self.is_secret:
             problem = "is not taken here: an answer that holds a key is never stored"
@@ -113,10 +136,8 @@ async def _begin(gateway: Gateway, keyed: KeyedRequest) -> StoredAnswer | None:
             await gateway.clock.sleep(LOOK_SECONDS)
 
 
-def _is_stream(request: Request) -> bool:
-    return request.headers.get("content-type") == "application/x-tar" or request.url.path.endswith(
-        "/revisions"
-    )
+def _is_upload(path: str) -> bool:
+    return path.endswith("/revisions")
 
 
 async def _caller(request: Request) -> Caller:
