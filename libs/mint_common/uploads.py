@@ -61,7 +61,7 @@ FIXES: Mapping[str, str] = {
     Reason.WRONG_TARGETS: "Upload it to a policy with the same target modules, or make one.",
     Reason.NO_MODULES: "Check the names of its tensors: none of them is a module of the base.",
     Reason.NOT_SAFETENSORS: "Save the weights with safetensors.",
-    Reason.HEADER_TOO_LARGE: "Save the weights with safetensors; its header may have 100 MB.",
+    Reason.HEADER_TOO_LARGE: "Save the weights with safetensors, without metadata beside the tensors.",
     Reason.GAPS_OR_OVERLAPS: "Save the weights again: the file is cut off or was changed by hand.",
     Reason.UNKNOWN_TENSOR: "Send LoRA weights only, named as PEFT names them.",
     Reason.MISSING_TENSOR: "Save all of the adapter: each module needs its A and its B.",

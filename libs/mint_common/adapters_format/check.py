@@ -21,6 +21,7 @@ from mint_common.adapters_format.layouts import TensorSpec, tensor_specs
 from mint_common.adapters_format.manifest import Manifest, adapter_digest
 from mint_common.adapters_format.names import (
     CONFIG_FILE,
+    HALVES,
     LAYOUTS,
     PACKED,
     WEIGHTS_FILE,
@@ -102,6 +103,12 @@ def check_targets(facts: BaseFacts, targets: Collection[str]) -> None:
         raise refusal(Reason.WRONG_TARGETS, f"{', '.join(foreign)} not in {', '.join(facts.targets)}")
 
 
+def header_limit(facts: BaseFacts) -> int:
+    """Return how large a header an adapter of a base may have: twice what naming all it could have takes."""
+    names = sum(len(HALVES) * max(1, site.count) * (len(site.name) + 250) for site in all_sites(facts))
+    return min(MAX_HEADER_BYTES, 2 * names + (1 << 20))
+
+
 def check_header(specs: Sequence[TensorSpec], header: TensorHeader, *, dtype: str, aligned: bool) -> None:
     """Check that a file holds these tensors and nothing else. Raises AdapterInvalid."""
     tensors = [entry for entry in header.tensors if not (aligned and entry.dtype == PAD_DTYPE)]
@@ -157,7 +164,7 @@ _KEPT: deque[tuple[BaseFacts, tuple[str, Sequence[str], int], Sequence[TensorSpe
 def _check_weights(
     facts: BaseFacts, manifest: Manifest, file: BinaryIO, size_bytes: int, *, proved: bool = False
 ) -> None:
-    header = read_header(file, size_bytes=size_bytes)
+    header = read_header(file, size_bytes=size_bytes, limit=header_limit(facts))
     check_header(_specs(facts, manifest), header, dtype=manifest.dtype, aligned=manifest.layout == PACKED)
     file.seek(0)
     head = file.read(header.data_begin)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mint_common.adapters_format.base_facts import BaseFacts
-from mint_common.adapters_format.check import check_folder, check_header, check_targets
+from mint_common.adapters_format.check import check_folder, check_header, check_targets, header_limit
 from mint_common.adapters_format.config import FREE_KEYS, is_neutral
 from mint_common.adapters_format.layouts import TensorSpec, tensor_specs
 from mint_common.adapters_format.manifest import read_manifest
@@ -98,7 +98,7 @@ def _read_peft(facts: BaseFacts, folder: Path) -> Origin:
         raise refusal(Reason.WRONG_RANK, f"rank {rank}, the limit of {facts.name} is {facts.max_rank}")
     path = folder / WEIGHTS_FILE
     with path.open("rb") as file:
-        header = read_header(file, size_bytes=path.stat().st_size)
+        header = read_header(file, size_bytes=path.stat().st_size, limit=header_limit(facts))
     names = [entry.name for entry in header.tensors if entry.dtype != PAD_DTYPE]
     layout = _layout(names)
     targets = _targets(all_sites(facts), names)

@@ -23,7 +23,7 @@ class Reason(StrEnum):
     NOT_SAFETENSORS = "not_safetensors"
     """The weights are not a safetensors file."""
     HEADER_TOO_LARGE = "header_too_large"
-    """The safetensors header is longer than the format allows."""
+    """The safetensors header is longer than the format allows, or than the tensors of the base need."""
     GAPS_OR_OVERLAPS = "gaps_or_overlaps"
     """Tensors do not tile the data: bytes are missing, shared, unused or cut off."""
     UNKNOWN_TENSOR = "unknown_tensor"

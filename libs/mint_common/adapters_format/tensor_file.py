@@ -51,16 +51,17 @@ class TensorHeader:
     data_begin: int
 
 
-def read_header(file: BinaryIO, *, size_bytes: int) -> TensorHeader:
-    """Read and check the header of a file of that size, leaving the file at the start of the data."""
+def read_header(file: BinaryIO, *, size_bytes: int, limit: int = MAX_HEADER_BYTES) -> TensorHeader:
+    """Read and check the header of a file of that size, leaving the file at the start of the data.
+
+    A header of more than ``limit`` bytes is refused before it is read: its JSON takes many times that.
+    """
     prefix = file.read(8)
     if len(prefix) < 8:
         raise refusal(Reason.NOT_SAFETENSORS, f"{size_bytes} bytes are too few for a header")
     (length,) = struct.unpack("<Q", prefix)
-    if length > MAX_HEADER_BYTES:
-        raise refusal(
-            Reason.HEADER_TOO_LARGE, f"the header has {length} bytes, the limit is {MAX_HEADER_BYTES}"
-        )
+    if length > limit:
+        raise refusal(Reason.HEADER_TOO_LARGE, f"the header has {length} bytes, the limit is {limit}")
     if length > size_bytes - 8:
         problem = f"the header has {length} bytes, the file only {size_bytes}"
         raise refusal(Reason.NOT_SAFETENSORS, problem)

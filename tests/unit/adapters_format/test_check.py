@@ -134,7 +134,11 @@ MUTATED_WEIGHTS = {
         with_header(lambda header: header[FIRST].update(strides=[1])),
         with_header(lambda header: header.update({"__metadata__": {"a": 1}})),  # type: ignore[dict-item]
     ],
-    "header_too_large": [struct.pack("<Q", 100_000_001) + WEIGHTS[8:]],
+    "header_too_large": [
+        struct.pack("<Q", 100_000_001) + WEIGHTS[8:],
+        # Allowed by the format, but far more than the names of this base's tensors.
+        struct.pack("<Q", 3 << 20) + WEIGHTS[8:] + bytes(3 << 20),
+    ],
     "gaps_or_overlaps": [
         WEIGHTS[:-1],
         WEIGHTS + b"\0",
