@@ -41,7 +41,7 @@ from services.trainer.handlers.waves import Handlers
 from services.trainer.http import checkpoints as checkpoint_routes
 from services.trainer.http import operations as operation_routes
 from services.trainer.http import sessions as session_routes
-from services.trainer.settings import TrainerSettings
+from services.trainer.settings import LAYOUTS, TrainerSettings
 
 _log = logging.getLogger(__name__)
 
@@ -118,6 +118,7 @@ async def open_trainer(settings: TrainerSettings, place: Place = ALONE) -> Async
                 ),
                 host_policies=settings.host_policies,
                 max_tokens=settings.microbatch_tokens,
+                layout=LAYOUTS[settings.export_layout],
             )
         )
         base = policies.facts.name

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from mint_common.adapters_format.names import DENSE, FUSED, PACKED
 from mint_common.errors import SettingInvalid
 from mint_common.settings import (
     BlobSettings,
@@ -17,6 +18,9 @@ from mint_common.settings import (
     TelemetrySettings,
 )
 from services.trainer.core.ranks import Place, Sharding
+
+ExportLayout = Literal["packed", "peft-2d", "peft-3d"]
+LAYOUTS: Mapping[ExportLayout, str] = {"packed": PACKED, "peft-2d": DENSE, "peft-3d": FUSED}
 
 
 class TrainerSettings(BaseModel):
@@ -73,6 +77,11 @@ class TrainerSettings(BaseModel):
         10.0,
         ge=5,
         description="another trainer of the base takes over when this one has been silent for so long",
+    )
+    export_layout: ExportLayout = Field(
+        "packed",
+        description="how exports keep a base's experts: packed; peft-2d, a matrix each; peft-3d, as PEFT's"
+        " target_parameters, at twice the rank where gate and up have an A each",
     )
     ranks: int = Field(
         1, ge=1, description="processes that hold the base together; started here, unless torchrun has"

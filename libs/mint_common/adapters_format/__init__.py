@@ -21,6 +21,7 @@ from mint_common.adapters_format.names import (
 from mint_common.adapters_format.norms import ModuleChange, compare_adapters
 from mint_common.adapters_format.origin import Origin, base_name_of, read_origin
 from mint_common.adapters_format.refusal import Reason
+from mint_common.adapters_format.relayout import packed_again
 from mint_common.adapters_format.sites import has_experts
 from mint_common.adapters_format.storage import (
     adapter_prefix,
@@ -62,6 +63,7 @@ __all__ = [
     "fetch_manifest",
     "has_experts",
     "merge_adapter",
+    "packed_again",
     "packed_name",
     "peft_name",
     "read_base_facts",

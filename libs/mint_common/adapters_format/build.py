@@ -21,6 +21,7 @@ from mint_common.adapters_format.names import (
     split_peft_name,
 )
 from mint_common.adapters_format.refusal import Reason, refusal, shown
+from mint_common.adapters_format.relayout import relaid
 from mint_common.adapters_format.sites import Site, all_sites, site_names, targeted, targets_of
 from mint_common.adapters_format.tensor_file import dtype_of, write_tensors
 from mint_common.ids import Digest, PolicyId
@@ -43,15 +44,20 @@ def build_adapter(
     parent: Digest | None,
     rank: int,
     tensors: Mapping[str, np.ndarray],
+    layout: str = PACKED,
 ) -> AdapterFiles:
     """Build and check an adapter from tensors under their PEFT names, those of experts packed or not.
 
-    One packed name makes the layout `packed/1`. B must carry the factor alpha / rank already. Equal tensors
-    give equal bytes. Raises AdapterInvalid.
+    One packed name makes the layout `packed/1`, unless another ``layout`` is asked for; without experts there
+    is but `dense/1`. B must carry the factor alpha / rank already. Equal tensors give equal bytes. Raises
+    AdapterInvalid.
     """
     sites = all_sites(facts)
     targets = _targets(sites, tensors)
-    layout = PACKED if any(map(split_packed_name, tensors)) else DENSE
+    if not any(map(split_packed_name, tensors)):
+        layout = DENSE
+    elif layout != PACKED:
+        rank, tensors = relaid(layout, targeted(sites, targets), rank=rank, tensors=tensors)
     dtype = dtype_of(next(iter(tensors.values())), next(iter(tensors)))
     if layout == PACKED:
         check_targets(facts, targets)

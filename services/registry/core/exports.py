@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from mint_common.adapters_format.manifest import Manifest
+from mint_common.adapters_format.names import FUSED
 from mint_common.adapters_format.refusal import Reason, refusal
 from mint_common.catalog import PolicyRecord
 from mint_common.claims import RevisionRef
@@ -31,7 +32,9 @@ def check_export(export: RevisionExported, policy: PolicyRecord, manifest: Manif
         expected = f"{export.policy_id} step {export.step} parent {export.parent}"
         problem = f"made for {manifest.policy_id!r} step {manifest.step} parent {manifest.parent}"
         raise refusal(Reason.WRONG_POLICY, f"{problem}, exported as {expected}")
-    if manifest.rank != policy.lora.rank:
+    # Fusing keeps the A of gate and that of up above one another, at twice the rank: the update is the same.
+    is_doubled = manifest.layout == FUSED and manifest.rank == 2 * policy.lora.rank
+    if manifest.rank != policy.lora.rank and not is_doubled:
         problem = f"rank {manifest.rank}, policy {policy.name!r} has {policy.lora.rank}"
         raise refusal(Reason.WRONG_RANK, problem)
     if manifest.targets != policy.lora.targets:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 
 from mint_common.adapters_format.base_facts import BaseFacts
+from mint_common.adapters_format.names import PACKED
 from mint_common.claims import Claim
 from mint_common.events import LoraSpec
 from mint_common.ids import Digest, PolicyId, TenantId
@@ -165,7 +166,10 @@ class ResidentPolicies:
     ) -> Awaitable[StateExport]:
         """Queue an export of the weights; a thread of its own builds it."""
         parked = self._begin(policy_id, tenant_id, Copy())
-        return self._written(parked, lambda parked: state_export(self.facts, policy_id, parked, after))
+        return self._written(
+            parked,
+            lambda parked: state_export(self.facts, policy_id, parked, after, layout=self._worker.layout),
+        )
 
     def _begin(
         self, policy_id: PolicyId, tenant_id: TenantId, work: Work, *, alone: bool = False
@@ -189,7 +193,13 @@ class ResidentPolicies:
 
 @asynccontextmanager
 async def open_policies(
-    load: Callable[[], ScoringBase], *, threads: int, limits: Limits, host_policies: int, max_tokens: int
+    load: Callable[[], ScoringBase],
+    *,
+    threads: int,
+    limits: Limits,
+    host_policies: int,
+    max_tokens: int,
+    layout: str = PACKED,
 ) -> AsyncIterator[ResidentPolicies]:
     """Load a base in a thread of its own and yield its policies; leaving waits for the step in hand."""
     with (
@@ -204,6 +214,7 @@ async def open_policies(
             tiers=Tiers(device_policies=limits.device_policies, host_policies=host_policies),
             limits=limits,
             max_tokens=max_tokens,
+            layout=layout,
         )
         async with asyncio.TaskGroup() as work:
             runner = work.create_task(worker.run())

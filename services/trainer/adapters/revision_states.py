@@ -2,11 +2,12 @@
 
 import asyncio
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
 
-from mint_common.adapters_format import WEIGHTS_FILE, BaseFacts, fetch_manifest
+from mint_common.adapters_format import WEIGHTS_FILE, BaseFacts, fetch_manifest, packed_again
 from mint_common.adapters_format.storage import AdapterSource
 from mint_common.claims import Claim, RevisionRef
 from mint_common.errors import AdapterInvalid, BlobCorrupt, BlobMissing
@@ -56,6 +57,12 @@ def put_weights(state: TrainingState, weights: bytes) -> None:
     except safetensors.SafetensorError as error:
         raise ValueError(f"not a file of tensors: {error}") from error
     parts = state.lora.layout.parts
+    if not {part.name for part in parts} <= tensors.keys():
+        # It may be of another layout of experts.
+        arrays = {name: tensor.float().numpy() for name, tensor in tensors.items()}
+        sites = [part.site for part in parts if part.half == "A"]
+        packed = packed_again(sites, rank=state.rank, tensors=arrays)
+        tensors = {name: torch.from_numpy(np.ascontiguousarray(one)) for name, one in packed.items()}
     missing = {part.name for part in parts} ^ {name for name in tensors if not name.startswith("pad.")}
     if missing:
         raise ValueError(f"it and the policy's LoRA differ in {len(missing)} tensors, such as {min(missing)}")

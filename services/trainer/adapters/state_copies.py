@@ -1,6 +1,6 @@
 """What is written of a policy's state while training goes on: its bytes, and its export."""
 
-from mint_common.adapters_format import AdapterFiles, build_adapter
+from mint_common.adapters_format import PACKED, AdapterFiles, build_adapter
 from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.ids import Digest, PolicyId
 from services.trainer.adapters.lora import folded_arrays
@@ -16,9 +16,9 @@ def state_copy(parked: ParkedState, *, with_gradient: bool) -> StateCopy:
 
 
 def state_export(
-    facts: BaseFacts, policy_id: PolicyId, parked: ParkedState, after: ExportFrom
+    facts: BaseFacts, policy_id: PolicyId, parked: ParkedState, after: ExportFrom, *, layout: str = PACKED
 ) -> StateExport:
-    """Return the export of a state."""
+    """Return the export of a state; the layout is that of experts."""
     tensors = folded_arrays(parked.lora)
 
     def build(parent: Digest | None) -> AdapterFiles:
@@ -29,6 +29,7 @@ def state_export(
             parent=parent,
             rank=parked.rank,
             tensors=tensors,
+            layout=layout,
         )
 
     adapter = build(after.digest)

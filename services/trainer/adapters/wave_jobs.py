@@ -66,7 +66,7 @@ def step_jobs(
     ]
 
 
-def export_job(facts: BaseFacts, job: Job, left: Left) -> tuple[Stepped, str | None]:
+def export_job(facts: BaseFacts, job: Job, left: Left, *, layout: str) -> tuple[Stepped, str | None]:
     """Build checkpoint and export; return them with the digest of the checkpoint that the policy equals."""
     started = time.perf_counter()
     checkpoint, sha256 = None, job.resident.sha256
@@ -80,6 +80,7 @@ def export_job(facts: BaseFacts, job: Job, left: Left) -> tuple[Stepped, str | N
         parent=job.parent,
         rank=left.parked.rank,
         tensors=folded_arrays(left.parked.lora),
+        layout=layout,
     )
     seconds = left.metrics["step_seconds"] + time.perf_counter() - started
     metrics = {**left.metrics, "seconds": seconds}

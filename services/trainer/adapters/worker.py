@@ -40,6 +40,7 @@ class Worker:
         tiers: Tiers,
         limits: Limits,
         max_tokens: int,
+        layout: str,
     ) -> None:
         self.tiers = tiers
         self.at_work: dict[PolicyId, Resident] = {}
@@ -48,6 +49,7 @@ class Worker:
         self._exporter = exporter
         self._limits = limits
         self._max_tokens = max_tokens
+        self.layout = layout
         self._schedule = Schedule()
         self._jobs: dict[int, Job] = {}
         self._tasks: dict[int, Task] = {}
@@ -166,7 +168,7 @@ class Worker:
 
     async def _finish(self, job: Job, left: Left) -> None:
         """Export what a step left beside the next batch, then answer."""
-        work = self.write(lambda: export_job(self._base.facts, job, left))
+        work = self.write(lambda: export_job(self._base.facts, job, left, layout=self.layout))
         (result,) = await asyncio.gather(work, return_exceptions=True)
         if isinstance(result, BaseException):
             job.fail(result)

@@ -37,12 +37,16 @@ from mint_common.adapters_format.tensor_file import map_tensors, write_tensors
 from mint_common.blobs.memory import MemoryBlobs
 from mint_common.claims import RevisionRef
 from mint_common.errors import AdapterInvalid
-from mint_common.ids import Digest
+from mint_common.events import LoraSpec
+from mint_common.ids import Digest, PolicyId
 from mint_common.runtime.clock import SystemClock
 from services.loader.adapters.laying_out import lay_out
 from services.loader.adapters.staging import DiskCache
 from services.loader.adapters.vllm_engine import VllmEngine
 from services.loader.ports import LoadedAdapter
+from services.trainer.adapters.state_copies import state_export
+from services.trainer.adapters.training_state import new_state, park_state
+from services.trainer.ports.policies import ExportFrom
 from tests.integration.loader.moe_base import (
     Answer,
     answer,
@@ -180,6 +184,27 @@ async def test_what_peft_saves_is_served_packed_and_peft_reads_what_is_unpacked(
     convert_adapter(served.facts, tmp_path / "packed", tmp_path / "fused", layout=FUSED)
     again = peft.PeftModel.from_pretrained(load_base(served.base), tmp_path / "fused").eval()
     assert max_difference(logprobs_under(again, answers), answers) < TOLERANCE
+
+
+async def test_what_a_trainer_exports_is_served_alike_in_each_layout(served: Served, tmp_path: Path) -> None:
+    lora = LoraSpec(rank=4, alpha=8.0, targets=served.facts.targets, seed=3)
+    state = new_state(served.facts, lora)
+    with torch.no_grad():
+        state.lora.leaf.normal_(std=0.1, generator=torch.Generator().manual_seed(3))
+    parked, after = park_state(state), ExportFrom(digest=None, parent=None)
+    found = {}
+    for layout in (PACKED, DENSE, FUSED):
+        export = state_export(served.facts, PolicyId("policy_a"), parked, after, layout=layout)
+        folder = tmp_path / layout.partition("/")[0]
+        folder.mkdir()
+        for name, data in export.adapter.files.items():
+            (folder / name).write_bytes(data)
+        # As a loader stages it.
+        convert_adapter(served.facts, folder, folder / "staged", layout=PACKED)
+        found[layout] = await served.sample(await served.load(folder / "staged"))
+    assert found[DENSE] == found[PACKED]
+    assert found[FUSED].tokens == found[PACKED].tokens
+    assert np.allclose(found[FUSED].logprobs, found[PACKED].logprobs, rtol=0, atol=1e-5)
 
 
 async def test_evicted_and_reloaded_adapters_answer_as_before(served: Served, tmp_path: Path) -> None:

@@ -1,0 +1,115 @@
+"""Exports in each layout: the same update, read again by peft and by a trainer."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import peft
+import pytest
+import torch
+from safetensors.numpy import load
+
+from mint_common.adapters_format import (
+    CONFIG_FILE,
+    DENSE,
+    FUSED,
+    PACKED,
+    WEIGHTS_FILE,
+    AdapterFiles,
+    BaseFacts,
+    convert_adapter,
+)
+from mint_common.errors import AdapterInvalid
+from mint_common.ids import PolicyId
+from services.trainer.adapters.resident_base import ResidentBase
+from services.trainer.adapters.revision_states import graft_weights
+from services.trainer.adapters.state_copies import state_export
+from services.trainer.adapters.training_state import TrainingState, new_state, park_state, read_state
+from services.trainer.ports.policies import ExportFrom
+
+from .families import describe_family, everything, make_family
+from .plain_peft import row_logprobs
+from .test_families import lines_of, ordered, rows_of
+from .test_lora import with_random_b
+
+EXPERTS = ["Qwen3Moe", "DeepseekV3"]
+
+
+def trained(facts: BaseFacts, *, rank: int = 4) -> TrainingState:
+    state = new_state(facts, everything(facts, rank=rank))
+    with_random_b(state.lora, std=0.05)
+    return state
+
+
+def export(facts: BaseFacts, state: TrainingState, layout: str) -> AdapterFiles:
+    after = ExportFrom(digest=None, parent=None)
+    return state_export(facts, PolicyId("policy_a"), park_state(state), after, layout=layout).adapter
+
+
+def write(adapter: AdapterFiles, folder: Path) -> Path:
+    folder.mkdir()
+    for name, data in adapter.files.items():
+        (folder / name).write_bytes(data)
+    return folder
+
+
+@pytest.mark.parametrize("name", EXPERTS)
+def test_each_layout_holds_the_same_update(name: str, tmp_path: Path) -> None:
+    facts = describe_family(name, tmp_path)
+    state = trained(facts)
+    spec = everything(facts)
+    for layout, times in ((PACKED, 1), (DENSE, 1), (FUSED, 2)):
+        adapter = export(facts, state, layout)
+        assert (adapter.manifest.layout, adapter.manifest.rank) == (layout, times * spec.rank)
+        _, data = graft_weights(facts, spec, None, adapter.files[WEIGHTS_FILE])
+        torch.testing.assert_close(read_state(facts, spec, data).lora.leaf, state.lora.leaf)
+        packed = convert_adapter(
+            facts, write(adapter, tmp_path / layout[:5]), tmp_path / f"{layout[:5]}-packed", layout=PACKED
+        )
+        assert packed.rank == times * spec.rank  # what an engine makes of it
+    split = load(export(facts, state, DENSE).files[WEIGHTS_FILE])
+    whole = load(export(facts, state, PACKED).files[WEIGHTS_FILE])
+    one = next(key for key in split if ".experts.1.up_proj.lora_A." in key)
+    stack = one.replace(".experts.1.up_proj.lora_A.weight", ".experts.up_proj.lora_A.packed")
+    assert np.array_equal(split[one], whole[stack][1])
+
+
+def test_peft_reads_a_fused_export(tmp_path: Path) -> None:
+    facts = describe_family("Qwen3Moe", tmp_path / "base")
+    base, state = ResidentBase(make_family("Qwen3Moe"), facts), trained(facts)
+    folder = write(export(facts, state, FUSED), tmp_path / "fused")
+    config = json.loads((folder / CONFIG_FILE).read_bytes())
+    assert (config["r"], len(config["target_parameters"])) == (8, 2)
+    twin = peft.PeftModel.from_pretrained(make_family("Qwen3Moe"), folder).eval()
+    lines = lines_of(base, rows_of(1))
+    with torch.no_grad():
+        ours, bare = base.logprobs(lines, [state.lora]), base.logprobs(lines)
+        theirs = torch.cat([row_logprobs(twin, row) for row in ordered(lines)])
+    assert float((ours - bare).abs().max()) > 0.05
+    assert torch.allclose(ours, theirs, atol=1e-5, rtol=0)
+
+
+def test_where_gate_and_up_share_an_a_fusing_keeps_the_rank(tmp_path: Path) -> None:
+    facts = describe_family("Qwen3Moe", tmp_path)
+    state = trained(facts)
+    views = dict(state.lora.named())
+    for key, view in views.items():
+        if ".experts.up_proj.lora_A." in key:
+            view.copy_(views[key.replace(".up_proj.", ".gate_proj.")])
+    adapter = export(facts, state, FUSED)
+    assert adapter.manifest.rank == 4
+    _, data = graft_weights(facts, everything(facts), None, adapter.files[WEIGHTS_FILE])
+    torch.testing.assert_close(read_state(facts, everything(facts), data).lora.leaf, state.lora.leaf)
+
+
+def test_a_base_without_experts_has_one_layout(tmp_path: Path) -> None:
+    facts = describe_family("Llama", tmp_path)
+    state = trained(facts)
+    adapters = {export(facts, state, layout).digest for layout in (PACKED, DENSE, FUSED)}
+    assert len(adapters) == 1
+
+
+def test_a_rank_that_doubles_beyond_the_base_is_refused(tmp_path: Path) -> None:
+    facts = describe_family("Qwen3Moe", tmp_path)
+    with pytest.raises(AdapterInvalid, match="rank 32"):
+        export(facts, trained(facts, rank=16), FUSED)
