@@ -12,8 +12,7 @@ from mint_common.client.trainer import TrainerClient
 from mint_common.errors import Unavailable
 from mint_common.runtime.service import run_process
 from services.trainer.app import run
-from services.trainer.core.ranks import ALONE
-from services.trainer.settings import TrainerSettings
+from services.trainer.settings import TrainerSettings, read_place
 
 # One server process imports torch and transformers once; each trainer is a fork of it.
 _FORKS = multiprocessing.get_context("forkserver")
@@ -21,10 +20,11 @@ _FORKS.set_forkserver_preload(["services.trainer.app", "transformers.models.llam
 
 
 class MortalTrainer:
-    """A trainer process; ``settings`` name a fixed port."""
+    """A trainer process; ``settings`` name a fixed port, and how many ranks it starts."""
 
     def __init__(self, settings: TrainerSettings) -> None:
         self.settings = settings
+        self.place = read_place({}, settings)
         self.process: BaseProcess | None = None
 
     def client(self) -> TrainerClient:
@@ -35,7 +35,7 @@ class MortalTrainer:
     async def start(self) -> None:
         """Start it, and wait until it answers."""
         self.process = _FORKS.Process(
-            target=run_process, args=(partial(run, self.settings, ALONE),), daemon=True
+            target=run_process, args=(partial(run, self.settings, self.place),), daemon=True
         )
         self.process.start()
         client = self.client()
