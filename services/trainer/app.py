@@ -30,6 +30,7 @@ from services.trainer.adapters.lease_postgres import PostgresLease
 from services.trainer.adapters.mixtures import BlobMixtures
 from services.trainer.adapters.operations_postgres import PostgresOperations
 from services.trainer.adapters.policies import open_policies
+from services.trainer.adapters.resident_base import SPARSE_ATTENTION
 from services.trainer.adapters.revision_states import BlobRevisionStates
 from services.trainer.adapters.sessions_postgres import PostgresSessions
 from services.trainer.core.ranks import ALONE, Place
@@ -41,6 +42,7 @@ from services.trainer.handlers.waves import Handlers
 from services.trainer.http import checkpoints as checkpoint_routes
 from services.trainer.http import operations as operation_routes
 from services.trainer.http import sessions as session_routes
+from services.trainer.ports.policies import Mismatch
 from services.trainer.settings import LAYOUTS, TrainerSettings
 
 _log = logging.getLogger(__name__)
@@ -136,6 +138,7 @@ async def open_trainer(settings: TrainerSettings, place: Place = ALONE) -> Async
             revisions=BlobRevisionStates(blobs, policies.facts),
             ledger=ledger,
             blobs=blobs,
+            mismatch=_mismatch(settings, policies.facts),
         )
         dispatcher = Dispatcher(
             bus=bus,
@@ -192,6 +195,13 @@ async def open_trainer(settings: TrainerSettings, place: Place = ALONE) -> Async
             registered=registered,
             ranks=ranks,
         )
+
+
+def _mismatch(settings: TrainerSettings, facts: BaseFacts) -> Mismatch:
+    """Return what is set, or what fits: nobody replays what an indexer of sparse attention has picked."""
+    if settings.mismatch == "auto":
+        return "band" if facts.architecture in SPARSE_ATTENTION else "none"
+    return settings.mismatch
 
 
 async def run(settings: TrainerSettings, place: Place) -> None:

@@ -18,6 +18,7 @@ from mint_common.settings import (
     TelemetrySettings,
 )
 from services.trainer.core.ranks import Place, Sharding
+from services.trainer.ports.policies import Mismatch
 
 ExportLayout = Literal["packed", "peft-2d", "peft-3d"]
 LAYOUTS: Mapping[ExportLayout, str] = {"packed": PACKED, "peft-2d": DENSE, "peft-3d": FUSED}
@@ -82,6 +83,11 @@ class TrainerSettings(BaseModel):
         "packed",
         description="how exports keep a base's experts: packed; peft-2d, a matrix each; peft-3d, as PEFT's"
         " target_parameters, at twice the rank where gate and up have an A each",
+    )
+    mismatch: Literal["auto", Mismatch] = Field(
+        "auto",
+        description="tokens of GRPO that trainer and sampler see differently: truncated bounds their weight"
+        " (TIS), band leaves them out (IcePop), none trusts all; auto is band where attention is sparse",
     )
     ranks: int = Field(
         1, ge=1, description="processes that hold the base together; started here, unless torchrun has"

@@ -19,6 +19,7 @@ from services.trainer.adapters.scoring import ScoringBase
 from services.trainer.adapters.training_state import TrainingState
 from services.trainer.core.batch import Batch, Row
 from services.trainer.core.lines import Line, plan_lines
+from services.trainer.core.losses.mismatch import in_band, truncated_sampling
 from services.trainer.core.losses.policy import cross_entropy, importance_sampling
 from services.trainer.core.losses.tokens import kl_to_base, ratio_max_error
 from services.trainer.core.microbatches import plan_microbatches
@@ -44,7 +45,8 @@ def step_policies(
     """Step each state in place and return its metrics, or why its step is refused and the state spoilt.
 
     A batch without rows changes nothing. ``kl`` is there only if the loss has that term, ``ratio_max_error``
-    only where a sampler answered, the routes' metrics only where it recorded them.
+    only where a sampler answered, the routes' metrics only where it recorded them, ``distrusted_tokens`` only
+    with a band.
     """
     steps = [_Step(work=work) for work in works]
     max_targets = max(1, _LOGITS_BYTES // (_FLOAT_BYTES * base.facts.vocab_size))
@@ -156,6 +158,7 @@ class _Step:
     routed: float = 0.0
     unrouted: float = 0.0
     off_route: float = 0.0
+    distrusted: float = 0.0
     preferences: Preferences | None = None
     preferred: dict[str, float] = field(default_factory=dict)
 
@@ -218,6 +221,8 @@ class _Step:
         }
         if settings.algorithm != "sft":
             metrics["ratio_max_error"] = self.ratio_error
+        if settings.algorithm == "grpo" and settings.mismatch == "band":
+            metrics["distrusted_tokens"] = self.distrusted
         if self.kl_coefficient:
             metrics["kl"] = self.kl
         if self.routed or self.unrouted:
@@ -241,12 +246,20 @@ class _Step:
         sampled_T = _sampled(rows)
         advantages_T = torch.tensor([row.advantage for row in rows for _ in row.tokens])
         self.note_ratio(logprobs_T.detach(), sampled_T)
+        counted_T = routed_T
+        if self.work.settings.mismatch == "band":
+            trusted_T = in_band(logprobs_T, sampled_T)
+            self.distrusted += float((1 - trusted_T).sum())
+            counted_T = trusted_T if routed_T is None else routed_T * trusted_T
         trained_T = logprobs_T
-        if routed_T is not None:
-            # A token without a usable route has ratio 1, whatever it is, and so neither loss nor gradient.
-            trained_T = torch.where(routed_T > 0, logprobs_T, sampled_T)
-            advantages_T = advantages_T * routed_T
-        loss = importance_sampling(trained_T, sampled_T, advantages_T)
+        if counted_T is not None:
+            # What does not count has ratio 1, whatever it is, and so neither loss nor gradient.
+            trained_T = torch.where(counted_T > 0, logprobs_T, sampled_T)
+            advantages_T = advantages_T * counted_T
+        if self.work.settings.mismatch == "truncated":
+            loss = truncated_sampling(trained_T, sampled_T, advantages_T)
+        else:
+            loss = importance_sampling(trained_T, sampled_T, advantages_T)
         if not self.kl_coefficient or base_T is None:
             return loss
         kl = kl_to_base(logprobs_T, base_T)

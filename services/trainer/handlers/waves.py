@@ -26,7 +26,7 @@ from services.trainer.core.batch import Batch, build_batch
 from services.trainer.core.record_check import check_record
 from services.trainer.core.refusals import CheckpointLost, RecordInvalid, TrainingRefused
 from services.trainer.core.session import Session, check_turn, is_elsewhere, open_session
-from services.trainer.ports.policies import Policies, Stepped, StepSettings
+from services.trainer.ports.policies import Mismatch, Policies, Stepped, StepSettings
 from services.trainer.ports.waves import CheckpointStore, RevisionStates, SessionStore
 
 _log = logging.getLogger(__name__)
@@ -50,6 +50,7 @@ class Handlers(Generic[Connection]):
         revisions: RevisionStates,
         ledger: Ledger[Connection],
         blobs: Blobs,
+        mismatch: Mismatch = "none",
     ) -> None:
         self._policies = policies
         self._sessions = sessions
@@ -57,6 +58,7 @@ class Handlers(Generic[Connection]):
         self._revisions = revisions
         self._ledger = ledger
         self._blobs = blobs
+        self._mismatch: Mismatch = mismatch
         # Waves of one policy take turns: a single writer, and no turn wasted on one that is not due yet.
         self._turns: WeakValueDictionary[PolicyId, asyncio.Lock] = WeakValueDictionary()
 
@@ -76,7 +78,7 @@ class Handlers(Generic[Connection]):
             stepped = await self._policies.step(
                 wave.policy_id,
                 batch,
-                _settings(wave),
+                _settings(wave, self._mismatch),
                 tenant_id=wave.tenant_id,
                 parent=session.digest if batch.rows else session.parent,
             )
@@ -192,10 +194,11 @@ class Handlers(Generic[Connection]):
         _log.warning("wave refused", extra={"wave_id": wave.wave_id, "code": code})
 
 
-def _settings(wave: WaveCompleted) -> StepSettings:
+def _settings(wave: WaveCompleted, mismatch: Mismatch) -> StepSettings:
     return StepSettings(
         algorithm=wave.spec.algorithm,
         learning_rate=wave.spec.learning_rate,
         kl_coefficient=wave.spec.kl_coefficient,
         clip_norm=wave.spec.clip_norm,
+        mismatch=mismatch,
     )

@@ -12,15 +12,19 @@ from mint_common.ids import Digest, PolicyId, TenantId
 from mint_common.training import CheckpointRecord, Distill, Distilled, Pass, Passed, Step
 from services.trainer.core.batch import Batch
 
+Mismatch = Literal["none", "truncated", "band"]
+"""What becomes of a token that trainer and sampler see differently: see `core/losses/mismatch.py`."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepSettings:
-    """How to step: see `JobSpec`."""
+    """How to step: see `JobSpec`; ``mismatch`` is the trainer's own."""
 
     algorithm: str
     learning_rate: float
     kl_coefficient: float
     clip_norm: float
+    mismatch: Mismatch = "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

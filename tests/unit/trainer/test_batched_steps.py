@@ -159,3 +159,32 @@ def test_training_another_a_hundred_steps_leaves_the_bytes_of_a_policy_alone(
     for _ in range(100):
         step_together(base, [(b, batch, GRPO)])
     assert write_state(a) == before
+
+
+def test_tokens_that_the_sampler_saw_differently_teach_nothing_in_a_band(
+    make_base: MakeBase, make_model: MakeModel, lora: LoraSpec, make_record: MakeRecord
+) -> None:
+    base = make_base(make_model())
+    band = replace(GRPO, mismatch="band")
+    batch = build_grpo_batch(make_record())
+    first, *others = batch.rows
+    trusted = [replace(row, logprobs=(-3.7,) * len(row.tokens)) for row in others]
+    wild = replace(batch, rows=(replace(first, logprobs=(-1e4,) * len(first.tokens)), *trusted))
+    silent = replace(
+        batch, rows=(replace(first, logprobs=(-3.7,) * len(first.tokens), advantage=0.0), *trusted)
+    )
+    one, other = new_state(base.facts, lora), new_state(base.facts, lora)
+    (found,) = step_together(base, [(one, wild, band)])
+    (expected,) = step_together(base, [(other, silent, band)])
+    assert isinstance(found, dict)
+    assert isinstance(expected, dict)
+    assert found["distrusted_tokens"] == expected["distrusted_tokens"] + len(first.tokens)
+    assert found["grad_norm"] == pytest.approx(expected["grad_norm"], rel=1e-5)
+    assert distance(one, other) < 1e-6
+    (none,) = step_together(base, [(new_state(base.facts, lora), wild, GRPO)])
+    assert isinstance(none, NotFinite)
+    (bounded,) = step_together(
+        base, [(new_state(base.facts, lora), wild, replace(GRPO, mismatch="truncated"))]
+    )
+    assert isinstance(bounded, dict)
+    assert "distrusted_tokens" not in bounded

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from services.trainer.core.advantages import STD_EPSILON, group_advantages
 from services.trainer.core.losses.mismatch import (
+    in_band,
     out_of_route,
     replayed_mask,
+    truncated_sampling,
     truncated_weights,
     trusted_band,
 )
@@ -245,3 +247,24 @@ def test_advantages_follow_their_samples(values: list[float], order: list[int]) 
 @pytest.mark.parametrize("values", [[1.0], [0.1] * 7, []])
 def test_a_group_that_teaches_nothing_has_no_advantages(values: list[float]) -> None:
     assert group_advantages(values) is None
+
+
+@given(tokens)
+def test_truncated_sampling_bounds_the_weight_and_keeps_the_gradient(rows: Rows) -> None:
+    p, q, a = columns(rows)
+    p.requires_grad_()
+    loss = truncated_sampling(p, q, a)
+    weights = [min(math.exp(pt - qt), 2.0) for pt, qt, _ in rows]
+    total_matches(loss, [-w * pt * at for w, (pt, _, at) in zip(weights, rows, strict=True)])
+    loss.backward()
+    expected = torch.tensor([-w * at for w, (_, _, at) in zip(weights, rows, strict=True)])
+    assert torch.allclose(p.grad, expected, rtol=1e-5, atol=1e-5)
+
+
+@given(tokens)
+def test_a_token_counts_inside_the_band(rows: Rows) -> None:
+    p, q, _ = columns(rows)
+    for found, (pt, qt, _) in zip(in_band(p, q).tolist(), rows, strict=True):
+        ratio = math.exp(pt - qt)
+        if min(abs(ratio - 0.5), abs(ratio - 5.0)) > 1e-4:
+            assert found == float(0.5 < ratio < 5.0)

@@ -8,6 +8,10 @@ T = target tokens, K = experts of a token in one layer, L = layers.
 import torch
 from torch import Tensor
 
+TRUNCATED_AT = 2.0
+BAND = (0.5, 5.0)
+"""The bounds that the authors of each train with."""
+
 
 def truncated_weights(trained_T: Tensor, sampled_T: Tensor, *, cap: float) -> Tensor:
     """Return min(exp(logp_t - logq_t), cap), truncated importance sampling.
@@ -42,3 +46,15 @@ def out_of_route(chosen_TLK: Tensor, recorded_TLK: Tensor) -> Tensor:
     """Return for each token the share of recorded experts that the trainer's own router would not take."""
     found_TLK = (recorded_TLK[..., :, None] == chosen_TLK[..., None, :]).any(dim=-1)
     return 1 - found_TLK.flatten(1).float().mean(dim=1)
+
+
+def truncated_sampling(logprobs_T: Tensor, sampled_T: Tensor, advantages_T: Tensor) -> Tensor:
+    """Return -sum_t sg(min(exp(lp_t - logq_t), C)) lp_t A_t: REINFORCE with truncated importance sampling."""
+    weights_T = truncated_weights(logprobs_T, sampled_T, cap=TRUNCATED_AT)
+    return -(weights_T * logprobs_T * advantages_T).sum()
+
+
+def in_band(logprobs_T: Tensor, sampled_T: Tensor) -> Tensor:
+    """Return 1 where a token counts by `trusted_band`, else 0; the ratio itself is the loss's own."""
+    low, high = BAND
+    return (trusted_band(logprobs_T, sampled_T, low=low, high=high) > 0).float()
