@@ -16,9 +16,9 @@ from torch import Tensor
 from mint_common.training import Distill, Distilled, Lesson
 from services.trainer.adapters.lora import LoraTensors
 from services.trainer.adapters.scoring import ScoringBase
+from services.trainer.core.array_check import floats_of
 from services.trainer.core.losses.distillation import reverse_kl
 from services.trainer.core.microbatches import plan_microbatches
-from services.trainer.core.operation_check import floats_of
 from services.trainer.core.refusals import NotFinite
 
 _ROWS_BYTES = 64 * 1024 * 1024

@@ -21,6 +21,7 @@ from mint_common.training import Array, Datum, Pass, Passed, Step
 from services.trainer.adapters.lora import LoraTensors
 from services.trainer.adapters.scoring import ScoringBase
 from services.trainer.adapters.training_state import TrainingState
+from services.trainer.core.array_check import floats_of
 from services.trainer.core.losses.policy import (
     Clip,
     cispo,
@@ -32,7 +33,6 @@ from services.trainer.core.losses.policy import (
 )
 from services.trainer.core.losses.tokens import ratio_max_error
 from services.trainer.core.microbatches import plan_microbatches
-from services.trainer.core.operation_check import floats_of
 from services.trainer.core.refusals import NotFinite
 from services.trainer.ports.policies import StepTaken
 
