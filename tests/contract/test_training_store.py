@@ -14,6 +14,7 @@ from mint_common.ids import BaseName, Digest, PolicyId, TenantId
 from mint_common.runtime.postgres import migrate, open_pool
 from mint_common.testing.factories import make_claim
 from mint_common.training import (
+    UNNUMBERED,
     CheckpointRecord,
     CheckpointRef,
     Open,
@@ -135,6 +136,16 @@ async def test_an_operation_is_stored_once(store: Store) -> None:
     assert isinstance(outcomes[2], OperationConflict)
     assert outcomes[3] is False
     assert [one.seq for one in await store.operations.unfinished()] == [0, 1, 2, 3]
+
+
+async def test_what_its_client_did_not_number_is_found_in_the_order_of_arrival(store: Store) -> None:
+    await filled(store, 2)
+    number = UNNUMBERED + 9
+    for at, seq in enumerate((number, 2), 1):
+        await store.operations.add(TOKEN, [replace(new(seq), submitted_at=NOW + at)])
+    assert [one.seq for one in await store.operations.unfinished()] == [0, 1, number, 2]
+    await store.operations.finish(TOKEN, [done(0), done(number, 2)])
+    assert await store.operations.next_seq(A) == 1
 
 
 async def test_an_operation_needs_a_session_of_its_tenant_that_is_open(store: Store) -> None:

@@ -2,7 +2,7 @@
 
 Invariants: a policy is in one tier; what is here under a checkpoint's digest equals that checkpoint, so that
 dropping it loses nothing. Both tiers are bounded; the least recently used leave first. Policies are moved by
-the thread that steps them.
+the thread that steps them. No generator moves with them: training draws nothing once a LoRA is initialised.
 """
 
 import time
