@@ -5,9 +5,9 @@ import secrets
 import warnings
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any  # vLLM's requests: it is imported only when an engine starts
 
 import numpy as np
 import torch
@@ -164,3 +164,37 @@ def max_difference(expected: list[list[float]], answers: Sequence[Answer]) -> fl
         for row, one in zip(expected, answers, strict=True)
         for a, b in zip(row, one.logprobs, strict=True)
     )
+
+
+@dataclass
+class Served:
+    """An engine over a base with experts, and adapters that it holds under numbers of their own.
+
+    Loads go through vLLM's own `add_lora`: what the plugin changes inside it is under test, not the loader.
+    """
+
+    engine: VllmEngine
+    base: Path
+    facts: BaseFacts
+    number: int = 0
+    held: list[Any] = field(default_factory=list)
+
+    async def load(self, folder: Path) -> Any:
+        """Load an adapter folder; return its LoRARequest."""
+        from vllm.lora.request import LoRARequest
+
+        self.number += 1
+        adapter = LoRARequest(f"{folder.name}-{self.number}", self.number, str(folder))
+        assert await self.engine._llm.add_lora(adapter)
+        self.held.append(adapter)
+        return adapter
+
+    async def unload_all(self) -> None:
+        """Empty the engine."""
+        while self.held:
+            await self.engine._llm.remove_lora(self.held.pop().lora_int_id)
+        assert not await self.engine._llm.list_loras()
+
+    async def sample(self, adapter: Any, *, seed: int = 1) -> Answer:
+        """Sample one answer."""
+        return await answer(self.engine, adapter, seed=seed)

@@ -4,7 +4,7 @@ import asyncio
 import os
 import warnings
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any  # vLLM's requests: it is imported only when an engine starts
 
@@ -42,14 +42,12 @@ from mint_common.ids import Digest, PolicyId
 from mint_common.runtime.clock import SystemClock
 from services.loader.adapters.laying_out import lay_out
 from services.loader.adapters.staging import DiskCache
-from services.loader.adapters.vllm_engine import VllmEngine
 from services.loader.ports import LoadedAdapter
 from services.trainer.adapters.state_copies import state_export
 from services.trainer.adapters.training_state import new_state, park_state
 from services.trainer.ports.policies import ExportFrom
 from tests.integration.loader.moe_base import (
-    Answer,
-    answer,
+    Served,
     load_base,
     logprobs_under,
     max_difference,
@@ -62,40 +60,6 @@ from tools.make_moe_base import TINY, make_moe_base
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
 
 TOLERANCE = 1e-4
-
-
-@dataclass
-class Served:
-    """An engine over a base with experts, and adapters that it holds under numbers of their own.
-
-    Loads go through vLLM's own `add_lora`: what the plugin changes inside it is under test, not the loader.
-    """
-
-    engine: VllmEngine
-    base: Path
-    facts: BaseFacts
-    number: int = 0
-    held: list[Any] = field(default_factory=list)
-
-    async def load(self, folder: Path) -> Any:
-        """Load an adapter folder; return its LoRARequest."""
-        from vllm.lora.request import LoRARequest
-
-        self.number += 1
-        adapter = LoRARequest(f"{folder.name}-{self.number}", self.number, str(folder))
-        assert await self.engine._llm.add_lora(adapter)
-        self.held.append(adapter)
-        return adapter
-
-    async def unload_all(self) -> None:
-        """Empty the engine."""
-        while self.held:
-            await self.engine._llm.remove_lora(self.held.pop().lora_int_id)
-        assert not await self.engine._llm.list_loras()
-
-    async def sample(self, adapter: Any, *, seed: int = 1) -> Answer:
-        """Sample one answer."""
-        return await answer(self.engine, adapter, seed=seed)
 
 
 def replace_request(request: Any, *, number: int) -> Any:
