@@ -23,7 +23,8 @@ _BEGIN = """
     RETURNING key
 """
 _FINISH = """
-    UPDATE requests SET status = $3, content_type = $4, answer = $5 WHERE tenant_id = $1 AND key = $2
+    UPDATE requests SET status = $3, content_type = $4, answer = $5, streamed_sha256 = $6
+    WHERE tenant_id = $1 AND key = $2
 """
 _AUDIT = """
     INSERT INTO audit (tenant_id, at, key_id, actor, method, path, status) VALUES ($1, $2, $3, $4, $5, $6, $7)
@@ -52,12 +53,23 @@ class PostgresRequests:
             raise IdempotencyConflict(key=request.key)
         if row is None or row["status"] is None:
             raise RequestAtWork(key=request.key)
-        return StoredAnswer(status=row["status"], content_type=row["content_type"], body=row["answer"])
+        return StoredAnswer(
+            status=row["status"],
+            content_type=row["content_type"],
+            body=row["answer"],
+            streamed_sha256=row["streamed_sha256"],
+        )
 
     async def finish(self, request: KeyedRequest, answer: StoredAnswer) -> None:
         """Keep the first answer."""
         await self._pool.execute(
-            _FINISH, request.tenant_id, request.key, answer.status, answer.content_type, answer.body
+            _FINISH,
+            request.tenant_id,
+            request.key,
+            answer.status,
+            answer.content_type,
+            answer.body,
+            answer.streamed_sha256,
         )
 
     async def abandon(self, request: KeyedRequest) -> None:

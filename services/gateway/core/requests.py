@@ -21,16 +21,17 @@ class RequestAtWork(MintError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredAnswer:
-    """What the first request was answered."""
+    """What the first request was answered; ``streamed_sha256`` is of its body, where that went by unread."""
 
     status: int
     content_type: str
     body: bytes
+    streamed_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyedRequest:
-    """A request with an Idempotency-Key; ``sha256`` is of all that it says."""
+    """A request with an Idempotency-Key; ``sha256`` is of all that it says, less a body that is streamed."""
 
     tenant_id: TenantId
     key: str

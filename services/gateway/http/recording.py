@@ -13,6 +13,7 @@ from fastapi.routing import APIRoute
 
 from mint_common.errors import InvalidField, MintError
 from services.gateway.core.callers import Caller, choose_key
+from services.gateway.core.idempotency import IdempotencyConflict
 from services.gateway.core.json_types import JsonObject
 from services.gateway.core.requests import (
     AuditRow,
@@ -22,6 +23,7 @@ from services.gateway.core.requests import (
     keyed_request,
 )
 from services.gateway.http.context import Gateway, gateway_of, identify_caller
+from services.gateway.http.streamed import StreamedBody
 from services.gateway.http.tags import tagged
 
 REPEATED_HEADER = "idempotency-replayed"
@@ -57,7 +59,7 @@ class RecordedRoute(APIRoute):
     @property
     def takes_key(self) -> bool:
         """Return whether a request may be sent again under an Idempotency-Key."""
-        return "POST" in self.methods and not self.is_secret and not _is_upload(self.path_format)
+        return "POST" in self.methods and not self.is_secret
 
     def get_route_handler(self) -> Handler:  # type: ignore[override]  # its Coroutine is an Awaitable
         """Wrap the route's own handler."""
@@ -84,9 +86,15 @@ class RecordedRoute(APIRoute):
         self, request: Request, gateway: Gateway, caller: Caller, carry_out: Handler
     ) -> Response:
         keyed = await self._keyed(request, caller)
+        streamed = None
         if keyed is not None:
+            if _is_upload(request.url.path):
+                streamed = StreamedBody(request.receive)
+                request = Request(request.scope, streamed.receive)
             answer = await _begin(gateway, keyed)
             if answer is not None:
+                if streamed is not None and await streamed.sha256() != answer.streamed_sha256:
+                    raise IdempotencyConflict(key=keyed.key)
                 headers = {REPEATED_HEADER: "true"}
                 return Response(answer.body, answer.status, headers, media_type=answer.content_type)
         status = 500
@@ -96,7 +104,8 @@ class RecordedRoute(APIRoute):
                 response = tagged(request, response)
             status = response.status_code
             if keyed is not None:
-                await gateway.requests.finish(keyed, _stored(response))
+                sha256 = None if streamed is None else await streamed.sha256()
+                await gateway.requests.finish(keyed, _stored(response, sha256))
         except MintError as error:
             status = error.http_status
             raise
@@ -108,13 +117,13 @@ class RecordedRoute(APIRoute):
 
     async def _keyed(self, request: Request, caller: Caller) -> KeyedRequest | None:
         key = request.headers.get("idempotency-key")
-        if key is None or _is_upload(request.url.path):  # uploads of the same bytes are one by themselves
+        if key is None:
             return None
         if self.is_secret:
             problem = "is not taken here: an answer that holds a key is never stored"
             raise InvalidField(field="Idempotency-Key", problem=problem)
         target = f"{request.url.path}?{request.url.query}"
-        body = await request.body()
+        body = b"" if _is_upload(request.url.path) else await request.body()
         return keyed_request(caller.tenant_id, key, method=request.method, target=target, body=body)
 
 
@@ -148,9 +157,14 @@ async def _caller(request: Request) -> Caller:
     return await identify_caller(gateway_of(request), key)
 
 
-def _stored(response: Response) -> StoredAnswer:
+def _stored(response: Response, streamed_sha256: str | None) -> StoredAnswer:
     content_type = response.headers.get("content-type", "application/json")
-    return StoredAnswer(status=response.status_code, content_type=content_type, body=bytes(response.body))
+    return StoredAnswer(
+        status=response.status_code,
+        content_type=content_type,
+        body=bytes(response.body),
+        streamed_sha256=streamed_sha256,
+    )
 
 
 def _row(request: Request, gateway: Gateway, caller: Caller, status: int) -> AuditRow:

@@ -86,6 +86,25 @@ def test_folder_becomes_a_revision_and_the_same_weights_the_same_one(stack, mint
     assert mint.get(f"{url}/{child['number']}").json() == child
 
 
+def test_an_upload_with_a_known_key_is_answered_once_and_other_bytes_are_refused(stack, mint, policy):
+    url, headers = f"/policies/{policy}/revisions", {"idempotency-key": "nightly"}
+    body = tar(adapter(stack, seed=21))
+    refused = mint.post(url, content=chunks(body[:5000]), headers=headers)
+    assert refused.status_code == 422, "an error leaves its key free"
+    first = mint.post(url, content=chunks(body), headers=headers)
+    again = mint.post(url, content=chunks(body, 777), headers=headers)
+    assert (first.status_code, again.status_code) == (201, 201)
+    assert again.content == first.content
+    assert again.headers["idempotency-replayed"] == "true"
+    known = mint.get(url).json()
+    for other in (tar(adapter(stack, seed=22)), body + b"\0" * 512, b""):
+        conflict = mint.post(url, content=chunks(other), headers=headers)
+        assert (conflict.status_code, conflict.json()["error"]["code"]) == (422, "idempotency_conflict")
+    elsewhere = mint.post(url, content=chunks(body), headers=headers, params={"step": 3})
+    assert elsewhere.json()["error"]["code"] == "idempotency_conflict"
+    assert mint.get(url).json() == known, "a conflict changes nothing"
+
+
 def refusals(stack):
     good = adapter(stack)
     broken = tensors(stack)
