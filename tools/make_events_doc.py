@@ -7,7 +7,6 @@ A golden file is never written over: it holds the bytes of a version that somebo
 that breaks one needs a new version of the event and an upcaster.
 """
 
-import argparse
 import builtins
 import dataclasses
 import inspect
@@ -16,13 +15,13 @@ import typing
 from pathlib import Path
 
 import msgspec
+from generated_page import ROOT, make_parser, write_or_check
 
 from mint_common.claims import Claim, RevisionRef
 from mint_common.events import EVENT_TYPES, Event, JobSpec, LoraSpec, Retention
 from mint_common.events.codec import encode
 from mint_common.testing.factories import EXAMPLES
 
-ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "events.md"
 GOLDEN = ROOT / "tests" / "golden" / "events"
 _PLAIN = {"str": "text", "int": "integer", "float": "number", "NoneType": "null"}
@@ -123,23 +122,13 @@ def _summary(kind: type) -> str:
 
 def main() -> int:
     """Write or check."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--check", action="store_true", help="write nothing; exit 1 if the page is not current"
-    )
-    text = render()
-    if parser.parse_args().check:
-        current = PAGE.exists() and PAGE.read_text() == text
-        if not current:
-            print("docs/events.md is not current: run tools/make_events_doc.py", file=sys.stderr)
-        return 0 if current else 1
-    PAGE.parent.mkdir(parents=True, exist_ok=True)
-    PAGE.write_text(text)
-    GOLDEN.mkdir(parents=True, exist_ok=True)
-    for event_type in EVENT_TYPES:
-        if not golden_path(event_type).exists():
-            golden_path(event_type).write_bytes(golden_bytes(event_type))
-    return 0
+    check = make_parser(__doc__.splitlines()[0]).parse_args().check
+    if not check:
+        GOLDEN.mkdir(parents=True, exist_ok=True)
+        for event_type in EVENT_TYPES:
+            if not golden_path(event_type).exists():
+                golden_path(event_type).write_bytes(golden_bytes(event_type))
+    return write_or_check(PAGE, render, tool="make_events_doc.py", check=check)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
 """Generate docs/settings.md from the settings that the services read."""
 
-import argparse
 import importlib
 import sys
-from pathlib import Path
+
+from generated_page import ROOT, make_parser, write_or_check
 
 from mint_common.settings import SettingDoc, describe_settings
 
-PAGE = Path(__file__).parents[1] / "docs/settings.md"
+PAGE = ROOT / "docs/settings.md"
 SERVICES = ("registry", "trainer", "rollout", "loader", "gateway")
 HEAD = """# Settings
 
@@ -50,15 +50,8 @@ def _default(setting: SettingDoc) -> str:
 
 def main() -> int:
     """Write or check."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if it is not current")
-    if not parser.parse_args().check:
-        PAGE.write_text(render())
-        return 0
-    current = PAGE.exists() and PAGE.read_text() == render()
-    if not current:
-        print("docs/settings.md is not current: run tools/make_settings_doc.py", file=sys.stderr)
-    return 0 if current else 1
+    check = make_parser(__doc__).parse_args().check
+    return write_or_check(PAGE, render, tool="make_settings_doc.py", check=check)
 
 
 if __name__ == "__main__":

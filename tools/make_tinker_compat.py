@@ -4,13 +4,12 @@
 makes that the checked-in result. Nothing on the page is written by hand but what stands below.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from generated_page import ROOT, make_parser, write_or_check
+
 PAGE = ROOT / "docs/tinker-compat.md"
 RESULT = ROOT / "tests/golden/sdk/matrix.json"
 MEASURED = ROOT / "out/sdk/matrix.json"
@@ -64,20 +63,17 @@ def _code(name: str, *, is_code: bool) -> str:
 
 def main() -> int:
     """Write or check."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if it is not current")
+    parser = make_parser(__doc__)
     parser.add_argument("--take", action="store_true", help="check in what `make test-sdk` measured last")
     options = parser.parse_args()
     if options.take:
         RESULT.write_text(MEASURED.read_text())
-    page = render(json.loads(RESULT.read_text()))
-    if not options.check:
-        PAGE.write_text(page)
-        return 0
-    current = PAGE.exists() and PAGE.read_text() == page
-    if not current:
-        print("docs/tinker-compat.md is not current: run tools/make_tinker_compat.py", file=sys.stderr)
-    return 0 if current else 1
+    return write_or_check(
+        PAGE,
+        lambda: render(json.loads(RESULT.read_text())),
+        tool="make_tinker_compat.py",
+        check=options.check,
+    )
 
 
 if __name__ == "__main__":
