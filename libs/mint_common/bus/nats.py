@@ -128,7 +128,7 @@ class NatsBus:
         """Read after a place."""
         replay = NatsReplay(self._connection, subjects)
         try:
-            await replay.open(after)
+            await replay.start(after)
         except TROUBLE as error:
             raise unavailable(error) from error
         try:

@@ -19,7 +19,12 @@ from nats.aio.subscription import Subscription
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, StreamInfo
 
 from mint_common.bus.nats_connection import RETRY_SECONDS, TROUBLE, NatsConnection
-from mint_common.bus.nats_subscription import PULL_SECONDS, read_message, status_of
+from mint_common.bus.nats_subscription import (
+    PULL_SECONDS,
+    read_message,
+    read_through_outages,
+    status_of,
+)
 from mint_common.bus.port import PlacedMessage
 from mint_common.errors import EventsExpired, Unavailable
 from mint_common.events.subjects import STREAM
@@ -48,14 +53,14 @@ class NatsReplay:
         self._inbox: Subscription | None = None
         self._arrived: asyncio.Queue[Msg] = asyncio.Queue()
         self._owed = 0
-        self._is_bound = False
+        self.is_bound = False
 
     @property
     def place(self) -> str:
         """Return the place after the last message that was read."""
         return f"{self._epoch}-{self._position}"
 
-    async def open(self, after: str | None) -> None:
+    async def start(self, after: str | None) -> None:
         """Take a place, now or the given one, and make sure that nothing after it is gone."""
         info = await self._stream()
         self._epoch = _epoch_of(info)
@@ -66,25 +71,14 @@ class NatsReplay:
             if epoch != self._epoch or not (position.isascii() and position.isdecimal()):
                 raise EventsExpired(place=after[:100])
             self._position = int(position)
-        await self._bind()
+        await self.open()
 
     def __aiter__(self) -> "NatsReplay":
         return self
 
     async def __anext__(self) -> PlacedMessage:
-        while True:
-            try:
-                if not self._is_bound:
-                    await self._bind()
-                raw = await self._next()
-            except (*TROUBLE, Unavailable) as error:
-                raise_if_cancelled()
-                _log.info("replay is bound again", extra={"problem": str(error)})
-                self._is_bound = False
-                await asyncio.sleep(RETRY_SECONDS)
-                continue
-            if raw is not None:
-                return PlacedMessage(place=self.place, message=read_message(raw))
+        raw = await read_through_outages(self)
+        return PlacedMessage(place=self.place, message=read_message(raw))
 
     async def close(self) -> None:
         """Stop listening."""
@@ -99,7 +93,7 @@ class NatsReplay:
         raise_if_cancelled()
         return info
 
-    async def _bind(self) -> None:
+    async def open(self) -> None:
         """Make a consumer that begins after the place. Raises EventsExpired when that is not possible."""
         info = await self._stream()
         if _epoch_of(info) != self._epoch or not (
@@ -123,7 +117,7 @@ class NatsReplay:
         await (await self._connection.jetstream()).add_consumer(STREAM, config)
         raise_if_cancelled()
         self._client, self._consumer, self._taken, self._owed = client, name, 0, 0
-        self._is_bound = True
+        self.is_bound = True
 
     async def _let_go(self) -> None:
         """Unsubscribe, and tell the server, if it is still the one that we know."""
@@ -137,7 +131,7 @@ class NatsReplay:
             # Without waiting for an answer: a consumer that nobody asks ends by itself.
             await client.publish(f"$JS.API.CONSUMER.DELETE.{STREAM}.{name}", b"")
 
-    async def _next(self) -> Msg | None:
+    async def next_raw(self) -> Msg | None:
         """Return the next message, or None when the request for messages has ended without one."""
         if self._owed <= 0 and self._arrived.empty():
             await self._pull()

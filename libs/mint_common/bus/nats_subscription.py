@@ -11,6 +11,7 @@ import json
 import logging
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Protocol
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -31,6 +32,35 @@ WATCH_LIMIT = 10_000
 
 _REQUEST_ENDED = ("404", "408")
 _log = logging.getLogger(__name__)
+
+
+class Pulled(Protocol):
+    """What reads messages that it asks the server for, and may have to be bound to it again."""
+
+    is_bound: bool
+
+    async def open(self) -> None:
+        """Bind to the server. Raises Unavailable, and what nats-py raises in an outage."""
+
+    async def next_raw(self) -> Msg | None:
+        """Return the next message, or None when the request ended without one. Raises what `open` does."""
+
+
+async def read_through_outages(reader: Pulled) -> Msg:
+    """Return the reader's next message, however long the server is away in between."""
+    while True:
+        try:
+            if not reader.is_bound:
+                await reader.open()
+            raw = await reader.next_raw()
+        except (*TROUBLE, Unavailable) as error:
+            raise_if_cancelled()
+            _log.info("reader is bound again", extra={"problem": str(error)})
+            reader.is_bound = False
+            await asyncio.sleep(RETRY_SECONDS)
+            continue
+        if raw is not None:
+            return raw
 
 
 class NatsDelivery:
@@ -83,7 +113,7 @@ class NatsDeliveries:
         self._batch = batch
         self._client: Client | None = None
         self._inbox: Subscription | None = None
-        self._is_bound = False
+        self.is_bound = False
         self._arrived: asyncio.Queue[Msg] = asyncio.Queue()
         self._owed = 0
 
@@ -91,19 +121,7 @@ class NatsDeliveries:
         return self
 
     async def __anext__(self) -> Delivery:
-        while True:
-            try:
-                if not self._is_bound:
-                    await self.open()
-                raw = await self._next()
-            except (*TROUBLE, Unavailable) as error:
-                raise_if_cancelled()
-                _log.info("subscription is bound again", extra={"problem": str(error)})
-                self._is_bound = False
-                await asyncio.sleep(RETRY_SECONDS)
-                continue
-            if raw is not None:
-                return NatsDelivery(raw)
+        return NatsDelivery(await read_through_outages(self))
 
     async def open(self) -> None:
         """Make the consumer, and the stream before it, unless they are there; then listen."""
@@ -112,7 +130,7 @@ class NatsDeliveries:
         if client is not self._client:
             self._inbox = await client.subscribe(client.new_inbox(), cb=self._arrived.put)
             self._client = client
-        self._is_bound = True
+        self.is_bound = True
         self._owed = 0
 
     async def close(self) -> None:
@@ -127,7 +145,7 @@ class NatsDeliveries:
         except (*TROUBLE, Unavailable) as error:
             _log.info("deliveries not given back", extra={"problem": str(error)})
 
-    async def _next(self) -> Msg | None:
+    async def next_raw(self) -> Msg | None:
         """Return a message, or None when the request for messages has ended without one."""
         if self._owed <= 0 and self._arrived.empty():
             await self._pull()
