@@ -27,7 +27,10 @@ class Held:
 
 
 class Holdings:
-    """The state that loads, slots and requests share; changed between awaits only."""
+    """The state that loads, slots and requests share; changed between awaits only.
+
+    ``freed`` is set whenever an adapter may have become one that can make room.
+    """
 
     def __init__(self, residency: Residency, log: ResidencyLog) -> None:
         self.residency = residency
@@ -43,6 +46,7 @@ class Holdings:
         """Note a finished adapter."""
         self.held[digest] = held
         self._ends.pop(digest, None)
+        self.freed.set()
         self.measure()
 
     def drop(self, digest: Digest, *, cause: str) -> LoadedAdapter:
@@ -51,6 +55,7 @@ class Holdings:
         held = self.held.pop(digest)
         self.note_end(digest, State.EVICTED)
         self._log.evicted(digest, tenant_id=held.tenant_id, cause=cause)
+        self.freed.set()
         self.measure()
         return held.adapter
 

@@ -193,8 +193,8 @@ class Loads:
         began = self._clock.monotonic()
         self._on_engine.add(adapter.number)
         try:
-            for victim in victims:
-                await self._engine.unload(victim.number)
+            # All at once: the room of the last one may be another load's by now.
+            await asyncio.gather(*(self._engine.unload(victim.number) for victim in victims))
             size_bytes = await self._engine.stage(adapter)
         except BaseException:
             self._holdings.residency = self._holdings.residency.abandon(staged.digest)

@@ -160,11 +160,13 @@ class Slots:
                     await self._clock.sleep(seconds)
         except MintError as error:
             holdings.residency = holdings.residency.fail_slot(grant.digest)
+            holdings.freed.set()
             self._fail(grant.digest, error)
             return
         self._activated_at = self._clock.monotonic()
         metrics.LOAD_SECONDS.labels(stage="activate").observe(self._activated_at - began)
         holdings.residency = holdings.residency.finish_slot(grant.digest, now=self._activated_at)
+        holdings.freed.set()
         holdings.measure()
 
     def _must_wait(self) -> float:

@@ -138,7 +138,6 @@ class Tiers:
     async def evict(self, digest: Digest, *, cause: str) -> AdapterStatus:
         """Take an idle adapter off the engine. Raises NotFound or PreconditionFailed."""
         await self._engine.unload(self.holdings.drop(digest, cause=cause).number)
-        self.holdings.freed.set()
         return self.status(digest)
 
     def status(self, digest: Digest) -> AdapterStatus:

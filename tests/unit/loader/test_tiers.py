@@ -160,6 +160,23 @@ async def test_a_request_does_not_wait_for_room_for_ever(make_bench: Make) -> No
     assert await using == first.digest
 
 
+async def test_room_that_a_prewarm_leaves_as_it_ends_goes_to_who_waits_for_it(make_bench: Make) -> None:
+    bench = await make_bench(host=1, slots=1, workers=2)
+    early, wanted = await bench.revision(0), await bench.revision(1)
+    for gate in (bench.engine.gate, bench.engine.copy_gate):
+        gate.clear()
+        prewarm = asyncio.create_task(bench.tiers.prewarm(early, tenant_id=TENANT, cause="evt"))
+        await until(lambda: early.digest in (bench.engine.loads + bench.engine.copies)[-1:])
+        waiting = asyncio.create_task(use(bench, wanted))
+        await until(lambda: bench.cache.holds(wanted.digest))
+        await asyncio.sleep(0.01)
+        gate.set()
+        async with asyncio.timeout(10):  # the loader's own clock stands still
+            assert await waiting == wanted.digest
+        await prewarm
+        bench.engine.copies.clear()
+
+
 async def test_a_prewarm_never_displaces_what_is_in_use_and_does_not_wait(make_bench: Make) -> None:
     bench = await make_bench(host=1, slots=1)
     first, second = await bench.revision(0), await bench.revision(1)
