@@ -6,6 +6,7 @@ for it and nobody else; room is reserved before the engine is given anything, an
 
 import asyncio
 import itertools
+import logging
 from collections import deque
 from dataclasses import dataclass
 from statistics import median
@@ -23,6 +24,8 @@ from services.loader.holdings import Held, Holdings
 from services.loader.ports import Engine, LoadedAdapter, StagedAdapter, Staging
 from services.loader.residency_log import ResidencyLog
 from services.loader.wants import Want
+
+_log = logging.getLogger(__name__)
 
 _MEASURED_LOADS = 32
 _FIRST_GUESS_BYTES = 1 << 20
@@ -171,7 +174,7 @@ class Loads:
         self._log.loaded(
             digest, tenant_id=want.tenant_id, cause=want.cause, size_bytes=size_bytes, load_seconds=seconds
         )
-        await self._staging.trim(keep={*self._holdings.residency.residents, *self._wants})
+        await self._trim()
 
     def _finish(self, want: Want, adapter: LoadedAdapter, size_bytes: int, seconds: float) -> None:
         digest, holdings = want.revision.digest, self._holdings
@@ -185,6 +188,14 @@ class Loads:
         holdings.enter(digest, Held(adapter=adapter, revision=want.revision, tenant_id=want.tenant_id))
         want.succeed()
         self._forget(digest, size_bytes)
+
+    async def _trim(self) -> None:
+        try:
+            await self._staging.trim(keep={*self._holdings.residency.residents, *self._wants})
+        except MintError as error:
+            if not error.retryable:
+                raise
+            _log.warning("disk cache not trimmed", extra={"problem": str(error)})  # the next load tries again
 
     async def _bring_in(self, want: Want) -> tuple[LoadedAdapter, int]:
         staged = await self._staging.stage(want.revision)

@@ -16,6 +16,7 @@ from mint_common.errors import (
     NotFound,
     Overloaded,
     PreconditionFailed,
+    Unavailable,
 )
 from mint_common.events import AdapterFailed, AdapterLoaded
 from mint_common.ids import Digest, TenantId
@@ -175,6 +176,20 @@ async def test_room_that_a_prewarm_leaves_as_it_ends_goes_to_who_waits_for_it(ma
             assert await waiting == wanted.digest
         await prewarm
         bench.engine.copies.clear()
+
+
+async def test_a_cache_that_cannot_be_trimmed_fails_no_load(
+    make_bench: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = await make_bench()
+
+    async def trim(*, keep: object) -> None:
+        raise Unavailable(what="the builder", problem="its process has ended")
+
+    monkeypatch.setattr(bench.cache, "trim", trim)
+    for seed in range(4):
+        revision = await bench.revision(seed)
+        assert await use(bench, revision) == revision.digest
 
 
 async def test_a_prewarm_never_displaces_what_is_in_use_and_does_not_wait(make_bench: Make) -> None:
