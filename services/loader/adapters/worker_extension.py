@@ -155,6 +155,7 @@ class Desk:
     def activate(self, number: int, victim: int | None, slice_ms: float) -> Reply:
         """Copy module by module until the slice is over. A slot half copied belongs to nobody.
 
+        The victim leaves its slot whatever becomes of the copy: the loader has counted it out of there.
         Of several workers each is done in its own time: one that was done is so when it is asked again.
         """
         from services.loader.adapters.rank_part import set_lora
@@ -163,10 +164,10 @@ class Desk:
         manager = self._manager
         if number in manager.lora_index_to_id:
             return {"done": True, "stall_ms": _milliseconds_since(began)}
+        if victim is not None:
+            manager.deactivate_adapter(victim)
         lora = manager._registered_adapters.cache[number]  # noqa: SLF001  # .cache: without touching the LRU
         if self._copying is None or self._copying.number != number:
-            if victim is not None:
-                manager.deactivate_adapter(victim)
             index = manager.lora_index_to_id.index(None)
             self._copying = Copying(number, index, iter(manager.modules.items()))
         copying, self._copying = self._copying, None  # what fails here begins anew, and skips no module

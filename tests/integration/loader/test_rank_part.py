@@ -133,6 +133,9 @@ class Manager:
     def _create_merged_loras_inplace(self, lora: Any) -> None:
         pass
 
+    def deactivate_adapter(self, number: int) -> None:
+        self.lora_index_to_id[self.lora_index_to_id.index(number)] = None
+
     def _get_lora_layer_weights(self, lora: Any, name: str) -> Weights | None:
         found: Weights | None = lora.loras.get(name)
         return found
@@ -218,3 +221,12 @@ def test_a_copy_that_failed_begins_anew() -> None:
     assert desk.activate(1, None, 1e9)["done"]
     for module in modules.values():
         assert torch.equal(module.lora_a_stacked[0][0, 0, :RANK], whole), "no module was skipped"
+
+
+def test_a_victim_leaves_its_slot_though_the_copy_fail() -> None:
+    manager = Manager({"m": _wrapper("RowParallel", workers=1, worker=0)}, {"m": _weights("RowParallel")})
+    desk, _ = _stage(manager, 1)
+    assert desk.activate(1, None, 1e9)["done"]
+    with pytest.raises(KeyError):
+        desk.activate(2, 1, 1e9)  # one that the engine has lost
+    assert manager.lora_index_to_id == [None] * SLOTS, "as the loader counts"
