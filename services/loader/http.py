@@ -60,8 +60,10 @@ def _add_generation(http: FastAPI, serving: Serving) -> None:
         """Answer with newline-delimited GenerationChunks, the lines of one engine step together."""
         body = _decode(await request.body(), GenerationRequest)
         steps = serving.generate(body)
-        # What fails before this first step is answered with its own status.
-        return ChunkStream(first=await anext(steps), rest=steps)
+        # What fails before this step has a status of its own; nothing is loaded for a reader that has gone.
+        async with cancelled_on_disconnect(request):
+            first = await anext(steps)
+        return ChunkStream(first=first, rest=steps)
 
     @http.post("/internal/sample")
     async def sample(request: Request) -> Response:

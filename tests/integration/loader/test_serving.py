@@ -179,6 +179,22 @@ async def test_a_reader_that_goes_away_aborts_its_request(rig: Any) -> None:
     await rig.client.evict(revision.digest)
 
 
+async def test_nothing_is_loaded_for_a_reader_that_goes_away_before_its_load(rig: Any) -> None:
+    revisions = [await rig.revision(seed) for seed in range(52, 57)]
+    rig.blobs.gate.clear()
+    readers = [asyncio.create_task(collect(rig, ask(each))) for each in revisions]
+    await until(lambda: len(rig.tiers._loads.wanted) == len(revisions))
+    waiting = [job.digest for job in rig.tiers._loads.queue.waiting]
+    assert waiting
+    for reader in readers:
+        reader.cancel()
+    await until(lambda: not rig.tiers._loads.queue.waiting)
+    rig.blobs.gate.set()
+    await until(lambda: not rig.tiers._loads.wanted)
+    assert not any(rig.tiers.holdings.residency.get(digest) for digest in waiting)
+    assert not any(each.in_flight for each in rig.tiers.statuses())
+
+
 async def _corrupt(rig: Any) -> RevisionRef:
     revision = await rig.revision(61)
     key = revision.manifest.uri.replace("mint_manifest.json", WEIGHTS_FILE)
