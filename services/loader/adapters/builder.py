@@ -156,18 +156,24 @@ class Builder:
         while True:
             try:
                 await self._run_one()
-            except Unavailable:
+            except Unavailable as error:
                 metrics.BUILDER_ENDS.inc()
-                _log.warning("the builder process has ended", extra={"pid": self.pid})
+                _log.warning("the builder process has ended", extra={"pid": self.pid, "problem": str(error)})
+            except OSError as error:  # no process, memory or descriptor is left just now
+                _log.warning("the builder process does not start", extra={"problem": str(error)})
             await self._clock.sleep(_RETRY_SECONDS)
 
     async def _run_one(self) -> None:
         ours, theirs = socket.socketpair()
-        with theirs:
-            # Not asyncio's own: cancelled while it starts a process, it leaves one behind.
-            process = subprocess.Popen(  # noqa: ASYNC220  # milliseconds, and hardly ever
-                [sys.executable, "-P", "-m", _MODULE, str(theirs.fileno())], pass_fds=(theirs.fileno(),)
-            )
+        try:
+            with theirs:
+                # Not asyncio's own: cancelled while it starts a process, it leaves one behind.
+                process = subprocess.Popen(  # noqa: ASYNC220  # milliseconds, and hardly ever
+                    [sys.executable, "-P", "-m", _MODULE, str(theirs.fileno())], pass_fds=(theirs.fileno(),)
+                )
+        except OSError:
+            ours.close()
+            raise
         self.pid = process.pid
         try:
             reader, self._writer = await asyncio.open_connection(sock=ours)

@@ -132,13 +132,16 @@ def write_frame(writer: asyncio.StreamWriter, message: msgspec.Struct) -> None:
 
 
 async def read_frame(reader: asyncio.StreamReader, kind: type[T]) -> T:
-    """Return the next message. Raises Unavailable when the other side has ended."""
+    """Return the next message. Raises Unavailable when the other side has ended, or is of another version."""
     try:
         (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
         data = await reader.readexactly(length)
     except (asyncio.IncompleteReadError, ConnectionError) as error:
         raise Unavailable(what="the builder", problem="its process has ended") from error
-    return msgspec.msgpack.decode(data, type=kind, dec_hook=_decode_path)
+    try:
+        return msgspec.msgpack.decode(data, type=kind, dec_hook=_decode_path)
+    except msgspec.DecodeError as error:
+        raise Unavailable(what="the builder", problem=f"unreadable message: {error}") from error
 
 
 def _encode_path(value: object) -> object:

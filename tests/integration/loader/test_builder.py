@@ -158,6 +158,18 @@ async def test_a_killed_builder_is_replaced_and_its_work_is_done_again(shop: Sho
     assert len(shop.staging.stored()) == len(revisions)
 
 
+async def test_a_builder_that_cannot_be_started_is_tried_again(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "executable", str(shop.root / "nothing"))
+        os.kill(shop.builder.pid, signal.SIGKILL)
+        while "the builder process does not start" not in caplog.messages:
+            await asyncio.sleep(0.01)
+    revision = await shop.revision(70)
+    assert (await shop.staging.stage(revision)).digest == revision.digest
+
+
 async def test_nothing_is_left_of_what_a_killed_builder_had_laid_out(shop: Shop) -> None:
     staged = await shop.staging.stage(await shop.revision(20))
     laid_out = await shop.builder.lay_out(staged.folder)
