@@ -6,9 +6,10 @@ token's own copy of A and B: half of a step of a small base, and a prompt of 200
 Here a prompt is multiplied at once, where it stands; of single tokens, those of several adapters share one
 batched product, and those of one adapter take its matrices without a copy.
 
-Invariant: what a token gets does not depend on which tokens share its step, bit for bit: a product of many
-rows and a batched product add up in one order, those of a few rows or of one matrix in another, so that a run
-of a few rows is multiplied together with its neighbours, whose part is thrown away.
+Invariant: what a token gets depends on the tokens that share its step by rounding alone, and on Intel's
+processors not at all, bit for bit: there a product of many rows and a batched product add up in one order,
+those of a few rows or of one matrix in another, so that a run of a few rows is multiplied together with its
+neighbours, whose part is thrown away. On AMD's, MKL adds a batched product up in an order of its own.
 
 Written against vLLM 0.32; tests/integration/loader/test_lora_cpu.py compares with vLLM's own operations.
 
