@@ -56,6 +56,11 @@ class ResidentPolicies:
         """Return the base's facts."""
         return self._base.facts
 
+    @property
+    def layout(self) -> str:
+        """Return how exports keep experts."""
+        return self._worker.layout
+
     def holds(self, policy_id: PolicyId, checkpoint: Claim | None) -> bool:
         """Return whether the policy is in memory exactly as that checkpoint says."""
         return self._tiers.holds(policy_id, checkpoint)
@@ -168,7 +173,7 @@ class ResidentPolicies:
         parked = self._begin(policy_id, tenant_id, Copy())
         return self._written(
             parked,
-            lambda parked: state_export(self.facts, policy_id, parked, after, layout=self._worker.layout),
+            lambda parked: state_export(self.facts, policy_id, parked, after, layout=self.layout),
         )
 
     def _begin(

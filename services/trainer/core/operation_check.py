@@ -13,6 +13,7 @@ from typing import get_args
 import numpy as np
 
 from mint_common.adapters_format.base_facts import BaseFacts
+from mint_common.adapters_format.names import PACKED
 from mint_common.errors import InvalidField
 from mint_common.events import LoraSpec
 from mint_common.training import (
@@ -31,6 +32,7 @@ from mint_common.training import (
 )
 from services.trainer.core.array_check import check_bytes, check_ids, floats_of
 from services.trainer.core.distill_check import check_distill
+from services.trainer.core.layout_check import layout_problem
 
 MAX_METADATA_BYTES = 16 * 1024
 MAX_TTL_SECONDS = 10 * 366 * 86400
@@ -60,20 +62,20 @@ LOSSES: Mapping[LossName, LossInputs] = {
 assert set(LOSSES) == set(get_args(LossName))
 
 
-def check_submission(submission: Submission, facts: BaseFacts) -> None:
-    """Raise InvalidField for the first thing that is wrong."""
+def check_submission(submission: Submission, facts: BaseFacts, *, layout: str = PACKED) -> None:
+    """Raise InvalidField for the first thing that is wrong. ``layout`` is that of exports."""
     operation = submission.operation
     if submission.seq < 0 or isinstance(operation, Open) != (submission.seq == 0):
         raise InvalidField(
             field="seq", problem=f"{submission.seq}: 0 opens, the operations after it count on"
         )
-    _check_operation(operation, facts)
+    _check_operation(operation, facts, layout)
 
 
-def _check_operation(operation: Operation, facts: BaseFacts) -> None:
+def _check_operation(operation: Operation, facts: BaseFacts, layout: str) -> None:
     match operation:
         case Open():
-            _check_open(operation, facts)
+            _check_open(operation, facts, layout)
         case Pass():
             _check_pass(operation, facts)
         case Distill():
@@ -107,10 +109,12 @@ def check_ttl(ttl_seconds: int | None) -> None:
         raise InvalidField(field="ttl_seconds", problem=problem)
 
 
-def _check_open(operation: Open, facts: BaseFacts) -> None:
+def _check_open(operation: Open, facts: BaseFacts, layout: str) -> None:
     if operation.base != facts.name:
         raise InvalidField(field="base_model", problem=f"{operation.base!r}, this trainer has {facts.name!r}")
     check_lora(operation.lora, facts)
+    if found := layout_problem(layout, operation.lora, facts):
+        raise InvalidField(field=f"lora.{found.field}", problem=found.problem)
     _check_metadata(operation.metadata)
     if operation.checkpoint is not None:
         _check_source(operation.checkpoint)

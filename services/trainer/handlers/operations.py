@@ -80,7 +80,7 @@ class Operations:
 
     async def submit(self, submission: Submission) -> None:
         """Return when an operation is durable: see `TrainerClient.submit`."""
-        check_submission(submission, self._policies.facts)
+        check_submission(submission, self._policies.facts, layout=self._policies.layout)
         watch = await self._held()
         if watch.waiting(submission.tenant_id) >= self._settings.tenant_operations:
             depth = self._settings.tenant_operations

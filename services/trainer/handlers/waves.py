@@ -23,8 +23,9 @@ from mint_common.runtime.ledger import Ledger
 from mint_common.runtime.retries import Bury
 from mint_common.training import PolicyTaken
 from services.trainer.core.batch import Batch, build_batch
+from services.trainer.core.layout_check import layout_problem
 from services.trainer.core.record_check import check_record
-from services.trainer.core.refusals import CheckpointLost, RecordInvalid, TrainingRefused
+from services.trainer.core.refusals import CheckpointLost, LoraInvalid, RecordInvalid, TrainingRefused
 from services.trainer.core.session import Session, check_turn, is_elsewhere, open_session
 from services.trainer.ports.policies import Mismatch, Policies, Stepped, StepSettings
 from services.trainer.ports.waves import CheckpointStore, RevisionStates, SessionStore
@@ -72,6 +73,7 @@ class Handlers(Generic[Connection]):
         try:
             known = await self._sessions.get(wave.policy_id) or open_session(wave)
             check_turn(known, wave, trained_step=await self._sessions.trained_step(wave.job_id))
+            self._check_layout(wave)
             batch = await self._read_batch(wave)
             session = await self._move(known, wave) if is_elsewhere(known, wave) else known
             await self._restore(session)
@@ -85,6 +87,11 @@ class Handlers(Generic[Connection]):
             await self._commit(wave, known, session, stepped)
         except (TrainingRefused, PolicyTaken) as refusal:
             await self._fail(wave, code=refusal.code, reason=str(refusal))
+
+    def _check_layout(self, wave: WaveCompleted) -> None:
+        found = layout_problem(self._policies.layout, wave.lora, self._policies.facts)
+        if found is not None:
+            raise LoraInvalid(field=found.field, problem=found.problem)
 
     async def _read_batch(self, wave: WaveCompleted) -> Batch:
         record = await self._read_record(wave)

@@ -91,6 +91,11 @@ class Policies(Protocol):
         """Return the base's facts."""
         ...
 
+    @property
+    def layout(self) -> str:
+        """Return how exports keep experts."""
+        ...
+
     def holds(self, policy_id: PolicyId, checkpoint: Claim | None) -> bool:
         """Return whether the policy is in memory exactly as that checkpoint says (None: as initialised)."""
         ...

@@ -89,6 +89,8 @@ class Stage:
         revision: RevisionRef | None = None,
         change: Callable[[WaveRecord], WaveRecord] = lambda record: record,
         skipped: bool = False,
+        base: str = "tiny",
+        lora: LoraSpec = LORA,
     ) -> WaveCompleted:
         """Store a record and return its event."""
         job = job or f"job_{policy}"
@@ -98,7 +100,7 @@ class Stage:
         claim = await self.blobs.put(f"waves/{wave_id}/record", encode_record(record))
         return WaveCompleted(
             tenant_id=TenantId("default"),
-            base=BaseName("tiny"),
+            base=BaseName(base),
             wave_id=wave_id,
             job_id=JobId(job),
             policy_id=PolicyId(policy),
@@ -106,7 +108,7 @@ class Stage:
             revision=revision,
             record=claim,
             reward_mean=0.5,
-            lora=LORA,
+            lora=lora,
             spec=SPEC,
         )
 
@@ -143,7 +145,7 @@ class Stage:
             await connection.close()
 
     @asynccontextmanager
-    async def trainer(self, **changes: int) -> AsyncIterator[Trainer]:
+    async def trainer(self, **changes: int | str | Path) -> AsyncIterator[Trainer]:
         """Run a trainer in this process until the block ends."""
         async with open_trainer(self.settings.model_copy(update=changes)) as trainer:
             runs = (trainer.dispatcher.run, trainer.relay.run, trainer.operations.run)
