@@ -146,7 +146,7 @@ class TinkerRuns(Protocol):
     """Sessions of Tinker clients and their training runs. Lists are newest first, but a session's runs."""
 
     async def add_session(self, session: ClientSession) -> None:
-        """Keep a new session."""
+        """Keep a session, unless there is one of that id."""
         ...
 
     async def session(self, session_id: str) -> ClientSession | None:

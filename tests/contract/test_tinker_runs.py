@@ -68,6 +68,8 @@ async def test_a_session_is_kept_seen_moved_and_ended_once(runs: TinkerRuns):
     await runs.finish_session("s1", "errored", None)
     expected = replace(made, seen_at=9.0, project_id="p", finish="success", finish_detail="done")
     assert await runs.session("s1") == expected
+    await runs.add_session(replace(made, project_id="q"))
+    assert await runs.session("s1") == expected
     assert await runs.session("s2") is None
 
 

@@ -15,8 +15,8 @@ class MemoryTinkerRuns:
         self._runs: dict[str, TrainingRun] = {}
 
     async def add_session(self, session: ClientSession) -> None:
-        """Keep a new session."""
-        self._sessions[session.session_id] = session
+        """Keep a session, unless there is one of that id."""
+        self._sessions.setdefault(session.session_id, session)
 
     async def session(self, session_id: str) -> ClientSession | None:
         """Return a session."""

@@ -17,6 +17,7 @@ _SESSION = ", ".join(field.name for field in fields(ClientSession))
 _RUN = ", ".join(field.name for field in fields(TrainingRun))
 _ADD_SESSION = f"""
     INSERT INTO tinker_sessions ({_SESSION}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+    ON CONFLICT DO NOTHING
 """  # noqa: S608  (constants)
 _ADD_RUN = f"""
     INSERT INTO tinker_runs ({_RUN}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
@@ -48,7 +49,7 @@ class PostgresTinkerRuns:
         self._known: OrderedDict[str, TrainingRun] = OrderedDict()
 
     async def add_session(self, session: ClientSession) -> None:
-        """Keep a new session."""
+        """Keep a session, unless there is one of that id."""
         values = asdict(session)
         await self._pool.execute(_ADD_SESSION, *values.values())
 

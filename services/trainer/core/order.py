@@ -50,7 +50,8 @@ class Line:
         waiting = dict(self.waiting)
         next_seq = self.next_seq
         released = []
-        for seq in sorted(waiting, key=lambda seq: (self.behind.get(seq, seq), seq)):
+        # What has no number of its own follows in the order in which it came.
+        for seq in sorted(waiting, key=lambda seq: (self.behind.get(seq, seq), seq >= UNNUMBERED)):
             is_held = next_seq < seq < LAST_SEQ
             if is_held and now < self._due(waiting, hold_seconds):
                 break

@@ -65,6 +65,19 @@ def test_a_policy_comes_nearer_to_its_teacher(api):
     assert losses[-1] < losses[0]
 
 
+def test_repetitions_of_a_request_are_one(api):
+    run, path = trained(api, seed=4)
+    body = {"model_id": run.model_id, "reference_model_path": path, "data": [lesson()]}
+    keyed = {"x-idempotency-key": "stainless-python-retry-1"}
+    first, again = (api.post(f"/{ROUTE}", json=body, headers=keyed) for _ in range(2))
+    assert first.json() == again.json()
+    other = api.post(f"/{ROUTE}", json={**body, "temperature": 2.0}, headers=keyed)
+    assert (other.status_code, other.json()["code"]) == (422, "operation_conflict")
+    fresh = [api.post(f"/{ROUTE}", json=body).json()["request_id"] for _ in range(2)]
+    assert len({first.json()["request_id"], *fresh}) == 3
+    assert wait(api, fresh[1])["outputs"] == wait(api, first.json()["request_id"])["outputs"]
+
+
 def test_what_is_wrong_is_refused_by_its_name(api, stack):
     run, path = trained(api, seed=3)
     numbers = itertools.count(100)

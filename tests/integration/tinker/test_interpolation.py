@@ -90,6 +90,19 @@ def test_a_mixture_is_a_checkpoint_like_others(api, stack, sources):
     assert api.post("/weights_info", json={"tinker_path": path}).status_code == 404
 
 
+def test_repetitions_of_a_request_are_one(api, sources):
+    (_, one), (_, two) = sources
+    body = {"source_paths": [one, two], "coefficients": [0.5, 0.5]}
+    keyed = {"x-idempotency-key": "stainless-python-retry-2"}
+    first = api.post(ROUTE, json=body, headers=keyed).json()
+    told = wait(api, first["request_id"])
+    assert api.post(ROUTE, json=body, headers=keyed).json() == first  # its run has ended by now
+    assert wait(api, first["request_id"]) == told
+    changed = api.post(ROUTE, json={**body, "coefficients": [0.4, 0.6]}, headers=keyed)
+    assert (changed.status_code, changed.json()["code"]) == (422, "operation_conflict")
+    assert api.post(ROUTE, json=body).json() != first
+
+
 def test_what_cannot_be_mixed_is_refused_at_once(api, stack, sources):
     (_, one), (_, two) = sources
     _, wider = saved(api, seed=3, rank=4)

@@ -95,6 +95,9 @@ def test_without_a_number_comes_behind_what_has_arrived_and_before_what_has_not(
     line = Line(next_seq=1).arrive(1, now=0.0).arrive(first, now=0.0).arrive(2, now=0.0)
     line = line.arrive(second, now=0.0)
     assert line.release(now=0.0, hold_seconds=HOLD) == ([1, first, 2, second], Line(next_seq=3))
+    for places in ((first, second), (second, first)):  # whatever their places are
+        line = Line(next_seq=1).arrive(1, now=0.0).arrive(places[0], now=0.0).arrive(places[1], now=0.0)
+        assert line.release(now=0.0, hold_seconds=HOLD)[0] == [1, *places]
     line = Line(next_seq=3).arrive(first, now=0.0)
     assert line.release(now=0.0, hold_seconds=HOLD) == ([first], Line(next_seq=3))
 

@@ -5,8 +5,9 @@ A lesson's inputs are prompts: both models read their own, then the same target 
 
 import msgspec
 
-from mint_common.training import UNNUMBERED, CheckpointRef, Distill, Lesson
+from mint_common.training import CheckpointRef, Distill, Lesson
 from services.gateway.core.tinker.passes import JsonModelInput, check_seq, read_json_tokens
+from services.gateway.core.tinker.repetition import unnumbered_place
 from services.gateway.core.tinker.tensors import JsonTensor, read_json_tensor
 
 
@@ -35,9 +36,9 @@ def plan_distill(wish: ReverseKlBody, teacher: CheckpointRef) -> Distill:
     return Distill(data=data, teacher=teacher, temperature=wish.temperature)
 
 
-def place_of_distill(wish: ReverseKlBody, *, now: float) -> int:
-    """Return the client's number, or one behind all that has arrived. Raises InvalidField."""
-    return UNNUMBERED + round(1e6 * now) if wish.seq_id is None else check_seq(wish.seq_id)
+def place_of_distill(wish: ReverseKlBody, *, key: str) -> int:
+    """Return the client's number, or a place of the request's key. Raises InvalidField."""
+    return unnumbered_place(key) if wish.seq_id is None else check_seq(wish.seq_id)
 
 
 def _lesson(lesson: JsonLesson, where: str) -> Lesson:

@@ -12,10 +12,12 @@ from fastapi import Depends, Request, Response
 from starlette.requests import ClientDisconnect
 
 from mint_common.errors import BodyTooLarge, InvalidField
+from mint_common.ids import new_id
 from mint_common.runtime.disconnect import ClientGone
 from services.gateway.core.tinker.bodies import MAX_BODY_BYTES
 from services.gateway.core.tinker.futures import JSON
 from services.gateway.core.tinker.passes import read_json
+from services.gateway.core.tinker.repetition import request_key
 from services.gateway.http.context import CallerDep, GatewayDep
 from services.gateway.http.tinker.errors import PREFIX
 
@@ -44,6 +46,14 @@ async def _body(request: Request, caller: CallerDep, gateway: GatewayDep) -> Asy
 
 BodyDep = Annotated[bytes, Depends(_body)]
 """The body of a request, counted as its key's until the answer has been sent."""
+
+
+def _request_key(request: Request) -> str:
+    return request_key(request.headers, fresh=new_id("req"))
+
+
+RequestKeyDep = Annotated[str, Depends(_request_key)]
+"""What all repetitions of a request have in common."""
 
 
 def read(body: bytes, shape: type[T]) -> T:

@@ -5,7 +5,7 @@ from fastapi import APIRouter, Response
 from services.gateway.core.tinker.distillation import ReverseKlBody, place_of_distill, plan_distill
 from services.gateway.core.tinker.ids import parse_path
 from services.gateway.http.context import CallerDep, GatewayDep
-from services.gateway.http.tinker.bodies import read
+from services.gateway.http.tinker.bodies import RequestKeyDep, read
 from services.gateway.http.tinker.operations import find_checkpoint, find_run, ref_of, submit
 from services.gateway.http.tinker.places import PlacedBodyDep
 
@@ -14,15 +14,15 @@ router = APIRouter()
 
 @router.post("/mint/forward_backward_reverse_kl")
 async def forward_backward_reverse_kl(
-    body: PlacedBodyDep, caller: CallerDep, gateway: GatewayDep
+    body: PlacedBodyDep, key: RequestKeyDep, caller: CallerDep, gateway: GatewayDep
 ) -> Response:
     """Add the gradient of the reverse KL to a checkpoint's policy, of which the caller may read the weights.
 
-    Without a number it comes behind all that has arrived; then a client that asks again asks for another.
+    Without a number it comes behind all that has arrived; it is done once for all requests of one key.
     """
     wish = read(body, ReverseKlBody)
     path = parse_path("reference_model_path", wish.reference_model_path)
-    seq = place_of_distill(wish, now=gateway.clock.now())
+    seq = place_of_distill(wish, key=key)
     run = await find_run(gateway, wish.model_id, caller.tenant_id)
     teacher, _ = await find_checkpoint(gateway, path, caller)
     operation = plan_distill(wish, ref_of(path, teacher))

@@ -14,8 +14,9 @@ from services.gateway.core.tinker.mixtures import (
     output_name,
     read_sources,
 )
+from services.gateway.core.tinker.repetition import keyed_session_id
 from services.gateway.http.context import CallerDep, GatewayDep
-from services.gateway.http.tinker.bodies import BodyDep, read
+from services.gateway.http.tinker.bodies import BodyDep, RequestKeyDep, read
 from services.gateway.http.tinker.operations import find_checkpoint, open_run, ref_of, submit
 from services.gateway.http.tinker.sessions import add_ended_session
 
@@ -23,14 +24,17 @@ router = APIRouter()
 
 
 @router.post("/mint/checkpoints/interpolate")
-async def interpolate(body: BodyDep, caller: CallerDep, gateway: GatewayDep) -> Response:
-    """Mix checkpoints of one base and shape into a new sampler checkpoint."""
+async def interpolate(body: BodyDep, key: RequestKeyDep, caller: CallerDep, gateway: GatewayDep) -> Response:
+    """Mix checkpoints of one base and shape into a sampler checkpoint, once for all requests of one key."""
     wish = read(body, InterpolateBody)
     paths, name = read_sources(wish), output_name(wish)
     found = [await find_checkpoint(gateway, path, caller) for path in paths]
     check_alike([record for _, record in found])
     source, record = found[0]
-    session = await add_ended_session(gateway, caller, project_id=None, tag="interpolation")
+    session_id = keyed_session_id(caller.tenant_id, key)
+    session = await add_ended_session(
+        gateway, caller, session_id=session_id, project_id=None, tag="interpolation"
+    )
     run = await open_run(
         gateway,
         session,

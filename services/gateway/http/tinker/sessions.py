@@ -136,12 +136,15 @@ async def telemetry(body: BodyDep, caller: CallerDep) -> Response:
 
 
 async def add_ended_session(
-    gateway: Gateway, caller: Caller, *, project_id: str | None, tag: str
+    gateway: Gateway, caller: Caller, *, session_id: str, project_id: str | None, tag: str
 ) -> ClientSession:
-    """Keep a session of its own for what no client's session made: it is over when it begins."""
+    """Keep a session of its own for what no client's session made: it is over when it begins.
+
+    One that is there already stays as it is.
+    """
     now = round(gateway.clock.now(), 6)
     session = ClientSession(
-        session_id=new_id("ses"),
+        session_id=session_id,
         tenant_id=caller.tenant_id,
         project_id=check_text("destination_project_id", project_id or DEFAULT_PROJECT),
         display_name=None,

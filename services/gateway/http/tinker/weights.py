@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Response
 
 from mint_common.errors import InvalidField
-from mint_common.ids import BaseName, Digest
+from mint_common.ids import BaseName, Digest, new_id
 from mint_common.training import CheckpointRecord, Export, Load, Open, Save
 from services.gateway.core.callers import Caller
 from services.gateway.core.tinker.ids import CheckpointPath, FutureKind, parse_path
@@ -115,7 +115,9 @@ async def copy_weights(body: BodyDep, caller: CallerDep, gateway: GatewayDep) ->
     source, record = await find_checkpoint(gateway, path, caller)
     if wish.session_id is None:
         project_id = wish.destination_project_id
-        session = await add_ended_session(gateway, caller, project_id=project_id, tag="copy")
+        session = await add_ended_session(
+            gateway, caller, session_id=new_id("ses"), project_id=project_id, tag="copy"
+        )
         seq = 0
     else:
         session = await gateway.tinker.session(wish.session_id, caller.tenant_id)
