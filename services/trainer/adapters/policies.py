@@ -138,10 +138,18 @@ class ResidentPolicies:
         return self._begin(policy_id, tenant_id, work, alone=alone)
 
     def begin_distill(
-        self, policy_id: PolicyId, tenant_id: TenantId, work: Distill, teacher: LoraSpec, data: bytes
+        self,
+        policy_id: PolicyId,
+        tenant_id: TenantId,
+        work: Distill,
+        teacher: LoraSpec,
+        data: bytes,
+        *,
+        alone: bool = False,
     ) -> Awaitable[Distilled]:
         """Queue a distillation."""
-        return self._begin(policy_id, tenant_id, Learn(distill=work, teacher=teacher, data=data))
+        learn = Learn(distill=work, teacher=teacher, data=data)
+        return self._begin(policy_id, tenant_id, learn, alone=alone)
 
     def begin_step(
         self, policy_id: PolicyId, tenant_id: TenantId, work: Step, *, alone: bool = False

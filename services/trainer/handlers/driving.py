@@ -195,7 +195,8 @@ class Driver:
 
     async def _keep(self, seq: int, operation: Operation) -> int:
         """Execute an operation that saves, loads, distills or ends; return 1 when it came to an end."""
-        (kept,) = await asyncio.gather(self._executor.keep(operation), return_exceptions=True)
+        keeping = self._executor.keep(operation, alone=seq in self._attempts)
+        (kept,) = await asyncio.gather(keeping, return_exceptions=True)
         if isinstance(kept, NotResident):
             return 0
         if isinstance(kept, Kept):
@@ -232,7 +233,9 @@ class Driver:
             self._step = result.step
         if isinstance(operation, Pass | Distill | Step | Open | Load):
             self._changed = self._position
-        self._is_closed = self._is_closed or closes(operation, result)
+        if closes(operation, result):
+            self._is_closed = True
+            self._term.policies.forget(self.policy_id)  # also what a failed open had put into memory
         self._attempts.pop(seq, None)
         self._executed.put_nowait(
             Executed(

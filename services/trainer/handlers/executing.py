@@ -116,7 +116,7 @@ class Executor:
             return policies.begin_pass(session.policy_id, session.tenant_id, operation, alone=alone)
         return policies.begin_step(session.policy_id, session.tenant_id, operation, alone=alone)
 
-    async def keep(self, operation: Operation) -> Kept:
+    async def keep(self, operation: Operation, *, alone: bool = False) -> Kept:
         """Execute an operation that saves, loads, distills or ends."""
         policies, session = self._term.policies, self._session
         match operation:
@@ -126,7 +126,7 @@ class Executor:
                 step = await self._load(operation.checkpoint, with_optimizer=operation.with_optimizer)
                 return Kept(result=Loaded(step=step), state=await self.copy(with_gradient=True))
             case Distill():
-                result = await self._distill(operation)
+                result = await self._distill(operation, alone=alone)
                 # Done again it would need the teacher, which may be gone by then.
                 return Kept(result=result, state=await self.copy(with_gradient=True))
             case Save():
@@ -137,7 +137,6 @@ class Executor:
                 after = ExportFrom(digest=self._session.digest, parent=self._session.parent)
                 return Kept(export=await policies.begin_export(session.policy_id, session.tenant_id, after))
             case _:
-                policies.forget(session.policy_id)
                 return Kept(result=Closed())
 
     def copy(self, *, with_gradient: bool) -> Awaitable[StateCopy]:
@@ -157,7 +156,7 @@ class Executor:
             return Kept(result=Opened(step=0))
         return Kept(result=Opened(step=step), state=await self.copy(with_gradient=True))
 
-    async def _distill(self, distill: Distill) -> Distilled:
+    async def _distill(self, distill: Distill, *, alone: bool) -> Distilled:
         # The teacher may be what this policy was a moment ago.
         await self._settled()
         session = self._session
@@ -167,7 +166,7 @@ class Executor:
             raise InvalidField(field="reference_model_path", problem=problem)
         weights = await self._term.mixtures.mix(record.lora, [record], [1.0])
         return await self._term.policies.begin_distill(
-            session.policy_id, session.tenant_id, distill, record.lora, weights
+            session.policy_id, session.tenant_id, distill, record.lora, weights, alone=alone
         )
 
     async def _load(self, ref: CheckpointRef, *, with_optimizer: bool) -> int:

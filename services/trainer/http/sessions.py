@@ -1,5 +1,6 @@
 """Internal HTTP: which training sessions this trainer's base has, and where they are."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -23,7 +24,8 @@ def add_routes(
     async def list_sessions() -> object:
         """Return every managed session of the base, by policy id, with its tier, and what swapping has cost.
 
-        ``held`` are revisions that sessions of operations go on from, or that clients named.
+        ``held`` are revisions that sessions of operations go on from, or that clients named; ``in_memory``
+        counts the policies of both kinds of session by their tier.
         """
         found: Sequence[Session] = await sessions.list()
         tiers = policies.tiers()
@@ -33,5 +35,6 @@ def add_routes(
                 for session in found
             ],
             "held": await operations.held_revisions(),
+            "in_memory": Counter(tiers.values()),
             "swaps": msgspec.to_builtins(policies.swaps()),
         }

@@ -174,11 +174,19 @@ class Policies(Protocol):
         ...
 
     def begin_distill(
-        self, policy_id: PolicyId, tenant_id: TenantId, work: Distill, teacher: LoraSpec, data: bytes
+        self,
+        policy_id: PolicyId,
+        tenant_id: TenantId,
+        work: Distill,
+        teacher: LoraSpec,
+        data: bytes,
+        *,
+        alone: bool = False,
     ) -> Awaitable[Distilled]:
         """Queue a distillation from the weights of a training checkpoint, whose LoRA is ``teacher``.
 
-        Raises NotFinite, as a pass does, and CheckpointLost when the bytes do not fit the teacher.
+        Raises NotFinite, as a pass does, and CheckpointLost when the bytes do not fit the teacher. ``alone``
+        is a pass's.
         """
         ...
 

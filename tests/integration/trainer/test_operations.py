@@ -38,6 +38,7 @@ from mint_common.training import (
 
 from .conftest import LORA, Stage
 from .operating import ADAM, TENANT, Run, floats, make_pass, serving, spoilt_pass
+from .test_waves import sessions_of
 
 pytestmark = pytest.mark.integration
 
@@ -267,6 +268,17 @@ async def test_checkpoints_that_cannot_be_loaded_are_users_errors(client: Traine
     assert (await lost.refusal(await lost.send(gone)))["code"] == "not_found"
     with pytest.raises(SessionClosed):
         await lost.send(make_pass(1))
+
+
+async def test_what_is_closed_or_never_opened_leaves_memory(stage: Stage) -> None:
+    async with stage.trainer() as trainer, serving(trainer) as client:
+        run = await opened(client)
+        lost = Run(client, B)
+        gone = Open(base=BaseName("tiny"), lora=LORA, checkpoint=training(A, "none"), with_optimizer=True)
+        await lost.refusal(await lost.send(gone))
+        assert (await sessions_of(trainer))["in_memory"] == {"device": 1}
+        await run.do(Close())
+        assert (await sessions_of(trainer))["in_memory"] == {}
 
 
 async def test_exports_form_a_lineage(stage: Stage, client: TrainerClient) -> None:
