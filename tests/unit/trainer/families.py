@@ -58,10 +58,10 @@ FAMILIES = {
 }
 
 
-def make_family(name: str) -> PreTrainedModel:
+def make_family(name: str, **changes: int | None) -> PreTrainedModel:
     """Return a family's random model, the same at every call."""
     torch.manual_seed(0)
-    config = getattr(transformers, f"{name}Config")(**SIZES, **FAMILIES[name])
+    config = getattr(transformers, f"{name}Config")(**{**SIZES, **FAMILIES[name], **changes})
     model = getattr(transformers, f"{name}ForCausalLM")(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -70,9 +70,9 @@ def make_family(name: str) -> PreTrainedModel:
     return model
 
 
-def describe_family(name: str, folder: Path) -> BaseFacts:
+def describe_family(name: str, folder: Path, **changes: int | None) -> BaseFacts:
     """Return the facts of a family's model as an import would find them on disk."""
-    make_family(name).save_pretrained(folder)
+    make_family(name, **changes).save_pretrained(folder)
     return describe_base(folder, name=name.lower(), max_rank=16)
 
 

@@ -47,6 +47,8 @@ FAST: list[tuple[Sharding, str]] = [
     ("fsdp", "Qwen3Moe"),
     ("zero3", "Qwen3Moe"),
     ("expert", "Qwen3Moe"),
+    ("tensor", "Qwen3Moe"),
+    ("tensor", "DeepseekV3"),
 ]
 SLOW: list[tuple[Sharding, str]] = [
     ("data", "DeepseekV2"),
@@ -59,9 +61,18 @@ SLOW: list[tuple[Sharding, str]] = [
     ("expert", "GlmMoeDsa"),
     ("expert", "Glm4MoeLite"),
     ("tensor", "Llama"),
+    ("tensor", "DeepseekV2"),
+    ("tensor", "DeepseekV2Lite"),
+    ("tensor", "DeepseekV32"),
+    ("tensor", "GlmMoeDsa"),
+    ("tensor", "Glm4MoeLite"),
     ("zero3", "Llama"),
 ]
 MATRIX = [*FAST, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)]
+# Latent attention whose queries come of no latent.
+VARIANTS: dict[str, tuple[str, dict[str, int | None]]] = {
+    "DeepseekV2Lite": ("DeepseekV2", {"q_lora_rank": None})
+}
 TIMEOUT_SECONDS = 60.0
 # DeepSpeed 0.19 speaks torch 2.13's older words.
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.distributed.*is deprecated:FutureWarning")
@@ -119,7 +130,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         if family == "tiny":
             return TINY
         folder = tmp_path_factory.mktemp(family)
-        facts = describe_family(family, folder)
+        family, changes = VARIANTS.get(family, (family, {}))
+        facts = describe_family(family, folder, **changes)
         (folder / BASE_FILE).write_bytes(msgspec.json.encode(facts))
         return folder
 
@@ -229,15 +241,17 @@ def test_steps_and_their_export_equal_one_ranks(
         assert np.abs(found_of[name] - values).mean() < 1e-5, name
 
 
-@pytest.mark.parametrize(
-    ("sharding", "family", "problem"),
-    [
-        ("tensor", "Qwen3Moe", "MINT_TRAINER_SHARDING: tensor does not cut Qwen3MoeForCausalLM"),
-        ("expert", "tiny", "MINT_TRAINER_SHARDING: expert needs a base with experts"),
-    ],
-)
-def test_a_sharding_that_does_not_fit_the_base_is_refused(
-    sharding: Sharding, family: str, problem: str, pair: Pair, folders: Callable[[str], Path]
-) -> None:
-    with pytest.raises(SettingInvalid, match=problem):
-        load_sharded(folders(family), sharding, pair.ranks)
+def test_a_sharding_that_does_not_fit_the_base_is_refused(pair: Pair, tmp_path: Path) -> None:
+    with pytest.raises(SettingInvalid, match="MINT_TRAINER_SHARDING: expert needs a base with experts"):
+        load_sharded(TINY, "expert", pair.ranks)
+    facts = describe_family("Llama", tmp_path, num_key_value_heads=1)
+    (tmp_path / BASE_FILE).write_bytes(msgspec.json.encode(facts))
+    with pytest.raises(
+        SettingInvalid, match="MINT_TRAINER_RANKS: 2 ranks cannot share 1 key and value heads"
+    ):
+        load_sharded(tmp_path, "tensor", pair.ranks)
+    facts = describe_family("DeepseekV32", tmp_path / "sparse")
+    facts = replace(facts, modules={**facts.modules, "model.layers.0.self_attn.indexer.wk": (64, 16)})
+    (tmp_path / "sparse" / BASE_FILE).write_bytes(msgspec.json.encode(facts))
+    with pytest.raises(SettingInvalid, match="MINT_TRAINER_SHARDING: tensor does not cut DeepseekV32"):
+        load_sharded(tmp_path / "sparse", "tensor", pair.ranks)

@@ -9,14 +9,12 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from mint_common.errors import SettingInvalid
-from services.trainer.adapters.distributed.crossings import entering, leaving
+from services.trainer.adapters.distributed.expert_parallel import own_experts
 from services.trainer.adapters.distributed.passes import Passes
 from services.trainer.adapters.distributed.ranks import Ranks
 from services.trainer.adapters.distributed.tensor_parallel import cut_tensors
-from services.trainer.adapters.lora_modules import LoraExperts, Share
 from services.trainer.adapters.resident_base import ResidentBase, load_base
-from services.trainer.core.ranks import SPLITS_LINES, Sharding, own_range
+from services.trainer.core.ranks import SPLITS_LINES, Sharding
 
 
 def load_sharded(folder: Path, sharding: Sharding, ranks: Ranks) -> Passes:
@@ -35,28 +33,6 @@ def shard_layers(base: ResidentBase, mesh: DeviceMesh) -> None:
     for layer in scores.body.layers:
         fully_shard(layer, mesh=mesh)
     fully_shard(scores, mesh=mesh)
-
-
-def own_experts(base: ResidentBase, mesh: DeviceMesh) -> None:
-    """Expert parallel: each expert is on one rank; all ranks compute all tokens of the rest.
-
-    A rank computes the pairs of its experts, and the sum over ranks is the layer's output: no token is
-    dropped, whatever the routers choose. Raises SettingInvalid.
-    """
-    layers = [slot for slot in base.slots if isinstance(slot, LoraExperts)]
-    if not layers:
-        problem = f"expert needs a base with experts, {base.facts.architecture} has none"
-        raise SettingInvalid(name="MINT_TRAINER_SHARDING", problem=problem)
-    group = mesh.get_group()
-    for slot in layers:
-        own = own_range(slot.base.num_experts, rank=mesh.get_local_rank(), ranks=mesh.size())
-        if not own:
-            problem = f"{mesh.size()} ranks for {slot.base.num_experts} experts: some would own none"
-            raise SettingInvalid(name="MINT_TRAINER_RANKS", problem=problem)
-        for name in ("gate_up_proj", "down_proj"):
-            kept = getattr(slot.base, name).detach()[own.start : own.stop].clone()
-            setattr(slot.base, name, nn.Parameter(kept, requires_grad=False))
-        slot.share = Share(experts=own, enter=entering(group), leave=leaving(group))
 
 
 def partition_parameters(base: ResidentBase, mesh: DeviceMesh) -> None:

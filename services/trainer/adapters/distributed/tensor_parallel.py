@@ -1,8 +1,9 @@
-"""Tensor parallel: attention heads, widths of the MLP and the vocabulary are cut over the ranks.
+"""Tensor parallel: heads, widths of MLPs and the vocabulary are cut over the ranks, experts dealt out.
 
 The styles below take the place of torch's for modules that carry LoRA: one sum over the ranks a block serves
 base and update alike. A column-cut module has its slice of B and a part of A's gradient, a row-cut one its
-slice of A and a part of B's.
+slice of A and a part of B's. Latent attention (MLA) is cut behind its latents, which every rank computes
+whole: they are what all heads read.
 """
 
 from typing import Any
@@ -17,24 +18,27 @@ from torch.distributed.tensor.parallel import (
     parallelize_module,
 )
 
+from mint_common.adapters_format.names import leaf_of
 from mint_common.errors import SettingInvalid
 from services.trainer.adapters.distributed.crossings import entering, leaving
+from services.trainer.adapters.distributed.expert_parallel import own_experts
 from services.trainer.adapters.lora_modules import LoraLinear, Share
 from services.trainer.adapters.resident_base import ResidentBase
 from services.trainer.core.ranks import own_range
 
-COLUMNS = frozenset({"q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"})
+COLUMNS = frozenset({"q_proj", "k_proj", "v_proj", "q_b_proj", "kv_b_proj", "gate_proj", "up_proj"})
 ROWS = frozenset({"o_proj", "down_proj"})
+LATENTS = frozenset({"q_a_proj", "kv_a_proj_with_mqa"})
 
 
 def cut_tensors(base: ResidentBase, mesh: DeviceMesh) -> None:
     """Keep this rank's slices of every layer, the embedding and the head. Raises SettingInvalid."""
     scores = base.target_scores
     _check(base, mesh.size())
-    plan: dict[str, ParallelStyle] = {"self_attn": _Block(), "mlp": _Block()}
-    plan |= {_path(leaf): _Columns() for leaf in COLUMNS} | {_path(leaf): _Rows() for leaf in ROWS}
     for layer in scores.body.layers:
-        parallelize_module(layer, mesh, plan)
+        parallelize_module(layer, mesh, _plan(layer))
+    if base.facts.experts:
+        own_experts(base, mesh)
     if base.facts.vocab_size % mesh.size() == 0:
         tied = scores.head.weight is scores.body.embed_tokens.weight
         embedding = {"embed_tokens": RowwiseParallel(input_layouts=Replicate())}
@@ -45,24 +49,40 @@ def cut_tensors(base: ResidentBase, mesh: DeviceMesh) -> None:
     scores.requires_grad_(requires_grad=False)
 
 
-def _path(leaf: str) -> str:
-    return f"{'mlp' if leaf in {'gate_proj', 'up_proj', 'down_proj'} else 'self_attn'}.{leaf}"
+def _plan(layer: nn.Module) -> dict[str, ParallelStyle]:
+    """Return a style for each linear of a layer, and for what has cut ones right behind its input."""
+    paths = [path for path, module in layer.named_modules() if isinstance(module, LoraLinear)]
+    latent = {_parent(path) for path in paths if leaf_of(path) in LATENTS}
+    plan: dict[str, ParallelStyle] = {path: _Block() for path in map(_parent, paths) if path not in latent}
+    for path in paths:
+        if leaf_of(path) in LATENTS:
+            plan[path] = _Latent()
+        elif leaf_of(path) in ROWS:
+            plan[path] = _Rows()
+        else:
+            # Beside latents there may be a q_proj that reads what the block reads.
+            plan[path] = _Columns(enters=_parent(path) in latent and leaf_of(path) == "q_proj")
+    return plan
+
+
+def _parent(path: str) -> str:
+    return path.rpartition(".")[0]
 
 
 def _check(base: ResidentBase, ranks: int) -> None:
-    """Raise SettingInvalid unless the base is of plain attention and MLP, in sizes that can be cut."""
+    """Raise SettingInvalid unless the base is of known attention and MLP, in sizes that can be cut."""
     facts = base.facts
-    leaves = {name.rpartition(".")[2] for name in facts.modules}
-    if facts.experts or not leaves <= COLUMNS | ROWS:
+    leaves = set(map(leaf_of, facts.modules))
+    if not leaves <= COLUMNS | ROWS | LATENTS:
         problem = f"tensor does not cut {facts.architecture}: use expert, fsdp or zero3"
         raise SettingInvalid(name="MINT_TRAINER_SHARDING", problem=problem)
     config = base.target_scores.body.config
-    sizes = {
-        "attention heads": config.num_attention_heads,
-        "key and value heads": config.num_key_value_heads,
-        "MLP columns": config.intermediate_size,
-    }
-    for what, size in sizes.items():
+    sizes = [("attention heads", config.num_attention_heads)]
+    if not leaves & LATENTS:
+        sizes.append(("key and value heads", config.num_key_value_heads))
+    widths = {out for name, (_, out) in facts.modules.items() if leaf_of(name) == "up_proj"}
+    sizes += [("MLP columns", width) for width in sorted(widths)]
+    for what, size in sizes:
         if size % ranks:
             problem = f"{ranks} ranks cannot share {size} {what} evenly"
             raise SettingInvalid(name="MINT_TRAINER_RANKS", problem=problem)
@@ -83,8 +103,21 @@ class _Block(ParallelStyle):  # type: ignore[misc]  # torch is untyped for mypy 
         return module
 
 
+class _Latent(ParallelStyle):  # type: ignore[misc]  # as above
+    """A linear that every rank computes whole, for the heads of all."""
+
+    def _apply(self, module: LoraLinear, device_mesh: DeviceMesh) -> nn.Module:
+        enter = entering(device_mesh.get_group())
+        module.register_forward_hook(lambda _module, _args, latent: enter(latent))
+        return module
+
+
 class _Columns(ParallelStyle):  # type: ignore[misc]  # as above
-    """A linear that keeps some of its outputs."""
+    """A linear that keeps some of its outputs; one that ``enters`` has no block before it."""
+
+    def __init__(self, *, enters: bool) -> None:
+        super().__init__()
+        self._enters = enters
 
     def _apply(self, module: LoraLinear, device_mesh: DeviceMesh) -> nn.Module:
         linear = module.base
@@ -93,6 +126,8 @@ class _Columns(ParallelStyle):  # type: ignore[misc]  # as above
         if linear.bias is not None:
             linear.bias = _kept(linear.bias[own], device_mesh)
         module.share = Share(outputs=own)
+        if self._enters:
+            module.share = Share(outputs=own, enter=entering(device_mesh.get_group()))
         return module
 
 

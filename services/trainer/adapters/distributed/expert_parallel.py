@@ -1,0 +1,32 @@
+"""Expert parallel: each expert is on one rank; all ranks see all tokens."""
+
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+
+from mint_common.errors import SettingInvalid
+from services.trainer.adapters.distributed.crossings import entering, leaving
+from services.trainer.adapters.lora_modules import LoraExperts, Share
+from services.trainer.adapters.resident_base import ResidentBase
+from services.trainer.core.ranks import own_range
+
+
+def own_experts(base: ResidentBase, mesh: DeviceMesh) -> None:
+    """Keep this rank's experts. Raises SettingInvalid.
+
+    A rank computes the pairs of its experts, and the sum over ranks is the layer's output: no token is
+    dropped, whatever the routers choose.
+    """
+    layers = [slot for slot in base.slots if isinstance(slot, LoraExperts)]
+    if not layers:
+        problem = f"expert needs a base with experts, {base.facts.architecture} has none"
+        raise SettingInvalid(name="MINT_TRAINER_SHARDING", problem=problem)
+    group = mesh.get_group()
+    for slot in layers:
+        own = own_range(slot.base.num_experts, rank=mesh.get_local_rank(), ranks=mesh.size())
+        if not own:
+            problem = f"{mesh.size()} ranks for {slot.base.num_experts} experts: some would own none"
+            raise SettingInvalid(name="MINT_TRAINER_RANKS", problem=problem)
+        for name in ("gate_up_proj", "down_proj"):
+            kept = getattr(slot.base, name).detach()[own.start : own.stop].clone()
+            setattr(slot.base, name, nn.Parameter(kept, requires_grad=False))
+        slot.share = Share(experts=own, enter=entering(group), leave=leaving(group))
