@@ -35,6 +35,7 @@ from mint_common.training import (
     Stepped,
     Submission,
 )
+from services.trainer.app import open_trainer
 
 from .conftest import LORA, Stage
 from .operating import ADAM, TENANT, Run, floats, make_pass, serving, spoilt_pass
@@ -318,6 +319,11 @@ async def test_a_place_that_was_skipped_holds_nothing_up(client: TrainerClient) 
     assert isinstance(await client.outcome(run.policy_id, second, wait_seconds=0.5), Pending)
     await client.skip(run.policy_id, run.tenant_id, second - 1)
     assert isinstance(await client.outcome(run.policy_id, second, wait_seconds=1.5), Done)
+
+
+async def test_who_was_refused_while_no_trainer_holds_the_base_is_told_at_once(stage: Stage) -> None:
+    async with open_trainer(stage.settings) as trainer, asyncio.timeout(5):
+        await trainer.operations.skip(A, TENANT, 1)
 
 
 async def test_waves_and_operations_of_a_policy_exclude_one_another(

@@ -8,17 +8,22 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
 from mint_common.claims import Claim
 from mint_common.events import LoraSpec
 from mint_common.ids import PolicyId, TenantId
 from mint_common.records import WaveRecord
 from services.trainer.adapters.policies import ResidentPolicies, open_policies
-from services.trainer.adapters.resident_base import load_base
+from services.trainer.adapters.resident_base import ResidentBase, load_base
+from services.trainer.adapters.training_state import new_state, write_state
 from services.trainer.core.batch import build_grpo_batch
 from services.trainer.core.refusals import CheckpointLost, NotFinite
 from services.trainer.core.scheduler import Limits
-from services.trainer.ports.policies import Stepped, StepSettings
+from services.trainer.ports.policies import StateCopy, Stepped, StepSettings
+
+from .conftest import facts_of, random_model
+from .test_distillation import make_distill
 
 GRPO = StepSettings(algorithm="grpo", learning_rate=2e-3, kl_coefficient=0.0, clip_norm=1.0)
 A, B, C, D = (PolicyId(f"policy_{letter}") for letter in "abcd")
@@ -140,6 +145,32 @@ async def test_policies_that_are_ready_at_once_share_a_step_and_fail_alone(
     assert isinstance(results[1], NotFinite)
     assert policies.holds(A, claim_of(results[0].checkpoint))
     assert B not in policies.tiers()
+
+
+class FullBase(ResidentBase):
+    """A base on a device whose memory is full when a client's pass comes."""
+
+    def target_logprobs(self, *_: object) -> Tensor:
+        """Break, as torch does."""
+        raise RuntimeError("out of memory")
+
+
+async def test_a_distillation_that_breaks_the_machinery_takes_nobody_along_when_it_is_alone(
+    lora: LoraSpec,
+) -> None:
+    model = random_model("llama")
+    facts = facts_of(model)
+    load = partial(FullBase, model, facts)
+    async with open_policies(load, threads=1, limits=LIMITS, host_policies=1, max_tokens=64) as policies:
+        for alone in (False, True):
+            for policy_id in (A, B):
+                await policies.admit(policy_id, lora, data=None)
+            teacher = write_state(new_state(facts, lora))
+            breaking = policies.begin_distill(B, TenantId("t"), make_distill(0), lora, teacher, alone=alone)
+            copying = policies.begin_copy(A, TenantId("t"), with_gradient=False)
+            broken, copied = await asyncio.gather(breaking, copying, return_exceptions=True)
+            assert isinstance(broken, RuntimeError)
+            assert isinstance(copied, StateCopy) is alone
 
 
 async def test_a_step_that_nobody_waits_for_any_more_is_not_continued_from(
