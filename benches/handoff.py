@@ -253,13 +253,7 @@ async def _rollout(engine: VllmEngine, adapter: LoadedAdapter | None) -> None:
 def _rows(measured: Measured) -> list[Row]:
     case, merged = measured.case, measured.merged
     ours = measured.adapters[case.step_rank]
-    slow = Phases(
-        make=statistics.median(one.make for one in merged),
-        load=statistics.median(one.load for one in merged),
-        rollout=statistics.median(one.rollout for one in merged),
-        size_bytes=merged[0].size_bytes,
-    )
-    rollout = statistics.median(one.rollout for one in ours)
+    slow, rollout = middle(merged), middle(ours).rollout
     shown = (
         f"merge and save {slow.make:.2f} s, engine load {slow.load:.2f} s, rollout {slow.rollout:.2f} s "
         f"(n={len(merged)})"
@@ -297,6 +291,16 @@ def _rows(measured: Measured) -> list[Row]:
             for rank, phases in measured.adapters.items()
         ),
     ]
+
+
+def middle(phases: Sequence[Phases]) -> Phases:
+    """Return the median of each phase."""
+    return Phases(
+        make=statistics.median(one.make for one in phases),
+        load=statistics.median(one.load for one in phases),
+        rollout=statistics.median(one.rollout for one in phases),
+        size_bytes=phases[0].size_bytes,
+    )
 
 
 def _median_ms(phases: Sequence[Phases], name: str) -> float:
