@@ -241,7 +241,9 @@ def test_wrong_and_missing_keys(stack):
 
 def test_another_tenants_policy_is_not_found(stack, counter):
     with OpenAI(base_url=f"{stack.url}/v1", api_key=stack.other_key, max_retries=0) as stranger:
-        assert [model.id for model in stranger.models.list()] == ["tiny"]
+        names = [model.id for model in stranger.models.list()]
+        assert "tiny" in names
+        assert not [name for name in names if name.startswith("counter")]
         for model in ("counter", "counter@1", f"counter@{counter.latest.digest}"):
             with pytest.raises(openai.NotFoundError):
                 stranger.completions.create(model=model, prompt="x")

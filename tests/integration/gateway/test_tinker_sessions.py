@@ -25,9 +25,7 @@ def _session(stack, **wish: object) -> str:
 def test_capabilities_name_bases_as_clients_know_them(stack):
     with _api(stack) as api:
         models = api.get("/get_server_capabilities").json()["supported_models"]
-    assert [(each["model_name"], each["sampleable"]) for each in models] == [
-        (f"mint/{stack.facts.name}", True)
-    ]
+    assert (f"mint/{stack.facts.name}", True) in [(each["model_name"], each["sampleable"]) for each in models]
     assert GetServerCapabilitiesResponse.model_validate({"supported_models": models})
 
 
@@ -62,7 +60,7 @@ def test_a_foreign_or_unknown_session_is_gone(stack):
         ("POST /create_session", b'{"user_metadata": {"a": "' + 20_000 * b"x" + b'"}}', 422, "16384"),
         ("POST /retrieve_future", b'{"request_id": "op:pass:1:nobody"}', 410, "submit it again"),
         ("POST /retrieve_future", b'{"request_id": "?"}', 410, "submit it again"),
-        ("GET /billing/usage/events", b"", 404, "docs/tinker.md"),
+        ("GET /no/such/route", b"", 404, "docs/tinker.md"),
         ("GET /create_session", b"", 405, "No route"),
     ],
 )

@@ -118,8 +118,10 @@ async def test_a_seed_repeats_all_samples_in_a_mixed_batch_too(rig: Any) -> None
     mixed = await asyncio.gather(
         *(rig.client.sample(request) for ref in revisions for request in (ask(ref, sampling=RANDOM), *noise))
     )
-    again = mixed[:: 1 + len(noise)]
-    assert [each.sequences for each in again] == [each.sequences for each in alone]
+    for before, now in zip(alone, mixed[:: 1 + len(noise)], strict=True):
+        assert [each.tokens for each in now.sequences] == [each.tokens for each in before.sequences]
+        for one, other in zip(now.sequences, before.sequences, strict=True):
+            assert np.allclose(logprobs_of(one), logprobs_of(other), rtol=0, atol=1e-5)
     assert len({each.sequences[0].tokens for each in alone}) > 1
 
 
