@@ -7,7 +7,7 @@ PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 BENCH := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m benches
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow check fmt bench bench-loader bench-catalog bench-trainer bench-handoff bench-policies bench-tinker test-sdk bench-check paper-training docs clean
+.PHONY: help install demo test test-slow lint check fmt bench bench-loader bench-catalog bench-trainer bench-handoff bench-policies bench-tinker test-sdk bench-check paper-training docs clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,7 +29,7 @@ test-slow: .venv/.installed ## Run the slow tests
 test-sdk: .venv/.installed ## Drive every version of the Tinker SDK, and the cookbook, against a running stack (20 minutes)
 	$(PYTEST) -m slow tests/e2e/test_sdk_matrix.py tests/e2e/test_cookbook.py
 
-check: .venv/.installed ## Format, lint, types, import contracts, generated docs, fast tests
+lint: .venv/.installed ## Format, lint, types, import contracts, generated docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -39,6 +39,8 @@ check: .venv/.installed ## Format, lint, types, import contracts, generated docs
 	$(BIN)/python tools/make_settings_doc.py --check
 	$(BIN)/python tools/make_uploads_doc.py --check
 	$(BIN)/python tools/make_tinker_compat.py --check
+
+check: lint ## Lint, and the fast tests
 	$(PYTEST) -q tests/unit tests/sim
 
 fmt: .venv/.installed ## Format, and fix what the linter can
