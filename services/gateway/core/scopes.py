@@ -9,10 +9,13 @@ from collections.abc import Set as AbstractSet
 from mint_common.catalog import Scope
 from mint_common.errors import Forbidden
 
+# A part of a path may be any text, line ends too: a route's own parameter takes them.
 _ADMIN = re.compile(
-    r"/mint/v1/(keys|audit|webhooks)(/.*)?|/mint/v1/policies/[^/]+/(rules(/.*)?|aliases/[^/]+/protect)"
+    r"/mint/v1/(keys|audit|webhooks)(/.*)?|/mint/v1/policies/[^/]+/(rules(/.*)?|aliases/[^/]+/protect)",
+    re.DOTALL,
 )
-_OPERATOR = re.compile(r"/mint/v1/(tenants(/.*)?|gc)")
+_RULES = re.compile(r"/mint/v1/policies/[^/]+/rules(/.*)?", re.DOTALL)
+_OPERATOR = re.compile(r"/mint/v1/(tenants(/.*)?|gc)", re.DOTALL)
 _TINKER_READ = re.compile(
     r"client/.*|create_session|session_heartbeat|telemetry|sessions/[^/]+/finish|sessions/search"
     r"|retrieve_futures?|get_info|weights_info"
@@ -24,8 +27,8 @@ def scope_of(method: str, path: str) -> Scope:
     """Return the scope that a request takes."""
     if _OPERATOR.fullmatch(path):
         return "operator"
-    is_rules = "/rules" in path and method == "GET"
-    if _ADMIN.fullmatch(path) and not is_rules:
+    is_read_rule = method == "GET" and _RULES.fullmatch(path)
+    if _ADMIN.fullmatch(path) and not is_read_rule:
         return "admin"
     if path.startswith("/v1/") and method == "POST":
         return "infer"
