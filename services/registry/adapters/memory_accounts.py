@@ -34,6 +34,9 @@ class MemoryAccounts:
         others = [other for other in self._tables.keys.values() if other.key_id != key.key_id]
         if any(other.key_hash == key.key_hash for other in others):
             raise AlreadyExists(kind="key", name=key.shown)
+        known = self._tables.keys.get(key.key_id)
+        if known is not None and known.key_hash != key.key_hash:
+            self._tables.revoked.pop(key.key_id, None)
         self._tables.keys[key.key_id] = key
 
     async def owner_of(self, key_hash: bytes, *, now: float) -> KeyOwner | None:

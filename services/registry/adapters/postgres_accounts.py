@@ -18,7 +18,8 @@ _ADD_TENANT = """
 _PUT_KEY = """
     INSERT INTO api_keys (key_id, tenant_id, name, shown, key_hash, created_at, scopes)
     VALUES ($1, $2, $3, $4, $5, $6, $7)
-    ON CONFLICT (key_id) DO UPDATE SET tenant_id = $2, name = $3, shown = $4, key_hash = $5, scopes = $7
+    ON CONFLICT (key_id) DO UPDATE SET tenant_id = $2, name = $3, shown = $4, key_hash = $5, scopes = $7,
+        revoked_at = CASE WHEN api_keys.key_hash = $5 THEN api_keys.revoked_at END
 """
 # One write a minute and key at most, however often it is used.
 _USE = """
