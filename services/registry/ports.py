@@ -58,7 +58,10 @@ class Accounts(Protocol):
         ...
 
     async def put_key(self, key: StoredKey) -> None:
-        """Store a key, replacing the one of the same id. Raises NotFound for an unknown tenant."""
+        """Store a key, replacing the one of the same id: another key under it is not revoked, the same stays so.
+
+        Raises NotFound for an unknown tenant.
+        """
         ...
 
     async def owner_of(self, key_hash: bytes, *, now: float) -> KeyOwner | None:
@@ -155,7 +158,7 @@ class Catalog(Protocol):
         ...
 
     async def set_state(self, policy: PolicyRecord, number: int, state: RevisionState) -> RevisionRecord:
-        """Retire a revision, or restore it, and tell a retirement. Idempotent.
+        """Retire a revision, or restore it, and tell it. Idempotent.
 
         A retired one keeps its row and bytes, but no name resolves to it. Raises NotFound, and
         RevisionInUse when an alias points at it.

@@ -1,5 +1,6 @@
 """Keys, protection, retirement and rules: the rest of the store's promises, on memory and real Postgres."""
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -22,7 +23,7 @@ from mint_common.errors import (
     RevisionInUse,
     RevisionRetiredError,
 )
-from mint_common.events import AliasMoved, EvaluationRecorded, RevisionRetired
+from mint_common.events import AliasMoved, EvaluationRecorded, RevisionRestored, RevisionRetired
 from mint_common.ids import EvaluationId
 from mint_common.runtime.clock import ManualClock
 from services.registry.core.keys import hash_key, stored_key
@@ -66,6 +67,19 @@ async def test_key_is_rotated_revoked_and_remembers_its_last_use(store: Store) -
         await store.accounts.replace_key(key)
     assert [tenant.name for tenant in await store.accounts.tenants(limit=9, after=None)] == [TENANT, OTHER]
     assert [tenant.name for tenant in await store.accounts.tenants(limit=9, after=TENANT)] == [OTHER]
+
+
+async def test_another_key_under_a_revoked_id_opens_again_and_the_revoked_one_does_not(store: Store) -> None:
+    key = stored_key("tml-one", key_id="key_1", tenant_id=TENANT, name="bootstrap", now=NOW)
+    await store.accounts.put_key(key)
+    await store.accounts.revoke_key(TENANT, "key_1", now=NOW)
+    await store.accounts.put_key(key)
+    assert await store.accounts.owner_of(hash_key("tml-one"), now=NOW) is None
+    await store.accounts.put_key(replace(key, key_hash=hash_key("tml-two")))
+    assert await store.accounts.owner_of(hash_key("tml-two"), now=NOW) is not None
+    assert await store.accounts.owner_of(hash_key("tml-one"), now=NOW) is None
+    (record,) = await store.accounts.keys(TENANT)
+    assert record.revoked_at is None
 
 
 async def test_protected_alias_is_moved_by_admins_alone(store: Store) -> None:
@@ -127,10 +141,26 @@ async def test_retired_revision_is_named_by_nothing_until_it_is_restored(store: 
     assert (await store.catalog.set_state(policy, 1, "published")).state == "published"
     assert (await store.catalog.resolve(TENANT, parse_model("p@1"))).revision == first
     await store.catalog.set_state(policy, 1, "retired")
-    told = [event for event in await store.events() if isinstance(event, RevisionRetired)]
-    assert [(event.number, event.sequence) for event in told] == [(1, 1), (1, 3)]
+    changes = (RevisionRetired, RevisionRestored)
+    told = [event for event in await store.events() if isinstance(event, changes)]
+    assert [(event.type, event.digest, event.sequence) for event in told] == [
+        ("revision.retired", first.digest, 1),
+        ("revision.restored", first.digest, 2),
+        ("revision.retired", first.digest, 3),
+    ]
     with pytest.raises(NotFound):
         await store.catalog.set_state(policy, 9, "retired")
+
+
+async def test_many_retirements_at_once_do_not_wait_for_each_other(store: Store) -> None:
+    policies = [await add_policy(store, f"many-{number}") for number in range(40)]
+    for policy in policies:
+        await publish(store, policy, 2)
+    async with asyncio.timeout(20):
+        changed = await asyncio.gather(
+            *(store.catalog.set_state(policy, 1, "retired") for policy in policies)
+        )
+    assert {revision.state for revision in changed} == {"retired"}
 
 
 async def test_newest_published_revision_is_what_a_bare_name_means(store: Store) -> None:

@@ -12,6 +12,7 @@ from mint_common.events.revision import (
     RevisionLost,
     RevisionPublished,
     RevisionRejected,
+    RevisionRestored,
     RevisionRetired,
 )
 from mint_common.events.training import TrainingFailed
@@ -30,6 +31,7 @@ EVENT_TYPES: tuple[type[Event], ...] = (
     RevisionPublished,
     RevisionRejected,
     RevisionRetired,
+    RevisionRestored,
     RevisionLost,
     RevisionHealed,
     AliasMoved,
@@ -61,6 +63,7 @@ __all__ = [
     "RevisionLost",
     "RevisionPublished",
     "RevisionRejected",
+    "RevisionRestored",
     "RevisionRetired",
     "TrainingFailed",
     "WaveCancelled",

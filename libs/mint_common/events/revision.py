@@ -83,6 +83,19 @@ class RevisionRetired(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RevisionRestored(Event):
+    """A retired revision was put into use again: names can lead to it as before."""
+
+    type: ClassVar[str] = "revision.restored"
+    key: ClassVar[tuple[str, ...]] = ("policy_id", "digest", "sequence")
+
+    policy_id: PolicyId
+    digest: Digest
+    revision: RevisionRef
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RevisionLost(Event):
     """The stored bytes of a revision are missing, wrong or collected: no name resolves to it any more.
 

@@ -23,6 +23,7 @@ from mint_common.events import (
     RevisionLost,
     RevisionPublished,
     RevisionRejected,
+    RevisionRestored,
     RevisionRetired,
     TrainingFailed,
     WaveCancelled,
@@ -186,6 +187,9 @@ _EVENTS: tuple[Event, ...] = (
         reason="Adapter refused (rank): needs rank <= 16, found 32",
     ),
     RevisionRetired(tenant_id=TENANT, base=BASE, policy_id=POLICY, digest=PARENT, number=1, sequence=1),
+    RevisionRestored(
+        tenant_id=TENANT, base=BASE, policy_id=POLICY, digest=DIGEST, revision=REVISION, sequence=2
+    ),
     RevisionLost(
         tenant_id=TENANT,
         base=BASE,

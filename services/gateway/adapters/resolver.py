@@ -14,6 +14,7 @@ from mint_common.events import (
     RevisionHealed,
     RevisionLost,
     RevisionPublished,
+    RevisionRestored,
     RevisionRetired,
 )
 from mint_common.events.codec import decode
@@ -23,7 +24,7 @@ from mint_common.runtime.clock import Clock
 from mint_common.runtime.dispatch import publish_event
 from services.gateway.core.resolutions import ResolutionCache
 
-_CHANGES = (AliasMoved, RevisionPublished, RevisionHealed)
+_CHANGES = (AliasMoved, RevisionPublished, RevisionRestored, RevisionHealed)
 _LOSSES = (RevisionRetired, RevisionLost)
 NEWS = tuple(subjects_of(event) for event in (*_CHANGES, *_LOSSES))
 AGAIN_SECONDS = 1.0

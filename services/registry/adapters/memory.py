@@ -30,7 +30,7 @@ from mint_common.runtime.ledger_memory import MemoryLedger
 from services.registry.adapters.memory_custody import vouch_for
 from services.registry.adapters.memory_lineage import relatives
 from services.registry.adapters.memory_tables import Tables
-from services.registry.core.exports import Refusal, answer, retired
+from services.registry.core.exports import Refusal, answer, state_changed
 from services.registry.core.lineage import Reach, Relative
 from services.registry.core.names import DEFAULT_ALIAS, ModelName, is_policy_id
 from services.registry.core.policies import PolicyChange, change_policy, changed, created, selects
@@ -190,9 +190,9 @@ class MemoryCatalog:
         self._tables.changes[policy.policy_id, number] += 1
         if state == "retired":
             self._tables.retired_at[policy.policy_id, number] = SystemClock().now()
-            sequence = self._tables.changes[policy.policy_id, number]
-            async with self._ledger.transaction(new_id("req")) as transaction:
-                await transaction.emit(retired(policy, found.digest, number, sequence=sequence))
+        sequence = self._tables.changes[policy.policy_id, number]
+        async with self._ledger.transaction(new_id("req")) as transaction:
+            await transaction.emit(state_changed(policy, changed, sequence=sequence))
         return changed
 
     async def settle_export(self, export: RevisionExported, refusal: Refusal | None, *, now: float) -> None:

@@ -80,15 +80,20 @@ async def insert_policies(connection: PostgresConnection, policies: Sequence[Pol
             raise NotFound(kind=kind, name=error.detail or "one of many") from error
 
 
+async def lock_policies(connection: PostgresConnection, exports: Sequence[RevisionExported]) -> None:
+    """Be the only one to number or change revisions of these policies. Raises NotFound."""
+    policies = {export.policy_id for export in exports}
+    locked = await connection.fetch(_LOCK, sorted(policies))
+    missing = policies - {row["policy_id"] for row in locked}
+    if missing:
+        raise NotFound(kind="policy", name=min(missing))
+
+
 async def insert_revisions(
     connection: PostgresConnection, exports: Sequence[RevisionExported], *, now: float
 ) -> list[RevisionRef]:
-    """Append revisions to their policies inside the caller's transaction; return each export's, in order."""
+    """Append revisions to locked policies inside the caller's transaction; return each export's, in order."""
     policies, digests = [export.policy_id for export in exports], [export.digest for export in exports]
-    locked = await connection.fetch(_LOCK, sorted(set(policies)))
-    missing = set(policies) - {row["policy_id"] for row in locked}
-    if missing:
-        raise NotFound(kind="policy", name=min(missing))
     await connection.execute(
         _APPEND,
         policies,

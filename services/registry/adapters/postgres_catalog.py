@@ -5,6 +5,7 @@ A policy's row is the lock under which its revisions are numbered.
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 import asyncpg
 import msgspec
@@ -25,7 +26,7 @@ from mint_common.events import RevisionExported
 from mint_common.ids import BaseName, Digest, PolicyId, TenantId, new_id
 from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.runtime.postgres_errors import PostgresConnection
-from services.registry.adapters.postgres_bulk import insert_policies, insert_revisions
+from services.registry.adapters.postgres_bulk import insert_policies, insert_revisions, lock_policies
 from services.registry.adapters.postgres_lineage import find_related
 from services.registry.adapters.postgres_policies import (
     describe_policy,
@@ -43,7 +44,7 @@ from services.registry.adapters.rows import (
     ref_of,
     revision_of,
 )
-from services.registry.core.exports import Refusal, answer, retired
+from services.registry.core.exports import Refusal, answer, state_changed
 from services.registry.core.lineage import Reach, Relative
 from services.registry.core.names import ModelName, is_policy_id
 from services.registry.core.policies import PolicyChange, change_policy, changed, created
@@ -70,7 +71,7 @@ _APPEND = """
 _SET_STATE = """
     UPDATE revisions
     SET state = $3, changes = changes + 1, retired_at = CASE WHEN $3 = 'retired' THEN now() END
-    WHERE policy_id = $1 AND number = $2 AND state <> $3 RETURNING digest, changes
+    WHERE policy_id = $1 AND number = $2 AND state <> $3 RETURNING changes
 """
 _OWNED = """
     SELECT name, base, revisions.* FROM revisions JOIN policies USING (policy_id)
@@ -209,13 +210,15 @@ class PostgresCatalog:
             names = [row["alias"] for row in await connection.fetch(query, policy.policy_id, number)]
             if names and state == "retired":
                 raise RevisionInUse(number=number, aliases=", ".join(names))
-            known = await self.revision(policy.policy_id, number)
+            known = await _numbered(connection, policy.policy_id, number)
             if known.fault == "collected" and state == "published":
                 raise RevisionLostError(name=policy.name, number=number, fault=known.fault)
             row = await connection.fetchrow(_SET_STATE, policy.policy_id, number, state)
-            if row is not None and state == "retired":
-                await transaction.emit(retired(policy, row["digest"], number, sequence=row["changes"]))
-        return await self.revision(policy.policy_id, number)
+            if row is None:
+                return known
+            revision = replace(known, state=state)
+            await transaction.emit(state_changed(policy, revision, sequence=row["changes"]))
+        return revision
 
     async def settle_export(self, export: RevisionExported, refusal: Refusal | None, *, now: float) -> None:
         """Commit the verdict on an export and tell it."""
@@ -246,11 +249,22 @@ class PostgresCatalog:
     ) -> Sequence[RevisionRef]:
         """Publish checked adapters in one step."""
         async with self._ledger.transaction(new_id("req")) as transaction:
+            # The policies first, as everybody does who changes their revisions: else two wait for each other.
+            await lock_policies(transaction.connection, exports)
             await transaction.emit(*await vouch_for(transaction.connection, exports))
             refs = await insert_revisions(transaction.connection, exports, now=now)
             if announce:
                 await transaction.emit(*map(answer, exports, refs))
         return refs
+
+
+async def _numbered(connection: PostgresConnection, policy_id: PolicyId, number: int) -> RevisionRecord:
+    row = await connection.fetchrow(
+        "SELECT * FROM revisions WHERE policy_id = $1 AND number = $2", policy_id, number
+    )
+    if row is None:
+        raise NotFound(kind="revision", name=str(number))
+    return revision_of(row)
 
 
 async def _append(connection: PostgresConnection, export: RevisionExported, now: float) -> RevisionRef:

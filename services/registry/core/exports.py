@@ -5,10 +5,15 @@ from dataclasses import dataclass
 from mint_common.adapters_format.manifest import Manifest
 from mint_common.adapters_format.names import FUSED
 from mint_common.adapters_format.refusal import Reason, refusal
-from mint_common.catalog import PolicyRecord
+from mint_common.catalog import PolicyRecord, RevisionRecord
 from mint_common.claims import RevisionRef
-from mint_common.events import RevisionExported, RevisionPublished, RevisionRejected, RevisionRetired
-from mint_common.ids import Digest
+from mint_common.events import (
+    RevisionExported,
+    RevisionPublished,
+    RevisionRejected,
+    RevisionRestored,
+    RevisionRetired,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,14 +48,25 @@ def check_export(export: RevisionExported, policy: PolicyRecord, manifest: Manif
         raise refusal(Reason.WRONG_TARGETS, problem)
 
 
-def retired(policy: PolicyRecord, digest: Digest, number: int, *, sequence: int) -> RevisionRetired:
-    """Return the event that tells of a retirement."""
-    return RevisionRetired(
+def state_changed(
+    policy: PolicyRecord, revision: RevisionRecord, *, sequence: int
+) -> RevisionRetired | RevisionRestored:
+    """Return the event that tells of a retirement or a restoration."""
+    if revision.state == "retired":
+        return RevisionRetired(
+            tenant_id=policy.tenant_id,
+            base=policy.base,
+            policy_id=policy.policy_id,
+            digest=revision.digest,
+            number=revision.number,
+            sequence=sequence,
+        )
+    return RevisionRestored(
         tenant_id=policy.tenant_id,
         base=policy.base,
         policy_id=policy.policy_id,
-        digest=digest,
-        number=number,
+        digest=revision.digest,
+        revision=revision.ref,
         sequence=sequence,
     )
 
