@@ -58,9 +58,9 @@ class Accounts(Protocol):
         ...
 
     async def put_key(self, key: StoredKey) -> None:
-        """Store a key, replacing the one of the same id: another key under it is not revoked, the same stays so.
+        """Store a key, replacing the one of the same id. Raises NotFound for an unknown tenant.
 
-        Raises NotFound for an unknown tenant.
+        Another key under the id of a revoked one is not revoked; the same key stays so.
         """
         ...
 

@@ -111,7 +111,8 @@ async def test_history_comes_in_pages_newest_first(store: Store) -> None:
     assert [move.sequence for move in page] == [5, 4]
     rest = await store.aliases.history(policy.policy_id, "prod", limit=9, before=4)
     assert [move.sequence for move in rest] == [3, 2, 1]
-    assert await store.aliases.history(policy.policy_id, "prod", limit=9, before=1) == []
+    for first in (1, 0):
+        assert await store.aliases.history(policy.policy_id, "prod", limit=9, before=first) == []
     with pytest.raises(NotFound):
         await store.aliases.history(policy.policy_id, "none", limit=9, before=None)
 

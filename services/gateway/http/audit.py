@@ -1,16 +1,20 @@
 """``/mint/v1/audit``: who changed what through the API, and with what outcome."""
 
-from fastapi import APIRouter
+from typing import Annotated
+
+from fastapi import APIRouter, Query
 
 from services.gateway.core.requests import AuditRow
 from services.gateway.http.context import CallerDep, GatewayDep, LimitQuery
+
+PlaceQuery = Annotated[int | None, Query(ge=0, le=2**62)]
 
 router = APIRouter(prefix="/mint/v1/audit", tags=["audit"])
 
 
 @router.get("")
 async def list_audit(
-    caller: CallerDep, gateway: GatewayDep, limit: LimitQuery = 100, before: int | None = None
+    caller: CallerDep, gateway: GatewayDep, limit: LimitQuery = 100, before: PlaceQuery = None
 ) -> list[AuditRow]:
     """List the tenant's changes, newest first; ``before`` is the last place of the page before.
 

@@ -9,6 +9,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header
 
+from mint_common.client.http import named
 from mint_common.errors import NotFound, Unavailable
 from mint_common.events import JobSubmitted
 from mint_common.ids import JobId, new_id
@@ -63,7 +64,7 @@ async def get_job(job: str, caller: CallerDep, gateway: GatewayDep) -> JsonObjec
     try:
         return await gateway.rollout.job(caller.tenant_id, job)
     except NotFound:
-        submission = await gateway.submissions.get(caller.tenant_id, JobId(job))
+        submission = await gateway.submissions.get(caller.tenant_id, JobId(named("job", job)))
         if submission is None:
             raise
         return describe_submission(submission)
@@ -75,7 +76,7 @@ async def cancel_job(job: str, caller: CallerDep, gateway: GatewayDep) -> object
     try:
         return await gateway.rollout.cancel(caller.tenant_id, job)
     except NotFound as error:
-        if await gateway.submissions.get(caller.tenant_id, JobId(job)) is None:
+        if await gateway.submissions.get(caller.tenant_id, JobId(named("job", job))) is None:
             raise
         raise Unavailable(what="rollout", problem="it has not taken the job yet") from error
 

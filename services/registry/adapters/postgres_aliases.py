@@ -149,7 +149,7 @@ class PostgresAliases:
         self, policy_id: PolicyId, name: str, *, limit: int, before: int | None
     ) -> Sequence[AliasMove]:
         """Return rows of an alias's history, newest first."""
-        rows = await self._pool.fetch(_PAGE, policy_id, name, before or _AFTER_ALL, limit)
+        rows = await self._pool.fetch(_PAGE, policy_id, name, _AFTER_ALL if before is None else before, limit)
         if not rows and await self._pool.fetchval(_EXISTS, policy_id, name) is None:
             raise NotFound(kind="alias", name=name)
         return [move_of(row) for row in rows]

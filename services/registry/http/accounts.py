@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import FastAPI
-from pydantic import Field, StringConstraints
+from pydantic import Field
 
 from mint_common.catalog import FULL_SCOPES, IssuedKey, KeyOwner, KeyRecord, Scope, TenantRecord
 from mint_common.errors import Unauthorized
@@ -19,7 +19,7 @@ _KEY_BYTES = 32
 class KeyToVerify(Body):
     """Somebody's key."""
 
-    key: Annotated[str, StringConstraints(max_length=500)]
+    key: str
 
 
 class NewName(Body):

@@ -43,7 +43,9 @@ Reason = Annotated[str, StringConstraints(max_length=2000, pattern=r"^[^\x00]*$"
 
 Tenant = Annotated[TenantId, Path(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT)]
-TextCursor = Annotated[str | None, Query(max_length=100, pattern=_NO_CONTROLS)]
+TextCursor = Annotated[str | None, Query(max_length=200, pattern=_NO_CONTROLS)]
+"""As long as a `Label`, which it may be."""
+TextFilter = TextCursor
 Moment = Annotated[float | None, Query(ge=0, le=2**35, allow_inf_nan=False)]
 """Seconds since the epoch."""
 NumberCursor = Annotated[int, Query(ge=0, le=2**31 - 1)]

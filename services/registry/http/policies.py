@@ -12,7 +12,16 @@ from mint_common.ids import BaseName, PolicyId, new_id
 from services.registry.core.lora import plan_lora
 from services.registry.core.names import check_policy_name, policy_key
 from services.registry.core.policies import PolicyChange, check_description, parse_labels
-from services.registry.http.context import Body, Label, Limit, Moment, Registry, Tenant, TextCursor
+from services.registry.http.context import (
+    Body,
+    Label,
+    Limit,
+    Moment,
+    Registry,
+    Tenant,
+    TextCursor,
+    TextFilter,
+)
 
 _POLICIES = "/internal/tenants/{tenant_id}/policies"
 
@@ -70,7 +79,7 @@ class PolicyChangeBody(Body):
 
 
 def _wanted(
-    base: Annotated[str | None, Query(max_length=200)] = None,
+    base: TextFilter = None,
     labels: Annotated[str | None, Query(max_length=5000)] = None,
     created_after: Moment = None,
     created_before: Moment = None,
