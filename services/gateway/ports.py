@@ -85,12 +85,16 @@ class Requests(Protocol):
         """Take a request's key, or return the first answer of the same request.
 
         Raises IdempotencyConflict when the key came with other content, RequestAtWork while there is no
-        answer yet; a key without an answer is free again after a minute.
+        answer yet; a key without an answer is free again a minute after `begin` or the last `keep`.
         """
         ...
 
+    async def keep(self, request: KeyedRequest) -> None:
+        """Say that the request that took the key is still at work."""
+        ...
+
     async def finish(self, request: KeyedRequest, answer: StoredAnswer) -> None:
-        """Keep the answer to the request that took the key."""
+        """Store the answer to the request that took the key, unless another one has it by now."""
         ...
 
     async def abandon(self, request: KeyedRequest) -> None:

@@ -24,8 +24,12 @@ _BEGIN = """
 """
 _FINISH = """
     UPDATE requests SET status = $3, content_type = $4, answer = $5, streamed_sha256 = $6
-    WHERE tenant_id = $1 AND key = $2
+    WHERE tenant_id = $1 AND key = $2 AND sha256 = $7
 """
+_KEEP = """
+    UPDATE requests SET begun_at = $4 WHERE tenant_id = $1 AND key = $2 AND sha256 = $3 AND status IS NULL
+"""
+_ABANDON = "DELETE FROM requests WHERE tenant_id = $1 AND key = $2 AND sha256 = $3 AND status IS NULL"
 _AUDIT = """
     INSERT INTO audit (tenant_id, at, key_id, actor, method, path, status) VALUES ($1, $2, $3, $4, $5, $6, $7)
 """
@@ -60,6 +64,10 @@ class PostgresRequests:
             streamed_sha256=row["streamed_sha256"],
         )
 
+    async def keep(self, request: KeyedRequest) -> None:
+        """Say that a request is still at work."""
+        await self._pool.execute(_KEEP, request.tenant_id, request.key, request.sha256, self._clock.now())
+
     async def finish(self, request: KeyedRequest, answer: StoredAnswer) -> None:
         """Keep the first answer."""
         await self._pool.execute(
@@ -70,12 +78,12 @@ class PostgresRequests:
             answer.content_type,
             answer.body,
             answer.streamed_sha256,
+            request.sha256,
         )
 
     async def abandon(self, request: KeyedRequest) -> None:
         """Give the key back."""
-        query = "DELETE FROM requests WHERE tenant_id = $1 AND key = $2 AND status IS NULL"
-        await self._pool.execute(query, request.tenant_id, request.key)
+        await self._pool.execute(_ABANDON, request.tenant_id, request.key, request.sha256)
 
     async def prune(self) -> None:
         """Forget answers that are older than a day."""

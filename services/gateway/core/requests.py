@@ -7,7 +7,7 @@ from mint_common.errors import InvalidField, MintError
 from mint_common.ids import TenantId
 
 AT_WORK_SECONDS = 60.0
-"""How long a first request keeps its key while it has no answer: longer ones have crashed."""
+"""How long a first request keeps its key while it has no answer and says nothing: then it has crashed."""
 KEPT_SECONDS = 86_400.0
 
 

@@ -4,18 +4,25 @@ Invariants: of requests with one key and one content, one is carried out and all
 an error changes nothing and leaves the key free. Answers that hold a secret are never stored.
 """
 
-from collections.abc import Awaitable, Callable
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import quote
 
 from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
 
-from mint_common.errors import InvalidField, MintError
+from mint_common.errors import InvalidField, MintError, Unavailable
+from mint_common.runtime.clock import Clock
 from services.gateway.core.callers import Caller, choose_key
 from services.gateway.core.idempotency import IdempotencyConflict
 from services.gateway.core.json_types import JsonObject
 from services.gateway.core.requests import (
+    AT_WORK_SECONDS,
     AuditRow,
     KeyedRequest,
     RequestAtWork,
@@ -25,6 +32,7 @@ from services.gateway.core.requests import (
 from services.gateway.http.context import Gateway, gateway_of, identify_caller
 from services.gateway.http.streamed import StreamedBody
 from services.gateway.http.tags import tagged
+from services.gateway.ports import Requests
 
 REPEATED_HEADER = "idempotency-replayed"
 WAIT_SECONDS, LOOK_SECONDS = 10.0, 0.05
@@ -38,6 +46,8 @@ IDEMPOTENCY_PARAMETER: JsonObject = {
     "example": "nightly-2026-03-01",
 }
 _READING = {"GET", "HEAD", "OPTIONS"}
+
+_log = logging.getLogger(__name__)
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -99,15 +109,16 @@ class RecordedRoute(APIRoute):
                 return Response(answer.body, answer.status, headers, media_type=answer.content_type)
         status = 500
         try:
-            response = await carry_out(request)
+            async with keeping(gateway.requests, keyed, gateway.clock):
+                response = await carry_out(request)
             if request.method == "PATCH":
                 response = tagged(request, response)
             status = response.status_code
             if keyed is not None:
                 sha256 = None if streamed is None else await streamed.sha256()
                 await gateway.requests.finish(keyed, _stored(response, sha256))
-        except MintError as error:
-            status = error.http_status
+        except (MintError, RequestValidationError, HTTPException) as error:
+            status = _status_of(error)
             raise
         finally:
             if keyed is not None and status >= 400:
@@ -143,6 +154,32 @@ async def _begin(gateway: Gateway, keyed: KeyedRequest) -> StoredAnswer | None:
             if gateway.clock.monotonic() > deadline:
                 raise
             await gateway.clock.sleep(LOOK_SECONDS)
+
+
+@asynccontextmanager
+async def keeping(requests: Requests, keyed: KeyedRequest | None, clock: Clock) -> AsyncIterator[None]:
+    """Keep the key of a request, if it has one, for as long as it takes: only a crashed one loses it."""
+    keeper = None if keyed is None else asyncio.create_task(_keep(requests, keyed, clock))
+    try:
+        yield
+    finally:
+        if keeper is not None:
+            keeper.cancel()
+
+
+async def _keep(requests: Requests, keyed: KeyedRequest, clock: Clock) -> None:
+    while True:
+        await clock.sleep(AT_WORK_SECONDS / 4)
+        try:
+            await requests.keep(keyed)
+        except Unavailable as error:
+            _log.warning("a key is not kept", extra={"problem": str(error)})
+
+
+def _status_of(error: MintError | RequestValidationError | HTTPException) -> int:
+    if isinstance(error, MintError):
+        return error.http_status
+    return error.status_code if isinstance(error, HTTPException) else InvalidField.http_status
 
 
 def _is_upload(path: str) -> bool:

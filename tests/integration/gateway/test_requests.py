@@ -1,8 +1,17 @@
 """Idempotency-Keys and the audit log, on every route that changes something."""
 
+import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+
+from mint_common.ids import TenantId
+from mint_common.runtime.clock import ManualClock
+from mint_common.runtime.postgres import migrate, open_pool
+from services.gateway.adapters.requests import PostgresRequests
+from services.gateway.core.idempotency import IdempotencyConflict
+from services.gateway.core.requests import AT_WORK_SECONDS, RequestAtWork, StoredAnswer, keyed_request
+from services.gateway.http.recording import keeping
 
 pytestmark = pytest.mark.integration
 
@@ -59,6 +68,41 @@ def test_racing_repeats_record_one_score(stack, mint):
 def test_answer_with_a_secret_is_never_stored(mint):
     refused = mint.post("/keys", json={"name": "x"}, headers={"idempotency-key": "k"})
     assert (refused.status_code, refused.json()["error"]["field"]) == (422, "Idempotency-Key")
+
+
+def test_audit_log_says_what_a_refused_body_was_answered(mint):
+    assert mint.post("/policies", json={"name": 5}).status_code == 422
+    assert mint.post("/policies", content=b"{").status_code == 422
+    rows = mint.get("/audit", params={"limit": 2}).json()
+    assert [row["status"] for row in rows] == [422, 422]
+
+
+async def test_key_is_kept_while_its_request_is_at_work(database):
+    pool, clock = await open_pool(database, schema="gateway"), ManualClock()
+    await migrate(pool, schema="gateway", package="services.gateway.adapters.migrations")
+    requests = PostgresRequests(pool, clock)
+    slow, other = (
+        keyed_request(TenantId("t"), "k", method="POST", target=path, body=b"")
+        for path in ("/slow", "/other")
+    )
+    assert await requests.begin(slow) is None
+    async with keeping(requests, slow, clock):
+        for _ in range(10):
+            await clock.advance(AT_WORK_SECONDS / 4)
+            async with asyncio.timeout(10):
+                while await pool.fetchval("SELECT begun_at FROM requests") < clock.now():
+                    await asyncio.sleep(0.01)
+            with pytest.raises(RequestAtWork):
+                await requests.begin(slow)
+            with pytest.raises(IdempotencyConflict):
+                await requests.begin(other)
+    await clock.advance(2 * AT_WORK_SECONDS)
+    assert await requests.begin(other) is None, "what says nothing has crashed"
+    await requests.finish(slow, StoredAnswer(status=200, content_type="text/plain", body=b"late"))
+    await requests.abandon(slow)
+    with pytest.raises(RequestAtWork):
+        await requests.begin(other)
+    await pool.close()
 
 
 def test_audit_log_says_who_changed_what_and_how_it_went(stack, mint):
