@@ -82,6 +82,15 @@ async def authenticate(
     return caller
 
 
+async def whose(request: Request) -> Caller:
+    """Return whose key a request carries, before or after its route asks. Raises Unauthorized."""
+    scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
+    key = choose_key(
+        bearer=bearer if scheme.lower() == "bearer" else None, api_key=request.headers.get("x-api-key")
+    )
+    return await identify_caller(gateway_of(request), key)
+
+
 async def identify_caller(gateway: Gateway, key: str) -> Caller:
     """Return whose key it is. Raises Unauthorized; a verified key is believed for a while."""
     known = gateway.keys.get(key, now=gateway.clock.monotonic())

@@ -5,7 +5,7 @@ each once and in order. A place is good for as long as events are kept (a week);
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Annotated
 
 import msgspec
@@ -13,16 +13,20 @@ from fastapi import APIRouter, FastAPI, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from mint_common.bus.port import Replay
-from mint_common.errors import EventsExpired
+from mint_common.errors import EventsExpired, Forbidden, Unauthorized, Unavailable
 from mint_common.events.codec import Envelope
 from mint_common.events.event import subject_token
 from mint_common.runtime.clock import Clock
+from services.gateway.core.scopes import check_scope
 from services.gateway.core.sse import HEARTBEAT, event_frame, place_frame
-from services.gateway.http.context import CallerDep, GatewayDep, HeldDep
+from services.gateway.http.context import CallerDep, GatewayDep, HeldDep, whose
 
 router = APIRouter(prefix="/mint/v1/events", tags=["events"])
 
 HEARTBEAT_SECONDS = 15.0
+
+ASK_SECONDS = 5.0
+"""How often a stream asks whether its key is revoked."""
 
 LOOK_SECONDS = 1.0
 """How soon an open stream notices that the gateway drains."""
@@ -61,18 +65,35 @@ async def stream_events(  # noqa: PLR0917  # FastAPI passes them by name
     opening = gateway.log.replay(subjects=subjects, after=last_event_id or after)
     events = await held.enter_async_context(opening)
     headers = {"cache-control": "no-cache"}
-    return StreamingResponse(
-        _frames(events, request.app, gateway.clock), media_type="text/event-stream", headers=headers
-    )
+    told = frames(events, request.app, gateway.clock, lambda: _is_welcome(request))
+    return StreamingResponse(told, media_type="text/event-stream", headers=headers)
 
 
-async def _frames(events: Replay, app: FastAPI, clock: Clock) -> AsyncIterator[bytes]:
+async def _is_welcome(request: Request) -> bool:
+    """Return whether the key that a stream was opened with still opens one, as far as is known."""
+    try:
+        check_scope((await whose(request)).scopes, request.method, request.scope["path"])
+    except (Unauthorized, Forbidden):
+        return False
+    except Unavailable:
+        return True
+    return True
+
+
+async def frames(
+    events: Replay, app: FastAPI, clock: Clock, is_welcome: Callable[[], Awaitable[bool]]
+) -> AsyncIterator[bytes]:
+    """Yield a stream's frames until its gateway drains or its reader is welcome no more."""
     yield place_frame(events.place)
-    quiet_since = clock.monotonic()
+    quiet_since = asked_at = clock.monotonic()
     upcoming = asyncio.ensure_future(anext(events))
     try:
         # A draining gateway ends its streams; their readers connect to the next one.
         while not app.state.is_draining:
+            if clock.monotonic() - asked_at >= ASK_SECONDS:
+                if not await is_welcome():
+                    return
+                asked_at = clock.monotonic()
             # Not wait_for: cancelling the read would lose the message that it has in hand.
             done, _ = await asyncio.wait((upcoming,), timeout=LOOK_SECONDS)
             if done:

@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 
 from mint_common.errors import InvalidField, MintError, Unavailable
 from mint_common.runtime.clock import Clock
-from services.gateway.core.callers import Caller, choose_key
+from services.gateway.core.callers import Caller
 from services.gateway.core.idempotency import IdempotencyConflict
 from services.gateway.core.json_types import JsonObject
 from services.gateway.core.requests import (
@@ -29,7 +29,7 @@ from services.gateway.core.requests import (
     StoredAnswer,
     keyed_request,
 )
-from services.gateway.http.context import Gateway, gateway_of, identify_caller
+from services.gateway.http.context import Gateway, gateway_of, whose
 from services.gateway.http.streamed import StreamedBody
 from services.gateway.http.tags import tagged
 from services.gateway.ports import Requests
@@ -80,7 +80,7 @@ class RecordedRoute(APIRoute):
                 answer = await carry_out(request)
                 return tagged(request, answer) if self._is_of_one_thing else answer
             try:
-                gateway, caller = gateway_of(request), await _caller(request)
+                gateway, caller = gateway_of(request), await whose(request)
             except MintError:
                 return await carry_out(request)  # which says what is wrong with the key
             return await self._record(request, gateway, caller, carry_out)
@@ -184,14 +184,6 @@ def _status_of(error: MintError | RequestValidationError | HTTPException) -> int
 
 def _is_upload(path: str) -> bool:
     return path.endswith("/revisions")
-
-
-async def _caller(request: Request) -> Caller:
-    scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
-    key = choose_key(
-        bearer=bearer if scheme.lower() == "bearer" else None, api_key=request.headers.get("x-api-key")
-    )
-    return await identify_caller(gateway_of(request), key)
 
 
 def _stored(response: Response, streamed_sha256: str | None) -> StoredAnswer:

@@ -1,11 +1,47 @@
 """Frames of server-sent events."""
 
+import asyncio
 import json
 
+from fastapi import FastAPI
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mint_common.bus.port import PlacedMessage
+from mint_common.runtime.clock import ManualClock
 from services.gateway.core.sse import DONE, HEARTBEAT, data_frame, event_frame, place_frame
+from services.gateway.http.events import ASK_SECONDS, frames
+
+
+class Silence:
+    """A log in which nothing happens."""
+
+    place = "1-1"
+
+    def __aiter__(self) -> "Silence":
+        return self
+
+    async def __anext__(self) -> PlacedMessage:
+        await asyncio.Event().wait()
+        raise AssertionError("nothing happens")
+
+
+async def test_stream_ends_when_its_key_is_revoked():
+    http, clock, answers = FastAPI(), ManualClock(), iter([True, False])
+    http.state.is_draining = False
+
+    async def is_welcome() -> bool:
+        return next(answers)
+
+    stream = frames(Silence(), http, clock, is_welcome)
+    assert await anext(stream) == place_frame("1-1")
+    ending = asyncio.ensure_future(anext(stream, None))
+    for _ in range(2):
+        assert not ending.done()
+        await clock.advance(ASK_SECONDS)
+        await asyncio.sleep(1.1)
+    assert await ending is None
+    assert next(answers, None) is None
 
 
 @given(st.dictionaries(st.text(), st.text()))
