@@ -1,14 +1,13 @@
 """Turn an adapter folder of any layout into another layout, lossless but for the rounding of a folded alpha.
 
-Invariants: memory stays bounded by twice one half of one layer's projection, whatever the size of the
-adapter (six times where a file per expert is written); the new folder is complete and checked, or absent.
+Invariants: memory stays bounded by twice the largest tensor that is written, whatever the size of the
+adapter; the new folder is complete and checked, or absent.
 """
 
 import hashlib
 import secrets
 import shutil
 from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,7 +16,15 @@ import numpy as np
 from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.adapters_format.check import check_folder
 from mint_common.adapters_format.config import write_config
-from mint_common.adapters_format.experts import HalfOf, read_half, scaled, sources_of, write_half
+from mint_common.adapters_format.experts import (
+    HalfOf,
+    PartOf,
+    read_expert,
+    read_half,
+    scaled,
+    sources_of,
+    write_half,
+)
 from mint_common.adapters_format.layouts import TensorSpec, tensor_specs
 from mint_common.adapters_format.manifest import (
     FileProof,
@@ -46,8 +53,6 @@ from mint_common.adapters_format.tensor_file import (
 )
 from mint_common.errors import AlreadyExists
 
-_OF_A_LAYER = 6
-"""Halves of the projections of a layer of experts: A and B of gate, up and down."""
 _RELEASED_BYTES = 16 << 20
 """After so many bytes the pages of the source are let go."""
 
@@ -137,11 +142,10 @@ def _write_weights(
     sha256.update(head)
     file.write(head)
     by_name = {spec.name: spec for spec in specs}
-    # Files in name order come back to a layer's projections expert by expert: those of one layer are kept.
-    half_of = halves_of(origin, tensors, kept=_OF_A_LAYER if _is_by_expert(specs) else 0)
+    part_of = parts_of(origin, tensors)
     read = 0
     for entry in entries:
-        written += _append(file, sha256, _data(entry, by_name, half_of))
+        written += _append(file, sha256, _data(entry, by_name, part_of))
         read += entry.end - entry.begin
         if read >= _RELEASED_BYTES:
             tensors.release()
@@ -152,10 +156,6 @@ def _write_weights(
     return FileProof(sha256=sha256.hexdigest(), size_bytes=written)
 
 
-def _is_by_expert(specs: list[TensorSpec]) -> bool:
-    return any(spec.expert is not None for spec in specs)
-
-
 def _append(file: BinaryIO, sha256: "hashlib._Hash", data: bytes | memoryview) -> int:
     """Write and hash a tensor, of which nothing stays when this returns."""
     sha256.update(data)
@@ -163,23 +163,36 @@ def _append(file: BinaryIO, sha256: "hashlib._Hash", data: bytes | memoryview) -
     return len(data)
 
 
-def _data(entry: TensorEntry, specs: dict[str, TensorSpec], half_of: HalfOf) -> bytes | memoryview:
+def _data(entry: TensorEntry, specs: dict[str, TensorSpec], part_of: PartOf) -> bytes | memoryview:
     if entry.dtype == PAD_DTYPE:
         return bytes(entry.end - entry.begin)
-    return np.ascontiguousarray(write_half(specs[entry.name], half_of)).reshape(-1).view(np.uint8).data
+    spec = specs[entry.name]
+    if spec.expert is None:
+        array = write_half(spec, lambda site, half: part_of(site, half, None))
+    else:
+        array = part_of(spec.sites[0], spec.half, spec.expert)
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
-def halves_of(origin: Origin, tensors: TensorFile, *, kept: int = _OF_A_LAYER) -> HalfOf:
-    """Return a reader of an adapter's halves, alpha folded into B, whatever its layout.
-
-    As many halves as ``kept`` stay in memory for who comes back to them.
-    """
+def parts_of(origin: Origin, tensors: TensorFile) -> PartOf:
+    """Return a reader of an adapter's halves and experts, alpha folded into B, whatever its layout."""
     places = {entry.name: entry for entry in tensors.header.tensors}
     sources = sources_of(origin.specs)
 
-    @lru_cache(maxsize=kept)
-    def half_of(site: Site, half: Half) -> np.ndarray:
-        array = read_half(site, half, sources, lambda spec: tensors.array(places[spec.name]))
+    def read(spec: TensorSpec) -> np.ndarray:
+        return tensors.array(places[spec.name])
+
+    def part_of(site: Site, half: Half, expert: int | None) -> np.ndarray:
+        if expert is None:
+            array = read_half(site, half, sources, read)
+        else:
+            array = read_expert(site, half, expert, sources, read)
         return scaled(array, origin.scaling) if half == "B" else array
 
-    return half_of
+    return part_of
+
+
+def halves_of(origin: Origin, tensors: TensorFile) -> HalfOf:
+    """Return a reader of whole halves."""
+    part_of = parts_of(origin, tensors)
+    return lambda site, half: part_of(site, half, None)

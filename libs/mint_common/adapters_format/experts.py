@@ -19,6 +19,8 @@ Read = Callable[[TensorSpec], np.ndarray]
 """Returns the tensor of a spec."""
 HalfOf = Callable[[Site, Half], np.ndarray]
 """Returns half a site."""
+PartOf = Callable[[Site, Half, int | None], np.ndarray]
+"""Returns half a site, or of it what is one expert's."""
 _SCALED_AT_ONCE = 1 << 18
 Sources = Mapping[tuple[str, Half], Sequence[TensorSpec]]
 """(site's name, half) -> the tensors that hold it: one, or one for each expert."""
@@ -47,6 +49,15 @@ def read_half(site: Site, half: Half, sources: Sources, read: Read) -> np.ndarra
     begin = sum(part.width_out for part in first.sites[: first.sites.index(site)])
     rows = array[begin : begin + site.width_out]
     return rows.reshape(site.width_out, -1, site.count).transpose(2, 0, 1)
+
+
+def read_expert(site: Site, half: Half, expert: int, sources: Sources, read: Read) -> np.ndarray:
+    """Return one expert's of half a site, without touching the others'."""
+    specs = sources[site.name, half]
+    if specs[0].expert is not None:
+        return read(specs[expert])
+    array: np.ndarray = read_half(site, half, sources, read)[expert]
+    return array
 
 
 def write_half(spec: TensorSpec, half_of: HalfOf) -> np.ndarray:

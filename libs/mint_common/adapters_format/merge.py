@@ -14,8 +14,8 @@ import numpy as np
 
 from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.adapters_format.base_folder import BASE_FILE
-from mint_common.adapters_format.convert import Progress, halves_of
-from mint_common.adapters_format.experts import HalfOf, narrowed, widened
+from mint_common.adapters_format.convert import Progress, parts_of
+from mint_common.adapters_format.experts import PartOf, narrowed, widened
 from mint_common.adapters_format.names import WEIGHTS_FILE
 from mint_common.adapters_format.origin import read_origin
 from mint_common.adapters_format.refusal import Reason, refusal, shown
@@ -48,14 +48,14 @@ def merge_adapter(
     places = _places(targeted(all_sites(facts), origin.targets))
     shards = sorted(base.glob("*.safetensors"))
     total = sum(shard.stat().st_size for shard in shards)
-    half_of = halves_of(origin, map_tensors(adapter / WEIGHTS_FILE))
+    part_of = parts_of(origin, map_tensors(adapter / WEIGHTS_FILE))
     draft = target.with_name(f".{target.name}.{secrets.token_hex(6)}")
     try:
         draft.mkdir(parents=True)
         written = 0
         for shard in shards:
             with (draft / shard.name).open("wb") as file:
-                for data in _merged(map_tensors(shard), places, half_of):
+                for data in _merged(map_tensors(shard), places, part_of):
                     file.write(data)
                     written += len(data)
                     progress(written, total)
@@ -79,7 +79,7 @@ def _places(sites: list[Site]) -> dict[str, _Place]:
     return places
 
 
-def _merged(shard: TensorFile, places: dict[str, _Place], half_of: HalfOf) -> Iterator[memoryview]:
+def _merged(shard: TensorFile, places: dict[str, _Place], part_of: PartOf) -> Iterator[memoryview]:
     """Yield a shard's bytes with its targets merged, and take those from ``places``."""
     whole = memoryview(shard.mapped)
     yield whole[: shard.header.data_begin]
@@ -90,16 +90,16 @@ def _merged(shard: TensorFile, places: dict[str, _Place], half_of: HalfOf) -> It
             for start in range(begin, end, _CHUNK_BYTES):
                 yield whole[start : min(start + _CHUNK_BYTES, end)]
         else:
-            yield _sum(shard, entry, place, half_of).reshape(-1).view(np.uint8).data
+            yield _sum(shard, entry, place, part_of).reshape(-1).view(np.uint8).data
 
 
-def _sum(shard: TensorFile, entry: TensorEntry, place: _Place, half_of: HalfOf) -> np.ndarray:
+def _sum(shard: TensorFile, entry: TensorEntry, place: _Place, part_of: PartOf) -> np.ndarray:
     site, expert = place
     shape = (site.width_out, site.width_in)
     if entry.shape != shape or entry.dtype not in ITEM_BYTES:
         problem = f"{shown(entry.name)} is {entry.dtype} {list(entry.shape)}, needed floats {list(shape)}"
         raise refusal(Reason.WRONG_SHAPE, problem)
-    a, b = (widened(half_of(site, half)[... if expert is None else expert]) for half in ("A", "B"))
+    a, b = (widened(part_of(site, half, expert)) for half in ("A", "B"))
     weight = shard.array(entry)
     merged: np.ndarray = np.ascontiguousarray(narrowed(widened(weight) + b @ a, weight.dtype))
     return merged

@@ -1,5 +1,8 @@
 """Between PEFT's layouts and MinT's packed one: nothing is lost, and what would be is refused."""
 
+import tracemalloc
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,8 @@ from mint_common.adapters_format import (
     MANIFEST_FILE,
     PACKED,
     WEIGHTS_FILE,
+    BaseFacts,
+    ExpertsFacts,
     Manifest,
     convert_adapter,
     packed_name,
@@ -21,7 +26,7 @@ from mint_common.adapters_format import (
 )
 from mint_common.adapters_format.experts import scaled
 from mint_common.errors import AdapterInvalid, AlreadyExists, NotFound
-from mint_common.testing.adapters import make_adapter, make_base_facts
+from mint_common.testing.adapters import make_adapter, make_base_facts, make_tensors
 from tests.unit.adapters_format.layouts import (
     FACTS,
     Tensors,
@@ -133,6 +138,26 @@ def test_progress_ends_at_the_whole(tmp_path: Path) -> None:
     convert_adapter(FACTS, source, tmp_path / "out", layout=PACKED, progress=lambda *both: told.append(both))
     assert told == sorted(told)
     assert told[-1][0] == told[-1][1]
+
+
+@pytest.mark.parametrize("saved", [fused, per_expert])
+def test_memory_is_that_of_one_expert_where_each_has_its_own_tensors(
+    tmp_path: Path, saved: Callable[[Tensors, BaseFacts], Tensors]
+) -> None:
+    experts, wide = 32, 32_768
+    routed = ExpertsFacts(
+        count=experts, projections={"down_proj": (wide, 64), "gate_proj": (64, wide), "up_proj": (64, wide)}
+    )
+    facts = replace(FACTS, experts={"model.layers.1.mlp.experts": routed}, modules={"q_proj": (6, 4)})
+    tensors = shared_a(make_tensors(facts, rank=2))
+    source = save_peft(tmp_path / "peft", saved(tensors, facts))
+    halves_bytes = 3 * experts * wide * 2 * 4
+    tracemalloc.start()
+    convert_adapter(facts, source, tmp_path / "out", layout=DENSE)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < halves_bytes / 2, "what is checked is read by the 4 MiB, with a few copies"
+    assert_equal(load_file(tmp_path / "out" / WEIGHTS_FILE), folded(per_expert(tensors, facts)))
 
 
 def test_an_existing_folder_is_never_replaced(tmp_path: Path) -> None:
