@@ -80,13 +80,15 @@ class InternalHttp:
         self._stream_timeout = _timeout(timeout_seconds, silence_seconds=stream_timeout_seconds)
         self._made: aiohttp.ClientSession | None = None
 
-    async def get(self, path: str, params: Params | None = None) -> Json:
-        """Ask for something; a None parameter is left out."""
-        return await self._ask("GET", path, params=params)
+    async def get(self, path: str, params: Params | None = None, *, patient: bool = False) -> Json:
+        """Ask for something; a None parameter is left out. ``patient``: it may take as long as a stream."""
+        return await self._ask("GET", path, params=params, patient=patient)
 
-    async def post(self, path: str, body: object = None, params: Params | None = None) -> Json:
+    async def post(
+        self, path: str, body: object = None, params: Params | None = None, *, patient: bool = False
+    ) -> Json:
         """Create or do something; the body may be JSON values, dataclasses or structs."""
-        return await self._ask("POST", path, body=body, params=params)
+        return await self._ask("POST", path, body=body, params=params, patient=patient)
 
     async def post_stream(
         self, path: str, chunks: AsyncIterable[bytes], params: Params | None = None
@@ -178,7 +180,13 @@ class InternalHttp:
         await self.close()
 
     async def _ask(
-        self, method: str, path: str, *, body: object = None, params: Params | None = None
+        self,
+        method: str,
+        path: str,
+        *,
+        body: object = None,
+        params: Params | None = None,
+        patient: bool = False,
     ) -> Json:
         attributes = {"url.path": path}
         with span(f"http {method}", kind=SpanKind.CLIENT, **attributes), self._translated():
@@ -187,6 +195,7 @@ class InternalHttp:
                 self._url(path, params),
                 data=_encode(body),
                 headers=_json_headers(),
+                timeout=self._stream_timeout if patient else self._timeout,
                 allow_redirects=False,  # another route's answer is not the one asked for
             ) as response:
                 content = await response.read()

@@ -353,7 +353,7 @@ class RegistryClient:
     ) -> RevisionDiff:
         """Compare a revision with another one, or with its parent."""
         path = _policies(tenant_id, policy, "revisions", named("revision", revision), "diff")
-        return _read(await self._http.get(path, {"against": against}), RevisionDiff)
+        return _read(await self._http.get(path, {"against": against}, patient=True), RevisionDiff)
 
     async def resolve(self, tenant_id: TenantId, model: str) -> Resolution:
         """Return what a model name means now. Raises NotFound; never falls back to the base."""
@@ -363,7 +363,7 @@ class RegistryClient:
     async def collect(self, *, used: Collection[Digest], dry_run: bool, limit: int) -> CollectionReport:
         """Let go of what nobody uses, at most ``limit`` things, or only say what would go."""
         body = {"used": sorted(used), "dry_run": dry_run, "limit": limit}
-        return _read(await self._http.post("/internal/collection", body), CollectionReport)
+        return _read(await self._http.post("/internal/collection", body, patient=True), CollectionReport)
 
 
 def _keys(tenant_id: TenantId, *parts: str) -> str:

@@ -2,10 +2,8 @@
 
 import os
 import tarfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryFile
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
@@ -19,8 +17,15 @@ from mint_common.errors import NotFound, Unavailable
 Json = Any  # what the gateway answered: its schema is GET /openapi.json
 Params = Mapping[str, str | int | None]
 
+Progress = Callable[[int, int], None]
+"""Told (bytes sent, bytes in all)."""
+
 _SECONDS = 60.0
+_PATIENT_SECONDS = 600.0
+"""How long an answer may take that whole adapters are read for, and an upload may stand still behind others:
+twice as long as a gateway waits for its registry."""
 _CHUNK_BYTES = 1 << 20
+_BLOCK = 512
 
 
 def path_of(*parts: str | int) -> str:
@@ -31,17 +36,23 @@ def path_of(*parts: str | int) -> str:
 class PublicApi:
     """Speaks to ``/mint/v1`` of one gateway with one key. Raises the gateway's MintErrors, or Unavailable."""
 
-    def __init__(self, base_url: str, api_key: str) -> None:
+    def __init__(self, base_url: str, api_key: str, *, seconds: float = _SECONDS) -> None:
+        """Connect later. ``seconds`` is how long an answer may take that nothing big is read for."""
+        self._patience = httpx.Timeout(seconds, read=_PATIENT_SECONDS, write=_PATIENT_SECONDS)
         self._http = httpx.Client(
             base_url=f"{base_url.rstrip('/')}/mint/v1",
             headers={"authorization": f"Bearer {api_key}"},
-            timeout=_SECONDS,
+            timeout=seconds,
             trust_env=False,
         )
 
     def get(self, path: str, params: Params | None = None) -> Json:
         """Ask for something; a None parameter is left out."""
         return self._ask("GET", path, params=params)
+
+    def compare(self, path: str, params: Params) -> Json:
+        """Ask for what whole adapters are read for."""
+        return self._ask("GET", path, params=params, timeout=self._patience)
 
     def post(self, path: str, body: object = None) -> Json:
         """Make or do something."""
@@ -59,11 +70,16 @@ class PublicApi:
         """Remove something."""
         self._ask("DELETE", path)
 
-    def upload(self, path: str, folder: Path, params: Params) -> Json:
+    def collect(self, *, dry_run: bool, limit: int) -> Json:
+        """Let go of what nobody uses, or only say what would go."""
+        body = {"dry_run": dry_run, "limit": limit}
+        return self._ask("POST", "/gc", json=body, timeout=self._patience)
+
+    def upload(self, path: str, folder: Path, params: Params, progress: Progress) -> Json:
         """Send an adapter folder as a tar stream. Raises NotFound for a folder without weights or config."""
-        with _archived(folder) as chunks:
-            headers = {"content-type": "application/x-tar"}
-            return self._ask("POST", path, params=params, content=chunks, headers=headers)
+        headers = {"content-type": "application/x-tar"}
+        body = _archived(_files(folder), progress)
+        return self._ask("POST", path, params=params, content=body, headers=headers, timeout=self._patience)
 
     def events(self, *, after: str | None) -> Iterator[tuple[str, str]]:
         """Yield (place, envelope) of each event until the stream ends, at first (place, "").
@@ -117,15 +133,28 @@ class PublicApi:
         raise error_from_payload(payload if isinstance(payload, Mapping) else {}, what="the gateway")
 
 
-@contextmanager
-def _archived(folder: Path) -> Iterator[Iterator[bytes]]:
+def _files(folder: Path) -> list[Path]:
     for name in (WEIGHTS_FILE, CONFIG_FILE):
         if not (folder / name).is_file():
             raise NotFound(kind="adapter file", name=os.fspath(folder / name))
-    with TemporaryFile() as file:
-        with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-            for name in (WEIGHTS_FILE, CONFIG_FILE, MANIFEST_FILE):
-                if (folder / name).is_file():
-                    archive.add(folder / name, arcname=name)
-        file.seek(0)
-        yield iter(lambda: file.read(_CHUNK_BYTES), b"")
+    names = (WEIGHTS_FILE, CONFIG_FILE, MANIFEST_FILE)
+    return [folder / name for name in names if (folder / name).is_file()]
+
+
+def _archived(files: Sequence[Path], progress: Progress) -> Iterator[bytes]:
+    """Yield a tar of files as it is read: nothing of it lies anywhere else."""
+    sizes = [path.stat().st_size for path in files]
+    sent, total = 0, sum(sizes)
+    for path, size in zip(files, sizes, strict=True):
+        info = tarfile.TarInfo(path.name)
+        info.size = size
+        yield info.tobuf(tarfile.USTAR_FORMAT)
+        with path.open("rb") as file:
+            left = size
+            while left and (chunk := file.read(min(_CHUNK_BYTES, left))):
+                yield chunk
+                left -= len(chunk)
+                sent += len(chunk)
+                progress(sent, total)
+        yield bytes(-size % _BLOCK)
+    yield bytes(2 * _BLOCK)

@@ -27,14 +27,14 @@ def gc(
     """
     with public_api(folder) as api:
         if dry_run:
-            report = api.post("/gc", {"dry_run": True, "limit": 1000})
+            report = api.collect(dry_run=True, limit=1000)
             show(report["items"], COLLECTION, as_json=as_json, nothing="nothing to collect")
             if report["more"] and not as_json:
                 typer.echo("and more")
             return
         more = True
         while more:
-            report = api.post("/gc", {"dry_run": False, "limit": _AT_ONCE})
+            report = api.collect(dry_run=False, limit=_AT_ONCE)
             more = report["more"]
             for item in report["items"]:
                 typer.echo(json.dumps(item) if as_json else f"{item['kind']} {item['what']}")

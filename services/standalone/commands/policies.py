@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
 from services.standalone.adapters.public_api import path_of
 from services.standalone.commands.catalog import (
@@ -97,8 +99,19 @@ def upload_revision(
 ) -> None:
     """Upload an adapter folder as a revision; the same weights are the same revision."""
     params = {"step": step, "parent": parent}
-    with public_api(folder) as api:
-        found = api.upload(path_of("policies", policy, "revisions"), adapter.expanduser(), params)
+    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn()
+    console = Console(stderr=True)
+    with (
+        public_api(folder) as api,
+        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress,
+    ):
+        task = progress.add_task("sending", total=None)
+
+        def tell(sent: int, total: int) -> None:
+            word = "sending" if sent < total else "checking"
+            progress.update(task, completed=sent, total=total, description=word)
+
+        found = api.upload(path_of("policies", policy, "revisions"), adapter.expanduser(), params, tell)
     show(found, REVISION, as_json=as_json)
 
 
@@ -142,7 +155,7 @@ def diff_revision(
 ) -> None:
     """Compare a revision with another one: config, metrics, scores, and the norm of every module."""
     with public_api(folder) as api:
-        found = api.get(path_of("policies", policy, "revisions", revision, "diff"), {"against": against})
+        found = api.compare(path_of("policies", policy, "revisions", revision, "diff"), {"against": against})
     show(found if as_json else diff_rows(found), CHANGE, as_json=as_json, nothing="no difference")
 
 

@@ -105,14 +105,15 @@ def test_an_alias_of_nothing_is_not_found(mint):
     assert mint.put("/policies/counter/aliases/Bad%20Name", json={"revision": 1}).status_code == 422
 
 
-def test_evaluations(mint):
+def test_evaluations(stack, mint):
+    stack.make_policy("evaluated", revisions=2)
     body = {"revision": 2, "suite": "held-out", "metric": "accuracy", "value": 0.75, "n": 64}
-    made = mint.post("/policies/counter/evaluations", json=body)
+    made = mint.post("/policies/evaluated/evaluations", json=body)
     assert made.status_code == 201, made.text
-    (listed,) = mint.get("/policies/counter/evaluations").json()
+    (listed,) = mint.get("/policies/evaluated/evaluations").json()
     assert listed == made.json()
     assert (listed["value"], listed["number"], listed["n"]) == (0.75, 2, 64)
-    refused = mint.post("/policies/counter/evaluations", json={**body, "n": 0})
+    refused = mint.post("/policies/evaluated/evaluations", json={**body, "n": 0})
     assert (refused.status_code, refused.json()["error"]["field"]) == (422, "n")
 
 

@@ -212,6 +212,9 @@ async def test_silence_and_absence_are_unavailable(peer: Peer) -> None:
     async with InternalHttp(peer.url, token="secret", timeout_seconds=0.2) as client:
         with pytest.raises(Unavailable, match="Timeout on reading"):
             await client.get("/internal/slow")
+        patient = asyncio.ensure_future(client.get("/internal/slow", patient=True))
+        assert not (await asyncio.wait((patient,), timeout=1))[0]
+        patient.cancel()
     async with InternalHttp("http://127.0.0.1:9", token="secret") as client:
         with pytest.raises(Unavailable, match="Cannot connect"):
             await client.get("/internal/echo")

@@ -1,0 +1,85 @@
+"""What the catalog's commands send, and how long they wait."""
+
+import io
+import tarfile
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from mint_common.adapters_format import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE
+from mint_common.errors import NotFound, Unavailable
+from services.standalone.adapters.public_api import PublicApi
+
+SECONDS = 0.3
+
+
+class SlowGateway(BaseHTTPRequestHandler):
+    """Takes a body whole, and answers only when somebody who waited a short time has gone."""
+
+    protocol_version = "HTTP/1.1"
+    bodies: list[bytes]
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def do_POST(self) -> None:
+        body = b""
+        while size := int(self.rfile.readline(), 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        self.bodies.append(body)
+        self._answer()
+
+    def _answer(self) -> None:
+        threading.Event().wait(3 * SECONDS)
+        self.send_response(200)
+        self.send_header("content-length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def bodies(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    monkeypatch.setattr(SlowGateway, "bodies", [], raising=False)
+    return SlowGateway.bodies
+
+
+@pytest.fixture
+def api(bodies: list[bytes]) -> Iterator[PublicApi]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), SlowGateway)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    with PublicApi(f"http://127.0.0.1:{server.server_port}", "tml-key", seconds=SECONDS) as api:
+        yield api
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_upload_is_waited_for_and_arrives_as_a_tar(
+    api: PublicApi, bodies: list[bytes], tmp_path: Path
+) -> None:
+    files = {WEIGHTS_FILE: bytes(range(256)) * 9999, CONFIG_FILE: b"{}", MANIFEST_FILE: b""}
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    told: list[tuple[int, int]] = []
+    with pytest.raises(Unavailable):
+        api.get("/policies")
+    assert api.upload("/policies/p/revisions", tmp_path, {}, lambda *both: told.append(both)) == {}
+    with tarfile.open(fileobj=io.BytesIO(bodies[0])) as archive:
+        found = {member.name: archive.extractfile(member) for member in archive}
+        assert {name: file.read() for name, file in found.items() if file} == files
+    assert told == sorted(told)
+    assert told[-1] == (len(files[WEIGHTS_FILE]) + 2,) * 2
+
+
+def test_folder_without_weights_is_named(api: PublicApi, tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match=r"adapter_model\.safetensors"):
+        api.upload("/policies/p/revisions", tmp_path, {}, lambda *_: None)
