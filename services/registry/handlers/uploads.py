@@ -7,7 +7,9 @@ of the body and by half a projection of one layer; the scratch folder is gone wh
 import asyncio
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Collection
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +29,7 @@ from mint_common.catalog import PolicyRecord, RevisionRecord
 from mint_common.claims import Claim
 from mint_common.errors import AdapterInvalid, NotFound
 from mint_common.events import RevisionExported
-from mint_common.ids import Digest, derive_id, new_id
+from mint_common.ids import Digest, TenantId, derive_id, new_id
 from mint_common.runtime.clock import Clock
 from mint_common.uploads import UploadReason
 from services.registry.core.exports import check_export
@@ -42,8 +44,10 @@ from services.registry.core.uploads import (
 )
 from services.registry.ports import Catalog
 
-AT_ONCE = 4
+AT_ONCE, OF_A_TENANT = 4, 2
 """Uploads at a time; others wait before their first byte is read."""
+STALL_SECONDS = 60.0
+"""How long a body may pause: meanwhile others wait."""
 DRAIN_BYTES = 64 << 20
 """How much of a refused body is still read: who sends hears the refusal, not a broken connection."""
 
@@ -55,14 +59,14 @@ class UploadHandler:
         self._catalog = catalog
         self._blobs = blobs
         self._clock = clock
-        self._gate = asyncio.Semaphore(AT_ONCE)
+        self._turns = TenantTurns(AT_ONCE, of_a_tenant=OF_A_TENANT)
 
     async def upload(
         self, policy: PolicyRecord, body: AsyncIterator[bytes], *, step: int, parent: int | Digest | None
     ) -> RevisionRecord:
         """Publish the adapter in a tar stream; see `ports.Uploads`."""
-        async with self._gate:
-            return await self._take(policy, body, step=step, parent=parent)
+        async with self._turns.turn(policy.tenant_id):
+            return await self._take(policy, unstalled(body), step=step, parent=parent)
 
     async def _take(
         self, policy: PolicyRecord, body: AsyncIterator[bytes], *, step: int, parent: int | Digest | None
@@ -114,6 +118,47 @@ class UploadHandler:
         export = _export(policy, manifest, claim)
         await self._catalog.publish_many([export], now=self._clock.now(), announce=True)
         return await self._catalog.revision(policy.policy_id, manifest.digest)
+
+
+class TenantTurns:
+    """At most ``at_once`` at a time, of one tenant at most ``of_a_tenant``: no tenant is the whole line.
+
+    Nothing grows with the number of tenants ever seen.
+    """
+
+    def __init__(self, at_once: int, *, of_a_tenant: int) -> None:
+        self._all = asyncio.Semaphore(at_once)
+        self._of_a_tenant = of_a_tenant
+        self._own: dict[TenantId, asyncio.Semaphore] = {}
+        self._here: Counter[TenantId] = Counter()
+
+    @asynccontextmanager
+    async def turn(self, tenant_id: TenantId) -> AsyncIterator[None]:
+        """Wait for a turn, and have it."""
+        own = self._own.setdefault(tenant_id, asyncio.Semaphore(self._of_a_tenant))
+        self._here[tenant_id] += 1
+        try:
+            async with own, self._all:
+                yield
+        finally:
+            self._here[tenant_id] -= 1
+            if not self._here[tenant_id]:
+                del self._here[tenant_id], self._own[tenant_id]
+
+
+async def unstalled(
+    body: AsyncIterator[bytes], seconds: float = STALL_SECONDS
+) -> AsyncGenerator[bytes, None]:
+    """Yield a body's parts, each of which comes soon. Raises UploadRefused."""
+    while True:
+        try:
+            async with asyncio.timeout(seconds):
+                chunk = await anext(body, None)
+        except TimeoutError as error:
+            raise refused(UploadReason.STALLED, f"nothing came for {seconds:g} s") from error
+        if chunk is None:
+            return
+        yield chunk
 
 
 _UNSTORED = Claim(uri="unstored", sha256="", size_bytes=0)
