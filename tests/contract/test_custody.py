@@ -22,7 +22,7 @@ from mint_common.testing.adapters import make_adapter
 from services.registry.core.custody import ROOTS, Folder, folder_of, folders_of
 from services.registry.core.names import parse_model
 from services.registry.core.policies import PolicyChange
-from services.registry.handlers.collector import Collector
+from services.registry.handlers.collector import SECONDS, Collector
 from services.registry.handlers.reconciler import Reconciler
 
 SOON = SystemClock().now() + 1_000_000
@@ -349,6 +349,38 @@ async def test_removal_that_was_broken_off_is_finished_by_the_next_collection(st
     assert await collect(store, blobs) == []
     assert not [key for key in await keys(blobs) if key.startswith(folder_of(refs[0].manifest))]
     assert await store.custody.going(limit=9) == []
+
+
+class Slow(Instant):
+    """A time of which every look takes a third of a collection's."""
+
+    def monotonic(self) -> float:
+        self._now += SECONDS / 3
+        return self._now
+
+
+@pytest.mark.parametrize("limit", [100, 4])
+async def test_collection_goes_on_where_the_last_one_ran_out_of_time_or_room(
+    store: Store, limit: int
+) -> None:
+    blobs, rounds, found = MemoryBlobs(), 0, list[str]()
+    for name in "abcdefghi":
+        policy = await add_policy(store, name)
+        await publish(store, policy, blobs, 3)
+        for number in (1, 2):
+            await store.catalog.set_state(policy, number, "retired")
+    made = Collector(
+        catalog=store.catalog, custody=store.custody, blobs=blobs, clock=Slow(SOON), grace_seconds=0.0
+    )
+    more = True
+    while more:
+        report = await made.collect(used=frozenset(), dry_run=False, limit=limit)
+        assert len(report.items) <= limit
+        found += [item.what for item in report.items]
+        more, rounds = report.more, rounds + 1
+    assert sorted(found) == [f"{name}@{number}" for name in "abcdefghi" for number in (1, 2)]
+    assert rounds > 2
+    assert (await made.collect(used=frozenset(), dry_run=True, limit=limit)).items == ()
 
 
 async def test_second_collection_at_a_time_is_refused(store: Store) -> None:

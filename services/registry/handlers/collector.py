@@ -1,7 +1,8 @@
 """Collection: what the plan of `core.collection` and the reconciler's notes let go is retired and removed.
 
 Invariants: nothing is removed before its row says so, durably; a removal that was broken off is finished by
-the next collection; one registry collects at a time.
+the next collection; one registry collects at a time. A collection answers within its time, however many
+policies there are: the next one goes on where it stopped.
 """
 
 import logging
@@ -21,6 +22,9 @@ from services.registry.ports import Catalog, Custody
 
 POLICIES_AT_ONCE = 100
 REMOVALS_PER_SECOND = 100.0
+SECONDS = 10.0
+"""How long one collection looks at policies."""
+_WALK = "collect"
 
 _log = logging.getLogger(__name__)
 
@@ -61,16 +65,19 @@ class Collector:
             going = _Round(used=used, is_dry=dry_run, limit=limit)
             if not dry_run:
                 await self._finish_removals()
-            await self._collect_policies(going)
-            await self._collect_folders(going)
+            place = await self._collect_policies(going)
+            if not place:
+                await self._collect_folders(going)
             if not dry_run:
+                await self.custody.keep_place(_WALK, place)
                 await self._finish_removals()
-            return CollectionReport(dry_run=dry_run, items=tuple(going.items), more=going.is_full)
+            more = bool(place) or going.is_full
+            return CollectionReport(dry_run=dry_run, items=tuple(going.items), more=more)
 
-    async def _collect_policies(self, going: _Round) -> None:
-        async for policy_id in self._candidates():
-            if going.is_full:
-                return
+    async def _collect_policies(self, going: _Round) -> str:
+        """Return the last policy that is done with, "" at the end of all."""
+        done, ends_at = await self.custody.place(_WALK), self.clock.monotonic() + SECONDS
+        async for policy_id in self._candidates(done):
             policy, holdings = await self.custody.holdings(policy_id)
             plan = plan_collection(
                 holdings, going.used, now=self.clock.now(), grace_seconds=self.grace_seconds
@@ -80,6 +87,12 @@ class Collector:
             for number in plan.collect:
                 if not going.is_full and (going.is_dry or await self.custody.give_up_bytes(policy, number)):
                     going.items.append(_item("bytes", policy, number))
+            if going.is_full:
+                return done  # of this one there may be more
+            done = policy_id
+            if self.clock.monotonic() >= ends_at:
+                return done
+        return ""
 
     async def _retire(self, going: _Round, policy: PolicyRecord, number: int) -> None:
         if going.is_full:
@@ -91,8 +104,7 @@ class Collector:
                 return  # an alias came to point at it meanwhile
         going.items.append(_item("revision", policy, number))
 
-    async def _candidates(self) -> AsyncIterator[PolicyId]:
-        after = ""
+    async def _candidates(self, after: str) -> AsyncIterator[PolicyId]:
         while page := await self.custody.candidates(after=after, limit=POLICIES_AT_ONCE):
             for policy_id in page:
                 yield policy_id
