@@ -43,6 +43,8 @@ from services.registry.core.lineage import Reach, Relative
 from services.registry.core.names import ModelName
 from services.registry.core.policies import PolicyChange
 
+PAGE = 1000
+"""How many aliases or keys one answer holds, unless it is asked for fewer."""
 HISTORY_ROWS = 1000
 """How much of an alias's history one answer holds."""
 
@@ -68,7 +70,9 @@ class Accounts(Protocol):
         """Return whose key has this hash, unless it is revoked; the key counts as used."""
         ...
 
-    async def keys(self, tenant_id: TenantId) -> Sequence[KeyRecord]:
+    async def keys(
+        self, tenant_id: TenantId, *, limit: int = PAGE, after: str | None = None
+    ) -> Sequence[KeyRecord]:
         """Return a tenant's keys by id, revoked ones too."""
         ...
 
@@ -209,8 +213,10 @@ class Aliases(Protocol):
         """Return an alias with the newest `HISTORY_ROWS` rows of its history. Raises NotFound."""
         ...
 
-    async def aliases(self, policy_id: PolicyId) -> Sequence[AliasRecord]:
-        """Return all aliases of a policy by name, without histories."""
+    async def aliases(
+        self, policy_id: PolicyId, *, limit: int = PAGE, after: str | None = None
+    ) -> Sequence[AliasRecord]:
+        """Return a policy's aliases by name, without histories."""
         ...
 
     async def move(
@@ -280,7 +286,7 @@ class Rules(Protocol):
     """Promotion rules of policies."""
 
     async def add(self, policy_id: PolicyId, rule: RuleRecord) -> None:
-        """Store a rule."""
+        """Store a rule. Raises InvalidField when the policy has `core.rules.MOST_RULES`."""
         ...
 
     async def list(self, policy_id: PolicyId) -> Sequence[RuleRecord]:

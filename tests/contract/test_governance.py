@@ -18,6 +18,7 @@ from mint_common.catalog import EvaluationRecord, PolicyRecord, RuleRecord
 from mint_common.errors import (
     AliasProtected,
     AlreadyHandled,
+    InvalidField,
     NoRevision,
     NotFound,
     RevisionInUse,
@@ -28,6 +29,7 @@ from mint_common.ids import EvaluationId
 from mint_common.runtime.clock import ManualClock
 from services.registry.core.keys import hash_key, stored_key
 from services.registry.core.names import parse_model
+from services.registry.core.rules import MOST_RULES
 from services.registry.handlers.rules import RuleHandler
 
 RULE = RuleRecord(
@@ -194,6 +196,32 @@ async def test_rules_are_kept_by_policy(store: Store) -> None:
         await store.rules.remove(other.policy_id, RULE.rule_id)
     await store.rules.remove(policy.policy_id, RULE.rule_id)
     assert await store.rules.list(policy.policy_id) == []
+
+
+async def test_policy_has_so_many_rules_at_most(store: Store) -> None:
+    policy, other = await add_policy(store), await add_policy(store, "q")
+    for number in range(MOST_RULES):
+        await store.rules.add(policy.policy_id, replace(RULE, rule_id=f"rule_{number}"))
+    with pytest.raises(InvalidField, match="remove one first"):
+        await store.rules.add(policy.policy_id, replace(RULE, rule_id="rule_more"))
+    await store.rules.add(other.policy_id, replace(RULE, rule_id="rule_more"))
+    assert len(await store.rules.list(policy.policy_id)) == MOST_RULES
+
+
+async def test_aliases_and_keys_come_in_pages(store: Store) -> None:
+    policy = await add_policy(store)
+    (one,) = await publish(store, policy, 1)
+    for name in "abc":
+        await store.aliases.move(policy, name, one, by("ann"), expected=None)
+        await store.accounts.put_key(
+            stored_key(f"tml-{name}", key_id=f"key_{name}", tenant_id=TENANT, name="ci", now=NOW)
+        )
+    first = await store.aliases.aliases(policy.policy_id, limit=2)
+    rest = await store.aliases.aliases(policy.policy_id, limit=2, after=first[-1].alias)
+    assert [[alias.alias for alias in page] for page in (first, rest)] == [["a", "b"], ["c"]]
+    keys = await store.accounts.keys(TENANT, limit=2)
+    others = await store.accounts.keys(TENANT, limit=2, after=keys[-1].key_id)
+    assert [[key.key_id for key in page] for page in (keys, others)] == [["key_a", "key_b"], ["key_c"]]
 
 
 async def _score(store: Store, policy: PolicyRecord, number: int, value: float) -> EvaluationRecorded:

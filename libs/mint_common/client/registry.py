@@ -63,9 +63,12 @@ class RegistryClient:
         """Issue a new API key."""
         return _read(await self._http.post(_keys(tenant_id), {"name": name, "scopes": scopes}), IssuedKey)
 
-    async def list_keys(self, tenant_id: TenantId) -> list[KeyRecord]:
-        """Return a tenant's keys by id, revoked ones too."""
-        return _read(await self._http.get(_keys(tenant_id)), list[KeyRecord])
+    async def list_keys(
+        self, tenant_id: TenantId, *, limit: int = 1000, after: str | None = None
+    ) -> list[KeyRecord]:
+        """Return a tenant's keys by id, revoked ones too; ``after`` is a key's id."""
+        params = {"limit": limit, "after": after}
+        return _read(await self._http.get(_keys(tenant_id), params), list[KeyRecord])
 
     async def rotate_key(self, tenant_id: TenantId, key_id: str) -> IssuedKey:
         """Replace a key by a new one of the same id. Raises NotFound for one that is revoked."""
@@ -236,10 +239,12 @@ class RegistryClient:
         path = _policies(tenant_id, policy, "aliases", named("alias", alias), "protect")
         return _read(await self._http.post(path, {"protected": protected}), AliasRecord)
 
-    async def list_aliases(self, tenant_id: TenantId, policy: PolicyId | str) -> list[AliasRecord]:
-        """Return all aliases of a policy by name, without their histories."""
+    async def list_aliases(
+        self, tenant_id: TenantId, policy: PolicyId | str, *, limit: int = 1000, after: str | None = None
+    ) -> list[AliasRecord]:
+        """Return a policy's aliases by name, without their histories; ``after`` is an alias's name."""
         path = _policies(tenant_id, policy, "aliases")
-        return _read(await self._http.get(path), list[AliasRecord])
+        return _read(await self._http.get(path, {"limit": limit, "after": after}), list[AliasRecord])
 
     async def get_alias(self, tenant_id: TenantId, policy: PolicyId | str, alias: str) -> AliasRecord:
         """Return an alias with its history."""

@@ -55,9 +55,15 @@ class ProtectBody:
 
 
 @router.get("")
-async def list_aliases(policy: str, caller: CallerDep, gateway: GatewayDep) -> list[AliasRecord]:
-    """List the aliases of a policy."""
-    return await gateway.registry.list_aliases(caller.tenant_id, policy)
+async def list_aliases(
+    policy: str,
+    caller: CallerDep,
+    gateway: GatewayDep,
+    limit: LimitQuery = 1000,
+    after: str | None = None,
+) -> list[AliasRecord]:
+    """List the aliases of a policy by name; ``after`` is the last name of the page before."""
+    return await gateway.registry.list_aliases(caller.tenant_id, policy, limit=limit, after=after)
 
 
 @router.get("/{alias}")

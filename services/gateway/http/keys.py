@@ -36,9 +36,14 @@ class TenantBody:
 
 
 @router.get("/keys")
-async def list_keys(caller: CallerDep, gateway: GatewayDep) -> list[KeyRecord]:
-    """List the tenant's keys, revoked ones too. Takes an admin key, as all of these."""
-    return await gateway.registry.list_keys(caller.tenant_id)
+async def list_keys(
+    caller: CallerDep, gateway: GatewayDep, limit: LimitQuery = 1000, after: str | None = None
+) -> list[KeyRecord]:
+    """List the tenant's keys by id, revoked ones too; ``after`` is the last id of the page before.
+
+    Takes an admin key, as all of these.
+    """
+    return await gateway.registry.list_keys(caller.tenant_id, limit=limit, after=after)
 
 
 @router.post("/keys", status_code=201)

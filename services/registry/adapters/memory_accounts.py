@@ -13,6 +13,7 @@ from mint_common.errors import AlreadyExists, NotFound
 from mint_common.ids import TenantId
 from services.registry.adapters.memory_tables import Tables
 from services.registry.core.keys import StoredKey
+from services.registry.ports import PAGE
 
 _USE_SECONDS = 60.0
 
@@ -48,11 +49,12 @@ class MemoryAccounts:
                 return KeyOwner(tenant_id=key.tenant_id, key_id=key.key_id, name=key.name, scopes=key.scopes)
         return None
 
-    async def keys(self, tenant_id: TenantId) -> Sequence[KeyRecord]:
+    async def keys(
+        self, tenant_id: TenantId, *, limit: int = PAGE, after: str | None = None
+    ) -> Sequence[KeyRecord]:
         """Return a tenant's keys by id."""
-        return [
-            self._record(key) for _, key in sorted(self._tables.keys.items()) if key.tenant_id == tenant_id
-        ]
+        own = [key for _, key in sorted(self._tables.keys.items()) if key.tenant_id == tenant_id]
+        return [self._record(key) for key in own if key.key_id > (after or "")][:limit]
 
     async def revoke_key(self, tenant_id: TenantId, key_id: str, *, now: float) -> None:
         """Let a key open nothing any more."""

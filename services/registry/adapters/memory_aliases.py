@@ -18,7 +18,8 @@ from services.registry.adapters.memory_tables import Tables
 from services.registry.core.aliases import AliasEntry, moved, plan_move, plan_rollback
 from services.registry.core.evaluations import recorded
 from services.registry.core.resolve import check_servable
-from services.registry.ports import HISTORY_ROWS, Mover
+from services.registry.core.rules import MOST_RULES, too_many_rules
+from services.registry.ports import HISTORY_ROWS, PAGE, Mover
 
 
 class MemoryAliases:
@@ -44,10 +45,13 @@ class MemoryAliases:
             protected=(policy_id, name) in self._tables.protected,
         )
 
-    async def aliases(self, policy_id: PolicyId) -> Sequence[AliasRecord]:
-        """Return all aliases of a policy by name, without histories."""
+    async def aliases(
+        self, policy_id: PolicyId, *, limit: int = PAGE, after: str | None = None
+    ) -> Sequence[AliasRecord]:
+        """Return a policy's aliases by name, without histories."""
         names = sorted(alias for owner, alias in self._tables.aliases if owner == policy_id)
-        return [replace(await self.alias(policy_id, name), history=()) for name in names]
+        page = [name for name in names if name > (after or "")][:limit]
+        return [replace(await self.alias(policy_id, name), history=()) for name in page]
 
     async def move(
         self, policy: PolicyRecord, name: str, target: RevisionRef, mover: Mover, *, expected: str | None
@@ -171,7 +175,10 @@ class MemoryRules:
 
     async def add(self, policy_id: PolicyId, rule: RuleRecord) -> None:
         """Store a rule."""
-        self._tables.rules.setdefault(policy_id, {})[rule.rule_id] = rule
+        rules = self._tables.rules.setdefault(policy_id, {})
+        if len(rules) >= MOST_RULES:
+            raise too_many_rules()
+        rules[rule.rule_id] = rule
 
     async def list(self, policy_id: PolicyId) -> Sequence[RuleRecord]:
         """Return a policy's rules by id."""

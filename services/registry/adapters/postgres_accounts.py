@@ -9,6 +9,7 @@ from mint_common.errors import AlreadyExists, NotFound
 from mint_common.ids import TenantId
 from services.registry.adapters.rows import key_of, moment, tenant_of
 from services.registry.core.keys import StoredKey
+from services.registry.ports import PAGE
 
 _ADD_TENANT = """
     INSERT INTO tenants (tenant_id, name, created_at) VALUES ($1, $2, $3)
@@ -65,10 +66,12 @@ class PostgresAccounts:
             tenant_id=row["tenant_id"], key_id=row["key_id"], name=row["name"], scopes=tuple(row["scopes"])
         )
 
-    async def keys(self, tenant_id: TenantId) -> Sequence[KeyRecord]:
+    async def keys(
+        self, tenant_id: TenantId, *, limit: int = PAGE, after: str | None = None
+    ) -> Sequence[KeyRecord]:
         """Return a tenant's keys by id."""
-        query = "SELECT * FROM api_keys WHERE tenant_id = $1 ORDER BY key_id"
-        return [key_of(row) for row in await self._pool.fetch(query, tenant_id)]
+        query = "SELECT * FROM api_keys WHERE tenant_id = $1 AND key_id > $2 ORDER BY key_id LIMIT $3"
+        return [key_of(row) for row in await self._pool.fetch(query, tenant_id, after or "", limit)]
 
     async def revoke_key(self, tenant_id: TenantId, key_id: str, *, now: float) -> None:
         """Let a key open nothing any more."""

@@ -14,7 +14,7 @@ from mint_common.runtime.postgres_errors import PostgresConnection
 from services.registry.adapters.rows import moment, move_of, ref_of
 from services.registry.core.aliases import AliasEntry, moved, plan_move, plan_rollback
 from services.registry.core.resolve import check_servable
-from services.registry.ports import HISTORY_ROWS, Mover
+from services.registry.ports import HISTORY_ROWS, PAGE, Mover
 
 _ALIASES = """
     SELECT alias, sequence, protected, revisions.* FROM aliases JOIN revisions USING (policy_id, number)
@@ -86,9 +86,12 @@ class PostgresAliases:
             protected=row["protected"],
         )
 
-    async def aliases(self, policy_id: PolicyId) -> Sequence[AliasRecord]:
-        """Return all aliases of a policy by name, without histories."""
-        rows = await self._pool.fetch(f"{_ALIASES} ORDER BY alias", policy_id)
+    async def aliases(
+        self, policy_id: PolicyId, *, limit: int = PAGE, after: str | None = None
+    ) -> Sequence[AliasRecord]:
+        """Return a policy's aliases by name, without histories."""
+        query = f"{_ALIASES} AND alias > $2 ORDER BY alias LIMIT $3"
+        rows = await self._pool.fetch(query, policy_id, after or "", limit)
         return [
             AliasRecord(
                 alias=row["alias"],

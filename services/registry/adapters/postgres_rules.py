@@ -8,11 +8,14 @@ from mint_common.catalog import RuleRecord
 from mint_common.errors import NotFound
 from mint_common.ids import PolicyId
 from services.registry.adapters.rows import moment, rule_of
+from services.registry.core.rules import MOST_RULES, too_many_rules
 
 _ADD = """
     INSERT INTO rules
         (rule_id, policy_id, alias, suite, metric, at_least, max_drop, roll_back_below, actor, created_at)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+    SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10
+    WHERE (SELECT count(*) FROM rules WHERE policy_id = $2) < $11
+    RETURNING rule_id
 """
 
 
@@ -24,7 +27,7 @@ class PostgresRules:
 
     async def add(self, policy_id: PolicyId, rule: RuleRecord) -> None:
         """Store a rule."""
-        await self._pool.execute(
+        added = await self._pool.fetchval(
             _ADD,
             rule.rule_id,
             policy_id,
@@ -36,7 +39,10 @@ class PostgresRules:
             rule.roll_back_below,
             rule.actor,
             moment(rule.created_at),
+            MOST_RULES,
         )
+        if added is None:
+            raise too_many_rules()
 
     async def list(self, policy_id: PolicyId) -> Sequence[RuleRecord]:
         """Return a policy's rules by id."""

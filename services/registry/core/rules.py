@@ -13,6 +13,9 @@ from mint_common.catalog import EvaluationRecord, RuleRecord
 from mint_common.claims import RevisionRef
 from mint_common.errors import InvalidField
 
+MOST_RULES = 100
+"""How many rules a policy has at most: every score is held against all of them."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Promote:
@@ -44,6 +47,11 @@ def check_rule(rule: RuleRecord) -> None:
             f"{rule.roll_back_below} is above at_least, {rule.at_least}: a promotion would roll back at once"
         )
         raise InvalidField(field="roll_back_below", problem=problem)
+
+
+def too_many_rules() -> InvalidField:
+    """Return the error to raise for one more rule than a policy may have."""
+    return InvalidField(field="policy", problem=f"has {MOST_RULES} rules already: remove one first")
 
 
 def plan_action(

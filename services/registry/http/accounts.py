@@ -12,6 +12,7 @@ from mint_common.errors import Unauthorized
 from mint_common.ids import TenantId, derive_id, new_id
 from services.registry.core.keys import KEY_PREFIX, hash_key, stored_key
 from services.registry.http.context import Body, Label, Limit, Registry, Tenant, TextCursor
+from services.registry.ports import PAGE
 
 _KEY_BYTES = 32
 
@@ -70,8 +71,10 @@ def add_key_routes(http: FastAPI, registry: Registry) -> None:
         return IssuedKey(key=key, key_id=key_id, tenant_id=tenant_id, name=body.name, scopes=body.scopes)
 
     @http.get("/internal/tenants/{tenant_id}/keys")
-    async def list_keys(tenant_id: Tenant) -> Sequence[KeyRecord]:
-        return await registry.accounts.keys(tenant_id)
+    async def list_keys(
+        tenant_id: Tenant, limit: Limit = PAGE, after: TextCursor = None
+    ) -> Sequence[KeyRecord]:
+        return await registry.accounts.keys(tenant_id, limit=limit, after=after)
 
     @http.post("/internal/tenants/{tenant_id}/keys/{key_id}/rotate")
     async def rotate_key(tenant_id: Tenant, key_id: Label) -> IssuedKey:

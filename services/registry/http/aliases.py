@@ -8,8 +8,17 @@ from pydantic import StrictInt, StringConstraints
 
 from mint_common.catalog import AliasMove, AliasRecord
 from services.registry.core.names import alias_key, check_alias_name, policy_key, revision_key
-from services.registry.http.context import Body, Label, Limit, NumberCursor, Reason, Registry, Tenant
-from services.registry.ports import Mover
+from services.registry.http.context import (
+    Body,
+    Label,
+    Limit,
+    NumberCursor,
+    Reason,
+    Registry,
+    Tenant,
+    TextCursor,
+)
+from services.registry.ports import PAGE, Mover
 
 _ALIASES = "/internal/tenants/{tenant_id}/policies/{policy}/aliases"
 
@@ -45,9 +54,11 @@ def add_alias_routes(http: FastAPI, registry: Registry) -> None:
     """Add aliases."""
 
     @http.get(_ALIASES)
-    async def list_aliases(tenant_id: Tenant, policy: str) -> Sequence[AliasRecord]:
+    async def list_aliases(
+        tenant_id: Tenant, policy: str, limit: Limit = PAGE, after: TextCursor = None
+    ) -> Sequence[AliasRecord]:
         found = await registry.catalog.policy(tenant_id, policy_key(policy))
-        return await registry.aliases.aliases(found.policy_id)
+        return await registry.aliases.aliases(found.policy_id, limit=limit, after=after)
 
     @http.get(_ALIASES + "/{alias}")
     async def get_alias(tenant_id: Tenant, policy: str, alias: str) -> AliasRecord:

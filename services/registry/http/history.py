@@ -29,8 +29,11 @@ def add_history_routes(http: FastAPI, registry: Registry) -> None:
             found.policy_id, known.number, reach.beyond, limit=MOST_NODES
         )
         aliases: dict[int, list[str]] = defaultdict(list)
-        for alias in await registry.aliases.aliases(found.policy_id):
-            aliases[alias.revision.number].append(alias.alias)
+        after: str | None = None
+        while page := await registry.aliases.aliases(found.policy_id, after=after):
+            for alias in page:
+                aliases[alias.revision.number].append(alias.alias)
+            after = page[-1].alias
         return lineage_of(found.policy_id, known, related, reach, aliases)
 
     @http.get(_REVISION + "/diff")

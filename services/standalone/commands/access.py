@@ -9,7 +9,7 @@ import typer
 
 from mint_common.errors import Unavailable
 from services.standalone.adapters.public_api import path_of
-from services.standalone.commands.catalog import JsonOption, group, public_api, show
+from services.standalone.commands.catalog import AfterOption, JsonOption, LimitOption, group, public_api, show
 from services.standalone.commands.options import DEFAULT_FOLDER, FolderOption
 from services.standalone.core.catalog_tables import JOB, KEY
 
@@ -20,10 +20,16 @@ KeyArgument = Annotated[str, typer.Argument(metavar="KEY_ID", help="A key's id (
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job's id.")]
 
 
-def list_keys(*, as_json: JsonOption = False, folder: FolderOption = DEFAULT_FOLDER) -> None:
-    """List keys, revoked ones too."""
+def list_keys(
+    *,
+    limit: LimitOption = 1000,
+    after: AfterOption = None,
+    as_json: JsonOption = False,
+    folder: FolderOption = DEFAULT_FOLDER,
+) -> None:
+    """List keys by id, revoked ones too."""
     with public_api(folder) as api:
-        show(api.get("/keys"), KEY, as_json=as_json)
+        show(api.get("/keys", {"limit": limit, "after": after}), KEY, as_json=as_json)
 
 
 def create_key(

@@ -6,6 +6,7 @@ import typer
 
 from services.standalone.adapters.public_api import path_of
 from services.standalone.commands.catalog import (
+    AfterOption,
     AliasArgument,
     JsonOption,
     LimitOption,
@@ -33,11 +34,17 @@ WaitReadyOption = Annotated[
 
 
 def list_aliases(
-    policy: PolicyArgument, *, as_json: JsonOption = False, folder: FolderOption = DEFAULT_FOLDER
+    policy: PolicyArgument,
+    *,
+    limit: LimitOption = 1000,
+    after: AfterOption = None,
+    as_json: JsonOption = False,
+    folder: FolderOption = DEFAULT_FOLDER,
 ) -> None:
-    """List a policy's aliases."""
+    """List a policy's aliases by name."""
     with public_api(folder) as api:
-        show(api.get(path_of("policies", policy, "aliases")), ALIAS, as_json=as_json, nothing="no alias yet")
+        found = api.get(path_of("policies", policy, "aliases"), {"limit": limit, "after": after})
+    show(found, ALIAS, as_json=as_json, nothing="no alias yet")
 
 
 def move_alias(
@@ -108,12 +115,13 @@ def list_evaluations(
     policy: PolicyArgument,
     *,
     limit: LimitOption = 100,
+    after: AfterOption = None,
     as_json: JsonOption = False,
     folder: FolderOption = DEFAULT_FOLDER,
 ) -> None:
     """List the scores of a policy's revisions, oldest first."""
     with public_api(folder) as api:
-        found = api.get(path_of("policies", policy, "evaluations"), {"limit": limit})
+        found = api.get(path_of("policies", policy, "evaluations"), {"limit": limit, "after": after})
     show(found, EVALUATION, as_json=as_json, nothing="no score yet")
 
 
