@@ -254,7 +254,10 @@ class Evaluations(Protocol):
     """Scores of revisions."""
 
     async def add(self, policy: PolicyRecord, evaluation: EvaluationRecord) -> EvaluationRecord:
-        """Store and tell a score of an existing revision, or return the stored one of the same id."""
+        """Store and tell a score of an existing revision.
+
+        Where one of its id is known, what `core.evaluations.said_anew` says: the last one, or another id.
+        """
         ...
 
     async def list(self, policy_id: PolicyId, *, limit: int, after: str | None) -> Sequence[EvaluationRecord]:

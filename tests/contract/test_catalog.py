@@ -283,7 +283,7 @@ def score(revision: RevisionRef, name: str) -> EvaluationRecord:
 async def test_evaluations_are_kept_in_order_and_once(store: Store) -> None:
     policy = await add_policy(store)
     one, two = await publish(store, policy, 2)
-    scores = [score(two, "eval_z"), score(one, "eval_a"), score(two, "eval_m")]
+    scores = [score(two, "eval_z"), score(one, "eval_a"), replace(score(two, "eval_m"), metric="other")]
     for item in scores:
         assert await store.evaluations.add(policy, item) == item
     assert await store.evaluations.add(policy, replace(scores[0], created_at=NOW + 9)) == scores[0]
@@ -293,6 +293,21 @@ async def test_evaluations_are_kept_in_order_and_once(store: Store) -> None:
     assert [event.evaluation_id for event in recorded] == ["eval_z", "eval_a", "eval_m"]  # type: ignore[attr-defined]
     with pytest.raises(MintError, match="eval_q"):
         await store.evaluations.list(policy.policy_id, limit=2, after="eval_q")
+
+
+async def test_score_that_is_said_anew_after_another_one_is_recorded(store: Store) -> None:
+    policy = await add_policy(store)
+    (one,) = await publish(store, policy, 1)
+    good, bad = replace(score(one, "eval_good"), value=0.9), replace(score(one, "eval_bad"), value=0.3)
+    elsewhere = replace(score(one, "eval_other"), value=0.5, actor="somebody else")
+    for said in (good, bad, bad, good, elsewhere, good):
+        found = await store.evaluations.add(policy, said)
+        assert replace(found, evaluation_id=said.evaluation_id) == said
+    listed = await store.evaluations.list(policy.policy_id, limit=9, after=None)
+    assert [row.value for row in listed] == [0.9, 0.3, 0.9, 0.5]
+    assert len({row.evaluation_id for row in listed}) == 4
+    told = [event for event in await store.events() if event.type == "evaluation.recorded"]
+    assert [event.evaluation_id for event in told] == [row.evaluation_id for row in listed]  # type: ignore[attr-defined]
 
 
 async def test_evaluation_has_the_standard_error_that_it_came_with(store: Store) -> None:

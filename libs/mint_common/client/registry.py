@@ -314,7 +314,7 @@ class RegistryClient:
         actor: str,
         stderr: float | None = None,
     ) -> EvaluationRecord:
-        """Record a score of a revision. An equal score is recorded once."""
+        """Record a score of a revision. Repeating what an actor said last records nothing."""
         body = {
             "revision": revision,
             "suite": suite,

@@ -44,7 +44,7 @@ class EvaluationBody:
 async def record_evaluation(
     policy: str, body: EvaluationBody, caller: CallerDep, gateway: GatewayDep
 ) -> EvaluationRecord:
-    """Record a score."""
+    """Record a score. Repeating what the same key said last of the revision, suite and metric is that one."""
     for field in ("suite", "metric"):
         if not 0 < len(getattr(body, field)) <= 200:
             raise InvalidField(field=field, problem="must be 1 to 200 characters")

@@ -16,7 +16,7 @@ from mint_common.ids import EvaluationId, PolicyId, new_id
 from mint_common.runtime.ledger_memory import MemoryLedger
 from services.registry.adapters.memory_tables import Tables
 from services.registry.core.aliases import AliasEntry, moved, plan_move, plan_rollback
-from services.registry.core.evaluations import recorded
+from services.registry.core.evaluations import recorded, said_anew
 from services.registry.core.resolve import check_servable
 from services.registry.core.rules import MOST_RULES, too_many_rules
 from services.registry.ports import HISTORY_ROWS, PAGE, Mover
@@ -125,15 +125,19 @@ class MemoryEvaluations:
         self._ledger = ledger
 
     async def add(self, policy: PolicyRecord, evaluation: EvaluationRecord) -> EvaluationRecord:
-        """Store and tell a score of an existing revision, or return the stored one of the same id."""
+        """Store and tell a score of an existing revision, unless it is its evaluator's last."""
         async with self._ledger.transaction(new_id("req")) as transaction:
             rows = self._tables.evaluations.setdefault(policy.policy_id, [])
-            for row in rows:
-                if row.evaluation_id == evaluation.evaluation_id:
-                    return row
-            rows.append(evaluation)
-            await transaction.emit(recorded(policy, evaluation))
-            return evaluation
+            added = evaluation
+            if any(row.evaluation_id == evaluation.evaluation_id for row in rows):
+                last = [row for row in rows if _matter_of(row) == _matter_of(evaluation)][-1]
+                anew = said_anew(evaluation, last)
+                if anew is None:
+                    return last
+                added = anew
+            rows.append(added)
+            await transaction.emit(recorded(policy, added))
+            return added
 
     async def get(self, policy_id: PolicyId, evaluation_id: EvaluationId) -> EvaluationRecord:
         """Return an evaluation."""
@@ -165,6 +169,10 @@ class MemoryEvaluations:
                 raise NotFound(kind="evaluation", name=after)
             start = places[0]
         return rows[start:][:limit]
+
+
+def _matter_of(row: EvaluationRecord) -> tuple[int, str, str, str]:
+    return row.number, row.suite, row.metric, row.actor
 
 
 class MemoryRules:

@@ -8,8 +8,9 @@ from mint_common.catalog import EvaluationRecord, PolicyRecord
 from mint_common.errors import NotFound
 from mint_common.ids import EvaluationId, PolicyId, new_id
 from mint_common.runtime.ledger_postgres import PostgresLedger
+from mint_common.runtime.postgres_errors import PostgresConnection
 from services.registry.adapters.rows import evaluation_of, moment
-from services.registry.core.evaluations import recorded
+from services.registry.core.evaluations import recorded, said_anew
 
 _ADD = """
     INSERT INTO evaluations
@@ -20,6 +21,9 @@ _ADD = """
 _EVALUATIONS = """
     SELECT evaluations.*, digest FROM evaluations JOIN revisions USING (policy_id, number)
     WHERE policy_id = $1
+"""
+_LAST = f"""
+    {_EVALUATIONS} AND number = $2 AND suite = $3 AND metric = $4 AND actor = $5 ORDER BY place DESC LIMIT 1
 """
 _NEWEST = """
     SELECT value FROM evaluations WHERE policy_id = $1 AND number = $2 AND suite = $3 AND metric = $4
@@ -32,6 +36,34 @@ _SCORES = """
 """
 
 
+async def _insert(connection: PostgresConnection, policy: PolicyRecord, evaluation: EvaluationRecord) -> bool:
+    """Insert a score, and say whether none of its id was there."""
+    place = await connection.fetchval(
+        _ADD,
+        evaluation.evaluation_id,
+        policy.policy_id,
+        evaluation.number,
+        evaluation.suite,
+        evaluation.metric,
+        evaluation.value,
+        evaluation.n,
+        evaluation.actor,
+        moment(evaluation.created_at),
+        evaluation.stderr,
+    )
+    return place is not None
+
+
+async def _last(
+    connection: PostgresConnection, policy: PolicyRecord, said: EvaluationRecord
+) -> EvaluationRecord:
+    """Return what the evaluator of a known score said last on its matter."""
+    matter = (said.number, said.suite, said.metric, said.actor)
+    row = await connection.fetchrow(_LAST, policy.policy_id, *matter)
+    assert row is not None, "there is one of its id"
+    return evaluation_of(row)
+
+
 class PostgresEvaluations:
     """See `ports.Evaluations`."""
 
@@ -40,29 +72,20 @@ class PostgresEvaluations:
         self._ledger = ledger
 
     async def add(self, policy: PolicyRecord, evaluation: EvaluationRecord) -> EvaluationRecord:
-        """Store and tell a score of an existing revision, or return the stored one of the same id."""
+        """Store and tell a score of an existing revision, unless it is its evaluator's last."""
         async with self._ledger.transaction(new_id("req")) as transaction:
             connection = transaction.connection
-            place = await connection.fetchval(
-                _ADD,
-                evaluation.evaluation_id,
-                policy.policy_id,
-                evaluation.number,
-                evaluation.suite,
-                evaluation.metric,
-                evaluation.value,
-                evaluation.n,
-                evaluation.actor,
-                moment(evaluation.created_at),
-                evaluation.stderr,
-            )
-            if place is not None:
-                await transaction.emit(recorded(policy, evaluation))
-            row = await connection.fetchrow(
-                f"{_EVALUATIONS} AND evaluation_id = $2", policy.policy_id, evaluation.evaluation_id
-            )
-        assert row is not None, "it was inserted, or was there"
-        return evaluation_of(row)
+            added, is_new = evaluation, await _insert(connection, policy, evaluation)
+            if not is_new:
+                last = await _last(connection, policy, evaluation)
+                anew = said_anew(evaluation, last)
+                if anew is None:
+                    return last
+                # Of two that say the same anew at a time, the second waits, and finds the first one's.
+                added, is_new = anew, await _insert(connection, policy, anew)
+            if is_new:
+                await transaction.emit(recorded(policy, added))
+        return await self.get(policy.policy_id, added.evaluation_id)
 
     async def get(self, policy_id: PolicyId, evaluation_id: EvaluationId) -> EvaluationRecord:
         """Return an evaluation."""

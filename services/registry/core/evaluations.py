@@ -1,4 +1,8 @@
-"""Evaluations: equal scores are the same one, so that repeating a request records nothing twice."""
+"""Evaluations: repeating what an evaluator said last records nothing twice; what it says anew, after another
+score, is news.
+"""
+
+from dataclasses import replace
 
 from mint_common.catalog import EvaluationRecord, PolicyRecord
 from mint_common.events import EvaluationRecorded
@@ -21,6 +25,17 @@ def evaluation_id(
     # Scores of before there was one keep their ids.
     given = () if stderr is None else (stderr.hex(),)
     return EvaluationId(derive_id("eval", *parts, *given))
+
+
+def said_anew(evaluation: EvaluationRecord, last: EvaluationRecord) -> EvaluationRecord | None:
+    """Return the score to store where one of its id is known; ``last`` is its evaluator's last on the matter.
+
+    None when that says the same: then it is that one.
+    """
+    if (evaluation.value, evaluation.n, evaluation.stderr) == (last.value, last.n, last.stderr):
+        return None
+    name = EvaluationId(derive_id("eval", evaluation.evaluation_id, last.evaluation_id))
+    return replace(evaluation, evaluation_id=name)
 
 
 def recorded(policy: PolicyRecord, evaluation: EvaluationRecord) -> EvaluationRecorded:
