@@ -26,6 +26,8 @@ METRIC = "reward"
 AGAIN_SECONDS = 2.0
 EXPIRED = 410
 """The stream does not go back as far as our place in it."""
+FINAL = {401, 403, 422}
+"""What asking again does not mend: the key, or what was asked for."""
 
 
 class Hook:
@@ -48,9 +50,13 @@ class Hook:
                     ):
                         self.catch_up()
             except httpx.HTTPStatusError as error:
-                if error.response.status_code != EXPIRED:
-                    raise
-                self.last_event_id = None  # away for too long: catching up covers what was missed
+                said = f"{error.response.status_code} {told(error.response)}"
+                if error.response.status_code in FINAL:
+                    raise SystemExit(said) from error
+                if error.response.status_code == EXPIRED:
+                    self.last_event_id = None  # away for too long: catching up covers what was missed
+                else:  # no such policy yet, or everybody is busy
+                    print(f"{said} Again in {AGAIN_SECONDS:g} s.", flush=True)
             except httpx.HTTPError as error:
                 print(f"connection lost ({error!r}), again in {AGAIN_SECONDS:g} s", flush=True)
             time.sleep(AGAIN_SECONDS)
@@ -59,6 +65,8 @@ class Hook:
         """Yield (type, envelope) of server-sent events; first of all that the stream is open."""
         headers = {"last-event-id": self.last_event_id} if self.last_event_id else {}
         with self.http.stream("GET", "/mint/v1/events", headers=headers, timeout=60) as response:
+            if response.is_error:
+                response.read()
             response.raise_for_status()
             yield "connected", {}
             event_type = ""
@@ -125,6 +133,14 @@ class Hook:
         return self.http.post(path, json=body).raise_for_status().json()
 
 
+def told(answer: httpx.Response) -> str:
+    """Return what an error says, of MinT's API or of OpenAI's."""
+    try:
+        return str(answer.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return answer.reason_phrase
+
+
 def main() -> None:
     """Run the hook."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -132,7 +148,10 @@ def main() -> None:
     parser.add_argument("task", nargs="?", default="progression")
     parser.add_argument("--prompts", type=int, default=32)
     chosen = parser.parse_args()
-    key = os.environ.get("KEY") or (Path.home() / ".mint/api_key").read_text().strip()
+    file = Path.home() / ".mint/api_key"
+    key = os.environ.get("KEY") or (file.read_text().strip() if file.exists() else "")
+    if not key:
+        parser.error("no API key: set KEY (mint up prints where it is)")
     headers = {"authorization": f"Bearer {key}"}
     with httpx.Client(
         base_url=os.environ.get("MINT", "http://127.0.0.1:8321"), headers=headers, timeout=300

@@ -40,6 +40,8 @@ def main() -> None:
     parser.add_argument("tenant")
     parser.add_argument("consumer")
     chosen = parser.parse_args()
+    if "NATS" not in os.environ:
+        parser.error("set NATS to the server's address, with the tenant's password")
     asyncio.run(read(os.environ["NATS"], chosen.tenant, chosen.consumer))
 
 

@@ -13,7 +13,10 @@ from openai import OpenAI
 
 def main() -> None:
     """Print who answers what, then one answer as it is generated."""
-    key = os.environ.get("KEY") or (Path.home() / ".mint/api_key").read_text().strip()
+    file = Path.home() / ".mint/api_key"
+    key = os.environ.get("KEY") or (file.read_text().strip() if file.exists() else "")
+    if not key:
+        sys.exit("no API key: set KEY (mint up prints where it is)")
     client = OpenAI(base_url=os.environ.get("MINT", "http://127.0.0.1:8321") + "/v1", api_key=key)
     prompt = sys.argv[1] if len(sys.argv) > 1 else "14, 19, 24, "
     models = [model.id for model in client.models.list()]

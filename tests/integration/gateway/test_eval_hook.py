@@ -52,6 +52,24 @@ def running_hook(stack, log: Path, policy: str) -> Iterator[None]:
     assert "Traceback" not in log.read_text()
 
 
+def test_hook_says_in_a_line_what_it_cannot_go_on_with(stack):
+    for environ, said in (
+        ({"KEY": "tml-wrong"}, "401 This API key is not known."),
+        ({"KEY": "", "HOME": "/nowhere"}, "no API key"),
+    ):
+        run = subprocess.run(
+            [sys.executable, str(HOOK), "p"],
+            env={**os.environ, "MINT": stack.url, **environ},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        assert run.returncode != 0
+        assert said in run.stderr
+        assert "Traceback" not in run.stderr
+
+
 @pytest.fixture
 def hook(stack, tmp_path):
     with running_hook(stack, tmp_path / "hook.log", "hooked"):
