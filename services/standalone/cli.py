@@ -14,6 +14,7 @@ from services.standalone.commands.base import base_app
 from services.standalone.commands.demo import demo
 from services.standalone.commands.doctor import doctor
 from services.standalone.commands.gc import gc
+from services.standalone.commands.governance import audit, rule_app, tenant_app
 from services.standalone.commands.policies import policy_app, revision_app
 from services.standalone.commands.running import down, status
 from services.standalone.commands.up import up
@@ -24,7 +25,8 @@ app = typer.Typer(
     help=(
         "Train, evaluate, serve and roll back LoRA policies over resident base models.\n\n"
         "Start with `mint doctor` (can this machine do it?), then `mint demo` (the whole story in minutes), "
-        "then `mint up` (a stack of your own)."
+        "then `mint up` (a stack of your own).\n\n"
+        "Commands that speak to a stack take that of --dir, or that at MINT_URL with the key MINT_API_KEY."
     ),
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -38,12 +40,15 @@ app.add_typer(base_app, name="base", short_help="Add or list base models.")
 app.add_typer(adapter_app, name="adapter", short_help="Pack, unpack or check adapter folders.")
 app.add_typer(adapters_app, name="adapters", short_help="Where revisions are; pin, prewarm, evict.")
 app.command(short_help="Engines and adapters, live.")(top)
-app.add_typer(policy_app, name="policy", short_help="Policies: list, show, create.")
+app.add_typer(policy_app, name="policy", short_help="Policies: list, show, create, change.")
 app.add_typer(revision_app, name="revision", short_help="Revisions: list, show, upload, retire.")
 app.add_typer(alias_app, name="alias", short_help="Aliases: list, move, protect, history.")
 app.command(short_help="Point an alias at what it pointed at before.")(rollback)
 app.add_typer(eval_app, name="eval", short_help="Scores: list, record.")
+app.add_typer(rule_app, name="rule", short_help="Promotion rules: list, create, remove.")
 app.add_typer(key_app, name="key", short_help="API keys: list, create, rotate, revoke.")
+app.add_typer(tenant_app, name="tenant", short_help="Tenants: list, create, make keys.")
+app.command(short_help="Who changed what, newest first.")(audit)
 app.add_typer(job_app, name="job", short_help="Jobs: list, show, cancel.")
 app.command(short_help="Events as they happen, as JSON lines.")(events)
 app.add_typer(webhook_app, name="webhook", short_help="Tell your own servers of events.")

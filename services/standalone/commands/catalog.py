@@ -13,7 +13,7 @@ from rich.table import Table
 from services.standalone.adapters.public_api import Json, PublicApi
 from services.standalone.commands.options import FolderOption, state_folder
 from services.standalone.core.catalog_tables import Column, cells
-from services.standalone.core.refusals import StackNotRunningError
+from services.standalone.core.refusals import AddressIncompleteError, StackNotRunningError
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 PolicyArgument = Annotated[str, typer.Argument(metavar="POLICY", help="A policy's name or id.")]
@@ -30,6 +30,8 @@ AfterOption = Annotated[
 def public_api(folder: FolderOption) -> Iterator[PublicApi]:
     """Open MINT_URL with MINT_API_KEY where both are set, else the stack of the state folder."""
     url, key = os.environ.get("MINT_URL"), os.environ.get("MINT_API_KEY")
+    if bool(url) != bool(key):
+        raise AddressIncompleteError(missing="MINT_API_KEY" if url else "MINT_URL")
     if not (url and key):
         state = state_folder(folder)
         run = state.read_run() if state.running_pid() is not None else None

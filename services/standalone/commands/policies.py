@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
+from mint_common.errors import InvalidField
 from services.standalone.adapters.public_api import path_of
 from services.standalone.commands.catalog import (
     AfterOption,
@@ -21,17 +22,27 @@ from services.standalone.commands.catalog import (
 from services.standalone.commands.options import DEFAULT_FOLDER, FolderOption
 from services.standalone.core.catalog_tables import CHANGE, NODE, POLICY, REVISION, diff_rows
 
+LabelOption = Annotated[
+    list[str] | None, typer.Option("--label", metavar="LABEL=VALUE", help="A label; repeat it for several.")
+]
+DescriptionOption = Annotated[
+    str | None, typer.Option("--description", metavar="TEXT", help="What it is for.")
+]
+
 
 def list_policies(
     *,
+    base: Annotated[str | None, typer.Option("--base", metavar="BASE", help="Of this base only.")] = None,
+    label: LabelOption = None,
     limit: LimitOption = 100,
     after: AfterOption = None,
     as_json: JsonOption = False,
     folder: FolderOption = DEFAULT_FOLDER,
 ) -> None:
-    """List policies by name."""
+    """List policies by name: all, or those over a base and with labels."""
+    wanted = {"base": base, "labels": ",".join(label) if label else None}
     with public_api(folder) as api:
-        found = api.get("/policies", {"limit": limit, "after": after})
+        found = api.get("/policies", {**wanted, "limit": limit, "after": after})
     show(found, POLICY, as_json=as_json, nothing="no policy yet: mint policy create NAME --base BASE")
 
 
@@ -48,16 +59,61 @@ def create_policy(
     base: Annotated[str, typer.Option("--base", metavar="BASE", help="The base it is trained over.")],
     *,
     rank: Annotated[int, typer.Option("--rank", min=1, help="The LoRA rank.")] = 16,
+    description: DescriptionOption = None,
+    label: LabelOption = None,
     as_json: JsonOption = False,
     folder: FolderOption = DEFAULT_FOLDER,
 ) -> None:
     """Make a policy."""
+    body = {
+        "name": name,
+        "base": base,
+        "lora": {"rank": rank},
+        "description": description or "",
+        "labels": _labels(label),
+    }
     with public_api(folder) as api:
-        show(
-            api.post("/policies", {"name": name, "base": base, "lora": {"rank": rank}}),
-            POLICY,
-            as_json=as_json,
-        )
+        show(api.post("/policies", body), POLICY, as_json=as_json)
+
+
+def change_policy(
+    policy: PolicyArgument,
+    *,
+    description: DescriptionOption = None,
+    label: LabelOption = None,
+    unlabel: Annotated[
+        list[str] | None, typer.Option("--unlabel", metavar="LABEL", help="A label to take away; repeatable.")
+    ] = None,
+    keep_last: Annotated[
+        int | None, typer.Option("--keep-last", metavar="N", min=1, help="Retention: the newest N revisions.")
+    ] = None,
+    keep_days: Annotated[
+        int | None, typer.Option("--keep-days", metavar="N", min=1, help="Retention: those of N days.")
+    ] = None,
+    keep_all: Annotated[bool, typer.Option("--keep-all", help="No retention any more.")] = False,
+    as_json: JsonOption = False,
+    folder: FolderOption = DEFAULT_FOLDER,
+) -> None:
+    """Describe a policy otherwise: what is not named stays. Retention is said whole."""
+    body: dict[str, object] = {}
+    if description is not None:
+        body["description"] = description
+    if label or unlabel:
+        body["labels"] = {**_labels(label), **dict.fromkeys(unlabel or ())}
+    if keep_last or keep_days or keep_all:
+        body["retention"] = {"keep_last": keep_last, "keep_days": keep_days}
+    with public_api(folder) as api:
+        show(api.patch(path_of("policies", policy), body), POLICY, as_json=as_json)
+
+
+def _labels(given: list[str] | None) -> dict[str, str]:
+    labels: dict[str, str] = {}
+    for text in given or ():
+        label, equals, value = text.partition("=")
+        if not equals:
+            raise InvalidField(field="--label", problem=f"must read LABEL=VALUE, got {text!r}")
+        labels[label] = value
+    return labels
 
 
 def list_revisions(
@@ -179,7 +235,9 @@ def lineage_revision(
     show(found if as_json else found["nodes"], NODE, as_json=as_json)
 
 
-policy_app = group("List, show or create policies.", list_policies, show_policy, create_policy)
+policy_app = group(
+    "List, show, create or change policies.", list_policies, show_policy, create_policy, change_policy
+)
 revision_app = group(
     "List, show, compare, upload, retire or restore revisions.",
     list_revisions,

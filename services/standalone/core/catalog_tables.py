@@ -78,6 +78,29 @@ CHANGE = (
     Column(title="after", path="after", kind="number"),
     Column(title="change", path="change", kind="number"),
 )
+RULE = (
+    Column(title="rule", path="rule_id"),
+    Column(title="alias", path="alias"),
+    Column(title="suite", path="suite"),
+    Column(title="metric", path="metric"),
+    Column(title="at least", path="at_least", kind="number"),
+    Column(title="max drop", path="max_drop", kind="number"),
+    Column(title="back below", path="roll_back_below", kind="number"),
+    Column(title="who", path="actor"),
+)
+TENANT = (
+    Column(title="tenant", path="tenant_id"),
+    Column(title="name", path="name"),
+    Column(title="made", path="created_at", kind="time"),
+)
+AUDIT = (
+    Column(title="place", path="place"),
+    Column(title="when", path="at", kind="time"),
+    Column(title="who", path="actor"),
+    Column(title="what", path="method"),
+    Column(title="where", path="path"),
+    Column(title="outcome", path="status"),
+)
 KEY = (
     Column(title="key", path="key_id"),
     Column(title="name", path="name"),

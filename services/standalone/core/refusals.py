@@ -15,6 +15,12 @@ class StackNotRunningError(MintError):
     code = "not_running"
 
 
+class AddressIncompleteError(MintError):
+    """{missing} is not set: MINT_URL and MINT_API_KEY go together. With neither it is the stack of --dir."""
+
+    code = "address_incomplete"
+
+
 class GatewayPortBusyError(MintError):
     """Port {port} is taken by {holder}. Stop that, or choose another one: `mint up --port N`."""
 

@@ -62,6 +62,41 @@ def test_policy_from_its_creation_to_a_rollback(stack, mint, tmp_path):
     assert "yes" not in mint("alias", "protect", "by-hand", "prod", "--off")
 
 
+def test_governance_of_a_policy(mint):
+    made = ("policy", "create", "governed", "--base", "tiny", "--rank", "2", "--label", "team=search")
+    mint(*made, "--description", "For the tests.")
+    changed = ("--label", "stage=prod", "--unlabel", "team", "--keep-last", "3", "--json")
+    policy = json.loads(mint("policy", "change", "governed", *changed))
+    assert policy["labels"] == {"stage": "prod"}
+    assert (policy["description"], policy["retention"]["keep_last"]) == ("For the tests.", 3)
+    assert json.loads(mint("policy", "change", "governed", "--keep-all", "--json"))["retention"] == {
+        "keep_last": None,
+        "keep_days": None,
+    }
+    listed = json.loads(mint("policy", "list", "--base", "tiny", "--label", "stage=prod", "--json"))
+    assert [found["name"] for found in listed] == ["governed"]
+    assert refusal("policy", "change", "governed", "--label", "x").code == "invalid_field"
+
+    rule = json.loads(
+        mint("rule", "create", "governed", "s", "m", "0.5", "--roll-back-below", "0.1", "--json")
+    )
+    assert "0.5" in mint("rule", "list", "governed")
+    mint("rule", "remove", "governed", rule["rule_id"])
+    assert mint("rule", "list", "governed") == "no rule yet\n"
+
+    tenant = json.loads(mint("tenant", "create", "by-cli", "--json"))
+    assert "by-cli" in mint("tenant", "list", "--limit", "1000")
+    assert mint("tenant", "key", tenant["tenant_id"], "first").startswith("tml-")
+    rows = json.loads(mint("audit", "--limit", "3", "--json"))
+    assert rows[0]["path"].endswith("/keys")
+    assert json.loads(mint("audit", "--before", str(rows[0]["place"]), "--limit", "2", "--json")) == rows[1:]
+
+
+def test_address_without_a_key_is_no_other_stack_s(mint, monkeypatch):
+    monkeypatch.delenv("MINT_API_KEY")
+    assert refusal("policy", "list").code == "address_incomplete"
+
+
 def test_scores_keys_and_jobs(mint):
     assert "accuracy" in mint("eval", "record", "counter", "1", "held-out", "accuracy", "0.75", "--n", "8")
     assert json.loads(mint("eval", "list", "counter", "--json"))[-1]["value"] == 0.75
