@@ -18,7 +18,6 @@ from mint_common.ids import BaseName, Digest
 from services.gateway.core.callers import Caller
 from services.gateway.core.policies import (
     PolicyRequest,
-    RetentionRequest,
     check_name,
     plan_lora,
     split_labels,
@@ -29,6 +28,15 @@ from services.gateway.http.recording import RecordedRoute
 from services.gateway.http.tags import check_expected
 
 router = APIRouter(prefix="/mint/v1/policies", tags=["policies"], route_class=RecordedRoute)
+
+
+class RetentionPatch(BaseModel):
+    """Which revisions stay: the newest ``keep_last``, and all of the last ``keep_days`` days; null clears."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    keep_last: int | None = None
+    keep_days: int | None = None
 
 
 class PolicyPatch(BaseModel):
@@ -50,7 +58,7 @@ class PolicyPatch(BaseModel):
 
     description: str | None = None
     labels: dict[str, str | None] | None = None
-    retention: RetentionRequest | None = None
+    retention: RetentionPatch | None = None
 
 
 class Lineage(BaseModel):

@@ -5,6 +5,7 @@ A change is a merge (RFC 7396): what it does not name stays, a label that it set
 
 import re
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 
 from mint_common.catalog import PolicyFilter, PolicyRecord
@@ -23,11 +24,12 @@ _VALUE = re.compile(VALUE_PATTERN.removesuffix("$"), re.ASCII)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyChange:
-    """What shall be otherwise; None stays as it is."""
+    """What shall be otherwise; None stays as it is, and so does what ``of_retention`` does not name."""
 
     description: str | None = None
     labels: Mapping[str, str | None] = field(default_factory=dict)
     retention: Retention | None = None
+    of_retention: AbstractSet[str] = frozenset({"keep_last", "keep_days"})
 
 
 def change_policy(policy: PolicyRecord, change: PolicyChange, *, expected: int | None = None) -> PolicyRecord:
@@ -45,10 +47,16 @@ def change_policy(policy: PolicyRecord, change: PolicyChange, *, expected: int |
         policy,
         description=policy.description if change.description is None else change.description,
         labels={label: value for label, value in sorted(merged.items()) if value is not None},
-        retention=change.retention or policy.retention,
+        retention=_merged(policy.retention, change),
     )
     check_description(described)
     return described if described == policy else replace(described, changed=policy.changed + 1)
+
+
+def _merged(retention: Retention, change: PolicyChange) -> Retention:
+    if change.retention is None:
+        return retention
+    return replace(retention, **{name: getattr(change.retention, name) for name in change.of_retention})
 
 
 def check_description(policy: PolicyRecord) -> None:

@@ -75,6 +75,8 @@ class PolicyChangeBody(Body):
             change["labels"] = dict.fromkeys(policy.labels) if self.labels is None else self.labels
         if "retention" in said:
             change["retention"] = (self.retention or RetentionBody()).to_retention()
+            if self.retention is not None:
+                change["of_retention"] = frozenset(self.retention.model_fields_set)
         return PolicyChange(**change)
 
 

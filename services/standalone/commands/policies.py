@@ -94,14 +94,17 @@ def change_policy(
     as_json: JsonOption = False,
     folder: FolderOption = DEFAULT_FOLDER,
 ) -> None:
-    """Describe a policy otherwise: what is not named stays. Retention is said whole."""
+    """Describe a policy otherwise: what is not named stays."""
     body: dict[str, object] = {}
     if description is not None:
         body["description"] = description
     if label or unlabel:
         body["labels"] = {**_labels(label), **dict.fromkeys(unlabel or ())}
-    if keep_last or keep_days or keep_all:
-        body["retention"] = {"keep_last": keep_last, "keep_days": keep_days}
+    kept = {"keep_last": keep_last, "keep_days": keep_days}
+    if keep_all:
+        body["retention"] = None
+    elif keep_last or keep_days:
+        body["retention"] = {name: number for name, number in kept.items() if number}
     with public_api(folder) as api:
         show(api.patch(path_of("policies", policy), body), POLICY, as_json=as_json)
 

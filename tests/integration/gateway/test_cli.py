@@ -69,6 +69,8 @@ def test_governance_of_a_policy(mint):
     policy = json.loads(mint("policy", "change", "governed", *changed))
     assert policy["labels"] == {"stage": "prod"}
     assert (policy["description"], policy["retention"]["keep_last"]) == ("For the tests.", 3)
+    changed = json.loads(mint("policy", "change", "governed", "--keep-days", "9", "--json"))
+    assert changed["retention"] == {"keep_last": 3, "keep_days": 9}
     assert json.loads(mint("policy", "change", "governed", "--keep-all", "--json"))["retention"] == {
         "keep_last": None,
         "keep_days": None,

@@ -59,6 +59,10 @@ def test_patch_merges_and_tags_guard_it(described):
     answer = changed.json()
     assert answer["labels"] == {"shift": "night", "team": "lab"}
     assert (answer["description"], answer["retention"]) == ("In use.", {"keep_last": 2, "keep_days": None})
+    longer = described.patch("/policies/lab-a", json={"retention": {"keep_days": 9}}).json()
+    assert longer["retention"] == {"keep_last": 2, "keep_days": 9}, "what is not named of it stays"
+    changed = described.patch("/policies/lab-a", json={"retention": {"keep_days": None}})
+    assert changed.json()["retention"] == {"keep_last": 2, "keep_days": None}
     assert changed.headers["etag"] == described.get("/policies/lab-a").headers["etag"] != tag
 
     late = described.patch("/policies/lab-a", json={"description": "x"}, headers={"if-match": tag})
