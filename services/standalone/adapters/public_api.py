@@ -38,6 +38,7 @@ class PublicApi:
 
     def __init__(self, base_url: str, api_key: str, *, seconds: float = _SECONDS) -> None:
         """Connect later. ``seconds`` is how long an answer may take that nothing big is read for."""
+        self._what = f"the gateway at {base_url}"
         self._patience = httpx.Timeout(seconds, read=_PATIENT_SECONDS, write=_PATIENT_SECONDS)
         self._http = httpx.Client(
             base_url=f"{base_url.rstrip('/')}/mint/v1",
@@ -102,7 +103,7 @@ class PublicApi:
                     if not line:
                         frame = {}
         except httpx.HTTPError as error:
-            raise Unavailable(what="the gateway", problem=repr(error)) from error
+            raise self._unavailable(error) from error
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -120,17 +121,31 @@ class PublicApi:
         present = {name: value for name, value in (params or {}).items() if value is not None}
         try:
             response = self._http.request(method, path, params=present, **more)
-            if response.is_error:
-                self._raise(response)
-            return response.json() if response.content else None
-        except (httpx.HTTPError, ValueError) as error:
-            raise Unavailable(what="the gateway", problem=repr(error)) from error
+        except httpx.HTTPError as error:
+            raise self._unavailable(error) from error
+        if response.is_error:
+            self._raise(response)
+        return self._read(response) if response.content else None
 
-    @staticmethod
-    def _raise(response: httpx.Response) -> None:
-        answer = response.json()
+    def _raise(self, response: httpx.Response) -> None:
+        answer = self._read(response)
         payload = answer.get("error") if isinstance(answer, Mapping) else None
-        raise error_from_payload(payload if isinstance(payload, Mapping) else {}, what="the gateway")
+        if not isinstance(payload, Mapping):
+            raise self._stranger(response)
+        raise error_from_payload(payload, what=self._what)
+
+    def _read(self, response: httpx.Response) -> Json:
+        try:
+            return response.json()
+        except ValueError as error:
+            raise self._stranger(response) from error
+
+    def _stranger(self, response: httpx.Response) -> Unavailable:
+        problem = f"what answers there ({response.status_code}) is no gateway of MinT"
+        return Unavailable(what=self._what, problem=problem)
+
+    def _unavailable(self, error: httpx.HTTPError) -> Unavailable:
+        return Unavailable(what=self._what, problem=str(error) or type(error).__name__)
 
 
 def _files(folder: Path) -> list[Path]:

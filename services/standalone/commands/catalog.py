@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from mint_common.errors import SettingInvalid
 from services.standalone.adapters.public_api import Json, PublicApi
 from services.standalone.commands.options import FolderOption, state_folder
 from services.standalone.core.catalog_tables import Column, cells
@@ -32,6 +33,10 @@ def public_api(folder: FolderOption) -> Iterator[PublicApi]:
     url, key = os.environ.get("MINT_URL"), os.environ.get("MINT_API_KEY")
     if bool(url) != bool(key):
         raise AddressIncompleteError(missing="MINT_API_KEY" if url else "MINT_URL")
+    if url and not url.startswith(("http://", "https://")):
+        raise SettingInvalid(name="MINT_URL", problem=f"must begin with http:// or https://, got {url!r}")
+    if key and not (key.isascii() and key.isprintable()):
+        raise SettingInvalid(name="MINT_API_KEY", problem="is no API key: it has other than ASCII characters")
     if not (url and key):
         state = state_folder(folder)
         run = state.read_run() if state.running_pid() is not None else None

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from mint_common.adapters_format import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE
-from mint_common.errors import NotFound, Unavailable
+from mint_common.errors import MintError, NotFound, Unavailable
 from services.standalone.adapters.public_api import PublicApi
+from services.standalone.commands.catalog import public_api
 
 SECONDS = 0.3
 
@@ -78,6 +79,36 @@ def test_upload_is_waited_for_and_arrives_as_a_tar(
         assert {name: file.read() for name, file in found.items() if file} == files
     assert told == sorted(told)
     assert told[-1] == (len(files[WEIGHTS_FILE]) + 2,) * 2
+
+
+def test_what_is_no_gateway_is_named(api: PublicApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SlowGateway, "_answer", lambda self: self.send_error(404), raising=False)
+    with pytest.raises(Unavailable, match=r"gateway at http://127\.0\.0\.1:\d+ .*no gateway of MinT"):
+        api.get("/policies")
+    with (
+        PublicApi("http://127.0.0.1:9", "tml-key") as nobody,
+        pytest.raises(Unavailable, match=r"127\.0\.0\.1:9 does not answer: \[Errno 111\]"),
+    ):
+        nobody.get("/policies")
+
+
+@pytest.mark.parametrize(
+    ("url", "key", "code"),
+    [
+        ("127.0.0.1:8321", "tml-key", "setting_invalid"),
+        ("http://127.0.0.1:8321", "tml-é", "setting_invalid"),
+        ("http://127.0.0.1:8321", "", "address_incomplete"),
+        ("", "tml-key", "address_incomplete"),
+    ],
+)
+def test_address_that_cannot_be_one_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, url: str, key: str, code: str
+) -> None:
+    monkeypatch.setenv("MINT_URL", url)
+    monkeypatch.setenv("MINT_API_KEY", key)
+    with pytest.raises(MintError) as refused, public_api(tmp_path):
+        pass
+    assert refused.value.code == code
 
 
 def test_folder_without_weights_is_named(api: PublicApi, tmp_path: Path) -> None:
