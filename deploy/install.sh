@@ -33,5 +33,6 @@ overrides=(--override deploy/overrides.txt)
 
 .venv/bin/uv pip install --compile-bytecode --python .venv/bin/python "${flags[@]}" "${overrides[@]}" --editable ".[$extras]" || fail \
 "The installation failed: see the message above. If it says that no wheel fits, this platform or Python has none for
-one of the packages: MinT's CPU engine needs Linux on x86-64 or arm64 with Python 3.11 to 3.13, the GPU extra CUDA 12+."
+one of the packages: MinT's CPU engine needs Linux on x86-64 or arm64 with Python 3.11 to 3.13, the GPU extra CUDA 12+.
+If it misses gcc: one package comes as source alone. On Debian: apt-get install gcc libc6-dev python3-dev"
 touch .venv/.installed
