@@ -134,7 +134,7 @@ def test_another_tenants_objects_do_not_exist(stranger, method, path):
 
 def test_another_tenants_policy_is_hidden_by_id_too(stranger, counter):
     assert stranger.get(f"/policies/{counter.policy_id}").status_code == 404
-    assert stranger.get("/policies").json() == []
+    assert counter.policy_id not in [policy["policy_id"] for policy in stranger.get("/policies").json()]
     assert stranger.put("/policies/counter/aliases/prod", json={"revision": 1}).status_code == 404
 
 

@@ -65,9 +65,9 @@ def test_policy_from_its_creation_to_a_rollback(stack, mint, tmp_path):
 def test_governance_of_a_policy(mint):
     made = ("policy", "create", "governed", "--base", "tiny", "--rank", "2", "--label", "team=search")
     mint(*made, "--description", "For the tests.")
-    changed = ("--label", "stage=prod", "--unlabel", "team", "--keep-last", "3", "--json")
+    changed = ("--label", "trial=cli", "--unlabel", "team", "--keep-last", "3", "--json")
     policy = json.loads(mint("policy", "change", "governed", *changed))
-    assert policy["labels"] == {"stage": "prod"}
+    assert policy["labels"] == {"trial": "cli"}
     assert (policy["description"], policy["retention"]["keep_last"]) == ("For the tests.", 3)
     changed = json.loads(mint("policy", "change", "governed", "--keep-days", "9", "--json"))
     assert changed["retention"] == {"keep_last": 3, "keep_days": 9}
@@ -75,7 +75,7 @@ def test_governance_of_a_policy(mint):
         "keep_last": None,
         "keep_days": None,
     }
-    listed = json.loads(mint("policy", "list", "--base", "tiny", "--label", "stage=prod", "--json"))
+    listed = json.loads(mint("policy", "list", "--base", "tiny", "--label", "trial=cli", "--json"))
     assert [found["name"] for found in listed] == ["governed"]
     assert refusal("policy", "change", "governed", "--label", "x").code == "invalid_field"
 
