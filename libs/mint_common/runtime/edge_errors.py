@@ -32,9 +32,11 @@ def invalid_field(error: RequestValidationError) -> InvalidField:
     """Return the first thing wrong with a request's input, as a dotted path without its value."""
     first = error.errors()[0]
     where, *path = (str(part) for part in first["loc"])
-    is_text = first["type"] == "json_invalid" or not path
+    if first["type"] == "json_invalid":
+        problem = f"is no JSON at character {path[0]}: {first['ctx']['error']}"
+        return InvalidField(field=where, problem=problem)
     return InvalidField(
-        field=where if is_text else ".".join(path), problem=first["msg"].removeprefix("Value error, ")
+        field=".".join(path) if path else where, problem=first["msg"].removeprefix("Value error, ")
     )
 
 

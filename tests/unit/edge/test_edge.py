@@ -144,6 +144,13 @@ async def test_bad_input_names_the_field_and_shows_no_value(
     assert (error["code"], error["field"], error["retryable"]) == ("invalid_field", field, False)
 
 
+async def test_where_a_body_stops_being_json_is_told(client: httpx.AsyncClient) -> None:
+    headers = {"content-type": "application/json"}
+    response = await client.post("/orders/1", content=b'{"name": x}', headers=headers)
+    problem = response.json()["error"]["problem"]
+    assert (response.status_code, problem) == (422, "is no JSON at character 9: Expecting value")
+
+
 @pytest.mark.parametrize("body", [b"{", b"", b"\xff\xfe", b"nope", b'{"a":' * 200])
 async def test_a_body_that_is_not_json_is_bad_input(client: httpx.AsyncClient, body: bytes) -> None:
     response = await client.post("/orders/1", content=body, headers={"content-type": "application/json"})
