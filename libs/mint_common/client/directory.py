@@ -1,7 +1,8 @@
 """The engines behind a fixed list of loaders, and the choice among them.
 
 Invariants: nothing is routed to a loader that has stopped answering before it was asked again; a request is
-tried on another engine only while nothing of its answer has been handed out.
+tried on another engine only while nothing of its answer has been handed out; while an engine of its base is
+known, no request waits for a loader that is not, and no loader waits to be asked for one that stays silent.
 """
 
 import asyncio
@@ -33,6 +34,7 @@ from mint_common.waiting import raise_if_cancelled
 
 _REASK_SECONDS = 2.0
 _CORRECT_SECONDS = 3.0
+_ANSWER_SECONDS = 5.0  # a loader that stays silent longer is left out of a list
 _MOST_ADAPTERS = 4096
 _NEWS = tuple(subjects_of(event) for event in (AdapterLoaded, AdapterEvicted, AdapterFailed))
 
@@ -65,7 +67,8 @@ class EngineDirectory:
         self._open: Counter[str] = Counter()
         self._reported: dict[str, int] = {}
         self._asked_at = -_REASK_SECONDS
-        self._stale = asyncio.Event()
+        self._meeting: dict[str, asyncio.Task[None]] = {}
+        self._stale = {url: asyncio.Event() for url in self._clients}
 
     def clients(self) -> list[EngineClient]:
         """Return a client of every loader, whether or not it answers."""
@@ -73,7 +76,9 @@ class EngineDirectory:
 
     async def engines(self) -> list[EngineInfo]:
         """Return every engine that answers now or did when last asked."""
-        await self._ask_unknown()
+        self._ask_unknown()
+        if self._meeting:
+            await asyncio.wait(self._meeting.values(), timeout=_ANSWER_SECONDS)
         return [self._known[url] for url in self._clients if url in self._known]
 
     async def describe(self, base: BaseName) -> EngineInfo:
@@ -151,10 +156,15 @@ class EngineDirectory:
         """Learn until cancelled where adapters are: from events, and regularly from the engines."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._listen(bus))
-            tasks.create_task(self._correct())
+            for url in self._clients:
+                tasks.create_task(self._correct(url))
 
     async def aclose(self) -> None:
         """Close all connections."""
+        meeting = list(self._meeting.values())
+        for task in meeting:
+            task.cancel()
+        await asyncio.gather(*meeting, return_exceptions=True)
         for client in self._clients.values():
             await client.aclose()
 
@@ -179,7 +189,9 @@ class EngineDirectory:
 
     async def _order(self, base: BaseName, digest: Digest | None) -> list[str]:
         if not self._serving(base) or time.monotonic() - self._asked_at >= _REASK_SECONDS:
-            await self._ask_unknown()
+            self._ask_unknown()
+        while not self._serving(base) and self._meeting:
+            await asyncio.wait(self._meeting.values(), return_when=asyncio.FIRST_COMPLETED)
         options = [self._option(url, digest) for url in self._serving(base)]
         if not options:
             raise Unavailable(what=f"an engine of base {base}", problem="no loader that answers serves it")
@@ -196,19 +208,24 @@ class EngineDirectory:
     def _serving(self, base: BaseName) -> list[str]:
         return [url for url, info in self._known.items() if info.base == base]
 
-    async def _ask_unknown(self) -> None:
+    def _ask_unknown(self) -> None:
         self._asked_at = time.monotonic()
-        for url, client in self._clients.items():
-            if url not in self._known:
-                try:
-                    info = await client.describe()
-                except Unavailable:
-                    continue
-                if url not in self._known:
-                    self._known[url] = info
-                    # What it answers with is believed from now on; what else it holds is asked soon.
-                    self._residency.correct(info.engine_id, info.epoch, ())
-                    self._stale.set()
+        for url in self._clients:
+            if url not in self._known and url not in self._meeting:
+                self._meeting[url] = asyncio.create_task(self._meet(url))
+
+    async def _meet(self, url: str) -> None:
+        try:
+            info = await self._clients[url].describe()
+        except MintError:
+            return  # it does not answer, or is of a version that does not say
+        finally:
+            del self._meeting[url]
+        if url not in self._known:
+            self._known[url] = info
+            # What it answers with is believed from now on; what else it holds is asked soon.
+            self._residency.correct(info.engine_id, info.epoch, ())
+            self._stale[url].set()
 
     def _forget(self, url: str) -> None:
         self._reported.pop(url, None)
@@ -240,15 +257,17 @@ class EngineDirectory:
         elif isinstance(event, AdapterFailed):
             current = self._residency.left(event.engine_id, event.epoch, event.digest, Nearness.ABSENT)
         if not current:
-            self._stale.set()
+            for stale in self._stale.values():
+                stale.set()
 
-    async def _correct(self) -> None:
+    async def _correct(self, url: str) -> None:
+        stale = self._stale[url]
         while True:
-            self._stale.clear()
-            await asyncio.gather(*(self._ask(url) for url in self._clients))
+            stale.clear()
+            await self._ask(url)
             try:
                 async with asyncio.timeout(_CORRECT_SECONDS):
-                    await self._stale.wait()
+                    await stale.wait()
                 await asyncio.sleep(_CORRECT_SECONDS / 10)  # an engine that starts says many things at once
             except TimeoutError:
                 continue

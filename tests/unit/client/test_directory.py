@@ -1,0 +1,108 @@
+"""A loader whose machine has died refuses nothing: whoever asks it waits for a time-out."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import msgspec
+
+from mint_common.bus.memory import MemoryBus
+from mint_common.client.directory import EngineDirectory
+from mint_common.events import AdapterLoaded
+from mint_common.generation import AdapterStatus, EngineInfo, EngineLoad
+from mint_common.ids import EngineId, new_id
+from mint_common.runtime.clock import SystemClock
+from mint_common.runtime.dispatch import publish_event
+from mint_common.testing.factories import BASE, DIGEST, TENANT
+
+INFO = EngineInfo(
+    engine_id=EngineId("e"),
+    epoch="1",
+    base=BASE,
+    base_digest=DIGEST,
+    max_context=8,
+    vocab_size=8,
+    eos_token_id=1,
+    slots=1,
+    host_capacity=1,
+)
+LOAD = EngineLoad(
+    requests=0,
+    loads_waiting=0,
+    loads_running=0,
+    in_slots=0,
+    in_host=0,
+    host_bytes=0,
+    host_bytes_capacity=0,
+)
+
+RESIDENT = AdapterStatus(
+    digest=DIGEST,
+    tier="host",
+    readiness="ready",
+    size_bytes=1,
+    pinned=False,
+    in_flight=0,
+    last_used_at=0.0,
+    load_seconds=0.1,
+)
+LOADED = AdapterLoaded(
+    tenant_id=TENANT,
+    base=BASE,
+    engine_id=EngineId("e"),
+    epoch="2",
+    sequence=1,
+    digest=DIGEST,
+    tier="host",
+    size_bytes=1,
+    load_seconds=0.1,
+)
+
+
+@asynccontextmanager
+async def listening(answers: dict[str, object] | None = None) -> AsyncIterator[str]:
+    """Run a loader that answers so by path; without answers one that reads and never says a word."""
+    asked = asyncio.Event()
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while request := (await reader.readline()).decode().split():
+            await reader.readuntil(b"\r\n\r\n")
+            asked.set()
+            if answers is not None:
+                body = msgspec.json.encode(answers[request[1].partition("?")[0]])
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+        writer.close()
+
+    async with await asyncio.start_server(talk, "127.0.0.1") as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        assert asked.is_set()
+
+
+def answers() -> dict[str, object]:
+    return {"/internal/engine": INFO, "/internal/load": LOAD, "/internal/adapters": []}
+
+
+async def test_no_request_waits_for_a_loader_that_stays_silent() -> None:
+    async with listening() as silent, listening(answers()) as url:
+        directory = EngineDirectory([silent, url], token="t")
+        for _ in range(2):
+            async with asyncio.timeout(10):
+                assert (await directory.describe(BASE)) == INFO
+            directory._asked_at = float("-inf")  # long ago: the silent one is asked again
+        await directory.aclose()
+
+
+async def test_no_loader_waits_to_be_asked_for_one_that_stays_silent() -> None:
+    told = answers()
+    async with listening() as silent, listening(told) as url:
+        directory, bus = EngineDirectory([silent, url], token="t"), MemoryBus(SystemClock())
+        following = asyncio.create_task(directory.follow(bus))
+        async with asyncio.timeout(10):
+            await directory.describe(BASE)
+            told["/internal/adapters"] = [RESIDENT]
+            while not directory.holds(BASE, DIGEST):  # of another run than is known: it is asked
+                await publish_event(bus, LOADED, cause=new_id("evt"), now=0.0)
+                await asyncio.sleep(0.05)
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+        await directory.aclose()
