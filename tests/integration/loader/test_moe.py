@@ -373,7 +373,10 @@ async def test_two_workers_with_their_parts_serve_what_one_does_and_transformers
             assert await engine.residents() == {}
             request, _ = await stage_into_slot(served, folders[0], number=3)
             again.append(await served.sample(request))
-            again.append(await served.sample(await map_into_slot(served, folders[0], number=4)))
+            # The second one is cut after the pattern of the first.
+            mapped = [await map_into_slot(served, folders[n % 2], number=n) for n in (5, 6)]
+            assert (await served.sample(mapped[0])).tokens == answers[-1][2].tokens
+            again.append(await served.sample(mapped[1]))
     models = [load_base(base), *(merged(base, facts, load_file(f / WEIGHTS_FILE)) for f in folders)]
     for model, two, one in zip(models, *answers, strict=True):
         assert two.tokens == one.tokens

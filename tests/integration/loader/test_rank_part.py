@@ -1,11 +1,13 @@
 """One worker's part of an adapter: what vLLM would have put into the slot, and no byte more on the host."""
 
+from copy import copy
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from services.loader.adapters.templates import Templates
 from services.loader.adapters.worker_extension import Desk
 
 pytestmark = [
@@ -175,6 +177,68 @@ def test_each_worker_keeps_its_part_and_its_slot_gets_what_vllm_puts_there(kind:
         assert module.tp_size == workers
         used = sum(int((each[0] != 0).sum()) * 4 for each in expected)
         assert size_bytes == used, "host memory holds what the slot takes; modules untouched weigh nothing"
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+@pytest.mark.parametrize("kind", _BUFFERS)
+def test_another_adapter_is_cut_after_the_pattern_of_the_first(kind: str, workers: int) -> None:
+    from services.loader.adapters.rank_part import cut
+
+    for worker in range(workers):
+        module, templates, shares = _wrapper(kind, workers=workers, worker=worker), Templates(), []
+        for number in (1, 2):
+            whole = _weights(kind)
+            tensors = _in_one_piece(whole, plus=number)
+            expected = Weights(copy(whole.lora_a), copy(whole.lora_b))
+            cut(module, expected)
+
+            def slowly(module: Any = module, whole: Weights = whole, number: int = number) -> Any:
+                assert number == 1, "the second one goes by the pattern"
+                cut(module, whole)
+                return SimpleNamespace(id=number, loras={"m": whole})
+
+            wrapped = templates.wrap(number, tensors, rank=RANK, slowly=slowly)
+            assert wrapped.id == number
+            shares.append([_each(wrapped.loras["m"]), _each(expected)])
+        for found, wanted in shares:
+            assert len(found) == len(wanted)
+            for one, other in zip(found, wanted, strict=True):
+                assert (one is None) == (other is None)
+                assert one is None or torch.equal(one, other)
+
+
+def test_an_adapter_that_was_copied_on_its_way_is_no_pattern() -> None:
+    templates, made = Templates(), []
+    for number in (1, 2):
+        whole = _weights("RowParallel")
+        tensors = _in_one_piece(whole, plus=number)
+        whole.lora_a = whole.lora_a.clone()
+        made.append(SimpleNamespace(id=number, loras={"m": whole}))
+        assert templates.wrap(number, tensors, rank=RANK, slowly=lambda: made[-1]) is made[-1]
+
+
+def _in_one_piece(whole: Weights, *, plus: float) -> dict[str, Any]:
+    """Move a layer's tensors, with other numbers in them, into one piece of memory; return them by name."""
+    sides = {"A": whole.lora_a, "B": whole.lora_b}
+    lists = {side: value if isinstance(value, list) else [value] for side, value in sides.items()}
+    present = {
+        (side, at): tensor
+        for side, tensors in lists.items()
+        for at, tensor in enumerate(tensors)
+        if tensor is not None and any(tensor.stride())
+    }
+    flat = torch.cat([tensor.flatten() + plus for tensor in present.values()])
+    parts = flat.split([tensor.numel() for tensor in present.values()])
+    for ((side, at), tensor), part in zip(present.items(), parts, strict=True):
+        lists[side][at] = part.view(tensor.shape)
+    if not isinstance(whole.lora_a, list):
+        whole.lora_a, whole.lora_b = lists["A"][0], lists["B"][0]
+    return {f"{side}{at}": lists[side][at] for side, at in present}
+
+
+def _each(weights: Weights) -> list[Any]:
+    sides = (weights.lora_a, weights.lora_b)
+    return [each for side in sides for each in (side if isinstance(side, list) else [side])]
 
 
 def test_vllm_itself_still_keeps_the_whole_and_cuts_in_the_loop() -> None:
