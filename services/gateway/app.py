@@ -80,6 +80,7 @@ from services.gateway.settings import GatewaySettings
 
 SCHEMA = "gateway"
 ROUTES = (
+    completions,
     tinker,
     keys,
     collection,
@@ -96,7 +97,6 @@ ROUTES = (
     events,
     webhooks,
     models,
-    completions,
 )
 """Routes are tried in this order: those that are called most often come first."""
 KEYS = 10_000
