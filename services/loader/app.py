@@ -133,7 +133,7 @@ async def open_loader(settings: LoaderSettings) -> AsyncIterator[Loader]:
         stack.push_async_callback(registry.close)
 
         identity = EngineIdentity(engine_id=engine_id, epoch=new_id("epoch"), base=facts.name)
-        announcements = BusAnnouncements(bus, clock, is_busy=lambda: tiers.is_loading_for_requests)
+        announcements = BusAnnouncements(bus, clock, is_busy=lambda: tiers.keeps_requests_waiting)
         tiers = Tiers(
             engine=engine,
             staging=BuilderStaging(builder, ahead_bytes=AHEAD_BYTES),

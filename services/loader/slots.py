@@ -62,6 +62,11 @@ class Slots:
         self._activated_at = 0.0
         self._wake = asyncio.Event()
 
+    @property
+    def has_requests(self) -> bool:
+        """Return whether a request waits for a slot."""
+        return any(line.requests for line in self._lines.values())
+
     async def enter(self, digest: Digest) -> None:
         """Let one claiming request onto the engine, when its adapter has a slot and may take requests."""
         if self._is_open(digest):

@@ -185,9 +185,9 @@ class Tiers:
         )
 
     @property
-    def is_loading_for_requests(self) -> bool:
-        """Return whether a request waits for a load."""
-        return self._loads.queue.has_requests
+    def keeps_requests_waiting(self) -> bool:
+        """Return whether a request waits for a load, for a slot or for its first token."""
+        return self._loads.queue.has_requests or self._slots.has_requests or self.holdings.first_tokens > 0
 
     async def run(self) -> None:
         """Load and activate until cancelled."""

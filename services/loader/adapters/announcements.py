@@ -1,7 +1,7 @@
 """Residency events on the bus: in order, in the background, each in the trace of the load it speaks of.
 
 They are news for those who will ask; who has asked waits for the loader itself. So they wait, for a bounded
-time, while requests wait for loads.
+time, while requests wait for loads, slots or first tokens.
 """
 
 import asyncio

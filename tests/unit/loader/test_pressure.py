@@ -190,6 +190,29 @@ async def test_where_all_wait_for_adapters_nobody_gives_way(make_bench: Make) ->
         assert await use(bench, revision := await bench.revision(0)) == revision.digest
 
 
+async def test_a_cold_request_keeps_others_news_waiting_until_its_first_token(make_bench: Make) -> None:
+    bench = await make_bench()
+    revision, ends = await bench.revision(0), asyncio.Event()
+    assert not bench.tiers.keeps_requests_waiting
+    bench.engine.gate.clear()
+    bench.engine.copy_gate.clear()
+    request = asyncio.create_task(use(bench, revision, until=ends))
+    for gate, asked in (
+        (bench.engine.gate, bench.engine.loads),
+        (bench.engine.copy_gate, bench.engine.copies),
+    ):
+        await until(lambda asked=asked: asked == [revision.digest])
+        assert bench.tiers.keeps_requests_waiting
+        gate.set()
+    await until(lambda: bench.tiers.status(revision.digest).tier == "slot")
+    with bench.tiers.first_token(warm=False) as came:
+        assert bench.tiers.keeps_requests_waiting
+        came()
+        await until(lambda: not bench.tiers.keeps_requests_waiting)
+    ends.set()
+    await request
+
+
 async def test_an_engine_at_rest_activates_without_a_pause(make_bench: Make) -> None:
     bench = await make_bench(slots=8, host=8, depth=16, stall_ms=50.0)
     await asyncio.gather(*[use(bench, await bench.revision(seed)) for seed in range(5)])
