@@ -8,16 +8,25 @@ import os
 import sys
 from pathlib import Path
 
-from openai import OpenAI
+from openai import OpenAI, OpenAIError
 
 
 def main() -> None:
+    """Say what went wrong in a line."""
+    address = os.environ.get("MINT", "http://127.0.0.1:8321")
+    try:
+        ask(address)
+    except OpenAIError as error:
+        sys.exit(f"{address}: {error}")
+
+
+def ask(address: str) -> None:
     """Print who answers what, then one answer as it is generated."""
     file = Path.home() / ".mint/api_key"
     key = os.environ.get("KEY") or (file.read_text().strip() if file.exists() else "")
     if not key:
         sys.exit("no API key: set KEY (mint up prints where it is)")
-    client = OpenAI(base_url=os.environ.get("MINT", "http://127.0.0.1:8321") + "/v1", api_key=key)
+    client = OpenAI(base_url=f"{address}/v1", api_key=key)
     prompt = sys.argv[1] if len(sys.argv) > 1 else "14, 19, 24, "
     models = [model.id for model in client.models.list()]
     for model in models:

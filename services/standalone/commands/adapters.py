@@ -7,13 +7,14 @@ from typing import Annotated
 
 import msgspec
 import typer
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 
 from mint_common.errors import Unavailable
 from services.standalone.adapters.gateway import GatewayClient
 from services.standalone.commands.options import DEFAULT_FOLDER, FolderOption, state_folder
+from services.standalone.commands.terminal import wide_console
 from services.standalone.core.refusals import StackNotRunningError
 from services.standalone.core.tables import (
     ADAPTER_COLUMNS,
@@ -96,7 +97,7 @@ def top(
     folder: FolderOption = DEFAULT_FOLDER,
 ) -> None:
     """Show engines, their load and your revisions on them, live until Ctrl-C."""
-    console = Console()
+    console = wide_console()
     with _gateway(folder) as gateway:
         if once or not console.is_terminal:
             console.print(_look(gateway))
@@ -124,7 +125,7 @@ def _show(adapters: Sequence[AdapterNow], *, as_json: bool) -> None:
     if as_json:
         typer.echo(msgspec.json.format(msgspec.json.encode(nearest_first(adapters)), indent=2).decode())
     elif adapters:
-        Console().print(_adapter_table(adapters))
+        wide_console().print(_adapter_table(adapters))
     else:
         typer.echo("none of your revisions is on an engine")
 

@@ -16,6 +16,7 @@ from services.standalone.adapters.bases import (
     list_bases,
 )
 from services.standalone.commands.options import DEFAULT_FOLDER, FolderOption, state_folder
+from services.standalone.commands.terminal import wide_console
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 """As the registry has it: a base's name is a token of a bus subject, so it has no dots."""
@@ -84,4 +85,4 @@ def list_command(folder: FolderOption = DEFAULT_FOLDER) -> None:
         short = facts.digest[:19]
         context = str(facts.max_context)
         table.add_row(facts.name, facts.architecture, short, str(facts.max_rank), context, f"{megabytes:.1f}")
-    Console().print(table)
+    wide_console().print(table)

@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from mint_common.errors import SettingInvalid
 from services.standalone.adapters.public_api import Json, PublicApi
 from services.standalone.commands.options import FolderOption, state_folder
+from services.standalone.commands.terminal import wide_console
 from services.standalone.core.catalog_tables import Column, cells
 from services.standalone.core.refusals import AddressIncompleteError, StackNotRunningError
 
@@ -60,7 +60,7 @@ def show(answer: Json, columns: Sequence[Column], *, as_json: bool, nothing: str
             table.add_column(column.title, no_wrap=True)
         for row in rows:
             table.add_row(*cells(row, columns))
-        Console(width=None if Console().is_terminal else 200).print(table)
+        wide_console().print(table)
 
 
 def group(help_text: str, *commands: Callable[..., None]) -> typer.Typer:

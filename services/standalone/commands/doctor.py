@@ -3,12 +3,12 @@
 import os
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from services.standalone.adapters.machine import look
 from services.standalone.commands.options import DEFAULT_FOLDER, FolderOption, state_folder
+from services.standalone.commands.terminal import wide_console
 from services.standalone.core.findings import Verdict, examine, is_healthy
 from services.standalone.settings import read_standalone_settings
 
@@ -23,6 +23,6 @@ def doctor(folder: FolderOption = DEFAULT_FOLDER) -> None:
         found = escape(finding.found)
         text = f"{found}\n-> {escape(finding.advice)}" if finding.advice else found
         table.add_row(f"[{COLOURS[finding.verdict]}]{finding.verdict}[/]", finding.subject, text)
-    Console().print(table)
+    wide_console().print(table)
     if not is_healthy(findings):
         raise typer.Exit(1)
