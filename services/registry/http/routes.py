@@ -16,7 +16,8 @@ from services.registry.http.uploads import add_upload_route
 
 
 def add_routes(http: FastAPI, registry: Registry) -> None:
-    """Add the registry's routes to its HTTP application."""
+    """Add the registry's routes to its HTTP application; they are tried in this order."""
+    add_resolve_route(http, registry)  # by far the most asked for
     add_account_routes(http, registry)
     add_key_routes(http, registry)
     add_rule_routes(http, registry)
@@ -25,6 +26,5 @@ def add_routes(http: FastAPI, registry: Registry) -> None:
     add_revision_routes(http, registry)
     add_history_routes(http, registry)
     add_alias_routes(http, registry)
-    add_resolve_route(http, registry)
     add_upload_route(http, registry)
     add_collection_route(http, registry)
