@@ -1,17 +1,37 @@
 """What a bench writes, and when the check complains."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benches import loader_gateway, loader_inloop, packed
 from benches.baselines import Baseline, MeasuredRow, check_reports, find_regressions, record_baselines
 from benches.report import Report, make_row, percentile, print_report, write_report
 
 
 def draw(figure: Any) -> None:
     figure.subplots().plot([1, 2], [1, 2])
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda figure: packed._draw(figure, TIMED, UNTIMED),
+        lambda figure: packed._draw(figure, UNTIMED, TIMED),
+        lambda figure: loader_inloop._draw(figure, loader_inloop.Dense()),
+        lambda figure: loader_gateway._draw(figure, loader_gateway.Both(rates=([1.0], [1.0]))),
+        lambda figure: loader_gateway._draw(figure, loader_gateway.Both(colds=([1.0], [1.0]))),
+    ],
+)
+def test_a_row_measured_alone_has_a_plot(draw: Callable[[Any], None], tmp_path: Path) -> None:
+    made = make_row("r", [1.0], unit="ms", goal=2.5, better="lower", how="so")
+    assert write_report(Report(bench="b", rows=[made], draw=draw), out=tmp_path).with_suffix(".png").exists()
+
+
+TIMED, UNTIMED = packed.Times([2.0], [1.0], []), packed.Times([], [], [])
 
 
 def row(value: float, better: str = "lower") -> MeasuredRow:
