@@ -138,6 +138,17 @@ async def test_an_operation_is_stored_once(store: Store) -> None:
     assert [one.seq for one in await store.operations.unfinished()] == [0, 1, 2, 3]
 
 
+async def test_of_operations_that_come_together_for_one_place_the_first_has_it(store: Store) -> None:
+    await filled(store, 1)
+    outcomes = await store.operations.add(
+        TOKEN, [new(1, tenant_id=OTHER), new(1), new(1, payload="other"), new(1), new(2)]
+    )
+    kinds = [type(one) if isinstance(one, MintError) else one for one in outcomes]
+    assert kinds == [NotFound, True, OperationConflict, False, True]
+    stored = await store.operations.unfinished()
+    assert [one.payload.data for one in stored[1:]] == [b"operation 1", b"operation 2"]
+
+
 async def test_what_its_client_did_not_number_is_found_in_the_order_of_arrival(store: Store) -> None:
     await filled(store, 2)
     number = UNNUMBERED + 9

@@ -12,7 +12,7 @@ import msgspec
 
 from mint_common.claims import Claim
 from mint_common.errors import MintError, NotFound
-from mint_common.ids import BaseName, Digest, PolicyId
+from mint_common.ids import BaseName, Digest, PolicyId, TenantId
 from mint_common.runtime.postgres_errors import acquired
 from mint_common.training import UNNUMBERED, OperationConflict, PolicyTaken, SessionClosed
 from services.trainer.adapters.checkpoint_rows_postgres import put_checkpoint
@@ -41,9 +41,9 @@ _ADD = f"""
             AS one (policy_id, seq, tenant_id, kind, digest, payload, payload_is_claim, submitted_at)
         JOIN training USING (policy_id)
         WHERE training.tenant_id = one.tenant_id AND training.closed_at IS NULL
-        ON CONFLICT DO NOTHING RETURNING policy_id, seq
+        ON CONFLICT DO NOTHING RETURNING policy_id, seq, tenant_id
     )
-    SELECT (SELECT count(*) FROM fence) AS fences, array(SELECT policy_id || ' ' || seq FROM added) AS added
+    SELECT (SELECT count(*) FROM fence) AS fences, array(SELECT added FROM added) AS added
 """  # noqa: S608  # constants
 _WHY_NOT = """
     SELECT training.tenant_id, operations.digest FROM training
@@ -152,26 +152,29 @@ class PostgresOperations:
     async def _add(
         self, connection: Connection, token: int, operations: Sequence[NewOperation]
     ) -> dict[int, bool | MintError]:
+        # Of several that come together for one place, the first has it.
+        firsts = {_place(one): one for one in reversed(operations)}
+        sent = [one for one in operations if firsts[_place(one)] is one]
         row = await connection.fetchrow(
             _ADD,
             self._base,
             token,
-            [one.policy_id for one in operations],
-            [one.seq for one in operations],
-            [one.tenant_id for one in operations],
-            [one.kind for one in operations],
-            [one.digest for one in operations],
-            [one.payload.data for one in operations],
-            [one.payload.is_claim for one in operations],
-            [one.submitted_at for one in operations],
+            [one.policy_id for one in sent],
+            [one.seq for one in sent],
+            [one.tenant_id for one in sent],
+            [one.kind for one in sent],
+            [one.digest for one in sent],
+            [one.payload.data for one in sent],
+            [one.payload.is_claim for one in sent],
+            [one.submitted_at for one in sent],
         )
         assert row is not None
         if not row["fences"]:
             raise Fenced(base=self._base)
-        added = set(row["added"])
+        added = {tuple(place) for place in row["added"]}
         outcomes: dict[int, bool | MintError] = {}
         for one in operations:
-            is_new = f"{one.policy_id} {one.seq}" in added
+            is_new = firsts[_place(one)] is one and _place(one) in added
             outcomes[id(one)] = is_new or await self._why_not(connection, one)
         return outcomes
 
@@ -321,6 +324,10 @@ def _claims(rows: Sequence[asyncpg.Record]) -> list[Claim]:
 
 def _has_more(one: Finished) -> bool:
     return bool(one.checkpoint or one.snapshot or one.lineage or one.closes)
+
+
+def _place(operation: NewOperation) -> tuple[PolicyId, int, TenantId]:
+    return operation.policy_id, operation.seq, operation.tenant_id
 
 
 def _stored(row: asyncpg.Record) -> StoredOperation:
