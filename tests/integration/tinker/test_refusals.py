@@ -1,5 +1,6 @@
 """What a user can do wrong: told at once, never as something to try again, and nobody else's trouble."""
 
+import signal
 import time
 
 import httpx
@@ -71,6 +72,14 @@ REWARDED = {"logprobs": floats(0, 0, 0), "advantages": floats(1, 1, 1)}
 )
 def test_a_bad_pass_names_its_field(run, data, loss, config, field):
     refused(run.send_pass(data, loss, seq=1, config=config), field)
+
+
+def test_a_bad_pass_is_told_while_the_trainer_does_not_answer(run, stack):
+    stack.processes["trainer"].send_signal(signal.SIGSTOP)
+    try:
+        refused(run.send_pass([datum()], "no_such_loss", seq=1), "loss_fn")
+    finally:
+        stack.processes["trainer"].send_signal(signal.SIGCONT)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Bodies of operations: what is refused has had its place, and the next operation does not wait for it."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from typing import Annotated
@@ -13,6 +14,9 @@ from services.gateway.core.tinker.places import is_final, place_in
 from services.gateway.http.context import CallerDep, Gateway, GatewayDep
 from services.gateway.http.tinker.bodies import BodyDep
 from services.gateway.http.tinker.operations import find_run
+
+SKIP_SECONDS = 0.5
+"""How long a refusal waits for the trainer to hear of it: whoever made a mistake is told within a second."""
 
 
 def is_protobuf(request: Request) -> bool:
@@ -29,8 +33,9 @@ async def _placed_body(
         place = place_in(body, is_protobuf=is_protobuf(request)) if is_final(error) else None
         if place is not None:
             # A hint: without it, or without a trainer, the operations behind wait a bounded time.
-            with contextlib.suppress(MintError):
-                await _skip(gateway, caller, *place)
+            with contextlib.suppress(MintError, TimeoutError):
+                async with asyncio.timeout(SKIP_SECONDS):
+                    await _skip(gateway, caller, *place)
         raise
 
 
