@@ -115,6 +115,12 @@ def _prepare_environment(config: EngineConfig) -> None:
         VLLM_PLUGINS=PLUGIN,
         VLLM_CONFIGURE_LOGGING="0",  # its warnings go where this process's own do
     )
+    import torch  # reads OMP_NUM_THREADS
+
+    if torch.version.cuda is None:
+        # The model runs as it is, and two steps of the sampler would be compiled by the C++ compiler when a
+        # request first draws at random or asks for log-probabilities: 25 s during which all others wait.
+        os.environ["TORCH_COMPILE_DISABLE"] = "1"
     if config.tensor_parallel > 1:
         # Else each rank wants a memory node of its own to bind its threads to.
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")

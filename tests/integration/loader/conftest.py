@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import os
 import socket
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -127,8 +128,16 @@ def facts() -> BaseFacts:
     return read_base_facts(BASE_DIR)
 
 
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return where the engine would keep what it has compiled."""
+    folder = tmp_path_factory.mktemp("compiled")
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
+    return folder
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def shared_engine(facts: BaseFacts) -> AsyncIterator[CountedEngine]:
+async def shared_engine(facts: BaseFacts, compiled: Path) -> AsyncIterator[CountedEngine]:
     """Start vLLM once."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # vLLM's and torch's own
