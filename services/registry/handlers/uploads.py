@@ -48,6 +48,8 @@ AT_ONCE, OF_A_TENANT = 4, 2
 """Uploads at a time; others wait before their first byte is read."""
 STALL_SECONDS = 60.0
 """How long a body may pause: meanwhile others wait."""
+MOST_SECONDS = 3600.0
+"""How long a body may take in all."""
 DRAIN_BYTES = 64 << 20
 """How much of a refused body is still read: who sends hears the refusal, not a broken connection."""
 
@@ -147,15 +149,19 @@ class TenantTurns:
 
 
 async def unstalled(
-    body: AsyncIterator[bytes], seconds: float = STALL_SECONDS
+    body: AsyncIterator[bytes], seconds: float = STALL_SECONDS, *, in_all: float = MOST_SECONDS
 ) -> AsyncGenerator[bytes, None]:
-    """Yield a body's parts, each of which comes soon. Raises UploadRefused."""
+    """Yield a body's parts, each of which comes soon, and the last one in time. Raises UploadRefused."""
+    loop = asyncio.get_running_loop()
+    ends_at = loop.time() + in_all
     while True:
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout_at(min(loop.time() + seconds, ends_at)):
                 chunk = await anext(body, None)
         except TimeoutError as error:
-            raise refused(UploadReason.STALLED, f"nothing came for {seconds:g} s") from error
+            is_late = loop.time() >= ends_at
+            problem = f"it did not end in {in_all:g} s" if is_late else f"nothing came for {seconds:g} s"
+            raise refused(UploadReason.STALLED, problem) from error
         if chunk is None:
             return
         yield chunk

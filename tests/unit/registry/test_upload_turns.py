@@ -60,3 +60,13 @@ async def test_body_that_stops_is_refused_and_one_that_goes_on_is_not() -> None:
     with pytest.raises(UploadRefused) as refused:
         assert [part async for part in unstalled(body(silent), 0.1)] == []
     assert refused.value.code == "upload_refused.stalled"
+
+
+async def test_body_that_comes_drop_by_drop_ends_in_time() -> None:
+    async def drops() -> AsyncIterator[bytes]:
+        while True:
+            await asyncio.sleep(0.02)
+            yield b"x"
+
+    with pytest.raises(UploadRefused, match=r"did not end in 0\.2 s"):
+        assert [part async for part in unstalled(drops(), 5.0, in_all=0.2)] == []
