@@ -63,16 +63,18 @@ def main() -> None:
     try:
         app()
     except MintError as error:
-        _refuse(error)
+        refuse(error)
     except ExceptionGroup as group:
         refusals = group.subgroup(MintError)
         if refusals is None:
             raise
-        _refuse(_first(refusals))
+        refuse(_first(refusals))
 
 
-def _refuse(error: Exception) -> None:
-    typer.echo(f"mint: {error}", err=True)
+def refuse(error: Exception) -> None:
+    """Print why in one line, and end."""
+    near = error.fields.get("near") if isinstance(error, MintError) else None
+    typer.echo(f"mint: {error}" + (f" There is: {near}." if near else ""), err=True)
     sys.exit(1)
 
 

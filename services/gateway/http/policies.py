@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
+from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.catalog import (
     PolicyFilter,
     PolicyRecord,
@@ -14,6 +15,7 @@ from mint_common.catalog import (
     RevisionRecord,
     RevisionState,
 )
+from mint_common.errors import NotFound
 from mint_common.ids import BaseName, Digest
 from services.gateway.core.callers import Caller
 from services.gateway.core.policies import (
@@ -74,6 +76,9 @@ LabelsQuery = Annotated[str | None, Query(examples=["team=search,stage=prod"], m
 MomentQuery = Annotated[float | None, Query(ge=0, le=2**35, allow_inf_nan=False)]
 """Seconds since the epoch."""
 
+MOST_NAMED = 20
+"""How many bases are named to who asked for one that there is not."""
+
 _UPLOAD = re.compile(r"/mint/v1/policies/[^/]+/revisions")
 
 
@@ -81,7 +86,7 @@ _UPLOAD = re.compile(r"/mint/v1/policies/[^/]+/revisions")
 async def create_policy(body: PolicyRequest, caller: CallerDep, gateway: GatewayDep) -> PolicyRecord:
     """Create a policy over a base; it equals the base until its first revision."""
     check_name("name", body.name)
-    base = await gateway.registry.get_base(BaseName(body.base))
+    base = await _base(gateway, body.base)
     lora = plan_lora(body.lora, max_rank=base.max_rank, targets=base.targets)
     return await gateway.registry.create_policy(
         caller.tenant_id,
@@ -97,6 +102,15 @@ async def create_policy(body: PolicyRequest, caller: CallerDep, gateway: Gateway
             "retention": asdict(body.retention),
         },
     )
+
+
+async def _base(gateway: Gateway, name: str) -> BaseFacts:
+    """Return a base. Raises NotFound that tells which there are."""
+    try:
+        return await gateway.registry.get_base(BaseName(name))
+    except NotFound as error:
+        known = sorted(base.name for base in await gateway.registry.list_bases())
+        raise NotFound(kind="base", name=name, near=", ".join(known[:MOST_NAMED])) from error
 
 
 @router.get("")

@@ -105,6 +105,12 @@ def test_an_alias_of_nothing_is_not_found(mint):
     assert mint.put("/policies/counter/aliases/Bad%20Name", json={"revision": 1}).status_code == 422
 
 
+def test_who_asks_for_no_base_is_told_which_there_are(mint):
+    refused = mint.post("/policies", json={"name": "baseless", "base": "none"})
+    assert refused.status_code == 404
+    assert "tiny" in refused.json()["error"]["near"].split(", ")
+
+
 def test_evaluations(stack, mint):
     stack.make_policy("evaluated", revisions=2)
     body = {"revision": 2, "suite": "held-out", "metric": "accuracy", "value": 0.75, "n": 64}

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from mint_common.errors import MintError
+from mint_common.errors import MintError, NotFound
 from services.standalone.adapters.bases import ensure_base, tiny_folder
 from services.standalone.adapters.state_folder import StateFolder
-from services.standalone.cli import app, main
+from services.standalone.cli import app, main, refuse
 from services.standalone.core.refusals import (
     BaseMissingError,
     StackNotRunningError,
@@ -73,6 +73,15 @@ def test_help_is_as_reviewed(command: str) -> None:
     if os.environ.get("MINT_GOLDEN") == "write":
         file.write_text(result.output)
     assert result.output == file.read_text()
+
+
+def test_refusal_is_a_line_that_tells_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        refuse(NotFound(kind="base", name="smollm2", near="tiny"))
+    assert (left.value.code, capsys.readouterr().err) == (
+        1,
+        "mint: No base named 'smollm2'. There is: tiny.\n",
+    )
 
 
 def run(*arguments: str) -> str:
