@@ -28,7 +28,8 @@ class Sampling:
 
     ``logprobs`` is the number of alternatives wanted beside the chosen token's own (0: only its own); None
     asks for no log-probabilities. ``seed`` None lets the engine choose. ``whole`` brings each completion in
-    one piece when it is complete: a tenth of the work for a caller who does not stream.
+    one piece when it is complete: a tenth of the work for a caller who does not stream. ``routes`` asks which
+    experts the tokens go to; a base without experts, and a completion that is not whole, has none.
 
     A completion ends with the base's end-of-sequence token unless ``ignore_eos``, with one of
     ``stop_tokens``, or when its text holds one of ``stop``; the token that ends it is its last one.
@@ -45,6 +46,7 @@ class Sampling:
     ignore_eos: bool = False
     logprobs: int | None = None
     whole: bool = False
+    routes: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,10 +148,15 @@ class Delta(msgspec.Struct, frozen=True, tag="delta", tag_field="kind"):
 
 
 class Finished(msgspec.Struct, frozen=True, tag="finish", tag_field="kind"):
-    """Completion ``index`` is complete."""
+    """Completion ``index`` is complete.
+
+    ``routes`` has the experts of every token that the model read, the prompt's and the completion's but its
+    last, as a `Group` and its `Sample` have them; 65535 where the engine does not know.
+    """
 
     index: int
     reason: Literal["stop", "length", "abort"]
+    routes: bytes = b""
 
 
 class Failed(msgspec.Struct, frozen=True, tag="error", tag_field="kind"):

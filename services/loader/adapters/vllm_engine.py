@@ -12,22 +12,24 @@ Invariants:
 import asyncio
 import os
 import secrets
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import msgspec
 
 from mint_common.adapters_format import BaseFacts
 from mint_common.errors import AdapterInvalid, InvalidField, Unavailable
-from mint_common.generation import ChatMessage, Delta, Finished, SampleRequest, Sampling, TokenAlternative
-from mint_common.ids import Digest, TenantId
+from mint_common.generation import ChatMessage, SampleRequest, Sampling
+from mint_common.ids import TenantId
 from services.loader import metrics
 from services.loader.adapters.builder import Builder
+from services.loader.adapters.routes import ASKED
 from services.loader.adapters.vllm_samples import gather_sample, sample_params
+from services.loader.adapters.vllm_streams import VllmStream, dead_engine, translated
 from services.loader.adapters.worker_extension import Reply
 from services.loader.ports import LoadedAdapter, Slice, WholeSample
 
@@ -37,11 +39,6 @@ _BUILDERS = 3
 _FIRST_POLL_SECONDS, _LAST_POLL_SECONDS = 0.001, 0.02
 _STOP_SECONDS = 2.0  # then it is killed: it has nothing to save, and Python's own exit takes it seconds
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM accepts as max_lora_rank
-_REASONS: Mapping[str, Literal["stop", "length", "abort"]] = {
-    "stop": "stop",
-    "length": "length",
-    "abort": "abort",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +92,7 @@ def start_engine(config: EngineConfig, builder: Builder | None = None) -> "VllmE
         disable_log_stats=True,
         trust_remote_code=False,
     )
-    return VllmEngine(AsyncLLM.from_engine_args(arguments), builder)
+    return VllmEngine(AsyncLLM.from_engine_args(arguments), builder, routes=bool(config.facts.experts))
 
 
 def _lora_modules(facts: BaseFacts) -> list[str]:
@@ -130,8 +127,11 @@ def _prepare_environment(config: EngineConfig) -> None:
 class VllmEngine:
     """One AsyncLLM."""
 
-    def __init__(self, llm: Any, builder: Builder | None = None) -> None:  # Any: vllm is imported late
+    def __init__(
+        self, llm: Any, builder: Builder | None = None, *, routes: bool = False
+    ) -> None:  # Any: vllm is imported late
         self._llm = llm
+        self._has_routes = routes
         self._builder = builder
         self._tokenizer = llm.get_tokenizer()
         self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenize")
@@ -201,7 +201,7 @@ class VllmEngine:
         try:
             replies: Sequence[Reply] = await self._llm.collective_rpc(method, args=args)
         except EngineDeadError as error:
-            raise _dead(error) from error
+            raise dead_engine(error) from error
         problem = next((reply["problem"] for reply in replies if "problem" in reply), None)
         if problem is not None:
             raise AdapterInvalid(reason="engine_refused", problem=str(problem))
@@ -220,13 +220,23 @@ class VllmEngine:
         from vllm.inputs.engine import tokens_input
 
         lora_request = _lora_request(adapter) if adapter else None
+        routed = sampling.routes and sampling.whole and self._has_routes
         outputs = self._llm.generate(
             tokens_input(list(prompt), cache_salt=tenant_id),
-            _sampling_params(sampling),
+            _sampling_params(sampling, routed=request_id if routed else None),
             request_id,
             lora_request=lora_request,
         )
-        return VllmStream(outputs, lora_request=lora_request, alternatives=sampling.logprobs)
+        return VllmStream(
+            outputs,
+            lora_request=lora_request,
+            alternatives=sampling.logprobs,
+            routes=partial(self._routes, request_id) if routed else None,
+        )
+
+    async def _routes(self, request_id: str) -> Reply:
+        """Return the routes of a request that is complete; every worker has them."""
+        return (await self._call("mint_routes", request_id))[0]
 
     async def sample(
         self, request: SampleRequest, *, request_id: str, adapter: LoadedAdapter | None
@@ -241,7 +251,7 @@ class VllmEngine:
             request_id,
             lora_request=lora_request,
         )
-        with _translated():
+        with translated():
             return await gather_sample(outputs, request, lora_request=lora_request)
 
     async def tokenize(self, *, text: str | None, messages: Sequence[ChatMessage] | None) -> tuple[int, ...]:
@@ -282,82 +292,13 @@ class VllmEngine:
         self._llm = None  # its __del__ shuts down again, and must not run at interpreter exit
 
 
-class VllmStream:
-    """One request on vLLM."""
-
-    def __init__(self, outputs: Any, *, lora_request: Any, alternatives: int | None) -> None:
-        self._outputs = outputs
-        self._lora_request = lora_request
-        self._alternatives = alternatives
-
-    @property
-    def served(self) -> Digest | None:
-        """Return the name in the LoRARequest that vLLM was given."""
-        return Digest(self._lora_request.lora_name) if self._lora_request else None
-
-    async def steps(self) -> AsyncGenerator[Sequence[Delta | Finished], None]:
-        """Yield the outputs of each step."""
-        with _translated():
-            async with aclosing(self._outputs) as outputs:
-                async for output in outputs:
-                    assert output.lora_request == self._lora_request, "vLLM answered with another adapter"
-                    yield [part for completion in output.outputs for part in self._parts(completion)]
-
-    def _parts(self, completion: Any) -> list[Delta | Finished]:
-        parts: list[Delta | Finished] = []
-        tokens = tuple(completion.token_ids)
-        if tokens or completion.text:
-            logprobs, alternatives = self._logprobs(tokens, completion.logprobs)
-            parts.append(
-                Delta(
-                    index=completion.index,
-                    text=completion.text,
-                    tokens=tokens,
-                    logprobs=logprobs,
-                    alternatives=alternatives,
-                    token_texts=self._token_texts(tokens, completion.logprobs),
-                )
-            )
-        if completion.finish_reason is not None:
-            reason = _REASONS.get(completion.finish_reason)
-            if reason is None:
-                raise Unavailable(what="the engine", problem=f"it ended with {completion.finish_reason}")
-            parts.append(Finished(index=completion.index, reason=reason))
-        return parts
-
-    def _logprobs(
-        self, tokens: tuple[int, ...], positions: Any
-    ) -> tuple[tuple[float, ...], tuple[tuple[TokenAlternative, ...], ...]]:
-        if self._alternatives is None:
-            return (), ()
-        chosen = tuple(candidates[token].logprob for token, candidates in zip(tokens, positions, strict=True))
-        if self._alternatives == 0:
-            return chosen, ()
-        return chosen, tuple(_likeliest(candidates, self._alternatives) for candidates in positions)
-
-    def _token_texts(self, tokens: tuple[int, ...], positions: Any) -> tuple[str, ...]:
-        if self._alternatives is None:
-            return ()
-        pairs = zip(tokens, positions, strict=True)
-        return tuple(candidates[token].decoded_token or "" for token, candidates in pairs)
-
-
-def _likeliest(candidates: Any, count: int) -> tuple[TokenAlternative, ...]:
-    """Return the ``count`` likeliest tokens; the chosen one is among them only if it is that likely."""
-    ranked = sorted(candidates.items(), key=lambda item: item[1].rank)
-    return tuple(
-        TokenAlternative(token=token, text=entry.decoded_token or "", logprob=entry.logprob)
-        for token, entry in ranked[:count]
-    )
-
-
 def _lora_request(adapter: LoadedAdapter) -> Any:
     from vllm.lora.request import LoRARequest
 
     return LoRARequest(lora_name=adapter.digest, lora_int_id=adapter.number, lora_path=str(adapter.folder))
 
 
-def _sampling_params(sampling: Sampling) -> Any:
+def _sampling_params(sampling: Sampling, *, routed: str | None = None) -> Any:
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -373,23 +314,5 @@ def _sampling_params(sampling: Sampling) -> Any:
         ignore_eos=sampling.ignore_eos,
         logprobs=sampling.logprobs,
         output_kind=RequestOutputKind.FINAL_ONLY if sampling.whole else RequestOutputKind.DELTA,
+        extra_args=None if routed is None else {ASKED: [routed, sampling.n]},
     )
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    from vllm.exceptions import VLLMClientError
-    from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
-
-    try:
-        yield
-    except EngineDeadError as error:
-        raise _dead(error) from error
-    except EngineGenerateError as error:
-        raise Unavailable(what="the engine", problem=str(error.__cause__ or error)) from error
-    except VLLMClientError as error:
-        raise InvalidField(field="request", problem=str(error)) from error
-
-
-def _dead(error: Exception) -> Unavailable:
-    return Unavailable(what="the engine", problem=f"its process is gone: {error}")

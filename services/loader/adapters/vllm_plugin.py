@@ -177,6 +177,13 @@ def group_lora() -> None:
     use_grouped()
 
 
+def note_routes() -> None:
+    """Note which experts tokens go to, for requests that ask."""
+    from services.loader.adapters.routes import note_routes as note
+
+    note()
+
+
 REPAIRS = (
     Repair(
         name="rows without an adapter get the last slot's",
@@ -208,4 +215,7 @@ FILL_SLOTS = Extension(name="linear layers' slots filled by one copy", tested_on
 GROUPED = Extension(
     name="one LoRA product per adapter of a step", tested_on=((0, 32),), apply=group_lora, platform="cpu"
 )
-EXTENSIONS = (PACKED, STAGE, CUT_PARTS, CLEAR_SLOTS, FILL_SLOTS, GROUPED)
+ROUTES = Extension(
+    name="routes through experts, of requests that ask", tested_on=((0, 32),), apply=note_routes
+)
+EXTENSIONS = (PACKED, STAGE, CUT_PARTS, CLEAR_SLOTS, FILL_SLOTS, GROUPED, ROUTES)

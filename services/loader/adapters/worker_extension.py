@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import Any, ParamSpec
 
+from services.loader.adapters.routes import book_of
 from services.loader.adapters.templates import Templates
 
 P = ParamSpec("P")
@@ -73,6 +74,16 @@ class AdapterStage:
         """Forget an adapter."""
         self._mint_desk().drop(number)
         return {}
+
+    @_replying
+    def mint_routes(self, name: str) -> Reply:
+        """Return and forget the routes of a request's completions, and how many bytes a token takes."""
+        book = book_of(self.model_runner)
+        if book is None:
+            return {"routes": {}, "token_bytes": 0}
+        layers, experts = book.shape_per_token
+        found = {str(completion): rows.tobytes() for completion, rows in book.fetch(name).items()}
+        return {"routes": found, "token_bytes": 2 * layers * experts}
 
     @_replying
     def mint_residents(self) -> Reply:

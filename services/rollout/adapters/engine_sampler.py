@@ -17,6 +17,7 @@ class _Draft:
     text: str = ""
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    routes: bytes = b""
 
 
 class EngineSampler:
@@ -40,6 +41,8 @@ class EngineSampler:
                     draft.logprobs += chunk.logprobs
                 elif isinstance(chunk, Finished) and chunk.reason == "abort":
                     raise Unavailable(what="an engine", problem=f"it aborted completion {chunk.index}")
+                elif isinstance(chunk, Finished):
+                    drafts[chunk.index].routes = chunk.routes
         if started is None:
             raise Unavailable(what="an engine", problem="its stream did not say which revision answers")
         return Sampled(
@@ -70,6 +73,7 @@ def _generation(request: SampleRequest) -> GenerationRequest:
             n=request.n,
             logprobs=0,
             whole=True,
+            routes=request.routes,
         ),
     )
 
@@ -78,4 +82,6 @@ def _completion(draft: _Draft) -> Completion:
     if len(draft.tokens) != len(draft.logprobs) or not draft.tokens:
         problem = f"{len(draft.tokens)} tokens came with {len(draft.logprobs)} log-probabilities"
         raise Unavailable(what="an engine", problem=problem)
-    return Completion(text=draft.text, tokens=tuple(draft.tokens), logprobs=tuple(draft.logprobs))
+    return Completion(
+        text=draft.text, tokens=tuple(draft.tokens), logprobs=tuple(draft.logprobs), routes=draft.routes
+    )

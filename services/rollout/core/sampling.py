@@ -14,7 +14,10 @@ from services.rollout.core.task import derive_seed
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleRequest:
-    """Ask for ``n`` completions of one prompt at one revision; ``revision`` None is the bare base."""
+    """Ask for ``n`` completions of one prompt at one revision; ``revision`` None is the bare base.
+
+    ``routes`` asks for the experts that their tokens go to.
+    """
 
     request_id: str
     tenant_id: TenantId
@@ -25,15 +28,20 @@ class SampleRequest:
     max_new_tokens: int
     temperature: float
     seed: int
+    routes: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """One completion: its token ids, stop token included, with the sampler's own log-probabilities."""
+    """One completion: its token ids, stop token included, with the sampler's own log-probabilities.
+
+    ``routes`` has the experts of the prompt's tokens, then of its own but the last; empty: not recorded.
+    """
 
     text: str
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...]
+    routes: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +67,7 @@ def plan_samples(wave: WaveRequested, prompts: Sequence[Prompt]) -> list[SampleR
             max_new_tokens=spec.max_new_tokens,
             temperature=spec.temperature,
             seed=derive_seed(spec.seed, "sample", wave.step, index),
+            routes=spec.algorithm == "grpo",  # DPO compares the policy with its base, not with the sampler
         )
         for index, prompt in enumerate(prompts)
     ]
@@ -76,13 +85,34 @@ def check_revision(request: SampleRequest, sampled: Sampled) -> None:
 
 
 def sampled_group(sampled: Sampled, rewards: Sequence[float]) -> Group:
-    """Return the group of one prompt's completions with their rewards."""
+    """Return the group of one prompt's completions with their rewards, and with the routes of all tokens."""
+    length = len(sampled.prompt_tokens)
+    token_bytes = max(len(one.routes) // max(1, length + len(one.tokens) - 1) for one in sampled.completions)
+    begin = length * token_bytes
     return Group(
         prompt_tokens=sampled.prompt_tokens,
         samples=tuple(
-            Sample(tokens=done.tokens, logprobs=done.logprobs, reward=reward, text=done.text)
+            Sample(
+                tokens=done.tokens,
+                logprobs=done.logprobs,
+                reward=reward,
+                text=done.text,
+                experts=done.routes[begin:],
+            )
             for done, reward in zip(sampled.completions, rewards, strict=True)
         ),
+        prompt_experts=_known([done.routes[:begin] for done in sampled.completions], token_bytes),
+    )
+
+
+def _known(prompts: Sequence[bytes], token_bytes: int) -> bytes:
+    """Return the routes of a prompt, each token's from the first completion that read it itself."""
+    unknown = b"\xff" * token_bytes
+    found = [
+        [rows[at : at + token_bytes] for at in range(0, len(rows), token_bytes or 1)] for rows in prompts
+    ]
+    return b"".join(
+        next((row for row in rows if row != unknown), unknown) for rows in zip(*found, strict=True)
     )
 
 

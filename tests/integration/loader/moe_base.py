@@ -63,7 +63,13 @@ class Answer:
 
 @asynccontextmanager
 async def running_engine(
-    base: Path, facts: BaseFacts, *, slots: int = 4, host_capacity: int = 4, tensor_parallel: int = 1
+    base: Path,
+    facts: BaseFacts,
+    *,
+    slots: int = 4,
+    host_capacity: int = 4,
+    tensor_parallel: int = 1,
+    max_context: int = 128,
 ) -> AsyncIterator[VllmEngine]:
     """Start a real engine, and leave nothing of it."""
     with warnings.catch_warnings():
@@ -72,7 +78,7 @@ async def running_engine(
             EngineConfig(
                 base_dir=base,
                 facts=facts,
-                max_context=128,
+                max_context=max_context,
                 slots=slots,
                 host_capacity=host_capacity,
                 max_sequences=16,

@@ -131,7 +131,9 @@ def _chunks(asked: GenerationRequest) -> list[GenerationChunk]:
             Delta(index=index, text=letter, tokens=tokens_of(letter), logprobs=(-0.25,)) for letter in word
         ]
         chunks.append(Delta(index=index, text="", tokens=(EOS,), logprobs=(-0.25,)))
-        chunks.append(Finished(index=index, reason="stop"))
+        read = len(tokens_of(text)) + len(tokens_of(word))
+        routes = b"\x01\x00\x02\x00" * read if asked.sampling.routes else b""
+        chunks.append(Finished(index=index, reason="stop", routes=routes))
     return chunks
 
 

@@ -145,7 +145,10 @@ async def test_a_job_runs_from_its_submission_to_its_last_revision(
     assert [wave.step for wave in trainer.waves] == [1, 2, 3, 4, 5]
     last = decode_record(await LocalBlobs(tmp_path / "blobs").get(trainer.waves[-1].record))
     assert last.revision == published(4).revision.digest
-    sample = last.groups[0].samples[1]
+    group = last.groups[0]
+    sample = group.samples[1]
+    assert len(group.prompt_experts) == 4 * len(group.prompt_tokens)
+    assert sample.experts == b"\x01\x00\x02\x00" * (len(sample.tokens) - 1)
     assert (sample.tokens, sample.reward) == ((*tokens_of(sample.text), EOS), 1.0)
     metrics = (await client.get("/metrics")).text
     assert 'mint_rollout_waves_total{algorithm="grpo"} 5.0' in metrics

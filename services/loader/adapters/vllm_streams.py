@@ -1,0 +1,132 @@
+"""Answers of vLLM as they come: deltas and ends, log-probabilities, routes, and errors in our words."""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
+from typing import Any, Literal
+
+from mint_common.errors import InvalidField, Unavailable
+from mint_common.generation import Delta, Finished, TokenAlternative
+from mint_common.ids import Digest
+from services.loader.adapters.routes import exactly
+from services.loader.adapters.worker_extension import Reply
+
+_REASONS: Mapping[str, Literal["stop", "length", "abort"]] = {
+    "stop": "stop",
+    "length": "length",
+    "abort": "abort",
+}
+
+
+class VllmStream:
+    """One request on vLLM."""
+
+    def __init__(
+        self,
+        outputs: Any,
+        *,
+        lora_request: Any,
+        alternatives: int | None,
+        routes: Callable[[], Awaitable[Reply]] | None = None,
+    ) -> None:
+        self._outputs = outputs
+        self._routes = routes
+        self._lora_request = lora_request
+        self._alternatives = alternatives
+
+    @property
+    def served(self) -> Digest | None:
+        """Return the name in the LoRARequest that vLLM was given."""
+        return Digest(self._lora_request.lora_name) if self._lora_request else None
+
+    async def steps(self) -> AsyncGenerator[Sequence[Delta | Finished], None]:
+        """Yield the outputs of each step."""
+        with translated():
+            async with aclosing(self._outputs) as outputs:
+                async for output in outputs:
+                    assert output.lora_request == self._lora_request, "vLLM answered with another adapter"
+                    routes = await self._routes_of(output)
+                    yield [
+                        part
+                        for completion in output.outputs
+                        for part in self._parts(completion, routes.get(completion.index, b""))
+                    ]
+
+    async def _routes_of(self, output: Any) -> Mapping[int, bytes]:
+        """Return the routes of the completions of a final output, of every token but their last."""
+        if self._routes is None or not output.finished:
+            return {}
+        reply = await self._routes()
+        found, token_bytes = reply["routes"], int(reply["token_bytes"])
+        tokens = {one.index: len(output.prompt_token_ids) + len(one.token_ids) - 1 for one in output.outputs}
+        return {
+            index: exactly(found.get(str(index), b""), tokens=count, token_bytes=token_bytes)
+            for index, count in tokens.items()
+        }
+
+    def _parts(self, completion: Any, routes: bytes) -> list[Delta | Finished]:
+        parts: list[Delta | Finished] = []
+        tokens = tuple(completion.token_ids)
+        if tokens or completion.text:
+            logprobs, alternatives = self._logprobs(tokens, completion.logprobs)
+            parts.append(
+                Delta(
+                    index=completion.index,
+                    text=completion.text,
+                    tokens=tokens,
+                    logprobs=logprobs,
+                    alternatives=alternatives,
+                    token_texts=self._token_texts(tokens, completion.logprobs),
+                )
+            )
+        if completion.finish_reason is not None:
+            reason = _REASONS.get(completion.finish_reason)
+            if reason is None:
+                raise Unavailable(what="the engine", problem=f"it ended with {completion.finish_reason}")
+            parts.append(Finished(index=completion.index, reason=reason, routes=routes))
+        return parts
+
+    def _logprobs(
+        self, tokens: tuple[int, ...], positions: Any
+    ) -> tuple[tuple[float, ...], tuple[tuple[TokenAlternative, ...], ...]]:
+        if self._alternatives is None:
+            return (), ()
+        chosen = tuple(candidates[token].logprob for token, candidates in zip(tokens, positions, strict=True))
+        if self._alternatives == 0:
+            return chosen, ()
+        return chosen, tuple(_likeliest(candidates, self._alternatives) for candidates in positions)
+
+    def _token_texts(self, tokens: tuple[int, ...], positions: Any) -> tuple[str, ...]:
+        if self._alternatives is None:
+            return ()
+        pairs = zip(tokens, positions, strict=True)
+        return tuple(candidates[token].decoded_token or "" for token, candidates in pairs)
+
+
+def _likeliest(candidates: Any, count: int) -> tuple[TokenAlternative, ...]:
+    """Return the ``count`` likeliest tokens; the chosen one is among them only if it is that likely."""
+    ranked = sorted(candidates.items(), key=lambda item: item[1].rank)
+    return tuple(
+        TokenAlternative(token=token, text=entry.decoded_token or "", logprob=entry.logprob)
+        for token, entry in ranked[:count]
+    )
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn vLLM's errors into ours."""
+    from vllm.exceptions import VLLMClientError
+    from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+    try:
+        yield
+    except EngineDeadError as error:
+        raise dead_engine(error) from error
+    except EngineGenerateError as error:
+        raise Unavailable(what="the engine", problem=str(error.__cause__ or error)) from error
+    except VLLMClientError as error:
+        raise InvalidField(field="request", problem=str(error)) from error
+
+
+def dead_engine(error: Exception) -> Unavailable:
+    """Return what is told of an engine that is gone."""
+    return Unavailable(what="the engine", problem=f"its process is gone: {error}")
