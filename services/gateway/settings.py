@@ -38,7 +38,7 @@ class GatewaySettings(BaseModel):
         " loading; 0: not at all",
     )
     cold_share: float = Field(
-        0.25,
+        0.12,
         gt=0,
         le=1,
         description="share of the gateway that beginning requests for cold adapters may take while others are"
