@@ -45,10 +45,14 @@ class LoadedAdapter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slice:
-    """A part of an activation: how long it held the engine up, and whether it was the last."""
+    """A part of an activation: how long it held the engine up, and whether it was the last.
+
+    ``waits``: nothing was done, as the adapter that has been counted out of the slot is still in it.
+    """
 
     done: bool
     stall_ms: float
+    waits: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,9 @@ from services.loader.holdings import Holdings
 from services.loader.ports import Engine
 
 _IDLE_SECONDS = 3600.0
+_DROP_SECONDS = 5.0
+"""Within which an adapter that was counted out of its slot is out of there."""
+_LOOK_SECONDS = 0.002
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +164,10 @@ class Slots:
                 self._budget = self._budget.spend(part.stall_ms, now=self._clock.monotonic())
                 metrics.STALL_SECONDS.observe(part.stall_ms / 1e3)
                 stalled_ms, done = stalled_ms + part.stall_ms, part.done
-                if not done and (seconds := self._must_wait()) > 0:
+                if part.waits and self._clock.monotonic() - began > _DROP_SECONDS:
+                    raise Unavailable(what="the engine", problem="no slot has come free")
+                seconds = max(self._must_wait(), _LOOK_SECONDS if part.waits else 0.0)
+                if not done and seconds > 0:
                     await self._clock.sleep(seconds)
         except MintError as error:
             holdings.residency = holdings.residency.fail_slot(grant.digest)

@@ -180,7 +180,9 @@ class VllmEngine:
         number = victim.number if victim else None
         replies = await self._call("mint_activate", adapter.number, number, slice_ms)
         return Slice(
-            done=all(reply["done"] for reply in replies), stall_ms=max(reply["stall_ms"] for reply in replies)
+            done=all(reply["done"] for reply in replies),
+            stall_ms=max(reply["stall_ms"] for reply in replies),
+            waits=any(reply.get("waits") for reply in replies),
         )
 
     async def unload(self, number: int) -> None:

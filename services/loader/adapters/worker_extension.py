@@ -168,6 +168,7 @@ class Desk:
 
         The victim leaves its slot whatever becomes of the copy: the loader has counted it out of there.
         Of several workers each is done in its own time: one that was done is so when it is asked again.
+        It waits while no slot is free yet: the loader counts an adapter out before it sends word of that.
         """
         from services.loader.adapters.rank_part import set_lora
 
@@ -179,6 +180,8 @@ class Desk:
             manager.deactivate_adapter(victim)
         lora = manager._registered_adapters.cache[number]  # noqa: SLF001  # .cache: without touching the LRU
         if self._copying is None or self._copying.number != number:
+            if None not in manager.lora_index_to_id:
+                return {"done": False, "waits": True, "stall_ms": _milliseconds_since(began)}
             index = manager.lora_index_to_id.index(None)
             self._copying = Copying(number, index, iter(manager.modules.items()))
         copying, self._copying = self._copying, None  # what fails here begins anew, and skips no module

@@ -287,6 +287,17 @@ def test_a_copy_that_failed_begins_anew() -> None:
         assert torch.equal(module.lora_a_stacked[0][0, 0, :RANK], whole), "no module was skipped"
 
 
+def test_an_adapter_waits_for_the_one_that_is_being_dropped() -> None:
+    manager = Manager({"m": _wrapper("RowParallel", workers=1, worker=0)}, {"m": _weights("RowParallel")})
+    desk, _ = _stage(manager, 1)
+    manager.lora_index_to_id = list(range(2, 2 + SLOTS))
+    reply = desk.activate(1, None, 1e9)
+    assert (reply["done"], reply["waits"]) == (False, True)
+    manager.deactivate_adapter(3)
+    assert desk.activate(1, None, 1e9)["done"]
+    assert manager.lora_index_to_id[1] == 1
+
+
 def test_a_victim_leaves_its_slot_though_the_copy_fail() -> None:
     manager = Manager({"m": _wrapper("RowParallel", workers=1, worker=0)}, {"m": _weights("RowParallel")})
     desk, _ = _stage(manager, 1)

@@ -34,6 +34,7 @@ class MemoryEngine:
         self.copy_gate = asyncio.Event()
         self.copy_gate.set()
         self.stall_ms = stall_ms
+        self.has_full_slots = False
         self.loads: list[Digest] = []
         self.copies: list[Digest] = []
         self.host: dict[int, Digest] = {}
@@ -57,7 +58,9 @@ class MemoryEngine:
     async def activate(
         self, adapter: LoadedAdapter, *, victim: LoadedAdapter | None, slice_ms: float
     ) -> Slice:
-        """Copy in one slice."""
+        """Copy in one slice, unless the test says that nobody has left yet."""
+        if self.has_full_slots:
+            return Slice(done=False, stall_ms=0.0, waits=True)
         self.copies.append(adapter.digest)
         await self.copy_gate.wait()
         assert adapter.number in self.host

@@ -11,7 +11,7 @@ import pytest
 
 from mint_common.blobs.memory import MemoryBlobs
 from mint_common.claims import Claim, RevisionRef
-from mint_common.errors import MintError, Overloaded
+from mint_common.errors import MintError, Overloaded, Unavailable
 from mint_common.ids import TenantId, sha256_digest
 
 Make = Callable[..., Awaitable[Any]]  # Any: Bench of conftest.py, which cannot be imported
@@ -217,6 +217,31 @@ async def test_an_engine_at_rest_activates_without_a_pause(make_bench: Make) -> 
     bench = await make_bench(slots=8, host=8, depth=16, stall_ms=50.0)
     await asyncio.gather(*[use(bench, await bench.revision(seed)) for seed in range(5)])
     assert len(bench.engine.copies) == 5
+
+
+async def test_an_adapter_waits_for_the_slot_of_one_that_is_being_dropped(make_bench: Make) -> None:
+    bench = await make_bench()
+    bench.engine.has_full_slots = True
+    waiting = asyncio.create_task(use(bench, await bench.revision(0)))
+    await until(lambda: len(bench.tiers.holdings.held) == 1)
+    await bench.clock.advance(0.01)
+    assert not waiting.done()
+    bench.engine.has_full_slots = False
+    await bench.clock.advance(0.01)
+    await waiting
+
+
+async def test_a_slot_that_never_comes_free_is_not_waited_for_for_ever(make_bench: Make) -> None:
+    bench = await make_bench()
+    bench.engine.has_full_slots = True
+    waiting = asyncio.create_task(use(bench, await bench.revision(0)))
+    await until(lambda: len(bench.tiers.holdings.held) == 1)
+    for _ in range(3):
+        await bench.clock.advance(3.0)
+    with pytest.raises(Unavailable):
+        await waiting
+    bench.engine.has_full_slots = False
+    await use(bench, await bench.revision(1))
 
 
 async def test_a_load_that_waits_too_long_is_refused(make_bench: Make) -> None:
