@@ -96,7 +96,9 @@ def _rows(kind: str, found: dict[Policy, list[Outcome]]) -> list[Row]:
     rows = []
     for policy, outcomes in found.items():
         hits = [outcome.hit_ratio for outcome in outcomes]
-        rows.append(make_row(f"{kind}_hit_ratio_{policy}", hits, unit="", goal=0.0, better="higher", how=how))
+        rows.append(
+            make_row(f"{kind}_hit_ratio_{policy}", hits, unit="", goal=None, better="higher", how=how)
+        )
     for other in (Policy.LRU, Policy.LFU):
         ratios = [
             ours.reload_seconds / theirs.reload_seconds

@@ -92,7 +92,7 @@ def _rate_rows(bare: Sequence[float], ours: Sequence[float]) -> list[Row]:
             "requests_per_second",
             ours,
             unit="1/s",
-            goal=0.0,
+            goal=None,
             better="higher",
             limit=max(bare),
             how="the numerator of the row above; the limit is the best round of the bare server",
