@@ -39,6 +39,7 @@ lint: .venv/.installed ## Format, lint, types, import contracts, generated docs
 	$(BIN)/python tools/make_settings_doc.py --check
 	$(BIN)/python tools/make_uploads_doc.py --check
 	$(BIN)/python tools/make_tinker_compat.py --check
+	$(BIN)/python tools/make_benchmarks.py --check
 
 check: lint ## Lint, and the fast tests
 	$(PYTEST) -q tests/unit tests/sim

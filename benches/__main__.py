@@ -53,11 +53,11 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--only", metavar="ROW", help=f"one of: {' '.join(sum(ROWS.values(), ()))}")
     parser.add_argument("--check", action="store_true", help="compare out/bench with the baselines")
-    parser.add_argument("--record", action="store_true", help="make out/bench the baselines")
+    parser.add_argument("--record", action="store_true", help="make what out/bench holds the baselines")
     parser.add_argument("--policies", type=int, help="the size of bench catalog, a million by default")
     options = parser.parse_args(arguments)
     if options.record:
-        return record_baselines()
+        return record_baselines(BENCHES)
     if options.check:
         return check_reports()
     if options.only:

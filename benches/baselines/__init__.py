@@ -1,16 +1,20 @@
-"""The numbers that stand: one JSON per bench, ``{row: {"value": v, "tolerance": t}}``.
+"""The numbers that stand: a bench's report, and a tolerance for each of its rows.
 
 ``tolerance`` is how much worse, as a share of the baseline, a row may become before the check fails.
+`docs/benchmarks.md` is made from these files.
 """
 
 import json
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypedDict, cast
 
+from benches.machine import ROOT
 from benches.report import OUT
 
 FOLDER = Path(__file__).resolve().parent
+PLOTS = ROOT / "docs" / "images" / "benches"
 _TOLERANCE = 0.3
 
 
@@ -63,25 +67,28 @@ def find_regressions(baselines: dict[str, Baseline], rows: list[MeasuredRow]) ->
             yield f"{name}: {row['value']:g}, was {baseline['value']:g}; {bound} {worst:g} is allowed"
 
 
-def record_baselines(*, folder: Path = FOLDER, out: Path = OUT) -> int:
-    """Make the measured rows the baselines; a row keeps the tolerance that it has."""
-    for report in sorted(out.glob("*.json")):
-        path = folder / report.name
+def record_baselines(
+    names: Sequence[str], *, folder: Path = FOLDER, out: Path = OUT, plots: Path = PLOTS
+) -> int:
+    """Make these benches' measured reports the baselines, with their plots; a row keeps its tolerance."""
+    plots.mkdir(parents=True, exist_ok=True)
+    for source in (out / f"{name}.json" for name in names):
+        if not source.exists():
+            continue
+        path = folder / source.name
         known = _read_baselines(path) if path.exists() else {}
-        rows = {
-            row["name"]: Baseline(
-                value=row["value"],
-                tolerance=known[row["name"]]["tolerance"] if row["name"] in known else _TOLERANCE,
-            )
-            for row in _read_rows(report)
-        }
-        path.write_text(json.dumps(rows, indent=2) + "\n")
+        report = json.loads(source.read_text())
+        for row in report["rows"]:
+            row["tolerance"] = known[row["name"]]["tolerance"] if row["name"] in known else _TOLERANCE
+        path.write_text(json.dumps(report, indent=1) + "\n")
+        shutil.copyfile(source.with_suffix(".png"), plots / source.with_suffix(".png").name)
         print(path.name)
     return 0
 
 
 def _read_baselines(path: Path) -> dict[str, Baseline]:
-    return cast("dict[str, Baseline]", json.loads(path.read_text()))
+    rows = json.loads(path.read_text())["rows"]
+    return {row["name"]: Baseline(value=row["value"], tolerance=row["tolerance"]) for row in rows}
 
 
 def _read_rows(path: Path) -> list[MeasuredRow]:

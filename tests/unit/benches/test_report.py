@@ -99,9 +99,12 @@ def test_recorded_baselines_hold_and_keep_their_tolerance(tmp_path: Path) -> Non
     folder.mkdir()
     made = make_row("r", [1.0], unit="ms", goal=2.0, better="lower", how="so")
     write_report(Report(bench="b", rows=[made], draw=draw), out=out)
-    (folder / "b.json").write_text(json.dumps({"r": {"value": 5.0, "tolerance": 0.1}}))
-    record_baselines(folder=folder, out=out)
-    assert json.loads((folder / "b.json").read_text()) == {"r": {"value": 1.0, "tolerance": 0.1}}
+    (folder / "b.json").write_text(json.dumps({"rows": [{"name": "r", "value": 5.0, "tolerance": 0.1}]}))
+    record_baselines(["b", "not run"], folder=folder, out=out, plots=tmp_path / "plots")
+    measured = json.loads((out / "b.json").read_text())
+    measured["rows"][0]["tolerance"] = 0.1
+    assert json.loads((folder / "b.json").read_text()) == measured
+    assert (tmp_path / "plots" / "b.png").read_bytes() == (out / "b.png").read_bytes()
     assert check_reports(folder=folder, out=out) == 0
 
 
