@@ -248,8 +248,7 @@ def _moe_rows(found: Moe) -> list[Row]:
 def _draw(figure: Any, found: Dense) -> None:  # Any: matplotlib is untyped
     axes = figure.add_subplot()
     for label, rounds in (("quiet", found.quiet), (f"{BURST} cold loads", found.during)):
-        for gaps in rounds[-1:]:
-            axes.plot(gaps, label=label)
+        axes.plot(rounds[-1] if rounds else [], label=label)
     axes.set_xlabel("token")
     axes.set_ylabel("ms to the next token")
     axes.legend()
