@@ -151,15 +151,7 @@ class PostgresCatalog:
 
     async def revision(self, policy_id: PolicyId, key: int | Digest) -> RevisionRecord:
         """Return a revision by number or digest."""
-        column = "number" if isinstance(key, int) else "digest"
-        row = await self._pool.fetchrow(
-            f"SELECT * FROM revisions WHERE policy_id = $1 AND {column} = $2",  # noqa: S608  # two constants
-            policy_id,
-            key,
-        )
-        if row is None:
-            raise NotFound(kind="revision", name=str(key))
-        return revision_of(row)
+        return await _find_revision(self._pool, policy_id, key)
 
     async def revisions(
         self, policy_id: PolicyId, wanted: RevisionFilter = ALL_REVISIONS, *, limit: int, after: int
@@ -210,7 +202,7 @@ class PostgresCatalog:
             names = [row["alias"] for row in await connection.fetch(query, policy.policy_id, number)]
             if names and state == "retired":
                 raise RevisionInUse(number=number, aliases=", ".join(names))
-            known = await _numbered(connection, policy.policy_id, number)
+            known = await _find_revision(connection, policy.policy_id, number)
             if known.fault == "collected" and state == "published":
                 raise RevisionLostError(name=policy.name, number=number, fault=known.fault)
             row = await connection.fetchrow(_SET_STATE, policy.policy_id, number, state)
@@ -258,12 +250,17 @@ class PostgresCatalog:
         return refs
 
 
-async def _numbered(connection: PostgresConnection, policy_id: PolicyId, number: int) -> RevisionRecord:
-    row = await connection.fetchrow(
-        "SELECT * FROM revisions WHERE policy_id = $1 AND number = $2", policy_id, number
+async def _find_revision(
+    database: "asyncpg.Pool | PostgresConnection", policy_id: PolicyId, key: int | Digest
+) -> RevisionRecord:
+    column = "number" if isinstance(key, int) else "digest"
+    row = await database.fetchrow(
+        f"SELECT * FROM revisions WHERE policy_id = $1 AND {column} = $2",  # noqa: S608  # two constants
+        policy_id,
+        key,
     )
     if row is None:
-        raise NotFound(kind="revision", name=str(number))
+        raise NotFound(kind="revision", name=str(key))
     return revision_of(row)
 
 
