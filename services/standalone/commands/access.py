@@ -17,6 +17,10 @@ AGAIN_SECONDS = 0.5
 """How soon a lost event stream is opened again."""
 
 KeyArgument = Annotated[str, typer.Argument(metavar="KEY_ID", help="A key's id (mint key list).")]
+KeyNameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Signs what the key does.")]
+ScopesOption = Annotated[
+    str, typer.Option("--scopes", metavar="LIST", help="Some of read,infer,train,admin.")
+]
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job's id.")]
 
 
@@ -33,11 +37,9 @@ def list_keys(
 
 
 def create_key(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Signs what the key does.")],
+    name: KeyNameArgument,
     *,
-    scopes: Annotated[
-        str, typer.Option("--scopes", metavar="LIST", help="Some of read,infer,train,admin.")
-    ] = "read,infer,train",
+    scopes: ScopesOption = "read,infer,train",
     folder: FolderOption = DEFAULT_FOLDER,
 ) -> None:
     """Make a key and print it, this once."""

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from services.standalone.adapters.public_api import path_of
+from services.standalone.commands.access import KeyNameArgument, ScopesOption
 from services.standalone.commands.catalog import (
     AfterOption,
     JsonOption,
@@ -95,11 +96,9 @@ def create_tenant(
 
 def key_tenant(
     tenant: Annotated[str, typer.Argument(metavar="TENANT", help="A tenant's id (mint tenant list).")],
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Signs what the key does.")],
+    name: KeyNameArgument,
     *,
-    scopes: Annotated[
-        str, typer.Option("--scopes", metavar="LIST", help="Some of read,infer,train,admin.")
-    ] = "read,infer,train,admin",
+    scopes: ScopesOption = "read,infer,train,admin",
     folder: FolderOption = DEFAULT_FOLDER,
 ) -> None:
     """Make a key of a tenant, its first one say, and print it, this once."""
