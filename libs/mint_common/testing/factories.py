@@ -30,6 +30,7 @@ from mint_common.events import (
     WaveCompleted,
     WaveRequested,
 )
+from mint_common.generation import AdapterStatus, EngineInfo
 from mint_common.ids import (
     BaseName,
     EngineId,
@@ -252,5 +253,26 @@ _EVENTS: tuple[Event, ...] = (
     ),
 )
 
+ENGINE_INFO = EngineInfo(
+    engine_id=ENGINE,
+    epoch="run-1",
+    base=BASE,
+    base_digest=DIGEST,
+    max_context=64,
+    vocab_size=256,
+    eos_token_id=0,
+    slots=4,
+    host_capacity=16,
+)
+ADAPTER_STATUS = AdapterStatus(
+    digest=DIGEST,
+    tier="slot",
+    readiness="ready",
+    size_bytes=230_400,
+    pinned=False,
+    in_flight=0,
+    last_used_at=0.0,
+    load_seconds=0.0625,
+)
 EXAMPLES: Mapping[str, Event] = {event.type: event for event in _EVENTS}
 """Event type -> one valid event of it; all of them speak of the same job."""

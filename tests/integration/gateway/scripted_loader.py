@@ -21,7 +21,6 @@ from mint_common.errors import Overloaded, Unavailable
 from mint_common.generation import (
     AdapterStatus,
     Delta,
-    EngineInfo,
     EngineLoad,
     Failed,
     Finished,
@@ -35,6 +34,7 @@ from mint_common.generation import (
 )
 from mint_common.ids import BaseName, Digest, EngineId
 from mint_common.runtime.edge import create_http
+from mint_common.testing.factories import ADAPTER_STATUS, ENGINE_INFO
 
 MAX_CONTEXT = 512
 LOGPROB = -0.25
@@ -64,16 +64,13 @@ class ScriptedLoader:
             host_bytes=0,
             host_bytes_capacity=1 << 30,
         )
-        self._info = EngineInfo(
+        self._info = replace(
+            ENGINE_INFO,
             engine_id=EngineId("scripted"),
             epoch="1",
             base=base,
             base_digest=base_digest,
             max_context=MAX_CONTEXT,
-            vocab_size=256,
-            eos_token_id=0,
-            slots=4,
-            host_capacity=16,
         )
         config = uvicorn.Config(self._http(token), host="127.0.0.1", port=port, log_level="warning")
         self._server = uvicorn.Server(config)
@@ -195,16 +192,7 @@ class ScriptedLoader:
 
 def ready_status(digest: Digest) -> AdapterStatus:
     """Return the status of an adapter in a slot."""
-    return AdapterStatus(
-        digest=digest,
-        tier="slot",
-        readiness="ready",
-        size_bytes=10,
-        pinned=False,
-        in_flight=0,
-        last_used_at=1.0,
-        load_seconds=0.1,
-    )
+    return replace(ADAPTER_STATUS, digest=digest)
 
 
 def script(asked: GenerationRequest | SampleRequest, index: int) -> tuple[str, str]:

@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from typing import Self
 
 import msgspec
@@ -15,13 +16,13 @@ from mint_common.bus.nats import connect_nats
 from mint_common.catalog import PolicyRecord
 from mint_common.errors import Overloaded
 from mint_common.events import Event, JobFinished, JobSubmitted, WaveCompleted
-from mint_common.generation import Delta, EngineInfo, Finished, GenerationChunk, GenerationRequest, Started
+from mint_common.generation import Delta, Finished, GenerationChunk, GenerationRequest, Started
 from mint_common.ids import EngineId, PolicyId
 from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.dispatch import Dispatcher
 from mint_common.runtime.edge import create_http
 from mint_common.runtime.ledger_memory import MemoryLedger, MemoryRelay
-from mint_common.testing.factories import BASE, DIGEST, LORA, TENANT
+from mint_common.testing.factories import BASE, ENGINE_INFO, LORA, TENANT
 from services.standalone.adapters.launch import free_port
 from tests.unit.rollout.world import EOS, published, tokens_of
 
@@ -73,17 +74,7 @@ class Neighbours:
 
         @http.get("/internal/engine")
         async def engine() -> object:
-            info = EngineInfo(
-                engine_id=EngineId("scripted"),
-                epoch="1",
-                base=BASE,
-                base_digest=DIGEST,
-                max_context=64,
-                vocab_size=264,
-                eos_token_id=EOS,
-                slots=4,
-                host_capacity=8,
-            )
+            info = replace(ENGINE_INFO, engine_id=EngineId("scripted"), vocab_size=264, eos_token_id=EOS)
             return msgspec.to_builtins(info)
 
         @http.post("/internal/tokenize")

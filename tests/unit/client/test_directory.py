@@ -3,29 +3,18 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import msgspec
 
 from mint_common.bus.memory import MemoryBus
 from mint_common.client.directory import EngineDirectory
-from mint_common.events import AdapterLoaded
-from mint_common.generation import AdapterStatus, EngineInfo, EngineLoad
-from mint_common.ids import EngineId, new_id
+from mint_common.generation import EngineLoad
+from mint_common.ids import new_id
 from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.dispatch import publish_event
-from mint_common.testing.factories import BASE, DIGEST, TENANT
+from mint_common.testing.factories import ADAPTER_STATUS, BASE, DIGEST, ENGINE_INFO, EXAMPLES
 
-INFO = EngineInfo(
-    engine_id=EngineId("e"),
-    epoch="1",
-    base=BASE,
-    base_digest=DIGEST,
-    max_context=8,
-    vocab_size=8,
-    eos_token_id=1,
-    slots=1,
-    host_capacity=1,
-)
 LOAD = EngineLoad(
     requests=0,
     loads_waiting=0,
@@ -36,27 +25,8 @@ LOAD = EngineLoad(
     host_bytes_capacity=0,
 )
 
-RESIDENT = AdapterStatus(
-    digest=DIGEST,
-    tier="host",
-    readiness="ready",
-    size_bytes=1,
-    pinned=False,
-    in_flight=0,
-    last_used_at=0.0,
-    load_seconds=0.1,
-)
-LOADED = AdapterLoaded(
-    tenant_id=TENANT,
-    base=BASE,
-    engine_id=EngineId("e"),
-    epoch="2",
-    sequence=1,
-    digest=DIGEST,
-    tier="host",
-    size_bytes=1,
-    load_seconds=0.1,
-)
+RESIDENT = replace(ADAPTER_STATUS, tier="host")
+LOADED = replace(EXAMPLES["adapter.loaded"], epoch="run-2", tier="host")
 
 
 @asynccontextmanager
@@ -79,7 +49,7 @@ async def listening(answers: dict[str, object] | None = None) -> AsyncIterator[s
 
 
 def answers() -> dict[str, object]:
-    return {"/internal/engine": INFO, "/internal/load": LOAD, "/internal/adapters": []}
+    return {"/internal/engine": ENGINE_INFO, "/internal/load": LOAD, "/internal/adapters": []}
 
 
 async def test_no_request_waits_for_a_loader_that_stays_silent() -> None:
@@ -87,7 +57,7 @@ async def test_no_request_waits_for_a_loader_that_stays_silent() -> None:
         directory = EngineDirectory([silent, url], token="t")
         for _ in range(2):
             async with asyncio.timeout(10):
-                assert (await directory.describe(BASE)) == INFO
+                assert (await directory.describe(BASE)) == ENGINE_INFO
             directory._asked_at = float("-inf")  # long ago: the silent one is asked again
         await directory.aclose()
 

@@ -1,5 +1,7 @@
 """Beliefs about engines: bounded, and none about a run that is over."""
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -7,22 +9,14 @@ from mint_common.client.residency_map import ResidencyMap
 from mint_common.client.routing import Nearness
 from mint_common.generation import AdapterStatus
 from mint_common.ids import Digest, EngineId
+from mint_common.testing.factories import ADAPTER_STATUS
 
 ENGINE = EngineId("e")
 A, B = Digest("sha256:" + "a" * 64), Digest("sha256:" + "b" * 64)
 
 
 def status(digest: Digest, tier: str, readiness: str = "ready") -> AdapterStatus:
-    return AdapterStatus(
-        digest=digest,
-        tier=tier,
-        readiness=readiness,
-        size_bytes=1,
-        pinned=False,
-        in_flight=0,
-        last_used_at=0.0,
-        load_seconds=0.0,
-    )
+    return replace(ADAPTER_STATUS, digest=digest, tier=tier, readiness=readiness)
 
 
 def known() -> ResidencyMap:

@@ -20,6 +20,7 @@ from mint_common.generation import (
 )
 from mint_common.ids import BaseName, Digest, EngineId, TenantId
 from mint_common.runtime.clock import ManualClock, settle
+from mint_common.testing.factories import ADAPTER_STATUS, ENGINE_INFO
 from services.gateway.adapters.tinker_samples import (
     ABANDONED_SECONDS,
     AT_ONCE,
@@ -37,15 +38,12 @@ from services.gateway.core.tinker.sampling_request import SamplePlan
 MINE, OTHERS = TenantId("mine"), TenantId("others")
 DIGEST = Digest("sha256:" + "1" * 64)
 REVISION = RevisionRef(digest=DIGEST, number=1, manifest=Claim(uri="m", sha256="0" * 64, size_bytes=1))
-STATUS = AdapterStatus(
+STATUS = replace(
+    ADAPTER_STATUS,
     digest=DIGEST,
     tier="stored",
     readiness="prewarming",
-    size_bytes=1,
-    pinned=False,
     in_flight=1,
-    last_used_at=0.0,
-    load_seconds=0.0,
     queue_position=3,
     state="queued",
 )
@@ -69,17 +67,7 @@ class Engines:
     async def describe(self, base: BaseName) -> EngineInfo:
         if self.away:
             raise Unavailable(what="an engine", problem="it is away")
-        return EngineInfo(
-            engine_id=EngineId("e"),
-            epoch="1",
-            base=base,
-            base_digest=DIGEST,
-            max_context=8,
-            vocab_size=9,
-            eos_token_id=0,
-            slots=1,
-            host_capacity=1,
-        )
+        return replace(ENGINE_INFO, base=base, max_context=8, vocab_size=9)
 
     async def find(self, base: BaseName, *, digest: Digest | None = None) -> "Engines":
         return self
