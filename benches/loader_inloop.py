@@ -169,6 +169,7 @@ async def _engine(base: Path, facts: BaseFacts, *, slots: int, host: int) -> Asy
             base_dir=base,
             cache_dir=folder / "cache",
             disk_bytes=1 << 30,
+            silence_seconds=60.0,
         )
         async with open_builder(work, SystemClock()) as builder:
             engine = start_engine(config, builder)

@@ -260,6 +260,7 @@ def builder_config(settings: LoaderSettings) -> BuilderConfig:
         base_dir=settings.base_dir,
         cache_dir=settings.cache_dir,
         disk_bytes=settings.disk_bytes,
+        silence_seconds=settings.builder_silence_seconds,
     )
 
 

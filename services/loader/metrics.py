@@ -40,6 +40,9 @@ DISCREPANCIES = Counter(
     ["kind"],
 )
 BUILDER_ENDS = Counter("mint_loader_builder_ends_total", "Builder processes that ended and were replaced")
+BUILDER_HANGS = Counter(
+    "mint_loader_builder_hangs_total", "Builder processes that said nothing for too long and were killed"
+)
 REQUESTS = Counter("mint_loader_requests_total", "Generation requests by outcome", ["outcome"])
 TOKENS = Counter("mint_loader_tokens_total", "Tokens by kind", ["kind"])
 

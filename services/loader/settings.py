@@ -48,6 +48,11 @@ class LoaderSettings(BaseModel):
     tenant_queue_depth: int = Field(48, ge=1, description="most loads of one tenant that wait")
     queue_wait_seconds: float = Field(60.0, gt=0, description="how long a load may wait; then it is refused")
     load_workers: int = Field(2, ge=1, description="loads that run at once; the engine takes them in turn")
+    builder_silence_seconds: float = Field(
+        60.0,
+        gt=0,
+        description="how long the process that prepares adapters may say nothing; then it is replaced",
+    )
     room_wait_seconds: float = Field(
         20.0, gt=0, description="how long a request waits for an adapter in use to come free"
     )

@@ -1,15 +1,13 @@
-"""The loader's side of the builder process: starts it, starts it anew when it dies, and asks it.
+"""The loader's side of the builder process: starts it, starts it anew when it dies or hangs, and asks it.
 
-Invariants: one builder at a time; a call that a dying builder leaves open is made once more to the next one,
-as all work can be repeated; what was laid out for a caller that has gone is released.
+Invariants: one builder at a time; a call that a dying builder leaves open is made again to the next one, as
+all work can be repeated; one that hangs is killed, and what it leaves open is made once more; what was laid
+out for a caller that has gone is released.
 """
 
 import asyncio
 import itertools
 import logging
-import socket
-import subprocess
-import sys
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
@@ -23,7 +21,9 @@ from mint_common.ids import Digest
 from mint_common.runtime.clock import Clock
 from mint_common.settings import BlobSettings
 from services.loader import metrics
+from services.loader.adapters.builder_child import Children
 from services.loader.adapters.builder_wire import (
+    Alive,
     Answer,
     Call,
     LaidOut,
@@ -46,21 +46,29 @@ from services.loader.ports import StagedAdapter
 
 _log = logging.getLogger(__name__)
 
-_MODULE = "services.loader.adapters.builder_process"
 _READY_SECONDS = 60.0
 _TRIES = 3
+_BEATS = 4
+"""How often a builder is asked whether it works, within the time that it may take to say so."""
+_MOST_HUNG = 1
+_MOST_DYING = 3
+"""Builders that were killed and have not died: each keeps its memory, so no more are started."""
 _RETRY_SECONDS = 0.2
 _MOST_AHEAD = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuilderConfig:
-    """What a builder works with."""
+    """What a builder works with.
+
+    ``silence_seconds``: how long it may say nothing before it is taken for one that hangs.
+    """
 
     blobs: BlobSettings
     base_dir: Path
     cache_dir: Path
     disk_bytes: int
+    silence_seconds: float
 
 
 class Builder:
@@ -77,6 +85,8 @@ class Builder:
         self._ahead: OrderedDict[Path, LaidOut] = OrderedDict()
         self._writer: asyncio.StreamWriter | None = None
         self._up = asyncio.Event()
+        self._unheard = 0
+        self._children = Children()
 
     async def stage(self, revision: RevisionRef, *, ahead_bytes: int = 0) -> StagedAdapter:
         """Bring a revision's files to the local disk. Raises as `Staging.stage`.
@@ -128,21 +138,21 @@ class Builder:
             write_frame(self._writer, Call(number=0, work=Release(handle=laid_out.handle)))
 
     async def _ask(self, work: Work) -> Outcome:
+        hung = 0
         for _ in range(_TRIES):
-            try:
-                async with asyncio.timeout(_READY_SECONDS):
-                    await self._up.wait()
-            except TimeoutError as error:
-                raise Unavailable(what="the builder", problem="its process does not start") from error
-            assert self._writer is not None
+            writer = await self._ready()
             number = next(self._numbers)
             answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
             self._open[number] = answer
-            write_frame(self._writer, Call(number=number, work=work))
+            write_frame(writer, Call(number=number, work=work))
             try:
                 return await answer
-            except _BuilderEnded:
-                continue
+            except _BuilderEndedError as ended:
+                hung += ended.hung
+                if hung > _MOST_HUNG:
+                    raise Unavailable(
+                        what="the builder", problem="its process hung, and the next one"
+                    ) from ended
             except asyncio.CancelledError:
                 if answer.done() and not answer.cancelled() and answer.exception() is None:
                     self._drop(answer.result())
@@ -151,53 +161,79 @@ class Builder:
                 self._open.pop(number, None)
         raise Unavailable(what="the builder", problem=f"its process ended {_TRIES} times over one adapter")
 
+    async def _ready(self) -> asyncio.StreamWriter:
+        try:
+            async with asyncio.timeout(_READY_SECONDS):
+                while self._writer is None:  # one may have come up, and ended before this went on
+                    await self._up.wait()
+        except TimeoutError as error:
+            raise Unavailable(what="the builder", problem="its process does not start") from error
+        return self._writer
+
     async def keep_running(self) -> None:
         """Run builders, one after the other, until cancelled."""
         while True:
             try:
                 await self._run_one()
-            except Unavailable as error:
+            except* Unavailable as ended:
                 metrics.BUILDER_ENDS.inc()
-                _log.warning("the builder process has ended", extra={"pid": self.pid, "problem": str(error)})
-            except OSError as error:  # no process, memory or descriptor is left just now
-                _log.warning("the builder process does not start", extra={"problem": str(error)})
+                problem = str(ended.exceptions[0])
+                _log.warning("the builder process has ended", extra={"pid": self.pid, "problem": problem})
+            except* OSError as ended:  # no process, memory or descriptor is left just now
+                problem = str(ended.exceptions[0])
+                _log.warning("the builder process does not start", extra={"problem": problem})
             await self._clock.sleep(_RETRY_SECONDS)
+            while self._children.dying >= _MOST_DYING:
+                await self._clock.sleep(_RETRY_SECONDS)
 
     async def _run_one(self) -> None:
-        ours, theirs = socket.socketpair()
-        try:
-            with theirs:
-                # Not asyncio's own: cancelled while it starts a process, it leaves one behind.
-                process = subprocess.Popen(  # noqa: ASYNC220  # milliseconds, and hardly ever
-                    [sys.executable, "-P", "-m", _MODULE, str(theirs.fileno())], pass_fds=(theirs.fileno(),)
-                )
-        except OSError:
-            ours.close()
-            raise
+        process, ours = self._children.start()
         self.pid = process.pid
+        writer: asyncio.StreamWriter | None = None
         try:
-            reader, self._writer = await asyncio.open_connection(sock=ours)
-            write_frame(self._writer, self._opening())
-            stock = await read_frame(reader, Stock)
-            self.stored, self._stored_bytes = {}, 0
-            for entry in stock.stored:
-                self._enter(entry)
-            self._up.set()
-            while True:
-                self._take(await read_frame(reader, Answer))
+            reader, writer = await asyncio.open_connection(sock=ours)
+            await self._open_up(reader, writer)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._watch(writer))
+                while True:
+                    self._take(await read_frame(reader, Answer))
         finally:
             self._up.clear()
+            self._writer = None
             self._ahead.clear()
-            if self._writer is not None:
-                self._writer.close()
-                self._writer = None
+            if writer is not None:
+                writer.close()
             for answer in self._open.values():
                 if not answer.done():
-                    answer.set_exception(_BuilderEnded())
-            process.kill()
-            process.wait()  # it is dead: this takes no time
+                    answer.set_exception(_BuilderEndedError(hung=self._unheard >= _BEATS))
+            self._children.bury(process)
+
+    async def _open_up(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        write_frame(writer, self._opening())
+        try:
+            async with asyncio.timeout(_READY_SECONDS):
+                stock = await read_frame(reader, Stock)
+        except TimeoutError as error:
+            raise _hangs(_READY_SECONDS) from error
+        self.stored, self._stored_bytes = {}, 0
+        for entry in stock.stored:
+            self._enter(entry)
+        self._writer, self._unheard = writer, 0
+        self._up.set()
+
+    async def _watch(self, writer: asyncio.StreamWriter) -> None:
+        """Raise Unavailable once the builder leaves questions unanswered.
+
+        They are counted, so that a time in which this process stood still itself is not taken for silence.
+        """
+        while self._unheard < _BEATS:
+            self._unheard += 1
+            write_frame(writer, Call(number=0, work=Alive()))
+            await self._clock.sleep(self._config.silence_seconds / _BEATS)
+        raise _hangs(self._config.silence_seconds)
 
     def _take(self, answer: Answer) -> None:
+        self._unheard = 0
         waiting = self._open.get(answer.number)
         if waiting is not None and not waiting.done():
             waiting.set_result(answer.outcome)
@@ -280,8 +316,17 @@ async def open_builder(config: BuilderConfig, clock: Clock) -> AsyncIterator[Bui
         await asyncio.gather(running, return_exceptions=True)
 
 
-class _BuilderEnded(Exception):
-    """The builder that had the call is gone."""
+class _BuilderEndedError(Exception):
+    """The builder that had the call is gone; ``hung``: it was killed, as it no longer answered."""
+
+    def __init__(self, *, hung: bool) -> None:
+        super().__init__()
+        self.hung = hung
+
+
+def _hangs(seconds: float) -> Unavailable:
+    metrics.BUILDER_HANGS.inc()
+    return Unavailable(what="the builder", problem=f"its process has said nothing for {seconds:g} s")
 
 
 def _error(refused: Refused) -> MintError:

@@ -27,6 +27,7 @@ from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.processor_turns import take_long_turns
 from mint_common.settings import BlobSettings
 from services.loader.adapters.builder_wire import (
+    Alive,
     Answer,
     Call,
     LaidOut,
@@ -115,6 +116,8 @@ class Bench:
                 return Trimmed(gone=sorted(before - {entry.digest for entry in self.cache.stored()}))
             case LayOut():
                 return await self._lay_out(Path(work.folder))
+            case Alive():
+                return work
             case Release():
                 raise AssertionError("nothing is answered")
 

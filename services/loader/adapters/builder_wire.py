@@ -62,7 +62,11 @@ class Release(msgspec.Struct, frozen=True, tag=True):
     handle: int
 
 
-Work = Stage | Trim | LayOut | Release
+class Alive(msgspec.Struct, frozen=True, tag=True):
+    """A question whether the builder still works, and the answer that it does."""
+
+
+Work = Stage | Trim | LayOut | Release | Alive
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -115,7 +119,7 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
     is_stored: bool
 
 
-Outcome = Staged | Trimmed | LaidOut | Refused
+Outcome = Staged | Trimmed | LaidOut | Refused | Alive
 
 
 class Answer(msgspec.Struct, frozen=True):

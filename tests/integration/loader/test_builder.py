@@ -4,8 +4,10 @@ import asyncio
 import itertools
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,13 @@ import numpy as np
 import psutil
 import pytest
 import pytest_asyncio
+from prometheus_client import REGISTRY
 
 from mint_common.adapters_format import WEIGHTS_FILE, AdapterFiles, BaseFacts, store_adapter
 from mint_common.adapters_format.tensor_file import read_header, write_tensors
 from mint_common.blobs.localfs import LocalBlobs
 from mint_common.claims import RevisionRef
-from mint_common.errors import AdapterInvalid
+from mint_common.errors import AdapterInvalid, Unavailable
 from mint_common.generation import Delta, Sampling
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import SystemClock
@@ -57,19 +60,25 @@ class Shop:
         """Kill the builder and wait for the next one."""
         old = self.builder.pid
         os.kill(old, signal.SIGKILL)
+        await self.next_builder(old)
+
+    async def next_builder(self, old: int) -> int:
+        """Wait for another builder, however far it is."""
         while self.builder.pid == old:
             await asyncio.sleep(0.01)
+        return self.builder.pid
 
 
-@pytest_asyncio.fixture(loop_scope="session")
-async def shop(facts: BaseFacts, tmp_path: Path) -> AsyncIterator[Shop]:
-    """Run a builder."""
-    blobs = tmp_path / "blobs"
+@asynccontextmanager
+async def open_shop(facts: BaseFacts, root: Path, *, silence_seconds: float) -> AsyncIterator[Shop]:
+    """Run a builder within the block."""
+    blobs = root / "blobs"
     config = BuilderConfig(
         blobs=BlobSettings(url=f"file://{blobs}"),
         base_dir=BASE_DIR,
-        cache_dir=tmp_path / "cache",
+        cache_dir=root / "cache",
         disk_bytes=1 << 30,
+        silence_seconds=silence_seconds,
     )
     async with open_builder(config, SystemClock()) as builder:
         yield Shop(
@@ -77,9 +86,24 @@ async def shop(facts: BaseFacts, tmp_path: Path) -> AsyncIterator[Shop]:
             staging=BuilderStaging(builder),
             blobs=LocalBlobs(blobs),
             facts=facts,
-            root=tmp_path,
+            root=root,
         )
     assert not psutil.pid_exists(builder.pid)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def shop(facts: BaseFacts, tmp_path: Path) -> AsyncIterator[Shop]:
+    """Run a builder."""
+    async with open_shop(facts, tmp_path, silence_seconds=60.0) as shop:
+        yield shop
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def impatient_shop(facts: BaseFacts, tmp_path: Path) -> AsyncIterator[Shop]:
+    """Run a builder that must not be silent for long."""
+    async with open_shop(facts, tmp_path, silence_seconds=3.0) as shop:
+        await shop.staging.stage(await shop.revision(1))
+        yield shop
 
 
 async def test_what_is_laid_out_is_what_the_file_holds(shop: Shop) -> None:
@@ -158,6 +182,74 @@ async def test_a_killed_builder_is_replaced_and_its_work_is_done_again(shop: Sho
     assert len(shop.staging.stored()) == len(revisions)
 
 
+async def test_a_builder_that_hangs_is_replaced_and_its_work_is_done_again(
+    impatient_shop: Shop, caplog: pytest.LogCaptureFixture
+) -> None:
+    shop = impatient_shop
+    revisions, hung, hangs = [await shop.revision(80 + n) for n in range(3)], shop.builder.pid, _hangs()
+    os.kill(hung, signal.SIGSTOP)
+    async with asyncio.timeout(60):
+        staged = await asyncio.gather(*(shop.staging.stage(revision) for revision in revisions))
+    assert [each.digest for each in staged] == [revision.digest for revision in revisions]
+    assert not psutil.pid_exists(hung)
+    assert _hangs() > hangs
+    assert "its process has said nothing for 3 s" in " ".join(str(vars(each)) for each in caplog.records)
+
+
+async def test_work_over_which_two_builders_hang_fails_and_other_work_goes_on(impatient_shop: Shop) -> None:
+    shop = impatient_shop
+    poison, other = await shop.revision(84), await shop.revision(85)
+    asked = asyncio.create_task(shop.staging.stage(poison))
+    first = shop.builder.pid
+    os.kill(first, signal.SIGSTOP)
+    async with asyncio.timeout(60):
+        second = await shop.next_builder(first)
+        await shop.builder._up.wait()
+        os.kill(second, signal.SIGSTOP)
+        with pytest.raises(Unavailable, match="hung, and the next one"):
+            await asked
+        assert (await shop.staging.stage(other)).digest == other.digest
+
+
+async def test_a_builder_that_hangs_before_it_has_begun_is_replaced(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    revision = await shop.revision(86)
+    with monkeypatch.context() as patched:
+        patched.setattr("services.loader.adapters.builder._READY_SECONDS", 1.0)
+        await shop.kill()
+        begun = shop.builder.pid
+        os.kill(begun, signal.SIGSTOP)
+        async with asyncio.timeout(60):
+            await shop.next_builder(begun)
+    assert not psutil.pid_exists(begun)
+    assert (await shop.staging.stage(revision)).digest == revision.digest
+
+
+async def test_a_builder_that_does_not_die_holds_nobody_up_and_only_so_many_are_left(
+    impatient_shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that waits for a disk for ever: a signal waits as well."""
+    shop, stuck = impatient_shop, impatient_shop.builder.pid
+    with monkeypatch.context() as patched:
+        patched.setattr(subprocess.Popen, "kill", lambda process: None)
+        os.kill(stuck, signal.SIGSTOP)
+        revision = await shop.revision(87)
+        async with asyncio.timeout(60):
+            assert (await shop.staging.stage(revision)).digest == revision.digest
+    assert psutil.pid_exists(stuck)
+    monkeypatch.setattr("services.loader.adapters.builder._MOST_DYING", 1)
+    beside = shop.builder.pid
+    os.kill(beside, signal.SIGKILL)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(1):
+            await shop.next_builder(beside)
+    os.kill(stuck, signal.SIGKILL)
+    async with asyncio.timeout(60):
+        await shop.next_builder(beside)
+    assert not psutil.pid_exists(stuck)
+
+
 async def test_a_builder_that_cannot_be_started_is_tried_again(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -193,6 +285,7 @@ async def main():
         base_dir=Path({str(config.base_dir)!r}),
         cache_dir=Path({str(shop.root / "other")!r}),
         disk_bytes=1,
+        silence_seconds=60.0,
     )
     async with open_builder(config, SystemClock()) as builder:
         await builder._up.wait()
@@ -262,6 +355,10 @@ async def test_an_adapter_of_a_builder_that_has_just_ended_is_laid_out_again(
     assert await engine.stage(adapter) > 0
     assert 9103 in await engine.residents()
     await engine.unload(9103)
+
+
+def _hangs() -> float:
+    return REGISTRY.get_sample_value("mint_loader_builder_hangs_total") or 0.0
 
 
 async def _logprobs(engine: VllmEngine, adapter: LoadedAdapter | None) -> list[float]:

@@ -1,0 +1,44 @@
+"""Starts and buries builder processes.
+
+Invariant: a process that was killed is waited for, but nobody is held up by one that does not die.
+"""
+
+import socket
+import subprocess
+import sys
+
+_MODULE = "services.loader.adapters.builder_process"
+_BURY_SECONDS = 0.2
+
+
+class Children:
+    """The builders of this process: one that works, and those that have been killed and are not dead yet."""
+
+    def __init__(self) -> None:
+        self._dying: list[subprocess.Popen[bytes]] = []
+
+    @property
+    def dying(self) -> int:
+        """Return how many keep their memory although they were killed."""
+        self._dying = [process for process in self._dying if process.poll() is None]
+        return len(self._dying)
+
+    def start(self) -> tuple[subprocess.Popen[bytes], socket.socket]:
+        """Start a builder; return it and our end of its socket. Raises OSError."""
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                # Not asyncio's own: cancelled while it starts a process, it leaves one behind.
+                command = [sys.executable, "-P", "-m", _MODULE, str(theirs.fileno())]
+                return subprocess.Popen(command, pass_fds=(theirs.fileno(),)), ours
+        except OSError:
+            ours.close()
+            raise
+
+    def bury(self, process: subprocess.Popen[bytes]) -> None:
+        """Kill a builder. One that waits for a disk dies only when that answers."""
+        process.kill()
+        try:
+            process.wait(_BURY_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._dying.append(process)
