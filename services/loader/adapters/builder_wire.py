@@ -93,14 +93,15 @@ class TensorAt(msgspec.Struct, frozen=True, array_like=True):
 class LaidOut(msgspec.Struct, frozen=True, tag=True):
     """An adapter in memory that its path, of this machine, opens until it is released or the builder ends.
 
-    Whoever has mapped it keeps it; when nobody has, it is gone.
+    Whoever has mapped it keeps it; when nobody has, it is gone. ``places`` are its tensors' as `write_places`
+    wrote them: the same bytes for all adapters of one shape, which nobody reads but for the first.
     """
 
     handle: int
     path: str
     size_bytes: int
     rank: int
-    tensors: Sequence[TensorAt]
+    places: bytes
 
 
 class Staged(msgspec.Struct, frozen=True, tag=True):
@@ -127,6 +128,16 @@ class Answer(msgspec.Struct, frozen=True):
 
     number: int
     outcome: Outcome
+
+
+def write_places(places: Sequence[TensorAt]) -> bytes:
+    """Return where an adapter's tensors are."""
+    return msgspec.msgpack.encode(places)
+
+
+def read_places(data: bytes) -> list[TensorAt]:
+    """Return what `write_places` wrote."""
+    return msgspec.msgpack.decode(data, type=list[TensorAt])
 
 
 def write_frame(writer: asyncio.StreamWriter, message: msgspec.Struct) -> None:

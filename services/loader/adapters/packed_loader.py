@@ -26,6 +26,7 @@ from vllm.lora.worker_manager import WorkerLoRAManager
 from mint_common.adapters_format import MANIFEST_FILE, PACKED, WEIGHTS_FILE, Manifest, read_manifest
 from mint_common.adapters_format.names import split_packed_name
 from mint_common.adapters_format.tensor_file import PAD_DTYPE, read_header
+from services.loader.adapters.builder_wire import TensorAt
 
 _DTYPES: Mapping[str, torch.dtype] = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _PROJECTIONS = ("gate_proj", "down_proj", "up_proj")
@@ -110,24 +111,21 @@ def map_packed(path: Path, *, dtype: torch.dtype) -> dict[str, Tensor]:
     return tensors
 
 
-def map_laid_out(
-    path: str, places: Sequence[tuple[str, Sequence[int], int]], *, dtype: torch.dtype
-) -> dict[str, Tensor]:
-    """Return (name, shape, where it begins in items) of a file of float32 as views of one mapping.
+def map_laid_out(path: str, *, dtype: torch.dtype) -> Tensor:
+    """Return a file of float32 as one flat tensor over a mapping, which lives as long as a view of it does.
 
     Raises FileNotFoundError when the one who laid it out has ended.
     """
     with open(path, "rb") as file:  # noqa: PTH123  # no Path: a link of /proc leads to no name
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-    flat = torch.frombuffer(mapped, dtype=torch.float32).to(dtype)
-    sizes = [math.prod(shape) for _, shape, _ in places]
-    ends = [*(begin for _, _, begin in places[1:]), len(flat)]
-    rooms = [end - begin for (_, _, begin), end in zip(places, ends, strict=True)]
-    # Cut by one call: this runs in the engine's loop.
-    parts = flat.split_with_sizes(rooms)
+    return torch.frombuffer(mapped, dtype=torch.float32).to(dtype)
+
+
+def views(memory: Tensor, places: Sequence[TensorAt]) -> dict[str, Tensor]:
+    """Return the tensors that lie in a memory."""
     return {
-        name: (part if size == room else part[:size]).view(shape)
-        for (name, shape, _), part, size, room in zip(places, parts, sizes, rooms, strict=True)
+        place.name: memory[place.begin : place.begin + math.prod(place.shape)].view(place.shape)
+        for place in places
     }
 
 

@@ -153,9 +153,10 @@ class VllmEngine:
     async def _map(self, adapter: LoadedAdapter, builder: Builder) -> int:
         for _ in range(_BUILDERS):
             laid_out = await builder.lay_out(adapter.folder)
-            places = [(place.name, place.shape, place.begin) for place in laid_out.tensors]
             try:
-                replies = await self._call("mint_enter", adapter.number, laid_out.rank, laid_out.path, places)
+                replies = await self._call(
+                    "mint_enter", adapter.number, laid_out.rank, laid_out.path, laid_out.places
+                )
             finally:
                 builder.release(laid_out)
             if not any("gone" in reply for reply in replies):

@@ -15,7 +15,7 @@ Written against vLLM 0.32; tests/integration/loader/test_staging_engine.py fails
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import wraps
@@ -26,7 +26,6 @@ from services.loader.adapters.templates import Templates
 
 P = ParamSpec("P")
 Reply = dict[str, Any]  # Any: msgpack carries it; the keys are read by vllm_engine.py only
-Places = list[tuple[str, list[int], int]]
 _Lora = Any  # vLLM's LoRAModel and its parts: this module is imported before vLLM is
 
 
@@ -60,7 +59,7 @@ class AdapterStage:
         return self._mint_desk().staged(number)
 
     @_replying
-    def mint_enter(self, number: int, rank: int, path: str, places: Places) -> Reply:
+    def mint_enter(self, number: int, rank: int, path: str, places: bytes) -> Reply:
         """Map an adapter that the builder has laid out; from then on it is in host memory."""
         return self._mint_desk().enter(number, rank, path, places)
 
@@ -138,7 +137,7 @@ class Desk:
         self._finished[number] = {"size_bytes": size_bytes, "build_ms": build_ms}
         return self._finished[number]
 
-    def enter(self, number: int, rank: int, path: str, places: Places) -> Reply:
+    def enter(self, number: int, rank: int, path: str, places: bytes) -> Reply:
         """Map it and register it with vLLM; ``gone`` when the builder that laid it out has ended."""
         from services.loader.adapters.packed_loader import map_laid_out
 
@@ -146,19 +145,23 @@ class Desk:
         if number in self._manager._registered_adapters:  # noqa: SLF001
             return {"stall_ms": 0.0}  # asked again: another worker came too late
         try:
-            tensors = map_laid_out(path, places, dtype=self._loader.lora_config.lora_dtype)
+            memory = map_laid_out(path, dtype=self._loader.lora_config.lora_dtype)
         except FileNotFoundError:
             return {"gone": True}
         lora = self._templates.wrap(
-            number, tensors, rank=rank, slowly=lambda: self._wrap(tensors, rank=rank, number=number)
+            number,
+            memory,
+            shape=(rank, places),
+            slowly=lambda: self._wrap(memory, places, rank=rank, number=number),
         )
         self._manager._registered_adapters[number] = lora  # noqa: SLF001  # add_adapter would merge again
         return {"stall_ms": _milliseconds_since(began)}
 
-    def _wrap(self, tensors: Mapping[str, Any], *, rank: int, number: int) -> _Lora:
-        from services.loader.adapters.packed_loader import model_of, renaming
+    def _wrap(self, memory: Any, places: bytes, *, rank: int, number: int) -> _Lora:
+        from services.loader.adapters.builder_wire import read_places
+        from services.loader.adapters.packed_loader import model_of, renaming, views
 
-        rename = renaming(self._manager.model)
+        tensors, rename = views(memory, read_places(places)), renaming(self._manager.model)
         lora = model_of(self._loader, tensors, rank=rank, number=number, rename=rename)
         merge(self._manager, lora)
         return lora

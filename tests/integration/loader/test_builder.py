@@ -29,6 +29,7 @@ from mint_common.runtime.clock import SystemClock
 from mint_common.settings import BlobSettings
 from services.loader.adapters.builder import Builder, BuilderConfig, BuilderStaging, open_builder
 from services.loader.adapters.builder_process import AtOnce
+from services.loader.adapters.builder_wire import read_places
 from services.loader.adapters.laying_out import lay_out
 from services.loader.adapters.vllm_engine import VllmEngine
 from services.loader.ports import LoadedAdapter
@@ -115,8 +116,9 @@ async def test_what_is_laid_out_is_what_the_file_holds(shop: Shop) -> None:
     with path.open("rb") as file:
         header = read_header(file, size_bytes=path.stat().st_size)
     data, memory = path.read_bytes()[header.data_begin :], np.fromfile(laid_out.path, dtype="<f4")
-    assert [place.name for place in laid_out.tensors] == [entry.name for entry in header.tensors]
-    for place, entry in zip(laid_out.tensors, header.tensors, strict=True):
+    places = read_places(laid_out.places)
+    assert [place.name for place in places] == [entry.name for entry in header.tensors]
+    for place, entry in zip(places, header.tensors, strict=True):
         expected = np.frombuffer(data[entry.begin : entry.end], dtype="<f4")
         assert place.shape == entry.shape
         assert np.array_equal(memory[place.begin : place.begin + expected.size], expected)

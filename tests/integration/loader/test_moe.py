@@ -214,8 +214,7 @@ async def map_into_slot(served: Served, folder: Path, *, number: int) -> Any:
 
     manifest = read_manifest((folder / MANIFEST_FILE).read_bytes())
     laid_out = lay_out(folder / WEIGHTS_FILE, rank=manifest.rank)
-    places = [(place.name, place.shape, place.begin) for place in laid_out.tensors]
-    replies = await served.engine._call("mint_enter", number, laid_out.rank, laid_out.path, places)
+    replies = await served.engine._call("mint_enter", number, laid_out.rank, laid_out.path, laid_out.places)
     os.close(laid_out.handle)
     assert not any("gone" in reply for reply in replies)
     adapter = LoadedAdapter(digest=Digest("sha256:a"), number=number, folder=folder)

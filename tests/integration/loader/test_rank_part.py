@@ -188,7 +188,7 @@ def test_another_adapter_is_cut_after_the_pattern_of_the_first(kind: str, worker
         module, templates, shares = _wrapper(kind, workers=workers, worker=worker), Templates(), []
         for number in (1, 2):
             whole = _weights(kind)
-            tensors = _in_one_piece(whole, plus=number)
+            memory = _in_one_piece(whole, plus=number)
             expected = Weights(copy(whole.lora_a), copy(whole.lora_b))
             cut(module, expected)
 
@@ -197,7 +197,7 @@ def test_another_adapter_is_cut_after_the_pattern_of_the_first(kind: str, worker
                 cut(module, whole)
                 return SimpleNamespace(id=number, loras={"m": whole})
 
-            wrapped = templates.wrap(number, tensors, rank=RANK, slowly=slowly)
+            wrapped = templates.wrap(number, memory, shape="one", slowly=slowly)
             assert wrapped.id == number
             shares.append([_each(wrapped.loras["m"]), _each(expected)])
         for found, wanted in shares:
@@ -211,14 +211,14 @@ def test_an_adapter_that_was_copied_on_its_way_is_no_pattern() -> None:
     templates, made = Templates(), []
     for number in (1, 2):
         whole = _weights("RowParallel")
-        tensors = _in_one_piece(whole, plus=number)
+        memory = _in_one_piece(whole, plus=number)
         whole.lora_a = whole.lora_a.clone()
         made.append(SimpleNamespace(id=number, loras={"m": whole}))
-        assert templates.wrap(number, tensors, rank=RANK, slowly=lambda: made[-1]) is made[-1]
+        assert templates.wrap(number, memory, shape="one", slowly=lambda: made[-1]) is made[-1]
 
 
-def _in_one_piece(whole: Weights, *, plus: float) -> dict[str, Any]:
-    """Move a layer's tensors, with other numbers in them, into one piece of memory; return them by name."""
+def _in_one_piece(whole: Weights, *, plus: float) -> Any:
+    """Move a layer's tensors, with other numbers in them, into one piece of memory, and return that."""
     sides = {"A": whole.lora_a, "B": whole.lora_b}
     lists = {side: value if isinstance(value, list) else [value] for side, value in sides.items()}
     present = {
@@ -233,7 +233,7 @@ def _in_one_piece(whole: Weights, *, plus: float) -> dict[str, Any]:
         lists[side][at] = part.view(tensor.shape)
     if not isinstance(whole.lora_a, list):
         whole.lora_a, whole.lora_b = lists["A"][0], lists["B"][0]
-    return {f"{side}{at}": lists[side][at] for side, at in present}
+    return flat
 
 
 def _each(weights: Weights) -> list[Any]:
