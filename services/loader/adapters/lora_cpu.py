@@ -9,7 +9,9 @@ batched product, and those of one adapter take its matrices without a copy.
 Invariant: what a token gets depends on the tokens that share its step by rounding alone, and on Intel's
 processors not at all, bit for bit: there a product of many rows and a batched product add up in one order,
 those of a few rows or of one matrix in another, so that a run of a few rows is multiplied together with its
-neighbours, whose part is thrown away. On AMD's, MKL adds a batched product up in an order of its own.
+neighbours, whose part is thrown away. On AMD's, MKL adds a batched product up in an order of its own, two to
+five times slower: there an adapter's tokens are multiplied by themselves, unless the adapters are many and
+small.
 
 Written against vLLM 0.32; tests/integration/loader/test_lora_cpu.py compares with vLLM's own operations.
 
@@ -19,6 +21,7 @@ rank of the buffers, I and O = a layer's widths.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import groupby
 from typing import Any
 
@@ -31,6 +34,9 @@ _WINDOW = 16
 
 _FEW = 4
 """Rows up to which a run is faster in the batched product."""
+
+_ELEMENTS_PER_GROUP = 5000
+"""Elements of a factor that AMD's batched product takes in the time of the calls for one group of rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,12 +95,54 @@ def plan_rows(slots_T: Sequence[int]) -> Rows:
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """All tokens of one slot; a slice where they stand together."""
+
+    slot: int
+    rows: slice | Tensor
+
+
+def plan_groups(slots_T: Sequence[int]) -> tuple[Group, ...]:
+    """Gather the tokens of each slot, but for -1."""
+    rows_of: dict[int, list[int]] = {}
+    for at, slot in enumerate(slots_T):
+        if slot >= 0:
+            rows_of.setdefault(slot, []).append(at)
+    return tuple(
+        Group(
+            slot=slot,
+            rows=slice(rows[0], rows[-1] + 1) if rows[-1] - rows[0] < len(rows) else torch.tensor(rows),
+        )
+        for slot, rows in rows_of.items()
+    )
+
+
+@cache
+def adds_up_alike() -> bool:
+    """Return whether a batched product and one of many rows add up in one order on this processor."""
+    generator = torch.Generator().manual_seed(0)
+    x_WI = torch.randn(_WINDOW, 512, generator=generator)
+    a_RI = torch.randn(32, 512, generator=generator)
+    batched = torch.bmm(a_RI.expand(_WINDOW, -1, -1), x_WI.unsqueeze(-1)).squeeze(-1)
+    return bool(torch.equal(batched, x_WI.mm(a_RI.t())))
+
+
+def are_batched(factor: Tensor, *, rows: int, groups: int) -> bool:
+    """Return whether a batched product of the rows takes less time than one product for each group, on AMD.
+
+    The factor's last two dimensions are those of each row's own.
+    """
+    elements = int(factor.shape[-1] * factor.shape[-2])
+    return rows * elements < _ELEMENTS_PER_GROUP * (groups - 1)
+
+
 class GroupedLora(PunicaWrapperCPU):  # type: ignore[misc]  # vllm has no types
     """What a layer with LoRA calls; only linear layers are done differently."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # Any, here and below: vLLM's signatures
         super().__init__(*args, **kwargs)
-        self._rows = Rows(runs=())
+        self._rows, self._groups = Rows(runs=()), tuple[Group, ...]()
 
     def update_metadata(
         self,
@@ -108,7 +156,8 @@ class GroupedLora(PunicaWrapperCPU):  # type: ignore[misc]  # vllm has no types
         self._update_base_metadata(mapping, lora_index_to_id, max_loras, vocab_size)
         self.is_prefill = False  # embeddings and logits take each token's index; runs of vLLM's are not made
         slot_of = {number: slot for slot, number in enumerate(lora_index_to_id) if number is not None}
-        self._rows = plan_rows([slot_of[number] if number > 0 else -1 for number in mapping.index_mapping])
+        slots_T = [slot_of[number] if number > 0 else -1 for number in mapping.index_mapping]
+        self._rows, self._groups = plan_rows(slots_T), plan_groups(slots_T)
 
     def add_lora_linear(  # noqa: PLR0917  # vLLM's signature
         self,
@@ -128,6 +177,30 @@ class GroupedLora(PunicaWrapperCPU):  # type: ignore[misc]  # vllm has no types
                 y, x, lora_a_stacked, lora_b_stacked, scale, output_slices, buffer=buffer, **kwargs
             )
             return
+        rows = 0 if self._rows.short is None else len(self._rows.short)
+        groups = len(self._groups) - len(self._rows.runs)
+        if adds_up_alike() or are_batched(lora_a_stacked[0], rows=rows, groups=groups):
+            self._add_in_batches(y, x, lora_a_stacked, lora_b_stacked, output_slices)
+            return
+        for group in self._groups:
+            x_GI, offset = x[group.rows], 0
+            for a, b, width in zip(lora_a_stacked, lora_b_stacked, output_slices, strict=True):
+                low_GR, b_RO = x_GI.mm(a[group.slot, 0].t()), b[group.slot, 0].t()
+                y_TO = y[:, offset : offset + width]
+                if isinstance(group.rows, slice):
+                    y_TO[group.rows].addmm_(low_GR, b_RO)
+                else:
+                    y_TO.index_add_(0, group.rows, low_GR.mm(b_RO))
+                offset += width
+
+    def _add_in_batches(
+        self,
+        y: Tensor,
+        x: Tensor,
+        lora_a_stacked: tuple[Tensor, ...],
+        lora_b_stacked: tuple[Tensor, ...],
+        output_slices: tuple[int, ...],
+    ) -> None:
         rows = self._rows
         x_PI = torch.nn.functional.pad(x, (0, 0, 0, rows.pads)) if rows.pads else x
         for run in rows.runs:

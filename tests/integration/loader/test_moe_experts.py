@@ -11,26 +11,36 @@ pytestmark = [
 
 torch = pytest.importorskip("torch")
 
-D, WIDTH, R, SLOTS = 32, 16, 4, 3
+SLOTS = 3
+NARROW, WIDE = (32, 16, 4), (384, 192, 32)  # model width, expert width, rank
 
 
-@pytest.mark.parametrize(("tokens", "experts", "k"), [(1, 8, 2), (5, 8, 8), (64, 4, 2), (16, 32, 4)])
+@pytest.mark.parametrize("step", [(1, 8, 2), (5, 8, 8), (64, 4, 2), (16, 32, 4)])
+@pytest.mark.parametrize("sizes", [NARROW, WIDE])
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("adapters", ["none", "some", "all"])
 def test_every_token_gets_its_experts_and_its_adapter(
-    tokens: int, experts: int, k: int, shared: bool, adapters: str
+    step: tuple[int, int, int], sizes: tuple[int, int, int], shared: bool, adapters: str
 ) -> None:
     from vllm.model_executor.layers.fused_moe.activation import MoEActivation
 
     from services.loader.adapters.moe_experts import TorchLoraExperts
 
+    tokens, experts, k = step
     torch.manual_seed(tokens)
-    w13, w2 = torch.randn(experts, 2 * WIDTH, D) / 6, torch.randn(experts, D, WIDTH) / 4
+    width_in, width, rank = sizes
+    w13, w2 = (
+        torch.randn(experts, 2 * width, width_in) / width_in**0.5,
+        torch.randn(experts, width_in, width) / width**0.5,
+    )
     count = 1 if shared else experts
-    a13 = tuple(torch.randn(SLOTS, count, R, D) / 6 for _ in range(2))
-    b13 = tuple(torch.randn(SLOTS, experts, WIDTH, R) for _ in range(2))
-    a2, b2 = torch.randn(SLOTS, experts, R, WIDTH) / 4, torch.randn(SLOTS, count, D, R)
-    x = torch.randn(tokens, D)
+    a13 = tuple(torch.randn(SLOTS, count, rank, width_in) / width_in**0.5 for _ in range(2))
+    b13 = tuple(torch.randn(SLOTS, experts, width, rank) / rank**0.5 for _ in range(2))
+    a2, b2 = (
+        torch.randn(SLOTS, experts, rank, width) / width**0.5,
+        torch.randn(SLOTS, count, width_in, rank) / rank**0.5,
+    )
+    x = torch.randn(tokens, width_in)
     ids = torch.stack([torch.randperm(experts)[:k] for _ in range(tokens)])
     weights = torch.rand(tokens, k)
     slots = {
@@ -47,7 +57,7 @@ def test_every_token_gets_its_experts_and_its_adapter(
         w2_lora_b_stacked=(b2,),
         local_token_lora_mapping=slots,
     )
-    output = torch.empty(tokens, D)
+    output = torch.empty(tokens, width_in)
     kernel.apply(
         output,
         x,
@@ -65,11 +75,11 @@ def test_every_token_gets_its_experts_and_its_adapter(
         None,
         False,
     )
-    expected = torch.zeros(tokens, D)
+    expected = torch.zeros(tokens, width_in)
     for t in range(tokens):
         for j in range(k):
             e, s = int(ids[t, j]), int(slots[t])
-            halves = [w13[e, :WIDTH] @ x[t], w13[e, WIDTH:] @ x[t]]
+            halves = [w13[e, :width] @ x[t], w13[e, width:] @ x[t]]
             if s >= 0:
                 one = 0 if shared else e
                 halves = [h + b[s, e] @ (a[s, one] @ x[t]) for h, a, b in zip(halves, a13, b13, strict=True)]
