@@ -103,6 +103,18 @@ class Loads:
                 self._measure_queue()
             raise
 
+    async def bring_back(self, digest: Digest) -> None:
+        """Give the engine once more what it has lost of a resident that does not leave meanwhile.
+
+        Raises whatever the load raised.
+        """
+        held = self._holdings.held[digest]
+        metrics.DISCREPANCIES.labels(kind="lost").inc()
+        _log.warning("adapter lost by the engine", extra={"digest": digest})
+        await self._staging.stage(held.revision)
+        await self._engine.unload(held.adapter.number)  # of several workers some may have it still
+        await self._engine.stage(held.adapter)
+
     async def run(self) -> None:
         """Load what waits, until cancelled; then whoever still waits gets Unavailable."""
         try:

@@ -47,12 +47,14 @@ class LoadedAdapter:
 class Slice:
     """A part of an activation: how long it held the engine up, and whether it was the last.
 
-    ``waits``: nothing was done, as the adapter that has been counted out of the slot is still in it.
+    ``waits``: nothing was done, as the adapter that has been counted out of the slot is still in it;
+    ``lost``: nothing can be done, as the engine has the adapter no more.
     """
 
     done: bool
     stall_ms: float
     waits: bool = False
+    lost: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

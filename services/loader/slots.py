@@ -1,11 +1,12 @@
 """Slots over time: one activation at a time, in slices, within the stall budget.
 
 Invariants: all decisions are `core.batching`'s and `core.admission`'s; a request runs on an adapter in a slot
-only, so at most ``slots`` distinct adapters are with the engine; nothing waits on an adapter for ever.
+only, so at most ``slots`` distinct adapters are with the engine; nothing waits on an adapter for ever; what
+the engine has lost is brought back to it, once.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -18,7 +19,7 @@ from services.loader.core.admission import StallBudget, precedence_seconds
 from services.loader.core.batching import Grant, Waiting, next_drain_seconds, plan_slots
 from services.loader.core.residency import State
 from services.loader.holdings import Holdings
-from services.loader.ports import Engine
+from services.loader.ports import Engine, LoadedAdapter
 
 _IDLE_SECONDS = 3600.0
 _DROP_SECONDS = 5.0
@@ -52,8 +53,17 @@ class _Line:
 class Slots:
     """Puts adapters of the host tier into slots, for requests that have claimed them."""
 
-    def __init__(self, *, engine: Engine, holdings: Holdings, limits: SlotLimits, clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        holdings: Holdings,
+        limits: SlotLimits,
+        clock: Clock,
+        bring_back: Callable[[Digest], Awaitable[None]],
+    ) -> None:
         self._engine = engine
+        self._bring_back = bring_back
         self._holdings = holdings
         self._limits = limits
         self._clock = clock
@@ -157,18 +167,12 @@ class Slots:
         adapter = holdings.held[grant.digest].adapter
         victim = holdings.held[grant.victim].adapter if grant.victim else None
         holdings.residency = holdings.residency.take_slot(grant.digest, victim=grant.victim)
-        began, stalled_ms, done = self._clock.monotonic(), 0.0, False
+        began = self._clock.monotonic()
         try:
-            while not done:
-                part = await self._engine.activate(adapter, victim=victim, slice_ms=self._limits.slice_ms)
-                self._budget = self._budget.spend(part.stall_ms, now=self._clock.monotonic())
-                metrics.STALL_SECONDS.observe(part.stall_ms / 1e3)
-                stalled_ms, done = stalled_ms + part.stall_ms, part.done
-                if part.waits and self._clock.monotonic() - began > _DROP_SECONDS:
-                    raise Unavailable(what="the engine", problem="no slot has come free")
-                seconds = max(self._must_wait(), _LOOK_SECONDS if part.waits else 0.0)
-                if not done and seconds > 0:
-                    await self._clock.sleep(seconds)
+            if not await self._copy(adapter, victim):
+                await self._bring_back(grant.digest)
+                if not await self._copy(adapter, victim):
+                    raise Unavailable(what="the engine", problem="it has lost the adapter twice")
         except MintError as error:
             holdings.residency = holdings.residency.fail_slot(grant.digest)
             holdings.freed.set()
@@ -179,6 +183,21 @@ class Slots:
         holdings.residency = holdings.residency.finish_slot(grant.digest, now=self._activated_at)
         holdings.freed.set()
         holdings.measure()
+
+    async def _copy(self, adapter: LoadedAdapter, victim: LoadedAdapter | None) -> bool:
+        """Copy an adapter into a slot; return False when the engine has lost it."""
+        began = self._clock.monotonic()
+        while True:
+            part = await self._engine.activate(adapter, victim=victim, slice_ms=self._limits.slice_ms)
+            self._budget = self._budget.spend(part.stall_ms, now=self._clock.monotonic())
+            metrics.STALL_SECONDS.observe(part.stall_ms / 1e3)
+            if part.done or part.lost:
+                return part.done
+            if part.waits and self._clock.monotonic() - began > _DROP_SECONDS:
+                raise Unavailable(what="the engine", problem="no slot has come free")
+            seconds = max(self._must_wait(), _LOOK_SECONDS if part.waits else 0.0)
+            if seconds > 0:
+                await self._clock.sleep(seconds)
 
     def _must_wait(self) -> float:
         """Return how long activation must wait for those who generate; an engine at rest owes nobody."""

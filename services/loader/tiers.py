@@ -55,7 +55,6 @@ class Tiers:
         self._staging = staging
         self._clock = clock
         self.holdings = Holdings(Residency(capacity=limits.capacity), log)
-        self._slots = Slots(engine=engine, holdings=self.holdings, limits=limits.slots, clock=clock)
         self._loads = Loads(
             engine=engine,
             staging=staging,
@@ -63,6 +62,13 @@ class Tiers:
             log=log,
             limits=limits.loads,
             clock=clock,
+        )
+        self._slots = Slots(
+            engine=engine,
+            holdings=self.holdings,
+            limits=limits.slots,
+            clock=clock,
+            bring_back=self._loads.bring_back,
         )
 
     @asynccontextmanager
@@ -211,10 +217,11 @@ class Tiers:
                 metrics.DISCREPANCIES.labels(kind="lost").inc()
                 self.holdings.drop(digest, cause="reconcile")
         known = {held.adapter.number for held in (*before.values(), *self.holdings.held.values())}
-        for number in found:
-            if number not in known and not self._loads.is_loading(number):
-                metrics.DISCREPANCIES.labels(kind="stray").inc()
-                await self._engine.unload(number)
+        # All before the first await: what is being loaded now is held and not in ``known`` after it.
+        strays = [number for number in found if number not in known and not self._loads.is_loading(number)]
+        for number in strays:
+            metrics.DISCREPANCIES.labels(kind="stray").inc()
+            await self._engine.unload(number)
 
     async def _claim(self, revision: RevisionRef, tenant_id: TenantId, cause: str) -> None:
         digest = revision.digest

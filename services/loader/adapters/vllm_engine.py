@@ -184,6 +184,7 @@ class VllmEngine:
             done=all(reply["done"] for reply in replies),
             stall_ms=max(reply["stall_ms"] for reply in replies),
             waits=any(reply.get("waits") for reply in replies),
+            lost=any(reply.get("lost") for reply in replies),
         )
 
     async def unload(self, number: int) -> None:

@@ -181,7 +181,9 @@ class Desk:
             return {"done": True, "stall_ms": _milliseconds_since(began)}
         if victim is not None:
             manager.deactivate_adapter(victim)
-        lora = manager._registered_adapters.cache[number]  # noqa: SLF001  # .cache: without touching the LRU
+        lora = manager._registered_adapters.cache.get(number)  # noqa: SLF001  # .cache: not touching the LRU
+        if lora is None:
+            return {"done": False, "lost": True, "stall_ms": _milliseconds_since(began)}
         if self._copying is None or self._copying.number != number:
             if None not in manager.lora_index_to_id:
                 return {"done": False, "waits": True, "stall_ms": _milliseconds_since(began)}

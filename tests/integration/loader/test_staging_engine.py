@@ -111,6 +111,24 @@ async def test_what_the_engine_forgot_is_loaded_again(rig: Any) -> None:
     assert await answer(rig, revision) == first
 
 
+@pytest.mark.parametrize("tier", ["host", "slot"])
+async def test_a_request_right_after_the_engine_lost_its_adapter_is_answered(rig: Any, tier: str) -> None:
+    revisions = [await rig.revision(140 + n) for n in range(3)]
+    fingerprints = [await answer(rig, revision) for revision in revisions]
+    lost = revisions[0 if tier == "host" else 2]
+    assert rig.tiers.status(lost.digest).tier == tier
+    await rig.engine.unload(rig.tiers.holdings.held[lost.digest].adapter.number)
+    answers = await asyncio.gather(*(answer(rig, revision) for revision in [lost, *revisions, lost]))
+    assert answers == [
+        fingerprints[revisions.index(lost)],
+        *fingerprints,
+        fingerprints[revisions.index(lost)],
+    ]
+    await rig.tiers.reconcile()
+    found = await rig.engine.residents()
+    assert set(found) == {held.adapter.number for held in rig.tiers.holdings.held.values()}
+
+
 async def test_bytes_are_those_of_the_weights(rig: Any) -> None:
     revision = await rig.revision(99, rank=4)
     status = await rig.client.prewarm(revision, tenant_id=TENANT)

@@ -40,6 +40,7 @@ class MemoryEngine:
         self.host: dict[int, Digest] = {}
         self.slots: set[int] = set()
         self.refused: set[Digest] = set()
+        self.lost: set[int] = set()
         self._slots = slots
         self._host = host
 
@@ -51,6 +52,7 @@ class MemoryEngine:
             raise AdapterInvalid(reason="engine_refused", problem="the test says so")
         assert adapter.number not in self.host
         assert adapter.digest not in self.host.values()
+        self.lost.discard(adapter.number)
         self.host[adapter.number] = adapter.digest
         assert len(self.host) <= self._host, "vLLM's own LRU would evict"
         return 100
@@ -63,6 +65,8 @@ class MemoryEngine:
             return Slice(done=False, stall_ms=0.0, waits=True)
         self.copies.append(adapter.digest)
         await self.copy_gate.wait()
+        if adapter.number in self.lost:
+            return Slice(done=False, stall_ms=0.0, lost=True)
         assert adapter.number in self.host
         if victim is not None:
             self.slots.discard(victim.number)
@@ -75,6 +79,13 @@ class MemoryEngine:
         await asyncio.sleep(0)
         self.slots.discard(number)
         self.host.pop(number, None)
+
+    def lose(self, digest: Digest) -> None:
+        """Forget an adapter behind the loader's back."""
+        number = next(number for number, held in self.host.items() if held == digest)
+        self.lost.add(number)
+        self.slots.discard(number)
+        del self.host[number]
 
     async def residents(self) -> dict[int, bool]:
         """Return what is here."""

@@ -11,8 +11,9 @@ import pytest
 
 from mint_common.blobs.memory import MemoryBlobs
 from mint_common.claims import Claim, RevisionRef
-from mint_common.errors import MintError, Overloaded, Unavailable
+from mint_common.errors import AdapterInvalid, MintError, Overloaded, Unavailable
 from mint_common.ids import TenantId, sha256_digest
+from services.loader.ports import LoadedAdapter
 
 Make = Callable[..., Awaitable[Any]]  # Any: Bench of conftest.py, which cannot be imported
 TENANT, OTHER = TenantId("t"), TenantId("other")
@@ -302,3 +303,54 @@ async def test_what_the_engine_lost_or_hides_is_found_out(make_bench: Make) -> N
     before = bench.kinds()
     await bench.tiers.reconcile()
     assert bench.kinds() == before
+
+
+async def test_requests_for_what_the_engine_has_lost_wait_for_it_to_be_brought_back(make_bench: Make) -> None:
+    bench = await make_bench(slots=1)
+    lost, other = await bench.revision(0), await bench.revision(1)
+    for each in (lost, other):
+        await use(bench, each)
+    bench.engine.lose(lost.digest)
+    answers = await asyncio.gather(*(use(bench, lost) for _ in range(5)), use(bench, other))
+    assert answers == [lost.digest] * 5 + [other.digest]
+    assert bench.engine.loads == [lost.digest, other.digest, lost.digest]
+    assert bench.kinds() == ["adapter.loaded"] * 2
+
+
+async def test_what_is_lost_and_cannot_be_brought_back_fails_as_a_load_does(make_bench: Make) -> None:
+    bench = await make_bench(slots=1)
+    lost, other = await bench.revision(0), await bench.revision(1)
+    for each in (lost, other):
+        await use(bench, each)
+    bench.engine.lose(lost.digest)
+    bench.engine.refused.add(lost.digest)
+    with pytest.raises(AdapterInvalid):
+        await use(bench, lost)
+    assert await use(bench, other) == other.digest
+    bench.engine.refused.clear()
+    assert await use(bench, lost) == lost.digest
+
+
+async def test_what_is_loaded_while_strays_are_freed_is_none_of_them(make_bench: Make) -> None:
+    bench = await make_bench()
+    revision = await bench.revision(0)
+    engine, is_staged = bench.engine, asyncio.Event()
+    stage, unload = engine.stage, engine.unload
+
+    async def stage_slowly(adapter: LoadedAdapter) -> int:
+        size_bytes: int = await stage(adapter)
+        await is_staged.wait()
+        return size_bytes
+
+    async def unload_slowly(number: int) -> None:
+        is_staged.set()
+        await until(lambda: bench.tiers.status(revision.digest).readiness == "ready")
+        await unload(number)
+
+    engine.stage, engine.unload = stage_slowly, unload_slowly
+    engine.host[77] = sha256_digest(b"stray")
+    using = asyncio.create_task(use(bench, revision))
+    await until(lambda: revision.digest in engine.host.values())
+    await bench.tiers.reconcile()
+    assert await using == revision.digest
+    assert list(engine.host.values()) == [revision.digest]
