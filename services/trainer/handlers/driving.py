@@ -134,12 +134,15 @@ class Driver:
         return self._snapshot_at + self._term.settings.snapshot_seconds
 
     def _end_due(self) -> float | None:
-        """Return when the driver may end: at once when closed, else after idling with all in a snapshot."""
+        """Return when the driver may end: at once when closed, else after idling.
+
+        What is in memory goes into a snapshot before; what is not was committed, and is made again from that.
+        """
         if self._live or self._is_copying:
             return None
         if self._is_closed:
             return self._worked_at
-        if self._changed > self._committer.covered:
+        if self._changed > self._committer.covered and self._term.policies.has(self.policy_id):
             return None
         return self._worked_at + self._term.settings.idle_seconds
 

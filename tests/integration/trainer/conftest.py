@@ -145,7 +145,7 @@ class Stage:
             await connection.close()
 
     @asynccontextmanager
-    async def trainer(self, **changes: int | str | Path) -> AsyncIterator[Trainer]:
+    async def trainer(self, **changes: float | str | Path) -> AsyncIterator[Trainer]:
         """Run a trainer in this process until the block ends."""
         async with open_trainer(self.settings.model_copy(update=changes)) as trainer:
             runs = (trainer.dispatcher.run, trainer.relay.run, trainer.operations.run)

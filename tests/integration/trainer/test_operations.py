@@ -17,7 +17,6 @@ from mint_common.training import (
     Close,
     Closed,
     Datum,
-    Done,
     Export,
     Exported,
     Load,
@@ -35,7 +34,6 @@ from mint_common.training import (
     Stepped,
     Submission,
 )
-from services.trainer.app import open_trainer
 
 from .conftest import LORA, Stage
 from .operating import ADAM, TENANT, Run, floats, make_pass, serving, spoilt_pass
@@ -309,21 +307,6 @@ async def test_an_export_is_told_again_on_demand(stage: Stage, client: TrainerCl
             await client.repeat_export(run.policy_id, 77)  # there is none: nothing happens
             await asyncio.sleep(0.05)
     assert {event.export_id for event in await stage.exported(2)} == {exported.export_id}
-
-
-async def test_a_place_that_was_skipped_holds_nothing_up(client: TrainerClient) -> None:
-    run = await opened(client)
-    run.seq += 1
-    second = await run.send(make_pass(1))
-    await client.skip(run.policy_id, OTHER, second - 1)
-    assert isinstance(await client.outcome(run.policy_id, second, wait_seconds=0.5), Pending)
-    await client.skip(run.policy_id, run.tenant_id, second - 1)
-    assert isinstance(await client.outcome(run.policy_id, second, wait_seconds=1.5), Done)
-
-
-async def test_who_was_refused_while_no_trainer_holds_the_base_is_told_at_once(stage: Stage) -> None:
-    async with open_trainer(stage.settings) as trainer, asyncio.timeout(5):
-        await trainer.operations.skip(A, TENANT, 1)
 
 
 async def test_waves_and_operations_of_a_policy_exclude_one_another(
