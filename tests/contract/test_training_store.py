@@ -376,8 +376,10 @@ async def test_a_copy_shares_the_bytes_until_the_last_row_goes(store: Store) -> 
     target = record("two", policy_id=B, tenant_id=OTHER, created_at=NOW + 1, metadata={})
     copied = await store.rows.copy(ref("one"), target, now=NOW + 1)
     assert (copied.claim, copied.tenant_id, copied.metadata) == (CLAIM, OTHER, {"note": "x"})
+    assert await store.rows.copy(ref("one"), target, now=NOW + 2) == copied
+    await put(store, record("other", claim=make_claim("other")))
     with pytest.raises(AlreadyExists):
-        await store.rows.copy(ref("one"), target, now=NOW + 1)
+        await store.rows.copy(ref("other"), target, now=NOW + 1)
     with pytest.raises(NotFound):
         await store.rows.copy(ref("none"), target, now=NOW + 1)
     assert await store.rows.delete(ref("one"), now=NOW + 1) == []

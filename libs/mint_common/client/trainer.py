@@ -94,7 +94,10 @@ class TrainerClient:
     async def copy_checkpoint(
         self, source: CheckpointRef, target: CheckpointRef, *, tenant_id: TenantId, ttl_seconds: int | None
     ) -> CheckpointRecord:
-        """Give a checkpoint a second row, of a policy of the tenant. Raises NotFound, AlreadyExists."""
+        """Give a checkpoint a second row, of a policy of the tenant. Idempotent.
+
+        Raises NotFound, AlreadyExists when another checkpoint has the name.
+        """
         body = msgspec.msgpack.encode({"target": target, "tenant_id": tenant_id, "ttl_seconds": ttl_seconds})
         return self._read(await self._http.exchange("POST", _path(source, "copy"), body), CheckpointRecord)
 

@@ -66,7 +66,7 @@ class PostgresCheckpointRows:
         return [_record(row) for row in rows]
 
     async def copy(self, source: CheckpointRef, target: CheckpointRecord, *, now: float) -> CheckpointRecord:
-        """Give a checkpoint's bytes a second row."""
+        """Give a checkpoint's bytes a second row, once."""
         async with acquired(self._pool) as connection, connection.transaction():
             found = _found(await connection.fetchrow(f"{_GET} FOR SHARE", *_key(source), now), source)
             copied = msgspec.structs.replace(
@@ -79,7 +79,14 @@ class PostgresCheckpointRows:
                 revision=found.revision,
                 metadata=found.metadata,
             )
-            await put_checkpoint(connection, copied, replaces=False)
+            try:
+                await put_checkpoint(connection, copied, replaces=False)
+            except AlreadyExists:
+                place = target.policy_id, target.kind, target.name, now
+                there = await connection.fetchrow(_GET, *place)
+                if there is None or not _is_same(_record(there), copied):
+                    raise
+                return _record(there)
             return copied
 
     async def expire(self, ref: CheckpointRef, *, expires_at: float | None, now: float) -> CheckpointRecord:
@@ -153,6 +160,10 @@ def _key(ref: CheckpointRef) -> tuple[str, str, str]:
 
 def _missing(ref: CheckpointRef) -> NotFound:
     return NotFound(kind="checkpoint", name=f"{ref.policy_id}/{ref.kind}/{ref.name}")
+
+
+def _is_same(one: CheckpointRecord, other: CheckpointRecord) -> bool:
+    return (one.tenant_id, one.claim) == (other.tenant_id, other.claim)
 
 
 def _found(row: asyncpg.Record | None, ref: CheckpointRef) -> CheckpointRecord:

@@ -113,7 +113,10 @@ class CheckpointRows(Protocol):
         ...
 
     async def copy(self, source: CheckpointRef, target: CheckpointRecord, *, now: float) -> CheckpointRecord:
-        """Give a checkpoint's bytes a second row. Raises NotFound, AlreadyExists."""
+        """Give a checkpoint's bytes a second row; return the one that has them there already, as it is.
+
+        Raises NotFound, AlreadyExists when other bytes have the name.
+        """
         ...
 
     async def expire(self, ref: CheckpointRef, *, expires_at: float | None, now: float) -> CheckpointRecord:

@@ -63,6 +63,25 @@ def test_copies_are_the_tenants_own(saved, stack, rest):
         )
 
 
+def test_a_repeated_copy_is_one_copy(saved, stack):
+    with stack.api() as api:
+        for path in saved:
+            key, runs = {"X-Idempotency-Key": f"again {path}"}, len(_runs(api))
+            session_id = api.post("/create_session", json={"tags": []}).json()["session_id"]
+            for wish in ({}, {"session_id": session_id, "model_seq_id": 3}):
+                body = {"source_path": path, "ttl_seconds": 3600, **wish}
+                answers = [api.post("/copy_weights", json=body, headers=key) for _ in range(2)]
+                assert [answer.status_code for answer in answers] == [200, 200], answers[1].text
+                assert len({answer.json()["tinker_path"] for answer in answers}) == 1
+            assert len(_runs(api)) == runs + 2
+        other = [api.post("/copy_weights", json={"source_path": saved[0]}).json() for _ in range(2)]
+        assert other[0] != other[1], "two wishes"
+
+
+def _runs(api: httpx.Client) -> list[dict[str, object]]:
+    return api.get("/training_runs", params={"limit": 1000}).raise_for_status().json()["training_runs"]
+
+
 def test_a_collection_spares_named_checkpoints(service, rest, stack):
     client = service.create_lora_training_client(base_model=MODEL, rank=2)
     paths = []

@@ -101,8 +101,9 @@ async def test_checkpoints_are_listed_shared_copied_and_deleted(stage: Stage, cl
     assert (await client.publish_checkpoint(one, is_public=True)).is_public
     copied = await client.copy_checkpoint(one, two, tenant_id=OTHER, ttl_seconds=3600)
     assert (copied.tenant_id, copied.claim, copied.is_public) == (OTHER, saved.checkpoint.claim, False)
+    assert await client.copy_checkpoint(one, two, tenant_id=OTHER, ttl_seconds=None) == copied
     with pytest.raises(AlreadyExists):
-        await client.copy_checkpoint(one, two, tenant_id=OTHER, ttl_seconds=None)
+        await client.copy_checkpoint(one, two, tenant_id=TENANT, ttl_seconds=None)
     assert (await client.expire_checkpoint(one, ttl_seconds=60)).expires_at is not None
     await client.delete_checkpoint(one)
     with pytest.raises(NotFound):

@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Response
 
 from mint_common.errors import InvalidField
-from mint_common.ids import BaseName, Digest, new_id
+from mint_common.ids import BaseName, Digest
 from mint_common.training import CheckpointRecord, Export, Load, Open, Save
 from services.gateway.core.callers import Caller
 from services.gateway.core.tinker.ids import CheckpointPath, FutureKind, parse_path
@@ -11,6 +11,7 @@ from services.gateway.core.tinker.lora import base_name
 from services.gateway.core.tinker.optimizers import check_optimizer
 from services.gateway.core.tinker.passes import check_seq
 from services.gateway.core.tinker.records import TrainingRun
+from services.gateway.core.tinker.repetition import keyed_session_id
 from services.gateway.core.tinker.texts import check_metadata
 from services.gateway.core.tinker.training_requests import (
     CopyBody,
@@ -23,7 +24,7 @@ from services.gateway.core.tinker.training_requests import (
     checkpoint_name,
 )
 from services.gateway.http.context import CallerDep, Gateway, GatewayDep
-from services.gateway.http.tinker.bodies import BodyDep, answer, read
+from services.gateway.http.tinker.bodies import BodyDep, RequestKeyDep, answer, read
 from services.gateway.http.tinker.operations import find_checkpoint, find_run, open_run, ref_of, submit
 from services.gateway.http.tinker.places import PlacedBodyDep
 from services.gateway.http.tinker.sessions import add_ended_session
@@ -108,15 +109,19 @@ async def weights_info(body: BodyDep, caller: CallerDep, gateway: GatewayDep) ->
 
 
 @router.post("/copy_weights")
-async def copy_weights(body: BodyDep, caller: CallerDep, gateway: GatewayDep) -> Response:
-    """Give a checkpoint, an own or a public one, to a training run that only holds copies."""
+async def copy_weights(body: BodyDep, key: RequestKeyDep, caller: CallerDep, gateway: GatewayDep) -> Response:
+    """Give a checkpoint, an own or a public one, to a training run that only holds copies.
+
+    The run is the session's of that number, or without a session one of the request's key: made once.
+    """
     wish = read(body, CopyBody)
     path = parse_path("source_path", wish.source_path)
     source, record = await find_checkpoint(gateway, path, caller)
     if wish.session_id is None:
         project_id = wish.destination_project_id
+        session_id = keyed_session_id(caller.tenant_id, key)
         session = await add_ended_session(
-            gateway, caller, session_id=new_id("ses"), project_id=project_id, tag="copy"
+            gateway, caller, session_id=session_id, project_id=project_id, tag="copy"
         )
         seq = 0
     else:
