@@ -72,8 +72,12 @@ class Duties:
         registry: RegistryClient,
         clock: Clock,
         reconcile_seconds: float,
+        engine_silence_seconds: float,
     ) -> None:
         self.is_ready = False
+        self._engine_silence_seconds = engine_silence_seconds
+        self._is_asking = False
+        self._unanswered_seconds = 0.0
         self._tiers = tiers
         self._reconcile_seconds = reconcile_seconds
         self._engine = engine
@@ -96,16 +100,28 @@ class Duties:
                 delay = min(2 * delay, _LAST_RETRY_SECONDS)
 
     async def watch_engine(self) -> None:
-        """Raise Unavailable once the engine is dead: the process ends, and a supervisor starts a new one."""
+        """Raise Unavailable once the engine is dead: the process ends, and a supervisor starts a new one.
+
+        One that hangs is killed first, so that nobody waits for it while the process ends. Its silence is
+        counted: a time in which this process stood still itself is not the engine's.
+        """
         while not self._engine.dead:
             await self._clock.sleep(_WATCH_SECONDS)
+            if self._is_asking:
+                self._unanswered_seconds += _WATCH_SECONDS
+            if self._unanswered_seconds > self._engine_silence_seconds:
+                _log.error("engine hangs", extra={"seconds": self._unanswered_seconds})
+                self._engine.kill()
+                self._unanswered_seconds = 0.0
         raise Unavailable(what="the engine", problem="its process has ended")
 
     async def reconcile(self) -> None:
         """Compare with the engine regularly."""
         while True:
             await self._clock.sleep(self._reconcile_seconds)
+            self._is_asking, self._unanswered_seconds = True, 0.0
             await self._tiers.reconcile()
+            self._is_asking, self._unanswered_seconds = False, 0.0
 
 
 @asynccontextmanager
@@ -162,6 +178,7 @@ async def open_loader(settings: LoaderSettings) -> AsyncIterator[Loader]:
             registry=RegistryClient(registry),
             clock=clock,
             reconcile_seconds=settings.reconcile_seconds,
+            engine_silence_seconds=settings.engine_silence_seconds,
         )
         http = create_http(
             title="MinT loader",

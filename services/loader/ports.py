@@ -138,6 +138,10 @@ class Engine(Protocol):
         """Return the token ids of a text or a conversation. Raises InvalidField."""
         ...
 
+    def kill(self) -> None:
+        """End the engine for good, whatever it is doing; all that waits for it fails then. Idempotent."""
+        ...
+
     @property
     def eos_token_id(self) -> int:
         """Return the token that ends a completion."""

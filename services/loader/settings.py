@@ -75,6 +75,12 @@ class LoaderSettings(BaseModel):
     max_requests: int = Field(
         512, ge=1, description="most requests at once, waiting ones included; one more is refused with 429"
     )
+    engine_silence_seconds: float = Field(
+        300.0,
+        gt=0,
+        description="how long the engine may leave a question unanswered; then it is killed, and the loader"
+        " ends, to be started again",
+    )
     reconcile_seconds: float = Field(5.0, gt=0, description="how often the engine is asked what it holds")
     keep_seconds: float = Field(
         5.0, gt=0, description="how often it is written down what to load again after a restart"

@@ -289,6 +289,11 @@ class VllmEngine:
         """Return whether the engine process is gone or broken."""
         return bool(self._llm.errored)
 
+    def kill(self) -> None:
+        """Kill the engine process; vLLM notes that it has ended."""
+        for process in self._llm.engine_core.resources.engine_manager.processes:
+            process.kill()
+
     def close(self) -> None:
         """Stop the engine process; blocks for seconds."""
         self._tokenizing.shutdown()

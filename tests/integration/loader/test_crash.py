@@ -1,4 +1,4 @@
-"""The engine process is killed in the middle of loads: nothing that was held, asked for or told is lost."""
+"""The engine is killed, or hangs, in the middle of loads: nothing that was held, asked or told is lost."""
 
 import asyncio
 import signal
@@ -46,8 +46,9 @@ class Place:
     client: EngineClient
 
 
-async def test_an_engine_killed_in_the_middle_of_loads_loses_nothing(
-    tmp_path: Path, nats_url: str, database: str, facts: BaseFacts
+@pytest.mark.parametrize("end", ["killed", "hanging"])
+async def test_an_engine_that_ends_in_the_middle_of_loads_loses_nothing(
+    end: str, tmp_path: Path, nats_url: str, database: str, facts: BaseFacts
 ) -> None:
     blobs = LocalBlobs(tmp_path / "blobs")
     held, asked, told = [await published(blobs, facts, seed=seed) for seed in (11, 12, 13)]
@@ -66,6 +67,8 @@ async def test_an_engine_killed_in_the_middle_of_loads_loses_nothing(
                 "MINT_LOADER_CACHE_DIR": str(tmp_path / "cache"),
                 "MINT_LOADER_KV_CACHE_BYTES": str(32 << 20),
                 "MINT_LOADER_KEEP_SECONDS": "0.2",
+                "MINT_LOADER_RECONCILE_SECONDS": "0.2",
+                "MINT_LOADER_ENGINE_SILENCE_SECONDS": "5" if end == "hanging" else "60",
             },
             url=loader_url,
             cache=tmp_path / "cache",
@@ -84,11 +87,13 @@ async def test_an_engine_killed_in_the_middle_of_loads_loses_nothing(
                 request = asyncio.create_task(answer(place.client, asked.revision))
                 for digest in (told.revision.digest, asked.revision.digest):
                     await in_the_middle(place, digest)
-                engine.send_signal(signal.SIGKILL)
+                if end == "killed":
+                    engine.send_signal(signal.SIGKILL)
                 with pytest.raises(MintError) as refusal:
                     await request
                 assert refusal.value.retryable
                 assert await asyncio.to_thread(loader.wait, 30) != 0
+                assert not engine.is_running()
             with running("loader", place.environ, place.log) as loader:
                 await ready(loader_url, loader, place.log)
                 await answer(place.client, asked.revision)

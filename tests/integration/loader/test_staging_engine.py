@@ -219,6 +219,7 @@ async def test_within_a_heartbeat_what_is_told_is_the_engines_own_list(rig: Any)
         registry=RegistryClient(rig.http),
         clock=SystemClock(),
         reconcile_seconds=0.05,
+        engine_silence_seconds=60.0,
     )
     heartbeat = asyncio.create_task(duties.reconcile())
     try:
