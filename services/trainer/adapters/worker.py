@@ -146,8 +146,11 @@ class Worker:
                 task.settle(worked)
             return
         results, spoilt = worked
-        for policy_id in kept.keys() - spoilt:
-            await self.put(policy_id, kept[policy_id])
+        surplus: list[Resident] = []
+        for policy_id in [one for one in kept if one not in spoilt]:
+            # All before the first await: who is forgotten must be found.
+            surplus = self.tiers.put(policy_id, kept[policy_id])
+        await self._swap_out(surplus)
         for task, result in zip(tasks, results, strict=True):
             task.settle(result)
 

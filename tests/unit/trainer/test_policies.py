@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from mint_common.ids import PolicyId, TenantId
 from mint_common.records import WaveRecord
 from services.trainer.adapters.policies import ResidentPolicies, open_policies
 from services.trainer.adapters.resident_base import ResidentBase, load_base
+from services.trainer.adapters.tiers import Resident
 from services.trainer.adapters.training_state import new_state, write_state
 from services.trainer.core.batch import build_grpo_batch
 from services.trainer.core.refusals import CheckpointLost, NotFinite
@@ -191,3 +192,27 @@ async def test_a_checkpoint_of_something_else_is_lost(policies: ResidentPolicies
     with pytest.raises(CheckpointLost, match="checkpoints/x"):
         await policies.restore(A, lora, checkpoint=claim_of(b"garbage"), data=b"garbage")
     assert not policies.holds(A, None)
+
+
+async def test_what_is_forgotten_while_others_make_room_is_not_given_back(
+    policies: ResidentPolicies, lora: LoraSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, admitted = policies._worker, (A, B)
+    for policy_id in admitted:
+        await policies.admit(policy_id, lora, data=None)
+    swap_out = worker._swap_out
+
+    async def forget_and_swap_out(residents: Sequence[Resident]) -> None:
+        if residents:
+            policies.forget_admitted()  # as when a term ends
+        await swap_out(residents)
+
+    copies = [policies.begin_copy(each, TenantId("t"), with_gradient=False) for each in admitted]
+    copying = asyncio.gather(*copies)
+    while not worker.at_work:
+        await asyncio.sleep(0)
+    for policy_id in (C, D):  # exported waves come back meanwhile
+        worker.tiers.put(policy_id, Resident(new_state(policies.facts, lora), None))
+    monkeypatch.setattr(worker, "_swap_out", forget_and_swap_out)
+    await copying
+    assert not any(policies.has(policy_id) for policy_id in admitted)
