@@ -72,6 +72,8 @@ class Executor:
                 self._lost = CheckpointLost(uri=str(error.uri), problem=str(error))
             except CheckpointLost as error:
                 self._lost = error
+            if self._lost is not None:
+                policies.forget(policy_id)  # what is in memory is not what was executed
         return self._lost
 
     async def _restore(self) -> None:
@@ -86,9 +88,9 @@ class Executor:
     async def _replay(self, executed: Sequence[StoredOperation]) -> None:
         """Do again what changed the state. A step that was refused had cleared the gradient."""
         policies, session = self._term.policies, self._session
+        operations = [await self.read(stored) for stored in executed]
         again: list[Awaitable[object]] = []
-        for stored in executed:
-            operation = await self.read(stored)
+        for stored, operation in zip(executed, operations, strict=True):
             if isinstance(operation, Step) and stored.is_refused:
                 again.append(policies.begin_clear(session.policy_id, session.tenant_id))
             elif isinstance(operation, Step) or (
@@ -101,7 +103,6 @@ class Executor:
             ):
                 raise result
             if isinstance(result, BaseException):
-                policies.forget(session.policy_id)
                 problem = f"what was executed before fails now: {type(result).__name__}: {result}"
                 raise CheckpointLost(uri=f"replay of {session.policy_id}", problem=problem) from result
 

@@ -366,3 +366,17 @@ async def test_big_payloads_and_results_are_blobs_until_they_are_not_needed(stag
     rows = await stage.rows("SELECT length(payload), length(result) FROM trainer.operations WHERE seq = 1")
     assert rows[0][0] is None
     assert rows[0][1] < 1000
+
+
+async def test_a_session_that_cannot_be_computed_again_stays_lost(stage: Stage) -> None:
+    async with stage.trainer(snapshot_seconds=60) as trainer, serving(trainer) as client:
+        run = await opened(client)
+        for operation in (make_pass(1), ADAM, make_pass(2, data=6000)):
+            await run.do(operation)
+    (payload,) = [key async for key in stage.blobs.list(f"training/{A}/operations/")]
+    await stage.blobs.delete(payload)
+    async with stage.trainer() as trainer, serving(trainer) as client:
+        run.client = client
+        refusals = [await run.refusal(await run.send(operation)) for operation in (ADAM, SAVE)]
+        assert [refusal["code"] for refusal in refusals] == ["checkpoint_lost"] * 2
+        assert (await sessions_of(trainer))["in_memory"] == {}
