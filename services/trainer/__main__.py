@@ -10,6 +10,7 @@ from mint_common import telemetry
 from mint_common.errors import SettingInvalid
 from mint_common.runtime.service import run_process
 from mint_common.settings import read_settings
+from services.trainer.adapters.heap import keep_freed_memory
 from services.trainer.app import run, run_rank
 from services.trainer.settings import TrainerSettings, read_place
 
@@ -22,6 +23,7 @@ def main() -> int:
     except SettingInvalid as error:
         print(error, file=sys.stderr)  # noqa: T201  # logging is not set up yet
         return 2
+    keep_freed_memory()
     telemetry.setup(settings.telemetry, service="trainer")
     if place.rank:
         return run_rank(settings, place)

@@ -13,6 +13,7 @@ from typing import get_args
 from mint_common.errors import MintError
 from services.trainer.adapters.distributed.follow import run_follower
 from services.trainer.adapters.distributed.ranks import find_store
+from services.trainer.adapters.heap import keep_freed_memory
 from services.trainer.core.ranks import Place, Sharding
 
 
@@ -27,6 +28,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--timeout-seconds", type=float, required=True)
     options = parser.parse_args()
+    keep_freed_memory()
     threading.Thread(target=_end_with_input, daemon=True).start()
     try:
         run_follower(

@@ -1,0 +1,47 @@
+"""Memory that a step has freed is there for the next one: the system clears no page for it again."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+AGAIN = """
+import ctypes, resource
+from services.trainer.adapters.heap import keep_freed_memory
+if {keeps}:
+    assert keep_freed_memory()
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+libc.free.argtypes = [ctypes.c_void_p]
+def take():
+    # Side by side: a lone block would be kept by glibc's own guess of the threshold after the first time.
+    blocks = [libc.malloc(16 << 20) for _ in range(4)]
+    for block in blocks:
+        ctypes.memset(block, 1, 16 << 20)
+    for block in blocks:
+        libc.free(block)
+take()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    take()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def _faults(*, keeps: bool) -> int:
+    script = AGAIN.replace("{keeps}", str(keeps))
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone is asked")
+def test_freed_memory_is_taken_again() -> None:
+    assert _faults(keeps=True) < 200 < _faults(keeps=False)
+
+
+def test_another_c_library_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    from services.trainer.adapters import heap
+
+    monkeypatch.setattr(heap.platform, "libc_ver", lambda: ("", ""))
+    assert not heap.keep_freed_memory()
