@@ -53,8 +53,11 @@ class TrainerSettings(BaseModel):
     batch_tokens: int = Field(
         8192, ge=1, description="tokens stepped together; a policy with more of them is stepped alone"
     )
-    microbatch_tokens: int = Field(
-        512, ge=1, description="padded tokens of one forward and backward; bounds the memory of a step"
+    microbatch_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="padded tokens of one forward and backward; bounds the memory of a step."
+        " Unset: 512, and of a small base as many as 256 MiB of activations hold, 4096 at most",
     )
     hold_seconds: float = Field(
         3.0, ge=0, description="how long an operation waits for the numbers before its own to arrive"

@@ -27,6 +27,7 @@ from services.trainer.adapters.training_state import ParkedState, TrainingState,
 from services.trainer.adapters.wave_jobs import Job
 from services.trainer.adapters.worker import Worker
 from services.trainer.core.batch import Batch
+from services.trainer.core.microbatches import default_microbatch_tokens
 from services.trainer.core.refusals import CheckpointLost
 from services.trainer.core.scheduler import Limits
 from services.trainer.ports.policies import (
@@ -211,10 +212,13 @@ async def open_policies(
     threads: int,
     limits: Limits,
     host_policies: int,
-    max_tokens: int,
+    max_tokens: int | None,
     layout: str = PACKED,
 ) -> AsyncIterator[ResidentPolicies]:
-    """Load a base in a thread of its own and yield its policies; leaving waits for the step in hand."""
+    """Load a base in a thread of its own and yield its policies; leaving waits for the step in hand.
+
+    ``max_tokens`` bounds a micro-batch; None leaves that to the size of the base.
+    """
     with (
         ThreadPoolExecutor(1, "trainer", torch.set_num_threads, (threads,)) as stepper,
         ThreadPoolExecutor(1, "exporter", torch.set_num_threads, (1,)) as exporter,
@@ -226,7 +230,7 @@ async def open_policies(
             exporter=exporter,
             tiers=Tiers(device_policies=limits.device_policies, host_policies=host_policies),
             limits=limits,
-            max_tokens=max_tokens,
+            max_tokens=max_tokens or default_microbatch_tokens(base.facts),
             layout=layout,
         )
         async with asyncio.TaskGroup() as work:

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
+from mint_common.adapters_format.base_facts import BaseFacts
+
 
 class Cuttable(Protocol):
     """A line of whatever kind: read tokens, target tokens, and the policy that it is of."""
@@ -25,8 +27,25 @@ class Cuttable(Protocol):
 
 L = TypeVar("L", bound=Cuttable)
 
+FEWEST_TOKENS, MOST_TOKENS = 512, 4096
+_ACTIVATION_BYTES = 256 << 20
+_FLOAT_BYTES = 4
+
 MIN_FILL = 0.5
 """A line shorter than this share of a micro-batch's longest starts another: padding stays below it."""
+
+
+def default_microbatch_tokens(facts: BaseFacts) -> int:
+    """Return how many padded tokens a micro-batch of a base has: more where a token's activations are small.
+
+    They are taken for what its linear modules read and write, all experts of a layer included.
+    """
+    dense = sum(map(sum, facts.modules.values()))
+    routed = sum(
+        experts.count * sum(map(sum, experts.projections.values())) for experts in facts.experts.values()
+    )
+    fitting = _ACTIVATION_BYTES // (_FLOAT_BYTES * (dense + routed))
+    return max(FEWEST_TOKENS, min(MOST_TOKENS, fitting))
 
 
 def plan_microbatches(lines: Sequence[L], *, max_tokens: int, max_targets: int) -> tuple[tuple[L, ...], ...]:
