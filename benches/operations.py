@@ -42,6 +42,7 @@ from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.app import open_stack
 from services.standalone.core.plan import BaseAt, Shape
 from services.standalone.settings import read_standalone_settings
+from services.trainer.adapters.freed_memory import keep_freed_memory
 from services.trainer.adapters.passes import PassWork, run_passes, take_step
 from services.trainer.adapters.resident_base import ResidentBase
 from services.trainer.adapters.training_state import TrainingState, new_state
@@ -92,6 +93,7 @@ def run() -> Report:
     """Measure."""
     os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
     torch.set_num_threads(1)
+    keep_freed_memory()  # as the trainer's process does
     measured = asyncio.run(_run(load_bench_base("tiny")))
     return Report(bench="operations", rows=_rows(measured), draw=lambda figure: _draw(figure, measured))
 

@@ -18,6 +18,7 @@ import torch
 from benches.report import Report, Row, make_row
 from benches.trainer_bases import load_bench_base
 from mint_common.events import LoraSpec
+from services.trainer.adapters.freed_memory import keep_freed_memory
 from services.trainer.adapters.resident_base import ResidentBase
 from services.trainer.adapters.stepping import Work, step_policies
 from services.trainer.adapters.tiers import Resident, Tiers
@@ -85,6 +86,7 @@ def run() -> Report:
     """Measure."""
     os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
     torch.set_num_threads(1)
+    keep_freed_memory()  # as the trainer's process does
     bases = {name: load_bench_base(name) for name in ("tiny", "smollm2")}
     together = {case: measure_together(bases[case.base], case) for case in CASES}
     shared = measure_shared_prompts(bases["smollm2"])
