@@ -31,6 +31,7 @@ from benches.tinker_stack import (
 )
 from mint_common.adapters_format import BaseFacts, read_base_facts
 from mint_common.generation import Sampling
+from services.trainer.adapters.freed_memory import keep_freed_memory
 
 AT_ONCE, PROMPT, NEW_TOKENS, CHECKPOINTS = 32, 16, 64, 64
 
@@ -74,6 +75,7 @@ def run() -> Report:
     """Measure."""
     os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TINKER_TELEMETRY="0")
     torch.set_num_threads(1)
+    keep_freed_memory()  # the bare loop has what the trainer's process has
     seen = {case.base: asyncio.run(_measure(case)) for case in CASES}
     rows = [row for case in CASES for row in _rows(case, seen[case.base])]
     return Report(bench="tinker", rows=rows, draw=lambda figure: _draw(figure, seen))

@@ -10,7 +10,7 @@ from mint_common import telemetry
 from mint_common.errors import SettingInvalid
 from mint_common.runtime.service import run_process
 from mint_common.settings import read_settings
-from services.trainer.adapters.heap import keep_freed_memory
+from services.trainer.adapters.freed_memory import keep_freed_memory
 from services.trainer.app import run, run_rank
 from services.trainer.settings import TrainerSettings, read_place
 

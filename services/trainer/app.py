@@ -26,7 +26,6 @@ from services.trainer.adapters.checkpoint_rows_postgres import PostgresCheckpoin
 from services.trainer.adapters.checkpoints import BlobCheckpoints
 from services.trainer.adapters.distributed.follow import run_follower
 from services.trainer.adapters.distributed.group import Group, open_group
-from services.trainer.adapters.freed_memory import keep_freed_memory
 from services.trainer.adapters.lease_postgres import PostgresLease
 from services.trainer.adapters.mixtures import BlobMixtures
 from services.trainer.adapters.operations_postgres import PostgresOperations
@@ -207,7 +206,6 @@ def _mismatch(settings: TrainerSettings, facts: BaseFacts) -> Mismatch:
 
 async def run(settings: TrainerSettings, place: Place) -> None:
     """Serve until told to stop, as rank 0."""
-    keep_freed_memory()
     async with open_trainer(settings, place) as trainer:
         background = [trainer.train, trainer.relay.run, trainer.operations.run, trainer.ranks.watch]
         await run_service(trainer.http, settings.http, background)
@@ -215,7 +213,6 @@ async def run(settings: TrainerSettings, place: Place) -> None:
 
 def run_rank(settings: TrainerSettings, place: Place) -> int:
     """Follow rank 0 until it leaves; torchrun ends and starts all ranks together."""
-    keep_freed_memory()
     try:
         run_follower(
             settings.base_dir,

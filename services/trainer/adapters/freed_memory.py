@@ -1,22 +1,25 @@
-"""What the process does with the memory that a step frees."""
+"""What becomes of memory between two steps.
+
+glibc gives big blocks back to the system as soon as they are freed, and a step frees and asks for the same
+ones all the time: the system clears them anew, page by page. Here it keeps some. Other C libraries keep to
+their own ways.
+"""
 
 import ctypes
+import platform
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-"""Options of glibc's mallopt(3)."""
-_KEPT_BYTES = 1 << 30
-_HEAP_BYTES = 32 << 20
-"""The most that glibc takes; its own value rises up to there, but not once the other one is set."""
+"""Names of glibc's ``mallopt``."""
+
+KEPT_BYTES = 128 << 20
+"""What a heap may hold unused."""
+LARGEST_BYTES = 32 << 20
+"""Blocks from here on are given back all the same: glibc takes no higher bound."""
 
 
 def keep_freed_memory() -> bool:
-    """Keep up to a GiB of freed memory for the next step; return False where the C library has no such way.
-
-    Else a step gives the memory of its activations back to the kernel, and the next one faults in every page
-    of it anew: up to a sixth of a small step. Affects the whole process.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:
+    """Keep freed blocks of this process for the next ones; return whether the C library heard it."""
+    if platform.libc_ver()[0] != "glibc":
         return False
-    options = {_MMAP_THRESHOLD: _HEAP_BYTES, _TRIM_THRESHOLD: _KEPT_BYTES}
-    return all(mallopt(option, value) for option, value in options.items())
+    mallopt = ctypes.CDLL(None).mallopt
+    return bool(mallopt(_MMAP_THRESHOLD, LARGEST_BYTES) and mallopt(_TRIM_THRESHOLD, KEPT_BYTES))
