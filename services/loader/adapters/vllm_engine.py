@@ -14,6 +14,7 @@ import os
 import secrets
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,7 @@ from mint_common.generation import ChatMessage, SampleRequest, Sampling
 from mint_common.ids import TenantId
 from services.loader import metrics
 from services.loader.adapters.builder import Builder
+from services.loader.adapters.builder_wire import LaidOut
 from services.loader.adapters.routes import ASKED
 from services.loader.adapters.vllm_samples import gather_sample, sample_params
 from services.loader.adapters.vllm_streams import VllmStream, dead_engine, translated
@@ -36,6 +38,9 @@ from services.loader.ports import LoadedAdapter, Slice, WholeSample
 PLUGIN = "mint_engine_fixes"
 _EXTENSION = "services.loader.adapters.worker_extension.AdapterStage"
 _BUILDERS = 3
+_MOST_UNMAPPED = 64
+"""Adapters that are laid out but not mapped: each takes a descriptor of the builder's."""
+_MOST_SHAPES = 64
 _FIRST_POLL_SECONDS, _LAST_POLL_SECONDS = 0.001, 0.02
 _STOP_SECONDS = 2.0  # then it is killed: it has nothing to save, and Python's own exit takes it seconds
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM accepts as max_lora_rank
@@ -133,11 +138,17 @@ class VllmEngine:
         self._llm = llm
         self._has_routes = routes
         self._builder = builder
+        self._unmapped: dict[int, tuple[LoadedAdapter, LaidOut]] = {}
+        self._shapes: dict[tuple[int, bytes], None] = {}
         self._tokenizer = llm.get_tokenizer()
         self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenize")
 
     async def stage(self, adapter: LoadedAdapter) -> int:
-        """Lay an adapter out beside the engine's loop, and let the engine map it."""
+        """Lay an adapter out beside the engine's loop; the engine maps it, soon or at once.
+
+        Each call into the loop is time that a step waits. One of a shape that the engine knows cannot be
+        refused, so the call that gives it a slot, which mostly comes next, maps it; else `residents` does.
+        """
         staged = False
         try:
             if self._builder is None:
@@ -147,22 +158,52 @@ class VllmEngine:
             staged = True
             return size_bytes
         finally:
-            if not staged and not self.dead:
-                await self._call("mint_drop", adapter.number)
+            if not staged:
+                self._let_go(adapter.number)
+                if not self.dead:
+                    await self._call("mint_drop", adapter.number)
 
     async def _map(self, adapter: LoadedAdapter, builder: Builder) -> int:
-        for _ in range(_BUILDERS):
-            laid_out = await builder.lay_out(adapter.folder)
-            try:
-                replies = await self._call(
-                    "mint_enter", adapter.number, laid_out.rank, laid_out.path, laid_out.places
-                )
-            finally:
-                builder.release(laid_out)
-            if not any("gone" in reply for reply in replies):
-                metrics.STALL_SECONDS.observe(max(reply["stall_ms"] for reply in replies) / 1e3)
-                return laid_out.size_bytes  # of all workers together: they share the memory
-        raise Unavailable(what="the builder", problem=f"{_BUILDERS} ended before the engine had its adapter")
+        laid_out = await builder.lay_out(adapter.folder)
+        self._unmapped[adapter.number] = adapter, laid_out
+        shape = laid_out.rank, laid_out.places
+        if shape not in self._shapes or len(self._unmapped) > _MOST_UNMAPPED:
+            await self._enter(adapter.number)
+            self._shapes[shape] = None
+            if len(self._shapes) > _MOST_SHAPES:
+                del self._shapes[next(iter(self._shapes))]
+        return laid_out.size_bytes  # of all workers together: they share the memory
+
+    async def _enter(self, number: int, *, builders: int = _BUILDERS) -> None:
+        replies = await self._call_with_memory("mint_enter", number, builders=builders)
+        metrics.STALL_SECONDS.observe(max(reply["stall_ms"] for reply in replies) / 1e3)
+
+    async def _call_with_memory(
+        self, method: str, number: int, *args: object, builders: int = _BUILDERS
+    ) -> Sequence[Reply]:
+        """Call a method with where an adapter is laid out as well, if the engine has not mapped it yet.
+
+        Raises Unavailable when so many builders end before the engine has done so.
+        """
+        if self._builder is None or number not in self._unmapped:
+            return await self._call(method, number, *args)
+        adapter, laid_out = self._unmapped.pop(number)
+        try:
+            for attempt in range(builders):
+                if attempt:
+                    laid_out = await self._builder.lay_out(adapter.folder)
+                memory = laid_out.rank, laid_out.path, laid_out.places
+                replies = await self._call(method, number, *args, memory)
+                if not any("gone" in reply for reply in replies):
+                    return replies
+        finally:
+            self._builder.release(laid_out)
+        raise Unavailable(what="the builder", problem=f"{builders} ended before the engine had its adapter")
+
+    def _let_go(self, number: int) -> None:
+        """Give up the memory of an adapter that the engine is not to have."""
+        if self._builder is not None and number in self._unmapped:
+            self._builder.release(self._unmapped.pop(number)[1])
 
     async def _build_in_engine(self, adapter: LoadedAdapter) -> int:
         await self._call("mint_stage", adapter.number, adapter.digest, str(adapter.folder))
@@ -179,7 +220,7 @@ class VllmEngine:
     ) -> Slice:
         """Copy an adapter into a slot."""
         number = victim.number if victim else None
-        replies = await self._call("mint_activate", adapter.number, number, slice_ms)
+        replies = await self._call_with_memory("mint_activate", adapter.number, number, slice_ms)
         return Slice(
             done=all(reply["done"] for reply in replies),
             stall_ms=max(reply["stall_ms"] for reply in replies),
@@ -189,10 +230,14 @@ class VllmEngine:
 
     async def unload(self, number: int) -> None:
         """Remove an adapter from host memory and its slot."""
+        self._let_go(number)
         await self._call("mint_drop", number)
 
     async def residents(self) -> Mapping[int, bool]:
-        """Return what the workers have."""
+        """Return what the workers have; what can no longer be mapped is not with them."""
+        for number in list(self._unmapped):
+            with suppress(AdapterInvalid, Unavailable):
+                await self._enter(number, builders=1)
         found: dict[int, bool] = {}
         for reply in await self._call("mint_residents"):
             found |= {int(number): number in reply["slots"] for number in reply["host"]}

@@ -2,7 +2,8 @@
 
 vLLM's own `add_lora` reads, parses, merges and copies between two steps of the engine, and every tenant waits
 for it. Here the builder process has read, checked and converted an adapter before the engine hears of it; the
-engine maps it (`enter`) and copies it into a slot in slices of bounded length (`activate`). Without a builder
+engine maps it (`enter`) and copies it into a slot in slices of bounded length (`activate`), most often by one
+call. Without a builder
 a thread of the engine does what the builder does (`stage`): the plain way, and what tests compare with.
 
 Invariants: only the engine's thread touches vLLM's registers, the thread that builds touches none of them;
@@ -26,6 +27,8 @@ from services.loader.adapters.templates import Templates
 
 P = ParamSpec("P")
 Reply = dict[str, Any]  # Any: msgpack carries it; the keys are read by vllm_engine.py only
+Memory = tuple[int, str, bytes]
+"""An adapter's rank, the path of what the builder laid out, and the places of its tensors there."""
 _Lora = Any  # vLLM's LoRAModel and its parts: this module is imported before vLLM is
 
 
@@ -59,14 +62,16 @@ class AdapterStage:
         return self._mint_desk().staged(number)
 
     @_replying
-    def mint_enter(self, number: int, rank: int, path: str, places: bytes) -> Reply:
-        """Map an adapter that the builder has laid out; from then on it is in host memory."""
-        return self._mint_desk().enter(number, rank, path, places)
+    def mint_enter(self, number: int, memory: Memory | None = None) -> Reply:
+        """Map an adapter that the builder has laid out, unless it is: from then on it is in host memory."""
+        return self._mint_desk().enter(number, memory) if memory is not None else {"stall_ms": 0.0}
 
     @_replying
-    def mint_activate(self, number: int, victim: int | None, slice_ms: float) -> Reply:
-        """Copy an adapter, or some of it, into a slot."""
-        return self._mint_desk().activate(number, victim, slice_ms)
+    def mint_activate(
+        self, number: int, victim: int | None, slice_ms: float, memory: Memory | None = None
+    ) -> Reply:
+        """Copy an adapter, or some of it, into a slot; map it before if it is only laid out."""
+        return self._mint_desk().activate(number, victim, slice_ms, memory)
 
     @_replying
     def mint_drop(self, number: int) -> Reply:
@@ -137,36 +142,39 @@ class Desk:
         self._finished[number] = {"size_bytes": size_bytes, "build_ms": build_ms}
         return self._finished[number]
 
-    def enter(self, number: int, rank: int, path: str, places: bytes) -> Reply:
+    def enter(self, number: int, memory: Memory) -> Reply:
         """Map it and register it with vLLM; ``gone`` when the builder that laid it out has ended."""
         from services.loader.adapters.packed_loader import map_laid_out
 
         began = time.perf_counter()
         if number in self._manager._registered_adapters:  # noqa: SLF001
             return {"stall_ms": 0.0}  # asked again: another worker came too late
+        rank, path, places = memory
         try:
-            memory = map_laid_out(path, dtype=self._loader.lora_config.lora_dtype)
+            mapped = map_laid_out(path, dtype=self._loader.lora_config.lora_dtype)
         except FileNotFoundError:
             return {"gone": True}
         lora = self._templates.wrap(
             number,
-            memory,
+            mapped,
             shape=(rank, places),
-            slowly=lambda: self._wrap(memory, places, rank=rank, number=number),
+            slowly=lambda: self._wrap(mapped, places, rank=rank, number=number),
         )
         self._manager._registered_adapters[number] = lora  # noqa: SLF001  # add_adapter would merge again
         return {"stall_ms": _milliseconds_since(began)}
 
-    def _wrap(self, memory: Any, places: bytes, *, rank: int, number: int) -> _Lora:
+    def _wrap(self, mapped: Any, places: bytes, *, rank: int, number: int) -> _Lora:
         from services.loader.adapters.builder_wire import read_places
         from services.loader.adapters.packed_loader import model_of, renaming, views
 
-        tensors, rename = views(memory, read_places(places)), renaming(self._manager.model)
+        tensors, rename = views(mapped, read_places(places)), renaming(self._manager.model)
         lora = model_of(self._loader, tensors, rank=rank, number=number, rename=rename)
         merge(self._manager, lora)
         return lora
 
-    def activate(self, number: int, victim: int | None, slice_ms: float) -> Reply:
+    def activate(
+        self, number: int, victim: int | None, slice_ms: float, memory: Memory | None = None
+    ) -> Reply:
         """Copy module by module until the slice is over. A slot half copied belongs to nobody.
 
         The victim leaves its slot whatever becomes of the copy: the loader has counted it out of there.
@@ -181,6 +189,8 @@ class Desk:
             return {"done": True, "stall_ms": _milliseconds_since(began)}
         if victim is not None:
             manager.deactivate_adapter(victim)
+        if memory is not None and "gone" in (entered := self.enter(number, memory)):
+            return entered
         lora = manager._registered_adapters.cache.get(number)  # noqa: SLF001  # .cache: not touching the LRU
         if lora is None:
             return {"done": False, "lost": True, "stall_ms": _milliseconds_since(began)}

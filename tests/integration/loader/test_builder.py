@@ -314,7 +314,7 @@ async def test_an_engine_answers_as_with_an_adapter_of_its_own_making(
 ) -> None:
     plain, mapping = shared_engine, VllmEngine(shared_engine._llm, shop.builder)
     numbers = itertools.count(9001)
-    seen = [await _logprobs(plain, None)]
+    seen = [await logprobs(plain, None)]
     for seed in (30, 31, 32):  # the later ones are wrapped after the first one's pattern
         folder = (await shop.staging.stage(await shop.revision(seed))).folder
         answers = []
@@ -325,7 +325,7 @@ async def test_an_engine_answers_as_with_an_adapter_of_its_own_making(
             assert (await engine.residents())[number] is False
             while not (await engine.activate(adapter, victim=None, slice_ms=1.0)).done:
                 continue
-            answers.append((await _logprobs(engine, adapter), size_bytes))
+            answers.append((await logprobs(engine, adapter), size_bytes))
             await engine.unload(number)
         assert answers[0] == answers[1]
         assert answers[0][0] not in seen
@@ -363,7 +363,8 @@ def _hangs() -> float:
     return REGISTRY.get_sample_value("mint_loader_builder_hangs_total") or 0.0
 
 
-async def _logprobs(engine: VllmEngine, adapter: LoadedAdapter | None) -> list[float]:
+async def logprobs(engine: VllmEngine, adapter: LoadedAdapter | None) -> list[float]:
+    """Return what the engine answers with an adapter."""
     stream = engine.generate(
         request_id=f"builder-{adapter.number if adapter else 0}",
         prompt=(5, 6, 7, 8),

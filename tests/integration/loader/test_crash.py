@@ -123,12 +123,11 @@ async def answer(client: EngineClient, revision: RevisionRef) -> None:
 
 
 async def in_the_middle(place: Place, digest: Digest) -> None:
-    """Wait until an adapter's files are here and the engine, which stands still, has to lay them out."""
-    folder = place.cache / digest.removeprefix("sha256:")
+    """Wait until an adapter's files are here and it is for the engine, which stands still, to go on."""
+    manifest = place.cache / digest.removeprefix("sha256:") / MANIFEST_FILE
+    on_its_way = {"fetching", "staged", "activating"}
     async with asyncio.timeout(20):
-        while (await place.client.adapter(digest)).state != "fetching" or not (
-            folder / MANIFEST_FILE
-        ).exists():
+        while (await place.client.adapter(digest)).state not in on_its_way or not manifest.exists():
             await asyncio.sleep(0.02)
 
 

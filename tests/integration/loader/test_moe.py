@@ -214,7 +214,8 @@ async def map_into_slot(served: Served, folder: Path, *, number: int) -> Any:
 
     manifest = read_manifest((folder / MANIFEST_FILE).read_bytes())
     laid_out = lay_out(folder / WEIGHTS_FILE, rank=manifest.rank)
-    replies = await served.engine._call("mint_enter", number, laid_out.rank, laid_out.path, laid_out.places)
+    memory = laid_out.rank, laid_out.path, laid_out.places
+    replies = await served.engine._call("mint_enter", number, memory)
     os.close(laid_out.handle)
     assert not any("gone" in reply for reply in replies)
     adapter = LoadedAdapter(digest=Digest("sha256:a"), number=number, folder=folder)

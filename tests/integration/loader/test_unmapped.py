@@ -1,0 +1,112 @@
+"""An adapter of a shape that the engine knows is mapped by the call that gives it a slot."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from mint_common.adapters_format import BaseFacts
+from services.loader.adapters.builder import Builder
+from services.loader.adapters.vllm_engine import VllmEngine
+from services.loader.ports import LoadedAdapter
+from tests.integration.loader.conftest import CountedEngine
+from tests.integration.loader.test_builder import Shop, logprobs, open_shop
+
+pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def shop(facts: BaseFacts, tmp_path: Path) -> AsyncIterator[Shop]:
+    """Run a builder."""
+    async with open_shop(facts, tmp_path, silence_seconds=60.0) as shop:
+        yield shop
+
+
+class Calls(VllmEngine):
+    """Notes what is asked of the workers."""
+
+    def __init__(self, llm: Any, builder: Builder) -> None:
+        super().__init__(llm, builder)
+        self.calls: list[str] = []
+
+    async def _call(self, method: str, *args: object) -> Any:
+        self.calls.append(method)
+        return await super()._call(method, *args)
+
+
+async def _staged(shop: Shop, engine: VllmEngine, number: int) -> LoadedAdapter:
+    folder = (await shop.staging.stage(await shop.revision(number))).folder
+    adapter = LoadedAdapter(digest=f"sha256:{number}", number=number, folder=folder)
+    await engine.stage(adapter)
+    return adapter
+
+
+async def _held(shop: Shop) -> int:
+    """Return how many adapters the builder holds."""
+    await shop.staging.stage(await shop.revision(1))  # answered after all releases were heard
+    descriptors = Path(f"/proc/{shop.builder.pid}/fd").iterdir()
+    return sum("mint-adapter" in str(each.readlink()) for each in descriptors)
+
+
+async def test_an_adapter_of_a_known_shape_gets_its_slot_by_one_call(
+    shop: Shop, shared_engine: CountedEngine
+) -> None:
+    engine = Calls(shared_engine._llm, shop.builder)
+    adapters = [await _staged(shop, engine, number) for number in (9201, 9202)]
+    assert engine.calls == ["mint_enter"], "the first one may be of a shape that the engine refuses"
+    assert await _held(shop) == 1
+    engine.calls.clear()
+    for adapter in adapters:
+        assert (await engine.activate(adapter, victim=None, slice_ms=1e9)).done
+    assert engine.calls == ["mint_activate"] * 2
+    assert await _held(shop) == 0
+    by_itself = VllmEngine(shared_engine._llm)
+    again = LoadedAdapter(digest="sha256:9203", number=9203, folder=adapters[1].folder)
+    await by_itself.stage(again)
+    assert (await by_itself.activate(again, victim=adapters[0], slice_ms=1e9)).done
+    assert await logprobs(engine, adapters[1]) == await logprobs(by_itself, again)
+    for number in (9201, 9202, 9203):
+        await engine.unload(number)
+
+
+async def test_an_adapter_that_is_dropped_before_it_is_mapped_is_let_go_of(
+    shop: Shop, shared_engine: CountedEngine
+) -> None:
+    engine = Calls(shared_engine._llm, shop.builder)
+    for number in (9211, 9212):
+        await _staged(shop, engine, number)
+    assert await _held(shop) == 1
+    await engine.unload(9212)
+    assert await _held(shop) == 0
+    assert {9211, 9212} & set(await engine.residents()) == {9211}
+    await engine.unload(9211)
+
+
+async def test_only_so_many_adapters_wait_to_be_mapped(
+    shop: Shop, shared_engine: CountedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.loader.adapters.vllm_engine._MOST_UNMAPPED", 1)
+    engine = Calls(shared_engine._llm, shop.builder)
+    for number in (9221, 9222, 9223):
+        await _staged(shop, engine, number)
+    assert engine.calls == ["mint_enter"] * 2
+    assert await _held(shop) == 1
+    for number in (9221, 9222, 9223):
+        await engine.unload(number)
+
+
+async def test_what_was_lost_with_its_builder_is_laid_out_again_for_a_slot_and_else_reported_lost(
+    shop: Shop, shared_engine: CountedEngine
+) -> None:
+    engine = Calls(shared_engine._llm, shop.builder)
+    adapters = [await _staged(shop, engine, number) for number in (9231, 9232, 9233)]
+    await shop.kill()
+    assert (await engine.activate(adapters[1], victim=adapters[0], slice_ms=1e9)).done
+    found = await engine.residents()
+    assert {number for number in found if number >= 9231} == {9231, 9232}
+    assert found[9232]
+    assert await _held(shop) == 0
+    for number in (9231, 9232):
+        await engine.unload(number)
