@@ -302,6 +302,7 @@ def test_a_victim_leaves_its_slot_though_the_copy_fail() -> None:
     manager = Manager({"m": _wrapper("RowParallel", workers=1, worker=0)}, {"m": _weights("RowParallel")})
     desk, _ = _stage(manager, 1)
     assert desk.activate(1, None, 1e9)["done"]
-    with pytest.raises(KeyError):
-        desk.activate(2, 1, 1e9)  # one that the engine has lost
+    manager._registered_adapters[2] = SimpleNamespace()
+    with pytest.raises(AttributeError):
+        desk.activate(2, 1, 1e9)
     assert manager.lora_index_to_id == [None] * SLOTS, "as the loader counts"
