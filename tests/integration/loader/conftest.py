@@ -24,6 +24,7 @@ from mint_common.adapters_format import (
     store_adapter,
 )
 from mint_common.blobs.memory import MemoryBlobs
+from mint_common.blobs.port import Blobs
 from mint_common.claims import Claim, RevisionRef
 from mint_common.client.engine import EngineClient
 from mint_common.client.http import InternalHttp
@@ -32,6 +33,7 @@ from mint_common.generation import EngineInfo
 from mint_common.ids import EngineId, PolicyId
 from mint_common.runtime.clock import SystemClock, settle
 from mint_common.runtime.edge import create_http
+from services.loader.adapters.builder import Builder, BuilderStaging
 from services.loader.adapters.staging import DiskCache
 from services.loader.adapters.vllm_engine import EngineConfig, VllmEngine, start_engine
 from services.loader.app import MAX_LOGPROBS, warm_up
@@ -92,7 +94,7 @@ class Rig:
 
     engine: CountedEngine
     tiers: Tiers
-    blobs: GatedBlobs
+    blobs: Blobs
     facts: BaseFacts
     announced: Announced
     client: EngineClient
@@ -172,15 +174,18 @@ async def make_rig(
     """Return a maker of loaders over the shared engine; they leave it empty."""
     async with AsyncExitStack() as stack:
 
-        async def make(*, depth: int = 64, workers: int = 2) -> Rig:
-            clock, blobs, announced = SystemClock(), GatedBlobs(), Announced()
-            shared_engine.loads = 0
+        async def make(
+            *, depth: int = 64, workers: int = 2, builder: Builder | None = None, blobs: Blobs | None = None
+        ) -> Rig:
+            clock, blobs, announced = SystemClock(), blobs or GatedBlobs(), Announced()
+            engine = CountedEngine(shared_engine._llm, builder) if builder else shared_engine
+            engine.loads = 0
             cache = DiskCache(blobs, facts, root=tmp_path / "cache", capacity_bytes=1 << 30, clock=clock)
             cache.open()
             engine_id = EngineId("tiny-0")
             tiers = Tiers(
-                engine=shared_engine,
-                staging=cache,
+                engine=engine,
+                staging=BuilderStaging(builder) if builder else cache,
                 log=ResidencyLog(
                     EngineIdentity(engine_id=engine_id, epoch="epoch_1", base=facts.name), announced
                 ),
@@ -200,7 +205,7 @@ async def make_rig(
                 clock=clock,
             )
             serving = Serving(
-                engine=shared_engine,
+                engine=engine,
                 tiers=tiers,
                 limits=Limits(
                     max_context=facts.max_context,
@@ -219,7 +224,7 @@ async def make_rig(
                 base_digest=facts.digest,
                 max_context=facts.max_context,
                 vocab_size=facts.vocab_size,
-                eos_token_id=shared_engine.eos_token_id,
+                eos_token_id=engine.eos_token_id,
                 slots=SLOTS,
                 host_capacity=HOST,
             )
@@ -249,7 +254,7 @@ async def make_rig(
 
             stack.push_async_callback(stop)
             return Rig(
-                engine=shared_engine,
+                engine=engine,
                 tiers=tiers,
                 blobs=blobs,
                 facts=facts,

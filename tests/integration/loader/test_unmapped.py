@@ -1,6 +1,6 @@
 """An adapter of a shape that the engine knows is mapped by the call that gives it a slot."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,11 @@ from mint_common.adapters_format import BaseFacts
 from services.loader.adapters.builder import Builder
 from services.loader.adapters.vllm_engine import VllmEngine
 from services.loader.ports import LoadedAdapter
-from tests.integration.loader.conftest import CountedEngine
+from tests.integration.loader.conftest import CountedEngine, Rig
 from tests.integration.loader.test_builder import Shop, logprobs, open_shop
+from tests.integration.loader.test_staging_engine import storm
 
-pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
+pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
 
 
 @pytest_asyncio.fixture(loop_scope="session")
@@ -110,3 +111,12 @@ async def test_what_was_lost_with_its_builder_is_laid_out_again_for_a_slot_and_e
     assert await _held(shop) == 0
     for number in (9231, 9232):
         await engine.unload(number)
+
+
+@pytest.mark.parametrize("answers", [600, pytest.param(10_000, marks=pytest.mark.slow)])
+async def test_a_storm_through_the_builder_never_mixes_adapters_up(
+    shop: Shop, make_rig: Callable[..., Awaitable[Rig]], answers: int
+) -> None:
+    rig = await make_rig(builder=shop.builder, blobs=shop.blobs)
+    assert await storm(rig, answers=answers, adapters=12, at_once=16, seed=3) == 0
+    assert rig.engine.loads > answers / 12
