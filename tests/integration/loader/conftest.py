@@ -48,7 +48,7 @@ from services.loader.slots import SlotLimits
 from services.loader.tiers import TierLimits, Tiers
 
 BASE_DIR = Path(__file__).parents[3] / "bases" / "tiny"
-SLOTS, HOST = 2, 4
+SLOTS, HOST, WORKERS = 2, 4, 2
 TOKEN = "internal"
 
 
@@ -175,7 +175,11 @@ async def make_rig(
     async with AsyncExitStack() as stack:
 
         async def make(
-            *, depth: int = 64, workers: int = 2, builder: Builder | None = None, blobs: Blobs | None = None
+            *,
+            depth: int = 64,
+            workers: int = WORKERS,
+            builder: Builder | None = None,
+            blobs: Blobs | None = None,
         ) -> Rig:
             clock, blobs, announced = SystemClock(), blobs or GatedBlobs(), Announced()
             engine = CountedEngine(shared_engine._llm, builder) if builder else shared_engine

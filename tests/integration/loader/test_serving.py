@@ -19,6 +19,7 @@ from mint_common.events import AdapterFailed, AdapterLoaded
 from mint_common.generation import ChatMessage, Delta, Finished, GenerationRequest, Sampling, Started
 from mint_common.ids import BaseName, TenantId
 from mint_common.testing.adapters import make_adapter, make_base_facts
+from tests.integration.loader.conftest import WORKERS
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
 
@@ -184,15 +185,15 @@ async def test_nothing_is_loaded_for_a_reader_that_goes_away_before_its_load(rig
     rig.blobs.gate.clear()
     readers = [asyncio.create_task(collect(rig, ask(each))) for each in revisions]
     await until(lambda: len(rig.tiers._loads.wanted) == len(revisions))
+    await until(lambda: len(rig.tiers._loads.queue.waiting) == len(revisions) - WORKERS)
     waiting = [job.digest for job in rig.tiers._loads.queue.waiting]
-    assert waiting
     for reader in readers:
         reader.cancel()
     await until(lambda: not rig.tiers._loads.queue.waiting)
     rig.blobs.gate.set()
     await until(lambda: not rig.tiers._loads.wanted)
     assert not any(rig.tiers.holdings.residency.get(digest) for digest in waiting)
-    assert not any(each.in_flight for each in rig.tiers.statuses())
+    await until(lambda: not any(each.in_flight for each in rig.tiers.statuses()))
 
 
 async def _corrupt(rig: Any) -> RevisionRef:
