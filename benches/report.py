@@ -46,6 +46,11 @@ class Row:
             return True
         return self.value >= self.goal if self.better == "higher" else self.value <= self.goal
 
+    @property
+    def bound(self) -> str:
+        """Return the goal as people write it; nothing for a row without one."""
+        return "" if self.goal is None else f"{'>=' if self.better == 'higher' else '<='} {self.goal:g}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
@@ -111,9 +116,8 @@ def print_report(report: Report) -> None:
     for heading in ("row", "value", "goal", "limit", "n", "min / median / max"):
         table.add_column(heading, no_wrap=True)
     for row in report.rows:
-        sign = ">=" if row.better == "higher" else "<="
         mark = "[green]ok[/]" if row.meets_goal else "[red]missed[/]"
-        goal = "" if row.goal is None else f"{sign} {row.goal:g} {mark}"
+        goal = f"{row.bound} {mark}" if row.bound else ""
         limit = "" if row.limit is None else f"{row.limit:.4g}"
         spread = f"{row.min:.4g} / {row.median:.4g} / {row.max:.4g}"
         table.add_row(

@@ -7,10 +7,12 @@ on the page is written by hand but the paper's and the goals, which stand in the
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from generated_page import ROOT, make_parser, write_or_check
+
+from benches.report import Row
 
 PAGE = ROOT / "docs/benchmarks.md"
 REPORTS = ROOT / "benches/baselines"
@@ -168,11 +170,8 @@ def _benches(reports: Mapping[str, dict[str, Any]]) -> Iterator[str]:
 
 
 def _goal(row: Mapping[str, Any]) -> str:
-    if row["goal"] is None:
-        return ""
-    higher = row["better"] == "higher"
-    met = row["value"] >= row["goal"] if higher else row["value"] <= row["goal"]
-    return f"{'>=' if higher else '<='} {row['goal']:g}{'' if met else ' **missed**'}"
+    measured = Row(**{field.name: row[field.name] for field in fields(Row)})
+    return f"{measured.bound}{'' if measured.meets_goal else ' **missed**'}"
 
 
 def _number(value: float | None) -> str:

@@ -157,7 +157,8 @@ class GroupedLora(PunicaWrapperCPU):  # type: ignore[misc]  # vllm has no types
         self.is_prefill = False  # embeddings and logits take each token's index; runs of vLLM's are not made
         slot_of = {number: slot for slot, number in enumerate(lora_index_to_id) if number is not None}
         slots_T = [slot_of[number] if number > 0 else -1 for number in mapping.index_mapping]
-        self._rows, self._groups = plan_rows(slots_T), plan_groups(slots_T)
+        self._rows = plan_rows(slots_T)
+        self._groups = () if adds_up_alike() else plan_groups(slots_T)
 
     def add_lora_linear(  # noqa: PLR0917  # vLLM's signature
         self,
@@ -177,9 +178,7 @@ class GroupedLora(PunicaWrapperCPU):  # type: ignore[misc]  # vllm has no types
                 y, x, lora_a_stacked, lora_b_stacked, scale, output_slices, buffer=buffer, **kwargs
             )
             return
-        rows = 0 if self._rows.short is None else len(self._rows.short)
-        groups = len(self._groups) - len(self._rows.runs)
-        if adds_up_alike() or are_batched(lora_a_stacked[0], rows=rows, groups=groups):
+        if adds_up_alike() or self._are_batched(lora_a_stacked[0]):
             self._add_in_batches(y, x, lora_a_stacked, lora_b_stacked, output_slices)
             return
         for group in self._groups:
@@ -192,6 +191,10 @@ class GroupedLora(PunicaWrapperCPU):  # type: ignore[misc]  # vllm has no types
                 else:
                     y_TO.index_add_(0, group.rows, low_GR.mm(b_RO))
                 offset += width
+
+    def _are_batched(self, factor: Tensor) -> bool:
+        rows = 0 if self._rows.short is None else len(self._rows.short)
+        return are_batched(factor, rows=rows, groups=len(self._groups) - len(self._rows.runs))
 
     def _add_in_batches(
         self,

@@ -38,14 +38,12 @@ class Template:
     def __init__(self, lora: Any, memory: Memory) -> None:
         self.fits = True
         """Whether everything is a view of the memory: a copy cannot be found again."""
-        self._memory = memory
         self._lora = copy(lora)
         self._lora.loras = {}
         self._layers = [
-            (module, _hollow(layer), self._parts(layer.lora_a), self._parts(layer.lora_b))
+            (module, _hollow(layer), self._parts(layer.lora_a, memory), self._parts(layer.lora_b, memory))
             for module, layer in lora.loras.items()
         ]
-        del self._memory
 
     def fill(self, number: int, memory: Memory) -> Any:
         """Return the LoRAModel of another adapter."""
@@ -57,13 +55,14 @@ class Template:
             lora.loras[module] = layer
         return lora
 
-    def _parts(self, value: Any) -> Part | list[Part]:
-        return [self._part(each) for each in value] if isinstance(value, list) else self._part(value)
+    def _parts(self, value: Any, memory: Memory) -> Part | list[Part]:
+        if isinstance(value, list):
+            return [self._part(each, memory) for each in value]
+        return self._part(value, memory)
 
-    def _part(self, value: Any) -> Part:
+    def _part(self, value: Any, memory: Memory) -> Part:
         if value is None or not any(value.stride()):
             return Same(value)
-        memory = self._memory
         offset = (value.data_ptr() - memory.data_ptr()) // memory.element_size()
         if value.dtype != memory.dtype or not 0 <= offset < memory.numel():
             self.fits = False

@@ -3,8 +3,8 @@
 vLLM's own `add_lora` reads, parses, merges and copies between two steps of the engine, and every tenant waits
 for it. Here the builder process has read, checked and converted an adapter before the engine hears of it; the
 engine maps it (`enter`) and copies it into a slot in slices of bounded length (`activate`), most often by one
-call. Without a builder
-a thread of the engine does what the builder does (`stage`): the plain way, and what tests compare with.
+call. Without a builder a thread of the engine does what the builder does (`stage`): the plain way, and what
+tests compare with.
 
 Invariants: only the engine's thread touches vLLM's registers, the thread that builds touches none of them;
 no method raises (with several workers an exception leaves the others' replies unread, and later calls get
