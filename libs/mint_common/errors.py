@@ -189,6 +189,13 @@ class UploadRefused(AdapterInvalid):
         self.code = f"{type(self).code}.{self.reason}"
 
 
+class NonFiniteOutput(MintError):
+    """Revision {digest} computes numbers that are not finite, so it has no answer: use an earlier one."""
+
+    code = "non_finite_output"
+    http_status = 422
+
+
 class EventInvalid(MintError):
     """Event {type!r} cannot be read: {problem}"""
 
