@@ -1,7 +1,8 @@
 """Posts to addresses that tenants chose, and to no address inside.
 
-Invariants: the addresses that a name resolves to are checked, and the connection is made to one of those that
-were; no redirect is followed, no proxy and no cookie used; time and what is read of an answer are bounded.
+Invariants: a name is resolved once for a connection and each of its addresses is checked; the address of each
+socket is checked again when it is made, right before it connects there; no redirect is followed, no proxy and
+no cookie used; time and what is read of an answer are bounded.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.connector import AddrInfoType
 from aiohttp.resolver import ThreadedResolver
 
 from mint_common.errors import InvalidField
@@ -26,8 +28,8 @@ CONNECTIONS = 64
 class PublicResolver(AbstractResolver):
     """Resolves names to public addresses alone. An address that is written as such never comes here."""
 
-    def __init__(self) -> None:
-        self._resolver = ThreadedResolver()
+    def __init__(self, resolver: AbstractResolver) -> None:
+        self._resolver = resolver
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
@@ -43,17 +45,35 @@ class PublicResolver(AbstractResolver):
         await self._resolver.close()
 
 
+def public_socket(info: AddrInfoType) -> socket.socket:
+    """Return a socket for a connection to an address. Raises AddressForbidden when that is not public."""
+    family, kind, protocol, _, address = info
+    host = str(address[0])
+    if not is_public(host):
+        raise AddressForbidden(host=host)
+    return socket.socket(family, kind, protocol)
+
+
 class HttpWebhookSender:
     """See `services.gateway.ports.WebhookSender`. Made inside a running loop; close it."""
 
-    def __init__(self, clock: Clock, *, timeout_seconds: float, allow_private: bool) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        timeout_seconds: float,
+        allow_private: bool,
+        resolver: AbstractResolver | None = None,
+    ) -> None:
         self._clock = clock
         self._timeout_seconds = timeout_seconds
         self._allow_private = allow_private
+        resolver = resolver or ThreadedResolver()
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=CONNECTIONS,
-                resolver=None if allow_private else PublicResolver(),
+                resolver=resolver if allow_private else PublicResolver(resolver),
+                socket_factory=None if allow_private else public_socket,
                 use_dns_cache=False,
                 keepalive_timeout=5.0,
             ),

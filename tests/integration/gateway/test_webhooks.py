@@ -213,6 +213,5 @@ async def test_a_name_of_an_address_inside_is_sent_nothing(receiver, host):
     port = receiver.url.partition("127.0.0.1:")[2].partition("/")[0]
     attempt = await sender.send(f"https://{host}:{port}/hook", {}, b"{}")
     await sender.close()
-    problem = attempt.problem or ""
-    assert "private" in problem or "canonical" in problem  # the client's own refusal comes first for some
+    assert "IP address in its usual form" in (attempt.problem or "")
     assert (attempt.status, receiver.received) == (None, [])
