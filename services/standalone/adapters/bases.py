@@ -50,7 +50,9 @@ def ensure_base(folder: Path, name: str, *, report: Report) -> BaseAt:
 
 
 def _add_elsewhere(folder: Path, name: str) -> None:
-    command = [sys.executable, "-m", "services.standalone", "base", "add", name, "--dir", str(folder.parent)]
+    # -P: nothing in the folder of whoever called may shadow a module.
+    module = [sys.executable, "-P", "-m", "services.standalone"]
+    command = [*module, "base", "add", name, "--dir", str(folder.parent)]
     if subprocess.run(command, check=False).returncode != 0:
         raise Unavailable(what=f"the import of {name}", problem="it failed as told above")
 

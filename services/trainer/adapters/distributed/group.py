@@ -126,7 +126,7 @@ class Group:
             "timeout-seconds": self._timeout_seconds,
         }
         arguments = [f"--{name}={value}" for name, value in options.items()]
-        command = [sys.executable, "-m", "services.trainer.adapters.distributed", *arguments]
+        command = [sys.executable, "-P", "-m", "services.trainer.adapters.distributed", *arguments]
         return subprocess.Popen(command, stdin=subprocess.PIPE)
 
     def _wait_for(self, rank: int, child: "subprocess.Popen[bytes]") -> None:
