@@ -5,7 +5,7 @@ downloads by a signed address are open.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 
 from fastapi import Depends, FastAPI
@@ -22,6 +22,7 @@ from mint_common.client.trainer import TrainerDirectory
 from mint_common.runtime.clock import Clock, SystemClock
 from mint_common.runtime.edge import create_http
 from mint_common.runtime.ledger_postgres import PostgresLedger
+from mint_common.runtime.periodic import run_periodically
 from mint_common.runtime.postgres import migrate, open_pool
 from mint_common.runtime.relay import OutboxRelay
 from mint_common.runtime.service import run_service
@@ -225,11 +226,8 @@ async def run(settings: GatewaySettings) -> None:
         async def ask_for_loads() -> None:
             await resolver.ask_for_loads(bus)
 
-        async def prune() -> None:
-            while True:
-                await requests.prune()
-                await sampling_sessions.prune()
-                await clock.sleep(PRUNE_SECONDS)
+        async def prune_rows() -> None:
+            await prune({"requests": requests.prune, "sampling sessions": sampling_sessions.prune}, clock)
 
         background = [
             OutboxRelay(pool, bus, clock).run,
@@ -239,10 +237,18 @@ async def run(settings: GatewaySettings) -> None:
             ask_for_loads,
             intake.run,
             courier.run,
-            prune,
+            prune_rows,
             samples.run,
         ]
         await run_service(http, settings.http, background)
+
+
+async def prune(rows: Mapping[str, Callable[[], Awaitable[None]]], clock: Clock) -> None:
+    """Forget old rows of each kind until cancelled, through outages of the database."""
+    async with asyncio.TaskGroup() as group:
+        for kind, forget in rows.items():
+            pruning = run_periodically(forget, name=f"prune {kind}", every_seconds=PRUNE_SECONDS, clock=clock)
+            group.create_task(pruning)
 
 
 def _webhooks(

@@ -18,6 +18,7 @@ from mint_common.events import EVENT_TYPES
 from mint_common.events.codec import Envelope
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import Clock
+from mint_common.runtime.periodic import run_periodically
 from mint_common.waiting import raise_if_cancelled, wait_for_event
 from services.gateway.core.webhooks.records import Attempt, Notice, Outgoing, Turn
 from services.gateway.core.webhooks.retries import (
@@ -120,7 +121,10 @@ class WebhookCourier:
         """Deliver until cancelled, through outages; what is in hand then is anybody's after its lease."""
         places = asyncio.Semaphore(TURNS_AT_ONCE)
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._prune())
+            pruning = run_periodically(
+                self._prune, name="prune deliveries", every_seconds=PRUNE_SECONDS, clock=self._clock
+            )
+            group.create_task(pruning)
             while True:
                 await places.acquire()
                 # Before the look: what is queued after it wakes this loop again.
@@ -194,9 +198,4 @@ class WebhookCourier:
         )
 
     async def _prune(self) -> None:
-        while True:
-            try:
-                await self._queue.prune(before=self._clock.now() - KEEP_SECONDS)
-            except Unavailable as error:
-                _log.warning("old deliveries stay", extra={"problem": str(error)})
-            await self._clock.sleep(PRUNE_SECONDS)
+        await self._queue.prune(before=self._clock.now() - KEEP_SECONDS)

@@ -4,10 +4,11 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Generic
 
-from mint_common.errors import MintError, Unavailable
+from mint_common.errors import MintError
 from mint_common.ids import PolicyId
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.ledger import Ledger
+from mint_common.runtime.periodic import run_periodically
 from services.rollout.ports import Connection, JobStore, RolloutMeter
 
 log = logging.getLogger(__name__)
@@ -39,12 +40,9 @@ class Watchdog(Generic[Connection]):
 
     async def run(self) -> None:
         """Look after the jobs until cancelled, through outages of the database."""
-        while True:
-            await self._clock.sleep(self._patience_seconds / 4)
-            try:
-                await self.check()
-            except Unavailable as error:
-                log.warning("watchdog interrupted", extra={"problem": str(error)})
+        pause = self._patience_seconds / 4
+        await self._clock.sleep(pause)  # what the bus delivers again after a start is a sign of life
+        await run_periodically(self.check, name="watchdog", every_seconds=pause, clock=self._clock)
 
     async def check(self) -> None:
         """Repeat the last events of every stalled job, and start what waits for nothing."""

@@ -15,6 +15,7 @@ from mint_common.errors import Unavailable
 from mint_common.events import JobFinished
 from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.dispatch import Dispatcher
+from mint_common.runtime.periodic import run_periodically
 from mint_common.runtime.relay import OutboxRelay
 
 
@@ -71,7 +72,12 @@ def directory() -> Callable[[], Awaitable[None]]:
     return lambda: EngineDirectory([], token="secret").follow(bus)
 
 
-@pytest.mark.parametrize("make", [relay, dispatcher, directory])
+def periodic() -> Callable[[], Awaitable[None]]:
+    clock = SystemClock()
+    return lambda: run_periodically(swallow, name="test", every_seconds=1, clock=clock)
+
+
+@pytest.mark.parametrize("make", [relay, dispatcher, directory, periodic])
 async def test_a_swallowed_cancellation_still_ends_the_work(make: Callable[[], Any]) -> None:
     task = asyncio.ensure_future(make()())
     for _ in range(5):
