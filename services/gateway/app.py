@@ -1,14 +1,14 @@
 """Composition of the gateway: the only place that makes its adapters.
 
-Invariant: every public route is behind `authenticate`; only health, metrics, the schema and
-downloads by a signed address are open.
+Invariant: every public route is a `GatewayRoute`, behind a key and its scope; only health, metrics, the
+schema and downloads by a signed address are open.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
 
 from mint_common import telemetry
 from mint_common.blobs.open import open_blobs
@@ -68,12 +68,12 @@ from services.gateway.http import (
     tasks,
     webhooks,
 )
-from services.gateway.http.context import Gateway, authenticate
+from services.gateway.http.context import Gateway
 from services.gateway.http.errors import install_error_shapes
 from services.gateway.http.pace import Pace
+from services.gateway.http.routes import check_routes
 from services.gateway.http.tinker import downloads
 from services.gateway.http.tinker import routes as tinker
-from services.gateway.http.tinker.bodies import streams_body as is_tinker
 from services.gateway.http.tinker.context import Tinker
 from services.gateway.http.turns import Turns
 from services.gateway.ports import WebhookQueue, WebhookSender
@@ -123,11 +123,12 @@ def build_http(*, ready: Callable[[], bool]) -> FastAPI:
         service="gateway",
         internal_token=None,
         ready=ready,
-        streams_body=lambda method, path: policies.streams_body(method, path) or is_tinker(method, path),
+        streams_body=lambda _method, _path: True,  # `GatewayRoute` reads bodies, behind the key
     )
     for module in ROUTES:
-        http.include_router(module.router, dependencies=[Depends(authenticate)])
+        http.include_router(module.router)
     http.include_router(downloads.open_router)
+    check_routes(http)
     install_error_shapes(http)
     http.add_middleware(Turns)
     return http

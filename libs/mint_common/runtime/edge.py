@@ -33,7 +33,8 @@ def create_http(
     checks it. ``http.state.registry`` is the Prometheus registry of this application; ``/metrics`` shows it
     together with the process-wide one.
     """
-    http = FastAPI(title=title, docs_url=None, redoc_url=None)
+    # A redirect to the path with or without its last slash would be built from the Host header.
+    http = FastAPI(title=title, docs_url=None, redoc_url=None, redirect_slashes=False)
     http.state.registry = CollectorRegistry()
     http.state.is_draining = False
     http.add_middleware(

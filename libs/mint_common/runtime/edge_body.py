@@ -4,7 +4,7 @@ import json
 import re
 
 from starlette.datastructures import Headers
-from starlette.types import Receive
+from starlette.types import Message, Receive
 
 from mint_common.errors import BodyTooLarge, InvalidField
 
@@ -31,6 +31,20 @@ async def read_body(receive: Receive, headers: Headers, *, limit: int) -> bytes 
     body = b"".join(parts)
     _check_text(body)
     return body
+
+
+def replayed(body: bytes, receive: Receive) -> Receive:
+    """Return what gives a body that was read, and then what comes after it."""
+    is_read = False
+
+    async def replay() -> Message:
+        nonlocal is_read
+        if is_read:
+            return await receive()
+        is_read = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replay
 
 
 def _check_text(body: bytes) -> None:

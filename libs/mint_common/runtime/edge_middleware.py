@@ -11,7 +11,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mint_common.errors import InternalTokenRefused, MintError
-from mint_common.runtime.edge_body import read_body
+from mint_common.runtime.edge_body import read_body, replayed
 from mint_common.runtime.edge_errors import error_response
 from mint_common.telemetry.tracing import extracted, span, trace_id
 
@@ -80,7 +80,7 @@ class EdgeMiddleware:
                 return
             body = await read_body(receive, headers, limit=self._max_body_bytes)
             if body is not None:
-                await self._app(scope, _replay(body, receive), answer.send)
+                await self._app(scope, replayed(body, receive), answer.send)
         except Exception as error:
             told = error if isinstance(error, MintError) else MintError()
             if told is not error or answer.status:
@@ -109,19 +109,6 @@ class _Answer:
             self.status = message["status"]
             MutableHeaders(scope=message)[TRACE_HEADER] = trace_id()
         await self._send(message)
-
-
-def _replay(body: bytes, receive: Receive) -> Receive:
-    is_read = False
-
-    async def replay() -> Message:
-        nonlocal is_read
-        if is_read:
-            return await receive()
-        is_read = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return replay
 
 
 def _describe(current: Span, method: str, route: str, status: int) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mint_common.catalog import FULL_SCOPES, Scope
@@ -29,11 +30,13 @@ class Caller:
         return self.name or self.key_id
 
 
-def choose_key(*, bearer: str | None, api_key: str | None) -> str:
-    """Return the key that a request carries in either header. Raises Unauthorized."""
-    key = (bearer or api_key or "").strip()
-    if key:
-        return key
+def choose_key(given: Sequence[str]) -> str:
+    """Return the one key among what a request's headers carry. Raises Unauthorized."""
+    keys = {key.strip() for key in given} - {""}
+    if len(keys) == 1:
+        return keys.pop()
+    if keys:
+        raise Unauthorized(problem="The headers carry different API keys: send one.")
     raise Unauthorized(problem="No API key: send 'Authorization: Bearer KEY' or 'X-API-Key: KEY'.")
 
 

@@ -10,7 +10,7 @@ from mint_common.ids import Digest
 from services.gateway.core.examples import body_config
 from services.gateway.core.json_types import JsonObject
 from services.gateway.core.policies import check_name
-from services.gateway.http.context import CallerDep, GatewayDep, LimitQuery
+from services.gateway.http.context import AdminCaller, GatewayDep, LimitQuery, ReadCaller, TrainCaller
 from services.gateway.http.readiness import await_ready
 from services.gateway.http.recording import RecordedRoute
 
@@ -57,7 +57,7 @@ class ProtectBody:
 @router.get("")
 async def list_aliases(
     policy: str,
-    caller: CallerDep,
+    caller: ReadCaller,
     gateway: GatewayDep,
     limit: LimitQuery = 1000,
     after: str | None = None,
@@ -67,7 +67,7 @@ async def list_aliases(
 
 
 @router.get("/{alias}")
-async def get_alias(policy: str, alias: str, caller: CallerDep, gateway: GatewayDep) -> AliasRecord:
+async def get_alias(policy: str, alias: str, caller: ReadCaller, gateway: GatewayDep) -> AliasRecord:
     """Return where an alias points, with its whole history."""
     return await gateway.registry.get_alias(caller.tenant_id, policy, alias)
 
@@ -76,7 +76,7 @@ async def get_alias(policy: str, alias: str, caller: CallerDep, gateway: Gateway
 async def list_history(  # noqa: PLR0917  # FastAPI passes them by name
     policy: str,
     alias: str,
-    caller: CallerDep,
+    caller: ReadCaller,
     gateway: GatewayDep,
     limit: LimitQuery = 100,
     before: int | None = None,
@@ -87,7 +87,7 @@ async def list_history(  # noqa: PLR0917  # FastAPI passes them by name
 
 @router.post("/{alias}/protect")
 async def protect(
-    policy: str, alias: str, body: ProtectBody, caller: CallerDep, gateway: GatewayDep
+    policy: str, alias: str, body: ProtectBody, caller: AdminCaller, gateway: GatewayDep
 ) -> AliasRecord:
     """Let only admin keys and rules move an alias, or everybody again. Takes an admin key."""
     return await gateway.registry.protect_alias(caller.tenant_id, policy, alias, protected=body.protected)
@@ -95,7 +95,7 @@ async def protect(
 
 @router.put("/{alias}")
 async def promote(
-    policy: str, alias: str, body: PromoteBody, caller: CallerDep, gateway: GatewayDep
+    policy: str, alias: str, body: PromoteBody, caller: TrainCaller, gateway: GatewayDep
 ) -> AliasRecord:
     """Point an alias at a revision. 412 when ``expected`` is not what it points at.
 
@@ -121,7 +121,7 @@ async def promote(
 
 @router.post("/{alias}/rollback")
 async def roll_back(
-    policy: str, alias: str, caller: CallerDep, gateway: GatewayDep, body: RollbackBody | None = None
+    policy: str, alias: str, caller: TrainCaller, gateway: GatewayDep, body: RollbackBody | None = None
 ) -> AliasRecord:
     """Point an alias at what it pointed at before: a new row of its history, never a deletion."""
     wish = body or RollbackBody()

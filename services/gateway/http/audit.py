@@ -5,16 +5,17 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from services.gateway.core.requests import AuditRow
-from services.gateway.http.context import CallerDep, GatewayDep, LimitQuery
+from services.gateway.http.context import AdminCaller, GatewayDep, LimitQuery
+from services.gateway.http.routes import GatewayRoute
 
 PlaceQuery = Annotated[int | None, Query(ge=0, le=2**62)]
 
-router = APIRouter(prefix="/mint/v1/audit", tags=["audit"])
+router = APIRouter(prefix="/mint/v1/audit", tags=["audit"], route_class=GatewayRoute)
 
 
 @router.get("")
 async def list_audit(
-    caller: CallerDep, gateway: GatewayDep, limit: LimitQuery = 100, before: PlaceQuery = None
+    caller: AdminCaller, gateway: GatewayDep, limit: LimitQuery = 100, before: PlaceQuery = None
 ) -> list[AuditRow]:
     """List the tenant's changes, newest first; ``before`` is the last place of the page before.
 

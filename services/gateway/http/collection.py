@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from mint_common.catalog import CollectionReport
 from mint_common.client.engine import EngineClient
 from mint_common.ids import Digest
-from services.gateway.http.context import CallerDep, GatewayDep
+from services.gateway.http.context import GatewayDep, OperatorCaller
 from services.gateway.http.recording import RecordedRoute
 from services.gateway.http.tinker.listings import checkpoints_of
 
@@ -30,7 +30,7 @@ class CollectionBody(BaseModel):
 
 
 @router.post("/gc")
-async def collect(body: CollectionBody, _caller: CallerDep, gateway: GatewayDep) -> CollectionReport:
+async def collect(body: CollectionBody, _caller: OperatorCaller, gateway: GatewayDep) -> CollectionReport:
     """Retire what no retention keeps, remove the bytes of what was retired long ago and what no row names.
 
     Never what an alias leads or would go back to, what an engine holds, the newest revision of a policy,

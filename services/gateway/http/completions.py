@@ -19,14 +19,15 @@ from services.gateway.core.openai.sampling import (
     room_for,
 )
 from services.gateway.http.answering import Question, answer
-from services.gateway.http.context import CallerDep, Gateway, GatewayDep, HeldDep
+from services.gateway.http.context import Gateway, GatewayDep, HeldDep, InferCaller
+from services.gateway.http.routes import GatewayRoute
 
-router = APIRouter(prefix="/v1", tags=["openai"])
+router = APIRouter(prefix="/v1", tags=["openai"], route_class=GatewayRoute)
 
 
 @router.post("/completions")
 async def complete(
-    body: CompletionBody, request: Request, caller: CallerDep, gateway: GatewayDep, held: HeldDep
+    body: CompletionBody, request: Request, caller: InferCaller, gateway: GatewayDep, held: HeldDep
 ) -> Response:
     """Complete one or more prompts."""
     check_supported(body)
@@ -46,7 +47,7 @@ async def complete(
 
 @router.post("/chat/completions")
 async def chat(
-    body: ChatBody, request: Request, caller: CallerDep, gateway: GatewayDep, held: HeldDep
+    body: ChatBody, request: Request, caller: InferCaller, gateway: GatewayDep, held: HeldDep
 ) -> Response:
     """Answer a conversation through the base's chat template."""
     check_supported(body)

@@ -7,6 +7,7 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Query, Request, Security
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
+from starlette.datastructures import Headers
 
 from mint_common.bus.port import EventLog
 from mint_common.client.directory import EngineDirectory
@@ -14,7 +15,6 @@ from mint_common.client.registry import RegistryClient
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import Clock
 from services.gateway.core.callers import Caller, KeyMemory, choose_key
-from services.gateway.core.scopes import check_scope
 from services.gateway.core.webhooks.records import WebhookLimits
 from services.gateway.http.pace import Pace
 from services.gateway.http.tinker.context import Tinker
@@ -69,26 +69,30 @@ async def _gateway(request: Request) -> Gateway:
 GatewayDep = Annotated[Gateway, Depends(_gateway)]
 
 
+async def caller_of(request: Request) -> Caller:
+    """Return who sent a request, as its route has found out before its handler."""
+    return cast(Caller, request.state.caller)
+
+
 async def authenticate(
-    request: Request,
-    gateway: GatewayDep,
-    bearer: Annotated[HTTPAuthorizationCredentials | None, Security(HTTPBearer(auto_error=False))],
-    api_key: Annotated[str | None, Security(APIKeyHeader(name="X-API-Key", auto_error=False))],
+    caller: Annotated[Caller, Depends(caller_of)],
+    _bearer: Annotated[HTTPAuthorizationCredentials | None, Security(HTTPBearer(auto_error=False))],
+    _api_key: Annotated[str | None, Security(APIKeyHeader(name="X-API-Key", auto_error=False))],
 ) -> Caller:
-    """Return whose key the request carries. Raises Unauthorized, or Forbidden for a missing scope."""
-    key = choose_key(bearer=bearer.credentials if bearer else None, api_key=api_key)
-    caller = await identify_caller(gateway, key)
-    check_scope(caller.scopes, request.method, request.scope["path"])
+    """Return the caller. Routes depend on it by a scope that `GatewayRoute` checks; the schema has both."""
     return caller
 
 
 async def whose(request: Request) -> Caller:
-    """Return whose key a request carries, before or after its route asks. Raises Unauthorized."""
-    scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
-    key = choose_key(
-        bearer=bearer if scheme.lower() == "bearer" else None, api_key=request.headers.get("x-api-key")
-    )
-    return await identify_caller(gateway_of(request), key)
+    """Return whose key a request carries. Raises Unauthorized."""
+    return await identify_caller(gateway_of(request), key_in(request.headers))
+
+
+def key_in(headers: Headers) -> str:
+    """Return the key that a request carries, in whatever header. Raises Unauthorized."""
+    given = [value.partition(" ") for value in headers.getlist("authorization")]
+    bearers = [key for scheme, _, key in given if scheme.lower() == "bearer"]
+    return choose_key([*bearers, *headers.getlist("x-api-key")])
 
 
 async def identify_caller(gateway: Gateway, key: str) -> Caller:
@@ -104,7 +108,15 @@ async def identify_caller(gateway: Gateway, key: str) -> Caller:
     return caller
 
 
-CallerDep = Annotated[Caller, Depends(authenticate)]
+ReadCaller = Annotated[Caller, Security(authenticate, scopes=["read"])]
+InferCaller = Annotated[Caller, Security(authenticate, scopes=["infer"])]
+TrainCaller = Annotated[Caller, Security(authenticate, scopes=["train"])]
+AdminCaller = Annotated[Caller, Security(authenticate, scopes=["admin"])]
+OperatorCaller = Annotated[Caller, Security(authenticate, scopes=["operator"])]
+"""The caller, and the scope that a route takes: each endpoint has exactly one of them."""
+
+CallerDep = Annotated[Caller, Depends(caller_of)]
+"""The caller, for what endpoints depend on: it says no scope."""
 
 
 LimitQuery = Annotated[int, Query(ge=1, le=1000)]

@@ -11,7 +11,7 @@ from mint_common.ids import Digest, EvaluationId
 from services.gateway.core.bounds import check_between
 from services.gateway.core.examples import body_config
 from services.gateway.core.json_types import JsonObject
-from services.gateway.http.context import CallerDep, GatewayDep, LimitQuery
+from services.gateway.http.context import GatewayDep, LimitQuery, ReadCaller, TrainCaller
 from services.gateway.http.recording import RecordedRoute
 
 router = APIRouter(
@@ -42,7 +42,7 @@ class EvaluationBody:
 
 @router.post("", status_code=201)
 async def record_evaluation(
-    policy: str, body: EvaluationBody, caller: CallerDep, gateway: GatewayDep
+    policy: str, body: EvaluationBody, caller: TrainCaller, gateway: GatewayDep
 ) -> EvaluationRecord:
     """Record a score. Repeating what the same key said last of the revision, suite and metric is that one."""
     for field in ("suite", "metric"):
@@ -68,7 +68,7 @@ async def record_evaluation(
 @router.get("")
 async def list_evaluations(
     policy: str,
-    caller: CallerDep,
+    caller: ReadCaller,
     gateway: GatewayDep,
     limit: LimitQuery = 100,
     after: EvaluationId | None = None,

@@ -19,9 +19,10 @@ from mint_common.events.event import subject_token
 from mint_common.runtime.clock import Clock
 from services.gateway.core.scopes import check_scope
 from services.gateway.core.sse import HEARTBEAT, event_frame, place_frame
-from services.gateway.http.context import CallerDep, GatewayDep, HeldDep, whose
+from services.gateway.http.context import GatewayDep, HeldDep, ReadCaller, whose
+from services.gateway.http.routes import GatewayRoute
 
-router = APIRouter(prefix="/mint/v1/events", tags=["events"])
+router = APIRouter(prefix="/mint/v1/events", tags=["events"], route_class=GatewayRoute)
 
 HEARTBEAT_SECONDS = 15.0
 
@@ -48,7 +49,7 @@ ANSWERS = {
 @router.get("", responses=ANSWERS, response_class=StreamingResponse)  # type: ignore[arg-type]  # FastAPI's Any
 async def stream_events(  # noqa: PLR0917  # FastAPI passes them by name
     request: Request,
-    caller: CallerDep,
+    caller: ReadCaller,
     gateway: GatewayDep,
     held: HeldDep,
     last_event_id: Annotated[str | None, Header(max_length=200)] = None,
@@ -72,7 +73,7 @@ async def stream_events(  # noqa: PLR0917  # FastAPI passes them by name
 async def _is_welcome(request: Request) -> bool:
     """Return whether the key that a stream was opened with still opens one, as far as is known."""
     try:
-        check_scope((await whose(request)).scopes, request.method, request.scope["path"])
+        check_scope((await whose(request)).scopes, request.scope["route"].needed_scope)
     except (Unauthorized, Forbidden):
         return False
     except Unavailable:

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query
 
 from mint_common.catalog import Lineage, RevisionDiff
 from mint_common.ids import Digest
-from services.gateway.http.context import CallerDep, GatewayDep
+from services.gateway.http.context import GatewayDep, ReadCaller
 from services.gateway.http.recording import RecordedRoute
 
 router = APIRouter(
@@ -20,7 +20,7 @@ AgainstQuery = Annotated[str | None, Query(max_length=100, examples=["12", "sha2
 async def get_lineage(  # noqa: PLR0917  # FastAPI passes them by name
     policy: str,
     revision: str,
-    caller: CallerDep,
+    caller: ReadCaller,
     gateway: GatewayDep,
     ancestors: StepsQuery = 1000,
     descendants: StepsQuery = 1,
@@ -39,7 +39,7 @@ async def get_lineage(  # noqa: PLR0917  # FastAPI passes them by name
 
 @router.get("/diff")
 async def get_diff(
-    policy: str, revision: str, caller: CallerDep, gateway: GatewayDep, against: AgainstQuery = None
+    policy: str, revision: str, caller: ReadCaller, gateway: GatewayDep, against: AgainstQuery = None
 ) -> RevisionDiff:
     """Compare a revision with another one of its policy, or with its parent.
 

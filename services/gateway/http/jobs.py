@@ -17,7 +17,7 @@ from services.gateway.core.idempotency import identify
 from services.gateway.core.jobs import JobRequest, plan_job
 from services.gateway.core.json_types import JsonObject
 from services.gateway.core.submission import describe_submission, merge_jobs
-from services.gateway.http.context import CallerDep, GatewayDep, LimitQuery
+from services.gateway.http.context import GatewayDep, LimitQuery, ReadCaller, TrainCaller
 from services.gateway.http.recording import RecordedRoute
 
 router = APIRouter(prefix="/mint/v1/jobs", tags=["jobs"], route_class=RecordedRoute)
@@ -26,7 +26,7 @@ router = APIRouter(prefix="/mint/v1/jobs", tags=["jobs"], route_class=RecordedRo
 @router.post("", status_code=202)
 async def submit_job(
     body: JobRequest,
-    caller: CallerDep,
+    caller: TrainCaller,
     gateway: GatewayDep,
     idempotency_key: Annotated[str | None, Header()] = None,
 ) -> JsonObject:
@@ -52,14 +52,14 @@ async def submit_job(
 
 
 @router.get("")
-async def list_jobs(caller: CallerDep, gateway: GatewayDep, limit: LimitQuery = 100) -> list[JsonObject]:
+async def list_jobs(caller: ReadCaller, gateway: GatewayDep, limit: LimitQuery = 100) -> list[JsonObject]:
     """List the tenant's newest jobs, newest first."""
     submitted = await gateway.submissions.latest(caller.tenant_id, limit=limit)
     return merge_jobs(submitted, await gateway.rollout.jobs(caller.tenant_id, limit=limit), limit=limit)
 
 
 @router.get("/{job}")
-async def get_job(job: str, caller: CallerDep, gateway: GatewayDep) -> JsonObject:
+async def get_job(job: str, caller: ReadCaller, gateway: GatewayDep) -> JsonObject:
     """Return a job with its steps; ``submitted`` until rollout has taken it."""
     try:
         return await gateway.rollout.job(caller.tenant_id, job)
@@ -71,7 +71,7 @@ async def get_job(job: str, caller: CallerDep, gateway: GatewayDep) -> JsonObjec
 
 
 @router.post("/{job}/cancel")
-async def cancel_job(job: str, caller: CallerDep, gateway: GatewayDep) -> object:
+async def cancel_job(job: str, caller: TrainCaller, gateway: GatewayDep) -> object:
     """Stop a job after the work in hand."""
     try:
         return await gateway.rollout.cancel(caller.tenant_id, job)

@@ -10,7 +10,7 @@ from mint_common.errors import Forbidden
 from mint_common.ids import TenantId
 from services.gateway.core.examples import body_config
 from services.gateway.core.json_types import JsonObject
-from services.gateway.http.context import CallerDep, GatewayDep, LimitQuery
+from services.gateway.http.context import AdminCaller, GatewayDep, LimitQuery, OperatorCaller
 from services.gateway.http.recording import SecretRoute
 
 router = APIRouter(prefix="/mint/v1", tags=["keys"], route_class=SecretRoute)
@@ -37,7 +37,7 @@ class TenantBody:
 
 @router.get("/keys")
 async def list_keys(
-    caller: CallerDep, gateway: GatewayDep, limit: LimitQuery = 1000, after: str | None = None
+    caller: AdminCaller, gateway: GatewayDep, limit: LimitQuery = 1000, after: str | None = None
 ) -> list[KeyRecord]:
     """List the tenant's keys by id, revoked ones too; ``after`` is the last id of the page before.
 
@@ -47,7 +47,7 @@ async def list_keys(
 
 
 @router.post("/keys", status_code=201)
-async def create_key(body: KeyBody, caller: CallerDep, gateway: GatewayDep) -> IssuedKey:
+async def create_key(body: KeyBody, caller: AdminCaller, gateway: GatewayDep) -> IssuedKey:
     """Make a key."""
     if not set(body.scopes) <= caller.scopes:
         raise Forbidden(problem="A key gives no scope that it has not itself.")
@@ -55,34 +55,34 @@ async def create_key(body: KeyBody, caller: CallerDep, gateway: GatewayDep) -> I
 
 
 @router.post("/keys/{key}/rotate")
-async def rotate_key(key: str, caller: CallerDep, gateway: GatewayDep) -> IssuedKey:
+async def rotate_key(key: str, caller: AdminCaller, gateway: GatewayDep) -> IssuedKey:
     """Replace a key by a new one of the same id; the old one is believed for seconds at most."""
     return await gateway.registry.rotate_key(caller.tenant_id, key)
 
 
 @router.delete("/keys/{key}", status_code=204)
-async def revoke_key(key: str, caller: CallerDep, gateway: GatewayDep) -> None:
+async def revoke_key(key: str, caller: AdminCaller, gateway: GatewayDep) -> None:
     """Revoke a key; it is believed for seconds at most."""
     await gateway.registry.revoke_key(caller.tenant_id, key)
 
 
 @router.get("/tenants")
 async def list_tenants(
-    _caller: CallerDep, gateway: GatewayDep, limit: LimitQuery = 100, after: str | None = None
+    _caller: OperatorCaller, gateway: GatewayDep, limit: LimitQuery = 100, after: str | None = None
 ) -> list[TenantRecord]:
     """List tenants by name. Takes an operator's key, as all of these."""
     return await gateway.registry.list_tenants(limit=limit, after=after)
 
 
 @router.post("/tenants", status_code=201)
-async def create_tenant(body: TenantBody, _caller: CallerDep, gateway: GatewayDep) -> TenantRecord:
+async def create_tenant(body: TenantBody, _caller: OperatorCaller, gateway: GatewayDep) -> TenantRecord:
     """Make a tenant, or return the one of that name."""
     return await gateway.registry.create_tenant(body.name)
 
 
 @router.post("/tenants/{tenant}/keys", status_code=201)
 async def create_tenant_key(
-    tenant: TenantId, body: KeyBody, caller: CallerDep, gateway: GatewayDep
+    tenant: TenantId, body: KeyBody, caller: OperatorCaller, gateway: GatewayDep
 ) -> IssuedKey:
     """Make a tenant's first admin key, or any other."""
     if not set(body.scopes) <= caller.scopes:

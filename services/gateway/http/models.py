@@ -8,9 +8,10 @@ from mint_common.catalog import PolicyRecord
 from mint_common.ids import TenantId
 from services.gateway.core.json_types import JsonObject
 from services.gateway.core.listing import PolicyNames, list_models, model_entry
-from services.gateway.http.context import CallerDep, Gateway, GatewayDep
+from services.gateway.http.context import Gateway, GatewayDep, ReadCaller
+from services.gateway.http.routes import GatewayRoute
 
-router = APIRouter(prefix="/v1/models", tags=["openai"])
+router = APIRouter(prefix="/v1/models", tags=["openai"], route_class=GatewayRoute)
 
 MAX_ENTRIES = 1000
 MAX_POLICIES = 100
@@ -21,7 +22,7 @@ CONCURRENT = 8
 
 
 @router.get("")
-async def list_all(caller: CallerDep, gateway: GatewayDep) -> JsonObject:
+async def list_all(caller: ReadCaller, gateway: GatewayDep) -> JsonObject:
     """List bases, policies, aliases and the newest revisions; a bounded part when there are very many.
 
     A policy without a revision is not listed: nothing can answer in its name yet.
@@ -36,7 +37,7 @@ async def list_all(caller: CallerDep, gateway: GatewayDep) -> JsonObject:
 
 
 @router.get("/{model:path}")
-async def get_one(model: str, caller: CallerDep, gateway: GatewayDep) -> JsonObject:
+async def get_one(model: str, caller: ReadCaller, gateway: GatewayDep) -> JsonObject:
     """Return one model, by any name that can be asked for; ``root`` is what it resolves to."""
     found = await gateway.resolver.resolve(caller.tenant_id, model)
     root = found.revision.digest if found.revision else found.base

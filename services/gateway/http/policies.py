@@ -1,10 +1,9 @@
 """``/mint/v1/policies`` and their revisions."""
 
-import re
 from dataclasses import asdict
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import APIRouter, Header, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from mint_common.adapters_format.base_facts import BaseFacts
@@ -25,7 +24,8 @@ from services.gateway.core.policies import (
     split_labels,
 )
 from services.gateway.core.uploads import REFUSED, TAR_BODY
-from services.gateway.http.context import CallerDep, Gateway, GatewayDep, LimitQuery
+from services.gateway.http.bodies import StreamDep
+from services.gateway.http.context import Gateway, GatewayDep, LimitQuery, ReadCaller, TrainCaller
 from services.gateway.http.recording import RecordedRoute
 from services.gateway.http.tags import check_expected
 
@@ -79,11 +79,9 @@ MomentQuery = Annotated[float | None, Query(ge=0, le=2**35, allow_inf_nan=False)
 MOST_NAMED = 20
 """How many bases are named to who asked for one that there is not."""
 
-_UPLOAD = re.compile(r"/mint/v1/policies/[^/]+/revisions")
-
 
 @router.post("", status_code=201)
-async def create_policy(body: PolicyRequest, caller: CallerDep, gateway: GatewayDep) -> PolicyRecord:
+async def create_policy(body: PolicyRequest, caller: TrainCaller, gateway: GatewayDep) -> PolicyRecord:
     """Create a policy over a base; it equals the base until its first revision."""
     check_name("name", body.name)
     base = await _base(gateway, body.base)
@@ -115,7 +113,7 @@ async def _base(gateway: Gateway, name: str) -> BaseFacts:
 
 @router.get("")
 async def list_policies(  # noqa: PLR0917  # FastAPI passes them by name
-    caller: CallerDep,
+    caller: ReadCaller,
     gateway: GatewayDep,
     limit: LimitQuery = 100,
     after: str | None = None,
@@ -139,7 +137,7 @@ async def list_policies(  # noqa: PLR0917  # FastAPI passes them by name
 
 
 @router.get("/{policy}")
-async def get_policy(policy: str, caller: CallerDep, gateway: GatewayDep) -> PolicyRecord:
+async def get_policy(policy: str, caller: ReadCaller, gateway: GatewayDep) -> PolicyRecord:
     """Return one policy, by name or id."""
     return await gateway.registry.get_policy(caller.tenant_id, policy)
 
@@ -148,7 +146,7 @@ async def get_policy(policy: str, caller: CallerDep, gateway: GatewayDep) -> Pol
 async def change_policy(
     policy: str,
     body: PolicyPatch,
-    caller: CallerDep,
+    caller: TrainCaller,
     gateway: GatewayDep,
     if_match: Annotated[str | None, Header()] = None,
 ) -> PolicyRecord:
@@ -166,7 +164,7 @@ async def change_policy(
 @router.get("/{policy}/revisions")
 async def list_revisions(  # noqa: PLR0917  # FastAPI passes them by name
     policy: str,
-    caller: CallerDep,
+    caller: ReadCaller,
     gateway: GatewayDep,
     limit: LimitQuery = 100,
     after: int | None = None,
@@ -183,7 +181,7 @@ async def list_revisions(  # noqa: PLR0917  # FastAPI passes them by name
 
 
 @router.get("/{policy}/revisions/{revision}")
-async def get_revision(policy: str, revision: str, caller: CallerDep, gateway: GatewayDep) -> RevisionRecord:
+async def get_revision(policy: str, revision: str, caller: ReadCaller, gateway: GatewayDep) -> RevisionRecord:
     """Return one revision, by number or digest."""
     return await gateway.registry.get_revision(caller.tenant_id, policy, Digest(revision))
 
@@ -195,9 +193,9 @@ async def get_revision(policy: str, revision: str, caller: CallerDep, gateway: G
     responses={422: REFUSED},
 )
 async def upload_revision(
-    request: Request,
+    body: StreamDep,
     policy: str,
-    caller: CallerDep,
+    caller: TrainCaller,
     gateway: GatewayDep,
     lineage: Annotated[Lineage, Query()],
 ) -> RevisionRecord:
@@ -210,7 +208,7 @@ async def upload_revision(
     found = await gateway.registry.upload_revision(
         caller.tenant_id,
         policy,
-        request.stream(),
+        body,
         step=lineage.step,
         parent=None if lineage.parent is None else Digest(lineage.parent),
     )
@@ -220,7 +218,7 @@ async def upload_revision(
 
 @router.post("/{policy}/revisions/{revision}/retire")
 async def retire_revision(
-    policy: str, revision: str, caller: CallerDep, gateway: GatewayDep
+    policy: str, revision: str, caller: TrainCaller, gateway: GatewayDep
 ) -> RevisionRecord:
     """Take a revision out of use: no name resolves to it. Refused while an alias points at it."""
     return await _set_state(gateway, caller, policy, revision, "retired")
@@ -228,7 +226,7 @@ async def retire_revision(
 
 @router.post("/{policy}/revisions/{revision}/restore")
 async def restore_revision(
-    policy: str, revision: str, caller: CallerDep, gateway: GatewayDep
+    policy: str, revision: str, caller: TrainCaller, gateway: GatewayDep
 ) -> RevisionRecord:
     """Put a retired revision into use again."""
     return await _set_state(gateway, caller, policy, revision, "published")
@@ -240,8 +238,3 @@ async def _set_state(
     changed = await gateway.registry.set_revision_state(caller.tenant_id, policy, Digest(revision), state)
     gateway.resolver.withdraw(caller.tenant_id, policy)
     return changed
-
-
-def streams_body(method: str, path: str) -> bool:
-    """Return whether a request is an upload, whose body is passed on as it comes."""
-    return method == "POST" and _UPLOAD.fullmatch(path) is not None

@@ -6,17 +6,16 @@ an error changes nothing and leaves the key free. Answers that hold a secret are
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import quote
 
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
-from mint_common.errors import InvalidField, MintError, Unavailable
+from mint_common.errors import Forbidden, InvalidField, MintError, Unavailable
 from mint_common.runtime.clock import Clock
 from services.gateway.core.callers import Caller
 from services.gateway.core.idempotency import IdempotencyConflict
@@ -29,7 +28,8 @@ from services.gateway.core.requests import (
     StoredAnswer,
     keyed_request,
 )
-from services.gateway.http.context import Gateway, gateway_of, whose
+from services.gateway.http.context import Gateway, gateway_of
+from services.gateway.http.routes import GatewayRoute, Handler
 from services.gateway.http.streamed import StreamedBody
 from services.gateway.http.tags import tagged
 from services.gateway.ports import Requests
@@ -45,14 +45,11 @@ IDEMPOTENCY_PARAMETER: JsonObject = {
     "schema": {"type": "string"},
     "example": "nightly-2026-03-01",
 }
-_READING = {"GET", "HEAD", "OPTIONS"}
 
 _log = logging.getLogger(__name__)
 
-Handler = Callable[[Request], Awaitable[Response]]
 
-
-class RecordedRoute(APIRoute):
+class RecordedRoute(GatewayRoute):
     """A route of a router made with ``route_class=RecordedRoute``."""
 
     is_secret = False
@@ -71,21 +68,18 @@ class RecordedRoute(APIRoute):
         """Return whether a request may be sent again under an Idempotency-Key."""
         return "POST" in self.methods and not self.is_secret
 
-    def get_route_handler(self) -> Handler:  # type: ignore[override]  # its Coroutine is an Awaitable
-        """Wrap the route's own handler."""
-        carry_out = super().get_route_handler()
-
-        async def handle(request: Request) -> Response:
-            if request.method in _READING:
-                answer = await carry_out(request)
-                return tagged(request, answer) if self._is_of_one_thing else answer
-            try:
-                gateway, caller = gateway_of(request), await whose(request)
-            except MintError:
-                return await carry_out(request)  # which says what is wrong with the key
-            return await self._record(request, gateway, caller, carry_out)
-
-        return handle
+    async def serve(self, request: Request, caller: Caller, carry_out: Handler) -> Response:
+        """Answer a request; one that changes something is logged, and so is one whose key may not."""
+        if request.method == "GET":
+            response = await super().serve(request, caller, carry_out)
+            return tagged(request, response) if self._is_of_one_thing else response
+        gateway = gateway_of(request)
+        try:
+            request = await self.admit(request, caller)
+        except Forbidden as error:
+            await gateway.requests.log(caller.tenant_id, _row(request, gateway, caller, error.http_status))
+            raise
+        return await self._record(request, gateway, caller, carry_out)
 
     @property
     def _is_of_one_thing(self) -> bool:
@@ -98,7 +92,7 @@ class RecordedRoute(APIRoute):
         keyed = await self._keyed(request, caller)
         streamed = None
         if keyed is not None:
-            if _is_upload(request.url.path):
+            if self.streams_body:
                 streamed = StreamedBody(request.receive)
                 request = Request(request.scope, streamed.receive)
             answer = await _begin(gateway, keyed)
@@ -133,8 +127,8 @@ class RecordedRoute(APIRoute):
         if self.is_secret:
             problem = "is not taken here: an answer that holds a key is never stored"
             raise InvalidField(field="Idempotency-Key", problem=problem)
-        target = f"{request.url.path}?{request.url.query}"
-        body = b"" if _is_upload(request.url.path) else await request.body()
+        target = f"{request.scope['path']}?{request.scope['query_string'].decode('latin-1')}"
+        body = b"" if self.streams_body else await request.body()
         return keyed_request(caller.tenant_id, key, method=request.method, target=target, body=body)
 
 
@@ -182,10 +176,6 @@ def _status_of(error: MintError | RequestValidationError | HTTPException) -> int
     return error.status_code if isinstance(error, HTTPException) else InvalidField.http_status
 
 
-def _is_upload(path: str) -> bool:
-    return path.endswith("/revisions")
-
-
 def _stored(response: Response, streamed_sha256: str | None) -> StoredAnswer:
     content_type = response.headers.get("content-type", "application/json")
     return StoredAnswer(
@@ -203,6 +193,6 @@ def _row(request: Request, gateway: Gateway, caller: Caller, status: int) -> Aud
         actor=caller.actor,
         method=request.method,
         # As it came: decoded, it might hold what Postgres does not take.
-        path=quote(request.url.path[:500], safe="/@:"),
+        path=quote(request.scope["path"][:500], safe="/@:"),
         status=status,
     )

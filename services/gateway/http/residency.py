@@ -16,7 +16,7 @@ from mint_common.errors import MintError, NotFound, Unavailable
 from mint_common.generation import AdapterStatus
 from mint_common.ids import Digest, EngineId, TenantId, is_digest
 from services.gateway.core.residency import AdapterEntry, EngineEntry, describe_engine, describe_residency
-from services.gateway.http.context import CallerDep, Gateway, GatewayDep
+from services.gateway.http.context import Gateway, GatewayDep, ReadCaller, TrainCaller
 from services.gateway.http.recording import RecordedRoute
 
 router = APIRouter(prefix="/mint/v1", tags=["residency"], route_class=RecordedRoute)
@@ -40,20 +40,20 @@ class _Resident:
 
 
 @router.get("/engines")
-async def list_engines(gateway: GatewayDep) -> list[EngineEntry]:
+async def list_engines(_caller: ReadCaller, gateway: GatewayDep) -> list[EngineEntry]:
     """List the engines that answer now, and how busy they are."""
     asked = await asyncio.gather(*(_describe(client) for client in gateway.engines.clients()))
     return [entry for entry in asked if entry is not None]
 
 
 @router.get("/adapters")
-async def list_adapters(caller: CallerDep, gateway: GatewayDep) -> list[AdapterEntry]:
+async def list_adapters(caller: ReadCaller, gateway: GatewayDep) -> list[AdapterEntry]:
     """List where the tenant's revisions are: per engine the tier, size, pin, last use, place in the queue."""
     return await _entries(gateway, caller.tenant_id, await _residents(gateway))
 
 
 @router.post("/adapters/{digest}/prewarm")
-async def prewarm(digest: str, caller: CallerDep, gateway: GatewayDep) -> list[AdapterEntry]:
+async def prewarm(digest: str, caller: TrainCaller, gateway: GatewayDep) -> list[AdapterEntry]:
     """Load a revision where its requests go, and answer when it is ready."""
     owned = (await _owned(gateway, caller.tenant_id, digest))[0]
     client = await gateway.engines.find(owned.base, digest=owned.revision.digest)
@@ -62,7 +62,7 @@ async def prewarm(digest: str, caller: CallerDep, gateway: GatewayDep) -> list[A
 
 
 @router.post("/adapters/{digest}/{change}")
-async def change(digest: str, change: Change, caller: CallerDep, gateway: GatewayDep) -> list[AdapterEntry]:
+async def change(digest: str, change: Change, caller: TrainCaller, gateway: GatewayDep) -> list[AdapterEntry]:
     """Pin, unpin or evict a revision on every engine that holds it. 412 when it is pinned or in use."""
     await _owned(gateway, caller.tenant_id, digest)
     holders = [

@@ -9,7 +9,7 @@ from mint_common.catalog import RuleRecord
 from services.gateway.core.examples import body_config
 from services.gateway.core.json_types import JsonObject
 from services.gateway.core.policies import check_name
-from services.gateway.http.context import CallerDep, GatewayDep
+from services.gateway.http.context import AdminCaller, GatewayDep, ReadCaller
 from services.gateway.http.recording import RecordedRoute
 
 router = APIRouter(prefix="/mint/v1/policies/{policy}/rules", tags=["rules"], route_class=RecordedRoute)
@@ -36,7 +36,7 @@ class RuleBody:
 
 
 @router.post("", status_code=201)
-async def create_rule(policy: str, body: RuleBody, caller: CallerDep, gateway: GatewayDep) -> RuleRecord:
+async def create_rule(policy: str, body: RuleBody, caller: AdminCaller, gateway: GatewayDep) -> RuleRecord:
     """Add a rule. Takes an admin key."""
     check_name("alias", body.alias)
     return await gateway.registry.create_rule(
@@ -45,12 +45,12 @@ async def create_rule(policy: str, body: RuleBody, caller: CallerDep, gateway: G
 
 
 @router.get("")
-async def list_rules(policy: str, caller: CallerDep, gateway: GatewayDep) -> list[RuleRecord]:
+async def list_rules(policy: str, caller: ReadCaller, gateway: GatewayDep) -> list[RuleRecord]:
     """List the rules of a policy."""
     return await gateway.registry.list_rules(caller.tenant_id, policy)
 
 
 @router.delete("/{rule}", status_code=204)
-async def remove_rule(policy: str, rule: str, caller: CallerDep, gateway: GatewayDep) -> None:
+async def remove_rule(policy: str, rule: str, caller: AdminCaller, gateway: GatewayDep) -> None:
     """Remove a rule. Takes an admin key."""
     await gateway.registry.remove_rule(caller.tenant_id, policy, rule)

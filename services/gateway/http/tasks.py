@@ -10,9 +10,10 @@ from services.gateway.core.bounds import check_between
 from services.gateway.core.examples import body_config
 from services.gateway.core.jobs import MAX_SEED
 from services.gateway.core.json_types import JsonObject
-from services.gateway.http.context import GatewayDep
+from services.gateway.http.context import GatewayDep, ReadCaller, TrainCaller
+from services.gateway.http.routes import GatewayRoute
 
-router = APIRouter(prefix="/mint/v1/tasks", tags=["tasks"])
+router = APIRouter(prefix="/mint/v1/tasks", tags=["tasks"], route_class=GatewayRoute)
 
 MAX_ITEMS = 1024
 
@@ -48,19 +49,19 @@ class ScoreBody:
 
 
 @router.get("")
-async def list_tasks(gateway: GatewayDep) -> object:
+async def list_tasks(_caller: ReadCaller, gateway: GatewayDep) -> object:
     """List the installed tasks."""
     return await gateway.rollout.tasks()
 
 
 @router.get("/{task}")
-async def get_task(task: str, gateway: GatewayDep) -> JsonObject:
+async def get_task(task: str, _caller: ReadCaller, gateway: GatewayDep) -> JsonObject:
     """Return one task with the hyper-parameters that it recommends."""
     return await gateway.rollout.task(task)
 
 
 @router.post("/{task}/prompts")
-async def draw_prompts(task: str, body: PromptsBody, gateway: GatewayDep) -> object:
+async def draw_prompts(task: str, body: PromptsBody, _caller: TrainCaller, gateway: GatewayDep) -> object:
     """Draw prompts with their reference answers."""
     check_between("n", body.n, 1, MAX_ITEMS)
     check_between("seed", body.seed, 0, MAX_SEED)
@@ -68,7 +69,7 @@ async def draw_prompts(task: str, body: PromptsBody, gateway: GatewayDep) -> obj
 
 
 @router.post("/{task}/score")
-async def score(task: str, body: ScoreBody, gateway: GatewayDep) -> object:
+async def score(task: str, body: ScoreBody, _caller: TrainCaller, gateway: GatewayDep) -> object:
     """Score completions as training would."""
     if not 1 <= len(body.items) <= MAX_ITEMS:
         raise InvalidField(field="items", problem=f"must be 1 to {MAX_ITEMS}, got {len(body.items)}")

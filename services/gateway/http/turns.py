@@ -15,8 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mint_common.errors import MintError, Unauthorized
 from mint_common.ids import TenantId
 from mint_common.runtime.disconnect import ClientGone, cancelled_on_disconnect
-from services.gateway.core.callers import choose_key
-from services.gateway.http.context import Gateway
+from services.gateway.http.context import Gateway, key_in
 from services.gateway.http.errors import openai_error_response
 
 PATHS = frozenset({"/v1/completions", "/v1/chat/completions"})
@@ -81,11 +80,8 @@ def _replay(messages: Sequence[Message], receive: Receive) -> Receive:
 
 def _tenant_of(headers: Headers, gateway: Gateway) -> TenantId:
     """Return whose key it was when it was verified last; those of keys that never were share one line."""
-    scheme, _, bearer = headers.get("authorization", "").partition(" ")
     try:
-        key = choose_key(
-            bearer=bearer if scheme.lower() == "bearer" else None, api_key=headers.get("x-api-key")
-        )
+        key = key_in(headers)
     except Unauthorized:
         return _NOBODY
     return gateway.keys.last_tenant(key) or _NOBODY

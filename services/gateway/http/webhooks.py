@@ -19,7 +19,7 @@ from services.gateway.core.json_types import JsonObject
 from services.gateway.core.webhooks.addresses import check_url
 from services.gateway.core.webhooks.records import DeliveryRecord, DeliveryState, Webhook, WebhookChange
 from services.gateway.core.webhooks.signature import SECRET_BYTES, write_secret
-from services.gateway.http.context import CallerDep, GatewayDep, LimitQuery
+from services.gateway.http.context import AdminCaller, GatewayDep, LimitQuery
 from services.gateway.http.recording import RecordedRoute, SecretRoute
 
 _PREFIX = "/mint/v1/webhooks"
@@ -81,7 +81,7 @@ class NewWebhook:
 
 
 @_secret.post("", status_code=201)
-async def create_webhook(body: WebhookBody, caller: CallerDep, gateway: GatewayDep) -> NewWebhook:
+async def create_webhook(body: WebhookBody, caller: AdminCaller, gateway: GatewayDep) -> NewWebhook:
     """Make a webhook. It is told of what happens from now on."""
     _check(body.url, body.event_types, allow_private=gateway.webhook_limits.allow_private)
     webhook = Webhook(
@@ -101,7 +101,7 @@ async def create_webhook(body: WebhookBody, caller: CallerDep, gateway: GatewayD
 
 
 @_secret.post("/{webhook}/rotate")
-async def rotate_secret(webhook: WebhookId, caller: CallerDep, gateway: GatewayDep) -> WebhookSecret:
+async def rotate_secret(webhook: WebhookId, caller: AdminCaller, gateway: GatewayDep) -> WebhookSecret:
     """Sign with a new secret; for a day the old one signs too, so that receivers can change over."""
     secret = write_secret(secrets.token_bytes(SECRET_BYTES))
     until = gateway.clock.now() + OVERLAP_SECONDS
@@ -110,20 +110,20 @@ async def rotate_secret(webhook: WebhookId, caller: CallerDep, gateway: GatewayD
 
 
 @_plain.get("")
-async def list_webhooks(caller: CallerDep, gateway: GatewayDep) -> list[Webhook]:
+async def list_webhooks(caller: AdminCaller, gateway: GatewayDep) -> list[Webhook]:
     """List the tenant's webhooks, oldest first."""
     return list(await gateway.webhooks.list(caller.tenant_id))
 
 
 @_plain.get("/{webhook}")
-async def get_webhook(webhook: WebhookId, caller: CallerDep, gateway: GatewayDep) -> Webhook:
+async def get_webhook(webhook: WebhookId, caller: AdminCaller, gateway: GatewayDep) -> Webhook:
     """Return one webhook."""
     return await gateway.webhooks.get(caller.tenant_id, webhook)
 
 
 @_plain.patch("/{webhook}")
 async def change_webhook(
-    webhook: WebhookId, body: WebhookPatch, caller: CallerDep, gateway: GatewayDep
+    webhook: WebhookId, body: WebhookPatch, caller: AdminCaller, gateway: GatewayDep
 ) -> Webhook:
     """Change a webhook, pause it (what happens then waits) or make it active again."""
     found = await gateway.webhooks.get(caller.tenant_id, webhook)
@@ -139,7 +139,7 @@ async def change_webhook(
 
 
 @_plain.delete("/{webhook}", status_code=204)
-async def remove_webhook(webhook: WebhookId, caller: CallerDep, gateway: GatewayDep) -> None:
+async def remove_webhook(webhook: WebhookId, caller: AdminCaller, gateway: GatewayDep) -> None:
     """Remove a webhook, with what waits for it and its log."""
     await gateway.webhooks.remove(caller.tenant_id, webhook)
 
@@ -147,7 +147,7 @@ async def remove_webhook(webhook: WebhookId, caller: CallerDep, gateway: Gateway
 @_plain.get("/{webhook}/deliveries")
 async def list_deliveries(  # noqa: PLR0917  # FastAPI passes them by name
     webhook: WebhookId,
-    caller: CallerDep,
+    caller: AdminCaller,
     gateway: GatewayDep,
     limit: LimitQuery = 100,
     state: DeliveryState | None = None,
@@ -164,7 +164,7 @@ async def list_deliveries(  # noqa: PLR0917  # FastAPI passes them by name
 
 @_plain.get("/{webhook}/deliveries/{delivery}")
 async def get_delivery(
-    webhook: WebhookId, delivery: DeliveryId, caller: CallerDep, gateway: GatewayDep
+    webhook: WebhookId, delivery: DeliveryId, caller: AdminCaller, gateway: GatewayDep
 ) -> DeliveryRecord:
     """Return one delivery."""
     found = await gateway.webhooks.get(caller.tenant_id, webhook)
@@ -173,7 +173,7 @@ async def get_delivery(
 
 @_plain.post("/{webhook}/deliveries/{delivery}/replay")
 async def replay_delivery(
-    webhook: WebhookId, delivery: DeliveryId, caller: CallerDep, gateway: GatewayDep
+    webhook: WebhookId, delivery: DeliveryId, caller: AdminCaller, gateway: GatewayDep
 ) -> DeliveryRecord:
     """Deliver an event once more, whether it had arrived or was given up, under the same id."""
     found = await gateway.webhooks.get(caller.tenant_id, webhook)

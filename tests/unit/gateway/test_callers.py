@@ -13,16 +13,20 @@ def _caller(name: str = "ci") -> Caller:
     return Caller(tenant_id=TenantId("t1"), key_id="key_1", name=name)
 
 
-def test_key_comes_from_either_header_and_bearer_wins():
-    assert choose_key(bearer="tml-a", api_key=None) == "tml-a"
-    assert choose_key(bearer=None, api_key="tml-b") == "tml-b"
-    assert choose_key(bearer="tml-a", api_key="tml-b") == "tml-a"
+def test_key_comes_from_either_header_and_from_both_when_they_agree():
+    assert choose_key(["tml-a"]) == "tml-a"
+    assert choose_key(["tml-a", " tml-a", ""]) == "tml-a"
 
 
-@pytest.mark.parametrize("nothing", [None, "", "  "])
+def test_different_keys_in_one_request_are_unauthorized():
+    with pytest.raises(Unauthorized, match="different API keys"):
+        choose_key(["tml-a", "tml-b"])
+
+
+@pytest.mark.parametrize("nothing", [[], [""], ["  ", ""]])
 def test_a_request_without_a_key_is_unauthorized(nothing):
-    with pytest.raises(Unauthorized):
-        choose_key(bearer=nothing, api_key=nothing)
+    with pytest.raises(Unauthorized, match="No API key"):
+        choose_key(nothing)
 
 
 def test_verified_key_is_believed_until_its_time_is_over():

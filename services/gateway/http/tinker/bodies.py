@@ -1,7 +1,4 @@
-"""Bodies of the Tinker API: read whole, bounded by themselves and per key, decompressed, decoded.
-
-Invariant: nothing of a body is read before its key is known to be good.
-"""
+"""Bodies of the Tinker API: read whole, bounded by themselves and per key, decompressed, decoded."""
 
 from collections.abc import AsyncIterator
 from typing import Annotated, TypeVar
@@ -18,8 +15,8 @@ from services.gateway.core.tinker.bodies import MAX_BODY_BYTES
 from services.gateway.core.tinker.futures import JSON
 from services.gateway.core.tinker.passes import read_json
 from services.gateway.core.tinker.repetition import request_key
+from services.gateway.http.bodies import StreamDep
 from services.gateway.http.context import CallerDep, GatewayDep
-from services.gateway.http.tinker.errors import PREFIX
 
 _WINDOW_BYTES = 8 << 20
 """What a decompressor may allocate, whatever a frame says that it needs."""
@@ -27,19 +24,16 @@ _WINDOW_BYTES = 8 << 20
 T = TypeVar("T", bound=msgspec.Struct)
 
 
-def streams_body(_method: str, path: str) -> bool:
-    """Return whether a request is of the Tinker API, whose bodies are read here."""
-    return path.startswith(f"{PREFIX}/")
-
-
-async def _body(request: Request, caller: CallerDep, gateway: GatewayDep) -> AsyncIterator[bytes]:
+async def _body(
+    request: Request, stream: StreamDep, caller: CallerDep, gateway: GatewayDep
+) -> AsyncIterator[bytes]:
     announced = request.headers.get("content-length", "")
     size_bytes = int(announced) if announced.isdecimal() else MAX_BODY_BYTES
     if size_bytes > MAX_BODY_BYTES:
         raise BodyTooLarge(limit_bytes=MAX_BODY_BYTES)
     gateway.tinker.bodies.take(caller.key_id, size_bytes)
     try:
-        yield _decompress(await _read(request), request.headers.get("content-encoding", "identity"))
+        yield _decompress(await _read(stream), request.headers.get("content-encoding", "identity"))
     finally:
         gateway.tinker.bodies.give_back(caller.key_id, size_bytes)
 
@@ -48,7 +42,7 @@ BodyDep = Annotated[bytes, Depends(_body)]
 """The body of a request, counted as its key's until the answer has been sent."""
 
 
-def _request_key(request: Request) -> str:
+async def _request_key(request: Request) -> str:
     return request_key(request.headers, fresh=new_id("req"))
 
 
@@ -72,11 +66,11 @@ def nothing() -> Response:
     return Response(status_code=204)
 
 
-async def _read(request: Request) -> bytes:
+async def _read(stream: AsyncIterator[bytes]) -> bytes:
     parts: list[bytes] = []
     size_bytes = 0
     try:
-        async for part in request.stream():
+        async for part in stream:
             parts.append(part)
             size_bytes += len(part)
             if size_bytes > MAX_BODY_BYTES:

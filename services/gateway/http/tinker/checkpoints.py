@@ -7,12 +7,13 @@ from services.gateway.core.callers import Caller
 from services.gateway.core.tinker.ids import CheckpointPath, checkpoint_path, parse_model_id
 from services.gateway.core.tinker.listings import Page, checkpoint_json, cursor_json
 from services.gateway.core.tinker.training_requests import TtlBody
-from services.gateway.http.context import CallerDep, Gateway, GatewayDep
+from services.gateway.http.context import Gateway, GatewayDep, ReadCaller, TrainCaller
+from services.gateway.http.routes import GatewayRoute
 from services.gateway.http.tinker.bodies import BodyDep, answer, nothing, read
 from services.gateway.http.tinker.listings import LimitQuery, OffsetQuery, list_checkpoints
 from services.gateway.http.tinker.operations import find_checkpoint, find_run, ref_of
 
-router = APIRouter()
+router = APIRouter(route_class=GatewayRoute)
 
 PUBLISHED = "published"
 """The alias of a run's policy that points at the sampler checkpoint that was published last."""
@@ -21,7 +22,7 @@ _ONE = "/training_runs/{model_id}/checkpoints/{checkpoint_id:path}"
 
 @router.get("/checkpoints")
 async def checkpoints(
-    caller: CallerDep, gateway: GatewayDep, limit: LimitQuery = 100, offset: OffsetQuery = 0
+    caller: ReadCaller, gateway: GatewayDep, limit: LimitQuery = 100, offset: OffsetQuery = 0
 ) -> Response:
     """List the tenant's checkpoints, newest first."""
     found = await list_checkpoints(gateway, caller.tenant_id)
@@ -31,7 +32,7 @@ async def checkpoints(
 
 
 @router.get("/training_runs/{model_id}/checkpoints")
-async def checkpoints_of_run(model_id: str, caller: CallerDep, gateway: GatewayDep) -> Response:
+async def checkpoints_of_run(model_id: str, caller: ReadCaller, gateway: GatewayDep) -> Response:
     """List a training run's checkpoints, newest first."""
     run = await find_run(gateway, model_id, caller.tenant_id)
     found = await list_checkpoints(gateway, caller.tenant_id, run=run)
@@ -39,7 +40,7 @@ async def checkpoints_of_run(model_id: str, caller: CallerDep, gateway: GatewayD
 
 
 @router.post(f"{_ONE}/publish")
-async def publish(model_id: str, checkpoint_id: str, caller: CallerDep, gateway: GatewayDep) -> Response:
+async def publish(model_id: str, checkpoint_id: str, caller: TrainCaller, gateway: GatewayDep) -> Response:
     """Let everybody read a checkpoint; one for samplers becomes what its policy's alias points at."""
     path = _path(model_id, checkpoint_id)
     record = await _set_public(gateway, caller, path, is_public=True)
@@ -58,7 +59,7 @@ async def publish(model_id: str, checkpoint_id: str, caller: CallerDep, gateway:
 
 
 @router.delete(f"{_ONE}/publish")
-async def unpublish(model_id: str, checkpoint_id: str, caller: CallerDep, gateway: GatewayDep) -> Response:
+async def unpublish(model_id: str, checkpoint_id: str, caller: TrainCaller, gateway: GatewayDep) -> Response:
     """Let only its tenant read a checkpoint. The alias stays where it is: it is moved or rolled back."""
     await _set_public(gateway, caller, _path(model_id, checkpoint_id), is_public=False)
     return nothing()
@@ -66,7 +67,7 @@ async def unpublish(model_id: str, checkpoint_id: str, caller: CallerDep, gatewa
 
 @router.put(f"{_ONE}/ttl")
 async def set_ttl(
-    model_id: str, checkpoint_id: str, body: BodyDep, caller: CallerDep, gateway: GatewayDep
+    model_id: str, checkpoint_id: str, body: BodyDep, caller: TrainCaller, gateway: GatewayDep
 ) -> Response:
     """Let a checkpoint end so many seconds from now, or never."""
     wish = read(body, TtlBody)
@@ -78,7 +79,7 @@ async def set_ttl(
 
 
 @router.delete(_ONE)
-async def delete(model_id: str, checkpoint_id: str, caller: CallerDep, gateway: GatewayDep) -> Response:
+async def delete(model_id: str, checkpoint_id: str, caller: TrainCaller, gateway: GatewayDep) -> Response:
     """Delete a checkpoint. A revision that a sampler, an alias or an engine uses goes on being served."""
     path = _path(model_id, checkpoint_id)
     run, _ = await find_checkpoint(gateway, path, caller, own=True)

@@ -8,10 +8,11 @@ from fastapi import APIRouter, Response
 from mint_common.errors import MintError, Unavailable
 from mint_common.ids import BaseName
 from services.gateway.core.tinker.lora import ORG
-from services.gateway.http.context import Gateway, GatewayDep
+from services.gateway.http.context import Gateway, GatewayDep, ReadCaller
+from services.gateway.http.routes import GatewayRoute
 from services.gateway.http.tinker.bodies import answer
 
-router = APIRouter()
+router = APIRouter(route_class=GatewayRoute)
 
 CLIENT_CONFIG = {
     "credential_default_source": "api_key",
@@ -45,25 +46,25 @@ class SupportedModel(msgspec.Struct, frozen=True):
 
 
 @router.get("/healthz")
-async def healthz() -> Response:
+async def healthz(_caller: ReadCaller) -> Response:
     """Say that it answers."""
     return answer({"status": "ok"})
 
 
 @router.post("/client/config")
-async def client_config() -> Response:
+async def client_config(_caller: ReadCaller) -> Response:
     """Return how clients shall behave. The body names their version, which makes no difference."""
     return answer(CLIENT_CONFIG)
 
 
 @router.post("/client/dynamic_config")
-async def dynamic_config() -> Response:
+async def dynamic_config(_caller: ReadCaller) -> Response:
     """Return what clients ask for again from time to time."""
     return answer(DYNAMIC_CONFIG)
 
 
 @router.get("/get_server_capabilities")
-async def capabilities(gateway: GatewayDep) -> Response:
+async def capabilities(_caller: ReadCaller, gateway: GatewayDep) -> Response:
     """Return every base that can be trained or sampled now."""
     bases, trained, sampled = await asyncio.gather(
         gateway.registry.list_bases(), _trained(gateway), _sampled(gateway)

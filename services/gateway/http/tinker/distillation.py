@@ -4,17 +4,18 @@ from fastapi import APIRouter, Response
 
 from services.gateway.core.tinker.distillation import ReverseKlBody, place_of_distill, plan_distill
 from services.gateway.core.tinker.ids import parse_path
-from services.gateway.http.context import CallerDep, GatewayDep
+from services.gateway.http.context import GatewayDep, TrainCaller
+from services.gateway.http.routes import GatewayRoute
 from services.gateway.http.tinker.bodies import RequestKeyDep, read
 from services.gateway.http.tinker.operations import find_checkpoint, find_run, ref_of, submit
 from services.gateway.http.tinker.places import PlacedBodyDep
 
-router = APIRouter()
+router = APIRouter(route_class=GatewayRoute)
 
 
 @router.post("/mint/forward_backward_reverse_kl")
 async def forward_backward_reverse_kl(
-    body: PlacedBodyDep, key: RequestKeyDep, caller: CallerDep, gateway: GatewayDep
+    body: PlacedBodyDep, key: RequestKeyDep, caller: TrainCaller, gateway: GatewayDep
 ) -> Response:
     """Add the gradient of the reverse KL to a checkpoint's policy, of which the caller may read the weights.
 

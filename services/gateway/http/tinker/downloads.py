@@ -16,12 +16,13 @@ from mint_common.ids import Digest
 from services.gateway.core.tinker.downloads import VALID_SECONDS, Ticket
 from services.gateway.core.tinker.ids import checkpoint_path, parse_model_id
 from services.gateway.core.tinker.listings import moment
-from services.gateway.http.context import CallerDep, Gateway, GatewayDep
+from services.gateway.http.context import CallerDep, Gateway, GatewayDep, ReadCaller
+from services.gateway.http.routes import GatewayRoute
 from services.gateway.http.tinker.bodies import answer
 from services.gateway.http.tinker.errors import PREFIX
 from services.gateway.http.tinker.operations import find_checkpoint
 
-router = APIRouter()
+router = APIRouter(route_class=GatewayRoute)
 open_router = APIRouter(prefix=f"{PREFIX}/downloads", include_in_schema=False)
 """Not behind a key."""
 
@@ -31,7 +32,7 @@ _ONE = "/training_runs/{model_id}/checkpoints/{checkpoint_id:path}"
 
 @router.get(f"{_ONE}/archive")
 async def archive(
-    request: Request, model_id: str, checkpoint_id: str, caller: CallerDep, gateway: GatewayDep
+    request: Request, model_id: str, checkpoint_id: str, caller: ReadCaller, gateway: GatewayDep
 ) -> Response:
     """Lead to a tar of the checkpoint, as clients before 0.36 ask for it."""
     ticket = await _ticket(gateway, caller, model_id, checkpoint_id)
@@ -42,7 +43,7 @@ async def archive(
 
 @router.get(f"{_ONE}/external_weights_urls")
 async def file_addresses(
-    request: Request, model_id: str, checkpoint_id: str, caller: CallerDep, gateway: GatewayDep
+    request: Request, model_id: str, checkpoint_id: str, caller: ReadCaller, gateway: GatewayDep
 ) -> Response:
     """Return an address for each file of the checkpoint."""
     ticket = await _ticket(gateway, caller, model_id, checkpoint_id)

@@ -15,10 +15,11 @@ from services.gateway.core.tinker.futures import (
     FuturePending,
     FutureState,
 )
-from services.gateway.http.context import CallerDep, GatewayDep
+from services.gateway.http.context import GatewayDep, ReadCaller
+from services.gateway.http.routes import GatewayRoute
 from services.gateway.http.tinker.bodies import BodyDep, answer, read
 
-router = APIRouter()
+router = APIRouter(route_class=GatewayRoute)
 
 WAIT_SECONDS = 25.0
 """Clients give a poll 45 s, and proxies often 30."""
@@ -33,7 +34,7 @@ class RetrieveBody(msgspec.Struct, frozen=True):
 
 @router.post("/retrieve_future")
 async def retrieve_future(
-    request: Request, body: BodyDep, caller: CallerDep, gateway: GatewayDep
+    request: Request, body: BodyDep, caller: ReadCaller, gateway: GatewayDep
 ) -> Response:
     """Answer as soon as the request is done, or say after a while that it is not."""
     request_id = read(body, RetrieveBody).request_id

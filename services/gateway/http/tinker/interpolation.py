@@ -15,16 +15,19 @@ from services.gateway.core.tinker.mixtures import (
     read_sources,
 )
 from services.gateway.core.tinker.repetition import keyed_session_id
-from services.gateway.http.context import CallerDep, GatewayDep
+from services.gateway.http.context import GatewayDep, TrainCaller
+from services.gateway.http.routes import GatewayRoute
 from services.gateway.http.tinker.bodies import BodyDep, RequestKeyDep, read
 from services.gateway.http.tinker.operations import find_checkpoint, open_run, ref_of, submit
 from services.gateway.http.tinker.sessions import add_ended_session
 
-router = APIRouter()
+router = APIRouter(route_class=GatewayRoute)
 
 
 @router.post("/mint/checkpoints/interpolate")
-async def interpolate(body: BodyDep, key: RequestKeyDep, caller: CallerDep, gateway: GatewayDep) -> Response:
+async def interpolate(
+    body: BodyDep, key: RequestKeyDep, caller: TrainCaller, gateway: GatewayDep
+) -> Response:
     """Mix checkpoints of one base and shape into a sampler checkpoint, once for all requests of one key."""
     wish = read(body, InterpolateBody)
     paths, name = read_sources(wish), output_name(wish)

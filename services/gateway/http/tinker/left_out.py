@@ -5,20 +5,21 @@ from collections.abc import Awaitable, Callable
 from fastapi import APIRouter, Response
 
 from services.gateway.core.tinker.left_out import EXTERNAL, LEFT_OUT, NotServed
-from services.gateway.http.context import CallerDep
+from services.gateway.http.context import ReadCaller, TrainCaller
+from services.gateway.http.routes import GatewayRoute
 from services.gateway.http.tinker.places import PlacedBodyDep
 
-router = APIRouter()
+router = APIRouter(route_class=GatewayRoute)
 
 
-def _refusing(route: str, instead: str) -> Callable[[CallerDep], Awaitable[Response]]:
-    async def refuse(_caller: CallerDep) -> Response:
+def _refusing(route: str, instead: str) -> Callable[[ReadCaller], Awaitable[Response]]:
+    async def refuse(_caller: ReadCaller) -> Response:
         raise NotServed(route=route, instead=instead)
 
     return refuse
 
 
-async def _refuse_external(_body: PlacedBodyDep) -> Response:
+async def _refuse_external(_body: PlacedBodyDep, _caller: TrainCaller) -> Response:
     """Clients number this one: its place is skipped."""
     raise NotServed(route="save_weights_external", instead=EXTERNAL)
 

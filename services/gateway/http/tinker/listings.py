@@ -15,11 +15,12 @@ from services.gateway.core.tinker.ids import check_session_id
 from services.gateway.core.tinker.listings import Page, cursor_json, moment, run_json, session_json
 from services.gateway.core.tinker.records import ClientSession, TrainingRun
 from services.gateway.core.tinker.session_search import SearchBody, SearchCursor, check_search, is_found
-from services.gateway.http.context import CallerDep, Gateway, GatewayDep
+from services.gateway.http.context import Gateway, GatewayDep, ReadCaller
+from services.gateway.http.routes import GatewayRoute
 from services.gateway.http.tinker.bodies import BodyDep, answer, read
 from services.gateway.http.tinker.operations import find_run
 
-router = APIRouter()
+router = APIRouter(route_class=GatewayRoute)
 
 LimitQuery = Annotated[int, Query(ge=1, le=1000)]
 OffsetQuery = Annotated[int, Query(ge=0, le=2**31)]
@@ -30,7 +31,7 @@ _SEARCH_PAGE, _SEARCHED = 500, 10_000
 
 @router.get("/training_runs")
 async def training_runs(
-    caller: CallerDep,
+    caller: ReadCaller,
     gateway: GatewayDep,
     limit: LimitQuery = 20,
     offset: OffsetQuery = 0,
@@ -47,7 +48,7 @@ async def training_runs(
 
 
 @router.get("/training_runs/{model_id}")
-async def training_run(model_id: str, caller: CallerDep, gateway: GatewayDep) -> Response:
+async def training_run(model_id: str, caller: ReadCaller, gateway: GatewayDep) -> Response:
     """Return one training run."""
     run = await find_run(gateway, model_id, caller.tenant_id)
     found = await list_checkpoints(gateway, caller.tenant_id, run=run)
@@ -56,7 +57,7 @@ async def training_run(model_id: str, caller: CallerDep, gateway: GatewayDep) ->
 
 @router.get("/sessions")
 async def sessions(
-    caller: CallerDep, gateway: GatewayDep, limit: LimitQuery = 20, offset: OffsetQuery = 0
+    caller: ReadCaller, gateway: GatewayDep, limit: LimitQuery = 20, offset: OffsetQuery = 0
 ) -> Response:
     """List the ids of the tenant's sessions, newest first."""
     found = await gateway.tinker.runs.sessions(caller.tenant_id, limit=limit, offset=offset)
@@ -64,7 +65,7 @@ async def sessions(
 
 
 @router.post("/sessions/search")
-async def search_sessions(body: BodyDep, caller: CallerDep, gateway: GatewayDep) -> Response:
+async def search_sessions(body: BodyDep, caller: ReadCaller, gateway: GatewayDep) -> Response:
     """List the tenant's sessions that fit, newest first."""
     wish = check_search(read(body, SearchBody))
     found, last = await _search(gateway, caller.tenant_id, wish)
@@ -82,7 +83,7 @@ async def search_sessions(body: BodyDep, caller: CallerDep, gateway: GatewayDep)
 
 
 @router.get("/sessions/{session_id}")
-async def session(session_id: str, caller: CallerDep, gateway: GatewayDep) -> Response:
+async def session(session_id: str, caller: ReadCaller, gateway: GatewayDep) -> Response:
     """Return what a session has made."""
     found = await gateway.tinker.session(check_session_id(session_id), caller.tenant_id)
     runs = await gateway.tinker.runs.runs_of_session(session_id)

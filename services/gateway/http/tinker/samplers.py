@@ -11,10 +11,11 @@ from services.gateway.core.bounds import check_between
 from services.gateway.core.tinker.ids import MAX_SEQ, CheckpointPath, parse_path, parse_sampling_session_id
 from services.gateway.core.tinker.lora import ORG, base_name
 from services.gateway.core.tinker.sampling_sessions import SamplingOpening
-from services.gateway.http.context import CallerDep, Gateway, GatewayDep
+from services.gateway.http.context import Gateway, GatewayDep, InferCaller, ReadCaller
+from services.gateway.http.routes import GatewayRoute
 from services.gateway.http.tinker.bodies import BodyDep, answer, read
 
-router = APIRouter()
+router = APIRouter(route_class=GatewayRoute)
 
 
 class OpenBody(msgspec.Struct, frozen=True):
@@ -27,7 +28,7 @@ class OpenBody(msgspec.Struct, frozen=True):
 
 
 @router.post("/create_sampling_session")
-async def create_sampling_session(body: BodyDep, caller: CallerDep, gateway: GatewayDep) -> Response:
+async def create_sampling_session(body: BodyDep, caller: InferCaller, gateway: GatewayDep) -> Response:
     """Pin what a sampler samples from."""
     wish = read(body, OpenBody)
     await gateway.tinker.session(wish.session_id, caller.tenant_id)
@@ -38,7 +39,7 @@ async def create_sampling_session(body: BodyDep, caller: CallerDep, gateway: Gat
 
 
 @router.get("/samplers/{sampling_session_id}")
-async def get_sampler(sampling_session_id: str, caller: CallerDep, gateway: GatewayDep) -> Response:
+async def get_sampler(sampling_session_id: str, caller: ReadCaller, gateway: GatewayDep) -> Response:
     """Return what a sampler samples from."""
     opened = await find_sampler(sampling_session_id, caller.tenant_id, gateway)
     told = {"sampler_id": sampling_session_id, "base_model": opened.base_model}

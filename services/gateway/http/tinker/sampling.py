@@ -4,15 +4,16 @@ from fastapi import APIRouter, Response
 
 from services.gateway.core.tinker.samples import SampleOrder, sequence_ids
 from services.gateway.core.tinker.sampling_request import SampleBody, plan_sample, sampling_session_of
-from services.gateway.http.context import CallerDep, GatewayDep
+from services.gateway.http.context import GatewayDep, InferCaller
+from services.gateway.http.routes import GatewayRoute
 from services.gateway.http.tinker.bodies import BodyDep, answer, read
 from services.gateway.http.tinker.samplers import find_sampler
 
-router = APIRouter()
+router = APIRouter(route_class=GatewayRoute)
 
 
 @router.post("/asample")
-async def asample(body: BodyDep, caller: CallerDep, gateway: GatewayDep) -> Response:
+async def asample(body: BodyDep, caller: InferCaller, gateway: GatewayDep) -> Response:
     """Queue a sample."""
     wish = read(body, SampleBody)
     opened = await find_sampler(sampling_session_of(wish), caller.tenant_id, gateway)

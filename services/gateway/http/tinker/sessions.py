@@ -12,10 +12,11 @@ from services.gateway.core.callers import Caller
 from services.gateway.core.tinker.records import ClientSession
 from services.gateway.core.tinker.session_search import SessionGone
 from services.gateway.core.tinker.texts import check_metadata, check_tags, check_text
-from services.gateway.http.context import CallerDep, Gateway, GatewayDep
+from services.gateway.http.context import Gateway, GatewayDep, ReadCaller, TrainCaller
+from services.gateway.http.routes import GatewayRoute
 from services.gateway.http.tinker.bodies import BodyDep, answer, nothing, read
 
-router = APIRouter()
+router = APIRouter(route_class=GatewayRoute)
 
 DEFAULT_PROJECT = "default"
 MAX_DETAIL = 10_000
@@ -75,7 +76,7 @@ class TelemetryBody(msgspec.Struct, frozen=True):
 
 
 @router.post("/create_session")
-async def create_session(body: BodyDep, caller: CallerDep, gateway: GatewayDep) -> Response:
+async def create_session(body: BodyDep, caller: ReadCaller, gateway: GatewayDep) -> Response:
     """Begin a session."""
     wish = read(body, CreateSessionBody)
     now = round(gateway.clock.now(), 6)  # as exact as a cursor can say it
@@ -95,7 +96,7 @@ async def create_session(body: BodyDep, caller: CallerDep, gateway: GatewayDep) 
 
 
 @router.post("/session_heartbeat")
-async def heartbeat(body: BodyDep, caller: CallerDep, gateway: GatewayDep) -> Response:
+async def heartbeat(body: BodyDep, caller: ReadCaller, gateway: GatewayDep) -> Response:
     """Note that a client lives. 410 tells one to stop whose session is not known."""
     session_id = read(body, HeartbeatBody).session_id
     try:
@@ -107,7 +108,7 @@ async def heartbeat(body: BodyDep, caller: CallerDep, gateway: GatewayDep) -> Re
 
 
 @router.post("/sessions/{session_id}/finish")
-async def finish_session(session_id: str, body: BodyDep, caller: CallerDep, gateway: GatewayDep) -> Response:
+async def finish_session(session_id: str, body: BodyDep, caller: ReadCaller, gateway: GatewayDep) -> Response:
     """Note how a session ended. What it has submitted goes on."""
     wish = read(body, FinishBody)
     detail = None if wish.detail is None else check_text("detail", wish.detail[:MAX_DETAIL], most=MAX_DETAIL)
@@ -117,7 +118,7 @@ async def finish_session(session_id: str, body: BodyDep, caller: CallerDep, gate
 
 
 @router.put("/sessions/{session_id}/project")
-async def move_session(session_id: str, body: BodyDep, caller: CallerDep, gateway: GatewayDep) -> Response:
+async def move_session(session_id: str, body: BodyDep, caller: TrainCaller, gateway: GatewayDep) -> Response:
     """Move a session, and with it its runs, to a project."""
     project_id = check_text("project_id", read(body, ProjectBody).project_id)
     await gateway.tinker.session(session_id, caller.tenant_id)
@@ -126,7 +127,7 @@ async def move_session(session_id: str, body: BodyDep, caller: CallerDep, gatewa
 
 
 @router.post("/telemetry")
-async def telemetry(body: BodyDep, caller: CallerDep) -> Response:
+async def telemetry(body: BodyDep, caller: ReadCaller) -> Response:
     """Take what a client reports; errors are logged by their kind alone."""
     for event in read(body, TelemetryBody).events:
         if event.error_type or event.severity in {"ERROR", "CRITICAL"}:

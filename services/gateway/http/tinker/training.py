@@ -17,16 +17,17 @@ from services.gateway.core.tinker.training_requests import (
     OptimStepBody,
     check_model_seq,
 )
-from services.gateway.http.context import CallerDep, Gateway, GatewayDep
+from services.gateway.http.context import CallerDep, Gateway, GatewayDep, ReadCaller, TrainCaller
+from services.gateway.http.routes import GatewayRoute
 from services.gateway.http.tinker.bodies import BodyDep, answer, read
 from services.gateway.http.tinker.operations import find_run, open_run, submit
 from services.gateway.http.tinker.places import PlacedBodyDep, is_protobuf
 
-router = APIRouter()
+router = APIRouter(route_class=GatewayRoute)
 
 
 @router.post("/create_model")
-async def create_model(body: BodyDep, caller: CallerDep, gateway: GatewayDep) -> Response:
+async def create_model(body: BodyDep, caller: TrainCaller, gateway: GatewayDep) -> Response:
     """Make a training run: a policy, and its training session. Idempotent by session and number."""
     wish = read(body, CreateModelBody)
     check_optimizer(wish.optimizer_config)
@@ -50,7 +51,7 @@ async def create_model(body: BodyDep, caller: CallerDep, gateway: GatewayDep) ->
 
 
 @router.post("/get_info")
-async def get_info(body: BodyDep, caller: CallerDep, gateway: GatewayDep) -> Response:
+async def get_info(body: BodyDep, caller: ReadCaller, gateway: GatewayDep) -> Response:
     """Return what a training run is, and where its tokenizer is to be had."""
     run = await find_run(gateway, read(body, ModelBody).model_id, caller.tenant_id)
     base = await gateway.registry.get_base(run.base)
@@ -73,7 +74,7 @@ async def get_info(body: BodyDep, caller: CallerDep, gateway: GatewayDep) -> Res
 
 @router.post("/forward_backward")
 async def forward_backward(
-    request: Request, body: PlacedBodyDep, caller: CallerDep, gateway: GatewayDep
+    request: Request, body: PlacedBodyDep, caller: TrainCaller, gateway: GatewayDep
 ) -> Response:
     """Compute a loss and add its gradient, or with ``forward_only`` compute it alone."""
     placed = read_protobuf_pass(body) if is_protobuf(request) else read_json_pass(body, backward=True)
@@ -81,13 +82,13 @@ async def forward_backward(
 
 
 @router.post("/forward")
-async def forward(body: PlacedBodyDep, caller: CallerDep, gateway: GatewayDep) -> Response:
+async def forward(body: PlacedBodyDep, caller: TrainCaller, gateway: GatewayDep) -> Response:
     """Compute a loss alone, as clients before 0.25 ask for it."""
     return await _submit_pass(read_json_pass(body, backward=False), caller, gateway)
 
 
 @router.post("/optim_step")
-async def optim_step(body: PlacedBodyDep, caller: CallerDep, gateway: GatewayDep) -> Response:
+async def optim_step(body: PlacedBodyDep, caller: TrainCaller, gateway: GatewayDep) -> Response:
     """Take an optimizer step on the gradient, and clear it."""
     wish = read(body, OptimStepBody)
     seq = check_seq(wish.seq_id)
@@ -97,7 +98,7 @@ async def optim_step(body: PlacedBodyDep, caller: CallerDep, gateway: GatewayDep
 
 
 @router.post("/unload_model")
-async def unload_model(body: BodyDep, caller: CallerDep, gateway: GatewayDep) -> Response:
+async def unload_model(body: BodyDep, caller: TrainCaller, gateway: GatewayDep) -> Response:
     """End a training session behind all that was submitted; its checkpoints stay.
 
     Clients number every operation but this one, so it takes the last number there is.

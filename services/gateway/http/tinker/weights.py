@@ -23,17 +23,18 @@ from services.gateway.core.tinker.training_requests import (
     check_sampler_seq,
     checkpoint_name,
 )
-from services.gateway.http.context import CallerDep, Gateway, GatewayDep
+from services.gateway.http.context import Gateway, GatewayDep, ReadCaller, TrainCaller
+from services.gateway.http.routes import GatewayRoute
 from services.gateway.http.tinker.bodies import BodyDep, RequestKeyDep, answer, read
 from services.gateway.http.tinker.operations import find_checkpoint, find_run, open_run, ref_of, submit
 from services.gateway.http.tinker.places import PlacedBodyDep
 from services.gateway.http.tinker.sessions import add_ended_session
 
-router = APIRouter()
+router = APIRouter(route_class=GatewayRoute)
 
 
 @router.post("/save_weights")
-async def save_weights(body: PlacedBodyDep, caller: CallerDep, gateway: GatewayDep) -> Response:
+async def save_weights(body: PlacedBodyDep, caller: TrainCaller, gateway: GatewayDep) -> Response:
     """Keep a training run's whole state under a name."""
     wish = read(body, SaveBody)
     seq = check_seq(wish.seq_id)
@@ -48,7 +49,7 @@ async def save_weights(body: PlacedBodyDep, caller: CallerDep, gateway: GatewayD
 
 
 @router.post("/save_weights_for_sampler")
-async def save_weights_for_sampler(body: PlacedBodyDep, caller: CallerDep, gateway: GatewayDep) -> Response:
+async def save_weights_for_sampler(body: PlacedBodyDep, caller: TrainCaller, gateway: GatewayDep) -> Response:
     """Export a training run's weights as a revision: under a name, or into a sampling session."""
     wish = read(body, SaveForSamplerBody)
     seq = check_seq(wish.seq_id)
@@ -71,7 +72,7 @@ async def save_weights_for_sampler(body: PlacedBodyDep, caller: CallerDep, gatew
 
 
 @router.post("/load_weights")
-async def load_weights(body: PlacedBodyDep, caller: CallerDep, gateway: GatewayDep) -> Response:
+async def load_weights(body: PlacedBodyDep, caller: TrainCaller, gateway: GatewayDep) -> Response:
     """Continue from a checkpoint: an existing training run, or a new one of a session."""
     wish = read(body, LoadBody)
     path = parse_path("path", wish.path)
@@ -91,7 +92,7 @@ async def load_weights(body: PlacedBodyDep, caller: CallerDep, gateway: GatewayD
 
 
 @router.post("/weights_info")
-async def weights_info(body: BodyDep, caller: CallerDep, gateway: GatewayDep) -> Response:
+async def weights_info(body: BodyDep, caller: ReadCaller, gateway: GatewayDep) -> Response:
     """Return what a training run must be like to load a checkpoint."""
     path = parse_path("tinker_path", read(body, WeightsInfoBody).tinker_path)
     run, record = await find_checkpoint(gateway, path, caller)
@@ -109,7 +110,9 @@ async def weights_info(body: BodyDep, caller: CallerDep, gateway: GatewayDep) ->
 
 
 @router.post("/copy_weights")
-async def copy_weights(body: BodyDep, key: RequestKeyDep, caller: CallerDep, gateway: GatewayDep) -> Response:
+async def copy_weights(
+    body: BodyDep, key: RequestKeyDep, caller: TrainCaller, gateway: GatewayDep
+) -> Response:
     """Give a checkpoint, an own or a public one, to a training run that only holds copies.
 
     The run is the session's of that number, or without a session one of the request's key: made once.

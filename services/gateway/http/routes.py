@@ -1,0 +1,87 @@
+"""What happens to every request before its route's own handler: key, caller, scope, body; in this order.
+
+Invariants: a route says in its endpoint's parameters which scope it takes (`ReadCaller` and the like) and
+whether it reads its body itself (`StreamDep`); an application with a route that says no scope does not start,
+but for those of `OPEN_PATHS`. No rule reads a request's path.
+"""
+
+import re
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, cast
+
+from fastapi import FastAPI, Request, Response
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
+from starlette.routing import Route
+
+from mint_common.catalog import Scope
+from services.gateway.core.callers import Caller
+from services.gateway.core.scopes import check_scope
+from services.gateway.http.bodies import admit_body, stream_of
+from services.gateway.http.context import authenticate, whose
+
+OPEN_PATHS = frozenset(
+    {
+        "/healthz",
+        "/readyz",
+        "/metrics",
+        "/openapi.json",
+        "/api/v1/downloads/{ticket}/{name}",
+    }
+)
+"""Routes that take no key. The ticket of a download is signed."""
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class GatewayRoute(APIRoute):
+    """A route of a router made with ``route_class=GatewayRoute``."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:  # FastAPI's own
+        super().__init__(path, endpoint, **options)
+        self.needed_scope = _scope_said(self)
+        self.streams_body = any(each.call is stream_of for each in _walk(self.dependant))
+        # Python's "$" also matches before a line end: "/tenants\n" would be "/tenants".
+        self.path_regex = re.compile(self.path_regex.pattern.removesuffix("$") + r"\Z")
+
+    def get_route_handler(self) -> Handler:  # type: ignore[override]  # its Coroutine is an Awaitable
+        """Wrap the route's own handler."""
+        carry_out = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            caller = request.state.caller = await whose(request)
+            return await self.serve(request, caller, carry_out)
+
+        return handle
+
+    async def serve(self, request: Request, caller: Caller, carry_out: Handler) -> Response:
+        """Answer a request whose key is good."""
+        return await carry_out(await self.admit(request, caller))
+
+    async def admit(self, request: Request, caller: Caller) -> Request:
+        """Check the scope, then read the body unless the route streams it. Raises Forbidden, BodyTooLarge."""
+        check_scope(caller.scopes, self.needed_scope)
+        return request if self.streams_body else await admit_body(request)
+
+
+def check_routes(http: FastAPI) -> None:
+    """Refuse an application with a route that is neither a `GatewayRoute` nor open on purpose."""
+    for route in http.routes:
+        if not isinstance(route, GatewayRoute) and not (
+            isinstance(route, Route) and route.path in OPEN_PATHS
+        ):
+            raise TypeError(f"{route!r} takes no key: give its router route_class=GatewayRoute")
+
+
+def _scope_said(route: APIRoute) -> Scope:
+    said = [each.own_oauth_scopes or () for each in _walk(route.dependant) if each.call is authenticate]
+    if len(said) != 1 or len(said[0]) != 1:
+        problem = "its endpoint takes exactly one of ReadCaller, InferCaller, TrainCaller, ..."
+        raise TypeError(f"{sorted(route.methods)} {route.path}: {problem}")
+    return cast(Scope, said[0][0])
+
+
+def _walk(dependant: Dependant) -> Iterator[Dependant]:
+    for each in dependant.dependencies:
+        yield each
+        yield from _walk(each)
