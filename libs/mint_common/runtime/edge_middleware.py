@@ -8,11 +8,14 @@ from collections.abc import Callable
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from prometheus_client import CollectorRegistry, Histogram
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mint_common.errors import InternalTokenRefused, MintError
+from mint_common.runtime.disconnect import ClientGone
 from mint_common.runtime.edge_body import read_body, replayed
 from mint_common.runtime.edge_errors import error_response
+from mint_common.runtime.slow_clients import paced
 from mint_common.telemetry.tracing import extracted, span, trace_id
 
 INTERNAL_TOKEN_HEADER = "x-mint-internal-token"  # noqa: S105  # the header's name, not a token
@@ -78,9 +81,11 @@ class EdgeMiddleware:
             if self._streams_body(scope["method"], scope["path"]):
                 await self._app(scope, receive, answer.send)
                 return
-            body = await read_body(receive, headers, limit=self._max_body_bytes)
+            body = await read_body(paced(receive), headers, limit=self._max_body_bytes)
             if body is not None:
                 await self._app(scope, replayed(body, receive), answer.send)
+        except (ClientDisconnect, ClientGone):
+            return  # nobody hears an answer
         except Exception as error:
             told = error if isinstance(error, MintError) else MintError()
             if told is not error or answer.status:

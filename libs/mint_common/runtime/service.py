@@ -21,6 +21,7 @@ from fastapi import FastAPI
 
 from mint_common import telemetry
 from mint_common.errors import MintError, Unavailable
+from mint_common.runtime.http_protocol import ConnectionBounds, most_connections, protocol_of
 from mint_common.settings import HttpSettings
 
 _log = logging.getLogger(__name__)
@@ -140,6 +141,8 @@ def _signals(stop: asyncio.Event, server: _Server) -> Iterator[None]:
 def _server_config(http: FastAPI, drain_seconds: float) -> uvicorn.Config:
     return uvicorn.Config(
         http,
+        http=protocol_of(ConnectionBounds(connections=most_connections())),
+        ws="none",
         lifespan="off",
         log_config=None,
         access_log=False,

@@ -15,6 +15,7 @@ from fastapi.routing import APIRoute
 from starlette.routing import Route
 
 from mint_common.catalog import Scope
+from mint_common.runtime.slow_clients import paced
 from services.gateway.core.callers import Caller
 from services.gateway.core.scopes import check_scope
 from services.gateway.http.bodies import admit_body, stream_of
@@ -50,7 +51,8 @@ class GatewayRoute(APIRoute):
 
         async def handle(request: Request) -> Response:
             caller = request.state.caller = await whose(request)
-            return await self.serve(request, caller, carry_out)
+            paced_request = Request(request.scope, paced(request.receive))
+            return await self.serve(paced_request, caller, carry_out)
 
         return handle
 

@@ -1,0 +1,170 @@
+"""HTTP/1.1 connections that end by themselves: heads in time and bounded, no connection for nothing.
+
+uvicorn bounds only the pause between two requests. Invariants here: a connection without a request in hand
+always has a timer; a head is bounded in time, bytes and lines; a request body that its answer did not wait
+for is read and thrown away for a while, so that its sender hears the answer, then its connection is closed.
+With too many connections those without a request in hand make way, the oldest first.
+"""
+
+import asyncio
+import resource
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+MOST_CONNECTIONS = 8192
+_OTHER_FILES = 256
+"""Descriptors that are left for everything but connections of clients."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionBounds:
+    """What connections may take.
+
+    ``head_seconds`` runs from the first byte of a request to the end of its head; ``head_bytes`` bounds what
+    comes of a head after its first read. A body that nobody wants is read for ``linger_seconds`` in all,
+    ``linger_pause_seconds`` without a byte of it.
+    """
+
+    connections: int = MOST_CONNECTIONS
+    head_seconds: float = 10
+    head_bytes: int = 64 << 10
+    head_lines: int = 200
+    linger_seconds: float = 30
+    linger_pause_seconds: float = 5
+
+
+def most_connections() -> int:
+    """Raise the process's bound on descriptors to what it may have; return how many connections fit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_CONNECTIONS + _OTHER_FILES
+    if soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return max(1, min(MOST_CONNECTIONS, soft - _OTHER_FILES))
+
+
+def protocol_of(connection_bounds: ConnectionBounds) -> type["BoundedProtocol"]:
+    """Return the protocol of one server."""
+
+    class Protocol(BoundedProtocol):
+        bounds: ClassVar = connection_bounds
+        idle: ClassVar = OrderedDict()
+
+    return Protocol
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """One connection; `protocol_of` makes the class of a server."""
+
+    bounds: ClassVar[ConnectionBounds]
+    idle: ClassVar["OrderedDict[BoundedProtocol, None]"]
+    """Those without a request in hand, the longest without one first."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:  # uvicorn's own
+        super().__init__(*args, **options)
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_in_head = False
+        self._is_in_body = False
+        self._head_bytes = 0
+        self._lingers_until: float | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
+        """Begin, in the place of another connection if there are too many."""
+        super().connection_made(transport)
+        self.idle[self] = None
+        self._close_after(self.timeout_keep_alive)
+        if len(self.connections) > self.bounds.connections:
+            self.idle.popitem(last=False)[0].transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection; uvicorn leaves its timer when it was reset."""
+        super().connection_lost(exc)
+        self._unset_keepalive_if_required()
+        self._stay()
+        self.idle.pop(self, None)
+
+    def data_received(self, data: bytes) -> None:
+        """Read on, within the bounds of a head."""
+        if self._is_in_head:
+            self._head_bytes += len(data)
+        super().data_received(data)
+        if self.transport.is_closing():
+            return
+        if self._is_in_head and self._head_bytes > self.bounds.head_bytes:
+            self._refuse(431, f"A request's head may have {self.bounds.head_bytes} bytes at most.")
+        elif self._lingers_until is not None:
+            self._linger()
+        elif self._timer is None and self.timeout_keep_alive_task is None and self._is_without_request():
+            self._close_after(self.bounds.head_seconds)  # what came is no request yet: line ends before one
+
+    def on_message_begin(self) -> None:
+        """Give the head its time."""
+        super().on_message_begin()
+        self._is_in_head, self._head_bytes = True, 0
+        self._close_after(self.bounds.head_seconds)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take one line of a head; what is raised here is answered 400."""
+        super().on_header(name, value)
+        if len(self.headers) > self.bounds.head_lines:
+            raise ValueError("too many headers")
+
+    def on_headers_complete(self) -> None:
+        """Hand the request on."""
+        self._is_in_head, self._is_in_body = False, True
+        self._stay()
+        self.idle.pop(self, None)
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Note that the body is whole; one that was thrown away leaves its connection to the next request."""
+        super().on_message_complete()
+        self._is_in_body = False
+        if self._lingers_until is not None:
+            self._lingers_until = None
+            self._close_after(self.timeout_keep_alive)
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request, or for the rest of a body that its answer did not wait for."""
+        super().on_response_complete()
+        if self.transport.is_closing() or not self._is_without_request():
+            return
+        self.idle[self] = None
+        if self._is_in_body:
+            self._unset_keepalive_if_required()
+            self._lingers_until = self.loop.time() + self.bounds.linger_seconds
+            self._linger()
+
+    def _is_without_request(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _linger(self) -> None:
+        assert self._lingers_until is not None
+        left_seconds = self._lingers_until - self.loop.time()
+        self._close_after(min(self.bounds.linger_pause_seconds, left_seconds))
+
+    def _close_after(self, seconds: float) -> None:
+        self._stay()
+        self._timer = self.loop.call_later(seconds, self._on_time)
+
+    def _stay(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _on_time(self) -> None:
+        self._timer = None
+        if self._is_in_head and self._is_without_request():
+            self._refuse(400, f"A request's head must be whole in {self.bounds.head_seconds:g} s.")
+        else:
+            self.shutdown()  # at once, or behind the answer that is on its way
+
+    def _refuse(self, status: int, problem: str) -> None:
+        text = problem.encode()
+        head = b"content-type: text/plain; charset=utf-8\r\nconnection: close\r\n"
+        size = b"content-length: " + str(len(text)).encode() + b"\r\n\r\n"
+        self.transport.write(STATUS_LINE[status] + head + size + text)
+        self.transport.close()
