@@ -18,15 +18,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import asyncpg
+import httpx
 import hypothesis
 import psutil
 import pytest
+from e2e.stack import RunningStack, start_stack
 
 from services.standalone.adapters.launch import Launch, free_port
 from services.standalone.adapters.nats import nats_launch
 from services.standalone.adapters.nats import nats_url as nats_address
 from services.standalone.adapters.postgres import postgres_dsn as postgres_address
 from services.standalone.adapters.postgres import postgres_launch, prepare_postgres
+from services.standalone.adapters.privileges import child_setup
+from services.standalone.adapters.readiness import probe
 from services.standalone.adapters.s3 import ACCESS_KEY, SECRET_KEY, S3Ports, s3_launch
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -50,8 +54,6 @@ class RunningServer:
 
     def start(self) -> None:
         """Start and wait until it is ready."""
-        ids = self.launch.run_as
-        kwargs = {} if ids is None else {"user": ids.uid, "group": ids.gid, "extra_groups": []}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.launch.argv,
@@ -60,8 +62,7 @@ class RunningServer:
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
                 cwd=self.launch.folder,
-                start_new_session=True,
-                **kwargs,
+                preexec_fn=child_setup(self.launch.run_as, parent=None),  # noqa: PLW1509  # one capability stays
             )
         deadline = time.monotonic() + READY_SECONDS
         while not self._is_ready():
@@ -98,28 +99,14 @@ class RunningServer:
             self.kill()
 
     def _is_ready(self) -> bool:
-        try:
-            if self.launch.ready_url:
-                with urllib.request.urlopen(self.launch.ready_url, timeout=2) as answer:
-                    return bool(answer.status == 200)
-            with socket.create_connection(("127.0.0.1", self.launch.ready_port), timeout=2):
-                return not self.launch.ready_dsn or _takes_connections(self.launch.ready_dsn)
-        except (OSError, urllib.error.URLError):
-            return False
+        """Ask in a thread of its own: the test that waits may run an event loop."""
 
+        async def ask() -> bool:
+            async with httpx.AsyncClient(trust_env=False) as http:
+                return await probe(self.launch, http)
 
-def _takes_connections(dsn: str) -> bool:
-    """Ask in a thread of its own: the test that waits may run an event loop."""
-
-    async def connect() -> None:
-        await (await asyncpg.connect(dsn, timeout=5)).close()
-
-    with ThreadPoolExecutor(1) as pool:
-        try:
-            pool.submit(asyncio.run, connect()).result()
-        except (asyncpg.PostgresError, OSError):
-            return False
-    return True
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(asyncio.run, ask()).result()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +131,7 @@ def make_postgres(folder: Path) -> RunningServer:
 def make_nats(folder: Path) -> RunningServer:
     """Prepare a NATS server (not started)."""
     port = free_port()
-    launch = nats_launch(folder, port, free_port())
+    launch = nats_launch(folder, port)
     return RunningServer(launch, nats_address(folder, port), folder / "log")
 
 
@@ -157,15 +144,27 @@ def _running(server: RunningServer) -> Iterator[RunningServer]:
 
 
 @pytest.fixture(scope="session")
+def stack_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for state folders."""
+    return tmp_path_factory.mktemp("stack")
+
+
+@pytest.fixture(scope="session")
+def whole_stack(stack_folder: Path) -> Iterator[RunningStack]:
+    """`mint up` as a user starts it, for the tests that leave it in order."""
+    running = start_stack(stack_folder / "shared")
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
 def server_folder() -> Iterator[Path]:
-    """A folder that `nobody` can enter: Postgres refuses to run as root.
+    """A folder that the servers' user can pass: Postgres refuses to run as root.
 
     Not below pytest's own: every other pytest that starts closes that one to all but its user.
     """
     with tempfile.TemporaryDirectory(prefix="mint-test-servers-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        yield folder
+        yield Path(name)
 
 
 @pytest.fixture(scope="session")

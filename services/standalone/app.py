@@ -175,7 +175,7 @@ async def _embedded(
     bus = settings.external("MINT_NATS_URL")
     if not bus:
         home = folder.root / "nats"
-        launches["nats"] = nats_launch(home, ports["nats"], ports["nats-monitor"])
+        launches["nats"] = nats_launch(home, ports["nats"])
         bus = nats_url(home, ports["nats"])
     blobs = {} if settings.external("MINT_BLOBS_URL") else {"MINT_BLOBS_URL": f"file://{folder.blobs}"}
     return launches, Addresses(postgres_dsn=dsn, nats_url=bus, blobs=blobs, embedded=tuple(launches))

@@ -5,6 +5,7 @@ import sys
 import typer
 
 from mint_common.errors import MintError
+from mint_common.runtime.private_files import make_files_private
 from services.standalone.commands.access import events, job_app, key_app
 from services.standalone.commands.adapter import adapter_app
 from services.standalone.commands.adapters import adapters_app, top
@@ -60,6 +61,7 @@ app.command(short_help="Train, serve, promote, roll back: in minutes.")(demo)
 
 def main() -> None:
     """Run the command line; a refusal is one plain sentence on stderr and exit code 1."""
+    make_files_private()
     try:
         app()
     except MintError as error:

@@ -8,6 +8,7 @@ os.environ.setdefault("OMP_NUM_THREADS", os.environ.get("MINT_TRAINER_THREADS", 
 
 from mint_common import telemetry
 from mint_common.errors import SettingInvalid
+from mint_common.runtime.private_files import make_files_private
 from mint_common.runtime.service import run_process
 from mint_common.settings import read_settings
 from services.trainer.adapters.freed_memory import keep_freed_memory
@@ -26,6 +27,7 @@ def main() -> int:
     keep_freed_memory()
     telemetry.setup(settings.telemetry, service="trainer")
     if place.rank:
+        make_files_private()
         return run_rank(settings, place)
     return run_process(lambda: run(settings, place))
 

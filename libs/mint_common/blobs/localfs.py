@@ -170,7 +170,7 @@ class LocalBlobs:
     @contextmanager
     def _folder(self, parts: tuple[str, ...], *, create: bool = False) -> Iterator[int]:
         if create:
-            self._root.mkdir(parents=True, exist_ok=True)
+            self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
         fd = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY)
         try:
             for part in parts:
@@ -189,7 +189,7 @@ def _enter(folder: int, name: str, *, create: bool) -> int:
         if not create:
             raise
     try:
-        os.mkdir(name, dir_fd=folder)
+        os.mkdir(name, 0o700, dir_fd=folder)
         os.fsync(folder)
     except FileExistsError:
         pass
@@ -204,7 +204,7 @@ def _chunks_of(path: Path) -> Iterator[bytes]:
 
 def _write(folder: int, name: str, data: Iterable[bytes]) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-    with os.fdopen(os.open(name, flags, 0o644, dir_fd=folder), "wb") as file:
+    with os.fdopen(os.open(name, flags, 0o600, dir_fd=folder), "wb") as file:
         file.writelines(data)
         file.flush()
         os.fsync(file.fileno())

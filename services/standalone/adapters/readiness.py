@@ -1,6 +1,8 @@
-"""Probes of a started process: an HTTP answer, a database session, or an open port."""
+"""Probes of a started process: an HTTP answer, a session of a database or a bus, or an open port."""
 
 import asyncio
+import json
+from urllib.parse import urlsplit
 
 import asyncpg
 import httpx
@@ -16,6 +18,8 @@ async def probe(launch: Launch, http: httpx.AsyncClient) -> bool:
         return await _answers(launch.ready_url, http)
     if launch.ready_dsn:
         return await _accepts_sessions(launch.ready_dsn)
+    if launch.ready_bus:
+        return await _has_jetstream(launch.ready_bus)
     return await _listens(launch.ready_port)
 
 
@@ -34,6 +38,29 @@ async def _accepts_sessions(dsn: str) -> bool:
         return False
     await session.close(timeout=PROBE_TIMEOUT_SECONDS)
     return True
+
+
+async def _has_jetstream(url: str) -> bool:
+    """Say whether NATS stores messages and lets us in.
+
+    In its own protocol: the client leaves the socket of a login open that was refused.
+    """
+    parts = urlsplit(url)
+    token = {"auth_token": parts.username}
+    login = {"user": parts.username, "pass": parts.password} if parts.password else token
+    try:
+        async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
+            reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+            try:
+                greeting = await reader.readline()
+                writer.write(f"CONNECT {json.dumps({**login, 'verbose': False})}\r\nPING\r\n".encode())
+                while (line := await reader.readline()).startswith(b"INFO"):
+                    continue
+            finally:
+                writer.close()
+    except (OSError, TimeoutError):
+        return False
+    return b'"jetstream":true' in greeting and line.startswith(b"PONG")
 
 
 async def _listens(port: int) -> bool:

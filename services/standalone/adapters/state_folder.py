@@ -5,17 +5,22 @@ run.json    parts of the running stack   internal_token  what services show each
 lock        pid of the supervisor        log/            one file per part
 bases/      base models                  blobs/          adapters, rollout records
 postgres/   nats/                        cache/          staged adapters
+
+Everything is the owner's alone: folders 0700, files 0600. When root starts the stack, the folder's group is
+the id that Postgres and NATS run as, which may pass the folder (0710) and owns theirs.
 """
 
 import contextlib
 import fcntl
 import os
 import secrets
+import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from services.standalone.adapters.file_modes import OTHERS, close_to_others
 from services.standalone.core.plan import Secrets
 from services.standalone.core.refusals import StackRunningError
 from services.standalone.core.state import RunNow, StackState, decode_state, encode_state
@@ -32,7 +37,22 @@ class StateFolder:
     def create(self) -> None:
         """Make the folder and those below it that `mint up` needs."""
         for folder in (self.root, self.logs, self.bases, self.blobs, self.cache):
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def close_to_others(self) -> None:
+        """Take from others what they may do in a folder that an earlier version made; the folder comes last.
+
+        What a user keeps there besides is hidden by the folder alone.
+        """
+        mode = stat.S_IMODE(self.root.stat().st_mode)
+        allowed = stat.S_IXGRP if os.geteuid() == 0 else 0
+        if not mode & OTHERS & ~allowed:
+            return
+        for path in self.root.iterdir():
+            if path.name in (*_FILES, *_FOLDERS):
+                close_to_others(path)
+        with contextlib.suppress(PermissionError):  # somebody else's folder, such as a volume's
+            self.root.chmod(mode & ~OTHERS)
 
     @property
     def logs(self) -> Path:
@@ -101,20 +121,22 @@ class StateFolder:
 
     @contextlib.contextmanager
     def taken(self) -> Iterator[int]:
-        """Hold the folder for this process and yield the lock's descriptor; makes the folder if needed.
+        """Hold the folder for this process and yield the lock's descriptor.
 
+        Makes the folder if needed, and closes it to others.
         Whoever inherits the descriptor holds the lock too. Raises StackRunningError. Waits for the orphans of
         a supervisor that was killed.
         """
         self.create()
         descriptor = self._lock()
         try:
+            self.close_to_others()
             yield descriptor
         finally:
             os.close(descriptor)
 
     def _lock(self) -> int:
-        descriptor = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         deadline = time.monotonic() + ORPHANS_SECONDS
         while not _try_lock(descriptor):
             pid = _pid_in(os.pread(descriptor, 32, 0).decode())
@@ -129,6 +151,10 @@ class StateFolder:
     @property
     def _lock_file(self) -> Path:
         return self.root / "lock"
+
+
+_FILES = ("state.json", "run.json", "lock", "api_key", "internal_token")
+_FOLDERS = ("log", "bases", "blobs", "postgres", "nats", "cache")
 
 
 def _try_lock(descriptor: int) -> bool:
@@ -162,5 +188,6 @@ def _secret(file: Path, *, prefix: str) -> str:
 def _replace(file: Path, data: bytes) -> None:
     """Replace a file at once; readers see the old or the new text."""
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    temporary.touch(mode=0o600)
     temporary.write_bytes(data)
     temporary.replace(file)

@@ -34,7 +34,8 @@ def backup(
     """Copy the running stack's database and blobs to a new folder.
 
     The stack goes on; let no `mint gc --remove` run meanwhile. Of a stack on MINT_POSTGRES_DSN and a file://
-    MINT_BLOBS_URL these are copied; a bucket is backed up by its own means. The folder holds secrets.
+    MINT_BLOBS_URL these are copied; a bucket is backed up by its own means. The folder holds secrets: it is
+    its owner's alone, and refused where the file system keeps no modes.
     """
     state, place = state_folder(folder), target.expanduser().absolute()
     count = back_up(_dsn(state), _blobs(state), place)

@@ -61,7 +61,7 @@ class ServicePart:
 def port_names(bases: Sequence[BaseAt], shape: Shape = FULL) -> tuple[str, ...]:
     """Return every name that needs a port, the embedded parts' included."""
     owned = [name for base in bases for name in (f"trainer-{base.name}", *_loaders(base, shape))]
-    return ("gateway", "postgres", "nats", "nats-monitor", "registry", "rollout", *owned)
+    return ("gateway", "postgres", "nats", "registry", "rollout", *owned)
 
 
 def _loaders(base: BaseAt, shape: Shape) -> list[str]:

@@ -38,25 +38,26 @@ STEALING = (
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[RunningServer]:
-    port, monitor = free_port(), free_port()
+    port = free_port()
     accounts = subprocess.run(
         [sys.executable, str(SCRIPT), *TENANTS], check=True, capture_output=True, text=True
     )
     (tmp_path / "tenants.conf").write_text(accounts.stdout)
     config = tmp_path / "nats.conf"
     config.write_text(
-        f'listen: "127.0.0.1:{port}"\nhttp: "127.0.0.1:{monitor}"\ninclude "tenants.conf"\n'
+        f'listen: "127.0.0.1:{port}"\ninclude "tenants.conf"\n'
         f'jetstream {{ store_dir: "{tmp_path / "store"}", sync_interval: always }}\n'
     )
+    address = f"nats://mint:secret@127.0.0.1:{port}"
     names = ("", "_TEN_A", "_TEN_B")
     launch = Launch(
         name="nats",
         argv=(str(nats_binary()), "-c", str(config)),
-        ready_url=f"http://127.0.0.1:{monitor}/healthz",
+        ready_bus=address,
         folder=tmp_path,
         env={f"MINT_NATS_PASSWORD{name}": f"secret{name.lower()}" for name in names},
     )
-    running = RunningServer(launch, f"nats://mint:secret@127.0.0.1:{port}", tmp_path / "log")
+    running = RunningServer(launch, address, tmp_path / "log")
     running.start()
     yield running
     running.stop()

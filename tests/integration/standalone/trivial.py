@@ -33,7 +33,7 @@ open("nested.pid", "w").write(str(child.pid))
 
 def blueprint(folder: StateFolder) -> Blueprint:
     """Return four parts on fresh ports."""
-    names = ("gateway", "postgres", "nats", "nats-monitor", "web", "nest")
+    names = ("gateway", "postgres", "nats", "web", "nest")
     ports = {name: free_port() for name in names}
     password = prepare_postgres(folder.root / "postgres")
     dsn = postgres_dsn(password, ports["postgres"])
@@ -55,7 +55,7 @@ def blueprint(folder: StateFolder) -> Blueprint:
         ),
         launches={
             "postgres": replace(postgres_launch(folder.root / "postgres", ports["postgres"]), ready_dsn=dsn),
-            "nats": nats_launch(folder.root / "nats", ports["nats"], ports["nats-monitor"]),
+            "nats": nats_launch(folder.root / "nats", ports["nats"]),
             "web": trivial("web", WEB),
             "nest": trivial("nest", NEST + WEB),
         },
