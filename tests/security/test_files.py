@@ -40,6 +40,7 @@ def open_to_others(root: Path) -> list[str]:
 
 
 @pytest.mark.e2e
+@pytest.mark.timeout(600)
 def test_nothing_of_a_running_stack_is_open_to_others(whole_stack: RunningStack) -> None:
     policy = whole_stack.make_policy("private")
     prompt = {"model": policy["name"], "prompt": "red", "max_tokens": 2}
@@ -49,6 +50,7 @@ def test_nothing_of_a_running_stack_is_open_to_others(whole_stack: RunningStack)
 
 
 @pytest.mark.e2e
+@pytest.mark.timeout(600)
 @needs_root
 def test_the_servers_of_a_running_stack_run_as_an_id_without_a_name(whole_stack: RunningStack) -> None:
     parts = whole_stack.parts()
