@@ -65,7 +65,8 @@ def test_the_servers_of_a_running_stack_run_as_an_id_without_a_name(whole_stack:
 def root(server_folder: Path, request: pytest.FixtureRequest) -> Path:
     """The root of a state folder that the servers' user can reach."""
     folder = server_folder / f"files-{request.node.name}"
-    folder.mkdir(mode=0o755)
+    folder.mkdir()
+    folder.chmod(0o755)
     return folder
 
 
