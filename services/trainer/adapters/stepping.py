@@ -89,9 +89,12 @@ def _prefer(base: ScoringBase, steps: Sequence["_Step"], lines: Sequence[Line]) 
 
 
 def _accumulate(base: ScoringBase, steps: Sequence["_Step"], lines: Sequence[Line]) -> None:
-    """Add one micro-batch's gradients to those of its policies."""
-    lines = [line for line in lines if not steps[line.policy].refusal]
-    if not lines:
+    """Add one micro-batch's gradients to those of its policies.
+
+    The lines of a refused policy stay where they are: a batch of another shape would round the others'
+    numbers otherwise.
+    """
+    if all(steps[line.policy].refusal for line in lines):
         return
     scored = base.score(lines, [step.work.state.lora for step in steps])
     base_T = None
