@@ -123,6 +123,9 @@ def _prepare_environment(config: EngineConfig) -> None:
         # The model runs as it is, and two steps of the sampler would be compiled by the C++ compiler when a
         # request first draws at random or asks for log-probabilities: 25 s during which all others wait.
         os.environ["TORCH_COMPILE_DISABLE"] = "1"
+    else:
+        # Counts what the plugin ends requests for; on CPU the plugin finds it by itself, and more.
+        os.environ["VLLM_COMPUTE_NANS_IN_LOGITS"] = "1"
     if config.tensor_parallel > 1:
         # Else each rank wants a memory node of its own to bind its threads to.
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")

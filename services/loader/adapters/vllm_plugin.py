@@ -123,10 +123,12 @@ def _shrink_ignoring(operation: Callable[..., None]) -> Callable[..., None]:
 
 
 def _expand_ignoring(operation: Callable[..., None]) -> Callable[..., None]:
-    # A zero row of inputs expands to zero, whichever adapter it is multiplied with.
+    # The rows are put back as they were: a weight that has overflown makes NaN of a zero row too.
     def expand(inputs: Any, weights: Any, output: Any, indices: Any, *rest: Any, **options: Any) -> None:
-        bare = (indices < 0).unsqueeze(-1)
-        operation(inputs.masked_fill(bare, 0), weights, output, indices.clamp_min(0), *rest, **options)
+        bare = indices < 0
+        kept = output[: len(indices)][bare]
+        operation(inputs, weights, output, indices.clamp_min(0), *rest, **options)
+        output[: len(indices)][bare] = kept
 
     return expand
 
@@ -163,6 +165,13 @@ def keep_generators() -> None:
     keep_generators_of_partial_prefills()
 
 
+def keep_blocks_finite() -> None:
+    """Leave nothing in a freed KV block that is not finite."""
+    from services.loader.adapters.non_finite import keep_blocks_finite as keep
+
+    keep()
+
+
 def load_packed() -> None:
     """Load adapters of layout `packed/1` from one mapping of their file."""
     from services.loader.adapters.packed_loader import load_packed_adapters
@@ -182,6 +191,13 @@ def note_routes() -> None:
     from services.loader.adapters.routes import note_routes as note
 
     note()
+
+
+def end_non_finite() -> None:
+    """End a request whose numbers are not finite."""
+    from services.loader.adapters.non_finite import end_reported
+
+    end_reported()
 
 
 REPAIRS = (
@@ -206,6 +222,13 @@ REPAIRS = (
         upstream="https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/v1/worker/gpu_model_runner.py#L3502",
         apply=keep_generators,
     ),
+    Repair(
+        name="a value that is not finite reaches whoever gets its KV block next",
+        platform="cpu",
+        fixed_in=None,
+        upstream="https://github.com/vllm-project/vllm/pull/50283",
+        apply=keep_blocks_finite,
+    ),
 )
 PACKED = Extension(name="packed adapters from one mapping", tested_on=((0, 32),), apply=load_packed)
 STAGE = Extension(name="adapters laid out beside the loop, copied in slices", tested_on=((0, 32),))
@@ -218,4 +241,7 @@ GROUPED = Extension(
 ROUTES = Extension(
     name="routes through experts, of requests that ask", tested_on=((0, 32),), apply=note_routes
 )
-EXTENSIONS = (PACKED, STAGE, CUT_PARTS, CLEAR_SLOTS, FILL_SLOTS, GROUPED, ROUTES)
+END_NON_FINITE = Extension(
+    name="requests whose numbers are not finite end", tested_on=((0, 32),), apply=end_non_finite
+)
+EXTENSIONS = (PACKED, STAGE, CUT_PARTS, CLEAR_SLOTS, FILL_SLOTS, GROUPED, ROUTES, END_NON_FINITE)

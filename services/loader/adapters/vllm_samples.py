@@ -7,6 +7,8 @@ import numpy as np
 
 from mint_common.errors import Unavailable
 from mint_common.generation import Likeliest, SampledSequence, SampleRequest
+from mint_common.ids import Digest
+from services.loader.adapters.vllm_streams import unanswered
 from services.loader.ports import WholeSample
 
 _REASONS: dict[str, Literal["stop", "length"]] = {"stop": "stop", "length": "length"}
@@ -39,7 +41,10 @@ def sample_params(request: SampleRequest) -> Any:
 
 
 async def gather_sample(outputs: Any, request: SampleRequest, *, lora_request: Any) -> WholeSample:
-    """Wait for the final output and pack it. Raises Unavailable when the engine gave it up."""
+    """Wait for the final output and pack it.
+
+    Raises Unavailable when the engine gave it up, NonFiniteOutput when it computed no finite numbers.
+    """
     final = None
     async with aclosing(outputs) as parts:
         async for output in parts:
@@ -47,21 +52,24 @@ async def gather_sample(outputs: Any, request: SampleRequest, *, lora_request: A
     if final is None:
         raise Unavailable(what="the engine", problem="it ended a request without an answer")
     assert final.lora_request == lora_request, "vLLM answered with another adapter"
+    served = Digest(lora_request.lora_name) if lora_request else None
+    wanted = request.sampling.logprobs or 0
+    sequences = tuple(_sequence(each, wanted, served=served) for each in final.outputs)
     own, likeliest = None, None
     if request.prompt_logprobs is not None:
         own, likeliest = _unpack(final.prompt_logprobs, len(request.tokens), request.prompt_logprobs)
     return WholeSample(
-        served=lora_request.lora_name if lora_request else None,
-        sequences=tuple(_sequence(each, request.sampling.logprobs or 0) for each in final.outputs),
+        served=served,
+        sequences=sequences,
         prompt_logprobs=own,
         prompt_likeliest=likeliest,
     )
 
 
-def _sequence(completion: Any, wanted: int) -> SampledSequence:
+def _sequence(completion: Any, wanted: int, *, served: Digest | None) -> SampledSequence:
     reason = _REASONS.get(completion.finish_reason)
     if reason is None:
-        raise Unavailable(what="the engine", problem=f"it ended with {completion.finish_reason}")
+        raise unanswered(completion, served=served)
     logprobs, likeliest = _unpack(completion.logprobs, len(completion.token_ids), wanted)
     return SampledSequence(
         reason=reason,

@@ -4,9 +4,10 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mappi
 from contextlib import aclosing, contextmanager
 from typing import Any, Literal
 
-from mint_common.errors import InvalidField, Unavailable
+from mint_common.errors import InvalidField, MintError, NonFiniteOutput, Unavailable
 from mint_common.generation import Delta, Finished, TokenAlternative
 from mint_common.ids import Digest
+from services.loader.adapters.non_finite import NON_FINITE
 from services.loader.adapters.routes import exactly
 from services.loader.adapters.worker_extension import Reply
 
@@ -81,7 +82,7 @@ class VllmStream:
         if completion.finish_reason is not None:
             reason = _REASONS.get(completion.finish_reason)
             if reason is None:
-                raise Unavailable(what="the engine", problem=f"it ended with {completion.finish_reason}")
+                raise unanswered(completion, served=self.served)
             parts.append(Finished(index=completion.index, reason=reason, routes=routes))
         return parts
 
@@ -109,6 +110,15 @@ def _likeliest(candidates: Any, count: int) -> tuple[TokenAlternative, ...]:
         TokenAlternative(token=token, text=entry.decoded_token or "", logprob=entry.logprob)
         for token, entry in ranked[:count]
     )
+
+
+def unanswered(completion: Any, *, served: Digest | None) -> MintError:
+    """Return why the engine ended a completion: its adapter has no finite numbers, or it is our fault."""
+    if completion.stop_reason != NON_FINITE:
+        return Unavailable(what="the engine", problem=f"it ended with {completion.finish_reason}")
+    if served is None:
+        return Unavailable(what="the base", problem="it computes numbers that are not finite")
+    return NonFiniteOutput(digest=served)
 
 
 @contextmanager

@@ -74,6 +74,18 @@ def test_repaired_rows_without_an_adapter_get_nothing() -> None:
     assert torch.equal(delta[1], torch.zeros(5))
 
 
+def test_repaired_rows_without_an_adapter_get_nothing_of_one_that_has_overflown() -> None:
+    import vllm.lora.ops.torch_ops.lora_ops as operations
+
+    ignore_rows_without_adapter()
+    inputs, output = torch.ones(2, 4), torch.ones(2, 5)
+    hidden, index = torch.empty(2, 3), torch.tensor([-1, 0])
+    operations.bgmv_shrink(inputs, torch.full((1, 1, 3, 4), torch.inf), hidden, index, 1.0)
+    operations.bgmv_expand(hidden, torch.full((1, 1, 5, 3), torch.inf), output, index, True)
+    assert torch.equal(output[0], torch.ones(5))
+    assert not output[1].isfinite().any()
+
+
 def test_experts_with_lora_still_get_no_cpu_implementation_as_shipped() -> None:
     """When this fails, vLLM has one and `compute_experts_with_lora` may go."""
     shipped = _as_shipped("model_executor", "layers", "fused_moe", "oracle", "unquantized")
@@ -114,3 +126,68 @@ def test_cpu_generators_still_have_no_offset() -> None:
     """When this fails, torch has one and `keep_generators` may go."""
     with pytest.raises(RuntimeError, match="offset"):
         torch.Generator().get_offset()
+
+
+def _attended(*, key_behind: float, value_behind: float) -> "torch.Tensor":
+    """Return what vLLM's kernel makes of two short sequences, and what lies behind their ends."""
+    from vllm import _custom_ops as ops
+    from vllm.platforms import current_platform
+    from vllm.v1.attention.backends.cpu_attn import _get_attn_isa
+
+    current_platform.import_kernels()
+    block, heads, width, lengths = 128, 2, 64, (5, 131)
+    isa = _get_attn_isa(torch.float32, block, width)
+    places = torch.cat([torch.arange(lengths[0]), torch.arange(lengths[1]) + block])
+    cache = torch.zeros(3, heads, 2 * block, width)
+    keys, values = cache.chunk(2, dim=2)
+    behind = torch.ones(3 * block, heads, width)
+    everywhere = torch.arange(3 * block)
+    ops.cpu_attn_reshape_and_cache(behind * key_behind, behind * value_behind, keys, values, everywhere, isa)
+    own = torch.randn(3, len(places), heads, width, generator=torch.Generator().manual_seed(0))
+    ops.cpu_attn_reshape_and_cache(own[1], own[2], keys, values, places, isa)
+    starts = torch.tensor([0, lengths[0], sum(lengths)], dtype=torch.int32)
+    common = {
+        "seq_lens": torch.tensor(lengths, dtype=torch.int32),
+        "query_start_loc": starts,
+        "causal": True,
+    }
+    plan = ops.cpu_attn_get_scheduler_metadata(
+        num_reqs=2,
+        num_heads=heads,
+        num_kv_heads=heads,
+        head_dim=width,
+        dtype=torch.float32,
+        sliding_window_size=-1,
+        isa=isa,
+        enable_kv_split=True,
+        **common,
+    )
+    output = torch.empty_like(own[0])
+    ops.cpu_attention_with_kv_cache(
+        own[0],
+        keys,
+        values,
+        output,
+        scale=width**-0.5,
+        alibi_slopes=None,
+        sliding_window=-1,
+        softcap=0,
+        block_table=torch.tensor([[0, 0], [1, 2]], dtype=torch.int32),
+        scheduler_metadata=plan,
+        s_aux=None,
+        **common,
+    )
+    return output
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_a_value_behind_a_sequences_end_still_reaches_its_result_as_shipped(value: float) -> None:
+    """When this fails, the kernel is fixed and `keep_blocks_finite` may clean no blocks any more."""
+    assert not _attended(key_behind=0.0, value_behind=value).isfinite().all()
+
+
+@pytest.mark.parametrize(("key", "value"), [(torch.nan, 0.0), (torch.inf, 0.0), (3e38, 3e38), (-3e38, -3e38)])
+def test_keys_and_finite_values_behind_a_sequences_end_have_no_part(key: float, value: float) -> None:
+    """What `keep_blocks_finite` builds on: it looks for nothing else."""
+    quiet = _attended(key_behind=0.0, value_behind=0.0)
+    assert torch.equal(_attended(key_behind=key, value_behind=value), quiet)

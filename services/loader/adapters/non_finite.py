@@ -1,0 +1,120 @@
+# ruff: noqa: N806  (shape suffixes: T = tokens of the step, D = model width)
+"""Numbers that are not finite stay with the request that computed them, and end it.
+
+vLLM's attention on CPU multiplies what lies behind a sequence's end in its last block by zero, and zero times
+NaN is NaN: a value that is not finite, once in a freed block, reaches whoever gets the block next. Here every
+step ends with a look at the model's last hidden states. A request with a row that is not finite is ended in
+that step, before it samples; its blocks are made finite and leave the prefix cache before anybody else can
+have them. Nothing else pays: one sum a step, not one a layer (docs/adr/0017 compares the ways).
+
+Why that is enough. A token attends to itself, so that a value that is not finite makes its attention output,
+and from there every later state of its row, not finite; so do a query or a key, unless its score is minus
+infinity. Keys and finite values behind the end have no part in the result, whatever their size. The final
+norm bounds a finite state, so the logits are finite if it is. A request that shares a block with one that is
+ended in the step that wrote it reads the same values, and is ended too. With several ranks all see the same
+states, and each cleans its own cache.
+
+Written against vLLM 0.32; tests/integration/loader/test_non_finite.py shows what the kernel does as shipped.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+NON_FINITE = "non_finite_output"
+"""The ``stop_reason`` of a request that is ended."""
+
+
+def keep_blocks_finite() -> None:
+    """Repair the model runner: what a step leaves in the KV cache is finite. Idempotent."""
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+
+    if GPUModelRunner.sample_tokens.__module__ != __name__:
+        GPUModelRunner.sample_tokens = _checking(GPUModelRunner.sample_tokens)
+
+
+def end_reported() -> None:
+    """Let the scheduler end the requests that a step reports. Idempotent."""
+    from vllm.v1.core.sched.scheduler import Scheduler
+
+    if Scheduler.update_from_output.__module__ != __name__:
+        Scheduler.update_from_output = _ending(Scheduler.update_from_output)
+
+
+# Any: the model runner, the scheduler and what they pass on; vllm has no types.
+def _checking(stock: Any) -> Any:
+    def sample_tokens(runner: Any, *args: Any, **options: Any) -> Any:
+        state = runner.execute_model_state
+        found = _take_out(runner, state) if state is not None else {}
+        output = stock(runner, *args, **options)
+        if found:
+            output.num_nans_in_logits = found
+        return output
+
+    return sample_tokens
+
+
+def _take_out(runner: Any, state: Any) -> Mapping[str, int]:
+    """Find the requests with rows that are not finite, and make all that they left behind finite.
+
+    Returns how many rows of each; what they sample after it means nothing, but is no trouble for the sampler.
+    """
+    hidden_TD = state.hidden_states[: state.scheduler_output.total_num_scheduled_tokens]
+    if math.isfinite(hidden_TD.sum()):
+        return {}
+    bad_T = hidden_TD.isfinite().all(-1).logical_not()
+    batch, starts, found = runner.input_batch, runner.query_start_loc.np, {}
+    for index, name in enumerate(batch.req_ids):
+        rows = slice(int(starts[index]), int(starts[index + 1]))
+        if count := int(bad_T[rows].sum()):
+            found[name] = count
+            _clean_blocks(runner, rows)
+            hidden_TD[rows] = 0
+            if state.logits is not None:
+                state.logits[index] = 0
+    return found
+
+
+def _clean_blocks(runner: Any, rows: slice) -> None:
+    """Replace what is not finite in the blocks that these rows of the step have written to."""
+    layers = runner.compilation_config.static_forward_context
+    for groups, table in zip(runner.attn_groups, runner.input_batch.block_table.block_tables, strict=True):
+        slots_T = table.slot_mapping.cpu[rows]
+        for name in (name for group in groups for name in group.layer_names):
+            cache = layers[name].kv_cache
+            blocks = (slots_T // cache.shape[-2]).unique()
+            cache[blocks] = cache[blocks].nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _ending(stock: Any) -> Any:
+    def update_from_output(scheduler: Any, step: Any, output: Any) -> Any:
+        from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
+
+        reported = [name for name, count in (output.num_nans_in_logits or {}).items() if count]
+        ended = _end(scheduler, reported) if reported else []
+        outputs = stock(scheduler, step, output)
+        for request in ended:
+            own = EngineCoreOutput(
+                request_id=request.request_id,
+                new_token_ids=[],
+                finish_reason=request.get_finished_reason(),
+                stop_reason=NON_FINITE,
+                events=request.take_events(),
+                trace_headers=request.trace_headers,
+            )
+            outputs.setdefault(request.client_index, EngineCoreOutputs()).outputs.append(own)
+        return outputs
+
+    return update_from_output
+
+
+def _end(scheduler: Any, names: Sequence[str]) -> Sequence[Any]:
+    """Free what the requests have; their blocks are no prefix of anybody's any more."""
+    from vllm.v1.request import RequestStatus
+
+    manager = scheduler.kv_cache_manager
+    for name in names:
+        if name in scheduler.requests:
+            manager.evict_blocks({block for group in manager.get_block_ids(name) for block in group})
+    ended: Sequence[Any] = scheduler.finish_requests(names, RequestStatus.FINISHED_ERROR)
+    return ended
