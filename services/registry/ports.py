@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from mint_common.adapters_format.base_facts import BaseFacts
+from mint_common.authority import Authority
 from mint_common.catalog import (
     AliasMove,
     AliasRecord,
@@ -66,6 +67,13 @@ class Accounts(Protocol):
         """
         ...
 
+    async def add_key(self, key: StoredKey, by: Authority) -> None:
+        """Store a new key. Raises NotFound for an unknown tenant, and as `Authority.check_grant`.
+
+        Raises Unauthorized when the key behind the request is revoked by now; so do the two below.
+        """
+        ...
+
     async def owner_of(self, key_hash: bytes, *, now: float) -> KeyOwner | None:
         """Return whose key has this hash, unless it is revoked; the key counts as used."""
         ...
@@ -76,12 +84,15 @@ class Accounts(Protocol):
         """Return a tenant's keys by id, revoked ones too."""
         ...
 
-    async def revoke_key(self, tenant_id: TenantId, key_id: str, *, now: float) -> None:
-        """Let a key open nothing any more. Idempotent. Raises NotFound."""
+    async def revoke_key(self, tenant_id: TenantId, key_id: str, by: Authority, *, now: float) -> None:
+        """Let a key open nothing any more. Idempotent. Raises NotFound, and as `add_key`."""
         ...
 
-    async def replace_key(self, key: StoredKey) -> KeyRecord:
-        """Give a tenant's key that is not revoked another hash; all else stays. Raises NotFound."""
+    async def replace_key(self, key: StoredKey, by: Authority) -> KeyRecord:
+        """Give a tenant's key that is not revoked another hash; all else stays.
+
+        Raises NotFound, and as `add_key`.
+        """
         ...
 
     async def tenants(self, *, limit: int, after: str | None) -> Sequence[TenantRecord]:

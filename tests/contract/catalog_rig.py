@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from mint_common.catalog import PolicyRecord, TenantRecord
+from mint_common.authority import Authority
+from mint_common.catalog import PolicyRecord, Scope, TenantRecord
 from mint_common.claims import Claim, RevisionRef
 from mint_common.events import Event, LoraSpec, RevisionExported
 from mint_common.events.codec import decode
-from mint_common.ids import JobId, PolicyId, TenantId, WaveId, derive_id, sha256_digest
+from mint_common.ids import JobId, PolicyId, TenantId, WaveId, derive_id, new_id, sha256_digest
 from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.ledger_memory import MemoryLedger
 from mint_common.runtime.ledger_postgres import PostgresLedger
@@ -25,6 +26,7 @@ from services.registry.adapters.postgres_catalog import PostgresCatalog
 from services.registry.adapters.postgres_custody import PostgresCustody
 from services.registry.adapters.postgres_evaluations import PostgresEvaluations
 from services.registry.adapters.postgres_rules import PostgresRules
+from services.registry.core.keys import stored_key
 from services.registry.ports import Accounts, Aliases, Catalog, Custody, Evaluations, Mover, Rules
 
 TENANT, OTHER = TenantId("ten_a"), TenantId("ten_b")
@@ -78,6 +80,14 @@ def postgres_store(pool: asyncpg.Pool) -> Store:
         custody=PostgresCustody(pool, ledger),
         events=events,
     )
+
+
+async def add_authority(store: Store, tenant_id: TenantId, *scopes: Scope) -> Authority:
+    """Store a key of a tenant, and return what it stands for."""
+    key_id = new_id("key")
+    key = stored_key(key_id, key_id=key_id, tenant_id=tenant_id, name="asks", now=NOW, scopes=scopes)
+    await store.accounts.put_key(key)
+    return Authority(tenant_id=tenant_id, key_id=key_id, scopes=frozenset(scopes))
 
 
 async def fill(store: Store) -> None:

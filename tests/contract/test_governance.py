@@ -9,6 +9,7 @@ from contract.catalog_rig import (
     OTHER,
     TENANT,
     Store,
+    add_authority,
     add_policy,
     by,
     publish,
@@ -18,11 +19,13 @@ from mint_common.catalog import EvaluationRecord, PolicyRecord, RuleRecord
 from mint_common.errors import (
     AliasProtected,
     AlreadyHandled,
+    Forbidden,
     InvalidField,
     NoRevision,
     NotFound,
     RevisionInUse,
     RevisionRetiredError,
+    Unauthorized,
 )
 from mint_common.events import AliasMoved, EvaluationRecorded, RevisionRestored, RevisionRetired
 from mint_common.ids import EvaluationId
@@ -57,16 +60,18 @@ async def test_key_is_rotated_revoked_and_remembers_its_last_use(store: Store) -
     (record,) = await store.accounts.keys(TENANT)
     assert record.last_used_at == NOW + 90
 
-    rotated = await store.accounts.replace_key(replace(key, key_hash=hash_key("tml-two"), shown="tml-two"))
+    by = await add_authority(store, TENANT, "admin")
+    changed = replace(key, key_hash=hash_key("tml-two"), shown="tml-two")
+    rotated = await store.accounts.replace_key(changed, by)
     assert (rotated.name, rotated.shown) == ("ci", "tml-two")
     assert await store.accounts.owner_of(hash_key("tml-one"), now=NOW) is None
     with pytest.raises(NotFound):
-        await store.accounts.revoke_key(OTHER, "key_1", now=NOW)
+        await store.accounts.revoke_key(OTHER, "key_1", await add_authority(store, OTHER, "admin"), now=NOW)
     for _ in range(2):
-        await store.accounts.revoke_key(TENANT, "key_1", now=NOW)
+        await store.accounts.revoke_key(TENANT, "key_1", by, now=NOW)
     assert await store.accounts.owner_of(hash_key("tml-two"), now=NOW) is None
     with pytest.raises(NotFound):
-        await store.accounts.replace_key(key)
+        await store.accounts.replace_key(key, by)
     assert [tenant.name for tenant in await store.accounts.tenants(limit=9, after=None)] == [TENANT, OTHER]
     assert [tenant.name for tenant in await store.accounts.tenants(limit=9, after=TENANT)] == [OTHER]
 
@@ -74,14 +79,58 @@ async def test_key_is_rotated_revoked_and_remembers_its_last_use(store: Store) -
 async def test_another_key_under_a_revoked_id_opens_again_and_the_revoked_one_does_not(store: Store) -> None:
     key = stored_key("tml-one", key_id="key_1", tenant_id=TENANT, name="bootstrap", now=NOW)
     await store.accounts.put_key(key)
-    await store.accounts.revoke_key(TENANT, "key_1", now=NOW)
+    await store.accounts.revoke_key(TENANT, "key_1", await add_authority(store, TENANT, "admin"), now=NOW)
     await store.accounts.put_key(key)
     assert await store.accounts.owner_of(hash_key("tml-one"), now=NOW) is None
     await store.accounts.put_key(replace(key, key_hash=hash_key("tml-two")))
     assert await store.accounts.owner_of(hash_key("tml-two"), now=NOW) is not None
     assert await store.accounts.owner_of(hash_key("tml-one"), now=NOW) is None
-    (record,) = await store.accounts.keys(TENANT)
+    record = next(each for each in await store.accounts.keys(TENANT) if each.key_id == "key_1")
     assert record.revoked_at is None
+
+
+async def test_a_key_with_more_scopes_is_neither_made_nor_rotated_nor_revoked(store: Store) -> None:
+    operator = stored_key("tml-o", key_id="key_o", tenant_id=TENANT, name="o", now=NOW, scopes=("operator",))
+    await store.accounts.put_key(operator)
+    admin = await add_authority(store, TENANT, "admin")
+    attempts = (
+        lambda: store.accounts.add_key(replace(operator, key_id="key_n", key_hash=hash_key("n")), admin),
+        lambda: store.accounts.replace_key(replace(operator, key_hash=hash_key("n")), admin),
+        lambda: store.accounts.revoke_key(TENANT, "key_o", admin, now=NOW),
+    )
+    for attempt in attempts:
+        with pytest.raises(Forbidden, match="this one lacks operator"):
+            await attempt()
+    assert await store.accounts.owner_of(operator.key_hash, now=NOW) is not None
+
+
+async def test_an_admin_changes_keys_of_its_own_tenant_only(store: Store) -> None:
+    admin = await add_authority(store, TENANT, "admin")
+    reader = stored_key("tml-r", key_id="key_r", tenant_id=OTHER, name="r", now=NOW, scopes=("read",))
+    with pytest.raises(Forbidden, match="operator"):
+        await store.accounts.add_key(reader, admin)
+    await store.accounts.put_key(reader)
+    with pytest.raises(Forbidden, match="operator"):
+        await store.accounts.replace_key(replace(reader, key_hash=hash_key("n")), admin)
+    await store.accounts.add_key(
+        replace(reader, key_id="key_own", tenant_id=TENANT, key_hash=hash_key("o")), admin
+    )
+
+
+async def test_a_revoked_key_changes_no_key(store: Store) -> None:
+    admin = await add_authority(store, TENANT, "admin")
+    key = stored_key("tml-k", key_id="key_k", tenant_id=TENANT, name="k", now=NOW, scopes=("read",))
+    await store.accounts.add_key(key, admin)
+    await store.accounts.revoke_key(TENANT, admin.key_id, admin, now=NOW)
+    attempts = (
+        lambda: store.accounts.add_key(replace(key, key_id="key_n", key_hash=hash_key("n")), admin),
+        lambda: store.accounts.replace_key(replace(key, key_hash=hash_key("n")), admin),
+        lambda: store.accounts.revoke_key(TENANT, "key_k", admin, now=NOW),
+    )
+    for attempt in attempts:
+        with pytest.raises(Unauthorized):
+            await attempt()
+    assert await store.accounts.owner_of(hash_key("tml-k"), now=NOW) is not None
 
 
 async def test_protected_alias_is_moved_by_admins_alone(store: Store) -> None:

@@ -11,6 +11,7 @@ from typing import TypeVar
 import msgspec
 
 from mint_common.adapters_format.base_facts import BaseFacts
+from mint_common.authority import Authority
 from mint_common.catalog import (
     FULL_SCOPES,
     AliasMove,
@@ -58,10 +59,11 @@ class RegistryClient:
         return _read(await self._http.get("/internal/tenants", params), list[TenantRecord])
 
     async def create_key(
-        self, tenant_id: TenantId, *, name: str, scopes: Sequence[Scope] = FULL_SCOPES
+        self, tenant_id: TenantId, *, name: str, by: Authority, scopes: Sequence[Scope] = FULL_SCOPES
     ) -> IssuedKey:
-        """Issue a new API key."""
-        return _read(await self._http.post(_keys(tenant_id), {"name": name, "scopes": scopes}), IssuedKey)
+        """Issue a new API key. Raises as `Authority.check_grant`, and Unauthorized when ``by`` is revoked."""
+        body = {"name": name, "scopes": scopes, "by": by}
+        return _read(await self._http.post(_keys(tenant_id), body), IssuedKey)
 
     async def list_keys(
         self, tenant_id: TenantId, *, limit: int = 1000, after: str | None = None
@@ -70,13 +72,14 @@ class RegistryClient:
         params = {"limit": limit, "after": after}
         return _read(await self._http.get(_keys(tenant_id), params), list[KeyRecord])
 
-    async def rotate_key(self, tenant_id: TenantId, key_id: str) -> IssuedKey:
-        """Replace a key by a new one of the same id. Raises NotFound for one that is revoked."""
-        return _read(await self._http.post(_keys(tenant_id, named("key", key_id), "rotate")), IssuedKey)
+    async def rotate_key(self, tenant_id: TenantId, key_id: str, *, by: Authority) -> IssuedKey:
+        """Replace a key by a new one of the same id. Raises NotFound for a revoked one; as `create_key`."""
+        path = _keys(tenant_id, named("key", key_id), "rotate")
+        return _read(await self._http.post(path, {"by": by}), IssuedKey)
 
-    async def revoke_key(self, tenant_id: TenantId, key_id: str) -> None:
-        """Let a key open nothing any more. Idempotent."""
-        await self._http.delete(_keys(tenant_id, named("key", key_id)))
+    async def revoke_key(self, tenant_id: TenantId, key_id: str, *, by: Authority) -> None:
+        """Let a key open nothing any more. Idempotent. Raises NotFound, and as `create_key`."""
+        await self._http.post(_keys(tenant_id, named("key", key_id), "revoke"), {"by": by})
 
     async def verify_key(self, key: str) -> KeyOwner:
         """Return whose key it is. Raises Unauthorized."""

@@ -4,25 +4,34 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
-from mint_common.catalog import FULL_SCOPES, Scope
+from mint_common.authority import Authority
 from mint_common.errors import Unauthorized
 from mint_common.ids import TenantId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """The tenant that a verified key belongs to, and the key's name, which signs what the caller does."""
+    """What a verified key stands for, and the key's name, which signs what the caller does."""
 
-    tenant_id: TenantId
-    key_id: str
+    authority: Authority
     name: str
-    scopes: frozenset[Scope] = frozenset(FULL_SCOPES)
+
+    @property
+    def tenant_id(self) -> TenantId:
+        """Return the tenant that the key belongs to."""
+        return self.authority.tenant_id
+
+    @property
+    def key_id(self) -> str:
+        """Return the key's id."""
+        return self.authority.key_id
 
     @property
     def is_admin(self) -> bool:
         """Return whether it may move protected aliases."""
-        return "admin" in self.scopes
+        return self.authority.may("admin")
 
     @property
     def actor(self) -> str:
@@ -65,6 +74,12 @@ class KeyMemory:
         """Return whose key it was when it was verified last, however long ago."""
         entry = self._entries.get(_hash(key))
         return entry[1].tenant_id if entry else None
+
+    def forget(self, key: str) -> None:
+        """Believe a key no more; whose it was stays known."""
+        entry = self._entries.get(_hash(key))
+        if entry is not None:
+            self._entries[_hash(key)] = (-inf, entry[1])
 
     def put(self, key: str, caller: Caller, *, now: float) -> None:
         """Remember a verified key, and forget the oldest ones beyond the capacity."""

@@ -9,9 +9,11 @@ from fastapi import Depends, Query, Request, Security
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 from starlette.datastructures import Headers
 
+from mint_common.authority import Authority
 from mint_common.bus.port import EventLog
 from mint_common.client.directory import EngineDirectory
 from mint_common.client.registry import RegistryClient
+from mint_common.errors import Unauthorized
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import Clock
 from services.gateway.core.callers import Caller, KeyMemory, choose_key
@@ -83,9 +85,23 @@ async def authenticate(
     return caller
 
 
-async def whose(request: Request) -> Caller:
-    """Return whose key a request carries. Raises Unauthorized."""
-    return await identify_caller(gateway_of(request), key_in(request.headers))
+async def whose(request: Request, *, afresh: bool = False) -> Caller:
+    """Return whose key a request carries. Raises Unauthorized.
+
+    A verified key is believed for a while, but not by who asks ``afresh``.
+    """
+    gateway, key = gateway_of(request), key_in(request.headers)
+    known = None if afresh else gateway.keys.get(key, now=gateway.clock.monotonic())
+    if known is not None:
+        return known
+    try:
+        owner = await gateway.registry.verify_key(key)
+    except Unauthorized:
+        gateway.keys.forget(key)
+        raise
+    caller = Caller(authority=Authority.of(owner), name=owner.name)
+    gateway.keys.put(key, caller, now=gateway.clock.monotonic())
+    return caller
 
 
 def key_in(headers: Headers) -> str:
@@ -93,19 +109,6 @@ def key_in(headers: Headers) -> str:
     given = [value.partition(" ") for value in headers.getlist("authorization")]
     bearers = [key for scheme, _, key in given if scheme.lower() == "bearer"]
     return choose_key([*bearers, *headers.getlist("x-api-key")])
-
-
-async def identify_caller(gateway: Gateway, key: str) -> Caller:
-    """Return whose key it is. Raises Unauthorized; a verified key is believed for a while."""
-    known = gateway.keys.get(key, now=gateway.clock.monotonic())
-    if known is not None:
-        return known
-    owner = await gateway.registry.verify_key(key)
-    caller = Caller(
-        tenant_id=owner.tenant_id, key_id=owner.key_id, name=owner.name, scopes=frozenset(owner.scopes)
-    )
-    gateway.keys.put(key, caller, now=gateway.clock.monotonic())
-    return caller
 
 
 ReadCaller = Annotated[Caller, Security(authenticate, scopes=["read"])]

@@ -17,7 +17,6 @@ from mint_common.errors import EventsExpired, Forbidden, Unauthorized, Unavailab
 from mint_common.events.codec import Envelope
 from mint_common.events.event import subject_token
 from mint_common.runtime.clock import Clock
-from services.gateway.core.scopes import check_scope
 from services.gateway.core.sse import HEARTBEAT, event_frame, place_frame
 from services.gateway.http.context import GatewayDep, HeldDep, ReadCaller, whose
 from services.gateway.http.routes import GatewayRoute
@@ -73,7 +72,7 @@ async def stream_events(  # noqa: PLR0917  # FastAPI passes them by name
 async def _is_welcome(request: Request) -> bool:
     """Return whether the key that a stream was opened with still opens one, as far as is known."""
     try:
-        check_scope((await whose(request)).scopes, request.scope["route"].needed_scope)
+        (await whose(request)).authority.check(request.scope["route"].needed_scope)
     except (Unauthorized, Forbidden):
         return False
     except Unavailable:

@@ -7,6 +7,7 @@ but for those of `OPEN_PATHS`. No rule reads a request's path.
 
 import re
 from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Set as AbstractSet
 from typing import Any, cast
 
 from fastapi import FastAPI, Request, Response
@@ -17,7 +18,6 @@ from starlette.routing import Route
 from mint_common.catalog import Scope
 from mint_common.runtime.slow_clients import paced
 from services.gateway.core.callers import Caller
-from services.gateway.core.scopes import check_scope
 from services.gateway.http.bodies import admit_body, stream_of
 from services.gateway.http.context import authenticate, whose
 
@@ -31,6 +31,9 @@ OPEN_PATHS = frozenset(
     }
 )
 """Routes that take no key. The ticket of a download is signed."""
+
+ASKED_AFRESH: AbstractSet[Scope] = {"admin", "operator"}
+"""Routes of these scopes make and change keys, tenants and secrets: a revoked key does nothing there."""
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -50,7 +53,8 @@ class GatewayRoute(APIRoute):
         carry_out = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
-            caller = request.state.caller = await whose(request)
+            afresh = self.needed_scope in ASKED_AFRESH
+            caller = request.state.caller = await whose(request, afresh=afresh)
             paced_request = Request(request.scope, paced(request.receive))
             return await self.serve(paced_request, caller, carry_out)
 
@@ -62,7 +66,7 @@ class GatewayRoute(APIRoute):
 
     async def admit(self, request: Request, caller: Caller) -> Request:
         """Check the scope, then read the body unless the route streams it. Raises Forbidden, BodyTooLarge."""
-        check_scope(caller.scopes, self.needed_scope)
+        caller.authority.check(self.needed_scope)
         return request if self.streams_body else await admit_body(request)
 
 

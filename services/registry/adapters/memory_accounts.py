@@ -4,15 +4,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import inf
 
+from mint_common.authority import Authority
 from mint_common.catalog import (
     KeyOwner,
     KeyRecord,
     TenantRecord,
 )
-from mint_common.errors import AlreadyExists, NotFound
+from mint_common.errors import AlreadyExists, NotFound, Unauthorized
 from mint_common.ids import TenantId
 from services.registry.adapters.memory_tables import Tables
-from services.registry.core.keys import StoredKey
+from services.registry.core.keys import KEY_UNKNOWN, StoredKey
 from services.registry.ports import PAGE
 
 _USE_SECONDS = 60.0
@@ -40,6 +41,12 @@ class MemoryAccounts:
             self._tables.revoked.pop(key.key_id, None)
         self._tables.keys[key.key_id] = key
 
+    async def add_key(self, key: StoredKey, by: Authority) -> None:
+        """Store a new key."""
+        by.check_grant(key.scopes, tenant_id=key.tenant_id)
+        self._check_alive(by)
+        await self.put_key(key)
+
     async def owner_of(self, key_hash: bytes, *, now: float) -> KeyOwner | None:
         """Return whose key has this hash, unless it is revoked."""
         for key in self._tables.keys.values():
@@ -56,14 +63,14 @@ class MemoryAccounts:
         own = [key for _, key in sorted(self._tables.keys.items()) if key.tenant_id == tenant_id]
         return [self._record(key) for key in own if key.key_id > (after or "")][:limit]
 
-    async def revoke_key(self, tenant_id: TenantId, key_id: str, *, now: float) -> None:
+    async def revoke_key(self, tenant_id: TenantId, key_id: str, by: Authority, *, now: float) -> None:
         """Let a key open nothing any more."""
-        self._own(tenant_id, key_id)
+        self._own(tenant_id, key_id, by)
         self._tables.revoked.setdefault(key_id, now)
 
-    async def replace_key(self, key: StoredKey) -> KeyRecord:
+    async def replace_key(self, key: StoredKey, by: Authority) -> KeyRecord:
         """Give a tenant's key another hash."""
-        known = self._own(key.tenant_id, key.key_id)
+        known = self._own(key.tenant_id, key.key_id, by)
         if key.key_id in self._tables.revoked:
             raise NotFound(kind="key", name=key.key_id)
         self._tables.keys[key.key_id] = replace(known, key_hash=key.key_hash, shown=key.shown)
@@ -75,11 +82,18 @@ class MemoryAccounts:
             :limit
         ]
 
-    def _own(self, tenant_id: TenantId, key_id: str) -> StoredKey:
+    def _own(self, tenant_id: TenantId, key_id: str, by: Authority) -> StoredKey:
+        """Return a key that somebody may change."""
+        self._check_alive(by)
         key = self._tables.keys.get(key_id)
         if key is None or key.tenant_id != tenant_id:
             raise NotFound(kind="key", name=key_id)
+        by.check_grant(key.scopes, tenant_id=tenant_id)
         return key
+
+    def _check_alive(self, by: Authority) -> None:
+        if by.key_id not in self._tables.keys or by.key_id in self._tables.revoked:
+            raise Unauthorized(problem=KEY_UNKNOWN)
 
     def _record(self, key: StoredKey) -> KeyRecord:
         return KeyRecord(

@@ -1,14 +1,16 @@
 """Tenants and keys in Postgres."""
 
 from collections.abc import Sequence
+from typing import NoReturn
 
 import asyncpg
 
+from mint_common.authority import Authority, held_scopes
 from mint_common.catalog import KeyOwner, KeyRecord, TenantRecord
-from mint_common.errors import AlreadyExists, NotFound
+from mint_common.errors import AlreadyExists, NotFound, Unauthorized
 from mint_common.ids import TenantId
 from services.registry.adapters.rows import key_of, moment, tenant_of
-from services.registry.core.keys import StoredKey
+from services.registry.core.keys import KEY_UNKNOWN, StoredKey
 from services.registry.ports import PAGE
 
 _ADD_TENANT = """
@@ -21,6 +23,25 @@ _PUT_KEY = """
     VALUES ($1, $2, $3, $4, $5, $6, $7)
     ON CONFLICT (key_id) DO UPDATE SET tenant_id = $2, name = $3, shown = $4, key_hash = $5, scopes = $7,
         revoked_at = CASE WHEN api_keys.key_hash = $5 THEN api_keys.revoked_at END
+"""
+# These three change something only if the key behind the request is not revoked, in one statement.
+_ADD_KEY = """
+    INSERT INTO api_keys (key_id, tenant_id, name, shown, key_hash, created_at, scopes)
+    SELECT $1, $2, $3, $4, $5, $6, $7
+    WHERE EXISTS (SELECT FROM api_keys WHERE key_id = $8 AND revoked_at IS NULL)
+    RETURNING key_id
+"""
+_REVOKE_KEY = """
+    UPDATE api_keys SET revoked_at = coalesce(revoked_at, $3)
+    WHERE tenant_id = $1 AND key_id = $2 AND scopes <@ $4::text[]
+        AND EXISTS (SELECT FROM api_keys WHERE key_id = $5 AND revoked_at IS NULL)
+    RETURNING key_id
+"""
+_REPLACE_KEY = """
+    UPDATE api_keys SET key_hash = $3, shown = $4
+    WHERE tenant_id = $1 AND key_id = $2 AND revoked_at IS NULL AND scopes <@ $5::text[]
+        AND EXISTS (SELECT FROM api_keys WHERE key_id = $6 AND revoked_at IS NULL)
+    RETURNING *
 """
 # One write a minute and key at most, however often it is used.
 _USE = """
@@ -53,6 +74,25 @@ class PostgresAccounts:
         except asyncpg.UniqueViolationError as error:
             raise AlreadyExists(kind="key", name=key.shown) from error
 
+    async def add_key(self, key: StoredKey, by: Authority) -> None:
+        """Store a new key."""
+        by.check_grant(key.scopes, tenant_id=key.tenant_id)
+        values = (
+            key.key_id,
+            key.tenant_id,
+            key.name,
+            key.shown,
+            key.key_hash,
+            moment(key.created_at),
+            key.scopes,
+        )
+        try:
+            added = await self._pool.fetchval(_ADD_KEY, *values, by.key_id)
+        except asyncpg.ForeignKeyViolationError as error:
+            raise NotFound(kind="tenant", name=key.tenant_id) from error
+        if added is None:
+            raise Unauthorized(problem=KEY_UNKNOWN)
+
     async def owner_of(self, key_hash: bytes, *, now: float) -> KeyOwner | None:
         """Return whose key has this hash, unless it is revoked."""
         row = await self._pool.fetchrow(
@@ -73,33 +113,38 @@ class PostgresAccounts:
         query = "SELECT * FROM api_keys WHERE tenant_id = $1 AND key_id > $2 ORDER BY key_id LIMIT $3"
         return [key_of(row) for row in await self._pool.fetch(query, tenant_id, after or "", limit)]
 
-    async def revoke_key(self, tenant_id: TenantId, key_id: str, *, now: float) -> None:
+    async def revoke_key(self, tenant_id: TenantId, key_id: str, by: Authority, *, now: float) -> None:
         """Let a key open nothing any more."""
-        found = await self._pool.fetchval(
-            "UPDATE api_keys SET revoked_at = coalesce(revoked_at, $3) WHERE tenant_id = $1 AND key_id = $2 "
-            "RETURNING key_id",
-            tenant_id,
-            key_id,
-            moment(now),
-        )
-        if found is None:
-            raise NotFound(kind="key", name=key_id)
+        by.check_grant((), tenant_id=tenant_id)
+        held = held_scopes(by.scopes)
+        if await self._pool.fetchval(_REVOKE_KEY, tenant_id, key_id, moment(now), held, by.key_id) is None:
+            await self._refuse(tenant_id, key_id, by)
 
-    async def replace_key(self, key: StoredKey) -> KeyRecord:
+    async def replace_key(self, key: StoredKey, by: Authority) -> KeyRecord:
         """Give a tenant's key another hash."""
+        by.check_grant((), tenant_id=key.tenant_id)
+        held = held_scopes(by.scopes)
         row = await self._pool.fetchrow(
-            "UPDATE api_keys SET key_hash = $3, shown = $4 "
-            "WHERE tenant_id = $1 AND key_id = $2 AND revoked_at IS NULL RETURNING *",
-            key.tenant_id,
-            key.key_id,
-            key.key_hash,
-            key.shown,
+            _REPLACE_KEY, key.tenant_id, key.key_id, key.key_hash, key.shown, held, by.key_id
         )
         if row is None:
-            raise NotFound(kind="key", name=key.key_id)
+            await self._refuse(key.tenant_id, key.key_id, by)
         return key_of(row)
 
     async def tenants(self, *, limit: int, after: str | None) -> Sequence[TenantRecord]:
         """Return tenants by name."""
         query = "SELECT * FROM tenants WHERE name > $1 ORDER BY name LIMIT $2"
         return [tenant_of(row) for row in await self._pool.fetch(query, after or "", limit)]
+
+    async def _refuse(self, tenant_id: TenantId, key_id: str, by: Authority) -> NoReturn:
+        """Say why a key was not changed: the statement that found none does not."""
+        query = (
+            "SELECT key_id, scopes, revoked_at FROM api_keys "
+            "WHERE key_id = $1 OR (tenant_id = $2 AND key_id = $3)"
+        )
+        rows = {row["key_id"]: row for row in await self._pool.fetch(query, by.key_id, tenant_id, key_id)}
+        if by.key_id not in rows or rows[by.key_id]["revoked_at"] is not None:
+            raise Unauthorized(problem=KEY_UNKNOWN)
+        if key_id in rows and rows[key_id]["revoked_at"] is None:
+            by.check_grant(rows[key_id]["scopes"], tenant_id=tenant_id)
+        raise NotFound(kind="key", name=key_id)

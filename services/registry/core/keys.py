@@ -7,6 +7,7 @@ from mint_common.catalog import FULL_SCOPES, Scope
 from mint_common.ids import TenantId
 
 KEY_PREFIX = "tml-"
+KEY_UNKNOWN = "This API key is not known."
 _SHOWN = 8
 
 

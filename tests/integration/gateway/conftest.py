@@ -17,6 +17,7 @@ import pytest
 from mint_common.adapters_format import build_adapter, read_base_facts, store_adapter
 from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.adapters_format.names import peft_name
+from mint_common.authority import Authority
 from mint_common.blobs.localfs import LocalBlobs
 from mint_common.bus.nats import connect_nats
 from mint_common.catalog import PolicyRecord, RevisionRecord
@@ -241,7 +242,8 @@ async def _prepare_registry(url: str, facts: BaseFacts) -> tuple[TenantId, str]:
         await registry.put_base(facts)
         owner = await registry.verify_key(KEY)
         other = await registry.create_tenant("other")
-        return owner.tenant_id, (await registry.create_key(other.tenant_id, name="other")).key
+        made = await registry.create_key(other.tenant_id, name="other", by=Authority.of(owner))
+        return owner.tenant_id, made.key
 
 
 async def _fresh_database(dsn: str) -> str:

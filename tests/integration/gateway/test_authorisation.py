@@ -1,89 +1,24 @@
-"""Every route of the OpenAPI x every role x own and other tenant.
+"""Every route of the OpenAPI x every role x own and other tenant, over a running stack.
 
-A route that the schema has and `NEEDS` has not fails here: whoever adds one says who may use it.
+The routes of the Tinker API and all that can be done to a path are in tests/security/test_scopes.py.
 """
 
+import http.client
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
 from tests.integration.gateway.receiver import Receiver
+from tests.security.route_scopes import MAY, REST
 
 pytestmark = pytest.mark.integration
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "golden/openapi/gateway.json").read_text())
-NEEDS = {
-    "GET /mint/v1/adapters": "read",
-    "POST /mint/v1/adapters/{digest}/prewarm": "train",
-    "POST /mint/v1/adapters/{digest}/{change}": "train",
-    "GET /mint/v1/audit": "admin",
-    "GET /mint/v1/bases": "read",
-    "GET /mint/v1/bases/{base}": "read",
-    "GET /mint/v1/engines": "read",
-    "GET /mint/v1/events": "read",
-    "POST /mint/v1/gc": "operator",
-    "GET /mint/v1/jobs": "read",
-    "POST /mint/v1/jobs": "train",
-    "GET /mint/v1/jobs/{job}": "read",
-    "POST /mint/v1/jobs/{job}/cancel": "train",
-    "GET /mint/v1/keys": "admin",
-    "POST /mint/v1/keys": "admin",
-    "DELETE /mint/v1/keys/{key}": "admin",
-    "POST /mint/v1/keys/{key}/rotate": "admin",
-    "GET /mint/v1/policies": "read",
-    "POST /mint/v1/policies": "train",
-    "GET /mint/v1/policies/{policy}": "read",
-    "PATCH /mint/v1/policies/{policy}": "train",
-    "GET /mint/v1/policies/{policy}/aliases": "read",
-    "GET /mint/v1/policies/{policy}/aliases/{alias}": "read",
-    "PUT /mint/v1/policies/{policy}/aliases/{alias}": "train",
-    "GET /mint/v1/policies/{policy}/aliases/{alias}/history": "read",
-    "POST /mint/v1/policies/{policy}/aliases/{alias}/protect": "admin",
-    "POST /mint/v1/policies/{policy}/aliases/{alias}/rollback": "train",
-    "GET /mint/v1/policies/{policy}/evaluations": "read",
-    "POST /mint/v1/policies/{policy}/evaluations": "train",
-    "GET /mint/v1/policies/{policy}/revisions": "read",
-    "POST /mint/v1/policies/{policy}/revisions": "train",
-    "GET /mint/v1/policies/{policy}/revisions/{revision}": "read",
-    "GET /mint/v1/policies/{policy}/revisions/{revision}/diff": "read",
-    "GET /mint/v1/policies/{policy}/revisions/{revision}/lineage": "read",
-    "POST /mint/v1/policies/{policy}/revisions/{revision}/restore": "train",
-    "POST /mint/v1/policies/{policy}/revisions/{revision}/retire": "train",
-    "GET /mint/v1/policies/{policy}/rules": "read",
-    "POST /mint/v1/policies/{policy}/rules": "admin",
-    "DELETE /mint/v1/policies/{policy}/rules/{rule}": "admin",
-    "GET /mint/v1/tasks": "read",
-    "GET /mint/v1/tasks/{task}": "read",
-    "POST /mint/v1/tasks/{task}/prompts": "train",
-    "POST /mint/v1/tasks/{task}/score": "train",
-    "GET /mint/v1/tenants": "operator",
-    "POST /mint/v1/tenants": "operator",
-    "POST /mint/v1/tenants/{tenant}/keys": "operator",
-    "GET /mint/v1/webhooks": "admin",
-    "POST /mint/v1/webhooks": "admin",
-    "DELETE /mint/v1/webhooks/{webhook}": "admin",
-    "GET /mint/v1/webhooks/{webhook}": "admin",
-    "PATCH /mint/v1/webhooks/{webhook}": "admin",
-    "GET /mint/v1/webhooks/{webhook}/deliveries": "admin",
-    "GET /mint/v1/webhooks/{webhook}/deliveries/{delivery}": "admin",
-    "POST /mint/v1/webhooks/{webhook}/deliveries/{delivery}/replay": "admin",
-    "POST /mint/v1/webhooks/{webhook}/rotate": "admin",
-    "POST /v1/chat/completions": "infer",
-    "POST /v1/completions": "infer",
-    "GET /v1/models": "read",
-    "GET /v1/models/{model}": "read",
-}
-MAY: Mapping[str, set[str]] = {
-    "read": {"read"},
-    "infer": {"infer"},
-    "train": {"train"},
-    "admin": {"read", "infer", "train", "admin"},
-    "operator": {"operator"},
-}
 SHARED = ("base", "task")
 """What path parameters name that is of no tenant."""
 
@@ -98,11 +33,6 @@ def _routes() -> list[tuple[str, str]]:
 
 
 ROUTES = _routes()
-
-
-def _needed(method: str, path: str) -> str:
-    assert f"{method} {path}" in NEEDS, f"say in NEEDS who may use {method} {path}"
-    return NEEDS[f"{method} {path}"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,7 +124,7 @@ def test_without_a_key_no_route_answers(stack, world, method, path):
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
 def test_a_role_may_what_its_scope_says_and_nothing_else(stack, world, method, path):
-    needed = _needed(method, path)
+    needed = REST[f"{method} {path}"]
     nobody = dict.fromkeys(world.things, "nobody")
     for role, allowed in MAY.items():
         status = ask(stack, world.keys[role], (method, path), nobody).status_code
@@ -203,6 +133,67 @@ def test_a_role_may_what_its_scope_says_and_nothing_else(stack, world, method, p
             assert status < 500, role
         else:
             assert status == 403, role
+
+
+ATTACKS = (
+    ("GET", "/mint/v1/tenants"),
+    ("GET", "/mint/v1/keys"),
+    ("GET", "/mint/v1/audit"),
+    ("GET", "/mint/v1/webhooks"),
+    ("POST", "/mint/v1/tenants"),
+    ("POST", "/mint/v1/keys"),
+    ("POST", "/mint/v1/gc"),
+    ("POST", "/mint/v1/policies/counter/rules"),
+    ("POST", "/mint/v1/policies/counter/aliases/mine/protect"),
+    ("POST", "/api/v1/asample"),
+)
+SUFFIXES = ("", "%0a", "%0d", "%00", "%2f", "/", "//", ";x", ".", "%20", "%3f")
+
+
+@pytest.mark.parametrize(("method", "path"), ATTACKS)
+def test_no_spelling_of_a_path_passes_the_scope(stack, world, method, path):
+    """As they come from a socket: httpx would write some of them anew."""
+    address = urlsplit(stack.url)
+    for suffix in SUFFIXES:
+        connection = http.client.HTTPConnection(address.hostname, address.port, timeout=30)
+        headers = {"authorization": f"Bearer {world.keys['read']}", "content-type": "application/json"}
+        connection.request(method, path + suffix, body=b"{}", headers=headers)
+        assert connection.getresponse().status in ({403, 404} if suffix else {403}), path + suffix
+        connection.close()
+
+
+def test_an_admin_takes_no_scope_and_no_key_from_the_operator(stack, world):
+    for call in (
+        ("POST", "/mint/v1/keys/key_bootstrap/rotate"),
+        ("DELETE", "/mint/v1/keys/key_bootstrap"),
+    ):
+        answer = ask(stack, world.keys["admin"], call, {})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (403, "forbidden"), call
+    body = {"name": "more", "scopes": ["operator"]}
+    answer = ask(stack, world.keys["admin"], ("POST", "/mint/v1/keys"), {}, body)
+    assert answer.status_code == 403
+    with stack.client() as mint:
+        assert mint.get("/tenants").status_code == 200, "the operator's key is what it was"
+
+
+def test_an_admin_rotates_and_revokes_what_it_could_have_made(stack, world):
+    body = {"name": "mine", "scopes": ["read", "infer"]}
+    made = ask(stack, world.keys["admin"], ("POST", "/mint/v1/keys"), {}, body).json()
+    path = f"/mint/v1/keys/{made['key_id']}"
+    rotated = ask(stack, world.keys["admin"], ("POST", f"{path}/rotate"), {}).json()
+    assert rotated["scopes"] == ["read", "infer"]
+    assert ask(stack, world.keys["admin"], ("DELETE", path), {}).status_code == 204
+
+
+def test_a_revoked_admin_key_makes_no_key(stack, world):
+    with stack.client() as mint:
+        made = mint.post("/keys", json={"name": "leaving", "scopes": ["admin"]}).json()
+        reading = ("GET", "/mint/v1/policies")
+        assert ask(stack, made["key"], reading, {}).status_code == 200
+        mint.delete(f"/keys/{made['key_id']}").raise_for_status()
+    for call in (("POST", "/mint/v1/keys"), ("POST", "/mint/v1/keys/key_bootstrap/rotate")):
+        answer = ask(stack, made["key"], call, {}, {"name": "lasting", "scopes": ["read"]})
+        assert answer.status_code == 401, answer.text
 
 
 def _own(path: str) -> bool:
@@ -232,7 +223,7 @@ def _snapshot(stack, world) -> object:
 
 @pytest.mark.parametrize(("method", "path"), [route for route in ROUTES if _own(route[1])])
 def test_what_is_another_tenant_s_is_not_there(stack, world, untouched, method, path):
-    expected = 403 if _needed(method, path) == "operator" else 404
+    expected = 403 if REST[f"{method} {path}"] == "operator" else 404
     for policy in (world.things["policy"], "counter"):
         things = {**world.things, "policy": policy}
         answer = ask(stack, world.other, (method, path), things, example(method, path))

@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from mint_common.adapters_format import store_adapter
+from mint_common.authority import Authority
 from mint_common.blobs.localfs import LocalBlobs
 from mint_common.bus.nats import connect_nats
 from mint_common.client.http import InternalHttp
@@ -130,7 +131,7 @@ async def test_client_covers_every_route(
     with pytest.raises(Unauthorized):
         await client.verify_key("tml-wrong")
     tenant = await client.create_tenant("acme")
-    key = await client.create_key(tenant.tenant_id, name="ci")
+    key = await client.create_key(tenant.tenant_id, name="ci", by=Authority.of(owner))
     assert (await client.verify_key(key.key)).key_id == key.key_id
 
     policy_id = await new_policy(client)

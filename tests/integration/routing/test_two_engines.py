@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from mint_common.adapters_format import BaseFacts, build_adapter, peft_name, read_base_facts, store_adapter
+from mint_common.authority import Authority
 from mint_common.blobs.localfs import LocalBlobs
 from mint_common.bus.nats import connect_nats
 from mint_common.bus.port import Bus
@@ -127,7 +128,7 @@ async def fleet(tmp_path: Path) -> AsyncIterator[Fleet]:
         registry = RegistryClient(http["registry"])
         owner = await registry.verify_key(stack.api_key)
         other = await registry.create_tenant("other")
-        key = (await registry.create_key(other.tenant_id, name="k")).key
+        key = (await registry.create_key(other.tenant_id, name="k", by=Authority.of(owner))).key
         bus = await connect_nats(_nats_url(folder, ports["nats"]), name="test")
         await registry.create_policy(owner.tenant_id, name="counter", base=base.name, rank=2, alpha=4, seed=0)
         fleet = Fleet(

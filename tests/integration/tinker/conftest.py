@@ -18,6 +18,7 @@ import httpx
 import pytest
 import tinker
 
+from mint_common.authority import Authority
 from mint_common.client.http import InternalHttp
 from mint_common.client.registry import RegistryClient
 from services.standalone.adapters.launch import free_port
@@ -172,4 +173,5 @@ async def _make_other_key(url: str) -> str:
     async with InternalHttp(url, token=TOKEN) as http:
         registry = RegistryClient(http)
         other = await registry.create_tenant("other")
-        return (await registry.create_key(other.tenant_id, name="other")).key
+        operator = Authority.of(await registry.verify_key(KEY))
+        return (await registry.create_key(other.tenant_id, name="other", by=operator)).key

@@ -4,13 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mint_common.authority import Authority
 from mint_common.errors import Unauthorized
 from mint_common.ids import TenantId
 from services.gateway.core.callers import Caller, KeyMemory, choose_key
 
 
 def _caller(name: str = "ci") -> Caller:
-    return Caller(tenant_id=TenantId("t1"), key_id="key_1", name=name)
+    authority = Authority(tenant_id=TenantId("t1"), key_id="key_1", scopes=frozenset({"read"}))
+    return Caller(authority=authority, name=name)
 
 
 def test_key_comes_from_either_header_and_from_both_when_they_agree():

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
 
+from mint_common.authority import Authority
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import SystemClock
 from services.gateway.core.callers import Caller, KeyMemory
@@ -21,7 +22,11 @@ class Door:
 
     def __init__(self, *, depth: int = 8, share: float = 0.001) -> None:
         keys, clock = KeyMemory(ttl_seconds=10, capacity=4), SystemClock()
-        keys.put("tml-ann", Caller(tenant_id=ANN, key_id="k", name="ann"), now=clock.monotonic() - 99)
+        keys.put(
+            "tml-ann",
+            Caller(authority=Authority(tenant_id=ANN, key_id="k", scopes=frozenset()), name="ann"),
+            now=clock.monotonic() - 99,
+        )
         self.pace = Pace(ColdLine(share=share, depth=depth), clock)
         self.asked: list[bytes] = []
         self.answers = asyncio.Event()

@@ -1,0 +1,59 @@
+"""Who may do what: the one decision on keys, scopes and tenants.
+
+The gateway asks it at every route; the registry asks it again in the statement that makes, rotates or revokes
+a key. Invariant: whatever keys are made, rotated and revoked in whatever order, nobody gets a key with a
+scope that the key behind the request does not hold.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from mint_common.catalog import KeyOwner, Scope
+from mint_common.errors import Forbidden
+from mint_common.ids import TenantId
+
+_INCLUDED_IN_ADMIN: frozenset[Scope] = frozenset({"read", "infer", "train"})
+
+
+def held_scopes(scopes: Collection[Scope]) -> frozenset[Scope]:
+    """Return a key's scopes, with those that they include."""
+    return frozenset(scopes) | (_INCLUDED_IN_ADMIN if "admin" in scopes else frozenset())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Authority:
+    """What a verified key stands for: its tenant, its id, its scopes."""
+
+    tenant_id: TenantId
+    key_id: str
+    scopes: frozenset[Scope]
+
+    @classmethod
+    def of(cls, owner: KeyOwner) -> "Authority":
+        """Return what a key stands for that the registry has verified."""
+        return cls(tenant_id=owner.tenant_id, key_id=owner.key_id, scopes=frozenset(owner.scopes))
+
+    def may(self, needed: Scope) -> bool:
+        """Return whether the key holds a scope."""
+        return needed in held_scopes(self.scopes)
+
+    def check(self, needed: Scope) -> None:
+        """Refuse what takes a scope that the key does not hold. Raises Forbidden."""
+        if not self.may(needed):
+            found = ", ".join(sorted(self.scopes))
+            raise Forbidden(problem=f"This takes a key with scope {needed!r}; this key has {found}.")
+
+    def check_grant(self, scopes: Collection[Scope], *, tenant_id: TenantId) -> None:
+        """Refuse to make a key with these scopes, or to rotate or revoke one. Raises Forbidden.
+
+        It takes ``admin`` for a key of the own tenant, ``operator`` for another tenant's, and every scope
+        that the key in question holds.
+        """
+        self.check("admin" if tenant_id == self.tenant_id and self.may("admin") else "operator")
+        lacking = held_scopes(scopes) - held_scopes(self.scopes)
+        if lacking:
+            missing = ", ".join(sorted(lacking))
+            problem = (
+                f"A key changes and makes no key with more scopes than it has: this one lacks {missing}."
+            )
+            raise Forbidden(problem=problem)
