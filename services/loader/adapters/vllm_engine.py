@@ -30,12 +30,16 @@ from services.loader import metrics
 from services.loader.adapters.builder import Builder
 from services.loader.adapters.builder_wire import LaidOut
 from services.loader.adapters.routes import ASKED
+from services.loader.adapters.token_texts import remember_texts
+from services.loader.adapters.vllm_plugin import RESERVED
 from services.loader.adapters.vllm_samples import gather_sample, sample_params
 from services.loader.adapters.vllm_streams import VllmStream, dead_engine, translated
 from services.loader.adapters.worker_extension import Reply
 from services.loader.ports import LoadedAdapter, Slice, WholeSample
 
 PLUGIN = "mint_engine_fixes"
+_SCHEDULER = "services.loader.adapters.fair_scheduler.make_scheduler"
+_RESERVE = 8  # of the sequences that run, one in so many more is for tenants that run little
 _EXTENSION = "services.loader.adapters.worker_extension.AdapterStage"
 _BUILDERS = 3
 _MOST_UNMAPPED = 64
@@ -77,11 +81,14 @@ def start_engine(config: EngineConfig, builder: Builder | None = None) -> "VllmE
 
     if not entry_points(group="vllm.general_plugins", name=PLUGIN):
         raise Unavailable(what="the vLLM plugin", problem=f"entry point {PLUGIN} is not installed")
+    reserve = max(1, config.max_sequences // _RESERVE)
     arguments = AsyncEngineArgs(
         model=str(config.base_dir),
         dtype="float32",
         max_model_len=config.max_context,
-        max_num_seqs=config.max_sequences,
+        max_num_seqs=config.max_sequences + reserve,
+        scheduler_cls=_SCHEDULER,
+        additional_config={RESERVED: reserve},
         max_logprobs=config.max_logprobs,
         logprobs_mode="raw_logprobs",
         enable_lora=True,
@@ -144,6 +151,7 @@ class VllmEngine:
         self._unmapped: dict[int, tuple[LoadedAdapter, LaidOut]] = {}
         self._shapes: dict[tuple[int, bytes], None] = {}
         self._tokenizer = llm.get_tokenizer()
+        remember_texts(self._tokenizer)
         self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenize")
 
     async def stage(self, adapter: LoadedAdapter) -> int:

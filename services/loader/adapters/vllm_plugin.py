@@ -4,7 +4,8 @@ The entry point of the group ``vllm.general_plugins``. Each repair names the pla
 it and where it is reported; on any other it is not applied. tests/integration/loader/test_vllm_plugin.py
 shows that the unrepaired code is still wrong and that vLLM still lacks what is added, and so fails when one
 of them may go. An extension applies everywhere, or on the platform that it names, and says the versions whose
-seam it was tested at; one without ``apply`` comes in through vLLM's own ``worker_extension_cls``.
+seam it was tested at; one without ``apply`` comes in through vLLM's own ``worker_extension_cls`` or
+``scheduler_cls``.
 """
 
 import multiprocessing
@@ -15,6 +16,9 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
+
+RESERVED = "mint_reserved_sequences"
+"""In vLLM's ``additional_config``: how many of its ``max_num_seqs`` are for tenants that run little."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,4 +248,5 @@ ROUTES = Extension(
 END_NON_FINITE = Extension(
     name="requests whose numbers are not finite end", tested_on=((0, 32),), apply=end_non_finite
 )
-EXTENSIONS = (PACKED, STAGE, CUT_PARTS, CLEAR_SLOTS, FILL_SLOTS, GROUPED, ROUTES, END_NON_FINITE)
+FAIR = Extension(name="a waiting queue that is fair to tenants", tested_on=((0, 32),))
+EXTENSIONS = (FAIR, PACKED, STAGE, CUT_PARTS, CLEAR_SLOTS, FILL_SLOTS, GROUPED, ROUTES, END_NON_FINITE)

@@ -1,5 +1,6 @@
 """Whole samples from vLLM: final outputs only, texts only where stop strings need them, arrays as bytes."""
 
+import asyncio
 from contextlib import aclosing
 from typing import Any, Literal
 
@@ -54,13 +55,16 @@ async def gather_sample(outputs: Any, request: SampleRequest, *, lora_request: A
     assert final.lora_request == lora_request, "vLLM answered with another adapter"
     served = Digest(lora_request.lora_name) if lora_request else None
     wanted = request.sampling.logprobs or 0
-    sequences = tuple(_sequence(each, wanted, served=served) for each in final.outputs)
     own, likeliest = None, None
     if request.prompt_logprobs is not None:
         own, likeliest = _unpack(final.prompt_logprobs, len(request.tokens), request.prompt_logprobs)
+    sequences = []
+    for each in final.outputs:
+        sequences.append(_sequence(each, wanted, served=served))
+        await asyncio.sleep(0)  # one of 2,048 tokens takes 2 ms, and a request may have 128
     return WholeSample(
         served=served,
-        sequences=sequences,
+        sequences=tuple(sequences),
         prompt_logprobs=own,
         prompt_likeliest=likeliest,
     )
@@ -84,16 +88,15 @@ def _unpack(flat: Any, positions: int, wanted: int) -> tuple[bytes, Likeliest | 
 
     vLLM gives every position its own token first, then the likeliest ones; an unscored one has none.
     """
-    own = np.full(positions, np.nan, dtype="<f4")
-    tokens = np.zeros((positions, wanted), dtype="<i4")
-    logprobs = np.full((positions, wanted), _NO_TOKEN, dtype="<f4")
-    for at in range(positions):
-        start, end = flat.start_indices[at], flat.end_indices[at]
-        if start < end:
-            own[at] = flat.logprobs[start]
-            count = min(wanted, end - start - 1)
-            tokens[at, :count] = flat.token_ids[start + 1 : start + 1 + count]
-            logprobs[at, :count] = flat.logprobs[start + 1 : start + 1 + count]
+    starts = np.asarray(flat.start_indices[:positions], dtype="<i8")
+    counts = np.asarray(flat.end_indices[:positions], dtype="<i8") - starts
+    values = np.asarray([*flat.logprobs, np.nan], dtype="<f4")
+    own = values[np.where(counts > 0, starts, -1)]
     if not wanted:
         return own.tobytes(), None
+    columns = np.arange(1, wanted + 1)
+    cells = np.where(columns < counts[:, None], starts[:, None] + columns, -1)
+    values[-1] = _NO_TOKEN
+    tokens = np.asarray([*flat.token_ids, 0], dtype="<i4")[cells]
+    logprobs = values[cells]
     return own.tobytes(), Likeliest(count=wanted, tokens=tokens.tobytes(), logprobs=logprobs.tobytes())

@@ -1,5 +1,6 @@
 """Answers of vLLM as they come: deltas and ends, log-probabilities, routes, and errors in our words."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from typing import Any, Literal
@@ -16,6 +17,9 @@ _REASONS: Mapping[str, Literal["stop", "length", "abort"]] = {
     "length": "length",
     "abort": "abort",
 }
+
+_PIECE_ENTRIES = 672
+"""Most log-probabilities that are turned over in one go: 32 tokens with 20 others each, about 1 ms."""
 
 
 class VllmStream:
@@ -40,17 +44,20 @@ class VllmStream:
         return Digest(self._lora_request.lora_name) if self._lora_request else None
 
     async def steps(self) -> AsyncGenerator[Sequence[Delta | Finished], None]:
-        """Yield the outputs of each step."""
+        """Yield the outputs of each step; a large one in pieces, between which others get their turn."""
         with translated():
             async with aclosing(self._outputs) as outputs:
                 async for output in outputs:
                     assert output.lora_request == self._lora_request, "vLLM answered with another adapter"
                     routes = await self._routes_of(output)
-                    yield [
+                    parts = (
                         part
                         for completion in output.outputs
                         for part in self._parts(completion, routes.get(completion.index, b""))
-                    ]
+                    )
+                    for piece in _pieces(parts):
+                        yield piece
+                        await asyncio.sleep(0)
 
     async def _routes_of(self, output: Any) -> Mapping[int, bytes]:
         """Return the routes of the completions of a final output, of every token but their last."""
@@ -64,27 +71,32 @@ class VllmStream:
             for index, count in tokens.items()
         }
 
-    def _parts(self, completion: Any, routes: bytes) -> list[Delta | Finished]:
-        parts: list[Delta | Finished] = []
-        tokens = tuple(completion.token_ids)
-        if tokens or completion.text:
-            logprobs, alternatives = self._logprobs(tokens, completion.logprobs)
-            parts.append(
-                Delta(
-                    index=completion.index,
-                    text=completion.text,
-                    tokens=tokens,
-                    logprobs=logprobs,
-                    alternatives=alternatives,
-                    token_texts=self._token_texts(tokens, completion.logprobs),
-                )
-            )
+    def _parts(self, completion: Any, routes: bytes) -> Iterator[Delta | Finished]:
+        tokens, text = tuple(completion.token_ids), completion.text
+        positions = len(tokens) if not self._alternatives else _PIECE_ENTRIES // (1 + self._alternatives)
+        for start in range(0, len(tokens), max(positions, 1)):
+            yield self._delta(completion, slice(start, start + positions), text)
+            text = ""
+        if text:  # what was held back for a stop string that did not come
+            yield Delta(index=completion.index, text=text, tokens=())
         if completion.finish_reason is not None:
             reason = _REASONS.get(completion.finish_reason)
             if reason is None:
                 raise unanswered(completion, served=self.served)
-            parts.append(Finished(index=completion.index, reason=reason, routes=routes))
-        return parts
+            yield Finished(index=completion.index, reason=reason, routes=routes)
+
+    def _delta(self, completion: Any, part: slice, text: str) -> Delta:
+        tokens = tuple(completion.token_ids[part])
+        candidates = completion.logprobs[part] if self._alternatives is not None else None
+        logprobs, alternatives = self._logprobs(tokens, candidates)
+        return Delta(
+            index=completion.index,
+            text=text,
+            tokens=tokens,
+            logprobs=logprobs,
+            alternatives=alternatives,
+            token_texts=self._token_texts(tokens, candidates),
+        )
 
     def _logprobs(
         self, tokens: tuple[int, ...], positions: Any
@@ -101,6 +113,25 @@ class VllmStream:
             return ()
         pairs = zip(tokens, positions, strict=True)
         return tuple(candidates[token].decoded_token or "" for token, candidates in pairs)
+
+
+def _pieces(parts: Iterator[Delta | Finished]) -> Iterator[list[Delta | Finished]]:
+    """Yield parts together, as many as are turned over in one go."""
+    piece: list[Delta | Finished] = []
+    entries = 0
+    for part in parts:
+        piece.append(part)
+        entries += _entries(part)
+        if entries >= _PIECE_ENTRIES:
+            yield piece
+            piece, entries = [], 0
+    if piece:
+        yield piece
+
+
+def _entries(part: Delta | Finished) -> int:
+    """Return about how many values a part has."""
+    return 1 if isinstance(part, Finished) else 1 + sum(map(len, part.alternatives)) + len(part.logprobs)
 
 
 def _likeliest(candidates: Any, count: int) -> tuple[TokenAlternative, ...]:

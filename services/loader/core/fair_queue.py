@@ -1,0 +1,124 @@
+"""Which tenant's sequence is generated next: virtual token counters, and seats that are kept free.
+
+Every tenant has a counter of what it was served, in weighted tokens. A free seat goes to the tenant that was
+served least of those who wait; within a tenant to who came first. A tenant that comes back after a pause
+starts at the least counter of those who stayed, so that a pause earns nothing ("Fairness in Serving Large
+Language Models", Sheng et al., 2024).
+
+Beside its seats the queue has a reserve. A tenant may take a seat of the reserve only while it runs fewer
+sequences than the reserve has free seats: who runs little starts at once, whoever fills the seats.
+
+Invariants: a tenant alone has all seats and nothing of the reserve; of two tenants that wait all the time,
+neither is served more than the other by more than a full engine brings forth in the longest sequence.
+"""
+
+from collections import Counter, deque
+from collections.abc import Collection, Hashable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+PROMPT_WEIGHT, GENERATED_WEIGHT = 1, 2
+"""What a token costs: those of a prompt share a step, one that is generated takes a step of its sequence."""
+
+T = TypeVar("T", bound=Hashable)
+
+
+@dataclass(slots=True, kw_only=True)
+class FairQueue(Generic[T]):
+    """Sequences that wait, a line for each tenant, and how many of each tenant run."""
+
+    seats: int
+    reserve: int
+    _lines: dict[str, deque[T]] = field(default_factory=dict)
+    _running: Counter[str] = field(default_factory=Counter)
+    _served: dict[str, int] = field(default_factory=dict)
+    _least: int = 0
+
+    def __len__(self) -> int:
+        """Return how many wait."""
+        return sum(map(len, self._lines.values()))
+
+    def __iter__(self) -> Iterator[T]:
+        """Yield all that wait."""
+        for line in self._lines.values():
+            yield from line
+
+    @property
+    def tenants(self) -> frozenset[str]:
+        """Return who waits or runs."""
+        return frozenset(self._lines) | frozenset(self._running)
+
+    def served(self, tenant: str) -> int:
+        """Return a tenant's counter."""
+        return self._served.get(tenant, self._least)
+
+    def running(self, tenant: str) -> int:
+        """Return how many of a tenant's sequences run."""
+        return self._running[tenant]
+
+    def is_least_served(self, tenant: str) -> bool:
+        """Return whether nobody who waits or runs was served less."""
+        return all(self.served(tenant) <= self.served(each) for each in self.tenants)
+
+    def push(self, tenant: str, sequence: T) -> None:
+        """Let a sequence wait behind its tenant's others."""
+        self._line(tenant).append(sequence)
+
+    def push_first(self, tenant: str, sequence: T) -> None:
+        """Let a sequence that had a seat wait before its tenant's others."""
+        self._line(tenant).appendleft(sequence)
+        self._running[tenant] -= 1
+        if not self._running[tenant]:
+            del self._running[tenant]
+
+    def next(self) -> tuple[str, T] | None:
+        """Return who starts next and whose it is, None when nobody may start."""
+        free = self.seats + self.reserve - self._running.total()
+        allowed = self._lines
+        if free <= self.reserve:
+            allowed = {each: line for each, line in self._lines.items() if self._running[each] < free}
+        if not allowed:
+            return None
+        tenant = min(allowed, key=lambda each: (self.served(each), self._running[each]))
+        return tenant, self._lines[tenant][0]
+
+    def start(self, tenant: str) -> None:
+        """Give the first of a tenant's line a seat."""
+        line = self._lines[tenant]
+        line.popleft()
+        if not line:
+            del self._lines[tenant]
+        self._running[tenant] += 1
+
+    def remove(self, sequences: Collection[T]) -> None:
+        """Take out of the lines those of them that wait."""
+        gone = frozenset(sequences)
+        lines = {each: deque(one for one in line if one not in gone) for each, line in self._lines.items()}
+        self._lines = {each: line for each, line in lines.items() if line}
+
+    def set_running(self, running: Mapping[str, int]) -> None:
+        """Say how many sequences of each tenant run now; what tells nothing any more is forgotten."""
+        self._running = Counter({tenant: count for tenant, count in running.items() if count})
+        active = self.tenants
+        self._least = self._floor(active)
+        self._served = {
+            each: served for each, served in self._served.items() if each in active or served > self._least
+        }
+
+    def charge(self, tenant: str, cost: int) -> None:
+        """Count what a tenant is served."""
+        self._served[tenant] = self.served(tenant) + cost
+
+    def _line(self, tenant: str) -> deque[T]:
+        if tenant not in self._lines:
+            if not self._running[tenant]:
+                floor = self._floor(self.tenants)
+                self._served[tenant] = max(self._served.get(tenant, floor), floor)
+            self._lines[tenant] = deque()
+        return self._lines[tenant]
+
+    def _floor(self, active: Collection[str]) -> int:
+        """Return the counter that a newcomer starts at."""
+        if active:
+            return max(self._least, min(map(self.served, active)))
+        return max((self._least, *self._served.values()))

@@ -1,0 +1,146 @@
+"""Tenants that share a real engine: who comes new starts at once, whoever fills its seats or its memory."""
+
+import asyncio
+import gc
+import warnings
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+import pytest_asyncio
+
+from mint_common.adapters_format import BaseFacts
+from mint_common.generation import Delta, Sampling
+from mint_common.ids import TenantId
+from mint_common.runtime.clock import settle
+from services.loader.adapters.vllm_engine import EngineConfig, VllmEngine, start_engine
+from services.loader.app import warm_up
+from tests.integration.loader.conftest import BASE_DIR
+
+pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
+
+SEATS = 8
+KV_BYTES = 2 << 20
+"""Room for four of the flood's sequences: who comes new finds no memory free."""
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def engine(facts: BaseFacts) -> AsyncIterator[VllmEngine]:
+    """Start an engine that one request fills."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # vLLM's and torch's own
+        started = start_engine(
+            EngineConfig(
+                base_dir=BASE_DIR,
+                facts=facts,
+                max_context=facts.max_context,
+                slots=1,
+                host_capacity=1,
+                max_sequences=SEATS,
+                kv_cache_bytes=KV_BYTES,
+                max_logprobs=20,
+                threads=1,
+            )
+        )
+        await warm_up(started)
+    yield started
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        started.close()
+        await settle()
+        gc.collect()  # vLLM leaves sockets to the collector, which warns of them
+
+
+async def generate(
+    engine: VllmEngine,
+    name: str,
+    *,
+    tenant: str,
+    prompt: int = 3,
+    n: int = 1,
+    new: int = 1,
+    on_token: Callable[[], None] = lambda: None,
+) -> int:
+    """Return how many tokens came."""
+    stream = engine.generate(
+        request_id=name,
+        prompt=tuple(7 + at % 90 for at in range(prompt)),
+        sampling=Sampling(max_new_tokens=new, temperature=1.0, n=n, ignore_eos=True),
+        adapter=None,
+        tenant_id=TenantId(tenant),
+    )
+    tokens = 0
+    async for step in stream.steps():
+        on_token()
+        tokens += sum(len(part.tokens) for part in step if isinstance(part, Delta))
+    return tokens
+
+
+@asynccontextmanager
+async def flood(engine: VllmEngine, *, requests: int, new: int) -> AsyncIterator[list[asyncio.Task[int]]]:
+    """Fill the engine for one tenant until each sequence has had half of its tokens."""
+    steps = 0
+    is_deep = asyncio.Event()
+
+    def count() -> None:
+        nonlocal steps
+        steps += 1
+        if steps >= new // 2:
+            is_deep.set()
+
+    tasks = [
+        asyncio.create_task(
+            generate(engine, f"flood-{number}", tenant="many", n=4 * SEATS, new=new, on_token=count)
+        )
+        for number in range(requests)
+    ]
+    try:
+        async with asyncio.timeout(60):
+            await is_deep.wait()
+        yield tasks
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_a_newcomer_is_answered_while_the_flood_goes_on(engine: VllmEngine) -> None:
+    async with flood(engine, requests=2, new=60) as tasks, asyncio.timeout(60):
+        for number in range(5):
+            assert await generate(engine, f"new-{number}", tenant="few") == 1
+        assert not any(task.done() for task in tasks)
+
+
+async def test_a_newcomer_gets_memory_from_who_holds_more_than_a_share(engine: VllmEngine) -> None:
+    async with flood(engine, requests=1, new=240) as tasks, asyncio.timeout(60):
+        assert await generate(engine, "long", tenant="few", prompt=200, new=20) == 20
+        assert not any(task.done() for task in tasks)
+
+
+async def test_who_made_room_loses_no_token(engine: VllmEngine) -> None:
+    async with flood(engine, requests=1, new=120) as tasks, asyncio.timeout(120):
+        for number in range(3):
+            await generate(engine, f"again-{number}", tenant="few", prompt=150, new=5)
+        assert await tasks[0] == 4 * SEATS * 120
+
+
+async def test_two_who_flood_are_served_alike(engine: VllmEngine) -> None:
+    tokens = {"left": 0, "right": 0}
+
+    async def go_on(tenant: str, *, n: int, new: int) -> None:
+        number = 0
+        while True:
+            number += 1
+            tokens[tenant] += await generate(engine, f"{tenant}-{number}", tenant=tenant, n=n, new=new)
+
+    tasks = [
+        *(asyncio.create_task(go_on("left", n=16, new=20)) for _ in range(6)),
+        *(asyncio.create_task(go_on("right", n=2, new=20)) for _ in range(6)),
+    ]
+    async with asyncio.timeout(120):
+        while sum(tokens.values()) < 8000:
+            await asyncio.sleep(0.05)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert tokens["right"] >= 0.7 * tokens["left"]

@@ -1,0 +1,45 @@
+"""Whose running sequences make room in the KV cache."""
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.loader.core.kv_room import Held, largest_last, plan_room
+
+held = st.builds(Held, tenant=st.sampled_from("abc"), tokens=st.integers(1, 50))
+
+
+def of(tenant: str, *tokens: int) -> list[Held]:
+    return [Held(tenant=tenant, tokens=count) for count in tokens]
+
+
+def test_who_holds_most_makes_room_first_and_of_those_who_started_last() -> None:
+    running = [*of("a", 5, 5), *of("b", 3), *of("a", 5), *of("c", 20)]
+    assert largest_last(running) == [2, 0, 1, 3, 4]
+
+
+def test_a_newcomer_takes_from_who_holds_more_than_a_share() -> None:
+    running = of("a", 30, 30, 30)
+    victims = plan_room(running, *of("b", 20), free_tokens=10, all_tokens=100, tenants=2)
+    assert victims == [2]
+
+
+def test_a_newcomer_beyond_its_share_takes_nothing() -> None:
+    running = [*of("b", 40), *of("a", 55)]
+    assert plan_room(running, *of("b", 20), free_tokens=5, all_tokens=100, tenants=2) == []
+
+
+@given(st.lists(held, max_size=20), held, st.integers(0, 60))
+def test_nobody_within_a_share_makes_room(running, newcomer, free) -> None:
+    capacity = free + sum(each.tokens for each in running)
+    tenants = len({each.tenant for each in [*running, newcomer]})
+    victims = plan_room(running, newcomer, free_tokens=free, all_tokens=capacity, tenants=tenants)
+    left: Counter[str] = Counter()
+    for each in running:
+        left[each.tenant] += each.tokens
+    for at in victims:
+        assert left[running[at].tenant] > capacity // tenants
+        assert running[at].tenant != newcomer.tenant
+        left[running[at].tenant] -= running[at].tokens
+    assert not victims or free + sum(running[at].tokens for at in victims) >= newcomer.tokens
