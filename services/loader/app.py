@@ -25,6 +25,7 @@ from services.loader.adapters.announcements import BusAnnouncements
 from services.loader.adapters.builder import BuilderConfig, BuilderStaging, open_builder
 from services.loader.adapters.vllm_engine import EngineConfig, start_engine
 from services.loader.adapters.working_set_postgres import PostgresWorkingSet
+from services.loader.core.open_work import OpenWork
 from services.loader.core.requests import Limits
 from services.loader.core.residency import Capacity
 from services.loader.handlers import Handlers
@@ -202,7 +203,11 @@ async def open_loader(settings: LoaderSettings) -> AsyncIterator[Loader]:
             tiers=tiers,
             limits=limits,
             engine_id=engine_id,
-            max_requests=settings.max_requests,
+            work=OpenWork(
+                most_requests=settings.max_requests,
+                most_sequences=settings.tenant_sequences,
+                most_tokens=settings.tenant_tokens,
+            ),
         )
         add_routes(http, serving=serving, tiers=tiers, info=info)
         handlers = Handlers(tiers)

@@ -6,7 +6,7 @@ ends, however it ends; the first chunk names what really answers.
 
 import itertools
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, aclosing, asynccontextmanager, contextmanager
 from typing import cast
 
 from mint_common.errors import MintError, Overloaded
@@ -24,6 +24,7 @@ from mint_common.generation import (
 from mint_common.ids import EngineId
 from mint_common.telemetry import tracing
 from services.loader import metrics
+from services.loader.core.open_work import OpenWork
 from services.loader.core.requests import Limits, check_prompt, check_request, check_sample, check_tokens
 from services.loader.ports import Engine, LoadedAdapter
 from services.loader.tiers import Tiers
@@ -35,15 +36,19 @@ class Serving:
     """Generates from the engine."""
 
     def __init__(
-        self, *, engine: Engine, tiers: Tiers, limits: Limits, engine_id: EngineId, max_requests: int
+        self, *, engine: Engine, tiers: Tiers, limits: Limits, engine_id: EngineId, work: OpenWork
     ) -> None:
         self._engine = engine
         self._tiers = tiers
         self._limits = limits
         self._engine_id = engine_id
         self._requests = itertools.count(1)
-        self._max_requests = max_requests
-        self.open_requests = 0
+        self._work = work
+
+    @property
+    def open_requests(self) -> int:
+        """Return how many requests are open, waiting ones included."""
+        return self._work.requests
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Sequence[GenerationChunk], None]:
         """Yield Started, then what each engine step brought; a failure after that as a Failed chunk.
@@ -51,7 +56,7 @@ class Serving:
         Raises before the first chunk: InvalidField, Overloaded, or why the adapter can't be loaded.
         Closing the iterator aborts the request.
         """
-        with self._counted():
+        with self._counted(request):
             async with aclosing(self._generate(request)) as steps:
                 async for step in steps:
                     yield step
@@ -61,10 +66,10 @@ class Serving:
 
         Raises InvalidField, Overloaded, Unavailable, or why the adapter can't be loaded.
         """
-        with self._counted():
+        with self._counted(request):
             check_sample(request, self._limits)
             request_id = self._request_id(request.request_id)
-            async with self._adapter(request) as adapter:
+            async with self._admitted(request, prompt_tokens=len(request.tokens)) as adapter:
                 with self._tiers.generating():
                     sample = await self._engine.sample(request, request_id=request_id, adapter=adapter)
             metrics.TOKENS.labels(kind="prompt").inc(len(request.tokens))
@@ -90,7 +95,7 @@ class Serving:
         prompt = await self._prompt(request)
         request_id = self._request_id(request.request_id)
         is_warm = request.revision is None or self._tiers.is_in_slot(request.revision.digest)
-        async with self._adapter(request) as adapter:
+        async with self._admitted(request, prompt_tokens=len(prompt)) as adapter:
             stream = self._engine.generate(
                 request_id=request_id,
                 prompt=prompt,
@@ -112,22 +117,29 @@ class Serving:
                 yield [Failed(error=payload)]
 
     @contextmanager
-    def _counted(self) -> Iterator[None]:
-        """Count a request from its coming to its end. Raises Overloaded when there are too many."""
-        if self.open_requests >= self._max_requests:
-            metrics.REFUSALS.inc()
-            raise Overloaded(what="the engine", depth=self.open_requests, retry_after_seconds=1)
+    def _counted(self, request: GenerationRequest | SampleRequest) -> Iterator[None]:
+        """Count a request from its coming to its end. Raises Overloaded when its tenant has too many."""
         outcome = "aborted"
-        self.open_requests += 1
         try:
-            yield
+            with _entered(self._work.request(request.tenant_id)):
+                yield
             outcome = "finished"
         except MintError as error:
             outcome = error.code
             raise
         finally:
-            self.open_requests -= 1
             metrics.REQUESTS.labels(outcome=outcome).inc()
+
+    @asynccontextmanager
+    async def _admitted(
+        self, request: GenerationRequest | SampleRequest, *, prompt_tokens: int
+    ) -> AsyncIterator[LoadedAdapter | None]:
+        """Count what a request may come to, and hold its adapter. Raises Overloaded."""
+        sampling = request.sampling
+        tokens = sampling.n * (prompt_tokens + sampling.max_new_tokens)
+        with _entered(self._work.work(request.tenant_id, sequences=sampling.n, tokens=tokens)):
+            async with self._adapter(request) as adapter:
+                yield adapter
 
     def _request_id(self, wished: str) -> str:
         """Return an id that keeps two callers who chose one apart."""
@@ -156,6 +168,17 @@ class Serving:
             yield adapter
         finally:
             await hold.__aexit__(None, None, None)
+
+
+@contextmanager
+def _entered(counted: AbstractContextManager[None]) -> Iterator[None]:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(counted)
+        except Overloaded:
+            metrics.REFUSALS.inc()
+            raise
+        yield
 
 
 def _count_tokens(step: Sequence[Delta | Finished]) -> int:

@@ -73,7 +73,18 @@ class LoaderSettings(BaseModel):
         0.5, ge=0, description="how long a request waits for a slot before another adapter must make way"
     )
     max_requests: int = Field(
-        512, ge=1, description="most requests at once, waiting ones included; one more is refused with 429"
+        512,
+        ge=4,
+        description="most requests at once, waiting ones included, of which one tenant alone may open 3/4 and"
+        " of several each its part; one more is refused with 429",
+    )
+    tenant_sequences: int = Field(
+        8192, ge=1, description="most completions of one tenant at once, waiting ones included; else 429"
+    )
+    tenant_tokens: int = Field(
+        4 << 20,
+        ge=1,
+        description="most tokens of one tenant's completions at once, prompts and new ones; else 429",
     )
     engine_silence_seconds: float = Field(
         300.0,
@@ -91,4 +102,10 @@ class LoaderSettings(BaseModel):
     def _check_capacity(self) -> "LoaderSettings":
         if self.host_capacity < self.slots:
             raise ValueError("host_capacity counts the adapters in slots too: it can't be less than slots")
+        if self.tenant_sequences < self.max_completions:
+            raise ValueError(
+                "tenant_sequences can't be less than max_completions, which one request may have"
+            )
+        if self.tenant_tokens < self.max_completions * self.max_context:
+            raise ValueError("tenant_tokens can't be less than max_completions full contexts: one request")
         return self

@@ -37,6 +37,7 @@ from services.loader.adapters.builder import Builder, BuilderStaging
 from services.loader.adapters.staging import DiskCache
 from services.loader.adapters.vllm_engine import EngineConfig, VllmEngine, start_engine
 from services.loader.app import MAX_LOGPROBS, warm_up
+from services.loader.core.open_work import OpenWork
 from services.loader.core.requests import Limits
 from services.loader.core.residency import Capacity
 from services.loader.http import add_routes
@@ -218,7 +219,7 @@ async def make_rig(
                     max_logprobs=MAX_LOGPROBS,
                 ),
                 engine_id=engine_id,
-                max_requests=512,
+                work=OpenWork(most_requests=512, most_sequences=1 << 13, most_tokens=1 << 22),
             )
             app = create_http(title="t", service="loader", internal_token=TOKEN, ready=lambda: True)
             info = EngineInfo(

@@ -1,0 +1,84 @@
+"""What a tenant has open at the engine is bounded, and leaves room for who comes next."""
+
+from contextlib import ExitStack, suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mint_common.errors import Overloaded
+from services.loader.core.open_work import OpenWork
+
+
+def work(**bounds: int) -> OpenWork:
+    return OpenWork(**{"most_requests": 512, "most_sequences": 100, "most_tokens": 1000, **bounds})
+
+
+def open_one(counted: OpenWork, tenant: str) -> ExitStack | None:
+    with ExitStack() as stack, suppress(Overloaded):
+        stack.enter_context(counted.request(tenant))
+        return stack.pop_all()
+    return None
+
+
+def open_all(counted: OpenWork, tenant: str, stack: ExitStack) -> int:
+    """Open requests until one is refused; return how many."""
+    opened = 0
+    while (one := open_one(counted, tenant)) is not None:
+        stack.push(one.__exit__)
+        opened += 1
+    return opened
+
+
+def test_one_tenant_alone_opens_three_quarters() -> None:
+    with ExitStack() as stack:
+        assert open_all(work(), "a", stack) == 384
+
+
+def test_whoever_comes_after_some_who_open_all_they_can_still_opens_a_request() -> None:
+    counted = work()
+    with ExitStack() as stack:
+        assert [open_all(counted, tenant, stack) for tenant in "abcd"] == [384, 96, 24, 6]
+        with counted.request("e"):
+            pass
+    assert counted.requests == 0
+
+
+@given(st.integers(2, 8))
+def test_requests_end_up_shared_evenly(tenants: int) -> None:
+    counted = work()
+    held: dict[str, list[ExitStack]] = {f"t{number}": [] for number in range(tenants)}
+    for _ in range(60):  # everybody opens what is allowed, then ends an eighth of it
+        for tenant, opened in held.items():
+            while (stack := open_one(counted, tenant)) is not None:
+                opened.append(stack)
+        for opened in held.values():
+            for stack in opened[: len(opened) // 8 + 1]:
+                stack.close()
+            del opened[: len(opened) // 8 + 1]
+    counts = [len(opened) for opened in held.values()]
+    assert max(counts) <= 2.5 * min(counts)
+
+
+def test_completions_and_tokens_are_bounded_by_tenant() -> None:
+    counted = work()
+    with counted.work("a", sequences=60, tokens=600):
+        with pytest.raises(Overloaded, match="completions"), counted.work("a", sequences=41, tokens=1):
+            pass
+        with pytest.raises(Overloaded, match="tokens"), counted.work("a", sequences=1, tokens=401):
+            pass
+        with counted.work("b", sequences=100, tokens=1000):
+            pass
+        with counted.work("a", sequences=40, tokens=400):
+            pass
+    with counted.work("a", sequences=100, tokens=1000):
+        pass
+
+
+def test_what_fails_is_counted_out() -> None:
+    counted = work(most_sequences=1)
+    with pytest.raises(KeyError), counted.request("a"), counted.work("a", sequences=1, tokens=1):
+        raise KeyError
+    assert counted.requests == 0
+    with counted.work("a", sequences=1, tokens=1):
+        pass
