@@ -4,12 +4,14 @@ The headers go out when every engine has said which revision answers: until then
 error, and a cold adapter only takes longer.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
+import msgspec
 from fastapi import Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import StreamingResponse
 
 from mint_common.catalog import Resolution
 from mint_common.errors import MintError
@@ -56,7 +58,8 @@ async def answer(question: Question, *, request: Request, gateway: Gateway, held
         headers = {REVISION_HEADER: head.served}
         if not question.body.stream:
             whole = await _gather(question, answers, starts)
-            return JSONResponse(whole.to_json(head), headers=headers)
+            body = msgspec.json.encode(whole.to_json(head))
+            return Response(body, media_type="application/json", headers=headers)
     options = question.body.stream_options
     streamed = StreamedAnswer(
         question.dialect,
@@ -74,6 +77,7 @@ async def _gather(question: Question, answers: Answers, starts: Sequence[Started
     async for index, chunk in answers.chunks():
         check_unbroken(chunk)
         whole.add(index, chunk)
+        await asyncio.sleep(0)  # chunks that have come already are taken without a turn for others
     return whole
 
 

@@ -1,5 +1,6 @@
 """Chunks of the engine become OpenAI answers; streamed parts add up to the whole."""
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -72,7 +73,7 @@ def _whole(dialect, run):
     whole = WholeAnswer(dialect, [_start() for _ in range(prompts)], n=n)
     for index, chunk in chunks:
         whole.add(index, chunk)
-    return whole.to_json(HEAD)
+    return _sent(whole.to_json(HEAD))
 
 
 def _parts(dialect, run, *, include_usage=True):
@@ -82,7 +83,11 @@ def _parts(dialect, run, *, include_usage=True):
     parts = streamed.opening()
     for index, chunk in chunks:
         parts += streamed.parts(index, chunk)
-    return parts + streamed.closing()
+    return _sent(parts + streamed.closing())
+
+
+def _sent(value):
+    return msgspec.json.decode(msgspec.json.encode(value))
 
 
 @given(runs())

@@ -12,7 +12,7 @@ from mint_common.generation import Delta, Finished, GenerationChunk, Started
 from mint_common.ids import Digest
 from services.gateway.core.json_types import JsonObject
 from services.gateway.core.openai.dialects import Dialect
-from services.gateway.core.openai.logprobs import Position, read_positions
+from services.gateway.core.openai.logprobs import read_positions
 
 
 class WrongRevision(MintError):
@@ -80,7 +80,7 @@ class WholeAnswer:
         self._n = n
         self._usage = Usage(starts)
         self._texts: list[list[str]] = [[] for _ in range(n * len(starts))]
-        self._positions: list[list[Position]] = [[] for _ in self._texts]
+        self._logprobs = [dialect.gather() for _ in self._texts]
         self._reasons = ["stop" for _ in self._texts]
 
     def add(self, prompt_index: int, chunk: GenerationChunk) -> None:
@@ -88,16 +88,19 @@ class WholeAnswer:
         if isinstance(chunk, Delta):
             index = prompt_index * self._n + chunk.index
             self._texts[index].append(chunk.text)
-            self._positions[index].extend(read_positions(chunk))
+            logprobs = self._logprobs[index]
+            if logprobs is not None:
+                logprobs.add(read_positions(chunk))
             self._usage.count(chunk)
         elif isinstance(chunk, Finished):
             self._reasons[prompt_index * self._n + chunk.index] = chunk.reason
 
     def to_json(self, head: Head) -> JsonObject:
         """Return the answer."""
-        rows = zip(self._texts, self._positions, self._reasons, strict=True)
+        rows = zip(self._texts, self._logprobs, self._reasons, strict=True)
         choices = [
-            self._dialect.whole(at, "".join(text), spots, why) for at, (text, spots, why) in enumerate(rows)
+            self._dialect.whole(at, "".join(text), logprobs, why)
+            for at, (text, logprobs, why) in enumerate(rows)
         ]
         return {
             **_head_json(head, self._dialect.whole_object),

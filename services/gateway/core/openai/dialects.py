@@ -5,7 +5,19 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from services.gateway.core.json_types import JsonObject
-from services.gateway.core.openai.logprobs import Position, chat_logprobs, completion_logprobs
+from services.gateway.core.openai.logprobs import ChatLogprobs, CompletionLogprobs, Position
+
+
+class Logprobs(Protocol):
+    """The log-probabilities of a choice, gathered."""
+
+    def add(self, positions: Sequence[Position]) -> None:
+        """Take the next positions."""
+        ...
+
+    def to_json(self) -> JsonObject:
+        """Return all."""
+        ...
 
 
 class Dialect(Protocol):
@@ -26,7 +38,11 @@ class Dialect(Protocol):
         """Return the ``object`` of a part."""
         ...
 
-    def whole(self, index: int, text: str, positions: Sequence[Position], reason: str) -> JsonObject:
+    def gather(self) -> Logprobs | None:
+        """Return what gathers a choice's log-probabilities, when some were asked for."""
+        ...
+
+    def whole(self, index: int, text: str, logprobs: Logprobs | None, reason: str) -> JsonObject:
         """Return a complete choice."""
         ...
 
@@ -52,9 +68,13 @@ class CompletionDialect:
     whole_object: str = "text_completion"
     part_object: str = "text_completion"
 
-    def whole(self, index: int, text: str, positions: Sequence[Position], reason: str) -> JsonObject:
+    def gather(self) -> CompletionLogprobs | None:
+        """Return what gathers a choice's log-probabilities."""
+        return None if self.logprobs is None else CompletionLogprobs(top=self.logprobs)
+
+    def whole(self, index: int, text: str, logprobs: Logprobs | None, reason: str) -> JsonObject:
         """Return a complete choice."""
-        return self._choice(index, text, positions, 0, reason)
+        return self._choice(index, text, logprobs, reason)
 
     def opening(self, index: int) -> None:  # noqa: ARG002  (part of the protocol)
         """Return nothing: the first text opens a completion."""
@@ -62,18 +82,19 @@ class CompletionDialect:
 
     def part(self, index: int, text: str, positions: Sequence[Position], offset: int) -> JsonObject:
         """Return the choice of a part with more text."""
-        return self._choice(index, text, positions, offset, None)
+        logprobs = None if self.logprobs is None else CompletionLogprobs(top=self.logprobs, offset=offset)
+        if logprobs is not None:
+            logprobs.add(positions)
+        return self._choice(index, text, logprobs, None)
 
     def closing(self, index: int, reason: str) -> JsonObject:
         """Return the choice of the last part."""
         return {"index": index, "text": "", "logprobs": None, "finish_reason": reason}
 
-    def _choice(
-        self, index: int, text: str, positions: Sequence[Position], offset: int, reason: str | None
-    ) -> JsonObject:
-        top = self.logprobs
-        logprobs = None if top is None else completion_logprobs(positions, top=top, offset=offset)
-        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
+    @staticmethod
+    def _choice(index: int, text: str, logprobs: Logprobs | None, reason: str | None) -> JsonObject:
+        told = None if logprobs is None else logprobs.to_json()
+        return {"index": index, "text": text, "logprobs": told, "finish_reason": reason}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,15 +106,15 @@ class ChatDialect:
     whole_object: str = "chat.completion"
     part_object: str = "chat.completion.chunk"
 
-    def whole(self, index: int, text: str, positions: Sequence[Position], reason: str) -> JsonObject:
+    def gather(self) -> ChatLogprobs | None:
+        """Return what gathers a choice's log-probabilities."""
+        return None if self.logprobs is None else ChatLogprobs(top=self.logprobs)
+
+    def whole(self, index: int, text: str, logprobs: Logprobs | None, reason: str) -> JsonObject:
         """Return a complete choice."""
         message = {"role": "assistant", "content": text, "refusal": None}
-        return {
-            "index": index,
-            "message": message,
-            "logprobs": self._logprobs(positions),
-            "finish_reason": reason,
-        }
+        told = None if logprobs is None else logprobs.to_json()
+        return {"index": index, "message": message, "logprobs": told, "finish_reason": reason}
 
     def opening(self, index: int) -> JsonObject:
         """Return the choice that names the role."""
@@ -101,14 +122,14 @@ class ChatDialect:
 
     def part(self, index: int, text: str, positions: Sequence[Position], offset: int) -> JsonObject:  # noqa: ARG002  (chat logprobs carry no offsets)
         """Return the choice of a part with more text."""
-        return self._part(index, {"content": text}, self._logprobs(positions), None)
+        logprobs = self.gather()
+        if logprobs is not None:
+            logprobs.add(positions)
+        return self._part(index, {"content": text}, None if logprobs is None else logprobs.to_json(), None)
 
     def closing(self, index: int, reason: str) -> JsonObject:
         """Return the choice of the last part."""
         return self._part(index, {}, None, reason)
-
-    def _logprobs(self, positions: Sequence[Position]) -> JsonObject | None:
-        return None if self.logprobs is None else chat_logprobs(positions, top=self.logprobs)
 
     @staticmethod
     def _part(index: int, delta: JsonObject, logprobs: JsonObject | None, reason: str | None) -> JsonObject:

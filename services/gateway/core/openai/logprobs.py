@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from mint_common.generation import Delta, TokenAlternative
 from services.gateway.core.json_types import JsonObject
 
@@ -27,18 +29,43 @@ def _position(delta: Delta, at: int, logprob: float) -> Position:
     return Position(text=delta.token_texts[at], logprob=logprob, alternatives=ordered)
 
 
-def completion_logprobs(positions: Sequence[Position], *, top: int, offset: int) -> JsonObject:
-    """Return the shape of ``/v1/completions``; ``offset`` is the length of the text before."""
-    offsets = []
-    for position in positions:
-        offsets.append(offset)
-        offset += len(position.text)
-    return {
-        "tokens": [position.text for position in positions],
-        "token_logprobs": [position.logprob for position in positions],
-        "top_logprobs": [_top_by_text(position, top) for position in positions] if top else None,
-        "text_offset": offsets,
-    }
+class CompletionLogprobs:
+    """The shape of ``/v1/completions``, gathered; ``offset`` is the length of the text before.
+
+    Positions are encoded as they come: a large answer has half a million numbers, which take ten times the
+    room as objects, and seconds to encode in one go while all other requests wait.
+    """
+
+    def __init__(self, *, top: int, offset: int = 0) -> None:
+        self._top = top
+        self._offset = offset
+        self._rows: tuple[list[bytes], ...] = ([], [], [], [])
+
+    def add(self, positions: Sequence[Position]) -> None:
+        """Take the next positions."""
+        offsets = []
+        for position in positions:
+            offsets.append(self._offset)
+            self._offset += len(position.text)
+        columns: tuple[Sequence[object], ...] = (
+            [position.text for position in positions],
+            [position.logprob for position in positions],
+            [_top_by_text(position, self._top) for position in positions] if self._top else [],
+            offsets,
+        )
+        for row, column in zip(self._rows, columns, strict=True):
+            if column:
+                row.append(_items(column))
+
+    def to_json(self) -> JsonObject:
+        """Return all."""
+        tokens, logprobs, top_logprobs, offsets = map(_array, self._rows)
+        return {
+            "tokens": tokens,
+            "token_logprobs": logprobs,
+            "top_logprobs": top_logprobs if self._top else None,
+            "text_offset": offsets,
+        }
 
 
 def _top_by_text(position: Position, top: int) -> dict[str, float]:
@@ -50,9 +77,21 @@ def _top_by_text(position: Position, top: int) -> dict[str, float]:
     return best
 
 
-def chat_logprobs(positions: Sequence[Position], *, top: int) -> JsonObject:
-    """Return the shape of ``/v1/chat/completions``."""
-    return {"content": [_chat_position(position, top) for position in positions], "refusal": None}
+class ChatLogprobs:
+    """The shape of ``/v1/chat/completions``, gathered; encoded as `CompletionLogprobs` are."""
+
+    def __init__(self, *, top: int) -> None:
+        self._top = top
+        self._rows: list[bytes] = []
+
+    def add(self, positions: Sequence[Position]) -> None:
+        """Take the next positions."""
+        if positions:
+            self._rows.append(_items([_chat_position(position, self._top) for position in positions]))
+
+    def to_json(self) -> JsonObject:
+        """Return all."""
+        return {"content": _array(self._rows), "refusal": None}
 
 
 def _chat_position(position: Position, top: int) -> JsonObject:
@@ -63,3 +102,12 @@ def _chat_position(position: Position, top: int) -> JsonObject:
 
 def _chat_token(text: str, logprob: float) -> JsonObject:
     return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+
+
+def _items(values: Sequence[object]) -> bytes:
+    """Return some of an array's items, encoded."""
+    return msgspec.json.encode(values)[1:-1]
+
+
+def _array(items: Sequence[bytes]) -> msgspec.Raw:
+    return msgspec.Raw(b"[%b]" % b",".join(items))
