@@ -46,7 +46,7 @@ from services.gateway.core.resolutions import ResolutionCache
 from services.gateway.core.tinker.bodies import OpenBodies
 from services.gateway.core.tinker.downloads import TicketSigner
 from services.gateway.core.tinker.ids import SAMPLE_PREFIX
-from services.gateway.core.tinker.sample_queue import KeyBounds
+from services.gateway.core.tinker.sample_queue import OpenBounds
 from services.gateway.core.webhooks.records import WebhookLimits
 from services.gateway.core.webhooks.retries import Patience
 from services.gateway.handlers.webhooks import WebhookCourier, WebhookIntake
@@ -108,9 +108,10 @@ RESOLUTIONS = 100_000
 """How many resolved model names; some 100 MB at the most."""
 COLD_REQUESTS = 4096
 """How many requests may wait for their turn to ask for a load."""
-SAMPLES_PER_KEY = 4096
-PROMPT_BYTES_PER_KEY = 64 << 20
+KEY_SAMPLES, KEY_SEQUENCES, KEY_PROMPT_BYTES = 4096, 32_768, 64 << 20
 """What one key may have queued: twice what a client has on its way by itself."""
+TENANT_KEYS = 2
+"""As many times that is what all keys of a tenant may have together."""
 
 LEASE_TIMEOUTS = 3
 """How long a gateway holds a webhook, in time-outs of a try: what a killed one held waits for so long."""
@@ -160,8 +161,9 @@ async def run(settings: GatewaySettings) -> None:
         stack.push_async_callback(directory.aclose)
         runs = PostgresTinkerRuns(pool)
         sampling_sessions = PostgresSamplingSessions(pool, clock)
-        bounds = KeyBounds(most=SAMPLES_PER_KEY, most_bytes=PROMPT_BYTES_PER_KEY)
-        samples = EngineSamples(engines, clock, bounds=bounds)
+        samples = EngineSamples(
+            engines, clock, key_bounds=_sample_bounds(1), tenant_bounds=_sample_bounds(TENANT_KEYS)
+        )
         catalog = RegistryClient(registry)
         exports = ExportDecisions(catalog, clock)
         training = TrainingFutures(runs, directory, exports, sampling_sessions, clock)
@@ -263,3 +265,11 @@ def _webhooks(
     lease_seconds = LEASE_TIMEOUTS * settings.webhook_timeout_seconds
     courier = WebhookCourier(queue, sender, clock, queued, patience=patience, lease_seconds=lease_seconds)
     return WebhookIntake(bus, queue, clock, queued), courier
+
+
+def _sample_bounds(keys: int) -> OpenBounds:
+    return OpenBounds(
+        most=keys * KEY_SAMPLES,
+        most_sequences=keys * KEY_SEQUENCES,
+        most_bytes=keys * KEY_PROMPT_BYTES,
+    )

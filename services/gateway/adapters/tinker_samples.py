@@ -8,7 +8,6 @@ sign to submit again.
 import asyncio
 import logging
 import random
-from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from mint_common.client.directory import EngineDirectory
@@ -24,7 +23,7 @@ from services.gateway.core.tinker.futures import (
     FuturePending,
     FutureState,
 )
-from services.gateway.core.tinker.sample_queue import KeyBounds, SampleQueue
+from services.gateway.core.tinker.sample_queue import KeptAnswers, OpenBounds, SampleQueue
 from services.gateway.core.tinker.samples import (
     SampleConflict,
     SampleOrder,
@@ -33,14 +32,16 @@ from services.gateway.core.tinker.samples import (
 )
 from services.gateway.core.tinker.sampling_answer import sample_json, sample_protobuf
 
-AT_ONCE = 192
-"""Samples of one base that are with its engines: enough to keep them busy, too few to be refused."""
-KEYS_SHARE = 160
-"""How many of them may be one key's: cold adapters of one leave room for the warm ones of others."""
+AT_ONCE = 512
+"""Places of samples with the engines of one base: enough to keep them busy, too few to be refused."""
 LOOK_SECONDS = 2.0
 """How long a poll waits before it is asked what the sample waits for."""
 ABANDONED_SECONDS = 120.0
-"""How long a sample goes on that nobody polls."""
+CONTENDED_SECONDS = 40.0
+"""How long a sample goes on that nobody polls, and how long while other tenants have samples.
+
+The SDK polls all the time, and repeats a poll that fails within 30 s.
+"""
 KEPT_SECONDS = 300.0
 KEPT_BYTES = 256 << 20
 """How long, and of which size in all, answers are kept: a poll's answer may be lost on its way."""
@@ -77,13 +78,21 @@ class _Sample:
 class EngineSamples:
     """See `services.gateway.ports.Samples`; `run` works them off."""
 
-    def __init__(self, engines: EngineDirectory, clock: Clock, *, bounds: KeyBounds) -> None:
+    def __init__(
+        self,
+        engines: EngineDirectory,
+        clock: Clock,
+        *,
+        key_bounds: OpenBounds,
+        tenant_bounds: OpenBounds,
+        kept_bytes: int = KEPT_BYTES,
+    ) -> None:
         self._engines = engines
         self._clock = clock
-        self._bounds = bounds
+        self._key_bounds = key_bounds
+        self._tenant_bounds = tenant_bounds
         self._samples: dict[str, _Sample] = {}
-        self._done: OrderedDict[str, int] = OrderedDict()
-        self._done_bytes = 0
+        self._kept = KeptAnswers(most_bytes=kept_bytes)
         self._queues: dict[BaseName, SampleQueue] = {}
         self._described: dict[BaseName, EngineInfo] = {}
         self._tasks: asyncio.TaskGroup | None = None
@@ -106,9 +115,9 @@ class EngineSamples:
                 plan = order.plan
                 raise SampleConflict(seq_id=plan.seq_id, sampling_session_id=plan.sampling_session_id)
             return request_id
-        self._bounds.take(order.key, order.size_bytes)
+        self._count_in(order)
         self._samples[request_id] = _Sample(order=order, polled_at=self._clock.monotonic())
-        self._queue(order.base).push(order.key, request_id)
+        self._queue(order.base).push(order.tenant_id, order.key, request_id, order.size)
         self._start(order.base)
         return request_id
 
@@ -170,7 +179,17 @@ class EngineSamples:
             return FuturePending()  # the sample itself will say what is wrong
 
     def _queue(self, base: BaseName) -> SampleQueue:
-        return self._queues.setdefault(base, SampleQueue(room=AT_ONCE, share=KEYS_SHARE))
+        return self._queues.setdefault(base, SampleQueue(room=AT_ONCE))
+
+    def _count_in(self, order: SampleOrder) -> None:
+        self._key_bounds.check(order.key, order.size)
+        self._tenant_bounds.check(order.tenant_id, order.size)
+        self._key_bounds.take(order.key, order.size)
+        self._tenant_bounds.take(order.tenant_id, order.size)
+
+    def _count_out(self, order: SampleOrder) -> None:
+        self._key_bounds.give_back(order.key, order.size)
+        self._tenant_bounds.give_back(order.tenant_id, order.size)
 
     def _start(self, base: BaseName) -> None:
         """Start what there is room for; before `run` nothing is."""
@@ -190,13 +209,14 @@ class EngineSamples:
             _log.exception("a sample failed", extra={"request_id": request_id})
             sample.result = FutureFailed(message="the server failed on this sample", category="server")
         finally:
-            self._bounds.give_back(order.key, order.size_bytes)
-            self._queue(order.base).finish(order.key)
+            self._count_out(order)
+            self._queue(order.base).finish(order.tenant_id, order.key, order.size)
             self._start(order.base)
         sample.finished_at = self._clock.monotonic()
-        self._done[request_id] = sample.size_bytes
-        self._done_bytes += sample.size_bytes
+        self._kept.add(order.tenant_id, request_id, sample.size_bytes)
         sample.ended.set()
+        while (too_many := self._kept.too_many()) is not None:
+            self._drop(too_many, self._samples[too_many])
 
     async def _sample(self, sample: _Sample) -> Sampled:
         """Sample, also again while the engine is full or restarts: a seeded sample comes out the same."""
@@ -220,22 +240,25 @@ class EngineSamples:
 
     def _prune(self) -> None:
         now = self._clock.monotonic()
-        for request_id in list(self._done):
-            is_old = now - self._samples[request_id].finished_at >= KEPT_SECONDS
-            if not is_old and self._done_bytes <= KEPT_BYTES:
-                break
-            self._drop(request_id, self._samples[request_id])
         for request_id, sample in list(self._samples.items()):
-            is_polled = sample.pollers or now - sample.polled_at < ABANDONED_SECONDS
-            if not sample.ended.is_set() and not is_polled:
+            if sample.ended.is_set():
+                is_over = now - sample.finished_at >= KEPT_SECONDS
+            else:
+                is_over = not sample.pollers and now - sample.polled_at >= self._patience(sample.order)
+            if is_over:
                 self._drop(request_id, sample)
 
+    def _patience(self, order: SampleOrder) -> float:
+        """Return how long a sample goes on that nobody polls."""
+        is_alone = self._queue(order.base).tenants <= {order.tenant_id}
+        return ABANDONED_SECONDS if is_alone else CONTENDED_SECONDS
+
     def _drop(self, request_id: str, sample: _Sample) -> None:
-        del self._samples[request_id]
-        self._done_bytes -= self._done.pop(request_id, 0)
         order = sample.order
-        if self._queue(order.base).remove(order.key, request_id):
-            self._bounds.give_back(order.key, order.size_bytes)
+        del self._samples[request_id]
+        self._kept.forget(order.tenant_id, request_id)
+        if self._queue(order.base).remove(order.tenant_id, order.key, request_id):
+            self._count_out(order)
         elif sample.task is not None:
             sample.task.cancel()
         sample.ended.set()

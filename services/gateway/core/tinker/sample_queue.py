@@ -1,6 +1,7 @@
-"""Samples that wait for an engine: one line for each API key, served in turn.
+"""Samples that wait for an engine: a line for each API key, tenants and then their keys in turn.
 
-So nobody waits behind another's burst, nobody takes all the room, and nobody's queue grows without bound.
+So nobody waits behind another's burst, nobody takes all the room with many samples, with large ones or with
+many keys, and nobody's queue grows without bound. Sizes are counted in sequences: a sample has up to 128.
 """
 
 from collections import Counter, OrderedDict, deque
@@ -8,70 +9,157 @@ from dataclasses import dataclass, field
 
 from mint_common.errors import Overloaded
 
+_TENANTS_PART, _KEYS_PART = 3, 2
+"""A tenant has at most so many times running what room is left: alone 3/4 of all, of two each 3/7.
+
+What is left is for the next. A key has a smaller part, so that it leaves some to its tenant's others.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """How large a sample is: the sequences that it asks for, the bytes that its prompt takes."""
+
+    sequences: int
+    prompt_bytes: int
+
+    @property
+    def places(self) -> int:
+        """Return what it takes with the engines: a place for each sequence, and one for the request."""
+        return 1 + self.sequences
+
+
+_Line = deque[tuple[str, Size]]
+
 
 @dataclass(slots=True, kw_only=True)
 class SampleQueue:
-    """Request ids by key. ``room`` is how many of them may run at once, ``share`` how many of one key."""
+    """Request ids by tenant and key. ``room`` is how many places with the engines there are."""
 
     room: int
-    share: int
-    _running: Counter[str] = field(default_factory=Counter)
-    _lines: OrderedDict[str, deque[str]] = field(default_factory=OrderedDict)
+    _tenants: Counter[str] = field(default_factory=Counter)
+    _keys: Counter[str] = field(default_factory=Counter)
+    _lines: OrderedDict[str, OrderedDict[str, _Line]] = field(default_factory=OrderedDict)
 
-    def push(self, key: str, request_id: str) -> None:
+    @property
+    def tenants(self) -> frozenset[str]:
+        """Return who waits or runs."""
+        return frozenset(self._lines) | frozenset(self._tenants)
+
+    def push(self, tenant: str, key: str, request_id: str, size: Size) -> None:
         """Let a request wait at the end of its key's line."""
-        self._lines.setdefault(key, deque()).append(request_id)
+        self._lines.setdefault(tenant, OrderedDict()).setdefault(key, deque()).append((request_id, size))
 
     def pop(self) -> str | None:
-        """Return the next request to run, or None when none waits that there is room for."""
-        if self._running.total() >= self.room:
-            return None
-        key = next((each for each in self._lines if self._running[each] < self.share), None)
-        if key is None:
-            return None
-        line = self._lines.pop(key)
-        request_id = line.popleft()
-        if line:
-            self._lines[key] = line  # behind all other keys
-        self._running[key] += 1
-        return request_id
+        """Return the next request to run, or None when none waits that there is room for.
 
-    def remove(self, key: str, request_id: str) -> bool:
+        None is too large: while any room is left, who runs nothing begins.
+        """
+        for tenant, keys in self._lines.items():
+            for key, line in keys.items():
+                request_id, size = line[0]
+                if self._fits(tenant, key, size.places):
+                    self._take(tenant, key)
+                    self._tenants[tenant] += size.places
+                    self._keys[key] += size.places
+                    return request_id
+        return None
+
+    def remove(self, tenant: str, key: str, request_id: str) -> bool:
         """Take a waiting request out; False when it does not wait (any more)."""
-        line = self._lines.get(key, deque())
-        if request_id not in line:
+        line = self._lines.get(tenant, OrderedDict()).get(key, deque())
+        found = next((each for each in line if each[0] == request_id), None)
+        if found is None:
             return False
-        line.remove(request_id)
-        if not line:
-            del self._lines[key]
+        line.remove(found)
+        self._tidy(tenant, key)
         return True
 
-    def finish(self, key: str) -> None:
+    def finish(self, tenant: str, key: str, size: Size) -> None:
         """Give back the room of a request that ran."""
-        self._running[key] -= 1
-        if not self._running[key]:
-            del self._running[key]
+        for running, whose in ((self._tenants, tenant), (self._keys, key)):
+            running[whose] -= size.places
+            if not running[whose]:
+                del running[whose]
+
+    def _fits(self, tenant: str, key: str, places: int) -> bool:
+        left = self.room - self._tenants.total()
+        parts = ((self._tenants[tenant], _TENANTS_PART), (self._keys[key], _KEYS_PART))
+        return left > 0 and all(not has or has + places <= part * (left - places) for has, part in parts)
+
+    def _take(self, tenant: str, key: str) -> None:
+        """Take the first of a line; its key and its tenant go behind the others."""
+        self._lines[tenant][key].popleft()
+        self._lines[tenant].move_to_end(key)
+        self._lines.move_to_end(tenant)
+        self._tidy(tenant, key)
+
+    def _tidy(self, tenant: str, key: str) -> None:
+        if not self._lines[tenant][key]:
+            del self._lines[tenant][key]
+        if not self._lines[tenant]:
+            del self._lines[tenant]
 
 
 @dataclass(slots=True, kw_only=True)
-class KeyBounds:
-    """How much of each key is queued or runs: at most ``most`` requests and ``most_bytes`` of prompts."""
+class OpenBounds:
+    """How much of each key, or of each tenant, is queued or runs."""
 
     most: int
+    most_sequences: int
     most_bytes: int
-    _open: dict[str, tuple[int, int]] = field(default_factory=dict)
+    _open: dict[str, tuple[int, int, int]] = field(default_factory=dict)
 
-    def take(self, key: str, size_bytes: int) -> None:
-        """Count a request in. Raises Overloaded, which clients take as the sign to slow down."""
-        count, size = self._open.get(key, (0, 0))
-        if count >= self.most or (count and size + size_bytes > self.most_bytes):
+    def check(self, whose: str, size: Size) -> None:
+        """Raise Overloaded when there is too much, which clients take as the sign to slow down."""
+        count, sequences, size_bytes = self._open.get(whose, (0, 0, 0))
+        is_full = (
+            count >= self.most
+            or sequences + size.sequences > self.most_sequences
+            or size_bytes + size.prompt_bytes > self.most_bytes
+        )
+        if count and is_full:
             raise Overloaded(what="the queue of your samples", depth=count, retry_after_seconds=1)
-        self._open[key] = (count + 1, size + size_bytes)
 
-    def give_back(self, key: str, size_bytes: int) -> None:
+    def take(self, whose: str, size: Size) -> None:
+        """Count a request in."""
+        count, sequences, size_bytes = self._open.get(whose, (0, 0, 0))
+        self._open[whose] = (count + 1, sequences + size.sequences, size_bytes + size.prompt_bytes)
+
+    def give_back(self, whose: str, size: Size) -> None:
         """Count a request out."""
-        count, size = self._open[key]
+        count, sequences, size_bytes = self._open[whose]
         if count == 1:
-            del self._open[key]
+            del self._open[whose]
         else:
-            self._open[key] = (count - 1, size - size_bytes)
+            self._open[whose] = (count - 1, sequences - size.sequences, size_bytes - size.prompt_bytes)
+
+
+@dataclass(slots=True, kw_only=True)
+class KeptAnswers:
+    """Answers that are kept for a while: when they get too many, the tenant with most bytes loses first."""
+
+    most_bytes: int
+    _tenants: dict[str, OrderedDict[str, int]] = field(default_factory=dict)
+    _bytes: Counter[str] = field(default_factory=Counter)
+
+    def add(self, tenant: str, request_id: str, size_bytes: int) -> None:
+        """Keep one more."""
+        self._tenants.setdefault(tenant, OrderedDict())[request_id] = size_bytes
+        self._bytes[tenant] += size_bytes
+
+    def forget(self, tenant: str, request_id: str) -> None:
+        """Keep one no longer. Idempotent."""
+        size_bytes = self._tenants.get(tenant, OrderedDict()).pop(request_id, None)
+        if size_bytes is None:
+            return
+        self._bytes[tenant] -= size_bytes
+        if not self._tenants[tenant]:
+            del self._tenants[tenant], self._bytes[tenant]
+
+    def too_many(self) -> str | None:
+        """Return which goes next so that the others fit; None when all do."""
+        if self._bytes.total() <= self.most_bytes:
+            return None
+        tenant = max(self._bytes, key=lambda each: self._bytes[each])
+        return next(iter(self._tenants[tenant]))

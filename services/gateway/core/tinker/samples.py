@@ -7,6 +7,7 @@ from mint_common.errors import MintError
 from mint_common.generation import AdapterStatus, SampleRequest
 from mint_common.ids import BaseName, TenantId, derive_id
 from services.gateway.core.tinker.futures import FutureFailed, FuturePending
+from services.gateway.core.tinker.sample_queue import Size
 from services.gateway.core.tinker.sampling_request import SamplePlan
 
 
@@ -19,7 +20,7 @@ class SampleConflict(MintError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleOrder:
-    """A checked sample for a base at a revision; ``key`` is whose queue it waits in."""
+    """A checked sample for a base at a revision; ``key`` is whose line it waits in."""
 
     tenant_id: TenantId
     key: str
@@ -33,9 +34,9 @@ class SampleOrder:
         return derive_id("smp", self.plan.sampling_session_id, self.plan.seq_id)
 
     @property
-    def size_bytes(self) -> int:
-        """Return about what its prompt takes."""
-        return 8 * len(self.plan.tokens)
+    def size(self) -> Size:
+        """Return how much of a queue it takes."""
+        return Size(sequences=self.plan.sampling.n, prompt_bytes=8 * len(self.plan.tokens))
 
     def to_request(self) -> SampleRequest:
         """Return what the engine is asked."""

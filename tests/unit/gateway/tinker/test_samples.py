@@ -23,18 +23,18 @@ from mint_common.runtime.clock import ManualClock, settle
 from mint_common.testing.factories import ADAPTER_STATUS, ENGINE_INFO
 from services.gateway.adapters.tinker_samples import (
     ABANDONED_SECONDS,
-    AT_ONCE,
     AWAY_SECONDS,
+    CONTENDED_SECONDS,
     KEPT_SECONDS,
-    KEYS_SHARE,
     PRUNE_SECONDS,
     EngineSamples,
 )
 from services.gateway.core.tinker.futures import FutureDone, FutureFailed, FutureGone, FuturePending
-from services.gateway.core.tinker.sample_queue import KeyBounds
+from services.gateway.core.tinker.sample_queue import OpenBounds
 from services.gateway.core.tinker.samples import SampleConflict, SampleOrder
 from services.gateway.core.tinker.sampling_request import SamplePlan
 
+KEPT_BYTES = 10_000
 MINE, OTHERS = TenantId("mine"), TenantId("others")
 DIGEST = Digest("sha256:" + "1" * 64)
 REVISION = RevisionRef(digest=DIGEST, number=1, manifest=Claim(uri="m", sha256="0" * 64, size_bytes=1))
@@ -99,8 +99,13 @@ class Rig:
     def __init__(self) -> None:
         self.clock = ManualClock()
         self.engines = Engines()
-        bounds = KeyBounds(most=300, most_bytes=1 << 20)
-        self.samples = EngineSamples(self.engines, self.clock, bounds=bounds)  # type: ignore[arg-type]
+        self.samples = EngineSamples(
+            self.engines,  # type: ignore[arg-type]
+            self.clock,
+            key_bounds=OpenBounds(most=300, most_sequences=1 << 16, most_bytes=1 << 20),
+            tenant_bounds=OpenBounds(most=400, most_sequences=1 << 16, most_bytes=1 << 20),
+            kept_bytes=KEPT_BYTES,
+        )
 
     async def outcome(self, request_id: str, *, wait: float = 0.01, tenant: TenantId = MINE):
         return await self.samples.outcome(request_id, tenant, wait_seconds=wait, as_protobuf=False)
@@ -117,18 +122,25 @@ async def running() -> AsyncIterator[Rig]:
         await task
 
 
-def order(seq: int = 0, *, key: str = "k", revision: RevisionRef | None = None) -> SampleOrder:
+def order(
+    seq: int = 0,
+    *,
+    key: str = "k",
+    revision: RevisionRef | None = None,
+    tenant: TenantId = MINE,
+    n: int = 1,
+) -> SampleOrder:
     plan = SamplePlan(
-        sampling_session_id="s",
+        sampling_session_id=f"s-{tenant}",
         seq_id=seq,
         tokens=(1, 2),
-        sampling=Sampling(max_new_tokens=1, temperature=1.0),
+        sampling=Sampling(max_new_tokens=1, temperature=1.0, n=n),
         copies=1,
         prompt_logprobs=None,
         is_prompt_scored=False,
         scored=1,
     )
-    return SampleOrder(tenant_id=MINE, key=key, base=BaseName("b"), revision=revision, plan=plan)
+    return SampleOrder(tenant_id=tenant, key=key, base=BaseName("b"), revision=revision, plan=plan)
 
 
 async def test_a_sample_is_pending_then_done_and_stays_done():
@@ -232,17 +244,58 @@ async def test_a_cold_adapter_is_said_with_its_place():
         await rig.engines.let(revision=DIGEST)
 
 
-async def test_a_flood_leaves_room_and_queues_up_to_its_bound():
+async def test_a_flood_leaves_room_and_queues_up_to_its_bounds():
     async with running() as rig:
         for seq in range(300):
             rig.samples.submit(order(seq, key="flood"))
         with pytest.raises(Overloaded):
             rig.samples.submit(order(300, key="flood"))
+        for seq in range(300, 400):
+            rig.samples.submit(order(seq, key="another"))
+        with pytest.raises(Overloaded):
+            rig.samples.submit(order(400, key="third"))
         await settle()
-        assert len(rig.engines.asked) == KEYS_SHARE < AT_ONCE
-        rig.samples.submit(order(301, key="late"))
+        assert len(rig.engines.asked) < 200
+        rig.samples.submit(order(401, key="late", tenant=OTHERS))
         await settle()
-        assert rig.engines.asked[-1].request_id == order(301).request_id
+        assert rig.engines.asked[-1].tenant_id == OTHERS
+
+
+async def test_large_samples_are_counted_by_their_sequences():
+    async with running() as rig:
+        for seq in range(160):
+            rig.samples.submit(order(seq, n=128))
+        await settle()
+        assert sum(request.sampling.n for request in rig.engines.asked) <= 384
+
+
+async def test_what_nobody_polls_ends_sooner_while_others_have_samples():
+    async with running() as rig:
+        mine = rig.samples.submit(order())
+        await rig.clock.advance(CONTENDED_SECONDS + PRUNE_SECONDS)
+        assert await rig.outcome(mine) == FuturePending()
+        others = rig.samples.submit(order(tenant=OTHERS))
+        poll = asyncio.create_task(rig.outcome(others, wait=1000, tenant=OTHERS))
+        await settle()
+        await rig.clock.advance(CONTENDED_SECONDS + PRUNE_SECONDS)
+        with pytest.raises(FutureGone):
+            await rig.outcome(mine)
+        assert rig.engines.waiting.pop(0).cancelled()
+        await rig.engines.let()
+        assert isinstance(await poll, FutureDone)
+
+
+async def test_one_tenants_answers_do_not_push_anothers_out():
+    async with running() as rig:
+        others = rig.samples.submit(order(tenant=OTHERS))
+        await rig.engines.let()
+        mine = [rig.samples.submit(order(seq)) for seq in range(30)]
+        for _ in mine:
+            await rig.engines.let()
+        assert isinstance(await rig.outcome(others, tenant=OTHERS), FutureDone)
+        assert isinstance(await rig.outcome(mine[-1]), FutureDone)
+        with pytest.raises(FutureGone):
+            await rig.outcome(mine[0])
 
 
 @pytest.mark.parametrize("seconds", [ABANDONED_SECONDS, KEPT_SECONDS])
