@@ -37,6 +37,11 @@ class GatewaySettings(BaseModel):
         description="how long a name that was moved answers with its former revision while the new one is"
         " loading; 0: not at all",
     )
+    max_answer_bytes: int = Field(
+        32 << 20,
+        ge=1 << 20,
+        description="largest answer that a request may lead to; one that asks for more is refused with 422",
+    )
     cold_share: float = Field(
         0.12,
         gt=0,

@@ -18,6 +18,7 @@ from mint_common.errors import MintError
 from mint_common.generation import GenerationRequest, Sampling, Started
 from mint_common.ids import TenantId, new_id
 from mint_common.runtime.disconnect import cancelled_on_disconnect
+from services.gateway.core.answer_bytes import check_answer_bytes, json_answer_bytes
 from services.gateway.core.openai.answers import (
     Head,
     StreamedAnswer,
@@ -38,7 +39,10 @@ REVISION_HEADER = "x-mint-revision"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """One request, resolved and checked: what the engines are asked, and how the answer is written."""
+    """One request, resolved and checked: what the engines are asked, and how the answer is written.
+
+    ``lower`` are the fields that say how large the answer becomes.
+    """
 
     body: SamplingFields
     tenant_id: TenantId
@@ -46,10 +50,12 @@ class Question:
     inputs: Sequence[PromptInput]
     sampling: Sampling
     dialect: Dialect
+    lower: tuple[str, ...]
 
 
 async def answer(question: Question, *, request: Request, gateway: Gateway, held: AsyncExitStack) -> Response:
     """Return the answer; ``held`` keeps the engines' streams open until it has been sent."""
+    check_answer_bytes(_answer_bytes(question), gateway.max_answer_bytes, lower=question.lower)
     opened = open_answers(gateway.engines, question.target.base, _requests(question))
     async with cancelled_on_disconnect(request):
         answers = await held.enter_async_context(opened)
@@ -96,6 +102,15 @@ async def _frames(streamed: StreamedAnswer, answers: Answers) -> AsyncIterator[b
     for part in streamed.closing():
         yield data_frame(part)
     yield DONE
+
+
+def _answer_bytes(question: Question) -> int:
+    sampling = question.sampling
+    return json_answer_bytes(
+        choices=len(question.inputs) * sampling.n,
+        new_tokens=sampling.max_new_tokens,
+        likeliest=sampling.logprobs,
+    )
 
 
 def _head(question: Question, starts: Sequence[Started], *, created: int) -> Head:

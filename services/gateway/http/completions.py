@@ -41,6 +41,7 @@ async def complete(
         target=await gateway.resolver.resolve(caller.tenant_id, body.model),
         inputs=inputs,
         dialect=CompletionDialect(logprobs=wanted),
+        lower=("max_tokens", "n") if wanted is None else ("logprobs", "max_tokens", "n"),
     )
     return await answer(question, request=request, gateway=gateway, held=held)
 
@@ -61,6 +62,7 @@ async def chat(
         target=await gateway.resolver.resolve(caller.tenant_id, body.model),
         inputs=(conversation,),
         dialect=ChatDialect(logprobs=wanted),
+        lower=("max_tokens", "n") if wanted is None else ("top_logprobs", "max_tokens", "n"),
     )
     if limit is None:
         question = await _fill_context(question, conversation, gateway)

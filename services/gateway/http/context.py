@@ -47,6 +47,7 @@ class Gateway:
     clock: Clock
     keys: KeyMemory
     ready_seconds: float
+    max_answer_bytes: int
     pace: Pace
     tinker: Tinker
 

@@ -6,6 +6,7 @@ from mint_common.claims import RevisionRef
 from mint_common.errors import MintError
 from mint_common.generation import AdapterStatus, SampleRequest
 from mint_common.ids import BaseName, TenantId, derive_id
+from services.gateway.core.answer_bytes import packed_answer_bytes
 from services.gateway.core.tinker.futures import FutureFailed, FuturePending
 from services.gateway.core.tinker.sample_queue import Size
 from services.gateway.core.tinker.sampling_request import SamplePlan
@@ -48,6 +49,17 @@ class SampleOrder:
             sampling=self.plan.sampling,
             prompt_logprobs=self.plan.prompt_logprobs,
         )
+
+
+def sample_answer_bytes(plan: SamplePlan) -> int:
+    """Return how large its answer may become."""
+    return packed_answer_bytes(
+        sequences=plan.samples,
+        new_tokens=plan.sampling.max_new_tokens,
+        likeliest=plan.sampling.logprobs or 0,
+        prompt_tokens=len(plan.tokens),
+        prompt_likeliest=plan.prompt_logprobs,
+    )
 
 
 def sequence_ids(plan: SamplePlan) -> list[str]:

@@ -2,7 +2,8 @@
 
 from fastapi import APIRouter, Response
 
-from services.gateway.core.tinker.samples import SampleOrder, sequence_ids
+from services.gateway.core.answer_bytes import check_answer_bytes
+from services.gateway.core.tinker.samples import SampleOrder, sample_answer_bytes, sequence_ids
 from services.gateway.core.tinker.sampling_request import SampleBody, plan_sample, sampling_session_of
 from services.gateway.http.context import GatewayDep, InferCaller
 from services.gateway.http.routes import GatewayRoute
@@ -19,6 +20,11 @@ async def asample(body: BodyDep, caller: InferCaller, gateway: GatewayDep) -> Re
     opened = await find_sampler(sampling_session_of(wish), caller.tenant_id, gateway)
     engine = await gateway.tinker.samples.describe(opened.base)
     plan = plan_sample(wish, max_context=engine.max_context, vocab_size=engine.vocab_size)
+    check_answer_bytes(
+        sample_answer_bytes(plan),
+        gateway.max_answer_bytes,
+        lower=("topk_sample_logprobs", "topk_prompt_logprobs", "num_samples", "sampling_params.max_tokens"),
+    )
     order = SampleOrder(
         tenant_id=caller.tenant_id,
         key=caller.key_id,
