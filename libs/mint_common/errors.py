@@ -2,11 +2,16 @@
 
 Each class has a stable ``code``, says whether a retry can help, and names the HTTP status that the edge
 answers; what stands after a dot in a code is which of a class's kinds it is. The docstring is the
-message; its placeholders are the keyword arguments, kept as attributes.
+message; its placeholders are the keyword arguments, kept as attributes. They are shown to users: no address
+of a part inside stands in them, and a long text is cut.
 No user error maps to 408, 409, 429 or 5xx: clients retry those.
 """
 
+import os
 from typing import ClassVar
+
+MOST_TEXT = 2000
+"""How many characters of what a user sent an error tells."""
 
 
 class MintError(Exception):
@@ -17,8 +22,8 @@ class MintError(Exception):
     http_status: ClassVar[int] = 500
 
     def __init__(self, **fields: str | float) -> None:
-        self.fields = fields
-        super().__init__((type(self).__doc__ or "").format(**fields))
+        self.fields = {name: _cut(value) for name, value in fields.items()}
+        super().__init__((type(self).__doc__ or "").format(**self.fields))
 
     def __reduce__(self) -> tuple[object, ...]:
         """Let copies and other processes make it again from its fields."""
@@ -33,6 +38,21 @@ class MintError(Exception):
     def to_payload(self) -> dict[str, object]:
         """Return the JSON body of an error answer: code, message, retryable and the fields."""
         return {"code": self.code, "message": str(self), "retryable": self.retryable, **self.fields}
+
+
+def plain_problem(error: BaseException) -> str:
+    """Return what went wrong with a connection or file, without its address or path."""
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, OSError) and error.errno and error.errno > 0:
+        return os.strerror(error.errno)
+    return type(error).__name__
+
+
+def _cut(value: str | float) -> str | float:
+    if isinstance(value, str) and len(value) > MOST_TEXT:
+        return value[:MOST_TEXT] + "..."
+    return value
 
 
 def _remake(kind: type[MintError], fields: dict[str, str | float]) -> MintError:

@@ -149,12 +149,16 @@ async def run(settings: GatewaySettings) -> None:
         blobs = await open_blobs(settings.blobs)
         stack.push_async_callback(blobs.close)
         token = settings.internal.token
-        registry = await stack.enter_async_context(InternalHttp(settings.peers.registry_url, token=token))
-        rollout = await stack.enter_async_context(InternalHttp(settings.peers.rollout_url, token=token))
+        registry = await stack.enter_async_context(
+            InternalHttp(settings.peers.registry_url, token=token, peer="the registry")
+        )
+        rollout = await stack.enter_async_context(
+            InternalHttp(settings.peers.rollout_url, token=token, peer="rollout")
+        )
         engines = EngineDirectory(settings.peers.loader_urls, token=token)
         stack.push_async_callback(engines.aclose)
         trainers = [
-            await stack.enter_async_context(InternalHttp(url, token=token))
+            await stack.enter_async_context(InternalHttp(url, token=token, peer="a trainer"))
             for url in settings.peers.trainer_urls
         ]
         directory = TrainerDirectory(settings.peers.trainer_urls, token=token)

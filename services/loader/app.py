@@ -146,7 +146,9 @@ async def open_loader(settings: LoaderSettings) -> AsyncIterator[Loader]:
         await migrate(pool, schema=SCHEMA, package="services.loader.adapters.migrations")
         bus = await connect_nats(settings.nats.url, name=f"loader-{engine_id}")
         stack.push_async_callback(bus.close)
-        registry = InternalHttp(settings.peers.registry_url, token=settings.internal.token)
+        registry = InternalHttp(
+            settings.peers.registry_url, token=settings.internal.token, peer="the registry"
+        )
         stack.push_async_callback(registry.close)
 
         identity = EngineIdentity(engine_id=engine_id, epoch=new_id("epoch"), base=facts.name)

@@ -173,7 +173,9 @@ async def run(settings: RolloutSettings) -> None:
         stack.push_async_callback(blobs.close)
         engines = EngineDirectory(settings.peers.loader_urls, token=settings.internal.token)
         stack.push_async_callback(engines.aclose)
-        registry = InternalHttp(settings.peers.registry_url, token=settings.internal.token)
+        registry = InternalHttp(
+            settings.peers.registry_url, token=settings.internal.token, peer="the registry"
+        )
         stack.push_async_callback(registry.close)
         connections = Connections(pool=pool, bus=bus, blobs=blobs, engines=engines, registry=registry)
         service = compose(settings, connections)

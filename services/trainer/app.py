@@ -126,7 +126,9 @@ async def open_trainer(settings: TrainerSettings, place: Place = ALONE) -> Async
         base = policies.facts.name
         bus = await connect_nats(settings.nats.url, name=f"trainer-{base}")
         stack.push_async_callback(bus.close)
-        registry = InternalHttp(settings.peers.registry_url, token=settings.internal.token)
+        registry = InternalHttp(
+            settings.peers.registry_url, token=settings.internal.token, peer="the registry"
+        )
         stack.push_async_callback(registry.close)
 
         ledger = PostgresLedger(pool, clock)

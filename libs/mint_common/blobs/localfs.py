@@ -27,7 +27,14 @@ from mint_common.blobs.checked import (
 )
 from mint_common.blobs.keys import check_key, check_prefix
 from mint_common.claims import Claim
-from mint_common.errors import AlreadyExists, BlobCorrupt, BlobMissing, InvalidField, Unavailable
+from mint_common.errors import (
+    AlreadyExists,
+    BlobCorrupt,
+    BlobMissing,
+    InvalidField,
+    Unavailable,
+    plain_problem,
+)
 
 _ENTER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
@@ -221,7 +228,7 @@ def _reading(key: str) -> Iterator[None]:
     except OSError as error:
         if error.errno in _ABSENT:
             raise BlobMissing(uri=key) from error
-        raise Unavailable(what="the blob folder", problem=str(error)) from error
+        raise Unavailable(what="the blob folder", problem=plain_problem(error)) from error
 
 
 @contextmanager
@@ -231,4 +238,4 @@ def _storing(key: str) -> Iterator[None]:
     except OSError as error:
         if error.errno in _ABSENT:
             raise InvalidField(field="key", problem=f"{key!r} crosses another key or a link") from error
-        raise Unavailable(what="the blob folder", problem=str(error)) from error
+        raise Unavailable(what="the blob folder", problem=plain_problem(error)) from error

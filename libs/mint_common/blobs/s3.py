@@ -30,7 +30,7 @@ from mint_common.blobs.checked import (
 )
 from mint_common.blobs.keys import check_key, check_prefix
 from mint_common.claims import Claim
-from mint_common.errors import AlreadyExists, BlobCorrupt, BlobMissing, Unavailable
+from mint_common.errors import AlreadyExists, BlobCorrupt, BlobMissing, Unavailable, plain_problem
 
 T = TypeVar("T")
 _Client = Any  # botocore makes its clients and their answers at run time, from JSON
@@ -216,7 +216,7 @@ class S3Blobs:
             if attempt + 1 < _ATTEMPTS:
                 await asyncio.sleep(delay * random.uniform(0.5, 1.0))
                 delay = min(2 * delay, _MAX_DELAY_SECONDS)
-        raise Unavailable(what=_STORE, problem=f"{type(failure).__name__}: {failure}") from failure
+        raise Unavailable(what=_STORE, problem=_problem(failure)) from failure
 
 
 class _KeyTakenError(Exception):
@@ -233,7 +233,14 @@ def _refusal(error: ClientError, key: str) -> Exception | None:
         return _KeyTakenError(key)
     if code in {"NoSuchKey", "404", "NotFound"}:
         return BlobMissing(uri=key)
-    return Unavailable(what=_STORE, problem=f"it answered {status} {code}")
+    return Unavailable(what=_STORE, problem=_problem(error))
+
+
+def _problem(failure: Exception) -> str:
+    if not isinstance(failure, ClientError):
+        return plain_problem(failure)
+    status = failure.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return f"it answered {status} {failure.response.get('Error', {}).get('Code', '')}"
 
 
 async def open_s3(

@@ -15,7 +15,7 @@ from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.api import ConsumerConfig, DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 
-from mint_common.errors import Unavailable
+from mint_common.errors import Unavailable, plain_problem
 from mint_common.events.subjects import STREAM, STREAM_SUBJECTS
 from mint_common.waiting import raise_if_cancelled
 
@@ -119,7 +119,7 @@ class NatsConnection:
 
 def unavailable(error: BaseException) -> Unavailable:
     """Return what to raise for an outage."""
-    return Unavailable(what="nats", problem=str(error) or type(error).__name__)
+    return Unavailable(what="nats", problem=plain_problem(error))
 
 
 async def _log_trouble(error: Exception) -> None:

@@ -57,7 +57,8 @@ class EngineDirectory:
     ) -> None:
         self._clients = {
             url: EngineClient(
-                InternalHttp(url, token=token, timeout_seconds=timeout_seconds), name=f"loader {url}"
+                InternalHttp(url, token=token, timeout_seconds=timeout_seconds, peer="an engine"),
+                name="an engine",
             )
             for url in urls
         }

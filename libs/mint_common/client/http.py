@@ -4,6 +4,7 @@ A `MintError` that the other side raised is raised here as the same class; a con
 silent is Unavailable. Nothing is repeated here: who asks knows whether asking again is safe.
 """
 
+import logging
 from collections.abc import AsyncGenerator, AsyncIterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Self
@@ -22,6 +23,7 @@ from mint_common.errors import (
     RemoteError,
     RemoteRefusal,
     Unavailable,
+    plain_problem,
 )
 from mint_common.telemetry.tracing import inject, span, tracer
 
@@ -32,9 +34,13 @@ MSGPACK = "application/msgpack"
 Params = Mapping[str, str | int | float | bool | None]
 Json = Any  # whatever the other side answered; the typed clients above this one convert it
 
+_log = logging.getLogger(__name__)
+
 _MAX_CONNECTIONS = 512
 # Much shorter than a service's own (runtime.service), which must not close a connection that we begin to use.
 _KEEP_ALIVE_SECONDS = 5
+_MOST_NAME = 500
+"""More characters than any name has; a longer one would be no address that a server takes."""
 _PAYLOAD_EXTRAS = {"code", "message", "retryable"}
 
 
@@ -45,9 +51,14 @@ def path_of(*parts: str | int) -> str:
 
 def named(kind: str, name: str) -> str:
     """Return a name that a path can carry. Raises NotFound for one that no route could tell from the path."""
-    if not name or "/" in name or not name.isprintable():
-        raise NotFound(kind=kind, name=name)
+    if not name or "/" in name or not name.isprintable() or len(name) > _MOST_NAME:
+        raise NotFound(kind=kind, name=shortened(name))
     return name
+
+
+def shortened(name: str) -> str:
+    """Return what an error tells of a name that is too long to be one."""
+    return name if len(name) <= _MOST_NAME else f"{name[:50]}... ({len(name)} characters)"
 
 
 def error_from_payload(payload: Mapping[str, object], *, what: str = "the other side") -> MintError:
@@ -71,9 +82,20 @@ class InternalHttp:
     """A pool of connections to one service; end it with ``close`` or ``async with``."""
 
     def __init__(
-        self, base_url: str, *, token: str, timeout_seconds: float = 30, stream_timeout_seconds: float = 300
+        self,
+        base_url: str,
+        *,
+        token: str,
+        peer: str = "another service",
+        timeout_seconds: float = 30,
+        stream_timeout_seconds: float = 300,
     ) -> None:
-        """Connect later. ``stream_timeout_seconds`` bounds the silence between two parts of a stream."""
+        """Connect later. ``stream_timeout_seconds`` bounds the silence between two parts of a stream.
+
+        Errors call the other side ``peer``: they go on to users, whom its address is not for. The log has it.
+        """
+        self._peer = peer
+        self._is_away = False
         self._base_url = base_url.rstrip("/")
         self._token = token
         self._timeout = _timeout(timeout_seconds, silence_seconds=timeout_seconds)
@@ -225,22 +247,30 @@ class InternalHttp:
         try:
             yield
         except (aiohttp.ClientError, TimeoutError) as error:
-            problem = f"{type(error).__name__}: {error}"
-            raise Unavailable(what=self._base_url, problem=problem) from error
+            self._tell_outage(str(error) or type(error).__name__)
+            raise Unavailable(what=self._peer, problem=plain_problem(error)) from error
         except msgspec.DecodeError as error:
-            raise RemoteError(what=self._base_url, remote_code="not_json", problem=str(error)) from error
+            raise RemoteError(what=self._peer, remote_code="not_json", problem=str(error)) from error
+        self._is_away = False
+
+    def _tell_outage(self, problem: str) -> None:
+        """Log the first of many failures."""
+        if not self._is_away:
+            extra = {"peer": self._peer, "address": self._base_url, "problem": problem}
+            _log.warning("a service does not answer", extra=extra)
+        self._is_away = True
 
     def _error_of(self, status: int, content: bytes) -> MintError:
         try:
             payload = msgspec.json.decode(content, type=_ErrorAnswer).error
         except msgspec.DecodeError:
             payload = {"code": f"http_{status}", "message": "the answer is no error of MinT"}
-        error = error_from_payload(payload, what=self._base_url)
+        error = error_from_payload(payload, what=self._peer)
         if isinstance(error, InternalTokenRefused):
             # An operator's mistake between services; it must not reach a user as "your key is wrong".
-            return Unavailable(what=self._base_url, problem=str(error))
+            return Unavailable(what=self._peer, problem=str(error))
         if status >= 500 and isinstance(error, RemoteError):
-            return Unavailable(what=self._base_url, problem=f"it answered {status}")
+            return Unavailable(what=self._peer, problem=f"it answered {status}")
         if status >= 400 and isinstance(error, RemoteError) and not _is_known(str(error.remote_code)):
             # What it means is not known here, but that asking again is no help.
             return RemoteRefusal(**error.fields)

@@ -34,8 +34,8 @@ from mint_common.catalog import (
     Scope,
     TenantRecord,
 )
-from mint_common.client.http import InternalHttp, named, path_of
-from mint_common.errors import Unavailable
+from mint_common.client.http import InternalHttp, named, path_of, shortened
+from mint_common.errors import NotFound, Unavailable
 from mint_common.ids import BaseName, Digest, EvaluationId, PolicyId, TenantId
 
 T = TypeVar("T")
@@ -365,6 +365,8 @@ class RegistryClient:
 
     async def resolve(self, tenant_id: TenantId, model: str) -> Resolution:
         """Return what a model name means now. Raises NotFound; never falls back to the base."""
+        if shortened(model) != model:
+            raise NotFound(kind="model", name=shortened(model))
         path = path_of("internal", "tenants", tenant_id, "resolve")
         return _read(await self._http.get(path, {"model": model}), Resolution)
 

@@ -116,7 +116,9 @@ class TrainerDirectory:
     """The trainers behind a fixed list of addresses, by base. What a trainer trains never changes."""
 
     def __init__(self, urls: Sequence[str], *, token: str) -> None:
-        self._clients = [TrainerClient(InternalHttp(url, token=token), name=f"trainer {url}") for url in urls]
+        self._clients = [
+            TrainerClient(InternalHttp(url, token=token, peer="a trainer"), name="a trainer") for url in urls
+        ]
         self._by_base: dict[BaseName, TrainerClient] = {}
 
     async def find(self, base: BaseName) -> TrainerClient:

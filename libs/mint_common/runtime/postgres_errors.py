@@ -7,7 +7,7 @@ from typing import TypeAlias, cast
 
 import asyncpg
 
-from mint_common.errors import Unavailable
+from mint_common.errors import Unavailable, plain_problem
 
 PostgresConnection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 """What a pool hands out (a proxy of it, in fact)."""
@@ -71,4 +71,9 @@ def is_outage(error: BaseException) -> bool:
 
 def unavailable(error: BaseException) -> Unavailable:
     """Return what to raise for an outage."""
-    return Unavailable(what="postgres", problem=str(error) or type(error).__name__)
+    return Unavailable(what="postgres", problem=_problem(error))
+
+
+def _problem(error: BaseException) -> str:
+    is_said_by_server = isinstance(error, asyncpg.PostgresError | asyncpg.InterfaceError) and str(error)
+    return str(error) if is_said_by_server else plain_problem(error)
