@@ -92,7 +92,9 @@ def run(policies: int = POLICIES) -> Report:
 
 async def _run(size: Size) -> Report:
     async with _rig() as rig:
-        ingester = BulkIngest(catalog=rig.catalog, blobs=rig.blobs, clock=SystemClock())
+        ingester = BulkIngest(
+            catalog=rig.catalog, blobs=rig.blobs, clock=SystemClock(), max_update_ratio=100.0
+        )
         await _add_tenants(rig, size)
         await add_policies(rig.catalog, size, rig.facts, range(size.early))
         rates = await ingest(ingester, size, rig.facts, range(size.early))

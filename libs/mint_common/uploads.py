@@ -73,6 +73,8 @@ FIXES: Mapping[str, str] = {
     Reason.WRONG_SHAPE: "Check that it was trained over this base: its shapes are of another one.",
     Reason.MISPLACED: "Pack it with mint adapter pack.",
     Reason.NOT_FINITE: "Find out where the training went wrong: the weights are not numbers any more.",
+    Reason.UPDATE_TOO_LARGE: "Scale it down (lora_alpha), or train it again with smaller steps: it drowns "
+    "the base's own weights. MINT_REGISTRY_MAX_UPDATE_RATIO is the operator's limit.",
     Reason.WRONG_DIGEST: f"Leave {MANIFEST_FILE} out: it is of other weights.",
     Reason.WRONG_POLICY: f"Leave {MANIFEST_FILE} out: it is of another policy.",
 }

@@ -80,7 +80,9 @@ async def open_registry(settings: RegistrySettings) -> AsyncIterator[RegistryApp
             evaluations=evaluations,
             rules=PostgresRules(quick_pool),
             diffs=DiffHandler(catalog=catalog, evaluations=evaluations, blobs=blobs),
-            uploads=UploadHandler(catalog=catalog, blobs=blobs, clock=clock),
+            uploads=UploadHandler(
+                catalog=catalog, blobs=blobs, clock=clock, max_update_ratio=settings.max_update_ratio
+            ),
             collector=Collector(
                 catalog=catalog,
                 custody=custody,
@@ -93,7 +95,9 @@ async def open_registry(settings: RegistrySettings) -> AsyncIterator[RegistryApp
         if settings.bootstrap_key:
             await bootstrap(registry.accounts, settings.bootstrap_key, clock)
 
-        handler = ExportHandler(catalog=registry.catalog, blobs=blobs, clock=clock)
+        handler = ExportHandler(
+            catalog=registry.catalog, blobs=blobs, clock=clock, max_update_ratio=settings.max_update_ratio
+        )
         dispatcher = Dispatcher(
             bus=bus,
             ledger=ledger,

@@ -104,7 +104,10 @@ class Catalog(Protocol):
     """Bases, policies, revisions and exports."""
 
     async def put_base(self, facts: BaseFacts, *, now: float) -> BaseFacts:
-        """Store a base, or return what is stored when the digest is equal. Raises BaseChanged."""
+        """Store a base, or return what is stored when the digest is equal. Raises BaseChanged.
+
+        Norms of weights are taken over where none are stored yet.
+        """
         ...
 
     async def base(self, name: BaseName | str) -> BaseFacts:

@@ -71,6 +71,14 @@ async def test_base_never_changes_its_content(store: Store) -> None:
         await store.catalog.base("gravel")
 
 
+async def test_a_base_learns_the_norms_of_its_weights_once(store: Store) -> None:
+    measured = replace(BASE, norms=dict.fromkeys(BASE.modules, 1.5))
+    assert await store.catalog.put_base(measured, now=NOW) == measured
+    assert await store.catalog.put_base(replace(BASE, norms={"other": 2.0}), now=NOW) == measured
+    assert await store.catalog.put_base(BASE, now=NOW) == measured
+    assert await store.catalog.base(BASE.name) == measured
+
+
 async def test_policy_is_found_by_id_and_by_name_within_its_tenant(store: Store) -> None:
     policy = await add_policy(store)
     assert await store.catalog.policy(TENANT, "p") == policy

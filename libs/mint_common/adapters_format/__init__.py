@@ -3,7 +3,7 @@
 from mint_common.adapters_format.base_facts import BaseFacts, ExpertsFacts
 from mint_common.adapters_format.base_folder import BASE_FILE, describe_base, read_base_facts
 from mint_common.adapters_format.build import AdapterFiles, build_adapter
-from mint_common.adapters_format.check import check_adapter, check_finite, check_folder, check_manifest
+from mint_common.adapters_format.check import check_adapter, check_folder, check_manifest, check_values
 from mint_common.adapters_format.config import check_config
 from mint_common.adapters_format.convert import Progress, convert_adapter
 from mint_common.adapters_format.manifest import Manifest, adapter_digest, read_manifest, write_manifest
@@ -54,9 +54,9 @@ __all__ = [
     "build_adapter",
     "check_adapter",
     "check_config",
-    "check_finite",
     "check_folder",
     "check_manifest",
+    "check_values",
     "compare_adapters",
     "convert_adapter",
     "describe_base",

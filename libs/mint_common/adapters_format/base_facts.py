@@ -21,6 +21,9 @@ class BaseFacts:
     (``model.layers.0.self_attn.q_proj``) to (in_features, out_features). ``experts`` does the same for each
     layer of routed experts (``model.layers.0.mlp.experts``); a dense base has none. ``targets`` are the leaf
     names among both. ``max_rank`` is the largest rank that engines of this base have slots for.
+
+    ``norms`` maps modules, and projections of experts (``model.layers.0.mlp.experts.up_proj``, all of them
+    together), to the Frobenius norm of the base's own weight; what is not there is not known.
     """
 
     name: BaseName
@@ -32,3 +35,4 @@ class BaseFacts:
     modules: dict[str, tuple[int, int]]
     max_rank: int
     experts: dict[str, ExpertsFacts] = field(default_factory=dict)
+    norms: dict[str, float] = field(default_factory=dict)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Literal
 import msgspec
 
 from mint_common.adapters_format.base_facts import BaseFacts, ExpertsFacts
+from mint_common.adapters_format.base_weights import EXPERT, LINEAR, weight_norms
 from mint_common.adapters_format.manifest import canonical_json
 from mint_common.adapters_format.names import leaf_of
 from mint_common.adapters_format.tensor_file import read_header
@@ -44,17 +44,6 @@ _TEXT_FILES = (
     "tokenizer_config.json",
     "vocab.json",
 )
-# Not the router, nor the indexer of sparse attention: its forward pass has no gradient.
-_LINEAR = re.compile(
-    r"(model\.layers\.(?P<layer>\d+)\."
-    r"(?:self_attn\.(?:[qkvo]_proj|q_[ab]_proj|kv_a_proj_with_mqa|kv_b_proj)"
-    r"|mlp\.(?:shared_experts\.)?(?:gate|up|down)_proj))\.weight"
-)
-_EXPERT = re.compile(
-    r"(model\.layers\.(?P<layer>\d+)\.mlp\.experts)\."
-    r"(?:(?P<expert>\d+)\.(?P<projection>gate_proj|up_proj|down_proj)\.weight"
-    r"|(?P<fused>gate_up_proj|down_proj)(?:\.weight)?)"
-)
 
 
 def read_base_facts(folder: Path) -> BaseFacts:
@@ -69,9 +58,10 @@ def read_base_facts(folder: Path) -> BaseFacts:
 
 
 def describe_base(folder: Path, *, name: str, max_rank: int) -> BaseFacts:
-    """Compute a base's facts from its config, the headers of its weights and the bytes of its files.
+    """Compute a base's facts from its config, its weights and the bytes of its files.
 
-    Reads every byte once, for the digest, but loads no tensor. Raises NotFound or InvalidField.
+    Reads every byte for the digest, and every weight once more for its norm, in bounded memory. Raises
+    NotFound or InvalidField.
     """
     config = _Config.read(folder)
     weights = _weight_files(folder)
@@ -83,6 +73,7 @@ def describe_base(folder: Path, *, name: str, max_rank: int) -> BaseFacts:
         raise InvalidField(field=str(folder), problem="no linear modules like model.layers.0.mlp.up_proj")
     routed = {name: layer.facts(name) for name, layer in sorted(experts.items())}
     leaves = {leaf_of(module) for module in modules}
+    sites = {*modules, *(f"{name}.{leaf}" for name, layer in routed.items() for leaf in layer.projections)}
     return BaseFacts(
         name=BaseName(name),
         digest=_digest(folder, weights),
@@ -93,6 +84,7 @@ def describe_base(folder: Path, *, name: str, max_rank: int) -> BaseFacts:
         modules=dict(sorted(modules.items())),
         max_rank=max_rank,
         experts=routed,
+        norms=weight_norms((folder / file for file in weights), sites),
     )
 
 
@@ -176,12 +168,12 @@ def _note(
     layers: int | None,
 ) -> None:
     """Note what a tensor says about the base. Layers beyond the config's, for speculation, are left out."""
-    match = _LINEAR.fullmatch(name) or _EXPERT.fullmatch(name)
+    match = LINEAR.fullmatch(name) or EXPERT.fullmatch(name)
     if not match or (layers is not None and int(match["layer"]) >= layers):
         return
-    if match.re is _LINEAR and len(shape) == 2:
+    if match.re is LINEAR and len(shape) == 2:
         modules[match[1]] = (shape[1], shape[0])
-    elif match.re is _EXPERT:
+    elif match.re is EXPERT:
         layer = experts.setdefault(match[1], _Experts())
         if match["expert"] and len(shape) == 2:
             layer.add(match["projection"], [int(match["expert"])], shape[1], shape[0])

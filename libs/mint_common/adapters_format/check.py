@@ -36,42 +36,52 @@ from mint_common.adapters_format.tensor_file import (
     MAX_HEADER_BYTES,
     PAD_DTYPE,
     TensorEntry,
+    TensorFile,
     TensorHeader,
+    map_tensors,
     place,
     read_header,
+    read_tensors,
 )
+from mint_common.adapters_format.updates import MAX_WEIGHT, check_updates
 
 MAX_CONFIG_BYTES = 1 << 20
 
 _CHUNK_BYTES = 4 << 20
-_EXPONENTS: Mapping[str, tuple[str, int]] = {
-    "F32": ("<u4", 0x7F80_0000),
-    "BF16": ("<u2", 0x7F80),
-    "F16": ("<u2", 0x7C00),
+_EXPONENTS: Mapping[str, tuple[str, int, int]] = {
+    "F32": ("<u4", 0x7F80_0000, 0x4780_0000),
+    "BF16": ("<u2", 0x7F80, 0x4780),
+    "F16": ("<u2", 0x7C00, 0x7C00),
 }
-"""dtype -> (integer view, exponent bits): all of them set means NaN or infinite."""
+"""dtype -> (integer view, exponent bits, those of `MAX_WEIGHT`): all of them set means NaN or infinite."""
 
 
-def check_adapter(facts: BaseFacts, manifest: Manifest, weights: bytes | Path) -> None:
-    """Check the manifest against the base and the weights against both. Raises AdapterInvalid."""
+def check_adapter(
+    facts: BaseFacts, manifest: Manifest, weights: bytes, *, max_ratio: float = math.inf
+) -> None:
+    """Check the manifest against the base and the weights against both; see `check_folder`."""
     check_manifest(facts, manifest)
-    if isinstance(weights, bytes):
-        _check_weights(facts, manifest, io.BytesIO(weights), len(weights))
-    else:
-        with weights.open("rb") as file:
-            _check_weights(facts, manifest, file, os.fstat(file.fileno()).st_size)
+    _check_weights(facts, manifest, io.BytesIO(weights), len(weights), is_bounded=max_ratio < math.inf)
+    if max_ratio < math.inf:
+        _check_updates(facts, manifest, read_tensors(weights), max_ratio)
 
 
-def check_folder(facts: BaseFacts, manifest: Manifest, folder: Path, *, proved: bool = False) -> None:
+def check_folder(
+    facts: BaseFacts, manifest: Manifest, folder: Path, *, proved: bool = False, max_ratio: float = math.inf
+) -> None:
     """Check all files of a staged adapter. Raises AdapterInvalid.
 
-    ``proved`` files are known to be the manifest's: they are not hashed once more.
+    ``proved`` files are known to be the manifest's: they are not hashed once more. ``max_ratio`` is how many
+    times the norm of the base's own weight a module's update may have at most; a finite one bounds single
+    weights too (`MAX_WEIGHT`).
     """
     check_manifest(facts, manifest)
     check_config(manifest, (folder / CONFIG_FILE).read_bytes())
     with (folder / WEIGHTS_FILE).open("rb") as file:
         size_bytes = os.fstat(file.fileno()).st_size
-        _check_weights(facts, manifest, file, size_bytes, proved=proved)
+        _check_weights(facts, manifest, file, size_bytes, proved=proved, is_bounded=max_ratio < math.inf)
+    if max_ratio < math.inf:
+        _check_updates(facts, manifest, map_tensors(folder / WEIGHTS_FILE), max_ratio)
 
 
 def check_manifest(facts: BaseFacts, manifest: Manifest) -> None:
@@ -124,11 +134,11 @@ def check_header(specs: Sequence[TensorSpec], header: TensorHeader, *, dtype: st
         _check_places(specs, header, dtype)
 
 
-def check_finite(path: Path, dtype: str) -> None:
-    """Check that no weight of a file is NaN or infinite. Raises AdapterInvalid."""
+def check_values(path: Path, dtype: str) -> None:
+    """Check that all weights of a file are numbers below `MAX_WEIGHT`. Raises AdapterInvalid."""
     with path.open("rb") as file:
         header = read_header(file, size_bytes=path.stat().st_size)
-        _check_finite(file, header, dtype, None)
+        _check_values(file, header, dtype, None, is_bounded=True)
 
 
 def _check_size(facts: BaseFacts, manifest: Manifest) -> None:
@@ -162,14 +172,20 @@ _KEPT: deque[tuple[BaseFacts, tuple[str, Sequence[str], int], Sequence[TensorSpe
 
 
 def _check_weights(
-    facts: BaseFacts, manifest: Manifest, file: BinaryIO, size_bytes: int, *, proved: bool = False
+    facts: BaseFacts,
+    manifest: Manifest,
+    file: BinaryIO,
+    size_bytes: int,
+    *,
+    is_bounded: bool,
+    proved: bool = False,
 ) -> None:
     header = read_header(file, size_bytes=size_bytes, limit=header_limit(facts))
     check_header(_specs(facts, manifest), header, dtype=manifest.dtype, aligned=manifest.layout == PACKED)
     file.seek(0)
     head = file.read(header.data_begin)
     sha256 = None if proved else hashlib.sha256(head)
-    _check_finite(file, header, manifest.dtype, sha256)
+    _check_values(file, header, manifest.dtype, sha256, is_bounded=is_bounded)
     _check_pads(file, header)
     found = manifest.files[WEIGHTS_FILE].sha256 if sha256 is None else sha256.hexdigest()
     _check_digest(manifest, found, size_bytes)
@@ -214,19 +230,31 @@ def _check_places(specs: Sequence[TensorSpec], header: TensorHeader, dtype: str)
         raise refusal(Reason.MISPLACED, f"{len(header.tensors)} entries, needed {len(places)}")
 
 
-def _check_finite(file: BinaryIO, header: TensorHeader, dtype: str, sha256: "hashlib._Hash | None") -> None:
-    """Read the data once: look for NaN and infinity, and feed the hash if there is one."""
-    view, exponent = _EXPONENTS[dtype]
+def _check_values(
+    file: BinaryIO, header: TensorHeader, dtype: str, sha256: "hashlib._Hash | None", *, is_bounded: bool
+) -> None:
+    """Read the data once: look for what is no number or too large, and feed the hash if there is one."""
+    view, exponent, largest = _EXPONENTS[dtype]
+    refused = largest if is_bounded else exponent
     position = 0
     while chunk := file.read(_CHUNK_BYTES):
         if sha256 is not None:
             sha256.update(chunk)
-        broken = (np.frombuffer(chunk, dtype=view) & exponent) == exponent
+        values = np.frombuffer(chunk, dtype=view)
+        broken = (values & exponent) >= refused
         if broken.any():
-            at = position + int(broken.argmax()) * ITEM_BYTES[dtype]
+            first = int(broken.argmax())
+            at = position + first * ITEM_BYTES[dtype]
             tensor = next(entry for entry in header.tensors if entry.begin <= at < entry.end)
-            raise refusal(Reason.NOT_FINITE, f"{shown(tensor.name)} holds NaN or infinity")
+            if values[first] & exponent == exponent:
+                raise refusal(Reason.NOT_FINITE, f"{shown(tensor.name)} holds NaN or infinity")
+            problem = f"{shown(tensor.name)} holds a weight of {MAX_WEIGHT:.0f} or more"
+            raise refusal(Reason.UPDATE_TOO_LARGE, problem)
         position += len(chunk)
+
+
+def _check_updates(facts: BaseFacts, manifest: Manifest, file: TensorFile, max_ratio: float) -> None:
+    check_updates(facts, _specs(facts, manifest), file, dtype=manifest.dtype, max_ratio=max_ratio)
 
 
 def _check_pads(file: BinaryIO, header: TensorHeader) -> None:

@@ -5,6 +5,7 @@ adapter; the new folder is complete and checked, or absent.
 """
 
 import hashlib
+import math
 import secrets
 import shutil
 from collections.abc import Callable
@@ -67,10 +68,12 @@ def convert_adapter(
     *,
     layout: str,
     progress: Progress = lambda _done, _total: None,
+    max_ratio: float = math.inf,
 ) -> Manifest:
     """Write an adapter in a layout to a new folder and return its manifest.
 
-    An adapter without experts has but one layout, so it becomes `dense/1`. Raises NotFound, AlreadyExists,
+    An adapter without experts has but one layout, so it becomes `dense/1`. ``max_ratio`` is `check_folder`'s.
+    Raises NotFound, AlreadyExists,
     AdapterInvalid.
     """
     if target.exists():
@@ -90,7 +93,7 @@ def convert_adapter(
         (draft / CONFIG_FILE).write_bytes(config)
         manifest = _manifest(facts, origin, layout, proof, proof_of(config))
         (draft / MANIFEST_FILE).write_bytes(write_manifest(manifest))
-        check_folder(facts, manifest, draft)
+        check_folder(facts, manifest, draft, max_ratio=max_ratio)
         draft.rename(target)
     finally:
         shutil.rmtree(draft, ignore_errors=True)

@@ -1,7 +1,4 @@
-"""How much an adapter acts where, and how far two adapters are apart: Frobenius norms of B A, site by site.
-
-Nothing as large as a weight is ever made: the squares are traces of products of r x r matrices.
-"""
+"""How much an adapter acts where, and how far two adapters are apart: Frobenius norms of B A, by site."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,9 +13,7 @@ from mint_common.adapters_format.names import HALVES, WEIGHTS_FILE
 from mint_common.adapters_format.origin import read_origin
 from mint_common.adapters_format.sites import Site, all_sites, targeted
 from mint_common.adapters_format.tensor_file import map_tensors
-
-_Factors = tuple[np.ndarray, np.ndarray]
-"""A [..., r, in] and B [..., out, r] in float64."""
+from mint_common.adapters_format.updates import Factors, products
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +48,8 @@ class _Opened:
     sites: dict[str, Site]
     half_of: HalfOf
 
-    def factors(self, site: Site) -> _Factors | None:
-        """Return A and B of a site, or None where the adapter does not act."""
+    def factors(self, site: Site) -> Factors | None:
+        """Return A and B of a site in float64, or None where the adapter does not act."""
         if site.name not in self.sites:
             return None
         a, b = (widened(self.half_of(site, half)).astype(np.float64) for half in HALVES)
@@ -67,7 +62,7 @@ def _read(facts: BaseFacts, folder: Path) -> _Opened:
     return _Opened(sites=sites, half_of=halves_of(origin, map_tensors(folder / WEIGHTS_FILE)))
 
 
-def _change(module: str, before: _Factors | None, after: _Factors | None) -> ModuleChange:
+def _change(module: str, before: Factors | None, after: Factors | None) -> ModuleChange:
     squares = [_product(*pair) for pair in _pairs(before, after)]
     of_before, of_after, of_both = squares
     # The difference of nearly equal adapters may come out just below zero.
@@ -80,18 +75,11 @@ def _change(module: str, before: _Factors | None, after: _Factors | None) -> Mod
     )
 
 
-def _pairs(
-    before: _Factors | None, after: _Factors | None
-) -> Iterator[tuple[_Factors | None, _Factors | None]]:
+def _pairs(before: Factors | None, after: Factors | None) -> Iterator[tuple[Factors | None, Factors | None]]:
     yield before, before
     yield after, after
     yield before, after
 
 
-def _product(one: _Factors | None, other: _Factors | None) -> float:
-    """Return the sum over all elements of (B1 A1) * (B2 A2), of every expert: tr((B1' B2) (A2 A1'))."""
-    if one is None or other is None:
-        return 0.0
-    outer = np.swapaxes(one[1], -1, -2) @ other[1]
-    inner = other[0] @ np.swapaxes(one[0], -1, -2)
-    return float(np.sum(outer * np.swapaxes(inner, -1, -2)))
+def _product(one: Factors | None, other: Factors | None) -> float:
+    return 0.0 if one is None or other is None else float(np.sum(products(one, other)))

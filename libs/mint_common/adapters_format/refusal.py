@@ -40,6 +40,8 @@ class Reason(StrEnum):
     """A packed file's tensors are not in load order, or not at multiples of 64 bytes."""
     NOT_FINITE = "not_finite"
     """A weight is NaN or infinite."""
+    UPDATE_TOO_LARGE = "update_too_large"
+    """A weight, or what a module's A and B come to beside the base's own weight, is beyond any training."""
     WRONG_DIGEST = "wrong_digest"
     """The content is not what the digest says."""
     WRONG_POLICY = "wrong_policy"

@@ -7,6 +7,7 @@ The container allows no gaps, so where a tensor must begin at a multiple of 64 b
 ``pad.<n>`` stands before it. Only shapes whose bytes are no such multiple need any.
 """
 
+import io
 import json
 import math
 import mmap
@@ -81,12 +82,17 @@ def map_tensors(path: Path) -> "TensorFile":
     return TensorFile(header=header, mapped=mapped)
 
 
+def read_tensors(data: bytes) -> "TensorFile":
+    """Do the same with a file in memory."""
+    return TensorFile(header=read_header(io.BytesIO(data), size_bytes=len(data)), mapped=data)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorFile:
     """A mapped file; its arrays are views of it."""
 
     header: TensorHeader
-    mapped: mmap.mmap
+    mapped: mmap.mmap | bytes
 
     def array(self, entry: TensorEntry) -> np.ndarray:
         """Return a tensor without copying it; BF16 comes as uint16."""
@@ -98,9 +104,14 @@ class TensorFile:
         )
         return data.reshape(entry.shape)
 
+    def flat(self, dtype: str) -> np.ndarray:
+        """Return all data of a file of one dtype, pads included, without copying it."""
+        return np.frombuffer(self.mapped, dtype=_NUMPY_OF_DTYPE[dtype], offset=self.header.data_begin)
+
     def release(self) -> None:
         """Let the memory of what was read go: it is the file's own, and comes back when it is read again."""
-        self.mapped.madvise(mmap.MADV_DONTNEED)
+        if isinstance(self.mapped, mmap.mmap):
+            self.mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def place(tensors: Iterable[tuple[str, str, Sequence[int]]], *, aligned: bool) -> tuple[TensorEntry, ...]:

@@ -50,6 +50,8 @@ class MemoryCatalog:
         found = self._tables.bases.setdefault(facts.name, facts)
         if found.digest != facts.digest:
             raise BaseChanged(name=facts.name, found=found.digest, expected=facts.digest)
+        if not found.norms:
+            found = self._tables.bases[facts.name] = replace(found, norms=facts.norms)
         return found
 
     async def base(self, name: BaseName | str) -> BaseFacts:

@@ -54,6 +54,10 @@ from services.registry.ports import ALL_POLICIES, ALL_REVISIONS
 _PUT_BASE = (
     "INSERT INTO bases (name, digest, facts, created_at) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING"
 )
+_PUT_NORMS = """
+    UPDATE bases SET facts = facts || jsonb_build_object('norms', $3::jsonb)
+    WHERE name = $1 AND digest = $2 AND coalesce(facts -> 'norms', '{}') = '{}'
+"""
 _REVISIONS = """
     SELECT * FROM revisions
     WHERE policy_id = $1 AND number > $2 AND ($4::text IS NULL OR state = $4)
@@ -98,6 +102,8 @@ class PostgresCatalog:
         """Store a base, or return what is stored when the digest is equal."""
         values = msgspec.to_builtins(facts)
         await self._pool.execute(_PUT_BASE, facts.name, facts.digest, values, moment(now))
+        if facts.norms:
+            await self._pool.execute(_PUT_NORMS, facts.name, facts.digest, facts.norms)
         found = await self.base(facts.name)
         if found.digest != facts.digest:
             raise BaseChanged(name=facts.name, found=found.digest, expected=facts.digest)

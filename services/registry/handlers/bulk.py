@@ -41,10 +41,11 @@ class NewAdapter:
 class BulkIngest:
     """Takes in adapters by the batch."""
 
-    def __init__(self, *, catalog: Catalog, blobs: Blobs, clock: Clock) -> None:
+    def __init__(self, *, catalog: Catalog, blobs: Blobs, clock: Clock, max_update_ratio: float) -> None:
         self._catalog = catalog
         self._blobs = blobs
         self._clock = clock
+        self._max_update_ratio = max_update_ratio
 
     async def ingest(
         self, adapters: Sequence[NewAdapter], *, announce: bool = True
@@ -74,19 +75,19 @@ class BulkIngest:
         export_id = new_id("export")
         async with gate:
             try:
-                _check(adapter, facts)
+                _check(adapter, facts, self._max_update_ratio)
             except AdapterInvalid as error:
                 return Refusal(code=error.code, reason=str(error))
             manifest = await store_adapter(self._blobs, adapter.files, export_id=export_id)
         return _export(adapter, export_id, manifest)
 
 
-def _check(adapter: NewAdapter, facts: BaseFacts) -> None:
+def _check(adapter: NewAdapter, facts: BaseFacts, max_ratio: float) -> None:
     manifest, files = adapter.files.manifest, adapter.files.files
     claim = Claim(uri="unstored", sha256="", size_bytes=0)
     check_export(_export(adapter, "unstored", claim), adapter.policy, manifest)
     check_config(manifest, files[CONFIG_FILE])
-    check_adapter(facts, manifest, files[WEIGHTS_FILE])
+    check_adapter(facts, manifest, files[WEIGHTS_FILE], max_ratio=max_ratio)
 
 
 def _export(adapter: NewAdapter, export_id: str, claim: Claim) -> RevisionExported:

@@ -25,10 +25,11 @@ _log = logging.getLogger(__name__)
 class ExportHandler:
     """Judges exported adapters."""
 
-    def __init__(self, *, catalog: Catalog, blobs: Blobs, clock: Clock) -> None:
+    def __init__(self, *, catalog: Catalog, blobs: Blobs, clock: Clock, max_update_ratio: float) -> None:
         self._catalog = catalog
         self._blobs = blobs
         self._clock = clock
+        self._max_update_ratio = max_update_ratio
 
     async def on_revision_exported(self, event: RevisionExported) -> Sequence[Event]:
         """Publish or reject; the event that says so goes out through the outbox."""
@@ -65,6 +66,7 @@ class ExportHandler:
         try:
             folder = scratch / "adapter"
             await stage_adapter(self._blobs, export.manifest, folder)
-            await asyncio.to_thread(check_folder, facts, manifest, folder)
+            max_ratio = self._max_update_ratio
+            await asyncio.to_thread(check_folder, facts, manifest, folder, max_ratio=max_ratio)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)

@@ -57,10 +57,11 @@ DRAIN_BYTES = 64 << 20
 class UploadHandler:
     """Takes in one adapter at a time per call."""
 
-    def __init__(self, *, catalog: Catalog, blobs: Blobs, clock: Clock) -> None:
+    def __init__(self, *, catalog: Catalog, blobs: Blobs, clock: Clock, max_update_ratio: float) -> None:
         self._catalog = catalog
         self._blobs = blobs
         self._clock = clock
+        self._max_update_ratio = max_update_ratio
         self._turns = TenantTurns(AT_ONCE, of_a_tenant=OF_A_TENANT)
 
     async def upload(
@@ -99,7 +100,7 @@ class UploadHandler:
     ) -> Manifest:
         facts = await self._catalog.base(policy.base)
         bases = {base.name for base in await self._catalog.bases()}
-        manifest = await asyncio.to_thread(_convert, facts, bases, scratch)
+        manifest = await asyncio.to_thread(_convert, facts, bases, scratch, self._max_update_ratio)
         manifest = replace(manifest, policy_id=policy.policy_id, step=step, parent=parent)
         check_export(_export(policy, manifest, _UNSTORED), policy, manifest)
         written = scratch / "adapter" / MANIFEST_FILE
@@ -203,10 +204,10 @@ def _append(path: Path, data: bytes) -> None:
         file.write(data)
 
 
-def _convert(facts: BaseFacts, bases: Collection[str], scratch: Path) -> Manifest:
+def _convert(facts: BaseFacts, bases: Collection[str], scratch: Path, max_ratio: float) -> Manifest:
     given = scratch / "given"
     check_config((given / CONFIG_FILE).read_bytes(), facts, bases)
-    return convert_adapter(facts, given, scratch / "adapter", layout=PACKED)
+    return convert_adapter(facts, given, scratch / "adapter", layout=PACKED, max_ratio=max_ratio)
 
 
 def _export_id(manifest: Manifest) -> str:

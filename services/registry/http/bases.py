@@ -35,6 +35,7 @@ class BaseBody(Body):
     modules: Annotated[dict[ModuleName, tuple[Features, Features]], Field(min_length=1)]
     max_rank: Annotated[int, Field(ge=1)]
     experts: Annotated[dict[ModuleName, ExpertsBody], Field(default_factory=dict)]
+    norms: Annotated[dict[ModuleName, Annotated[float, Field(ge=0)]], Field(default_factory=dict)]
 
     def to_facts(self) -> BaseFacts:
         """Return the record."""
@@ -51,6 +52,7 @@ class BaseBody(Body):
                 name: ExpertsFacts(count=layer.count, projections=layer.projections)
                 for name, layer in self.experts.items()
             },
+            norms=self.norms,
         )
 
 

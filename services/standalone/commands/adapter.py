@@ -18,7 +18,7 @@ from mint_common.adapters_format import (
     WEIGHTS_FILE,
     BaseFacts,
     base_name_of,
-    check_finite,
+    check_values,
     convert_adapter,
     merge_adapter,
     read_base_facts,
@@ -113,7 +113,7 @@ def check(paths: PathsArgument, base: BaseOption = "", folder: FolderOption = DE
         origin = read_origin(_facts(path, base, folder), path)
         size_bytes = (path / WEIGHTS_FILE).stat().st_size
         if not (path / MANIFEST_FILE).is_file():
-            check_finite(path / WEIGHTS_FILE, origin.dtype)
+            check_values(path / WEIGHTS_FILE, origin.dtype)
         progress.update(task, total=size_bytes, completed=size_bytes)
         found.append(
             f"ok: {path}: {origin.layout}, rank {origin.rank}, {origin.dtype}, {len(origin.specs)} tensors, "

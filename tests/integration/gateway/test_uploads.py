@@ -110,6 +110,7 @@ def refusals(stack):
     broken = tensors(stack)
     name = next(iter(broken))
     with_nan = {**broken, name: broken[name] * np.float32("nan")}
+    too_large = {**broken, name: broken[name] * np.float32(1e6)}
     short = {key: value for key, value in broken.items() if key != name}
     weights = good[WEIGHTS]
     other = build_adapter(
@@ -136,6 +137,7 @@ def refusals(stack):
         "header_too_large": tar({**good, WEIGHTS: (10**9).to_bytes(8, "little") + bytes(40)}),
         "gaps_or_overlaps": tar({**good, WEIGHTS: weights + bytes(8)}),
         "not_finite": tar({**good, WEIGHTS: write_tensors(with_nan)}),
+        "update_too_large": tar({**good, WEIGHTS: write_tensors(too_large)}),
         "wrong_base": tar(dict(other.files)),
         "wrong_dtype": tar({**good, WEIGHTS: weights.replace(b'"F32"', b'"I32"')}),
         "wrong_shape": tar({**good, WEIGHTS: write_tensors({**broken, name: np.ones((RANK, 3), "<f4")})}),

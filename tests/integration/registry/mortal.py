@@ -79,12 +79,12 @@ async def _opened(
             ack_wait_seconds=ACK_WAIT_SECONDS,
             drain_seconds=0.0,
         )
-        handler = ExportHandler(catalog=catalog, blobs=mortal_blobs, clock=clock)
+        handler = ExportHandler(catalog=catalog, blobs=mortal_blobs, clock=clock, max_update_ratio=100.0)
         dispatcher.on(RevisionExported, handler.on_revision_exported)
         registry = MortalRegistry(
             catalog=catalog,
             aliases=PostgresAliases(pool, ledger),
-            uploads=UploadHandler(catalog=catalog, blobs=mortal_blobs, clock=clock),
+            uploads=UploadHandler(catalog=catalog, blobs=mortal_blobs, clock=clock, max_update_ratio=100.0),
         )
         yield registry, [dispatcher.run, OutboxRelay(pool, bus, clock).run]
 

@@ -109,6 +109,11 @@ def with_nan(files: AdapterFiles) -> AdapterFiles:
     return altered(files, weights=write_tensors(tensors))
 
 
+def grown(files: AdapterFiles, factor: float) -> AdapterFiles:
+    tensors = {name: array * np.float32(factor) for name, array in make_tensors(BASE).items()}
+    return altered(files, weights=write_tensors(tensors))
+
+
 def without_a_tensor(files: AdapterFiles) -> AdapterFiles:
     tensors = dict(make_tensors(BASE))
     del tensors[min(tensors)]
@@ -122,6 +127,7 @@ def with_dora(files: AdapterFiles) -> AdapterFiles:
 
 MAKERS: dict[str, Callable[[PolicyId], AdapterFiles]] = {
     "not_finite": lambda policy_id: with_nan(make_adapter(BASE, policy_id=policy_id)),
+    "update_too_large": lambda policy_id: grown(make_adapter(BASE, policy_id=policy_id), 100.0),
     "missing_tensor": lambda policy_id: without_a_tensor(make_adapter(BASE, policy_id=policy_id)),
     "unsupported_config": lambda policy_id: with_dora(make_adapter(BASE, policy_id=policy_id)),
     "not_safetensors": lambda policy_id: altered(

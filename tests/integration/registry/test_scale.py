@@ -168,7 +168,7 @@ async def _check_batch(store: Store, tmp_path: Path) -> None:
         NewAdapter(policy=wide, files=adapters[0].files),
     ]
     blobs = LocalBlobs(tmp_path / "blobs")
-    ingest = BulkIngest(catalog=store.catalog, blobs=blobs, clock=SystemClock())
+    ingest = BulkIngest(catalog=store.catalog, blobs=blobs, clock=SystemClock(), max_update_ratio=100.0)
 
     *published, other_policy, other_rank = await ingest.ingest(batch, announce=False)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from mint_common.adapters_format import BASE_FILE, describe_base, read_base_facts
 from mint_common.errors import InvalidField, NotFound
@@ -175,7 +175,47 @@ def test_experts_that_are_not_all_alike_are_refused(tmp_path: Path, array: np.nd
         describe_base(make_moe_base(tmp_path, fused=False, **odd), name="pebble", max_rank=8)
 
 
-def test_facts_of_a_dense_base_need_no_word_of_experts() -> None:
-    tiny = Path("bases/tiny")
-    assert b"experts" not in (tiny / BASE_FILE).read_bytes()
-    assert read_base_facts(tiny).experts == {}
+def test_facts_that_say_nothing_of_experts_or_norms_are_read(tmp_path: Path) -> None:
+    facts = json.loads(Path("bases/tiny", BASE_FILE).read_bytes())
+    del facts["experts"], facts["norms"]
+    (tmp_path / BASE_FILE).write_text(json.dumps(facts))
+    assert read_base_facts(tmp_path).experts == read_base_facts(tmp_path).norms == {}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("fused", [False, True])
+def test_norms_are_those_of_the_weights(tmp_path: Path, fused: bool, dtype: type[np.floating]) -> None:
+    folder = make_moe_base(tmp_path, fused=fused)
+    rng = np.random.default_rng(0)
+    tensors = {
+        name: rng.standard_normal(array.shape).astype(dtype)
+        for name, array in load_file(folder / "model.safetensors").items()
+    }
+    save_file(tensors, folder / "model.safetensors")
+    norms = describe_base(folder, name="pebble", max_rank=8).norms
+
+    kv_a = "model.layers.0.self_attn.kv_a_proj_with_mqa"
+    assert norms[kv_a] == pytest.approx(norm(tensors[f"{kv_a}.weight"]), rel=1e-5)
+    experts = "model.layers.1.mlp.experts"
+    if fused:
+        gate = tensors[f"{experts}.gate_up_proj.weight"][:, :3]
+    else:
+        gate = np.stack([tensors[f"{experts}.{expert}.gate_proj.weight"] for expert in range(4)])
+    assert norms[f"{experts}.gate_proj"] == pytest.approx(norm(gate), rel=1e-5)
+    routed = {f"{experts}.{leaf}_proj" for leaf in ("down", "gate", "up")}
+    assert norms.keys() == routed | describe_base(folder, name="pebble", max_rank=8).modules.keys()
+
+
+def norm(array: np.ndarray) -> float:
+    return float(np.linalg.norm(array.astype(np.float64)))
+
+
+def test_norm_of_weights_that_need_scales_is_left_out(tmp_path: Path) -> None:
+    folder = make_base(tmp_path, "LlamaForCausalLM")
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    name = "model.layers.0.self_attn.q_proj"
+    tensors[f"{name}.weight"] = np.zeros(tensors[f"{name}.weight"].shape, np.uint8)
+    save_file(tensors, path)
+    facts = describe_base(folder, name="pebble", max_rank=8)
+    assert facts.norms.keys() == facts.modules.keys() - {name}

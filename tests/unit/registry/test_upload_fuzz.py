@@ -120,7 +120,10 @@ class Uploads:
         self.store: Store = memory_store()
         self.policy: PolicyRecord = asyncio.run(self._fill())
         self.handler = UploadHandler(
-            catalog=self.store.catalog, blobs=LocalBlobs(folder), clock=SystemClock()
+            catalog=self.store.catalog,
+            blobs=LocalBlobs(folder),
+            clock=SystemClock(),
+            max_update_ratio=100.0,
         )
 
     async def _fill(self) -> PolicyRecord:
