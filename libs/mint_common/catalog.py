@@ -13,7 +13,11 @@ from mint_common.events.policy import Retention
 from mint_common.events.revision import Fault
 from mint_common.ids import BaseName, Digest, EvaluationId, JobId, PolicyId, TenantId, WaveId
 
-RevisionState = Literal["published", "retired"]
+RevisionState = Literal["published", "retired", "quarantined"]
+"""No name resolves to a revision that is not published. ``quarantined``: it computed numbers that are not
+finite; it is published again once its owner restores it."""
+SettableState = Literal["published", "retired"]
+"""What an owner makes of a revision."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

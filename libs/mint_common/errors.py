@@ -78,6 +78,12 @@ class RevisionRetiredError(NotFound):
     code = "revision_retired"
 
 
+class RevisionQuarantinedError(NotFound):
+    """Revision {number} of policy {name!r} is quarantined, its output not finite: roll back or restore it."""
+
+    code = "revision_quarantined"
+
+
 class RevisionLostError(NotFound):
     """The bytes of revision {number} of policy {name!r} are {fault}: export or upload them again."""
 

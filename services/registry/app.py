@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from mint_common.blobs.open import open_blobs
 from mint_common.bus.nats import connect_nats
 from mint_common.catalog import FULL_SCOPES, TenantRecord
-from mint_common.events import EvaluationRecorded, RevisionExported
+from mint_common.events import AdapterNonFinite, EvaluationRecorded, RevisionExported
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import Clock, SystemClock
 from mint_common.runtime.dispatch import Dispatcher
@@ -29,6 +29,7 @@ from services.registry.core.keys import stored_key
 from services.registry.handlers.collector import Collector
 from services.registry.handlers.diffs import DiffHandler
 from services.registry.handlers.exports import ExportHandler
+from services.registry.handlers.quarantine import QuarantineHandler
 from services.registry.handlers.reconciler import Reconciler
 from services.registry.handlers.rules import RuleHandler
 from services.registry.handlers.uploads import UploadHandler
@@ -115,6 +116,7 @@ async def open_registry(settings: RegistrySettings) -> AsyncIterator[RegistryApp
             clock=clock,
         )
         dispatcher.on(EvaluationRecorded, rules.on_evaluation_recorded)
+        dispatcher.on(AdapterNonFinite, QuarantineHandler(custody=custody).on_adapter_non_finite)
         http = create_http(
             title="MinT registry",
             service="registry",

@@ -28,13 +28,13 @@ from mint_common.catalog import (
     RevisionDiff,
     RevisionFilter,
     RevisionRecord,
-    RevisionState,
     RuleRecord,
+    SettableState,
     TenantRecord,
 )
 from mint_common.claims import RevisionRef
 from mint_common.events import RevisionExported
-from mint_common.events.revision import Fault
+from mint_common.events.revision import Fault, QuarantineReason
 from mint_common.ids import BaseName, Digest, EvaluationId, PolicyId, TenantId
 from services.registry.core.collection import Holdings
 from services.registry.core.custody import Folder, Held
@@ -104,10 +104,7 @@ class Catalog(Protocol):
     """Bases, policies, revisions and exports."""
 
     async def put_base(self, facts: BaseFacts, *, now: float) -> BaseFacts:
-        """Store a base, or return what is stored when the digest is equal. Raises BaseChanged.
-
-        Norms of weights are taken over where none are stored yet.
-        """
+        """Store a base, its norms even later, or return what has its digest. Raises BaseChanged."""
         ...
 
     async def base(self, name: BaseName | str) -> BaseFacts:
@@ -175,11 +172,10 @@ class Catalog(Protocol):
         """Return which of these digests are a tenant's, of which policies, by policy name and number."""
         ...
 
-    async def set_state(self, policy: PolicyRecord, number: int, state: RevisionState) -> RevisionRecord:
-        """Retire a revision, or restore it, and tell it. Idempotent.
+    async def set_state(self, policy: PolicyRecord, number: int, state: SettableState) -> RevisionRecord:
+        """Retire a revision, or restore a retired or quarantined one, and tell it. Idempotent.
 
-        A retired one keeps its row and bytes, but no name resolves to it. Raises NotFound, and
-        RevisionInUse when an alias points at it.
+        A retired one keeps its row and bytes. Raises NotFound, and RevisionInUse when an alias points at it.
         """
         ...
 
@@ -240,7 +236,7 @@ class Aliases(Protocol):
 
         Of moves that race, each sees the one before it.
 
-        Raises AliasProtected, AlreadyHandled for a repeated cause, RevisionRetiredError for such a target.
+        Raises AliasProtected, AlreadyHandled for a repeated cause, and as `core.resolve.check_servable`.
         """
         ...
 
@@ -257,10 +253,7 @@ class Aliases(Protocol):
     async def roll_back(
         self, policy: PolicyRecord, name: str, mover: Mover, *, expected: str | None
     ) -> AliasRecord:
-        """Apply `core.aliases.plan_rollback`, tell it and return what it led to, no later move in it.
-
-        Raises NotFound for an unknown alias.
-        """
+        """Apply `core.aliases.plan_rollback` as `move` does. Raises NotFound for an unknown alias."""
         ...
 
 
@@ -356,6 +349,10 @@ class Custody(Protocol):
 
     async def mark(self, held: Held, fault: Fault | None, problem: str) -> bool:
         """Record what was found of a revision's bytes and tell it; False when it changed meanwhile."""
+        ...
+
+    async def quarantine(self, digest: Digest, reason: QuarantineReason, *, cause: str) -> Sequence[Held]:
+        """Quarantine and tell each published revision of a digest, of whomever. Raises AlreadyHandled."""
         ...
 
     async def note_folders(self, root: str, folders: Sequence[Folder], *, now: float) -> None:

@@ -40,8 +40,8 @@ class RegistrySettings(BaseModel):
     max_update_ratio: float = Field(
         100.0,
         gt=0,
-        description="how many times the norm of the base's own weight an adapter's update of a module may have;"
-        " inf: no bound",
+        description="how many times the norm of the base's own weight an adapter's update of a module may"
+        " have; inf: no bound",
     )
     collection_grace_seconds: float = Field(
         1_209_600.0,

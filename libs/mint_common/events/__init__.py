@@ -1,6 +1,12 @@
 """Facts that services tell each other. `codec` is the only place that knows the wire."""
 
-from mint_common.events.adapter import AdapterEvicted, AdapterFailed, AdapterLoaded, AdapterWanted
+from mint_common.events.adapter import (
+    AdapterEvicted,
+    AdapterFailed,
+    AdapterLoaded,
+    AdapterNonFinite,
+    AdapterWanted,
+)
 from mint_common.events.alias import AliasMoved
 from mint_common.events.evaluation import EvaluationRecorded
 from mint_common.events.event import Event
@@ -11,6 +17,7 @@ from mint_common.events.revision import (
     RevisionHealed,
     RevisionLost,
     RevisionPublished,
+    RevisionQuarantined,
     RevisionRejected,
     RevisionRestored,
     RevisionRetired,
@@ -31,6 +38,7 @@ EVENT_TYPES: tuple[type[Event], ...] = (
     RevisionPublished,
     RevisionRejected,
     RevisionRetired,
+    RevisionQuarantined,
     RevisionRestored,
     RevisionLost,
     RevisionHealed,
@@ -39,6 +47,7 @@ EVENT_TYPES: tuple[type[Event], ...] = (
     AdapterWanted,
     AdapterLoaded,
     AdapterEvicted,
+    AdapterNonFinite,
     AdapterFailed,
 )
 
@@ -47,6 +56,7 @@ __all__ = [
     "AdapterEvicted",
     "AdapterFailed",
     "AdapterLoaded",
+    "AdapterNonFinite",
     "AdapterWanted",
     "AliasMoved",
     "EvaluationRecorded",
@@ -62,6 +72,7 @@ __all__ = [
     "RevisionHealed",
     "RevisionLost",
     "RevisionPublished",
+    "RevisionQuarantined",
     "RevisionRejected",
     "RevisionRestored",
     "RevisionRetired",

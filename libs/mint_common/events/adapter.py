@@ -54,6 +54,22 @@ class AdapterEvicted(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterNonFinite(Event):
+    """An adapter computed numbers that are not finite: this engine refuses it until it is restored.
+
+    ``tenant_id`` is who asked. The registry quarantines every revision of that digest.
+    """
+
+    type: ClassVar[str] = "adapter.nonfinite"
+    key: ClassVar[tuple[str, ...]] = ("engine_id", "epoch", "sequence")
+
+    engine_id: EngineId
+    epoch: str
+    sequence: int
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterFailed(Event):
     """An adapter could not be loaded; the engine is untouched."""
 

@@ -10,6 +10,9 @@ from mint_common.ids import Digest, JobId, PolicyId, WaveId
 Fault = Literal["missing", "wrong", "collected"]
 """Why the bytes of a revision are not to be had."""
 
+QuarantineReason = Literal["non_finite_output"]
+"""What a revision did: it computed numbers that are not finite."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RevisionExported(Event):
@@ -84,7 +87,7 @@ class RevisionRetired(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RevisionRestored(Event):
-    """A retired revision was put into use again: names can lead to it as before."""
+    """A retired or quarantined revision was put into use again: names can lead to it as before."""
 
     type: ClassVar[str] = "revision.restored"
     key: ClassVar[tuple[str, ...]] = ("policy_id", "digest", "sequence")
@@ -92,6 +95,23 @@ class RevisionRestored(Event):
     policy_id: PolicyId
     digest: Digest
     revision: RevisionRef
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevisionQuarantined(Event):
+    """A revision was taken out of use for what it did on an engine: no name resolves to it any more.
+
+    Aliases go on pointing at it. Its owner rolls them back, or restores it.
+    """
+
+    type: ClassVar[str] = "revision.quarantined"
+    key: ClassVar[tuple[str, ...]] = ("policy_id", "digest", "sequence")
+
+    policy_id: PolicyId
+    digest: Digest
+    number: int
+    reason: QuarantineReason
     sequence: int
 
 

@@ -7,6 +7,7 @@ from mint_common.events import (
     AdapterEvicted,
     AdapterFailed,
     AdapterLoaded,
+    AdapterNonFinite,
     AdapterWanted,
     AliasMoved,
     EvaluationRecorded,
@@ -22,6 +23,7 @@ from mint_common.events import (
     RevisionHealed,
     RevisionLost,
     RevisionPublished,
+    RevisionQuarantined,
     RevisionRejected,
     RevisionRestored,
     RevisionRetired,
@@ -188,6 +190,15 @@ _EVENTS: tuple[Event, ...] = (
         reason="Adapter refused (rank): needs rank <= 16, found 32",
     ),
     RevisionRetired(tenant_id=TENANT, base=BASE, policy_id=POLICY, digest=PARENT, number=1, sequence=1),
+    RevisionQuarantined(
+        tenant_id=TENANT,
+        base=BASE,
+        policy_id=POLICY,
+        digest=DIGEST,
+        number=2,
+        reason="non_finite_output",
+        sequence=1,
+    ),
     RevisionRestored(
         tenant_id=TENANT, base=BASE, policy_id=POLICY, digest=DIGEST, revision=REVISION, sequence=2
     ),
@@ -241,6 +252,7 @@ _EVENTS: tuple[Event, ...] = (
         load_seconds=0.0625,
     ),
     AdapterEvicted(tenant_id=TENANT, base=BASE, engine_id=ENGINE, epoch="run-1", sequence=8, digest=DIGEST),
+    AdapterNonFinite(tenant_id=TENANT, base=BASE, engine_id=ENGINE, epoch="run-1", sequence=9, digest=DIGEST),
     AdapterFailed(
         tenant_id=TENANT,
         base=BASE,

@@ -14,6 +14,7 @@ from mint_common.events import (
     RevisionHealed,
     RevisionLost,
     RevisionPublished,
+    RevisionQuarantined,
     RevisionRestored,
     RevisionRetired,
 )
@@ -25,7 +26,7 @@ from mint_common.runtime.dispatch import publish_event
 from services.gateway.core.resolutions import ResolutionCache
 
 _CHANGES = (AliasMoved, RevisionPublished, RevisionRestored, RevisionHealed)
-_LOSSES = (RevisionRetired, RevisionLost)
+_LOSSES = (RevisionRetired, RevisionQuarantined, RevisionLost)
 NEWS = tuple(subjects_of(event) for event in (*_CHANGES, *_LOSSES))
 AGAIN_SECONDS = 1.0
 MOST_WANTED = 1024

@@ -228,7 +228,7 @@ async def retire_revision(
 async def restore_revision(
     policy: str, revision: str, caller: TrainCaller, gateway: GatewayDep
 ) -> RevisionRecord:
-    """Put a retired revision into use again."""
+    """Put a retired or quarantined revision into use again."""
     return await _set_state(gateway, caller, policy, revision, "published")
 
 

@@ -12,6 +12,7 @@ from mint_common.catalog import (
     RevisionFilter,
     RevisionRecord,
     RevisionState,
+    SettableState,
 )
 from mint_common.claims import RevisionRef
 from mint_common.errors import (
@@ -46,7 +47,7 @@ class MemoryCatalog:
         self._ledger = ledger
 
     async def put_base(self, facts: BaseFacts, *, now: float) -> BaseFacts:  # noqa: ARG002  # no answer shows it
-        """Store a base, or return what is stored when the digest is equal."""
+        """Store a base, or return what is stored."""
         found = self._tables.bases.setdefault(facts.name, facts)
         if found.digest != facts.digest:
             raise BaseChanged(name=facts.name, found=found.digest, expected=facts.digest)
@@ -158,10 +159,12 @@ class MemoryCatalog:
             revision = self._tables.revisions[policy.policy_id][rows[-1][0].number - 1].ref
         elif name.alias is not None:
             revision = None
+        elif revision is None:
+            revision = self._newest(policy.policy_id, "quarantined")
         if revision is None:
             return policy_resolution(name, policy, None)
         row = self._tables.revisions[policy.policy_id][revision.number - 1]
-        return policy_resolution(name, policy, revision, is_retired=row.state == "retired", fault=row.fault)
+        return policy_resolution(name, policy, revision, state=row.state, fault=row.fault)
 
     async def owned(self, tenant_id: TenantId, digests: Sequence[Digest]) -> Sequence[OwnedRevision]:
         """Return which of these digests are a tenant's, of which policies."""
@@ -173,7 +176,7 @@ class MemoryCatalog:
             if revision.digest in digests
         ]
 
-    async def set_state(self, policy: PolicyRecord, number: int, state: RevisionState) -> RevisionRecord:
+    async def set_state(self, policy: PolicyRecord, number: int, state: SettableState) -> RevisionRecord:
         """Retire a revision, or restore it."""
         found = await self.revision(policy.policy_id, number)
         pointing = [
@@ -262,9 +265,12 @@ class MemoryCatalog:
         return revision.ref
 
     def _with_latest(self, policy: PolicyRecord) -> PolicyRecord:
-        revisions = self._tables.revisions.get(policy.policy_id, [])
-        published = [revision.ref for revision in revisions if revision.state == "published"]
-        return replace(policy, latest=published[-1] if published else None)
+        return replace(policy, latest=self._newest(policy.policy_id, "published"))
+
+    def _newest(self, policy_id: PolicyId, state: RevisionState) -> RevisionRef | None:
+        revisions = self._tables.revisions.get(policy_id, [])
+        found = [revision.ref for revision in revisions if revision.state == state]
+        return found[-1] if found else None
 
 
 def _is(policy: PolicyRecord, tenant_id: TenantId, key: str) -> bool:

@@ -111,7 +111,7 @@ class MemoryAliases:
 
     def _check_published(self, policy: PolicyRecord, number: int) -> None:
         found = self._tables.revisions[policy.policy_id][number - 1]
-        check_servable(policy, number, is_retired=found.state == "retired", fault=found.fault)
+        check_servable(policy, number, state=found.state, fault=found.fault)
 
     def _ref(self, policy_id: PolicyId, number: int) -> RevisionRef:
         return self._tables.revisions[policy_id][number - 1].ref

@@ -8,12 +8,12 @@ from mint_common.adapters_format import MANIFEST_FILE
 from mint_common.catalog import PolicyRecord, RevisionRecord
 from mint_common.errors import NotFound, Unavailable
 from mint_common.events import RevisionExported, RevisionHealed
-from mint_common.events.revision import Fault
-from mint_common.ids import PolicyId, new_id
+from mint_common.events.revision import Fault, QuarantineReason
+from mint_common.ids import Digest, PolicyId, new_id
 from mint_common.runtime.ledger_memory import MemoryLedger
 from services.registry.adapters.memory_tables import Garbage, Tables
 from services.registry.core.collection import HeldRevision, Holdings
-from services.registry.core.custody import Folder, Held, folder_of, folders_of, healed, lost
+from services.registry.core.custody import Folder, Held, folder_of, folders_of, healed, lost, quarantined
 
 
 class MemoryCustody:
@@ -67,13 +67,23 @@ class MemoryCustody:
         found = self._tables.revisions[held.policy_id][held.number - 1]
         if (found.manifest, found.fault) != (held.manifest, held.fault) or fault == held.fault:
             return False
-        sequence = self._set_fault(held.policy_id, found, fault)
+        sequence = self._change(held.policy_id, replace(found, fault=fault))
         async with self._ledger.transaction(new_id("req")) as transaction:
             if fault is None:
                 await transaction.emit(healed(held, found.ref, sequence=sequence))
             else:
                 await transaction.emit(lost(held, fault, problem, sequence=sequence))
         return True
+
+    async def quarantine(self, digest: Digest, reason: QuarantineReason, *, cause: str) -> Sequence[Held]:
+        """Quarantine every published revision of a digest and tell each."""
+        async with self._ledger.transaction(cause) as transaction:
+            found = list(self._held(_is_published(digest), "", len(self._tables.revisions)))
+            for held in found:
+                revision = self._tables.revisions[held.policy_id][held.number - 1]
+                sequence = self._change(held.policy_id, replace(revision, state="quarantined"))
+                await transaction.emit(quarantined(held, reason, sequence=sequence))
+        return found
 
     async def note_folders(self, root: str, folders: Sequence[Folder], *, now: float) -> None:
         """Take in all folders under a root."""
@@ -137,7 +147,7 @@ class MemoryCustody:
         found = self._tables.revisions[policy.policy_id][number - 1]
         if found.state != "retired" or found.fault == "collected":
             return False
-        sequence = self._set_fault(policy.policy_id, found, "collected")
+        sequence = self._change(policy.policy_id, replace(found, fault="collected"))
         prefix = folder_of(found.manifest)
         self._tables.garbage[prefix] = Garbage(found_at=0.0, is_going=True)
         async with self._ledger.transaction(new_id("req")) as transaction:
@@ -153,8 +163,8 @@ class MemoryCustody:
         """Forget a folder that is removed."""
         self._tables.garbage.pop(prefix, None)
 
-    def _set_fault(self, policy_id: PolicyId, revision: RevisionRecord, fault: Fault | None) -> int:
-        self._tables.revisions[policy_id][revision.number - 1] = replace(revision, fault=fault)
+    def _change(self, policy_id: PolicyId, revision: RevisionRecord) -> int:
+        self._tables.revisions[policy_id][revision.number - 1] = revision
         self._tables.changes[policy_id, revision.number] += 1
         return self._tables.changes[policy_id, revision.number]
 
@@ -179,6 +189,7 @@ class MemoryCustody:
             digest=revision.digest,
             parent=revision.parent,
             created_at=revision.created_at,
+            is_quarantined=revision.state == "quarantined",
             retired_at=self._tables.retired_at[policy_id, revision.number] if is_retired else None,
             has_bytes=revision.fault != "collected" and revision.manifest.uri.startswith("revisions/"),
         )
@@ -198,6 +209,10 @@ def vouch_for(tables: Tables, export: RevisionExported) -> list[RevisionHealed]:
             sequence = tables.changes[export.policy_id, revision.number]
             return [healed(export, whole.ref, sequence=sequence)]
     return []
+
+
+def _is_published(digest: Digest) -> Callable[[RevisionRecord], bool]:
+    return lambda revision: (revision.digest, revision.state) == (digest, "published")
 
 
 def _held_of(policy: PolicyRecord, revision: RevisionRecord) -> Held:

@@ -111,7 +111,7 @@ class PostgresAliases:
             row = await transaction.connection.fetchrow(_STANDING, policy.policy_id, name, target.number)
             assert row is not None, "the caller has found it, and rows of revisions stay"
             _check_mover(row, name, mover)
-            check_servable(policy, target.number, is_retired=row["state"] == "retired", fault=row["fault"])
+            check_servable(policy, target.number, state=row["state"], fault=row["fault"])
             current = None if row["sequence"] is None else _entry_of(row)
             entry = plan_move(name, current, target, expected=expected)
             if entry is not None:
@@ -136,7 +136,7 @@ class PostgresAliases:
                 raise NotFound(kind="alias", name=name)
             _check_mover(row, name, mover)
             entry = plan_rollback(name, _entry_of(row), _below_of(row), expected=expected)
-            check_servable(policy, entry.number, is_retired=row["state"] == "retired", fault=row["fault"])
+            check_servable(policy, entry.number, state=row["state"], fault=row["fault"])
             target = _target_of(row)
             await _append(transaction, policy, name, entry=entry, target=target, mover=mover)
             return await _record(

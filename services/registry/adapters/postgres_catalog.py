@@ -18,7 +18,7 @@ from mint_common.catalog import (
     Resolution,
     RevisionFilter,
     RevisionRecord,
-    RevisionState,
+    SettableState,
 )
 from mint_common.claims import RevisionRef
 from mint_common.errors import BaseChanged, NotFound, RevisionInUse, RevisionLostError
@@ -99,7 +99,7 @@ class PostgresCatalog:
         self._ledger = ledger
 
     async def put_base(self, facts: BaseFacts, *, now: float) -> BaseFacts:
-        """Store a base, or return what is stored when the digest is equal."""
+        """Store a base, or return what is stored."""
         values = msgspec.to_builtins(facts)
         await self._pool.execute(_PUT_BASE, facts.name, facts.digest, values, moment(now))
         if facts.norms:
@@ -186,8 +186,7 @@ class PostgresCatalog:
         row = await self._pool.fetchrow(*resolve_query(tenant_id, name))
         if row is not None:
             revision = None if row["number"] is None else ref_of(row)
-            is_retired = row["state"] == "retired"
-            return policy_resolution(name, names_of(row), revision, is_retired=is_retired, fault=row["fault"])
+            return policy_resolution(name, names_of(row), revision, state=row["state"], fault=row["fault"])
         facts = None
         if name.is_bare:
             with suppress(NotFound):
@@ -199,7 +198,7 @@ class PostgresCatalog:
         rows = await self._pool.fetch(_OWNED, tenant_id, digests)
         return [OwnedRevision(policy=row["name"], base=row["base"], revision=ref_of(row)) for row in rows]
 
-    async def set_state(self, policy: PolicyRecord, number: int, state: RevisionState) -> RevisionRecord:
+    async def set_state(self, policy: PolicyRecord, number: int, state: SettableState) -> RevisionRecord:
         """Retire a revision, or restore it."""
         async with self._ledger.transaction(new_id("req")) as transaction:
             connection = transaction.connection

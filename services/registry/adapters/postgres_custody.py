@@ -12,13 +12,13 @@ from mint_common.catalog import PolicyRecord
 from mint_common.claims import Claim
 from mint_common.errors import NotFound
 from mint_common.events import Retention
-from mint_common.events.revision import Fault
-from mint_common.ids import PolicyId, new_id
+from mint_common.events.revision import Fault, QuarantineReason
+from mint_common.ids import Digest, PolicyId, new_id
 from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.runtime.postgres_errors import acquired
 from services.registry.adapters.rows import POLICY, moment, policy_of, ref_of
 from services.registry.core.collection import HeldRevision, Holdings
-from services.registry.core.custody import Folder, Held, folder_of, folders_of, healed, lost
+from services.registry.core.custody import Folder, Held, folder_of, folders_of, healed, lost, quarantined
 
 # The lock is the connection's: a registry that dies, or is cut off, has let go of it.
 _TRY = "SELECT pg_try_advisory_lock(hashtextextended('mint_turn_' || current_schema() || '_' || $1, 0))"
@@ -35,6 +35,16 @@ _MARK = """
     WHERE policy_id = $1 AND number = $2 AND manifest_uri = $4 AND fault IS NOT DISTINCT FROM $5
         AND fault IS DISTINCT FROM $3
     RETURNING *
+"""
+# The policies first, in one order, as everybody does: else two wait for each other.
+_LOCK_POLICIES = """
+    SELECT 1 FROM policies WHERE policy_id IN (SELECT policy_id FROM revisions WHERE digest = $1)
+    ORDER BY policy_id FOR NO KEY UPDATE
+"""
+_QUARANTINE = """
+    UPDATE revisions SET state = 'quarantined', changes = changes + 1
+    FROM policies WHERE policies.policy_id = revisions.policy_id AND digest = $1 AND state = 'published'
+    RETURNING tenant_id, base, revisions.*
 """
 _NOTE = """
     INSERT INTO garbage (prefix, found_at)
@@ -66,7 +76,8 @@ _CANDIDATES = """
     ORDER BY policy_id LIMIT $2
 """
 _REVISIONS = """
-    SELECT number, digest, parent, created_at, CASE WHEN state = 'retired' THEN retired_at END AS retired_at,
+    SELECT number, digest, parent, created_at, state = 'quarantined' AS is_quarantined,
+           CASE WHEN state = 'retired' THEN retired_at END AS retired_at,
            fault IS DISTINCT FROM 'collected' AND starts_with(manifest_uri, 'revisions/') AS has_bytes
     FROM revisions WHERE policy_id = $1 ORDER BY number
 """
@@ -140,6 +151,16 @@ class PostgresCustody:
             else:
                 await transaction.emit(lost(held, fault, problem, sequence=row["changes"]))
             return True
+
+    async def quarantine(self, digest: Digest, reason: QuarantineReason, *, cause: str) -> Sequence[Held]:
+        """Quarantine every published revision of a digest and tell each."""
+        async with self._ledger.transaction(cause) as transaction:
+            await transaction.connection.execute(_LOCK_POLICIES, digest)
+            rows = await transaction.connection.fetch(_QUARANTINE, digest)
+            found = [_held_of(dict(row)) for row in rows]
+            for held, row in zip(found, rows, strict=True):
+                await transaction.emit(quarantined(held, reason, sequence=row["changes"]))
+        return found
 
     async def note_folders(self, root: str, folders: Sequence[Folder], *, now: float) -> None:
         """Take in all folders under a root."""
@@ -219,6 +240,7 @@ def _revision_of(row: asyncpg.Record) -> HeldRevision:
         digest=row["digest"],
         parent=row["parent"],
         created_at=row["created_at"].timestamp(),
+        is_quarantined=row["is_quarantined"],
         retired_at=row["retired_at"].timestamp() if row["retired_at"] else None,
         has_bytes=row["has_bytes"],
     )

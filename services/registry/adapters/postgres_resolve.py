@@ -17,7 +17,9 @@ _ALIAS = "number = (SELECT number FROM aliases WHERE policy_id = policy.policy_i
 _DEFAULT = """number = coalesce(
         (SELECT number FROM aliases WHERE policy_id = policy.policy_id AND alias = $3),
         (SELECT number FROM revisions newest WHERE newest.policy_id = policy.policy_id
-             AND state = 'published' ORDER BY number DESC LIMIT 1))"""
+             AND state = 'published' ORDER BY number DESC LIMIT 1),
+        (SELECT number FROM revisions newest WHERE newest.policy_id = policy.policy_id
+             AND state = 'quarantined' ORDER BY number DESC LIMIT 1))"""
 
 
 def resolve_query(tenant_id: TenantId, name: ModelName) -> tuple[str, TenantId, str, str | int]:

@@ -17,7 +17,7 @@ DAY_SECONDS = 86_400.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldRevision:
-    """A revision as collection sees it; ``retired_at`` is None while it is published."""
+    """A revision as collection sees it; ``retired_at`` is None while it is published or quarantined."""
 
     number: int
     digest: Digest
@@ -25,6 +25,7 @@ class HeldRevision:
     created_at: float
     retired_at: float | None
     has_bytes: bool
+    is_quarantined: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,12 +77,17 @@ def in_use(holdings: Holdings, used: AbstractSet[Digest]) -> set[int]:
 
 
 def _retained(holdings: Holdings, now: float) -> set[int]:
-    """Return the numbers that the retention keeps: the newest few, the young ones; all, without either."""
+    """Return the numbers that the retention keeps: the newest few, the young ones; all, without either.
+
+    A quarantined revision is kept as long as one in its place would be, but takes nobody's place.
+    """
     rule = holdings.retention
     if rule.keep_last is None and rule.keep_days is None:
         return {revision.number for revision in holdings.revisions}
-    published = [revision for revision in holdings.revisions if revision.retired_at is None]
-    newest = published[-rule.keep_last :] if rule.keep_last else []
+    standing = [revision for revision in holdings.revisions if revision.retired_at is None]
+    published = [revision for revision in standing if not revision.is_quarantined]
+    oldest = published[-rule.keep_last :][0].number if rule.keep_last and published else 0
+    newest = [revision for revision in standing if rule.keep_last and revision.number >= oldest]
     born_after = now - rule.keep_days * DAY_SECONDS if rule.keep_days is not None else now
-    young = [revision for revision in published if revision.created_at > born_after]
+    young = [revision for revision in standing if revision.created_at > born_after]
     return {revision.number for revision in (*newest, *young)}

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from mint_common.adapters_format import MANIFEST_FILE
 from mint_common.claims import Claim, RevisionRef
-from mint_common.events import RevisionExported, RevisionHealed, RevisionLost
-from mint_common.events.revision import Fault
+from mint_common.events import RevisionExported, RevisionHealed, RevisionLost, RevisionQuarantined
+from mint_common.events.revision import Fault, QuarantineReason
 from mint_common.ids import BaseName, Digest, PolicyId, TenantId
 
 ROOTS = tuple(f"revisions/pol_{letter}" for letter in "234567abcdefghijklmnopqrstuvwxyz")
@@ -71,6 +71,19 @@ def lost(held: Held, fault: Fault, problem: str, *, sequence: int) -> RevisionLo
         number=held.number,
         fault=fault,
         problem=problem,
+        sequence=sequence,
+    )
+
+
+def quarantined(held: Held, reason: QuarantineReason, *, sequence: int) -> RevisionQuarantined:
+    """Return the event that tells that a revision was taken out of use for what it did."""
+    return RevisionQuarantined(
+        tenant_id=held.tenant_id,
+        base=held.base,
+        policy_id=held.policy_id,
+        digest=held.digest,
+        number=held.number,
+        reason=reason,
         sequence=sequence,
     )
 

@@ -3,9 +3,15 @@
 from typing import Protocol
 
 from mint_common.adapters_format.base_facts import BaseFacts
-from mint_common.catalog import Resolution
+from mint_common.catalog import Resolution, RevisionState
 from mint_common.claims import RevisionRef
-from mint_common.errors import NoRevision, NotFound, RevisionLostError, RevisionRetiredError
+from mint_common.errors import (
+    NoRevision,
+    NotFound,
+    RevisionLostError,
+    RevisionQuarantinedError,
+    RevisionRetiredError,
+)
 from mint_common.events.revision import Fault
 from mint_common.ids import BaseName, PolicyId
 from services.registry.core.names import ModelName
@@ -44,7 +50,7 @@ def policy_resolution(
     policy: Named,
     revision: RevisionRef | None,
     *,
-    is_retired: bool = False,
+    state: RevisionState = "published",
     fault: Fault | None = None,
 ) -> Resolution:
     """Return what a name means that is a policy's; ``revision`` is what its selector led to.
@@ -57,15 +63,20 @@ def policy_resolution(
         if name.alias is not None:
             raise NotFound(kind="alias", name=name.alias)
         raise NoRevision(name=policy.name)
-    check_servable(policy, revision.number, is_retired=is_retired, fault=fault)
+    check_servable(policy, revision.number, state=state, fault=fault)
     return Resolution(
         base=policy.base, policy_id=policy.policy_id, policy_name=policy.name, revision=revision
     )
 
 
-def check_servable(policy: Named, number: int, *, is_retired: bool, fault: Fault | None) -> None:
-    """Refuse a revision that no name may lead to. Raises RevisionRetiredError, RevisionLostError."""
-    if is_retired:
+def check_servable(policy: Named, number: int, *, state: RevisionState, fault: Fault | None) -> None:
+    """Refuse a revision that no name may lead to.
+
+    Raises RevisionRetiredError, RevisionQuarantinedError, RevisionLostError.
+    """
+    if state == "retired":
         raise RevisionRetiredError(name=policy.name, number=number)
+    if state == "quarantined":
+        raise RevisionQuarantinedError(name=policy.name, number=number)
     if fault is not None:
         raise RevisionLostError(name=policy.name, number=number, fault=fault)

@@ -16,6 +16,7 @@ from mint_common.errors import (
     NotFound,
     PreconditionFailed,
     RevisionLostError,
+    RevisionQuarantinedError,
     RevisionRetiredError,
 )
 from mint_common.events import EvaluationRecorded, Event
@@ -25,6 +26,7 @@ from services.registry.core.rules import Promote, RollBack, plan_action
 from services.registry.ports import Aliases, Catalog, Evaluations, Mover, Rules
 
 _log = logging.getLogger(__name__)
+_UNMOVABLE = (InvalidField, RevisionLostError, RevisionQuarantinedError, RevisionRetiredError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +66,7 @@ class RuleHandler:
                 continue  # somebody moved it meanwhile: decide anew
             except AlreadyHandled:
                 return
-            except (InvalidField, RevisionLostError, RevisionRetiredError) as error:
+            except _UNMOVABLE as error:
                 _log.warning("rule not followed", extra={"rule_id": rule.rule_id, "problem": str(error)})
                 return
             _log.info("rule followed", extra={"rule_id": rule.rule_id, "reason": action.reason})

@@ -12,6 +12,7 @@ from mint_common.catalog import (
     RevisionFilter,
     RevisionRecord,
     RevisionState,
+    SettableState,
 )
 from mint_common.ids import Digest
 from services.registry.core.evaluations import evaluation_id
@@ -48,7 +49,7 @@ DigestText = Annotated[Digest, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$
 class StateBody(Body):
     """What a revision shall be."""
 
-    state: RevisionState
+    state: SettableState
 
 
 class DigestsBody(Body):

@@ -195,7 +195,7 @@ def restore_revision(
     as_json: JsonOption = False,
     folder: FolderOption = DEFAULT_FOLDER,
 ) -> None:
-    """Put a retired revision into use again."""
+    """Put a retired or quarantined revision into use again."""
     with public_api(folder) as api:
         show(
             api.post(path_of("policies", policy, "revisions", revision, "restore")), REVISION, as_json=as_json

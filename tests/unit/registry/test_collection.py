@@ -57,6 +57,19 @@ def test_keep_last_leaves_the_newest_published() -> None:
     assert plan(held) == ((1, 2, 3, 4), ())
 
 
+def test_a_quarantined_revision_takes_nobodys_place_and_is_kept_in_its_own() -> None:
+    held = holdings(
+        *line(3), revision(4, is_quarantined=True), revision(5), revision(6, is_quarantined=True), keep_last=2
+    )
+    assert plan(held) == ((1, 2), ())
+    only = holdings(
+        revision(1), *(revision(number, is_quarantined=True) for number in (2, 3, 4)), keep_last=1
+    )
+    assert plan(only) == ((), ())
+    none = holdings(*(revision(number, is_quarantined=True) for number in (1, 2, 3)), keep_last=1)
+    assert plan(none) == ((), ())
+
+
 def test_keep_days_leaves_the_young() -> None:
     held = holdings(revision(1, days=40), revision(2, days=31), *line(5, days=29)[2:], keep_days=30)
     assert plan(held) == ((1, 2), ())

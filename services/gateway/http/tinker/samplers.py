@@ -4,7 +4,13 @@ import msgspec
 from fastapi import APIRouter, Response
 
 from mint_common.claims import RevisionRef
-from mint_common.errors import InvalidField, NotFound, RevisionLostError, RevisionRetiredError
+from mint_common.errors import (
+    InvalidField,
+    NotFound,
+    RevisionLostError,
+    RevisionQuarantinedError,
+    RevisionRetiredError,
+)
 from mint_common.ids import TenantId
 from mint_common.training import CheckpointRecord, CheckpointRef
 from services.gateway.core.bounds import check_between
@@ -119,6 +125,8 @@ async def _revision_of(record: CheckpointRecord, path: CheckpointPath, gateway: 
     found = await gateway.registry.get_revision(record.tenant_id, record.policy_id, record.revision)
     if found.state == "retired":
         raise RevisionRetiredError(number=found.number, name=str(path))
+    if found.state == "quarantined":
+        raise RevisionQuarantinedError(number=found.number, name=str(path))
     if found.fault is not None:
         raise RevisionLostError(number=found.number, name=str(path), fault=found.fault)
     return found.ref

@@ -1,0 +1,2 @@
+-- Writers go on meanwhile.
+ALTER TABLE revisions VALIDATE CONSTRAINT revisions_state_check;
