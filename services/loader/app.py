@@ -13,7 +13,7 @@ from mint_common.bus.nats import connect_nats
 from mint_common.client.http import InternalHttp
 from mint_common.client.registry import RegistryClient
 from mint_common.errors import MintError, Unavailable
-from mint_common.events import AdapterWanted, AliasMoved, RevisionPublished
+from mint_common.events import AdapterWanted, AliasMoved, RevisionPublished, RevisionRestored
 from mint_common.generation import EngineInfo, Sampling
 from mint_common.ids import EngineId, TenantId, new_id
 from mint_common.runtime.clock import Clock, SystemClock
@@ -33,6 +33,7 @@ from services.loader.http import add_routes
 from services.loader.keeping import Keeper
 from services.loader.loading import LoadLimits
 from services.loader.ports import Engine
+from services.loader.quarantining import Quarantined
 from services.loader.residency_log import EngineIdentity, ResidencyLog
 from services.loader.serving import Serving
 from services.loader.settings import LoaderSettings
@@ -153,10 +154,12 @@ async def open_loader(settings: LoaderSettings) -> AsyncIterator[Loader]:
 
         identity = EngineIdentity(engine_id=engine_id, epoch=new_id("epoch"), base=facts.name)
         announcements = BusAnnouncements(bus, clock, is_busy=lambda: tiers.keeps_requests_waiting)
+        log = ResidencyLog(identity, announcements)
+        quarantined = Quarantined(log)
         tiers = Tiers(
             engine=engine,
             staging=BuilderStaging(builder, ahead_bytes=AHEAD_BYTES),
-            log=ResidencyLog(identity, announcements),
+            log=log,
             limits=tier_limits(settings),
             clock=clock,
         )
@@ -203,6 +206,7 @@ async def open_loader(settings: LoaderSettings) -> AsyncIterator[Loader]:
         serving = Serving(
             engine=engine,
             tiers=tiers,
+            quarantined=quarantined,
             limits=limits,
             engine_id=engine_id,
             work=OpenWork(
@@ -212,7 +216,7 @@ async def open_loader(settings: LoaderSettings) -> AsyncIterator[Loader]:
             ),
         )
         add_routes(http, serving=serving, tiers=tiers, info=info)
-        handlers = Handlers(tiers)
+        handlers = Handlers(tiers, quarantined)
         dispatcher = Dispatcher(
             bus=bus,
             ledger=None,
@@ -221,6 +225,7 @@ async def open_loader(settings: LoaderSettings) -> AsyncIterator[Loader]:
             concurrency=settings.prewarm_workers,
         )
         dispatcher.on(RevisionPublished, handlers.on_revision_published, base=facts.name)
+        dispatcher.on(RevisionRestored, handlers.on_revision_restored, base=facts.name)
         dispatcher.on(AliasMoved, handlers.on_alias_moved, base=facts.name)
         dispatcher.on(AdapterWanted, handlers.on_adapter_wanted, base=facts.name)
         yield Loader(

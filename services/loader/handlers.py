@@ -9,9 +9,10 @@ from collections.abc import Sequence
 
 from mint_common.claims import RevisionRef
 from mint_common.errors import MintError
-from mint_common.events import AdapterWanted, AliasMoved, RevisionPublished
+from mint_common.events import AdapterWanted, AliasMoved, RevisionPublished, RevisionRestored
 from mint_common.events.event import Event
 from services.loader.core.cold_queue import Priority
+from services.loader.quarantining import Quarantined
 from services.loader.tiers import Tiers
 
 _log = logging.getLogger(__name__)
@@ -26,12 +27,22 @@ _PRIORITIES = {
 class Handlers:
     """Prewarms what was published, promoted or asked for."""
 
-    def __init__(self, tiers: Tiers) -> None:
+    def __init__(self, tiers: Tiers, quarantined: Quarantined) -> None:
         self._tiers = tiers
+        self._quarantined = quarantined
 
     async def on_revision_published(self, event: RevisionPublished) -> Sequence[Event]:
-        """A policy's newest revision will be sampled next."""
+        """A policy's newest revision will be sampled next.
+
+        One whose equals had no finite output may run once more: that tells the registry of this one too.
+        """
+        self._quarantined.lift(event.revision.digest)
         await self._prewarm(event, event.revision, Priority.PREWARM)
+        return ()
+
+    async def on_revision_restored(self, event: RevisionRestored) -> Sequence[Event]:
+        """Its owner wants it to run again."""
+        self._quarantined.lift(event.digest)
         return ()
 
     async def on_alias_moved(self, event: AliasMoved) -> Sequence[Event]:

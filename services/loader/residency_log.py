@@ -4,7 +4,7 @@ import itertools
 from dataclasses import dataclass
 
 from mint_common.errors import MintError
-from mint_common.events import AdapterEvicted, AdapterFailed, AdapterLoaded
+from mint_common.events import AdapterEvicted, AdapterFailed, AdapterLoaded, AdapterNonFinite
 from mint_common.ids import BaseName, Digest, EngineId, TenantId
 from services.loader import metrics
 from services.loader.ports import Announcements
@@ -48,6 +48,18 @@ class ResidencyLog:
         """Say that an adapter has left."""
         metrics.EVICTIONS.inc()
         event = AdapterEvicted(
+            tenant_id=tenant_id,
+            base=self._identity.base,
+            engine_id=self._identity.engine_id,
+            epoch=self._identity.epoch,
+            sequence=next(self._sequence),
+            digest=digest,
+        )
+        self._announcements.announce(event, cause=cause)
+
+    def non_finite(self, digest: Digest, *, tenant_id: TenantId, cause: str) -> None:
+        """Say that an adapter computed numbers that are not finite, and is refused."""
+        event = AdapterNonFinite(
             tenant_id=tenant_id,
             base=self._identity.base,
             engine_id=self._identity.engine_id,

@@ -1,7 +1,8 @@
 """One generation request from its check to its last token.
 
 Invariants: a request is checked completely before the engine sees it; its adapter is held until its stream
-ends, however it ends; the first chunk names what really answers.
+ends, however it ends; the first chunk names what really answers; a revision whose output was not finite is
+asked no more until somebody puts it into use again.
 """
 
 import itertools
@@ -9,7 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, aclosing, asynccontextmanager, contextmanager
 from typing import cast
 
-from mint_common.errors import MintError, Overloaded
+from mint_common.errors import MintError, NonFiniteOutput, Overloaded
 from mint_common.generation import (
     ChatMessage,
     Delta,
@@ -21,12 +22,13 @@ from mint_common.generation import (
     SampleRequest,
     Started,
 )
-from mint_common.ids import EngineId
+from mint_common.ids import Digest, EngineId
 from mint_common.telemetry import tracing
 from services.loader import metrics
 from services.loader.core.open_work import OpenWork
 from services.loader.core.requests import Limits, check_prompt, check_request, check_sample, check_tokens
 from services.loader.ports import Engine, LoadedAdapter
+from services.loader.quarantining import Quarantined
 from services.loader.tiers import Tiers
 
 _TOKEN_BYTES = 4
@@ -36,10 +38,18 @@ class Serving:
     """Generates from the engine."""
 
     def __init__(
-        self, *, engine: Engine, tiers: Tiers, limits: Limits, engine_id: EngineId, work: OpenWork
+        self,
+        *,
+        engine: Engine,
+        tiers: Tiers,
+        quarantined: Quarantined,
+        limits: Limits,
+        engine_id: EngineId,
+        work: OpenWork,
     ) -> None:
         self._engine = engine
         self._tiers = tiers
+        self._quarantined = quarantined
         self._limits = limits
         self._engine_id = engine_id
         self._requests = itertools.count(1)
@@ -53,7 +63,8 @@ class Serving:
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Sequence[GenerationChunk], None]:
         """Yield Started, then what each engine step brought; a failure after that as a Failed chunk.
 
-        Raises before the first chunk: InvalidField, Overloaded, or why the adapter can't be loaded.
+        Raises before the first chunk: InvalidField, Overloaded, NonFiniteOutput of a revision that had none
+        before, or why the adapter can't be loaded.
         Closing the iterator aborts the request.
         """
         with self._counted(request):
@@ -64,13 +75,13 @@ class Serving:
     async def sample(self, request: SampleRequest) -> Sampled:
         """Return whole completions. Cancelling aborts the request.
 
-        Raises InvalidField, Overloaded, Unavailable, or why the adapter can't be loaded.
+        Raises InvalidField, Overloaded, Unavailable, NonFiniteOutput, or why the adapter can't be loaded.
         """
         with self._counted(request):
             check_sample(request, self._limits)
             request_id = self._request_id(request.request_id)
             async with self._admitted(request, prompt_tokens=len(request.tokens)) as adapter:
-                with self._tiers.generating():
+                with self._watched(request), self._tiers.generating():
                     sample = await self._engine.sample(request, request_id=request_id, adapter=adapter)
             metrics.TOKENS.labels(kind="prompt").inc(len(request.tokens))
             generated = sum(len(each.tokens) for each in sample.sequences) // _TOKEN_BYTES
@@ -106,7 +117,8 @@ class Serving:
             metrics.TOKENS.labels(kind="prompt").inc(len(prompt))
             yield [Started(engine_id=self._engine_id, revision=stream.served, prompt_tokens=prompt)]
             try:
-                with self._tiers.generating(), self._tiers.first_token(warm=is_warm) as came:
+                generating, first = self._tiers.generating(), self._tiers.first_token(warm=is_warm)
+                with self._watched(request), generating, first as came:
                     async with aclosing(stream.steps()) as steps:
                         async for step in steps:
                             came()
@@ -161,13 +173,26 @@ class Serving:
         if request.revision is None:
             yield None
             return
+        self._quarantined.check(request.revision.digest)
         with tracing.span("acquire adapter", digest=request.revision.digest):
             hold = self._tiers.hold(request.revision, tenant_id=request.tenant_id, cause=request.request_id)
             adapter = await hold.__aenter__()
         try:
+            self._quarantined.check(request.revision.digest)  # others may have found out meanwhile
             yield adapter
         finally:
             await hold.__aexit__(None, None, None)
+
+    @contextmanager
+    def _watched(self, request: GenerationRequest | SampleRequest) -> Iterator[None]:
+        """Note that the engine ends a request for having no finite output."""
+        try:
+            yield
+        except NonFiniteOutput as error:
+            digest = Digest(str(error.digest))
+            if request.revision is not None and digest == request.revision.digest:
+                self._quarantined.note(digest, tenant_id=request.tenant_id, cause=request.request_id)
+            raise
 
 
 @contextmanager

@@ -43,6 +43,7 @@ from services.loader.core.residency import Capacity
 from services.loader.http import add_routes
 from services.loader.loading import LoadLimits
 from services.loader.ports import LoadedAdapter
+from services.loader.quarantining import Quarantined
 from services.loader.residency_log import EngineIdentity, ResidencyLog
 from services.loader.serving import Serving
 from services.loader.slots import SlotLimits
@@ -188,12 +189,12 @@ async def make_rig(
             cache = DiskCache(blobs, facts, root=tmp_path / "cache", capacity_bytes=1 << 30, clock=clock)
             cache.open()
             engine_id = EngineId("tiny-0")
+            identity = EngineIdentity(engine_id=engine_id, epoch="epoch_1", base=facts.name)
+            log = ResidencyLog(identity, announced)
             tiers = Tiers(
                 engine=engine,
                 staging=BuilderStaging(builder) if builder else cache,
-                log=ResidencyLog(
-                    EngineIdentity(engine_id=engine_id, epoch="epoch_1", base=facts.name), announced
-                ),
+                log=log,
                 limits=TierLimits(
                     capacity=Capacity(slots=SLOTS, host=HOST, host_bytes=1 << 30),
                     loads=LoadLimits(
@@ -212,6 +213,7 @@ async def make_rig(
             serving = Serving(
                 engine=engine,
                 tiers=tiers,
+                quarantined=Quarantined(log),
                 limits=Limits(
                     max_context=facts.max_context,
                     vocab_size=facts.vocab_size,

@@ -20,6 +20,7 @@ from services.loader.adapters.staging import DiskCache
 from services.loader.core.residency import Capacity
 from services.loader.loading import LoadLimits
 from services.loader.ports import LoadedAdapter, Slice
+from services.loader.quarantining import Quarantined
 from services.loader.residency_log import EngineIdentity, ResidencyLog
 from services.loader.slots import SlotLimits
 from services.loader.tiers import TierLimits, Tiers
@@ -108,6 +109,7 @@ class Bench:
     """Tiers, running, and what they stand on."""
 
     tiers: Tiers
+    quarantined: Quarantined
     engine: MemoryEngine
     announced: Announced
     blobs: MemoryBlobs
@@ -150,10 +152,11 @@ async def make_bench(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Be
             cache.open()
             engine, announced = MemoryEngine(slots=slots, host=host, stall_ms=stall_ms), Announced()
             identity = EngineIdentity(engine_id=EngineId("e"), epoch="epoch_1", base=facts.name)
+            log = ResidencyLog(identity, announced)
             tiers = Tiers(
                 engine=engine,
                 staging=cache,
-                log=ResidencyLog(identity, announced),
+                log=log,
                 limits=TierLimits(
                     capacity=Capacity(slots=slots, host=host, host_bytes=1 << 20),
                     loads=LoadLimits(
@@ -183,6 +186,7 @@ async def make_bench(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Be
             stack.push_async_callback(stop)
             return Bench(
                 tiers=tiers,
+                quarantined=Quarantined(log),
                 engine=engine,
                 announced=announced,
                 blobs=blobs,

@@ -52,7 +52,7 @@ def wanted(revision: RevisionRef) -> AdapterWanted:
 
 async def test_each_event_ends_when_its_adapter_is_ready(make_bench: Make) -> None:
     bench = await make_bench()
-    handlers = Handlers(bench.tiers)
+    handlers = Handlers(bench.tiers, bench.quarantined)
     first, second, third = [await bench.revision(seed) for seed in range(3)]
     assert await handlers.on_revision_published(published(first)) == ()
     assert await handlers.on_alias_moved(moved(second)) == ()
@@ -67,7 +67,7 @@ async def test_an_adapter_that_can_never_load_ends_its_event(make_bench: Make) -
     revision = await bench.revision(0)
     gone = Claim(uri="revisions/p/none/mint_manifest.json", sha256="0" * 64, size_bytes=1)
     lost = RevisionRef(digest=revision.digest, number=1, manifest=gone)
-    assert await Handlers(bench.tiers).on_revision_published(published(lost)) == ()
+    assert await Handlers(bench.tiers, bench.quarantined).on_revision_published(published(lost)) == ()
     assert bench.kinds() == ["adapter.failed"]
 
 
@@ -76,5 +76,5 @@ async def test_a_full_engine_leaves_its_event_to_be_tried_again(make_bench: Make
     first, second = await bench.revision(0), await bench.revision(1)
     async with bench.tiers.hold(first, tenant_id=TENANT, cause="req"):
         with pytest.raises(Overloaded):
-            await Handlers(bench.tiers).on_revision_published(published(second))
-    await Handlers(bench.tiers).on_revision_published(published(second))
+            await Handlers(bench.tiers, bench.quarantined).on_revision_published(published(second))
+    await Handlers(bench.tiers, bench.quarantined).on_revision_published(published(second))

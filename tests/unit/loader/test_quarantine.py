@@ -1,0 +1,251 @@
+"""What an engine computed that is not finite is told once and asked for no more, until it is in use again."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mint_common.claims import RevisionRef
+from mint_common.errors import NonFiniteOutput, Unavailable
+from mint_common.events import AdapterNonFinite, RevisionPublished, RevisionRestored
+from mint_common.generation import Delta, Failed, Finished, GenerationRequest, SampleRequest, Sampling
+from mint_common.ids import Digest, EngineId, PolicyId, TenantId
+from mint_common.testing.adapters import make_base_facts
+from services.loader.core.open_work import OpenWork
+from services.loader.core.quarantine import Quarantine
+from services.loader.core.requests import Limits
+from services.loader.handlers import Handlers
+from services.loader.ports import LoadedAdapter, WholeSample
+from services.loader.serving import Serving
+
+Make = Callable[..., Awaitable[Any]]  # Any: Bench of conftest.py, which cannot be imported
+BASE = make_base_facts().name
+TENANT = TenantId("t")
+GREEDY = Sampling(max_new_tokens=2, temperature=0.0)
+
+
+@dataclass
+class Stream:
+    """An answer that ends with an error, or with a token."""
+
+    served: Digest | None
+    error: Exception | None
+
+    async def steps(self) -> AsyncGenerator[Sequence[Delta | Finished], None]:
+        """Yield the one step."""
+        await asyncio.sleep(0)
+        if self.error is not None:
+            raise self.error
+        yield [Finished(index=0, reason="stop")]
+
+
+@dataclass
+class Poisoned:
+    """The half of an engine that generates: what it is told is poison has no finite output."""
+
+    poison: set[Digest] = field(default_factory=set)
+    asked: list[Digest | None] = field(default_factory=list)
+    error: Exception | None = None
+
+    def generate(self, *, adapter: LoadedAdapter | None, **_: object) -> Stream:
+        """Start a stream."""
+        digest = adapter.digest if adapter else None
+        self.asked.append(digest)
+        return Stream(served=digest, error=self._error(digest))
+
+    async def sample(
+        self, request: SampleRequest, *, adapter: LoadedAdapter | None, **_: object
+    ) -> WholeSample:
+        """Answer nothing, or fail."""
+        digest = adapter.digest if adapter else None
+        self.asked.append(digest)
+        await asyncio.sleep(0)
+        error = self._error(digest)
+        if error is not None:
+            raise error
+        return WholeSample(served=digest, sequences=(), prompt_logprobs=None, prompt_likeliest=None)
+
+    def _error(self, digest: Digest | None) -> Exception | None:
+        if self.error is not None:
+            return self.error
+        return NonFiniteOutput(digest=digest) if digest in self.poison and digest else None
+
+
+def serve(bench: Any, engine: Poisoned) -> Serving:
+    return Serving(
+        engine=engine,  # type: ignore[arg-type]  # the half that is asked here
+        tiers=bench.tiers,
+        quarantined=bench.quarantined,
+        limits=Limits(max_context=64, vocab_size=32, max_completions=4, max_logprobs=4),
+        engine_id=EngineId("e"),
+        work=OpenWork(most_requests=64, most_sequences=64, most_tokens=1 << 12),
+    )
+
+
+def sampling(revision: RevisionRef | None, tenant: str = "t") -> SampleRequest:
+    return SampleRequest(
+        request_id="r", tenant_id=TenantId(tenant), revision=revision, tokens=(1, 2), sampling=GREEDY
+    )
+
+
+async def generated(serving: Serving, revision: RevisionRef) -> list[Any]:
+    request = GenerationRequest(
+        request_id="r", tenant_id=TENANT, revision=revision, tokens=(1, 2), sampling=GREEDY
+    )
+    async with aclosing(serving.generate(request)) as steps:
+        return [chunk async for step in steps for chunk in step]
+
+
+def told(bench: Any) -> list[tuple[str, Digest, int]]:
+    return [
+        (event.tenant_id, event.digest, event.sequence)
+        for event in bench.announced.events
+        if isinstance(event, AdapterNonFinite)
+    ]
+
+
+async def test_output_that_is_not_finite_is_told_once_and_its_revision_is_asked_no_more(
+    make_bench: Make,
+) -> None:
+    bench = await make_bench()
+    bad, good = await bench.revision(0), await bench.revision(1)
+    engine = Poisoned(poison={bad.digest})
+    serving = serve(bench, engine)
+    with pytest.raises(NonFiniteOutput):
+        await serving.sample(sampling(bad))
+    for _ in range(3):
+        with pytest.raises(NonFiniteOutput, match=bad.digest):
+            await serving.sample(sampling(bad, "u"))
+        with pytest.raises(NonFiniteOutput):
+            await generated(serving, bad)
+    assert engine.asked == [bad.digest]
+    assert [(tenant, digest) for tenant, digest, _ in told(bench)] == [("t", bad.digest)]
+    await serving.sample(sampling(good))
+    await serving.sample(sampling(None))
+    assert engine.asked == [bad.digest, good.digest, None]
+
+
+async def test_a_stream_that_fails_so_is_told_too(make_bench: Make) -> None:
+    bench = await make_bench()
+    bad = await bench.revision(0)
+    serving = serve(bench, Poisoned(poison={bad.digest}))
+    *_, failed = await generated(serving, bad)
+    assert isinstance(failed, Failed)
+    assert failed.error["code"] == "non_finite_output"
+    assert len(told(bench)) == 1
+
+
+async def test_many_at_once_are_told_once_and_all_end(make_bench: Make) -> None:
+    bench = await make_bench(slots=1)
+    bad, other = await bench.revision(0), await bench.revision(1)
+    engine = Poisoned(poison={bad.digest})
+    serving = serve(bench, engine)
+    asked = [serving.sample(sampling(bad if i % 3 else other)) for i in range(12)]
+    ended = await asyncio.gather(*asked, return_exceptions=True)
+    assert [isinstance(each, NonFiniteOutput) for each in ended] == [bool(i % 3) for i in range(12)]
+    assert len(told(bench)) == 1
+    assert serving.open_requests == 0
+
+
+async def test_whoever_waits_for_the_load_meanwhile_does_not_run_it(make_bench: Make) -> None:
+    bench = await make_bench()
+    bad = await bench.revision(0)
+    engine = Poisoned()
+    serving = serve(bench, engine)
+    bench.engine.gate.clear()
+    waiting = asyncio.create_task(serving.sample(sampling(bad)))
+    while not bench.engine.loads:
+        await asyncio.sleep(0.001)
+    bench.quarantined.note(bad.digest, tenant_id=TENANT, cause="r")
+    bench.engine.gate.set()
+    with pytest.raises(NonFiniteOutput):
+        await waiting
+    assert engine.asked == []
+    status = bench.tiers.status(bad.digest)
+    assert status.in_flight == 0
+
+
+@pytest.mark.parametrize("how", ["restored", "published"])
+async def test_a_revision_in_use_again_runs_again_and_is_told_again(make_bench: Make, how: str) -> None:
+    bench = await make_bench()
+    bad = await bench.revision(0)
+    engine = Poisoned(poison={bad.digest})
+    serving, handlers = serve(bench, engine), Handlers(bench.tiers, bench.quarantined)
+    with pytest.raises(NonFiniteOutput):
+        await serving.sample(sampling(bad))
+    if how == "restored":
+        await handlers.on_revision_restored(
+            RevisionRestored(
+                tenant_id=TENANT,
+                base=BASE,
+                policy_id=PolicyId("p"),
+                digest=bad.digest,
+                revision=bad,
+                sequence=2,
+            )
+        )
+    else:
+        await handlers.on_revision_published(
+            RevisionPublished(
+                tenant_id=TENANT,
+                base=BASE,
+                export_id="e",
+                policy_id=PolicyId("p"),
+                job_id=None,
+                wave_id=None,
+                revision=bad,
+                parent=None,
+                step=1,
+                metrics={},
+            )
+        )
+    for _ in range(2):
+        with pytest.raises(NonFiniteOutput):
+            await serving.sample(sampling(bad))
+    assert engine.asked == [bad.digest] * 2
+    first, second = told(bench)
+    assert first[2] < second[2], "two facts, so that the second is no repetition"
+
+
+async def test_nothing_else_quarantines(make_bench: Make) -> None:
+    bench = await make_bench()
+    mine, theirs = await bench.revision(0), await bench.revision(1)
+    engine = Poisoned(error=Unavailable(what="the engine", problem="it died"))
+    serving = serve(bench, engine)
+    with pytest.raises(Unavailable):
+        await serving.sample(sampling(mine))
+    engine.error = NonFiniteOutput(digest=theirs.digest)
+    for revision in (mine, None):
+        with pytest.raises(NonFiniteOutput):
+            await serving.sample(sampling(revision))
+    engine.error = None
+    await serving.sample(sampling(mine))
+    await serving.sample(sampling(theirs))
+    assert told(bench) == []
+
+
+@given(
+    capacity=st.integers(1, 5),
+    steps=st.lists(st.tuples(st.booleans(), st.integers(0, 8)), max_size=40),
+)
+def test_a_quarantine_is_bounded_and_keeps_what_came_last(
+    capacity: int, steps: list[tuple[bool, int]]
+) -> None:
+    quarantine, expected = Quarantine(capacity=capacity), list[Digest]()
+    for enters, number in steps:
+        digest = Digest(f"sha256:{number}")
+        if enters:
+            quarantine = quarantine.enter(digest)
+            expected = expected if digest in expected else [*expected, digest][-capacity:]
+            with pytest.raises(NonFiniteOutput):
+                quarantine.check(digest)
+        else:
+            quarantine = quarantine.leave(digest)
+            expected = [each for each in expected if each != digest]
+            quarantine.check(digest)
+    assert list(quarantine.digests) == expected
