@@ -38,7 +38,7 @@ class RegistrySettings(BaseModel):
         description="how fast stored adapters are read again and compared with the catalog; 0: never",
     )
     max_update_ratio: float = Field(
-        100.0,
+        1000.0,
         gt=0,
         description="how many times the norm of the base's own weight an adapter's update of a module may"
         " have; inf: no bound",

@@ -3,7 +3,7 @@
 One character is one token. A completion says who answers, which choice it is, and repeats the prompt. A
 prompt may begin with a command: OVERLOAD refuses, SLOW never ends, BREAK fails after two tokens, LIE answers
 as another revision, COLD waits for its adapter until the test lets it load. A revision that is among the
-``skilled`` answers ``f <word>=`` with the word.
+``skilled`` answers ``f <word>=`` with the word; one that is among the ``poison`` has no finite output.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
 
-from mint_common.errors import Overloaded, Unavailable
+from mint_common.errors import NonFiniteOutput, Overloaded, Unavailable
 from mint_common.generation import (
     AdapterStatus,
     Delta,
@@ -53,6 +53,7 @@ class ScriptedLoader:
         self.resident: list[AdapterStatus] = []
         self.prewarmed: list[Digest] = []
         self.skilled: set[Digest] = set()
+        self.poison: set[Digest] = set()
         self.may_load = threading.Event()
         self.may_load.set()
         self.load = EngineLoad(
@@ -152,6 +153,8 @@ class ScriptedLoader:
         finally:
             self.aborted.append(asked.request_id)
         served = asked.revision.digest if asked.revision else None
+        if served in self.poison:
+            raise NonFiniteOutput(digest=str(served))
         scored = None if asked.prompt_logprobs is None else _floats(len(asked.tokens))
         return Sampled(
             engine_id=EngineId("scripted"),
@@ -176,6 +179,9 @@ class ScriptedLoader:
         served = asked.revision.digest if asked.revision else None
         shown = OTHER if prompt.startswith("LIE") else served
         yield Started(engine_id=EngineId("scripted"), revision=shown, prompt_tokens=tuple(prompt.encode()))
+        if served in self.poison:
+            yield Failed(error=NonFiniteOutput(digest=str(served)).to_payload())
+            return
         while prompt.startswith("SLOW"):
             yield _delta("z", asked, 0)
             await asyncio.sleep(0.02)
