@@ -96,6 +96,7 @@ class Rig:
 
     engine: CountedEngine
     tiers: Tiers
+    quarantined: Quarantined
     blobs: Blobs
     facts: BaseFacts
     announced: Announced
@@ -191,6 +192,7 @@ async def make_rig(
             engine_id = EngineId("tiny-0")
             identity = EngineIdentity(engine_id=engine_id, epoch="epoch_1", base=facts.name)
             log = ResidencyLog(identity, announced)
+            quarantined = Quarantined(log)
             tiers = Tiers(
                 engine=engine,
                 staging=BuilderStaging(builder) if builder else cache,
@@ -213,7 +215,7 @@ async def make_rig(
             serving = Serving(
                 engine=engine,
                 tiers=tiers,
-                quarantined=Quarantined(log),
+                quarantined=quarantined,
                 limits=Limits(
                     max_context=facts.max_context,
                     vocab_size=facts.vocab_size,
@@ -263,6 +265,7 @@ async def make_rig(
             return Rig(
                 engine=engine,
                 tiers=tiers,
+                quarantined=quarantined,
                 blobs=blobs,
                 facts=facts,
                 announced=announced,

@@ -10,6 +10,7 @@ import pytest
 from mint_common.adapters_format import AdapterFiles, BaseFacts, build_adapter, peft_name
 from mint_common.claims import RevisionRef
 from mint_common.errors import NonFiniteOutput, Unavailable
+from mint_common.events import AdapterNonFinite
 from mint_common.generation import GenerationRequest, SampleRequest, Sampling, Started
 from mint_common.ids import Digest, PolicyId, TenantId
 from services.loader.adapters.non_finite import NON_FINITE
@@ -45,6 +46,8 @@ def ask(revision: RevisionRef | None, sampling: Sampling, **changes: Any) -> Sam
 
 
 async def ends_with_its_error(rig: Any, revision: RevisionRef, **changes: Any) -> None:
+    """Run it, though an earlier request may have shown what it is."""
+    rig.quarantined.lift(revision.digest)
     with pytest.raises(NonFiniteOutput) as failed:
         await rig.client.sample(ask(revision, MANY, tenant_id=TenantId("a"), **changes))
     assert failed.value.digest == revision.digest
@@ -102,6 +105,7 @@ async def test_a_stream_ends_with_its_error_whether_it_is_scored_or_not(rig: Any
         request = GenerationRequest(
             request_id="r", tenant_id=TenantId("a"), revision=bad, tokens=PROMPT, sampling=sampling
         )
+        rig.quarantined.lift(bad.digest)
         chunks = rig.client.generate(request)
         assert isinstance(await anext(chunks), Started)
         with pytest.raises(NonFiniteOutput) as failed:
@@ -114,6 +118,35 @@ async def test_a_prompt_is_not_scored_by_numbers_that_are_not_finite(rig: Any) -
     for _ in range(2):  # the second time the prompt's blocks are in no prefix cache
         await ends_with_its_error(rig, bad, tokens=tuple(range(3, 203)), prompt_logprobs=2)
     assert not rig.engine.dead
+
+
+async def test_it_is_told_once_and_not_run_again_until_it_is_restored(rig: Any) -> None:
+    bad = await rig.publish(poison(rig.facts, module="v_proj", value=3e38))
+    good = await rig.publish(random_adapter(rig.facts, seed=7, rank=4))
+
+    def told() -> int:
+        return sum(isinstance(event, AdapterNonFinite) for event in rig.announced.events)
+
+    await ends_with_its_error(rig, bad)
+    for sampling in (CANARY, MANY):
+        with pytest.raises(NonFiniteOutput):
+            await rig.client.sample(ask(bad, sampling))
+        with pytest.raises(NonFiniteOutput):  # before anything is said to have started
+            await anext(
+                rig.client.generate(
+                    GenerationRequest(
+                        request_id="r",
+                        tenant_id=TenantId("a"),
+                        revision=bad,
+                        tokens=PROMPT,
+                        sampling=sampling,
+                    )
+                )
+            )
+    assert told() == 1
+    assert await answers(rig, good)
+    await ends_with_its_error(rig, bad)
+    assert told() == 2
 
 
 async def test_a_base_that_computes_no_finite_numbers_is_ours_to_mend() -> None:
