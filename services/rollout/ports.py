@@ -1,7 +1,7 @@
 """What the rollout service needs of the world."""
 
-from collections.abc import Sequence
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from mint_common.claims import RevisionRef
 from mint_common.ids import BaseName, JobId, PolicyId, TenantId, WaveId
@@ -57,6 +57,15 @@ class TaskFamily(Protocol):
         ...
 
 
+@runtime_checkable
+class LeavesOut(Protocol):
+    """A family of tasks may say of names that a user expects there why they are none."""
+
+    def left_out(self) -> Mapping[str, str]:
+        """Return reasons by member, each the end of a sentence."""
+        ...
+
+
 class TaskCatalog(Protocol):
     """The installed tasks. Calls may take seconds the first time: keep them off the event loop."""
 
@@ -65,7 +74,7 @@ class TaskCatalog(Protocol):
         ...
 
     def task(self, name: str) -> Task:
-        """Return a task. Raises NotFound with near matches."""
+        """Return a task. Raises NotFound with near matches, TaskLeftOut, TaskFailed."""
         ...
 
 

@@ -1,12 +1,14 @@
 """Tasks: splits, determinism and rewards."""
 
+import subprocess
+import sys
 from importlib.metadata import EntryPoint
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mint_common.errors import InvalidField, NotFound, TaskFailed
+from mint_common.errors import InvalidField, NotFound, TaskFailed, TaskLeftOut
 from services.rollout.adapters.tasks.catalog import InstalledTasks
 from services.rollout.adapters.tasks.draw import draw_prompts
 from services.rollout.adapters.tasks.mode import FUNCTIONS
@@ -115,6 +117,36 @@ def test_an_unknown_task_is_named_with_near_matches() -> None:
             TASKS.task(name)
         assert caught.value.fields["name"] == name
         assert near in str(caught.value.fields["near"]).split(", ")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("zebra_puzzles", "C compiler"), ("word_ladder", "hash seed"), ("composite", "a name")],
+)
+def test_a_data_set_that_is_no_task_is_refused_with_the_reason(name: str, reason: str) -> None:
+    with pytest.raises(TaskLeftOut, match=reason) as caught:
+        TASKS.task(f"reasoning-gym:{name}")
+    assert (caught.value.fields["task"], caught.value.http_status) == (f"reasoning-gym:{name}", 422)
+    assert f"reasoning-gym:{name}" not in TASKS.names()
+
+
+WITHOUT_PYCOSAT = """
+import sys
+sys.modules["pycosat"] = None  # as if it were not installed
+from services.rollout.adapters.tasks.catalog import InstalledTasks
+tasks = InstalledTasks.discover()
+(prompt,) = tasks.task("reasoning-gym:propositional_logic").prompts("train", 1, 7)
+print(len([name for name in tasks.names() if name.startswith("reasoning-gym:")]), "pycosat" in sys.modules)
+print(prompt.text)
+"""
+
+
+def test_reasoning_gym_works_without_the_package_that_needs_a_compiler() -> None:
+    done = subprocess.run([sys.executable, "-c", WITHOUT_PYCOSAT], capture_output=True, text=True, check=True)
+    counted, _, text = done.stdout.partition("\n")
+    assert counted == "99 False"
+    (prompt,) = TASKS.task("reasoning-gym:propositional_logic").prompts("train", 1, 7)
+    assert text == prompt.text + "\n"
 
 
 def test_every_listed_name_is_a_task() -> None:

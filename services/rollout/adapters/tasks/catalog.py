@@ -5,9 +5,9 @@ import logging
 from collections.abc import Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 
-from mint_common.errors import NotFound, TaskFailed
+from mint_common.errors import NotFound, TaskFailed, TaskLeftOut
 from services.rollout.adapters.tasks.guarded import GuardedTask, guarded
-from services.rollout.ports import Task, TaskFamily
+from services.rollout.ports import LeavesOut, Task, TaskFamily
 
 GROUP = "mint.tasks"
 
@@ -37,7 +37,7 @@ class InstalledTasks:
         return sorted(names)
 
     def task(self, name: str) -> Task:
-        """Return a task. Raises NotFound naming it, with near matches, and TaskFailed."""
+        """Return a task. Raises NotFound naming it, with near matches, TaskLeftOut and TaskFailed."""
         if name not in self._tasks:
             self._tasks[name] = self._make(name)
         return self._tasks[name]
@@ -47,12 +47,19 @@ class InstalledTasks:
         if family not in self._families:
             raise _unknown(name, near=family, among=self._families)
         if name not in self._names_of(family):
+            reason = self._left_out_of(family).get(member)
+            if reason is not None:
+                raise TaskLeftOut(task=name, reason=reason)
             raise _unknown(name, near=name, among=self._names_of(family))
         return GuardedTask(name, lambda: self._load(family)(member))
 
     def _names_of(self, family: str) -> list[str]:
         members = guarded(family, lambda: self._load(family).members())
         return [f"{family}:{member}" for member in members] or [family]
+
+    def _left_out_of(self, family: str) -> Mapping[str, str]:
+        loaded = self._load(family)
+        return guarded(family, loaded.left_out) if isinstance(loaded, LeavesOut) else {}
 
     def _load(self, family: str) -> TaskFamily:
         loaded: TaskFamily = self._families[family].load()

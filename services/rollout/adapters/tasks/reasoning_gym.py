@@ -8,10 +8,14 @@ Invariants:
 
 import hashlib
 import itertools
+import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from importlib.util import find_spec
+from types import ModuleType
 from typing import Any, Protocol
 
 import msgspec
@@ -26,11 +30,17 @@ HELDOUT_BYTES = 64
 CHUNK = 64
 """Items are drawn from data sets of this size, since a few generators depend on the size."""
 
-LEFT_OUT = frozenset(
-    {"composite", "isomorphic_strings", "knight_swap"}
-    | {"polynomial_multiplication", "ransom_note", "word_ladder"}
-)
-"""`composite` needs more than a name; the items of the others depend on the hash seed of the process."""
+_NOT_REPEATABLE = "its items depend on the hash seed of the process, so nobody can make one again"
+LEFT_OUT: Mapping[str, str] = {
+    "composite": "it is made of other data sets, and a name does not say of which",
+    "isomorphic_strings": _NOT_REPEATABLE,
+    "knight_swap": _NOT_REPEATABLE,
+    "polynomial_multiplication": _NOT_REPEATABLE,
+    "ransom_note": _NOT_REPEATABLE,
+    "word_ladder": _NOT_REPEATABLE,
+    "zebra_puzzles": "it needs the package pycosat, which comes as source alone and takes a C compiler",
+}
+"""Data sets of the package that are no tasks, and why."""
 
 Item = dict[str, Any]  # the package's own item: question, answer and metadata of any shape
 
@@ -76,7 +86,12 @@ class ReasoningGym:
     @staticmethod
     def members() -> tuple[str, ...]:
         """Return the names of the data sets."""
-        return tuple(sorted(set(_package_names()) - LEFT_OUT))
+        return tuple(sorted(set(_package_names()) - LEFT_OUT.keys()))
+
+    @staticmethod
+    def left_out() -> Mapping[str, str]:
+        """Return what the package has besides, and why it is no task."""
+        return LEFT_OUT
 
     def prompts(self, split: Split, n: int, seed: int) -> list[Prompt]:
         """Return ``n`` prompts of a split."""
@@ -126,11 +141,24 @@ def _check(question: str) -> str:
 
 @cache
 def _package_names() -> Sequence[str]:
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _without_pycosat():
         # A dependency of the package compares with a literal by `is`; Python warns when it first compiles it.
         warnings.simplefilter("ignore", SyntaxWarning)
         from reasoning_gym.factory import DATASETS  # takes seconds and is not needed by the other tasks
     return list(DATASETS)
+
+
+@contextmanager
+def _without_pycosat() -> Iterator[None]:
+    """Let the package be imported, all of which imports pycosat, though only `zebra_puzzles` uses it."""
+    if find_spec("pycosat") is not None:
+        yield
+        return
+    sys.modules["pycosat"] = ModuleType("pycosat")
+    try:
+        yield
+    finally:
+        del sys.modules["pycosat"]  # sympy asks whether it is there
 
 
 @lru_cache(maxsize=32)
