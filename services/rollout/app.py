@@ -35,14 +35,16 @@ from services.rollout.adapters.engine_sampler import EngineSampler
 from services.rollout.adapters.jobs_postgres import PostgresJobs
 from services.rollout.adapters.metrics import PrometheusMeter
 from services.rollout.adapters.registry_policies import RegistryPolicies
-from services.rollout.adapters.tasks.catalog import InstalledTasks
+from services.rollout.adapters.tasks.catalog import installed_families
+from services.rollout.adapters.workers.pool import WorkerLimits
+from services.rollout.adapters.workers.tasks import CallersTasks, open_tasks
 from services.rollout.handlers.commits import Commits
 from services.rollout.handlers.jobs import JobHandlers
 from services.rollout.handlers.watchdog import Watchdog
 from services.rollout.handlers.waves import WaveHandlers, WaveLimits
 from services.rollout.http.jobs import job_routes
 from services.rollout.http.tasks import task_routes
-from services.rollout.ports import Connection
+from services.rollout.ports import Connection, Tasks
 from services.rollout.settings import RolloutSettings
 
 SCHEMA = "rollout"
@@ -58,6 +60,7 @@ class Connections:
     blobs: Blobs
     engines: EngineDirectory
     registry: InternalHttp
+    tasks: Tasks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +76,7 @@ def compose(settings: RolloutSettings, connections: Connections) -> Service:
     clock = SystemClock()
     jobs = PostgresJobs(connections.pool)
     ledger = PostgresLedger(connections.pool, clock)
-    tasks = InstalledTasks.discover()
+    tasks = connections.tasks
     meter = PrometheusMeter()
     stall_seconds = settings.waves.stall_seconds
     of_jobs = JobHandlers(
@@ -111,7 +114,8 @@ def compose(settings: RolloutSettings, connections: Connections) -> Service:
     http = create_http(
         title="MinT rollout", service="rollout", internal_token=settings.internal.token, ready=lambda: True
     )
-    http.include_router(task_routes(tasks))
+    at_once = max(1, settings.tasks.task_workers // 2)
+    http.include_router(task_routes(CallersTasks(tasks, at_once=at_once)))
     http.include_router(job_routes(jobs, cancel=Commits(jobs=jobs, ledger=ledger, clock=clock).cancel))
 
     async def sample_waves() -> None:
@@ -177,6 +181,14 @@ async def run(settings: RolloutSettings) -> None:
             settings.peers.registry_url, token=settings.internal.token, peer="the registry"
         )
         stack.push_async_callback(registry.close)
-        connections = Connections(pool=pool, bus=bus, blobs=blobs, engines=engines, registry=registry)
+        limits = WorkerLimits(
+            workers=settings.tasks.task_workers,
+            call_seconds=settings.tasks.task_seconds,
+            memory_bytes=settings.tasks.task_memory_bytes,
+        )
+        tasks = await stack.enter_async_context(open_tasks(installed_families(), limits))
+        connections = Connections(
+            pool=pool, bus=bus, blobs=blobs, engines=engines, registry=registry, tasks=tasks
+        )
         service = compose(settings, connections)
         await run_service(service.http, settings.http, service.background)

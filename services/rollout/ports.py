@@ -8,7 +8,7 @@ from mint_common.ids import BaseName, JobId, PolicyId, TenantId, WaveId
 from mint_common.records import Prompt
 from services.rollout.core.job import Job
 from services.rollout.core.sampling import Sampled, SampleRequest
-from services.rollout.core.task import Split, TaskDefaults
+from services.rollout.core.task import Split, TaskDefaults, TaskInfo
 from services.rollout.core.wave import Wave
 
 Connection = TypeVar("Connection")
@@ -66,15 +66,27 @@ class LeavesOut(Protocol):
         ...
 
 
-class TaskCatalog(Protocol):
-    """The installed tasks. Calls may take seconds the first time: keep them off the event loop."""
+class Tasks(Protocol):
+    """The installed tasks, apart from this process.
 
-    def names(self) -> list[str]:
-        """Return the name of every task, in order."""
+    Every call raises NotFound with near matches, TaskLeftOut, and TaskFailed, which names the task, when the
+    task's code is wrong or takes too long. A call that is cancelled stops its work.
+    """
+
+    async def describe_all(self) -> list[TaskInfo]:
+        """Return every task, by name. A family that does not load is left out."""
         ...
 
-    def task(self, name: str) -> Task:
-        """Return a task. Raises NotFound with near matches, TaskLeftOut, TaskFailed."""
+    async def describe(self, name: str) -> TaskInfo:
+        """Return one task."""
+        ...
+
+    async def draw(self, name: str, split: Split, n: int, seed: int) -> list[Prompt]:
+        """Return ``n`` prompts of a split: the same ones for the same seed."""
+        ...
+
+    async def score(self, name: str, answers: Sequence[tuple[str, str]]) -> list[float]:
+        """Return the rewards of texts, each with the entry of the prompt that it answers."""
         ...
 
 

@@ -24,6 +24,20 @@ class WaveSettings(Block):
     )
 
 
+class TaskSettings(Block):
+    """The processes that run the code of tasks."""
+
+    task_workers: int = Field(
+        2, ge=1, description="processes that draw and score; callers over HTTP have half of them at most"
+    )
+    task_seconds: float = Field(
+        60.0, gt=0, le=240, description="longest time for one draw, or for the scores of one group"
+    )
+    task_memory_bytes: int = Field(
+        2 << 30, ge=64 << 20, description="most memory that the code of tasks may take in one process"
+    )
+
+
 class RolloutSettings(BaseModel):
     """Everything that the rollout service is told."""
 
@@ -37,3 +51,4 @@ class RolloutSettings(BaseModel):
     internal: InternalSettings
     http: HttpSettings
     waves: WaveSettings
+    tasks: TaskSettings

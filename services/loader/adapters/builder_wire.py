@@ -4,7 +4,6 @@ Both are of one installation, and nobody else has an end of the pair.
 """
 
 import asyncio
-import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -14,12 +13,11 @@ import msgspec
 from mint_common.claims import RevisionRef
 from mint_common.errors import Unavailable
 from mint_common.ids import Digest
+from mint_common.runtime import frames
 from services.loader.core.disk_cache import StoredAdapter
 from services.loader.ports import StagedAdapter
 
 T = TypeVar("T")
-
-_LENGTH = struct.Struct("<I")
 
 
 class Opening(msgspec.Struct, frozen=True):
@@ -142,16 +140,14 @@ def read_places(data: bytes) -> list[TensorAt]:
 
 def write_frame(writer: asyncio.StreamWriter, message: msgspec.Struct) -> None:
     """Send a message; never blocks."""
-    data = msgspec.msgpack.encode(message, enc_hook=_encode_path)
-    writer.write(_LENGTH.pack(len(data)) + data)
+    writer.write(frames.frame(msgspec.msgpack.encode(message, enc_hook=_encode_path)))
 
 
 async def read_frame(reader: asyncio.StreamReader, kind: type[T]) -> T:
     """Return the next message. Raises Unavailable when the other side has ended, or is of another version."""
     try:
-        (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
-        data = await reader.readexactly(length)
-    except (asyncio.IncompleteReadError, ConnectionError) as error:
+        data = await frames.read_frame(reader)
+    except EOFError as error:
         raise Unavailable(what="the builder", problem="its process has ended") from error
     try:
         return msgspec.msgpack.decode(data, type=kind, dec_hook=_decode_path)

@@ -22,6 +22,15 @@ class TaskDefaults:
     alpha: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskInfo:
+    """What is told of a task."""
+
+    name: str
+    description: str
+    defaults: TaskDefaults
+
+
 def derive_seed(*parts: str | int) -> int:
     """Return a seed in 0 .. 2^31 - 1, a pure function of the parts.
 

@@ -4,7 +4,6 @@ Invariant: a job's row, its waves' rows and the events that follow are committed
 event that caused them.
 """
 
-import asyncio
 import logging
 from collections.abc import Sequence
 from typing import Generic
@@ -28,7 +27,7 @@ from mint_common.runtime.retries import Bury
 from services.rollout.core.job import Advance, Job, begin, finish, next_step, open_job
 from services.rollout.core.task import derive_seed
 from services.rollout.handlers.commits import Commits
-from services.rollout.ports import Connection, JobStore, PolicyHistory, TaskCatalog
+from services.rollout.ports import Connection, JobStore, PolicyHistory, Tasks
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +45,7 @@ class JobHandlers(Generic[Connection]):
         jobs: JobStore[Connection],
         ledger: Ledger[Connection],
         blobs: Blobs,
-        tasks: TaskCatalog,
+        tasks: Tasks,
         policies: PolicyHistory,
         clock: Clock,
     ) -> None:
@@ -154,8 +153,7 @@ class JobHandlers(Generic[Connection]):
     async def _store_prompts(self, job: Job, step: int) -> Claim:
         """Store the prompts of a step; the same bytes under the same key however often."""
         spec = job.spec
-        task = await asyncio.to_thread(self._tasks.task, spec.task)
         seed = derive_seed(spec.seed, "prompts", step)
-        prompts = await asyncio.to_thread(task.prompts, "train", spec.prompts_per_step, seed)
+        prompts = await self._tasks.draw(spec.task, "train", spec.prompts_per_step, seed)
         key = f"waves/{job.policy_id}/{job.job_id}/{step}.prompts"
         return await self._blobs.put(key, encode_prompts(prompts))

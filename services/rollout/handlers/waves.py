@@ -32,7 +32,7 @@ from services.rollout.core.sampling import (
     sampled_group,
 )
 from services.rollout.handlers.commits import Commits
-from services.rollout.ports import Connection, JobStore, RolloutMeter, Sampler, Task, TaskCatalog
+from services.rollout.ports import Connection, JobStore, RolloutMeter, Sampler, Tasks
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class WaveHandlers(Generic[Connection]):
         jobs: JobStore[Connection],
         ledger: Ledger[Connection],
         blobs: Blobs,
-        tasks: TaskCatalog,
+        tasks: Tasks,
         sampler: Sampler,
         meter: RolloutMeter,
         clock: Clock,
@@ -100,9 +100,8 @@ class WaveHandlers(Generic[Connection]):
     async def _complete(self, event: WaveRequested) -> WaveCompleted | WaveCancelled:
         started = self._clock.monotonic()
         try:
-            task = await asyncio.to_thread(self._tasks.task, event.spec.task)
             prompts = decode_prompts(await self._blobs.get(event.prompts))
-            record = record_of(event, await self._groups(event, task, prompts))
+            record = record_of(event, await self._groups(event, prompts))
             key = f"waves/{event.policy_id}/{event.job_id}/{event.step}.rec"
             claim = await self._blobs.put(key, encode_record(record))
         except MintError as error:
@@ -133,28 +132,30 @@ class WaveHandlers(Generic[Connection]):
             },
         )
 
-    async def _groups(self, event: WaveRequested, task: Task, prompts: Sequence[Prompt]) -> list[Group]:
+    async def _groups(self, event: WaveRequested, prompts: Sequence[Prompt]) -> list[Group]:
         if event.spec.algorithm == "sft":
-            return await _together(self._reference(event, task, prompt) for prompt in prompts)
+            return await _together(self._reference(event, prompt) for prompt in prompts)
         requests = plan_samples(event, prompts)
         pairs = zip(requests, prompts, strict=True)
+        task = event.spec.task
         return await _together(self._sample(request, task, prompt) for request, prompt in pairs)
 
-    async def _sample(self, request: SampleRequest, task: Task, prompt: Prompt) -> Group:
+    async def _sample(self, request: SampleRequest, task: str, prompt: Prompt) -> Group:
         sampled = await self._patiently(lambda: self._sampler.sample(request))
         check_revision(request, sampled)
-        texts = [completion.text for completion in sampled.completions]
-        rewards = await asyncio.to_thread(lambda: [task.reward(prompt.entry, text) for text in texts])
+        answers = [(prompt.entry, completion.text) for completion in sampled.completions]
+        rewards = await self._tasks.score(task, answers)
         return sampled_group(sampled, rewards)
 
-    async def _reference(self, event: WaveRequested, task: Task, prompt: Prompt) -> Group:
+    async def _reference(self, event: WaveRequested, prompt: Prompt) -> Group:
+        (reward,) = await self._tasks.score(event.spec.task, [(prompt.entry, prompt.reference)])
         return reference_group(
             prompt,
             prompt_tokens=await self._patiently(lambda: self._sampler.tokenize(event.base, prompt.text)),
             answer=await self._patiently(lambda: self._sampler.tokenize(event.base, prompt.reference)),
             start=await self._patiently(lambda: self._sampler.tokenize(event.base, "")),
             stop=await self._patiently(lambda: self._sampler.stop_token(event.base)),
-            reward=await asyncio.to_thread(task.reward, prompt.entry, prompt.reference),
+            reward=reward,
         )
 
     async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:

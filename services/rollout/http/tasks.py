@@ -1,15 +1,17 @@
 """Routes about tasks: what is installed, prompts to evaluate on, and scores."""
 
-import asyncio
 from dataclasses import asdict
 from typing import Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.rollout.ports import Task, TaskCatalog
+from mint_common.runtime.disconnect import cancelled_on_disconnect
+from services.rollout.core.task import TaskInfo
+from services.rollout.ports import Tasks
 
 MAX_PROMPTS = 4096
+MAX_SEED = (1 << 63) - 1
 
 
 class _Body(BaseModel):
@@ -21,7 +23,7 @@ class PromptsBody(_Body):
 
     split: Literal["train", "heldout"]
     n: int = Field(ge=1, le=MAX_PROMPTS)
-    seed: int
+    seed: int = Field(ge=-MAX_SEED, le=MAX_SEED)
 
 
 class ScoredItem(_Body):
@@ -37,32 +39,32 @@ class ScoreBody(_Body):
     items: list[ScoredItem] = Field(max_length=MAX_PROMPTS)
 
 
-def task_routes(tasks: TaskCatalog) -> APIRouter:
+def task_routes(tasks: Tasks) -> APIRouter:
     """Return the routes under /internal/tasks."""
     router = APIRouter(prefix="/internal/tasks")
 
     @router.get("")
     async def list_tasks() -> list[dict[str, object]]:
-        return await asyncio.to_thread(lambda: [_view(tasks.task(name)) for name in tasks.names()])
+        return [_view(info) for info in await tasks.describe_all()]
 
     @router.get("/{name}")
     async def show_task(name: str) -> dict[str, object]:
-        return _view(await asyncio.to_thread(tasks.task, name))
+        return _view(await tasks.describe(name))
 
     @router.post("/{name}/prompts")
-    async def draw_prompts(name: str, body: PromptsBody) -> dict[str, object]:
-        task = await asyncio.to_thread(tasks.task, name)
-        prompts = await asyncio.to_thread(task.prompts, body.split, body.n, body.seed)
+    async def draw_prompts(name: str, body: PromptsBody, request: Request) -> dict[str, object]:
+        async with cancelled_on_disconnect(request):
+            prompts = await tasks.draw(name, body.split, body.n, body.seed)
         return {"prompts": [asdict(prompt) for prompt in prompts]}
 
     @router.post("/{name}/score")
-    async def score(name: str, body: ScoreBody) -> dict[str, list[float]]:
-        task = await asyncio.to_thread(tasks.task, name)
-        rewards = await asyncio.to_thread(lambda: [task.reward(item.entry, item.text) for item in body.items])
+    async def score(name: str, body: ScoreBody, request: Request) -> dict[str, object]:
+        async with cancelled_on_disconnect(request):
+            rewards = await tasks.score(name, [(item.entry, item.text) for item in body.items])
         return {"rewards": rewards}
 
     return router
 
 
-def _view(task: Task) -> dict[str, object]:
-    return {"name": task.name, "description": task.description, "defaults": asdict(task.defaults)}
+def _view(info: TaskInfo) -> dict[str, object]:
+    return {"name": info.name, "description": info.description, "defaults": asdict(info.defaults)}

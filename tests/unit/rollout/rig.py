@@ -1,10 +1,9 @@
 """The rollout service in memory: its own parts over adapters that pass their contract suites."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from mint_common.blobs.memory import MemoryBlobs
 from mint_common.events import Event, JobSubmitted, WaveRequested
@@ -13,29 +12,15 @@ from mint_common.runtime.clock import ManualClock
 from mint_common.runtime.ledger_memory import MemoryConnection, MemoryLedger
 from mint_common.testing.factories import JOB
 from services.rollout.adapters.jobs_memory import MemoryJobs
-from services.rollout.adapters.tasks.catalog import InstalledTasks
 from services.rollout.handlers.commits import Commits
 from services.rollout.handlers.jobs import JobHandlers
 from services.rollout.handlers.watchdog import Watchdog
 from services.rollout.handlers.waves import WaveHandlers, WaveLimits
-from tests.unit.rollout.world import Meter, Policies, ScriptedEngine
+from tests.unit.rollout.world import LocalTasks, Meter, Policies, ScriptedEngine
 
 T = TypeVar("T")
 
 STALL_SECONDS = 20.0
-
-
-class InlineExecutor(ThreadPoolExecutor):
-    """Runs at once what is meant for a thread, so that simulated time does not run ahead of it."""
-
-    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
-        """Run a function and return its outcome."""
-        future: Future[T] = Future()
-        try:
-            future.set_result(fn(*args, **kwargs))
-        except Exception as error:  # noqa: BLE001  # whatever it is belongs to the future
-            future.set_exception(error)
-        return future
 
 
 @dataclass
@@ -47,7 +32,7 @@ class Rig:
     meter: Meter = field(default_factory=Meter)
     clock: ManualClock = field(default_factory=lambda: ManualClock(1000.0))
     blobs: MemoryBlobs = field(default_factory=MemoryBlobs)
-    tasks: InstalledTasks = field(default_factory=InstalledTasks.discover)
+    tasks: LocalTasks = field(default_factory=LocalTasks)
 
     def __post_init__(self) -> None:
         self.jobs = MemoryJobs()

@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 from dataclasses import replace
-from importlib.metadata import EntryPoint
 
 import pytest
 
@@ -12,10 +11,10 @@ from mint_common.events import JobFinished, WaveCancelled, WaveCompleted, WaveRe
 from mint_common.ids import JobId, PolicyId
 from mint_common.records import decode_prompts, decode_record
 from mint_common.testing.factories import JOB
-from services.rollout.adapters.tasks.catalog import InstalledTasks
 from tests.unit.rollout.rig import Rig
 from tests.unit.rollout.world import (
     EOS,
+    LocalTasks,
     ScriptedEngine,
     published,
     rejected,
@@ -157,8 +156,7 @@ async def test_a_job_of_an_unknown_task_fails_naming_it() -> None:
 
 @pytest.mark.parametrize("place", ["init", "prompts", "reward", "nan"])
 async def test_a_task_that_breaks_fails_the_job_with_the_reason(place: str) -> None:
-    point = EntryPoint(name="broken", value="tests.unit.rollout.broken_tasks:Broken", group="mint.tasks")
-    rig = Rig(tasks=InstalledTasks({"broken": point}))
+    rig = Rig(tasks=LocalTasks({"broken": "tests.unit.rollout.broken_tasks:Broken"}))
     await rig.of_jobs.on_job_submitted(submitted(task=f"broken:{place}"))
     (event,) = await rig.started()
     if isinstance(event, WaveRequested):

@@ -2,19 +2,18 @@
 
 import subprocess
 import sys
-from importlib.metadata import EntryPoint
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mint_common.errors import InvalidField, NotFound, TaskFailed, TaskLeftOut
-from services.rollout.adapters.tasks.catalog import InstalledTasks
+from services.rollout.adapters.tasks.catalog import InstalledTasks, installed_families
 from services.rollout.adapters.tasks.draw import draw_prompts
 from services.rollout.adapters.tasks.mode import FUNCTIONS
 from services.rollout.ports import Task
 
-TASKS = InstalledTasks.discover()
+TASKS = InstalledTasks(installed_families())
 FAST = ("progression", "mode:copy", "mode:rev", "mode:rot1", "mode:sort")
 VERIFIED = (
     "reasoning-gym:chain_sum",
@@ -47,7 +46,7 @@ def test_prompts_are_distinct_a_function_of_the_seed_and_their_references_score_
 ) -> None:
     task = TASKS.task(name)
     prompts = task.prompts(split, n, seed)
-    assert prompts == InstalledTasks.discover().task(name).prompts(split, n, seed)
+    assert prompts == InstalledTasks(installed_families()).task(name).prompts(split, n, seed)
     assert len({prompt.text for prompt in prompts}) == len(prompts) == n
     assert [task.reward(prompt.entry, prompt.reference) for prompt in prompts] == [1.0] * n
 
@@ -66,7 +65,7 @@ def test_a_data_set_of_reasoning_gym_is_a_task(name: str) -> None:
     task = TASKS.task(name)
     train, heldout = task.prompts("train", 12, 7), task.prompts("heldout", 6, 8)
     assert not {prompt.text for prompt in train} & {prompt.text for prompt in heldout}
-    assert train == InstalledTasks.discover().task(name).prompts("train", 12, 7)
+    assert train == InstalledTasks(installed_families()).task(name).prompts("train", 12, 7)
     assert train != task.prompts("train", 12, 9)
     for prompt in (*train, *heldout):
         assert task.reward(prompt.entry, f" {prompt.reference}\n") == 1.0
@@ -133,8 +132,8 @@ def test_a_data_set_that_is_no_task_is_refused_with_the_reason(name: str, reason
 WITHOUT_PYCOSAT = """
 import sys
 sys.modules["pycosat"] = None  # as if it were not installed
-from services.rollout.adapters.tasks.catalog import InstalledTasks
-tasks = InstalledTasks.discover()
+from services.rollout.adapters.tasks.catalog import InstalledTasks, installed_families
+tasks = InstalledTasks(installed_families())
 (prompt,) = tasks.task("reasoning-gym:propositional_logic").prompts("train", 1, 7)
 print(len([name for name in tasks.names() if name.startswith("reasoning-gym:")]), "pycosat" in sys.modules)
 print(prompt.text)
@@ -171,14 +170,8 @@ def test_a_forged_reasoning_gym_entry_is_refused() -> None:
             task.reward(entry, "1")
 
 
-def broken_tasks(**families: str) -> InstalledTasks:
-    return InstalledTasks(
-        {name: EntryPoint(name=name, value=value, group="mint.tasks") for name, value in families.items()}
-    )
-
-
 def test_what_a_task_of_a_package_raises_is_an_error_of_that_task() -> None:
-    tasks = broken_tasks(broken="tests.unit.rollout.broken_tasks:Broken")
+    tasks = InstalledTasks({"broken": "tests.unit.rollout.broken_tasks:Broken"})
     with pytest.raises(TaskFailed, match=r"broken:init.*KeyError"):
         tasks.task("broken:init")
     with pytest.raises(TaskFailed, match=r"broken:prompts.*ZeroDivisionError: division by zero"):
@@ -191,7 +184,8 @@ def test_what_a_task_of_a_package_raises_is_an_error_of_that_task() -> None:
 
 def test_a_family_that_does_not_load_hides_no_other_one() -> None:
     mode = "services.rollout.adapters.tasks.mode:Mode"
-    tasks = broken_tasks(mode=mode, gone="tests.unit.rollout.no_such_module:Task")
+    tasks = InstalledTasks({"mode": mode, "gone": "tests.unit.rollout.no_such_module:Task"})
     assert tasks.names() == [f"mode:{function}" for function in sorted(FUNCTIONS)]
+    assert "ModuleNotFoundError" in tasks.broken["gone"]
     with pytest.raises(TaskFailed, match=r"gone.*ModuleNotFoundError"):
         tasks.task("gone")

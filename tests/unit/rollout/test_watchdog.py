@@ -22,7 +22,7 @@ from mint_common.testing.factories import JOB
 from services.rollout.adapters.jobs_memory import MemoryJobs
 from services.rollout.app import dispatch
 from services.rollout.core.job import Job
-from tests.unit.rollout.rig import STALL_SECONDS, InlineExecutor, Rig
+from tests.unit.rollout.rig import STALL_SECONDS, Rig
 from tests.unit.rollout.world import published, submitted, training_failed
 
 STEPS = 4
@@ -69,7 +69,6 @@ class Trainer:
 
 @asynccontextmanager
 async def running(rig: Rig, bus: LossyBus) -> AsyncIterator[Trainer]:
-    asyncio.get_running_loop().set_default_executor(InlineExecutor(max_workers=1))
     trainer = Trainer(bus, rig.clock)
     relay = MemoryRelay(rig.ledger, bus, rig.clock)
     control, work = dispatch(rig.of_jobs, rig.of_waves, bus, rig.clock, waves_in_hand=2)

@@ -1,6 +1,6 @@
 """The rest of the world for tests of rollout: facts that other services would emit, and a scripted engine."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from mint_common.claims import RevisionRef
@@ -12,9 +12,12 @@ from mint_common.events import (
     TrainingFailed,
 )
 from mint_common.ids import BaseName, Digest, JobId, PolicyId, TenantId, WaveId, sha256_digest
+from mint_common.records import Prompt
 from mint_common.testing.factories import BASE, JOB, LORA, POLICY, SPEC, TENANT, make_claim
+from services.rollout.adapters.tasks.catalog import InstalledTasks, installed_families
 from services.rollout.core.job import wave_id_of
 from services.rollout.core.sampling import Completion, Sampled, SampleRequest
+from services.rollout.core.task import Split, TaskInfo
 
 EOS = 2
 
@@ -118,6 +121,31 @@ class ScriptedEngine:
     async def stop_token(self, base: BaseName) -> int:
         """Return the end token."""
         return EOS
+
+
+class LocalTasks:
+    """The installed tasks, run in this process: simulated time does not wait for another one."""
+
+    def __init__(self, families: Mapping[str, str] | None = None) -> None:
+        self._tasks = InstalledTasks(installed_families() if families is None else families)
+
+    async def describe_all(self) -> list[TaskInfo]:
+        """Return every task."""
+        return [await self.describe(name) for name in self._tasks.names()]
+
+    async def describe(self, name: str) -> TaskInfo:
+        """Return one task."""
+        task = self._tasks.task(name)
+        return TaskInfo(name=task.name, description=task.description, defaults=task.defaults)
+
+    async def draw(self, name: str, split: Split, n: int, seed: int) -> list[Prompt]:
+        """Return prompts."""
+        return self._tasks.task(name).prompts(split, n, seed)
+
+    async def score(self, name: str, answers: Sequence[tuple[str, str]]) -> list[float]:
+        """Return rewards."""
+        task = self._tasks.task(name)
+        return [task.reward(entry, text) for entry, text in answers]
 
 
 @dataclass

@@ -1,7 +1,6 @@
 """Every task that is installed: the entry points of the group `mint.tasks`."""
 
 import difflib
-import logging
 from collections.abc import Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 
@@ -11,29 +10,32 @@ from services.rollout.ports import LeavesOut, Task, TaskFamily
 
 GROUP = "mint.tasks"
 
-_log = logging.getLogger(__name__)
+
+def installed_families() -> dict[str, str]:
+    """Return the value of the entry point of each family that is installed in this environment."""
+    return {point.name: point.value for point in entry_points(group=GROUP)}
 
 
 class InstalledTasks:
     """Tasks by name. A family's code is imported when one of its tasks is first named or listed."""
 
-    def __init__(self, families: Mapping[str, EntryPoint]) -> None:
-        self._families = families
+    def __init__(self, families: Mapping[str, str]) -> None:
+        """Take the value of each family's entry point."""
+        points = families.items()
+        self._families = {name: EntryPoint(name=name, value=value, group=GROUP) for name, value in points}
         self._tasks: dict[str, Task] = {}
-
-    @classmethod
-    def discover(cls) -> "InstalledTasks":
-        """Return the catalog of what is installed in this environment."""
-        return cls({point.name: point for point in entry_points(group=GROUP)})
+        self.broken: dict[str, str] = {}
+        """Families that did not load when they were listed last, and why."""
 
     def names(self) -> list[str]:
         """Return the name of every task, in order. A family that does not load is left out."""
         names: list[str] = []
+        self.broken = {}
         for family in self._families:
             try:
                 names += self._names_of(family)
             except TaskFailed as error:
-                _log.warning("task family left out", extra={"family": family, "problem": str(error)})
+                self.broken[family] = str(error)
         return sorted(names)
 
     def task(self, name: str) -> Task:

@@ -1,0 +1,148 @@
+"""The installed tasks, run by workers; see `services.rollout.ports.Tasks`.
+
+Descriptions have a worker of their own, and are remembered: what a task draws never keeps a list waiting.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import TypeVar
+
+import msgspec
+
+from mint_common.client.http import error_from_payload
+from mint_common.errors import InvalidField, Overloaded, TaskFailed
+from mint_common.records import Prompt
+from services.rollout.adapters.workers.pool import WorkerLimits, WorkerPool, open_workers
+from services.rollout.adapters.workers.wire import (
+    Call,
+    Draw,
+    Drawn,
+    Listed,
+    ListTasks,
+    Refused,
+    Score,
+    Scored,
+    ShowTask,
+)
+from services.rollout.core.task import Split, TaskInfo
+from services.rollout.ports import Tasks
+
+CALLER_WAIT_SECONDS = 10.0
+"""How long a caller over HTTP waits for a worker: within the time that its client waits for us."""
+
+_log = logging.getLogger(__name__)
+
+A = TypeVar("A", Listed, Drawn, Scored)
+
+
+class WorkerTasks:
+    """Tasks whose code runs in ``workers``; ``describing`` answers what they are."""
+
+    def __init__(self, workers: WorkerPool, describing: WorkerPool) -> None:
+        self._workers = workers
+        self._describing = describing
+        self._listed: list[TaskInfo] | None = None
+        self._shown: dict[str, TaskInfo] = {}
+
+    async def describe_all(self) -> list[TaskInfo]:
+        """Describe every task."""
+        if self._listed is None:
+            call = ListTasks()
+            listed = await _ask(self._describing, call, Listed, task="*", doing="listing the tasks")
+            for family, problem in listed.broken.items():
+                _log.warning("task family left out", extra={"family": family, "problem": problem})
+            self._listed = listed.tasks
+            self._shown.update({info.name: info for info in listed.tasks})
+        return self._listed
+
+    async def describe(self, name: str) -> TaskInfo:
+        """Describe a task."""
+        if name not in self._shown:
+            call = ShowTask(task=name)
+            shown = await _ask(self._describing, call, Listed, task=name, doing="describing it")
+            (self._shown[name],) = shown.tasks
+        return self._shown[name]
+
+    async def draw(self, name: str, split: Split, n: int, seed: int) -> list[Prompt]:
+        """Draw prompts."""
+        call = Draw(task=name, split=split, n=n, seed=seed)
+        return (await _ask(self._workers, call, Drawn, task=name, doing=f"drawing {n} prompts")).prompts
+
+    async def score(self, name: str, answers: Sequence[tuple[str, str]]) -> list[float]:
+        """Score texts."""
+        call = Score(task=name, answers=answers)
+        doing = f"scoring {len(answers)} texts"
+        return (await _ask(self._workers, call, Scored, task=name, doing=doing)).rewards
+
+
+class CallersTasks:
+    """The same for callers over HTTP, who never hold all workers: the others are for jobs."""
+
+    def __init__(self, tasks: Tasks, *, at_once: int) -> None:
+        self._tasks = tasks
+        self._places = asyncio.Semaphore(at_once)
+        self._waiting = 0
+
+    async def describe_all(self) -> list[TaskInfo]:
+        """Describe every task."""
+        return await self._tasks.describe_all()
+
+    async def describe(self, name: str) -> TaskInfo:
+        """Describe a task."""
+        return await self._tasks.describe(name)
+
+    async def draw(self, name: str, split: Split, n: int, seed: int) -> list[Prompt]:
+        """Draw prompts in turn. Raises Overloaded."""
+        async with self._turn():
+            return await self._tasks.draw(name, split, n, seed)
+
+    async def score(self, name: str, answers: Sequence[tuple[str, str]]) -> list[float]:
+        """Score texts in turn. Raises Overloaded."""
+        async with self._turn():
+            return await self._tasks.score(name, answers)
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(CALLER_WAIT_SECONDS):
+                await self._places.acquire()
+        except TimeoutError as error:
+            depth, seconds = self._waiting, CALLER_WAIT_SECONDS
+            raise Overloaded(what="the line for tasks", depth=depth, retry_after_seconds=seconds) from error
+        finally:
+            self._waiting -= 1
+        try:
+            yield
+        finally:
+            self._places.release()
+
+
+async def _ask(pool: WorkerPool, call: Call, kind: type[A], *, task: str, doing: str) -> A:
+    try:
+        asked = msgspec.msgpack.encode(call)
+    except (UnicodeEncodeError, OverflowError) as error:
+        raise InvalidField(
+            field="items" if isinstance(call, Score) else "seed", problem=str(error)
+        ) from error
+    data = await pool.ask(asked, task=task, doing=doing)
+    try:
+        answer = msgspec.msgpack.decode(data, type=kind | Refused)
+    except msgspec.DecodeError as error:
+        raise TaskFailed(task=task, problem=f"its answer is unreadable: {error}") from error
+    if isinstance(answer, Refused):
+        raise error_from_payload(answer.error, what=f"task {task}")
+    return answer
+
+
+@asynccontextmanager
+async def open_tasks(families: Mapping[str, str], limits: WorkerLimits) -> AsyncIterator[WorkerTasks]:
+    """Keep workers for the installed families within the block."""
+    async with (
+        open_workers(families, limits) as workers,
+        open_workers(families, replace(limits, workers=1)) as describing,
+    ):
+        yield WorkerTasks(workers, describing)

@@ -1,0 +1,243 @@
+"""The processes that run the code of tasks."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import replace
+
+import httpx
+import psutil
+import pytest
+
+from mint_common.errors import InvalidField, NotFound, Overloaded, TaskFailed, TaskLeftOut
+from mint_common.runtime.edge import create_http
+from mint_common.testing.factories import TENANT
+from services.rollout.adapters.jobs_memory import MemoryJobs
+from services.rollout.adapters.tasks.catalog import InstalledTasks, installed_families
+from services.rollout.adapters.workers import tasks as worker_tasks
+from services.rollout.adapters.workers.pool import WorkerLimits
+from services.rollout.adapters.workers.tasks import CallersTasks, WorkerTasks, open_tasks
+from services.rollout.http.jobs import job_routes
+from services.rollout.http.tasks import task_routes
+
+pytestmark = pytest.mark.integration
+
+FAMILIES = {
+    **installed_families(),
+    "slow": "tests.integration.rollout.slow_tasks:Slow",
+    "gone": "tests.integration.rollout.no_such_module:Task",
+}
+LIMITS = WorkerLimits(workers=2, call_seconds=60.0, memory_bytes=2 << 30)
+
+
+@pytest.fixture
+async def tasks() -> AsyncIterator[WorkerTasks]:
+    async with open_tasks(FAMILIES, LIMITS) as tasks:
+        yield tasks
+
+
+@pytest.fixture
+async def hasty_tasks() -> AsyncIterator[WorkerTasks]:
+    """Tasks that have two seconds for a call."""
+    async with open_tasks(FAMILIES, replace(LIMITS, call_seconds=2.0)) as tasks:
+        yield tasks
+
+
+async def pid_of(tasks: WorkerTasks) -> int:
+    """Return the process that answers next."""
+    (prompt,) = await tasks.draw("slow:quick", "train", 1, 0)
+    return int(prompt.text)
+
+
+async def until_gone(pid: int) -> None:
+    async with asyncio.timeout(10):
+        while psutil.pid_exists(pid):
+            await asyncio.sleep(0.01)
+
+
+async def test_prompts_and_rewards_are_those_of_the_task_itself(tasks: WorkerTasks) -> None:
+    local = InstalledTasks(installed_families())
+    for name in ("progression", "mode:sort", "reasoning-gym:chain_sum"):
+        for seed in (0, 7, 2**53):
+            prompts = await tasks.draw(name, "train", 16, seed)
+            assert prompts == local.task(name).prompts("train", 16, seed)
+        answers = [(prompt.entry, prompt.reference) for prompt in prompts]
+        assert await tasks.score(name, [*answers, (prompts[0].entry, "wrong")]) == [1.0] * 16 + [0.0]
+    assert await tasks.describe("mode:copy") in await tasks.describe_all()
+    names = [info.name for info in await tasks.describe_all()]
+    assert names == sorted(names)
+    assert not [name for name in names if name.startswith("gone")]
+
+
+async def test_errors_come_back_as_they_were_raised(tasks: WorkerTasks) -> None:
+    with pytest.raises(NotFound) as caught:
+        await tasks.draw("mode:cpy", "train", 1, 0)
+    assert "mode:copy" in str(caught.value.fields["near"])
+    with pytest.raises(TaskLeftOut, match="C compiler"):
+        await tasks.describe("reasoning-gym:zebra_puzzles")
+    with pytest.raises(TaskFailed, match=r"gone.*ModuleNotFoundError"):
+        await tasks.draw("gone", "train", 1, 0)
+    with pytest.raises(InvalidField, match="surrogates"):
+        await tasks.score("progression", [("47", "\ud800")])
+
+
+async def test_a_call_that_takes_too_long_is_cut_and_named(hasty_tasks: WorkerTasks) -> None:
+    tasks = hasty_tasks
+    before = {await pid_of(tasks)}
+    began = time.monotonic()
+    with pytest.raises(TaskFailed, match=r"'slow:slow' failed: drawing 60 prompts took more than 2 s"):
+        await tasks.draw("slow:slow", "train", 60, 0)
+    with pytest.raises(TaskFailed, match=r"'slow:quick' failed: scoring 2 texts took more than 2 s"):
+        await tasks.score("slow:quick", [("0", "1"), ("60", "1")])
+    assert time.monotonic() - began < 20
+    for pid in before:
+        await until_gone(pid)
+    assert await pid_of(tasks) not in before
+
+
+@pytest.mark.parametrize(
+    ("member", "problem"),
+    [
+        ("crash", f"its process was ended by signal {signal.SIGSEGV:d}, twice"),
+        ("exit", "its process ended by itself, twice"),
+        ("huge", "its answer has .* bytes, and may have 33554432: ask for less at once"),
+        ("memory", "MemoryError"),
+        ("odd", "its answer is unreadable: .*text"),
+        ("unsendable", "its answer cannot be sent: .*object"),
+    ],
+)
+async def test_what_a_task_does_to_its_process_is_an_error_of_that_task(
+    tasks: WorkerTasks, member: str, problem: str
+) -> None:
+    with pytest.raises(TaskFailed, match=f"'slow:{member}' failed: {problem}"):
+        await tasks.draw(f"slow:{member}", "train", 40, 0)
+    assert len(await tasks.draw("mode:copy", "train", 4, 0)) == 4
+
+
+async def test_a_worker_that_was_killed_while_idle_costs_its_next_caller_nothing(tasks: WorkerTasks) -> None:
+    for _ in range(3):
+        os.kill(await pid_of(tasks), signal.SIGKILL)
+        assert len(await tasks.draw("mode:copy", "train", 4, 0)) == 4
+
+
+async def test_a_caller_that_leaves_frees_the_worker(tasks: WorkerTasks) -> None:
+    leaving = [asyncio.create_task(tasks.draw("slow:slow", "train", 60, seed)) for seed in range(4)]
+    await asyncio.sleep(0.5)
+    for task in leaving:
+        task.cancel()
+    await asyncio.gather(*leaving, return_exceptions=True)
+    async with asyncio.timeout(10):
+        assert len(await asyncio.gather(*(tasks.draw("mode:copy", "train", 4, n) for n in range(20)))) == 20
+
+
+async def test_what_is_nearly_done_when_its_caller_leaves_keeps_its_worker() -> None:
+    async with open_tasks(FAMILIES, replace(LIMITS, workers=1)) as tasks:
+        before = await pid_of(tasks)
+        leaving = asyncio.create_task(tasks.score("slow:quick", [("0.1", "1")]))
+        await asyncio.sleep(0.05)
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
+        assert await pid_of(tasks) == before
+
+
+async def test_a_worker_knows_no_secret_of_the_service(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MINT_INTERNAL_TOKEN", "secret")
+    async with open_tasks(FAMILIES, LIMITS) as tasks:
+        (prompt,) = await tasks.draw("slow:quick", "train", 1, 0)
+    assert prompt.reference == ""
+
+
+async def test_closing_leaves_no_process() -> None:
+    async with open_tasks(FAMILIES, LIMITS) as tasks:
+        await asyncio.gather(*(tasks.draw("mode:copy", "train", 1, n) for n in range(8)))
+        await tasks.describe("mode:copy")
+        working = asyncio.create_task(tasks.draw("slow:slow", "train", 60, 0))
+        await asyncio.sleep(0.2)
+        children = [child for child in psutil.Process().children() if "workers.child" in str(child.cmdline())]
+        assert len(children) == 3
+    working.cancel()
+    await asyncio.gather(working, return_exceptions=True)
+    assert not [child for child in children if child.is_running()]
+
+
+SERVICE = """
+import asyncio, os, sys
+from services.rollout.adapters.workers.pool import WorkerLimits
+from services.rollout.adapters.workers.tasks import open_tasks
+
+async def main():
+    limits = WorkerLimits(workers=1, call_seconds=60, memory_bytes=1 << 30)
+    async with open_tasks({"slow": "tests.integration.rollout.slow_tasks:Slow"}, limits) as tasks:
+        (prompt,) = await tasks.draw("slow:quick", "train", 1, 0)
+        print(prompt.text, flush=True)
+        await tasks.draw("slow:slow", "train", 600, 0)
+
+asyncio.run(main())
+"""
+
+
+async def test_a_worker_dies_with_a_killed_service_whatever_it_is_doing() -> None:
+    with subprocess.Popen([sys.executable, "-c", SERVICE], stdout=subprocess.PIPE, text=True) as service:
+        assert service.stdout is not None
+        pid = int(await asyncio.to_thread(service.stdout.readline))
+        assert psutil.Process(pid).is_running()
+        service.kill()
+    await until_gone(pid)
+
+
+@pytest.fixture
+async def client(hasty_tasks: WorkerTasks) -> AsyncIterator[httpx.AsyncClient]:
+    jobs = MemoryJobs()
+
+    async def cancel(_: object) -> None:
+        raise AssertionError
+
+    http = create_http(title="rollout", service="rollout", internal_token=None, ready=lambda: True)
+    http.include_router(task_routes(CallersTasks(hasty_tasks, at_once=1)))
+    http.include_router(job_routes(jobs, cancel=cancel))
+    transport = httpx.ASGITransport(app=http)
+    async with httpx.AsyncClient(transport=transport, base_url="http://rollout") as client:
+        yield client
+
+
+async def test_lists_stay_quick_while_callers_draw(
+    client: httpx.AsyncClient, hasty_tasks: WorkerTasks
+) -> None:
+    await client.get("/internal/tasks/mode:copy")
+    body = {"split": "train", "n": 60, "seed": 0}
+    heavy = [
+        asyncio.create_task(client.post("/internal/tasks/slow:slow/prompts", json=body)) for _ in range(4)
+    ]
+    await asyncio.sleep(0.2)
+    began = time.monotonic()
+    for path in (f"/internal/tenants/{TENANT}/jobs", "/internal/tasks/mode:copy"):
+        assert (await client.get(path)).status_code == 200
+    assert len(await hasty_tasks.draw("mode:copy", "train", 8, 1)) == 8  # jobs have the other worker
+    assert time.monotonic() - began < 1.5
+    answer = await heavy[0]
+    assert (answer.status_code, answer.json()["error"]["task"]) == (422, "slow:slow")
+    for task in heavy:
+        task.cancel()
+    await asyncio.gather(*heavy, return_exceptions=True)
+
+
+async def test_callers_that_find_no_worker_are_told_to_come_back(
+    tasks: WorkerTasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_tasks, "CALLER_WAIT_SECONDS", 0.3)
+    callers = CallersTasks(tasks, at_once=1)
+    first = asyncio.create_task(callers.draw("slow:slow", "train", 60, 0))
+    await asyncio.sleep(0.05)
+    with pytest.raises(Overloaded, match="the line for tasks is full"):
+        await callers.draw("mode:copy", "train", 1, 0)
+    first.cancel()
+    with suppress(asyncio.CancelledError):
+        await first
+    assert len(await callers.draw("mode:copy", "train", 1, 0)) == 1
