@@ -28,11 +28,13 @@ class RolloutHttp:
 
     async def draw_prompts(self, task: str, body: JsonObject) -> object:
         """Return prompts of a task's split."""
-        return await self._http.post(path_of("internal", "tasks", named("task", task), "prompts"), body)
+        path = path_of("internal", "tasks", named("task", task), "prompts")
+        return await self._http.post(path, body, patient=True)  # rollout says how long it may take
 
     async def score(self, task: str, body: JsonObject) -> object:
         """Return the rewards of texts."""
-        return await self._http.post(path_of("internal", "tasks", named("task", task), "score"), body)
+        path = path_of("internal", "tasks", named("task", task), "score")
+        return await self._http.post(path, body, patient=True)
 
     async def jobs(self, tenant_id: TenantId, *, limit: int) -> list[JsonObject]:
         """Return a tenant's newest jobs, newest first."""

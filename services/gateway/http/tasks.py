@@ -3,9 +3,10 @@
 from dataclasses import asdict, dataclass
 from typing import ClassVar, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
 from mint_common.errors import InvalidField
+from mint_common.runtime.disconnect import cancelled_on_disconnect
 from services.gateway.core.bounds import check_between
 from services.gateway.core.examples import body_config
 from services.gateway.core.jobs import MAX_SEED
@@ -61,16 +62,22 @@ async def get_task(task: str, _caller: ReadCaller, gateway: GatewayDep) -> JsonO
 
 
 @router.post("/{task}/prompts")
-async def draw_prompts(task: str, body: PromptsBody, _caller: TrainCaller, gateway: GatewayDep) -> object:
+async def draw_prompts(
+    task: str, body: PromptsBody, _caller: TrainCaller, gateway: GatewayDep, request: Request
+) -> object:
     """Draw prompts with their reference answers."""
     check_between("n", body.n, 1, MAX_ITEMS)
     check_between("seed", body.seed, 0, MAX_SEED)
-    return await gateway.rollout.draw_prompts(task, asdict(body))
+    async with cancelled_on_disconnect(request):
+        return await gateway.rollout.draw_prompts(task, asdict(body))
 
 
 @router.post("/{task}/score")
-async def score(task: str, body: ScoreBody, _caller: TrainCaller, gateway: GatewayDep) -> object:
+async def score(
+    task: str, body: ScoreBody, _caller: TrainCaller, gateway: GatewayDep, request: Request
+) -> object:
     """Score completions as training would."""
     if not 1 <= len(body.items) <= MAX_ITEMS:
         raise InvalidField(field="items", problem=f"must be 1 to {MAX_ITEMS}, got {len(body.items)}")
-    return await gateway.rollout.score(task, asdict(body))
+    async with cancelled_on_disconnect(request):
+        return await gateway.rollout.score(task, asdict(body))

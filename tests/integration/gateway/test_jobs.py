@@ -2,8 +2,10 @@
 
 import asyncio
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import asyncpg
+import httpx
 import pytest
 
 pytestmark = pytest.mark.integration
@@ -50,6 +52,24 @@ def test_tasks_recommend_and_score(mint):
     assert mint.post("/tasks/mode:copy/score", json={"items": items}).json() == {"rewards": [1.0, 1.0]}
     assert mint.get("/tasks/nobody").status_code == 404
     assert mint.post("/tasks/mode:copy/prompts", json={"n": 0}).json()["error"]["field"] == "n"
+
+
+def test_a_heavy_draw_holds_nobody_up_and_ends_with_its_client(stack, mint):
+    def leave(seconds: float) -> None:
+        with stack.client() as client, pytest.raises(httpx.ReadTimeout):
+            client.post("/tasks/reasoning-gym:sokoban/prompts", json={"n": 1024}, timeout=seconds)
+
+    mint.get("/tasks")  # what it lists is known from now on
+    with ThreadPoolExecutor(4) as threads:
+        leaving = [threads.submit(leave, 8) for _ in range(4)]
+        began = time.monotonic()
+        for path in ("/jobs", "/tasks", "/tasks/mode:copy") * 3:
+            assert mint.get(path).status_code == 200
+        assert time.monotonic() - began < 7
+        for each in leaving:
+            each.result()
+    # The only worker for callers is free again: its wait ends in a 429 otherwise.
+    assert mint.post("/tasks/mode:copy/prompts", json={"n": 2}).status_code == 200
 
 
 def test_a_job_is_submitted_taken_and_cancelled(mint, pupil):
