@@ -10,6 +10,7 @@ import resource
 import signal
 import socket
 import sys
+import traceback
 
 import msgspec
 
@@ -24,19 +25,25 @@ _PR_SET_PDEATHSIG = 1
 def main(descriptor: int, parent: int) -> None:
     """Work until the service ends, or ends this process."""
     _die_with(parent)
-    connection = socket.socket(fileno=descriptor)
+    status = 0
     try:
-        opening = msgspec.msgpack.decode(receive_frame(connection), type=Opening)
-        resource.setrlimit(resource.RLIMIT_DATA, (opening.memory_bytes, opening.memory_bytes))
-        tasks = InstalledTasks(opening.families)
-        connection.sendall(frame(b""))
-        while True:
-            call: Call = msgspec.msgpack.decode(receive_frame(connection), type=Call)
-            connection.sendall(frame(answer_call(tasks, call)))
+        _serve(socket.socket(fileno=descriptor))
     except (EOFError, ConnectionError):
-        pass
-    finally:
-        os._exit(0)  # threads of tasks would be waited for
+        pass  # the service has ended
+    except BaseException:  # noqa: BLE001  # the edge of the process
+        traceback.print_exc()
+        status = 1
+    os._exit(status)  # threads of tasks would be waited for
+
+
+def _serve(connection: socket.socket) -> None:
+    opening = msgspec.msgpack.decode(receive_frame(connection), type=Opening)
+    resource.setrlimit(resource.RLIMIT_DATA, (opening.memory_bytes, opening.memory_bytes))
+    tasks = InstalledTasks(opening.families)
+    connection.sendall(frame(b""))
+    while True:
+        call: Call = msgspec.msgpack.decode(receive_frame(connection), type=Call)
+        connection.sendall(frame(answer_call(tasks, call)))
 
 
 def _die_with(parent: int) -> None:

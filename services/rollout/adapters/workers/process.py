@@ -70,7 +70,14 @@ async def start_worker(families: Mapping[str, str], *, memory_bytes: int) -> Wor
     The loop's own thread starts it, since its death signal is tied to the thread that does.
     """
     process, connection = _spawn()
-    worker = Worker(process, *await asyncio.open_connection(sock=connection))
+    try:
+        reader, writer = await asyncio.open_connection(sock=connection)
+    except BaseException:
+        connection.close()
+        process.kill()
+        process.wait()
+        raise
+    worker = Worker(process, reader, writer)
     opening = msgspec.msgpack.encode(Opening(families=families, memory_bytes=memory_bytes))
     try:
         async with asyncio.timeout(_READY_SECONDS):
