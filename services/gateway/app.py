@@ -69,7 +69,7 @@ from services.gateway.http import (
     webhooks,
 )
 from services.gateway.http.context import Gateway
-from services.gateway.http.errors import install_error_shapes
+from services.gateway.http.errors import install_error_shapes, shaped_error
 from services.gateway.http.pace import Pace
 from services.gateway.http.routes import check_routes
 from services.gateway.http.tinker import downloads
@@ -125,6 +125,7 @@ def build_http(*, ready: Callable[[], bool]) -> FastAPI:
         internal_token=None,
         ready=ready,
         streams_body=lambda _method, _path: True,  # `GatewayRoute` reads bodies, behind the key
+        shaped=shaped_error,
     )
     for module in ROUTES:
         http.include_router(module.router)

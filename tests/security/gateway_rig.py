@@ -117,7 +117,8 @@ class Rig:
         path, _, query = target.partition("?")
         sent = [("host", "evil.example"), ("content-type", "application/json")]
         sent += [("authorization", f"Bearer {key}") for key in keys]
-        sent += [("content-length", str(len(body))), *headers]
+        length = [] if any(name == "content-length" for name, _ in headers) else [str(len(body))]
+        sent += [*(("content-length", value) for value in length), *headers]
         scope = {
             "type": "http",
             "asgi": {"version": "3.0"},

@@ -10,7 +10,7 @@ from fastapi import FastAPI, Response
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 
 from mint_common.runtime.edge_errors import answer_errors, error_response, invalid_field
-from mint_common.runtime.edge_middleware import EdgeMiddleware, StreamsBody
+from mint_common.runtime.edge_middleware import EdgeMiddleware, Shaped, StreamsBody
 
 __all__ = ["create_http", "error_response", "invalid_field"]
 
@@ -25,13 +25,14 @@ def create_http(
     ready: Callable[[], bool],
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
     streams_body: StreamsBody = lambda _method, _path: False,
+    shaped: Shaped = lambda _scope, error: error_response(error),
 ) -> FastAPI:
     """Return an application with everything but its own routes.
 
     Paths under ``/internal`` need the token, when one is given. A request for which
     ``streams_body(method, path)`` holds reaches its route unread and unbounded: the route reads, bounds and
-    checks it. ``http.state.registry`` is the Prometheus registry of this application; ``/metrics`` shows it
-    together with the process-wide one.
+    checks it. ``shaped(scope, error)`` is the answer for what no handler has seen. ``http.state.registry`` is
+    the Prometheus registry of this application; ``/metrics`` shows it together with the process-wide one.
     """
     # A redirect to the path with or without its last slash would be built from the Host header.
     http = FastAPI(title=title, docs_url=None, redoc_url=None, redirect_slashes=False)
@@ -44,6 +45,7 @@ def create_http(
         max_body_bytes=max_body_bytes,
         streams_body=streams_body,
         registry=http.state.registry,
+        shaped=shaped,
     )
     answer_errors(http)
     _add_health(http, ready)

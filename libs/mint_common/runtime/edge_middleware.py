@@ -9,12 +9,12 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from prometheus_client import CollectorRegistry, Histogram
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mint_common.errors import InternalTokenRefused, MintError
 from mint_common.runtime.disconnect import ClientGone
 from mint_common.runtime.edge_body import read_body, replayed
-from mint_common.runtime.edge_errors import error_response
 from mint_common.runtime.slow_clients import paced
 from mint_common.telemetry.tracing import extracted, span, trace_id
 
@@ -23,6 +23,9 @@ TRACE_HEADER = "x-mint-trace-id"
 
 StreamsBody = Callable[[str, str], bool]
 """(method, path) -> whether the route reads the body itself, as it comes."""
+
+Shaped = Callable[[Scope, MintError], Response]
+"""What to answer for an error that no handler of the application has seen."""
 
 _log = logging.getLogger(__name__)
 
@@ -43,12 +46,14 @@ class EdgeMiddleware:
         max_body_bytes: int,
         streams_body: StreamsBody,
         registry: CollectorRegistry,
+        shaped: Shaped,
     ) -> None:
         assert internal_token != "", "an empty internal token protects nothing"  # None is allowed
         self._app = app
         self._internal_token = internal_token
         self._max_body_bytes = max_body_bytes
         self._streams_body = streams_body
+        self._shaped = shaped
         self._seconds = Histogram(
             f"mint_{service}_http_request_seconds",
             "Time from a request's first byte to its answer's last.",
@@ -92,7 +97,7 @@ class EdgeMiddleware:
                 _log.exception("request failed", extra={"method": scope["method"], "path": scope["path"]})
             if answer.status:
                 raise  # half an answer is out: only a broken connection tells the client
-            await error_response(told)(scope, receive, answer.send)
+            await self._shaped(scope, told)(scope, receive, answer.send)
 
     def _check_token(self, path: str, headers: Headers) -> None:
         if self._internal_token is None or not (path == "/internal" or path.startswith("/internal/")):

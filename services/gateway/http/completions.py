@@ -20,9 +20,9 @@ from services.gateway.core.openai.sampling import (
 )
 from services.gateway.http.answering import Question, answer
 from services.gateway.http.context import Gateway, GatewayDep, HeldDep, InferCaller
-from services.gateway.http.routes import GatewayRoute
+from services.gateway.http.routes import OpenAIRoute
 
-router = APIRouter(prefix="/v1", tags=["openai"], route_class=GatewayRoute)
+router = APIRouter(prefix="/v1", tags=["openai"], route_class=OpenAIRoute)
 
 
 @router.post("/completions")

@@ -1,4 +1,4 @@
-"""Errors under ``/v1`` in the OpenAI API's shape, under ``/api/v1`` in Tinker's; others keep MinT's own."""
+"""Errors in the shape of the API that a request is for: OpenAI's, Tinker's or MinT's own."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import cast
@@ -7,34 +7,60 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
 from mint_common.errors import InvalidField, MintError
 from mint_common.runtime.edge_errors import error_response
 from services.gateway.core.openai.errors import error_body, error_status, plain_error_body
+from services.gateway.http.routes import Api, GatewayRoute
 from services.gateway.http.tinker import errors as tinker_errors
 
 Handler = Callable[[Request, Exception], Awaitable[Response]]
 
 
+_PREFIXES: Mapping[str, Api] = {"/v1/": "openai", f"{tinker_errors.PREFIX}/": "tinker"}
+"""Which API a request is for that no route has taken: the beginning of its path is all that tells."""
+
+
 def install_error_shapes(http: FastAPI) -> None:
-    """Answer errors of each API in its shape; other paths keep the handlers that are in place."""
+    """Answer errors of each API in its shape; MinT's own keep the handlers that are in place."""
     for error_type, openai_handler, tinker_handler in (
         (MintError, _on_mint_error, tinker_errors.on_mint_error),
         (RequestValidationError, _on_invalid_request, tinker_errors.on_invalid_request),
         (HTTPException, _on_http_exception, tinker_errors.on_http_exception),
     ):
         mint_handler = cast(Handler, http.exception_handlers[error_type])
-        by_prefix = {"/v1/": openai_handler, f"{tinker_errors.PREFIX}/": tinker_handler}
-        http.add_exception_handler(error_type, _by_path(by_prefix, mint_handler))
+        handlers: Mapping[Api, Handler] = {
+            "mint": mint_handler,
+            "openai": openai_handler,
+            "tinker": tinker_handler,
+        }
+        http.add_exception_handler(error_type, _by_api(handlers))
 
 
-def _by_path(by_prefix: Mapping[str, Handler], mint_handler: Handler) -> Handler:
+def shaped_error(scope: Scope, error: MintError) -> Response:
+    """Return the answer for an error that no handler has seen, such as a bug's."""
+    match _api_of(scope):
+        case "openai":
+            return openai_error_response(error)
+        case "tinker":
+            return tinker_errors.mint_error_response(error)
+        case "mint":
+            return error_response(error)
+
+
+def _by_api(handlers: Mapping[Api, Handler]) -> Handler:
     async def choose(request: Request, error: Exception) -> Response:
-        path = request.url.path
-        chosen = next((found for prefix, found in by_prefix.items() if path.startswith(prefix)), mint_handler)
-        return await chosen(request, error)
+        return await handlers[_api_of(request.scope)](request, error)
 
     return choose
+
+
+def _api_of(scope: Scope) -> Api:
+    route = scope.get("route")
+    if isinstance(route, GatewayRoute):
+        return route.api
+    return next((api for prefix, api in _PREFIXES.items() if scope["path"].startswith(prefix)), "mint")
 
 
 def openai_error_response(error: MintError) -> Response:

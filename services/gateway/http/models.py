@@ -9,9 +9,9 @@ from mint_common.ids import TenantId
 from services.gateway.core.json_types import JsonObject
 from services.gateway.core.listing import PolicyNames, list_models, model_entry
 from services.gateway.http.context import Gateway, GatewayDep, ReadCaller
-from services.gateway.http.routes import GatewayRoute
+from services.gateway.http.routes import OpenAIRoute
 
-router = APIRouter(prefix="/v1/models", tags=["openai"], route_class=GatewayRoute)
+router = APIRouter(prefix="/v1/models", tags=["openai"], route_class=OpenAIRoute)
 
 MAX_ENTRIES = 1000
 MAX_POLICIES = 100

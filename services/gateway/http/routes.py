@@ -8,7 +8,7 @@ but for those of `OPEN_PATHS`. No rule reads a request's path.
 import re
 from collections.abc import Awaitable, Callable, Iterator
 from collections.abc import Set as AbstractSet
-from typing import Any, cast
+from typing import Any, ClassVar, Literal, cast
 
 from fastapi import FastAPI, Request, Response
 from fastapi.dependencies.models import Dependant
@@ -38,8 +38,14 @@ ASKED_AFRESH: AbstractSet[Scope] = {"admin", "operator"}
 Handler = Callable[[Request], Awaitable[Response]]
 
 
+Api = Literal["mint", "openai", "tinker"]
+"""Whose shape a route's errors have."""
+
+
 class GatewayRoute(APIRoute):
     """A route of a router made with ``route_class=GatewayRoute``."""
+
+    api: ClassVar[Api] = "mint"
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:  # FastAPI's own
         super().__init__(path, endpoint, **options)
@@ -68,6 +74,18 @@ class GatewayRoute(APIRoute):
         """Check the scope, then read the body unless the route streams it. Raises Forbidden, BodyTooLarge."""
         caller.authority.check(self.needed_scope)
         return request if self.streams_body else await admit_body(request)
+
+
+class OpenAIRoute(GatewayRoute):
+    """A route of the OpenAI API."""
+
+    api = "openai"
+
+
+class TinkerRoute(GatewayRoute):
+    """A route of the Tinker API."""
+
+    api = "tinker"
 
 
 def check_routes(http: FastAPI) -> None:

@@ -8,12 +8,12 @@ from services.gateway.core.tinker.ids import CheckpointPath, checkpoint_path, pa
 from services.gateway.core.tinker.listings import Page, checkpoint_json, cursor_json
 from services.gateway.core.tinker.training_requests import TtlBody
 from services.gateway.http.context import Gateway, GatewayDep, ReadCaller, TrainCaller
-from services.gateway.http.routes import GatewayRoute
+from services.gateway.http.routes import TinkerRoute
 from services.gateway.http.tinker.bodies import BodyDep, answer, nothing, read
 from services.gateway.http.tinker.listings import LimitQuery, OffsetQuery, list_checkpoints
 from services.gateway.http.tinker.operations import find_checkpoint, find_run, ref_of
 
-router = APIRouter(route_class=GatewayRoute)
+router = APIRouter(route_class=TinkerRoute)
 
 PUBLISHED = "published"
 """The alias of a run's policy that points at the sampler checkpoint that was published last."""

@@ -9,10 +9,10 @@ from mint_common.errors import MintError, Unavailable
 from mint_common.ids import BaseName
 from services.gateway.core.tinker.lora import ORG
 from services.gateway.http.context import Gateway, GatewayDep, ReadCaller
-from services.gateway.http.routes import GatewayRoute
+from services.gateway.http.routes import TinkerRoute
 from services.gateway.http.tinker.bodies import answer
 
-router = APIRouter(route_class=GatewayRoute)
+router = APIRouter(route_class=TinkerRoute)
 
 CLIENT_CONFIG = {
     "credential_default_source": "api_key",

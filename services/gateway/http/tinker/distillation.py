@@ -5,12 +5,12 @@ from fastapi import APIRouter, Response
 from services.gateway.core.tinker.distillation import ReverseKlBody, place_of_distill, plan_distill
 from services.gateway.core.tinker.ids import parse_path
 from services.gateway.http.context import GatewayDep, TrainCaller
-from services.gateway.http.routes import GatewayRoute
+from services.gateway.http.routes import TinkerRoute
 from services.gateway.http.tinker.bodies import RequestKeyDep, read
 from services.gateway.http.tinker.operations import find_checkpoint, find_run, ref_of, submit
 from services.gateway.http.tinker.places import PlacedBodyDep
 
-router = APIRouter(route_class=GatewayRoute)
+router = APIRouter(route_class=TinkerRoute)
 
 
 @router.post("/mint/forward_backward_reverse_kl")

@@ -17,12 +17,12 @@ from services.gateway.core.tinker.downloads import VALID_SECONDS, Ticket
 from services.gateway.core.tinker.ids import checkpoint_path, parse_model_id
 from services.gateway.core.tinker.listings import moment
 from services.gateway.http.context import CallerDep, Gateway, GatewayDep, ReadCaller
-from services.gateway.http.routes import GatewayRoute
+from services.gateway.http.routes import TinkerRoute
 from services.gateway.http.tinker.bodies import answer
 from services.gateway.http.tinker.errors import PREFIX
 from services.gateway.http.tinker.operations import find_checkpoint
 
-router = APIRouter(route_class=GatewayRoute)
+router = APIRouter(route_class=TinkerRoute)
 open_router = APIRouter(prefix=f"{PREFIX}/downloads", include_in_schema=False)
 """Not behind a key."""
 

@@ -13,15 +13,20 @@ PREFIX = "/api/v1"
 RETRY_HEADER = "x-should-retry"
 
 
-async def on_mint_error(_request: Request, error: Exception) -> Response:
-    """Answer a MintError."""
-    assert isinstance(error, MintError)
+def mint_error_response(error: MintError) -> Response:
+    """Return the answer that Tinker clients get for an error."""
     response = JSONResponse(error_body(error), error_status(error))
     response.headers[RETRY_HEADER] = str(error.retryable).lower()
     retry_after = error_response(error).headers.get("retry-after")
     if retry_after is not None:
         response.headers["retry-after"] = retry_after
     return response
+
+
+async def on_mint_error(_request: Request, error: Exception) -> Response:
+    """Answer a MintError."""
+    assert isinstance(error, MintError)
+    return mint_error_response(error)
 
 
 async def on_invalid_request(request: Request, error: Exception) -> Response:

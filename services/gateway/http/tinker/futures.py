@@ -16,10 +16,10 @@ from services.gateway.core.tinker.futures import (
     FutureState,
 )
 from services.gateway.http.context import GatewayDep, ReadCaller
-from services.gateway.http.routes import GatewayRoute
+from services.gateway.http.routes import TinkerRoute
 from services.gateway.http.tinker.bodies import BodyDep, answer, read
 
-router = APIRouter(route_class=GatewayRoute)
+router = APIRouter(route_class=TinkerRoute)
 
 WAIT_SECONDS = 25.0
 """Clients give a poll 45 s, and proxies often 30."""

@@ -16,12 +16,12 @@ from services.gateway.core.tinker.mixtures import (
 )
 from services.gateway.core.tinker.repetition import keyed_session_id
 from services.gateway.http.context import GatewayDep, TrainCaller
-from services.gateway.http.routes import GatewayRoute
+from services.gateway.http.routes import TinkerRoute
 from services.gateway.http.tinker.bodies import BodyDep, RequestKeyDep, read
 from services.gateway.http.tinker.operations import find_checkpoint, open_run, ref_of, submit
 from services.gateway.http.tinker.sessions import add_ended_session
 
-router = APIRouter(route_class=GatewayRoute)
+router = APIRouter(route_class=TinkerRoute)
 
 
 @router.post("/mint/checkpoints/interpolate")

@@ -6,10 +6,10 @@ from fastapi import APIRouter, Response
 
 from services.gateway.core.tinker.left_out import EXTERNAL, LEFT_OUT, NotServed
 from services.gateway.http.context import ReadCaller, TrainCaller
-from services.gateway.http.routes import GatewayRoute
+from services.gateway.http.routes import TinkerRoute
 from services.gateway.http.tinker.places import PlacedBodyDep
 
-router = APIRouter(route_class=GatewayRoute)
+router = APIRouter(route_class=TinkerRoute)
 
 
 def _refusing(route: str, instead: str) -> Callable[[ReadCaller], Awaitable[Response]]:

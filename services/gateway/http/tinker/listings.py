@@ -16,11 +16,11 @@ from services.gateway.core.tinker.listings import Page, cursor_json, moment, run
 from services.gateway.core.tinker.records import ClientSession, TrainingRun
 from services.gateway.core.tinker.session_search import SearchBody, SearchCursor, check_search, is_found
 from services.gateway.http.context import Gateway, GatewayDep, ReadCaller
-from services.gateway.http.routes import GatewayRoute
+from services.gateway.http.routes import TinkerRoute
 from services.gateway.http.tinker.bodies import BodyDep, answer, read
 from services.gateway.http.tinker.operations import find_run
 
-router = APIRouter(route_class=GatewayRoute)
+router = APIRouter(route_class=TinkerRoute)
 
 LimitQuery = Annotated[int, Query(ge=1, le=1000)]
 OffsetQuery = Annotated[int, Query(ge=0, le=2**31)]

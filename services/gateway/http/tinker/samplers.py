@@ -18,10 +18,10 @@ from services.gateway.core.tinker.ids import MAX_SEQ, CheckpointPath, parse_path
 from services.gateway.core.tinker.lora import ORG, base_name
 from services.gateway.core.tinker.sampling_sessions import SamplingOpening
 from services.gateway.http.context import Gateway, GatewayDep, InferCaller, ReadCaller
-from services.gateway.http.routes import GatewayRoute
+from services.gateway.http.routes import TinkerRoute
 from services.gateway.http.tinker.bodies import BodyDep, answer, read
 
-router = APIRouter(route_class=GatewayRoute)
+router = APIRouter(route_class=TinkerRoute)
 
 
 class OpenBody(msgspec.Struct, frozen=True):

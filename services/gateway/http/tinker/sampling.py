@@ -6,11 +6,11 @@ from services.gateway.core.answer_bytes import check_answer_bytes
 from services.gateway.core.tinker.samples import SampleOrder, sample_answer_bytes, sequence_ids
 from services.gateway.core.tinker.sampling_request import SampleBody, plan_sample, sampling_session_of
 from services.gateway.http.context import GatewayDep, InferCaller
-from services.gateway.http.routes import GatewayRoute
+from services.gateway.http.routes import TinkerRoute
 from services.gateway.http.tinker.bodies import BodyDep, answer, read
 from services.gateway.http.tinker.samplers import find_sampler
 
-router = APIRouter(route_class=GatewayRoute)
+router = APIRouter(route_class=TinkerRoute)
 
 
 @router.post("/asample")

@@ -18,12 +18,12 @@ from services.gateway.core.tinker.training_requests import (
     check_model_seq,
 )
 from services.gateway.http.context import CallerDep, Gateway, GatewayDep, ReadCaller, TrainCaller
-from services.gateway.http.routes import GatewayRoute
+from services.gateway.http.routes import TinkerRoute
 from services.gateway.http.tinker.bodies import BodyDep, answer, read
 from services.gateway.http.tinker.operations import find_run, open_run, submit
 from services.gateway.http.tinker.places import PlacedBodyDep, is_protobuf
 
-router = APIRouter(route_class=GatewayRoute)
+router = APIRouter(route_class=TinkerRoute)
 
 
 @router.post("/create_model")

@@ -24,13 +24,13 @@ from services.gateway.core.tinker.training_requests import (
     checkpoint_name,
 )
 from services.gateway.http.context import Gateway, GatewayDep, ReadCaller, TrainCaller
-from services.gateway.http.routes import GatewayRoute
+from services.gateway.http.routes import TinkerRoute
 from services.gateway.http.tinker.bodies import BodyDep, RequestKeyDep, answer, read
 from services.gateway.http.tinker.operations import find_checkpoint, find_run, open_run, ref_of, submit
 from services.gateway.http.tinker.places import PlacedBodyDep
 from services.gateway.http.tinker.sessions import add_ended_session
 
-router = APIRouter(route_class=GatewayRoute)
+router = APIRouter(route_class=TinkerRoute)
 
 
 @router.post("/save_weights")
