@@ -1,5 +1,6 @@
 """Composition of the registry: the only file that knows which technology stands behind which port."""
 
+import math
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -74,6 +75,7 @@ async def open_registry(settings: RegistrySettings) -> AsyncIterator[RegistryApp
         catalog = PostgresCatalog(quick_pool, ledger)
         custody = PostgresCustody(pool, PostgresLedger(pool, clock))
         evaluations = PostgresEvaluations(quick_pool, ledger)
+        max_update_ratio = settings.max_update_ratio or math.inf
         registry = Registry(
             accounts=PostgresAccounts(quick_pool),
             catalog=catalog,
@@ -82,7 +84,7 @@ async def open_registry(settings: RegistrySettings) -> AsyncIterator[RegistryApp
             rules=PostgresRules(quick_pool),
             diffs=DiffHandler(catalog=catalog, evaluations=evaluations, blobs=blobs),
             uploads=UploadHandler(
-                catalog=catalog, blobs=blobs, clock=clock, max_update_ratio=settings.max_update_ratio
+                catalog=catalog, blobs=blobs, clock=clock, max_update_ratio=max_update_ratio
             ),
             collector=Collector(
                 catalog=catalog,
@@ -97,7 +99,7 @@ async def open_registry(settings: RegistrySettings) -> AsyncIterator[RegistryApp
             await bootstrap(registry.accounts, settings.bootstrap_key, clock)
 
         handler = ExportHandler(
-            catalog=registry.catalog, blobs=blobs, clock=clock, max_update_ratio=settings.max_update_ratio
+            catalog=registry.catalog, blobs=blobs, clock=clock, max_update_ratio=max_update_ratio
         )
         dispatcher = Dispatcher(
             bus=bus,

@@ -39,9 +39,9 @@ class RegistrySettings(BaseModel):
     )
     max_update_ratio: float = Field(
         1000.0,
-        gt=0,
+        ge=0,
         description="how many times the norm of the base's own weight an adapter's update of a module may"
-        " have; inf: no bound",
+        " have; 0: neither that nor single weights are bounded",
     )
     collection_grace_seconds: float = Field(
         1_209_600.0,
