@@ -73,8 +73,7 @@ def convert_adapter(
     """Write an adapter in a layout to a new folder and return its manifest.
 
     An adapter without experts has but one layout, so it becomes `dense/1`. ``max_ratio`` is `check_folder`'s.
-    Raises NotFound, AlreadyExists,
-    AdapterInvalid.
+    Raises NotFound, AlreadyExists, AdapterInvalid.
     """
     if target.exists():
         raise AlreadyExists(kind="folder", name=str(target))

@@ -83,13 +83,13 @@ def map_tensors(path: Path) -> "TensorFile":
 
 
 def read_tensors(data: bytes) -> "TensorFile":
-    """Do the same with a file in memory."""
+    """Return the tensors of a file in memory. Raises AdapterInvalid."""
     return TensorFile(header=read_header(io.BytesIO(data), size_bytes=len(data)), mapped=data)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorFile:
-    """A mapped file; its arrays are views of it."""
+    """A file, mapped or in memory; its arrays are views of it."""
 
     header: TensorHeader
     mapped: mmap.mmap | bytes
