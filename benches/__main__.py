@@ -23,6 +23,7 @@ LOADER = (
     "loader_warm",
     "loader_sweep",
     "loader_gateway",
+    "loader_guard",
     "eviction",
 )
 TRAINER = ("trainer", "operations")
