@@ -18,11 +18,13 @@ Written against vLLM 0.32; tests/integration/loader/test_non_finite.py shows wha
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 NON_FINITE = "non_finite_output"
 """The ``stop_reason`` of a request that is ended."""
+_CLEANED = "mint_cleaned_blocks"
+"""Where a model runner's output names the blocks that were made finite."""
 
 
 def keep_blocks_finite() -> None:
@@ -41,49 +43,66 @@ def end_reported() -> None:
         Scheduler.update_from_output = _ending(Scheduler.update_from_output)
 
 
+def zero_new_blocks() -> None:
+    """Let vLLM clear every block of the KV cache when it gives it out, by its own means. Idempotent.
+
+    Where other kernels than the CPU's attend: some have the same fault, and none was tried here.
+    """
+    from vllm.v1.kv_cache_interface import KVCacheConfig
+
+    KVCacheConfig.needs_kv_cache_zeroing = property(lambda _: True)
+
+
 # Any: the model runner, the scheduler and what they pass on; vllm has no types.
 def _checking(stock: Any) -> Any:
     def sample_tokens(runner: Any, *args: Any, **options: Any) -> Any:
         state = runner.execute_model_state
-        found = _take_out(runner, state) if state is not None else {}
+        found, cleaned = _take_out(runner, state) if state is not None else ({}, set())
         output = stock(runner, *args, **options)
         if found:
             output.num_nans_in_logits = found
+            setattr(output, _CLEANED, cleaned)
         return output
 
     return sample_tokens
 
 
-def _take_out(runner: Any, state: Any) -> Mapping[str, int]:
+def _take_out(runner: Any, state: Any) -> tuple[Mapping[str, int], set[int]]:
     """Find the requests with rows that are not finite, and make all that they left behind finite.
 
-    Returns how many rows of each; what they sample after it means nothing, but is no trouble for the sampler.
+    Returns how many rows of each, and the blocks. What the requests sample after it means nothing, but is no
+    trouble for the sampler.
     """
     hidden_TD = state.hidden_states[: state.scheduler_output.total_num_scheduled_tokens]
     if math.isfinite(hidden_TD.sum()):
-        return {}
+        return {}, set()
     bad_T = hidden_TD.isfinite().all(-1).logical_not()
-    batch, starts, found = runner.input_batch, runner.query_start_loc.np, {}
+    batch, starts = runner.input_batch, runner.query_start_loc.np
+    found: dict[str, int] = {}
+    cleaned: set[int] = set()
     for index, name in enumerate(batch.req_ids):
         rows = slice(int(starts[index]), int(starts[index + 1]))
         if count := int(bad_T[rows].sum()):
             found[name] = count
-            _clean_blocks(runner, rows)
+            cleaned |= _clean_blocks(runner, rows)
             hidden_TD[rows] = 0
             if state.logits is not None:
                 state.logits[index] = 0
-    return found
+    return found, cleaned
 
 
-def _clean_blocks(runner: Any, rows: slice) -> None:
-    """Replace what is not finite in the blocks that these rows of the step have written to."""
+def _clean_blocks(runner: Any, rows: slice) -> set[int]:
+    """Replace what is not finite in the blocks that these rows of the step have written to; return them."""
     layers = runner.compilation_config.static_forward_context
+    cleaned: set[int] = set()
     for groups, table in zip(runner.attn_groups, runner.input_batch.block_table.block_tables, strict=True):
         slots_T = table.slot_mapping.cpu[rows]
         for name in (name for group in groups for name in group.layer_names):
             cache = layers[name].kv_cache
             blocks = (slots_T // cache.shape[-2]).unique()
             cache[blocks] = cache[blocks].nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+            cleaned.update(blocks.tolist())
+    return cleaned
 
 
 def _ending(stock: Any) -> Any:
@@ -91,7 +110,7 @@ def _ending(stock: Any) -> Any:
         from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
 
         reported = [name for name, count in (output.num_nans_in_logits or {}).items() if count]
-        ended = _end(scheduler, reported) if reported else []
+        ended = _end(scheduler, reported, cleaned=getattr(output, _CLEANED, ())) if reported else []
         outputs = stock(scheduler, step, output)
         for request in ended:
             own = EngineCoreOutput(
@@ -108,13 +127,17 @@ def _ending(stock: Any) -> Any:
     return update_from_output
 
 
-def _end(scheduler: Any, names: Sequence[str]) -> Sequence[Any]:
-    """Free what the requests have; their blocks are no prefix of anybody's any more."""
+def _end(scheduler: Any, names: Sequence[str], *, cleaned: Collection[int]) -> Sequence[Any]:
+    """Free what the requests have; their blocks are no prefix of anybody's any more.
+
+    One whose client has gone meanwhile is free already, and only the runner knows its blocks.
+    """
     from vllm.v1.request import RequestStatus
 
-    manager = scheduler.kv_cache_manager
+    manager, blocks = scheduler.kv_cache_manager, set(cleaned)
     for name in names:
         if name in scheduler.requests:
-            manager.evict_blocks({block for group in manager.get_block_ids(name) for block in group})
+            blocks.update(block for group in manager.get_block_ids(name) for block in group)
+    manager.evict_blocks(blocks)
     ended: Sequence[Any] = scheduler.finish_requests(names, RequestStatus.FINISHED_ERROR)
     return ended

@@ -204,6 +204,13 @@ def end_non_finite() -> None:
     end_reported()
 
 
+def zero_blocks() -> None:
+    """Clear every KV block that is given out."""
+    from services.loader.adapters.non_finite import zero_new_blocks
+
+    zero_new_blocks()
+
+
 REPAIRS = (
     Repair(
         name="rows without an adapter get the last slot's",
@@ -249,4 +256,21 @@ END_NON_FINITE = Extension(
     name="requests whose numbers are not finite end", tested_on=((0, 32),), apply=end_non_finite
 )
 FAIR = Extension(name="a waiting queue that is fair to tenants", tested_on=((0, 32),))
-EXTENSIONS = (FAIR, PACKED, STAGE, CUT_PARTS, CLEAR_SLOTS, FILL_SLOTS, GROUPED, ROUTES, END_NON_FINITE)
+ZERO_BLOCKS = Extension(
+    name="KV blocks cleared when they are given out",
+    tested_on=((0, 32),),
+    apply=zero_blocks,
+    platform="other",
+)
+EXTENSIONS = (
+    FAIR,
+    PACKED,
+    STAGE,
+    CUT_PARTS,
+    CLEAR_SLOTS,
+    FILL_SLOTS,
+    GROUPED,
+    ROUTES,
+    END_NON_FINITE,
+    ZERO_BLOCKS,
+)

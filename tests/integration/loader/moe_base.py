@@ -22,6 +22,7 @@ from mint_common.adapters_format import (
 from mint_common.ids import PolicyId
 from mint_common.runtime.clock import settle
 from services.loader.adapters.vllm_engine import EngineConfig, VllmEngine, start_engine
+from services.loader.adapters.vllm_streams import unanswered
 
 
 def random_adapter(
@@ -116,6 +117,8 @@ async def answer(engine: VllmEngine, adapter: Any, *, seed: int, count: int = 12
     )
     (output,) = [output async for output in requests]
     (completion,) = output.outputs
+    if completion.finish_reason == "error":
+        raise unanswered(completion, served=adapter.lora_name)
     tokens = tuple(completion.token_ids)
     assert len(tokens) == count
     chosen = zip(tokens, completion.logprobs, strict=True)

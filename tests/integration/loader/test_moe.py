@@ -36,7 +36,7 @@ from mint_common.adapters_format.manifest import proof_of
 from mint_common.adapters_format.tensor_file import map_tensors, write_tensors
 from mint_common.blobs.memory import MemoryBlobs
 from mint_common.claims import RevisionRef
-from mint_common.errors import AdapterInvalid
+from mint_common.errors import AdapterInvalid, NonFiniteOutput
 from mint_common.events import LoraSpec
 from mint_common.ids import Digest, PolicyId
 from mint_common.runtime.clock import SystemClock
@@ -47,6 +47,7 @@ from services.trainer.adapters.state_copies import state_export
 from services.trainer.adapters.training_state import new_state, park_state
 from services.trainer.ports.policies import ExportFrom
 from tests.integration.loader.moe_base import (
+    Answer,
     Served,
     load_base,
     logprobs_under,
@@ -386,3 +387,27 @@ async def test_two_workers_with_their_parts_serve_what_one_does_and_transformers
     assert len({one.logprobs for one in answers[0]}) == 3
     whole = sum(tensor.nbytes for tensor in load_file(folders[0] / WEIGHTS_FILE).values())
     assert held_bytes == [[whole + undivided_bytes(facts)] * 2, [whole] * 2]
+
+
+async def test_experts_that_overflow_change_no_bit_of_others(served: Served, tmp_path: Path) -> None:
+    good = await served.load(random_adapter(served.facts, tmp_path / "good", seed=5))
+
+    async def answers() -> list[Answer]:
+        return [await served.sample(adapter, seed=seed) for adapter in (None, good) for seed in (1, 2)]
+
+    quiet = await answers()
+    for number, part in enumerate(("self_attn.v_proj", "gate_proj", "down_proj")):
+        folder = random_adapter(served.facts, tmp_path / f"bad-{number}", seed=6)
+        tensors = load_file(folder / WEIGHTS_FILE)
+        for name in tensors:
+            if part in name and "lora_B" in name:
+                tensors[name] = tensors[name].sign() * 3e38
+        order = [entry.name for entry in map_tensors(folder / WEIGHTS_FILE).header.tensors]
+        huge = write_tensors({name: tensors[name].numpy() for name in order}, packed=True)
+        (folder / WEIGHTS_FILE).write_bytes(huge)
+        bad = await served.load(folder)
+        found = await asyncio.gather(
+            *(served.sample(bad, seed=seed) for seed in range(4)), return_exceptions=True
+        )
+        assert all(isinstance(each, NonFiniteOutput) for each in found), part
+        assert await answers() == quiet

@@ -6,6 +6,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from services.loader.adapters.non_finite import zero_new_blocks
 from services.loader.adapters.vllm_plugin import (
     EXTENSIONS,
     REPAIRS,
@@ -120,6 +121,21 @@ def test_repairs_apply_only_where_they_are_needed(repair: Repair) -> None:
         major, minor = repair.fixed_in
         assert is_needed(repair, platform=repair.platform, vllm_version=(major, minor - 1))
         assert not is_needed(repair, platform=repair.platform, vllm_version=repair.fixed_in)
+
+
+def test_vllm_clears_new_blocks_of_a_plain_cache_only_when_it_is_told_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """When the first half fails, vLLM does it by itself and `zero_new_blocks` may go."""
+    from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
+
+    spec = FullAttentionSpec(block_size=16, num_kv_heads=2, head_size=64, dtype=torch.bfloat16)
+    group = KVCacheGroupSpec(layer_names=["a"], kv_cache_spec=spec)
+    cache = KVCacheConfig(num_blocks=4, kv_cache_tensors=[], kv_cache_groups=[group])
+    assert not cache.needs_kv_cache_zeroing
+    monkeypatch.setattr(KVCacheConfig, "needs_kv_cache_zeroing", KVCacheConfig.needs_kv_cache_zeroing)
+    zero_new_blocks()
+    assert cache.needs_kv_cache_zeroing
 
 
 def test_cpu_generators_still_have_no_offset() -> None:
