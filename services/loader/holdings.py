@@ -11,19 +11,20 @@ from mint_common.claims import RevisionRef
 from mint_common.ids import Digest, TenantId
 from services.loader import metrics
 from services.loader.core.residency import Residency, State
+from services.loader.core.tenant_use import TenantUse
 from services.loader.ports import LoadedAdapter
 from services.loader.residency_log import ResidencyLog
+from services.loader.tenant_uses import TenantUses
 
 _REMEMBERED_ENDS = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
-    """An adapter on the engine: what it is of, and for whom it was loaded."""
+    """An adapter on the engine, and what it is of."""
 
     adapter: LoadedAdapter
     revision: RevisionRef
-    tenant_id: TenantId
 
 
 class Holdings:
@@ -35,6 +36,7 @@ class Holdings:
     def __init__(self, residency: Residency, log: ResidencyLog) -> None:
         self.residency = residency
         self.held: dict[Digest, Held] = {}
+        self.uses = TenantUses()
         self.generating = 0
         self.warm = 0
         self.first_tokens = 0
@@ -49,12 +51,40 @@ class Holdings:
         self.freed.set()
         self.measure()
 
+    def join(self, revision: RevisionRef, tenant_id: TenantId, *, cause: str, now: float) -> None:
+        """Give a tenant its part in an adapter in host memory, and tell it that the adapter is there."""
+        digest = revision.digest
+        resident, number = self.residency.residents[digest], self.held[digest].adapter.number
+        size_bytes = resident.size_bytes
+        if self.uses.join(revision, tenant_id, number=number, size_bytes=size_bytes, now=now):
+            self._log.loaded(
+                digest,
+                tenant_id=tenant_id,
+                cause=cause,
+                size_bytes=size_bytes,
+                load_seconds=resident.load_seconds,
+            )
+
+    def leave(self, digest: Digest, tenant_id: TenantId, *, cause: str) -> None:
+        """Take a tenant's part in an adapter that others use too; to the tenant the adapter is evicted."""
+        self.uses.leave(digest, tenant_id)
+        self._log.evicted(digest, tenant_id=tenant_id, cause=cause)
+
+    def use_of(self, digest: Digest, tenant_id: TenantId) -> TenantUse | None:
+        """Return a tenant's part in an adapter in host memory; None when it has none."""
+        use, held = self.uses.get(digest, tenant_id), self.held.get(digest)
+        return use if use and held and held.adapter.number == use.number else None
+
     def drop(self, digest: Digest, *, cause: str) -> LoadedAdapter:
-        """Take an idle adapter out and say so; the caller unloads it. Raises as `Residency.evict`."""
+        """Take an idle adapter out and tell whose it was; the caller unloads it.
+
+        Raises as `Residency.evict`.
+        """
         self.residency = self.residency.evict(digest)
         held = self.held.pop(digest)
         self.note_end(digest, State.EVICTED)
-        self._log.evicted(digest, tenant_id=held.tenant_id, cause=cause)
+        for tenant_id in self.uses.drop(digest, held.adapter.number):
+            self._log.evicted(digest, tenant_id=tenant_id, cause=cause)
         self.freed.set()
         self.measure()
         return held.adapter

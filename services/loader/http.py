@@ -94,29 +94,35 @@ def _add_engine(http: FastAPI, serving: Serving, tiers: Tiers, info: EngineInfo)
 
 def _add_residency(http: FastAPI, tiers: Tiers) -> None:
     @http.get("/internal/adapters")
-    async def list_adapters(limit: Annotated[int | None, Query(ge=1)] = None) -> object:
-        """Return every adapter on the engine, in the queue or on the local disk, the nearest first."""
-        return msgspec.to_builtins(tiers.statuses(limit=limit))
+    async def list_adapters(
+        tenant_id: str | None = None, limit: Annotated[int | None, Query(ge=1)] = None
+    ) -> object:
+        """Return every adapter that a tenant has used, or that is on the engine, in the queue or on the disk.
+
+        The nearest first.
+        """
+        return msgspec.to_builtins(tiers.statuses(tenant_id=_tenant(tenant_id), limit=limit))
 
     @http.get("/internal/adapters/{digest}")
-    async def get_adapter(digest: str) -> object:
+    async def get_adapter(digest: str, tenant_id: str | None = None) -> object:
         """Return where one adapter is; one that nothing is known of is stored and registered."""
-        return msgspec.to_builtins(tiers.status(Digest(digest)))
+        return msgspec.to_builtins(tiers.status(Digest(digest), tenant_id=_tenant(tenant_id)))
 
     @http.post("/internal/adapters/{digest}/pin")
-    async def pin(digest: str) -> object:
+    async def pin(digest: str, tenant_id: str) -> object:
         """Keep an adapter from eviction."""
-        return msgspec.to_builtins(tiers.pin(Digest(digest), pinned=True))
+        return msgspec.to_builtins(tiers.pin(Digest(digest), tenant_id=TenantId(tenant_id), pinned=True))
 
     @http.post("/internal/adapters/{digest}/unpin")
-    async def unpin(digest: str) -> object:
-        """Allow eviction again."""
-        return msgspec.to_builtins(tiers.pin(Digest(digest), pinned=False))
+    async def unpin(digest: str, tenant_id: str) -> object:
+        """Allow eviction again, as far as the tenant goes."""
+        return msgspec.to_builtins(tiers.pin(Digest(digest), tenant_id=TenantId(tenant_id), pinned=False))
 
     @http.post("/internal/adapters/{digest}/evict")
-    async def evict(digest: str) -> object:
-        """Take an idle adapter off the engine."""
-        return msgspec.to_builtins(await tiers.evict(Digest(digest), cause=_ADMIN))
+    async def evict(digest: str, tenant_id: str) -> object:
+        """Take an idle adapter from a tenant, and off the engine when nobody else uses it."""
+        evicted = await tiers.evict(Digest(digest), tenant_id=TenantId(tenant_id), cause=_ADMIN)
+        return msgspec.to_builtins(evicted)
 
     @http.post("/internal/prewarm")
     async def prewarm(request: Request) -> object:
@@ -165,6 +171,10 @@ class ChunkStream(Response):
 async def _gone(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         continue
+
+
+def _tenant(tenant_id: str | None) -> TenantId | None:
+    return None if tenant_id is None else TenantId(tenant_id)
 
 
 def _lines(step: Sequence[GenerationChunk]) -> bytes:

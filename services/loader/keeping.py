@@ -9,7 +9,7 @@ import logging
 from collections.abc import Sequence
 
 from mint_common.errors import MintError
-from mint_common.ids import Digest
+from mint_common.ids import Digest, TenantId
 from mint_common.runtime.clock import Clock
 from services.loader.core.working_set import Kept, hottest_first
 from services.loader.ports import WorkingSet
@@ -31,7 +31,7 @@ class Keeper:
         self._most = most
         self._turns = asyncio.Semaphore(at_once)
         self._keep_seconds = keep_seconds
-        self._earlier_uses: dict[Digest, int] = {}
+        self._earlier_uses: dict[tuple[Digest, TenantId], int] = {}
         self._saved: Sequence[Kept] = ()
 
     async def run(self) -> None:
@@ -64,11 +64,8 @@ class Keeper:
         kept = [self._with_earlier_uses(each) for each in self._tiers.working_set()]
         if kept == self._saved:
             return
-        self._earlier_uses = {
-            each.revision.digest: self._earlier_uses[each.revision.digest]
-            for each in kept
-            if each.revision.digest in self._earlier_uses
-        }
+        keys = [(each.revision.digest, each.tenant_id) for each in kept]
+        self._earlier_uses = {key: self._earlier_uses[key] for key in keys if key in self._earlier_uses}
         try:
             await self._store.save(kept)
             self._saved = kept
@@ -82,15 +79,15 @@ class Keeper:
         try:
             await self._tiers.prewarm(each.revision, tenant_id=each.tenant_id, cause=_CAUSE)
             if each.pinned:
-                self._tiers.pin(digest, pinned=True)
-            self._earlier_uses[digest] = each.uses
+                self._tiers.pin(digest, tenant_id=each.tenant_id, pinned=True)
+            self._earlier_uses[digest, each.tenant_id] = each.uses
         except MintError as error:
             _log.warning("adapter not restored", extra={"digest": digest, "code": error.code})
         finally:
             self._turns.release()
 
     def _with_earlier_uses(self, each: Kept) -> Kept:
-        uses = each.uses + self._earlier_uses.get(each.revision.digest, 0)
+        uses = each.uses + self._earlier_uses.get((each.revision.digest, each.tenant_id), 0)
         return Kept(
             revision=each.revision,
             tenant_id=each.tenant_id,

@@ -88,7 +88,7 @@ class Loads:
         Raises Overloaded when no place, room or time is left, and whatever the load raised.
         """
         want = self._want(revision, tenant_id, cause, priority)
-        ready = want.join(claims=claims).ready
+        ready = want.join(revision, tenant_id, claims=claims).ready
         digest = revision.digest
         try:
             await ready
@@ -175,7 +175,9 @@ class Loads:
         except MintError as error:
             if not error.retryable:
                 self._holdings.note_end(digest, State.FAILED)
-                self._log.failed(digest, error, tenant_id=want.tenant_id, cause=want.cause)
+                for tenant_id, revision in want.tenants().items():
+                    self._holdings.uses.fail(revision, tenant_id)
+                    self._log.failed(digest, error, tenant_id=tenant_id, cause=want.cause)
             self._forget(digest, None)
             want.fail(error)
             return
@@ -183,9 +185,6 @@ class Loads:
         self._load_seconds.append(seconds)
         self._load_bytes.append(size_bytes)
         self._finish(want, adapter, size_bytes, seconds)
-        self._log.loaded(
-            digest, tenant_id=want.tenant_id, cause=want.cause, size_bytes=size_bytes, load_seconds=seconds
-        )
         await self._trim()
 
     def _finish(self, want: Want, adapter: LoadedAdapter, size_bytes: int, seconds: float) -> None:
@@ -197,7 +196,9 @@ class Loads:
             claims=sum(waiter.claims for waiter in want.present()),
             now=self._clock.now(),
         )
-        holdings.enter(digest, Held(adapter=adapter, revision=want.revision, tenant_id=want.tenant_id))
+        holdings.enter(digest, Held(adapter=adapter, revision=want.revision))
+        for tenant_id, revision in want.tenants().items():
+            holdings.join(revision, tenant_id, cause=want.cause, now=self._clock.now())
         want.succeed()
         self._forget(digest, size_bytes)
 

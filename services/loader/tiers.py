@@ -2,38 +2,33 @@
 
 Invariants:
 - All decisions are the core's; state changes happen between awaits, so that no two tasks see one half made.
+- Equal bytes of several tenants are one adapter; its pins, and what is told of it, are each tenant's own.
 - A request claims its adapter from the moment that the load ends until its stream ends, and runs only while
   the adapter is in a slot.
 """
 
 import asyncio
-import itertools
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Literal
 
 from mint_common.claims import RevisionRef
+from mint_common.errors import NotFound, PreconditionFailed
 from mint_common.generation import AdapterStatus, EngineLoad
 from mint_common.ids import Digest, TenantId
 from mint_common.runtime.clock import Clock
 from services.loader import metrics
 from services.loader.core.cold_queue import Priority
 from services.loader.core.requests import check_revision
-from services.loader.core.residency import Capacity, Residency, Resident, State
+from services.loader.core.residency import Capacity, Residency, State
+from services.loader.core.tenant_use import TenantUse
 from services.loader.core.working_set import Kept
 from services.loader.holdings import Holdings
 from services.loader.loading import LoadLimits, Loads
 from services.loader.ports import Engine, LoadedAdapter, Staging
 from services.loader.residency_log import ResidencyLog
 from services.loader.slots import SlotLimits, Slots
-
-_READINESS: dict[State, Literal["registered", "prewarming", "ready"]] = {
-    State.FETCHING: "prewarming",
-    State.STAGED: "ready",
-    State.ACTIVATING: "ready",
-    State.READY: "ready",
-}
+from services.loader.statuses import Statuses
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +58,7 @@ class Tiers:
             limits=limits.loads,
             clock=clock,
         )
+        self._statuses = Statuses(self.holdings, self._loads, staging)
         self._slots = Slots(
             engine=engine,
             holdings=self.holdings,
@@ -81,16 +77,22 @@ class Tiers:
         """
         check_revision(revision)
         digest = revision.digest
+        holdings, clock = self.holdings, self._clock
         await self._claim(revision, tenant_id, cause)
+        holdings.join(revision, tenant_id, cause=cause, now=clock.now())
+        holdings.uses.begin(digest, tenant_id, now=clock.now())
         try:
             await self._slots.enter(digest)
             try:
-                yield self.holdings.held[digest].adapter
+                since = holdings.residency.residents[digest].slot_since
+                holdings.uses.use_slot(digest, tenant_id, since=since)
+                yield holdings.held[digest].adapter
             finally:
                 self._slots.leave(digest)
         finally:
-            self.holdings.residency = self.holdings.residency.unclaim(digest, now=self._clock.now())
-            self.holdings.freed.set()
+            holdings.uses.end(digest, tenant_id, now=clock.now())
+            holdings.residency = holdings.residency.unclaim(digest, now=clock.now())
+            holdings.freed.set()
 
     @contextmanager
     def generating(self) -> Iterator[None]:
@@ -128,53 +130,67 @@ class Tiers:
         Raises as `hold`.
         """
         check_revision(revision)
-        if not self.holdings.residency.in_host(revision.digest):
-            await self._loads.bring(
-                revision, tenant_id=tenant_id, cause=cause, priority=priority, claims=False
-            )
-        await self._slots.warm(revision.digest)
-        return self.status(revision.digest)
+        digest, holdings = revision.digest, self.holdings
+        with holdings.uses.waiting(revision, tenant_id):
+            if not holdings.residency.in_host(digest):
+                await self._loads.bring(
+                    revision, tenant_id=tenant_id, cause=cause, priority=priority, claims=False
+                )
+            if holdings.residency.in_host(digest):
+                holdings.join(revision, tenant_id, cause=cause, now=self._clock.now())
+            await self._slots.warm(digest)
+            resident = holdings.residency.get(digest)
+            if resident is not None and resident.state is State.READY:
+                holdings.uses.use_slot(digest, tenant_id, since=resident.slot_since)
+        return self.status(digest, tenant_id=tenant_id)
 
-    def pin(self, digest: Digest, *, pinned: bool) -> AdapterStatus:
-        """Pin or unpin an adapter in host memory. Raises NotFound."""
-        self.holdings.residency = self.holdings.residency.with_pin(digest, pinned=pinned)
+    def pin(self, digest: Digest, *, tenant_id: TenantId, pinned: bool) -> AdapterStatus:
+        """Pin or unpin an adapter in host memory for a tenant that uses it. Raises NotFound."""
+        self._use_of(digest, tenant_id)
+        self.holdings.residency = self.holdings.residency.with_pin(digest, tenant_id, pinned=pinned)
         self.holdings.freed.set()
-        return self.status(digest)
+        return self.status(digest, tenant_id=tenant_id)
 
-    async def evict(self, digest: Digest, *, cause: str) -> AdapterStatus:
-        """Take an idle adapter off the engine. Raises NotFound or PreconditionFailed."""
-        await self._engine.unload(self.holdings.drop(digest, cause=cause).number)
-        return self.status(digest)
+    async def evict(self, digest: Digest, *, tenant_id: TenantId, cause: str) -> AdapterStatus:
+        """Take an adapter from a tenant, and off the engine when no other tenant uses it.
 
-    def status(self, digest: Digest) -> AdapterStatus:
-        """Return where one adapter is."""
-        return self._status(digest, self._staging.size_of(digest) or 0, self._loads.queue.position(digest))
+        Raises NotFound, or PreconditionFailed when the tenant has pinned it or is using it.
+        """
+        use, resident = self._use_of(digest, tenant_id), self.holdings.residency.residents[digest]
+        if tenant_id in resident.pins or use.in_flight:
+            found = "pinned" if tenant_id in resident.pins else f"in use by {use.in_flight} requests"
+            raise PreconditionFailed(what=f"adapter {digest}", found=found, expected="idle")
+        if len(self.holdings.uses.of_load(digest, use.number)) > 1:
+            self.holdings.leave(digest, tenant_id, cause=cause)
+        else:
+            await self._engine.unload(self.holdings.drop(digest, cause=cause).number)
+        return self.status(digest, tenant_id=tenant_id)
 
-    def statuses(self, *, limit: int | None = None) -> list[AdapterStatus]:
-        """Return every adapter on the engine, in the queue or on the local disk, the nearest first."""
-        stored = {entry.digest: entry.size_bytes for entry in self._staging.stored()}
-        residents = sorted(
-            self.holdings.residency.residents.values(), key=lambda r: (r.in_slot, r.touched), reverse=True
-        )
-        places = {job.digest: place for place, job in enumerate(self._loads.queue.in_order())}
-        known = dict.fromkeys((*(r.digest for r in residents), *self._loads.wanted, *stored))
-        return [
-            self._status(digest, stored.get(digest, 0), places.get(digest))
-            for digest in itertools.islice(known, limit)
-        ]
+    def status(self, digest: Digest, *, tenant_id: TenantId | None = None) -> AdapterStatus:
+        """Return where one adapter is: to a tenant, or whoever uses it."""
+        if tenant_id is None:
+            return self._statuses.of(digest)
+        return self._statuses.of_tenant(digest, tenant_id)
+
+    def statuses(self, *, tenant_id: TenantId | None = None, limit: int | None = None) -> list[AdapterStatus]:
+        """Return where every adapter is that is known, or that a tenant has used; the nearest first."""
+        if tenant_id is None:
+            return self._statuses.all(limit=limit)
+        return self._statuses.all_of_tenant(tenant_id, limit=limit)
 
     def working_set(self) -> list[Kept]:
         """Return what is worth loading again after a restart: all that is finished in host memory."""
         residents = self.holdings.residency.residents
         return [
             Kept(
-                revision=held.revision,
-                tenant_id=held.tenant_id,
-                pinned=residents[digest].pinned,
-                uses=residents[digest].uses,
-                last_used_at=residents[digest].last_used_at,
+                revision=use.revision,
+                tenant_id=tenant_id,
+                pinned=tenant_id in residents[digest].pins,
+                uses=max(1, use.uses),
+                last_used_at=use.last_used_at,
             )
             for digest, held in self.holdings.held.items()
+            for tenant_id, use in self.holdings.uses.of_load(digest, held.adapter.number).items()
         ]
 
     def load(self, *, requests: int) -> EngineLoad:
@@ -231,31 +247,13 @@ class Tiers:
             self.holdings.residency = self.holdings.residency.claim(digest, now=self._clock.now())
             return
         metrics.HITS.labels(tier="disk" if self._staging.holds(digest) else "remote").inc()
-        await self._loads.bring(
-            revision, tenant_id=tenant_id, cause=cause, priority=Priority.REQUEST, claims=True
-        )
+        with self.holdings.uses.waiting(revision, tenant_id):
+            await self._loads.bring(
+                revision, tenant_id=tenant_id, cause=cause, priority=Priority.REQUEST, claims=True
+            )
 
-    def _status(self, digest: Digest, stored_bytes: int, place: int | None) -> AdapterStatus:
-        known = self.holdings.residency.get(digest)
-        state = known.state if known else self._state_without_room(digest, place)
-        resident = known or Resident(digest=digest, size_bytes=stored_bytes, state=State.FETCHING)
-        return AdapterStatus(
-            digest=digest,
-            tier=resident.tier.value,
-            readiness=_READINESS.get(state, "registered"),
-            state=state.value,
-            size_bytes=resident.size_bytes,
-            host_bytes=resident.size_bytes if known else 0,
-            slot_bytes=resident.size_bytes if resident.in_slot else 0,
-            pinned=resident.pinned,
-            in_flight=resident.in_flight,
-            last_used_at=resident.last_used_at,
-            load_seconds=resident.load_seconds,
-            queue_position=place,
-        )
-
-    def _state_without_room(self, digest: Digest, place: int | None) -> State:
-        if place is not None:
-            return State.QUEUED
-        is_running = any(job.digest == digest for job in self._loads.queue.running)
-        return State.FETCHING if is_running else self.holdings.end_of(digest)
+    def _use_of(self, digest: Digest, tenant_id: TenantId) -> TenantUse:
+        use = self.holdings.use_of(digest, tenant_id)
+        if use is None:
+            raise NotFound(kind="adapter on this engine", name=digest)
+        return use

@@ -13,6 +13,8 @@ from mint_common.ids import TenantId
 class Waiter:
     """One who asked. ``claims``: a request, which has claimed the adapter from the moment the load ends."""
 
+    revision: RevisionRef
+    tenant_id: TenantId
     ready: asyncio.Future[None]
     claims: bool
 
@@ -28,16 +30,21 @@ class Want:
     context: contextvars.Context = field(default_factory=contextvars.copy_context)
     waiters: list[Waiter] = field(default_factory=list)
 
-    def join(self, *, claims: bool) -> Waiter:
+    def join(self, revision: RevisionRef, tenant_id: TenantId, *, claims: bool) -> Waiter:
         """Add one who asked."""
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        waiter = Waiter(ready=ready, claims=claims)
+        waiter = Waiter(revision=revision, tenant_id=tenant_id, ready=ready, claims=claims)
         self.waiters.append(waiter)
         return waiter
 
     def present(self) -> list[Waiter]:
         """Return who has not gone away meanwhile."""
         return [waiter for waiter in self.waiters if not waiter.ready.done()]
+
+    def tenants(self) -> dict[TenantId, RevisionRef]:
+        """Return for whom the load is: those who wait, or who asked first when all have gone."""
+        present = {waiter.tenant_id: waiter.revision for waiter in self.present()}
+        return present or {self.tenant_id: self.revision}
 
     def succeed(self) -> None:
         """Tell everybody that the adapter is in host memory."""

@@ -73,37 +73,48 @@ class EngineClient:
         body = {name: value for name, value in given.items() if value is not None}
         return self._read(await self._http.post("/internal/tokenize", body), _Tokens).tokens
 
-    async def adapters(self, *, limit: int | None = None) -> list[AdapterStatus]:
-        """Return where each adapter known to the engine is now, the nearest first."""
-        return self._read(await self._http.get("/internal/adapters", {"limit": limit}), list[AdapterStatus])
+    async def adapters(
+        self, *, tenant_id: TenantId | None = None, limit: int | None = None
+    ) -> list[AdapterStatus]:
+        """Return where each adapter known to the engine is now, the nearest first.
 
-    async def adapter(self, digest: Digest) -> AdapterStatus:
-        """Return where one adapter is now."""
-        return self._read(await self._http.get(path_of("internal", "adapters", digest)), AdapterStatus)
+        With a tenant, where each is that it has used: nothing there tells of other tenants' use.
+        """
+        asked = {"tenant_id": tenant_id, "limit": limit}
+        return self._read(await self._http.get("/internal/adapters", asked), list[AdapterStatus])
+
+    async def adapter(self, digest: Digest, *, tenant_id: TenantId | None = None) -> AdapterStatus:
+        """Return where one adapter is now; with a tenant, as `adapters`."""
+        path = path_of("internal", "adapters", digest)
+        return self._read(await self._http.get(path, {"tenant_id": tenant_id}), AdapterStatus)
 
     async def load(self) -> EngineLoad:
         """Return how busy the engine is now."""
         return self._read(await self._http.get("/internal/load"), EngineLoad)
 
-    async def pin(self, digest: Digest) -> AdapterStatus:
-        """Keep a resident adapter from eviction. Idempotent. Raises NotFound when it is not resident."""
-        return await self._change(digest, "pin")
+    async def pin(self, digest: Digest, *, tenant_id: TenantId) -> AdapterStatus:
+        """Keep an adapter that a tenant uses from eviction. Idempotent. Raises NotFound when it uses none."""
+        return await self._change(digest, "pin", tenant_id)
 
-    async def unpin(self, digest: Digest) -> AdapterStatus:
-        """Allow eviction again. Idempotent. Raises NotFound when it is not resident."""
-        return await self._change(digest, "unpin")
+    async def unpin(self, digest: Digest, *, tenant_id: TenantId) -> AdapterStatus:
+        """Allow eviction again, as far as the tenant goes. Idempotent. Raises NotFound as `pin`."""
+        return await self._change(digest, "unpin", tenant_id)
 
-    async def evict(self, digest: Digest) -> AdapterStatus:
-        """Take an idle adapter off the engine. Raises PreconditionFailed when it is pinned or in use."""
-        return await self._change(digest, "evict")
+    async def evict(self, digest: Digest, *, tenant_id: TenantId) -> AdapterStatus:
+        """Take an adapter from a tenant, and off the engine when no other tenant uses it.
+
+        Raises NotFound as `pin`, and PreconditionFailed when the tenant has pinned it or is using it.
+        """
+        return await self._change(digest, "evict", tenant_id)
 
     async def prewarm(self, revision: RevisionRef, *, tenant_id: TenantId) -> AdapterStatus:
         """Load a revision under admission control, and return when it is ready. Idempotent."""
         body = {"revision": revision, "tenant_id": tenant_id}
         return self._read(await self._http.post("/internal/prewarm", body), AdapterStatus)
 
-    async def _change(self, digest: Digest, verb: str) -> AdapterStatus:
-        answer = await self._http.post(path_of("internal", "adapters", digest, verb))
+    async def _change(self, digest: Digest, verb: str, tenant_id: TenantId) -> AdapterStatus:
+        path = path_of("internal", "adapters", digest, verb)
+        answer = await self._http.post(path, params={"tenant_id": tenant_id})
         return self._read(answer, AdapterStatus)
 
     async def aclose(self) -> None:

@@ -174,7 +174,8 @@ class EngineSamples:
             return FuturePending()
         try:
             client = await self._engines.find(order.base, digest=order.revision.digest)
-            return describe_wait(await client.adapter(order.revision.digest))
+            status = await client.adapter(order.revision.digest, tenant_id=order.tenant_id)
+            return describe_wait(status)
         except MintError:
             return FuturePending()  # the sample itself will say what is wrong
 

@@ -11,7 +11,7 @@ from mint_common.ids import Digest, EngineId
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineEntry(EngineInfo):
-    """An engine and how busy it is; ``load`` is None when it did not say."""
+    """An engine and how busy it is, with all tenants or one; ``load`` is None when it did not say."""
 
     load: EngineLoad | None
 
@@ -28,6 +28,21 @@ class AdapterEntry(AdapterStatus):
 def describe_engine(info: EngineInfo, load: EngineLoad | None) -> EngineEntry:
     """Return an engine's entry."""
     return EngineEntry(**asdict(info) | {"load": load})
+
+
+def load_of_tenant(adapters: Sequence[AdapterStatus], *, whole: EngineLoad) -> EngineLoad:
+    """Return how busy an engine is with one tenant, by what it uses; of the whole the size alone."""
+    in_host = [status for status in adapters if status.tier != "stored"]
+    states = [status.state for status in adapters]
+    return EngineLoad(
+        requests=sum(status.in_flight for status in adapters),
+        loads_waiting=states.count("queued"),
+        loads_running=states.count("fetching"),
+        in_slots=sum(status.tier == "slot" for status in in_host),
+        in_host=len(in_host),
+        host_bytes=sum(status.host_bytes for status in in_host),
+        host_bytes_capacity=whole.host_bytes_capacity,
+    )
 
 
 def describe_residency(

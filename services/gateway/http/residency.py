@@ -1,12 +1,14 @@
 """``/mint/v1/engines`` and ``/mint/v1/adapters``: what is resident where, as the loaders say it.
 
-Invariant: of an adapter, a tenant sees and changes its own revisions only; another's digest is not found.
+Invariants: of an adapter, a tenant sees and changes its own revisions only; another's digest is not found. Of
+bytes that another tenant has too it sees what it has brought about itself, and its pins and evictions are its
+own; the counts of all tenants are an operator's.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from fastapi import APIRouter
 
@@ -15,7 +17,13 @@ from mint_common.client.engine import EngineClient
 from mint_common.errors import MintError, NotFound, Unavailable
 from mint_common.generation import AdapterStatus
 from mint_common.ids import Digest, EngineId, TenantId, is_digest
-from services.gateway.core.residency import AdapterEntry, EngineEntry, describe_engine, describe_residency
+from services.gateway.core.residency import (
+    AdapterEntry,
+    EngineEntry,
+    describe_engine,
+    describe_residency,
+    load_of_tenant,
+)
 from services.gateway.http.context import Gateway, GatewayDep, ReadCaller, TrainCaller
 from services.gateway.http.recording import RecordedRoute
 
@@ -25,7 +33,15 @@ NEAREST = 4096
 """How many adapters of each engine are looked at: all in slots and host memory, then the disk's."""
 
 Change = Literal["pin", "unpin", "evict"]
-_CHANGES: dict[Change, Callable[[EngineClient, Digest], Awaitable[AdapterStatus]]] = {
+
+
+class _Changing(Protocol):
+    def __call__(
+        self, client: EngineClient, digest: Digest, /, *, tenant_id: TenantId
+    ) -> Awaitable[AdapterStatus]: ...
+
+
+_CHANGES: dict[Change, _Changing] = {
     "pin": EngineClient.pin,
     "unpin": EngineClient.unpin,
     "evict": EngineClient.evict,
@@ -40,16 +56,17 @@ class _Resident:
 
 
 @router.get("/engines")
-async def list_engines(_caller: ReadCaller, gateway: GatewayDep) -> list[EngineEntry]:
-    """List the engines that answer now, and how busy they are."""
-    asked = await asyncio.gather(*(_describe(client) for client in gateway.engines.clients()))
+async def list_engines(caller: ReadCaller, gateway: GatewayDep) -> list[EngineEntry]:
+    """List the engines that answer now, and how busy they are: with your tenant, to an operator with all."""
+    tenant_id = None if "operator" in caller.scopes else caller.tenant_id
+    asked = await asyncio.gather(*(_describe(client, tenant_id) for client in gateway.engines.clients()))
     return [entry for entry in asked if entry is not None]
 
 
 @router.get("/adapters")
 async def list_adapters(caller: ReadCaller, gateway: GatewayDep) -> list[AdapterEntry]:
     """List where the tenant's revisions are: per engine the tier, size, pin, last use, place in the queue."""
-    return await _entries(gateway, caller.tenant_id, await _residents(gateway))
+    return await _entries(gateway, caller.tenant_id)
 
 
 @router.post("/adapters/{digest}/prewarm")
@@ -63,17 +80,17 @@ async def prewarm(digest: str, caller: TrainCaller, gateway: GatewayDep) -> list
 
 @router.post("/adapters/{digest}/{change}")
 async def change(digest: str, change: Change, caller: TrainCaller, gateway: GatewayDep) -> list[AdapterEntry]:
-    """Pin, unpin or evict a revision on every engine that holds it. 412 when it is pinned or in use."""
+    """Pin, unpin or evict a revision on every engine where the tenant uses it. 412 if pinned or in use."""
     await _owned(gateway, caller.tenant_id, digest)
     holders = [
         resident.client
-        for resident in await _residents(gateway)
+        for resident in await _residents(gateway, caller.tenant_id)
         if any(status.digest == digest and status.tier != "stored" for status in resident.adapters)
     ]
     if not holders:
         raise NotFound(kind="adapter on an engine", name=digest)
     for holder in holders:
-        await _CHANGES[change](holder, Digest(digest))
+        await _CHANGES[change](holder, Digest(digest), tenant_id=caller.tenant_id)
     return await _of_digest(gateway, caller.tenant_id, digest)
 
 
@@ -85,38 +102,40 @@ async def _owned(gateway: Gateway, tenant_id: TenantId, digest: str) -> Sequence
 
 
 async def _of_digest(gateway: Gateway, tenant_id: TenantId, digest: str) -> list[AdapterEntry]:
-    entries = await _entries(gateway, tenant_id, await _residents(gateway))
-    return [entry for entry in entries if entry.digest == digest]
+    return [entry for entry in await _entries(gateway, tenant_id) if entry.digest == digest]
 
 
-async def _entries(
-    gateway: Gateway, tenant_id: TenantId, residents: Sequence[_Resident]
-) -> list[AdapterEntry]:
+async def _entries(gateway: Gateway, tenant_id: TenantId) -> list[AdapterEntry]:
+    residents = await _residents(gateway, tenant_id)
     digests = {status.digest for resident in residents for status in resident.adapters}
-    # The loaders know adapters; only the registry knows whose they are.
+    # The loaders know who has used an adapter; only the registry knows whose revisions it is.
     owned = await gateway.registry.find_owned(tenant_id, sorted(digests)) if digests else []
     return describe_residency([(each.engine_id, each.adapters) for each in residents], owned)
 
 
-async def _residents(gateway: Gateway) -> list[_Resident]:
-    asked = await asyncio.gather(*(_resident(client) for client in gateway.engines.clients()))
+async def _residents(gateway: Gateway, tenant_id: TenantId) -> list[_Resident]:
+    asked = await asyncio.gather(*(_resident(client, tenant_id) for client in gateway.engines.clients()))
     return [entry for entry in asked if entry is not None]
 
 
-async def _resident(client: EngineClient) -> _Resident | None:
+async def _resident(client: EngineClient, tenant_id: TenantId) -> _Resident | None:
     try:
         engine_id = (await client.describe()).engine_id
-        return _Resident(client=client, engine_id=engine_id, adapters=await client.adapters(limit=NEAREST))
+        adapters = await client.adapters(tenant_id=tenant_id, limit=NEAREST)
     except Unavailable:
         return None
+    return _Resident(client=client, engine_id=engine_id, adapters=adapters)
 
 
-async def _describe(client: EngineClient) -> EngineEntry | None:
+async def _describe(client: EngineClient, tenant_id: TenantId | None) -> EngineEntry | None:
     try:
         info = await client.describe()
     except Unavailable:
         return None
     try:
-        return describe_engine(info, await client.load())
+        load = await client.load()
+        if tenant_id is not None:
+            load = load_of_tenant(await client.adapters(tenant_id=tenant_id, limit=NEAREST), whole=load)
+        return describe_engine(info, load)
     except MintError:
         return describe_engine(info, None)

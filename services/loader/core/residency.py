@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from mint_common.errors import NotFound, PreconditionFailed
-from mint_common.ids import Digest
+from mint_common.ids import Digest, TenantId
 from services.loader.core.eviction import Policy, worth
 
 
@@ -46,7 +46,7 @@ class Capacity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resident:
-    """One adapter on the engine.
+    """One adapter on the engine, of all tenants that have the same bytes; ``pins`` are those that keep it.
 
     ``in_flight`` requests have claimed it; ``running`` of them are with the engine, the others wait for its
     slot. ``touched`` orders uses; ``last_used_at`` is their wall time; ``slot_since`` when it got its slot,
@@ -56,7 +56,7 @@ class Resident:
     digest: Digest
     size_bytes: int
     state: State = State.FETCHING
-    pinned: bool = False
+    pins: frozenset[TenantId] = frozenset()
     in_flight: int = 0
     running: int = 0
     uses: int = 0
@@ -78,6 +78,11 @@ class Resident:
     def in_slot(self) -> bool:
         """Return whether it takes a slot."""
         return self.state in (State.ACTIVATING, State.READY)
+
+    @property
+    def pinned(self) -> bool:
+        """Return whether a tenant keeps it."""
+        return bool(self.pins)
 
     @property
     def evictable(self) -> bool:
@@ -215,9 +220,11 @@ class Residency:
         assert resident.state is State.ACTIVATING
         return self._put(replace(resident, state=State.STAGED))
 
-    def with_pin(self, digest: Digest, *, pinned: bool) -> "Residency":
-        """Pin or unpin an adapter in host memory. Raises NotFound."""
-        return self._put(replace(self._finished(digest), pinned=pinned))
+    def with_pin(self, digest: Digest, tenant_id: TenantId, *, pinned: bool) -> "Residency":
+        """Pin or unpin an adapter in host memory for a tenant. Raises NotFound."""
+        resident = self._finished(digest)
+        pins = resident.pins | {tenant_id} if pinned else resident.pins - {tenant_id}
+        return self._put(replace(resident, pins=pins))
 
     def evict(self, digest: Digest) -> "Residency":
         """Remove an idle adapter. Raises NotFound, or PreconditionFailed when it is pinned or in use."""

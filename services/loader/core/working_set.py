@@ -13,7 +13,7 @@ HALVING_SECONDS = 3600.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
-    """One adapter of the working set. ``last_used_at`` is seconds since the epoch."""
+    """One tenant's part in an adapter of the working set. ``last_used_at`` is seconds since the epoch."""
 
     revision: RevisionRef
     tenant_id: TenantId
@@ -23,8 +23,10 @@ class Kept:
 
 
 def hottest_first(kept: Iterable[Kept], *, now: float, most: int) -> list[Kept]:
-    """Return at most ``most``: pinned ones, then what is used often and was lately."""
-    return sorted(kept, key=lambda each: (each.pinned, _heat(each, now)), reverse=True)[:most]
+    """Return the parts in at most ``most`` adapters: pinned ones, then what is used often and was lately."""
+    ordered = sorted(kept, key=lambda each: (each.pinned, _heat(each, now)), reverse=True)
+    chosen = set(list(dict.fromkeys(each.revision.digest for each in ordered))[:most])
+    return [each for each in ordered if each.revision.digest in chosen]
 
 
 def _heat(each: Kept, now: float) -> float:

@@ -51,6 +51,7 @@ class ScriptedLoader:
         self.refusals = 0
         self.aborted: list[str] = []
         self.resident: list[AdapterStatus] = []
+        self.asked_for: list[str | None] = []
         self.prewarmed: list[Digest] = []
         self.skilled: set[Digest] = set()
         self.poison: set[Digest] = set()
@@ -94,7 +95,8 @@ class ScriptedLoader:
             return asdict(self._info)
 
         @http.get("/internal/adapters")
-        async def adapters() -> list[dict[str, object]]:
+        async def adapters(tenant_id: str | None = None) -> list[dict[str, object]]:
+            self.asked_for.append(tenant_id)
             return [asdict(status) for status in self.resident]
 
         @http.get("/internal/load")

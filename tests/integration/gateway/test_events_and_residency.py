@@ -2,6 +2,7 @@
 
 import json
 import threading
+from dataclasses import asdict
 
 import httpx
 import pytest
@@ -114,6 +115,21 @@ def test_engines(stack):
     assert (engine["engine_id"], engine["base"], engine["slots"]) == ("scripted", "tiny", 4)
 
 
+def test_a_tenant_without_an_operators_key_sees_its_own_load_alone(stack, counter):
+    stack.loader.resident[:] = [ready_status(counter.latest.digest)]
+    with stack.client() as operator:
+        (engine,) = operator.get("/engines").json()
+        assert engine["load"] == asdict(stack.loader.load)
+        scoped = operator.post("/keys", json={"name": "scoped", "scopes": ["read"]}).json()["key"]
+    stack.loader.asked_for.clear()
+    with stack.client(key=scoped) as mint:
+        (engine,) = mint.get("/engines").json()
+    assert set(stack.loader.asked_for) - {None} == {
+        stack.tenant_id
+    }  # None: the gateway itself, for its routes
+    assert (engine["load"]["in_slots"], engine["load"]["in_host"]) == (1, 1)
+
+
 def test_a_tenant_sees_its_own_adapters_only(stack, counter):
     mine = ready_status(counter.latest.digest)
     stack.loader.resident[:] = [mine, ready_status(Digest("sha256:" + "e" * 64))]
@@ -121,8 +137,11 @@ def test_a_tenant_sees_its_own_adapters_only(stack, counter):
         (entry,) = mint.get("/adapters").json()
     assert (entry["policy"], entry["number"], entry["tier"]) == ("counter", 3, "slot")
     assert entry["digest"] == counter.latest.digest
+    stack.loader.asked_for.clear()
     with stack.client(key=stack.other_key) as stranger:
         assert stranger.get("/adapters").json() == []
+    assert stack.tenant_id not in stack.loader.asked_for
+    assert set(stack.loader.asked_for) - {None}, "the loader is asked for the stranger's own part"
 
 
 @pytest.mark.parametrize("digest", ["%00", "sha256:zz", "sha256:" + "0" * 64])

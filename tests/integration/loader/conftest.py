@@ -252,10 +252,10 @@ async def make_rig(
                 await http.close()
                 server.should_exit = True
                 await tasks[1]
-                for status in tiers.statuses():
-                    if status.readiness == "ready":
-                        tiers.pin(status.digest, pinned=False)
-                        await tiers.evict(status.digest, cause="test")
+                for kept in tiers.working_set():
+                    digest, tenant_id = kept.revision.digest, kept.tenant_id
+                    tiers.pin(digest, tenant_id=tenant_id, pinned=False)
+                    await tiers.evict(digest, tenant_id=tenant_id, cause="test")
                 tasks[0].cancel()
                 with suppress(asyncio.CancelledError):
                     await tasks[0]

@@ -79,7 +79,7 @@ async def test_an_engine_that_ends_in_the_middle_of_loads_loses_nothing(
             with running("loader", place.environ, place.log) as loader:
                 await ready(loader_url, loader, place.log)
                 await answer(place.client, held.revision)
-                await place.client.pin(held.revision.digest)
+                await place.client.pin(held.revision.digest, tenant_id=TENANT)
                 await kept(database, held.revision.digest)
                 engine = engine_of(loader)
                 engine.suspend()  # so that the loads are in the middle for as long as it takes to see it

@@ -159,7 +159,7 @@ async def test_the_loader_follows_events_and_dies_with_its_engine(
             assert await RegistryClient(http).get_base(facts.name) == facts
         digest = await _follow(loader_url, nats_url, facts, LocalBlobs(tmp_path / "blobs"))
         async with InternalHttp(loader_url, token=TOKEN) as http:
-            await EngineClient(http).pin(digest)
+            await EngineClient(http).pin(digest, tenant_id=TENANT)
         await kept(database, digest)
 
         children = psutil.Process(loader.pid).children(recursive=True)

@@ -177,7 +177,7 @@ async def test_a_reader_that_goes_away_aborts_its_request(rig: Any) -> None:
         assert rig.tiers.status(revision.digest).in_flight == 1
     await until(lambda: rig.tiers.status(revision.digest).in_flight == 0)
     assert rig.engine._llm.output_processor.get_num_unfinished_requests() == 0
-    await rig.client.evict(revision.digest)
+    await rig.client.evict(revision.digest, tenant_id=TenantId("t"))
 
 
 async def test_nothing_is_loaded_for_a_reader_that_goes_away_before_its_load(rig: Any) -> None:
@@ -259,14 +259,14 @@ async def test_pins_and_prewarms_over_http(rig: Any) -> None:
     revision = await rig.revision(71)
     status = await rig.client.prewarm(revision, tenant_id=TenantId("t"))
     assert (status.tier, status.readiness) == ("slot", "ready")
-    assert (await rig.client.pin(revision.digest)).pinned
+    assert (await rig.client.pin(revision.digest, tenant_id=TenantId("t"))).pinned
     with pytest.raises(MintError) as refused:
-        await rig.client.evict(revision.digest)
+        await rig.client.evict(revision.digest, tenant_id=TenantId("t"))
     assert refused.value.code == "precondition_failed"
-    assert not (await rig.client.unpin(revision.digest)).pinned
-    assert (await rig.client.evict(revision.digest)).tier == "stored"
+    assert not (await rig.client.unpin(revision.digest, tenant_id=TenantId("t"))).pinned
+    assert (await rig.client.evict(revision.digest, tenant_id=TenantId("t"))).tier == "stored"
     with pytest.raises(NotFound):
-        await rig.client.evict(revision.digest)
+        await rig.client.evict(revision.digest, tenant_id=TenantId("t"))
 
 
 async def test_the_directory_finds_engines_by_base_and_asks_again_after_a_failure(rig: Any) -> None:

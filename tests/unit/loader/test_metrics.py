@@ -39,7 +39,7 @@ async def test_a_load_is_counted_in_each_of_its_stages_and_each_request_by_its_t
     stalls, evictions = sample("stall_seconds_count"), sample("evictions_total")
     for revision in (first, first, second, first):  # nowhere, in its slot, nowhere, out of its slot
         await use(bench, revision)
-    await bench.tiers.evict(first.digest, cause="test")
+    await bench.tiers.evict(first.digest, tenant_id=TENANT, cause="test")
     await use(bench, first)
     grown = {stage: loads(stage) - before for stage, before in stages.items()}
     assert grown == {"queue": 3, "fetch": 2, "check": 2, "layout": 3, "activate": 4}

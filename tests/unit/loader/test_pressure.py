@@ -281,7 +281,7 @@ async def test_states_are_told_in_full(make_bench: Make) -> None:
     await asyncio.gather(loading, queued)
     states = {bench.tiers.status(each.digest).state for each in (first, second)}
     assert states == {"ready", "staged"}
-    assert (await bench.tiers.evict(first.digest, cause="admin")).state == "evicted"
+    assert (await bench.tiers.evict(first.digest, tenant_id=TENANT, cause="admin")).state == "evicted"
     with pytest.raises(MintError):
         await use(bench, bad)
     assert bench.tiers.status(bad.digest).state == "failed"

@@ -6,10 +6,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from mint_common.errors import NotFound, PreconditionFailed
-from mint_common.ids import Digest
+from mint_common.ids import Digest, TenantId
 from services.loader.core.eviction import Policy
 from services.loader.core.residency import Capacity, Residency, State, Tier
 
+TENANT = TenantId("t")
 CAPACITY = Capacity(slots=2, host=4, host_bytes=100)
 
 
@@ -91,10 +92,10 @@ def test_too_large_for_the_engine_is_hopeless() -> None:
 def test_pinned_is_never_a_victim_and_can_make_room_hopeless() -> None:
     residency = empty()
     for number in range(4):
-        residency = staged(residency, number).with_pin(digest(number), pinned=True)
+        residency = staged(residency, number).with_pin(digest(number), TENANT, pinned=True)
     room = residency.plan_room(10)
     assert (room.fits, room.hopeless) == (False, True)
-    assert residency.with_pin(digest(2), pinned=False).plan_room(10).victims == (digest(2),)
+    assert residency.with_pin(digest(2), TENANT, pinned=False).plan_room(10).victims == (digest(2),)
 
 
 def test_claimed_is_never_a_victim_but_there_is_hope() -> None:
@@ -156,7 +157,7 @@ def test_a_loading_adapter_holds_its_room_but_is_not_resident_yet() -> None:
     residency = empty().reserve(digest(0), 100)
     assert not residency.in_host(digest(0))
     assert not residency.plan_room(1).fits
-    for change in (residency.evict, lambda d: residency.with_pin(d, pinned=True)):
+    for change in (residency.evict, lambda d: residency.with_pin(d, TENANT, pinned=True)):
         with pytest.raises(NotFound):
             change(digest(0))
     assert residency.abandon(digest(0)).plan_room(100).fits
@@ -256,7 +257,7 @@ class Engine(RuleBasedStateMachine):
     @rule(data=st.data(), pinned=st.booleans())
     def pin(self, data: st.DataObject, pinned: bool) -> None:
         name = data.draw(st.sampled_from(sorted(self.claims)))
-        self.residency = self.residency.with_pin(name, pinned=pinned)
+        self.residency = self.residency.with_pin(name, TENANT, pinned=pinned)
 
     @precondition(lambda self: self.claims)
     @rule(data=st.data())

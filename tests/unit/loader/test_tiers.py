@@ -141,7 +141,7 @@ async def test_what_is_in_use_stays_and_the_next_request_waits_for_it(make_bench
     waiting = asyncio.create_task(use(bench, second))
     await until(lambda: bench.cache.holds(second.digest))
     with pytest.raises(PreconditionFailed):
-        await bench.tiers.evict(first.digest, cause="admin")
+        await bench.tiers.evict(first.digest, tenant_id=TENANT, cause="admin")
     done.set()
     assert await asyncio.gather(using, waiting) == [first.digest, second.digest]
 
@@ -205,23 +205,23 @@ async def test_a_pin_outlasts_every_load(make_bench: Make) -> None:
     bench = await make_bench(host=2)
     revisions = [await bench.revision(seed) for seed in range(4)]
     await use(bench, revisions[0])
-    bench.tiers.pin(revisions[0].digest, pinned=True)
+    bench.tiers.pin(revisions[0].digest, tenant_id=TENANT, pinned=True)
     for revision in revisions[1:]:
         await use(bench, revision)
     assert bench.tiers.status(revisions[0].digest).pinned
     with pytest.raises(PreconditionFailed, match="pinned"):
-        await bench.tiers.evict(revisions[0].digest, cause="admin")
-    bench.tiers.pin(revisions[0].digest, pinned=False)
-    assert (await bench.tiers.evict(revisions[0].digest, cause="admin")).tier == "stored"
+        await bench.tiers.evict(revisions[0].digest, tenant_id=TENANT, cause="admin")
+    bench.tiers.pin(revisions[0].digest, tenant_id=TENANT, pinned=False)
+    assert (await bench.tiers.evict(revisions[0].digest, tenant_id=TENANT, cause="admin")).tier == "stored"
 
 
 async def test_nothing_but_a_resident_can_be_pinned_or_evicted(make_bench: Make) -> None:
     bench = await make_bench()
     revision = await bench.revision(0)
     with pytest.raises(NotFound):
-        bench.tiers.pin(revision.digest, pinned=True)
+        bench.tiers.pin(revision.digest, tenant_id=TENANT, pinned=True)
     with pytest.raises(NotFound):
-        await bench.tiers.evict(revision.digest, cause="admin")
+        await bench.tiers.evict(revision.digest, tenant_id=TENANT, cause="admin")
 
 
 async def _foreign(bench: Any) -> RevisionRef:
@@ -285,7 +285,7 @@ async def test_files_that_rot_on_disk_are_fetched_again(make_bench: Make) -> Non
     bench = await make_bench()
     revision = await bench.revision(0)
     await use(bench, revision)
-    await bench.tiers.evict(revision.digest, cause="admin")
+    await bench.tiers.evict(revision.digest, tenant_id=TENANT, cause="admin")
     folder = bench.cache._folder(revision.digest)
     (folder / "adapter_model.safetensors").write_bytes(b"rotten")
     assert await use(bench, revision) == revision.digest

@@ -72,7 +72,7 @@ class Engines:
     async def find(self, base: BaseName, *, digest: Digest | None = None) -> "Engines":
         return self
 
-    async def adapter(self, digest: Digest) -> AdapterStatus:
+    async def adapter(self, digest: Digest, *, tenant_id: TenantId) -> AdapterStatus:
         return self.status
 
     async def let(self, answer: MintError | None = None, revision: Digest | None = None) -> None:

@@ -1,0 +1,50 @@
+"""What a tenant has brought about of an adapter: what it is told of it, and what is its own to undo.
+
+Equal bytes of several tenants are one adapter on an engine. Invariant: what a tenant is told follows from its
+own requests, prewarms, pins and evictions, and from what has left for want of room; what another tenant does
+with the same bytes adds nothing to it.
+"""
+
+from dataclasses import dataclass
+
+from mint_common.claims import RevisionRef
+from services.loader.core.residency import Resident, State
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantUse:
+    """One tenant's part in one adapter.
+
+    ``number`` is the engine's of the load that the tenant uses, 0 before its first; ``slot_since`` when the
+    slot was taken that it used last. ``waiting`` counts loads and slots that it waits for. ``end`` is what it
+    is told when the adapter is not there for it.
+    """
+
+    revision: RevisionRef
+    number: int = 0
+    slot_since: float | None = None
+    size_bytes: int = 0
+    waiting: int = 0
+    in_flight: int = 0
+    uses: int = 0
+    last_used_at: float = 0.0
+    end: State = State.REGISTERED
+
+
+def state_for(
+    use: TenantUse | None, resident: Resident | None, *, number: int | None, place: int | None
+) -> State:
+    """Return an adapter's state as a tenant is told it.
+
+    ``number`` is the engine's of the finished ``resident``; ``place`` that of its waiting load.
+    """
+    if use is None:
+        return State.REGISTERED
+    if resident is not None and number == use.number:
+        if resident.state is State.READY and resident.slot_since == use.slot_since:
+            return State.READY
+        is_waiting = use.in_flight or use.waiting
+        return State.ACTIVATING if resident.state is State.ACTIVATING and is_waiting else State.STAGED
+    if use.waiting:
+        return State.FETCHING if place is None else State.QUEUED
+    return use.end

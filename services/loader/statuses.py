@@ -1,0 +1,118 @@
+"""Where adapters are, as the engine's owner is told it and as a tenant is.
+
+Invariant: what a tenant is told follows from its own part in an adapter (`core.tenant_use`), never from that
+of another tenant that has the same bytes.
+"""
+
+import itertools
+from collections.abc import Mapping
+from typing import Literal
+
+from mint_common.generation import AdapterStatus
+from mint_common.ids import Digest, TenantId
+from services.loader.core.residency import Resident, State, Tier
+from services.loader.core.tenant_use import state_for
+from services.loader.holdings import Holdings
+from services.loader.loading import Loads
+from services.loader.ports import Staging
+
+_READINESS: dict[State, Literal["registered", "prewarming", "ready"]] = {
+    State.FETCHING: "prewarming",
+    State.STAGED: "ready",
+    State.ACTIVATING: "ready",
+    State.READY: "ready",
+}
+_TIERS = {State.STAGED: Tier.HOST, State.ACTIVATING: Tier.HOST, State.READY: Tier.SLOT}
+
+
+class Statuses:
+    """Reads holdings, queue and disk."""
+
+    def __init__(self, holdings: Holdings, loads: Loads, staging: Staging) -> None:
+        self._holdings = holdings
+        self._loads = loads
+        self._staging = staging
+
+    def of(self, digest: Digest) -> AdapterStatus:
+        """Return where one adapter is."""
+        return self._whole(digest, self._staging.size_of(digest) or 0, self._loads.queue.position(digest))
+
+    def all(self, *, limit: int | None = None) -> list[AdapterStatus]:
+        """Return every adapter on the engine, in the queue or on the local disk, the nearest first."""
+        stored = {entry.digest: entry.size_bytes for entry in self._staging.stored()}
+        residents = sorted(
+            self._holdings.residency.residents.values(), key=lambda r: (r.in_slot, r.touched), reverse=True
+        )
+        places = self._places()
+        known = dict.fromkeys((*(r.digest for r in residents), *self._loads.wanted, *stored))
+        return [
+            self._whole(digest, stored.get(digest, 0), places.get(digest))
+            for digest in itertools.islice(known, limit)
+        ]
+
+    def of_tenant(self, digest: Digest, tenant_id: TenantId) -> AdapterStatus:
+        """Return where one adapter is to a tenant."""
+        return self._part(digest, tenant_id, self._loads.queue.position(digest))
+
+    def all_of_tenant(self, tenant_id: TenantId, *, limit: int | None = None) -> list[AdapterStatus]:
+        """Return every adapter that a tenant has used since the engine's start, the nearest first."""
+        places = self._places()
+        digests = self._holdings.uses.of_tenant(tenant_id)
+        found = [self._part(digest, tenant_id, places.get(digest)) for digest in digests]
+        found.sort(key=lambda each: (_NEAREST.index(each.tier), -each.last_used_at, each.digest))
+        return found[:limit]
+
+    def _places(self) -> Mapping[Digest, int]:
+        return {job.digest: place for place, job in enumerate(self._loads.queue.in_order())}
+
+    def _whole(self, digest: Digest, stored_bytes: int, place: int | None) -> AdapterStatus:
+        known = self._holdings.residency.get(digest)
+        state = known.state if known else self._state_without_room(digest, place)
+        resident = known or Resident(digest=digest, size_bytes=stored_bytes, state=State.FETCHING)
+        return AdapterStatus(
+            digest=digest,
+            tier=resident.tier.value,
+            readiness=_READINESS.get(state, "registered"),
+            state=state.value,
+            size_bytes=resident.size_bytes,
+            host_bytes=resident.size_bytes if known else 0,
+            slot_bytes=resident.size_bytes if resident.in_slot else 0,
+            pinned=resident.pinned,
+            in_flight=resident.in_flight,
+            last_used_at=resident.last_used_at,
+            load_seconds=resident.load_seconds,
+            queue_position=place,
+        )
+
+    def _part(self, digest: Digest, tenant_id: TenantId, place: int | None) -> AdapterStatus:
+        holdings = self._holdings
+        use, held = holdings.uses.get(digest, tenant_id), holdings.held.get(digest)
+        resident = holdings.residency.get(digest)
+        number = held.adapter.number if held else None
+        state = state_for(use, resident, number=number, place=place)
+        tier = _TIERS.get(state, Tier.STORED)
+        size_bytes = use.size_bytes if use else 0
+        is_here = tier is not Tier.STORED and resident is not None
+        return AdapterStatus(
+            digest=digest,
+            tier=tier.value,
+            readiness=_READINESS.get(state, "registered"),
+            state=state.value,
+            size_bytes=size_bytes,
+            host_bytes=size_bytes if is_here else 0,
+            slot_bytes=size_bytes if state in (State.ACTIVATING, State.READY) else 0,
+            pinned=is_here and resident is not None and tenant_id in resident.pins,
+            in_flight=use.in_flight if use else 0,
+            last_used_at=use.last_used_at if use else 0.0,
+            load_seconds=resident.load_seconds if is_here and resident else 0.0,
+            queue_position=place if state is State.QUEUED else None,
+        )
+
+    def _state_without_room(self, digest: Digest, place: int | None) -> State:
+        if place is not None:
+            return State.QUEUED
+        is_running = any(job.digest == digest for job in self._loads.queue.running)
+        return State.FETCHING if is_running else self._holdings.end_of(digest)
+
+
+_NEAREST: tuple[str, ...] = (Tier.SLOT, Tier.HOST, Tier.STORED)
