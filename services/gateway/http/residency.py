@@ -58,7 +58,7 @@ class _Resident:
 @router.get("/engines")
 async def list_engines(caller: ReadCaller, gateway: GatewayDep) -> list[EngineEntry]:
     """List the engines that answer now, and how busy they are: with your tenant, to an operator with all."""
-    tenant_id = None if "operator" in caller.scopes else caller.tenant_id
+    tenant_id = None if caller.authority.may("operator") else caller.tenant_id
     asked = await asyncio.gather(*(_describe(client, tenant_id) for client in gateway.engines.clients()))
     return [entry for entry in asked if entry is not None]
 
