@@ -168,7 +168,7 @@ class AliasMove:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AliasRecord:
-    """An alias: what it points at, and its history, oldest first (the newest 1000 moves; none in lists)."""
+    """An alias: what it points at, and its newest 100 moves, oldest first (none in lists)."""
 
     alias: str
     revision: RevisionRef

@@ -212,6 +212,7 @@ async def run(settings: GatewaySettings) -> None:
                 tokenizers=settings.tokenizers_by_base(),
                 files=BlobRevisionFiles(blobs),
                 signer=TicketSigner(secret=token.encode()),
+                public_url=settings.public_url,
             ),
         )
 

@@ -70,6 +70,11 @@ class GatewaySettings(BaseModel):
         lt=30,
         description="how long an alias move with wait_ready waits for its revision to be ready, seconds",
     )
+    public_url: str = Field(
+        "",
+        pattern=r"^(https?://[^/?#@\s]+/?)?$",
+        description="where clients reach the gateway, for downloads; empty: what a request's Host says",
+    )
     tokenizers: tuple[str, ...] = Field(
         (), description="BASE=WHERE: a hub id, or a folder that clients have, of each base's tokenizer"
     )

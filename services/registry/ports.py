@@ -46,8 +46,8 @@ from services.registry.core.policies import PolicyChange
 
 PAGE = 1000
 """How many aliases or keys one answer holds, unless it is asked for fewer."""
-HISTORY_ROWS = 1000
-"""How much of an alias's history one answer holds."""
+HISTORY_ROWS = 100
+"""How much of its history an alias's own record holds; `Aliases.history` has all, page by page."""
 
 ALL_POLICIES = PolicyFilter()
 ALL_REVISIONS = RevisionFilter()

@@ -34,6 +34,7 @@ from mint_common.ids import EvaluationId, PolicyId, TenantId, derive_id, sha256_
 from mint_common.testing.adapters import make_base_facts
 from services.registry.core.exports import Refusal
 from services.registry.core.keys import hash_key, stored_key
+from services.registry.ports import HISTORY_ROWS
 
 
 async def test_tenant_of_a_name_is_made_once(store: Store) -> None:
@@ -220,6 +221,19 @@ async def test_alias_move_is_compare_and_set(store: Store) -> None:
     await store.aliases.move(policy, "prod", one, by("ann"), expected=one.digest)
     assert len(await store.events()) == before
     assert len((await store.aliases.alias(policy.policy_id, "prod")).history) == 1
+
+
+async def test_an_alias_carries_its_newest_moves_alone(store: Store) -> None:
+    policy = await add_policy(store)
+    one, two = await publish(store, policy, 2)
+    for _ in range(HISTORY_ROWS // 2 + 1):
+        for target in (one, two):
+            await store.aliases.move(policy, "prod", target, by("ann"), expected=None)
+    alias = await store.aliases.alias(policy.policy_id, "prod")
+    assert alias.sequence == HISTORY_ROWS + 2
+    assert [move.sequence for move in alias.history] == list(range(3, HISTORY_ROWS + 3))
+    oldest = await store.aliases.history(policy.policy_id, "prod", limit=9, before=3)
+    assert [move.sequence for move in oldest] == [2, 1]
 
 
 async def test_unknown_alias_is_not_found(store: Store) -> None:

@@ -68,7 +68,7 @@ async def list_aliases(
 
 @router.get("/{alias}")
 async def get_alias(policy: str, alias: str, caller: ReadCaller, gateway: GatewayDep) -> AliasRecord:
-    """Return where an alias points, with its whole history."""
+    """Return where an alias points, with its newest 100 moves; ``/history`` has all of them."""
     return await gateway.registry.get_alias(caller.tenant_id, policy, alias)
 
 

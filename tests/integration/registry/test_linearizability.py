@@ -85,7 +85,8 @@ async def test_concurrent_moves_rollbacks_and_reads_are_linearizable(registry: R
         heard = [each.sequence for each in history if each.sequence]
         assert heard == sorted(heard), "a client saw an older state than before"
     moves = {each.sequence for each in operations if each.kind != "read" and each.sequence}
-    rows = (await registry.http.get(path)).json()["history"]
+    newest_first = (await registry.http.get(f"{path}/history?limit=1000")).json()
+    rows = newest_first[::-1]
     assert [row["sequence"] for row in rows] == list(range(1, len(rows) + 1))
     assert moves == set(range(1, len(rows) + 1)), "a move was lost, or nobody made it"
     told = await registry.pool.fetchval(

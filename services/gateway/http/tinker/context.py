@@ -16,7 +16,8 @@ from services.gateway.ports import RevisionFiles, Samples, SamplingSessions, Tin
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tinker:
     """Made by app.py. ``futures`` maps what a request id begins with to who answers for it,
-    ``tokenizers`` a base to the hub id or folder that clients are told.
+    ``tokenizers`` a base to the hub id or folder that clients are told. ``public_url`` is where clients reach
+    the gateway; empty: wherever a request says that it was sent.
     """
 
     runs: TinkerRuns
@@ -26,6 +27,7 @@ class Tinker:
     tokenizers: Mapping[str, str]
     files: RevisionFiles
     signer: TicketSigner
+    public_url: str
     samples: Samples
     sampling_sessions: SamplingSessions
 

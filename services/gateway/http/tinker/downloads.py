@@ -81,4 +81,5 @@ async def _ticket(gateway: Gateway, caller: CallerDep, model_id: str, checkpoint
 
 
 def _address(request: Request, gateway: Gateway, ticket: Ticket) -> str:
-    return f"{str(request.base_url).rstrip('/')}{PREFIX}/downloads/{gateway.tinker.signer.sign(ticket)}"
+    place = gateway.tinker.public_url or str(request.base_url)
+    return f"{place.rstrip('/')}{PREFIX}/downloads/{gateway.tinker.signer.sign(ticket)}"
