@@ -108,13 +108,16 @@ class TenantUses:
         digest = use.revision.digest
         self._uses.setdefault(digest, {})[tenant_id] = use
         self._ended.pop((digest, tenant_id), None)
-        if not (use.number or use.waiting or use.in_flight):
-            self._ended[digest, tenant_id] = None
-            self._forget_beyond(_REMEMBERED)
+        if use.number or use.waiting or use.in_flight:
+            return
+        if use.end is State.REGISTERED:  # nothing came of it
+            self._forget(digest, tenant_id)
+            return
+        self._ended[digest, tenant_id] = None
+        if len(self._ended) > _REMEMBERED:
+            self._forget(*self._ended.popitem(last=False)[0])
 
-    def _forget_beyond(self, most: int) -> None:
-        while len(self._ended) > most:
-            (digest, tenant_id), _ = self._ended.popitem(last=False)
-            del self._uses[digest][tenant_id]
-            if not self._uses[digest]:
-                del self._uses[digest]
+    def _forget(self, digest: Digest, tenant_id: TenantId) -> None:
+        del self._uses[digest][tenant_id]
+        if not self._uses[digest]:
+            del self._uses[digest]

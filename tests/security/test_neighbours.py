@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mint_common.claims import RevisionRef
-from mint_common.errors import NotFound, PreconditionFailed
+from mint_common.errors import NotFound, Overloaded, PreconditionFailed
 from mint_common.generation import AdapterStatus, EngineLoad
 from mint_common.ids import Digest, TenantId
 from mint_common.testing.factories import ADAPTER_STATUS
@@ -106,6 +106,15 @@ async def test_a_refusal_to_evict_names_the_tenants_own_use_only(make_bench: Mak
     ):
         with pytest.raises(PreconditionFailed, match="in use by 1 requests"):
             await bench.tiers.evict(shared.digest, tenant_id=A, cause="admin")
+
+
+async def test_a_refused_load_leaves_no_trace(make_bench: Make) -> None:
+    bench = await make_bench(host=1, slots=1)
+    first, second = [await bench.revision(seed) for seed in (0, 1)]
+    async with bench.tiers.hold(first, tenant_id=A, cause="req"):
+        with pytest.raises(Overloaded):
+            await prewarm(bench, second, B)
+    assert bench.tiers.statuses(tenant_id=B) == []
 
 
 async def test_what_leaves_for_want_of_room_is_told_all_who_used_it(make_bench: Make) -> None:
