@@ -9,9 +9,11 @@ import pytest
 from mint_common.claims import RevisionRef
 from mint_common.errors import NotFound, Overloaded, PreconditionFailed
 from mint_common.generation import AdapterStatus, EngineLoad
-from mint_common.ids import Digest, TenantId
+from mint_common.ids import Digest, EngineId, TenantId
+from mint_common.runtime.postgres import migrate, open_pool
 from mint_common.testing.factories import ADAPTER_STATUS
 from services.gateway.core.residency import load_of_tenant
+from services.loader.adapters.working_set_postgres import PostgresWorkingSet
 from services.loader.core.working_set import Kept, hottest_first
 from tests.unit.loader.conftest import Bench, make_bench
 
@@ -186,6 +188,22 @@ async def test_pins_and_parts_are_kept_for_each_tenant_over_a_restart(make_bench
     bench.tiers.pin(shared.digest, tenant_id=A, pinned=True)
     kept = {each.tenant_id: each.pinned for each in bench.tiers.working_set()}
     assert kept == {A: True, B: False}
+
+
+@pytest.mark.integration
+async def test_the_store_has_a_row_for_each_tenant(make_bench: Make, database: str) -> None:
+    bench = await make_bench()
+    revision = await bench.revision(0)
+    rows = [
+        Kept(revision=revision, tenant_id=each, pinned=each == A, uses=2, last_used_at=1.0) for each in (A, B)
+    ]
+    pool = await open_pool(database, schema="loader")
+    async with pool:
+        await migrate(pool, schema="loader", package="services.loader.adapters.migrations")
+        store = PostgresWorkingSet(pool, engine_id=EngineId("e"), base_digest=bench.facts.digest)
+        await store.save(rows)
+        await store.save(rows)
+        assert sorted(await store.load(), key=lambda each: each.tenant_id) == rows
 
 
 def test_as_many_adapters_are_restored_as_there_is_room_for_not_parts() -> None:
