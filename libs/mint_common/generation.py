@@ -124,7 +124,7 @@ class Started(msgspec.Struct, frozen=True, tag="start", tag_field="kind"):
     prompt_tokens: tuple[int, ...]
 
 
-class TokenAlternative(msgspec.Struct, frozen=True):
+class TokenAlternative(msgspec.Struct, frozen=True, gc=False):
     """One candidate token at a position."""
 
     token: int

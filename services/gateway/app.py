@@ -201,6 +201,7 @@ async def run(settings: GatewaySettings) -> None:
             keys=KeyMemory(ttl_seconds=settings.key_memory_seconds, capacity=KEYS),
             ready_seconds=settings.ready_seconds,
             max_answer_bytes=settings.max_answer_bytes,
+            encoding=asyncio.Lock(),
             pace=Pace(ColdLine(share=settings.cold_share, depth=COLD_REQUESTS), clock),
             tinker=Tinker(
                 runs=runs,

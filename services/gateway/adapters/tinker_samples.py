@@ -45,6 +45,8 @@ The SDK polls all the time, and repeats a poll that fails within 30 s.
 KEPT_SECONDS = 300.0
 KEPT_BYTES = 256 << 20
 """How long, and of which size in all, answers are kept: a poll's answer may be lost on its way."""
+LARGE_BYTES = 1 << 20
+"""From which size an answer is written as JSON in a thread: 10 ms a MiB, while others wait."""
 PRUNE_SECONDS = 5.0
 AGAIN_SECONDS = 0.25
 AWAY_SECONDS = 120.0
@@ -134,7 +136,9 @@ class EngineSamples:
         finally:
             sample.pollers -= 1
             sample.polled_at = self._clock.monotonic()
-        return pending or _tell(sample, as_protobuf=as_protobuf)
+        if pending is not None or as_protobuf or sample.size_bytes < LARGE_BYTES:
+            return pending or _tell(sample, as_protobuf=as_protobuf)
+        return await asyncio.to_thread(_tell, sample, as_protobuf=False)
 
     def cancel(self, request_id: str, tenant_id: TenantId) -> None:
         """Give a sample up."""

@@ -6,7 +6,7 @@ error, and a cold adapter only takes longer.
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import msgspec
@@ -15,7 +15,7 @@ from fastapi.responses import StreamingResponse
 
 from mint_common.catalog import Resolution
 from mint_common.errors import MintError
-from mint_common.generation import GenerationRequest, Sampling, Started
+from mint_common.generation import Delta, GenerationChunk, GenerationRequest, Sampling, Started
 from mint_common.ids import TenantId, new_id
 from mint_common.runtime.disconnect import cancelled_on_disconnect
 from services.gateway.core.answer_bytes import check_answer_bytes, json_answer_bytes
@@ -63,7 +63,7 @@ async def answer(question: Question, *, request: Request, gateway: Gateway, held
         head = _head(question, starts, created=int(gateway.clock.now()))
         headers = {REVISION_HEADER: head.served}
         if not question.body.stream:
-            whole = await _gather(question, answers, starts)
+            whole = await _gather(question, answers, starts, turn=gateway.encoding)
             body = msgspec.json.encode(whole.to_json(head))
             return Response(body, media_type="application/json", headers=headers)
     options = question.body.stream_options
@@ -75,26 +75,42 @@ async def answer(question: Question, *, request: Request, gateway: Gateway, held
         include_usage=bool(options and options.include_usage),
     )
     headers["cache-control"] = "no-cache"
-    return StreamingResponse(_frames(streamed, answers), media_type="text/event-stream", headers=headers)
+    frames = _frames(streamed, answers, turn=gateway.encoding)
+    return StreamingResponse(frames, media_type="text/event-stream", headers=headers)
 
 
-async def _gather(question: Question, answers: Answers, starts: Sequence[Started]) -> WholeAnswer:
+async def _gather(
+    question: Question, answers: Answers, starts: Sequence[Started], *, turn: asyncio.Lock
+) -> WholeAnswer:
     whole = WholeAnswer(question.dialect, starts, n=question.sampling.n)
     async for index, chunk in answers.chunks():
         check_unbroken(chunk)
-        whole.add(index, chunk)
-        await asyncio.sleep(0)  # chunks that have come already are taken without a turn for others
+        async with _in_turn(chunk, turn):
+            whole.add(index, chunk)
     return whole
 
 
-async def _frames(streamed: StreamedAnswer, answers: Answers) -> AsyncIterator[bytes]:
+@asynccontextmanager
+async def _in_turn(chunk: GenerationChunk, turn: asyncio.Lock) -> AsyncIterator[None]:
+    """Encode log-probabilities, of all answers one chunk in a turn of the event loop."""
+    if not isinstance(chunk, Delta) or not chunk.alternatives:
+        yield
+        return
+    async with turn:
+        await asyncio.sleep(0)
+        yield
+
+
+async def _frames(streamed: StreamedAnswer, answers: Answers, *, turn: asyncio.Lock) -> AsyncIterator[bytes]:
     for part in streamed.opening():
         yield data_frame(part)
     try:
         async for index, chunk in answers.chunks():
             check_unbroken(chunk)
-            for part in streamed.parts(index, chunk):
-                yield data_frame(part)
+            async with _in_turn(chunk, turn):
+                frames = b"".join(map(data_frame, streamed.parts(index, chunk)))
+            if frames:
+                yield frames
     except MintError as error:
         # The status line is gone already; clients raise an error that comes as an event.
         yield data_frame(error_body(error))

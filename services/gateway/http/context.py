@@ -1,5 +1,6 @@
 """What every route gets: the gateway's ports, the verified caller, things that live as long as an answer."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -48,6 +49,7 @@ class Gateway:
     keys: KeyMemory
     ready_seconds: float
     max_answer_bytes: int
+    encoding: asyncio.Lock
     pace: Pace
     tinker: Tinker
 

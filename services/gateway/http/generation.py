@@ -13,7 +13,7 @@ from mint_common.client.directory import EngineDirectory
 from mint_common.generation import GenerationChunk, GenerationRequest, Started
 from mint_common.ids import BaseName
 
-AHEAD = 64
+AHEAD = 16
 
 Item = tuple[int, GenerationChunk | Exception | None]
 """A chunk with the index of its prompt; None is the end of its stream, an exception its failure."""

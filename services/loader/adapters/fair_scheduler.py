@@ -6,7 +6,8 @@ Here (docs/adr/0018-fair-shares.md)
 - running sequences stand in the order of what their tenants hold of the KV cache, the most last: vLLM hands
   out a step's tokens from the front, and takes memory back from the end;
 - a newcomer gets room in the KV cache from who holds more than an even share, and a step of its own;
-- while several tenants are about, a step is short.
+- while several tenants are about, a step is short;
+- no step begins while the outputs of several others wait to be taken in.
 
 A request's tenant is its ``cache_salt``.
 
@@ -24,7 +25,8 @@ from vllm.v1.core.sched.request_queue import RequestQueue
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request, RequestStatus
 
-from services.loader.adapters.vllm_plugin import RESERVED
+from services.loader.adapters.taken_outputs import SentOutputs
+from services.loader.adapters.vllm_plugin import RESERVED, TAKEN
 from services.loader.core.fair_queue import GENERATED_WEIGHT, PROMPT_WEIGHT, FairQueue
 from services.loader.core.kv_room import Held, largest_last, plan_room
 
@@ -113,10 +115,12 @@ class _Fair(Scheduler):  # type: ignore[misc]
         self.waiting: TenantQueue = TenantQueue(seats=self.max_num_running_reqs - reserve, reserve=reserve)
         self._step_tokens = self.max_num_scheduled_tokens
         self._seen_at: dict[str, float] = {}
+        self._sent = SentOutputs(self.vllm_config.additional_config[TAKEN])
         self._was_own_step = False
 
     def schedule(self, *args: Any, **options: Any) -> SchedulerOutput:
-        """Plan a step."""
+        """Plan a step, when the outputs of earlier ones are taken in."""
+        self._sent.wait()
         fair = self.waiting.fair
         fair.set_running(Counter(map(tenant_of, self.running)))
         self._bound_step(fair.tenants, now=time.monotonic())
@@ -132,6 +136,14 @@ class _Fair(Scheduler):  # type: ignore[misc]
             if not request.is_prefill_chunk:
                 fair.charge(tenant_of(request), GENERATED_WEIGHT)
         return step
+
+    def update_from_output(self, *args: Any, **options: Any) -> dict[int, Any]:
+        """Return a step's outputs by who takes them."""
+        outputs: dict[int, Any] = super().update_from_output(*args, **options)
+        for sent in outputs.values():
+            if sent.outputs:
+                self._sent.note(sent.timestamp)
+        return outputs
 
     def _bound_step(self, tenants: Iterable[str], *, now: float) -> None:
         self._seen_at |= dict.fromkeys(tenants, now)

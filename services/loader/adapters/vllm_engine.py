@@ -30,8 +30,9 @@ from services.loader import metrics
 from services.loader.adapters.builder import Builder
 from services.loader.adapters.builder_wire import LaidOut
 from services.loader.adapters.routes import ASKED
+from services.loader.adapters.taken_outputs import TakenOutputs
 from services.loader.adapters.token_texts import remember_texts
-from services.loader.adapters.vllm_plugin import RESERVED
+from services.loader.adapters.vllm_plugin import RESERVED, TAKEN
 from services.loader.adapters.vllm_samples import gather_sample, sample_params
 from services.loader.adapters.vllm_streams import VllmStream, dead_engine, translated
 from services.loader.adapters.worker_extension import Reply
@@ -73,22 +74,31 @@ def start_engine(config: EngineConfig, builder: Builder | None = None) -> "VllmE
 
     Raises Unavailable when the plugin with the repairs is not installed.
     """
-    _prepare_environment(config)
+    prepare_environment(config)
     from importlib.metadata import entry_points
 
-    from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
     if not entry_points(group="vllm.general_plugins", name=PLUGIN):
         raise Unavailable(what="the vLLM plugin", problem=f"entry point {PLUGIN} is not installed")
+    taken = TakenOutputs()
+    llm = AsyncLLM.from_engine_args(engine_arguments(config, taken=taken))
+    taken.watch(llm.output_processor)
+    return VllmEngine(llm, builder, routes=bool(config.facts.experts))
+
+
+def engine_arguments(config: EngineConfig, *, taken: TakenOutputs) -> Any:
+    """Return vLLM's arguments, an AsyncEngineArgs; the environment must be prepared."""
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
     reserve = max(1, config.max_sequences // _RESERVE)
-    arguments = AsyncEngineArgs(
+    return AsyncEngineArgs(
         model=str(config.base_dir),
         dtype="float32",
         max_model_len=config.max_context,
         max_num_seqs=config.max_sequences + reserve,
         scheduler_cls=_SCHEDULER,
-        additional_config={RESERVED: reserve},
+        additional_config={RESERVED: reserve, TAKEN: taken.path},
         max_logprobs=config.max_logprobs,
         logprobs_mode="raw_logprobs",
         enable_lora=True,
@@ -104,7 +114,6 @@ def start_engine(config: EngineConfig, builder: Builder | None = None) -> "VllmE
         disable_log_stats=True,
         trust_remote_code=False,
     )
-    return VllmEngine(AsyncLLM.from_engine_args(arguments), builder, routes=bool(config.facts.experts))
 
 
 def _lora_modules(facts: BaseFacts) -> list[str]:
@@ -112,7 +121,7 @@ def _lora_modules(facts: BaseFacts) -> list[str]:
     return [*facts.targets, "experts"] if facts.experts else list(facts.targets)
 
 
-def _prepare_environment(config: EngineConfig) -> None:
+def prepare_environment(config: EngineConfig) -> None:
     """Set what vLLM and torch read when they are imported; the engine process inherits it."""
     os.environ.update(
         OMP_NUM_THREADS=str(config.threads),  # on shared cores more threads are several times slower
@@ -122,6 +131,7 @@ def _prepare_environment(config: EngineConfig) -> None:
         DO_NOT_TRACK="1",
         VLLM_ENABLE_V1_MULTIPROCESSING="0",  # the worker lives in the engine process: half the start
         VLLM_PLUGINS=PLUGIN,
+        VLLM_V1_OUTPUT_PROC_CHUNK_SIZE="16",  # outputs of a step that are taken in without a turn for others
         VLLM_CONFIGURE_LOGGING="0",  # its warnings go where this process's own do
     )
     import torch  # reads OMP_NUM_THREADS
@@ -152,6 +162,7 @@ class VllmEngine:
         self._shapes: dict[tuple[int, bytes], None] = {}
         self._tokenizer = llm.get_tokenizer()
         remember_texts(self._tokenizer)
+        self._turn = asyncio.Lock()
         self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenize")
 
     async def stage(self, adapter: LoadedAdapter) -> int:
@@ -291,6 +302,7 @@ class VllmEngine:
             outputs,
             lora_request=lora_request,
             alternatives=sampling.logprobs,
+            turn=self._turn,
             routes=partial(self._routes, request_id) if routed else None,
         )
 
@@ -378,6 +390,7 @@ def _sampling_params(sampling: Sampling, *, routed: str | None = None) -> Any:
         stop_token_ids=list(sampling.stop_tokens),
         ignore_eos=sampling.ignore_eos,
         logprobs=sampling.logprobs,
+        flat_logprobs=True,  # half a million objects of a large answer would be walked by each collection
         output_kind=RequestOutputKind.FINAL_ONLY if sampling.whole else RequestOutputKind.DELTA,
         extra_args=None if routed is None else {ASKED: [routed, sampling.n]},
     )

@@ -18,8 +18,8 @@ _REASONS: Mapping[str, Literal["stop", "length", "abort"]] = {
     "abort": "abort",
 }
 
-_PIECE_ENTRIES = 672
-"""Most log-probabilities that are turned over in one go: 32 tokens with 20 others each, about 1 ms."""
+_PIECE_ENTRIES = 336
+"""Most log-probabilities that are turned over in one go: 16 tokens with 20 others each, about 1 ms."""
 
 
 class VllmStream:
@@ -31,12 +31,14 @@ class VllmStream:
         *,
         lora_request: Any,
         alternatives: int | None,
+        turn: asyncio.Lock,
         routes: Callable[[], Awaitable[Reply]] | None = None,
     ) -> None:
         self._outputs = outputs
         self._routes = routes
         self._lora_request = lora_request
         self._alternatives = alternatives
+        self._turn = turn
 
     @property
     def served(self) -> Digest | None:
@@ -44,7 +46,7 @@ class VllmStream:
         return Digest(self._lora_request.lora_name) if self._lora_request else None
 
     async def steps(self) -> AsyncGenerator[Sequence[Delta | Finished], None]:
-        """Yield the outputs of each step; a large one in pieces, between which others get their turn."""
+        """Yield the outputs of each step, a large one in pieces."""
         with translated():
             async with aclosing(self._outputs) as outputs:
                 async for output in outputs:
@@ -55,9 +57,23 @@ class VllmStream:
                         for completion in output.outputs
                         for part in self._parts(completion, routes.get(completion.index, b""))
                     )
-                    for piece in _pieces(parts):
+                    pieces, is_large = _pieces(parts), self._is_large(output)
+                    while piece := await self._next_of(pieces, is_large=is_large):
                         yield piece
-                        await asyncio.sleep(0)
+
+    def _is_large(self, output: Any) -> bool:
+        tokens = sum(len(completion.token_ids) for completion in output.outputs)
+        return self._alternatives is not None and tokens * (1 + self._alternatives) > _PIECE_ENTRIES
+
+    async def _next_of(
+        self, pieces: Iterator[list[Delta | Finished]], *, is_large: bool
+    ) -> list[Delta | Finished] | None:
+        """Return the next piece. Of all large outputs one piece is made in a turn of the event loop."""
+        if not is_large:
+            return next(pieces, None)
+        async with self._turn:
+            await asyncio.sleep(0)
+            return next(pieces, None)
 
     async def _routes_of(self, output: Any) -> Mapping[int, bytes]:
         """Return the routes of the completions of a final output, of every token but their last."""

@@ -1,0 +1,115 @@
+"""One tenant's flood, within its limits, leaves the others their part of an engine.
+
+The engine itself: tests/integration/loader/test_fair_scheduler.py; samples in the gateway:
+tests/unit/gateway/tinker/test_samples.py.
+"""
+
+from contextlib import ExitStack, suppress
+
+import msgspec
+import pytest
+
+from mint_common.errors import InvalidField, Overloaded
+from mint_common.generation import Delta, Finished, Started, TokenAlternative
+from mint_common.ids import EngineId
+from services.gateway.core.answer_bytes import check_answer_bytes, json_answer_bytes
+from services.gateway.core.openai.answers import Head, WholeAnswer
+from services.gateway.core.openai.dialects import ChatDialect, CompletionDialect, Dialect
+from services.gateway.core.tinker.sample_queue import SampleQueue, Size
+from services.gateway.settings import GatewaySettings
+from services.loader.core.fair_queue import FairQueue
+from services.loader.core.open_work import OpenWork
+from services.loader.settings import LoaderSettings
+
+FLOOD, COMPLETIONS, TOKENS = 160, 128, 200
+FEW, MANY = "few", "many"
+
+
+def default_of(settings: type, name: str) -> int:
+    return settings.model_fields[name].default
+
+
+def test_a_flood_of_samples_is_not_with_the_engine_as_a_whole() -> None:
+    queue = SampleQueue(room=512)
+    size = Size(sequences=COMPLETIONS, prompt_bytes=100)
+    for at in range(FLOOD):
+        queue.push(MANY, f"key{at}", f"s{at}", size)
+    begun = len(list(iter(queue.pop, None)))
+    assert begun * COMPLETIONS <= 512, "160 samples of 128 were asked of the engine at once: 20,480 sequences"
+    queue.push(FEW, "key", "other", Size(sequences=1, prompt_bytes=100))
+    assert queue.pop() == "other"
+
+
+def test_a_flood_of_requests_leaves_the_loader_open() -> None:
+    work = OpenWork(
+        most_requests=default_of(LoaderSettings, "max_requests"),
+        most_sequences=default_of(LoaderSettings, "tenant_sequences"),
+        most_tokens=default_of(LoaderSettings, "tenant_tokens"),
+    )
+    with ExitStack() as stack:
+        with suppress(Overloaded):
+            while True:
+                stack.enter_context(work.request(MANY))
+        with work.request(FEW), work.work(FEW, sequences=1, tokens=10):
+            pass
+
+
+def test_who_floods_with_completions_or_tokens_is_told_to_slow_down() -> None:
+    work = OpenWork(
+        most_requests=512,
+        most_sequences=default_of(LoaderSettings, "tenant_sequences"),
+        most_tokens=default_of(LoaderSettings, "tenant_tokens"),
+    )
+    refusals = []
+    with ExitStack() as stack:
+        for _ in range(FLOOD):
+            try:
+                tokens = COMPLETIONS * (TOKENS + 20)
+                stack.enter_context(work.work(MANY, sequences=COMPLETIONS, tokens=tokens))
+            except Overloaded as error:
+                refusals.append(error)
+    assert len(refusals) == FLOOD - 64
+    assert {error.http_status for error in refusals} == {429}
+
+
+def test_whoever_comes_behind_a_flood_starts_in_the_next_step() -> None:
+    queue: FairQueue[str] = FairQueue(seats=64, reserve=8)
+    for at in range(FLOOD * COMPLETIONS):
+        queue.push(MANY, f"m{at}")
+    while (found := queue.next()) is not None:
+        queue.start(found[0])
+    assert queue.running(MANY) == 64
+    queue.push(FEW, "one token")
+    assert queue.next() == (FEW, "one token")
+
+
+def test_the_largest_answer_of_before_is_refused() -> None:
+    size = json_answer_bytes(choices=COMPLETIONS, new_tokens=TOKENS, likeliest=20)
+    most = default_of(GatewaySettings, "max_answer_bytes")
+    with pytest.raises(InvalidField, match="lower top_logprobs"):
+        check_answer_bytes(size, most, lower=("top_logprobs", "max_tokens", "n"))
+
+
+@pytest.mark.parametrize("dialect", [ChatDialect(logprobs=20), CompletionDialect(logprobs=20)])
+def test_an_answers_log_probabilities_are_encoded_before_its_end(dialect: Dialect) -> None:
+    start = Started(engine_id=EngineId("e"), revision=None, prompt_tokens=(1,))
+    whole = WholeAnswer(dialect, [start], n=1)
+    likeliest = tuple(TokenAlternative(token=at, text=chr(65 + at), logprob=-float(at)) for at in range(20))
+    for _ in range(4):
+        whole.add(
+            0,
+            Delta(
+                index=0,
+                text="ABCDEFGH",
+                tokens=(1,) * 8,
+                logprobs=(-1.0,) * 8,
+                alternatives=(likeliest,) * 8,
+                token_texts=tuple("ABCDEFGH"),
+            ),
+        )
+    whole.add(0, Finished(index=0, reason="length"))
+    told = whole.to_json(Head(answer_id="a", created=0, model="m", served="base:m"))
+    logprobs = told["choices"][0]["logprobs"]  # type: ignore[index]
+    assert any(isinstance(value, msgspec.Raw) for value in logprobs.values())
+    decoded = msgspec.json.decode(msgspec.json.encode(logprobs))
+    assert len(decoded.get("content") or decoded["tokens"]) == 32
