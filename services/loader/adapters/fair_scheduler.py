@@ -7,7 +7,7 @@ Here (docs/adr/0018-fair-shares.md)
   out a step's tokens from the front, and takes memory back from the end;
 - a newcomer gets room in the KV cache from who holds more than an even share, and a step of its own;
 - while several tenants are about, a step is short;
-- no step begins while the outputs of several others wait to be taken in.
+- no step begins while the outputs of several others are still to be taken in.
 
 A request's tenant is its ``cache_salt``.
 

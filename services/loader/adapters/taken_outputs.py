@@ -12,7 +12,7 @@ import time
 from collections import deque
 from typing import Any
 
-MOST_AHEAD = 3
+MOST_AHEAD = 2
 """Steps whose outputs may be on their way."""
 LONGEST_WAIT_SECONDS = 0.1
 """How long a step waits; a loader that takes nothing in for long holds the engine up no further."""

@@ -103,32 +103,20 @@ class VllmStream:
 
     def _delta(self, completion: Any, part: slice, text: str) -> Delta:
         tokens = tuple(completion.token_ids[part])
-        candidates = completion.logprobs[part] if self._alternatives is not None else None
-        logprobs, alternatives = self._logprobs(tokens, candidates)
+        if self._alternatives is None:
+            return Delta(index=completion.index, text=text, tokens=tokens)
+        # vLLM gives every position its own token first, then the likeliest ones, the likeliest first.
+        flat = completion.logprobs
+        starts = flat.start_indices[part]
+        count = self._alternatives
         return Delta(
             index=completion.index,
             text=text,
             tokens=tokens,
-            logprobs=logprobs,
-            alternatives=alternatives,
-            token_texts=self._token_texts(tokens, candidates),
+            logprobs=tuple(flat.logprobs[at] for at in starts),
+            alternatives=tuple(_likeliest(flat, at + 1, at + 1 + count) for at in starts) if count else (),
+            token_texts=tuple(flat.decoded_tokens[at] or "" for at in starts),
         )
-
-    def _logprobs(
-        self, tokens: tuple[int, ...], positions: Any
-    ) -> tuple[tuple[float, ...], tuple[tuple[TokenAlternative, ...], ...]]:
-        if self._alternatives is None:
-            return (), ()
-        chosen = tuple(candidates[token].logprob for token, candidates in zip(tokens, positions, strict=True))
-        if self._alternatives == 0:
-            return chosen, ()
-        return chosen, tuple(_likeliest(candidates, self._alternatives) for candidates in positions)
-
-    def _token_texts(self, tokens: tuple[int, ...], positions: Any) -> tuple[str, ...]:
-        if self._alternatives is None:
-            return ()
-        pairs = zip(tokens, positions, strict=True)
-        return tuple(candidates[token].decoded_token or "" for token, candidates in pairs)
 
 
 def _pieces(parts: Iterator[Delta | Finished]) -> Iterator[list[Delta | Finished]]:
@@ -150,12 +138,12 @@ def _entries(part: Delta | Finished) -> int:
     return 1 if isinstance(part, Finished) else 1 + sum(map(len, part.alternatives)) + len(part.logprobs)
 
 
-def _likeliest(candidates: Any, count: int) -> tuple[TokenAlternative, ...]:
-    """Return the ``count`` likeliest tokens; the chosen one is among them only if it is that likely."""
-    ranked = sorted(candidates.items(), key=lambda item: item[1].rank)
+def _likeliest(flat: Any, start: int, end: int) -> tuple[TokenAlternative, ...]:
+    rows = zip(
+        flat.token_ids[start:end], flat.decoded_tokens[start:end], flat.logprobs[start:end], strict=True
+    )
     return tuple(
-        TokenAlternative(token=token, text=entry.decoded_token or "", logprob=entry.logprob)
-        for token, entry in ranked[:count]
+        TokenAlternative(token=token, text=text or "", logprob=logprob) for token, text, logprob in rows
     )
 
 

@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 import msgspec
 
 from mint_common.generation import Delta, TokenAlternative
 from services.gateway.core.json_types import JsonObject
+
+_LOGPROB = attrgetter("logprob")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +28,7 @@ def read_positions(delta: Delta) -> list[Position]:
 
 def _position(delta: Delta, at: int, logprob: float) -> Position:
     alternatives = delta.alternatives[at] if delta.alternatives else ()
-    ordered = tuple(sorted(alternatives, key=lambda item: -item.logprob))
+    ordered = tuple(sorted(alternatives, key=_LOGPROB, reverse=True))
     return Position(text=delta.token_texts[at], logprob=logprob, alternatives=ordered)
 
 
