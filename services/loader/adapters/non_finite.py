@@ -14,7 +14,7 @@ norm bounds a finite state, so the logits are finite if it is. A request that sh
 ended in the step that wrote it reads the same values, and is ended too. With several ranks all see the same
 states, and each cleans its own cache.
 
-Written against vLLM 0.32; tests/integration/loader/test_non_finite.py shows what the kernel does as shipped.
+Written against vLLM 0.32; tests/integration/loader/test_vllm_plugin.py shows what its kernel does as shipped.
 """
 
 import math

@@ -25,7 +25,7 @@ from .test_lora import with_random_b
 from .test_passes import make_pass, work_of
 
 ROUTED = {name for name, config in FAMILIES.items() if "num_experts_per_tok" in config}
-POISONS = {"one huge weight": 3e38, "huge weights": 1e25, "huge steps": 1e38}
+POISONS = {"huge weights": 1e25, "huge steps": 1e38}
 SETTINGS = StepSettings(algorithm="grpo", learning_rate=2e-3, kl_coefficient=0.1, clip_norm=1.0)
 MakeModel = Callable[[], PreTrainedModel]
 MakeBase = Callable[[PreTrainedModel], ResidentBase]
@@ -36,11 +36,8 @@ def trained(base: ResidentBase, spec: LoraSpec, *, poison: str | None = None) ->
     """Return a policy that is no longer its base; its weights are finite, whatever is wrong with them."""
     state = new_state(base.facts, spec)
     with_random_b(state.lora)
-    leaf = state.lora.leaf.detach()
-    if poison == "one huge weight":
-        leaf[len(leaf) // 2] = POISONS[poison]
-    elif poison == "huge weights":
-        leaf.mul_(POISONS[poison])
+    if poison == "huge weights":
+        state.lora.leaf.detach().mul_(POISONS[poison])
     return state
 
 
@@ -69,9 +66,11 @@ def two_steps(
     return states, results
 
 
-@pytest.mark.parametrize("algorithm", ["grpo", "sft", "dpo"])
 @pytest.mark.parametrize("poison", POISONS)
-@pytest.mark.parametrize("samples", [(4, 4, 4), (2, 5, 3)], ids=["equally many", "ragged"])
+@pytest.mark.parametrize(
+    ("algorithm", "samples"),
+    [("grpo", (4, 4, 4)), ("grpo", (2, 5, 3)), ("sft", (2, 5, 3)), ("dpo", (4, 4, 4))],
+)
 def test_steps_beside_a_policy_that_overflows_have_the_same_bits(  # noqa: PLR0917  # parameters, fixtures
     algorithm: str,
     poison: str,
@@ -90,7 +89,7 @@ def test_steps_beside_a_policy_that_overflows_have_the_same_bits(  # noqa: PLR09
     ]
     expected_states, expected = two_steps(base, specs, batches, settings, poison=None)
     states, found = two_steps(base, specs, batches, settings, poison=poison)
-    assert isinstance(found[4], NotFinite) or poison == "one huge weight"  # that one's step may be finite
+    assert isinstance(found[4], NotFinite)
     for number in (0, 2):
         assert isinstance(expected[number], dict)
         assert (found[number], found[number + 3]) == (expected[number], expected[number + 3])
@@ -117,9 +116,8 @@ def test_so_have_steps_over_every_family(family: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "importance_sampling", "gspo"])
-@pytest.mark.parametrize("poison", ["one huge weight", "huge weights"])
 def test_passes_beside_a_policy_that_overflows_have_the_same_bits(
-    loss: str, poison: str, make_model: MakeModel, make_base: MakeBase, lora: LoraSpec
+    loss: str, make_model: MakeModel, make_base: MakeBase, lora: LoraSpec
 ) -> None:
     base = make_base(make_model())
 
@@ -134,9 +132,9 @@ def test_passes_beside_a_policy_that_overflows_have_the_same_bits(
         return [state.lora.leaf.grad for state in states], results
 
     expected_gradients, expected = run(None)
-    gradients, found = run(poison)
-    assert isinstance(found[1], NotFinite) or poison == "one huge weight"
-    assert gradients[1] is None or bool(gradients[1].isfinite().all())
+    gradients, found = run("huge weights")
+    assert isinstance(found[1], NotFinite)
+    assert gradients[1] is None
     for number in (0, 2, 3):
         assert isinstance(found[number], Passed)
         assert found[number] == expected[number]
