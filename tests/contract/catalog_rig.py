@@ -12,9 +12,9 @@ from mint_common.events import Event, LoraSpec, RevisionExported
 from mint_common.events.codec import decode
 from mint_common.ids import JobId, PolicyId, TenantId, WaveId, derive_id, new_id, sha256_digest
 from mint_common.runtime.clock import SystemClock
-from mint_common.runtime.ledger_memory import MemoryLedger
 from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.testing.adapters import make_base_facts
+from mint_common.testing.ledger_memory import MemoryLedger
 from services.registry.adapters.memory import MemoryCatalog
 from services.registry.adapters.memory_accounts import MemoryAccounts
 from services.registry.adapters.memory_aliases import MemoryAliases, MemoryEvaluations, MemoryRules

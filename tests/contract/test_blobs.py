@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from mint_common.blobs.memory import MemoryBlobs
 from mint_common.blobs.open import open_blobs
 from mint_common.blobs.port import Blobs
 from mint_common.settings import BlobSettings
 from mint_common.testing.blobs_contract import BLOBS_CONTRACT, Check
+from mint_common.testing.blobs_memory import MemoryBlobs
 
 
 @pytest.fixture(

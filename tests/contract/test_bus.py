@@ -2,10 +2,10 @@
 
 import pytest
 
-from mint_common.bus.memory import MemoryBus
 from mint_common.bus.nats import connect_nats
 from mint_common.runtime.clock import SystemClock
 from mint_common.testing.bus_contract import BUS_CONTRACT, Check
+from mint_common.testing.bus_memory import MemoryBus
 
 
 @pytest.mark.parametrize("check", BUS_CONTRACT, ids=lambda check: check.__name__)

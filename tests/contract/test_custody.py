@@ -9,7 +9,6 @@ from contract.catalog_rig import BASE, NOW, TENANT, Store, add_policy, by, expor
 
 from mint_common.adapters_format import WEIGHTS_FILE, AdapterFiles, store_adapter
 from mint_common.blobs.localfs import LocalBlobs
-from mint_common.blobs.memory import MemoryBlobs
 from mint_common.blobs.port import Blobs
 from mint_common.blobs.s3 import open_s3
 from mint_common.catalog import PolicyRecord
@@ -19,6 +18,7 @@ from mint_common.events import Retention, RevisionHealed, RevisionLost, Revision
 from mint_common.ids import new_id
 from mint_common.runtime.clock import ManualClock, SystemClock
 from mint_common.testing.adapters import make_adapter
+from mint_common.testing.blobs_memory import MemoryBlobs
 from services.registry.core.custody import ROOTS, Folder, folder_of, folders_of
 from services.registry.core.names import parse_model
 from services.registry.core.policies import PolicyChange

@@ -12,10 +12,10 @@ from mint_common.events import WaveRequested
 from mint_common.ids import JobId, PolicyId, TenantId
 from mint_common.runtime.clock import ManualClock, SystemClock
 from mint_common.runtime.ledger import Ledger
-from mint_common.runtime.ledger_memory import MemoryLedger
 from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.runtime.postgres import migrate, open_pool
 from mint_common.testing.factories import JOB, POLICY, TENANT, make_claim
+from mint_common.testing.ledger_memory import MemoryLedger
 from services.rollout.adapters.jobs_memory import MemoryJobs
 from services.rollout.adapters.jobs_postgres import PostgresJobs
 from services.rollout.core.job import Job, JobState, begin, open_job, wave_id_of

@@ -6,13 +6,13 @@ from importlib import resources
 import asyncpg
 import pytest
 
-from mint_common.bus.memory import MemoryBus
 from mint_common.runtime.clock import SystemClock
-from mint_common.runtime.ledger_memory import MemoryLedger, MemoryRelay
 from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.runtime.postgres import migrate, open_pool
 from mint_common.runtime.relay import OutboxRelay
+from mint_common.testing.bus_memory import MemoryBus
 from mint_common.testing.ledger_contract import LEDGER_CONTRACT, Check, LedgerUnderTest
+from mint_common.testing.ledger_memory import MemoryLedger, MemoryRelay
 
 CLOCK = SystemClock()
 PACKAGE = "mint_common.runtime.migrations"

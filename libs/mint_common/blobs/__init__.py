@@ -1,1 +1,1 @@
-"""Blob storage: a port, local files, S3, and a memory adapter for tests."""
+"""Blob storage: a port, local files and S3."""

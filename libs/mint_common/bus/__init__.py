@@ -1,1 +1,1 @@
-"""The message bus: a port, the NATS JetStream adapter, and a memory adapter for tests."""
+"""The message bus: a port and its NATS JetStream adapter."""

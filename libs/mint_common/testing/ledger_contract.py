@@ -5,13 +5,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mint_common.bus.memory import MemoryBus
 from mint_common.bus.port import Message
 from mint_common.errors import AlreadyHandled
 from mint_common.events import AliasMoved, Event
 from mint_common.events.codec import decode
 from mint_common.runtime.ledger import Ledger
 from mint_common.telemetry.tracing import extracted
+from mint_common.testing.bus_memory import MemoryBus
 from mint_common.testing.factories import EXAMPLES
 
 PATIENCE_SECONDS = 10.0

@@ -27,7 +27,7 @@ from mint_common.errors import (
 from mint_common.events import Event, RevisionExported
 from mint_common.ids import BaseName, Digest, PolicyId, TenantId, new_id
 from mint_common.runtime.clock import SystemClock
-from mint_common.runtime.ledger_memory import MemoryLedger
+from mint_common.testing.ledger_memory import MemoryLedger
 from services.registry.adapters.memory_custody import vouch_for
 from services.registry.adapters.memory_lineage import relatives
 from services.registry.adapters.memory_tables import Tables

@@ -13,7 +13,7 @@ from mint_common.catalog import (
 from mint_common.claims import RevisionRef
 from mint_common.errors import AliasProtected, NotFound
 from mint_common.ids import EvaluationId, PolicyId, new_id
-from mint_common.runtime.ledger_memory import MemoryLedger
+from mint_common.testing.ledger_memory import MemoryLedger
 from services.registry.adapters.memory_tables import Tables
 from services.registry.core.aliases import AliasEntry, moved, plan_move, plan_rollback
 from services.registry.core.evaluations import recorded, said_anew

@@ -10,7 +10,7 @@ from mint_common.errors import NotFound, Unavailable
 from mint_common.events import RevisionExported, RevisionHealed
 from mint_common.events.revision import Fault, QuarantineReason
 from mint_common.ids import Digest, PolicyId, new_id
-from mint_common.runtime.ledger_memory import MemoryLedger
+from mint_common.testing.ledger_memory import MemoryLedger
 from services.registry.adapters.memory_tables import Garbage, Tables
 from services.registry.core.collection import HeldRevision, Holdings
 from services.registry.core.custody import Folder, Held, folder_of, folders_of, healed, lost, quarantined

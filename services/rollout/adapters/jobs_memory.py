@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from mint_common.errors import NotFound
 from mint_common.ids import JobId, PolicyId, TenantId, WaveId
-from mint_common.runtime.ledger_memory import MemoryConnection
+from mint_common.testing.ledger_memory import MemoryConnection
 from services.rollout.core.job import Job, JobState
 from services.rollout.core.wave import Wave
 

@@ -23,7 +23,6 @@ from mint_common.adapters_format import (
     read_base_facts,
     store_adapter,
 )
-from mint_common.blobs.memory import MemoryBlobs
 from mint_common.blobs.port import Blobs
 from mint_common.claims import Claim, RevisionRef
 from mint_common.client.engine import EngineClient
@@ -33,6 +32,7 @@ from mint_common.generation import EngineInfo
 from mint_common.ids import EngineId, PolicyId
 from mint_common.runtime.clock import SystemClock, settle
 from mint_common.runtime.edge import create_http
+from mint_common.testing.blobs_memory import MemoryBlobs
 from services.loader.adapters.builder import Builder, BuilderStaging
 from services.loader.adapters.staging import DiskCache
 from services.loader.adapters.vllm_engine import EngineConfig, VllmEngine, start_engine

@@ -34,12 +34,12 @@ from mint_common.adapters_format import (
 )
 from mint_common.adapters_format.manifest import proof_of
 from mint_common.adapters_format.tensor_file import map_tensors, write_tensors
-from mint_common.blobs.memory import MemoryBlobs
 from mint_common.claims import RevisionRef
 from mint_common.errors import AdapterInvalid, NonFiniteOutput
 from mint_common.events import LoraSpec
 from mint_common.ids import Digest, PolicyId
 from mint_common.runtime.clock import SystemClock
+from mint_common.testing.blobs_memory import MemoryBlobs
 from services.loader.adapters.laying_out import lay_out
 from services.loader.adapters.staging import DiskCache
 from services.loader.ports import LoadedAdapter

@@ -21,8 +21,8 @@ from mint_common.ids import EngineId, PolicyId
 from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.dispatch import Dispatcher
 from mint_common.runtime.edge import create_http
-from mint_common.runtime.ledger_memory import MemoryLedger, MemoryRelay
 from mint_common.testing.factories import BASE, ENGINE_INFO, LORA, TENANT
+from mint_common.testing.ledger_memory import MemoryLedger, MemoryRelay
 from services.standalone.adapters.launch import free_port
 from tests.unit.rollout.world import EOS, published, tokens_of
 

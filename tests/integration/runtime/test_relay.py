@@ -9,7 +9,6 @@ from dataclasses import replace
 import asyncpg
 import pytest
 
-from mint_common.bus.memory import MemoryBus
 from mint_common.bus.nats import NatsBus, connect_nats
 from mint_common.bus.port import Bus, Message
 from mint_common.errors import AlreadyHandled, EventInvalid, Unavailable
@@ -19,6 +18,7 @@ from mint_common.runtime import relay
 from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.runtime.relay import OutboxRelay
+from mint_common.testing.bus_memory import MemoryBus
 from mint_common.testing.factories import EXAMPLES
 from tests.conftest import RunningServer
 from tests.integration.runtime.servers import make_pool, restart_postgres

@@ -14,9 +14,9 @@ from mint_common.adapters_format import (
     stage_adapter,
     store_adapter,
 )
-from mint_common.blobs.memory import MemoryBlobs
 from mint_common.errors import AdapterInvalid, AlreadyExists, BlobCorrupt, BlobMissing
 from mint_common.testing.adapters import make_adapter, make_base_facts
+from mint_common.testing.blobs_memory import MemoryBlobs
 
 FACTS = make_base_facts()
 GOOD = make_adapter(FACTS)

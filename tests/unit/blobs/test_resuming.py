@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from mint_common.blobs.memory import MemoryBlobs
 from mint_common.blobs.resuming import MOST_PARTIALS, ResumingBlobs
 from mint_common.claims import Claim
 from mint_common.errors import BlobCorrupt, Unavailable
+from mint_common.testing.blobs_memory import MemoryBlobs
 
 RANGE = 1000
 DATA = random.Random(7).randbytes(10 * RANGE + 1)

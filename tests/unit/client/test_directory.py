@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import msgspec
 
-from mint_common.bus.memory import MemoryBus
 from mint_common.client.directory import EngineDirectory
 from mint_common.generation import EngineLoad
 from mint_common.ids import new_id
 from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.dispatch import publish_event
+from mint_common.testing.bus_memory import MemoryBus
 from mint_common.testing.factories import ADAPTER_STATUS, BASE, DIGEST, ENGINE_INFO, EXAMPLES
 
 LOAD = EngineLoad(

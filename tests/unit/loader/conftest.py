@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from mint_common.adapters_format import BaseFacts, store_adapter
-from mint_common.blobs.memory import MemoryBlobs
 from mint_common.claims import Claim, RevisionRef
 from mint_common.errors import AdapterInvalid
 from mint_common.events.event import Event
 from mint_common.ids import Digest, EngineId
 from mint_common.runtime.clock import ManualClock
 from mint_common.testing.adapters import make_adapter, make_base_facts
+from mint_common.testing.blobs_memory import MemoryBlobs
 from services.loader.adapters.staging import DiskCache
 from services.loader.core.residency import Capacity
 from services.loader.loading import LoadLimits

@@ -5,13 +5,13 @@ from contextlib import suppress
 
 from opentelemetry.sdk.trace import TracerProvider
 
-from mint_common.bus.memory import MemoryBus
 from mint_common.bus.port import Message
 from mint_common.errors import Unavailable
 from mint_common.events import AdapterEvicted
 from mint_common.events.codec import decode
 from mint_common.ids import EngineId
 from mint_common.runtime.clock import ManualClock
+from mint_common.testing.bus_memory import MemoryBus
 from mint_common.testing.factories import BASE, DIGEST, TENANT
 from services.loader.adapters.announcements import BusAnnouncements
 

@@ -15,10 +15,10 @@ from mint_common.adapters_format import (
     read_manifest,
     store_adapter,
 )
-from mint_common.blobs.memory import MemoryBlobs
 from mint_common.claims import Claim, RevisionRef
 from mint_common.errors import Unavailable
 from mint_common.runtime.clock import ManualClock
+from mint_common.testing.blobs_memory import MemoryBlobs
 from services.loader.adapters.staging import DiskCache
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "adapters"

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from mint_common.blobs.memory import MemoryBlobs
 from mint_common.claims import Claim, RevisionRef
 from mint_common.errors import AdapterInvalid, MintError, Overloaded, Unavailable
 from mint_common.ids import TenantId, sha256_digest
+from mint_common.testing.blobs_memory import MemoryBlobs
 from services.loader.ports import LoadedAdapter
 
 Make = Callable[..., Awaitable[Any]]  # Any: Bench of conftest.py, which cannot be imported

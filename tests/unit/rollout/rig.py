@@ -5,12 +5,12 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from mint_common.blobs.memory import MemoryBlobs
 from mint_common.events import Event, JobSubmitted, WaveRequested
 from mint_common.ids import JobId
 from mint_common.runtime.clock import ManualClock
-from mint_common.runtime.ledger_memory import MemoryConnection, MemoryLedger
+from mint_common.testing.blobs_memory import MemoryBlobs
 from mint_common.testing.factories import JOB
+from mint_common.testing.ledger_memory import MemoryConnection, MemoryLedger
 from services.rollout.adapters.jobs_memory import MemoryJobs
 from services.rollout.handlers.commits import Commits
 from services.rollout.handlers.jobs import JobHandlers

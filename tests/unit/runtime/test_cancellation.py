@@ -8,7 +8,6 @@ from typing import Any, cast
 import asyncpg
 import pytest
 
-from mint_common.bus.memory import MemoryBus
 from mint_common.bus.port import Delivery
 from mint_common.client.directory import EngineDirectory
 from mint_common.errors import Unavailable
@@ -17,6 +16,7 @@ from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.dispatch import Dispatcher
 from mint_common.runtime.periodic import run_periodically
 from mint_common.runtime.relay import OutboxRelay
+from mint_common.testing.bus_memory import MemoryBus
 
 
 async def swallow() -> None:

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from mint_common.adapters_format import AdapterFiles, BaseFacts, store_adapter
-from mint_common.blobs.memory import MemoryBlobs
 from mint_common.claims import Claim
 from mint_common.events import LoraSpec
 from mint_common.ids import Digest, PolicyId, TenantId
+from mint_common.testing.blobs_memory import MemoryBlobs
 from mint_common.training import CheckpointRecord
 from services.trainer.adapters.mixtures import BlobMixtures
 from services.trainer.adapters.state_copies import state_export

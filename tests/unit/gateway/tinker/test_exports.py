@@ -5,7 +5,6 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from mint_common.bus.memory import MemoryBus
 from mint_common.catalog import RevisionRecord
 from mint_common.claims import Claim, RevisionRef
 from mint_common.errors import NotFound
@@ -13,6 +12,7 @@ from mint_common.events import LoraSpec, RevisionPublished, RevisionRejected
 from mint_common.ids import BaseName, Digest, PolicyId, TenantId
 from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.dispatch import publish_event
+from mint_common.testing.bus_memory import MemoryBus
 from mint_common.training import Exported
 from services.gateway.adapters import tinker_exports
 from services.gateway.adapters.tinker_exports import ExportDecisions, ExportLost
