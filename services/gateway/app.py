@@ -40,10 +40,10 @@ from services.gateway.adapters.training_sessions import TrainerSessions
 from services.gateway.adapters.webhook_queue_postgres import PostgresWebhookQueue
 from services.gateway.adapters.webhook_sender import HttpWebhookSender
 from services.gateway.adapters.webhooks_postgres import PostgresWebhooks
+from services.gateway.core.body_budget import BodyBudget
 from services.gateway.core.callers import KeyMemory
-from services.gateway.core.cold_line import ColdLine
+from services.gateway.core.paced_line import PacedLine
 from services.gateway.core.resolutions import ResolutionCache
-from services.gateway.core.tinker.bodies import OpenBodies
 from services.gateway.core.tinker.downloads import TicketSigner
 from services.gateway.core.tinker.ids import SAMPLE_PREFIX
 from services.gateway.core.tinker.sample_queue import OpenBounds
@@ -75,7 +75,6 @@ from services.gateway.http.routes import check_routes
 from services.gateway.http.tinker import downloads
 from services.gateway.http.tinker import routes as tinker
 from services.gateway.http.tinker.context import Tinker
-from services.gateway.http.turns import Turns
 from services.gateway.ports import WebhookQueue, WebhookSender
 from services.gateway.settings import GatewaySettings
 
@@ -106,8 +105,12 @@ PRUNE_SECONDS = 600.0
 """How often old answers to Idempotency-Keys and old sampling sessions are forgotten."""
 RESOLUTIONS = 100_000
 """How many resolved model names; some 100 MB at the most."""
-COLD_REQUESTS = 4096
-"""How many requests may wait for their turn to ask for a load."""
+LARGE_BODIES = 256
+"""How many large bodies may wait to be decoded; the memory for bodies bounds them before."""
+LARGE_SHARE = 0.04
+"""Of the gateway, that decoding them may take while others are answered: less than a twentieth, which is what
+a 95th percentile leaves out.
+"""
 KEY_SAMPLES, KEY_SEQUENCES, KEY_PROMPT_BYTES = 4096, 32_768, 64 << 20
 """What one key may have queued: twice what a client has on its way by itself."""
 TENANT_KEYS = 2
@@ -132,7 +135,6 @@ def build_http(*, ready: Callable[[], bool]) -> FastAPI:
     http.include_router(downloads.open_router)
     check_routes(http)
     install_error_shapes(http)
-    http.add_middleware(Turns)
     return http
 
 
@@ -202,14 +204,15 @@ async def run(settings: GatewaySettings) -> None:
             ready_seconds=settings.ready_seconds,
             max_answer_bytes=settings.max_answer_bytes,
             encoding=asyncio.Lock(),
-            pace=Pace(ColdLine(share=settings.cold_share, depth=COLD_REQUESTS), clock),
+            bodies=BodyBudget(limit_bytes=settings.body_bytes),
+            pace=_pace("the line of cold requests", settings.cold_share, settings.cold_requests, clock),
+            large_bodies=_pace("the line of large bodies", LARGE_SHARE, LARGE_BODIES, clock),
             tinker=Tinker(
                 runs=runs,
                 trainers=directory,
                 samples=samples,
                 sampling_sessions=sampling_sessions,
                 futures={"op:": training, SAMPLE_PREFIX: samples},
-                bodies=OpenBodies(),
                 tokenizers=settings.tokenizers_by_base(),
                 files=BlobRevisionFiles(blobs),
                 signer=TicketSigner(secret=token.encode()),
@@ -260,6 +263,10 @@ async def prune(rows: Mapping[str, Callable[[], Awaitable[None]]], clock: Clock)
         for kind, forget in rows.items():
             pruning = run_periodically(forget, name=f"prune {kind}", every_seconds=PRUNE_SECONDS, clock=clock)
             group.create_task(pruning)
+
+
+def _pace(name: str, share: float, depth: int, clock: Clock) -> Pace:
+    return Pace(PacedLine(name=name, share=share, depth=depth), clock)
 
 
 def _webhooks(

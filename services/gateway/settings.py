@@ -49,6 +49,16 @@ class GatewaySettings(BaseModel):
         description="share of the gateway that beginning requests for cold adapters may take while others are"
         " answered",
     )
+    cold_requests: int = Field(
+        4096,
+        gt=0,
+        description="how many requests for cold adapters may wait; a tenant's at most as many as stay free",
+    )
+    body_bytes: int = Field(
+        128 << 20,
+        ge=32 << 20,
+        description="memory for request bodies, all together; a tenant's at most as much as stays free",
+    )
     webhook_timeout_seconds: float = Field(
         10.0, gt=0, le=60, description="how long a webhook's receiver may take to answer, seconds"
     )

@@ -17,9 +17,9 @@ from mint_common.errors import MintError, Unauthorized
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import ManualClock
 from services.gateway.app import build_http
+from services.gateway.core.body_budget import BodyBudget
 from services.gateway.core.callers import KeyMemory
 from services.gateway.core.requests import AuditRow, KeyedRequest, StoredAnswer
-from services.gateway.core.tinker.bodies import OpenBodies
 
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 TENANT = TenantId("ten_a")
@@ -160,7 +160,7 @@ def make_rig() -> Rig:
     gateway.keys = KeyMemory(ttl_seconds=10, capacity=100)
     gateway.is_warm = lambda _tenant_id, _model: True
     gateway.pace = SimpleNamespace(enter_warm=lambda: None, leave_warm=lambda: None)
-    gateway.tinker = Beyond()
-    gateway.tinker.bodies = OpenBodies()
+    gateway.bodies = BodyBudget(limit_bytes=64 << 20)
+    gateway.large_bodies = gateway.pace
     rig.http.state.gateway = gateway
     return rig

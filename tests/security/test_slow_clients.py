@@ -2,19 +2,17 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
-import uvicorn
 from fastapi import FastAPI, Request
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mint_common.runtime.edge import create_http
-from mint_common.runtime.http_protocol import ConnectionBounds, protocol_of
+from mint_common.runtime.http_protocol import ConnectionBounds
 from mint_common.runtime.slow_clients import LeastRate, paced
+from tests.security.raw_http import head, serving
 
 BOUNDS = ConnectionBounds(head_seconds=0.2, head_bytes=2000, head_lines=20, linger_pause_seconds=0.2)
 SLOW = LeastRate(bytes_per_second=1000, grace_seconds=0.2, stall_seconds=0.2)
@@ -45,56 +43,9 @@ def make_http() -> FastAPI:
     return http
 
 
-@dataclass
-class Client:
-    """One raw connection."""
-
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
-
-    async def read_all(self, seconds: float = 3) -> bytes:
-        async with asyncio.timeout(seconds):
-            return await self.reader.read()
-
-    async def status(self, seconds: float = 3) -> bytes:
-        async with asyncio.timeout(seconds):
-            return (await self.reader.readline()).split()[1]
-
-
-@dataclass
-class Server:
-    port: int
-    stack: AsyncExitStack
-
-    async def connect(self, text: bytes = b"") -> Client:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        self.stack.callback(writer.close)
-        writer.write(text)
-        return Client(reader, writer)
-
-
-@asynccontextmanager
-async def serving(bounds: ConnectionBounds = BOUNDS) -> AsyncIterator[Server]:
-    config = uvicorn.Config(
-        make_http(), port=0, http=protocol_of(bounds), ws="none", lifespan="off", log_config=None
-    )
-    server = uvicorn.Server(config)
-    task = asyncio.create_task(server.serve())
-    while not server.started:
-        await asyncio.sleep(0.01)
-    async with AsyncExitStack() as stack:
-        yield Server(server.servers[0].sockets[0].getsockname()[1], stack)
-    server.should_exit = server.force_exit = True
-    await task
-
-
-def head(path: str, length: int) -> bytes:
-    return f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n".encode()
-
-
 @pytest.mark.parametrize("sent", [b"P", b"POST / HTTP/1.1\r\nhost: x\r\n", b"POST / HTTP/1.1\r\nx-long: a"])
 async def test_half_a_head_is_refused_in_time(sent: bytes) -> None:
-    async with serving() as server:
+    async with serving(make_http(), BOUNDS) as server:
         client = await server.connect(sent)
         assert await client.status() == b"400"
         assert b"0.2 s" in await client.read_all()
@@ -102,7 +53,7 @@ async def test_half_a_head_is_refused_in_time(sent: bytes) -> None:
 
 @pytest.mark.parametrize(("first", "drip"), [(b"POST / HTTP/1.1\r\n", b"x-a: b\r\n"), (b"\r\n", b"\r\n")])
 async def test_dripping_gets_no_more_time(first: bytes, drip: bytes) -> None:
-    async with serving() as server:
+    async with serving(make_http(), BOUNDS) as server:
         client = await server.connect(head("/unread", 0))
         assert await client.status() == b"200"
         client.writer.write(first)
@@ -114,7 +65,7 @@ async def test_dripping_gets_no_more_time(first: bytes, drip: bytes) -> None:
 
 
 async def test_a_head_is_bounded_in_bytes_and_lines() -> None:
-    async with serving(replace(BOUNDS, head_seconds=5)) as server:
+    async with serving(make_http(), replace(BOUNDS, head_seconds=5)) as server:
         client = await server.connect(b"POST / HTTP/1.1\r\nx: ")
         for size in (1500, 600):
             await asyncio.sleep(0.05)
@@ -125,14 +76,14 @@ async def test_a_head_is_bounded_in_bytes_and_lines() -> None:
 
 
 async def test_an_answer_that_needs_no_body_comes_at_once_and_its_connection_ends_soon() -> None:
-    async with serving() as server:
+    async with serving(make_http(), BOUNDS) as server:
         client = await server.connect(head("/unread", 1 << 20) + b"x" * 1000)
         assert await client.status() == b"200"
         assert b'"done"' in await client.read_all()
 
 
 async def test_who_sends_all_of_an_unwanted_body_hears_the_answer_and_goes_on() -> None:
-    async with serving() as server:
+    async with serving(make_http(), BOUNDS) as server:
         client = await server.connect(head("/unread", 4 << 20))
         for _ in range(64):
             client.writer.write(b"x" * (64 << 10))
@@ -145,7 +96,7 @@ async def test_who_sends_all_of_an_unwanted_body_hears_the_answer_and_goes_on() 
 
 @pytest.mark.parametrize("drips", [0, 10])
 async def test_a_body_that_stalls_or_drips_is_refused_for_good_and_its_connection_ends(drips: int) -> None:
-    async with serving() as server:
+    async with serving(make_http(), BOUNDS) as server:
         client = await server.connect(head("/paced", 1 << 20) + b"x" * 100)
         answer = asyncio.create_task(client.read_all())
         for _ in range(drips):
@@ -158,7 +109,7 @@ async def test_a_body_that_stalls_or_drips_is_refused_for_good_and_its_connectio
 
 
 async def test_a_slow_but_steady_body_is_taken() -> None:
-    async with serving() as server:
+    async with serving(make_http(), BOUNDS) as server:
         client = await server.connect(head("/paced", 1000))
         for _ in range(10):
             client.writer.write(b"x" * 100)
@@ -167,7 +118,7 @@ async def test_a_slow_but_steady_body_is_taken() -> None:
 
 
 async def test_too_many_connections_displace_those_without_a_request_the_oldest_first() -> None:
-    async with serving(replace(BOUNDS, connections=3, head_seconds=5)) as server:
+    async with serving(make_http(), replace(BOUNDS, connections=3, head_seconds=5)) as server:
         at_work = await server.connect(head("/stream", 100) + b"x")
         await asyncio.sleep(0.05)
         idle = [await server.connect() for _ in range(4)]
@@ -183,7 +134,7 @@ async def test_a_client_that_leaves_in_its_body_is_no_error_in_the_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.WARNING)
-    async with serving() as server:
+    async with serving(make_http(), BOUNDS) as server:
         for path in ("/stream", "/paced"):
             client = await server.connect(head(path, 1000) + b"x")
             await asyncio.sleep(0.05)

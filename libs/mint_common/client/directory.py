@@ -82,6 +82,10 @@ class EngineDirectory:
             await asyncio.wait(self._meeting.values(), timeout=_ANSWER_SECONDS)
         return [self._known[url] for url in self._clients if url in self._known]
 
+    def largest_context(self) -> int | None:
+        """Return the largest context of all engines that are known; None without any."""
+        return max((engine.max_context for engine in self._known.values()), default=None)
+
     async def describe(self, base: BaseName) -> EngineInfo:
         """Return the description of one engine of a base. Raises Unavailable."""
         return self._known[(await self._order(base, None))[0]]

@@ -1,6 +1,7 @@
 """A request's body, whole and bounded, before anything interprets it."""
 
 import re
+from collections.abc import Callable
 
 import msgspec
 from starlette.datastructures import Headers
@@ -17,11 +18,23 @@ _WHOLE_PAIRS = re.compile(
 """A text up to its first half of a pair."""
 
 
-async def read_body(receive: Receive, headers: Headers, *, limit: int) -> bytes | None:
-    """Return the body, or None when the client has gone. Raises BodyTooLarge, InvalidField."""
+def announced_bytes(headers: Headers, *, limit: int) -> int:
+    """Return the length that a request says its body has; 0 if it says none. Raises BodyTooLarge."""
     announced = headers.get("content-length", "0")
-    if announced.isdecimal() and int(announced) > limit:
+    size = int(announced) if announced.isdecimal() else 0
+    if size > limit:
         raise BodyTooLarge(limit_bytes=limit)
+    return size
+
+
+async def read_body(
+    receive: Receive, headers: Headers, *, limit: int, hold: Callable[[int], None] = lambda _: None
+) -> bytes | None:
+    """Return the body, or None when the client has gone. Raises BodyTooLarge.
+
+    ``hold`` is told how many bytes have come, each time; what it raises ends the reading.
+    """
+    announced_bytes(headers, limit=limit)
     parts: list[bytes] = []
     size = 0
     is_complete = False
@@ -29,15 +42,15 @@ async def read_body(receive: Receive, headers: Headers, *, limit: int) -> bytes 
         message = await receive()
         if message["type"] == "http.disconnect":
             return None
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
+        part = message.get("body", b"")
+        size += len(part)
         if size > limit:
             raise BodyTooLarge(limit_bytes=limit)
+        if part:
+            hold(len(part))
+            parts.append(part)
         is_complete = not message.get("more_body", False)
-    body = b"".join(parts)
-    if "json" in headers.get("content-type", ""):
-        check_text(body)
-    return body
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def replayed(body: bytes, receive: Receive) -> Receive:
@@ -54,9 +67,9 @@ def replayed(body: bytes, receive: Receive) -> Receive:
     return replay
 
 
-def check_text(body: bytes) -> None:
+def check_text(body: bytes, headers: Headers) -> None:
     """Refuse JSON with half of a surrogate pair, which Python takes, but no encoder, database or bus."""
-    if not _SURROGATE.search(body):
+    if "json" not in headers.get("content-type", "") or not _SURROGATE.search(body):
         return
     try:
         msgspec.json.decode(body, type=msgspec.Raw)  # builds nothing, and knows pairs

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mint_common.errors import InternalTokenRefused, MintError
 from mint_common.runtime.disconnect import ClientGone
-from mint_common.runtime.edge_body import read_body, replayed
+from mint_common.runtime.edge_body import check_text, read_body, replayed
 from mint_common.runtime.slow_clients import paced
 from mint_common.telemetry.tracing import extracted, span, trace_id
 
@@ -88,6 +88,7 @@ class EdgeMiddleware:
                 return
             body = await read_body(paced(receive), headers, limit=self._max_body_bytes)
             if body is not None:
+                check_text(body, headers)
                 await self._app(scope, replayed(body, receive), answer.send)
         except (ClientDisconnect, ClientGone):
             return  # nobody hears an answer

@@ -4,7 +4,6 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf
 
 from mint_common.authority import Authority
 from mint_common.errors import Unauthorized
@@ -52,8 +51,7 @@ def choose_key(given: Sequence[str]) -> str:
 class KeyMemory:
     """Callers by key, each forgotten ``ttl_seconds`` after it was verified; at most ``capacity`` of them.
 
-    Only hashes of keys are kept. A refused key is never remembered: it may exist a moment later. Whose a key
-    was stays known until it is displaced: who waits in which line may be decided by that, and nothing else.
+    Only hashes of keys are kept. A refused key is never remembered: it may exist a moment later.
     """
 
     def __init__(self, *, ttl_seconds: float, capacity: int) -> None:
@@ -70,16 +68,9 @@ class KeyMemory:
         verified_at, caller = entry
         return None if now - verified_at >= self._ttl_seconds else caller
 
-    def last_tenant(self, key: str) -> TenantId | None:
-        """Return whose key it was when it was verified last, however long ago."""
-        entry = self._entries.get(_hash(key))
-        return entry[1].tenant_id if entry else None
-
     def forget(self, key: str) -> None:
-        """Believe a key no more; whose it was stays known."""
-        entry = self._entries.get(_hash(key))
-        if entry is not None:
-            self._entries[_hash(key)] = (-inf, entry[1])
+        """Believe a key no more."""
+        self._entries.pop(_hash(key), None)
 
     def put(self, key: str, caller: Caller, *, now: float) -> None:
         """Remember a verified key, and forget the oldest ones beyond the capacity."""

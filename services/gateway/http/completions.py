@@ -20,9 +20,9 @@ from services.gateway.core.openai.sampling import (
 )
 from services.gateway.http.answering import Question, answer
 from services.gateway.http.context import Gateway, GatewayDep, HeldDep, InferCaller
-from services.gateway.http.routes import OpenAIRoute
+from services.gateway.http.turns import TurnRoute
 
-router = APIRouter(prefix="/v1", tags=["openai"], route_class=OpenAIRoute)
+router = APIRouter(prefix="/v1", tags=["openai"], route_class=TurnRoute)
 
 
 @router.post("/completions")

@@ -17,6 +17,7 @@ from mint_common.client.registry import RegistryClient
 from mint_common.errors import Unauthorized
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import Clock
+from services.gateway.core.body_budget import BodyBudget
 from services.gateway.core.callers import Caller, KeyMemory, choose_key
 from services.gateway.core.webhooks.records import WebhookLimits
 from services.gateway.http.pace import Pace
@@ -50,7 +51,9 @@ class Gateway:
     ready_seconds: float
     max_answer_bytes: int
     encoding: asyncio.Lock
+    bodies: BodyBudget
     pace: Pace
+    large_bodies: Pace
     tinker: Tinker
 
     def is_warm(self, tenant_id: TenantId, model: str) -> bool:

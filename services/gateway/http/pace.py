@@ -1,4 +1,4 @@
-"""Turns for requests whose adapter must be loaded: `core.cold_line` over time.
+"""Turns for requests whose beginning takes long: `core.paced_line` over time.
 
 What a request costs before it waits for others is one step of its task: it is begun, and measured when the
 loop comes to what stands behind it.
@@ -9,13 +9,13 @@ import time
 
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import Clock
-from services.gateway.core.cold_line import ColdLine
+from services.gateway.core.paced_line import PacedLine
 
 
 class Pace:
-    """Lets warm requests pass, and cold ones one by one."""
+    """Lets warm requests pass, and those of the line one by one."""
 
-    def __init__(self, line: ColdLine, clock: Clock) -> None:
+    def __init__(self, line: PacedLine, clock: Clock) -> None:
         self._line = line
         self._clock = clock
         self._turns: dict[int, asyncio.Future[None]] = {}
@@ -23,7 +23,7 @@ class Pace:
         self._warm = 0
 
     def enter_warm(self) -> None:
-        """Count a warm request: cold ones make way for it."""
+        """Count a warm request: the line makes way for it."""
         self._warm += 1
 
     def leave_warm(self) -> None:
@@ -33,7 +33,7 @@ class Pace:
             self._next()
 
     async def turn(self, tenant_id: TenantId) -> None:
-        """Wait for a cold request's turn. Raises Overloaded when too many wait."""
+        """Wait for a request's turn. Raises Overloaded when too many wait."""
         number = self._line.join(tenant_id)
         turn = self._turns[number] = asyncio.get_running_loop().create_future()
         self._next()

@@ -8,12 +8,15 @@ but for those of `OPEN_PATHS`. No rule reads a request's path.
 import re
 from collections.abc import Awaitable, Callable, Iterator
 from collections.abc import Set as AbstractSet
+from contextlib import ExitStack
 from typing import Any, ClassVar, Literal, cast
 
 from fastapi import FastAPI, Request, Response
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from starlette.routing import Route
+from starlette.types import Receive, Send
+from starlette.types import Scope as ASGIScope
 
 from mint_common.catalog import Scope
 from mint_common.runtime.slow_clients import paced
@@ -46,6 +49,7 @@ class GatewayRoute(APIRoute):
     """A route of a router made with ``route_class=GatewayRoute``."""
 
     api: ClassVar[Api] = "mint"
+    max_body_bytes: ClassVar[int] = 1 << 20
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:  # FastAPI's own
         super().__init__(path, endpoint, **options)
@@ -53,6 +57,12 @@ class GatewayRoute(APIRoute):
         self.streams_body = any(each.call is stream_of for each in _walk(self.dependant))
         # Python's "$" also matches before a line end: "/tenants\n" would be "/tenants".
         self.path_regex = re.compile(self.path_regex.pattern.removesuffix("$") + r"\Z")
+
+    async def handle(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
+        """Answer a request; `answered` ends with it."""
+        with ExitStack() as stack:
+            scope.setdefault("state", {})["answered"] = stack
+            await super().handle(scope, receive, send)
 
     def get_route_handler(self) -> Handler:  # type: ignore[override]  # its Coroutine is an Awaitable
         """Wrap the route's own handler."""
@@ -73,7 +83,7 @@ class GatewayRoute(APIRoute):
     async def admit(self, request: Request, caller: Caller) -> Request:
         """Check the scope, then read the body unless the route streams it. Raises Forbidden, BodyTooLarge."""
         caller.authority.check(self.needed_scope)
-        return request if self.streams_body else await admit_body(request)
+        return request if self.streams_body else await admit_body(request, caller, limit=self.max_body_bytes)
 
 
 class OpenAIRoute(GatewayRoute):

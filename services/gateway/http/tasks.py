@@ -14,7 +14,14 @@ from services.gateway.core.json_types import JsonObject
 from services.gateway.http.context import GatewayDep, ReadCaller, TrainCaller
 from services.gateway.http.routes import GatewayRoute
 
-router = APIRouter(prefix="/mint/v1/tasks", tags=["tasks"], route_class=GatewayRoute)
+
+class TaskRoute(GatewayRoute):
+    """A route that may take many completions."""
+
+    max_body_bytes = 4 << 20
+
+
+router = APIRouter(prefix="/mint/v1/tasks", tags=["tasks"], route_class=TaskRoute)
 
 MAX_ITEMS = 1024
 

@@ -5,12 +5,26 @@ Fields typed ``object`` are known to clients but cannot take effect here: only t
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, TypeVar
+
+from pydantic import FailFast
 
 from services.gateway.core.examples import body_config
 from services.gateway.core.json_types import JsonObject
 
-Tokens = tuple[int, ...]
+Item = TypeVar("Item")
+
+
+class FirstError(FailFast):
+    """`FailFast` that may stand in a union."""
+
+    def __hash__(self) -> int:
+        return hash(type(self))
+
+
+Many = Annotated[tuple[Item, ...], FirstError()]
+"""Read up to the first item that is wrong: a million of them would be a million errors."""
+Tokens = Many[int]
 FORBID = {"extra": "forbid"}
 
 
@@ -36,7 +50,7 @@ class SamplingFields:
     top_p: float | None = None
     top_k: int | None = None
     n: int | None = None
-    stop: str | tuple[str, ...] | None = None
+    stop: str | Many[str] | None = None
     seed: int | None = None
     ignore_eos: bool | None = None
     stream: bool | None = None
@@ -55,7 +69,7 @@ class CompletionBody(SamplingFields):
         {"model": "counter@prod", "prompt": "2 4 6 8", "max_tokens": 8, "temperature": 0}
     )
 
-    prompt: str | tuple[str, ...] | Tokens | tuple[Tokens, ...]
+    prompt: str | Many[str] | Tokens | Many[Tokens]
     logprobs: int | None = None
     echo: object = None
     suffix: object = None
@@ -79,7 +93,7 @@ class ChatTurn:
     __pydantic_config__: ClassVar[dict[str, str]] = FORBID
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | tuple[TextPart, ...]
+    content: str | Many[TextPart]
     name: str | None = None
     refusal: None = None
     annotations: None = None
@@ -96,7 +110,7 @@ class ChatBody(SamplingFields):
         {"model": "counter@2", "messages": [{"role": "user", "content": "2 4 6 8"}], "max_tokens": 8}
     )
 
-    messages: tuple[ChatTurn, ...]
+    messages: Many[ChatTurn]
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None

@@ -65,12 +65,19 @@ def completion_inputs(body: CompletionBody) -> tuple[PromptInput, ...]:
     elif prompt and isinstance(prompt[0], int):
         inputs = [PromptInput(tokens=prompt)]
     else:
+        check_choices(len(prompt))
         inputs = [PromptInput(text=p) if isinstance(p, str) else PromptInput(tokens=p) for p in prompt]  # type: ignore[arg-type]  # pydantic has checked every item
     if not inputs or not all(item.text or item.tokens for item in inputs):
         raise InvalidField(field="prompt", problem="must not be empty")
-    if any(token < 0 for item in inputs for token in item.tokens or ()):
+    if any(min(item.tokens) < 0 for item in inputs if item.tokens):
         raise InvalidField(field="prompt", problem="a token id must not be negative")
     return tuple(inputs)
+
+
+def check_choices(prompts: int) -> None:
+    """Refuse more prompts than one request may have. Raises InvalidField."""
+    if prompts > MAX_CHOICES:
+        raise InvalidField(field="prompt", problem=f"must be at most {MAX_CHOICES} prompts, got {prompts}")
 
 
 def chat_input(body: ChatBody) -> PromptInput:

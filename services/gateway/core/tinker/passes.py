@@ -8,6 +8,7 @@ import msgspec
 
 from mint_common.errors import InvalidField
 from mint_common.training import Datum, LossName, Pass
+from services.gateway.core.json_reading import read_json
 from services.gateway.core.tinker.ids import MAX_SEQ
 from services.gateway.core.tinker.schema import read_message
 from services.gateway.core.tinker.tensors import JsonTensor, read_json_tensor, read_tensor, read_token_ids
@@ -84,17 +85,6 @@ def read_json_pass(body: bytes, *, backward: bool) -> PlacedPass:
     data = tuple(_json_datum(datum, f"data[{index}]") for index, datum in enumerate(wish.data))
     operation = _pass(data, wish.loss_fn, wish.loss_fn_config or {}, backward=backward)
     return PlacedPass(model_id=read.model_id, seq=check_seq(read.seq_id), operation=operation)
-
-
-def read_json(body: bytes, shape: type[msgspec.Struct]) -> Any:  # an instance of ``shape``
-    """Return a JSON body as a struct. Raises InvalidField naming the place."""
-    try:
-        return msgspec.json.decode(body, type=shape)
-    except msgspec.ValidationError as error:
-        problem, _, place = str(error).partition(" - at `$")
-        raise InvalidField(field=place.strip("`.") or "body", problem=problem) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidField(field="body", problem=f"is no JSON: {error}") from error
 
 
 def check_seq(seq: int | None) -> int:

@@ -1,45 +1,39 @@
-"""Bodies of the Tinker API: read whole, bounded by themselves and per key, decompressed, decoded."""
+"""Bodies of the Tinker API: read whole and bounded, decompressed, decoded."""
 
-from collections.abc import AsyncIterator
 from typing import Annotated, TypeVar
 
 import msgspec
 import zstandard
 from fastapi import Depends, Request, Response
-from starlette.requests import ClientDisconnect
 
 from mint_common.errors import BodyTooLarge, InvalidField
 from mint_common.ids import new_id
-from mint_common.runtime.disconnect import ClientGone
-from services.gateway.core.tinker.bodies import MAX_BODY_BYTES
-from services.gateway.core.tinker.futures import JSON
-from services.gateway.core.tinker.passes import read_json
+from services.gateway.core.json_reading import read_json
+from services.gateway.core.tinker.futures import JSON, PROTOBUF
 from services.gateway.core.tinker.repetition import request_key
-from services.gateway.http.bodies import StreamDep
-from services.gateway.http.context import CallerDep, GatewayDep
+from services.gateway.http.bodies import StreamDep, hold_body, take_turn
+from services.gateway.http.context import CallerDep
 
+MAX_BODY_BYTES = 16 << 20
+"""Of one body, before and after it is decompressed. Clients split a batch into parts of 5 MB."""
 _WINDOW_BYTES = 8 << 20
 """What a decompressor may allocate, whatever a frame says that it needs."""
 
 T = TypeVar("T", bound=msgspec.Struct)
 
 
-async def _body(
-    request: Request, stream: StreamDep, caller: CallerDep, gateway: GatewayDep
-) -> AsyncIterator[bytes]:
-    announced = request.headers.get("content-length", "")
-    size_bytes = int(announced) if announced.isdecimal() else MAX_BODY_BYTES
-    if size_bytes > MAX_BODY_BYTES:
-        raise BodyTooLarge(limit_bytes=MAX_BODY_BYTES)
-    gateway.tinker.bodies.take(caller.key_id, size_bytes)
-    try:
-        yield _decompress(await _read(stream), request.headers.get("content-encoding", "identity"))
-    finally:
-        gateway.tinker.bodies.give_back(caller.key_id, size_bytes)
+async def _body(request: Request, _stream: StreamDep, caller: CallerDep) -> bytes:
+    body, held = await hold_body(request, caller, limit=MAX_BODY_BYTES)
+    whole = _decompress(body, request.headers.get("content-encoding", "identity"))
+    if whole is not body:
+        held.add(len(whole))
+    if PROTOBUF not in request.headers.get("content-type", ""):
+        await take_turn(request, caller, size_bytes=len(whole))
+    return whole
 
 
 BodyDep = Annotated[bytes, Depends(_body)]
-"""The body of a request, counted as its key's until the answer has been sent."""
+"""The body of a request."""
 
 
 async def _request_key(request: Request) -> str:
@@ -64,20 +58,6 @@ def answer(content: object) -> Response:
 def nothing() -> Response:
     """Return the answer of a route that has nothing to say."""
     return Response(status_code=204)
-
-
-async def _read(stream: AsyncIterator[bytes]) -> bytes:
-    parts: list[bytes] = []
-    size_bytes = 0
-    try:
-        async for part in stream:
-            parts.append(part)
-            size_bytes += len(part)
-            if size_bytes > MAX_BODY_BYTES:
-                raise BodyTooLarge(limit_bytes=MAX_BODY_BYTES)
-    except ClientDisconnect as error:
-        raise ClientGone from error
-    return b"".join(parts)
 
 
 def _decompress(body: bytes, encoding: str) -> bytes:

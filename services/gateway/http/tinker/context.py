@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from mint_common.client.trainer import TrainerDirectory
 from mint_common.errors import NotFound
 from mint_common.ids import TenantId
-from services.gateway.core.tinker.bodies import OpenBodies
 from services.gateway.core.tinker.downloads import TicketSigner
 from services.gateway.core.tinker.ids import check_session_id
 from services.gateway.core.tinker.records import ClientSession
@@ -23,7 +22,6 @@ class Tinker:
     runs: TinkerRuns
     trainers: TrainerDirectory
     futures: Mapping[str, TinkerFutures]
-    bodies: OpenBodies
     tokenizers: Mapping[str, str]
     files: RevisionFiles
     signer: TicketSigner

@@ -4,9 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from mint_common.errors import InvalidField, Overloaded
+from mint_common.errors import InvalidField
 from mint_common.ids import TenantId
-from services.gateway.core.tinker.bodies import OpenBodies
 from services.gateway.core.tinker.records import ALIVE_SECONDS, ClientSession
 from services.gateway.core.tinker.session_search import (
     SearchBody,
@@ -96,17 +95,3 @@ def test_metadata_becomes_text():
 def test_what_no_database_should_get_is_refused(check):
     with pytest.raises(InvalidField):
         check()
-
-
-def test_a_key_has_so_many_bytes_open():
-    bodies = OpenBodies(limit_bytes=10)
-    bodies.take("a", 20)  # alone it may be larger
-    bodies.take("b", 6)
-    bodies.take("b", 4)
-    for key in ("a", "b"):
-        with pytest.raises(Overloaded):
-            bodies.take(key, 1)
-    bodies.give_back("a", 20)
-    bodies.take("a", 1)
-    bodies.give_back("b", 6)
-    bodies.take("b", 6)

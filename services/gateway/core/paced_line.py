@@ -1,12 +1,12 @@
-"""The line of cold requests: their work waits for its turn, so that warm ones never wait for a burst of it.
+"""Requests whose beginning takes long wait in line, so that others never wait for a burst of them.
 
-A cold request's adapter is in no engine's memory as far as the gateway knows: it waits for a load anyway,
-which makes no more than one of them a time. A request whose adapter is there would wait for all of its
-gateway's Python work that was begun before.
+Two kinds stand in lines of their own: those whose adapter is in no engine's memory, which wait for a load
+anyway, and those with a large body, whose decoding lets nothing else run.
 
-Invariants: one cold request is begun at a time; while warm ones are open, beginning cold ones takes at most
-``share`` of any span, and one begin; tenants take turns, each in the order of its coming, and whoever is in
-the line is begun after at most one of each other tenant for each that stands before it in its own.
+Invariants: one request of a line is begun at a time; while warm ones are open, beginning those of the line
+takes at most ``share`` of any span, and one begin; tenants take turns, each in the order of its coming, and
+whoever is in the line is begun after at most one of each other tenant for each that stands before it in its
+own; a tenant has at most as many places as it leaves free, so whoever comes finds one.
 """
 
 import math
@@ -15,13 +15,19 @@ from collections import OrderedDict, deque
 from mint_common.errors import Overloaded
 from mint_common.ids import TenantId
 
+MOST_RETRY_SECONDS = 30
+"""A line gets shorter in this time, whoever stands in it: nobody is sent away for longer."""
+_NEWEST_WEIGHT = 0.2
+"""Of the time between the last two begins, in the line's speed."""
 
-class ColdLine:
+
+class PacedLine:
     """Numbers of waiting requests by tenant, and when the next one may begin."""
 
-    def __init__(self, *, share: float, depth: int) -> None:
+    def __init__(self, *, name: str, share: float, depth: int) -> None:
         """``depth``: how many may wait; the next one is refused."""
         assert 0 < share <= 1
+        self._name = name
         self._share = share
         self._depth = depth
         self._lines: OrderedDict[TenantId, deque[int]] = OrderedDict()
@@ -30,6 +36,8 @@ class ColdLine:
         self._begun: int | None = None
         self._rest_seconds = 0.0
         self._ended_at = -math.inf
+        self._someone_waited = False
+        self._turn_seconds = 0.0
 
     def __len__(self) -> int:
         """Return how many wait."""
@@ -37,11 +45,9 @@ class ColdLine:
 
     def join(self, tenant_id: TenantId) -> int:
         """Stand in line; return the number that `begin` will call. Raises Overloaded when it is full."""
-        if len(self._tenants) >= self._depth:
-            seconds = max(1, math.ceil(self._rest_seconds * len(self._tenants)))
-            raise Overloaded(
-                what="the line of cold requests", depth=len(self._tenants), retry_after_seconds=seconds
-            )
+        own = len(self._lines.get(tenant_id, ()))
+        if own + 1 > max(1, self._depth - len(self._tenants) - 1) or len(self._tenants) >= self._depth:
+            raise Overloaded(what=self._name, depth=own, retry_after_seconds=self._retry_seconds())
         self._numbers += 1
         self._tenants[self._numbers] = tenant_id
         self._lines.setdefault(tenant_id, deque()).append(self._numbers)
@@ -76,5 +82,12 @@ class ColdLine:
         """Note that beginning has taken so long: warm requests have the time that belongs to it."""
         assert self._begun is not None
         self._begun = None
+        if self._someone_waited:
+            self._turn_seconds += _NEWEST_WEIGHT * (now - self._ended_at - self._turn_seconds)
+        self._someone_waited = bool(self._tenants)
         self._ended_at = now
         self._rest_seconds = seconds * (1 - self._share) / self._share
+
+    def _retry_seconds(self) -> int:
+        """Return in how long the line will have moved on by as many as wait now, within bounds."""
+        return min(MOST_RETRY_SECONDS, max(1, math.ceil(self._turn_seconds * len(self._tenants))))

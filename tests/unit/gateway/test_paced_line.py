@@ -1,7 +1,7 @@
 """The line of cold requests: warm ones keep their share of the gateway, and nobody waits for a burst."""
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from itertools import pairwise
 
 import pytest
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mint_common.errors import Overloaded
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import SystemClock
-from services.gateway.core.cold_line import ColdLine
+from services.gateway.core.paced_line import MOST_RETRY_SECONDS, PacedLine
 from services.gateway.http.pace import Pace
 
 ANN, BEN = TenantId("ann"), TenantId("ben")
@@ -24,7 +24,7 @@ ANN, BEN = TenantId("ann"), TenantId("ben")
 def test_beginning_cold_requests_takes_its_share_and_one_begin_at_most(
     share: float, tries: list[tuple[float, float]]
 ) -> None:
-    line, now = ColdLine(share=share, depth=1000), 0.0
+    line, now = PacedLine(name="the line", share=share, depth=1000), 0.0
     spans: list[tuple[float, float]] = []
     for pause, seconds in tries:
         line.join(ANN)
@@ -42,7 +42,7 @@ def test_beginning_cold_requests_takes_its_share_and_one_begin_at_most(
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=60))
 def test_tenants_take_turns_and_each_keeps_its_order(arrivals: list[tuple[str, bool]]) -> None:
-    line = ColdLine(share=0.5, depth=1000)
+    line = PacedLine(name="the line", share=0.5, depth=1000)
     present: dict[str, list[int]] = defaultdict(list)
     for name, leaves in arrivals:
         number = line.join(TenantId(name))
@@ -64,7 +64,7 @@ def test_tenants_take_turns_and_each_keeps_its_order(arrivals: list[tuple[str, b
 
 
 def test_nobody_rests_while_no_warm_request_is_open() -> None:
-    line = ColdLine(share=0.1, depth=10)
+    line = PacedLine(name="the line", share=0.1, depth=10)
     line.join(ANN)
     line.join(ANN)
     line.begin()
@@ -74,7 +74,7 @@ def test_nobody_rests_while_no_warm_request_is_open() -> None:
 
 
 def test_a_full_line_refuses_and_keeps_nothing_of_who_left() -> None:
-    line = ColdLine(share=0.1, depth=2)
+    line = PacedLine(name="the line", share=0.1, depth=2)
     numbers = [line.join(ANN), line.join(BEN)]
     with pytest.raises(Overloaded):
         line.join(BEN)
@@ -84,8 +84,59 @@ def test_a_full_line_refuses_and_keeps_nothing_of_who_left() -> None:
     line.join(BEN)
 
 
+@given(st.lists(st.sampled_from("aaaaaaab"), max_size=80), st.integers(2, 40))
+def test_no_tenant_has_more_places_than_it_leaves_free(arrivals: list[str], depth: int) -> None:
+    line, places = PacedLine(name="the line", share=0.1, depth=depth), Counter[str]()
+    for name in arrivals:
+        try:
+            line.join(TenantId(name))
+        except Overloaded:
+            assert places[name] or sum(places.values()) == depth, "only a full line refuses the first"
+        else:
+            places[name] += 1
+            assert places[name] == 1 or places[name] <= depth - sum(places.values())
+    assert sum(places.values()) <= depth
+    if set(places) <= {"a"}:
+        line.join(BEN)  # whatever one tenant does
+
+
+@given(st.lists(st.tuples(st.floats(0, 30), st.floats(0, 5)), min_size=1, max_size=30))
+def test_who_is_sent_away_is_told_the_speed_of_the_line_within_bounds(
+    begins: list[tuple[float, float]],
+) -> None:
+    line, now = PacedLine(name="the line", share=0.1, depth=4), 0.0
+    for _ in range(2):
+        line.join(ANN)
+    for pause, seconds in begins:
+        line.begin()
+        now += pause + seconds
+        line.end(now, seconds=seconds)
+        line.join(ANN)
+        with pytest.raises(Overloaded) as refused:
+            line.join(ANN)
+        assert 1 <= int(refused.value.fields["retry_after_seconds"]) <= MOST_RETRY_SECONDS
+
+
+def test_a_line_that_moves_fast_asks_for_a_second_and_a_slow_one_for_longer() -> None:
+    told = []
+    for gap in (0.001, 1.5):
+        line, now = PacedLine(name="the line", share=0.1, depth=10), 0.0
+        for _ in range(40):
+            while True:
+                try:
+                    line.join(ANN)
+                except Overloaded as error:
+                    told.append(error.fields["retry_after_seconds"])
+                    break
+            now += gap
+            line.begin()
+            line.end(now, seconds=gap)
+    assert told[39] == 1
+    assert told[-1] == 8, "five wait, a turn takes a second and a half"
+
+
 async def test_a_warm_request_passes_while_a_burst_of_cold_ones_is_begun() -> None:
-    pace = Pace(ColdLine(share=0.5, depth=100), SystemClock())
+    pace = Pace(PacedLine(name="the line", share=0.5, depth=100), SystemClock())
     begun: list[int] = []
 
     async def cold(number: int) -> None:
@@ -105,7 +156,7 @@ async def test_a_warm_request_passes_while_a_burst_of_cold_ones_is_begun() -> No
 
 
 async def test_who_is_cancelled_in_the_line_holds_nobody_up() -> None:
-    pace = Pace(ColdLine(share=0.01, depth=100), SystemClock())
+    pace = Pace(PacedLine(name="the line", share=0.01, depth=100), SystemClock())
     pace.enter_warm()
     tasks = [asyncio.create_task(pace.turn(ANN)) for _ in range(4)]
     await asyncio.sleep(0)

@@ -1,0 +1,67 @@
+"""The gateway's whole HTTP over ports that only know two tenants' keys, and resolve names when told to."""
+
+import asyncio
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+from fastapi import FastAPI
+
+from mint_common.authority import Authority
+from mint_common.catalog import Scope
+from mint_common.errors import NotFound, Unauthorized
+from mint_common.ids import TenantId
+from mint_common.runtime.clock import SystemClock
+from services.gateway.app import build_http
+from services.gateway.core.body_budget import BodyBudget
+from services.gateway.core.callers import Caller, KeyMemory
+from services.gateway.core.paced_line import PacedLine
+from services.gateway.http.pace import Pace
+
+MIB = 1 << 20
+
+
+@dataclass
+class Rig:
+    """What a test sees of it. ``asked``: models that were resolved, each of which has reached its route."""
+
+    body_bytes: int = 8 * MIB
+    cold_requests: int = 64
+    asked: list[str] = field(default_factory=list)
+    resolves: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        clock = SystemClock()
+        self.bodies = BodyBudget(limit_bytes=self.body_bytes)
+        self.line = PacedLine(name="the line", share=0.001, depth=self.cold_requests)
+        self.large_line = PacedLine(name="the line", share=0.04, depth=64)
+        self.verified: list[str] = []
+        self.http: FastAPI = build_http(ready=lambda: True)
+        keys = KeyMemory(ttl_seconds=60, capacity=10)
+        for name in ("ann", "ben"):
+            scopes: frozenset[Scope] = frozenset({"read", "infer", "train"})
+            authority = Authority(tenant_id=TenantId(name), key_id=f"key-{name}", scopes=scopes)
+            keys.put(f"tml-{name}", Caller(authority=authority, name=name), now=clock.monotonic())
+        self.http.state.gateway = SimpleNamespace(
+            clock=clock,
+            keys=keys,
+            registry=SimpleNamespace(verify_key=self._verify),
+            requests=SimpleNamespace(log=self._log),
+            engines=SimpleNamespace(largest_context=lambda: 2048),
+            resolver=SimpleNamespace(resolve=self._resolve),
+            bodies=self.bodies,
+            pace=Pace(self.line, clock),
+            large_bodies=Pace(self.large_line, clock),
+            is_warm=lambda _tenant_id, model: model == "warm",
+        )
+
+    async def _verify(self, key: str) -> Any:
+        self.verified.append(key)
+        raise Unauthorized(problem="no such key")
+
+    async def _log(self, _tenant_id: TenantId, _row: object) -> None: ...
+
+    async def _resolve(self, _tenant_id: TenantId, model: str) -> Any:
+        self.asked.append(model)
+        await self.resolves.wait()
+        raise NotFound(kind="model", name=model)
