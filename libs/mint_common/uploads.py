@@ -16,7 +16,7 @@ class UploadReason(StrEnum):
     NOT_TAR = "not_tar"
     """The body is no plain tar archive, or is cut off."""
     STALLED = "stalled"
-    """The body stopped coming for a minute, or took more than an hour."""
+    """The body came too slowly, paused for 10 s, or took more than an hour."""
     TRAVERSAL = "traversal"
     """A name in the archive leads out of its own folder."""
     LINK = "link"
@@ -43,7 +43,7 @@ class UploadReason(StrEnum):
 
 FIXES: Mapping[str, str] = {
     UploadReason.NOT_TAR: "Send the folder as a plain, uncompressed tar: tar -cf - -C FOLDER .",
-    UploadReason.STALLED: "Send it again, faster and without pauses: others wait for their turn.",
+    UploadReason.STALLED: "Send it again, faster and without pauses.",
     UploadReason.TRAVERSAL: "Archive the files from within their folder: tar -cf - -C FOLDER .",
     UploadReason.LINK: "Archive the files themselves: tar -chf - -C FOLDER . follows links.",
     UploadReason.UNSAFE_ARCHIVE: "Archive only the adapter's own plain files: tar -cf - -C FOLDER .",

@@ -115,11 +115,15 @@ class InternalHttp:
     async def post_stream(
         self, path: str, chunks: AsyncIterable[bytes], params: Params | None = None
     ) -> Json:
-        """Post bytes as they come, in bounded memory; an answer may come before the last of them."""
-        with span("http POST", kind=SpanKind.CLIENT, **{"url.path": path}), self._translated():
+        """Post bytes as they come, in bounded memory; an answer may come before the last of them.
+
+        Raises what ``chunks`` raises, whatever becomes of the connection then.
+        """
+        body = _Told(chunks)
+        with span("http POST", kind=SpanKind.CLIENT, **{"url.path": path}), self._translated(), body.raised():
             async with self._session.post(
                 self._url(path, params),
-                data=chunks,
+                data=body.chunks(),
                 headers=inject({"content-type": "application/octet-stream"}),
                 timeout=self._stream_timeout,
                 allow_redirects=False,
@@ -275,6 +279,31 @@ class InternalHttp:
             # What it means is not known here, but that asking again is no help.
             return RemoteRefusal(**error.fields)
         return error
+
+
+class _Told:
+    """A body on its way, and what ended it: aiohttp tells of a broken connection only."""
+
+    def __init__(self, chunks: AsyncIterable[bytes]) -> None:
+        self._chunks = chunks
+        self._error: Exception | None = None
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        try:
+            async for chunk in self._chunks:
+                yield chunk
+        except Exception as error:
+            self._error = error
+            raise
+
+    @contextmanager
+    def raised(self) -> Iterator[None]:
+        try:
+            yield
+        except aiohttp.ClientError:
+            if self._error is not None:
+                raise self._error from None
+            raise
 
 
 class _ErrorAnswer(msgspec.Struct):

@@ -13,7 +13,7 @@ from mint_common.errors import MintError
 
 
 class BodyTooSlow(MintError):
-    """The request body came too slowly: {received_bytes} bytes in {waited_seconds} s. Send it at once."""
+    """The request body came too slowly: {received_bytes} bytes in {waited_seconds} s."""
 
     code = "body_too_slow"
     http_status = 400  # 408 would be the word for it, but clients repeat that, at the same speed

@@ -1,8 +1,8 @@
 """What the public schema says of an upload: the body it takes, and every way in which it is refused."""
 
 from mint_common.adapters_format import Reason
-from mint_common.errors import UploadRefused
-from mint_common.uploads import FIXES, UPLOAD_CODES
+from mint_common.errors import MintError, UploadRefused
+from mint_common.uploads import FIXES, UPLOAD_CODES, UploadReason
 from services.gateway.core.json_types import JsonObject
 
 TAR_BODY: JsonObject = {
@@ -43,3 +43,10 @@ REFUSED: JsonObject = {
         }
     },
 }
+
+
+def stalled(error: MintError) -> UploadRefused:
+    """Return the refusal of an upload whose body did not come as it should."""
+    return UploadRefused(
+        reason=UploadReason.STALLED.value, problem=str(error), fix=FIXES[UploadReason.STALLED]
+    )

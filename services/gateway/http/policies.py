@@ -16,6 +16,7 @@ from mint_common.catalog import (
 )
 from mint_common.errors import NotFound
 from mint_common.ids import BaseName, Digest
+from mint_common.runtime.slow_clients import BodyTooSlow
 from services.gateway.core.callers import Caller
 from services.gateway.core.policies import (
     PolicyRequest,
@@ -23,7 +24,7 @@ from services.gateway.core.policies import (
     plan_lora,
     split_labels,
 )
-from services.gateway.core.uploads import REFUSED, TAR_BODY
+from services.gateway.core.uploads import REFUSED, TAR_BODY, stalled
 from services.gateway.http.bodies import StreamDep
 from services.gateway.http.context import Gateway, GatewayDep, LimitQuery, ReadCaller, TrainCaller
 from services.gateway.http.recording import RecordedRoute
@@ -205,13 +206,16 @@ async def upload_revision(
     export; the same weights are the same revision. Each way of being refused has a code of its own, and a
     sentence that says what to do.
     """
-    found = await gateway.registry.upload_revision(
-        caller.tenant_id,
-        policy,
-        body,
-        step=lineage.step,
-        parent=None if lineage.parent is None else Digest(lineage.parent),
-    )
+    try:
+        found = await gateway.registry.upload_revision(
+            caller.tenant_id,
+            policy,
+            body,
+            step=lineage.step,
+            parent=None if lineage.parent is None else Digest(lineage.parent),
+        )
+    except BodyTooSlow as error:
+        raise stalled(error) from error
     gateway.resolver.forget(caller.tenant_id, policy)
     return found
 

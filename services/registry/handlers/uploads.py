@@ -31,6 +31,7 @@ from mint_common.errors import AdapterInvalid, NotFound
 from mint_common.events import RevisionExported
 from mint_common.ids import Digest, TenantId, derive_id, new_id
 from mint_common.runtime.clock import Clock
+from mint_common.runtime.slow_clients import BODY_RATE, LeastRate
 from mint_common.uploads import UploadReason
 from services.registry.core.exports import check_export
 from services.registry.core.tar import FileBegins, FilePart, TarReader
@@ -44,14 +45,14 @@ from services.registry.core.uploads import (
 )
 from services.registry.ports import Catalog
 
-AT_ONCE, OF_A_TENANT = 4, 2
-"""Uploads at a time; others wait before their first byte is read."""
-STALL_SECONDS = 60.0
-"""How long a body may pause: meanwhile others wait."""
+RECEIVED_AT_ONCE, CONVERTED_AT_ONCE, OF_A_TENANT = 16, 4, 2
+"""Uploads at a time; others wait before their first byte is read, or before their files are. A slow body
+holds a place only among those that are received, which are files on a disk.
+"""
+UPLOAD_RATE = replace(BODY_RATE, grace_seconds=2 * BODY_RATE.grace_seconds, stall_seconds=20)
+"""The gateway's, with more patience: it tells clients of what it finds itself."""
 MOST_SECONDS = 3600.0
 """How long a body may take in all."""
-DRAIN_BYTES = 64 << 20
-"""How much of a refused body is still read: who sends hears the refusal, not a broken connection."""
 
 
 class UploadHandler:
@@ -62,13 +63,14 @@ class UploadHandler:
         self._blobs = blobs
         self._clock = clock
         self._max_update_ratio = max_update_ratio
-        self._turns = TenantTurns(AT_ONCE, of_a_tenant=OF_A_TENANT)
+        self._receiving = TenantTurns(RECEIVED_AT_ONCE, of_a_tenant=OF_A_TENANT)
+        self._converting = TenantTurns(CONVERTED_AT_ONCE, of_a_tenant=OF_A_TENANT)
 
     async def upload(
         self, policy: PolicyRecord, body: AsyncIterator[bytes], *, step: int, parent: int | Digest | None
     ) -> RevisionRecord:
         """Publish the adapter in a tar stream; see `ports.Uploads`."""
-        async with self._turns.turn(policy.tenant_id):
+        async with self._receiving.turn(policy.tenant_id):
             return await self._take(policy, unstalled(body), step=step, parent=parent)
 
     async def _take(
@@ -78,10 +80,10 @@ class UploadHandler:
         try:
             parent_digest = await self._parent(policy, parent)
             await receive(body, scratch / "given")
-            manifest = await self._convert(policy, scratch, step=step, parent=parent_digest)
-            return await self._publish(policy, scratch / "adapter", manifest)
+            async with self._converting.turn(policy.tenant_id):
+                manifest = await self._convert(policy, scratch, step=step, parent=parent_digest)
+                return await self._publish(policy, scratch / "adapter", manifest)
         except AdapterInvalid as error:
-            await _drain(body)
             raise with_fix(error) from error
         finally:
             await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
@@ -150,21 +152,28 @@ class TenantTurns:
 
 
 async def unstalled(
-    body: AsyncIterator[bytes], seconds: float = STALL_SECONDS, *, in_all: float = MOST_SECONDS
+    body: AsyncIterator[bytes], rate: LeastRate = UPLOAD_RATE, *, in_all: float = MOST_SECONDS
 ) -> AsyncGenerator[bytes, None]:
-    """Yield a body's parts, each of which comes soon, and the last one in time. Raises UploadRefused."""
+    """Yield a body's parts, which come at the rate, and the last one in time. Raises UploadRefused."""
     loop = asyncio.get_running_loop()
     ends_at = loop.time() + in_all
+    received, waited = 0, 0.0
     while True:
+        began = loop.time()
+        patience = rate.patience_seconds(received_bytes=received, waited_seconds=waited)
         try:
-            async with asyncio.timeout_at(min(loop.time() + seconds, ends_at)):
+            async with asyncio.timeout_at(min(began + patience, ends_at)):
                 chunk = await anext(body, None)
         except TimeoutError as error:
+            waited += loop.time() - began
             is_late = loop.time() >= ends_at
-            problem = f"it did not end in {in_all:g} s" if is_late else f"nothing came for {seconds:g} s"
+            problem = (
+                f"it did not end in {in_all:g} s" if is_late else f"{received} bytes came in {waited:.3g} s"
+            )
             raise refused(UploadReason.STALLED, problem) from error
         if chunk is None:
             return
+        received, waited = received + len(chunk), waited + loop.time() - began
         yield chunk
 
 
@@ -187,14 +196,6 @@ async def receive(body: AsyncIterator[bytes], folder: Path) -> None:
                 await asyncio.to_thread(_append, path, event.data)
     reader.finish()
     check_files(seen)
-
-
-async def _drain(body: AsyncIterator[bytes]) -> None:
-    left = DRAIN_BYTES
-    async for chunk in body:
-        left -= len(chunk)
-        if left < 0:
-            return
 
 
 def _append(path: Path, data: bytes) -> None:
