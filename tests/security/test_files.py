@@ -16,6 +16,7 @@ from e2e.stack import RunningStack
 
 from mint_common.blobs.localfs import LocalBlobs
 from services.standalone.adapters import backup
+from services.standalone.adapters.launch import RunAs
 from services.standalone.adapters.nats import nats_launch, nats_url
 from services.standalone.adapters.postgres import postgres_launch, prepare_postgres
 from services.standalone.adapters.privileges import child_setup
@@ -165,6 +166,27 @@ def test_a_cluster_of_nobodys_is_handed_over(root: Path) -> None:
     assert foreign.stat().st_uid == 0
     assert open_to_others(home) == ["-rw-r--r-- linked"] or open_to_others(home) == []
     assert postgres_launch(home, 1).run_as == user
+
+
+@needs_root
+def test_a_server_below_closed_folders_keeps_one_capability_alone(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    program = closed / "program"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    run_as = RunAs(uid=IDS[0][0], gid=IDS[0][0], pass_closed_folders=True)
+    script = f"test -x {program} && grep Cap /proc/self/status"
+    done = subprocess.run(
+        ["/bin/sh", "-c", script],
+        check=True,
+        capture_output=True,
+        text=True,
+        preexec_fn=child_setup(run_as, parent=None),
+    )
+    found = dict(line.split(":\t") for line in done.stdout.splitlines())
+    assert len({found[name] for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")}) == 1
+    assert int(found["CapEff"], 16).bit_count() == 1
 
 
 @needs_root

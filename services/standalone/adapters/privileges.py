@@ -12,6 +12,8 @@ from services.standalone.adapters.launch import RunAs
 
 PR_SET_PDEATHSIG = 1
 PR_SET_KEEPCAPS = 8
+PR_SET_SECUREBITS = 28
+SECBIT_NO_SETUID_FIXUP = 4
 PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_RAISE = 2
 CAP_DAC_OVERRIDE = 1
@@ -42,6 +44,8 @@ def child_setup(run_as: RunAs | None, *, parent: int | None) -> Callable[[], Non
 def _drop_root(run_as: RunAs) -> None:
     if run_as.pass_closed_folders:
         _LIBC.prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0)
+        # Else access(2), by which Postgres looks for its programs, leaves capabilities out.
+        _LIBC.prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP, 0, 0, 0)
     os.setgroups([])
     os.setgid(run_as.gid)
     os.setuid(run_as.uid)

@@ -42,9 +42,10 @@ def hand_over(folder: Path, user: RunAs) -> None:
     owner = folder.stat().st_uid
     for _, folders, files, descriptor in os.fwalk(folder):
         for name in (*folders, *files):
-            entry = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
-            if entry.st_uid in (0, owner) and (stat.S_ISDIR(entry.st_mode) or entry.st_nlink == 1):
-                os.chown(name, user.uid, user.gid, dir_fd=descriptor, follow_symlinks=False)
+            with contextlib.suppress(FileNotFoundError):  # a server that runs removes files
+                entry = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+                if entry.st_uid in (0, owner) and (stat.S_ISDIR(entry.st_mode) or entry.st_nlink == 1):
+                    os.chown(name, user.uid, user.gid, dir_fd=descriptor, follow_symlinks=False)
     os.chown(folder, user.uid, user.gid)
 
 
