@@ -111,6 +111,8 @@ LARGE_SHARE = 0.04
 """Of the gateway, that decoding them may take while others are answered: less than a twentieth, which is what
 a 95th percentile leaves out.
 """
+LARGE_WARM_SECONDS = 2.0
+"""How long they make way for the next request of a client that sends one behind the other."""
 KEY_SAMPLES, KEY_SEQUENCES, KEY_PROMPT_BYTES = 4096, 32_768, 64 << 20
 """What one key may have queued: twice what a client has on its way by itself."""
 TENANT_KEYS = 2
@@ -205,8 +207,17 @@ async def run(settings: GatewaySettings) -> None:
             max_answer_bytes=settings.max_answer_bytes,
             encoding=asyncio.Lock(),
             bodies=BodyBudget(limit_bytes=settings.body_bytes),
-            pace=_pace("the line of cold requests", settings.cold_share, settings.cold_requests, clock),
-            large_bodies=_pace("the line of large bodies", LARGE_SHARE, LARGE_BODIES, clock),
+            pace=Pace(
+                PacedLine(
+                    name="the line of cold requests", share=settings.cold_share, depth=settings.cold_requests
+                ),
+                clock,
+            ),
+            large_bodies=Pace(
+                PacedLine(name="the line of large bodies", share=LARGE_SHARE, depth=LARGE_BODIES),
+                clock,
+                warm_seconds=LARGE_WARM_SECONDS,
+            ),
             tinker=Tinker(
                 runs=runs,
                 trainers=directory,
@@ -263,10 +274,6 @@ async def prune(rows: Mapping[str, Callable[[], Awaitable[None]]], clock: Clock)
         for kind, forget in rows.items():
             pruning = run_periodically(forget, name=f"prune {kind}", every_seconds=PRUNE_SECONDS, clock=clock)
             group.create_task(pruning)
-
-
-def _pace(name: str, share: float, depth: int, clock: Clock) -> Pace:
-    return Pace(PacedLine(name=name, share=share, depth=depth), clock)
 
 
 def _webhooks(

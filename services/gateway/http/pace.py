@@ -5,6 +5,7 @@ loop comes to what stands behind it.
 """
 
 import asyncio
+import math
 import time
 
 from mint_common.ids import TenantId
@@ -15,8 +16,11 @@ from services.gateway.core.paced_line import PacedLine
 class Pace:
     """Lets warm requests pass, and those of the line one by one."""
 
-    def __init__(self, line: PacedLine, clock: Clock) -> None:
+    def __init__(self, line: PacedLine, clock: Clock, *, warm_seconds: float = 0) -> None:
+        """``warm_seconds``: how long after a warm request the line still makes way, for the next one."""
         self._line = line
+        self._warm_seconds = warm_seconds
+        self._left_at = -math.inf
         self._clock = clock
         self._turns: dict[int, asyncio.Future[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -29,6 +33,7 @@ class Pace:
     def leave_warm(self) -> None:
         """Count it no more."""
         self._warm -= 1
+        self._left_at = self._clock.monotonic()
         if not self._warm:
             self._next()
 
@@ -48,7 +53,9 @@ class Pace:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        seconds = self._line.wait_seconds(self._clock.monotonic(), warm=self._warm)
+        now = self._clock.monotonic()
+        is_warm = self._warm > 0 or now - self._left_at < self._warm_seconds
+        seconds = self._line.wait_seconds(now, warm=is_warm)
         if seconds is None:
             return
         loop = asyncio.get_running_loop()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mint_common.errors import Overloaded
 from mint_common.ids import TenantId
-from mint_common.runtime.clock import SystemClock
+from mint_common.runtime.clock import ManualClock, SystemClock, settle
 from services.gateway.core.paced_line import MOST_RETRY_SECONDS, PacedLine
 from services.gateway.http.pace import Pace
 
@@ -166,3 +166,20 @@ async def test_who_is_cancelled_in_the_line_holds_nobody_up() -> None:
     async with asyncio.timeout(1):
         await tasks[3]
     assert [task.cancelled() for task in tasks[1:3]] == [True, True]
+
+
+async def test_the_next_request_of_a_client_is_made_way_for_between_two_of_them() -> None:
+    clock = ManualClock()
+    pace = Pace(PacedLine(name="the line", share=1e-6, depth=10), clock, warm_seconds=5)
+    pace.enter_warm()
+    pace.leave_warm()
+    await pace.turn(ANN)
+    await asyncio.sleep(0)  # its step ends, and has taken some time
+    waiting = asyncio.create_task(pace.turn(ANN))
+    await settle()
+    assert not waiting.done()
+    await clock.advance(6)
+    last = asyncio.create_task(pace.turn(ANN))
+    await settle()
+    assert waiting.done()
+    last.cancel()
