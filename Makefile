@@ -4,6 +4,10 @@ BASE ?= smollm2
 BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
+WORKERS ?= 2
+# tests/conftest.py says which tests stay on one worker, and in which order.
+SPREAD := -n $(WORKERS) --dist loadscope --no-loadscope-reorder
+
 BENCH := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m benches
 
 .DEFAULT_GOAL := help
@@ -20,8 +24,8 @@ install: .venv/.installed ## Make .venv and install everything into it
 demo: .venv/.installed ## Train a policy by RL, serve its revisions, roll back (BASE=tiny takes a minute)
 	@$(BIN)/mint demo --base $(BASE) --out out/demo
 
-test: .venv/.installed ## Run every test but the slow ones, on real servers and a real engine
-	$(PYTEST) -m "not slow"
+test: .venv/.installed ## Run every test but the slow ones, on real servers and real engines (WORKERS=2)
+	$(PYTEST) $(SPREAD) -m "not slow"
 
 test-slow: .venv/.installed ## Run the slow tests
 	$(PYTEST) -m slow
@@ -42,7 +46,7 @@ lint: .venv/.installed ## Format, lint, types, import contracts, generated docs
 	$(BIN)/python tools/make_benchmarks.py --check
 
 check: lint ## Lint, and the fast tests
-	$(PYTEST) -q tests/unit tests/sim
+	$(PYTEST) $(SPREAD) -q tests/unit tests/sim
 
 fmt: .venv/.installed ## Format, and fix what the linter can
 	$(BIN)/ruff format .

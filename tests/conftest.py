@@ -23,7 +23,10 @@ import hypothesis
 import psutil
 import pytest
 from e2e.stack import RunningStack, start_stack
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
+from mint_common.testing.otlp import OtlpReceiver
 from services.standalone.adapters.launch import Launch, free_port
 from services.standalone.adapters.nats import nats_launch
 from services.standalone.adapters.nats import nats_url as nats_address
@@ -41,6 +44,30 @@ hypothesis.settings.register_profile("mint", deadline=None)
 hypothesis.settings.load_profile("mint")
 
 READY_SECONDS = 60.0
+
+_ON_WHOLE_STACK = ("tests/e2e/", "tests/security/test_files.py")
+_FIRST = (*_ON_WHOLE_STACK, "tests/integration/loader", "tests/integration/trainer", "tests/integration")
+"""Where the longest tests are: with several workers, a long file that starts last is waited for."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the longest go first, and what kills parts of the shared stack last of those that use it."""
+    items.sort(key=lambda item: (_rank(item.nodeid), "test_chaos" in item.nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """Keep the tests of a file on one worker, and all that use `whole_stack`."""
+    return _BySharedServers(config, log)
+
+
+class _BySharedServers(LoadScopeScheduling):
+    def _split_scope(self, nodeid: str) -> str:
+        return "whole stack" if nodeid.startswith(_ON_WHOLE_STACK) else nodeid.partition("::")[0]
+
+
+def _rank(nodeid: str) -> int:
+    return next((at for at, each in enumerate(_FIRST) if nodeid.startswith(each)), len(_FIRST))
 
 
 class RunningServer:
@@ -150,9 +177,16 @@ def stack_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def whole_stack(stack_folder: Path) -> Iterator[RunningStack]:
+def traces() -> Iterator[OtlpReceiver]:
+    """What the services of `whole_stack` tell of what they do."""
+    with OtlpReceiver() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def whole_stack(stack_folder: Path, traces: OtlpReceiver) -> Iterator[RunningStack]:
     """`mint up` as a user starts it, for the tests that leave it in order."""
-    running = start_stack(stack_folder / "shared")
+    running = start_stack(stack_folder / "shared", {"MINT_TELEMETRY_OTLP_ENDPOINT": traces.endpoint})
     yield running
     running.stop()
 

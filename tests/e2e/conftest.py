@@ -1,4 +1,4 @@
-"""One running stack for the tests that only use it; those that break it start their own."""
+"""One running stack, traced, for all tests of this folder; the test that kills its parts comes last."""
 
 import pytest
 from e2e.stack import RunningStack

@@ -1,47 +1,30 @@
 """One trace: from the REST submit through NATS to the load of the trained adapter."""
 
-import time
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Sequence
 
 import pytest
-from e2e.stack import RunningStack, start_stack
+from e2e.stack import RunningStack
 
-from mint_common.testing.otlp import OtlpReceiver
+from mint_common.testing.otlp import OtlpReceiver, ReceivedSpan
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 SERVICES = {"gateway", "rollout", "trainer", "registry", "loader"}
+TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
+SECONDS = 60.0
 
 
-@pytest.fixture
-def receiver() -> Iterator[OtlpReceiver]:
-    with OtlpReceiver() as running:
-        yield running
+def test_one_trace_from_submit_to_load(stack: RunningStack, traces: OtlpReceiver) -> None:
+    stack.make_policy("traced")
+    body = {"policy": "traced", "task": "mode:copy", "steps": 1, "prompts_per_step": 2, "group_size": 4}
+    headers = {"traceparent": f"00-{TRACE_ID}-00f067aa0ba902b7-01"}
+    job_id = stack.http.post("/mint/v1/jobs", json=body, headers=headers).json()["job_id"]
+    stack.wait_for_end(job_id)
+
+    traces.wait_for(_is_complete, timeout_seconds=SECONDS)
 
 
-def test_one_trace_from_submit_to_load(stack_folder: Path, receiver: OtlpReceiver) -> None:
-    stack = start_stack(stack_folder / "traced", {"MINT_TELEMETRY_OTLP_ENDPOINT": receiver.endpoint})
-    try:
-        stack.make_policy("traced")
-        trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
-        body = {"policy": "traced", "task": "mode:copy", "steps": 1, "prompts_per_step": 2, "group_size": 4}
-        headers = {"traceparent": f"00-{trace_id}-00f067aa0ba902b7-01"}
-        job_id = stack.http.post("/mint/v1/jobs", json=body, headers=headers).json()["job_id"]
-        stack.wait_for_end(job_id)
-        _wait_for_load(stack)
-    finally:
-        stack.stop()
-
-    spans = [span for span in receiver.spans if span.trace_id == trace_id]
-    assert {span.service for span in spans} >= SERVICES
-    assert any("load" in span.name for span in spans if span.service == "loader")
-
-
-def _wait_for_load(stack: RunningStack) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        if stack.get("/adapters"):
-            return
-        time.sleep(0.1)
-    raise AssertionError("the adapter was never loaded")
+def _is_complete(spans: Sequence[ReceivedSpan]) -> bool:
+    found = [span for span in spans if span.trace_id == TRACE_ID]
+    is_loaded = any("load" in span.name for span in found if span.service == "loader")
+    return {span.service for span in found} >= SERVICES and is_loaded
