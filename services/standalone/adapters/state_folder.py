@@ -176,12 +176,14 @@ def _is_alive(pid: int) -> bool:
 
 
 def _secret(file: Path, *, prefix: str) -> str:
-    try:
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return file.read_text().strip()
-    with os.fdopen(descriptor, "w") as out:
-        out.write(prefix + secrets.token_urlsafe(32) + "\n")
+    """Return the secret of a file, made at first; two who make it at a time agree on one."""
+    if not file.exists():
+        temporary = file.with_name(f".{file.name}.{os.getpid()}")
+        temporary.touch(mode=0o600)
+        temporary.write_text(prefix + secrets.token_urlsafe(32) + "\n")
+        with contextlib.suppress(FileExistsError):
+            os.link(temporary, file)  # whole or not at all: nobody reads half of a secret
+        temporary.unlink()
     return file.read_text().strip()
 
 
