@@ -59,7 +59,7 @@ async def test_no_answer_tells_where_a_part_is_that_does_not_answer(lonely):
     assert outages > 30
 
 
-async def test_a_name_of_100_000_characters_is_not_found_in_short(lonely):
+async def test_a_name_of_100_000_characters_is_refused_in_short(lonely):
     asked = json.dumps({"model": LONG, "prompt": "x"}).encode()
     answers = [
         await lonely.ask("POST", "/v1/completions", "all", body=asked),
@@ -67,7 +67,7 @@ async def test_a_name_of_100_000_characters_is_not_found_in_short(lonely):
         await lonely.ask("GET", f"/mint/v1/policies/{LONG}", "all"),
     ]
     for answer in answers:
-        assert answer.status == 404
+        assert answer.status in {400, 404}
         assert len(answer.body) < 400
 
 
