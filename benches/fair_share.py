@@ -216,6 +216,8 @@ def _alone_row(ratios: Sequence[float]) -> Row:
 
 
 def _draw(figure: Any, waits: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> None:
+    if not waits:
+        return
     axes = figure.subplots()  # Any: matplotlib is untyped
     labels = [label for name in waits for label in (f"quiet\n{name}", "flooded")]
     axes.boxplot(

@@ -115,6 +115,8 @@ LARGE_WARM_SECONDS = 2.0
 """How long they make way for the next request of a client that sends one behind the other."""
 KEY_SAMPLES, KEY_SEQUENCES, KEY_PROMPT_BYTES = 4096, 32_768, 64 << 20
 """What one key may have queued: twice what a client has on its way by itself."""
+TENANT_PROMPTS = 320
+"""Prompts of a tenant that are answered at once: fewer than a loader takes of one tenant."""
 TENANT_KEYS = 2
 """As many times that is what all keys of a tenant may have together."""
 
@@ -206,6 +208,12 @@ async def run(settings: GatewaySettings) -> None:
             ready_seconds=settings.ready_seconds,
             max_answer_bytes=settings.max_answer_bytes,
             encoding=asyncio.Lock(),
+            open_answers=OpenBounds(
+                what="the room for your prompts",
+                most=TENANT_PROMPTS,
+                most_sequences=TENANT_PROMPTS,
+                most_bytes=0,
+            ),
             bodies=BodyBudget(limit_bytes=settings.body_bytes),
             pace=Pace(
                 PacedLine(

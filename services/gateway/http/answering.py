@@ -31,6 +31,7 @@ from services.gateway.core.openai.errors import error_body
 from services.gateway.core.openai.requests import SamplingFields
 from services.gateway.core.openai.sampling import PromptInput
 from services.gateway.core.sse import DONE, data_frame
+from services.gateway.core.tinker.sample_queue import Size
 from services.gateway.http.context import Gateway
 from services.gateway.http.generation import Answers, open_answers
 
@@ -56,6 +57,9 @@ class Question:
 async def answer(question: Question, *, request: Request, gateway: Gateway, held: AsyncExitStack) -> Response:
     """Return the answer; ``held`` keeps the engines' streams open until it has been sent."""
     check_answer_bytes(_answer_bytes(question), gateway.max_answer_bytes, lower=question.lower)
+    # Before anything is asked of an engine: half a request that is refused costs the engine the other half.
+    size = Size(sequences=len(question.inputs), prompt_bytes=0)
+    held.enter_context(gateway.open_answers.counted(question.tenant_id, size))
     opened = open_answers(gateway.engines, question.target.base, _requests(question))
     async with cancelled_on_disconnect(request):
         answers = await held.enter_async_context(opened)

@@ -19,6 +19,7 @@ from mint_common.ids import TenantId
 from mint_common.runtime.clock import Clock
 from services.gateway.core.body_budget import BodyBudget
 from services.gateway.core.callers import Caller, KeyMemory, choose_key
+from services.gateway.core.tinker.sample_queue import OpenBounds
 from services.gateway.core.webhooks.records import WebhookLimits
 from services.gateway.http.pace import Pace
 from services.gateway.http.tinker.context import Tinker
@@ -51,6 +52,7 @@ class Gateway:
     ready_seconds: float
     max_answer_bytes: int
     encoding: asyncio.Lock
+    open_answers: OpenBounds
     bodies: BodyBudget
     pace: Pace
     large_bodies: Pace

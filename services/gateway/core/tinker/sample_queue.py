@@ -5,6 +5,8 @@ many keys, and nobody's queue grows without bound. Sizes are counted in sequence
 """
 
 from collections import Counter, OrderedDict, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from mint_common.errors import Overloaded
@@ -103,12 +105,23 @@ class SampleQueue:
 
 @dataclass(slots=True, kw_only=True)
 class OpenBounds:
-    """How much of each key, or of each tenant, is queued or runs."""
+    """How much of each key, or of each tenant, is queued or runs. ``what`` is told to who has too much."""
 
+    what: str = "the queue of your samples"
     most: int
     most_sequences: int
     most_bytes: int
     _open: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+
+    @contextmanager
+    def counted(self, whose: str, size: Size) -> Iterator[None]:
+        """Count a request in, and out in the end. Raises Overloaded."""
+        self.check(whose, size)
+        self.take(whose, size)
+        try:
+            yield
+        finally:
+            self.give_back(whose, size)
 
     def check(self, whose: str, size: Size) -> None:
         """Raise Overloaded when there is too much, which clients take as the sign to slow down."""
@@ -119,7 +132,7 @@ class OpenBounds:
             or size_bytes + size.prompt_bytes > self.most_bytes
         )
         if count and is_full:
-            raise Overloaded(what="the queue of your samples", depth=count, retry_after_seconds=1)
+            raise Overloaded(what=self.what, depth=count, retry_after_seconds=1)
 
     def take(self, whose: str, size: Size) -> None:
         """Count a request in."""
