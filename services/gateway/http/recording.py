@@ -57,6 +57,7 @@ class RecordedRoute(GatewayRoute):
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:  # FastAPI's own
         """Say in the schema that it takes an Idempotency-Key, if it is a POST that does."""
         super().__init__(path, endpoint, **options)
+        self.asks_afresh |= self.methods != {"GET"}  # a revoked key changes nothing
         known = {header.alias for header in self.dependant.header_params}
         if self.takes_key and IDEMPOTENCY_PARAMETER["name"] not in known:
             extra = self.openapi_extra or {}

@@ -36,7 +36,7 @@ OPEN_PATHS = frozenset(
 """Routes that take no key. The ticket of a download is signed."""
 
 ASKED_AFRESH: AbstractSet[Scope] = {"admin", "operator"}
-"""Routes of these scopes make and change keys, tenants and secrets: a revoked key does nothing there."""
+"""Routes of these scopes show and change keys, tenants and secrets: a revoked key does nothing there."""
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -54,6 +54,7 @@ class GatewayRoute(APIRoute):
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:  # FastAPI's own
         super().__init__(path, endpoint, **options)
         self.needed_scope = _scope_said(self)
+        self.asks_afresh = self.needed_scope in ASKED_AFRESH
         self.streams_body = any(each.call is stream_of for each in _walk(self.dependant))
         # Python's "$" also matches before a line end: "/tenants\n" would be "/tenants".
         self.path_regex = re.compile(self.path_regex.pattern.removesuffix("$") + r"\Z")
@@ -69,8 +70,7 @@ class GatewayRoute(APIRoute):
         carry_out = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
-            afresh = self.needed_scope in ASKED_AFRESH
-            caller = request.state.caller = await whose(request, afresh=afresh)
+            caller = request.state.caller = await whose(request, afresh=self.asks_afresh)
             paced_request = Request(request.scope, paced(request.receive))
             return await self.serve(paced_request, caller, carry_out)
 
