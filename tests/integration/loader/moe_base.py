@@ -5,7 +5,7 @@ import secrets
 import warnings
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any  # vLLM's requests: it is imported only when an engine starts
 
@@ -14,11 +14,15 @@ import torch
 import transformers
 
 from mint_common.adapters_format import (
+    WEIGHTS_FILE,
     BaseFacts,
+    Manifest,
+    adapter_digest,
     build_adapter,
     packed_name,
     peft_name,
 )
+from mint_common.adapters_format.manifest import proof_of
 from mint_common.ids import PolicyId
 from mint_common.runtime.clock import settle
 from services.loader.adapters.vllm_engine import EngineConfig, VllmEngine, start_engine
@@ -207,3 +211,17 @@ class Served:
     async def sample(self, adapter: Any, *, seed: int = 1) -> Answer:
         """Sample one answer."""
         return await answer(self.engine, adapter, seed=seed)
+
+
+def vouched(manifest: Manifest, weights: bytes) -> Manifest:
+    """Return the manifest that tells the truth about other weights."""
+    proof = proof_of(weights)
+    digest = adapter_digest(
+        layout=manifest.layout,
+        base_digest=manifest.base_digest,
+        rank=manifest.rank,
+        targets=manifest.targets,
+        dtype=manifest.dtype,
+        weights_sha256=proof.sha256,
+    )
+    return replace(manifest, digest=digest, files={**manifest.files, WEIGHTS_FILE: proof})

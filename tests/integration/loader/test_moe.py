@@ -24,15 +24,12 @@ from mint_common.adapters_format import (
     WEIGHTS_FILE,
     AdapterFiles,
     BaseFacts,
-    Manifest,
-    adapter_digest,
     convert_adapter,
     read_base_facts,
     read_manifest,
     store_adapter,
     write_manifest,
 )
-from mint_common.adapters_format.manifest import proof_of
 from mint_common.adapters_format.tensor_file import map_tensors, write_tensors
 from mint_common.claims import RevisionRef
 from mint_common.errors import AdapterInvalid, NonFiniteOutput
@@ -55,6 +52,7 @@ from tests.integration.loader.moe_base import (
     merged,
     random_adapter,
     running_engine,
+    vouched,
 )
 from tools.make_moe_base import TINY, make_moe_base
 
@@ -235,20 +233,6 @@ async def test_slots_are_shared_by_more_adapters_than_there_are(served: Served, 
     again = [await served.sample(await served.load(folder)) for folder in folders]
     assert alone == again
     assert len(await served.engine._llm.list_loras()) <= 4
-
-
-def vouched(manifest: Manifest, weights: bytes) -> Manifest:
-    """Return the manifest that tells the truth about other weights."""
-    proof = proof_of(weights)
-    digest = adapter_digest(
-        layout=manifest.layout,
-        base_digest=manifest.base_digest,
-        rank=manifest.rank,
-        targets=manifest.targets,
-        dtype=manifest.dtype,
-        weights_sha256=proof.sha256,
-    )
-    return replace(manifest, digest=digest, files={**manifest.files, WEIGHTS_FILE: proof})
 
 
 Change = Callable[[dict[str, torch.Tensor]], None]
