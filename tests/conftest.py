@@ -264,10 +264,22 @@ def _fresh(folder: Path, name: str) -> Path:
 @pytest.fixture
 def database(postgres_dsn: str) -> Iterator[str]:
     """The address of a fresh, empty database."""
+    name, address = _create_database(postgres_dsn)
+    yield address
+    asyncio.run(_execute(postgres_dsn, f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@pytest.fixture(scope="session")
+def shared_database(postgres_dsn: str) -> str:
+    """The address of a database in which each test first empties the schema that it uses."""
+    return _create_database(postgres_dsn)[1]
+
+
+def _create_database(postgres_dsn: str) -> tuple[str, str]:
+    """Return the name and the address of a new database."""
     name = f"test_{os.getpid()}_{next(_COUNTER)}"
     asyncio.run(_execute(postgres_dsn, f"CREATE DATABASE {name}"))
-    yield postgres_dsn.rpartition("/")[0] + f"/{name}"
-    asyncio.run(_execute(postgres_dsn, f"DROP DATABASE {name} WITH (FORCE)"))
+    return name, postgres_dsn.rpartition("/")[0] + f"/{name}"
 
 
 async def _execute(dsn: str, statement: str) -> None:

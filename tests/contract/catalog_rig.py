@@ -1,9 +1,11 @@
-"""What the catalog's contract suite runs on: stores in memory and in Postgres, and things to put there."""
+"""What the catalog's contract suite runs on: its stores over Postgres, and things to put there."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import asyncpg
+from contract.schemas import empty_schema
 
 from mint_common.authority import Authority
 from mint_common.catalog import PolicyRecord, Scope, TenantRecord
@@ -14,12 +16,6 @@ from mint_common.ids import JobId, PolicyId, TenantId, WaveId, derive_id, new_id
 from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.testing.adapters import make_base_facts
-from mint_common.testing.ledger_memory import MemoryLedger
-from services.registry.adapters.memory import MemoryCatalog
-from services.registry.adapters.memory_accounts import MemoryAccounts
-from services.registry.adapters.memory_aliases import MemoryAliases, MemoryEvaluations, MemoryRules
-from services.registry.adapters.memory_custody import MemoryCustody
-from services.registry.adapters.memory_tables import Tables
 from services.registry.adapters.postgres_accounts import PostgresAccounts
 from services.registry.adapters.postgres_aliases import PostgresAliases
 from services.registry.adapters.postgres_catalog import PostgresCatalog
@@ -46,24 +42,16 @@ class Store:
     events: Callable[[], Awaitable[Sequence[Event]]]
 
 
-def memory_store() -> Store:
-    ledger, tables = MemoryLedger(), Tables()
-
-    async def events() -> Sequence[Event]:
-        return [decode(row.message.data)[1] for row in ledger.rows]
-
-    return Store(
-        accounts=MemoryAccounts(tables),
-        catalog=MemoryCatalog(tables, ledger),
-        aliases=MemoryAliases(tables, ledger),
-        evaluations=MemoryEvaluations(tables, ledger),
-        rules=MemoryRules(tables),
-        custody=MemoryCustody(tables, ledger),
-        events=events,
-    )
+@asynccontextmanager
+async def open_store(dsn: str) -> AsyncIterator[Store]:
+    """Open a catalog that holds two tenants and a base, and nothing of earlier tests."""
+    async with empty_schema(dsn, "registry") as pool:
+        store = _store_of(pool)
+        await fill(store)
+        yield store
 
 
-def postgres_store(pool: asyncpg.Pool) -> Store:
+def _store_of(pool: asyncpg.Pool) -> Store:
     ledger = PostgresLedger(pool, SystemClock())
 
     async def events() -> Sequence[Event]:

@@ -1,4 +1,4 @@
-"""The promises of the registry's store, against memory and real Postgres."""
+"""The promises of the registry's store."""
 
 import asyncio
 from dataclasses import replace
@@ -35,6 +35,8 @@ from mint_common.testing.adapters import make_base_facts
 from services.registry.core.exports import Refusal
 from services.registry.core.keys import hash_key, stored_key
 from services.registry.ports import HISTORY_ROWS
+
+pytestmark = pytest.mark.integration
 
 
 async def test_tenant_of_a_name_is_made_once(store: Store) -> None:

@@ -25,16 +25,12 @@ from services.registry.core.policies import PolicyChange
 from services.registry.handlers.collector import SECONDS, Collector
 from services.registry.handlers.reconciler import Reconciler
 
+pytestmark = pytest.mark.integration
+
 SOON = SystemClock().now() + 1_000_000
 
 
-@pytest.fixture(
-    params=[
-        "memory",
-        pytest.param("files", marks=pytest.mark.integration),
-        pytest.param("s3", marks=pytest.mark.integration),
-    ]
-)
+@pytest.fixture(params=["memory", "files", "s3"])
 async def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Blobs]:
     if request.param == "memory":
         yield MemoryBlobs()

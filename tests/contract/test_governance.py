@@ -1,4 +1,4 @@
-"""Keys, protection, retirement and rules: the rest of the store's promises, on memory and real Postgres."""
+"""Keys, protection, retirement and rules: the rest of the store's promises."""
 
 import asyncio
 from dataclasses import replace
@@ -34,6 +34,8 @@ from services.registry.core.keys import hash_key, stored_key
 from services.registry.core.names import parse_model
 from services.registry.core.rules import MOST_RULES
 from services.registry.handlers.rules import RuleHandler
+
+pytestmark = pytest.mark.integration
 
 RULE = RuleRecord(
     rule_id="rule_1",

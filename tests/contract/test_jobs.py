@@ -1,4 +1,4 @@
-"""One suite for every job store: memory and Postgres, each under its own ledger."""
+"""The job store, under its ledger."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -6,23 +6,23 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
+from contract.schemas import empty_schema
 
 from mint_common.errors import NotFound
 from mint_common.events import WaveRequested
 from mint_common.ids import JobId, PolicyId, TenantId
-from mint_common.runtime.clock import ManualClock, SystemClock
+from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.ledger import Ledger
 from mint_common.runtime.ledger_postgres import PostgresLedger
-from mint_common.runtime.postgres import migrate, open_pool
 from mint_common.testing.factories import JOB, POLICY, TENANT, make_claim
-from mint_common.testing.ledger_memory import MemoryLedger
-from services.rollout.adapters.jobs_memory import MemoryJobs
 from services.rollout.adapters.jobs_postgres import PostgresJobs
 from services.rollout.core.job import Job, JobState, begin, open_job, wave_id_of
 from services.rollout.core.wave import Wave, fold
 from services.rollout.ports import JobStore
 from tests.unit.rollout.test_job import completed
 from tests.unit.rollout.world import published, submitted
+
+pytestmark = pytest.mark.integration
 
 
 @dataclass
@@ -37,16 +37,10 @@ class Store:
             await self.jobs.save(transaction.connection, job, waves)
 
 
-@pytest.fixture(params=["memory", pytest.param("postgres", marks=pytest.mark.integration)])
-async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
-    if request.param == "memory":
-        yield Store(MemoryJobs(), MemoryLedger(ManualClock()))
-        return
-    database: str = await asyncio.to_thread(request.getfixturevalue, "database")
-    pool = await open_pool(database, schema="rollout")
-    await migrate(pool, schema="rollout", package="services.rollout.adapters.migrations")
-    yield Store(PostgresJobs(pool), PostgresLedger(pool, SystemClock()))
-    await pool.close()
+@pytest.fixture
+async def store(shared_database: str) -> AsyncIterator[Store]:
+    async with empty_schema(shared_database, "rollout") as pool:
+        yield Store(PostgresJobs(pool), PostgresLedger(pool, SystemClock()))
 
 
 def make_job(job_id: JobId = JOB, *, now: float = 100.0) -> Job:

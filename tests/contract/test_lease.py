@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
+from contract.schemas import empty_schema
 
 from mint_common.ids import BaseName
 from mint_common.runtime.clock import SystemClock
-from mint_common.runtime.postgres import migrate, open_pool
 from services.trainer.adapters.lease_postgres import PostgresLease
 from services.trainer.core.operations import Fenced
 from services.trainer.ports.operations import Lease
@@ -19,11 +19,9 @@ BASE = BaseName("tiny")
 
 
 @pytest.fixture
-async def pool(database: str) -> AsyncIterator[asyncpg.Pool]:
-    pool = await open_pool(database, schema="trainer")
-    await migrate(pool, schema="trainer", package="services.trainer.adapters.migrations")
-    yield pool
-    await pool.close()
+async def pool(shared_database: str) -> AsyncIterator[asyncpg.Pool]:
+    async with empty_schema(shared_database, "trainer") as pool:
+        yield pool
 
 
 def make_lease(pool: asyncpg.Pool, *, base: BaseName = BASE, ttl_seconds: float = 60.0) -> Lease:

@@ -1,12 +1,15 @@
-"""Where revisions come from, in memory and in Postgres."""
+"""Where revisions come from."""
 
 from dataclasses import replace
 
+import pytest
 from contract.catalog_rig import NOW, Store, add_policy, export_of
 
 from mint_common.catalog import EvaluationRecord
 from mint_common.ids import Digest, EvaluationId
 from services.registry.core.lineage import MOST_NODES, Reach, lineage_of
+
+pytestmark = pytest.mark.integration
 
 
 async def _publish(store: Store, policy, seed: int, parent: Digest | None) -> Digest:

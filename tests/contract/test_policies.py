@@ -1,4 +1,4 @@
-"""What describes policies and lists of them: the same in memory and in Postgres."""
+"""What describes policies, and lists of them."""
 
 from dataclasses import replace
 
@@ -11,6 +11,8 @@ from mint_common.events import PolicyChanged, PolicyCreated, Retention
 from mint_common.ids import PolicyId
 from mint_common.testing.adapters import make_base_facts
 from services.registry.core.policies import PolicyChange
+
+pytestmark = pytest.mark.integration
 
 
 async def told(store: Store) -> list[PolicyCreated | PolicyChanged]:

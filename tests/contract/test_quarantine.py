@@ -10,6 +10,8 @@ from mint_common.errors import AlreadyHandled, RevisionQuarantinedError
 from mint_common.events import RevisionQuarantined, RevisionRestored
 from services.registry.core.names import parse_model
 
+pytestmark = pytest.mark.integration
+
 
 async def test_quarantine_takes_equal_bytes_out_of_use_in_every_tenant_until_their_owners_restore_them(
     store: Store,

@@ -1,4 +1,4 @@
-"""Names and batches: what the store promises of them, on memory and real Postgres."""
+"""Names and batches: what the store promises of them."""
 
 import pytest
 from contract.catalog_rig import (
@@ -24,6 +24,8 @@ from mint_common.errors import (
 from mint_common.events import RevisionPublished
 from mint_common.ids import TenantId, sha256_digest
 from services.registry.core.names import parse_model
+
+pytestmark = pytest.mark.integration
 
 
 async def _move(store: Store, policy: PolicyRecord, alias: str, target: RevisionRef) -> None:

@@ -1,30 +1,26 @@
-"""What the gateway keeps of Tinker clients, in memory and in Postgres."""
+"""What the gateway keeps of Tinker clients."""
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
+from contract.schemas import empty_schema
 
 from mint_common.events import LoraSpec
 from mint_common.ids import BaseName, PolicyId, TenantId
-from mint_common.runtime.postgres import migrate, open_pool
-from services.gateway.adapters.tinker_memory import MemoryTinkerRuns
 from services.gateway.adapters.tinker_postgres import PostgresTinkerRuns
 from services.gateway.core.tinker.records import ClientSession, TrainingRun
 from services.gateway.ports import TinkerRuns
+
+pytestmark = pytest.mark.integration
 
 MINE, OTHERS = TenantId("ten_mine"), TenantId("ten_other")
 
 
 @pytest.fixture
-async def runs(dsn: str | None) -> AsyncIterator[TinkerRuns]:
-    if dsn is None:
-        yield MemoryTinkerRuns()
-        return
-    pool = await open_pool(dsn, schema="gateway")
-    await migrate(pool, schema="gateway", package="services.gateway.adapters.migrations")
-    yield PostgresTinkerRuns(pool)
-    await pool.close()
+async def runs(shared_database: str) -> AsyncIterator[TinkerRuns]:
+    async with empty_schema(shared_database, "gateway") as pool:
+        yield PostgresTinkerRuns(pool)
 
 
 def _session(name: str, *, tenant: TenantId = MINE, at: float = 1.0, project: str = "") -> ClientSession:

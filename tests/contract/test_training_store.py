@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 import asyncpg
 import msgspec
 import pytest
+from contract.schemas import empty_schema
 
 from mint_common.claims import Claim
 from mint_common.errors import AlreadyExists, MintError, NotFound
 from mint_common.events import LoraSpec
 from mint_common.ids import BaseName, Digest, PolicyId, TenantId
-from mint_common.runtime.postgres import migrate, open_pool
 from mint_common.testing.factories import make_claim
 from mint_common.training import (
     UNNUMBERED,
@@ -64,13 +64,13 @@ class Store:
 
 
 @pytest.fixture
-async def store(database: str) -> AsyncIterator[Store]:
-    pool = await open_pool(database, schema="trainer")
-    await migrate(pool, schema="trainer", package="services.trainer.adapters.migrations")
-    made = Store(operations=PostgresOperations(pool, base=BASE), rows=PostgresCheckpointRows(pool), pool=pool)
-    await made.fence(TOKEN)
-    yield made
-    await pool.close()
+async def store(shared_database: str) -> AsyncIterator[Store]:
+    async with empty_schema(shared_database, "trainer") as pool:
+        made = Store(
+            operations=PostgresOperations(pool, base=BASE), rows=PostgresCheckpointRows(pool), pool=pool
+        )
+        await made.fence(TOKEN)
+        yield made
 
 
 def new(

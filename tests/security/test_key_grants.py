@@ -1,20 +1,25 @@
 """No sequence of calls gives anybody a scope that its maker lacked, or takes a greater key out of use."""
 
-from collections.abc import Coroutine
-from typing import Any, TypeVar, get_args
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, Iterable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, get_args
 
-from contract.catalog_rig import NOW, OTHER, TENANT, fill, memory_store
+import asyncpg
+from contract.catalog_rig import NOW, OTHER, TENANT
+from contract.schemas import empty_schema
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from mint_common.authority import Authority, held_scopes
-from mint_common.catalog import FULL_SCOPES, Scope
+from mint_common.catalog import FULL_SCOPES, KeyOwner, Scope, TenantRecord
 from mint_common.errors import Forbidden, NotFound, Unauthorized
+from services.registry.adapters.postgres_accounts import PostgresAccounts
 from services.registry.core.keys import hash_key, stored_key
 
 SCOPES: tuple[Scope, ...] = get_args(Scope)
-T = TypeVar("T")
 PARTIES: dict[str, tuple[str, tuple[Scope, ...]]] = {
     "operator": (TENANT, (*FULL_SCOPES, "operator")),
     "bare operator": (TENANT, ("operator",)),
@@ -28,23 +33,19 @@ PARTIES: dict[str, tuple[str, tuple[Scope, ...]]] = {
 class Keys(RuleBasedStateMachine):
     """Parties that try everything with all the keys that they have ever been given."""
 
-    def __init__(self) -> None:
+    def __init__(self, runner: asyncio.Runner, pool: asyncpg.Pool) -> None:
         super().__init__()
-        self.accounts = memory_store().accounts
+        self.run = runner.run
+        self.accounts = PostgresAccounts(pool)
+        self.run(pool.execute("DELETE FROM api_keys"))
         self.known: dict[str, set[str]] = {}
         """The texts of keys that each party knows."""
         self.scopes: dict[str, tuple[Scope, ...]] = {}
         """What each key was made with, by its id."""
         self.made = 0
-
-    @initialize()
-    def begin(self) -> None:
-        store = memory_store()
-        run(fill(store))
-        self.accounts = store.accounts
         for party, (tenant_id, scopes) in PARTIES.items():
             key = stored_key(party, key_id=party, tenant_id=tenant_id, name=party, now=NOW, scopes=scopes)
-            run(self.accounts.put_key(key))
+            self.run(self.accounts.put_key(key))
             self.known[party] = {party}
             self.scopes[party] = scopes
 
@@ -85,19 +86,22 @@ class Keys(RuleBasedStateMachine):
 
     @invariant()
     def nobody_holds_more_than_at_the_beginning(self) -> None:
-        for party, texts in self.known.items():
+        known = [(party, text) for party, texts in self.known.items() for text in texts]
+        for (party, _), owner in zip(known, self.run(self.owners(text for _, text in known)), strict=True):
             tenant_id, scopes = PARTIES[party]
-            for text in texts:
-                owner = run(self.accounts.owner_of(hash_key(text), now=NOW))
-                if owner is not None:
-                    assert held_scopes(owner.scopes) <= held_scopes(scopes)
-                    assert owner.tenant_id == tenant_id or "operator" in scopes
+            if owner is not None:
+                assert held_scopes(owner.scopes) <= held_scopes(scopes)
+                assert owner.tenant_id == tenant_id or "operator" in scopes
+
+    async def owners(self, texts: Iterable[str]) -> list[KeyOwner | None]:
+        """Return whose keys these are."""
+        return await asyncio.gather(*(self.accounts.owner_of(hash_key(text), now=NOW) for text in texts))
 
     def somebody(self, data: st.DataObject) -> tuple[str, Authority | None]:
         """Return a party and what one of its keys stands for, if it opens anything."""
         party = data.draw(st.sampled_from(sorted(self.known)))
         text = data.draw(st.sampled_from(sorted(self.known[party])))
-        owner = run(self.accounts.owner_of(hash_key(text), now=NOW))
+        owner = self.run(self.accounts.owner_of(hash_key(text), now=NOW))
         return party, None if owner is None else Authority.of(owner)
 
     def fresh(self) -> str:
@@ -108,20 +112,27 @@ class Keys(RuleBasedStateMachine):
     def attempt(self, change: Coroutine[Any, Any, object]) -> bool:
         """Return whether a change was allowed."""
         try:
-            run(change)
+            self.run(change)
         except (Forbidden, NotFound, Unauthorized):
             return False
         return True
 
 
-def run(made: Coroutine[Any, Any, T]) -> T:
-    """Return what the store in memory answers; it waits for nothing, so there is no loop to run."""
-    try:
-        made.send(None)
-    except StopIteration as done:
-        return done.value
-    raise AssertionError
+@asynccontextmanager
+async def two_tenants(dsn: str) -> AsyncIterator[asyncpg.Pool]:
+    async with empty_schema(dsn, "registry") as pool:
+        for tenant_id in (TENANT, OTHER):
+            tenant = TenantRecord(tenant_id=tenant_id, name=tenant_id, created_at=NOW)
+            await PostgresAccounts(pool).add_tenant(tenant)
+        yield pool
 
 
-Keys.TestCase.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
-test_no_sequence_of_calls_gives_a_scope_that_its_maker_lacked = Keys.TestCase
+def test_no_sequence_of_calls_gives_a_scope_that_its_maker_lacked(shared_database: str) -> None:
+    with asyncio.Runner() as runner:
+        opened = two_tenants(shared_database)
+        pool = runner.run(opened.__aenter__())
+        machine = partial(Keys, runner, pool)
+        try:
+            run_state_machine_as_test(machine, settings=settings(max_examples=40, stateful_step_count=30))
+        finally:
+            runner.run(opened.__aexit__(None, None, None))

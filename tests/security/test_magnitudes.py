@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from contract.catalog_rig import BASE, LORA, Store, add_policy, fill, memory_store
+from contract.catalog_rig import BASE, LORA, Store, add_policy
 
 from mint_common.adapters_format import (
     CONFIG_FILE,
@@ -72,13 +72,6 @@ async def as_tar(tensors: Tensors) -> AsyncIterator[bytes]:
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
     yield buffer.getvalue()
-
-
-@pytest.fixture
-async def store() -> Store:
-    made = memory_store()
-    await fill(made)
-    return made
 
 
 @pytest.mark.parametrize("name", BAD)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
-from contract.catalog_rig import NOW, OTHER, TENANT, Store, add_policy, export_of, fill, memory_store, publish
+from contract.catalog_rig import NOW, OTHER, TENANT, Store, add_policy, export_of, publish
 
 from mint_common.catalog import Resolution
 from mint_common.errors import AlreadyHandled, RevisionQuarantinedError
@@ -29,13 +29,6 @@ class Wire:
     def announce(self, event: Event, *, cause: str) -> None:
         """Encode and decode an event."""
         self.events.append(decode(encode(event, cause=cause, now=NOW))[1])
-
-
-@pytest.fixture
-async def store() -> Store:
-    made = memory_store()
-    await fill(made)
-    return made
 
 
 def engine(epoch: str = "epoch_1") -> tuple[Wire, Quarantined]:

@@ -13,11 +13,12 @@ from dataclasses import replace
 import httpx
 import psutil
 import pytest
+from contract.schemas import empty_schema
 
 from mint_common.errors import InvalidField, NotFound, Overloaded, TaskFailed, TaskLeftOut
 from mint_common.runtime.edge import create_http
 from mint_common.testing.factories import TENANT
-from services.rollout.adapters.jobs_memory import MemoryJobs
+from services.rollout.adapters.jobs_postgres import PostgresJobs
 from services.rollout.adapters.tasks.catalog import InstalledTasks, installed_families
 from services.rollout.adapters.workers import tasks as worker_tasks
 from services.rollout.adapters.workers.pool import WorkerLimits
@@ -193,17 +194,18 @@ async def test_a_worker_dies_with_a_killed_service_whatever_it_is_doing() -> Non
 
 
 @pytest.fixture
-async def client(hasty_tasks: WorkerTasks) -> AsyncIterator[httpx.AsyncClient]:
-    jobs = MemoryJobs()
-
+async def client(hasty_tasks: WorkerTasks, shared_database: str) -> AsyncIterator[httpx.AsyncClient]:
     async def cancel(_: object) -> None:
         raise AssertionError
 
     http = create_http(title="rollout", service="rollout", internal_token=None, ready=lambda: True)
     http.include_router(task_routes(CallersTasks(hasty_tasks, at_once=1)))
-    http.include_router(job_routes(jobs, cancel=cancel))
     transport = httpx.ASGITransport(app=http)
-    async with httpx.AsyncClient(transport=transport, base_url="http://rollout") as client:
+    async with (
+        empty_schema(shared_database, "rollout") as pool,
+        httpx.AsyncClient(transport=transport, base_url="http://rollout") as client,
+    ):
+        http.include_router(job_routes(PostgresJobs(pool), cancel=cancel))
         yield client
 
 

@@ -10,23 +10,26 @@ import json
 import struct
 import tarfile
 import tracemalloc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
-from contract.catalog_rig import BASE, Store, add_policy, fill, memory_store
+from contract.catalog_rig import BASE, new_policy
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from mint_common.adapters_format import CONFIG_FILE, WEIGHTS_FILE
+from mint_common.adapters_format import CONFIG_FILE, WEIGHTS_FILE, BaseFacts
 from mint_common.blobs.localfs import LocalBlobs
-from mint_common.catalog import PolicyRecord, RevisionRecord
-from mint_common.errors import UploadRefused
+from mint_common.catalog import RevisionRecord
+from mint_common.errors import NotFound, UploadRefused
+from mint_common.events import RevisionExported
+from mint_common.ids import Digest, PolicyId
 from mint_common.runtime.clock import SystemClock
 from mint_common.testing.adapters import make_adapter
 from mint_common.uploads import FIXES
 from services.registry.handlers.uploads import UploadHandler
 
+POLICY = new_policy("p")
 GOOD = make_adapter(BASE, seed=1).files
 WEIGHTS, CONFIG = GOOD[WEIGHTS_FILE], GOOD[CONFIG_FILE]
 HEADER_BYTES = struct.unpack("<Q", WEIGHTS[:8])[0]
@@ -113,29 +116,61 @@ BODIES = (
 )
 
 
+class Revisions:
+    """What an upload asks of the catalog, for one policy."""
+
+    def __init__(self) -> None:
+        self._rows: list[RevisionRecord] = []
+
+    async def base(self, name: str) -> BaseFacts:
+        assert name == BASE.name
+        return BASE
+
+    async def bases(self) -> Sequence[BaseFacts]:
+        return [BASE]
+
+    async def revision(self, policy_id: PolicyId, key: Digest) -> RevisionRecord:
+        for row in self._rows:
+            if row.digest == key:
+                return row
+        raise NotFound(kind="revision", name=key)
+
+    async def publish_many(self, exports: Sequence[RevisionExported], *, now: float, announce: bool) -> None:
+        (export,) = exports
+        assert export.policy_id == POLICY.policy_id
+        self._rows.append(
+            RevisionRecord(
+                digest=export.digest,
+                number=len(self._rows) + 1,
+                manifest=export.manifest,
+                parent=export.parent,
+                step=export.step,
+                metrics=export.metrics,
+                state="published",
+                job_id=export.job_id,
+                wave_id=export.wave_id,
+                created_at=now,
+            )
+        )
+
+
 class Uploads:
-    """An upload handler over memory and files."""
+    """An upload handler over files."""
 
     def __init__(self, folder: Path) -> None:
-        self.store: Store = memory_store()
-        self.policy: PolicyRecord = asyncio.run(self._fill())
         self.handler = UploadHandler(
-            catalog=self.store.catalog,
+            catalog=Revisions(),
             blobs=LocalBlobs(folder),
             clock=SystemClock(),
             max_update_ratio=100.0,
         )
-
-    async def _fill(self) -> PolicyRecord:
-        await fill(self.store)
-        return await add_policy(self.store)
 
     def upload(self, body: bytes, chunk: int) -> RevisionRecord:
         async def chunks() -> AsyncIterator[bytes]:
             for start in range(0, len(body), chunk):
                 yield body[start : start + chunk]
 
-        return asyncio.run(self.handler.upload(self.policy, chunks(), step=0, parent=None))
+        return asyncio.run(self.handler.upload(POLICY, chunks(), step=0, parent=None))
 
 
 @pytest.fixture(scope="module")

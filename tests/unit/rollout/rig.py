@@ -11,11 +11,11 @@ from mint_common.runtime.clock import ManualClock
 from mint_common.testing.blobs_memory import MemoryBlobs
 from mint_common.testing.factories import JOB
 from mint_common.testing.ledger_memory import MemoryConnection, MemoryLedger
-from services.rollout.adapters.jobs_memory import MemoryJobs
 from services.rollout.handlers.commits import Commits
 from services.rollout.handlers.jobs import JobHandlers
 from services.rollout.handlers.watchdog import Watchdog
 from services.rollout.handlers.waves import WaveHandlers, WaveLimits
+from tests.unit.rollout.memory_jobs import MemoryJobs
 from tests.unit.rollout.world import LocalTasks, Meter, Policies, ScriptedEngine
 
 T = TypeVar("T")

@@ -19,9 +19,9 @@ from mint_common.runtime.retries import Bury
 from mint_common.testing.bus_memory import MemoryBus
 from mint_common.testing.factories import JOB
 from mint_common.testing.ledger_memory import MemoryLedger, MemoryRelay
-from services.rollout.adapters.jobs_memory import MemoryJobs
 from services.rollout.app import dispatch
 from services.rollout.core.job import Job
+from tests.unit.rollout.memory_jobs import MemoryJobs
 from tests.unit.rollout.rig import STALL_SECONDS, Rig
 from tests.unit.rollout.world import published, submitted, training_failed
 

@@ -1,4 +1,4 @@
-"""Jobs and waves in memory, for tests of everything above the store."""
+"""Jobs and waves in memory, for tests that turn the clock: Postgres would need real time."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,7 +17,7 @@ class MemoryJobs:
         self._jobs: dict[JobId, Job] = {}
         self._waves: dict[WaveId, Wave] = {}
 
-    async def lock(self, connection: MemoryConnection, job_id: JobId) -> Job:  # noqa: ARG002  # see the class
+    async def lock(self, connection: MemoryConnection, job_id: JobId) -> Job:  # see the class
         """Return a job."""
         return await self.job(job_id)
 
@@ -42,7 +42,7 @@ class MemoryJobs:
         own = [wave for wave in self._waves.values() if wave.job_id == job_id]
         return sorted(own, key=lambda wave: wave.step)
 
-    async def wave(self, connection: MemoryConnection, wave_id: WaveId) -> Wave | None:  # noqa: ARG002
+    async def wave(self, connection: MemoryConnection, wave_id: WaveId) -> Wave | None:
         """Return one wave."""
         return self._waves.get(wave_id)
 
@@ -54,7 +54,7 @@ class MemoryJobs:
         waiting = [job for job in own if job.state is JobState.SUBMITTED]
         return min(waiting, key=lambda job: (job.created_at, job.job_id), default=None)
 
-    async def lock_next(self, connection: MemoryConnection, policy_id: PolicyId) -> Job | None:  # noqa: ARG002
+    async def lock_next(self, connection: MemoryConnection, policy_id: PolicyId) -> Job | None:
         """Return the same."""
         return await self.next_of(policy_id)
 
