@@ -6,8 +6,7 @@ that the method says, strictly after the cursor, at most ``limit`` long. All rai
 stays away.
 """
 
-from collections.abc import AsyncIterator, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,7 +16,6 @@ from mint_common.authority import Authority
 from mint_common.catalog import (
     AliasMove,
     AliasRecord,
-    CollectionReport,
     EvaluationRecord,
     KeyOwner,
     KeyRecord,
@@ -25,7 +23,6 @@ from mint_common.catalog import (
     PolicyFilter,
     PolicyRecord,
     Resolution,
-    RevisionDiff,
     RevisionFilter,
     RevisionRecord,
     RuleRecord,
@@ -284,14 +281,6 @@ class Evaluations(Protocol):
         ...
 
 
-class Diffs(Protocol):
-    """Comparisons of revisions."""
-
-    async def diff(self, policy: PolicyRecord, before: RevisionRecord, after: RevisionRecord) -> RevisionDiff:
-        """Compare two revisions of a policy. Raises RevisionLostError, BlobMissing, BlobCorrupt."""
-        ...
-
-
 class Rules(Protocol):
     """Promotion rules of policies."""
 
@@ -305,19 +294,6 @@ class Rules(Protocol):
 
     async def remove(self, policy_id: PolicyId, rule_id: str) -> None:
         """Remove a rule. Raises NotFound."""
-        ...
-
-
-class Uploads(Protocol):
-    """Adapters that users upload."""
-
-    async def upload(
-        self, policy: PolicyRecord, body: AsyncIterator[bytes], *, step: int, parent: int | Digest | None
-    ) -> RevisionRecord:
-        """Publish the adapter in a tar stream as a revision. The same weights are the same revision.
-
-        Raises UploadRefused, whose ``reason`` is a stable word and whose ``fix`` says what to do.
-        """
         ...
 
 
@@ -385,16 +361,4 @@ class Custody(Protocol):
 
     async def removed(self, prefix: str) -> None:
         """Forget a folder that is removed. Idempotent."""
-        ...
-
-
-class Collects(Protocol):
-    """Collection on demand."""
-
-    async def collect(self, *, used: AbstractSet[Digest], dry_run: bool, limit: int) -> CollectionReport:
-        """Let go of at most ``limit`` things that nobody uses, or only say what would go.
-
-        ``used`` are the digests that engines and trainers hold. Raises Unavailable while another collection
-        is at work.
-        """
         ...

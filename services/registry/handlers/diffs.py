@@ -18,7 +18,7 @@ from services.registry.ports import Catalog, Evaluations
 
 
 class DiffHandler:
-    """See `ports.Diffs`."""
+    """Compares revisions."""
 
     def __init__(self, *, catalog: Catalog, evaluations: Evaluations, blobs: Blobs) -> None:
         self._catalog = catalog
@@ -27,7 +27,7 @@ class DiffHandler:
         self._gate = asyncio.Semaphore(1)
 
     async def diff(self, policy: PolicyRecord, before: RevisionRecord, after: RevisionRecord) -> RevisionDiff:
-        """Compare two revisions of a policy."""
+        """Compare two revisions of a policy. Raises RevisionLostError, BlobMissing, BlobCorrupt."""
         facts = await self._catalog.base(policy.base)
         scores = [await self._evaluations.scores(policy.policy_id, each.number) for each in (before, after)]
         async with self._gate:

@@ -69,7 +69,10 @@ class UploadHandler:
     async def upload(
         self, policy: PolicyRecord, body: AsyncIterator[bytes], *, step: int, parent: int | Digest | None
     ) -> RevisionRecord:
-        """Publish the adapter in a tar stream; see `ports.Uploads`."""
+        """Publish the adapter in a tar stream as a revision. The same weights are the same revision.
+
+        Raises UploadRefused, whose ``reason`` is a stable word and whose ``fix`` says what to do.
+        """
         async with self._receiving.turn(policy.tenant_id):
             return await self._take(policy, unstalled(body), step=step, parent=parent)
 

@@ -1,4 +1,4 @@
-"""Internal HTTP of the registry: requests checked at the edge, then one call of a port."""
+"""Internal HTTP of the registry: requests checked at the edge, then one call of a port or handler."""
 
 from services.registry.http.context import Registry
 from services.registry.http.routes import add_routes

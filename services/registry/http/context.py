@@ -1,4 +1,4 @@
-"""What every route shares: the ports, and the types of what requests carry."""
+"""What every route shares: what it calls, and the types of what requests carry."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -8,23 +8,26 @@ from pydantic import BaseModel, ConfigDict, StringConstraints
 
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import Clock
-from services.registry.ports import Accounts, Aliases, Catalog, Collects, Diffs, Evaluations, Rules, Uploads
+from services.registry.handlers.collector import Collector
+from services.registry.handlers.diffs import DiffHandler
+from services.registry.handlers.uploads import UploadHandler
+from services.registry.ports import Accounts, Aliases, Catalog, Evaluations, Rules
 
 MAX_LIMIT = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Registry:
-    """The ports that routes speak to; made by app.py."""
+    """The ports and handlers that routes call; made by app.py."""
 
     accounts: Accounts
     catalog: Catalog
     aliases: Aliases
     evaluations: Evaluations
     rules: Rules
-    diffs: Diffs
-    uploads: Uploads
-    collector: Collects
+    diffs: DiffHandler
+    uploads: UploadHandler
+    collector: Collector
     clock: Clock
 
 

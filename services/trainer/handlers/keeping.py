@@ -12,7 +12,7 @@ from services.trainer.ports.operations import CheckpointRows
 
 
 class Keeping:
-    """What clients do with checkpoints outside the order of operations: see `TrainerClient`."""
+    """What clients do with checkpoints outside the order of operations. All but `page` raise NotFound."""
 
     def __init__(self, *, rows: CheckpointRows, blobs: Blobs, clock: Clock) -> None:
         self._rows = rows
@@ -22,12 +22,12 @@ class Keeping:
     async def page(
         self, tenant_id: TenantId, *, policy_id: PolicyId | None, limit: int, after: str | None
     ) -> list[CheckpointRecord]:
-        """Return a tenant's, newest first."""
+        """Return a tenant's, newest first. Raises InvalidField for an unknown cursor."""
         now = self._clock.now()
         return await self._rows.page(tenant_id, policy_id=policy_id, limit=limit, after=after, now=now)
 
     async def get(self, ref: CheckpointRef) -> CheckpointRecord:
-        """Return one."""
+        """Return one, of any tenant."""
         return await self._rows.get(ref, now=self._clock.now())
 
     async def delete(self, ref: CheckpointRef) -> None:
@@ -36,7 +36,7 @@ class Keeping:
             await self._blobs.delete(claim.uri)
 
     async def expire(self, ref: CheckpointRef, *, ttl_seconds: int | None) -> CheckpointRecord:
-        """Let one live so long from now on."""
+        """Let one live so long from now on, None for ever."""
         check_ttl(ttl_seconds)
         now = self._clock.now()
         return await self._rows.expire(ref, expires_at=_expiry(ttl_seconds, now), now=now)
@@ -48,7 +48,7 @@ class Keeping:
     async def copy(
         self, source: CheckpointRef, target: CheckpointRef, *, tenant_id: TenantId, ttl_seconds: int | None
     ) -> CheckpointRecord:
-        """Give one a second row, of a policy of a tenant who may read it."""
+        """Give one a second row, of a policy of a tenant who may read it. Raises AlreadyExists."""
         check_name(target.name, field="target")
         check_ttl(ttl_seconds)
         if target.kind != source.kind:

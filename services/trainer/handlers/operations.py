@@ -79,7 +79,7 @@ class Operations:
         return self._policies.facts.name
 
     async def submit(self, submission: Submission) -> None:
-        """Return when an operation is durable: see `TrainerClient.submit`."""
+        """Return when an operation is durable. Idempotent: see `TrainerClient.submit`."""
         check_submission(submission, self._policies.facts, layout=self._policies.layout)
         watch = await self._held()
         if watch.waiting(submission.tenant_id) >= self._settings.tenant_operations:

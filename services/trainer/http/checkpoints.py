@@ -7,8 +7,8 @@ from fastapi import FastAPI, Query, Request, Response
 
 from mint_common.ids import PolicyId, TenantId
 from mint_common.training import CheckpointRef
+from services.trainer.handlers.keeping import Keeping
 from services.trainer.http.packed import packed, read_packed
-from services.trainer.ports.desk import CheckpointDesk
 
 _ONE = "/internal/checkpoints/{policy_id}/{kind}/{name}"
 Kind = Literal["training", "sampler"]
@@ -28,7 +28,7 @@ class _Copy(msgspec.Struct):
     ttl_seconds: int | None
 
 
-def add_routes(http: FastAPI, keeping: CheckpointDesk) -> None:
+def add_routes(http: FastAPI, keeping: Keeping) -> None:
     """Add the routes to the trainer's HTTP application."""
 
     @http.get("/internal/checkpoints")

@@ -5,13 +5,13 @@ from fastapi import FastAPI, Query, Request, Response
 from mint_common.client.http import MSGPACK
 from mint_common.ids import PolicyId, TenantId
 from mint_common.training import Submission
+from services.trainer.handlers.operations import Operations
 from services.trainer.http.packed import packed, read_packed
-from services.trainer.ports.desk import OperationDesk
 
 MAX_WAIT_SECONDS = 60.0
 
 
-def add_routes(http: FastAPI, operations: OperationDesk) -> None:
+def add_routes(http: FastAPI, operations: Operations) -> None:
     """Add the routes to the trainer's HTTP application."""
 
     @http.post("/internal/operations", status_code=204)

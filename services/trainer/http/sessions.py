@@ -8,7 +8,7 @@ import msgspec
 from fastapi import FastAPI
 
 from services.trainer.core.session import Session
-from services.trainer.ports.desk import OperationDesk
+from services.trainer.handlers.operations import Operations
 from services.trainer.ports.policies import Policies
 from services.trainer.ports.waves import SessionStore
 
@@ -16,7 +16,7 @@ Connection = TypeVar("Connection")
 
 
 def add_routes(
-    http: FastAPI, sessions: SessionStore[Connection], policies: Policies, operations: OperationDesk
+    http: FastAPI, sessions: SessionStore[Connection], policies: Policies, operations: Operations
 ) -> None:
     """Add the trainer's routes to its HTTP application."""
 

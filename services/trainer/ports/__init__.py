@@ -1,1 +1,1 @@
-"""What the trainer needs of the world, and what HTTP needs of the trainer."""
+"""What the trainer needs of the world."""
