@@ -33,7 +33,6 @@ from mint_common.runtime.service import run_service
 from mint_common.telemetry.setup import setup
 from services.rollout.adapters.engine_sampler import EngineSampler
 from services.rollout.adapters.jobs_postgres import PostgresJobs
-from services.rollout.adapters.metrics import PrometheusMeter
 from services.rollout.adapters.registry_policies import RegistryPolicies
 from services.rollout.adapters.tasks.catalog import installed_families
 from services.rollout.adapters.workers.pool import WorkerLimits
@@ -77,7 +76,6 @@ def compose(settings: RolloutSettings, connections: Connections) -> Service:
     jobs = PostgresJobs(connections.pool)
     ledger = PostgresLedger(connections.pool, clock)
     tasks = connections.tasks
-    meter = PrometheusMeter()
     stall_seconds = settings.waves.stall_seconds
     of_jobs = JobHandlers(
         jobs=jobs,
@@ -93,7 +91,6 @@ def compose(settings: RolloutSettings, connections: Connections) -> Service:
         blobs=connections.blobs,
         tasks=tasks,
         sampler=EngineSampler(connections.engines),
-        meter=meter,
         clock=clock,
         limits=WaveLimits(
             requests_in_flight=settings.waves.requests_in_flight, pulse_seconds=stall_seconds / 4
@@ -107,7 +104,6 @@ def compose(settings: RolloutSettings, connections: Connections) -> Service:
         jobs=jobs,
         ledger=ledger,
         start_next=of_jobs.start_next,
-        meter=meter,
         clock=clock,
         patience_seconds=stall_seconds,
     )

@@ -163,19 +163,3 @@ class JobStore(Protocol, Generic[Connection_contra]):
         A claim counts as a sign of life, so that a job is claimed again only after another such silence.
         """
         ...
-
-
-class RolloutMeter(Protocol):
-    """Counts what rollout does."""
-
-    def wave_recorded(self, *, algorithm: str, samples: int, reward_mean: float, seconds: float) -> None:
-        """Count one wave."""
-        ...
-
-    def wave_cancelled(self, *, algorithm: str) -> None:
-        """Count a wave that could not be completed."""
-        ...
-
-    def job_revived(self) -> None:
-        """Count a job whose last events the watchdog repeated."""
-        ...

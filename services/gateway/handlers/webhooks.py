@@ -10,7 +10,6 @@ import random
 from collections.abc import Sequence
 
 import msgspec
-from prometheus_client import Counter
 
 from mint_common.bus.port import Bus, Delivery
 from mint_common.errors import Unavailable
@@ -20,6 +19,7 @@ from mint_common.ids import TenantId
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.periodic import run_periodically
 from mint_common.waiting import raise_if_cancelled, wait_for_event
+from services.gateway import metrics
 from services.gateway.core.webhooks.records import Attempt, Notice, Outgoing, Turn
 from services.gateway.core.webhooks.retries import (
     Health,
@@ -44,7 +44,6 @@ KEEP_SECONDS = 7 * 86_400.0
 PRUNE_SECONDS = 3600.0
 
 _log = logging.getLogger(__name__)
-_tries = Counter("mint_gateway_webhook_tries_total", "Tries to deliver, by outcome.", ["outcome"])
 
 
 class TenantOf(msgspec.Struct):
@@ -176,7 +175,7 @@ class WebhookCourier:
         )
         headers = {"content-type": "application/json", "user-agent": "MinT-Webhooks/1", **signed}
         attempt = await self._sender.send(turn.webhook.url, headers, outgoing.body)
-        _tries.labels("delivered" if is_success(attempt) else "failed").inc()
+        metrics.WEBHOOK_TRIES.labels("delivered" if is_success(attempt) else "failed").inc()
         return attempt
 
     def _outcome(self, attempt: Attempt, outgoing: Outgoing) -> Outcome:

@@ -9,7 +9,8 @@ from mint_common.ids import PolicyId
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.ledger import Ledger
 from mint_common.runtime.periodic import run_periodically
-from services.rollout.ports import Connection, JobStore, RolloutMeter
+from services.rollout import metrics
+from services.rollout.ports import Connection, JobStore
 
 log = logging.getLogger(__name__)
 
@@ -27,14 +28,12 @@ class Watchdog(Generic[Connection]):
         jobs: JobStore[Connection],
         ledger: Ledger[Connection],
         start_next: Callable[[PolicyId], Awaitable[None]],
-        meter: RolloutMeter,
         clock: Clock,
         patience_seconds: float,
     ) -> None:
         self._jobs = jobs
         self._ledger = ledger
         self._start_next = start_next
-        self._meter = meter
         self._clock = clock
         self._patience_seconds = patience_seconds
 
@@ -50,7 +49,7 @@ class Watchdog(Generic[Connection]):
         for job in await self._jobs.claim_stalled(before=now - self._patience_seconds, now=now):
             log.warning("job revived", extra={"job_id": job.job_id, "step": job.step, "cause": job.cause})
             await self._ledger.repeat(job.cause)
-            self._meter.job_revived()
+            metrics.JOBS_REVIVED.inc()
         for policy_id in await self._jobs.overdue(before=now - self._patience_seconds):
             try:
                 await self._start_next(policy_id)

@@ -21,6 +21,7 @@ from mint_common.records import Group, Prompt, WaveRecord, decode_prompts, encod
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.ledger import Ledger
 from mint_common.runtime.retries import Bury
+from services.rollout import metrics
 from services.rollout.core.sampling import (
     SampleRequest,
     cancelled,
@@ -32,7 +33,7 @@ from services.rollout.core.sampling import (
     sampled_group,
 )
 from services.rollout.handlers.commits import Commits
-from services.rollout.ports import Connection, JobStore, RolloutMeter, Sampler, Tasks
+from services.rollout.ports import Connection, JobStore, Sampler, Tasks
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,6 @@ class WaveHandlers(Generic[Connection]):
         blobs: Blobs,
         tasks: Tasks,
         sampler: Sampler,
-        meter: RolloutMeter,
         clock: Clock,
         limits: WaveLimits,
     ) -> None:
@@ -70,7 +70,6 @@ class WaveHandlers(Generic[Connection]):
         self._blobs = blobs
         self._tasks = tasks
         self._sampler = sampler
-        self._meter = meter
         self._clock = clock
         self._pulse_seconds = limits.pulse_seconds
         self._in_flight = asyncio.Semaphore(limits.requests_in_flight)
@@ -93,7 +92,7 @@ class WaveHandlers(Generic[Connection]):
 
     async def on_wave_given_up(self, event: WaveRequested, decision: Bury) -> None:
         """Cancel a wave that cannot be handled; that fails its job."""
-        self._meter.wave_cancelled(algorithm=event.spec.algorithm)
+        metrics.WAVES_CANCELLED.labels(event.spec.algorithm).inc()
         fact = cancelled(event, reason=decision.reason)
         await self._commits.commit(fact, job_id=event.job_id, cause=event.id, prompts=None)
 
@@ -108,7 +107,7 @@ class WaveHandlers(Generic[Connection]):
             if error.retryable:
                 raise
             log.warning("wave cancelled", extra={"wave_id": event.wave_id, "reason": str(error)})
-            self._meter.wave_cancelled(algorithm=event.spec.algorithm)
+            metrics.WAVES_CANCELLED.labels(event.spec.algorithm).inc()
             return cancelled(event, reason=str(error))
         fact = completed(event, record, claim)
         self._measure(event, record, fact, seconds=self._clock.monotonic() - started)
@@ -118,8 +117,8 @@ class WaveHandlers(Generic[Connection]):
         self, event: WaveRequested, record: WaveRecord, fact: WaveCompleted, *, seconds: float
     ) -> None:
         samples = sum(len(group.samples) for group in record.groups)
-        self._meter.wave_recorded(
-            algorithm=event.spec.algorithm, samples=samples, reward_mean=fact.reward_mean, seconds=seconds
+        metrics.observe_wave(
+            event.spec.algorithm, samples=samples, reward_mean=fact.reward_mean, seconds=seconds
         )
         log.info(
             "wave recorded",

@@ -10,10 +10,9 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from prometheus_client import Counter
-
 from mint_common.claims import Claim
 from mint_common.ids import PolicyId
+from services.trainer import metrics
 from services.trainer.adapters.training_state import (
     ParkedState,
     TrainingState,
@@ -21,10 +20,6 @@ from services.trainer.adapters.training_state import (
     resume_state,
 )
 from services.trainer.ports.policies import Swaps, Tier
-
-SWAPS = Counter("mint_trainer_swaps", "Policies moved between device and host.", ["direction"])
-SWAP_SECONDS = Counter("mint_trainer_swap_seconds", "Time spent moving policies.", ["direction"])
-SWAP_BYTES = Counter("mint_trainer_swap_bytes", "Bytes of adapters and optimizers moved.", ["direction"])
 
 
 @dataclass(slots=True)
@@ -141,9 +136,9 @@ class Tiers:
         return resident.state
 
     def _note(self, direction: str, seconds: float, size_bytes: int) -> None:
-        SWAPS.labels(direction).inc()
-        SWAP_SECONDS.labels(direction).inc(seconds)
-        SWAP_BYTES.labels(direction).inc(size_bytes)
+        metrics.SWAPS.labels(direction).inc()
+        metrics.SWAP_SECONDS.labels(direction).inc(seconds)
+        metrics.SWAP_BYTES.labels(direction).inc(size_bytes)
         self._count += 1
         self._seconds += seconds
         self._bytes += size_bytes

@@ -11,9 +11,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from prometheus_client import Histogram
-
 from mint_common.ids import PolicyId, TenantId
+from services.trainer import metrics
 from services.trainer.adapters.policy_tasks import Task, carry_out
 from services.trainer.adapters.scoring import ScoringBase
 from services.trainer.adapters.tiers import Resident, Tiers
@@ -22,10 +21,6 @@ from services.trainer.core.operations import NotResident
 from services.trainer.core.scheduler import Limits, Operation, Schedule
 
 T = TypeVar("T")
-
-BATCH_POLICIES = Histogram(
-    "mint_trainer_batch_policies", "Policies of one batched step.", buckets=(1, 2, 4, 8, 16, 32)
-)
 
 
 class Worker:
@@ -134,7 +129,7 @@ class Worker:
             return
         self.at_work = {policy_id: self.tiers.take(policy_id) for policy_id in _policies_of(tasks)}
         residents = dict(self.at_work)
-        BATCH_POLICIES.observe(len(residents))
+        metrics.BATCH_POLICIES.observe(len(residents))
         work = self.compute(
             lambda: carry_out(self._base, self.tiers, tasks, residents, max_tokens=self._max_tokens)
         )
@@ -158,7 +153,7 @@ class Worker:
         jobs = [job for job in jobs if not job.done.done()]
         if not jobs:
             return
-        BATCH_POLICIES.observe(len(jobs))
+        metrics.BATCH_POLICIES.observe(len(jobs))
         work = self.compute(lambda: step_jobs(self._base, self.tiers, jobs, max_tokens=self._max_tokens))
         # A fault of the machinery is everyone's result; each policy is restored and tried again.
         (results,) = await asyncio.gather(work, return_exceptions=True)

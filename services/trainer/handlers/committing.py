@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
-from prometheus_client import Counter
 
 from mint_common.adapters_format import store_adapter
 from mint_common.claims import Claim
@@ -26,14 +25,10 @@ from mint_common.training import (
     Save,
     Saved,
 )
+from services.trainer import metrics
 from services.trainer.core.operations import Finished, Lineage, Snapshot, TrainingSession
 from services.trainer.handlers.term import Term, outcome_of, pack, result_key, state_key
 from services.trainer.ports.policies import StateCopy, StateExport
-
-OPERATIONS = Counter(
-    "mint_trainer_operations", "Operations by kind and what came of them.", ["kind", "outcome"]
-)
-SNAPSHOT_BYTES = Counter("mint_trainer_snapshot_bytes", "Bytes of automatic snapshots.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,7 +202,7 @@ class Committer:
     async def snapshot(self, position: int, state: StateCopy) -> None:
         """Make a copy of the state after a position, all of which is committed, the session's snapshot."""
         claim = await self._store(state, "snapshots", position)
-        SNAPSHOT_BYTES.inc(claim.size_bytes)
+        metrics.SNAPSHOT_BYTES.inc(claim.size_bytes)
         snapshot = Snapshot(policy_id=self.session.policy_id, position=position, claim=claim)
         await self._term.discard(await self._term.store.put_snapshot(self._term.token, snapshot))
         self.covered = max(self.covered, position)
@@ -215,7 +210,7 @@ class Committer:
     def _tell(self, finished: Sequence[Finished]) -> None:
         for one in finished:
             untold = self._untold.pop(one.seq)
-            OPERATIONS.labels(untold.kind, untold.came).inc()
+            metrics.OPERATIONS.labels(untold.kind, untold.came).inc()
             self._on_committed(one.seq)
             self._term.outcomes.put((one.policy_id, one.seq), untold.outcome)
 

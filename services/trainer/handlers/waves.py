@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from typing import Generic, TypeVar
 from weakref import WeakValueDictionary
 
-from prometheus_client import Counter, Histogram
-
 from mint_common.adapters_format import store_adapter
 from mint_common.blobs.port import Blobs
 from mint_common.errors import BlobCorrupt, BlobMissing, EventInvalid, Unavailable
@@ -22,6 +20,7 @@ from mint_common.records import WaveRecord, decode_record
 from mint_common.runtime.ledger import Ledger
 from mint_common.runtime.retries import Bury
 from mint_common.training import PolicyTaken
+from services.trainer import metrics
 from services.trainer.core.batch import Batch, build_batch
 from services.trainer.core.layout_check import layout_problem
 from services.trainer.core.record_check import check_record
@@ -31,10 +30,6 @@ from services.trainer.ports.policies import Mismatch, Policies, Stepped, StepSet
 from services.trainer.ports.waves import CheckpointStore, RevisionStates, SessionStore
 
 _log = logging.getLogger(__name__)
-
-STEPS = Counter("mint_trainer_steps", "Waves by what came of them.", ["outcome"])
-TOKENS = Counter("mint_trainer_tokens", "Completion tokens of trained waves.")
-STEP_SECONDS = Histogram("mint_trainer_step_seconds", "Compute of one step, export included.")
 
 Connection = TypeVar("Connection")
 
@@ -167,9 +162,9 @@ class Handlers(Generic[Connection]):
         for stale in {known.checkpoint, session.checkpoint} - {checkpoint, None}:
             if stale is not None:
                 await self._checkpoints.delete(stale)
-        STEPS.labels("trained" if stepped.checkpoint is not None else "skipped").inc()
-        TOKENS.inc(stepped.metrics["tokens"])
-        STEP_SECONDS.observe(stepped.metrics["seconds"])
+        metrics.STEPS.labels("trained" if stepped.checkpoint is not None else "skipped").inc()
+        metrics.TOKENS.inc(stepped.metrics["tokens"])
+        metrics.STEP_SECONDS.observe(stepped.metrics["seconds"])
         _log.info(
             "wave trained",
             extra={
@@ -197,7 +192,7 @@ class Handlers(Generic[Connection]):
         )
         async with self._ledger.transaction(wave.id) as transaction:
             await transaction.emit(failed)
-        STEPS.labels("failed").inc()
+        metrics.STEPS.labels("failed").inc()
         _log.warning("wave refused", extra={"wave_id": wave.wave_id, "code": code})
 
 

@@ -1,6 +1,7 @@
-"""The rollout service in memory: its own parts over adapters that pass their contract suites."""
+"""The rollout service in memory, with a clock that tests turn."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -16,7 +17,7 @@ from services.rollout.handlers.jobs import JobHandlers
 from services.rollout.handlers.watchdog import Watchdog
 from services.rollout.handlers.waves import WaveHandlers, WaveLimits
 from tests.unit.rollout.memory_jobs import MemoryJobs
-from tests.unit.rollout.world import LocalTasks, Meter, Policies, ScriptedEngine
+from tests.unit.rollout.world import LocalTasks, Policies, ScriptedEngine, counted
 
 T = TypeVar("T")
 
@@ -29,12 +30,12 @@ class Rig:
 
     engine: ScriptedEngine = field(default_factory=ScriptedEngine)
     policies: Policies = field(default_factory=Policies)
-    meter: Meter = field(default_factory=Meter)
     clock: ManualClock = field(default_factory=lambda: ManualClock(1000.0))
     blobs: MemoryBlobs = field(default_factory=MemoryBlobs)
     tasks: LocalTasks = field(default_factory=LocalTasks)
 
     def __post_init__(self) -> None:
+        self._before = counted()
         self.jobs = MemoryJobs()
         self.ledger = MemoryLedger(self.clock)
         self.of_jobs: JobHandlers[MemoryConnection] = JobHandlers(
@@ -51,7 +52,6 @@ class Rig:
             blobs=self.blobs,
             tasks=self.tasks,
             sampler=self.engine,
-            meter=self.meter,
             clock=self.clock,
             limits=WaveLimits(requests_in_flight=2, pulse_seconds=STALL_SECONDS / 4),
         )
@@ -59,11 +59,15 @@ class Rig:
             jobs=self.jobs,
             ledger=self.ledger,
             start_next=self.of_jobs.start_next,
-            meter=self.meter,
             clock=self.clock,
             patience_seconds=STALL_SECONDS,
         )
         self.commits = Commits(jobs=self.jobs, ledger=self.ledger, clock=self.clock)
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Return what was counted since the rig was made; no zeros."""
+        return counted() - self._before
 
     async def begin(self, event: JobSubmitted) -> WaveRequested:
         """Submit a job and return its first wave."""

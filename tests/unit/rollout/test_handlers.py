@@ -56,7 +56,7 @@ async def test_a_wave_is_sampled_scored_and_recorded() -> None:
         (4, 1.0, event.spec.max_new_tokens)
     }
     assert len({request.seed for request in rig.engine.requests}) == 3
-    assert rig.meter.counts == {"waves": 1, "samples": 12}
+    assert rig.counts == {"waves": 1, "samples": 12}
 
 
 async def test_the_next_wave_samples_at_the_published_revision_and_the_record_says_so() -> None:
@@ -203,7 +203,7 @@ async def test_an_adapter_that_the_engine_refuses_fails_the_job_with_the_reason(
     assert state == "failed"
     assert "rank 64 is above 16" in reason
     assert [each.state.value for each in await rig.jobs.waves_of(JOB)] == ["cancelled"]
-    assert rig.meter.counts == {"cancelled": 1}
+    assert rig.counts == {"cancelled": 1}
 
 
 async def test_an_answer_of_another_revision_is_never_recorded() -> None:

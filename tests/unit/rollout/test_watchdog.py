@@ -127,11 +127,11 @@ async def test_a_bug_in_another_service_ends_the_job_with_its_reason() -> None:
         trainer.bug = ZeroDivisionError("division by zero")
         await submit_until_taken(rig, bus)
         await until_finished(rig, within_seconds=100 * STALL_SECONDS)
-        revivals = rig.meter.counts["revived"]
+        revivals = rig.counts["revived"]
         await rig.clock.advance(100 * STALL_SECONDS)
     reason = "training failed (internal): ZeroDivisionError: division by zero"
     assert await rig.state_of() == ("failed", reason)
-    assert rig.meter.counts["revived"] == revivals
+    assert rig.counts["revived"] == revivals
 
 
 @pytest.mark.parametrize("part", ["wave", "publication", "start"])
@@ -169,7 +169,7 @@ async def test_one_lost_message_costs_one_stall(lost: str) -> None:
         await submit_until_taken(rig, bus)
         await until_finished(rig, within_seconds=2 * STALL_SECONDS)
     assert await rig.state_of() == ("succeeded", "")
-    assert rig.meter.counts["revived"] == 1
+    assert rig.counts["revived"] == 1
 
 
 async def test_a_job_that_moves_is_left_alone_and_a_repetition_does_not_chase_it() -> None:
@@ -182,7 +182,7 @@ async def test_a_job_that_moves_is_left_alone_and_a_repetition_does_not_chase_it
         await rig.ledger.repeat(f"start:{JOB}")
         await rig.clock.advance(5)
     assert await rig.state_of() == ("succeeded", "")
-    assert "revived" not in rig.meter.counts
+    assert "revived" not in rig.counts
     assert messages == 1 + 3 * STEPS + 1
     assert len(bus.messages) == messages + 1
 
@@ -194,7 +194,7 @@ async def test_a_wave_in_hand_shows_signs_of_life_however_long_it_takes() -> Non
     async with running(rig, bus):
         await submit_until_taken(rig, bus)
         await rig.clock.advance(5 * STALL_SECONDS)
-        assert "revived" not in rig.meter.counts
+        assert "revived" not in rig.counts
         await until_finished(rig, within_seconds=100 * STALL_SECONDS)
     assert await rig.state_of() == ("succeeded", "")
 
@@ -225,7 +225,7 @@ async def test_an_outage_of_the_database_does_not_end_the_watchdog() -> None:
     await rig.clock.advance(2 * STALL_SECONDS)
     watching.cancel()
     assert not outages
-    assert rig.meter.counts["revived"] == 1
+    assert rig.counts["revived"] == 1
 
 
 async def test_a_finished_job_is_never_revived() -> None:
@@ -235,5 +235,5 @@ async def test_a_finished_job_is_never_revived() -> None:
     rows = len(rig.ledger.rows)
     await rig.clock.advance(10 * STALL_SECONDS)
     await rig.watchdog.check()
-    assert rig.meter.counts == {}
+    assert rig.counts == {}
     assert len(rig.ledger.rows) == rows

@@ -1,5 +1,6 @@
 """The rest of the world for tests of rollout: facts that other services would emit, and a scripted engine."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -14,6 +15,7 @@ from mint_common.events import (
 from mint_common.ids import BaseName, Digest, JobId, PolicyId, TenantId, WaveId, sha256_digest
 from mint_common.records import Prompt
 from mint_common.testing.factories import BASE, JOB, LORA, POLICY, SPEC, TENANT, make_claim
+from services.rollout import metrics
 from services.rollout.adapters.tasks.catalog import InstalledTasks, installed_families
 from services.rollout.core.job import wave_id_of
 from services.rollout.core.sampling import Completion, Sampled, SampleRequest
@@ -162,24 +164,18 @@ class Policies:
         return self.newest
 
 
-@dataclass
-class Meter:
-    """Counts by name."""
-
-    counts: dict[str, float] = field(default_factory=dict)
-
-    def wave_recorded(self, *, algorithm: str, samples: int, reward_mean: float, seconds: float) -> None:
-        """Count a wave."""
-        self._add("waves", 1)
-        self._add("samples", samples)
-
-    def wave_cancelled(self, *, algorithm: str) -> None:
-        """Count a cancelled wave."""
-        self._add("cancelled", 1)
-
-    def job_revived(self) -> None:
-        """Count a repetition."""
-        self._add("revived", 1)
-
-    def _add(self, name: str, value: float) -> None:
-        self.counts[name] = self.counts.get(name, 0) + value
+def counted() -> Counter[str]:
+    """Return what the service has counted in this process, by short names."""
+    counters = {
+        "waves": metrics.WAVES,
+        "samples": metrics.SAMPLES,
+        "cancelled": metrics.WAVES_CANCELLED,
+        "revived": metrics.JOBS_REVIVED,
+    }
+    return Counter(
+        {
+            name: int(sum(sample.value for sample in family.samples if sample.name.endswith("_total")))
+            for name, counter in counters.items()
+            for family in counter.collect()
+        }
+    )

@@ -1,4 +1,4 @@
-"""The meter port on Prometheus; exported by `/metrics`."""
+"""What rollout counts; exported by `/metrics`."""
 
 from prometheus_client import Counter, Histogram
 
@@ -20,20 +20,9 @@ SAMPLE_SECONDS = Histogram(
 )
 
 
-class PrometheusMeter:
-    """Counters and histograms, by the algorithm of the job."""
-
-    def wave_recorded(self, *, algorithm: str, samples: int, reward_mean: float, seconds: float) -> None:
-        """Count one wave."""
-        WAVES.labels(algorithm).inc()
-        SAMPLES.labels(algorithm).inc(samples)
-        REWARD_MEAN.labels(algorithm).observe(reward_mean)
-        SAMPLE_SECONDS.labels(algorithm).observe(seconds)
-
-    def wave_cancelled(self, *, algorithm: str) -> None:
-        """Count a wave that could not be completed."""
-        WAVES_CANCELLED.labels(algorithm).inc()
-
-    def job_revived(self) -> None:
-        """Count a repetition."""
-        JOBS_REVIVED.inc()
+def observe_wave(algorithm: str, *, samples: int, reward_mean: float, seconds: float) -> None:
+    """Count one recorded wave."""
+    WAVES.labels(algorithm).inc()
+    SAMPLES.labels(algorithm).inc(samples)
+    REWARD_MEAN.labels(algorithm).observe(reward_mean)
+    SAMPLE_SECONDS.labels(algorithm).observe(seconds)
