@@ -35,8 +35,8 @@ from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.ledger_postgres import PostgresLedger
 from services.gateway.adapters.resolver import CachedResolver
 from services.gateway.core.resolutions import ResolutionCache
-from services.registry.adapters.postgres_accounts import PostgresAccounts
-from services.registry.adapters.postgres_catalog import PostgresCatalog
+from services.registry.adapters.accounts_postgres import PostgresAccounts
+from services.registry.adapters.catalog_postgres import PostgresCatalog
 from services.registry.app import open_quick_pool
 from services.registry.core.names import parse_model
 from services.registry.handlers.bulk import BulkIngest

@@ -14,7 +14,7 @@ from mint_common.adapters_format import MANIFEST_FILE, BaseFacts, write_manifest
 from mint_common.catalog import PolicyRecord
 from mint_common.events import LoraSpec
 from mint_common.ids import PolicyId, TenantId, derive_id, sha256_digest
-from services.registry.adapters.postgres_catalog import PostgresCatalog
+from services.registry.adapters.catalog_postgres import PostgresCatalog
 from services.registry.core.exports import Refusal
 from services.registry.handlers.bulk import BulkIngest, NewAdapter
 

@@ -26,12 +26,12 @@ from mint_common.runtime.periodic import run_periodically
 from mint_common.runtime.postgres import migrate, open_pool
 from mint_common.runtime.relay import OutboxRelay
 from mint_common.runtime.service import run_service
-from services.gateway.adapters.requests import PostgresRequests
+from services.gateway.adapters.requests_postgres import PostgresRequests
 from services.gateway.adapters.resolver import CachedResolver
 from services.gateway.adapters.revision_files import BlobRevisionFiles
 from services.gateway.adapters.rollout import RolloutHttp
-from services.gateway.adapters.sampling_sessions import PostgresSamplingSessions
-from services.gateway.adapters.submissions import PostgresSubmissions
+from services.gateway.adapters.sampling_sessions_postgres import PostgresSamplingSessions
+from services.gateway.adapters.submissions_postgres import PostgresSubmissions
 from services.gateway.adapters.tinker_exports import ExportDecisions
 from services.gateway.adapters.tinker_operations import TrainingFutures
 from services.gateway.adapters.tinker_postgres import PostgresTinkerRuns

@@ -20,12 +20,12 @@ from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.runtime.postgres import migrate, open_pool
 from mint_common.runtime.relay import OutboxRelay
 from mint_common.runtime.service import run_service
-from services.registry.adapters.postgres_accounts import PostgresAccounts
-from services.registry.adapters.postgres_aliases import PostgresAliases
-from services.registry.adapters.postgres_catalog import PostgresCatalog
-from services.registry.adapters.postgres_custody import PostgresCustody
-from services.registry.adapters.postgres_evaluations import PostgresEvaluations
-from services.registry.adapters.postgres_rules import PostgresRules
+from services.registry.adapters.accounts_postgres import PostgresAccounts
+from services.registry.adapters.aliases_postgres import PostgresAliases
+from services.registry.adapters.catalog_postgres import PostgresCatalog
+from services.registry.adapters.custody_postgres import PostgresCustody
+from services.registry.adapters.evaluations_postgres import PostgresEvaluations
+from services.registry.adapters.rules_postgres import PostgresRules
 from services.registry.core.keys import stored_key
 from services.registry.handlers.collector import Collector
 from services.registry.handlers.diffs import DiffHandler

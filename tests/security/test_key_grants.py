@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from mint_common.authority import Authority, held_scopes
 from mint_common.catalog import FULL_SCOPES, KeyOwner, Scope, TenantRecord
 from mint_common.errors import Forbidden, NotFound, Unauthorized
-from services.registry.adapters.postgres_accounts import PostgresAccounts
+from services.registry.adapters.accounts_postgres import PostgresAccounts
 from services.registry.core.keys import hash_key, stored_key
 
 SCOPES: tuple[Scope, ...] = get_args(Scope)

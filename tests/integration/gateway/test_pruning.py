@@ -7,8 +7,8 @@ import pytest
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import ManualClock
 from mint_common.runtime.postgres import migrate, open_pool
-from services.gateway.adapters.requests import PostgresRequests
-from services.gateway.adapters.sampling_sessions import PostgresSamplingSessions
+from services.gateway.adapters.requests_postgres import PostgresRequests
+from services.gateway.adapters.sampling_sessions_postgres import PostgresSamplingSessions
 from services.gateway.app import PRUNE_SECONDS, SCHEMA, prune
 from services.gateway.core.requests import KEPT_SECONDS, keyed_request
 from tests.conftest import RunningServer

@@ -8,7 +8,7 @@ import pytest
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import ManualClock
 from mint_common.runtime.postgres import migrate, open_pool
-from services.gateway.adapters.requests import PostgresRequests
+from services.gateway.adapters.requests_postgres import PostgresRequests
 from services.gateway.core.idempotency import IdempotencyConflict
 from services.gateway.core.requests import AT_WORK_SECONDS, RequestAtWork, StoredAnswer, keyed_request
 from services.gateway.http.recording import keeping

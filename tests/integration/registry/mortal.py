@@ -21,8 +21,8 @@ from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.runtime.postgres import open_pool
 from mint_common.runtime.relay import OutboxRelay
 from mint_common.testing.crashes import Crash, Life, MortalBus, MortalLedger
-from services.registry.adapters.postgres_aliases import PostgresAliases
-from services.registry.adapters.postgres_catalog import PostgresCatalog
+from services.registry.adapters.aliases_postgres import PostgresAliases
+from services.registry.adapters.catalog_postgres import PostgresCatalog
 from services.registry.handlers.exports import ExportHandler
 from services.registry.handlers.uploads import UploadHandler
 

@@ -32,9 +32,9 @@ from mint_common.runtime.outbox import event_message
 from mint_common.runtime.postgres import migrate, open_pool
 from mint_common.testing.adapters import make_adapter
 from mint_common.testing.crashes import Life
-from services.registry.adapters.postgres_accounts import PostgresAccounts
-from services.registry.adapters.postgres_aliases import PostgresAliases
-from services.registry.adapters.postgres_catalog import PostgresCatalog
+from services.registry.adapters.accounts_postgres import PostgresAccounts
+from services.registry.adapters.aliases_postgres import PostgresAliases
+from services.registry.adapters.catalog_postgres import PostgresCatalog
 from services.registry.ports import Mover
 from tests.conftest import RunningServer, make_nats
 from tests.integration.registry.mortal import MortalRegistry, live

@@ -26,16 +26,15 @@ from mint_common.events import RevisionExported
 from mint_common.ids import BaseName, Digest, PolicyId, TenantId, new_id
 from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.runtime.postgres_errors import PostgresConnection
-from services.registry.adapters.postgres_bulk import insert_policies, insert_revisions, lock_policies
-from services.registry.adapters.postgres_lineage import find_related
-from services.registry.adapters.postgres_policies import (
+from services.registry.adapters.bulk_postgres import insert_policies, insert_revisions, lock_policies
+from services.registry.adapters.lineage_postgres import find_related
+from services.registry.adapters.policies_postgres import (
     describe_policy,
     insert_policy,
     list_policies,
     locked_policy,
 )
-from services.registry.adapters.postgres_resolve import resolve_query
-from services.registry.adapters.postgres_vouching import vouch_for
+from services.registry.adapters.resolve_postgres import resolve_query
 from services.registry.adapters.rows import (
     POLICY,
     moment,
@@ -44,6 +43,7 @@ from services.registry.adapters.rows import (
     ref_of,
     revision_of,
 )
+from services.registry.adapters.vouching_postgres import vouch_for
 from services.registry.core.exports import Refusal, answer, state_changed
 from services.registry.core.lineage import Reach, Relative
 from services.registry.core.names import ModelName, is_policy_id

@@ -10,7 +10,7 @@ from mint_common.claims import RevisionRef
 from mint_common.errors import AlreadyExists, InvalidField, NotFound
 from mint_common.events import RevisionExported
 from mint_common.runtime.postgres_errors import PostgresConnection
-from services.registry.adapters.postgres_policies import insert_labels, retention_row
+from services.registry.adapters.policies_postgres import insert_labels, retention_row
 from services.registry.adapters.rows import moment, ref_of
 
 _ADD = """
