@@ -115,6 +115,8 @@ LARGE_WARM_SECONDS = 2.0
 """How long they make way for the next request of a client that sends one behind the other."""
 KEY_SAMPLES, KEY_SEQUENCES, KEY_PROMPT_BYTES = 4096, 32_768, 64 << 20
 """What one key may have queued: twice what a client has on its way by itself."""
+MOST_WAITING = 1 << 20
+"""Begins that may wait for a turn: never the bound that is met first."""
 TENANT_PROMPTS = 320
 """Prompts of a tenant that are answered at once: fewer than a loader takes of one tenant."""
 TENANT_KEYS = 2
@@ -226,6 +228,7 @@ async def run(settings: GatewaySettings) -> None:
                 clock,
                 warm_seconds=LARGE_WARM_SECONDS,
             ),
+            turns=Pace(PacedLine(name="the line of requests", share=1, depth=MOST_WAITING), clock),
             tinker=Tinker(
                 runs=runs,
                 trainers=directory,

@@ -1,7 +1,8 @@
 """Requests whose beginning takes long wait in line, so that others never wait for a burst of them.
 
-Two kinds stand in lines of their own: those whose adapter is in no engine's memory, which wait for a load
-anyway, and those with a large body, whose decoding lets nothing else run.
+Three kinds stand in lines of their own: those whose adapter is in no engine's memory, which wait for a load
+anyway, those with a large body, whose decoding lets nothing else run, and all others, whose line has a share
+of 1: its tenants take turns, and nobody rests.
 
 Invariants: one request of a line is begun at a time; while warm ones are open, beginning those of the line
 takes at most ``share`` of any span, and one begin; tenants take turns, each in the order of its coming, and

@@ -60,7 +60,7 @@ async def answer(question: Question, *, request: Request, gateway: Gateway, held
     # Before anything is asked of an engine: half a request that is refused costs the engine the other half.
     size = Size(sequences=len(question.inputs), prompt_bytes=0)
     held.enter_context(gateway.open_answers.counted(question.tenant_id, size))
-    opened = open_answers(gateway.engines, question.target.base, _requests(question))
+    opened = open_answers(gateway.engines, question.target.base, _requests(question), turns=gateway.turns)
     async with cancelled_on_disconnect(request):
         answers = await held.enter_async_context(opened)
         starts = await answers.starts()
@@ -87,10 +87,11 @@ async def _gather(
     question: Question, answers: Answers, starts: Sequence[Started], *, turn: asyncio.Lock
 ) -> WholeAnswer:
     whole = WholeAnswer(question.dialect, starts, n=question.sampling.n)
-    async for index, chunk in answers.chunks():
-        check_unbroken(chunk)
-        async with _in_turn(chunk, turn):
-            whole.add(index, chunk)
+    async for batch in answers.batches():
+        for index, chunk in batch:
+            check_unbroken(chunk)
+            async with _in_turn(chunk, turn):
+                whole.add(index, chunk)
     return whole
 
 
@@ -106,22 +107,24 @@ async def _in_turn(chunk: GenerationChunk, turn: asyncio.Lock) -> AsyncIterator[
 
 
 async def _frames(streamed: StreamedAnswer, answers: Answers, *, turn: asyncio.Lock) -> AsyncIterator[bytes]:
-    for part in streamed.opening():
-        yield data_frame(part)
+    """Yield frames, all that belong to one batch together: sending costs more than encoding."""
+    if frames := b"".join(map(data_frame, streamed.opening())):
+        yield frames
+    frames = b""
     try:
-        async for index, chunk in answers.chunks():
-            check_unbroken(chunk)
-            async with _in_turn(chunk, turn):
-                frames = b"".join(map(data_frame, streamed.parts(index, chunk)))
+        async for batch in answers.batches():
+            for index, chunk in batch:
+                check_unbroken(chunk)
+                async with _in_turn(chunk, turn):
+                    frames += b"".join(map(data_frame, streamed.parts(index, chunk)))
             if frames:
                 yield frames
+            frames = b""
     except MintError as error:
         # The status line is gone already; clients raise an error that comes as an event.
-        yield data_frame(error_body(error))
+        yield frames + data_frame(error_body(error))
         return
-    for part in streamed.closing():
-        yield data_frame(part)
-    yield DONE
+    yield b"".join(map(data_frame, streamed.closing())) + DONE
 
 
 def _answer_bytes(question: Question) -> int:

@@ -56,6 +56,7 @@ class Gateway:
     bodies: BodyBudget
     pace: Pace
     large_bodies: Pace
+    turns: Pace
     tinker: Tinker
 
     def is_warm(self, tenant_id: TenantId, model: str) -> bool:

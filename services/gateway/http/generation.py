@@ -1,7 +1,8 @@
 """The open answer streams of one request, merged in order of arrival.
 
 Invariants: leaving `open_answers` ends every stream, which aborts what the engines still generate; chunks of
-one prompt keep their order; at most `AHEAD` chunks wait for a slow client.
+one prompt keep their order; at most `AHEAD` chunks wait for a slow client, and as many are on their way to
+it; the streams of a request start one by one, in turns of their tenant's.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ from contextlib import aclosing, asynccontextmanager
 from mint_common.client.directory import EngineDirectory
 from mint_common.generation import GenerationChunk, GenerationRequest, Started
 from mint_common.ids import BaseName
+from services.gateway.http.pace import Pace
 
 AHEAD = 16
 
@@ -40,28 +42,46 @@ class Answers:
                 self._early.append((index, chunk))
         return [starts[index] for index in range(self._streams)]
 
-    async def chunks(self) -> AsyncIterator[tuple[int, GenerationChunk]]:
-        """Yield (prompt index, chunk) until every stream has ended."""
+    async def batches(self) -> AsyncIterator[Sequence[tuple[int, GenerationChunk]]]:
+        """Yield (prompt index, chunk), what has come meanwhile together, until all streams have ended."""
         open_streams = self._streams
         while open_streams:
-            index, chunk = self._early.popleft() if self._early else await self._items.get()
-            if isinstance(chunk, Exception):
-                raise chunk
-            if chunk is None:
-                open_streams -= 1
-            else:
-                yield index, chunk
+            batch: list[tuple[int, GenerationChunk]] = []
+            failure: Exception | None = None
+            for index, chunk in await self._come():
+                if isinstance(chunk, Exception):
+                    failure = chunk
+                    break
+                if chunk is None:
+                    open_streams -= 1
+                else:
+                    batch.append((index, chunk))
+            if batch:
+                yield batch
+            if failure is not None:
+                raise failure
+
+    async def _come(self) -> Sequence[Item]:
+        if self._early:
+            return [self._early.popleft() for _ in range(min(AHEAD, len(self._early)))]
+        come = [await self._items.get()]
+        while not self._items.empty():
+            come.append(self._items.get_nowait())
+        return come
 
 
 @asynccontextmanager
 async def open_answers(
-    engines: EngineDirectory, base: BaseName, requests: Sequence[GenerationRequest]
+    engines: EngineDirectory, base: BaseName, requests: Sequence[GenerationRequest], *, turns: Pace
 ) -> AsyncIterator[Answers]:
-    """Start all requests at once. One that fails fails the whole answer."""
+    """Start all requests, one in a turn of their tenant's. One that fails fails the whole answer.
+
+    The first one takes no turn: the turn in which the answer was begun is its own.
+    """
     items: asyncio.Queue[Item] = asyncio.Queue(maxsize=AHEAD)
     # No TaskGroup: it would wrap an error of the caller's body, and the pumps raise nothing themselves.
     pumps = [
-        asyncio.create_task(_pump(engines, base, request, items, index))
+        asyncio.create_task(_pump(engines, base, request, items, index, turns=turns))
         for index, request in enumerate(requests)
     ]
     try:
@@ -78,8 +98,12 @@ async def _pump(
     request: GenerationRequest,
     items: asyncio.Queue[Item],
     index: int,
+    *,
+    turns: Pace,
 ) -> None:
     try:
+        if index:
+            await turns.turn(request.tenant_id)
         async with aclosing(engines.generate(base, request)) as chunks:
             async for chunk in chunks:
                 await items.put((index, chunk))

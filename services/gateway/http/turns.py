@@ -1,7 +1,8 @@
-"""Who of the OpenAI API waits for a turn: a request whose adapter is in no engine's memory.
+"""Requests of the OpenAI API are begun in turns, before anything is checked or resolved for them.
 
-It waits before anything is checked or resolved for it: all of that is what a burst of cold requests would
-hold warm ones up with.
+One whose adapter is in no engine's memory stands in the line of cold requests, which leaves others most of
+the time. All others are begun one by one as well, the tenants in turn: a tenant that sends a hundred at once
+holds another up with one of them.
 """
 
 import msgspec
@@ -34,6 +35,7 @@ class TurnRoute(OpenAIRoute):
             for pace in (gateway.pace, gateway.large_bodies):
                 pace.enter_warm()
                 answered(request).callback(pace.leave_warm)
+            await gateway.turns.turn(caller.tenant_id)
             return await carry_out(request)
         async with cancelled_on_disconnect(request):
             await gateway.pace.turn(caller.tenant_id)
