@@ -46,12 +46,12 @@ class Store:
 async def open_store(dsn: str) -> AsyncIterator[Store]:
     """Open a catalog that holds two tenants and a base, and nothing of earlier tests."""
     async with empty_schema(dsn, "registry") as pool:
-        store = _store_of(pool)
+        store = store_over(pool)
         await fill(store)
         yield store
 
 
-def _store_of(pool: asyncpg.Pool) -> Store:
+def store_over(pool: asyncpg.Pool) -> Store:
     ledger = PostgresLedger(pool, SystemClock())
 
     async def events() -> Sequence[Event]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from contract.catalog_rig import BASE, NOW, TENANT, Store, add_policy, by, fill, new_policy, postgres_store
+from contract.catalog_rig import BASE, NOW, TENANT, Store, add_policy, by, fill, new_policy, store_over
 
 from mint_common.adapters_format import check_folder, stage_adapter
 from mint_common.blobs.localfs import LocalBlobs
@@ -90,7 +90,7 @@ async def _opened(dsn: str) -> AsyncIterator[asyncpg.Pool]:
 
 async def _prepare(pool: asyncpg.Pool) -> Store:
     await migrate(pool, schema="registry", package="services.registry.adapters.migrations")
-    store = postgres_store(pool)
+    store = store_over(pool)
     await fill(store)
     return store
 
@@ -107,7 +107,7 @@ async def test_hot_paths_never_scan_a_table(database: str) -> None:
             await pool.execute(f"ANALYZE {table}")
     before = await _scans(database)
     async with _opened(database) as pool:
-        await _walk_hot_paths(postgres_store(pool))
+        await _walk_hot_paths(store_over(pool))
     after = await _scans(database)
     assert {table: after[table] - before[table] for table in BIG} == dict.fromkeys(BIG, 0)
 
