@@ -3,20 +3,20 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from fastapi import FastAPI
 
 from mint_common.adapters_format import BaseFacts, read_base_facts
 from mint_common.bus.nats import connect_nats
+from mint_common.client.base_registration import BaseRegistration
 from mint_common.client.http import InternalHttp
 from mint_common.client.registry import RegistryClient
-from mint_common.errors import MintError, Unavailable
 from mint_common.events import AdapterWanted, AliasMoved, RevisionPublished, RevisionRestored
-from mint_common.generation import EngineInfo, Sampling
-from mint_common.ids import EngineId, TenantId, new_id
-from mint_common.runtime.clock import Clock, SystemClock
+from mint_common.generation import EngineInfo
+from mint_common.ids import EngineId, new_id
+from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.dispatch import Dispatcher
 from mint_common.runtime.edge import create_http
 from mint_common.runtime.postgres import migrate, open_pool
@@ -28,17 +28,17 @@ from services.loader.adapters.working_set_postgres import PostgresWorkingSet
 from services.loader.core.open_work import OpenWork
 from services.loader.core.requests import Limits
 from services.loader.core.residency import Capacity
-from services.loader.handlers import Handlers
+from services.loader.handlers.engine_watch import EngineWatch
+from services.loader.handlers.events import Handlers
+from services.loader.handlers.generation import Serving, warm_up
+from services.loader.handlers.loads import LoadLimits
+from services.loader.handlers.quarantining import Quarantined
+from services.loader.handlers.residency_log import EngineIdentity, ResidencyLog
+from services.loader.handlers.slots import SlotLimits
+from services.loader.handlers.tiers import TierLimits, Tiers
+from services.loader.handlers.working_set import WorkingSetSaver
 from services.loader.http import add_routes
-from services.loader.keeping import Keeper
-from services.loader.loading import LoadLimits
-from services.loader.ports import Engine
-from services.loader.quarantining import Quarantined
-from services.loader.residency_log import EngineIdentity, ResidencyLog
-from services.loader.serving import Serving
 from services.loader.settings import LoaderSettings
-from services.loader.slots import SlotLimits
-from services.loader.tiers import TierLimits, Tiers
 
 _log = logging.getLogger(__name__)
 
@@ -46,8 +46,6 @@ SCHEMA = "loader"
 MAX_LOGPROBS = 20
 AHEAD_BYTES = 4 << 20
 """What an adapter takes whose layout is not worth another question to the builder; 8 of them may lie idle."""
-_FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 0.2, 5.0
-_WATCH_SECONDS = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,72 +56,9 @@ class Loader:
     tiers: Tiers
     announcements: BusAnnouncements
     dispatcher: Dispatcher
-    duties: "Duties"
-    keeper: Keeper
-
-
-class Duties:
-    """What a loader does beside serving: say which base it has, stay true, and die with its engine."""
-
-    def __init__(
-        self,
-        *,
-        engine: Engine,
-        tiers: Tiers,
-        facts: BaseFacts,
-        registry: RegistryClient,
-        clock: Clock,
-        reconcile_seconds: float,
-        engine_silence_seconds: float,
-    ) -> None:
-        self.is_ready = False
-        self._engine_silence_seconds = engine_silence_seconds
-        self._is_asking = False
-        self._unanswered_seconds = 0.0
-        self._tiers = tiers
-        self._reconcile_seconds = reconcile_seconds
-        self._engine = engine
-        self._facts = facts
-        self._registry = registry
-        self._clock = clock
-
-    async def register_base(self) -> None:
-        """Tell the registry the base's facts, however long it takes to answer; ready from then on."""
-        delay = _FIRST_RETRY_SECONDS
-        while not self.is_ready:
-            try:
-                await self._registry.put_base(self._facts)
-                self.is_ready = True
-            except MintError as error:
-                if not error.retryable:
-                    raise
-                _log.info("the registry is not ready", extra={"retry_seconds": delay})
-                await self._clock.sleep(delay)
-                delay = min(2 * delay, _LAST_RETRY_SECONDS)
-
-    async def watch_engine(self) -> None:
-        """Raise Unavailable once the engine is dead: the process ends, and a supervisor starts a new one.
-
-        One that hangs is killed first, so that nobody waits for it while the process ends. Its silence is
-        counted: a time in which this process stood still itself is not the engine's.
-        """
-        while not self._engine.dead:
-            await self._clock.sleep(_WATCH_SECONDS)
-            if self._is_asking:
-                self._unanswered_seconds += _WATCH_SECONDS
-            if self._unanswered_seconds > self._engine_silence_seconds:
-                _log.error("engine hangs", extra={"seconds": self._unanswered_seconds})
-                self._engine.kill()
-                self._unanswered_seconds = 0.0
-        raise Unavailable(what="the engine", problem="its process has ended")
-
-    async def reconcile(self) -> None:
-        """Compare with the engine regularly."""
-        while True:
-            await self._clock.sleep(self._reconcile_seconds)
-            self._is_asking, self._unanswered_seconds = True, 0.0
-            await self._tiers.reconcile()
-            self._is_asking, self._unanswered_seconds = False, 0.0
+    registration: BaseRegistration
+    watch: EngineWatch
+    working_set: WorkingSetSaver
 
 
 @asynccontextmanager
@@ -169,7 +104,7 @@ async def open_loader(settings: LoaderSettings) -> AsyncIterator[Loader]:
             max_completions=settings.max_completions,
             max_logprobs=MAX_LOGPROBS,
         )
-        keeper = Keeper(
+        working_set = WorkingSetSaver(
             tiers=tiers,
             store=PostgresWorkingSet(pool, engine_id=engine_id, base_digest=facts.digest),
             clock=clock,
@@ -177,11 +112,10 @@ async def open_loader(settings: LoaderSettings) -> AsyncIterator[Loader]:
             at_once=settings.load_workers,
             keep_seconds=settings.keep_seconds,
         )
-        duties = Duties(
+        registration = BaseRegistration(registry=RegistryClient(registry), facts=facts, clock=clock)
+        watch = EngineWatch(
             engine=engine,
             tiers=tiers,
-            facts=facts,
-            registry=RegistryClient(registry),
             clock=clock,
             reconcile_seconds=settings.reconcile_seconds,
             engine_silence_seconds=settings.engine_silence_seconds,
@@ -190,7 +124,7 @@ async def open_loader(settings: LoaderSettings) -> AsyncIterator[Loader]:
             title="MinT loader",
             service="loader",
             internal_token=settings.internal.token,
-            ready=lambda: duties.is_ready,
+            ready=lambda: registration.is_done,
         )
         info = EngineInfo(
             engine_id=engine_id,
@@ -233,8 +167,9 @@ async def open_loader(settings: LoaderSettings) -> AsyncIterator[Loader]:
             tiers=tiers,
             announcements=announcements,
             dispatcher=dispatcher,
-            duties=duties,
-            keeper=keeper,
+            registration=registration,
+            watch=watch,
+            working_set=working_set,
         )
 
 
@@ -245,26 +180,12 @@ async def run(settings: LoaderSettings) -> None:
             loader.tiers.run,
             loader.announcements.run,
             loader.dispatcher.run,
-            loader.duties.watch_engine,
-            loader.duties.register_base,
-            loader.duties.reconcile,
-            loader.keeper.run,
+            loader.watch.watch,
+            loader.registration.run,
+            loader.watch.reconcile,
+            loader.working_set.run,
         ]
         await run_service(loader.http, settings.http, background)
-
-
-async def warm_up(engine: Engine) -> None:
-    """Generate one token at the base: the first request of an engine costs seconds more than the next."""
-    stream = engine.generate(
-        request_id="warm-up",
-        prompt=(0,),
-        sampling=Sampling(max_new_tokens=1, temperature=0.0, ignore_eos=True),
-        adapter=None,
-        tenant_id=TenantId("warm-up"),
-    )
-    async with aclosing(stream.steps()) as steps:
-        async for _ in steps:
-            continue
 
 
 def engine_config(settings: LoaderSettings, facts: BaseFacts, max_context: int) -> EngineConfig:

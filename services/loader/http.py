@@ -23,8 +23,8 @@ from mint_common.generation import (
 )
 from mint_common.ids import Digest, TenantId
 from mint_common.runtime.disconnect import cancelled_on_disconnect
-from services.loader.serving import Serving
-from services.loader.tiers import Tiers
+from services.loader.handlers.generation import Serving
+from services.loader.handlers.tiers import Tiers
 
 T = TypeVar("T")
 

@@ -10,10 +10,8 @@ from fastapi import FastAPI
 
 from mint_common.blobs.open import open_blobs
 from mint_common.bus.nats import connect_nats
-from mint_common.catalog import FULL_SCOPES, TenantRecord
 from mint_common.events import AdapterNonFinite, EvaluationRecorded, RevisionExported
-from mint_common.ids import TenantId
-from mint_common.runtime.clock import Clock, SystemClock
+from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.dispatch import Dispatcher
 from mint_common.runtime.edge import create_http
 from mint_common.runtime.ledger_postgres import PostgresLedger
@@ -26,7 +24,7 @@ from services.registry.adapters.catalog_postgres import PostgresCatalog
 from services.registry.adapters.custody_postgres import PostgresCustody
 from services.registry.adapters.evaluations_postgres import PostgresEvaluations
 from services.registry.adapters.rules_postgres import PostgresRules
-from services.registry.core.keys import stored_key
+from services.registry.handlers.bootstrap import bootstrap
 from services.registry.handlers.collector import Collector
 from services.registry.handlers.diffs import DiffHandler
 from services.registry.handlers.exports import ExportHandler
@@ -35,14 +33,11 @@ from services.registry.handlers.reconciler import Reconciler
 from services.registry.handlers.rules import RuleHandler
 from services.registry.handlers.uploads import UploadHandler
 from services.registry.http import Registry, add_routes, streams_body
-from services.registry.ports import Accounts
 from services.registry.settings import RegistrySettings
 
 SCHEMA = "registry"
-DEFAULT_TENANT = TenantId("default")
 ACK_WAIT_SECONDS = 5.0
 """How long what a killed registry had in hand waits for the next one; longer checks are kept alive."""
-_BOOTSTRAP_KEY_ID = "key_bootstrap"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,23 +134,6 @@ async def open_registry(settings: RegistrySettings) -> AsyncIterator[RegistryApp
 async def open_quick_pool(dsn: str) -> asyncpg.Pool:
     """Connect for what is asked all day and leaves nothing behind in a session: one round trip an answer."""
     return await open_pool(dsn, schema=SCHEMA, max_size=12, resets=False)
-
-
-async def bootstrap(accounts: Accounts, key: str, clock: Clock) -> None:
-    """Make the default tenant with this key; an earlier bootstrap key is replaced. Idempotent."""
-    now = clock.now()
-    tenant = await accounts.add_tenant(
-        TenantRecord(tenant_id=DEFAULT_TENANT, name=DEFAULT_TENANT, created_at=now)
-    )
-    stored = stored_key(
-        key,
-        key_id=_BOOTSTRAP_KEY_ID,
-        tenant_id=tenant.tenant_id,
-        name="bootstrap",
-        now=now,
-        scopes=(*FULL_SCOPES, "operator"),
-    )
-    await accounts.put_key(stored)
 
 
 async def run(settings: RegistrySettings) -> None:

@@ -1,6 +1,5 @@
 """Composition of the trainer: the only file that knows which technology stands behind which port."""
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -11,11 +10,12 @@ from fastapi import FastAPI
 from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.blobs.open import open_blobs
 from mint_common.bus.nats import connect_nats
+from mint_common.client.base_registration import BaseRegistration
 from mint_common.client.http import InternalHttp
 from mint_common.client.registry import RegistryClient
 from mint_common.errors import MintError
 from mint_common.events import WaveCompleted
-from mint_common.runtime.clock import Clock, SystemClock
+from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.dispatch import Dispatcher
 from mint_common.runtime.edge import create_http
 from mint_common.runtime.ledger_postgres import PostgresLedger
@@ -52,7 +52,6 @@ _ACK_WAIT_SECONDS = 10.0
 """How long a wave of a killed trainer waits for the next one; a step that takes longer is kept alive."""
 _MAX_BODY_BYTES = 64 << 20
 """Of an operation: a pass with all its data."""
-_FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 0.2, 5.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -64,30 +63,13 @@ class Trainer:
     dispatcher: Dispatcher
     relay: OutboxRelay
     operations: Operations
-    registry: RegistryClient
-    clock: Clock
-    registered: asyncio.Event
+    registration: BaseRegistration
     ranks: Group
 
     async def train(self) -> None:
         """Register the base, then train on waves until cancelled."""
-        await self._register()
-        self.registered.set()
+        await self.registration.run()
         await self.dispatcher.run()
-
-    async def _register(self) -> None:
-        delay = _FIRST_RETRY_SECONDS
-        while True:
-            try:
-                await self.registry.put_base(self.facts)
-            except MintError as error:
-                if not error.retryable:
-                    raise
-                _log.info("the registry is not ready", extra={"retry_seconds": delay})
-            else:
-                return
-            await self.clock.sleep(delay)
-            delay = min(2 * delay, _LAST_RETRY_SECONDS)
 
 
 @asynccontextmanager
@@ -155,12 +137,12 @@ async def open_trainer(settings: TrainerSettings, place: Place = ALONE) -> Async
             WaveCompleted, handlers.on_wave_completed, base=base, given_up=handlers.on_wave_given_up
         )
 
-        registered = asyncio.Event()
+        registration = BaseRegistration(registry=RegistryClient(registry), facts=policies.facts, clock=clock)
         http = create_http(
             title="MinT trainer",
             service="trainer",
             internal_token=settings.internal.token,
-            ready=registered.is_set,
+            ready=lambda: registration.is_done,
             max_body_bytes=_MAX_BODY_BYTES,
         )
         quick_pool = await open_pool(settings.postgres.dsn, schema=SCHEMA, max_size=4, resets=False)
@@ -192,9 +174,7 @@ async def open_trainer(settings: TrainerSettings, place: Place = ALONE) -> Async
             dispatcher=dispatcher,
             relay=OutboxRelay(pool, bus, clock),
             operations=operations,
-            registry=RegistryClient(registry),
-            clock=clock,
-            registered=registered,
+            registration=registration,
             ranks=ranks,
         )
 

@@ -12,8 +12,8 @@ from mint_common.events import AdapterNonFinite, Event, RevisionQuarantined
 from mint_common.events.codec import decode, encode
 from mint_common.ids import BaseName, EngineId, TenantId
 from services.gateway.core.resolutions import ResolutionCache
-from services.loader.quarantining import Quarantined
-from services.loader.residency_log import EngineIdentity, ResidencyLog
+from services.loader.handlers.quarantining import Quarantined
+from services.loader.handlers.residency_log import EngineIdentity, ResidencyLog
 from services.registry.core.names import parse_model
 from services.registry.handlers.quarantine import QuarantineHandler
 

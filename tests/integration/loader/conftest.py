@@ -36,18 +36,18 @@ from mint_common.testing.blobs_memory import MemoryBlobs
 from services.loader.adapters.builder import Builder, BuilderStaging
 from services.loader.adapters.staging import DiskCache
 from services.loader.adapters.vllm_engine import EngineConfig, VllmEngine, start_engine
-from services.loader.app import MAX_LOGPROBS, warm_up
+from services.loader.app import MAX_LOGPROBS
 from services.loader.core.open_work import OpenWork
 from services.loader.core.requests import Limits
 from services.loader.core.residency import Capacity
+from services.loader.handlers.generation import Serving, warm_up
+from services.loader.handlers.loads import LoadLimits
+from services.loader.handlers.quarantining import Quarantined
+from services.loader.handlers.residency_log import EngineIdentity, ResidencyLog
+from services.loader.handlers.slots import SlotLimits
+from services.loader.handlers.tiers import TierLimits, Tiers
 from services.loader.http import add_routes
-from services.loader.loading import LoadLimits
 from services.loader.ports import LoadedAdapter
-from services.loader.quarantining import Quarantined
-from services.loader.residency_log import EngineIdentity, ResidencyLog
-from services.loader.serving import Serving
-from services.loader.slots import SlotLimits
-from services.loader.tiers import TierLimits, Tiers
 
 BASE_DIR = Path(__file__).parents[3] / "bases" / "tiny"
 SLOTS, HOST, WORKERS = 2, 4, 2

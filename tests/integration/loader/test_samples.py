@@ -148,8 +148,8 @@ async def test_a_caller_who_goes_away_ends_its_request(rig: Any) -> None:
     long = replace(GREEDY, max_new_tokens=200)
     task = asyncio.create_task(rig.client.sample(ask(sampling=long)))
     async with asyncio.timeout(20):
-        while not rig.tiers.holdings.generating:
+        while not rig.tiers.resident_set.generating:
             await asyncio.sleep(0.001)
         task.cancel()
-        while rig.tiers.holdings.generating:
+        while rig.tiers.resident_set.generating:
             await asyncio.sleep(0.005)

@@ -192,7 +192,7 @@ async def test_nothing_is_loaded_for_a_reader_that_goes_away_before_its_load(rig
     await until(lambda: not rig.tiers._loads.queue.waiting)
     rig.blobs.gate.set()
     await until(lambda: not rig.tiers._loads.wanted)
-    assert not any(rig.tiers.holdings.residency.get(digest) for digest in waiting)
+    assert not any(rig.tiers.resident_set.residency.get(digest) for digest in waiting)
     await until(lambda: not any(each.in_flight for each in rig.tiers.statuses()))
 
 

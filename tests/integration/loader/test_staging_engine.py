@@ -10,12 +10,11 @@ import psutil
 import pytest
 
 from mint_common.claims import RevisionRef
-from mint_common.client.registry import RegistryClient
 from mint_common.errors import AdapterInvalid, NotFound, PreconditionFailed
 from mint_common.generation import Delta, GenerationRequest, Sampling, Started
 from mint_common.ids import Digest, TenantId
 from mint_common.runtime.clock import SystemClock
-from services.loader.app import Duties
+from services.loader.handlers.engine_watch import EngineWatch
 from services.loader.ports import LoadedAdapter
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
@@ -93,7 +92,7 @@ async def test_the_loader_and_the_engine_agree_on_who_is_where(rig: Any) -> None
     found = await rig.engine.residents()
     tiers = {
         held.adapter.number: rig.tiers.status(digest).tier == "slot"
-        for digest, held in rig.tiers.holdings.held.items()
+        for digest, held in rig.tiers.resident_set.held.items()
     }
     assert tiers == found
     assert set(found) == set(await rig.engine._llm.list_loras())
@@ -105,7 +104,7 @@ async def test_the_loader_and_the_engine_agree_on_who_is_where(rig: Any) -> None
 async def test_what_the_engine_forgot_is_loaded_again(rig: Any) -> None:
     revision = await rig.revision(98)
     first = await answer(rig, revision)
-    await rig.engine.unload(rig.tiers.holdings.held[revision.digest].adapter.number)
+    await rig.engine.unload(rig.tiers.resident_set.held[revision.digest].adapter.number)
     await rig.tiers.reconcile()
     assert rig.tiers.status(revision.digest).state == "evicted"
     assert await answer(rig, revision) == first
@@ -117,7 +116,7 @@ async def test_a_request_right_after_the_engine_lost_its_adapter_is_answered(rig
     fingerprints = [await answer(rig, revision) for revision in revisions]
     lost = revisions[0 if tier == "host" else 2]
     assert rig.tiers.status(lost.digest).tier == tier
-    await rig.engine.unload(rig.tiers.holdings.held[lost.digest].adapter.number)
+    await rig.engine.unload(rig.tiers.resident_set.held[lost.digest].adapter.number)
     answers = await asyncio.gather(*(answer(rig, revision) for revision in [lost, *revisions, lost]))
     assert answers == [
         fingerprints[revisions.index(lost)],
@@ -126,7 +125,7 @@ async def test_a_request_right_after_the_engine_lost_its_adapter_is_answered(rig
     ]
     await rig.tiers.reconcile()
     found = await rig.engine.residents()
-    assert set(found) == {held.adapter.number for held in rig.tiers.holdings.held.values()}
+    assert set(found) == {held.adapter.number for held in rig.tiers.resident_set.held.values()}
 
 
 async def test_bytes_are_those_of_the_weights(rig: Any) -> None:
@@ -206,22 +205,20 @@ async def test_within_a_heartbeat_what_is_told_is_the_engines_own_list(rig: Any)
     revisions = [await rig.revision(seed) for seed in range(121, 125)]
     for revision in revisions:
         await answer(rig, revision)
-    held = rig.tiers.holdings.held
+    held = rig.tiers.resident_set.held
     lost = held[revisions[0].digest].adapter.number
     staged = await rig.tiers._staging.stage(await rig.revision(125))
     stray = LoadedAdapter(digest=staged.digest, number=30_000, folder=staged.folder)
     await rig.engine.unload(lost)
     await rig.engine.stage(stray)
-    duties = Duties(
+    watch = EngineWatch(
         engine=rig.engine,
         tiers=rig.tiers,
-        facts=rig.facts,
-        registry=RegistryClient(rig.http),
         clock=SystemClock(),
         reconcile_seconds=0.05,
         engine_silence_seconds=60.0,
     )
-    heartbeat = asyncio.create_task(duties.reconcile())
+    heartbeat = asyncio.create_task(watch.reconcile())
     try:
         async with asyncio.timeout(5):
             while stray.number in await rig.engine._llm.list_loras():
@@ -229,7 +226,7 @@ async def test_within_a_heartbeat_what_is_told_is_the_engines_own_list(rig: Any)
     finally:
         heartbeat.cancel()
     told = {status.digest for status in await rig.client.adapters() if status.tier != "stored"}
-    numbers = {rig.tiers.holdings.held[digest].adapter.number for digest in told}
+    numbers = {rig.tiers.resident_set.held[digest].adapter.number for digest in told}
     assert numbers == set(await rig.engine._llm.list_loras())
     assert told == {revision.digest for revision in revisions[1:]}
 

@@ -18,12 +18,12 @@ from mint_common.testing.adapters import make_adapter, make_base_facts
 from mint_common.testing.blobs_memory import MemoryBlobs
 from services.loader.adapters.staging import DiskCache
 from services.loader.core.residency import Capacity
-from services.loader.loading import LoadLimits
+from services.loader.handlers.loads import LoadLimits
+from services.loader.handlers.quarantining import Quarantined
+from services.loader.handlers.residency_log import EngineIdentity, ResidencyLog
+from services.loader.handlers.slots import SlotLimits
+from services.loader.handlers.tiers import TierLimits, Tiers
 from services.loader.ports import LoadedAdapter, Slice
-from services.loader.quarantining import Quarantined
-from services.loader.residency_log import EngineIdentity, ResidencyLog
-from services.loader.slots import SlotLimits
-from services.loader.tiers import TierLimits, Tiers
 
 
 class MemoryEngine:

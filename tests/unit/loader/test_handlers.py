@@ -10,7 +10,7 @@ from mint_common.errors import Overloaded
 from mint_common.events import AdapterWanted, AliasMoved, RevisionPublished
 from mint_common.ids import PolicyId, TenantId
 from mint_common.testing.adapters import make_base_facts
-from services.loader.handlers import Handlers
+from services.loader.handlers.events import Handlers
 
 Make = Callable[..., Awaitable[Any]]  # Any: Bench of conftest.py, which cannot be imported
 BASE = make_base_facts().name

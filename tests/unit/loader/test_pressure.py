@@ -90,8 +90,14 @@ async def test_random_names_leave_no_trace(make_bench: Make) -> None:
 
     def size() -> int:
         gc.collect()
-        holdings, loads, slots = bench.tiers.holdings, bench.tiers._loads, bench.tiers._slots
-        kept = (holdings.held, holdings._ends, holdings.residency.residents, loads._wants, slots._lines)
+        resident_set, loads, slots = bench.tiers.resident_set, bench.tiers._loads, bench.tiers._slots
+        kept = (
+            resident_set.held,
+            resident_set._ends,
+            resident_set.residency.residents,
+            loads._pending,
+            slots._lines,
+        )
         return sum(sys.getsizeof(each) for each in kept) + sum(len(each) for each in kept)
 
     for number in range(600):
@@ -117,7 +123,7 @@ async def test_a_busy_adapter_makes_way_for_one_that_waits(make_bench: Make) -> 
     hot, cold = await bench.revision(0), await bench.revision(1)
     first_ends, second_ends = asyncio.Event(), asyncio.Event()
     first = asyncio.create_task(use(bench, hot, until=first_ends))
-    await until(lambda: bench.tiers.holdings.residency.get(hot.digest) is not None)
+    await until(lambda: bench.tiers.resident_set.residency.get(hot.digest) is not None)
     await until(lambda: bench.tiers.status(hot.digest).tier == "slot")
     waiting = asyncio.create_task(use(bench, cold, until=second_ends))
     await until(lambda: bench.tiers.status(cold.digest).in_flight == 1)
@@ -153,7 +159,7 @@ async def test_activations_keep_to_their_share_while_others_generate(make_bench:
     revisions = [await bench.revision(seed) for seed in range(3)]
     with bench.tiers.generating():
         tasks = [asyncio.create_task(use(bench, each)) for each in revisions]
-        await until(lambda: len(bench.tiers.holdings.held) == 3)
+        await until(lambda: len(bench.tiers.resident_set.held) == 3)
         assert len(bench.engine.copies) == 1, "it has stalled 5 ms, of 2 ms that it may at once"
         await bench.clock.advance(0.031)
         await until(lambda: len(bench.engine.copies) == 2)
@@ -166,7 +172,7 @@ async def test_an_adapter_lets_the_first_token_of_a_warm_request_go_before_it(ma
     revisions = [await bench.revision(seed) for seed in range(3)]
     with bench.tiers.first_token(warm=True) as came:
         tasks = [asyncio.create_task(use(bench, each)) for each in revisions]
-        await until(lambda: len(bench.tiers.holdings.held) == 3)
+        await until(lambda: len(bench.tiers.resident_set.held) == 3)
         assert not bench.engine.copies
         came()
         await until(lambda: len(bench.engine.copies) == 3)
@@ -178,7 +184,7 @@ async def test_an_adapter_gives_way_for_a_bounded_time(make_bench: Make) -> None
     revisions = [await bench.revision(seed) for seed in range(3)]
     with bench.tiers.first_token(warm=True):
         tasks = [asyncio.create_task(use(bench, each)) for each in revisions]
-        await until(lambda: len(bench.tiers.holdings.held) == 3)
+        await until(lambda: len(bench.tiers.resident_set.held) == 3)
         for copies in (1, 2, 3):
             await bench.clock.advance(0.0125)
             await until(lambda copies=copies: len(bench.engine.copies) == copies)
@@ -224,7 +230,7 @@ async def test_an_adapter_waits_for_the_slot_of_one_that_is_being_dropped(make_b
     bench = await make_bench()
     bench.engine.has_full_slots = True
     waiting = asyncio.create_task(use(bench, await bench.revision(0)))
-    await until(lambda: len(bench.tiers.holdings.held) == 1)
+    await until(lambda: len(bench.tiers.resident_set.held) == 1)
     await bench.clock.advance(0.01)
     assert not waiting.done()
     bench.engine.has_full_slots = False
@@ -236,7 +242,7 @@ async def test_a_slot_that_never_comes_free_is_not_waited_for_for_ever(make_benc
     bench = await make_bench()
     bench.engine.has_full_slots = True
     waiting = asyncio.create_task(use(bench, await bench.revision(0)))
-    await until(lambda: len(bench.tiers.holdings.held) == 1)
+    await until(lambda: len(bench.tiers.resident_set.held) == 1)
     for _ in range(3):
         await bench.clock.advance(3.0)
     with pytest.raises(Unavailable):

@@ -19,9 +19,9 @@ from mint_common.testing.adapters import make_base_facts
 from services.loader.core.open_work import OpenWork
 from services.loader.core.quarantine import Quarantine
 from services.loader.core.requests import Limits
-from services.loader.handlers import Handlers
+from services.loader.handlers.events import Handlers
+from services.loader.handlers.generation import Serving
 from services.loader.ports import LoadedAdapter, WholeSample
-from services.loader.serving import Serving
 
 Make = Callable[..., Awaitable[Any]]  # Any: Bench of conftest.py, which cannot be imported
 BASE = make_base_facts().name

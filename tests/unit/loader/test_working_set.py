@@ -10,7 +10,7 @@ from mint_common.claims import Claim, RevisionRef
 from mint_common.errors import Unavailable
 from mint_common.ids import TenantId, sha256_digest
 from services.loader.core.working_set import Kept, hottest_first
-from services.loader.keeping import Keeper
+from services.loader.handlers.working_set import WorkingSetSaver
 
 Make = Callable[..., Awaitable[Any]]  # Any: Bench of conftest.py, which cannot be imported
 TENANT = TenantId("t")
@@ -43,8 +43,10 @@ class MemoryStore:
         return self.rows
 
 
-def keeper(bench: Any, store: MemoryStore, *, most: int = 3) -> Keeper:
-    return Keeper(tiers=bench.tiers, store=store, clock=bench.clock, most=most, at_once=2, keep_seconds=5.0)
+def saver(bench: Any, store: MemoryStore, *, most: int = 3) -> WorkingSetSaver:
+    return WorkingSetSaver(
+        tiers=bench.tiers, store=store, clock=bench.clock, most=most, at_once=2, keep_seconds=5.0
+    )
 
 
 def test_pinned_then_often_then_lately_used() -> None:
@@ -62,7 +64,7 @@ async def test_a_restart_loads_again_what_an_earlier_run_held(make_bench: Make) 
     bench = await make_bench(host=3)
     revisions = [await bench.revision(seed) for seed in range(4)]
     store = MemoryStore([kept(each, uses=1 + n, pinned=n == 0) for n, each in enumerate(revisions)])
-    await keeper(bench, store).restore()
+    await saver(bench, store).restore()
     assert set(bench.engine.loads) == {revisions[n].digest for n in (0, 2, 3)}
     assert bench.tiers.status(revisions[0].digest).pinned
 
@@ -70,7 +72,7 @@ async def test_a_restart_loads_again_what_an_earlier_run_held(make_bench: Make) 
 async def test_what_cannot_be_loaded_any_more_is_left_out(make_bench: Make) -> None:
     bench = await make_bench()
     good = await bench.revision(0)
-    await keeper(bench, MemoryStore([kept(some(9), uses=50), kept(good)])).restore()
+    await saver(bench, MemoryStore([kept(some(9), uses=50), kept(good)])).restore()
     assert bench.tiers.status(good.digest).readiness == "ready"
 
 
@@ -78,10 +80,10 @@ async def test_uses_add_up_over_restarts_and_only_changes_are_written(make_bench
     bench = await make_bench()
     revision, store = await bench.revision(0), MemoryStore()
     store.rows = [kept(revision, uses=40)]
-    keeping = keeper(bench, store)
-    await keeping.restore()
-    await keeping.keep()
-    await keeping.keep()
+    saving = saver(bench, store)
+    await saving.restore()
+    await saving.keep()
+    await saving.keep()
     assert store.saves == 1
     assert [each.uses for each in store.rows] == [41 - 1 + bench.tiers.working_set()[0].uses]
 
@@ -89,12 +91,12 @@ async def test_uses_add_up_over_restarts_and_only_changes_are_written(make_bench
 async def test_a_store_that_is_away_is_tried_again_later(make_bench: Make) -> None:
     bench = await make_bench()
     store = MemoryStore(is_away=True)
-    keeping = keeper(bench, store)
+    saving = saver(bench, store)
     await bench.tiers.prewarm(await bench.revision(0), tenant_id=TENANT, cause="evt")
-    await keeping.keep()
+    await saving.keep()
     assert store.saves == 0
     store.is_away = False
-    await keeping.keep()
+    await saving.keep()
     assert store.saves == 1
 
 
@@ -102,5 +104,5 @@ async def test_a_store_that_is_away_is_tried_again_later(make_bench: Make) -> No
 async def test_no_more_is_restored_than_there_is_room_for(make_bench: Make, most: int) -> None:
     bench = await make_bench()
     rows = [kept(await bench.revision(seed)) for seed in range(3)]
-    await keeper(bench, MemoryStore(rows), most=most).restore()
+    await saver(bench, MemoryStore(rows), most=most).restore()
     assert len(bench.engine.loads) == most

@@ -20,10 +20,10 @@ from mint_common.waiting import wait_for_event
 from services.loader import metrics
 from services.loader.core.cold_queue import ColdQueue, Job, Priority
 from services.loader.core.residency import State
-from services.loader.holdings import Held, Holdings
+from services.loader.handlers.pending_load import PendingLoad
+from services.loader.handlers.residency_log import ResidencyLog
+from services.loader.handlers.resident_set import Held, ResidentSet
 from services.loader.ports import Engine, LoadedAdapter, StagedAdapter, Staging
-from services.loader.residency_log import ResidencyLog
-from services.loader.wants import Want
 
 _log = logging.getLogger(__name__)
 
@@ -50,21 +50,21 @@ class Loads:
         *,
         engine: Engine,
         staging: Staging,
-        holdings: Holdings,
+        resident_set: ResidentSet,
         log: ResidencyLog,
         limits: LoadLimits,
         clock: Clock,
     ) -> None:
         self._engine = engine
         self._staging = staging
-        self._holdings = holdings
+        self._resident_set = resident_set
         self._log = log
         self._limits = limits
         self._clock = clock
         self.queue = ColdQueue(
             depth=limits.queue_depth, tenant_depth=limits.tenant_queue_depth, workers=limits.workers
         )
-        self._wants: dict[Digest, Want] = {}
+        self._pending: dict[Digest, PendingLoad] = {}
         self._on_engine: set[int] = set()
         self._numbers = itertools.count(1)
         self._load_seconds: deque[float] = deque(maxlen=_MEASURED_LOADS)
@@ -74,7 +74,7 @@ class Loads:
     @property
     def wanted(self) -> list[Digest]:
         """Return what waits or is being loaded."""
-        return list(self._wants)
+        return list(self._pending)
 
     def is_loading(self, number: int) -> bool:
         """Return whether the engine is being given an adapter of that number."""
@@ -87,8 +87,8 @@ class Loads:
 
         Raises Overloaded when no place, room or time is left, and whatever the load raised.
         """
-        want = self._want(revision, tenant_id, cause, priority)
-        ready = want.join(revision, tenant_id, claims=claims).ready
+        pending = self._join(revision, tenant_id, cause, priority)
+        ready = pending.join(revision, tenant_id, claims=claims).ready
         digest = revision.digest
         try:
             await ready
@@ -96,10 +96,10 @@ class Loads:
             if not ready.cancelled() and ready.exception() is None:
                 if claims:  # the load had ended, and counted this request's claim
                     self._unclaim(digest)
-            elif self._wants.get(digest) is want:
+            elif self._pending.get(digest) is pending:
                 self.queue = self.queue.leave(digest)
                 if self.queue.job(digest) is None:
-                    del self._wants[digest]
+                    del self._pending[digest]
                 self._measure_queue()
             raise
 
@@ -108,7 +108,7 @@ class Loads:
 
         Raises whatever the load raised.
         """
-        held = self._holdings.held[digest]
+        held = self._resident_set.held[digest]
         metrics.DISCREPANCIES.labels(kind="lost").inc()
         _log.warning("adapter lost by the engine", extra={"digest": digest})
         await self._staging.stage(held.revision)
@@ -127,11 +127,11 @@ class Loads:
                         self._wake.clear()
                         await self._wake.wait()
                     else:
-                        want = self._wants[job.digest]
-                        group.create_task(self._load(want, job), context=want.context)
+                        pending = self._pending[job.digest]
+                        group.create_task(self._load(pending, job), context=pending.context)
         finally:
-            for want in self._wants.values():
-                want.fail(Unavailable(what="the loader", problem="it is stopping"))
+            for pending in self._pending.values():
+                pending.fail(Unavailable(what="the loader", problem="it is stopping"))
 
     async def _expire(self) -> None:
         """Refuse what has waited too long."""
@@ -139,10 +139,12 @@ class Loads:
             await self._clock.sleep(min(1.0, self._limits.queue_wait_seconds))
             self.queue, late = self.queue.expire(self._clock.monotonic())
             for job in late:
-                self._wants.pop(job.digest).fail(self._overloaded("cold queue"))
+                self._pending.pop(job.digest).fail(self._overloaded("cold queue"))
             self._measure_queue()
 
-    def _want(self, revision: RevisionRef, tenant_id: TenantId, cause: str, priority: Priority) -> Want:
+    def _join(
+        self, revision: RevisionRef, tenant_id: TenantId, cause: str, priority: Priority
+    ) -> PendingLoad:
         digest, now = revision.digest, self._clock.monotonic()
         try:
             admission = self.queue.ask(
@@ -158,61 +160,65 @@ class Loads:
             raise
         self.queue = admission.queue
         if admission.shed is not None:
-            self._wants.pop(admission.shed).fail(self._overloaded("cold queue"))
+            self._pending.pop(admission.shed).fail(self._overloaded("cold queue"))
         if not admission.joined:
-            self._wants[digest] = Want(revision=revision, tenant_id=tenant_id, cause=cause, asked_at=now)
+            self._pending[digest] = PendingLoad(
+                revision=revision, tenant_id=tenant_id, cause=cause, asked_at=now
+            )
             self._wake.set()
-        return self._wants[digest]
+        return self._pending[digest]
 
-    async def _load(self, want: Want, job: Job) -> None:
-        digest = want.revision.digest
+    async def _load(self, pending: PendingLoad, job: Job) -> None:
+        digest = pending.revision.digest
         began = self._clock.monotonic()
-        metrics.LOAD_SECONDS.labels(stage="queue").observe(began - want.asked_at)
-        metrics.QUEUE_WAIT_SECONDS.labels(priority=job.priority.name.lower()).observe(began - want.asked_at)
+        metrics.LOAD_SECONDS.labels(stage="queue").observe(began - pending.asked_at)
+        metrics.QUEUE_WAIT_SECONDS.labels(priority=job.priority.name.lower()).observe(
+            began - pending.asked_at
+        )
         try:
             with tracing.span("load adapter", digest=digest):
-                adapter, size_bytes = await self._bring_in(want)
+                adapter, size_bytes = await self._bring_in(pending)
         except MintError as error:
             if not error.retryable:
-                self._holdings.note_end(digest, State.FAILED)
-                for tenant_id, revision in want.tenants().items():
-                    self._holdings.uses.fail(revision, tenant_id)
-                    self._log.failed(digest, error, tenant_id=tenant_id, cause=want.cause)
+                self._resident_set.note_end(digest, State.FAILED)
+                for tenant_id, revision in pending.tenants().items():
+                    self._resident_set.uses.fail(revision, tenant_id)
+                    self._log.failed(digest, error, tenant_id=tenant_id, cause=pending.cause)
             self._forget(digest, None)
-            want.fail(error)
+            pending.fail(error)
             return
         seconds = self._clock.monotonic() - began
         self._load_seconds.append(seconds)
         self._load_bytes.append(size_bytes)
-        self._finish(want, adapter, size_bytes, seconds)
+        self._finish(pending, adapter, size_bytes, seconds)
         await self._trim()
 
-    def _finish(self, want: Want, adapter: LoadedAdapter, size_bytes: int, seconds: float) -> None:
-        digest, holdings = want.revision.digest, self._holdings
-        holdings.residency = holdings.residency.finish_load(
+    def _finish(self, pending: PendingLoad, adapter: LoadedAdapter, size_bytes: int, seconds: float) -> None:
+        digest, resident_set = pending.revision.digest, self._resident_set
+        resident_set.residency = resident_set.residency.finish_load(
             digest,
             size_bytes=size_bytes,
             load_seconds=seconds,
-            claims=sum(waiter.claims for waiter in want.present()),
+            claims=sum(waiter.claims for waiter in pending.present()),
             now=self._clock.now(),
         )
-        holdings.enter(digest, Held(adapter=adapter, revision=want.revision))
-        for tenant_id, revision in want.tenants().items():
-            holdings.join(revision, tenant_id, cause=want.cause, now=self._clock.now())
-        want.succeed()
+        resident_set.enter(digest, Held(adapter=adapter, revision=pending.revision))
+        for tenant_id, revision in pending.tenants().items():
+            resident_set.join(revision, tenant_id, cause=pending.cause, now=self._clock.now())
+        pending.succeed()
         self._forget(digest, size_bytes)
 
     async def _trim(self) -> None:
         try:
-            await self._staging.trim(keep={*self._holdings.residency.residents, *self._wants})
+            await self._staging.trim(keep={*self._resident_set.residency.residents, *self._pending})
         except MintError as error:
             if not error.retryable:
                 raise
             _log.warning("disk cache not trimmed", extra={"problem": str(error)})  # the next load tries again
 
-    async def _bring_in(self, want: Want) -> tuple[LoadedAdapter, int]:
-        staged = await self._staging.stage(want.revision)
-        victims = await self._make_room(want, staged)
+    async def _bring_in(self, pending: PendingLoad) -> tuple[LoadedAdapter, int]:
+        staged = await self._staging.stage(pending.revision)
+        victims = await self._make_room(pending, staged)
         adapter = LoadedAdapter(digest=staged.digest, number=next(self._numbers), folder=staged.folder)
         began = self._clock.monotonic()
         self._on_engine.add(adapter.number)
@@ -221,36 +227,36 @@ class Loads:
             await asyncio.gather(*(self._engine.unload(victim.number) for victim in victims))
             size_bytes = await self._engine.stage(adapter)
         except BaseException:
-            self._holdings.residency = self._holdings.residency.abandon(staged.digest)
-            self._holdings.freed.set()
+            self._resident_set.residency = self._resident_set.residency.abandon(staged.digest)
+            self._resident_set.freed.set()
             raise
         finally:
             self._on_engine.discard(adapter.number)
         metrics.LOAD_SECONDS.labels(stage="layout").observe(self._clock.monotonic() - began)
         return adapter, size_bytes
 
-    async def _make_room(self, want: Want, staged: StagedAdapter) -> list[LoadedAdapter]:
+    async def _make_room(self, pending: PendingLoad, staged: StagedAdapter) -> list[LoadedAdapter]:
         """Reserve room and return whom it displaces; only a request waits for others to end."""
-        holdings = self._holdings
+        resident_set = self._resident_set
         deadline = self._clock.monotonic() + self._limits.room_wait_seconds
-        while not (room := holdings.residency.plan_room(staged.host_bytes)).fits:
+        while not (room := resident_set.residency.plan_room(staged.host_bytes)).fits:
             left = deadline - self._clock.monotonic()
             job = self.queue.job(staged.digest)
             is_urgent = job is not None and job.priority is Priority.REQUEST
             if room.hopeless or not is_urgent or left <= 0:
                 raise self._overloaded("host memory of the engine")
-            holdings.freed.clear()
-            await wait_for_event(holdings.freed, clock=self._clock, seconds=left)
-        victims = [holdings.drop(digest, cause=want.cause) for digest in room.victims]
-        holdings.residency = holdings.residency.reserve(staged.digest, staged.host_bytes)
+            resident_set.freed.clear()
+            await wait_for_event(resident_set.freed, clock=self._clock, seconds=left)
+        victims = [resident_set.drop(digest, cause=pending.cause) for digest in room.victims]
+        resident_set.residency = resident_set.residency.reserve(staged.digest, staged.host_bytes)
         return victims
 
     def _unclaim(self, digest: Digest) -> None:
-        self._holdings.residency = self._holdings.residency.unclaim(digest, now=self._clock.now())
-        self._holdings.freed.set()
+        self._resident_set.residency = self._resident_set.residency.unclaim(digest, now=self._clock.now())
+        self._resident_set.freed.set()
 
     def _forget(self, digest: Digest, size_bytes: int | None) -> None:
-        del self._wants[digest]
+        del self._pending[digest]
         self.queue = self.queue.finish(digest, size_bytes=size_bytes)
         self._wake.set()
 

@@ -12,9 +12,9 @@ from mint_common.ids import Digest, TenantId
 from services.loader import metrics
 from services.loader.core.residency import Residency, State
 from services.loader.core.tenant_use import TenantUse
+from services.loader.handlers.residency_log import ResidencyLog
+from services.loader.handlers.tenant_uses import TenantUses
 from services.loader.ports import LoadedAdapter
-from services.loader.residency_log import ResidencyLog
-from services.loader.tenant_uses import TenantUses
 
 _REMEMBERED_ENDS = 256
 
@@ -27,7 +27,7 @@ class Held:
     revision: RevisionRef
 
 
-class Holdings:
+class ResidentSet:
     """The state that loads, slots and requests share; changed between awaits only.
 
     ``freed`` is set whenever an adapter may have become one that can make room.

@@ -12,8 +12,8 @@ from mint_common.generation import AdapterStatus
 from mint_common.ids import Digest, TenantId
 from services.loader.core.residency import Resident, State, Tier
 from services.loader.core.tenant_use import state_for
-from services.loader.holdings import Holdings
-from services.loader.loading import Loads
+from services.loader.handlers.loads import Loads
+from services.loader.handlers.resident_set import ResidentSet
 from services.loader.ports import Staging
 
 _READINESS: dict[State, Literal["registered", "prewarming", "ready"]] = {
@@ -26,10 +26,10 @@ _TIERS = {State.STAGED: Tier.HOST, State.ACTIVATING: Tier.HOST, State.READY: Tie
 
 
 class Statuses:
-    """Reads holdings, queue and disk."""
+    """Reads the resident set, the queue and the disk."""
 
-    def __init__(self, holdings: Holdings, loads: Loads, staging: Staging) -> None:
-        self._holdings = holdings
+    def __init__(self, resident_set: ResidentSet, loads: Loads, staging: Staging) -> None:
+        self._resident_set = resident_set
         self._loads = loads
         self._staging = staging
 
@@ -41,7 +41,9 @@ class Statuses:
         """Return every adapter on the engine, in the queue or on the local disk, the nearest first."""
         stored = {entry.digest: entry.size_bytes for entry in self._staging.stored()}
         residents = sorted(
-            self._holdings.residency.residents.values(), key=lambda r: (r.in_slot, r.touched), reverse=True
+            self._resident_set.residency.residents.values(),
+            key=lambda r: (r.in_slot, r.touched),
+            reverse=True,
         )
         places = self._places()
         known = dict.fromkeys((*(r.digest for r in residents), *self._loads.wanted, *stored))
@@ -57,7 +59,7 @@ class Statuses:
     def all_of_tenant(self, tenant_id: TenantId, *, limit: int | None = None) -> list[AdapterStatus]:
         """Return every adapter that a tenant has used since the engine's start, the nearest first."""
         places = self._places()
-        digests = self._holdings.uses.of_tenant(tenant_id)
+        digests = self._resident_set.uses.of_tenant(tenant_id)
         found = [self._part(digest, tenant_id, places.get(digest)) for digest in digests]
         found.sort(key=lambda each: (_NEAREST.index(each.tier), -each.last_used_at, each.digest))
         return found[:limit]
@@ -66,7 +68,7 @@ class Statuses:
         return {job.digest: place for place, job in enumerate(self._loads.queue.in_order())}
 
     def _whole(self, digest: Digest, stored_bytes: int, place: int | None) -> AdapterStatus:
-        known = self._holdings.residency.get(digest)
+        known = self._resident_set.residency.get(digest)
         state = known.state if known else self._state_without_room(digest, place)
         resident = known or Resident(digest=digest, size_bytes=stored_bytes, state=State.FETCHING)
         return AdapterStatus(
@@ -85,9 +87,9 @@ class Statuses:
         )
 
     def _part(self, digest: Digest, tenant_id: TenantId, place: int | None) -> AdapterStatus:
-        holdings = self._holdings
-        use, held = holdings.uses.get(digest, tenant_id), holdings.held.get(digest)
-        resident = holdings.residency.get(digest)
+        resident_set = self._resident_set
+        use, held = resident_set.uses.get(digest, tenant_id), resident_set.held.get(digest)
+        resident = resident_set.residency.get(digest)
         number = held.adapter.number if held else None
         state = state_for(use, resident, number=number, place=place)
         tier = _TIERS.get(state, Tier.STORED)
@@ -112,7 +114,7 @@ class Statuses:
         if place is not None:
             return State.QUEUED
         is_running = any(job.digest == digest for job in self._loads.queue.running)
-        return State.FETCHING if is_running else self._holdings.end_of(digest)
+        return State.FETCHING if is_running else self._resident_set.end_of(digest)
 
 
 _NEAREST: tuple[str, ...] = (Tier.SLOT, Tier.HOST, Tier.STORED)

@@ -20,7 +20,7 @@ class Waiter:
 
 
 @dataclass(slots=True, kw_only=True)
-class Want:
+class PendingLoad:
     """Everybody who waits for one revision. The load runs on behalf of the first, in its trace context."""
 
     revision: RevisionRef

@@ -18,7 +18,7 @@ from services.loader import metrics
 from services.loader.core.admission import StallBudget, precedence_seconds
 from services.loader.core.batching import Grant, Waiting, next_drain_seconds, plan_slots
 from services.loader.core.residency import State
-from services.loader.holdings import Holdings
+from services.loader.handlers.resident_set import ResidentSet
 from services.loader.ports import Engine, LoadedAdapter
 
 _IDLE_SECONDS = 3600.0
@@ -57,14 +57,14 @@ class Slots:
         self,
         *,
         engine: Engine,
-        holdings: Holdings,
+        resident_set: ResidentSet,
         limits: SlotLimits,
         clock: Clock,
         bring_back: Callable[[Digest], Awaitable[None]],
     ) -> None:
         self._engine = engine
         self._bring_back = bring_back
-        self._holdings = holdings
+        self._resident_set = resident_set
         self._limits = limits
         self._clock = clock
         self._budget = StallBudget.full(
@@ -83,7 +83,7 @@ class Slots:
     async def enter(self, digest: Digest) -> None:
         """Let one claiming request onto the engine, when its adapter has a slot and may take requests."""
         if self._is_open(digest):
-            self._holdings.residency = self._holdings.residency.begin(digest)
+            self._resident_set.residency = self._resident_set.residency.begin(digest)
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._line(digest).requests.append(turn)
@@ -100,34 +100,34 @@ class Slots:
 
     def leave(self, digest: Digest) -> None:
         """Take a request off the engine."""
-        self._holdings.residency = self._holdings.residency.end(digest)
+        self._resident_set.residency = self._resident_set.residency.end(digest)
         if self._lines:
             self._wake.set()
 
     @contextmanager
     def first_token(self, *, warm: bool) -> Iterator[Callable[[], None]]:
         """Count a request that waits for its first token; see `Tiers.first_token`."""
-        holdings, is_waiting = self._holdings, True
+        resident_set, is_waiting = self._resident_set, True
 
         def came() -> None:
             nonlocal is_waiting
             if is_waiting:
                 is_waiting = False
-                holdings.first_tokens -= 1
+                resident_set.first_tokens -= 1
                 if self._lines:
                     self._wake.set()
 
-        holdings.first_tokens += 1
-        holdings.warm += warm
+        resident_set.first_tokens += 1
+        resident_set.warm += warm
         try:
             yield came
         finally:
             came()
-            holdings.warm -= warm
+            resident_set.warm -= warm
 
     async def warm(self, digest: Digest) -> None:
         """Put an adapter into an empty slot, if there is one; return when it is there or none is left."""
-        resident = self._holdings.residency.get(digest)
+        resident = self._resident_set.residency.get(digest)
         if resident is None or resident.state is not State.STAGED:
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -150,7 +150,7 @@ class Slots:
         self._settle()
         waiting, now = self._waiting(), self._clock.monotonic()
         drain_after = self._limits.drain_after_seconds
-        residency = self._holdings.residency
+        residency = self._resident_set.residency
         plan = plan_slots(residency, waiting, now=now, drain_after_seconds=drain_after)
         self._draining = plan.draining
         if plan.grant is None:
@@ -163,10 +163,10 @@ class Slots:
             await self._activate(plan.grant)
 
     async def _activate(self, grant: Grant) -> None:
-        holdings = self._holdings
-        adapter = holdings.held[grant.digest].adapter
-        victim = holdings.held[grant.victim].adapter if grant.victim else None
-        holdings.residency = holdings.residency.take_slot(grant.digest, victim=grant.victim)
+        resident_set = self._resident_set
+        adapter = resident_set.held[grant.digest].adapter
+        victim = resident_set.held[grant.victim].adapter if grant.victim else None
+        resident_set.residency = resident_set.residency.take_slot(grant.digest, victim=grant.victim)
         began = self._clock.monotonic()
         try:
             if not await self._copy(adapter, victim):
@@ -174,15 +174,15 @@ class Slots:
                 if not await self._copy(adapter, victim):
                     raise Unavailable(what="the engine", problem="it has lost the adapter twice")
         except MintError as error:
-            holdings.residency = holdings.residency.fail_slot(grant.digest)
-            holdings.freed.set()
+            resident_set.residency = resident_set.residency.fail_slot(grant.digest)
+            resident_set.freed.set()
             self._fail(grant.digest, error)
             return
         self._activated_at = self._clock.monotonic()
         metrics.LOAD_SECONDS.labels(stage="activate").observe(self._activated_at - began)
-        holdings.residency = holdings.residency.finish_slot(grant.digest, now=self._activated_at)
-        holdings.freed.set()
-        holdings.measure()
+        resident_set.residency = resident_set.residency.finish_slot(grant.digest, now=self._activated_at)
+        resident_set.freed.set()
+        resident_set.measure()
 
     async def _copy(self, adapter: LoadedAdapter, victim: LoadedAdapter | None) -> bool:
         """Copy an adapter into a slot; return False when the engine has lost it."""
@@ -201,13 +201,13 @@ class Slots:
 
     def _must_wait(self) -> float:
         """Return how long activation must wait for those who generate; an engine at rest owes nobody."""
-        return self._budget.wait_seconds(self._clock.monotonic()) if self._holdings.generating else 0.0
+        return self._budget.wait_seconds(self._clock.monotonic()) if self._resident_set.generating else 0.0
 
     def _gives_way(self, digest: Digest) -> float:
         """Return how long an adapter lets first tokens go before it."""
         return precedence_seconds(
-            first_tokens=self._holdings.first_tokens,
-            warm=self._holdings.warm,
+            first_tokens=self._resident_set.first_tokens,
+            warm=self._resident_set.warm,
             since=max(self._activated_at, self._lines[digest].since),
             now=self._clock.monotonic(),
             most_seconds=self._limits.precedence_ms / 1e3,
@@ -220,10 +220,10 @@ class Slots:
             line.prewarms = [turn for turn in line.prewarms if not turn.done()]
             if self._is_open(digest):
                 for turn in line.requests:
-                    self._holdings.residency = self._holdings.residency.begin(digest)
+                    self._resident_set.residency = self._resident_set.residency.begin(digest)
                     turn.set_result(None)
                 line.requests = []
-            resident = self._holdings.residency.get(digest)
+            resident = self._resident_set.residency.get(digest)
             if resident is None or resident.in_slot:
                 _resolve(line.prewarms)
             if not line.requests and not line.prewarms:
@@ -240,7 +240,7 @@ class Slots:
                 turn.set_exception(error)
 
     def _is_open(self, digest: Digest) -> bool:
-        resident = self._holdings.residency.get(digest)
+        resident = self._resident_set.residency.get(digest)
         return resident is not None and resident.state is State.READY and digest not in self._draining
 
     def _line(self, digest: Digest) -> _Line:
@@ -253,7 +253,7 @@ class Slots:
         return [
             Waiting(digest=digest, since=line.since, takes_empty_only=not line.requests)
             for digest, line in self._lines.items()
-            if digest in self._holdings.residency.residents
+            if digest in self._resident_set.residency.residents
         ]
 
     async def _pause(self, seconds: float | None) -> None:

@@ -20,16 +20,17 @@ from mint_common.generation import (
     GenerationRequest,
     Sampled,
     SampleRequest,
+    Sampling,
     Started,
 )
-from mint_common.ids import Digest, EngineId
+from mint_common.ids import Digest, EngineId, TenantId
 from mint_common.telemetry import tracing
 from services.loader import metrics
 from services.loader.core.open_work import OpenWork
 from services.loader.core.requests import Limits, check_prompt, check_request, check_sample, check_tokens
+from services.loader.handlers.quarantining import Quarantined
+from services.loader.handlers.tiers import Tiers
 from services.loader.ports import Engine, LoadedAdapter
-from services.loader.quarantining import Quarantined
-from services.loader.tiers import Tiers
 
 _TOKEN_BYTES = 4
 
@@ -208,3 +209,17 @@ def _entered(counted: AbstractContextManager[None]) -> Iterator[None]:
 
 def _count_tokens(step: Sequence[Delta | Finished]) -> int:
     return sum(len(part.tokens) for part in step if isinstance(part, Delta))
+
+
+async def warm_up(engine: Engine) -> None:
+    """Generate one token at the base: the first request of an engine costs seconds more than the next."""
+    stream = engine.generate(
+        request_id="warm-up",
+        prompt=(0,),
+        sampling=Sampling(max_new_tokens=1, temperature=0.0, ignore_eos=True),
+        adapter=None,
+        tenant_id=TenantId("warm-up"),
+    )
+    async with aclosing(stream.steps()) as steps:
+        async for _ in steps:
+            continue

@@ -12,8 +12,8 @@ from mint_common.errors import MintError
 from mint_common.events import AdapterWanted, AliasMoved, RevisionPublished, RevisionRestored
 from mint_common.events.event import Event
 from services.loader.core.cold_queue import Priority
-from services.loader.quarantining import Quarantined
-from services.loader.tiers import Tiers
+from services.loader.handlers.quarantining import Quarantined
+from services.loader.handlers.tiers import Tiers
 
 _log = logging.getLogger(__name__)
 

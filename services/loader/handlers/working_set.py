@@ -12,14 +12,14 @@ from mint_common.errors import MintError
 from mint_common.ids import Digest, TenantId
 from mint_common.runtime.clock import Clock
 from services.loader.core.working_set import Kept, hottest_first
+from services.loader.handlers.tiers import Tiers
 from services.loader.ports import WorkingSet
-from services.loader.tiers import Tiers
 
 _log = logging.getLogger(__name__)
 _CAUSE = "restore"
 
 
-class Keeper:
+class WorkingSetSaver:
     """Restores the working set, then keeps it."""
 
     def __init__(

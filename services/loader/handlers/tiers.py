@@ -23,12 +23,12 @@ from services.loader.core.requests import check_revision
 from services.loader.core.residency import Capacity, Residency, State
 from services.loader.core.tenant_use import TenantUse
 from services.loader.core.working_set import Kept
-from services.loader.holdings import Holdings
-from services.loader.loading import LoadLimits, Loads
+from services.loader.handlers.loads import LoadLimits, Loads
+from services.loader.handlers.residency_log import ResidencyLog
+from services.loader.handlers.resident_set import ResidentSet
+from services.loader.handlers.slots import SlotLimits, Slots
+from services.loader.handlers.statuses import Statuses
 from services.loader.ports import Engine, LoadedAdapter, Staging
-from services.loader.residency_log import ResidencyLog
-from services.loader.slots import SlotLimits, Slots
-from services.loader.statuses import Statuses
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,19 +49,19 @@ class Tiers:
         self._engine = engine
         self._staging = staging
         self._clock = clock
-        self.holdings = Holdings(Residency(capacity=limits.capacity), log)
+        self.resident_set = ResidentSet(Residency(capacity=limits.capacity), log)
         self._loads = Loads(
             engine=engine,
             staging=staging,
-            holdings=self.holdings,
+            resident_set=self.resident_set,
             log=log,
             limits=limits.loads,
             clock=clock,
         )
-        self._statuses = Statuses(self.holdings, self._loads, staging)
+        self._statuses = Statuses(self.resident_set, self._loads, staging)
         self._slots = Slots(
             engine=engine,
-            holdings=self.holdings,
+            resident_set=self.resident_set,
             limits=limits.slots,
             clock=clock,
             bring_back=self._loads.bring_back,
@@ -77,31 +77,31 @@ class Tiers:
         """
         check_revision(revision)
         digest = revision.digest
-        holdings, clock = self.holdings, self._clock
+        resident_set, clock = self.resident_set, self._clock
         await self._claim(revision, tenant_id, cause)
-        holdings.join(revision, tenant_id, cause=cause, now=clock.now())
-        holdings.uses.begin(digest, tenant_id, now=clock.now())
+        resident_set.join(revision, tenant_id, cause=cause, now=clock.now())
+        resident_set.uses.begin(digest, tenant_id, now=clock.now())
         try:
             await self._slots.enter(digest)
             try:
-                since = holdings.residency.residents[digest].slot_since
-                holdings.uses.use_slot(digest, tenant_id, since=since)
-                yield holdings.held[digest].adapter
+                since = resident_set.residency.residents[digest].slot_since
+                resident_set.uses.use_slot(digest, tenant_id, since=since)
+                yield resident_set.held[digest].adapter
             finally:
                 self._slots.leave(digest)
         finally:
-            holdings.uses.end(digest, tenant_id, now=clock.now())
-            holdings.residency = holdings.residency.unclaim(digest, now=clock.now())
-            holdings.freed.set()
+            resident_set.uses.end(digest, tenant_id, now=clock.now())
+            resident_set.residency = resident_set.residency.unclaim(digest, now=clock.now())
+            resident_set.freed.set()
 
     @contextmanager
     def generating(self) -> Iterator[None]:
         """Count a request that the engine generates for: activations make way for it."""
-        self.holdings.generating += 1
+        self.resident_set.generating += 1
         try:
             yield
         finally:
-            self.holdings.generating -= 1
+            self.resident_set.generating -= 1
 
     @contextmanager
     def first_token(self, *, warm: bool) -> Iterator[Callable[[], None]]:
@@ -114,7 +114,7 @@ class Tiers:
 
     def is_in_slot(self, digest: Digest) -> bool:
         """Return whether a request for an adapter would run at once."""
-        resident = self.holdings.residency.get(digest)
+        resident = self.resident_set.residency.get(digest)
         return resident is not None and resident.in_slot
 
     async def prewarm(
@@ -130,25 +130,25 @@ class Tiers:
         Raises as `hold`.
         """
         check_revision(revision)
-        digest, holdings = revision.digest, self.holdings
-        with holdings.uses.waiting(revision, tenant_id):
-            if not holdings.residency.in_host(digest):
+        digest, resident_set = revision.digest, self.resident_set
+        with resident_set.uses.waiting(revision, tenant_id):
+            if not resident_set.residency.in_host(digest):
                 await self._loads.bring(
                     revision, tenant_id=tenant_id, cause=cause, priority=priority, claims=False
                 )
-            if holdings.residency.in_host(digest):
-                holdings.join(revision, tenant_id, cause=cause, now=self._clock.now())
+            if resident_set.residency.in_host(digest):
+                resident_set.join(revision, tenant_id, cause=cause, now=self._clock.now())
             await self._slots.warm(digest)
-            resident = holdings.residency.get(digest)
+            resident = resident_set.residency.get(digest)
             if resident is not None and resident.state is State.READY:
-                holdings.uses.use_slot(digest, tenant_id, since=resident.slot_since)
+                resident_set.uses.use_slot(digest, tenant_id, since=resident.slot_since)
         return self.status(digest, tenant_id=tenant_id)
 
     def pin(self, digest: Digest, *, tenant_id: TenantId, pinned: bool) -> AdapterStatus:
         """Pin or unpin an adapter in host memory for a tenant that uses it. Raises NotFound."""
         self._use_of(digest, tenant_id)
-        self.holdings.residency = self.holdings.residency.with_pin(digest, tenant_id, pinned=pinned)
-        self.holdings.freed.set()
+        self.resident_set.residency = self.resident_set.residency.with_pin(digest, tenant_id, pinned=pinned)
+        self.resident_set.freed.set()
         return self.status(digest, tenant_id=tenant_id)
 
     async def evict(self, digest: Digest, *, tenant_id: TenantId, cause: str) -> AdapterStatus:
@@ -156,14 +156,14 @@ class Tiers:
 
         Raises NotFound, or PreconditionFailed when the tenant has pinned it or is using it.
         """
-        use, resident = self._use_of(digest, tenant_id), self.holdings.residency.residents[digest]
+        use, resident = self._use_of(digest, tenant_id), self.resident_set.residency.residents[digest]
         if tenant_id in resident.pins or use.in_flight:
             found = "pinned" if tenant_id in resident.pins else f"in use by {use.in_flight} requests"
             raise PreconditionFailed(what=f"adapter {digest}", found=found, expected="idle")
-        if len(self.holdings.uses.of_load(digest, use.number)) > 1:
-            self.holdings.leave(digest, tenant_id, cause=cause)
+        if len(self.resident_set.uses.of_load(digest, use.number)) > 1:
+            self.resident_set.leave(digest, tenant_id, cause=cause)
         else:
-            await self._engine.unload(self.holdings.drop(digest, cause=cause).number)
+            await self._engine.unload(self.resident_set.drop(digest, cause=cause).number)
         return self.status(digest, tenant_id=tenant_id)
 
     def status(self, digest: Digest, *, tenant_id: TenantId | None = None) -> AdapterStatus:
@@ -180,7 +180,7 @@ class Tiers:
 
     def working_set(self) -> list[Kept]:
         """Return what is worth loading again after a restart: all that is finished in host memory."""
-        residents = self.holdings.residency.residents
+        residents = self.resident_set.residency.residents
         return [
             Kept(
                 revision=use.revision,
@@ -189,13 +189,13 @@ class Tiers:
                 uses=max(1, use.uses),
                 last_used_at=use.last_used_at,
             )
-            for digest, held in self.holdings.held.items()
-            for tenant_id, use in self.holdings.uses.of_load(digest, held.adapter.number).items()
+            for digest, held in self.resident_set.held.items()
+            for tenant_id, use in self.resident_set.uses.of_load(digest, held.adapter.number).items()
         ]
 
     def load(self, *, requests: int) -> EngineLoad:
         """Return how busy the engine is; ``requests`` are those that generate."""
-        residency, queue = self.holdings.residency, self._loads.queue
+        residency, queue = self.resident_set.residency, self._loads.queue
         return EngineLoad(
             requests=requests,
             loads_waiting=len(queue.waiting),
@@ -209,7 +209,9 @@ class Tiers:
     @property
     def keeps_requests_waiting(self) -> bool:
         """Return whether a request waits for a load, for a slot or for its first token."""
-        return self._loads.queue.has_requests or self._slots.has_requests or self.holdings.first_tokens > 0
+        return (
+            self._loads.queue.has_requests or self._slots.has_requests or self.resident_set.first_tokens > 0
+        )
 
     async def run(self) -> None:
         """Load and activate until cancelled."""
@@ -223,16 +225,16 @@ class Tiers:
         What it has lost is loaded again by the next request; what it holds without our knowledge is freed.
         Only what was the same before and after the engine's answer is judged.
         """
-        before = dict(self.holdings.held)
+        before = dict(self.resident_set.held)
         found = await self._engine.residents()
         for digest, held in before.items():
-            resident = self.holdings.residency.get(digest)
-            if self.holdings.held.get(digest) is not held or resident is None or not resident.evictable:
+            resident = self.resident_set.residency.get(digest)
+            if self.resident_set.held.get(digest) is not held or resident is None or not resident.evictable:
                 continue
             if held.adapter.number not in found:
                 metrics.DISCREPANCIES.labels(kind="lost").inc()
-                self.holdings.drop(digest, cause="reconcile")
-        known = {held.adapter.number for held in (*before.values(), *self.holdings.held.values())}
+                self.resident_set.drop(digest, cause="reconcile")
+        known = {held.adapter.number for held in (*before.values(), *self.resident_set.held.values())}
         # All before the first await: what is being loaded now is held and not in ``known`` after it.
         strays = [number for number in found if number not in known and not self._loads.is_loading(number)]
         for number in strays:
@@ -241,19 +243,19 @@ class Tiers:
 
     async def _claim(self, revision: RevisionRef, tenant_id: TenantId, cause: str) -> None:
         digest = revision.digest
-        resident = self.holdings.residency.get(digest)
+        resident = self.resident_set.residency.get(digest)
         if resident is not None and resident.state is not State.FETCHING:
             metrics.HITS.labels(tier=resident.tier.value).inc()
-            self.holdings.residency = self.holdings.residency.claim(digest, now=self._clock.now())
+            self.resident_set.residency = self.resident_set.residency.claim(digest, now=self._clock.now())
             return
         metrics.HITS.labels(tier="disk" if self._staging.holds(digest) else "remote").inc()
-        with self.holdings.uses.waiting(revision, tenant_id):
+        with self.resident_set.uses.waiting(revision, tenant_id):
             await self._loads.bring(
                 revision, tenant_id=tenant_id, cause=cause, priority=Priority.REQUEST, claims=True
             )
 
     def _use_of(self, digest: Digest, tenant_id: TenantId) -> TenantUse:
-        use = self.holdings.use_of(digest, tenant_id)
+        use = self.resident_set.use_of(digest, tenant_id)
         if use is None:
             raise NotFound(kind="adapter on this engine", name=digest)
         return use

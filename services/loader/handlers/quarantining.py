@@ -2,7 +2,7 @@
 
 from mint_common.ids import Digest, TenantId
 from services.loader.core.quarantine import Quarantine
-from services.loader.residency_log import ResidencyLog
+from services.loader.handlers.residency_log import ResidencyLog
 
 
 class Quarantined:

@@ -1,0 +1,1 @@
+"""What the loader does: it answers requests, loads adapters, and keeps them where they are used."""

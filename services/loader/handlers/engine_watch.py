@@ -1,0 +1,57 @@
+"""Watches the engine: what it holds is compared regularly, and the loader ends with it."""
+
+import logging
+
+from mint_common.errors import Unavailable
+from mint_common.runtime.clock import Clock
+from services.loader.handlers.tiers import Tiers
+from services.loader.ports import Engine
+
+_log = logging.getLogger(__name__)
+
+_WATCH_SECONDS = 0.25
+
+
+class EngineWatch:
+    """Compares with the engine regularly, and ends one that is silent meanwhile."""
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        tiers: Tiers,
+        clock: Clock,
+        reconcile_seconds: float,
+        engine_silence_seconds: float,
+    ) -> None:
+        self._engine = engine
+        self._tiers = tiers
+        self._clock = clock
+        self._reconcile_seconds = reconcile_seconds
+        self._engine_silence_seconds = engine_silence_seconds
+        self._is_asking = False
+        self._unanswered_seconds = 0.0
+
+    async def watch(self) -> None:
+        """Raise Unavailable once the engine is dead: the process ends, and a supervisor starts a new one.
+
+        One that hangs is killed first, so that nobody waits for it while the process ends. Its silence is
+        counted: a time in which this process stood still itself is not the engine's.
+        """
+        while not self._engine.dead:
+            await self._clock.sleep(_WATCH_SECONDS)
+            if self._is_asking:
+                self._unanswered_seconds += _WATCH_SECONDS
+            if self._unanswered_seconds > self._engine_silence_seconds:
+                _log.error("engine hangs", extra={"seconds": self._unanswered_seconds})
+                self._engine.kill()
+                self._unanswered_seconds = 0.0
+        raise Unavailable(what="the engine", problem="its process has ended")
+
+    async def reconcile(self) -> None:
+        """Compare with the engine regularly."""
+        while True:
+            await self._clock.sleep(self._reconcile_seconds)
+            self._is_asking, self._unanswered_seconds = True, 0.0
+            await self._tiers.reconcile()
+            self._is_asking, self._unanswered_seconds = False, 0.0

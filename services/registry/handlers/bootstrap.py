@@ -1,0 +1,27 @@
+"""The first tenant and its key, with which all others are made."""
+
+from mint_common.catalog import FULL_SCOPES, TenantRecord
+from mint_common.ids import TenantId
+from mint_common.runtime.clock import Clock
+from services.registry.core.keys import stored_key
+from services.registry.ports import Accounts
+
+DEFAULT_TENANT = TenantId("default")
+_BOOTSTRAP_KEY_ID = "key_bootstrap"
+
+
+async def bootstrap(accounts: Accounts, key: str, clock: Clock) -> None:
+    """Make the default tenant with this key; an earlier bootstrap key is replaced. Idempotent."""
+    now = clock.now()
+    tenant = await accounts.add_tenant(
+        TenantRecord(tenant_id=DEFAULT_TENANT, name=DEFAULT_TENANT, created_at=now)
+    )
+    stored = stored_key(
+        key,
+        key_id=_BOOTSTRAP_KEY_ID,
+        tenant_id=tenant.tenant_id,
+        name="bootstrap",
+        now=now,
+        scopes=(*FULL_SCOPES, "operator"),
+    )
+    await accounts.put_key(stored)
