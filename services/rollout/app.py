@@ -1,6 +1,5 @@
 """The composition of the rollout service."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -38,6 +37,7 @@ from services.rollout.adapters.tasks.catalog import installed_families
 from services.rollout.adapters.workers.pool import WorkerLimits
 from services.rollout.adapters.workers.tasks import CallersTasks, open_tasks
 from services.rollout.handlers.commits import Commits
+from services.rollout.handlers.draining import run_until_drained
 from services.rollout.handlers.jobs import JobHandlers
 from services.rollout.handlers.watchdog import Watchdog
 from services.rollout.handlers.waves import WaveHandlers, WaveLimits
@@ -146,18 +146,6 @@ def dispatch(
     work = Dispatcher(bus=bus, ledger=None, durable="rollout-waves", clock=clock, concurrency=waves_in_hand)
     work.on(WaveRequested, of_waves.on_wave_requested, given_up=of_waves.on_wave_given_up)
     return control, work
-
-
-async def run_until_drained(work: Dispatcher, drain: Callable[[], None]) -> None:
-    """Run a dispatcher; when cancelled, have its handlers put down what they have in hand."""
-    running = asyncio.ensure_future(work.run())
-    try:
-        await asyncio.shield(running)
-    except asyncio.CancelledError:
-        drain()
-        running.cancel()
-        await running
-        raise
 
 
 async def run(settings: RolloutSettings) -> None:
