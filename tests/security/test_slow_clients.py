@@ -2,17 +2,20 @@
 
 import asyncio
 import logging
+import socket
+from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
 from fastapi import FastAPI, Request
+from fastapi.responses import StreamingResponse
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mint_common.runtime.edge import create_http
 from mint_common.runtime.http_protocol import ConnectionBounds
 from mint_common.runtime.slow_clients import LeastRate, paced
-from tests.security.raw_http import head, serving
+from tests.security.raw_http import Client, head, serving
 
 BOUNDS = ConnectionBounds(head_seconds=0.2, head_bytes=2000, head_lines=20, linger_pause_seconds=0.2)
 SLOW = LeastRate(bytes_per_second=1000, grace_seconds=0.2, stall_seconds=0.2)
@@ -141,6 +144,77 @@ async def test_a_client_that_leaves_in_its_body_is_no_error_in_the_log(
             client.writer.transport.abort()
         await asyncio.sleep(0.1)
     assert not caplog.records
+
+
+async def send_for(client: Client, *, seconds: float) -> None:
+    ends_at = asyncio.get_running_loop().time() + seconds
+    while asyncio.get_running_loop().time() < ends_at:
+        client.writer.write(b"x" * (16 << 10))
+        await client.writer.drain()
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("behind", [b"", b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n", b"x" * 40])
+async def test_a_request_hears_that_its_client_left_whatever_came_behind_it(behind: bytes) -> None:
+    http, heard = make_http(), asyncio.Event()
+
+    @http.post("/wait")
+    async def wait(request: Request) -> None:
+        await request.body()
+        assert (await request.receive())["type"] == "http.disconnect"
+        heard.set()
+
+    async with serving(http, BOUNDS) as server:
+        client = await server.connect(head("/wait", 0))
+        await asyncio.sleep(0.05)
+        client.writer.write(behind)
+        await asyncio.sleep(0.05)
+        client.writer.close()
+        await asyncio.wait_for(heard.wait(), 3)
+
+
+async def test_what_comes_behind_a_request_is_answered_in_order_and_bounded() -> None:
+    http = make_http()
+
+    @http.post("/slow")
+    async def slow(seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    async with serving(http, BOUNDS) as server:
+        client = await server.connect(head("/slow?seconds=0.1", 0))
+        await asyncio.sleep(0.05)
+        client.writer.write(head("/stream", 3) + b"abc" + head("/unread", 0))
+        async with asyncio.timeout(3):
+            for answer in (b"null", b"3", b'"done"'):
+                await client.reader.readuntil(b"\r\n\r\n" + answer)
+
+        client = await server.connect(head("/slow?seconds=3", 0))
+        await asyncio.sleep(0.05)
+        client.writer.write(head("/stream", 1 << 20))
+        with pytest.raises(ConnectionError):
+            await send_for(client, seconds=2)
+
+
+async def test_who_reads_nothing_of_an_answer_loses_the_connection() -> None:
+    http, ended = make_http(), asyncio.Event()
+
+    @http.get("/endless")
+    async def endless() -> StreamingResponse:
+        async def parts() -> AsyncIterator[bytes]:
+            try:
+                while True:
+                    await asyncio.sleep(0)
+                    yield b"x" * (1 << 20)
+            finally:
+                ended.set()
+
+        return StreamingResponse(parts())
+
+    async with serving(http, replace(BOUNDS, unread_seconds=0.5)) as server:
+        deaf = socket.create_connection(("127.0.0.1", server.port))
+        server.stack.callback(deaf.close)
+        deaf.sendall(b"GET /endless HTTP/1.1\r\nhost: x\r\n\r\n")
+        await asyncio.wait_for(ended.wait(), 10)
 
 
 @given(

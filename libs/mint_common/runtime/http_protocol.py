@@ -3,16 +3,18 @@
 uvicorn bounds only the pause between two requests. Invariants here: a connection without a request in hand
 always has a timer; a head is bounded in time, bytes and lines; a request body that its answer did not wait
 for is read and thrown away for a while, so that its sender hears the answer, then its connection is closed.
-With too many connections those without a request in hand make way, the oldest first.
+With too many connections those without a request in hand make way, the oldest first. When a connection ends,
+every request on it hears of it: uvicorn tells only the one that came last.
 """
 
 import asyncio
 import resource
+import socket
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 MOST_CONNECTIONS = 8192
 _OTHER_FILES = 256
@@ -25,7 +27,8 @@ class ConnectionBounds:
 
     ``head_seconds`` runs from the first byte of a request to the end of its head; ``head_bytes`` bounds what
     comes of a head after its first read. A body that nobody wants is read for ``linger_seconds`` in all,
-    ``linger_pause_seconds`` without a byte of it.
+    ``linger_pause_seconds`` without a byte of it. ``ahead_bytes`` may come of requests behind one that is at
+    work; a client that takes nothing of what is sent to it has ``unread_seconds``.
     """
 
     connections: int = MOST_CONNECTIONS
@@ -34,6 +37,8 @@ class ConnectionBounds:
     head_lines: int = 200
     linger_seconds: float = 30
     linger_pause_seconds: float = 5
+    ahead_bytes: int = 64 << 10
+    unread_seconds: float = 60
 
 
 def most_connections() -> int:
@@ -70,10 +75,16 @@ class BoundedProtocol(HttpToolsProtocol):
         self._is_in_body = False
         self._head_bytes = 0
         self._lingers_until: float | None = None
+        self._at_work: RequestResponseCycle | None = None
+        self._ahead_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         """Begin, in the place of another connection if there are too many."""
         super().connection_made(transport)
+        # Linux ends a connection whose peer reads nothing; asyncio would wait for it, closing or not.
+        transport.get_extra_info("socket").setsockopt(
+            socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(1000 * self.bounds.unread_seconds)
+        )
         self.idle[self] = None
         self._close_after(self.timeout_keep_alive)
         if len(self.connections) > self.bounds.connections:
@@ -82,6 +93,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection; uvicorn leaves its timer when it was reset."""
         super().connection_lost(exc)
+        if self._at_work is not None and not self._at_work.response_complete:
+            self._at_work.disconnected = True
+            self._at_work.message_event.set()
         self._unset_keepalive_if_required()
         self._stay()
         self.idle.pop(self, None)
@@ -92,6 +106,8 @@ class BoundedProtocol(HttpToolsProtocol):
             self._head_bytes += len(data)
         super().data_received(data)
         if self.transport.is_closing():
+            return
+        if self.pipeline and not self._read_ahead(len(data)):
             return
         if self._is_in_head and self._head_bytes > self.bounds.head_bytes:
             self._refuse(431, f"A request's head may have {self.bounds.head_bytes} bytes at most.")
@@ -137,6 +153,21 @@ class BoundedProtocol(HttpToolsProtocol):
             self._unset_keepalive_if_required()
             self._lingers_until = self.loop.time() + self.bounds.linger_seconds
             self._linger()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:  # Any: uvicorn's own
+        self._at_work = cycle
+        if not self.pipeline:
+            self._ahead_bytes = 0
+        super()._start_asgi_task(cycle, app)
+
+    def _read_ahead(self, size_bytes: int) -> bool:
+        """Read on behind a request at work, to see when its client leaves; return whether it may go on."""
+        self._ahead_bytes += size_bytes
+        if self._ahead_bytes > self.bounds.ahead_bytes:
+            self.transport.abort()
+            return False
+        self.flow.resume_reading()
+        return True
 
     def _is_without_request(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
