@@ -105,16 +105,18 @@ class VllmStream:
         tokens = tuple(completion.token_ids[part])
         if self._alternatives is None:
             return Delta(index=completion.index, text=text, tokens=tokens)
-        # vLLM gives every position its own token first, then the likeliest ones, the likeliest first.
-        flat = completion.logprobs
-        starts = flat.start_indices[part]
-        count = self._alternatives
+        flat, count = completion.logprobs, self._alternatives
+        starts, ends = flat.start_indices[part], flat.end_indices[part]
         return Delta(
             index=completion.index,
             text=text,
             tokens=tokens,
             logprobs=tuple(flat.logprobs[at] for at in starts),
-            alternatives=tuple(_likeliest(flat, at + 1, at + 1 + count) for at in starts) if count else (),
+            alternatives=tuple(
+                likeliest(flat, start, end, count) for start, end in zip(starts, ends, strict=True)
+            )
+            if count
+            else (),
             token_texts=tuple(flat.decoded_tokens[at] or "" for at in starts),
         )
 
@@ -138,13 +140,23 @@ def _entries(part: Delta | Finished) -> int:
     return 1 if isinstance(part, Finished) else 1 + sum(map(len, part.alternatives)) + len(part.logprobs)
 
 
-def _likeliest(flat: Any, start: int, end: int) -> tuple[TokenAlternative, ...]:
-    rows = zip(
-        flat.token_ids[start:end], flat.decoded_tokens[start:end], flat.logprobs[start:end], strict=True
-    )
-    return tuple(
-        TokenAlternative(token=token, text=text or "", logprob=logprob) for token, text, logprob in rows
-    )
+def likeliest(flat: Any, start: int, end: int, count: int) -> tuple[TokenAlternative, ...]:
+    """Return the likeliest tokens of a position, the likeliest first.
+
+    vLLM gives a position its own token first, then the likeliest ones. Where it has joined the outputs of two
+    steps, for a reader that was slow, it names none twice: the own token may then be one of the likeliest.
+    """
+    is_joined = end - start == count
+    rows = range(start if is_joined else start + 1, end)
+    found = [
+        TokenAlternative(
+            token=flat.token_ids[at], text=flat.decoded_tokens[at] or "", logprob=flat.logprobs[at]
+        )
+        for at in rows
+    ]
+    if is_joined:
+        found.sort(key=lambda one: -one.logprob)
+    return tuple(found)
 
 
 def unanswered(completion: Any, *, served: Digest | None) -> MintError:
