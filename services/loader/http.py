@@ -33,10 +33,11 @@ _ADMIN = "admin"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizeBody:
-    """What to tokenize: exactly one of the two."""
+    """What to tokenize, exactly one of the two, and for whom."""
 
     text: str | None = None
     messages: tuple[ChatMessage, ...] | None = None
+    tenant_id: TenantId | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +78,8 @@ def _add_generation(http: FastAPI, serving: Serving) -> None:
     async def tokenize(request: Request) -> object:
         """Return the token ids of a text or a conversation."""
         body = _decode(await request.body(), TokenizeBody)
-        return {"tokens": await serving.tokenize(text=body.text, messages=body.messages)}
+        tokens = await serving.tokenize(text=body.text, messages=body.messages, tenant_id=body.tenant_id)
+        return {"tokens": tokens}
 
 
 def _add_engine(http: FastAPI, serving: Serving, tiers: Tiers, info: EngineInfo) -> None:

@@ -134,8 +134,10 @@ class Engine(Protocol):
         """
         ...
 
-    async def tokenize(self, *, text: str | None, messages: Sequence[ChatMessage] | None) -> tuple[int, ...]:
-        """Return the token ids of a text or a conversation. Raises InvalidField."""
+    async def tokenize(
+        self, *, text: str | None, messages: Sequence[ChatMessage] | None, tenant_id: TenantId | None
+    ) -> tuple[int, ...]:
+        """Return the token ids of a text or a conversation, the tenants in turn. Raises InvalidField."""
         ...
 
     def kill(self) -> None:

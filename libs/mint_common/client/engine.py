@@ -66,10 +66,17 @@ class EngineClient:
             raise Unavailable(what=self.name, problem=f"unreadable answer: {error}") from error
 
     async def tokenize(
-        self, *, text: str | None = None, messages: Sequence[ChatMessage] | None = None
+        self,
+        *,
+        text: str | None = None,
+        messages: Sequence[ChatMessage] | None = None,
+        tenant_id: TenantId | None = None,
     ) -> tuple[int, ...]:
-        """Return the token ids of a text, or of a conversation under the base's chat template."""
-        given = {"text": text, "messages": messages}
+        """Return the token ids of a text, or of a conversation under the base's chat template.
+
+        Tenants take turns; requests of none are one more.
+        """
+        given = {"text": text, "messages": messages, "tenant_id": tenant_id}
         body = {name: value for name, value in given.items() if value is not None}
         return self._read(await self._http.post("/internal/tokenize", body), _Tokens).tokens
 

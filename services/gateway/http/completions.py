@@ -73,7 +73,7 @@ async def _fill_context(question: Question, conversation: PromptInput, gateway: 
     """Let the answer take all of the context that the conversation leaves."""
     base = question.target.base
     engine = await gateway.engines.find(base)
-    tokens = await engine.tokenize(messages=conversation.messages)
+    tokens = await engine.tokenize(messages=conversation.messages, tenant_id=question.tenant_id)
     room = room_for(len(tokens), max_context=(await gateway.engines.describe(base)).max_context)
     return replace(
         question,

@@ -13,17 +13,14 @@ import asyncio
 import os
 import secrets
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
-
-import msgspec
+from typing import Any
 
 from mint_common.adapters_format import BaseFacts
-from mint_common.errors import AdapterInvalid, InvalidField, Unavailable
+from mint_common.errors import AdapterInvalid, Unavailable
 from mint_common.generation import ChatMessage, SampleRequest, Sampling
 from mint_common.ids import TenantId
 from services.loader import metrics
@@ -31,7 +28,9 @@ from services.loader.adapters.builder import Builder
 from services.loader.adapters.builder_wire import LaidOut
 from services.loader.adapters.routes import ASKED
 from services.loader.adapters.taken_outputs import TakenOutputs
+from services.loader.adapters.tenant_turns import TenantTurns
 from services.loader.adapters.token_texts import remember_texts
+from services.loader.adapters.tokenizing import Tokenizing
 from services.loader.adapters.vllm_plugin import RESERVED, TAKEN
 from services.loader.adapters.vllm_samples import gather_sample, sample_params
 from services.loader.adapters.vllm_streams import VllmStream, dead_engine, translated
@@ -163,7 +162,8 @@ class VllmEngine:
         self._tokenizer = llm.get_tokenizer()
         remember_texts(self._tokenizer)
         self._turn = asyncio.Lock()
-        self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenize")
+        self._tokenizing = Tokenizing(self._tokenizer)
+        self._start_turns = TenantTurns()
 
     async def stage(self, adapter: LoadedAdapter) -> int:
         """Lay an adapter out beside the engine's loop; the engine maps it, soon or at once.
@@ -302,6 +302,7 @@ class VllmEngine:
             outputs,
             lora_request=lora_request,
             alternatives=sampling.logprobs,
+            start=self._start_turns.taken(tenant_id),
             turn=self._turn,
             routes=partial(self._routes, request_id) if routed else None,
         )
@@ -323,29 +324,16 @@ class VllmEngine:
             request_id,
             lora_request=lora_request,
         )
+        async with self._start_turns.taken(request.tenant_id):
+            pass  # the request is started in the same step, which is the turn's
         with translated():
             return await gather_sample(outputs, request, lora_request=lora_request)
 
-    async def tokenize(self, *, text: str | None, messages: Sequence[ChatMessage] | None) -> tuple[int, ...]:
-        """Tokenize off the event loop, one at a time: a fast tokenizer is not safe to share."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._tokenizing, self._tokenize, text, messages)
-
-    def _tokenize(self, text: str | None, messages: Sequence[ChatMessage] | None) -> tuple[int, ...]:
-        if messages is None:
-            return tuple(self._tokenizer.encode(text))
-        if not self._tokenizer.chat_template:
-            raise InvalidField(field="messages", problem="the base has no chat template")
-        from jinja2 import TemplateError
-
-        turns = [cast("dict[str, str]", msgspec.to_builtins(message)) for message in messages]
-        try:
-            tokens = self._tokenizer.apply_chat_template(
-                turns, add_generation_prompt=True, tokenize=True, return_dict=False
-            )
-        except TemplateError as error:
-            raise InvalidField(field="messages", problem=f"the chat template refuses: {error}") from error
-        return tuple(tokens)
+    async def tokenize(
+        self, *, text: str | None, messages: Sequence[ChatMessage] | None, tenant_id: TenantId | None
+    ) -> tuple[int, ...]:
+        """Tokenize off the event loop."""
+        return await self._tokenizing.tokenize(text=text, messages=messages, tenant_id=tenant_id)
 
     @property
     def eos_token_id(self) -> int:
@@ -364,7 +352,7 @@ class VllmEngine:
 
     def close(self) -> None:
         """Stop the engine process; blocks for seconds."""
-        self._tokenizing.shutdown()
+        self._tokenizing.close()
         self._llm.shutdown(timeout=_STOP_SECONDS)
         self._llm = None  # its __del__ shuts down again, and must not run at interpreter exit
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
 from typing import Any, Literal
 
 from mint_common.errors import InvalidField, MintError, NonFiniteOutput, Unavailable
@@ -31,6 +31,7 @@ class VllmStream:
         *,
         lora_request: Any,
         alternatives: int | None,
+        start: AbstractAsyncContextManager[None],
         turn: asyncio.Lock,
         routes: Callable[[], Awaitable[Reply]] | None = None,
     ) -> None:
@@ -38,6 +39,7 @@ class VllmStream:
         self._routes = routes
         self._lora_request = lora_request
         self._alternatives = alternatives
+        self._start = start
         self._turn = turn
 
     @property
@@ -46,7 +48,9 @@ class VllmStream:
         return Digest(self._lora_request.lora_name) if self._lora_request else None
 
     async def steps(self) -> AsyncGenerator[Sequence[Delta | Finished], None]:
-        """Yield the outputs of each step, a large one in pieces."""
+        """Yield the outputs of each step, a large one in pieces. The request is started in its turn."""
+        async with self._start:
+            pass  # vLLM is given the request in the same step, which is the turn's
         with translated():
             async with aclosing(self._outputs) as outputs:
                 async for output in outputs:

@@ -96,11 +96,11 @@ class Serving:
         )
 
     async def tokenize(
-        self, *, text: str | None, messages: tuple[ChatMessage, ...] | None
+        self, *, text: str | None, messages: tuple[ChatMessage, ...] | None, tenant_id: TenantId | None
     ) -> tuple[int, ...]:
         """Return the token ids of a text or a conversation. Raises InvalidField."""
         check_prompt(text=text, tokens=None, messages=messages, limits=self._limits)
-        return await self._engine.tokenize(text=text, messages=messages)
+        return await self._engine.tokenize(text=text, messages=messages, tenant_id=tenant_id)
 
     async def _generate(self, request: GenerationRequest) -> AsyncGenerator[Sequence[GenerationChunk], None]:
         check_request(request, self._limits)
@@ -163,7 +163,9 @@ class Serving:
         field = "tokens"
         if tokens is None:
             field = "text" if request.text is not None else "messages"
-            tokens = await self._engine.tokenize(text=request.text, messages=request.messages)
+            tokens = await self._engine.tokenize(
+                text=request.text, messages=request.messages, tenant_id=request.tenant_id
+            )
         check_tokens(tokens, field=field, max_new_tokens=request.sampling.max_new_tokens, limits=self._limits)
         return tokens
 

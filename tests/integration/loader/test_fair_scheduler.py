@@ -144,3 +144,39 @@ async def test_two_who_flood_are_served_alike(engine: VllmEngine) -> None:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     assert tokens["right"] >= 0.7 * tokens["left"]
+
+
+async def test_a_text_is_tokenized_after_two_of_a_flood_of_long_ones(engine: VllmEngine) -> None:
+    done: list[str] = []
+
+    async def tokenize(tenant: str, text: str) -> None:
+        await engine.tokenize(text=text, messages=None, tenant_id=TenantId(tenant))
+        done.append(tenant)
+
+    async with asyncio.timeout(60):
+        async with asyncio.TaskGroup() as flood_of_texts:
+            for _ in range(50):
+                flood_of_texts.create_task(tokenize("many", "a long text " * 2000))
+            while len(done) < 3:
+                await asyncio.sleep(0)
+            before = len(done)
+            await tokenize("few", "hi")
+            assert done.index("few") <= before + 2, "the one that is being done, and one more"
+
+
+async def test_a_request_is_started_after_two_of_a_flood(engine: VllmEngine) -> None:
+    states = engine._llm.output_processor.request_states
+    tasks = [asyncio.create_task(generate(engine, f"flood-{at}", tenant="many", new=100)) for at in range(40)]
+    try:
+        async with asyncio.timeout(60):
+            while len(states) < 3:
+                await asyncio.sleep(0)
+            before = len(states)
+            tasks.append(asyncio.create_task(generate(engine, "new", tenant="few")))
+            while not any(name.startswith("new") for name in states):
+                await asyncio.sleep(0)
+            assert len(states) <= before + 3, "the one that is being started, one more, and the new one"
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,103 @@
+"""Turns by tenant: nobody stands behind all that another tenant has sent."""
+
+import asyncio
+from collections import Counter
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.loader.adapters.tenant_turns import TenantTurns
+
+COMES, ENDS, LEAVES = "comes", "ends", "leaves"
+
+
+class Takers:
+    """Tasks that take turns and hold them until they are told to end; they note the order of their begins."""
+
+    def __init__(self) -> None:
+        self.begun: list[tuple[str, int]] = []
+        self.waiting: dict[tuple[str, int], asyncio.Task[None]] = {}
+        self.came_at: dict[tuple[str, int], int] = {}
+        self._turns = TenantTurns()
+        self._ends = asyncio.Semaphore(0)
+        self._count = 0
+
+    async def come(self, tenant: str) -> None:
+        """Let one more wait for a turn."""
+        self._count += 1
+        who = tenant, self._count
+        if not any(name == tenant for name, _ in self.waiting):
+            self.came_at[who] = len(self.begun)
+        self.waiting[who] = asyncio.create_task(self._take(who))
+        await asyncio.sleep(0)
+
+    async def end(self) -> None:
+        """End the turn that is taken; the next one begins."""
+        self._ends.release()
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    async def leave(self) -> None:
+        """Cancel who came last and still waits."""
+        who, task = self.waiting.popitem()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert who not in self.begun
+
+    async def _take(self, who: tuple[str, int]) -> None:
+        async with self._turns.taken(who[0]):
+            self.begun.append(who)
+            self.waiting.pop(who)
+            await self._ends.acquire()
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(st.tuples(st.sampled_from((COMES, COMES, ENDS, LEAVES)), st.sampled_from("aaabc")), max_size=80)
+)
+def test_who_comes_waits_for_two_of_each_other_tenant_at_the_most(happens: list[tuple[str, str]]) -> None:
+    async def play() -> Takers:
+        takers = Takers()
+        for what, tenant in happens:
+            if what == COMES:
+                await takers.come(tenant)
+            elif what == LEAVES and takers.waiting:
+                await takers.leave()
+            elif what == ENDS and takers.begun:
+                await takers.end()
+        while takers.waiting:
+            await takers.end()
+        await takers.end()
+        return takers
+
+    takers = asyncio.run(play())
+    for who in takers.came_at.keys() & set(takers.begun):
+        between = takers.begun[takers.came_at[who] : takers.begun.index(who)]
+        assert all(count <= 2 for count in Counter(name for name, _ in between if name != who[0]).values())
+    for tenant in "abc":
+        own = [number for name, number in takers.begun if name == tenant]
+        assert own == sorted(own), "each tenant's in the order of their coming"
+
+
+async def test_a_tenant_alone_takes_turns_without_a_pause() -> None:
+    takers = Takers()
+    for _ in range(5):
+        await takers.come("a")
+        await takers.end()
+    assert len(takers.begun) == 5
+
+
+async def test_between_two_turns_the_loop_takes_in_who_has_come() -> None:
+    turns, order = TenantTurns(), []
+
+    async def take(tenant: str) -> None:
+        async with turns.taken(tenant):
+            pass
+        order.append(tenant)
+
+    flood = [asyncio.create_task(take("a")) for _ in range(100)]
+    while len(order) < 5:
+        await asyncio.sleep(0)
+    await take("b")
+    assert order.index("b") <= 5 + 3
+    await asyncio.gather(*flood)
