@@ -42,6 +42,7 @@ from services.gateway.adapters.webhook_sender import HttpWebhookSender
 from services.gateway.adapters.webhooks_postgres import PostgresWebhooks
 from services.gateway.core.body_budget import BodyBudget
 from services.gateway.core.callers import KeyMemory
+from services.gateway.core.open_count import OpenCount
 from services.gateway.core.paced_line import PacedLine
 from services.gateway.core.resolutions import ResolutionCache
 from services.gateway.core.tinker.downloads import TicketSigner
@@ -121,6 +122,11 @@ TENANT_PROMPTS = 320
 """Prompts of a tenant that are answered at once: fewer than a loader takes of one tenant."""
 TENANT_KEYS = 2
 """As many times that is what all keys of a tenant may have together."""
+
+TENANT_REQUESTS = 2048
+"""Requests of a tenant at a time, polls included: a quarter of the connections that the gateway takes."""
+TENANT_STREAMS = 64
+"""Event streams of a tenant at a time: each takes a subscription, and a connection while it is read."""
 
 LEASE_TIMEOUTS = 3
 """How long a gateway holds a webhook, in time-outs of a try: what a killed one held waits for so long."""
@@ -216,6 +222,8 @@ async def run(settings: GatewaySettings) -> None:
                 most_sequences=TENANT_PROMPTS,
                 most_bytes=0,
             ),
+            in_hand=OpenCount(what="what the gateway has in hand of your tenant", most=TENANT_REQUESTS),
+            event_streams=OpenCount(what="the room for your event streams", most=TENANT_STREAMS),
             bodies=BodyBudget(limit_bytes=settings.body_bytes),
             pace=Pace(
                 PacedLine(

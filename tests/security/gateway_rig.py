@@ -18,6 +18,7 @@ from mint_common.runtime.clock import ManualClock
 from services.gateway.app import build_http
 from services.gateway.core.body_budget import BodyBudget
 from services.gateway.core.callers import KeyMemory
+from services.gateway.core.open_count import OpenCount
 from services.gateway.core.requests import AuditRow, KeyedRequest, StoredAnswer
 
 SCOPES: tuple[Scope, ...] = get_args(Scope)
@@ -172,6 +173,8 @@ def make_rig() -> Rig:
     gateway.keys = KeyMemory(ttl_seconds=10, capacity=100)
     gateway.is_warm = lambda _tenant_id, _model: True
     gateway.pace = OpenPace()
+    gateway.in_hand = OpenCount(what="requests", most=4)
+    gateway.event_streams = OpenCount(what="event streams", most=2)
     gateway.bodies = BodyBudget(limit_bytes=64 << 20)
     gateway.large_bodies = gateway.pace
     rig.http.state.gateway = gateway

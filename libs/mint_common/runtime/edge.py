@@ -7,6 +7,7 @@ own status, bad input as 422 naming the field, unknown routes as 404, our own bu
 from collections.abc import Callable
 
 from fastapi import FastAPI, Response
+from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 
 from mint_common.runtime.edge_errors import answer_errors, error_response, invalid_field
@@ -35,7 +36,7 @@ def create_http(
     the Prometheus registry of this application; ``/metrics`` shows it together with the process-wide one.
     """
     # A redirect to the path with or without its last slash would be built from the Host header.
-    http = FastAPI(title=title, docs_url=None, redoc_url=None, redirect_slashes=False)
+    http = FastAPI(title=title, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     http.state.registry = CollectorRegistry()
     http.state.is_draining = False
     http.add_middleware(
@@ -49,7 +50,19 @@ def create_http(
     )
     answer_errors(http)
     _add_health(http, ready)
+    _add_schema(http)
     return http
+
+
+def _add_schema(http: FastAPI) -> None:
+    """Add ``/openapi.json``, written once: anybody may ask for it, and writing it takes 10 ms and more."""
+    written: list[bytes] = []
+
+    @http.get("/openapi.json", include_in_schema=False)
+    async def schema() -> Response:
+        if not written:
+            written.append(bytes(JSONResponse(http.openapi()).body))
+        return Response(written[0], media_type="application/json")
 
 
 def _add_health(http: FastAPI, ready: Callable[[], bool]) -> None:

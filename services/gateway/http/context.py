@@ -19,6 +19,7 @@ from mint_common.ids import TenantId
 from mint_common.runtime.clock import Clock
 from services.gateway.core.body_budget import BodyBudget
 from services.gateway.core.callers import Caller, KeyMemory, choose_key
+from services.gateway.core.open_count import OpenCount
 from services.gateway.core.tinker.sample_queue import OpenBounds
 from services.gateway.core.webhooks.records import WebhookLimits
 from services.gateway.http.pace import Pace
@@ -53,6 +54,8 @@ class Gateway:
     max_answer_bytes: int
     encoding: asyncio.Lock
     open_answers: OpenBounds
+    in_hand: OpenCount
+    event_streams: OpenCount
     bodies: BodyBudget
     pace: Pace
     large_bodies: Pace

@@ -60,6 +60,7 @@ async def stream_events(  # noqa: PLR0917  # FastAPI passes them by name
     the place. With it, everything that came after that place first; 410 when that is not kept any more: read
     what stands now, then listen anew without it.
     """
+    held.enter_context(gateway.event_streams.counted(caller.tenant_id))
     # A base's name may have dots, so it can take several places of a subject.
     subjects = [f"mint.*.*.{subject_token(caller.tenant_id)}.>"]
     opening = gateway.log.replay(subjects=subjects, after=last_event_id or after)

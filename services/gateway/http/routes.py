@@ -21,8 +21,8 @@ from starlette.types import Scope as ASGIScope
 from mint_common.catalog import Scope
 from mint_common.runtime.slow_clients import paced
 from services.gateway.core.callers import Caller
-from services.gateway.http.bodies import admit_body, stream_of
-from services.gateway.http.context import authenticate, whose
+from services.gateway.http.bodies import admit_body, answered, stream_of
+from services.gateway.http.context import authenticate, gateway_of, whose
 
 OPEN_PATHS = frozenset(
     {
@@ -71,6 +71,7 @@ class GatewayRoute(APIRoute):
 
         async def handle(request: Request) -> Response:
             caller = request.state.caller = await whose(request, afresh=self.asks_afresh)
+            answered(request).enter_context(gateway_of(request).in_hand.counted(caller.tenant_id))
             paced_request = Request(request.scope, paced(request.receive))
             return await self.serve(paced_request, caller, carry_out)
 
