@@ -8,17 +8,22 @@ from typing import Any
 from fastapi import FastAPI
 
 from mint_common.authority import Authority
-from mint_common.catalog import Scope
+from mint_common.catalog import KeyOwner, Scope
 from mint_common.errors import NotFound, Unauthorized
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import SystemClock
 from services.gateway.app import build_http
 from services.gateway.core.body_budget import BodyBudget
 from services.gateway.core.callers import Caller, KeyMemory
+from services.gateway.core.open_count import OpenCount
 from services.gateway.core.paced_line import PacedLine
 from services.gateway.http.pace import Pace
 
 MIB = 1 << 20
+
+
+TENANTS = ("ann", "ben")
+SCOPES: tuple[Scope, ...] = ("read", "infer", "train")
 
 
 @dataclass
@@ -38,9 +43,8 @@ class Rig:
         self.verified: list[str] = []
         self.http: FastAPI = build_http(ready=lambda: True)
         keys = KeyMemory(ttl_seconds=60, capacity=10)
-        for name in ("ann", "ben"):
-            scopes: frozenset[Scope] = frozenset({"read", "infer", "train"})
-            authority = Authority(tenant_id=TenantId(name), key_id=f"key-{name}", scopes=scopes)
+        for name in TENANTS:
+            authority = Authority(tenant_id=TenantId(name), key_id=f"key-{name}", scopes=frozenset(SCOPES))
             keys.put(f"tml-{name}", Caller(authority=authority, name=name), now=clock.monotonic())
         self.http.state.gateway = SimpleNamespace(
             clock=clock,
@@ -49,15 +53,20 @@ class Rig:
             requests=SimpleNamespace(log=self._log),
             engines=SimpleNamespace(largest_context=lambda: 2048),
             resolver=SimpleNamespace(resolve=self._resolve),
+            in_hand=OpenCount(what="requests", most=1000),
             bodies=self.bodies,
             pace=Pace(self.line, clock),
             large_bodies=Pace(self.large_line, clock),
+            turns=Pace(PacedLine(name="the line of requests", share=1, depth=1000), clock),
             is_warm=lambda _tenant_id, model: model == "warm",
         )
 
-    async def _verify(self, key: str) -> Any:
+    async def _verify(self, key: str) -> KeyOwner:
         self.verified.append(key)
-        raise Unauthorized(problem="no such key")
+        name = key.removeprefix("tml-")
+        if name not in TENANTS:
+            raise Unauthorized(problem="no such key")
+        return KeyOwner(tenant_id=TenantId(name), key_id=f"key-{name}", name=name, scopes=SCOPES)
 
     async def _log(self, _tenant_id: TenantId, _row: object) -> None: ...
 

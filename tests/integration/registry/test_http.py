@@ -31,7 +31,8 @@ async def test_issued_key_is_verified_and_only_its_hash_is_kept(registry: Runnin
     assert await registry.ask("POST", "/tenants", {"name": "acme"}, status=201) == tenant
     assert isinstance(tenant, dict)
     path = f"/tenants/{tenant['tenant_id']}/keys"
-    issued = await registry.ask("POST", path, {"name": "ci"}, status=201)
+    operator = _authority(await registry.ask("POST", "/keys/verify", {"key": KEY}))
+    issued = await registry.ask("POST", path, {"name": "ci", "by": operator}, status=201)
     assert isinstance(issued, dict)
     assert issued["key"].startswith("tml-")
     assert len(issued["key"]) > 40
@@ -39,7 +40,17 @@ async def test_issued_key_is_verified_and_only_its_hash_is_kept(registry: Runnin
     assert owner == {name: value for name, value in issued.items() if name != "key"}
     rows = await registry.pool.fetch("SELECT * FROM api_keys")
     assert issued["key"] not in str([dict(row) for row in rows])
-    await registry.refused("POST", "/tenants/ten_none/keys", {"name": "ci"}, status=404)
+    await registry.refused("POST", "/tenants/ten_none/keys", {"name": "ci", "by": operator}, status=404)
+    await registry.refused("POST", path, {"name": "ci"}, status=422)
+    revoke = f"/internal{path}/{issued['key_id']}/revoke"
+    assert (await registry.http.post(revoke, json={"by": operator})).status_code == 204
+    await registry.refused("POST", path, {"name": "more", "by": _authority(owner)}, status=401)
+
+
+def _authority(owner: object) -> dict[str, object]:
+    """Return what a verified key stands for, as the gateway tells it."""
+    assert isinstance(owner, dict)
+    return {name: owner[name] for name in ("tenant_id", "key_id", "scopes")}
 
 
 async def test_internal_routes_need_the_token(registry: RunningRegistry) -> None:
