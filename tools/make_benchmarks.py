@@ -110,6 +110,7 @@ BENCHES = (
     ("loader_sweep", "A hundred thousand adapters on one engine", "make bench-loader"),
     ("loader_gateway", "Gateway and loader over vLLM's own server", "make bench-loader"),
     ("loader_guard", "The look for numbers that are not finite", "make bench-loader"),
+    ("fair_share", "What a flood of one tenant costs another", "make bench-loader"),
     ("eviction", "Which adapter leaves", "make bench-loader"),
     ("fleet", "A fleet of engines (simulated time, real decisions)", "python -m benches fleet"),
     ("catalog", "A million policies", "make bench-catalog"),
