@@ -17,6 +17,7 @@ from mint_common.catalog import CollectionItem, CollectionReport, PolicyRecord
 from mint_common.errors import RevisionInUse, Unavailable
 from mint_common.ids import Digest, PolicyId
 from mint_common.runtime.clock import Clock
+from services.registry import metrics
 from services.registry.core.collection import plan_collection
 from services.registry.ports import Catalog, Custody
 
@@ -130,6 +131,7 @@ class Collector:
         for key in [key async for key in self.blobs.list(f"{prefix}/")]:
             await self.blobs.delete(key)
         await self.custody.removed(prefix)
+        metrics.FOLDERS_REMOVED.inc()
         _log.info("folder removed", extra={"prefix": prefix})
         await self.clock.sleep(1 / REMOVALS_PER_SECOND)
 

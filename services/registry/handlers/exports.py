@@ -16,6 +16,7 @@ from mint_common.errors import AdapterInvalid, BlobCorrupt, BlobMissing, Invalid
 from mint_common.events import Event, RevisionExported
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.retries import Bury
+from services.registry import metrics
 from services.registry.core.exports import Refusal, check_export
 from services.registry.ports import Catalog
 
@@ -34,10 +35,12 @@ class ExportHandler:
     async def on_revision_exported(self, event: RevisionExported) -> Sequence[Event]:
         """Publish or reject; the event that says so goes out through the outbox."""
         refusal = None
+        began = self._clock.monotonic()
         try:
             await self._check(event)
         except (AdapterInvalid, BlobCorrupt, BlobMissing, InvalidField, NotFound) as error:
             refusal = Refusal(code=error.code, reason=str(error))
+        metrics.CHECK_SECONDS.observe(self._clock.monotonic() - began)
         await self._settle(event, refusal)
         return ()
 
@@ -47,6 +50,7 @@ class ExportHandler:
 
     async def _settle(self, event: RevisionExported, refusal: Refusal | None) -> None:
         await self._catalog.settle_export(event, refusal, now=self._clock.now())
+        metrics.EXPORTS.labels("rejected" if refusal else "published").inc()
         fields = {"policy_id": event.policy_id, "digest": event.digest, "export_id": event.export_id}
         if refusal:
             _log.warning(

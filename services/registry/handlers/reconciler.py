@@ -15,6 +15,7 @@ from mint_common.errors import AdapterInvalid, BlobCorrupt, BlobMissing, Invalid
 from mint_common.events.revision import Fault
 from mint_common.runtime.clock import Clock
 from mint_common.waiting import raise_if_cancelled
+from services.registry import metrics
 from services.registry.core.custody import ROOTS, Held, folders_of
 from services.registry.ports import Custody
 
@@ -100,6 +101,7 @@ class Reconciler:
             if fault is None:
                 _log.info("revision healed", extra=facts)
             else:
+                metrics.FAULTS.labels(fault).inc()
                 _log.error("revision lost", extra={**facts, "fault": fault, "problem": problem})
 
     async def _fault(self, held: Held) -> tuple[Fault | None, str]:
@@ -124,6 +126,7 @@ class Reconciler:
         for start in range(0, claim.size_bytes, CHUNK_BYTES):
             size = min(CHUNK_BYTES, claim.size_bytes - start)
             read.update(await self._blobs.get_range(claim, start=start, size=size))
+            metrics.RECONCILED_BYTES.inc(size)
             await self._pace(size)
         if read.hexdigest() != claim.sha256:
             raise BlobCorrupt(uri=claim.uri, expected=f"sha256 {claim.sha256}", found=read.hexdigest())

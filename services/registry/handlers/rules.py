@@ -22,6 +22,7 @@ from mint_common.errors import (
 from mint_common.events import EvaluationRecorded, Event
 from mint_common.ids import derive_id
 from mint_common.runtime.clock import Clock
+from services.registry import metrics
 from services.registry.core.rules import Promote, RollBack, plan_action
 from services.registry.ports import Aliases, Catalog, Evaluations, Mover, Rules
 
@@ -67,8 +68,10 @@ class RuleHandler:
             except AlreadyHandled:
                 return
             except _UNMOVABLE as error:
+                metrics.RULE_MOVES.labels("refused").inc()
                 _log.warning("rule not followed", extra={"rule_id": rule.rule_id, "problem": str(error)})
                 return
+            metrics.RULE_MOVES.labels("rolled_back" if isinstance(action, RollBack) else "promoted").inc()
             _log.info("rule followed", extra={"rule_id": rule.rule_id, "reason": action.reason})
             return
 

@@ -33,6 +33,7 @@ from mint_common.ids import Digest, TenantId, derive_id, new_id
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.slow_clients import BODY_RATE, LeastRate
 from mint_common.uploads import UploadReason
+from services.registry import metrics
 from services.registry.core.exports import check_export
 from services.registry.core.tar import FileBegins, FilePart, TarReader
 from services.registry.core.uploads import (
@@ -74,7 +75,9 @@ class UploadHandler:
         Raises UploadRefused, whose ``reason`` is a stable word and whose ``fix`` says what to do.
         """
         async with self._receiving.turn(policy.tenant_id):
-            return await self._take(policy, unstalled(body), step=step, parent=parent)
+            revision = await self._take(policy, unstalled(body), step=step, parent=parent)
+        metrics.UPLOADS.labels("published").inc()
+        return revision
 
     async def _take(
         self, policy: PolicyRecord, body: AsyncIterator[bytes], *, step: int, parent: int | Digest | None
@@ -87,6 +90,7 @@ class UploadHandler:
                 manifest = await self._convert(policy, scratch, step=step, parent=parent_digest)
                 return await self._publish(policy, scratch / "adapter", manifest)
         except AdapterInvalid as error:
+            metrics.UPLOADS.labels("refused").inc()
             raise with_fix(error) from error
         finally:
             await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)

@@ -1,5 +1,6 @@
 """An exported adapter is published, or rejected with the reason, exactly once."""
 
+import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,6 +9,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from prometheus_client import REGISTRY
 
 from mint_common.adapters_format import (
     CONFIG_FILE,
@@ -27,7 +29,15 @@ from mint_common.ids import BaseName, PolicyId, TenantId, derive_id, sha256_dige
 from mint_common.runtime.dispatch import publish_event
 from mint_common.testing.adapters import make_adapter, make_base_facts, make_tensors
 from services.registry.handlers import exports
-from tests.integration.registry.rig import BASE, TENANT, RunningRegistry, changed, running, settings_of
+from tests.integration.registry.rig import (
+    ANSWER_SECONDS,
+    BASE,
+    TENANT,
+    RunningRegistry,
+    changed,
+    running,
+    settings_of,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -153,6 +163,24 @@ async def test_bad_adapter_is_rejected_with_its_reason(registry: RunningRegistry
     assert (row["number"], row["code"], row["reason"]) == (None, "adapter_invalid", rejected.reason)
     (good,) = await registry.publish(policy_id, 1)
     assert good.revision.number == 1
+
+
+async def test_exports_are_counted_by_their_verdict(registry: RunningRegistry) -> None:
+    def counted() -> list[float]:
+        samples = [
+            REGISTRY.get_sample_value("mint_registry_exports_total", {"verdict": "published"}),
+            REGISTRY.get_sample_value("mint_registry_exports_total", {"verdict": "rejected"}),
+            REGISTRY.get_sample_value("mint_registry_check_seconds_count"),
+        ]
+        return [value or 0.0 for value in samples]
+
+    policy_id = await registry.make_policy()
+    published, rejected, checked = counted()
+    await registry.publish(policy_id, 1)
+    await registry.rejected(changed(await registry.export(policy_id, step=2), step=3))
+    async with asyncio.timeout(ANSWER_SECONDS):
+        while counted() != [published + 1, rejected + 1, checked + 2]:
+            await asyncio.sleep(0.01)
 
 
 async def test_corrupt_and_missing_blobs_are_rejected(registry: RunningRegistry) -> None:

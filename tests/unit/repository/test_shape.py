@@ -7,6 +7,10 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 SERVICES = ("registry", "trainer", "rollout", "loader", "gateway")
+SKELETON = {
+    *("__init__", "__main__", "app", "settings", "metrics"),
+    *("core", "ports", "handlers", "adapters", "http"),
+}
 
 
 def _tracked(*patterns: str) -> list[Path]:
@@ -27,11 +31,13 @@ def test_no_python_file_is_over_400_lines() -> None:
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_service_follows_the_skeleton(service: str) -> None:
+def test_service_has_exactly_the_skeleton(service: str) -> None:
     folder = ROOT / "services" / service
-    names = {path.name.removesuffix(".py") for path in folder.iterdir()}
+    names = {path.relative_to(folder).parts[0] for path in _tracked(f"services/{service}")}
+    modules = {name.removesuffix(".py") for name in names}
 
-    assert {"__init__", "__main__", "settings", "core", "ports", "adapters", "http", "app"} <= names
+    assert modules == SKELETON
+    assert {"core", "handlers", "adapters"} <= names, "these are packages"
 
 
 def test_readme_is_short() -> None:
