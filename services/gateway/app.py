@@ -40,10 +40,10 @@ from services.gateway.adapters.training_sessions import TrainerSessions
 from services.gateway.adapters.webhook_queue_postgres import PostgresWebhookQueue
 from services.gateway.adapters.webhook_sender import HttpWebhookSender
 from services.gateway.adapters.webhooks_postgres import PostgresWebhooks
+from services.gateway.core.admission import PacedLine
 from services.gateway.core.body_budget import BodyBudget
 from services.gateway.core.callers import KeyMemory
 from services.gateway.core.open_count import OpenCount
-from services.gateway.core.paced_line import PacedLine
 from services.gateway.core.resolutions import ResolutionCache
 from services.gateway.core.tinker.downloads import TicketSigner
 from services.gateway.core.tinker.ids import SAMPLE_PREFIX
@@ -51,28 +51,27 @@ from services.gateway.core.tinker.sample_queue import OpenBounds
 from services.gateway.core.webhooks.records import WebhookLimits
 from services.gateway.core.webhooks.retries import Patience
 from services.gateway.handlers.webhooks import WebhookCourier, WebhookIntake
-from services.gateway.http import (
+from services.gateway.http.edge.admission import Pace
+from services.gateway.http.edge.context import Gateway
+from services.gateway.http.edge.errors import install_error_shapes, shaped_error
+from services.gateway.http.edge.routes import check_routes
+from services.gateway.http.mint import (
     aliases,
     audit,
     bases,
     collection,
-    completions,
     evaluations,
     events,
     history,
     jobs,
     keys,
-    models,
     policies,
     residency,
     rules,
     tasks,
     webhooks,
 )
-from services.gateway.http.context import Gateway
-from services.gateway.http.errors import install_error_shapes, shaped_error
-from services.gateway.http.pace import Pace
-from services.gateway.http.routes import check_routes
+from services.gateway.http.openai import completions, models
 from services.gateway.http.tinker import downloads
 from services.gateway.http.tinker import routes as tinker
 from services.gateway.http.tinker.context import Tinker

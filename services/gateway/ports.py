@@ -13,8 +13,8 @@ from mint_common.generation import EngineInfo
 from mint_common.ids import BaseName, Digest, JobId, TenantId
 from services.gateway.core.idempotency import RequestIdentity
 from services.gateway.core.json_types import JsonObject
+from services.gateway.core.mint.submission import Submission
 from services.gateway.core.requests import AuditRow, KeyedRequest, StoredAnswer
-from services.gateway.core.submission import Submission
 from services.gateway.core.tinker.futures import FutureState
 from services.gateway.core.tinker.records import ClientSession, FinishReason, TrainingRun
 from services.gateway.core.tinker.samples import SampleOrder

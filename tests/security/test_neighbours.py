@@ -12,7 +12,7 @@ from mint_common.generation import AdapterStatus, EngineLoad
 from mint_common.ids import Digest, EngineId, TenantId
 from mint_common.runtime.postgres import migrate, open_pool
 from mint_common.testing.factories import ADAPTER_STATUS
-from services.gateway.core.residency import load_of_tenant
+from services.gateway.core.mint.residency import load_of_tenant
 from services.loader.adapters.working_set_postgres import PostgresWorkingSet
 from services.loader.core.working_set import Kept, hottest_first
 from tests.unit.loader.conftest import Bench, make_bench

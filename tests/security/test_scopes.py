@@ -6,7 +6,7 @@ import pytest
 from security.gateway_rig import SCOPES, Rig, make_rig
 from security.route_scopes import MAY, NEEDS
 
-from services.gateway.http.routes import GatewayRoute
+from services.gateway.http.edge.routes import GatewayRoute
 
 ROUTES = [tuple(route.split(" ")) for route in NEEDS]
 SUFFIXES = [

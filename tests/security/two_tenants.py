@@ -13,11 +13,11 @@ from mint_common.errors import NotFound, Unauthorized
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import SystemClock
 from services.gateway.app import build_http
+from services.gateway.core.admission import PacedLine
 from services.gateway.core.body_budget import BodyBudget
 from services.gateway.core.callers import Caller, KeyMemory
 from services.gateway.core.open_count import OpenCount
-from services.gateway.core.paced_line import PacedLine
-from services.gateway.http.pace import Pace
+from services.gateway.http.edge.admission import Pace
 
 MIB = 1 << 20
 

@@ -15,7 +15,7 @@ from mint_common.ids import JobId, PolicyId, TenantId
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.ledger_postgres import PostgresLedger
 from services.gateway.core.idempotency import RequestIdentity, check_same_body
-from services.gateway.core.submission import Submission
+from services.gateway.core.mint.submission import Submission
 
 _COLUMNS = "job_id, policy_id, base, spec, submitted_at"
 

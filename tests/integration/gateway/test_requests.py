@@ -11,7 +11,7 @@ from mint_common.runtime.postgres import migrate, open_pool
 from services.gateway.adapters.requests_postgres import PostgresRequests
 from services.gateway.core.idempotency import IdempotencyConflict
 from services.gateway.core.requests import AT_WORK_SECONDS, RequestAtWork, StoredAnswer, keyed_request
-from services.gateway.http.recording import keeping
+from services.gateway.http.edge.recording import keeping
 
 pytestmark = pytest.mark.integration
 

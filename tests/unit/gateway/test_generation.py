@@ -19,9 +19,9 @@ from mint_common.generation import (
 )
 from mint_common.ids import BaseName, EngineId, TenantId
 from mint_common.runtime.clock import SystemClock
-from services.gateway.core.paced_line import PacedLine
-from services.gateway.http.generation import open_answers
-from services.gateway.http.pace import Pace
+from services.gateway.core.admission import PacedLine
+from services.gateway.http.edge.admission import Pace
+from services.gateway.http.openai.generation import open_answers
 
 ANN, BEN = TenantId("ann"), TenantId("ben")
 PROMPTS = 100

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mint_common.errors import InvalidField
-from services.gateway.core.jobs import JobRequest, plan_job
+from services.gateway.core.mint.jobs import JobRequest, plan_job
 
 DEFAULTS = {
     "steps": 60,

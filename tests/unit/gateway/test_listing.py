@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 
 from mint_common.ids import JobId
 from mint_common.testing.factories import POLICY, SPEC
-from services.gateway.core.listing import PolicyNames, list_models
-from services.gateway.core.submission import Submission, merge_jobs
+from services.gateway.core.mint.submission import Submission, merge_jobs
+from services.gateway.core.openai.listing import PolicyNames, list_models
 
 
 def _policy(name: str, **names) -> PolicyNames:

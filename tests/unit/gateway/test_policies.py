@@ -5,7 +5,7 @@ import math
 import pytest
 
 from mint_common.errors import InvalidField
-from services.gateway.core.policies import LoraRequest, check_name, plan_lora
+from services.gateway.core.mint.policies import LoraRequest, check_name, plan_lora
 
 TARGETS = ("q_proj", "k_proj", "v_proj")
 

@@ -4,8 +4,8 @@ import pytest
 from fastapi import APIRouter, FastAPI
 
 from services.gateway.app import build_http
-from services.gateway.http.context import AdminCaller, CallerDep, ReadCaller
-from services.gateway.http.routes import OPEN_PATHS, GatewayRoute, check_routes
+from services.gateway.http.edge.context import AdminCaller, CallerDep, ReadCaller
+from services.gateway.http.edge.routes import OPEN_PATHS, GatewayRoute, check_routes
 
 
 def test_every_route_but_the_open_ones_says_its_scope():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mint_common.bus.port import PlacedMessage
 from mint_common.runtime.clock import ManualClock
 from services.gateway.core.sse import DONE, HEARTBEAT, data_frame, event_frame, place_frame
-from services.gateway.http.events import ASK_SECONDS, frames
+from services.gateway.http.mint.events import ASK_SECONDS, frames
 
 
 class Silence:

@@ -11,8 +11,8 @@ from mint_common.ids import new_id
 from services.gateway.core.json_reading import read_json
 from services.gateway.core.tinker.futures import JSON, PROTOBUF
 from services.gateway.core.tinker.repetition import request_key
-from services.gateway.http.bodies import StreamDep, hold_body, take_turn
-from services.gateway.http.context import CallerDep
+from services.gateway.http.edge.bodies import StreamDep, hold_body, take_turn
+from services.gateway.http.edge.context import CallerDep
 
 MAX_BODY_BYTES = 16 << 20
 """Of one body, before and after it is decompressed. Clients split a batch into parts of 5 MB."""

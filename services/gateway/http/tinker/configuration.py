@@ -8,8 +8,8 @@ from fastapi import APIRouter, Response
 from mint_common.errors import MintError, Unavailable
 from mint_common.ids import BaseName
 from services.gateway.core.tinker.lora import ORG
-from services.gateway.http.context import Gateway, GatewayDep, ReadCaller
-from services.gateway.http.routes import TinkerRoute
+from services.gateway.http.edge.context import Gateway, GatewayDep, ReadCaller
+from services.gateway.http.edge.routes import TinkerRoute
 from services.gateway.http.tinker.bodies import answer
 
 router = APIRouter(route_class=TinkerRoute)

@@ -16,8 +16,8 @@ from mint_common.ids import Digest
 from services.gateway.core.tinker.downloads import VALID_SECONDS, Ticket
 from services.gateway.core.tinker.ids import checkpoint_path, parse_model_id
 from services.gateway.core.tinker.listings import moment
-from services.gateway.http.context import CallerDep, Gateway, GatewayDep, ReadCaller
-from services.gateway.http.routes import TinkerRoute
+from services.gateway.http.edge.context import CallerDep, Gateway, GatewayDep, ReadCaller
+from services.gateway.http.edge.routes import TinkerRoute
 from services.gateway.http.tinker.bodies import answer
 from services.gateway.http.tinker.errors import PREFIX
 from services.gateway.http.tinker.operations import find_checkpoint

@@ -15,8 +15,8 @@ from services.gateway.core.tinker.futures import (
     FuturePending,
     FutureState,
 )
-from services.gateway.http.context import GatewayDep, ReadCaller
-from services.gateway.http.routes import TinkerRoute
+from services.gateway.http.edge.context import GatewayDep, ReadCaller
+from services.gateway.http.edge.routes import TinkerRoute
 from services.gateway.http.tinker.bodies import BodyDep, answer, read
 
 router = APIRouter(route_class=TinkerRoute)

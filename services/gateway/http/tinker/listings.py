@@ -15,8 +15,8 @@ from services.gateway.core.tinker.ids import check_session_id
 from services.gateway.core.tinker.listings import Page, cursor_json, moment, run_json, session_json
 from services.gateway.core.tinker.records import ClientSession, TrainingRun
 from services.gateway.core.tinker.session_search import SearchBody, SearchCursor, check_search, is_found
-from services.gateway.http.context import Gateway, GatewayDep, ReadCaller
-from services.gateway.http.routes import TinkerRoute
+from services.gateway.http.edge.context import Gateway, GatewayDep, ReadCaller
+from services.gateway.http.edge.routes import TinkerRoute
 from services.gateway.http.tinker.bodies import BodyDep, answer, read
 from services.gateway.http.tinker.operations import find_run
 

@@ -18,7 +18,7 @@ from services.gateway.core.tinker.ids import (
 )
 from services.gateway.core.tinker.records import ClientSession, Metadata, TrainingRun
 from services.gateway.core.tinker.training_requests import RunConflict
-from services.gateway.http.context import Gateway
+from services.gateway.http.edge.context import Gateway
 from services.gateway.http.tinker.bodies import answer
 
 RETENTION = {"keep_last": 20, "keep_days": 7}

@@ -11,7 +11,7 @@ from mint_common.errors import MintError
 from services.gateway.core.callers import Caller
 from services.gateway.core.tinker.futures import PROTOBUF
 from services.gateway.core.tinker.places import is_final, place_in
-from services.gateway.http.context import CallerDep, Gateway, GatewayDep
+from services.gateway.http.edge.context import CallerDep, Gateway, GatewayDep
 from services.gateway.http.tinker.bodies import BodyDep
 from services.gateway.http.tinker.operations import find_run
 

@@ -1,38 +1,56 @@
-"""All routes under ``/api/v1``. Their wire format is another project's, so our schema leaves them out."""
+"""All routes under ``/api/v1``, those included that are refused by name.
 
-from fastapi import APIRouter
+Their wire format is another project's, so our schema leaves them out.
+"""
 
+from collections.abc import Awaitable, Callable
+
+from fastapi import APIRouter, Response
+
+from services.gateway.core.tinker.unsupported import EXTERNAL, LEFT_OUT, NotServed
+from services.gateway.http.edge.context import ReadCaller, TrainCaller
+from services.gateway.http.edge.routes import TinkerRoute
 from services.gateway.http.tinker import (
     checkpoints,
     configuration,
-    distillation,
     downloads,
     futures,
-    interpolation,
-    left_out,
     listings,
     samplers,
-    sampling,
     sessions,
     training,
     weights,
 )
 from services.gateway.http.tinker.errors import PREFIX
+from services.gateway.http.tinker.places import PlacedBodyDep
 
-router = APIRouter(prefix=PREFIX, include_in_schema=False)
+router = APIRouter(prefix=PREFIX, include_in_schema=False, route_class=TinkerRoute)
 for _module in (
     configuration,
     sessions,
     training,
-    distillation,
     weights,
     downloads,
     checkpoints,
     listings,
     samplers,
-    sampling,
     futures,
-    interpolation,
-    left_out,
 ):
     router.include_router(_module.router)
+
+
+def _refusing(route: str, instead: str) -> Callable[[ReadCaller], Awaitable[Response]]:
+    async def refuse(_caller: ReadCaller) -> Response:
+        raise NotServed(route=route, instead=instead)
+
+    return refuse
+
+
+async def _refuse_external(_body: PlacedBodyDep, _caller: TrainCaller) -> Response:
+    """Clients number this one: its place is skipped."""
+    raise NotServed(route="save_weights_external", instead=EXTERNAL)
+
+
+router.add_api_route("/save_weights_external", _refuse_external, methods=["POST"])
+for (_method, _route), _instead in LEFT_OUT.items():
+    router.add_api_route(f"/{_route}", _refusing(_route, _instead), methods=[_method])

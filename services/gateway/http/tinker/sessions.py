@@ -12,8 +12,8 @@ from services.gateway.core.callers import Caller
 from services.gateway.core.tinker.records import ClientSession
 from services.gateway.core.tinker.session_search import SessionGone
 from services.gateway.core.tinker.texts import check_metadata, check_tags, check_text
-from services.gateway.http.context import Gateway, GatewayDep, ReadCaller, TrainCaller
-from services.gateway.http.routes import TinkerRoute
+from services.gateway.http.edge.context import Gateway, GatewayDep, ReadCaller, TrainCaller
+from services.gateway.http.edge.routes import TinkerRoute
 from services.gateway.http.tinker.bodies import BodyDep, answer, nothing, read
 
 router = APIRouter(route_class=TinkerRoute)

@@ -6,7 +6,8 @@ from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.errors import InvalidField
 from mint_common.ids import BaseName
 from mint_common.training import Close, Open
-from services.gateway.core.tinker.ids import MAX_SEQ
+from services.gateway.core.tinker.distillation import ReverseKlBody, place_of_distill, plan_distill
+from services.gateway.core.tinker.ids import MAX_SEQ, parse_path
 from services.gateway.core.tinker.lora import base_name, plan_lora
 from services.gateway.core.tinker.optimizers import check_optimizer, plan_step
 from services.gateway.core.tinker.passes import PlacedPass, check_seq, read_json_pass, read_protobuf_pass
@@ -17,10 +18,10 @@ from services.gateway.core.tinker.training_requests import (
     OptimStepBody,
     check_model_seq,
 )
-from services.gateway.http.context import CallerDep, Gateway, GatewayDep, ReadCaller, TrainCaller
-from services.gateway.http.routes import TinkerRoute
-from services.gateway.http.tinker.bodies import BodyDep, answer, read
-from services.gateway.http.tinker.operations import find_run, open_run, submit
+from services.gateway.http.edge.context import CallerDep, Gateway, GatewayDep, ReadCaller, TrainCaller
+from services.gateway.http.edge.routes import TinkerRoute
+from services.gateway.http.tinker.bodies import BodyDep, RequestKeyDep, answer, read
+from services.gateway.http.tinker.operations import find_checkpoint, find_run, open_run, ref_of, submit
 from services.gateway.http.tinker.places import PlacedBodyDep, is_protobuf
 
 router = APIRouter(route_class=TinkerRoute)
@@ -114,3 +115,20 @@ async def _submit_pass(placed: PlacedPass, caller: CallerDep, gateway: Gateway) 
 
 async def _find_base(gateway: Gateway, text: str) -> BaseFacts:
     return await gateway.registry.get_base(BaseName(base_name(text)))
+
+
+@router.post("/mint/forward_backward_reverse_kl")
+async def forward_backward_reverse_kl(
+    body: PlacedBodyDep, key: RequestKeyDep, caller: TrainCaller, gateway: GatewayDep
+) -> Response:
+    """Add the gradient of the reverse KL to a checkpoint's policy, of which the caller may read the weights.
+
+    Without a number it comes behind all that has arrived; it is done once for all requests of one key.
+    """
+    wish = read(body, ReverseKlBody)
+    path = parse_path("reference_model_path", wish.reference_model_path)
+    seq = place_of_distill(wish, key=key)
+    run = await find_run(gateway, wish.model_id, caller.tenant_id)
+    teacher, _ = await find_checkpoint(gateway, path, caller)
+    operation = plan_distill(wish, ref_of(path, teacher))
+    return await submit(gateway, run, seq, operation, kind="distill")

@@ -23,8 +23,8 @@ from services.gateway.core.tinker.training_requests import (
     check_sampler_seq,
     checkpoint_name,
 )
-from services.gateway.http.context import Gateway, GatewayDep, ReadCaller, TrainCaller
-from services.gateway.http.routes import TinkerRoute
+from services.gateway.http.edge.context import Gateway, GatewayDep, ReadCaller, TrainCaller
+from services.gateway.http.edge.routes import TinkerRoute
 from services.gateway.http.tinker.bodies import BodyDep, RequestKeyDep, answer, read
 from services.gateway.http.tinker.operations import find_checkpoint, find_run, open_run, ref_of, submit
 from services.gateway.http.tinker.places import PlacedBodyDep

@@ -1,0 +1,1 @@
+"""Decisions of MinT's own API: jobs, policies, residency, uploads."""

@@ -1,0 +1,1 @@
+"""What every route shares: key, caller, scope, body, admission, recording, shapes of errors."""

@@ -1,0 +1,82 @@
+"""Bodies of requests: read whole and bounded before the route's handler, unless the route streams its own.
+
+Invariants: nothing of a body is read before its key is known and has the route's scope; what is read is
+counted as its tenant's until the answer has been sent.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
+from typing import Annotated, cast
+
+from fastapi import Depends, Request
+
+from mint_common.runtime.disconnect import ClientGone, cancelled_on_disconnect
+from mint_common.runtime.edge_body import announced_bytes, check_text, read_body, replayed
+from services.gateway.core.callers import Caller
+from services.gateway.http.edge.context import Gateway, gateway_of
+
+LARGE_JSON_BYTES = 64 << 10
+"""From here on decoding takes milliseconds in which nothing else runs: such bodies take turns."""
+
+
+async def stream_of(request: Request) -> AsyncIterator[bytes]:
+    """Return a body that nobody has read yet. Who takes it bounds it, and checks it."""
+    return request.stream()
+
+
+StreamDep = Annotated[AsyncIterator[bytes], Depends(stream_of)]
+"""Says at a route that nothing reads or bounds its body before its handler does."""
+
+
+def answered(request: Request) -> ExitStack:
+    """Return what is closed when the answer has been sent, or its client has gone."""
+    return cast(ExitStack, request.state.answered)
+
+
+class HeldBytes:
+    """What one request holds of the memory for bodies."""
+
+    def __init__(self, gateway: Gateway, caller: Caller) -> None:
+        self._budget = gateway.bodies
+        self._caller = caller
+        self._size_bytes = 0
+
+    def check_room(self, size_bytes: int) -> None:
+        """Refuse what would not fit. Raises BodiesFull."""
+        self._budget.check_room(self._caller.tenant_id, self._caller.key_id, size_bytes)
+
+    def add(self, size_bytes: int) -> None:
+        """Hold more. Raises BodiesFull."""
+        self._budget.hold(self._caller.tenant_id, self._caller.key_id, size_bytes)
+        self._size_bytes += size_bytes
+
+    def release(self) -> None:
+        """Hold nothing."""
+        self._budget.release(self._caller.tenant_id, self._caller.key_id, self._size_bytes)
+        self._size_bytes = 0
+
+
+async def hold_body(request: Request, caller: Caller, *, limit: int) -> tuple[bytes, HeldBytes]:
+    """Read a body. Raises BodyTooLarge, BodyTooSlow, BodiesFull, ClientGone."""
+    held = HeldBytes(gateway_of(request), caller)
+    answered(request).callback(held.release)
+    held.check_room(announced_bytes(request.headers, limit=limit))
+    body = await read_body(request.receive, request.headers, limit=limit, hold=held.add)
+    if body is None:
+        raise ClientGone
+    return body, held
+
+
+async def admit_body(request: Request, caller: Caller, *, limit: int) -> Request:
+    """Return the request with its body read, in its turn if that is large."""
+    body, _ = await hold_body(request, caller, limit=limit)
+    await take_turn(request, caller, size_bytes=len(body))
+    check_text(body, request.headers)
+    return Request(request.scope, replayed(body, request.receive))
+
+
+async def take_turn(request: Request, caller: Caller, *, size_bytes: int) -> None:
+    """Wait until JSON of that size may be decoded. Raises Overloaded, ClientGone."""
+    if size_bytes > LARGE_JSON_BYTES:
+        async with cancelled_on_disconnect(request):
+            await gateway_of(request).large_bodies.turn(caller.tenant_id)

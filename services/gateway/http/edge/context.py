@@ -1,0 +1,147 @@
+"""What every route gets: the gateway's ports, the verified caller, things that live as long as an answer."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Annotated, cast
+
+from fastapi import Depends, Query, Request, Security
+from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
+from starlette.datastructures import Headers
+
+from mint_common.authority import Authority
+from mint_common.bus.port import EventLog
+from mint_common.client.directory import EngineDirectory
+from mint_common.client.registry import RegistryClient
+from mint_common.errors import Unauthorized
+from mint_common.ids import TenantId
+from mint_common.runtime.clock import Clock
+from services.gateway.core.body_budget import BodyBudget
+from services.gateway.core.callers import Caller, KeyMemory, choose_key
+from services.gateway.core.open_count import OpenCount
+from services.gateway.core.tinker.sample_queue import OpenBounds
+from services.gateway.core.webhooks.records import WebhookLimits
+from services.gateway.http.edge.admission import Pace
+from services.gateway.http.tinker.context import Tinker
+from services.gateway.ports import (
+    Requests,
+    Resolver,
+    Rollout,
+    Submissions,
+    TrainingSessions,
+    Webhooks,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gateway:
+    """The ports and the memory that all routes share; made by app.py."""
+
+    registry: RegistryClient
+    resolver: Resolver
+    rollout: Rollout
+    engines: EngineDirectory
+    training_sessions: TrainingSessions
+    submissions: Submissions
+    requests: Requests
+    webhooks: Webhooks
+    webhook_limits: WebhookLimits
+    log: EventLog
+    clock: Clock
+    keys: KeyMemory
+    ready_seconds: float
+    max_answer_bytes: int
+    encoding: asyncio.Lock
+    open_answers: OpenBounds
+    in_hand: OpenCount
+    event_streams: OpenCount
+    bodies: BodyBudget
+    pace: Pace
+    large_bodies: Pace
+    turns: Pace
+    tinker: Tinker
+
+    def is_warm(self, tenant_id: TenantId, model: str) -> bool:
+        """Return whether what a name meant last is in an engine's memory, as far as is known."""
+        known = self.resolver.known(tenant_id, model)
+        if known is None:
+            return False
+        return known.revision is None or self.engines.holds(known.base, known.revision.digest)
+
+
+def gateway_of(request: Request) -> Gateway:
+    """Return the ports of the app that serves the request."""
+    return cast(Gateway, request.app.state.gateway)
+
+
+async def _gateway(request: Request) -> Gateway:
+    # Async, though it waits for nothing: FastAPI sends every request through a thread for a plain function.
+    return gateway_of(request)
+
+
+GatewayDep = Annotated[Gateway, Depends(_gateway)]
+
+
+async def caller_of(request: Request) -> Caller:
+    """Return who sent a request, as its route has found out before its handler."""
+    return cast(Caller, request.state.caller)
+
+
+async def authenticate(
+    caller: Annotated[Caller, Depends(caller_of)],
+    _bearer: Annotated[HTTPAuthorizationCredentials | None, Security(HTTPBearer(auto_error=False))],
+    _api_key: Annotated[str | None, Security(APIKeyHeader(name="X-API-Key", auto_error=False))],
+) -> Caller:
+    """Return the caller. Routes depend on it by a scope that `GatewayRoute` checks; the schema has both."""
+    return caller
+
+
+async def whose(request: Request, *, afresh: bool = False) -> Caller:
+    """Return whose key a request carries. Raises Unauthorized.
+
+    A verified key is believed for a while, but not by who asks ``afresh``.
+    """
+    gateway, key = gateway_of(request), key_in(request.headers)
+    known = None if afresh else gateway.keys.get(key, now=gateway.clock.monotonic())
+    if known is not None:
+        return known
+    try:
+        owner = await gateway.registry.verify_key(key)
+    except Unauthorized:
+        gateway.keys.forget(key)
+        raise
+    caller = Caller(authority=Authority.of(owner), name=owner.name)
+    gateway.keys.put(key, caller, now=gateway.clock.monotonic())
+    return caller
+
+
+def key_in(headers: Headers) -> str:
+    """Return the key that a request carries, in whatever header. Raises Unauthorized."""
+    given = [value.partition(" ") for value in headers.getlist("authorization")]
+    bearers = [key for scheme, _, key in given if scheme.lower() == "bearer"]
+    return choose_key([*bearers, *headers.getlist("x-api-key")])
+
+
+ReadCaller = Annotated[Caller, Security(authenticate, scopes=["read"])]
+InferCaller = Annotated[Caller, Security(authenticate, scopes=["infer"])]
+TrainCaller = Annotated[Caller, Security(authenticate, scopes=["train"])]
+AdminCaller = Annotated[Caller, Security(authenticate, scopes=["admin"])]
+OperatorCaller = Annotated[Caller, Security(authenticate, scopes=["operator"])]
+"""The caller, and the scope that a route takes: each endpoint has exactly one of them."""
+
+CallerDep = Annotated[Caller, Depends(caller_of)]
+"""The caller, for what endpoints depend on: it says no scope."""
+
+
+LimitQuery = Annotated[int, Query(ge=1, le=1000)]
+"""How many items of a list at most."""
+
+
+async def hold() -> AsyncIterator[AsyncExitStack]:
+    """Yield a stack that is closed when the whole answer has been sent, or its client has gone."""
+    async with AsyncExitStack() as stack:
+        yield stack
+
+
+HeldDep = Annotated[AsyncExitStack, Depends(hold)]

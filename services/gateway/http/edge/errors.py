@@ -1,0 +1,94 @@
+"""Errors in the shape of the API that a request is for: OpenAI's, Tinker's or MinT's own."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import cast
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.types import Scope
+
+from mint_common.errors import InvalidField, MintError
+from mint_common.runtime.edge_errors import error_response
+from services.gateway.core.openai.errors import error_body, error_status, plain_error_body
+from services.gateway.http.edge.routes import Api, GatewayRoute
+from services.gateway.http.tinker import errors as tinker_errors
+
+Handler = Callable[[Request, Exception], Awaitable[Response]]
+
+
+_PREFIXES: Mapping[str, Api] = {"/v1/": "openai", f"{tinker_errors.PREFIX}/": "tinker"}
+"""Which API a request is for that no route has taken: the beginning of its path is all that tells."""
+
+
+def install_error_shapes(http: FastAPI) -> None:
+    """Answer errors of each API in its shape; MinT's own keep the handlers that are in place."""
+    for error_type, openai_handler, tinker_handler in (
+        (MintError, _on_mint_error, tinker_errors.on_mint_error),
+        (RequestValidationError, _on_invalid_request, tinker_errors.on_invalid_request),
+        (HTTPException, _on_http_exception, tinker_errors.on_http_exception),
+    ):
+        mint_handler = cast(Handler, http.exception_handlers[error_type])
+        handlers: Mapping[Api, Handler] = {
+            "mint": mint_handler,
+            "openai": openai_handler,
+            "tinker": tinker_handler,
+        }
+        http.add_exception_handler(error_type, _by_api(handlers))
+
+
+def shaped_error(scope: Scope, error: MintError) -> Response:
+    """Return the answer for an error that no handler has seen, such as a bug's."""
+    match _api_of(scope):
+        case "openai":
+            return openai_error_response(error)
+        case "tinker":
+            return tinker_errors.mint_error_response(error)
+        case "mint":
+            return error_response(error)
+
+
+def _by_api(handlers: Mapping[Api, Handler]) -> Handler:
+    async def choose(request: Request, error: Exception) -> Response:
+        return await handlers[_api_of(request.scope)](request, error)
+
+    return choose
+
+
+def _api_of(scope: Scope) -> Api:
+    route = scope.get("route")
+    if isinstance(route, GatewayRoute):
+        return route.api
+    return next((api for prefix, api in _PREFIXES.items() if scope["path"].startswith(prefix)), "mint")
+
+
+def openai_error_response(error: MintError) -> Response:
+    """Return the answer that the OpenAI API gives for an error."""
+    response = JSONResponse(error_body(error), error_status(error))
+    retry_after = error_response(error).headers.get("retry-after")
+    if retry_after is not None:
+        response.headers["retry-after"] = retry_after
+    return response
+
+
+async def _on_mint_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, MintError)
+    return openai_error_response(error)
+
+
+async def _on_invalid_request(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    is_unknown = first["type"] == "unexpected_keyword_argument"
+    problem = "is not supported here" if is_unknown else str(first["msg"])
+    # A union adds the name of each of its types to the path: the top field is what the user knows. Behind
+    # "body" stands a position when the text is no JSON.
+    field = next((part for part in first["loc"][1:] if isinstance(part, str)), "body")
+    return await _on_mint_error(request, InvalidField(field=field, problem=problem))
+
+
+async def _on_http_exception(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    body = plain_error_body(str(error.detail), status=error.status_code)
+    return JSONResponse(body, error.status_code, headers=error.headers)

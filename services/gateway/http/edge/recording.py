@@ -1,0 +1,246 @@
+"""Routes that change something: answered once per Idempotency-Key, and written to the audit log.
+
+Invariants: of requests with one key and one content, one is carried out and all get its answer, for a day;
+an error changes nothing and leaves the key free. Answers that hold a secret are never stored.
+"""
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import Message, Receive
+
+from mint_common.errors import Forbidden, InvalidField, MintError, PreconditionFailed, Unavailable
+from mint_common.runtime.clock import Clock
+from services.gateway.core.callers import Caller
+from services.gateway.core.etags import etag_of, is_expected, is_known
+from services.gateway.core.idempotency import IdempotencyConflict
+from services.gateway.core.json_types import JsonObject
+from services.gateway.core.requests import (
+    AT_WORK_SECONDS,
+    AuditRow,
+    KeyedRequest,
+    RequestAtWork,
+    StoredAnswer,
+    keyed_request,
+)
+from services.gateway.http.edge.context import Gateway, gateway_of
+from services.gateway.http.edge.routes import GatewayRoute, Handler
+from services.gateway.ports import Requests
+
+REPEATED_HEADER = "idempotency-replayed"
+WAIT_SECONDS, LOOK_SECONDS = 10.0, 0.05
+IDEMPOTENCY_PARAMETER: JsonObject = {
+    "name": "idempotency-key",
+    "in": "header",
+    "required": False,
+    "description": "The same key and content is carried out once and answered alike for a day; other content "
+    "is 422 idempotency_conflict.",
+    "schema": {"type": "string"},
+    "example": "nightly-2026-03-01",
+}
+
+_log = logging.getLogger(__name__)
+
+
+class RecordedRoute(GatewayRoute):
+    """A route of a router made with ``route_class=RecordedRoute``."""
+
+    is_secret = False
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:  # FastAPI's own
+        """Say in the schema that it takes an Idempotency-Key, if it is a POST that does."""
+        super().__init__(path, endpoint, **options)
+        self.asks_afresh |= self.methods != {"GET"}  # a revoked key changes nothing
+        known = {header.alias for header in self.dependant.header_params}
+        if self.takes_key and IDEMPOTENCY_PARAMETER["name"] not in known:
+            extra = self.openapi_extra or {}
+            others = [each for each in extra.get("parameters", []) if each != IDEMPOTENCY_PARAMETER]
+            self.openapi_extra = {**extra, "parameters": [*others, IDEMPOTENCY_PARAMETER]}
+
+    @property
+    def takes_key(self) -> bool:
+        """Return whether a request may be sent again under an Idempotency-Key."""
+        return "POST" in self.methods and not self.is_secret
+
+    async def serve(self, request: Request, caller: Caller, carry_out: Handler) -> Response:
+        """Answer a request; one that changes something is logged, and so is one whose key may not."""
+        if request.method == "GET":
+            response = await super().serve(request, caller, carry_out)
+            return tagged(request, response) if self._is_of_one_thing else response
+        gateway = gateway_of(request)
+        try:
+            request = await self.admit(request, caller)
+        except Forbidden as error:
+            await gateway.requests.log(caller.tenant_id, _row(request, gateway, caller, error.http_status))
+            raise
+        return await self._record(request, gateway, caller, carry_out)
+
+    @property
+    def _is_of_one_thing(self) -> bool:
+        """Return whether its path ends in a name."""
+        return self.path_format.endswith("}")
+
+    async def _record(
+        self, request: Request, gateway: Gateway, caller: Caller, carry_out: Handler
+    ) -> Response:
+        keyed = await self._keyed(request, caller)
+        streamed = None
+        if keyed is not None:
+            if self.streams_body:
+                streamed = StreamedBody(request.receive)
+                request = Request(request.scope, streamed.receive)
+            answer = await _begin(gateway, keyed)
+            if answer is not None:
+                if streamed is not None and await streamed.sha256() != answer.streamed_sha256:
+                    raise IdempotencyConflict(key=keyed.key)
+                headers = {REPEATED_HEADER: "true"}
+                return Response(answer.body, answer.status, headers, media_type=answer.content_type)
+        status = 500
+        try:
+            async with keeping(gateway.requests, keyed, gateway.clock):
+                response = await carry_out(request)
+            if request.method == "PATCH":
+                response = tagged(request, response)
+            status = response.status_code
+            if keyed is not None:
+                sha256 = None if streamed is None else await streamed.sha256()
+                await gateway.requests.finish(keyed, _stored(response, sha256))
+        except (MintError, RequestValidationError, HTTPException) as error:
+            status = _status_of(error)
+            raise
+        finally:
+            if keyed is not None and status >= 400:
+                await gateway.requests.abandon(keyed)
+            await gateway.requests.log(caller.tenant_id, _row(request, gateway, caller, status))
+        return response
+
+    async def _keyed(self, request: Request, caller: Caller) -> KeyedRequest | None:
+        key = request.headers.get("idempotency-key")
+        if key is None:
+            return None
+        if self.is_secret:
+            problem = "is not taken here: an answer that holds a key is never stored"
+            raise InvalidField(field="Idempotency-Key", problem=problem)
+        target = f"{request.scope['path']}?{request.scope['query_string'].decode('latin-1')}"
+        body = b"" if self.streams_body else await request.body()
+        return keyed_request(caller.tenant_id, key, method=request.method, target=target, body=body)
+
+
+class SecretRoute(RecordedRoute):
+    """A route whose answers hold secrets."""
+
+    is_secret = True
+
+
+async def _begin(gateway: Gateway, keyed: KeyedRequest) -> StoredAnswer | None:
+    """Take the key, or wait a while for the answer of the request that has it."""
+    deadline = gateway.clock.monotonic() + WAIT_SECONDS
+    while True:
+        try:
+            return await gateway.requests.begin(keyed)
+        except RequestAtWork:
+            if gateway.clock.monotonic() > deadline:
+                raise
+            await gateway.clock.sleep(LOOK_SECONDS)
+
+
+@asynccontextmanager
+async def keeping(requests: Requests, keyed: KeyedRequest | None, clock: Clock) -> AsyncIterator[None]:
+    """Keep the key of a request, if it has one, for as long as it takes: only a crashed one loses it."""
+    keeper = None if keyed is None else asyncio.create_task(_keep(requests, keyed, clock))
+    try:
+        yield
+    finally:
+        if keeper is not None:
+            keeper.cancel()
+
+
+async def _keep(requests: Requests, keyed: KeyedRequest, clock: Clock) -> None:
+    while True:
+        await clock.sleep(AT_WORK_SECONDS / 4)
+        try:
+            await requests.keep(keyed)
+        except Unavailable as error:
+            _log.warning("a key is not kept", extra={"problem": str(error)})
+
+
+def _status_of(error: MintError | RequestValidationError | HTTPException) -> int:
+    if isinstance(error, MintError):
+        return error.http_status
+    return error.status_code if isinstance(error, HTTPException) else InvalidField.http_status
+
+
+def _stored(response: Response, streamed_sha256: str | None) -> StoredAnswer:
+    content_type = response.headers.get("content-type", "application/json")
+    return StoredAnswer(
+        status=response.status_code,
+        content_type=content_type,
+        body=bytes(response.body),
+        streamed_sha256=streamed_sha256,
+    )
+
+
+def _row(request: Request, gateway: Gateway, caller: Caller, status: int) -> AuditRow:
+    return AuditRow(
+        at=gateway.clock.now(),
+        key_id=caller.key_id,
+        actor=caller.actor,
+        method=request.method,
+        # As it came: decoded, it might hold what Postgres does not take.
+        path=quote(request.scope["path"][:500], safe="/@:"),
+        status=status,
+    )
+
+
+class StreamedBody:
+    """Hashes a request's body while somebody reads it through `receive`. Holds none of it."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._seen = hashlib.sha256()
+        self._ended = False
+
+    async def receive(self) -> Message:
+        """Return the next message of the request (ASGI)."""
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self._seen.update(message.get("body", b""))
+            self._ended = not message.get("more_body", False)
+        return message
+
+    async def sha256(self) -> str:
+        """Read what nobody has read, and return the hash of all. Raises ClientDisconnect."""
+        while not self._ended:
+            if (await self.receive())["type"] == "http.disconnect":
+                raise ClientDisconnect
+        return self._seen.hexdigest()
+
+
+def tagged(request: Request, response: Response) -> Response:
+    """Return a JSON answer with its tag, or 304 without a body when the client names that tag."""
+    if response.status_code != 200:
+        return response
+    tag = etag_of(msgspec.json.decode(response.body))
+    known = request.headers.get("if-none-match")
+    if request.method in {"GET", "HEAD"} and known is not None and is_known(known, tag):
+        return Response(status_code=304, headers={"etag": tag})
+    response.headers["etag"] = tag
+    return response
+
+
+def check_expected(header: str | None, current: object, *, what: str) -> None:
+    """Refuse a change whose If-Match does not name what stands now. Raises PreconditionFailed."""
+    if header is not None:
+        tag = etag_of(msgspec.to_builtins(current))
+        if not is_expected(header, tag):
+            raise PreconditionFailed(what=f"the ETag of {what}", found=tag, expected=header[:200])

@@ -1,0 +1,122 @@
+"""What happens to every request before its route's own handler: key, caller, scope, body; in this order.
+
+Invariants: a route says in its endpoint's parameters which scope it takes (`ReadCaller` and the like) and
+whether it reads its body itself (`StreamDep`); an application with a route that says no scope does not start,
+but for those of `OPEN_PATHS`. No rule reads a request's path.
+"""
+
+import re
+from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Set as AbstractSet
+from contextlib import ExitStack
+from typing import Any, ClassVar, Literal, cast
+
+from fastapi import FastAPI, Request, Response
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
+from starlette.routing import Route
+from starlette.types import Receive, Send
+from starlette.types import Scope as ASGIScope
+
+from mint_common.catalog import Scope
+from mint_common.runtime.slow_clients import paced
+from services.gateway.core.callers import Caller
+from services.gateway.http.edge.bodies import admit_body, answered, stream_of
+from services.gateway.http.edge.context import authenticate, gateway_of, whose
+
+OPEN_PATHS = frozenset(
+    {
+        "/healthz",
+        "/readyz",
+        "/metrics",
+        "/openapi.json",
+        "/api/v1/downloads/{ticket}/{name}",
+    }
+)
+"""Routes that take no key. The ticket of a download is signed."""
+
+ASKED_AFRESH: AbstractSet[Scope] = {"admin", "operator"}
+"""Routes of these scopes show and change keys, tenants and secrets: a revoked key does nothing there."""
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+Api = Literal["mint", "openai", "tinker"]
+"""Whose shape a route's errors have."""
+
+
+class GatewayRoute(APIRoute):
+    """A route of a router made with ``route_class=GatewayRoute``."""
+
+    api: ClassVar[Api] = "mint"
+    max_body_bytes: ClassVar[int] = 1 << 20
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:  # FastAPI's own
+        super().__init__(path, endpoint, **options)
+        self.needed_scope = _scope_said(self)
+        self.asks_afresh = self.needed_scope in ASKED_AFRESH
+        self.streams_body = any(each.call is stream_of for each in _walk(self.dependant))
+        # Python's "$" also matches before a line end: "/tenants\n" would be "/tenants".
+        self.path_regex = re.compile(self.path_regex.pattern.removesuffix("$") + r"\Z")
+
+    async def handle(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
+        """Answer a request; `answered` ends with it."""
+        with ExitStack() as stack:
+            scope.setdefault("state", {})["answered"] = stack
+            await super().handle(scope, receive, send)
+
+    def get_route_handler(self) -> Handler:  # type: ignore[override]  # its Coroutine is an Awaitable
+        """Wrap the route's own handler."""
+        carry_out = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            caller = request.state.caller = await whose(request, afresh=self.asks_afresh)
+            answered(request).enter_context(gateway_of(request).in_hand.counted(caller.tenant_id))
+            paced_request = Request(request.scope, paced(request.receive))
+            return await self.serve(paced_request, caller, carry_out)
+
+        return handle
+
+    async def serve(self, request: Request, caller: Caller, carry_out: Handler) -> Response:
+        """Answer a request whose key is good."""
+        return await carry_out(await self.admit(request, caller))
+
+    async def admit(self, request: Request, caller: Caller) -> Request:
+        """Check the scope, then read the body unless the route streams it. Raises Forbidden, BodyTooLarge."""
+        caller.authority.check(self.needed_scope)
+        return request if self.streams_body else await admit_body(request, caller, limit=self.max_body_bytes)
+
+
+class OpenAIRoute(GatewayRoute):
+    """A route of the OpenAI API."""
+
+    api = "openai"
+
+
+class TinkerRoute(GatewayRoute):
+    """A route of the Tinker API."""
+
+    api = "tinker"
+
+
+def check_routes(http: FastAPI) -> None:
+    """Refuse an application with a route that is neither a `GatewayRoute` nor open on purpose."""
+    for route in http.routes:
+        if not isinstance(route, GatewayRoute) and not (
+            isinstance(route, Route) and route.path in OPEN_PATHS
+        ):
+            raise TypeError(f"{route!r} takes no key: give its router route_class=GatewayRoute")
+
+
+def _scope_said(route: APIRoute) -> Scope:
+    said = [each.own_oauth_scopes or () for each in _walk(route.dependant) if each.call is authenticate]
+    if len(said) != 1 or len(said[0]) != 1:
+        problem = "its endpoint takes exactly one of ReadCaller, InferCaller, TrainCaller, ..."
+        raise TypeError(f"{sorted(route.methods)} {route.path}: {problem}")
+    return cast(Scope, said[0][0])
+
+
+def _walk(dependant: Dependant) -> Iterator[Dependant]:
+    for each in dependant.dependencies:
+        yield each
+        yield from _walk(each)

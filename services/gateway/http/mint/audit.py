@@ -1,0 +1,24 @@
+"""``/mint/v1/audit``: who changed what through the API, and with what outcome."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from services.gateway.core.requests import AuditRow
+from services.gateway.http.edge.context import AdminCaller, GatewayDep, LimitQuery
+from services.gateway.http.edge.routes import GatewayRoute
+
+PlaceQuery = Annotated[int | None, Query(ge=0, le=2**62)]
+
+router = APIRouter(prefix="/mint/v1/audit", tags=["audit"], route_class=GatewayRoute)
+
+
+@router.get("")
+async def list_audit(
+    caller: AdminCaller, gateway: GatewayDep, limit: LimitQuery = 100, before: PlaceQuery = None
+) -> list[AuditRow]:
+    """List the tenant's changes, newest first; ``before`` is the last place of the page before.
+
+    Takes an admin key. What rules do stands in the histories of their aliases.
+    """
+    return list(await gateway.requests.audit(caller.tenant_id, limit=limit, before=before))

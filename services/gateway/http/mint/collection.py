@@ -1,0 +1,55 @@
+"""``POST /mint/v1/gc``: the operator lets go of what nobody uses.
+
+Invariant: nothing goes while an engine or a trainer does not say what it holds.
+"""
+
+import asyncio
+
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field
+
+from mint_common.catalog import CollectionReport
+from mint_common.client.engine import EngineClient
+from mint_common.ids import Digest
+from services.gateway.http.edge.context import GatewayDep, OperatorCaller
+from services.gateway.http.edge.recording import RecordedRoute
+from services.gateway.http.tinker.listings import checkpoints_of
+
+router = APIRouter(prefix="/mint/v1", tags=["operations"], route_class=RecordedRoute)
+
+
+class CollectionBody(BaseModel):
+    """``dry_run`` only says what would go. A collection stops after ``limit`` things and says so."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, json_schema_extra={"examples": [{"dry_run": True, "limit": 200}]}
+    )
+
+    dry_run: bool = True
+    limit: int = Field(200, ge=1, le=1000)
+
+
+@router.post("/gc")
+async def collect(body: CollectionBody, _caller: OperatorCaller, gateway: GatewayDep) -> CollectionReport:
+    """Retire what no retention keeps, remove the bytes of what was retired long ago and what no row names.
+
+    Never what an alias leads or would go back to, what an engine holds, the newest revision of a policy,
+    a sampler checkpoint, what a training session goes on from, or what a living client's sampler samples
+    from. Takes an operator's key. 503 while an engine or a trainer is away.
+    """
+    used = await gateway.training_sessions.digests() | await gateway.tinker.sampling_sessions.digests()
+    for tenant_id, base in await gateway.tinker.runs.owners():
+        saved = await checkpoints_of(gateway, tenant_id, base)
+        used |= {record.revision for record in saved if record.revision is not None}
+    for digests in await asyncio.gather(*(_held(client) for client in gateway.engines.clients())):
+        used |= digests
+    return await gateway.registry.collect(used=used, dry_run=body.dry_run, limit=body.limit)
+
+
+async def _held(client: EngineClient) -> set[Digest]:
+    """Return what an engine holds, loads or is bound to; not what merely lies on its disk."""
+    return {
+        status.digest
+        for status in await client.adapters()
+        if status.tier != "stored" or status.pinned or status.state not in {"registered", "evicted", "failed"}
+    }

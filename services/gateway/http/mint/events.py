@@ -1,0 +1,114 @@
+"""``/mint/v1/events``: the tenant's events as server-sent events, from now on or after the last one read.
+
+An event's SSE id is its place in the log: whoever sends it back as Last-Event-ID gets all that came since,
+each once and in order. A place is good for as long as events are kept (a week); then the answer is 410.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Annotated
+
+import msgspec
+from fastapi import APIRouter, FastAPI, Header, Query, Request, Response
+from fastapi.responses import StreamingResponse
+
+from mint_common.bus.port import Replay
+from mint_common.errors import EventsExpired, Forbidden, Unauthorized, Unavailable
+from mint_common.events.codec import Envelope
+from mint_common.events.event import subject_token
+from mint_common.runtime.clock import Clock
+from services.gateway.core.sse import HEARTBEAT, event_frame, place_frame
+from services.gateway.http.edge.context import GatewayDep, HeldDep, ReadCaller, whose
+from services.gateway.http.edge.routes import GatewayRoute
+
+router = APIRouter(prefix="/mint/v1/events", tags=["events"], route_class=GatewayRoute)
+
+HEARTBEAT_SECONDS = 15.0
+
+ASK_SECONDS = 5.0
+"""How often a stream asks whether its key is revoked."""
+
+LOOK_SECONDS = 1.0
+"""How soon an open stream notices that the gateway drains."""
+
+EXAMPLE = """retry: 1000
+id: 19f1c2a7b40-41
+
+id: 19f1c2a7b40-42
+event: alias.moved
+data: {"id":"evt_...","type":"alias.moved","version":1,"cause":"req_...","time":1767225600.0,"data":{}}
+
+"""
+ANSWERS = {
+    200: {"content": {"text/event-stream": {"schema": {"type": "string"}, "example": EXAMPLE}}},
+    410: {"description": "`events_expired`: not all events after this place are kept any more."},
+}
+
+
+@router.get("", responses=ANSWERS, response_class=StreamingResponse)  # type: ignore[arg-type]  # FastAPI's Any
+async def stream_events(  # noqa: PLR0917  # FastAPI passes them by name
+    request: Request,
+    caller: ReadCaller,
+    gateway: GatewayDep,
+    held: HeldDep,
+    last_event_id: Annotated[str | None, Header(max_length=200)] = None,
+    after: Annotated[str | None, Query(max_length=200)] = None,
+) -> Response:
+    """Stream events: ``id`` is a place, ``event`` the type, ``data`` the envelope.
+
+    Without Last-Event-ID (or ``after``, for clients that cannot send it) from now on: the first frame tells
+    the place. With it, everything that came after that place first; 410 when that is not kept any more: read
+    what stands now, then listen anew without it.
+    """
+    held.enter_context(gateway.event_streams.counted(caller.tenant_id))
+    # A base's name may have dots, so it can take several places of a subject.
+    subjects = [f"mint.*.*.{subject_token(caller.tenant_id)}.>"]
+    opening = gateway.log.replay(subjects=subjects, after=last_event_id or after)
+    events = await held.enter_async_context(opening)
+    headers = {"cache-control": "no-cache"}
+    told = frames(events, request.app, gateway.clock, lambda: _is_welcome(request))
+    return StreamingResponse(told, media_type="text/event-stream", headers=headers)
+
+
+async def _is_welcome(request: Request) -> bool:
+    """Return whether the key that a stream was opened with still opens one, as far as is known."""
+    try:
+        (await whose(request)).authority.check(request.scope["route"].needed_scope)
+    except (Unauthorized, Forbidden):
+        return False
+    except Unavailable:
+        return True
+    return True
+
+
+async def frames(
+    events: Replay, app: FastAPI, clock: Clock, is_welcome: Callable[[], Awaitable[bool]]
+) -> AsyncIterator[bytes]:
+    """Yield a stream's frames until its gateway drains or its reader is welcome no more."""
+    yield place_frame(events.place)
+    quiet_since = asked_at = clock.monotonic()
+    upcoming = asyncio.ensure_future(anext(events))
+    try:
+        # A draining gateway ends its streams; their readers connect to the next one.
+        while not app.state.is_draining:
+            if clock.monotonic() - asked_at >= ASK_SECONDS:
+                if not await is_welcome():
+                    return
+                asked_at = clock.monotonic()
+            # Not wait_for: cancelling the read would lose the message that it has in hand.
+            done, _ = await asyncio.wait((upcoming,), timeout=LOOK_SECONDS)
+            if done:
+                try:
+                    placed = upcoming.result()
+                except EventsExpired:
+                    return  # the reader comes back with its place, and hears why
+                upcoming = asyncio.ensure_future(anext(events))
+                event_type = msgspec.json.decode(placed.message.data, type=Envelope).type
+                yield event_frame(event_id=placed.place, event_type=event_type, data=placed.message.data)
+            elif clock.monotonic() - quiet_since < HEARTBEAT_SECONDS:
+                continue
+            else:
+                yield HEARTBEAT
+            quiet_since = clock.monotonic()
+    finally:
+        upcoming.cancel()

@@ -1,0 +1,88 @@
+"""``/mint/v1/jobs``: managed training jobs.
+
+Everything that can be wrong is found before anything is created; then the job's row and its ``job.submitted``
+are committed together. From there rollout drives the job, and its state is asked of rollout.
+"""
+
+from dataclasses import asdict
+from typing import Annotated
+
+from fastapi import APIRouter, Header
+
+from mint_common.client.http import named
+from mint_common.errors import NotFound, Unavailable
+from mint_common.events import JobSubmitted
+from mint_common.ids import JobId, new_id
+from services.gateway.core.idempotency import identify
+from services.gateway.core.json_types import JsonObject
+from services.gateway.core.mint.jobs import JobRequest, plan_job
+from services.gateway.core.mint.submission import describe_submission, merge_jobs
+from services.gateway.http.edge.context import GatewayDep, LimitQuery, ReadCaller, TrainCaller
+from services.gateway.http.edge.recording import RecordedRoute
+
+router = APIRouter(prefix="/mint/v1/jobs", tags=["jobs"], route_class=RecordedRoute)
+
+
+@router.post("", status_code=202)
+async def submit_job(
+    body: JobRequest,
+    caller: TrainCaller,
+    gateway: GatewayDep,
+    idempotency_key: Annotated[str | None, Header()] = None,
+) -> JsonObject:
+    """Submit a job. The same Idempotency-Key and body is the same job, however often it is sent."""
+    identity = identify(caller.tenant_id, key=idempotency_key, body=asdict(body), fresh_id=new_id("req"))
+    if idempotency_key is not None:
+        earlier = await gateway.submissions.find(caller.tenant_id, identity)
+        if earlier is not None:
+            return describe_submission(earlier)
+    policy = await gateway.registry.get_policy(caller.tenant_id, body.policy)
+    task = await gateway.rollout.task(body.task)
+    base = await gateway.registry.get_base(policy.base)
+    spec = plan_job(body, defaults=task_defaults(task), max_context=base.max_context)
+    event = JobSubmitted(
+        tenant_id=caller.tenant_id,
+        base=policy.base,
+        job_id=identity.job_id,
+        policy_id=policy.policy_id,
+        lora=policy.lora,
+        spec=spec,
+    )
+    return describe_submission(await gateway.submissions.submit(event, identity))
+
+
+@router.get("")
+async def list_jobs(caller: ReadCaller, gateway: GatewayDep, limit: LimitQuery = 100) -> list[JsonObject]:
+    """List the tenant's newest jobs, newest first."""
+    submitted = await gateway.submissions.latest(caller.tenant_id, limit=limit)
+    return merge_jobs(submitted, await gateway.rollout.jobs(caller.tenant_id, limit=limit), limit=limit)
+
+
+@router.get("/{job}")
+async def get_job(job: str, caller: ReadCaller, gateway: GatewayDep) -> JsonObject:
+    """Return a job with its steps; ``submitted`` until rollout has taken it."""
+    try:
+        return await gateway.rollout.job(caller.tenant_id, job)
+    except NotFound:
+        submission = await gateway.submissions.get(caller.tenant_id, JobId(named("job", job)))
+        if submission is None:
+            raise
+        return describe_submission(submission)
+
+
+@router.post("/{job}/cancel")
+async def cancel_job(job: str, caller: TrainCaller, gateway: GatewayDep) -> object:
+    """Stop a job after the work in hand."""
+    try:
+        return await gateway.rollout.cancel(caller.tenant_id, job)
+    except NotFound as error:
+        if await gateway.submissions.get(caller.tenant_id, JobId(named("job", job))) is None:
+            raise
+        raise Unavailable(what="rollout", problem="it has not taken the job yet") from error
+
+
+def task_defaults(task: JsonObject) -> dict[str, float]:
+    """Return the numbers of a task's recommended recipe."""
+    defaults = task.get("defaults")
+    numbers = defaults.items() if isinstance(defaults, dict) else ()
+    return {str(name): value for name, value in numbers if isinstance(value, int | float)}

@@ -1,0 +1,141 @@
+"""``/mint/v1/engines`` and ``/mint/v1/adapters``: what is resident where, as the loaders say it.
+
+Invariants: of an adapter, a tenant sees and changes its own revisions only; another's digest is not found. Of
+bytes that another tenant has too it sees what it has brought about itself, and its pins and evictions are its
+own; the counts of all tenants are an operator's.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from fastapi import APIRouter
+
+from mint_common.catalog import OwnedRevision
+from mint_common.client.engine import EngineClient
+from mint_common.errors import MintError, NotFound, Unavailable
+from mint_common.generation import AdapterStatus
+from mint_common.ids import Digest, EngineId, TenantId, is_digest
+from services.gateway.core.mint.residency import (
+    AdapterEntry,
+    EngineEntry,
+    describe_engine,
+    describe_residency,
+    load_of_tenant,
+)
+from services.gateway.http.edge.context import Gateway, GatewayDep, ReadCaller, TrainCaller
+from services.gateway.http.edge.recording import RecordedRoute
+
+router = APIRouter(prefix="/mint/v1", tags=["residency"], route_class=RecordedRoute)
+
+NEAREST = 4096
+"""How many adapters of each engine are looked at: all in slots and host memory, then the disk's."""
+
+Change = Literal["pin", "unpin", "evict"]
+
+
+class _Changing(Protocol):
+    def __call__(
+        self, client: EngineClient, digest: Digest, /, *, tenant_id: TenantId
+    ) -> Awaitable[AdapterStatus]: ...
+
+
+_CHANGES: dict[Change, _Changing] = {
+    "pin": EngineClient.pin,
+    "unpin": EngineClient.unpin,
+    "evict": EngineClient.evict,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Resident:
+    client: EngineClient
+    engine_id: EngineId
+    adapters: Sequence[AdapterStatus]
+
+
+@router.get("/engines")
+async def list_engines(caller: ReadCaller, gateway: GatewayDep) -> list[EngineEntry]:
+    """List the engines that answer now, and how busy they are: with your tenant, to an operator with all."""
+    tenant_id = None if caller.authority.may("operator") else caller.tenant_id
+    asked = await asyncio.gather(*(_describe(client, tenant_id) for client in gateway.engines.clients()))
+    return [entry for entry in asked if entry is not None]
+
+
+@router.get("/adapters")
+async def list_adapters(caller: ReadCaller, gateway: GatewayDep) -> list[AdapterEntry]:
+    """List where the tenant's revisions are: per engine the tier, size, pin, last use, place in the queue."""
+    return await _entries(gateway, caller.tenant_id)
+
+
+@router.post("/adapters/{digest}/prewarm")
+async def prewarm(digest: str, caller: TrainCaller, gateway: GatewayDep) -> list[AdapterEntry]:
+    """Load a revision where its requests go, and answer when it is ready."""
+    owned = (await _owned(gateway, caller.tenant_id, digest))[0]
+    client = await gateway.engines.find(owned.base, digest=owned.revision.digest)
+    await client.prewarm(owned.revision, tenant_id=caller.tenant_id)
+    return await _of_digest(gateway, caller.tenant_id, digest)
+
+
+@router.post("/adapters/{digest}/{change}")
+async def change(digest: str, change: Change, caller: TrainCaller, gateway: GatewayDep) -> list[AdapterEntry]:
+    """Pin, unpin or evict a revision on every engine where the tenant uses it. 412 if pinned or in use."""
+    await _owned(gateway, caller.tenant_id, digest)
+    holders = [
+        resident.client
+        for resident in await _residents(gateway, caller.tenant_id)
+        if any(status.digest == digest and status.tier != "stored" for status in resident.adapters)
+    ]
+    if not holders:
+        raise NotFound(kind="adapter on an engine", name=digest)
+    for holder in holders:
+        await _CHANGES[change](holder, Digest(digest), tenant_id=caller.tenant_id)
+    return await _of_digest(gateway, caller.tenant_id, digest)
+
+
+async def _owned(gateway: Gateway, tenant_id: TenantId, digest: str) -> Sequence[OwnedRevision]:
+    owned = await gateway.registry.find_owned(tenant_id, [Digest(digest)]) if is_digest(digest) else ()
+    if not owned:
+        raise NotFound(kind="revision", name=digest)
+    return owned
+
+
+async def _of_digest(gateway: Gateway, tenant_id: TenantId, digest: str) -> list[AdapterEntry]:
+    return [entry for entry in await _entries(gateway, tenant_id) if entry.digest == digest]
+
+
+async def _entries(gateway: Gateway, tenant_id: TenantId) -> list[AdapterEntry]:
+    residents = await _residents(gateway, tenant_id)
+    digests = {status.digest for resident in residents for status in resident.adapters}
+    # The loaders know who has used an adapter; only the registry knows whose revisions it is.
+    owned = await gateway.registry.find_owned(tenant_id, sorted(digests)) if digests else []
+    return describe_residency([(each.engine_id, each.adapters) for each in residents], owned)
+
+
+async def _residents(gateway: Gateway, tenant_id: TenantId) -> list[_Resident]:
+    asked = await asyncio.gather(*(_resident(client, tenant_id) for client in gateway.engines.clients()))
+    return [entry for entry in asked if entry is not None]
+
+
+async def _resident(client: EngineClient, tenant_id: TenantId) -> _Resident | None:
+    try:
+        engine_id = (await client.describe()).engine_id
+        adapters = await client.adapters(tenant_id=tenant_id, limit=NEAREST)
+    except Unavailable:
+        return None
+    return _Resident(client=client, engine_id=engine_id, adapters=adapters)
+
+
+async def _describe(client: EngineClient, tenant_id: TenantId | None) -> EngineEntry | None:
+    try:
+        info = await client.describe()
+    except Unavailable:
+        return None
+    try:
+        load = await client.load()
+        if tenant_id is not None:
+            load = load_of_tenant(await client.adapters(tenant_id=tenant_id, limit=NEAREST), whole=load)
+        return describe_engine(info, load)
+    except MintError:
+        return describe_engine(info, None)

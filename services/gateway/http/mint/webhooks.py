@@ -1,0 +1,193 @@
+"""``/mint/v1/webhooks``: where a tenant's own servers are told of its events. Takes an admin key.
+
+Each event is posted as its envelope, signed after Standard Webhooks (docs/webhooks.md), at least once, under
+one ``webhook-id`` on every try, until the receiver answers 2xx.
+"""
+
+import secrets
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+from fastapi import APIRouter, Path, Query
+from pydantic import BaseModel, ConfigDict, Field
+
+from mint_common.errors import InvalidField
+from mint_common.events import EVENT_TYPES
+from mint_common.ids import new_id
+from services.gateway.core.examples import body_config
+from services.gateway.core.json_types import JsonObject
+from services.gateway.core.webhooks.addresses import check_url
+from services.gateway.core.webhooks.records import DeliveryRecord, DeliveryState, Webhook, WebhookChange
+from services.gateway.core.webhooks.signature import SECRET_BYTES, write_secret
+from services.gateway.http.edge.context import AdminCaller, GatewayDep, LimitQuery
+from services.gateway.http.edge.recording import RecordedRoute, SecretRoute
+
+_PREFIX = "/mint/v1/webhooks"
+_plain = APIRouter(prefix=_PREFIX, tags=["webhooks"], route_class=RecordedRoute)
+_secret = APIRouter(prefix=_PREFIX, tags=["webhooks"], route_class=SecretRoute)
+
+OVERLAP_SECONDS = 86_400.0
+"""How long the secret before the last rotation still signs."""
+_TYPES = tuple(event_type.type for event_type in EVENT_TYPES)
+
+Url = Annotated[str, Field(examples=["https://ci.example.com/hooks/mint"])]
+Types = Annotated[tuple[str, ...], Field(max_length=100, examples=[["revision.published", "alias.moved"]])]
+Text = Annotated[str, Field(max_length=500, pattern=r"^[^\x00]*$", examples=["Starts the nightly suite."])]
+WebhookId = Annotated[str, Path(pattern="^[A-Za-z0-9_]+$", max_length=100)]
+DeliveryId = Annotated[str, Path(pattern="^[A-Za-z0-9_]+$", max_length=100)]
+Before = Annotated[str | None, Query(pattern="^[A-Za-z0-9_]+$", max_length=100)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebhookBody:
+    """A new webhook; without ``event_types`` it is told of every event of the tenant."""
+
+    __pydantic_config__: ClassVar[JsonObject] = body_config(
+        {"url": "https://ci.example.com/hooks/mint", "event_types": ["revision.published", "alias.moved"]}
+    )
+
+    url: Url
+    event_types: Types = ()
+    description: Text = ""
+
+
+class WebhookPatch(BaseModel):
+    """What becomes otherwise; what is not named stays. ``active`` also puts a disabled one to work again."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, json_schema_extra={"examples": [{"state": "paused"}]}
+    )
+
+    url: Url | None = None
+    event_types: Types | None = None
+    description: Text | None = None
+    state: Literal["active", "paused"] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebhookSecret:
+    """What messages are signed with; shown this once."""
+
+    webhook_id: str
+    secret: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewWebhook:
+    """A webhook and its secret, which is shown this once."""
+
+    webhook: Webhook
+    secret: str
+
+
+@_secret.post("", status_code=201)
+async def create_webhook(body: WebhookBody, caller: AdminCaller, gateway: GatewayDep) -> NewWebhook:
+    """Make a webhook. It is told of what happens from now on."""
+    _check(body.url, body.event_types, allow_private=gateway.webhook_limits.allow_private)
+    webhook = Webhook(
+        webhook_id=new_id("wh"),
+        tenant_id=caller.tenant_id,
+        url=body.url,
+        event_types=tuple(sorted(set(body.event_types))),
+        description=body.description,
+        state="active",
+        reason=None,
+        created_at=gateway.clock.now(),
+        failing_since=None,
+    )
+    secret = write_secret(secrets.token_bytes(SECRET_BYTES))
+    await gateway.webhooks.add(webhook, secret, at_most=gateway.webhook_limits.per_tenant)
+    return NewWebhook(webhook=webhook, secret=secret)
+
+
+@_secret.post("/{webhook}/rotate")
+async def rotate_secret(webhook: WebhookId, caller: AdminCaller, gateway: GatewayDep) -> WebhookSecret:
+    """Sign with a new secret; for a day the old one signs too, so that receivers can change over."""
+    secret = write_secret(secrets.token_bytes(SECRET_BYTES))
+    until = gateway.clock.now() + OVERLAP_SECONDS
+    await gateway.webhooks.rotate(caller.tenant_id, webhook, secret, previous_until=until)
+    return WebhookSecret(webhook_id=webhook, secret=secret)
+
+
+@_plain.get("")
+async def list_webhooks(caller: AdminCaller, gateway: GatewayDep) -> list[Webhook]:
+    """List the tenant's webhooks, oldest first."""
+    return list(await gateway.webhooks.list(caller.tenant_id))
+
+
+@_plain.get("/{webhook}")
+async def get_webhook(webhook: WebhookId, caller: AdminCaller, gateway: GatewayDep) -> Webhook:
+    """Return one webhook."""
+    return await gateway.webhooks.get(caller.tenant_id, webhook)
+
+
+@_plain.patch("/{webhook}")
+async def change_webhook(
+    webhook: WebhookId, body: WebhookPatch, caller: AdminCaller, gateway: GatewayDep
+) -> Webhook:
+    """Change a webhook, pause it (what happens then waits) or make it active again."""
+    found = await gateway.webhooks.get(caller.tenant_id, webhook)
+    allow_private = gateway.webhook_limits.allow_private
+    _check(body.url or found.url, body.event_types or (), allow_private=allow_private)
+    change = WebhookChange(
+        url=body.url,
+        event_types=None if body.event_types is None else tuple(sorted(set(body.event_types))),
+        description=body.description,
+        state=body.state,
+    )
+    return await gateway.webhooks.change(caller.tenant_id, webhook, change)
+
+
+@_plain.delete("/{webhook}", status_code=204)
+async def remove_webhook(webhook: WebhookId, caller: AdminCaller, gateway: GatewayDep) -> None:
+    """Remove a webhook, with what waits for it and its log."""
+    await gateway.webhooks.remove(caller.tenant_id, webhook)
+
+
+@_plain.get("/{webhook}/deliveries")
+async def list_deliveries(  # noqa: PLR0917  # FastAPI passes them by name
+    webhook: WebhookId,
+    caller: AdminCaller,
+    gateway: GatewayDep,
+    limit: LimitQuery = 100,
+    state: DeliveryState | None = None,
+    before: Before = None,
+) -> list[DeliveryRecord]:
+    """List deliveries with their newest tries, newest first; ``before`` is the last id of the page before.
+
+    A delivery that has ended is kept for a week.
+    """
+    found = await gateway.webhooks.get(caller.tenant_id, webhook)
+    page = await gateway.webhooks.deliveries(found.webhook_id, state=state, limit=limit, before=before)
+    return list(page)
+
+
+@_plain.get("/{webhook}/deliveries/{delivery}")
+async def get_delivery(
+    webhook: WebhookId, delivery: DeliveryId, caller: AdminCaller, gateway: GatewayDep
+) -> DeliveryRecord:
+    """Return one delivery."""
+    found = await gateway.webhooks.get(caller.tenant_id, webhook)
+    return await gateway.webhooks.delivery(found.webhook_id, delivery)
+
+
+@_plain.post("/{webhook}/deliveries/{delivery}/replay")
+async def replay_delivery(
+    webhook: WebhookId, delivery: DeliveryId, caller: AdminCaller, gateway: GatewayDep
+) -> DeliveryRecord:
+    """Deliver an event once more, whether it had arrived or was given up, under the same id."""
+    found = await gateway.webhooks.get(caller.tenant_id, webhook)
+    return await gateway.webhooks.replay(found.webhook_id, delivery, now=gateway.clock.now())
+
+
+def _check(url: str, event_types: tuple[str, ...], *, allow_private: bool) -> None:
+    check_url(url, allow_private=allow_private)
+    unknown = [name for name in event_types if name not in _TYPES]
+    if unknown:
+        problem = f"no event type is called {unknown[0]!r}: they are {', '.join(_TYPES)}"
+        raise InvalidField(field="event_types", problem=problem)
+
+
+router = APIRouter()
+router.include_router(_plain)
+router.include_router(_secret)

@@ -1,0 +1,62 @@
+"""``/v1/models``: every name that ``model`` may have."""
+
+import asyncio
+
+from fastapi import APIRouter
+
+from mint_common.catalog import PolicyRecord
+from mint_common.ids import TenantId
+from services.gateway.core.json_types import JsonObject
+from services.gateway.core.openai.listing import PolicyNames, list_models, model_entry
+from services.gateway.http.edge.context import Gateway, GatewayDep, ReadCaller
+from services.gateway.http.edge.routes import OpenAIRoute
+
+router = APIRouter(prefix="/v1/models", tags=["openai"], route_class=OpenAIRoute)
+
+MAX_ENTRIES = 1000
+MAX_POLICIES = 100
+MAX_REVISIONS = 20
+"""Newest revisions listed per policy; older ones are served all the same."""
+
+CONCURRENT = 8
+
+
+@router.get("")
+async def list_all(caller: ReadCaller, gateway: GatewayDep) -> JsonObject:
+    """List bases, policies, aliases and the newest revisions; a bounded part when there are very many.
+
+    A policy without a revision is not listed: nothing can answer in its name yet.
+    """
+    bases = await gateway.registry.list_bases()
+    policies = await gateway.registry.list_policies(caller.tenant_id, limit=MAX_POLICIES)
+    gate = asyncio.Semaphore(CONCURRENT)
+    names = await asyncio.gather(
+        *(_names(gateway, caller.tenant_id, policy, gate) for policy in policies if policy.latest)
+    )
+    return {"object": "list", "data": list_models([base.name for base in bases], names, limit=MAX_ENTRIES)}
+
+
+@router.get("/{model:path}")
+async def get_one(model: str, caller: ReadCaller, gateway: GatewayDep) -> JsonObject:
+    """Return one model, by any name that can be asked for; ``root`` is what it resolves to."""
+    found = await gateway.resolver.resolve(caller.tenant_id, model)
+    root = found.revision.digest if found.revision else found.base
+    return model_entry(model, created=0, root=root, parent=found.base if found.revision else None)
+
+
+async def _names(
+    gateway: Gateway, tenant_id: TenantId, policy: PolicyRecord, gate: asyncio.Semaphore
+) -> PolicyNames:
+    newest = policy.latest.number if policy.latest else 0
+    async with gate:
+        aliases = await gateway.registry.list_aliases(tenant_id, policy.policy_id)
+        revisions = await gateway.registry.list_revisions(
+            tenant_id, policy.policy_id, limit=MAX_REVISIONS, after=max(newest - MAX_REVISIONS, 0)
+        )
+    return PolicyNames(
+        name=policy.name,
+        base=policy.base,
+        created=int(policy.created_at),
+        aliases=[alias.alias for alias in aliases],
+        numbers=[revision.number for revision in revisions if revision.state == "published"],
+    )

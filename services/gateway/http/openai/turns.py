@@ -1,0 +1,57 @@
+"""Requests of the OpenAI API are begun in turns, before anything is checked or resolved for them.
+
+One whose adapter is in no engine's memory stands in the line of cold requests, which leaves others most of
+the time. All others are begun one by one as well, the tenants in turn: a tenant that sends a hundred at once
+holds another up with one of them.
+"""
+
+import msgspec
+from fastapi import Request, Response
+
+from mint_common.runtime.disconnect import cancelled_on_disconnect
+from services.gateway.core.callers import Caller
+from services.gateway.core.openai.sketch import check_large_body
+from services.gateway.http.edge.bodies import LARGE_JSON_BYTES, answered
+from services.gateway.http.edge.context import gateway_of
+from services.gateway.http.edge.routes import Handler, OpenAIRoute
+
+LARGEST_CONTEXT = 1 << 20
+"""In tokens, of a prompt while no engine is known."""
+
+
+class TurnRoute(OpenAIRoute):
+    """A route of a router made with ``route_class=TurnRoute``: its body names a model."""
+
+    max_body_bytes = 4 << 20
+    """A context of a million tokens as text, or of several hundred thousand as numbers."""
+
+    async def serve(self, request: Request, caller: Caller, carry_out: Handler) -> Response:
+        """Answer a request, in its turn."""
+        request = await self.admit(request, caller)
+        gateway, body = gateway_of(request), await request.body()
+        if len(body) > LARGE_JSON_BYTES:
+            check_large_body(body, max_context=gateway.engines.largest_context() or LARGEST_CONTEXT)
+        if gateway.is_warm(caller.tenant_id, _model_of(body)):
+            for pace in (gateway.pace, gateway.large_bodies):
+                pace.enter_warm()
+                answered(request).callback(pace.leave_warm)
+            await gateway.turns.turn(caller.tenant_id)
+            return await carry_out(request)
+        async with cancelled_on_disconnect(request):
+            await gateway.pace.turn(caller.tenant_id)
+        return await carry_out(request)
+
+
+def _model_of(body: bytes) -> str:
+    """Return the model's name, or nothing; what is wrong with a body is said where it is checked."""
+    try:
+        return _BODY.decode(body).model
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""
+
+
+class _Body(msgspec.Struct):
+    model: str = ""
+
+
+_BODY = msgspec.json.Decoder(_Body)
