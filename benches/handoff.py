@@ -40,7 +40,7 @@ from mint_common.generation import Sampling
 from mint_common.ids import PolicyId, TenantId
 from services.loader.adapters.vllm_engine import EngineConfig, VllmEngine, start_engine
 from services.loader.ports import LoadedAdapter
-from services.trainer.adapters.lora import LoraTensors, folded_arrays, new_lora
+from services.trainer.adapters.lora.tensors import LoraTensors, folded_arrays, new_lora
 
 NEW_TOKENS = 64
 PROMPT = tuple(range(100, 116))

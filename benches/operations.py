@@ -42,10 +42,10 @@ from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.app import open_stack
 from services.standalone.core.plan import BaseAt, Shape
 from services.standalone.settings import read_standalone_settings
-from services.trainer.adapters.freed_memory import keep_freed_memory
-from services.trainer.adapters.passes import PassWork, run_passes, take_step
-from services.trainer.adapters.resident_base import ResidentBase
-from services.trainer.adapters.training_state import TrainingState, new_state
+from services.trainer.adapters.model.resident_base import ResidentBase
+from services.trainer.adapters.states.training_state import TrainingState, new_state
+from services.trainer.adapters.training.freed_memory import keep_freed_memory
+from services.trainer.adapters.training.passes import PassWork, run_passes, take_step
 
 TENANT = TenantId("default")
 CLIENTS, SEQUENCES, TOKENS, RANK = 4, 16, 64, 8

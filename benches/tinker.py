@@ -31,7 +31,7 @@ from benches.tinker_stack import (
 )
 from mint_common.adapters_format import BaseFacts, read_base_facts
 from mint_common.generation import Sampling
-from services.trainer.adapters.freed_memory import keep_freed_memory
+from services.trainer.adapters.training.freed_memory import keep_freed_memory
 
 AT_ONCE, PROMPT, NEW_TOKENS, CHECKPOINTS = 32, 16, 64, 64
 

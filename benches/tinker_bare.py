@@ -7,9 +7,9 @@ import numpy as np
 from benches.tinker_stack import RANK, RATE, base_folder, token_rows
 from mint_common.events import LoraSpec
 from mint_common.training import Array, Datum, Pass, Step
-from services.trainer.adapters.passes import PassWork, run_passes, take_step
-from services.trainer.adapters.resident_base import ResidentBase, load_base
-from services.trainer.adapters.training_state import TrainingState, new_state
+from services.trainer.adapters.model.resident_base import ResidentBase, load_base
+from services.trainer.adapters.states.training_state import TrainingState, new_state
+from services.trainer.adapters.training.passes import PassWork, run_passes, take_step
 
 MAX_TOKENS = 4096
 

@@ -18,11 +18,11 @@ import torch
 from benches.report import Report, Row, make_row
 from benches.trainer_bases import load_bench_base
 from mint_common.events import LoraSpec
-from services.trainer.adapters.freed_memory import keep_freed_memory
-from services.trainer.adapters.resident_base import ResidentBase
-from services.trainer.adapters.stepping import Work, step_policies
-from services.trainer.adapters.tiers import Resident, Tiers
-from services.trainer.adapters.training_state import new_state, park_state, write_parked
+from services.trainer.adapters.model.resident_base import ResidentBase
+from services.trainer.adapters.policies.tiers import Resident, Tiers
+from services.trainer.adapters.states.training_state import new_state, park_state, write_parked
+from services.trainer.adapters.training.freed_memory import keep_freed_memory
+from services.trainer.adapters.training.stepping import Work, step_policies
 from services.trainer.core.batch import Batch
 from services.trainer.core.batch import Row as TrainedRow
 from services.trainer.ports.policies import StepSettings

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from benches.machine import ROOT
-from services.trainer.adapters.base_import import import_smollm2
-from services.trainer.adapters.resident_base import ResidentBase, load_base
+from services.trainer.adapters.model.base_import import import_smollm2
+from services.trainer.adapters.model.resident_base import ResidentBase, load_base
 
 TINY = ROOT / "bases" / "tiny"
 _MADE = ROOT / "out" / "bases"

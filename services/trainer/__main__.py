@@ -11,7 +11,7 @@ from mint_common.errors import SettingInvalid
 from mint_common.runtime.private_files import make_files_private
 from mint_common.runtime.service import run_process
 from mint_common.settings import read_settings
-from services.trainer.adapters.freed_memory import keep_freed_memory
+from services.trainer.adapters.training.freed_memory import keep_freed_memory
 from services.trainer.app import run, run_rank
 from services.trainer.settings import TrainerSettings, read_place
 

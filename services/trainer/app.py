@@ -23,16 +23,16 @@ from mint_common.runtime.postgres import migrate, open_pool
 from mint_common.runtime.relay import OutboxRelay
 from mint_common.runtime.service import run_service
 from services.trainer.adapters.checkpoint_rows_postgres import PostgresCheckpointRows
-from services.trainer.adapters.checkpoints import BlobCheckpoints
 from services.trainer.adapters.distributed.follow import run_follower
 from services.trainer.adapters.distributed.group import Group, open_group
 from services.trainer.adapters.lease_postgres import PostgresLease
-from services.trainer.adapters.mixtures import BlobMixtures
+from services.trainer.adapters.model.resident_base import SPARSE_ATTENTION
 from services.trainer.adapters.operations_postgres import PostgresOperations
-from services.trainer.adapters.policies import open_policies
-from services.trainer.adapters.resident_base import SPARSE_ATTENTION
-from services.trainer.adapters.revision_states import BlobRevisionStates
+from services.trainer.adapters.policies.resident_policies import open_policies
 from services.trainer.adapters.sessions_postgres import PostgresSessions
+from services.trainer.adapters.states.checkpoints import BlobCheckpoints
+from services.trainer.adapters.states.mixtures import BlobMixtures
+from services.trainer.adapters.states.revisions import BlobRevisionStates
 from services.trainer.core.ranks import ALONE, Place
 from services.trainer.core.scheduler import Limits
 from services.trainer.handlers.keeping import Keeping

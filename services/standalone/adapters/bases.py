@@ -60,7 +60,7 @@ def _add_elsewhere(folder: Path, name: str) -> None:
 def add_base(folder: Path, source: str, *, name: str, max_rank: int, report: Report) -> BaseFacts:
     """Make a base from a known name or from a folder of Hugging Face files."""
     # The importer belongs to the trainer, and its libraries take seconds to load.
-    from services.trainer.adapters.base_import import import_folder, import_smollm2
+    from services.trainer.adapters.model.base_import import import_folder, import_smollm2
 
     target = folder / name
     if source == SMOLLM2:

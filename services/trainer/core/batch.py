@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mint_common.records import Group, Sample, WaveRecord
-from services.trainer.core.advantages import group_advantages
+
+STD_EPSILON = 1e-4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +106,19 @@ def build_dpo_batch(record: WaveRecord) -> Batch:
         ]
     probe = () if rows else tuple(_rows(record.groups[0], [0.0] * len(record.groups[0].samples)))
     return _batch(record, rows, probe=probe, skipped_groups=len(record.groups) - len(rows) // 2)
+
+
+def group_advantages(rewards: Sequence[float]) -> tuple[float, ...] | None:
+    """Return the advantages of one group, or None when every reward is the same and nothing can be learnt.
+
+    GRPO, Shao et al. 2024 (arXiv 2402.03300), section 4.1.2: A_i = (r_i - mean(r)) / (std(r) + eps), where
+    ``std`` is the sample standard deviation (n - 1), as in TRL.
+    """
+    if len(rewards) < 2 or min(rewards) == max(rewards):
+        return None
+    mean = statistics.fmean(rewards)
+    scale = statistics.stdev(rewards) + STD_EPSILON
+    return tuple((reward - mean) / scale for reward in rewards)
 
 
 def _rows(group: Group, advantages: Sequence[float]) -> list[Row]:

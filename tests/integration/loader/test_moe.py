@@ -40,8 +40,7 @@ from mint_common.testing.blobs_memory import MemoryBlobs
 from services.loader.adapters.laying_out import lay_out
 from services.loader.adapters.staging import DiskCache
 from services.loader.ports import LoadedAdapter
-from services.trainer.adapters.state_copies import state_export
-from services.trainer.adapters.training_state import new_state, park_state
+from services.trainer.adapters.states.training_state import new_state, park_state, state_export
 from services.trainer.ports.policies import ExportFrom
 from tests.integration.loader.moe_base import (
     Answer,

@@ -17,7 +17,7 @@ from mint_common.ids import TenantId, WaveId
 from mint_common.records import WaveRecord
 from services.loader.adapters.routes import UNKNOWN
 from services.rollout.core.sampling import Completion, Sampled, sampled_group
-from services.trainer.adapters.resident_base import load_base as load_trainers
+from services.trainer.adapters.model.resident_base import load_base as load_trainers
 from services.trainer.core.batch import build_grpo_batch
 from services.trainer.core.lines import plan_lines
 from services.trainer.core.record_check import check_record

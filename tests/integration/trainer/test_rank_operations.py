@@ -20,7 +20,7 @@ from mint_common.training import (
     Stepped,
 )
 from services.standalone.adapters.launch import free_port
-from services.trainer.adapters.revision_states import fetch_weights
+from services.trainer.adapters.states.revisions import fetch_weights
 from services.trainer.core.ranks import Sharding
 
 from .conftest import Stage

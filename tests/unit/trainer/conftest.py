@@ -12,7 +12,7 @@ from mint_common.adapters_format import BaseFacts
 from mint_common.events import LoraSpec
 from mint_common.ids import BaseName, Digest, WaveId
 from mint_common.records import Group, Sample, WaveRecord
-from services.trainer.adapters.resident_base import ResidentBase
+from services.trainer.adapters.model.resident_base import ResidentBase
 
 TINY = Path(__file__).parents[3] / "bases" / "tiny"
 LEAVES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

@@ -5,7 +5,7 @@ import torch
 from transformers import PreTrainedModel
 
 from mint_common.events import LoraSpec
-from services.trainer.adapters.lora import LoraTensors
+from services.trainer.adapters.lora.tensors import LoraTensors
 from services.trainer.core.batch import Row
 
 

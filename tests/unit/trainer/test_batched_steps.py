@@ -10,10 +10,10 @@ from transformers import PreTrainedModel
 
 from mint_common.events import LoraSpec
 from mint_common.records import WaveRecord
-from services.trainer.adapters.lora import new_lora
-from services.trainer.adapters.resident_base import ResidentBase
-from services.trainer.adapters.stepping import Work, step_policies
-from services.trainer.adapters.training_state import TrainingState, new_state, write_state
+from services.trainer.adapters.lora.tensors import new_lora
+from services.trainer.adapters.model.resident_base import ResidentBase
+from services.trainer.adapters.states.training_state import TrainingState, new_state, write_state
+from services.trainer.adapters.training.stepping import Work, step_policies
 from services.trainer.core.batch import Batch, build_grpo_batch, build_sft_batch
 from services.trainer.core.lines import plan_lines
 from services.trainer.core.refusals import NotFinite

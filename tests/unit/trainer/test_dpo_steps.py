@@ -11,9 +11,9 @@ from transformers import PreTrainedModel
 
 from mint_common.events import LoraSpec
 from mint_common.records import WaveRecord
-from services.trainer.adapters.resident_base import ResidentBase
-from services.trainer.adapters.stepping import Work, step_policies
-from services.trainer.adapters.training_state import TrainingState, new_state
+from services.trainer.adapters.model.resident_base import ResidentBase
+from services.trainer.adapters.states.training_state import TrainingState, new_state
+from services.trainer.adapters.training.stepping import Work, step_policies
 from services.trainer.core.batch import Batch, Row, build_dpo_batch, build_grpo_batch
 from services.trainer.core.lines import Line
 from services.trainer.core.refusals import NotFinite

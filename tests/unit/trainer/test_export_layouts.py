@@ -26,10 +26,15 @@ from mint_common.adapters_format import (
 )
 from mint_common.errors import AdapterInvalid
 from mint_common.ids import PolicyId
-from services.trainer.adapters.resident_base import ResidentBase
-from services.trainer.adapters.revision_states import graft_weights
-from services.trainer.adapters.state_copies import state_export
-from services.trainer.adapters.training_state import TrainingState, new_state, park_state, read_state
+from services.trainer.adapters.model.resident_base import ResidentBase
+from services.trainer.adapters.states.revisions import graft_weights
+from services.trainer.adapters.states.training_state import (
+    TrainingState,
+    new_state,
+    park_state,
+    read_state,
+    state_export,
+)
 from services.trainer.core.layout_check import layout_problem
 from services.trainer.ports.policies import ExportFrom
 

@@ -13,10 +13,10 @@ from transformers import PreTrainedModel
 
 from mint_common.adapters_format import PACKED, BaseFacts, build_adapter
 from mint_common.ids import PolicyId
-from services.trainer.adapters.lora import LoraTensors, folded_arrays, new_lora
-from services.trainer.adapters.resident_base import SPARSE_ATTENTION, ResidentBase
-from services.trainer.adapters.stepping import Work, step_policies
-from services.trainer.adapters.training_state import new_state, read_state, write_state
+from services.trainer.adapters.lora.tensors import LoraTensors, folded_arrays, new_lora
+from services.trainer.adapters.model.resident_base import SPARSE_ATTENTION, ResidentBase
+from services.trainer.adapters.states.training_state import new_state, read_state, write_state
+from services.trainer.adapters.training.stepping import Work, step_policies
 from services.trainer.core.batch import Batch, Row
 from services.trainer.core.lines import Line, plan_lines
 from services.trainer.ports.policies import StepSettings

@@ -8,7 +8,7 @@ import pytest
 
 AGAIN = """
 import ctypes, resource
-from services.trainer.adapters.freed_memory import keep_freed_memory
+from services.trainer.adapters.training.freed_memory import keep_freed_memory
 if {keeps}:
     assert keep_freed_memory()
 libc = ctypes.CDLL(None)
@@ -41,7 +41,7 @@ def test_freed_memory_is_taken_again() -> None:
 
 
 def test_another_c_library_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    from services.trainer.adapters import freed_memory
+    from services.trainer.adapters.training import freed_memory
 
     monkeypatch.setattr(freed_memory.platform, "libc_ver", lambda: ("", ""))
     assert not freed_memory.keep_freed_memory()

@@ -11,10 +11,10 @@ from transformers import AutoTokenizer
 from mint_common.events import LoraSpec
 from mint_common.ids import WaveId
 from mint_common.records import Group, Sample, WaveRecord
-from services.trainer.adapters.lora_modules import applied, plan_mix
-from services.trainer.adapters.resident_base import ResidentBase, load_base
-from services.trainer.adapters.stepping import Work, step_policies
-from services.trainer.adapters.training_state import TrainingState, new_state
+from services.trainer.adapters.lora.modules import applied, plan_mix
+from services.trainer.adapters.model.resident_base import ResidentBase, load_base
+from services.trainer.adapters.states.training_state import TrainingState, new_state
+from services.trainer.adapters.training.stepping import Work, step_policies
 from services.trainer.core.batch import build_grpo_batch
 from services.trainer.ports.policies import StepSettings
 from tools.make_tiny_base import FUNCTIONS, draw_word, is_held_out

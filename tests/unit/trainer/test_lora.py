@@ -14,8 +14,8 @@ from mint_common.adapters_format import build_adapter
 from mint_common.events import LoraSpec
 from mint_common.ids import PolicyId
 from mint_common.records import WaveRecord
-from services.trainer.adapters.lora import LoraTensors, folded_arrays, new_lora
-from services.trainer.adapters.resident_base import ResidentBase, load_base
+from services.trainer.adapters.lora.tensors import LoraTensors, folded_arrays, new_lora
+from services.trainer.adapters.model.resident_base import ResidentBase, load_base
 from services.trainer.core.batch import Row, build_sft_batch
 from services.trainer.core.lines import Line, plan_lines
 from services.trainer.core.refusals import LoraInvalid

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from services.trainer.core.advantages import STD_EPSILON, group_advantages
+from services.trainer.core.batch import STD_EPSILON, group_advantages
 from services.trainer.core.losses.mismatch import (
     in_band,
     out_of_route,

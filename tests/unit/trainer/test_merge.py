@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM
 from mint_common.adapters_format import WEIGHTS_FILE, BaseFacts, build_adapter, merge_adapter
 from mint_common.errors import AlreadyExists, NotFound
 from mint_common.ids import PolicyId
-from services.trainer.adapters.lora import LoraTensors, folded_arrays, new_lora
-from services.trainer.adapters.resident_base import ResidentBase
+from services.trainer.adapters.lora.tensors import LoraTensors, folded_arrays, new_lora
+from services.trainer.adapters.model.resident_base import ResidentBase
 
 from .families import FAMILIES, describe_family, everything, make_family
 from .plain_peft import row_logprobs

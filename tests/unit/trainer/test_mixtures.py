@@ -11,13 +11,13 @@ from mint_common.events import LoraSpec
 from mint_common.ids import Digest, PolicyId, TenantId
 from mint_common.testing.blobs_memory import MemoryBlobs
 from mint_common.training import CheckpointRecord
-from services.trainer.adapters.mixtures import BlobMixtures
-from services.trainer.adapters.state_copies import state_export
-from services.trainer.adapters.training_state import (
+from services.trainer.adapters.states.mixtures import BlobMixtures
+from services.trainer.adapters.states.training_state import (
     TrainingState,
     new_state,
     park_state,
     read_state,
+    state_export,
     write_state,
 )
 from services.trainer.core.refusals import CheckpointLost

@@ -11,10 +11,10 @@ from transformers import PreTrainedModel
 
 from mint_common.events import LoraSpec
 from mint_common.training import Array, Datum, LossName, Pass, Passed, Step
-from services.trainer.adapters.lora import new_lora
-from services.trainer.adapters.passes import PassWork, run_passes, take_step
-from services.trainer.adapters.resident_base import ResidentBase
-from services.trainer.adapters.training_state import TrainingState, new_state, write_state
+from services.trainer.adapters.lora.tensors import new_lora
+from services.trainer.adapters.model.resident_base import ResidentBase
+from services.trainer.adapters.states.training_state import TrainingState, new_state, write_state
+from services.trainer.adapters.training.passes import PassWork, run_passes, take_step
 from services.trainer.core.refusals import NotFinite
 
 from .plain_peft import peft_twin

@@ -11,10 +11,10 @@ from transformers import PreTrainedModel
 from mint_common.events import LoraSpec
 from mint_common.records import WaveRecord
 from mint_common.training import Passed
-from services.trainer.adapters.passes import run_passes
-from services.trainer.adapters.resident_base import ResidentBase
-from services.trainer.adapters.stepping import Work, step_policies
-from services.trainer.adapters.training_state import TrainingState, new_state
+from services.trainer.adapters.model.resident_base import ResidentBase
+from services.trainer.adapters.states.training_state import TrainingState, new_state
+from services.trainer.adapters.training.passes import run_passes
+from services.trainer.adapters.training.stepping import Work, step_policies
 from services.trainer.core.batch import Batch, build_batch
 from services.trainer.core.refusals import NotFinite
 from services.trainer.ports.policies import StepSettings

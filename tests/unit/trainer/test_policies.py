@@ -14,10 +14,10 @@ from mint_common.claims import Claim
 from mint_common.events import LoraSpec
 from mint_common.ids import PolicyId, TenantId
 from mint_common.records import WaveRecord
-from services.trainer.adapters.policies import ResidentPolicies, open_policies
-from services.trainer.adapters.resident_base import ResidentBase, load_base
-from services.trainer.adapters.tiers import Resident
-from services.trainer.adapters.training_state import new_state, write_state
+from services.trainer.adapters.model.resident_base import ResidentBase, load_base
+from services.trainer.adapters.policies.resident_policies import ResidentPolicies, open_policies
+from services.trainer.adapters.policies.tiers import Resident
+from services.trainer.adapters.states.training_state import new_state, write_state
 from services.trainer.core.batch import build_grpo_batch
 from services.trainer.core.refusals import CheckpointLost, NotFinite
 from services.trainer.core.scheduler import Limits

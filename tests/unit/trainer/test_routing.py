@@ -12,9 +12,9 @@ from transformers import PreTrainedModel, Qwen3MoeConfig, Qwen3MoeForCausalLM
 from mint_common.adapters_format import describe_base
 from mint_common.ids import WaveId
 from mint_common.records import Group, Sample, WaveRecord, decode_record, encode_record
-from services.trainer.adapters.resident_base import ResidentBase
-from services.trainer.adapters.stepping import Work, step_policies
-from services.trainer.adapters.training_state import new_state
+from services.trainer.adapters.model.resident_base import ResidentBase
+from services.trainer.adapters.states.training_state import new_state
+from services.trainer.adapters.training.stepping import Work, step_policies
 from services.trainer.core.batch import Batch, Row, build_grpo_batch
 from services.trainer.core.lines import plan_lines
 from services.trainer.core.record_check import check_record

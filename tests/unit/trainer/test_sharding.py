@@ -25,12 +25,12 @@ from mint_common.ids import PolicyId
 from services.trainer.adapters.distributed.ranks import Ranks, host_store, joined_ranks
 from services.trainer.adapters.distributed.shapes import base_bytes, load_sharded
 from services.trainer.adapters.distributed.sharded_base import ShardedBase
-from services.trainer.adapters.lora import folded_arrays, new_lora
-from services.trainer.adapters.lora_modules import LoraExperts
-from services.trainer.adapters.resident_base import ResidentBase, load_base
-from services.trainer.adapters.scoring import ScoringBase
-from services.trainer.adapters.stepping import Work, step_policies
-from services.trainer.adapters.training_state import new_state
+from services.trainer.adapters.lora.modules import LoraExperts
+from services.trainer.adapters.lora.tensors import folded_arrays, new_lora
+from services.trainer.adapters.model.resident_base import ResidentBase, load_base
+from services.trainer.adapters.model.scoring import ScoringBase
+from services.trainer.adapters.states.training_state import new_state
+from services.trainer.adapters.training.stepping import Work, step_policies
 from services.trainer.core.ranks import Place, RankLost, Sharding
 
 from .conftest import TINY

@@ -9,12 +9,11 @@ from transformers import PreTrainedModel
 
 from mint_common.events import LoraSpec
 from mint_common.records import WaveRecord
-from services.trainer.adapters.lora import new_lora
-from services.trainer.adapters.resident_base import ResidentBase
-from services.trainer.adapters.stepping import Work, step_policies
-from services.trainer.adapters.training_state import TrainingState, new_state, read_state, write_state
-from services.trainer.core.advantages import group_advantages
-from services.trainer.core.batch import Batch, Row, build_grpo_batch, build_sft_batch
+from services.trainer.adapters.lora.tensors import new_lora
+from services.trainer.adapters.model.resident_base import ResidentBase
+from services.trainer.adapters.states.training_state import TrainingState, new_state, read_state, write_state
+from services.trainer.adapters.training.stepping import Work, step_policies
+from services.trainer.core.batch import Batch, Row, build_grpo_batch, build_sft_batch, group_advantages
 from services.trainer.core.lines import Line
 from services.trainer.core.refusals import NotFinite
 from services.trainer.ports.policies import StepSettings

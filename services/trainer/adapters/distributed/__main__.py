@@ -13,7 +13,7 @@ from typing import get_args
 from mint_common.errors import MintError
 from services.trainer.adapters.distributed.follow import run_follower
 from services.trainer.adapters.distributed.ranks import find_store
-from services.trainer.adapters.freed_memory import keep_freed_memory
+from services.trainer.adapters.training.freed_memory import keep_freed_memory
 from services.trainer.core.ranks import Place, Sharding
 
 

@@ -5,8 +5,8 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from mint_common.errors import SettingInvalid
 from services.trainer.adapters.distributed.crossings import entering, leaving
-from services.trainer.adapters.lora_modules import LoraExperts, Share
-from services.trainer.adapters.resident_base import ResidentBase
+from services.trainer.adapters.lora.modules import LoraExperts, Share
+from services.trainer.adapters.model.resident_base import ResidentBase
 from services.trainer.core.ranks import own_range
 
 

@@ -20,8 +20,8 @@ from mint_common.errors import SettingInvalid
 from services.trainer.adapters.distributed.ranks import host_store, joined_ranks
 from services.trainer.adapters.distributed.shapes import base_bytes, load_sharded
 from services.trainer.adapters.distributed.sharded_base import ShardedBase
-from services.trainer.adapters.resident_base import load_base
-from services.trainer.adapters.scoring import ScoringBase
+from services.trainer.adapters.model.resident_base import load_base
+from services.trainer.adapters.model.scoring import ScoringBase
 from services.trainer.core.ranks import Place, RankLost, Sharding
 
 _log = logging.getLogger(__name__)

@@ -10,9 +10,9 @@ from itertools import accumulate
 
 from torch import Tensor
 
-from services.trainer.adapters.lora import LoraTensors
-from services.trainer.adapters.resident_base import ResidentBase
-from services.trainer.adapters.scoring import Scored
+from services.trainer.adapters.lora.tensors import LoraTensors
+from services.trainer.adapters.model.resident_base import ResidentBase
+from services.trainer.adapters.model.scoring import Scored
 from services.trainer.core.lines import Line
 from services.trainer.core.ranks import share_out
 

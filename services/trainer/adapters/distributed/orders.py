@@ -6,7 +6,7 @@
 from dataclasses import dataclass
 
 from services.trainer.adapters.distributed.jobs import Job
-from services.trainer.adapters.lora import Layout, LoraTensors, plan_layout
+from services.trainer.adapters.lora.tensors import Layout, LoraTensors, plan_layout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,10 +17,10 @@ from torch import Tensor
 from services.trainer.adapters.distributed.jobs import Job
 from services.trainer.adapters.distributed.orders import Differentiate, Score
 from services.trainer.adapters.distributed.ranks import Ranks
-from services.trainer.adapters.lora import Layout, LoraTensors
-from services.trainer.adapters.lora_modules import WHOLE
-from services.trainer.adapters.resident_base import ResidentBase
-from services.trainer.adapters.scoring import Scored
+from services.trainer.adapters.lora.modules import WHOLE
+from services.trainer.adapters.lora.tensors import Layout, LoraTensors
+from services.trainer.adapters.model.resident_base import ResidentBase
+from services.trainer.adapters.model.scoring import Scored
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from services.trainer.adapters.distributed.expert_parallel import own_experts
 from services.trainer.adapters.distributed.passes import Passes
 from services.trainer.adapters.distributed.ranks import Ranks
 from services.trainer.adapters.distributed.tensor_parallel import cut_tensors
-from services.trainer.adapters.resident_base import ResidentBase, load_base
+from services.trainer.adapters.model.resident_base import ResidentBase, load_base
 from services.trainer.core.ranks import SPLITS_LINES, Sharding
 
 

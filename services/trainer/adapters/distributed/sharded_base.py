@@ -28,8 +28,8 @@ from services.trainer.adapters.distributed.orders import (
 )
 from services.trainer.adapters.distributed.passes import Passes
 from services.trainer.adapters.distributed.ranks import TIMEOUT_SECONDS, Ranks
-from services.trainer.adapters.lora import LoraTensors
-from services.trainer.adapters.scoring import Scored
+from services.trainer.adapters.lora.tensors import LoraTensors
+from services.trainer.adapters.model.scoring import Scored
 from services.trainer.core.lines import Line
 from services.trainer.core.ranks import RankLost
 

@@ -10,8 +10,8 @@ from importlib import import_module
 
 import torch
 
-from services.trainer.adapters.lora_modules import LoraExperts
-from services.trainer.adapters.resident_base import ResidentBase
+from services.trainer.adapters.lora.modules import LoraExperts
+from services.trainer.adapters.model.resident_base import ResidentBase
 
 _SHARED_MEMORY_OP = "deepspeed_shm_comm"
 

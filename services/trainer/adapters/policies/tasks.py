@@ -13,17 +13,17 @@ from mint_common.errors import MintError
 from mint_common.events import LoraSpec
 from mint_common.ids import PolicyId
 from mint_common.training import Distill, Distilled, Lesson, Pass, Passed, Step
-from services.trainer.adapters.distilling import run_distillation
-from services.trainer.adapters.passes import SPOILT_WEIGHT, PassWork, run_passes, take_step
-from services.trainer.adapters.scoring import ScoringBase
-from services.trainer.adapters.tiers import Resident, Tiers
-from services.trainer.adapters.training_state import (
+from services.trainer.adapters.model.scoring import ScoringBase
+from services.trainer.adapters.policies.tiers import Resident, Tiers
+from services.trainer.adapters.states.training_state import (
     ParkedState,
     TrainingState,
     park_state,
     read_state,
     without_optimizer,
 )
+from services.trainer.adapters.training.distilling import run_distillation
+from services.trainer.adapters.training.passes import SPOILT_WEIGHT, PassWork, run_passes, take_step
 from services.trainer.core.refusals import CheckpointLost, NotFinite
 from services.trainer.core.scheduler import Kind
 from services.trainer.ports.policies import StepTaken

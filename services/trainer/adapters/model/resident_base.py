@@ -19,11 +19,11 @@ from transformers.utils.logging import disable_progress_bar
 from mint_common.adapters_format import read_base_facts
 from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.errors import SettingInvalid
-from services.trainer.adapters.line_tensors import LaidOut, lay_out
-from services.trainer.adapters.lora import LoraTensors
-from services.trainer.adapters.lora_modules import Slot, applied, plan_mix, wrap_modules
-from services.trainer.adapters.routing import Replay, read_routes, replayed, wrap_routers
-from services.trainer.adapters.scoring import Scored
+from services.trainer.adapters.lora.modules import Slot, applied, plan_mix, wrap_modules
+from services.trainer.adapters.lora.tensors import LoraTensors
+from services.trainer.adapters.model.inputs import LaidOut, lay_out
+from services.trainer.adapters.model.routing import Replay, read_routes, replayed, wrap_routers
+from services.trainer.adapters.model.scoring import Scored
 from services.trainer.core.lines import Line
 from services.trainer.core.losses.tokens import token_logprobs
 

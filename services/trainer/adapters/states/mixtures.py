@@ -10,8 +10,8 @@ from mint_common.blobs.port import Blobs
 from mint_common.errors import AdapterInvalid, BlobCorrupt, BlobMissing
 from mint_common.events import LoraSpec
 from mint_common.training import CheckpointRecord
-from services.trainer.adapters.revision_states import fetch_weights, put_weights
-from services.trainer.adapters.training_state import new_state, read_state, write_state
+from services.trainer.adapters.states.revisions import fetch_weights, put_weights
+from services.trainer.adapters.states.training_state import new_state, read_state, write_state
 from services.trainer.core.refusals import CheckpointLost
 
 

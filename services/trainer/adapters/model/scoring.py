@@ -8,7 +8,7 @@ from typing import Protocol
 from torch import Tensor
 
 from mint_common.adapters_format.base_facts import BaseFacts
-from services.trainer.adapters.lora import LoraTensors
+from services.trainer.adapters.lora.tensors import LoraTensors
 from services.trainer.core.lines import Line
 
 

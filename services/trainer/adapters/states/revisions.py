@@ -12,7 +12,7 @@ from mint_common.adapters_format.storage import AdapterSource
 from mint_common.claims import Claim, RevisionRef
 from mint_common.errors import AdapterInvalid, BlobCorrupt, BlobMissing
 from mint_common.events import LoraSpec
-from services.trainer.adapters.training_state import TrainingState, new_state, read_state, write_state
+from services.trainer.adapters.states.training_state import TrainingState, new_state, read_state, write_state
 from services.trainer.core.refusals import RevisionForeign
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-from services.trainer.adapters.training_state import MOMENTS, TrainingState
+from services.trainer.adapters.states.training_state import MOMENTS, TrainingState
 
 _SMALLEST_NORM = 1e-6
 

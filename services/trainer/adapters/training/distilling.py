@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from mint_common.training import Distill, Distilled, Lesson
-from services.trainer.adapters.lora import LoraTensors
-from services.trainer.adapters.scoring import ScoringBase
+from services.trainer.adapters.lora.tensors import LoraTensors
+from services.trainer.adapters.model.scoring import ScoringBase
 from services.trainer.core.array_check import floats_of
 from services.trainer.core.losses.distillation import reverse_kl
 from services.trainer.core.microbatches import plan_microbatches

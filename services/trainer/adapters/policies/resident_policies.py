@@ -19,13 +19,19 @@ from mint_common.claims import Claim
 from mint_common.events import LoraSpec
 from mint_common.ids import Digest, PolicyId, TenantId
 from mint_common.training import Distill, Distilled, Pass, Passed, Step
-from services.trainer.adapters.policy_tasks import Clear, Copy, Learn, Replace, Task, Work
-from services.trainer.adapters.scoring import ScoringBase
-from services.trainer.adapters.state_copies import state_copy, state_export
-from services.trainer.adapters.tiers import Resident, Tiers
-from services.trainer.adapters.training_state import ParkedState, TrainingState, new_state, read_state
-from services.trainer.adapters.wave_jobs import Job
-from services.trainer.adapters.worker import Worker
+from services.trainer.adapters.model.scoring import ScoringBase
+from services.trainer.adapters.policies.tasks import Clear, Copy, Learn, Replace, Task, Work
+from services.trainer.adapters.policies.tiers import Resident, Tiers
+from services.trainer.adapters.policies.wave_jobs import Job
+from services.trainer.adapters.policies.worker import Worker
+from services.trainer.adapters.states.training_state import (
+    ParkedState,
+    TrainingState,
+    new_state,
+    read_state,
+    state_copy,
+    state_export,
+)
 from services.trainer.core.batch import Batch
 from services.trainer.core.microbatches import default_microbatch_tokens
 from services.trainer.core.refusals import CheckpointLost
@@ -187,7 +193,7 @@ class ResidentPolicies:
 
     def _begin(
         self, policy_id: PolicyId, tenant_id: TenantId, work: Work, *, alone: bool = False
-    ) -> "asyncio.Future[Any]":  # what the work's kind gives: see `policy_tasks.Done`
+    ) -> "asyncio.Future[Any]":  # what the work's kind gives: see `tasks.Done`
         task = Task(policy_id=policy_id, work=work, done=asyncio.get_running_loop().create_future())
         self._worker.add_task(task, tenant_id, alone=alone)
         return task.done

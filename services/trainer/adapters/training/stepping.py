@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from services.trainer.adapters.optimizing import clip_gradients, step_optimizers
-from services.trainer.adapters.preferences import Preferences
-from services.trainer.adapters.scoring import ScoringBase
-from services.trainer.adapters.training_state import TrainingState
+from services.trainer.adapters.model.scoring import ScoringBase
+from services.trainer.adapters.states.training_state import TrainingState
+from services.trainer.adapters.training.optimizing import clip_gradients, step_optimizers
+from services.trainer.adapters.training.preferences import Preferences
 from services.trainer.core.batch import Batch, Row
 from services.trainer.core.lines import Line, plan_lines
 from services.trainer.core.losses.mismatch import in_band, truncated_sampling

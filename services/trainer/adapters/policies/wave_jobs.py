@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from mint_common.adapters_format import build_adapter
 from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.ids import Digest, PolicyId
-from services.trainer.adapters.lora import folded_arrays
-from services.trainer.adapters.scoring import ScoringBase
-from services.trainer.adapters.stepping import Work, step_policies
-from services.trainer.adapters.tiers import Resident, Tiers
-from services.trainer.adapters.training_state import ParkedState, park_state, write_parked
+from services.trainer.adapters.lora.tensors import folded_arrays
+from services.trainer.adapters.model.scoring import ScoringBase
+from services.trainer.adapters.policies.tiers import Resident, Tiers
+from services.trainer.adapters.states.training_state import ParkedState, park_state, write_parked
+from services.trainer.adapters.training.stepping import Work, step_policies
 from services.trainer.core.batch import Batch
 from services.trainer.core.refusals import NotFinite
 from services.trainer.ports.policies import Stepped, StepSettings

@@ -20,7 +20,7 @@ from torch.nn.functional import grouped_mm
 
 from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.adapters_format.sites import Site
-from services.trainer.adapters.lora import Layout, LoraTensors, plan_layout, spread_index
+from services.trainer.adapters.lora.tensors import Layout, LoraTensors, plan_layout, spread_index
 
 _RANK_STEP = 4
 """`grouped_mm` wants rows of a multiple of 16 bytes."""

@@ -13,10 +13,10 @@ from typing import TypeVar
 
 from mint_common.ids import PolicyId, TenantId
 from services.trainer import metrics
-from services.trainer.adapters.policy_tasks import Task, carry_out
-from services.trainer.adapters.scoring import ScoringBase
-from services.trainer.adapters.tiers import Resident, Tiers
-from services.trainer.adapters.wave_jobs import Job, Left, export_job, step_jobs
+from services.trainer.adapters.model.scoring import ScoringBase
+from services.trainer.adapters.policies.tasks import Task, carry_out
+from services.trainer.adapters.policies.tiers import Resident, Tiers
+from services.trainer.adapters.policies.wave_jobs import Job, Left, export_job, step_jobs
 from services.trainer.core.operations import NotResident
 from services.trainer.core.scheduler import Limits, Operation, Schedule
 

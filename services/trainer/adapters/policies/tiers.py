@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from mint_common.claims import Claim
 from mint_common.ids import PolicyId
 from services.trainer import metrics
-from services.trainer.adapters.training_state import (
+from services.trainer.adapters.states.training_state import (
     ParkedState,
     TrainingState,
     park_state,

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from mint_common.training import Array, Datum, Pass, Passed, Step
-from services.trainer.adapters.lora import LoraTensors
-from services.trainer.adapters.scoring import ScoringBase
-from services.trainer.adapters.training_state import TrainingState
+from services.trainer.adapters.lora.tensors import LoraTensors
+from services.trainer.adapters.model.scoring import ScoringBase
+from services.trainer.adapters.states.training_state import TrainingState
 from services.trainer.core.array_check import floats_of
 from services.trainer.core.losses.policy import (
     Clip,

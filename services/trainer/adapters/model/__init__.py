@@ -1,0 +1,1 @@
+"""The base in memory: its inputs, its scores, and how its folder is made."""

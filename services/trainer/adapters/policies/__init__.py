@@ -1,0 +1,1 @@
+"""Policies in memory, and the threads that work on them."""

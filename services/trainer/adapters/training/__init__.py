@@ -1,0 +1,1 @@
+"""Passes and optimizer steps of several policies at once."""
