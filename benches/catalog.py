@@ -45,7 +45,7 @@ from services.standalone.adapters.nats import nats_url
 from services.standalone.adapters.postgres import postgres_dsn, prepare_postgres
 from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.app import open_stack
-from services.standalone.core.plan import BaseAt, Shape
+from services.standalone.core.plan import BaseAt, Topology
 from services.standalone.settings import read_standalone_settings
 
 POLICIES = 1_000_000
@@ -121,9 +121,11 @@ async def _rig() -> AsyncIterator[Rig]:
         folder = StateFolder(root=root / "state")
         folder.create()
         settings = read_standalone_settings({**os.environ, "MINT_TELEMETRY_LOG_LEVEL": "WARNING"})
-        shape = Shape(services=frozenset({"registry", "gateway"}))
+        topology = Topology(services=frozenset({"registry", "gateway"}))
         base = BaseAt(name="tiny", folder=str(TINY))
-        async with open_stack(folder, [base], port=free_port(), settings=settings, shape=shape) as stack:
+        async with open_stack(
+            folder, [base], port=free_port(), settings=settings, topology=topology
+        ) as stack:
             await stack.supervisor.all_ready()
             ports, state = folder.read_state().ports, folder.read_run()
             assert state is not None

@@ -40,7 +40,7 @@ from mint_common.training import (
 from services.standalone.adapters.launch import free_port
 from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.app import open_stack
-from services.standalone.core.plan import BaseAt, Shape
+from services.standalone.core.plan import BaseAt, Topology
 from services.standalone.settings import read_standalone_settings
 from services.trainer.adapters.model.resident_base import ResidentBase
 from services.trainer.adapters.states.training_state import TrainingState, new_state
@@ -122,9 +122,11 @@ async def _trainer() -> AsyncIterator[TrainerClient]:
         folder = StateFolder(root=root / "state")
         folder.create()
         settings = read_standalone_settings({**os.environ, "MINT_TELEMETRY_LOG_LEVEL": "WARNING"})
-        shape = Shape(services=frozenset({"registry", "trainer"}))
+        topology = Topology(services=frozenset({"registry", "trainer"}))
         base = BaseAt(name="tiny", folder=str(TINY))
-        async with open_stack(folder, [base], port=free_port(), settings=settings, shape=shape) as stack:
+        async with open_stack(
+            folder, [base], port=free_port(), settings=settings, topology=topology
+        ) as stack:
             await stack.supervisor.all_ready()
             address = f"http://127.0.0.1:{folder.read_state().ports['trainer-tiny']}"
             client = TrainerClient(InternalHttp(address, token=folder.secrets().internal_token))
@@ -184,7 +186,7 @@ def _pass(base: ResidentBase, seed: int, count: int, length: int, *, backward: b
     data = []
     for _ in range(count):
         tokens = np.asarray([rng.randrange(base.facts.vocab_size) for _ in range(length + 1)])
-        targets = Array(dtype="int64", shape=(length,), data=tokens[1:].astype("<i8").tobytes())
+        targets = Array(dtype="int64", topology=(length,), data=tokens[1:].astype("<i8").tobytes())
         data.append(Datum(tokens=tokens[:-1].astype("<i4").tobytes(), inputs={"target_tokens": targets}))
     return Pass(data=tuple(data), loss="cross_entropy", config={}, backward=backward)
 

@@ -23,12 +23,19 @@ import psutil
 from benches.report import Report, Row, make_row
 from benches.serving import TINY, scratch_folder
 from services.standalone.adapters.launch import free_port
+from services.standalone.adapters.public_api import PublicApi, path_of
 from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.app import open_stack
+from services.standalone.core.jobs import TERMINAL, JobNow, read_job
 from services.standalone.core.plan import BaseAt
-from services.standalone.demo.client import MintClient
 from services.standalone.demo.memory import MemoryWatch
-from services.standalone.demo.records import TERMINAL, Job
+from services.standalone.demo.requests import (
+    create_policy,
+    evaluate,
+    heldout_prompts,
+    recipe_of,
+    submit_job,
+)
 from services.standalone.settings import read_standalone_settings
 
 TASKS = ("mode:copy", "mode:sort", "mode:rot1")
@@ -76,19 +83,20 @@ def report(pairs: Sequence[tuple[Arm, Arm]]) -> Report:
 
 async def _arm(seed: int, *, together: bool) -> Arm:
     memory = MemoryWatch()
-    async with _open_client() as client:
-        recipes = [await client.recipe(task) for task in TASKS]
+    async with _open_api() as api:
+        recipes = [recipe_of(api, task) for task in TASKS]
         for task, recipe in zip(TASKS, recipes, strict=True):
-            await client.create_policy(_policy(task), "tiny", rank=recipe.rank, alpha=recipe.alpha)
-        await client.create_policy("warm-up", "tiny", rank=recipes[0].rank, alpha=recipes[0].alpha)
-        await _train(client, TASKS[0], 2, seed, policy="warm-up")
+            create_policy(api, _policy(task), "tiny", rank=recipe.rank, alpha=recipe.alpha)
+        create_policy(api, "warm-up", "tiny", rank=recipes[0].rank, alpha=recipes[0].alpha)
+        await asyncio.to_thread(_train, api, TASKS[0], 2, seed, policy="warm-up")
         watching = asyncio.create_task(memory.run())
         try:
             began, busy = time.perf_counter(), _processor_seconds()
             if together:
-                trained = await asyncio.gather(*(_train(client, task, STEPS, seed) for task in TASKS))
+                jobs = (asyncio.to_thread(_train, api, task, STEPS, seed) for task in TASKS)
+                trained = await asyncio.gather(*jobs)
             else:
-                trained = [await _train(client, task, STEPS, seed) for task in TASKS]
+                trained = [await asyncio.to_thread(_train, api, task, STEPS, seed) for task in TASKS]
             seconds, busy = time.perf_counter() - began, _processor_seconds() - busy
         finally:
             watching.cancel()
@@ -98,9 +106,10 @@ async def _arm(seed: int, *, together: bool) -> Arm:
             # A step in which nothing was to be learnt makes no new revision.
             last = job.steps[-1].revision
             assert last is not None
-            prompts = await client.heldout_prompts(task, HELDOUT, seed=1)
-            found = await client.evaluate(
-                f"{_policy(task)}@{last.number}", task, prompts, max_tokens=recipe.max_new_tokens
+            prompts = heldout_prompts(api, task, HELDOUT, seed=1)
+            model = f"{_policy(task)}@{last.number}"
+            found = await asyncio.to_thread(
+                evaluate, api, model, task, prompts, max_tokens=recipe.max_new_tokens
             )
             accuracy.append(found.accuracy)
     steps_done = [step for job in trained for step in job.steps]
@@ -124,15 +133,15 @@ def _processor_seconds() -> float:
     return total
 
 
-async def _train(client: MintClient, task: str, steps: int, seed: int, *, policy: str = "") -> Job:
+def _train(api: PublicApi, task: str, steps: int, seed: int, *, policy: str = "") -> JobNow:
     """Train one policy, the task's own unless it is named, and return its job."""
-    job_id = await client.submit(policy or _policy(task), task, steps=steps, seed=seed)
+    job_id = submit_job(api, policy or _policy(task), task, steps=steps, seed=seed)
     while True:
-        job = await client.job(job_id)
+        job = read_job(api.get(path_of("jobs", job_id)))
         if job.state in TERMINAL:
             assert job.state == "succeeded", job.reason
             return job
-        await asyncio.sleep(POLL_SECONDS)
+        time.sleep(POLL_SECONDS)
 
 
 def _policy(task: str) -> str:
@@ -140,15 +149,15 @@ def _policy(task: str) -> str:
 
 
 @contextlib.asynccontextmanager
-async def _open_client() -> AsyncIterator[MintClient]:
+async def _open_api() -> AsyncIterator[PublicApi]:
     with scratch_folder() as root:
         state = StateFolder(root=root / "state")
         settings = read_standalone_settings({**os.environ, "MINT_TELEMETRY_LOG_LEVEL": "WARNING"})
         base = BaseAt(name="tiny", folder=str(TINY))
         async with open_stack(state, [base], port=free_port(), settings=settings) as stack:
             await stack.supervisor.all_ready()
-            async with contextlib.aclosing(MintClient(stack.gateway_url, stack.api_key)) as client:
-                yield client
+            with PublicApi(stack.gateway_url, stack.api_key) as api:
+                yield api
 
 
 def _rows(pairs: Sequence[tuple[Arm, Arm]]) -> list[Row]:

@@ -22,7 +22,7 @@ from services.standalone.adapters.launch import free_port
 from services.standalone.adapters.postgres import postgres_dsn, prepare_postgres
 from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.app import open_stack
-from services.standalone.core.plan import BaseAt, Shape
+from services.standalone.core.plan import BaseAt, Topology
 from services.standalone.settings import read_standalone_settings
 
 TINY = ROOT / "bases" / "tiny"
@@ -50,8 +50,8 @@ class Serving:
         record = await self.registry.create_policy(
             self.tenant_id, name=policy, base=self.facts.name, rank=8, alpha=8, seed=0
         )
-        shape = recipe or Recipe()
-        made = make_adapters(self.facts, record.policy_id, count, shape, seed=seed)
+        topology = recipe or Recipe()
+        made = make_adapters(self.facts, record.policy_id, count, topology, seed=seed)
         refs = store_in_bulk(self.folder.blobs, made)
         await register_in_bulk(self._dsn(), record.policy_id, refs)
         return refs
@@ -83,7 +83,7 @@ async def open_serving(overrides: Mapping[str, str]) -> AsyncIterator[Serving]:
         settings = read_standalone_settings({**os.environ, **environ, **overrides})
         base = BaseAt(name="tiny", folder=str(TINY))
         opening = open_stack(
-            folder, [base], port=free_port(), settings=settings, shape=Shape(services=SERVICES)
+            folder, [base], port=free_port(), settings=settings, topology=Topology(services=SERVICES)
         )
         async with opening as stack:
             await stack.supervisor.all_ready()

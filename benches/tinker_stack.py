@@ -18,7 +18,7 @@ from services.loader.adapters.vllm_engine import EngineConfig, VllmEngine, start
 from services.standalone.adapters.launch import free_port
 from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.app import open_stack
-from services.standalone.core.plan import BaseAt, Shape
+from services.standalone.core.plan import BaseAt, Topology
 from services.standalone.settings import read_standalone_settings
 
 SERVICES = frozenset({"registry", "loader", "trainer", "gateway"})
@@ -48,7 +48,7 @@ async def open_service(base: str) -> AsyncIterator[tinker.ServiceClient]:
         settings = read_standalone_settings({**os.environ, **sizes})
         place = BaseAt(name=base, folder=str(base_folder(base)))
         opening = open_stack(
-            folder, [place], port=free_port(), settings=settings, shape=Shape(services=SERVICES)
+            folder, [place], port=free_port(), settings=settings, topology=Topology(services=SERVICES)
         )
         async with opening as stack:
             await stack.supervisor.all_ready()

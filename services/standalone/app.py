@@ -17,14 +17,14 @@ from services.standalone.adapters.ports_in_use import holder, is_free
 from services.standalone.adapters.postgres import postgres_dsn, postgres_launch, prepare_postgres
 from services.standalone.adapters.processes import LocalProcesses, Sentinel
 from services.standalone.adapters.state_folder import StateFolder
-from services.standalone.core.lifecycle import Life
-from services.standalone.core.parts import Part
+from services.standalone.core.lifecycle import PartStatus
+from services.standalone.core.parts import StackPart
 from services.standalone.core.plan import (
     FULL,
     Addresses,
     BaseAt,
     ServicePart,
-    Shape,
+    Topology,
     plan_services,
     port_names,
 )
@@ -49,7 +49,7 @@ class Stack:
 class Blueprint:
     """Everything that is decided before the first process starts."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[StackPart, ...]
     launches: Mapping[str, Launch]
     ports: Mapping[str, int]
 
@@ -62,7 +62,7 @@ async def open_stack(
     port: int | None,
     settings: StandaloneSettings,
     observers: Sequence[Observer] = (),
-    shape: Shape = FULL,
+    topology: Topology = FULL,
 ) -> AsyncIterator[Stack]:
     """Start a stack and stop it at the end of the block; `Supervisor.all_ready` waits until it is up.
 
@@ -70,7 +70,7 @@ async def open_stack(
     never became ready.
     """
     with folder.taken() as lock:
-        blueprint = await _draw(folder, bases, port=port, settings=settings, shape=shape)
+        blueprint = await _plan_stack(folder, bases, port=port, settings=settings, topology=topology)
         supervised = run_blueprint(
             blueprint, folder, lock=lock, environment=settings.inherited, observers=observers
         )
@@ -94,9 +94,9 @@ async def run_blueprint(
 ) -> AsyncIterator[Supervisor]:
     """Supervise the processes of a blueprint inside the block; the caller holds the folder's ``lock``."""
 
-    def describe(lives: Mapping[str, Life]) -> None:
+    def describe(statuses: Mapping[str, PartStatus]) -> None:
         url = _gateway_url(blueprint.ports)
-        folder.write_run(snapshot(lives, blueprint.ports, pid=os.getpid(), gateway_url=url))
+        folder.write_run(snapshot(statuses, blueprint.ports, pid=os.getpid(), gateway_url=url))
 
     async with httpx.AsyncClient(trust_env=False) as http:
         with contextlib.closing(Sentinel(lock)) as sentinel:
@@ -122,15 +122,15 @@ async def run_blueprint(
                 await running
 
 
-async def _draw(
+async def _plan_stack(
     folder: StateFolder,
     bases: Sequence[BaseAt],
     *,
     port: int | None,
     settings: StandaloneSettings,
-    shape: Shape = FULL,
+    topology: Topology = FULL,
 ) -> Blueprint:
-    ports = _choose_ports(folder, bases, port, shape)
+    ports = _choose_ports(folder, bases, port, topology)
     folder.write_state(StackState(ports=ports, bases=tuple(base.name for base in bases)))
     embedded, addresses = await _embedded(folder, ports, settings)
     services = plan_services(
@@ -140,24 +140,24 @@ async def _draw(
         ports=ports,
         cache_folder=str(folder.cache),
         overrides=settings.overrides,
-        shape=shape,
+        topology=topology,
     )
     started = {each.part.name: _service_launch(folder, each, ports[each.part.name]) for each in services}
     return Blueprint(
-        parts=(*(Part(name=name) for name in embedded), *(each.part for each in services)),
+        parts=(*(StackPart(name=name) for name in embedded), *(each.part for each in services)),
         launches={**embedded, **started},
         ports=ports,
     )
 
 
 def _choose_ports(
-    folder: StateFolder, bases: Sequence[BaseAt], port: int | None, shape: Shape
+    folder: StateFolder, bases: Sequence[BaseAt], port: int | None, topology: Topology
 ) -> dict[str, int]:
     remembered = folder.read_state().ports
     gateway = port or remembered.get("gateway", DEFAULT_GATEWAY_PORT)
     if not is_free(gateway):
         raise GatewayPortBusyError(port=gateway, holder=holder(gateway))
-    names = port_names(bases, shape)
+    names = port_names(bases, topology)
     return assign_ports(names, {**remembered, "gateway": gateway}, is_free=is_free, pick=free_port)
 
 

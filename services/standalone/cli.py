@@ -10,13 +10,15 @@ from services.standalone.commands.access import events, job_app, key_app
 from services.standalone.commands.adapter import adapter_app
 from services.standalone.commands.adapters import adapters_app, top
 from services.standalone.commands.aliases import alias_app, eval_app, rollback
+from services.standalone.commands.api import api_command
 from services.standalone.commands.backup import backup, restore
 from services.standalone.commands.base import base_app
 from services.standalone.commands.demo import demo
 from services.standalone.commands.doctor import doctor
 from services.standalone.commands.gc import gc
 from services.standalone.commands.governance import audit, rule_app, tenant_app
-from services.standalone.commands.policies import policy_app, revision_app
+from services.standalone.commands.policies import policy_app
+from services.standalone.commands.revisions import revision_app
 from services.standalone.commands.running import down, status
 from services.standalone.commands.up import up
 from services.standalone.commands.webhooks import webhook_app
@@ -40,22 +42,22 @@ app.command(short_help="Can this machine run a stack? What to do?")(doctor)
 app.add_typer(base_app, name="base", short_help="Add or list base models.")
 app.add_typer(adapter_app, name="adapter", short_help="Pack, unpack or check adapter folders.")
 app.add_typer(adapters_app, name="adapters", short_help="Where revisions are; pin, prewarm, evict.")
-app.command(short_help="Engines and adapters, live.")(top)
+app.command(short_help="Engines and adapters, live.")(api_command(top))
 app.add_typer(policy_app, name="policy", short_help="Policies: list, show, create, change.")
 app.add_typer(revision_app, name="revision", short_help="Revisions: list, show, upload, retire.")
 app.add_typer(alias_app, name="alias", short_help="Aliases: list, move, protect, history.")
-app.command(short_help="Point an alias at what it pointed at before.")(rollback)
+app.command(short_help="Point an alias at what it pointed at before.")(api_command(rollback))
 app.add_typer(eval_app, name="eval", short_help="Scores: list, record.")
 app.add_typer(rule_app, name="rule", short_help="Promotion rules: list, create, remove.")
 app.add_typer(key_app, name="key", short_help="API keys: list, create, rotate, revoke.")
 app.add_typer(tenant_app, name="tenant", short_help="Tenants: list, create, make keys.")
-app.command(short_help="Who changed what, newest first.")(audit)
+app.command(short_help="Who changed what, newest first.")(api_command(audit))
 app.add_typer(job_app, name="job", short_help="Jobs: list, show, cancel.")
-app.command(short_help="Events as they happen, as JSON lines.")(events)
+app.command(short_help="Events as they happen, as JSON lines.")(api_command(events))
 app.add_typer(webhook_app, name="webhook", short_help="Tell your own servers of events.")
 app.command(short_help="Copy the stack's database and blobs.")(backup)
 app.command(short_help="Make a stack of a backup.")(restore)
-app.command(short_help="Let go of what nobody uses.")(gc)
+app.command(short_help="Let go of what nobody uses.")(api_command(gc))
 app.command(short_help="Train, serve, promote, roll back: in minutes.")(demo)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Protocol
 
-from services.standalone.core.lifecycle import Life
+from services.standalone.core.lifecycle import PartStatus
 
 
 class Process(Protocol):
@@ -29,12 +29,12 @@ class Processes(Protocol):
     async def is_ready(self, name: str) -> bool:
         """Probe a part's readiness once; never raises for a part that is not there."""
 
-    def last_words(self, name: str) -> str:
+    def log_tail(self, name: str) -> str:
         """Return the end of a part's log."""
 
 
 class Observer(Protocol):
     """Is told of every change."""
 
-    def __call__(self, lives: Mapping[str, Life]) -> None:
+    def __call__(self, statuses: Mapping[str, PartStatus]) -> None:
         """See the state of every part, after a change of one. Must return at once and not raise."""

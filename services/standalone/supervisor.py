@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from mint_common.errors import Unavailable
 from mint_common.runtime.clock import Clock
 from services.standalone.core.lifecycle import (
-    Life,
     PartState,
+    PartStatus,
     RestartPolicy,
     on_exit,
     on_ready,
@@ -19,7 +19,7 @@ from services.standalone.core.lifecycle import (
     on_stop,
     on_stopped,
 )
-from services.standalone.core.parts import Part, may_start, stop_levels
+from services.standalone.core.parts import StackPart, may_start, stop_levels
 from services.standalone.ports import Observer, Process, Processes
 
 PROBE_SECONDS = 0.05
@@ -30,7 +30,7 @@ class Supervisor:
 
     def __init__(
         self,
-        parts: Sequence[Part],
+        parts: Sequence[StackPart],
         processes: Processes,
         *,
         clock: Clock,
@@ -45,16 +45,16 @@ class Supervisor:
         self._rng = rng
         self._observers = observers
         self._policy = policy or RestartPolicy()
-        self._lives = {part.name: Life(since=clock.monotonic()) for part in parts}
+        self._statuses = {part.name: PartStatus(since=clock.monotonic()) for part in parts}
         self._stop_part = {part.name: asyncio.Event() for part in parts}
         self._changed = asyncio.Condition()
         self._stop = asyncio.Event()
         self._failure: Unavailable | None = None
 
     @property
-    def lives(self) -> Mapping[str, Life]:
+    def statuses(self) -> Mapping[str, PartStatus]:
         """Return the state of every part now."""
-        return dict(self._lives)
+        return dict(self._statuses)
 
     def stop(self) -> None:
         """Ask for the end; `run` returns when all parts have ended, in reverse order."""
@@ -74,40 +74,40 @@ class Supervisor:
     async def run(self) -> None:
         """Run until `stop`. Raises Unavailable when a part never became ready; all are ended in any case."""
         async with asyncio.TaskGroup() as tasks:
-            keepers = {name: tasks.create_task(self._keep(part)) for name, part in self._parts.items()}
+            started = {name: tasks.create_task(self._supervise(part)) for name, part in self._parts.items()}
             try:
                 await self._stop.wait()
             finally:
                 self._stop.set()
-                await self._end_in_order(keepers)
+                await self._end_in_order(started)
         if self._failure is not None:
             raise self._failure
 
-    async def _end_in_order(self, keepers: Mapping[str, asyncio.Task[None]]) -> None:
+    async def _end_in_order(self, started: Mapping[str, asyncio.Task[None]]) -> None:
         async with self._changed:
             self._changed.notify_all()
         for level in self._levels:
             for name in level:
                 self._stop_part[name].set()
-            await asyncio.wait([keepers[name] for name in level])
+            await asyncio.wait([started[name] for name in level])
 
-    async def _keep(self, part: Part) -> None:
+    async def _supervise(self, part: StackPart) -> None:
         stop = self._stop_part[part.name]
         while not stop.is_set():
             await _first(stop.wait, lambda: self._needs_ready(part))
             if stop.is_set():
                 break
-            await self._live_once(part)
-            life = self._lives[part.name]
-            if life.state is PartState.FAILED:
+            await self._run_once(part)
+            status = self._statuses[part.name]
+            if status.state is PartState.FAILED:
                 self._give_up(part)
                 await stop.wait()
-            elif life.state is PartState.RESTING:
-                rest = max(0.0, life.resume_at - self._clock.monotonic())
+            elif status.state is PartState.RESTARTING:
+                rest = max(0.0, status.resume_at - self._clock.monotonic())
                 await _first(stop.wait, lambda seconds=rest: self._clock.sleep(seconds))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
-        await self._become(part, on_stop(self._lives[part.name], now=self._clock.monotonic()))
+        await self._become(part, on_stop(self._statuses[part.name], now=self._clock.monotonic()))
 
-    async def _live_once(self, part: Part) -> None:
+    async def _run_once(self, part: StackPart) -> None:
         """Run one process of the part to its end, whoever wants that end."""
         stop = self._stop_part[part.name]
         try:
@@ -118,21 +118,21 @@ class Supervisor:
             await stop.wait()
             return
         try:
-            life = on_started(self._lives[part.name], pid=process.pid, now=self._clock.monotonic())
-            await self._become(part, life)
+            status = on_started(self._statuses[part.name], pid=process.pid, now=self._clock.monotonic())
+            await self._become(part, status)
             await self._watch(part, process)
             if stop.is_set():
-                await self._become(part, on_stop(self._lives[part.name], now=self._clock.monotonic()))
+                await self._become(part, on_stop(self._statuses[part.name], now=self._clock.monotonic()))
         finally:
             await process.end(limit_seconds=part.stop_seconds)
         now = self._clock.monotonic()
-        life = self._lives[part.name]
-        if life.state is PartState.STOPPING:
-            await self._become(part, on_stopped(life, now=now))
+        status = self._statuses[part.name]
+        if status.state is PartState.STOPPING:
+            await self._become(part, on_stopped(status, now=now))
         else:
-            await self._become(part, on_exit(life, self._policy, now=now, jitter=self._rng.random()))
+            await self._become(part, on_exit(status, self._policy, now=now, jitter=self._rng.random()))
 
-    async def _watch(self, part: Part, process: Process) -> None:
+    async def _watch(self, part: StackPart, process: Process) -> None:
         """Return when the process has ended, must end, or did not become ready in time."""
         stop = self._stop_part[part.name]
         deadline = self._clock.monotonic() + part.ready_seconds
@@ -140,34 +140,34 @@ class Supervisor:
         async def until_ready() -> None:
             while self._clock.monotonic() < deadline:
                 if await self._processes.is_ready(part.name):
-                    await self._become(part, on_ready(self._lives[part.name], now=self._clock.monotonic()))
+                    await self._become(part, on_ready(self._statuses[part.name], now=self._clock.monotonic()))
                     return
                 await self._clock.sleep(PROBE_SECONDS)
 
         await _first(process.exited, stop.wait, until_ready)
-        if self._lives[part.name].state is PartState.READY:
+        if self._statuses[part.name].state is PartState.READY:
             await _first(process.exited, stop.wait)
 
-    async def _needs_ready(self, part: Part) -> None:
+    async def _needs_ready(self, part: StackPart) -> None:
         async with self._changed:
             await self._changed.wait_for(lambda: may_start(part, self._ready()))
 
-    def _give_up(self, part: Part) -> None:
-        attempts = self._lives[part.name].starts
-        words = self._processes.last_words(part.name)
-        problem = f"it did not become ready in {attempts} attempts. The end of its log:\n{words}"
+    def _give_up(self, part: StackPart) -> None:
+        attempts = self._statuses[part.name].starts
+        tail = self._processes.log_tail(part.name)
+        problem = f"it did not become ready in {attempts} attempts. The end of its log:\n{tail}"
         self._failure = self._failure or Unavailable(what=part.name, problem=problem)
         self._stop.set()
 
-    async def _become(self, part: Part, life: Life) -> None:
-        self._lives[part.name] = life
+    async def _become(self, part: StackPart, status: PartStatus) -> None:
+        self._statuses[part.name] = status
         for observe in self._observers:
-            observe(self._lives)
+            observe(self._statuses)
         async with self._changed:
             self._changed.notify_all()
 
     def _ready(self) -> dict[str, bool]:
-        return {name: life.state is PartState.READY for name, life in self._lives.items()}
+        return {name: status.state is PartState.READY for name, status in self._statuses.items()}
 
     def _are_ready(self) -> bool:
         return all(self._ready().values())

@@ -23,7 +23,7 @@ from mint_common.client.registry import RegistryClient
 from services.standalone.adapters.launch import free_port
 from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.app import open_stack
-from services.standalone.core.plan import BaseAt, Shape
+from services.standalone.core.plan import BaseAt, Topology
 from services.standalone.settings import read_standalone_settings
 
 pytestmark = [
@@ -34,7 +34,7 @@ pytestmark = [
 ]
 
 BASE_DIR = Path(__file__).parents[2] / "bases" / "tiny"
-SERVING = Shape(services=frozenset({"registry", "loader", "gateway"}))
+SERVING = Topology(services=frozenset({"registry", "loader", "gateway"}))
 SECONDS = 60.0
 
 
@@ -53,7 +53,7 @@ async def tenants(tmp_path: Path) -> AsyncIterator[Tenants]:
     folder = StateFolder(root=tmp_path / "state")
     base = BaseAt(name="tiny", folder=str(BASE_DIR))
     async with AsyncExitStack() as opened:
-        opening = open_stack(folder, [base], port=free_port(), settings=settings, shape=SERVING)
+        opening = open_stack(folder, [base], port=free_port(), settings=settings, topology=SERVING)
         stack = await opened.enter_async_context(opening)
         await stack.supervisor.all_ready()
         address = f"http://127.0.0.1:{folder.read_state().ports['registry']}"

@@ -18,10 +18,10 @@ from services.standalone.adapters import sessions
 from services.standalone.adapters.launch import Launch
 from services.standalone.adapters.privileges import child_setup
 from services.standalone.adapters.readiness import probe
-from services.standalone.core.last_words import readable
+from services.standalone.core.log_tail import readable
 from services.standalone.ports import Process
 
-LAST_WORDS_BYTES = 8000
+LOG_TAIL_BYTES = 8000
 
 
 class Sentinel:
@@ -153,13 +153,13 @@ class LocalProcesses:
         """Probe once."""
         return await probe(self._launches[name], self._http)
 
-    def last_words(self, name: str) -> str:
+    def log_tail(self, name: str) -> str:
         """Return the end of the part's log."""
         log = self._log(name)
         if not log.exists():
             return ""
         with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - LAST_WORDS_BYTES))
+            file.seek(max(0, log.stat().st_size - LOG_TAIL_BYTES))
             return readable(file.read().decode(errors="replace").strip())
 
     def _log(self, name: str) -> Path:

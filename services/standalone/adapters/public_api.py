@@ -1,8 +1,9 @@
-"""The public API as the catalog's commands use it: JSON in, JSON out, errors as they were raised."""
+"""The public API of a gateway, for commands and the demo: JSON in, JSON out, errors as they were raised."""
 
 import os
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -28,17 +29,34 @@ _CHUNK_BYTES = 1 << 20
 _BLOCK = 512
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completed:
+    """A completion and the two places that name the revision which gave it."""
+
+    text: str
+    header: str
+    fingerprint: str
+
+    def is_from(self, digest: str) -> bool:
+        """Say whether both places name this digest."""
+        return self.header == self.fingerprint == digest
+
+
 def path_of(*parts: str | int) -> str:
     """Return a path of parts, each quoted."""
     return "".join(f"/{quote(str(part), safe='@:')}" for part in parts)
 
 
 class PublicApi:
-    """Speaks to ``/mint/v1`` of one gateway with one key. Raises the gateway's MintErrors, or Unavailable."""
+    """Speaks to one gateway with one key, from any thread. Raises the gateway's MintErrors, or Unavailable.
+
+    Paths are those below ``/mint/v1``.
+    """
 
     def __init__(self, base_url: str, api_key: str, *, seconds: float = _SECONDS) -> None:
         """Connect later. ``seconds`` is how long an answer may take that nothing big is read for."""
         self._what = f"the gateway at {base_url}"
+        self._openai = f"{base_url.rstrip('/')}/v1"
         self._patience = httpx.Timeout(seconds, read=_PATIENT_SECONDS, write=_PATIENT_SECONDS)
         self._http = httpx.Client(
             base_url=f"{base_url.rstrip('/')}/mint/v1",
@@ -82,6 +100,18 @@ class PublicApi:
         body = _archived(_files(folder), progress)
         return self._ask("POST", path, params=params, content=body, headers=headers, timeout=self._patience)
 
+    def complete(self, model: str, prompt: str, *, max_tokens: int) -> Completed:
+        """Complete a prompt greedily, over the OpenAI API."""
+        body = {"model": model, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0}
+        url = f"{self._openai}/completions"
+        response = self._send("POST", url, json=body, timeout=self._patience)
+        answer = self._read(response)
+        return Completed(
+            text=answer["choices"][0]["text"],
+            header=response.headers.get("x-mint-revision", ""),
+            fingerprint=answer["system_fingerprint"],
+        )
+
     def events(self, *, after: str | None) -> Iterator[tuple[str, str]]:
         """Yield (place, envelope) of each event until the stream ends, at first (place, "").
 
@@ -119,28 +149,32 @@ class PublicApi:
         self, method: str, path: str, *, params: Params | None = None, **more: Any
     ) -> Json:  # httpx's own
         present = {name: value for name, value in (params or {}).items() if value is not None}
+        response = self._send(method, path, params=present, **more)
+        return self._read(response) if response.content else None
+
+    def _send(self, method: str, path: str, **more: Any) -> httpx.Response:  # httpx's own
         try:
-            response = self._http.request(method, path, params=present, **more)
+            response = self._http.request(method, path, **more)
         except httpx.HTTPError as error:
             raise self._unavailable(error) from error
         if response.is_error:
             self._raise(response)
-        return self._read(response) if response.content else None
+        return response
 
     def _raise(self, response: httpx.Response) -> None:
         answer = self._read(response)
         payload = answer.get("error") if isinstance(answer, Mapping) else None
         if not isinstance(payload, Mapping):
-            raise self._stranger(response)
+            raise self._unreadable(response)
         raise error_from_payload(payload, what=self._what)
 
     def _read(self, response: httpx.Response) -> Json:
         try:
             return response.json()
         except ValueError as error:
-            raise self._stranger(response) from error
+            raise self._unreadable(response) from error
 
-    def _stranger(self, response: httpx.Response) -> Unavailable:
+    def _unreadable(self, response: httpx.Response) -> Unavailable:
         problem = f"what answers there ({response.status_code}) is no gateway of MinT"
         return Unavailable(what=self._what, problem=problem)
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.standalone.adapters.file_modes import OTHERS, close_to_others
-from services.standalone.core.plan import Secrets
+from services.standalone.core.plan import StackSecrets
 from services.standalone.core.refusals import StackRunningError
 from services.standalone.core.state import RunNow, StackState, decode_state, encode_state
 
@@ -79,9 +79,9 @@ class StateFolder:
         """Return the file of the bootstrap API key."""
         return self.root / "api_key"
 
-    def secrets(self) -> Secrets:
+    def secrets(self) -> StackSecrets:
         """Read the secrets, making those that are missing; their files are readable by the owner only."""
-        return Secrets(
+        return StackSecrets(
             internal_token=_secret(self.root / "internal_token", prefix=""),
             api_key=_secret(self.api_key_file, prefix="tml-"),
         )

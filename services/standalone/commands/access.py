@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 
 from mint_common.errors import Unavailable
-from services.standalone.adapters.public_api import path_of
-from services.standalone.commands.catalog import AfterOption, JsonOption, LimitOption, group, public_api, show
-from services.standalone.commands.options import DEFAULT_FOLDER, FolderOption
-from services.standalone.core.catalog_tables import JOB, KEY
+from services.standalone.adapters.public_api import PublicApi, path_of
+from services.standalone.commands.api import Listing, group
+from services.standalone.commands.options import AfterOption, LimitOption
+from services.standalone.core.tables import JOB, KEY
 
-AGAIN_SECONDS = 0.5
+RETRY_SECONDS = 0.5
 """How soon a lost event stream is opened again."""
 
 KeyArgument = Annotated[str, typer.Argument(metavar="KEY_ID", help="A key's id (mint key list).")]
@@ -24,63 +24,44 @@ ScopesOption = Annotated[
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job's id.")]
 
 
-def list_keys(
-    *,
-    limit: LimitOption = 1000,
-    after: AfterOption = None,
-    as_json: JsonOption = False,
-    folder: FolderOption = DEFAULT_FOLDER,
-) -> None:
+def list_keys(api: PublicApi, *, limit: LimitOption = 1000, after: AfterOption = None) -> Listing:
     """List keys by id, revoked ones too."""
-    with public_api(folder) as api:
-        show(api.get("/keys", {"limit": limit, "after": after}), KEY, as_json=as_json)
+    return Listing(answer=api.get("/keys", {"limit": limit, "after": after}), columns=KEY)
 
 
-def create_key(
-    name: KeyNameArgument,
-    *,
-    scopes: ScopesOption = "read,infer,train",
-    folder: FolderOption = DEFAULT_FOLDER,
-) -> None:
+def create_key(api: PublicApi, name: KeyNameArgument, *, scopes: ScopesOption = "read,infer,train") -> str:
     """Make a key and print it, this once."""
-    with public_api(folder) as api:
-        typer.echo(api.post("/keys", {"name": name, "scopes": scopes.split(",")})["key"])
+    return str(api.post("/keys", {"name": name, "scopes": scopes.split(",")})["key"])
 
 
-def rotate_key(key: KeyArgument, *, folder: FolderOption = DEFAULT_FOLDER) -> None:
+def rotate_key(api: PublicApi, key: KeyArgument) -> str:
     """Replace a key by a new one of the same id and print it, this once."""
-    with public_api(folder) as api:
-        typer.echo(api.post(path_of("keys", key, "rotate"))["key"])
+    return str(api.post(path_of("keys", key, "rotate"))["key"])
 
 
-def revoke_key(key: KeyArgument, *, folder: FolderOption = DEFAULT_FOLDER) -> None:
+def revoke_key(api: PublicApi, key: KeyArgument) -> str:
     """Let a key open nothing any more."""
-    with public_api(folder) as api:
-        api.delete(path_of("keys", key))
-    typer.echo(f"revoked {key}")
+    api.delete(path_of("keys", key))
+    return f"revoked {key}"
 
 
-def list_jobs(*, as_json: JsonOption = False, folder: FolderOption = DEFAULT_FOLDER) -> None:
+def list_jobs(api: PublicApi) -> Listing:
     """List jobs."""
-    with public_api(folder) as api:
-        show(api.get("/jobs"), JOB, as_json=as_json, nothing="no job yet")
+    return Listing(answer=api.get("/jobs"), columns=JOB, nothing="no job yet")
 
 
-def show_job(job: JobArgument, *, as_json: JsonOption = False, folder: FolderOption = DEFAULT_FOLDER) -> None:
+def show_job(api: PublicApi, job: JobArgument) -> Listing:
     """Show one job."""
-    with public_api(folder) as api:
-        show(api.get(path_of("jobs", job)), JOB, as_json=as_json)
+    return Listing(answer=api.get(path_of("jobs", job)), columns=JOB)
 
 
-def cancel_job(
-    job: JobArgument, *, as_json: JsonOption = False, folder: FolderOption = DEFAULT_FOLDER
-) -> None:
+def cancel_job(api: PublicApi, job: JobArgument) -> Listing:
     """Stop a job after the work in hand."""
-    with public_api(folder) as api:
-        show(api.post(path_of("jobs", job, "cancel")), JOB, as_json=as_json)
+    return Listing(answer=api.post(path_of("jobs", job, "cancel")), columns=JOB)
 
 
 def events(
+    api: PublicApi,
     *,
     after: Annotated[
         str | None, typer.Option("--after", metavar="PLACE", help="Begin after this place, not now.")
@@ -89,7 +70,6 @@ def events(
         Path | None,
         typer.Option("--place", metavar="FILE", help="Keep the place in FILE: the next run goes on there."),
     ] = None,
-    folder: FolderOption = DEFAULT_FOLDER,
 ) -> None:
     """Print the tenant's events as they happen, one JSON envelope a line, until Ctrl-C.
 
@@ -98,22 +78,21 @@ def events(
     place = after
     if place is None and place_file is not None and place_file.exists():
         place = place_file.read_text().strip() or None
-    with public_api(folder) as api:
-        while True:
-            is_connected = False
-            try:
-                for reached, envelope in api.events(after=place):
-                    place, is_connected = reached, True
-                    if envelope:
-                        typer.echo(envelope)
-                        sys.stdout.flush()
-                    if place_file is not None:
-                        _keep(place, place_file)
-            except Unavailable as error:
-                if place is None and not is_connected:
-                    raise
-                typer.echo(f"mint: {error}; trying again", err=True)
-            time.sleep(AGAIN_SECONDS)
+    while True:
+        is_connected = False
+        try:
+            for reached, envelope in api.events(after=place):
+                place, is_connected = reached, True
+                if envelope:
+                    typer.echo(envelope)
+                    sys.stdout.flush()
+                if place_file is not None:
+                    _keep(place, place_file)
+        except Unavailable as error:
+            if place is None and not is_connected:
+                raise
+            typer.echo(f"mint: {error}; trying again", err=True)
+        time.sleep(RETRY_SECONDS)
 
 
 def _keep(place: str, file: Path) -> None:

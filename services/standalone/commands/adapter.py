@@ -27,7 +27,7 @@ from mint_common.adapters_format import (
 )
 from mint_common.errors import InvalidField, MintError
 from services.standalone.adapters.bases import find_base
-from services.standalone.commands.options import DEFAULT_FOLDER, FolderOption, state_folder
+from services.standalone.commands.options import FolderOption, state_folder
 
 adapter_app = typer.Typer(
     help="Adapter folders: pack those of experts for serving, unpack them for PEFT, merge or check any.\n\n"
@@ -72,7 +72,7 @@ def pack(
     paths: PathsArgument,
     base: BaseOption = "",
     out: OutOption = None,
-    folder: FolderOption = DEFAULT_FOLDER,
+    folder: FolderOption = None,
 ) -> None:
     """Pack adapters for serving: one tensor for all experts of a layer's projection, alpha folded into B.
 
@@ -96,7 +96,7 @@ def unpack(
     ] = Unpacked.PER_EXPERT,
     base: BaseOption = "",
     out: OutOption = None,
-    folder: FolderOption = DEFAULT_FOLDER,
+    folder: FolderOption = None,
 ) -> None:
     """Turn packed adapters back into a layout that PEFT reads. Packing them again gives the same."""
     chosen = DENSE if layout is Unpacked.PER_EXPERT else FUSED
@@ -104,7 +104,7 @@ def unpack(
 
 
 @adapter_app.command(short_help="Check against the base; say what they are.")
-def check(paths: PathsArgument, base: BaseOption = "", folder: FolderOption = DEFAULT_FOLDER) -> None:
+def check(paths: PathsArgument, base: BaseOption = "", folder: FolderOption = None) -> None:
     """Check adapters against their base, and say what they are. Exit code 1 when one is refused."""
     found: list[str] = []
 
@@ -132,7 +132,7 @@ def merge(
         typer.Option(metavar="DIR", help="The new folder, which must not be there yet.", show_default=False),
     ],
     base: BaseOption = "",
-    folder: FolderOption = DEFAULT_FOLDER,
+    folder: FolderOption = None,
 ) -> None:
     """Write the base with an adapter merged into it, for whoever cannot serve adapters.
 
@@ -162,7 +162,7 @@ def _digest(path: Path) -> str:
 
 
 def _convert_all(
-    paths: Sequence[Path], *, layout: str, word: str, base: str, out: Path | None, folder: Path
+    paths: Sequence[Path], *, layout: str, word: str, base: str, out: Path | None, folder: Path | None
 ) -> None:
     done: list[str] = []
 
@@ -214,11 +214,11 @@ def _report(done: Sequence[str], refused: Sequence[tuple[Path, MintError | OSErr
         raise typer.Exit(1)
 
 
-def _facts(path: Path, base: str, folder: Path) -> BaseFacts:
+def _facts(path: Path, base: str, folder: Path | None) -> BaseFacts:
     return read_base_facts(_base_folder(path, base, folder))
 
 
-def _base_folder(path: Path, base: str, folder: Path) -> Path:
+def _base_folder(path: Path, base: str, folder: Path | None) -> Path:
     name = base or base_name_of(path)
     with suppress(OSError):  # a name too long for a path
         if base and Path(base).expanduser().is_dir():

@@ -1,33 +1,24 @@
 """`mint adapters`: where revisions are on the engines; `mint top`: the same, live."""
 
+import json
 import time
-from collections.abc import Sequence
-from enum import StrEnum
 from typing import Annotated
 
-import msgspec
 import typer
-from rich.console import Group
+from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
 
-from mint_common.errors import Unavailable
-from services.standalone.adapters.gateway import GatewayClient
-from services.standalone.commands.options import DEFAULT_FOLDER, FolderOption, state_folder
-from services.standalone.commands.terminal import wide_console
-from services.standalone.core.refusals import StackNotRunningError
-from services.standalone.core.tables import (
-    ADAPTER_COLUMNS,
-    ENGINE_COLUMNS,
-    AdapterNow,
-    adapter_cells,
-    engine_cells,
-    nearest_first,
-)
+from mint_common.errors import InvalidField, Unavailable
+from services.standalone.adapters.public_api import Json, PublicApi, path_of
+from services.standalone.commands.api import Listing, api_command, open_api
+from services.standalone.commands.options import JsonOption, StackOption
+from services.standalone.commands.terminal import make_table, print_rows
+from services.standalone.core.tables import ADAPTER, ENGINE, adapter_rows, engine_rows
 
 MOST_ROWS = 40
+NOTHING = "none of your revisions is on an engine"
 
-RevisionArgument = Annotated[
+NamedRevisionArgument = Annotated[
     str,
     typer.Argument(
         metavar="POLICY@REV",
@@ -43,116 +34,107 @@ adapters_app = typer.Typer(
 )
 
 
-class _Verb(StrEnum):
-    PIN = "pin"
-    UNPIN = "unpin"
-    PREWARM = "prewarm"
-    EVICT = "evict"
-
-
 @adapters_app.callback()
-def list_adapters(
-    context: typer.Context,
-    *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    folder: FolderOption = DEFAULT_FOLDER,
-) -> None:
+def list_adapters(context: typer.Context, *, as_json: JsonOption = False, folder: StackOption = None) -> None:
     """List where your revisions are."""
     if context.invoked_subcommand is not None:
         return
-    with _gateway(folder) as gateway:
-        _show(gateway.adapters(), as_json=as_json)
+    with open_api(folder) as api:
+        rows = adapter_rows(api.get("/adapters"), now=time.time())
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+    else:
+        print_rows(rows, ADAPTER, nothing=NOTHING)
 
 
-@adapters_app.command(short_help="Keep a revision from eviction.")
-def pin(revision: RevisionArgument, folder: FolderOption = DEFAULT_FOLDER) -> None:
+def pin(api: PublicApi, revision: NamedRevisionArgument) -> Listing:
     """Keep a revision on the engines that hold it, whatever else is asked for."""
-    _change(revision, _Verb.PIN, folder)
+    return _change(api, revision, "pin")
 
 
-@adapters_app.command(short_help="Allow its eviction again.")
-def unpin(revision: RevisionArgument, folder: FolderOption = DEFAULT_FOLDER) -> None:
+def unpin(api: PublicApi, revision: NamedRevisionArgument) -> Listing:
     """Allow a revision's eviction again."""
-    _change(revision, _Verb.UNPIN, folder)
+    return _change(api, revision, "unpin")
 
 
-@adapters_app.command(short_help="Load a revision before its first request.")
-def prewarm(revision: RevisionArgument, folder: FolderOption = DEFAULT_FOLDER) -> None:
+def prewarm(api: PublicApi, revision: NamedRevisionArgument) -> Listing:
     """Load a revision where its requests will go; returns when it is ready."""
-    _change(revision, _Verb.PREWARM, folder)
+    return _change(api, revision, "prewarm")
 
 
-@adapters_app.command(short_help="Take an idle revision off the engines.")
-def evict(revision: RevisionArgument, folder: FolderOption = DEFAULT_FOLDER) -> None:
+def evict(api: PublicApi, revision: NamedRevisionArgument) -> Listing:
     """Take an idle revision off the engines; its next request loads it again."""
-    _change(revision, _Verb.EVICT, folder)
+    return _change(api, revision, "evict")
+
+
+def _change(api: PublicApi, revision: str, verb: str) -> Listing:
+    found = api.post(path_of("adapters", _digest_of(api, revision), verb))
+    return Listing(answer=found, columns=ADAPTER, rows=adapter_rows(found, now=time.time()), nothing=NOTHING)
+
+
+def _digest_of(api: PublicApi, name: str) -> str:
+    """Return what ``policy@number``, ``policy@digest`` or ``policy@alias`` names."""
+    policy, _, revision = name.partition("@")
+    if not policy or not revision:
+        raise InvalidField(field="REVISION", problem=f"{name!r} is not POLICY@NUMBER or POLICY@ALIAS")
+    if revision.isdecimal() or revision.startswith("sha256:"):
+        return str(api.get(path_of("policies", policy, "revisions", revision))["digest"])
+    return str(api.get(path_of("policies", policy, "aliases", revision))["revision"]["digest"])
+
+
+for command, summary in (
+    (pin, "Keep a revision from eviction."),
+    (unpin, "Allow its eviction again."),
+    (prewarm, "Load a revision before its first request."),
+    (evict, "Take an idle revision off the engines."),
+):
+    adapters_app.command(short_help=summary)(api_command(command))
 
 
 def top(
+    api: PublicApi,
     interval: Annotated[
         float, typer.Option(metavar="SECONDS", min=0.1, max=60.0, help="How often to look.")
     ] = 1.0,
     *,
     once: Annotated[bool, typer.Option("--once", help="Show it once, and end.")] = False,
-    folder: FolderOption = DEFAULT_FOLDER,
 ) -> None:
     """Show engines, their load and your revisions on them, live until Ctrl-C."""
-    console = wide_console()
-    with _gateway(folder) as gateway:
-        if once or not console.is_terminal:
-            console.print(_look(gateway))
-            return
-        with Live(_look(gateway), console=console, screen=True, auto_refresh=False) as live:
-            while True:
-                time.sleep(interval)
-                live.update(_look_again(gateway), refresh=True)
-
-
-def _change(revision: str, verb: _Verb, folder: FolderOption) -> None:
-    with _gateway(folder) as gateway:
-        _show(gateway.change(gateway.digest_of(revision), verb.value), as_json=False)
-
-
-def _gateway(folder: FolderOption) -> GatewayClient:
-    state = state_folder(folder)
-    run = state.read_run() if state.running_pid() is not None else None
-    if run is None:
-        raise StackNotRunningError(folder=str(state.root))
-    return GatewayClient(run.gateway_url, state.secrets().api_key)
-
-
-def _show(adapters: Sequence[AdapterNow], *, as_json: bool) -> None:
-    if as_json:
-        typer.echo(msgspec.json.format(msgspec.json.encode(nearest_first(adapters)), indent=2).decode())
-    elif adapters:
-        wide_console().print(_adapter_table(adapters))
+    console = Console()
+    if not console.is_terminal:
+        print_rows(engine_rows(api.get("/engines")), ENGINE, nothing="no engine answers")
+        typer.echo("")
+        print_rows(adapter_rows(api.get("/adapters"), now=time.time()), ADAPTER, nothing=NOTHING)
+    elif once:
+        console.print(_look(api, console, most_rows=MOST_ROWS))
     else:
-        typer.echo("none of your revisions is on an engine")
+        _watch(api, console, interval)
 
 
-def _look(gateway: GatewayClient) -> Group:
-    engines = Table(box=None, pad_edge=False)
-    for title in ENGINE_COLUMNS:
-        engines.add_column(title, no_wrap=True)
-    for engine in gateway.engines():
-        engines.add_row(*engine_cells(engine))
-    return Group(engines, "", _adapter_table(gateway.adapters()))
+def _watch(api: PublicApi, console: Console, interval: float) -> None:
+    with Live(console=console, screen=True, auto_refresh=False) as live:
+        while True:
+            live.update(_look_again(api, console), refresh=True)
+            time.sleep(interval)
 
 
-def _look_again(gateway: GatewayClient) -> Group | str:
+def _look_again(api: PublicApi, console: Console) -> Group | str:
     try:
-        return _look(gateway)
+        return _look(api, console, most_rows=console.height)
     except Unavailable as error:
         return str(error)
 
 
-def _adapter_table(adapters: Sequence[AdapterNow]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for title in ADAPTER_COLUMNS:
-        table.add_column(title, no_wrap=True)
-    now = time.time()
-    for adapter in nearest_first(adapters)[:MOST_ROWS]:
-        table.add_row(*adapter_cells(adapter, now=now))
-    if len(adapters) > MOST_ROWS:
-        table.caption = f"{len(adapters) - MOST_ROWS} more"
-    return table
+def _look(api: PublicApi, console: Console, *, most_rows: int) -> Group:
+    """Return two tables of at most ``most_rows`` lines together, and how many adapters these leave out."""
+    engines: Json = engine_rows(api.get("/engines"))
+    adapters = adapter_rows(api.get("/adapters"), now=time.time())
+    room = most_rows - len(engines) - 3
+    shown = adapters if len(adapters) <= room else adapters[: max(1, room - 1)]
+    left_out = len(adapters) - len(shown)
+    return Group(
+        make_table(engines, ENGINE, width=console.width),
+        "",
+        make_table(shown, ADAPTER, width=console.width) if adapters else NOTHING,
+        *([f"and {left_out} more: mint adapters lists all"] if left_out else []),
+    )

@@ -4,22 +4,17 @@ from typing import Annotated
 
 import typer
 
-from services.standalone.adapters.public_api import path_of
-from services.standalone.commands.catalog import (
+from services.standalone.adapters.public_api import PublicApi, path_of
+from services.standalone.commands.api import Listing, group, number_or_digest
+from services.standalone.commands.options import (
     AfterOption,
     AliasArgument,
-    JsonOption,
     LimitOption,
     PolicyArgument,
     ReasonOption,
     RevisionArgument,
-    group,
-    number_or_digest,
-    public_api,
-    show,
 )
-from services.standalone.commands.options import DEFAULT_FOLDER, FolderOption
-from services.standalone.core.catalog_tables import ALIAS, EVALUATION, MOVE
+from services.standalone.core.tables import ALIAS, EVALUATION, MOVE
 
 ExpectedOption = Annotated[
     str | None,
@@ -34,20 +29,15 @@ WaitReadyOption = Annotated[
 
 
 def list_aliases(
-    policy: PolicyArgument,
-    *,
-    limit: LimitOption = 1000,
-    after: AfterOption = None,
-    as_json: JsonOption = False,
-    folder: FolderOption = DEFAULT_FOLDER,
-) -> None:
+    api: PublicApi, policy: PolicyArgument, *, limit: LimitOption = 1000, after: AfterOption = None
+) -> Listing:
     """List a policy's aliases by name."""
-    with public_api(folder) as api:
-        found = api.get(path_of("policies", policy, "aliases"), {"limit": limit, "after": after})
-    show(found, ALIAS, as_json=as_json, nothing="no alias yet")
+    found = api.get(path_of("policies", policy, "aliases"), {"limit": limit, "after": after})
+    return Listing(answer=found, columns=ALIAS, nothing="no alias yet")
 
 
 def move_alias(
+    api: PublicApi,
     policy: PolicyArgument,
     alias: AliasArgument,
     revision: RevisionArgument,
@@ -55,77 +45,63 @@ def move_alias(
     expected: ExpectedOption = None,
     wait_ready: WaitReadyOption = False,
     reason: ReasonOption = "",
-    as_json: JsonOption = False,
-    folder: FolderOption = DEFAULT_FOLDER,
-) -> None:
+) -> Listing:
     """Point an alias at a revision."""
     body = {"revision": number_or_digest(revision), "reason": reason}
     if wait_ready:
         body["wait_ready"] = True
     if expected is not None:
         body["expected"] = expected
-    with public_api(folder) as api:
-        show(api.put(path_of("policies", policy, "aliases", alias), body), ALIAS, as_json=as_json)
+    return Listing(answer=api.put(path_of("policies", policy, "aliases", alias), body), columns=ALIAS)
 
 
 def history_alias(
+    api: PublicApi,
     policy: PolicyArgument,
     alias: AliasArgument,
     *,
     limit: LimitOption = 100,
     before: Annotated[int | None, typer.Option("--before", metavar="MOVE", help="Older moves only.")] = None,
-    as_json: JsonOption = False,
-    folder: FolderOption = DEFAULT_FOLDER,
-) -> None:
+) -> Listing:
     """List an alias's moves, newest first: who, when, why."""
-    params = {"limit": limit, "before": before}
-    with public_api(folder) as api:
-        show(api.get(path_of("policies", policy, "aliases", alias, "history"), params), MOVE, as_json=as_json)
+    path = path_of("policies", policy, "aliases", alias, "history")
+    return Listing(answer=api.get(path, {"limit": limit, "before": before}), columns=MOVE)
 
 
 def protect_alias(
+    api: PublicApi,
     policy: PolicyArgument,
     alias: AliasArgument,
     *,
     off: Annotated[bool, typer.Option("--off", help="Let everybody move it again.")] = False,
-    as_json: JsonOption = False,
-    folder: FolderOption = DEFAULT_FOLDER,
-) -> None:
+) -> Listing:
     """Let only admin keys and rules move an alias."""
     path = path_of("policies", policy, "aliases", alias, "protect")
-    with public_api(folder) as api:
-        show(api.post(path, {"protected": not off}), ALIAS, as_json=as_json)
+    return Listing(answer=api.post(path, {"protected": not off}), columns=ALIAS)
 
 
 def rollback(
+    api: PublicApi,
     policy: PolicyArgument,
     *,
     alias: Annotated[str, typer.Option("--alias", metavar="ALIAS", help="Which alias.")] = "prod",
     reason: ReasonOption = "",
-    as_json: JsonOption = False,
-    folder: FolderOption = DEFAULT_FOLDER,
-) -> None:
+) -> Listing:
     """Point an alias (prod) at what it pointed at before; repeated, it goes further back."""
     path = path_of("policies", policy, "aliases", alias, "rollback")
-    with public_api(folder) as api:
-        show(api.post(path, {"reason": reason}), ALIAS, as_json=as_json)
+    return Listing(answer=api.post(path, {"reason": reason}), columns=ALIAS)
 
 
 def list_evaluations(
-    policy: PolicyArgument,
-    *,
-    limit: LimitOption = 100,
-    after: AfterOption = None,
-    as_json: JsonOption = False,
-    folder: FolderOption = DEFAULT_FOLDER,
-) -> None:
+    api: PublicApi, policy: PolicyArgument, *, limit: LimitOption = 100, after: AfterOption = None
+) -> Listing:
     """List the scores of a policy's revisions, oldest first."""
-    with public_api(folder) as api:
-        found = api.get(path_of("policies", policy, "evaluations"), {"limit": limit, "after": after})
-    show(found, EVALUATION, as_json=as_json, nothing="no score yet")
+    found = api.get(path_of("policies", policy, "evaluations"), {"limit": limit, "after": after})
+    return Listing(answer=found, columns=EVALUATION, nothing="no score yet")
 
 
-def record_evaluation(
+def record_evaluation(  # noqa: PLR0917  # arguments of a command
+    api: PublicApi,
     policy: PolicyArgument,
     revision: RevisionArgument,
     suite: Annotated[str, typer.Argument(metavar="SUITE", help="What it was scored on.")],
@@ -134,14 +110,11 @@ def record_evaluation(
     *,
     n: Annotated[int, typer.Option("--n", min=1, help="Over how many items.")] = 1,
     stderr: Annotated[float | None, typer.Option("--stderr", help="The score's standard error.")] = None,
-    as_json: JsonOption = False,
-    folder: FolderOption = DEFAULT_FOLDER,
-) -> None:
+) -> Listing:
     """Record a score of a revision; rules act upon it."""
     scored = {"revision": number_or_digest(revision), "value": value, "n": n, "stderr": stderr}
     body = {**scored, "suite": suite, "metric": metric}
-    with public_api(folder) as api:
-        show(api.post(path_of("policies", policy, "evaluations"), body), EVALUATION, as_json=as_json)
+    return Listing(answer=api.post(path_of("policies", policy, "evaluations"), body), columns=EVALUATION)
 
 
 alias_app = group(

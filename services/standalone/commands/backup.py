@@ -19,7 +19,7 @@ from services.standalone.adapters.launch import free_port
 from services.standalone.adapters.postgres import postgres_dsn, postgres_launch, prepare_postgres
 from services.standalone.adapters.privileges import child_setup
 from services.standalone.adapters.state_folder import StateFolder
-from services.standalone.commands.options import DEFAULT_FOLDER, FolderOption, state_folder
+from services.standalone.commands.options import FolderOption, state_folder
 from services.standalone.core.refusals import StackNotRunningError
 
 START_SECONDS = 60.0
@@ -29,7 +29,7 @@ KEY_FILE = "api_key"
 def backup(
     target: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder for the backup.")],
     *,
-    folder: FolderOption = DEFAULT_FOLDER,
+    folder: FolderOption = None,
 ) -> None:
     """Copy the running stack's database and blobs to a new folder.
 
@@ -47,7 +47,7 @@ def backup(
 def restore(
     source: Annotated[Path, typer.Argument(metavar="FOLDER", help="What mint backup made.")],
     *,
-    folder: FolderOption = DEFAULT_FOLDER,
+    folder: FolderOption = None,
 ) -> None:
     """Fill a new state folder, or the database of MINT_POSTGRES_DSN, from a backup; then: mint up."""
     state, place = state_folder(folder), source.expanduser().absolute()

@@ -4,9 +4,9 @@ import re
 import time
 from typing import Annotated
 
+import msgspec
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from mint_common.errors import InvalidField
 from services.standalone.adapters.bases import (
@@ -15,8 +15,9 @@ from services.standalone.adapters.bases import (
     add_base,
     list_bases,
 )
-from services.standalone.commands.options import DEFAULT_FOLDER, FolderOption, state_folder
-from services.standalone.commands.terminal import wide_console
+from services.standalone.commands.options import FolderOption, state_folder
+from services.standalone.commands.terminal import print_rows
+from services.standalone.core.tables import BASE
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 """As the registry has it: a base's name is a token of a bus subject, so it has no dots."""
@@ -51,7 +52,7 @@ def add(
             max=512,
         ),
     ] = DEFAULT_MAX_RANK,
-    folder: FolderOption = DEFAULT_FOLDER,
+    folder: FolderOption = None,
 ) -> None:
     """Add a base model to the state folder."""
     console = Console()
@@ -70,19 +71,12 @@ def add(
 
 
 @base_app.command(name="list")
-def list_command(folder: FolderOption = DEFAULT_FOLDER) -> None:
+def list_command(folder: FolderOption = None) -> None:
     """List the bases of the state folder."""
     state = state_folder(folder)
-    found = list_bases(state.bases)
-    if not found:
-        typer.echo(f"no base in {state.bases}; add one: mint base add {'|'.join(KNOWN_BASES)}|PATH")
-        return
-    table = Table(box=None, pad_edge=False)
-    for title in ("base", "architecture", "digest", "max rank", "context", "MB"):
-        table.add_column(title, no_wrap=True)
-    for place, facts in found:
-        megabytes = sum(file.stat().st_size for file in place.iterdir()) / 1e6
-        short = facts.digest[:19]
-        context = str(facts.max_context)
-        table.add_row(facts.name, facts.architecture, short, str(facts.max_rank), context, f"{megabytes:.1f}")
-    wide_console().print(table)
+    rows = [
+        {**msgspec.to_builtins(facts), "size_bytes": sum(file.stat().st_size for file in place.iterdir())}
+        for place, facts in list_bases(state.bases)
+    ]
+    nothing = f"no base in {state.bases}; add one: mint base add {'|'.join(KNOWN_BASES)}|PATH"
+    print_rows(rows, BASE, nothing=nothing)

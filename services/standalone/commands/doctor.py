@@ -3,19 +3,19 @@
 import os
 
 import typer
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from services.standalone.adapters.machine import look
-from services.standalone.commands.options import DEFAULT_FOLDER, FolderOption, state_folder
-from services.standalone.commands.terminal import wide_console
+from services.standalone.commands.options import FolderOption, state_folder
 from services.standalone.core.findings import Verdict, examine, is_healthy
 from services.standalone.settings import read_standalone_settings
 
 COLOURS = {Verdict.OK: "green", Verdict.WARN: "yellow", Verdict.FAIL: "red"}
 
 
-def doctor(folder: FolderOption = DEFAULT_FOLDER) -> None:
+def doctor(folder: FolderOption = None) -> None:
     """Check what a stack needs of this machine, and say what to do. Exit code 1 when something fails."""
     findings = examine(look(state_folder(folder), read_standalone_settings(os.environ)))
     table = Table(box=None, pad_edge=False, show_header=False)
@@ -23,6 +23,6 @@ def doctor(folder: FolderOption = DEFAULT_FOLDER) -> None:
         found = escape(finding.found)
         text = f"{found}\n-> {escape(finding.advice)}" if finding.advice else found
         table.add_row(f"[{COLOURS[finding.verdict]}]{finding.verdict}[/]", finding.subject, text)
-    wide_console().print(table)
+    Console().print(table)
     if not is_healthy(findings):
         raise typer.Exit(1)

@@ -5,36 +5,39 @@ from typing import Annotated
 
 import typer
 
-from services.standalone.commands.catalog import JsonOption, public_api, show
-from services.standalone.commands.options import DEFAULT_FOLDER, FolderOption
-from services.standalone.core.catalog_tables import COLLECTION
+from services.standalone.adapters.public_api import PublicApi
+from services.standalone.commands.options import JsonOption
+from services.standalone.commands.terminal import print_rows
+from services.standalone.core.tables import COLLECTION
 
 _AT_ONCE = 200
 
 
 def gc(
+    api: PublicApi,
     *,
     dry_run: Annotated[
         bool, typer.Option("--dry-run/--remove", help="Only say what would go, or let it go.")
     ] = True,
     as_json: JsonOption = False,
-    folder: FolderOption = DEFAULT_FOLDER,
 ) -> None:
     """Retire revisions that no retention keeps; remove bytes that nobody has used for long.
 
     Takes an operator's key. Never what an alias, an engine or a training session uses. A dry run shows the
     first 1000 things; a removal goes on until there is nothing left, and may be broken off and repeated.
     """
-    with public_api(folder) as api:
-        if dry_run:
-            report = api.collect(dry_run=True, limit=1000)
-            show(report["items"], COLLECTION, as_json=as_json, nothing="nothing to collect")
-            if report["more"] and not as_json:
-                typer.echo("and more")
-            return
-        more = True
-        while more:
-            report = api.collect(dry_run=False, limit=_AT_ONCE)
-            more = report["more"]
-            for item in report["items"]:
-                typer.echo(json.dumps(item) if as_json else f"{item['kind']} {item['what']}")
+    if dry_run:
+        report = api.collect(dry_run=True, limit=1000)
+        if as_json:
+            typer.echo(json.dumps(report["items"], indent=2))
+        else:
+            print_rows(report["items"], COLLECTION, nothing="nothing to collect")
+        if report["more"] and not as_json:
+            typer.echo("and more")
+        return
+    more = True
+    while more:
+        report = api.collect(dry_run=False, limit=_AT_ONCE)
+        more = report["more"]
+        for item in report["items"]:
+            typer.echo(json.dumps(item) if as_json else f"{item['kind']} {item['what']}")

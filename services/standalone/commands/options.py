@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Arguments and options that several commands share."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +10,7 @@ from services.standalone.adapters.state_folder import StateFolder
 DEFAULT_FOLDER = Path("~/.mint")
 
 FolderOption = Annotated[
-    Path,
+    Path | None,
     typer.Option(
         "--dir",
         metavar="DIR",
@@ -18,8 +18,27 @@ FolderOption = Annotated[
         show_default=False,
     ),
 ]
+StackOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--dir",
+        metavar="DIR",
+        help="The stack of this state folder. Default: that at MINT_URL with the key MINT_API_KEY, else that "
+        "of ~/.mint",
+        show_default=False,
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+PolicyArgument = Annotated[str, typer.Argument(metavar="POLICY", help="A policy's name or id.")]
+RevisionArgument = Annotated[str, typer.Argument(metavar="REV", help="A revision's number or digest.")]
+AliasArgument = Annotated[str, typer.Argument(metavar="ALIAS", help="An alias of the policy.")]
+ReasonOption = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; it stays in the history.")]
+LimitOption = Annotated[int, typer.Option("--limit", metavar="N", min=1, max=1000, help="Rows at most.")]
+AfterOption = Annotated[
+    str | None, typer.Option("--after", metavar="LAST", help="What the page before ended with.")
+]
 
 
-def state_folder(folder: Path) -> StateFolder:
+def state_folder(folder: Path | None) -> StateFolder:
     """Return the state folder of an option's value."""
-    return StateFolder(root=folder.expanduser().absolute())
+    return StateFolder(root=(folder or DEFAULT_FOLDER).expanduser().absolute())

@@ -5,19 +5,23 @@ import signal
 import time
 
 import httpx
+import msgspec
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from mint_common.errors import Unavailable
+from services.standalone.adapters.public_api import PublicApi
 from services.standalone.adapters.state_folder import StateFolder
-from services.standalone.commands.options import DEFAULT_FOLDER, FolderOption, state_folder
+from services.standalone.commands.api import address_of
+from services.standalone.commands.options import FolderOption, StackOption, state_folder
+from services.standalone.commands.terminal import print_rows
 from services.standalone.core.refusals import StackNotRunningError
+from services.standalone.core.state import RunNow
+from services.standalone.core.tables import ENGINE, PART, engine_rows
 
 STOP_SECONDS = 90.0
 
 
-def down(folder: FolderOption = DEFAULT_FOLDER) -> None:
+def down(folder: FolderOption = None) -> None:
     """Stop the stack of a state folder, in order, and wait until the last process has ended."""
     state = state_folder(folder)
     pid = _running(state)
@@ -33,25 +37,38 @@ def down(folder: FolderOption = DEFAULT_FOLDER) -> None:
     typer.echo(f"stopped (pid {pid})")
 
 
-def status(folder: FolderOption = DEFAULT_FOLDER) -> None:
-    """Show the parts of the running stack. Exit code 1 when none runs or a part is not ready."""
+def status(folder: StackOption = None) -> None:
+    """Show the parts of the running stack. Exit code 1 when none runs or a part is not ready.
+
+    Of a stack at MINT_URL it shows the engines: its parts are processes of another machine.
+    """
+    address = None if folder else address_of(os.environ)
+    if address is not None:
+        _show_remote(*address)
+        return
     state = state_folder(folder)
     _running(state)
     run = state.read_run()
     if run is None:
         raise StackNotRunningError(folder=str(state.root))
-    table = Table(box=None, pad_edge=False)
-    for title in ("part", "state", "pid", "port", "restarts"):
-        table.add_column(title, min_width=8)
-    for name, part in run.parts.items():
-        table.add_row(name, part.state, str(part.pid or ""), str(part.port or ""), str(part.restarts))
-    console = Console()
-    console.print(table)
+    _show_parts(run, state)
+
+
+def _show_remote(url: str, key: str) -> None:
+    with PublicApi(url, key) as api:
+        engines = api.get("/engines")
+    print_rows(engine_rows(engines), ENGINE, nothing="no engine answers")
+    typer.echo(f"\ngateway {url} answers")
+    if not engines:
+        raise typer.Exit(1)
+
+
+def _show_parts(run: RunNow, state: StateFolder) -> None:
+    rows = [{"name": name, **msgspec.to_builtins(part)} for name, part in run.parts.items()]
+    print_rows(rows, PART, nothing="no part")
     answering = _answers(f"{run.gateway_url}/healthz")
-    console.print(
-        f"\ngateway {run.gateway_url} {'answers' if answering else 'does not answer'}", highlight=False
-    )
-    console.print(f"supervisor pid {run.pid}, state folder {state.root}", highlight=False, soft_wrap=True)
+    typer.echo(f"\ngateway {run.gateway_url} {'answers' if answering else 'does not answer'}")
+    typer.echo(f"supervisor pid {run.pid}, state folder {state.root}")
     if not answering or any(part.state != "ready" for part in run.parts.values()):
         raise typer.Exit(1)
 

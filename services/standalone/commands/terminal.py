@@ -1,11 +1,44 @@
-"""Where commands print their tables."""
+"""How tables look: fitted and coloured on a terminal; elsewhere tabs, for programs."""
 
+from collections.abc import Sequence
+
+import typer
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
-_WIDTH = 200
+from services.standalone.core.tables import Column, Row, cells, fitting
+
+STATE_STYLES = {
+    **dict.fromkeys(("succeeded", "ready", "published", "active", "delivered"), "green"),
+    **dict.fromkeys(("running", "submitted", "starting", "stopping", "waiting", "paused"), "yellow"),
+    **dict.fromkeys(("failed", "quarantined", "rejected", "disabled", "lost"), "red"),
+    **dict.fromkeys(("cancelled", "retired", "stopped"), "dim"),
+}
 
 
-def wide_console() -> Console:
-    """Return the terminal, or where there is none something wide enough to leave no column out."""
+def print_rows(rows: Sequence[Row], columns: Sequence[Column], *, nothing: str) -> None:
+    """Print what fits on a terminal; elsewhere every column, separated by tabs and not padded."""
     console = Console()
-    return console if console.is_terminal else Console(width=_WIDTH)
+    if not rows:
+        typer.echo(nothing)
+    elif console.is_terminal:
+        console.print(make_table(rows, columns, width=console.width))
+    else:
+        for line in (tuple(column.title for column in columns), *(cells(row, columns) for row in rows)):
+            typer.echo("\t".join(line))
+
+
+def make_table(rows: Sequence[Row], columns: Sequence[Column], *, width: int) -> Table:
+    """Return a table no wider than ``width``, if need be without its less important columns."""
+    kept = fitting(columns, rows, width=width)
+    table = Table(box=None, pad_edge=False)
+    for column in kept:
+        table.add_column(column.title, overflow="fold")
+    for row in rows:
+        table.add_row(*(_text(cell, column) for cell, column in zip(cells(row, kept), kept, strict=True)))
+    return table
+
+
+def _text(cell: str, column: Column) -> Text:
+    return Text(cell, style=STATE_STYLES.get(cell, "") if column.kind == "state" else "")

@@ -11,12 +11,12 @@ from rich.console import Console
 from services.standalone.adapters.bases import TINY, ensure_base, list_bases
 from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.app import Stack, open_stack
-from services.standalone.commands.options import DEFAULT_FOLDER, FolderOption, state_folder
-from services.standalone.core.plan import BaseAt, Shape
+from services.standalone.commands.options import FolderOption, state_folder
+from services.standalone.core.plan import BaseAt, Topology
 from services.standalone.core.refusals import StackRunningError
 from services.standalone.core.state import DEFAULT_GATEWAY_PORT
+from services.standalone.parts_view import PartsView
 from services.standalone.settings import read_standalone_settings
-from services.standalone.view import PartsView
 
 
 def up(
@@ -38,7 +38,7 @@ def up(
             max=64,
         ),
     ] = 1,
-    folder: FolderOption = DEFAULT_FOLDER,
+    folder: FolderOption = None,
     port: Annotated[
         int | None,
         typer.Option(
@@ -63,7 +63,7 @@ def up(
     state.create()
     names = base or _usual_bases(state)
     bases = [ensure_base(state.bases, name, report=console.print) for name in dict.fromkeys(names)]
-    asyncio.run(_serve(state, bases, port, Shape(engines=engines), console))
+    asyncio.run(_serve(state, bases, port, Topology(engines=engines), console))
 
 
 def _usual_bases(state: StateFolder) -> list[str]:
@@ -72,11 +72,11 @@ def _usual_bases(state: StateFolder) -> list[str]:
 
 
 async def _serve(
-    state: StateFolder, bases: list[BaseAt], port: int | None, shape: Shape, console: Console
+    state: StateFolder, bases: list[BaseAt], port: int | None, topology: Topology, console: Console
 ) -> None:
     settings = read_standalone_settings(os.environ)
     view = PartsView(console)
-    opening = open_stack(state, bases, port=port, settings=settings, observers=(view,), shape=shape)
+    opening = open_stack(state, bases, port=port, settings=settings, observers=(view,), topology=topology)
     async with opening as stack:
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, stack.supervisor.stop)

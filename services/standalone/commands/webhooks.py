@@ -4,10 +4,10 @@ from typing import Annotated
 
 import typer
 
-from services.standalone.adapters.public_api import path_of
-from services.standalone.commands.catalog import JsonOption, LimitOption, group, public_api, show
-from services.standalone.commands.options import DEFAULT_FOLDER, FolderOption
-from services.standalone.core.catalog_tables import DELIVERY, WEBHOOK
+from services.standalone.adapters.public_api import PublicApi, path_of
+from services.standalone.commands.api import Listing, group
+from services.standalone.commands.options import LimitOption
+from services.standalone.core.tables import DELIVERY, WEBHOOK
 
 WebhookArgument = Annotated[
     str, typer.Argument(metavar="WEBHOOK", help="A webhook's id (mint webhook list).")
@@ -20,53 +20,46 @@ TypesOption = Annotated[
 ]
 
 
-def list_webhooks(*, as_json: JsonOption = False, folder: FolderOption = DEFAULT_FOLDER) -> None:
+def list_webhooks(api: PublicApi) -> Listing:
     """List the tenant's webhooks."""
-    with public_api(folder) as api:
-        show(api.get("/webhooks"), WEBHOOK, as_json=as_json, nothing="no webhook yet")
+    return Listing(answer=api.get("/webhooks"), columns=WEBHOOK, nothing="no webhook yet")
 
 
 def create_webhook(
+    api: PublicApi,
     url: Annotated[str, typer.Argument(metavar="URL", help="Where events are posted: https, and public.")],
     *,
     events: TypesOption = "",
     description: Annotated[str, typer.Option("--description", metavar="TEXT", help="What it is for.")] = "",
-    folder: FolderOption = DEFAULT_FOLDER,
-) -> None:
+) -> str:
     """Make a webhook and print its id and the secret that its messages are signed with, this once."""
     types = [name.strip() for name in events.split(",") if name.strip()]
-    with public_api(folder) as api:
-        made = api.post("/webhooks", {"url": url, "event_types": types, "description": description})
-    typer.echo(f"{made['webhook']['webhook_id']} {made['secret']}")
+    made = api.post("/webhooks", {"url": url, "event_types": types, "description": description})
+    return f"{made['webhook']['webhook_id']} {made['secret']}"
 
 
-def pause_webhook(
-    webhook: WebhookArgument, *, as_json: JsonOption = False, folder: FolderOption = DEFAULT_FOLDER
-) -> None:
+def pause_webhook(api: PublicApi, webhook: WebhookArgument) -> Listing:
     """Let what happens wait."""
-    _set_state(webhook, "paused", as_json=as_json, folder=folder)
+    return _set_state(api, webhook, "paused")
 
 
-def resume_webhook(
-    webhook: WebhookArgument, *, as_json: JsonOption = False, folder: FolderOption = DEFAULT_FOLDER
-) -> None:
+def resume_webhook(api: PublicApi, webhook: WebhookArgument) -> Listing:
     """Put a paused or disabled webhook to work again; what waits is sent."""
-    _set_state(webhook, "active", as_json=as_json, folder=folder)
+    return _set_state(api, webhook, "active")
 
 
-def rotate_webhook(webhook: WebhookArgument, folder: FolderOption = DEFAULT_FOLDER) -> None:
+def rotate_webhook(api: PublicApi, webhook: WebhookArgument) -> str:
     """Print a new secret; for a day the old one signs too."""
-    with public_api(folder) as api:
-        typer.echo(api.post(path_of("webhooks", webhook, "rotate"))["secret"])
+    return str(api.post(path_of("webhooks", webhook, "rotate"))["secret"])
 
 
-def remove_webhook(webhook: WebhookArgument, folder: FolderOption = DEFAULT_FOLDER) -> None:
+def remove_webhook(api: PublicApi, webhook: WebhookArgument) -> None:
     """Remove a webhook, with what waits for it and its log."""
-    with public_api(folder) as api:
-        api.delete(path_of("webhooks", webhook))
+    api.delete(path_of("webhooks", webhook))
 
 
 def log_deliveries(
+    api: PublicApi,
     webhook: WebhookArgument,
     *,
     state: Annotated[
@@ -76,35 +69,21 @@ def log_deliveries(
     before: Annotated[
         str | None, typer.Option("--before", metavar="LAST", help="What the page before ended with.")
     ] = None,
-    as_json: JsonOption = False,
-    folder: FolderOption = DEFAULT_FOLDER,
-) -> None:
+) -> Listing:
     """List deliveries, newest first: what was sent, how often, and how it ended."""
     params = {"state": state, "limit": limit, "before": before}
-    with public_api(folder) as api:
-        found = api.get(path_of("webhooks", webhook, "deliveries"), params)
-    show(found, DELIVERY, as_json=as_json, nothing="nothing sent yet")
+    found = api.get(path_of("webhooks", webhook, "deliveries"), params)
+    return Listing(answer=found, columns=DELIVERY, nothing="nothing sent yet")
 
 
-def replay_delivery(
-    webhook: WebhookArgument,
-    delivery: DeliveryArgument,
-    *,
-    as_json: JsonOption = False,
-    folder: FolderOption = DEFAULT_FOLDER,
-) -> None:
+def replay_delivery(api: PublicApi, webhook: WebhookArgument, delivery: DeliveryArgument) -> Listing:
     """Deliver an event once more, under the same id."""
-    with public_api(folder) as api:
-        show(
-            api.post(path_of("webhooks", webhook, "deliveries", delivery, "replay")),
-            DELIVERY,
-            as_json=as_json,
-        )
+    path = path_of("webhooks", webhook, "deliveries", delivery, "replay")
+    return Listing(answer=api.post(path), columns=DELIVERY)
 
 
-def _set_state(webhook: str, state: str, *, as_json: bool, folder: FolderOption) -> None:
-    with public_api(folder) as api:
-        show(api.patch(path_of("webhooks", webhook), {"state": state}), WEBHOOK, as_json=as_json)
+def _set_state(api: PublicApi, webhook: str, state: str) -> Listing:
+    return Listing(answer=api.patch(path_of("webhooks", webhook), {"state": state}), columns=WEBHOOK)
 
 
 webhook_app = group(

@@ -13,7 +13,7 @@ class PartState(StrEnum):
     """Running, not ready yet."""
     READY = "ready"
     """Its readiness probe has answered since it started."""
-    RESTING = "resting"
+    RESTARTING = "restarting"
     """It ended by itself and starts again at ``resume_at``."""
     STOPPING = "stopping"
     """It was asked to end."""
@@ -44,7 +44,7 @@ class RestartPolicy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Life:
+class PartStatus:
     """A part's state. Times are of one monotonic clock.
 
     ``starts`` counts processes; ``failures`` counts ends in a row.
@@ -71,39 +71,41 @@ def rest_seconds(failures: int, policy: RestartPolicy, *, jitter: float) -> floa
     return delay * (0.5 + 0.5 * jitter)
 
 
-def on_started(life: Life, *, pid: int, now: float) -> Life:
+def on_started(status: PartStatus, *, pid: int, now: float) -> PartStatus:
     """A process of this part runs."""
-    assert life.state in {PartState.WAITING, PartState.RESTING}, life.state
-    return replace(life, state=PartState.STARTING, starts=life.starts + 1, since=now, pid=pid)
+    assert status.state in {PartState.WAITING, PartState.RESTARTING}, status.state
+    return replace(status, state=PartState.STARTING, starts=status.starts + 1, since=now, pid=pid)
 
 
-def on_ready(life: Life, *, now: float) -> Life:
+def on_ready(status: PartStatus, *, now: float) -> PartStatus:
     """Its readiness probe answered."""
-    assert life.state is PartState.STARTING, life.state
-    return replace(life, state=PartState.READY, since=now, was_ready=True)
+    assert status.state is PartState.STARTING, status.state
+    return replace(status, state=PartState.READY, since=now, was_ready=True)
 
 
-def on_exit(life: Life, policy: RestartPolicy, *, now: float, jitter: float) -> Life:
+def on_exit(status: PartStatus, policy: RestartPolicy, *, now: float, jitter: float) -> PartStatus:
     """It ended by itself, or did not become ready in time."""
-    assert life.state in RUNNING, life.state
-    healthy = life.state is PartState.READY and now - life.since >= policy.healthy_seconds
-    failures = 1 if healthy else life.failures + 1
-    if not life.was_ready and failures >= policy.start_attempts:
-        return replace(life, state=PartState.FAILED, failures=failures, since=now, pid=None)
+    assert status.state in RUNNING, status.state
+    healthy = status.state is PartState.READY and now - status.since >= policy.healthy_seconds
+    failures = 1 if healthy else status.failures + 1
+    if not status.was_ready and failures >= policy.start_attempts:
+        return replace(status, state=PartState.FAILED, failures=failures, since=now, pid=None)
     resume_at = now + rest_seconds(failures, policy, jitter=jitter)
-    return replace(life, state=PartState.RESTING, failures=failures, since=now, resume_at=resume_at, pid=None)
+    return replace(
+        status, state=PartState.RESTARTING, failures=failures, since=now, resume_at=resume_at, pid=None
+    )
 
 
-def on_stop(life: Life, *, now: float) -> Life:
+def on_stop(status: PartStatus, *, now: float) -> PartStatus:
     """It is asked to end. What does not run has ended already; what failed stays failed."""
-    if life.state in RUNNING:
-        return replace(life, state=PartState.STOPPING, since=now)
-    if life.state in {PartState.WAITING, PartState.RESTING}:
-        return replace(life, state=PartState.STOPPED, since=now)
-    return life
+    if status.state in RUNNING:
+        return replace(status, state=PartState.STOPPING, since=now)
+    if status.state in {PartState.WAITING, PartState.RESTARTING}:
+        return replace(status, state=PartState.STOPPED, since=now)
+    return status
 
 
-def on_stopped(life: Life, *, now: float) -> Life:
+def on_stopped(status: PartStatus, *, now: float) -> PartStatus:
     """Nothing of it runs any more."""
-    assert life.state is PartState.STOPPING, life.state
-    return replace(life, state=PartState.STOPPED, since=now, pid=None)
+    assert status.state is PartState.STOPPING, status.state
+    return replace(status, state=PartState.STOPPED, since=now, pid=None)

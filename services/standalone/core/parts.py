@@ -7,7 +7,7 @@ from mint_common.errors import InvalidField
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class StackPart:
     """One supervised process. It starts once every part in ``needs`` is ready.
 
     ``ready_seconds`` bounds one start; ``stop_seconds`` is how long it may take to end before SIGKILL.
@@ -19,7 +19,7 @@ class Part:
     stop_seconds: float = 15.0
 
 
-def start_levels(parts: Sequence[Part]) -> tuple[tuple[str, ...], ...]:
+def start_levels(parts: Sequence[StackPart]) -> tuple[tuple[str, ...], ...]:
     """Return the names in levels: each needs only names of earlier levels, and is as early as it can be.
 
     Raises InvalidField for a need that is no part, a name used twice, or a circle.
@@ -44,11 +44,11 @@ def start_levels(parts: Sequence[Part]) -> tuple[tuple[str, ...], ...]:
     return tuple(levels)
 
 
-def stop_levels(parts: Sequence[Part]) -> tuple[tuple[str, ...], ...]:
+def stop_levels(parts: Sequence[StackPart]) -> tuple[tuple[str, ...], ...]:
     """Return the levels in which to stop: the reverse, so that nothing loses a part that it needs."""
     return tuple(reversed(start_levels(parts)))
 
 
-def may_start(part: Part, ready: Mapping[str, bool]) -> bool:
+def may_start(part: StackPart, ready: Mapping[str, bool]) -> bool:
     """Say whether everything that a part needs is ready."""
     return all(ready[need] for need in part.needs)

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from mint_common.errors import SettingInvalid
-from services.standalone.core.parts import Part
+from services.standalone.core.parts import StackPart
 
 EXTERNAL = ("MINT_POSTGRES_DSN", "MINT_NATS_URL", "MINT_BLOBS_URL")
 PASSED_ON = ("MINT_BLOBS_", "MINT_TELEMETRY_")
@@ -20,14 +20,14 @@ class BaseAt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
+class Topology:
     """How much of a stack runs: engines per base, and which services at all."""
 
     engines: int = 1
     services: frozenset[str] = frozenset(SERVICES)
 
 
-FULL = Shape()
+FULL = Topology()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +42,7 @@ class Addresses:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Secrets:
+class StackSecrets:
     """Made once per state folder."""
 
     internal_token: str
@@ -53,54 +53,54 @@ class Secrets:
 class ServicePart:
     """A service process: ``python -m services.<service>`` with ``env``."""
 
-    part: Part
+    part: StackPart
     service: str
     env: dict[str, str] = field(default_factory=dict)
 
 
-def port_names(bases: Sequence[BaseAt], shape: Shape = FULL) -> tuple[str, ...]:
+def port_names(bases: Sequence[BaseAt], topology: Topology = FULL) -> tuple[str, ...]:
     """Return every name that needs a port, the embedded parts' included."""
-    owned = [name for base in bases for name in (f"trainer-{base.name}", *_loaders(base, shape))]
+    owned = [name for base in bases for name in (f"trainer-{base.name}", *_loaders(base, topology))]
     return ("gateway", "postgres", "nats", "registry", "rollout", *owned)
 
 
-def _loaders(base: BaseAt, shape: Shape) -> list[str]:
-    further = [f"loader-{base.name}-{number}" for number in range(2, shape.engines + 1)]
+def _loaders(base: BaseAt, topology: Topology) -> list[str]:
+    further = [f"loader-{base.name}-{number}" for number in range(2, topology.engines + 1)]
     return [f"loader-{base.name}", *further]
 
 
 def plan_services(
     bases: Sequence[BaseAt],
     addresses: Addresses,
-    secrets: Secrets,
+    secrets: StackSecrets,
     *,
     ports: Mapping[str, int],
     cache_folder: str,
     overrides: Mapping[str, str],
-    shape: Shape = FULL,
+    topology: Topology = FULL,
 ) -> tuple[ServicePart, ...]:
     """Return the services of a stack. ``overrides`` are the user's own ``MINT_*`` variables.
 
     Raises SettingInvalid for an override of something that the stack decides itself.
     """
-    shared = _shared_environment(bases, addresses, secrets, ports, shape)
+    shared = _shared_environment(bases, addresses, secrets, ports, topology)
     planned = [
         ServicePart(
-            part=Part(name="registry", needs=addresses.embedded),
+            part=StackPart(name="registry", needs=addresses.embedded),
             service="registry",
             env={**_http("registry", ports["registry"]), "MINT_REGISTRY_BOOTSTRAP_KEY": secrets.api_key},
         )
     ]
     for base in bases:
         planned += [_trainer(base, ports)]
-        planned += [_loader(name, base, ports, cache_folder) for name in _loaders(base, shape)]
-    loaders = tuple(name for base in bases for name in _loaders(base, shape))
+        planned += [_loader(name, base, ports, cache_folder) for name in _loaders(base, topology)]
+    loaders = tuple(name for base in bases for name in _loaders(base, topology))
     trainers = tuple(f"trainer-{base.name}" for base in bases)
-    rollout = Part(name="rollout", needs=("registry",))
+    rollout = StackPart(name="rollout", needs=("registry",))
     planned.append(ServicePart(part=rollout, service="rollout", env=_http("rollout", ports["rollout"])))
-    gateway = Part(name="gateway", needs=("registry", "rollout", *trainers, *loaders))
+    gateway = StackPart(name="gateway", needs=("registry", "rollout", *trainers, *loaders))
     planned.append(ServicePart(part=gateway, service="gateway", env=_gateway(bases, ports, overrides)))
-    kept = [each for each in planned if each.service in shape.services]
+    kept = [each for each in planned if each.service in topology.services]
     names = {each.part.name for each in kept} | set(addresses.embedded)
     return tuple(_with_environment(_needing_only(each, names), shared, overrides) for each in kept)
 
@@ -123,7 +123,7 @@ def _gateway(
 def _trainer(base: BaseAt, ports: Mapping[str, int]) -> ServicePart:
     name = f"trainer-{base.name}"
     return ServicePart(
-        part=Part(name=name, needs=("registry",), ready_seconds=300.0),
+        part=StackPart(name=name, needs=("registry",), ready_seconds=300.0),
         service="trainer",
         env={**_http("trainer", ports[name]), "MINT_TRAINER_BASE_DIR": base.folder},
     )
@@ -131,7 +131,7 @@ def _trainer(base: BaseAt, ports: Mapping[str, int]) -> ServicePart:
 
 def _loader(name: str, base: BaseAt, ports: Mapping[str, int], cache_folder: str) -> ServicePart:
     return ServicePart(
-        part=Part(name=name, needs=("registry",), ready_seconds=600.0, stop_seconds=20.0),
+        part=StackPart(name=name, needs=("registry",), ready_seconds=600.0, stop_seconds=20.0),
         service="loader",
         env={
             **_http("loader", ports[name]),
@@ -145,9 +145,9 @@ def _loader(name: str, base: BaseAt, ports: Mapping[str, int], cache_folder: str
 def _shared_environment(
     bases: Sequence[BaseAt],
     addresses: Addresses,
-    secrets: Secrets,
+    secrets: StackSecrets,
     ports: Mapping[str, int],
-    shape: Shape,
+    topology: Topology,
 ) -> dict[str, str]:
     def urls(names: Iterable[str]) -> str:
         return ",".join(f"http://127.0.0.1:{ports[name]}" for name in names)
@@ -160,7 +160,7 @@ def _shared_environment(
         "MINT_PEERS_REGISTRY_URL": f"http://127.0.0.1:{ports['registry']}",
         "MINT_PEERS_ROLLOUT_URL": f"http://127.0.0.1:{ports['rollout']}",
         "MINT_PEERS_TRAINER_URLS": urls(f"trainer-{base.name}" for base in bases),
-        "MINT_PEERS_LOADER_URLS": urls(name for base in bases for name in _loaders(base, shape)),
+        "MINT_PEERS_LOADER_URLS": urls(name for base in bases for name in _loaders(base, topology)),
     }
 
 

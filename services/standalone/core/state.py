@@ -7,7 +7,7 @@ from typing import TypeVar
 import msgspec
 
 from mint_common.errors import InvalidField
-from services.standalone.core.lifecycle import Life
+from services.standalone.core.lifecycle import PartStatus
 
 DEFAULT_GATEWAY_PORT = 8321
 T = TypeVar("T")
@@ -72,10 +72,14 @@ def assign_ports(
     return ports
 
 
-def snapshot(lives: Mapping[str, Life], ports: Mapping[str, int], *, pid: int, gateway_url: str) -> RunNow:
+def snapshot(
+    statuses: Mapping[str, PartStatus], ports: Mapping[str, int], *, pid: int, gateway_url: str
+) -> RunNow:
     """Return what `mint status` reads."""
     parts = {
-        name: PartNow(state=life.state.value, pid=life.pid, port=ports.get(name), restarts=life.restarts)
-        for name, life in lives.items()
+        name: PartNow(
+            state=status.state.value, pid=status.pid, port=ports.get(name), restarts=status.restarts
+        )
+        for name, status in statuses.items()
     }
     return RunNow(pid=pid, gateway_url=gateway_url, parts=parts)

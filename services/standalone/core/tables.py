@@ -1,106 +1,279 @@
-"""What the gateway says of engines and adapters, as the cells of tables."""
+"""Every table that `mint` shows: fields of the gateway's JSON, how each reads, what narrow terminals drop."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
 
+Row = Mapping[str, object]
 MIB = 1 << 20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Busy:
-    """How busy an engine is (`GET /mint/v1/engines`)."""
-
-    requests: int
-    loads_waiting: int
-    loads_running: int
-    in_slots: int
-    in_host: int
-    host_bytes: int
-    host_bytes_capacity: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineNow:
-    """One engine; ``load`` is None when it did not say."""
-
-    engine_id: str
-    base: str
-    slots: int
-    host_capacity: int
-    load: Busy | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AdapterNow:
-    """One revision on one engine (`GET /mint/v1/adapters`)."""
-
-    engine_id: str
-    policy: str
-    number: int
-    digest: str
-    tier: str
-    readiness: str
-    size_bytes: int
-    pinned: bool
-    in_flight: int
-    last_used_at: float
-    queue_position: int | None = None
-
-
-ENGINE_COLUMNS = ("engine", "base", "requests", "slots", "host", "host MiB", "loads running", "waiting")
-ADAPTER_COLUMNS = ("revision", "engine", "tier", "state", "MiB", "in use", "pinned", "last use", "digest")
+DIGEST_CHARACTERS = 19
+GAP = 2
+"""Spaces between two columns."""
 
 _TIERS = ("slot", "host", "stored")
 
 
-def engine_cells(engine: EngineNow) -> tuple[str, ...]:
-    """Return an engine's cells, in the order of ENGINE_COLUMNS."""
-    busy = engine.load
-    if busy is None:
-        return (engine.engine_id, engine.base, *("?" for _ in ENGINE_COLUMNS[2:]))
-    return (
-        engine.engine_id,
-        engine.base,
-        str(busy.requests),
-        f"{busy.in_slots}/{engine.slots}",
-        f"{busy.in_host}/{engine.host_capacity}",
-        f"{busy.host_bytes / MIB:.0f}/{busy.host_bytes_capacity / MIB:.0f}",
-        str(busy.loads_running),
-        str(busy.loads_waiting),
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """A column's title and where its value is: a dotted path; ``kind`` says how it reads.
+
+    A table that is too wide loses the columns with the highest ``drop`` first; those with 0 stay.
+    """
+
+    title: str
+    path: str
+    kind: str = "text"
+    drop: int = 0
 
 
-def adapter_cells(adapter: AdapterNow, *, now: float) -> tuple[str, ...]:
-    """Return an adapter's cells, in the order of ADAPTER_COLUMNS."""
-    return (
-        f"{adapter.policy}@{adapter.number}",
-        adapter.engine_id,
-        adapter.tier,
-        _state(adapter),
-        f"{adapter.size_bytes / MIB:.1f}",
-        str(adapter.in_flight or ""),
-        "yes" if adapter.pinned else "",
-        _ago(now - adapter.last_used_at) if adapter.last_used_at else "",
-        adapter.digest[:19],
-    )
+POLICY = (
+    Column(title="policy", path="name"),
+    Column(title="base", path="base", drop=3),
+    Column(title="rank", path="lora.rank", drop=2),
+    Column(title="latest", path="latest.number"),
+    Column(title="digest", path="latest.digest", kind="digest", drop=5),
+    Column(title="made", path="created_at", kind="time", drop=6),
+)
+REVISION = (
+    Column(title="revision", path="number"),
+    Column(title="state", path="state", kind="state"),
+    Column(title="step", path="step"),
+    Column(title="parent", path="parent", kind="digest", drop=4),
+    Column(title="digest", path="digest", kind="digest", drop=5),
+    Column(title="made", path="created_at", kind="time", drop=6),
+)
+ALIAS = (
+    Column(title="alias", path="alias"),
+    Column(title="revision", path="revision.number"),
+    Column(title="moves", path="sequence", drop=2),
+    Column(title="protected", path="protected", kind="flag", drop=1),
+    Column(title="digest", path="revision.digest", kind="digest", drop=5),
+)
+MOVE = (
+    Column(title="move", path="sequence"),
+    Column(title="revision", path="number"),
+    Column(title="who", path="actor", drop=3),
+    Column(title="why", path="reason"),
+    Column(title="when", path="at", kind="time", drop=4),
+)
+EVALUATION = (
+    Column(title="revision", path="number"),
+    Column(title="suite", path="suite"),
+    Column(title="metric", path="metric"),
+    Column(title="value", path="value", kind="number"),
+    Column(title="n", path="n"),
+    Column(title="+-", path="stderr", kind="number"),
+    Column(title="who", path="actor", drop=3),
+    Column(title="when", path="created_at", kind="time", drop=4),
+)
+COLLECTION = (
+    Column(title="kind", path="kind"),
+    Column(title="what", path="what"),
+    Column(title="tenant", path="tenant_id"),
+)
+NODE = (
+    Column(title="revision", path="number"),
+    Column(title="step", path="step"),
+    Column(title="parent", path="parent", kind="digest", drop=4),
+    Column(title="digest", path="digest", kind="digest", drop=5),
+    Column(title="aliases", path="aliases", kind="list"),
+    Column(title="wave", path="wave_id", drop=6),
+    Column(title="checkpoint", path="checkpoint", drop=5),
+)
+CHANGE = (
+    Column(title="what", path="name"),
+    Column(title="before", path="before", kind="number"),
+    Column(title="after", path="after", kind="number"),
+    Column(title="change", path="change", kind="number"),
+)
+RULE = (
+    Column(title="rule", path="rule_id"),
+    Column(title="alias", path="alias"),
+    Column(title="suite", path="suite"),
+    Column(title="metric", path="metric"),
+    Column(title="at least", path="at_least", kind="number"),
+    Column(title="max drop", path="max_drop", kind="number"),
+    Column(title="back below", path="roll_back_below", kind="number"),
+    Column(title="who", path="actor", drop=3),
+)
+TENANT = (
+    Column(title="tenant", path="tenant_id"),
+    Column(title="name", path="name"),
+    Column(title="made", path="created_at", kind="time", drop=6),
+)
+AUDIT = (
+    Column(title="place", path="place"),
+    Column(title="when", path="at", kind="time", drop=4),
+    Column(title="who", path="actor", drop=3),
+    Column(title="what", path="method"),
+    Column(title="where", path="path"),
+    Column(title="outcome", path="status"),
+)
+KEY = (
+    Column(title="key", path="key_id"),
+    Column(title="name", path="name"),
+    Column(title="begins", path="shown", drop=1),
+    Column(title="scopes", path="scopes", kind="list", drop=2),
+    Column(title="last used", path="last_used_at", kind="time", drop=3),
+    Column(title="revoked", path="revoked_at", kind="time", drop=4),
+)
+WEBHOOK = (
+    Column(title="webhook", path="webhook_id"),
+    Column(title="state", path="state", kind="state"),
+    Column(title="url", path="url"),
+    Column(title="events", path="event_types", kind="list", drop=4),
+    Column(title="reason", path="reason", drop=3),
+    Column(title="made", path="created_at", kind="time", drop=6),
+)
+DELIVERY = (
+    Column(title="delivery", path="delivery_id"),
+    Column(title="event", path="event_type"),
+    Column(title="state", path="state", kind="state"),
+    Column(title="tries", path="tries", drop=1),
+    Column(title="made", path="created_at", kind="time", drop=6),
+    Column(title="next try", path="due_at", kind="time", drop=5),
+)
+JOB = (
+    Column(title="job", path="job_id"),
+    Column(title="state", path="state", kind="state"),
+    Column(title="base", path="base", drop=3),
+    Column(title="task", path="spec.task"),
+    Column(title="reason", path="reason", drop=3),
+)
+PART = (
+    Column(title="part", path="name"),
+    Column(title="state", path="state", kind="state"),
+    Column(title="pid", path="pid", drop=2),
+    Column(title="port", path="port", drop=1),
+    Column(title="restarts", path="restarts"),
+)
+BASE = (
+    Column(title="base", path="name"),
+    Column(title="architecture", path="architecture", drop=1),
+    Column(title="digest", path="digest", kind="digest", drop=4),
+    Column(title="max rank", path="max_rank"),
+    Column(title="context", path="max_context", drop=2),
+    Column(title="MiB", path="size_bytes", kind="mib", drop=3),
+)
+ENGINE = (
+    Column(title="engine", path="engine_id"),
+    Column(title="base", path="base", drop=3),
+    Column(title="requests", path="load.requests", kind="known"),
+    Column(title="slots", path="used.slots", kind="known"),
+    Column(title="host", path="used.host", kind="known", drop=1),
+    Column(title="host MiB", path="used.mib", kind="known", drop=4),
+    Column(title="loading", path="load.loads_running", kind="known", drop=2),
+    Column(title="queued", path="load.loads_waiting", kind="known", drop=2),
+)
+ADAPTER = (
+    Column(title="revision", path="revision"),
+    Column(title="engine", path="engine_id", drop=4),
+    Column(title="tier", path="tier"),
+    Column(title="state", path="readiness", kind="state"),
+    Column(title="MiB", path="size_bytes", kind="mib", drop=5),
+    Column(title="in use", path="in_flight", kind="count", drop=2),
+    Column(title="pinned", path="pinned", kind="flag", drop=1),
+    Column(title="last use", path="last_use", drop=3),
+    Column(title="digest", path="digest", kind="digest", drop=6),
+)
 
 
-def nearest_first(adapters: Sequence[AdapterNow]) -> list[AdapterNow]:
+def cells(row: Row, columns: Sequence[Column]) -> tuple[str, ...]:
+    """Return a row's cells; what is not there is empty."""
+    return tuple(_cell(_at(row, column.path), column.kind) for column in columns)
+
+
+def fitting(columns: Sequence[Column], rows: Sequence[Row], *, width: int) -> tuple[Column, ...]:
+    """Return the columns that a terminal of ``width`` characters shows without cutting a cell."""
+    kept = list(columns)
+    while _table_width(kept, rows) > width and any(column.drop for column in kept):
+        kept.remove(max(kept, key=lambda column: column.drop))
+    return tuple(kept)
+
+
+def _table_width(columns: Sequence[Column], rows: Sequence[Row]) -> int:
+    lines = [tuple(column.title for column in columns), *(cells(row, columns) for row in rows)]
+    return sum(max(map(len, cell)) + GAP for cell in zip(*lines, strict=True)) - GAP
+
+
+def engine_rows(engines: Sequence[Any]) -> list[Row]:  # the gateway's JSON
+    """Return engines with what they use of what they have; "?" where an engine did not say."""
+    return [{**engine, "used": _used(engine, engine["load"])} for engine in engines]
+
+
+def _used(engine: Any, load: Any) -> Row:
+    if load is None:
+        return {}
+    return {
+        "slots": f"{load['in_slots']}/{engine['slots']}",
+        "host": f"{load['in_host']}/{engine['host_capacity']}",
+        "mib": f"{load['host_bytes'] / MIB:.0f}/{load['host_bytes_capacity'] / MIB:.0f}",
+    }
+
+
+def adapter_rows(adapters: Sequence[Any], *, now: float) -> list[Row]:  # the gateway's JSON
     """Return adapters by tier, in each the most recently used first."""
-    return sorted(
-        adapters,
-        key=lambda a: (_TIERS.index(a.tier), -a.last_used_at, a.policy, a.number, a.engine_id),
-    )
+    ordered = sorted(adapters, key=_by_tier)
+    return [{**adapter, **_in_words(adapter, now=now)} for adapter in ordered]
 
 
-def _state(adapter: AdapterNow) -> str:
-    if adapter.queue_position is not None:
-        return f"queued ({adapter.queue_position + 1}.)"
-    return adapter.readiness
+def _by_tier(adapter: Any) -> tuple[int, float, str, int, str]:
+    tier = _TIERS.index(adapter["tier"])
+    return tier, -adapter["last_used_at"], adapter["policy"], adapter["number"], adapter["engine_id"]
 
 
-def _ago(seconds: float) -> str:
+def _in_words(adapter: Any, *, now: float) -> Row:
+    position, used_at = adapter.get("queue_position"), adapter["last_used_at"]
+    return {
+        "revision": f"{adapter['policy']}@{adapter['number']}",
+        "readiness": adapter["readiness"] if position is None else f"queued ({position + 1}.)",
+        "last_use": ago(now - used_at) if used_at else "",
+    }
+
+
+def diff_rows(diff: Any) -> list[Row]:  # the gateway's JSON
+    """Return the rows of a comparison: what is otherwise, then every module."""
+    config = [{**change, "name": change["field"]} for change in diff["config"]]
+    numbers = [*diff["metrics"], *diff["scores"]]
+    modules = [{**change, "name": change["module"]} for change in diff["modules"]]
+    return [*config, *numbers, *modules]
+
+
+def ago(seconds: float) -> str:
+    """Return how long ago something was, in one unit."""
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= length:
             return f"{seconds // length:.0f} {unit} ago"
     return f"{max(0.0, seconds):.0f} s ago"
+
+
+def _at(row: object, path: str) -> object:
+    for part in path.split("."):
+        row = row.get(part) if isinstance(row, Mapping) else None
+    return row
+
+
+def _cell(value: object, kind: str) -> str:
+    match kind, value:
+        case "known", None:
+            text = "?"
+        case _, None:
+            text = ""
+        case "digest", str():
+            text = value[:DIGEST_CHARACTERS]
+        case "time", int() | float():
+            text = datetime.fromtimestamp(value, UTC).strftime("%Y-%m-%d %H:%M:%S")
+        case "number", int() | float():
+            text = f"{value:.6g}"
+        case "mib", int() | float():
+            text = f"{value / MIB:.1f}"
+        case "list", list():
+            text = ", ".join(map(str, value))
+        case "flag", _:
+            text = "yes" if value else ""
+        case "count", _:
+            text = str(value or "")
+        case _:
+            text = str(value)
+    return text

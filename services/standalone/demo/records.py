@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
+from services.standalone.adapters.public_api import Completed
+from services.standalone.core.jobs import Ref
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,56 +17,12 @@ class Recipe:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Prompt:
+class HeldoutPrompt:
     """A held-out prompt; ``entry`` goes back to the scorer."""
 
     text: str
     reference: str
     entry: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ref:
-    """A revision's name."""
-
-    number: int
-    digest: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """One step of a job. ``ratio_max_error`` is the largest distance of an importance ratio from 1.
-
-    ``seconds`` are the trainer's, export included; the wave was sampled from ``requested_at`` to
-    ``completed_at``, in seconds since the epoch.
-    """
-
-    step: int
-    state: str
-    reward_mean: float | None = None
-    revision: Ref | None = None
-    ratio_max_error: float | None = None
-    seconds: float | None = None
-    requested_at: float | None = None
-    completed_at: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """A managed job."""
-
-    state: str
-    reason: str = ""
-    steps: tuple[Step, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Adapter:
-    """A revision's weights on an engine."""
-
-    digest: str
-    tier: str
-    readiness: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,24 +48,11 @@ class Alias:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """A completion and the two places that name the revision which gave it."""
-
-    text: str
-    header: str
-    fingerprint: str
-
-    def is_from(self, digest: str) -> bool:
-        """Say whether both places name this digest."""
-        return self.header == self.fingerprint == digest
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
     """One model over all held-out prompts: an answer and a reward for each, in their order."""
 
     model: str
-    answers: tuple[Answer, ...]
+    answers: tuple[Completed, ...]
     rewards: tuple[float, ...]
 
     @property

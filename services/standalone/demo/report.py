@@ -6,8 +6,8 @@ from pathlib import Path
 
 import msgspec
 
+from services.standalone.demo.checks import DemoResult
 from services.standalone.demo.records import Move
-from services.standalone.demo.verdict import Story
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,38 +61,42 @@ class Report:
         return tuple(name for name, passed in self.checks.items() if not passed)
 
 
-def make_report(story: Story, checks: dict[str, bool], *, wall_seconds: float, rss_peak_mb: float) -> Report:
-    """Return the report of a story."""
-    base, first, last = story.evaluations
-    rewards = {step.revision.number: step.reward_mean for step in reversed(story.job.steps) if step.revision}
+def make_report(
+    result: DemoResult, checks: dict[str, bool], *, wall_seconds: float, rss_peak_mb: float
+) -> Report:
+    """Return the report of a result."""
+    base, first, last = result.evaluations
+    rewards = {step.revision.number: step.reward_mean for step in reversed(result.job.steps) if step.revision}
     return Report(
-        base=story.base,
-        task=story.task,
-        steps=len(story.job.steps),
+        base=result.base,
+        task=result.task,
+        steps=len(result.job.steps),
         wall_seconds=round(wall_seconds, 1),
-        accuracy=Accuracy(base=base.accuracy, first=first.accuracy, last=last.accuracy, n=len(story.prompts)),
+        accuracy=Accuracy(
+            base=base.accuracy, first=first.accuracy, last=last.accuracy, n=len(result.prompts)
+        ),
         revisions=tuple(
             ReportedRevision(number=ref.number, digest=ref.digest, reward=rewards.get(ref.number))
-            for ref in story.revisions
+            for ref in result.revisions
         ),
-        alias_history=story.alias_history,
-        prompt=story.prompts[story.contrast or 0].text,
+        alias_history=result.alias_history,
+        prompt=result.prompts[result.contrast or 0].text,
         answers=tuple(
             ReportedAnswer(alias_target=each.alias_target, digest=each.answer.header, text=each.answer.text)
-            for each in story.alias_answers
+            for each in result.alias_answers
         ),
         checks=checks,
-        ratio_max_error=story.ratio_max_error,
+        ratio_max_error=result.ratio_max_error,
         rss_peak_mb=round(rss_peak_mb, 1),
     )
 
 
-def write_report(report: Report, story: Story, folder: Path) -> None:
+def write_report(report: Report, result: DemoResult, folder: Path) -> None:
     """Write the three files into a folder."""
     encoded = msgspec.json.format(msgspec.json.encode(report), indent=2)
     (folder / "report.json").write_bytes(encoded + b"\n")
     (folder / "report.md").write_text(_markdown(report))
-    _plot(report, [step.reward_mean for step in story.job.steps], folder / "reward.png")
+    _plot(report, [step.reward_mean for step in result.job.steps], folder / "reward.png")
 
 
 def _markdown(report: Report) -> str:

@@ -13,16 +13,16 @@ from rich.console import Console
 
 from services.standalone.adapters.bases import SMOLLM2, TINY, ensure_base
 from services.standalone.adapters.launch import free_port
+from services.standalone.adapters.public_api import PublicApi
 from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.app import open_stack
-from services.standalone.demo.client import MintClient
+from services.standalone.demo.checks import DemoResult, check_all
 from services.standalone.demo.memory import MemoryWatch
 from services.standalone.demo.report import Report, make_report, write_report
-from services.standalone.demo.story import Plot, tell
-from services.standalone.demo.verdict import Story, judge
-from services.standalone.demo.view import JobView
+from services.standalone.demo.scenario import Scenario, run_scenario
+from services.standalone.job_view import JobView
+from services.standalone.parts_view import PartsView
 from services.standalone.settings import read_standalone_settings
-from services.standalone.view import PartsView
 
 TASKS = {SMOLLM2: "progression", TINY: "mode:copy"}
 SMALL = {"MINT_LOADER_HOST_CAPACITY": "12"}
@@ -37,18 +37,18 @@ async def run_demo(base: str, *, bases: Path, out: Path, steps: int | None, cons
     memory = MemoryWatch()
     try:
         async with _cancelled_on_signals(), _watched(memory):
-            story = await _live_through(base, bases, state, steps=steps, console=console)
+            result = await _run_on_fresh_stack(base, bases, state, steps=steps, console=console)
     finally:
         _keep_logs(state, out / "log")
-    checks = judge(story)
-    report = make_report(story, checks, wall_seconds=time.monotonic() - began, rss_peak_mb=memory.peak_mb)
-    write_report(report, story, out)
+    checks = check_all(result)
+    report = make_report(result, checks, wall_seconds=time.monotonic() - began, rss_peak_mb=memory.peak_mb)
+    write_report(report, result, out)
     return report
 
 
-async def _live_through(
+async def _run_on_fresh_stack(
     base: str, bases: Path, state: StateFolder, *, steps: int | None, console: Console
-) -> Story:
+) -> DemoResult:
     def say(line: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -59,10 +59,9 @@ async def _live_through(
     async with opening as stack:
         with parts.live():
             await stack.supervisor.all_ready()
-        async with contextlib.aclosing(MintClient(stack.gateway_url, stack.api_key)) as client:
-            with progress.live():
-                plot = Plot(base=base, task=TASKS[base], num_prompts=HELDOUT_PROMPTS[base], steps=steps)
-                return await tell(client, plot, watch=progress, say=say)
+        scenario = Scenario(base=base, task=TASKS[base], num_prompts=HELDOUT_PROMPTS[base], steps=steps)
+        with PublicApi(stack.gateway_url, stack.api_key) as api, progress.live():
+            return await asyncio.to_thread(run_scenario, api, scenario, watch=progress, say=say)
 
 
 @contextlib.asynccontextmanager

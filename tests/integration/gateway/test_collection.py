@@ -1,8 +1,9 @@
 """Collection through the public API: by an operator, and only while engines say what they hold."""
 
 import pytest
+from typer.testing import CliRunner
 
-from services.standalone.commands.gc import gc
+from services.standalone.cli import app
 from tests.integration.gateway.scripted_loader import ready_status
 from tests.integration.gateway.test_governance import refusal
 
@@ -20,7 +21,7 @@ def collected(mint, policy_id: str, *, dry_run: bool = True) -> list[tuple[str, 
     return [(item["kind"], item["what"]) for item in answer["items"] if item["policy_id"] == policy_id]
 
 
-def test_operator_collects_what_no_engine_holds(stack, mint, monkeypatch, capsys):
+def test_operator_collects_what_no_engine_holds(stack, mint, monkeypatch):
     policy = stack.make_policy("collected", revisions=4)
     digests = {}
     for number in (1, 2):
@@ -31,11 +32,9 @@ def test_operator_collects_what_no_engine_holds(stack, mint, monkeypatch, capsys
     assert collected(mint, policy.policy_id) == [("bytes", "collected@2")]
     monkeypatch.setenv("MINT_URL", stack.url)
     monkeypatch.setenv("MINT_API_KEY", stack.key)
-    gc(dry_run=True)
-    assert "collected@2" in capsys.readouterr().out
+    assert "collected@2" in CliRunner().invoke(app, ["gc"]).output
     assert mint.get("/policies/collected/revisions/2").json()["fault"] is None
-    gc(dry_run=False)
-    assert "bytes collected@2" in capsys.readouterr().out
+    assert "bytes collected@2" in CliRunner().invoke(app, ["gc", "--remove"]).output
 
     assert mint.get("/policies/collected/revisions/2").json()["fault"] == "collected"
     restore = mint.post("/policies/collected/revisions/2/restore")

@@ -156,18 +156,18 @@ def test_stop_ends_dependents_first_and_postgres_cleanly(running: Running) -> No
     assert running.folder.running_pid() is None
 
 
-def test_a_part_that_never_becomes_ready_ends_the_stack_with_its_last_words(tmp_path: Path) -> None:
+def test_a_part_that_never_becomes_ready_ends_the_stack_with_its_log_tail(tmp_path: Path) -> None:
     code = (
         "import asyncio, sys; from pathlib import Path\n"
         "from services.standalone.adapters.launch import Launch\n"
         "from services.standalone.adapters.state_folder import StateFolder\n"
         "from services.standalone.app import Blueprint, run_blueprint\n"
-        "from services.standalone.core.parts import Part\n"
+        "from services.standalone.core.parts import StackPart\n"
         "async def main():\n"
         "    folder = StateFolder(root=Path(sys.argv[1]))\n"
         "    bad = Launch(name='bad', argv=(sys.executable, '-c', 'raise SystemExit(\"no such base\")'),\n"
         "                 ready_port=1, folder=folder.root)\n"
-        "    plan = Blueprint(parts=(Part(name='bad'),), launches={'bad': bad}, ports={'gateway': 1})\n"
+        "    plan = Blueprint(parts=(StackPart(name='bad'),), launches={'bad': bad}, ports={'gateway': 1})\n"
         "    with folder.taken() as lock:\n"
         "        async with run_blueprint(plan, folder, lock=lock, environment={}) as stack:\n"
         "            await stack.all_ready()\n"

@@ -16,7 +16,7 @@ from services.standalone.adapters.nats import nats_launch
 from services.standalone.adapters.postgres import postgres_dsn, postgres_launch, prepare_postgres
 from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.app import Blueprint, run_blueprint
-from services.standalone.core.parts import Part
+from services.standalone.core.parts import StackPart
 from services.standalone.settings import read_standalone_settings
 
 WEB = """
@@ -48,10 +48,10 @@ def blueprint(folder: StateFolder) -> Blueprint:
 
     return Blueprint(
         parts=(
-            Part(name="web", needs=("postgres", "nats")),
-            Part(name="nest", needs=("web",)),
-            Part(name="postgres"),
-            Part(name="nats"),
+            StackPart(name="web", needs=("postgres", "nats")),
+            StackPart(name="nest", needs=("web",)),
+            StackPart(name="postgres"),
+            StackPart(name="nats"),
         ),
         launches={
             "postgres": replace(postgres_launch(folder.root / "postgres", ports["postgres"]), ready_dsn=dsn),

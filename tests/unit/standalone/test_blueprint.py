@@ -8,7 +8,7 @@ import pytest
 
 from services.standalone.adapters.launch import free_port
 from services.standalone.adapters.state_folder import StateFolder
-from services.standalone.app import Blueprint, _draw
+from services.standalone.app import Blueprint, _plan_stack
 from services.standalone.core.plan import BaseAt
 from services.standalone.core.refusals import GatewayPortBusyError
 from services.standalone.settings import read_standalone_settings
@@ -26,7 +26,7 @@ async def draw(root: Path, environ: dict[str, str], *, port: int | None = None) 
     """Return the blueprint of a stack with one base."""
     folder = StateFolder(root=root)
     folder.create()
-    return await _draw(folder, BASES, port=port, settings=read_standalone_settings(environ))
+    return await _plan_stack(folder, BASES, port=port, settings=read_standalone_settings(environ))
 
 
 async def test_parts_that_run_elsewhere_are_not_started_here(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def test_a_folder_with_a_version_in_its_name_becomes_a_base_that_the_registry_ta
     shutil.copytree(tiny_folder(), tmp_path / "Tiny-2.5")
     run("base", "add", str(tmp_path / "Tiny-2.5"), "--dir", str(tmp_path / "state"))
     listed = run("base", "list", "--dir", str(tmp_path / "state"))
-    assert "tiny-2-5 " in listed
+    assert "tiny-2-5\t" in listed
 
 
 def test_a_base_that_a_stack_needs_is_added_by_itself(tmp_path: Path) -> None:

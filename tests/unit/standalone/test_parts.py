@@ -5,22 +5,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mint_common.errors import InvalidField
-from services.standalone.core.parts import Part, may_start, start_levels, stop_levels
+from services.standalone.core.parts import StackPart, may_start, start_levels, stop_levels
 
 
 @st.composite
-def stacks(draw: st.DrawFn) -> list[Part]:
+def stacks(draw: st.DrawFn) -> list[StackPart]:
     """Draw parts without circles: each needs only parts drawn before it, then the order is shuffled."""
     names = draw(st.lists(st.text("abcdef", min_size=1, max_size=3), unique=True, max_size=8))
     parts = []
     for index, name in enumerate(names):
         needs = draw(st.lists(st.sampled_from(names[:index]), unique=True)) if index else []
-        parts.append(Part(name=name, needs=tuple(needs)))
+        parts.append(StackPart(name=name, needs=tuple(needs)))
     return draw(st.permutations(parts))
 
 
 @given(stacks())
-def test_every_part_starts_after_what_it_needs_and_as_early_as_it_can(parts: list[Part]) -> None:
+def test_every_part_starts_after_what_it_needs_and_as_early_as_it_can(parts: list[StackPart]) -> None:
     levels = start_levels(parts)
     level_of = {name: index for index, level in enumerate(levels) for name in level}
     assert sorted(level_of) == sorted(part.name for part in parts)
@@ -29,7 +29,7 @@ def test_every_part_starts_after_what_it_needs_and_as_early_as_it_can(parts: lis
 
 
 @given(stacks())
-def test_nothing_stops_before_those_that_need_it(parts: list[Part]) -> None:
+def test_nothing_stops_before_those_that_need_it(parts: list[StackPart]) -> None:
     order = [name for level in stop_levels(parts) for name in level]
     for part in parts:
         assert all(order.index(part.name) < order.index(need) for need in part.needs)
@@ -37,20 +37,20 @@ def test_nothing_stops_before_those_that_need_it(parts: list[Part]) -> None:
 
 def test_a_circle_is_refused() -> None:
     with pytest.raises(InvalidField, match="circle"):
-        start_levels([Part(name="a", needs=("b",)), Part(name="b", needs=("a",))])
+        start_levels([StackPart(name="a", needs=("b",)), StackPart(name="b", needs=("a",))])
 
 
 def test_an_unknown_need_is_refused_by_name() -> None:
     with pytest.raises(InvalidField, match="'postgres', which is no part"):
-        start_levels([Part(name="registry", needs=("postgres",))])
+        start_levels([StackPart(name="registry", needs=("postgres",))])
 
 
 def test_a_name_used_twice_is_refused() -> None:
     with pytest.raises(InvalidField, match="two parts"):
-        start_levels([Part(name="a"), Part(name="a")])
+        start_levels([StackPart(name="a"), StackPart(name="a")])
 
 
 def test_a_part_may_start_only_when_all_its_needs_are_ready() -> None:
-    part = Part(name="gateway", needs=("registry", "rollout"))
+    part = StackPart(name="gateway", needs=("registry", "rollout"))
     assert not may_start(part, {"registry": True, "rollout": False})
     assert may_start(part, {"registry": True, "rollout": True})

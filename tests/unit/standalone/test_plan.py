@@ -8,9 +8,9 @@ from services.standalone.core.plan import (
     FULL,
     Addresses,
     BaseAt,
-    Secrets,
     ServicePart,
-    Shape,
+    StackSecrets,
+    Topology,
     check_overrides,
     plan_services,
     port_names,
@@ -21,7 +21,7 @@ BASES = (BaseAt(name="tiny", folder="/b/tiny"), BaseAt(name="smollm2", folder="/
 PORTS = {name: 9000 + index for index, name in enumerate(port_names(BASES))}
 
 
-def plan(overrides: dict[str, str] | None = None, shape: Shape = FULL) -> dict[str, ServicePart]:
+def plan(overrides: dict[str, str] | None = None, topology: Topology = FULL) -> dict[str, ServicePart]:
     """Return the planned services of two bases by name."""
     addresses = Addresses(
         postgres_dsn="postgresql://p", nats_url="nats://n", blobs={"MINT_BLOBS_URL": "file:///s"}, embedded=()
@@ -29,11 +29,11 @@ def plan(overrides: dict[str, str] | None = None, shape: Shape = FULL) -> dict[s
     planned = plan_services(
         BASES,
         addresses,
-        Secrets(internal_token="t", api_key="tml-k"),
-        ports={name: 9000 + index for index, name in enumerate(port_names(BASES, shape))},
+        StackSecrets(internal_token="t", api_key="tml-k"),
+        ports={name: 9000 + index for index, name in enumerate(port_names(BASES, topology))},
         cache_folder="/c",
         overrides=overrides or {},
-        shape=shape,
+        topology=topology,
     )
     return {each.part.name: each for each in planned}
 
@@ -53,7 +53,7 @@ def test_every_base_has_a_trainer_and_a_loader_of_its_own() -> None:
 
 
 def test_a_base_may_have_several_engines_each_with_a_loader_of_its_own() -> None:
-    planned = plan(shape=Shape(engines=2))
+    planned = plan(topology=Topology(engines=2))
     first, second = planned["loader-tiny"].env, planned["loader-tiny-2"].env
     assert (first["MINT_LOADER_ENGINE_ID"], second["MINT_LOADER_ENGINE_ID"]) == (
         "engine-tiny",
@@ -65,7 +65,7 @@ def test_a_base_may_have_several_engines_each_with_a_loader_of_its_own() -> None
 
 
 def test_a_stack_may_leave_services_out_and_nothing_waits_for_them() -> None:
-    planned = plan(shape=Shape(services=frozenset({"registry", "loader", "gateway"})))
+    planned = plan(topology=Topology(services=frozenset({"registry", "loader", "gateway"})))
     assert set(planned) == {"registry", "gateway", "loader-tiny", "loader-smollm2"}
     assert set(planned["gateway"].part.needs) == {"registry", "loader-tiny", "loader-smollm2"}
 

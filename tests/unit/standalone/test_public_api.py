@@ -12,7 +12,7 @@ import pytest
 from mint_common.adapters_format import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE
 from mint_common.errors import MintError, NotFound, Unavailable
 from services.standalone.adapters.public_api import PublicApi
-from services.standalone.commands.catalog import public_api
+from services.standalone.commands.api import open_api
 
 SECONDS = 0.3
 
@@ -102,11 +102,11 @@ def test_what_is_no_gateway_is_named(api: PublicApi, monkeypatch: pytest.MonkeyP
     ],
 )
 def test_address_that_cannot_be_one_is_refused(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, url: str, key: str, code: str
+    monkeypatch: pytest.MonkeyPatch, url: str, key: str, code: str
 ) -> None:
     monkeypatch.setenv("MINT_URL", url)
     monkeypatch.setenv("MINT_API_KEY", key)
-    with pytest.raises(MintError) as refused, public_api(tmp_path):
+    with pytest.raises(MintError) as refused, open_api(None):
         pass
     assert refused.value.code == code
 

@@ -6,17 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from services.standalone.demo.records import Answer, Evaluation, Job, Move, Prompt, Ref, Step
+from services.standalone.adapters.public_api import Completed
+from services.standalone.core.jobs import JobNow, Ref, StepNow
+from services.standalone.demo.checks import AliasAnswer, DemoResult, check_all, contrasting_prompt
+from services.standalone.demo.records import Evaluation, HeldoutPrompt, Move
 from services.standalone.demo.report import make_report, write_report
-from services.standalone.demo.verdict import AliasAnswer, Story, contrasting_prompt, judge
 
 D1, D2, D3 = (f"sha256:{letter * 64}" for letter in "abc")
 REVISIONS = tuple(Ref(number=number, digest=digest) for number, digest in enumerate((D1, D2, D3), 1))
 
 
-def answer(text: str, digest: str) -> Answer:
+def answer(text: str, digest: str) -> Completed:
     """Return an answer that names one digest in both places."""
-    return Answer(text=text, header=digest, fingerprint=digest)
+    return Completed(text=text, header=digest, fingerprint=digest)
 
 
 def evaluation(model: str, texts: str, rewards: tuple[float, ...], digest: str) -> Evaluation:
@@ -24,9 +26,9 @@ def evaluation(model: str, texts: str, rewards: tuple[float, ...], digest: str) 
     return Evaluation(model=model, answers=tuple(answer(text, digest) for text in texts), rewards=rewards)
 
 
-def step(ref: Ref) -> Step:
+def step(ref: Ref) -> StepNow:
     """Return the step that trained a revision."""
-    return Step(
+    return StepNow(
         step=ref.number,
         state="published",
         reward_mean=0.3 * ref.number,
@@ -35,16 +37,16 @@ def step(ref: Ref) -> Step:
     )
 
 
-def good_story() -> Story:
-    """Return a story in which everything went well."""
+def good_result() -> DemoResult:
+    """Return a result in which everything went well."""
     moves = [(1, D1), (3, D3), (1, D1), (3, D3)]
-    return Story(
+    return DemoResult(
         base="tiny",
         task="mode:copy",
-        job=Job(
+        job=JobNow(
             state="succeeded",
             steps=tuple(
-                Step(
+                StepNow(
                     step=ref.number,
                     state="published",
                     reward_mean=0.3 * ref.number,
@@ -55,7 +57,7 @@ def good_story() -> Story:
             ),
         ),
         revisions=REVISIONS,
-        prompts=tuple(Prompt(text=f"f {letter}=", reference=letter, entry=letter) for letter in "pq"),
+        prompts=tuple(HeldoutPrompt(text=f"f {letter}=", reference=letter, entry=letter) for letter in "pq"),
         evaluations=(
             evaluation("tiny", "xx", (0.0, 0.0), "base:tiny"),
             evaluation("demo@1", "xq", (0.0, 1.0), D1),
@@ -76,20 +78,20 @@ def good_story() -> Story:
     )
 
 
-def test_a_good_story_passes_every_check() -> None:
-    assert set(judge(good_story()).values()) == {True}
+def test_a_good_result_passes_every_check() -> None:
+    assert set(check_all(good_result()).values()) == {True}
 
 
-def _with_answer(story: Story, bad: Answer) -> Story:
-    first, *others = story.alias_answers
-    return replace(story, alias_answers=(replace(first, answer=bad), *others))
+def _with_answer(result: DemoResult, bad: Completed) -> DemoResult:
+    first, *others = result.alias_answers
+    return replace(result, alias_answers=(replace(first, answer=bad), *others))
 
 
-def _with_last(story: Story, last: Evaluation) -> Story:
-    return replace(story, evaluations=(*story.evaluations[:2], last))
+def _with_last(result: DemoResult, last: Evaluation) -> DemoResult:
+    return replace(result, evaluations=(*result.evaluations[:2], last))
 
 
-GOOD = good_story()
+GOOD = good_result()
 BAD_STORIES = {
     "job_succeeded": replace(GOOD, job=replace(GOOD.job, state="failed")),
     "revisions_numbered_without_gap": replace(GOOD, revisions=(REVISIONS[0], REVISIONS[2])),
@@ -103,7 +105,7 @@ BAD_STORIES = {
         GOOD, evaluations=(evaluation("tiny", "xx", (0.0, 0.0), D1), *GOOD.evaluations[1:])
     ),
     "last_answers_name_its_digest": _with_last(GOOD, evaluation("demo@3", "pq", (1.0, 1.0), D2)),
-    "prod_answers_name_its_digest": _with_answer(GOOD, Answer(text="x", header=D1, fingerprint=D2)),
+    "prod_answers_name_its_digest": _with_answer(GOOD, Completed(text="x", header=D1, fingerprint=D2)),
     "prod_answers_as_each_revision_did": _with_answer(GOOD, answer("z", D1)),
     "history_has_every_move": replace(GOOD, alias_history=GOOD.alias_history[:3]),
 }
@@ -111,12 +113,12 @@ BAD_STORIES = {
 
 @pytest.mark.parametrize("check", BAD_STORIES)
 def test_each_check_fails_when_its_promise_is_broken(check: str) -> None:
-    assert judge(BAD_STORIES[check])[check] is False
+    assert check_all(BAD_STORIES[check])[check] is False
 
 
 def test_a_job_without_ratios_does_not_pass_for_agreement() -> None:
     silent = tuple(replace(step, ratio_max_error=None) for step in GOOD.job.steps)
-    assert not judge(replace(GOOD, job=replace(GOOD.job, steps=silent)))["rollout_and_trainer_agree"]
+    assert not check_all(replace(GOOD, job=replace(GOOD.job, steps=silent)))["rollout_and_trainer_agree"]
 
 
 def test_the_contrasting_prompt_is_one_that_only_the_better_revision_answers() -> None:
@@ -127,7 +129,7 @@ def test_the_contrasting_prompt_is_one_that_only_the_better_revision_answers() -
 
 
 def test_the_report_has_the_promised_fields_and_a_plot(tmp_path: Path) -> None:
-    report = make_report(GOOD, judge(GOOD), wall_seconds=61.23, rss_peak_mb=2048.0)
+    report = make_report(GOOD, check_all(GOOD), wall_seconds=61.23, rss_peak_mb=2048.0)
     write_report(report, GOOD, tmp_path)
     written = json.loads((tmp_path / "report.json").read_text())
     assert written["accuracy"] == {"base": 0.0, "first": 0.5, "last": 1.0, "n": 2}

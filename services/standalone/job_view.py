@@ -8,7 +8,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from services.standalone.demo.records import Adapter, Job, Step
+from services.standalone.adapters.public_api import Json
+from services.standalone.core.jobs import JobNow, StepNow
 
 SHOWN_STEPS = 12
 BAR_CELLS = 30
@@ -22,9 +23,9 @@ class JobView:
         self._live: Live | None = None
         self._lines = 0
 
-    def __call__(self, job: Job, adapters: tuple[Adapter, ...]) -> None:
+    def __call__(self, job: JobNow, adapters: Json) -> None:
         """See the job."""
-        tiers = {adapter.digest: adapter.tier for adapter in adapters}
+        tiers = {adapter["digest"]: adapter["tier"] for adapter in adapters}
         if self._live is not None:
             self._live.update(_table(job, tiers))
             return
@@ -44,7 +45,7 @@ class JobView:
         self._live = None
 
 
-def _cells(step: Step, tiers: dict[str, str]) -> tuple[str, str, str, str, str]:
+def _cells(step: StepNow, tiers: dict[str, str]) -> tuple[str, str, str, str, str]:
     reward = "" if step.reward_mean is None else f"{step.reward_mean:.2f}"
     revision = step.revision
     if revision is None:
@@ -53,12 +54,12 @@ def _cells(step: Step, tiers: dict[str, str]) -> tuple[str, str, str, str, str]:
     return str(step.step), reward, str(revision.number), short, tiers.get(revision.digest, "stored")
 
 
-def _line(step: Step, tiers: dict[str, str]) -> str:
+def _line(step: StepNow, tiers: dict[str, str]) -> str:
     number, reward, revision, short, tier = _cells(step, tiers)
     return f"step {number:>3}  reward {reward:>4}  revision {revision:>3}  {short}  {tier}"
 
 
-def _table(job: Job, tiers: dict[str, str]) -> Group:
+def _table(job: JobNow, tiers: dict[str, str]) -> Group:
     table = Table(box=None, pad_edge=False)
     for title in ("step", "reward", "revision", "digest", "tier"):
         table.add_column(title, min_width=8)

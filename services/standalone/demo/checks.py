@@ -1,9 +1,11 @@
-"""What the demo concludes: a pure function of what it saw."""
+"""What the demo checks: a pure function of what it saw."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from services.standalone.demo.records import Answer, Evaluation, Job, Move, Prompt, Ref
+from services.standalone.adapters.public_api import Completed
+from services.standalone.core.jobs import JobNow, Ref
+from services.standalone.demo.records import Evaluation, HeldoutPrompt, Move
 
 LEAST_RISE = 0.2
 RATIO_LIMIT = 1e-3
@@ -15,18 +17,18 @@ class AliasAnswer:
 
     alias_target: str
     number: int
-    answer: Answer
+    answer: Completed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Story:
+class DemoResult:
     """Everything that was seen. ``evaluations`` are of the base, the first and the last revision."""
 
     base: str
     task: str
-    job: Job
+    job: JobNow
     revisions: tuple[Ref, ...]
-    prompts: tuple[Prompt, ...]
+    prompts: tuple[HeldoutPrompt, ...]
     evaluations: tuple[Evaluation, Evaluation, Evaluation]
     best: int
     contrast: int | None
@@ -51,44 +53,44 @@ def contrasting_prompt(first: Evaluation, best: Evaluation) -> int | None:
     return max(differing, key=lambda index: best.rewards[index] - first.rewards[index], default=None)
 
 
-def judge(story: Story) -> dict[str, bool]:
+def check_all(result: DemoResult) -> dict[str, bool]:
     """Return every check by name; the demo succeeds when all are true."""
-    base, first, last = story.evaluations
-    digests = {ref.number: ref.digest for ref in story.revisions}
+    base, first, last = result.evaluations
+    digests = {ref.number: ref.digest for ref in result.revisions}
     return {
-        "job_succeeded": story.job.state == "succeeded",
+        "job_succeeded": result.job.state == "succeeded",
         "revisions_numbered_without_gap": sorted(digests) == list(range(1, len(digests) + 1)),
-        "revisions_are_the_jobs": _trained(story.job) == [ref.digest for ref in story.revisions],
+        "revisions_are_the_jobs": _trained(result.job) == [ref.digest for ref in result.revisions],
         "accuracy_rose": last.accuracy - base.accuracy >= LEAST_RISE,
-        "rollout_and_trainer_agree": story.ratio_max_error <= RATIO_LIMIT,
-        "base_answers_name_the_base": _all_from(base.answers, f"base:{story.base}"),
+        "rollout_and_trainer_agree": result.ratio_max_error <= RATIO_LIMIT,
+        "base_answers_name_the_base": _all_from(base.answers, f"base:{result.base}"),
         "first_answers_name_its_digest": _all_from(first.answers, digests[1]),
         "last_answers_name_its_digest": _all_from(last.answers, digests[max(digests)]),
         "prod_answers_name_its_digest": all(
-            each.answer.is_from(digests[each.number]) for each in story.alias_answers
+            each.answer.is_from(digests[each.number]) for each in result.alias_answers
         ),
-        "prod_answers_as_each_revision_did": _same_texts(story),
-        "rollback_changed_the_answer": len({each.answer.text for each in story.alias_answers}) > 1,
-        "history_has_every_move": [move.digest for move in story.alias_history]
-        == [digests[each.number] for each in story.alias_answers],
+        "prod_answers_as_each_revision_did": _same_texts(result),
+        "rollback_changed_the_answer": len({each.answer.text for each in result.alias_answers}) > 1,
+        "history_has_every_move": [move.digest for move in result.alias_history]
+        == [digests[each.number] for each in result.alias_answers],
     }
 
 
-def _trained(job: Job) -> list[str]:
+def _trained(job: JobNow) -> list[str]:
     """Return the digests that the job's steps published, each once."""
     return list(dict.fromkeys(step.revision.digest for step in job.steps if step.revision is not None))
 
 
-def _all_from(answers: Sequence[Answer], digest: str) -> bool:
+def _all_from(answers: Sequence[Completed], digest: str) -> bool:
     return all(answer.is_from(digest) for answer in answers)
 
 
-def _same_texts(story: Story) -> bool:
+def _same_texts(result: DemoResult) -> bool:
     """Say whether the alias answered exactly as the revision that it pointed at had answered by number."""
-    if story.contrast is None:
+    if result.contrast is None:
         return False
-    _, first, last = story.evaluations
-    before = {1: first, story.revisions[-1].number: last}
+    _, first, last = result.evaluations
+    before = {1: first, result.revisions[-1].number: last}
     return all(
-        each.answer.text == before[each.number].answers[story.contrast].text for each in story.alias_answers
+        each.answer.text == before[each.number].answers[result.contrast].text for each in result.alias_answers
     )

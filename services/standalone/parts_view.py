@@ -8,13 +8,13 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from services.standalone.core.lifecycle import Life, PartState
+from services.standalone.core.lifecycle import PartState, PartStatus
 
 COLOURS = {
     PartState.WAITING: "dim",
     PartState.STARTING: "yellow",
     PartState.READY: "green",
-    PartState.RESTING: "magenta",
+    PartState.RESTARTING: "magenta",
     PartState.STOPPING: "yellow",
     PartState.STOPPED: "dim",
     PartState.FAILED: "red",
@@ -26,22 +26,22 @@ class PartsView:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._lives: Mapping[str, Life] = {}
+        self._statuses: Mapping[str, PartStatus] = {}
         self._shown: dict[str, PartState] = {}
         self._live: Live | None = None
         self._began = time.monotonic()
 
-    def __call__(self, lives: Mapping[str, Life]) -> None:
+    def __call__(self, statuses: Mapping[str, PartStatus]) -> None:
         """See a change."""
-        self._lives = dict(lives)
+        self._statuses = dict(statuses)
         if self._live is not None:
             self._live.update(self._table())
             return
-        for name, life in lives.items():
+        for name, status in statuses.items():
             known = self._shown.get(name, PartState.WAITING)
-            if life.state is not known:
-                self._line(name, life)
-                self._shown[name] = life.state
+            if status.state is not known:
+                self._line(name, status)
+                self._shown[name] = status.state
 
     @contextlib.contextmanager
     def live(self) -> Iterator[None]:
@@ -55,19 +55,19 @@ class PartsView:
             finally:
                 self._live.update(self._table())
         self._live = None
-        self._shown = {name: life.state for name, life in self._lives.items()}
+        self._shown = {name: status.state for name, status in self._statuses.items()}
 
-    def _line(self, name: str, life: Life) -> None:
+    def _line(self, name: str, status: PartStatus) -> None:
         seconds = time.monotonic() - self._began
-        restarts = f" (restart {life.restarts})" if life.restarts else ""
-        text = f"{seconds:7.2f}s  {name:<18} {life.state.value}{restarts}"
+        restarts = f" (restart {status.restarts})" if status.restarts else ""
+        text = f"{seconds:7.2f}s  {name:<18} {status.state.value}{restarts}"
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _table(self) -> Table:
         table = Table(box=None, pad_edge=False)
         for title in ("part", "state", "pid", "restarts"):
             table.add_column(title, min_width=8)
-        for name, life in self._lives.items():
-            state = f"[{COLOURS[life.state]}]{life.state.value}[/]"
-            table.add_row(name, state, str(life.pid or ""), str(life.restarts or ""))
+        for name, status in self._statuses.items():
+            state = f"[{COLOURS[status.state]}]{status.state.value}[/]"
+            table.add_row(name, state, str(status.pid or ""), str(status.restarts or ""))
         return table

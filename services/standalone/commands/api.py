@@ -1,0 +1,119 @@
+"""What commands over the public API share: which gateway, and tables for people or JSON for programs."""
+
+import inspect
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from mint_common.errors import SettingInvalid
+from services.standalone.adapters.public_api import Json, PublicApi
+from services.standalone.commands.options import JsonOption, StackOption, state_folder
+from services.standalone.commands.terminal import print_rows
+from services.standalone.core.refusals import AddressIncompleteError, StackNotRunningError
+from services.standalone.core.tables import Column, Row
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """What the gateway answered, and how a person sees it.
+
+    ``rows`` is None when the answer itself is the row or the rows; ``nothing`` stands for an empty table.
+    """
+
+    answer: Json
+    columns: Sequence[Column]
+    rows: Sequence[Row] | None = None
+    nothing: str = "nothing yet"
+
+    def shown(self) -> Sequence[Row]:
+        """Return the rows of the table."""
+        if self.rows is not None:
+            return self.rows
+        return self.answer if isinstance(self.answer, list) else [self.answer]
+
+
+Command = Callable[..., Listing | str | None]
+
+
+def api_command(function: Command) -> Callable[..., None]:
+    """Return a command that gives a function the public API and prints what it returns.
+
+    It has the function's own options and --dir, and --json where a Listing is returned.
+    """
+    own = inspect.signature(function, eval_str=True)
+    _, *parameters = own.parameters.values()
+    is_listing = own.return_annotation is Listing
+
+    def run(**values: Any) -> None:  # what typer read
+        folder = values.pop("folder")
+        as_json = is_listing and values.pop("as_json")
+        with open_api(folder) as api:
+            _print(function(api, **values), as_json=as_json)
+
+    if is_listing:
+        parameters.append(_option("as_json", JsonOption, default=False))
+    parameters.append(_option("folder", StackOption, default=None))
+    run.__name__, run.__doc__ = function.__name__, function.__doc__
+    run.__signature__ = own.replace(parameters=parameters, return_annotation=None)  # type: ignore[attr-defined]  # inspect's own
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
+
+
+def _option(name: str, annotation: object, *, default: object) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def group(help_text: str, *commands: Command) -> typer.Typer:
+    """Return a command group of some functions, each named after what stands before its underscore."""
+    app = typer.Typer(help=help_text, no_args_is_help=True, rich_markup_mode=None)
+    for command in commands:
+        app.command(name=command.__name__.partition("_")[0])(api_command(command))
+    return app
+
+
+@contextmanager
+def open_api(folder: Path | None) -> Iterator[PublicApi]:
+    """Open the stack of --dir, else that of MINT_URL and MINT_API_KEY, else that of the default folder."""
+    address = None if folder else address_of(os.environ)
+    with PublicApi(*(address or _running(folder))) as api:
+        yield api
+
+
+def address_of(environ: Mapping[str, str]) -> tuple[str, str] | None:
+    """Return MINT_URL and MINT_API_KEY, or None. Raises AddressIncompleteError and SettingInvalid."""
+    url, key = environ.get("MINT_URL"), environ.get("MINT_API_KEY")
+    if bool(url) != bool(key):
+        raise AddressIncompleteError(missing="MINT_API_KEY" if url else "MINT_URL")
+    if url and not url.startswith(("http://", "https://")):
+        raise SettingInvalid(name="MINT_URL", problem=f"must begin with http:// or https://, got {url!r}")
+    if key and not (key.isascii() and key.isprintable()):
+        raise SettingInvalid(name="MINT_API_KEY", problem="is no API key: it has other than ASCII characters")
+    return (url, key) if url and key else None
+
+
+def _running(folder: Path | None) -> tuple[str, str]:
+    state = state_folder(folder)
+    run = state.read_run()
+    if run is None:
+        raise StackNotRunningError(folder=str(state.root))
+    return run.gateway_url, state.secrets().api_key
+
+
+def _print(answer: Listing | str | None, *, as_json: bool) -> None:
+    if isinstance(answer, str):
+        typer.echo(answer)
+    elif answer is not None and as_json:
+        typer.echo(json.dumps(answer.answer, indent=2))
+    elif answer is not None:
+        print_rows(answer.shown(), answer.columns, nothing=answer.nothing)
+
+
+def number_or_digest(revision: str) -> int | str:
+    """Return a revision as the API takes it."""
+    return int(revision) if revision.isdecimal() else revision
