@@ -2,13 +2,12 @@
 
 Start the stack with ``mint up`` and make a rule once (an admin key's business)::
 
-    curl -X POST $MINT/mint/v1/policies/counter/rules -H "authorization: Bearer $KEY" \\
-      -H "content-type: application/json" \\
-      -d '{"suite": "progression", "metric": "reward", "at_least": 0.5, "roll_back_below": 0.2}'
+    mint rule create counter progression reward 0.5 --roll-back-below 0.2
 
-then run ``python examples/eval_hook.py counter progression``. MINT is the stack's address and KEY an API key
-with the scopes read, infer and train. The hook may be stopped and started at will: whenever it connects, it
-first scores what was published while nobody listened, so it misses nothing and scores nothing twice.
+then run ``python examples/eval_hook.py counter progression``. MINT_URL is the stack's address and
+MINT_API_KEY a key with the scopes read, infer and train. The hook may be stopped and started at will: whenever
+it connects, it first scores what was published while nobody listened, so it misses nothing and scores nothing
+twice.
 """
 
 import argparse
@@ -149,12 +148,12 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=32)
     chosen = parser.parse_args()
     file = Path.home() / ".mint/api_key"
-    key = os.environ.get("KEY") or (file.read_text().strip() if file.exists() else "")
+    key = os.environ.get("MINT_API_KEY") or (file.read_text().strip() if file.exists() else "")
     if not key:
-        parser.error("no API key: set KEY (mint up prints where it is)")
+        parser.error("no API key: set MINT_API_KEY (mint up prints where it is)")
     headers = {"authorization": f"Bearer {key}"}
     with httpx.Client(
-        base_url=os.environ.get("MINT", "http://127.0.0.1:8321"), headers=headers, timeout=300
+        base_url=os.environ.get("MINT_URL", "http://127.0.0.1:8321"), headers=headers, timeout=300
     ) as http:
         Hook(http, chosen.policy, chosen.task, prompts=chosen.prompts).run()
 

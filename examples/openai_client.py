@@ -1,7 +1,7 @@
 """Ask every model of a running stack the same question, with the official client.
 
-Start the stack with ``mint up``; then ``python examples/openai_client.py ["14, 19, 24, "]``. MINT is the
-stack's address and KEY its API key; without them the defaults of ``mint up`` are used.
+Start the stack with ``mint up``; then ``python examples/openai_client.py ["14, 19, 24, "]``. MINT_URL is
+the stack's address and MINT_API_KEY a key of it; without them the defaults of ``mint up`` are used.
 """
 
 import os
@@ -13,7 +13,7 @@ from openai import OpenAI, OpenAIError
 
 def main() -> None:
     """Say what went wrong in a line."""
-    address = os.environ.get("MINT", "http://127.0.0.1:8321")
+    address = os.environ.get("MINT_URL", "http://127.0.0.1:8321")
     try:
         ask(address)
     except OpenAIError as error:
@@ -23,9 +23,9 @@ def main() -> None:
 def ask(address: str) -> None:
     """Print who answers what, then one answer as it is generated."""
     file = Path.home() / ".mint/api_key"
-    key = os.environ.get("KEY") or (file.read_text().strip() if file.exists() else "")
+    key = os.environ.get("MINT_API_KEY") or (file.read_text().strip() if file.exists() else "")
     if not key:
-        sys.exit("no API key: set KEY (mint up prints where it is)")
+        sys.exit("no API key: set MINT_API_KEY (mint up prints where it is)")
     client = OpenAI(base_url=f"{address}/v1", api_key=key)
     prompt = sys.argv[1] if len(sys.argv) > 1 else "14, 19, 24, "
     models = [model.id for model in client.models.list()]

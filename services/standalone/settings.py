@@ -15,6 +15,9 @@ QUIET = {
 }
 """Defaults of every part: one thread for each process, no network, no phoning home."""
 
+CLIENT = frozenset({"MINT_URL", "MINT_API_KEY"})
+"""Which stack commands speak to: no business of the parts of a stack."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StandaloneSettings:
@@ -31,7 +34,9 @@ class StandaloneSettings:
 
 def read_standalone_settings(environ: Mapping[str, str]) -> StandaloneSettings:
     """Split an environment. Raises SettingInvalid for a ``MINT_*`` variable that nothing reads."""
-    overrides = {name: value for name, value in environ.items() if name.startswith("MINT_")}
+    overrides = {
+        name: value for name, value in environ.items() if name.startswith("MINT_") and name not in CLIENT
+    }
     check_overrides(overrides)
     others = {name: value for name, value in environ.items() if not name.startswith("MINT_")}
     return StandaloneSettings(overrides=overrides, inherited={**QUIET, **others})

@@ -92,6 +92,7 @@ def _welcome(state: StateFolder, stack: Stack) -> str:
     return (
         f"\nMinT is up: {stack.gateway_url} with {', '.join(stack.bases)}\n"
         f"  the API key is in {state.api_key_file}; logs are in {state.logs}\n\n"
-        f'  curl -H "Authorization: Bearer $(cat {state.api_key_file})" {stack.gateway_url}/v1/models\n\n'
+        f"  export MINT_URL={stack.gateway_url} MINT_API_KEY=$(cat {state.api_key_file})\n"
+        '  curl -H "Authorization: Bearer $MINT_API_KEY" $MINT_URL/v1/models\n\n'
         "Ctrl-C (or `mint down`) stops it."
     )

@@ -94,6 +94,13 @@ def test_governance_of_a_policy(mint):
     assert json.loads(mint("audit", "--before", str(rows[0]["place"]), "--limit", "2", "--json")) == rows[1:]
 
 
+def test_engines_and_adapters_of_a_stack_elsewhere(stack, mint):
+    assert f"gateway {stack.url} answers" in mint("status")
+    assert "scripted" in mint("status")
+    assert "scripted" in mint("top")
+    mint("adapters")
+
+
 def test_address_without_a_key_is_no_other_stack_s(mint, monkeypatch):
     monkeypatch.delenv("MINT_API_KEY")
     assert refusal("policy", "list").code == "address_incomplete"

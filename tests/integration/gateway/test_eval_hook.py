@@ -41,7 +41,7 @@ def wait_for_moves(mint, numbers: list[int]) -> list[dict]:
 @contextlib.contextmanager
 def running_hook(stack, log: Path, policy: str) -> Iterator[None]:
     command = [sys.executable, str(HOOK), policy, "mode:copy", "--prompts", "2"]
-    environ = {**os.environ, "MINT": stack.url, "KEY": stack.key}
+    environ = {**os.environ, "MINT_URL": stack.url, "MINT_API_KEY": stack.key}
     with log.open("wb") as file:
         process = subprocess.Popen(command, env=environ, stdout=file, stderr=subprocess.STDOUT)
     try:
@@ -54,12 +54,12 @@ def running_hook(stack, log: Path, policy: str) -> Iterator[None]:
 
 def test_hook_says_in_a_line_what_it_cannot_go_on_with(stack):
     for environ, said in (
-        ({"KEY": "tml-wrong"}, "401 This API key is not known."),
-        ({"KEY": "", "HOME": "/nowhere"}, "no API key"),
+        ({"MINT_API_KEY": "tml-wrong"}, "401 This API key is not known."),
+        ({"MINT_API_KEY": "", "HOME": "/nowhere"}, "no API key"),
     ):
         run = subprocess.run(
             [sys.executable, str(HOOK), "p"],
-            env={**os.environ, "MINT": stack.url, **environ},
+            env={**os.environ, "MINT_URL": stack.url, **environ},
             capture_output=True,
             text=True,
             timeout=30,

@@ -104,7 +104,9 @@ def test_a_setting_that_nothing_reads_is_refused() -> None:
 
 
 def test_the_environment_is_split_and_quiet_defaults_give_way() -> None:
-    settings = read_standalone_settings({"PATH": "/bin", "OMP_NUM_THREADS": "2", "MINT_NATS_URL": "nats://x"})
+    client = {"MINT_URL": "http://other:8321", "MINT_API_KEY": "tml-other"}
+    environ = {"PATH": "/bin", "OMP_NUM_THREADS": "2", "MINT_NATS_URL": "nats://x"}
+    settings = read_standalone_settings({**environ, **client})
     assert settings.inherited["OMP_NUM_THREADS"] == "2"
     assert settings.inherited["HF_HUB_OFFLINE"] == "1"
     assert "MINT_NATS_URL" not in settings.inherited

@@ -13,6 +13,7 @@ from mint_common.adapters_format import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE
 from mint_common.errors import MintError, NotFound, Unavailable
 from services.standalone.adapters.public_api import PublicApi
 from services.standalone.commands.api import open_api
+from services.standalone.core.refusals import StackNotRunningError
 
 SECONDS = 0.3
 
@@ -109,6 +110,17 @@ def test_address_that_cannot_be_one_is_refused(
     with pytest.raises(MintError) as refused, open_api(None):
         pass
     assert refused.value.code == code
+
+
+def test_a_folder_that_is_named_beats_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("MINT_API_KEY", "tml-key")
+    with pytest.raises(StackNotRunningError, match=str(tmp_path)), open_api(tmp_path):
+        pass
+    with open_api(None) as api, pytest.raises(Unavailable, match=r"127\.0\.0\.1:9"):
+        api.get("/policies")
 
 
 def test_folder_without_weights_is_named(api: PublicApi, tmp_path: Path) -> None:
