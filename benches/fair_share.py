@@ -21,14 +21,14 @@ from benches.serving import TINY, Serving, open_serving
 from mint_common.adapters_format import read_base_facts
 from mint_common.generation import Sampling
 from mint_common.ids import TenantId
-from services.loader.adapters.taken_outputs import TakenOutputs
-from services.loader.adapters.vllm_engine import (
+from services.loader.adapters.vllm.engine import (
     EngineConfig,
     VllmEngine,
     engine_arguments,
     prepare_environment,
     start_engine,
 )
+from services.loader.adapters.vllm.taken_outputs import TakenOutputs
 
 ASKED = 100
 PAUSE_SECONDS, SETTLE_SECONDS, CALM_SECONDS = 0.02, 3.0, 300.0

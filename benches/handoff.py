@@ -38,7 +38,7 @@ from mint_common.blobs.localfs import LocalBlobs
 from mint_common.events import LoraSpec
 from mint_common.generation import Sampling
 from mint_common.ids import PolicyId, TenantId
-from services.loader.adapters.vllm_engine import EngineConfig, VllmEngine, start_engine
+from services.loader.adapters.vllm.engine import EngineConfig, VllmEngine, start_engine
 from services.loader.ports import LoadedAdapter
 from services.trainer.adapters.lora.tensors import LoraTensors, folded_arrays, new_lora
 

@@ -32,7 +32,7 @@ def run() -> Report:
     os.environ.update(ENVIRONMENT)
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
-    from services.loader.adapters.non_finite import keep_blocks_finite
+    from services.loader.adapters.vllm.repairs.non_finite import keep_blocks_finite
 
     generate = _open()
     plain = GPUModelRunner.sample_tokens

@@ -25,8 +25,8 @@ from mint_common.generation import Sampling
 from mint_common.ids import PolicyId, TenantId, sha256_digest
 from mint_common.runtime.clock import SystemClock
 from mint_common.settings import BlobSettings
-from services.loader.adapters.builder import BuilderConfig, open_builder
-from services.loader.adapters.vllm_engine import EngineConfig, VllmEngine, start_engine
+from services.loader.adapters.builder.client import BuilderConfig, open_builder
+from services.loader.adapters.vllm.engine import EngineConfig, VllmEngine, start_engine
 from services.loader.ports import LoadedAdapter
 
 COLD, BURST, ROUNDS, SLOTS, SLICE_MS = 100, 32, 7, 40, 2.0

@@ -62,7 +62,7 @@ class BareLoader:
 
     def load_packed(self, folder: Path) -> None:
         """Load as MinT's plugin does."""
-        from services.loader.adapters.packed_loader import load_packed
+        from services.loader.adapters.vllm.lora_models import load_packed
 
         manager = self._manager()
         config = SimpleNamespace(max_lora_rank=8, lora_dtype=self._dtype)

@@ -14,7 +14,7 @@ from benches.trainer_bases import smollm2_folder
 from mint_common.adapters_format import BaseFacts, read_base_facts
 from mint_common.generation import SampleRequest, Sampling
 from mint_common.ids import TenantId
-from services.loader.adapters.vllm_engine import EngineConfig, VllmEngine, start_engine
+from services.loader.adapters.vllm.engine import EngineConfig, VllmEngine, start_engine
 from services.standalone.adapters.launch import free_port
 from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.app import open_stack

@@ -22,8 +22,8 @@ from mint_common.runtime.edge import create_http
 from mint_common.runtime.postgres import migrate, open_pool
 from mint_common.runtime.service import run_service
 from services.loader.adapters.announcements import BusAnnouncements
-from services.loader.adapters.builder import BuilderConfig, BuilderStaging, open_builder
-from services.loader.adapters.vllm_engine import EngineConfig, start_engine
+from services.loader.adapters.builder.client import BuilderConfig, BuilderStaging, open_builder
+from services.loader.adapters.vllm.engine import EngineConfig, start_engine
 from services.loader.adapters.working_set_postgres import PostgresWorkingSet
 from services.loader.core.open_work import OpenWork
 from services.loader.core.requests import Limits

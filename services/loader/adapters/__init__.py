@@ -1,1 +1,1 @@
-"""vLLM, the local disk cache, the bus: one technology a file."""
+"""The engine (`vllm/`), the builder process, the bus and Postgres: one technology a package or file."""

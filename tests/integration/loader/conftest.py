@@ -33,9 +33,9 @@ from mint_common.ids import EngineId, PolicyId
 from mint_common.runtime.clock import SystemClock, settle
 from mint_common.runtime.edge import create_http
 from mint_common.testing.blobs_memory import MemoryBlobs
-from services.loader.adapters.builder import Builder, BuilderStaging
-from services.loader.adapters.staging import DiskCache
-from services.loader.adapters.vllm_engine import EngineConfig, VllmEngine, start_engine
+from services.loader.adapters.builder.client import Builder, BuilderStaging
+from services.loader.adapters.builder.disk_cache import DiskCache
+from services.loader.adapters.vllm.engine import EngineConfig, VllmEngine, start_engine
 from services.loader.app import MAX_LOGPROBS
 from services.loader.core.open_work import OpenWork
 from services.loader.core.requests import Limits

@@ -25,8 +25,8 @@ from mint_common.adapters_format import (
 from mint_common.adapters_format.manifest import proof_of
 from mint_common.ids import PolicyId
 from mint_common.runtime.clock import settle
-from services.loader.adapters.vllm_engine import EngineConfig, VllmEngine, start_engine
-from services.loader.adapters.vllm_streams import unanswered
+from services.loader.adapters.vllm.engine import EngineConfig, VllmEngine, start_engine
+from services.loader.adapters.vllm.streams import unanswered
 
 
 def random_adapter(

@@ -27,11 +27,11 @@ from mint_common.generation import Delta, Sampling
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import SystemClock
 from mint_common.settings import BlobSettings
-from services.loader.adapters.builder import Builder, BuilderConfig, BuilderStaging, open_builder
-from services.loader.adapters.builder_process import AtOnce
-from services.loader.adapters.builder_wire import read_places
-from services.loader.adapters.laying_out import lay_out
-from services.loader.adapters.vllm_engine import VllmEngine
+from services.loader.adapters.builder.client import Builder, BuilderConfig, BuilderStaging, open_builder
+from services.loader.adapters.builder.laying_out import lay_out
+from services.loader.adapters.builder.process import AtOnce
+from services.loader.adapters.builder.wire import read_places
+from services.loader.adapters.vllm.engine import VllmEngine
 from services.loader.ports import LoadedAdapter
 from tests.integration.loader.conftest import BASE_DIR, CountedEngine, random_adapter
 
@@ -218,7 +218,7 @@ async def test_a_builder_that_hangs_before_it_has_begun_is_replaced(
 ) -> None:
     revision = await shop.revision(86)
     with monkeypatch.context() as patched:
-        patched.setattr("services.loader.adapters.builder._READY_SECONDS", 1.0)
+        patched.setattr("services.loader.adapters.builder.client._READY_SECONDS", 1.0)
         await shop.kill()
         begun = shop.builder.pid
         os.kill(begun, signal.SIGSTOP)
@@ -240,7 +240,7 @@ async def test_a_builder_that_does_not_die_holds_nobody_up_and_only_so_many_are_
         async with asyncio.timeout(60):
             assert (await shop.staging.stage(revision)).digest == revision.digest
     assert psutil.pid_exists(stuck)
-    monkeypatch.setattr("services.loader.adapters.builder._MOST_DYING", 1)
+    monkeypatch.setattr("services.loader.adapters.builder.client._MOST_DYING", 1)
     beside = shop.builder.pid
     os.kill(beside, signal.SIGKILL)
     with pytest.raises(TimeoutError):
@@ -279,7 +279,7 @@ import asyncio
 from pathlib import Path
 from mint_common.runtime.clock import SystemClock
 from mint_common.settings import BlobSettings
-from services.loader.adapters.builder import BuilderConfig, open_builder
+from services.loader.adapters.builder.client import BuilderConfig, open_builder
 
 async def main():
     config = BuilderConfig(

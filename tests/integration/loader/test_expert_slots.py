@@ -37,7 +37,7 @@ def agree(one: Any, other: Any) -> bool:
 
 
 def test_any_order_of_ranks_leaves_what_vllm_leaves() -> None:
-    from services.loader.adapters.rank_part import set_lora
+    from services.loader.adapters.vllm.rank_part import set_lora
 
     for ranks in product((1, 3, MAX_RANK), repeat=3):
         ours, stock = moe(), moe()
@@ -49,7 +49,7 @@ def test_any_order_of_ranks_leaves_what_vllm_leaves() -> None:
 
 
 def test_what_vllm_itself_writes_or_clears_in_between_is_not_built_upon() -> None:
-    from services.loader.adapters.rank_part import set_lora
+    from services.loader.adapters.vllm.rank_part import set_lora
 
     big, small = weights(MAX_RANK, seed=1), weights(1, seed=2)
     for between in (lambda it: it.reset_lora(0), lambda it: it.set_lora(0, big.lora_a, big.lora_b)):
@@ -64,7 +64,7 @@ def test_what_vllm_itself_writes_or_clears_in_between_is_not_built_upon() -> Non
 
 
 def test_a_copy_that_failed_leaves_the_slot_unknown() -> None:
-    from services.loader.adapters.rank_part import set_lora
+    from services.loader.adapters.vllm.rank_part import set_lora
 
     ours, stock = moe(), moe()
     set_lora(ours, 0, weights(1, seed=1))
@@ -77,8 +77,8 @@ def test_a_copy_that_failed_leaves_the_slot_unknown() -> None:
 
 
 def test_nothing_is_cleared_where_the_next_adapter_reaches(monkeypatch: pytest.MonkeyPatch) -> None:
-    from services.loader.adapters import expert_slots
-    from services.loader.adapters.rank_part import set_lora
+    from services.loader.adapters.vllm.rank_part import set_lora
+    from services.loader.adapters.vllm.repairs import expert_slots
 
     cleared: list[range] = []
     clear = expert_slots._clear
@@ -103,8 +103,8 @@ def test_vllm_itself_still_clears_all_of_a_slot() -> None:
 
 
 def test_on_an_untested_vllm_slots_are_cleared_as_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    from services.loader.adapters import expert_slots
-    from services.loader.adapters.rank_part import set_lora
+    from services.loader.adapters.vllm.rank_part import set_lora
+    from services.loader.adapters.vllm.repairs import expert_slots
 
     monkeypatch.setattr(expert_slots, "vllm_version", lambda: (0, 99))
     monkeypatch.setattr(expert_slots, "_clear", lambda *_, **__: pytest.fail("ours"))

@@ -13,7 +13,7 @@ from mint_common.adapters_format import BaseFacts
 from mint_common.generation import Delta, Sampling
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import settle
-from services.loader.adapters.vllm_engine import EngineConfig, VllmEngine, start_engine
+from services.loader.adapters.vllm.engine import EngineConfig, VllmEngine, start_engine
 from services.loader.handlers.generation import warm_up
 from tests.integration.loader.conftest import BASE_DIR
 

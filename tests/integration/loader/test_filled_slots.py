@@ -63,7 +63,7 @@ class Pair:
         self.ours, self.stock = (_wrapper(kind, workers=1, worker=0) for _ in range(2))
 
     def set(self, index: int, layer: Weights) -> None:
-        from services.loader.adapters.rank_part import set_lora
+        from services.loader.adapters.vllm.rank_part import set_lora
 
         set_lora(self.ours, index, layer)
         self.stock.set_lora(index, layer.lora_a, layer.lora_b)
@@ -84,7 +84,7 @@ def test_any_order_of_shapes_leaves_what_vllm_leaves(kind: str) -> None:
 @pytest.mark.parametrize("kind", _BUFFERS)
 def test_the_same_shapes_are_copied_without_vllm(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """When this fails on `stock` alone, vLLM fills slots otherwise by itself, and `filled_slots` may go."""
-    from services.loader.adapters.rank_part import set_lora
+    from services.loader.adapters.vllm.rank_part import set_lora
 
     module = _wrapper(kind, workers=1, worker=0)
     cleared: list[int] = []
@@ -114,7 +114,7 @@ def test_what_vllm_writes_or_clears_in_between_is_not_built_upon(kind: str) -> N
 
 @pytest.mark.parametrize("kind", _BUFFERS)
 def test_a_fill_that_failed_leaves_the_slot_unknown(kind: str) -> None:
-    from services.loader.adapters.rank_part import set_lora
+    from services.loader.adapters.vllm.rank_part import set_lora
 
     pair = Pair(kind)
     pair.set(0, weights(kind, 2, seed=1))
@@ -124,7 +124,7 @@ def test_a_fill_that_failed_leaves_the_slot_unknown(kind: str) -> None:
 
 
 def test_on_an_untested_vllm_slots_are_filled_as_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    from services.loader.adapters import filled_slots
+    from services.loader.adapters.vllm.repairs import filled_slots
 
     monkeypatch.setattr(filled_slots, "vllm_version", lambda: (0, 99))
     pair = Pair("RowParallel")

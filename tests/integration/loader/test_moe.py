@@ -37,8 +37,8 @@ from mint_common.events import LoraSpec
 from mint_common.ids import Digest, PolicyId
 from mint_common.runtime.clock import SystemClock
 from mint_common.testing.blobs_memory import MemoryBlobs
-from services.loader.adapters.laying_out import lay_out
-from services.loader.adapters.staging import DiskCache
+from services.loader.adapters.builder.disk_cache import DiskCache
+from services.loader.adapters.builder.laying_out import lay_out
 from services.loader.ports import LoadedAdapter
 from services.trainer.adapters.states.training_state import new_state, park_state, state_export
 from services.trainer.ports.policies import ExportFrom

@@ -15,8 +15,8 @@ from mint_common.errors import NonFiniteOutput, Unavailable
 from mint_common.events import AdapterNonFinite
 from mint_common.generation import GenerationRequest, SampleRequest, Sampling, Started
 from mint_common.ids import Digest, PolicyId, TenantId
-from services.loader.adapters.non_finite import NON_FINITE
-from services.loader.adapters.vllm_streams import unanswered
+from services.loader.adapters.vllm.repairs.non_finite import NON_FINITE
+from services.loader.adapters.vllm.streams import unanswered
 from tests.integration.loader.conftest import random_adapter
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]

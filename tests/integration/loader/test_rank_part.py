@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from services.loader.adapters.templates import Templates
-from services.loader.adapters.worker_extension import Desk
+from services.loader.adapters.vllm.templates import Templates
+from services.loader.adapters.vllm.worker_extension import Desk
 
 pytestmark = [
     pytest.mark.engine,
@@ -182,7 +182,7 @@ def test_each_worker_keeps_its_part_and_its_slot_gets_what_vllm_puts_there(kind:
 @pytest.mark.parametrize("workers", [1, 2, 4])
 @pytest.mark.parametrize("kind", _BUFFERS)
 def test_another_adapter_is_cut_after_the_pattern_of_the_first(kind: str, workers: int) -> None:
-    from services.loader.adapters.rank_part import cut
+    from services.loader.adapters.vllm.rank_part import cut
 
     for worker in range(workers):
         module, templates, shares = _wrapper(kind, workers=workers, worker=worker), Templates(), []
@@ -253,7 +253,7 @@ def test_vllm_itself_still_keeps_the_whole_and_cuts_in_the_loop() -> None:
 
 
 def test_on_an_untested_vllm_wrappers_cut_for_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
-    from services.loader.adapters import rank_part
+    from services.loader.adapters.vllm import rank_part
 
     module = _wrapper("RowParallel", workers=2, worker=1)
     assert rank_part.is_cut(module)

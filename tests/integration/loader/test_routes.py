@@ -15,7 +15,7 @@ import torch
 from mint_common.generation import Delta, Finished, Sampling
 from mint_common.ids import TenantId, WaveId
 from mint_common.records import WaveRecord
-from services.loader.adapters.routes import UNKNOWN
+from services.loader.adapters.vllm.routes import UNKNOWN
 from services.rollout.core.sampling import Completion, Sampled, sampled_group
 from services.trainer.adapters.model.resident_base import load_base as load_trainers
 from services.trainer.core.batch import build_grpo_batch

@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.loader.adapters.vllm_streams import likeliest
+from services.loader.adapters.vllm.streams import likeliest
 
 TOP = [(7, -0.1), (8, -1.5), (9, -3.0)]
 """The likeliest tokens of each position, the likeliest first."""

@@ -8,8 +8,8 @@ import pytest
 import pytest_asyncio
 
 from mint_common.adapters_format import BaseFacts
-from services.loader.adapters.builder import Builder
-from services.loader.adapters.vllm_engine import VllmEngine
+from services.loader.adapters.builder.client import Builder
+from services.loader.adapters.vllm.engine import VllmEngine
 from services.loader.ports import LoadedAdapter
 from tests.integration.loader.conftest import CountedEngine, Rig
 from tests.integration.loader.test_builder import Shop, logprobs, open_shop
@@ -88,7 +88,7 @@ async def test_an_adapter_that_is_dropped_before_it_is_mapped_is_let_go_of(
 async def test_only_so_many_adapters_wait_to_be_mapped(
     shop: Shop, shared_engine: CountedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.loader.adapters.vllm_engine._MOST_UNMAPPED", 1)
+    monkeypatch.setattr("services.loader.adapters.vllm.engine._MOST_UNMAPPED", 1)
     engine = Calls(shared_engine._llm, shop.builder)
     for number in (9221, 9222, 9223):
         await _staged(shop, engine, number)

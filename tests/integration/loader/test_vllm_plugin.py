@@ -1,19 +1,22 @@
 """The repairs inside vLLM are still needed, and do what they say."""
 
 import importlib.util
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from services.loader.adapters.non_finite import zero_new_blocks
+from mint_common.errors import Unavailable
+from services.loader.adapters.vllm.engine import PLUGIN, require_plugin
+from services.loader.adapters.vllm.repairs.bare_rows import ignore_rows_without_adapter
+from services.loader.adapters.vllm.repairs.moe_backend import compute_experts_with_lora
+from services.loader.adapters.vllm.repairs.non_finite import zero_new_blocks
 from services.loader.adapters.vllm_plugin import (
     EXTENSIONS,
     REPAIRS,
     Extension,
     Repair,
-    compute_experts_with_lora,
-    ignore_rows_without_adapter,
     is_needed,
     vllm_version,
 )
@@ -104,6 +107,14 @@ def test_repaired_experts_with_lora_have_a_cpu_implementation() -> None:
         backend, experts = module.select_unquantized_moe_backend(SimpleNamespace(is_lora_enabled=True))
         assert backend == oracle.UnquantizedMoeBackend.CPU
         assert experts.supports_lora()
+
+
+def test_an_installation_that_names_another_plugin_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    require_plugin()
+    stale = EntryPoint(PLUGIN, "services.loader.elsewhere:register", "vllm.general_plugins")
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda **_: [stale])
+    with pytest.raises(Unavailable, match="make install"):
+        require_plugin()
 
 
 @pytest.mark.parametrize("extension", EXTENSIONS, ids=lambda extension: extension.name)

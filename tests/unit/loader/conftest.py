@@ -16,7 +16,7 @@ from mint_common.ids import Digest, EngineId
 from mint_common.runtime.clock import ManualClock
 from mint_common.testing.adapters import make_adapter, make_base_facts
 from mint_common.testing.blobs_memory import MemoryBlobs
-from services.loader.adapters.staging import DiskCache
+from services.loader.adapters.builder.disk_cache import DiskCache
 from services.loader.core.residency import Capacity
 from services.loader.handlers.loads import LoadLimits
 from services.loader.handlers.quarantining import Quarantined

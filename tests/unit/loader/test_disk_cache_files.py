@@ -13,7 +13,7 @@ from mint_common.errors import AdapterInvalid, BlobCorrupt
 from mint_common.runtime.clock import ManualClock
 from mint_common.testing.adapters import make_adapter, make_base_facts
 from mint_common.testing.blobs_memory import MemoryBlobs
-from services.loader.adapters.staging import DiskCache
+from services.loader.adapters.builder.disk_cache import DiskCache
 
 FACTS = make_base_facts()
 GOOD = make_adapter(FACTS)

@@ -19,7 +19,7 @@ from mint_common.claims import Claim, RevisionRef
 from mint_common.errors import Unavailable
 from mint_common.runtime.clock import ManualClock
 from mint_common.testing.blobs_memory import MemoryBlobs
-from services.loader.adapters.staging import DiskCache
+from services.loader.adapters.builder.disk_cache import DiskCache
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "adapters"
 PACKED = GOLDEN / "gravel-r2-packed"

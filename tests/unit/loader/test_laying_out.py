@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from mint_common.adapters_format import WEIGHTS_FILE
 from mint_common.adapters_format.tensor_file import write_tensors
-from services.loader.adapters.builder_wire import read_places
-from services.loader.adapters.laying_out import lay_out
+from services.loader.adapters.builder.laying_out import lay_out
+from services.loader.adapters.builder.wire import read_places
 
 WIDTHS = st.lists(st.sampled_from([1, 3, 16, 32]), min_size=1, max_size=5)
 

@@ -3,7 +3,7 @@
 import time
 from types import SimpleNamespace
 
-from services.loader.adapters.taken_outputs import (
+from services.loader.adapters.vllm.taken_outputs import (
     LONGEST_WAIT_SECONDS,
     MOST_AHEAD,
     SentOutputs,

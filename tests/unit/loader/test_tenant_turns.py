@@ -6,7 +6,7 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.loader.adapters.tenant_turns import TenantTurns
+from services.loader.adapters.vllm.tenant_turns import TenantTurns
 
 COMES, ENDS, LEAVES = "comes", "ends", "leaves"
 

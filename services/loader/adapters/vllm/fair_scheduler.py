@@ -25,7 +25,7 @@ from vllm.v1.core.sched.request_queue import RequestQueue
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request, RequestStatus
 
-from services.loader.adapters.taken_outputs import SentOutputs
+from services.loader.adapters.vllm.taken_outputs import SentOutputs
 from services.loader.adapters.vllm_plugin import RESERVED, TAKEN
 from services.loader.core.fair_queue import GENERATED_WEIGHT, PROMPT_WEIGHT, FairQueue
 from services.loader.core.kv_room import Held, largest_last, plan_room

@@ -21,8 +21,8 @@ from mint_common.ids import Digest
 from mint_common.runtime.clock import Clock
 from mint_common.settings import BlobSettings
 from services.loader import metrics
-from services.loader.adapters.builder_child import Children
-from services.loader.adapters.builder_wire import (
+from services.loader.adapters.builder.child import Children
+from services.loader.adapters.builder.wire import (
     Alive,
     Answer,
     Call,

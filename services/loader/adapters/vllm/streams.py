@@ -8,9 +8,9 @@ from typing import Any, Literal
 from mint_common.errors import InvalidField, MintError, NonFiniteOutput, Unavailable
 from mint_common.generation import Delta, Finished, TokenAlternative
 from mint_common.ids import Digest
-from services.loader.adapters.non_finite import NON_FINITE
-from services.loader.adapters.routes import exactly
-from services.loader.adapters.worker_extension import Reply
+from services.loader.adapters.vllm.repairs.non_finite import NON_FINITE
+from services.loader.adapters.vllm.routes import exactly
+from services.loader.adapters.vllm.worker_extension import Reply
 
 _REASONS: Mapping[str, Literal["stop", "length", "abort"]] = {
     "stop": "stop",

@@ -22,11 +22,11 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import Any, ParamSpec
 
-from services.loader.adapters.routes import book_of
-from services.loader.adapters.templates import Templates
+from services.loader.adapters.vllm.routes import book_of
+from services.loader.adapters.vllm.templates import Templates
 
 P = ParamSpec("P")
-Reply = dict[str, Any]  # Any: msgpack carries it; the keys are read by vllm_engine.py only
+Reply = dict[str, Any]  # Any: msgpack carries it; the keys are read by engine.py only
 Memory = tuple[int, str, bytes]
 """An adapter's rank, the path of what the builder laid out, and the places of its tensors there."""
 _Lora = Any  # vLLM's LoRAModel and its parts: this module is imported before vLLM is
@@ -144,7 +144,7 @@ class Desk:
 
     def enter(self, number: int, memory: Memory) -> Reply:
         """Map it and register it with vLLM; ``gone`` when the builder that laid it out has ended."""
-        from services.loader.adapters.packed_loader import map_laid_out
+        from services.loader.adapters.vllm.lora_models import map_laid_out
 
         began = time.perf_counter()
         if number in self._manager._registered_adapters:  # noqa: SLF001
@@ -164,8 +164,8 @@ class Desk:
         return {"stall_ms": _milliseconds_since(began)}
 
     def _wrap(self, mapped: Any, places: bytes, *, rank: int, number: int) -> _Lora:
-        from services.loader.adapters.builder_wire import read_places
-        from services.loader.adapters.packed_loader import model_of, renaming, views
+        from services.loader.adapters.builder.wire import read_places
+        from services.loader.adapters.vllm.lora_models import model_of, renaming, views
 
         tensors, rename = views(mapped, read_places(places)), renaming(self._manager.model)
         lora = model_of(self._loader, tensors, rank=rank, number=number, rename=rename)
@@ -181,7 +181,7 @@ class Desk:
         Of several workers each is done in its own time: one that was done is so when it is asked again.
         It waits while no slot is free yet: the loader counts an adapter out before it sends word of that.
         """
-        from services.loader.adapters.rank_part import set_lora
+        from services.loader.adapters.vllm.rank_part import set_lora
 
         began = time.perf_counter()
         manager = self._manager
@@ -250,7 +250,7 @@ def merge(manager: Any, lora: _Lora) -> None:
     layers = {name: manager._get_lora_layer_weights(lora, name) for name in manager.modules}  # noqa: SLF001
     if not any(layers.values()):
         raise ValueError("no module of the base matches: it would answer as the bare base")
-    from services.loader.adapters.rank_part import cut
+    from services.loader.adapters.vllm.rank_part import cut
 
     for name, layer in layers.items():
         if layer is not None:

@@ -26,7 +26,7 @@ from vllm.lora.worker_manager import WorkerLoRAManager
 from mint_common.adapters_format import MANIFEST_FILE, PACKED, WEIGHTS_FILE, Manifest, read_manifest
 from mint_common.adapters_format.names import split_packed_name
 from mint_common.adapters_format.tensor_file import PAD_DTYPE, read_header
-from services.loader.adapters.builder_wire import TensorAt
+from services.loader.adapters.builder.wire import TensorAt
 
 _DTYPES: Mapping[str, torch.dtype] = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _PROJECTIONS = ("gate_proj", "down_proj", "up_proj")

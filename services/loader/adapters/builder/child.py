@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 
-_MODULE = "services.loader.adapters.builder_process"
+_MODULE = "services.loader.adapters.builder.process"
 _BURY_SECONDS = 0.2
 
 

@@ -1,4 +1,4 @@
-"""Texts and conversations as token ids, off the event loop, the tenants in turn."""
+"""The tokenizer: texts and conversations as token ids, off the event loop; texts of single tokens."""
 
 import asyncio
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ import msgspec
 from mint_common.errors import InvalidField
 from mint_common.generation import ChatMessage
 from mint_common.ids import TenantId
-from services.loader.adapters.tenant_turns import TenantTurns
+from services.loader.adapters.vllm.tenant_turns import TenantTurns
 
 
 class Tokenizing:
-    """One thread over a tokenizer of transformers: a fast one is not safe to share."""
+    """One thread over a tokenizer of transformers, the tenants in turn: a fast one is not safe to share."""
 
     def __init__(self, tokenizer: Any) -> None:  # Any: vllm has no types
         self._tokenizer = tokenizer
@@ -48,3 +48,25 @@ class Tokenizing:
         except TemplateError as error:
             raise InvalidField(field="messages", problem=f"the chat template refuses: {error}") from error
         return tuple(tokens)
+
+
+def remember_texts(tokenizer: Any) -> None:  # Any: a tokenizer of transformers
+    """Let a tokenizer decode each token on its own once; at most its vocabulary is kept. Idempotent.
+
+    Log-probabilities name up to 21 tokens a position, and decoding one takes 14 us: of 64 completions that is
+    18 ms a step, in which the loader answers nobody.
+    """
+    if "decode" in vars(tokenizer):
+        return
+    decode = tokenizer.decode
+    texts: dict[int, str] = {}
+
+    def remembering(tokens: Any, *args: Any, **options: Any) -> Any:
+        if args or options or not isinstance(tokens, list) or len(tokens) != 1:
+            return decode(tokens, *args, **options)
+        text = texts.get(tokens[0])
+        if text is None:
+            text = texts[tokens[0]] = decode(tokens)
+        return text
+
+    tokenizer.decode = remembering

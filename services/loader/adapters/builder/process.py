@@ -26,7 +26,9 @@ from mint_common.errors import MintError, Unavailable
 from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.processor_turns import take_long_turns
 from mint_common.settings import BlobSettings
-from services.loader.adapters.builder_wire import (
+from services.loader.adapters.builder.disk_cache import DiskCache
+from services.loader.adapters.builder.laying_out import lay_out
+from services.loader.adapters.builder.wire import (
     Alive,
     Answer,
     Call,
@@ -45,8 +47,6 @@ from services.loader.adapters.builder_wire import (
     read_frame,
     write_frame,
 )
-from services.loader.adapters.laying_out import lay_out
-from services.loader.adapters.staging import DiskCache
 
 P = ParamSpec("P")
 T = TypeVar("T")

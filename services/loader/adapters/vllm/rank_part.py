@@ -22,8 +22,8 @@ from vllm.lora.layers import (
     RowParallelLinearWithLoRA,
 )
 
-from services.loader.adapters.expert_slots import cleared_sparingly
-from services.loader.adapters.filled_slots import fill, note
+from services.loader.adapters.vllm.repairs.expert_slots import cleared_sparingly
+from services.loader.adapters.vllm.repairs.filled_slots import fill, note
 from services.loader.adapters.vllm_plugin import CUT_PARTS, vllm_version
 
 _MERGED = (MergedColumnParallelLinearWithLoRA, MergedQKVParallelLinearWithLoRA)

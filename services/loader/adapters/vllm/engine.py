@@ -24,23 +24,22 @@ from mint_common.errors import AdapterInvalid, Unavailable
 from mint_common.generation import ChatMessage, SampleRequest, Sampling
 from mint_common.ids import TenantId
 from services.loader import metrics
-from services.loader.adapters.builder import Builder
-from services.loader.adapters.builder_wire import LaidOut
-from services.loader.adapters.routes import ASKED
-from services.loader.adapters.taken_outputs import TakenOutputs
-from services.loader.adapters.tenant_turns import TenantTurns
-from services.loader.adapters.token_texts import remember_texts
-from services.loader.adapters.tokenizing import Tokenizing
-from services.loader.adapters.vllm_plugin import RESERVED, TAKEN
-from services.loader.adapters.vllm_samples import gather_sample, sample_params
-from services.loader.adapters.vllm_streams import VllmStream, dead_engine, translated
-from services.loader.adapters.worker_extension import Reply
+from services.loader.adapters.builder.client import Builder
+from services.loader.adapters.builder.wire import LaidOut
+from services.loader.adapters.vllm.routes import ASKED
+from services.loader.adapters.vllm.samples import gather_sample, sample_params
+from services.loader.adapters.vllm.streams import VllmStream, dead_engine, translated
+from services.loader.adapters.vllm.taken_outputs import TakenOutputs
+from services.loader.adapters.vllm.tenant_turns import TenantTurns
+from services.loader.adapters.vllm.tokenizing import Tokenizing, remember_texts
+from services.loader.adapters.vllm.worker_extension import Reply
+from services.loader.adapters.vllm_plugin import RESERVED, TAKEN, register
 from services.loader.ports import LoadedAdapter, Slice, WholeSample
 
 PLUGIN = "mint_engine_fixes"
-_SCHEDULER = "services.loader.adapters.fair_scheduler.make_scheduler"
+_SCHEDULER = "services.loader.adapters.vllm.fair_scheduler.make_scheduler"
 _RESERVE = 8  # of the sequences that run, one in so many more is for tenants that run little
-_EXTENSION = "services.loader.adapters.worker_extension.AdapterStage"
+_EXTENSION = "services.loader.adapters.vllm.worker_extension.AdapterStage"
 _BUILDERS = 3
 _MOST_UNMAPPED = 64
 """Adapters that are laid out but not mapped: each takes a descriptor of the builder's."""
@@ -74,16 +73,24 @@ def start_engine(config: EngineConfig, builder: Builder | None = None) -> "VllmE
     Raises Unavailable when the plugin with the repairs is not installed.
     """
     prepare_environment(config)
-    from importlib.metadata import entry_points
-
+    require_plugin()
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    if not entry_points(group="vllm.general_plugins", name=PLUGIN):
-        raise Unavailable(what="the vLLM plugin", problem=f"entry point {PLUGIN} is not installed")
     taken = TakenOutputs()
     llm = AsyncLLM.from_engine_args(engine_arguments(config, taken=taken))
     taken.watch(llm.output_processor)
     return VllmEngine(llm, builder, routes=bool(config.facts.experts))
+
+
+def require_plugin() -> None:
+    """Raise Unavailable unless vLLM will find this version's plugin: one that it can't load it only logs."""
+    from importlib.metadata import entry_points
+
+    named = {each.value for each in entry_points(group="vllm.general_plugins", name=PLUGIN)}
+    if named != {f"{register.__module__}:{register.__qualname__}"}:
+        raise Unavailable(
+            what="the vLLM plugin", problem="the installation is out of date: run `make install`"
+        )
 
 
 def engine_arguments(config: EngineConfig, *, taken: TakenOutputs) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mint_common.adapters_format.tensor_file import PAD_DTYPE, TensorEntry, TensorFile, map_tensors
-from services.loader.adapters.builder_wire import LaidOut, TensorAt, write_places
+from services.loader.adapters.builder.wire import LaidOut, TensorAt, write_places
 
 _ITEM_BYTES = 4
 _ALIGNED_ITEMS = 16  # 64 bytes

@@ -9,7 +9,7 @@ import numpy as np
 from mint_common.errors import Unavailable
 from mint_common.generation import Likeliest, SampledSequence, SampleRequest
 from mint_common.ids import Digest
-from services.loader.adapters.vllm_streams import unanswered
+from services.loader.adapters.vllm.streams import unanswered
 from services.loader.ports import WholeSample
 
 _REASONS: dict[str, Literal["stop", "length"]] = {"stop": "stop", "length": "length"}

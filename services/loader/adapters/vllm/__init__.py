@@ -1,0 +1,1 @@
+"""vLLM: the engine process, what the loader adds to it, and what is read from it."""
