@@ -1,6 +1,6 @@
 """The names that a tenant can put into ``model``."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from services.gateway.core.json_types import JsonObject
@@ -8,13 +8,13 @@ from services.gateway.core.json_types import JsonObject
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyNames:
-    """What one policy can be called by: its name, its aliases and its revision numbers."""
+    """What one policy is listed by: its name, its aliases and the revisions that these stand for."""
 
     name: str
     base: str
     created: int
     aliases: Sequence[str] = ()
-    numbers: Sequence[int] = ()
+    numbers: Collection[int] = ()
 
 
 def model_entry(name: str, *, created: int, root: str, parent: str | None) -> JsonObject:

@@ -15,17 +15,15 @@ router = APIRouter(prefix="/v1/models", tags=["openai"], route_class=OpenAIRoute
 
 MAX_ENTRIES = 1000
 MAX_POLICIES = 100
-MAX_REVISIONS = 20
-"""Newest revisions listed per policy; older ones are served all the same."""
-
 CONCURRENT = 8
 
 
 @router.get("")
 async def list_all(caller: ReadCaller, gateway: GatewayDep) -> JsonObject:
-    """List bases, policies, aliases and the newest revisions; a bounded part when there are very many.
+    """List bases, policies, aliases, and the revisions that a policy or an alias stands for.
 
-    A policy without a revision is not listed: nothing can answer in its name yet.
+    Other revisions are served by number all the same. A policy without a revision is not listed: nothing can
+    answer in its name yet. At most 100 policies and 1,000 entries are listed.
     """
     bases = await gateway.registry.list_bases()
     policies = await gateway.registry.list_policies(caller.tenant_id, limit=MAX_POLICIES)
@@ -47,16 +45,13 @@ async def get_one(model: str, caller: ReadCaller, gateway: GatewayDep) -> JsonOb
 async def _names(
     gateway: Gateway, tenant_id: TenantId, policy: PolicyRecord, gate: asyncio.Semaphore
 ) -> PolicyNames:
-    newest = policy.latest.number if policy.latest else 0
     async with gate:
         aliases = await gateway.registry.list_aliases(tenant_id, policy.policy_id)
-        revisions = await gateway.registry.list_revisions(
-            tenant_id, policy.policy_id, limit=MAX_REVISIONS, after=max(newest - MAX_REVISIONS, 0)
-        )
+    latest = {policy.latest.number} if policy.latest else set[int]()
     return PolicyNames(
         name=policy.name,
         base=policy.base,
         created=int(policy.created_at),
         aliases=[alias.alias for alias in aliases],
-        numbers=[revision.number for revision in revisions if revision.state == "published"],
+        numbers=latest | {alias.revision.number for alias in aliases},
     )
