@@ -25,28 +25,31 @@ from mint_common.errors import BaseChanged, NotFound, RevisionInUse, RevisionLos
 from mint_common.events import RevisionExported
 from mint_common.ids import BaseName, Digest, PolicyId, TenantId, new_id
 from mint_common.runtime.ledger_postgres import PostgresLedger
-from mint_common.runtime.postgres_errors import PostgresConnection
-from services.registry.adapters.bulk_postgres import insert_policies, insert_revisions, lock_policies
-from services.registry.adapters.lineage_postgres import find_related
 from services.registry.adapters.policies_postgres import (
     describe_policy,
+    insert_policies,
     insert_policy,
     list_policies,
     locked_policy,
 )
-from services.registry.adapters.resolve_postgres import resolve_query
+from services.registry.adapters.revisions_postgres import (
+    find_related,
+    find_revision,
+    list_revisions,
+    lock_policies,
+    publish_exports,
+    refuse_export,
+)
 from services.registry.adapters.rows import (
     POLICY,
     moment,
     names_of,
     policy_of,
     ref_of,
-    revision_of,
 )
-from services.registry.adapters.vouching_postgres import vouch_for
 from services.registry.core.exports import Refusal, answer, state_changed
 from services.registry.core.lineage import Reach, Relative
-from services.registry.core.names import ModelName, is_policy_id
+from services.registry.core.names import DEFAULT_ALIAS, ModelName, is_policy_id
 from services.registry.core.policies import PolicyChange, change_policy, changed, created
 from services.registry.core.resolve import base_resolution, policy_resolution
 from services.registry.ports import ALL_POLICIES, ALL_REVISIONS
@@ -58,20 +61,7 @@ _PUT_NORMS = """
     UPDATE bases SET facts = facts || jsonb_build_object('norms', $3::jsonb)
     WHERE name = $1 AND digest = $2 AND coalesce(facts -> 'norms', '{}') = '{}'
 """
-_REVISIONS = """
-    SELECT * FROM revisions
-    WHERE policy_id = $1 AND number > $2 AND ($4::text IS NULL OR state = $4)
-        AND ($5::timestamptz IS NULL OR created_at >= $5) AND ($6::timestamptz IS NULL OR created_at < $6)
-    ORDER BY number LIMIT $3
-"""
 _LOCK_POLICY = "SELECT 1 FROM policies WHERE policy_id = $1 FOR NO KEY UPDATE"
-_APPEND = """
-    INSERT INTO revisions (policy_id, number, digest, manifest_uri, manifest_sha256, manifest_size_bytes,
-                           parent, step, metrics, job_id, wave_id, export_id, created_at)
-    SELECT $1, coalesce(max(number), 0) + 1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12
-    FROM revisions WHERE policy_id = $1
-    RETURNING *
-"""
 _SET_STATE = """
     UPDATE revisions
     SET state = $3, changes = changes + 1, retired_at = CASE WHEN $3 = 'retired' THEN now() END
@@ -85,10 +75,20 @@ _SETTLED = """
     SELECT code, reason, revisions.* FROM exports LEFT JOIN revisions USING (policy_id, number)
     WHERE policy_id = $1 AND exports.export_id = $2 AND tenant_id = $3
 """
-_SETTLE = """
-    INSERT INTO exports (tenant_id, policy_id, export_id, digest, number, code, reason, settled_at)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+_RESOLVE = """
+    SELECT policy.policy_id, policy.name, policy.base, revision.number, revision.digest, revision.state,
+           revision.fault, revision.manifest_uri, revision.manifest_sha256, revision.manifest_size_bytes
+    FROM policies policy
+    LEFT JOIN revisions revision ON revision.policy_id = policy.policy_id AND revision.{selected}
+    WHERE policy.tenant_id = $1 AND policy.{key} = $2
 """
+_ALIAS = "number = (SELECT number FROM aliases WHERE policy_id = policy.policy_id AND alias = $3)"
+_DEFAULT = """number = coalesce(
+        (SELECT number FROM aliases WHERE policy_id = policy.policy_id AND alias = $3),
+        (SELECT number FROM revisions newest WHERE newest.policy_id = policy.policy_id
+             AND state = 'published' ORDER BY number DESC LIMIT 1),
+        (SELECT number FROM revisions newest WHERE newest.policy_id = policy.policy_id
+             AND state = 'quarantined' ORDER BY number DESC LIMIT 1))"""
 
 
 class PostgresCatalog:
@@ -157,23 +157,13 @@ class PostgresCatalog:
 
     async def revision(self, policy_id: PolicyId, key: int | Digest) -> RevisionRecord:
         """Return a revision by number or digest."""
-        return await _find_revision(self._pool, policy_id, key)
+        return await find_revision(self._pool, policy_id, key)
 
     async def revisions(
         self, policy_id: PolicyId, wanted: RevisionFilter = ALL_REVISIONS, *, limit: int, after: int
     ) -> Sequence[RevisionRecord]:
         """Return a page of a policy's revisions by number."""
-        since, before = wanted.created_after, wanted.created_before
-        rows = await self._pool.fetch(
-            _REVISIONS,
-            policy_id,
-            after,
-            limit,
-            wanted.state,
-            None if since is None else moment(since),
-            None if before is None else moment(before),
-        )
-        return [revision_of(row) for row in rows]
+        return await list_revisions(self._pool, policy_id, wanted, limit=limit, after=after)
 
     async def related(
         self, policy_id: PolicyId, number: int, reach: Reach, *, limit: int
@@ -183,7 +173,7 @@ class PostgresCatalog:
 
     async def resolve(self, tenant_id: TenantId, name: ModelName) -> Resolution:
         """Return what a model name means now."""
-        row = await self._pool.fetchrow(*resolve_query(tenant_id, name))
+        row = await self._pool.fetchrow(*_resolve_query(tenant_id, name))
         if row is not None:
             revision = None if row["number"] is None else ref_of(row)
             return policy_resolution(name, names_of(row), revision, state=row["state"], fault=row["fault"])
@@ -207,7 +197,7 @@ class PostgresCatalog:
             names = [row["alias"] for row in await connection.fetch(query, policy.policy_id, number)]
             if names and state == "retired":
                 raise RevisionInUse(number=number, aliases=", ".join(names))
-            known = await _find_revision(connection, policy.policy_id, number)
+            known = await find_revision(connection, policy.policy_id, number)
             if known.fault == "collected" and state == "published":
                 raise RevisionLostError(name=policy.name, number=number, fault=known.fault)
             row = await connection.fetchrow(_SET_STATE, policy.policy_id, number, state)
@@ -223,15 +213,17 @@ class PostgresCatalog:
             connection = transaction.connection
             await connection.execute(_LOCK_POLICY, export.policy_id)
             row = await connection.fetchrow(_SETTLED, export.policy_id, export.export_id, export.tenant_id)
+            verdict: RevisionRef | Refusal
             if row is not None:
                 verdict = (
                     ref_of(row) if row["code"] is None else Refusal(code=row["code"], reason=row["reason"])
                 )
+            elif refusal is not None:
+                verdict = refusal
+                await refuse_export(connection, export, refusal, now=now)
             else:
-                if refusal is None:
-                    await transaction.emit(*await vouch_for(connection, [export]))
-                verdict = refusal or await _append(connection, export, now)
-                await _settle(connection, export, verdict, now)
+                (verdict,), events = await publish_exports(connection, [export], now=now)
+                await transaction.emit(*events)
             await transaction.emit(answer(export, verdict))
 
     async def add_policies(self, policies: Sequence[PolicyRecord], *, announce: bool = False) -> None:
@@ -248,66 +240,29 @@ class PostgresCatalog:
         async with self._ledger.transaction(new_id("req")) as transaction:
             # The policies first, as everybody does who changes their revisions: else two wait for each other.
             await lock_policies(transaction.connection, exports)
-            await transaction.emit(*await vouch_for(transaction.connection, exports))
-            refs = await insert_revisions(transaction.connection, exports, now=now)
+            refs, events = await publish_exports(transaction.connection, exports, now=now)
+            await transaction.emit(*events)
             if announce:
                 await transaction.emit(*map(answer, exports, refs))
         return refs
 
 
-async def _find_revision(
-    database: "asyncpg.Pool | PostgresConnection", policy_id: PolicyId, key: int | Digest
-) -> RevisionRecord:
-    column = "number" if isinstance(key, int) else "digest"
-    row = await database.fetchrow(
-        f"SELECT * FROM revisions WHERE policy_id = $1 AND {column} = $2",  # noqa: S608  # two constants
-        policy_id,
-        key,
-    )
-    if row is None:
-        raise NotFound(kind="revision", name=str(key))
-    return revision_of(row)
+def _resolve_query(tenant_id: TenantId, name: ModelName) -> tuple[str, TenantId, str, str | int]:
+    """Return the statement that finds a policy and the revision that a name selects, and its arguments.
 
+    A gateway asks it once for each model name that it does not remember, so every step is a look-up by unique
+    index.
 
-async def _append(connection: PostgresConnection, export: RevisionExported, now: float) -> RevisionRef:
-    """Return the revision of the export's digest, which is a new one unless the policy has it already."""
-    known = await connection.fetchrow(
-        "SELECT * FROM revisions WHERE policy_id = $1 AND digest = $2", export.policy_id, export.digest
-    )
-    if known is not None:
-        return ref_of(known)
-    row = await connection.fetchrow(
-        _APPEND,
-        export.policy_id,
-        export.digest,
-        export.manifest.uri,
-        export.manifest.sha256,
-        export.manifest.size_bytes,
-        export.parent,
-        export.step,
-        export.metrics,
-        export.job_id,
-        export.wave_id,
-        export.export_id,
-        moment(now),
-    )
-    assert row is not None, "an insert returns its row"
-    return ref_of(row)
-
-
-async def _settle(
-    connection: PostgresConnection, export: RevisionExported, verdict: RevisionRef | Refusal, now: float
-) -> None:
-    number = None if isinstance(verdict, Refusal) else verdict.number
-    code, reason = (verdict.code, verdict.reason) if isinstance(verdict, Refusal) else (None, None)
-    await connection.execute(
-        _SETTLE,
-        export.tenant_id,
-        export.policy_id,
-        export.export_id,
-        export.digest,
-        number,
-        code,
-        reason,
-        moment(now),
-    )
+    The revision's columns are null when the selector leads to nothing; no row means no policy.
+    """
+    selected: str
+    argument: str | int
+    if name.revision is not None:
+        selected = "number = $3" if isinstance(name.revision, int) else "digest = $3"
+        argument = name.revision
+    elif name.alias is not None:
+        selected, argument = _ALIAS, name.alias
+    else:
+        selected, argument = _DEFAULT, DEFAULT_ALIAS
+    key = "policy_id" if is_policy_id(name.name) else "name"
+    return _RESOLVE.format(selected=selected, key=key), tenant_id, name.name, argument

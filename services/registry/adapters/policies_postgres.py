@@ -20,6 +20,11 @@ _ADD = """
     SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9 WHERE NOT EXISTS (SELECT FROM bases WHERE name = $3)
     RETURNING policy_id
 """
+_ADD_MANY = """
+    INSERT INTO policies (policy_id, tenant_id, name, base, lora, created_at, description, labels, retention)
+    SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::jsonb[], $6::timestamptz[],
+                         $7::text[], $8::jsonb[], $9::jsonb[])
+"""
 _LOCKED = f"{POLICY} WHERE policy.policy_id = $1 FOR NO KEY UPDATE OF policy"
 _DESCRIBE = """
     UPDATE policies SET description = $2, labels = $3, retention = $4, changed = $5 WHERE policy_id = $1
@@ -61,6 +66,34 @@ async def insert_policy(connection: PostgresConnection, policy: PolicyRecord) ->
     if added is None:
         raise InvalidField(field="name", problem=f"{policy.name!r} is the name of a base")
     await insert_labels(connection, [policy])
+
+
+async def insert_policies(connection: PostgresConnection, policies: Sequence[PolicyRecord]) -> None:
+    """Insert new policies, all or none. Raises as `ports.Catalog.add_policy` does."""
+    names = {policy.name for policy in policies}
+    async with connection.transaction():
+        taken = await connection.fetchval("SELECT name FROM bases WHERE name = ANY($1) LIMIT 1", list(names))
+        if taken is not None:
+            raise InvalidField(field="name", problem=f"{taken!r} is the name of a base")
+        try:
+            await connection.execute(
+                _ADD_MANY,
+                [policy.policy_id for policy in policies],
+                [policy.tenant_id for policy in policies],
+                [policy.name for policy in policies],
+                [policy.base for policy in policies],
+                [msgspec.to_builtins(policy.lora) for policy in policies],
+                [moment(policy.created_at) for policy in policies],
+                [policy.description for policy in policies],
+                [policy.labels for policy in policies],
+                [retention_row(policy) for policy in policies],
+            )
+            await insert_labels(connection, policies)
+        except asyncpg.UniqueViolationError as error:
+            raise AlreadyExists(kind="policy", name=error.detail or "one of many") from error
+        except asyncpg.ForeignKeyViolationError as error:
+            kind = "base" if error.constraint_name == "policies_base_fkey" else "tenant"
+            raise NotFound(kind=kind, name=error.detail or "one of many") from error
 
 
 async def locked_policy(connection: PostgresConnection, policy_id: PolicyId) -> PolicyRecord:
