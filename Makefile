@@ -4,7 +4,8 @@ BASE ?= smollm2
 BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
-WORKERS ?= 2
+# One more than the cores: tests wait for processes that start and for deadlines that pass.
+WORKERS ?= $(shell expr $$(nproc) + 1)
 # tests/conftest.py says which tests stay on one worker, and in which order.
 SPREAD := -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 
@@ -24,7 +25,7 @@ install: .venv/.installed ## Make .venv and install everything into it
 demo: .venv/.installed ## Train a policy by RL, serve its revisions, roll back (BASE=tiny takes a minute)
 	@$(BIN)/mint demo --base $(BASE) --out out/demo
 
-test: .venv/.installed ## Run every test but the slow ones, on real servers and real engines (WORKERS=2)
+test: .venv/.installed ## Run every test but the slow ones, on real servers and real engines (WORKERS=3)
 	$(PYTEST) $(SPREAD) -m "not slow"
 
 test-slow: .venv/.installed ## Run the slow tests

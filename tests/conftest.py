@@ -45,7 +45,10 @@ hypothesis.settings.load_profile("mint")
 
 READY_SECONDS = 60.0
 
+_WHOLE_STACK = pytest.StashKey[RunningStack]()
+
 _ON_WHOLE_STACK = ("tests/e2e/", "tests/security/test_files.py")
+_ON_OWN_STACK = "tests/e2e/test_demo.py"
 _FIRST = (*_ON_WHOLE_STACK, "tests/integration/loader", "tests/integration/trainer", "tests/integration")
 """Where the longest tests are: with several workers, a long file that starts last is waited for."""
 
@@ -53,6 +56,22 @@ _FIRST = (*_ON_WHOLE_STACK, "tests/integration/loader", "tests/integration/train
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let the longest go first, and what kills parts of the shared stack last of those that use it."""
     items.sort(key=lambda item: (_rank(item.nodeid), "test_chaos" in item.nodeid))
+
+
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Stop the shared stack after the last test that may use it: it works even when it is idle."""
+    if nextitem is None or not _is_on_whole_stack(nextitem.nodeid):
+        _stop_whole_stack(item.config)
+
+
+def _stop_whole_stack(config: pytest.Config) -> None:
+    running = config.stash.get(_WHOLE_STACK, None)
+    if running is not None:
+        running.stop()
+
+
+def _is_on_whole_stack(nodeid: str) -> bool:
+    return nodeid.startswith(_ON_WHOLE_STACK) and not nodeid.startswith(_ON_OWN_STACK)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -63,7 +82,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadSco
 
 class _BySharedServers(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
-        return "whole stack" if nodeid.startswith(_ON_WHOLE_STACK) else nodeid.partition("::")[0]
+        return "whole stack" if _is_on_whole_stack(nodeid) else nodeid.partition("::")[0]
 
 
 def _rank(nodeid: str) -> int:
@@ -151,7 +170,9 @@ def make_postgres(folder: Path) -> RunningServer:
     port = free_port()
     password = prepare_postgres(folder)
     address = postgres_address(password, port)
-    launch = replace(postgres_launch(folder, port), ready_dsn=address)
+    launch = postgres_launch(folder, port)
+    # Only a power cut loses what is not flushed; a killed server does not.
+    launch = replace(launch, ready_dsn=address, argv=(*launch.argv, "-c", "fsync=off"))
     return RunningServer(launch, address, folder / "log")
 
 
@@ -184,9 +205,12 @@ def traces() -> Iterator[OtlpReceiver]:
 
 
 @pytest.fixture(scope="session")
-def whole_stack(stack_folder: Path, traces: OtlpReceiver) -> Iterator[RunningStack]:
+def whole_stack(
+    pytestconfig: pytest.Config, stack_folder: Path, traces: OtlpReceiver
+) -> Iterator[RunningStack]:
     """`mint up` as a user starts it, for the tests that leave it in order."""
     running = start_stack(stack_folder / "shared", {"MINT_TELEMETRY_OTLP_ENDPOINT": traces.endpoint})
+    pytestconfig.stash[_WHOLE_STACK] = running
     yield running
     running.stop()
 
