@@ -65,6 +65,10 @@ class NotFound(MintError):
     code = "not_found"
     http_status = 404
 
+    def __str__(self) -> str:
+        near = self.fields.get("near")
+        return f"{super().__str__()} There is: {near}." if near else super().__str__()
+
 
 class NoRevision(NotFound):
     """Policy {name!r} has no revision yet."""

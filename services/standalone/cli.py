@@ -6,7 +6,6 @@ import typer
 
 from mint_common.errors import MintError
 from mint_common.runtime.private_files import make_files_private
-from services.standalone.commands.access import events, job_app, key_app
 from services.standalone.commands.adapter import adapter_app
 from services.standalone.commands.adapters import adapters_app, top
 from services.standalone.commands.aliases import alias_app, eval_app, rollback
@@ -15,8 +14,12 @@ from services.standalone.commands.backup import backup, restore
 from services.standalone.commands.base import base_app
 from services.standalone.commands.demo import demo
 from services.standalone.commands.doctor import doctor
+from services.standalone.commands.events import events
 from services.standalone.commands.gc import gc
 from services.standalone.commands.governance import audit, rule_app, tenant_app
+from services.standalone.commands.jobs import job_app, task_app
+from services.standalone.commands.keys import key_app
+from services.standalone.commands.models import ask
 from services.standalone.commands.policies import policy_app
 from services.standalone.commands.revisions import revision_app
 from services.standalone.commands.running import down, status
@@ -52,7 +55,9 @@ app.add_typer(rule_app, name="rule", short_help="Promotion rules: list, create, 
 app.add_typer(key_app, name="key", short_help="API keys: list, create, rotate, revoke.")
 app.add_typer(tenant_app, name="tenant", short_help="Tenants: list, create, make keys.")
 app.command(short_help="Who changed what, newest first.")(api_command(audit))
-app.add_typer(job_app, name="job", short_help="Jobs: list, show, cancel.")
+app.add_typer(task_app, name="task", short_help="What can be trained on: list, show.")
+app.add_typer(job_app, name="job", short_help="Jobs: create, watch, list, cancel.")
+app.command(short_help="What models answer, side by side.")(api_command(ask))
 app.command(short_help="Events as they happen, as JSON lines.")(api_command(events))
 app.add_typer(webhook_app, name="webhook", short_help="Tell your own servers of events.")
 app.command(short_help="Copy the stack's database and blobs.")(backup)
@@ -77,8 +82,7 @@ def main() -> None:
 
 def refuse(error: Exception) -> None:
     """Print why in one line, and end."""
-    near = error.fields.get("near") if isinstance(error, MintError) else None
-    typer.echo(f"mint: {error}" + (f" There is: {near}." if near else ""), err=True)
+    typer.echo(f"mint: {error}", err=True)
     sys.exit(1)
 
 

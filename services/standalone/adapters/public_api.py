@@ -1,5 +1,6 @@
 """The public API of a gateway, for commands and the demo: JSON in, JSON out, errors as they were raised."""
 
+import json
 import os
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -112,6 +113,23 @@ class PublicApi:
             fingerprint=answer["system_fingerprint"],
         )
 
+    def stream(
+        self, model: str, prompt: str, options: Mapping[str, float], *, chat: bool
+    ) -> Iterator[tuple[str, str]]:
+        """Yield (piece of the answer, digest of the revision) as the OpenAI API streams them."""
+        asked = {"messages": [{"role": "user", "content": prompt}]} if chat else {"prompt": prompt}
+        url = f"{self._openai}/{'chat/completions' if chat else 'completions'}"
+        body = {"model": model, **asked, **options, "stream": True}
+        for line in self._lines("POST", url, json=body, timeout=self._patience):
+            name, _, value = line.partition(": ")
+            if name == "data" and value != "[DONE]":
+                frame = json.loads(value)
+                if "error" in frame:
+                    raise Unavailable(what=model, problem=frame["error"]["message"])
+                for choice in frame["choices"]:
+                    piece = choice["delta"].get("content") if chat else choice["text"]
+                    yield piece or "", frame["system_fingerprint"]
+
     def events(self, *, after: str | None) -> Iterator[tuple[str, str]]:
         """Yield (place, envelope) of each event until the stream ends, at first (place, "").
 
@@ -119,21 +137,14 @@ class PublicApi:
         """
         headers = {} if after is None else {"last-event-id": after}
         frame: dict[str, str] = {}
-        try:
-            with self._http.stream("GET", "/events", headers=headers, timeout=_SECONDS) as response:
-                if response.is_error:
-                    response.read()
-                    self._raise(response)
-                for line in response.iter_lines():
-                    name, _, value = line.partition(": ")
-                    if name:
-                        frame[name] = value
-                    elif "id" in frame:
-                        yield frame["id"], frame.get("data", "")
-                    if not line:
-                        frame = {}
-        except httpx.HTTPError as error:
-            raise self._unavailable(error) from error
+        for line in self._lines("GET", "/events", headers=headers, timeout=_SECONDS):
+            name, _, value = line.partition(": ")
+            if name:
+                frame[name] = value
+            elif "id" in frame:
+                yield frame["id"], frame.get("data", "")
+            if not line:
+                frame = {}
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -161,11 +172,24 @@ class PublicApi:
             self._raise(response)
         return response
 
+    def _lines(self, method: str, path: str, **more: Any) -> Iterator[str]:  # httpx's own
+        """Yield the lines of a streamed answer."""
+        try:
+            with self._http.stream(method, path, **more) as response:
+                if response.is_error:
+                    response.read()
+                    self._raise(response)
+                yield from response.iter_lines()
+        except httpx.HTTPError as error:
+            raise self._unavailable(error) from error
+
     def _raise(self, response: httpx.Response) -> None:
         answer = self._read(response)
         payload = answer.get("error") if isinstance(answer, Mapping) else None
         if not isinstance(payload, Mapping):
             raise self._unreadable(response)
+        if payload.get("code") == "model_not_found":
+            raise NotFound(kind="model", name=json.loads(response.request.content)["model"])
         raise error_from_payload(payload, what=self._what)
 
     def _read(self, response: httpx.Response) -> Json:

@@ -79,6 +79,8 @@ def pack(
     Takes PEFT's per-expert and fused (`target_parameters`) layouts. An adapter without experts becomes
     dense/1, which needs no packing. Every adapter is checked against its base; the others go on when one is
     refused, and the exit code is 1.
+
+    Example: mint adapter pack ./my-adapter --base mixtral
     """
     _convert_all(paths, layout=PACKED, word="packed", base=base, out=out, folder=folder)
 
@@ -98,14 +100,20 @@ def unpack(
     out: OutOption = None,
     folder: FolderOption = None,
 ) -> None:
-    """Turn packed adapters back into a layout that PEFT reads. Packing them again gives the same."""
+    """Turn packed adapters back into a layout that PEFT reads. Packing them again gives the same.
+
+    Example: mint adapter unpack ./my-adapter-packed --as fused
+    """
     chosen = DENSE if layout is Unpacked.PER_EXPERT else FUSED
     _convert_all(paths, layout=chosen, word=layout.value, base=base, out=out, folder=folder)
 
 
 @adapter_app.command(short_help="Check against the base; say what they are.")
 def check(paths: PathsArgument, base: BaseOption = "", folder: FolderOption = None) -> None:
-    """Check adapters against their base, and say what they are. Exit code 1 when one is refused."""
+    """Check adapters against their base, and say what they are. Exit code 1 when one is refused.
+
+    Example: mint adapter check ./my-adapter
+    """
     found: list[str] = []
 
     def examine(path: Path, progress: Progress) -> None:
@@ -138,6 +146,8 @@ def merge(
 
     The result is as big as the base, tensor by tensor in bounded memory, and another base to MinT: `mint base
     add` takes it. MinT itself never needs it, an adapter moves alone.
+
+    Example: mint adapter merge ./my-adapter --out ./merged
     """
     found = _base_folder(path, base, folder)
     written: list[int] = []

@@ -1,6 +1,5 @@
 """`mint adapters`: where revisions are on the engines; `mint top`: the same, live."""
 
-import json
 import time
 from typing import Annotated
 
@@ -8,12 +7,13 @@ import typer
 from rich.console import Console, Group
 from rich.live import Live
 
-from mint_common.errors import InvalidField, Unavailable
+from mint_common.errors import Unavailable
 from services.standalone.adapters.public_api import Json, PublicApi, path_of
 from services.standalone.commands.api import Listing, api_command, open_api
+from services.standalone.commands.names import resolve_revision, split_name
 from services.standalone.commands.options import JsonOption, StackOption
-from services.standalone.commands.terminal import make_table, print_rows
 from services.standalone.core.tables import ADAPTER, ENGINE, adapter_rows, engine_rows
+from services.standalone.views.terminal import make_table, print_json, print_rows
 
 MOST_ROWS = 40
 NOTHING = "none of your revisions is on an engine"
@@ -42,44 +42,49 @@ def list_adapters(context: typer.Context, *, as_json: JsonOption = False, folder
     with open_api(folder) as api:
         rows = adapter_rows(api.get("/adapters"), now=time.time())
     if as_json:
-        typer.echo(json.dumps(rows, indent=2))
+        print_json(rows)
     else:
         print_rows(rows, ADAPTER, nothing=NOTHING)
 
 
 def pin(api: PublicApi, revision: NamedRevisionArgument) -> Listing:
-    """Keep a revision on the engines that hold it, whatever else is asked for."""
+    """Keep a revision on the engines that hold it, whatever else is asked for.
+
+    Example: mint adapters pin counter@prod
+    """
     return _change(api, revision, "pin")
 
 
 def unpin(api: PublicApi, revision: NamedRevisionArgument) -> Listing:
-    """Allow a revision's eviction again."""
+    """Allow a revision's eviction again.
+
+    Example: mint adapters unpin counter@prod
+    """
     return _change(api, revision, "unpin")
 
 
 def prewarm(api: PublicApi, revision: NamedRevisionArgument) -> Listing:
-    """Load a revision where its requests will go; returns when it is ready."""
+    """Load a revision where its requests will go; returns when it is ready.
+
+    Example: mint adapters prewarm counter@20
+    """
     return _change(api, revision, "prewarm")
 
 
 def evict(api: PublicApi, revision: NamedRevisionArgument) -> Listing:
-    """Take an idle revision off the engines; its next request loads it again."""
+    """Take an idle revision off the engines; its next request loads it again.
+
+    Example: mint adapters evict counter@3
+    """
     return _change(api, revision, "evict")
 
 
-def _change(api: PublicApi, revision: str, verb: str) -> Listing:
-    found = api.post(path_of("adapters", _digest_of(api, revision), verb))
+def _change(api: PublicApi, name: str, verb: str) -> Listing:
+    policy, revision = split_name(name)
+    number = resolve_revision(api, policy, revision)
+    digest = api.get(path_of("policies", policy, "revisions", number))["digest"]
+    found = api.post(path_of("adapters", digest, verb))
     return Listing(answer=found, columns=ADAPTER, rows=adapter_rows(found, now=time.time()), nothing=NOTHING)
-
-
-def _digest_of(api: PublicApi, name: str) -> str:
-    """Return what ``policy@number``, ``policy@digest`` or ``policy@alias`` names."""
-    policy, _, revision = name.partition("@")
-    if not policy or not revision:
-        raise InvalidField(field="REVISION", problem=f"{name!r} is not POLICY@NUMBER or POLICY@ALIAS")
-    if revision.isdecimal() or revision.startswith("sha256:"):
-        return str(api.get(path_of("policies", policy, "revisions", revision))["digest"])
-    return str(api.get(path_of("policies", policy, "aliases", revision))["revision"]["digest"])
 
 
 for command, summary in (
@@ -99,7 +104,10 @@ def top(
     *,
     once: Annotated[bool, typer.Option("--once", help="Show it once, and end.")] = False,
 ) -> None:
-    """Show engines, their load and your revisions on them, live until Ctrl-C."""
+    """Show engines, their load and your revisions on them, live until Ctrl-C.
+
+    Example: mint top --interval 2
+    """
     console = Console()
     if not console.is_terminal:
         print_rows(engine_rows(api.get("/engines")), ENGINE, nothing="no engine answers")

@@ -1,7 +1,6 @@
 """What commands over the public API share: which gateway, and tables for people or JSON for programs."""
 
 import inspect
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,12 +10,13 @@ from typing import Any
 
 import typer
 
-from mint_common.errors import SettingInvalid
+from mint_common.errors import NotFound, SettingInvalid
 from services.standalone.adapters.public_api import Json, PublicApi
+from services.standalone.commands.names import with_near_names
 from services.standalone.commands.options import JsonOption, StackOption, state_folder
-from services.standalone.commands.terminal import print_rows
 from services.standalone.core.refusals import AddressIncompleteError, StackNotRunningError
 from services.standalone.core.tables import Column, Row
+from services.standalone.views.terminal import print_json, print_rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +54,11 @@ def api_command(function: Command) -> Callable[..., None]:
         folder = values.pop("folder")
         as_json = is_listing and values.pop("as_json")
         with open_api(folder) as api:
-            _print(function(api, **values), as_json=as_json)
+            try:
+                answer = function(api, **values)
+            except NotFound as error:
+                raise with_near_names(error, api, values) from error
+        _print(answer, as_json=as_json)
 
     if is_listing:
         parameters.append(_option("as_json", JsonOption, default=False))
@@ -109,11 +113,6 @@ def _print(answer: Listing | str | None, *, as_json: bool) -> None:
     if isinstance(answer, str):
         typer.echo(answer)
     elif answer is not None and as_json:
-        typer.echo(json.dumps(answer.answer, indent=2))
+        print_json(answer.answer)
     elif answer is not None:
         print_rows(answer.shown(), answer.columns, nothing=answer.nothing)
-
-
-def number_or_digest(revision: str) -> int | str:
-    """Return a revision as the API takes it."""
-    return int(revision) if revision.isdecimal() else revision

@@ -36,6 +36,8 @@ def backup(
     The stack goes on; let no `mint gc --remove` run meanwhile. Of a stack on MINT_POSTGRES_DSN and a file://
     MINT_BLOBS_URL these are copied; a bucket is backed up by its own means. The folder holds secrets: it is
     its owner's alone, and refused where the file system keeps no modes.
+
+    Example: mint backup ./backup-2026-11-26
     """
     state, place = state_folder(folder), target.expanduser().absolute()
     count = back_up(_dsn(state), _blobs(state), place)
@@ -49,7 +51,10 @@ def restore(
     *,
     folder: FolderOption = None,
 ) -> None:
-    """Fill a new state folder, or the database of MINT_POSTGRES_DSN, from a backup; then: mint up."""
+    """Fill a new state folder, or the database of MINT_POSTGRES_DSN, from a backup; then: mint up.
+
+    Example: mint restore ./backup-2026-11-26 --dir /data/restored
+    """
     state, place = state_folder(folder), source.expanduser().absolute()
     with state.taken(), _database(state) as dsn:
         count = restore_backup(place, dsn, _blobs(state))

@@ -16,8 +16,8 @@ from services.standalone.adapters.bases import (
     list_bases,
 )
 from services.standalone.commands.options import FolderOption, state_folder
-from services.standalone.commands.terminal import print_rows
 from services.standalone.core.tables import BASE
+from services.standalone.views.terminal import print_rows
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 """As the registry has it: a base's name is a token of a bus subject, so it has no dots."""
@@ -54,7 +54,10 @@ def add(
     ] = DEFAULT_MAX_RANK,
     folder: FolderOption = None,
 ) -> None:
-    """Add a base model to the state folder."""
+    """Add a base model to the state folder.
+
+    Example: mint base add smollm2
+    """
     console = Console()
     chosen = name or source.rstrip("/").rpartition("/")[2].lower().replace(".", "-")
     if not NAME.fullmatch(chosen):
@@ -72,7 +75,10 @@ def add(
 
 @base_app.command(name="list")
 def list_command(folder: FolderOption = None) -> None:
-    """List the bases of the state folder."""
+    """List the bases of the state folder.
+
+    Example: mint base list
+    """
     state = state_folder(folder)
     rows = [
         {**msgspec.to_builtins(facts), "size_bytes": sum(file.stat().st_size for file in place.iterdir())}

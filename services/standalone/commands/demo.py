@@ -50,6 +50,8 @@ def demo(
     Starts a stack of its own, creates a policy, submits a GRPO job over REST, measures the held-out accuracy
     of the base, the first and the last revision through the OpenAI endpoint, and moves `prod` forth and back.
     Exit code 1 when accuracy did not rise by 0.2 or any check failed.
+
+    Example: mint demo --base tiny
     """
     console = Console()
     target = out.absolute()

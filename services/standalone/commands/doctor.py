@@ -16,7 +16,10 @@ COLOURS = {Verdict.OK: "green", Verdict.WARN: "yellow", Verdict.FAIL: "red"}
 
 
 def doctor(folder: FolderOption = None) -> None:
-    """Check what a stack needs of this machine, and say what to do. Exit code 1 when something fails."""
+    """Check what a stack needs of this machine, and say what to do. Exit code 1 when something fails.
+
+    Example: mint doctor --dir /data/mint
+    """
     findings = examine(look(state_folder(folder), read_standalone_settings(os.environ)))
     table = Table(box=None, pad_edge=False, show_header=False)
     for finding in findings:

@@ -7,8 +7,8 @@ import typer
 
 from services.standalone.adapters.public_api import PublicApi
 from services.standalone.commands.options import JsonOption
-from services.standalone.commands.terminal import print_rows
 from services.standalone.core.tables import COLLECTION
+from services.standalone.views.terminal import print_json, print_rows
 
 _AT_ONCE = 200
 
@@ -25,11 +25,13 @@ def gc(
 
     Takes an operator's key. Never what an alias, an engine or a training session uses. A dry run shows the
     first 1000 things; a removal goes on until there is nothing left, and may be broken off and repeated.
+
+    Example: mint gc --remove
     """
     if dry_run:
         report = api.collect(dry_run=True, limit=1000)
         if as_json:
-            typer.echo(json.dumps(report["items"], indent=2))
+            print_json(report["items"])
         else:
             print_rows(report["items"], COLLECTION, nothing="nothing to collect")
         if report["more"] and not as_json:

@@ -5,14 +5,17 @@ from typing import Annotated
 import typer
 
 from services.standalone.adapters.public_api import PublicApi, path_of
-from services.standalone.commands.access import KeyNameArgument, ScopesOption
 from services.standalone.commands.api import Listing, group
+from services.standalone.commands.keys import KeyNameArgument, ScopesOption
 from services.standalone.commands.options import AfterOption, LimitOption, PolicyArgument
 from services.standalone.core.tables import AUDIT, RULE, TENANT
 
 
 def list_rules(api: PublicApi, policy: PolicyArgument) -> Listing:
-    """List a policy's promotion rules."""
+    """List a policy's promotion rules.
+
+    Example: mint rule list counter
+    """
     found = api.get(path_of("policies", policy, "rules"))
     return Listing(answer=found, columns=RULE, nothing="no rule yet")
 
@@ -35,7 +38,10 @@ def create_rule(
         typer.Option("--roll-back-below", help="A live revision that scores less is rolled back."),
     ] = None,
 ) -> Listing:
-    """Let scores move an alias: forth to a better revision, back from a live one that fails."""
+    """Let scores move an alias: forth to a better revision, back from a live one that fails.
+
+    Example: mint rule create counter held-out accuracy 0.8 --roll-back-below 0.5
+    """
     body = {
         "suite": suite,
         "metric": metric,
@@ -52,20 +58,29 @@ def remove_rule(
     policy: PolicyArgument,
     rule: Annotated[str, typer.Argument(metavar="RULE", help="A rule's id (mint rule list).")],
 ) -> str:
-    """Remove a rule; what it has moved stays where it is."""
+    """Remove a rule; what it has moved stays where it is.
+
+    Example: mint rule remove counter rule_4p2tvc6rkzcmxlyhy3nb5dw7ea
+    """
     api.delete(path_of("policies", policy, "rules", rule))
     return f"{rule} is removed"
 
 
 def list_tenants(api: PublicApi, *, limit: LimitOption = 100, after: AfterOption = None) -> Listing:
-    """List tenants by name."""
+    """List tenants by name.
+
+    Example: mint tenant list
+    """
     return Listing(answer=api.get("/tenants", {"limit": limit, "after": after}), columns=TENANT)
 
 
 def create_tenant(
     api: PublicApi, name: Annotated[str, typer.Argument(metavar="NAME", help="Its name.")]
 ) -> Listing:
-    """Make a tenant, or show the one of that name."""
+    """Make a tenant, or show the one of that name.
+
+    Example: mint tenant create search-team
+    """
     return Listing(answer=api.post("/tenants", {"name": name}), columns=TENANT)
 
 
@@ -76,7 +91,10 @@ def key_tenant(
     *,
     scopes: ScopesOption = "read,infer,train,admin",
 ) -> str:
-    """Make a key of a tenant, its first one say, and print it, this once."""
+    """Make a key of a tenant, its first one say, and print it, this once.
+
+    Example: mint tenant key ten_4p2tvc6rkzcmxlyhy3nb5dw7ea admin
+    """
     body = {"name": name, "scopes": [scope.strip() for scope in scopes.split(",")]}
     return str(api.post(path_of("tenants", tenant, "keys"), body)["key"])
 
@@ -89,7 +107,10 @@ def audit(
         int | None, typer.Option("--before", metavar="PLACE", min=0, help="What the page before ended with.")
     ] = None,
 ) -> Listing:
-    """List the tenant's changes, newest first: who, what, with what outcome. Takes an admin key."""
+    """List the tenant's changes, newest first: who, what, with what outcome. Takes an admin key.
+
+    Example: mint audit --limit 20
+    """
     found = api.get("/audit", {"limit": limit, "before": before})
     return Listing(answer=found, columns=AUDIT, nothing="nothing was changed yet")
 

@@ -26,14 +26,20 @@ def list_policies(
     limit: LimitOption = 100,
     after: AfterOption = None,
 ) -> Listing:
-    """List policies by name: all, or those over a base and with labels."""
+    """List policies by name: all, or those over a base and with labels.
+
+    Example: mint policy list --base smollm2 --label team=search
+    """
     wanted = {"base": base, "labels": ",".join(label) if label else None}
     found = api.get("/policies", {**wanted, "limit": limit, "after": after})
     return Listing(answer=found, columns=POLICY, nothing="no policy yet: mint policy create NAME --base BASE")
 
 
 def show_policy(api: PublicApi, policy: PolicyArgument) -> Listing:
-    """Show one policy."""
+    """Show one policy.
+
+    Example: mint policy show counter
+    """
     return Listing(answer=api.get(path_of("policies", policy)), columns=POLICY)
 
 
@@ -42,15 +48,29 @@ def create_policy(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Lower case, digits, dots, dashes.")],
     base: Annotated[str, typer.Option("--base", metavar="BASE", help="The base it is trained over.")],
     *,
-    rank: Annotated[int, typer.Option("--rank", min=1, help="The LoRA rank.")] = 16,
+    rank: Annotated[int, typer.Option("--rank", metavar="N", min=1, help="The LoRA rank.")] = 16,
+    alpha: Annotated[
+        float | None, typer.Option("--alpha", metavar="N", help="The update is scaled by alpha / rank.")
+    ] = None,
+    targets: Annotated[
+        str,
+        typer.Option(
+            "--targets", metavar="A,B", help="The modules that are trained: q_proj,v_proj. Default: all."
+        ),
+    ] = "",
+    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Of the first weights.")] = None,
     description: DescriptionOption = None,
     label: LabelOption = None,
 ) -> Listing:
-    """Make a policy."""
+    """Make a policy.
+
+    Example: mint policy create counter --base smollm2 --rank 16 --alpha 32
+    """
+    lora = {"alpha": alpha, "targets": _names(targets) or None, "seed": seed}
     body = {
         "name": name,
         "base": base,
-        "lora": {"rank": rank},
+        "lora": {"rank": rank, **{name: value for name, value in lora.items() if value is not None}},
         "description": description or "",
         "labels": _labels(label),
     }
@@ -74,7 +94,10 @@ def change_policy(
     ] = None,
     keep_all: Annotated[bool, typer.Option("--keep-all", help="No retention any more.")] = False,
 ) -> Listing:
-    """Change a policy: what is not named stays."""
+    """Change a policy: what is not named stays.
+
+    Example: mint policy change counter --label team=search --keep-last 10
+    """
     body: dict[str, object] = {}
     if description is not None:
         body["description"] = description
@@ -86,6 +109,10 @@ def change_policy(
     elif keep_last or keep_days:
         body["retention"] = {name: number for name, number in kept.items() if number}
     return Listing(answer=api.patch(path_of("policies", policy), body), columns=POLICY)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _labels(given: list[str] | None) -> dict[str, str]:

@@ -9,21 +9,44 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeE
 
 from services.standalone.adapters.public_api import PublicApi, path_of
 from services.standalone.commands.api import Listing, group
+from services.standalone.commands.names import resolve_revision
 from services.standalone.commands.options import AfterOption, LimitOption, PolicyArgument, RevisionArgument
-from services.standalone.core.tables import CHANGE, NODE, REVISION, diff_rows
+from services.standalone.core.tables import (
+    CHANGE,
+    FIELD,
+    NODE,
+    REVISION,
+    diff_rows,
+    field_rows,
+    scored_rows,
+)
 
 
 def list_revisions(
     api: PublicApi, policy: PolicyArgument, *, limit: LimitOption = 100, after: AfterOption = None
 ) -> Listing:
-    """List a policy's revisions by number."""
-    found = api.get(path_of("policies", policy, "revisions"), {"limit": limit, "after": after})
-    return Listing(answer=found, columns=REVISION, nothing="no revision yet")
+    """List a policy's revisions by number.
+
+    Example: mint revision list counter
+    """
+    path = path_of("policies", policy)
+    found = api.get(f"{path}/revisions", {"limit": limit, "after": after})
+    scores, aliases = api.get(f"{path}/evaluations", {"limit": 1000}), api.get(f"{path}/aliases")
+    rows = scored_rows(found, scores, aliases)
+    return Listing(answer=found, columns=REVISION, rows=rows, nothing="no revision yet")
 
 
 def show_revision(api: PublicApi, policy: PolicyArgument, revision: RevisionArgument) -> Listing:
-    """Show one revision."""
-    return Listing(answer=api.get(path_of("policies", policy, "revisions", revision)), columns=REVISION)
+    """Show one revision.
+
+    Example: mint revision show counter prod
+    """
+    found = api.get(_path(api, policy, revision))
+    scores = api.get(path_of("policies", policy, "evaluations"), {"limit": 1000})
+    aliases = api.get(path_of("policies", policy, "aliases"))
+    (row,) = scored_rows([found], scores, aliases)
+    shown = {name: value for name, value in row.items() if name != "manifest"}
+    return Listing(answer=found, columns=FIELD, rows=field_rows(shown))
 
 
 def upload_revision(
@@ -36,7 +59,10 @@ def upload_revision(
         str | None, typer.Option("--parent", metavar="REV", help="The revision that it was trained from.")
     ] = None,
 ) -> Listing:
-    """Upload an adapter folder as a revision; the same weights are the same revision."""
+    """Upload an adapter folder as a revision; the same weights are the same revision.
+
+    Example: mint revision upload counter ./my-adapter --step 120
+    """
     params = {"step": step, "parent": parent}
     columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn()
     console = Console(stderr=True)
@@ -52,28 +78,35 @@ def upload_revision(
 
 
 def retire_revision(api: PublicApi, policy: PolicyArgument, revision: RevisionArgument) -> Listing:
-    """Take a revision out of use: no name resolves to it. Refused while an alias points at it."""
-    path = path_of("policies", policy, "revisions", revision, "retire")
-    return Listing(answer=api.post(path), columns=REVISION)
+    """Take a revision out of use: no name resolves to it. Refused while an alias points at it.
+
+    Example: mint revision retire counter 3
+    """
+    return Listing(answer=api.post(f"{_path(api, policy, revision)}/retire"), columns=REVISION)
 
 
 def restore_revision(api: PublicApi, policy: PolicyArgument, revision: RevisionArgument) -> Listing:
-    """Put a retired or quarantined revision into use again."""
-    path = path_of("policies", policy, "revisions", revision, "restore")
-    return Listing(answer=api.post(path), columns=REVISION)
+    """Put a retired or quarantined revision into use again.
+
+    Example: mint revision restore counter 3
+    """
+    return Listing(answer=api.post(f"{_path(api, policy, revision)}/restore"), columns=REVISION)
 
 
 def diff_revision(
     api: PublicApi,
     policy: PolicyArgument,
-    revision: RevisionArgument,
-    against: Annotated[
-        str | None, typer.Argument(metavar="AGAINST", help="Another revision. Default: its parent.")
-    ] = None,
+    old: Annotated[
+        str, typer.Argument(metavar="OLD", help="A revision; alone, it is compared with its parent.")
+    ],
+    new: Annotated[str | None, typer.Argument(metavar="NEW", help="The revision that it became.")] = None,
 ) -> Listing:
-    """Compare a revision with another one: config, metrics, scores, and the norm of every module."""
-    path = path_of("policies", policy, "revisions", revision, "diff")
-    found = api.compare(path, {"against": against})
+    """Compare two revisions, old to new: scores, metrics, the norm of every module, settings.
+
+    Example: mint revision diff counter prod latest
+    """
+    against = None if new is None else resolve_revision(api, policy, old)
+    found = api.compare(f"{_path(api, policy, new or old)}/diff", {"against": against})
     return Listing(answer=found, columns=CHANGE, rows=diff_rows(found), nothing="no difference")
 
 
@@ -89,10 +122,17 @@ def lineage_revision(
         int, typer.Option(min=0, max=1000, help="How many trainings to go on.", metavar="N")
     ] = 1,
 ) -> Listing:
-    """Show where a revision comes from and what was trained from it."""
+    """Show where a revision comes from and what was trained from it.
+
+    Example: mint revision lineage counter latest
+    """
     steps = {"ancestors": ancestors, "descendants": descendants}
-    found = api.get(path_of("policies", policy, "revisions", revision, "lineage"), steps)
+    found = api.get(f"{_path(api, policy, revision)}/lineage", steps)
     return Listing(answer=found, columns=NODE, rows=found["nodes"])
+
+
+def _path(api: PublicApi, policy: str, revision: str) -> str:
+    return path_of("policies", policy, "revisions", resolve_revision(api, policy, revision))
 
 
 revision_app = group(

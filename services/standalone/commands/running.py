@@ -13,16 +13,19 @@ from services.standalone.adapters.public_api import PublicApi
 from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.commands.api import address_of
 from services.standalone.commands.options import FolderOption, StackOption, state_folder
-from services.standalone.commands.terminal import print_rows
 from services.standalone.core.refusals import StackNotRunningError
 from services.standalone.core.state import RunNow
 from services.standalone.core.tables import ENGINE, PART, engine_rows
+from services.standalone.views.terminal import print_rows
 
 STOP_SECONDS = 90.0
 
 
 def down(folder: FolderOption = None) -> None:
-    """Stop the stack of a state folder, in order, and wait until the last process has ended."""
+    """Stop the stack of a state folder, in order, and wait until the last process has ended.
+
+    Example: mint down
+    """
     state = state_folder(folder)
     pid = _running(state)
     os.kill(pid, signal.SIGTERM)
@@ -41,6 +44,8 @@ def status(folder: StackOption = None) -> None:
     """Show the parts of the running stack. Exit code 1 when none runs or a part is not ready.
 
     Of a stack at MINT_URL it shows the engines: its parts are processes of another machine.
+
+    Example: mint status
     """
     address = None if folder else address_of(os.environ)
     if address is not None:

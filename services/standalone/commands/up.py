@@ -15,8 +15,8 @@ from services.standalone.commands.options import FolderOption, state_folder
 from services.standalone.core.plan import BaseAt, Topology
 from services.standalone.core.refusals import StackRunningError
 from services.standalone.core.state import DEFAULT_GATEWAY_PORT
-from services.standalone.parts_view import PartsView
 from services.standalone.settings import read_standalone_settings
+from services.standalone.views.parts import PartsView
 
 
 def up(
@@ -54,6 +54,8 @@ def up(
     Parts start in order, each once the parts that it needs are ready; one that ends is started again. Set
     MINT_POSTGRES_DSN, MINT_NATS_URL or MINT_BLOBS_URL to use a database, a bus or an object store that runs
     elsewhere: that part is then not started here.
+
+    Example: mint up --base smollm2
     """
     console = Console()
     state = state_folder(folder)

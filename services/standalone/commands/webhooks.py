@@ -21,7 +21,10 @@ TypesOption = Annotated[
 
 
 def list_webhooks(api: PublicApi) -> Listing:
-    """List the tenant's webhooks."""
+    """List the tenant's webhooks.
+
+    Example: mint webhook list
+    """
     return Listing(answer=api.get("/webhooks"), columns=WEBHOOK, nothing="no webhook yet")
 
 
@@ -32,29 +35,44 @@ def create_webhook(
     events: TypesOption = "",
     description: Annotated[str, typer.Option("--description", metavar="TEXT", help="What it is for.")] = "",
 ) -> str:
-    """Make a webhook and print its id and the secret that its messages are signed with, this once."""
+    """Make a webhook and print its id and the secret that its messages are signed with, this once.
+
+    Example: mint webhook create https://ci.example.com/mint --events revision.published
+    """
     types = [name.strip() for name in events.split(",") if name.strip()]
     made = api.post("/webhooks", {"url": url, "event_types": types, "description": description})
     return f"{made['webhook']['webhook_id']} {made['secret']}"
 
 
 def pause_webhook(api: PublicApi, webhook: WebhookArgument) -> Listing:
-    """Let what happens wait."""
+    """Let what happens wait.
+
+    Example: mint webhook pause hook_4p2tvc6rkzcmxlyhy3nb5dw7ea
+    """
     return _set_state(api, webhook, "paused")
 
 
 def resume_webhook(api: PublicApi, webhook: WebhookArgument) -> Listing:
-    """Put a paused or disabled webhook to work again; what waits is sent."""
+    """Put a paused or disabled webhook to work again; what waits is sent.
+
+    Example: mint webhook resume hook_4p2tvc6rkzcmxlyhy3nb5dw7ea
+    """
     return _set_state(api, webhook, "active")
 
 
 def rotate_webhook(api: PublicApi, webhook: WebhookArgument) -> str:
-    """Print a new secret; for a day the old one signs too."""
+    """Print a new secret; for a day the old one signs too.
+
+    Example: mint webhook rotate hook_4p2tvc6rkzcmxlyhy3nb5dw7ea
+    """
     return str(api.post(path_of("webhooks", webhook, "rotate"))["secret"])
 
 
 def remove_webhook(api: PublicApi, webhook: WebhookArgument) -> None:
-    """Remove a webhook, with what waits for it and its log."""
+    """Remove a webhook, with what waits for it and its log.
+
+    Example: mint webhook remove hook_4p2tvc6rkzcmxlyhy3nb5dw7ea
+    """
     api.delete(path_of("webhooks", webhook))
 
 
@@ -70,14 +88,20 @@ def log_deliveries(
         str | None, typer.Option("--before", metavar="LAST", help="What the page before ended with.")
     ] = None,
 ) -> Listing:
-    """List deliveries, newest first: what was sent, how often, and how it ended."""
+    """List deliveries, newest first: what was sent, how often, and how it ended.
+
+    Example: mint webhook log hook_4p2tvc6rkzcmxlyhy3nb5dw7ea --state failed
+    """
     params = {"state": state, "limit": limit, "before": before}
     found = api.get(path_of("webhooks", webhook, "deliveries"), params)
     return Listing(answer=found, columns=DELIVERY, nothing="nothing sent yet")
 
 
 def replay_delivery(api: PublicApi, webhook: WebhookArgument, delivery: DeliveryArgument) -> Listing:
-    """Deliver an event once more, under the same id."""
+    """Deliver an event once more, under the same id.
+
+    Example: mint webhook replay hook_4p2tvc6rkzcmxlyhy3nb5dw7ea evt_yu6hqzbu25z7o3qjhqee3as7si
+    """
     path = path_of("webhooks", webhook, "deliveries", delivery, "replay")
     return Listing(answer=api.post(path), columns=DELIVERY)
 

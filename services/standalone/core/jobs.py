@@ -1,5 +1,6 @@
-"""A managed job as the public API describes it; unknown fields of an answer are ignored."""
+"""A managed job as the public API describes it, and what is told of it; unknown fields are ignored."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -34,14 +35,95 @@ class StepNow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JobSettings:
+    """What a job was asked to do."""
+
+    task: str = ""
+    steps: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobNow:
-    """A managed job."""
+    """A managed job. Times are seconds since the epoch."""
 
     state: str
+    job_id: str = ""
+    base: str = ""
+    spec: JobSettings = JobSettings()
     reason: str = ""
+    created_at: float = 0.0
+    finished_at: float | None = None
     steps: tuple[StepNow, ...] = ()
+
+    @property
+    def done(self) -> tuple[StepNow, ...]:
+        """Return the steps that have ended."""
+        return tuple(step for step in self.steps if step.state == "published")
+
+    @property
+    def reward(self) -> float | None:
+        """Return the mean reward of the latest scored step."""
+        return next((step.reward_mean for step in reversed(self.steps) if step.reward_mean is not None), None)
 
 
 def read_job(answer: object) -> JobNow:
     """Return what ``GET /mint/v1/jobs/{job}`` answered."""
     return msgspec.convert(answer, JobNow)
+
+
+def seconds_taken(job: JobNow, *, now: float) -> float:
+    """Return how long a job has taken since it was submitted."""
+    return max(0.0, (job.finished_at or now) - job.created_at)
+
+
+def seconds_left(job: JobNow, *, now: float) -> float | None:
+    """Return how long the remaining steps take at the pace of those that are done; None: nobody knows."""
+    begun = job.steps[0].requested_at if job.steps else None
+    if begun is None or not job.done or job.state in TERMINAL:
+        return None
+    return (now - begun) / len(job.done) * (job.spec.steps - len(job.done))
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as people say them."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min"
+
+
+def headline(job: JobNow, *, now: float) -> str:
+    """Return what is trained, how far it is and how long it takes."""
+    parts = [f"{job.job_id}: {job.spec.task} on {job.base}", job.state]
+    if job.spec.steps:
+        parts.append(f"step {len(job.done)}/{job.spec.steps}")
+    parts.append(duration(seconds_taken(job, now=now)))
+    left = seconds_left(job, now=now)
+    return ", ".join([*parts, *([f"about {duration(left)} left"] if left is not None else [])])
+
+
+def step_row(step: StepNow, tiers: Mapping[str, str]) -> dict[str, object]:
+    """Return the row of a step; the tier is that of its revision, "stored" when it is on no engine."""
+    ref = step.revision
+    return {
+        "step": step.step,
+        "reward": step.reward_mean,
+        "bar": step.reward_mean,
+        "revision": ref.number if ref else None,
+        "digest": ref.digest if ref else None,
+        "tier": tiers.get(ref.digest, "stored") if ref else step.state,
+    }
+
+
+def job_row(answer: Mapping[str, object], policies: Mapping[str, str], *, now: float) -> dict[str, object]:
+    """Return the row of a job in a list; ``policies`` maps ids to names."""
+    job = read_job(answer)
+    policy_id = str(answer["policy_id"])
+    return {
+        **answer,
+        "policy": policies.get(policy_id, policy_id),
+        "step": f"{len(job.done)}/{job.spec.steps}",
+        "reward": job.reward,
+        "took": duration(seconds_taken(job, now=now)),
+    }

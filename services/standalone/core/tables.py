@@ -1,6 +1,6 @@
 """Every table that `mint` shows: fields of the gateway's JSON, how each reads, what narrow terminals drop."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 Row = Mapping[str, object]
 MIB = 1 << 20
 DIGEST_CHARACTERS = 19
+BAR_CELLS = 20
 GAP = 2
 """Spaces between two columns."""
 
@@ -38,7 +39,10 @@ POLICY = (
 REVISION = (
     Column(title="revision", path="number"),
     Column(title="state", path="state", kind="state"),
-    Column(title="step", path="step"),
+    Column(title="step", path="step", drop=2),
+    Column(title="reward", path="metrics.reward_mean", kind="score"),
+    Column(title="scores", path="scores", drop=1),
+    Column(title="aliases", path="aliases", kind="list", drop=3),
     Column(title="parent", path="parent", kind="digest", drop=4),
     Column(title="digest", path="digest", kind="digest", drop=5),
     Column(title="made", path="created_at", kind="time", drop=6),
@@ -85,7 +89,7 @@ CHANGE = (
     Column(title="what", path="name"),
     Column(title="before", path="before", kind="number"),
     Column(title="after", path="after", kind="number"),
-    Column(title="change", path="change", kind="number"),
+    Column(title="change", path="change"),
 )
 RULE = (
     Column(title="rule", path="rule_id"),
@@ -136,10 +140,36 @@ DELIVERY = (
 )
 JOB = (
     Column(title="job", path="job_id"),
+    Column(title="policy", path="policy"),
+    Column(title="task", path="spec.task", drop=2),
     Column(title="state", path="state", kind="state"),
-    Column(title="base", path="base", drop=3),
-    Column(title="task", path="spec.task"),
-    Column(title="reason", path="reason", drop=3),
+    Column(title="step", path="step"),
+    Column(title="reward", path="reward", kind="score"),
+    Column(title="took", path="took", drop=3),
+    Column(title="reason", path="reason", drop=4),
+)
+STEP = (
+    Column(title="step", path="step"),
+    Column(title="reward", path="reward", kind="score"),
+    Column(title="", path="bar", kind="bar", drop=1),
+    Column(title="revision", path="revision"),
+    Column(title="digest", path="digest", kind="digest", drop=3),
+    Column(title="tier", path="tier", kind="state", drop=2),
+)
+TASK = (
+    Column(title="task", path="name"),
+    Column(title="steps", path="defaults.steps", drop=2),
+    Column(title="rank", path="defaults.rank", drop=2),
+    Column(title="description", path="description", drop=1),
+)
+FIELD = (
+    Column(title="what", path="name"),
+    Column(title="value", path="value", kind="number"),
+)
+ANSWER = (
+    Column(title="model", path="model"),
+    Column(title="answer", path="text"),
+    Column(title="revision", path="revision", kind="digest", drop=1),
 )
 PART = (
     Column(title="part", path="name"),
@@ -233,11 +263,55 @@ def _in_words(adapter: Any, *, now: float) -> Row:
 
 
 def diff_rows(diff: Any) -> list[Row]:  # the gateway's JSON
-    """Return the rows of a comparison: what is otherwise, then every module."""
-    config = [{**change, "name": change["field"]} for change in diff["config"]]
-    numbers = [*diff["metrics"], *diff["scores"]]
-    modules = [{**change, "name": change["module"]} for change in diff["modules"]]
-    return [*config, *numbers, *modules]
+    """Return the rows of a comparison: scores first, then metrics, the norm of every module, and settings.
+
+    A module has moved by the norm of its difference, which may be large where two norms are equal.
+    """
+    numbers = [_with_change(row) for row in (*diff["scores"], *diff["metrics"])]
+    modules = [
+        {**row, "name": f"norm of {row['module']}", "change": f"moved {row['change']:.5g}"}
+        for row in diff["modules"]
+    ]
+    settings = [{**change, "name": change["field"]} for change in diff["config"]]
+    return [*numbers, *modules, *settings]
+
+
+def _with_change(row: Any) -> Row:
+    before, after = row["before"], row["after"]
+    return {**row, "change": None if before is None or after is None else f"{after - before:+.5g}"}
+
+
+def field_rows(fields: Mapping[str, object]) -> list[Row]:
+    """Return one row a field, those of nested objects as ``outer.inner``; empty ones are left out."""
+    rows: list[Row] = []
+    for name, value in fields.items():
+        if isinstance(value, Mapping):
+            rows += [{**row, "name": f"{name}.{row['name']}"} for row in field_rows(value)]
+        elif value not in (None, "", []):
+            rows.append({"name": name, "value": value})
+    return rows
+
+
+def scored_rows(
+    revisions: Sequence[Any], evaluations: Sequence[Any], aliases: Sequence[Any]
+) -> list[Row]:  # the gateway's JSON
+    """Return revisions with the latest score of each suite and metric, and the aliases that point at them."""
+    latest = {(row["number"], row["suite"], row["metric"]): row for row in evaluations}
+    scores: dict[int, list[str]] = {}
+    for (number, suite, metric), row in latest.items():
+        scores.setdefault(number, []).append(f"{suite} {metric} {_score(row)}")
+    pointing: dict[int, list[str]] = {}
+    for alias in aliases:
+        pointing.setdefault(alias["revision"]["number"], []).append(alias["alias"])
+    return [
+        {**each, "scores": "; ".join(scores.get(each["number"], ())), "aliases": pointing.get(each["number"])}
+        for each in revisions
+    ]
+
+
+def _score(row: Any) -> str:
+    stderr = row.get("stderr")
+    return f"{row['value']:.3f}" + (f" ± {stderr:.3f}" if stderr else "")
 
 
 def ago(seconds: float) -> str:
@@ -255,25 +329,42 @@ def _at(row: object, path: str) -> object:
 
 
 def _cell(value: object, kind: str) -> str:
-    match kind, value:
-        case "known", None:
-            text = "?"
-        case _, None:
-            text = ""
-        case "digest", str():
-            text = value[:DIGEST_CHARACTERS]
-        case "time", int() | float():
-            text = datetime.fromtimestamp(value, UTC).strftime("%Y-%m-%d %H:%M:%S")
-        case "number", int() | float():
-            text = f"{value:.6g}"
-        case "mib", int() | float():
-            text = f"{value / MIB:.1f}"
-        case "list", list():
-            text = ", ".join(map(str, value))
-        case "flag", _:
-            text = "yes" if value else ""
-        case "count", _:
-            text = str(value or "")
-        case _:
-            text = str(value)
-    return text
+    if value is None:
+        return "?" if kind == "known" else ""
+    return FORMATS.get(kind, str)(value)
+
+
+def _time(value: Any) -> str:
+    return datetime.fromtimestamp(value, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _number(value: Any) -> str:
+    return (
+        value[:DIGEST_CHARACTERS]
+        if _is_digest(value)
+        else f"{value:.5g}"
+        if _is_number(value)
+        else str(value)
+    )
+
+
+def _is_digest(value: Any) -> bool:
+    return isinstance(value, str) and value.startswith("sha256:")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+FORMATS: Mapping[str, Callable[[Any], str]] = {
+    "digest": lambda value: value[:DIGEST_CHARACTERS],
+    "time": _time,
+    "number": _number,
+    "score": lambda value: f"{value:.3f}",
+    "bar": lambda value: "█" * round(BAR_CELLS * min(1.0, max(0.0, value))),
+    "mib": lambda value: f"{value / MIB:.1f}",
+    "list": ", ".join,
+    "flag": lambda value: "yes" if value else "",
+    "count": lambda value: str(value or ""),
+}
+"""How a value reads; a column of another kind shows its text."""

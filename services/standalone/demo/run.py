@@ -20,9 +20,9 @@ from services.standalone.demo.checks import DemoResult, check_all
 from services.standalone.demo.memory import MemoryWatch
 from services.standalone.demo.report import Report, make_report, write_report
 from services.standalone.demo.scenario import Scenario, run_scenario
-from services.standalone.job_view import JobView
-from services.standalone.parts_view import PartsView
 from services.standalone.settings import read_standalone_settings
+from services.standalone.views.job import JobView
+from services.standalone.views.parts import PartsView
 
 TASKS = {SMOLLM2: "progression", TINY: "mode:copy"}
 SMALL = {"MINT_LOADER_HOST_CAPACITY": "12"}

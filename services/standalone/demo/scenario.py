@@ -1,12 +1,11 @@
 """What the demo does: train, evaluate, promote, roll back."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from mint_common.errors import Unavailable
-from services.standalone.adapters.public_api import Json, PublicApi, path_of
-from services.standalone.core.jobs import TERMINAL, JobNow, Ref, read_job
+from services.standalone.adapters.public_api import PublicApi
+from services.standalone.core.jobs import Ref
 from services.standalone.demo.checks import AliasAnswer, DemoResult, contrasting_prompt
 from services.standalone.demo.records import Evaluation, HeldoutPrompt, Recipe
 from services.standalone.demo.requests import (
@@ -22,14 +21,12 @@ from services.standalone.demo.requests import (
     roll_back,
     submit_job,
 )
+from services.standalone.views.job import JobObserver, follow_job
 
 POLICY = "demo"
 SUITE = "heldout-greedy"
-POLL_SECONDS = 0.5
 HELDOUT_SEED = 1
 
-JobObserver = Callable[[JobNow, Json], None]
-"""Told a job and the adapters on the engines."""
 Say = Callable[[str], None]
 
 
@@ -90,16 +87,6 @@ class Asker:
             f"prod -> revision {number} ({why}): {self.question!r} -> {answer.text!r} by {answer.header[:19]}"
         )
         return AliasAnswer(alias_target=f"{number}: {why}", number=number, answer=answer)
-
-
-def follow_job(api: PublicApi, job_id: str, watch: JobObserver) -> JobNow:
-    """Return a job once it has ended, telling ``watch`` of it meanwhile."""
-    while True:
-        job = read_job(api.get(path_of("jobs", job_id)))
-        watch(job, api.get("/adapters"))
-        if job.state in TERMINAL:
-            return job
-        time.sleep(POLL_SECONDS)
 
 
 def _evaluate_all(

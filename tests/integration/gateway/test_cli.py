@@ -117,6 +117,55 @@ def test_scores_keys_and_jobs(mint):
     mint("job", "list")
 
 
+def test_revisions_are_named_by_number_alias_and_latest(mint):
+    mint("alias", "move", "counter", "best", "2")
+    mint("eval", "record", "counter", "best", "naming", "accuracy", "0.5", "--stderr", "0.1")
+    (line,) = [each for each in mint("revision", "list", "counter").splitlines() if each.startswith("2\t")]
+    assert "naming accuracy 0.500 ± 0.100" in line
+    assert "best" in line
+    shown = [
+        json.loads(mint("revision", "show", "counter", rev, "--json"))["number"] for rev in ("2", "best")
+    ]
+    assert shown == [2, 2]
+    latest = json.loads(mint("policy", "show", "counter", "--json"))["latest"]["number"]
+    assert json.loads(mint("revision", "show", "counter", "latest", "--json"))["number"] == latest
+    diff = json.loads(mint("revision", "diff", "counter", "1", "best", "--json"))
+    assert (diff["before"]["number"], diff["after"]["number"]) == (1, 2)
+    assert "norm of" in mint("revision", "diff", "counter", "best")
+
+
+def test_nearest_names_stand_in_the_message(mint):
+    mint("alias", "move", "counter", "prod", "1")
+    for arguments in (
+        ("policy", "show", "countr"),
+        ("revision", "list", "conter"),
+        ("ask", "countr", "hello"),
+    ):
+        assert "There is: counter." in str(refusal(*arguments))
+    for arguments in (("revision", "show", "counter", "prd"), ("adapters", "pin", "counter@prd")):
+        assert "There is: prod." in str(refusal(*arguments))
+
+
+def test_several_models_are_asked_at_once_and_one_may_refuse(mint):
+    answers = [line.split("\t") for line in mint("ask", "tiny", "counter@1", "nobody", "hello").splitlines()]
+    assert [row[0] for row in answers] == ["model", "tiny", "counter@1", "nobody"]
+    assert answers[1][2] == "base:tiny"
+    assert answers[2][2].startswith("sha256:")
+    assert "No model named 'nobody'" in answers[3][1]
+    assert mint("ask", "tiny", "hello").strip()
+    assert mint("ask", "tiny", "hello", "--chat").strip()
+
+
+def test_job_is_made_shown_and_listed_with_its_policy(mint):
+    tasks = json.loads(mint("task", "list", "--json"))
+    task = tasks[0]["name"]
+    assert f"name\t{task}" in mint("task", "show", task)
+    made = json.loads(mint("job", "create", "counter", task, "--steps", "2", "--json"))
+    assert f"{made['job_id']}: {task} on tiny" in mint("job", "show", made["job_id"])
+    (line,) = [each for each in mint("job", "list").splitlines() if made["job_id"] in each]
+    assert line.split("\t")[1] == "counter"
+
+
 @contextlib.contextmanager
 def listening(stack, place) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "services.standalone", "events", "--place", str(place)]

@@ -2,12 +2,17 @@
 
 from services.standalone.core.tables import (
     ADAPTER,
+    CHANGE,
     ENGINE,
+    FIELD,
     REVISION,
     adapter_rows,
     cells,
+    diff_rows,
     engine_rows,
+    field_rows,
     fitting,
+    scored_rows,
 )
 
 NOW = 1130.0
@@ -78,3 +83,34 @@ def test_a_narrow_terminal_drops_columns_and_never_a_name() -> None:
 
 def test_what_is_not_there_is_an_empty_cell() -> None:
     assert cells({"number": 1}, REVISION)[:2] == ("1", "")
+
+
+def test_a_comparison_begins_with_scores_and_labels_norms() -> None:
+    diff = {
+        "config": [{"field": "parent", "before": None, "after": DIGEST}],
+        "metrics": [{"name": "reward_mean", "before": 0.25, "after": 0.5}],
+        "scores": [{"name": "held-out/accuracy", "before": None, "after": 0.75}],
+        "modules": [{"module": "q_proj", "before": 0.1, "after": 0.3, "change": 0.35}],
+    }
+    assert [cells(row, CHANGE) for row in diff_rows(diff)] == [
+        ("held-out/accuracy", "", "0.75", ""),
+        ("reward_mean", "0.25", "0.5", "+0.25"),
+        ("norm of q_proj", "0.1", "0.3", "moved 0.35"),
+        ("parent", "", DIGEST[:19], ""),
+    ]
+
+
+def test_revisions_have_their_latest_scores_and_their_aliases() -> None:
+    scores = [
+        {"number": 1, "suite": "held-out", "metric": "accuracy", "value": value, "stderr": stderr}
+        for value, stderr in ((0.2, None), (0.75, 0.05))
+    ]
+    aliases = [{"alias": "prod", "revision": {"number": 1}}]
+    first, second = scored_rows([{"number": 1}, {"number": 2}], scores, aliases)
+    assert (first["scores"], first["aliases"]) == ("held-out accuracy 0.750 ± 0.050", ["prod"])
+    assert (second["scores"], second["aliases"]) == ("", None)
+
+
+def test_fields_of_nested_objects_are_rows_of_their_own() -> None:
+    rows = field_rows({"name": "progression", "fault": None, "defaults": {"steps": 30}})
+    assert [cells(row, FIELD) for row in rows] == [("name", "progression"), ("defaults.steps", "30")]

@@ -1,5 +1,6 @@
 """How tables look: fitted and coloured on a terminal; elsewhere tabs, for programs."""
 
+import json
 from collections.abc import Sequence
 
 import typer
@@ -25,8 +26,14 @@ def print_rows(rows: Sequence[Row], columns: Sequence[Column], *, nothing: str) 
     elif console.is_terminal:
         console.print(make_table(rows, columns, width=console.width))
     else:
-        for line in (tuple(column.title for column in columns), *(cells(row, columns) for row in rows)):
+        told = [column for column in columns if column.kind != "bar"]
+        for line in (tuple(column.title for column in told), *(cells(row, told) for row in rows)):
             typer.echo("\t".join(line))
+
+
+def print_json(answer: object) -> None:
+    """Print what the gateway answered, for programs."""
+    typer.echo(json.dumps(answer, indent=2))
 
 
 def make_table(rows: Sequence[Row], columns: Sequence[Column], *, width: int) -> Table:
@@ -41,4 +48,5 @@ def make_table(rows: Sequence[Row], columns: Sequence[Column], *, width: int) ->
 
 
 def _text(cell: str, column: Column) -> Text:
-    return Text(cell, style=STATE_STYLES.get(cell, "") if column.kind == "state" else "")
+    style = {"state": STATE_STYLES.get(cell, ""), "bar": "green"}.get(column.kind, "")
+    return Text(cell, style=style)

@@ -1,0 +1,89 @@
+"""`mint events`: what happens, as it happens."""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mint_common.errors import Unavailable
+from services.standalone.adapters.public_api import PublicApi, path_of
+from services.standalone.core.event_lines import EventFilter, event_line
+
+RETRY_SECONDS = 0.5
+"""How soon a lost event stream is opened again."""
+
+
+def events(
+    api: PublicApi,
+    *,
+    types: Annotated[
+        list[str] | None,
+        typer.Option("--type", metavar="TYPE", help="Of this type, or of all of a noun (job); repeatable."),
+    ] = None,
+    policy: Annotated[str, typer.Option("--policy", metavar="POLICY", help="Of this policy only.")] = "",
+    job: Annotated[str, typer.Option("--job", metavar="JOB", help="Of this job only.")] = "",
+    brief: Annotated[bool, typer.Option("--brief", help="A line for people instead of JSON.")] = False,
+    after: Annotated[
+        str | None, typer.Option("--after", metavar="PLACE", help="Begin after this place, not now.")
+    ] = None,
+    place_file: Annotated[
+        Path | None,
+        typer.Option("--place", metavar="FILE", help="Keep the place in FILE: the next run goes on there."),
+    ] = None,
+) -> None:
+    """Print the tenant's events as they happen, one JSON envelope a line, until Ctrl-C.
+
+    A lost connection is made again where it broke: no event is missing and none comes twice.
+
+    Example: mint events --brief --policy counter --type job --type revision.published
+    """
+    policy_id = api.get(path_of("policies", policy))["policy_id"] if policy else ""
+    wanted = EventFilter(types=types or (), policy_id=policy_id, job_id=job)
+    name_of = _policy_names(api)
+
+    def tell(envelope: str) -> None:
+        event = json.loads(envelope)
+        if wanted.wants(event):
+            typer.echo(event_line(event, name_of) if brief else envelope)
+            sys.stdout.flush()
+
+    if after is None and place_file is not None and place_file.exists():
+        after = place_file.read_text().strip() or None
+    _follow(api, after, place_file, tell)
+
+
+def _follow(api: PublicApi, place: str | None, place_file: Path | None, tell: Callable[[str], None]) -> None:
+    while True:
+        is_connected = False
+        try:
+            for reached, envelope in api.events(after=place):
+                place, is_connected = reached, True
+                if envelope:
+                    tell(envelope)
+                if place_file is not None:
+                    _remember(place, place_file)
+        except Unavailable as error:
+            if place is None and not is_connected:
+                raise
+            typer.echo(f"mint: {error}; trying again", err=True)
+        time.sleep(RETRY_SECONDS)
+
+
+def _policy_names(api: PublicApi) -> Callable[[str], str]:
+    @cache
+    def name_of(policy_id: str) -> str:
+        return str(api.get(path_of("policies", policy_id))["name"])
+
+    return name_of
+
+
+def _remember(place: str, file: Path) -> None:
+    """Replace the file at once: a run that is killed leaves the old place or the new one."""
+    written = file.with_name(f"{file.name}.new")
+    written.write_text(place)
+    written.replace(file)

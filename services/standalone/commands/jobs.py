@@ -1,0 +1,163 @@
+"""`mint task`, `mint job`: what can be trained on, and what is trained."""
+
+import time
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from services.standalone.adapters.public_api import Json, PublicApi, path_of
+from services.standalone.commands.api import Listing, group
+from services.standalone.commands.options import JsonOption, LimitOption, PolicyArgument
+from services.standalone.core.jobs import JobNow, headline, job_row, read_job, step_row
+from services.standalone.core.tables import FIELD, JOB, STEP, TASK, field_rows
+from services.standalone.views.job import JobView, follow_job
+from services.standalone.views.terminal import print_json, print_rows
+
+JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job's id (mint job list).")]
+TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help="A task (mint task list).")]
+WatchOption = Annotated[
+    bool, typer.Option("--watch", help="Show its steps until it ends. Ctrl-C ends the watching alone.")
+]
+
+
+class Algorithm(StrEnum):
+    """How a job trains."""
+
+    GRPO = "grpo"
+    SFT = "sft"
+    DPO = "dpo"
+
+
+def list_tasks(
+    api: PublicApi,
+    *,
+    find: Annotated[
+        str, typer.Option("--find", metavar="TEXT", help="Those with this text in name or description.")
+    ] = "",
+) -> Listing:
+    """List the tasks that a policy can be trained on.
+
+    Example: mint task list --find arithmetic
+    """
+    found = [
+        task for task in api.get("/tasks") if find.lower() in f"{task['name']} {task['description']}".lower()
+    ]
+    return Listing(answer=found, columns=TASK, nothing=f"no task has {find!r} in its name")
+
+
+def show_task(api: PublicApi, task: TaskArgument) -> Listing:
+    """Show a task and the settings that it recommends.
+
+    Example: mint task show progression
+    """
+    found = api.get(path_of("tasks", task))
+    return Listing(answer=found, columns=FIELD, rows=field_rows(found))
+
+
+def create_job(  # arguments of a command
+    api: PublicApi,
+    policy: PolicyArgument,
+    task: TaskArgument,
+    *,
+    algorithm: Annotated[Algorithm, typer.Option("--algorithm", help="How to train.")] = Algorithm.GRPO,
+    steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="Optimizer steps.")] = None,
+    prompts: Annotated[int | None, typer.Option("--prompts", metavar="N", help="Prompts a step.")] = None,
+    group_size: Annotated[
+        int | None, typer.Option("--group-size", metavar="N", help="Answers a prompt (grpo, dpo).")
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option("--max-new-tokens", metavar="N", help="Tokens of an answer at most.")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option("--learning-rate", metavar="RATE", help="Adam's.")
+    ] = None,
+    kl: Annotated[
+        float | None, typer.Option("--kl", metavar="WEIGHT", help="Pull back to the base (grpo).")
+    ] = None,
+    beta: Annotated[float | None, typer.Option("--beta", metavar="WEIGHT", help="The same of dpo.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Of prompts and samples.")] = None,
+    watch: WatchOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a policy on a task; what is not named is the task's own recommendation.
+
+    Further jobs of a policy wait for the one that runs, and go on from its latest revision.
+
+    Example: mint job create counter progression --steps 30 --watch
+    """
+    wishes = {
+        "steps": steps,
+        "prompts_per_step": prompts,
+        "group_size": group_size,
+        "max_new_tokens": max_new_tokens,
+        "learning_rate": learning_rate,
+        "kl_coefficient": kl,
+        "beta": beta,
+        "seed": seed,
+    }
+    body = {"policy": policy, "task": task, "algorithm": algorithm.value}
+    made = api.post("/jobs", {**body, **{name: wish for name, wish in wishes.items() if wish is not None}})
+    _show(api, made, watch=watch, as_json=as_json)
+
+
+def list_jobs(api: PublicApi, *, limit: LimitOption = 100) -> Listing:
+    """List jobs, newest first: what each trains, how far it is, its latest mean reward.
+
+    Example: mint job list --limit 10
+    """
+    found = api.get("/jobs", {"limit": limit})
+    names = {policy["policy_id"]: policy["name"] for policy in api.get("/policies", {"limit": 1000})}
+    rows = [job_row(job, names, now=time.time()) for job in found]
+    return Listing(answer=found, columns=JOB, rows=rows, nothing="no job yet: mint job create POLICY TASK")
+
+
+def show_job(
+    api: PublicApi, job: JobArgument, *, watch: WatchOption = False, as_json: JsonOption = False
+) -> None:
+    """Show a job with its steps; with --watch until it ends. Exit code 1 when a watched job does not succeed.
+
+    Example: mint job show job_znqp7ciroqvnfq3s22wrsratcm --watch
+    """
+    _show(api, api.get(path_of("jobs", job)), watch=watch, as_json=as_json)
+
+
+def cancel_job(api: PublicApi, job: JobArgument) -> str:
+    """Stop a job after the work in hand; the revisions that it has published stay.
+
+    Example: mint job cancel job_znqp7ciroqvnfq3s22wrsratcm
+    """
+    return headline(read_job(api.post(path_of("jobs", job, "cancel"))), now=time.time())
+
+
+def _show(api: PublicApi, answer: Json, *, watch: bool, as_json: bool) -> None:
+    if watch:
+        _watch(api, answer["job_id"])
+    elif as_json:
+        print_json(answer)
+    else:
+        job = read_job(answer)
+        typer.echo(_ending(job))
+        print_rows([step_row(step, {}) for step in job.steps], STEP, nothing="no step yet")
+
+
+def _watch(api: PublicApi, job_id: str) -> None:
+    view = JobView(Console())
+    try:
+        with view.live():
+            job = follow_job(api, job_id, view)
+    except KeyboardInterrupt:
+        typer.echo(f"the job goes on: mint job show {job_id} --watch", err=True)
+        raise typer.Exit(130) from None
+    typer.echo(_ending(job))
+    if job.state != "succeeded":
+        raise typer.Exit(1)
+
+
+def _ending(job: JobNow) -> str:
+    return headline(job, now=time.time()) + (f"\n{job.reason}" if job.reason else "")
+
+
+task_app = group("List or show what policies can be trained on.", list_tasks, show_task)
+job_app = group("Train: make, watch, list or cancel jobs.", create_job, list_jobs, show_job, cancel_job)

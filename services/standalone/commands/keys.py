@@ -1,0 +1,52 @@
+"""`mint key`: who may do what."""
+
+from typing import Annotated
+
+import typer
+
+from services.standalone.adapters.public_api import PublicApi, path_of
+from services.standalone.commands.api import Listing, group
+from services.standalone.commands.options import AfterOption, LimitOption
+from services.standalone.core.tables import KEY
+
+KeyArgument = Annotated[str, typer.Argument(metavar="KEY_ID", help="A key's id (mint key list).")]
+KeyNameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Signs what the key does.")]
+ScopesOption = Annotated[
+    str, typer.Option("--scopes", metavar="LIST", help="Some of read,infer,train,admin.")
+]
+
+
+def list_keys(api: PublicApi, *, limit: LimitOption = 1000, after: AfterOption = None) -> Listing:
+    """List keys by id, revoked ones too.
+
+    Example: mint key list
+    """
+    return Listing(answer=api.get("/keys", {"limit": limit, "after": after}), columns=KEY)
+
+
+def create_key(api: PublicApi, name: KeyNameArgument, *, scopes: ScopesOption = "read,infer,train") -> str:
+    """Make a key and print it, this once.
+
+    Example: mint key create ci --scopes read,infer
+    """
+    return str(api.post("/keys", {"name": name, "scopes": scopes.split(",")})["key"])
+
+
+def rotate_key(api: PublicApi, key: KeyArgument) -> str:
+    """Replace a key by a new one of the same id and print it, this once.
+
+    Example: mint key rotate key_4p2tvc6rkzcmxlyhy3nb5dw7ea
+    """
+    return str(api.post(path_of("keys", key, "rotate"))["key"])
+
+
+def revoke_key(api: PublicApi, key: KeyArgument) -> str:
+    """Let a key open nothing any more.
+
+    Example: mint key revoke key_4p2tvc6rkzcmxlyhy3nb5dw7ea
+    """
+    api.delete(path_of("keys", key))
+    return f"revoked {key}"
+
+
+key_app = group("List, create, rotate or revoke API keys.", list_keys, create_key, rotate_key, revoke_key)

@@ -1,0 +1,82 @@
+"""`mint ask`: what models answer, streamed; several side by side."""
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.live import Live
+
+from mint_common.errors import MintError
+from services.standalone.adapters.public_api import PublicApi
+from services.standalone.core.tables import ANSWER
+from services.standalone.views.terminal import make_table, print_rows
+
+MOST_AT_ONCE = 16
+
+Stream = Callable[[str], Iterator[tuple[str, str]]]
+"""Asks a model: yields (piece of the answer, digest of the revision)."""
+AnswerRow = dict[str, str | None]
+
+
+def ask(
+    api: PublicApi,
+    models: Annotated[
+        list[str],
+        typer.Argument(metavar="MODEL...", help="A base, POLICY, or POLICY@REV: number, digest or alias."),
+    ],
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to complete.")],
+    *,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", metavar="N", min=1, help="At most.")] = 64,
+    temperature: Annotated[
+        float, typer.Option("--temperature", min=0.0, help="0: the likeliest answer.")
+    ] = 0.0,
+    chat: Annotated[bool, typer.Option("--chat", help="Use the base's chat template.")] = False,
+) -> None:
+    """Ask one model, or several the same side by side; the answer is printed as it is generated.
+
+    Example: mint ask smollm2 counter@1 counter "14, 19, 24, " --max-tokens 4
+    """
+    options = {"max_tokens": max_tokens, "temperature": temperature}
+
+    def stream(model: str) -> Iterator[tuple[str, str]]:
+        return api.stream(model, prompt, options, chat=chat)
+
+    if len(models) > 1:
+        _compare(models, stream)
+        return
+    answered_by = ""
+    for piece, revision in stream(models[0]):
+        typer.echo(piece, nl=False)
+        answered_by = revision
+    typer.echo("")
+    typer.echo(f"by {answered_by}", err=True)
+
+
+def _compare(models: list[str], stream: Stream) -> None:
+    """Ask all at once; a model that refuses has its reason in place of an answer."""
+    rows: list[AnswerRow] = [{"model": model, "text": "", "revision": None} for model in models]
+    console = Console()
+    lock = threading.Lock()
+
+    def read(row: AnswerRow) -> None:
+        try:
+            for piece, revision in stream(str(row["model"])):
+                with lock:
+                    row.update(text=f"{row['text']}{piece}", revision=revision)
+        except MintError as error:
+            row.update(text=str(error))
+
+    if not console.is_terminal:
+        _read_all(rows, read)
+        print_rows([{**row, "text": repr(row["text"])} for row in rows], ANSWER, nothing="")
+        return
+    with Live(console=console, get_renderable=lambda: make_table(rows, ANSWER, width=console.width)):
+        _read_all(rows, read)
+
+
+def _read_all(rows: list[AnswerRow], read: Callable[[AnswerRow], None]) -> None:
+    with ThreadPoolExecutor(MOST_AT_ONCE) as pool:
+        list(pool.map(read, rows))

@@ -1,0 +1,67 @@
+"""What users call things: a revision by number, digest or alias; and the names nearest to a wrong one."""
+
+import difflib
+from collections.abc import Mapping
+
+from mint_common.errors import InvalidField, NotFound
+from services.standalone.adapters.public_api import PublicApi, path_of
+
+LISTS = {
+    "policy": ("/policies", "name"),
+    "task": ("/tasks", "name"),
+    "base": ("/bases", "name"),
+    "webhook": ("/webhooks", "webhook_id"),
+}
+"""Where the names of a kind are listed, and under which field."""
+MOST_NEAR = 3
+
+
+def resolve_revision(api: PublicApi, policy: str, revision: str) -> int | str:
+    """Return the number or digest of a revision; an alias is looked up, and so is ``latest``.
+
+    Raises NotFound for an alias that is not there.
+    """
+    if revision.isdecimal():
+        return int(revision)
+    if revision.startswith("sha256:"):
+        return revision
+    if revision == "latest":
+        return _latest(api, policy)
+    return str(api.get(path_of("policies", policy, "aliases", revision))["revision"]["digest"])
+
+
+def _latest(api: PublicApi, policy: str) -> int:
+    latest = api.get(path_of("policies", policy))["latest"]
+    if latest is None:
+        raise NotFound(kind="revision", name=f"{policy}@latest")
+    return int(latest["number"])
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Return the policy and the revision of ``POLICY@REV``. Raises InvalidField."""
+    policy, _, revision = name.partition("@")
+    if not policy or not revision:
+        problem = f"{name!r} is not POLICY@REV, where REV is a number, a digest or an alias"
+        raise InvalidField(field="POLICY@REV", problem=problem)
+    return policy, revision
+
+
+def with_near_names(error: NotFound, api: PublicApi, values: Mapping[str, object]) -> NotFound:
+    """Return the error with the names that its user may have meant; ``values`` are the command's own."""
+    if error.fields.get("near") or type(error) is not NotFound:
+        return error
+    name, names = str(error.name), _names_of(api, str(error.kind), values)
+    near = difflib.get_close_matches(name, names, n=MOST_NEAR)
+    return NotFound(**{**error.fields, "near": ", ".join(near)}) if near else error
+
+
+def _names_of(api: PublicApi, kind: str, values: Mapping[str, object]) -> list[str]:
+    if kind == "model":
+        return [*_names_of(api, "policy", values), *_names_of(api, "base", values)]
+    if kind == "alias":
+        policy = values.get("policy") or str(values.get("revision", "")).partition("@")[0]
+        return (
+            [row["alias"] for row in api.get(path_of("policies", str(policy), "aliases"))] if policy else []
+        )
+    path, field = LISTS.get(kind, ("", ""))
+    return [row[field] for row in api.get(path)] if path else []

@@ -1,0 +1,42 @@
+"""Which events are wanted, and an event in one line."""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+SHOWN = ("alias", "step", "tier", "engine_id", "suite", "metric", "value", "outcome", "job_id", "reason")
+"""Fields that a line tells, in this order; a policy and a revision come before them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventFilter:
+    """What is wanted of a stream. ``types`` are types or their first halves; empty fields let all pass."""
+
+    types: Collection[str] = ()
+    policy_id: str = ""
+    job_id: str = ""
+
+    def wants(self, event: Mapping[str, Any]) -> bool:  # the gateway's JSON
+        """Say whether an event passes."""
+        kind, data = event["type"], event["data"]
+        is_type = not self.types or kind in self.types or kind.partition(".")[0] in self.types
+        is_policy = self.policy_id in ("", data.get("policy_id"))
+        return is_type and is_policy and self.job_id in ("", data.get("job_id"))
+
+
+def event_line(event: Mapping[str, Any], policy_name: Callable[[str], str]) -> str:  # the gateway's JSON
+    """Return an event in one line: time (UTC), type, revision, and what else it tells."""
+    data = event["data"]
+    when = datetime.fromtimestamp(event["time"], UTC).strftime("%H:%M:%S")
+    told = [f"{name} {data[name]}" for name in SHOWN if data.get(name) not in (None, "")]
+    subject = _subject(data, policy_name)
+    return "  ".join([when, f"{event['type']:<20}", *([subject] if subject else []), *told])
+
+
+def _subject(data: Mapping[str, Any], policy_name: Callable[[str], str]) -> str:
+    if not data.get("policy_id"):
+        return ""
+    revision = data.get("revision")
+    number = revision.get("number") if isinstance(revision, Mapping) else None
+    return policy_name(data["policy_id"]) + (f"@{number}" if number else "")

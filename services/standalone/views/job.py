@@ -1,0 +1,75 @@
+"""Shows a job while it trains: a live table on a terminal, a line per step elsewhere."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from services.standalone.adapters.public_api import Json, PublicApi, path_of
+from services.standalone.core.jobs import TERMINAL, JobNow, StepNow, headline, read_job, step_row
+from services.standalone.core.tables import STEP
+from services.standalone.views.terminal import make_table
+
+SHOWN_STEPS = 12
+POLL_SECONDS = 0.5
+
+JobObserver = Callable[[JobNow, Json], None]
+"""Told a job and the adapters on the engines."""
+
+
+def follow_job(api: PublicApi, job_id: str, observe: JobObserver) -> JobNow:
+    """Return a job once it has ended, telling an observer of it meanwhile."""
+    while True:
+        job = read_job(api.get(path_of("jobs", job_id)))
+        observe(job, api.get("/adapters"))
+        if job.state in TERMINAL:
+            return job
+        time.sleep(POLL_SECONDS)
+
+
+class JobView:
+    """Called with what the API says of the job and of the adapters."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live: Live | None = None
+        self._lines = 0
+
+    def __call__(self, job: JobNow, adapters: Json) -> None:
+        """See the job."""
+        tiers = {adapter["digest"]: adapter["tier"] for adapter in adapters}
+        if self._live is not None:
+            self._live.update(self._table(job, tiers))
+            return
+        for step in job.done[self._lines :]:
+            self._console.print(_line(step, tiers), highlight=False, soft_wrap=True)
+        self._lines = len(job.done)
+
+    @contextlib.contextmanager
+    def live(self) -> Iterator[None]:
+        """Show the table inside the block, on a terminal."""
+        if not self._console.is_terminal:
+            yield
+            return
+        with Live(console=self._console, refresh_per_second=4) as self._live:
+            yield
+        self._live = None
+
+    def _table(self, job: JobNow, tiers: Mapping[str, str]) -> Group:
+        rows = [step_row(step, tiers) for step in job.steps[-SHOWN_STEPS:]]
+        earlier = len(job.steps) - len(rows)
+        return Group(
+            Text(headline(job, now=time.time())),
+            *([Text(f"{earlier} earlier steps are not shown", style="dim")] if earlier else []),
+            make_table(rows, STEP, width=self._console.width),
+        )
+
+
+def _line(step: StepNow, tiers: Mapping[str, str]) -> str:
+    reward = "" if step.reward_mean is None else f"{step.reward_mean:.2f}"
+    number, short = ("", "") if step.revision is None else (step.revision.number, step.revision.digest[7:19])
+    tier = step_row(step, tiers)["tier"]
+    return f"step {step.step:>3}  reward {reward:>4}  revision {number:>3}  {short}  {tier}"

@@ -1,0 +1,58 @@
+"""What is told of a job while it runs."""
+
+from typing import Any
+
+from services.standalone.core.jobs import duration, headline, job_row, read_job, seconds_left, step_row
+
+DIGEST = "sha256:" + "a" * 64
+
+
+def published(step: int, reward: float) -> dict[str, Any]:
+    """Return a step that has ended."""
+    revision = {"number": step, "digest": DIGEST}
+    times = {"requested_at": 1000.0 + 10 * step, "completed_at": 1005.0 + 10 * step}
+    return {"step": step, "state": "published", "reward_mean": reward, "revision": revision, **times}
+
+
+JOB = {
+    "job_id": "job_a",
+    "policy_id": "pol_a",
+    "base": "tiny",
+    "state": "running",
+    "reason": "",
+    "spec": {"task": "mode:copy", "steps": 6},
+    "created_at": 1000.0,
+    "finished_at": None,
+    "steps": [published(1, 0.1), published(2, 0.25), {"step": 3, "state": "requested"}],
+}
+
+
+def test_headline_says_how_far_a_job_is_and_how_long_it_will_take() -> None:
+    job = read_job(JOB)
+    assert seconds_left(job, now=1030.0) == 40.0
+    told = "job_a: mode:copy on tiny, running, step 2/6, 30 s, about 40 s left"
+    assert headline(job, now=1030.0) == told
+
+
+def test_nobody_knows_the_end_of_a_job_that_has_not_begun_or_has_ended() -> None:
+    assert seconds_left(read_job({**JOB, "steps": []}), now=1030.0) is None
+    assert seconds_left(read_job({**JOB, "state": "failed"}), now=1030.0) is None
+    ended = read_job({**JOB, "state": "succeeded", "finished_at": 1100.0})
+    assert headline(ended, now=9999.0).endswith("succeeded, step 2/6, 1 min 40 s")
+
+
+def test_a_listed_job_has_its_policy_its_step_and_its_latest_reward() -> None:
+    row = job_row(JOB, {"pol_a": "counter"}, now=1030.0)
+    assert (row["policy"], row["step"], row["reward"], row["took"]) == ("counter", "2/6", 0.25, "30 s")
+    assert job_row(JOB, {}, now=1030.0)["policy"] == "pol_a"
+
+
+def test_a_step_shows_where_its_revision_is() -> None:
+    done, waiting = read_job(JOB).steps[1:]
+    assert step_row(done, {DIGEST: "slot"})["tier"] == "slot"
+    assert step_row(done, {})["tier"] == "stored"
+    assert step_row(waiting, {})["tier"] == "requested"
+
+
+def test_durations_read_in_two_units() -> None:
+    assert [duration(each) for each in (5, 65, 7300)] == ["5 s", "1 min 5 s", "2 h 1 min"]
