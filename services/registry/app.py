@@ -1,4 +1,4 @@
-"""Composition of the registry: the only file that knows which technology stands behind which port."""
+"""Composition of the registry: the only file that chooses the adapter of each port."""
 
 import math
 from collections.abc import AsyncIterator
@@ -20,8 +20,8 @@ from mint_common.runtime.relay import OutboxRelay
 from mint_common.runtime.service import run_service
 from services.registry.adapters.accounts_postgres import PostgresAccounts
 from services.registry.adapters.aliases_postgres import PostgresAliases
+from services.registry.adapters.blob_integrity_postgres import PostgresBlobIntegrity
 from services.registry.adapters.catalog_postgres import PostgresCatalog
-from services.registry.adapters.custody_postgres import PostgresCustody
 from services.registry.adapters.evaluations_postgres import PostgresEvaluations
 from services.registry.adapters.rules_postgres import PostgresRules
 from services.registry.handlers.bootstrap import bootstrap
@@ -37,7 +37,7 @@ from services.registry.settings import RegistrySettings
 
 SCHEMA = "registry"
 ACK_WAIT_SECONDS = 5.0
-"""How long what a killed registry had in hand waits for the next one; longer checks are kept alive."""
+"""How soon messages of a killed registry are delivered again; checks that take longer renew it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +55,7 @@ async def open_registry(settings: RegistrySettings) -> AsyncIterator[RegistryApp
     """Connect and assemble; leaving closes everything in the opposite order."""
     clock = SystemClock()
     async with AsyncExitStack() as stack:
-        # What holds a lock as long as its session: walks take turns by it, and so do relays.
+        # For session locks: of the walks over revisions and folders, and of the outbox relay.
         pool = await open_pool(settings.postgres.dsn, schema=SCHEMA, max_size=4)
         stack.push_async_callback(pool.close)
         await migrate(pool, schema=SCHEMA, package="services.registry.adapters.migrations")
@@ -68,7 +68,7 @@ async def open_registry(settings: RegistrySettings) -> AsyncIterator[RegistryApp
 
         ledger = PostgresLedger(quick_pool, clock)
         catalog = PostgresCatalog(quick_pool, ledger)
-        custody = PostgresCustody(pool, PostgresLedger(pool, clock))
+        integrity = PostgresBlobIntegrity(pool, PostgresLedger(pool, clock))
         evaluations = PostgresEvaluations(quick_pool, ledger)
         max_update_ratio = settings.max_update_ratio or math.inf
         registry = Registry(
@@ -83,7 +83,7 @@ async def open_registry(settings: RegistrySettings) -> AsyncIterator[RegistryApp
             ),
             collector=Collector(
                 catalog=catalog,
-                custody=custody,
+                integrity=integrity,
                 blobs=blobs,
                 clock=clock,
                 grace_seconds=settings.collection_grace_seconds,
@@ -113,7 +113,7 @@ async def open_registry(settings: RegistrySettings) -> AsyncIterator[RegistryApp
             clock=clock,
         )
         dispatcher.on(EvaluationRecorded, rules.on_evaluation_recorded)
-        dispatcher.on(AdapterNonFinite, QuarantineHandler(custody=custody).on_adapter_non_finite)
+        dispatcher.on(AdapterNonFinite, QuarantineHandler(integrity=integrity).on_adapter_non_finite)
         http = create_http(
             title="MinT registry",
             service="registry",
@@ -125,14 +125,14 @@ async def open_registry(settings: RegistrySettings) -> AsyncIterator[RegistryApp
         reconciler = None
         if settings.reconcile_bytes_per_second:
             pace = settings.reconcile_bytes_per_second
-            reconciler = Reconciler(custody=custody, blobs=blobs, clock=clock, bytes_per_second=pace)
+            reconciler = Reconciler(integrity=integrity, blobs=blobs, clock=clock, bytes_per_second=pace)
         yield RegistryApp(
             http=http, dispatcher=dispatcher, relay=OutboxRelay(pool, bus, clock), reconciler=reconciler
         )
 
 
 async def open_quick_pool(dsn: str) -> asyncpg.Pool:
-    """Connect for what is asked all day and leaves nothing behind in a session: one round trip an answer."""
+    """Open a pool for queries that leave no session state: without a reset, each is one round trip."""
     return await open_pool(dsn, schema=SCHEMA, max_size=12, resets=False)
 
 

@@ -1,9 +1,9 @@
 """What the registry needs of its store.
 
 Promises of every adapter (checked by tests/contract/test_catalog.py): each method is one atomic step that is
-durable when it returns; a write and the events that tell of it are committed together; lists are in the order
+durable when it returns; a write and its events are committed together; lists are in the order
 that the method says, strictly after the cursor, at most ``limit`` long. All raise Unavailable when the store
-stays away.
+does not answer.
 """
 
 from collections.abc import Sequence
@@ -33,8 +33,8 @@ from mint_common.claims import RevisionRef
 from mint_common.events import RevisionExported
 from mint_common.events.revision import Fault, QuarantineReason
 from mint_common.ids import BaseName, Digest, EvaluationId, PolicyId, TenantId
-from services.registry.core.collection import Holdings
-from services.registry.core.custody import Folder, Held
+from services.registry.core.blob_integrity import Folder, StoredRevision
+from services.registry.core.collection import PolicyRevisions
 from services.registry.core.exports import Refusal
 from services.registry.core.keys import StoredKey
 from services.registry.core.lineage import Reach, Relative
@@ -44,7 +44,7 @@ from services.registry.core.policies import PolicyChange
 PAGE = 1000
 """How many aliases or keys one answer holds, unless it is asked for fewer."""
 HISTORY_ROWS = 100
-"""How much of its history an alias's own record holds; `Aliases.history` has all, page by page."""
+"""How many moves an alias's record holds; `Aliases.history` pages through all of them."""
 
 ALL_POLICIES = PolicyFilter()
 ALL_REVISIONS = RevisionFilter()
@@ -60,7 +60,7 @@ class Accounts(Protocol):
     async def put_key(self, key: StoredKey) -> None:
         """Store a key, replacing the one of the same id. Raises NotFound for an unknown tenant.
 
-        Another key under the id of a revoked one is not revoked; the same key stays so.
+        A different key under the id of a revoked one is valid; the revoked key itself stays revoked.
         """
         ...
 
@@ -72,7 +72,7 @@ class Accounts(Protocol):
         ...
 
     async def owner_of(self, key_hash: bytes, *, now: float) -> KeyOwner | None:
-        """Return whose key has this hash, unless it is revoked; the key counts as used."""
+        """Return the owner of the key with this hash, None when it is unknown or revoked; record the use."""
         ...
 
     async def keys(
@@ -82,11 +82,11 @@ class Accounts(Protocol):
         ...
 
     async def revoke_key(self, tenant_id: TenantId, key_id: str, by: Authority, *, now: float) -> None:
-        """Let a key open nothing any more. Idempotent. Raises NotFound, and as `add_key`."""
+        """Revoke a key. Idempotent. Raises NotFound, and as `add_key`."""
         ...
 
     async def replace_key(self, key: StoredKey, by: Authority) -> KeyRecord:
-        """Give a tenant's key that is not revoked another hash; all else stays.
+        """Replace the hash of a tenant's key that is not revoked; nothing else changes.
 
         Raises NotFound, and as `add_key`.
         """
@@ -101,7 +101,10 @@ class Catalog(Protocol):
     """Bases, policies, revisions and exports."""
 
     async def put_base(self, facts: BaseFacts, *, now: float) -> BaseFacts:
-        """Store a base, its norms even later, or return what has its digest. Raises BaseChanged."""
+        """Store a base, or return the stored one.
+
+        Norms may be added later. Raises BaseChanged for another digest.
+        """
         ...
 
     async def base(self, name: BaseName | str) -> BaseFacts:
@@ -113,7 +116,7 @@ class Catalog(Protocol):
         ...
 
     async def add_policy(self, policy: PolicyRecord) -> None:
-        """Store and tell a new policy.
+        """Store a new policy and emit `policy.created`.
 
         Raises AlreadyExists, InvalidField when a base has the name, NotFound.
         """
@@ -122,9 +125,9 @@ class Catalog(Protocol):
     async def change_policy(
         self, policy_id: PolicyId, change: PolicyChange, *, expected: int | None
     ) -> PolicyRecord:
-        """Apply `core.policies.change_policy`, tell it if anything is otherwise, and return the policy.
+        """Apply `core.policies.change_policy`, emit `policy.changed` if it changed, and return the policy.
 
-        Of changes that race, each sees the one before it. Raises NotFound.
+        Concurrent changes serialise. Raises NotFound.
         """
         ...
 
@@ -137,7 +140,7 @@ class Catalog(Protocol):
     ) -> Sequence[PolicyRecord]:
         """Return a tenant's policies by name, or by time when a time selects them; ``after`` is a name.
 
-        Raises InvalidField when a list by time is to go on after a policy that there is not.
+        Raises InvalidField when a list by time continues after an unknown policy.
         """
         ...
 
@@ -160,41 +163,44 @@ class Catalog(Protocol):
     async def resolve(self, tenant_id: TenantId, name: ModelName) -> Resolution:
         """Return what a model name means now, by index alone.
 
-        A policy comes before a base of the same name. Raises NotFound naming what there is not
-        (model, policy, alias or revision), NoRevision for a policy without one.
+        A policy takes precedence over a base of the same name. Raises NotFound naming what does not exist
+        (model, policy, alias or revision), NoRevision for a policy without a published revision.
         """
         ...
 
     async def owned(self, tenant_id: TenantId, digests: Sequence[Digest]) -> Sequence[OwnedRevision]:
-        """Return which of these digests are a tenant's, of which policies, by policy name and number."""
+        """Return the tenant's revisions among these digests, by policy name and number."""
         ...
 
     async def set_state(self, policy: PolicyRecord, number: int, state: SettableState) -> RevisionRecord:
-        """Retire a revision, or restore a retired or quarantined one, and tell it. Idempotent.
+        """Retire a revision, or restore a retired or quarantined one, and emit the event. Idempotent.
 
         A retired one keeps its row and bytes. Raises NotFound, and RevisionInUse when an alias points at it.
         """
         ...
 
     async def settle_export(self, export: RevisionExported, refusal: Refusal | None, *, now: float) -> None:
-        """Commit the verdict on an export and tell it; None publishes.
+        """Commit the verdict on an export and emit the event; None publishes.
 
-        Numbers of a policy's revisions are 1, 2, ... without gaps. An adapter that the policy has already
-        keeps its number. An export that is settled already gets its first answer again, whatever the verdict
-        is now. Raises AlreadyHandled when this very event is committed.
+        Numbers of a policy's revisions are 1, 2, ... without gaps. An adapter that the policy already has
+        keeps its number. An export that was settled before gets its first verdict again. Raises
+        AlreadyHandled when this event was committed before.
         """
         ...
 
     async def add_policies(self, policies: Sequence[PolicyRecord], *, announce: bool = False) -> None:
-        """Store many new policies, all or none; ``announce`` tells each. Raises as `add_policy` does."""
+        """Store many new policies, all or none; ``announce`` emits an event for each.
+
+        Raises as `add_policy` does.
+        """
         ...
 
     async def publish_many(
         self, exports: Sequence[RevisionExported], *, now: float, announce: bool
     ) -> Sequence[RevisionRef]:
-        """Publish checked adapters in one step; return the revision of each, in order.
+        """Publish checked adapters in one transaction; return the revision of each, in order.
 
-        Numbers and repeats are as `settle_export` says. ``announce`` tells a `revision.published` for each.
+        Numbers and repeats are as `settle_export` says. ``announce`` emits `revision.published` for each.
         Raises NotFound for an unknown policy, and then publishes none.
         """
         ...
@@ -210,7 +216,7 @@ class Mover:
     is_admin: bool = True
     """Whether protected aliases are moved as well."""
     cause: str | None = None
-    """What makes a repeated move the same one; None: it is one of its kind."""
+    """A move is applied once per cause; None: this move has no cause that could repeat."""
 
 
 class Aliases(Protocol):
@@ -229,9 +235,9 @@ class Aliases(Protocol):
     async def move(
         self, policy: PolicyRecord, name: str, target: RevisionRef, mover: Mover, *, expected: str | None
     ) -> AliasRecord:
-        """Apply `core.aliases.plan_move`, tell it and return what it led to, no later move in it.
+        """Apply `core.aliases.plan_move`, emit `alias.moved`, and return the alias as this move left it.
 
-        Of moves that race, each sees the one before it.
+        Concurrent moves serialise.
 
         Raises AliasProtected, AlreadyHandled for a repeated cause, and as `core.resolve.check_servable`.
         """
@@ -244,7 +250,7 @@ class Aliases(Protocol):
         ...
 
     async def protect(self, policy_id: PolicyId, name: str, *, protected: bool) -> None:
-        """Let nobody but admins and rules move an alias, or everybody again. Idempotent. Raises NotFound."""
+        """Allow moves of an alias to admins and rules only, or to everybody. Idempotent. Raises NotFound."""
         ...
 
     async def roll_back(
@@ -258,14 +264,14 @@ class Evaluations(Protocol):
     """Scores of revisions."""
 
     async def add(self, policy: PolicyRecord, evaluation: EvaluationRecord) -> EvaluationRecord:
-        """Store and tell a score of an existing revision.
+        """Store a score of an existing revision and emit `evaluation.recorded`.
 
-        Where one of its id is known, what `core.evaluations.said_anew` says: the last one, or another id.
+        A repeated score is handled as `core.evaluations.repeated_score` says.
         """
         ...
 
     async def list(self, policy_id: PolicyId, *, limit: int, after: str | None) -> Sequence[EvaluationRecord]:
-        """Return a policy's evaluations as they came. Raises NotFound for an unknown cursor."""
+        """Return a policy's evaluations, oldest first. Raises NotFound for an unknown cursor."""
         ...
 
     async def get(self, policy_id: PolicyId, evaluation_id: EvaluationId) -> EvaluationRecord:
@@ -297,68 +303,85 @@ class Rules(Protocol):
         ...
 
 
-class Custody(Protocol):
-    """Which bytes the catalog vouches for, and what lies in the blob store for nobody.
+class BlobIntegrity(Protocol):
+    """Which stored bytes the catalog relies on, and which folders of the blob store no revision names.
 
-    Revisions without bytes by intent (``collected``) are in no list of it.
+    Revisions whose bytes were removed on purpose (fault ``collected``) are in none of its lists.
     """
 
-    def turn(self, work: str) -> AbstractAsyncContextManager[bool]:
-        """Be the only registry at a kind of work, or learn that another one is (False)."""
+    def exclusive(self, work: str) -> AbstractAsyncContextManager[bool]:
+        """Hold the lock of a kind of work among all registries; False when another registry holds it."""
         ...
 
-    async def place(self, walk: str) -> str:
-        """Return how far a walk has come, "" at its start."""
+    async def position(self, walk: str) -> str:
+        """Return the saved position of a walk, "" at its start."""
         ...
 
-    async def keep_place(self, walk: str, place: str) -> None:
-        """Keep how far a walk has come."""
+    async def save_position(self, walk: str, position: str) -> None:
+        """Save the position of a walk."""
         ...
 
-    async def held(self, *, after: str, limit: int) -> Sequence[Held]:
-        """Return revisions after a `Held.place`, in an order of the store's own."""
+    async def stored(self, *, after: str, limit: int) -> Sequence[StoredRevision]:
+        """Return revisions that have bytes, in the order of `StoredRevision.position`."""
         ...
 
-    async def lost(self, *, after: str, limit: int) -> Sequence[Held]:
-        """Return those whose bytes are missing or wrong, in the same order."""
+    async def lost(self, *, after: str, limit: int) -> Sequence[StoredRevision]:
+        """Return the revisions whose bytes are missing or wrong, in the same order."""
         ...
 
-    async def mark(self, held: Held, fault: Fault | None, problem: str) -> bool:
-        """Record what was found of a revision's bytes and tell it; False when it changed meanwhile."""
+    async def mark(self, revision: StoredRevision, fault: Fault | None, problem: str) -> bool:
+        """Set the fault of a revision and emit the event.
+
+        False when its row has changed since it was read.
+        """
         ...
 
-    async def quarantine(self, digest: Digest, reason: QuarantineReason, *, cause: str) -> Sequence[Held]:
-        """Quarantine and tell each published revision of a digest, of whomever. Raises AlreadyHandled."""
+    async def quarantine(
+        self, digest: Digest, reason: QuarantineReason, *, cause: str
+    ) -> Sequence[StoredRevision]:
+        """Quarantine each published revision of a digest, of every tenant, and emit an event for each.
+
+        Raises AlreadyHandled for a repeated cause.
+        """
         ...
 
-    async def note_folders(self, root: str, folders: Sequence[Folder], *, now: float) -> None:
-        """Take in all folders under a root: those that no revision names are garbage, known from now on."""
+    async def record_folders(self, root: str, folders: Sequence[Folder], *, now: float) -> None:
+        """Record the folders under a root that no revision names as garbage, first seen now.
+
+        Forget the rest.
+        """
         ...
 
     async def garbage(self, *, before: float, limit: int) -> Sequence[Folder]:
-        """Return garbage that was known before a time."""
+        """Return garbage that was first seen before a time."""
         ...
 
-    async def give_up_folder(self, folder: Folder) -> bool:
-        """Let garbage be removed; no export of it is published any more. False when it is none by now."""
+    async def release_folder(self, folder: Folder) -> bool:
+        """Allow the removal of a garbage folder; from then on no export in it is published.
+
+        False when the folder is not garbage any more.
+        """
         ...
 
     async def candidates(self, *, after: str, limit: int) -> Sequence[PolicyId]:
-        """Return policies that have a retention or retired revisions with bytes, after one of them."""
+        """Return the ids of policies that have a retention, or retired revisions with bytes."""
         ...
 
-    async def holdings(self, policy_id: PolicyId) -> tuple[PolicyRecord, Holdings]:
-        """Return a policy and all that decides what of it may go."""
+    async def revisions_of(self, policy_id: PolicyId) -> tuple[PolicyRecord, PolicyRevisions]:
+        """Return a policy and what `core.collection` needs to plan for it."""
         ...
 
-    async def give_up_bytes(self, policy: PolicyRecord, number: int) -> bool:
-        """Let the bytes of a revision be removed and tell it. False unless it is retired and unpointed."""
+    async def release_bytes(self, policy: PolicyRecord, number: int) -> bool:
+        """Allow the removal of a revision's bytes and emit the event.
+
+        False unless the revision is retired and no alias points at it.
+        """
         ...
 
-    async def going(self, *, limit: int) -> Sequence[str]:
-        """Return the prefixes of folders that were given up and are not removed yet."""
+    async def folders_to_remove(self, *, limit: int) -> Sequence[str]:
+        """Return the prefixes of released folders that are not removed yet."""
         ...
 
-    async def removed(self, prefix: str) -> None:
-        """Forget a folder that is removed. Idempotent."""
+    async def forget_folder(self, prefix: str) -> None:
+        """Forget a folder that was removed. Idempotent."""
         ...

@@ -35,7 +35,7 @@ from services.rollout.adapters.jobs_postgres import PostgresJobs
 from services.rollout.adapters.registry_policies import RegistryPolicies
 from services.rollout.adapters.tasks.catalog import installed_families
 from services.rollout.adapters.workers.pool import WorkerLimits
-from services.rollout.adapters.workers.tasks import CallersTasks, open_tasks
+from services.rollout.adapters.workers.tasks import BoundedTasks, open_tasks
 from services.rollout.handlers.commits import Commits
 from services.rollout.handlers.draining import run_until_drained
 from services.rollout.handlers.jobs import JobHandlers
@@ -52,7 +52,7 @@ MIGRATIONS = "services.rollout.adapters.migrations"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Connections:
-    """What a running service holds open."""
+    """The connections of a running service."""
 
     pool: asyncpg.Pool
     bus: Bus
@@ -111,7 +111,7 @@ def compose(settings: RolloutSettings, connections: Connections) -> Service:
         title="MinT rollout", service="rollout", internal_token=settings.internal.token, ready=lambda: True
     )
     at_once = max(1, settings.tasks.task_workers // 2)
-    http.include_router(task_routes(CallersTasks(tasks, at_once=at_once)))
+    http.include_router(task_routes(BoundedTasks(tasks, at_once=at_once)))
     http.include_router(job_routes(jobs, cancel=Commits(jobs=jobs, ledger=ledger, clock=clock).cancel))
 
     async def sample_waves() -> None:

@@ -1,4 +1,4 @@
-"""What the rollout service needs of the world."""
+"""Ports of the rollout service."""
 
 from collections.abc import Mapping, Sequence
 from typing import Generic, Protocol, TypeVar, runtime_checkable
@@ -7,7 +7,7 @@ from mint_common.claims import RevisionRef
 from mint_common.ids import BaseName, JobId, PolicyId, TenantId, WaveId
 from mint_common.records import Prompt
 from services.rollout.core.job import Job
-from services.rollout.core.sampling import Sampled, SampleRequest
+from services.rollout.core.sampling import GroupRequest, SampledGroup
 from services.rollout.core.task import Split, TaskDefaults, TaskInfo
 from services.rollout.core.wave import Wave
 
@@ -59,15 +59,15 @@ class TaskFamily(Protocol):
 
 @runtime_checkable
 class LeavesOut(Protocol):
-    """A family of tasks may say of names that a user expects there why they are none."""
+    """A family that can say why names that a user expects are not tasks."""
 
     def left_out(self) -> Mapping[str, str]:
-        """Return reasons by member, each the end of a sentence."""
+        """Return the reason for each such member, as the end of a sentence."""
         ...
 
 
 class Tasks(Protocol):
-    """The installed tasks, apart from this process.
+    """The installed tasks, run in other processes.
 
     Every call raises NotFound with near matches, TaskLeftOut, and TaskFailed, which names the task, when the
     task's code is wrong or takes too long. A call that is cancelled stops its work.
@@ -91,14 +91,14 @@ class Tasks(Protocol):
 
 
 class Sampler(Protocol):
-    """The engines. Raises Overloaded and Unavailable, which a later try may cure, and other MintErrors."""
+    """The engines. Raises Overloaded and Unavailable, which are retryable, and other MintErrors."""
 
-    async def sample(self, request: SampleRequest) -> Sampled:
+    async def sample(self, request: GroupRequest) -> SampledGroup:
         """Return the completions. Cancelling aborts the request on the engine."""
         ...
 
     async def tokenize(self, base: BaseName, text: str) -> tuple[int, ...]:
-        """Return the token ids of a text, with whatever the tokenizer puts before every text."""
+        """Return the token ids of a text, with the tokens that the tokenizer puts before every text."""
         ...
 
     async def stop_token(self, base: BaseName) -> int:
@@ -107,7 +107,7 @@ class Sampler(Protocol):
 
 
 class PolicyHistory(Protocol):
-    """What the registry knows of a policy."""
+    """The registry's record of a policy."""
 
     async def latest(self, tenant_id: TenantId, policy_id: PolicyId) -> RevisionRef | None:
         """Return the policy's newest published revision. Raises NotFound, Unavailable."""
@@ -118,7 +118,7 @@ class JobStore(Protocol, Generic[Connection_contra]):
     """Jobs and their waves. ``connection`` is that of an open ledger transaction."""
 
     async def lock(self, connection: Connection_contra, job_id: JobId) -> Job:
-        """Return a job and keep others from changing it until the transaction ends. Raises NotFound."""
+        """Return a job, locked until the transaction ends. Raises NotFound."""
         ...
 
     async def save(self, connection: Connection_contra, job: Job, waves: Sequence[Wave]) -> None:
@@ -146,20 +146,20 @@ class JobStore(Protocol, Generic[Connection_contra]):
         ...
 
     async def lock_next(self, connection: Connection_contra, policy_id: PolicyId) -> Job | None:
-        """Return the same, and keep others from starting the policy's jobs until the transaction ends."""
+        """Return the same and lock the start of the policy's jobs until the transaction ends."""
         ...
 
     async def overdue(self, *, before: float) -> list[PolicyId]:
-        """Return the policies that have a job from ``before`` waiting although none of theirs runs."""
+        """Return the policies with a job that waits since ``before`` although none of their jobs runs."""
         ...
 
     async def touch(self, job_id: JobId, *, now: float) -> bool:
-        """Record a sign of life; return whether the job still runs."""
+        """Record progress of a job; return whether it still runs."""
         ...
 
     async def claim_stalled(self, *, before: float, now: float) -> list[Job]:
-        """Return the running jobs without a sign of life since ``before``, each to one caller only.
+        """Return the running jobs without progress since ``before``, each to one caller only.
 
-        A claim counts as a sign of life, so that a job is claimed again only after another such silence.
+        A claim counts as progress, so that a job is claimed again only after another such time.
         """
         ...

@@ -18,12 +18,12 @@ from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.testing.adapters import make_base_facts
 from services.registry.adapters.accounts_postgres import PostgresAccounts
 from services.registry.adapters.aliases_postgres import PostgresAliases
+from services.registry.adapters.blob_integrity_postgres import PostgresBlobIntegrity
 from services.registry.adapters.catalog_postgres import PostgresCatalog
-from services.registry.adapters.custody_postgres import PostgresCustody
 from services.registry.adapters.evaluations_postgres import PostgresEvaluations
 from services.registry.adapters.rules_postgres import PostgresRules
 from services.registry.core.keys import stored_key
-from services.registry.ports import Accounts, Aliases, Catalog, Custody, Evaluations, Mover, Rules
+from services.registry.ports import Accounts, Aliases, BlobIntegrity, Catalog, Evaluations, Mover, Rules
 
 TENANT, OTHER = TenantId("ten_a"), TenantId("ten_b")
 BASE = make_base_facts()
@@ -38,7 +38,7 @@ class Store:
     aliases: Aliases
     evaluations: Evaluations
     rules: Rules
-    custody: Custody
+    integrity: BlobIntegrity
     events: Callable[[], Awaitable[Sequence[Event]]]
 
 
@@ -65,7 +65,7 @@ def store_over(pool: asyncpg.Pool) -> Store:
         aliases=PostgresAliases(pool, ledger),
         evaluations=PostgresEvaluations(pool, ledger),
         rules=PostgresRules(pool),
-        custody=PostgresCustody(pool, ledger),
+        integrity=PostgresBlobIntegrity(pool, ledger),
         events=events,
     )
 

@@ -22,7 +22,7 @@ async def test_quarantine_takes_equal_bytes_out_of_use_in_every_tenant_until_the
     await store.catalog.settle_export(copy, None, now=NOW)
     await store.aliases.move(mine, "prod", bad, by("a"), expected=None)
 
-    found = await store.custody.quarantine(bad.digest, "non_finite_output", cause="evt_1")
+    found = await store.integrity.quarantine(bad.digest, "non_finite_output", cause="evt_1")
     assert {(held.tenant_id, held.number) for held in found} == {(TENANT, 2), (OTHER, 1)}
     for tenant, name in ((TENANT, "p@2"), (TENANT, "p@prod"), (OTHER, "q"), (OTHER, "q@1")):
         with pytest.raises(RevisionQuarantinedError, match="roll back or restore it"):
@@ -38,16 +38,16 @@ async def test_quarantine_takes_equal_bytes_out_of_use_in_every_tenant_until_the
     assert [revision.number for revision in listed] == [2]
 
     with pytest.raises(AlreadyHandled):
-        await store.custody.quarantine(bad.digest, "non_finite_output", cause="evt_1")
-    assert await store.custody.quarantine(bad.digest, "non_finite_output", cause="evt_2") == []
+        await store.integrity.quarantine(bad.digest, "non_finite_output", cause="evt_1")
+    assert await store.integrity.quarantine(bad.digest, "non_finite_output", cause="evt_2") == []
     assert (await store.catalog.set_state(mine, 2, "published")).state == "published"
     assert (await store.catalog.resolve(TENANT, parse_model("p@prod"))).revision == bad
     with pytest.raises(AlreadyHandled):
-        await store.custody.quarantine(bad.digest, "non_finite_output", cause="evt_1")
+        await store.integrity.quarantine(bad.digest, "non_finite_output", cause="evt_1")
     assert (await store.catalog.revision(mine.policy_id, 2)).state == "published", "a restoration stands"
     with pytest.raises(RevisionQuarantinedError):
         await store.catalog.resolve(OTHER, parse_model("q"))
-    await store.custody.quarantine(bad.digest, "non_finite_output", cause="evt_3")
+    await store.integrity.quarantine(bad.digest, "non_finite_output", cause="evt_3")
 
     told = [
         event for event in await store.events() if isinstance(event, RevisionQuarantined | RevisionRestored)
@@ -63,8 +63,8 @@ async def test_quarantine_takes_equal_bytes_out_of_use_in_every_tenant_until_the
 async def test_a_quarantined_revision_can_be_retired_and_one_that_is_retired_stays_so(store: Store) -> None:
     policy = await add_policy(store)
     first, second = await publish(store, policy, 2)
-    await store.custody.quarantine(first.digest, "non_finite_output", cause="evt_1")
+    await store.integrity.quarantine(first.digest, "non_finite_output", cause="evt_1")
     assert (await store.catalog.set_state(policy, 1, "retired")).state == "retired"
     await store.catalog.set_state(policy, 2, "retired")
-    assert await store.custody.quarantine(second.digest, "non_finite_output", cause="evt_2") == []
+    assert await store.integrity.quarantine(second.digest, "non_finite_output", cause="evt_2") == []
     assert (await store.catalog.revision(policy.policy_id, 2)).state == "retired"

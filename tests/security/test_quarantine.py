@@ -44,7 +44,7 @@ async def told_of(store: Store, kind: type[Event]) -> Sequence[Event]:
 async def handle(store: Store, wire: Wire) -> None:
     for event in wire.events:
         assert isinstance(event, AdapterNonFinite)
-        await QuarantineHandler(custody=store.custody).on_adapter_non_finite(event)
+        await QuarantineHandler(integrity=store.integrity).on_adapter_non_finite(event)
 
 
 async def test_only_those_who_have_the_bytes_lose_them_and_each_owner_is_told(store: Store) -> None:
@@ -110,7 +110,7 @@ async def test_a_gateway_forgets_its_names_at_the_event(store: Store) -> None:
     for name in ("mine", "mine@1", "other"):
         meant[name] = await store.catalog.resolve(TENANT, parse_model(name))
         cache.put((TENANT, name), meant[name], ticket=cache.ask(), asked_at=0.0, now=0.0)
-    await store.custody.quarantine(bad.digest, "non_finite_output", cause="evt")
+    await store.integrity.quarantine(bad.digest, "non_finite_output", cause="evt")
     (event,) = await told_of(store, RevisionQuarantined)
     assert isinstance(event, RevisionQuarantined)
     cache.withdraw(event.policy_id, event.digest)

@@ -1,1 +1,1 @@
-"""The registry's store: Postgres, and memory for tests."""
+"""The registry's store in Postgres."""

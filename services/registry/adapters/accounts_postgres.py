@@ -24,7 +24,7 @@ _PUT_KEY = """
     ON CONFLICT (key_id) DO UPDATE SET tenant_id = $2, name = $3, shown = $4, key_hash = $5, scopes = $7,
         revoked_at = CASE WHEN api_keys.key_hash = $5 THEN api_keys.revoked_at END
 """
-# These three change something only if the key behind the request is not revoked, in one statement.
+# Each of these three checks, in the same statement, that the key behind the request is not revoked.
 _ADD_KEY = """
     INSERT INTO api_keys (key_id, tenant_id, name, shown, key_hash, created_at, scopes)
     SELECT $1, $2, $3, $4, $5, $6, $7
@@ -43,7 +43,7 @@ _REPLACE_KEY = """
         AND EXISTS (SELECT FROM api_keys WHERE key_id = $6 AND revoked_at IS NULL)
     RETURNING *
 """
-# One write a minute and key at most, however often it is used.
+# At most one write a minute for each key.
 _USE = """
     UPDATE api_keys SET last_used_at = $2
     WHERE key_id = $1 AND (last_used_at IS NULL OR last_used_at < $2::timestamptz - interval '1 minute')
@@ -94,7 +94,7 @@ class PostgresAccounts:
             raise Unauthorized(problem=KEY_UNKNOWN)
 
     async def owner_of(self, key_hash: bytes, *, now: float) -> KeyOwner | None:
-        """Return whose key has this hash, unless it is revoked."""
+        """Return the owner of the key with this hash."""
         row = await self._pool.fetchrow(
             "SELECT tenant_id, key_id, name, scopes FROM api_keys WHERE key_hash = $1 AND revoked_at IS NULL",
             key_hash,
@@ -114,14 +114,14 @@ class PostgresAccounts:
         return [key_of(row) for row in await self._pool.fetch(query, tenant_id, after or "", limit)]
 
     async def revoke_key(self, tenant_id: TenantId, key_id: str, by: Authority, *, now: float) -> None:
-        """Let a key open nothing any more."""
+        """Revoke a key."""
         by.check_grant((), tenant_id=tenant_id)
         held = held_scopes(by.scopes)
         if await self._pool.fetchval(_REVOKE_KEY, tenant_id, key_id, moment(now), held, by.key_id) is None:
             await self._refuse(tenant_id, key_id, by)
 
     async def replace_key(self, key: StoredKey, by: Authority) -> KeyRecord:
-        """Give a tenant's key another hash."""
+        """Replace the hash of a tenant's key."""
         by.check_grant((), tenant_id=key.tenant_id)
         held = held_scopes(by.scopes)
         row = await self._pool.fetchrow(
@@ -137,7 +137,7 @@ class PostgresAccounts:
         return [tenant_of(row) for row in await self._pool.fetch(query, after or "", limit)]
 
     async def _refuse(self, tenant_id: TenantId, key_id: str, by: Authority) -> NoReturn:
-        """Say why a key was not changed: the statement that found none does not."""
+        """Raise the reason why a statement changed no key."""
         query = (
             "SELECT key_id, scopes, revoked_at FROM api_keys "
             "WHERE key_id = $1 OR (tenant_id = $2 AND key_id = $3)"

@@ -1,4 +1,4 @@
-"""Aliases in Postgres: moves of one policy's aliases take turns under the lock on the policy's row."""
+"""Aliases in Postgres: moves of one policy's aliases serialise under the lock of the policy's row."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -29,10 +29,10 @@ _PAGE = """
 """
 _AFTER_ALL = 2**31 - 1
 _EXISTS = "SELECT 1 FROM aliases WHERE policy_id = $1 AND alias = $2"
-# On its own, before what stands is looked at: a statement sees nothing that was committed while it waited.
+# A statement of its own: one that waits for a lock does not see what was committed while it waited.
 _LOCK_POLICY = "SELECT 1 FROM policies WHERE policy_id = $1 FOR NO KEY UPDATE"
-# Round trips are most of a move's time, so there is one for all that decides it.
-_STANDING = """
+# Round trips are most of a move's time, so one query reads all that the decision needs.
+_MOVE_INPUTS = """
     SELECT target.state, target.fault, coalesce(protected, false) AS protected,
         history.sequence, history.previous, history.digest, history.number, history.below
     FROM revisions target
@@ -41,7 +41,7 @@ _STANDING = """
         AND history.alias = aliases.alias AND history.sequence = aliases.sequence
     WHERE target.policy_id = $1 AND target.number = $3
 """
-_STANDING_OVER = """
+_ROLLBACK_INPUTS = """
     SELECT protected, history.*, below.sequence AS below_sequence, below.previous AS below_previous,
         below.below AS below_below, target.state, target.fault, target.digest AS target_digest,
         target.number AS target_number, manifest_uri, manifest_sha256, manifest_size_bytes
@@ -72,7 +72,7 @@ class PostgresAliases:
 
     async def alias(self, policy_id: PolicyId, name: str) -> AliasRecord:
         """Return an alias with the newest rows of its history."""
-        # The current row first: history that was added since is cut off, so both are of one moment.
+        # The current row first: later history rows are cut off, so that both are of one moment.
         row = await self._pool.fetchrow(f"{_ALIASES} AND alias = $2", policy_id, name)
         if row is None:
             raise NotFound(kind="alias", name=name)
@@ -106,10 +106,10 @@ class PostgresAliases:
     async def move(
         self, policy: PolicyRecord, name: str, target: RevisionRef, mover: Mover, *, expected: str | None
     ) -> AliasRecord:
-        """Apply `core.aliases.plan_move` and tell it."""
-        async with self._turn(policy, mover) as transaction:
-            row = await transaction.connection.fetchrow(_STANDING, policy.policy_id, name, target.number)
-            assert row is not None, "the caller has found it, and rows of revisions stay"
+        """Apply `core.aliases.plan_move`."""
+        async with self._locked(policy, mover) as transaction:
+            row = await transaction.connection.fetchrow(_MOVE_INPUTS, policy.policy_id, name, target.number)
+            assert row is not None, "the caller has read its row, and rows of revisions are never deleted"
             _check_mover(row, name, mover)
             check_servable(policy, target.number, state=row["state"], fault=row["fault"])
             current = None if row["sequence"] is None else _entry_of(row)
@@ -129,9 +129,9 @@ class PostgresAliases:
     async def roll_back(
         self, policy: PolicyRecord, name: str, mover: Mover, *, expected: str | None
     ) -> AliasRecord:
-        """Apply `core.aliases.plan_rollback` and tell it."""
-        async with self._turn(policy, mover) as transaction:
-            row = await transaction.connection.fetchrow(_STANDING_OVER, policy.policy_id, name)
+        """Apply `core.aliases.plan_rollback`."""
+        async with self._locked(policy, mover) as transaction:
+            row = await transaction.connection.fetchrow(_ROLLBACK_INPUTS, policy.policy_id, name)
             if row is None:
                 raise NotFound(kind="alias", name=name)
             _check_mover(row, name, mover)
@@ -158,13 +158,13 @@ class PostgresAliases:
         return [move_of(row) for row in rows]
 
     async def protect(self, policy_id: PolicyId, name: str, *, protected: bool) -> None:
-        """Let nobody but admins and rules move an alias, or everybody again."""
+        """Allow moves of an alias to admins and rules only, or to everybody."""
         query = "UPDATE aliases SET protected = $3 WHERE policy_id = $1 AND alias = $2 RETURNING alias"
         if await self._pool.fetchval(query, policy_id, name, protected) is None:
             raise NotFound(kind="alias", name=name)
 
     @asynccontextmanager
-    async def _turn(self, policy: PolicyRecord, mover: Mover) -> AsyncIterator[PostgresTransaction]:
+    async def _locked(self, policy: PolicyRecord, mover: Mover) -> AsyncIterator[PostgresTransaction]:
         async with self._ledger.transaction(mover.cause or new_id("req")) as transaction:
             await transaction.connection.execute(_LOCK_POLICY, policy.policy_id)
             yield transaction
@@ -238,7 +238,7 @@ async def _record(
     sequence: int,
     protected: bool,
 ) -> AliasRecord:
-    """Return the alias as the open transaction leaves it: nobody else's later move is in it."""
+    """Return the alias as the open transaction leaves it, without later moves."""
     rows = await connection.fetch(_HISTORY, policy.policy_id, name, HISTORY_ROWS)
     return AliasRecord(
         alias=name,

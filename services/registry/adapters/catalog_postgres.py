@@ -130,7 +130,7 @@ class PostgresCatalog:
     async def change_policy(
         self, policy_id: PolicyId, change: PolicyChange, *, expected: int | None
     ) -> PolicyRecord:
-        """Describe a policy otherwise."""
+        """Change a policy's description, labels or retention."""
         async with self._ledger.transaction(new_id("req")) as transaction:
             policy = await locked_policy(transaction.connection, policy_id)
             described = change_policy(policy, change, expected=expected)
@@ -172,7 +172,7 @@ class PostgresCatalog:
         return await find_related(self._pool, policy_id, number, reach, limit=limit)
 
     async def resolve(self, tenant_id: TenantId, name: ModelName) -> Resolution:
-        """Return what a model name means now."""
+        """Return what a model name resolves to."""
         row = await self._pool.fetchrow(*_resolve_query(tenant_id, name))
         if row is not None:
             revision = None if row["number"] is None else ref_of(row)
@@ -184,7 +184,7 @@ class PostgresCatalog:
         return base_resolution(name, facts)
 
     async def owned(self, tenant_id: TenantId, digests: Sequence[Digest]) -> Sequence[OwnedRevision]:
-        """Return which of these digests are a tenant's, of which policies."""
+        """Return the tenant's revisions among these digests."""
         rows = await self._pool.fetch(_OWNED, tenant_id, digests)
         return [OwnedRevision(policy=row["name"], base=row["base"], revision=ref_of(row)) for row in rows]
 
@@ -208,7 +208,7 @@ class PostgresCatalog:
         return revision
 
     async def settle_export(self, export: RevisionExported, refusal: Refusal | None, *, now: float) -> None:
-        """Commit the verdict on an export and tell it."""
+        """Commit the verdict on an export."""
         async with self._ledger.transaction(export.id) as transaction:
             connection = transaction.connection
             await connection.execute(_LOCK_POLICY, export.policy_id)
@@ -236,9 +236,9 @@ class PostgresCatalog:
     async def publish_many(
         self, exports: Sequence[RevisionExported], *, now: float, announce: bool
     ) -> Sequence[RevisionRef]:
-        """Publish checked adapters in one step."""
+        """Publish checked adapters in one transaction."""
         async with self._ledger.transaction(new_id("req")) as transaction:
-            # The policies first, as everybody does who changes their revisions: else two wait for each other.
+            # Policies first, as every writer of revisions does, so that no two deadlock.
             await lock_policies(transaction.connection, exports)
             refs, events = await publish_exports(transaction.connection, exports, now=now)
             await transaction.emit(*events)
@@ -248,12 +248,10 @@ class PostgresCatalog:
 
 
 def _resolve_query(tenant_id: TenantId, name: ModelName) -> tuple[str, TenantId, str, str | int]:
-    """Return the statement that finds a policy and the revision that a name selects, and its arguments.
+    """Return the query for a policy and the revision that a name selects, with its arguments.
 
-    A gateway asks it once for each model name that it does not remember, so every step is a look-up by unique
-    index.
-
-    The revision's columns are null when the selector leads to nothing; no row means no policy.
+    A gateway asks it for each model name that it has not cached, so every step is a look-up by unique index.
+    The revision's columns are null when the selector matches none; no row means no policy.
     """
     selected: str
     argument: str | int

@@ -10,7 +10,7 @@ from mint_common.ids import EvaluationId, PolicyId, new_id
 from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.runtime.postgres_errors import PostgresConnection
 from services.registry.adapters.rows import evaluation_of, moment
-from services.registry.core.evaluations import recorded, said_anew
+from services.registry.core.evaluations import recorded, repeated_score
 
 _ADD = """
     INSERT INTO evaluations
@@ -37,7 +37,7 @@ _SCORES = """
 
 
 async def _insert(connection: PostgresConnection, policy: PolicyRecord, evaluation: EvaluationRecord) -> bool:
-    """Insert a score, and say whether none of its id was there."""
+    """Insert a score; return False when its id is taken."""
     place = await connection.fetchval(
         _ADD,
         evaluation.evaluation_id,
@@ -55,12 +55,12 @@ async def _insert(connection: PostgresConnection, policy: PolicyRecord, evaluati
 
 
 async def _last(
-    connection: PostgresConnection, policy: PolicyRecord, said: EvaluationRecord
+    connection: PostgresConnection, policy: PolicyRecord, score: EvaluationRecord
 ) -> EvaluationRecord:
-    """Return what the evaluator of a known score said last on its matter."""
-    matter = (said.number, said.suite, said.metric, said.actor)
-    row = await connection.fetchrow(_LAST, policy.policy_id, *matter)
-    assert row is not None, "there is one of its id"
+    """Return the last score of the same evaluator, revision, suite and metric."""
+    key = (score.number, score.suite, score.metric, score.actor)
+    row = await connection.fetchrow(_LAST, policy.policy_id, *key)
+    assert row is not None, "its id is taken"
     return evaluation_of(row)
 
 
@@ -72,17 +72,17 @@ class PostgresEvaluations:
         self._ledger = ledger
 
     async def add(self, policy: PolicyRecord, evaluation: EvaluationRecord) -> EvaluationRecord:
-        """Store and tell a score of an existing revision, unless it is its evaluator's last."""
+        """Store a score of an existing revision, unless it repeats its evaluator's last one."""
         async with self._ledger.transaction(new_id("req")) as transaction:
             connection = transaction.connection
             added, is_new = evaluation, await _insert(connection, policy, evaluation)
             if not is_new:
                 last = await _last(connection, policy, evaluation)
-                anew = said_anew(evaluation, last)
-                if anew is None:
+                changed = repeated_score(evaluation, last)
+                if changed is None:
                     return last
-                # Of two that say the same anew at a time, the second waits, and finds the first one's.
-                added, is_new = anew, await _insert(connection, policy, anew)
+                # Concurrent duplicates serialise here; the second one finds the first one's row.
+                added, is_new = changed, await _insert(connection, policy, changed)
             if is_new:
                 await transaction.emit(recorded(policy, added))
         return await self.get(policy.policy_id, added.evaluation_id)
@@ -104,7 +104,7 @@ class PostgresEvaluations:
         return [evaluation_of(row) for row in await self._pool.fetch(_SCORES, policy_id, number)]
 
     async def list(self, policy_id: PolicyId, *, limit: int, after: str | None) -> Sequence[EvaluationRecord]:
-        """Return a policy's evaluations as they came."""
+        """Return a policy's evaluations, oldest first."""
         place = 0
         if after is not None:
             query = "SELECT place FROM evaluations WHERE policy_id = $1 AND evaluation_id = $2"

@@ -1,7 +1,7 @@
-"""Policies in Postgres: new ones, what describes them, and lists by index.
+"""Policies in Postgres: inserts, changes, and lists by index.
 
-Each way to list has its own index, so that a page costs the same at any depth. Its policies are chosen before
-their newest revisions are looked up.
+Each order and filter of a list has its own index, so that a page costs the same at any depth. A page's
+policies are selected before their newest revisions are looked up.
 """
 
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ _LABELLED = """
     EXISTS (SELECT FROM policy_labels other WHERE other.policy_id = policies.policy_id
             AND other.label = ${label} AND other.value = ${value})
 """
-_PLACE = "SELECT created_at FROM policies WHERE tenant_id = $1 AND name = $2"
+_CREATED_AT = "SELECT created_at FROM policies WHERE tenant_id = $1 AND name = $2"
 
 
 async def insert_policy(connection: PostgresConnection, policy: PolicyRecord) -> None:
@@ -97,7 +97,7 @@ async def insert_policies(connection: PostgresConnection, policies: Sequence[Pol
 
 
 async def locked_policy(connection: PostgresConnection, policy_id: PolicyId) -> PolicyRecord:
-    """Return a policy that nobody else changes until the transaction ends. Raises NotFound."""
+    """Return a policy, locked until the transaction ends. Raises NotFound."""
     row = await connection.fetchrow(_LOCKED, policy_id)
     if row is None:
         raise NotFound(kind="policy", name=policy_id)
@@ -105,7 +105,7 @@ async def locked_policy(connection: PostgresConnection, policy_id: PolicyId) -> 
 
 
 async def describe_policy(connection: PostgresConnection, policy: PolicyRecord) -> None:
-    """Store what describes a policy, and its labels where lists find them."""
+    """Store a policy's description, labels and retention, and index the labels."""
     await connection.execute(
         _DESCRIBE,
         policy.policy_id,
@@ -119,14 +119,14 @@ async def describe_policy(connection: PostgresConnection, policy: PolicyRecord) 
 
 
 async def insert_labels(connection: PostgresConnection, policies: Sequence[PolicyRecord]) -> None:
-    """Store the labels of policies where lists find them."""
+    """Index the labels of policies for lists."""
     rows = [(policy.policy_id, label, value) for policy in policies for label, value in policy.labels.items()]
     if rows:
         await connection.execute(_LABEL, *([row[column] for row in rows] for column in range(3)))
 
 
 def retention_row(policy: PolicyRecord) -> dict[str, int]:
-    """Return a policy's retention as its column holds it: without what leaves nothing out."""
+    """Return a policy's retention as its column holds it: without bounds that are None."""
     row: dict[str, int | None] = msgspec.to_builtins(policy.retention)
     return {name: kept for name, kept in row.items() if kept is not None}
 
@@ -134,22 +134,24 @@ def retention_row(policy: PolicyRecord) -> dict[str, int]:
 async def list_policies(
     pool: asyncpg.Pool, tenant_id: TenantId, wanted: PolicyFilter, *, limit: int, after: str | None
 ) -> Sequence[PolicyRecord]:
-    """Return a page of a tenant's policies; ``after`` is a name. Raises InvalidField for a cursor of none."""
-    place = None
+    """Return a page of a tenant's policies; ``after`` is a name. Raises InvalidField when it is unknown."""
+    created_at = None
     if after is not None and wanted.is_by_time:
-        place = await pool.fetchval(_PLACE, tenant_id, after)
-        if place is None:
+        created_at = await pool.fetchval(_CREATED_AT, tenant_id, after)
+        if created_at is None:
             raise InvalidField(field="after", problem=f"the tenant has no policy {after!r}")
-    query, arguments = list_query(tenant_id, wanted, limit=limit, after=after or "", place=place)
+    query, arguments = list_query(tenant_id, wanted, limit=limit, after=after or "", created_at=created_at)
     return [policy_of(row) for row in await pool.fetch(query, *arguments)]
 
 
 def list_query(
-    tenant_id: TenantId, wanted: PolicyFilter, *, limit: int, after: str, place: object
+    tenant_id: TenantId, wanted: PolicyFilter, *, limit: int, after: str, created_at: object
 ) -> tuple[str, list[object]]:
-    """Return the statement of a page and its arguments; ``place`` is when the policy of the cursor was made.
+    """Return the query of a page and its arguments; ``created_at`` is the creation time of the cursor's
+    policy.
 
-    By name, the first label leads: its index is in order of name as well. By time, labels are looked up.
+    By name, the first label's index drives the query, since it is ordered by name too. By time, labels are
+    looked up.
     """
     arguments: list[object] = [tenant_id, limit]
 
@@ -175,8 +177,8 @@ def list_query(
         where.append(f"{order} > {given(after)}")
     else:
         order = "created_at, name"
-        if place is not None:
-            where.append(f"(created_at, name) > ({given(place)}, {given(after)})")
+        if created_at is not None:
+            where.append(f"(created_at, name) > ({given(created_at)}, {given(after)})")
     page = f"SELECT policies.* FROM {source} WHERE {' AND '.join(where)} ORDER BY {order} LIMIT $2"  # noqa: S608  # texts of this file
     kept = "policy.created_at, policy.name" if wanted.is_by_time else "policy.name"
     query = f"SELECT policy.*, newest.* FROM ({page}) policy {NEWEST} ORDER BY {kept}"  # noqa: S608  # as above

@@ -14,7 +14,7 @@ from mint_common.events import RevisionExported, RevisionHealed
 from mint_common.ids import Digest, PolicyId
 from mint_common.runtime.postgres_errors import PostgresConnection
 from services.registry.adapters.rows import moment, ref_of, revision_of
-from services.registry.core.custody import folder_of, healed
+from services.registry.core.blob_integrity import folder_of, healed
 from services.registry.core.exports import Refusal
 from services.registry.core.lineage import Reach, Relative
 

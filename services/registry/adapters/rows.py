@@ -1,4 +1,4 @@
-"""Rows of the registry's tables as records, and back."""
+"""Rows of the registry's tables as records."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -33,7 +33,7 @@ POLICY = f"SELECT policy.*, newest.* FROM policies policy {NEWEST}"  # noqa: S60
 
 
 def moment(seconds: float) -> datetime:
-    """Return seconds since the epoch as Postgres wants them."""
+    """Return seconds since the epoch as a timestamptz value."""
     return datetime.fromtimestamp(seconds, UTC)
 
 
@@ -91,17 +91,17 @@ def policy_of(row: asyncpg.Record) -> PolicyRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class PolicyNames:
-    """What of a policy an answer to a name tells; see `core.resolve.Named`."""
+class NamedPolicy:
+    """See `core.resolve.Named`."""
 
     policy_id: PolicyId
     name: str
     base: BaseName
 
 
-def names_of(row: asyncpg.Record) -> PolicyNames:
+def names_of(row: asyncpg.Record) -> NamedPolicy:
     """Read a policy's id and names out of a row."""
-    return PolicyNames(row["policy_id"], row["name"], row["base"])
+    return NamedPolicy(row["policy_id"], row["name"], row["base"])
 
 
 def ref_of(row: asyncpg.Record) -> RevisionRef:

@@ -1,9 +1,9 @@
-"""Alias moves: compare-and-set, and a rollback that walks back.
+"""Alias moves: compare-and-set, and rollback.
 
-The history of an alias is append-only and at the same time an undo stack, linked through it: every entry
-knows the entry ``below`` it. A move pushes on the current entry; a rollback goes to the content of the entry
-below and takes over that one's ``below``. So a repeated rollback goes further back and never returns to what
-was rolled back, until a new move pushes again.
+The history of an alias is append-only. It also holds an undo stack as a linked list: each entry has the
+sequence of the entry ``below`` it. A move pushes onto the current entry. A rollback appends an entry with the
+revision of the entry below and with that entry's ``below``, so a repeated rollback goes further back and
+never returns to a revision that was rolled back.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from mint_common.ids import Digest
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AliasEntry:
-    """A row of an alias's history. ``below`` is the sequence of the entry that a rollback goes to."""
+    """A row of an alias's history. ``below`` is the sequence of the entry that a rollback returns to."""
 
     sequence: int
     previous: Digest | None
@@ -29,9 +29,9 @@ class AliasEntry:
 def plan_move(
     alias: str, current: AliasEntry | None, target: RevisionRef, *, expected: str | None
 ) -> AliasEntry | None:
-    """Return the entry to append, or None when the alias points there already.
+    """Return the entry to append, or None when the alias already points there.
 
-    ``expected`` is the digest that it must have now, "" that it must not exist, None whatever.
+    ``expected`` is the digest that the alias must point at, "" if it must not exist, None for no condition.
     Raises PreconditionFailed.
     """
     _check_expected(alias, current, expected)
@@ -49,13 +49,13 @@ def plan_move(
 def plan_rollback(
     alias: str, current: AliasEntry, below: AliasEntry | None, *, expected: str | None
 ) -> AliasEntry:
-    """Return the entry to append; ``below`` is the entry that ``current`` names as such.
+    """Return the entry to append; ``below`` is the entry that ``current.below`` names.
 
-    Raises PreconditionFailed, or InvalidField when there is nothing further back.
+    Raises PreconditionFailed, or InvalidField when the undo stack is empty.
     """
     _check_expected(alias, current, expected)
     if below is None:
-        problem = f"{alias!r} points at revision {current.number} and at nothing before it to roll back to"
+        problem = f"{alias!r} points at revision {current.number} and has no earlier revision to roll back to"
         raise InvalidField(field="alias", problem=problem)
     return AliasEntry(
         sequence=current.sequence + 1,
@@ -75,7 +75,7 @@ def _check_expected(alias: str, current: AliasEntry | None, expected: str | None
 def moved(
     policy: PolicyRecord, alias: str, entry: AliasEntry, target: RevisionRef, *, actor: str, reason: str
 ) -> AliasMoved:
-    """Return the event that tells of an entry."""
+    """Return the event of an entry."""
     return AliasMoved(
         tenant_id=policy.tenant_id,
         base=policy.base,

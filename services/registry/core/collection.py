@@ -1,8 +1,8 @@
-"""What may go of a policy: which revisions its retention retires, and whose bytes nobody needs.
+"""Collection: which revisions of a policy are retired by its retention, and which bytes are removed.
 
-Invariant: a revision that somebody uses is in no plan. In use are what an alias points at and what a rollback
-of it would point at, the newest revision and what it was trained from (a training session goes on there), and
-every digest that engines and trainers say that they hold.
+Invariant: no plan contains a revision in use. In use are the target of each alias and of its next rollback,
+the newest revision and its parent (training continues from them), and every digest that engines and trainers
+report.
 """
 
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ DAY_SECONDS = 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HeldRevision:
-    """A revision as collection sees it; ``retired_at`` is None while it is published or quarantined."""
+class CollectibleRevision:
+    """What collection knows of a revision; ``retired_at`` is None while it is published or quarantined."""
 
     number: int
     digest: Digest
@@ -29,29 +29,32 @@ class HeldRevision:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Holdings:
-    """All revisions of a policy by number, and the numbers that its aliases lead or would go back to."""
+class PolicyRevisions:
+    """All revisions of a policy by number.
+
+    ``pointed`` are the targets of its aliases and of their rollbacks.
+    """
 
     retention: Retention
-    revisions: Sequence[HeldRevision]
+    revisions: Sequence[CollectibleRevision]
     pointed: AbstractSet[int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectionPlan:
-    """Numbers of revisions to retire, and of retired ones whose bytes go."""
+    """Numbers of the revisions to retire, and of the retired ones whose bytes are to be removed."""
 
     retire: tuple[int, ...]
     collect: tuple[int, ...]
 
 
 def plan_collection(
-    holdings: Holdings, used: AbstractSet[Digest], *, now: float, grace_seconds: float
+    policy: PolicyRevisions, used: AbstractSet[Digest], *, now: float, grace_seconds: float
 ) -> CollectionPlan:
-    """Return what may go now; bytes go ``grace_seconds`` after the retirement at the earliest."""
-    safe = in_use(holdings, used)
-    kept = _retained(holdings, now)
-    free = [revision for revision in holdings.revisions if revision.number not in safe]
+    """Return the plan; bytes are removed ``grace_seconds`` after the retirement at the earliest."""
+    safe = in_use(policy, used)
+    kept = _retained(policy, now)
+    free = [revision for revision in policy.revisions if revision.number not in safe]
     return CollectionPlan(
         retire=tuple(
             revision.number
@@ -68,23 +71,25 @@ def plan_collection(
     )
 
 
-def in_use(holdings: Holdings, used: AbstractSet[Digest]) -> set[int]:
-    """Return the numbers of the revisions that somebody uses."""
-    newest = holdings.revisions[-1:]
+def in_use(policy: PolicyRevisions, used: AbstractSet[Digest]) -> set[int]:
+    """Return the numbers of the revisions in use."""
+    newest = policy.revisions[-1:]
     digests = used | {revision.digest for revision in newest} | {revision.parent for revision in newest}
-    by_digest = {revision.number for revision in holdings.revisions if revision.digest in digests}
-    return by_digest | holdings.pointed
+    by_digest = {revision.number for revision in policy.revisions if revision.digest in digests}
+    return by_digest | policy.pointed
 
 
-def _retained(holdings: Holdings, now: float) -> set[int]:
-    """Return the numbers that the retention keeps: the newest few, the young ones; all, without either.
+def _retained(policy: PolicyRevisions, now: float) -> set[int]:
+    """Return the numbers that the retention keeps: the newest ``keep_last`` and those younger than
+    ``keep_days``.
 
-    A quarantined revision is kept as long as one in its place would be, but takes nobody's place.
+    Without a retention it keeps all. A quarantined revision does not count towards ``keep_last``, but is kept
+    while older ones are.
     """
-    rule = holdings.retention
+    rule = policy.retention
     if rule.keep_last is None and rule.keep_days is None:
-        return {revision.number for revision in holdings.revisions}
-    standing = [revision for revision in holdings.revisions if revision.retired_at is None]
+        return {revision.number for revision in policy.revisions}
+    standing = [revision for revision in policy.revisions if revision.retired_at is None]
     published = [revision for revision in standing if not revision.is_quarantined]
     oldest = published[-rule.keep_last :][0].number if rule.keep_last and published else 0
     newest = [revision for revision in standing if rule.keep_last and revision.number >= oldest]

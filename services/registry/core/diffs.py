@@ -1,4 +1,4 @@
-"""What two revisions differ in, as far as their records and manifests say it."""
+"""Differences of two revisions in their records and manifests."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,7 +9,7 @@ _CONFIG = ("layout", "rank", "targets", "dtype", "step", "parent", "base_digest"
 
 
 def changed_config(before: Manifest, after: Manifest) -> tuple[ConfigChange, ...]:
-    """Return the fields of a manifest that are otherwise."""
+    """Return the fields in which two manifests differ."""
     pairs = [(name, _shown(getattr(before, name)), _shown(getattr(after, name))) for name in _CONFIG]
     return tuple(
         ConfigChange(field=name, before=one, after=other) for name, one, other in pairs if one != other
@@ -17,7 +17,7 @@ def changed_config(before: Manifest, after: Manifest) -> tuple[ConfigChange, ...
 
 
 def changed_numbers(before: Mapping[str, float], after: Mapping[str, float]) -> tuple[NumberChange, ...]:
-    """Return all numbers of either by name; None where one has none."""
+    """Return all numbers of either by name; None where one lacks the number."""
     return tuple(
         NumberChange(name=name, before=before.get(name), after=after.get(name))
         for name in sorted(before.keys() | after.keys())

@@ -1,5 +1,5 @@
-"""Evaluations: repeating what an evaluator said last records nothing twice; what it says anew, after another
-score, is news.
+"""Evaluations: a score that repeats its evaluator's last one is stored once; the same score after a different
+one is stored again.
 """
 
 from dataclasses import replace
@@ -20,17 +20,17 @@ def evaluation_id(
     actor: str,
     stderr: float | None = None,
 ) -> EvaluationId:
-    """Return the id of a score, a function of everything that was said."""
+    """Return the id of a score, derived from all of its content."""
     parts = (policy_id, number, suite, metric, value.hex(), n, actor)
-    # Scores of before there was one keep their ids.
+    # Scores without a standard error keep the ids that they had before there was one.
     given = () if stderr is None else (stderr.hex(),)
     return EvaluationId(derive_id("eval", *parts, *given))
 
 
-def said_anew(evaluation: EvaluationRecord, last: EvaluationRecord) -> EvaluationRecord | None:
-    """Return the score to store where one of its id is known; ``last`` is its evaluator's last on the matter.
+def repeated_score(evaluation: EvaluationRecord, last: EvaluationRecord) -> EvaluationRecord | None:
+    """Return the score to store when its id is taken, under a new id; None when it repeats ``last``.
 
-    None when that says the same: then it is that one.
+    ``last`` is the evaluator's last score of the same revision, suite and metric.
     """
     if (evaluation.value, evaluation.n, evaluation.stderr) == (last.value, last.n, last.stderr):
         return None
@@ -39,7 +39,7 @@ def said_anew(evaluation: EvaluationRecord, last: EvaluationRecord) -> Evaluatio
 
 
 def recorded(policy: PolicyRecord, evaluation: EvaluationRecord) -> EvaluationRecorded:
-    """Return the event that tells of a score."""
+    """Return the event of a score."""
     return EvaluationRecorded(
         tenant_id=policy.tenant_id,
         base=policy.base,

@@ -1,4 +1,4 @@
-"""The verdict on an exported adapter: which checks tie it to its policy, and what is told to the others."""
+"""The verdict on an exported adapter: checks against its policy, and the events of the verdict."""
 
 from dataclasses import dataclass
 
@@ -25,7 +25,7 @@ class Refusal:
 
 
 def check_export(export: RevisionExported, policy: PolicyRecord, manifest: Manifest) -> None:
-    """Check that the manifest is that of this export of this policy. Raises AdapterInvalid."""
+    """Check that a manifest matches its export and its policy. Raises AdapterInvalid."""
     if export.base != policy.base:
         problem = f"exported over {export.base}, policy {policy.name!r} is over {policy.base}"
         raise refusal(Reason.WRONG_BASE, problem)
@@ -37,7 +37,7 @@ def check_export(export: RevisionExported, policy: PolicyRecord, manifest: Manif
         expected = f"{export.policy_id} step {export.step} parent {export.parent}"
         problem = f"made for {manifest.policy_id!r} step {manifest.step} parent {manifest.parent}"
         raise refusal(Reason.WRONG_POLICY, f"{problem}, exported as {expected}")
-    # Fusing keeps the A of gate and that of up above one another, at twice the rank: the update is the same.
+    # The fused layout stacks the A of gate and up at twice the rank; the update is the same.
     is_doubled = manifest.layout == FUSED and manifest.rank == 2 * policy.lora.rank
     if manifest.rank != policy.lora.rank and not is_doubled:
         problem = f"rank {manifest.rank}, policy {policy.name!r} has {policy.lora.rank}"
@@ -51,7 +51,7 @@ def check_export(export: RevisionExported, policy: PolicyRecord, manifest: Manif
 def state_changed(
     policy: PolicyRecord, revision: RevisionRecord, *, sequence: int
 ) -> RevisionRetired | RevisionRestored:
-    """Return the event that tells of a retirement or a restoration."""
+    """Return the event of a retirement or a restoration."""
     if revision.state == "retired":
         return RevisionRetired(
             tenant_id=policy.tenant_id,
@@ -72,7 +72,7 @@ def state_changed(
 
 
 def answer(export: RevisionExported, verdict: RevisionRef | Refusal) -> RevisionPublished | RevisionRejected:
-    """Return the event that tells the verdict."""
+    """Return the event of a verdict."""
     if isinstance(verdict, Refusal):
         return RevisionRejected(
             tenant_id=export.tenant_id,

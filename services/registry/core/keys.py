@@ -1,4 +1,4 @@
-"""API keys: random text that is shown once; only its hash is kept."""
+"""API keys: random text that is shown once; only its hash is stored."""
 
 import hashlib
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ _SHOWN = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredKey:
-    """What is kept of a key. ``shown`` is its beginning, for people to tell keys apart."""
+    """What is stored of a key. ``shown`` is its beginning, by which people tell keys apart."""
 
     key_id: str
     tenant_id: TenantId
@@ -33,7 +33,7 @@ def stored_key(
     now: float,
     scopes: tuple[Scope, ...] = FULL_SCOPES,
 ) -> StoredKey:
-    """Return what to keep of a key."""
+    """Return what to store of a key."""
     return StoredKey(
         key_id=key_id,
         tenant_id=tenant_id,
@@ -48,6 +48,6 @@ def stored_key(
 def hash_key(key: str) -> bytes:
     """Return the hash to look a key up by.
 
-    A plain SHA-256 is enough, because a key has far too much entropy to be guessed.
+    A plain SHA-256 is enough: a key has too much entropy to be guessed.
     """
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()

@@ -1,4 +1,4 @@
-"""Where revisions come from and what came of them: ancestors and descendants, as far as was asked."""
+"""Lineage of a revision: its ancestors and descendants within a number of training steps."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ MOST_STEPS = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Relative:
-    """A revision, and how many trainings lie between it and another: -1 its parent, 1 its child."""
+    """A revision and its distance from another, in trainings: -1 is its parent, 1 its child."""
 
     revision: RevisionRecord
     distance: int
@@ -20,14 +20,14 @@ class Relative:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reach:
-    """How far to go back and forth, in trainings."""
+    """The greatest distance of ancestors and of descendants, in trainings."""
 
     ancestors: int = MOST_STEPS
     descendants: int = 1
 
     @property
     def beyond(self) -> "Reach":
-        """One step further, where it shows whether anything is left out."""
+        """Return a reach one step longer, which shows whether anything is left out."""
         return Reach(ancestors=self.ancestors + 1, descendants=self.descendants + 1)
 
 
@@ -68,7 +68,7 @@ def _node(policy_id: PolicyId, relative: Relative, aliases: Sequence[str]) -> Li
         state=revision.state,
         job_id=revision.job_id,
         wave_id=wave,
-        # Where the trainer keeps the state that it exported from, until it has committed a later step.
+        # The trainer keeps the state that it exported from here until it commits a later step.
         checkpoint=None if wave is None else f"checkpoints/{policy_id}/{revision.step}-{wave}",
         aliases=tuple(aliases),
         created_at=revision.created_at,

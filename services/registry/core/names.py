@@ -1,7 +1,7 @@
-"""Names: what may be one, and what a model name means.
+"""Names: their grammar, and how a model name is parsed.
 
 ``model`` is one of ``base``, ``policy``, ``policy@alias``, ``policy@<number>``, ``policy@sha256:<hex>``. The
-grammar keeps these apart: a policy's name never looks like a policy id, an alias never like a number.
+grammar is unambiguous: a policy's name never looks like a policy id, an alias never like a number.
 """
 
 import re
@@ -15,7 +15,7 @@ BASE_NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 """A base's name is a token of a bus subject, so it has no dots."""
 
 DEFAULT_ALIAS = "prod"
-"""What a bare policy name means, when it is set."""
+"""The alias that a bare policy name resolves to, when it exists."""
 
 MAX_NUMBER = 2**31 - 1
 
@@ -35,17 +35,17 @@ class ModelName:
 
     @property
     def is_bare(self) -> bool:
-        """Return whether nothing was selected."""
+        """Return whether it has neither alias nor revision."""
         return self.alias is None and self.revision is None
 
 
 def is_policy_id(text: str) -> bool:
-    """Return whether a policy is meant by id, not by name."""
+    """Return whether the text is a policy id, not a name."""
     return _POLICY_ID.fullmatch(text) is not None
 
 
 def check_policy_name(text: str) -> None:
-    """Refuse what may not name a new policy. Raises InvalidField."""
+    """Check the name of a new policy. Raises InvalidField."""
     if not _NAME.fullmatch(text):
         raise InvalidField(field="name", problem=f"{text[:100]!r} does not match {NAME_PATTERN}")
     if is_policy_id(text):
@@ -53,7 +53,7 @@ def check_policy_name(text: str) -> None:
 
 
 def check_alias_name(text: str) -> None:
-    """Refuse what may not name an alias. Raises InvalidField."""
+    """Check the name of an alias. Raises InvalidField."""
     if not _NAME.fullmatch(text):
         raise InvalidField(field="alias", problem=f"{text[:100]!r} does not match {NAME_PATTERN}")
     if _NUMBER.fullmatch(text) or text.isdecimal():
@@ -83,7 +83,7 @@ def revision_key(text: str) -> int | Digest:
 
 
 def parse_model(model: str) -> ModelName:
-    """Split a model name. Raises NotFound, naming it, when it could not name anything."""
+    """Split a model name. Raises NotFound when it does not match the grammar."""
     name, at, selector = model.partition("@")
     if not _NAME.fullmatch(name):
         raise NotFound(kind="model", name=model[:200])

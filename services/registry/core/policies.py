@@ -1,6 +1,6 @@
-"""What describes a policy: its text, its labels, how long its revisions stay. The rest never changes.
+"""What can change of a policy: description, labels and retention.
 
-A change is a merge (RFC 7396): what it does not name stays, a label that it sets to None goes.
+A change is a merge patch (RFC 7396): fields that it lacks stay, a label that it sets to None is removed.
 """
 
 import re
@@ -24,7 +24,7 @@ _VALUE = re.compile(VALUE_PATTERN.removesuffix("$"), re.ASCII)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyChange:
-    """What shall be otherwise; None stays as it is, and so does what ``of_retention`` does not name."""
+    """A change of a policy; None leaves a field, ``of_retention`` names the bounds that it sets."""
 
     description: str | None = None
     labels: Mapping[str, str | None] = field(default_factory=dict)
@@ -33,10 +33,10 @@ class PolicyChange:
 
 
 def change_policy(policy: PolicyRecord, change: PolicyChange, *, expected: int | None = None) -> PolicyRecord:
-    """Return the policy as it is after a change, counted unless nothing is otherwise.
+    """Return the changed policy; its ``changed`` counts up unless the change had no effect.
 
-    ``expected`` is its ``changed`` that the change was made for, None whatever. Raises PreconditionFailed,
-    InvalidField.
+    ``expected`` is the ``changed`` that the policy must have, None for no condition. Raises
+    PreconditionFailed, InvalidField.
     """
     if expected is not None and expected != policy.changed:
         raise PreconditionFailed(
@@ -60,7 +60,7 @@ def _merged(retention: Retention, change: PolicyChange) -> Retention:
 
 
 def check_description(policy: PolicyRecord) -> None:
-    """Refuse what a policy may not be described with. Raises InvalidField."""
+    """Check a policy's description, labels and retention. Raises InvalidField."""
     if len(policy.description) > MOST_DESCRIPTION or "\0" in policy.description:
         problem = f"may have {MOST_DESCRIPTION} characters and no NUL, got {len(policy.description)}"
         raise InvalidField(field="description", problem=problem)
@@ -77,7 +77,7 @@ def check_description(policy: PolicyRecord) -> None:
 
 
 def parse_labels(text: str) -> tuple[tuple[str, str], ...]:
-    """Return the labels that a list asks for: ``team=search,stage=prod``. Raises InvalidField."""
+    """Parse the label filter of a list: ``team=search,stage=prod``. Raises InvalidField."""
     found: dict[str, str] = {}
     for part in text.split(","):
         label, equals, value = part.partition("=")
@@ -90,7 +90,7 @@ def parse_labels(text: str) -> tuple[tuple[str, str], ...]:
 
 
 def selects(wanted: PolicyFilter, policy: PolicyRecord) -> bool:
-    """Return whether a list holds a policy."""
+    """Return whether a policy passes the filter of a list."""
     return (
         wanted.base in (None, policy.base)
         and all(policy.labels.get(label) == value for label, value in wanted.labels)
@@ -100,7 +100,7 @@ def selects(wanted: PolicyFilter, policy: PolicyRecord) -> bool:
 
 
 def created(policy: PolicyRecord) -> PolicyCreated:
-    """Return the event that tells of a new policy."""
+    """Return the event of a new policy."""
     return PolicyCreated(
         tenant_id=policy.tenant_id,
         base=policy.base,
@@ -114,7 +114,7 @@ def created(policy: PolicyRecord) -> PolicyCreated:
 
 
 def changed(policy: PolicyRecord) -> PolicyChanged:
-    """Return the event that tells of a changed policy."""
+    """Return the event of a changed policy."""
     return PolicyChanged(
         tenant_id=policy.tenant_id,
         base=policy.base,

@@ -1,4 +1,4 @@
-"""What a model name means, given what the store found for it. A name never falls back to the base."""
+"""What a model name resolves to, given what the store found. A name never falls back to the base."""
 
 from typing import Protocol
 
@@ -18,7 +18,7 @@ from services.registry.core.names import ModelName
 
 
 class Named(Protocol):
-    """What of a policy an answer tells."""
+    """A policy's id, name and base."""
 
     @property
     def policy_id(self) -> PolicyId:
@@ -37,7 +37,7 @@ class Named(Protocol):
 
 
 def base_resolution(name: ModelName, facts: BaseFacts | None) -> Resolution:
-    """Return what a name means that no policy of the tenant has. Raises NotFound."""
+    """Resolve a name that is no policy of the tenant. Raises NotFound."""
     if not name.is_bare:
         raise NotFound(kind="policy", name=name.name)
     if facts is None:
@@ -53,9 +53,9 @@ def policy_resolution(
     state: RevisionState = "published",
     fault: Fault | None = None,
 ) -> Resolution:
-    """Return what a name means that is a policy's; ``revision`` is what its selector led to.
+    """Resolve a name of a policy; ``revision`` is the one that its selector matched.
 
-    Raises NotFound naming the selector that led to nothing, NoRevision for a bare name that did.
+    Raises NotFound naming a selector without a match, NoRevision for a bare name without one.
     """
     if revision is None:
         if name.revision is not None:
@@ -70,7 +70,7 @@ def policy_resolution(
 
 
 def check_servable(policy: Named, number: int, *, state: RevisionState, fault: Fault | None) -> None:
-    """Refuse a revision that no name may lead to.
+    """Check that a name may resolve to a revision.
 
     Raises RevisionRetiredError, RevisionQuarantinedError, RevisionLostError.
     """

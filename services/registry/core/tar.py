@@ -1,7 +1,7 @@
-"""A tar archive as it comes, read without trust: plain files of one folder, nothing else.
+"""A streaming reader of untrusted tar archives: plain files of one folder, nothing else.
 
-Invariants: whatever the bytes are, feeding them yields parts of files or raises UploadRefused; nothing but a
-header of 512 bytes and one small extension is ever held; no name leads anywhere.
+Invariants: any bytes yield parts of files or raise UploadRefused; at most a header of 512 bytes and one small
+extension are buffered; no name contains a path.
 """
 
 import re
@@ -55,7 +55,7 @@ class TarReader:
         self._seen = False
 
     def feed(self, chunk: bytes) -> Iterator[Event]:
-        """Yield what the next bytes hold. Raises UploadRefused."""
+        """Yield the events of the next bytes. Raises UploadRefused."""
         self._rest += chunk
         while not self._is_over and (event := self._step()) is not None:
             yield from event
@@ -63,7 +63,7 @@ class TarReader:
             self._rest.clear()
 
     def finish(self) -> None:
-        """Say that there are no more bytes. Raises UploadRefused for an archive that is cut off."""
+        """End the archive. Raises UploadRefused when it is truncated."""
         if self._left or self._pad or self._extension is not None or (self._rest and not self._is_over):
             raise refused(UploadReason.NOT_TAR, "the archive is cut off")
         if not self._seen:
@@ -157,7 +157,7 @@ def _size(field: bytes) -> int:
 
 
 def _check_extension(data: bytes) -> None:
-    """Let times and owners pass; a record that names another place or size is not needed by any adapter."""
+    """Accept times and owners; refuse records that redirect a path or change a size."""
     for line in data.split(b"\n"):
         key = line.partition(b" ")[2].partition(b"=")[0].decode("utf-8", "replace")
         if key in _REDIRECTING or key == "size" or key.startswith("GNU.sparse"):

@@ -1,4 +1,4 @@
-"""Uploaded adapters: which files, how large, and what a config may say."""
+"""Checks of uploaded adapters: their files, sizes and config."""
 
 import json
 from collections.abc import Collection, Mapping
@@ -25,7 +25,7 @@ def refused(reason: UploadReason, problem: str) -> UploadRefused:
 
 
 def with_fix(error: AdapterInvalid) -> UploadRefused:
-    """Return a refused adapter's error as that of an upload."""
+    """Return the upload error of a refused adapter."""
     if isinstance(error, UploadRefused):
         return error
     reason = str(error.reason)
@@ -33,7 +33,7 @@ def with_fix(error: AdapterInvalid) -> UploadRefused:
 
 
 def check_file(name: str, size_bytes: int, *, seen: Collection[str]) -> None:
-    """Check a file by its name and size, before its first byte. Raises UploadRefused."""
+    """Check a file's name and size before its first byte. Raises UploadRefused."""
     if name.endswith(_PICKLES):
         raise refused(UploadReason.PICKLE, f"{name[:100]!r} can run code when it is loaded")
     if name not in _LIMITS:
@@ -46,28 +46,28 @@ def check_file(name: str, size_bytes: int, *, seen: Collection[str]) -> None:
 
 
 def check_files(seen: Collection[str]) -> None:
-    """Check that nothing is missing. Raises UploadRefused."""
+    """Check that no file is missing. Raises UploadRefused."""
     missing = [name for name in (WEIGHTS_FILE, CONFIG_FILE) if name not in seen]
     if missing:
         raise refused(UploadReason.MISSING_FILE, f"no {' and no '.join(missing)}")
 
 
 def check_first_bytes(data: bytes) -> None:
-    """Check that weights are no pickle under another name. Raises UploadRefused."""
+    """Check that the weights are not a renamed pickle. Raises UploadRefused."""
     # A safetensors file begins with a length below 2^32 in eight bytes, so its bytes 4 to 8 are zeros.
     if data[4:8].strip(b"\0") and (data[:2] == b"PK" or data[:1] == b"\x80"):
         raise refused(UploadReason.DISGUISED_PICKLE, f"{WEIGHTS_FILE} holds a pickle")
 
 
 def check_config(config: bytes, facts: BaseFacts, bases: Collection[str]) -> None:
-    """Check what a PEFT config says beyond what reading the adapter checks. Raises UploadRefused.
+    """Check the fields of a PEFT config that conversion does not check. Raises UploadRefused.
 
-    PEFT writes a path or a hub name as the base, so only the name of another base here is a contradiction.
+    PEFT writes a path or a hub name as the base, so only the name of another registered base is refused.
     """
     try:
         values = json.loads(config)
     except (ValueError, RecursionError):
-        return  # whoever reads the adapter says so
+        return  # conversion reports it
     if not isinstance(values, dict):
         return
     if values.get("use_dora"):

@@ -1,1 +1,1 @@
-"""What the registry does when it is told something: exports to judge, adapters to take in."""
+"""Event handlers and long operations of the registry."""

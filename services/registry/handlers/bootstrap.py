@@ -1,4 +1,4 @@
-"""The first tenant and its key, with which all others are made."""
+"""The first tenant and its key, with which all others are created."""
 
 from mint_common.catalog import FULL_SCOPES, TenantRecord
 from mint_common.ids import TenantId
@@ -11,7 +11,7 @@ _BOOTSTRAP_KEY_ID = "key_bootstrap"
 
 
 async def bootstrap(accounts: Accounts, key: str, clock: Clock) -> None:
-    """Make the default tenant with this key; an earlier bootstrap key is replaced. Idempotent."""
+    """Create the default tenant with this key, which replaces an earlier bootstrap key. Idempotent."""
     now = clock.now()
     tenant = await accounts.add_tenant(
         TenantRecord(tenant_id=DEFAULT_TENANT, name=DEFAULT_TENANT, created_at=now)

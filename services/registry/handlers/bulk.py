@@ -1,6 +1,6 @@
-"""Bulk ingest: many adapters at once, each checked like an export before anything of it is stored.
+"""Bulk ingest: many adapters in one batch, each checked like an export before it is stored.
 
-Invariants: a refused adapter fails alone and leaves nothing behind; a revision's row is committed after its
+Invariants: a refused adapter fails alone and stores nothing; a revision's row is committed after its
 bytes are stored. Memory is bounded by one batch.
 """
 
@@ -32,14 +32,14 @@ STORED_AT_ONCE = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewAdapter:
-    """An adapter in memory and the policy that it is of."""
+    """An adapter in memory and its policy."""
 
     policy: PolicyRecord
     files: AdapterFiles
 
 
 class BulkIngest:
-    """Takes in adapters by the batch."""
+    """Ingests batches of adapters."""
 
     def __init__(self, *, catalog: Catalog, blobs: Blobs, clock: Clock, max_update_ratio: float) -> None:
         self._catalog = catalog
@@ -52,7 +52,7 @@ class BulkIngest:
     ) -> list[RevisionRef | Refusal]:
         """Publish a batch; return the revision of each adapter, or why it was refused, in order.
 
-        ``announce`` False tells no event: for filling a catalog before anybody listens.
+        ``announce`` False emits no events, for filling a catalog before it has consumers.
         """
         gate = asyncio.Semaphore(STORED_AT_ONCE)
         facts = {

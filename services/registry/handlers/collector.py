@@ -1,8 +1,8 @@
-"""Collection: what the plan of `core.collection` and the reconciler's notes let go is retired and removed.
+"""Collection: retire revisions and remove bytes as `core.collection` plans, and remove recorded garbage.
 
-Invariants: nothing is removed before its row says so, durably; a removal that was broken off is finished by
-the next collection; one registry collects at a time. A collection answers within its time, however many
-policies there are: the next one goes on where it stopped.
+Invariants: bytes are removed only after a committed row allows it; the next collection finishes an
+interrupted removal; one registry collects at a time. A collection stops after a bounded time, and the next
+one continues from its position.
 """
 
 import logging
@@ -19,12 +19,12 @@ from mint_common.ids import Digest, PolicyId
 from mint_common.runtime.clock import Clock
 from services.registry import metrics
 from services.registry.core.collection import plan_collection
-from services.registry.ports import Catalog, Custody
+from services.registry.ports import BlobIntegrity, Catalog
 
 POLICIES_AT_ONCE = 100
 REMOVALS_PER_SECOND = 100.0
 SECONDS = 10.0
-"""How long one collection looks at policies."""
+"""How long one collection plans for policies."""
 _WALK = "collect"
 
 _log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True, kw_only=True)
 class _Round:
-    """One collection on its way: what it has done, and how much more it may."""
+    """The state of one collection: its parameters and what it has done."""
 
     used: AbstractSet[Digest]
     is_dry: bool
@@ -46,82 +46,84 @@ class _Round:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collector:
-    """Collects on demand. ``grace_seconds`` is how long what nobody uses stays at least."""
+    """Collects on request. Unused bytes stay for at least ``grace_seconds``."""
 
     catalog: Catalog
-    custody: Custody
+    integrity: BlobIntegrity
     blobs: Blobs
     clock: Clock
     grace_seconds: float
 
     async def collect(self, *, used: AbstractSet[Digest], dry_run: bool, limit: int) -> CollectionReport:
-        """Let go of at most ``limit`` things, or only say what would go.
+        """Retire or remove at most ``limit`` items; with ``dry_run`` only list them.
 
         ``used`` are the digests that engines and trainers hold. Raises Unavailable while another collection
-        is at work.
+        runs.
         """
-        async with self.custody.turn("collect") as is_ours:
-            if not is_ours:
-                raise Unavailable(what="the collector", problem="another collection is at work")
-            going = _Round(used=used, is_dry=dry_run, limit=limit)
+        async with self.integrity.exclusive("collect") as is_owner:
+            if not is_owner:
+                raise Unavailable(what="the collector", problem="another collection is running")
+            round_ = _Round(used=used, is_dry=dry_run, limit=limit)
             if not dry_run:
                 await self._finish_removals()
-            place = await self._collect_policies(going)
-            if not place:
-                await self._collect_folders(going)
+            position = await self._collect_policies(round_)
+            if not position:
+                await self._collect_folders(round_)
             if not dry_run:
-                await self.custody.keep_place(_WALK, place)
+                await self.integrity.save_position(_WALK, position)
                 await self._finish_removals()
-            more = bool(place) or going.is_full
-            return CollectionReport(dry_run=dry_run, items=tuple(going.items), more=more)
+            more = bool(position) or round_.is_full
+            return CollectionReport(dry_run=dry_run, items=tuple(round_.items), more=more)
 
-    async def _collect_policies(self, going: _Round) -> str:
-        """Return the last policy that is done with, "" at the end of all."""
-        done, ends_at = await self.custody.place(_WALK), self.clock.monotonic() + SECONDS
+    async def _collect_policies(self, round_: _Round) -> str:
+        """Return the position to continue from, "" when all policies are done."""
+        done, ends_at = await self.integrity.position(_WALK), self.clock.monotonic() + SECONDS
         async for policy_id in self._candidates(done):
-            policy, holdings = await self.custody.holdings(policy_id)
+            policy, revisions = await self.integrity.revisions_of(policy_id)
             plan = plan_collection(
-                holdings, going.used, now=self.clock.now(), grace_seconds=self.grace_seconds
+                revisions, round_.used, now=self.clock.now(), grace_seconds=self.grace_seconds
             )
             for number in plan.retire:
-                await self._retire(going, policy, number)
+                await self._retire(round_, policy, number)
             for number in plan.collect:
-                if not going.is_full and (going.is_dry or await self.custody.give_up_bytes(policy, number)):
-                    going.items.append(_item("bytes", policy, number))
-            if going.is_full:
-                return done  # of this one there may be more
+                if not round_.is_full and (
+                    round_.is_dry or await self.integrity.release_bytes(policy, number)
+                ):
+                    round_.items.append(_item("bytes", policy, number))
+            if round_.is_full:
+                return done  # this policy may have more
             done = policy_id
             if self.clock.monotonic() >= ends_at:
                 return done
         return ""
 
-    async def _retire(self, going: _Round, policy: PolicyRecord, number: int) -> None:
-        if going.is_full:
+    async def _retire(self, round_: _Round, policy: PolicyRecord, number: int) -> None:
+        if round_.is_full:
             return
-        if not going.is_dry:
+        if not round_.is_dry:
             try:
                 await self.catalog.set_state(policy, number, "retired")
             except RevisionInUse:
-                return  # an alias came to point at it meanwhile
-        going.items.append(_item("revision", policy, number))
+                return  # an alias was moved to it since the plan
+        round_.items.append(_item("revision", policy, number))
 
     async def _candidates(self, after: str) -> AsyncIterator[PolicyId]:
-        while page := await self.custody.candidates(after=after, limit=POLICIES_AT_ONCE):
+        while page := await self.integrity.candidates(after=after, limit=POLICIES_AT_ONCE):
             for policy_id in page:
                 yield policy_id
             after = page[-1]
 
-    async def _collect_folders(self, going: _Round) -> None:
+    async def _collect_folders(self, round_: _Round) -> None:
         before = self.clock.now() - self.grace_seconds
-        room = going.limit - len(going.items)
-        for folder in await self.custody.garbage(before=before, limit=room) if room else ():
-            if going.is_dry or await self.custody.give_up_folder(folder):
-                going.items.append(
+        room = round_.limit - len(round_.items)
+        for folder in await self.integrity.garbage(before=before, limit=room) if room else ():
+            if round_.is_dry or await self.integrity.release_folder(folder):
+                round_.items.append(
                     CollectionItem(kind="folder", what=folder.prefix, policy_id=folder.policy_id)
                 )
 
     async def _finish_removals(self) -> None:
-        while prefixes := await self.custody.going(limit=POLICIES_AT_ONCE):
+        while prefixes := await self.integrity.folders_to_remove(limit=POLICIES_AT_ONCE):
             for prefix in prefixes:
                 await self._remove(prefix)
 
@@ -130,7 +132,7 @@ class Collector:
         await self.blobs.delete(f"{prefix}/{MANIFEST_FILE}")
         for key in [key async for key in self.blobs.list(f"{prefix}/")]:
             await self.blobs.delete(key)
-        await self.custody.removed(prefix)
+        await self.integrity.forget_folder(prefix)
         metrics.FOLDERS_REMOVED.inc()
         _log.info("folder removed", extra={"prefix": prefix})
         await self.clock.sleep(1 / REMOVALS_PER_SECOND)

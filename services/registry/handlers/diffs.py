@@ -1,7 +1,7 @@
-"""What two revisions differ in: their manifests, metrics, scores, and weights module by module.
+"""Differences of two revisions: manifests, metrics, scores, and weights module by module.
 
-Invariants: one comparison at a time reads adapters into a scratch folder, which is gone when it ends; of the
-weights one module of each is in memory.
+Invariants: comparisons run one at a time, each in a scratch folder that is deleted at its end; one module of
+each adapter is in memory.
 """
 
 import asyncio

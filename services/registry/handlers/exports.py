@@ -1,6 +1,6 @@
-"""Handling of exports: check the stored adapter, then commit and tell the verdict.
+"""Exports: check the stored adapter, then commit the verdict.
 
-Invariant: nothing is published whose bytes were not all read and checked against its base and its policy.
+Invariant: an adapter is published only after all of its bytes were checked against its base and its policy.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 
 class ExportHandler:
-    """Judges exported adapters."""
+    """Publishes or rejects exported adapters."""
 
     def __init__(self, *, catalog: Catalog, blobs: Blobs, clock: Clock, max_update_ratio: float) -> None:
         self._catalog = catalog
@@ -33,7 +33,7 @@ class ExportHandler:
         self._max_update_ratio = max_update_ratio
 
     async def on_revision_exported(self, event: RevisionExported) -> Sequence[Event]:
-        """Publish or reject; the event that says so goes out through the outbox."""
+        """Publish or reject an export; the verdict's event is in the outbox."""
         refusal = None
         began = self._clock.monotonic()
         try:
@@ -45,7 +45,7 @@ class ExportHandler:
         return ()
 
     async def on_export_given_up(self, event: RevisionExported, decision: Bury) -> None:
-        """Reject an export that cannot be judged, so that nobody waits for a verdict."""
+        """Reject an export that cannot be checked, so that no job waits for a verdict."""
         await self._settle(event, Refusal(code=decision.code, reason=decision.reason))
 
     async def _settle(self, event: RevisionExported, refusal: Refusal | None) -> None:
@@ -63,7 +63,7 @@ class ExportHandler:
         policy = await self._catalog.policy(export.tenant_id, export.policy_id)
         facts = await self._catalog.base(policy.base)
         manifest = await fetch_manifest(self._blobs, export.manifest)
-        # All that the manifest can tell comes before its weights are fetched.
+        # The manifest is checked before the weights are fetched.
         check_manifest(facts, manifest)
         check_export(export, policy, manifest)
         scratch = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="mint-export-"))

@@ -1,6 +1,6 @@
-"""Revisions that misbehaved on an engine: out of use in whichever tenant, as equal bytes do equally.
+"""Quarantine of revisions whose output was not finite, in every tenant that has the same bytes.
 
-Invariant: only an engine's own word quarantines, and only the digest that the engine ran.
+Invariant: only an engine's report quarantines, and only the digest that the engine ran.
 """
 
 import logging
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from mint_common.events import AdapterNonFinite, Event
 from services.registry import metrics
-from services.registry.ports import Custody
+from services.registry.ports import BlobIntegrity
 
 _log = logging.getLogger(__name__)
 
@@ -18,13 +18,13 @@ _log = logging.getLogger(__name__)
 class QuarantineHandler:
     """Quarantines revisions."""
 
-    custody: Custody
+    integrity: BlobIntegrity
 
     async def on_adapter_non_finite(self, event: AdapterNonFinite) -> Sequence[Event]:
-        """Take out of use what computed numbers that are not finite; each owner is told."""
-        found = await self.custody.quarantine(event.digest, "non_finite_output", cause=event.id)
+        """Quarantine every revision of the digest; each owner gets an event."""
+        found = await self.integrity.quarantine(event.digest, "non_finite_output", cause=event.id)
         metrics.QUARANTINES.inc(len(found))
-        for held in found:
-            facts = {"policy_id": held.policy_id, "number": held.number, "digest": held.digest}
+        for revision in found:
+            facts = {"policy_id": revision.policy_id, "number": revision.number, "digest": revision.digest}
             _log.warning("revision quarantined", extra={**facts, "engine_id": event.engine_id})
         return ()

@@ -1,7 +1,7 @@
-"""Following promotion rules: every recorded score is held against the rules of its policy.
+"""Promotion rules: every recorded score is evaluated against the rules of its policy.
 
-Invariant: what a rule does is an ordinary move by ``rule:<id>``, made once per score and rule however often
-the score is told, and only from where the alias pointed when it was decided.
+Invariant: a rule acts by an ordinary move of actor ``rule:<id>``, at most once for each score and rule, and
+only if the alias still points where it pointed at the decision.
 """
 
 import logging
@@ -41,7 +41,7 @@ class RuleHandler:
     clock: Clock
 
     async def on_evaluation_recorded(self, event: EvaluationRecorded) -> Sequence[Event]:
-        """Do what the rules of the score's policy ask for; the moves tell themselves."""
+        """Apply the rules of the score's policy; each move emits its own event."""
         rules = await self.rules.list(event.policy_id)
         if rules:
             policy = await self.catalog.policy(event.tenant_id, event.policy_id)
@@ -64,7 +64,7 @@ class RuleHandler:
             try:
                 await self._act(policy, rule, score, action, mover)
             except PreconditionFailed:
-                continue  # somebody moved it meanwhile: decide anew
+                continue  # the alias was moved concurrently: decide again
             except AlreadyHandled:
                 return
             except _UNMOVABLE as error:

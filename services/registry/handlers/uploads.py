@@ -1,7 +1,7 @@
-"""Uploads: an adapter as it comes over HTTP becomes a revision, or is refused with what to do about it.
+"""Uploads: an adapter from an HTTP body becomes a revision, or is refused with a fix.
 
-Invariants: nothing is stored or published that was not checked as an export is; memory is bounded by a chunk
-of the body and by half a projection of one layer; the scratch folder is gone when the answer goes out.
+Invariants: an adapter is checked like an export before it is stored; memory is bounded by a chunk of the body
+and half a projection of one layer; the scratch folder is deleted before the answer is sent.
 """
 
 import asyncio
@@ -47,30 +47,30 @@ from services.registry.core.uploads import (
 from services.registry.ports import Catalog
 
 RECEIVED_AT_ONCE, CONVERTED_AT_ONCE, OF_A_TENANT = 16, 4, 2
-"""Uploads at a time; others wait before their first byte is read, or before their files are. A slow body
-holds a place only among those that are received, which are files on a disk.
+"""Concurrent uploads in each phase, and of one tenant. The others wait before their first byte is read, or
+before conversion, so a slow body never occupies a slot for conversion.
 """
 UPLOAD_RATE = replace(BODY_RATE, grace_seconds=2 * BODY_RATE.grace_seconds, stall_seconds=20)
-"""The gateway's, with more patience: it tells clients of what it finds itself."""
+"""More lenient than the gateway's own bound, so that clients get the gateway's error."""
 MOST_SECONDS = 3600.0
-"""How long a body may take in all."""
+"""Longest time for a whole body."""
 
 
 class UploadHandler:
-    """Takes in one adapter at a time per call."""
+    """Publishes uploaded adapters."""
 
     def __init__(self, *, catalog: Catalog, blobs: Blobs, clock: Clock, max_update_ratio: float) -> None:
         self._catalog = catalog
         self._blobs = blobs
         self._clock = clock
         self._max_update_ratio = max_update_ratio
-        self._receiving = TenantTurns(RECEIVED_AT_ONCE, of_a_tenant=OF_A_TENANT)
-        self._converting = TenantTurns(CONVERTED_AT_ONCE, of_a_tenant=OF_A_TENANT)
+        self._receiving = TenantLimiter(RECEIVED_AT_ONCE, of_a_tenant=OF_A_TENANT)
+        self._converting = TenantLimiter(CONVERTED_AT_ONCE, of_a_tenant=OF_A_TENANT)
 
     async def upload(
         self, policy: PolicyRecord, body: AsyncIterator[bytes], *, step: int, parent: int | Digest | None
     ) -> RevisionRecord:
-        """Publish the adapter in a tar stream as a revision. The same weights are the same revision.
+        """Publish the adapter in a tar stream as a revision. Equal weights are the same revision.
 
         Raises UploadRefused, whose ``reason`` is a stable word and whose ``fix`` says what to do.
         """
@@ -124,7 +124,7 @@ class UploadHandler:
         else:
             if known.fault is None:
                 return known
-            # Beside what is broken, which no upload overwrites: the publication moves the revision there.
+            # A new folder: blobs are never overwritten, and publication points the revision at the new bytes.
             export_id = new_id("export")
         claim = await store_folder(self._blobs, folder, manifest, export_id=export_id)
         export = _export(policy, manifest, claim)
@@ -132,10 +132,10 @@ class UploadHandler:
         return await self._catalog.revision(policy.policy_id, manifest.digest)
 
 
-class TenantTurns:
-    """At most ``at_once`` at a time, of one tenant at most ``of_a_tenant``: no tenant is the whole line.
+class TenantLimiter:
+    """Admits at most ``at_once`` callers at a time, and at most ``of_a_tenant`` of one tenant.
 
-    Nothing grows with the number of tenants ever seen.
+    Memory is bounded by the tenants that wait or are admitted now.
     """
 
     def __init__(self, at_once: int, *, of_a_tenant: int) -> None:
@@ -146,7 +146,7 @@ class TenantTurns:
 
     @asynccontextmanager
     async def turn(self, tenant_id: TenantId) -> AsyncIterator[None]:
-        """Wait for a turn, and have it."""
+        """Wait for admission and hold it."""
         own = self._own.setdefault(tenant_id, asyncio.Semaphore(self._of_a_tenant))
         self._here[tenant_id] += 1
         try:
@@ -161,7 +161,7 @@ class TenantTurns:
 async def unstalled(
     body: AsyncIterator[bytes], rate: LeastRate = UPLOAD_RATE, *, in_all: float = MOST_SECONDS
 ) -> AsyncGenerator[bytes, None]:
-    """Yield a body's parts, which come at the rate, and the last one in time. Raises UploadRefused."""
+    """Yield a body's chunks. Raises UploadRefused when they come below the rate or after the time limit."""
     loop = asyncio.get_running_loop()
     ends_at = loop.time() + in_all
     received, waited = 0, 0.0
@@ -188,7 +188,7 @@ _UNSTORED = Claim(uri="unstored", sha256="", size_bytes=0)
 
 
 async def receive(body: AsyncIterator[bytes], folder: Path) -> None:
-    """Write the files of a tar stream to a folder that is made for them. Raises UploadRefused."""
+    """Write the files of a tar stream to a new folder. Raises UploadRefused."""
     await asyncio.to_thread(folder.mkdir)
     reader, seen = TarReader(), set[str]()
     path = folder / "none"

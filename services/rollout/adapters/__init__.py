@@ -1,1 +1,1 @@
-"""The rollout service's ports on real parts: Postgres, engines, the registry, task packages."""
+"""Adapters of the rollout service: Postgres, engines, the registry, task packages."""

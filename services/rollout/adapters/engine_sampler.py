@@ -7,7 +7,7 @@ from mint_common.client.directory import EngineDirectory
 from mint_common.errors import Unavailable
 from mint_common.generation import Delta, Finished, GenerationRequest, Sampling, Started
 from mint_common.ids import BaseName
-from services.rollout.core.sampling import Completion, Sampled, SampleRequest
+from services.rollout.core.sampling import Completion, GroupRequest, SampledGroup
 
 
 @dataclass(slots=True)
@@ -26,7 +26,7 @@ class EngineSampler:
     def __init__(self, engines: EngineDirectory) -> None:
         self._engines = engines
 
-    async def sample(self, request: SampleRequest) -> Sampled:
+    async def sample(self, request: GroupRequest) -> SampledGroup:
         """Return the completions of one prompt."""
         started: Started | None = None
         drafts = [_Draft() for _ in range(request.n)]
@@ -45,7 +45,7 @@ class EngineSampler:
                     drafts[chunk.index].routes = chunk.routes
         if started is None:
             raise Unavailable(what="an engine", problem="its stream did not say which revision answers")
-        return Sampled(
+        return SampledGroup(
             revision=started.revision,
             prompt_tokens=started.prompt_tokens,
             completions=tuple(_completion(draft) for draft in drafts),
@@ -60,7 +60,7 @@ class EngineSampler:
         return (await self._engines.describe(base)).eos_token_id
 
 
-def _generation(request: SampleRequest) -> GenerationRequest:
+def _generation(request: GroupRequest) -> GenerationRequest:
     return GenerationRequest(
         request_id=request.request_id,
         tenant_id=request.tenant_id,

@@ -74,17 +74,17 @@ class PostgresJobs:
         return None if row is None else _read(row, Job)
 
     async def lock_next(self, connection: PostgresConnection, policy_id: PolicyId) -> Job | None:
-        """Return the same, locked against others who start and against a cancellation."""
+        """Return the same, locked against concurrent starts and cancellations."""
         await connection.execute(_LOCK_POLICY, policy_id)
         row = await connection.fetchrow(f"{_NEXT} FOR UPDATE", policy_id)
         return None if row is None else _read(row, Job)
 
     async def overdue(self, *, before: float) -> list[PolicyId]:
-        """Return policies whose job waits for nothing."""
+        """Return policies whose waiting job nothing holds back."""
         return [PolicyId(row["policy_id"]) for row in await self._pool.fetch(_OVERDUE, before)]
 
     async def touch(self, job_id: JobId, *, now: float) -> bool:
-        """Record a sign of life."""
+        """Record progress."""
         status = await self._pool.execute(
             "UPDATE jobs SET progress_at = greatest(progress_at, $2) WHERE job_id = $1 AND state = 'running'",
             job_id,
@@ -93,7 +93,7 @@ class PostgresJobs:
         return status == "UPDATE 1"
 
     async def claim_stalled(self, *, before: float, now: float) -> list[Job]:
-        """Return stalled jobs, each once: a second claimer waits for the row and finds it fresh."""
+        """Return stalled jobs, each to one caller: a concurrent one waits and finds the row claimed."""
         rows = await self._pool.fetch(
             "UPDATE jobs SET progress_at = $2 WHERE state = 'running' AND progress_at < $1 RETURNING *",
             before,
@@ -103,7 +103,7 @@ class PostgresJobs:
 
 
 async def _upsert(connection: PostgresConnection, table: str, key: str, value: Job | Wave) -> None:
-    """Write every field of a row; table and column names are our own dataclasses', never a caller's text."""
+    """Write every field of a row; table and column names are those of our dataclasses, never user input."""
     row: dict[str, Any] = {name: msgspec.to_builtins(getattr(value, name)) for name in value.__slots__}
     places = ", ".join(f"${index}" for index in range(1, len(row) + 1))
     updates = ", ".join(f"{name} = excluded.{name}" for name in row if name != key)

@@ -1,9 +1,9 @@
 """A managed job: a chain of waves, each sampled at the newest revision that the job has published.
 
 Invariants:
-- A policy has one writer: of its jobs at most one runs, the others wait for it in the order they came.
+- A policy has one writer: at most one of its jobs runs; the others wait in order of submission.
 - At most one wave of a job is open; its step is ``steps_done + 1`` and its id is derived from (job, step).
-- Only a fact about the open wave moves a job, so duplicates and late facts change nothing.
+- Only an event of the open wave changes a job, so duplicate and late events have no effect.
 - A finished job never changes again.
 """
 
@@ -28,11 +28,11 @@ from mint_common.events import (
 from mint_common.ids import BaseName, JobId, PolicyId, TenantId, WaveId, derive_id
 
 Fact = WaveCompleted | WaveCancelled | RevisionPublished | RevisionRejected | TrainingFailed
-"""What can move a job that has begun."""
+"""Events that can change a running job."""
 
 
 class JobState(StrEnum):
-    """Where a job stands."""
+    """The state of a job."""
 
     SUBMITTED = "submitted"
     """It waits for the earlier jobs of its policy."""
@@ -44,11 +44,11 @@ class JobState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A job as of its last fact.
+    """A job after its last event.
 
-    ``revision`` is what the next wave samples at: the newest one the job published, at first the policy's
-    newest. ``cause`` is the ledger cause whose events the job waits on: repeating them revives a job whose
-    messages were lost. ``progress_at`` is the last sign of life.
+    ``revision`` is the one that the next wave samples at: the newest that the job published, at first the
+    policy's newest. ``cause`` is the ledger cause of the events that the job waits for; repeating them
+    resumes a job whose messages were lost. ``progress_at`` is the time of the last progress.
     """
 
     tenant_id: TenantId
@@ -79,7 +79,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Advance:
-    """A job after a fact, and the events to emit with it."""
+    """A job after an event, and the events to emit."""
 
     job: Job
     events: tuple[Event, ...] = ()
@@ -91,7 +91,7 @@ def wave_id_of(job_id: JobId, step: int) -> WaveId:
 
 
 def open_job(event: JobSubmitted, *, now: float) -> Job:
-    """Return the job of a submission; it waits for its turn."""
+    """Return the waiting job of a submission."""
     return Job(
         tenant_id=event.tenant_id,
         base=event.base,
@@ -111,14 +111,14 @@ def open_job(event: JobSubmitted, *, now: float) -> Job:
 
 
 def begin(job: Job, prompts: Claim, *, revision: RevisionRef | None, cause: str, now: float) -> Advance:
-    """Return a job whose turn it is, with its first wave requested at its policy's newest revision."""
+    """Start a waiting job: request its first wave at its policy's newest revision."""
     assert job.state is JobState.SUBMITTED, job.state
     started = replace(job, state=JobState.RUNNING, revision=revision)
     return _request_wave(started, prompts, cause=cause, now=now)
 
 
 def next_step(job: Job, fact: Fact) -> int | None:
-    """Return the step whose wave `advance` will request for this fact, so that its prompts can be drawn."""
+    """Return the step whose wave `advance` will request, so that its prompts can be drawn before."""
     waited_for = job.state is JobState.RUNNING and fact.wave_id == job.wave_id
     if waited_for and isinstance(fact, RevisionPublished) and job.step < job.spec.steps:
         return job.step + 1
@@ -126,10 +126,10 @@ def next_step(job: Job, fact: Fact) -> int | None:
 
 
 def advance(job: Job, fact: Fact, *, cause: str, prompts: Claim | None, now: float) -> Advance:
-    """Return the job after a fact, and what follows from it.
+    """Return the job after an event, and the events to emit.
 
-    ``prompts`` claims the prompts of `next_step`. A completed or cancelled wave is our own fact: it is among
-    the events as long as the job still waits on that wave.
+    ``prompts`` is the claim of the prompts of `next_step`. Events of a completed or cancelled wave are
+    emitted by this service, if the job still waits for that wave.
     """
     if job.state is not JobState.RUNNING or fact.wave_id != job.wave_id:
         return Advance(job=job)
@@ -142,12 +142,12 @@ def advance(job: Job, fact: Fact, *, cause: str, prompts: Claim | None, now: flo
 
 
 def cancel(job: Job, *, reason: str, now: float) -> Advance:
-    """Return the job cancelled, with its open wave; a finished job stays as it is."""
+    """Cancel the job and its open wave; a finished job does not change."""
     return _stop(job, "cancelled", reason, now=now)
 
 
 def give_up(job: Job, *, reason: str, now: float) -> Advance:
-    """Return the job failed, with its open wave: what it waits on cannot be handled."""
+    """Fail the job and its open wave, because the event that it waits for cannot be handled."""
     return _stop(job, "failed", reason, now=now)
 
 
@@ -171,7 +171,7 @@ def _stop(job: Job, outcome: Literal["failed", "cancelled"], reason: str, *, now
 def finish(
     job: Job, outcome: Literal["succeeded", "failed", "cancelled"], reason: str, *, now: float
 ) -> Advance:
-    """Return the job ended with an outcome."""
+    """End the job with an outcome."""
     ended = replace(job, state=JobState(outcome), reason=reason, progress_at=now, finished_at=now)
     event = JobFinished(
         tenant_id=job.tenant_id,

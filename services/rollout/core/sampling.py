@@ -1,4 +1,4 @@
-"""How a wave is sampled and recorded: one request a prompt, each with its own seed, all at one revision."""
+"""How a wave is sampled and recorded: a request for each prompt, with its own seed, all at one revision."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ from services.rollout.core.task import derive_seed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SampleRequest:
+class GroupRequest:
     """Ask for ``n`` completions of one prompt at one revision; ``revision`` None is the bare base.
 
-    ``routes`` asks for the experts that their tokens go to.
+    ``routes`` asks for the experts of their tokens.
     """
 
     request_id: str
@@ -45,19 +45,19 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sampled:
-    """The completions of one prompt; ``revision`` is what the engine says that it used."""
+class SampledGroup:
+    """The completions of one prompt; ``revision`` is the one that the engine reports."""
 
     revision: Digest | None
     prompt_tokens: tuple[int, ...]
     completions: tuple[Completion, ...]
 
 
-def plan_samples(wave: WaveRequested, prompts: Sequence[Prompt]) -> list[SampleRequest]:
+def plan_samples(wave: WaveRequested, prompts: Sequence[Prompt]) -> list[GroupRequest]:
     """Return one request for each prompt."""
     spec = wave.spec
     return [
-        SampleRequest(
+        GroupRequest(
             request_id=derive_id("req", wave.wave_id, index),
             tenant_id=wave.tenant_id,
             base=wave.base,
@@ -73,8 +73,8 @@ def plan_samples(wave: WaveRequested, prompts: Sequence[Prompt]) -> list[SampleR
     ]
 
 
-def check_revision(request: SampleRequest, sampled: Sampled) -> None:
-    """Raise PreconditionFailed when another revision answered than the one asked for."""
+def check_revision(request: GroupRequest, sampled: SampledGroup) -> None:
+    """Raise PreconditionFailed when the engine used another revision than the requested one."""
     asked = request.revision.digest if request.revision else None
     if sampled.revision != asked:
         raise PreconditionFailed(
@@ -84,7 +84,7 @@ def check_revision(request: SampleRequest, sampled: Sampled) -> None:
         )
 
 
-def sampled_group(sampled: Sampled, rewards: Sequence[float]) -> Group:
+def scored_group(sampled: SampledGroup, rewards: Sequence[float]) -> Group:
     """Return the group of one prompt's completions with their rewards, and with the routes of all tokens."""
     length = len(sampled.prompt_tokens)
     token_bytes = max(len(one.routes) // max(1, length + len(one.tokens) - 1) for one in sampled.completions)
@@ -106,7 +106,7 @@ def sampled_group(sampled: Sampled, rewards: Sequence[float]) -> Group:
 
 
 def _known(prompts: Sequence[bytes], token_bytes: int) -> bytes:
-    """Return the routes of a prompt, each token's from the first completion that read it itself."""
+    """Return the routes of a prompt's tokens, each from the first completion that computed it."""
     unknown = b"\xff" * token_bytes
     found = [
         [rows[at : at + token_bytes] for at in range(0, len(rows), token_bytes or 1)] for rows in prompts
@@ -127,7 +127,8 @@ def reference_group(
 ) -> Group:
     """Return the group that holds only the reference answer and the stop token. Raises InvalidField.
 
-    ``start`` is what the tokenizer puts before every text: the answer continues the prompt, so it loses that.
+    ``start`` are the tokens that the tokenizer puts before every text; the answer continues the prompt, so
+    they are removed from it.
     """
     if not prompt.reference:
         raise InvalidField(
@@ -139,13 +140,13 @@ def reference_group(
 
 
 def record_of(wave: WaveRequested, groups: Sequence[Group]) -> WaveRecord:
-    """Return the record of a wave whose every sample `check_revision` has let through."""
+    """Return the record of a wave; `check_revision` has passed for each of its samples."""
     digest = wave.revision.digest if wave.revision else None
     return WaveRecord(wave_id=wave.wave_id, revision=digest, groups=tuple(groups))
 
 
 def completed(wave: WaveRequested, record: WaveRecord, claim: Claim) -> WaveCompleted:
-    """Return the fact that a wave is recorded."""
+    """Return the event of a recorded wave."""
     return WaveCompleted(
         tenant_id=wave.tenant_id,
         base=wave.base,
@@ -162,7 +163,7 @@ def completed(wave: WaveRequested, record: WaveRecord, claim: Claim) -> WaveComp
 
 
 def cancelled(wave: WaveRequested, *, reason: str) -> WaveCancelled:
-    """Return the fact that a wave will not be completed."""
+    """Return the event of a wave that will not be completed."""
     return WaveCancelled(
         tenant_id=wave.tenant_id,
         base=wave.base,

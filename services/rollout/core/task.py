@@ -1,4 +1,4 @@
-"""What a task says about itself, and the seeds that make its draws repeatable."""
+"""Descriptions of tasks, and the seeds that make their draws repeatable."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ class TaskDefaults:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskInfo:
-    """What is told of a task."""
+    """The description of a task."""
 
     name: str
     description: str

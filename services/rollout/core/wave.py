@@ -1,4 +1,4 @@
-"""A wave as its job's owner sees it: a projection of the events that name it."""
+"""The state of a wave, projected from the events that name it."""
 
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -17,7 +17,7 @@ from mint_common.ids import Digest, JobId, WaveId
 
 
 class WaveState(StrEnum):
-    """How far a wave has come."""
+    """The state of a wave."""
 
     REQUESTED = "requested"
     COMPLETED = "completed"
@@ -28,7 +28,10 @@ class WaveState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wave:
-    """One step of a job. ``sampled`` answered the prompts; training on them published ``revision``."""
+    """One step of a job.
+
+    ``sampled`` is the revision that answered the prompts; training published ``revision``.
+    """
 
     wave_id: WaveId
     job_id: JobId
@@ -46,7 +49,7 @@ class Wave:
 
 
 def wave_id_in(event: Event) -> WaveId | None:
-    """Return the wave that an event speaks of, if any."""
+    """Return the wave of an event, if it has one."""
     wave_id: WaveId | None = getattr(event, "wave_id", None)
     return wave_id
 

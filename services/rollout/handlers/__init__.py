@@ -1,1 +1,1 @@
-"""What the rollout service does when something happens."""
+"""Event handlers and background work of the rollout service."""

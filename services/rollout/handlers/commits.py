@@ -1,4 +1,4 @@
-"""The one way in which a fact about a job is written."""
+"""Transactions that change a job."""
 
 from collections.abc import Callable, Iterable
 from typing import Generic
@@ -23,7 +23,7 @@ class Commits(Generic[Connection]):
         self._clock = clock
 
     async def commit(self, fact: Fact, *, job_id: JobId, cause: str, prompts: Claim | None) -> None:
-        """Move a job by a fact. A cause that is committed already changes nothing."""
+        """Apply an event to a job. A cause that was committed before has no effect."""
         try:
             async with self._ledger.transaction(cause) as transaction:
                 job = await self._jobs.lock(transaction.connection, job_id)
@@ -33,7 +33,7 @@ class Commits(Generic[Connection]):
             return
 
     async def cancel(self, job_id: JobId) -> None:
-        """Cancel a job for its user. Cancelling twice, or after the end, changes nothing."""
+        """Cancel a job for its user. No effect after its end."""
         await self._stop(
             job_id,
             cause=f"cancel:{job_id}",
@@ -41,7 +41,7 @@ class Commits(Generic[Connection]):
         )
 
     async def give_up(self, job_id: JobId, *, cause: str, reason: str) -> None:
-        """Fail a job that waits on something which cannot be handled. After its end, nothing changes."""
+        """Fail a job whose next event cannot be handled. No effect after its end."""
         await self._stop(
             job_id, cause=cause, how=lambda job: give_up(job, reason=reason, now=self._clock.now())
         )
@@ -55,7 +55,7 @@ class Commits(Generic[Connection]):
             return
 
     async def write(self, transaction: Transaction[Connection], fact: Fact | None, moved: Advance) -> None:
-        """Write what a fact led to, and emit its events."""
+        """Write a changed job with its waves, and emit the events."""
         facts = [event for event in (fact, *moved.events) if event is not None]
         waves = await self._fold(transaction.connection, facts)
         await self._jobs.save(transaction.connection, moved.job, waves)

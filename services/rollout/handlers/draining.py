@@ -1,4 +1,4 @@
-"""The end of a service that has long work in hand."""
+"""Shutdown of a service with long-running handlers."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from mint_common.runtime.dispatch import Dispatcher
 
 
 async def run_until_drained(work: Dispatcher, drain: Callable[[], None]) -> None:
-    """Run a dispatcher; when cancelled, have its handlers put down what they have in hand."""
+    """Run a dispatcher; when cancelled, make its handlers give their messages back first."""
     running = asyncio.ensure_future(work.run())
     try:
         await asyncio.shield(running)

@@ -1,4 +1,4 @@
-"""What moves a job: its submission, and what became of its waves.
+"""Handlers of the events that change a job: its submission and the results of its waves.
 
 Invariant: a job's row, its waves' rows and the events that follow are committed together, under the id of the
 event that caused them.
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 class TurnLostError(Exception):
-    """A job was started or cancelled by somebody else; rolls the transaction back."""
+    """The job was started or cancelled concurrently; rolls the transaction back."""
 
 
 class JobHandlers(Generic[Connection]):
@@ -58,13 +58,13 @@ class JobHandlers(Generic[Connection]):
         self._commits = Commits(jobs=jobs, ledger=ledger, clock=clock)
 
     async def on_job_submitted(self, event: JobSubmitted) -> Sequence[Event]:
-        """Take the job, and start it unless an earlier one of its policy still runs."""
+        """Store the job, and start it unless an earlier job of its policy still runs."""
         try:
             async with self._ledger.transaction(event.id) as transaction:
                 opened = open_job(event, now=self._clock.now())
                 await self._commits.write(transaction, None, Advance(job=opened))
         except AlreadyHandled:
-            pass  # it may still have to be started
+            pass  # stored before, but perhaps not started
         await self.start_next(event.policy_id)
         return ()
 
@@ -76,7 +76,7 @@ class JobHandlers(Generic[Connection]):
     async def start_next(self, policy_id: PolicyId) -> None:
         """Start the first waiting job of a policy, unless one runs. Idempotent.
 
-        A job that cannot start fails at once with the reason; its end starts the one behind it.
+        A job that cannot start fails with the reason; its end starts the next one.
         """
         job = await self._jobs.next_of(policy_id)
         if job is None:
@@ -123,7 +123,7 @@ class JobHandlers(Generic[Connection]):
         return await self._fail(event)
 
     async def on_job_given_up(self, event: JobSubmitted, decision: Bury) -> None:
-        """Fail a job that cannot be started, if it was taken at all."""
+        """Fail a job that cannot be started, if it was stored."""
         job = await self._managed(event.job_id)
         if job is not None:
             cause = f"start:{job.job_id}"
@@ -132,7 +132,7 @@ class JobHandlers(Generic[Connection]):
     async def on_fact_given_up(
         self, event: RevisionPublished | RevisionRejected | TrainingFailed, decision: Bury
     ) -> None:
-        """Fail the job that waits on a fact which cannot be handled."""
+        """Fail the job whose next event cannot be handled."""
         job = await self._managed(event.job_id)
         if job is not None and job.wave_id == event.wave_id:
             await self._commits.give_up(job.job_id, cause=event.id, reason=decision.reason)
@@ -144,14 +144,14 @@ class JobHandlers(Generic[Connection]):
         return ()
 
     async def _managed(self, job_id: JobId | None) -> Job | None:
-        """Return the job, or None for an export that no job of ours asked for."""
+        """Return the job, or None for an export that belongs to no job of this service."""
         try:
             return None if job_id is None else await self._jobs.job(job_id)
         except NotFound:
             return None
 
     async def _store_prompts(self, job: Job, step: int) -> Claim:
-        """Store the prompts of a step; the same bytes under the same key however often."""
+        """Store the prompts of a step: the same bytes under the same key every time."""
         spec = job.spec
         seed = derive_seed(spec.seed, "prompts", step)
         prompts = await self._tasks.draw(spec.task, "train", spec.prompts_per_step, seed)

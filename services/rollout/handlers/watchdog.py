@@ -1,4 +1,4 @@
-"""Revives jobs whose messages were lost: Postgres knows what a job waits on, whatever became of the bus."""
+"""Resumes jobs whose messages were lost, from the events that Postgres holds."""
 
 import logging
 from collections.abc import Awaitable, Callable
@@ -16,10 +16,10 @@ log = logging.getLogger(__name__)
 
 
 class Watchdog(Generic[Connection]):
-    """Repeats the last events of a running job that shows no sign of life for ``patience_seconds``.
+    """Repeats the last events of a running job without progress for ``patience_seconds``.
 
-    Every consumer on the way knows what it has done already and repeats its own answer, so one repetition
-    walks forward to the first service that missed its message. A job that waits for nothing is started.
+    Each consumer that handled the event before repeats its own answer, so a repetition reaches the first
+    service that missed its message. A waiting job that no running job holds back is started.
     """
 
     def __init__(
@@ -38,13 +38,13 @@ class Watchdog(Generic[Connection]):
         self._patience_seconds = patience_seconds
 
     async def run(self) -> None:
-        """Look after the jobs until cancelled, through outages of the database."""
+        """Check the jobs until cancelled; outages of the database are survived."""
         pause = self._patience_seconds / 4
-        await self._clock.sleep(pause)  # what the bus delivers again after a start is a sign of life
+        await self._clock.sleep(pause)  # messages that the bus redelivers after a start count as progress
         await run_periodically(self.check, name="watchdog", every_seconds=pause, clock=self._clock)
 
     async def check(self) -> None:
-        """Repeat the last events of every stalled job, and start what waits for nothing."""
+        """Repeat the last events of every stalled job, and start waiting jobs that nothing holds back."""
         now = self._clock.now()
         for job in await self._jobs.claim_stalled(before=now - self._patience_seconds, now=now):
             log.warning("job revived", extra={"job_id": job.job_id, "step": job.step, "cause": job.cause})

@@ -1,10 +1,10 @@
-"""What completes a wave: ask the engines, score, record.
+"""Handlers that complete a wave: sample on the engines, score, record.
 
 Invariants:
 - Every sample of a record was answered by the revision that the wave names.
-- An engine that is away or full is waited for as long as the job runs; any other failure cancels the wave.
-- The record's key is derived from the wave, so that a repeated wave leaves one record.
-- A wave in hand never delays a drain: it is given back, and sampled anew with the same seeds.
+- An unavailable or full engine is retried while the job runs; any other failure cancels the wave.
+- The record's key is derived from the wave, so that a repeated wave has one record.
+- A drain never waits for a wave: the message is given back and the wave sampled again with the same seeds.
 """
 
 import asyncio
@@ -23,14 +23,14 @@ from mint_common.runtime.ledger import Ledger
 from mint_common.runtime.retries import Bury
 from services.rollout import metrics
 from services.rollout.core.sampling import (
-    SampleRequest,
+    GroupRequest,
     cancelled,
     check_revision,
     completed,
     plan_samples,
     record_of,
     reference_group,
-    sampled_group,
+    scored_group,
 )
 from services.rollout.handlers.commits import Commits
 from services.rollout.ports import Connection, JobStore, Sampler, Tasks
@@ -45,7 +45,7 @@ LONGEST_WAIT_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaveLimits:
-    """How hard the engines are asked, and how often a wave in hand shows that it is alive."""
+    """The bound on concurrent engine requests, and how often a running wave records progress."""
 
     requests_in_flight: int
     pulse_seconds: float
@@ -77,7 +77,7 @@ class WaveHandlers(Generic[Connection]):
         self._draining = asyncio.Event()
 
     def drain(self) -> None:
-        """Give back every wave in hand, and each that comes from now on."""
+        """Give back the messages of all running waves, and of those that start from now on."""
         self._draining.set()
 
     async def on_wave_requested(self, event: WaveRequested) -> Sequence[Event]:
@@ -139,26 +139,26 @@ class WaveHandlers(Generic[Connection]):
         task = event.spec.task
         return await _together(self._sample(request, task, prompt) for request, prompt in pairs)
 
-    async def _sample(self, request: SampleRequest, task: str, prompt: Prompt) -> Group:
-        sampled = await self._patiently(lambda: self._sampler.sample(request))
+    async def _sample(self, request: GroupRequest, task: str, prompt: Prompt) -> Group:
+        sampled = await self._retried(lambda: self._sampler.sample(request))
         check_revision(request, sampled)
         answers = [(prompt.entry, completion.text) for completion in sampled.completions]
         rewards = await self._tasks.score(task, answers)
-        return sampled_group(sampled, rewards)
+        return scored_group(sampled, rewards)
 
     async def _reference(self, event: WaveRequested, prompt: Prompt) -> Group:
         (reward,) = await self._tasks.score(event.spec.task, [(prompt.entry, prompt.reference)])
         return reference_group(
             prompt,
-            prompt_tokens=await self._patiently(lambda: self._sampler.tokenize(event.base, prompt.text)),
-            answer=await self._patiently(lambda: self._sampler.tokenize(event.base, prompt.reference)),
-            start=await self._patiently(lambda: self._sampler.tokenize(event.base, "")),
-            stop=await self._patiently(lambda: self._sampler.stop_token(event.base)),
+            prompt_tokens=await self._retried(lambda: self._sampler.tokenize(event.base, prompt.text)),
+            answer=await self._retried(lambda: self._sampler.tokenize(event.base, prompt.reference)),
+            start=await self._retried(lambda: self._sampler.tokenize(event.base, "")),
+            stop=await self._retried(lambda: self._sampler.stop_token(event.base)),
             reward=reward,
         )
 
-    async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """Ask the engines until they answer; ``_while_job_runs`` ends a wait that nobody needs any more."""
+    async def _retried(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Call the engines until they answer; ``_while_job_runs`` cancels it when the job ends."""
         wait = FIRST_WAIT_SECONDS
         while True:
             try:
@@ -172,7 +172,7 @@ class WaveHandlers(Generic[Connection]):
             wait = min(wait * 2, LONGEST_WAIT_SECONDS)
 
     async def _while_job_runs(self, job_id: JobId, work: Coroutine[Any, Any, T]) -> T | None:
-        """Return what the work returns, or None once its job has ended. Raises Unavailable on a drain."""
+        """Return the result of the work, or None when its job ends first. Raises Unavailable on a drain."""
         working = asyncio.ensure_future(work)
         pulse = asyncio.ensure_future(self._pulse(job_id))
         drain = asyncio.ensure_future(self._draining.wait())
@@ -189,18 +189,18 @@ class WaveHandlers(Generic[Connection]):
             await asyncio.gather(working, pulse, drain, return_exceptions=True)
 
     async def _pulse(self, job_id: JobId) -> None:
-        """Show the watchdog that the wave is in hand; return when the job has ended."""
+        """Record progress for the watchdog; return when the job has ended."""
         while True:
             try:
                 if not await self._jobs.touch(job_id, now=self._clock.now()):
                     return
             except Unavailable as error:
-                log.info("no sign of life could be written", extra={"reason": str(error)})
+                log.info("progress not recorded", extra={"reason": str(error)})
             await self._clock.sleep(self._pulse_seconds)
 
 
 async def _together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Run all at once and return their results in order; the first failure cancels the others."""
+    """Run all concurrently and return their results in order; the first failure cancels the others."""
     tasks = [asyncio.ensure_future(part) for part in work]
     try:
         return await asyncio.gather(*tasks)

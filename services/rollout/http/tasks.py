@@ -18,7 +18,7 @@ class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class PromptsBody(_Body):
+class DrawBody(_Body):
     """Which prompts are wanted."""
 
     split: Literal["train", "heldout"]
@@ -33,7 +33,7 @@ class ScoredItem(_Body):
     text: str
 
 
-class ScoreBody(_Body):
+class TextsBody(_Body):
     """Completions to score."""
 
     items: list[ScoredItem] = Field(max_length=MAX_PROMPTS)
@@ -52,13 +52,13 @@ def task_routes(tasks: Tasks) -> APIRouter:
         return _view(await tasks.describe(name))
 
     @router.post("/{name}/prompts")
-    async def draw_prompts(name: str, body: PromptsBody, request: Request) -> dict[str, object]:
+    async def draw_prompts(name: str, body: DrawBody, request: Request) -> dict[str, object]:
         async with cancelled_on_disconnect(request):
             prompts = await tasks.draw(name, body.split, body.n, body.seed)
         return {"prompts": [asdict(prompt) for prompt in prompts]}
 
     @router.post("/{name}/score")
-    async def score(name: str, body: ScoreBody, request: Request) -> dict[str, object]:
+    async def score(name: str, body: TextsBody, request: Request) -> dict[str, object]:
         async with cancelled_on_disconnect(request):
             rewards = await tasks.score(name, [(item.entry, item.text) for item in body.items])
         return {"rewards": rewards}

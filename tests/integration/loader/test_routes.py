@@ -16,7 +16,7 @@ from mint_common.generation import Delta, Finished, Sampling
 from mint_common.ids import TenantId, WaveId
 from mint_common.records import WaveRecord
 from services.loader.adapters.vllm.routes import UNKNOWN
-from services.rollout.core.sampling import Completion, Sampled, sampled_group
+from services.rollout.core.sampling import Completion, SampledGroup, scored_group
 from services.trainer.adapters.model.resident_base import load_base as load_trainers
 from services.trainer.core.batch import build_grpo_batch
 from services.trainer.core.lines import plan_lines
@@ -125,7 +125,7 @@ async def test_a_trainer_replays_what_the_engine_has_noted(served: Served) -> No
         elif isinstance(part, Finished):
             routes[part.index] = part.routes
     done = tuple(replace(draft, routes=routes[index]) for index, draft in drafts.items())
-    group = sampled_group(Sampled(revision=None, prompt_tokens=prompt, completions=done), [0.0, 1.0, 0.5])
+    group = scored_group(SampledGroup(revision=None, prompt_tokens=prompt, completions=done), [0.0, 1.0, 0.5])
     record = WaveRecord(wave_id=WaveId("w"), revision=None, groups=(group,))
     check_record(record, served.facts, wave_id=record.wave_id, revision=None, needs_logprobs=True)
     base = load_trainers(served.base)

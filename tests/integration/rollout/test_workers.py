@@ -22,7 +22,7 @@ from services.rollout.adapters.jobs_postgres import PostgresJobs
 from services.rollout.adapters.tasks.catalog import InstalledTasks, installed_families
 from services.rollout.adapters.workers import tasks as worker_tasks
 from services.rollout.adapters.workers.pool import WorkerLimits
-from services.rollout.adapters.workers.tasks import CallersTasks, WorkerTasks, open_tasks
+from services.rollout.adapters.workers.tasks import BoundedTasks, WorkerTasks, open_tasks
 from services.rollout.http.jobs import job_routes
 from services.rollout.http.tasks import task_routes
 
@@ -106,7 +106,7 @@ async def test_a_call_that_takes_too_long_is_cut_and_named(hasty_tasks: WorkerTa
     [
         ("crash", f"its process was ended by signal {signal.SIGSEGV:d}, twice"),
         ("exit", "its process ended by itself, twice"),
-        ("huge", "its answer has .* bytes, and may have 33554432: ask for less at once"),
+        ("huge", "its answer has .* bytes, the limit is 33554432: ask for less at once"),
         ("memory", "MemoryError"),
         ("odd", "its answer is unreadable: .*text"),
         ("unsendable", "its answer cannot be sent: .*object"),
@@ -199,7 +199,7 @@ async def client(hasty_tasks: WorkerTasks, shared_database: str) -> AsyncIterato
         raise AssertionError
 
     http = create_http(title="rollout", service="rollout", internal_token=None, ready=lambda: True)
-    http.include_router(task_routes(CallersTasks(hasty_tasks, at_once=1)))
+    http.include_router(task_routes(BoundedTasks(hasty_tasks, at_once=1)))
     transport = httpx.ASGITransport(app=http)
     async with (
         empty_schema(shared_database, "rollout") as pool,
@@ -234,10 +234,10 @@ async def test_callers_that_find_no_worker_are_told_to_come_back(
     tasks: WorkerTasks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker_tasks, "CALLER_WAIT_SECONDS", 0.3)
-    callers = CallersTasks(tasks, at_once=1)
+    callers = BoundedTasks(tasks, at_once=1)
     first = asyncio.create_task(callers.draw("slow:slow", "train", 60, 0))
     await asyncio.sleep(0.05)
-    with pytest.raises(Overloaded, match="the line for tasks is full"):
+    with pytest.raises(Overloaded, match="the task queue is full"):
         await callers.draw("mode:copy", "train", 1, 0)
     first.cancel()
     with suppress(asyncio.CancelledError):

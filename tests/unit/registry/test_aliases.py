@@ -40,7 +40,7 @@ def test_history_behaves_like_an_undo_stack(actions: list[int | Back]) -> None:
         if isinstance(action, Back):
             if len(stack) < 2:
                 if history:
-                    with pytest.raises(InvalidField, match="nothing before it"):
+                    with pytest.raises(InvalidField, match="no earlier revision"):
                         rolled_back(history)
                 continue
             stack.pop()

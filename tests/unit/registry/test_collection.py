@@ -9,8 +9,8 @@ from mint_common.events import Retention
 from mint_common.ids import sha256_digest
 from services.registry.core.collection import (
     DAY_SECONDS,
-    HeldRevision,
-    Holdings,
+    CollectibleRevision,
+    PolicyRevisions,
     plan_collection,
 )
 
@@ -22,10 +22,12 @@ def digest(number: int) -> str:
     return sha256_digest(str(number).encode())
 
 
-def revision(number: int, *, days: float = 100, retired: float | None = None, **fields) -> HeldRevision:
+def revision(
+    number: int, *, days: float = 100, retired: float | None = None, **fields
+) -> CollectibleRevision:
     """A revision of some days ago, retired some days ago."""
     made = {"parent": digest(number - 1) if number > 1 else None, "has_bytes": True} | fields
-    return HeldRevision(
+    return CollectibleRevision(
         number=number,
         digest=digest(number),
         created_at=NOW - days * DAY_SECONDS,
@@ -34,16 +36,18 @@ def revision(number: int, *, days: float = 100, retired: float | None = None, **
     )
 
 
-def holdings(*revisions: HeldRevision, pointed: set[int] = frozenset(), **retention: int) -> Holdings:
-    return Holdings(retention=Retention(**retention), revisions=revisions, pointed=pointed)
+def holdings(
+    *revisions: CollectibleRevision, pointed: set[int] = frozenset(), **retention: int
+) -> PolicyRevisions:
+    return PolicyRevisions(retention=Retention(**retention), revisions=revisions, pointed=pointed)
 
 
-def plan(held: Holdings, used: set[str] = frozenset()) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def plan(held: PolicyRevisions, used: set[str] = frozenset()) -> tuple[tuple[int, ...], tuple[int, ...]]:
     made = plan_collection(held, used, now=NOW, grace_seconds=GRACE)
     return made.retire, made.collect
 
 
-def line(count: int, **fields) -> list[HeldRevision]:
+def line(count: int, **fields) -> list[CollectibleRevision]:
     return [revision(number, **fields) for number in range(1, count + 1)]
 
 
@@ -109,7 +113,9 @@ kept = st.none() | st.integers(1, 5)
 
 @given(revisions=revisions, pointed=numbers, used=numbers, last=kept, days=kept)
 def test_nothing_in_use_is_ever_in_the_plan(revisions, pointed, used, last, days) -> None:
-    held = Holdings(retention=Retention(keep_last=last, keep_days=days), revisions=revisions, pointed=pointed)
+    held = PolicyRevisions(
+        retention=Retention(keep_last=last, keep_days=days), revisions=revisions, pointed=pointed
+    )
     made = plan_collection(held, {digest(number) for number in used}, now=NOW, grace_seconds=GRACE)
     safe = pointed | used
     if revisions:
@@ -128,8 +134,10 @@ def test_nothing_in_use_is_ever_in_the_plan(revisions, pointed, used, last, days
 
 @given(revisions=revisions, pointed=numbers, used=numbers, last=kept, days=kept)
 def test_collecting_again_finds_nothing_more(revisions, pointed, used, last, days) -> None:
-    def planned(held: list[HeldRevision]):
-        what = Holdings(retention=Retention(keep_last=last, keep_days=days), revisions=held, pointed=pointed)
+    def planned(held: list[CollectibleRevision]):
+        what = PolicyRevisions(
+            retention=Retention(keep_last=last, keep_days=days), revisions=held, pointed=pointed
+        )
         return plan_collection(what, {digest(n) for n in used}, now=NOW, grace_seconds=GRACE)
 
     made = planned(revisions)

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.rollout.core.sampling import Completion, Sampled, sampled_group
+from services.rollout.core.sampling import Completion, SampledGroup, scored_group
 
 TOKEN_BYTES = 4
 UNKNOWN = b"\xff" * TOKEN_BYTES
@@ -27,8 +27,8 @@ def test_a_prompt_s_routes_come_of_whoever_read_it(prompt: int, completions: lis
                 text="", tokens=(7,) * length, logprobs=(-1.0,) * length, routes=b"".join((*known, *own))
             )
         )
-    sampled = Sampled(revision=None, prompt_tokens=(3,) * prompt, completions=tuple(told))
-    group = sampled_group(sampled, [0.0] * len(told))
+    sampled = SampledGroup(revision=None, prompt_tokens=(3,) * prompt, completions=tuple(told))
+    group = scored_group(sampled, [0.0] * len(told))
     least = min(cached for _, cached in completions)
     assert group.prompt_experts == b"".join(UNKNOWN if at < least else row(at) for at in range(prompt))
     for number, (sample, (length, _)) in enumerate(zip(group.samples, completions, strict=True)):
@@ -37,5 +37,7 @@ def test_a_prompt_s_routes_come_of_whoever_read_it(prompt: int, completions: lis
 
 def test_without_routes_a_record_has_none() -> None:
     done = Completion(text="", tokens=(7, 2), logprobs=(-1.0, -1.0))
-    group = sampled_group(Sampled(revision=None, prompt_tokens=(3, 4), completions=(done,) * 2), [0.0, 1.0])
+    group = scored_group(
+        SampledGroup(revision=None, prompt_tokens=(3, 4), completions=(done,) * 2), [0.0, 1.0]
+    )
     assert (group.prompt_experts, {sample.experts for sample in group.samples}) == (b"", {b""})

@@ -18,7 +18,7 @@ from mint_common.testing.factories import BASE, JOB, LORA, POLICY, SPEC, TENANT,
 from services.rollout import metrics
 from services.rollout.adapters.tasks.catalog import InstalledTasks, installed_families
 from services.rollout.core.job import wave_id_of
-from services.rollout.core.sampling import Completion, Sampled, SampleRequest
+from services.rollout.core.sampling import Completion, GroupRequest, SampledGroup
 from services.rollout.core.task import Split, TaskInfo
 
 EOS = 2
@@ -98,16 +98,16 @@ class ScriptedEngine:
     answer: Callable[[str, int], str] = lambda prompt, seed: prompt.removeprefix("f ").removesuffix("=")
     troubles: list[MintError] = field(default_factory=list)
     answers_as: Callable[[Digest | None], Digest | None] = lambda digest: digest
-    requests: list[SampleRequest] = field(default_factory=list)
+    requests: list[GroupRequest] = field(default_factory=list)
     start: tuple[int, ...] = ()
 
-    async def sample(self, request: SampleRequest) -> Sampled:
+    async def sample(self, request: GroupRequest) -> SampledGroup:
         """Answer, or raise the next trouble."""
         if self.troubles:
             raise self.troubles.pop(0)
         self.requests.append(request)
         texts = [self.answer(request.prompt, request.seed + index) for index in range(request.n)]
-        return Sampled(
+        return SampledGroup(
             revision=self.answers_as(request.revision.digest if request.revision else None),
             prompt_tokens=tokens_of(request.prompt),
             completions=tuple(

@@ -1,4 +1,4 @@
-"""A task of anybody's package: whatever it raises is an error of that task, which no retry cures."""
+"""Wraps tasks of third-party packages: any exception becomes a permanent error of the task."""
 
 import math
 from collections.abc import Callable

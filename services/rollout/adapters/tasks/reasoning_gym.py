@@ -40,13 +40,13 @@ LEFT_OUT: Mapping[str, str] = {
     "word_ladder": _NOT_REPEATABLE,
     "zebra_puzzles": "it needs the package pycosat, which comes as source alone and takes a C compiler",
 }
-"""Data sets of the package that are no tasks, and why."""
+"""Data sets of the package that are not tasks, with the reasons."""
 
 Item = dict[str, Any]  # the package's own item: question, answer and metadata of any shape
 
 
 class DataSet(Protocol):
-    """What is used of a reasoning-gym data set."""
+    """The part of a reasoning-gym data set that is used here."""
 
     def __getitem__(self, index: int) -> Item:
         """Make an item."""
@@ -57,7 +57,7 @@ class DataSet(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """Where an item comes from, and a check that the installed package still makes the same one."""
+    """The origin of an item, and a check that the installed package still generates the same item."""
 
     seed: int
     index: int
@@ -90,7 +90,7 @@ class ReasoningGym:
 
     @staticmethod
     def left_out() -> Mapping[str, str]:
-        """Return what the package has besides, and why it is no task."""
+        """Return the data sets that are not tasks, with the reasons."""
         return LEFT_OUT
 
     def prompts(self, split: Split, n: int, seed: int) -> list[Prompt]:
@@ -150,7 +150,7 @@ def _package_names() -> Sequence[str]:
 
 @contextmanager
 def _without_pycosat() -> Iterator[None]:
-    """Let the package be imported, all of which imports pycosat, though only `zebra_puzzles` uses it."""
+    """Import the package without pycosat, which it always imports but only `zebra_puzzles` uses."""
     if find_spec("pycosat") is not None:
         yield
         return

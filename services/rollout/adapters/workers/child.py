@@ -1,7 +1,7 @@
-"""A worker process: it answers one call after the other on its end of a socket pair.
+"""A worker process: it answers calls one by one on its end of a socket pair.
 
-Invariants: it dies with the service, whatever it is doing; it knows none of the service's secrets; the memory
-that it can take is bounded, so that a task fails by itself before the machine has none left.
+Invariants: it dies with the service; it has none of the service's secrets; its memory is bounded, so that a
+task fails alone before the machine runs out of memory.
 """
 
 import ctypes
@@ -16,14 +16,14 @@ import msgspec
 
 from mint_common.runtime.frames import frame, receive_frame
 from services.rollout.adapters.tasks.catalog import InstalledTasks
-from services.rollout.adapters.workers.desk import answer_call
-from services.rollout.adapters.workers.wire import Call, Opening
+from services.rollout.adapters.workers.calls import answer_call
+from services.rollout.adapters.workers.wire import Call, WorkerSetup
 
 _PR_SET_PDEATHSIG = 1
 
 
 def main(descriptor: int, parent: int) -> None:
-    """Work until the service ends, or ends this process."""
+    """Answer calls until the service ends or kills this process."""
     _die_with(parent)
     status = 0
     try:
@@ -33,13 +33,13 @@ def main(descriptor: int, parent: int) -> None:
     except BaseException:  # noqa: BLE001  # the edge of the process
         traceback.print_exc()
         status = 1
-    os._exit(status)  # threads of tasks would be waited for
+    os._exit(status)  # a normal exit waits for threads that tasks started
 
 
 def _serve(connection: socket.socket) -> None:
-    opening = msgspec.msgpack.decode(receive_frame(connection), type=Opening)
-    resource.setrlimit(resource.RLIMIT_DATA, (opening.memory_bytes, opening.memory_bytes))
-    tasks = InstalledTasks(opening.families)
+    setup = msgspec.msgpack.decode(receive_frame(connection), type=WorkerSetup)
+    resource.setrlimit(resource.RLIMIT_DATA, (setup.memory_bytes, setup.memory_bytes))
+    tasks = InstalledTasks(setup.families)
     connection.sendall(frame(b""))
     while True:
         call: Call = msgspec.msgpack.decode(receive_frame(connection), type=Call)

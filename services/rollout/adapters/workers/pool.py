@@ -1,7 +1,7 @@
-"""A bounded number of workers that take turns at calls.
+"""A pool with a bounded number of worker processes.
 
-Invariants: a worker has one call at a time; a call that takes too long, or whose caller has left, ends with
-its worker, and another one starts in its place; a call whose worker ended by itself is tried once more.
+Invariants: a worker has one call at a time; a call that takes too long, or whose caller has left, is ended by
+killing its worker, which is replaced; a call whose worker ended by itself is tried once more.
 """
 
 import asyncio
@@ -11,11 +11,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from mint_common.errors import TaskFailed, Unavailable
-from services.rollout.adapters.workers.process import Worker, WorkerEndedError, start_worker
+from services.rollout.adapters.workers.process import WorkerEndedError, WorkerProcess, start_worker
 
 _RETRY_SECONDS = 1.0
 _GRACE_SECONDS = 0.25
-"""What is nearly done when its caller leaves may end by itself: that is cheaper than another process."""
+"""How long a call may still run after its caller has left: cheaper than starting another process."""
 _TRIES = 2
 
 _log = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerLimits:
-    """How many workers there are, and what one call may take."""
+    """The number of workers and the limits of one call."""
 
     workers: int
     call_seconds: float
@@ -31,12 +31,12 @@ class WorkerLimits:
 
 
 class WorkerPool:
-    """Workers that know the same families; see `open_workers`."""
+    """Workers with the same task families; see `open_workers`."""
 
     def __init__(self, families: Mapping[str, str], limits: WorkerLimits) -> None:
         self._families = families
         self._limits = limits
-        self._idle: list[Worker] = []
+        self._idle: list[WorkerProcess] = []
         self._free = asyncio.Semaphore(0)
         self._settling: set[asyncio.Task[None]] = set()
         self._is_closed = False
@@ -44,7 +44,7 @@ class WorkerPool:
     async def ask(self, call: bytes, *, task: str, doing: str) -> bytes:
         """Return the answer. Raises TaskFailed naming the task, and Unavailable once the pool is closed.
 
-        ``doing`` begins the sentence about a call that takes too long. Cancelling frees the worker.
+        ``doing`` is the beginning of the time-out message. Cancelling frees the worker.
         """
         problem = ""
         for _ in range(_TRIES):
@@ -69,8 +69,8 @@ class WorkerPool:
                 return answer
         raise TaskFailed(task=task, problem=f"{problem}, twice")
 
-    async def _take(self, task: str) -> Worker:
-        """Return an idle worker, rather one that has the task's code and items at hand."""
+    async def _take(self, task: str) -> WorkerProcess:
+        """Return an idle worker, preferably one that has loaded the task's code and items."""
         await self._free.acquire()
         if self._is_closed:
             self._free.release()
@@ -81,46 +81,46 @@ class WorkerPool:
                 return worker
         return self._idle.pop()
 
-    def _give_back(self, worker: Worker) -> None:
+    def _give_back(self, worker: WorkerProcess) -> None:
         self._idle.append(worker)
         self._free.release()
 
-    def _replace(self, worker: Worker, *, task: str, cause: str) -> None:
+    def _replace(self, worker: WorkerProcess, *, task: str, cause: str) -> None:
         _log.warning("worker replaced", extra={"pid": worker.pid, "task": task, "cause": cause})
         worker.leaving.set()
 
-    def _settle(self, worker: Worker, asking: "asyncio.Task[bytes]") -> None:
-        """Give a worker back whose caller has left, or end it when its work goes on."""
+    def _settle(self, worker: WorkerProcess, asking: "asyncio.Task[bytes]") -> None:
+        """Return a worker to the pool after its caller has left, or end it if it is still busy."""
         settling = asyncio.ensure_future(self._await_settled(worker, asking))
         self._settling.add(settling)
         settling.add_done_callback(self._settling.discard)
 
-    async def _await_settled(self, worker: Worker, asking: "asyncio.Task[bytes]") -> None:
+    async def _await_settled(self, worker: WorkerProcess, asking: "asyncio.Task[bytes]") -> None:
         await asyncio.wait((asking,), timeout=_GRACE_SECONDS)
         if asking.done() and not asking.cancelled() and asking.exception() is None:
             self._give_back(worker)
         else:
             asking.cancel()
-            self._replace(worker, task=worker.last_task, cause="nobody waits for it")
+            self._replace(worker, task=worker.last_task, cause="its caller has left")
 
     def _too_long(self, doing: str) -> str:
         seconds = self._limits.call_seconds
         return f"{doing} took more than {seconds:g} s: ask for less at once, or set MINT_ROLLOUT_TASK_SECONDS"
 
     async def run(self) -> None:
-        """Keep the workers until cancelled."""
+        """Run the workers until cancelled."""
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(self._limits.workers):
                     group.create_task(self._keep_one())
         finally:
             self._is_closed = True
-            self._free.release()  # each caller that waits passes it on
+            self._free.release()  # every waiting caller wakes the next one
             for settling in self._settling:
                 settling.cancel()
 
     async def _keep_one(self) -> None:
-        """Start a worker, and another one after it."""
+        """Start a worker, and restart it whenever it ends."""
         while True:
             try:
                 worker = await start_worker(self._families, memory_bytes=self._limits.memory_bytes)
@@ -137,7 +137,7 @@ class WorkerPool:
 
 @asynccontextmanager
 async def open_workers(families: Mapping[str, str], limits: WorkerLimits) -> AsyncIterator[WorkerPool]:
-    """Keep workers within the block."""
+    """Run workers within the block."""
     pool = WorkerPool(families, limits)
     running = asyncio.create_task(pool.run())
     try:

@@ -1,4 +1,4 @@
-"""One worker process, as the service has it."""
+"""A worker process, seen from the service."""
 
 import asyncio
 import os
@@ -12,7 +12,7 @@ from contextlib import suppress
 import msgspec
 
 from mint_common.runtime.frames import frame, read_frame
-from services.rollout.adapters.workers.wire import MAX_ANSWER_BYTES, Opening
+from services.rollout.adapters.workers.wire import MAX_ANSWER_BYTES, WorkerSetup
 
 _MODULE = "services.rollout.adapters.workers.child"
 _READY_SECONDS = 60.0
@@ -23,8 +23,8 @@ class WorkerEndedError(Exception):
     """The process has ended; the text says how."""
 
 
-class Worker:
-    """A process that takes one call at a time. ``last_task``: whose code it has at hand."""
+class WorkerProcess:
+    """A process that takes one call at a time. ``last_task`` is the task whose code it has loaded."""
 
     def __init__(
         self, process: "subprocess.Popen[bytes]", reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -41,7 +41,10 @@ class Worker:
         return self._process.pid
 
     async def ask(self, call: bytes) -> bytes:
-        """Return the answer to a call. Raises WorkerEndedError. One that is cancelled leaves it unusable."""
+        """Return the answer to a call.
+
+        Raises WorkerEndedError. A cancelled call leaves the worker unusable.
+        """
         self._writer.write(frame(call))
         try:
             return await read_frame(self._reader, most_bytes=MAX_ANSWER_BYTES)
@@ -49,7 +52,7 @@ class Worker:
             raise WorkerEndedError(await self._how_it_ended()) from error
 
     async def end(self) -> None:
-        """Kill it with all that it started, and wait for it a while. Idempotent."""
+        """Kill its process group and wait for its end. Idempotent."""
         self._writer.close()
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
@@ -60,14 +63,14 @@ class Worker:
         try:
             status = await asyncio.to_thread(self._process.wait, _DEATH_SECONDS)
         except subprocess.TimeoutExpired:
-            return "its process no longer speaks"
+            return "its process does not answer"
         return f"its process was ended by signal {-status}" if status < 0 else "its process ended by itself"
 
 
-async def start_worker(families: Mapping[str, str], *, memory_bytes: int) -> Worker:
-    """Start a worker and wait until it takes calls. Raises WorkerEndedError, TimeoutError, OSError.
+async def start_worker(families: Mapping[str, str], *, memory_bytes: int) -> WorkerProcess:
+    """Start a worker and wait until it is ready. Raises WorkerEndedError, TimeoutError, OSError.
 
-    The loop's own thread starts it, since its death signal is tied to the thread that does.
+    The event loop's thread starts it: its death signal is bound to the thread that started it.
     """
     process, connection = _spawn()
     try:
@@ -77,11 +80,11 @@ async def start_worker(families: Mapping[str, str], *, memory_bytes: int) -> Wor
         process.kill()
         process.wait()
         raise
-    worker = Worker(process, reader, writer)
-    opening = msgspec.msgpack.encode(Opening(families=families, memory_bytes=memory_bytes))
+    worker = WorkerProcess(process, reader, writer)
+    setup = msgspec.msgpack.encode(WorkerSetup(families=families, memory_bytes=memory_bytes))
     try:
         async with asyncio.timeout(_READY_SECONDS):
-            await worker.ask(opening)
+            await worker.ask(setup)
     except BaseException:
         await worker.end()
         raise
@@ -93,7 +96,7 @@ def _spawn() -> "tuple[subprocess.Popen[bytes], socket.socket]":
     ours, theirs = socket.socketpair()
     with theirs:
         try:
-            # Not asyncio's own: cancelled while it starts a process, it leaves one behind.
+            # Not asyncio's: cancelled while it starts a process, it leaks the process.
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", _MODULE, str(theirs.fileno()), str(os.getpid())],
                 pass_fds=(theirs.fileno(),),

@@ -1,6 +1,6 @@
 """The installed tasks, run by workers; see `services.rollout.ports.Tasks`.
 
-Descriptions have a worker of their own, and are remembered: what a task draws never keeps a list waiting.
+Descriptions have a pool of their own and are cached, so that a slow draw never delays a list of tasks.
 """
 
 import asyncio
@@ -18,28 +18,28 @@ from mint_common.records import Prompt
 from services.rollout.adapters.workers.pool import WorkerLimits, WorkerPool, open_workers
 from services.rollout.adapters.workers.wire import (
     Call,
-    Draw,
-    Drawn,
-    Listed,
+    CallFailed,
+    DrawnPrompts,
+    DrawPrompts,
+    ListedTasks,
     ListTasks,
-    Refused,
-    Score,
-    Scored,
+    ScoredTexts,
+    ScoreTexts,
     ShowTask,
 )
 from services.rollout.core.task import Split, TaskInfo
 from services.rollout.ports import Tasks
 
 CALLER_WAIT_SECONDS = 10.0
-"""How long a caller over HTTP waits for a worker: within the time that its client waits for us."""
+"""How long a caller over HTTP waits for a worker; less than the time-out of its client."""
 
 _log = logging.getLogger(__name__)
 
-A = TypeVar("A", Listed, Drawn, Scored)
+A = TypeVar("A", ListedTasks, DrawnPrompts, ScoredTexts)
 
 
 class WorkerTasks:
-    """Tasks whose code runs in ``workers``; ``describing`` answers what they are."""
+    """Tasks whose code runs in ``workers``; ``describing`` is the pool for descriptions."""
 
     def __init__(self, workers: WorkerPool, describing: WorkerPool) -> None:
         self._workers = workers
@@ -51,7 +51,7 @@ class WorkerTasks:
         """Describe every task."""
         if self._listed is None:
             call = ListTasks()
-            listed = await _ask(self._describing, call, Listed, task="*", doing="listing the tasks")
+            listed = await _ask(self._describing, call, ListedTasks, task="*", doing="listing the tasks")
             for family, problem in listed.broken.items():
                 _log.warning("task family left out", extra={"family": family, "problem": problem})
             self._listed = listed.tasks
@@ -62,28 +62,30 @@ class WorkerTasks:
         """Describe a task."""
         if name not in self._shown:
             call = ShowTask(task=name)
-            shown = await _ask(self._describing, call, Listed, task=name, doing="describing it")
+            shown = await _ask(self._describing, call, ListedTasks, task=name, doing="describing it")
             (self._shown[name],) = shown.tasks
         return self._shown[name]
 
     async def draw(self, name: str, split: Split, n: int, seed: int) -> list[Prompt]:
         """Draw prompts."""
-        call = Draw(task=name, split=split, n=n, seed=seed)
-        return (await _ask(self._workers, call, Drawn, task=name, doing=f"drawing {n} prompts")).prompts
+        call = DrawPrompts(task=name, split=split, n=n, seed=seed)
+        return (
+            await _ask(self._workers, call, DrawnPrompts, task=name, doing=f"drawing {n} prompts")
+        ).prompts
 
     async def score(self, name: str, answers: Sequence[tuple[str, str]]) -> list[float]:
         """Score texts."""
-        call = Score(task=name, answers=answers)
+        call = ScoreTexts(task=name, answers=answers)
         doing = f"scoring {len(answers)} texts"
-        return (await _ask(self._workers, call, Scored, task=name, doing=doing)).rewards
+        return (await _ask(self._workers, call, ScoredTexts, task=name, doing=doing)).rewards
 
 
-class CallersTasks:
-    """The same for callers over HTTP, who never hold all workers: the others are for jobs."""
+class BoundedTasks:
+    """The same for callers over HTTP, who use at most ``at_once`` workers; the others are kept for jobs."""
 
     def __init__(self, tasks: Tasks, *, at_once: int) -> None:
         self._tasks = tasks
-        self._places = asyncio.Semaphore(at_once)
+        self._slots = asyncio.Semaphore(at_once)
         self._waiting = 0
 
     async def describe_all(self) -> list[TaskInfo]:
@@ -109,16 +111,16 @@ class CallersTasks:
         self._waiting += 1
         try:
             async with asyncio.timeout(CALLER_WAIT_SECONDS):
-                await self._places.acquire()
+                await self._slots.acquire()
         except TimeoutError as error:
             depth, seconds = self._waiting, CALLER_WAIT_SECONDS
-            raise Overloaded(what="the line for tasks", depth=depth, retry_after_seconds=seconds) from error
+            raise Overloaded(what="the task queue", depth=depth, retry_after_seconds=seconds) from error
         finally:
             self._waiting -= 1
         try:
             yield
         finally:
-            self._places.release()
+            self._slots.release()
 
 
 async def _ask(pool: WorkerPool, call: Call, kind: type[A], *, task: str, doing: str) -> A:
@@ -126,21 +128,21 @@ async def _ask(pool: WorkerPool, call: Call, kind: type[A], *, task: str, doing:
         asked = msgspec.msgpack.encode(call)
     except (UnicodeEncodeError, OverflowError) as error:
         raise InvalidField(
-            field="items" if isinstance(call, Score) else "seed", problem=str(error)
+            field="items" if isinstance(call, ScoreTexts) else "seed", problem=str(error)
         ) from error
     data = await pool.ask(asked, task=task, doing=doing)
     try:
-        answer = msgspec.msgpack.decode(data, type=kind | Refused)
+        answer = msgspec.msgpack.decode(data, type=kind | CallFailed)
     except msgspec.DecodeError as error:
         raise TaskFailed(task=task, problem=f"its answer is unreadable: {error}") from error
-    if isinstance(answer, Refused):
+    if isinstance(answer, CallFailed):
         raise error_from_payload(answer.error, what=f"task {task}")
     return answer
 
 
 @asynccontextmanager
 async def open_tasks(families: Mapping[str, str], limits: WorkerLimits) -> AsyncIterator[WorkerTasks]:
-    """Keep workers for the installed families within the block."""
+    """Run workers for the installed families within the block."""
     async with (
         open_workers(families, limits) as workers,
         open_workers(families, replace(limits, workers=1)) as describing,

@@ -1,6 +1,6 @@
-"""What the service and a worker process say to each other: one call, then one answer, in msgpack.
+"""The protocol between the service and a worker process: one call, then one answer, in msgpack.
 
-An answer is never taken on trust: it is read as the type that its call asks for, and is bounded in bytes.
+Answers are untrusted: each is decoded as the type that its call expects, and is bounded in bytes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,10 +13,10 @@ from services.rollout.core.task import Split, TaskInfo
 MAX_ANSWER_BYTES = 32 << 20
 
 
-class Opening(msgspec.Struct, frozen=True):
+class WorkerSetup(msgspec.Struct, frozen=True):
     """The first message: the families by name, as entry points write them, and the memory for tasks.
 
-    A worker answers it with an empty message once it takes calls.
+    A worker answers with an empty message when it is ready for calls.
     """
 
     families: Mapping[str, str]
@@ -33,7 +33,7 @@ class ShowTask(msgspec.Struct, frozen=True, tag=True):
     task: str
 
 
-class Draw(msgspec.Struct, frozen=True, tag=True):
+class DrawPrompts(msgspec.Struct, frozen=True, tag=True):
     """Return prompts of a task."""
 
     task: str
@@ -42,39 +42,39 @@ class Draw(msgspec.Struct, frozen=True, tag=True):
     seed: int
 
 
-class Score(msgspec.Struct, frozen=True, tag=True):
+class ScoreTexts(msgspec.Struct, frozen=True, tag=True):
     """Return the rewards of texts, each with the entry of the prompt that it answers."""
 
     task: str
     answers: Sequence[tuple[str, str]]
 
 
-Call = ListTasks | ShowTask | Draw | Score
+Call = ListTasks | ShowTask | DrawPrompts | ScoreTexts
 
 
-class Listed(msgspec.Struct, frozen=True, tag=True):
-    """Tasks as they are told, and by family why others are not."""
+class ListedTasks(msgspec.Struct, frozen=True, tag=True):
+    """Descriptions of tasks, and the problem of each family that does not load."""
 
     tasks: list[TaskInfo]
     broken: dict[str, str]
 
 
-class Drawn(msgspec.Struct, frozen=True, tag=True):
+class DrawnPrompts(msgspec.Struct, frozen=True, tag=True):
     """Prompts."""
 
     prompts: list[Prompt]
 
 
-class Scored(msgspec.Struct, frozen=True, tag=True):
+class ScoredTexts(msgspec.Struct, frozen=True, tag=True):
     """Rewards, in the order of the texts."""
 
     rewards: list[float]
 
 
-class Refused(msgspec.Struct, frozen=True, tag=True):
+class CallFailed(msgspec.Struct, frozen=True, tag=True):
     """The call failed; ``error`` is a `MintError` payload."""
 
     error: dict[str, str | float | bool | None]
 
 
-Answer = Listed | Drawn | Scored | Refused
+Answer = ListedTasks | DrawnPrompts | ScoredTexts | CallFailed

@@ -1,4 +1,4 @@
-"""Which bytes the catalog vouches for, and which folders of the blob store are whose."""
+"""Stored revisions and folders of the blob store, and the events about lost and healed bytes."""
 
 import re
 from collections.abc import Iterable
@@ -11,15 +11,15 @@ from mint_common.events.revision import Fault, QuarantineReason
 from mint_common.ids import BaseName, Digest, PolicyId, TenantId
 
 ROOTS = tuple(f"revisions/pol_{letter}" for letter in "234567abcdefghijklmnopqrstuvwxyz")
-"""Prefixes that part the folders of all policies: one of them at a time is listed. What lies elsewhere is
-nobody's garbage."""
+"""Prefixes that partition the folders of all policies; a listing takes one of them at a time. Keys outside of
+them are never garbage."""
 
 _FOLDER = re.compile(r"(revisions/(pol_[a-z2-7]{26})/[0-9a-f]{2}/([0-9a-f]{64})-[A-Za-z0-9._-]+)/[^/]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
-    """A revision and where its bytes are said to be."""
+class StoredRevision:
+    """A revision and the claim of its bytes."""
 
     tenant_id: TenantId
     base: BaseName
@@ -30,14 +30,14 @@ class Held:
     fault: Fault | None
 
     @property
-    def place(self) -> str:
-        """Return where it is in a walk over all revisions."""
+    def position(self) -> str:
+        """Return its position in a walk over all revisions."""
         return f"{self.policy_id}/{self.number}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Folder:
-    """A folder of an adapter in the blob store, and what its name says."""
+    """A folder of an adapter in the blob store, and the ids in its name."""
 
     prefix: str
     policy_id: PolicyId
@@ -45,7 +45,7 @@ class Folder:
 
 
 def folders_of(keys: Iterable[str]) -> list[Folder]:
-    """Return the folders that keys lie in, in order of the keys, each once."""
+    """Return the distinct folders of some keys, in the order of the keys."""
     found: dict[str, Folder] = {}
     for key in keys:
         if match := _FOLDER.fullmatch(key):
@@ -57,39 +57,41 @@ def folders_of(keys: Iterable[str]) -> list[Folder]:
 
 
 def folder_of(manifest: Claim) -> str:
-    """Return the prefix of the folder that a manifest lies in."""
+    """Return the prefix of a manifest's folder."""
     return manifest.uri.removesuffix(f"/{MANIFEST_FILE}")
 
 
-def lost(held: Held, fault: Fault, problem: str, *, sequence: int) -> RevisionLost:
-    """Return the event that tells that a revision cannot be served any more."""
+def lost(revision: StoredRevision, fault: Fault, problem: str, *, sequence: int) -> RevisionLost:
+    """Return the event of a revision whose bytes are lost."""
     return RevisionLost(
-        tenant_id=held.tenant_id,
-        base=held.base,
-        policy_id=held.policy_id,
-        digest=held.digest,
-        number=held.number,
+        tenant_id=revision.tenant_id,
+        base=revision.base,
+        policy_id=revision.policy_id,
+        digest=revision.digest,
+        number=revision.number,
         fault=fault,
         problem=problem,
         sequence=sequence,
     )
 
 
-def quarantined(held: Held, reason: QuarantineReason, *, sequence: int) -> RevisionQuarantined:
-    """Return the event that tells that a revision was taken out of use for what it did."""
+def quarantined(revision: StoredRevision, reason: QuarantineReason, *, sequence: int) -> RevisionQuarantined:
+    """Return the event of a revision that was quarantined for its output."""
     return RevisionQuarantined(
-        tenant_id=held.tenant_id,
-        base=held.base,
-        policy_id=held.policy_id,
-        digest=held.digest,
-        number=held.number,
+        tenant_id=revision.tenant_id,
+        base=revision.base,
+        policy_id=revision.policy_id,
+        digest=revision.digest,
+        number=revision.number,
         reason=reason,
         sequence=sequence,
     )
 
 
-def healed(owner: Held | RevisionExported, revision: RevisionRef, *, sequence: int) -> RevisionHealed:
-    """Return the event that tells that the bytes of a revision are there again."""
+def healed(
+    owner: StoredRevision | RevisionExported, revision: RevisionRef, *, sequence: int
+) -> RevisionHealed:
+    """Return the event of a revision whose bytes were lost and are stored again."""
     return RevisionHealed(
         tenant_id=owner.tenant_id,
         base=owner.base,

@@ -10,13 +10,13 @@ from mint_common.errors import UploadRefused
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import settle
 from mint_common.runtime.slow_clients import LeastRate
-from services.registry.handlers.uploads import TenantTurns, unstalled
+from services.registry.handlers.uploads import TenantLimiter, unstalled
 
 LOUD, OTHER = TenantId("ten_loud"), TenantId("ten_other")
 
 
 async def test_flood_of_one_tenant_leaves_room_for_another() -> None:
-    turns, done = TenantTurns(4, of_a_tenant=2), asyncio.Event()
+    turns, done = TenantLimiter(4, of_a_tenant=2), asyncio.Event()
     entered: list[TenantId] = []
 
     async def upload(tenant_id: TenantId) -> None:
@@ -35,7 +35,7 @@ async def test_flood_of_one_tenant_leaves_room_for_another() -> None:
 
 
 async def test_cancelled_upload_gives_its_turn_back() -> None:
-    turns = TenantTurns(1, of_a_tenant=1)
+    turns = TenantLimiter(1, of_a_tenant=1)
 
     async def stay() -> None:
         async with turns.turn(LOUD):

@@ -19,7 +19,7 @@ from mint_common.ids import new_id
 from mint_common.runtime.clock import ManualClock, SystemClock
 from mint_common.testing.adapters import make_adapter
 from mint_common.testing.blobs_memory import MemoryBlobs
-from services.registry.core.custody import ROOTS, Folder, folder_of, folders_of
+from services.registry.core.blob_integrity import ROOTS, Folder, folder_of, folders_of
 from services.registry.core.names import parse_model
 from services.registry.core.policies import PolicyChange
 from services.registry.handlers.collector import SECONDS, Collector
@@ -73,7 +73,7 @@ def adapter(policy: PolicyRecord, seed: int) -> AdapterFiles:
 
 def reconciler(store: Store, blobs: Blobs) -> Reconciler:
     return Reconciler(
-        custody=store.custody, blobs=blobs, clock=SystemClock(), bytes_per_second=10_000_000_000
+        integrity=store.integrity, blobs=blobs, clock=SystemClock(), bytes_per_second=10_000_000_000
     )
 
 
@@ -94,7 +94,7 @@ async def collect(
 ) -> list[tuple[str, str]]:
     made = Collector(
         catalog=store.catalog,
-        custody=store.custody,
+        integrity=store.integrity,
         blobs=blobs,
         clock=Instant(SOON),
         grace_seconds=grace_seconds,
@@ -122,11 +122,11 @@ async def test_lost_revision_is_named_by_nothing_until_its_bytes_are_back(store:
     policy, blobs = await add_policy(store), MemoryBlobs()
     first, second = await publish(store, policy, blobs, 2)
     await store.aliases.move(policy, "prod", second, by("a"), expected=None)
-    held = (await store.custody.held(after="", limit=9))[1]
+    held = (await store.integrity.stored(after="", limit=9))[1]
 
-    assert await store.custody.mark(held, "missing", "nothing there")
+    assert await store.integrity.mark(held, "missing", "nothing there")
 
-    assert not await store.custody.mark(held, "wrong", "too late: it changed meanwhile")
+    assert not await store.integrity.mark(held, "wrong", "too late: it changed meanwhile")
     assert await faults(store, policy) == [None, "missing"]
     for name in ("p", "p@prod", "p@2", f"p@{second.digest}"):
         with pytest.raises(RevisionLostError, match="missing"):
@@ -134,11 +134,11 @@ async def test_lost_revision_is_named_by_nothing_until_its_bytes_are_back(store:
     with pytest.raises(RevisionLostError):
         await store.aliases.move(policy, "canary", second, by("a"), expected=None)
     assert (await store.catalog.resolve(TENANT, parse_model("p@1"))).revision == first
-    (now_held,) = await store.custody.lost(after="", limit=9)
+    (now_held,) = await store.integrity.lost(after="", limit=9)
     assert now_held.fault == "missing"
-    assert not await store.custody.lost(after=now_held.place, limit=9)
+    assert not await store.integrity.lost(after=now_held.position, limit=9)
 
-    assert await store.custody.mark(now_held, None, "")
+    assert await store.integrity.mark(now_held, None, "")
 
     assert (await store.catalog.resolve(TENANT, parse_model("p"))).revision == second
     told = [event for event in await store.events() if isinstance(event, RevisionLost | RevisionHealed)]
@@ -149,8 +149,8 @@ async def test_lost_revision_is_named_by_nothing_until_its_bytes_are_back(store:
 async def test_same_adapter_again_heals_a_lost_revision_at_another_place(store: Store) -> None:
     policy, blobs = await add_policy(store), MemoryBlobs()
     first, _ = await publish(store, policy, blobs, 2)
-    held = (await store.custody.held(after="", limit=1))[0]
-    await store.custody.mark(held, "wrong", "not what it was")
+    held = (await store.integrity.stored(after="", limit=1))[0]
+    await store.integrity.mark(held, "wrong", "not what it was")
 
     await publish_one(store, policy, blobs, 1, "wave_again")
 
@@ -173,14 +173,14 @@ async def test_folder_is_garbage_once_no_revision_has_named_it_for_the_grace_tim
     assert len(folders) == 2
 
     for now in (NOW, NOW + 50):
-        await store.custody.note_folders(root, folders, now=now)
+        await store.integrity.record_folders(root, folders, now=now)
 
-    assert await store.custody.garbage(before=NOW, limit=9) == []
-    (garbage,) = await store.custody.garbage(before=NOW + 1, limit=9)
+    assert await store.integrity.garbage(before=NOW, limit=9) == []
+    (garbage,) = await store.integrity.garbage(before=NOW + 1, limit=9)
     assert garbage == Folder(prefix=folder_of(claim), policy_id=policy.policy_id, digest=stray.digest)
-    assert not await store.custody.give_up_folder(folders_of([named.manifest.uri])[0])
-    await store.custody.note_folders(root, folders[:0], now=NOW)
-    assert await store.custody.garbage(before=NOW + 99, limit=9) == []
+    assert not await store.integrity.release_folder(folders_of([named.manifest.uri])[0])
+    await store.integrity.record_folders(root, folders[:0], now=NOW)
+    assert await store.integrity.garbage(before=NOW + 99, limit=9) == []
 
 
 async def test_export_and_removal_of_one_folder_do_not_both_happen(store: Store) -> None:
@@ -189,50 +189,50 @@ async def test_export_and_removal_of_one_folder_do_not_both_happen(store: Store)
         await store_adapter(blobs, adapter(policy, seed), export_id=f"wave_{seed}")
     folders = folders_of(await keys(blobs))
     for root in ROOTS:
-        await store.custody.note_folders(
+        await store.integrity.record_folders(
             root, [folder for folder in folders if folder.prefix.startswith(root)], now=NOW
         )
     waves = {folder.prefix[-1]: folder for folder in folders}
 
     await publish_one(store, policy, blobs, 1)
-    assert not await store.custody.give_up_folder(waves["1"])
-    assert await store.custody.give_up_folder(waves["2"])
+    assert not await store.integrity.release_folder(waves["1"])
+    assert await store.integrity.release_folder(waves["2"])
     with pytest.raises(Unavailable, match="garbage"):
         await publish_one(store, policy, blobs, 2)
 
-    assert await store.custody.going(limit=9) == [waves["2"].prefix]
-    await store.custody.removed(waves["2"].prefix)
-    await store.custody.removed(waves["2"].prefix)
-    assert await store.custody.going(limit=9) == []
+    assert await store.integrity.folders_to_remove(limit=9) == [waves["2"].prefix]
+    await store.integrity.forget_folder(waves["2"].prefix)
+    await store.integrity.forget_folder(waves["2"].prefix)
+    assert await store.integrity.folders_to_remove(limit=9) == []
     assert len(await store.catalog.revisions(policy.policy_id, limit=9, after=0)) == 1
 
 
 async def test_bytes_are_given_up_of_retired_revisions_only(store: Store) -> None:
     policy, blobs = await add_policy(store), MemoryBlobs()
     await publish(store, policy, blobs, 2)
-    assert not await store.custody.give_up_bytes(policy, 1)
+    assert not await store.integrity.release_bytes(policy, 1)
     await store.catalog.set_state(policy, 1, "retired")
-    assert await store.custody.give_up_bytes(policy, 1)
-    assert not await store.custody.give_up_bytes(policy, 1)
+    assert await store.integrity.release_bytes(policy, 1)
+    assert not await store.integrity.release_bytes(policy, 1)
     assert await faults(store, policy) == ["collected", None]
     with pytest.raises(RevisionLostError, match="collected"):
         await store.catalog.set_state(policy, 1, "published")
-    assert [held.number for held in await store.custody.held(after="", limit=9)] == [2]
+    assert [held.number for held in await store.integrity.stored(after="", limit=9)] == [2]
 
     await publish_one(store, policy, blobs, 1, "wave_again")
 
     assert await faults(store, policy) == [None, None]
     assert (await store.catalog.set_state(policy, 1, "published")).state == "published"
     with pytest.raises(NotFound):
-        await store.custody.holdings(new_id("pol"))
+        await store.integrity.revisions_of(new_id("pol"))
 
 
 async def test_one_at_a_time_has_the_turn(store: Store) -> None:
-    async with store.custody.turn("collect") as first, store.custody.turn("collect") as second:
+    async with store.integrity.exclusive("collect") as first, store.integrity.exclusive("collect") as second:
         assert (first, second) == (True, False)
-        async with store.custody.turn("reconcile") as other:
+        async with store.integrity.exclusive("reconcile") as other:
             assert other
-    async with store.custody.turn("collect") as again:
+    async with store.integrity.exclusive("collect") as again:
         assert again
 
 
@@ -240,13 +240,13 @@ async def test_walks_go_on_where_they_stopped(store: Store) -> None:
     policy = await add_policy(store)
     await publish(store, policy, MemoryBlobs(), 5)
     seen = []
-    page = await store.custody.held(after="", limit=2)
+    page = await store.integrity.stored(after="", limit=2)
     while page:
         seen += [held.number for held in page]
-        await store.custody.keep_place("revisions", page[-1].place)
-        page = await store.custody.held(after=await store.custody.place("revisions"), limit=2)
+        await store.integrity.save_position("revisions", page[-1].position)
+        page = await store.integrity.stored(after=await store.integrity.position("revisions"), limit=2)
     assert seen == [1, 2, 3, 4, 5]
-    assert await store.custody.place("another") == ""
+    assert await store.integrity.position("another") == ""
 
 
 async def test_reconciler_finds_what_is_missing_or_wrong_and_heals(store: Store, blobs: Blobs) -> None:
@@ -269,7 +269,7 @@ async def test_reconciler_finds_what_is_missing_or_wrong_and_heals(store: Store,
     for folder, files in zip(folders, kept, strict=True):
         for name, data in files.items():
             await blobs.put(f"{folder}/{name}", data)
-    await reconciler(store, blobs).look_at_lost()
+    await reconciler(store, blobs).check_lost()
     assert await faults(store, policy) == [None] * 5
 
 
@@ -300,7 +300,7 @@ async def test_collection_removes_what_nobody_uses_and_nothing_else(store: Store
     stray = folder_of(await store_adapter(blobs, adapter(policy, 50), export_id="wave_stray"))
     made = reconciler(store, blobs)
     for _ in ROOTS:
-        await made.note_next_root()
+        await made.record_next_root()
     before = await keys(blobs)
     used = {refs[3].digest}
 
@@ -340,11 +340,11 @@ async def test_removal_that_was_broken_off_is_finished_by_the_next_collection(st
     policy, blobs = await add_policy(store), MemoryBlobs()
     refs = await publish(store, policy, blobs, 3)
     await store.catalog.set_state(policy, 1, "retired")
-    assert await store.custody.give_up_bytes(policy, 1)
+    assert await store.integrity.release_bytes(policy, 1)
     await blobs.delete(refs[0].manifest.uri)
     assert await collect(store, blobs) == []
     assert not [key for key in await keys(blobs) if key.startswith(folder_of(refs[0].manifest))]
-    assert await store.custody.going(limit=9) == []
+    assert await store.integrity.folders_to_remove(limit=9) == []
 
 
 class Slow(Instant):
@@ -366,7 +366,7 @@ async def test_collection_goes_on_where_the_last_one_ran_out_of_time_or_room(
         for number in (1, 2):
             await store.catalog.set_state(policy, number, "retired")
     made = Collector(
-        catalog=store.catalog, custody=store.custody, blobs=blobs, clock=Slow(SOON), grace_seconds=0.0
+        catalog=store.catalog, integrity=store.integrity, blobs=blobs, clock=Slow(SOON), grace_seconds=0.0
     )
     more = True
     while more:
@@ -380,6 +380,6 @@ async def test_collection_goes_on_where_the_last_one_ran_out_of_time_or_room(
 
 
 async def test_second_collection_at_a_time_is_refused(store: Store) -> None:
-    async with store.custody.turn("collect"):
+    async with store.integrity.exclusive("collect"):
         with pytest.raises(Unavailable, match="another collection"):
             await collect(store, MemoryBlobs())

@@ -1,4 +1,4 @@
-"""Answers calls with the code of tasks; what a task does wrong is an answer too."""
+"""Answers calls by running the code of tasks; a task's error is an answer too."""
 
 from typing import cast
 
@@ -10,13 +10,13 @@ from services.rollout.adapters.workers.wire import (
     MAX_ANSWER_BYTES,
     Answer,
     Call,
-    Draw,
-    Drawn,
-    Listed,
+    CallFailed,
+    DrawnPrompts,
+    DrawPrompts,
+    ListedTasks,
     ListTasks,
-    Refused,
-    Score,
-    Scored,
+    ScoredTexts,
+    ScoreTexts,
     ShowTask,
 )
 from services.rollout.core.task import TaskInfo
@@ -24,26 +24,26 @@ from services.rollout.ports import Task
 
 
 def answer_call(tasks: InstalledTasks, call: Call) -> bytes:
-    """Return the answer as it is sent."""
+    """Return the encoded answer."""
     try:
         return _encoded(_answer(tasks, call), call)
     except MintError as error:
         payload = cast("dict[str, str | float | bool | None]", error.to_payload())
-        return msgspec.msgpack.encode(Refused(error=payload))
+        return msgspec.msgpack.encode(CallFailed(error=payload))
 
 
 def _answer(tasks: InstalledTasks, call: Call) -> Answer:
     match call:
         case ListTasks():
             infos = [_info(tasks.task(name)) for name in tasks.names()]
-            return Listed(tasks=infos, broken=tasks.broken)
+            return ListedTasks(tasks=infos, broken=tasks.broken)
         case ShowTask():
-            return Listed(tasks=[_info(tasks.task(call.task))], broken={})
-        case Draw():
-            return Drawn(prompts=tasks.task(call.task).prompts(call.split, call.n, call.seed))
-        case Score():
+            return ListedTasks(tasks=[_info(tasks.task(call.task))], broken={})
+        case DrawPrompts():
+            return DrawnPrompts(prompts=tasks.task(call.task).prompts(call.split, call.n, call.seed))
+        case ScoreTexts():
             task = tasks.task(call.task)
-            return Scored(rewards=[task.reward(entry, text) for entry, text in call.answers])
+            return ScoredTexts(rewards=[task.reward(entry, text) for entry, text in call.answers])
 
 
 def _encoded(answer: Answer, call: Call) -> bytes:
@@ -52,7 +52,7 @@ def _encoded(answer: Answer, call: Call) -> bytes:
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise TaskFailed(task=_task_of(call), problem=f"its answer cannot be sent: {error}") from error
     if len(data) > MAX_ANSWER_BYTES:
-        problem = f"its answer has {len(data)} bytes, and may have {MAX_ANSWER_BYTES}: ask for less at once"
+        problem = f"its answer has {len(data)} bytes, the limit is {MAX_ANSWER_BYTES}: ask for less at once"
         raise TaskFailed(task=_task_of(call), problem=problem)
     return data
 

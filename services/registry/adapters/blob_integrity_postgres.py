@@ -1,4 +1,4 @@
-"""Custody in Postgres: faults are columns of revisions; garbage and walks have tables of their own."""
+"""Blob integrity in Postgres: faults are columns of revisions; garbage and walks have tables of their own."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -17,15 +17,23 @@ from mint_common.ids import Digest, PolicyId, new_id
 from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.runtime.postgres_errors import acquired
 from services.registry.adapters.rows import POLICY, moment, policy_of, ref_of
-from services.registry.core.collection import HeldRevision, Holdings
-from services.registry.core.custody import Folder, Held, folder_of, folders_of, healed, lost, quarantined
+from services.registry.core.blob_integrity import (
+    Folder,
+    StoredRevision,
+    folder_of,
+    folders_of,
+    healed,
+    lost,
+    quarantined,
+)
+from services.registry.core.collection import CollectibleRevision, PolicyRevisions
 
-# The lock is the connection's: a registry that dies, or is cut off, has let go of it.
+# A session lock: Postgres releases it when the registry dies or loses its connection.
 _TRY = "SELECT pg_try_advisory_lock(hashtextextended('mint_turn_' || current_schema() || '_' || $1, 0))"
-_KEEP_PLACE = """
+_SAVE_POSITION = """
     INSERT INTO walks (name, place) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET place = $2
 """
-_HELD = """
+_STORED = """
     SELECT tenant_id, base, revisions.* FROM revisions JOIN policies USING (policy_id)
     WHERE (policy_id, number) > ($1, $2) AND {which} ORDER BY policy_id, number LIMIT $3
 """
@@ -36,7 +44,7 @@ _MARK = """
         AND fault IS DISTINCT FROM $3
     RETURNING *
 """
-# The policies first, in one order, as everybody does: else two wait for each other.
+# Policies first and in one order, as every writer does, so that no two deadlock.
 _LOCK_POLICIES = """
     SELECT 1 FROM policies WHERE policy_id IN (SELECT policy_id FROM revisions WHERE digest = $1)
     ORDER BY policy_id FOR NO KEY UPDATE
@@ -46,7 +54,7 @@ _QUARANTINE = """
     FROM policies WHERE policies.policy_id = revisions.policy_id AND digest = $1 AND state = 'published'
     RETURNING tenant_id, base, revisions.*
 """
-_NOTE = """
+_RECORD_FOLDERS = """
     INSERT INTO garbage (prefix, found_at)
     SELECT given.prefix, $4
     FROM unnest($1::text[], $2::text[], $3::text[]) AS given (prefix, policy_id, digest)
@@ -56,11 +64,11 @@ _NOTE = """
     )
     ON CONFLICT DO NOTHING
 """
-_FORGET = "DELETE FROM garbage WHERE starts_with(prefix, $1) AND prefix <> ALL($2) AND NOT is_going"
+_FORGET_FOLDERS = "DELETE FROM garbage WHERE starts_with(prefix, $1) AND prefix <> ALL($2) AND NOT is_going"
 _GARBAGE = """
     SELECT prefix FROM garbage WHERE found_at < $1 AND NOT is_going ORDER BY prefix LIMIT $2
 """
-_GIVE_UP_FOLDER = """
+_RELEASE_FOLDER = """
     UPDATE garbage SET is_going = true
     WHERE prefix = $1 AND NOT is_going AND NOT EXISTS (
         SELECT FROM revisions WHERE policy_id = $2 AND digest = $3 AND manifest_uri = $1 || $4
@@ -91,139 +99,143 @@ _POINTED = """
     WHERE aliases.policy_id = $1
 """
 _LOCK_POLICY = "SELECT 1 FROM policies WHERE policy_id = $1 FOR NO KEY UPDATE"
-_GIVE_UP_BYTES = """
+_RELEASE_BYTES = """
     UPDATE revisions SET fault = 'collected', changes = changes + 1
     WHERE policy_id = $1 AND number = $2 AND state = 'retired' AND fault IS DISTINCT FROM 'collected'
         AND NOT EXISTS (SELECT FROM aliases WHERE aliases.policy_id = $1 AND aliases.number = $2)
     RETURNING *
 """
-_GOES = """
+_REMOVE_FOLDER = """
     INSERT INTO garbage (prefix, found_at, is_going) VALUES ($1, now(), true)
     ON CONFLICT (prefix) DO UPDATE SET is_going = true
 """
-_COLLECTED = "collected: nobody used them"
+_COLLECTED = "removed by collection: the revision was retired and not in use"
 
 
-class PostgresCustody:
-    """See `ports.Custody`."""
+class PostgresBlobIntegrity:
+    """See `ports.BlobIntegrity`."""
 
     def __init__(self, pool: asyncpg.Pool, ledger: PostgresLedger) -> None:
         self._pool = pool
         self._ledger = ledger
 
     @asynccontextmanager
-    async def turn(self, work: str) -> AsyncIterator[bool]:
-        """Be the only registry at a kind of work."""
+    async def exclusive(self, work: str) -> AsyncIterator[bool]:
+        """Hold the lock of a kind of work."""
         async with acquired(self._pool) as connection:
-            # The pool lets go of the lock when it takes the connection back.
+            # The pool releases the lock when it takes the connection back.
             yield await connection.fetchval(_TRY, work)
 
-    async def place(self, walk: str) -> str:
-        """Return how far a walk has come."""
+    async def position(self, walk: str) -> str:
+        """Return the saved position of a walk."""
         return await self._pool.fetchval("SELECT place FROM walks WHERE name = $1", walk) or ""
 
-    async def keep_place(self, walk: str, place: str) -> None:
-        """Keep how far a walk has come."""
-        await self._pool.execute(_KEEP_PLACE, walk, place)
+    async def save_position(self, walk: str, position: str) -> None:
+        """Save the position of a walk."""
+        await self._pool.execute(_SAVE_POSITION, walk, position)
 
-    async def held(self, *, after: str, limit: int) -> Sequence[Held]:
+    async def stored(self, *, after: str, limit: int) -> Sequence[StoredRevision]:
         """Return revisions that have bytes."""
-        return await self._held(_NOT_COLLECTED, after, limit)
+        return await self._list(_NOT_COLLECTED, after, limit)
 
-    async def lost(self, *, after: str, limit: int) -> Sequence[Held]:
+    async def lost(self, *, after: str, limit: int) -> Sequence[StoredRevision]:
         """Return those whose bytes are missing or wrong."""
-        return await self._held(_LOST, after, limit)
+        return await self._list(_LOST, after, limit)
 
-    async def _held(self, which: str, after: str, limit: int) -> Sequence[Held]:
+    async def _list(self, which: str, after: str, limit: int) -> Sequence[StoredRevision]:
         policy_id, _, number = after.partition("/")
-        rows = await self._pool.fetch(_HELD.format(which=which), policy_id, int(number or 0), limit)
-        return [_held_of(dict(row)) for row in rows]
+        rows = await self._pool.fetch(_STORED.format(which=which), policy_id, int(number or 0), limit)
+        return [_stored_of(dict(row)) for row in rows]
 
-    async def mark(self, held: Held, fault: Fault | None, problem: str) -> bool:
-        """Record what was found of a revision's bytes and tell it."""
+    async def mark(self, revision: StoredRevision, fault: Fault | None, problem: str) -> bool:
+        """Set the fault of a revision and emit the event."""
         async with self._ledger.transaction(new_id("req")) as transaction:
-            key = (held.policy_id, held.number, fault, held.manifest.uri, held.fault)
+            key = (revision.policy_id, revision.number, fault, revision.manifest.uri, revision.fault)
             row = await transaction.connection.fetchrow(_MARK, *key)
             if row is None:
                 return False
             if fault is None:
-                await transaction.emit(healed(held, ref_of(row), sequence=row["changes"]))
+                await transaction.emit(healed(revision, ref_of(row), sequence=row["changes"]))
             else:
-                await transaction.emit(lost(held, fault, problem, sequence=row["changes"]))
+                await transaction.emit(lost(revision, fault, problem, sequence=row["changes"]))
             return True
 
-    async def quarantine(self, digest: Digest, reason: QuarantineReason, *, cause: str) -> Sequence[Held]:
-        """Quarantine every published revision of a digest and tell each."""
+    async def quarantine(
+        self, digest: Digest, reason: QuarantineReason, *, cause: str
+    ) -> Sequence[StoredRevision]:
+        """Quarantine every published revision of a digest."""
         async with self._ledger.transaction(cause) as transaction:
             await transaction.connection.execute(_LOCK_POLICIES, digest)
             rows = await transaction.connection.fetch(_QUARANTINE, digest)
-            found = [_held_of(dict(row)) for row in rows]
-            for held, row in zip(found, rows, strict=True):
-                await transaction.emit(quarantined(held, reason, sequence=row["changes"]))
+            found = [_stored_of(dict(row)) for row in rows]
+            for revision, row in zip(found, rows, strict=True):
+                await transaction.emit(quarantined(revision, reason, sequence=row["changes"]))
         return found
 
-    async def note_folders(self, root: str, folders: Sequence[Folder], *, now: float) -> None:
-        """Take in all folders under a root."""
+    async def record_folders(self, root: str, folders: Sequence[Folder], *, now: float) -> None:
+        """Record which folders under a root are garbage."""
         prefixes = [folder.prefix for folder in folders]
         policies, digests = [folder.policy_id for folder in folders], [folder.digest for folder in folders]
-        await self._pool.execute(_NOTE, prefixes, policies, digests, moment(now), f"/{MANIFEST_FILE}")
-        await self._pool.execute(_FORGET, root, prefixes)
+        await self._pool.execute(
+            _RECORD_FOLDERS, prefixes, policies, digests, moment(now), f"/{MANIFEST_FILE}"
+        )
+        await self._pool.execute(_FORGET_FOLDERS, root, prefixes)
 
     async def garbage(self, *, before: float, limit: int) -> Sequence[Folder]:
-        """Return garbage that was known before a time."""
+        """Return garbage that was first seen before a time."""
         rows = await self._pool.fetch(_GARBAGE, moment(before), limit)
         return folders_of(f"{row['prefix']}/{MANIFEST_FILE}" for row in rows)
 
-    async def give_up_folder(self, folder: Folder) -> bool:
-        """Let garbage be removed."""
+    async def release_folder(self, folder: Folder) -> bool:
+        """Allow the removal of a garbage folder."""
         key = (folder.prefix, folder.policy_id, folder.digest, f"/{MANIFEST_FILE}")
-        return await self._pool.fetchval(_GIVE_UP_FOLDER, *key) is not None
+        return await self._pool.fetchval(_RELEASE_FOLDER, *key) is not None
 
     async def candidates(self, *, after: str, limit: int) -> Sequence[PolicyId]:
-        """Return policies of which something may go."""
+        """Return policies that collection has to look at."""
         return [row["policy_id"] for row in await self._pool.fetch(_CANDIDATES, after, limit)]
 
-    async def holdings(self, policy_id: PolicyId) -> tuple[PolicyRecord, Holdings]:
-        """Return a policy and all that decides what of it may go."""
+    async def revisions_of(self, policy_id: PolicyId) -> tuple[PolicyRecord, PolicyRevisions]:
+        """Return a policy and what a collection plan needs."""
         row = await self._pool.fetchrow(f"{POLICY} WHERE policy.policy_id = $1", policy_id)
         if row is None:
             raise NotFound(kind="policy", name=policy_id)
         revisions = await self._pool.fetch(_REVISIONS, policy_id)
         pointed = await self._pool.fetch(_POINTED, policy_id)
-        return policy_of(row), Holdings(
+        return policy_of(row), PolicyRevisions(
             retention=msgspec.convert(row["retention"], Retention),
             revisions=[_revision_of(revision) for revision in revisions],
             pointed={each["number"] for each in pointed},
         )
 
-    async def give_up_bytes(self, policy: PolicyRecord, number: int) -> bool:
-        """Let the bytes of a revision be removed and tell it."""
+    async def release_bytes(self, policy: PolicyRecord, number: int) -> bool:
+        """Allow the removal of a revision's bytes."""
         async with self._ledger.transaction(new_id("req")) as transaction:
             connection = transaction.connection
             await connection.execute(_LOCK_POLICY, policy.policy_id)
-            row = await connection.fetchrow(_GIVE_UP_BYTES, policy.policy_id, number)
+            row = await connection.fetchrow(_RELEASE_BYTES, policy.policy_id, number)
             if row is None:
                 return False
-            held = _held_of({**row, "tenant_id": policy.tenant_id, "base": policy.base})
-            await connection.execute(_GOES, folder_of(held.manifest))
-            await transaction.emit(lost(held, "collected", _COLLECTED, sequence=row["changes"]))
+            revision = _stored_of({**row, "tenant_id": policy.tenant_id, "base": policy.base})
+            await connection.execute(_REMOVE_FOLDER, folder_of(revision.manifest))
+            await transaction.emit(lost(revision, "collected", _COLLECTED, sequence=row["changes"]))
             return True
 
-    async def going(self, *, limit: int) -> Sequence[str]:
-        """Return folders that were given up and are not removed yet."""
+    async def folders_to_remove(self, *, limit: int) -> Sequence[str]:
+        """Return released folders."""
         rows = await self._pool.fetch("SELECT prefix FROM garbage WHERE is_going LIMIT $1", limit)
         return [row["prefix"] for row in rows]
 
-    async def removed(self, prefix: str) -> None:
-        """Forget a folder that is removed."""
+    async def forget_folder(self, prefix: str) -> None:
+        """Forget a folder."""
         await self._pool.execute("DELETE FROM garbage WHERE prefix = $1", prefix)
 
 
-def _held_of(row: Mapping[str, Any]) -> Held:  # Any: columns of all kinds
+def _stored_of(row: Mapping[str, Any]) -> StoredRevision:  # Any: columns of all kinds
     claim = Claim(
         uri=row["manifest_uri"], sha256=row["manifest_sha256"], size_bytes=row["manifest_size_bytes"]
     )
-    return Held(
+    return StoredRevision(
         tenant_id=row["tenant_id"],
         base=row["base"],
         policy_id=row["policy_id"],
@@ -234,8 +246,8 @@ def _held_of(row: Mapping[str, Any]) -> Held:  # Any: columns of all kinds
     )
 
 
-def _revision_of(row: asyncpg.Record) -> HeldRevision:
-    return HeldRevision(
+def _revision_of(row: asyncpg.Record) -> CollectibleRevision:
+    return CollectibleRevision(
         number=row["number"],
         digest=row["digest"],
         parent=row["parent"],
