@@ -22,7 +22,7 @@ def held_scopes(scopes: Collection[Scope]) -> frozenset[Scope]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Authority:
-    """What a verified key stands for: its tenant, its id, its scopes."""
+    """The tenant, id and scopes of a verified key."""
 
     tenant_id: TenantId
     key_id: str
@@ -38,7 +38,7 @@ class Authority:
         return needed in held_scopes(self.scopes)
 
     def check(self, needed: Scope) -> None:
-        """Refuse what takes a scope that the key does not hold. Raises Forbidden."""
+        """Refuse scopes that the key does not hold. Raises Forbidden."""
         if not self.may(needed):
             found = ", ".join(sorted(self.scopes))
             raise Forbidden(problem=f"This takes a key with scope {needed!r}; this key has {found}.")

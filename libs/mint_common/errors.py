@@ -11,7 +11,7 @@ import os
 from typing import ClassVar
 
 MOST_TEXT = 2000
-"""How many characters of what a user sent an error tells."""
+"""How many characters of user input an error repeats."""
 
 
 class MintError(Exception):
@@ -26,7 +26,7 @@ class MintError(Exception):
         super().__init__((type(self).__doc__ or "").format(**self.fields))
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Let copies and other processes make it again from its fields."""
+        """Support copying and pickling from the fields."""
         return _remake, (type(self), self.fields)
 
     def __getattr__(self, name: str) -> str | float:
@@ -241,7 +241,7 @@ class EventInvalid(MintError):
 
 
 class EventsExpired(MintError):
-    """Not all events after {place!r} are kept any more: read what stands now, then listen without a place."""
+    """Events after {place!r} have expired: read the current state, then listen without a position."""
 
     code = "events_expired"
     http_status = 410

@@ -1,4 +1,4 @@
-"""The internal generation protocol: what gateway and rollout ask of a loader, and what it answers.
+"""The internal generation protocol: requests of gateway and rollout to a loader, and its answers.
 
 A stream is asked for by one JSON body and answered in newline-delimited JSON, one `GenerationChunk` a line. A
 sample is asked for and answered whole, in msgpack, its numbers as raw little-endian bytes: int32 tokens,

@@ -1,8 +1,8 @@
-"""The internal training protocol: what the gateway asks of a trainer, and what it answers, in msgpack.
+"""The internal training protocol: requests of the gateway to a trainer, and its answers, in msgpack.
 
-An operation is durable, pollable and idempotent: it is named by its policy and its place in the policy's
-order, so that a repeated submission is the same operation. Every field is explicit. Arrays travel as raw
-little-endian bytes, row-major; nothing here needs numpy or torch.
+An operation is durable, pollable and idempotent: it is named by its policy and its sequence number there, so
+that a repeated submission is the same operation. Every field is explicit. Arrays travel as raw little-endian
+bytes, row-major; nothing here needs numpy or torch.
 """
 
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ from mint_common.events.job import LoraSpec
 from mint_common.ids import BaseName, Digest, PolicyId, TenantId
 
 LAST_SEQ = 2**31 - 1
-"""The last place there is: of the `Close` of a client that does not number it."""
+"""The greatest sequence number: of a `Close` that its client did not number."""
 
 UNNUMBERED = LAST_SEQ + 1
-"""Places from here on are of operations that their client did not number: see `Submission`."""
+"""Numbers from here on are of operations that their client did not number: see `Submission`."""
 
 JsonScalar = str | int | float | bool | None
 
@@ -111,7 +111,7 @@ class Pass(msgspec.Struct, frozen=True, tag="pass"):
 
 
 class Lesson(msgspec.Struct, frozen=True):
-    """A completion behind two prompts: what the policy reads before it, and what the teacher reads.
+    """A completion after two prompts, one for the policy and one for the teacher.
 
     Prompts are int32 token ids; ``target_tokens`` and ``weights`` have one dimension, as long as each other.
     """
@@ -154,7 +154,7 @@ class Save(msgspec.Struct, frozen=True, tag="save"):
 
 
 class Load(msgspec.Struct, frozen=True, tag="load"):
-    """Take over the weights of a checkpoint, and with ``with_optimizer`` its moments and step as well."""
+    """Load the weights of a checkpoint, and with ``with_optimizer`` its moments and step as well."""
 
     checkpoint: CheckpointRef
     with_optimizer: bool
@@ -169,19 +169,19 @@ class Export(msgspec.Struct, frozen=True, tag="export"):
 
 
 class Close(msgspec.Struct, frozen=True, tag="close"):
-    """End the training session: its memory is given back, its checkpoints stay."""
+    """End the training session: its memory is freed, its checkpoints stay."""
 
 
 Operation = Open | Pass | Distill | Step | Save | Load | Export | Close
 
 
 class Submission(msgspec.Struct, frozen=True):
-    """An operation at its place: 0 opens, then every operation takes the next number.
+    """An operation with its sequence number: 0 opens, then every operation has the next number.
 
-    Numbers may arrive out of order, and one may never come (its client refused it): a gap holds back what is
-    behind it for a bounded time only, and not at all once its number was skipped. `LAST_SEQ` comes behind all
-    that has arrived, and waits for nothing else. A number from `UNNUMBERED` on comes behind whatever of the
-    policy has arrived before it, and nothing waits for it.
+    Numbers may arrive out of order, and one may never arrive (its client dropped it): a gap delays the
+    operations after it for a bounded time, and not at all once its number was skipped. `LAST_SEQ` runs after
+    all operations that have arrived, without waiting for gaps. A number from `UNNUMBERED` on runs after the
+    operations of the policy that arrived before it, and delays none.
     """
 
     policy_id: PolicyId
@@ -221,7 +221,7 @@ class Stepped(msgspec.Struct, frozen=True, tag="stepped"):
 
 
 class CheckpointRecord(msgspec.Struct, frozen=True):
-    """What is kept of a checkpoint. Times are seconds since the epoch.
+    """The record of a checkpoint. Times are seconds since the epoch.
 
     ``revision`` is the digest of a sampler checkpoint's revision, None of a training checkpoint.
     """
@@ -242,7 +242,7 @@ class CheckpointRecord(msgspec.Struct, frozen=True):
 
 
 def place_of(record: CheckpointRecord) -> str:
-    """Return where a checkpoint stands in a list, newest first: what to ask for the list after it with."""
+    """Return a checkpoint's cursor in a list, newest first."""
     return f"{record.created_at!r}/{record.policy_id}/{record.kind}/{record.name}"
 
 
@@ -259,7 +259,7 @@ class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
 
 
 class Exported(msgspec.Struct, frozen=True, tag="exported"):
-    """The adapter is stored and ``revision.exported`` is on its way: the registry decides what comes of it.
+    """The adapter is stored and ``revision.exported`` emitted; the registry publishes or rejects it.
 
     ``export_id`` is the one in ``revision.published`` and ``revision.rejected``.
     """
@@ -278,7 +278,7 @@ Result = Opened | Passed | Distilled | Stepped | Saved | Loaded | Exported | Clo
 
 
 class Pending(msgspec.Struct, frozen=True, tag="pending"):
-    """Not finished yet; ``reason`` says what it waits for, in words for the user, when that is known."""
+    """Not finished yet; ``reason`` tells the user what it waits for, when that is known."""
 
     reason: str = ""
 

@@ -1,4 +1,4 @@
-"""Why an upload is refused: an error code each, and a sentence that says what to do.
+"""Reasons to refuse an upload: error codes, each with a sentence that says what to do.
 
 Every reason is the end of a code, ``upload_refused.<reason>``; docs/uploads.md is generated from here.
 """
@@ -11,7 +11,7 @@ from mint_common.errors import UploadRefused
 
 
 class UploadReason(StrEnum):
-    """What can be wrong with an upload before it is an adapter; `Reason` says what comes after."""
+    """Faults of an upload before it is read as an adapter; `Reason` has those after."""
 
     NOT_TAR = "not_tar"
     """The body is no plain tar archive, or is cut off."""
@@ -32,7 +32,7 @@ class UploadReason(StrEnum):
     MISSING_FILE = "missing_file"
     """No weights, or no config."""
     REPEATED_FILE = "repeated_file"
-    """A name comes twice."""
+    """A file name occurs twice."""
     TOO_LARGE = "too_large"
     """A file is larger than any adapter of this base, or than MinT takes."""
     DORA = "dora"

@@ -167,7 +167,10 @@ def _note(
     *,
     layers: int | None,
 ) -> None:
-    """Note what a tensor says about the base. Layers beyond the config's, for speculation, are left out."""
+    """Record the facts of one tensor of the base.
+
+    Layers beyond the config's, for speculation, are left out.
+    """
     match = LINEAR.fullmatch(name) or EXPERT.fullmatch(name)
     if not match or (layers is not None and int(match["layer"]) >= layers):
         return

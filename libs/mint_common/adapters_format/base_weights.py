@@ -44,7 +44,7 @@ _Part = tuple[slice, ...]
 
 
 def _parts(entry: TensorEntry) -> Iterator[tuple[str, _Part]]:
-    """Yield which modules a tensor is of, and which part of it is theirs."""
+    """Yield the modules of a tensor, each with its part of the tensor."""
     if match := LINEAR.fullmatch(entry.name):
         yield match[1], ()
     elif match := EXPERT.fullmatch(entry.name):

@@ -29,7 +29,7 @@ from mint_common.ids import Digest, PolicyId
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterFiles:
-    """An adapter in memory: file name -> bytes, and what its manifest says."""
+    """An adapter in memory: file name -> bytes, and its manifest."""
 
     files: dict[str, bytes]
     digest: Digest
@@ -62,7 +62,7 @@ def build_adapter(
     if layout == PACKED:
         check_targets(facts, targets)
         order = [spec.name for spec in tensor_specs(layout, targeted(sites, targets), rank=rank)]
-        # What is missing or too much keeps its place for the check to name it.
+        # Missing and extra tensors are left as they are, so that the check names them.
         tensors = {name: tensors[name] for name in (*order, *tensors) if name in tensors}
     weights = write_tensors(tensors, packed=layout == PACKED)
     config = write_config(base=facts.name, rank=rank, layout=layout, targets=targets)

@@ -1,4 +1,4 @@
-"""Is an adapter what it says, and does it fit its base?
+"""Checks of an adapter against its manifest and its base.
 
 Invariant: for any bytes, a check returns or raises AdapterInvalid with one of the words of `Reason`.
 Memory stays bounded by the header and one chunk, whatever the size of the weights.

@@ -61,7 +61,7 @@ def split_fused_targets(targets: tuple[str, ...]) -> dict[str, list[str]]:
 
 
 def check_config(manifest: Manifest, config: bytes) -> None:
-    """Check that the PEFT config is plain LoRA at scaling 1 and says what the manifest says."""
+    """Check that the PEFT config is plain LoRA at scaling 1 and agrees with the manifest."""
     try:
         values = json.loads(config)
     except (ValueError, RecursionError) as error:

@@ -55,10 +55,10 @@ from mint_common.adapters_format.tensor_file import (
 from mint_common.errors import AlreadyExists
 
 _RELEASED_BYTES = 16 << 20
-"""After so many bytes the pages of the source are let go."""
+"""The pages of the source are released after this many bytes."""
 
 Progress = Callable[[int, int], None]
-"""Told (bytes written, bytes in all) now and then."""
+"""Called with (bytes written, bytes in all) from time to time."""
 
 
 def convert_adapter(

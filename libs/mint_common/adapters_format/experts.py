@@ -20,7 +20,7 @@ Read = Callable[[TensorSpec], np.ndarray]
 HalfOf = Callable[[Site, Half], np.ndarray]
 """Returns half a site."""
 PartOf = Callable[[Site, Half, int | None], np.ndarray]
-"""Returns half a site, or of it what is one expert's."""
+"""Returns half a site, or one expert's part of it."""
 _SCALED_AT_ONCE = 1 << 18
 Sources = Mapping[tuple[str, Half], Sequence[TensorSpec]]
 """(site's name, half) -> the tensors that hold it: one, or one for each expert."""

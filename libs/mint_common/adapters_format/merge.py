@@ -1,4 +1,4 @@
-"""Write a base with an adapter merged into it, as a full checkpoint: for whoever cannot serve adapters.
+"""Write a base with an adapter merged into it, as a full checkpoint, for engines that cannot serve adapters.
 
 A merged weight is W + B A with alpha in B, summed in float32 and rounded once to the base's dtype.
 Invariants: memory stays bounded by the base's largest tensor; the new folder is complete, every target

@@ -65,7 +65,7 @@ def _read(facts: BaseFacts, folder: Path) -> _Opened:
 def _change(module: str, before: Factors | None, after: Factors | None) -> ModuleChange:
     squares = [_product(*pair) for pair in _pairs(before, after)]
     of_before, of_after, of_both = squares
-    # The difference of nearly equal adapters may come out just below zero.
+    # Rounding may make the difference of nearly equal adapters slightly negative.
     difference = max(0.0, of_before + of_after - 2.0 * of_both)
     return ModuleChange(
         module=module,

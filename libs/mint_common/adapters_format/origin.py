@@ -170,7 +170,7 @@ def _targets(sites: list[Site], names: Iterable[str]) -> tuple[str, ...]:
     chosen: dict[str, Site] = {}
     for name in names:
         parts = split_packed_name(name) or split_peft_name(name)
-        # A name that is nobody's is left for the check to refuse.
+        # The check refuses an unknown name.
         for site in by_name.get(parts[0], ()) if parts else ():
             chosen[site.name] = site
     if not chosen:

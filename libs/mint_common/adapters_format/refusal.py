@@ -41,11 +41,11 @@ class Reason(StrEnum):
     NOT_FINITE = "not_finite"
     """A weight is NaN or infinite."""
     UPDATE_TOO_LARGE = "update_too_large"
-    """A weight, or what a module's A and B come to beside the base's own weight, is beyond any training."""
+    """A weight, or the norm of a module's update relative to the base's weight, is implausibly large."""
     WRONG_DIGEST = "wrong_digest"
-    """The content is not what the digest says."""
+    """The content does not match its digest."""
     WRONG_POLICY = "wrong_policy"
-    """It was exported for another policy, step or parent than the export says."""
+    """The manifest names another policy, step or parent than the export."""
 
 
 def refusal(reason: Reason, problem: str) -> AdapterInvalid:

@@ -107,7 +107,7 @@ async def stage_files(blobs: AdapterSource, claim: Claim, manifest: Manifest, fo
     draft = folder.with_name(f".{folder.name}.{secrets.token_hex(6)}")
     prefix = claim.uri.rpartition("/")[0]
     try:
-        # Both end before either's failure is told: what is cleaned up then must not be written to any more.
+        # Both must end before an error is raised: the cleanup removes files that they still write.
         weights, config = await asyncio.gather(
             blobs.fetch(_claim_of(manifest, WEIGHTS_FILE, prefix), draft / WEIGHTS_FILE),
             blobs.get(_claim_of(manifest, CONFIG_FILE, prefix)),

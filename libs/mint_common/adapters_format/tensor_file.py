@@ -109,7 +109,7 @@ class TensorFile:
         return np.frombuffer(self.mapped, dtype=_NUMPY_OF_DTYPE[dtype], offset=self.header.data_begin)
 
     def release(self) -> None:
-        """Let the memory of what was read go: it is the file's own, and comes back when it is read again."""
+        """Release the pages that were read; reading again maps them again."""
         if isinstance(self.mapped, mmap.mmap):
             self.mapped.madvise(mmap.MADV_DONTNEED)
 

@@ -25,7 +25,7 @@ Factors = tuple[np.ndarray, np.ndarray]
 
 _AT_ONCE = 1 << 18
 _RELEASED = 1 << 22
-"""After so many weights the pages of the file are let go."""
+"""The pages of the file are released after this many weights."""
 
 
 def check_updates(

@@ -1,4 +1,4 @@
-"""Bytes on their way in: counted and hashed as they pass, written so that a reader sees all or nothing."""
+"""Writes of blobs: bytes are counted and hashed while they stream, and become visible all or none."""
 
 import asyncio
 import hashlib

@@ -1,4 +1,4 @@
-"""Which keys a blob store takes: relative paths that no file system or URL can misread."""
+"""Valid keys of a blob store: relative paths that are unambiguous in file systems and URLs."""
 
 import re
 

@@ -70,7 +70,7 @@ class LocalBlobs:
             try:
                 await self.get(claim)
             except BlobMissing:
-                continue  # somebody removed it meanwhile
+                continue  # removed concurrently
             except BlobCorrupt as error:
                 raise AlreadyExists(kind="blob", name=claim.uri) from error
             break
@@ -127,7 +127,7 @@ class LocalBlobs:
             finally:
                 with suppress(FileNotFoundError):
                     os.unlink(temporary, dir_fd=folder)
-                # Also for the loser of a race: what it found must be durable before it says so.
+                # Also for the loser of a race: the file that it found must be durable before it returns.
                 os.fsync(folder)
         return True
 

@@ -26,7 +26,7 @@ class Blobs(Protocol):
         ...
 
     async def put_file(self, key: str, path: Path) -> Claim:
-        """Do as `put_new` with a local file, which nobody changes meanwhile, in bounded memory."""
+        """Do as `put_new` with a local file, which must not change meanwhile, in bounded memory."""
         ...
 
     async def get(self, claim: Claim) -> bytes:

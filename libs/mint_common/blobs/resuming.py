@@ -26,7 +26,7 @@ MOST_PARTIALS = 16
 
 
 class ResumingBlobs:
-    """The reading half of a blob store, whose `fetch` resumes."""
+    """The read methods of a blob store, with a `fetch` that resumes."""
 
     def __init__(self, blobs: Blobs, *, partials: Path, range_bytes: int = RANGE_BYTES) -> None:
         self._blobs = blobs
@@ -136,7 +136,7 @@ def _land(partial: Path, path: Path) -> None:
 
 
 def _trim(partials: Path) -> None:
-    """Remove what nobody went on with for longest."""
+    """Remove the partial files that were unused for longest."""
     with suppress(FileNotFoundError):
         found = sorted(partials.iterdir(), key=lambda path: path.stat().st_mtime)
         for path in found[:-MOST_PARTIALS]:

@@ -34,7 +34,7 @@ MAX_UNANSWERED = 10_000
 
 
 async def connect_nats(url: str, *, name: str) -> "NatsBus":
-    """Connect and make the stream. Raises Unavailable when the server does not come up in a while."""
+    """Connect and make the stream. Raises Unavailable when the server does not come up in time."""
     connection = NatsConnection(url, name=name)
     try:
         await connection.ensure_stream()
@@ -115,7 +115,7 @@ class NatsBus:
 
     @asynccontextmanager
     async def watch(self, *, subjects: Sequence[str]) -> AsyncIterator[AsyncIterator[Message]]:
-        """Hear every message from now on."""
+        """Receive every message from now on."""
         watch = NatsWatch(self._connection, subjects)
         await watch.open()
         try:

@@ -95,7 +95,7 @@ class NatsConnection:
                 self._client = await self._connect()
             if self._client.is_connected:
                 return self._client
-            # Reconnecting by itself; it has no event to wait for that also tells of its giving up.
+            # The client reconnects by itself; it has no event that also covers giving up.
             await asyncio.sleep(0.05)
         raise Unavailable(what="nats", problem="this connection was closed")
 

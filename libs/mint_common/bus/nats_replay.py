@@ -1,4 +1,4 @@
-"""Reading the stream from a place on, for a reader that keeps its own place: an ordered consumer by hand.
+"""Reads the stream from a position on, for a reader that keeps its own position: an ordered consumer.
 
 Invariants:
 - Every message after the place comes once and in order, through outages of the server; what got lost on the
@@ -33,7 +33,7 @@ from mint_common.waiting import raise_if_cancelled
 
 BATCH = 64
 IDLE_SECONDS = 60.0
-"""How long the server keeps the consumer of a reader that has stopped asking."""
+"""How long the server keeps the consumer of a reader that stopped fetching."""
 
 _REQUEST_ENDED = ("404", "408")
 _log = logging.getLogger(__name__)
@@ -120,7 +120,7 @@ class NatsReplay:
         self.is_bound = True
 
     async def _let_go(self) -> None:
-        """Unsubscribe, and tell the server, if it is still the one that we know."""
+        """Unsubscribe and delete the consumer, if the connection is still the same."""
         inbox, name, client = self._inbox, self._consumer, self._client
         self._inbox, self._consumer = None, ""
         if client is None or not client.is_connected:
@@ -128,7 +128,7 @@ class NatsReplay:
         if inbox is not None:
             await inbox.unsubscribe()
         if name:
-            # Without waiting for an answer: a consumer that nobody asks ends by itself.
+            # No need to wait for the answer: the server removes an idle consumer.
             await client.publish(f"$JS.API.CONSUMER.DELETE.{STREAM}.{name}", b"")
 
     async def next_raw(self) -> Msg | None:

@@ -51,20 +51,20 @@ class Delivery(Protocol):
         ...
 
     async def extend(self) -> None:
-        """Say that the work goes on: restart the time after which an unanswered delivery is repeated."""
+        """Restart the time after which an unanswered delivery is repeated: the work continues."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlacedMessage:
-    """A message and its place in the log: reading goes on after it."""
+    """A message and its position in the log, to resume reading after it."""
 
     place: str
     message: Message
 
 
 class Replay(Protocol):
-    """The messages after a place, each once and in order, without end; then those still to come.
+    """The messages after a position, each once and in order, then new ones as they arrive.
 
     Raises EventsExpired when some of them are not kept any more.
     """
@@ -84,7 +84,7 @@ class Replay(Protocol):
 
 
 class EventLog(Protocol):
-    """The messages that the bus keeps (a week), for readers that keep their own place."""
+    """The messages that the bus keeps (a week), for readers that keep their own position."""
 
     def replay(self, *, subjects: Sequence[str], after: str | None) -> AbstractAsyncContextManager[Replay]:
         """Open a reading after a place; None: from now on. Raises EventsExpired, Unavailable."""

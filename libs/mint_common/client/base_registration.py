@@ -1,4 +1,4 @@
-"""A service that has a base resident says so to the registry when it starts."""
+"""Registers a service's resident base with the registry when the service starts."""
 
 import logging
 

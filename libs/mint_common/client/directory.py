@@ -145,20 +145,20 @@ class EngineDirectory:
         return any(self._residency.nearness(each, digest) >= Nearness.HOST for each in engine_ids)
 
     def believe(self, client: EngineClient, status: AdapterStatus) -> None:
-        """Learn where an adapter is from an engine's own answer, ahead of its event."""
+        """Record where an adapter is from an engine's answer, before its event arrives."""
         for url, known in self._clients.items():
             info = self._known.get(url)
             if known is client and info is not None and status.readiness == "ready":
                 self._residency.loaded(info.engine_id, info.epoch, status.digest, NEARNESS[status.tier])
 
     def forget(self, client: EngineClient) -> None:
-        """Drop what is known of an engine; it is described anew before it is used again."""
+        """Drop what is known of an engine; it is queried again before its next use."""
         for url, known in self._clients.items():
             if known is client:
                 self._forget(url)
 
     async def follow(self, bus: Bus) -> None:
-        """Learn until cancelled where adapters are: from events, and regularly from the engines."""
+        """Track until cancelled where adapters are: from events, and periodically from the engines."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._listen(bus))
             for url in self._clients:
@@ -187,7 +187,7 @@ class EngineDirectory:
             self._open[url] -= 1
 
     def _note_served(self, url: str, digest: Digest | None) -> None:
-        """Believe what answers to be in a slot: the event that says so may come later."""
+        """Record an adapter that answers as in a slot: its event may arrive later."""
         info = self._known.get(url)
         if digest is not None and info is not None:
             self._residency.loaded(info.engine_id, info.epoch, digest, Nearness.SLOT)
@@ -228,7 +228,7 @@ class EngineDirectory:
             del self._meeting[url]
         if url not in self._known:
             self._known[url] = info
-            # What it answers with is believed from now on; what else it holds is asked soon.
+            # Its answer is recorded at once; its other adapters are queried soon.
             self._residency.correct(info.engine_id, info.epoch, ())
             self._stale[url].set()
 
@@ -273,7 +273,7 @@ class EngineDirectory:
             try:
                 async with asyncio.timeout(_CORRECT_SECONDS):
                     await stale.wait()
-                await asyncio.sleep(_CORRECT_SECONDS / 10)  # an engine that starts says many things at once
+                await asyncio.sleep(_CORRECT_SECONDS / 10)  # a starting engine emits many events at once
             except TimeoutError:
                 continue
 
@@ -290,5 +290,5 @@ class EngineDirectory:
             return  # of a version that does not say: it is routed to without
         self._known[url] = info
         self._reported[url] = load.requests
-        # The map forgets what it heard first, so the nearest must come last.
+        # The map drops its oldest entries, so the closest must be added last.
         self._residency.correct(info.engine_id, info.epoch, reversed(adapters))

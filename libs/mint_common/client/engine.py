@@ -104,7 +104,7 @@ class EngineClient:
         return await self._change(digest, "pin", tenant_id)
 
     async def unpin(self, digest: Digest, *, tenant_id: TenantId) -> AdapterStatus:
-        """Allow eviction again, as far as the tenant goes. Idempotent. Raises NotFound as `pin`."""
+        """Remove the tenant's pin. Idempotent. Raises NotFound as `pin`."""
         return await self._change(digest, "unpin", tenant_id)
 
     async def evict(self, digest: Digest, *, tenant_id: TenantId) -> AdapterStatus:

@@ -40,7 +40,7 @@ _MAX_CONNECTIONS = 512
 # Much shorter than a service's own (runtime.service), which must not close a connection that we begin to use.
 _KEEP_ALIVE_SECONDS = 5
 _MOST_NAME = 500
-"""More characters than any name has; a longer one would be no address that a server takes."""
+"""Longer than any valid name; a longer path segment would exceed what servers accept."""
 _PAYLOAD_EXTRAS = {"code", "message", "retryable"}
 
 
@@ -115,7 +115,7 @@ class InternalHttp:
     async def post_stream(
         self, path: str, chunks: AsyncIterable[bytes], params: Params | None = None
     ) -> Json:
-        """Post bytes as they come, in bounded memory; an answer may come before the last of them.
+        """Post a stream of bytes in bounded memory; the answer may arrive before the last of them.
 
         Raises what ``chunks`` raises, whatever becomes of the connection then.
         """
@@ -164,7 +164,7 @@ class InternalHttp:
         return await self._ask("DELETE", path, params=params)
 
     async def stream_lines(self, path: str, body: object = None) -> AsyncGenerator[bytes, None]:
-        """Post, and yield the answer's lines as they come, without their ends.
+        """Post, and yield the answer's lines as they arrive, without line ends.
 
         Cancellation ends the request; who stops reading early closes the iterator (``contextlib.aclosing``).
         """
@@ -276,13 +276,13 @@ class InternalHttp:
         if status >= 500 and isinstance(error, RemoteError):
             return Unavailable(what=self._peer, problem=f"it answered {status}")
         if status >= 400 and isinstance(error, RemoteError) and not _is_known(str(error.remote_code)):
-            # What it means is not known here, but that asking again is no help.
+            # An unknown error: only its lack of retryability is known.
             return RemoteRefusal(**error.fields)
         return error
 
 
 class _Told:
-    """A body on its way, and what ended it: aiohttp tells of a broken connection only."""
+    """A streamed body and the error that ended it: aiohttp reports only a broken connection."""
 
     def __init__(self, chunks: AsyncIterable[bytes]) -> None:
         self._chunks = chunks

@@ -24,7 +24,7 @@ class _Run:
 
 
 class ResidencyMap:
-    """Adapters by engine; the least recently heard of is forgotten first."""
+    """Adapters by engine; the least recently reported is dropped first."""
 
     def __init__(self, *, most_per_engine: int = MOST_PER_ENGINE) -> None:
         self._most = most_per_engine
@@ -41,7 +41,7 @@ class ResidencyMap:
         return len(run.near) if run else 0
 
     def correct(self, engine_id: EngineId, epoch: str, adapters: Iterable[AdapterStatus]) -> None:
-        """Believe what the engine itself has answered, and nothing else of it."""
+        """Replace all that is known of an engine by its own answer."""
         run = _Run(epoch=epoch)
         self._runs[engine_id] = run
         for status in adapters:

@@ -12,7 +12,7 @@ DEFAULT_HOT_LOAD = 16
 
 
 class Nearness(IntEnum):
-    """How far an adapter is on the way into an engine's step; more is nearer."""
+    """How close an adapter is to running on an engine; a greater value is closer."""
 
     ABSENT = 0
     STORED = 1  # on the engine's own disk

@@ -46,14 +46,14 @@ class TrainerClient:
         await self._http.exchange("POST", path, params={"tenant_id": tenant_id})
 
     async def repeat_export(self, policy_id: PolicyId, seq: int) -> None:
-        """Say ``revision.exported`` once more, so that the registry repeats what it decided. Idempotent."""
+        """Emit ``revision.exported`` again, so that the registry repeats its verdict. Idempotent."""
         await self._http.exchange("POST", path_of("internal", "operations", policy_id, seq, "repeat"))
 
     async def outcome(self, policy_id: PolicyId, seq: int, *, wait_seconds: float) -> Outcome:
         """Return an operation's outcome, Pending if it is not finished in time. Raises NotFound."""
         path = path_of("internal", "operations", policy_id, seq)
         answer = await self._http.exchange("GET", path, params={"wait_seconds": wait_seconds})
-        return self._read(answer, Outcome)  # type: ignore[arg-type]  # a union is no type to mypy
+        return self._read(answer, Outcome)  # type: ignore[arg-type]  # mypy does not accept a union as a type
 
     async def session(self, policy_id: PolicyId) -> SessionRecord:
         """Return a policy's training session. Raises NotFound."""
@@ -82,12 +82,12 @@ class TrainerClient:
         await self._http.exchange("DELETE", _path(ref))
 
     async def expire_checkpoint(self, ref: CheckpointRef, *, ttl_seconds: int | None) -> CheckpointRecord:
-        """Let a checkpoint live so long from now on, None for ever. Raises NotFound."""
+        """Set the remaining lifetime of a checkpoint, None for no expiry. Raises NotFound."""
         body = msgspec.msgpack.encode({"ttl_seconds": ttl_seconds})
         return self._read(await self._http.exchange("PUT", _path(ref, "ttl"), body), CheckpointRecord)
 
     async def publish_checkpoint(self, ref: CheckpointRef, *, is_public: bool) -> CheckpointRecord:
-        """Let other tenants read a checkpoint, or no longer. Raises NotFound."""
+        """Publish a checkpoint to other tenants, or withdraw it. Raises NotFound."""
         body = msgspec.msgpack.encode({"is_public": is_public})
         return self._read(await self._http.exchange("PUT", _path(ref, "public"), body), CheckpointRecord)
 

@@ -1,4 +1,4 @@
-"""Facts that services tell each other. `codec` is the only place that knows the wire."""
+"""Events between services. `codec` is the only module that knows the wire format."""
 
 from mint_common.events.adapter import (
     AdapterEvicted,

@@ -9,7 +9,7 @@ from mint_common.ids import Digest, EvaluationId, PolicyId
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationRecorded(Event):
-    """Somebody scored a revision: ``value`` of ``metric`` in ``suite`` over ``n`` items.
+    """A revision was scored: ``value`` of ``metric`` in ``suite`` over ``n`` items.
 
     ``stderr`` is the standard error of ``value``, None where the evaluator gave none.
     """

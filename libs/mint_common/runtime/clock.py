@@ -62,7 +62,7 @@ class ManualClock:
         await future
 
     async def advance(self, seconds: float) -> None:
-        """Let time pass, waking sleepers in order, and let what they woke run."""
+        """Advance the time, wake sleepers in order, and run the tasks that they wake."""
         end = self._now + seconds
         await settle()
         while due := [entry for entry in self._sleepers if entry[0] <= end]:
@@ -77,6 +77,6 @@ class ManualClock:
 
 
 async def settle(turns: int = 50) -> None:
-    """Let every task that can run without time passing do so."""
+    """Run every task that can run without advancing the time."""
     for _ in range(turns):
         await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""Work for a client that may go away: nobody generates tokens for a closed connection."""
+"""Cancels work when its client disconnects, so that no tokens are generated for a closed connection."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -34,7 +34,7 @@ async def cancelled_on_disconnect(request: Request) -> AsyncIterator[None]:
     try:
         yield
     except asyncio.CancelledError:
-        # As in asyncio.timeout: our own cancellation becomes an error, somebody else's goes on.
+        # As in asyncio.timeout: our own cancellation becomes an error, any other is re-raised.
         if gone and work.uncancel() == 0:
             raise ClientGone from None
         raise

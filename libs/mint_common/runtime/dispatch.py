@@ -33,7 +33,7 @@ from mint_common.waiting import raise_if_cancelled
 E = TypeVar("E", bound=Event)
 Handler = Callable[[E], Awaitable[Sequence[Event]]]
 GivenUp = Callable[[E, Bury], Awaitable[None]]
-"""Commits what follows from an event that nobody can handle. Idempotent; it may be called again."""
+"""Commits the consequences of an event that cannot be handled. Idempotent."""
 
 RESUBSCRIBE_SECONDS = 1.0
 
@@ -122,7 +122,7 @@ class Dispatcher:
             await asyncio.gather(task, return_exceptions=True)
 
     async def _handle(self, delivery: Delivery) -> None:
-        """Answer one delivery. What stays unanswered, because the bus is away, comes again by itself."""
+        """Answer one delivery. The bus redelivers it when the answer cannot be sent."""
         started = self._clock.monotonic()
         try:
             event_type, outcome = await self._answer(delivery)
@@ -159,7 +159,7 @@ class Dispatcher:
         return outcome
 
     async def _take(self, event: Event) -> str:
-        """Handle an event, or repeat what it led to."""
+        """Handle an event, or repeat the events of its first handling."""
         found = self._found(event)
         if found is None:
             # Subscribed by an older version of this service.
@@ -195,7 +195,7 @@ class Dispatcher:
         return self._handlers.get((event.type, event.base)) or self._handlers.get((event.type, "*"))
 
     async def _tell(self, event: Event, decision: Bury) -> None:
-        """Commit what follows from an event that is given up. What goes wrong here must not keep it alive."""
+        """Commit the consequences of an event that is given up. An error here does not revive the event."""
         found = self._found(event)
         if found is None or found[1] is None:
             return
@@ -213,7 +213,7 @@ class Dispatcher:
 
     @asynccontextmanager
     async def _kept_alive(self, delivery: Delivery) -> AsyncIterator[None]:
-        """Extend the delivery while the body runs, so that long work is not handed to somebody else."""
+        """Extend the delivery while the body runs, so that it is not redelivered to another consumer."""
         heartbeat = asyncio.create_task(self._extend(delivery))
         try:
             yield

@@ -55,7 +55,7 @@ def create_http(
 
 
 def _add_schema(http: FastAPI) -> None:
-    """Add ``/openapi.json``, written once: anybody may ask for it, and writing it takes 10 ms and more."""
+    """Add ``/openapi.json``, generated once: it is public, and generating it takes at least 10 ms."""
     written: list[bytes] = []
 
     @http.get("/openapi.json", include_in_schema=False)

@@ -68,12 +68,12 @@ def replayed(body: bytes, receive: Receive) -> Receive:
 
 
 def check_text(body: bytes, headers: Headers) -> None:
-    """Refuse JSON with half of a surrogate pair, which Python takes, but no encoder, database or bus."""
+    """Refuse JSON with half of a surrogate pair, which encoders, databases and the bus do not accept."""
     if "json" not in headers.get("content-type", "") or not _SURROGATE.search(body):
         return
     try:
         msgspec.json.decode(body, type=msgspec.Raw)  # builds nothing, and knows pairs
     except (msgspec.DecodeError, RecursionError):
-        # Half a pair, or no JSON: who wants it as such will say so. To tell them apart takes longer.
+        # Half a pair, or not JSON: the parser reports the latter. Telling them apart here would take longer.
         if _WHOLE_PAIRS.match(body).end() < len(body):  # type: ignore[union-attr]  # it matches anything
             raise InvalidField(field="body", problem="a text has half of a surrogate pair") from None

@@ -91,13 +91,13 @@ class EdgeMiddleware:
                 check_text(body, headers)
                 await self._app(scope, replayed(body, receive), answer.send)
         except (ClientDisconnect, ClientGone):
-            return  # nobody hears an answer
+            return  # the client has disconnected
         except Exception as error:
             told = error if isinstance(error, MintError) else MintError()
             if told is not error or answer.status:
                 _log.exception("request failed", extra={"method": scope["method"], "path": scope["path"]})
             if answer.status:
-                raise  # half an answer is out: only a broken connection tells the client
+                raise  # part of the answer is sent: only closing the connection tells the client
             await self._shaped(scope, told)(scope, receive, answer.send)
 
     def _check_token(self, path: str, headers: Headers) -> None:
@@ -109,7 +109,7 @@ class EdgeMiddleware:
 
 
 class _Answer:
-    """Sees the status on its way out (0: none yet) and adds the trace id."""
+    """Records the status of the answer (0: none yet) and adds the trace id."""
 
     def __init__(self, send: Send) -> None:
         self._send = send

@@ -42,7 +42,7 @@ class ConnectionBounds:
 
 
 def most_connections() -> int:
-    """Raise the process's bound on descriptors to what it may have; return how many connections fit."""
+    """Raise the process's descriptor limit to its maximum; return how many connections fit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MOST_CONNECTIONS + _OTHER_FILES
     if soft < wanted:
@@ -191,7 +191,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._is_in_head and self._is_without_request():
             self._refuse(400, f"A request's head must be whole in {self.bounds.head_seconds:g} s.")
         else:
-            self.shutdown()  # at once, or behind the answer that is on its way
+            self.shutdown()  # at once, or after the current answer
 
     def _refuse(self, status: int, problem: str) -> None:
         text = problem.encode()

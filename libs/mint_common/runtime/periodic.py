@@ -1,4 +1,4 @@
-"""Work that is done again and again, such as pruning: an outage costs a turn of it, never the process."""
+"""Periodic work such as pruning: an outage skips one run, and never ends the process."""
 
 import logging
 from collections.abc import Awaitable, Callable

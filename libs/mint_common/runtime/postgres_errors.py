@@ -10,7 +10,7 @@ import asyncpg
 from mint_common.errors import Unavailable, plain_problem
 
 PostgresConnection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
-"""What a pool hands out (a proxy of it, in fact)."""
+"""A connection of a pool (in fact asyncpg's proxy of it)."""
 
 _CLOSED = re.compile(r"clos(ed|ing)|released|lost")
 _OUTAGES = (
@@ -40,7 +40,7 @@ def translating_errors() -> Iterator[None]:
 
 @contextmanager
 def translating_outages() -> Iterator[None]:
-    """Do the same around other work on an open connection: an OSError of a file stays what it is."""
+    """Do the same around other work on an open connection, without converting OSErrors of files."""
     try:
         yield
     except Exception as error:

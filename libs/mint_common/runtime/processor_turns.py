@@ -1,4 +1,4 @@
-"""How long this process keeps a processor at once while others want it.
+"""The scheduler's time slice of this process while others wait for a processor.
 
 Linux gives processors in turns of some 3 ms. A process that wakes to answer a request waits for the turn of
 whoever runs; one that asks for short turns goes before those who take long ones, and loses nothing
@@ -23,12 +23,12 @@ _ATTRIBUTES = struct.Struct("<IIQiIQQQ")
 
 
 def take_short_turns() -> bool:
-    """Ask to run soon and shortly, for those whom somebody waits for; return whether the system heard it."""
+    """Ask for short latency, for processes that answer requests; return whether the system supports it."""
     return _ask(_SCHED_OTHER, _SHORT_SECONDS)
 
 
 def take_long_turns() -> bool:
-    """Ask to run late and long, for work in the background; return whether the system heard it."""
+    """Ask for long time slices, for background work; return whether the system supports it."""
     return _ask(_SCHED_BATCH, _LONG_SECONDS)
 
 

@@ -26,7 +26,10 @@ POLL_SECONDS = 1.0
 BATCH = 100
 KEEP_DAYS = 7
 KEEP_CAUSE_DAYS = 30
-"""How long a cause is known: well over what the stream keeps. Later, a service's own tables must know it."""
+"""How long a cause is remembered: longer than the stream keeps messages.
+
+Then a service's tables must detect it.
+"""
 PRUNE_SECONDS = 3600.0
 PRUNED_AT_ONCE = 10_000
 BACKOFF_SECONDS = (0.1, 5.0)
@@ -38,7 +41,7 @@ _PENDING = """
 """
 _MARK = "UPDATE mint_outbox SET published_at = now(), refusal = $3 WHERE id = $1 AND repeats = $2"
 _PRUNE = "DELETE FROM mint_outbox WHERE published_at < now() - make_interval(days => $1)"
-# A cause whose events are still kept is still known: only so can it be answered by repeating them.
+# A cause is remembered while its events are kept, so that it can be answered by repeating them.
 _FORGET = """
     DELETE FROM mint_inbox WHERE cause IN (
         SELECT cause FROM mint_inbox
@@ -84,7 +87,7 @@ class OutboxRelay:
             pause = min(2 * pause, longest)
 
     async def _serve(self) -> None:
-        """Publish over one connection, until it breaks or the bus goes away."""
+        """Publish over one connection until it breaks or the bus is unavailable."""
         wake = asyncio.Event()
         async with self._listening(wake) as connection:
             while not await connection.fetchval(_LOCK):
@@ -107,7 +110,7 @@ class OutboxRelay:
         except Unavailable:
             raise
         except MintError as error:
-            # Nobody can ever publish it, and it must not hold up those behind it.
+            # It can never be published, and must not block the rows after it.
             refusal = str(error)
             _log.exception("bus refused an event", extra={"message_id": row.message.id})
         _published.labels("published" if refusal is None else "refused").inc()
@@ -117,7 +120,7 @@ class OutboxRelay:
     async def _listening(self, wake: asyncio.Event) -> AsyncIterator[PostgresConnection]:
         async with acquired(self._pool) as connection:
             channel = "mint_outbox_" + await connection.fetchval("SELECT current_schema()")
-            # A mark that a power loss takes away costs one more publication: none waits for the disk.
+            # Losing the mark in a power failure only republishes, so do not wait for the disk.
             await connection.execute("SET synchronous_commit = off")
             await connection.add_listener(channel, lambda *_: wake.set())
             try:

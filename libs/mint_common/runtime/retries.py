@@ -1,4 +1,4 @@
-"""What becomes of an event whose handler failed: a decision from the error and the attempt alone."""
+"""The decision about an event whose handler failed, from the error and the attempt alone."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""A service's life: serve and work until told to stop, then drain in order.
+"""The lifecycle of a service: serve and work until it is stopped, then drain in order.
 
 Invariants: once told to stop, a service is no longer ready; it stops accepting before it cancels its
 background work; a background task that crashes ends the process with an error, because its supervisor starts
@@ -41,7 +41,7 @@ def run_process(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
         if logging.getLogger().handlers:
             problem = {"code": error.code, "problem": str(error)}
             _log.error("service stopped", extra=problem)  # not a bug of ours
-        else:  # it stopped before its settings said how to log
+        else:  # it stopped before logging was set up
             sys.stderr.write(f"{error}\n")
         return 1
     except Exception:  # noqa: BLE001  # the edge of the process
@@ -63,7 +63,7 @@ async def run_service(
     what they have in hand. Raises what a background task raised.
     """
     listener = _listen(settings)
-    # What is imported and composed by now stays: a full collection would walk it all, and stall requests.
+    # Objects created so far are permanent: a full collection would scan them all and stall requests.
     gc.collect()
     gc.freeze()
     server = _Server(_server_config(http, drain_seconds))

@@ -1,4 +1,4 @@
-"""How slowly a request may come: least rates, and the error of who keeps below them.
+"""Bounds on slow requests: minimum rates, and the error of a client below them.
 
 Only the time that somebody waits for the client counts: what a service itself does between two parts of a
 body is not the client's.

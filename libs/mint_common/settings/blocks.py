@@ -63,7 +63,7 @@ class HttpSettings(Block):
 
 
 class TelemetrySettings(Block):
-    """What a service tells about itself."""
+    """Telemetry of a service."""
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="least level that is logged"

@@ -1,4 +1,4 @@
-"""Traces, logs and metrics: what a service tells about itself, never payloads or secrets."""
+"""Traces, logs and metrics of a service, never payloads or secrets."""
 
 from mint_common.telemetry.setup import flush, setup
 
