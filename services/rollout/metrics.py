@@ -2,10 +2,15 @@
 
 from prometheus_client import Counter, Histogram
 
-WAVES = Counter("mint_rollout_waves_total", "Waves recorded", ["algorithm"])
-WAVES_CANCELLED = Counter("mint_rollout_waves_cancelled_total", "Waves not to be completed", ["algorithm"])
-SAMPLES = Counter("mint_rollout_samples_total", "Samples recorded", ["algorithm"])
-JOBS_REVIVED = Counter("mint_rollout_jobs_revived_total", "Repetitions of a silent job's last events")
+WAVES = Counter("mint_rollout_waves_total", "Waves whose record is stored", ["algorithm"])
+WAVES_CANCELLED = Counter(
+    "mint_rollout_waves_cancelled_total", "Waves that could not be completed; their job fails", ["algorithm"]
+)
+SAMPLES = Counter("mint_rollout_samples_total", "Samples in stored records", ["algorithm"])
+JOBS_REVIVED = Counter(
+    "mint_rollout_jobs_revived_total",
+    "Times that the last events of a job without progress were published again",
+)
 REWARD_MEAN = Histogram(
     "mint_rollout_reward_mean",
     "Mean reward of a wave",
@@ -14,7 +19,7 @@ REWARD_MEAN = Histogram(
 )
 SAMPLE_SECONDS = Histogram(
     "mint_rollout_sample_seconds",
-    "Seconds from a wave in hand to its stored record",
+    "Seconds to sample, score and store one wave",
     ["algorithm"],
     buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300),
 )

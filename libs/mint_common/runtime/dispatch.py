@@ -38,8 +38,15 @@ GivenUp = Callable[[E, Bury], Awaitable[None]]
 RESUBSCRIBE_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)
-_events = Counter("mint_dispatch_events_total", "Deliveries by type and outcome.", ["type", "outcome"])
-_seconds = Histogram("mint_dispatch_handler_seconds", "Time from delivery to answer.", ["type"])
+_events = Counter(
+    "mint_dispatch_events_total",
+    "Deliveries of events by outcome: handled, known (a repetition), ignored, failed (it comes again), dead, "
+    "unanswered",
+    ["type", "outcome"],
+)
+_seconds = Histogram(
+    "mint_dispatch_handler_seconds", "Seconds from an event's delivery to its acknowledgement", ["type"]
+)
 
 
 async def publish_event(bus: Bus, event: Event, *, cause: str, now: float) -> None:

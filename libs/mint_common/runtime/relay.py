@@ -52,7 +52,9 @@ _FORGET = """
 """
 
 _log = logging.getLogger(__name__)
-_published = Counter("mint_relay_events_total", "Outbox events by what became of them.", ["outcome"])
+_published = Counter(
+    "mint_relay_events_total", "Events of the outbox: published, or refused by the bus", ["outcome"]
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
