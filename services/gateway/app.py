@@ -51,6 +51,7 @@ from services.gateway.core.tinker.sample_queue import OpenBounds
 from services.gateway.core.webhooks.records import WebhookLimits
 from services.gateway.core.webhooks.retries import Patience
 from services.gateway.handlers.webhooks import WebhookCourier, WebhookIntake
+from services.gateway.http.edge import reference
 from services.gateway.http.edge.admission import Pace
 from services.gateway.http.edge.context import Gateway
 from services.gateway.http.edge.errors import install_error_shapes, shaped_error
@@ -141,9 +142,11 @@ def build_http(*, ready: Callable[[], bool]) -> FastAPI:
         streams_body=lambda _method, _path: True,  # `GatewayRoute` reads bodies, behind the key
         shaped=shaped_error,
     )
+    http.description = reference.DESCRIPTION
     for module in ROUTES:
         http.include_router(module.router)
     http.include_router(downloads.open_router)
+    http.include_router(reference.router)
     check_routes(http)
     install_error_shapes(http)
     return http

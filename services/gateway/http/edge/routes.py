@@ -30,6 +30,8 @@ OPEN_PATHS = frozenset(
         "/readyz",
         "/metrics",
         "/openapi.json",
+        "/docs",
+        "/docs/redoc.js",
         "/api/v1/downloads/{ticket}/{name}",
     }
 )
