@@ -19,7 +19,7 @@ from benches.report import Report, Row, make_row
 from benches.trainer_bases import load_bench_base
 from mint_common.events import LoraSpec
 from services.trainer.adapters.model.resident_base import ResidentBase
-from services.trainer.adapters.policies.tiers import Resident, Tiers
+from services.trainer.adapters.policies.tiers import PolicyTiers, ResidentPolicy
 from services.trainer.adapters.states.training_state import new_state, park_state, write_parked
 from services.trainer.adapters.training.freed_memory import keep_freed_memory
 from services.trainer.adapters.training.stepping import Work, step_policies
@@ -155,8 +155,8 @@ def measure_swaps(base: ResidentBase) -> list[Row]:
     snapshots = [_cpu_seconds(lambda: park_state(states[0])) for _ in range(20)]
     parked = park_state(states[0])
     writes = [_cpu_seconds(lambda: write_parked(parked)) for _ in range(5)]
-    tiers = Tiers(device_policies=1, host_policies=1)
-    there, back = Resident(states[0], None), Resident(park_state(states[1]), None)
+    tiers = PolicyTiers(device_policies=1, host_policies=1)
+    there, back = ResidentPolicy(states[0], None), ResidentPolicy(park_state(states[1]), None)
     switches = []
     for _ in range(20):
         switches.append(1e3 * _cpu_seconds(partial(_switch, tiers, there, back)))
@@ -187,7 +187,7 @@ def measure_swaps(base: ResidentBase) -> list[Row]:
     ]
 
 
-def _switch(tiers: Tiers, out: Resident, into: Resident) -> None:
+def _switch(tiers: PolicyTiers, out: ResidentPolicy, into: ResidentPolicy) -> None:
     tiers.swap_out([out])
     tiers.swap_in(into)
 

@@ -241,7 +241,7 @@ class CheckpointRecord(msgspec.Struct, frozen=True):
     metadata: dict[str, JsonScalar]
 
 
-def place_of(record: CheckpointRecord) -> str:
+def cursor_of(record: CheckpointRecord) -> str:
     """Return a checkpoint's cursor in a list, newest first."""
     return f"{record.created_at!r}/{record.policy_id}/{record.kind}/{record.name}"
 

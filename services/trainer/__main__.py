@@ -13,23 +13,23 @@ from mint_common.runtime.service import run_process
 from mint_common.settings import read_settings
 from services.trainer.adapters.training.freed_memory import keep_freed_memory
 from services.trainer.app import run, run_rank
-from services.trainer.settings import TrainerSettings, read_place
+from services.trainer.settings import TrainerSettings, read_process_rank
 
 
 def main() -> int:
-    """Read the settings and run; a wrong setting is told in one line."""
+    """Read the settings and run; a wrong setting is one line on stderr."""
     try:
         settings = read_settings(TrainerSettings, os.environ, service="trainer")
-        place = read_place(os.environ, settings)
+        process = read_process_rank(os.environ, settings)
     except SettingInvalid as error:
         print(error, file=sys.stderr)  # noqa: T201  # logging is not set up yet
         return 2
     keep_freed_memory()
     telemetry.setup(settings.telemetry, service="trainer")
-    if place.rank:
+    if process.rank:
         make_files_private()
-        return run_rank(settings, place)
-    return run_process(lambda: run(settings, place))
+        return run_rank(settings, process)
+    return run_process(lambda: run(settings, process))
 
 
 if __name__ == "__main__":

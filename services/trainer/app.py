@@ -23,8 +23,8 @@ from mint_common.runtime.postgres import migrate, open_pool
 from mint_common.runtime.relay import OutboxRelay
 from mint_common.runtime.service import run_service
 from services.trainer.adapters.checkpoint_rows_postgres import PostgresCheckpointRows
-from services.trainer.adapters.distributed.follow import run_follower
-from services.trainer.adapters.distributed.group import Group, open_group
+from services.trainer.adapters.distributed.follower import run_follower
+from services.trainer.adapters.distributed.group import RankGroup, open_group
 from services.trainer.adapters.lease_postgres import PostgresLease
 from services.trainer.adapters.model.resident_base import SPARSE_ATTENTION
 from services.trainer.adapters.operations_postgres import PostgresOperations
@@ -33,12 +33,12 @@ from services.trainer.adapters.sessions_postgres import PostgresSessions
 from services.trainer.adapters.states.checkpoints import BlobCheckpoints
 from services.trainer.adapters.states.mixtures import BlobMixtures
 from services.trainer.adapters.states.revisions import BlobRevisionStates
-from services.trainer.core.ranks import ALONE, Place
-from services.trainer.core.scheduler import Limits
-from services.trainer.handlers.keeping import Keeping
+from services.trainer.core.ranks import ALONE, ProcessRank
+from services.trainer.core.scheduler import SchedulerLimits
+from services.trainer.handlers.checkpoint_admin import CheckpointAdmin
+from services.trainer.handlers.lease_term import OperationSettings
 from services.trainer.handlers.operations import Operations
-from services.trainer.handlers.term import OperationSettings
-from services.trainer.handlers.waves import Handlers
+from services.trainer.handlers.waves import WaveTraining
 from services.trainer.http import checkpoints as checkpoint_routes
 from services.trainer.http import operations as operation_routes
 from services.trainer.http import sessions as session_routes
@@ -64,7 +64,7 @@ class Trainer:
     relay: OutboxRelay
     operations: Operations
     registration: BaseRegistration
-    ranks: Group
+    ranks: RankGroup
 
     async def train(self) -> None:
         """Register the base, then train on waves until cancelled."""
@@ -73,7 +73,7 @@ class Trainer:
 
 
 @asynccontextmanager
-async def open_trainer(settings: TrainerSettings, place: Place = ALONE) -> AsyncIterator[Trainer]:
+async def open_trainer(settings: TrainerSettings, process: ProcessRank = ALONE) -> AsyncIterator[Trainer]:
     """Connect, load the base and assemble; leaving closes everything in the opposite order."""
     clock = SystemClock()
     async with AsyncExitStack() as stack:
@@ -85,7 +85,7 @@ async def open_trainer(settings: TrainerSettings, place: Place = ALONE) -> Async
         ranks = await stack.enter_async_context(
             open_group(
                 settings.base_dir,
-                place,
+                process,
                 sharding=settings.sharding,
                 threads=settings.threads,
                 timeout_seconds=settings.rank_timeout_seconds,
@@ -95,7 +95,7 @@ async def open_trainer(settings: TrainerSettings, place: Place = ALONE) -> Async
             open_policies(
                 ranks.load,
                 threads=settings.threads,
-                limits=Limits(
+                limits=SchedulerLimits(
                     max_tokens=settings.batch_tokens,
                     max_policies=settings.batch_policies,
                     device_policies=settings.resident_policies,
@@ -115,7 +115,7 @@ async def open_trainer(settings: TrainerSettings, place: Place = ALONE) -> Async
 
         ledger = PostgresLedger(pool, clock)
         sessions = PostgresSessions(pool, base=base)
-        handlers = Handlers(
+        handlers = WaveTraining(
             policies=policies,
             sessions=sessions,
             checkpoints=BlobCheckpoints(blobs),
@@ -167,7 +167,7 @@ async def open_trainer(settings: TrainerSettings, place: Place = ALONE) -> Async
         )
         session_routes.add_routes(http, sessions, policies, operations)
         operation_routes.add_routes(http, operations)
-        checkpoint_routes.add_routes(http, Keeping(rows=rows, blobs=blobs, clock=clock))
+        checkpoint_routes.add_routes(http, CheckpointAdmin(rows=rows, blobs=blobs, clock=clock))
         yield Trainer(
             http=http,
             facts=policies.facts,
@@ -186,24 +186,24 @@ def _mismatch(settings: TrainerSettings, facts: BaseFacts) -> Mismatch:
     return settings.mismatch
 
 
-async def run(settings: TrainerSettings, place: Place) -> None:
+async def run(settings: TrainerSettings, process: ProcessRank) -> None:
     """Serve until told to stop, as rank 0."""
-    async with open_trainer(settings, place) as trainer:
+    async with open_trainer(settings, process) as trainer:
         background = [trainer.train, trainer.relay.run, trainer.operations.run, trainer.ranks.watch]
         await run_service(trainer.http, settings.http, background)
 
 
-def run_rank(settings: TrainerSettings, place: Place) -> int:
+def run_rank(settings: TrainerSettings, process: ProcessRank) -> int:
     """Follow rank 0 until it leaves; torchrun ends and starts all ranks together."""
     try:
         run_follower(
             settings.base_dir,
-            place,
+            process,
             sharding=settings.sharding,
             threads=settings.threads,
             timeout_seconds=settings.rank_timeout_seconds,
         )
     except (MintError, RuntimeError) as error:
-        _log.error("rank stopped", extra={"rank": place.rank, "problem": str(error)})  # not a bug of ours
+        _log.error("rank stopped", extra={"rank": process.rank, "problem": str(error)})  # not a bug of ours
         return 1
     return 0

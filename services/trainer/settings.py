@@ -17,7 +17,7 @@ from mint_common.settings import (
     PostgresSettings,
     TelemetrySettings,
 )
-from services.trainer.core.ranks import Place, Sharding
+from services.trainer.core.ranks import ProcessRank, Sharding
 from services.trainer.ports.policies import Mismatch
 
 ExportLayout = Literal["packed", "peft-2d", "peft-3d"]
@@ -105,20 +105,22 @@ class TrainerSettings(BaseModel):
     )
 
 
-def read_place(environ: Mapping[str, str], settings: TrainerSettings) -> Place:
-    """Return this process's place among the ranks. Raises SettingInvalid."""
-    place = Place(count=settings.ranks)
+def read_process_rank(environ: Mapping[str, str], settings: TrainerSettings) -> ProcessRank:
+    """Return which of the ranks this process is. Raises SettingInvalid."""
+    process = ProcessRank(count=settings.ranks)
     if "RANK" in environ and "WORLD_SIZE" in environ:
         rank, count = int(environ["RANK"]), int(environ["WORLD_SIZE"])
-        place = Place(rank=rank, count=count, local=int(environ.get("LOCAL_RANK", rank)), launched=count > 1)
+        process = ProcessRank(
+            rank=rank, count=count, local=int(environ.get("LOCAL_RANK", rank)), launched=count > 1
+        )
         if settings.ranks not in {1, count}:
             problem = f"{settings.ranks}, but {count} ranks were started (WORLD_SIZE)"
             raise SettingInvalid(name="MINT_TRAINER_RANKS", problem=problem)
-    if (place.count > 1) != (settings.sharding != "none"):
+    if (process.count > 1) != (settings.sharding != "none"):
         problem = (
-            f"{place.count} ranks need one of {', '.join(get_args(Sharding)[1:])}"
-            if place.count > 1
+            f"{process.count} ranks need one of {', '.join(get_args(Sharding)[1:])}"
+            if process.count > 1
             else f"{settings.sharding} takes no effect on one rank: set MINT_TRAINER_RANKS"
         )
         raise SettingInvalid(name="MINT_TRAINER_SHARDING", problem=problem)
-    return place
+    return process

@@ -21,14 +21,14 @@ from mint_common.training import (
     OperationConflict,
     PolicyTaken,
     SessionClosed,
-    place_of,
+    cursor_of,
 )
 from services.trainer.adapters.checkpoint_rows_postgres import PostgresCheckpointRows
 from services.trainer.adapters.operations_postgres import PostgresOperations
 from services.trainer.core.operations import (
+    ExportLineage,
     Fenced,
-    Finished,
-    Lineage,
+    FinishedOperation,
     NewOperation,
     Packed,
     Snapshot,
@@ -89,8 +89,8 @@ def new(
     )
 
 
-def done(seq: int, position: int = 0, *, policy_id: PolicyId = A, step: int = 0) -> Finished:
-    return Finished(
+def done(seq: int, position: int = 0, *, policy_id: PolicyId = A, step: int = 0) -> FinishedOperation:
+    return FinishedOperation(
         policy_id=policy_id,
         seq=seq,
         position=position or seq + 1,
@@ -289,7 +289,7 @@ async def test_a_taken_name_undoes_the_whole_commit(store: Store) -> None:
 
 async def test_an_export_moves_the_lineage(store: Store) -> None:
     await filled(store, 1)
-    lineage = Lineage(digest=Digest("sha256:b"), parent=Digest("sha256:a"))
+    lineage = ExportLineage(digest=Digest("sha256:b"), parent=Digest("sha256:a"))
     await store.operations.finish(TOKEN, [replace(done(0), lineage=lineage)])
     session = await store.operations.session(A)
     assert session is not None
@@ -299,7 +299,7 @@ async def test_an_export_moves_the_lineage(store: Store) -> None:
 async def test_revisions_are_held_by_open_sessions_and_by_checkpoints(store: Store) -> None:
     await filled(store, 3)
     digests = [Digest(f"sha256:{name}") for name in "abc"]
-    lineage = Lineage(digest=digests[1], parent=digests[0])
+    lineage = ExportLineage(digest=digests[1], parent=digests[0])
     named = record("one", kind="sampler", revision=digests[2], expires_at=NOW + 5)
     await store.operations.finish(TOKEN, [replace(done(0), lineage=lineage), done(1)])
     await store.operations.finish(TOKEN, [replace(done(2), checkpoint=named)])
@@ -344,7 +344,7 @@ async def test_checkpoints_are_paged_newest_first(store: Store) -> None:
     after = None
     while page := await store.rows.page(TENANT, policy_id=A, limit=2, after=after, now=NOW):
         pages += page
-        after = place_of(page[-1])
+        after = cursor_of(page[-1])
     assert pages == whole
     assert await store.rows.page(OTHER, policy_id=None, limit=9, after=None, now=NOW) == []
     assert await store.rows.page(TENANT, policy_id=B, limit=9, after=None, now=NOW) == []

@@ -31,14 +31,14 @@ class TrainerClient:
         """Return when the operation is durable. Idempotent.
 
         Raises InvalidField for what can be seen to be wrong at once (nothing is stored then),
-        OperationConflict when its place is taken by another operation, NotFound when it does not open a
+        OperationConflict when its number is taken by another operation, NotFound when it does not open a
         session and there is none, SessionClosed, PolicyTaken when managed jobs train the policy, Overloaded
         when the tenant has too many waiting.
         """
         await self._http.exchange("POST", _OPERATIONS, msgspec.msgpack.encode(submission))
 
     async def skip(self, policy_id: PolicyId, tenant_id: TenantId, seq: int) -> None:
-        """Say that the operation of a place was refused, so that those behind it do not wait for it.
+        """Say that the operation of a number was refused, so that those behind it do not wait for it.
 
         It is a hint: lost with the trainer's process, and they wait their bounded time.
         """
@@ -68,7 +68,7 @@ class TrainerClient:
         limit: int = 1000,
         after: str | None = None,
     ) -> list[CheckpointRecord]:
-        """Return a tenant's checkpoints that have not expired, newest first; ``after`` is an opaque place."""
+        """Return a tenant's unexpired checkpoints, newest first; ``after`` is an opaque cursor."""
         params = {"tenant_id": tenant_id, "policy_id": policy_id, "limit": limit, "after": after}
         answer = await self._http.exchange("GET", "/internal/checkpoints", params=params)
         return self._read(answer, list[CheckpointRecord])

@@ -14,7 +14,7 @@ from mint_common.errors import AlreadyExists, NotFound
 from mint_common.ids import PolicyId, TenantId
 from mint_common.runtime.postgres_errors import acquired
 from mint_common.training import CheckpointRecord, CheckpointRef
-from services.trainer.core.operations import read_place
+from services.trainer.core.operations import read_cursor
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
@@ -61,8 +61,8 @@ class PostgresCheckpointRows:
         self, tenant_id: TenantId, *, policy_id: PolicyId | None, limit: int, after: str | None, now: float
     ) -> list[CheckpointRecord]:
         """Return a tenant's, newest first."""
-        place = (None, None, None, None) if after is None else read_place(after)
-        rows = await self._pool.fetch(_LIST, tenant_id, policy_id, now, *place, limit)
+        position = (None, None, None, None) if after is None else read_cursor(after)
+        rows = await self._pool.fetch(_LIST, tenant_id, policy_id, now, *position, limit)
         return [_record(row) for row in rows]
 
     async def copy(self, source: CheckpointRef, target: CheckpointRecord, *, now: float) -> CheckpointRecord:
@@ -82,8 +82,8 @@ class PostgresCheckpointRows:
             try:
                 await put_checkpoint(connection, copied, replaces=False)
             except AlreadyExists:
-                place = target.policy_id, target.kind, target.name, now
-                there = await connection.fetchrow(_GET, *place)
+                key = target.policy_id, target.kind, target.name, now
+                there = await connection.fetchrow(_GET, *key)
                 if there is None or not _is_same(_record(there), copied):
                     raise
                 return _record(there)

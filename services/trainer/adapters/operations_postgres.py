@@ -19,7 +19,7 @@ from services.trainer.adapters.checkpoint_rows_postgres import put_checkpoint
 from services.trainer.adapters.sessions_postgres import ONE_WRITER, WAVES
 from services.trainer.core.operations import (
     Fenced,
-    Finished,
+    FinishedOperation,
     NewOperation,
     Packed,
     Snapshot,
@@ -152,9 +152,9 @@ class PostgresOperations:
     async def _add(
         self, connection: Connection, token: int, operations: Sequence[NewOperation]
     ) -> dict[int, bool | MintError]:
-        # Of several that come together for one place, the first has it.
-        firsts = {_place(one): one for one in reversed(operations)}
-        sent = [one for one in operations if firsts[_place(one)] is one]
+        # Of several that come together with one number, the first has it.
+        firsts = {_key(one): one for one in reversed(operations)}
+        sent = [one for one in operations if firsts[_key(one)] is one]
         row = await connection.fetchrow(
             _ADD,
             self._base,
@@ -171,10 +171,10 @@ class PostgresOperations:
         assert row is not None
         if not row["fences"]:
             raise Fenced(base=self._base)
-        added = {tuple(place) for place in row["added"]}
+        added = {tuple(number) for number in row["added"]}
         outcomes: dict[int, bool | MintError] = {}
         for one in operations:
-            is_new = firsts[_place(one)] is one and _place(one) in added
+            is_new = firsts[_key(one)] is one and _key(one) in added
             outcomes[id(one)] = is_new or await self._why_not(connection, one)
         return outcomes
 
@@ -232,8 +232,8 @@ class PostgresOperations:
         )
         return [_stored(row) for row in await self._pool.fetch(query, policy_id, position)]
 
-    async def finish(self, token: int, finished: Sequence[Finished]) -> list[Claim]:
-        """Commit what came of operations."""
+    async def finish(self, token: int, finished: Sequence[FinishedOperation]) -> list[Claim]:
+        """Commit results of operations."""
         async with acquired(self._pool) as connection:
             if not any(map(_has_more, finished)):
                 await self._finish(connection, token, finished)
@@ -243,13 +243,17 @@ class PostgresOperations:
                 await self._finish(connection, token, finished)
                 return [claim for one in finished for claim in await self._finish_more(connection, one)]
 
-    async def finish_within(self, connection: Connection, token: int, finished: Finished) -> list[Claim]:
+    async def finish_within(
+        self, connection: Connection, token: int, finished: FinishedOperation
+    ) -> list[Claim]:
         """Commit with a transaction of the ledger."""
         await connection.execute(_BOUNDED)
         await self._finish(connection, token, [finished])
         return await self._finish_more(connection, finished)
 
-    async def _finish(self, connection: Connection, token: int, finished: Sequence[Finished]) -> None:
+    async def _finish(
+        self, connection: Connection, token: int, finished: Sequence[FinishedOperation]
+    ) -> None:
         last = {one.policy_id: one for one in finished}.values()
         row = await connection.fetchrow(
             _FINISH,
@@ -272,7 +276,7 @@ class PostgresOperations:
             raise Fenced(base=self._base)
         assert row["done"] == len(finished), (row, finished)
 
-    async def _finish_more(self, connection: Connection, one: Finished) -> list[Claim]:
+    async def _finish_more(self, connection: Connection, one: FinishedOperation) -> list[Claim]:
         unused: list[Claim] = []
         if one.checkpoint is not None:
             unused += await put_checkpoint(connection, one.checkpoint, replaces=one.replaces)
@@ -285,7 +289,7 @@ class PostgresOperations:
             unused += await self._close(connection, one)
         return unused
 
-    async def _close(self, connection: Connection, one: Finished) -> list[Claim]:
+    async def _close(self, connection: Connection, one: FinishedOperation) -> list[Claim]:
         """Close the session: nothing is restored any more, so neither snapshot nor payloads are needed."""
         old = await connection.fetchval(_CLOSE, one.policy_id, one.finished_at)
         covered = await connection.fetch(_COVERED, one.policy_id, one.position)
@@ -322,11 +326,11 @@ def _claims(rows: Sequence[asyncpg.Record]) -> list[Claim]:
     return [msgspec.msgpack.decode(row["claim"], type=Claim) for row in rows if row["claim"] is not None]
 
 
-def _has_more(one: Finished) -> bool:
+def _has_more(one: FinishedOperation) -> bool:
     return bool(one.checkpoint or one.snapshot or one.lineage or one.closes)
 
 
-def _place(operation: NewOperation) -> tuple[PolicyId, int, TenantId]:
+def _key(operation: NewOperation) -> tuple[PolicyId, int, TenantId]:
     return operation.policy_id, operation.seq, operation.tenant_id
 
 

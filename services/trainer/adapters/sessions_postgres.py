@@ -15,7 +15,7 @@ Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 _COLUMNS = "policy_id, tenant_id, base, lora, step, checkpoint, digest, parent, waves"
 ONE_WRITER = "SELECT pg_advisory_xact_lock(hashtextextended('mint_policy_' || $1, 0))"
-"""Taken by whoever makes a policy's first row, of either kind."""
+"""Taken to insert a policy's first row, of either kind."""
 OPERATIONS, WAVES = "operations", "managed jobs"
 _DRIVEN = "SELECT 1 FROM training WHERE policy_id = $1"
 

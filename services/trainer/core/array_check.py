@@ -1,4 +1,4 @@
-"""What can be seen to be wrong with the arrays of an operation, told by the path of the field."""
+"""Validates the arrays of an operation; errors name the path of the field."""
 
 import math
 from collections.abc import Sequence

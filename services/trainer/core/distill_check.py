@@ -1,4 +1,4 @@
-"""What can be seen to be wrong with a distillation before it is stored, told by the path of the field."""
+"""Validates a distillation before it is stored; errors name the path of the field."""
 
 import math
 

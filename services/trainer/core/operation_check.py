@@ -1,4 +1,4 @@
-"""What can be seen to be wrong with an operation before it is stored, told by the path of the field.
+"""Validates an operation before it is stored; errors name the path of the field.
 
 Nothing is executed that was not checked here, so that a bad datum is its sender's error at once and never
 reaches a batch that others share.

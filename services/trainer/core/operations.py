@@ -107,7 +107,7 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lineage:
+class ExportLineage:
     """The policy's latest export, and the one before it."""
 
     digest: Digest
@@ -115,10 +115,10 @@ class Lineage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finished:
-    """What came of an operation, to be committed as a whole.
+class FinishedOperation:
+    """The result of an operation, to be committed as a whole.
 
-    ``checkpoint`` is a new row, ``replaces`` says whether it may take an older one's place.
+    ``checkpoint`` is a new row, ``replaces`` says whether it may replace an older one.
     """
 
     policy_id: PolicyId
@@ -131,15 +131,15 @@ class Finished:
     snapshot: Snapshot | None = None
     checkpoint: CheckpointRecord | None = None
     replaces: bool = False
-    lineage: Lineage | None = None
+    lineage: ExportLineage | None = None
     closes: bool = False
 
 
-def read_place(place: str) -> tuple[float, str, str, str]:
-    """Return the parts of a place in a list of checkpoints: see `place_of`. Raises InvalidField."""
-    created_at, *names = place.split("/")
+def read_cursor(cursor: str) -> tuple[float, str, str, str]:
+    """Return the parts of a cursor over checkpoints: see `cursor_of`. Raises InvalidField."""
+    created_at, *names = cursor.split("/")
     try:
         policy_id, kind, name = names
         return float(created_at), policy_id, kind, name
     except ValueError as error:
-        raise InvalidField(field="after", problem=f"{place[:200]!r} is no place in a list") from error
+        raise InvalidField(field="after", problem=f"{cursor[:200]!r} is no cursor of a list") from error

@@ -19,8 +19,8 @@ SPLITS_LINES: frozenset[Sharding] = frozenset({"data", "fsdp", "zero3"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """A process's place among ``count`` ranks; ``local`` numbers it on its machine.
+class ProcessRank:
+    """Which of ``count`` ranks a process is; ``local`` numbers it on its machine.
 
     ``launched``: torchrun has started them all, else rank 0 starts the others.
     """
@@ -31,7 +31,7 @@ class Place:
     launched: bool = False
 
 
-ALONE = Place()
+ALONE = ProcessRank()
 
 
 class RankLost(MintError):

@@ -20,7 +20,7 @@ _PASSES: tuple[Kind, ...] = ("forward", "forward_backward")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """A piece of a policy's work: ``seq`` is its place in the policy's order, ``alone`` keeps others away."""
+    """A piece of a policy's work: ``seq`` numbers it, ``alone`` keeps others out of its batch."""
 
     policy_id: PolicyId
     tenant_id: TenantId
@@ -32,7 +32,7 @@ class Operation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class SchedulerLimits:
     """Of one plan: computed tokens, policies, and policies that fit on the device."""
 
     max_tokens: int
@@ -75,14 +75,14 @@ class Schedule:
         """Return the schedule without a policy's operations."""
         return _left(self.waiting, self.served, [one for one in self.waiting if one.policy_id == policy_id])
 
-    def plan(self, limits: Limits, *, on_device: Sequence[PolicyId]) -> "tuple[Plan, Schedule]":
+    def plan(self, limits: SchedulerLimits, *, on_device: Sequence[PolicyId]) -> "tuple[Plan, Schedule]":
         """Return what to do next and the schedule after it; ``on_device`` is in order of last use.
 
         Policies whose ranks differ by more than the next power of two are not padded to one another.
         """
         runs = _ready_runs(self.waiting, limits)
         served = dict(self.served)
-        chosen: list[_Run] = []
+        chosen: list[_ReadyRun] = []
         tokens = 0
         while runs and len(chosen) < min(limits.max_policies, limits.device_policies):
             run = min(runs, key=lambda run: (served[run.tenant_id], run.arrival))
@@ -111,7 +111,7 @@ def _left(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Run:
+class _ReadyRun:
     """What one policy can do in one plan: some passes, then at most one step; or one thing alone."""
 
     operations: tuple[Operation, ...]
@@ -129,7 +129,7 @@ class _Run:
     def tokens(self) -> int:
         return sum(operation.tokens for operation in self.operations)
 
-    def goes_with(self, other: "_Run") -> bool:
+    def goes_with(self, other: "_ReadyRun") -> bool:
         """Return whether both can be computed as one batch: alike, and not padded much to one another."""
         first, others = self.operations[0], other.operations[0]
         return not (first.alone or others.alone) and _class(first) == _class(others)
@@ -139,14 +139,14 @@ def _class(operation: Operation) -> tuple[bool, int]:
     return operation.kind == "wave", (operation.rank - 1).bit_length()
 
 
-def _ready_runs(waiting: Sequence[Operation], limits: Limits) -> list[_Run]:
+def _ready_runs(waiting: Sequence[Operation], limits: SchedulerLimits) -> list[_ReadyRun]:
     queues: dict[PolicyId, list[tuple[int, Operation]]] = {}
     for arrival, operation in enumerate(waiting):
         queues.setdefault(operation.policy_id, []).append((arrival, operation))
     return [_first_run(queue, limits) for queue in queues.values()]
 
 
-def _first_run(queue: list[tuple[int, Operation]], limits: Limits) -> _Run:
+def _first_run(queue: list[tuple[int, Operation]], limits: SchedulerLimits) -> _ReadyRun:
     """Return the head of a policy's queue: the passes that follow one another, and the step behind them."""
     ordered = [operation for _, operation in sorted(queue, key=lambda item: item[1].seq)]
     arrival = min(arrival for arrival, _ in queue)
@@ -162,13 +162,13 @@ def _first_run(queue: list[tuple[int, Operation]], limits: Limits) -> _Run:
         behind = ordered[len(taken) :]
         if behind and behind[0].kind == "optim_step":
             taken.append(behind[0])
-    return _Run(operations=tuple(taken), arrival=arrival)
+    return _ReadyRun(operations=tuple(taken), arrival=arrival)
 
 
 def _plan(
     operations: Sequence[Operation],
     policies: Sequence[PolicyId],
-    limits: Limits,
+    limits: SchedulerLimits,
     on_device: Sequence[PolicyId],
 ) -> Plan:
     swap_in = tuple(policy for policy in policies if policy not in on_device)

@@ -1,1 +1,1 @@
-"""What the trainer does when it is told something: waves that are complete, operations of clients."""
+"""What the trainer does on events and requests: completed waves, operations of clients."""

@@ -1,8 +1,8 @@
 """Operations of clients: durable before the answer, driven while this process holds the base's lease.
 
-Invariants: an operation is stored before anybody is told that it is accepted, and handed to its policy's
-driver in the same breath, whether or not its sender still waits; whoever lost the lease commits nothing more,
-and forgets what it had in memory.
+Invariants: an operation is stored before it is acknowledged, and then handed to its policy's driver whether
+or not its sender still waits; a trainer that lost the lease commits nothing more and drops its policies from
+memory.
 """
 
 import asyncio
@@ -21,13 +21,13 @@ from mint_common.runtime.ledger import Ledger
 from mint_common.training import Export, Open, Operation, Pending, SessionRecord, Submission
 from mint_common.waiting import wait_for_event
 from services.trainer.core.operation_check import check_submission
-from services.trainer.core.operations import Finished, NewOperation, StoredOperation
-from services.trainer.handlers.committing import export_id_of
-from services.trainer.handlers.driving import Driver
-from services.trainer.handlers.executing import read_operation
-from services.trainer.handlers.grouping import Grouped
+from services.trainer.core.operations import FinishedOperation, NewOperation, StoredOperation
+from services.trainer.handlers.committer import export_id_of
+from services.trainer.handlers.driver import Driver
+from services.trainer.handlers.executor import read_operation
+from services.trainer.handlers.group_commit import GroupCommit
+from services.trainer.handlers.lease_term import LeaseTerm, OperationSettings, operation_key, pack, unpack
 from services.trainer.handlers.outcomes import Outcomes
-from services.trainer.handlers.term import OperationSettings, Term, operation_key, pack, unpack
 from services.trainer.ports.operations import CheckpointRows, Lease, OperationStore
 from services.trainer.ports.policies import Mixtures, Policies
 
@@ -41,7 +41,7 @@ _SWEEP_SECONDS = 2.0
 _SWEPT_TOGETHER = 100
 _POLL_SECONDS = 1.0
 _PATIENCE_SECONDS = 10.0
-"""How long a submission waits for the term to begin: whoever sends it sees a slower answer only."""
+"""How long a submission waits for the term to begin: its sender only sees a slower answer."""
 
 
 class Operations:
@@ -70,7 +70,7 @@ class Operations:
         self._clock = clock
         self._settings = settings
         self._outcomes = Outcomes()
-        self._watch: _Watch | None = None
+        self._drivers: Drivers | None = None
         self._began = asyncio.Event()
 
     @property
@@ -81,8 +81,8 @@ class Operations:
     async def submit(self, submission: Submission) -> None:
         """Return when an operation is durable. Idempotent: see `TrainerClient.submit`."""
         check_submission(submission, self._policies.facts, layout=self._policies.layout)
-        watch = await self._held()
-        if watch.waiting(submission.tenant_id) >= self._settings.tenant_operations:
+        drivers = await self._held()
+        if drivers.waiting(submission.tenant_id) >= self._settings.tenant_operations:
             depth = self._settings.tenant_operations
             raise Overloaded(what="the training queue of the tenant", depth=depth, retry_after_seconds=1)
         encoded = _ENCODER.encode(submission.operation)
@@ -99,21 +99,21 @@ class Operations:
             submitted_at=self._clock.now(),
             opens=operation if isinstance(operation, Open) else None,
         )
-        outcome = await watch.add(new, operation)
+        outcome = await drivers.add(new, operation)
         if isinstance(outcome, MintError):
             raise outcome
         if not outcome and isinstance(operation, Export):
-            # Who asks again for an export may wait for an event that the bus has lost.
+            # A repeated export may be due to an event that the bus has lost.
             await self._ledger.repeat(export_id_of(submission.policy_id, submission.seq))
 
     async def skip(self, policy_id: PolicyId, tenant_id: TenantId, seq: int) -> None:
-        """Let nothing wait for a place: see `TrainerClient.skip`. Between two terms nothing does."""
-        watch = self._watch
-        if watch is None:
-            return  # who was refused is told at once
+        """Let nothing wait for a number: see `TrainerClient.skip`. Between two terms nothing does."""
+        drivers = self._drivers
+        if drivers is None:
+            return  # without a driver nothing waits
         session = await self._store.session(policy_id)
         if session is not None and session.tenant_id == tenant_id and session.closed_at is None:
-            await watch.skip(policy_id, seq)
+            await drivers.skip(policy_id, seq)
 
     async def repeat_export(self, policy_id: PolicyId, seq: int) -> None:
         """Say again that an export was made: see `TrainerClient.repeat_export`."""
@@ -147,7 +147,7 @@ class Operations:
         return await self._store.held_revisions(now=self._clock.now())
 
     async def run(self) -> None:
-        """Hold the lease and drive operations until cancelled; trouble of the world begins a new term."""
+        """Hold the lease and drive operations until cancelled; a retryable error begins a new term."""
         while True:
             trouble: list[MintError] = []
             try:
@@ -161,8 +161,10 @@ class Operations:
             await self._clock.sleep(_RETRY_SECONDS)
 
     async def _serve(self, token: int) -> None:
-        finishing: Grouped[Finished, None] = Grouped(lambda items: self._finish(token, items))
-        term = Term(
+        finishing: GroupCommit[FinishedOperation, None] = GroupCommit(
+            lambda items: self._finish(token, items)
+        )
+        term = LeaseTerm(
             token=token,
             policies=self._policies,
             mixtures=self._mixtures,
@@ -176,23 +178,23 @@ class Operations:
             finishing=finishing,
         )
         async with asyncio.TaskGroup() as group:
-            watch = _Watch(term, group)
+            drivers = Drivers(term, group)
             try:
                 group.create_task(finishing.run())
-                group.create_task(watch.run())
+                group.create_task(drivers.run())
                 group.create_task(self._renew(token))
                 group.create_task(self._sweep(term))
-                await watch.load()
-                self._watch = watch
+                await drivers.load()
+                self._drivers = drivers
                 self._began.set()
                 await asyncio.Event().wait()
             finally:
-                self._watch = None
+                self._drivers = None
                 self._began.clear()
                 # What of it is committed is not known any more, and another trainer may go on.
                 self._policies.forget_admitted()
 
-    async def _finish(self, token: int, items: Sequence[Finished]) -> Sequence[None]:
+    async def _finish(self, token: int, items: Sequence[FinishedOperation]) -> Sequence[None]:
         await self._store.finish(token, items)
         return [None] * len(items)
 
@@ -201,7 +203,7 @@ class Operations:
             await self._clock.sleep(_RENEW_SECONDS)
             await self._lease.renew(token)
 
-    async def _sweep(self, term: Term) -> None:
+    async def _sweep(self, term: LeaseTerm) -> None:
         """Delete what has expired: checkpoints, and results that nobody will ask for any more."""
         while True:
             now = self._clock.now()
@@ -211,46 +213,46 @@ class Operations:
             await term.discard(unused)
             await self._clock.sleep(_SWEEP_SECONDS)
 
-    async def _held(self) -> "_Watch":
+    async def _held(self) -> "Drivers":
         """Wait a while for the term to begin. Raises Unavailable."""
-        if self._watch is None:
+        if self._drivers is None:
             await wait_for_event(self._began, clock=self._clock, seconds=_PATIENCE_SECONDS)
-        if self._watch is None:
+        if self._drivers is None:
             raise Unavailable(what="the trainer", problem="it does not hold the lease of its base")
-        return self._watch
+        return self._drivers
 
     async def _stored(self, policy_id: PolicyId, seq: int) -> bytes | None:
         packed = await self._store.result(policy_id, seq)
         return None if packed is None else await unpack(self._blobs, packed)
 
     def _is_live(self, policy_id: PolicyId, seq: int) -> bool:
-        driver = self._watch.find(policy_id) if self._watch else None
+        driver = self._drivers.find(policy_id) if self._drivers else None
         return driver is not None and driver.knows(seq)
 
     def _reason(self, policy_id: PolicyId, seq: int) -> str:
-        driver = self._watch.find(policy_id) if self._watch else None
+        driver = self._drivers.find(policy_id) if self._drivers else None
         held_by = driver.held_by(seq) if driver else None
         return "" if held_by is None else f"operation {held_by} of this policy has not arrived yet"
 
 
-class _Watch:
+class Drivers:
     """The drivers of a term."""
 
-    def __init__(self, term: Term, group: asyncio.TaskGroup) -> None:
+    def __init__(self, term: LeaseTerm, group: asyncio.TaskGroup) -> None:
         self._term = term
         self._group = group
-        self._drivers: dict[PolicyId, Driver] = {}
+        self._by_policy: dict[PolicyId, Driver] = {}
         self._making = asyncio.Lock()
-        self._adding: Grouped[tuple[NewOperation, Operation], bool | MintError] = Grouped(self._add)
+        self._adding: GroupCommit[tuple[NewOperation, Operation], bool | MintError] = GroupCommit(self._add)
         self.run = self._adding.run
 
     def find(self, policy_id: PolicyId) -> Driver | None:
         """Return a policy's driver, if it has one now."""
-        return self._drivers.get(policy_id)
+        return self._by_policy.get(policy_id)
 
     def waiting(self, tenant_id: TenantId) -> int:
         """Return how many operations of a tenant wait."""
-        return sum(driver.waiting for driver in self._drivers.values() if driver.tenant_id == tenant_id)
+        return sum(driver.waiting for driver in self._by_policy.values() if driver.tenant_id == tenant_id)
 
     async def load(self) -> None:
         """Take over what waits from the terms before."""
@@ -274,20 +276,20 @@ class _Watch:
         return outcomes
 
     async def _driver(self, policy_id: PolicyId) -> Driver:
-        async with self._making:  # a policy has one driver, whoever asks for it first
-            driver = self._drivers.get(policy_id)
+        async with self._making:  # a policy has one driver
+            driver = self._by_policy.get(policy_id)
             if driver is None or driver.is_ended:
                 session = await self._term.store.session(policy_id)
                 assert session is not None, policy_id
                 next_seq = await self._term.store.next_seq(policy_id)
-                driver = self._drivers[policy_id] = Driver(self._term, session, next_seq=next_seq)
+                driver = self._by_policy[policy_id] = Driver(self._term, session, next_seq=next_seq)
                 self._group.create_task(self._run(driver))
             return driver
 
     async def _run(self, driver: Driver) -> None:
         await driver.run()
-        if self._drivers.get(driver.policy_id) is driver:
-            del self._drivers[driver.policy_id]
+        if self._by_policy.get(driver.policy_id) is driver:
+            del self._by_policy[driver.policy_id]
 
     async def _read(self, stored: StoredOperation) -> Operation | MintError:
         try:

@@ -1,4 +1,4 @@
-"""Who waits for which operation, and the newest outcomes, so that an answer seldom asks the database.
+"""The newest outcomes, and the requests that wait for one, so that an answer seldom needs the database.
 
 Invariants: a waiter is woken by its own operation only; memory is bounded by the bytes of what is kept.
 """
@@ -28,7 +28,7 @@ class Outcomes:
         return self.kept.get(key)
 
     def put(self, key: Key, outcome: bytes) -> None:
-        """Keep an outcome and wake who waits for it."""
+        """Keep an outcome and wake its waiters."""
         self.size_bytes += len(outcome) - len(self.kept.pop(key, b""))
         self.kept[key] = outcome
         while self.size_bytes > KEPT_BYTES and len(self.kept) > 1:

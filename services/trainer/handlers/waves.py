@@ -26,7 +26,7 @@ from services.trainer.core.layout_check import layout_problem
 from services.trainer.core.record_check import check_record
 from services.trainer.core.refusals import CheckpointLost, LoraInvalid, RecordInvalid, TrainingRefused
 from services.trainer.core.session import Session, check_turn, is_elsewhere, open_session
-from services.trainer.ports.policies import Mismatch, Policies, Stepped, StepSettings
+from services.trainer.ports.policies import Mismatch, Policies, StepResult, StepSettings
 from services.trainer.ports.waves import CheckpointStore, RevisionStates, SessionStore
 
 _log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 Connection = TypeVar("Connection")
 
 
-class Handlers(Generic[Connection]):
+class WaveTraining(Generic[Connection]):
     """Handlers of one base's trainer."""
 
     def __init__(
@@ -135,7 +135,9 @@ class Handlers(Generic[Connection]):
         )
         await self._checkpoints.prune(session.policy_id, below_step=session.step)
 
-    async def _commit(self, wave: WaveCompleted, known: Session, session: Session, stepped: Stepped) -> None:
+    async def _commit(
+        self, wave: WaveCompleted, known: Session, session: Session, stepped: StepResult
+    ) -> None:
         checkpoint = session.checkpoint
         if stepped.checkpoint is not None:
             checkpoint = await self._checkpoints.put(

@@ -7,7 +7,7 @@ from fastapi import FastAPI, Query, Request, Response
 
 from mint_common.ids import PolicyId, TenantId
 from mint_common.training import CheckpointRef
-from services.trainer.handlers.keeping import Keeping
+from services.trainer.handlers.checkpoint_admin import CheckpointAdmin
 from services.trainer.http.packed import packed, read_packed
 
 _ONE = "/internal/checkpoints/{policy_id}/{kind}/{name}"
@@ -28,7 +28,7 @@ class _Copy(msgspec.Struct):
     ttl_seconds: int | None
 
 
-def add_routes(http: FastAPI, keeping: Keeping) -> None:
+def add_routes(http: FastAPI, keeping: CheckpointAdmin) -> None:
     """Add the routes to the trainer's HTTP application."""
 
     @http.get("/internal/checkpoints")

@@ -30,7 +30,7 @@ def add_routes(http: FastAPI, operations: Operations) -> None:
 
     @http.post("/internal/operations/{policy_id}/{seq}/skip", status_code=204)
     async def skip(policy_id: str, seq: int, tenant_id: str) -> Response:
-        """Answer when nothing waits for that place any more."""
+        """Answer when nothing waits for that number any more."""
         await operations.skip(PolicyId(policy_id), TenantId(tenant_id), seq)
         return Response(status_code=204)
 

@@ -1,4 +1,4 @@
-"""What operations need: the right to drive a base, and places for operations and named checkpoints."""
+"""What operations need: the right to drive a base, and stores for operations and named checkpoints."""
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
@@ -9,7 +9,7 @@ from mint_common.errors import MintError
 from mint_common.ids import Digest, PolicyId, TenantId
 from mint_common.training import CheckpointRecord, CheckpointRef
 from services.trainer.core.operations import (
-    Finished,
+    FinishedOperation,
     NewOperation,
     Packed,
     Snapshot,
@@ -45,7 +45,7 @@ class OperationStore(Protocol[Connection_contra]):
     async def add(self, token: int, operations: Sequence[NewOperation]) -> list[bool | MintError]:
         """Store operations, durable when this returns; for each whether it is new, or why it was not stored.
 
-        A repetition is no error and changes nothing. OperationConflict: its place is taken by another one;
+        A repetition is no error and changes nothing. OperationConflict: its number is taken by another one;
         NotFound: there is no session (of this tenant); SessionClosed; PolicyTaken.
         """
         ...
@@ -73,15 +73,15 @@ class OperationStore(Protocol[Connection_contra]):
         """Return what was executed after a position, in the order of execution."""
         ...
 
-    async def finish(self, token: int, finished: Sequence[Finished]) -> list[Claim]:
-        """Commit what came of operations, all or nothing; return what is unused now.
+    async def finish(self, token: int, finished: Sequence[FinishedOperation]) -> list[Claim]:
+        """Commit results of operations, all or nothing; return claims that are unused now.
 
         AlreadyExists: a checkpoint's name is taken.
         """
         ...
 
     async def finish_within(
-        self, connection: Connection_contra, token: int, finished: Finished
+        self, connection: Connection_contra, token: int, finished: FinishedOperation
     ) -> list[Claim]:
         """Do so for one operation, in a transaction of the ledger."""
         ...
@@ -109,7 +109,7 @@ class CheckpointRows(Protocol):
     async def page(
         self, tenant_id: TenantId, *, policy_id: PolicyId | None, limit: int, after: str | None, now: float
     ) -> list[CheckpointRecord]:
-        """Return a tenant's, newest first, those after a place."""
+        """Return a tenant's, newest first, those after a cursor."""
         ...
 
     async def copy(self, source: CheckpointRef, target: CheckpointRecord, *, now: float) -> CheckpointRecord:

@@ -28,7 +28,7 @@ class StepSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stepped:
+class StepResult:
     """A policy after a wave: optimizer step, bytes of its checkpoint (None: nothing changed), export."""
 
     step: int
@@ -125,7 +125,7 @@ class Policies(Protocol):
         *,
         tenant_id: TenantId,
         parent: Digest | None,
-    ) -> Stepped:
+    ) -> StepResult:
         """Take one optimizer step and export. An empty batch leaves the weights and exports the same bytes.
 
         Policies that are ready at the same time may share a forward and backward pass; who else was in it

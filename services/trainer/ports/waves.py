@@ -1,4 +1,4 @@
-"""What waves need: places for their sessions and for the newest checkpoint of each policy."""
+"""What waves need: stores for their sessions and for the newest checkpoint of each policy."""
 
 from typing import Protocol, TypeVar
 

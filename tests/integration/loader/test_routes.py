@@ -19,7 +19,7 @@ from services.loader.adapters.vllm.routes import UNKNOWN
 from services.rollout.core.sampling import Completion, SampledGroup, scored_group
 from services.trainer.adapters.model.resident_base import load_base as load_trainers
 from services.trainer.core.batch import build_grpo_batch
-from services.trainer.core.lines import plan_lines
+from services.trainer.core.packing import pack_rows
 from services.trainer.core.record_check import check_record
 from tests.integration.loader.moe_base import Served, load_base, running_engine
 from tools.make_moe_base import make_moe_base
@@ -130,7 +130,7 @@ async def test_a_trainer_replays_what_the_engine_has_noted(served: Served) -> No
     check_record(record, served.facts, wave_id=record.wave_id, revision=None, needs_logprobs=True)
     base = load_trainers(served.base)
     with torch.no_grad():
-        scored = base.score(plan_lines(build_grpo_batch(record).rows, policy=0, max_length=128))
+        scored = base.score(pack_rows(build_grpo_batch(record).rows, policy=0, max_length=128))
     assert scored.routed_T is not None
     assert scored.off_route_T is not None
     assert (float(scored.routed_T.min()), float(scored.off_route_T.max())) == (1.0, 0.0)

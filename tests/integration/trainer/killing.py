@@ -12,7 +12,7 @@ from mint_common.client.trainer import TrainerClient
 from mint_common.errors import Unavailable
 from mint_common.runtime.service import run_process
 from services.trainer.app import run
-from services.trainer.settings import TrainerSettings, read_place
+from services.trainer.settings import TrainerSettings, read_process_rank
 
 # One server process imports torch and transformers once; each trainer is a fork of it.
 _FORKS = multiprocessing.get_context("forkserver")
@@ -24,7 +24,7 @@ class MortalTrainer:
 
     def __init__(self, settings: TrainerSettings) -> None:
         self.settings = settings
-        self.place = read_place({}, settings)
+        self.rank = read_process_rank({}, settings)
         self.process: BaseProcess | None = None
 
     def client(self) -> TrainerClient:
@@ -35,7 +35,7 @@ class MortalTrainer:
     async def start(self) -> None:
         """Start it, and wait until it answers."""
         self.process = _FORKS.Process(
-            target=run_process, args=(partial(run, self.settings, self.place),), daemon=True
+            target=run_process, args=(partial(run, self.settings, self.rank),), daemon=True
         )
         self.process.start()
         client = self.client()

@@ -1,4 +1,4 @@
-"""Distillation as an operation: from checkpoints of both kinds, in its place, and done once."""
+"""Distillation as an operation: from checkpoints of both kinds, in its order, and done once."""
 
 import asyncio
 from dataclasses import replace
@@ -96,12 +96,12 @@ async def test_without_a_number_it_takes_its_place_behind_what_has_arrived(stage
         await run.open()
         pass_seq = await run.send(make_pass(5))
         distill = make_distill(1, training)
-        places = [UNNUMBERED + 20, UNNUMBERED + 10]
-        for seq in places:
+        numbers = [UNNUMBERED + 20, UNNUMBERED + 10]
+        for seq in numbers:
             await client.submit(Submission(STUDENT, TENANT, seq, distill))
         assert isinstance(await run.do(ADAM), Stepped)
         assert isinstance(await run.result(pass_seq), Passed)
-        first, second = await asyncio.gather(*map(run.result, places))
+        first, second = await asyncio.gather(*map(run.result, numbers))
         assert isinstance(first, Distilled)
         assert first == second  # the step that came later had changed nothing yet
         assert await run.do(distill) != first

@@ -9,14 +9,14 @@ from pathlib import Path
 if __name__ == "__main__":
     import torch
 
-    from services.trainer.adapters.distributed.follow import follow
+    from services.trainer.adapters.distributed.follower import follow
     from services.trainer.adapters.distributed.ranks import find_store, joined_ranks
     from services.trainer.adapters.distributed.shapes import load_sharded
-    from services.trainer.core.ranks import Place
+    from services.trainer.core.ranks import ProcessRank
 
     torch.set_num_threads(1)
     store = find_store(int(sys.argv[1]), 2, timeout_seconds=60.0)
-    with joined_ranks(Place(rank=1, count=2), store=store, timeout_seconds=60.0) as ranks:
+    with joined_ranks(ProcessRank(rank=1, count=2), store=store, timeout_seconds=60.0) as ranks:
         for line in sys.stdin:
             sharding, folder = line.split()
             follow(load_sharded(Path(folder), sharding, ranks), ranks)

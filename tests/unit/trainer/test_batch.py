@@ -11,8 +11,8 @@ from mint_common.adapters_format import BaseFacts
 from mint_common.ids import Digest, WaveId
 from mint_common.records import Group, Sample, WaveRecord
 from services.trainer.core.batch import Row, build_dpo_batch, build_grpo_batch, build_sft_batch
-from services.trainer.core.lines import plan_lines
 from services.trainer.core.microbatches import MIN_FILL, plan_microbatches
+from services.trainer.core.packing import pack_rows
 from services.trainer.core.record_check import check_record
 from services.trainer.core.refusals import RecordInvalid, WaveForeign
 
@@ -101,7 +101,7 @@ def test_lines_hold_every_row_once_behind_its_prompt(
     shape: list[tuple[int, int, int]], max_length: int
 ) -> None:
     rows = rows_of(shape, policy=0)
-    lines = plan_lines(rows, policy=0, max_length=max_length)
+    lines = pack_rows(rows, policy=0, max_length=max_length)
     assert sorted(row.tokens for line in lines for row in line.rows) == sorted(row.tokens for row in rows)
     for line in lines:
         assert {row.prompt for row in line.rows} == {line.prompt}
@@ -116,7 +116,7 @@ def test_microbatches_hold_every_line_once_within_the_limits(
     lines = [
         line
         for policy in range(4)
-        for line in plan_lines(rows_of(shape, policy=policy), policy=policy, max_length=20)
+        for line in pack_rows(rows_of(shape, policy=policy), policy=policy, max_length=20)
     ]
     plan = plan_microbatches(lines, max_tokens=max_tokens, max_targets=max_targets)
     assert sorted(map(repr, lines)) == sorted(repr(line) for part in plan for line in part)

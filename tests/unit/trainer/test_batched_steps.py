@@ -15,7 +15,7 @@ from services.trainer.adapters.model.resident_base import ResidentBase
 from services.trainer.adapters.states.training_state import TrainingState, new_state, write_state
 from services.trainer.adapters.training.stepping import Work, step_policies
 from services.trainer.core.batch import Batch, build_grpo_batch, build_sft_batch
-from services.trainer.core.lines import plan_lines
+from services.trainer.core.packing import pack_rows
 from services.trainer.core.refusals import NotFinite
 from services.trainer.ports.policies import StepSettings
 
@@ -58,7 +58,7 @@ def test_outputs_and_gradients_equal_separate_peft_runs(  # noqa: PLR0917  # par
     lines = [
         line
         for number, batch in enumerate(batches)
-        for line in plan_lines(batch.rows, policy=number, max_length=max_length)
+        for line in pack_rows(batch.rows, policy=number, max_length=max_length)
     ]
     ours = base.logprobs(lines, policies)
     sizes = [sum(len(row.tokens) for row in batch.rows) for batch in batches]

@@ -15,7 +15,7 @@ from mint_common.ids import PolicyId
 from mint_common.training import CheckpointRef, Distill, Distilled, Lesson
 from services.trainer.adapters.lora.tensors import LoraTensors, new_lora
 from services.trainer.adapters.model.resident_base import ResidentBase
-from services.trainer.adapters.training.distilling import run_distillation
+from services.trainer.adapters.training.distillation import run_distillation
 from services.trainer.core.losses.distillation import reverse_kl
 from services.trainer.core.refusals import NotFinite
 

@@ -15,7 +15,7 @@ from services.trainer.adapters.model.resident_base import ResidentBase
 from services.trainer.adapters.states.training_state import TrainingState, new_state
 from services.trainer.adapters.training.stepping import Work, step_policies
 from services.trainer.core.batch import Batch, Row, build_dpo_batch, build_grpo_batch
-from services.trainer.core.lines import Line
+from services.trainer.core.packing import PackedSequence
 from services.trainer.core.refusals import NotFinite
 from services.trainer.ports.policies import StepSettings
 
@@ -37,7 +37,7 @@ def policy(base: ResidentBase, lora: LoraSpec) -> TrainingState:
 
 def moved(base: ResidentBase, state: TrainingState, row: Row) -> Tensor:
     """Return how far the policy is from the base on one answer, with its gradient."""
-    line = Line(policy=0, rows=(row,))
+    line = PackedSequence(policy=0, rows=(row,))
     return (base.logprobs([line], [state.lora]) - base.logprobs([line]).detach()).sum()
 
 

@@ -18,7 +18,7 @@ from services.trainer.adapters.model.resident_base import SPARSE_ATTENTION, Resi
 from services.trainer.adapters.states.training_state import new_state, read_state, write_state
 from services.trainer.adapters.training.stepping import Work, step_policies
 from services.trainer.core.batch import Batch, Row
-from services.trainer.core.lines import Line, plan_lines
+from services.trainer.core.packing import PackedSequence, pack_rows
 from services.trainer.ports.policies import StepSettings
 
 from .families import FAMILIES, describe_family, everything, make_family
@@ -48,11 +48,11 @@ def batch_of(rows: tuple[Row, ...]) -> Batch:
     return Batch(rows=rows, probe=(), total_tokens=total, skipped_groups=0, reward_mean=0.0)
 
 
-def lines_of(base: ResidentBase, rows: tuple[Row, ...], *, policy: int = 0) -> list[Line]:
-    return plan_lines(rows, policy=policy, max_length=128 if base.shares_prompts else 0)
+def lines_of(base: ResidentBase, rows: tuple[Row, ...], *, policy: int = 0) -> list[PackedSequence]:
+    return pack_rows(rows, policy=policy, max_length=128 if base.shares_prompts else 0)
 
 
-def ordered(lines: list[Line]) -> list[Row]:
+def ordered(lines: list[PackedSequence]) -> list[Row]:
     return [row for line in lines for row in line.rows]
 
 

@@ -17,7 +17,7 @@ from mint_common.records import WaveRecord
 from services.trainer.adapters.lora.tensors import LoraTensors, folded_arrays, new_lora
 from services.trainer.adapters.model.resident_base import ResidentBase, load_base
 from services.trainer.core.batch import Row, build_sft_batch
-from services.trainer.core.lines import Line, plan_lines
+from services.trainer.core.packing import PackedSequence, pack_rows
 from services.trainer.core.refusals import LoraInvalid
 
 from .plain_peft import peft_twin, row_logprobs
@@ -36,8 +36,8 @@ def with_random_b(tensors: LoraTensors, *, std: float = 0.1) -> LoraTensors:
     return tensors
 
 
-def lines_of(rows: Sequence[Row], *, max_length: int = 0) -> list[Line]:
-    return plan_lines(rows, policy=0, max_length=max_length)
+def lines_of(rows: Sequence[Row], *, max_length: int = 0) -> list[PackedSequence]:
+    return pack_rows(rows, policy=0, max_length=max_length)
 
 
 def rows_of(record: WaveRecord) -> list[Row]:

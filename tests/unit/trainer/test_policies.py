@@ -16,19 +16,19 @@ from mint_common.ids import PolicyId, TenantId
 from mint_common.records import WaveRecord
 from services.trainer.adapters.model.resident_base import ResidentBase, load_base
 from services.trainer.adapters.policies.resident_policies import ResidentPolicies, open_policies
-from services.trainer.adapters.policies.tiers import Resident
+from services.trainer.adapters.policies.tiers import ResidentPolicy
 from services.trainer.adapters.states.training_state import new_state, write_state
 from services.trainer.core.batch import build_grpo_batch
 from services.trainer.core.refusals import CheckpointLost, NotFinite
-from services.trainer.core.scheduler import Limits
-from services.trainer.ports.policies import StateCopy, Stepped, StepSettings
+from services.trainer.core.scheduler import SchedulerLimits
+from services.trainer.ports.policies import StateCopy, StepResult, StepSettings
 
 from .conftest import facts_of, random_model
 from .test_distillation import make_distill
 
 GRPO = StepSettings(algorithm="grpo", learning_rate=2e-3, kl_coefficient=0.0, clip_norm=1.0)
 A, B, C, D = (PolicyId(f"policy_{letter}") for letter in "abcd")
-LIMITS = Limits(max_tokens=4096, max_policies=2, device_policies=2)
+LIMITS = SchedulerLimits(max_tokens=4096, max_policies=2, device_policies=2)
 MakeRecord = Callable[..., WaveRecord]
 
 
@@ -45,7 +45,7 @@ def claim_of(data: bytes | None) -> Claim:
     return Claim(uri="checkpoints/x", sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
 
 
-async def step(policies: ResidentPolicies, record: WaveRecord, *, policy_id: PolicyId = A) -> Stepped:
+async def step(policies: ResidentPolicies, record: WaveRecord, *, policy_id: PolicyId = A) -> StepResult:
     return await policies.step(
         policy_id, build_grpo_batch(record), GRPO, tenant_id=TenantId("t"), parent=None
     )
@@ -142,7 +142,7 @@ async def test_policies_that_are_ready_at_once_share_a_step_and_fail_alone(
     results = await asyncio.gather(
         step(policies, sound), step(policies, bad, policy_id=B), return_exceptions=True
     )
-    assert isinstance(results[0], Stepped)
+    assert isinstance(results[0], StepResult)
     assert isinstance(results[1], NotFinite)
     assert policies.holds(A, claim_of(results[0].checkpoint))
     assert B not in policies.tiers()
@@ -202,7 +202,7 @@ async def test_what_is_forgotten_while_others_make_room_is_not_given_back(
         await policies.admit(policy_id, lora, data=None)
     swap_out = worker._swap_out
 
-    async def forget_and_swap_out(residents: Sequence[Resident]) -> None:
+    async def forget_and_swap_out(residents: Sequence[ResidentPolicy]) -> None:
         if residents:
             policies.forget_admitted()  # as when a term ends
         await swap_out(residents)
@@ -212,7 +212,7 @@ async def test_what_is_forgotten_while_others_make_room_is_not_given_back(
     while not worker.at_work:
         await asyncio.sleep(0)
     for policy_id in (C, D):  # exported waves come back meanwhile
-        worker.tiers.put(policy_id, Resident(new_state(policies.facts, lora), None))
+        worker.tiers.put(policy_id, ResidentPolicy(new_state(policies.facts, lora), None))
     monkeypatch.setattr(worker, "_swap_out", forget_and_swap_out)
     await copying
     assert not any(policies.has(policy_id) for policy_id in admitted)

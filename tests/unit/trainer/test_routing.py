@@ -16,7 +16,7 @@ from services.trainer.adapters.model.resident_base import ResidentBase
 from services.trainer.adapters.states.training_state import new_state
 from services.trainer.adapters.training.stepping import Work, step_policies
 from services.trainer.core.batch import Batch, Row, build_grpo_batch
-from services.trainer.core.lines import plan_lines
+from services.trainer.core.packing import pack_rows
 from services.trainer.core.record_check import check_record
 from services.trainer.core.refusals import RecordInvalid
 from services.trainer.ports.policies import StepSettings
@@ -88,11 +88,11 @@ def test_replaying_the_own_routes_changes_nothing(name: str, tmp_path: Path) -> 
     facts = describe_family(name, tmp_path)
     rows = sampled_rows(make_family(name), layers=len(facts.experts))
     base = ResidentBase(make_family(name), facts)
-    lines = plan_lines(rows, policy=0, max_length=64 if base.shares_prompts else 0)
+    lines = pack_rows(rows, policy=0, max_length=64 if base.shares_prompts else 0)
     silent = [replace(row, experts=b"", prompt_experts=b"") for row in rows]
     with torch.no_grad():
         replayed = base.score(lines)
-        own = base.score(plan_lines(silent, policy=0, max_length=64 if base.shares_prompts else 0))
+        own = base.score(pack_rows(silent, policy=0, max_length=64 if base.shares_prompts else 0))
     assert torch.allclose(replayed.logprobs_T, own.logprobs_T, atol=1e-6, rtol=0)
     assert own.routed_T is None
     assert replayed.routed_T is not None

@@ -7,14 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mint_common.ids import PolicyId, TenantId
-from services.trainer.core.scheduler import Kind, Limits, Operation, Plan, Schedule
+from services.trainer.core.scheduler import Kind, Operation, Plan, Schedule, SchedulerLimits
 
 kinds: st.SearchStrategy[Kind] = st.sampled_from(
     ["forward", "forward_backward", "optim_step", "wave", "upkeep"]
 )
 items = st.lists(st.tuples(st.integers(0, 4), kinds, st.integers(0, 300)), max_size=40)
 limits = st.builds(
-    Limits,
+    SchedulerLimits,
     max_tokens=st.integers(1, 600),
     max_policies=st.integers(1, 5),
     device_policies=st.integers(1, 5),
@@ -55,7 +55,7 @@ def work_of(plan: Plan) -> list[Operation]:
     return [*plan.batch, *plan.steps, *plan.upkeep]
 
 
-def drain(schedule: Schedule, limits: Limits) -> list[Plan]:
+def drain(schedule: Schedule, limits: SchedulerLimits) -> list[Plan]:
     """Plan until nothing waits, keeping the device as plans say."""
     plans, device = [], []
     while schedule.waiting:
@@ -70,7 +70,7 @@ def drain(schedule: Schedule, limits: Limits) -> list[Plan]:
 
 @given(items, limits)
 def test_every_operation_is_planned_once_in_its_policy_s_order(
-    queue: list[tuple[int, Kind, int]], limits: Limits
+    queue: list[tuple[int, Kind, int]], limits: SchedulerLimits
 ) -> None:
     schedule, operations = schedule_of(queue)
     done = [one for plan in drain(schedule, limits) for one in work_of(plan)]
@@ -81,7 +81,7 @@ def test_every_operation_is_planned_once_in_its_policy_s_order(
 
 
 @given(items, limits)
-def test_a_plan_keeps_its_limits(queue: list[tuple[int, Kind, int]], limits: Limits) -> None:
+def test_a_plan_keeps_its_limits(queue: list[tuple[int, Kind, int]], limits: SchedulerLimits) -> None:
     schedule, _ = schedule_of(queue)
     for plan in drain(schedule, limits):
         policies = {one.policy_id for one in work_of(plan)}
@@ -99,7 +99,7 @@ def test_a_plan_keeps_its_limits(queue: list[tuple[int, Kind, int]], limits: Lim
 
 @given(items, limits)
 def test_what_waits_longest_of_the_least_served_tenant_comes_first(
-    queue: list[tuple[int, Kind, int]], limits: Limits
+    queue: list[tuple[int, Kind, int]], limits: SchedulerLimits
 ) -> None:
     schedule, _ = schedule_of(queue)
     while schedule.waiting:
@@ -120,7 +120,7 @@ def test_passes_run_together_and_each_step_follows_its_own() -> None:
         (policy, kind, 100) for policy in (0, 1, 2) for kind in ("forward_backward", "optim_step")
     ]
     schedule, _ = schedule_of(queue)
-    (plan,) = drain(schedule, Limits(max_tokens=1000, max_policies=8, device_policies=8))
+    (plan,) = drain(schedule, SchedulerLimits(max_tokens=1000, max_policies=8, device_policies=8))
     assert [one.policy_id for one in plan.batch] == ["policy_0", "policy_2", "policy_1"]
     assert [one.policy_id for one in plan.steps] == [one.policy_id for one in plan.batch]
 
@@ -131,14 +131,14 @@ def test_a_flood_of_one_tenant_takes_turns_with_another() -> None:
         schedule = schedule.add(operation(0, seq, tenant=0))
     for seq in range(5):
         schedule = schedule.add(operation(1, seq, tenant=1))
-    plans = drain(schedule, Limits(max_tokens=100, max_policies=1, device_policies=8))
+    plans = drain(schedule, SchedulerLimits(max_tokens=100, max_policies=1, device_policies=8))
     first = [plan.batch[0].tenant_id for plan in plans[:10]]
     assert Counter(first) == {"tenant_0": 5, "tenant_1": 5}
     assert all(one != other for one, other in pairwise(first))
 
 
 def test_idling_earns_no_credit() -> None:
-    limits = Limits(max_tokens=100, max_policies=1, device_policies=8)
+    limits = SchedulerLimits(max_tokens=100, max_policies=1, device_policies=8)
     schedule = Schedule().add(operation(0, 0, tenant=0)).add(operation(0, 1, tenant=0))
     for seq in range(2, 6):
         _, schedule = schedule.plan(limits, on_device=())
@@ -152,7 +152,9 @@ def test_idling_earns_no_credit() -> None:
 def test_the_longest_unused_policies_make_room() -> None:
     schedule = Schedule().add(operation(0, 0)).add(operation(1, 0))
     device = [PolicyId(f"policy_{name}") for name in ("old", "1", "new")]
-    plan, _ = schedule.plan(Limits(max_tokens=1000, max_policies=4, device_policies=3), on_device=device)
+    plan, _ = schedule.plan(
+        SchedulerLimits(max_tokens=1000, max_policies=4, device_policies=3), on_device=device
+    )
     assert (plan.swap_in, plan.swap_out) == (("policy_0",), ("policy_old",))
 
 

@@ -31,7 +31,7 @@ from services.trainer.adapters.model.resident_base import ResidentBase, load_bas
 from services.trainer.adapters.model.scoring import ScoringBase
 from services.trainer.adapters.states.training_state import new_state
 from services.trainer.adapters.training.stepping import Work, step_policies
-from services.trainer.core.ranks import Place, RankLost, Sharding
+from services.trainer.core.ranks import ProcessRank, RankLost, Sharding
 
 from .conftest import TINY
 from .families import describe_family, everything
@@ -111,7 +111,7 @@ def pair() -> Iterator[Pair]:
         text=True,
     )
     try:
-        with joined_ranks(Place(count=2), store=store, timeout_seconds=TIMEOUT_SECONDS) as ranks:
+        with joined_ranks(ProcessRank(count=2), store=store, timeout_seconds=TIMEOUT_SECONDS) as ranks:
             yield Pair(ranks, other)
             assert other.stdin is not None
             other.stdin.close()

@@ -14,7 +14,7 @@ from services.trainer.adapters.model.resident_base import ResidentBase
 from services.trainer.adapters.states.training_state import TrainingState, new_state, read_state, write_state
 from services.trainer.adapters.training.stepping import Work, step_policies
 from services.trainer.core.batch import Batch, Row, build_grpo_batch, build_sft_batch, group_advantages
-from services.trainer.core.lines import Line
+from services.trainer.core.packing import PackedSequence
 from services.trainer.core.refusals import NotFinite
 from services.trainer.ports.policies import StepSettings
 
@@ -98,7 +98,7 @@ def test_fresh_rollouts_have_ratio_one_and_the_first_loss_is_zero(
     batch = build_grpo_batch(make_record())
     with torch.no_grad():
         rows = tuple(
-            replace(row, logprobs=tuple(base.logprobs([Line(policy=0, rows=(row,))]).tolist()))
+            replace(row, logprobs=tuple(base.logprobs([PackedSequence(policy=0, rows=(row,))]).tolist()))
             for row in batch.rows
         )
     metrics = step(base, state, replace(batch, rows=rows), replace(GRPO, kl_coefficient=0.1))

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Response
 
 from mint_common.errors import InvalidField, NotFound
 from mint_common.ids import BaseName, PolicyId, TenantId
-from mint_common.training import CheckpointRecord, place_of
+from mint_common.training import CheckpointRecord, cursor_of
 from services.gateway.core.tinker.ids import check_session_id
 from services.gateway.core.tinker.listings import Page, cursor_json, moment, run_json, session_json
 from services.gateway.core.tinker.records import ClientSession, TrainingRun
@@ -120,7 +120,7 @@ async def checkpoints_of(
         found += page
         if len(page) < _PAGE:
             return found
-        after = place_of(page[-1])
+        after = cursor_of(page[-1])
 
 
 async def _checkpoints_by_policy(

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import get_args
 
 from mint_common.errors import MintError
-from services.trainer.adapters.distributed.follow import run_follower
+from services.trainer.adapters.distributed.follower import run_follower
 from services.trainer.adapters.distributed.ranks import find_store
 from services.trainer.adapters.training.freed_memory import keep_freed_memory
-from services.trainer.core.ranks import Place, Sharding
+from services.trainer.core.ranks import ProcessRank, Sharding
 
 
 def main() -> int:
@@ -33,7 +33,7 @@ def main() -> int:
     try:
         run_follower(
             options.base_dir,
-            Place(rank=options.rank, count=options.ranks, local=options.rank),
+            ProcessRank(rank=options.rank, count=options.ranks, local=options.rank),
             sharding=options.sharding,
             threads=options.threads,
             timeout_seconds=options.timeout_seconds,

@@ -22,7 +22,7 @@ from services.trainer.adapters.distributed.shapes import base_bytes, load_sharde
 from services.trainer.adapters.distributed.sharded_base import ShardedBase
 from services.trainer.adapters.model.resident_base import load_base
 from services.trainer.adapters.model.scoring import ScoringBase
-from services.trainer.core.ranks import Place, RankLost, Sharding
+from services.trainer.core.ranks import ProcessRank, RankLost, Sharding
 
 _log = logging.getLogger(__name__)
 
@@ -31,14 +31,14 @@ GRACE_SECONDS = 15.0
 _LEAVE_SECONDS = 10.0
 
 
-class Group:
+class RankGroup:
     """The ranks of a base as rank 0 has them; with one rank there is nothing to watch."""
 
     def __init__(
-        self, folder: Path, place: Place, *, sharding: Sharding, threads: int, timeout_seconds: float
+        self, folder: Path, process: ProcessRank, *, sharding: Sharding, threads: int, timeout_seconds: float
     ) -> None:
         self._folder = folder
-        self._place = place
+        self._process = process
         self._sharding = sharding
         self._threads = threads
         self._timeout_seconds = timeout_seconds
@@ -48,9 +48,9 @@ class Group:
         self._children: list[subprocess.Popen[bytes]] = []
         self._last_resort: threading.Timer | None = None
         self._store = None
-        if place.count > 1 and not place.launched:
-            self._store = host_store(place.count, timeout_seconds=timeout_seconds)
-            self._children = [self._start(rank) for rank in range(1, place.count)]
+        if process.count > 1 and not process.launched:
+            self._store = host_store(process.count, timeout_seconds=timeout_seconds)
+            self._children = [self._start(rank) for rank in range(1, process.count)]
             for rank, child in enumerate(self._children, start=1):
                 threading.Thread(target=self._wait_for, args=(rank, child), daemon=True).start()
 
@@ -61,10 +61,10 @@ class Group:
 
     def load(self) -> ScoringBase:
         """Load the base, in the thread that is to work with it. Raises SettingInvalid."""
-        if self._place.count == 1:
+        if self._process.count == 1:
             return load_base(self._folder)
         ranks = self._joined.enter_context(
-            joined_ranks(self._place, store=self._store, timeout_seconds=self._timeout_seconds)
+            joined_ranks(self._process, store=self._store, timeout_seconds=self._timeout_seconds)
         )
         passes = load_sharded(self._folder, self._sharding, ranks)
         base = ShardedBase(passes, ranks, lost=self.lose, timeout_seconds=self._timeout_seconds)
@@ -118,7 +118,7 @@ class Group:
         assert self._store is not None
         options = {
             "rank": rank,
-            "ranks": self._place.count,
+            "ranks": self._process.count,
             "port": self._store.port,
             "base-dir": self._folder,
             "sharding": self._sharding,
@@ -136,12 +136,12 @@ class Group:
 
 @asynccontextmanager
 async def open_group(
-    folder: Path, place: Place, *, sharding: Sharding, threads: int, timeout_seconds: float
-) -> AsyncIterator[Group]:
+    folder: Path, process: ProcessRank, *, sharding: Sharding, threads: int, timeout_seconds: float
+) -> AsyncIterator[RankGroup]:
     """Start the ranks of a base that are to be started here; leaving ends them."""
-    if place.launched and place.rank:
-        raise SettingInvalid(name="RANK", problem=f"{place.rank}: only rank 0 leads")
-    group = Group(folder, place, sharding=sharding, threads=threads, timeout_seconds=timeout_seconds)
+    if process.launched and process.rank:
+        raise SettingInvalid(name="RANK", problem=f"{process.rank}: only rank 0 leads")
+    group = RankGroup(folder, process, sharding=sharding, threads=threads, timeout_seconds=timeout_seconds)
     try:
         yield group
     finally:

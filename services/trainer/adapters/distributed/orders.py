@@ -5,39 +5,39 @@
 
 from dataclasses import dataclass
 
-from services.trainer.adapters.distributed.jobs import Job
+from services.trainer.adapters.distributed.scoring_inputs import ScoringInputs
 from services.trainer.adapters.lora.tensors import Layout, LoraTensors, plan_layout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
+class LoraShape:
     """What a policy's leaf looks like; its values travel beside the order."""
 
     layout: Layout
     scale: float
 
     def planned(self) -> Layout:
-        """Return the layout, the one object that stands for it in this process."""
+        """Return the layout as this process's one cached object."""
         return plan_layout((part.site for part in self.layout.parts[::2]), self.layout.rank)
 
 
-def shape_of(policy: LoraTensors) -> Shape:
+def shape_of(policy: LoraTensors) -> LoraShape:
     """Return the shape of a policy."""
-    return Shape(layout=policy.layout, scale=policy.scale)
+    return LoraShape(layout=policy.layout, scale=policy.scale)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Score:
+class Forward:
     """Score a job with policies, None: with the bare base; keep the pass open if it has a number."""
 
     number: int | None
-    job: Job
-    policies: tuple[Shape, ...] | None
+    job: ScoringInputs
+    policies: tuple[LoraShape, ...] | None
     open_passes: frozenset[int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Differentiate:
+class Backward:
     """Hand back the gradients of an open pass, given those of its ``targets`` log-probabilities."""
 
     number: int
@@ -47,12 +47,12 @@ class Differentiate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pulse:
-    """Rank 0 is there, and has nothing to do."""
+    """A heartbeat of an idle rank 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stop:
-    """Rank 0 leaves in order."""
+    """Rank 0 shuts down."""
 
 
-Order = Score | Differentiate | Pulse | Stop
+Order = Forward | Backward | Pulse | Stop

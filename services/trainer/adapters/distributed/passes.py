@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from services.trainer.adapters.distributed.jobs import Job
-from services.trainer.adapters.distributed.orders import Differentiate, Score
+from services.trainer.adapters.distributed.orders import Backward, Forward
 from services.trainer.adapters.distributed.ranks import Ranks
+from services.trainer.adapters.distributed.scoring_inputs import ScoringInputs
 from services.trainer.adapters.lora.modules import WHOLE
 from services.trainer.adapters.lora.tensors import Layout, LoraTensors
 from services.trainer.adapters.model.resident_base import ResidentBase
-from services.trainer.adapters.model.scoring import Scored
+from services.trainer.adapters.model.scoring import TokenScores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +47,7 @@ class Passes:
         """Return whether a pass is open."""
         return number in self._open
 
-    def score(self, order: Score, leaves: Sequence[Tensor] = ()) -> Scored:
+    def score(self, order: Forward, leaves: Sequence[Tensor] = ()) -> TokenScores:
         """Compute this rank's part; rank 0 gives the leaves and gets the scores of all lines."""
         self._forget(order.open_passes)
         policies = self._policies(order, leaves)
@@ -62,7 +62,7 @@ class Passes:
             )
         return self._gather(order.job, scored) if self._splits_lines else _detached(scored)
 
-    def differentiate(self, order: Differentiate, gradient_T: Tensor | None = None) -> list[Tensor]:
+    def differentiate(self, order: Backward, gradient_T: Tensor | None = None) -> list[Tensor]:
         """Close a pass; rank 0 gives the gradients of the targets and gets those of the leaves, flat."""
         self._forget(order.open_passes | {order.number})
         one = self._open.pop(order.number)
@@ -80,7 +80,7 @@ class Passes:
         for number in self._open.keys() - kept:
             del self._open[number]
 
-    def _policies(self, order: Score, leaves: Sequence[Tensor]) -> list[LoraTensors] | None:
+    def _policies(self, order: Forward, leaves: Sequence[Tensor]) -> list[LoraTensors] | None:
         """Return the policies with leaves of this rank's own, equal to rank 0's."""
         if not order.policies:
             return None if order.policies is None else []
@@ -95,7 +95,7 @@ class Passes:
             for shape, leaf in zip(order.policies, flat.split(sizes), strict=True)
         ]
 
-    def _own(self, job: Job) -> tuple[int, Job]:
+    def _own(self, job: ScoringInputs) -> tuple[int, ScoringInputs]:
         """Return the number of targets before this rank's part, and that part."""
         if not self._splits_lines:
             return 0, job
@@ -103,7 +103,7 @@ class Passes:
         before = shares[: self._ranks.rank]
         return sum(share.targets for share in before), shares[self._ranks.rank]
 
-    def _gather(self, job: Job, scored: Scored) -> Scored:
+    def _gather(self, job: ScoringInputs, scored: TokenScores) -> TokenScores:
         """Return at rank 0 the scores of the whole job, elsewhere those of its own part."""
         widths = [share.targets for share in job.shares(self._ranks.count)]
         own = widths[self._ranks.rank]
@@ -120,9 +120,9 @@ class Passes:
             return _detached(scored)
         whole = whole.cpu()
         if job.routed:
-            return Scored(logprobs_T=whole[0], routed_T=whole[1], off_route_T=whole[2])
+            return TokenScores(logprobs_T=whole[0], routed_T=whole[1], off_route_T=whole[2])
         whole_T = whole.T.reshape(-1, *logprobs_T.shape[1:])
-        return Scored(logprobs_T=whole_T, routed_T=None, off_route_T=None)
+        return TokenScores(logprobs_T=whole_T, routed_T=None, off_route_T=None)
 
     def _gradient(self, policy: LoraTensors, *, counts: bool) -> Tensor:
         """Return this rank's part of a leaf's gradient."""
@@ -145,8 +145,10 @@ class Passes:
         return nullcontext() if device.type == "cpu" else device
 
 
-def _detached(scored: Scored) -> Scored:
+def _detached(scored: TokenScores) -> TokenScores:
     routed_T, off_route_T = (
         None if one is None else one.cpu() for one in (scored.routed_T, scored.off_route_T)
     )
-    return Scored(logprobs_T=scored.logprobs_T.detach().cpu(), routed_T=routed_T, off_route_T=off_route_T)
+    return TokenScores(
+        logprobs_T=scored.logprobs_T.detach().cpu(), routed_T=routed_T, off_route_T=off_route_T
+    )

@@ -1,4 +1,4 @@
-"""The group of ranks: who is there, on which device, and how orders and tensors go round.
+"""The group of ranks: its members, their devices, and how orders and tensors are broadcast.
 
 Orders and scores travel by gloo, tensors of the base's device by NCCL where that is CUDA. Every exchange is
 bounded by a timeout: a rank that hangs is an error for the others, as a dead one is at once.
@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mint_common.errors import SettingInvalid
-from services.trainer.core.ranks import Place
+from services.trainer.core.ranks import ProcessRank
 
 LOOPBACK = "127.0.0.1"
 TIMEOUT_SECONDS = 300.0
@@ -24,7 +24,7 @@ TIMEOUT_SECONDS = 300.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranks:
-    """This process's place among ``count`` ranks."""
+    """This process as one of ``count`` ranks."""
 
     rank: int
     count: int
@@ -68,27 +68,27 @@ class Ranks:
 
 @contextmanager
 def joined_ranks(
-    place: Place, *, store: dist.Store | None = None, timeout_seconds: float = TIMEOUT_SECONDS
+    process: ProcessRank, *, store: dist.Store | None = None, timeout_seconds: float = TIMEOUT_SECONDS
 ) -> Iterator[Ranks]:
     """Join the group of a store, None: the one that torchrun's environment names; leave it in the end."""
     device = torch.device("cpu")
     backend = "gloo"
     if torch.cuda.is_available():
-        if place.local >= torch.cuda.device_count():
-            problem = f"no GPU for rank {place.rank}: {torch.cuda.device_count()} here"
+        if process.local >= torch.cuda.device_count():
+            problem = f"no GPU for rank {process.rank}: {torch.cuda.device_count()} here"
             raise SettingInvalid(name="MINT_TRAINER_RANKS", problem=problem)
-        device = torch.device("cuda", place.local)
+        device = torch.device("cuda", process.local)
         torch.cuda.set_device(device)
         backend = "cpu:gloo,cuda:nccl"
     dist.init_process_group(
         backend,
         store=_launchers_store() if store is None else store,
-        rank=place.rank,
-        world_size=place.count,
+        rank=process.rank,
+        world_size=process.count,
         timeout=timedelta(seconds=timeout_seconds),
     )
     try:
-        yield Ranks(rank=place.rank, count=place.count, device=device)
+        yield Ranks(rank=process.rank, count=process.count, device=device)
     finally:
         dist.destroy_process_group()
 

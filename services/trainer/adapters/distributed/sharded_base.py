@@ -17,20 +17,20 @@ import torch
 from torch import Tensor
 
 from mint_common.adapters_format.base_facts import BaseFacts
-from services.trainer.adapters.distributed.jobs import Job, LinesJob, TargetsJob
 from services.trainer.adapters.distributed.orders import (
-    Differentiate,
+    Backward,
+    Forward,
     Order,
     Pulse,
-    Score,
     Stop,
     shape_of,
 )
 from services.trainer.adapters.distributed.passes import Passes
 from services.trainer.adapters.distributed.ranks import TIMEOUT_SECONDS, Ranks
+from services.trainer.adapters.distributed.scoring_inputs import PackedInputs, ScoringInputs, TargetInputs
 from services.trainer.adapters.lora.tensors import LoraTensors
-from services.trainer.adapters.model.scoring import Scored
-from services.trainer.core.lines import Line
+from services.trainer.adapters.model.scoring import TokenScores
+from services.trainer.core.packing import PackedSequence
 from services.trainer.core.ranks import RankLost
 
 _PULSES = 10
@@ -62,29 +62,33 @@ class ShardedBase:
         self._pulse = threading.Thread(target=self._beat, name="pulse", daemon=True)
         self._pulse.start()
 
-    def logprobs(self, lines: Sequence[Line], policies: Sequence[LoraTensors] | None = None) -> Tensor:
+    def logprobs(
+        self, lines: Sequence[PackedSequence], policies: Sequence[LoraTensors] | None = None
+    ) -> Tensor:
         """Return logp_T of the lines' target tokens: see `score`."""
         return self.score(lines, policies).logprobs_T
 
-    def score(self, lines: Sequence[Line], policies: Sequence[LoraTensors] | None = None) -> Scored:
+    def score(
+        self, lines: Sequence[PackedSequence], policies: Sequence[LoraTensors] | None = None
+    ) -> TokenScores:
         """Return the scores of the lines' target tokens, row after row. Raises RankLost."""
-        return self._score(LinesJob(lines=tuple(lines)), policies)
+        return self._score(PackedInputs(lines=tuple(lines)), policies)
 
     def target_logprobs(
         self, inputs_BL: Tensor, where_T: Tensor, targets: Tensor, policies: Sequence[tuple[LoraTensors, int]]
     ) -> Tensor:
         """Return log p of the targets ``[T]`` or ``[T, K]`` at the positions ``where_T``. Raises RankLost."""
         owner_B = tuple(number for number, (_, lines) in enumerate(policies) for _ in range(lines))
-        job = TargetsJob(inputs_BL=inputs_BL, where_T=where_T, targets_TK=targets, owner_B=owner_B)
+        job = TargetInputs(inputs_BL=inputs_BL, where_T=where_T, targets_TK=targets, owner_B=owner_B)
         return self._score(job, [policy for policy, _ in policies]).logprobs_T
 
-    def _score(self, job: Job, policies: Sequence[LoraTensors] | None) -> Scored:
+    def _score(self, job: ScoringInputs, policies: Sequence[LoraTensors] | None) -> TokenScores:
         leaves = [policy.leaf for policy in policies or ()]
         ticket = None
         if torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves):
             self._last += 1
             ticket = self._tickets[self._last] = _Ticket(self._last)
-        order = Score(
+        order = Forward(
             number=ticket.number if ticket else None,
             job=job,
             policies=None if policies is None else tuple(map(shape_of, policies)),
@@ -95,12 +99,12 @@ class ShardedBase:
         if ticket is None:
             return scored
         logprobs_T = _Spread.apply(self, ticket, scored.logprobs_T, *leaves)
-        return Scored(logprobs_T=logprobs_T, routed_T=scored.routed_T, off_route_T=scored.off_route_T)
+        return TokenScores(logprobs_T=logprobs_T, routed_T=scored.routed_T, off_route_T=scored.off_route_T)
 
     def differentiate(self, number: int, gradient_T: Tensor) -> list[Tensor]:
         """Return the gradients of a pass's leaves, once. Raises RankLost."""
         assert self._passes.holds(number), "a score gives its gradients once"
-        order = Differentiate(number=number, targets=len(gradient_T), open_passes=frozenset(self._tickets))
+        order = Backward(number=number, targets=len(gradient_T), open_passes=frozenset(self._tickets))
         with self._said(order):
             return self._passes.differentiate(order, gradient_T.contiguous())
 
@@ -131,7 +135,7 @@ class ShardedBase:
                     self._tell_lost(self._lost)
 
     def _beat(self) -> None:
-        """Tell idle ranks from time to time that this one is there."""
+        """Send idle ranks a heartbeat."""
         while not self._closed.wait(self._pulse_seconds):
             try:
                 with self._said(Pulse()):
@@ -141,7 +145,7 @@ class ShardedBase:
 
 
 class _Ticket:
-    """Stands for a pass whose gradients may still be asked for, as long as somebody refers to it."""
+    """A pass whose gradients may still be needed: as long as autograd refers to it."""
 
     def __init__(self, number: int) -> None:
         self.number = number

@@ -25,7 +25,7 @@ from services.trainer.core.refusals import LoraInvalid
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class LoraPart:
     """Where one half of a site lies in the leaf, and its shape there."""
 
     site: Site
@@ -51,7 +51,7 @@ class Layout:
     """The parts of a leaf, in its order. Equal ones are one object: see `plan_layout`."""
 
     rank: int
-    parts: tuple[Part, ...]
+    parts: tuple[LoraPart, ...]
 
     @property
     def size(self) -> int:
@@ -74,13 +74,13 @@ def plan_layout(sites: Iterable[Site], rank: int) -> Layout:
 
 @lru_cache(maxsize=64)
 def _plan_layout(sites: tuple[Site, ...], rank: int) -> Layout:
-    parts: list[Part] = []
+    parts: list[LoraPart] = []
     begin = 0
     for site in sites:
         experts = (site.count,) if site.count else ()
         for half in HALVES:
             matrix = (rank, site.width_in) if half == "A" else (site.width_out, rank)
-            parts.append(Part(site, half, (*experts, *matrix), begin))
+            parts.append(LoraPart(site, half, (*experts, *matrix), begin))
             begin += parts[-1].size
     return Layout(rank, tuple(parts))
 
@@ -92,8 +92,8 @@ def spread_index(small: Layout, large: Layout) -> Tensor:
     kept = []
     for half, part in zip(_halves(small), small.parts, strict=True):
         ranks = slice(0, small.rank)
-        place = whole[half][..., ranks, :] if part.half == "A" else whole[half][..., ranks]
-        kept.append(place.reshape(-1))
+        view = whole[half][..., ranks, :] if part.half == "A" else whole[half][..., ranks]
+        kept.append(view.reshape(-1))
     return torch.cat(kept)
 
 

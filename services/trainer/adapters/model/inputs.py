@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from services.trainer.core.lines import Line
+from services.trainer.core.packing import PackedSequence
 
 _PROMPT, _PADDING = 0, -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LaidOut:
+class ModelInputs:
     """A micro-batch; mask and positions are None where plain causal attention says the same.
 
     ``where_T`` is None where every position is a target, in order.
@@ -31,7 +31,7 @@ class LaidOut:
     targets_T: Tensor
 
 
-def lay_out(lines: Sequence[Line]) -> LaidOut:
+def model_inputs(lines: Sequence[PackedSequence]) -> ModelInputs:
     """Return the tensors of some lines."""
     longest = max(line.length for line in lines)
     inputs: list[list[int]] = []
@@ -41,7 +41,7 @@ def lay_out(lines: Sequence[Line]) -> LaidOut:
     where: list[int] = []
     for index, line in enumerate(lines):
         prompt, start = len(line.prompt), index * longest
-        tokens, owner, place = list(line.prompt), [_PROMPT] * prompt, list(range(prompt))
+        tokens, owner, position = list(line.prompt), [_PROMPT] * prompt, list(range(prompt))
         for number, row in enumerate(line.rows, start=1):
             where += (
                 start + prompt - 1,
@@ -49,13 +49,13 @@ def lay_out(lines: Sequence[Line]) -> LaidOut:
             )
             tokens += row.tokens[:-1]
             owner += [number] * (len(row.tokens) - 1)
-            place += range(prompt, prompt + len(row.tokens) - 1)
+            position += range(prompt, prompt + len(row.tokens) - 1)
         padding = longest - line.length
         inputs.append(tokens + [0] * padding)
         owners.append(owner + [_PADDING] * padding)
-        positions.append(place + list(range(line.length, longest)))
+        positions.append(position + list(range(line.length, longest)))
     shared = any(len(line.rows) > 1 for line in lines)
-    return LaidOut(
+    return ModelInputs(
         inputs_BL=torch.tensor(inputs),
         positions_BL=torch.tensor(positions) if shared else None,
         mask_B1LL=_mask(torch.tensor(owners)) if shared else None,

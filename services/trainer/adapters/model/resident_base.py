@@ -21,11 +21,11 @@ from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.errors import SettingInvalid
 from services.trainer.adapters.lora.modules import Slot, applied, plan_mix, wrap_modules
 from services.trainer.adapters.lora.tensors import LoraTensors
-from services.trainer.adapters.model.inputs import LaidOut, lay_out
-from services.trainer.adapters.model.routing import Replay, read_routes, replayed, wrap_routers
-from services.trainer.adapters.model.scoring import Scored
-from services.trainer.core.lines import Line
+from services.trainer.adapters.model.inputs import ModelInputs, model_inputs
+from services.trainer.adapters.model.routing import RouteReplay, read_routes, replayed, wrap_routers
+from services.trainer.adapters.model.scoring import TokenScores
 from services.trainer.core.losses.tokens import token_logprobs
+from services.trainer.core.packing import PackedSequence
 
 SPARSE_ATTENTION = frozenset({"DeepseekV32ForCausalLM", "GlmMoeDsaForCausalLM"})
 """Their indexers pick keys of a whole line, so that rows of one line would see each other."""
@@ -43,7 +43,7 @@ class TargetScores(nn.Module):  # type: ignore[misc]  # torch is untyped for myp
         self.body = body
         self.head = head
 
-    def forward(self, laid: LaidOut) -> Tensor:
+    def forward(self, laid: ModelInputs) -> Tensor:
         """Return logp_T of a micro-batch."""
         hidden_BLD = self.body(
             input_ids=laid.inputs_BL,
@@ -72,17 +72,21 @@ class ResidentBase:
         self._top_k = int(getattr(model.config, "num_experts_per_tok", 0) or 0)
         self._experts = max((experts.count for experts in facts.experts.values()), default=0)
 
-    def logprobs(self, lines: Sequence[Line], policies: Sequence[LoraTensors] | None = None) -> Tensor:
+    def logprobs(
+        self, lines: Sequence[PackedSequence], policies: Sequence[LoraTensors] | None = None
+    ) -> Tensor:
         """Return logp_T of the lines' target tokens: see `score`."""
         return self.score(lines, policies).logprobs_T
 
-    def score(self, lines: Sequence[Line], policies: Sequence[LoraTensors] | None = None) -> Scored:
+    def score(
+        self, lines: Sequence[PackedSequence], policies: Sequence[LoraTensors] | None = None
+    ) -> TokenScores:
         """Return the scores of the lines' target tokens, row after row.
 
         ``policies`` are those that the lines number, and the lines are in their order; without them the base
         answers.
         """
-        laid = lay_out(lines)
+        laid = model_inputs(lines)
         replay = self._replay(lines, laid.inputs_BL.shape[1])
         counts = [
             (number, len(list(group)) * laid.inputs_BL.shape[1])
@@ -96,9 +100,9 @@ class ResidentBase:
         with mixed, replayed(self._gates, replay):
             logprobs_T = self.target_scores(laid)
         if replay is None:
-            return Scored(logprobs_T=logprobs_T, routed_T=None, off_route_T=None)
+            return TokenScores(logprobs_T=logprobs_T, routed_T=None, off_route_T=None)
         routed_T, off_route_T = replay.judge(laid.where_T, experts=self._experts)
-        return Scored(logprobs_T=logprobs_T, routed_T=routed_T, off_route_T=off_route_T)
+        return TokenScores(logprobs_T=logprobs_T, routed_T=routed_T, off_route_T=off_route_T)
 
     def target_logprobs(
         self, inputs_BL: Tensor, where_T: Tensor, targets: Tensor, policies: Sequence[tuple[LoraTensors, int]]
@@ -110,7 +114,7 @@ class ResidentBase:
         """
         longest = inputs_BL.shape[1]
         mix = plan_mix([(policy, lines * longest) for policy, lines in policies])
-        laid = LaidOut(
+        laid = ModelInputs(
             inputs_BL=inputs_BL,
             positions_BL=None,
             mask_B1LL=None,
@@ -121,7 +125,7 @@ class ResidentBase:
             logprobs: Tensor = self.target_scores(laid)
         return logprobs
 
-    def _replay(self, lines: Sequence[Line], longest: int) -> Replay | None:
+    def _replay(self, lines: Sequence[PackedSequence], longest: int) -> RouteReplay | None:
         """Return the recorded routes of the lines, padding included, None if nothing was recorded."""
         rows = [row for line in lines for row in line.rows]
         if not self._gates or not any(row.experts or row.prompt_experts for row in rows):
@@ -132,7 +136,7 @@ class ResidentBase:
             parts = [read(line.rows[0].prompt_experts, tokens=len(line.prompt))]
             parts += [read(row.experts, tokens=len(row.tokens) - 1) for row in line.rows]
             routes_BLYK[index, : line.length] = torch.cat(parts)
-        return Replay(routes_XYK=routes_BLYK.flatten(0, 1), replays=self.replays_routes)
+        return RouteReplay(routes_XYK=routes_BLYK.flatten(0, 1), replays=self.replays_routes)
 
     def _check_head(self) -> None:
         """Refuse architectures that do more to logits than a linear head does."""

@@ -19,7 +19,7 @@ from services.trainer.core.losses.mismatch import out_of_route, replayed_mask
 
 
 @dataclass(slots=True, kw_only=True)
-class Replay:
+class RouteReplay:
     """The recorded routes of one pass, -1 where there is none, and what the routers chose themselves."""
 
     routes_XYK: Tensor
@@ -40,7 +40,7 @@ class RoutedGate(nn.Module):  # type: ignore[misc]  # torch is untyped for mypy 
         super().__init__()
         self.base = base
         self.layer = layer
-        self.replay: Replay | None = None
+        self.replay: RouteReplay | None = None
 
     def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return logits, weights and indices of each token's experts."""
@@ -86,7 +86,7 @@ def _layer_number(name: str) -> int:
 
 
 @contextmanager
-def replayed(gates: Sequence[RoutedGate], replay: Replay | None) -> Iterator[None]:
+def replayed(gates: Sequence[RoutedGate], replay: RouteReplay | None) -> Iterator[None]:
     """Replay routes in forward passes within the block."""
     for gate in gates:
         gate.replay = replay

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from mint_common.adapters_format.base_facts import BaseFacts
 from services.trainer.adapters.lora.tensors import LoraTensors
-from services.trainer.core.lines import Line
+from services.trainer.core.packing import PackedSequence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scored:
+class TokenScores:
     """Target tokens under a model.
 
     Where routes were recorded, ``routed_T`` is 0 for tokens without a usable one, and ``off_route_T`` the
@@ -38,11 +38,15 @@ class ScoringBase(Protocol):
         """Return whether rows may stand behind one copy of their prompt."""
         ...
 
-    def logprobs(self, lines: Sequence[Line], policies: Sequence[LoraTensors] | None = None) -> Tensor:
+    def logprobs(
+        self, lines: Sequence[PackedSequence], policies: Sequence[LoraTensors] | None = None
+    ) -> Tensor:
         """Return logp_T of the lines' target tokens: see `score`."""
         ...
 
-    def score(self, lines: Sequence[Line], policies: Sequence[LoraTensors] | None = None) -> Scored:
+    def score(
+        self, lines: Sequence[PackedSequence], policies: Sequence[LoraTensors] | None = None
+    ) -> TokenScores:
         """Return the scores of the lines' target tokens, row after row.
 
         ``policies`` are those that the lines number, and the lines are in their order; without them the base

@@ -20,10 +20,10 @@ from mint_common.events import LoraSpec
 from mint_common.ids import Digest, PolicyId, TenantId
 from mint_common.training import Distill, Distilled, Pass, Passed, Step
 from services.trainer.adapters.model.scoring import ScoringBase
-from services.trainer.adapters.policies.tasks import Clear, Copy, Learn, Replace, Task, Work
-from services.trainer.adapters.policies.tiers import Resident, Tiers
-from services.trainer.adapters.policies.wave_jobs import Job
-from services.trainer.adapters.policies.worker import Worker
+from services.trainer.adapters.policies.tasks import Clear, Copy, DistillTask, PolicyTask, Replace, Work
+from services.trainer.adapters.policies.tiers import PolicyTiers, ResidentPolicy
+from services.trainer.adapters.policies.wave_steps import WaveStep
+from services.trainer.adapters.policies.worker import PolicyWorker
 from services.trainer.adapters.states.training_state import (
     ParkedState,
     TrainingState,
@@ -35,12 +35,12 @@ from services.trainer.adapters.states.training_state import (
 from services.trainer.core.batch import Batch
 from services.trainer.core.microbatches import default_microbatch_tokens
 from services.trainer.core.refusals import CheckpointLost
-from services.trainer.core.scheduler import Limits
+from services.trainer.core.scheduler import SchedulerLimits
 from services.trainer.ports.policies import (
     ExportFrom,
     StateCopy,
     StateExport,
-    Stepped,
+    StepResult,
     StepSettings,
     StepTaken,
     Swaps,
@@ -53,7 +53,7 @@ T = TypeVar("T")
 class ResidentPolicies:
     """`Policies` of one process."""
 
-    def __init__(self, base: ScoringBase, worker: Worker) -> None:
+    def __init__(self, base: ScoringBase, worker: PolicyWorker) -> None:
         self._base = base
         self._worker = worker
         self._tiers = worker.tiers
@@ -87,7 +87,7 @@ class ResidentPolicies:
         self._tiers.forget(policy_id)
         uri = checkpoint.uri if checkpoint else ""
         state = await self._read(lora, data if checkpoint else None, uri=uri)
-        await self._worker.put(policy_id, Resident(state, checkpoint.sha256 if checkpoint else None))
+        await self._worker.put(policy_id, ResidentPolicy(state, checkpoint.sha256 if checkpoint else None))
 
     async def step(
         self,
@@ -97,9 +97,9 @@ class ResidentPolicies:
         *,
         tenant_id: TenantId,
         parent: Digest | None,
-    ) -> Stepped:
+    ) -> StepResult:
         """Take one optimizer step on a resident policy, with others that are ready, and export it."""
-        job = Job(
+        job = WaveStep(
             policy_id=policy_id,
             resident=self._tiers.take(policy_id),
             batch=batch,
@@ -118,7 +118,7 @@ class ResidentPolicies:
         """Put a policy into memory from a snapshot, or as initialised; it stays until released."""
         self.forget(policy_id)
         state = await self._read(lora, data, uri=f"snapshot of {policy_id}")
-        await self._worker.put(policy_id, Resident(state, None, admitted=True, stays=True))
+        await self._worker.put(policy_id, ResidentPolicy(state, None, admitted=True, stays=True))
 
     def release(self, policy_id: PolicyId) -> None:
         """Allow a policy to leave memory."""
@@ -155,7 +155,7 @@ class ResidentPolicies:
         alone: bool = False,
     ) -> Awaitable[Distilled]:
         """Queue a distillation."""
-        learn = Learn(distill=work, teacher=teacher, data=data)
+        learn = DistillTask(distill=work, teacher=teacher, data=data)
         return self._begin(policy_id, tenant_id, learn, alone=alone)
 
     def begin_step(
@@ -194,7 +194,7 @@ class ResidentPolicies:
     def _begin(
         self, policy_id: PolicyId, tenant_id: TenantId, work: Work, *, alone: bool = False
     ) -> "asyncio.Future[Any]":  # what the work's kind gives: see `tasks.Done`
-        task = Task(policy_id=policy_id, work=work, done=asyncio.get_running_loop().create_future())
+        task = PolicyTask(policy_id=policy_id, work=work, done=asyncio.get_running_loop().create_future())
         self._worker.add_task(task, tenant_id, alone=alone)
         return task.done
 
@@ -216,7 +216,7 @@ async def open_policies(
     load: Callable[[], ScoringBase],
     *,
     threads: int,
-    limits: Limits,
+    limits: SchedulerLimits,
     host_policies: int,
     max_tokens: int | None,
     layout: str = PACKED,
@@ -230,11 +230,11 @@ async def open_policies(
         ThreadPoolExecutor(1, "exporter", torch.set_num_threads, (1,)) as exporter,
     ):
         base = await asyncio.get_running_loop().run_in_executor(stepper, load)
-        worker = Worker(
+        worker = PolicyWorker(
             base,
             stepper=stepper,
             exporter=exporter,
-            tiers=Tiers(device_policies=limits.device_policies, host_policies=host_policies),
+            tiers=PolicyTiers(device_policies=limits.device_policies, host_policies=host_policies),
             limits=limits,
             max_tokens=max_tokens or default_microbatch_tokens(base.facts),
             layout=layout,

@@ -14,7 +14,7 @@ from mint_common.events import LoraSpec
 from mint_common.ids import PolicyId
 from mint_common.training import Distill, Distilled, Lesson, Pass, Passed, Step
 from services.trainer.adapters.model.scoring import ScoringBase
-from services.trainer.adapters.policies.tiers import Resident, Tiers
+from services.trainer.adapters.policies.tiers import PolicyTiers, ResidentPolicy
 from services.trainer.adapters.states.training_state import (
     ParkedState,
     TrainingState,
@@ -22,7 +22,7 @@ from services.trainer.adapters.states.training_state import (
     read_state,
     without_optimizer,
 )
-from services.trainer.adapters.training.distilling import run_distillation
+from services.trainer.adapters.training.distillation import run_distillation
 from services.trainer.adapters.training.passes import SPOILT_WEIGHT, PassWork, run_passes, take_step
 from services.trainer.core.refusals import CheckpointLost, NotFinite
 from services.trainer.core.scheduler import Kind
@@ -49,7 +49,7 @@ class Replace:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Learn:
+class DistillTask:
     """Distill from the weights of a checkpoint."""
 
     distill: Distill
@@ -57,12 +57,12 @@ class Learn:
     data: bytes
 
 
-Work = Pass | Step | Copy | Clear | Replace | Learn
+Work = Pass | Step | Copy | Clear | Replace | DistillTask
 Done = Passed | StepTaken | Distilled | ParkedState | int | None
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class Task:
+class PolicyTask:
     """A piece of work that somebody waits for."""
 
     policy_id: PolicyId
@@ -80,7 +80,7 @@ class Task:
     def tokens(self) -> int:
         """Return how many tokens it computes."""
         work = self.work
-        if isinstance(work, Learn):
+        if isinstance(work, DistillTask):
             return sum(map(_lesson_tokens, work.distill.data))
         return sum(len(datum.tokens) // 4 for datum in work.data) if isinstance(work, Pass) else 0
 
@@ -101,9 +101,9 @@ def _lesson_tokens(lesson: Lesson) -> int:
 
 def carry_out(
     base: ScoringBase,
-    tiers: Tiers,
-    tasks: Sequence[Task],
-    residents: Mapping[PolicyId, Resident],
+    tiers: PolicyTiers,
+    tasks: Sequence[PolicyTask],
+    residents: Mapping[PolicyId, ResidentPolicy],
     *,
     max_tokens: int,
 ) -> tuple[list[Done | MintError], set[PolicyId]]:
@@ -131,7 +131,7 @@ def carry_out(
 
 
 def _work_on(
-    base: ScoringBase, tiers: Tiers, resident: Resident, work: Work, *, max_tokens: int
+    base: ScoringBase, tiers: PolicyTiers, resident: ResidentPolicy, work: Work, *, max_tokens: int
 ) -> Done | MintError:
     if isinstance(work, Replace):
         try:
@@ -143,7 +143,7 @@ def _work_on(
     state = tiers.swap_in(resident)
     if isinstance(work, Step):
         return take_step(state, work)
-    if isinstance(work, Learn):
+    if isinstance(work, DistillTask):
         return _learn(base, state, work, max_tokens=max_tokens)
     if isinstance(work, Clear):
         state.lora.leaf.grad = None
@@ -152,7 +152,9 @@ def _work_on(
     return park_state(state)
 
 
-def _learn(base: ScoringBase, state: TrainingState, work: Learn, *, max_tokens: int) -> Done | MintError:
+def _learn(
+    base: ScoringBase, state: TrainingState, work: DistillTask, *, max_tokens: int
+) -> Done | MintError:
     try:
         teacher = read_state(base.facts, work.teacher, work.data).lora
     except ValueError as error:

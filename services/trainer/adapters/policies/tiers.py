@@ -23,7 +23,7 @@ from services.trainer.ports.policies import Swaps, Tier
 
 
 @dataclass(slots=True)
-class Resident:
+class ResidentPolicy:
     """A policy in memory. ``sha256`` is that of the checkpoint which it equals, None: as initialised.
 
     One that was ``admitted`` equals none; while it ``stays``, its state is stored nowhere else, and it is
@@ -41,13 +41,13 @@ class Resident:
         return "device" if isinstance(self.state, TrainingState) else "host"
 
 
-class Tiers:
+class PolicyTiers:
     """The policies of one process that are in memory and not at work."""
 
     def __init__(self, *, device_policies: int, host_policies: int) -> None:
         self._device_policies = device_policies
         self._host_policies = host_policies
-        self._resident: OrderedDict[PolicyId, Resident] = OrderedDict()
+        self._resident: OrderedDict[PolicyId, ResidentPolicy] = OrderedDict()
         self._count = 0
         self._seconds = 0.0
         self._bytes = 0
@@ -80,7 +80,7 @@ class Tiers:
         """Return the policies here that were admitted."""
         return [policy_id for policy_id, one in self._resident.items() if one.admitted]
 
-    def get(self, policy_id: PolicyId) -> Resident | None:
+    def get(self, policy_id: PolicyId) -> ResidentPolicy | None:
         """Return a policy that is here."""
         return self._resident.get(policy_id)
 
@@ -94,7 +94,7 @@ class Tiers:
         if policy_id in self._resident:
             self._resident[policy_id].stays = True
 
-    def take(self, policy_id: PolicyId) -> Resident:
+    def take(self, policy_id: PolicyId) -> ResidentPolicy:
         """Take a policy out to work on it."""
         return self._resident.pop(policy_id)
 
@@ -102,14 +102,14 @@ class Tiers:
         """Drop a policy from memory, if it is there."""
         self._resident.pop(policy_id, None)
 
-    def put(self, policy_id: PolicyId, resident: Resident) -> list[Resident]:
+    def put(self, policy_id: PolicyId, resident: ResidentPolicy) -> list[ResidentPolicy]:
         """Put a policy in as the most recently used one; return those that have to be swapped out now."""
         self._resident[policy_id] = resident
         self._resident.move_to_end(policy_id)
         surplus = self.on_device()[: -self._device_policies]
         return [self._resident[name] for name in surplus]
 
-    def find(self, policy_ids: Iterable[PolicyId]) -> list[Resident]:
+    def find(self, policy_ids: Iterable[PolicyId]) -> list[ResidentPolicy]:
         """Return those of some policies that are here."""
         return [self._resident[name] for name in policy_ids if name in self._resident]
 
@@ -119,7 +119,7 @@ class Tiers:
         for name in in_host[: max(0, len(in_host) - self._host_policies)]:
             del self._resident[name]
 
-    def swap_out(self, residents: Sequence[Resident]) -> None:
+    def swap_out(self, residents: Sequence[ResidentPolicy]) -> None:
         """Move policies from the device to the host, unless they are there."""
         for resident in residents:
             if isinstance(resident.state, TrainingState):
@@ -127,7 +127,7 @@ class Tiers:
                 resident.state = park_state(resident.state)
                 self._note("out", time.perf_counter() - started, resident.state.size_bytes)
 
-    def swap_in(self, resident: Resident) -> TrainingState:
+    def swap_in(self, resident: ResidentPolicy) -> TrainingState:
         """Move a policy to the device, unless it is there."""
         if isinstance(resident.state, ParkedState):
             started, size_bytes = time.perf_counter(), resident.state.size_bytes

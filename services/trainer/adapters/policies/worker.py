@@ -14,16 +14,16 @@ from typing import TypeVar
 from mint_common.ids import PolicyId, TenantId
 from services.trainer import metrics
 from services.trainer.adapters.model.scoring import ScoringBase
-from services.trainer.adapters.policies.tasks import Task, carry_out
-from services.trainer.adapters.policies.tiers import Resident, Tiers
-from services.trainer.adapters.policies.wave_jobs import Job, Left, export_job, step_jobs
+from services.trainer.adapters.policies.tasks import PolicyTask, carry_out
+from services.trainer.adapters.policies.tiers import PolicyTiers, ResidentPolicy
+from services.trainer.adapters.policies.wave_steps import SteppedWave, WaveStep, export_wave, step_waves
 from services.trainer.core.operations import NotResident
-from services.trainer.core.scheduler import Limits, Operation, Schedule
+from services.trainer.core.scheduler import Operation, Schedule, SchedulerLimits
 
 T = TypeVar("T")
 
 
-class Worker:
+class PolicyWorker:
     """Plans and carries out jobs and tasks. ``tiers`` is changed on the event loop only, but for swaps."""
 
     def __init__(
@@ -32,13 +32,13 @@ class Worker:
         *,
         stepper: ThreadPoolExecutor,
         exporter: ThreadPoolExecutor,
-        tiers: Tiers,
-        limits: Limits,
+        tiers: PolicyTiers,
+        limits: SchedulerLimits,
         max_tokens: int,
         layout: str,
     ) -> None:
         self.tiers = tiers
-        self.at_work: dict[PolicyId, Resident] = {}
+        self.at_work: dict[PolicyId, ResidentPolicy] = {}
         self._base = base
         self._stepper = stepper
         self._exporter = exporter
@@ -46,12 +46,12 @@ class Worker:
         self._max_tokens = max_tokens
         self.layout = layout
         self._schedule = Schedule()
-        self._jobs: dict[int, Job] = {}
-        self._tasks: dict[int, Task] = {}
+        self._jobs: dict[int, WaveStep] = {}
+        self._tasks: dict[int, PolicyTask] = {}
         self._numbers = itertools.count()
         self._news = asyncio.Event()
 
-    def add_job(self, job: Job, tenant_id: TenantId) -> None:
+    def add_job(self, job: WaveStep, tenant_id: TenantId) -> None:
         """Queue the step of a wave."""
         number = next(self._numbers)
         self._jobs[number] = job
@@ -66,8 +66,8 @@ class Worker:
             )
         )
 
-    def add_task(self, task: Task, tenant_id: TenantId, *, alone: bool) -> None:
-        """Queue what an operation asks for, behind what its policy has to do already."""
+    def add_task(self, task: PolicyTask, tenant_id: TenantId, *, alone: bool) -> None:
+        """Queue the work of an operation, behind its policy's earlier work."""
         number = next(self._numbers)
         self._tasks[number] = task
         resident = self.at_work.get(task.policy_id) or self.tiers.get(task.policy_id)
@@ -83,8 +83,8 @@ class Worker:
             )
         )
 
-    async def put(self, policy_id: PolicyId, resident: Resident) -> None:
-        """Give a policy a place in memory, and others theirs if that takes one."""
+    async def put(self, policy_id: PolicyId, resident: ResidentPolicy) -> None:
+        """Keep a policy in memory, and move others out if that needs room."""
         await self._swap_out(self.tiers.put(policy_id, resident))
 
     async def compute(self, work: Callable[[], T]) -> T:
@@ -120,7 +120,7 @@ class Worker:
             [self._jobs.pop(number) for number in planned if number in self._jobs], exports
         )
 
-    async def _carry_out_tasks(self, tasks: Sequence[Task]) -> None:
+    async def _carry_out_tasks(self, tasks: Sequence[PolicyTask]) -> None:
         for task in tasks:
             if not self.tiers.has_admitted(task.policy_id):
                 task.settle(NotResident(policy_id=task.policy_id))
@@ -134,14 +134,14 @@ class Worker:
             lambda: carry_out(self._base, self.tiers, tasks, residents, max_tokens=self._max_tokens)
         )
         (worked,) = await asyncio.gather(work, return_exceptions=True)
-        # Who was forgotten meanwhile is not given back.
+        # A policy that was dropped meanwhile is not given back.
         kept, self.at_work = self.at_work, {}
         if isinstance(worked, BaseException):
             for task in tasks:
                 task.settle(worked)
             return
         results, spoilt = worked
-        surplus: list[Resident] = []
+        surplus: list[ResidentPolicy] = []
         for policy_id in [one for one in kept if one not in spoilt]:
             # All before the first await: who is forgotten must be found.
             surplus = self.tiers.put(policy_id, kept[policy_id])
@@ -149,13 +149,13 @@ class Worker:
         for task, result in zip(tasks, results, strict=True):
             task.settle(result)
 
-    async def _carry_out_jobs(self, jobs: Sequence[Job], exports: asyncio.TaskGroup) -> None:
+    async def _carry_out_jobs(self, jobs: Sequence[WaveStep], exports: asyncio.TaskGroup) -> None:
         jobs = [job for job in jobs if not job.done.done()]
         if not jobs:
             return
         metrics.BATCH_POLICIES.observe(len(jobs))
-        work = self.compute(lambda: step_jobs(self._base, self.tiers, jobs, max_tokens=self._max_tokens))
-        # A fault of the machinery is everyone's result; each policy is restored and tried again.
+        work = self.compute(lambda: step_waves(self._base, self.tiers, jobs, max_tokens=self._max_tokens))
+        # A fault of the trainer is the result of the whole batch; each policy is restored and tried again.
         (results,) = await asyncio.gather(work, return_exceptions=True)
         each = itertools.repeat(results) if isinstance(results, BaseException) else results
         for job, result in zip(jobs, each, strict=False):
@@ -164,9 +164,9 @@ class Worker:
             else:
                 exports.create_task(self._finish(job, result))
 
-    async def _finish(self, job: Job, left: Left) -> None:
+    async def _finish(self, job: WaveStep, left: SteppedWave) -> None:
         """Export what a step left beside the next batch, then answer."""
-        work = self.write(lambda: export_job(self._base.facts, job, left, layout=self.layout))
+        work = self.write(lambda: export_wave(self._base.facts, job, left, layout=self.layout))
         (result,) = await asyncio.gather(work, return_exceptions=True)
         if isinstance(result, BaseException):
             job.fail(result)
@@ -177,11 +177,11 @@ class Worker:
                 await self.put(job.policy_id, job.resident)
             job.done.set_result(stepped)
 
-    async def _swap_out(self, residents: Sequence[Resident]) -> None:
+    async def _swap_out(self, residents: Sequence[ResidentPolicy]) -> None:
         if residents:
             await self.compute(lambda: self.tiers.swap_out(residents))
             self.tiers.trim()
 
 
-def _policies_of(tasks: Sequence[Task]) -> list[PolicyId]:
+def _policies_of(tasks: Sequence[PolicyTask]) -> list[PolicyId]:
     return list(dict.fromkeys(task.policy_id for task in tasks))

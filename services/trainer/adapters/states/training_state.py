@@ -89,7 +89,7 @@ def read_state(facts: BaseFacts, spec: LoraSpec, data: bytes) -> TrainingState:
 
 
 def without_optimizer(state: TrainingState) -> TrainingState:
-    """Return the same weights with an optimizer that begins anew, and so does its count of steps."""
+    """Return the same weights with a fresh optimizer and a step count of 0."""
     return TrainingState(lora=state.lora, optimizer=_optimizer(state.lora), step=0)
 
 

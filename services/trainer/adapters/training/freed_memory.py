@@ -1,8 +1,7 @@
-"""What becomes of memory between two steps.
+"""Keeps freed memory in the process between two steps.
 
-glibc gives big blocks back to the system as soon as they are freed, and a step frees and asks for the same
-ones all the time: the system clears them anew, page by page. Here it keeps some. Other C libraries keep to
-their own ways.
+glibc returns big blocks to the kernel as soon as they are freed. A step frees and allocates the same blocks
+all the time, and the kernel zeroes them again, page by page. Other C libraries are left as they are.
 """
 
 import ctypes
@@ -18,7 +17,7 @@ LARGEST_BYTES = 32 << 20
 
 
 def keep_freed_memory() -> bool:
-    """Keep freed blocks of this process for the next ones; return whether the C library heard it."""
+    """Keep freed blocks of this process for the next ones; return whether the C library supports it."""
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt

@@ -87,7 +87,7 @@ class _Sum:
 
 
 def run_passes(base: ScoringBase, works: Sequence[PassWork], *, max_tokens: int) -> list[Passed | NotFinite]:
-    """Compute passes, add gradients, and return what each came to. Passes of one policy are neighbours."""
+    """Compute passes, add gradients, and return the result of each. Passes of one policy are neighbours."""
     leaves = {id(work.lora): work.lora.leaf for work in works if work.work.backward}
     held = {key: leaf.grad for key, leaf in leaves.items()}
     for leaf in leaves.values():

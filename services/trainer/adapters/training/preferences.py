@@ -30,7 +30,7 @@ class Preferences:
         sequence_T = torch.repeat_interleave(torch.tensor([len(row.tokens) for row in rows]))
         moved = sequence_sums(policy_T - base_T, sequence_T, count=len(rows))
         for row, value in zip(rows, moved, strict=True):
-            self._moved_2N[_place(row)] = value
+            self._moved_2N[_index(row)] = value
 
     def weigh(self) -> dict[str, float]:
         """Set every row's weight and return the metrics: the mean loss first of all."""
@@ -50,11 +50,11 @@ class Preferences:
 
     def surrogate(self, rows: Sequence[Row], logprobs_T: Tensor) -> Tensor:
         """Return what has the gradient of the loss: the rows' log-probabilities by their weights."""
-        weights = torch.stack([self._weight_2N[_place(row)] for row in rows])
+        weights = torch.stack([self._weight_2N[_index(row)] for row in rows])
         weights_T = weights.repeat_interleave(torch.tensor([len(row.tokens) for row in rows]))
         return (weights_T * logprobs_T).sum()
 
 
-def _place(row: Row) -> tuple[int, int]:
+def _index(row: Row) -> tuple[int, int]:
     """Return where a row's number is: better answers first."""
     return (0 if row.advantage > 0 else 1), row.pair

@@ -15,14 +15,14 @@ from torch import Tensor
 
 from services.trainer.adapters.model.scoring import ScoringBase
 from services.trainer.adapters.states.training_state import TrainingState
-from services.trainer.adapters.training.optimizing import clip_gradients, step_optimizers
+from services.trainer.adapters.training.optimizer import clip_gradients, step_optimizers
 from services.trainer.adapters.training.preferences import Preferences
 from services.trainer.core.batch import Batch, Row
-from services.trainer.core.lines import Line, plan_lines
 from services.trainer.core.losses.mismatch import in_band, truncated_sampling
 from services.trainer.core.losses.policy import cross_entropy, importance_sampling
 from services.trainer.core.losses.tokens import kl_to_base, ratio_max_error
 from services.trainer.core.microbatches import plan_microbatches
+from services.trainer.core.packing import PackedSequence, pack_rows
 from services.trainer.core.refusals import NotFinite
 from services.trainer.ports.policies import StepSettings
 
@@ -51,11 +51,11 @@ def step_policies(
     steps = [_Step(work=work) for work in works]
     max_targets = max(1, _LOGITS_BYTES // (_FLOAT_BYTES * base.facts.vocab_size))
 
-    def cut(rows_of: Sequence[Sequence[Row]]) -> Sequence[Sequence[Line]]:
+    def cut(rows_of: Sequence[Sequence[Row]]) -> Sequence[Sequence[PackedSequence]]:
         lines = [
             line
             for number, rows in enumerate(rows_of)
-            for line in plan_lines(rows, policy=number, max_length=max_tokens if base.shares_prompts else 0)
+            for line in pack_rows(rows, policy=number, max_length=max_tokens if base.shares_prompts else 0)
         ]
         return plan_microbatches(lines, max_tokens=max_tokens, max_targets=max_targets)
 
@@ -71,7 +71,7 @@ def step_policies(
     return [step.finish() for step in steps]
 
 
-def _compare(base: ScoringBase, steps: Sequence["_Step"], lines: Sequence[Line]) -> None:
+def _compare(base: ScoringBase, steps: Sequence["_Step"], lines: Sequence[PackedSequence]) -> None:
     """Only measure how far policies are from their samplers."""
     with torch.no_grad():
         logprobs_T = base.logprobs(lines, [step.work.state.lora for step in steps])
@@ -79,7 +79,7 @@ def _compare(base: ScoringBase, steps: Sequence["_Step"], lines: Sequence[Line])
         steps[number].note_ratio(own_T, _sampled(rows))
 
 
-def _prefer(base: ScoringBase, steps: Sequence["_Step"], lines: Sequence[Line]) -> None:
+def _prefer(base: ScoringBase, steps: Sequence["_Step"], lines: Sequence[PackedSequence]) -> None:
     """Measure how far policies have moved from the base on the answers of their pairs."""
     with torch.no_grad():
         logprobs_T = base.logprobs(lines, [step.work.state.lora for step in steps])
@@ -88,7 +88,7 @@ def _prefer(base: ScoringBase, steps: Sequence["_Step"], lines: Sequence[Line]) 
         steps[number].note_pairs(rows, own_T, base_T[span])
 
 
-def _accumulate(base: ScoringBase, steps: Sequence["_Step"], lines: Sequence[Line]) -> None:
+def _accumulate(base: ScoringBase, steps: Sequence["_Step"], lines: Sequence[PackedSequence]) -> None:
     """Add one micro-batch's gradients to those of its policies.
 
     The lines of a refused policy stay where they are: a batch of another shape would round the others'
@@ -131,11 +131,11 @@ def _apply(steps: Sequence["_Step"]) -> None:
         step.work.state.step += 1
 
 
-def _by_policy(lines: Sequence[Line], logprobs_T: Tensor) -> list[tuple[int, list[Row], Tensor]]:
+def _by_policy(lines: Sequence[PackedSequence], logprobs_T: Tensor) -> list[tuple[int, list[Row], Tensor]]:
     return [(number, rows, own_T) for number, rows, own_T, _ in _spans(lines, logprobs_T)]
 
 
-def _spans(lines: Sequence[Line], logprobs_T: Tensor) -> list[tuple[int, list[Row], Tensor, slice]]:
+def _spans(lines: Sequence[PackedSequence], logprobs_T: Tensor) -> list[tuple[int, list[Row], Tensor, slice]]:
     """Return for each policy its number, its rows, and which log-probabilities are theirs."""
     rows_of: dict[int, list[Row]] = {}
     for line in lines:

@@ -1,6 +1,6 @@
-"""Group commit: what comes while a transaction is under way goes into the next one together.
+"""Group commit: items that arrive while a transaction is under way share the next one.
 
-After trouble with the store nobody knows what it has of a group: who waits is told, and the flushing ends.
+When the store fails, the state of its group is unknown: every waiter gets the error and flushing ends.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class Grouped(Generic[T, R]):
+class GroupCommit(Generic[T, R]):
     """Hands items to ``flush`` in order, as many at a time as wait; one flush at a time."""
 
     def __init__(self, flush: Callable[[Sequence[T]], Awaitable[Sequence[R]]], *, most: int = 256) -> None:
@@ -23,18 +23,18 @@ class Grouped(Generic[T, R]):
         self._news = asyncio.Event()
 
     async def put(self, item: T) -> R:
-        """Return what became of an item. Raises what its flush raised."""
+        """Return the result of an item. Raises what its flush raised."""
         future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
         self._news.set()
         return await future
 
     async def put_all(self, items: Sequence[T]) -> list[R]:
-        """Return what became of some items, which keep their order."""
+        """Return the results of some items, which keep their order."""
         return await asyncio.gather(*(self.put(item) for item in items))
 
     async def run(self) -> None:
-        """Flush until cancelled; who waits then is told so. Raises the MintError of a flush."""
+        """Flush until cancelled; items that still wait are cancelled too. Raises the MintError of a flush."""
         try:
             while True:
                 await self._news.wait()

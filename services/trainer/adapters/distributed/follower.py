@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from services.trainer.adapters.distributed.orders import Differentiate, Score, Stop
+from services.trainer.adapters.distributed.orders import Backward, Forward, Stop
 from services.trainer.adapters.distributed.passes import Passes
 from services.trainer.adapters.distributed.ranks import Ranks, joined_ranks
 from services.trainer.adapters.distributed.shapes import load_sharded
-from services.trainer.core.ranks import Place, Sharding
+from services.trainer.core.ranks import ProcessRank, Sharding
 
 
 def follow(passes: Passes, ranks: Ranks) -> None:
@@ -18,9 +18,9 @@ def follow(passes: Passes, ranks: Ranks) -> None:
     while True:
         order = ranks.hear()
         match order:
-            case Score():
+            case Forward():
                 passes.score(order)
-            case Differentiate():
+            case Backward():
                 passes.differentiate(order)
             case Stop():
                 return
@@ -28,7 +28,7 @@ def follow(passes: Passes, ranks: Ranks) -> None:
 
 def run_follower(
     folder: Path,
-    place: Place,
+    process: ProcessRank,
     *,
     sharding: Sharding,
     threads: int,
@@ -42,5 +42,5 @@ def run_follower(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(threads)
-    with joined_ranks(place, store=store, timeout_seconds=timeout_seconds) as ranks:
+    with joined_ranks(process, store=store, timeout_seconds=timeout_seconds) as ranks:
         follow(load_sharded(folder, sharding, ranks), ranks)

@@ -1,4 +1,4 @@
-"""Places of operations that were refused: nothing waits for them, and nothing stays of them."""
+"""Numbers of operations that were refused: nothing waits for them, and nothing stays of them."""
 
 import asyncio
 from collections.abc import Callable
@@ -17,9 +17,9 @@ pytestmark = pytest.mark.integration
 
 
 def _driven(trainer: Trainer) -> list[PolicyId]:
-    watch = trainer.operations._watch
-    assert watch is not None
-    return list(watch._drivers)
+    drivers = trainer.operations._drivers
+    assert drivers is not None
+    return list(drivers._by_policy)
 
 
 async def _until(condition: Callable[[], bool]) -> None:
@@ -27,7 +27,7 @@ async def _until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.02)
 
 
-async def test_a_place_that_was_skipped_holds_nothing_up(stage: Stage) -> None:
+async def test_a_number_that_was_skipped_holds_nothing_up(stage: Stage) -> None:
     async with stage.trainer() as trainer, serving(trainer) as client:
         run = await opened(client)
         run.seq += 1
@@ -38,7 +38,7 @@ async def test_a_place_that_was_skipped_holds_nothing_up(stage: Stage) -> None:
         assert isinstance(await client.outcome(run.policy_id, second, wait_seconds=1.5), Done)
 
 
-async def test_a_place_skipped_of_a_policy_that_is_not_in_memory_leaves_nothing_behind(stage: Stage) -> None:
+async def test_a_number_skipped_of_a_policy_that_is_not_in_memory_leaves_nothing_behind(stage: Stage) -> None:
     async with stage.trainer(snapshot_seconds=60) as trainer, serving(trainer) as client:
         run = await opened(client)
         await run.do(make_pass(1))  # a crash loses it from memory, and no snapshot has it

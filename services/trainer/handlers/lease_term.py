@@ -1,4 +1,4 @@
-"""What drives operations has: the ports, the lease's token, and how to wait, store and tell."""
+"""What the drivers of operations share during one term of the lease: ports, fencing token, settings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from mint_common.ids import PolicyId, TenantId
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.ledger import Ledger
 from mint_common.training import CheckpointRecord, CheckpointRef, Done, Outcome, Refused, Result
-from services.trainer.core.operations import Finished, Packed
-from services.trainer.handlers.grouping import Grouped
+from services.trainer.core.operations import FinishedOperation, Packed
+from services.trainer.handlers.group_commit import GroupCommit
 from services.trainer.handlers.outcomes import Outcomes
 from services.trainer.ports.operations import CheckpointRows, OperationStore
 from services.trainer.ports.policies import Mixtures, Policies
@@ -35,7 +35,7 @@ class OperationSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Term:
+class LeaseTerm:
     """A time during which this process holds the lease. Any: connections are the adapters' own."""
 
     token: int
@@ -48,7 +48,7 @@ class Term:
     clock: Clock
     settings: OperationSettings
     outcomes: Outcomes
-    finishing: Grouped[Finished, None]
+    finishing: GroupCommit[FinishedOperation, None]
 
     async def readable(self, ref: CheckpointRef, tenant_id: TenantId) -> CheckpointRecord:
         """Return a checkpoint that a tenant may read. Raises NotFound, also for one that is not public."""
@@ -79,7 +79,7 @@ async def unpack(blobs: Blobs, packed: Packed) -> bytes:
 
 
 def outcome_of(result: Result | MintError) -> Outcome:
-    """Return what others are told of a result."""
+    """Return the outcome of a result, as clients see it."""
     if isinstance(result, MintError):
         return Refused(error=msgspec.convert(result.to_payload(), dict), is_users=result.http_status < 500)
     return Done(result=result)

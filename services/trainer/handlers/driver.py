@@ -1,8 +1,8 @@
 """One policy's operations, from their arrival to what is committed of them.
 
-Invariants: operations are executed in the order that `core/order.py` releases, committed in that order, and
-each once; what is committed was computed from everything committed before it; a fault of the machinery costs
-a replay from the last snapshot, never a result.
+Invariants: operations are executed in the order that `core/sequence_buffer.py` releases, committed in that
+order, and each once; what is committed was computed from everything committed before it; a fault of the
+trainer itself costs a replay from the last snapshot, never a result.
 """
 
 import asyncio
@@ -26,16 +26,16 @@ from mint_common.training import (
 )
 from mint_common.waiting import wait_for_event
 from services.trainer.core.operations import NotResident, TrainingSession
-from services.trainer.core.order import Line
-from services.trainer.handlers.committing import Committer, Executed, closes
-from services.trainer.handlers.executing import Executor, Kept
-from services.trainer.handlers.term import Term
+from services.trainer.core.sequence_buffer import SequenceBuffer
+from services.trainer.handlers.committer import Committer, Executed, closes
+from services.trainer.handlers.executor import Executor, StateResult
+from services.trainer.handlers.lease_term import LeaseTerm
 from services.trainer.ports.policies import StateCopy, StepTaken
 
 _log = logging.getLogger(__name__)
 
 _ATTEMPTS = 2
-"""How often a fault of the machinery is met before the operation is refused; all but the first alone."""
+"""How often a fault of the trainer is met before the operation is refused; retries run alone."""
 
 
 class ExecutionFailed(MintError):
@@ -50,14 +50,14 @@ class Driver:
     ``is_ended`` says that it takes no more operations.
     """
 
-    def __init__(self, term: Term, session: TrainingSession, *, next_seq: int) -> None:
+    def __init__(self, term: LeaseTerm, session: TrainingSession, *, next_seq: int) -> None:
         self.policy_id = session.policy_id
         self.tenant_id = session.tenant_id
         self.is_ended = False
         self._term = term
         self._committer = Committer(term, session, self._forget)
         self._executor = Executor(term, self._committer, self._settled)
-        self._line = Line(next_seq=next_seq)
+        self._buffer = SequenceBuffer(next_seq=next_seq)
         self._live: dict[int, Operation | MintError] = {}
         self._news = asyncio.Event()
         self._again: list[int] = []
@@ -83,17 +83,17 @@ class Driver:
         """Take over a stored operation, or why it cannot be read. A repetition changes nothing."""
         if seq not in self._live:
             self._live[seq] = operation
-            self._line = self._line.arrive(seq, now=self._term.clock.monotonic())
+            self._buffer = self._buffer.arrive(seq, now=self._term.clock.monotonic())
             self._news.set()
 
     def skip(self, seq: int) -> None:
         """Wait for a number no longer: what was to have it was refused."""
-        self._line = self._line.skip(seq)
+        self._buffer = self._buffer.skip(seq)
         self._news.set()
 
     def held_by(self, seq: int) -> int | None:
         """Return the number that an operation waits for to arrive, if that is what it waits for."""
-        return self._line.next_seq if seq in self._line.waiting and seq > self._line.next_seq else None
+        return self._buffer.next_seq if seq in self._buffer.waiting and seq > self._buffer.next_seq else None
 
     async def run(self) -> None:
         """Execute and commit."""
@@ -109,7 +109,7 @@ class Driver:
         """Return the numbers that are due, none when it is time for a snapshot; None ends the driver."""
         clock, hold = self._term.clock, self._term.settings.hold_seconds
         while True:
-            released, self._line = self._line.release(now=clock.monotonic(), hold_seconds=hold)
+            released, self._buffer = self._buffer.release(now=clock.monotonic(), hold_seconds=hold)
             due, self._again = [*self._again, *released], []
             if due or self._is_past(self._snapshot_due()):
                 return due
@@ -117,7 +117,7 @@ class Driver:
                 self.is_ended = True
                 return None
             self._news.clear()
-            moments = [self._line.due(hold_seconds=hold), self._snapshot_due(), self._end_due()]
+            moments = [self._buffer.due(hold_seconds=hold), self._snapshot_due(), self._end_due()]
             ends = [moment for moment in moments if moment is not None]
             if ends:
                 await wait_for_event(self._news, clock=clock, seconds=min(ends) - clock.monotonic())
@@ -166,7 +166,7 @@ class Driver:
         return waiting[: 1 if waiting[0] in self._attempts else max(1, computed)]
 
     async def _execute(self, seqs: Sequence[int]) -> int:
-        """Return how many came to an end; after a fault the others start again."""
+        """Return how many are finished; after a fault the others start again."""
         operation = self._live[seqs[0]]
         if self._is_closed:
             operation = SessionClosed(policy_id=self.policy_id)
@@ -197,12 +197,12 @@ class Driver:
         return len(seqs)
 
     async def _keep(self, seq: int, operation: Operation) -> int:
-        """Execute an operation that saves, loads, distills or ends; return 1 when it came to an end."""
+        """Execute an operation that saves, loads, distills or ends; return 1 when it is finished."""
         keeping = self._executor.keep(operation, alone=seq in self._attempts)
         (kept,) = await asyncio.gather(keeping, return_exceptions=True)
         if isinstance(kept, NotResident):
             return 0
-        if isinstance(kept, Kept):
+        if isinstance(kept, StateResult):
             self._end(seq, kept.result, kept)
         elif isinstance(kept, MintError):
             self._end(seq, kept)
@@ -226,7 +226,7 @@ class Driver:
         self._end(seq, ExecutionFailed(problem=f"{type(fault).__name__}: {fault}"[:500]))
         return 1
 
-    def _end(self, seq: int, result: Result | MintError | None, kept: Kept | None = None) -> None:
+    def _end(self, seq: int, result: Result | MintError | None, kept: StateResult | None = None) -> None:
         """Give an executed operation its position and hand it on to be committed."""
         if isinstance(result, MintError) and result.retryable:
             raise result  # the world's fault, not the operation's: the term begins again

@@ -12,7 +12,7 @@ from services.trainer.core.batch import Row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
+class PackedSequence:
     """Rows behind one copy of their prompt; ``policy`` numbers whose they are within a batched step."""
 
     policy: int
@@ -34,7 +34,7 @@ class Line:
         return sum(len(row.tokens) for row in self.rows)
 
 
-def plan_lines(rows: Sequence[Row], *, policy: int, max_length: int) -> list[Line]:
+def pack_rows(rows: Sequence[Row], *, policy: int, max_length: int) -> list[PackedSequence]:
     """Return the rows as lines, in the order in which prompts first appear.
 
     A line of several rows is at most ``max_length`` long, which bounds its attention; 0 shares nothing.
@@ -43,7 +43,7 @@ def plan_lines(rows: Sequence[Row], *, policy: int, max_length: int) -> list[Lin
     for row in rows:
         by_prompt.setdefault((row.prompt, row.prompt_experts), []).append(row)
     return [
-        Line(policy=policy, rows=members)
+        PackedSequence(policy=policy, rows=members)
         for (prompt, _), group in by_prompt.items()
         for members in _fill(group, room=max_length - len(prompt))
     ]

@@ -12,16 +12,16 @@ from torch import Tensor
 
 from services.trainer.adapters.lora.tensors import LoraTensors
 from services.trainer.adapters.model.resident_base import ResidentBase
-from services.trainer.adapters.model.scoring import Scored
-from services.trainer.core.lines import Line
+from services.trainer.adapters.model.scoring import TokenScores
+from services.trainer.core.packing import PackedSequence
 from services.trainer.core.ranks import share_out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LinesJob:
+class PackedInputs:
     """Rows behind their prompts, see `ScoringBase.score`."""
 
-    lines: Sequence[Line]
+    lines: Sequence[PackedSequence]
 
     @property
     def targets(self) -> int:
@@ -33,21 +33,21 @@ class LinesJob:
         """Return whether the scores come with routes."""
         return any(row.experts or row.prompt_experts for line in self.lines for row in line.rows)
 
-    def shares(self, ranks: int) -> "list[LinesJob]":
+    def shares(self, ranks: int) -> "list[PackedInputs]":
         """Return a part for each rank, some of which may have no line."""
-        return [LinesJob(lines=part) for part in share_out(self.lines, ranks=ranks)]
+        return [PackedInputs(lines=part) for part in share_out(self.lines, ranks=ranks)]
 
-    def first_line(self) -> "LinesJob":
+    def first_line(self) -> "PackedInputs":
         """Return the smallest part that can be computed."""
-        return LinesJob(lines=self.lines[:1])
+        return PackedInputs(lines=self.lines[:1])
 
-    def run(self, base: ResidentBase, policies: Sequence[LoraTensors] | None) -> Scored:
+    def run(self, base: ResidentBase, policies: Sequence[LoraTensors] | None) -> TokenScores:
         """Compute the scores."""
         return base.score(self.lines, policies)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TargetsJob:
+class TargetInputs:
     """Tensors of plain lines, see `ScoringBase.target_logprobs`; ``owner_B`` numbers each line's policy."""
 
     inputs_BL: Tensor
@@ -65,16 +65,16 @@ class TargetsJob:
         """Return whether the scores come with routes."""
         return False
 
-    def shares(self, ranks: int) -> "list[TargetsJob]":
+    def shares(self, ranks: int) -> "list[TargetInputs]":
         """Return a part for each rank, some of which may have no line."""
         sizes = [len(part) for part in share_out(self.owner_B, ranks=ranks)]
         return [self._part(end - size, end) for size, end in zip(sizes, accumulate(sizes), strict=True)]
 
-    def first_line(self) -> "TargetsJob":
+    def first_line(self) -> "TargetInputs":
         """Return the smallest part that can be computed."""
         return self._part(0, 1)
 
-    def run(self, base: ResidentBase, policies: Sequence[LoraTensors] | None) -> Scored:
+    def run(self, base: ResidentBase, policies: Sequence[LoraTensors] | None) -> TokenScores:
         """Compute the scores."""
         owners = list(dict.fromkeys(self.owner_B))
         mix = [((policies or ())[owner], self.owner_B.count(owner)) for owner in owners]
@@ -82,12 +82,12 @@ class TargetsJob:
         logprobs = base.target_logprobs(
             self.inputs_BL.to(device), self.where_T.to(device), self.targets_TK.to(device), mix
         )
-        return Scored(logprobs_T=logprobs, routed_T=None, off_route_T=None)
+        return TokenScores(logprobs_T=logprobs, routed_T=None, off_route_T=None)
 
-    def _part(self, begin: int, end: int) -> "TargetsJob":
+    def _part(self, begin: int, end: int) -> "TargetInputs":
         longest = self.inputs_BL.shape[1]
         mine_T = (self.where_T >= begin * longest) & (self.where_T < end * longest)
-        return TargetsJob(
+        return TargetInputs(
             inputs_BL=self.inputs_BL[begin:end],
             where_T=self.where_T[mine_T] - begin * longest,
             targets_TK=self.targets_TK[mine_T],
@@ -95,4 +95,4 @@ class TargetsJob:
         )
 
 
-Job = LinesJob | TargetsJob
+ScoringInputs = PackedInputs | TargetInputs

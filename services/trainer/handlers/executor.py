@@ -29,15 +29,15 @@ from mint_common.training import (
 )
 from services.trainer.core.operations import StoredOperation, TrainingSession
 from services.trainer.core.refusals import CheckpointLost
-from services.trainer.handlers.committing import Committer
-from services.trainer.handlers.term import Term, unpack
+from services.trainer.handlers.committer import Committer
+from services.trainer.handlers.lease_term import LeaseTerm, unpack
 from services.trainer.ports.policies import ExportFrom, StateCopy, StateExport, StepTaken
 
 _REPLAYED_TOGETHER = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
+class StateResult:
     """What an operation that saves, loads or ends gave: see `Executed`."""
 
     result: Result | None = None
@@ -48,7 +48,7 @@ class Kept:
 class Executor:
     """Executes one policy's operations. ``settled`` waits until all that was executed is committed."""
 
-    def __init__(self, term: Term, committer: Committer, settled: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, term: LeaseTerm, committer: Committer, settled: Callable[[], Awaitable[None]]) -> None:
         self._term = term
         self._committer = committer
         self._settled = settled
@@ -117,7 +117,7 @@ class Executor:
             return policies.begin_pass(session.policy_id, session.tenant_id, operation, alone=alone)
         return policies.begin_step(session.policy_id, session.tenant_id, operation, alone=alone)
 
-    async def keep(self, operation: Operation, *, alone: bool = False) -> Kept:
+    async def keep(self, operation: Operation, *, alone: bool = False) -> StateResult:
         """Execute an operation that saves, loads, distills or ends."""
         policies, session = self._term.policies, self._session
         match operation:
@@ -125,20 +125,22 @@ class Executor:
                 return await self._open(operation)
             case Load():
                 step = await self._load(operation.checkpoint, with_optimizer=operation.with_optimizer)
-                return Kept(result=Loaded(step=step), state=await self.copy(with_gradient=True))
+                return StateResult(result=Loaded(step=step), state=await self.copy(with_gradient=True))
             case Distill():
                 result = await self._distill(operation, alone=alone)
                 # Done again it would need the teacher, which may be gone by then.
-                return Kept(result=result, state=await self.copy(with_gradient=True))
+                return StateResult(result=result, state=await self.copy(with_gradient=True))
             case Save():
-                return Kept(state=await self.copy(with_gradient=False))
+                return StateResult(state=await self.copy(with_gradient=False))
             case Export():
                 # What it comes after may be an export that is not committed yet.
                 await self._settled()
                 after = ExportFrom(digest=self._session.digest, parent=self._session.parent)
-                return Kept(export=await policies.begin_export(session.policy_id, session.tenant_id, after))
+                return StateResult(
+                    export=await policies.begin_export(session.policy_id, session.tenant_id, after)
+                )
             case _:
-                return Kept(result=Closed())
+                return StateResult(result=Closed())
 
     def copy(self, *, with_gradient: bool) -> Awaitable[StateCopy]:
         """Queue a copy of the state."""
@@ -147,15 +149,15 @@ class Executor:
             session.policy_id, session.tenant_id, with_gradient=with_gradient
         )
 
-    async def _open(self, operation: Open) -> Kept:
+    async def _open(self, operation: Open) -> StateResult:
         await self._term.policies.admit(self._session.policy_id, operation.lora, data=None)
         if operation.mixture:
             step = await self._mix(operation.mixture)
         elif operation.checkpoint is not None:
             step = await self._load(operation.checkpoint, with_optimizer=operation.with_optimizer)
         else:
-            return Kept(result=Opened(step=0))
-        return Kept(result=Opened(step=step), state=await self.copy(with_gradient=True))
+            return StateResult(result=Opened(step=0))
+        return StateResult(result=Opened(step=step), state=await self.copy(with_gradient=True))
 
     async def _distill(self, distill: Distill, *, alone: bool) -> Distilled:
         # The teacher may be what this policy was a moment ago.

@@ -1,4 +1,4 @@
-"""The checkpoints that clients named: looked at, copied, shared, let go."""
+"""The checkpoints that clients named: list, copy, publish, expire, delete."""
 
 import msgspec
 
@@ -11,7 +11,7 @@ from services.trainer.core.operation_check import check_name, check_ttl
 from services.trainer.ports.operations import CheckpointRows
 
 
-class Keeping:
+class CheckpointAdmin:
     """What clients do with checkpoints outside the order of operations. All but `page` raise NotFound."""
 
     def __init__(self, *, rows: CheckpointRows, blobs: Blobs, clock: Clock) -> None:

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from mint_common.adapters_format import BaseFacts
 from mint_common.events import LoraSpec
 from services.trainer.adapters.states.training_state import BETAS, TrainingState, new_state, write_state
-from services.trainer.adapters.training.optimizing import clip_gradients, step_optimizers
+from services.trainer.adapters.training.optimizer import clip_gradients, step_optimizers
 
 from .conftest import facts_of
 

@@ -1,12 +1,13 @@
 """The order of one policy's operations: by number, with gaps held back for a bounded time.
 
-A line is a value. Invariants (tests/unit/trainer/test_order.py): every operation that arrives is released
-once; without gaps the release is in the order of numbers, whatever the order of arrival; nothing waits longer
-than the hold for a number that does not come, and nothing waits for one that was skipped, because its sender
-was refused; the last number of all waits for nothing but what has arrived, and neither does an operation that
-its client did not number: it comes behind what had arrived before it. One that comes after its gap was
-released is released at once: of the operations of one client only parts of one forward and backward pass can
-overtake each other, and their gradients add up in any order.
+A buffer is a value. Invariants (tests/unit/trainer/test_sequence_buffer.py):
+- Every operation that arrives is released once; without gaps in the order of numbers, whatever the order of
+  arrival.
+- Nothing waits longer than the hold for a missing number, nor for a skipped one, whose sender was refused.
+- The last number there is waits only for what has arrived. So does an operation that its client did not
+  number: it follows what had arrived before it.
+- An operation that arrives after its gap was released is released at once: of one client's operations only
+  parts of one forward and backward pass can overtake each other, and their gradients add up in any order.
 """
 
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,7 @@ MAX_SKIPPED = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
+class SequenceBuffer:
     """``next_seq`` is the number that is due; ``waiting`` maps later numbers to their time of arrival.
 
     ``skipped`` are later numbers that nobody waits for. ``behind`` has, for those that their client did not
@@ -30,23 +31,23 @@ class Line:
     skipped: frozenset[int] = frozenset()
     behind: dict[int, int] = field(default_factory=dict)
 
-    def arrive(self, seq: int, *, now: float) -> "Line":
-        """Return the line with one more operation, which may be early or late."""
+    def arrive(self, seq: int, *, now: float) -> "SequenceBuffer":
+        """Return the buffer with one more operation, which may be early or late."""
         behind = self.behind
         if seq >= UNNUMBERED:
             numbered = (one for one in self.waiting if one < UNNUMBERED)
             behind = {**behind, seq: max(numbered, default=self.next_seq - 1)}
         return replace(self, waiting={**self.waiting, seq: now}, behind=behind)
 
-    def skip(self, seq: int) -> "Line":
-        """Return the line that does not wait for a number; should it come all the same, it has its place."""
+    def skip(self, seq: int) -> "SequenceBuffer":
+        """Return the buffer that waits no longer for a number; if it arrives, it is released in order."""
         if seq < self.next_seq or seq in self.waiting or len(self.skipped) >= MAX_SKIPPED:
             return self
         skipped = self.skipped | {seq}
         return _settled(self.next_seq, self.waiting, skipped, self.behind)
 
-    def release(self, *, now: float, hold_seconds: float) -> "tuple[list[int], Line]":
-        """Return the numbers that may be executed now, in order, and the line without them."""
+    def release(self, *, now: float, hold_seconds: float) -> "tuple[list[int], SequenceBuffer]":
+        """Return the numbers that may be executed now, in order, and the buffer without them."""
         waiting = dict(self.waiting)
         next_seq = self.next_seq
         released = []
@@ -63,7 +64,7 @@ class Line:
         return released, _settled(next_seq, waiting, self.skipped, behind)
 
     def due(self, *, hold_seconds: float) -> float | None:
-        """Return when the gap that holds the line up is released, None if nothing waits."""
+        """Return when the gap that holds the buffer up is released, None if nothing waits."""
         return self._due(self.waiting, hold_seconds) if self.waiting else None
 
     @staticmethod
@@ -73,11 +74,11 @@ class Line:
 
 def _settled(
     next_seq: int, waiting: dict[int, float], skipped: frozenset[int], behind: dict[int, int]
-) -> Line:
-    """Return a line that is past what was skipped, and remembers no more of it than it needs."""
+) -> SequenceBuffer:
+    """Return a buffer that is past what was skipped, and remembers no more of it than it needs."""
     next_seq = _after(next_seq, skipped)
     later = frozenset(seq for seq in skipped if seq > next_seq)
-    return Line(next_seq=next_seq, waiting=waiting, skipped=later, behind=behind)
+    return SequenceBuffer(next_seq=next_seq, waiting=waiting, skipped=later, behind=behind)
 
 
 def _after(next_seq: int, skipped: frozenset[int]) -> int:

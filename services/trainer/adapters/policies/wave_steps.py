@@ -11,24 +11,24 @@ from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.ids import Digest, PolicyId
 from services.trainer.adapters.lora.tensors import folded_arrays
 from services.trainer.adapters.model.scoring import ScoringBase
-from services.trainer.adapters.policies.tiers import Resident, Tiers
+from services.trainer.adapters.policies.tiers import PolicyTiers, ResidentPolicy
 from services.trainer.adapters.states.training_state import ParkedState, park_state, write_parked
 from services.trainer.adapters.training.stepping import Work, step_policies
 from services.trainer.core.batch import Batch
 from services.trainer.core.refusals import NotFinite
-from services.trainer.ports.policies import Stepped, StepSettings
+from services.trainer.ports.policies import StepResult, StepSettings
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class Job:
+class WaveStep:
     """A step that somebody waits for, with the state that it owns."""
 
     policy_id: PolicyId
-    resident: Resident
+    resident: ResidentPolicy
     batch: Batch
     settings: StepSettings
     parent: Digest | None
-    done: "asyncio.Future[Stepped]"
+    done: "asyncio.Future[StepResult]"
 
     @property
     def tokens(self) -> int:
@@ -42,16 +42,16 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Left:
+class SteppedWave:
     """A policy as a step left it; the next batch may start while it is exported."""
 
     parked: ParkedState
     metrics: dict[str, float]
 
 
-def step_jobs(
-    base: ScoringBase, tiers: Tiers, jobs: Sequence[Job], *, max_tokens: int
-) -> list[Left | NotFinite]:
+def step_waves(
+    base: ScoringBase, tiers: PolicyTiers, jobs: Sequence[WaveStep], *, max_tokens: int
+) -> list[SteppedWave | NotFinite]:
     """Step the policies of some jobs as one batch."""
     started = time.perf_counter()
     works = [Work(state=tiers.swap_in(job.resident), batch=job.batch, settings=job.settings) for job in jobs]
@@ -61,12 +61,14 @@ def step_jobs(
     return [
         metrics
         if isinstance(metrics, NotFinite)
-        else Left(parked=park_state(work.state), metrics={**metrics, "step_seconds": seconds})
+        else SteppedWave(parked=park_state(work.state), metrics={**metrics, "step_seconds": seconds})
         for work, metrics in zip(works, results, strict=True)
     ]
 
 
-def export_job(facts: BaseFacts, job: Job, left: Left, *, layout: str) -> tuple[Stepped, str | None]:
+def export_wave(
+    facts: BaseFacts, job: WaveStep, left: SteppedWave, *, layout: str
+) -> tuple[StepResult, str | None]:
     """Build checkpoint and export; return them with the digest of the checkpoint that the policy equals."""
     started = time.perf_counter()
     checkpoint, sha256 = None, job.resident.sha256
@@ -84,5 +86,5 @@ def export_job(facts: BaseFacts, job: Job, left: Left, *, layout: str) -> tuple[
     )
     seconds = left.metrics["step_seconds"] + time.perf_counter() - started
     metrics = {**left.metrics, "seconds": seconds}
-    stepped = Stepped(step=left.parked.step, checkpoint=checkpoint, adapter=adapter, metrics=metrics)
+    stepped = StepResult(step=left.parked.step, checkpoint=checkpoint, adapter=adapter, metrics=metrics)
     return stepped, sha256

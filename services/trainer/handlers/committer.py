@@ -1,6 +1,6 @@
-"""What an operation came to, made durable: blobs first, then everything of it in one transaction.
+"""Makes results of operations durable: blobs first, then everything of one in one transaction.
 
-Invariant: results are committed in the order of execution, and told only then.
+Invariant: results are committed in the order of execution, and published only then.
 """
 
 import hashlib
@@ -26,8 +26,8 @@ from mint_common.training import (
     Saved,
 )
 from services.trainer import metrics
-from services.trainer.core.operations import Finished, Lineage, Snapshot, TrainingSession
-from services.trainer.handlers.term import Term, outcome_of, pack, result_key, state_key
+from services.trainer.core.operations import ExportLineage, FinishedOperation, Snapshot, TrainingSession
+from services.trainer.handlers.lease_term import LeaseTerm, outcome_of, pack, result_key, state_key
 from services.trainer.ports.policies import StateCopy, StateExport
 
 
@@ -54,8 +54,8 @@ class Executed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Untold:
-    """An encoded outcome, and what is counted when it is told."""
+class _Unpublished:
+    """An encoded outcome, and what is counted when it is published."""
 
     outcome: bytes
     kind: str
@@ -63,18 +63,20 @@ class _Untold:
 
 
 class Committer:
-    """Commits what one policy's operations came to."""
+    """Commits the results of one policy's operations."""
 
-    def __init__(self, term: Term, session: TrainingSession, on_committed: Callable[[int], None]) -> None:
+    def __init__(
+        self, term: LeaseTerm, session: TrainingSession, on_committed: Callable[[int], None]
+    ) -> None:
         self.session = session
         self.covered = session.snapshot_position
         self._term = term
         self._on_committed = on_committed
-        self._untold: dict[int, _Untold] = {}
+        self._unpublished: dict[int, _Unpublished] = {}
 
     async def commit(self, executed: Sequence[Executed]) -> None:
         """Commit some operations in order, together where that is possible."""
-        plain: list[Finished] = []
+        plain: list[FinishedOperation] = []
         for one in executed:
             if one.is_plain:
                 assert one.result is not None, one
@@ -85,7 +87,7 @@ class Committer:
             await self._commit_alone(one)
         await self._commit_plain(plain)
 
-    async def _commit_plain(self, finished: Sequence[Finished]) -> None:
+    async def _commit_plain(self, finished: Sequence[FinishedOperation]) -> None:
         if finished:
             await self._term.finishing.put_all(finished)
             self._tell(finished)
@@ -133,7 +135,7 @@ class Committer:
             record = self._record(one, one.operation, claim=manifest, name=one.operation.name)
             record = msgspec.structs.replace(record, kind="sampler", revision=adapter.digest)
         result = Exported(export_id=export_id, digest=adapter.digest, step=export.step, checkpoint=record)
-        lineage = Lineage(digest=adapter.digest, parent=export.parent)
+        lineage = ExportLineage(digest=adapter.digest, parent=export.parent)
         finished = replace(await self._finished(one, result), checkpoint=record, lineage=lineage)
         exported = RevisionExported(
             tenant_id=session.tenant_id,
@@ -175,12 +177,14 @@ class Committer:
             metadata=operation.metadata,
         )
 
-    async def _finished(self, one: Executed, result: Result | MintError) -> Finished:
+    async def _finished(self, one: Executed, result: Result | MintError) -> FinishedOperation:
         policy_id = self.session.policy_id
         outcome = msgspec.msgpack.encode(outcome_of(result))
         came = "refused" if isinstance(result, MintError) else "done"
-        self._untold[one.seq] = _Untold(outcome=outcome, kind=type(one.operation).__name__.lower(), came=came)
-        return Finished(
+        self._unpublished[one.seq] = _Unpublished(
+            outcome=outcome, kind=type(one.operation).__name__.lower(), came=came
+        )
+        return FinishedOperation(
             policy_id=policy_id,
             seq=one.seq,
             position=one.position,
@@ -191,7 +195,7 @@ class Committer:
             closes=one.closes,
         )
 
-    async def _finish(self, finished: Finished) -> None:
+    async def _finish(self, finished: FinishedOperation) -> None:
         await self._term.discard(await self._term.store.finish(self._term.token, [finished]))
         self._tell([finished])
 
@@ -207,12 +211,12 @@ class Committer:
         await self._term.discard(await self._term.store.put_snapshot(self._term.token, snapshot))
         self.covered = max(self.covered, position)
 
-    def _tell(self, finished: Sequence[Finished]) -> None:
+    def _tell(self, finished: Sequence[FinishedOperation]) -> None:
         for one in finished:
-            untold = self._untold.pop(one.seq)
-            metrics.OPERATIONS.labels(untold.kind, untold.came).inc()
+            unpublished = self._unpublished.pop(one.seq)
+            metrics.OPERATIONS.labels(unpublished.kind, unpublished.came).inc()
             self._on_committed(one.seq)
-            self._term.outcomes.put((one.policy_id, one.seq), untold.outcome)
+            self._term.outcomes.put((one.policy_id, one.seq), unpublished.outcome)
 
 
 def export_id_of(policy_id: PolicyId, seq: int) -> str:

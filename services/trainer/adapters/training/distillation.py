@@ -60,7 +60,7 @@ def run_distillation(
     step: int,
     max_tokens: int,
 ) -> Distilled | NotFinite:
-    """Add the gradient of the weighted sum of the reverse KL, and return what each lesson came to."""
+    """Add the gradient of the weighted sum of the reverse KL, and return the result of each lesson."""
     lines = [_line(index, lesson) for index, lesson in enumerate(work.data)]
     max_targets = max(1, _ROWS_BYTES // (_FLOAT_BYTES * base.facts.vocab_size))
     losses = [0.0] * len(lines)

@@ -6,8 +6,8 @@ import pytest
 
 from mint_common.errors import SettingInvalid
 from mint_common.settings import read_settings
-from services.trainer.core.ranks import ALONE, Place, own_range, share_out
-from services.trainer.settings import TrainerSettings, read_place
+from services.trainer.core.ranks import ALONE, ProcessRank, own_range, share_out
+from services.trainer.settings import TrainerSettings, read_process_rank
 
 LEAST = {
     "MINT_NATS_URL": "nats://127.0.0.1:4222",
@@ -20,21 +20,21 @@ LEAST = {
 }
 
 
-def place(**changes: str) -> Place:
+def process(**changes: str) -> ProcessRank:
     environ = {**LEAST, **changes}
-    return read_place(environ, read_settings(TrainerSettings, environ, service="trainer"))
+    return read_process_rank(environ, read_settings(TrainerSettings, environ, service="trainer"))
 
 
 def test_a_trainer_is_alone_unless_told() -> None:
-    assert place() == ALONE
-    assert place(RANK="0", WORLD_SIZE="1") == ALONE
+    assert process() == ALONE
+    assert process(RANK="0", WORLD_SIZE="1") == ALONE
 
 
 def test_rank_0_starts_the_others_unless_torchrun_has() -> None:
-    assert place(MINT_TRAINER_RANKS="2", MINT_TRAINER_SHARDING="fsdp") == Place(count=2)
+    assert process(MINT_TRAINER_RANKS="2", MINT_TRAINER_SHARDING="fsdp") == ProcessRank(count=2)
     started = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MINT_TRAINER_SHARDING": "zero3"}
-    assert place(**started) == Place(rank=5, count=8, local=1, launched=True)
-    assert place(**started, MINT_TRAINER_RANKS="8") == Place(rank=5, count=8, local=1, launched=True)
+    assert process(**started) == ProcessRank(rank=5, count=8, local=1, launched=True)
+    assert process(**started, MINT_TRAINER_RANKS="8") == ProcessRank(rank=5, count=8, local=1, launched=True)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_rank_0_starts_the_others_unless_torchrun_has() -> None:
 )
 def test_what_cannot_take_effect_is_refused(changes: dict[str, str], problem: str) -> None:
     with pytest.raises(SettingInvalid, match=problem):
-        place(**changes)
+        process(**changes)
 
 
 @pytest.mark.parametrize("count", range(9))
