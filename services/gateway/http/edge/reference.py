@@ -7,12 +7,12 @@ from fastapi.openapi.docs import get_redoc_html
 
 router = APIRouter(include_in_schema=False)
 
-DESCRIPTION = """Send an API key as `Authorization: Bearer <key>` or as `x-api-key: <key>`. A key has scopes; a
-request that lacks its route's scope is answered 403.
+DESCRIPTION = """Send an API key as `Authorization: Bearer <key>` or as `x-api-key: <key>`. A key has scopes;
+a request that lacks its route's scope is answered 403.
 
 Under `/mint/v1` an error is `{"error": {"code", "message", "retryable", ...}}`; routes under `/v1` answer in
-OpenAI's shape. `retryable` says whether the same request can succeed later; then `Retry-After` says when. A POST
-with an `Idempotency-Key` is carried out once, however often it is sent.
+OpenAI's shape. `retryable` says whether the same request can succeed later; then `Retry-After` says when.
+A POST with an `Idempotency-Key` is carried out once, however often it is sent.
 """
 
 _SCRIPT = "/docs/redoc.js"
