@@ -31,7 +31,7 @@ from services.standalone.core.plan import (
 from services.standalone.core.refusals import GatewayPortBusyError
 from services.standalone.core.state import DEFAULT_GATEWAY_PORT, StackState, assign_ports, snapshot
 from services.standalone.ports import Observer
-from services.standalone.settings import StandaloneSettings
+from services.standalone.settings import StandaloneSettings, check_settings
 from services.standalone.supervisor import Supervisor
 
 
@@ -142,6 +142,7 @@ async def _plan_stack(
         overrides=settings.overrides,
         topology=topology,
     )
+    check_settings(services)
     started = {each.part.name: _service_launch(folder, each, ports[each.part.name]) for each in services}
     return Blueprint(
         parts=(*(StackPart(name=name) for name in embedded), *(each.part for each in services)),

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from mint_common.errors import MintError
+from mint_common.errors import MintError, Unavailable
 from mint_common.runtime.private_files import make_files_private
 from services.standalone.commands.adapter import adapter_app
 from services.standalone.commands.adapters import adapters_app, top
@@ -73,6 +73,10 @@ def main() -> None:
         app()
     except MintError as error:
         refuse(error)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        refuse(Unavailable(what=str(error.filename), problem=str(error.strerror)))
     except ExceptionGroup as group:
         refusals = group.subgroup(MintError)
         if refusals is None:

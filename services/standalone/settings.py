@@ -1,9 +1,27 @@
 """What `mint` reads of the environment, once."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from services.standalone.core.plan import EXTERNAL, check_overrides
+from pydantic import BaseModel
+
+from mint_common.errors import MintError, SettingInvalid
+from mint_common.settings import read_settings
+from services.gateway.settings import GatewaySettings
+from services.loader.settings import LoaderSettings
+from services.registry.settings import RegistrySettings
+from services.rollout.settings import RolloutSettings
+from services.standalone.core.plan import EXTERNAL, ServicePart, check_overrides
+from services.standalone.core.refusals import SettingsInvalidError
+from services.trainer.settings import TrainerSettings
+
+READ_BY: Mapping[str, type[BaseModel]] = {
+    "registry": RegistrySettings,
+    "trainer": TrainerSettings,
+    "loader": LoaderSettings,
+    "rollout": RolloutSettings,
+    "gateway": GatewaySettings,
+}
 
 QUIET = {
     "OMP_NUM_THREADS": "1",
@@ -40,3 +58,30 @@ def read_standalone_settings(environ: Mapping[str, str]) -> StandaloneSettings:
     check_overrides(overrides)
     others = {name: value for name, value in environ.items() if not name.startswith("MINT_")}
     return StandaloneSettings(overrides=overrides, inherited={**QUIET, **others})
+
+
+def check_settings(services: Sequence[ServicePart]) -> None:
+    """Read the settings of every part, as it will itself.
+
+    Raises SettingInvalid, or SettingsInvalidError for several.
+    """
+    wrong = {str(error.name): error for part in services for error in _wrong_settings(part)}
+    if len(wrong) == 1:
+        raise next(iter(wrong.values()))
+    if wrong:
+        problems = "\n".join(f"  {error}" for error in wrong.values())
+        raise SettingsInvalidError(count=len(wrong), problems=problems)
+
+
+def _wrong_settings(part: ServicePart) -> Iterator[MintError]:
+    """Yield what is wrong with a part's settings; each is left out once it is found, to see the next one."""
+    environ = dict(part.env)
+    while True:
+        try:
+            read_settings(READ_BY[part.service], environ, service=part.service)
+        except SettingInvalid as error:
+            yield error
+            if environ.pop(str(error.name), None) is None:
+                return
+        else:
+            return

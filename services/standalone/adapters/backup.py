@@ -20,6 +20,10 @@ from services.standalone.adapters.file_modes import OTHERS
 from services.standalone.adapters.postgres import wheel_binaries
 
 DUMP, BLOBS = "database.dump", "blobs"
+PAUSE = """
+UPDATE gateway.webhooks SET state = 'paused', reason = 'restored from a backup: mint webhook resume'
+WHERE state = 'active'
+"""
 SCHEMAS = ("gateway", "loader", "registry", "rollout", "trainer")
 
 
@@ -53,8 +57,8 @@ def back_up(dsn: str, blobs: Path, target: Path) -> int:
 def restore(source: Path, dsn: str, blobs: Path) -> int:
     """Fill an empty database and a blob folder from a backup; return how many blobs.
 
-    Blobs come first: what the database names is there when it is. Raises NotFound, AlreadyExists and
-    Unavailable.
+    Blobs come first: what the database names is there when it is. The copy tells nobody of its events until
+    its webhooks are resumed. Raises NotFound, AlreadyExists and Unavailable.
     """
     if not (source / DUMP).is_file():
         raise NotFound(kind="backup", name=str(source))
@@ -63,6 +67,7 @@ def restore(source: Path, dsn: str, blobs: Path) -> int:
         raise AlreadyExists(kind="database schema", name=found[0])
     count = copy_blobs(source / BLOBS, blobs)
     _run("pg_restore", dsn, "--exit-on-error", "--single-transaction", "--no-owner", str(source / DUMP))
+    asyncio.run(_pause_webhooks(dsn))
     return count
 
 
@@ -113,6 +118,15 @@ async def _schemas(dsn: str) -> list[str]:
     try:
         query = "SELECT schema_name FROM information_schema.schemata WHERE schema_name = ANY ($1) ORDER BY 1"
         return [row["schema_name"] for row in await connection.fetch(query, SCHEMAS)]
+    finally:
+        await connection.close()
+
+
+async def _pause_webhooks(dsn: str) -> None:
+    connection = await asyncpg.connect(dsn)
+    try:
+        if await connection.fetchval("SELECT to_regclass('gateway.webhooks')") is not None:
+            await connection.execute(PAUSE)
     finally:
         await connection.close()
 

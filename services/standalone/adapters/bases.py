@@ -1,5 +1,7 @@
 """The bases of a state folder: found, listed, and made when they are one of those that MinT knows."""
 
+import logging
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -59,6 +61,7 @@ def _add_elsewhere(folder: Path, name: str) -> None:
 
 def add_base(folder: Path, source: str, *, name: str, max_rank: int, report: Report) -> BaseFacts:
     """Make a base from a known name or from a folder of Hugging Face files."""
+    _quiet_libraries()
     # The importer belongs to the trainer, and its libraries take seconds to load.
     from services.trainer.adapters.model.base_import import import_folder, import_smollm2
 
@@ -70,6 +73,12 @@ def add_base(folder: Path, source: str, *, name: str, max_rank: int, report: Rep
         problem = f"is neither a folder nor one of {', '.join(KNOWN_BASES)}"
         raise InvalidField(field=source, problem=problem)
     return import_folder(place, target, name=name, max_rank=max_rank, report=report)
+
+
+def _quiet_libraries() -> None:
+    """Keep progress bars and warnings of other libraries out of our lines; both are read at their import."""
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)
 
 
 def tiny_folder() -> Path:

@@ -39,6 +39,7 @@ def look(state: StateFolder, settings: StandaloneSettings) -> Machine:
         free_memory_bytes=memory.available,
         disk_free_bytes=shutil.disk_usage(_existing(state.root)).free,
         folder=str(state.root),
+        folder_problem=state.why_unusable(),
         gateway_port=port,
         gateway_port_holder="" if is_free(port) else holder(port),
         running_pid=state.running_pid(),

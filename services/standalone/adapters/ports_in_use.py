@@ -1,6 +1,7 @@
 """Which loopback ports are taken, and by whom."""
 
 import socket
+from pathlib import Path
 
 import psutil
 
@@ -17,7 +18,7 @@ def is_free(port: int) -> bool:
 
 
 def holder(port: int) -> str:
-    """Return ``name (pid N)`` of the process that listens on a port, or ``another process``."""
+    """Return who listens on a port: a stack, another ``name (pid N)``, or ``another process``."""
     try:
         connections = psutil.net_connections(kind="tcp")
     except psutil.AccessDenied:
@@ -25,7 +26,18 @@ def holder(port: int) -> str:
     for connection in connections:
         if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
             try:
-                return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
+                return _describe(psutil.Process(connection.pid))
             except psutil.NoSuchProcess:
                 continue
     return "another process"
+
+
+def _describe(process: psutil.Process) -> str:
+    """Return the stack that a process belongs to: its parts work in their state folder."""
+    try:
+        folder = Path(process.cwd())
+    except psutil.AccessDenied:
+        return f"{process.name()} (pid {process.pid})"
+    if (folder / "run.json").is_file():
+        return f"the stack of {folder} (pid {process.pid}; mint down --dir {folder} stops it)"
+    return f"{process.name()} (pid {process.pid})"

@@ -15,6 +15,7 @@ import fcntl
 import os
 import secrets
 import stat
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from pathlib import Path
 
 from services.standalone.adapters.file_modes import OTHERS, close_to_others
 from services.standalone.core.plan import StackSecrets
-from services.standalone.core.refusals import StackRunningError
+from services.standalone.core.refusals import FolderUnusableError, StackRunningError
 from services.standalone.core.state import RunNow, StackState, decode_state, encode_state
 
 ORPHANS_SECONDS = 15.0
@@ -35,9 +36,21 @@ class StateFolder:
     root: Path
 
     def create(self) -> None:
-        """Make the folder and those below it that `mint up` needs."""
+        """Make the folder and those below it that `mint up` needs. Raises FolderUnusableError."""
         for folder in (self.root, self.logs, self.bases, self.blobs, self.cache):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            try:
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            except OSError as error:
+                raise FolderUnusableError(folder=str(self.root), problem=_problem(error)) from error
+
+    def why_unusable(self) -> str:
+        """Return why nothing can be written here, or ""; what is written for it is removed at once."""
+        place = next(each for each in (self.root, *self.root.parents) if each.exists())
+        try:
+            with tempfile.TemporaryDirectory(prefix=".mint-", dir=place):
+                return ""
+        except OSError as error:
+            return f"{place}: {_problem(error)}"
 
     def close_to_others(self) -> None:
         """Take from others what they may do in a folder that an earlier version made; the folder comes last.
@@ -112,7 +125,7 @@ class StateFolder:
         """Return the pid of the supervisor that holds the lock, or None when nobody does."""
         try:
             lock = self._lock_file.open("r+")
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         with lock:
             if _try_lock(lock.fileno()):
@@ -155,6 +168,10 @@ class StateFolder:
 
 _FILES = ("state.json", "run.json", "lock", "api_key", "internal_token")
 _FOLDERS = ("log", "bases", "blobs", "postgres", "nats", "cache")
+
+
+def _problem(error: OSError) -> str:
+    return "it is a file" if isinstance(error, FileExistsError | NotADirectoryError) else str(error.strerror)
 
 
 def _try_lock(descriptor: int) -> bool:

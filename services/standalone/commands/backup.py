@@ -53,6 +53,8 @@ def restore(
 ) -> None:
     """Fill a new state folder, or the database of MINT_POSTGRES_DSN, from a backup; then: mint up.
 
+    Webhooks of the restored stack are paused: mint webhook resume.
+
     Example: mint restore ./backup-2026-11-26 --dir /data/restored
     """
     state, place = state_folder(folder), source.expanduser().absolute()

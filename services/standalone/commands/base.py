@@ -63,7 +63,7 @@ def add(
     if not NAME.fullmatch(chosen):
         raise InvalidField(field="--name", problem=f"{chosen!r} does not match ^{NAME.pattern}$")
     state = state_folder(folder)
-    state.bases.mkdir(parents=True, exist_ok=True)
+    state.create()
     began = time.monotonic()
 
     def report(step: str) -> None:

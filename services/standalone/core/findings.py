@@ -43,6 +43,8 @@ class Machine:
     free_memory_bytes: int
     disk_free_bytes: int
     folder: str
+    folder_problem: str
+    """Why nothing can be written to the state folder, or ``""``."""
     gateway_port: int
     gateway_port_holder: str
     """Who listens there; ``""`` when it is free."""
@@ -61,6 +63,7 @@ def examine(machine: Machine) -> tuple[Finding, ...]:
         _cores(machine.cores),
         _memory(machine),
         _disk(machine),
+        _folder(machine),
         _port(machine),
         _bases(machine.bases),
     )
@@ -134,6 +137,13 @@ def _disk(machine: Machine) -> Finding:
         return Finding(verdict=Verdict.WARN, subject="disk", found=found, advice=advice)
     advice = "free at least 1 GiB, or use another --dir"
     return Finding(verdict=Verdict.FAIL, subject="disk", found=found, advice=advice)
+
+
+def _folder(machine: Machine) -> Finding:
+    if not machine.folder_problem:
+        return Finding(verdict=Verdict.OK, subject="state folder", found=machine.folder)
+    found = f"{machine.folder} cannot be written: {machine.folder_problem}"
+    return Finding(verdict=Verdict.FAIL, subject="state folder", found=found, advice="use another --dir")
 
 
 def _port(machine: Machine) -> Finding:

@@ -183,8 +183,8 @@ def _http(service: str, port: int) -> dict[str, str]:
 
 
 def check_overrides(overrides: Mapping[str, str]) -> None:
-    """Raise SettingInvalid for a ``MINT_*`` variable that no part would read."""
+    """Raise SettingInvalid naming the ``MINT_*`` variables that no part would read."""
     known = (*PASSED_ON, *(f"MINT_{service.upper()}_" for service in SERVICES))
-    for name in overrides:
-        if name not in EXTERNAL and not name.startswith(known):
-            raise SettingInvalid(name=name, problem="no part of the stack reads it; unset it")
+    unread = [name for name in overrides if name not in EXTERNAL and not name.startswith(known)]
+    if unread:
+        raise SettingInvalid(name=", ".join(unread), problem="no part of the stack reads it; unset it")

@@ -27,6 +27,18 @@ class GatewayPortBusyError(MintError):
     code = "gateway_port_busy"
 
 
+class FolderUnusableError(MintError):
+    """{folder} cannot be a state folder: {problem}. Use another --dir."""
+
+    code = "folder_unusable"
+
+
+class SettingsInvalidError(MintError):
+    """{count} settings are wrong.\n{problems}"""
+
+    code = "settings_invalid"
+
+
 class BaseMissingError(MintError):
     """No base {name!r} in {folder}. Add it with `mint base add`; there: {known}."""
 

@@ -39,7 +39,7 @@ class PartsView:
             return
         for name, status in statuses.items():
             known = self._shown.get(name, PartState.WAITING)
-            if status.state is not known:
+            if status.state is not known and not _never_started(status):
                 self._line(name, status)
                 self._shown[name] = status.state
 
@@ -68,6 +68,11 @@ class PartsView:
         for title in ("part", "state", "pid", "restarts"):
             table.add_column(title, min_width=8)
         for name, status in self._statuses.items():
-            state = f"[{COLOURS[status.state]}]{status.state.value}[/]"
+            word = "not started" if _never_started(status) else status.state.value
+            state = f"[{COLOURS[status.state]}]{word}[/]"
             table.add_row(name, state, str(status.pid or ""), str(status.restarts or ""))
         return table
+
+
+def _never_started(status: PartStatus) -> bool:
+    return status.state is PartState.STOPPED and not status.starts

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from mint_common.adapters_format import check_folder, stage_adapter
 from mint_common.claims import Claim
 from mint_common.errors import AlreadyExists
+from mint_common.runtime.postgres import migrate, open_pool
 from services.standalone.adapters.launch import free_port
 from services.standalone.adapters.postgres import postgres_dsn, postgres_launch, prepare_postgres
 from services.standalone.cli import app
@@ -28,6 +29,19 @@ async def _fill(registry: RunningRegistry) -> None:
         for revision in (1, 3, 2):
             await registry.ask("PUT", path, {"revision": revision, "actor": "a", "reason": "r"})
         await registry.ask("POST", f"{path}/rollback", {"actor": "a", "reason": "back"})
+
+
+async def _add_webhook(dsn: str) -> None:
+    pool = await open_pool(dsn, schema="gateway")
+    try:
+        await migrate(pool, schema="gateway", package="services.gateway.adapters.migrations")
+        await pool.execute(
+            "INSERT INTO webhooks (webhook_id, tenant_id, url, event_types, description, secret, created_at)"
+            " VALUES ('hook_a', $1, 'https://ci', '{}', '', 's', 0)",
+            TENANT,
+        )
+    finally:
+        await pool.close()
 
 
 async def _meanings(registry: RunningRegistry) -> dict[str, object]:
@@ -68,6 +82,7 @@ async def test_every_alias_of_a_restored_stack_means_what_it_meant(
     blobs, target, state = tmp_path / "blobs", tmp_path / "backup", server_folder / "restored"
     async with running(settings_of(dsn=database, nats_url=nats_url, blob_folder=blobs), blobs) as registry:
         await _fill(registry)
+        await _add_webhook(database)
         before = await _meanings(registry)
         monkeypatch.setenv("MINT_POSTGRES_DSN", database)
         monkeypatch.setenv("MINT_BLOBS_URL", blobs.as_uri())
@@ -88,6 +103,9 @@ async def test_every_alias_of_a_restored_stack_means_what_it_meant(
     server = RunningServer(postgres_launch(state / "postgres", port), dsn, tmp_path / "log")
     await asyncio.to_thread(server.start)
     try:
+        pool = await open_pool(dsn, schema="gateway")
+        assert await pool.fetchval("SELECT state FROM webhooks") == "paused"
+        await pool.close()
         fresh = settings_of(dsn=dsn, nats_url=nats_url, blob_folder=state / "blobs")
         async with running(fresh, state / "blobs") as registry:
             assert await _meanings(registry) == before

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from mint_common.errors import SettingInvalid
 from services.standalone.adapters.launch import free_port
 from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.app import Blueprint, _plan_stack
 from services.standalone.core.plan import BaseAt
-from services.standalone.core.refusals import GatewayPortBusyError
+from services.standalone.core.refusals import GatewayPortBusyError, SettingsInvalidError
 from services.standalone.settings import read_standalone_settings
 
 BASES = (BaseAt(name="tiny", folder="/b/tiny"),)
@@ -55,6 +56,27 @@ async def test_ports_and_bases_are_remembered_for_the_next_start(tmp_path: Path)
     second = await draw(tmp_path, ELSEWHERE)
     assert second.ports == first.ports
     assert StateFolder(root=tmp_path).read_state().bases == ("tiny",)
+
+
+async def test_wrong_settings_of_several_parts_are_each_told_once(tmp_path: Path) -> None:
+    wrong = {"MINT_TRAINER_THREADS": "many", "MINT_GATEWAY_HTTP_HOST": "", "MINT_ROLLOUT_TASK_WORKERS": "-1"}
+    with pytest.raises(SettingsInvalidError, match="2 settings are wrong") as refused:
+        await draw(tmp_path, {**ELSEWHERE, **wrong}, port=free_port())
+    for name in ("MINT_TRAINER_THREADS", "MINT_ROLLOUT_TASK_WORKERS"):
+        assert str(refused.value).count(name) == 1
+    with pytest.raises(SettingInvalid, match="MINT_TRAINER_THREADS"):
+        await draw(tmp_path, {**ELSEWHERE, "MINT_TRAINER_THREADS": "many"}, port=free_port())
+
+
+async def test_a_port_that_another_stack_has_is_refused_naming_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "run.json").touch()
+    monkeypatch.chdir(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(GatewayPortBusyError, match=f"the stack of {tmp_path} "):
+            await draw(tmp_path / "other", ELSEWHERE, port=port)
 
 
 async def test_a_busy_gateway_port_is_refused_naming_who_has_it(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.cli import app, main, refuse
 from services.standalone.core.refusals import (
     BaseMissingError,
+    FolderUnusableError,
     StackNotRunningError,
     StackRunningError,
 )
@@ -153,6 +154,20 @@ def test_up_on_a_folder_whose_stack_runs_is_refused_with_its_pid(tmp_path: Path)
         error = refusal("up", "--dir", str(tmp_path))
     assert isinstance(error, StackRunningError)
     assert error.pid == os.getpid()
+
+
+@pytest.mark.parametrize("command", [("up",), ("base", "add", "tiny")])
+def test_what_cannot_be_a_state_folder_is_refused_in_a_sentence(
+    tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/mint")):
+        error = refusal(*command, "--dir", str(place))
+        assert isinstance(error, FolderUnusableError)
+        assert str(place) in str(error)
+        doctor = CliRunner().invoke(app, ["doctor", "--dir", str(place)])
+        assert doctor.exit_code == 1
+        assert "cannot be written" in doctor.output
 
 
 @pytest.mark.parametrize("command", ["status", "down", "adapters", "top"])

