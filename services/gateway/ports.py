@@ -38,10 +38,13 @@ class Submissions(Protocol):
         """Return what the same request led to before. Raises IdempotencyConflict when its body differs."""
         ...
 
-    async def submit(self, event: JobSubmitted, identity: RequestIdentity) -> Submission:
-        """Store a job and its event. A repeated request returns the first one's job and changes nothing.
+    async def submit(
+        self, event: JobSubmitted, identity: RequestIdentity, *, policy: str, warnings: Sequence[str]
+    ) -> Submission:
+        """Store a job with its policy's name, and its event.
 
-        Raises IdempotencyConflict when the request's key came before with another body.
+        A repeated request returns the first one's job and changes nothing. Raises IdempotencyConflict when
+        the request's key came before with another body.
         """
         ...
 
@@ -49,8 +52,10 @@ class Submissions(Protocol):
         """Return one submitted job of a tenant."""
         ...
 
-    async def latest(self, tenant_id: TenantId, *, limit: int) -> Sequence[Submission]:
-        """Return a tenant's submitted jobs, newest first."""
+    async def latest(
+        self, tenant_id: TenantId, *, limit: int, also: Sequence[str] = ()
+    ) -> Sequence[Submission]:
+        """Return a tenant's ``limit`` newest submitted jobs and those with the ids ``also``, newest first."""
         ...
 
 
@@ -141,7 +146,7 @@ class Rollout(Protocol):
         """Return one job with its steps."""
         ...
 
-    async def cancel(self, tenant_id: TenantId, job_id: str) -> object:
+    async def cancel(self, tenant_id: TenantId, job_id: str) -> JsonObject:
         """Stop a job. Idempotent."""
         ...
 

@@ -46,10 +46,10 @@ class RolloutHttp:
         path = path_of("internal", "tenants", tenant_id, "jobs", named("job", job_id))
         return _read(await self._http.get(path), JsonObject)
 
-    async def cancel(self, tenant_id: TenantId, job_id: str) -> object:
+    async def cancel(self, tenant_id: TenantId, job_id: str) -> JsonObject:
         """Stop a job."""
         path = path_of("internal", "tenants", tenant_id, "jobs", named("job", job_id), "cancel")
-        return await self._http.post(path, {})
+        return _read(await self._http.post(path, {}), JsonObject)
 
 
 def _read(answer: object, shape: type[T]) -> T:

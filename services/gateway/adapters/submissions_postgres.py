@@ -17,7 +17,16 @@ from mint_common.runtime.ledger_postgres import PostgresLedger
 from services.gateway.core.idempotency import RequestIdentity, check_same_body
 from services.gateway.core.mint.submission import Submission
 
-_COLUMNS = "job_id, policy_id, base, spec, submitted_at"
+_COLUMNS = "job_id, policy_id, coalesce(policy, policy_id) AS policy, base, spec, submitted_at, warnings"
+
+_LATEST = f"""
+    SELECT {_COLUMNS} FROM submissions WHERE tenant_id = $1 AND (
+        job_id = ANY ($3::text[]) OR job_id IN (
+            SELECT job_id FROM submissions WHERE tenant_id = $1 ORDER BY submitted_at DESC LIMIT $2
+        )
+    )
+    ORDER BY submitted_at DESC
+"""  # noqa: S608  # a constant
 
 
 class PostgresSubmissions:
@@ -40,19 +49,23 @@ class PostgresSubmissions:
         check_same_body(identity, row["body_sha256"])
         return _submission(row)
 
-    async def submit(self, event: JobSubmitted, identity: RequestIdentity) -> Submission:
+    async def submit(
+        self, event: JobSubmitted, identity: RequestIdentity, *, policy: str, warnings: Sequence[str]
+    ) -> Submission:
         """Store a job and its event, or return the job of the same request."""
         submission = Submission(
             job_id=event.job_id,
             policy_id=event.policy_id,
+            policy=policy,
             base=event.base,
             spec=event.spec,
             submitted_at=self._clock.now(),
+            warnings=tuple(warnings),
         )
         try:
             async with self._ledger.transaction(identity.cause) as transaction:
                 await transaction.connection.execute(
-                    "INSERT INTO submissions VALUES ($1, $2, $3, $4, $5, $6, $7)",
+                    "INSERT INTO submissions VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
                     event.job_id,
                     event.tenant_id,
                     event.policy_id,
@@ -60,6 +73,8 @@ class PostgresSubmissions:
                     asdict(event.spec),
                     identity.body_sha256,
                     submission.submitted_at,
+                    policy,
+                    list(warnings),
                 )
                 await transaction.emit(event)
         except AlreadyHandled:
@@ -78,13 +93,11 @@ class PostgresSubmissions:
         )
         return None if row is None else _submission(row)
 
-    async def latest(self, tenant_id: TenantId, *, limit: int) -> Sequence[Submission]:
+    async def latest(
+        self, tenant_id: TenantId, *, limit: int, also: Sequence[str] = ()
+    ) -> Sequence[Submission]:
         """Return a tenant's submitted jobs, newest first."""
-        rows = await self._pool.fetch(
-            f"SELECT {_COLUMNS} FROM submissions WHERE tenant_id = $1 ORDER BY submitted_at DESC LIMIT $2",  # noqa: S608  (a constant)
-            tenant_id,
-            limit,
-        )
+        rows = await self._pool.fetch(_LATEST, tenant_id, limit, also)
         return [_submission(row) for row in rows]
 
 
@@ -92,7 +105,9 @@ def _submission(row: asyncpg.Record) -> Submission:
     return Submission(
         job_id=JobId(row["job_id"]),
         policy_id=PolicyId(row["policy_id"]),
+        policy=row["policy"],
         base=row["base"],
         spec=msgspec.convert(row["spec"], JobSpec),
         submitted_at=row["submitted_at"],
+        warnings=tuple(row["warnings"]),
     )

@@ -30,7 +30,8 @@ class WaveState(StrEnum):
 class Wave:
     """One step of a job.
 
-    ``sampled`` is the revision that answered the prompts; training published ``revision``.
+    ``sampled`` and ``sampled_number`` name the revision that answered the prompts, None for the bare base;
+    training published ``revision``.
     """
 
     wave_id: WaveId
@@ -46,6 +47,7 @@ class Wave:
     revision: RevisionRef | None = None
     published_at: float | None = None
     metrics: dict[str, float] = field(default_factory=dict)
+    sampled_number: int | None = None
 
 
 def wave_id_in(event: Event) -> WaveId | None:
@@ -89,6 +91,7 @@ def _requested(event: WaveRequested, *, now: float) -> Wave:
         step=event.step,
         state=WaveState.REQUESTED,
         sampled=event.revision.digest if event.revision else None,
+        sampled_number=event.revision.number if event.revision else None,
         prompts=event.prompts,
         requested_at=now,
     )

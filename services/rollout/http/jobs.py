@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query
 from mint_common.errors import NotFound
 from mint_common.ids import JobId, TenantId
 from services.rollout.core.job import Job
+from services.rollout.core.progress import progress_of
 from services.rollout.core.wave import Wave
 from services.rollout.ports import Connection, JobStore
 
@@ -48,6 +49,7 @@ async def _own(jobs: JobStore[Connection], tenant_id: str, job_id: str) -> Job:
 
 
 def _view(job: Job, waves: Sequence[Wave]) -> dict[str, object]:
+    progress = progress_of(waves)
     return {
         "job_id": job.job_id,
         "policy_id": job.policy_id,
@@ -55,7 +57,12 @@ def _view(job: Job, waves: Sequence[Wave]) -> dict[str, object]:
         "state": job.state.value,
         "reason": job.reason,
         "spec": msgspec.to_builtins(job.spec),
+        "step": progress.step,
+        "total_steps": job.spec.steps,
+        "reward": progress.reward,
+        "best": msgspec.to_builtins(progress.best),
         "created_at": job.created_at,
+        "started_at": progress.started_at,
         "finished_at": job.finished_at,
         "steps": [_step(wave) for wave in waves],
     }
@@ -69,6 +76,7 @@ def _step(wave: Wave) -> dict[str, object]:
         "wave_id": wave.wave_id,
         "state": wave.state.value,
         "sampled": wave.sampled,
+        "sampled_number": wave.sampled_number,
         "reward_mean": wave.reward_mean,
         "revision": msgspec.to_builtins(wave.revision),
         "requested_at": wave.requested_at,

@@ -78,11 +78,16 @@ def test_a_job_is_submitted_taken_and_cancelled(mint, pupil):
     job = answer.json()
     assert (job["state"], job["policy_id"], job["spec"]["steps"]) == ("submitted", pupil.policy_id, 2)
     assert job["spec"]["learning_rate"] > 0
+    assert (job["policy"], job["warnings"]) == ("pupil", [])
+    assert [job[name] for name in ("step", "total_steps", "reward", "best")] == [0, 2, None, None]
     deadline = time.monotonic() + PATIENCE_SECONDS
     while (state := mint.get(f"/jobs/{job['job_id']}").json()["state"]) == "submitted":
         assert time.monotonic() < deadline
     assert state == "running"
-    assert [j["job_id"] for j in mint.get("/jobs").json()].count(job["job_id"]) == 1
+    (listed,) = [one for one in mint.get("/jobs").json() if one["job_id"] == job["job_id"]]
+    assert (listed["policy"], listed["total_steps"], listed["warnings"]) == ("pupil", 2, [])
+    assert listed["started_at"] >= job["created_at"]
+    assert set(job) == set(listed) == set(mint.get(f"/jobs/{job['job_id']}").json())
     assert mint.post(f"/jobs/{job['job_id']}/cancel").status_code == 200
     assert mint.get(f"/jobs/{job['job_id']}").json()["state"] == "cancelled"
 

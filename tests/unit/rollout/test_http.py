@@ -97,13 +97,19 @@ async def test_a_job_shows_its_steps(client: httpx.AsyncClient, rig: Rig) -> Non
     await rig.of_jobs.on_revision_published(published(1))
     job = (await client.get(f"{JOBS}/{JOB}")).json()
     assert (job["state"], job["reason"], job["base"], job["spec"]["steps"]) == ("running", "", "tiny", 3)
+    assert (job["step"], job["total_steps"], job["reward"], job["best"]) == (1, 3, 1.0, None)
     first, second = job["steps"]
     assert (first["step"], first["state"], first["reward_mean"]) == (1, "published", 1.0)
     assert first["revision"]["digest"] == published(1).revision.digest
     assert first["ratio_max_error"] == 0.0
+    assert job["started_at"] == first["requested_at"]
     assert (second["step"], second["state"], second["revision"]) == (2, "requested", None)
     assert second["sampled"] == published(1).revision.digest
+    assert second["sampled_number"] == 1
     assert (await client.get(JOBS)).json() == [job]
+    await rig.let_pass(rig.of_waves.on_wave_requested((await rig.led_to(published(1)))[0]))
+    best = (await client.get(f"{JOBS}/{JOB}")).json()["best"]
+    assert best == {"digest": published(1).revision.digest, "number": 1, "reward": 1.0, "step": 2}
 
 
 async def test_a_job_of_another_tenant_does_not_exist(client: httpx.AsyncClient, rig: Rig) -> None:

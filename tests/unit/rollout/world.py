@@ -20,8 +20,12 @@ from services.rollout.adapters.tasks.catalog import InstalledTasks, installed_fa
 from services.rollout.core.job import wave_id_of
 from services.rollout.core.sampling import Completion, GroupRequest, SampledGroup
 from services.rollout.core.task import Split, TaskInfo
+from services.rollout.core.wave import Wave, WaveState
 
 EOS = 2
+
+GROUPS = 8
+"""Prompts of each step of a `history`."""
 
 
 def submitted(*, job_id: JobId = JOB, policy_id: PolicyId = POLICY, **changes: object) -> JobSubmitted:
@@ -80,6 +84,30 @@ def training_failed(step: int, *, job_id: JobId = JOB) -> TrainingFailed:
         code="blob_corrupt",
         reason="the record is torn",
     )
+
+
+def history(rewards: Sequence[float], *, idle: Sequence[int] = ()) -> list[Wave]:
+    """Return a job's waves, each sampled at what the one before published; idle ones publish that again."""
+    waves, number = [], 0
+    for step, reward in enumerate(rewards, start=1):
+        sampled = number
+        number += step not in idle or not number
+        waves.append(
+            Wave(
+                wave_id=WaveId(f"wave_{step}"),
+                job_id=JOB,
+                step=step,
+                state=WaveState.PUBLISHED,
+                sampled=sha256_digest(b"%d" % sampled) if sampled else None,
+                sampled_number=sampled or None,
+                prompts=make_claim("p"),
+                requested_at=float(step),
+                reward_mean=reward,
+                revision=replace(revision_of(WaveId("w"), number), digest=sha256_digest(b"%d" % number)),
+                metrics={"skipped_groups": float(GROUPS if step in idle else 1)},
+            )
+        )
+    return waves
 
 
 def tokens_of(text: str) -> tuple[int, ...]:

@@ -10,13 +10,15 @@ from services.gateway.core.json_types import JsonObject
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
-    """A submitted job; ``submitted_at`` is seconds since the epoch."""
+    """A submitted job; ``submitted_at`` is seconds since the epoch, ``policy`` the name of its policy."""
 
     job_id: JobId
     policy_id: PolicyId
+    policy: str
     base: str
     spec: JobSpec
     submitted_at: float
+    warnings: tuple[str, ...]
 
 
 def describe_submission(submission: Submission) -> JsonObject:
@@ -24,13 +26,29 @@ def describe_submission(submission: Submission) -> JsonObject:
     return {
         "job_id": submission.job_id,
         "policy_id": submission.policy_id,
+        "policy": submission.policy,
         "base": submission.base,
         "state": "submitted",
         "reason": "",
         "spec": asdict(submission.spec),
+        "warnings": list(submission.warnings),
+        "step": 0,
+        "total_steps": submission.spec.steps,
+        "reward": None,
+        "best": None,
         "created_at": submission.submitted_at,
+        "started_at": None,
         "finished_at": None,
         "steps": [],
+    }
+
+
+def complete_job(job: JsonObject, submission: Submission | None) -> JsonObject:
+    """Return rollout's job with what its submission says of it."""
+    return {
+        **job,
+        "policy": job["policy_id"] if submission is None else submission.policy,
+        "warnings": [] if submission is None else list(submission.warnings),
     }
 
 
@@ -41,7 +59,8 @@ def merge_jobs(
 
     A job that is older than all of a full list may be missing there because rollout cut it off.
     """
-    taken = {job.get("job_id") for job in known}
+    taken = {job["job_id"] for job in known}
+    by_id = {str(item.job_id): item for item in submitted}
     oldest = known[-1]["created_at"] if len(known) >= limit else 0.0
     assert isinstance(oldest, float), "rollout says seconds"
     waiting = [
@@ -49,4 +68,5 @@ def merge_jobs(
         for item in submitted
         if item.job_id not in taken and item.submitted_at > oldest
     ]
-    return [*waiting, *known][:limit]
+    completed = [complete_job(job, by_id.get(str(job["job_id"]))) for job in known]
+    return [*waiting, *completed][:limit]

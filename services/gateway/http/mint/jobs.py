@@ -16,7 +16,7 @@ from mint_common.ids import JobId, new_id
 from services.gateway.core.idempotency import identify
 from services.gateway.core.json_types import JsonObject
 from services.gateway.core.mint.jobs import JobRequest, plan_job
-from services.gateway.core.mint.submission import describe_submission, merge_jobs
+from services.gateway.core.mint.submission import complete_job, describe_submission, merge_jobs
 from services.gateway.http.edge.context import GatewayDep, LimitQuery, ReadCaller, TrainCaller
 from services.gateway.http.edge.recording import RecordedRoute
 
@@ -48,23 +48,26 @@ async def submit_job(
         lora=policy.lora,
         spec=spec,
     )
-    return describe_submission(await gateway.submissions.submit(event, identity))
+    submission = await gateway.submissions.submit(event, identity, policy=policy.name, warnings=())
+    return describe_submission(submission)
 
 
 @router.get("")
 async def list_jobs(caller: ReadCaller, gateway: GatewayDep, limit: LimitQuery = 100) -> list[JsonObject]:
     """List the tenant's newest jobs, newest first."""
-    submitted = await gateway.submissions.latest(caller.tenant_id, limit=limit)
-    return merge_jobs(submitted, await gateway.rollout.jobs(caller.tenant_id, limit=limit), limit=limit)
+    known = await gateway.rollout.jobs(caller.tenant_id, limit=limit)
+    ids = [str(job["job_id"]) for job in known]
+    submitted = await gateway.submissions.latest(caller.tenant_id, limit=limit, also=ids)
+    return merge_jobs(submitted, known, limit=limit)
 
 
 @router.get("/{job}")
 async def get_job(job: str, caller: ReadCaller, gateway: GatewayDep) -> JsonObject:
     """Return a job with its steps; ``submitted`` until rollout has taken it."""
+    submission = await gateway.submissions.get(caller.tenant_id, JobId(named("job", job)))
     try:
-        return await gateway.rollout.job(caller.tenant_id, job)
+        return complete_job(await gateway.rollout.job(caller.tenant_id, job), submission)
     except NotFound:
-        submission = await gateway.submissions.get(caller.tenant_id, JobId(named("job", job)))
         if submission is None:
             raise
         return describe_submission(submission)
@@ -73,10 +76,11 @@ async def get_job(job: str, caller: ReadCaller, gateway: GatewayDep) -> JsonObje
 @router.post("/{job}/cancel")
 async def cancel_job(job: str, caller: TrainCaller, gateway: GatewayDep) -> object:
     """Stop a job after the work in hand."""
+    submission = await gateway.submissions.get(caller.tenant_id, JobId(named("job", job)))
     try:
-        return await gateway.rollout.cancel(caller.tenant_id, job)
+        return complete_job(await gateway.rollout.cancel(caller.tenant_id, job), submission)
     except NotFound as error:
-        if await gateway.submissions.get(caller.tenant_id, JobId(named("job", job))) is None:
+        if submission is None:
             raise
         raise Unavailable(what="rollout", problem="it has not taken the job yet") from error
 
