@@ -23,7 +23,11 @@ from services.registry.adapters.catalog_postgres import PostgresCatalog
 from services.registry.adapters.evaluations_postgres import PostgresEvaluations
 from services.registry.adapters.rules_postgres import PostgresRules
 from services.registry.core.keys import stored_key
-from services.registry.ports import Accounts, Aliases, BlobIntegrity, Catalog, Evaluations, Mover, Rules
+from services.registry.ports.accounts import Accounts
+from services.registry.ports.aliases import Aliases, Mover
+from services.registry.ports.blob_integrity import BlobIntegrity
+from services.registry.ports.catalog import Catalog
+from services.registry.ports.evaluations import Evaluations, Rules
 
 TENANT, OTHER = TenantId("ten_a"), TenantId("ten_b")
 BASE = make_base_facts()

@@ -34,7 +34,7 @@ from mint_common.ids import EvaluationId, PolicyId, TenantId, derive_id, sha256_
 from mint_common.testing.adapters import make_base_facts
 from services.registry.core.exports import Refusal
 from services.registry.core.keys import hash_key, stored_key
-from services.registry.ports import HISTORY_ROWS
+from services.registry.ports.aliases import HISTORY_ROWS
 
 pytestmark = pytest.mark.integration
 

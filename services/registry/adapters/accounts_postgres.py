@@ -11,7 +11,7 @@ from mint_common.errors import AlreadyExists, NotFound, Unauthorized
 from mint_common.ids import TenantId
 from services.registry.adapters.rows import key_of, moment, tenant_of
 from services.registry.core.keys import KEY_UNKNOWN, StoredKey
-from services.registry.ports import PAGE
+from services.registry.ports.accounts import PAGE
 
 _ADD_TENANT = """
     INSERT INTO tenants (tenant_id, name, created_at) VALUES ($1, $2, $3)

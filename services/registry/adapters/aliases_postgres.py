@@ -14,7 +14,8 @@ from mint_common.runtime.postgres_errors import PostgresConnection
 from services.registry.adapters.rows import moment, move_of, ref_of
 from services.registry.core.aliases import AliasEntry, moved, plan_move, plan_rollback
 from services.registry.core.resolve import check_servable
-from services.registry.ports import HISTORY_ROWS, PAGE, Mover
+from services.registry.ports.accounts import PAGE
+from services.registry.ports.aliases import HISTORY_ROWS, Mover
 
 _ALIASES = """
     SELECT alias, sequence, protected, revisions.* FROM aliases JOIN revisions USING (policy_id, number)

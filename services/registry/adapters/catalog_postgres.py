@@ -52,7 +52,7 @@ from services.registry.core.lineage import Reach, Relative
 from services.registry.core.names import DEFAULT_ALIAS, ModelName, is_policy_id
 from services.registry.core.policies import PolicyChange, change_policy, changed, created
 from services.registry.core.resolve import base_resolution, policy_resolution
-from services.registry.ports import ALL_POLICIES, ALL_REVISIONS
+from services.registry.ports.catalog import ALL_POLICIES, ALL_REVISIONS
 
 _PUT_BASE = (
     "INSERT INTO bases (name, digest, facts, created_at) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING"

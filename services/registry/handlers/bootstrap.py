@@ -4,7 +4,7 @@ from mint_common.catalog import FULL_SCOPES, TenantRecord
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import Clock
 from services.registry.core.keys import stored_key
-from services.registry.ports import Accounts
+from services.registry.ports.accounts import Accounts
 
 DEFAULT_TENANT = TenantId("default")
 _BOOTSTRAP_KEY_ID = "key_bootstrap"

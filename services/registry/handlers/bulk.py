@@ -25,7 +25,7 @@ from mint_common.events import RevisionExported
 from mint_common.ids import new_id
 from mint_common.runtime.clock import Clock
 from services.registry.core.exports import Refusal, check_export
-from services.registry.ports import Catalog
+from services.registry.ports.catalog import Catalog
 
 STORED_AT_ONCE = 16
 

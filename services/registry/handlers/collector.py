@@ -19,7 +19,8 @@ from mint_common.ids import Digest, PolicyId
 from mint_common.runtime.clock import Clock
 from services.registry import metrics
 from services.registry.core.collection import plan_collection
-from services.registry.ports import BlobIntegrity, Catalog
+from services.registry.ports.blob_integrity import BlobIntegrity
+from services.registry.ports.catalog import Catalog
 
 POLICIES_AT_ONCE = 100
 REMOVALS_PER_SECOND = 100.0

@@ -14,7 +14,8 @@ from mint_common.blobs.port import Blobs
 from mint_common.catalog import PolicyRecord, RevisionDiff, RevisionRecord
 from mint_common.errors import RevisionLostError
 from services.registry.core.diffs import changed_config, changed_numbers, scores_by_name
-from services.registry.ports import Catalog, Evaluations
+from services.registry.ports.catalog import Catalog
+from services.registry.ports.evaluations import Evaluations
 
 
 class DiffHandler:

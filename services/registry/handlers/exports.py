@@ -18,7 +18,7 @@ from mint_common.runtime.clock import Clock
 from mint_common.runtime.retries import Bury
 from services.registry import metrics
 from services.registry.core.exports import Refusal, check_export
-from services.registry.ports import Catalog
+from services.registry.ports.catalog import Catalog
 
 _log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from mint_common.events import AdapterNonFinite, Event
 from services.registry import metrics
-from services.registry.ports import BlobIntegrity
+from services.registry.ports.blob_integrity import BlobIntegrity
 
 _log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from mint_common.runtime.clock import Clock
 from mint_common.waiting import raise_if_cancelled
 from services.registry import metrics
 from services.registry.core.blob_integrity import ROOTS, StoredRevision, folders_of
-from services.registry.ports import BlobIntegrity
+from services.registry.ports.blob_integrity import BlobIntegrity
 
 CHUNK_BYTES = 4 << 20
 LEAST_BYTES = 1 << 20

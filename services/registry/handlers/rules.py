@@ -24,7 +24,9 @@ from mint_common.ids import derive_id
 from mint_common.runtime.clock import Clock
 from services.registry import metrics
 from services.registry.core.rules import Promote, RollBack, plan_action
-from services.registry.ports import Aliases, Catalog, Evaluations, Mover, Rules
+from services.registry.ports.aliases import Aliases, Mover
+from services.registry.ports.catalog import Catalog
+from services.registry.ports.evaluations import Evaluations, Rules
 
 _log = logging.getLogger(__name__)
 _UNMOVABLE = (InvalidField, RevisionLostError, RevisionQuarantinedError, RevisionRetiredError)

@@ -44,7 +44,7 @@ from services.registry.core.uploads import (
     refused,
     with_fix,
 )
-from services.registry.ports import Catalog
+from services.registry.ports.catalog import Catalog
 
 RECEIVED_AT_ONCE, CONVERTED_AT_ONCE, OF_A_TENANT = 16, 4, 2
 """Concurrent uploads in each phase, and of one tenant. The others wait before their first byte is read, or

@@ -13,7 +13,7 @@ from mint_common.errors import Unauthorized
 from mint_common.ids import TenantId, derive_id, new_id
 from services.registry.core.keys import KEY_PREFIX, KEY_UNKNOWN, hash_key, stored_key
 from services.registry.http.context import Body, Label, Limit, Registry, Tenant, TextCursor
-from services.registry.ports import PAGE
+from services.registry.ports.accounts import PAGE
 
 _KEY_BYTES = 32
 

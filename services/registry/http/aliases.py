@@ -18,7 +18,8 @@ from services.registry.http.context import (
     Tenant,
     TextCursor,
 )
-from services.registry.ports import PAGE, Mover
+from services.registry.ports.accounts import PAGE
+from services.registry.ports.aliases import Mover
 
 _ALIASES = "/internal/tenants/{tenant_id}/policies/{policy}/aliases"
 

@@ -11,7 +11,10 @@ from mint_common.runtime.clock import Clock
 from services.registry.handlers.collector import Collector
 from services.registry.handlers.diffs import DiffHandler
 from services.registry.handlers.uploads import UploadHandler
-from services.registry.ports import Accounts, Aliases, Catalog, Evaluations, Rules
+from services.registry.ports.accounts import Accounts
+from services.registry.ports.aliases import Aliases
+from services.registry.ports.catalog import Catalog
+from services.registry.ports.evaluations import Evaluations, Rules
 
 MAX_LIMIT = 1000
 

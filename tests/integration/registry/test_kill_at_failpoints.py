@@ -35,7 +35,7 @@ from mint_common.testing.crashes import Life
 from services.registry.adapters.accounts_postgres import PostgresAccounts
 from services.registry.adapters.aliases_postgres import PostgresAliases
 from services.registry.adapters.catalog_postgres import PostgresCatalog
-from services.registry.ports import Mover
+from services.registry.ports.aliases import Mover
 from tests.conftest import RunningServer, make_nats
 from tests.integration.registry.mortal import MortalRegistry, live
 

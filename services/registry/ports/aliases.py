@@ -1,0 +1,67 @@
+"""Aliases and their history."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from mint_common.catalog import AliasMove, AliasRecord, PolicyRecord
+from mint_common.claims import RevisionRef
+from mint_common.ids import PolicyId
+from services.registry.ports.accounts import PAGE
+
+HISTORY_ROWS = 100
+"""How many moves an alias's record holds; `Aliases.history` pages through all of them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mover:
+    """Who moves an alias, why and when."""
+
+    actor: str
+    reason: str
+    at: float
+    is_admin: bool = True
+    """Whether protected aliases are moved as well."""
+    cause: str | None = None
+    """A move is applied once per cause; None: this move has no cause that could repeat."""
+
+
+class Aliases(Protocol):
+    """Aliases and their history."""
+
+    async def alias(self, policy_id: PolicyId, name: str) -> AliasRecord:
+        """Return an alias with the newest `HISTORY_ROWS` rows of its history. Raises NotFound."""
+        ...
+
+    async def aliases(
+        self, policy_id: PolicyId, *, limit: int = PAGE, after: str | None = None
+    ) -> Sequence[AliasRecord]:
+        """Return a policy's aliases by name, without histories."""
+        ...
+
+    async def move(
+        self, policy: PolicyRecord, name: str, target: RevisionRef, mover: Mover, *, expected: str | None
+    ) -> AliasRecord:
+        """Apply `core.aliases.plan_move`, emit `alias.moved`, and return the alias as this move left it.
+
+        Concurrent moves serialise.
+
+        Raises AliasProtected, AlreadyHandled for a repeated cause, and as `core.resolve.check_servable`.
+        """
+        ...
+
+    async def history(
+        self, policy_id: PolicyId, name: str, *, limit: int, before: int | None
+    ) -> Sequence[AliasMove]:
+        """Return an alias's moves, newest first, with a sequence below ``before``. Raises NotFound."""
+        ...
+
+    async def protect(self, policy_id: PolicyId, name: str, *, protected: bool) -> None:
+        """Allow moves of an alias to admins and rules only, or to everybody. Idempotent. Raises NotFound."""
+        ...
+
+    async def roll_back(
+        self, policy: PolicyRecord, name: str, mover: Mover, *, expected: str | None
+    ) -> AliasRecord:
+        """Apply `core.aliases.plan_rollback` as `move` does. Raises NotFound for an unknown alias."""
+        ...
