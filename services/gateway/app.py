@@ -55,6 +55,7 @@ from services.gateway.http.edge import reference
 from services.gateway.http.edge.admission import Pace
 from services.gateway.http.edge.context import Gateway
 from services.gateway.http.edge.errors import install_error_shapes, shaped_error
+from services.gateway.http.edge.refusal_log import RefusalLog
 from services.gateway.http.edge.routes import check_routes
 from services.gateway.http.mint import (
     aliases,
@@ -143,6 +144,7 @@ def build_http(*, ready: Callable[[], bool]) -> FastAPI:
         shaped=shaped_error,
     )
     http.description = reference.DESCRIPTION
+    http.add_middleware(RefusalLog, clock=SystemClock())
     for module in ROUTES:
         http.include_router(module.router)
     http.include_router(downloads.open_router)

@@ -12,6 +12,7 @@ from starlette.types import Scope
 from mint_common.errors import InvalidField, MintError
 from mint_common.runtime.edge_errors import error_response
 from services.gateway.core.openai.errors import error_body, error_status, plain_error_body
+from services.gateway.http.edge.refusal_log import note_refusal
 from services.gateway.http.edge.routes import Api, GatewayRoute
 from services.gateway.http.tinker import errors as tinker_errors
 
@@ -40,6 +41,7 @@ def install_error_shapes(http: FastAPI) -> None:
 
 def shaped_error(scope: Scope, error: MintError) -> Response:
     """Return the answer for an error that no handler has seen, such as a bug's."""
+    note_refusal(scope, error)
     match _api_of(scope):
         case "openai":
             return openai_error_response(error)
@@ -51,6 +53,7 @@ def shaped_error(scope: Scope, error: MintError) -> Response:
 
 def _by_api(handlers: Mapping[Api, Handler]) -> Handler:
     async def choose(request: Request, error: Exception) -> Response:
+        note_refusal(request.scope, error)
         return await handlers[_api_of(request.scope)](request, error)
 
     return choose
