@@ -116,7 +116,7 @@ def list_evaluations(
     Example: mint eval list counter
     """
     found = api.get(path_of("policies", policy, "evaluations"), {"limit": limit, "after": after})
-    return Listing(answer=found, columns=EVALUATION, nothing="no score yet")
+    return Listing(answer=found, columns=EVALUATION, nothing="no score yet", page_by="evaluation_id")
 
 
 def record_evaluation(  # noqa: PLR0917  # arguments of a command

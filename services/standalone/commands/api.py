@@ -15,7 +15,7 @@ from services.standalone.adapters.public_api import Json, PublicApi
 from services.standalone.commands.names import with_near_names
 from services.standalone.commands.options import JsonOption, StackOption, state_folder
 from services.standalone.core.refusals import AddressIncompleteError, StackNotRunningError
-from services.standalone.core.tables import Column, Row
+from services.standalone.core.tables import Column, Row, page_hint
 from services.standalone.views.terminal import print_json, print_rows
 
 
@@ -23,13 +23,15 @@ from services.standalone.views.terminal import print_json, print_rows
 class Listing:
     """What the gateway answered, and how a person sees it.
 
-    ``rows`` is None when the answer itself is the row or the rows; ``nothing`` stands for an empty table.
+    ``rows`` is None when the answer itself is the row or the rows; ``nothing`` stands for an empty table;
+    ``page_by`` is where a row has what the next page begins after, by default in the first column.
     """
 
     answer: Json
     columns: Sequence[Column]
     rows: Sequence[Row] | None = None
     nothing: str = "nothing yet"
+    page_by: str = ""
 
     def shown(self) -> Sequence[Row]:
         """Return the rows of the table."""
@@ -59,6 +61,9 @@ def api_command(function: Command) -> Callable[..., None]:
             except NotFound as error:
                 raise with_near_names(error, api, values) from error
         _print(answer, as_json=as_json)
+        if isinstance(answer, Listing):
+            page_by = answer.page_by or answer.columns[0].path
+            _say_more(page_hint(answer.shown(), values, page_by=page_by))
 
     if is_listing:
         parameters.append(_option("as_json", JsonOption, default=False))
@@ -116,3 +121,8 @@ def _print(answer: Listing | str | None, *, as_json: bool) -> None:
         print_json(answer.answer)
     elif answer is not None:
         print_rows(answer.shown(), answer.columns, nothing=answer.nothing)
+
+
+def _say_more(hint: str) -> None:
+    if hint:
+        typer.echo(hint, err=True)

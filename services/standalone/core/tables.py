@@ -141,12 +141,12 @@ DELIVERY = (
 JOB = (
     Column(title="job", path="job_id"),
     Column(title="policy", path="policy"),
-    Column(title="task", path="spec.task", drop=2),
+    Column(title="task", path="spec.task", drop=3),
     Column(title="state", path="state", kind="state"),
-    Column(title="step", path="step"),
-    Column(title="reward", path="reward", kind="score"),
-    Column(title="took", path="took", drop=3),
-    Column(title="reason", path="reason", drop=4),
+    Column(title="step", path="step", drop=1),
+    Column(title="reward", path="reward", kind="score", drop=2),
+    Column(title="took", path="took", drop=4),
+    Column(title="reason", path="reason", drop=5),
 )
 STEP = (
     Column(title="step", path="step"),
@@ -215,8 +215,11 @@ def cells(row: Row, columns: Sequence[Column]) -> tuple[str, ...]:
 
 
 def fitting(columns: Sequence[Column], rows: Sequence[Row], *, width: int) -> tuple[Column, ...]:
-    """Return the columns that a terminal of ``width`` characters shows without cutting a cell."""
-    kept = list(columns)
+    """Return the columns that a terminal of ``width`` characters shows without cutting a cell.
+
+    A column that may be dropped is, where no row has anything in it.
+    """
+    kept = [column for column in columns if not column.drop or any(cells(row, [column])[0] for row in rows)]
     while _table_width(kept, rows) > width and any(column.drop for column in kept):
         kept.remove(max(kept, key=lambda column: column.drop))
     return tuple(kept)
@@ -225,6 +228,16 @@ def fitting(columns: Sequence[Column], rows: Sequence[Row], *, width: int) -> tu
 def _table_width(columns: Sequence[Column], rows: Sequence[Row]) -> int:
     lines = [tuple(column.title for column in columns), *(cells(row, columns) for row in rows)]
     return sum(max(map(len, cell)) + GAP for cell in zip(*lines, strict=True)) - GAP
+
+
+def page_hint(rows: Sequence[Row], wanted: Mapping[str, object], *, page_by: str) -> str:
+    """Return how to see what a full page leaves out, or ""; ``page_by`` is where a row has its mark."""
+    if not rows or len(rows) != wanted.get("limit"):
+        return ""
+    for option in ("after", "before"):
+        if option in wanted:
+            return f"{len(rows)} are shown; the next: --{option} {_at(rows[-1], page_by)}"
+    return f"{len(rows)} are shown; more: --limit N"
 
 
 def engine_rows(engines: Sequence[Any]) -> list[Row]:  # the gateway's JSON

@@ -12,6 +12,7 @@ from services.standalone.core.tables import (
     engine_rows,
     field_rows,
     fitting,
+    page_hint,
     scored_rows,
 )
 
@@ -79,6 +80,18 @@ def test_a_narrow_terminal_drops_columns_and_never_a_name() -> None:
     assert [column.title for column in narrow][:3] == ["revision", "tier", "state"]
     assert "digest" not in [column.title for column in narrow]
     assert fitting(ADAPTER, rows, width=1)[0].title == "revision"
+
+
+def test_a_column_without_anything_in_it_is_left_out() -> None:
+    titles = [column.title for column in fitting(REVISION, [{"number": 1, "step": 3}], width=200)]
+    assert titles == ["revision", "state", "step", "reward"]
+
+
+def test_a_full_page_says_how_to_see_the_next() -> None:
+    rows = [{"name": "a"}, {"name": "b"}]
+    assert page_hint(rows, {"limit": 2, "after": None}, page_by="name") == "2 are shown; the next: --after b"
+    assert page_hint(rows, {"limit": 2}, page_by="name") == "2 are shown; more: --limit N"
+    assert page_hint(rows, {"limit": 3}, page_by="name") == ""
 
 
 def test_what_is_not_there_is_an_empty_cell() -> None:
