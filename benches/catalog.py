@@ -23,9 +23,10 @@ from benches.machine import ROOT
 from benches.report import Report, Row, make_row, percentile
 from benches.serving import scratch_folder
 from mint_common.adapters_format import BaseFacts, check_folder, read_base_facts, stage_adapter
+from mint_common.authority import Authority, Caller
 from mint_common.blobs.localfs import LocalBlobs
 from mint_common.bus.nats import NatsBus, connect_nats
-from mint_common.catalog import TenantRecord
+from mint_common.catalog import FULL_SCOPES, TenantRecord
 from mint_common.claims import Claim
 from mint_common.client.http import InternalHttp
 from mint_common.client.registry import RegistryClient
@@ -195,7 +196,7 @@ async def _measure(rig: Rig, size: Size, indices: range) -> Times:
 
     async def move(index: int) -> None:
         tenant, number = size.tenant(index), 1 + rng.randrange(2)
-        await rig.client.move_alias(tenant, name_of(index), "prod", revision=number, actor="bench")
+        await rig.client.move_alias(_caller(tenant), name_of(index), "prod", revision=number)
 
     twice = range(len(indices) // 10)
     await _timed(resolve, [pick() for _ in range(RESOLVES // 10)])
@@ -235,15 +236,21 @@ async def _stale(rig: Rig, size: Size, indices: Sequence[int]) -> list[float]:
     try:
         for index in indices:
             tenant, model = size.tenant(index), f"{name_of(index)}@stale"
-            await rig.client.move_alias(tenant, name_of(index), "stale", revision=1, actor="bench")
+            caller = _caller(tenant)
+            await rig.client.move_alias(caller, name_of(index), "stale", revision=1)
             await asyncio.sleep(NEWS_PASS_SECONDS)  # else it drops what is remembered next, and none is stale
             await _until(resolver, tenant, model, number=1)
-            await rig.client.move_alias(tenant, name_of(index), "stale", revision=2, actor="bench")
+            await rig.client.move_alias(caller, name_of(index), "stale", revision=2)
             times.append(await _until(resolver, tenant, model, number=2))
     finally:
         follower.cancel()
         await asyncio.gather(follower, return_exceptions=True)
     return times
+
+
+def _caller(tenant: TenantId) -> Caller:
+    authority = Authority(tenant_id=tenant, key_id="bench", scopes=frozenset(FULL_SCOPES))
+    return Caller(authority=authority, name="bench")
 
 
 async def _until(resolver: CachedResolver, tenant: TenantId, model: str, *, number: int) -> float:

@@ -32,7 +32,9 @@ from services.registry.handlers.quarantine import QuarantineHandler
 from services.registry.handlers.reconciler import Reconciler
 from services.registry.handlers.rules import RuleHandler
 from services.registry.handlers.uploads import UploadHandler
-from services.registry.http import Registry, add_routes, streams_body
+from services.registry.http.context import Registry
+from services.registry.http.revisions import streams_body
+from services.registry.http.routes import add_routes
 from services.registry.settings import RegistrySettings
 
 SCHEMA = "registry"

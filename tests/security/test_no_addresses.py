@@ -7,7 +7,7 @@ import pytest
 from security.gateway_rig import Rig, make_rig
 from security.route_scopes import NEEDS
 
-from mint_common.authority import Authority
+from mint_common.authority import Authority, Caller
 from mint_common.client.directory import EngineDirectory
 from mint_common.client.http import InternalHttp
 from mint_common.client.registry import RegistryClient
@@ -15,7 +15,6 @@ from mint_common.client.trainer import TrainerDirectory
 from mint_common.errors import MOST_TEXT, NotFound
 from services.gateway.adapters.resolver import CachedResolver
 from services.gateway.adapters.rollout import RolloutHttp
-from services.gateway.core.callers import Caller
 from services.gateway.core.resolutions import ResolutionCache
 
 AWAY = "http://127.0.0.1:9"

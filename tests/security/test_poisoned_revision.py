@@ -17,14 +17,12 @@ import pytest
 
 from mint_common.adapters_format import CONFIG_FILE, WEIGHTS_FILE, BaseFacts, peft_name, read_base_facts
 from mint_common.adapters_format.tensor_file import write_tensors
-from mint_common.authority import Authority
-from mint_common.client.http import InternalHttp
-from mint_common.client.registry import RegistryClient
 from services.standalone.adapters.launch import free_port
 from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.app import open_stack
 from services.standalone.core.plan import BaseAt, Topology
 from services.standalone.settings import read_standalone_settings
+from tests.integration.tenants import make_tenant_key
 
 pytestmark = [
     pytest.mark.engine,
@@ -56,12 +54,7 @@ async def tenants(tmp_path: Path) -> AsyncIterator[Tenants]:
         opening = open_stack(folder, [base], port=free_port(), settings=settings, topology=SERVING)
         stack = await opened.enter_async_context(opening)
         await stack.supervisor.all_ready()
-        address = f"http://127.0.0.1:{folder.read_state().ports['registry']}"
-        token = folder.secrets().internal_token
-        registry = RegistryClient(await opened.enter_async_context(InternalHttp(address, token=token)))
-        owner = await registry.verify_key(stack.api_key)
-        other = await registry.create_tenant("other")
-        made = await registry.create_key(other.tenant_id, name="k", by=Authority.of(owner))
+        other_key = make_tenant_key(stack.gateway_url, stack.api_key)
 
         async def client(key: str) -> httpx.AsyncClient:
             headers = {"authorization": f"Bearer {key}"}
@@ -69,7 +62,7 @@ async def tenants(tmp_path: Path) -> AsyncIterator[Tenants]:
                 httpx.AsyncClient(base_url=stack.gateway_url, headers=headers, timeout=60, trust_env=False)
             )
 
-        yield Tenants(attacker=await client(made.key), victim=await client(stack.api_key))
+        yield Tenants(attacker=await client(other_key), victim=await client(stack.api_key))
 
 
 def adapter(facts: BaseFacts, *, poison: float | None) -> bytes:

@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from mint_common.authority import Authority
+from mint_common.authority import Authority, Caller
 from mint_common.catalog import KeyOwner, Scope
 from mint_common.errors import NotFound, Unauthorized
 from mint_common.ids import TenantId
@@ -15,7 +15,7 @@ from mint_common.runtime.clock import SystemClock
 from services.gateway.app import build_http
 from services.gateway.core.admission import PacedLine
 from services.gateway.core.body_budget import BodyBudget
-from services.gateway.core.callers import Caller, KeyMemory
+from services.gateway.core.callers import KeyMemory
 from services.gateway.core.open_count import OpenCount
 from services.gateway.http.edge.admission import Pace
 

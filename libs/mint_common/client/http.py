@@ -5,7 +5,7 @@ silent is Unavailable. Nothing is repeated here: who asks knows whether asking a
 """
 
 import logging
-from collections.abc import AsyncGenerator, AsyncIterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 from urllib.parse import quote, urlencode
@@ -30,6 +30,7 @@ from mint_common.telemetry.tracing import inject, span, tracer
 INTERNAL_TOKEN_HEADER = "x-mint-internal-token"  # noqa: S105  # the header's name, not a token
 
 MSGPACK = "application/msgpack"
+_JSON = {"content-type": "application/json"}
 
 Params = Mapping[str, str | int | float | bool | None]
 Json = Any  # whatever the other side answered; the typed clients above this one convert it
@@ -112,44 +113,41 @@ class InternalHttp:
         """Create or do something; the body may be JSON values, dataclasses or structs."""
         return await self._ask("POST", path, body=body, params=params, patient=patient)
 
-    async def post_stream(
-        self, path: str, chunks: AsyncIterable[bytes], params: Params | None = None
-    ) -> Json:
-        """Post a stream of bytes in bounded memory; the answer may arrive before the last of them.
+    async def forward(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Sequence[tuple[str, str]] = (),
+        body: bytes | AsyncIterable[bytes] = b"",
+        headers: Mapping[str, str] | None = None,
+        patient: bool = False,
+    ) -> tuple[int, bytes]:
+        """Hand a request on, and return the status and the bytes of its answer.
 
-        Raises what ``chunks`` raises, whatever becomes of the connection then.
+        A stream goes on as it comes, in bounded memory; an answer may come before the last of it. What its
+        iterator raises is raised, whatever becomes of the connection then.
         """
-        body = _Told(chunks)
-        with span("http POST", kind=SpanKind.CLIENT, **{"url.path": path}), self._translated(), body.raised():
-            async with self._session.post(
-                self._url(path, params),
-                data=body.chunks(),
-                headers=inject({"content-type": "application/octet-stream"}),
-                timeout=self._stream_timeout,
-                allow_redirects=False,
-            ) as response:
-                content = await response.read()
-            if not 200 <= response.status < 300:
-                raise self._error_of(response.status, content)
-            return msgspec.json.decode(content)
+        url = self._url(path, query)
+        if isinstance(body, bytes):
+            sent = {**_JSON, **(headers or {})}
+            limits = self._stream_timeout if patient else self._timeout
+            return await self._send(method, url, data=body, headers=sent, limits=limits)
+        told = _Told(body)
+        sent = {"content-type": "application/octet-stream", **(headers or {})}
+        try:
+            return await self._send(method, url, data=told.chunks(), headers=sent)
+        except Unavailable:
+            if told.error is not None:
+                raise told.error from None
+            raise
 
     async def exchange(
         self, method: str, path: str, content: bytes = b"", params: Params | None = None
     ) -> bytes:
         """Send msgpack and return the msgpack of the answer, which its reader decodes."""
-        with span(f"http {method}", kind=SpanKind.CLIENT, **{"url.path": path}), self._translated():
-            async with self._session.request(
-                method,
-                self._url(path, params),
-                data=content,
-                headers=inject({"content-type": MSGPACK}),
-                timeout=self._stream_timeout,
-                allow_redirects=False,
-            ) as response:
-                answer = await response.read()
-            if not 200 <= response.status < 300:
-                raise self._error_of(response.status, answer)
-            return answer
+        url = self._url(path, _present(params))
+        return (await self._send(method, url, data=content, headers={"content-type": MSGPACK}))[1]
 
     async def put(self, path: str, body: object = None, params: Params | None = None) -> Json:
         """Set something."""
@@ -171,7 +169,7 @@ class InternalHttp:
         # Never current while the generator is suspended: its reader may live in another context.
         current = tracer().start_span("http POST", kind=SpanKind.CLIENT, attributes={"url.path": path})
         with trace.use_span(current, end_on_exit=False):
-            headers = _json_headers()
+            headers = inject(dict(_JSON))
         try:
             with self._translated():
                 async with self._session.post(
@@ -214,20 +212,35 @@ class InternalHttp:
         params: Params | None = None,
         patient: bool = False,
     ) -> Json:
-        attributes = {"url.path": path}
-        with span(f"http {method}", kind=SpanKind.CLIENT, **attributes), self._translated():
+        url = self._url(path, _present(params))
+        limits = self._stream_timeout if patient else self._timeout
+        _, content = await self._send(method, url, data=_encode(body), headers=_JSON, limits=limits)
+        with self._translated():
+            return msgspec.json.decode(content) if content else None
+
+    async def _send(
+        self,
+        method: str,
+        url: URL,
+        *,
+        data: bytes | AsyncIterable[bytes] | None,
+        headers: Mapping[str, str],
+        limits: aiohttp.ClientTimeout | None = None,
+    ) -> tuple[int, bytes]:
+        """Return a good answer's status and body; raise what any other one says."""
+        with span(f"http {method}", kind=SpanKind.CLIENT, **{"url.path": url.path}), self._translated():
             async with self._session.request(
                 method,
-                self._url(path, params),
-                data=_encode(body),
-                headers=_json_headers(),
-                timeout=self._stream_timeout if patient else self._timeout,
+                url,
+                data=data,
+                headers=inject(dict(headers)),
+                timeout=limits or self._stream_timeout,
                 allow_redirects=False,  # another route's answer is not the one asked for
             ) as response:
                 content = await response.read()
             if not 200 <= response.status < 300:
                 raise self._error_of(response.status, content)
-            return msgspec.json.decode(content) if content else None
+            return response.status, content
 
     @property
     def _session(self) -> aiohttp.ClientSession:
@@ -241,10 +254,9 @@ class InternalHttp:
             )
         return self._made
 
-    def _url(self, path: str, params: Params | None = None) -> URL:
-        present = {name: _text(value) for name, value in (params or {}).items() if value is not None}
-        query = f"?{urlencode(present)}" if present else ""
-        return URL(f"{self._base_url}{path}{query}", encoded=True)
+    def _url(self, path: str, query: Sequence[tuple[str, str]] = ()) -> URL:
+        text = f"?{urlencode(query)}" if query else ""
+        return URL(f"{self._base_url}{path}{text}", encoded=True)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -286,23 +298,14 @@ class _Told:
 
     def __init__(self, chunks: AsyncIterable[bytes]) -> None:
         self._chunks = chunks
-        self._error: Exception | None = None
+        self.error: Exception | None = None
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         try:
             async for chunk in self._chunks:
                 yield chunk
         except Exception as error:
-            self._error = error
-            raise
-
-    @contextmanager
-    def raised(self) -> Iterator[None]:
-        try:
-            yield
-        except aiohttp.ClientError:
-            if self._error is not None:
-                raise self._error from None
+            self.error = error
             raise
 
 
@@ -318,8 +321,8 @@ def _text(value: str | float) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _json_headers() -> dict[str, str]:
-    return inject({"content-type": "application/json"})
+def _present(params: Params | None) -> Sequence[tuple[str, str]]:
+    return [(name, _text(value)) for name, value in (params or {}).items() if value is not None]
 
 
 def _encode(body: object) -> bytes | None:

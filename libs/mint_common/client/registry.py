@@ -1,42 +1,28 @@
-"""Client of the registry: one typed method per route.
+"""Client of the registry: what services ask of it for their own work, and `forward` for what users ask.
 
 Every method raises the registry's own MintErrors (NotFound, InvalidField, ...), or Unavailable. A policy may
-be given by id or by name. Lists come in pages: ``after`` is the last item's cursor as each method says.
+be given by id or by name.
 """
 
 from collections.abc import AsyncIterable, Collection, Mapping, Sequence
-from dataclasses import asdict
 from typing import TypeVar
 
 import msgspec
 
 from mint_common.adapters_format.base_facts import BaseFacts
-from mint_common.authority import Authority
+from mint_common.authority import CALLER_HEADER, Caller, write_caller
 from mint_common.catalog import (
-    FULL_SCOPES,
-    AliasMove,
     AliasRecord,
     CollectionReport,
-    EvaluationRecord,
-    IssuedKey,
     KeyOwner,
-    KeyRecord,
-    Lineage,
     OwnedRevision,
-    PolicyFilter,
     PolicyRecord,
     Resolution,
-    RevisionDiff,
-    RevisionFilter,
     RevisionRecord,
-    RevisionState,
-    RuleRecord,
-    Scope,
-    TenantRecord,
 )
 from mint_common.client.http import InternalHttp, named, path_of, shortened
 from mint_common.errors import NotFound, Unavailable
-from mint_common.ids import BaseName, Digest, EvaluationId, PolicyId, TenantId
+from mint_common.ids import BaseName, Digest, PolicyId, TenantId
 
 T = TypeVar("T")
 
@@ -49,37 +35,22 @@ class RegistryClient:
     def __init__(self, http: InternalHttp) -> None:
         self._http = http
 
-    async def create_tenant(self, name: str) -> TenantRecord:
-        """Create a tenant, or return the one of that name."""
-        return _read(await self._http.post("/internal/tenants", {"name": name}), TenantRecord)
-
-    async def list_tenants(self, *, limit: int = 100, after: str | None = None) -> list[TenantRecord]:
-        """Return tenants by name; ``after`` is a tenant's name."""
-        params = {"limit": limit, "after": after}
-        return _read(await self._http.get("/internal/tenants", params), list[TenantRecord])
-
-    async def create_key(
-        self, tenant_id: TenantId, *, name: str, by: Authority, scopes: Sequence[Scope] = FULL_SCOPES
-    ) -> IssuedKey:
-        """Issue a new API key. Raises as `Authority.check_grant`, and Unauthorized when ``by`` is revoked."""
-        body = {"name": name, "scopes": scopes, "by": by}
-        return _read(await self._http.post(_keys(tenant_id), body), IssuedKey)
-
-    async def list_keys(
-        self, tenant_id: TenantId, *, limit: int = 1000, after: str | None = None
-    ) -> list[KeyRecord]:
-        """Return a tenant's keys by id, revoked ones too; ``after`` is a key's id."""
-        params = {"limit": limit, "after": after}
-        return _read(await self._http.get(_keys(tenant_id), params), list[KeyRecord])
-
-    async def rotate_key(self, tenant_id: TenantId, key_id: str, *, by: Authority) -> IssuedKey:
-        """Replace a key by a new one of the same id. Raises NotFound for a revoked one; as `create_key`."""
-        path = _keys(tenant_id, named("key", key_id), "rotate")
-        return _read(await self._http.post(path, {"by": by}), IssuedKey)
-
-    async def revoke_key(self, tenant_id: TenantId, key_id: str, *, by: Authority) -> None:
-        """Let a key open nothing any more. Idempotent. Raises NotFound, and as `create_key`."""
-        await self._http.post(_keys(tenant_id, named("key", key_id), "revoke"), {"by": by})
+    async def forward(
+        self,
+        method: str,
+        parts: Sequence[str],
+        caller: Caller,
+        *,
+        query: Sequence[tuple[str, str]] = (),
+        body: bytes | AsyncIterable[bytes] = b"",
+        patient: bool = False,
+    ) -> tuple[int, bytes]:
+        """Hand on what a caller asks of a path below ``/internal``; see `InternalHttp.forward`."""
+        headers = {CALLER_HEADER: write_caller(caller)}
+        path = path_of("internal", *parts)
+        return await self._http.forward(
+            method, path, query=query, body=body, headers=headers, patient=patient
+        )
 
     async def verify_key(self, key: str) -> KeyOwner:
         """Return whose key it is. Raises Unauthorized."""
@@ -119,57 +90,20 @@ class RegistryClient:
         body = {"name": name, "base": base, "lora": lora, **(described or {})}
         return _read(await self._http.post(_policies(tenant_id), body), PolicyRecord)
 
-    async def list_policies(
-        self,
-        tenant_id: TenantId,
-        wanted: PolicyFilter | None = None,
-        *,
-        limit: int = 100,
-        after: str | None = None,
-    ) -> list[PolicyRecord]:
-        """Return policies by name, or by time when a time selects them; ``after`` is a policy's name."""
-        params: dict[str, str | float | None] = {"limit": limit, "after": after}
-        if wanted is not None:
-            params |= {
-                "base": wanted.base,
-                "labels": ",".join(f"{label}={value}" for label, value in wanted.labels) or None,
-                "created_after": wanted.created_after,
-                "created_before": wanted.created_before,
-            }
-        return _read(await self._http.get(_policies(tenant_id), params), list[PolicyRecord])
-
-    async def change_policy(
-        self,
-        tenant_id: TenantId,
-        policy: PolicyId | str,
-        change: Mapping[str, object],
-        *,
-        expected: int | None = None,
-    ) -> PolicyRecord:
-        """Describe a policy otherwise: description, labels (merged; None removes), retention.
-
-        ``expected`` is its ``changed`` that the change was made for. Raises PreconditionFailed.
-        """
-        body = {**change, "expected": expected}
-        return _read(await self._http.patch(_policies(tenant_id, policy), body), PolicyRecord)
+    async def list_policies(self, tenant_id: TenantId, *, limit: int) -> list[PolicyRecord]:
+        """Return a tenant's first policies by name."""
+        return _read(await self._http.get(_policies(tenant_id), {"limit": limit}), list[PolicyRecord])
 
     async def get_policy(self, tenant_id: TenantId, policy: PolicyId | str) -> PolicyRecord:
         """Return a policy."""
         return _read(await self._http.get(_policies(tenant_id, policy)), PolicyRecord)
 
     async def list_revisions(
-        self,
-        tenant_id: TenantId,
-        policy: PolicyId | str,
-        wanted: RevisionFilter | None = None,
-        *,
-        limit: int = 100,
-        after: int | None = None,
+        self, tenant_id: TenantId, policy: PolicyId | str, *, limit: int = 100, after: int | None = None
     ) -> list[RevisionRecord]:
-        """Return revisions by number; ``after`` is a revision's number."""
-        params = {"limit": limit, "after": after, **(asdict(wanted) if wanted else {})}
+        """Return revisions by number, behind the one of number ``after``."""
         path = _policies(tenant_id, policy, "revisions")
-        return _read(await self._http.get(path, params), list[RevisionRecord])
+        return _read(await self._http.get(path, {"limit": limit, "after": after}), list[RevisionRecord])
 
     async def get_revision(
         self, tenant_id: TenantId, policy: PolicyId | str, revision: int | Digest
@@ -179,18 +113,12 @@ class RegistryClient:
         return _read(await self._http.get(path), RevisionRecord)
 
     async def upload_revision(
-        self,
-        tenant_id: TenantId,
-        policy: PolicyId | str,
-        body: AsyncIterable[bytes],
-        *,
-        step: int = 0,
-        parent: int | Digest | None = None,
+        self, tenant_id: TenantId, policy: PolicyId | str, body: AsyncIterable[bytes], *, step: int = 0
     ) -> RevisionRecord:
         """Publish the adapter in a tar stream as a revision. Raises UploadRefused."""
         path = _policies(tenant_id, policy, "revisions")
-        answer = await self._http.post_stream(path, body, {"step": step, "parent": parent})
-        return _read(answer, RevisionRecord)
+        _, answer = await self._http.forward("POST", path, query=[("step", str(step))], body=body)
+        return _read(msgspec.json.decode(answer), RevisionRecord)
 
     async def find_owned(self, tenant_id: TenantId, digests: Sequence[Digest]) -> list[OwnedRevision]:
         """Return which of these digests are a tenant's, of which policies."""
@@ -201,167 +129,17 @@ class RegistryClient:
             found += _read(await self._http.post(path, body), list[OwnedRevision])
         return found
 
-    async def set_revision_state(
-        self, tenant_id: TenantId, policy: PolicyId | str, revision: int | Digest, state: RevisionState
-    ) -> RevisionRecord:
-        """Retire or restore a revision. Raises RevisionInUse when an alias points at it."""
-        path = _policies(tenant_id, policy, "revisions", named("revision", str(revision)), "state")
-        return _read(await self._http.post(path, {"state": state}), RevisionRecord)
-
-    async def list_rules(self, tenant_id: TenantId, policy: PolicyId | str) -> list[RuleRecord]:
-        """Return a policy's promotion rules."""
-        return _read(await self._http.get(_policies(tenant_id, policy, "rules")), list[RuleRecord])
-
-    async def create_rule(
-        self, tenant_id: TenantId, policy: PolicyId | str, rule: Mapping[str, str | float | None]
-    ) -> RuleRecord:
-        """Add a promotion rule: alias, suite, metric, at_least, max_drop, roll_back_below, actor."""
-        return _read(await self._http.post(_policies(tenant_id, policy, "rules"), rule), RuleRecord)
-
-    async def remove_rule(self, tenant_id: TenantId, policy: PolicyId | str, rule_id: str) -> None:
-        """Remove a promotion rule. Raises NotFound."""
-        await self._http.delete(_policies(tenant_id, policy, "rules", named("rule", rule_id)))
-
-    async def list_history(
-        self,
-        tenant_id: TenantId,
-        policy: PolicyId | str,
-        alias: str,
-        *,
-        limit: int = 100,
-        before: int | None = None,
-    ) -> list[AliasMove]:
-        """Return an alias's moves, newest first; ``before`` is a move's sequence."""
-        path = _policies(tenant_id, policy, "aliases", named("alias", alias), "history")
-        return _read(await self._http.get(path, {"limit": limit, "before": before}), list[AliasMove])
-
-    async def protect_alias(
-        self, tenant_id: TenantId, policy: PolicyId | str, alias: str, *, protected: bool
-    ) -> AliasRecord:
-        """Let only admins and rules move an alias, or everybody again."""
-        path = _policies(tenant_id, policy, "aliases", named("alias", alias), "protect")
-        return _read(await self._http.post(path, {"protected": protected}), AliasRecord)
-
-    async def list_aliases(
-        self, tenant_id: TenantId, policy: PolicyId | str, *, limit: int = 1000, after: str | None = None
-    ) -> list[AliasRecord]:
-        """Return a policy's aliases by name, without their histories; ``after`` is an alias's name."""
-        path = _policies(tenant_id, policy, "aliases")
-        return _read(await self._http.get(path, {"limit": limit, "after": after}), list[AliasRecord])
-
-    async def get_alias(self, tenant_id: TenantId, policy: PolicyId | str, alias: str) -> AliasRecord:
-        """Return an alias with its history."""
-        path = _policies(tenant_id, policy, "aliases", named("alias", alias))
-        return _read(await self._http.get(path), AliasRecord)
+    async def list_aliases(self, tenant_id: TenantId, policy: PolicyId | str) -> list[AliasRecord]:
+        """Return a policy's aliases by name, without their histories."""
+        return _read(await self._http.get(_policies(tenant_id, policy, "aliases")), list[AliasRecord])
 
     async def move_alias(
-        self,
-        tenant_id: TenantId,
-        policy: PolicyId | str,
-        alias: str,
-        *,
-        revision: int | Digest,
-        actor: str,
-        reason: str = "",
-        expected: Digest | str | None = None,
-        is_admin: bool = True,
-    ) -> AliasRecord:
-        """Point an alias at a revision.
-
-        ``expected`` is what it must point at now ("": it must not exist yet; None: whatever). Raises
-        PreconditionFailed.
-        """
-        path = _policies(tenant_id, policy, "aliases", named("alias", alias))
-        body: dict[str, object] = {
-            "revision": revision,
-            "actor": actor,
-            "reason": reason,
-            "is_admin": is_admin,
-        }
-        if expected is not None:
-            body["expected"] = expected
-        return _read(await self._http.put(path, body), AliasRecord)
-
-    async def roll_back_alias(
-        self,
-        tenant_id: TenantId,
-        policy: PolicyId | str,
-        alias: str,
-        *,
-        actor: str,
-        reason: str = "",
-        expected: Digest | None = None,
-        is_admin: bool = True,
-    ) -> AliasRecord:
-        """Point an alias at what it pointed at before its current target; repeated, it goes further back.
-
-        Raises PreconditionFailed when ``expected`` is not the current target, InvalidField when there is
-        nothing further back.
-        """
-        path = _policies(tenant_id, policy, "aliases", alias, "rollback")
-        body: dict[str, object] = {"actor": actor, "reason": reason, "is_admin": is_admin}
-        if expected is not None:
-            body["expected"] = expected
-        return _read(await self._http.post(path, body), AliasRecord)
-
-    async def record_evaluation(
-        self,
-        tenant_id: TenantId,
-        policy: PolicyId | str,
-        *,
-        revision: int | Digest,
-        suite: str,
-        metric: str,
-        value: float,
-        n: int,
-        actor: str,
-        stderr: float | None = None,
-    ) -> EvaluationRecord:
-        """Record a score of a revision. Repeating what an actor said last records nothing."""
-        body = {
-            "revision": revision,
-            "suite": suite,
-            "metric": metric,
-            "value": value,
-            "n": n,
-            "stderr": stderr,
-            "actor": actor,
-        }
-        path = _policies(tenant_id, policy, "evaluations")
-        return _read(await self._http.post(path, body), EvaluationRecord)
-
-    async def list_evaluations(
-        self,
-        tenant_id: TenantId,
-        policy: PolicyId | str,
-        *,
-        limit: int = 100,
-        after: EvaluationId | None = None,
-    ) -> list[EvaluationRecord]:
-        """Return evaluations, oldest first; ``after`` is an evaluation's id."""
-        path = _policies(tenant_id, policy, "evaluations")
-        return _read(await self._http.get(path, {"limit": limit, "after": after}), list[EvaluationRecord])
-
-    async def get_lineage(
-        self,
-        tenant_id: TenantId,
-        policy: PolicyId | str,
-        revision: Digest,
-        *,
-        ancestors: int | None = None,
-        descendants: int | None = None,
-    ) -> Lineage:
-        """Return the graph around a revision, given by number or digest, as far as trainings are given."""
-        path = _policies(tenant_id, policy, "revisions", named("revision", revision), "lineage")
-        steps = {"ancestors": ancestors, "descendants": descendants}
-        return _read(await self._http.get(path, steps), Lineage)
-
-    async def get_diff(
-        self, tenant_id: TenantId, policy: PolicyId | str, revision: Digest, *, against: str | None
-    ) -> RevisionDiff:
-        """Compare a revision with another one, or with its parent."""
-        path = _policies(tenant_id, policy, "revisions", named("revision", revision), "diff")
-        return _read(await self._http.get(path, {"against": against}, patient=True), RevisionDiff)
+        self, caller: Caller, policy: PolicyId | str, alias: str, *, revision: int | Digest, reason: str = ""
+    ) -> None:
+        """Point an alias at a revision, wherever it points now."""
+        parts = ("tenants", caller.tenant_id, "policies", policy, "aliases", named("alias", alias))
+        body = msgspec.json.encode({"revision": revision, "reason": reason})
+        await self.forward("PUT", parts, caller, body=body)
 
     async def resolve(self, tenant_id: TenantId, model: str) -> Resolution:
         """Return what a model name means now. Raises NotFound; never falls back to the base."""
@@ -374,10 +152,6 @@ class RegistryClient:
         """Let go of what nobody uses, at most ``limit`` things, or only say what would go."""
         body = {"used": sorted(used), "dry_run": dry_run, "limit": limit}
         return _read(await self._http.post("/internal/collection", body, patient=True), CollectionReport)
-
-
-def _keys(tenant_id: TenantId, *parts: str) -> str:
-    return path_of("internal", "tenants", tenant_id, "keys", *parts)
 
 
 def _policies(tenant_id: TenantId, policy: str | None = None, *parts: str) -> str:

@@ -3,39 +3,9 @@
 import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from mint_common.authority import Authority
+from mint_common.authority import Caller
 from mint_common.errors import Unauthorized
-from mint_common.ids import TenantId
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Caller:
-    """What a verified key stands for, and the key's name, which signs what the caller does."""
-
-    authority: Authority
-    name: str
-
-    @property
-    def tenant_id(self) -> TenantId:
-        """Return the tenant that the key belongs to."""
-        return self.authority.tenant_id
-
-    @property
-    def key_id(self) -> str:
-        """Return the key's id."""
-        return self.authority.key_id
-
-    @property
-    def is_admin(self) -> bool:
-        """Return whether it may move protected aliases."""
-        return self.authority.may("admin")
-
-    @property
-    def actor(self) -> str:
-        """Return the name that histories carry."""
-        return self.name or self.key_id
 
 
 def choose_key(given: Sequence[str]) -> str:

@@ -24,6 +24,7 @@ from mint_common.claims import RevisionRef
 from mint_common.errors import BaseChanged, NotFound, RevisionInUse, RevisionLostError
 from mint_common.events import RevisionExported
 from mint_common.ids import BaseName, Digest, PolicyId, TenantId, new_id
+from mint_common.names import is_policy_id
 from mint_common.runtime.ledger_postgres import PostgresLedger
 from services.registry.adapters.policies_postgres import (
     describe_policy,
@@ -49,7 +50,7 @@ from services.registry.adapters.rows import (
 )
 from services.registry.core.exports import Refusal, answer, state_changed
 from services.registry.core.lineage import Reach, Relative
-from services.registry.core.names import DEFAULT_ALIAS, ModelName, is_policy_id
+from services.registry.core.names import DEFAULT_ALIAS, ModelName
 from services.registry.core.policies import PolicyChange, change_policy, changed, created
 from services.registry.core.resolve import base_resolution, policy_resolution
 from services.registry.ports.catalog import ALL_POLICIES, ALL_REVISIONS

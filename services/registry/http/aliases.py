@@ -1,99 +1,113 @@
-"""Aliases: compare-and-set, rollback, history."""
+"""Aliases: compare-and-set, rollback, history; and the rules that move them."""
 
 from collections.abc import Sequence
 from typing import Annotated
 
-from fastapi import FastAPI
-from pydantic import StrictInt, StringConstraints
+from fastapi import APIRouter, Query
 
-from mint_common.catalog import AliasMove, AliasRecord
-from services.registry.core.names import alias_key, check_alias_name, policy_key, revision_key
-from services.registry.http.context import (
-    Body,
+from mint_common.authority import Caller
+from mint_common.catalog import AliasMove, AliasRecord, RuleRecord
+from mint_common.catalog_requests import (
+    HistoryQuery,
     Label,
-    Limit,
-    NumberCursor,
-    Reason,
-    Registry,
-    Tenant,
-    TextCursor,
+    LongPageQuery,
+    MoveBody,
+    ProtectBody,
+    RollbackBody,
+    RuleBody,
 )
-from services.registry.ports.accounts import PAGE
+from mint_common.ids import new_id
+from mint_common.names import alias_key, check_alias_name, revision_key
+from services.registry.core.rules import check_rule
+from services.registry.http.context import CallerDep, PolicyDep, Registry, RegistryDep
 from services.registry.ports.aliases import Mover
 
-_ALIASES = "/internal/tenants/{tenant_id}/policies/{policy}/aliases"
-
-Expected = Annotated[str, StringConstraints(pattern=r"^(sha256:[0-9a-f]{64})?$")]
+router = APIRouter(prefix="/internal/tenants/{tenant_id}/policies/{policy}")
 
 
-class MoveBody(Body):
-    """Where an alias shall point; ``expected`` is the digest it points at now, "" when it must not exist."""
-
-    revision: StrictInt | str
-    actor: Label
-    reason: Reason = ""
-    expected: Expected | None = None
-    is_admin: bool = True
+@router.get("/aliases")
+async def list_aliases(
+    policy: PolicyDep, page: Annotated[LongPageQuery, Query()], registry: RegistryDep
+) -> Sequence[AliasRecord]:
+    """Return aliases by name, without their histories."""
+    return await registry.aliases.aliases(policy.policy_id, limit=page.limit, after=page.after)
 
 
-class RollbackBody(Body):
-    """Who rolls back and why; ``expected`` is the digest that the alias points at now."""
-
-    actor: Label
-    reason: Reason = ""
-    expected: Expected | None = None
-    is_admin: bool = True
+@router.get("/aliases/{alias}")
+async def get_alias(policy: PolicyDep, alias: str, registry: RegistryDep) -> AliasRecord:
+    """Return an alias with its newest moves."""
+    return await registry.aliases.alias(policy.policy_id, alias_key(alias))
 
 
-class ProtectBody(Body):
-    """Whether only admins and rules move an alias."""
-
-    protected: bool
-
-
-def add_alias_routes(http: FastAPI, registry: Registry) -> None:
-    """Add aliases."""
-
-    @http.get(_ALIASES)
-    async def list_aliases(
-        tenant_id: Tenant, policy: str, limit: Limit = PAGE, after: TextCursor = None
-    ) -> Sequence[AliasRecord]:
-        found = await registry.catalog.policy(tenant_id, policy_key(policy))
-        return await registry.aliases.aliases(found.policy_id, limit=limit, after=after)
-
-    @http.get(_ALIASES + "/{alias}")
-    async def get_alias(tenant_id: Tenant, policy: str, alias: str) -> AliasRecord:
-        found = await registry.catalog.policy(tenant_id, policy_key(policy))
-        return await registry.aliases.alias(found.policy_id, alias_key(alias))
-
-    @http.get(_ALIASES + "/{alias}/history")
-    async def list_history(
-        tenant_id: Tenant, policy: str, alias: str, limit: Limit = 100, before: NumberCursor | None = None
-    ) -> Sequence[AliasMove]:
-        found = await registry.catalog.policy(tenant_id, policy_key(policy))
-        return await registry.aliases.history(found.policy_id, alias_key(alias), limit=limit, before=before)
-
-    @http.post(_ALIASES + "/{alias}/protect")
-    async def protect_alias(tenant_id: Tenant, policy: str, alias: str, body: ProtectBody) -> AliasRecord:
-        found = await registry.catalog.policy(tenant_id, policy_key(policy))
-        name = alias_key(alias)
-        await registry.aliases.protect(found.policy_id, name, protected=body.protected)
-        return await registry.aliases.alias(found.policy_id, name)
-
-    @http.put(_ALIASES + "/{alias}")
-    async def move_alias(tenant_id: Tenant, policy: str, alias: str, body: MoveBody) -> AliasRecord:
-        check_alias_name(alias)
-        found = await registry.catalog.policy(tenant_id, policy_key(policy))
-        revision = await registry.catalog.revision(found.policy_id, revision_key(str(body.revision)))
-        mover = _mover(registry, body)
-        return await registry.aliases.move(found, alias, revision.ref, mover, expected=body.expected)
-
-    @http.post(_ALIASES + "/{alias}/rollback")
-    async def roll_back_alias(tenant_id: Tenant, policy: str, alias: str, body: RollbackBody) -> AliasRecord:
-        found = await registry.catalog.policy(tenant_id, policy_key(policy))
-        mover = _mover(registry, body)
-        return await registry.aliases.roll_back(found, alias_key(alias), mover, expected=body.expected)
+@router.get("/aliases/{alias}/history")
+async def list_history(
+    policy: PolicyDep, alias: str, page: Annotated[HistoryQuery, Query()], registry: RegistryDep
+) -> Sequence[AliasMove]:
+    """Return an alias's moves, newest first."""
+    name = alias_key(alias)
+    return await registry.aliases.history(policy.policy_id, name, limit=page.limit, before=page.before)
 
 
-def _mover(registry: Registry, body: MoveBody | RollbackBody) -> Mover:
-    return Mover(actor=body.actor, reason=body.reason, at=registry.clock.now(), is_admin=body.is_admin)
+@router.post("/aliases/{alias}/protect")
+async def protect_alias(
+    policy: PolicyDep, alias: str, body: ProtectBody, registry: RegistryDep
+) -> AliasRecord:
+    """Let only admins and rules move an alias, or everybody again."""
+    name = alias_key(alias)
+    await registry.aliases.protect(policy.policy_id, name, protected=body.protected)
+    return await registry.aliases.alias(policy.policy_id, name)
+
+
+@router.put("/aliases/{alias}")
+async def move_alias(
+    policy: PolicyDep, alias: str, body: MoveBody, caller: CallerDep, registry: RegistryDep
+) -> AliasRecord:
+    """Point an alias at a revision."""
+    check_alias_name(alias)
+    revision = await registry.catalog.revision(policy.policy_id, revision_key(str(body.revision)))
+    mover = _mover(registry, caller, body.reason)
+    return await registry.aliases.move(policy, alias, revision.ref, mover, expected=body.expected)
+
+
+@router.post("/aliases/{alias}/rollback")
+async def roll_back_alias(
+    policy: PolicyDep,
+    alias: str,
+    caller: CallerDep,
+    registry: RegistryDep,
+    body: RollbackBody | None = None,
+) -> AliasRecord:
+    """Point an alias at what it pointed at before."""
+    wish = body or RollbackBody()
+    mover = _mover(registry, caller, wish.reason)
+    return await registry.aliases.roll_back(policy, alias_key(alias), mover, expected=wish.expected)
+
+
+@router.post("/rules", status_code=201)
+async def create_rule(
+    policy: PolicyDep, body: RuleBody, caller: CallerDep, registry: RegistryDep
+) -> RuleRecord:
+    """Add a rule."""
+    check_alias_name(body.alias)
+    rule = RuleRecord(
+        rule_id=new_id("rule"), created_at=registry.clock.now(), actor=caller.actor, **body.model_dump()
+    )
+    check_rule(rule)
+    await registry.rules.add(policy.policy_id, rule)
+    return rule
+
+
+@router.get("/rules")
+async def list_rules(policy: PolicyDep, registry: RegistryDep) -> Sequence[RuleRecord]:
+    """Return a policy's rules."""
+    return await registry.rules.list(policy.policy_id)
+
+
+@router.delete("/rules/{rule}", status_code=204)
+async def remove_rule(policy: PolicyDep, rule: Label, registry: RegistryDep) -> None:
+    """Remove a rule."""
+    await registry.rules.remove(policy.policy_id, rule)
+
+
+def _mover(registry: Registry, caller: Caller, reason: str) -> Mover:
+    return Mover(actor=caller.actor, reason=reason, at=registry.clock.now(), is_admin=caller.is_admin)

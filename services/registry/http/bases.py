@@ -1,16 +1,20 @@
-"""Bases, as trainers and loaders register them at their start."""
+"""Bases, as trainers and loaders register them at their start; and collection of what nobody uses."""
 
 from collections.abc import Sequence
 from typing import Annotated
 
-from fastapi import FastAPI
+from fastapi import APIRouter
 from pydantic import Field, StringConstraints
 
 from mint_common.adapters_format.base_facts import BaseFacts, ExpertsFacts
+from mint_common.catalog import CollectionReport
+from mint_common.catalog_requests import MAX_LIMIT, Body, DigestText, Label
 from mint_common.errors import InvalidField
 from mint_common.ids import BaseName, Digest
-from services.registry.core.names import BASE_NAME_PATTERN
-from services.registry.http.context import Body, Label, Registry
+from mint_common.names import BASE_NAME_PATTERN, base_key
+from services.registry.http.context import RegistryDep
+
+router = APIRouter(prefix="/internal")
 
 ModuleName = Annotated[str, StringConstraints(max_length=200, pattern=r"^[A-Za-z0-9_.]+$")]
 Features = Annotated[int, Field(ge=1)]
@@ -56,19 +60,35 @@ class BaseBody(Body):
         )
 
 
-def add_base_routes(http: FastAPI, registry: Registry) -> None:
-    """Add bases."""
+class CollectionBody(Body):
+    """What must stay, whether to do anything, and how much at most."""
 
-    @http.put("/internal/bases/{name}")
-    async def put_base(name: str, body: BaseBody) -> BaseFacts:
-        if body.name != name:
-            raise InvalidField(field="name", problem=f"{body.name!r} is not {name!r}, the name in the path")
-        return await registry.catalog.put_base(body.to_facts(), now=registry.clock.now())
+    used: Annotated[list[DigestText], Field(max_length=100_000)]
+    dry_run: bool
+    limit: Annotated[int, Field(ge=1, le=MAX_LIMIT)]
 
-    @http.get("/internal/bases")
-    async def list_bases() -> Sequence[BaseFacts]:
-        return await registry.catalog.bases()
 
-    @http.get("/internal/bases/{name}")
-    async def get_base(name: Label) -> BaseFacts:
-        return await registry.catalog.base(name)
+@router.put("/bases/{name}")
+async def put_base(name: str, body: BaseBody, registry: RegistryDep) -> BaseFacts:
+    """Register a base, or find it registered alike."""
+    if body.name != name:
+        raise InvalidField(field="name", problem=f"{body.name!r} is not {name!r}, the name in the path")
+    return await registry.catalog.put_base(body.to_facts(), now=registry.clock.now())
+
+
+@router.get("/bases")
+async def list_bases(registry: RegistryDep) -> Sequence[BaseFacts]:
+    """Return all bases by name."""
+    return await registry.catalog.bases()
+
+
+@router.get("/bases/{name}")
+async def get_base(name: str, registry: RegistryDep) -> BaseFacts:
+    """Return a base."""
+    return await registry.catalog.base(base_key(name))
+
+
+@router.post("/collection")
+async def collect(body: CollectionBody, registry: RegistryDep) -> CollectionReport:
+    """Let go of what nobody uses, or say what would go."""
+    return await registry.collector.collect(used=set(body.used), dry_run=body.dry_run, limit=body.limit)

@@ -1,12 +1,14 @@
-"""What every route shares: what it calls, and the types of what requests carry."""
+"""What routes share: the registry's ports, and what a path and the gateway say of a request."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, cast
 
-from fastapi import Path, Query
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from fastapi import Depends, Header, Path, Request
 
+from mint_common.authority import CALLER_HEADER, Caller, read_caller
+from mint_common.catalog import PolicyRecord, RevisionRecord
 from mint_common.ids import TenantId
+from mint_common.names import policy_key, revision_key
 from mint_common.runtime.clock import Clock
 from services.registry.handlers.collector import Collector
 from services.registry.handlers.diffs import DiffHandler
@@ -15,8 +17,6 @@ from services.registry.ports.accounts import Accounts
 from services.registry.ports.aliases import Aliases
 from services.registry.ports.catalog import Catalog
 from services.registry.ports.evaluations import Evaluations, Rules
-
-MAX_LIMIT = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,24 +34,33 @@ class Registry:
     clock: Clock
 
 
-class Body(BaseModel):
-    """A request's JSON body: unknown fields are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+async def _registry(request: Request) -> Registry:
+    return cast(Registry, request.app.state.ports)
 
 
-_NO_CONTROLS = r"^[^\x00-\x1f\x7f]*$"
-
-Label = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=_NO_CONTROLS)]
-"""A short text that people read."""
-Reason = Annotated[str, StringConstraints(max_length=2000, pattern=r"^[^\x00]*$")]
-"""A longer one, which may be empty."""
-
+RegistryDep = Annotated[Registry, Depends(_registry)]
 Tenant = Annotated[TenantId, Path(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT)]
-TextCursor = Annotated[str | None, Query(max_length=200, pattern=_NO_CONTROLS)]
-"""As long as a `Label`, which it may be."""
-TextFilter = TextCursor
-Moment = Annotated[float | None, Query(ge=0, le=2**35, allow_inf_nan=False)]
-"""Seconds since the epoch."""
-NumberCursor = Annotated[int, Query(ge=0, le=2**31 - 1)]
+
+
+async def _policy(tenant_id: Tenant, policy: str, registry: RegistryDep) -> PolicyRecord:
+    return await registry.catalog.policy(tenant_id, policy_key(policy))
+
+
+PolicyDep = Annotated[PolicyRecord, Depends(_policy)]
+"""The tenant's policy that a path names, by name or id."""
+
+
+async def _revision(policy: PolicyDep, revision: str, registry: RegistryDep) -> RevisionRecord:
+    return await registry.catalog.revision(policy.policy_id, revision_key(revision))
+
+
+RevisionDep = Annotated[RevisionRecord, Depends(_revision)]
+"""The policy's revision that a path names, by number or digest."""
+
+
+async def _caller(said: Annotated[str, Header(alias=CALLER_HEADER)]) -> Caller:
+    return read_caller(said)
+
+
+CallerDep = Annotated[Caller, Depends(_caller)]
+"""Who asks, as the gateway has verified it."""

@@ -1,55 +1,45 @@
-"""Revisions of a policy, and their evaluations."""
+"""Revisions of a policy: uploaded, listed, compared, retired; and their scores."""
 
+import re
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Annotated
 
-from fastapi import Depends, FastAPI
-from pydantic import Field, StrictInt, StringConstraints
+from fastapi import APIRouter, Query, Request
+from pydantic import Field
 
 from mint_common.catalog import (
     EvaluationRecord,
+    Lineage,
     OwnedRevision,
+    RevisionDiff,
     RevisionFilter,
     RevisionRecord,
-    RevisionState,
-    SettableState,
 )
-from mint_common.ids import Digest
-from services.registry.core.evaluations import evaluation_id
-from services.registry.core.names import policy_key, revision_key
-from services.registry.http.context import (
+from mint_common.catalog_requests import (
     Body,
-    Label,
-    Limit,
-    Moment,
-    NumberCursor,
-    Registry,
-    Tenant,
-    TextCursor,
+    DiffQuery,
+    DigestText,
+    EvaluationBody,
+    LineageQuery,
+    PageQuery,
+    RevisionQuery,
+    UploadQuery,
 )
+from mint_common.errors import InvalidField
+from mint_common.names import revision_key
+from services.registry.core.evaluations import evaluation_id
+from services.registry.core.lineage import MOST_NODES, Reach, lineage_of
+from services.registry.http.context import CallerDep, PolicyDep, RegistryDep, RevisionDep, Tenant
 
-_POLICY = "/internal/tenants/{tenant_id}/policies/{policy}"
+router = APIRouter(prefix="/internal/tenants/{tenant_id}")
 
-
-class EvaluationBody(Body):
-    """A score of a revision, given by number or digest."""
-
-    revision: StrictInt | str
-    suite: Label
-    metric: Label
-    value: float
-    n: Annotated[int, Field(ge=1, le=2**31 - 1)]
-    stderr: Annotated[float | None, Field(ge=0)] = None
-    actor: Label
+_UPLOADS = re.compile(r"/internal/tenants/[^/]+/policies/[^/]+/revisions")
 
 
-DigestText = Annotated[Digest, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
-
-
-class StateBody(Body):
-    """What a revision shall be."""
-
-    state: SettableState
+def streams_body(method: str, path: str) -> bool:
+    """Return whether a request is an upload."""
+    return method == "POST" and _UPLOADS.fullmatch(path) is not None
 
 
 class DigestsBody(Body):
@@ -58,68 +48,105 @@ class DigestsBody(Body):
     digests: Annotated[list[DigestText], Field(max_length=10_000)]
 
 
-def _wanted(
-    state: RevisionState | None = None, created_after: Moment = None, created_before: Moment = None
-) -> RevisionFilter:
-    return RevisionFilter(state=state, created_after=created_after, created_before=created_before)
+@router.post("/revisions/find")
+async def find_owned(tenant_id: Tenant, body: DigestsBody, registry: RegistryDep) -> Sequence[OwnedRevision]:
+    """Return which of these digests are a tenant's, of which policies."""
+    return await registry.catalog.owned(tenant_id, body.digests)
 
 
-def add_revision_routes(http: FastAPI, registry: Registry) -> None:
-    """Add revisions and evaluations."""
+@router.get("/policies/{policy}/revisions")
+async def list_revisions(
+    policy: PolicyDep, query: Annotated[RevisionQuery, Query()], registry: RegistryDep
+) -> Sequence[RevisionRecord]:
+    """Return revisions by number."""
+    wanted = RevisionFilter(
+        state=query.state, created_after=query.created_after, created_before=query.created_before
+    )
+    return await registry.catalog.revisions(
+        policy.policy_id, wanted, limit=query.limit, after=query.after or 0
+    )
 
-    @http.post("/internal/tenants/{tenant_id}/revisions/find")
-    async def find_owned(tenant_id: Tenant, body: DigestsBody) -> Sequence[OwnedRevision]:
-        return await registry.catalog.owned(tenant_id, body.digests)
 
-    @http.get(_POLICY + "/revisions")
-    async def list_revisions(
-        tenant_id: Tenant,
-        policy: str,
-        wanted: Annotated[RevisionFilter, Depends(_wanted)],
-        limit: Limit = 100,
-        after: NumberCursor = 0,
-    ) -> Sequence[RevisionRecord]:
-        found = await registry.catalog.policy(tenant_id, policy_key(policy))
-        return await registry.catalog.revisions(found.policy_id, wanted, limit=limit, after=after)
+@router.post("/policies/{policy}/revisions", status_code=201)
+async def upload_revision(
+    request: Request, policy: PolicyDep, query: Annotated[UploadQuery, Query()], registry: RegistryDep
+) -> RevisionRecord:
+    """Publish the adapter in a tar as a revision."""
+    parent = None if query.parent is None else revision_key(query.parent)
+    return await registry.uploads.upload(policy, request.stream(), step=query.step, parent=parent)
 
-    @http.get(_POLICY + "/revisions/{revision}")
-    async def get_revision(tenant_id: Tenant, policy: str, revision: str) -> RevisionRecord:
-        found = await registry.catalog.policy(tenant_id, policy_key(policy))
-        return await registry.catalog.revision(found.policy_id, revision_key(revision))
 
-    @http.post(_POLICY + "/revisions/{revision}/state")
-    async def set_state(tenant_id: Tenant, policy: str, revision: str, body: StateBody) -> RevisionRecord:
-        found = await registry.catalog.policy(tenant_id, policy_key(policy))
-        known = await registry.catalog.revision(found.policy_id, revision_key(revision))
-        return await registry.catalog.set_state(found, known.number, body.state)
+@router.get("/policies/{policy}/revisions/{revision}")
+async def get_revision(revision: RevisionDep) -> RevisionRecord:
+    """Return a revision."""
+    return revision
 
-    @http.post(_POLICY + "/evaluations", status_code=201)
-    async def record_evaluation(tenant_id: Tenant, policy: str, body: EvaluationBody) -> EvaluationRecord:
-        found = await registry.catalog.policy(tenant_id, policy_key(policy))
-        revision = await registry.catalog.revision(found.policy_id, revision_key(str(body.revision)))
-        said = {"suite": body.suite, "metric": body.metric, "actor": body.actor}
-        evaluation = EvaluationRecord(
-            evaluation_id=evaluation_id(
-                found.policy_id,
-                number=revision.number,
-                value=body.value,
-                n=body.n,
-                stderr=body.stderr,
-                **said,
-            ),
-            digest=revision.digest,
-            number=revision.number,
-            value=body.value,
-            n=body.n,
-            stderr=body.stderr,
-            created_at=registry.clock.now(),
-            **said,
-        )
-        return await registry.evaluations.add(found, evaluation)
 
-    @http.get(_POLICY + "/evaluations")
-    async def list_evaluations(
-        tenant_id: Tenant, policy: str, limit: Limit = 100, after: TextCursor = None
-    ) -> Sequence[EvaluationRecord]:
-        found = await registry.catalog.policy(tenant_id, policy_key(policy))
-        return await registry.evaluations.list(found.policy_id, limit=limit, after=after)
+@router.post("/policies/{policy}/revisions/{revision}/retire")
+async def retire_revision(policy: PolicyDep, revision: RevisionDep, registry: RegistryDep) -> RevisionRecord:
+    """Let no name resolve to a revision."""
+    return await registry.catalog.set_state(policy, revision.number, "retired")
+
+
+@router.post("/policies/{policy}/revisions/{revision}/restore")
+async def restore_revision(policy: PolicyDep, revision: RevisionDep, registry: RegistryDep) -> RevisionRecord:
+    """Put a retired or quarantined revision into use again."""
+    return await registry.catalog.set_state(policy, revision.number, "published")
+
+
+@router.get("/policies/{policy}/revisions/{revision}/lineage")
+async def get_lineage(
+    policy: PolicyDep,
+    revision: RevisionDep,
+    query: Annotated[LineageQuery, Query()],
+    registry: RegistryDep,
+) -> Lineage:
+    """Return the graph around a revision."""
+    reach = Reach(ancestors=query.ancestors, descendants=query.descendants)
+    related = await registry.catalog.related(
+        policy.policy_id, revision.number, reach.beyond, limit=MOST_NODES
+    )
+    aliases: dict[int, list[str]] = defaultdict(list)
+    after: str | None = None
+    while page := await registry.aliases.aliases(policy.policy_id, after=after):
+        for alias in page:
+            aliases[alias.revision.number].append(alias.alias)
+        after = page[-1].alias
+    return lineage_of(policy.policy_id, revision, related, reach, aliases)
+
+
+@router.get("/policies/{policy}/revisions/{revision}/diff")
+async def get_diff(
+    policy: PolicyDep, revision: RevisionDep, query: Annotated[DiffQuery, Query()], registry: RegistryDep
+) -> RevisionDiff:
+    """Compare a revision with another one of its policy, or with its parent."""
+    other = query.against or revision.parent
+    if other is None:
+        problem = f"revision {revision.number} has no parent to be compared with: name another revision"
+        raise InvalidField(field="against", problem=problem)
+    before = await registry.catalog.revision(policy.policy_id, revision_key(other))
+    return await registry.diffs.diff(policy, before, revision)
+
+
+@router.post("/policies/{policy}/evaluations", status_code=201)
+async def record_evaluation(
+    policy: PolicyDep, body: EvaluationBody, caller: CallerDep, registry: RegistryDep
+) -> EvaluationRecord:
+    """Record a score of a revision."""
+    revision = await registry.catalog.revision(policy.policy_id, revision_key(str(body.revision)))
+    score = {**body.model_dump(exclude={"revision"}), "number": revision.number, "actor": caller.actor}
+    evaluation = EvaluationRecord(
+        evaluation_id=evaluation_id(policy.policy_id, **score),
+        digest=revision.digest,
+        created_at=registry.clock.now(),
+        **score,
+    )
+    return await registry.evaluations.add(policy, evaluation)
+
+
+@router.get("/policies/{policy}/evaluations")
+async def list_evaluations(
+    policy: PolicyDep, page: Annotated[PageQuery, Query()], registry: RegistryDep
+) -> Sequence[EvaluationRecord]:
+    """Return the scores of a policy's revisions, oldest first."""
+    return await registry.evaluations.list(policy.policy_id, limit=page.limit, after=page.after)

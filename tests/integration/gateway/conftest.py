@@ -17,7 +17,6 @@ import pytest
 from mint_common.adapters_format import build_adapter, read_base_facts, store_adapter
 from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.adapters_format.names import peft_name
-from mint_common.authority import Authority
 from mint_common.blobs.localfs import LocalBlobs
 from mint_common.bus.nats import connect_nats
 from mint_common.catalog import PolicyRecord, RevisionRecord
@@ -29,6 +28,7 @@ from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.dispatch import publish_event
 from services.standalone.adapters.launch import free_port
 from tests.integration.gateway.scripted_loader import ScriptedLoader
+from tests.integration.tenants import caller_of, make_tenant_key
 
 TOKEN = "internal"  # the tests' own secret
 KEY = "tml-default-of-the-tests"
@@ -115,7 +115,7 @@ async def _publish_more(stack: Stack, name: str, count: int) -> None:
 async def _move_alias(stack: Stack, policy: str, alias: str, revision: int) -> None:
     async with InternalHttp(stack.registry_url, token=TOKEN) as http:
         await RegistryClient(http).move_alias(
-            stack.tenant_id, PolicyId(policy), alias, revision=revision, actor="another gateway"
+            caller_of(stack.tenant_id, name="another gateway"), PolicyId(policy), alias, revision=revision
         )
 
 
@@ -167,11 +167,12 @@ def stack(postgres_dsn: str, lasting_nats, tmp_path_factory: pytest.TempPathFact
         for name in ("registry", "rollout", "gateway"):
             processes[name] = _start(name, environ, folder / f"{name}.log")
             _await_ready(processes[name], ports[name], folder / f"{name}.log")
-        tenant_id, other_key = asyncio.run(_prepare_registry(f"http://127.0.0.1:{ports['registry']}", facts))
+        tenant_id = asyncio.run(_prepare_registry(f"http://127.0.0.1:{ports['registry']}", facts))
+        url = f"http://127.0.0.1:{ports['gateway']}"
         yield Stack(
-            url=f"http://127.0.0.1:{ports['gateway']}",
+            url=url,
             key=KEY,
-            other_key=other_key,
+            other_key=make_tenant_key(url, KEY),
             tenant_id=tenant_id,
             registry_url=f"http://127.0.0.1:{ports['registry']}",
             nats_url=lasting_nats.address,
@@ -236,14 +237,11 @@ def _await_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None
     raise RuntimeError(f"it did not start:\n{log.read_text()[-3000:]}")
 
 
-async def _prepare_registry(url: str, facts: BaseFacts) -> tuple[TenantId, str]:
+async def _prepare_registry(url: str, facts: BaseFacts) -> TenantId:
     async with InternalHttp(url, token=TOKEN) as http:
         registry = RegistryClient(http)
         await registry.put_base(facts)
-        owner = await registry.verify_key(KEY)
-        other = await registry.create_tenant("other")
-        made = await registry.create_key(other.tenant_id, name="other", by=Authority.of(owner))
-        return owner.tenant_id, made.key
+        return (await registry.verify_key(KEY)).tenant_id
 
 
 async def _fresh_database(dsn: str) -> str:

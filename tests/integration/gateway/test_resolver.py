@@ -12,6 +12,7 @@ from mint_common.client.registry import RegistryClient
 from mint_common.runtime.clock import ManualClock
 from services.gateway.adapters.resolver import CachedResolver
 from services.gateway.core.resolutions import ResolutionCache
+from tests.integration.tenants import caller_of
 
 pytestmark = pytest.mark.integration
 
@@ -45,10 +46,10 @@ async def test_moved_alias_is_heard_of_before_its_lease_ends(stack, registry):
     bus = await connect_nats(stack.nats_url, name="resolver")
     follower = asyncio.ensure_future(resolver.follow(bus))
     try:
-        await registry.move_alias(stack.tenant_id, "counter", "heard", revision=1, actor="a")
+        await registry.move_alias(caller_of(stack.tenant_id), "counter", "heard", revision=1)
         for number in (2, 3, 1, 2):
             await number_of(resolver, stack, "counter@heard")
-            await registry.move_alias(stack.tenant_id, "counter", "heard", revision=number, actor="a")
+            await registry.move_alias(caller_of(stack.tenant_id), "counter", "heard", revision=number)
             deadline = time.monotonic() + TOLD_SECONDS
             while await number_of(resolver, stack, "counter@heard") != number:
                 assert time.monotonic() < deadline
@@ -61,9 +62,9 @@ async def test_moved_alias_is_heard_of_before_its_lease_ends(stack, registry):
 
 async def test_without_a_watch_a_name_is_stale_for_one_lease_at_most(stack, registry):
     resolver, clock = new_resolver(registry)
-    await registry.move_alias(stack.tenant_id, "counter", "unheard", revision=1, actor="a")
+    await registry.move_alias(caller_of(stack.tenant_id), "counter", "unheard", revision=1)
     assert await number_of(resolver, stack, "counter@unheard") == 1
-    await registry.move_alias(stack.tenant_id, "counter", "unheard", revision=2, actor="a")
+    await registry.move_alias(caller_of(stack.tenant_id), "counter", "unheard", revision=2)
     await clock.advance(LEASE_SECONDS - 0.01)
     assert await number_of(resolver, stack, "counter@unheard") == 1
     await clock.advance(0.02)
@@ -72,8 +73,8 @@ async def test_without_a_watch_a_name_is_stale_for_one_lease_at_most(stack, regi
 
 async def test_move_through_the_gateway_is_seen_by_its_next_request(stack, registry):
     resolver, _ = new_resolver(registry)
-    await registry.move_alias(stack.tenant_id, "counter", "own", revision=1, actor="a")
+    await registry.move_alias(caller_of(stack.tenant_id), "counter", "own", revision=1)
     assert await number_of(resolver, stack, "counter@own") == 1
-    await registry.move_alias(stack.tenant_id, "counter", "own", revision=3, actor="a")
+    await registry.move_alias(caller_of(stack.tenant_id), "counter", "own", revision=3)
     resolver.forget(stack.tenant_id, "counter")
     assert await number_of(resolver, stack, "counter@own") == 3

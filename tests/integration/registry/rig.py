@@ -11,6 +11,7 @@ import httpx
 from fastapi import FastAPI
 
 from mint_common.adapters_format import AdapterFiles, BaseFacts, store_adapter
+from mint_common.authority import CALLER_HEADER, Caller, write_caller
 from mint_common.blobs.localfs import LocalBlobs
 from mint_common.bus.nats import NatsBus, connect_nats
 from mint_common.bus.port import Message
@@ -31,12 +32,14 @@ from mint_common.settings import (
 from mint_common.testing.adapters import make_adapter, make_base_facts
 from services.registry.app import open_registry
 from services.registry.settings import RegistrySettings
+from tests.integration.tenants import caller_of
 
 TOKEN = "between-us"
 KEY = "tml-bootstrap-key-of-the-tests"
 TENANT = TenantId("default")
 BASE = make_base_facts(max_rank=4)
 ANSWER_SECONDS = 20.0
+ANN = caller_of(TENANT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,15 +65,20 @@ class RunningRegistry:
             while not await self.pool.fetchval(query, *args):
                 await asyncio.sleep(0.02)
 
-    async def ask(self, method: str, path: str, body: object = None, *, status: int = 200) -> object:
+    async def ask(
+        self, method: str, path: str, body: object = None, *, status: int = 200, caller: Caller = ANN
+    ) -> object:
         """Return the JSON of an answer with this status."""
-        answer = await self.http.request(method, f"/internal{path}", json=body)
+        headers = {CALLER_HEADER: write_caller(caller)}
+        answer = await self.http.request(method, f"/internal{path}", json=body, headers=headers)
         assert answer.status_code == status, answer.text
-        return answer.json()
+        return answer.json() if answer.content else None
 
-    async def refused(self, method: str, path: str, body: object = None, *, status: int) -> dict[str, object]:
+    async def refused(
+        self, method: str, path: str, body: object = None, *, status: int, caller: Caller = ANN
+    ) -> dict[str, object]:
         """Return the error of an answer with this status."""
-        answer = await self.ask(method, path, body, status=status)
+        answer = await self.ask(method, path, body, status=status, caller=caller)
         assert isinstance(answer, dict)
         error: dict[str, object] = answer["error"]
         return error
@@ -165,7 +173,7 @@ async def running(settings: RegistrySettings, blob_folder: Path) -> AsyncIterato
         http = httpx.AsyncClient(
             transport=httpx.ASGITransport(app.http),
             base_url="http://registry",
-            headers={"x-mint-internal-token": TOKEN},
+            headers={"x-mint-internal-token": TOKEN, CALLER_HEADER: write_caller(ANN)},
         )
         await stack.enter_async_context(http)
         work = [asyncio.create_task(app.dispatcher.run()), asyncio.create_task(app.relay.run())]

@@ -35,7 +35,7 @@ class Client:
         kind = self.random.choice(["move", "move", "rollback", "read"])
         expected = self.random.choice([None, self.seen, self.seen])
         target = self.random.randint(1, REVISIONS)
-        said = {"actor": f"client {self.name}", "is_admin": True}
+        said = {"reason": f"client {self.name}"}
         if expected is not None:
             said["expected"] = self.digests[expected]
         begun = time.perf_counter()

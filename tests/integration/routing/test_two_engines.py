@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from mint_common.adapters_format import BaseFacts, build_adapter, peft_name, read_base_facts, store_adapter
-from mint_common.authority import Authority
 from mint_common.blobs.localfs import LocalBlobs
 from mint_common.bus.nats import connect_nats
 from mint_common.bus.port import Bus
@@ -30,6 +29,7 @@ from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.app import open_stack
 from services.standalone.core.plan import BaseAt, Topology
 from services.standalone.settings import read_standalone_settings
+from tests.integration.tenants import make_tenant_key
 
 pytestmark = [pytest.mark.engine, pytest.mark.integration, pytest.mark.timeout(240)]
 
@@ -127,8 +127,7 @@ async def fleet(tmp_path: Path) -> AsyncIterator[Fleet]:
         http = {name: InternalHttp(f"http://127.0.0.1:{port}", token=token) for name, port in ports.items()}
         registry = RegistryClient(http["registry"])
         owner = await registry.verify_key(stack.api_key)
-        other = await registry.create_tenant("other")
-        key = (await registry.create_key(other.tenant_id, name="k", by=Authority.of(owner))).key
+        key = make_tenant_key(stack.gateway_url, stack.api_key)
         bus = await connect_nats(_nats_url(folder, ports["nats"]), name="test")
         await registry.create_policy(owner.tenant_id, name="counter", base=base.name, rank=2, alpha=4, seed=0)
         fleet = Fleet(

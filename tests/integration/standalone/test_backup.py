@@ -27,8 +27,8 @@ async def _fill(registry: RunningRegistry) -> None:
     for policy_id in policies:
         path = f"/tenants/{TENANT}/policies/{policy_id}/aliases/prod"
         for revision in (1, 3, 2):
-            await registry.ask("PUT", path, {"revision": revision, "actor": "a", "reason": "r"})
-        await registry.ask("POST", f"{path}/rollback", {"actor": "a", "reason": "back"})
+            await registry.ask("PUT", path, {"revision": revision, "reason": "r"})
+        await registry.ask("POST", f"{path}/rollback", {"reason": "back"})
 
 
 async def _add_webhook(dsn: str) -> None:

@@ -18,11 +18,9 @@ import httpx
 import pytest
 import tinker
 
-from mint_common.authority import Authority
-from mint_common.client.http import InternalHttp
-from mint_common.client.registry import RegistryClient
 from services.standalone.adapters.launch import free_port
 from tests.conftest import RunningServer, make_nats
+from tests.integration.tenants import make_tenant_key
 
 TOKEN = "internal"  # the tests' own secret
 KEY = "tml-default-of-the-tests"
@@ -115,7 +113,7 @@ def stack(postgres_dsn: str, own_bus, tmp_path_factory: pytest.TempPathFactory) 
     try:
         for name in SERVICES:
             stack.start(name)
-        stack.other_key = asyncio.run(_make_other_key(f"http://127.0.0.1:{ports['registry']}"))
+        stack.other_key = make_tenant_key(stack.url, KEY)
         yield stack
     finally:
         stack.stop()
@@ -167,11 +165,3 @@ async def _fresh_database(dsn: str) -> str:
     await connection.execute(f"CREATE DATABASE {name}")
     await connection.close()
     return dsn.rpartition("/")[0] + f"/{name}"
-
-
-async def _make_other_key(url: str) -> str:
-    async with InternalHttp(url, token=TOKEN) as http:
-        registry = RegistryClient(http)
-        other = await registry.create_tenant("other")
-        operator = Authority.of(await registry.verify_key(KEY))
-        return (await registry.create_key(other.tenant_id, name="other", by=operator)).key

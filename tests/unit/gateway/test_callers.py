@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mint_common.authority import Authority
+from mint_common.authority import Authority, Caller
 from mint_common.errors import Unauthorized
 from mint_common.ids import TenantId
-from services.gateway.core.callers import Caller, KeyMemory, choose_key
+from services.gateway.core.callers import KeyMemory, choose_key
 
 
 def _caller(name: str = "ci") -> Caller:

@@ -8,15 +8,8 @@ from hypothesis import strategies as st
 
 from mint_common.errors import InvalidField, NotFound
 from mint_common.ids import derive_id, sha256_digest
-from services.registry.core.names import (
-    ModelName,
-    alias_key,
-    check_alias_name,
-    check_policy_name,
-    parse_model,
-    policy_key,
-    revision_key,
-)
+from mint_common.names import alias_key, check_alias_name, check_policy_name, policy_key, revision_key
+from services.registry.core.names import ModelName, parse_model
 
 NAMES = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,62}", fullmatch=True)
 DIGEST = sha256_digest(b"x")

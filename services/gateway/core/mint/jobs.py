@@ -6,12 +6,10 @@ from typing import ClassVar, Literal, TypeVar
 
 from mint_common.errors import InvalidField
 from mint_common.events import JobSpec
+from mint_common.lora import MAX_SEED
 from services.gateway.core.bounds import check_between, check_not_negative, check_positive
 from services.gateway.core.examples import body_config
 from services.gateway.core.json_types import JsonObject
-
-MAX_SEED = 2**53 - 1
-"""Seeds are JSON numbers: the largest integer that every JSON reader keeps exact."""
 
 DPO_BETA = 0.1
 """As Rafailov et al. 2023 (arXiv 2305.18290) use it, and TRL."""

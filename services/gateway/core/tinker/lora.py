@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.errors import InvalidField
 from mint_common.events import LoraSpec
+from mint_common.lora import plan_lora
 
 ALPHA = 32.0
-MAX_SEED = 2**53 - 1
 ORG = "mint/"
 """Clients know bases as ``org/name``; a base answers to its bare name, too."""
 
@@ -30,14 +30,8 @@ class LoraConfig:
     train_attn: bool = True
 
 
-def plan_lora(wish: LoraConfig, base: BaseFacts, *, model_id: str) -> LoraSpec:
+def lora_of(wish: LoraConfig, base: BaseFacts, *, model_id: str) -> LoraSpec:
     """Return the LoRA shape; without a seed, one that is the run's own. Raises InvalidField."""
-    if not 1 <= wish.rank <= base.max_rank:
-        problem = f"must be from 1 to {base.max_rank}, the base's limit, got {wish.rank}"
-        raise InvalidField(field="lora_config.rank", problem=problem)
-    if wish.seed is not None and not 0 <= wish.seed <= MAX_SEED:
-        problem = f"must be from 0 to {MAX_SEED}, got {wish.seed}"
-        raise InvalidField(field="lora_config.seed", problem=problem)
     targets = {
         target
         for target in base.targets
@@ -47,7 +41,9 @@ def plan_lora(wish: LoraConfig, base: BaseFacts, *, model_id: str) -> LoraSpec:
         problem = "train_attn or train_mlp must be true: the unembedding alone cannot be trained here"
         raise InvalidField(field="lora_config", problem=problem)
     seed = _seed_of(model_id) if wish.seed is None else wish.seed
-    return LoraSpec(rank=wish.rank, alpha=ALPHA, targets=tuple(sorted(targets)), seed=seed)
+    return plan_lora(
+        base, rank=wish.rank, alpha=ALPHA, targets=sorted(targets), seed=seed, field="lora_config"
+    )
 
 
 def trains(lora: LoraSpec, base: BaseFacts) -> tuple[bool, bool]:

@@ -10,9 +10,9 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
+from mint_common.authority import Caller
 from mint_common.runtime.disconnect import ClientGone, cancelled_on_disconnect
 from mint_common.runtime.edge_body import announced_bytes, check_text, read_body, replayed
-from services.gateway.core.callers import Caller
 from services.gateway.http.edge.context import Gateway, gateway_of
 
 LARGE_JSON_BYTES = 64 << 10

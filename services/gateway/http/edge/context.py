@@ -10,7 +10,7 @@ from fastapi import Depends, Query, Request, Security
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 from starlette.datastructures import Headers
 
-from mint_common.authority import Authority
+from mint_common.authority import Authority, Caller
 from mint_common.bus.port import EventLog
 from mint_common.client.directory import EngineDirectory
 from mint_common.client.registry import RegistryClient
@@ -18,7 +18,7 @@ from mint_common.errors import Unauthorized
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import Clock
 from services.gateway.core.body_budget import BodyBudget
-from services.gateway.core.callers import Caller, KeyMemory, choose_key
+from services.gateway.core.callers import KeyMemory, choose_key
 from services.gateway.core.open_count import OpenCount
 from services.gateway.core.tinker.sample_queue import OpenBounds
 from services.gateway.core.webhooks.records import WebhookLimits

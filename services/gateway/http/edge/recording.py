@@ -19,9 +19,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive
 
+from mint_common.authority import Caller
 from mint_common.errors import Forbidden, InvalidField, MintError, PreconditionFailed, Unavailable
 from mint_common.runtime.clock import Clock
-from services.gateway.core.callers import Caller
 from services.gateway.core.etags import etag_of, is_expected, is_known
 from services.gateway.core.idempotency import IdempotencyConflict
 from services.gateway.core.json_types import JsonObject

@@ -18,9 +18,9 @@ from starlette.routing import Route
 from starlette.types import Receive, Send
 from starlette.types import Scope as ASGIScope
 
+from mint_common.authority import Caller
 from mint_common.catalog import Scope
 from mint_common.runtime.slow_clients import paced
-from services.gateway.core.callers import Caller
 from services.gateway.http.edge.bodies import admit_body, answered, stream_of
 from services.gateway.http.edge.context import authenticate, gateway_of, whose
 

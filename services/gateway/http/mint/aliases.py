@@ -1,149 +1,146 @@
-"""``/mint/v1/policies/{policy}/aliases``: mutable names, moved by compare-and-set and rolled back."""
+"""Aliases: mutable names, moved by compare-and-set and rolled back; and the rules that move them."""
 
 import asyncio
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated
 
-from fastapi import APIRouter
+import msgspec
+from fastapi import APIRouter, Body, Path, Query, Response
+from pydantic import ConfigDict
 
-from mint_common.catalog import AliasMove, AliasRecord
+from mint_common.catalog import AliasMove, AliasRecord, RuleRecord
+from mint_common.catalog_requests import (
+    HistoryQuery,
+    LongPageQuery,
+    MoveBody,
+    ProtectBody,
+    RollbackBody,
+    RuleBody,
+)
 from mint_common.errors import RevisionNotReady
 from mint_common.ids import Digest, TenantId
-from services.gateway.core.examples import body_config
-from services.gateway.core.json_types import JsonObject
-from services.gateway.core.mint.policies import check_name
-from services.gateway.http.edge.context import (
-    AdminCaller,
-    Gateway,
-    GatewayDep,
-    LimitQuery,
-    ReadCaller,
-    TrainCaller,
-)
+from mint_common.names import check_alias_name
+from services.gateway.http.edge.context import AdminCaller, Gateway, GatewayDep, ReadCaller, TrainCaller
 from services.gateway.http.edge.recording import RecordedRoute
+from services.gateway.http.mint.forwarding import AliasPath, PolicyPath, TenantCatalog
 
-router = APIRouter(prefix="/mint/v1/policies/{policy}/aliases", tags=["aliases"], route_class=RecordedRoute)
+_PREFIX = "/mint/v1/policies/{policy}"
+_aliases = APIRouter(prefix=f"{_PREFIX}/aliases", tags=["aliases"], route_class=RecordedRoute)
+_rules = APIRouter(prefix=f"{_PREFIX}/rules", tags=["rules"], route_class=RecordedRoute)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PromoteBody:
+class PromoteBody(MoveBody):
     """Where the alias shall point; ``expected`` is the digest that it must point at now.
 
     An empty ``expected`` means that the alias must not exist yet; without it the alias is moved anyway. With
     ``wait_ready`` the revision is loaded first, and the alias answers with the old one until it is ready.
     """
 
-    __pydantic_config__: ClassVar[JsonObject] = body_config(
-        {"revision": 2, "reason": "accuracy 0.75", "wait_ready": False}
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"revision": 2, "reason": "accuracy 0.75", "wait_ready": False}]}
     )
 
-    revision: int | str
-    expected: str | None = None
-    reason: str = ""
     wait_ready: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RollbackBody:
-    """Why; ``expected`` is the digest that the alias must point at now."""
-
-    __pydantic_config__: ClassVar[JsonObject] = body_config({"reason": "worse in production"})
-
-    expected: str | None = None
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProtectBody:
-    """Whether only admins and rules move the alias."""
-
-    __pydantic_config__: ClassVar[JsonObject] = body_config({"protected": True})
-
-    protected: bool
-
-
-@router.get("")
+@_aliases.get("", response_model=list[AliasRecord])
 async def list_aliases(
-    policy: str,
-    caller: ReadCaller,
-    gateway: GatewayDep,
-    limit: LimitQuery = 1000,
-    after: str | None = None,
-) -> list[AliasRecord]:
+    _policy: PolicyPath,
+    _page: Annotated[LongPageQuery, Query()],
+    _caller: ReadCaller,
+    catalog: TenantCatalog,
+) -> Response:
     """List the aliases of a policy by name; ``after`` is the last name of the page before."""
-    return await gateway.registry.list_aliases(caller.tenant_id, policy, limit=limit, after=after)
+    return await catalog.forward()
 
 
-@router.get("/{alias}")
-async def get_alias(policy: str, alias: str, caller: ReadCaller, gateway: GatewayDep) -> AliasRecord:
+@_aliases.get("/{alias}", response_model=AliasRecord)
+async def get_alias(
+    _policy: PolicyPath, _alias: AliasPath, _caller: ReadCaller, catalog: TenantCatalog
+) -> Response:
     """Return where an alias points, with its newest 100 moves; ``/history`` has all of them."""
-    return await gateway.registry.get_alias(caller.tenant_id, policy, alias)
+    return await catalog.forward()
 
 
-@router.get("/{alias}/history")
-async def list_history(  # noqa: PLR0917  # FastAPI passes them by name
-    policy: str,
-    alias: str,
-    caller: ReadCaller,
-    gateway: GatewayDep,
-    limit: LimitQuery = 100,
-    before: int | None = None,
-) -> list[AliasMove]:
+@_aliases.get("/{alias}/history", response_model=list[AliasMove])
+async def list_history(
+    _policy: PolicyPath,
+    _alias: AliasPath,
+    _page: Annotated[HistoryQuery, Query()],
+    _caller: ReadCaller,
+    catalog: TenantCatalog,
+) -> Response:
     """List an alias's moves, newest first; ``before`` is the last sequence of the page before."""
-    return await gateway.registry.list_history(caller.tenant_id, policy, alias, limit=limit, before=before)
+    return await catalog.forward()
 
 
-@router.post("/{alias}/protect")
+@_aliases.post("/{alias}/protect", response_model=AliasRecord)
 async def protect(
-    policy: str, alias: str, body: ProtectBody, caller: AdminCaller, gateway: GatewayDep
-) -> AliasRecord:
+    _policy: PolicyPath, _alias: AliasPath, _body: ProtectBody, _caller: AdminCaller, catalog: TenantCatalog
+) -> Response:
     """Let only admin keys and rules move an alias, or everybody again. Takes an admin key."""
-    return await gateway.registry.protect_alias(caller.tenant_id, policy, alias, protected=body.protected)
+    return await catalog.forward()
 
 
-@router.put("/{alias}")
-async def promote(
-    policy: str, alias: str, body: PromoteBody, caller: TrainCaller, gateway: GatewayDep
-) -> AliasRecord:
+@_aliases.put("/{alias}", response_model=AliasRecord)
+async def promote(  # noqa: PLR0917  # FastAPI passes them by name
+    policy: PolicyPath,
+    alias: AliasPath,
+    body: PromoteBody,
+    caller: TrainCaller,
+    gateway: GatewayDep,
+    catalog: TenantCatalog,
+) -> Response:
     """Point an alias at a revision. 412 when ``expected`` is not what it points at.
 
     503 when the revision that ``wait_ready`` waits for is not ready in time; the alias has not moved then.
     """
-    check_name("alias", alias)
-    revision = body.revision if isinstance(body.revision, int) else Digest(body.revision)
+    check_alias_name(alias)
     if body.wait_ready:
+        revision = body.revision if isinstance(body.revision, int) else Digest(body.revision)
         await await_ready(gateway, caller.tenant_id, policy, revision)
-    moved = await gateway.registry.move_alias(
-        caller.tenant_id,
-        policy,
-        alias,
-        revision=revision,
-        expected=body.expected,
-        reason=body.reason,
-        actor=caller.actor,
-        is_admin=caller.is_admin,
-    )
+    moved = await catalog.forward(msgspec.json.encode(body.model_dump(exclude={"wait_ready"})))
     gateway.resolver.forget(caller.tenant_id, policy)
     return moved
 
 
-@router.post("/{alias}/rollback")
-async def roll_back(
-    policy: str, alias: str, caller: TrainCaller, gateway: GatewayDep, body: RollbackBody | None = None
-) -> AliasRecord:
+@_aliases.post("/{alias}/rollback", response_model=AliasRecord)
+async def roll_back(  # FastAPI passes them by name
+    policy: PolicyPath,
+    _alias: AliasPath,
+    caller: TrainCaller,
+    gateway: GatewayDep,
+    catalog: TenantCatalog,
+    _body: Annotated[RollbackBody | None, Body(title="Body")] = None,
+) -> Response:
     """Point an alias at what it pointed at before: a new row of its history, never a deletion."""
-    wish = body or RollbackBody()
-    moved = await gateway.registry.roll_back_alias(
-        caller.tenant_id,
-        policy,
-        alias,
-        expected=None if wish.expected is None else Digest(wish.expected),
-        reason=wish.reason,
-        actor=caller.actor,
-        is_admin=caller.is_admin,
-    )
+    moved = await catalog.forward()
     gateway.resolver.forget(caller.tenant_id, policy)
     return moved
+
+
+@_rules.post("", status_code=201, response_model=RuleRecord)
+async def create_rule(
+    _policy: PolicyPath, _body: RuleBody, _caller: AdminCaller, catalog: TenantCatalog
+) -> Response:
+    """Add a rule. Takes an admin key."""
+    return await catalog.forward()
+
+
+@_rules.get("", response_model=list[RuleRecord])
+async def list_rules(_policy: PolicyPath, _caller: ReadCaller, catalog: TenantCatalog) -> Response:
+    """List the rules of a policy."""
+    return await catalog.forward()
+
+
+@_rules.delete("/{rule}", status_code=204)
+async def remove_rule(
+    _policy: PolicyPath,
+    _rule: Annotated[str, Path(alias="rule")],
+    _caller: AdminCaller,
+    catalog: TenantCatalog,
+) -> Response:
+    """Remove a rule. Takes an admin key."""
+    return await catalog.forward()
 
 
 async def await_ready(gateway: Gateway, tenant_id: TenantId, policy: str, revision: int | Digest) -> None:
@@ -159,3 +156,8 @@ async def await_ready(gateway: Gateway, tenant_id: TenantId, policy: str, revisi
             gateway.engines.believe(engine, await engine.prewarm(ref, tenant_id=tenant_id))
     except TimeoutError as error:
         raise RevisionNotReady(number=ref.number, name=policy, seconds=gateway.ready_seconds) from error
+
+
+router = APIRouter()
+router.include_router(_aliases)
+router.include_router(_rules)

@@ -8,8 +8,8 @@ holds another up with one of them.
 import msgspec
 from fastapi import Request, Response
 
+from mint_common.authority import Caller
 from mint_common.runtime.disconnect import cancelled_on_disconnect
-from services.gateway.core.callers import Caller
 from services.gateway.core.openai.sketch import check_large_body
 from services.gateway.http.edge.bodies import LARGE_JSON_BYTES, answered
 from services.gateway.http.edge.context import gateway_of

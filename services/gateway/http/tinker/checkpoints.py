@@ -2,8 +2,8 @@
 
 from fastapi import APIRouter, Response
 
+from mint_common.authority import Caller
 from mint_common.training import CheckpointRecord, Close, Export, Ingredient, Open
-from services.gateway.core.callers import Caller
 from services.gateway.core.tinker.ids import CheckpointPath, checkpoint_path, parse_model_id
 from services.gateway.core.tinker.listings import Page, checkpoint_json, cursor_json
 from services.gateway.core.tinker.mixtures import (
@@ -55,13 +55,7 @@ async def publish(model_id: str, checkpoint_id: str, caller: TrainCaller, gatewa
     record = await _set_public(gateway, caller, path, is_public=True)
     if record.revision is not None:
         await gateway.registry.move_alias(
-            caller.tenant_id,
-            record.policy_id,
-            PUBLISHED,
-            revision=record.revision,
-            actor=caller.actor,
-            reason=f"published {path}",
-            is_admin=caller.is_admin,
+            caller, record.policy_id, PUBLISHED, revision=record.revision, reason=f"published {path}"
         )
         gateway.resolver.forget(caller.tenant_id, record.policy_id)
     return nothing()

@@ -2,12 +2,12 @@
 
 from fastapi import Response
 
+from mint_common.authority import Caller
 from mint_common.catalog import PolicyRecord
 from mint_common.errors import AlreadyExists, NotFound
 from mint_common.events import LoraSpec
 from mint_common.ids import BaseName, TenantId
 from mint_common.training import CheckpointRecord, CheckpointRef, Operation, Submission
-from services.gateway.core.callers import Caller
 from services.gateway.core.tinker.ids import (
     CheckpointPath,
     FutureKind,

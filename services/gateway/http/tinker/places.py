@@ -7,8 +7,8 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from mint_common.authority import Caller
 from mint_common.errors import MintError
-from services.gateway.core.callers import Caller
 from services.gateway.core.tinker.futures import PROTOBUF
 from services.gateway.core.tinker.places import is_final, place_in
 from services.gateway.http.edge.context import CallerDep, Gateway, GatewayDep

@@ -6,9 +6,9 @@ from typing import Literal
 import msgspec
 from fastapi import APIRouter, Response
 
+from mint_common.authority import Caller
 from mint_common.errors import NotFound
 from mint_common.ids import new_id
-from services.gateway.core.callers import Caller
 from services.gateway.core.tinker.records import ClientSession
 from services.gateway.core.tinker.session_search import SessionGone
 from services.gateway.core.tinker.texts import check_metadata, check_tags, check_text

@@ -8,7 +8,7 @@ from mint_common.ids import BaseName
 from mint_common.training import Close, Open
 from services.gateway.core.tinker.distillation import ReverseKlBody, place_of_distill, plan_distill
 from services.gateway.core.tinker.ids import MAX_SEQ, parse_path
-from services.gateway.core.tinker.lora import base_name, plan_lora
+from services.gateway.core.tinker.lora import base_name, lora_of
 from services.gateway.core.tinker.optimizers import check_optimizer, plan_step
 from services.gateway.core.tinker.passes import PlacedPass, check_seq, read_json_pass, read_protobuf_pass
 from services.gateway.core.tinker.texts import check_metadata
@@ -37,7 +37,7 @@ async def create_model(body: BodyDep, caller: TrainCaller, gateway: GatewayDep) 
     seq = check_model_seq(wish.model_seq_id)
     session = await gateway.tinker.session(wish.session_id, caller.tenant_id)
     base = await _find_base(gateway, wish.base_model)
-    lora = plan_lora(wish.lora_config, base, model_id=f"{session.session_id}:train:{seq}")
+    lora = lora_of(wish.lora_config, base, model_id=f"{session.session_id}:train:{seq}")
     run = await open_run(
         gateway,
         session,

@@ -2,10 +2,10 @@
 
 from fastapi import APIRouter, Response
 
+from mint_common.authority import Caller
 from mint_common.errors import InvalidField
 from mint_common.ids import BaseName, Digest
 from mint_common.training import CheckpointRecord, Export, Load, Open, Save
-from services.gateway.core.callers import Caller
 from services.gateway.core.tinker.ids import CheckpointPath, FutureKind, parse_path
 from services.gateway.core.tinker.lora import base_name
 from services.gateway.core.tinker.optimizers import check_optimizer

@@ -1,0 +1,235 @@
+"""Bodies and queries of the catalog API, for the gateway's public routes and the registry's own.
+
+The registry's routes are the public ones under ``/internal/tenants/<tenant>``, or under ``/internal`` for
+bases and tenants. The caller comes in a header that only services send (`mint_common.authority`).
+"""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, StringConstraints
+from pydantic.config import JsonDict
+
+from mint_common.catalog import FULL_SCOPES, RevisionState, Scope
+from mint_common.ids import Digest
+
+MAX_LIMIT = 1000
+_NO_CONTROLS = r"^[^\x00-\x1f\x7f]*$"
+_MOST_VALUE = 1e300
+
+Label = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=_NO_CONTROLS)]
+"""A short text that people read."""
+Reason = Annotated[str, StringConstraints(max_length=2000, pattern=r"^[^\x00]*$")]
+"""A longer one, which may be empty."""
+Expected = Annotated[str, StringConstraints(pattern=r"^(sha256:[0-9a-f]{64})?$")]
+DigestText = Annotated[Digest, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
+Limit = Annotated[int, Field(ge=1, le=MAX_LIMIT)]
+"""How many items of a list at most."""
+TextCursor = Annotated[str | None, Field(max_length=200, pattern=_NO_CONTROLS)]
+"""As long as a `Label`, which it may be."""
+NumberCursor = Annotated[int | None, Field(ge=0, le=2**31 - 1)]
+Moment = Annotated[float | None, Field(ge=0, le=2**35, allow_inf_nan=False)]
+"""Seconds since the epoch."""
+Steps = Annotated[int, Field(ge=0, le=1000, examples=[3])]
+
+
+def _example(example: JsonDict) -> ConfigDict:
+    return ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, json_schema_extra={"examples": [example]}
+    )
+
+
+class Body(BaseModel):
+    """A request's JSON body: unknown fields are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class PageQuery(BaseModel):
+    """A page of a list; ``after`` is the last item's name or id of the page before."""
+
+    limit: Limit = 100
+    after: TextCursor = None
+
+
+class LongPageQuery(PageQuery):
+    """A page of a list that is short as a rule."""
+
+    limit: Limit = MAX_LIMIT
+
+
+class PolicyQuery(PageQuery):
+    """Which policies; all that is given must hold."""
+
+    base: TextCursor = None
+    labels: Annotated[str | None, Field(max_length=5000, examples=["team=search,stage=prod"])] = None
+    created_after: Moment = None
+    created_before: Moment = None
+
+
+class RevisionQuery(BaseModel):
+    """Which revisions; ``after`` is the last number of the page before."""
+
+    limit: Limit = 100
+    after: NumberCursor = None
+    state: RevisionState | None = None
+    created_after: Moment = None
+    created_before: Moment = None
+
+
+class HistoryQuery(BaseModel):
+    """Which moves of an alias; ``before`` is the last sequence of the page before."""
+
+    limit: Limit = 100
+    before: NumberCursor = None
+
+
+class LineageQuery(BaseModel):
+    """How many trainings to go back and forth."""
+
+    ancestors: Steps = 1000
+    descendants: Steps = 1
+
+
+class DiffQuery(BaseModel):
+    """What to compare a revision with: a number or digest; its parent when there is none."""
+
+    against: Annotated[str | None, Field(max_length=100, examples=["12", "sha256:4f0e..."])] = None
+
+
+class UploadQuery(BaseModel):
+    """Where an uploaded adapter comes from: its optimizer step, the revision that it was trained from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    step: int = Field(0, ge=0, le=2**53)
+    parent: str | None = None
+
+
+class LoraRequest(Body):
+    """The wished LoRA shape: ``alpha`` is twice the rank by default, ``targets`` all that the base allows."""
+
+    rank: int = 16
+    alpha: float | None = None
+    targets: tuple[Label, ...] | None = None
+    seed: int = 0
+
+
+class RetentionRequest(Body):
+    """Which revisions stay: the newest ``keep_last``, and all of the last ``keep_days`` days."""
+
+    keep_last: StrictInt | None = None
+    keep_days: StrictInt | None = None
+
+
+class RetentionPatch(RetentionRequest):
+    """Which revisions stay: the newest ``keep_last``, and all of the last ``keep_days`` days; null clears."""
+
+
+class PolicyRequest(Body):
+    """The body of ``POST /mint/v1/policies``."""
+
+    model_config = _example(
+        {"name": "copy", "base": "tiny", "lora": {"rank": 8}, "labels": {"team": "search"}}
+    )
+
+    name: str
+    base: str
+    lora: LoraRequest = Field(default_factory=LoraRequest)
+    description: str = ""
+    labels: dict[str, str] = Field(default_factory=dict)
+    retention: RetentionRequest = Field(default_factory=RetentionRequest)
+
+
+class PolicyPatch(Body):
+    """A merge patch (RFC 7396): what is not named stays, null clears; a label set to null goes."""
+
+    model_config = _example(
+        {
+            "description": "Copies its prompt.",
+            "labels": {"stage": "prod", "trial": None},
+            "retention": {"keep_last": 100, "keep_days": 30},
+        }
+    )
+
+    description: str | None = None
+    labels: dict[str, str | None] | None = None
+    retention: RetentionPatch | None = None
+
+
+class MoveBody(Body):
+    """Where an alias shall point; ``expected`` is the digest it points at now, "" when it must not exist."""
+
+    revision: StrictInt | str
+    expected: Expected | None = None
+    reason: Reason = ""
+
+
+class RollbackBody(Body):
+    """Why; ``expected`` is the digest that the alias must point at now."""
+
+    model_config = _example({"reason": "worse in production"})
+
+    expected: Expected | None = None
+    reason: Reason = ""
+
+
+class ProtectBody(Body):
+    """Whether only admins and rules move the alias."""
+
+    model_config = _example({"protected": True})
+
+    protected: bool
+
+
+class RuleBody(Body):
+    """A newer revision takes ``alias`` over when ``metric`` in ``suite`` is at least ``at_least``.
+
+    With ``max_drop`` it must not be worse than the live revision's newest score by more than that. The live
+    revision is rolled back when it scores below ``roll_back_below``.
+    """
+
+    model_config = _example(
+        {"suite": "held-out", "metric": "accuracy", "at_least": 0.7, "max_drop": 0.02, "roll_back_below": 0.5}
+    )
+
+    suite: Label
+    metric: Label
+    at_least: float
+    alias: str = "prod"
+    max_drop: float | None = None
+    roll_back_below: float | None = None
+
+
+class EvaluationBody(Body):
+    """``value`` of ``metric`` in ``suite`` over ``n`` items, of one revision (number or digest).
+
+    ``stderr`` is the standard error of ``value``, if the evaluator knows it.
+    """
+
+    model_config = _example(
+        {"revision": 2, "suite": "held-out", "metric": "accuracy", "value": 0.75, "n": 64, "stderr": 0.05}
+    )
+
+    revision: StrictInt | str
+    suite: Label
+    metric: Label
+    value: Annotated[float, Field(ge=-_MOST_VALUE, le=_MOST_VALUE)]
+    n: Annotated[int, Field(ge=1, le=10**9)]
+    stderr: Annotated[float | None, Field(ge=0, le=_MOST_VALUE)] = None
+
+
+class KeyBody(Body):
+    """A new key: ``read``, ``infer`` (ask models), ``train`` (change policies), ``admin`` (all of it)."""
+
+    model_config = _example({"name": "ci", "scopes": ["read", "infer"]})
+
+    name: Label
+    scopes: Annotated[tuple[Scope, ...], Field(min_length=1, max_length=5)] = FULL_SCOPES
+
+
+class TenantBody(Body):
+    """A new tenant."""
+
+    model_config = _example({"name": "search-team"})
+
+    name: Label

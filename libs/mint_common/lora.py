@@ -1,0 +1,44 @@
+"""The LoRA shape of a new policy, complete and within the limits of its base."""
+
+import math
+from collections.abc import Sequence
+
+from mint_common.adapters_format.base_facts import BaseFacts
+from mint_common.errors import InvalidField
+from mint_common.events.job import LoraSpec
+
+MAX_ALPHA = 65536
+MAX_SEED = 2**53 - 1
+"""Seeds are JSON numbers: the largest integer that every JSON reader keeps exact."""
+
+
+def plan_lora(
+    base: BaseFacts,
+    *,
+    rank: int,
+    alpha: float | None = None,
+    targets: Sequence[str] | None = None,
+    seed: int = 0,
+    field: str = "lora",
+) -> LoraSpec:
+    """Return the shape; ``alpha`` None is twice the rank, ``targets`` None are all of the base.
+
+    ``field`` is where a request has it. Raises InvalidField naming what is out of bounds.
+    """
+    alpha = float(2 * rank) if alpha is None else alpha
+    if not 1 <= rank <= base.max_rank:
+        problem = f"must be between 1 and {base.max_rank}, the limit of base {base.name}, got {rank}"
+        raise InvalidField(field=f"{field}.rank", problem=problem)
+    if not (math.isfinite(alpha) and 0 < alpha <= MAX_ALPHA):
+        problem = f"must be above 0 and at most {MAX_ALPHA}, got {alpha}"
+        raise InvalidField(field=f"{field}.alpha", problem=problem)
+    if not 0 <= seed <= MAX_SEED:
+        problem = f"must be between 0 and {MAX_SEED}, got {seed}"
+        raise InvalidField(field=f"{field}.seed", problem=problem)
+    chosen = set(base.targets if targets is None else targets)
+    unknown = sorted(chosen - set(base.targets))
+    if unknown or not chosen:
+        found = ", ".join(unknown) or "no target"
+        problem = f"must be among {', '.join(base.targets)}, the targets of base {base.name}, got {found}"
+        raise InvalidField(field=f"{field}.targets", problem=problem)
+    return LoraSpec(rank=rank, alpha=alpha, targets=tuple(sorted(chosen)), seed=seed)

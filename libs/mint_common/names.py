@@ -1,0 +1,93 @@
+"""Names in the catalog: what may be one, and what a path may carry.
+
+The grammar is unambiguous: a policy's name never looks like a policy id, an alias never like a number.
+"""
+
+import re
+
+from mint_common.errors import InvalidField, NotFound
+from mint_common.ids import BaseName, Digest
+
+NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
+BASE_NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
+"""A base's name is a token of a bus subject, so it has no dots."""
+
+MAX_NUMBER = 2**31 - 1
+
+_NAME = re.compile(NAME_PATTERN.removesuffix("$"), re.ASCII)
+_BASE = re.compile(BASE_NAME_PATTERN.removesuffix("$"), re.ASCII)
+_POLICY_ID = re.compile(r"pol_[a-z2-7]{26}", re.ASCII)
+_NUMBER = re.compile(r"[0-9]{1,10}", re.ASCII)
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
+_SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}", re.ASCII)
+
+
+def check_segment(kind: str, text: str) -> str:
+    """Return what may stand in a path: a name, id, number or digest. Raises NotFound for all else."""
+    if not _SEGMENT.fullmatch(text):
+        raise NotFound(kind=kind, name=text[:100])
+    return text
+
+
+def is_name(text: str) -> bool:
+    """Return whether a policy or alias may be called so."""
+    return _NAME.fullmatch(text) is not None
+
+
+def is_policy_id(text: str) -> bool:
+    """Return whether the text is a policy id, not a name."""
+    return _POLICY_ID.fullmatch(text) is not None
+
+
+def check_policy_name(text: str) -> None:
+    """Check the name of a new policy. Raises InvalidField."""
+    if not _NAME.fullmatch(text):
+        raise InvalidField(field="name", problem=f"{text[:100]!r} does not match {NAME_PATTERN}")
+    if is_policy_id(text):
+        raise InvalidField(field="name", problem=f"{text!r} looks like a policy id")
+
+
+def check_alias_name(text: str) -> None:
+    """Check the name of an alias. Raises InvalidField."""
+    if not _NAME.fullmatch(text):
+        raise InvalidField(field="alias", problem=f"{text[:100]!r} does not match {NAME_PATTERN}")
+    if _NUMBER.fullmatch(text) or text.isdecimal():
+        raise InvalidField(field="alias", problem=f"{text!r} reads as a revision number")
+
+
+def base_key(text: str) -> BaseName:
+    """Return a base's name if the text could be one. Raises NotFound."""
+    if not _BASE.fullmatch(text):
+        raise NotFound(kind="base", name=text[:100])
+    return BaseName(text)
+
+
+def policy_key(text: str) -> str:
+    """Return a policy's id or name if the text could be one. Raises NotFound."""
+    if not _NAME.fullmatch(text):
+        raise NotFound(kind="policy", name=text[:100])
+    return text
+
+
+def alias_key(text: str) -> str:
+    """Return an alias's name if the text could be one. Raises NotFound."""
+    if not _NAME.fullmatch(text):
+        raise NotFound(kind="alias", name=text[:100])
+    return text
+
+
+def revision_key(text: str) -> int | Digest:
+    """Return a revision's number or digest if the text could be one. Raises NotFound."""
+    key = number_or_digest(text)
+    if key is None:
+        raise NotFound(kind="revision", name=text[:100])
+    return key
+
+
+def number_or_digest(text: str) -> int | Digest | None:
+    """Return what a text says of a revision, None if neither."""
+    if _DIGEST.fullmatch(text):
+        return Digest(text)
+    if _NUMBER.fullmatch(text) and 0 < int(text) <= MAX_NUMBER:
+        return int(text)
+    return None

@@ -1,0 +1,74 @@
+"""Requests about the catalog: the registry owns it, so they go on to it as they came, and so do its answers.
+
+Invariant: of a request only its names, query and body reach the registry. The path there is the route's own,
+and what stands for a parameter in it is checked and quoted.
+"""
+
+from collections.abc import AsyncIterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Path, Request, Response
+
+from mint_common.authority import Caller
+from mint_common.client.registry import RegistryClient
+from mint_common.names import check_segment
+from services.gateway.http.edge.context import CallerDep, GatewayDep
+
+PREFIX = "/mint/v1/"
+
+PolicyPath = Annotated[str, Path(alias="policy")]
+AliasPath = Annotated[str, Path(alias="alias")]
+RevisionPath = Annotated[str, Path(alias="revision")]
+"""What a route has in its path, and says in the schema."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forwarding:
+    """A request on its way to what the registry keeps below ``root``."""
+
+    request: Request
+    caller: Caller
+    registry: RegistryClient
+    root: tuple[str, ...]
+
+    async def forward(
+        self,
+        body: bytes | AsyncIterable[bytes] | None = None,
+        *,
+        query: Sequence[tuple[str, str]] | None = None,
+        patient: bool = False,
+    ) -> Response:
+        """Return the registry's answer. Raises its errors, Unavailable, NotFound for what is no name.
+
+        ``body`` and ``query`` take the place of the request's own. ``patient``: the answer may take long.
+        """
+        status, content = await self.registry.forward(
+            self.request.method,
+            (*self.root, *self._names()),
+            self.caller,
+            query=self.request.query_params.multi_items() if query is None else query,
+            body=await self.request.body() if body is None else body,
+            patient=patient,
+        )
+        return Response(content, status, media_type="application/json" if content else None)
+
+    def _names(self) -> Iterator[str]:
+        for part in self.request.scope["route"].path_format.removeprefix(PREFIX).split("/"):
+            name = part.strip("{}")
+            yield part if name == part else check_segment(name, self.request.path_params[name])
+
+
+async def _of_tenant(request: Request, caller: CallerDep, gateway: GatewayDep) -> Forwarding:
+    root = ("tenants", caller.tenant_id)
+    return Forwarding(request=request, caller=caller, registry=gateway.registry, root=root)
+
+
+async def _of_all(request: Request, caller: CallerDep, gateway: GatewayDep) -> Forwarding:
+    return Forwarding(request=request, caller=caller, registry=gateway.registry, root=())
+
+
+TenantCatalog = Annotated[Forwarding, Depends(_of_tenant)]
+"""What the caller's tenant has in the registry."""
+WholeCatalog = Annotated[Forwarding, Depends(_of_all)]
+"""What the registry has, of whatever tenant: bases, tenants."""

@@ -1,0 +1,162 @@
+"""Revisions of policies: uploaded, listed, compared, retired; and their scores, from any evaluator."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+
+from mint_common.catalog import EvaluationRecord, Lineage, RevisionDiff, RevisionRecord
+from mint_common.catalog_requests import (
+    DiffQuery,
+    EvaluationBody,
+    LineageQuery,
+    PageQuery,
+    RevisionQuery,
+    UploadQuery,
+)
+from mint_common.runtime.slow_clients import BodyTooSlow
+from services.gateway.core.mint.uploads import REFUSED, TAR_BODY, stalled
+from services.gateway.http.edge.bodies import StreamDep
+from services.gateway.http.edge.context import GatewayDep, ReadCaller, TrainCaller
+from services.gateway.http.edge.recording import RecordedRoute
+from services.gateway.http.mint.forwarding import PolicyPath, RevisionPath, TenantCatalog
+
+_PREFIX = "/mint/v1/policies/{policy}"
+_revisions = APIRouter(prefix=f"{_PREFIX}/revisions", tags=["policies"], route_class=RecordedRoute)
+_evaluations = APIRouter(prefix=f"{_PREFIX}/evaluations", tags=["evaluations"], route_class=RecordedRoute)
+
+
+@_revisions.get("", response_model=list[RevisionRecord])
+async def list_revisions(
+    _policy: PolicyPath,
+    _query: Annotated[RevisionQuery, Query()],
+    _caller: ReadCaller,
+    catalog: TenantCatalog,
+) -> Response:
+    """List the revisions of a policy by number; ``after`` is the last number of the page before.
+
+    ``state`` and the times, in seconds since the epoch, select; all that are given must hold.
+    """
+    return await catalog.forward()
+
+
+@_revisions.get("/{revision}", response_model=RevisionRecord)
+async def get_revision(
+    _policy: PolicyPath, _revision: RevisionPath, _caller: ReadCaller, catalog: TenantCatalog
+) -> Response:
+    """Return one revision, by number or digest."""
+    return await catalog.forward()
+
+
+@_revisions.post(
+    "",
+    status_code=201,
+    response_model=RevisionRecord,
+    openapi_extra=TAR_BODY,
+    responses={422: REFUSED},
+)
+async def upload_revision(  # FastAPI passes them by name
+    body: StreamDep,
+    policy: PolicyPath,
+    _query: Annotated[UploadQuery, Query()],
+    caller: TrainCaller,
+    gateway: GatewayDep,
+    catalog: TenantCatalog,
+) -> Response:
+    """Upload an adapter folder, as PEFT or MinT saved it, as a revision of a policy.
+
+    The body is a plain tar of `adapter_model.safetensors` and `adapter_config.json`. It is checked like an
+    export; the same weights are the same revision. Each way of being refused has a code of its own, and a
+    sentence that says what to do.
+    """
+    try:
+        answer = await catalog.forward(body)
+    except BodyTooSlow as error:
+        raise stalled(error) from error
+    gateway.resolver.forget(caller.tenant_id, policy)
+    return answer
+
+
+@_revisions.post("/{revision}/retire", response_model=RevisionRecord)
+async def retire_revision(
+    policy: PolicyPath,
+    _revision: RevisionPath,
+    caller: TrainCaller,
+    gateway: GatewayDep,
+    catalog: TenantCatalog,
+) -> Response:
+    """Take a revision out of use: no name resolves to it. Refused while an alias points at it."""
+    answer = await catalog.forward()
+    gateway.resolver.withdraw(caller.tenant_id, policy)
+    return answer
+
+
+@_revisions.post("/{revision}/restore", response_model=RevisionRecord)
+async def restore_revision(
+    policy: PolicyPath,
+    _revision: RevisionPath,
+    caller: TrainCaller,
+    gateway: GatewayDep,
+    catalog: TenantCatalog,
+) -> Response:
+    """Put a retired or quarantined revision into use again."""
+    answer = await catalog.forward()
+    gateway.resolver.withdraw(caller.tenant_id, policy)
+    return answer
+
+
+@_revisions.get("/{revision}/lineage", response_model=Lineage)
+async def get_lineage(
+    _policy: PolicyPath,
+    _revision: RevisionPath,
+    _query: Annotated[LineageQuery, Query()],
+    _caller: ReadCaller,
+    catalog: TenantCatalog,
+) -> Response:
+    """Return the graph around a revision: its ancestors, itself, and what was trained from it.
+
+    ``ancestors`` and ``descendants`` say how many trainings to go back and forth; unasked, it is all the way
+    back and to the children. A node's ``parent`` is the digest of another node, or of what is no revision of
+    this policy; its ``distance`` is -1 for the parent and 1 for a child. Of more than 1000 nodes the farthest
+    are left out; ``complete`` says whether any was, for this or for a limit. To go on, ask for a node's own.
+    """
+    return await catalog.forward()
+
+
+@_revisions.get("/{revision}/diff", response_model=RevisionDiff)
+async def get_diff(
+    _policy: PolicyPath,
+    _revision: RevisionPath,
+    _query: Annotated[DiffQuery, Query()],
+    _caller: ReadCaller,
+    catalog: TenantCatalog,
+) -> Response:
+    """Compare a revision with another one of its policy, or with its parent.
+
+    ``config`` is what of the manifest is otherwise, ``metrics`` the numbers of their training, ``scores`` the
+    newest of each suite and metric; ``modules`` has the Frobenius norm of B A in both, and of the change.
+    """
+    return await catalog.forward(patient=True)
+
+
+@_evaluations.post("", status_code=201, response_model=EvaluationRecord)
+async def record_evaluation(
+    _policy: PolicyPath, _body: EvaluationBody, _caller: TrainCaller, catalog: TenantCatalog
+) -> Response:
+    """Record a score. Repeating what the same key said last of the revision, suite and metric is that one."""
+    return await catalog.forward()
+
+
+@_evaluations.get("", response_model=list[EvaluationRecord])
+async def list_evaluations(
+    _policy: PolicyPath,
+    _page: Annotated[PageQuery, Query()],
+    _caller: ReadCaller,
+    catalog: TenantCatalog,
+) -> Response:
+    """List the scores of a policy's revisions, oldest first; ``after`` is the last id of the page before."""
+    return await catalog.forward()
+
+
+router = APIRouter()
+router.include_router(_revisions)
+router.include_router(_evaluations)
