@@ -61,7 +61,7 @@ def api_command(function: Command) -> Callable[..., None]:
             except NotFound as error:
                 raise with_near_names(error, api, values) from error
         _print(answer, as_json=as_json)
-        if isinstance(answer, Listing):
+        if isinstance(answer, Listing) and not as_json:
             page_by = answer.page_by or answer.columns[0].path
             _say_more(page_hint(answer.shown(), values, page_by=page_by))
 
