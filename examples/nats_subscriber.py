@@ -10,6 +10,7 @@ It prints one JSON envelope a line and acks it then: killed at any time, it goes
 import argparse
 import asyncio
 import os
+import sys
 
 import nats
 import nats.errors
@@ -21,6 +22,7 @@ WAIT_SECONDS = 30.0
 
 async def read(url: str, tenant: str, consumer: str) -> None:
     """Print events until interrupted."""
+    await (await nats.connect(url, allow_reconnect=False)).close()  # a wrong password ends here
     client = await nats.connect(url, max_reconnect_attempts=-1)
     jetstream = client.jetstream()
     events = await jetstream.pull_subscribe_bind(consumer=f"{tenant}-{consumer}", stream=STREAM)
@@ -42,7 +44,10 @@ def main() -> None:
     chosen = parser.parse_args()
     if "NATS" not in os.environ:
         parser.error("set NATS to the server's address, with the tenant's password")
-    asyncio.run(read(os.environ["NATS"], chosen.tenant, chosen.consumer))
+    try:
+        asyncio.run(read(os.environ["NATS"], chosen.tenant, chosen.consumer))
+    except nats.errors.Error as error:
+        sys.exit(f"NATS at {os.environ['NATS'].rpartition('@')[2]}: {error}")
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ class LoaderSettings(BaseModel):
     precedence_ms: float = Field(
         12.0,
         ge=0,
-        description="how long an adapter whose turn for a slot has come lets first tokens go before it, while"
+        description="how long an adapter at the head of the slot queue yields to pending first tokens, while"
         " requests for adapters in slots are answered",
     )
     drain_seconds: float = Field(

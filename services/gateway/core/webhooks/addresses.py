@@ -62,7 +62,7 @@ _MAX_NAME = 253
 
 
 class AddressForbidden(MintError):
-    """{host!r} is not an address of the public internet: webhooks go to public ones."""
+    """{host!r} is not an address of the public internet; MINT_GATEWAY_WEBHOOK_ALLOW_PRIVATE allows it."""
 
     code = "address_forbidden"
     http_status = 422
@@ -109,13 +109,18 @@ def _problem(url: str, *, allow_private: bool) -> str | None:
     is_printable = url.isascii() and all(" " < character < "\x7f" for character in url)
     promises = {
         f"must be at most {MAX_URL} printable ASCII characters": len(url) <= MAX_URL and is_printable,
-        f"must begin with {' or '.join(f'{scheme}://' for scheme in schemes)}": parts.scheme in schemes,
+        _scheme_rule(schemes): parts.scheme in schemes,
         "names no host": bool(parts.hostname) and port != 0,
         "must not hold a user name or a password: requests are signed instead": "@" not in parts.netloc,
         "must name its host by a DNS name or by an IP address in its usual form": _is_host(parts),
         "must not have a fragment": not parts.fragment,
     }
     return next((problem for problem, kept in promises.items() if not kept), None)
+
+
+def _scheme_rule(schemes: Sequence[str]) -> str:
+    rule = f"must begin with {' or '.join(f'{scheme}://' for scheme in schemes)}"
+    return rule if "http" in schemes else f"{rule}; MINT_GATEWAY_WEBHOOK_ALLOW_PRIVATE allows http://"
 
 
 def _is_host(parts: SplitResult) -> bool:
