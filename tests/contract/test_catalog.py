@@ -205,7 +205,7 @@ async def test_alias_is_moved_and_rolled_back_with_its_history(store: Store) -> 
     assert [move.number for move in alias.history] == [1, 2, 3, 2, 1]
     assert [move.previous for move in alias.history[1:]] == [move.digest for move in alias.history[:-1]]
     assert [(move.actor, move.reason, move.at) for move in alias.history[3:]] == [("bob", "because", NOW)] * 2
-    with pytest.raises(InvalidField, match="nothing before"):
+    with pytest.raises(InvalidField, match="no earlier revision"):
         await store.aliases.roll_back(policy, "prod", by("bob"), expected=None)
     moves = [event for event in await store.events() if event.type == "alias.moved"]
     assert [event.revision for event in moves] == [one, two, three, two, one]  # type: ignore[attr-defined]
