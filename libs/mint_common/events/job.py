@@ -60,7 +60,8 @@ class JobSubmitted(Event):
 class JobFinished(Event):
     """A job ended.
 
-    ``last_revision`` is None when no revision was published; ``reason`` says why it failed.
+    ``last_revision`` is None when no revision was published; ``reason`` says why it failed, or what
+    to know of a success.
     """
 
     type: ClassVar[str] = "job.finished"

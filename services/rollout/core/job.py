@@ -7,6 +7,7 @@ Invariants:
 - A finished job never changes again.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal
@@ -26,6 +27,8 @@ from mint_common.events import (
     WaveRequested,
 )
 from mint_common.ids import BaseName, JobId, PolicyId, TenantId, WaveId, derive_id
+from services.rollout.core.outcome import judge
+from services.rollout.core.wave import Wave
 
 Fact = WaveCompleted | WaveCancelled | RevisionPublished | RevisionRejected | TrainingFailed
 """Events that can change a running job."""
@@ -119,24 +122,34 @@ def begin(job: Job, prompts: Claim, *, revision: RevisionRef | None, cause: str,
 
 def next_step(job: Job, fact: Fact) -> int | None:
     """Return the step whose wave `advance` will request, so that its prompts can be drawn before."""
+    return job.step + 1 if _is_published(job, fact) and job.step < job.spec.steps else None
+
+
+def is_last_step(job: Job, fact: Fact) -> bool:
+    """Return whether the event ends the job's last step, so that `advance` needs the job's waves."""
+    return _is_published(job, fact) and job.step >= job.spec.steps
+
+
+def _is_published(job: Job, fact: Fact) -> bool:
     waited_for = job.state is JobState.RUNNING and fact.wave_id == job.wave_id
-    if waited_for and isinstance(fact, RevisionPublished) and job.step < job.spec.steps:
-        return job.step + 1
-    return None
+    return waited_for and isinstance(fact, RevisionPublished)
 
 
-def advance(job: Job, fact: Fact, *, cause: str, prompts: Claim | None, now: float) -> Advance:
+def advance(
+    job: Job, fact: Fact, *, cause: str, prompts: Claim | None, waves: Sequence[Wave] = (), now: float
+) -> Advance:
     """Return the job after an event, and the events to emit.
 
-    ``prompts`` is the claim of the prompts of `next_step`. Events of a completed or cancelled wave are
-    emitted by this service, if the job still waits for that wave.
+    ``prompts`` is the claim of the prompts of `next_step`; ``waves`` are all of the job, needed at its
+    last step only (`is_last_step`). Events of a completed or cancelled wave are emitted by this service, if
+    the job still waits for that wave.
     """
     if job.state is not JobState.RUNNING or fact.wave_id != job.wave_id:
         return Advance(job=job)
     if isinstance(fact, WaveCompleted):
         return Advance(job=replace(job, cause=cause, progress_at=now), events=(fact,))
     if isinstance(fact, RevisionPublished):
-        return _publish(job, fact, prompts, cause=cause, now=now)
+        return _publish(job, fact, prompts, waves, cause=cause, now=now)
     failed = finish(job, "failed", failure_reason(fact), now=now)
     return replace(failed, events=(fact, *failed.events)) if isinstance(fact, WaveCancelled) else failed
 
@@ -195,10 +208,19 @@ def failure_reason(fact: WaveCancelled | RevisionRejected | TrainingFailed) -> s
     return f"wave cancelled: {fact.reason}"
 
 
-def _publish(job: Job, fact: RevisionPublished, prompts: Claim | None, *, cause: str, now: float) -> Advance:
+def _publish(
+    job: Job,
+    fact: RevisionPublished,
+    prompts: Claim | None,
+    waves: Sequence[Wave],
+    *,
+    cause: str,
+    now: float,
+) -> Advance:
     done = replace(job, steps_done=job.step, revision=fact.revision)
     if done.steps_done >= job.spec.steps:
-        return finish(done, "succeeded", "", now=now)
+        verdict = judge(job.spec, waves)
+        return finish(done, verdict.outcome, verdict.reason, now=now)
     return _request_wave(done, prompts, cause=cause, now=now)
 
 

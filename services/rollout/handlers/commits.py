@@ -9,7 +9,7 @@ from mint_common.events import Event
 from mint_common.ids import JobId, WaveId
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.ledger import Ledger, Transaction
-from services.rollout.core.job import Advance, Fact, Job, advance, cancel, give_up
+from services.rollout.core.job import Advance, Fact, Job, advance, cancel, give_up, is_last_step
 from services.rollout.core.wave import Wave, fold, wave_id_in
 from services.rollout.ports import Connection, JobStore
 
@@ -27,10 +27,19 @@ class Commits(Generic[Connection]):
         try:
             async with self._ledger.transaction(cause) as transaction:
                 job = await self._jobs.lock(transaction.connection, job_id)
-                moved = advance(job, fact, cause=cause, prompts=prompts, now=self._clock.now())
+                now, waves = self._clock.now(), await self._waves_at_end(job, fact)
+                moved = advance(job, fact, cause=cause, prompts=prompts, waves=waves, now=now)
                 await self.write(transaction, fact, moved)
         except AlreadyHandled:
             return
+
+    async def _waves_at_end(self, job: Job, fact: Fact) -> list[Wave]:
+        """Return a job's waves after the event of its last step; none before."""
+        if not is_last_step(job, fact):
+            return []
+        *before, last = await self._jobs.waves_of(job.job_id)
+        ended = fold(last, fact, now=self._clock.now())
+        return before if ended is None else [*before, ended]
 
     async def cancel(self, job_id: JobId) -> None:
         """Cancel a job for its user. No effect after its end."""

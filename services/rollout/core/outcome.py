@@ -1,0 +1,91 @@
+"""What a job that took all its steps came to: whether anything was trained, and whether the reward collapsed.
+
+A step has no signal when all answers to each of its prompts had the same reward: there is nothing to prefer,
+and the adapter stays as it is. Rewards are those of `Task.reward`, of which a reference answer gets 1.0.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+from statistics import fmean
+from typing import Literal
+
+from mint_common.events import JobSpec
+from services.rollout.core.progress import best_revision
+from services.rollout.core.wave import Wave
+
+MANY_IDLE = 0.5
+"""From this share of steps without a signal on, a success says so."""
+
+LONGEST_WINDOW = 10
+"""Waves over which rewards are averaged: a quarter of the job's, but not more than these."""
+
+LOST_SHARE = 0.5
+"""A collapse loses at least this share of the best reward."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """How a job ends; a success that a person should look at has a ``reason`` too."""
+
+    outcome: Literal["succeeded", "failed"]
+    reason: str
+
+
+def judge(spec: JobSpec, waves: Sequence[Wave]) -> Verdict:
+    """Return the end of a job that has taken every step; ``waves`` are all of its own, by step."""
+    idle = [wave for wave in waves if is_idle(spec, wave)]
+    if idle and len(idle) == len(waves):
+        return Verdict(outcome="failed", reason=f"nothing was trained: {_no_signal(idle, waves)}")
+    if spec.algorithm == "sft":
+        return Verdict(outcome="succeeded", reason="")
+    notes = [_collapse(spec, waves)]
+    if idle and len(idle) >= MANY_IDLE * len(waves):
+        notes.append(_no_signal(idle, waves))
+    return Verdict(outcome="succeeded", reason="; ".join(note for note in notes if note))
+
+
+def is_idle(spec: JobSpec, wave: Wave) -> bool:
+    """Return whether a step trained on none of its groups."""
+    return wave.metrics.get("skipped_groups", 0) >= spec.prompts_per_step
+
+
+def _no_signal(idle: Sequence[Wave], waves: Sequence[Wave]) -> str:
+    mean = fmean(wave.reward_mean or 0.0 for wave in idle)
+    return (
+        f"{len(idle)} of {len(waves)} steps had no signal: all answers to each prompt had the same reward"
+        f" (mean {mean:.3g})"
+    )
+
+
+def _collapse(spec: JobSpec, waves: Sequence[Wave]) -> str:
+    """Return what is to be said of a reward that fell, or nothing."""
+    rewards = [wave.reward_mean for wave in waves if wave.reward_mean is not None]
+    window = min(LONGEST_WINDOW, max(1, len(rewards) // 4))
+    if not has_collapsed(rewards, window=window, prompts=spec.prompts_per_step):
+        return ""
+    means, best = _means(rewards, window), best_revision(waves)
+    kept = f"; the best revision is {best.number} (reward {best.reward:.3g})" if best else ""
+    return (
+        f"the reward collapsed: {max(means):.3g} at its best, {means[-1]:.3g} at the end,"
+        f" at a learning rate of {spec.learning_rate:g}{kept}"
+    )
+
+
+def has_collapsed(rewards: Sequence[float], *, window: int, prompts: int) -> bool:
+    """Return whether the last ``window`` rewards are far below the best ones in a row, beyond chance.
+
+    Chance is two standard errors of the difference of two means, each over ``window`` x ``prompts`` rewards
+    of the largest variance that rewards from 0 to 1 can have (0.25).
+    """
+    means = _means(rewards, window)
+    if not means:
+        return False
+    best, end = max(means), means[-1]
+    chance = 2 * sqrt(2 * 0.25 / (window * prompts))
+    return best > 0 and best - end >= max(LOST_SHARE * best, chance)
+
+
+def _means(rewards: Sequence[float], window: int) -> list[float]:
+    """Return the mean of each ``window`` of neighbouring rewards."""
+    return [fmean(rewards[end - window : end]) for end in range(window, len(rewards) + 1)]
