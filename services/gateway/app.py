@@ -134,7 +134,7 @@ def build_http(*, ready: Callable[[], bool]) -> FastAPI:
         service="gateway",
         internal_token=None,
         ready=ready,
-        streams_body=lambda _method, _path: True,  # `GatewayRoute` reads bodies, behind the key
+        max_body_bytes=None,  # `GatewayRoute` reads bodies, behind the key
         shaped=shaped_error,
     )
     http.description = reference.DESCRIPTION

@@ -33,7 +33,6 @@ from services.registry.handlers.reconciler import Reconciler
 from services.registry.handlers.rules import RuleHandler
 from services.registry.handlers.uploads import UploadHandler
 from services.registry.http.context import Registry
-from services.registry.http.revisions import streams_body
 from services.registry.http.routes import add_routes
 from services.registry.settings import RegistrySettings
 
@@ -121,7 +120,7 @@ async def open_registry(settings: RegistrySettings) -> AsyncIterator[RegistryApp
             service="registry",
             internal_token=settings.internal.token,
             ready=lambda: True,
-            streams_body=streams_body,
+            max_body_bytes=None,  # `BodyRoute` reads bodies
         )
         add_routes(http, registry)
         reconciler = None

@@ -24,7 +24,7 @@ SLOW = LeastRate(bytes_per_second=1000, grace_seconds=0.2, stall_seconds=0.2)
 def make_http() -> FastAPI:
     """Return an edge that leaves bodies unread, as the gateway's does."""
     http = create_http(
-        title="test", service="patient", internal_token=None, ready=lambda: True, streams_body=lambda *_: True
+        title="test", service="patient", internal_token=None, ready=lambda: True, max_body_bytes=None
     )
 
     @http.post("/unread")

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 
 from mint_common.runtime.edge_errors import answer_errors, error_response, invalid_field
-from mint_common.runtime.edge_middleware import EdgeMiddleware, Shaped, StreamsBody
+from mint_common.runtime.edge_middleware import EdgeMiddleware, Shaped
 
 __all__ = ["create_http", "error_response", "invalid_field"]
 
@@ -24,15 +24,14 @@ def create_http(
     service: str,
     internal_token: str | None,
     ready: Callable[[], bool],
-    max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
-    streams_body: StreamsBody = lambda _method, _path: False,
+    max_body_bytes: int | None = DEFAULT_MAX_BODY_BYTES,
     shaped: Shaped = lambda _scope, error: error_response(error),
 ) -> FastAPI:
     """Return an application with everything but its own routes.
 
-    Paths under ``/internal`` need the token, when one is given. A request for which
-    ``streams_body(method, path)`` holds reaches its route unread and unbounded: the route reads, bounds and
-    checks it. ``shaped(scope, error)`` is the answer for what no handler has seen. ``http.state.registry`` is
+    Paths under ``/internal`` need the token, when one is given. Without
+    ``max_body_bytes`` bodies reach their routes unread: those are `BodyRoute`s or read, bound and check them
+    otherwise. ``shaped(scope, error)`` is the answer for what no handler has seen. ``http.state.registry`` is
     the Prometheus registry of this application; ``/metrics`` shows it together with the process-wide one.
     """
     # A redirect to the path with or without its last slash would be built from the Host header.
@@ -44,7 +43,6 @@ def create_http(
         service=service,
         internal_token=internal_token,
         max_body_bytes=max_body_bytes,
-        streams_body=streams_body,
         registry=http.state.registry,
         shaped=shaped,
     )

@@ -21,9 +21,6 @@ from mint_common.telemetry.tracing import extracted, span, trace_id
 INTERNAL_TOKEN_HEADER = "x-mint-internal-token"  # noqa: S105  # the header's name, not a token
 TRACE_HEADER = "x-mint-trace-id"
 
-StreamsBody = Callable[[str, str], bool]
-"""(method, path) -> whether the route reads the body itself, as it comes."""
-
 Shaped = Callable[[Scope, MintError], Response]
 """What to answer for an error that no handler of the application has seen."""
 
@@ -54,8 +51,7 @@ class EdgeMiddleware:
         *,
         service: str,
         internal_token: str | None,
-        max_body_bytes: int,
-        streams_body: StreamsBody,
+        max_body_bytes: int | None,
         registry: CollectorRegistry,
         shaped: Shaped,
     ) -> None:
@@ -63,7 +59,6 @@ class EdgeMiddleware:
         self._app = app
         self._internal_token = internal_token
         self._max_body_bytes = max_body_bytes
-        self._streams_body = streams_body
         self._shaped = shaped
         self._seconds = request_seconds(service, registry)
 
@@ -88,7 +83,7 @@ class EdgeMiddleware:
     async def _guarded(self, scope: Scope, headers: Headers, receive: Receive, answer: "_Answer") -> None:
         try:
             self._check_token(scope["path"], headers)
-            if self._streams_body(scope["method"], scope["path"]):
+            if self._max_body_bytes is None:
                 await self._app(scope, receive, answer.send)
                 return
             body = await read_body(paced(receive), headers, limit=self._max_body_bytes)

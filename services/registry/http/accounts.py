@@ -10,10 +10,11 @@ from mint_common.catalog import IssuedKey, KeyOwner, KeyRecord, TenantRecord
 from mint_common.catalog_requests import Body, KeyBody, Label, LongPageQuery, PageQuery, TenantBody
 from mint_common.errors import Unauthorized
 from mint_common.ids import TenantId, derive_id, new_id
+from mint_common.runtime.edge_routes import BodyRoute
 from services.registry.core.keys import KEY_PREFIX, KEY_UNKNOWN, hash_key, stored_key
 from services.registry.http.context import CallerDep, RegistryDep, Tenant
 
-router = APIRouter(prefix="/internal")
+router = APIRouter(prefix="/internal", route_class=BodyRoute)
 
 _KEY_BYTES = 32
 

@@ -18,11 +18,12 @@ from mint_common.catalog_requests import (
 )
 from mint_common.ids import new_id
 from mint_common.names import alias_key, check_alias_name, revision_key
+from mint_common.runtime.edge_routes import BodyRoute
 from services.registry.core.rules import check_rule
 from services.registry.http.context import CallerDep, PolicyDep, Registry, RegistryDep
 from services.registry.ports.aliases import Mover
 
-router = APIRouter(prefix="/internal/tenants/{tenant_id}/policies/{policy}")
+router = APIRouter(prefix="/internal/tenants/{tenant_id}/policies/{policy}", route_class=BodyRoute)
 
 
 @router.get("/aliases")

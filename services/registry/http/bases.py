@@ -12,9 +12,10 @@ from mint_common.catalog_requests import MAX_LIMIT, Body, DigestText, Label
 from mint_common.errors import InvalidField
 from mint_common.ids import BaseName, Digest
 from mint_common.names import BASE_NAME_PATTERN, base_key
+from mint_common.runtime.edge_routes import BodyRoute
 from services.registry.http.context import RegistryDep
 
-router = APIRouter(prefix="/internal")
+router = APIRouter(prefix="/internal", route_class=BodyRoute)
 
 ModuleName = Annotated[str, StringConstraints(max_length=200, pattern=r"^[A-Za-z0-9_.]+$")]
 Features = Annotated[int, Field(ge=1)]

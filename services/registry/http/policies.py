@@ -13,11 +13,12 @@ from mint_common.events import Retention
 from mint_common.ids import PolicyId, new_id
 from mint_common.lora import plan_lora
 from mint_common.names import base_key, check_policy_name
+from mint_common.runtime.edge_routes import BodyRoute
 from services.registry.core.names import parse_model
 from services.registry.core.policies import PolicyChange, check_description, parse_labels
 from services.registry.http.context import PolicyDep, Registry, RegistryDep, Tenant
 
-router = APIRouter(prefix="/internal/tenants/{tenant_id}")
+router = APIRouter(prefix="/internal/tenants/{tenant_id}", route_class=BodyRoute)
 
 MOST_NAMED = 20
 """How many bases are named to who asked for one that there is not."""

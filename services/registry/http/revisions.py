@@ -1,11 +1,10 @@
 """Revisions of a policy: uploaded, listed, compared, retired; and their scores."""
 
-import re
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query
 from pydantic import Field
 
 from mint_common.catalog import (
@@ -28,18 +27,12 @@ from mint_common.catalog_requests import (
 )
 from mint_common.errors import InvalidField
 from mint_common.names import revision_key
+from mint_common.runtime.edge_routes import BodyRoute, StreamDep
 from services.registry.core.evaluations import evaluation_id
 from services.registry.core.lineage import MOST_NODES, Reach, lineage_of
 from services.registry.http.context import CallerDep, PolicyDep, RegistryDep, RevisionDep, Tenant
 
-router = APIRouter(prefix="/internal/tenants/{tenant_id}")
-
-_UPLOADS = re.compile(r"/internal/tenants/[^/]+/policies/[^/]+/revisions")
-
-
-def streams_body(method: str, path: str) -> bool:
-    """Return whether a request is an upload."""
-    return method == "POST" and _UPLOADS.fullmatch(path) is not None
+router = APIRouter(prefix="/internal/tenants/{tenant_id}", route_class=BodyRoute)
 
 
 class DigestsBody(Body):
@@ -69,11 +62,11 @@ async def list_revisions(
 
 @router.post("/policies/{policy}/revisions", status_code=201)
 async def upload_revision(
-    request: Request, policy: PolicyDep, query: Annotated[UploadQuery, Query()], registry: RegistryDep
+    body: StreamDep, policy: PolicyDep, query: Annotated[UploadQuery, Query()], registry: RegistryDep
 ) -> RevisionRecord:
     """Publish the adapter in a tar as a revision."""
     parent = None if query.parent is None else revision_key(query.parent)
-    return await registry.uploads.upload(policy, request.stream(), step=query.step, parent=parent)
+    return await registry.uploads.upload(policy, body, step=query.step, parent=parent)
 
 
 @router.get("/policies/{policy}/revisions/{revision}")

@@ -4,11 +4,10 @@ Invariants: nothing of a body is read before its key is known and has the route'
 counted as its tenant's until the answer has been sent.
 """
 
-from collections.abc import AsyncIterator
 from contextlib import ExitStack
-from typing import Annotated, cast
+from typing import cast
 
-from fastapi import Depends, Request
+from fastapi import Request
 
 from mint_common.authority import Caller
 from mint_common.runtime.disconnect import ClientGone, cancelled_on_disconnect
@@ -17,15 +16,6 @@ from services.gateway.http.edge.context import Gateway, gateway_of
 
 LARGE_JSON_BYTES = 64 << 10
 """From here on decoding takes milliseconds in which nothing else runs: such bodies take turns."""
-
-
-async def stream_of(request: Request) -> AsyncIterator[bytes]:
-    """Return a body that nobody has read yet. Who takes it bounds it, and checks it."""
-    return request.stream()
-
-
-StreamDep = Annotated[AsyncIterator[bytes], Depends(stream_of)]
-"""Says at a route that nothing reads or bounds its body before its handler does."""
 
 
 def answered(request: Request) -> ExitStack:

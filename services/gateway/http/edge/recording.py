@@ -22,6 +22,7 @@ from starlette.types import Message, Receive
 from mint_common.authority import Caller
 from mint_common.errors import Forbidden, InvalidField, MintError, PreconditionFailed, Unavailable
 from mint_common.runtime.clock import Clock
+from mint_common.runtime.edge_routes import Handler
 from services.gateway.core.etags import etag_of, is_expected, is_known
 from services.gateway.core.idempotency import IdempotencyConflict
 from services.gateway.core.json_types import JsonObject
@@ -34,7 +35,7 @@ from services.gateway.core.requests import (
     keyed_request,
 )
 from services.gateway.http.edge.context import Gateway, gateway_of
-from services.gateway.http.edge.routes import GatewayRoute, Handler
+from services.gateway.http.edge.routes import GatewayRoute
 from services.gateway.ports import Requests
 
 REPEATED_HEADER = "idempotency-replayed"

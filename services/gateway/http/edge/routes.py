@@ -6,13 +6,12 @@ but for those of `OPEN_PATHS`. No rule reads a request's path.
 """
 
 import re
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
 from typing import Any, ClassVar, Literal, cast
 
 from fastapi import FastAPI, Request, Response
-from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from starlette.routing import Route
 from starlette.types import Receive, Send
@@ -20,8 +19,9 @@ from starlette.types import Scope as ASGIScope
 
 from mint_common.authority import Caller
 from mint_common.catalog import Scope
+from mint_common.runtime.edge_routes import Handler, dependencies_of, stream_of
 from mint_common.runtime.slow_clients import paced
-from services.gateway.http.edge.bodies import admit_body, answered, stream_of
+from services.gateway.http.edge.bodies import admit_body, answered
 from services.gateway.http.edge.context import authenticate, gateway_of, whose
 
 OPEN_PATHS = frozenset(
@@ -40,8 +40,6 @@ OPEN_PATHS = frozenset(
 ASKED_AFRESH: AbstractSet[Scope] = {"admin", "operator"}
 """Routes of these scopes show and change keys, tenants and secrets: a revoked key does nothing there."""
 
-Handler = Callable[[Request], Awaitable[Response]]
-
 
 Api = Literal["mint", "openai", "tinker"]
 """Whose shape a route's errors have."""
@@ -57,7 +55,7 @@ class GatewayRoute(APIRoute):
         super().__init__(path, endpoint, **options)
         self.needed_scope = _scope_said(self)
         self.asks_afresh = self.needed_scope in ASKED_AFRESH
-        self.streams_body = any(each.call is stream_of for each in _walk(self.dependant))
+        self.streams_body = any(each.call is stream_of for each in dependencies_of(self.dependant))
         # Python's "$" also matches before a line end: "/tenants\n" would be "/tenants".
         self.path_regex = re.compile(self.path_regex.pattern.removesuffix("$") + r"\Z")
 
@@ -111,14 +109,9 @@ def check_routes(http: FastAPI) -> None:
 
 
 def _scope_said(route: APIRoute) -> Scope:
-    said = [each.own_oauth_scopes or () for each in _walk(route.dependant) if each.call is authenticate]
+    taken = [each for each in dependencies_of(route.dependant) if each.call is authenticate]
+    said = [each.own_oauth_scopes or () for each in taken]
     if len(said) != 1 or len(said[0]) != 1:
         problem = "its endpoint takes exactly one of ReadCaller, InferCaller, TrainCaller, ..."
         raise TypeError(f"{sorted(route.methods)} {route.path}: {problem}")
     return cast(Scope, said[0][0])
-
-
-def _walk(dependant: Dependant) -> Iterator[Dependant]:
-    for each in dependant.dependencies:
-        yield each
-        yield from _walk(each)

@@ -13,9 +13,9 @@ from mint_common.catalog_requests import (
     RevisionQuery,
     UploadQuery,
 )
+from mint_common.runtime.edge_routes import StreamDep
 from mint_common.runtime.slow_clients import BodyTooSlow
 from services.gateway.core.mint.uploads import REFUSED, TAR_BODY, stalled
-from services.gateway.http.edge.bodies import StreamDep
 from services.gateway.http.edge.context import GatewayDep, ReadCaller, TrainCaller
 from services.gateway.http.edge.recording import RecordedRoute
 from services.gateway.http.mint.forwarding import PolicyPath, RevisionPath, TenantCatalog

@@ -10,10 +10,11 @@ from fastapi import Request, Response
 
 from mint_common.authority import Caller
 from mint_common.runtime.disconnect import cancelled_on_disconnect
+from mint_common.runtime.edge_routes import Handler
 from services.gateway.core.openai.sketch import check_large_body
 from services.gateway.http.edge.bodies import LARGE_JSON_BYTES, answered
 from services.gateway.http.edge.context import gateway_of
-from services.gateway.http.edge.routes import Handler, OpenAIRoute
+from services.gateway.http.edge.routes import OpenAIRoute
 
 LARGEST_CONTEXT = 1 << 20
 """In tokens, of a prompt while no engine is known."""

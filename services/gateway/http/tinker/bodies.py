@@ -8,10 +8,11 @@ from fastapi import Depends, Request, Response
 
 from mint_common.errors import BodyTooLarge, InvalidField
 from mint_common.ids import new_id
+from mint_common.runtime.edge_routes import StreamDep
 from services.gateway.core.json_reading import read_json
 from services.gateway.core.tinker.futures import JSON, PROTOBUF
 from services.gateway.core.tinker.repetition import request_key
-from services.gateway.http.edge.bodies import StreamDep, hold_body, take_turn
+from services.gateway.http.edge.bodies import hold_body, take_turn
 from services.gateway.http.edge.context import CallerDep
 
 MAX_BODY_BYTES = 16 << 20
