@@ -99,17 +99,18 @@ def create_job(  # arguments of a command
     }
     body = {"policy": policy, "task": task, "algorithm": algorithm.value}
     made = api.post("/jobs", {**body, **{name: wish for name, wish in wishes.items() if wish is not None}})
+    for warning in made["warnings"]:
+        typer.echo(f"mint: {warning}", err=True)
     _show(api, made, watch=watch, as_json=as_json)
 
 
 def list_jobs(api: PublicApi, *, limit: LimitOption = 100) -> Listing:
-    """List jobs, newest first: what each trains, how far it is, its latest mean reward.
+    """List jobs, newest first: how far each is, its latest mean reward, the best revision that it sampled.
 
     Example: mint job list --limit 10
     """
     found = api.get("/jobs", {"limit": limit})
-    names = {policy["policy_id"]: policy["name"] for policy in api.get("/policies", {"limit": 1000})}
-    rows = [job_row(job, names, now=time.time()) for job in found]
+    rows = [job_row(job, now=time.time()) for job in found]
     return Listing(answer=found, columns=JOB, rows=rows, nothing="no job yet: mint job create POLICY TASK")
 
 
@@ -138,7 +139,7 @@ def _show(api: PublicApi, answer: Json, *, watch: bool, as_json: bool) -> None:
         print_json(answer)
     else:
         job = read_job(answer)
-        typer.echo(_ending(job))
+        typer.echo(f"{job.job_id}: {_ending(job)}")
         print_rows([step_row(step, {}) for step in job.steps], STEP, nothing="no step yet")
 
 

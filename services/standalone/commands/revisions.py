@@ -25,7 +25,9 @@ from services.standalone.core.tables import (
 def list_revisions(
     api: PublicApi, policy: PolicyArgument, *, limit: LimitOption = 100, after: AfterOption = None
 ) -> Listing:
-    """List a policy's revisions by number.
+    """List a policy's revisions by number, with scores and aliases.
+
+    The reward is the mean of the answers that a revision was trained on: its parent gave them.
 
     Example: mint revision list counter
     """

@@ -39,19 +39,31 @@ class JobSettings:
     """What a job was asked to do."""
 
     task: str = ""
-    steps: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BestNow:
+    """The sampled revision with the highest mean reward."""
+
+    number: int
+    reward: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobNow:
-    """A managed job. Times are seconds since the epoch."""
+    """A managed job. Times are seconds since the epoch; ``step`` counts finished steps."""
 
     state: str
     job_id: str = ""
-    base: str = ""
+    policy: str = ""
     spec: JobSettings = JobSettings()
     reason: str = ""
+    warnings: tuple[str, ...] = ()
+    step: int = 0
+    total_steps: int = 0
+    best: BestNow | None = None
     created_at: float = 0.0
+    started_at: float | None = None
     finished_at: float | None = None
     steps: tuple[StepNow, ...] = ()
 
@@ -60,11 +72,6 @@ class JobNow:
         """Return the steps that have ended."""
         return tuple(step for step in self.steps if step.state == "published")
 
-    @property
-    def reward(self) -> float | None:
-        """Return the mean reward of the latest scored step."""
-        return next((step.reward_mean for step in reversed(self.steps) if step.reward_mean is not None), None)
-
 
 def read_job(answer: object) -> JobNow:
     """Return what ``GET /mint/v1/jobs/{job}`` answered."""
@@ -72,16 +79,15 @@ def read_job(answer: object) -> JobNow:
 
 
 def seconds_taken(job: JobNow, *, now: float) -> float:
-    """Return how long a job has taken since it was submitted."""
-    return max(0.0, (job.finished_at or now) - job.created_at)
+    """Return how long a job has taken since its first step, or has waited for it."""
+    return max(0.0, (job.finished_at or now) - (job.started_at or job.created_at))
 
 
 def seconds_left(job: JobNow, *, now: float) -> float | None:
     """Return how long the remaining steps take at the pace of those that are done; None: nobody knows."""
-    begun = job.steps[0].requested_at if job.steps else None
-    if begun is None or not job.done or job.state in TERMINAL:
+    if job.started_at is None or not job.step or job.state in TERMINAL:
         return None
-    return (now - begun) / len(job.done) * (job.spec.steps - len(job.done))
+    return (now - job.started_at) / job.step * (job.total_steps - job.step)
 
 
 def duration(seconds: float) -> str:
@@ -94,13 +100,14 @@ def duration(seconds: float) -> str:
 
 
 def headline(job: JobNow, *, now: float) -> str:
-    """Return what is trained, how far it is and how long it takes."""
-    parts = [f"{job.job_id}: {job.spec.task} on {job.base}", job.state]
-    if job.spec.steps:
-        parts.append(f"step {len(job.done)}/{job.spec.steps}")
-    parts.append(duration(seconds_taken(job, now=now)))
+    """Return what is trained, how far it is, how long it takes and what is best so far."""
+    parts = [job.state, f"step {job.step}/{job.total_steps}", duration(seconds_taken(job, now=now))]
     left = seconds_left(job, now=now)
-    return ", ".join([*parts, *([f"about {duration(left)} left"] if left is not None else [])])
+    if left is not None:
+        parts.append(f"about {duration(left)} left")
+    if job.best is not None:
+        parts.append(f"best revision {job.best.number} ({job.best.reward:.3f})")
+    return f"{job.policy} on {job.spec.task}: {', '.join(parts)}"
 
 
 def step_row(step: StepNow, tiers: Mapping[str, str]) -> dict[str, object]:
@@ -116,14 +123,8 @@ def step_row(step: StepNow, tiers: Mapping[str, str]) -> dict[str, object]:
     }
 
 
-def job_row(answer: Mapping[str, object], policies: Mapping[str, str], *, now: float) -> dict[str, object]:
-    """Return the row of a job in a list; ``policies`` maps ids to names."""
+def job_row(answer: Mapping[str, object], *, now: float) -> dict[str, object]:
+    """Return the row of a job in a list."""
     job = read_job(answer)
-    policy_id = str(answer["policy_id"])
-    return {
-        **answer,
-        "policy": policies.get(policy_id, policy_id),
-        "step": f"{len(job.done)}/{job.spec.steps}",
-        "reward": job.reward,
-        "took": duration(seconds_taken(job, now=now)),
-    }
+    took = duration(seconds_taken(job, now=now)) if job.started_at is not None else None
+    return {**answer, "step": f"{job.step}/{job.total_steps}", "took": took}

@@ -145,6 +145,7 @@ JOB = (
     Column(title="state", path="state", kind="state"),
     Column(title="step", path="step", drop=1),
     Column(title="reward", path="reward", kind="score", drop=2),
+    Column(title="best", path="best.number", drop=3),
     Column(title="took", path="took", drop=4),
     Column(title="reason", path="reason", drop=5),
 )

@@ -161,7 +161,7 @@ def test_job_is_made_shown_and_listed_with_its_policy(mint):
     task = tasks[0]["name"]
     assert f"name\t{task}" in mint("task", "show", task)
     made = json.loads(mint("job", "create", "counter", task, "--steps", "2", "--json"))
-    assert f"{made['job_id']}: {task} on tiny" in mint("job", "show", made["job_id"])
+    assert f"{made['job_id']}: counter on {task}: " in mint("job", "show", made["job_id"])
     (line,) = [each for each in mint("job", "list").splitlines() if made["job_id"] in each]
     assert line.split("\t")[1] == "counter"
 

@@ -17,11 +17,18 @@ def published(step: int, reward: float) -> dict[str, Any]:
 JOB = {
     "job_id": "job_a",
     "policy_id": "pol_a",
+    "policy": "counter",
     "base": "tiny",
     "state": "running",
     "reason": "",
     "spec": {"task": "mode:copy", "steps": 6},
+    "warnings": [],
+    "step": 2,
+    "total_steps": 6,
+    "reward": 0.25,
+    "best": {"number": 1, "digest": DIGEST, "reward": 0.25, "step": 2},
     "created_at": 1000.0,
+    "started_at": 1010.0,
     "finished_at": None,
     "steps": [published(1, 0.1), published(2, 0.25), {"step": 3, "state": "requested"}],
 }
@@ -30,21 +37,21 @@ JOB = {
 def test_headline_says_how_far_a_job_is_and_how_long_it_will_take() -> None:
     job = read_job(JOB)
     assert seconds_left(job, now=1030.0) == 40.0
-    told = "job_a: mode:copy on tiny, running, step 2/6, 30 s, about 40 s left"
+    told = "counter on mode:copy: running, step 2/6, 20 s, about 40 s left, best revision 1 (0.250)"
     assert headline(job, now=1030.0) == told
 
 
 def test_nobody_knows_the_end_of_a_job_that_has_not_begun_or_has_ended() -> None:
-    assert seconds_left(read_job({**JOB, "steps": []}), now=1030.0) is None
+    assert seconds_left(read_job({**JOB, "started_at": None, "step": 0}), now=1030.0) is None
     assert seconds_left(read_job({**JOB, "state": "failed"}), now=1030.0) is None
-    ended = read_job({**JOB, "state": "succeeded", "finished_at": 1100.0})
-    assert headline(ended, now=9999.0).endswith("succeeded, step 2/6, 1 min 40 s")
+    ended = read_job({**JOB, "state": "succeeded", "finished_at": 1110.0, "best": None})
+    assert headline(ended, now=9999.0) == "counter on mode:copy: succeeded, step 2/6, 1 min 40 s"
 
 
-def test_a_listed_job_has_its_policy_its_step_and_its_latest_reward() -> None:
-    row = job_row(JOB, {"pol_a": "counter"}, now=1030.0)
-    assert (row["policy"], row["step"], row["reward"], row["took"]) == ("counter", "2/6", 0.25, "30 s")
-    assert job_row(JOB, {}, now=1030.0)["policy"] == "pol_a"
+def test_a_listed_job_says_its_step_and_its_time() -> None:
+    row = job_row(JOB, now=1030.0)
+    assert (row["policy"], row["step"], row["took"]) == ("counter", "2/6", "20 s")
+    assert job_row({**JOB, "started_at": None}, now=1030.0)["took"] is None
 
 
 def test_a_step_shows_where_its_revision_is() -> None:
