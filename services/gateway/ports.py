@@ -13,6 +13,7 @@ from mint_common.generation import EngineInfo
 from mint_common.ids import BaseName, Digest, JobId, TenantId
 from services.gateway.core.idempotency import RequestIdentity
 from services.gateway.core.json_types import JsonObject
+from services.gateway.core.mint.job_warnings import TaskLengths
 from services.gateway.core.mint.submission import Submission
 from services.gateway.core.requests import AuditRow, KeyedRequest, StoredAnswer
 from services.gateway.core.tinker.futures import FutureState
@@ -136,6 +137,10 @@ class Rollout(Protocol):
 
     async def score(self, task: str, body: JsonObject) -> object:
         """Return the rewards of texts."""
+        ...
+
+    async def lengths(self, task: str, *, base: str, n: int, seed: int) -> TaskLengths:
+        """Measure ``n`` prompts that a job with this seed begins with."""
         ...
 
     async def jobs(self, tenant_id: TenantId, *, limit: int) -> list[JsonObject]:

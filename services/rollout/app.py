@@ -85,12 +85,13 @@ def compose(settings: RolloutSettings, connections: Connections) -> Service:
         policies=RegistryPolicies(RegistryClient(connections.registry)),
         clock=clock,
     )
+    sampler = EngineSampler(connections.engines)
     of_waves = WaveHandlers(
         jobs=jobs,
         ledger=ledger,
         blobs=connections.blobs,
         tasks=tasks,
-        sampler=EngineSampler(connections.engines),
+        sampler=sampler,
         clock=clock,
         limits=WaveLimits(
             requests_in_flight=settings.waves.requests_in_flight, pulse_seconds=stall_seconds / 4
@@ -111,7 +112,7 @@ def compose(settings: RolloutSettings, connections: Connections) -> Service:
         title="MinT rollout", service="rollout", internal_token=settings.internal.token, ready=lambda: True
     )
     at_once = max(1, settings.tasks.task_workers // 2)
-    http.include_router(task_routes(BoundedTasks(tasks, at_once=at_once)))
+    http.include_router(task_routes(BoundedTasks(tasks, at_once=at_once), sampler))
     http.include_router(job_routes(jobs, cancel=Commits(jobs=jobs, ledger=ledger, clock=clock).cancel))
 
     async def sample_waves() -> None:

@@ -8,6 +8,7 @@ from mint_common.client.http import InternalHttp, named, path_of
 from mint_common.errors import Unavailable
 from mint_common.ids import TenantId
 from services.gateway.core.json_types import JsonObject
+from services.gateway.core.mint.job_warnings import TaskLengths
 
 T = TypeVar("T")
 
@@ -35,6 +36,12 @@ class RolloutHttp:
         """Return the rewards of texts."""
         path = path_of("internal", "tasks", named("task", task), "score")
         return await self._http.post(path, body, patient=True)
+
+    async def lengths(self, task: str, *, base: str, n: int, seed: int) -> TaskLengths:
+        """Return the tokens of a task's prompts on a base."""
+        path = path_of("internal", "tasks", named("task", task), "lengths")
+        answer = await self._http.post(path, {"base": base, "n": n, "seed": seed}, patient=True)
+        return _read(answer, TaskLengths)
 
     async def jobs(self, tenant_id: TenantId, *, limit: int) -> list[JsonObject]:
         """Return a tenant's newest jobs, newest first."""

@@ -6,11 +6,14 @@ from typing import Literal
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
+from mint_common.ids import BaseName
 from mint_common.runtime.disconnect import cancelled_on_disconnect
 from services.rollout.core.task import TaskInfo
-from services.rollout.ports import Tasks
+from services.rollout.handlers.lengths import token_lengths
+from services.rollout.ports import Sampler, Tasks
 
 MAX_PROMPTS = 4096
+MAX_MEASURED = 64
 MAX_SEED = (1 << 63) - 1
 
 
@@ -39,7 +42,15 @@ class TextsBody(_Body):
     items: list[ScoredItem] = Field(max_length=MAX_PROMPTS)
 
 
-def task_routes(tasks: Tasks) -> APIRouter:
+class LengthsBody(_Body):
+    """Which prompts are measured: those that a job of this seed begins with."""
+
+    base: str
+    n: int = Field(ge=1, le=MAX_MEASURED)
+    seed: int = Field(ge=-MAX_SEED, le=MAX_SEED)
+
+
+def task_routes(tasks: Tasks, sampler: Sampler) -> APIRouter:
     """Return the routes under /internal/tasks."""
     router = APIRouter(prefix="/internal/tasks")
 
@@ -62,6 +73,13 @@ def task_routes(tasks: Tasks) -> APIRouter:
         async with cancelled_on_disconnect(request):
             rewards = await tasks.score(name, [(item.entry, item.text) for item in body.items])
         return {"rewards": rewards}
+
+    @router.post("/{name}/lengths")
+    async def measure(name: str, body: LengthsBody, request: Request) -> dict[str, object]:
+        async with cancelled_on_disconnect(request):
+            base = BaseName(body.base)
+            found = await token_lengths(tasks, sampler, name, base=base, n=body.n, seed=body.seed)
+        return asdict(found)
 
     return router
 

@@ -114,7 +114,8 @@ class ScriptedLoader:
         @http.post("/internal/tokenize")
         async def tokenize(request: Request) -> dict[str, object]:
             body = await request.json()
-            return {"tokens": list(_template(body["messages"]).encode())}
+            text = body["text"] if "text" in body else _template(body["messages"])
+            return {"tokens": list(text.encode())}
 
         @http.post("/internal/generate")
         async def generate(request: Request) -> StreamingResponse:

@@ -92,6 +92,17 @@ def test_a_job_is_submitted_taken_and_cancelled(mint, pupil):
     assert mint.get(f"/jobs/{job['job_id']}").json()["state"] == "cancelled"
 
 
+def test_what_can_go_wrong_is_said_at_once_and_stays_with_the_job(mint):
+    job = mint.post("/jobs", json={**JOB, "learning_rate": 0.05, "max_new_tokens": 1}).json()
+    rate, answers = job["warnings"]
+    assert rate.startswith("learning_rate 0.05 is above 0.01")
+    assert answers.startswith("1 of 1 reference answers of mode:copy are longer than max_new_tokens 1")
+    (listed,) = [one for one in mint.get("/jobs").json() if one["job_id"] == job["job_id"]]
+    shown = mint.get(f"/jobs/{job['job_id']}").json()
+    assert shown["warnings"] == listed["warnings"] == job["warnings"]
+    mint.post(f"/jobs/{job['job_id']}/cancel")
+
+
 def test_the_same_key_and_body_is_the_same_job(mint, stack):
     headers = {"idempotency-key": "once"}
     first = mint.post("/jobs", json=JOB, headers=headers)
@@ -130,6 +141,7 @@ def test_one_request_sent_at_once_from_everywhere_is_one_job(stack, mint):
         ({"max_new_tokens": 100_000}, "max_new_tokens"),
         ({"temperature": 0.5}, "temperature"),
         ({"learning_rate": 0}, "learning_rate"),
+        ({"learning_rate": 0.2}, "learning_rate"),
         ({"learning_rate": "fast"}, "learning_rate"),
         ({"kl_coefficient": -1}, "kl_coefficient"),
         ({"clip_norm": -1}, "clip_norm"),

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mint_common.errors import InvalidField
-from services.gateway.core.mint.jobs import JobRequest, plan_job
+from services.gateway.core.mint.jobs import MAX_LEARNING_RATE, JobRequest, plan_job
 
 DEFAULTS = {
     "steps": 60,
@@ -33,8 +33,8 @@ def test_a_bare_request_takes_the_tasks_recipe():
 
 
 def test_a_wish_wins_over_the_recipe():
-    spec = plan_job(_request(steps=3, learning_rate=0.5, seed=9), defaults=DEFAULTS, max_context=512)
-    assert (spec.steps, spec.learning_rate, spec.seed) == (3, 0.5, 9)
+    spec = plan_job(_request(steps=3, learning_rate=0.05, seed=9), defaults=DEFAULTS, max_context=512)
+    assert (spec.steps, spec.learning_rate, spec.seed) == (3, 0.05, 9)
 
 
 def test_sft_has_groups_of_one_whatever_the_recipe_says():
@@ -102,7 +102,7 @@ def test_a_number_out_of_bounds_is_refused_by_name(field, value):
 @given(
     steps=st.integers(1, 10_000),
     group_size=st.integers(2, 256),
-    learning_rate=st.floats(min_value=1e-12, max_value=1.0),
+    learning_rate=st.floats(min_value=1e-12, max_value=MAX_LEARNING_RATE),
     max_new_tokens=st.integers(1, 511),
 )
 def test_every_number_within_bounds_is_taken_as_it_is(steps, group_size, learning_rate, max_new_tokens):

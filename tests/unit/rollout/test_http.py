@@ -6,6 +6,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from mint_common.records import decode_prompts
 from mint_common.runtime.edge import create_http
 from mint_common.testing.factories import JOB, TENANT
 from services.rollout.http.jobs import job_routes
@@ -18,7 +19,7 @@ JOBS = f"/internal/tenants/{TENANT}/jobs"
 
 def make_http(rig: Rig) -> FastAPI:
     http = create_http(title="rollout", service="rollout", internal_token=None, ready=lambda: True)
-    http.include_router(task_routes(rig.tasks))
+    http.include_router(task_routes(rig.tasks, rig.engine))
     http.include_router(job_routes(rig.jobs, cancel=rig.commits.cancel))
     return http
 
@@ -74,6 +75,18 @@ async def test_prompts_are_drawn_and_scored(client: httpx.AsyncClient) -> None:
     items.append({"entry": prompts[0]["entry"], "text": "wrong"})
     rewards = (await client.post("/internal/tasks/mode:rev/score", json={"items": items})).json()["rewards"]
     assert rewards == [1.0] * 5 + [0.0]
+
+
+async def test_a_tasks_texts_are_measured_in_tokens(client: httpx.AsyncClient, rig: Rig) -> None:
+    rig.engine.start = (1,)
+    body = {"base": "tiny", "n": 3, "seed": 0}
+    lengths = (await client.post("/internal/tasks/mode:copy/lengths", json=body)).json()
+    wave = await rig.begin(submitted(task="mode:copy", seed=0, prompts_per_step=3))
+    prompts = decode_prompts(await rig.blobs.get(wave.prompts))
+    assert lengths == {
+        "prompts": [1 + len(prompt.text) for prompt in prompts],
+        "references": [len(prompt.reference) + 1 for prompt in prompts],
+    }
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,9 @@ DPO_BETA = 0.1
 
 MAX_BETA = 100
 
+MAX_LEARNING_RATE = 0.1
+"""AdamW moves each weight by about the rate a step, and LoRA's weights are of the order of 0.01 to 1."""
+
 Number = TypeVar("Number", int, float)
 
 
@@ -101,7 +104,7 @@ def _check_sampling(spec: JobSpec, *, max_context: int) -> None:
 
 def _check_training(spec: JobSpec) -> None:
     check_between("steps", spec.steps, 1, 10_000)
-    check_positive("learning_rate", spec.learning_rate, 1)
+    check_positive("learning_rate", spec.learning_rate, MAX_LEARNING_RATE)
     check_not_negative("kl_coefficient", spec.kl_coefficient)
     check_not_negative("clip_norm", spec.clip_norm)
     check_between("seed", spec.seed, 0, MAX_SEED)

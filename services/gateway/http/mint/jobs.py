@@ -4,21 +4,28 @@ Everything that can be wrong is found before anything is created; then the job's
 are committed together. From there rollout drives the job, and its state is asked of rollout.
 """
 
+import asyncio
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Annotated
 
 from fastapi import APIRouter, Header
 
 from mint_common.client.http import named
-from mint_common.errors import NotFound, Unavailable
-from mint_common.events import JobSubmitted
+from mint_common.errors import MintError, NotFound, Unavailable
+from mint_common.events import JobSpec, JobSubmitted
 from mint_common.ids import JobId, new_id
 from services.gateway.core.idempotency import identify
 from services.gateway.core.json_types import JsonObject
+from services.gateway.core.mint.job_warnings import TaskLengths, job_warnings
 from services.gateway.core.mint.jobs import JobRequest, plan_job
 from services.gateway.core.mint.submission import complete_job, describe_submission, merge_jobs
-from services.gateway.http.edge.context import GatewayDep, LimitQuery, ReadCaller, TrainCaller
+from services.gateway.http.edge.context import Gateway, GatewayDep, LimitQuery, ReadCaller, TrainCaller
 from services.gateway.http.edge.recording import RecordedRoute
+
+MEASURED_PROMPTS = 16
+MEASURE_SECONDS = 3.0
+"""How long a submission may take longer for its warnings."""
 
 router = APIRouter(prefix="/mint/v1/jobs", tags=["jobs"], route_class=RecordedRoute)
 
@@ -48,8 +55,19 @@ async def submit_job(
         lora=policy.lora,
         spec=spec,
     )
-    submission = await gateway.submissions.submit(event, identity, policy=policy.name, warnings=())
+    lengths = await _lengths(gateway, spec, base=policy.base)
+    warnings = job_warnings(spec, lengths, max_context=base.max_context)
+    submission = await gateway.submissions.submit(event, identity, policy=policy.name, warnings=warnings)
     return describe_submission(submission)
+
+
+async def _lengths(gateway: Gateway, spec: JobSpec, *, base: str) -> TaskLengths | None:
+    """Return how long the job's first prompts are, or None when that is not known in time."""
+    n = min(spec.prompts_per_step, MEASURED_PROMPTS)
+    with suppress(MintError, TimeoutError):
+        async with asyncio.timeout(MEASURE_SECONDS):
+            return await gateway.rollout.lengths(spec.task, base=base, n=n, seed=spec.seed)
+    return None
 
 
 @router.get("")
