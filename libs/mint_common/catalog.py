@@ -136,6 +136,13 @@ class RevisionRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UploadedRevision(RevisionRecord):
+    """A revision as its upload is answered; ``warnings`` are sentences about what looks like a mistake."""
+
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RevisionFilter:
     """Which revisions of a policy, as `PolicyFilter` says it of policies."""
 

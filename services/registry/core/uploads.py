@@ -4,6 +4,7 @@ import json
 from collections.abc import Collection, Mapping
 
 from mint_common.adapters_format import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE, BaseFacts, Reason
+from mint_common.adapters_format.refusal import shown
 from mint_common.errors import AdapterInvalid, UploadRefused
 from mint_common.uploads import FIXES, UploadReason
 
@@ -59,20 +60,25 @@ def check_first_bytes(data: bytes) -> None:
         raise refused(UploadReason.DISGUISED_PICKLE, f"{WEIGHTS_FILE} holds a pickle")
 
 
-def check_config(config: bytes, facts: BaseFacts, bases: Collection[str]) -> None:
-    """Check the fields of a PEFT config that conversion does not check. Raises UploadRefused.
+def check_config(config: bytes, facts: BaseFacts, bases: Collection[str]) -> tuple[str, ...]:
+    """Check the fields of a PEFT config that conversion does not check, and return warnings about them.
 
-    PEFT writes a path or a hub name as the base, so only the name of another registered base is refused.
+    PEFT writes a path or a hub name as the base, so only the name of another registered base is refused; any
+    other name is a warning. Raises UploadRefused.
     """
     try:
         values = json.loads(config)
     except (ValueError, RecursionError):
-        return  # conversion reports it
+        return ()  # conversion reports it
     if not isinstance(values, dict):
-        return
+        return ()
     if values.get("use_dora"):
         raise refused(UploadReason.DORA, "use_dora is set")
-    named = str(values.get("base_model_name_or_path", "")).rstrip("/").rpartition("/")[2]
+    said = str(values.get("base_model_name_or_path") or facts.name)
+    named = said.rstrip("/").rpartition("/")[2]
     if named in bases and named != facts.name:
         problem = f"trained over {named}, the policy is over {facts.name}"
         raise UploadRefused(reason=Reason.WRONG_BASE.value, problem=problem, fix=FIXES[Reason.WRONG_BASE])
+    if named == facts.name:
+        return ()
+    return (f"{CONFIG_FILE} names {shown(said)} as its base; the adapter was taken as one of {facts.name}.",)

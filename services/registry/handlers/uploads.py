@@ -10,7 +10,7 @@ import tempfile
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 from mint_common.adapters_format import (
@@ -25,7 +25,7 @@ from mint_common.adapters_format import (
     write_manifest,
 )
 from mint_common.blobs.port import Blobs
-from mint_common.catalog import PolicyRecord, RevisionRecord
+from mint_common.catalog import PolicyRecord, RevisionRecord, UploadedRevision
 from mint_common.claims import Claim
 from mint_common.errors import AdapterInvalid, NotFound
 from mint_common.events import RevisionExported
@@ -69,7 +69,7 @@ class UploadHandler:
 
     async def upload(
         self, policy: PolicyRecord, body: AsyncIterator[bytes], *, step: int, parent: int | Digest | None
-    ) -> RevisionRecord:
+    ) -> UploadedRevision:
         """Publish the adapter in a tar stream as a revision. Equal weights are the same revision.
 
         Raises UploadRefused, whose ``reason`` is a stable word and whose ``fix`` says what to do.
@@ -81,14 +81,16 @@ class UploadHandler:
 
     async def _take(
         self, policy: PolicyRecord, body: AsyncIterator[bytes], *, step: int, parent: int | Digest | None
-    ) -> RevisionRecord:
+    ) -> UploadedRevision:
         scratch = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="mint-upload-"))
         try:
             parent_digest = await self._parent(policy, parent)
             await receive(body, scratch / "given")
             async with self._converting.turn(policy.tenant_id):
-                manifest = await self._convert(policy, scratch, step=step, parent=parent_digest)
-                return await self._publish(policy, scratch / "adapter", manifest)
+                manifest, warnings = await self._convert(policy, scratch, step=step, parent=parent_digest)
+                revision = await self._publish(policy, scratch / "adapter", manifest)
+                known = {each.name: getattr(revision, each.name) for each in fields(revision)}
+                return UploadedRevision(**known, warnings=warnings)
         except AdapterInvalid as error:
             metrics.UPLOADS.labels("refused").inc()
             raise with_fix(error) from error
@@ -106,15 +108,15 @@ class UploadHandler:
 
     async def _convert(
         self, policy: PolicyRecord, scratch: Path, *, step: int, parent: Digest | None
-    ) -> Manifest:
+    ) -> tuple[Manifest, tuple[str, ...]]:
         facts = await self._catalog.base(policy.base)
         bases = {base.name for base in await self._catalog.bases()}
-        manifest = await asyncio.to_thread(_convert, facts, bases, scratch, self._max_update_ratio)
+        manifest, warnings = await asyncio.to_thread(_convert, facts, bases, scratch, self._max_update_ratio)
         manifest = replace(manifest, policy_id=policy.policy_id, step=step, parent=parent)
         check_export(_export(policy, manifest, _UNSTORED), policy, manifest)
         written = scratch / "adapter" / MANIFEST_FILE
         await asyncio.to_thread(written.write_bytes, write_manifest(manifest))
-        return manifest
+        return manifest, warnings
 
     async def _publish(self, policy: PolicyRecord, folder: Path, manifest: Manifest) -> RevisionRecord:
         try:
@@ -212,10 +214,13 @@ def _append(path: Path, data: bytes) -> None:
         file.write(data)
 
 
-def _convert(facts: BaseFacts, bases: Collection[str], scratch: Path, max_ratio: float) -> Manifest:
+def _convert(
+    facts: BaseFacts, bases: Collection[str], scratch: Path, max_ratio: float
+) -> tuple[Manifest, tuple[str, ...]]:
     given = scratch / "given"
-    check_config((given / CONFIG_FILE).read_bytes(), facts, bases)
-    return convert_adapter(facts, given, scratch / "adapter", layout=PACKED, max_ratio=max_ratio)
+    warnings = check_config((given / CONFIG_FILE).read_bytes(), facts, bases)
+    manifest = convert_adapter(facts, given, scratch / "adapter", layout=PACKED, max_ratio=max_ratio)
+    return manifest, warnings
 
 
 def _export_id(manifest: Manifest) -> str:

@@ -14,6 +14,7 @@ from mint_common.catalog import (
     RevisionDiff,
     RevisionFilter,
     RevisionRecord,
+    UploadedRevision,
 )
 from mint_common.catalog_requests import (
     Body,
@@ -63,7 +64,7 @@ async def list_revisions(
 @router.post("/policies/{policy}/revisions", status_code=201)
 async def upload_revision(
     body: StreamDep, policy: PolicyDep, query: Annotated[UploadQuery, Query()], registry: RegistryDep
-) -> RevisionRecord:
+) -> UploadedRevision:
     """Publish the adapter in a tar as a revision."""
     parent = None if query.parent is None else revision_key(query.parent)
     return await registry.uploads.upload(policy, body, step=query.step, parent=parent)

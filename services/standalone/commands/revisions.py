@@ -76,6 +76,8 @@ def upload_revision(
             progress.update(task, completed=sent, total=total, description=word)
 
         found = api.upload(path_of("policies", policy, "revisions"), adapter.expanduser(), params, report)
+    for warning in found["warnings"]:
+        console.print(f"Note: {warning}")
     return Listing(answer=found, columns=REVISION)
 
 

@@ -83,7 +83,21 @@ def test_folder_becomes_a_revision_and_the_same_weights_the_same_one(stack, mint
     child = mint.post(url, content=tar(adapter(stack, seed=1)), params={"parent": revision["number"]}).json()
     assert child["number"] == revision["number"] + 1
     assert child["parent"] == revision["digest"]
-    assert mint.get(f"{url}/{child['number']}").json() == child
+    assert mint.get(f"{url}/{child['number']}").json() | {"warnings": []} == child
+
+
+@pytest.mark.parametrize("named", ["org/another-model", "tiny", "/some/where/tiny/", "", None])
+def test_a_config_that_names_another_base_is_taken_with_a_warning(stack, mint, policy, named):
+    files = adapter(stack) | {CONFIG: config(base_model_name_or_path=named)}
+    answer = mint.post(f"/policies/{policy}/revisions", content=tar(files))
+    assert answer.status_code == 201
+    warnings = answer.json()["warnings"]
+    if named == "org/another-model":
+        assert warnings == [
+            "adapter_config.json names 'org/another-model' as its base; the adapter was taken as one of tiny."
+        ]
+    else:
+        assert not warnings
 
 
 def test_an_upload_with_a_known_key_is_answered_once_and_other_bytes_are_refused(stack, mint, policy):

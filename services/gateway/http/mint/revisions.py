@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
-from mint_common.catalog import EvaluationRecord, Lineage, RevisionDiff, RevisionRecord
+from mint_common.catalog import EvaluationRecord, Lineage, RevisionDiff, RevisionRecord, UploadedRevision
 from mint_common.catalog_requests import (
     DiffQuery,
     EvaluationBody,
@@ -50,7 +50,7 @@ async def get_revision(
 @_revisions.post(
     "",
     status_code=201,
-    response_model=RevisionRecord,
+    response_model=UploadedRevision,
     openapi_extra=TAR_BODY,
     responses={422: REFUSED},
 )
