@@ -11,8 +11,7 @@ from typing import Any
 
 from benches.report import Report, Row, make_row
 from mint_common.ids import Digest
-from services.loader.core.eviction import Policy
-from services.loader.core.residency import Capacity, Residency
+from services.loader.core.residency import Capacity, Residency, Resident
 
 NAMES, REQUESTS, SEEDS = 2_000, 12_000, (1, 2, 3)
 HOST_BYTES = 400 << 20
@@ -23,9 +22,26 @@ FIXED_SECONDS, BYTES_PER_SECOND = 0.003, 200e6
 SCAN_EVERY, SCAN_LENGTH = 1_500, 400
 
 
+class LeastRecent(Residency):
+    """Evicts who was used longest ago."""
+
+    def _worth(self, resident: Resident) -> float:
+        return float(resident.touched)
+
+
+class LeastFrequent(Residency):
+    """Evicts who was used least."""
+
+    def _worth(self, resident: Resident) -> float:
+        return float(resident.uses)
+
+
+EVICTIONS: dict[str, type[Residency]] = {"gdsf": Residency, "lru": LeastRecent, "lfu": LeastFrequent}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What a trace did under a policy."""
+    """What a trace came to."""
 
     hit_ratio: float
     reload_seconds: float
@@ -35,17 +51,16 @@ def run() -> Report:
     """Measure."""
     traces = {"zipf": zipf_trace, "scan": scan_trace}
     found = {
-        (kind, policy): [_replay(list(trace(seed)), policy, seed) for seed in SEEDS]
+        (kind, name): [_replay(list(trace(seed)), eviction, seed) for seed in SEEDS]
         for kind, trace in traces.items()
-        for policy in Policy
+        for name, eviction in EVICTIONS.items()
     }
-    rows = [row for kind in traces for row in _rows(kind, {p: found[kind, p] for p in Policy})]
+    rows = [row for kind in traces for row in _rows(kind, {name: found[kind, name] for name in EVICTIONS})]
 
     def draw(figure: Any) -> None:
         for place, kind in enumerate(traces):
             axes = figure.add_subplot(1, 2, 1 + place)
-            names = [policy.value for policy in Policy]
-            axes.bar(names, [_mean_seconds(found[kind, policy]) for policy in Policy])
+            axes.bar(list(EVICTIONS), [_mean_seconds(found[kind, name]) for name in EVICTIONS])
             axes.set_title(f"{kind}: seconds of reloading")
 
     return Report(bench="eviction", rows=rows, draw=draw)
@@ -71,9 +86,9 @@ def scan_trace(seed: int) -> Iterator[int]:
         yield name
 
 
-def _replay(trace: Sequence[int], policy: Policy, seed: int) -> Outcome:
+def _replay(trace: Sequence[int], eviction: type[Residency], seed: int) -> Outcome:
     capacity = Capacity(slots=8, host=10_000, host_bytes=HOST_BYTES)
-    residency, hits, seconds = Residency(capacity=capacity, policy=policy), 0, 0.0
+    residency, hits, seconds = eviction(capacity=capacity), 0, 0.0
     for at, name in enumerate(trace):
         digest = Digest(str(name))
         if residency.in_host(digest):
@@ -91,18 +106,16 @@ def _replay(trace: Sequence[int], policy: Policy, seed: int) -> Outcome:
     return Outcome(hit_ratio=hits / len(trace), reload_seconds=seconds)
 
 
-def _rows(kind: str, found: dict[Policy, list[Outcome]]) -> list[Row]:
+def _rows(kind: str, found: dict[str, list[Outcome]]) -> list[Row]:
     how = f"{REQUESTS} requests over {NAMES} names, {len(SEEDS)} seeds, room for {HOST_BYTES >> 20} MiB"
     rows = []
-    for policy, outcomes in found.items():
+    for name, outcomes in found.items():
         hits = [outcome.hit_ratio for outcome in outcomes]
-        rows.append(
-            make_row(f"{kind}_hit_ratio_{policy}", hits, unit="", goal=None, better="higher", how=how)
-        )
-    for other in (Policy.LRU, Policy.LFU):
+        rows.append(make_row(f"{kind}_hit_ratio_{name}", hits, unit="", goal=None, better="higher", how=how))
+    for other in ("lru", "lfu"):
         ratios = [
             ours.reload_seconds / theirs.reload_seconds
-            for ours, theirs in zip(found[Policy.GDSF], found[other], strict=True)
+            for ours, theirs in zip(found["gdsf"], found[other], strict=True)
         ]
         rows.append(
             make_row(

@@ -14,6 +14,7 @@ from typing import Any
 
 import aiohttp
 
+from benches.engines import idle_builder
 from benches.fair_share_floods import BASE, FLOODS, Target, run_flood
 from benches.load import open_openai
 from benches.report import Report, Row, make_row, percentile
@@ -156,7 +157,7 @@ async def _measure_alone() -> list[float]:
         threads=1,
     )
     prepare_environment(config)
-    ours, stock = start_engine(config), _start_stock(config)
+    ours, stock = start_engine(config, idle_builder(config)), _start_stock(config)
     ratios = []
     try:
         for number in range(ROUNDS + 1):
@@ -180,7 +181,7 @@ def _start_stock(config: EngineConfig) -> VllmEngine:
         additional_config={},
         max_num_seqs=config.max_sequences,
     )
-    return VllmEngine(AsyncLLM.from_engine_args(arguments))
+    return VllmEngine(AsyncLLM.from_engine_args(arguments), idle_builder(config))
 
 
 async def _rate(engine: VllmEngine) -> float:

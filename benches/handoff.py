@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from benches.engines import builder_config, idle_builder
 from benches.handoff_bases import handoff_folder
 from benches.report import Report, Row, make_row
 from benches.serving import scratch_folder
@@ -38,6 +39,8 @@ from mint_common.blobs.localfs import LocalBlobs
 from mint_common.events import LoraSpec
 from mint_common.generation import Sampling
 from mint_common.ids import PolicyId, TenantId
+from mint_common.runtime.clock import SystemClock
+from services.loader.adapters.builder.client import Builder, open_builder
 from services.loader.adapters.vllm.engine import EngineConfig, VllmEngine, start_engine
 from services.loader.ports import LoadedAdapter
 from services.trainer.adapters.lora.tensors import LoraTensors, folded_arrays, new_lora
@@ -141,13 +144,14 @@ async def _measure(case: Case, folder: Path, rounds: int, merged_rounds: int) ->
     base = handoff_folder(case.base)
     facts = read_base_facts(base)
     policies = {rank: _trained(facts, rank) for rank in case.ranks}
-    engine = _start(base, facts)
-    await _rollout(engine, None)
     adapters: dict[int, list[Phases]] = {rank: [] for rank in case.ranks}
-    for number in range(rounds * len(case.ranks)):
-        rank = case.ranks[number % len(case.ranks)]
-        adapters[rank].append(await _hand_over_adapter(engine, facts, policies[rank], folder, number + 1))
-    engine.close()
+    async with open_builder(builder_config(base, folder), SystemClock()) as builder:
+        engine = _start(base, facts, builder)
+        await _rollout(engine, None)
+        for number in range(rounds * len(case.ranks)):
+            rank = case.ranks[number % len(case.ranks)]
+            adapters[rank].append(await _hand_over_adapter(engine, facts, policies[rank], folder, number + 1))
+        engine.close()
     adapter = _write(_built(facts, policies[case.step_rank], 0), folder / "adapter")
     merged = []
     for number in range(merged_rounds):
@@ -212,7 +216,7 @@ async def _hand_over_merged(base: Path, facts: BaseFacts, adapter: Path, folder:
     started = time.perf_counter()
     size_bytes = merge_adapter(facts, base, adapter, folder)
     made = time.perf_counter()
-    engine = _start(folder, facts)
+    engine = _start(folder, facts, None)
     loaded = time.perf_counter()
     await _rollout(engine, None)
     ended = time.perf_counter()
@@ -220,22 +224,21 @@ async def _hand_over_merged(base: Path, facts: BaseFacts, adapter: Path, folder:
     return Phases(make=made - started, load=loaded - made, rollout=ended - loaded, size_bytes=size_bytes)
 
 
-def _start(base: Path, facts: BaseFacts) -> VllmEngine:
+def _start(base: Path, facts: BaseFacts, builder: Builder | None) -> VllmEngine:
+    config = EngineConfig(
+        base_dir=base,
+        facts=facts,
+        max_context=256,
+        slots=2,
+        host_capacity=4,
+        max_sequences=4,
+        kv_cache_bytes=128 << 20,
+        max_logprobs=1,
+        threads=1,
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return start_engine(
-            EngineConfig(
-                base_dir=base,
-                facts=facts,
-                max_context=256,
-                slots=2,
-                host_capacity=4,
-                max_sequences=4,
-                kv_cache_bytes=128 << 20,
-                max_logprobs=1,
-                threads=1,
-            )
-        )
+        return start_engine(config, builder or idle_builder(config))
 
 
 async def _rollout(engine: VllmEngine, adapter: LoadedAdapter | None) -> None:

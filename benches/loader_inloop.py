@@ -17,6 +17,7 @@ import numpy as np
 from prometheus_client import REGISTRY
 
 from benches.adapters import Recipe, make_adapters, write_folders
+from benches.engines import builder_config
 from benches.moe_loads import EXPERTS, LAYERS, write_both
 from benches.report import Report, Row, make_row
 from benches.serving import TINY, scratch_folder
@@ -24,8 +25,7 @@ from mint_common.adapters_format import WEIGHTS_FILE, BaseFacts, read_base_facts
 from mint_common.generation import Sampling
 from mint_common.ids import PolicyId, TenantId, sha256_digest
 from mint_common.runtime.clock import SystemClock
-from mint_common.settings import BlobSettings
-from services.loader.adapters.builder.client import BuilderConfig, open_builder
+from services.loader.adapters.builder.client import open_builder
 from services.loader.adapters.vllm.engine import EngineConfig, VllmEngine, start_engine
 from services.loader.ports import LoadedAdapter
 
@@ -164,14 +164,7 @@ async def _engine(base: Path, facts: BaseFacts, *, slots: int, host: int) -> Asy
         threads=1,
     )
     with scratch_folder() as folder:
-        work = BuilderConfig(
-            blobs=BlobSettings(url=f"file://{folder}/blobs"),
-            base_dir=base,
-            cache_dir=folder / "cache",
-            disk_bytes=1 << 30,
-            silence_seconds=60.0,
-        )
-        async with open_builder(work, SystemClock()) as builder:
+        async with open_builder(builder_config(base, folder), SystemClock()) as builder:
             engine = start_engine(config, builder)
             try:
                 yield engine

@@ -1,5 +1,7 @@
 """Adapters of experts at real widths, and vLLM's code to load them without the model, which is too big."""
 
+import math
+import mmap
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +12,7 @@ import numpy as np
 from mint_common.adapters_format import (
     DENSE,
     MANIFEST_FILE,
+    WEIGHTS_FILE,
     BaseFacts,
     ExpertsFacts,
     build_adapter,
@@ -18,6 +21,7 @@ from mint_common.adapters_format import (
     peft_name,
     read_manifest,
 )
+from mint_common.adapters_format.tensor_file import PAD_DTYPE, read_header
 from mint_common.ids import BaseName, PolicyId, sha256_digest
 
 LAYERS, EXPERTS = 48, 128
@@ -61,14 +65,16 @@ class BareLoader:
         self._finish(self._manager(), lora)
 
     def load_packed(self, folder: Path) -> None:
-        """Load as MinT's plugin does."""
-        from services.loader.adapters.vllm.lora_models import load_packed
+        """Load views of one mapping of the file, as the engine does with what a builder laid out."""
+        from services.loader.adapters.vllm.lora_models import model_of, renaming
 
         manager = self._manager()
         config = SimpleNamespace(max_lora_rank=8, lora_dtype=self._dtype)
         worker_manager = SimpleNamespace(lora_config=config, _adapter_manager=manager)
-        manifest = read_manifest((folder / MANIFEST_FILE).read_bytes())
-        self._finish(manager, load_packed(worker_manager, folder, manifest, number=1))
+        rank = read_manifest((folder / MANIFEST_FILE).read_bytes()).rank
+        tensors = _map_packed(folder / WEIGHTS_FILE, dtype=self._dtype)
+        lora = model_of(worker_manager, tensors, rank=rank, number=1, rename=renaming(manager.model))
+        self._finish(manager, lora)
 
     def _manager(self) -> Any:
         from vllm.lora.model_manager import LoRAModelManager
@@ -96,6 +102,23 @@ class BareLoader:
 def _tensors(weights: Any) -> Iterator[Any]:
     for side in (weights.lora_a, weights.lora_b):
         yield from side if isinstance(side, list) else [side]
+
+
+def _map_packed(path: Path, *, dtype: Any) -> dict[str, Any]:
+    """Return the tensors of a packed float16 file as views of one mapping."""
+    import torch
+
+    with path.open("rb") as file:
+        header = read_header(file, size_bytes=path.stat().st_size)
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    mapped.madvise(mmap.MADV_WILLNEED)
+    return {
+        entry.name: torch.frombuffer(
+            mapped, dtype=dtype, count=math.prod(entry.shape), offset=header.data_begin + entry.begin
+        ).view(entry.shape)
+        for entry in header.tensors
+        if entry.dtype != PAD_DTYPE
+    }
 
 
 def real_facts() -> BaseFacts:

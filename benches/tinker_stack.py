@@ -9,6 +9,7 @@ from pathlib import Path
 
 import tinker
 
+from benches.engines import idle_builder
 from benches.serving import TINY, scratch_folder
 from benches.trainer_bases import smollm2_folder
 from mint_common.adapters_format import BaseFacts, read_base_facts
@@ -105,7 +106,7 @@ def open_bare_sampling(base: str):  # type: ignore[no-untyped-def]  # a generato
         max_logprobs=20,
         threads=1,
     )
-    engine = start_engine(config)
+    engine = start_engine(config, idle_builder(config))
     try:
         yield BareSampling(engine=engine)
     finally:

@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from fastapi import FastAPI
@@ -16,14 +16,14 @@ from mint_common.client.registry import RegistryClient
 from mint_common.events import AdapterWanted, AliasMoved, RevisionPublished, RevisionRestored
 from mint_common.generation import EngineInfo
 from mint_common.ids import EngineId, new_id
-from mint_common.runtime.clock import SystemClock
+from mint_common.runtime.clock import Clock, SystemClock
 from mint_common.runtime.dispatch import Dispatcher
 from mint_common.runtime.edge import create_http
 from mint_common.runtime.postgres import migrate, open_pool
 from mint_common.runtime.service import run_service
 from services.loader.adapters.announcements import BusAnnouncements
-from services.loader.adapters.builder.client import BuilderConfig, BuilderStaging, open_builder
-from services.loader.adapters.vllm.engine import EngineConfig, start_engine
+from services.loader.adapters.builder.client import Builder, BuilderConfig, BuilderStaging, open_builder
+from services.loader.adapters.vllm.engine import EngineConfig, VllmEngine, start_engine
 from services.loader.adapters.working_set_postgres import PostgresWorkingSet
 from services.loader.core.open_work import OpenWork
 from services.loader.core.requests import Limits
@@ -53,6 +53,7 @@ class Loader:
     """An assembled loader: its HTTP application and its background work."""
 
     http: FastAPI
+    serving: Serving
     tiers: Tiers
     announcements: BusAnnouncements
     dispatcher: Dispatcher
@@ -62,19 +63,35 @@ class Loader:
 
 
 @asynccontextmanager
-async def open_loader(settings: LoaderSettings) -> AsyncIterator[Loader]:
-    """Start the engine, connect and assemble; leaving closes everything in the opposite order."""
+async def open_engine(
+    settings: LoaderSettings, facts: BaseFacts, clock: Clock
+) -> AsyncIterator[tuple[VllmEngine, Builder]]:
+    """Start the builder and the engine, and end both."""
+    began = clock.monotonic()
+    async with open_builder(builder_config(settings), clock) as builder:
+        # Blocks the loop on purpose: nothing listens yet, and the engine must start in the main thread.
+        engine = start_engine(engine_config(settings, facts), builder)
+        try:
+            await warm_up(engine)
+            _log.info("engine started", extra={"seconds": clock.monotonic() - began, "base": facts.name})
+            yield engine, builder
+        finally:
+            await asyncio.to_thread(engine.close)
+
+
+OpensEngine = Callable[
+    [LoaderSettings, BaseFacts, Clock], AbstractAsyncContextManager[tuple[VllmEngine, Builder]]
+]
+
+
+@asynccontextmanager
+async def open_loader(settings: LoaderSettings, *, opens: OpensEngine = open_engine) -> AsyncIterator[Loader]:
+    """Open the engine, connect and assemble; leaving closes everything in the opposite order."""
     clock = SystemClock()
     facts = read_base_facts(settings.base_dir)
     max_context = min(facts.max_context, settings.max_context)
     async with AsyncExitStack() as stack:
-        began = clock.monotonic()
-        builder = await stack.enter_async_context(open_builder(builder_config(settings), clock))
-        # Blocks the loop on purpose: nothing listens yet, and the engine must start in the main thread.
-        engine = start_engine(engine_config(settings, facts, max_context), builder)
-        stack.push_async_callback(asyncio.to_thread, engine.close)
-        await warm_up(engine)
-        _log.info("engine started", extra={"seconds": clock.monotonic() - began, "base": facts.name})
+        engine, builder = await stack.enter_async_context(opens(settings, facts, clock))
 
         engine_id = EngineId(settings.engine_id)
         pool = await open_pool(settings.postgres.dsn, schema=SCHEMA)
@@ -164,6 +181,7 @@ async def open_loader(settings: LoaderSettings) -> AsyncIterator[Loader]:
         dispatcher.on(AdapterWanted, handlers.on_adapter_wanted, base=facts.name)
         yield Loader(
             http=http,
+            serving=serving,
             tiers=tiers,
             announcements=announcements,
             dispatcher=dispatcher,
@@ -188,12 +206,12 @@ async def run(settings: LoaderSettings) -> None:
         await run_service(loader.http, settings.http, background)
 
 
-def engine_config(settings: LoaderSettings, facts: BaseFacts, max_context: int) -> EngineConfig:
+def engine_config(settings: LoaderSettings, facts: BaseFacts) -> EngineConfig:
     """Return how to start the engine of these settings."""
     return EngineConfig(
         base_dir=settings.base_dir,
         facts=facts,
-        max_context=max_context,
+        max_context=min(facts.max_context, settings.max_context),
         slots=settings.slots,
         host_capacity=settings.host_capacity,
         max_sequences=settings.max_sequences,

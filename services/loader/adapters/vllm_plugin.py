@@ -134,11 +134,6 @@ REPAIRS = (
         apply="repairs.non_finite:keep_blocks_finite",
     ),
 )
-PACKED = Extension(
-    name="packed adapters from one mapping",
-    tested_on=((0, 32),),
-    apply="lora_models:load_packed_adapters",
-)
 STAGE = Extension(name="adapters laid out beside the loop, copied in slices", tested_on=((0, 32),))
 CUT_PARTS = Extension(name="adapters cut for their worker when they are laid out", tested_on=((0, 32),))
 CLEAR_SLOTS = Extension(name="experts' slots cleared no more than needed", tested_on=((0, 32),))
@@ -166,7 +161,6 @@ ZERO_BLOCKS = Extension(
 )
 EXTENSIONS = (
     FAIR,
-    PACKED,
     STAGE,
     CUT_PARTS,
     CLEAR_SLOTS,

@@ -6,9 +6,10 @@ import os
 import socket
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, field
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar  # vLLM's AsyncLLM: it is imported only when an engine starts
 
 import numpy as np
 import pytest
@@ -23,83 +24,55 @@ from mint_common.adapters_format import (
     read_base_facts,
     store_adapter,
 )
-from mint_common.blobs.port import Blobs
-from mint_common.claims import Claim, RevisionRef
+from mint_common.blobs.localfs import LocalBlobs
+from mint_common.claims import RevisionRef
 from mint_common.client.engine import EngineClient
 from mint_common.client.http import InternalHttp
 from mint_common.events.event import Event
-from mint_common.generation import EngineInfo
-from mint_common.ids import EngineId, PolicyId
+from mint_common.ids import PolicyId
 from mint_common.runtime.clock import SystemClock, settle
-from mint_common.runtime.edge import create_http
-from mint_common.testing.blobs_memory import MemoryBlobs
-from services.loader.adapters.builder.client import Builder, BuilderStaging
-from services.loader.adapters.builder.disk_cache import DiskCache
+from mint_common.settings import BlobSettings, read_settings
+from services.loader.adapters.announcements import BusAnnouncements
+from services.loader.adapters.builder.client import Builder, BuilderConfig
 from services.loader.adapters.vllm.engine import EngineConfig, VllmEngine, start_engine
-from services.loader.app import MAX_LOGPROBS
-from services.loader.core.open_work import OpenWork
-from services.loader.core.requests import Limits
-from services.loader.core.residency import Capacity
-from services.loader.handlers.generation import Serving, warm_up
-from services.loader.handlers.loads import LoadLimits
+from services.loader.app import open_engine, open_loader
 from services.loader.handlers.quarantining import Quarantined
-from services.loader.handlers.residency_log import EngineIdentity, ResidencyLog
-from services.loader.handlers.slots import SlotLimits
-from services.loader.handlers.tiers import TierLimits, Tiers
-from services.loader.http import add_routes
+from services.loader.handlers.tiers import Tiers
 from services.loader.ports import LoadedAdapter
+from services.loader.settings import LoaderSettings
 
 BASE_DIR = Path(__file__).parents[3] / "bases" / "tiny"
 SLOTS, HOST, WORKERS = 2, 4, 2
 TOKEN = "internal"
+T = TypeVar("T")
 
 
 class CountedEngine(VllmEngine):
-    """The real engine, with a count of its loads."""
+    """The real engine, with a count of its loads; they wait for ``gate``."""
 
-    loads = 0
+    def __init__(self, llm: Any, builder: Builder) -> None:
+        super().__init__(llm, builder)
+        self.loads = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
 
     async def stage(self, adapter: LoadedAdapter) -> int:
         """Count and load."""
         self.loads += 1
-        return await super().stage(adapter)
-
-
-class GatedBlobs(MemoryBlobs):
-    """Blobs that can be held back."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gate = asyncio.Event()
-        self.gate.set()
-
-    async def fetch(self, claim: Claim, path: Path) -> None:
-        """Fetch once the gate is open."""
         await self.gate.wait()
-        await super().fetch(claim, path)
-
-
-@dataclass
-class Announced:
-    """Announcements, kept."""
-
-    events: list[Event] = field(default_factory=list)
-
-    def announce(self, event: Event, *, cause: str) -> None:
-        """Keep an event."""
-        self.events.append(event)
+        return await super().stage(adapter)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rig:
-    """A loader over the shared engine, and a client of it."""
+    """A loader over the shared engine, and a client of it; ``announced`` are its events so far."""
 
     engine: CountedEngine
     tiers: Tiers
     quarantined: Quarantined
-    blobs: Blobs
+    blobs: LocalBlobs
     facts: BaseFacts
-    announced: Announced
+    announced: list[Event]
     client: EngineClient
     http: InternalHttp
     url: str
@@ -112,6 +85,42 @@ class Rig:
     async def revision(self, seed: int, *, rank: int = 4) -> RevisionRef:
         """Store a random adapter that changes the base's answers visibly."""
         return await self.publish(random_adapter(self.facts, seed=seed, rank=rank), number=seed)
+
+
+@asynccontextmanager
+async def quietly(engine: AbstractAsyncContextManager[T]) -> AsyncIterator[T]:
+    """Open and close an engine without the warnings of vLLM and torch."""
+    stack = AsyncExitStack()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        opened = await stack.enter_async_context(engine)
+    yield opened
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        await stack.aclose()
+        await settle()
+        gc.collect()  # vLLM leaves sockets to the collector, which warns of them
+
+
+@asynccontextmanager
+async def started(config: EngineConfig, builder: Builder) -> AsyncIterator[VllmEngine]:
+    """Run an engine alone."""
+    engine = start_engine(config, builder)
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def builder_config(base: Path, folder: Path) -> BuilderConfig:
+    """Return what a builder works with whose blobs and cache lie in a folder."""
+    return BuilderConfig(
+        blobs=BlobSettings(url=f"file://{folder}/blobs"),
+        base_dir=base,
+        cache_dir=folder / "cache",
+        disk_bytes=1 << 30,
+        silence_seconds=60.0,
+    )
 
 
 def random_adapter(facts: BaseFacts, *, seed: int, rank: int) -> AdapterFiles:
@@ -141,140 +150,111 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def engine_settings(tmp_path_factory: pytest.TempPathFactory) -> LoaderSettings:
+    """Return the settings of the loaders over the shared engine, whose servers a rig names."""
+    folder = tmp_path_factory.mktemp("engine")
+    environ = {
+        "MINT_NATS_URL": "nats://127.0.0.1:9",
+        "MINT_POSTGRES_DSN": "postgresql://127.0.0.1:9/none",
+        "MINT_BLOBS_URL": f"file://{folder}/blobs",
+        "MINT_PEERS_REGISTRY_URL": "http://127.0.0.1:9",
+        "MINT_INTERNAL_TOKEN": TOKEN,
+        "MINT_LOADER_HTTP_PORT": "0",
+        "MINT_LOADER_ENGINE_ID": "tiny-0",
+        "MINT_LOADER_BASE_DIR": str(BASE_DIR),
+        "MINT_LOADER_CACHE_DIR": str(folder / "cache"),
+        "MINT_LOADER_SLOTS": str(SLOTS),
+        "MINT_LOADER_HOST_CAPACITY": str(HOST),
+        "MINT_LOADER_LOAD_WORKERS": str(WORKERS),
+        "MINT_LOADER_MAX_COMPLETIONS": "16",
+        "MINT_LOADER_KV_CACHE_BYTES": str(32 << 20),
+    }
+    return read_settings(LoaderSettings, environ, service="loader")
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def shared_engine(facts: BaseFacts, compiled: Path) -> AsyncIterator[CountedEngine]:
-    """Start vLLM once."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # vLLM's and torch's own
-        started = start_engine(
-            EngineConfig(
-                base_dir=BASE_DIR,
-                facts=facts,
-                max_context=facts.max_context,
-                slots=SLOTS,
-                host_capacity=HOST,
-                max_sequences=64,
-                kv_cache_bytes=32 << 20,
-                max_logprobs=MAX_LOGPROBS,
-                threads=1,
-            )
-        )
-        engine = CountedEngine(started._llm)
-        await warm_up(engine)
-    yield engine
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        engine.close()
-        started._llm = None
-        await settle()
-        gc.collect()  # vLLM leaves sockets to the collector, which warns of them
+async def shared_engine(
+    engine_settings: LoaderSettings, facts: BaseFacts, compiled: Path
+) -> AsyncIterator[CountedEngine]:
+    """Run the builder and vLLM, as a loader does."""
+    async with quietly(open_engine(engine_settings, facts, SystemClock())) as (engine, builder):
+        counted = CountedEngine(engine._llm, builder)
+        yield counted
+        counted._llm = None
 
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def make_rig(
-    shared_engine: CountedEngine, facts: BaseFacts, tmp_path: Path
+    shared_engine: CountedEngine,
+    engine_settings: LoaderSettings,
+    facts: BaseFacts,
+    nats_url: str,
+    shared_database: str,
 ) -> AsyncIterator[Callable[..., Awaitable[Rig]]]:
     """Return a maker of loaders over the shared engine; they leave it empty."""
     async with AsyncExitStack() as stack:
 
-        async def make(
-            *,
-            depth: int = 64,
-            workers: int = WORKERS,
-            builder: Builder | None = None,
-            blobs: Blobs | None = None,
-        ) -> Rig:
-            clock, blobs, announced = SystemClock(), blobs or GatedBlobs(), Announced()
-            engine = CountedEngine(shared_engine._llm, builder) if builder else shared_engine
-            engine.loads = 0
-            cache = DiskCache(blobs, facts, root=tmp_path / "cache", capacity_bytes=1 << 30, clock=clock)
-            cache.open()
-            engine_id = EngineId("tiny-0")
-            identity = EngineIdentity(engine_id=engine_id, epoch="epoch_1", base=facts.name)
-            log = ResidencyLog(identity, announced)
-            quarantined = Quarantined(log)
-            tiers = Tiers(
-                engine=engine,
-                staging=BuilderStaging(builder) if builder else cache,
-                log=log,
-                limits=TierLimits(
-                    capacity=Capacity(slots=SLOTS, host=HOST, host_bytes=1 << 30),
-                    loads=LoadLimits(
-                        queue_depth=depth,
-                        tenant_queue_depth=depth,
-                        workers=workers,
-                        queue_wait_seconds=60.0,
-                        room_wait_seconds=20.0,
-                    ),
-                    slots=SlotLimits(
-                        stall_share=0.1, stall_burst_ms=2.0, slice_ms=2.0, drain_after_seconds=0.5
-                    ),
-                ),
-                clock=clock,
-            )
-            serving = Serving(
-                engine=engine,
-                tiers=tiers,
-                quarantined=quarantined,
-                limits=Limits(
-                    max_context=facts.max_context,
-                    vocab_size=facts.vocab_size,
-                    max_completions=16,
-                    max_logprobs=MAX_LOGPROBS,
-                ),
-                engine_id=engine_id,
-                work=OpenWork(most_requests=512, most_sequences=1 << 13, most_tokens=1 << 22),
-            )
-            app = create_http(title="t", service="loader", internal_token=TOKEN, ready=lambda: True)
-            info = EngineInfo(
-                engine_id=engine_id,
-                epoch="epoch_1",
-                base=facts.name,
-                base_digest=facts.digest,
-                max_context=facts.max_context,
-                vocab_size=facts.vocab_size,
-                eos_token_id=engine.eos_token_id,
-                slots=SLOTS,
-                host_capacity=HOST,
-            )
-            add_routes(app, serving=serving, tiers=tiers, info=info)
+        @asynccontextmanager
+        async def opens(*_: object) -> AsyncIterator[tuple[VllmEngine, Builder]]:
+            yield shared_engine, shared_engine._builder
+
+        async def make(**limits: int) -> Rig:
+            shared_engine.loads = 0
+            shared_engine.gate.set()
+            servers = {"nats": {"url": nats_url}, "postgres": {"dsn": shared_database}}
+            settings = LoaderSettings.model_validate(engine_settings.model_dump() | servers | limits)
+            loader = await stack.enter_async_context(open_loader(settings, opens=opens))
+            announced = _kept(loader.announcements)
             listener = socket.create_server(("127.0.0.1", 0))
-            server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None))
-            tasks = [
-                asyncio.create_task(tiers.run()),
-                asyncio.create_task(server.serve(sockets=[listener])),
+            server = uvicorn.Server(uvicorn.Config(loader.http, lifespan="off", log_config=None))
+            serving = asyncio.create_task(server.serve(sockets=[listener]))
+            background = [
+                asyncio.create_task(each()) for each in (loader.tiers.run, loader.announcements.run)
             ]
             url = f"http://127.0.0.1:{listener.getsockname()[1]}"
             http = InternalHttp(url, token=TOKEN)
-            client = EngineClient(http)
 
             async def stop() -> None:
                 await http.close()
                 server.should_exit = True
-                await tasks[1]
-                for kept in tiers.working_set():
-                    digest, tenant_id = kept.revision.digest, kept.tenant_id
-                    tiers.pin(digest, tenant_id=tenant_id, pinned=False)
-                    await tiers.evict(digest, tenant_id=tenant_id, cause="test")
-                tasks[0].cancel()
-                with suppress(asyncio.CancelledError):
-                    await tasks[0]
+                await serving
+                for part in loader.tiers.working_set():
+                    digest, tenant_id = part.revision.digest, part.tenant_id
+                    loader.tiers.pin(digest, tenant_id=tenant_id, pinned=False)
+                    await loader.tiers.evict(digest, tenant_id=tenant_id, cause="test")
+                for task in background:
+                    task.cancel()
+                await asyncio.gather(*background, return_exceptions=True)
                 assert not await shared_engine._llm.list_loras(), "the engine is left as it was found"
 
             stack.push_async_callback(stop)
             return Rig(
-                engine=engine,
-                tiers=tiers,
-                quarantined=quarantined,
-                blobs=blobs,
+                engine=shared_engine,
+                tiers=loader.tiers,
+                quarantined=loader.serving._quarantined,
+                blobs=LocalBlobs(Path(engine_settings.blobs.url.removeprefix("file://"))),
                 facts=facts,
                 announced=announced,
-                client=client,
+                client=EngineClient(http),
                 http=http,
                 url=url,
             )
 
         yield make
+
+
+def _kept(announcements: BusAnnouncements) -> list[Event]:
+    """Keep what is announced, which goes out as ever."""
+    events: list[Event] = []
+    announce = announcements.announce
+
+    def keep(event: Event, *, cause: str) -> None:
+        events.append(event)
+        announce(event, cause=cause)
+
+    announcements.announce = keep  # type: ignore[method-assign]  # this one alone
+    return events
 
 
 @pytest_asyncio.fixture(loop_scope="session")

@@ -1,12 +1,11 @@
 """Engines over tiny bases with experts, random adapters for them, and what transformers makes of both."""
 
-import gc
 import secrets
-import warnings
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any  # vLLM's requests: it is imported only when an engine starts
 
 import numpy as np
@@ -23,10 +22,15 @@ from mint_common.adapters_format import (
     peft_name,
 )
 from mint_common.adapters_format.manifest import proof_of
-from mint_common.ids import PolicyId
-from mint_common.runtime.clock import settle
-from services.loader.adapters.vllm.engine import EngineConfig, VllmEngine, start_engine
+from mint_common.ids import Digest, PolicyId
+from mint_common.runtime.clock import SystemClock
+from services.loader.adapters.builder.client import open_builder
+from services.loader.adapters.vllm.engine import EngineConfig, VllmEngine
 from services.loader.adapters.vllm.streams import unanswered
+from services.loader.ports import LoadedAdapter
+from tests.integration.loader.conftest import builder_config, quietly, started
+
+SLOTS = 4
 
 
 def random_adapter(
@@ -68,37 +72,27 @@ class Answer:
 
 @asynccontextmanager
 async def running_engine(
-    base: Path,
-    facts: BaseFacts,
-    *,
-    slots: int = 4,
-    host_capacity: int = 4,
-    tensor_parallel: int = 1,
-    max_context: int = 128,
+    base: Path, facts: BaseFacts, *, tensor_parallel: int = 1, max_context: int = 128
 ) -> AsyncIterator[VllmEngine]:
-    """Start a real engine, and leave nothing of it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # vLLM's and torch's own
-        engine = start_engine(
-            EngineConfig(
-                base_dir=base,
-                facts=facts,
-                max_context=max_context,
-                slots=slots,
-                host_capacity=host_capacity,
-                max_sequences=16,
-                kv_cache_bytes=32 << 20,
-                max_logprobs=5,
-                threads=1,
-                tensor_parallel=tensor_parallel,
-            )
-        )
-    yield engine
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        engine.close()
-        await settle()
-        gc.collect()  # vLLM leaves sockets to the collector, which warns of them
+    """Run a real engine and its builder, and leave nothing of them."""
+    config = EngineConfig(
+        base_dir=base,
+        facts=facts,
+        max_context=max_context,
+        slots=SLOTS,
+        host_capacity=SLOTS,
+        max_sequences=16,
+        kv_cache_bytes=32 << 20,
+        max_logprobs=5,
+        threads=1,
+        tensor_parallel=tensor_parallel,
+    )
+    with TemporaryDirectory() as folder:
+        async with (
+            open_builder(builder_config(base, Path(folder)), SystemClock()) as builder,
+            quietly(started(config, builder)) as engine,
+        ):
+            yield engine
 
 
 async def answer(engine: VllmEngine, adapter: Any, *, seed: int, count: int = 12, length: int = 9) -> Answer:
@@ -181,10 +175,7 @@ def max_difference(expected: list[list[float]], answers: Sequence[Answer]) -> fl
 
 @dataclass
 class Served:
-    """An engine over a base with experts, and adapters that it holds under numbers of their own.
-
-    Loads go through vLLM's own `add_lora`: what the plugin changes inside it is under test, not the loader.
-    """
+    """An engine over a base with experts, and adapters that it holds under numbers of their own."""
 
     engine: VllmEngine
     base: Path
@@ -192,20 +183,26 @@ class Served:
     number: int = 0
     held: list[Any] = field(default_factory=list)
 
-    async def load(self, folder: Path) -> Any:
-        """Load an adapter folder; return its LoRARequest."""
+    async def load(self, folder: Path, *, slice_ms: float = 1e9) -> Any:
+        """Bring an adapter folder into a slot, for which the oldest makes way; return its LoRARequest."""
         from vllm.lora.request import LoRARequest
 
         self.number += 1
-        adapter = LoRARequest(f"{folder.name}-{self.number}", self.number, str(folder))
-        assert await self.engine._llm.add_lora(adapter)
-        self.held.append(adapter)
-        return adapter
+        adapter = LoadedAdapter(
+            digest=Digest(f"{folder.name}-{self.number}"), number=self.number, folder=folder
+        )
+        if len(self.held) == SLOTS:
+            await self.engine.unload(self.held.pop(0).lora_int_id)
+        await self.engine.stage(adapter)
+        while not (await self.engine.activate(adapter, victim=None, slice_ms=slice_ms)).done:
+            continue
+        self.held.append(LoRARequest(adapter.digest, adapter.number, str(folder)))
+        return self.held[-1]
 
     async def unload_all(self) -> None:
         """Empty the engine."""
         while self.held:
-            await self.engine._llm.remove_lora(self.held.pop().lora_int_id)
+            await self.engine.unload(self.held.pop().lora_int_id)
         assert not await self.engine._llm.list_loras()
 
     async def sample(self, adapter: Any, *, seed: int = 1) -> Answer:

@@ -1,8 +1,6 @@
 """Tenants that share a real engine: who comes new starts at once, whoever fills its seats or its memory."""
 
 import asyncio
-import gc
-import warnings
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -12,10 +10,11 @@ import pytest_asyncio
 from mint_common.adapters_format import BaseFacts
 from mint_common.generation import Delta, Sampling
 from mint_common.ids import TenantId
-from mint_common.runtime.clock import settle
-from services.loader.adapters.vllm.engine import EngineConfig, VllmEngine, start_engine
+from mint_common.runtime.clock import SystemClock
+from services.loader.adapters.builder.client import Builder
+from services.loader.adapters.vllm.engine import EngineConfig, VllmEngine
 from services.loader.handlers.generation import warm_up
-from tests.integration.loader.conftest import BASE_DIR
+from tests.integration.loader.conftest import BASE_DIR, builder_config, quietly, started
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
 
@@ -25,30 +24,24 @@ KV_BYTES = 2 << 20
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def engine(facts: BaseFacts) -> AsyncIterator[VllmEngine]:
-    """Start an engine that one request fills."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # vLLM's and torch's own
-        started = start_engine(
-            EngineConfig(
-                base_dir=BASE_DIR,
-                facts=facts,
-                max_context=facts.max_context,
-                slots=1,
-                host_capacity=1,
-                max_sequences=SEATS,
-                kv_cache_bytes=KV_BYTES,
-                max_logprobs=20,
-                threads=1,
-            )
-        )
-        await warm_up(started)
-    yield started
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        started.close()
-        await settle()
-        gc.collect()  # vLLM leaves sockets to the collector, which warns of them
+async def engine(facts: BaseFacts, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[VllmEngine]:
+    """Start an engine that one request fills; its builder, which nothing is asked of, does not run."""
+    tmp_path = tmp_path_factory.mktemp("unused")
+    config = EngineConfig(
+        base_dir=BASE_DIR,
+        facts=facts,
+        max_context=facts.max_context,
+        slots=1,
+        host_capacity=1,
+        max_sequences=SEATS,
+        kv_cache_bytes=KV_BYTES,
+        max_logprobs=20,
+        threads=1,
+    )
+    builder = Builder(builder_config(BASE_DIR, tmp_path), SystemClock())
+    async with quietly(started(config, builder)) as engine:
+        await warm_up(engine)
+        yield engine
 
 
 async def generate(

@@ -1,12 +1,10 @@
 """Experts with LoRA: packed, per-expert and PEFT's own serve alike, and as transformers computes."""
 
 import asyncio
-import os
 import warnings
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any  # vLLM's requests: it is imported only when an engine starts
 
 import numpy as np
 import peft
@@ -23,7 +21,6 @@ from mint_common.adapters_format import (
     PACKED,
     WEIGHTS_FILE,
     AdapterFiles,
-    BaseFacts,
     convert_adapter,
     read_base_facts,
     read_manifest,
@@ -38,8 +35,6 @@ from mint_common.ids import Digest, PolicyId
 from mint_common.runtime.clock import SystemClock
 from mint_common.testing.blobs_memory import MemoryBlobs
 from services.loader.adapters.builder.disk_cache import DiskCache
-from services.loader.adapters.builder.laying_out import lay_out
-from services.loader.ports import LoadedAdapter
 from services.trainer.adapters.states.training_state import new_state, park_state, state_export
 from services.trainer.ports.policies import ExportFrom
 from tests.integration.loader.moe_base import (
@@ -58,11 +53,6 @@ from tools.make_moe_base import TINY, make_moe_base
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
 
 TOLERANCE = 1e-4
-
-
-def replace_request(request: Any, *, number: int) -> Any:
-    """Return a LoRARequest for the same folder under another number."""
-    return type(request)(f"{request.lora_name}-{number}", number, request.lora_path)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -183,47 +173,15 @@ async def test_evicted_and_reloaded_adapters_answer_as_before(served: Served, tm
     assert bytes_before == [(folder / WEIGHTS_FILE).read_bytes() for folder in folders]
 
 
-async def test_laid_out_beside_the_loop_and_copied_in_slices_it_answers_the_same(
-    served: Served, tmp_path: Path
-) -> None:
+async def test_one_copied_in_slices_answers_as_one_copied_at_once(served: Served, tmp_path: Path) -> None:
     folder = random_adapter(served.facts, tmp_path / "a", seed=8)
-    request = await served.load(folder)
-    expected = await served.sample(request)
-    adapter = LoadedAdapter(digest=Digest("sha256:a"), number=1000, folder=folder)
-    size_bytes = await served.engine.stage(adapter)
-    tensors = load_file(folder / WEIGHTS_FILE).values()
-    assert size_bytes == sum(tensor.nbytes for tensor in tensors)
-    slices = 1
-    while not (await served.engine.activate(adapter, victim=None, slice_ms=0.001)).done:
-        slices += 1
-    assert slices > 2
-    staged = replace_request(request, number=adapter.number)
-    served.held.append(staged)
-    assert await served.sample(staged) == expected
-    for number in (1001, 1002):  # the second one after the pattern of the first
-        mapped = await map_into_slot(served, folder, number=number)
-        assert await served.sample(mapped) == expected
-        await served.engine.unload(number)
-
-
-async def map_into_slot(served: Served, folder: Path, *, number: int) -> Any:
-    """Let the engine map what a builder lays out; return its LoRARequest."""
-    from vllm.lora.request import LoRARequest
-
-    manifest = read_manifest((folder / MANIFEST_FILE).read_bytes())
-    laid_out = lay_out(folder / WEIGHTS_FILE, rank=manifest.rank)
-    memory = laid_out.rank, laid_out.path, laid_out.places
-    replies = await served.engine._call("mint_enter", number, memory)
-    os.close(laid_out.handle)
-    assert not any("gone" in reply for reply in replies)
-    adapter = LoadedAdapter(digest=Digest("sha256:a"), number=number, folder=folder)
-    while not (await served.engine.activate(adapter, victim=None, slice_ms=1.0)).done:
-        continue
-    return LoRARequest(f"mapped-{number}", number, str(folder))
+    expected = await served.sample(await served.load(folder))
+    for _ in range(2):  # the second one after the pattern of the first
+        assert await served.sample(await served.load(folder, slice_ms=0.001)) == expected
 
 
 async def test_slots_are_shared_by_more_adapters_than_there_are(served: Served, tmp_path: Path) -> None:
-    """vLLM's own cache evicts the oldest; each adapter keeps its answers, packed or dense."""
+    """Each adapter keeps its answers, packed or dense, whoever had its slot before."""
     folders = [
         random_adapter(served.facts, tmp_path / str(seed), seed=seed, routed=bool(seed % 3))
         for seed in range(7)
@@ -311,31 +269,6 @@ async def test_128_experts_serve_what_transformers_computes(tmp_path: Path) -> N
         await assert_all_layouts_serve_alike(Served(engine, tmp_path / "base", facts), tmp_path)
 
 
-async def stage_into_slot(served: Served, folder: Path, *, number: int) -> tuple[Any, int]:
-    """Bring an adapter into a slot as the loader does; return its LoRARequest and all workers' bytes."""
-    from vllm.lora.request import LoRARequest
-
-    adapter = LoadedAdapter(digest=Digest(f"sha256:{number}"), number=number, folder=folder)
-    size_bytes = await served.engine.stage(adapter)
-    while not (await served.engine.activate(adapter, victim=None, slice_ms=0.05)).done:
-        pass
-    request = LoRARequest(adapter.digest, number, str(folder))
-    served.held.append(request)
-    return request, size_bytes
-
-
-def undivided_bytes(facts: BaseFacts) -> int:
-    """Return what each worker needs whole at rank 4: A of what goes inward, B of what comes back."""
-    sides = [(name, width, height, 1) for name, (width, height) in facts.modules.items()]
-    for name, layer in facts.experts.items():
-        for leaf, (width, height) in layer.projections.items():
-            sides.append((f"{name}.{leaf}", width, height, layer.count))
-    return sum(
-        4 * 4 * count * (height if name.endswith(("o_proj", "down_proj")) else width)
-        for name, width, height, count in sides
-    )
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("experts", [0, 8])
 async def test_two_workers_with_their_parts_serve_what_one_does_and_transformers_computes(
@@ -344,23 +277,16 @@ async def test_two_workers_with_their_parts_serve_what_one_does_and_transformers
     base = tmp_path / "base" if experts else TINY
     facts = make_moe_base(base, experts=experts) if experts else read_base_facts(TINY)
     folders = [random_adapter(facts, tmp_path / str(seed), seed=seed) for seed in (1, 2)]
-    answers, again, held_bytes = [], [], []
+    answers, again = [], []
     for workers in (2, 1):
         async with running_engine(base, facts, tensor_parallel=workers) as engine:
             served = Served(engine, base, facts)
-            staged = [await stage_into_slot(served, f, number=n) for n, f in enumerate(folders, 1)]
-            held_bytes.append([size_bytes for _, size_bytes in staged])
-            who = [None, *(request for request, _ in staged)]
-            answers.append(await asyncio.gather(*(served.sample(adapter) for adapter in who)))
-            for number in (1, 2):
-                await engine.unload(number)
+            loaded = [await served.load(folder, slice_ms=0.05) for folder in folders]
+            answers.append(await asyncio.gather(*(served.sample(adapter) for adapter in [None, *loaded])))
+            await served.unload_all()
             assert await engine.residents() == {}
-            request, _ = await stage_into_slot(served, folders[0], number=3)
-            again.append(await served.sample(request))
             # The second one is cut after the pattern of the first.
-            mapped = [await map_into_slot(served, folders[n % 2], number=n) for n in (5, 6)]
-            assert (await served.sample(mapped[0])).tokens == answers[-1][2].tokens
-            again.append(await served.sample(mapped[1]))
+            again += [await served.sample(await served.load(folders[0])) for _ in range(2)]
     models = [load_base(base), *(merged(base, facts, load_file(f / WEIGHTS_FILE)) for f in folders)]
     for model, two, one in zip(models, *answers, strict=True):
         assert two.tokens == one.tokens
@@ -368,8 +294,6 @@ async def test_two_workers_with_their_parts_serve_what_one_does_and_transformers
         assert max_difference(logprobs_under(model, [two]), [two]) < TOLERANCE
     assert [one.tokens for one in again] == [answers[0][1].tokens] * 4
     assert len({one.logprobs for one in answers[0]}) == 3
-    whole = sum(tensor.nbytes for tensor in load_file(folders[0] / WEIGHTS_FILE).values())
-    assert held_bytes == [[whole + undivided_bytes(facts)] * 2, [whole] * 2]
 
 
 async def test_experts_that_overflow_change_no_bit_of_others(served: Served, tmp_path: Path) -> None:

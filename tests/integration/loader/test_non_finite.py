@@ -137,7 +137,7 @@ async def test_it_is_told_once_and_not_run_again_until_it_is_restored(rig: Any) 
     good = await rig.publish(random_adapter(rig.facts, seed=7, rank=4))
 
     def told() -> int:
-        return sum(isinstance(event, AdapterNonFinite) for event in rig.announced.events)
+        return sum(isinstance(event, AdapterNonFinite) for event in rig.announced)
 
     await ends_with_its_error(rig, bad)
     for sampling in (CANARY, MANY):
@@ -198,7 +198,9 @@ async def test_a_storm_of_poison_changes_no_answer_of_others(
     make_rig: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More than 10,000 answers; beside poison their roundings may differ, after it not a bit may."""
-    rig = await make_rig(depth=STORM_CANARIES + STORM_POISONED)
+    rig = await make_rig(
+        queue_depth=STORM_CANARIES + STORM_POISONED, tenant_queue_depth=STORM_CANARIES + STORM_POISONED
+    )
     monkeypatch.setattr(rig.quarantined, "note", lambda *_, **__: None)  # else the first one ends the storm
     modules = ("v_proj", "k_proj", "q_proj", "o_proj")
     poisons = [await rig.publish(poison(rig.facts, module=name, value=3e38)) for name in modules]

@@ -87,8 +87,7 @@ async def test_base_and_two_adapters_in_one_batch_agree_with_peft(rig: Any, tmp_
             for i, revision in enumerate(who)
         )
     )
-    cache = rig.tiers._staging
-    folders = {entry.digest: cache._folder(entry.digest) for entry in cache.stored()}
+    folders = {each.digest: (await rig.tiers._staging.stage(each)).folder for each in (first, second)}
     found = {}
     for i, revision in enumerate(who):
         answers = flat[i :: len(who)]

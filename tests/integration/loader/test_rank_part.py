@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from services.loader.adapters.vllm.templates import Templates
-from services.loader.adapters.vllm.worker_extension import Desk
+from services.loader.adapters.vllm.worker_extension import Desk, merge
 
 pytestmark = [
     pytest.mark.engine,
@@ -129,9 +129,6 @@ class Manager:
         self._active_adapters: dict[int, None] = {}
         self._registered_adapters = _Registered()
 
-    def _load_adapter(self, request: Any) -> Any:
-        return SimpleNamespace(id=request.lora_int_id, loras=self.weights)
-
     def _create_merged_loras_inplace(self, lora: Any) -> None:
         pass
 
@@ -149,11 +146,17 @@ class _Registered(dict[int, Any]):
         return self
 
 
-def _stage(manager: Manager, number: int) -> tuple[Desk, int]:
-    desk = Desk(manager)
-    desk.stage(number, "name", "folder")
-    desk._building[number].result(10)
-    return desk, int(desk.staged(number)["size_bytes"])
+def _enter(manager: Manager, number: int) -> tuple[Desk, int]:
+    """Enter an adapter as the desk does what it has mapped; return the bytes of the worker's part, too."""
+    lora = SimpleNamespace(id=number, loras=manager.weights)
+    merge(manager, lora)
+    manager._registered_adapters[number] = lora
+    return Desk(manager), sum(map(_part_bytes, lora.loras.values()))
+
+
+def _part_bytes(layer: Weights) -> int:
+    sides = [*layer.lora_a, *layer.lora_b] if isinstance(layer.lora_a, list) else [layer.lora_a, layer.lora_b]
+    return sum(each.nbytes for each in sides if each is not None and any(each.stride()))
 
 
 def _slots(module: Any) -> list[Any]:
@@ -171,12 +174,12 @@ def test_each_worker_keeps_its_part_and_its_slot_gets_what_vllm_puts_there(kind:
         for each in _slots(module):
             each[0] = 7.0
         manager = Manager({"m": module}, {"m": whole})
-        desk, size_bytes = _stage(manager, 1)
+        desk, size_bytes = _enter(manager, 1)
         assert desk.activate(1, None, 1e9)["done"]
         assert all(torch.equal(now, then) for now, then in zip(_slots(module), expected, strict=True))
         assert module.tp_size == workers
         used = sum(int((each[0] != 0).sum()) * 4 for each in expected)
-        assert size_bytes == used, "host memory holds what the slot takes; modules untouched weigh nothing"
+        assert size_bytes == used, "the worker's part is what the slot takes; modules untouched weigh nothing"
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4])
@@ -259,7 +262,7 @@ def test_on_an_untested_vllm_wrappers_cut_for_themselves(monkeypatch: pytest.Mon
     assert rank_part.is_cut(module)
     monkeypatch.setattr(rank_part, "vllm_version", lambda: (0, 99))
     assert not rank_part.is_cut(module)
-    desk, size_bytes = _stage(Manager({"m": module}, {"m": _weights("RowParallel")}), 1)
+    desk, size_bytes = _enter(Manager({"m": module}, {"m": _weights("RowParallel")}), 1)
     assert desk.activate(1, None, 1e9)["done"]
     assert size_bytes == 4 * RANK * (IN + OUT)
 
@@ -267,7 +270,7 @@ def test_on_an_untested_vllm_wrappers_cut_for_themselves(monkeypatch: pytest.Mon
 def test_a_worker_that_was_done_before_the_others_stays_done() -> None:
     modules = {name: _wrapper("RowParallel", workers=2, worker=0) for name in ("m", "n")}
     manager = Manager(modules, {name: _weights("RowParallel") for name in modules})
-    desk, _ = _stage(manager, 1)
+    desk, _ = _enter(manager, 1)
     assert desk.activate(1, None, 1e9)["done"]
     assert desk.activate(1, None, 1e9)["done"]
     assert manager.lora_index_to_id == [1, None], "one slot, however often it is asked"
@@ -276,7 +279,7 @@ def test_a_worker_that_was_done_before_the_others_stays_done() -> None:
 def test_a_copy_that_failed_begins_anew() -> None:
     modules = {name: _wrapper("RowParallel", workers=1, worker=0) for name in ("m", "n")}
     manager = Manager(modules, {name: _weights("RowParallel") for name in modules})
-    desk, _ = _stage(manager, 1)
+    desk, _ = _enter(manager, 1)
     whole = manager.weights["m"].lora_a
     manager.weights["m"].lora_a = whole.new_zeros(MAX_RANK + 1, IN)
     with pytest.raises(RuntimeError, match="size"):
@@ -289,7 +292,7 @@ def test_a_copy_that_failed_begins_anew() -> None:
 
 def test_an_adapter_waits_for_the_one_that_is_being_dropped() -> None:
     manager = Manager({"m": _wrapper("RowParallel", workers=1, worker=0)}, {"m": _weights("RowParallel")})
-    desk, _ = _stage(manager, 1)
+    desk, _ = _enter(manager, 1)
     manager.lora_index_to_id = list(range(2, 2 + SLOTS))
     reply = desk.activate(1, None, 1e9)
     assert (reply["done"], reply["waits"]) == (False, True)
@@ -300,7 +303,7 @@ def test_an_adapter_waits_for_the_one_that_is_being_dropped() -> None:
 
 def test_a_victim_leaves_its_slot_though_the_copy_fail() -> None:
     manager = Manager({"m": _wrapper("RowParallel", workers=1, worker=0)}, {"m": _weights("RowParallel")})
-    desk, _ = _stage(manager, 1)
+    desk, _ = _enter(manager, 1)
     assert desk.activate(1, None, 1e9)["done"]
     manager._registered_adapters[2] = SimpleNamespace()
     with pytest.raises(AttributeError):

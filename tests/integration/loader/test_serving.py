@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import shutil
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,6 +21,7 @@ from mint_common.events import AdapterFailed, AdapterLoaded
 from mint_common.generation import ChatMessage, Delta, Finished, GenerationRequest, Sampling, Started
 from mint_common.ids import BaseName, TenantId
 from mint_common.testing.adapters import make_adapter, make_base_facts
+from services.loader.ports import LoadedAdapter
 from tests.integration.loader.conftest import WORKERS
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
@@ -132,20 +135,20 @@ async def test_fifty_misses_make_one_load(rig: Any) -> None:
     assert rig.engine.loads == 1
     assert {answer[0].revision for answer in answers} == {revision.digest}
     assert len({tokens_of(answer) for answer in answers}) == 1
-    loaded = [event for event in rig.announced.events if isinstance(event, AdapterLoaded)]
+    loaded = [event for event in rig.announced if isinstance(event, AdapterLoaded)]
     assert [event.digest for event in loaded] == [revision.digest]
-    (status,) = await rig.client.adapters()
+    (status,) = [each for each in await rig.client.adapters() if each.tier != "stored"]
     assert (status.tier, status.readiness, status.in_flight) == ("slot", "ready", 0)
 
 
 async def test_a_full_queue_answers_429_and_recovers(make_rig: Callable[..., Awaitable[Any]]) -> None:
-    rig = await make_rig(depth=1, workers=1)
+    rig = await make_rig(queue_depth=1, load_workers=1)
     revisions = [await rig.revision(seed) for seed in range(41, 44)]
-    rig.blobs.gate.clear()
+    rig.engine.gate.clear()
     waiting = [asyncio.create_task(collect(rig, ask(revision))) for revision in revisions[:1]]
     await until(lambda: any(s.readiness == "prewarming" for s in rig.tiers.statuses()))
     waiting += [asyncio.create_task(collect(rig, ask(revision))) for revision in revisions[1:2]]
-    await until(lambda: len(rig.tiers.statuses()) == 2)
+    await until(lambda: len(rig.tiers._loads.wanted) == 2)
     async with httpx.AsyncClient(base_url=rig.url, headers={"x-mint-internal-token": "internal"}) as client:
         body = json.dumps({"revision": _plain(revisions[2]), "tenant_id": "t"})
         answer = await client.post("/internal/prewarm", content=body)
@@ -155,7 +158,7 @@ async def test_a_full_queue_answers_429_and_recovers(make_rig: Callable[..., Awa
         await collect(rig, ask(revisions[2]))
     assert refused.value.retry_after_seconds >= 1
     assert text_of(await collect(rig, ask())), "the base is served all the while"
-    rig.blobs.gate.set()
+    rig.engine.gate.set()
     answers = await asyncio.gather(*waiting)
     assert [answer[0].revision for answer in answers] == [r.digest for r in revisions[:2]]
     assert (await collect(rig, ask(revisions[2])))[0].revision == revisions[2].digest
@@ -182,7 +185,7 @@ async def test_a_reader_that_goes_away_aborts_its_request(rig: Any) -> None:
 
 async def test_nothing_is_loaded_for_a_reader_that_goes_away_before_its_load(rig: Any) -> None:
     revisions = [await rig.revision(seed) for seed in range(52, 57)]
-    rig.blobs.gate.clear()
+    rig.engine.gate.clear()
     readers = [asyncio.create_task(collect(rig, ask(each))) for each in revisions]
     await until(lambda: len(rig.tiers._loads.wanted) == len(revisions))
     await until(lambda: len(rig.tiers._loads.queue.waiting) == len(revisions) - WORKERS)
@@ -190,7 +193,7 @@ async def test_nothing_is_loaded_for_a_reader_that_goes_away_before_its_load(rig
     for reader in readers:
         reader.cancel()
     await until(lambda: not rig.tiers._loads.queue.waiting)
-    rig.blobs.gate.set()
+    rig.engine.gate.set()
     await until(lambda: not rig.tiers._loads.wanted)
     assert not any(rig.tiers.resident_set.residency.get(digest) for digest in waiting)
     await until(lambda: not any(each.in_flight for each in rig.tiers.statuses()))
@@ -199,7 +202,7 @@ async def test_nothing_is_loaded_for_a_reader_that_goes_away_before_its_load(rig
 async def _corrupt(rig: Any) -> RevisionRef:
     revision = await rig.revision(61)
     key = revision.manifest.uri.replace("mint_manifest.json", WEIGHTS_FILE)
-    data = bytearray(rig.blobs._blobs[key])
+    data = bytearray((rig.blobs._root / key).read_bytes())
     data[len(data) // 2] ^= 0xFF
     await rig.blobs.put(key, bytes(data))
     return revision
@@ -221,17 +224,15 @@ async def test_a_bad_adapter_is_refused_and_the_engine_lives(
     assert results[0].code == code
     assert (results[1][0].revision, results[2][0].revision) == (good.digest, None)
     assert rig.engine.loads == 1
-    failed = [event for event in rig.announced.events if isinstance(event, AdapterFailed)]
+    failed = [event for event in rig.announced if isinstance(event, AdapterFailed)]
     assert [(event.digest, event.code) for event in failed] == [(bad.digest, code)]
 
 
-async def test_an_adapter_that_the_engine_refuses_fails_alone(rig: Any) -> None:
+async def test_an_adapter_that_cannot_be_laid_out_fails_alone(rig: Any, tmp_path: Path) -> None:
     revision = await rig.revision(63)
-    staged = await rig.tiers._staging.stage(revision)
-    (staged.folder / WEIGHTS_FILE).write_bytes(b"not safetensors")
-    from services.loader.ports import LoadedAdapter
-
-    adapter = LoadedAdapter(digest=revision.digest, number=1000, folder=staged.folder)
+    folder = Path(shutil.copytree((await rig.tiers._staging.stage(revision)).folder, tmp_path / "spoilt"))
+    (folder / WEIGHTS_FILE).write_bytes(b"not safetensors")
+    adapter = LoadedAdapter(digest=revision.digest, number=1000, folder=folder)
     with pytest.raises(AdapterInvalid):
         await rig.engine.stage(adapter)
     assert text_of(await collect(rig, ask()))

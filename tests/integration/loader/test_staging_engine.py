@@ -2,13 +2,18 @@
 
 import asyncio
 import random
+import shutil
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 
+from mint_common.adapters_format import WEIGHTS_FILE, peft_name
+from mint_common.adapters_format.tensor_file import write_tensors
 from mint_common.claims import RevisionRef
 from mint_common.errors import AdapterInvalid, NotFound, PreconditionFailed
 from mint_common.generation import Delta, GenerationRequest, Sampling, Started
@@ -96,9 +101,9 @@ async def test_the_loader_and_the_engine_agree_on_who_is_where(rig: Any) -> None
     }
     assert tiers == found
     assert set(found) == set(await rig.engine._llm.list_loras())
-    told = len(rig.announced.events)
+    told = len(rig.announced)
     await rig.tiers.reconcile()
-    assert len(rig.announced.events) == told, "nothing to correct"
+    assert len(rig.announced) == told, "nothing to correct"
 
 
 async def test_what_the_engine_forgot_is_loaded_again(rig: Any) -> None:
@@ -155,11 +160,12 @@ async def test_eviction_gives_memory_back_however_many_names_were_seen(rig: Any)
     assert await rig.engine.residents() == {}
 
 
-async def test_an_adapter_that_matches_no_module_is_refused(rig: Any) -> None:
+async def test_an_adapter_that_matches_no_module_is_refused(rig: Any, tmp_path: Path) -> None:
     revision = await rig.revision(102)
-    staged = await rig.tiers._staging.stage(revision)
-    (staged.folder / "adapter_config.json").write_text('{"r": 4}')
-    adapter = LoadedAdapter(digest=revision.digest, number=20_000, folder=staged.folder)
+    folder = Path(shutil.copytree((await rig.tiers._staging.stage(revision)).folder, tmp_path / "foreign"))
+    foreign = {peft_name("model.layers.0.elsewhere", half): np.ones((4, 4), np.float32) for half in "AB"}
+    (folder / WEIGHTS_FILE).write_bytes(write_tensors(foreign))
+    adapter = LoadedAdapter(digest=revision.digest, number=20_000, folder=folder)
     with pytest.raises(AdapterInvalid):
         await rig.engine.stage(adapter)
     assert await rig.engine.residents() == {}
@@ -193,7 +199,7 @@ async def test_tenants_share_no_prefix_cache(rig: Any) -> None:
 
 
 async def test_a_busy_slot_makes_way_on_a_real_engine(make_rig: Callable[..., Awaitable[Any]]) -> None:
-    rig = await make_rig(workers=2)
+    rig = await make_rig()
     revisions = [await rig.revision(seed) for seed in range(111, 117)]
     answers = await asyncio.gather(*(answer(rig, each) for each in revisions * 10))
     assert [served for served, _ in answers] == [each.digest for each in revisions * 10]
@@ -221,7 +227,7 @@ async def test_within_a_heartbeat_what_is_told_is_the_engines_own_list(rig: Any)
     heartbeat = asyncio.create_task(watch.reconcile())
     try:
         async with asyncio.timeout(5):
-            while stray.number in await rig.engine._llm.list_loras():
+            while stray.number in rig.engine._unmapped or stray.number in await rig.engine._llm.list_loras():
                 await asyncio.sleep(0.02)
     finally:
         heartbeat.cancel()

@@ -1,6 +1,6 @@
 """An adapter of a shape that the engine knows is mapped by the call that gives it a slot."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,8 @@ from mint_common.adapters_format import BaseFacts
 from services.loader.adapters.builder.client import Builder
 from services.loader.adapters.vllm.engine import VllmEngine
 from services.loader.ports import LoadedAdapter
-from tests.integration.loader.conftest import CountedEngine, Rig
-from tests.integration.loader.test_builder import Shop, logprobs, open_shop
-from tests.integration.loader.test_staging_engine import storm
+from tests.integration.loader.conftest import CountedEngine
+from tests.integration.loader.test_builder import Shop, loaded_by_vllm, logprobs, open_shop
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
 
@@ -63,13 +62,12 @@ async def test_an_adapter_of_a_known_shape_gets_its_slot_by_one_call(
         assert (await engine.activate(adapter, victim=None, slice_ms=1e9)).done
     assert engine.calls == ["mint_activate"] * 2
     assert await _held(shop) == 0
-    by_itself = VllmEngine(shared_engine._llm)
-    again = LoadedAdapter(digest="sha256:9203", number=9203, folder=adapters[1].folder)
-    await by_itself.stage(again)
-    assert (await by_itself.activate(again, victim=adapters[0], slice_ms=1e9)).done
-    assert await logprobs(engine, adapters[1]) == await logprobs(by_itself, again)
-    for number in (9201, 9202, 9203):
+    mapped = await logprobs(engine, adapters[1])
+    for number in (9201, 9202):
         await engine.unload(number)
+    again = await loaded_by_vllm(engine, adapters[1].folder, number=9203)
+    assert await logprobs(engine, again) == mapped
+    await engine.unload(9203)
 
 
 async def test_an_adapter_that_is_dropped_before_it_is_mapped_is_let_go_of(
@@ -111,12 +109,3 @@ async def test_what_was_lost_with_its_builder_is_laid_out_again_for_a_slot_and_e
     assert await _held(shop) == 0
     for number in (9231, 9232):
         await engine.unload(number)
-
-
-@pytest.mark.parametrize("answers", [600, pytest.param(10_000, marks=pytest.mark.slow)])
-async def test_a_storm_through_the_builder_never_mixes_adapters_up(
-    shop: Shop, make_rig: Callable[..., Awaitable[Rig]], answers: int
-) -> None:
-    rig = await make_rig(builder=shop.builder, blobs=shop.blobs)
-    assert await storm(rig, answers=answers, adapters=12, at_once=16, seed=3) == 0
-    assert rig.engine.loads > answers / 12

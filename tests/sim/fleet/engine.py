@@ -73,7 +73,7 @@ class SimEngine:
     def _reset(self) -> None:
         model = self.model
         capacity = Capacity(slots=model.slots, host=model.host, host_bytes=model.host_bytes)
-        self.residency = Residency(capacity=capacity, policy=model.policy)
+        self.residency = Residency(capacity=capacity)
         self.queue = ColdQueue(
             depth=model.queue_depth, tenant_depth=model.tenant_depth, workers=model.load_workers
         )

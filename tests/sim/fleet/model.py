@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 
 from mint_common.ids import Digest, TenantId
-from services.loader.core.eviction import Policy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +30,6 @@ class Model:
     drain_seconds: float = 0.5
     stall_share: float = 0.1
     stall_burst_ms: float = 2.0
-    policy: Policy = Policy.GDSF
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

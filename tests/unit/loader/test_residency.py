@@ -7,7 +7,6 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from mint_common.errors import NotFound, PreconditionFailed
 from mint_common.ids import Digest, TenantId
-from services.loader.core.eviction import Policy
 from services.loader.core.residency import Capacity, Residency, State, Tier
 
 TENANT = TenantId("t")
@@ -18,8 +17,8 @@ def digest(number: int) -> Digest:
     return Digest(f"sha256:{number:064x}")
 
 
-def empty(policy: Policy = Policy.LRU) -> Residency:
-    return Residency(capacity=CAPACITY, policy=policy)
+def empty() -> Residency:
+    return Residency(capacity=CAPACITY)
 
 
 def staged(
@@ -47,7 +46,7 @@ def test_least_recently_used_goes_first() -> None:
 
 
 def test_what_is_used_often_outlives_a_scan_of_names_used_once() -> None:
-    residency = empty(Policy.GDSF)
+    residency = empty()
     residency = staged(residency, 0)
     for _ in range(20):
         residency = residency.claim(digest(0), now=1.0).unclaim(digest(0), now=1.0)
@@ -59,7 +58,7 @@ def test_what_is_used_often_outlives_a_scan_of_names_used_once() -> None:
 
 
 def test_of_two_used_alike_the_cheaper_to_bring_back_leaves_first() -> None:
-    residency = empty(Policy.GDSF)
+    residency = empty()
     residency = staged(residency, 0, seconds=0.1)
     residency = staged(staged(residency, 1, seconds=5.0), 2, seconds=5.0)
     assert residency.plan_room(75).victims == (digest(0),)
@@ -163,9 +162,9 @@ def test_a_loading_adapter_holds_its_room_but_is_not_resident_yet() -> None:
     assert residency.abandon(digest(0)).plan_room(100).fits
 
 
-@given(st.lists(st.integers(1, 60), max_size=12), st.integers(1, 100), st.sampled_from(Policy))
-def test_a_plan_never_displaces_anybody_in_vain(sizes: list[int], need: int, policy: Policy) -> None:
-    residency = empty(policy)
+@given(st.lists(st.integers(1, 60), max_size=12), st.integers(1, 100))
+def test_a_plan_never_displaces_anybody_in_vain(sizes: list[int], need: int) -> None:
+    residency = empty()
     for number, size in enumerate(sizes):
         room = residency.plan_room(size)
         for victim in room.victims:
@@ -186,7 +185,7 @@ class Engine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.residency = empty(Policy.GDSF)
+        self.residency = empty()
         self.claims: dict[Digest, int] = {}
         self.running: dict[Digest, int] = {}
         self.now = 0.0

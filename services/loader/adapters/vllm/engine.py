@@ -44,7 +44,6 @@ _BUILDERS = 3
 _MOST_UNMAPPED = 64
 """Adapters that are laid out but not mapped: each takes a descriptor of the builder's."""
 _MOST_SHAPES = 64
-_FIRST_POLL_SECONDS, _LAST_POLL_SECONDS = 0.001, 0.02
 _STOP_SECONDS = 2.0  # then it is killed: it has nothing to save, and Python's own exit takes it seconds
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM accepts as max_lora_rank
 
@@ -65,10 +64,8 @@ class EngineConfig:
     tensor_parallel: int = 1
 
 
-def start_engine(config: EngineConfig, builder: Builder | None = None) -> "VllmEngine":
+def start_engine(config: EngineConfig, builder: Builder) -> "VllmEngine":
     """Start vLLM and its engine process; blocks for seconds. Must run in the main thread.
-
-    With a builder adapters are laid out in its process, else in a thread of the engine's.
 
     Raises Unavailable when the plugin with the repairs is not installed.
     """
@@ -159,7 +156,7 @@ class VllmEngine:
     """One AsyncLLM."""
 
     def __init__(
-        self, llm: Any, builder: Builder | None = None, *, routes: bool = False
+        self, llm: Any, builder: Builder, *, routes: bool = False
     ) -> None:  # Any: vllm is imported late
         self._llm = llm
         self._has_routes = routes
@@ -180,10 +177,7 @@ class VllmEngine:
         """
         staged = False
         try:
-            if self._builder is None:
-                size_bytes = await self._build_in_engine(adapter)
-            else:
-                size_bytes = await self._map(adapter, self._builder)
+            size_bytes = await self._lay_out(adapter)
             staged = True
             return size_bytes
         finally:
@@ -192,8 +186,8 @@ class VllmEngine:
                 if not self.dead:
                     await self._call("mint_drop", adapter.number)
 
-    async def _map(self, adapter: LoadedAdapter, builder: Builder) -> int:
-        laid_out = await builder.lay_out(adapter.folder)
+    async def _lay_out(self, adapter: LoadedAdapter) -> int:
+        laid_out = await self._builder.lay_out(adapter.folder)
         self._unmapped[adapter.number] = adapter, laid_out
         shape = laid_out.rank, laid_out.places
         if shape not in self._shapes or len(self._unmapped) > _MOST_UNMAPPED:
@@ -214,7 +208,7 @@ class VllmEngine:
 
         Raises Unavailable when so many builders end before the engine has done so.
         """
-        if self._builder is None or number not in self._unmapped:
+        if number not in self._unmapped:
             return await self._call(method, number, *args)
         adapter, laid_out = self._unmapped.pop(number)
         try:
@@ -231,18 +225,8 @@ class VllmEngine:
 
     def _let_go(self, number: int) -> None:
         """Give up the memory of an adapter that the engine is not to have."""
-        if self._builder is not None and number in self._unmapped:
+        if number in self._unmapped:
             self._builder.release(self._unmapped.pop(number)[1])
-
-    async def _build_in_engine(self, adapter: LoadedAdapter) -> int:
-        await self._call("mint_stage", adapter.number, adapter.digest, str(adapter.folder))
-        delay = _FIRST_POLL_SECONDS
-        while True:
-            await asyncio.sleep(delay)
-            replies = await self._call("mint_staged", adapter.number)
-            if all("size_bytes" in reply for reply in replies):
-                return sum(int(reply["size_bytes"]) for reply in replies)
-            delay = min(1.5 * delay, _LAST_POLL_SECONDS)
 
     async def activate(
         self, adapter: LoadedAdapter, *, victim: LoadedAdapter | None, slice_ms: float

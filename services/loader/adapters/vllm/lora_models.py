@@ -1,18 +1,14 @@
-"""Load adapters of layout `packed/1` into vLLM: one mapping of the file, no tensor copied.
+"""Tensors that a builder has laid out, as vLLM's LoRAModel: views of one mapping, no tensor copied.
 
 vLLM reads an adapter tensor by tensor and then stacks those of each layer's experts: half a second for
-48 layers of 128 experts, inside the engine's loop. Here the tensors are views of the mapped file in the very
-shape that vLLM's wrapper of experts takes, so that its merging finds nothing to do; pages are read when they
-are copied into a slot. The mapping is private: what vLLM writes to a tensor, it writes to a copy of a page.
-
-The files must have been checked (`mint_common.adapters_format.check_folder`): an error here, on one rank of
-several, leaves vLLM's others waiting.
+48 layers of 128 experts, inside the engine's loop. Here the tensors are views in the very shape that vLLM's
+wrapper of experts takes, so that its merging finds nothing to do; pages are read when they are copied into a
+slot. The mapping is private: what vLLM writes to a tensor, it writes to a copy of a page.
 """
 
 import math
 import mmap
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,43 +17,14 @@ from vllm.lora.layers import FusedMoE3DWithLoRA
 from vllm.lora.lora_model import LoRAModel
 from vllm.lora.lora_weights import LoRALayerWeights, PackedLoRALayerWeights
 from vllm.lora.utils import parse_fine_tuned_lora_name
-from vllm.lora.worker_manager import WorkerLoRAManager
 
-from mint_common.adapters_format import MANIFEST_FILE, PACKED, WEIGHTS_FILE, Manifest, read_manifest
 from mint_common.adapters_format.names import split_packed_name
-from mint_common.adapters_format.tensor_file import PAD_DTYPE, read_header
 from services.loader.adapters.builder.wire import TensorAt
 
-_DTYPES: Mapping[str, torch.dtype] = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _PROJECTIONS = ("gate_proj", "down_proj", "up_proj")
 """In the order of vLLM's w1, w2, w3."""
 
 Rename = Callable[[str], str]
-
-
-def load_packed_adapters() -> None:
-    """Make vLLM's workers load packed adapters so; any other adapter takes vLLM's own way."""
-    stock = WorkerLoRAManager._load_adapter  # noqa: SLF001  # the one seam there is
-    if stock.__module__ == __name__:
-        return
-
-    def load(self: Any, lora_request: Any) -> Any:  # Any: vllm has no types
-        folder = Path(lora_request.lora_path)
-        manifest = _packed_manifest(folder)
-        if manifest is None:
-            return stock(self, lora_request)
-        return load_packed(self, folder, manifest, number=lora_request.lora_int_id)
-
-    WorkerLoRAManager._load_adapter = load  # noqa: SLF001
-
-
-def _packed_manifest(folder: Path) -> Manifest | None:
-    try:
-        data = (folder / MANIFEST_FILE).read_bytes()
-    except OSError:  # a folder without a manifest, or a name of a hub
-        return None
-    manifest = read_manifest(data)
-    return manifest if manifest.layout == PACKED else None
 
 
 def model_of(
@@ -72,13 +39,6 @@ def model_of(
     return LoRAModel(number, rank, loras)
 
 
-def load_packed(worker_manager: Any, folder: Path, manifest: Manifest, *, number: int) -> Any:
-    """Return the LoRAModel of a packed adapter. Raises ValueError where this engine cannot take it."""
-    tensors = map_packed(folder / WEIGHTS_FILE, dtype=worker_manager.lora_config.lora_dtype)
-    rename = renaming(worker_manager._adapter_manager.model)  # noqa: SLF001
-    return model_of(worker_manager, tensors, rank=manifest.rank, number=number, rename=rename)
-
-
 def renaming(model: Any) -> Rename:
     """Return what turns a tensor's name into the name of the engine's module."""
     mapper = getattr(model, "hf_to_vllm_mapper", None)
@@ -88,27 +48,6 @@ def renaming(model: Any) -> Rename:
         return str(parse_fine_tuned_lora_name(peft_name, mapper)[0])
 
     return rename
-
-
-def map_packed(path: Path, *, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Return the tensors of a packed file as views of one mapping, which lives as long as they do.
-
-    A file of another dtype than the engine's has to be converted, and so is copied.
-    """
-    with path.open("rb") as file:
-        header = read_header(file, size_bytes=path.stat().st_size)
-        # A private mapping counts as writable, which torch wants of a buffer; the file stays untouched.
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-    mapped.madvise(mmap.MADV_WILLNEED)
-    tensors: dict[str, Tensor] = {}
-    for entry in header.tensors:
-        if entry.dtype != PAD_DTYPE:
-            offset = header.data_begin + entry.begin
-            flat = torch.frombuffer(
-                mapped, dtype=_DTYPES[entry.dtype], count=math.prod(entry.shape), offset=offset
-            )
-            tensors[entry.name] = flat.view(entry.shape).to(dtype)
-    return tensors
 
 
 def map_laid_out(path: str, *, dtype: torch.dtype) -> Tensor:

@@ -37,7 +37,7 @@ def is_cut(module: Any) -> bool:  # Any, here and below: vllm has no types
 
 
 def cut(module: Any, layer: Any) -> None:
-    """Leave of a layer's weights the worker's part: views, which the caller copies."""
+    """Leave of a layer's weights the worker's part: views."""
     if not is_cut(module):
         return
     a, b = layer.lora_a, layer.lora_b

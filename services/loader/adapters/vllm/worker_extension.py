@@ -3,21 +3,18 @@
 vLLM's own `add_lora` reads, parses, merges and copies between two steps of the engine, and every tenant waits
 for it. Here the builder process has read, checked and converted an adapter before the engine hears of it; the
 engine maps it (`enter`) and copies it into a slot in slices of bounded length (`activate`), most often by one
-call. Without a builder a thread of the engine does what the builder does (`stage`): the plain way, and what
-tests compare with.
+call.
 
-Invariants: only the engine's thread touches vLLM's registers, the thread that builds touches none of them;
-no method raises (with several workers an exception leaves the others' replies unread, and later calls get
-them: vllm-project/vllm#57846), failures are values; the loader keeps at most ``max_cpu_loras`` adapters here
-and ``max_loras`` in slots, so vLLM's own LRU never evicts and nothing is ever read inside a step.
+Invariants: no method raises (with several workers an exception leaves the others' replies unread, and later
+calls get them: vllm-project/vllm#57846), failures are values; the loader keeps at most ``max_cpu_loras``
+adapters here and ``max_loras`` in slots, so vLLM's own LRU never evicts and nothing is ever read inside a
+step.
 
 Written against vLLM 0.32; tests/integration/loader/test_staging_engine.py fails when what it uses changes.
 """
 
-import os
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, ParamSpec
@@ -49,17 +46,6 @@ class AdapterStage:
     """Mixed into vLLM's Worker as ``worker_extension_cls``; its methods are called by `collective_rpc`."""
 
     model_runner: Any  # vLLM's Worker has it
-
-    @_replying
-    def mint_stage(self, number: int, name: str, folder: str) -> Reply:
-        """Begin to lay an adapter out; returns at once."""
-        self._mint_desk().stage(number, name, folder)
-        return {}
-
-    @_replying
-    def mint_staged(self, number: int) -> Reply:
-        """Return whether an adapter is laid out; from then on it is in host memory."""
-        return self._mint_desk().staged(number)
 
     @_replying
     def mint_enter(self, number: int, memory: Memory | None = None) -> Reply:
@@ -111,36 +97,13 @@ class Copying:
 
 
 class Desk:
-    """One worker's adapters that are being laid out, finished, or copied."""
+    """One worker's adapters, and the one that is being copied into a slot."""
 
     def __init__(self, worker_manager: Any) -> None:
         self._loader = worker_manager
         self._manager = worker_manager._adapter_manager  # noqa: SLF001  # vLLM offers no other way in
-        self._builder = ThreadPoolExecutor(1, thread_name_prefix="mint-stage", initializer=_use_any_core)
-        self._building: dict[int, Future[tuple[_Lora, int, float]]] = {}
-        self._finished: dict[int, Reply] = {}
         self._copying: Copying | None = None
         self._templates = Templates()
-
-    def stage(self, number: int, name: str, folder: str) -> None:
-        """Begin to build."""
-        from vllm.lora.request import LoRARequest
-
-        request = LoRARequest(lora_name=name, lora_int_id=number, lora_path=folder)
-        self._building[number] = self._builder.submit(build, self._loader, request)
-
-    def staged(self, number: int) -> Reply:
-        """Return {} while it is being built, else what it takes; registers it with vLLM."""
-        if number in self._finished:  # asked again: another worker was not done yet
-            return self._finished[number]
-        future = self._building[number]
-        if not future.done():
-            return {}
-        del self._building[number]
-        lora, size_bytes, build_ms = future.result()
-        self._manager._registered_adapters[number] = lora  # noqa: SLF001  # add_adapter would merge again
-        self._finished[number] = {"size_bytes": size_bytes, "build_ms": build_ms}
-        return self._finished[number]
 
     def enter(self, number: int, memory: Memory) -> Reply:
         """Map it and register it with vLLM; ``gone`` when the builder that laid it out has ended."""
@@ -215,32 +178,14 @@ class Desk:
 
     def drop(self, number: int) -> None:
         """Forget it in whichever state it is."""
-        future = self._building.pop(number, None)
-        if future is not None:
-            future.cancel()
         if self._copying is not None and self._copying.number == number:
             self._copying = None
-        self._finished.pop(number, None)
         self._manager.remove_adapter(number)
 
     def residents(self) -> Reply:
         """Return the numbers in host memory, and of those the ones in slots."""
         in_slots = [number for number in self._manager.lora_index_to_id if number is not None]
         return {"host": sorted(self._manager.list_adapters()), "slots": in_slots}
-
-
-def build(worker_manager: Any, request: Any) -> tuple[_Lora, int, float]:
-    """Read, check and merge an adapter into memory of its own; return it, its bytes and the milliseconds.
-
-    What vLLM's `_load_adapter` and `_add_adapter` do, without entering it anywhere, and without what other
-    workers need of it.
-    """
-    began = time.perf_counter()
-    manager = worker_manager._adapter_manager  # noqa: SLF001
-    lora = worker_manager._load_adapter(request)  # noqa: SLF001
-    merge(manager, lora)
-    size_bytes = _own(lora)
-    return lora, size_bytes, _milliseconds_since(began)
 
 
 def merge(manager: Any, lora: _Lora) -> None:
@@ -255,29 +200,6 @@ def merge(manager: Any, lora: _Lora) -> None:
     for name, layer in layers.items():
         if layer is not None:
             cut(manager.modules[name], layer)
-
-
-def _own(lora: _Lora) -> int:
-    """Copy what is still mapped from the file, so that no slot waits for a disk; return the bytes."""
-    copies: dict[int, tuple[Any, Any]] = {}  # with the original: the number of one that is gone is used again
-
-    def own(tensor: Any) -> Any:
-        if tensor is None or not any(tensor.stride()):  # one number, broadcast, stands for a module untouched
-            return tensor
-        if id(tensor) not in copies:
-            copies[id(tensor)] = tensor, tensor.clone()
-        return copies[id(tensor)][1]
-
-    for layer in lora.loras.values():
-        for side in ("lora_a", "lora_b"):
-            value = getattr(layer, side)
-            setattr(layer, side, [own(tensor) for tensor in value] if isinstance(value, list) else own(value))
-    return sum(copy.nbytes for _, copy in copies.values())
-
-
-def _use_any_core() -> None:
-    """Leave the core that vLLM binds its own threads to."""
-    os.sched_setaffinity(0, range(os.cpu_count() or 1))
 
 
 def _problem(error: BaseException) -> Reply:
