@@ -175,13 +175,19 @@ class AliasMove:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AliasRecord:
-    """An alias: what it points at, and its newest 100 moves, oldest first (none in lists)."""
+    """An alias: what it points at, and its newest 100 moves, oldest first (none in lists).
+
+    A ``protected`` alias is moved by admin keys and rules only, a ``frozen`` one not by rules; ``moved_by``
+    lists what moves it: keys by their scope, and rules.
+    """
 
     alias: str
     revision: RevisionRef
     sequence: int
     history: tuple[AliasMove, ...]
     protected: bool = False
+    frozen: bool = False
+    moved_by: tuple[Literal["train", "admin", "rule"], ...] = ("train", "admin", "rule")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,9 +269,16 @@ class RevisionDiff:
     modules: tuple[ModuleChange, ...]
 
 
+RuleChoice = Literal["newest", "best"]
+"""Which revision a rule promotes: the newest that is good enough, or one that scores above the live one."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuleRecord:
-    """When a score moves an alias by itself (`services.registry.core.rules`)."""
+    """When a score moves an alias by itself (`services.registry.core.rules`).
+
+    ``warnings`` say why the rule may never move its alias; they are given when it is created.
+    """
 
     rule_id: str
     alias: str
@@ -276,6 +289,10 @@ class RuleRecord:
     roll_back_below: float | None
     actor: str
     created_at: float
+    choose: RuleChoice = "newest"
+    cooldown_seconds: float = 0.0
+    paused: bool = False
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StringConstraints
 from pydantic.config import JsonDict
 
-from mint_common.catalog import FULL_SCOPES, RevisionState, Scope
+from mint_common.catalog import FULL_SCOPES, RevisionState, RuleChoice, Scope
 from mint_common.ids import Digest
 
 MAX_LIMIT = 1000
@@ -174,18 +174,28 @@ class RollbackBody(Body):
 
 
 class ProtectBody(Body):
-    """Whether only admins and rules move the alias."""
+    """Whether only admin keys and rules move the alias."""
 
     model_config = _example({"protected": True})
 
     protected: bool
 
 
+class FreezeBody(Body):
+    """Whether rules move the alias no more."""
+
+    model_config = _example({"frozen": True})
+
+    frozen: bool
+
+
 class RuleBody(Body):
     """A newer revision takes ``alias`` over when ``metric`` in ``suite`` is at least ``at_least``.
 
     With ``max_drop`` it must not be worse than the live revision's newest score by more than that. The live
-    revision is rolled back when it scores below ``roll_back_below``.
+    revision is rolled back when it scores below ``roll_back_below``. ``choose`` newest takes a revision that
+    is newer than the live one; best takes any that scores above it. A promotion waits until
+    ``cooldown_seconds`` after the alias's last move.
     """
 
     model_config = _example(
@@ -198,6 +208,8 @@ class RuleBody(Body):
     alias: str = "prod"
     max_drop: float | None = None
     roll_back_below: float | None = None
+    choose: RuleChoice = "newest"
+    cooldown_seconds: float = 0.0
 
 
 class EvaluationBody(Body):

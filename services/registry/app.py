@@ -49,6 +49,7 @@ class RegistryApp:
     dispatcher: Dispatcher
     relay: OutboxRelay
     reconciler: Reconciler | None
+    rules: RuleHandler
 
 
 @asynccontextmanager
@@ -128,7 +129,11 @@ async def open_registry(settings: RegistrySettings) -> AsyncIterator[RegistryApp
             pace = settings.reconcile_bytes_per_second
             reconciler = Reconciler(integrity=integrity, blobs=blobs, clock=clock, bytes_per_second=pace)
         yield RegistryApp(
-            http=http, dispatcher=dispatcher, relay=OutboxRelay(pool, bus, clock), reconciler=reconciler
+            http=http,
+            dispatcher=dispatcher,
+            relay=OutboxRelay(pool, bus, clock),
+            reconciler=reconciler,
+            rules=rules,
         )
 
 
@@ -140,7 +145,7 @@ async def open_quick_pool(dsn: str) -> asyncpg.Pool:
 async def run(settings: RegistrySettings) -> None:
     """Serve until told to stop."""
     async with open_registry(settings) as registry:
-        background = [registry.dispatcher.run, registry.relay.run]
+        background = [registry.dispatcher.run, registry.relay.run, registry.rules.run]
         if registry.reconciler is not None:
             background.append(registry.reconciler.run)
         await run_service(registry.http, settings.http, background)

@@ -11,14 +11,16 @@ from mint_common.errors import AliasProtected, NotFound
 from mint_common.ids import PolicyId, new_id
 from mint_common.runtime.ledger_postgres import PostgresLedger, PostgresTransaction
 from mint_common.runtime.postgres_errors import PostgresConnection
-from services.registry.adapters.rows import moment, move_of, ref_of
+from services.registry.adapters.rows import alias_of, moment, move_of, ref_of
 from services.registry.core.aliases import AliasEntry, moved, plan_move, plan_rollback
 from services.registry.core.resolve import check_servable
+from services.registry.core.rules import ACTOR_PREFIX, PersonMove, check_rule_move
 from services.registry.ports.accounts import PAGE
 from services.registry.ports.aliases import HISTORY_ROWS, Mover
 
 _ALIASES = """
-    SELECT alias, sequence, protected, revisions.* FROM aliases JOIN revisions USING (policy_id, number)
+    SELECT alias, sequence, protected, frozen, revisions.*
+    FROM aliases JOIN revisions USING (policy_id, number)
     WHERE policy_id = $1
 """
 _HISTORY = """
@@ -35,6 +37,7 @@ _LOCK_POLICY = "SELECT 1 FROM policies WHERE policy_id = $1 FOR NO KEY UPDATE"
 # Round trips are most of a move's time, so one query reads all that the decision needs.
 _MOVE_INPUTS = """
     SELECT target.state, target.fault, coalesce(protected, false) AS protected,
+        coalesce(frozen, false) AS frozen,
         history.sequence, history.previous, history.digest, history.number, history.below
     FROM revisions target
     LEFT JOIN aliases ON aliases.policy_id = target.policy_id AND aliases.alias = $2
@@ -43,7 +46,7 @@ _MOVE_INPUTS = """
     WHERE target.policy_id = $1 AND target.number = $3
 """
 _ROLLBACK_INPUTS = """
-    SELECT protected, history.*, below.sequence AS below_sequence, below.previous AS below_previous,
+    SELECT protected, frozen, history.*, below.sequence AS below_sequence, below.previous AS below_previous,
         below.below AS below_below, target.state, target.fault, target.digest AS target_digest,
         target.number AS target_number, manifest_uri, manifest_sha256, manifest_size_bytes
     FROM aliases JOIN alias_history history ON history.policy_id = aliases.policy_id
@@ -62,6 +65,13 @@ _APPEND = """
         (policy_id, alias, sequence, previous, digest, number, below, actor, reason, moved_at)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
 """
+# People's moves to and from a revision. A push lies on the entry before it; all else is a rollback.
+_PERSON_MOVES = """
+    SELECT digest, actor, reason, below IS DISTINCT FROM sequence - 1 OR number < $4 AS is_back
+    FROM alias_history
+    WHERE policy_id = $1 AND alias = $2 AND (digest = $3 OR previous = $3) AND NOT starts_with(actor, $5)
+    ORDER BY sequence DESC LIMIT $6
+"""
 
 
 class PostgresAliases:
@@ -79,13 +89,7 @@ class PostgresAliases:
             raise NotFound(kind="alias", name=name)
         rows = await self._pool.fetch(_HISTORY, policy_id, name, HISTORY_ROWS)
         history = tuple(move_of(move) for move in reversed(rows) if move["sequence"] <= row["sequence"])
-        return AliasRecord(
-            alias=name,
-            revision=ref_of(row),
-            sequence=row["sequence"],
-            history=history,
-            protected=row["protected"],
-        )
+        return alias_of(row, ref_of(row), history, alias=name, sequence=row["sequence"])
 
     async def aliases(
         self, policy_id: PolicyId, *, limit: int = PAGE, after: str | None = None
@@ -93,16 +97,7 @@ class PostgresAliases:
         """Return a policy's aliases by name, without histories."""
         query = f"{_ALIASES} AND alias > $2 ORDER BY alias LIMIT $3"
         rows = await self._pool.fetch(query, policy_id, after or "", limit)
-        return [
-            AliasRecord(
-                alias=row["alias"],
-                revision=ref_of(row),
-                sequence=row["sequence"],
-                history=(),
-                protected=row["protected"],
-            )
-            for row in rows
-        ]
+        return [alias_of(row, ref_of(row), (), alias=row["alias"], sequence=row["sequence"]) for row in rows]
 
     async def move(
         self, policy: PolicyRecord, name: str, target: RevisionRef, mover: Mover, *, expected: str | None
@@ -116,16 +111,10 @@ class PostgresAliases:
             current = None if row["sequence"] is None else _entry_of(row)
             entry = plan_move(name, current, target, expected=expected)
             if entry is not None:
+                await _check_rule(transaction.connection, policy, name, entry, mover, frozen=row["frozen"])
                 await _append(transaction, policy, name, entry=entry, target=target, mover=mover)
             sequence = entry.sequence if entry else row["sequence"]
-            return await _record(
-                transaction.connection,
-                policy,
-                name,
-                target=target,
-                sequence=sequence,
-                protected=row["protected"],
-            )
+            return await _record(transaction.connection, policy, name, row, target=target, sequence=sequence)
 
     async def roll_back(
         self, policy: PolicyRecord, name: str, mover: Mover, *, expected: str | None
@@ -139,14 +128,10 @@ class PostgresAliases:
             entry = plan_rollback(name, _entry_of(row), _below_of(row), expected=expected)
             check_servable(policy, entry.number, state=row["state"], fault=row["fault"])
             target = _target_of(row)
+            await _check_rule(transaction.connection, policy, name, entry, mover, frozen=row["frozen"])
             await _append(transaction, policy, name, entry=entry, target=target, mover=mover)
             return await _record(
-                transaction.connection,
-                policy,
-                name,
-                target=target,
-                sequence=entry.sequence,
-                protected=row["protected"],
+                transaction.connection, policy, name, row, target=target, sequence=entry.sequence
             )
 
     async def history(
@@ -164,6 +149,16 @@ class PostgresAliases:
         if await self._pool.fetchval(query, policy_id, name, protected) is None:
             raise NotFound(kind="alias", name=name)
 
+    async def freeze(self, policy_id: PolicyId, name: str, *, frozen: bool) -> None:
+        """Stop rules from moving an alias, or allow it again."""
+        query = """
+            WITH policy AS (SELECT policy_id FROM policies WHERE policy_id = $1 FOR NO KEY UPDATE)
+            UPDATE aliases SET frozen = $3 FROM policy
+            WHERE aliases.policy_id = policy.policy_id AND alias = $2 RETURNING alias
+        """
+        if await self._pool.fetchval(query, policy_id, name, frozen) is None:
+            raise NotFound(kind="alias", name=name)
+
     @asynccontextmanager
     async def _locked(self, policy: PolicyRecord, mover: Mover) -> AsyncIterator[PostgresTransaction]:
         async with self._ledger.transaction(mover.cause or new_id("req")) as transaction:
@@ -174,6 +169,24 @@ class PostgresAliases:
 def _check_mover(row: asyncpg.Record, name: str, mover: Mover) -> None:
     if row["protected"] and not mover.is_admin:
         raise AliasProtected(alias=name)
+
+
+async def _check_rule(
+    connection: PostgresConnection,
+    policy: PolicyRecord,
+    name: str,
+    entry: AliasEntry,
+    mover: Mover,
+    *,
+    frozen: bool,
+) -> None:
+    """Apply `core.rules.check_rule_move` to a rule's move."""
+    if not mover.actor.startswith(ACTOR_PREFIX):
+        return
+    key = (policy.policy_id, name, entry.digest, entry.number)
+    rows = await connection.fetch(_PERSON_MOVES, *key, ACTOR_PREFIX, HISTORY_ROWS)
+    moves = [PersonMove(**row) for row in rows]
+    check_rule_move(name, entry.number, entry.digest, moves, is_frozen=frozen)
 
 
 def _entry_of(row: asyncpg.Record) -> AliasEntry:
@@ -234,17 +247,12 @@ async def _record(
     connection: PostgresConnection,
     policy: PolicyRecord,
     name: str,
+    row: asyncpg.Record,
     *,
     target: RevisionRef,
     sequence: int,
-    protected: bool,
 ) -> AliasRecord:
     """Return the alias as the open transaction leaves it, without later moves."""
-    rows = await connection.fetch(_HISTORY, policy.policy_id, name, HISTORY_ROWS)
-    return AliasRecord(
-        alias=name,
-        revision=target,
-        sequence=sequence,
-        history=tuple(move_of(row) for row in reversed(rows)),
-        protected=protected,
-    )
+    moves = await connection.fetch(_HISTORY, policy.policy_id, name, HISTORY_ROWS)
+    history = tuple(move_of(move) for move in reversed(moves))
+    return alias_of(row, target, history, alias=name, sequence=sequence)

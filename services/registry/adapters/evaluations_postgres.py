@@ -11,6 +11,7 @@ from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.runtime.postgres_errors import PostgresConnection
 from services.registry.adapters.rows import evaluation_of, moment
 from services.registry.core.evaluations import recorded, repeated_score
+from services.registry.core.rules import ScoreRange
 
 _ADD = """
     INSERT INTO evaluations
@@ -28,6 +29,10 @@ _LAST = f"""
 _NEWEST = """
     SELECT value FROM evaluations WHERE policy_id = $1 AND number = $2 AND suite = $3 AND metric = $4
     ORDER BY place DESC LIMIT 1
+"""
+_SEEN = """
+    SELECT min(value) AS low, max(value) AS high FROM evaluations
+    WHERE policy_id = $1 AND suite = $2 AND metric = $3
 """
 _SCORES = """
     SELECT DISTINCT ON (suite, metric) evaluations.*, digest
@@ -98,6 +103,11 @@ class PostgresEvaluations:
         """Return the newest score of a revision."""
         value: float | None = await self._pool.fetchval(_NEWEST, policy_id, number, suite, metric)
         return value
+
+    async def seen(self, policy_id: PolicyId, *, suite: str, metric: str) -> ScoreRange | None:
+        """Return the range of the scores of a metric."""
+        row = await self._pool.fetchrow(_SEEN, policy_id, suite, metric)
+        return None if row is None or row["low"] is None else ScoreRange(low=row["low"], high=row["high"])
 
     async def scores(self, policy_id: PolicyId, number: int) -> Sequence[EvaluationRecord]:
         """Return the newest score of a revision in each suite and metric."""

@@ -8,6 +8,7 @@ import msgspec
 
 from mint_common.catalog import (
     AliasMove,
+    AliasRecord,
     EvaluationRecord,
     KeyRecord,
     PolicyRecord,
@@ -18,6 +19,7 @@ from mint_common.catalog import (
 from mint_common.claims import Claim, RevisionRef
 from mint_common.events import LoraSpec, Retention
 from mint_common.ids import BaseName, PolicyId
+from services.registry.core.aliases import movers
 
 NEWEST = """
     LEFT JOIN LATERAL (
@@ -70,6 +72,9 @@ def rule_of(row: asyncpg.Record) -> RuleRecord:
         roll_back_below=row["roll_back_below"],
         actor=row["actor"],
         created_at=row["created_at"].timestamp(),
+        choose=row["choose"],
+        cooldown_seconds=row["cooldown_seconds"],
+        paused=row["paused"],
     )
 
 
@@ -136,6 +141,21 @@ def move_of(row: asyncpg.Record) -> AliasMove:
         actor=row["actor"],
         reason=row["reason"],
         at=row["moved_at"].timestamp(),
+    )
+
+
+def alias_of(
+    row: asyncpg.Record, revision: RevisionRef, history: tuple[AliasMove, ...], *, alias: str, sequence: int
+) -> AliasRecord:
+    """Return an alias whose row has its flags."""
+    return AliasRecord(
+        alias=alias,
+        revision=revision,
+        sequence=sequence,
+        history=history,
+        protected=row["protected"],
+        frozen=row["frozen"],
+        moved_by=movers(protected=row["protected"], frozen=row["frozen"]),
     )
 
 

@@ -6,17 +6,30 @@ import asyncpg
 
 from mint_common.catalog import RuleRecord
 from mint_common.errors import NotFound
-from mint_common.ids import PolicyId
+from mint_common.ids import EvaluationId, PolicyId
 from services.registry.adapters.rows import moment, rule_of
 from services.registry.core.rules import MOST_RULES, too_many_rules
+from services.registry.ports.evaluations import DueRule
 
 _ADD = """
     INSERT INTO rules
-        (rule_id, policy_id, alias, suite, metric, at_least, max_drop, roll_back_below, actor, created_at)
-    SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10
-    WHERE (SELECT count(*) FROM rules WHERE policy_id = $2) < $11
+        (rule_id, policy_id, alias, suite, metric, at_least, max_drop, roll_back_below, actor, created_at,
+         choose, cooldown_seconds)
+    SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12
+    WHERE (SELECT count(*) FROM rules WHERE policy_id = $2) < $13
     RETURNING rule_id
 """
+_PAUSE = """
+    UPDATE rules SET paused = $3, waiting = CASE WHEN NOT $3 THEN waiting END,
+        due_at = CASE WHEN NOT $3 THEN due_at END
+    WHERE policy_id = $1 AND rule_id = $2 RETURNING *
+"""
+_WAIT = "UPDATE rules SET waiting = $2, due_at = $3 WHERE rule_id = $1 AND NOT paused"
+_DUE = """
+    SELECT tenant_id, rules.* FROM rules JOIN policies USING (policy_id)
+    WHERE due_at <= $1 ORDER BY due_at LIMIT $2
+"""
+_DONE = "UPDATE rules SET waiting = NULL, due_at = NULL WHERE rule_id = $1 AND waiting = $2"
 
 
 class PostgresRules:
@@ -39,6 +52,8 @@ class PostgresRules:
             rule.roll_back_below,
             rule.actor,
             moment(rule.created_at),
+            rule.choose,
+            rule.cooldown_seconds,
             MOST_RULES,
         )
         if added is None:
@@ -48,6 +63,40 @@ class PostgresRules:
         """Return a policy's rules by id."""
         query = "SELECT * FROM rules WHERE policy_id = $1 ORDER BY rule_id"
         return [rule_of(row) for row in await self._pool.fetch(query, policy_id)]
+
+    async def pause(self, policy_id: PolicyId, rule_id: str, *, paused: bool) -> RuleRecord:
+        """Pause or resume a rule."""
+        row = await self._pool.fetchrow(_PAUSE, policy_id, rule_id, paused)
+        if row is None:
+            raise NotFound(kind="rule", name=rule_id)
+        return rule_of(row)
+
+    async def waiting(self, rule_id: str) -> EvaluationId | None:
+        """Return the score that waits for the end of a rule's cooldown."""
+        found: EvaluationId | None = await self._pool.fetchval(
+            "SELECT waiting FROM rules WHERE rule_id = $1", rule_id
+        )
+        return found
+
+    async def wait(self, rule_id: str, evaluation_id: EvaluationId, *, until: float) -> None:
+        """Let a score wait for the end of a rule's cooldown."""
+        await self._pool.execute(_WAIT, rule_id, evaluation_id, moment(until))
+
+    async def due(self, *, now: float, limit: int) -> Sequence[DueRule]:
+        """Return rules whose cooldown has ended."""
+        return [
+            DueRule(
+                tenant_id=row["tenant_id"],
+                policy_id=row["policy_id"],
+                rule=rule_of(row),
+                evaluation_id=row["waiting"],
+            )
+            for row in await self._pool.fetch(_DUE, moment(now), limit)
+        ]
+
+    async def done(self, rule_id: str, evaluation_id: EvaluationId) -> None:
+        """Let a score wait no longer."""
+        await self._pool.execute(_DONE, rule_id, evaluation_id)
 
     async def remove(self, policy_id: PolicyId, rule_id: str) -> None:
         """Remove a rule."""

@@ -7,6 +7,7 @@ never returns to a revision that was rolled back.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 from mint_common.catalog import PolicyRecord
 from mint_common.claims import RevisionRef
@@ -70,6 +71,12 @@ def _check_expected(alias: str, current: AliasEntry | None, expected: str | None
     found = current.digest if current else ""
     if expected is not None and expected != found:
         raise PreconditionFailed(what=f"alias {alias!r}", found=found, expected=expected)
+
+
+def movers(*, protected: bool, frozen: bool) -> tuple[Literal["train", "admin", "rule"], ...]:
+    """Return what moves an alias: keys by their scope, and rules."""
+    keys: tuple[Literal["train", "admin"], ...] = ("admin",) if protected else ("train", "admin")
+    return keys if frozen else (*keys, "rule")
 
 
 def moved(

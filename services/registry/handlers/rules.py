@@ -6,10 +6,9 @@ only if the alias still points where it pointed at the decision.
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from mint_common.catalog import EvaluationRecord, PolicyRecord, RuleRecord
-from mint_common.claims import RevisionRef
+from mint_common.catalog import AliasRecord, EvaluationRecord, PolicyRecord, RuleRecord
 from mint_common.errors import (
     AlreadyHandled,
     InvalidField,
@@ -20,16 +19,34 @@ from mint_common.errors import (
     RevisionRetiredError,
 )
 from mint_common.events import EvaluationRecorded, Event
-from mint_common.ids import derive_id
+from mint_common.ids import EvaluationId, PolicyId, derive_id
 from mint_common.runtime.clock import Clock
+from mint_common.runtime.periodic import run_periodically
 from services.registry import metrics
-from services.registry.core.rules import Promote, RollBack, plan_action
+from services.registry.core.evaluations import recorded
+from services.registry.core.rules import (
+    ACTOR_PREFIX,
+    Promote,
+    RollBack,
+    RuleRefused,
+    cooldown_end,
+    plan_action,
+    preferred,
+)
 from services.registry.ports.aliases import Aliases, Mover
 from services.registry.ports.catalog import Catalog
 from services.registry.ports.evaluations import Evaluations, Rules
 
 _log = logging.getLogger(__name__)
-_UNMOVABLE = (InvalidField, RevisionLostError, RevisionQuarantinedError, RevisionRetiredError)
+_UNMOVABLE = (
+    InvalidField,
+    RevisionLostError,
+    RevisionQuarantinedError,
+    RevisionRetiredError,
+    RuleRefused,
+)
+DUE_AT_ONCE = 100
+DUE_EVERY_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,52 +66,90 @@ class RuleHandler:
             policy = await self.catalog.policy(event.tenant_id, event.policy_id)
             score = await self.evaluations.get(event.policy_id, event.evaluation_id)
             for rule in rules:
-                await self._follow(policy, rule, score, cause=derive_id("rule", event.id, rule.rule_id))
+                await self._follow(policy, rule, score)
         return ()
 
-    async def _follow(
-        self, policy: PolicyRecord, rule: RuleRecord, score: EvaluationRecord, *, cause: str
-    ) -> None:
+    async def run(self) -> None:
+        """Apply due rules until cancelled."""
+        await run_periodically(
+            self.apply_due, name="due rules", every_seconds=DUE_EVERY_SECONDS, clock=self.clock
+        )
+
+    async def apply_due(self) -> None:
+        """Apply the rules whose cooldown has ended to the scores that waited."""
+        for due in await self.rules.due(now=self.clock.now(), limit=DUE_AT_ONCE):
+            policy = await self.catalog.policy(due.tenant_id, due.policy_id)
+            score = await self._current(due.policy_id, due.evaluation_id)
+            if await self._follow(policy, due.rule, score):
+                await self.rules.done(due.rule.rule_id, due.evaluation_id)
+
+    async def _current(self, policy_id: PolicyId, evaluation_id: EvaluationId) -> EvaluationRecord:
+        """Return a score with the newest value of its revision."""
+        score = await self.evaluations.get(policy_id, evaluation_id)
+        value = await self.evaluations.newest(policy_id, score.number, suite=score.suite, metric=score.metric)
+        return score if value is None else replace(score, value=value)
+
+    async def _follow(self, policy: PolicyRecord, rule: RuleRecord, score: EvaluationRecord) -> bool:
+        """Do what a rule asks for after a score; False when the score waits for the end of the cooldown."""
         while True:
-            live, value = await self._live(policy, rule)
-            action = plan_action(rule, score, live=live, live_value=value)
+            alias = await self._alias(policy, rule)
+            action = await self._plan(policy, rule, score, alias)
             if action is None:
-                return
-            mover = Mover(
-                actor=f"rule:{rule.rule_id}", reason=action.reason, at=self.clock.now(), cause=cause
-            )
+                return True
+            moved_at = alias.history[-1].at if alias is not None else None
+            due_at = cooldown_end(rule, action, moved_at=moved_at)
+            if due_at > self.clock.now():
+                await self._wait(policy, rule, score, due_at)
+                return False
             try:
-                await self._act(policy, rule, score, action, mover)
+                await self._act(policy, rule, score, action)
             except PreconditionFailed:
                 continue  # the alias was moved concurrently: decide again
             except AlreadyHandled:
-                return
+                return True
             except _UNMOVABLE as error:
                 metrics.RULE_MOVES.labels("refused").inc()
                 _log.warning("rule not followed", extra={"rule_id": rule.rule_id, "problem": str(error)})
-                return
+                return True
             metrics.RULE_MOVES.labels("rolled_back" if isinstance(action, RollBack) else "promoted").inc()
             _log.info("rule followed", extra={"rule_id": rule.rule_id, "reason": action.reason})
-            return
+            return True
 
-    async def _live(self, policy: PolicyRecord, rule: RuleRecord) -> tuple[RevisionRef | None, float | None]:
+    async def _alias(self, policy: PolicyRecord, rule: RuleRecord) -> AliasRecord | None:
         try:
-            live = (await self.aliases.alias(policy.policy_id, rule.alias)).revision
+            return await self.aliases.alias(policy.policy_id, rule.alias)
         except NotFound:
-            return None, None
+            return None
+
+    async def _plan(
+        self, policy: PolicyRecord, rule: RuleRecord, score: EvaluationRecord, alias: AliasRecord | None
+    ) -> Promote | RollBack | None:
+        if alias is None:
+            return plan_action(rule, score, live=None, live_value=None)
+        live = alias.revision
         value = await self.evaluations.newest(
             policy.policy_id, live.number, suite=rule.suite, metric=rule.metric
         )
-        return live, value
+        return plan_action(rule, score, live=live, live_value=value)
+
+    async def _wait(
+        self, policy: PolicyRecord, rule: RuleRecord, score: EvaluationRecord, due_at: float
+    ) -> None:
+        waiting = await self.rules.waiting(rule.rule_id)
+        if waiting is not None:
+            earlier = await self.evaluations.get(policy.policy_id, waiting)
+            score = preferred(rule, score, earlier)
+        await self.rules.wait(rule.rule_id, score.evaluation_id, until=due_at)
 
     async def _act(
-        self,
-        policy: PolicyRecord,
-        rule: RuleRecord,
-        score: EvaluationRecord,
-        action: Promote | RollBack,
-        mover: Mover,
+        self, policy: PolicyRecord, rule: RuleRecord, score: EvaluationRecord, action: Promote | RollBack
     ) -> None:
+        mover = Mover(
+            actor=f"{ACTOR_PREFIX}{rule.rule_id}",
+            reason=action.reason,
+            at=self.clock.now(),
+            cause=derive_id("rule", recorded(policy, score).id, rule.rule_id),
+        )
         if isinstance(action, RollBack):
             await self.aliases.roll_back(policy, rule.alias, mover, expected=action.expected)
         else:

@@ -1,6 +1,7 @@
 """Aliases: compare-and-set, rollback, history; and the rules that move them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Query
@@ -8,6 +9,7 @@ from fastapi import APIRouter, Query
 from mint_common.authority import Caller
 from mint_common.catalog import AliasMove, AliasRecord, RuleRecord
 from mint_common.catalog_requests import (
+    FreezeBody,
     HistoryQuery,
     Label,
     LongPageQuery,
@@ -16,10 +18,11 @@ from mint_common.catalog_requests import (
     RollbackBody,
     RuleBody,
 )
-from mint_common.ids import new_id
+from mint_common.errors import NotFound
+from mint_common.ids import PolicyId, new_id
 from mint_common.names import alias_key, check_alias_name, revision_key
 from mint_common.runtime.edge_routes import BodyRoute
-from services.registry.core.rules import check_rule
+from services.registry.core.rules import check_rule, rule_warnings
 from services.registry.http.context import CallerDep, PolicyDep, Registry, RegistryDep
 from services.registry.ports.aliases import Mover
 
@@ -59,6 +62,14 @@ async def protect_alias(
     return await registry.aliases.alias(policy.policy_id, name)
 
 
+@router.post("/aliases/{alias}/freeze")
+async def freeze_alias(policy: PolicyDep, alias: str, body: FreezeBody, registry: RegistryDep) -> AliasRecord:
+    """Stop rules from moving an alias, or allow it again."""
+    name = alias_key(alias)
+    await registry.aliases.freeze(policy.policy_id, name, frozen=body.frozen)
+    return await registry.aliases.alias(policy.policy_id, name)
+
+
 @router.put("/aliases/{alias}")
 async def move_alias(
     policy: PolicyDep, alias: str, body: MoveBody, caller: CallerDep, registry: RegistryDep
@@ -88,14 +99,16 @@ async def roll_back_alias(
 async def create_rule(
     policy: PolicyDep, body: RuleBody, caller: CallerDep, registry: RegistryDep
 ) -> RuleRecord:
-    """Add a rule."""
+    """Add a rule, and say why it may never move its alias."""
     check_alias_name(body.alias)
     rule = RuleRecord(
         rule_id=new_id("rule"), created_at=registry.clock.now(), actor=caller.actor, **body.model_dump()
     )
     check_rule(rule)
     await registry.rules.add(policy.policy_id, rule)
-    return rule
+    seen = await registry.evaluations.seen(policy.policy_id, suite=rule.suite, metric=rule.metric)
+    is_frozen = await _is_frozen(registry, policy.policy_id, rule.alias)
+    return replace(rule, warnings=rule_warnings(rule, seen, is_frozen=is_frozen))
 
 
 @router.get("/rules")
@@ -104,10 +117,29 @@ async def list_rules(policy: PolicyDep, registry: RegistryDep) -> Sequence[RuleR
     return await registry.rules.list(policy.policy_id)
 
 
+@router.post("/rules/{rule}/pause")
+async def pause_rule(policy: PolicyDep, rule: Label, registry: RegistryDep) -> RuleRecord:
+    """Pause a rule."""
+    return await registry.rules.pause(policy.policy_id, rule, paused=True)
+
+
+@router.post("/rules/{rule}/resume")
+async def resume_rule(policy: PolicyDep, rule: Label, registry: RegistryDep) -> RuleRecord:
+    """Resume a paused rule."""
+    return await registry.rules.pause(policy.policy_id, rule, paused=False)
+
+
 @router.delete("/rules/{rule}", status_code=204)
 async def remove_rule(policy: PolicyDep, rule: Label, registry: RegistryDep) -> None:
     """Remove a rule."""
     await registry.rules.remove(policy.policy_id, rule)
+
+
+async def _is_frozen(registry: Registry, policy_id: PolicyId, alias: str) -> bool:
+    try:
+        return (await registry.aliases.alias(policy_id, alias)).frozen
+    except NotFound:
+        return False
 
 
 def _mover(registry: Registry, caller: Caller, reason: str) -> Mover:

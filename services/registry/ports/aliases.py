@@ -46,7 +46,8 @@ class Aliases(Protocol):
 
         Concurrent moves serialise.
 
-        Raises AliasProtected, AlreadyHandled for a repeated cause, and as `core.resolve.check_servable`.
+        Raises AliasProtected, AlreadyHandled for a repeated cause, and as `core.resolve.check_servable`; for
+        a rule as `core.rules.check_rule_move`.
         """
         ...
 
@@ -58,6 +59,13 @@ class Aliases(Protocol):
 
     async def protect(self, policy_id: PolicyId, name: str, *, protected: bool) -> None:
         """Allow moves of an alias to admins and rules only, or to everybody. Idempotent. Raises NotFound."""
+        ...
+
+    async def freeze(self, policy_id: PolicyId, name: str, *, frozen: bool) -> None:
+        """Stop rules from moving an alias, or allow it again. Idempotent. Raises NotFound.
+
+        No rule moves the alias after this returned.
+        """
         ...
 
     async def roll_back(

@@ -1,10 +1,12 @@
 """Scores of revisions, and the promotion rules that follow them."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from mint_common.catalog import EvaluationRecord, PolicyRecord, RuleRecord
-from mint_common.ids import EvaluationId, PolicyId
+from mint_common.ids import EvaluationId, PolicyId, TenantId
+from services.registry.core.rules import ScoreRange
 
 
 class Evaluations(Protocol):
@@ -33,6 +35,20 @@ class Evaluations(Protocol):
         """Return the newest score of a revision in each suite and metric, by their names."""
         ...
 
+    async def seen(self, policy_id: PolicyId, *, suite: str, metric: str) -> ScoreRange | None:
+        """Return the range of the scores of a metric over a policy's revisions, None without any."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DueRule:
+    """A rule whose cooldown has ended, and the score that waited for it."""
+
+    tenant_id: TenantId
+    policy_id: PolicyId
+    rule: RuleRecord
+    evaluation_id: EvaluationId
+
 
 class Rules(Protocol):
     """Promotion rules of policies."""
@@ -43,6 +59,29 @@ class Rules(Protocol):
 
     async def list(self, policy_id: PolicyId) -> Sequence[RuleRecord]:
         """Return a policy's rules by id."""
+        ...
+
+    async def pause(self, policy_id: PolicyId, rule_id: str, *, paused: bool) -> RuleRecord:
+        """Pause a rule, which drops a waiting score, or resume it. Idempotent. Raises NotFound."""
+        ...
+
+    async def waiting(self, rule_id: str) -> EvaluationId | None:
+        """Return the score that waits for the end of a rule's cooldown."""
+        ...
+
+    async def wait(self, rule_id: str, evaluation_id: EvaluationId, *, until: float) -> None:
+        """Let a score wait for the end of a rule's cooldown, instead of an earlier one.
+
+        No effect on a paused or removed rule.
+        """
+        ...
+
+    async def due(self, *, now: float, limit: int) -> Sequence[DueRule]:
+        """Return rules whose cooldown has ended, the earliest first."""
+        ...
+
+    async def done(self, rule_id: str, evaluation_id: EvaluationId) -> None:
+        """Let a score wait no longer. No effect when another one waits by now."""
         ...
 
     async def remove(self, policy_id: PolicyId, rule_id: str) -> None:

@@ -83,14 +83,32 @@ def protect_alias(
     policy: PolicyArgument,
     alias: AliasArgument,
     *,
-    off: Annotated[bool, typer.Option("--off", help="Let everybody move it again.")] = False,
+    off: Annotated[bool, typer.Option("--off", help="Let keys with train move it again.")] = False,
 ) -> Listing:
-    """Let only admin keys and rules move an alias.
+    """Refuse moves and rollbacks by keys without admin. Rules still move the alias: freeze it against them.
 
     Example: mint alias protect counter prod
     """
     path = path_of("policies", policy, "aliases", alias, "protect")
     return Listing(answer=api.post(path, {"protected": not off}), columns=ALIAS)
+
+
+def freeze_alias(api: PublicApi, policy: PolicyArgument, alias: AliasArgument) -> Listing:
+    """Stop rules from moving an alias; keys still move it.
+
+    Example: mint alias freeze counter prod
+    """
+    path = path_of("policies", policy, "aliases", alias, "freeze")
+    return Listing(answer=api.post(path, {"frozen": True}), columns=ALIAS)
+
+
+def unfreeze_alias(api: PublicApi, policy: PolicyArgument, alias: AliasArgument) -> Listing:
+    """Let rules move an alias again, with the next scores.
+
+    Example: mint alias unfreeze counter prod
+    """
+    path = path_of("policies", policy, "aliases", alias, "freeze")
+    return Listing(answer=api.post(path, {"frozen": False}), columns=ALIAS)
 
 
 def rollback(
@@ -140,10 +158,12 @@ def record_evaluation(  # noqa: PLR0917  # arguments of a command
 
 
 alias_app = group(
-    "List, move or protect aliases; show their history.",
+    "List, move, protect or freeze aliases; show their history.",
     list_aliases,
     move_alias,
     history_alias,
     protect_alias,
+    freeze_alias,
+    unfreeze_alias,
 )
 eval_app = group("List or record scores.", list_evaluations, record_evaluation)

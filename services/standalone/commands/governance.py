@@ -1,6 +1,6 @@
 """`mint rule`, `mint tenant`, `mint audit`: what moves aliases by itself, who is whose, who did what."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -9,6 +9,8 @@ from services.standalone.commands.api import Listing, group
 from services.standalone.commands.keys import KeyNameArgument, ScopesOption
 from services.standalone.commands.options import AfterOption, LimitOption, PolicyArgument
 from services.standalone.core.tables import AUDIT, RULE, TENANT
+
+RuleArgument = Annotated[str, typer.Argument(metavar="RULE", help="A rule's id (mint rule list).")]
 
 
 def list_rules(api: PublicApi, policy: PolicyArgument) -> Listing:
@@ -37,8 +39,18 @@ def create_rule(
         float | None,
         typer.Option("--roll-back-below", help="A live revision that scores less is rolled back."),
     ] = None,
+    choose: Annotated[
+        Literal["newest", "best"],
+        typer.Option("--choose", help="A newer revision that is good enough, or any above the live one."),
+    ] = "newest",
+    cooldown: Annotated[
+        float, typer.Option("--cooldown", metavar="SECONDS", help="From a move to the next promotion.")
+    ] = 0.0,
 ) -> Listing:
     """Let scores move an alias: forth to a better revision, back from a live one that fails.
+
+    No rule returns to a revision that a person moved the alias back from, until a person points it there
+    again.
 
     Example: mint rule create counter held-out accuracy 0.8 --roll-back-below 0.5
     """
@@ -49,14 +61,35 @@ def create_rule(
         "alias": alias,
         "max_drop": max_drop,
         "roll_back_below": roll_back_below,
+        "choose": choose,
+        "cooldown_seconds": cooldown,
     }
-    return Listing(answer=api.post(path_of("policies", policy, "rules"), body), columns=RULE)
+    made = api.post(path_of("policies", policy, "rules"), body)
+    for warning in made["warnings"]:
+        typer.echo(f"note: {warning}", err=True)
+    return Listing(answer=made, columns=RULE)
+
+
+def pause_rule(api: PublicApi, policy: PolicyArgument, rule: RuleArgument) -> Listing:
+    """Stop a rule from moving its alias. Scores of this time move nothing later either.
+
+    Example: mint rule pause counter rule_4p2tvc6rkzcmxlyhy3nb5dw7ea
+    """
+    return Listing(answer=api.post(path_of("policies", policy, "rules", rule, "pause")), columns=RULE)
+
+
+def resume_rule(api: PublicApi, policy: PolicyArgument, rule: RuleArgument) -> Listing:
+    """Let the next scores move an alias by a paused rule again.
+
+    Example: mint rule resume counter rule_4p2tvc6rkzcmxlyhy3nb5dw7ea
+    """
+    return Listing(answer=api.post(path_of("policies", policy, "rules", rule, "resume")), columns=RULE)
 
 
 def remove_rule(
     api: PublicApi,
     policy: PolicyArgument,
-    rule: Annotated[str, typer.Argument(metavar="RULE", help="A rule's id (mint rule list).")],
+    rule: RuleArgument,
 ) -> str:
     """Remove a rule; what it has moved stays where it is.
 
@@ -115,7 +148,14 @@ def audit(
     return Listing(answer=found, columns=AUDIT, nothing="nothing was changed yet")
 
 
-rule_app = group("List, create or remove promotion rules.", list_rules, create_rule, remove_rule)
+rule_app = group(
+    "List, create, pause or remove promotion rules.",
+    list_rules,
+    create_rule,
+    pause_rule,
+    resume_rule,
+    remove_rule,
+)
 tenant_app = group(
     "List or create tenants, make their keys. Takes an operator's key.",
     list_tenants,

@@ -52,6 +52,7 @@ ALIAS = (
     Column(title="revision", path="revision.number"),
     Column(title="moves", path="sequence", drop=2),
     Column(title="protected", path="protected", kind="flag", drop=1),
+    Column(title="moved by", path="moved_by", kind="list", drop=3),
     Column(title="digest", path="revision.digest", kind="digest", drop=5),
 )
 MOVE = (
@@ -99,6 +100,9 @@ RULE = (
     Column(title="at least", path="at_least", kind="number"),
     Column(title="max drop", path="max_drop", kind="number"),
     Column(title="back below", path="roll_back_below", kind="number"),
+    Column(title="takes", path="choose", drop=2),
+    Column(title="cooldown s", path="cooldown_seconds", kind="number", drop=2),
+    Column(title="paused", path="paused", kind="flag", drop=1),
     Column(title="who", path="actor", drop=3),
 )
 TENANT = (

@@ -1,5 +1,6 @@
 """When a score moves an alias: every case of a rule, and what no rule ever does."""
 
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,21 @@ from mint_common.catalog import EvaluationRecord, RuleRecord
 from mint_common.claims import Claim, RevisionRef
 from mint_common.errors import InvalidField
 from mint_common.ids import EvaluationId, sha256_digest
-from services.registry.core.rules import Promote, RollBack, check_rule, plan_action
+from services.registry.core.aliases import AliasEntry, plan_move, plan_rollback
+from services.registry.core.rules import (
+    PersonMove,
+    Promote,
+    RollBack,
+    RuleRefused,
+    ScoreRange,
+    check_rule,
+    check_rule_move,
+    cooldown_end,
+    plan_action,
+    preferred,
+    rule_warnings,
+    withdrawal,
+)
 
 RULE = RuleRecord(
     rule_id="rule_1",
@@ -111,9 +126,164 @@ def test_score_that_was_acted_upon_asks_for_nothing_more(
         ({"roll_back_below": float("inf")}, "roll_back_below"),
         ({"roll_back_below": 0.81}, "roll_back_below"),
         ({"max_drop": -0.1}, "max_drop"),
+        ({"choose": "best"}, "max_drop"),
+        ({"cooldown_seconds": -1.0}, "cooldown_seconds"),
+        ({"cooldown_seconds": float("nan")}, "cooldown_seconds"),
     ],
 )
-def test_rule_that_makes_no_sense_is_refused(changes: dict[str, float], field: str) -> None:
+def test_rule_that_makes_no_sense_is_refused(changes: dict[str, object], field: str) -> None:
     with pytest.raises(InvalidField) as refused:
-        check_rule(replace(RULE, **changes))  # type: ignore[arg-type]  # all changed fields are floats
+        check_rule(replace(RULE, **changes))
     assert refused.value.field == field
+
+
+BEST = replace(RULE, choose="best", max_drop=None)
+
+
+def test_best_takes_whatever_scores_above_the_live_one_of_any_age() -> None:
+    def asked(number: int, value: float, live_value: float | None) -> bool:
+        action = plan_action(BEST, score(number, value), live=revision(3), live_value=live_value)
+        return isinstance(action, Promote)
+
+    assert asked(4, 0.9, 0.85)
+    assert asked(2, 0.9, 0.85)
+    assert not asked(4, 0.85, 0.85)
+    assert not asked(4, 0.7, 0.6)
+    assert asked(4, 0.9, None)
+    assert not asked(2, 0.9, None)
+
+
+def test_paused_rule_asks_for_nothing() -> None:
+    paused = replace(RULE, paused=True)
+    assert plan_action(paused, score(4, 1.0), live=revision(3), live_value=0.0) is None
+    assert plan_action(paused, score(3, 0.0), live=revision(3), live_value=0.0) is None
+
+
+def test_promotion_waits_for_the_cooldown_and_a_rollback_does_not() -> None:
+    rule = replace(RULE, cooldown_seconds=60.0)
+    assert cooldown_end(rule, Promote(expected="", reason=""), moved_at=100.0) == 160.0
+    assert cooldown_end(rule, Promote(expected="", reason=""), moved_at=None) < 0
+    assert cooldown_end(rule, RollBack(expected="", reason=""), moved_at=100.0) < 0
+
+
+def test_one_score_waits_for_the_end_of_a_cooldown() -> None:
+    assert preferred(RULE, score(4, 0.9), score(5, 0.8)).number == 5
+    assert preferred(BEST, score(4, 0.9), score(5, 0.8)).number == 4
+    assert preferred(BEST, score(4, 0.7), score(4, 0.9)).value == 0.7
+
+
+@pytest.mark.parametrize(
+    ("seen", "is_frozen", "said"),
+    [
+        (None, False, ["no revision of this policy has a score of 'accuracy' in suite 'counting' yet"]),
+        (ScoreRange(low=0.1, high=0.7), False, ["above every score so far, the highest is 0.7"]),
+        (ScoreRange(low=0.8, high=0.9), False, ["every score so far is at_least 0.8"]),
+        (ScoreRange(low=0.1, high=0.9), False, []),
+        (ScoreRange(low=0.1, high=0.9), True, ["alias 'prod' is frozen"]),
+        (None, True, ["alias 'prod' is frozen", "no revision"]),
+    ],
+)
+def test_new_rule_says_why_it_may_never_move_its_alias(
+    seen: ScoreRange | None, is_frozen: bool, said: list[str]
+) -> None:
+    warnings = rule_warnings(RULE, seen, is_frozen=is_frozen)
+    assert len(warnings) == len(said)
+    assert all(part in warning for part, warning in zip(said, warnings, strict=True))
+
+
+class History:
+    """An alias that people and one rule move, as the store keeps it."""
+
+    def __init__(self) -> None:
+        self.entries: list[AliasEntry] = []
+        self.actors: list[str] = []
+        self.is_frozen = False
+
+    @property
+    def live(self) -> int | None:
+        return self.entries[-1].number if self.entries else None
+
+    def person_moves(self, number: int) -> list[PersonMove]:
+        digest = revision(number).digest
+        return [
+            PersonMove(
+                digest=entry.digest,
+                is_back=entry.below != entry.sequence - 1 or entry.number < number,
+                actor=actor,
+                reason="",
+            )
+            for entry, actor in reversed(list(zip(self.entries, self.actors, strict=True)))
+            if actor == "ann" and digest in (entry.digest, entry.previous)
+        ]
+
+    def append(self, entry: AliasEntry | None, actor: str) -> None:
+        if entry is None:
+            return
+        if actor != "ann":
+            moves = self.person_moves(entry.number)
+            check_rule_move("prod", entry.number, entry.digest, moves, is_frozen=self.is_frozen)
+        self.entries.append(entry)
+        self.actors.append(actor)
+
+    def move(self, number: int, actor: str) -> None:
+        current = self.entries[-1] if self.entries else None
+        self.append(plan_move("prod", current, revision(number), expected=None), actor)
+
+    def roll_back(self, actor: str) -> None:
+        below = self.entries[-1].below
+        self.append(
+            plan_rollback(
+                "prod", self.entries[-1], self.entries[below - 1] if below else None, expected=None
+            ),
+            actor,
+        )
+
+    def act(self, rule: RuleRecord, kind: str, argument: object) -> None:
+        """Do one thing of a random history. Raises InvalidField, RuleRefused."""
+        if kind == "move":
+            self.move(argument, "ann")
+        elif kind == "roll back" and self.entries:
+            self.roll_back("ann")
+        elif kind == "freeze":
+            self.is_frozen = argument
+        elif kind == "score":
+            self.follow(rule, *argument)
+
+    def follow(self, rule: RuleRecord, number: int, value: float, live_value: float) -> None:
+        """Do what the rule asks for after a score."""
+        live = None if self.live is None else revision(self.live)
+        action = plan_action(rule, score(number, value), live=live, live_value=live_value)
+        if isinstance(action, Promote):
+            self.move(number, "rule:rule_1")
+        elif isinstance(action, RollBack):
+            self.roll_back("rule:rule_1")
+
+
+NUMBERS = st.integers(1, 5)
+ACTIONS = st.one_of(
+    st.tuples(st.just("move"), NUMBERS),
+    st.tuples(st.just("roll back"), st.none()),
+    st.tuples(st.just("freeze"), st.booleans()),
+    st.tuples(st.just("score"), st.tuples(NUMBERS, VALUES, VALUES)),
+)
+
+
+@given(st.sampled_from([RULE, BEST]), st.lists(ACTIONS, max_size=30))
+def test_no_rule_undoes_what_a_person_did(rule: RuleRecord, actions: list[tuple[str, object]]) -> None:
+    history, withdrawn = History(), set[int]()
+    for kind, argument in actions:
+        before, count = history.live, len(history.entries)
+        with suppress(InvalidField, RuleRefused):
+            history.act(rule, kind, argument)
+        if len(history.entries) == count:
+            continue
+        if kind == "score":
+            assert not history.is_frozen
+            assert history.live not in withdrawn
+            continue
+        if before is not None and (kind == "roll back" or history.live < before):
+            withdrawn.add(before)
+        withdrawn.discard(history.live)
+    for number in range(1, 6):
+        found = withdrawal(revision(number).digest, history.person_moves(number))
+        assert (found is not None) == (number in withdrawn)

@@ -9,6 +9,7 @@ from pydantic import ConfigDict
 
 from mint_common.catalog import AliasMove, AliasRecord, RuleRecord
 from mint_common.catalog_requests import (
+    FreezeBody,
     HistoryQuery,
     LongPageQuery,
     MoveBody,
@@ -22,6 +23,8 @@ from mint_common.names import check_alias_name
 from services.gateway.http.edge.context import AdminCaller, Gateway, GatewayDep, ReadCaller, TrainCaller
 from services.gateway.http.edge.recording import RecordedRoute
 from services.gateway.http.mint.forwarding import AliasPath, PolicyPath, TenantCatalog
+
+RulePath = Annotated[str, Path(alias="rule")]
 
 _PREFIX = "/mint/v1/policies/{policy}"
 _aliases = APIRouter(prefix=f"{_PREFIX}/aliases", tags=["aliases"], route_class=RecordedRoute)
@@ -77,7 +80,19 @@ async def list_history(
 async def protect(
     _policy: PolicyPath, _alias: AliasPath, _body: ProtectBody, _caller: AdminCaller, catalog: TenantCatalog
 ) -> Response:
-    """Let only admin keys and rules move an alias, or everybody again. Takes an admin key."""
+    """Refuse moves and rollbacks by keys without admin, or allow them again. Takes an admin key.
+
+    Rules still move a protected alias: freeze it against them. ``moved_by`` in the answer says what moves it
+    now.
+    """
+    return await catalog.forward()
+
+
+@_aliases.post("/{alias}/freeze", response_model=AliasRecord)
+async def freeze(
+    _policy: PolicyPath, _alias: AliasPath, _body: FreezeBody, _caller: AdminCaller, catalog: TenantCatalog
+) -> Response:
+    """Stop rules from moving an alias, or allow it again. Keys still move it. Takes an admin key."""
     return await catalog.forward()
 
 
@@ -122,7 +137,11 @@ async def roll_back(  # FastAPI passes them by name
 async def create_rule(
     _policy: PolicyPath, _body: RuleBody, _caller: AdminCaller, catalog: TenantCatalog
 ) -> Response:
-    """Add a rule. Takes an admin key."""
+    """Add a rule. Takes an admin key. ``warnings`` say why it may never move its alias.
+
+    A rule points no alias at a revision that a person moved it back from, until a person points it there
+    again.
+    """
     return await catalog.forward()
 
 
@@ -132,12 +151,28 @@ async def list_rules(_policy: PolicyPath, _caller: ReadCaller, catalog: TenantCa
     return await catalog.forward()
 
 
+@_rules.post("/{rule}/pause", response_model=RuleRecord)
+async def pause_rule(
+    _policy: PolicyPath, _rule: RulePath, _caller: AdminCaller, catalog: TenantCatalog
+) -> Response:
+    """Stop a rule from moving its alias.
+
+    Takes an admin key. Scores of this time move nothing later either.
+    """
+    return await catalog.forward()
+
+
+@_rules.post("/{rule}/resume", response_model=RuleRecord)
+async def resume_rule(
+    _policy: PolicyPath, _rule: RulePath, _caller: AdminCaller, catalog: TenantCatalog
+) -> Response:
+    """Let the next scores move an alias by a paused rule again. Takes an admin key."""
+    return await catalog.forward()
+
+
 @_rules.delete("/{rule}", status_code=204)
 async def remove_rule(
-    _policy: PolicyPath,
-    _rule: Annotated[str, Path(alias="rule")],
-    _caller: AdminCaller,
-    catalog: TenantCatalog,
+    _policy: PolicyPath, _rule: RulePath, _caller: AdminCaller, catalog: TenantCatalog
 ) -> Response:
     """Remove a rule. Takes an admin key."""
     return await catalog.forward()
