@@ -97,9 +97,11 @@ class PolicyFilter:
 
     ``labels`` must all be there with these values. Times are of creation: from ``created_after`` on, before
     ``created_before``. A list that a time selects is in order of creation, any other one by name.
+    ``has_revision`` asks for those with a published revision, or without one.
     """
 
     base: str | None = None
+    has_revision: bool | None = None
     labels: tuple[tuple[str, str], ...] = ()
     created_after: float | None = None
     created_before: float | None = None

@@ -61,6 +61,7 @@ class PolicyQuery(PageQuery):
     """Which policies; all that is given must hold."""
 
     base: TextCursor = None
+    has_revision: bool | None = None
     labels: Annotated[str | None, Field(max_length=5000, examples=["team=search,stage=prod"])] = None
     created_after: Moment = None
     created_before: Moment = None

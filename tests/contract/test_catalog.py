@@ -18,7 +18,7 @@ from contract.catalog_rig import (
 )
 
 from mint_common.adapters_format import BaseFacts
-from mint_common.catalog import EvaluationRecord, TenantRecord
+from mint_common.catalog import EvaluationRecord, PolicyFilter, TenantRecord
 from mint_common.claims import RevisionRef
 from mint_common.errors import (
     AlreadyExists,
@@ -116,6 +116,24 @@ async def test_policies_come_in_pages_by_name(store: Store) -> None:
     while page := await store.catalog.policies(TENANT, limit=3, after=pages[-1] if pages else None):
         pages += [policy.name for policy in page]
     assert pages == sorted(names)
+
+
+async def test_policies_are_listed_by_whether_a_revision_of_theirs_is_in_use(store: Store) -> None:
+    for name in ("empty", "retired", "used"):
+        policy = await add_policy(store, name)
+        if name != "empty":
+            await publish(store, policy, 1)
+        if name == "retired":
+            await store.catalog.set_state(policy, 1, "retired")
+
+    async def names(has_revision: bool | None) -> list[str]:
+        wanted = PolicyFilter(has_revision=has_revision)
+        found = await store.catalog.policies(TENANT, wanted, limit=10, after=None)
+        return [policy.name for policy in found]
+
+    assert await names(True) == ["used"]
+    assert await names(False) == ["empty", "retired"]
+    assert await names(None) == ["empty", "retired", "used"]
 
 
 async def test_exports_get_gapless_numbers_and_the_newest_is_the_latest(store: Store) -> None:

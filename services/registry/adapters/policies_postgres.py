@@ -39,6 +39,9 @@ _LABELLED = """
     EXISTS (SELECT FROM policy_labels other WHERE other.policy_id = policies.policy_id
             AND other.label = ${label} AND other.value = ${value})
 """
+_PUBLISHED = """
+    EXISTS (SELECT FROM revisions WHERE revisions.policy_id = policies.policy_id AND state = 'published')
+"""
 _CREATED_AT = "SELECT created_at FROM policies WHERE tenant_id = $1 AND name = $2"
 
 
@@ -169,6 +172,8 @@ def list_query(
         where.append(_LABELLED.replace("${label}", given(label)).replace("${value}", given(value)))
     if wanted.base is not None:
         where.append(f"base = {given(wanted.base)}")
+    if wanted.has_revision is not None:
+        where.append(_PUBLISHED if wanted.has_revision else f"NOT {_PUBLISHED}")
     if wanted.created_after is not None:
         where.append(f"created_at >= {given(moment(wanted.created_after))}")
     if wanted.created_before is not None:

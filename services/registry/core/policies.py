@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 
-from mint_common.catalog import PolicyFilter, PolicyRecord
+from mint_common.catalog import PolicyRecord
 from mint_common.errors import InvalidField, PreconditionFailed
 from mint_common.events import PolicyChanged, PolicyCreated, Retention
 
@@ -87,16 +87,6 @@ def parse_labels(text: str) -> tuple[tuple[str, str], ...]:
         _check_label(label, value)
         found[label] = value
     return tuple(sorted(found.items()))
-
-
-def selects(wanted: PolicyFilter, policy: PolicyRecord) -> bool:
-    """Return whether a policy passes the filter of a list."""
-    return (
-        wanted.base in (None, policy.base)
-        and all(policy.labels.get(label) == value for label, value in wanted.labels)
-        and (wanted.created_after is None or policy.created_at >= wanted.created_after)
-        and (wanted.created_before is None or policy.created_at < wanted.created_before)
-    )
 
 
 def created(policy: PolicyRecord) -> PolicyCreated:

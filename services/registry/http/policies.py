@@ -70,6 +70,7 @@ async def list_policies(
     """Return policies by name, or by time when a time selects them."""
     wanted = PolicyFilter(
         base=query.base,
+        has_revision=query.has_revision,
         labels=() if query.labels is None else parse_labels(query.labels),
         created_after=query.created_after,
         created_before=query.created_before,

@@ -23,6 +23,9 @@ def list_policies(
     *,
     base: Annotated[str | None, typer.Option("--base", metavar="BASE", help="Of this base only.")] = None,
     label: LabelOption = None,
+    trained: Annotated[
+        bool, typer.Option("--trained", help="Those with a revision only: Tinker's empty runs are left out.")
+    ] = False,
     limit: LimitOption = 100,
     after: AfterOption = None,
 ) -> Listing:
@@ -30,7 +33,11 @@ def list_policies(
 
     Example: mint policy list --base smollm2 --label team=search
     """
-    wanted = {"base": base, "labels": ",".join(label) if label else None}
+    wanted = {
+        "base": base,
+        "labels": ",".join(label) if label else None,
+        "has_revision": "true" if trained else None,
+    }
     found = api.get("/policies", {**wanted, "limit": limit, "after": after})
     return Listing(answer=found, columns=POLICY, nothing="no policy yet: mint policy create NAME --base BASE")
 

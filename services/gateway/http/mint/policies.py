@@ -41,8 +41,8 @@ async def list_policies(
 ) -> Response:
     """List the tenant's policies by name; ``after`` is the last name of the page before.
 
-    ``base``, ``labels`` and the times, in seconds since the epoch, select; all that are given must hold. A
-    list that a time selects is in order of creation.
+    ``base``, ``labels``, ``has_revision`` and the times, in seconds since the epoch, select; all that are
+    given must hold. A list that a time selects is in order of creation.
     """
     return await catalog.forward()
 
