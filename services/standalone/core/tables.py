@@ -43,8 +43,8 @@ REVISION = (
     Column(title="reward", path="metrics.reward_mean", kind="score"),
     Column(title="scores", path="scores", drop=1),
     Column(title="aliases", path="aliases", kind="list", drop=3),
-    Column(title="parent", path="parent", kind="digest", drop=4),
-    Column(title="digest", path="digest", kind="digest", drop=5),
+    Column(title="parent", path="parent", kind="digest", drop=5),
+    Column(title="digest", path="digest", kind="digest", drop=4),
     Column(title="made", path="created_at", kind="time", drop=6),
 )
 ALIAS = (
