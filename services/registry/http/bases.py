@@ -61,7 +61,7 @@ class BaseBody(Body):
         )
 
 
-class CollectionBody(Body):
+class CollectionRequest(Body):
     """What must stay, whether to do anything, and how much at most."""
 
     used: Annotated[list[DigestText], Field(max_length=100_000)]
@@ -90,6 +90,6 @@ async def get_base(name: str, registry: RegistryDep) -> BaseFacts:
 
 
 @router.post("/collection")
-async def collect(body: CollectionBody, registry: RegistryDep) -> CollectionReport:
+async def collect(body: CollectionRequest, registry: RegistryDep) -> CollectionReport:
     """Let go of what nobody uses, or say what would go."""
     return await registry.collector.collect(used=set(body.used), dry_run=body.dry_run, limit=body.limit)

@@ -25,24 +25,24 @@ LOST_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class JobEnd:
     """How a job ends; a success that a person should look at has a ``reason`` too."""
 
     outcome: Literal["succeeded", "failed"]
     reason: str
 
 
-def judge(spec: JobSpec, waves: Sequence[Wave]) -> Verdict:
+def judge(spec: JobSpec, waves: Sequence[Wave]) -> JobEnd:
     """Return the end of a job that has taken every step; ``waves`` are all of its own, by step."""
     idle = [wave for wave in waves if is_idle(spec, wave)]
     if idle and len(idle) == len(waves):
-        return Verdict(outcome="failed", reason=f"nothing was trained: {_no_signal(idle, waves)}")
+        return JobEnd(outcome="failed", reason=f"nothing was trained: {_no_signal(idle, waves)}")
     if spec.algorithm == "sft":
-        return Verdict(outcome="succeeded", reason="")
+        return JobEnd(outcome="succeeded", reason="")
     notes = [_collapse(spec, waves)]
     if idle and len(idle) >= MANY_IDLE * len(waves):
         notes.append(_no_signal(idle, waves))
-    return Verdict(outcome="succeeded", reason="; ".join(note for note in notes if note))
+    return JobEnd(outcome="succeeded", reason="; ".join(note for note in notes if note))
 
 
 def is_idle(spec: JobSpec, wave: Wave) -> bool:
