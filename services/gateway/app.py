@@ -43,11 +43,10 @@ from services.gateway.adapters.webhooks_postgres import PostgresWebhooks
 from services.gateway.core.admission import PacedLine
 from services.gateway.core.body_budget import BodyBudget
 from services.gateway.core.callers import KeyMemory
-from services.gateway.core.open_count import OpenCount
+from services.gateway.core.open_requests import OpenRequests
 from services.gateway.core.resolutions import ResolutionCache
 from services.gateway.core.tinker.downloads import TicketSigner
 from services.gateway.core.tinker.ids import SAMPLE_PREFIX
-from services.gateway.core.tinker.sample_queue import OpenBounds
 from services.gateway.core.webhooks.records import WebhookLimits
 from services.gateway.core.webhooks.retries import Patience
 from services.gateway.handlers.webhooks import WebhookCourier, WebhookIntake
@@ -214,14 +213,13 @@ async def run(settings: GatewaySettings) -> None:
             ready_seconds=settings.ready_seconds,
             max_answer_bytes=settings.max_answer_bytes,
             encoding=asyncio.Lock(),
-            open_answers=OpenBounds(
+            open_answers=OpenRequests(
                 what="the room for your prompts",
                 most=TENANT_PROMPTS,
                 most_sequences=TENANT_PROMPTS,
-                most_bytes=0,
             ),
-            in_hand=OpenCount(what="what the gateway has in hand of your tenant", most=TENANT_REQUESTS),
-            event_streams=OpenCount(what="the room for your event streams", most=TENANT_STREAMS),
+            in_hand=OpenRequests(what="what the gateway has in hand of your tenant", most=TENANT_REQUESTS),
+            event_streams=OpenRequests(what="the room for your event streams", most=TENANT_STREAMS),
             bodies=BodyBudget(limit_bytes=settings.body_bytes),
             pace=Pace(
                 PacedLine(
@@ -306,8 +304,9 @@ def _webhooks(
     return WebhookIntake(bus, queue, clock, queued), courier
 
 
-def _sample_bounds(keys: int) -> OpenBounds:
-    return OpenBounds(
+def _sample_bounds(keys: int) -> OpenRequests:
+    return OpenRequests(
+        what="the queue of your samples",
         most=keys * KEY_SAMPLES,
         most_sequences=keys * KEY_SEQUENCES,
         most_bytes=keys * KEY_PROMPT_BYTES,

@@ -11,11 +11,11 @@ from mint_common.claims import Claim
 from mint_common.events import JobSubmitted
 from mint_common.generation import EngineInfo
 from mint_common.ids import BaseName, Digest, JobId, TenantId
-from services.gateway.core.idempotency import RequestIdentity
+from services.gateway.core.audit import AuditRow
+from services.gateway.core.idempotency import KeyedRequest, StoredAnswer
 from services.gateway.core.json_types import JsonObject
 from services.gateway.core.mint.job_warnings import TaskLengths
 from services.gateway.core.mint.submission import Submission
-from services.gateway.core.requests import AuditRow, KeyedRequest, StoredAnswer
 from services.gateway.core.tinker.futures import FutureState
 from services.gateway.core.tinker.records import ClientSession, FinishReason, TrainingRun
 from services.gateway.core.tinker.samples import SampleOrder
@@ -35,17 +35,12 @@ from services.gateway.core.webhooks.retries import Health, Outcome
 class Submissions(Protocol):
     """Jobs that users have submitted, each stored in one transaction with its ``job.submitted``."""
 
-    async def find(self, tenant_id: TenantId, identity: RequestIdentity) -> Submission | None:
-        """Return what the same request led to before. Raises IdempotencyConflict when its body differs."""
-        ...
-
     async def submit(
-        self, event: JobSubmitted, identity: RequestIdentity, *, policy: str, warnings: Sequence[str]
+        self, event: JobSubmitted, *, cause: str, policy: str, warnings: Sequence[str]
     ) -> Submission:
-        """Store a job with its policy's name, and its event.
+        """Store a job and its event; return the stored job, unchanged, when the cause is known.
 
-        A repeated request returns the first one's job and changes nothing. Raises IdempotencyConflict when
-        the request's key came before with another body.
+        ``cause`` identifies the request; ``policy`` is the policy's name now.
         """
         ...
 

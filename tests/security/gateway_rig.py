@@ -16,10 +16,11 @@ from mint_common.errors import MintError, Unauthorized
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import ManualClock
 from services.gateway.app import build_http
+from services.gateway.core.audit import AuditRow
 from services.gateway.core.body_budget import BodyBudget
 from services.gateway.core.callers import KeyMemory
-from services.gateway.core.open_count import OpenCount
-from services.gateway.core.requests import AuditRow, KeyedRequest, StoredAnswer
+from services.gateway.core.idempotency import KeyedRequest, StoredAnswer
+from services.gateway.core.open_requests import OpenRequests
 
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 TENANT = TenantId("ten_a")
@@ -173,8 +174,8 @@ def make_rig() -> Rig:
     gateway.keys = KeyMemory(ttl_seconds=10, capacity=100)
     gateway.is_warm = lambda _tenant_id, _model: True
     gateway.pace = OpenPace()
-    gateway.in_hand = OpenCount(what="requests", most=4)
-    gateway.event_streams = OpenCount(what="event streams", most=2)
+    gateway.in_hand = OpenRequests(what="requests", most=4)
+    gateway.event_streams = OpenRequests(what="event streams", most=2)
     gateway.bodies = BodyBudget(limit_bytes=64 << 20)
     gateway.large_bodies = gateway.pace
     rig.http.state.gateway = gateway

@@ -8,7 +8,7 @@ from security.gateway_rig import TENANT, make_rig
 from mint_common.catalog import KeyOwner
 from mint_common.errors import Overloaded
 from mint_common.ids import TenantId
-from services.gateway.core.open_count import OpenCount
+from services.gateway.core.open_requests import OpenRequests
 
 OTHER = TenantId("ten_b")
 POLICIES, EVENTS = "/mint/v1/policies", "/mint/v1/events"
@@ -23,7 +23,7 @@ def rig_of_two():
 @pytest.mark.parametrize(("port", "path"), [("in_hand", POLICIES), ("event_streams", EVENTS)])
 async def test_a_tenant_with_all_that_it_may_have_is_told_so_and_others_go_on(port, path):
     rig, gateway = rig_of_two()
-    count: OpenCount = getattr(gateway, port)
+    count: OpenRequests = getattr(gateway, port)
     with ExitStack() as held:
         for _ in range(count.most):
             held.enter_context(count.counted(TENANT))

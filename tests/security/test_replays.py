@@ -2,7 +2,7 @@
 
 from security.gateway_rig import make_rig
 
-from services.gateway.core.requests import StoredAnswer
+from services.gateway.core.idempotency import StoredAnswer
 
 KEYED = [("idempotency-key", "nightly")]
 

@@ -14,9 +14,10 @@ from mint_common.generation import Delta, Finished, Started, TokenAlternative
 from mint_common.ids import EngineId
 from services.gateway.app import TENANT_PROMPTS
 from services.gateway.core.answer_bytes import check_answer_bytes, json_answer_bytes
+from services.gateway.core.open_requests import OpenRequests, Size
 from services.gateway.core.openai.answers import Head, WholeAnswer
 from services.gateway.core.openai.dialects import ChatDialect, CompletionDialect, Dialect
-from services.gateway.core.tinker.sample_queue import OpenBounds, SampleQueue, Size
+from services.gateway.core.tinker.sample_queue import SampleQueue
 from services.gateway.settings import GatewaySettings
 from services.loader.core.fair_queue import FairQueue
 from services.loader.core.open_work import OpenWork
@@ -117,7 +118,7 @@ def test_an_answers_log_probabilities_are_encoded_before_its_end(dialect: Dialec
 
 
 def test_requests_of_many_prompts_are_refused_as_a_whole_before_an_engine_is_asked() -> None:
-    bounds = OpenBounds(
+    bounds = OpenRequests(
         what="the room for your prompts", most=TENANT_PROMPTS, most_sequences=TENANT_PROMPTS, most_bytes=0
     )
     prompts = Size(sequences=32, prompt_bytes=0)

@@ -16,7 +16,7 @@ from services.gateway.app import build_http
 from services.gateway.core.admission import PacedLine
 from services.gateway.core.body_budget import BodyBudget
 from services.gateway.core.callers import KeyMemory
-from services.gateway.core.open_count import OpenCount
+from services.gateway.core.open_requests import OpenRequests
 from services.gateway.http.edge.admission import Pace
 
 MIB = 1 << 20
@@ -53,7 +53,7 @@ class Rig:
             requests=SimpleNamespace(log=self._log),
             engines=SimpleNamespace(largest_context=lambda: 2048),
             resolver=SimpleNamespace(resolve=self._resolve),
-            in_hand=OpenCount(what="requests", most=1000),
+            in_hand=OpenRequests(what="requests", most=1000),
             bodies=self.bodies,
             pace=Pace(self.line, clock),
             large_bodies=Pace(self.large_line, clock),

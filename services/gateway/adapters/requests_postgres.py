@@ -6,11 +6,11 @@ import asyncpg
 
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import Clock
-from services.gateway.core.idempotency import IdempotencyConflict
-from services.gateway.core.requests import (
-    AT_WORK_SECONDS,
+from services.gateway.core.audit import AuditRow
+from services.gateway.core.idempotency import (
     KEPT_SECONDS,
-    AuditRow,
+    LEASE_SECONDS,
+    IdempotencyConflict,
     KeyedRequest,
     RequestAtWork,
     StoredAnswer,
@@ -46,7 +46,7 @@ class PostgresRequests:
         """Take a key, or return the first answer."""
         now = self._clock.now()
         taken = await self._pool.fetchval(
-            _BEGIN, request.tenant_id, request.key, request.sha256, now, AT_WORK_SECONDS, KEPT_SECONDS
+            _BEGIN, request.tenant_id, request.key, request.sha256, now, LEASE_SECONDS, KEPT_SECONDS
         )
         if taken is not None:
             return None

@@ -14,7 +14,6 @@ from mint_common.events import JobSpec, JobSubmitted
 from mint_common.ids import JobId, PolicyId, TenantId
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.ledger_postgres import PostgresLedger
-from services.gateway.core.idempotency import RequestIdentity, check_same_body
 from services.gateway.core.mint.submission import Submission
 
 _COLUMNS = "job_id, policy_id, coalesce(policy, policy_id) AS policy, base, spec, submitted_at, warnings"
@@ -37,20 +36,8 @@ class PostgresSubmissions:
         self._ledger = ledger
         self._clock = clock
 
-    async def find(self, tenant_id: TenantId, identity: RequestIdentity) -> Submission | None:
-        """Return what the same request led to before."""
-        row = await self._pool.fetchrow(
-            f"SELECT {_COLUMNS}, body_sha256 FROM submissions WHERE tenant_id = $1 AND job_id = $2",  # noqa: S608  (a constant)
-            tenant_id,
-            identity.job_id,
-        )
-        if row is None:
-            return None
-        check_same_body(identity, row["body_sha256"])
-        return _submission(row)
-
     async def submit(
-        self, event: JobSubmitted, identity: RequestIdentity, *, policy: str, warnings: Sequence[str]
+        self, event: JobSubmitted, *, cause: str, policy: str, warnings: Sequence[str]
     ) -> Submission:
         """Store a job and its event, or return the job of the same request."""
         submission = Submission(
@@ -63,15 +50,14 @@ class PostgresSubmissions:
             warnings=tuple(warnings),
         )
         try:
-            async with self._ledger.transaction(identity.cause) as transaction:
+            async with self._ledger.transaction(cause) as transaction:
                 await transaction.connection.execute(
-                    "INSERT INTO submissions VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+                    "INSERT INTO submissions VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
                     event.job_id,
                     event.tenant_id,
                     event.policy_id,
                     event.base,
                     asdict(event.spec),
-                    identity.body_sha256,
                     submission.submitted_at,
                     policy,
                     list(warnings),
@@ -79,7 +65,7 @@ class PostgresSubmissions:
                 await transaction.emit(event)
         except AlreadyHandled:
             # The same request came twice at once and the other one has won.
-            stored = await self.find(event.tenant_id, identity)
+            stored = await self.get(event.tenant_id, event.job_id)
             assert stored is not None, "a handled cause has a row"
             return stored
         return submission

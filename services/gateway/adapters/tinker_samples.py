@@ -15,6 +15,7 @@ from mint_common.errors import MintError, Overloaded, Unavailable
 from mint_common.generation import EngineInfo, Likeliest, Sampled
 from mint_common.ids import BaseName, TenantId
 from mint_common.runtime.clock import Clock
+from services.gateway.core.open_requests import OpenRequests
 from services.gateway.core.tinker.futures import (
     PROTOBUF,
     FutureDone,
@@ -23,7 +24,7 @@ from services.gateway.core.tinker.futures import (
     FuturePending,
     FutureState,
 )
-from services.gateway.core.tinker.sample_queue import KeptAnswers, OpenBounds, SampleQueue
+from services.gateway.core.tinker.sample_queue import KeptAnswers, SampleQueue
 from services.gateway.core.tinker.samples import (
     SampleConflict,
     SampleOrder,
@@ -85,8 +86,8 @@ class EngineSamples:
         engines: EngineDirectory,
         clock: Clock,
         *,
-        key_bounds: OpenBounds,
-        tenant_bounds: OpenBounds,
+        key_bounds: OpenRequests,
+        tenant_bounds: OpenRequests,
         kept_bytes: int = KEPT_BYTES,
     ) -> None:
         self._engines = engines

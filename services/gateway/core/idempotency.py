@@ -1,12 +1,22 @@
-"""Repeated requests: the same Idempotency-Key and body is one request, however often it is sent."""
+"""Repeated requests: the same key and content is one request, however often it is sent.
+
+`requests` in Postgres keeps the first answer for a day. What a request creates has ids derived from its key
+and content, so that a repeat finds it even when the gateway was killed before it answered.
+"""
 
 import hashlib
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mint_common.errors import InvalidField, MintError
-from mint_common.ids import JobId, TenantId, derive_id
-from services.gateway.core.json_types import JsonObject
+from mint_common.ids import TenantId, derive_id
+
+HEADER = "Idempotency-Key"
+SDK_HEADER = "X-Idempotency-Key"
+"""What the Tinker SDK sends, the same one each time that it repeats a request."""
+LEASE_SECONDS = 60.0
+"""How long a request without an answer keeps its key after its last sign of life."""
+KEPT_SECONDS = 86_400.0
 
 
 class IdempotencyConflict(MintError):
@@ -16,34 +26,55 @@ class IdempotencyConflict(MintError):
     http_status = 422
 
 
+class RequestAtWork(MintError):
+    """The first request with Idempotency-Key {key!r} is still at work: repeat it in a moment."""
+
+    code = "request_at_work"
+    retryable = True
+    http_status = 503
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RequestIdentity:
-    """A request that changes something: its cause in the ledger, its job's id, the hash of its body.
+class StoredAnswer:
+    """The first answer; ``streamed_sha256`` is of the request's body if that was streamed."""
 
-    ``key`` is None when the user sent no Idempotency-Key; the request is then one of its kind.
-    """
-
-    key: str | None
-    cause: str
-    job_id: JobId
-    body_sha256: str
+    status: int
+    content_type: str
+    body: bytes
+    streamed_sha256: str | None = None
 
 
-def identify(tenant_id: TenantId, *, key: str | None, body: JsonObject, fresh_id: str) -> RequestIdentity:
-    """Return the identity of a request; ``fresh_id`` is used when it has no key. Keys are per tenant."""
-    if key is not None and not (0 < len(key) <= 255 and key.isprintable()):
-        raise InvalidField(field="Idempotency-Key", problem="must be 1 to 255 printable characters")
-    cause = derive_id("req", tenant_id, key) if key is not None else fresh_id
-    text = json.dumps(body, sort_keys=True, separators=(",", ":"))
-    return RequestIdentity(
-        key=key,
-        cause=cause,
-        job_id=JobId(derive_id("job", cause)),
-        body_sha256=hashlib.sha256(text.encode()).hexdigest(),
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyedRequest:
+    """A request with an Idempotency-Key; ``sha256`` is of its method, target and unstreamed body."""
+
+    tenant_id: TenantId
+    key: str
+    sha256: str
+
+    @property
+    def request_id(self) -> str:
+        """Return an id that all repeats of the request share."""
+        return derive_id("req", self.tenant_id, self.key, self.sha256)
 
 
-def check_same_body(identity: RequestIdentity, stored_sha256: str) -> None:
-    """Refuse a key that came before with another body. Raises IdempotencyConflict."""
-    if identity.body_sha256 != stored_sha256:
-        raise IdempotencyConflict(key=identity.key or "")
+def keyed_request(tenant_id: TenantId, key: str, *, method: str, target: str, body: bytes) -> KeyedRequest:
+    """Return a request's identity. Raises InvalidField for an unusable key."""
+    content = hashlib.sha256(f"{method} {target}\n".encode() + body)
+    return KeyedRequest(tenant_id=tenant_id, key=check_key(HEADER, key), sha256=content.hexdigest())
+
+
+def sent_key(headers: Mapping[str, str]) -> str | None:
+    """Return the key that a Tinker client sent with a request. Raises InvalidField."""
+    for name in (HEADER, SDK_HEADER):
+        key = headers.get(name.lower())
+        if key is not None:
+            return check_key(name, key)
+    return None
+
+
+def check_key(header: str, key: str) -> str:
+    """Return a usable key. Raises InvalidField."""
+    if not (0 < len(key) <= 255 and key.isprintable()):
+        raise InvalidField(field=header, problem="must be 1 to 255 printable characters")
+    return key

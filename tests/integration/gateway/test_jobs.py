@@ -185,7 +185,7 @@ def test_a_job_that_rollout_has_not_taken_is_submitted(stack, mint):
     _query(
         stack,
         """INSERT INTO gateway.submissions
-           SELECT 'job_waiting', tenant_id, policy_id, base, spec, body_sha256, submitted_at
+           SELECT 'job_waiting', tenant_id, policy_id, base, spec, submitted_at
            FROM gateway.submissions WHERE job_id = $1""",
         template,
     )

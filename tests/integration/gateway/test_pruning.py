@@ -10,7 +10,7 @@ from mint_common.runtime.postgres import migrate, open_pool
 from services.gateway.adapters.requests_postgres import PostgresRequests
 from services.gateway.adapters.sampling_sessions_postgres import PostgresSamplingSessions
 from services.gateway.app import PRUNE_SECONDS, SCHEMA, prune
-from services.gateway.core.requests import KEPT_SECONDS, keyed_request
+from services.gateway.core.idempotency import KEPT_SECONDS, keyed_request
 from tests.conftest import RunningServer
 from tests.integration.runtime.servers import restart_postgres
 

@@ -9,8 +9,13 @@ from mint_common.ids import TenantId
 from mint_common.runtime.clock import ManualClock
 from mint_common.runtime.postgres import migrate, open_pool
 from services.gateway.adapters.requests_postgres import PostgresRequests
-from services.gateway.core.idempotency import IdempotencyConflict
-from services.gateway.core.requests import AT_WORK_SECONDS, RequestAtWork, StoredAnswer, keyed_request
+from services.gateway.core.idempotency import (
+    LEASE_SECONDS,
+    IdempotencyConflict,
+    RequestAtWork,
+    StoredAnswer,
+    keyed_request,
+)
 from services.gateway.http.edge.recording import keeping
 
 pytestmark = pytest.mark.integration
@@ -88,7 +93,7 @@ async def test_key_is_kept_while_its_request_is_at_work(database):
     assert await requests.begin(slow) is None
     async with keeping(requests, slow, clock):
         for _ in range(10):
-            await clock.advance(AT_WORK_SECONDS / 4)
+            await clock.advance(LEASE_SECONDS / 4)
             async with asyncio.timeout(10):
                 while await pool.fetchval("SELECT begun_at FROM requests") < clock.now():
                     await asyncio.sleep(0.01)
@@ -96,7 +101,7 @@ async def test_key_is_kept_while_its_request_is_at_work(database):
                 await requests.begin(slow)
             with pytest.raises(IdempotencyConflict):
                 await requests.begin(other)
-    await clock.advance(2 * AT_WORK_SECONDS)
+    await clock.advance(2 * LEASE_SECONDS)
     assert await requests.begin(other) is None, "what says nothing has crashed"
     await requests.finish(slow, StoredAnswer(status=200, content_type="text/plain", body=b"late"))
     await requests.abandon(slow)

@@ -1,47 +1,60 @@
-"""One key and body is one request."""
+"""One key and content is one request, and what it creates has the same ids however often it is sent."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mint_common.errors import InvalidField
-from mint_common.ids import TenantId
-from services.gateway.core.idempotency import IdempotencyConflict, check_same_body, identify
+from mint_common.ids import PolicyId, TenantId
+from mint_common.training import UNNUMBERED
+from services.gateway.core.idempotency import KeyedRequest, keyed_request, sent_key
+from services.gateway.core.tinker.ids import (
+    OperationId,
+    check_session_id,
+    keyed_session_id,
+    parse_request_id,
+    unnumbered_seq,
+)
 
 T1, T2 = TenantId("t1"), TenantId("t2")
 
 
-def test_same_key_gives_the_same_job_and_another_tenant_another():
-    first = identify(T1, key="k", body={"a": 1, "b": 2}, fresh_id="req_1")
-    again = identify(T1, key="k", body={"b": 2, "a": 1}, fresh_id="req_2")
-    other = identify(T2, key="k", body={"a": 1, "b": 2}, fresh_id="req_3")
-    assert first == again
-    assert other.job_id != first.job_id
+def request(
+    tenant_id: TenantId = T1, key: str = "k", body: bytes = b"{}", target: str = "/jobs?"
+) -> KeyedRequest:
+    return keyed_request(tenant_id, key, method="POST", target=target, body=body)
 
 
-def test_without_a_key_every_request_is_its_own():
-    first = identify(T1, key=None, body={}, fresh_id="req_1")
-    second = identify(T1, key=None, body={}, fresh_id="req_2")
-    assert first.cause == "req_1"
-    assert first.job_id != second.job_id
-
-
-def test_another_body_under_the_same_key_is_a_conflict():
-    identity = identify(T1, key="k", body={"a": 1}, fresh_id="req_1")
-    check_same_body(identity, identity.body_sha256)
-    with pytest.raises(IdempotencyConflict) as refused:
-        check_same_body(identity, "0" * 64)
-    assert refused.value.http_status == 422
+def test_a_repeat_is_the_same_request_and_any_other_content_tenant_or_key_another():
+    others = [request(T2), request(key="l"), request(body=b"[]"), request(target="/other?")]
+    assert request() == request()
+    assert len({each.request_id for each in [request(), request(), *others]}) == 1 + len(others)
 
 
 @pytest.mark.parametrize("key", ["", "k" * 256, "a\x00b"])
 def test_an_unusable_key_is_refused(key):
     with pytest.raises(InvalidField):
-        identify(T1, key=key, body={}, fresh_id="req_1")
+        request(key=key)
 
 
-@given(a=st.dictionaries(st.text(), st.integers()), b=st.dictionaries(st.text(), st.integers()))
-def test_bodies_have_equal_hashes_only_when_they_are_equal(a, b):
-    one = identify(T1, key="k", body=dict(a), fresh_id="r")
-    two = identify(T1, key="k", body=dict(b), fresh_id="r")
-    assert (one.body_sha256 == two.body_sha256) == (a == b)
+def test_a_tinker_client_sends_the_key_of_its_sdk_or_ours():
+    assert sent_key({"x-idempotency-key": "a"}) == "a"
+    assert sent_key({"idempotency-key": "b", "x-idempotency-key": "a"}) == "b"
+    assert sent_key({}) is None
+    for bad in ("", "x" * 256, "a\tb"):
+        with pytest.raises(InvalidField, match="X-Idempotency-Key"):
+            sent_key({"x-idempotency-key": bad})
+
+
+@given(st.text(max_size=255))
+def test_the_number_of_a_key_fits_the_database_and_a_request_id(key: str):
+    seq = unnumbered_seq(key)
+    assert UNNUMBERED <= seq < 2**63
+    assert unnumbered_seq(key) == seq
+    told = OperationId(kind="distill", policy_id=PolicyId(f"pol_{26 * 'a'}"), seq=seq)
+    assert parse_request_id(str(told)) == told
+
+
+def test_a_session_of_a_key_belongs_to_its_tenant():
+    mine, theirs = (keyed_session_id(tenant, "k") for tenant in (T1, T2))
+    assert check_session_id(mine) == mine != theirs

@@ -6,8 +6,8 @@ A lesson's inputs are prompts: both models read their own, then the same target 
 import msgspec
 
 from mint_common.training import CheckpointRef, Distill, Lesson
+from services.gateway.core.tinker.ids import unnumbered_seq
 from services.gateway.core.tinker.passes import JsonModelInput, check_seq, read_json_tokens
-from services.gateway.core.tinker.repetition import unnumbered_place
 from services.gateway.core.tinker.tensors import JsonTensor, read_json_tensor
 
 
@@ -36,9 +36,9 @@ def plan_distill(wish: ReverseKlBody, teacher: CheckpointRef) -> Distill:
     return Distill(data=data, teacher=teacher, temperature=wish.temperature)
 
 
-def place_of_distill(wish: ReverseKlBody, *, key: str) -> int:
-    """Return the client's number, or a place of the request's key. Raises InvalidField."""
-    return unnumbered_place(key) if wish.seq_id is None else check_seq(wish.seq_id)
+def distill_seq(wish: ReverseKlBody, *, key: str) -> int:
+    """Return the client's number, or one derived from the request's key. Raises InvalidField."""
+    return unnumbered_seq(key) if wish.seq_id is None else check_seq(wish.seq_id)
 
 
 def _lesson(lesson: JsonLesson, where: str) -> Lesson:

@@ -5,13 +5,14 @@ named ``{session}.train.{n}``. A request id of a training operation says all tha
 it is found after a restart without a row of its own.
 """
 
+import hashlib
 import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from mint_common.errors import InvalidField, NotFound
-from mint_common.ids import PolicyId
-from mint_common.training import LAST_SEQ
+from mint_common.ids import PolicyId, TenantId, derive_id
+from mint_common.training import LAST_SEQ, UNNUMBERED
 from services.gateway.core.tinker.futures import FutureGone
 
 MAX_SEQ = LAST_SEQ
@@ -75,6 +76,17 @@ def model_id_of(session_id: str, seq: int) -> str:
 def sampling_session_id_of(session_id: str, seq: int) -> str:
     """Return the id of a session's sampling session."""
     return f"{session_id}:sample:{seq}"
+
+
+def keyed_session_id(tenant_id: TenantId, key: str) -> str:
+    """Return the id of the session that a request of this idempotency key creates for itself."""
+    return derive_id("ses", tenant_id, key)
+
+
+def unnumbered_seq(key: str) -> int:
+    """Return the sequence number of an operation that has an idempotency key and no number: 63 bits."""
+    digest = hashlib.sha256(key.encode()).digest()
+    return UNNUMBERED + (int.from_bytes(digest[:8], "big") >> 2)
 
 
 def check_session_id(text: str) -> str:

@@ -5,11 +5,9 @@ many keys, and nobody's queue grows without bound. Sizes are counted in sequence
 """
 
 from collections import Counter, OrderedDict, deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from mint_common.errors import Overloaded
+from services.gateway.core.open_requests import Size
 
 _TENANTS_PART, _KEYS_PART = 3, 2
 """A tenant has at most so many times running what room is left: alone 3/4 of all, of two each 3/7.
@@ -18,25 +16,12 @@ What is left is for the next. A key has a smaller part, so that it leaves some t
 """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Size:
-    """How large a sample is: the sequences that it asks for, the bytes that its prompt takes."""
-
-    sequences: int
-    prompt_bytes: int
-
-    @property
-    def places(self) -> int:
-        """Return what it takes with the engines: a place for each sequence, and one for the request."""
-        return 1 + self.sequences
-
-
 _Line = deque[tuple[str, Size]]
 
 
 @dataclass(slots=True, kw_only=True)
 class SampleQueue:
-    """Request ids by tenant and key. ``room`` is how many places with the engines there are."""
+    """Request ids by tenant and key. ``room`` is how many seats the engines have."""
 
     room: int
     _tenants: Counter[str] = field(default_factory=Counter)
@@ -60,10 +45,10 @@ class SampleQueue:
         for tenant, keys in self._lines.items():
             for key, line in keys.items():
                 request_id, size = line[0]
-                if self._fits(tenant, key, size.places):
+                if self._fits(tenant, key, size.seats):
                     self._take(tenant, key)
-                    self._tenants[tenant] += size.places
-                    self._keys[key] += size.places
+                    self._tenants[tenant] += size.seats
+                    self._keys[key] += size.seats
                     return request_id
         return None
 
@@ -80,14 +65,14 @@ class SampleQueue:
     def finish(self, tenant: str, key: str, size: Size) -> None:
         """Give back the room of a request that ran."""
         for running, whose in ((self._tenants, tenant), (self._keys, key)):
-            running[whose] -= size.places
+            running[whose] -= size.seats
             if not running[whose]:
                 del running[whose]
 
-    def _fits(self, tenant: str, key: str, places: int) -> bool:
+    def _fits(self, tenant: str, key: str, seats: int) -> bool:
         left = self.room - self._tenants.total()
         parts = ((self._tenants[tenant], _TENANTS_PART), (self._keys[key], _KEYS_PART))
-        return left > 0 and all(not has or has + places <= part * (left - places) for has, part in parts)
+        return left > 0 and all(not has or has + seats <= part * (left - seats) for has, part in parts)
 
     def _take(self, tenant: str, key: str) -> None:
         """Take the first of a line; its key and its tenant go behind the others."""
@@ -101,51 +86,6 @@ class SampleQueue:
             del self._lines[tenant][key]
         if not self._lines[tenant]:
             del self._lines[tenant]
-
-
-@dataclass(slots=True, kw_only=True)
-class OpenBounds:
-    """How much of each key, or of each tenant, is queued or runs. ``what`` is told to who has too much."""
-
-    what: str = "the queue of your samples"
-    most: int
-    most_sequences: int
-    most_bytes: int
-    _open: dict[str, tuple[int, int, int]] = field(default_factory=dict)
-
-    @contextmanager
-    def counted(self, whose: str, size: Size) -> Iterator[None]:
-        """Count a request in, and out in the end. Raises Overloaded."""
-        self.check(whose, size)
-        self.take(whose, size)
-        try:
-            yield
-        finally:
-            self.give_back(whose, size)
-
-    def check(self, whose: str, size: Size) -> None:
-        """Raise Overloaded when there is too much, which clients take as the sign to slow down."""
-        count, sequences, size_bytes = self._open.get(whose, (0, 0, 0))
-        is_full = (
-            count >= self.most
-            or sequences + size.sequences > self.most_sequences
-            or size_bytes + size.prompt_bytes > self.most_bytes
-        )
-        if count and is_full:
-            raise Overloaded(what=self.what, depth=count, retry_after_seconds=1)
-
-    def take(self, whose: str, size: Size) -> None:
-        """Count a request in."""
-        count, sequences, size_bytes = self._open.get(whose, (0, 0, 0))
-        self._open[whose] = (count + 1, sequences + size.sequences, size_bytes + size.prompt_bytes)
-
-    def give_back(self, whose: str, size: Size) -> None:
-        """Count a request out."""
-        count, sequences, size_bytes = self._open[whose]
-        if count == 1:
-            del self._open[whose]
-        else:
-            self._open[whose] = (count - 1, sequences - size.sequences, size_bytes - size.prompt_bytes)
 
 
 @dataclass(slots=True, kw_only=True)

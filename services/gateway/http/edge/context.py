@@ -19,8 +19,7 @@ from mint_common.ids import TenantId
 from mint_common.runtime.clock import Clock
 from services.gateway.core.body_budget import BodyBudget
 from services.gateway.core.callers import KeyMemory, choose_key
-from services.gateway.core.open_count import OpenCount
-from services.gateway.core.tinker.sample_queue import OpenBounds
+from services.gateway.core.open_requests import OpenRequests
 from services.gateway.core.webhooks.records import WebhookLimits
 from services.gateway.http.edge.admission import Pace
 from services.gateway.http.tinker.context import Tinker
@@ -53,9 +52,9 @@ class Gateway:
     ready_seconds: float
     max_answer_bytes: int
     encoding: asyncio.Lock
-    open_answers: OpenBounds
-    in_hand: OpenCount
-    event_streams: OpenCount
+    open_answers: OpenRequests
+    in_hand: OpenRequests
+    event_streams: OpenRequests
     bodies: BodyBudget
     pace: Pace
     large_bodies: Pace

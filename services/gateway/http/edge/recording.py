@@ -9,11 +9,11 @@ import hashlib
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Annotated, Any, cast
 from urllib.parse import quote
 
 import msgspec
-from fastapi import Request, Response
+from fastapi import Depends, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -23,17 +23,18 @@ from mint_common.authority import Caller
 from mint_common.errors import Forbidden, InvalidField, MintError, PreconditionFailed, Unavailable
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.edge_routes import Handler
+from services.gateway.core.audit import AuditRow
 from services.gateway.core.etags import etag_of, is_expected, is_known
-from services.gateway.core.idempotency import IdempotencyConflict
-from services.gateway.core.json_types import JsonObject
-from services.gateway.core.requests import (
-    AT_WORK_SECONDS,
-    AuditRow,
+from services.gateway.core.idempotency import (
+    HEADER,
+    LEASE_SECONDS,
+    IdempotencyConflict,
     KeyedRequest,
     RequestAtWork,
     StoredAnswer,
     keyed_request,
 )
+from services.gateway.core.json_types import JsonObject
 from services.gateway.http.edge.context import Gateway, gateway_of
 from services.gateway.http.edge.routes import GatewayRoute
 from services.gateway.ports import Requests
@@ -41,7 +42,7 @@ from services.gateway.ports import Requests
 REPEATED_HEADER = "idempotency-replayed"
 WAIT_SECONDS, LOOK_SECONDS = 10.0, 0.05
 IDEMPOTENCY_PARAMETER: JsonObject = {
-    "name": "idempotency-key",
+    "name": HEADER.lower(),
     "in": "header",
     "required": False,
     "description": "The same key and content is carried out once and answered alike for a day; other content "
@@ -62,8 +63,7 @@ class RecordedRoute(GatewayRoute):
         """Say in the schema that it takes an Idempotency-Key, if it is a POST that does."""
         super().__init__(path, endpoint, **options)
         self.asks_afresh |= self.methods != {"GET"}  # a revoked key changes nothing
-        known = {header.alias for header in self.dependant.header_params}
-        if self.takes_key and IDEMPOTENCY_PARAMETER["name"] not in known:
+        if self.takes_key:
             extra = self.openapi_extra or {}
             others = [each for each in extra.get("parameters", []) if each != IDEMPOTENCY_PARAMETER]
             self.openapi_extra = {**extra, "parameters": [*others, IDEMPOTENCY_PARAMETER]}
@@ -94,7 +94,7 @@ class RecordedRoute(GatewayRoute):
     async def _record(
         self, request: Request, gateway: Gateway, caller: Caller, carry_out: Handler
     ) -> Response:
-        keyed = await self._keyed(request, caller)
+        keyed = request.state.keyed = await self._keyed(request, caller)
         streamed = None
         if keyed is not None:
             if self.streams_body:
@@ -126,15 +126,23 @@ class RecordedRoute(GatewayRoute):
         return response
 
     async def _keyed(self, request: Request, caller: Caller) -> KeyedRequest | None:
-        key = request.headers.get("idempotency-key")
+        key = request.headers.get(HEADER)
         if key is None:
             return None
         if self.is_secret:
             problem = "is not taken here: an answer that holds a key is never stored"
-            raise InvalidField(field="Idempotency-Key", problem=problem)
+            raise InvalidField(field=HEADER, problem=problem)
         target = f"{request.scope['path']}?{request.scope['query_string'].decode('latin-1')}"
         body = b"" if self.streams_body else await request.body()
         return keyed_request(caller.tenant_id, key, method=request.method, target=target, body=body)
+
+
+async def _keyed_request(request: Request) -> KeyedRequest | None:
+    return cast(KeyedRequest | None, request.state.keyed)
+
+
+KeyedDep = Annotated[KeyedRequest | None, Depends(_keyed_request)]
+"""The request's identity when it has an Idempotency-Key, for what it creates."""
 
 
 class SecretRoute(RecordedRoute):
@@ -168,7 +176,7 @@ async def keeping(requests: Requests, keyed: KeyedRequest | None, clock: Clock) 
 
 async def _keep(requests: Requests, keyed: KeyedRequest, clock: Clock) -> None:
     while True:
-        await clock.sleep(AT_WORK_SECONDS / 4)
+        await clock.sleep(LEASE_SECONDS / 4)
         try:
             await requests.keep(keyed)
         except Unavailable as error:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from services.gateway.core.requests import AuditRow
+from services.gateway.core.audit import AuditRow
 from services.gateway.http.edge.context import AdminCaller, GatewayDep, LimitQuery
 from services.gateway.http.edge.routes import GatewayRoute
 

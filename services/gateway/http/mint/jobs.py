@@ -6,22 +6,19 @@ are committed together. From there rollout drives the job, and its state is aske
 
 import asyncio
 from contextlib import suppress
-from dataclasses import asdict
-from typing import Annotated
 
-from fastapi import APIRouter, Header
+from fastapi import APIRouter
 
 from mint_common.client.http import named
 from mint_common.errors import MintError, NotFound, Unavailable
 from mint_common.events import JobSpec, JobSubmitted
-from mint_common.ids import JobId, new_id
-from services.gateway.core.idempotency import identify
+from mint_common.ids import JobId, derive_id, new_id
 from services.gateway.core.json_types import JsonObject
 from services.gateway.core.mint.job_warnings import TaskLengths, job_warnings
 from services.gateway.core.mint.jobs import JobRequest, plan_job
 from services.gateway.core.mint.submission import complete_job, describe_submission, merge_jobs
 from services.gateway.http.edge.context import Gateway, GatewayDep, LimitQuery, ReadCaller, TrainCaller
-from services.gateway.http.edge.recording import RecordedRoute
+from services.gateway.http.edge.recording import KeyedDep, RecordedRoute
 
 MEASURED_PROMPTS = 16
 MEASURE_SECONDS = 3.0
@@ -35,12 +32,13 @@ async def submit_job(
     body: JobRequest,
     caller: TrainCaller,
     gateway: GatewayDep,
-    idempotency_key: Annotated[str | None, Header()] = None,
+    keyed: KeyedDep,
 ) -> JsonObject:
     """Submit a job. The same Idempotency-Key and body is the same job, however often it is sent."""
-    identity = identify(caller.tenant_id, key=idempotency_key, body=asdict(body), fresh_id=new_id("req"))
-    if idempotency_key is not None:
-        earlier = await gateway.submissions.find(caller.tenant_id, identity)
+    cause = new_id("req") if keyed is None else keyed.request_id
+    job_id = JobId(derive_id("job", cause))
+    if keyed is not None:
+        earlier = await gateway.submissions.get(caller.tenant_id, job_id)
         if earlier is not None:
             return describe_submission(earlier)
     policy = await gateway.registry.get_policy(caller.tenant_id, body.policy)
@@ -50,14 +48,14 @@ async def submit_job(
     event = JobSubmitted(
         tenant_id=caller.tenant_id,
         base=policy.base,
-        job_id=identity.job_id,
+        job_id=job_id,
         policy_id=policy.policy_id,
         lora=policy.lora,
         spec=spec,
     )
     lengths = await _lengths(gateway, spec, base=policy.base)
     warnings = job_warnings(spec, lengths, max_context=base.max_context)
-    submission = await gateway.submissions.submit(event, identity, policy=policy.name, warnings=warnings)
+    submission = await gateway.submissions.submit(event, cause=cause, policy=policy.name, warnings=warnings)
     return describe_submission(submission)
 
 

@@ -19,6 +19,7 @@ from mint_common.generation import Delta, GenerationChunk, GenerationRequest, Sa
 from mint_common.ids import TenantId, new_id
 from mint_common.runtime.disconnect import cancelled_on_disconnect
 from services.gateway.core.answer_bytes import check_answer_bytes, json_answer_bytes
+from services.gateway.core.open_requests import Size
 from services.gateway.core.openai.answers import (
     Head,
     StreamedAnswer,
@@ -31,7 +32,6 @@ from services.gateway.core.openai.errors import error_body
 from services.gateway.core.openai.requests import SamplingFields
 from services.gateway.core.openai.sampling import PromptInput
 from services.gateway.core.sse import DONE, data_frame
-from services.gateway.core.tinker.sample_queue import Size
 from services.gateway.http.edge.context import Gateway
 from services.gateway.http.openai.generation import Answers, open_answers
 

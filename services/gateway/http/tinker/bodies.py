@@ -9,9 +9,9 @@ from fastapi import Depends, Request, Response
 from mint_common.errors import BodyTooLarge, InvalidField
 from mint_common.ids import new_id
 from mint_common.runtime.edge_routes import StreamDep
+from services.gateway.core.idempotency import sent_key
 from services.gateway.core.json_reading import read_json
 from services.gateway.core.tinker.futures import JSON, PROTOBUF
-from services.gateway.core.tinker.repetition import request_key
 from services.gateway.http.edge.bodies import hold_body, take_turn
 from services.gateway.http.edge.context import CallerDep
 
@@ -38,7 +38,7 @@ BodyDep = Annotated[bytes, Depends(_body)]
 
 
 async def _request_key(request: Request) -> str:
-    return request_key(request.headers, fresh=new_id("req"))
+    return sent_key(request.headers) or new_id("req")
 
 
 RequestKeyDep = Annotated[str, Depends(_request_key)]

@@ -4,7 +4,7 @@ from fastapi import APIRouter, Response
 
 from mint_common.authority import Caller
 from mint_common.training import CheckpointRecord, Close, Export, Ingredient, Open
-from services.gateway.core.tinker.ids import CheckpointPath, checkpoint_path, parse_model_id
+from services.gateway.core.tinker.ids import CheckpointPath, checkpoint_path, keyed_session_id, parse_model_id
 from services.gateway.core.tinker.listings import Page, checkpoint_json, cursor_json
 from services.gateway.core.tinker.mixtures import (
     InterpolateBody,
@@ -13,7 +13,6 @@ from services.gateway.core.tinker.mixtures import (
     output_name,
     read_sources,
 )
-from services.gateway.core.tinker.repetition import keyed_session_id
 from services.gateway.core.tinker.training_requests import TtlBody
 from services.gateway.http.edge.context import Gateway, GatewayDep, ReadCaller, TrainCaller
 from services.gateway.http.edge.routes import TinkerRoute

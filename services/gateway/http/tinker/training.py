@@ -6,7 +6,7 @@ from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.errors import InvalidField
 from mint_common.ids import BaseName
 from mint_common.training import Close, Open
-from services.gateway.core.tinker.distillation import ReverseKlBody, place_of_distill, plan_distill
+from services.gateway.core.tinker.distillation import ReverseKlBody, distill_seq, plan_distill
 from services.gateway.core.tinker.ids import MAX_SEQ, parse_path
 from services.gateway.core.tinker.lora import base_name, lora_of
 from services.gateway.core.tinker.optimizers import check_optimizer, plan_step
@@ -127,7 +127,7 @@ async def forward_backward_reverse_kl(
     """
     wish = read(body, ReverseKlBody)
     path = parse_path("reference_model_path", wish.reference_model_path)
-    seq = place_of_distill(wish, key=key)
+    seq = distill_seq(wish, key=key)
     run = await find_run(gateway, wish.model_id, caller.tenant_id)
     teacher, _ = await find_checkpoint(gateway, path, caller)
     operation = plan_distill(wish, ref_of(path, teacher))

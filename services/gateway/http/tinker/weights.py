@@ -6,12 +6,11 @@ from mint_common.authority import Caller
 from mint_common.errors import InvalidField
 from mint_common.ids import BaseName, Digest
 from mint_common.training import CheckpointRecord, Export, Load, Open, Save
-from services.gateway.core.tinker.ids import CheckpointPath, FutureKind, parse_path
+from services.gateway.core.tinker.ids import CheckpointPath, FutureKind, keyed_session_id, parse_path
 from services.gateway.core.tinker.lora import base_name
 from services.gateway.core.tinker.optimizers import check_optimizer
 from services.gateway.core.tinker.passes import check_seq
 from services.gateway.core.tinker.records import TrainingRun
-from services.gateway.core.tinker.repetition import keyed_session_id
 from services.gateway.core.tinker.texts import check_metadata
 from services.gateway.core.tinker.training_requests import (
     CopyBody,

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mint_common.errors import Overloaded
-from services.gateway.core.tinker.sample_queue import KeptAnswers, OpenBounds, SampleQueue, Size
+from services.gateway.core.open_requests import OpenRequests, Size
+from services.gateway.core.tinker.sample_queue import KeptAnswers, SampleQueue
 
 ONE = Size(sequences=1, prompt_bytes=10)
 LARGE = Size(sequences=128, prompt_bytes=10)
@@ -40,7 +41,7 @@ def test_a_tenant_leaves_room_for_others_whatever_it_sends_and_with_however_many
     queue = SampleQueue(room=512)
     for at in range(500):
         queue.push("flood", f"key{at}", f"f{at}", size)
-    taken = len(pop_all(queue)) * size.places
+    taken = len(pop_all(queue)) * size.seats
     assert 256 <= taken <= 384
     queue.push("late", "k", "l0", LARGE)
     assert queue.pop() == "l0"
@@ -96,7 +97,7 @@ def test_what_waits_can_be_taken_out_and_what_runs_not():
 
 
 def test_so_many_samples_sequences_and_bytes_are_open():
-    bounds = OpenBounds(most=2, most_sequences=100, most_bytes=100)
+    bounds = OpenRequests(what="samples", most=2, most_sequences=100, most_bytes=100)
     bounds.check("a", Size(sequences=1000, prompt_bytes=1000))  # a single one is bounded by the context
     bounds.take("a", ONE)
     for size in (Size(sequences=100, prompt_bytes=1), Size(sequences=1, prompt_bytes=91)):

@@ -29,8 +29,8 @@ from services.gateway.adapters.tinker_samples import (
     PRUNE_SECONDS,
     EngineSamples,
 )
+from services.gateway.core.open_requests import OpenRequests
 from services.gateway.core.tinker.futures import FutureDone, FutureFailed, FutureGone, FuturePending
-from services.gateway.core.tinker.sample_queue import OpenBounds
 from services.gateway.core.tinker.samples import SampleConflict, SampleOrder
 from services.gateway.core.tinker.sampling_request import SamplePlan
 
@@ -102,8 +102,8 @@ class Rig:
         self.samples = EngineSamples(
             self.engines,  # type: ignore[arg-type]
             self.clock,
-            key_bounds=OpenBounds(most=300, most_sequences=1 << 16, most_bytes=1 << 20),
-            tenant_bounds=OpenBounds(most=400, most_sequences=1 << 16, most_bytes=1 << 20),
+            key_bounds=OpenRequests(what="samples", most=300, most_sequences=1 << 16, most_bytes=1 << 20),
+            tenant_bounds=OpenRequests(what="samples", most=400, most_sequences=1 << 16, most_bytes=1 << 20),
             kept_bytes=KEPT_BYTES,
         )
 

@@ -1,0 +1,16 @@
+"""The audit log: who changed what through the public API."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditRow:
+    """One change through the public API. ``place`` orders them; 0 for one that is not stored yet."""
+
+    at: float
+    key_id: str
+    actor: str
+    method: str
+    path: str
+    status: int
+    place: int = 0

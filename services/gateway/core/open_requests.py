@@ -1,0 +1,71 @@
+"""How many requests each tenant, or each key, has open at a time, and how large they are together."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from mint_common.errors import Overloaded
+
+RETRY_AFTER_SECONDS = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """The sequences that a request asks an engine for, and the bytes of its prompt."""
+
+    sequences: int = 0
+    prompt_bytes: int = 0
+
+    @property
+    def seats(self) -> int:
+        """Return what it takes of the engines: one for each sequence, and one for the request."""
+        return 1 + self.sequences
+
+
+_NO_SIZE = Size()
+
+
+@dataclass(slots=True, kw_only=True)
+class OpenRequests:
+    """Counts by tenant or key. The first request of each is always taken. ``what`` names it in errors."""
+
+    what: str
+    most: int
+    most_sequences: float = math.inf
+    most_bytes: float = math.inf
+    _open: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+
+    @contextmanager
+    def counted(self, whose: str, size: Size = _NO_SIZE) -> Iterator[None]:
+        """Count a request while the body runs. Raises Overloaded."""
+        self.check(whose, size)
+        self.take(whose, size)
+        try:
+            yield
+        finally:
+            self.give_back(whose, size)
+
+    def check(self, whose: str, size: Size) -> None:
+        """Raise Overloaded when the request would exceed a bound."""
+        count, sequences, size_bytes = self._open.get(whose, (0, 0, 0))
+        is_full = (
+            count >= self.most
+            or sequences + size.sequences > self.most_sequences
+            or size_bytes + size.prompt_bytes > self.most_bytes
+        )
+        if count and is_full:
+            raise Overloaded(what=self.what, depth=count, retry_after_seconds=RETRY_AFTER_SECONDS)
+
+    def take(self, whose: str, size: Size) -> None:
+        """Count a request in."""
+        count, sequences, size_bytes = self._open.get(whose, (0, 0, 0))
+        self._open[whose] = (count + 1, sequences + size.sequences, size_bytes + size.prompt_bytes)
+
+    def give_back(self, whose: str, size: Size) -> None:
+        """Count a request out."""
+        count, sequences, size_bytes = self._open[whose]
+        if count == 1:
+            del self._open[whose]
+        else:
+            self._open[whose] = (count - 1, sequences - size.sequences, size_bytes - size.prompt_bytes)
