@@ -12,7 +12,8 @@ from services.standalone.adapters.public_api import Json, PublicApi, path_of
 from services.standalone.commands.api import Listing, api_command, open_api
 from services.standalone.commands.names import resolve_revision, split_name
 from services.standalone.commands.options import JsonOption, StackOption
-from services.standalone.core.tables import ADAPTER, ENGINE, adapter_rows, engine_rows
+from services.standalone.core.columns import ADAPTER, ENGINE
+from services.standalone.core.tables import adapter_rows, engine_rows
 from services.standalone.views.terminal import make_table, print_json, print_rows
 
 MOST_ROWS = 40

@@ -15,7 +15,7 @@ from services.standalone.commands.options import (
     ReasonOption,
     RevisionArgument,
 )
-from services.standalone.core.tables import ALIAS, EVALUATION, MOVE
+from services.standalone.core.columns import ALIAS, EVALUATION, MOVE
 
 ExpectedOption = Annotated[
     str | None,

@@ -14,8 +14,9 @@ from mint_common.errors import NotFound, SettingInvalid
 from services.standalone.adapters.public_api import Json, PublicApi
 from services.standalone.commands.names import with_near_names
 from services.standalone.commands.options import JsonOption, StackOption, state_folder
+from services.standalone.core.columns import Column
 from services.standalone.core.refusals import AddressIncompleteError, StackNotRunningError
-from services.standalone.core.tables import Column, Row, page_hint
+from services.standalone.core.tables import Row, page_hint
 from services.standalone.views.terminal import print_json, print_rows
 
 

@@ -16,7 +16,7 @@ from services.standalone.adapters.bases import (
     list_bases,
 )
 from services.standalone.commands.options import FolderOption, state_folder
-from services.standalone.core.tables import BASE
+from services.standalone.core.columns import BASE
 from services.standalone.views.terminal import print_rows
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")

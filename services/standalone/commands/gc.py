@@ -7,7 +7,7 @@ import typer
 
 from services.standalone.adapters.public_api import PublicApi
 from services.standalone.commands.options import JsonOption
-from services.standalone.core.tables import COLLECTION
+from services.standalone.core.columns import COLLECTION
 from services.standalone.views.terminal import print_json, print_rows
 
 _AT_ONCE = 200

@@ -8,7 +8,7 @@ from services.standalone.adapters.public_api import PublicApi, path_of
 from services.standalone.commands.api import Listing, group
 from services.standalone.commands.keys import KeyNameArgument, ScopesOption
 from services.standalone.commands.options import AfterOption, LimitOption, PolicyArgument
-from services.standalone.core.tables import AUDIT, RULE, TENANT
+from services.standalone.core.columns import AUDIT, RULE, TENANT
 
 RuleArgument = Annotated[str, typer.Argument(metavar="RULE", help="A rule's id (mint rule list).")]
 

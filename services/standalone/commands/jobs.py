@@ -10,8 +10,9 @@ from rich.console import Console
 from services.standalone.adapters.public_api import Json, PublicApi, path_of
 from services.standalone.commands.api import Listing, group
 from services.standalone.commands.options import JsonOption, LimitOption, PolicyArgument
+from services.standalone.core.columns import FIELD, JOB, STEP, TASK
 from services.standalone.core.jobs import JobNow, headline, job_row, read_job, step_row
-from services.standalone.core.tables import FIELD, JOB, STEP, TASK, field_rows
+from services.standalone.core.tables import field_rows
 from services.standalone.views.job import JobView, follow_job
 from services.standalone.views.terminal import print_json, print_rows
 

@@ -7,7 +7,7 @@ import typer
 from services.standalone.adapters.public_api import PublicApi, path_of
 from services.standalone.commands.api import Listing, group
 from services.standalone.commands.options import AfterOption, LimitOption
-from services.standalone.core.tables import KEY
+from services.standalone.core.columns import KEY
 
 KeyArgument = Annotated[str, typer.Argument(metavar="KEY_ID", help="A key's id (mint key list).")]
 KeyNameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Signs what the key does.")]

@@ -11,7 +11,7 @@ from rich.live import Live
 
 from mint_common.errors import MintError
 from services.standalone.adapters.public_api import PublicApi
-from services.standalone.core.tables import ANSWER
+from services.standalone.core.columns import ANSWER
 from services.standalone.views.terminal import make_table, print_rows
 
 MOST_AT_ONCE = 16

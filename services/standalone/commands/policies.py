@@ -8,7 +8,7 @@ from mint_common.errors import InvalidField
 from services.standalone.adapters.public_api import PublicApi, path_of
 from services.standalone.commands.api import Listing, group
 from services.standalone.commands.options import AfterOption, LimitOption, PolicyArgument
-from services.standalone.core.tables import POLICY
+from services.standalone.core.columns import POLICY
 
 LabelOption = Annotated[
     list[str] | None, typer.Option("--label", metavar="LABEL=VALUE", help="A label; repeat it for several.")

@@ -11,15 +11,8 @@ from services.standalone.adapters.public_api import PublicApi, path_of
 from services.standalone.commands.api import Listing, group
 from services.standalone.commands.names import resolve_revision
 from services.standalone.commands.options import AfterOption, LimitOption, PolicyArgument, RevisionArgument
-from services.standalone.core.tables import (
-    CHANGE,
-    FIELD,
-    NODE,
-    REVISION,
-    diff_rows,
-    field_rows,
-    scored_rows,
-)
+from services.standalone.core.columns import CHANGE, FIELD, NODE, REVISION
+from services.standalone.core.tables import diff_rows, field_rows, scored_rows
 
 
 def list_revisions(

@@ -13,9 +13,10 @@ from services.standalone.adapters.public_api import PublicApi
 from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.commands.api import address_of
 from services.standalone.commands.options import FolderOption, StackOption, state_folder
+from services.standalone.core.columns import ENGINE, PART
 from services.standalone.core.refusals import StackNotRunningError
 from services.standalone.core.state import RunNow
-from services.standalone.core.tables import ENGINE, PART, engine_rows
+from services.standalone.core.tables import engine_rows
 from services.standalone.views.terminal import print_rows
 
 STOP_SECONDS = 90.0

@@ -7,7 +7,7 @@ import typer
 from services.standalone.adapters.public_api import PublicApi, path_of
 from services.standalone.commands.api import Listing, group
 from services.standalone.commands.options import LimitOption
-from services.standalone.core.tables import DELIVERY, WEBHOOK
+from services.standalone.core.columns import DELIVERY, WEBHOOK
 
 WebhookArgument = Annotated[
     str, typer.Argument(metavar="WEBHOOK", help="A webhook's id (mint webhook list).")

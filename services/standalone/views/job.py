@@ -9,8 +9,8 @@ from rich.live import Live
 from rich.text import Text
 
 from services.standalone.adapters.public_api import Json, PublicApi, path_of
+from services.standalone.core.columns import STEP
 from services.standalone.core.jobs import TERMINAL, JobNow, StepNow, headline, read_job, step_row
-from services.standalone.core.tables import STEP
 from services.standalone.views.terminal import make_table
 
 SHOWN_STEPS = 12

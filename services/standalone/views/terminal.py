@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from services.standalone.core.tables import Column, Row, cells, fitting
+from services.standalone.core.columns import Column
+from services.standalone.core.tables import Row, cells, fitting
 
 STATE_STYLES = {
     **dict.fromkeys(("succeeded", "ready", "published", "active", "delivered"), "green"),

@@ -1,11 +1,7 @@
 """What tables show, and what narrow terminals leave out."""
 
+from services.standalone.core.columns import ADAPTER, CHANGE, ENGINE, FIELD, REVISION
 from services.standalone.core.tables import (
-    ADAPTER,
-    CHANGE,
-    ENGINE,
-    FIELD,
-    REVISION,
     adapter_rows,
     cells,
     diff_rows,

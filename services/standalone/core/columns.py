@@ -1,0 +1,202 @@
+"""The columns of every table: fields of the gateway's JSON, how each reads, what narrow terminals drop."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """A column's title and where its value is: a dotted path; ``kind`` says how it reads.
+
+    A table that is too wide loses the columns with the highest ``drop`` first; those with 0 stay.
+    """
+
+    title: str
+    path: str
+    kind: str = "text"
+    drop: int = 0
+
+
+POLICY = (
+    Column(title="policy", path="name"),
+    Column(title="base", path="base", drop=3),
+    Column(title="rank", path="lora.rank", drop=2),
+    Column(title="latest", path="latest.number"),
+    Column(title="digest", path="latest.digest", kind="digest", drop=5),
+    Column(title="made", path="created_at", kind="time", drop=6),
+)
+REVISION = (
+    Column(title="revision", path="number"),
+    Column(title="state", path="state", kind="state"),
+    Column(title="step", path="step", drop=2),
+    Column(title="reward", path="metrics.reward_mean", kind="score"),
+    Column(title="scores", path="scores", drop=1),
+    Column(title="aliases", path="aliases", kind="list", drop=3),
+    Column(title="parent", path="parent", kind="digest", drop=5),
+    Column(title="digest", path="digest", kind="digest", drop=4),
+    Column(title="made", path="created_at", kind="time", drop=6),
+)
+ALIAS = (
+    Column(title="alias", path="alias"),
+    Column(title="revision", path="revision.number"),
+    Column(title="moves", path="sequence", drop=2),
+    Column(title="protected", path="protected", kind="flag", drop=1),
+    Column(title="moved by", path="moved_by", kind="list", drop=3),
+    Column(title="digest", path="revision.digest", kind="digest", drop=5),
+)
+MOVE = (
+    Column(title="move", path="sequence"),
+    Column(title="revision", path="number"),
+    Column(title="who", path="actor", drop=3),
+    Column(title="why", path="reason"),
+    Column(title="when", path="at", kind="time", drop=4),
+)
+EVALUATION = (
+    Column(title="revision", path="number"),
+    Column(title="suite", path="suite"),
+    Column(title="metric", path="metric"),
+    Column(title="value", path="value", kind="number"),
+    Column(title="n", path="n"),
+    Column(title="+-", path="stderr", kind="number"),
+    Column(title="who", path="actor", drop=3),
+    Column(title="when", path="created_at", kind="time", drop=4),
+)
+COLLECTION = (
+    Column(title="kind", path="kind"),
+    Column(title="what", path="what"),
+    Column(title="tenant", path="tenant_id"),
+)
+NODE = (
+    Column(title="revision", path="number"),
+    Column(title="step", path="step"),
+    Column(title="parent", path="parent", kind="digest", drop=4),
+    Column(title="digest", path="digest", kind="digest", drop=5),
+    Column(title="aliases", path="aliases", kind="list"),
+    Column(title="wave", path="wave_id", drop=6),
+    Column(title="checkpoint", path="checkpoint", drop=5),
+)
+CHANGE = (
+    Column(title="what", path="name"),
+    Column(title="before", path="before", kind="number"),
+    Column(title="after", path="after", kind="number"),
+    Column(title="change", path="change"),
+)
+RULE = (
+    Column(title="rule", path="rule_id"),
+    Column(title="alias", path="alias"),
+    Column(title="suite", path="suite"),
+    Column(title="metric", path="metric"),
+    Column(title="at least", path="at_least", kind="number"),
+    Column(title="max drop", path="max_drop", kind="number"),
+    Column(title="back below", path="roll_back_below", kind="number"),
+    Column(title="takes", path="choose", drop=2),
+    Column(title="cooldown s", path="cooldown_seconds", kind="number", drop=2),
+    Column(title="paused", path="paused", kind="flag", drop=1),
+    Column(title="who", path="actor", drop=3),
+)
+TENANT = (
+    Column(title="tenant", path="tenant_id"),
+    Column(title="name", path="name"),
+    Column(title="made", path="created_at", kind="time", drop=6),
+)
+AUDIT = (
+    Column(title="place", path="place"),
+    Column(title="when", path="at", kind="time", drop=4),
+    Column(title="who", path="actor", drop=3),
+    Column(title="what", path="method"),
+    Column(title="where", path="path"),
+    Column(title="outcome", path="status"),
+)
+KEY = (
+    Column(title="key", path="key_id"),
+    Column(title="name", path="name"),
+    Column(title="begins", path="shown", drop=1),
+    Column(title="scopes", path="scopes", kind="list", drop=2),
+    Column(title="last used", path="last_used_at", kind="time", drop=3),
+    Column(title="revoked", path="revoked_at", kind="time", drop=4),
+)
+WEBHOOK = (
+    Column(title="webhook", path="webhook_id"),
+    Column(title="state", path="state", kind="state"),
+    Column(title="url", path="url"),
+    Column(title="events", path="event_types", kind="list", drop=4),
+    Column(title="reason", path="reason", drop=3),
+    Column(title="made", path="created_at", kind="time", drop=6),
+)
+DELIVERY = (
+    Column(title="delivery", path="delivery_id"),
+    Column(title="event", path="event_type"),
+    Column(title="state", path="state", kind="state"),
+    Column(title="tries", path="tries", drop=1),
+    Column(title="made", path="created_at", kind="time", drop=6),
+    Column(title="next try", path="due_at", kind="time", drop=5),
+)
+JOB = (
+    Column(title="job", path="job_id"),
+    Column(title="policy", path="policy"),
+    Column(title="task", path="spec.task", drop=3),
+    Column(title="state", path="state", kind="state"),
+    Column(title="step", path="step", drop=1),
+    Column(title="reward", path="reward", kind="score", drop=2),
+    Column(title="best", path="best.number", drop=3),
+    Column(title="took", path="took", drop=4),
+    Column(title="reason", path="reason", drop=5),
+)
+STEP = (
+    Column(title="step", path="step"),
+    Column(title="reward", path="reward", kind="score"),
+    Column(title="", path="bar", kind="bar", drop=1),
+    Column(title="revision", path="revision"),
+    Column(title="digest", path="digest", kind="digest", drop=3),
+    Column(title="tier", path="tier", kind="state", drop=2),
+)
+TASK = (
+    Column(title="task", path="name"),
+    Column(title="steps", path="defaults.steps", drop=2),
+    Column(title="rank", path="defaults.rank", drop=2),
+    Column(title="description", path="description", drop=1),
+)
+FIELD = (
+    Column(title="what", path="name"),
+    Column(title="value", path="value", kind="number"),
+)
+ANSWER = (
+    Column(title="model", path="model"),
+    Column(title="answer", path="text"),
+    Column(title="revision", path="revision", kind="digest", drop=1),
+)
+PART = (
+    Column(title="part", path="name"),
+    Column(title="state", path="state", kind="state"),
+    Column(title="pid", path="pid", drop=2),
+    Column(title="port", path="port", drop=1),
+    Column(title="restarts", path="restarts"),
+)
+BASE = (
+    Column(title="base", path="name"),
+    Column(title="architecture", path="architecture", drop=1),
+    Column(title="digest", path="digest", kind="digest", drop=4),
+    Column(title="max rank", path="max_rank"),
+    Column(title="context", path="max_context", drop=2),
+    Column(title="MiB", path="size_bytes", kind="mib", drop=3),
+)
+ENGINE = (
+    Column(title="engine", path="engine_id"),
+    Column(title="base", path="base", drop=3),
+    Column(title="requests", path="load.requests", kind="known"),
+    Column(title="slots", path="used.slots", kind="known"),
+    Column(title="host", path="used.host", kind="known", drop=1),
+    Column(title="host MiB", path="used.mib", kind="known", drop=4),
+    Column(title="loading", path="load.loads_running", kind="known", drop=2),
+    Column(title="queued", path="load.loads_waiting", kind="known", drop=2),
+)
+ADAPTER = (
+    Column(title="revision", path="revision"),
+    Column(title="engine", path="engine_id", drop=4),
+    Column(title="tier", path="tier"),
+    Column(title="state", path="readiness", kind="state"),
+    Column(title="MiB", path="size_bytes", kind="mib", drop=5),
+    Column(title="in use", path="in_flight", kind="count", drop=2),
+    Column(title="pinned", path="pinned", kind="flag", drop=1),
+    Column(title="last use", path="last_use", drop=3),
+    Column(title="digest", path="digest", kind="digest", drop=6),
+)
