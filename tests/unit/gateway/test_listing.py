@@ -36,12 +36,23 @@ def test_the_list_is_bounded(limit, numbers):
 
 
 def _submission(name: str, at: float) -> Submission:
-    return Submission(job_id=JobId(name), policy_id=POLICY, base="tiny", spec=SPEC, submitted_at=at)
+    return Submission(
+        job_id=JobId(name),
+        policy_id=POLICY,
+        policy="counter",
+        base="tiny",
+        spec=SPEC,
+        submitted_at=at,
+        warnings=(),
+    )
 
 
 def _merged(submitted: dict[str, float], known: dict[str, float], *, limit: int) -> list[object]:
     asked = [_submission(name, at) for name, at in submitted.items()]
-    taken = [{"job_id": name, "created_at": at, "state": "running"} for name, at in known.items()]
+    taken = [
+        {"job_id": name, "policy_id": POLICY, "created_at": at, "state": "running"}
+        for name, at in known.items()
+    ]
     return [job["job_id"] for job in merge_jobs(asked, taken, limit=limit)]
 
 
