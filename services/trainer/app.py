@@ -33,6 +33,7 @@ from services.trainer.adapters.sessions_postgres import PostgresSessions
 from services.trainer.adapters.states.checkpoints import BlobCheckpoints
 from services.trainer.adapters.states.mixtures import BlobMixtures
 from services.trainer.adapters.states.revisions import BlobRevisionStates
+from services.trainer.core.losses.mismatch import Mismatch
 from services.trainer.core.ranks import ALONE, ProcessRank
 from services.trainer.core.scheduler import SchedulerLimits
 from services.trainer.handlers.checkpoint_admin import CheckpointAdmin
@@ -42,7 +43,6 @@ from services.trainer.handlers.waves import WaveTraining
 from services.trainer.http import checkpoints as checkpoint_routes
 from services.trainer.http import operations as operation_routes
 from services.trainer.http import sessions as session_routes
-from services.trainer.ports.policies import Mismatch
 from services.trainer.settings import LAYOUTS, TrainerSettings
 
 _log = logging.getLogger(__name__)

@@ -17,8 +17,8 @@ from mint_common.settings import (
     PostgresSettings,
     TelemetrySettings,
 )
+from services.trainer.core.losses.mismatch import Mismatch
 from services.trainer.core.ranks import ProcessRank, Sharding
-from services.trainer.ports.policies import Mismatch
 
 ExportLayout = Literal["packed", "peft-2d", "peft-3d"]
 LAYOUTS: Mapping[ExportLayout, str] = {"packed": PACKED, "peft-2d": DENSE, "peft-3d": FUSED}

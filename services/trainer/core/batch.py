@@ -3,7 +3,6 @@
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from mint_common.records import Group, Sample, WaveRecord
 
@@ -47,12 +46,6 @@ class Batch:
     total_tokens: int
     skipped_groups: int
     reward_mean: float
-
-
-def build_batch(algorithm: Literal["grpo", "sft", "dpo"], record: WaveRecord) -> Batch:
-    """Return what an algorithm trains on."""
-    builders = {"grpo": build_grpo_batch, "sft": build_sft_batch, "dpo": build_dpo_batch}
-    return builders[algorithm](record)
 
 
 def build_grpo_batch(record: WaveRecord) -> Batch:

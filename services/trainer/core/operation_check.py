@@ -7,8 +7,6 @@ reaches a batch that others share.
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import get_args
 
 import numpy as np
 
@@ -22,7 +20,6 @@ from mint_common.training import (
     Distill,
     Export,
     Load,
-    LossName,
     Open,
     Operation,
     Pass,
@@ -33,33 +30,12 @@ from mint_common.training import (
 from services.trainer.core.array_check import check_bytes, check_ids, floats_of
 from services.trainer.core.distill_check import check_distill
 from services.trainer.core.layout_check import layout_problem
+from services.trainer.core.losses.loss import TokenLoss
+from services.trainer.core.losses.table import PASS_LOSSES
 
 MAX_METADATA_BYTES = 16 * 1024
 MAX_TTL_SECONDS = 10 * 366 * 86400
 _NAME = re.compile(r"[A-Za-z0-9._~@:+=-]{1,200}", re.ASCII)
-_CLIPS = ("clip_low_threshold", "clip_high_threshold")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LossInputs:
-    """What a loss reads of a datum beside its targets, and which numbers of its config."""
-
-    needed: tuple[str, ...] = ()
-    optional: tuple[str, ...] = ()
-    needed_config: tuple[str, ...] = ()
-    optional_config: tuple[str, ...] = ()
-
-
-_REWARDED = ("logprobs", "advantages")
-LOSSES: Mapping[LossName, LossInputs] = {
-    "cross_entropy": LossInputs(optional=("weights",)),
-    "importance_sampling": LossInputs(needed=_REWARDED),
-    "ppo": LossInputs(needed=_REWARDED, optional=_CLIPS, optional_config=_CLIPS),
-    "cispo": LossInputs(needed=_REWARDED, optional=_CLIPS, optional_config=_CLIPS),
-    "dro": LossInputs(needed=_REWARDED, needed_config=("beta",)),
-    "gspo": LossInputs(needed=_REWARDED, optional=("sequence_ratio_mask", *_CLIPS), optional_config=_CLIPS),
-}
-assert set(LOSSES) == set(get_args(LossName))
 
 
 def check_submission(submission: Submission, facts: BaseFacts, *, layout: str = PACKED) -> None:
@@ -172,13 +148,13 @@ def _check_number(name: str, value: float, *, low: float, high: float) -> None:
 def _check_pass(operation: Pass, facts: BaseFacts) -> None:
     if not operation.data:
         raise InvalidField(field="data", problem="is empty")
-    inputs = LOSSES[operation.loss]
-    _check_names(operation.config, inputs.needed_config, inputs.optional_config, field="loss_fn_config")
+    loss = PASS_LOSSES[operation.loss]
+    _check_names(operation.config, loss.needed_config, loss.optional_config, field="loss_fn_config")
     for name, value in operation.config.items():
         if not math.isfinite(value):
             raise InvalidField(field=f"loss_fn_config.{name}", problem=f"{value} is not finite")
     for index, datum in enumerate(operation.data):
-        _check_datum(datum, f"data[{index}]", inputs, facts, wide=operation.loss == "cross_entropy")
+        _check_datum(datum, f"data[{index}]", loss, facts)
     check_ids([datum.tokens for datum in operation.data], np.dtype("<i4"), facts, "model_input")
     targets = [datum.inputs["target_tokens"].data for datum in operation.data]
     check_ids(targets, np.dtype("<i8"), facts, "loss_fn_inputs.target_tokens")
@@ -196,18 +172,18 @@ def _check_names(found: Iterable[str], needed: Sequence[str], optional: Sequence
         raise InvalidField(field=f"{field}.{name}", problem=f"is unknown to this loss, which has {known}")
 
 
-def _check_datum(datum: Datum, where: str, inputs: LossInputs, facts: BaseFacts, *, wide: bool) -> None:
+def _check_datum(datum: Datum, where: str, loss: TokenLoss, facts: BaseFacts) -> None:
     length, odd = divmod(len(datum.tokens), 4)
     if odd or not 1 <= length <= facts.max_context:
         problem = f"{length} tokens, a datum has 1..{facts.max_context}"
         raise InvalidField(field=f"{where}.model_input", problem=problem)
     where = f"{where}.loss_fn_inputs"
-    _check_names(datum.inputs, ("target_tokens", *inputs.needed), inputs.optional, field=where)
+    _check_names(datum.inputs, ("target_tokens", *loss.needed), loss.optional, field=where)
     targets = datum.inputs["target_tokens"]
     shape = targets.shape
     if targets.dtype != "int64":
         raise InvalidField(field=f"{where}.target_tokens", problem="must be int64")
-    if shape[:1] != (length,) or len(shape) > (2 if wide else 1) or 0 in shape:
+    if shape[:1] != (length,) or len(shape) > (2 if loss.is_wide else 1) or 0 in shape:
         problem = f"shape {list(shape)} where the model's input has {length} tokens"
         raise InvalidField(field=f"{where}.target_tokens", problem=problem)
     for name, array in datum.inputs.items():

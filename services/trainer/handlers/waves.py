@@ -21,12 +21,14 @@ from mint_common.runtime.ledger import Ledger
 from mint_common.runtime.retries import Bury
 from mint_common.training import PolicyTaken
 from services.trainer import metrics
-from services.trainer.core.batch import Batch, build_batch
+from services.trainer.core.algorithms import ALGORITHMS, build_batch
+from services.trainer.core.batch import Batch
 from services.trainer.core.layout_check import layout_problem
+from services.trainer.core.losses.mismatch import Mismatch
 from services.trainer.core.record_check import check_record
 from services.trainer.core.refusals import CheckpointLost, LoraInvalid, RecordInvalid, TrainingRefused
 from services.trainer.core.session import Session, check_turn, is_elsewhere, open_session
-from services.trainer.ports.policies import Mismatch, Policies, StepResult, StepSettings
+from services.trainer.ports.policies import Policies, StepResult, StepSettings
 from services.trainer.ports.waves import CheckpointStore, RevisionStates, SessionStore
 
 _log = logging.getLogger(__name__)
@@ -95,7 +97,7 @@ class WaveTraining(Generic[Connection]):
             self._policies.facts,
             wave_id=wave.wave_id,
             revision=wave.revision.digest if wave.revision else None,
-            needs_logprobs=wave.spec.algorithm != "sft",
+            needs_logprobs=ALGORITHMS[wave.spec.algorithm].is_sampled,
         )
         return build_batch(wave.spec.algorithm, record)
 

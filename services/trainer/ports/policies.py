@@ -11,9 +11,7 @@ from mint_common.events import LoraSpec
 from mint_common.ids import Digest, PolicyId, TenantId
 from mint_common.training import CheckpointRecord, Distill, Distilled, Pass, Passed, Step
 from services.trainer.core.batch import Batch
-
-Mismatch = Literal["none", "truncated", "band"]
-"""What becomes of a token that trainer and sampler see differently: see `core/losses/mismatch.py`."""
+from services.trainer.core.losses.mismatch import Mismatch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

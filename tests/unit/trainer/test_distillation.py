@@ -16,7 +16,7 @@ from mint_common.training import CheckpointRef, Distill, Distilled, Lesson
 from services.trainer.adapters.lora.tensors import LoraTensors, new_lora
 from services.trainer.adapters.model.resident_base import ResidentBase
 from services.trainer.adapters.training.distillation import run_distillation
-from services.trainer.core.losses.distillation import reverse_kl
+from services.trainer.core.losses.reverse_kl import reverse_kl
 from services.trainer.core.refusals import NotFinite
 
 from .plain_peft import peft_twin
@@ -41,7 +41,7 @@ def test_reverse_kl_is_the_sum_over_the_vocabulary(
     rows: list[tuple[list[float], list[float]]], temperature: float
 ) -> None:
     student, teacher = (torch.tensor(side) for side in zip(*rows, strict=True))
-    found = reverse_kl(student, teacher, temperature=temperature)
+    found = reverse_kl(student, teacher, {"temperature": temperature})
     for value, (own, others) in zip(found.tolist(), rows, strict=True):
         p, q = softmax(own, temperature), softmax(others, temperature)
         expected = math.fsum(a * (math.log(a) - math.log(b)) for a, b in zip(p, q, strict=True))

@@ -2,41 +2,67 @@
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import get_args
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from mint_common.training import LossName
 from services.trainer.core.batch import STD_EPSILON, group_advantages
+from services.trainer.core.losses.cross_entropy import cross_entropy
+from services.trainer.core.losses.dpo import DPO, dpo
+from services.trainer.core.losses.gspo import gspo
+from services.trainer.core.losses.loss import SequenceInputs, TokenInputs, TokenLoss
 from services.trainer.core.losses.mismatch import (
-    in_band,
     out_of_route,
     replayed_mask,
-    truncated_sampling,
     truncated_weights,
     trusted_band,
 )
-from services.trainer.core.losses.policy import (
-    Clip,
-    cispo,
-    cross_entropy,
-    dro,
-    gspo,
-    importance_sampling,
-    ppo,
-)
-from services.trainer.core.losses.preference import dpo, reward_margin, sequence_sums
-from services.trainer.core.losses.tokens import kl_to_base, ratio_max_error, token_logprobs
+from services.trainer.core.losses.ppo import ppo
+from services.trainer.core.losses.table import LOSSES, PASS_LOSSES
+from services.trainer.core.losses.tokens import kl_to_base, ratio_max_error, sequence_sums, token_logprobs
 
 logprob = st.floats(-8.0, -0.0625, width=32)
 token = st.tuples(logprob, logprob, st.floats(-3.0, 3.0, width=32))
 tokens = st.lists(token, min_size=1, max_size=20)
 rewards = st.lists(st.floats(-5.0, 5.0, width=32), min_size=2, max_size=16)
 Rows = list[tuple[float, float, float]]
-CLIP = Clip(low=0.8, high=1.25)
+"""Of each token: the policy's log-probability, the sampler's, the advantage or weight."""
+CLIP = {"clip_low_threshold": 0.8, "clip_high_threshold": 1.25}
+GRPO = {"kl_coefficient": 0.0}
+REFERENCES: Mapping[str, tuple[dict[str, float], Callable[[float, float, float], float]]] = {
+    "cross_entropy": ({}, lambda p, _q, w: -p * w),
+    "importance_sampling": ({}, lambda p, q, a: -math.exp(p - q) * a),
+    "ppo": (CLIP, lambda p, q, a: -min(math.exp(p - q) * a, clipped(math.exp(p - q)) * a)),
+    "cispo": (CLIP, lambda p, q, a: -clipped(math.exp(p - q)) * p * a),
+    "dro": ({"beta": 0.7}, lambda p, q, a: -(p * a - 0.5 * 0.7 * (p - q) ** 2)),
+    # One token a sequence: the ratio of a sequence is the token's.
+    "gspo": (CLIP, lambda p, q, a: -min(math.exp(p - q) * a, clipped(math.exp(p - q)) * a)),
+    "grpo": (GRPO, lambda p, q, a: -math.exp(p - q) * a),
+}
+"""Each token loss's numbers and its term for one token, in float64."""
+
+
+def inputs_of(
+    rows: Rows, config: Mapping[str, float] | None = None, *, sizes: Sequence[int] = ()
+) -> TokenInputs:
+    """Return rows as sequences of some sizes, one token each without; the policy's side takes a gradient."""
+    p, q, a = (np.array(column, np.float32) for column in zip(*rows, strict=True))
+    sequences, begin = [], 0
+    for size in sizes or [1] * len(rows):
+        span = slice(begin, begin + size)
+        arrays = {"logprobs": q[span], "advantages": a[span], "weights": a[span]}
+        sequences.append(SequenceInputs(targets=size, arrays=arrays))
+        begin += size
+    return TokenInputs(
+        logprobs_T=torch.from_numpy(p).requires_grad_(), sequences=sequences, config=config or {}
+    )
 
 
 def columns(rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
@@ -53,6 +79,24 @@ def total_matches(found: Tensor, terms: Sequence[float]) -> None:
     assert float(found.detach()) == pytest.approx(math.fsum(terms), abs=bound)
 
 
+def test_every_token_loss_has_a_reference() -> None:
+    assert set(REFERENCES) == {name for name, loss in LOSSES.items() if isinstance(loss, TokenLoss)}
+
+
+def test_clients_may_name_what_the_protocol_names() -> None:
+    assert set(PASS_LOSSES) == set(get_args(LossName))
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+@given(rows=tokens)
+def test_a_loss_is_the_sum_of_its_reference(name: str, rows: Rows) -> None:
+    config, reference = REFERENCES[name]
+    loss = LOSSES[name]
+    assert isinstance(loss, TokenLoss)
+    assert set(config) <= {*loss.needed_config, *loss.optional_config}
+    total_matches(loss.formula(inputs_of(rows, config)), [reference(*row) for row in rows])
+
+
 @given(st.lists(st.lists(st.floats(-20, 20, width=32), min_size=5, max_size=5), min_size=1, max_size=6))
 def test_token_logprob_is_the_log_of_the_softmax(logits: list[list[float]]) -> None:
     targets = [index % 5 for index in range(len(logits))]
@@ -62,99 +106,76 @@ def test_token_logprob_is_the_log_of_the_softmax(logits: list[list[float]]) -> N
         assert value == pytest.approx(expected, abs=1e-5)
 
 
-@given(tokens)
-def test_cross_entropy_is_the_weighted_sum(rows: Rows) -> None:
-    p, w, _ = columns(rows)
-    total_matches(cross_entropy(p, w), [-pt * wt for pt, wt, _ in rows])
-    total_matches(cross_entropy(p), [-pt for pt, _, _ in rows])
-
-
-def test_cross_entropy_takes_several_targets_a_position() -> None:
-    p, w = torch.tensor([[-1.0, -2.0], [-3.0, -4.0]]), torch.tensor([[0.5, 0.5], [1.0, 0.0]])
-    assert float(cross_entropy(p, w)) == pytest.approx(0.5 + 1.0 + 3.0)
+def test_without_weights_every_token_of_cross_entropy_counts_once() -> None:
+    bare = SequenceInputs(targets=2, arrays={})
+    p = torch.tensor([-1.0, -2.5])
+    assert float(cross_entropy(TokenInputs(logprobs_T=p, sequences=[bare], config={}))) == 3.5
 
 
 @given(tokens)
-def test_importance_sampling_is_the_sum_of_weighted_advantages(rows: Rows) -> None:
-    total_matches(importance_sampling(*columns(rows)), [-math.exp(p - q) * a for p, q, a in rows])
-
-
-@given(tokens)
-def test_ppo_takes_the_worse_of_ratio_and_clipped_ratio(rows: Rows) -> None:
-    terms = [-min(math.exp(p - q) * a, clipped(math.exp(p - q)) * a) for p, q, a in rows]
-    total_matches(ppo(*columns(rows), clip=CLIP), terms)
-
-
-@given(tokens)
-def test_cispo_weighs_the_logprob_with_the_clipped_ratio(rows: Rows) -> None:
-    p, q, a = columns(rows)
-    p.requires_grad_()
-    loss = cispo(p, q, a, clip=CLIP)
-    total_matches(loss, [-clipped(math.exp(pt - qt)) * pt * at for pt, qt, at in rows])
-    loss.backward()
+def test_cispo_keeps_the_gradient_of_clipped_tokens(rows: Rows) -> None:
+    inputs = inputs_of(rows, CLIP)
+    PASS_LOSSES["cispo"].formula(inputs).backward()
     expected = torch.tensor([-clipped(math.exp(pt - qt)) * at for pt, qt, at in rows])
-    assert torch.allclose(p.grad, expected, rtol=1e-5, atol=1e-5)
-
-
-@given(tokens, st.floats(0.0, 2.0))
-def test_dro_pulls_to_the_sampler(rows: Rows, beta: float) -> None:
-    terms = [-(p * a - 0.5 * beta * (p - q) ** 2) for p, q, a in rows]
-    total_matches(dro(*columns(rows), beta=beta), terms)
+    assert torch.allclose(inputs.logprobs_T.grad, expected, rtol=1e-5, atol=1e-5)
 
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.lists(token, min_size=1, max_size=6), st.booleans()), min_size=1, max_size=4))
 def test_gspo_has_one_ratio_a_sequence(sequences: list[tuple[Rows, bool]]) -> None:
     rows = [row for sequence, _ in sequences for row in sequence]
-    p, q, a = columns(rows)
-    p.requires_grad_()
-    number = torch.tensor([index for index, (sequence, _) in enumerate(sequences) for _ in sequence])
-    # The first token of some sequences does not count for the ratio.
-    mask = [float(not (drop and i == 0)) for sequence, drop in sequences for i in range(len(sequence))]
-    loss = gspo(p, q, a, sequence_T=number, mask_T=torch.tensor(mask), clip=CLIP)
-    terms, slopes, at = [], [], 0
-    for sequence, _ in sequences:
-        counted = [row for row, m in zip(sequence, mask[at:], strict=False) if m]
+    inputs = inputs_of(rows, CLIP, sizes=[len(sequence) for sequence, _ in sequences])
+    terms, slopes = [], []
+    for one, (sequence, drop) in zip(inputs.sequences, sequences, strict=True):
+        # The first token of some sequences does not count for the ratio.
+        mask = [float(not (drop and i == 0)) for i in range(len(sequence))]
+        one.arrays["sequence_ratio_mask"] = np.array(mask, np.float32)
+        counted = [row for row, m in zip(sequence, mask, strict=True) if m]
         ratio = math.exp(statistics.fmean(r[0] - r[1] for r in counted)) if counted else 1.0
         terms += [-min(ratio * at_, clipped(ratio) * at_) for _, _, at_ in sequence]
         slopes += [-ratio * at_ if ratio * at_ <= clipped(ratio) * at_ else 0.0 for _, _, at_ in sequence]
-        at += len(sequence)
+    loss = gspo(inputs)
     total_matches(loss, terms)
     loss.backward()
     # Where the clip begins or A is zero, either slope is right.
     if 0.0 not in slopes:
-        assert torch.allclose(p.grad, torch.tensor(slopes), rtol=1e-3, atol=1e-4)
+        assert torch.allclose(inputs.logprobs_T.grad, torch.tensor(slopes), rtol=1e-3, atol=1e-4)
 
 
-def ratio_losses() -> dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]]:
-    return {
-        "importance_sampling": importance_sampling,
-        "ppo": lambda p, q, a: ppo(p, q, a, clip=CLIP),
-        "cispo": lambda p, q, a: cispo(p, q, a, clip=CLIP),
-        "dro": lambda p, q, a: dro(p, q, a, beta=0.5),
-        "gspo": lambda p, q, a: gspo(
-            p,
-            q,
-            a,
-            sequence_T=torch.zeros(len(p), dtype=torch.long),
-            mask_T=torch.ones(len(p)),
-            clip=CLIP,
-        ),
-    }
-
-
-@pytest.mark.parametrize("name", sorted(ratio_losses()))
+@pytest.mark.parametrize("name", sorted(set(REFERENCES) - {"cross_entropy"}))
 @given(rows=tokens)
 def test_on_fresh_rollouts_every_loss_has_the_gradient_of_reinforce(name: str, rows: Rows) -> None:
-    p, _, a = columns(rows)
-    p.requires_grad_()
-    ratio_losses()[name](p, p.detach(), a).backward()
-    assert torch.allclose(p.grad, -a, atol=1e-5)
+    fresh = [(p, p, a) for p, _, a in rows]
+    inputs = inputs_of(fresh, REFERENCES[name][0])
+    loss = LOSSES[name]
+    assert isinstance(loss, TokenLoss)
+    loss.formula(inputs).backward()
+    assert torch.allclose(inputs.logprobs_T.grad, -columns(fresh)[2], atol=1e-5)
 
 
 def test_bounds_of_a_clip_may_differ_by_token() -> None:
-    clip = Clip(low=torch.tensor([0.5, 0.9]), high=torch.tensor([1.0, 1.1]))
-    assert clip.apply(torch.tensor([2.0, 0.1])).tolist() == pytest.approx([1.0, 0.9])
+    inputs = inputs_of([(-1.0, -2.0, 1.0), (-2.0, -2.5, 1.0)], CLIP)
+    inputs.sequences[1].arrays["clip_high_threshold"] = np.array([1.1], np.float32)
+    assert float(ppo(inputs).detach()) == pytest.approx(-1.25 - 1.1)
+
+
+@given(tokens)
+def test_grpo_adds_the_k3_estimate_of_the_kl(rows: Rows) -> None:
+    p, q, a = zip(*rows, strict=True)
+    loss = LOSSES["grpo"]
+    assert isinstance(loss, TokenLoss)
+    inputs = inputs_of(rows, {"kl_coefficient": 0.3})
+    assert loss.reads_base(inputs.config)
+    base = TokenInputs(
+        logprobs_T=inputs.logprobs_T,
+        sequences=inputs.sequences,
+        config=inputs.config,
+        base_T=torch.tensor(q),
+    )
+    kl = [math.exp(qt - pt) - (qt - pt) - 1 for pt, qt in zip(p, q, strict=True)]
+    terms = [-math.exp(pt - qt) * at for pt, qt, at in zip(p, q, a, strict=True)]
+    total_matches(loss.formula(base), [*terms, *(0.3 * term for term in kl)])
+    assert loss.measures(base)["kl:mean"] == pytest.approx(math.fsum(kl), rel=1e-4, abs=1e-4)
 
 
 @given(tokens)
@@ -179,9 +200,12 @@ def test_ratio_error_is_the_largest_distance_from_one() -> None:
 @given(st.lists(st.tuples(st.floats(-9, 9, width=32), st.floats(-9, 9, width=32)), min_size=1, max_size=8))
 def test_dpo_is_the_logistic_loss_of_the_margin(pairs: list[tuple[float, float]]) -> None:
     chosen, rejected = (torch.tensor(column) for column in zip(*pairs, strict=True))
-    total_matches(dpo(chosen, rejected, beta=0.3), [math.log1p(math.exp(-0.3 * (c - d))) for c, d in pairs])
+    total_matches(
+        dpo(chosen, rejected, {"beta": 0.3}), [math.log1p(math.exp(-0.3 * (c - d))) for c, d in pairs]
+    )
     margin = statistics.fmean(0.3 * (c - d) for c, d in pairs)
-    assert reward_margin(chosen, rejected, beta=0.3) == pytest.approx(margin, abs=1e-5)
+    measures = DPO.measures(chosen, rejected, {"beta": 0.3})
+    assert measures["preference_margin"] == pytest.approx(margin, abs=1e-5)
 
 
 def test_sums_of_sequences_carry_the_gradient_to_their_tokens() -> None:
@@ -250,21 +274,35 @@ def test_a_group_that_teaches_nothing_has_no_advantages(values: list[float]) -> 
 
 
 @given(tokens)
-def test_truncated_sampling_bounds_the_weight_and_keeps_the_gradient(rows: Rows) -> None:
-    p, q, a = columns(rows)
-    p.requires_grad_()
-    loss = truncated_sampling(p, q, a)
+def test_truncated_grpo_bounds_the_weight_and_keeps_the_gradient(rows: Rows) -> None:
+    inputs = inputs_of(rows, {"truncated_at": 2.0})
+    loss = grpo_formula(inputs)
     weights = [min(math.exp(pt - qt), 2.0) for pt, qt, _ in rows]
     total_matches(loss, [-w * pt * at for w, (pt, _, at) in zip(weights, rows, strict=True)])
     loss.backward()
     expected = torch.tensor([-w * at for w, (_, _, at) in zip(weights, rows, strict=True)])
-    assert torch.allclose(p.grad, expected, rtol=1e-5, atol=1e-5)
+    assert torch.allclose(inputs.logprobs_T.grad, expected, rtol=1e-5, atol=1e-5)
 
 
 @given(tokens)
-def test_a_token_counts_inside_the_band(rows: Rows) -> None:
-    p, q, _ = columns(rows)
-    for found, (pt, qt, _) in zip(in_band(p, q).tolist(), rows, strict=True):
-        ratio = math.exp(pt - qt)
-        if min(abs(ratio - 0.5), abs(ratio - 5.0)) > 1e-4:
-            assert found == float(0.5 < ratio < 5.0)
+def test_a_token_of_grpo_counts_inside_the_band(rows: Rows) -> None:
+    if any(min(abs(math.exp(p - q) - 0.5), abs(math.exp(p - q) - 5.0)) < 1e-4 for p, q, _ in rows):
+        return
+    inputs = inputs_of(rows, {"band_low": 0.5, "band_high": 5.0})
+    loss = grpo_formula(inputs)
+    counted = [0.5 < math.exp(p - q) < 5.0 for p, q, _ in rows]
+    ratios = [math.exp(p - q) if counts else 1.0 for counts, (p, q, _) in zip(counted, rows, strict=True)]
+    total_matches(loss, [-r * a * c for r, c, (_, _, a) in zip(ratios, counted, rows, strict=True)])
+    grpo = LOSSES["grpo"]
+    assert isinstance(grpo, TokenLoss)
+    assert grpo.measures(inputs) == {"distrusted_tokens:sum": counted.count(False)}
+    loss.backward()
+    assert [bool(slope) for slope in inputs.logprobs_T.grad] == [
+        counts and row[2] != 0 for counts, row in zip(counted, rows, strict=True)
+    ]
+
+
+def grpo_formula(inputs: TokenInputs) -> Tensor:
+    loss = LOSSES["grpo"]
+    assert isinstance(loss, TokenLoss)
+    return loss.formula(inputs)

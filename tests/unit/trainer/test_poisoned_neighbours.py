@@ -15,7 +15,8 @@ from services.trainer.adapters.model.resident_base import ResidentBase
 from services.trainer.adapters.states.training_state import TrainingState, new_state
 from services.trainer.adapters.training.passes import run_passes
 from services.trainer.adapters.training.stepping import Work, step_policies
-from services.trainer.core.batch import Batch, build_batch
+from services.trainer.core.algorithms import build_batch
+from services.trainer.core.batch import Batch
 from services.trainer.core.refusals import NotFinite
 from services.trainer.ports.policies import StepSettings
 

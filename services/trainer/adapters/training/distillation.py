@@ -17,7 +17,7 @@ from mint_common.training import Distill, Distilled, Lesson
 from services.trainer.adapters.lora.tensors import LoraTensors
 from services.trainer.adapters.model.scoring import ScoringBase
 from services.trainer.core.array_check import floats_of
-from services.trainer.core.losses.distillation import reverse_kl
+from services.trainer.core.losses.reverse_kl import REVERSE_KL
 from services.trainer.core.microbatches import plan_microbatches
 from services.trainer.core.refusals import NotFinite
 
@@ -70,7 +70,7 @@ def run_distillation(
         with torch.no_grad():
             teacher_TV = _distributions(base, teacher, [line.teacher for line in batch], batch)
         student_TV = _distributions(base, student, [line.student for line in batch], batch)
-        loss_T = reverse_kl(student_TV, teacher_TV, temperature=work.temperature)
+        loss_T = REVERSE_KL.formula(student_TV, teacher_TV, {"temperature": work.temperature})
         loss_T = loss_T * torch.cat([line.weights for line in batch])
         loss_T.sum().backward()
         parts = loss_T.detach().split([line.targets for line in batch])

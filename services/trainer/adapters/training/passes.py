@@ -8,12 +8,11 @@ B = lines of a micro-batch, L = its longest line, T = its positions, K = targets
 # ruff: noqa: N803, N806  # tensors carry their shape in their name
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -22,15 +21,8 @@ from services.trainer.adapters.lora.tensors import LoraTensors
 from services.trainer.adapters.model.scoring import ScoringBase
 from services.trainer.adapters.states.training_state import TrainingState
 from services.trainer.core.array_check import floats_of
-from services.trainer.core.losses.policy import (
-    Clip,
-    cispo,
-    cross_entropy,
-    dro,
-    gspo,
-    importance_sampling,
-    ppo,
-)
+from services.trainer.core.losses.loss import SequenceInputs, TokenInputs
+from services.trainer.core.losses.table import PASS_LOSSES
 from services.trainer.core.losses.tokens import ratio_max_error
 from services.trainer.core.microbatches import plan_microbatches
 from services.trainer.core.refusals import NotFinite
@@ -224,63 +216,18 @@ def _pass_loss(total: _Sum, lines: Sequence[_DatumLine], logprobs: Tensor) -> Te
 
 def _loss(total: _Sum, lines: Sequence[_DatumLine], logprobs_T: Tensor) -> Tensor:
     work = total.work.work
-    data = [line.datum for line in lines]
-    if work.loss == "cross_entropy":
-        return cross_entropy(logprobs_T, _input(data, "weights", missing=1.0))
-    sampled_T = _needed(data, "logprobs")
-    advantages_T = _needed(data, "advantages")
-    total.ratio_error = max(total.ratio_error, ratio_max_error(logprobs_T.detach(), sampled_T))
-    if work.loss == "importance_sampling":
-        return importance_sampling(logprobs_T, sampled_T, advantages_T)
-    if work.loss == "dro":
-        return dro(logprobs_T, sampled_T, advantages_T, beta=work.config["beta"])
-    clip = _clip(data, work.config)
-    if work.loss == "ppo":
-        return ppo(logprobs_T, sampled_T, advantages_T, clip=clip)
-    if work.loss == "cispo":
-        return cispo(logprobs_T, sampled_T, advantages_T, clip=clip)
-    assert work.loss == "gspo", work.loss
-    lengths = torch.tensor([line.length for line in lines])
-    mask_T = _input(data, "sequence_ratio_mask", missing=1.0)
-    return gspo(
-        logprobs_T,
-        sampled_T,
-        advantages_T,
-        sequence_T=torch.repeat_interleave(torch.arange(len(lines)), lengths),
-        mask_T=torch.ones_like(sampled_T) if mask_T is None else mask_T,
-        clip=clip,
-    )
+    loss = PASS_LOSSES[work.loss]
+    sequences = [_sequence(line.datum) for line in lines]
+    tokens = TokenInputs(logprobs_T=logprobs_T, sequences=sequences, config=work.config)
+    if "logprobs" in loss.needed:
+        error = ratio_max_error(logprobs_T.detach(), tokens.needed("logprobs"))
+        total.ratio_error = max(total.ratio_error, error)
+    return loss.formula(tokens)
 
 
-def _clip(data: Sequence[Datum], config: dict[str, float]) -> Clip:
-    usual = Clip()
-    low = config.get("clip_low_threshold", float(usual.low))
-    high = config.get("clip_high_threshold", float(usual.high))
-    low_T = _input(data, "clip_low_threshold", missing=low)
-    high_T = _input(data, "clip_high_threshold", missing=high)
-    return Clip(low=low if low_T is None else low_T, high=high if high_T is None else high_T)
-
-
-def _needed(data: Sequence[Datum], name: str) -> Tensor:
-    return torch.from_numpy(_joined(floats_of(datum.inputs[name]) for datum in data))
-
-
-def _input(data: Sequence[Datum], name: str, *, missing: float) -> Tensor | None:
-    """Return an optional input, with a value where a datum lacks it, None if none of them has it."""
-    if not any(name in datum.inputs for datum in data):
-        return None
-    return torch.from_numpy(
-        _joined(
-            floats_of(datum.inputs[name])
-            if name in datum.inputs
-            else np.full(math.prod(datum.inputs["target_tokens"].shape), missing, np.float32)
-            for datum in data
-        )
-    )
-
-
-def _joined(parts: Iterable[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
-    return np.concatenate(list(parts))
+def _sequence(datum: Datum) -> SequenceInputs:
+    arrays = {name: floats_of(array) for name, array in datum.inputs.items() if name != "target_tokens"}
+    return SequenceInputs(targets=math.prod(datum.inputs["target_tokens"].shape), arrays=arrays)
 
 
 def _result(total: _Sum) -> Passed | NotFinite:
@@ -291,7 +238,7 @@ def _result(total: _Sum) -> Passed | NotFinite:
         "loss:sum": total.loss,
         "tokens:sum": float(sum(math.prod(array.shape) for array in arrays)),
     }
-    if total.work.work.loss != "cross_entropy":
+    if "logprobs" in PASS_LOSSES[total.work.work.loss].needed:
         metrics["ratio_error:max"] = total.ratio_error
     return Passed(logprobs=tuple(arrays), metrics=metrics)
 

@@ -1,4 +1,4 @@
-"""DPO's side of a step: how far a policy has moved from its base on each answer, and what each row weighs.
+"""The pairs of a step: how far a policy has moved from its base on each answer, and what each row weighs.
 
 A pair's loss joins two rows that may stand in different micro-batches. So log-probabilities are computed
 first, without gradients; the loss's derivative by a row's log-probability is then the weight of that row's
@@ -14,14 +14,16 @@ import torch
 from torch import Tensor
 
 from services.trainer.core.batch import Row
-from services.trainer.core.losses.preference import dpo, reward_margin, sequence_sums
+from services.trainer.core.losses.loss import Config, PairLoss
+from services.trainer.core.losses.tokens import sequence_sums
 
 
 class Preferences:
     """The pairs of one policy's step. `note` every row, then `weigh`."""
 
-    def __init__(self, pairs: int, *, beta: float) -> None:
-        self._beta = beta
+    def __init__(self, loss: PairLoss, config: Config, *, pairs: int) -> None:
+        self._loss = loss
+        self._config = config
         self._moved_2N = torch.zeros(2, pairs)
         self._weight_2N = torch.zeros(2, pairs)
 
@@ -35,18 +37,11 @@ class Preferences:
     def weigh(self) -> dict[str, float]:
         """Set every row's weight and return the metrics: the mean loss first of all."""
         chosen_N, rejected_N = (moved_N.clone().requires_grad_() for moved_N in self._moved_2N)
-        count = len(chosen_N)
-        loss = dpo(chosen_N, rejected_N, beta=self._beta) / count
+        loss = self._loss.formula(chosen_N, rejected_N, self._config) / len(chosen_N)
         self._weight_2N = torch.stack(torch.autograd.grad(loss, (chosen_N, rejected_N)))
         chosen_N, rejected_N = self._moved_2N
-        return {
-            "loss": float(loss.detach()),
-            "preference_accuracy": float((chosen_N > rejected_N).float().mean()),
-            "preference_margin": reward_margin(chosen_N, rejected_N, beta=self._beta),
-            "chosen_reward": self._beta * float(chosen_N.mean()),
-            "rejected_reward": self._beta * float(rejected_N.mean()),
-            "pairs": float(count),
-        }
+        measures = self._loss.measures(chosen_N, rejected_N, self._config)
+        return {"loss": float(loss.detach()), **measures}
 
     def surrogate(self, rows: Sequence[Row], logprobs_T: Tensor) -> Tensor:
         """Return what has the gradient of the loss: the rows' log-probabilities by their weights."""

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,10 +18,10 @@ from services.trainer.adapters.model.scoring import ScoringBase
 from services.trainer.adapters.states.training_state import TrainingState
 from services.trainer.adapters.training.optimizer import clip_gradients, step_optimizers
 from services.trainer.adapters.training.preferences import Preferences
+from services.trainer.core.algorithms import ALGORITHMS, Algorithm
 from services.trainer.core.batch import Batch, Row
-from services.trainer.core.losses.mismatch import in_band, truncated_sampling
-from services.trainer.core.losses.policy import cross_entropy, importance_sampling
-from services.trainer.core.losses.tokens import kl_to_base, ratio_max_error
+from services.trainer.core.losses.loss import Config, PairLoss, SequenceInputs, TokenInputs, TokenLoss
+from services.trainer.core.losses.tokens import ratio_max_error
 from services.trainer.core.microbatches import plan_microbatches
 from services.trainer.core.packing import PackedSequence, pack_rows
 from services.trainer.core.refusals import NotFinite
@@ -98,7 +99,7 @@ def _accumulate(base: ScoringBase, steps: Sequence["_Step"], lines: Sequence[Pac
         return
     scored = base.score(lines, [step.work.state.lora for step in steps])
     base_T = None
-    if any(steps[line.policy].kl_coefficient for line in lines):
+    if any(steps[line.policy].reads_base for line in lines):
         with torch.no_grad():
             base_T = base.logprobs(lines)
     losses = []
@@ -154,33 +155,43 @@ class _Step:
 
     work: Work
     loss: float = 0.0
-    kl: float = 0.0
+    measures: dict[str, float] = field(default_factory=dict)
     grad_norm: float = 0.0
     ratio_error: float = 0.0
     refusal: NotFinite | None = None
     routed: float = 0.0
     unrouted: float = 0.0
     off_route: float = 0.0
-    distrusted: float = 0.0
     preferences: Preferences | None = None
     preferred: dict[str, float] = field(default_factory=dict)
 
     @property
-    def kl_coefficient(self) -> float:
-        """Return the weight of the loss's KL term, 0 for none."""
-        settings = self.work.settings
-        return settings.kl_coefficient if settings.algorithm == "grpo" else 0.0
+    def algorithm(self) -> Algorithm:
+        """Return what the step follows."""
+        return ALGORITHMS[self.work.settings.algorithm]
+
+    @property
+    def config(self) -> Config:
+        """Return the numbers of the loss."""
+        return self.algorithm.config(self.work.settings.kl_coefficient, self.work.settings.mismatch)
+
+    @property
+    def reads_base(self) -> bool:
+        """Return whether the loss of a micro-batch reads the base's log-probabilities."""
+        loss = self.algorithm.loss
+        return isinstance(loss, TokenLoss) and loss.reads_base(self.config)
 
     @property
     def pair_rows(self) -> Sequence[Row]:
         """Return the rows that are halves of pairs."""
-        return self.work.batch.rows if self.work.settings.algorithm == "dpo" else ()
+        return self.work.batch.rows if isinstance(self.algorithm.loss, PairLoss) else ()
 
     def note_pairs(self, rows: Sequence[Row], logprobs_T: Tensor, base_T: Tensor) -> None:
         """Remember how far the policy has moved on some rows."""
         if self.preferences is None:
-            beta = self.work.settings.kl_coefficient
-            self.preferences = Preferences(len(self.work.batch.rows) // 2, beta=beta)
+            loss = self.algorithm.loss
+            assert isinstance(loss, PairLoss), loss
+            self.preferences = Preferences(loss, self.config, pairs=len(self.work.batch.rows) // 2)
         self.preferences.note(rows, logprobs_T, base_T)
         self.note_ratio(logprobs_T, _sampled(rows))
 
@@ -198,11 +209,7 @@ class _Step:
         if self.preferences is not None:
             surrogate = self.preferences.surrogate(rows, logprobs_T)
             return surrogate if self.check("loss", float(surrogate.detach())) else None
-        normaliser = float(self.work.batch.total_tokens)
-        if self.work.settings.algorithm == "sft":
-            loss = cross_entropy(logprobs_T) / normaliser
-        else:
-            loss = self._grpo(logprobs_T, rows, base_T, routed_T) / normaliser
+        loss = self._token_loss(logprobs_T, rows, base_T, routed_T) / float(self.work.batch.total_tokens)
         value = float(loss.detach())
         self.loss += value
         return loss if self.check("loss", value) else None
@@ -222,12 +229,11 @@ class _Step:
             "trained_tokens": float(sum(len(row.tokens) for row in batch.rows)),
             **self.preferred,
         }
-        if settings.algorithm != "sft":
+        if self.algorithm.is_sampled:
             metrics["ratio_max_error"] = self.ratio_error
-        if settings.algorithm == "grpo" and settings.mismatch == "band":
-            metrics["distrusted_tokens"] = self.distrusted
-        if self.kl_coefficient:
-            metrics["kl"] = self.kl
+        if isinstance(self.algorithm.loss, TokenLoss):
+            self._measure(self.algorithm.loss, _no_tokens(self.config))
+        metrics.update(self.measures)
         if self.routed or self.unrouted:
             metrics["out_of_route_ratio"] = self.off_route / max(1.0, self.routed)
             metrics["unrouted_tokens"] = self.unrouted
@@ -243,31 +249,28 @@ class _Step:
         self.unrouted += float((1 - routed_T).sum())
         self.off_route += float((off_route_T * routed_T).sum())
 
-    def _grpo(
+    def _token_loss(
         self, logprobs_T: Tensor, rows: Sequence[Row], base_T: Tensor | None, routed_T: Tensor | None
     ) -> Tensor:
-        sampled_T = _sampled(rows)
-        advantages_T = torch.tensor([row.advantage for row in rows for _ in row.tokens])
-        self.note_ratio(logprobs_T.detach(), sampled_T)
-        counted_T = routed_T
-        if self.work.settings.mismatch == "band":
-            trusted_T = in_band(logprobs_T, sampled_T)
-            self.distrusted += float((1 - trusted_T).sum())
-            counted_T = trusted_T if routed_T is None else routed_T * trusted_T
-        trained_T = logprobs_T
-        if counted_T is not None:
-            # What does not count has ratio 1, whatever it is, and so neither loss nor gradient.
-            trained_T = torch.where(counted_T > 0, logprobs_T, sampled_T)
-            advantages_T = advantages_T * counted_T
-        if self.work.settings.mismatch == "truncated":
-            loss = truncated_sampling(trained_T, sampled_T, advantages_T)
-        else:
-            loss = importance_sampling(trained_T, sampled_T, advantages_T)
-        if not self.kl_coefficient or base_T is None:
-            return loss
-        kl = kl_to_base(logprobs_T, base_T)
-        self.kl += float(kl.detach()) / self.work.batch.total_tokens
-        return loss + self.kl_coefficient * kl
+        loss = self.algorithm.loss
+        assert isinstance(loss, TokenLoss), loss
+        tokens = TokenInputs(
+            logprobs_T=logprobs_T,
+            sequences=[_sequence(row) for row in rows],
+            config=self.config,
+            base_T=base_T,
+            routed_T=routed_T,
+        )
+        if self.algorithm.is_sampled:
+            self.note_ratio(logprobs_T.detach(), tokens.needed("logprobs"))
+        self._measure(loss, tokens)
+        return loss.formula(tokens)
+
+    def _measure(self, loss: TokenLoss, tokens: TokenInputs) -> None:
+        for measure, value in loss.measures(tokens).items():
+            name, _, reduction = measure.partition(":")
+            part = value / self.work.batch.total_tokens if reduction == "mean" else value
+            self.measures[name] = self.measures.get(name, 0.0) + part
 
     def check(self, what: str, value: float) -> bool:
         """Refuse the step when a number of it is not finite."""
@@ -275,6 +278,19 @@ class _Step:
             kept = self.work.state.step
             self.refusal = NotFinite(what=what, step=kept + 1, value=value, kept=kept)
         return self.refusal is None
+
+
+def _sequence(row: Row) -> SequenceInputs:
+    arrays = {
+        "logprobs": np.array(row.logprobs, np.float32),
+        "advantages": np.full(len(row.tokens), row.advantage, np.float32),
+    }
+    return SequenceInputs(targets=len(row.tokens), arrays=arrays)
+
+
+def _no_tokens(config: Config) -> TokenInputs:
+    nothing_T = torch.zeros(0)
+    return TokenInputs(logprobs_T=nothing_T, sequences=(), config=config, base_T=nothing_T)
 
 
 def _sampled(rows: Sequence[Row]) -> Tensor:

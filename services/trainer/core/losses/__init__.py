@@ -1,5 +1,5 @@
-"""Losses over packed target tokens: values and gradients only, no model.
+"""Losses: values and gradients only, no model. A file each, listed in `table.py`.
 
-Every loss is a sum over tokens, so that the parts of a step add up however it is cut; managed jobs divide by
-the completion tokens of the step.
+Every loss is a sum, so that the parts of a step add up however it is cut; `Loss.aggregation` says what a
+managed step divides it by.
 """

@@ -5,8 +5,13 @@ T = target tokens, K = experts of a token in one layer, L = layers.
 """
 # ruff: noqa: N803, N806  # tensors carry their shape in their name
 
+from typing import Literal
+
 import torch
 from torch import Tensor
+
+Mismatch = Literal["none", "truncated", "band"]
+"""What becomes of a token that trainer and sampler see differently: all count, bounded weights, a band."""
 
 TRUNCATED_AT = 2.0
 BAND = (0.5, 5.0)
@@ -46,15 +51,3 @@ def out_of_route(chosen_TLK: Tensor, recorded_TLK: Tensor) -> Tensor:
     """Return for each token the share of recorded experts that the trainer's own router would not take."""
     found_TLK = (recorded_TLK[..., :, None] == chosen_TLK[..., None, :]).any(dim=-1)
     return 1 - found_TLK.flatten(1).float().mean(dim=1)
-
-
-def truncated_sampling(logprobs_T: Tensor, sampled_T: Tensor, advantages_T: Tensor) -> Tensor:
-    """Return -sum_t sg(min(exp(lp_t - logq_t), C)) lp_t A_t: REINFORCE with truncated importance sampling."""
-    weights_T = truncated_weights(logprobs_T, sampled_T, cap=TRUNCATED_AT)
-    return -(weights_T * logprobs_T * advantages_T).sum()
-
-
-def in_band(logprobs_T: Tensor, sampled_T: Tensor) -> Tensor:
-    """Return 1 where a token counts by `trusted_band`, else 0; the ratio itself is the loss's own."""
-    low, high = BAND
-    return (trusted_band(logprobs_T, sampled_T, low=low, high=high) > 0).float()

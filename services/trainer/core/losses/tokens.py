@@ -34,3 +34,8 @@ def kl_to_base(logprobs_T: Tensor, base_T: Tensor) -> Tensor:
 def ratio_max_error(logprobs_T: Tensor, sampled_T: Tensor) -> float:
     """Return max_t |exp(logp_t - logq_t) - 1|: how far trainer and sampler disagree about the same tokens."""
     return float(torch.expm1(logprobs_T - sampled_T).abs().max())
+
+
+def sequence_sums(values_T: Tensor, sequence_T: Tensor, *, count: int) -> Tensor:
+    """Return the sum of each sequence's tokens; ``sequence_T`` numbers the sequence of each token."""
+    return torch.zeros(count, dtype=values_T.dtype).index_add(0, sequence_T, values_T)

@@ -1,0 +1,47 @@
+"""What a managed job's algorithm trains on, by which loss, and with which of the loss's numbers."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from mint_common.records import WaveRecord
+from services.trainer.core.batch import Batch, build_dpo_batch, build_grpo_batch, build_sft_batch
+from services.trainer.core.losses.cross_entropy import CROSS_ENTROPY
+from services.trainer.core.losses.dpo import DPO
+from services.trainer.core.losses.grpo import GRPO
+from services.trainer.core.losses.loss import Loss
+from services.trainer.core.losses.mismatch import BAND, TRUNCATED_AT, Mismatch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Algorithm:
+    """``config`` makes the loss's numbers of a job's ``kl_coefficient`` and the trainer's `Mismatch`."""
+
+    loss: Loss
+    build_batch: Callable[[WaveRecord], Batch]
+    config: Callable[[float, Mismatch], dict[str, float]]
+
+    @property
+    def is_sampled(self) -> bool:
+        """Return whether a sampler's log-probabilities are compared with the policy's."""
+        return self.loss is not CROSS_ENTROPY
+
+
+def _grpo_config(kl_coefficient: float, mismatch: Mismatch) -> dict[str, float]:
+    rules: dict[Mismatch, dict[str, float]] = {
+        "none": {},
+        "truncated": {"truncated_at": TRUNCATED_AT},
+        "band": {"band_low": BAND[0], "band_high": BAND[1]},
+    }
+    return {"kl_coefficient": kl_coefficient, **rules[mismatch]}
+
+
+ALGORITHMS: Mapping[str, Algorithm] = {
+    "grpo": Algorithm(loss=GRPO, build_batch=build_grpo_batch, config=_grpo_config),
+    "sft": Algorithm(loss=CROSS_ENTROPY, build_batch=build_sft_batch, config=lambda _kl, _mismatch: {}),
+    "dpo": Algorithm(loss=DPO, build_batch=build_dpo_batch, config=lambda kl, _mismatch: {"beta": kl}),
+}
+
+
+def build_batch(algorithm: str, record: WaveRecord) -> Batch:
+    """Return what an algorithm trains on."""
+    return ALGORITHMS[algorithm].build_batch(record)

@@ -1,0 +1,117 @@
+"""What a loss is: its formula, what it reads, how a step aggregates it, and who may ask for it.
+
+T = target tokens, N = pairs, V = vocabulary.
+"""
+# ruff: noqa: N815  # tensors carry their shape in their name
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+Aggregation = Literal["sum", "token_mean", "pair_mean"]
+"""What a managed step divides the sum by: nothing, the completion tokens of its wave, its pairs."""
+
+User = Literal["managed", "tinker"]
+Config = Mapping[str, float]
+_NONE = np.zeros(0, np.float32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SequenceInputs:
+    """One sequence's inputs by name, float32 and flat, a number for each of its ``targets``."""
+
+    targets: int
+    arrays: Mapping[str, npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenInputs:
+    """Target tokens of some sequences, one after another, float32.
+
+    ``base_T`` are the base's log-probabilities, there if the loss asked for them; ``routed_T`` is 0 for
+    tokens whose recorded route cannot be replayed, None where no routes were recorded.
+    """
+
+    logprobs_T: Tensor
+    sequences: Sequence[SequenceInputs]
+    config: Config
+    base_T: Tensor | None = None
+    routed_T: Tensor | None = None
+
+    def needed(self, name: str) -> Tensor:
+        """Return an input that every sequence has."""
+        return torch.from_numpy(np.concatenate([_NONE, *(one.arrays[name] for one in self.sequences)]))
+
+    def optional(self, name: str, *, missing: float) -> Tensor | None:
+        """Return an input, with a value where a sequence lacks it, None if none of them has it."""
+        if not any(name in one.arrays for one in self.sequences):
+            return None
+        filled = [
+            one.arrays[name] if name in one.arrays else np.full(one.targets, missing, np.float32)
+            for one in self.sequences
+        ]
+        return torch.from_numpy(np.concatenate(filled))
+
+    def numbers_T(self) -> Tensor:  # noqa: N802  # as above
+        """Return the number of the sequence of each token, int64."""
+        return torch.repeat_interleave(torch.tensor([one.targets for one in self.sequences]))
+
+
+def _never(config: Config) -> bool:
+    del config
+    return False
+
+
+def _nothing(tokens: TokenInputs) -> dict[str, float]:
+    del tokens
+    return {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loss:
+    """What every loss says of itself.
+
+    ``needed`` and ``optional`` are its inputs beside the targets, the ``_config`` ones its numbers.
+    """
+
+    name: str
+    users: frozenset[User]
+    aggregation: Aggregation = "sum"
+    needed: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    needed_config: tuple[str, ...] = ()
+    optional_config: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenLoss(Loss):
+    """A sum over tokens, whose terms may depend on their sequence.
+
+    ``measures`` are further numbers, named ``name:reduction``: ``sum``, or ``mean`` for what is divided as
+    the loss is. ``is_wide``: positions may have several targets.
+    """
+
+    formula: Callable[[TokenInputs], Tensor]
+    measures: Callable[[TokenInputs], dict[str, float]] = _nothing
+    reads_base: Callable[[Config], bool] = _never
+    is_wide: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairLoss(Loss):
+    """A sum over pairs: how much likelier than under the base the better and the worse completion are."""
+
+    formula: Callable[[Tensor, Tensor, Config], Tensor]
+    measures: Callable[[Tensor, Tensor, Config], dict[str, float]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DistributionLoss(Loss):
+    """A term for each position, of a policy's and a teacher's distribution ``[T, V]``."""
+
+    formula: Callable[[Tensor, Tensor, Config], Tensor]
