@@ -30,9 +30,12 @@ app = typer.Typer(
     name="mint",
     help=(
         "Train, evaluate, serve and roll back LoRA policies over resident base models.\n\n"
-        "Start with `mint doctor` (can this machine do it?), then `mint demo` (the whole story in minutes), "
+        "Start with `mint doctor` (can this machine do it?), then `mint demo` (all of it in minutes), "
         "then `mint up` (a stack of your own).\n\n"
-        "Commands that speak to a stack take that of --dir, or that at MINT_URL with the key MINT_API_KEY."
+        "The loop: `mint task list`, `mint policy create`, `mint job create --watch`, `mint revision list`, "
+        "`mint ask`, `mint alias move`, `mint rollback`.\n\n"
+        "A command speaks to the stack of --dir, else to that at MINT_URL with the key MINT_API_KEY, else to "
+        "that of ~/.mint."
     ),
     no_args_is_help=True,
     rich_markup_mode=None,

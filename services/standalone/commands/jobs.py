@@ -125,12 +125,12 @@ def show_job(
     _show(api, api.get(path_of("jobs", job)), watch=watch, as_json=as_json)
 
 
-def cancel_job(api: PublicApi, job: JobArgument) -> str:
+def cancel_job(api: PublicApi, job: JobArgument, *, as_json: JsonOption = False) -> None:
     """Stop a job after the work in hand; the revisions that it has published stay.
 
     Example: mint job cancel job_znqp7ciroqvnfq3s22wrsratcm
     """
-    return headline(read_job(api.post(path_of("jobs", job, "cancel"))), now=time.time())
+    _show(api, api.post(path_of("jobs", job, "cancel")), watch=False, as_json=as_json)
 
 
 def _show(api: PublicApi, answer: Json, *, watch: bool, as_json: bool) -> None:
