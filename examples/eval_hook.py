@@ -2,7 +2,7 @@
 
 Start the stack with ``mint up`` and make a rule once (an admin key's business)::
 
-    mint rule create counter progression reward 0.5 --roll-back-below 0.2
+    mint rule create counter progression reward 0.5 --choose best --cooldown 60 --roll-back-below 0.2
 
 then run ``python examples/eval_hook.py counter progression``. MINT_URL is the stack's address and
 MINT_API_KEY a key with the scopes read, infer and train. The hook may be stopped and started at will:

@@ -1,7 +1,7 @@
 """Who may do what: the one decision on keys, scopes and tenants.
 
 The gateway asks it at every route; the registry asks it again in the statement that makes, rotates or revokes
-a key. Invariant: whatever keys are made, rotated and revoked in whatever order, nobody gets a key with a
+a key. Invariant: in any order of creations, rotations and revocations, no request yields a key with a
 scope that the key behind the request does not hold.
 """
 
@@ -52,8 +52,8 @@ class Authority:
     def check_grant(self, scopes: Collection[Scope], *, tenant_id: TenantId) -> None:
         """Refuse to make a key with these scopes, or to rotate or revoke one. Raises Forbidden.
 
-        It takes ``admin`` for a key of the own tenant, ``operator`` for another tenant's, and every scope
-        that the key in question holds.
+        It needs ``admin`` for a key of the caller's tenant, ``operator`` for another tenant's, and every
+        scope of the key in question.
         """
         self.check("admin" if tenant_id == self.tenant_id and self.may("admin") else "operator")
         lacking = held_scopes(scopes) - held_scopes(self.scopes)

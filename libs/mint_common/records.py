@@ -1,4 +1,4 @@
-"""What a wave's blobs hold: its prompts, and the rollout record that training reads.
+"""The blobs of a wave: its prompts, and the rollout record that training reads.
 
 Both are MessagePack through msgspec; every number is a plain int or float, every token an id of the base's
 tokenizer.
@@ -28,7 +28,7 @@ class Prompt:
 class Sample:
     """One completion: token ids (stop token included), the sampler's log-probability of each, and a reward.
 
-    ``logprobs`` is empty for a reference answer, which nobody sampled (SFT). ``experts`` is the route of
+    ``logprobs`` is empty for a reference answer, which was not sampled (SFT). ``experts`` is the route of
     every token but the last, which no model reads: see `Group.prompt_experts`.
     """
 

@@ -29,7 +29,8 @@ def raise_if_cancelled() -> None:
     """Raise the cancellation of the current task that a library has swallowed.
 
     `asyncio.wait_for` of Python 3.11 does when the cancellation meets the result; nats-py awaits every answer
-    of the server with it. Every loop that goes on after trouble asks here first, or a shutdown hangs in it.
+    of the server with it. Every loop that continues after an error calls this first, or a shutdown hangs in
+    it.
     """
     task = asyncio.current_task()
     if task is not None and task.cancelling():

@@ -71,9 +71,9 @@ def check_folder(
 ) -> None:
     """Check all files of a staged adapter. Raises AdapterInvalid.
 
-    ``proved`` files are known to be the manifest's: they are not hashed once more. ``max_ratio`` is how many
-    times the norm of the base's own weight a module's update may have at most; a finite one bounds single
-    weights too (`MAX_WEIGHT`).
+    ``proved`` files were checked against the manifest before, and are not hashed again. ``max_ratio`` is how
+    many times the norm of the base's own weight a module's update may have at most; a finite one bounds
+    single weights too (`MAX_WEIGHT`).
     """
     check_manifest(facts, manifest)
     check_config(manifest, (folder / CONFIG_FILE).read_bytes())

@@ -29,8 +29,8 @@ class FileProof:
 class Manifest:
     """`mint_manifest.json`. ``targets`` are sorted (see `sites`); ``files`` holds the two other files.
 
-    ``digest`` names the content: equal weights over an equal base have equal digests, whoever exported them
-    and at whatever step.
+    ``digest`` names the content: equal weights over an equal base have equal digests, for any exporter
+    and step.
     """
 
     layout: str

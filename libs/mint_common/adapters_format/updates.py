@@ -1,6 +1,6 @@
 """How large an adapter's update of a module may be: B A, alpha folded in, against the base's own weight.
 
-Invariant: nothing here overflows, as no weight has come so far that reaches `MAX_WEIGHT`.
+Invariant: nothing here overflows, since weights of `MAX_WEIGHT` and above are refused before.
 """
 
 import math

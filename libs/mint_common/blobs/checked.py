@@ -78,7 +78,8 @@ def check_size(claim: Claim, found: int) -> None:
 def landing(path: Path) -> Iterator[BinaryIO]:
     """Open a file that appears at the path only if the body succeeds. Makes missing folders.
 
-    Not synced: it is a copy of a blob, and a power loss may tear it. Who keeps it proves it again.
+    Not synced: the file is a copy of a blob, and a power loss may corrupt it. A reader that keeps it checks
+    it again.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name[:150]}~{secrets.token_hex(8)}")

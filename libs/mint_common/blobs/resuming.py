@@ -1,8 +1,8 @@
-"""Downloads that go on where they broke.
+"""Downloads that resume after an interruption.
 
-Invariants: the file at the target is checked as a whole, or absent; what is here of a blob is named by the
-blob's sha256, so it is of the same bytes wherever they are read from next; one download at a time writes to
-a partial file, and one that finds it taken does without.
+Invariants: the file at the target is checked as a whole, or absent; a partial file is named by the blob's
+sha256, so it can be resumed from any source of the same bytes; one download at a time writes to a partial
+file, and a concurrent one does not use it.
 """
 
 import asyncio

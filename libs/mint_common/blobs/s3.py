@@ -1,8 +1,8 @@
 """Blobs in a bucket of any S3 compatible store, through one aioboto3 client.
 
 Writes carry their sha256, which the store verifies; ``put_new`` is a conditional put (``If-None-Match: *``).
-What may pass by itself (5xx, throttling, broken connections) is tried again with backoff; what does not pass
-is Unavailable, so that work waits for an operator instead of being lost.
+Transient errors (5xx, throttling, broken connections) are retried with backoff; errors that persist become
+Unavailable, so that work waits for an operator instead of being lost.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """The bus on NATS JetStream: one stream for all subjects, one durable pull consumer per subscription.
 
-When the server has lost its data, whoever meets the missing stream or consumer makes it again; what was lost
-with them is repeated from Postgres by the services. Dispatch, not the server, bounds the attempts.
+When the server has lost its data, the first client that misses the stream or consumer creates it again; the
+services repeat the lost messages from Postgres. Dispatch, not the server, bounds the attempts.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""One connection to NATS that is there again after every outage, and the stream behind it.
+"""One connection to NATS that recovers from every outage, and the stream behind it.
 
 nats-py reconnects by itself, but closes for good on some answers of the server (a refused sign-in while it
 restarts); then a new client takes the old one's place.

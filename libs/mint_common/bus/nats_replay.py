@@ -1,10 +1,10 @@
 """Reads the stream from a position on, for a reader that keeps its own position: an ordered consumer.
 
-Invariants:
-- Every message after the place comes once and in order, through outages of the server; what got lost on the
-  way is asked for again from the last place that was read.
-- When that is not possible (the messages are gone, or the whole store is), reading ends with EventsExpired.
-- At most `BATCH` messages are under way to a reader that does not read.
+Invariants: - Every message after the position is delivered once and in order, through outages of the server;
+lost messages
+  are fetched again from the last position that was read.
+- When that is not possible (the messages or the whole store are gone), reading ends with EventsExpired.
+- At most `BATCH` messages are in flight to a reader that does not read.
 """
 
 import asyncio

@@ -74,7 +74,7 @@ class TrainerClient:
         return self._read(answer, list[CheckpointRecord])
 
     async def checkpoint(self, ref: CheckpointRef) -> CheckpointRecord:
-        """Return one checkpoint, whoever's it is. Raises NotFound, also when it has expired."""
+        """Return a checkpoint of any tenant. Raises NotFound, also when it has expired."""
         return self._read(await self._http.exchange("GET", _path(ref)), CheckpointRecord)
 
     async def delete_checkpoint(self, ref: CheckpointRef) -> None:

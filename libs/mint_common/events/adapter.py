@@ -10,7 +10,7 @@ from mint_common.ids import Digest, EngineId
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterWanted(Event):
-    """Somebody will use a revision soon: load it under admission control."""
+    """A revision will be used soon: load it under admission control."""
 
     type: ClassVar[str] = "adapter.wanted"
     key: ClassVar[tuple[str, ...]] = ("request_id",)

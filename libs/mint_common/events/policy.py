@@ -36,7 +36,7 @@ class PolicyCreated(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyChanged(Event):
-    """A policy is described otherwise. ``changed`` counts these changes."""
+    """A policy's description, labels or retention changed. ``changed`` counts these changes."""
 
     type: ClassVar[str] = "policy.changed"
     key: ClassVar[tuple[str, ...]] = ("policy_id", "changed")

@@ -16,7 +16,7 @@ QuarantineReason = Literal["non_finite_output"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RevisionExported(Event):
-    """A trainer stored an adapter; nobody may serve it before the registry has checked it.
+    """A trainer stored an adapter, which is not served before the registry has checked it.
 
     ``export_id`` names the export (a wave id for managed jobs). ``wave_id`` and ``job_id`` are None for an
     export that no managed job asked for. ``step`` is the optimizer step of the policy.

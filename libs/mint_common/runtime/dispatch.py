@@ -1,10 +1,9 @@
 """Dispatch: decode, span, ledger, handler, publish, ack; the only place that publishes and acks.
 
-Invariants:
-- An event is acked after its effects are durable: its rows committed, its events on the bus or in the outbox.
-- A cause that the ledger knows is not handled again; its events are put on the bus once more.
-- A failing event is tried again with growing delays, and in the end kept as a dead letter: it never blocks
-  the ones behind it and is never lost silently. Who waits on what it leads to is told first (``given_up``).
+Invariants: - An event is acked after its effects are durable: its rows committed, its events on the bus or in
+the outbox. - A cause that the ledger knows is not handled again; its events are put on the bus once more. - A
+failing event is retried with growing delays, and finally kept as a dead letter: it never blocks the events
+  after it and is never lost silently. Whatever waits for its result is failed first (``given_up``).
 """
 
 import asyncio
@@ -97,7 +96,8 @@ class Dispatcher:
     async def run(self) -> None:
         """Handle events until cancelled, through outages of the bus.
 
-        When cancelled, what is in hand may end within ``drain_seconds``; else it is given back to the bus.
+        When cancelled, running handlers may end within ``drain_seconds``; otherwise their messages go back to
+        the bus.
         """
         async with asyncio.TaskGroup() as workers:
             for _ in range(self._concurrency):

@@ -32,7 +32,7 @@ async def read_body(
 ) -> bytes | None:
     """Return the body, or None when the client has gone. Raises BodyTooLarge.
 
-    ``hold`` is told how many bytes have come, each time; what it raises ends the reading.
+    ``hold`` is called with the size of each chunk; an exception from it ends the reading.
     """
     announced_bytes(headers, limit=limit)
     parts: list[bytes] = []

@@ -1,6 +1,6 @@
-"""Messages between a process and a child that it started: a length, then so many bytes, over a socket pair.
+"""Messages between a process and a child that it started: a length, then that many bytes, over a socket pair.
 
-Nobody else has an end of the pair, and both are of one installation.
+Both ends are of one installation, and no other process has one.
 """
 
 import asyncio

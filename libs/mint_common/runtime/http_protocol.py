@@ -1,10 +1,10 @@
-"""HTTP/1.1 connections that end by themselves: heads in time and bounded, no connection for nothing.
+"""HTTP/1.1 connections with bounds on time and size, so that idle or slow clients cannot hold them.
 
-uvicorn bounds only the pause between two requests. Invariants here: a connection without a request in hand
-always has a timer; a head is bounded in time, bytes and lines; a request body that its answer did not wait
-for is read and thrown away for a while, so that its sender hears the answer, then its connection is closed.
-With too many connections those without a request in hand make way, the oldest first. When a connection ends,
-every request on it hears of it: uvicorn tells only the one that came last.
+uvicorn bounds only the pause between two requests. Invariants here: a connection without an active request
+always has a timer; a head is bounded in time, bytes and lines; a request body that the answer did not need is
+read and discarded for a while, so that its sender receives the answer, then the connection is closed. When
+there are too many connections, those without an active request are closed, the oldest first. When a
+connection ends, every request on it is notified: uvicorn notifies only the last one.
 """
 
 import asyncio
@@ -25,10 +25,10 @@ _OTHER_FILES = 256
 class ConnectionBounds:
     """What connections may take.
 
-    ``head_seconds`` runs from the first byte of a request to the end of its head; ``head_bytes`` bounds what
-    comes of a head after its first read. A body that nobody wants is read for ``linger_seconds`` in all,
-    ``linger_pause_seconds`` without a byte of it. ``ahead_bytes`` may come of requests behind one that is at
-    work; a client that takes nothing of what is sent to it has ``unread_seconds``.
+    ``head_seconds`` runs from the first byte of a request to the end of its head; ``head_bytes`` bounds a
+    head after its first read. An unneeded body is read for at most ``linger_seconds``, and
+    ``linger_pause_seconds`` without a byte. ``ahead_bytes`` bounds pipelined requests behind an active one; a
+    client that reads nothing of an answer is disconnected after ``unread_seconds``.
     """
 
     connections: int = MOST_CONNECTIONS

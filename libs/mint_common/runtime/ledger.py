@@ -1,9 +1,9 @@
 """The ledger: inbox and outbox of one service, in the same transaction as its own rows.
 
-Invariants:
-- A cause (the id of an event or of a request) is committed at most once. Whoever brings it again gets the
-  events that it led to the first time, so a lost message is repaired by repeating any earlier one.
-- Events become visible on the bus only after the rows that they speak of are committed.
+Invariants: - A cause (the id of an event or of a request) is committed at most once. Repeating it repeats the
+events of the
+  first time, so a lost message is repaired by repeating any earlier one.
+- Events become visible on the bus only after the rows that they describe are committed.
 """
 
 from collections.abc import Sequence

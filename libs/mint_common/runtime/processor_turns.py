@@ -1,10 +1,10 @@
 """The scheduler's time slice of this process while others wait for a processor.
 
-Linux gives processors in turns of some 3 ms. A process that wakes to answer a request waits for the turn of
-whoever runs; one that asks for short turns goes before those who take long ones, and loses nothing
-of its share. Kernels before 6.12, and other systems, know no such wish: then nothing changes.
+Linux schedules in slices of about 3 ms. A process that wakes to answer a request waits for the slice of the
+running one; a process with short slices preempts those with long slices, and keeps its share. Kernels before
+6.12 and other systems do not support this: then nothing changes.
 
-Threads and children inherit the wish of the thread that starts them, so it is made before there are any.
+Threads and children inherit the setting of the thread that starts them, so it is made before there are any.
 """
 
 import ctypes

@@ -1,6 +1,6 @@
-"""The outbox relay: what a service committed reaches the bus, in order, whatever dies in between.
+"""The outbox relay: publishes the events that a service committed, in order, through crashes and outages.
 
-It also forgets what is too old to come back, of the outbox and of the inbox. Invariants:
+It also deletes old rows of the outbox and the inbox. Invariants:
 - One relay at a time publishes for a schema (advisory lock); the others stand by.
 - A row is marked only after the bus has stored its message, so a crash in between publishes it again.
 - A row that was repeated while it was being published stays unpublished, and is published again.

@@ -28,7 +28,7 @@ class Bury:
 def decide(error: Exception, *, attempt: int, max_attempts: int, jitter: float) -> RetryLater | Bury:
     """Return what to do after the given attempt (from 1) failed; ``jitter`` is random in [0, 1).
 
-    A part that is away or full is no fault of the event, so the event waits for it without a limit.
+    An unavailable or full dependency is not the event's fault, so the event is retried without a limit.
     """
     retryable = error.retryable if isinstance(error, MintError) else True
     patient = isinstance(error, Unavailable | Overloaded)

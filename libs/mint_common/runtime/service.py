@@ -59,8 +59,8 @@ async def run_service(
 ) -> None:
     """Serve and run the background tasks until SIGTERM or SIGINT; a second signal does not wait.
 
-    ``drain_seconds`` bounds how long open requests may go on; background tasks end when they have put down
-    what they have in hand. Raises what a background task raised.
+    ``drain_seconds`` bounds open requests; background tasks end when they have given back their work. Raises
+    the exception of a background task.
     """
     listener = _listen(settings)
     # Objects created so far are permanent: a full collection would scan them all and stall requests.

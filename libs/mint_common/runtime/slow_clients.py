@@ -1,7 +1,6 @@
 """Bounds on slow requests: minimum rates, and the error of a client below them.
 
-Only the time that somebody waits for the client counts: what a service itself does between two parts of a
-body is not the client's.
+Only time spent waiting for the client counts, not what a service itself does between two chunks of a body.
 """
 
 import asyncio

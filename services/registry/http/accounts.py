@@ -20,14 +20,14 @@ _KEY_BYTES = 32
 
 
 class KeyToVerify(Body):
-    """Somebody's key."""
+    """A key to verify."""
 
     key: str
 
 
 @router.post("/keys/verify")
 async def verify_key(body: KeyToVerify, registry: RegistryDep) -> KeyOwner:
-    """Return whose key it is."""
+    """Return the owner of a key."""
     owner = await registry.accounts.owner_of(hash_key(body.key), now=registry.clock.now())
     if owner is None:
         raise Unauthorized(problem=KEY_UNKNOWN)
@@ -52,7 +52,7 @@ async def list_tenants(page: Annotated[PageQuery, Query()], registry: RegistryDe
 
 @router.post("/tenants/{tenant_id}/keys", status_code=201)
 async def create_key(tenant_id: Tenant, body: KeyBody, caller: CallerDep, registry: RegistryDep) -> IssuedKey:
-    """Issue a key, with no scope that the caller's lacks."""
+    """Issue a key with scopes that the caller's key holds."""
     key, key_id, now = _new_key(), new_id("key"), registry.clock.now()
     stored = stored_key(key, key_id=key_id, tenant_id=tenant_id, name=body.name, now=now, scopes=body.scopes)
     await registry.accounts.add_key(stored, caller.authority)
@@ -78,7 +78,7 @@ async def rotate_key(tenant_id: Tenant, key_id: Label, caller: CallerDep, regist
 
 @router.delete("/tenants/{tenant_id}/keys/{key_id}", status_code=204)
 async def revoke_key(tenant_id: Tenant, key_id: Label, caller: CallerDep, registry: RegistryDep) -> None:
-    """Let a key open nothing any more."""
+    """Revoke a key."""
     now = registry.clock.now()
     await registry.accounts.revoke_key(tenant_id, key_id, caller.authority, now=now)
 

@@ -56,7 +56,7 @@ async def list_history(
 async def protect_alias(
     policy: PolicyDep, alias: str, body: ProtectBody, registry: RegistryDep
 ) -> AliasRecord:
-    """Let only admins and rules move an alias, or everybody again."""
+    """Allow moves of an alias to admins and rules only, or to every key with train."""
     name = alias_key(alias)
     await registry.aliases.protect(policy.policy_id, name, protected=body.protected)
     return await registry.aliases.alias(policy.policy_id, name)
@@ -89,7 +89,7 @@ async def roll_back_alias(
     registry: RegistryDep,
     body: RollbackBody | None = None,
 ) -> AliasRecord:
-    """Point an alias at what it pointed at before."""
+    """Roll an alias back to its previous revision."""
     wish = body or RollbackBody()
     mover = _mover(registry, caller, wish.reason)
     return await registry.aliases.roll_back(policy, alias_key(alias), mover, expected=wish.expected)
@@ -99,7 +99,7 @@ async def roll_back_alias(
 async def create_rule(
     policy: PolicyDep, body: RuleBody, caller: CallerDep, registry: RegistryDep
 ) -> RuleRecord:
-    """Add a rule, and say why it may never move its alias."""
+    """Add a rule; the answer has its warnings."""
     check_alias_name(body.alias)
     rule = RuleRecord(
         rule_id=new_id("rule"), created_at=registry.clock.now(), actor=caller.actor, **body.model_dump()

@@ -1,4 +1,4 @@
-"""Bases, as trainers and loaders register them at their start; and collection of what nobody uses."""
+"""Bases, which trainers and loaders register at their start; and collection of unused revisions and bytes."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -62,7 +62,7 @@ class BaseBody(Body):
 
 
 class CollectionRequest(Body):
-    """What must stay, whether to do anything, and how much at most."""
+    """Digests in use, and the limit of one collection."""
 
     used: Annotated[list[DigestText], Field(max_length=100_000)]
     dry_run: bool
@@ -71,7 +71,7 @@ class CollectionRequest(Body):
 
 @router.put("/bases/{name}")
 async def put_base(name: str, body: BaseBody, registry: RegistryDep) -> BaseFacts:
-    """Register a base, or find it registered alike."""
+    """Register a base, or return the registered one."""
     if body.name != name:
         raise InvalidField(field="name", problem=f"{body.name!r} is not {name!r}, the name in the path")
     return await registry.catalog.put_base(body.to_facts(), now=registry.clock.now())
@@ -91,5 +91,5 @@ async def get_base(name: str, registry: RegistryDep) -> BaseFacts:
 
 @router.post("/collection")
 async def collect(body: CollectionRequest, registry: RegistryDep) -> CollectionReport:
-    """Let go of what nobody uses, or say what would go."""
+    """Retire and remove what is unused, or list it."""
     return await registry.collector.collect(used=set(body.used), dry_run=body.dry_run, limit=body.limit)

@@ -1,4 +1,4 @@
-"""What routes share: the registry's ports, and what a path and the gateway say of a request."""
+"""Dependencies of routes: the registry's ports, the objects that a path names, and the caller."""
 
 from dataclasses import dataclass
 from typing import Annotated, cast
@@ -63,4 +63,4 @@ async def _caller(said: Annotated[str, Header(alias=CALLER_HEADER)]) -> Caller:
 
 
 CallerDep = Annotated[Caller, Depends(_caller)]
-"""Who asks, as the gateway has verified it."""
+"""The caller, as the gateway has verified it."""

@@ -1,4 +1,4 @@
-"""Policies, and what model names mean now. A name never falls back to the base."""
+"""Policies, and the resolution of model names. A name never falls back to the base."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -21,14 +21,14 @@ from services.registry.http.context import PolicyDep, Registry, RegistryDep, Ten
 router = APIRouter(prefix="/internal/tenants/{tenant_id}", route_class=BodyRoute)
 
 MOST_NAMED = 20
-"""How many bases are named to who asked for one that there is not."""
+"""How many bases the error about an unknown base lists."""
 
 
 @router.get("/resolve")
 async def resolve(
     tenant_id: Tenant, model: Annotated[str, Query(max_length=500)], registry: RegistryDep
 ) -> Resolution:
-    """Return what a model name means."""
+    """Resolve a model name."""
     return await registry.catalog.resolve(tenant_id, parse_model(model))
 
 
@@ -55,7 +55,7 @@ async def create_policy(tenant_id: Tenant, body: PolicyRequest, registry: Regist
 
 
 async def _base(registry: Registry, name: str) -> BaseFacts:
-    """Return a base. Raises NotFound that tells which there are."""
+    """Return a base. Raises NotFound, which lists the known bases."""
     try:
         return await registry.catalog.base(base_key(name))
     except NotFound as error:
@@ -88,7 +88,10 @@ async def get_policy(policy: PolicyDep) -> PolicyRecord:
 async def change_policy(
     policy: PolicyDep, body: PolicyPatch, registry: RegistryDep, expected: int | None = None
 ) -> PolicyRecord:
-    """Change what describes a policy; ``expected`` is its ``changed`` that the change was made for."""
+    """Change a policy's description, labels or retention.
+
+    ``expected`` is the ``changed`` that it must have.
+    """
     change = _change(policy, body)
     return await registry.catalog.change_policy(policy.policy_id, change, expected=expected)
 

@@ -37,14 +37,14 @@ router = APIRouter(prefix="/internal/tenants/{tenant_id}", route_class=BodyRoute
 
 
 class DigestsBody(Body):
-    """Digests, of whomever."""
+    """Digests, of any tenant."""
 
     digests: Annotated[list[DigestText], Field(max_length=10_000)]
 
 
 @router.post("/revisions/find")
 async def find_owned(tenant_id: Tenant, body: DigestsBody, registry: RegistryDep) -> Sequence[OwnedRevision]:
-    """Return which of these digests are a tenant's, of which policies."""
+    """Return the tenant's revisions among these digests."""
     return await registry.catalog.owned(tenant_id, body.digests)
 
 
@@ -78,13 +78,13 @@ async def get_revision(revision: RevisionDep) -> RevisionRecord:
 
 @router.post("/policies/{policy}/revisions/{revision}/retire")
 async def retire_revision(policy: PolicyDep, revision: RevisionDep, registry: RegistryDep) -> RevisionRecord:
-    """Let no name resolve to a revision."""
+    """Retire a revision: no name resolves to it."""
     return await registry.catalog.set_state(policy, revision.number, "retired")
 
 
 @router.post("/policies/{policy}/revisions/{revision}/restore")
 async def restore_revision(policy: PolicyDep, revision: RevisionDep, registry: RegistryDep) -> RevisionRecord:
-    """Put a retired or quarantined revision into use again."""
+    """Restore a retired or quarantined revision."""
     return await registry.catalog.set_state(policy, revision.number, "published")
 
 

@@ -1,7 +1,7 @@
 """Tasks `reasoning-gym:<data set>`: the procedural data sets of reasoning-gym, with their verifiers.
 
-Invariants:
-- An entry is only a seed and an index: the item is made again from them, so that nobody can hand a verifier
+Invariants: - An entry is only a seed and an index: the item is made again from them, so that no caller can
+hand a verifier
   an item of his own.
 - Nothing of an answer is ever run as code, though some of the package's verifiers would (`answer_guard`).
 """
@@ -30,7 +30,7 @@ HELDOUT_BYTES = 64
 CHUNK = 64
 """Items are drawn from data sets of this size, since a few generators depend on the size."""
 
-_NOT_REPEATABLE = "its items depend on the hash seed of the process, so nobody can make one again"
+_NOT_REPEATABLE = "its items depend on the hash seed of the process, so they cannot be generated again"
 LEFT_OUT: Mapping[str, str] = {
     "composite": "it is made of other data sets, and a name does not say of which",
     "isomorphic_strings": _NOT_REPEATABLE,
