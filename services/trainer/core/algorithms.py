@@ -13,7 +13,7 @@ from services.trainer.core.losses.mismatch import BAND, TRUNCATED_AT, Mismatch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Algorithm:
+class TrainingAlgorithm:
     """``config`` makes the loss's numbers of a job's ``kl_coefficient`` and the trainer's `Mismatch`."""
 
     loss: Loss
@@ -35,10 +35,14 @@ def _grpo_config(kl_coefficient: float, mismatch: Mismatch) -> dict[str, float]:
     return {"kl_coefficient": kl_coefficient, **rules[mismatch]}
 
 
-ALGORITHMS: Mapping[str, Algorithm] = {
-    "grpo": Algorithm(loss=GRPO, build_batch=build_grpo_batch, config=_grpo_config),
-    "sft": Algorithm(loss=CROSS_ENTROPY, build_batch=build_sft_batch, config=lambda _kl, _mismatch: {}),
-    "dpo": Algorithm(loss=DPO, build_batch=build_dpo_batch, config=lambda kl, _mismatch: {"beta": kl}),
+ALGORITHMS: Mapping[str, TrainingAlgorithm] = {
+    "grpo": TrainingAlgorithm(loss=GRPO, build_batch=build_grpo_batch, config=_grpo_config),
+    "sft": TrainingAlgorithm(
+        loss=CROSS_ENTROPY, build_batch=build_sft_batch, config=lambda _kl, _mismatch: {}
+    ),
+    "dpo": TrainingAlgorithm(
+        loss=DPO, build_batch=build_dpo_batch, config=lambda kl, _mismatch: {"beta": kl}
+    ),
 }
 
 

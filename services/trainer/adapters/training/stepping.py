@@ -18,7 +18,7 @@ from services.trainer.adapters.model.scoring import ScoringBase
 from services.trainer.adapters.states.training_state import TrainingState
 from services.trainer.adapters.training.optimizer import clip_gradients, step_optimizers
 from services.trainer.adapters.training.preferences import Preferences
-from services.trainer.core.algorithms import ALGORITHMS, Algorithm
+from services.trainer.core.algorithms import ALGORITHMS, TrainingAlgorithm
 from services.trainer.core.batch import Batch, Row
 from services.trainer.core.losses.loss import Config, PairLoss, SequenceInputs, TokenInputs, TokenLoss
 from services.trainer.core.losses.tokens import ratio_max_error
@@ -166,7 +166,7 @@ class _Step:
     preferred: dict[str, float] = field(default_factory=dict)
 
     @property
-    def algorithm(self) -> Algorithm:
+    def algorithm(self) -> TrainingAlgorithm:
         """Return what the step follows."""
         return ALGORITHMS[self.work.settings.algorithm]
 
