@@ -138,6 +138,18 @@ class Rollout(Protocol):
         """Measure ``n`` prompts that a job with this seed begins with."""
         ...
 
+    async def evaluate(self, tenant_id: TenantId, run: JsonObject) -> JsonObject:
+        """Begin an evaluation run, which is durable then; one of the same ``run_id`` is the same run."""
+        ...
+
+    async def evaluations(self, tenant_id: TenantId, *, limit: int) -> list[JsonObject]:
+        """Return a tenant's newest evaluation runs, newest first."""
+        ...
+
+    async def evaluation(self, tenant_id: TenantId, run_id: str) -> JsonObject:
+        """Return one evaluation run."""
+        ...
+
     async def jobs(self, tenant_id: TenantId, *, limit: int) -> list[JsonObject]:
         """Return a tenant's newest jobs, newest first."""
         ...

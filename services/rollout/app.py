@@ -31,22 +31,29 @@ from mint_common.runtime.relay import OutboxRelay
 from mint_common.runtime.service import run_service
 from mint_common.telemetry.setup import setup
 from services.rollout.adapters.engine_sampler import EngineSampler
+from services.rollout.adapters.evaluation_runs_postgres import PostgresEvaluationRuns
 from services.rollout.adapters.jobs_postgres import PostgresJobs
 from services.rollout.adapters.registry_policies import RegistryPolicies
+from services.rollout.adapters.registry_scores import RegistryScores
 from services.rollout.adapters.tasks.catalog import installed_families
 from services.rollout.adapters.workers.pool import WorkerLimits
 from services.rollout.adapters.workers.tasks import BoundedTasks, open_tasks
 from services.rollout.handlers.commits import Commits
 from services.rollout.handlers.draining import run_until_drained
+from services.rollout.handlers.evaluations import EvaluationHandler
 from services.rollout.handlers.jobs import JobHandlers
 from services.rollout.handlers.watchdog import Watchdog
 from services.rollout.handlers.waves import WaveHandlers, WaveLimits
+from services.rollout.http.evaluations import evaluation_routes
 from services.rollout.http.jobs import job_routes
 from services.rollout.http.tasks import task_routes
 from services.rollout.ports import Connection, Tasks
 from services.rollout.settings import RolloutSettings
 
 SCHEMA = "rollout"
+TENANT_RUNS = 16
+"""Evaluation runs that a tenant may have open."""
+
 MIGRATIONS = "services.rollout.adapters.migrations"
 
 
@@ -115,13 +122,25 @@ def compose(settings: RolloutSettings, connections: Connections) -> Service:
     http.include_router(task_routes(BoundedTasks(tasks, at_once=at_once), sampler))
     http.include_router(job_routes(jobs, cancel=Commits(jobs=jobs, ledger=ledger, clock=clock).cancel))
 
+    evaluation_runs = PostgresEvaluationRuns(connections.pool, tenant_runs=TENANT_RUNS)
+    evaluations = EvaluationHandler(
+        runs=evaluation_runs,
+        tasks=tasks,
+        sampler=sampler,
+        scores=RegistryScores(RegistryClient(connections.registry)),
+        clock=clock,
+        requests_in_flight=max(1, settings.waves.requests_in_flight // 4),
+        stall_seconds=stall_seconds,
+    )
+    http.include_router(evaluation_routes(evaluation_runs, clock))
+
     async def sample_waves() -> None:
         await run_until_drained(work, of_waves.drain)
 
     async def follow_engines() -> None:
         await connections.engines.follow(connections.bus)
 
-    background = (relay.run, control.run, sample_waves, watchdog.run, follow_engines)
+    background = (relay.run, control.run, sample_waves, watchdog.run, evaluations.run, follow_engines)
     return Service(http=http, background=background)
 
 

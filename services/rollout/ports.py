@@ -6,6 +6,7 @@ from typing import Generic, Protocol, TypeVar, runtime_checkable
 from mint_common.claims import RevisionRef
 from mint_common.ids import BaseName, JobId, PolicyId, TenantId, WaveId
 from mint_common.records import Prompt
+from services.rollout.core.evaluation import EvaluationRun
 from services.rollout.core.job import Job
 from services.rollout.core.sampling import GroupRequest, SampledGroup
 from services.rollout.core.task import Split, TaskDefaults, TaskInfo
@@ -111,6 +112,42 @@ class PolicyHistory(Protocol):
 
     async def latest(self, tenant_id: TenantId, policy_id: PolicyId) -> RevisionRef | None:
         """Return the policy's newest published revision. Raises NotFound, Unavailable."""
+        ...
+
+
+class Scores(Protocol):
+    """Where scores of revisions are recorded."""
+
+    async def record(self, run: EvaluationRun) -> None:
+        """Record the score of a run. Idempotent. Raises NotFound, Unavailable."""
+        ...
+
+
+class EvaluationRuns(Protocol):
+    """Evaluation runs. Raises Unavailable."""
+
+    async def add(self, run: EvaluationRun) -> EvaluationRun:
+        """Store a run unless its id is there; return what is stored. Raises Overloaded."""
+        ...
+
+    async def run(self, tenant_id: TenantId, run_id: str) -> EvaluationRun:
+        """Return a tenant's run. Raises NotFound."""
+        ...
+
+    async def runs_of(self, tenant_id: TenantId, *, limit: int) -> list[EvaluationRun]:
+        """Return a tenant's newest runs, newest first."""
+        ...
+
+    async def claim(self, *, before: float, now: float) -> EvaluationRun | None:
+        """Return the oldest running one without progress since ``before``, to one caller only."""
+        ...
+
+    async def touch(self, run_id: str, *, scored: int, now: float) -> None:
+        """Record progress."""
+        ...
+
+    async def finish(self, run: EvaluationRun) -> None:
+        """Store how a run ended; one that has ended does not change."""
         ...
 
 

@@ -141,6 +141,24 @@ class RegistryClient:
         body = msgspec.json.encode({"revision": revision, "reason": reason})
         await self.forward("PUT", parts, caller, body=body)
 
+    async def record_evaluation(
+        self,
+        caller: Caller,
+        policy_id: PolicyId,
+        *,
+        revision: Digest,
+        suite: str,
+        metric: str,
+        value: float,
+        n: int,
+        stderr: float | None,
+    ) -> None:
+        """Record a score in the name of a caller. Repeating the caller's last one changes nothing."""
+        score = {"suite": suite, "metric": metric, "value": value, "n": n, "stderr": stderr}
+        body = msgspec.json.encode({"revision": revision, **score})
+        parts = ("tenants", caller.tenant_id, "policies", policy_id, "evaluations")
+        await self.forward("POST", parts, caller, body=body)
+
     async def resolve(self, tenant_id: TenantId, model: str) -> Resolution:
         """Return what a model name means now. Raises NotFound; never falls back to the base."""
         if shortened(model) != model:

@@ -43,6 +43,21 @@ class RolloutHttp:
         answer = await self._http.post(path, {"base": base, "n": n, "seed": seed}, patient=True)
         return _read(answer, TaskLengths)
 
+    async def evaluate(self, tenant_id: TenantId, run: JsonObject) -> JsonObject:
+        """Begin an evaluation run."""
+        path = path_of("internal", "tenants", tenant_id, "evaluations")
+        return _read(await self._http.post(path, run), JsonObject)
+
+    async def evaluations(self, tenant_id: TenantId, *, limit: int) -> list[JsonObject]:
+        """Return a tenant's newest runs."""
+        path = path_of("internal", "tenants", tenant_id, "evaluations")
+        return _read(await self._http.get(path, {"limit": limit}), list[JsonObject])
+
+    async def evaluation(self, tenant_id: TenantId, run_id: str) -> JsonObject:
+        """Return one run."""
+        path = path_of("internal", "tenants", tenant_id, "evaluations", named("evaluation run", run_id))
+        return _read(await self._http.get(path), JsonObject)
+
     async def jobs(self, tenant_id: TenantId, *, limit: int) -> list[JsonObject]:
         """Return a tenant's newest jobs, newest first."""
         path = path_of("internal", "tenants", tenant_id, "jobs")

@@ -9,6 +9,7 @@ import msgspec
 from mint_common.errors import NotFound
 from mint_common.ids import JobId, PolicyId, TenantId, WaveId
 from mint_common.runtime.postgres_errors import PostgresConnection
+from services.rollout.core.evaluation import EvaluationRun
 from services.rollout.core.job import Job
 from services.rollout.core.wave import Wave
 
@@ -56,28 +57,28 @@ class PostgresJobs:
             tenant_id,
             limit,
         )
-        return [_read(row, Job) for row in rows]
+        return [read_row(row, Job) for row in rows]
 
     async def waves_of(self, job_id: JobId) -> list[Wave]:
         """Return a job's waves by step."""
         rows = await self._pool.fetch("SELECT * FROM waves WHERE job_id = $1 ORDER BY step", job_id)
-        return [_read(row, Wave) for row in rows]
+        return [read_row(row, Wave) for row in rows]
 
     async def wave(self, connection: PostgresConnection, wave_id: WaveId) -> Wave | None:
         """Return one wave."""
         row = await connection.fetchrow("SELECT * FROM waves WHERE wave_id = $1", wave_id)
-        return None if row is None else _read(row, Wave)
+        return None if row is None else read_row(row, Wave)
 
     async def next_of(self, policy_id: PolicyId) -> Job | None:
         """Return the first waiting job of a policy."""
         row = await self._pool.fetchrow(_NEXT, policy_id)
-        return None if row is None else _read(row, Job)
+        return None if row is None else read_row(row, Job)
 
     async def lock_next(self, connection: PostgresConnection, policy_id: PolicyId) -> Job | None:
         """Return the same, locked against concurrent starts and cancellations."""
         await connection.execute(_LOCK_POLICY, policy_id)
         row = await connection.fetchrow(f"{_NEXT} FOR UPDATE", policy_id)
-        return None if row is None else _read(row, Job)
+        return None if row is None else read_row(row, Job)
 
     async def overdue(self, *, before: float) -> list[PolicyId]:
         """Return policies whose waiting job nothing holds back."""
@@ -99,17 +100,23 @@ class PostgresJobs:
             before,
             now,
         )
-        return [_read(row, Job) for row in rows]
+        return [read_row(row, Job) for row in rows]
 
 
 async def _upsert(connection: PostgresConnection, table: str, key: str, value: Job | Wave) -> None:
+    """Insert or replace a row."""
+    updates = ", ".join(f"{name} = excluded.{name}" for name in value.__slots__ if name != key)
+    await insert_row(connection, table, value, conflict=f"({key}) DO UPDATE SET {updates}")
+
+
+async def insert_row(
+    connection: PostgresConnection, table: str, value: Job | Wave | EvaluationRun, *, conflict: str
+) -> None:
     """Write every field of a row; table and column names are those of our dataclasses, never user input."""
     row: dict[str, Any] = {name: msgspec.to_builtins(getattr(value, name)) for name in value.__slots__}
-    places = ", ".join(f"${index}" for index in range(1, len(row) + 1))
-    updates = ", ".join(f"{name} = excluded.{name}" for name in row if name != key)
+    numbers = ", ".join(f"${index}" for index in range(1, len(row) + 1))
     await connection.execute(
-        f"INSERT INTO {table} ({', '.join(row)}) VALUES ({places}) "  # noqa: S608  # see the docstring
-        f"ON CONFLICT ({key}) DO UPDATE SET {updates}",
+        f"INSERT INTO {table} ({', '.join(row)}) VALUES ({numbers}) ON CONFLICT {conflict}",  # noqa: S608  # see the docstring
         *row.values(),
     )
 
@@ -117,8 +124,9 @@ async def _upsert(connection: PostgresConnection, table: str, key: str, value: J
 def _job(row: asyncpg.Record | None, job_id: JobId) -> Job:
     if row is None:
         raise NotFound(kind="job", name=job_id)
-    return _read(row, Job)
+    return read_row(row, Job)
 
 
-def _read(row: asyncpg.Record, shape: type[Row]) -> Row:
+def read_row(row: asyncpg.Record, shape: type[Row]) -> Row:
+    """Return a row as a dataclass."""
     return msgspec.convert(dict(row), type=shape)

@@ -9,7 +9,7 @@ Invariants:
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -33,14 +33,12 @@ from services.rollout.core.sampling import (
     scored_group,
 )
 from services.rollout.handlers.commits import Commits
+from services.rollout.handlers.engine_requests import EngineRequests, all_of
 from services.rollout.ports import Connection, JobStore, Sampler, Tasks
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-FIRST_WAIT_SECONDS = 0.2
-LONGEST_WAIT_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +70,7 @@ class WaveHandlers(Generic[Connection]):
         self._sampler = sampler
         self._clock = clock
         self._pulse_seconds = limits.pulse_seconds
-        self._in_flight = asyncio.Semaphore(limits.requests_in_flight)
+        self._engines = EngineRequests(clock, in_flight=limits.requests_in_flight)
         self._commits = Commits(jobs=jobs, ledger=ledger, clock=clock)
         self._draining = asyncio.Event()
 
@@ -133,14 +131,14 @@ class WaveHandlers(Generic[Connection]):
 
     async def _groups(self, event: WaveRequested, prompts: Sequence[Prompt]) -> list[Group]:
         if event.spec.algorithm == "sft":
-            return await _together(self._reference(event, prompt) for prompt in prompts)
+            return await all_of(self._reference(event, prompt) for prompt in prompts)
         requests = plan_samples(event, prompts)
         pairs = zip(requests, prompts, strict=True)
         task = event.spec.task
-        return await _together(self._sample(request, task, prompt) for request, prompt in pairs)
+        return await all_of(self._sample(request, task, prompt) for request, prompt in pairs)
 
     async def _sample(self, request: GroupRequest, task: str, prompt: Prompt) -> Group:
-        sampled = await self._retried(lambda: self._sampler.sample(request))
+        sampled = await self._engines.retried(lambda: self._sampler.sample(request))
         check_revision(request, sampled)
         answers = [(prompt.entry, completion.text) for completion in sampled.completions]
         rewards = await self._tasks.score(task, answers)
@@ -148,28 +146,15 @@ class WaveHandlers(Generic[Connection]):
 
     async def _reference(self, event: WaveRequested, prompt: Prompt) -> Group:
         (reward,) = await self._tasks.score(event.spec.task, [(prompt.entry, prompt.reference)])
+        retried, sampler = self._engines.retried, self._sampler
         return reference_group(
             prompt,
-            prompt_tokens=await self._retried(lambda: self._sampler.tokenize(event.base, prompt.text)),
-            answer=await self._retried(lambda: self._sampler.tokenize(event.base, prompt.reference)),
-            start=await self._retried(lambda: self._sampler.tokenize(event.base, "")),
-            stop=await self._retried(lambda: self._sampler.stop_token(event.base)),
+            prompt_tokens=await retried(lambda: sampler.tokenize(event.base, prompt.text)),
+            answer=await retried(lambda: sampler.tokenize(event.base, prompt.reference)),
+            start=await retried(lambda: sampler.tokenize(event.base, "")),
+            stop=await retried(lambda: sampler.stop_token(event.base)),
             reward=reward,
         )
-
-    async def _retried(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """Call the engines until they answer; ``_while_job_runs`` cancels it when the job ends."""
-        wait = FIRST_WAIT_SECONDS
-        while True:
-            try:
-                async with self._in_flight:
-                    return await ask()
-            except MintError as error:
-                if not error.retryable:
-                    raise
-                log.info("engine asked again later", extra={"reason": str(error), "seconds": wait})
-            await self._clock.sleep(wait)
-            wait = min(wait * 2, LONGEST_WAIT_SECONDS)
 
     async def _while_job_runs(self, job_id: JobId, work: Coroutine[Any, Any, T]) -> T | None:
         """Return the result of the work, or None when its job ends first. Raises Unavailable on a drain."""
@@ -197,14 +182,3 @@ class WaveHandlers(Generic[Connection]):
             except Unavailable as error:
                 log.info("progress not recorded", extra={"reason": str(error)})
             await self._clock.sleep(self._pulse_seconds)
-
-
-async def _together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Run all concurrently and return their results in order; the first failure cancels the others."""
-    tasks = [asyncio.ensure_future(part) for part in work]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

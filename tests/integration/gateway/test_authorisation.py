@@ -5,6 +5,7 @@ The routes of the Tinker API and all that can be done to a path are in tests/sec
 
 import http.client
 import json
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,7 @@ def world(stack, counter) -> Iterator[World]:
             "webhook": webhook,
             "delivery": receiver.received[0].headers["webhook-id"],
             "job": mint.post("/jobs", json=job).json()["job_id"],
+            "run": _ended_run(mint),
             "digest": counter.latest.digest,
             "change": "pin",
             "model": "counter",
@@ -76,7 +78,7 @@ def world(stack, counter) -> Iterator[World]:
             "base": "tiny",
             "task": "mode:copy",
         }
-        hidden = {name: things[name] for name in ("policy", "rule", "webhook", "job", "digest")}
+        hidden = {name: things[name] for name in ("policy", "rule", "webhook", "job", "run", "digest")}
         yield World(
             keys={role: made["key"] for role, made in keys.items()},
             other=other,
@@ -87,6 +89,15 @@ def world(stack, counter) -> Iterator[World]:
             mint.delete(f"/keys/{made['key_id']}")
         mint.delete(f"/webhooks/{webhook}")
     receiver.stop()
+
+
+def _ended_run(mint: httpx.Client) -> str:
+    """Return an evaluation run that changes nothing any more."""
+    body = {"policy": "counter", "task": "mode:copy", "n": 1}
+    run_id: str = mint.post("/evaluations/run", json=body).json()["run_id"]
+    while mint.get(f"/evaluations/run/{run_id}").json()["state"] == "running":
+        time.sleep(0.05)
+    return run_id
 
 
 def ask(

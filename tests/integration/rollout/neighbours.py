@@ -12,6 +12,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import StreamingResponse
 
+from mint_common.authority import CALLER_HEADER, read_caller
 from mint_common.bus.nats import connect_nats
 from mint_common.catalog import PolicyRecord
 from mint_common.errors import Overloaded
@@ -40,6 +41,7 @@ class Neighbours:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self.requests: list[GenerationRequest] = []
+        self.scores: list[tuple[str, str, dict[str, object]]] = []
         self.refusals = 0
         self.aborts = 0
         self.held = threading.Event()
@@ -71,6 +73,12 @@ class Neighbours:
                 latest=None,
             )
             return msgspec.to_builtins(record)
+
+        @http.post(f"/internal/tenants/{TENANT}/policies/{{policy_id}}/evaluations")
+        async def record(policy_id: str, request: Request) -> object:
+            caller = read_caller(request.headers[CALLER_HEADER])
+            self.scores.append((policy_id, caller.name, await request.json()))
+            return {}
 
         @http.get("/internal/engine")
         async def engine() -> object:

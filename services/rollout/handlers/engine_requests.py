@@ -1,0 +1,49 @@
+"""Calls of the engines: bounded, retried while an engine is away or full, many at a time."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any, TypeVar
+
+from mint_common.errors import MintError
+from mint_common.runtime.clock import Clock
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+FIRST_WAIT_SECONDS = 0.2
+LONGEST_WAIT_SECONDS = 5.0
+
+
+class EngineRequests:
+    """At most ``in_flight`` calls at a time; who waits for one that nobody needs any more cancels it."""
+
+    def __init__(self, clock: Clock, *, in_flight: int) -> None:
+        self._clock = clock
+        self._in_flight = asyncio.Semaphore(in_flight)
+
+    async def retried(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Call the engines until they answer. Raises errors that a later call would meet again."""
+        wait = FIRST_WAIT_SECONDS
+        while True:
+            try:
+                async with self._in_flight:
+                    return await ask()
+            except MintError as error:
+                if not error.retryable:
+                    raise
+                log.info("engine asked again later", extra={"reason": str(error), "seconds": wait})
+            await self._clock.sleep(wait)
+            wait = min(wait * 2, LONGEST_WAIT_SECONDS)
+
+
+async def all_of(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Run all concurrently and return their results in order; the first failure cancels the others."""
+    tasks = [asyncio.ensure_future(part) for part in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

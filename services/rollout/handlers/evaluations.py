@@ -1,0 +1,115 @@
+"""Carries out evaluation runs.
+
+Invariants: a run is stored before it is answered, and claimed by one process at a time; a run whose process
+was killed shows no progress, is claimed again, and gives the same requests. Its score is recorded in the
+registry before the run counts as finished; a repeated score is stored once there.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+
+from mint_common.errors import MintError, Unavailable
+from mint_common.records import Prompt
+from mint_common.runtime.clock import Clock
+from services.rollout.core.evaluation import EvaluationRun, failed, plan_answers, prompts_seed, scored
+from services.rollout.core.sampling import GroupRequest, check_revision
+from services.rollout.handlers.engine_requests import EngineRequests, all_of
+from services.rollout.ports import EvaluationRuns, Sampler, Scores, Tasks
+
+log = logging.getLogger(__name__)
+
+RUNS_AT_ONCE = 2
+POLL_SECONDS = 0.5
+
+
+class EvaluationHandler:
+    """Runs what is claimed. ``stall_seconds`` without progress let another process claim a run."""
+
+    def __init__(
+        self,
+        *,
+        runs: EvaluationRuns,
+        tasks: Tasks,
+        sampler: Sampler,
+        scores: Scores,
+        clock: Clock,
+        requests_in_flight: int,
+        stall_seconds: float,
+    ) -> None:
+        self._runs = runs
+        self._tasks = tasks
+        self._sampler = sampler
+        self._scores = scores
+        self._clock = clock
+        self._engines = EngineRequests(clock, in_flight=requests_in_flight)
+        self._stall_seconds = stall_seconds
+        self._scored: Counter[str] = Counter()
+
+    async def run(self) -> None:
+        """Carry out runs until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(RUNS_AT_ONCE):
+                group.create_task(self._work())
+
+    async def _work(self) -> None:
+        while True:
+            try:
+                is_idle = not await self._next()
+            except MintError as error:
+                # Nobody claims it before it has stalled: the pause of a later try.
+                log.warning("evaluation run broken off", extra={"problem": str(error)})
+                is_idle = True
+            if is_idle:
+                await self._clock.sleep(POLL_SECONDS)
+
+    async def _next(self) -> bool:
+        """Carry out a run; return whether there was one."""
+        now = self._clock.now()
+        run = await self._runs.claim(before=now - self._stall_seconds, now=now)
+        if run is None:
+            return False
+        pulse = asyncio.ensure_future(self._pulse(run))
+        try:
+            ended = await self._carry_out(run)
+        finally:
+            pulse.cancel()
+            await asyncio.gather(pulse, return_exceptions=True)
+            del self._scored[run.run_id]
+        await self._runs.finish(ended)
+        log.info("evaluation run ended", extra={"run_id": ended.run_id, "state": ended.state.value})
+        return True
+
+    async def _carry_out(self, run: EvaluationRun) -> EvaluationRun:
+        try:
+            prompts = await self._tasks.draw(run.task, "heldout", run.n, prompts_seed(run))
+            pairs = zip(plan_answers(run, prompts), prompts, strict=True)
+            rewards = await all_of(self._reward(run, request, prompt) for request, prompt in pairs)
+            ended = scored(run, rewards, now=self._clock.now())
+            await self._scores.record(ended)
+        except MintError as error:
+            if error.retryable:
+                raise
+            return failed(run, str(error), now=self._clock.now())
+        return ended
+
+    async def _reward(self, run: EvaluationRun, request: GroupRequest, prompt: Prompt) -> float:
+        async def ask() -> float:
+            sampled = await self._sampler.sample(request)
+            check_revision(request, sampled)
+            (reward,) = await self._tasks.score(run.task, [(prompt.entry, sampled.completions[0].text)])
+            return reward
+
+        reward = await self._engines.retried(ask)
+        self._scored[run.run_id] += 1
+        return reward
+
+    async def _pulse(self, run: EvaluationRun) -> None:
+        """Record progress until cancelled."""
+        while True:
+            await self._clock.sleep(min(1.0, self._stall_seconds / 4))
+            try:
+                scored_now = self._scored[run.run_id]
+                await self._runs.touch(run.run_id, scored=scored_now, now=self._clock.now())
+            except Unavailable as error:
+                log.info("progress not recorded", extra={"reason": str(error)})

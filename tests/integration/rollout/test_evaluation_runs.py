@@ -1,0 +1,119 @@
+"""Evaluation runs of the rollout service as a process: scored, recorded, and lost to no kill."""
+
+import asyncio
+import time
+
+import httpx
+import pytest
+
+from mint_common.authority import Authority, Caller
+from mint_common.ids import WaveId
+from mint_common.testing.factories import BASE, POLICY, TENANT
+from tests.integration.rollout.neighbours import Neighbours
+from tests.integration.rollout.test_service import Rollout, client, neighbours, rollout, until
+from tests.unit.rollout.world import revision_of
+
+__all__ = ["client", "neighbours", "rollout"]
+
+pytestmark = pytest.mark.integration
+
+RUNS = f"/internal/tenants/{TENANT}/evaluations"
+CALLER = Caller(authority=Authority(tenant_id=TENANT, key_id="key_1", scopes=frozenset({"train"})), name="ci")
+REVISION = revision_of(WaveId("w"), 7)
+
+
+def body(run_id: str = "evr_1", **changes: object) -> dict[str, object]:
+    claim = REVISION.manifest
+    return {
+        "run_id": run_id,
+        "base": BASE,
+        "policy_id": POLICY,
+        "policy": "copy",
+        "revision": {
+            "digest": REVISION.digest,
+            "number": 7,
+            "manifest": {"uri": claim.uri, "sha256": claim.sha256, "size_bytes": claim.size_bytes},
+        },
+        "task": "mode:copy",
+        "n": 12,
+        "seed": 3,
+        "temperature": 0.0,
+        "max_new_tokens": 8,
+        "caller": {
+            "authority": {"tenant_id": TENANT, "key_id": "key_1", "scopes": ["train"]},
+            "name": CALLER.name,
+        },
+        **changes,
+    }
+
+
+async def ended(client: httpx.AsyncClient, run_id: str = "evr_1") -> dict[str, object]:
+    deadline = time.monotonic() + 40
+    while (run := (await client.get(f"{RUNS}/{run_id}")).json())["state"] == "running":
+        assert time.monotonic() < deadline, run
+        await asyncio.sleep(0.05)
+    found: dict[str, object] = run
+    return found
+
+
+async def test_a_revision_is_scored_and_the_score_recorded(
+    client: httpx.AsyncClient, neighbours: Neighbours
+) -> None:
+    neighbours.refusals = 2
+    begun = await client.post(RUNS, json=body())
+    assert (begun.status_code, begun.json()["state"]) == (200, "running")
+    run = await ended(client)
+    # The scripted engine's first completion is wrong.
+    assert (run["state"], run["value"], run["stderr"], run["scored"]) == ("succeeded", 0.0, 0.0, 12)
+    assert run["revision"] == {"number": 7, "digest": REVISION.digest}
+    assert neighbours.scores == [
+        (
+            POLICY,
+            "ci",
+            {
+                "revision": REVISION.digest,
+                "suite": "mode:copy",
+                "metric": "reward",
+                "value": 0.0,
+                "n": 12,
+                "stderr": 0.0,
+            },
+        )
+    ]
+    assert (await client.get(RUNS)).json() == [run]
+    assert (await client.post(RUNS, json=body())).json() == run
+    assert (await client.get(f"/internal/tenants/ten_other/evaluations/{run['run_id']}")).status_code == 404
+
+
+async def test_a_killed_process_loses_no_run(
+    rollout: Rollout, client: httpx.AsyncClient, neighbours: Neighbours
+) -> None:
+    neighbours.held.set()
+    await client.post(RUNS, json=body())
+    await until(lambda: len(neighbours.requests) >= 8)
+    rollout.kill()
+    neighbours.held.clear()
+    asked = {request.request_id for request in neighbours.requests}
+    await asyncio.to_thread(rollout.start)
+    assert (await ended(client))["state"] == "succeeded"
+    again = {request.request_id: request.sampling.seed for request in neighbours.requests}
+    assert len(again) == 12
+    assert asked <= again.keys()
+    assert len(neighbours.scores) == 1
+
+
+async def test_a_run_that_cannot_be_scored_fails_with_the_reason(client: httpx.AsyncClient) -> None:
+    await client.post(RUNS, json=body(task="mode:nothing"))
+    run = await ended(client)
+    assert run["state"] == "failed"
+    assert "mode:nothing" in str(run["reason"])
+
+
+async def test_a_tenant_has_a_bounded_number_of_open_runs(
+    client: httpx.AsyncClient, neighbours: Neighbours
+) -> None:
+    neighbours.held.set()
+    codes = [(await client.post(RUNS, json=body(f"evr_{n}"))).status_code for n in range(17)]
+    neighbours.held.clear()
+    assert codes == [200] * 16 + [429]
+    await ended(client, "evr_15")
