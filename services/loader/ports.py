@@ -18,7 +18,7 @@ from mint_common.generation import (
 )
 from mint_common.ids import Digest, TenantId
 from services.loader.core.disk_cache import StoredAdapter
-from services.loader.core.working_set import Kept
+from services.loader.core.working_set import WorkingSetEntry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,11 +185,11 @@ class Staging(Protocol):
 class WorkingSet(Protocol):
     """Where an engine's working set survives it."""
 
-    async def save(self, kept: Sequence[Kept]) -> None:
+    async def save(self, kept: Sequence[WorkingSetEntry]) -> None:
         """Replace what is kept, all or nothing. Raises Unavailable."""
         ...
 
-    async def load(self) -> Sequence[Kept]:
+    async def load(self) -> Sequence[WorkingSetEntry]:
         """Return what is kept for this engine over its base. Raises Unavailable."""
         ...
 

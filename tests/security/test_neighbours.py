@@ -14,7 +14,7 @@ from mint_common.runtime.postgres import migrate, open_pool
 from mint_common.testing.factories import ADAPTER_STATUS
 from services.gateway.core.mint.residency import load_of_tenant
 from services.loader.adapters.working_set_postgres import PostgresWorkingSet
-from services.loader.core.working_set import Kept, hottest_first
+from services.loader.core.working_set import WorkingSetEntry, hottest_first
 from tests.unit.loader.conftest import Bench, make_bench
 
 __all__ = ["make_bench"]
@@ -195,7 +195,8 @@ async def test_the_store_has_a_row_for_each_tenant(make_bench: Make, database: s
     bench = await make_bench()
     revision = await bench.revision(0)
     rows = [
-        Kept(revision=revision, tenant_id=each, pinned=each == A, uses=2, last_used_at=1.0) for each in (A, B)
+        WorkingSetEntry(revision=revision, tenant_id=each, pinned=each == A, uses=2, last_used_at=1.0)
+        for each in (A, B)
     ]
     pool = await open_pool(database, schema="loader")
     async with pool:
@@ -207,10 +208,12 @@ async def test_the_store_has_a_row_for_each_tenant(make_bench: Make, database: s
 
 
 def test_as_many_adapters_are_restored_as_there_is_room_for_not_parts() -> None:
-    def part(number: int, tenant_id: TenantId) -> Kept:
+    def part(number: int, tenant_id: TenantId) -> WorkingSetEntry:
         digest = Digest(f"sha256:{number:064x}")
         revision = RevisionRef(digest=digest, number=1, manifest=None)  # type: ignore[arg-type]  # not read
-        return Kept(revision=revision, tenant_id=tenant_id, pinned=False, uses=9 - number, last_used_at=0.0)
+        return WorkingSetEntry(
+            revision=revision, tenant_id=tenant_id, pinned=False, uses=9 - number, last_used_at=0.0
+        )
 
     parts = [part(number, tenant_id) for number in range(3) for tenant_id in (A, B)]
     chosen = hottest_first(parts, now=0.0, most=2)

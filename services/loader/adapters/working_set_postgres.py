@@ -8,7 +8,7 @@ import msgspec
 from mint_common.claims import RevisionRef
 from mint_common.ids import Digest, EngineId, TenantId
 from mint_common.runtime.postgres import translating_errors
-from services.loader.core.working_set import Kept
+from services.loader.core.working_set import WorkingSetEntry
 
 _INSERT = """
 INSERT INTO working_set (engine_id, digest, base_digest, tenant_id, revision, pinned, uses, last_used_at)
@@ -24,7 +24,7 @@ class PostgresWorkingSet:
         self._engine_id = engine_id
         self._base_digest = base_digest
 
-    async def save(self, kept: Sequence[Kept]) -> None:
+    async def save(self, kept: Sequence[WorkingSetEntry]) -> None:
         """Replace what is kept."""
         rows = [
             (
@@ -44,7 +44,7 @@ class PostgresWorkingSet:
                 await connection.execute("DELETE FROM working_set WHERE engine_id = $1", self._engine_id)
                 await connection.executemany(_INSERT, rows)
 
-    async def load(self) -> Sequence[Kept]:
+    async def load(self) -> Sequence[WorkingSetEntry]:
         """Return what is kept; nothing when the engine had another base then."""
         rows = await self._pool.fetch(
             "SELECT tenant_id, revision, pinned, uses, last_used_at FROM working_set"
@@ -53,7 +53,7 @@ class PostgresWorkingSet:
             self._base_digest,
         )
         return [
-            Kept(
+            WorkingSetEntry(
                 revision=msgspec.convert(row["revision"], RevisionRef),
                 tenant_id=TenantId(row["tenant_id"]),
                 pinned=row["pinned"],

@@ -25,28 +25,28 @@ T = TypeVar("T", bound=Hashable)
 
 @dataclass(slots=True, kw_only=True)
 class FairQueue(Generic[T]):
-    """Sequences that wait, a line for each tenant, and how many of each tenant run."""
+    """Sequences that wait, a queue for each tenant, and how many of each tenant run."""
 
     seats: int
     reserve: int
-    _lines: dict[str, deque[T]] = field(default_factory=dict)
+    _queues: dict[str, deque[T]] = field(default_factory=dict)
     _running: Counter[str] = field(default_factory=Counter)
     _served: dict[str, int] = field(default_factory=dict)
     _least: int = 0
 
     def __len__(self) -> int:
         """Return how many wait."""
-        return sum(map(len, self._lines.values()))
+        return sum(map(len, self._queues.values()))
 
     def __iter__(self) -> Iterator[T]:
         """Yield all that wait."""
-        for line in self._lines.values():
-            yield from line
+        for queue in self._queues.values():
+            yield from queue
 
     @property
     def tenants(self) -> frozenset[str]:
         """Return who waits or runs."""
-        return frozenset(self._lines) | frozenset(self._running)
+        return frozenset(self._queues) | frozenset(self._running)
 
     def served(self, tenant: str) -> int:
         """Return a tenant's counter."""
@@ -62,11 +62,11 @@ class FairQueue(Generic[T]):
 
     def push(self, tenant: str, sequence: T) -> None:
         """Let a sequence wait behind its tenant's others."""
-        self._line(tenant).append(sequence)
+        self._queue(tenant).append(sequence)
 
     def push_first(self, tenant: str, sequence: T) -> None:
         """Let a sequence that had a seat wait before its tenant's others."""
-        self._line(tenant).appendleft(sequence)
+        self._queue(tenant).appendleft(sequence)
         self._running[tenant] -= 1
         if not self._running[tenant]:
             del self._running[tenant]
@@ -74,27 +74,29 @@ class FairQueue(Generic[T]):
     def next(self) -> tuple[str, T] | None:
         """Return who starts next and whose it is, None when nobody may start."""
         free = self.seats + self.reserve - self._running.total()
-        allowed = self._lines
+        allowed = self._queues
         if free <= self.reserve:
-            allowed = {each: line for each, line in self._lines.items() if self._running[each] < free}
+            allowed = {each: queue for each, queue in self._queues.items() if self._running[each] < free}
         if not allowed:
             return None
         tenant = min(allowed, key=lambda each: (self.served(each), self._running[each]))
-        return tenant, self._lines[tenant][0]
+        return tenant, self._queues[tenant][0]
 
     def start(self, tenant: str) -> None:
-        """Give the first of a tenant's line a seat."""
-        line = self._lines[tenant]
-        line.popleft()
-        if not line:
-            del self._lines[tenant]
+        """Give the first of a tenant's queue a seat."""
+        queue = self._queues[tenant]
+        queue.popleft()
+        if not queue:
+            del self._queues[tenant]
         self._running[tenant] += 1
 
     def remove(self, sequences: Collection[T]) -> None:
-        """Take out of the lines those of them that wait."""
+        """Remove waiting sequences."""
         gone = frozenset(sequences)
-        lines = {each: deque(one for one in line if one not in gone) for each, line in self._lines.items()}
-        self._lines = {each: line for each, line in lines.items() if line}
+        queues = {
+            each: deque(one for one in queue if one not in gone) for each, queue in self._queues.items()
+        }
+        self._queues = {each: queue for each, queue in queues.items() if queue}
 
     def set_running(self, running: Mapping[str, int]) -> None:
         """Say how many sequences of each tenant run now; what tells nothing any more is forgotten."""
@@ -109,13 +111,13 @@ class FairQueue(Generic[T]):
         """Count what a tenant is served."""
         self._served[tenant] = self.served(tenant) + cost
 
-    def _line(self, tenant: str) -> deque[T]:
-        if tenant not in self._lines:
+    def _queue(self, tenant: str) -> deque[T]:
+        if tenant not in self._queues:
             if not self._running[tenant]:
                 floor = self._floor(self.tenants)
                 self._served[tenant] = max(self._served.get(tenant, floor), floor)
-            self._lines[tenant] = deque()
-        return self._lines[tenant]
+            self._queues[tenant] = deque()
+        return self._queues[tenant]
 
     def _floor(self, active: Collection[str]) -> int:
         """Return the counter that a newcomer starts at."""

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
+class KvUse:
     """What a sequence holds of the KV cache, or needs."""
 
     tenant: str
     tokens: int
 
 
-def largest_last(running: Sequence[Held]) -> list[int]:
+def largest_last(running: Sequence[KvUse]) -> list[int]:
     """Return the order in which sequences are kept when the cache is full: the last one makes room first.
 
     Those of the tenant that holds most come last, the one that started last behind its others.
@@ -23,7 +23,7 @@ def largest_last(running: Sequence[Held]) -> list[int]:
 
 
 def plan_room(
-    running: Sequence[Held], newcomer: Held, *, free_tokens: int, all_tokens: int, tenants: int
+    running: Sequence[KvUse], newcomer: KvUse, *, free_tokens: int, all_tokens: int, tenants: int
 ) -> list[int]:
     """Return which running sequences end up waiting again so that a newcomer fits; none if it may not.
 
@@ -46,7 +46,7 @@ def plan_room(
     return victims
 
 
-def _by_tenant(sequences: Sequence[Held]) -> Counter[str]:
+def _by_tenant(sequences: Sequence[KvUse]) -> Counter[str]:
     held: Counter[str] = Counter()
     for each in sequences:
         held[each.tenant] += each.tokens

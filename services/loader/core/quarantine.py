@@ -11,7 +11,7 @@ MOST = 4096
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quarantine:
-    """At most ``capacity`` digests; the one that came first is forgotten first, and would be found anew."""
+    """At most ``capacity`` digests; the one that came first is forgotten first, and would be found again."""
 
     capacity: int = MOST
     digests: Mapping[Digest, None] = field(default_factory=dict)

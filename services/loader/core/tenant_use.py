@@ -32,11 +32,11 @@ class TenantUse:
 
 
 def state_for(
-    use: TenantUse | None, resident: Resident | None, *, number: int | None, place: int | None
+    use: TenantUse | None, resident: Resident | None, *, number: int | None, position: int | None
 ) -> State:
     """Return an adapter's state as a tenant is told it.
 
-    ``number`` is the engine's of the finished ``resident``; ``place`` that of its waiting load.
+    ``number`` is the engine's of the finished ``resident``; ``position`` that of its waiting load.
     """
     if use is None:
         return State.REGISTERED
@@ -46,5 +46,5 @@ def state_for(
         is_waiting = use.in_flight or use.waiting
         return State.ACTIVATING if resident.state is State.ACTIVATING and is_waiting else State.STAGED
     if use.waiting:
-        return State.FETCHING if place is None else State.QUEUED
+        return State.FETCHING if position is None else State.QUEUED
     return use.end

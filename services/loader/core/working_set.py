@@ -12,7 +12,7 @@ HALVING_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
+class WorkingSetEntry:
     """One tenant's part in an adapter of the working set. ``last_used_at`` is seconds since the epoch."""
 
     revision: RevisionRef
@@ -22,12 +22,12 @@ class Kept:
     last_used_at: float
 
 
-def hottest_first(kept: Iterable[Kept], *, now: float, most: int) -> list[Kept]:
+def hottest_first(kept: Iterable[WorkingSetEntry], *, now: float, most: int) -> list[WorkingSetEntry]:
     """Return the parts in at most ``most`` adapters: pinned ones, then what is used often and was lately."""
     ordered = sorted(kept, key=lambda each: (each.pinned, _heat(each, now)), reverse=True)
     chosen = set(list(dict.fromkeys(each.revision.digest for each in ordered))[:most])
     return [each for each in ordered if each.revision.digest in chosen]
 
 
-def _heat(each: Kept, now: float) -> float:
+def _heat(each: WorkingSetEntry, now: float) -> float:
     return math.log2(1 + each.uses) - max(0.0, now - each.last_used_at) / HALVING_SECONDS

@@ -18,11 +18,11 @@ from mint_common.runtime.clock import Clock
 from mint_common.telemetry import tracing
 from mint_common.waiting import wait_for_event
 from services.loader import metrics
-from services.loader.core.cold_queue import ColdQueue, Job, Priority
+from services.loader.core.cold_queue import ColdQueue, Priority, QueuedLoad
 from services.loader.core.residency import State
 from services.loader.handlers.pending_load import PendingLoad
 from services.loader.handlers.residency_log import ResidencyLog
-from services.loader.handlers.resident_set import Held, ResidentSet
+from services.loader.handlers.resident_set import HeldAdapter, ResidentSet
 from services.loader.ports import Engine, LoadedAdapter, StagedAdapter, Staging
 
 _log = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ class Loads:
                     self._unclaim(digest)
             elif self._pending.get(digest) is pending:
                 self.queue = self.queue.leave(digest)
-                if self.queue.job(digest) is None:
+                if self.queue.load(digest) is None:
                     del self._pending[digest]
                 self._measure_queue()
             raise
@@ -121,14 +121,14 @@ class Loads:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._expire())
                 while True:
-                    self.queue, job = self.queue.start()
+                    self.queue, load = self.queue.start()
                     self._measure_queue()
-                    if job is None:
+                    if load is None:
                         self._wake.clear()
                         await self._wake.wait()
                     else:
-                        pending = self._pending[job.digest]
-                        group.create_task(self._load(pending, job), context=pending.context)
+                        pending = self._pending[load.digest]
+                        group.create_task(self._load(pending, load), context=pending.context)
         finally:
             for pending in self._pending.values():
                 pending.fail(Unavailable(what="the loader", problem="it is stopping"))
@@ -138,8 +138,8 @@ class Loads:
         while True:
             await self._clock.sleep(min(1.0, self._limits.queue_wait_seconds))
             self.queue, late = self.queue.expire(self._clock.monotonic())
-            for job in late:
-                self._pending.pop(job.digest).fail(self._overloaded("cold queue"))
+            for load in late:
+                self._pending.pop(load.digest).fail(self._overloaded("cold queue"))
             self._measure_queue()
 
     def _join(
@@ -168,11 +168,11 @@ class Loads:
             self._wake.set()
         return self._pending[digest]
 
-    async def _load(self, pending: PendingLoad, job: Job) -> None:
+    async def _load(self, pending: PendingLoad, load: QueuedLoad) -> None:
         digest = pending.revision.digest
         began = self._clock.monotonic()
         metrics.LOAD_SECONDS.labels(stage="queue").observe(began - pending.asked_at)
-        metrics.QUEUE_WAIT_SECONDS.labels(priority=job.priority.name.lower()).observe(
+        metrics.QUEUE_WAIT_SECONDS.labels(priority=load.priority.name.lower()).observe(
             began - pending.asked_at
         )
         try:
@@ -202,7 +202,7 @@ class Loads:
             claims=sum(waiter.claims for waiter in pending.present()),
             now=self._clock.now(),
         )
-        resident_set.enter(digest, Held(adapter=adapter, revision=pending.revision))
+        resident_set.enter(digest, HeldAdapter(adapter=adapter, revision=pending.revision))
         for tenant_id, revision in pending.tenants().items():
             resident_set.join(revision, tenant_id, cause=pending.cause, now=self._clock.now())
         pending.succeed()
@@ -241,8 +241,8 @@ class Loads:
         deadline = self._clock.monotonic() + self._limits.room_wait_seconds
         while not (room := resident_set.residency.plan_room(staged.host_bytes)).fits:
             left = deadline - self._clock.monotonic()
-            job = self.queue.job(staged.digest)
-            is_urgent = job is not None and job.priority is Priority.REQUEST
+            load = self.queue.load(staged.digest)
+            is_urgent = load is not None and load.priority is Priority.REQUEST
             if room.hopeless or not is_urgent or left <= 0:
                 raise self._overloaded("host memory of the engine")
             resident_set.freed.clear()
@@ -276,5 +276,5 @@ class Loads:
 
     def _measure_queue(self) -> None:
         for priority in Priority:
-            depth = sum(job.priority is priority for job in self.queue.waiting)
+            depth = sum(load.priority is priority for load in self.queue.waiting)
             metrics.QUEUE_DEPTH.labels(priority=priority.name.lower()).set(depth)

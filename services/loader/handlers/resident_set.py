@@ -20,7 +20,7 @@ _REMEMBERED_ENDS = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
+class HeldAdapter:
     """An adapter on the engine, and what it is of."""
 
     adapter: LoadedAdapter
@@ -35,7 +35,7 @@ class ResidentSet:
 
     def __init__(self, residency: Residency, log: ResidencyLog) -> None:
         self.residency = residency
-        self.held: dict[Digest, Held] = {}
+        self.held: dict[Digest, HeldAdapter] = {}
         self.uses = TenantUses()
         self.generating = 0
         self.warm = 0
@@ -44,7 +44,7 @@ class ResidentSet:
         self._log = log
         self._ends: OrderedDict[Digest, State] = OrderedDict()
 
-    def enter(self, digest: Digest, held: Held) -> None:
+    def enter(self, digest: Digest, held: HeldAdapter) -> None:
         """Note a finished adapter."""
         self.held[digest] = held
         self._ends.pop(digest, None)

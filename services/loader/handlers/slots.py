@@ -1,8 +1,8 @@
 """Slots over time: one activation at a time, in slices, within the stall budget.
 
-Invariants: all decisions are `core.batching`'s and `core.admission`'s; a request runs on an adapter in a slot
-only, so at most ``slots`` distinct adapters are with the engine; nothing waits on an adapter for ever; what
-the engine has lost is brought back to it, once.
+Invariants: `core.slot_plan` and `core.stall_budget` decide; a request runs on an adapter in a slot only, so
+at most ``slots`` distinct adapters are with the engine; nothing waits on an adapter for ever; what the engine
+has lost is brought back to it, once.
 """
 
 import asyncio
@@ -15,9 +15,9 @@ from mint_common.ids import Digest
 from mint_common.runtime.clock import Clock
 from mint_common.waiting import wait_for_event
 from services.loader import metrics
-from services.loader.core.admission import StallBudget, precedence_seconds
-from services.loader.core.batching import Grant, Waiting, next_drain_seconds, plan_slots
 from services.loader.core.residency import State
+from services.loader.core.slot_plan import Grant, WaitingAdapter, next_drain_seconds, plan_slots
+from services.loader.core.stall_budget import StallBudget, precedence_seconds
 from services.loader.handlers.resident_set import ResidentSet
 from services.loader.ports import Engine, LoadedAdapter
 
@@ -42,7 +42,7 @@ class SlotLimits:
 
 
 @dataclass(slots=True, kw_only=True)
-class _Line:
+class _SlotQueue:
     """Who waits for one adapter's slot; the first request came at ``since``."""
 
     since: float
@@ -70,7 +70,7 @@ class Slots:
         self._budget = StallBudget.full(
             share=limits.stall_share, burst_ms=limits.stall_burst_ms, now=clock.monotonic()
         )
-        self._lines: dict[Digest, _Line] = {}
+        self._queues: dict[Digest, _SlotQueue] = {}
         self._draining: frozenset[Digest] = frozenset()
         self._activated_at = 0.0
         self._wake = asyncio.Event()
@@ -78,7 +78,7 @@ class Slots:
     @property
     def has_requests(self) -> bool:
         """Return whether a request waits for a slot."""
-        return any(line.requests for line in self._lines.values())
+        return any(queue.requests for queue in self._queues.values())
 
     async def enter(self, digest: Digest) -> None:
         """Let one claiming request onto the engine, when its adapter has a slot and may take requests."""
@@ -86,7 +86,7 @@ class Slots:
             self._resident_set.residency = self._resident_set.residency.begin(digest)
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._line(digest).requests.append(turn)
+        self._queue(digest).requests.append(turn)
         self._wake.set()
         began = self._clock.monotonic()
         try:
@@ -101,7 +101,7 @@ class Slots:
     def leave(self, digest: Digest) -> None:
         """Take a request off the engine."""
         self._resident_set.residency = self._resident_set.residency.end(digest)
-        if self._lines:
+        if self._queues:
             self._wake.set()
 
     @contextmanager
@@ -114,7 +114,7 @@ class Slots:
             if is_waiting:
                 is_waiting = False
                 resident_set.first_tokens -= 1
-                if self._lines:
+                if self._queues:
                     self._wake.set()
 
         resident_set.first_tokens += 1
@@ -131,7 +131,7 @@ class Slots:
         if resident is None or resident.state is not State.STAGED:
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._line(digest).prewarms.append(turn)
+        self._queue(digest).prewarms.append(turn)
         self._wake.set()
         await turn
 
@@ -142,7 +142,7 @@ class Slots:
                 self._wake.clear()
                 await self._step()
         finally:
-            for digest in list(self._lines):
+            for digest in list(self._queues):
                 self._fail(digest, Unavailable(what="the loader", problem="it is stopping"))
 
     async def _step(self) -> None:
@@ -208,34 +208,34 @@ class Slots:
         return precedence_seconds(
             first_tokens=self._resident_set.first_tokens,
             warm=self._resident_set.warm,
-            since=max(self._activated_at, self._lines[digest].since),
+            since=max(self._activated_at, self._queues[digest].since),
             now=self._clock.monotonic(),
             most_seconds=self._limits.precedence_ms / 1e3,
         )
 
     def _settle(self) -> None:
-        """Let everybody in whose adapter takes requests; forget lines that nobody stands in any more."""
-        for digest, line in list(self._lines.items()):
-            line.requests = [turn for turn in line.requests if not turn.done()]
-            line.prewarms = [turn for turn in line.prewarms if not turn.done()]
+        """Let everybody in whose adapter takes requests; forget queues that are empty."""
+        for digest, queue in list(self._queues.items()):
+            queue.requests = [turn for turn in queue.requests if not turn.done()]
+            queue.prewarms = [turn for turn in queue.prewarms if not turn.done()]
             if self._is_open(digest):
-                for turn in line.requests:
+                for turn in queue.requests:
                     self._resident_set.residency = self._resident_set.residency.begin(digest)
                     turn.set_result(None)
-                line.requests = []
+                queue.requests = []
             resident = self._resident_set.residency.get(digest)
             if resident is None or resident.in_slot:
-                _resolve(line.prewarms)
-            if not line.requests and not line.prewarms:
-                del self._lines[digest]
+                _resolve(queue.prewarms)
+            if not queue.requests and not queue.prewarms:
+                del self._queues[digest]
 
     def _dismiss_prewarms(self) -> None:
-        for line in self._lines.values():
-            _resolve(line.prewarms)
+        for queue in self._queues.values():
+            _resolve(queue.prewarms)
 
     def _fail(self, digest: Digest, error: MintError) -> None:
-        line = self._lines.pop(digest, None)
-        for turn in (*line.requests, *line.prewarms) if line else ():
+        queue = self._queues.pop(digest, None)
+        for turn in (*queue.requests, *queue.prewarms) if queue else ():
             if not turn.done():
                 turn.set_exception(error)
 
@@ -243,16 +243,16 @@ class Slots:
         resident = self._resident_set.residency.get(digest)
         return resident is not None and resident.state is State.READY and digest not in self._draining
 
-    def _line(self, digest: Digest) -> _Line:
-        line = self._lines.get(digest)
-        if line is None:
-            line = self._lines[digest] = _Line(since=self._clock.monotonic())
-        return line
+    def _queue(self, digest: Digest) -> _SlotQueue:
+        queue = self._queues.get(digest)
+        if queue is None:
+            queue = self._queues[digest] = _SlotQueue(since=self._clock.monotonic())
+        return queue
 
-    def _waiting(self) -> list[Waiting]:
+    def _waiting(self) -> list[WaitingAdapter]:
         return [
-            Waiting(digest=digest, since=line.since, takes_empty_only=not line.requests)
-            for digest, line in self._lines.items()
+            WaitingAdapter(digest=digest, since=queue.since, takes_empty_only=not queue.requests)
+            for digest, queue in self._queues.items()
             if digest in self._resident_set.residency.residents
         ]
 

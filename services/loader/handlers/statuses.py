@@ -45,10 +45,10 @@ class Statuses:
             key=lambda r: (r.in_slot, r.touched),
             reverse=True,
         )
-        places = self._places()
+        positions = self._positions()
         known = dict.fromkeys((*(r.digest for r in residents), *self._loads.wanted, *stored))
         return [
-            self._whole(digest, stored.get(digest, 0), places.get(digest))
+            self._whole(digest, stored.get(digest, 0), positions.get(digest))
             for digest in itertools.islice(known, limit)
         ]
 
@@ -58,18 +58,18 @@ class Statuses:
 
     def all_of_tenant(self, tenant_id: TenantId, *, limit: int | None = None) -> list[AdapterStatus]:
         """Return every adapter that a tenant has used since the engine's start, the nearest first."""
-        places = self._places()
+        positions = self._positions()
         digests = self._resident_set.uses.of_tenant(tenant_id)
-        found = [self._part(digest, tenant_id, places.get(digest)) for digest in digests]
+        found = [self._part(digest, tenant_id, positions.get(digest)) for digest in digests]
         found.sort(key=lambda each: (_NEAREST.index(each.tier), -each.last_used_at, each.digest))
         return found[:limit]
 
-    def _places(self) -> Mapping[Digest, int]:
-        return {job.digest: place for place, job in enumerate(self._loads.queue.in_order())}
+    def _positions(self) -> Mapping[Digest, int]:
+        return {load.digest: position for position, load in enumerate(self._loads.queue.in_order())}
 
-    def _whole(self, digest: Digest, stored_bytes: int, place: int | None) -> AdapterStatus:
+    def _whole(self, digest: Digest, stored_bytes: int, position: int | None) -> AdapterStatus:
         known = self._resident_set.residency.get(digest)
-        state = known.state if known else self._state_without_room(digest, place)
+        state = known.state if known else self._state_without_room(digest, position)
         resident = known or Resident(digest=digest, size_bytes=stored_bytes, state=State.FETCHING)
         return AdapterStatus(
             digest=digest,
@@ -83,15 +83,15 @@ class Statuses:
             in_flight=resident.in_flight,
             last_used_at=resident.last_used_at,
             load_seconds=resident.load_seconds,
-            queue_position=place,
+            queue_position=position,
         )
 
-    def _part(self, digest: Digest, tenant_id: TenantId, place: int | None) -> AdapterStatus:
+    def _part(self, digest: Digest, tenant_id: TenantId, position: int | None) -> AdapterStatus:
         resident_set = self._resident_set
         use, held = resident_set.uses.get(digest, tenant_id), resident_set.held.get(digest)
         resident = resident_set.residency.get(digest)
         number = held.adapter.number if held else None
-        state = state_for(use, resident, number=number, place=place)
+        state = state_for(use, resident, number=number, position=position)
         tier = _TIERS.get(state, Tier.STORED)
         size_bytes = use.size_bytes if use else 0
         is_here = tier is not Tier.STORED and resident is not None
@@ -107,13 +107,13 @@ class Statuses:
             in_flight=use.in_flight if use else 0,
             last_used_at=use.last_used_at if use else 0.0,
             load_seconds=resident.load_seconds if is_here and resident else 0.0,
-            queue_position=place if state is State.QUEUED else None,
+            queue_position=position if state is State.QUEUED else None,
         )
 
-    def _state_without_room(self, digest: Digest, place: int | None) -> State:
-        if place is not None:
+    def _state_without_room(self, digest: Digest, position: int | None) -> State:
+        if position is not None:
             return State.QUEUED
-        is_running = any(job.digest == digest for job in self._loads.queue.running)
+        is_running = any(load.digest == digest for load in self._loads.queue.running)
         return State.FETCHING if is_running else self._resident_set.end_of(digest)
 
 

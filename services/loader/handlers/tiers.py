@@ -22,7 +22,7 @@ from services.loader.core.cold_queue import Priority
 from services.loader.core.requests import check_revision
 from services.loader.core.residency import Capacity, Residency, State
 from services.loader.core.tenant_use import TenantUse
-from services.loader.core.working_set import Kept
+from services.loader.core.working_set import WorkingSetEntry
 from services.loader.handlers.loads import LoadLimits, Loads
 from services.loader.handlers.residency_log import ResidencyLog
 from services.loader.handlers.resident_set import ResidentSet
@@ -178,11 +178,11 @@ class Tiers:
             return self._statuses.all(limit=limit)
         return self._statuses.all_of_tenant(tenant_id, limit=limit)
 
-    def working_set(self) -> list[Kept]:
+    def working_set(self) -> list[WorkingSetEntry]:
         """Return what is worth loading again after a restart: all that is finished in host memory."""
         residents = self.resident_set.residency.residents
         return [
-            Kept(
+            WorkingSetEntry(
                 revision=use.revision,
                 tenant_id=tenant_id,
                 pinned=tenant_id in residents[digest].pins,

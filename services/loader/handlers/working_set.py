@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from mint_common.errors import MintError
 from mint_common.ids import Digest, TenantId
 from mint_common.runtime.clock import Clock
-from services.loader.core.working_set import Kept, hottest_first
+from services.loader.core.working_set import WorkingSetEntry, hottest_first
 from services.loader.handlers.tiers import Tiers
 from services.loader.ports import WorkingSet
 
@@ -32,7 +32,7 @@ class WorkingSetSaver:
         self._turns = asyncio.Semaphore(at_once)
         self._keep_seconds = keep_seconds
         self._earlier_uses: dict[tuple[Digest, TenantId], int] = {}
-        self._saved: Sequence[Kept] = ()
+        self._saved: Sequence[WorkingSetEntry] = ()
 
     async def run(self) -> None:
         """Restore, then keep until cancelled."""
@@ -74,7 +74,7 @@ class WorkingSetSaver:
                 raise
             _log.warning("working set not saved", extra={"problem": str(error)})
 
-    async def _restore(self, each: Kept) -> None:
+    async def _restore(self, each: WorkingSetEntry) -> None:
         digest = each.revision.digest
         try:
             await self._tiers.prewarm(each.revision, tenant_id=each.tenant_id, cause=_CAUSE)
@@ -86,9 +86,9 @@ class WorkingSetSaver:
         finally:
             self._turns.release()
 
-    def _with_earlier_uses(self, each: Kept) -> Kept:
+    def _with_earlier_uses(self, each: WorkingSetEntry) -> WorkingSetEntry:
         uses = each.uses + self._earlier_uses.get((each.revision.digest, each.tenant_id), 0)
-        return Kept(
+        return WorkingSetEntry(
             revision=each.revision,
             tenant_id=each.tenant_id,
             pinned=each.pinned,

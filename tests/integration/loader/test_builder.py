@@ -29,7 +29,7 @@ from mint_common.runtime.clock import SystemClock
 from services.loader.adapters.builder.client import Builder, BuilderStaging, open_builder
 from services.loader.adapters.builder.laying_out import lay_out
 from services.loader.adapters.builder.process import AtOnce
-from services.loader.adapters.builder.wire import read_places
+from services.loader.adapters.builder.wire import read_index
 from services.loader.adapters.vllm.engine import VllmEngine
 from services.loader.ports import LoadedAdapter
 from tests.integration.loader.conftest import BASE_DIR, CountedEngine, builder_config, random_adapter
@@ -109,7 +109,7 @@ async def test_what_is_laid_out_is_what_the_file_holds(shop: Shop) -> None:
     with path.open("rb") as file:
         header = read_header(file, size_bytes=path.stat().st_size)
     data, memory = path.read_bytes()[header.data_begin :], np.fromfile(laid_out.path, dtype="<f4")
-    places = read_places(laid_out.places)
+    places = read_index(laid_out.tensor_index)
     assert [place.name for place in places] == [entry.name for entry in header.tensors]
     for place, entry in zip(places, header.tensors, strict=True):
         expected = np.frombuffer(data[entry.begin : entry.end], dtype="<f4")

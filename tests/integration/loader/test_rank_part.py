@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from services.loader.adapters.vllm.templates import Templates
-from services.loader.adapters.vllm.worker_extension import Desk, merge
+from services.loader.adapters.vllm.worker_extension import WorkerAdapters, merge
 
 pytestmark = [
     pytest.mark.engine,
@@ -146,12 +146,12 @@ class _Registered(dict[int, Any]):
         return self
 
 
-def _enter(manager: Manager, number: int) -> tuple[Desk, int]:
+def _enter(manager: Manager, number: int) -> tuple[WorkerAdapters, int]:
     """Enter an adapter as the desk does what it has mapped; return the bytes of the worker's part, too."""
     lora = SimpleNamespace(id=number, loras=manager.weights)
     merge(manager, lora)
     manager._registered_adapters[number] = lora
-    return Desk(manager), sum(map(_part_bytes, lora.loras.values()))
+    return WorkerAdapters(manager), sum(map(_part_bytes, lora.loras.values()))
 
 
 def _part_bytes(layer: Weights) -> int:

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from mint_common.ids import Digest
-from services.loader.core.admission import StallBudget
-from services.loader.core.batching import Waiting, next_drain_seconds, plan_slots
-from services.loader.core.cold_queue import ColdQueue, Job, Priority
+from services.loader.core.cold_queue import ColdQueue, Priority, QueuedLoad
 from services.loader.core.residency import Capacity, Residency, State
+from services.loader.core.slot_plan import WaitingAdapter, next_drain_seconds, plan_slots
+from services.loader.core.stall_budget import StallBudget
 from tests.sim.fleet.model import Model, Request
 from tests.sim.fleet.world import World
 
@@ -87,7 +87,7 @@ class SimEngine:
         )
         self._activating = False
         self._step_planned = False
-        self._blocked: list[tuple[Job, float]] = []
+        self._blocked: list[tuple[QueuedLoad, float]] = []
         self.running = 0
 
     @property
@@ -148,43 +148,43 @@ class SimEngine:
 
     def _expire(self) -> None:
         self.queue, late = self.queue.expire(self._world.now)
-        for job in late:
-            self._refuse(job.digest)
+        for load in late:
+            self._refuse(load.digest)
 
     def _start_loads(self) -> None:
         while True:
-            self.queue, job = self.queue.start()
-            if job is None:
+            self.queue, load = self.queue.start()
+            if load is None:
                 return
-            size = 0 if self.disk.holds(job.digest) else self.model.adapter_bytes
-            self._later(size / self.model.fetch_bytes_per_second, self._lay_out, job, self._world.now)
+            size = 0 if self.disk.holds(load.digest) else self.model.adapter_bytes
+            self._later(size / self.model.fetch_bytes_per_second, self._lay_out, load, self._world.now)
 
-    def _lay_out(self, job: Job, began: float) -> None:
-        self.disk.keep(job.digest)
+    def _lay_out(self, load: QueuedLoad, began: float) -> None:
+        self.disk.keep(load.digest)
         room = self.residency.plan_room(self.model.adapter_bytes)
         if not room.fits:
-            self._blocked.append((job, began))  # until a request ends
+            self._blocked.append((load, began))  # until a request ends
             return
         for victim in room.victims:
             self.residency = self.residency.evict(victim)
             self._tell(self, victim, False)
-        self.residency = self.residency.reserve(job.digest, self.model.adapter_bytes)
-        self._later(self.model.layout_seconds, self._finish_load, job, began)
+        self.residency = self.residency.reserve(load.digest, self.model.adapter_bytes)
+        self._later(self.model.layout_seconds, self._finish_load, load, began)
 
-    def _finish_load(self, job: Job, began: float) -> None:
-        requests = self.waiting.pop(job.digest)
+    def _finish_load(self, load: QueuedLoad, began: float) -> None:
+        requests = self.waiting.pop(load.digest)
         seconds = self._world.now - began
         self.loads += 1
         self.load_seconds.append(seconds)
         self.residency = self.residency.finish_load(
-            job.digest,
+            load.digest,
             size_bytes=self.model.adapter_bytes,
             load_seconds=seconds,
             claims=len(requests),
             now=self._world.now,
         )
-        self.queue = self.queue.finish(job.digest, size_bytes=self.model.adapter_bytes)
-        self._tell(self, job.digest, True)
+        self.queue = self.queue.finish(load.digest, size_bytes=self.model.adapter_bytes)
+        self._tell(self, load.digest, True)
         for request in requests:
             self._enter(request)
         self._start_loads()
@@ -219,8 +219,8 @@ class SimEngine:
 
     def _retry_blocked(self) -> None:
         blocked, self._blocked = self._blocked, []
-        for job, began in blocked:
-            self._lay_out(job, began)
+        for load, began in blocked:
+            self._lay_out(load, began)
 
     def _plan_step(self, seconds: float) -> None:
         if not self._step_planned:
@@ -234,7 +234,7 @@ class SimEngine:
             return
         self._settle()
         now, drain = self._world.now, self.model.drain_seconds
-        waiting = [Waiting(digest=digest, since=line.since) for digest, line in self.lines.items()]
+        waiting = [WaitingAdapter(digest=digest, since=line.since) for digest, line in self.lines.items()]
         plan = plan_slots(self.residency, waiting, now=now, drain_after_seconds=drain)
         self.draining = plan.draining
         if plan.grant is None:

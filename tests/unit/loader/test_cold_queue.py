@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mint_common.errors import Overloaded
 from mint_common.ids import Digest, TenantId
-from services.loader.core.cold_queue import ColdQueue, Job, Priority
+from services.loader.core.cold_queue import ColdQueue, Priority, QueuedLoad
 
 A, B, C = TenantId("a"), TenantId("b"), TenantId("c")
 
@@ -35,14 +35,14 @@ def ask(
     ).queue
 
 
-def drain(queue: ColdQueue) -> list[Job]:
-    jobs = []
+def drain(queue: ColdQueue) -> list[QueuedLoad]:
+    loads = []
     while True:
-        queue, job = queue.start()
-        if job is None:
-            return jobs
-        jobs.append(job)
-        queue = queue.finish(job.digest)
+        queue, load = queue.start()
+        if load is None:
+            return loads
+        loads.append(load)
+        queue = queue.finish(load.digest)
 
 
 def test_everybody_who_wants_one_revision_shares_one_job() -> None:
@@ -51,8 +51,8 @@ def test_everybody_who_wants_one_revision_shares_one_job() -> None:
         queue = ask(queue, 1)
     assert len(queue.waiting) == 1
     assert queue.waiting[0].waiters == 50
-    queue, job = queue.start()
-    assert job is not None
+    queue, load = queue.start()
+    assert load is not None
     assert queue.ask(digest(1), Priority.REQUEST, tenant_id=B, size_bytes=1, load_seconds=()).joined
     assert ask(queue, 1).start()[1] is None
 
@@ -63,7 +63,7 @@ def test_requests_go_before_prewarms_and_prewarms_before_prefetches() -> None:
         (Priority.PREFETCH, Priority.PREWARM, Priority.REQUEST, Priority.REQUEST)
     ):
         queue = ask(queue, number, priority)
-    assert [job.digest for job in drain(queue)] == [digest(2), digest(3), digest(1), digest(0)]
+    assert [load.digest for load in drain(queue)] == [digest(2), digest(3), digest(1), digest(0)]
 
 
 def test_a_request_makes_a_waiting_prewarm_urgent() -> None:
@@ -76,10 +76,10 @@ def test_a_single_load_of_one_tenant_goes_before_the_flood_of_another() -> None:
     for number in range(50):
         queue = ask(queue, number)
     for _ in range(5):
-        queue, job = queue.start()
-        assert job is not None
-        queue = queue.finish(job.digest)
-    order = [job.tenant_id for job in drain(ask(queue, 99, tenant=B))]
+        queue, load = queue.start()
+        assert load is not None
+        queue = queue.finish(load.digest)
+    order = [load.tenant_id for load in drain(ask(queue, 99, tenant=B))]
     assert order.index(B) <= 1
 
 
@@ -91,8 +91,8 @@ def test_tenants_share_by_bytes_not_by_count() -> None:
         queue = ask(queue, 100 + number, tenant=B, size=10)
     first = drain(queue)[:22]
     weighed = Counter[TenantId]()
-    for job in first:
-        weighed[job.tenant_id] += job.size_bytes
+    for load in first:
+        weighed[load.tenant_id] += load.size_bytes
     assert abs(weighed[A] - weighed[B]) <= 100
 
 
@@ -102,11 +102,11 @@ def test_who_weighed_more_than_expected_pays_later() -> None:
         queue = ask(ask(queue, number), 100 + number, tenant=B)
     order: list[TenantId] = []
     while True:
-        queue, job = queue.start()
-        if job is None:
+        queue, load = queue.start()
+        if load is None:
             break
-        order.append(job.tenant_id)
-        queue = queue.finish(job.digest, size_bytes=30 if job.tenant_id == A else 10)
+        order.append(load.tenant_id)
+        queue = queue.finish(load.digest, size_bytes=30 if load.tenant_id == A else 10)
     assert order[:4].count(A) == 1
     assert order[:8].count(B) == 6
 
@@ -116,7 +116,7 @@ def test_a_job_wanted_by_a_tenant_with_a_short_line_moves_into_it() -> None:
     for number in range(20):
         queue = ask(queue, number)
     queue = ask(queue, 19, tenant=B)
-    assert digest(19) in [job.digest for job in drain(queue)[:2]]
+    assert digest(19) in [load.digest for load in drain(queue)[:2]]
 
 
 def test_a_full_queue_refuses_and_says_when_to_come_again() -> None:
@@ -125,14 +125,14 @@ def test_a_full_queue_refuses_and_says_when_to_come_again() -> None:
         queue.ask(digest(3), Priority.REQUEST, tenant_id=A, size_bytes=1, load_seconds=(2.0, 3.0, 100.0))
     assert refused.value.retry_after_seconds == 6
     assert refused.value.retryable
-    assert ask(queue, 2).job(digest(2)) is not None
+    assert ask(queue, 2).load(digest(2)) is not None
 
 
 def test_a_tenant_with_a_full_line_is_refused_while_another_is_not() -> None:
     queue = ask(ask(empty(tenant_depth=2), 1), 2)
     with pytest.raises(Overloaded, match="tenant"):
         ask(queue, 3)
-    assert ask(queue, 3, tenant=B).job(digest(3)) is not None
+    assert ask(queue, 3, tenant=B).load(digest(3)) is not None
 
 
 def test_a_full_queue_takes_from_the_longest_line_for_the_shortest() -> None:
@@ -150,17 +150,17 @@ def test_a_full_queue_sheds_its_last_prewarm_for_a_request() -> None:
     queue = ask(ask(ask(empty(depth=3), 1, Priority.PREWARM), 2, Priority.PREWARM), 3)
     admission = queue.ask(digest(4), Priority.REQUEST, tenant_id=A, size_bytes=1, load_seconds=())
     assert admission.shed == digest(2)
-    assert [job.digest for job in admission.queue.waiting] == [digest(1), digest(3), digest(4)]
+    assert [load.digest for load in admission.queue.waiting] == [digest(1), digest(3), digest(4)]
 
 
 def test_a_job_that_nobody_wants_any_more_is_dropped_unless_it_runs() -> None:
     queue = ask(ask(empty(), 1), 1)
-    assert queue.leave(digest(1)).job(digest(1)) is not None
+    assert queue.leave(digest(1)).load(digest(1)) is not None
     gone = queue.leave(digest(1)).leave(digest(1))
-    assert gone.job(digest(1)) is None
+    assert gone.load(digest(1)) is None
     assert (gone.turns, dict(gone.credit)) == ((), {})
     running, _ = queue.start()
-    assert running.leave(digest(1)).leave(digest(1)).job(digest(1)) is not None
+    assert running.leave(digest(1)).leave(digest(1)).load(digest(1)) is not None
     assert running.leave(digest(7)) == running
 
 
@@ -168,8 +168,8 @@ def test_what_waits_past_its_deadline_is_dropped() -> None:
     queue = ask(ask(empty(), 1, deadline=5.0), 2, deadline=9.0)
     assert queue.next_deadline == 5.0
     queue, late = queue.expire(5.0)
-    assert [job.digest for job in late] == [digest(1)]
-    assert [job.digest for job in queue.waiting] == [digest(2)]
+    assert [load.digest for load in late] == [digest(1)]
+    assert [load.digest for load in queue.waiting] == [digest(2)]
     assert ask(queue, 2, deadline=20.0).next_deadline == 20.0, "the last who waits decides"
 
 
@@ -177,7 +177,7 @@ def test_positions_are_the_order_of_starting() -> None:
     queue = empty(depth=99, tenant_depth=99)
     for number in range(4):
         queue = ask(ask(queue, number, Priority(number % 3)), 50 + number, tenant=B, size=25)
-    order = [job.digest for job in drain(queue)]
+    order = [load.digest for load in drain(queue)]
     assert [queue.position(each) for each in order] == list(range(8))
 
 
@@ -209,9 +209,9 @@ def test_any_history_keeps_the_bounds(
     queue = empty(depth=4, tenant_depth=3, workers=2)
     for verb, number, priority, tenant in history:
         if verb == "start":
-            queue, job = queue.start()
-            waiting = [*queue.waiting, job] if job else list(queue.waiting)
-            assert job is None or job.priority == min(other.priority for other in waiting if other)
+            queue, load = queue.start()
+            waiting = [*queue.waiting, load] if load else list(queue.waiting)
+            assert load is None or load.priority == min(other.priority for other in waiting if other)
         elif verb == "ask":
             assert number is not None
             assert priority is not None
@@ -219,16 +219,16 @@ def test_any_history_keeps_the_bounds(
             try:
                 queue = ask(queue, number, priority, tenant=tenant, size=1 + 7 * number)
             except Overloaded:
-                lines = Counter(job.tenant_id for job in queue.waiting)
+                lines = Counter(load.tenant_id for load in queue.waiting)
                 assert len(queue.waiting) == 4 or lines[tenant] == 3
         else:
             assert number is not None
             queue = getattr(queue, verb)(digest(number))
-        jobs = [job.digest for job in (*queue.waiting, *queue.running)]
-        assert len(jobs) == len(set(jobs))
+        loads = [load.digest for load in (*queue.waiting, *queue.running)]
+        assert len(loads) == len(set(loads))
         assert len(queue.waiting) <= 4
         assert len(queue.running) <= 2
-        assert set(queue.turns) == {job.tenant_id for job in queue.waiting}
+        assert set(queue.turns) == {load.tenant_id for load in queue.waiting}
         assert set(queue.credit) <= set(queue.turns)
 
 
@@ -243,9 +243,9 @@ def test_nobody_waits_longer_than_its_round(others: list[tuple[TenantId, int]], 
     mine = TenantId("mine")
     queue = ask(queue, 99, tenant=mine, size=size)
     before = Counter[TenantId]()
-    for job in drain(queue):
-        if job.tenant_id == mine:
+    for load in drain(queue):
+        if load.tenant_id == mine:
             break
-        before[job.tenant_id] += job.size_bytes
+        before[load.tenant_id] += load.size_bytes
     largest = max(size, *(other for _, other in others))
     assert all(weighed <= 2 * largest for weighed in before.values())

@@ -5,13 +5,13 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.loader.core.kv_room import Held, largest_last, plan_room
+from services.loader.core.kv_room import KvUse, largest_last, plan_room
 
-held = st.builds(Held, tenant=st.sampled_from("abc"), tokens=st.integers(1, 50))
+held = st.builds(KvUse, tenant=st.sampled_from("abc"), tokens=st.integers(1, 50))
 
 
-def of(tenant: str, *tokens: int) -> list[Held]:
-    return [Held(tenant=tenant, tokens=count) for count in tokens]
+def of(tenant: str, *tokens: int) -> list[KvUse]:
+    return [KvUse(tenant=tenant, tokens=count) for count in tokens]
 
 
 def test_who_holds_most_makes_room_first_and_of_those_who_started_last() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mint_common.adapters_format import WEIGHTS_FILE
 from mint_common.adapters_format.tensor_file import write_tensors
 from services.loader.adapters.builder.laying_out import lay_out
-from services.loader.adapters.builder.wire import read_places
+from services.loader.adapters.builder.wire import read_index
 
 WIDTHS = st.lists(st.sampled_from([1, 3, 16, 32]), min_size=1, max_size=5)
 
@@ -27,7 +27,7 @@ def test_every_tensor_is_found_at_its_place(
     laid_out = lay_out(path, rank=2)
     try:
         memory = np.fromfile(laid_out.path, dtype="<f4")
-        places = read_places(laid_out.places)
+        places = read_index(laid_out.tensor_index)
         assert {place.name for place in places} == tensors.keys()
         for place in places:
             values = tensors[place.name]

@@ -96,7 +96,7 @@ async def test_random_names_leave_no_trace(make_bench: Make) -> None:
             resident_set._ends,
             resident_set.residency.residents,
             loads._pending,
-            slots._lines,
+            slots._queues,
         )
         return sum(sys.getsizeof(each) for each in kept) + sum(len(each) for each in kept)
 

@@ -9,7 +9,7 @@ import pytest
 from mint_common.claims import Claim, RevisionRef
 from mint_common.errors import Unavailable
 from mint_common.ids import TenantId, sha256_digest
-from services.loader.core.working_set import Kept, hottest_first
+from services.loader.core.working_set import WorkingSetEntry, hottest_first
 from services.loader.handlers.working_set import WorkingSetSaver
 
 Make = Callable[..., Awaitable[Any]]  # Any: Bench of conftest.py, which cannot be imported
@@ -17,8 +17,8 @@ TENANT = TenantId("t")
 HOUR = 3600.0
 
 
-def kept(revision: RevisionRef, *, uses: int = 1, at: float = 0.0, pinned: bool = False) -> Kept:
-    return Kept(revision=revision, tenant_id=TENANT, pinned=pinned, uses=uses, last_used_at=at)
+def kept(revision: RevisionRef, *, uses: int = 1, at: float = 0.0, pinned: bool = False) -> WorkingSetEntry:
+    return WorkingSetEntry(revision=revision, tenant_id=TENANT, pinned=pinned, uses=uses, last_used_at=at)
 
 
 def some(number: int) -> RevisionRef:
@@ -30,16 +30,16 @@ def some(number: int) -> RevisionRef:
 class MemoryStore:
     """A working set in memory."""
 
-    rows: Sequence[Kept] = ()
+    rows: Sequence[WorkingSetEntry] = ()
     is_away: bool = False
     saves: int = field(default=0)
 
-    async def save(self, rows: Sequence[Kept]) -> None:
+    async def save(self, rows: Sequence[WorkingSetEntry]) -> None:
         if self.is_away:
             raise Unavailable(what="the store", problem="the test says so")
         self.rows, self.saves = list(rows), self.saves + 1
 
-    async def load(self) -> Sequence[Kept]:
+    async def load(self) -> Sequence[WorkingSetEntry]:
         return self.rows
 
 

@@ -1,4 +1,4 @@
-"""Starts and buries builder processes.
+"""Starts and ends builder processes.
 
 Invariant: a process that was killed is waited for, but nobody is held up by one that does not die.
 """
@@ -8,10 +8,10 @@ import subprocess
 import sys
 
 _MODULE = "services.loader.adapters.builder.process"
-_BURY_SECONDS = 0.2
+_END_SECONDS = 0.2
 
 
-class Children:
+class BuilderProcesses:
     """The builders of this process: one that works, and those that have been killed and are not dead yet."""
 
     def __init__(self) -> None:
@@ -35,10 +35,10 @@ class Children:
             ours.close()
             raise
 
-    def bury(self, process: subprocess.Popen[bytes]) -> None:
+    def end(self, process: subprocess.Popen[bytes]) -> None:
         """Kill a builder. One that waits for a disk dies only when that answers."""
         process.kill()
         try:
-            process.wait(_BURY_SECONDS)
+            process.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:
             self._dying.append(process)

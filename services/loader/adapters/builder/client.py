@@ -1,4 +1,4 @@
-"""The loader's side of the builder process: starts it, starts it anew when it dies or hangs, and asks it.
+"""The loader's side of the builder process: starts it, starts it again when it dies or hangs, and asks it.
 
 Invariants: one builder at a time; a call that a dying builder leaves open is made again to the next one, as
 all work can be repeated; one that hangs is killed, and what it leaves open is made once more; what was laid
@@ -21,20 +21,20 @@ from mint_common.ids import Digest
 from mint_common.runtime.clock import Clock
 from mint_common.settings import BlobSettings
 from services.loader import metrics
-from services.loader.adapters.builder.child import Children
+from services.loader.adapters.builder.child import BuilderProcesses
 from services.loader.adapters.builder.wire import (
-    Alive,
     Answer,
+    CacheContents,
     Call,
+    Failure,
     LaidOut,
     LayOut,
-    Opening,
     Outcome,
-    Refused,
+    Ping,
     Release,
+    Setup,
     Stage,
     Staged,
-    Stock,
     Trim,
     Trimmed,
     Work,
@@ -86,7 +86,7 @@ class Builder:
         self._writer: asyncio.StreamWriter | None = None
         self._up = asyncio.Event()
         self._unheard = 0
-        self._children = Children()
+        self._processes = BuilderProcesses()
 
     async def stage(self, revision: RevisionRef, *, ahead_bytes: int = 0) -> StagedAdapter:
         """Bring a revision's files to the local disk. Raises as `Staging.stage`.
@@ -103,7 +103,7 @@ class Builder:
                 for stage, seconds in outcome.seconds:
                     metrics.observe_load(stage, seconds)
                 return outcome.adapter
-            case Refused():
+            case Failure():
                 if not outcome.is_stored:
                     self._leave(revision.digest)
                 raise _error(outcome)
@@ -117,7 +117,7 @@ class Builder:
             case Trimmed():
                 for digest in outcome.gone:
                     self._leave(digest)
-            case Refused():
+            case Failure():
                 raise _error(outcome)
 
     async def lay_out(self, folder: Path) -> LaidOut:
@@ -128,7 +128,7 @@ class Builder:
         match outcome := await self._ask(LayOut(folder=str(folder))):
             case LaidOut():
                 return outcome
-            case Refused():
+            case Failure():
                 raise _error(outcome)
         raise AssertionError(outcome)
 
@@ -183,11 +183,11 @@ class Builder:
                 problem = str(ended.exceptions[0])
                 _log.warning("the builder process does not start", extra={"problem": problem})
             await self._clock.sleep(_RETRY_SECONDS)
-            while self._children.dying >= _MOST_DYING:
+            while self._processes.dying >= _MOST_DYING:
                 await self._clock.sleep(_RETRY_SECONDS)
 
     async def _run_one(self) -> None:
-        process, ours = self._children.start()
+        process, ours = self._processes.start()
         self.pid = process.pid
         writer: asyncio.StreamWriter | None = None
         try:
@@ -206,17 +206,17 @@ class Builder:
             for answer in self._open.values():
                 if not answer.done():
                     answer.set_exception(_BuilderEndedError(hung=self._unheard >= _BEATS))
-            self._children.bury(process)
+            self._processes.end(process)
 
     async def _open_up(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        write_frame(writer, self._opening())
+        write_frame(writer, self._setup())
         try:
             async with asyncio.timeout(_READY_SECONDS):
-                stock = await read_frame(reader, Stock)
+                contents = await read_frame(reader, CacheContents)
         except TimeoutError as error:
             raise _hangs(_READY_SECONDS) from error
         self.stored, self._stored_bytes = {}, 0
-        for entry in stock.stored:
+        for entry in contents.stored:
             self._enter(entry)
         self._writer, self._unheard = writer, 0
         self._up.set()
@@ -228,7 +228,7 @@ class Builder:
         """
         while self._unheard < _BEATS:
             self._unheard += 1
-            write_frame(writer, Call(number=0, work=Alive()))
+            write_frame(writer, Call(number=0, work=Ping()))
             await self._clock.sleep(self._config.silence_seconds / _BEATS)
         raise _hangs(self._config.silence_seconds)
 
@@ -264,9 +264,9 @@ class Builder:
         entry = self.stored.pop(digest, None)
         self._stored_bytes -= entry.size_bytes if entry else 0
 
-    def _opening(self) -> Opening:
+    def _setup(self) -> Setup:
         config = self._config
-        return Opening(
+        return Setup(
             base_dir=str(config.base_dir),
             cache_dir=str(config.cache_dir),
             disk_bytes=config.disk_bytes,
@@ -329,5 +329,5 @@ def _hangs(seconds: float) -> Unavailable:
     return Unavailable(what="the builder", problem=f"its process has said nothing for {seconds:g} s")
 
 
-def _error(refused: Refused) -> MintError:
+def _error(refused: Failure) -> MintError:
     return error_from_payload(refused.error, what="the builder")

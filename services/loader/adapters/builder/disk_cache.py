@@ -88,7 +88,7 @@ class DiskCache:
         self._proved: dict[Digest, Proved] = {}
 
     def open(self) -> None:
-        """Take stock of what an earlier run left; remove what it left half done, but downloads."""
+        """List what an earlier run left; remove what it left half done, except downloads."""
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
         for folder in self._root.iterdir():
             whole = all((folder / name).is_file() for name in (WEIGHTS_FILE, CONFIG_FILE, MANIFEST_FILE))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mint_common.adapters_format.tensor_file import PAD_DTYPE, TensorEntry, TensorFile, map_tensors
-from services.loader.adapters.builder.wire import LaidOut, TensorAt, write_places
+from services.loader.adapters.builder.wire import LaidOut, TensorAt, write_index
 
 _ITEM_BYTES = 4
 _ALIGNED_ITEMS = 16  # 64 bytes
@@ -38,7 +38,7 @@ def lay_out(weights: Path, *, rank: int) -> LaidOut:
         path=f"/proc/{os.getpid()}/fd/{descriptor}",
         size_bytes=items * _ITEM_BYTES,
         rank=rank,
-        places=write_places(placed),
+        tensor_index=write_index(placed),
     )
 
 

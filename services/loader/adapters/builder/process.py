@@ -29,18 +29,18 @@ from mint_common.settings import BlobSettings
 from services.loader.adapters.builder.disk_cache import DiskCache
 from services.loader.adapters.builder.laying_out import lay_out
 from services.loader.adapters.builder.wire import (
-    Alive,
     Answer,
+    CacheContents,
     Call,
+    Failure,
     LaidOut,
     LayOut,
-    Opening,
     Outcome,
-    Refused,
+    Ping,
     Release,
+    Setup,
     Stage,
     Staged,
-    Stock,
     Trim,
     Trimmed,
     Work,
@@ -78,7 +78,7 @@ class AtOnce(ThreadPoolExecutor):
 
 
 @dataclass(slots=True)
-class Bench:
+class Session:
     """What the builder works with."""
 
     cache: DiskCache
@@ -90,9 +90,9 @@ class Bench:
         try:
             outcome = await self._do(call.work)
         except MintError as error:
-            outcome = self._refused(call.work, error)
+            outcome = self._failure(call.work, error)
         except OSError as error:
-            outcome = self._refused(call.work, Unavailable(what="the builder", problem=str(error)))
+            outcome = self._failure(call.work, Unavailable(what="the builder", problem=str(error)))
         write_frame(self.writer, Answer(number=call.number, outcome=outcome))
 
     def release(self, handle: int) -> None:
@@ -116,7 +116,7 @@ class Bench:
                 return Trimmed(gone=sorted(before - {entry.digest for entry in self.cache.stored()}))
             case LayOut():
                 return await self._lay_out(Path(work.folder))
-            case Alive():
+            case Ping():
                 return work
             case Release():
                 raise AssertionError("nothing is answered")
@@ -127,9 +127,9 @@ class Bench:
         self.open_files.add(laid_out.handle)
         return laid_out
 
-    def _refused(self, work: Work, error: MintError) -> Refused:
+    def _failure(self, work: Work, error: MintError) -> Failure:
         is_stored = isinstance(work, Stage) and self.cache.holds(work.revision.digest)
-        return Refused(
+        return Failure(
             error=cast("dict[str, str | float | bool | None]", error.to_payload()), is_stored=is_stored
         )
 
@@ -138,26 +138,26 @@ async def run(connection: socket.socket) -> None:
     """Work until the other side ends."""
     asyncio.get_running_loop().set_default_executor(AtOnce(1))
     reader, writer = await asyncio.open_connection(sock=connection)
-    opening = await read_frame(reader, Opening)
-    blobs = await open_blobs(BlobSettings.model_validate_json(opening.blobs))
+    setup = await read_frame(reader, Setup)
+    blobs = await open_blobs(BlobSettings.model_validate_json(setup.blobs))
     cache = DiskCache(
         blobs,
-        read_base_facts(Path(opening.base_dir)),
-        root=Path(opening.cache_dir),
-        capacity_bytes=opening.disk_bytes,
+        read_base_facts(Path(setup.base_dir)),
+        root=Path(setup.cache_dir),
+        capacity_bytes=setup.disk_bytes,
         clock=SystemClock(),
         observe=lambda stage, seconds: _seconds.get().append((stage, seconds)),
     )
     cache.open()
-    write_frame(writer, Stock(stored=cache.stored()))
-    bench = Bench(cache, writer)
+    write_frame(writer, CacheContents(stored=cache.stored()))
+    session = Session(cache, writer)
     async with asyncio.TaskGroup() as group:
         while True:
             call = await read_frame(reader, Call)
             if isinstance(call.work, Release):
-                bench.release(call.work.handle)
+                session.release(call.work.handle)
             else:
-                group.create_task(bench.answer(call))
+                group.create_task(session.answer(call))
 
 
 def main(descriptor: int) -> None:

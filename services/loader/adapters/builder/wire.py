@@ -20,7 +20,7 @@ from services.loader.ports import StagedAdapter
 T = TypeVar("T")
 
 
-class Opening(msgspec.Struct, frozen=True):
+class Setup(msgspec.Struct, frozen=True):
     """The first frame: what the builder works with. ``blobs`` are the settings of the store, as JSON."""
 
     base_dir: str
@@ -29,7 +29,7 @@ class Opening(msgspec.Struct, frozen=True):
     blobs: str
 
 
-class Stock(msgspec.Struct, frozen=True):
+class CacheContents(msgspec.Struct, frozen=True):
     """The answer to it: what lies in the disk cache."""
 
     stored: Sequence[StoredAdapter]
@@ -60,11 +60,11 @@ class Release(msgspec.Struct, frozen=True, tag=True):
     handle: int
 
 
-class Alive(msgspec.Struct, frozen=True, tag=True):
+class Ping(msgspec.Struct, frozen=True, tag=True):
     """A question whether the builder still works, and the answer that it does."""
 
 
-Work = Stage | Trim | LayOut | Release | Alive
+Work = Stage | Trim | LayOut | Release | Ping
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -91,15 +91,15 @@ class TensorAt(msgspec.Struct, frozen=True, array_like=True):
 class LaidOut(msgspec.Struct, frozen=True, tag=True):
     """An adapter in memory that its path, of this machine, opens until it is released or the builder ends.
 
-    Whoever has mapped it keeps it; when nobody has, it is gone. ``places`` are its tensors' as `write_places`
-    wrote them: the same bytes for all adapters of one shape, which nobody reads but for the first.
+    Whoever has mapped it keeps it; when nobody has, it is gone. ``tensor_index`` says where its tensors are
+    (`write_index`): the same bytes for all adapters of one shape, read once a shape.
     """
 
     handle: int
     path: str
     size_bytes: int
     rank: int
-    places: bytes
+    tensor_index: bytes
 
 
 class Staged(msgspec.Struct, frozen=True, tag=True):
@@ -111,14 +111,14 @@ class Staged(msgspec.Struct, frozen=True, tag=True):
     ahead: LaidOut | None
 
 
-class Refused(msgspec.Struct, frozen=True, tag=True):
+class Failure(msgspec.Struct, frozen=True, tag=True):
     """It failed; ``error`` is a `MintError` payload; ``is_stored`` whether files are still on the disk."""
 
     error: dict[str, str | float | bool | None]
     is_stored: bool
 
 
-Outcome = Staged | Trimmed | LaidOut | Refused | Alive
+Outcome = Staged | Trimmed | LaidOut | Failure | Ping
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -128,13 +128,13 @@ class Answer(msgspec.Struct, frozen=True):
     outcome: Outcome
 
 
-def write_places(places: Sequence[TensorAt]) -> bytes:
+def write_index(tensors: Sequence[TensorAt]) -> bytes:
     """Return where an adapter's tensors are."""
-    return msgspec.msgpack.encode(places)
+    return msgspec.msgpack.encode(tensors)
 
 
-def read_places(data: bytes) -> list[TensorAt]:
-    """Return what `write_places` wrote."""
+def read_index(data: bytes) -> list[TensorAt]:
+    """Return what `write_index` wrote."""
     return msgspec.msgpack.decode(data, type=list[TensorAt])
 
 

@@ -39,7 +39,7 @@ from services.loader.ports import LoadedAdapter, Slice, WholeSample
 PLUGIN = "mint_engine_fixes"
 _SCHEDULER = "services.loader.adapters.vllm.fair_scheduler.make_scheduler"
 _RESERVE = 8  # of the sequences that run, one in so many more is for tenants that run little
-_EXTENSION = "services.loader.adapters.vllm.worker_extension.AdapterStage"
+_EXTENSION = "services.loader.adapters.vllm.worker_extension.WorkerExtension"
 _BUILDERS = 3
 _MOST_UNMAPPED = 64
 """Adapters that are laid out but not mapped: each takes a descriptor of the builder's."""
@@ -189,7 +189,7 @@ class VllmEngine:
     async def _lay_out(self, adapter: LoadedAdapter) -> int:
         laid_out = await self._builder.lay_out(adapter.folder)
         self._unmapped[adapter.number] = adapter, laid_out
-        shape = laid_out.rank, laid_out.places
+        shape = laid_out.rank, laid_out.tensor_index
         if shape not in self._shapes or len(self._unmapped) > _MOST_UNMAPPED:
             await self._enter(adapter.number)
             self._shapes[shape] = None
@@ -215,7 +215,7 @@ class VllmEngine:
             for attempt in range(builders):
                 if attempt:
                     laid_out = await self._builder.lay_out(adapter.folder)
-                memory = laid_out.rank, laid_out.path, laid_out.places
+                memory = laid_out.rank, laid_out.path, laid_out.tensor_index
                 replies = await self._call(method, number, *args, memory)
                 if not any("gone" in reply for reply in replies):
                     return replies

@@ -28,7 +28,7 @@ from vllm.v1.request import Request, RequestStatus
 from services.loader.adapters.vllm.taken_outputs import SentOutputs
 from services.loader.adapters.vllm_plugin import RESERVED, TAKEN
 from services.loader.core.fair_queue import GENERATED_WEIGHT, PROMPT_WEIGHT, FairQueue
-from services.loader.core.kv_room import Held, largest_last, plan_room
+from services.loader.core.kv_room import KvUse, largest_last, plan_room
 
 SHARED_PROMPT_TOKENS = 512
 """Most tokens of prompts in a step while several tenants are about: of base tiny 25 ms, and 75 for 2,048."""
@@ -174,7 +174,7 @@ class _Fair(Scheduler):  # type: ignore[misc]
         pool = self.kv_cache_manager.block_pool
         victims = plan_room(
             _held(self.running),
-            Held(tenant=tenant, tokens=request.num_tokens + self.block_size),
+            KvUse(tenant=tenant, tokens=request.num_tokens + self.block_size),
             free_tokens=pool.get_num_free_blocks() * self.block_size,
             all_tokens=pool.num_gpu_blocks * self.block_size,
             tenants=len(self.waiting.fair.tenants),
@@ -200,8 +200,8 @@ def tenant_of(request: Request) -> str:
     return request.cache_salt or ""
 
 
-def _held(running: Iterable[Request]) -> list[Held]:
-    return [Held(tenant=tenant_of(each), tokens=each.num_computed_tokens) for each in running]
+def _held(running: Iterable[Request]) -> list[KvUse]:
+    return [KvUse(tenant=tenant_of(each), tokens=each.num_computed_tokens) for each in running]
 
 
 def _prompt_cost(request: Request) -> int:

@@ -42,7 +42,7 @@ def _replying(method: Callable[P, Reply]) -> Callable[P, Reply]:
     return reply
 
 
-class AdapterStage:
+class WorkerExtension:
     """Mixed into vLLM's Worker as ``worker_extension_cls``; its methods are called by `collective_rpc`."""
 
     model_runner: Any  # vLLM's Worker has it
@@ -50,19 +50,19 @@ class AdapterStage:
     @_replying
     def mint_enter(self, number: int, memory: Memory | None = None) -> Reply:
         """Map an adapter that the builder has laid out, unless it is: from then on it is in host memory."""
-        return self._mint_desk().enter(number, memory) if memory is not None else {"stall_ms": 0.0}
+        return self._mint_adapters().enter(number, memory) if memory is not None else {"stall_ms": 0.0}
 
     @_replying
     def mint_activate(
         self, number: int, victim: int | None, slice_ms: float, memory: Memory | None = None
     ) -> Reply:
         """Copy an adapter, or some of it, into a slot; map it before if it is only laid out."""
-        return self._mint_desk().activate(number, victim, slice_ms, memory)
+        return self._mint_adapters().activate(number, victim, slice_ms, memory)
 
     @_replying
     def mint_drop(self, number: int) -> Reply:
         """Forget an adapter."""
-        self._mint_desk().drop(number)
+        self._mint_adapters().drop(number)
         return {}
 
     @_replying
@@ -78,13 +78,13 @@ class AdapterStage:
     @_replying
     def mint_residents(self) -> Reply:
         """Return what is here."""
-        return self._mint_desk().residents()
+        return self._mint_adapters().residents()
 
-    def _mint_desk(self) -> "Desk":
-        desk = self.__dict__.get("mint_desk")
-        if desk is None:
-            desk = self.__dict__["mint_desk"] = Desk(self.model_runner.lora_manager)
-        return desk
+    def _mint_adapters(self) -> "WorkerAdapters":
+        adapters = self.__dict__.get("mint_adapters")
+        if adapters is None:
+            adapters = self.__dict__["mint_adapters"] = WorkerAdapters(self.model_runner.lora_manager)
+        return adapters
 
 
 @dataclass(slots=True)
@@ -96,7 +96,7 @@ class Copying:
     modules: Iterator[tuple[str, Any]]
 
 
-class Desk:
+class WorkerAdapters:
     """One worker's adapters, and the one that is being copied into a slot."""
 
     def __init__(self, worker_manager: Any) -> None:
@@ -112,7 +112,7 @@ class Desk:
         began = time.perf_counter()
         if number in self._manager._registered_adapters:  # noqa: SLF001
             return {"stall_ms": 0.0}  # asked again: another worker came too late
-        rank, path, places = memory
+        rank, path, tensor_index = memory
         try:
             mapped = map_laid_out(path, dtype=self._loader.lora_config.lora_dtype)
         except FileNotFoundError:
@@ -120,17 +120,17 @@ class Desk:
         lora = self._templates.wrap(
             number,
             mapped,
-            shape=(rank, places),
-            slowly=lambda: self._wrap(mapped, places, rank=rank, number=number),
+            shape=(rank, tensor_index),
+            slowly=lambda: self._wrap(mapped, tensor_index, rank=rank, number=number),
         )
         self._manager._registered_adapters[number] = lora  # noqa: SLF001  # add_adapter would merge again
         return {"stall_ms": _milliseconds_since(began)}
 
-    def _wrap(self, mapped: Any, places: bytes, *, rank: int, number: int) -> _Lora:
-        from services.loader.adapters.builder.wire import read_places
+    def _wrap(self, mapped: Any, tensor_index: bytes, *, rank: int, number: int) -> _Lora:
+        from services.loader.adapters.builder.wire import read_index
         from services.loader.adapters.vllm.lora_models import model_of, renaming, views
 
-        tensors, rename = views(mapped, read_places(places)), renaming(self._manager.model)
+        tensors, rename = views(mapped, read_index(tensor_index)), renaming(self._manager.model)
         lora = model_of(self._loader, tensors, rank=rank, number=number, rename=rename)
         merge(self._manager, lora)
         return lora
@@ -162,7 +162,7 @@ class Desk:
                 return {"done": False, "waits": True, "stall_ms": _milliseconds_since(began)}
             index = manager.lora_index_to_id.index(None)
             self._copying = Copying(number, index, iter(manager.modules.items()))
-        copying, self._copying = self._copying, None  # what fails here begins anew, and skips no module
+        copying, self._copying = self._copying, None  # what fails here begins again, and skips no module
         for name, module in copying.modules:
             layer = manager._get_lora_layer_weights(lora, name)  # noqa: SLF001
             if layer is None:

@@ -96,21 +96,21 @@ def plan_rows(slots_T: Sequence[int]) -> Rows:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Group:
+class SlotTokens:
     """All tokens of one slot; a slice where they stand together."""
 
     slot: int
     rows: slice | Tensor
 
 
-def plan_groups(slots_T: Sequence[int]) -> tuple[Group, ...]:
+def plan_groups(slots_T: Sequence[int]) -> tuple[SlotTokens, ...]:
     """Gather the tokens of each slot, but for -1."""
     rows_of: dict[int, list[int]] = {}
     for at, slot in enumerate(slots_T):
         if slot >= 0:
             rows_of.setdefault(slot, []).append(at)
     return tuple(
-        Group(
+        SlotTokens(
             slot=slot,
             rows=slice(rows[0], rows[-1] + 1) if rows[-1] - rows[0] < len(rows) else torch.tensor(rows),
         )
@@ -142,7 +142,7 @@ class GroupedLora(PunicaWrapperCPU):  # type: ignore[misc]  # vllm has no types
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # Any, here and below: vLLM's signatures
         super().__init__(*args, **kwargs)
-        self._rows, self._groups = Rows(runs=()), tuple[Group, ...]()
+        self._rows, self._groups = Rows(runs=()), tuple[SlotTokens, ...]()
 
     def update_metadata(
         self,

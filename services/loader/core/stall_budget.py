@@ -1,7 +1,7 @@
-"""How much of the engine's time putting adapters into slots may take, and whose first token goes before it.
+"""How much engine time activations (copies of adapters into slots) may take, and which first tokens go first.
 
-While others generate, each millisecond of an activation is one that their next token waits. The share that
-it may take is fixed: following the latency of the moment lets bursts through just when it hurts most.
+While requests generate, each millisecond of an activation delays their next token by one. Its share of the
+engine's time is fixed: a share that follows current latency would let bursts through when they hurt most.
 
 Invariant: in any span of t milliseconds, activations stall the engine for at most
 ``burst_ms + share * t`` and one slice.

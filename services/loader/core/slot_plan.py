@@ -19,7 +19,7 @@ _REMEMBERED_USES = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Waiting:
+class WaitingAdapter:
     """An adapter whose first waiting request came at ``since``. A prewarm takes empty slots only."""
 
     digest: Digest
@@ -44,43 +44,45 @@ class SlotPlan:
 
 
 def plan_slots(
-    residency: Residency, waiting: Sequence[Waiting], *, now: float, drain_after_seconds: float
+    residency: Residency, waiting: Sequence[WaitingAdapter], *, now: float, drain_after_seconds: float
 ) -> SlotPlan:
     """Decide who gets a slot and who must make way. ``waiting`` adapters may have a slot already."""
     draining = _draining(residency, waiting, now=now, drain_after_seconds=drain_after_seconds)
-    kept = _kept(residency)
-    for wait in _in_line(residency, waiting):
+    protected = _protected(residency)
+    for wait in _without_slot(residency, waiting):
         if residency.slots_used < residency.capacity.slots:
             return SlotPlan(grant=Grant(digest=wait.digest, victim=None), draining=draining)
         if wait.takes_empty_only:
             continue
         overdue = now - wait.since >= drain_after_seconds
         idle = _idle(residency, waiting, draining)
-        victim = _last_used([r for r in idle if r.digest not in kept] or (idle if overdue else []))
+        victim = _last_used([r for r in idle if r.digest not in protected] or (idle if overdue else []))
         if victim is not None:
             return SlotPlan(grant=Grant(digest=wait.digest, victim=victim.digest), draining=draining)
     return SlotPlan(draining=draining)
 
 
 def next_drain_seconds(
-    residency: Residency, waiting: Sequence[Waiting], *, now: float, drain_after_seconds: float
+    residency: Residency, waiting: Sequence[WaitingAdapter], *, now: float, drain_after_seconds: float
 ) -> float | None:
     """Return in how many seconds the plan changes by itself; None when it does not."""
     young = [
         wait.since + drain_after_seconds - now
-        for wait in _in_line(residency, waiting)
+        for wait in _without_slot(residency, waiting)
         if not wait.takes_empty_only and now - wait.since < drain_after_seconds
     ]
     return max(0.0, min(young)) if young else None
 
 
-def _in_line(residency: Residency, waiting: Sequence[Waiting]) -> list[Waiting]:
+def _without_slot(residency: Residency, waiting: Sequence[WaitingAdapter]) -> list[WaitingAdapter]:
     """Return who has no slot yet, requests first, in the order of their coming."""
     line = [wait for wait in waiting if residency.residents[wait.digest].state is State.STAGED]
     return sorted(line, key=lambda wait: (wait.takes_empty_only, wait.since))
 
 
-def _idle(residency: Residency, waiting: Sequence[Waiting], draining: frozenset[Digest]) -> list[Resident]:
+def _idle(
+    residency: Residency, waiting: Sequence[WaitingAdapter], draining: frozenset[Digest]
+) -> list[Resident]:
     """Return the occupants that nothing runs on and nobody waits for."""
     wanted = {wait.digest for wait in waiting if not wait.takes_empty_only} - draining
     return [
@@ -95,7 +97,7 @@ def _last_used(idle: Sequence[Resident]) -> Resident | None:
     return min(idle, key=lambda r: (r.pinned, r.touched), default=None)
 
 
-def _kept(residency: Residency) -> frozenset[Digest]:
+def _protected(residency: Residency) -> frozenset[Digest]:
     """Return who keeps its slot from a scan: the last used of those that have been used there repeatedly."""
     slots = residency.capacity.slots
     since = residency.turn - _REMEMBERED_USES * slots
@@ -109,11 +111,11 @@ def _kept(residency: Residency) -> frozenset[Digest]:
 
 
 def _draining(
-    residency: Residency, waiting: Sequence[Waiting], *, now: float, drain_after_seconds: float
+    residency: Residency, waiting: Sequence[WaitingAdapter], *, now: float, drain_after_seconds: float
 ) -> frozenset[Digest]:
     overdue = sum(
         not wait.takes_empty_only and now - wait.since >= drain_after_seconds
-        for wait in _in_line(residency, waiting)
+        for wait in _without_slot(residency, waiting)
     )
     unused = residency.capacity.slots - residency.slots_used
     unused += len(_idle(residency, waiting, frozenset()))  # those make way as they are

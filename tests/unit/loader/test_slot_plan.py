@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mint_common.ids import Digest
-from services.loader.core.batching import Waiting, next_drain_seconds, plan_slots
 from services.loader.core.residency import Capacity, Residency, State
+from services.loader.core.slot_plan import WaitingAdapter, next_drain_seconds, plan_slots
 
 DRAIN = 0.5
 
@@ -33,12 +33,12 @@ def occupied(*running: int, slots: int) -> Residency:
     return residency
 
 
-def plan(residency: Residency, *waiting: Waiting, now: float = 10.0):
+def plan(residency: Residency, *waiting: WaitingAdapter, now: float = 10.0):
     return plan_slots(residency, waiting, now=now, drain_after_seconds=DRAIN)
 
 
-def wait(number: int, since: float = 10.0, *, prewarm: bool = False) -> Waiting:
-    return Waiting(digest=digest(number), since=since, takes_empty_only=prewarm)
+def wait(number: int, since: float = 10.0, *, prewarm: bool = False) -> WaitingAdapter:
+    return WaitingAdapter(digest=digest(number), since=since, takes_empty_only=prewarm)
 
 
 def test_an_empty_slot_goes_to_who_came_first_and_requests_before_prewarms() -> None:
@@ -145,7 +145,7 @@ def test_everybody_gets_a_turn_whatever_the_traffic(  # noqa: C901  # one small 
                         longest = max(longest, now - since)
                         residency = residency.begin(name)
                         running.append((now + rng.randint(1, 5), name))
-            waiting = [Waiting(digest=name, since=line[0]) for name, line in lines.items()]
+            waiting = [WaitingAdapter(digest=name, since=line[0]) for name, line in lines.items()]
             planned = plan_slots(residency, waiting, now=now, drain_after_seconds=DRAIN)
             draining = planned.draining
             if planned.grant is None:

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.loader.core.admission import StallBudget, precedence_seconds
+from services.loader.core.stall_budget import StallBudget, precedence_seconds
 
 
 def test_a_full_budget_starts_at_once_and_a_spent_one_waits_for_its_share() -> None:
