@@ -8,11 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 SHARED_NAMES: Mapping[str, str] = {
-    "Group": "loader: rows of one adapter; mint_common: samples of one prompt",
-    "Held": "loader: an adapter on the engine, and KV memory of a request",
-    "Job": "loader: a load; rollout: a managed job",
     "Prompt": "gateway: of a Tinker request; mint_common: of a task",
-    "Refused": "loader: by the builder; mint_common: an operation's outcome",
     "Submission": "gateway: of a job; mint_common: of an operation",
 }
 """Names with more than one meaning, and their meanings."""

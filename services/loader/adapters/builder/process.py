@@ -78,7 +78,7 @@ class AtOnce(ThreadPoolExecutor):
 
 
 @dataclass(slots=True)
-class Session:
+class BuilderLoop:
     """What the builder works with."""
 
     cache: DiskCache
@@ -150,14 +150,14 @@ async def run(connection: socket.socket) -> None:
     )
     cache.open()
     write_frame(writer, CacheContents(stored=cache.stored()))
-    session = Session(cache, writer)
+    loop = BuilderLoop(cache, writer)
     async with asyncio.TaskGroup() as group:
         while True:
             call = await read_frame(reader, Call)
             if isinstance(call.work, Release):
-                session.release(call.work.handle)
+                loop.release(call.work.handle)
             else:
-                group.create_task(session.answer(call))
+                group.create_task(loop.answer(call))
 
 
 def main(descriptor: int) -> None:
