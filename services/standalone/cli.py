@@ -8,12 +8,13 @@ from mint_common.errors import MintError, Unavailable
 from mint_common.runtime.private_files import make_files_private
 from services.standalone.commands.adapter import adapter_app
 from services.standalone.commands.adapters import adapters_app, top
-from services.standalone.commands.aliases import alias_app, eval_app, rollback
+from services.standalone.commands.aliases import alias_app, rollback
 from services.standalone.commands.api import api_command
 from services.standalone.commands.backup import backup, restore
 from services.standalone.commands.base import base_app
 from services.standalone.commands.demo import demo
 from services.standalone.commands.doctor import doctor
+from services.standalone.commands.evaluations import eval_app
 from services.standalone.commands.events import events
 from services.standalone.commands.gc import gc
 from services.standalone.commands.governance import audit, rule_app, tenant_app
@@ -44,28 +45,28 @@ app = typer.Typer(
 app.command(short_help="Start a stack on this machine, keep it running.")(up)
 app.command(short_help="Stop the running stack, in order.")(down)
 app.command(short_help="Show the parts of the running stack.")(status)
-app.command(short_help="Can this machine run a stack? What to do?")(doctor)
+app.command(short_help="Check this machine, and say what to do.")(doctor)
 app.add_typer(base_app, name="base", short_help="Add or list base models.")
 app.add_typer(adapter_app, name="adapter", short_help="Pack, unpack or check adapter folders.")
 app.add_typer(adapters_app, name="adapters", short_help="Where revisions are; pin, prewarm, evict.")
 app.command(short_help="Engines and adapters, live.")(api_command(top))
 app.add_typer(policy_app, name="policy", short_help="Policies: list, show, create, change.")
-app.add_typer(revision_app, name="revision", short_help="Revisions: list, show, upload, retire.")
-app.add_typer(alias_app, name="alias", short_help="Aliases: list, move, protect, history.")
+app.add_typer(revision_app, name="revision", short_help="Revisions: list, show, compare, upload.")
+app.add_typer(alias_app, name="alias", short_help="Aliases: list, move, protect, freeze.")
 app.command(short_help="Point an alias at what it pointed at before.")(api_command(rollback))
 app.add_typer(eval_app, name="eval", short_help="Scores: list, record.")
-app.add_typer(rule_app, name="rule", short_help="Promotion rules: list, create, remove.")
+app.add_typer(rule_app, name="rule", short_help="Promotion rules: list, create, pause.")
 app.add_typer(key_app, name="key", short_help="API keys: list, create, rotate, revoke.")
 app.add_typer(tenant_app, name="tenant", short_help="Tenants: list, create, make keys.")
 app.command(short_help="Who changed what, newest first.")(api_command(audit))
 app.add_typer(task_app, name="task", short_help="What can be trained on: list, show.")
 app.add_typer(job_app, name="job", short_help="Jobs: create, watch, list, cancel.")
 app.command(short_help="What models answer, side by side.")(api_command(ask))
-app.command(short_help="Events as they happen, as JSON lines.")(api_command(events))
+app.command(short_help="Events as they happen: JSON, or brief.")(api_command(events))
 app.add_typer(webhook_app, name="webhook", short_help="Tell your own servers of events.")
 app.command(short_help="Copy the stack's database and blobs.")(backup)
 app.command(short_help="Make a stack of a backup.")(restore)
-app.command(short_help="Let go of what nobody uses.")(api_command(gc))
+app.command(short_help="Remove what nobody uses.")(api_command(gc))
 app.command(short_help="Train, serve, promote, roll back: in minutes.")(demo)
 
 

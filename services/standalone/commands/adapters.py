@@ -10,7 +10,7 @@ from rich.live import Live
 from mint_common.errors import Unavailable
 from services.standalone.adapters.public_api import Json, PublicApi, path_of
 from services.standalone.commands.api import Listing, api_command, open_api
-from services.standalone.commands.names import resolve_revision, split_name
+from services.standalone.commands.names import digest_of, split_name
 from services.standalone.commands.options import JsonOption, StackOption
 from services.standalone.core.columns import ADAPTER, ENGINE
 from services.standalone.core.tables import adapter_rows, engine_rows
@@ -49,7 +49,7 @@ def list_adapters(context: typer.Context, *, as_json: JsonOption = False, folder
 
 
 def pin(api: PublicApi, revision: NamedRevisionArgument) -> Listing:
-    """Keep a revision on the engines that hold it, whatever else is asked for.
+    """Keep a revision on the engines that hold it, until it is unpinned.
 
     Example: mint adapters pin counter@prod
     """
@@ -82,9 +82,7 @@ def evict(api: PublicApi, revision: NamedRevisionArgument) -> Listing:
 
 def _change(api: PublicApi, name: str, verb: str) -> Listing:
     policy, revision = split_name(name)
-    number = resolve_revision(api, policy, revision)
-    digest = api.get(path_of("policies", policy, "revisions", number))["digest"]
-    found = api.post(path_of("adapters", digest, verb))
+    found = api.post(path_of("adapters", digest_of(api, policy, revision), verb))
     return Listing(answer=found, columns=ADAPTER, rows=adapter_rows(found, now=time.time()), nothing=NOTHING)
 
 

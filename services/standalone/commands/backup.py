@@ -33,9 +33,9 @@ def backup(
 ) -> None:
     """Copy the running stack's database and blobs to a new folder.
 
-    The stack goes on; let no `mint gc --remove` run meanwhile. Of a stack on MINT_POSTGRES_DSN and a file://
-    MINT_BLOBS_URL these are copied; a bucket is backed up by its own means. The folder holds secrets: it is
-    its owner's alone, and refused where the file system keeps no modes.
+    The stack keeps running; do not run `mint gc --remove` meanwhile. If MINT_POSTGRES_DSN and a file://
+    MINT_BLOBS_URL are set, these are copied; back up a bucket with its store's own tools. The folder holds
+    secrets: only its owner may read it, and a file system without modes is refused.
 
     Example: mint backup ./backup-2026-11-26
     """
@@ -78,7 +78,7 @@ def _dsn(state: StateFolder) -> str:
 def _blobs(state: StateFolder) -> Path:
     url = urlsplit(os.environ.get("MINT_BLOBS_URL", state.blobs.as_uri()))
     if url.scheme != "file":
-        raise InvalidField(field="MINT_BLOBS_URL", problem="a bucket is copied by its store's own means")
+        raise InvalidField(field="MINT_BLOBS_URL", problem="back up a bucket with its store's own tools")
     return Path(url.path)
 
 

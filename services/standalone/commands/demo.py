@@ -48,7 +48,7 @@ def demo(
     """Train a policy by RL, serve its revisions, move and roll back an alias; then report.
 
     Starts a stack of its own, creates a policy, submits a GRPO job over REST, measures the held-out accuracy
-    of the base, the first and the last revision through the OpenAI endpoint, and moves `prod` forth and back.
+    of the base, the first and the last revision through the OpenAI endpoint, and moves `prod` back and forth.
     Exit code 1 when accuracy did not rise by 0.2 or any check failed.
 
     Example: mint demo --base tiny

@@ -1,4 +1,4 @@
-"""`mint gc`: let go of what nobody uses."""
+"""`mint gc`: remove what nobody uses."""
 
 import json
 from typing import Annotated
@@ -17,16 +17,16 @@ def gc(
     api: PublicApi,
     *,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run/--remove", help="Only say what would go, or let it go.")
+        bool, typer.Option("--dry-run/--remove", help="Only list what would go, or remove it.")
     ] = True,
     as_json: JsonOption = False,
 ) -> None:
-    """Retire revisions that no retention keeps; remove bytes that nobody has used for long.
+    """Retire revisions outside the retention of their policy; remove bytes that were not used for long.
 
-    Takes an operator's key. Never what an alias, an engine or a training session uses. A dry run shows the
-    first 1000 things; a removal goes on until there is nothing left, and may be broken off and repeated.
+    Takes an operator's key. What an alias, an engine or a training session uses stays. A dry run shows the
+    first 1000 items; a removal continues until nothing is left, and may be interrupted and repeated.
 
-    Example: mint gc --remove
+    Example: mint gc --dry-run
     """
     if dry_run:
         report = api.collect(dry_run=True, limit=1000)

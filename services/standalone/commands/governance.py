@@ -25,11 +25,9 @@ def list_rules(api: PublicApi, policy: PolicyArgument) -> Listing:
 def create_rule(
     api: PublicApi,
     policy: PolicyArgument,
-    suite: Annotated[str, typer.Argument(metavar="SUITE", help="Whose scores count.")],
-    metric: Annotated[str, typer.Argument(metavar="METRIC", help="Which of them.")],
-    at_least: Annotated[
-        float, typer.Argument(metavar="SCORE", help="A newer revision with it takes the alias over.")
-    ],
+    suite: Annotated[str, typer.Argument(metavar="SUITE", help="The suite whose scores count.")],
+    metric: Annotated[str, typer.Argument(metavar="METRIC", help="The metric of that suite.")],
+    at_least: Annotated[float, typer.Argument(metavar="SCORE", help="The lowest score that is promoted.")],
     *,
     alias: Annotated[str, typer.Option("--alias", metavar="ALIAS", help="Which alias.")] = "prod",
     max_drop: Annotated[
@@ -47,7 +45,7 @@ def create_rule(
         float, typer.Option("--cooldown", metavar="SECONDS", help="From a move to the next promotion.")
     ] = 0.0,
 ) -> Listing:
-    """Let scores move an alias: forth to a better revision, back from a live one that fails.
+    """Let scores move an alias: to a better revision, and back from a live one that fails.
 
     No rule returns to a revision that a person moved the alias back from, until a person points it there
     again.
@@ -110,7 +108,7 @@ def list_tenants(api: PublicApi, *, limit: LimitOption = 100, after: AfterOption
 def create_tenant(
     api: PublicApi, name: Annotated[str, typer.Argument(metavar="NAME", help="Its name.")]
 ) -> Listing:
-    """Make a tenant, or show the one of that name.
+    """Make a tenant, or show the one with that name.
 
     Example: mint tenant create search-team
     """
@@ -124,7 +122,7 @@ def key_tenant(
     *,
     scopes: ScopesOption = "read,infer,train,admin",
 ) -> str:
-    """Make a key of a tenant, its first one say, and print it, this once.
+    """Make a key of a tenant and print it. It is shown only now.
 
     Example: mint tenant key ten_4p2tvc6rkzcmxlyhy3nb5dw7ea admin
     """
@@ -137,7 +135,8 @@ def audit(
     *,
     limit: LimitOption = 100,
     before: Annotated[
-        int | None, typer.Option("--before", metavar="PLACE", min=0, help="What the page before ended with.")
+        int | None,
+        typer.Option("--before", metavar="PLACE", min=0, help="The last one of the previous page."),
     ] = None,
 ) -> Listing:
     """List the tenant's changes, newest first: who, what, with what outcome. Takes an admin key.

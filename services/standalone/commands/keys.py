@@ -10,7 +10,9 @@ from services.standalone.commands.options import AfterOption, LimitOption
 from services.standalone.core.columns import KEY
 
 KeyArgument = Annotated[str, typer.Argument(metavar="KEY_ID", help="A key's id (mint key list).")]
-KeyNameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Signs what the key does.")]
+KeyNameArgument = Annotated[
+    str, typer.Argument(metavar="NAME", help="Names the key in histories and in the audit log.")
+]
 ScopesOption = Annotated[
     str, typer.Option("--scopes", metavar="LIST", help="Some of read,infer,train,admin.")
 ]
@@ -25,7 +27,7 @@ def list_keys(api: PublicApi, *, limit: LimitOption = 1000, after: AfterOption =
 
 
 def create_key(api: PublicApi, name: KeyNameArgument, *, scopes: ScopesOption = "read,infer,train") -> str:
-    """Make a key and print it, this once.
+    """Make an API key and print it. It is shown only now.
 
     Example: mint key create ci --scopes read,infer
     """
@@ -33,7 +35,7 @@ def create_key(api: PublicApi, name: KeyNameArgument, *, scopes: ScopesOption = 
 
 
 def rotate_key(api: PublicApi, key: KeyArgument) -> str:
-    """Replace a key by a new one of the same id and print it, this once.
+    """Replace a key by a new one with the same id and print it. It is shown only now.
 
     Example: mint key rotate key_4p2tvc6rkzcmxlyhy3nb5dw7ea
     """
@@ -41,7 +43,7 @@ def rotate_key(api: PublicApi, key: KeyArgument) -> str:
 
 
 def revoke_key(api: PublicApi, key: KeyArgument) -> str:
-    """Let a key open nothing any more.
+    """Revoke a key for good.
 
     Example: mint key revoke key_4p2tvc6rkzcmxlyhy3nb5dw7ea
     """

@@ -30,6 +30,12 @@ def resolve_revision(api: PublicApi, policy: str, revision: str) -> int | str:
     return str(api.get(path_of("policies", policy, "aliases", revision))["revision"]["digest"])
 
 
+def digest_of(api: PublicApi, policy: str, revision: str) -> str:
+    """Return the digest of a revision that is named in any of these ways. Raises NotFound."""
+    found = api.get(path_of("policies", policy, "revisions", resolve_revision(api, policy, revision)))
+    return str(found["digest"])
+
+
 def _latest(api: PublicApi, policy: str) -> int:
     latest = api.get(path_of("policies", policy))["latest"]
     if latest is None:

@@ -35,7 +35,7 @@ AliasArgument = Annotated[str, typer.Argument(metavar="ALIAS", help="An alias of
 ReasonOption = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; it stays in the history.")]
 LimitOption = Annotated[int, typer.Option("--limit", metavar="N", min=1, max=1000, help="Rows at most.")]
 AfterOption = Annotated[
-    str | None, typer.Option("--after", metavar="LAST", help="What the page before ended with.")
+    str | None, typer.Option("--after", metavar="LAST", help="The last one of the previous page.")
 ]
 
 

@@ -62,10 +62,12 @@ def create_policy(
     targets: Annotated[
         str,
         typer.Option(
-            "--targets", metavar="A,B", help="The modules that are trained: q_proj,v_proj. Default: all."
+            "--targets", metavar="A,B", help="Modules to train, such as q_proj,v_proj. Default: all."
         ),
     ] = "",
-    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Of the first weights.")] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", metavar="N", help="Seed of the first weights.")
+    ] = None,
     description: DescriptionOption = None,
     label: LabelOption = None,
 ) -> Listing:

@@ -54,11 +54,11 @@ def upload_revision(
         str | None, typer.Option("--parent", metavar="REV", help="The revision that it was trained from.")
     ] = None,
 ) -> Listing:
-    """Upload an adapter folder as a revision; the same weights are the same revision.
+    """Upload an adapter folder as a revision. The same weights uploaded again are the same revision.
 
     Example: mint revision upload counter ./my-adapter --step 120
     """
-    params = {"step": step, "parent": parent}
+    params = {"step": step, "parent": resolve_revision(api, policy, parent) if parent else None}
     columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn()
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -113,10 +113,10 @@ def lineage_revision(
     revision: RevisionArgument,
     *,
     ancestors: Annotated[
-        int, typer.Option(min=0, max=1000, help="How many trainings to go back.", metavar="N")
+        int, typer.Option(min=0, max=1000, help="Generations of parents.", metavar="N")
     ] = 1000,
     descendants: Annotated[
-        int, typer.Option(min=0, max=1000, help="How many trainings to go on.", metavar="N")
+        int, typer.Option(min=0, max=1000, help="Generations of children.", metavar="N")
     ] = 1,
 ) -> Listing:
     """Show where a revision comes from and what was trained from it.

@@ -35,7 +35,7 @@ def create_webhook(
     events: TypesOption = "",
     description: Annotated[str, typer.Option("--description", metavar="TEXT", help="What it is for.")] = "",
 ) -> str:
-    """Make a webhook and print its id and the secret that its messages are signed with, this once.
+    """Make a webhook; print its id and the secret that signs its messages. It is shown only now.
 
     Example: mint webhook create https://ci.example.com/mint --events revision.published
     """
@@ -45,7 +45,7 @@ def create_webhook(
 
 
 def pause_webhook(api: PublicApi, webhook: WebhookArgument) -> Listing:
-    """Let what happens wait.
+    """Pause a webhook: its events wait until it is resumed.
 
     Example: mint webhook pause hook_4p2tvc6rkzcmxlyhy3nb5dw7ea
     """
@@ -53,7 +53,7 @@ def pause_webhook(api: PublicApi, webhook: WebhookArgument) -> Listing:
 
 
 def resume_webhook(api: PublicApi, webhook: WebhookArgument) -> Listing:
-    """Put a paused or disabled webhook to work again; what waits is sent.
+    """Resume a paused or disabled webhook; waiting events are sent.
 
     Example: mint webhook resume hook_4p2tvc6rkzcmxlyhy3nb5dw7ea
     """
@@ -61,7 +61,7 @@ def resume_webhook(api: PublicApi, webhook: WebhookArgument) -> Listing:
 
 
 def rotate_webhook(api: PublicApi, webhook: WebhookArgument) -> str:
-    """Print a new secret; for a day the old one signs too.
+    """Print a new signing secret. For one day messages are signed with both.
 
     Example: mint webhook rotate hook_4p2tvc6rkzcmxlyhy3nb5dw7ea
     """
@@ -69,7 +69,7 @@ def rotate_webhook(api: PublicApi, webhook: WebhookArgument) -> str:
 
 
 def remove_webhook(api: PublicApi, webhook: WebhookArgument) -> None:
-    """Remove a webhook, with what waits for it and its log.
+    """Remove a webhook, its waiting events and its log.
 
     Example: mint webhook remove hook_4p2tvc6rkzcmxlyhy3nb5dw7ea
     """
@@ -85,7 +85,7 @@ def log_deliveries(
     ] = None,
     limit: LimitOption = 100,
     before: Annotated[
-        str | None, typer.Option("--before", metavar="LAST", help="What the page before ended with.")
+        str | None, typer.Option("--before", metavar="LAST", help="The last one of the previous page.")
     ] = None,
 ) -> Listing:
     """List deliveries, newest first: what was sent, how often, and how it ended.
@@ -98,7 +98,7 @@ def log_deliveries(
 
 
 def replay_delivery(api: PublicApi, webhook: WebhookArgument, delivery: DeliveryArgument) -> Listing:
-    """Deliver an event once more, under the same id.
+    """Deliver an event again, under the same id.
 
     Example: mint webhook replay hook_4p2tvc6rkzcmxlyhy3nb5dw7ea evt_yu6hqzbu25z7o3qjhqee3as7si
     """
