@@ -64,7 +64,7 @@ def create_rule(
     }
     made = api.post(path_of("policies", policy, "rules"), body)
     for warning in made["warnings"]:
-        typer.echo(f"note: {warning}", err=True)
+        typer.echo(f"mint: {warning}", err=True)
     return Listing(answer=made, columns=RULE)
 
 

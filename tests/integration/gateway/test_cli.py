@@ -58,8 +58,10 @@ def test_policy_from_its_creation_to_a_rollback(stack, mint, tmp_path):
     assert refusal("revision", "retire", "by-hand", "1").code == "revision_in_use"
     assert "retired" in mint("revision", "retire", "by-hand", "2")
     assert "published" in mint("revision", "restore", "by-hand", "2")
-    assert "yes" in mint("alias", "protect", "by-hand", "prod")
+    assert "yes\tadmin,rule" in mint("alias", "protect", "by-hand", "prod").replace(", ", ",")
     assert "yes" not in mint("alias", "protect", "by-hand", "prod", "--off")
+    assert json.loads(mint("alias", "freeze", "by-hand", "prod", "--json"))["moved_by"] == ["train", "admin"]
+    assert json.loads(mint("alias", "unfreeze", "by-hand", "prod", "--json"))["frozen"] is False
 
 
 def test_governance_of_a_policy(mint):
@@ -79,10 +81,14 @@ def test_governance_of_a_policy(mint):
     assert [found["name"] for found in listed] == ["governed"]
     assert refusal("policy", "change", "governed", "--label", "x").code == "invalid_field"
 
-    rule = json.loads(
-        mint("rule", "create", "governed", "s", "m", "0.5", "--roll-back-below", "0.1", "--json")
+    created = CliRunner().invoke(
+        app, ["rule", "create", "governed", "s", "m", "0.5", "--roll-back-below", "0.1", "--json"]
     )
+    assert "no revision of this policy has a score of 'm' in suite 's' yet" in created.stderr
+    rule = json.loads(created.stdout)
     assert "0.5" in mint("rule", "list", "governed")
+    for verb, is_paused in (("pause", True), ("resume", False)):
+        assert json.loads(mint("rule", verb, "governed", rule["rule_id"], "--json"))["paused"] is is_paused
     mint("rule", "remove", "governed", rule["rule_id"])
     assert mint("rule", "list", "governed") == "no rule yet\n"
 
