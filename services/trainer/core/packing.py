@@ -8,7 +8,10 @@ of C tokens to a prompt of P costs P + G C instead of G (P + C).
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from services.trainer.core.batch import Row
+from services.trainer.core.lines import PROMPT, LineTokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +35,31 @@ class PackedSequence:
     def targets(self) -> int:
         """Return the number of tokens that the loss falls on."""
         return sum(len(row.tokens) for row in self.rows)
+
+    def read(self) -> LineTokens:
+        """Return the line as numbers."""
+        prompt = len(self.prompt)
+        tokens, owner, position = list(self.prompt), [PROMPT] * prompt, list(range(prompt))
+        where: list[int] = []
+        for number, row in enumerate(self.rows, start=1):
+            answered = len(row.tokens) - 1
+            where += (prompt - 1, *range(len(tokens), len(tokens) + answered))
+            tokens += row.tokens[:-1]
+            owner += [number] * answered
+            position += range(prompt, prompt + answered)
+        return LineTokens(
+            policy=self.policy,
+            token_L=np.array(tokens, np.int64),
+            where_T=np.array(where, np.int64),
+            targets=np.array([token for row in self.rows for token in row.tokens], np.int64),
+            owner_L=np.array(owner, np.int64),
+            position_L=np.array(position, np.int64),
+            shares_prompt=len(self.rows) > 1,
+            routes=(
+                (self.rows[0].prompt_experts, prompt),
+                *((row.experts, len(row.tokens) - 1) for row in self.rows),
+            ),
+        )
 
 
 def pack_rows(rows: Sequence[Row], *, policy: int, max_length: int) -> list[PackedSequence]:

@@ -151,7 +151,7 @@ async def test_policies_that_are_ready_at_once_share_a_step_and_fail_alone(
 class FullBase(ResidentBase):
     """A base on a device whose memory is full when a client's pass comes."""
 
-    def target_logprobs(self, *_: object) -> Tensor:
+    def logprobs(self, *_: object) -> Tensor:
         """Break, as torch does."""
         raise RuntimeError("out of memory")
 

@@ -31,6 +31,7 @@ from services.trainer.adapters.model.resident_base import ResidentBase, load_bas
 from services.trainer.adapters.model.scoring import ScoringBase
 from services.trainer.adapters.states.training_state import new_state
 from services.trainer.adapters.training.stepping import Work, step_policies
+from services.trainer.core.lines import LineTokens
 from services.trainer.core.ranks import ProcessRank, RankLost, Sharding
 
 from .conftest import TINY
@@ -179,11 +180,19 @@ def targeted(base: ScoringBase, one: ResidentBase) -> tuple[torch.Tensor, torch.
     """Return what a client's pass scores, several targets a position, and its gradient."""
     policy = with_random_b(new_lora(one.facts, everything(one.facts)), std=0.05)
     generator = torch.Generator().manual_seed(0)
-    inputs_BL = torch.randint(3, 264, (3, 12), generator=generator)
-    where_T = torch.tensor([0, 5, 11, 12, 20, 23, 30])
-    targets_TK = torch.randint(3, 264, (len(where_T), 2), generator=generator)
-    logprobs_TK = base.target_logprobs(inputs_BL, where_T, targets_TK, [(policy, 3)])
-    (logprobs_TK * torch.linspace(-1.0, 2.0, len(where_T))[:, None]).mean().backward()
+    lines = [
+        LineTokens(
+            policy=0,
+            token_L=torch.randint(3, 264, (length,), generator=generator).numpy(),
+            where_T=np.array(where),
+            targets=torch.randint(3, 264, (len(where), *shape), generator=generator).numpy(),
+            width=sum(shape),
+        )
+        for length, where, shape in ((12, [0, 5, 11], (2,)), (12, [0, 8, 11], ()), (7, [6], (1,)))
+    ]
+    logprobs_TK = base.logprobs(lines, [policy])
+    assert logprobs_TK.shape == (7, 2)
+    (logprobs_TK * torch.linspace(-1.0, 2.0, 7)[:, None]).mean().backward()
     assert policy.leaf.grad is not None
     return logprobs_TK.detach(), policy.leaf.grad
 

@@ -28,11 +28,14 @@ def shape_of(policy: LoraTensors) -> LoraShape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forward:
-    """Score a job with policies, None: with the bare base; keep the pass open if it has a number."""
+    """Score a job with the policies that its lines number, None: with the bare base.
+
+    The pass is kept open if it has a number.
+    """
 
     number: int | None
     job: ScoringInputs
-    policies: tuple[LoraShape, ...] | None
+    policies: dict[int, LoraShape] | None
     open_passes: frozenset[int]
 
 

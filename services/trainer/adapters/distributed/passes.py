@@ -58,7 +58,10 @@ class Passes:
             scored = (job if counts else order.job.first_line()).run(self.base, policies)
         if order.number is not None:
             self._open[order.number] = _Pass(
-                logprobs_T=scored.logprobs_T, policies=policies or (), begin=begin, counts=counts
+                logprobs_T=scored.logprobs_T,
+                policies=[*(policies or {}).values()],
+                begin=begin,
+                counts=counts,
             )
         return self._gather(order.job, scored) if self._splits_lines else _detached(scored)
 
@@ -80,20 +83,20 @@ class Passes:
         for number in self._open.keys() - kept:
             del self._open[number]
 
-    def _policies(self, order: Forward, leaves: Sequence[Tensor]) -> list[LoraTensors] | None:
+    def _policies(self, order: Forward, leaves: Sequence[Tensor]) -> dict[int, LoraTensors] | None:
         """Return the policies with leaves of this rank's own, equal to rank 0's."""
-        if not order.policies:
-            return None if order.policies is None else []
-        sizes = [shape.layout.size for shape in order.policies]
+        if order.policies is None:
+            return None
+        sizes = [shape.layout.size for shape in order.policies.values()]
         flat = self._ranks.hand_out(torch.cat(list(leaves)) if leaves else None, sum(sizes))
-        return [
-            LoraTensors(
+        return {
+            number: LoraTensors(
                 layout=shape.planned(),
                 scale=shape.scale,
                 leaf=leaf.clone().requires_grad_(order.number is not None),
             )
-            for shape, leaf in zip(order.policies, flat.split(sizes), strict=True)
-        ]
+            for (number, shape), leaf in zip(order.policies.items(), flat.split(sizes), strict=True)
+        }
 
     def _own(self, job: ScoringInputs) -> tuple[int, ScoringInputs]:
         """Return the number of targets before this rank's part, and that part."""
@@ -109,7 +112,7 @@ class Passes:
         own = widths[self._ranks.rank]
         logprobs_T = scored.logprobs_T.detach()[:own]
         rows = logprobs_T.reshape(own, math.prod(logprobs_T.shape[1:])).T
-        if job.routed:
+        if job.is_routed:
             nothing_T = torch.zeros_like(logprobs_T)
             routes = [
                 nothing_T if one is None else one[:own] for one in (scored.routed_T, scored.off_route_T)
@@ -119,7 +122,7 @@ class Passes:
         if whole is None:
             return _detached(scored)
         whole = whole.cpu()
-        if job.routed:
+        if job.is_routed:
             return TokenScores(logprobs_T=whole[0], routed_T=whole[1], off_route_T=whole[2])
         whole_T = whole.T.reshape(-1, *logprobs_T.shape[1:])
         return TokenScores(logprobs_T=whole_T, routed_T=None, off_route_T=None)

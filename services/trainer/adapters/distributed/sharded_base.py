@@ -8,7 +8,7 @@ last: the process has to end, and the group starts again.
 # ruff: noqa: N803, N806  # tensors carry their shape in their name
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 from weakref import WeakValueDictionary
@@ -27,10 +27,10 @@ from services.trainer.adapters.distributed.orders import (
 )
 from services.trainer.adapters.distributed.passes import Passes
 from services.trainer.adapters.distributed.ranks import TIMEOUT_SECONDS, Ranks
-from services.trainer.adapters.distributed.scoring_inputs import PackedInputs, ScoringInputs, TargetInputs
+from services.trainer.adapters.distributed.scoring_inputs import ScoringInputs
 from services.trainer.adapters.lora.tensors import LoraTensors
 from services.trainer.adapters.model.scoring import TokenScores
-from services.trainer.core.packing import PackedSequence
+from services.trainer.core.lines import Line, widest
 from services.trainer.core.ranks import RankLost
 
 _PULSES = 10
@@ -63,35 +63,27 @@ class ShardedBase:
         self._pulse.start()
 
     def logprobs(
-        self, lines: Sequence[PackedSequence], policies: Sequence[LoraTensors] | None = None
+        self, lines: Sequence[Line], policies: Mapping[int, LoraTensors] | Sequence[LoraTensors] | None = None
     ) -> Tensor:
-        """Return logp_T of the lines' target tokens: see `score`."""
+        """Return the log-probabilities of the lines' targets: see `score`."""
         return self.score(lines, policies).logprobs_T
 
     def score(
-        self, lines: Sequence[PackedSequence], policies: Sequence[LoraTensors] | None = None
+        self, lines: Sequence[Line], policies: Mapping[int, LoraTensors] | Sequence[LoraTensors] | None = None
     ) -> TokenScores:
-        """Return the scores of the lines' target tokens, row after row. Raises RankLost."""
-        return self._score(PackedInputs(lines=tuple(lines)), policies)
-
-    def target_logprobs(
-        self, inputs_BL: Tensor, where_T: Tensor, targets: Tensor, policies: Sequence[tuple[LoraTensors, int]]
-    ) -> Tensor:
-        """Return log p of the targets ``[T]`` or ``[T, K]`` at the positions ``where_T``. Raises RankLost."""
-        owner_B = tuple(number for number, (_, lines) in enumerate(policies) for _ in range(lines))
-        job = TargetInputs(inputs_BL=inputs_BL, where_T=where_T, targets_TK=targets, owner_B=owner_B)
-        return self._score(job, [policy for policy, _ in policies]).logprobs_T
-
-    def _score(self, job: ScoringInputs, policies: Sequence[LoraTensors] | None) -> TokenScores:
-        leaves = [policy.leaf for policy in policies or ()]
+        """Return the scores of the lines' targets, line after line. Raises RankLost."""
+        read = tuple(line.read() for line in lines)
+        numbers = dict.fromkeys(line.policy for line in read)
+        scoring = None if policies is None else {number: policies[number] for number in numbers}
+        leaves = [policy.leaf for policy in (scoring or {}).values()]
         ticket = None
         if torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves):
             self._last += 1
             ticket = self._tickets[self._last] = _Ticket(self._last)
         order = Forward(
             number=ticket.number if ticket else None,
-            job=job,
-            policies=None if policies is None else tuple(map(shape_of, policies)),
+            job=ScoringInputs(lines=read, width=widest(read)),
+            policies=None if scoring is None else {name: shape_of(one) for name, one in scoring.items()},
             open_passes=frozenset(self._tickets),
         )
         with self._said(order):

@@ -1,25 +1,24 @@
 """Lines as tensors: what the model reads, who sees whom, and where the targets are.
 
-B = lines of a micro-batch, L = its longest line, T = its target tokens.
+B = lines of a micro-batch, L = its longest line, T = its target positions.
 """
 # ruff: noqa: N803, N806, N815  # tensors carry their shape in their name
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from services.trainer.core.packing import PackedSequence
-
-_PROMPT, _PADDING = 0, -1
+from services.trainer.core.lines import PADDING, PROMPT, Ints, LineTokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInputs:
     """A micro-batch; mask and positions are None where plain causal attention says the same.
 
-    ``where_T`` is None where every position is a target, in order.
+    ``where_T`` is None where every position is a target, in order. ``targets`` are ``[T]`` or ``[T, K]``.
 
     Lines are padded on the right, where causal attention hides the padding from every real token.
     """
@@ -28,46 +27,64 @@ class ModelInputs:
     positions_BL: Tensor | None
     mask_B1LL: Tensor | None
     where_T: Tensor | None
-    targets_T: Tensor
+    targets: Tensor
 
 
-def model_inputs(lines: Sequence[PackedSequence]) -> ModelInputs:
-    """Return the tensors of some lines."""
-    longest = max(line.length for line in lines)
-    inputs: list[list[int]] = []
-    # The number of the row that a position belongs to, and its distance from the line's first token.
-    owners: list[list[int]] = []
-    positions: list[list[int]] = []
-    where: list[int] = []
-    for index, line in enumerate(lines):
-        prompt, start = len(line.prompt), index * longest
-        tokens, owner, position = list(line.prompt), [_PROMPT] * prompt, list(range(prompt))
-        for number, row in enumerate(line.rows, start=1):
-            where += (
-                start + prompt - 1,
-                *range(start + len(tokens), start + len(tokens) + len(row.tokens) - 1),
-            )
-            tokens += row.tokens[:-1]
-            owner += [number] * (len(row.tokens) - 1)
-            position += range(prompt, prompt + len(row.tokens) - 1)
-        padding = longest - line.length
-        inputs.append(tokens + [0] * padding)
-        owners.append(owner + [_PADDING] * padding)
-        positions.append(position + list(range(line.length, longest)))
-    shared = any(len(line.rows) > 1 for line in lines)
+def model_inputs(lines: Sequence[LineTokens], *, width: int) -> ModelInputs:
+    """Return the tensors of some lines; ``width`` is the greatest of the lines that they are scored with."""
+    longest = max(len(line.token_L) for line in lines)
+    where_T = np.concatenate([line.where_T + index * longest for index, line in enumerate(lines)])
+    is_whole = np.array_equal(where_T, np.arange(len(lines) * longest))
+    shared = any(line.shares_prompt for line in lines)
     return ModelInputs(
-        inputs_BL=torch.tensor(inputs),
-        positions_BL=torch.tensor(positions) if shared else None,
-        mask_B1LL=_mask(torch.tensor(owners)) if shared else None,
-        where_T=torch.tensor(where),
-        targets_T=torch.tensor([token for line in lines for row in line.rows for token in row.tokens]),
+        inputs_BL=_padded([line.token_L for line in lines], longest, 0),
+        positions_BL=torch.tensor(np.stack([_positions(line, longest) for line in lines]))
+        if shared
+        else None,
+        mask_B1LL=_mask(_padded([_owners(line) for line in lines], longest, PADDING)) if shared else None,
+        where_T=None if is_whole else torch.tensor(where_T),
+        targets=_targets(lines, width),
     )
+
+
+def _padded(rows: Sequence[Ints], longest: int, filler: int) -> Tensor:
+    padded_BL = np.full((len(rows), longest), filler, np.int64)
+    for padded_L, row in zip(padded_BL, rows, strict=True):
+        padded_L[: len(row)] = row
+    return torch.tensor(padded_BL)
+
+
+def _positions(line: LineTokens, longest: int) -> Ints:
+    position_L = np.arange(longest)
+    if line.position_L is not None:
+        position_L[: len(line.position_L)] = line.position_L
+    return position_L
+
+
+def _owners(line: LineTokens) -> Ints:
+    return np.full(len(line.token_L), PROMPT) if line.owner_L is None else line.owner_L
+
+
+def _targets(lines: Sequence[LineTokens], width: int) -> Tensor:
+    """Return the targets, filled up with token 0 where a line has fewer at a position."""
+    if lines[0].targets is None:
+        return torch.arange(width).expand(sum(len(line.where_T) for line in lines), -1)
+    targets = [line.targets for line in lines if line.targets is not None]
+    if not width:
+        return torch.tensor(np.concatenate(targets))
+    filled_TK = np.zeros((sum(map(len, targets)), width), np.int64)
+    begin = 0
+    for own in targets:
+        own_TK = own.reshape(len(own), -1)
+        filled_TK[begin : begin + len(own), : own_TK.shape[1]] = own_TK
+        begin += len(own)
+    return torch.tensor(filled_TK)
 
 
 def _mask(owner_BL: Tensor) -> Tensor:
     """Return 0 where a position sees another, the lowest float where it does not."""
     longest = owner_BL.shape[1]
-    sees_BLL = (owner_BL[:, None, :] == owner_BL[:, :, None]) | (owner_BL[:, None, :] == _PROMPT)
+    sees_BLL = (owner_BL[:, None, :] == owner_BL[:, :, None]) | (owner_BL[:, None, :] == PROMPT)
     sees_BLL &= torch.ones(longest, longest, dtype=torch.bool).tril()
     mask_BLL = torch.zeros(sees_BLL.shape).masked_fill(~sees_BLL, torch.finfo(torch.float32).min)
     return mask_BLL[:, None]

@@ -1,12 +1,12 @@
 """The base model in memory, read-only, in float32 on one device.
 
 Invariant: with no policy applied its log-probabilities are those of the untouched model.
-B = lines of a micro-batch, L = its longest line, T = its target tokens, D = model width, V = vocabulary.
+B = lines of a micro-batch, L = its longest line, T = its target positions, D = model width, V = vocabulary.
 """
-# ruff: noqa: N803, N806  # tensors carry their shape in their name
+# ruff: noqa: N806  # tensors carry their shape in their name
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -24,8 +24,8 @@ from services.trainer.adapters.lora.tensors import LoraTensors
 from services.trainer.adapters.model.inputs import ModelInputs, model_inputs
 from services.trainer.adapters.model.routing import RouteReplay, read_routes, replayed, wrap_routers
 from services.trainer.adapters.model.scoring import TokenScores
+from services.trainer.core.lines import Line, LineTokens, widest
 from services.trainer.core.losses.tokens import token_logprobs
-from services.trainer.core.packing import PackedSequence
 
 SPARSE_ATTENTION = frozenset({"DeepseekV32ForCausalLM", "GlmMoeDsaForCausalLM"})
 """Their indexers pick keys of a whole line, so that rows of one line would see each other."""
@@ -54,7 +54,7 @@ class TargetScores(nn.Module):  # type: ignore[misc]  # torch is untyped for myp
         hidden_TD = hidden_BLD.flatten(0, 1)
         if laid.where_T is not None:
             hidden_TD = hidden_TD.index_select(0, laid.where_T)
-        return token_logprobs(self.head(hidden_TD), laid.targets_T)
+        return token_logprobs(self.head(hidden_TD), laid.targets)
 
 
 class ResidentBase:
@@ -73,69 +73,45 @@ class ResidentBase:
         self._experts = max((experts.count for experts in facts.experts.values()), default=0)
 
     def logprobs(
-        self, lines: Sequence[PackedSequence], policies: Sequence[LoraTensors] | None = None
+        self, lines: Sequence[Line], policies: Mapping[int, LoraTensors] | Sequence[LoraTensors] | None = None
     ) -> Tensor:
-        """Return logp_T of the lines' target tokens: see `score`."""
+        """Return the log-probabilities of the lines' targets: see `score`."""
         return self.score(lines, policies).logprobs_T
 
     def score(
-        self, lines: Sequence[PackedSequence], policies: Sequence[LoraTensors] | None = None
+        self,
+        lines: Sequence[Line],
+        policies: Mapping[int, LoraTensors] | Sequence[LoraTensors] | None = None,
+        *,
+        width: int | None = None,
     ) -> TokenScores:
-        """Return the scores of the lines' target tokens, row after row.
-
-        ``policies`` are those that the lines number, and the lines are in their order; without them the base
-        answers.
-        """
-        laid = model_inputs(lines)
-        replay = self._replay(lines, laid.inputs_BL.shape[1])
-        counts = [
-            (number, len(list(group)) * laid.inputs_BL.shape[1])
-            for number, group in groupby(line.policy for line in lines)
-        ]
-        mixed = (
-            nullcontext()
-            if policies is None
-            else applied(self.slots, plan_mix([(policies[number], count) for number, count in counts]))
-        )
+        """Return the scores of the lines' targets, line after line: see `ScoringBase`."""
+        read = [line.read() for line in lines]
+        laid = model_inputs(read, width=widest(read) if width is None else width)
+        longest = laid.inputs_BL.shape[1]
+        replay = self._replay(read, longest)
+        mixed: AbstractContextManager[None] = nullcontext()
+        if policies is not None:
+            counts = groupby(line.policy for line in read)
+            mix = [(policies[number], len(list(group)) * longest) for number, group in counts]
+            mixed = applied(self.slots, plan_mix(mix))
         with mixed, replayed(self._gates, replay):
             logprobs_T = self.target_scores(laid)
         if replay is None:
             return TokenScores(logprobs_T=logprobs_T, routed_T=None, off_route_T=None)
-        routed_T, off_route_T = replay.judge(laid.where_T, experts=self._experts)
+        where_T = torch.arange(laid.inputs_BL.numel()) if laid.where_T is None else laid.where_T
+        routed_T, off_route_T = replay.judge(where_T, experts=self._experts)
         return TokenScores(logprobs_T=logprobs_T, routed_T=routed_T, off_route_T=off_route_T)
 
-    def target_logprobs(
-        self, inputs_BL: Tensor, where_T: Tensor, targets: Tensor, policies: Sequence[tuple[LoraTensors, int]]
-    ) -> Tensor:
-        """Return log p of the targets ``[T]`` or ``[T, K]`` at the positions ``where_T`` of the flat inputs.
-
-        ``policies`` are those of the lines, in order, each with the number of its lines. Lines are padded on
-        the right, where causal attention hides the padding.
-        """
-        longest = inputs_BL.shape[1]
-        mix = plan_mix([(policy, lines * longest) for policy, lines in policies])
-        laid = ModelInputs(
-            inputs_BL=inputs_BL,
-            positions_BL=None,
-            mask_B1LL=None,
-            where_T=None if len(where_T) == inputs_BL.numel() else where_T,
-            targets_T=targets,
-        )
-        with applied(self.slots, mix):
-            logprobs: Tensor = self.target_scores(laid)
-        return logprobs
-
-    def _replay(self, lines: Sequence[PackedSequence], longest: int) -> RouteReplay | None:
+    def _replay(self, lines: Sequence[LineTokens], longest: int) -> RouteReplay | None:
         """Return the recorded routes of the lines, padding included, None if nothing was recorded."""
-        rows = [row for line in lines for row in line.rows]
-        if not self._gates or not any(row.experts or row.prompt_experts for row in rows):
+        if not self._gates or not any(line.is_routed for line in lines):
             return None
         routes_BLYK = torch.full((len(lines), longest, len(self._gates), self._top_k), -1)
         read = partial(read_routes, layers=len(self._gates), top_k=self._top_k)
         for index, line in enumerate(lines):
-            parts = [read(line.rows[0].prompt_experts, tokens=len(line.prompt))]
-            parts += [read(row.experts, tokens=len(row.tokens) - 1) for row in line.rows]
-            routes_BLYK[index, : line.length] = torch.cat(parts)
+            routes = torch.cat([read(data, tokens=tokens) for data, tokens in line.routes])
+            routes_BLYK[index, : len(routes)] = routes
         return RouteReplay(routes_XYK=routes_BLYK.flatten(0, 1), replays=self.replays_routes)
 
     def _check_head(self) -> None:

@@ -1,7 +1,7 @@
 """Forward and backward of a policy towards a teacher over the same base.
 
 Invariants: the whole gradient is added or nothing; the teacher changes nothing and keeps nothing.
-B = lines of a micro-batch, L = its longest line, T = its target positions, V = vocabulary.
+T = target positions of a micro-batch, V = vocabulary.
 """
 # ruff: noqa: N806  # tensors carry their shape in their name
 
@@ -9,7 +9,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,6 +16,7 @@ from mint_common.training import Distill, Distilled, Lesson
 from services.trainer.adapters.lora.tensors import LoraTensors
 from services.trainer.adapters.model.scoring import ScoringBase
 from services.trainer.core.array_check import floats_of
+from services.trainer.core.datum_lines import CompletionLine
 from services.trainer.core.losses.reverse_kl import REVERSE_KL
 from services.trainer.core.microbatches import plan_microbatches
 from services.trainer.core.refusals import NotFinite
@@ -31,24 +31,20 @@ class _LessonLine:
     """A lesson behind the policy's prompt and behind the teacher's."""
 
     index: int
-    student: np.ndarray
-    teacher: np.ndarray
+    student: CompletionLine
+    teacher: CompletionLine
     weights: Tensor
+    policy: int = 0
 
     @property
     def length(self) -> int:
         """Return how much the longer of both reads."""
-        return max(len(self.student), len(self.teacher))
+        return max(self.student.length, self.teacher.length)
 
     @property
     def targets(self) -> int:
         """Return the number of positions that the loss falls on."""
         return len(self.weights)
-
-    @property
-    def policy(self) -> int:
-        """Return whose it is: there is one policy."""
-        return 0
 
 
 def run_distillation(
@@ -61,15 +57,15 @@ def run_distillation(
     max_tokens: int,
 ) -> Distilled | NotFinite:
     """Add the gradient of the weighted sum of the reverse KL, and return the result of each lesson."""
-    lines = [_line(index, lesson) for index, lesson in enumerate(work.data)]
+    lines = [_line(index, lesson, base.facts.vocab_size) for index, lesson in enumerate(work.data)]
     max_targets = max(1, _ROWS_BYTES // (_FLOAT_BYTES * base.facts.vocab_size))
     losses = [0.0] * len(lines)
     leaf = student.leaf
     held, leaf.grad = leaf.grad, None
     for batch in plan_microbatches(lines, max_tokens=max_tokens, max_targets=max_targets):
         with torch.no_grad():
-            teacher_TV = _distributions(base, teacher, [line.teacher for line in batch], batch)
-        student_TV = _distributions(base, student, [line.student for line in batch], batch)
+            teacher_TV = base.logprobs([line.teacher for line in batch], [teacher])
+        student_TV = base.logprobs([line.student for line in batch], [student])
         loss_T = REVERSE_KL.formula(student_TV, teacher_TV, {"temperature": work.temperature})
         loss_T = loss_T * torch.cat([line.weights for line in batch])
         loss_T.sum().backward()
@@ -85,29 +81,13 @@ def run_distillation(
     return Distilled(losses=tuple(losses), metrics=_metrics(losses, lines))
 
 
-def _line(index: int, lesson: Lesson) -> _LessonLine:
-    targets = np.frombuffer(lesson.target_tokens.data, "<i8")
+def _line(index: int, lesson: Lesson, vocabulary: int) -> _LessonLine:
     student, teacher = (
-        np.concatenate([np.frombuffer(prompt, "<i4"), targets[:-1]]).astype(np.int64)
+        CompletionLine(prompt=prompt, tokens=lesson.target_tokens.data, vocabulary=vocabulary)
         for prompt in (lesson.student_tokens, lesson.teacher_tokens)
     )
     weights = torch.from_numpy(floats_of(lesson.weights).copy())
     return _LessonLine(index=index, student=student, teacher=teacher, weights=weights)
-
-
-def _distributions(
-    base: ScoringBase, lora: LoraTensors, inputs: Sequence[np.ndarray], lines: Sequence[_LessonLine]
-) -> Tensor:
-    """Return the log-probabilities of the whole vocabulary at every target position, line after line."""
-    longest = max(map(len, inputs))
-    inputs_BL = np.zeros((len(inputs), longest), np.int64)
-    where = []
-    for row, (tokens, line) in enumerate(zip(inputs, lines, strict=True)):
-        inputs_BL[row, : len(tokens)] = tokens
-        where.append(np.arange(len(tokens) - line.targets, len(tokens)) + row * longest)
-    where_T = torch.from_numpy(np.concatenate(where))
-    whole_TV = torch.arange(base.facts.vocab_size).expand(len(where_T), -1)
-    return base.target_logprobs(torch.from_numpy(inputs_BL), where_T, whole_TV, [(lora, len(inputs))])
 
 
 def _refusal(losses: Sequence[float], gradient: Tensor | None, step: int) -> NotFinite | None:

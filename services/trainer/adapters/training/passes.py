@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +20,7 @@ from services.trainer.adapters.lora.tensors import LoraTensors
 from services.trainer.adapters.model.scoring import ScoringBase
 from services.trainer.adapters.states.training_state import TrainingState
 from services.trainer.core.array_check import floats_of
+from services.trainer.core.datum_lines import DatumLine
 from services.trainer.core.losses.loss import SequenceInputs, TokenInputs
 from services.trainer.core.losses.table import PASS_LOSSES
 from services.trainer.core.losses.tokens import ratio_max_error
@@ -44,19 +44,27 @@ class PassWork:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _DatumLine:
-    """A datum of a pass. ``policy`` and ``number`` count policies and passes of the batch."""
+class _PassLine:
+    """A line of a pass. ``number`` counts the passes of the batch."""
 
-    policy: int
     number: int
     index: int
-    datum: Datum
-    length: int
+    line: DatumLine
+
+    @property
+    def policy(self) -> int:
+        """Return whose it is."""
+        return self.line.policy
+
+    @property
+    def length(self) -> int:
+        """Return the number of tokens that the model reads."""
+        return self.line.length
 
     @property
     def targets(self) -> int:
-        """Every position is a target."""
-        return self.length
+        """Return the number of positions that the loss falls on."""
+        return self.line.targets
 
 
 @dataclass(slots=True, kw_only=True)
@@ -117,12 +125,10 @@ def _compute(base: ScoringBase, works: Sequence[PassWork], *, max_tokens: int) -
     sums = [_Sum(work=work, logprobs=[None] * len(work.work.data)) for work in works]
     policies: dict[int, int] = {}
     lines = [
-        _DatumLine(
-            policy=policies.setdefault(id(work.lora), len(policies)),
+        _PassLine(
             number=number,
             index=index,
-            datum=datum,
-            length=len(datum.tokens) // 4,
+            line=DatumLine(policy=policies.setdefault(id(work.lora), len(policies)), datum=datum),
         )
         for number, work in enumerate(works)
         for index, datum in enumerate(work.work.data)
@@ -138,20 +144,10 @@ def _compute(base: ScoringBase, works: Sequence[PassWork], *, max_tokens: int) -
 
 
 def _microbatch(
-    base: ScoringBase, sums: Sequence[_Sum], lines: Sequence[_DatumLine], *, backward: bool
+    base: ScoringBase, sums: Sequence[_Sum], lines: Sequence[_PassLine], *, backward: bool
 ) -> None:
-    longest = max(line.length for line in lines)
-    inputs_BL = np.zeros((len(lines), longest), np.int64)
-    for row, line in zip(inputs_BL, lines, strict=True):
-        row[: line.length] = np.frombuffer(line.datum.tokens, "<i4")
-    where = [np.arange(line.length) + row * longest for row, line in enumerate(lines)]
-    policies = [
-        (sums[number].work.lora, len(list(own)))
-        for number, own in groupby(lines, lambda line: _first_of(sums, line))
-    ]
-    logprobs = base.target_logprobs(
-        torch.from_numpy(inputs_BL), torch.from_numpy(np.concatenate(where)), _targets(lines), policies
-    )
+    loras = {line.policy: sums[line.number].work.lora for line in lines}
+    logprobs = base.logprobs([line.line for line in lines], loras)
     losses = []
     begin = 0
     for number, group in groupby(lines, lambda line: line.number):
@@ -166,45 +162,19 @@ def _microbatch(
         (losses[0] if len(losses) == 1 else torch.stack(losses).sum()).backward()
 
 
-def _first_of(sums: Sequence[_Sum], line: _DatumLine) -> int:
-    """Return the number of the first pass of a line's policy."""
-    number = line.number
-    while number and sums[number - 1].work.lora is sums[line.number].work.lora:
-        number -= 1
-    return number
-
-
-def _width(datum: Datum) -> int:
-    shape = datum.inputs["target_tokens"].shape
-    return shape[1] if len(shape) > 1 else 0
-
-
-def _targets(lines: Sequence[_DatumLine]) -> Tensor:
-    """Return the targets ``[T]``, or ``[T, K]`` filled up with token 0 where a datum has fewer."""
-    arrays = [np.frombuffer(line.datum.inputs["target_tokens"].data, "<i8") for line in lines]
-    widest = max(_width(line.datum) for line in lines)
-    if not widest:
-        return torch.from_numpy(np.concatenate(arrays))
-    filled = [np.zeros((line.length, widest), np.int64) for line in lines]
-    for target, line, array in zip(filled, lines, arrays, strict=True):
-        width = _width(line.datum) or 1
-        target[:, :width] = array.reshape(line.length, width)
-    return torch.from_numpy(np.concatenate(filled))
-
-
-def _pass_loss(total: _Sum, lines: Sequence[_DatumLine], logprobs: Tensor) -> Tensor | None:
+def _pass_loss(total: _Sum, lines: Sequence[_PassLine], logprobs: Tensor) -> Tensor | None:
     """Note the log-probabilities of a pass's lines and return their loss, None if it is not finite."""
-    if logprobs.dim() == 1 or {_width(line.datum) for line in lines} == {logprobs.shape[1]}:
+    if logprobs.dim() == 1 or {line.line.width for line in lines} == {logprobs.shape[1]}:
         flat_T = logprobs.reshape(-1)
     else:
         parts = logprobs.split([line.length for line in lines])
         flat_T = torch.cat(
-            [part[:, : _width(line.datum) or 1].reshape(-1) for part, line in zip(parts, lines, strict=True)]
+            [part[:, : line.line.width or 1].reshape(-1) for part, line in zip(parts, lines, strict=True)]
         )
     values = flat_T.detach().numpy()
     begin = 0
     for line in lines:
-        shape = line.datum.inputs["target_tokens"].shape
+        shape = line.line.datum.inputs["target_tokens"].shape
         end = begin + math.prod(shape)
         total.logprobs[line.index] = Array(dtype="float32", shape=shape, data=values[begin:end].tobytes())
         begin = end
@@ -214,10 +184,10 @@ def _pass_loss(total: _Sum, lines: Sequence[_DatumLine], logprobs: Tensor) -> Te
     return loss if total.check("loss", value) else None
 
 
-def _loss(total: _Sum, lines: Sequence[_DatumLine], logprobs_T: Tensor) -> Tensor:
+def _loss(total: _Sum, lines: Sequence[_PassLine], logprobs_T: Tensor) -> Tensor:
     work = total.work.work
     loss = PASS_LOSSES[work.loss]
-    sequences = [_sequence(line.datum) for line in lines]
+    sequences = [_sequence(line.line.datum) for line in lines]
     tokens = TokenInputs(logprobs_T=logprobs_T, sequences=sequences, config=work.config)
     if "logprobs" in loss.needed:
         error = ratio_max_error(logprobs_T.detach(), tokens.needed("logprobs"))

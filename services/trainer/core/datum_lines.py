@@ -1,0 +1,75 @@
+"""Clients' data as lines: a datum of a pass, and a completion behind a prompt of a distillation."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mint_common.training import Datum
+from services.trainer.core.lines import Ints, LineTokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatumLine:
+    """A datum, of which every position is scored."""
+
+    policy: int
+    datum: Datum
+
+    @property
+    def length(self) -> int:
+        """Return the number of tokens that the model reads."""
+        return len(self.datum.tokens) // 4
+
+    @property
+    def targets(self) -> int:
+        """Return the number of positions that the loss falls on."""
+        return self.length
+
+    @property
+    def width(self) -> int:
+        """Return the targets of a position, 0 for one without a dimension of its own."""
+        shape = self.datum.inputs["target_tokens"].shape
+        return shape[1] if len(shape) > 1 else 0
+
+    def read(self) -> LineTokens:
+        """Return the line as numbers."""
+        targets = self.datum.inputs["target_tokens"]
+        return LineTokens(
+            policy=self.policy,
+            token_L=np.frombuffer(self.datum.tokens, "<i4").astype(np.int64),
+            where_T=np.arange(self.length),
+            targets=np.frombuffer(targets.data, "<i8").reshape(targets.shape),
+            width=self.width,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompletionLine:
+    """Tokens behind a prompt; at each of them the whole vocabulary is scored."""
+
+    prompt: bytes
+    tokens: bytes
+    vocabulary: int
+    policy: int = 0
+
+    @property
+    def length(self) -> int:
+        """Return the number of tokens that the model reads: the last one is only predicted."""
+        return len(self.prompt) // 4 + self.targets - 1
+
+    @property
+    def targets(self) -> int:
+        """Return the number of positions that the loss falls on."""
+        return len(self.tokens) // 8
+
+    def read(self) -> LineTokens:
+        """Return the line as numbers."""
+        prompt = np.frombuffer(self.prompt, "<i4").astype(np.int64)
+        completion: Ints = np.frombuffer(self.tokens, "<i8")
+        return LineTokens(
+            policy=self.policy,
+            token_L=np.concatenate([prompt, completion[:-1]]),
+            where_T=np.arange(self.length - self.targets, self.length),
+            targets=None,
+            width=self.vocabulary,
+        )
