@@ -27,7 +27,7 @@ def mint(stack, counter, monkeypatch):
     def run(*arguments: str) -> str:
         result = CliRunner().invoke(app, list(arguments))
         assert result.exit_code == 0, (result.output, result.exception)
-        return result.output
+        return result.stdout
 
     return run
 
