@@ -12,6 +12,9 @@ NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 BASE_NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 """A base's name is a token of a bus subject, so it has no dots."""
 
+BEST = "best"
+"""Names the revision of a policy whose samples in training got the highest mean reward."""
+
 MAX_NUMBER = 2**31 - 1
 
 _NAME = re.compile(NAME_PATTERN.removesuffix("$"), re.ASCII)

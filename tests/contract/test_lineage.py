@@ -6,14 +6,15 @@ import pytest
 from contract.catalog_rig import NOW, Store, add_policy, export_of
 
 from mint_common.catalog import EvaluationRecord
+from mint_common.errors import NotFound
 from mint_common.ids import Digest, EvaluationId
 from services.registry.core.lineage import MOST_NODES, Reach, lineage_of
 
 pytestmark = pytest.mark.integration
 
 
-async def _publish(store: Store, policy, seed: int, parent: Digest | None) -> Digest:
-    export = replace(export_of(policy, seed), parent=parent)
+async def _publish(store: Store, policy, seed: int, parent: Digest | None, **changes: object) -> Digest:
+    export = replace(export_of(policy, seed), parent=parent, **changes)
     await store.catalog.settle_export(export, None, now=NOW + seed)
     return export.digest
 
@@ -120,3 +121,23 @@ async def test_scores_are_the_newest_of_each_suite_and_metric(store: Store) -> N
         ("b", "m", 1.0),
     ]
     assert await store.evaluations.scores(policy.policy_id, 2) == []
+
+
+async def test_the_best_revision_is_the_one_whose_samples_got_the_highest_reward(store: Store) -> None:
+    policy = await add_policy(store)
+    digest = None
+    for seed, reward in enumerate((0.9, 0.2, 0.6, 0.4), start=1):
+        metrics = {"reward_mean": reward, "ratio_max_error": 0.0}
+        digest = await _publish(store, policy, seed, digest, metrics=metrics)
+    # An imitated reference has the reward 1.0, which says nothing of its parent.
+    await _publish(store, policy, 5, digest, metrics={"reward_mean": 1.0})
+    assert (await store.catalog.best(policy.policy_id)).number == 2
+    await store.catalog.set_state(policy, 2, "retired")
+    assert (await store.catalog.best(policy.policy_id)).number == 3
+
+
+async def test_a_policy_that_was_trained_on_no_samples_has_no_best_revision(store: Store) -> None:
+    policy = await add_policy(store)
+    await _publish(store, policy, 1, None)
+    with pytest.raises(NotFound, match="best"):
+        await store.catalog.best(policy.policy_id)

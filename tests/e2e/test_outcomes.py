@@ -22,3 +22,4 @@ def test_a_job_that_learns_names_its_best_revision(stack: RunningStack) -> None:
     assert job["state"] == "succeeded"
     measured = {step["sampled_number"]: step["reward_mean"] for step in job["steps"][1:]}
     assert measured[job["best"]["number"]] == job["best"]["reward"] == max(measured.values())
+    assert stack.get("/policies/learning/revisions/best")["number"] == job["best"]["number"]

@@ -106,9 +106,9 @@ class RegistryClient:
         return _read(await self._http.get(path, {"limit": limit, "after": after}), list[RevisionRecord])
 
     async def get_revision(
-        self, tenant_id: TenantId, policy: PolicyId | str, revision: int | Digest
+        self, tenant_id: TenantId, policy: PolicyId | str, revision: int | str
     ) -> RevisionRecord:
-        """Return a revision by number or digest."""
+        """Return a revision by number, digest or `names.BEST`."""
         path = _policies(tenant_id, policy, "revisions", named("revision", str(revision)))
         return _read(await self._http.get(path), RevisionRecord)
 

@@ -34,6 +34,7 @@ from services.registry.adapters.policies_postgres import (
     locked_policy,
 )
 from services.registry.adapters.revisions_postgres import (
+    find_best,
     find_related,
     find_revision,
     list_revisions,
@@ -159,6 +160,10 @@ class PostgresCatalog:
     async def revision(self, policy_id: PolicyId, key: int | Digest) -> RevisionRecord:
         """Return a revision by number or digest."""
         return await find_revision(self._pool, policy_id, key)
+
+    async def best(self, policy_id: PolicyId) -> RevisionRecord:
+        """Return the revision with the best reward in training."""
+        return await find_best(self._pool, policy_id)
 
     async def revisions(
         self, policy_id: PolicyId, wanted: RevisionFilter = ALL_REVISIONS, *, limit: int, after: int

@@ -12,6 +12,7 @@ from mint_common.claims import RevisionRef
 from mint_common.errors import NotFound, Unavailable
 from mint_common.events import RevisionExported, RevisionHealed
 from mint_common.ids import Digest, PolicyId
+from mint_common.names import BEST
 from mint_common.runtime.postgres_errors import PostgresConnection
 from services.registry.adapters.rows import moment, ref_of, revision_of
 from services.registry.core.blob_integrity import folder_of, healed
@@ -23,6 +24,16 @@ _REVISIONS = """
     WHERE policy_id = $1 AND number > $2 AND ($4::text IS NULL OR state = $4)
         AND ($5::timestamptz IS NULL OR created_at >= $5) AND ($6::timestamptz IS NULL OR created_at < $6)
     ORDER BY number LIMIT $3
+"""
+# A revision that was trained on samples has the mean reward of these, which its parent gave.
+_BEST = """
+    SELECT revisions.* FROM revisions JOIN (
+        SELECT parent, avg((metrics ->> 'reward_mean')::float8) AS reward, max(number) AS last
+        FROM revisions WHERE policy_id = $1 AND metrics ? 'reward_mean' AND metrics ? 'ratio_max_error'
+        GROUP BY parent
+    ) AS sampled ON revisions.digest = sampled.parent
+    WHERE policy_id = $1 AND state = 'published' AND fault IS NULL
+    ORDER BY reward DESC, last DESC LIMIT 1
 """
 # A revision has one parent, so its descendants are a tree. Only parents that name each other make a cycle:
 # such a line ends at the revision itself, or at the distance that was asked for.
@@ -100,6 +111,14 @@ async def find_revision(
     )
     if row is None:
         raise NotFound(kind="revision", name=str(key))
+    return revision_of(row)
+
+
+async def find_best(pool: asyncpg.Pool, policy_id: PolicyId) -> RevisionRecord:
+    """Return the revision whose samples got the highest mean reward. Raises NotFound."""
+    row = await pool.fetchrow(_BEST, policy_id)
+    if row is None:
+        raise NotFound(kind="revision", name=BEST)
     return revision_of(row)
 
 

@@ -8,7 +8,7 @@ from fastapi import Depends, Header, Path, Request
 from mint_common.authority import CALLER_HEADER, Caller, read_caller
 from mint_common.catalog import PolicyRecord, RevisionRecord
 from mint_common.ids import TenantId
-from mint_common.names import policy_key, revision_key
+from mint_common.names import BEST, policy_key, revision_key
 from mint_common.runtime.clock import Clock
 from services.registry.handlers.collector import Collector
 from services.registry.handlers.diffs import DiffHandler
@@ -51,11 +51,13 @@ PolicyDep = Annotated[PolicyRecord, Depends(_policy)]
 
 
 async def _revision(policy: PolicyDep, revision: str, registry: RegistryDep) -> RevisionRecord:
+    if revision == BEST:
+        return await registry.catalog.best(policy.policy_id)
     return await registry.catalog.revision(policy.policy_id, revision_key(revision))
 
 
 RevisionDep = Annotated[RevisionRecord, Depends(_revision)]
-"""The policy's revision that a path names, by number or digest."""
+"""The policy's revision that a path names, by number, digest or `BEST`."""
 
 
 async def _caller(said: Annotated[str, Header(alias=CALLER_HEADER)]) -> Caller:

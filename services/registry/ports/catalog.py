@@ -76,6 +76,10 @@ class Catalog(Protocol):
         """Return a revision by number or digest. Raises NotFound."""
         ...
 
+    async def best(self, policy_id: PolicyId) -> RevisionRecord:
+        """Return the published one whose training samples got the highest mean reward. Raises NotFound."""
+        ...
+
     async def revisions(
         self, policy_id: PolicyId, wanted: RevisionFilter = ALL_REVISIONS, *, limit: int, after: int
     ) -> Sequence[RevisionRecord]:

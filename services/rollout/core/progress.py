@@ -32,13 +32,16 @@ class Progress:
     started_at: float | None
 
 
-def progress_of(waves: Sequence[Wave]) -> Progress:
-    """Return the progress of a job with these waves, which are in the order of steps."""
+def progress_of(waves: Sequence[Wave], *, is_sampled: bool = True) -> Progress:
+    """Return the progress of a job with these waves, which are in the order of steps.
+
+    Without samples (SFT) rewards are those of reference answers: no revision is best.
+    """
     rewards = [wave.reward_mean for wave in waves if wave.reward_mean is not None]
     return Progress(
         step=sum(wave.revision is not None for wave in waves),
         reward=rewards[-1] if rewards else None,
-        best=best_revision(waves),
+        best=best_revision(waves) if is_sampled else None,
         started_at=waves[0].requested_at if waves else None,
     )
 

@@ -49,7 +49,7 @@ async def _own(jobs: JobStore[Connection], tenant_id: str, job_id: str) -> Job:
 
 
 def _view(job: Job, waves: Sequence[Wave]) -> dict[str, object]:
-    progress = progress_of(waves)
+    progress = progress_of(waves, is_sampled=job.spec.algorithm != "sft")
     return {
         "job_id": job.job_id,
         "policy_id": job.policy_id,

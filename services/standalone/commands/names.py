@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Mapping
 
 from mint_common.errors import InvalidField, NotFound
+from mint_common.names import BEST
 from services.standalone.adapters.public_api import PublicApi, path_of
 
 LISTS = {
@@ -17,7 +18,7 @@ MOST_NEAR = 3
 
 
 def resolve_revision(api: PublicApi, policy: str, revision: str) -> int | str:
-    """Return the number or digest of a revision; an alias is looked up, and so is ``latest``.
+    """Return the number or digest of a revision; an alias is looked up, and so are ``latest`` and ``best``.
 
     Raises NotFound for an alias that is not there.
     """
@@ -27,7 +28,12 @@ def resolve_revision(api: PublicApi, policy: str, revision: str) -> int | str:
         return revision
     if revision == "latest":
         return _latest(api, policy)
-    return str(api.get(path_of("policies", policy, "aliases", revision))["revision"]["digest"])
+    try:
+        return str(api.get(path_of("policies", policy, "aliases", revision))["revision"]["digest"])
+    except NotFound as error:
+        if revision != BEST or error.kind != "alias":
+            raise
+    return int(api.get(path_of("policies", policy, "revisions", BEST))["number"])
 
 
 def digest_of(api: PublicApi, policy: str, revision: str) -> str:

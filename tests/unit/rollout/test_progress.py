@@ -37,3 +37,8 @@ def test_progress_counts_finished_steps(published: int) -> None:
     progress = progress_of(waves)
     assert (progress.step, progress.reward, progress.started_at) == (published, 0.25 * (published + 1), 1.0)
     assert progress_of([]).started_at is None
+
+
+def test_imitation_has_no_best_revision() -> None:
+    assert progress_of(history([1.0, 1.0])).best is not None
+    assert progress_of(history([1.0, 1.0]), is_sampled=False).best is None

@@ -16,7 +16,7 @@ from mint_common.claims import RevisionRef
 from mint_common.errors import InvalidField, NotFound
 from mint_common.ids import derive_id, new_id
 from mint_common.lora import MAX_SEED
-from mint_common.names import number_or_digest
+from mint_common.names import BEST, number_or_digest
 from services.gateway.core.bounds import check_between
 from services.gateway.core.examples import body_config
 from services.gateway.core.json_types import JsonObject
@@ -33,7 +33,7 @@ LATEST = "latest"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationRunBody:
-    """What to score: ``revision`` is a number, a digest, an alias or ``latest``.
+    """What to score: ``revision`` is a number, a digest, an alias, ``latest`` or ``best``.
 
     The same task, ``n`` and ``seed`` are the same prompts for every revision. Temperature 0 is greedy.
     ``max_new_tokens`` is the task's own unless it is given.
@@ -115,6 +115,8 @@ async def _revision(gateway: Gateway, policy: PolicyRecord, name: str) -> Revisi
     for alias in aliases:
         if alias.alias == name:
             return alias.revision
+    if name == BEST:
+        return (await gateway.registry.get_revision(policy.tenant_id, policy.policy_id, BEST)).ref
     names = [LATEST] * (policy.latest is not None) + [alias.alias for alias in aliases]
     near = ", ".join(difflib.get_close_matches(name, names) or names[:5])
     raise NotFound(kind="revision", name=name[:100], near=near)
