@@ -54,7 +54,7 @@ app.add_typer(policy_app, name="policy", short_help="Policies: list, show, creat
 app.add_typer(revision_app, name="revision", short_help="Revisions: list, show, compare, upload.")
 app.add_typer(alias_app, name="alias", short_help="Aliases: list, move, protect, freeze.")
 app.command(short_help="Point an alias at what it pointed at before.")(api_command(rollback))
-app.add_typer(eval_app, name="eval", short_help="Scores: list, record.")
+app.add_typer(eval_app, name="eval", short_help="Scores: run, list, record.")
 app.add_typer(rule_app, name="rule", short_help="Promotion rules: list, create, pause.")
 app.add_typer(key_app, name="key", short_help="API keys: list, create, rotate, revoke.")
 app.add_typer(tenant_app, name="tenant", short_help="Tenants: list, create, make keys.")

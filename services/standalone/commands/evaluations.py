@@ -1,14 +1,66 @@
-"""`mint eval`: record and list scores."""
+"""`mint eval`: score revisions, record and list scores."""
 
+import time
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from services.standalone.adapters.public_api import PublicApi, path_of
+from services.standalone.adapters.public_api import Json, PublicApi, path_of
 from services.standalone.commands.api import Listing, group
+from services.standalone.commands.jobs import TaskArgument
 from services.standalone.commands.names import resolve_revision
 from services.standalone.commands.options import AfterOption, LimitOption, PolicyArgument, RevisionArgument
-from services.standalone.core.columns import EVALUATION
+from services.standalone.core.columns import EVALUATION, EVALUATION_RUN
+from services.standalone.core.refusals import EvaluationFailedError
+
+POLL_SECONDS = 0.5
+ScoredArgument = Annotated[
+    str,
+    typer.Argument(metavar="POLICY@REV", help="A revision: number, digest, alias or latest (the default)."),
+]
+
+
+def run_evaluation(
+    api: PublicApi,
+    name: ScoredArgument,
+    task: TaskArgument,
+    *,
+    n: Annotated[int, typer.Option("--n", metavar="N", min=1, help="Held-out prompts.")] = 64,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Which prompts.")] = 0,
+    temperature: Annotated[float, typer.Option("--temperature", min=0.0, help="0: greedy.")] = 0.0,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option("--max-new-tokens", metavar="N", help="Default: the task's own."),
+    ] = None,
+) -> Listing:
+    """Score a revision on a task's held-out prompts and record the mean reward; rules act upon it.
+
+    The suite of the score is the task, its metric is reward. Ctrl-C ends the waiting, not the scoring.
+
+    Example: mint eval run counter@prod progression --n 256
+    """
+    policy, _, revision = name.partition("@")
+    body = {"policy": policy, "revision": revision or "latest", "task": task, "n": n}
+    sampling = {"seed": seed, "temperature": temperature, "max_new_tokens": max_new_tokens}
+    run = _follow(api, api.post("/evaluations/run", {**body, **sampling}))
+    if run["state"] != "succeeded":
+        raise EvaluationFailedError(name=name, task=task, problem=run["reason"])
+    return Listing(answer=run, columns=EVALUATION_RUN)
+
+
+def _follow(api: PublicApi, run: Json) -> Json:
+    """Return a run once it has ended, under a progress bar on stderr."""
+    columns = TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("scoring", total=run["n"])
+        while run["state"] == "running":
+            time.sleep(POLL_SECONDS)
+            run = api.get(path_of("evaluations", "run", run["run_id"]))
+            progress.update(task, completed=run["scored"])
+    return run
 
 
 def list_evaluations(
@@ -42,4 +94,6 @@ def record_evaluation(  # noqa: PLR0917  # arguments of a command
     return Listing(answer=api.post(path_of("policies", policy, "evaluations"), body), columns=EVALUATION)
 
 
-eval_app = group("List or record scores.", list_evaluations, record_evaluation)
+eval_app = group(
+    "Score revisions; list or record scores.", run_evaluation, list_evaluations, record_evaluation
+)

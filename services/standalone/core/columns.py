@@ -60,6 +60,14 @@ EVALUATION = (
     Column(title="who", path="actor", drop=3),
     Column(title="when", path="created_at", kind="time", drop=4),
 )
+EVALUATION_RUN = (
+    Column(title="policy", path="policy"),
+    Column(title="revision", path="revision.number"),
+    Column(title="task", path="task"),
+    Column(title="reward", path="value", kind="score"),
+    Column(title="+-", path="stderr", kind="score"),
+    Column(title="n", path="n"),
+)
 COLLECTION = (
     Column(title="kind", path="kind"),
     Column(title="what", path="what"),

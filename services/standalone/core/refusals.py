@@ -39,6 +39,12 @@ class SettingsInvalidError(MintError):
     code = "settings_invalid"
 
 
+class EvaluationFailedError(MintError):
+    """{name} could not be scored on {task}: {problem}"""
+
+    code = "evaluation_failed"
+
+
 class BaseMissingError(MintError):
     """No base {name!r} in {folder}. Add it with `mint base add`; there: {known}."""
 

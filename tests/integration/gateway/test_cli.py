@@ -162,6 +162,14 @@ def test_several_models_are_asked_at_once_and_one_may_refuse(mint):
     assert mint("ask", "tiny", "hello", "--chat").strip()
 
 
+def test_revision_is_scored_and_the_score_listed(mint):
+    mint("alias", "move", "counter", "scored", "2")
+    run = json.loads(mint("eval", "run", "counter@scored", "mode:copy", "--n", "4", "--json"))
+    assert (run["state"], run["revision"]["number"], run["scored"]) == ("succeeded", 2, 4)
+    assert "mode:copy\treward" in mint("eval", "list", "counter")
+    assert "There is: mode:copy" in str(refusal("eval", "run", "counter", "mode:copi"))
+
+
 def test_job_is_made_shown_and_listed_with_its_policy(mint):
     tasks = json.loads(mint("task", "list", "--json"))
     task = tasks[0]["name"]
