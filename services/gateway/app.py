@@ -40,7 +40,7 @@ from services.gateway.adapters.training_sessions import TrainerSessions
 from services.gateway.adapters.webhook_queue_postgres import PostgresWebhookQueue
 from services.gateway.adapters.webhook_sender import HttpWebhookSender
 from services.gateway.adapters.webhooks_postgres import PostgresWebhooks
-from services.gateway.core.admission import PacedLine
+from services.gateway.core.admission import AdmissionQueue
 from services.gateway.core.body_budget import BodyBudget
 from services.gateway.core.callers import KeyMemory
 from services.gateway.core.open_requests import OpenRequests
@@ -48,10 +48,10 @@ from services.gateway.core.resolutions import ResolutionCache
 from services.gateway.core.tinker.downloads import TicketSigner
 from services.gateway.core.tinker.ids import SAMPLE_PREFIX
 from services.gateway.core.webhooks.records import WebhookLimits
-from services.gateway.core.webhooks.retries import Patience
+from services.gateway.core.webhooks.retries import RetryPolicy
 from services.gateway.handlers.webhooks import WebhookCourier, WebhookIntake
 from services.gateway.http.edge import reference
-from services.gateway.http.edge.admission import Pace
+from services.gateway.http.edge.admission import Admission
 from services.gateway.http.edge.context import Gateway
 from services.gateway.http.edge.errors import install_error_shapes, shaped_error
 from services.gateway.http.edge.refusal_log import RefusalLog
@@ -215,7 +215,7 @@ async def run(settings: GatewaySettings) -> None:
             ready_seconds=settings.ready_seconds,
             max_answer_bytes=settings.max_answer_bytes,
             encoding=asyncio.Lock(),
-            open_answers=OpenRequests(
+            open_prompts=OpenRequests(
                 what="the room for your prompts",
                 most=TENANT_PROMPTS,
                 most_sequences=TENANT_PROMPTS,
@@ -223,18 +223,20 @@ async def run(settings: GatewaySettings) -> None:
             in_hand=OpenRequests(what="what the gateway has in hand of your tenant", most=TENANT_REQUESTS),
             event_streams=OpenRequests(what="the room for your event streams", most=TENANT_STREAMS),
             bodies=BodyBudget(limit_bytes=settings.body_bytes),
-            pace=Pace(
-                PacedLine(
+            cold_admission=Admission(
+                AdmissionQueue(
                     name="the line of cold requests", share=settings.cold_share, depth=settings.cold_requests
                 ),
                 clock,
             ),
-            large_bodies=Pace(
-                PacedLine(name="the line of large bodies", share=LARGE_SHARE, depth=LARGE_BODIES),
+            body_admission=Admission(
+                AdmissionQueue(name="the line of large bodies", share=LARGE_SHARE, depth=LARGE_BODIES),
                 clock,
                 warm_seconds=LARGE_WARM_SECONDS,
             ),
-            turns=Pace(PacedLine(name="the line of requests", share=1, depth=MOST_WAITING), clock),
+            admission=Admission(
+                AdmissionQueue(name="the line of requests", share=1, depth=MOST_WAITING), clock
+            ),
             tinker=Tinker(
                 runs=runs,
                 trainers=directory,
@@ -297,7 +299,7 @@ def _webhooks(
     settings: GatewaySettings, queue: WebhookQueue, sender: WebhookSender, bus: Bus, clock: Clock
 ) -> tuple[WebhookIntake, WebhookCourier]:
     queued = asyncio.Event()
-    patience = Patience(
+    patience = RetryPolicy(
         first_delay_seconds=settings.webhook_first_retry_seconds,
         give_up_seconds=settings.webhook_give_up_seconds,
     )

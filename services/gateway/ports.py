@@ -15,7 +15,7 @@ from services.gateway.core.audit import AuditRow
 from services.gateway.core.idempotency import KeyedRequest, StoredAnswer
 from services.gateway.core.json_types import JsonObject
 from services.gateway.core.mint.job_warnings import TaskLengths
-from services.gateway.core.mint.submission import Submission
+from services.gateway.core.mint.submission import SubmittedJob
 from services.gateway.core.tinker.futures import FutureState
 from services.gateway.core.tinker.records import ClientSession, FinishReason, TrainingRun
 from services.gateway.core.tinker.samples import SampleOrder
@@ -24,8 +24,8 @@ from services.gateway.core.webhooks.records import (
     Attempt,
     DeliveryRecord,
     DeliveryState,
+    DueWebhook,
     Notice,
-    Turn,
     Webhook,
     WebhookChange,
 )
@@ -37,20 +37,20 @@ class Submissions(Protocol):
 
     async def submit(
         self, event: JobSubmitted, *, cause: str, policy: str, warnings: Sequence[str]
-    ) -> Submission:
+    ) -> SubmittedJob:
         """Store a job and its event; return the stored job, unchanged, when the cause is known.
 
         ``cause`` identifies the request; ``policy`` is the policy's name now.
         """
         ...
 
-    async def get(self, tenant_id: TenantId, job_id: JobId) -> Submission | None:
+    async def get(self, tenant_id: TenantId, job_id: JobId) -> SubmittedJob | None:
         """Return one submitted job of a tenant."""
         ...
 
     async def latest(
         self, tenant_id: TenantId, *, limit: int, also: Sequence[str] = ()
-    ) -> Sequence[Submission]:
+    ) -> Sequence[SubmittedJob]:
         """Return a tenant's ``limit`` newest submitted jobs and those with the ids ``also``, newest first."""
         ...
 
@@ -358,7 +358,7 @@ class WebhookQueue(Protocol):
         """Queue an event for every webhook that wants it, once each; return for how many. Idempotent."""
         ...
 
-    async def take(self, *, now: float, lease_seconds: float, limit: int) -> Turn | None:
+    async def take(self, *, now: float, lease_seconds: float, limit: int) -> DueWebhook | None:
         """Take the webhook that has been due for longest, for a lease's time at most; None: none is due."""
         ...
 

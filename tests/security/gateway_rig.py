@@ -83,7 +83,7 @@ class Requests(Beyond):
         self.rows.append(row)
 
 
-class OpenPace:
+class OpenAdmission:
     """Lets everybody pass."""
 
     def enter_warm(self) -> None:
@@ -92,7 +92,7 @@ class OpenPace:
     def leave_warm(self) -> None:
         """Count nobody."""
 
-    async def turn(self, _tenant_id: TenantId) -> None:
+    async def admit(self, _tenant_id: TenantId) -> None:
         """Let a request pass at once."""
 
 
@@ -173,10 +173,10 @@ def make_rig() -> Rig:
     gateway.registry, gateway.requests, gateway.clock = rig.registry, rig.requests, rig.clock
     gateway.keys = KeyMemory(ttl_seconds=10, capacity=100)
     gateway.is_warm = lambda _tenant_id, _model: True
-    gateway.pace = OpenPace()
+    gateway.cold_admission = OpenAdmission()
     gateway.in_hand = OpenRequests(what="requests", most=4)
     gateway.event_streams = OpenRequests(what="event streams", most=2)
     gateway.bodies = BodyBudget(limit_bytes=64 << 20)
-    gateway.large_bodies = gateway.pace
+    gateway.body_admission = gateway.cold_admission
     rig.http.state.gateway = gateway
     return rig

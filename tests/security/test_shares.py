@@ -15,7 +15,7 @@ from mint_common.ids import EngineId
 from services.gateway.app import TENANT_PROMPTS
 from services.gateway.core.answer_bytes import check_answer_bytes, json_answer_bytes
 from services.gateway.core.open_requests import OpenRequests, Size
-from services.gateway.core.openai.answers import Head, WholeAnswer
+from services.gateway.core.openai.answers import ResponseMeta, WholeAnswer
 from services.gateway.core.openai.dialects import ChatDialect, CompletionDialect, Dialect
 from services.gateway.core.tinker.sample_queue import SampleQueue
 from services.gateway.settings import GatewaySettings
@@ -110,7 +110,7 @@ def test_an_answers_log_probabilities_are_encoded_before_its_end(dialect: Dialec
             ),
         )
     whole.add(0, Finished(index=0, reason="length"))
-    told = whole.to_json(Head(answer_id="a", created=0, model="m", served="base:m"))
+    told = whole.to_json(ResponseMeta(answer_id="a", created=0, model="m", served="base:m"))
     logprobs = told["choices"][0]["logprobs"]  # type: ignore[index]
     assert any(isinstance(value, msgspec.Raw) for value in logprobs.values())
     decoded = msgspec.json.decode(msgspec.json.encode(logprobs))

@@ -13,11 +13,11 @@ from mint_common.errors import NotFound, Unauthorized
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import SystemClock
 from services.gateway.app import build_http
-from services.gateway.core.admission import PacedLine
+from services.gateway.core.admission import AdmissionQueue
 from services.gateway.core.body_budget import BodyBudget
 from services.gateway.core.callers import KeyMemory
 from services.gateway.core.open_requests import OpenRequests
-from services.gateway.http.edge.admission import Pace
+from services.gateway.http.edge.admission import Admission
 
 MIB = 1 << 20
 
@@ -38,8 +38,8 @@ class Rig:
     def __post_init__(self) -> None:
         clock = SystemClock()
         self.bodies = BodyBudget(limit_bytes=self.body_bytes)
-        self.line = PacedLine(name="the line", share=0.001, depth=self.cold_requests)
-        self.large_line = PacedLine(name="the line", share=0.04, depth=64)
+        self.line = AdmissionQueue(name="the line", share=0.001, depth=self.cold_requests)
+        self.large_line = AdmissionQueue(name="the line", share=0.04, depth=64)
         self.verified: list[str] = []
         self.http: FastAPI = build_http(ready=lambda: True)
         keys = KeyMemory(ttl_seconds=60, capacity=10)
@@ -55,9 +55,9 @@ class Rig:
             resolver=SimpleNamespace(resolve=self._resolve),
             in_hand=OpenRequests(what="requests", most=1000),
             bodies=self.bodies,
-            pace=Pace(self.line, clock),
-            large_bodies=Pace(self.large_line, clock),
-            turns=Pace(PacedLine(name="the line of requests", share=1, depth=1000), clock),
+            cold_admission=Admission(self.line, clock),
+            body_admission=Admission(self.large_line, clock),
+            admission=Admission(AdmissionQueue(name="the line of requests", share=1, depth=1000), clock),
             is_warm=lambda _tenant_id, model: model == "warm",
         )
 

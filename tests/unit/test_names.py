@@ -2,16 +2,9 @@
 
 import ast
 from collections import defaultdict
-from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-
-SHARED_NAMES: Mapping[str, str] = {
-    "Prompt": "gateway: of a Tinker request; mint_common: of a task",
-    "Submission": "gateway: of a job; mint_common: of an operation",
-}
-"""Names with more than one meaning, and their meanings."""
 
 
 def test_a_public_class_name_is_defined_once() -> None:
@@ -21,6 +14,6 @@ def test_a_public_class_name_is_defined_once() -> None:
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                     places[node.name].append(str(path.relative_to(ROOT)))
-    repeated = {name: found for name, found in places.items() if len(found) > 1 and name not in SHARED_NAMES}
+    repeated = {name: found for name, found in places.items() if len(found) > 1}
 
     assert repeated == {}

@@ -14,7 +14,7 @@ from mint_common.events import JobSpec, JobSubmitted
 from mint_common.ids import JobId, PolicyId, TenantId
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.ledger_postgres import PostgresLedger
-from services.gateway.core.mint.submission import Submission
+from services.gateway.core.mint.submission import SubmittedJob
 
 _COLUMNS = "job_id, policy_id, coalesce(policy, policy_id) AS policy, base, spec, submitted_at, warnings"
 
@@ -38,9 +38,9 @@ class PostgresSubmissions:
 
     async def submit(
         self, event: JobSubmitted, *, cause: str, policy: str, warnings: Sequence[str]
-    ) -> Submission:
+    ) -> SubmittedJob:
         """Store a job and its event, or return the job of the same request."""
-        submission = Submission(
+        submission = SubmittedJob(
             job_id=event.job_id,
             policy_id=event.policy_id,
             policy=policy,
@@ -70,7 +70,7 @@ class PostgresSubmissions:
             return stored
         return submission
 
-    async def get(self, tenant_id: TenantId, job_id: JobId) -> Submission | None:
+    async def get(self, tenant_id: TenantId, job_id: JobId) -> SubmittedJob | None:
         """Return one submitted job of a tenant."""
         row = await self._pool.fetchrow(
             f"SELECT {_COLUMNS} FROM submissions WHERE tenant_id = $1 AND job_id = $2",  # noqa: S608  (a constant)
@@ -81,14 +81,14 @@ class PostgresSubmissions:
 
     async def latest(
         self, tenant_id: TenantId, *, limit: int, also: Sequence[str] = ()
-    ) -> Sequence[Submission]:
+    ) -> Sequence[SubmittedJob]:
         """Return a tenant's submitted jobs, newest first."""
         rows = await self._pool.fetch(_LATEST, tenant_id, limit, also)
         return [_submission(row) for row in rows]
 
 
-def _submission(row: asyncpg.Record) -> Submission:
-    return Submission(
+def _submission(row: asyncpg.Record) -> SubmittedJob:
+    return SubmittedJob(
         job_id=JobId(row["job_id"]),
         policy_id=PolicyId(row["policy_id"]),
         policy=row["policy"],

@@ -12,7 +12,7 @@ import asyncpg
 from mint_common.ids import TenantId, derive_id
 from mint_common.runtime.postgres_errors import PostgresConnection, acquired
 from services.gateway.adapters.webhooks_postgres import secrets_of, webhook_of
-from services.gateway.core.webhooks.records import Attempt, Notice, Outgoing, Turn
+from services.gateway.core.webhooks.records import Attempt, DueWebhook, Notice, Outgoing
 from services.gateway.core.webhooks.retries import MOST_WAITING, Health, Outcome, overfull
 
 _WANTING = """
@@ -77,13 +77,13 @@ class PostgresWebhookQueue:
             added = [await _queue(connection, row, notice, now) for row in wanting]
         return sum(added)
 
-    async def take(self, *, now: float, lease_seconds: float, limit: int) -> Turn | None:
+    async def take(self, *, now: float, lease_seconds: float, limit: int) -> DueWebhook | None:
         """Take the webhook that has been due for longest."""
         row = await self._pool.fetchrow(_TAKE, now, lease_seconds)
         if row is None:
             return None
         due = await self._pool.fetch(_DUE, row["webhook_id"], now, limit)
-        return Turn(
+        return DueWebhook(
             webhook=webhook_of(row),
             secrets=secrets_of(row),
             failures=row["failures"],

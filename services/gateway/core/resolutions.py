@@ -23,7 +23,7 @@ IsReady = Callable[[Resolution], bool]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Meaning:
+class NameBinding:
     """What a name means, as it was asked at ``asked_at``; ``former`` answers in its place ``until`` then.
 
     ``changed_at``: when the name may have begun to mean something else, so that it must be asked for anew.
@@ -41,14 +41,19 @@ class Meaning:
         return self.former or self.target
 
 
-def follow_up(
-    known: Meaning | None, found: Resolution, *, asked_at: float, lease_seconds: float, switch_seconds: float
-) -> Meaning:
+def rebind(
+    known: NameBinding | None,
+    found: Resolution,
+    *,
+    asked_at: float,
+    lease_seconds: float,
+    switch_seconds: float,
+) -> NameBinding:
     """Return what a name means now that the registry has said so, after what was known of it.
 
     A second move does not prolong the time that began with the first.
     """
-    fresh = Meaning(target=found, asked_at=asked_at)
+    fresh = NameBinding(target=found, asked_at=asked_at)
     if known is None or known.target.policy_id != found.policy_id:
         return fresh  # another policy, or none, that has got the name: nothing of it ever answered
     if found.revision == known.answering.revision:
@@ -64,7 +69,7 @@ def follow_up(
     return replace(fresh, former=known.target, until=changed_at + switch_seconds)
 
 
-def settle(meaning: Meaning, *, now: float, is_ready: IsReady) -> Meaning:
+def settle(meaning: NameBinding, *, now: float, is_ready: IsReady) -> NameBinding:
     """Let the target answer as soon as it is ready, its former is not any more, or the time is over."""
     if meaning.former is None:
         return meaning
@@ -91,7 +96,7 @@ class ResolutionCache:
         self._lease_seconds = lease_seconds
         self._switch_seconds = switch_seconds
         self._is_ready = is_ready
-        self._entries: OrderedDict[Key, Meaning] = OrderedDict()
+        self._entries: OrderedDict[Key, NameBinding] = OrderedDict()
         self._of_policy: dict[PolicyId, set[Key]] = {}
         self._ids: dict[Key, PolicyId] = {}
         self._forgotten: OrderedDict[PolicyId, int] = OrderedDict()
@@ -132,7 +137,7 @@ class ResolutionCache:
             known = settle(known, now=now, is_ready=self._is_ready)
             if known.changed_at is None and asked_at < known.asked_at:
                 return Found(answer=known.answering)
-        meaning = follow_up(
+        meaning = rebind(
             known,
             resolution,
             asked_at=asked_at,
@@ -192,7 +197,7 @@ class ResolutionCache:
         self._ids.clear()
         self._forgotten.clear()
 
-    def _keep(self, key: Key, meaning: Meaning) -> None:
+    def _keep(self, key: Key, meaning: NameBinding) -> None:
         self.drop(key)
         self._entries[key] = meaning
         target = meaning.target

@@ -16,7 +16,7 @@ def data_frame(value: JsonObject) -> bytes:
     return b"data: " + msgspec.json.encode(value) + b"\n\n"
 
 
-def place_frame(place: str) -> bytes:
+def cursor_frame(place: str) -> bytes:
     """Return a frame that dispatches nothing: where reading begins, and how soon to come back."""
     return b"retry: 1000\nid: %b\n\n" % place.encode()
 

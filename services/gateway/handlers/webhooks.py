@@ -20,11 +20,11 @@ from mint_common.runtime.clock import Clock
 from mint_common.runtime.periodic import run_periodically
 from mint_common.waiting import raise_if_cancelled, wait_for_event
 from services.gateway import metrics
-from services.gateway.core.webhooks.records import Attempt, Notice, Outgoing, Turn
+from services.gateway.core.webhooks.records import Attempt, DueWebhook, Notice, Outgoing
 from services.gateway.core.webhooks.retries import (
     Health,
     Outcome,
-    Patience,
+    RetryPolicy,
     after_try,
     after_turn,
     is_success,
@@ -106,7 +106,7 @@ class WebhookCourier:
         clock: Clock,
         queued: asyncio.Event,
         *,
-        patience: Patience,
+        patience: RetryPolicy,
         lease_seconds: float,
     ) -> None:
         self._queue = queue
@@ -135,7 +135,7 @@ class WebhookCourier:
                 else:
                     group.create_task(self._serve(turn, places))
 
-    async def _next(self) -> Turn | None:
+    async def _next(self) -> DueWebhook | None:
         now = self._clock.now()
         try:
             return await self._queue.take(now=now, lease_seconds=self._lease_seconds, limit=TURN_DELIVERIES)
@@ -143,7 +143,7 @@ class WebhookCourier:
             _log.warning("webhooks wait", extra={"problem": str(error)})
             return None
 
-    async def _serve(self, turn: Turn, places: asyncio.Semaphore) -> None:
+    async def _serve(self, turn: DueWebhook, places: asyncio.Semaphore) -> None:
         try:
             await self._deliver(turn)
         except Unavailable as error:
@@ -153,7 +153,7 @@ class WebhookCourier:
         finally:
             places.release()
 
-    async def _deliver(self, turn: Turn) -> None:
+    async def _deliver(self, turn: DueWebhook) -> None:
         attempts = await asyncio.gather(*(self._try(turn, outgoing) for outgoing in turn.deliveries))
         outcomes = [
             (outgoing.delivery_id, attempt, self._outcome(attempt, outgoing))
@@ -165,7 +165,7 @@ class WebhookCourier:
             extra = {"webhook_id": turn.webhook.webhook_id, "reason": health.reason}
             _log.warning("webhook disabled", extra=extra)
 
-    async def _try(self, turn: Turn, outgoing: Outgoing) -> Attempt:
+    async def _try(self, turn: DueWebhook, outgoing: Outgoing) -> Attempt:
         now = self._clock.now()
         signed = signed_headers(
             turn.secrets.signing(now=now),
@@ -187,7 +187,7 @@ class WebhookCourier:
             jitter=random.random(),
         )
 
-    def _health(self, turn: Turn, attempts: Sequence[Attempt]) -> Health:
+    def _health(self, turn: DueWebhook, attempts: Sequence[Attempt]) -> Health:
         return after_turn(
             tuple(attempts),
             failures=turn.failures,

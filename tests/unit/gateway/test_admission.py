@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from mint_common.errors import Overloaded
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import ManualClock, SystemClock, settle
-from services.gateway.core.admission import MOST_RETRY_SECONDS, PacedLine
-from services.gateway.http.edge.admission import Pace
+from services.gateway.core.admission import MOST_RETRY_SECONDS, AdmissionQueue
+from services.gateway.http.edge.admission import Admission
 
 ANN, BEN = TenantId("ann"), TenantId("ben")
 
@@ -24,7 +24,7 @@ ANN, BEN = TenantId("ann"), TenantId("ben")
 def test_beginning_cold_requests_takes_its_share_and_one_begin_at_most(
     share: float, tries: list[tuple[float, float]]
 ) -> None:
-    line, now = PacedLine(name="the line", share=share, depth=1000), 0.0
+    line, now = AdmissionQueue(name="the line", share=share, depth=1000), 0.0
     spans: list[tuple[float, float]] = []
     for pause, seconds in tries:
         line.join(ANN)
@@ -42,7 +42,7 @@ def test_beginning_cold_requests_takes_its_share_and_one_begin_at_most(
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=60))
 def test_tenants_take_turns_and_each_keeps_its_order(arrivals: list[tuple[str, bool]]) -> None:
-    line = PacedLine(name="the line", share=0.5, depth=1000)
+    line = AdmissionQueue(name="the line", share=0.5, depth=1000)
     present: dict[str, list[int]] = defaultdict(list)
     for name, leaves in arrivals:
         number = line.join(TenantId(name))
@@ -64,7 +64,7 @@ def test_tenants_take_turns_and_each_keeps_its_order(arrivals: list[tuple[str, b
 
 
 def test_nobody_rests_while_no_warm_request_is_open() -> None:
-    line = PacedLine(name="the line", share=0.1, depth=10)
+    line = AdmissionQueue(name="the line", share=0.1, depth=10)
     line.join(ANN)
     line.join(ANN)
     line.begin()
@@ -74,7 +74,7 @@ def test_nobody_rests_while_no_warm_request_is_open() -> None:
 
 
 def test_a_full_line_refuses_and_keeps_nothing_of_who_left() -> None:
-    line = PacedLine(name="the line", share=0.1, depth=2)
+    line = AdmissionQueue(name="the line", share=0.1, depth=2)
     numbers = [line.join(ANN), line.join(BEN)]
     with pytest.raises(Overloaded):
         line.join(BEN)
@@ -86,7 +86,7 @@ def test_a_full_line_refuses_and_keeps_nothing_of_who_left() -> None:
 
 @given(st.lists(st.sampled_from("aaaaaaab"), max_size=80), st.integers(2, 40))
 def test_no_tenant_has_more_places_than_it_leaves_free(arrivals: list[str], depth: int) -> None:
-    line, places = PacedLine(name="the line", share=0.1, depth=depth), Counter[str]()
+    line, places = AdmissionQueue(name="the line", share=0.1, depth=depth), Counter[str]()
     for name in arrivals:
         try:
             line.join(TenantId(name))
@@ -104,7 +104,7 @@ def test_no_tenant_has_more_places_than_it_leaves_free(arrivals: list[str], dept
 def test_who_is_sent_away_is_told_the_speed_of_the_line_within_bounds(
     begins: list[tuple[float, float]],
 ) -> None:
-    line, now = PacedLine(name="the line", share=0.1, depth=4), 0.0
+    line, now = AdmissionQueue(name="the line", share=0.1, depth=4), 0.0
     for _ in range(2):
         line.join(ANN)
     for pause, seconds in begins:
@@ -120,7 +120,7 @@ def test_who_is_sent_away_is_told_the_speed_of_the_line_within_bounds(
 def test_a_line_that_moves_fast_asks_for_a_second_and_a_slow_one_for_longer() -> None:
     told = []
     for gap in (0.001, 1.5):
-        line, now = PacedLine(name="the line", share=0.1, depth=10), 0.0
+        line, now = AdmissionQueue(name="the line", share=0.1, depth=10), 0.0
         for _ in range(40):
             while True:
                 try:
@@ -136,11 +136,11 @@ def test_a_line_that_moves_fast_asks_for_a_second_and_a_slow_one_for_longer() ->
 
 
 async def test_a_warm_request_passes_while_a_burst_of_cold_ones_is_begun() -> None:
-    pace = Pace(PacedLine(name="the line", share=0.5, depth=100), SystemClock())
+    pace = Admission(AdmissionQueue(name="the line", share=0.5, depth=100), SystemClock())
     begun: list[int] = []
 
     async def cold(number: int) -> None:
-        await pace.turn(ANN)
+        await pace.admit(ANN)
         begun.append(number)
 
     pace.enter_warm()
@@ -156,9 +156,9 @@ async def test_a_warm_request_passes_while_a_burst_of_cold_ones_is_begun() -> No
 
 
 async def test_who_is_cancelled_in_the_line_holds_nobody_up() -> None:
-    pace = Pace(PacedLine(name="the line", share=0.01, depth=100), SystemClock())
+    pace = Admission(AdmissionQueue(name="the line", share=0.01, depth=100), SystemClock())
     pace.enter_warm()
-    tasks = [asyncio.create_task(pace.turn(ANN)) for _ in range(4)]
+    tasks = [asyncio.create_task(pace.admit(ANN)) for _ in range(4)]
     await asyncio.sleep(0)
     for task in tasks[:3]:
         task.cancel()
@@ -170,16 +170,16 @@ async def test_who_is_cancelled_in_the_line_holds_nobody_up() -> None:
 
 async def test_the_next_request_of_a_client_is_made_way_for_between_two_of_them() -> None:
     clock = ManualClock()
-    pace = Pace(PacedLine(name="the line", share=1e-6, depth=10), clock, warm_seconds=5)
+    pace = Admission(AdmissionQueue(name="the line", share=1e-6, depth=10), clock, warm_seconds=5)
     pace.enter_warm()
     pace.leave_warm()
-    await pace.turn(ANN)
+    await pace.admit(ANN)
     await asyncio.sleep(0)  # its step ends, and has taken some time
-    waiting = asyncio.create_task(pace.turn(ANN))
+    waiting = asyncio.create_task(pace.admit(ANN))
     await settle()
     assert not waiting.done()
     await clock.advance(6)
-    last = asyncio.create_task(pace.turn(ANN))
+    last = asyncio.create_task(pace.admit(ANN))
     await settle()
     assert waiting.done()
     last.cancel()

@@ -19,9 +19,9 @@ from mint_common.generation import (
 )
 from mint_common.ids import BaseName, EngineId, TenantId
 from mint_common.runtime.clock import SystemClock
-from services.gateway.core.admission import PacedLine
-from services.gateway.http.edge.admission import Pace
-from services.gateway.http.openai.generation import open_answers
+from services.gateway.core.admission import AdmissionQueue
+from services.gateway.http.edge.admission import Admission
+from services.gateway.http.openai.generation import open_streams
 
 ANN, BEN = TenantId("ann"), TenantId("ben")
 PROMPTS = 100
@@ -61,31 +61,31 @@ def requests(tenant_id: TenantId, count: int) -> list[GenerationRequest]:
     ]
 
 
-def make_turns() -> Pace:
-    return Pace(PacedLine(name="the line", share=1, depth=1 << 20), SystemClock())
+def make_admission() -> Admission:
+    return Admission(AdmissionQueue(name="the line", share=1, depth=1 << 20), SystemClock())
 
 
-async def read(engines: Engines, asked: Sequence[GenerationRequest], turns: Pace) -> list[int]:
+async def read(engines: Engines, asked: Sequence[GenerationRequest], admission: Admission) -> list[int]:
     """Return how many chunks came in each batch."""
-    async with open_answers(cast(EngineDirectory, engines), TINY, asked, turns=turns) as answers:
+    async with open_streams(cast(EngineDirectory, engines), TINY, asked, admission=admission) as answers:
         await answers.starts()
         return [len(batch) async for batch in answers.batches()]
 
 
 async def test_who_comes_after_many_prompts_waits_for_one_of_them() -> None:
-    engines, turns = Engines([Finished(index=0, reason="stop")]), make_turns()
-    flood = asyncio.create_task(read(engines, requests(ANN, PROMPTS), turns))
+    engines, admission = Engines([Finished(index=0, reason="stop")]), make_admission()
+    flood = asyncio.create_task(read(engines, requests(ANN, PROMPTS), admission))
     while len(engines.started) < 5:
         await asyncio.sleep(0)
     before = len(engines.started)
-    await turns.turn(BEN)
+    await admission.admit(BEN)
     assert len(engines.started) <= before + 2, "the one that is being started, and one turn"
     assert sum(await flood) == PROMPTS
 
 
 async def test_a_loop_iteration_starts_one_further_stream_at_the_most() -> None:
-    engines, turns = Engines([Finished(index=0, reason="stop")]), make_turns()
-    flood = asyncio.create_task(read(engines, requests(ANN, PROMPTS), turns))
+    engines, admission = Engines([Finished(index=0, reason="stop")]), make_admission()
+    flood = asyncio.create_task(read(engines, requests(ANN, PROMPTS), admission))
     seen = [0]
     while not flood.done():
         await asyncio.sleep(0)
@@ -96,7 +96,9 @@ async def test_a_loop_iteration_starts_one_further_stream_at_the_most() -> None:
 
 async def test_what_has_come_meanwhile_is_one_batch() -> None:
     deltas = [Delta(index=0, text="a", tokens=(1,))] * 64
-    sizes = await read(Engines([*deltas, Finished(index=0, reason="stop")]), requests(ANN, 1), make_turns())
+    sizes = await read(
+        Engines([*deltas, Finished(index=0, reason="stop")]), requests(ANN, 1), make_admission()
+    )
     assert sum(sizes) == len(deltas) + 1
     assert len(sizes) <= 8, "each batch is sent once, and sending is what costs"
 
@@ -104,7 +106,7 @@ async def test_what_has_come_meanwhile_is_one_batch() -> None:
 async def test_what_came_before_an_error_is_handed_on_before_it() -> None:
     chunks = [Delta(index=0, text="a", tokens=(1,)), Unavailable(what="the engine", problem="gone")]
     engines = cast(EngineDirectory, Engines(chunks))
-    async with open_answers(engines, TINY, requests(ANN, 1), turns=make_turns()) as answers:
+    async with open_streams(engines, TINY, requests(ANN, 1), admission=make_admission()) as answers:
         batches = answers.batches()
         come = [chunk for _, chunk in await anext(batches)]
         assert come[-1] == chunks[0]

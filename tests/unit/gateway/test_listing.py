@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from mint_common.ids import JobId
 from mint_common.testing.factories import POLICY, SPEC
-from services.gateway.core.mint.submission import Submission, merge_jobs
+from services.gateway.core.mint.submission import SubmittedJob, merge_jobs
 from services.gateway.core.openai.listing import PolicyNames, list_models
 
 
@@ -35,8 +35,8 @@ def test_the_list_is_bounded(limit, numbers):
     assert len(listed) == min(limit, numbers + 2)
 
 
-def _submission(name: str, at: float) -> Submission:
-    return Submission(
+def _submission(name: str, at: float) -> SubmittedJob:
+    return SubmittedJob(
         job_id=JobId(name),
         policy_id=POLICY,
         policy="counter",

@@ -11,7 +11,7 @@ from mint_common.errors import InvalidField, NotFound, Overloaded, Unauthorized,
 from mint_common.generation import Delta, Finished, Started, TokenAlternative
 from mint_common.ids import Digest, EngineId
 from services.gateway.core.openai.answers import (
-    Head,
+    ResponseMeta,
     StreamedAnswer,
     WholeAnswer,
     WrongRevision,
@@ -22,7 +22,7 @@ from services.gateway.core.openai.dialects import ChatDialect, CompletionDialect
 from services.gateway.core.openai.errors import error_body, error_status
 
 DIGEST = Digest("sha256:" + "a" * 64)
-HEAD = Head(answer_id="x-1", created=5, model="counter@prod", served=DIGEST)
+HEAD = ResponseMeta(answer_id="x-1", created=5, model="counter@prod", served=DIGEST)
 WORDS = st.text(alphabet="abc é", min_size=1, max_size=3)
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mint_common.bus.port import PlacedMessage
 from mint_common.runtime.clock import ManualClock
-from services.gateway.core.sse import DONE, HEARTBEAT, data_frame, event_frame, place_frame
+from services.gateway.core.sse import DONE, HEARTBEAT, cursor_frame, data_frame, event_frame
 from services.gateway.http.mint.events import ASK_SECONDS, frames
 
 
@@ -34,7 +34,7 @@ async def test_stream_ends_when_its_key_is_revoked():
         return next(answers)
 
     stream = frames(Silence(), http, clock, is_welcome)
-    assert await anext(stream) == place_frame("1-1")
+    assert await anext(stream) == cursor_frame("1-1")
     ending = asyncio.ensure_future(anext(stream, None))
     for _ in range(2):
         assert not ending.done()
@@ -61,7 +61,7 @@ def test_named_event_has_id_and_type():
 
 
 def test_the_first_frame_tells_a_place_and_dispatches_nothing():
-    assert place_frame("1f-7") == b"retry: 1000\nid: 1f-7\n\n"
+    assert cursor_frame("1f-7") == b"retry: 1000\nid: 1f-7\n\n"
 
 
 def test_constants_are_what_clients_expect():

@@ -9,7 +9,7 @@ from services.gateway.core.json_types import JsonObject
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Submission:
+class SubmittedJob:
     """A submitted job; ``submitted_at`` is seconds since the epoch, ``policy`` the name of its policy."""
 
     job_id: JobId
@@ -21,7 +21,7 @@ class Submission:
     warnings: tuple[str, ...]
 
 
-def describe_submission(submission: Submission) -> JsonObject:
+def describe_submission(submission: SubmittedJob) -> JsonObject:
     """Return the job as the API shows it before rollout knows it: the same fields, and no step yet."""
     return {
         "job_id": submission.job_id,
@@ -43,7 +43,7 @@ def describe_submission(submission: Submission) -> JsonObject:
     }
 
 
-def complete_job(job: JsonObject, submission: Submission | None) -> JsonObject:
+def complete_job(job: JsonObject, submission: SubmittedJob | None) -> JsonObject:
     """Return rollout's job with what its submission says of it."""
     return {
         **job,
@@ -53,7 +53,7 @@ def complete_job(job: JsonObject, submission: Submission | None) -> JsonObject:
 
 
 def merge_jobs(
-    submitted: Sequence[Submission], known: Sequence[JsonObject], *, limit: int
+    submitted: Sequence[SubmittedJob], known: Sequence[JsonObject], *, limit: int
 ) -> list[JsonObject]:
     """Return the newest jobs: those that rollout has not taken yet, then rollout's own newest ``limit``.
 

@@ -23,7 +23,7 @@ class WrongRevision(MintError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Head:
+class ResponseMeta:
     """What every object of an answer repeats. ``served`` is the digest that answers, or ``base:<name>``."""
 
     answer_id: str
@@ -95,7 +95,7 @@ class WholeAnswer:
         elif isinstance(chunk, Finished):
             self._reasons[prompt_index * self._n + chunk.index] = chunk.reason
 
-    def to_json(self, head: Head) -> JsonObject:
+    def to_json(self, head: ResponseMeta) -> JsonObject:
         """Return the answer."""
         rows = zip(self._texts, self._logprobs, self._reasons, strict=True)
         choices = [
@@ -113,7 +113,7 @@ class StreamedAnswer:
     """Turns chunks into the parts of a streamed answer, each as soon as it can be sent."""
 
     def __init__(
-        self, dialect: Dialect, starts: Sequence[Started], *, n: int, head: Head, include_usage: bool
+        self, dialect: Dialect, starts: Sequence[Started], *, n: int, head: ResponseMeta, include_usage: bool
     ) -> None:
         self._dialect = dialect
         self._n = n
@@ -151,7 +151,7 @@ class StreamedAnswer:
         return {**self._head, "choices": [choice], **usage}
 
 
-def _head_json(head: Head, kind: str) -> JsonObject:
+def _head_json(head: ResponseMeta, kind: str) -> JsonObject:
     return {
         "id": head.answer_id,
         "object": kind,

@@ -19,7 +19,7 @@ LOSSES: Mapping[str, LossName] = {loss: loss for loss in get_args(LossName)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PlacedPass:
+class NumberedPass:
     """A pass and its place in its training run."""
 
     model_id: str
@@ -64,7 +64,7 @@ class JsonPassBody(msgspec.Struct, frozen=True):
     forward_input: JsonPass | None = None
 
 
-def read_protobuf_pass(body: bytes) -> PlacedPass:
+def read_protobuf_pass(body: bytes) -> NumberedPass:
     """Return the pass in a protobuf ``ForwardBackwardRequest``. Raises InvalidField."""
     message = read_message("ForwardBackwardRequest", body)
     config: dict[str, float | str] = dict(message.loss_fn_config)
@@ -72,10 +72,10 @@ def read_protobuf_pass(body: bytes) -> PlacedPass:
         config = {name: _config_value(value) for name, value in message.loss_fn_config_v2.items()}
     data = tuple(_datum(datum, f"data[{index}]") for index, datum in enumerate(message.data))
     operation = _pass(data, message.loss_fn, config, backward=not message.forward_only)
-    return PlacedPass(model_id=message.model_id, seq=check_seq(message.seq_id), operation=operation)
+    return NumberedPass(model_id=message.model_id, seq=check_seq(message.seq_id), operation=operation)
 
 
-def read_json_pass(body: bytes, *, backward: bool) -> PlacedPass:
+def read_json_pass(body: bytes, *, backward: bool) -> NumberedPass:
     """Return the pass in a JSON body. Raises InvalidField."""
     read = read_json(body, JsonPassBody)
     wish = read.forward_backward_input if backward else read.forward_input
@@ -84,7 +84,7 @@ def read_json_pass(body: bytes, *, backward: bool) -> PlacedPass:
         raise InvalidField(field=field, problem="is missing")
     data = tuple(_json_datum(datum, f"data[{index}]") for index, datum in enumerate(wish.data))
     operation = _pass(data, wish.loss_fn, wish.loss_fn_config or {}, backward=backward)
-    return PlacedPass(model_id=read.model_id, seq=check_seq(read.seq_id), operation=operation)
+    return NumberedPass(model_id=read.model_id, seq=check_seq(read.seq_id), operation=operation)
 
 
 def check_seq(seq: int | None) -> int:

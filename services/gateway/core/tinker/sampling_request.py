@@ -20,7 +20,7 @@ MAX_SEQ_ID = 2**63 - 1
 """Clones of a sampler count in blocks of a billion, so these are larger than a training run's."""
 
 
-class Prompt(msgspec.Struct, frozen=True):
+class SamplePrompt(msgspec.Struct, frozen=True):
     """A prompt in parts."""
 
     chunks: tuple[JsonChunk, ...]
@@ -40,7 +40,7 @@ class Params(msgspec.Struct, frozen=True):
 class SampleBody(msgspec.Struct, frozen=True):
     """The body; fields of newer clients that are not listed are ignored."""
 
-    prompt: Prompt
+    prompt: SamplePrompt
     sampling_params: Params
     sampling_session_id: str | None = None
     seq_id: int | None = None
@@ -119,7 +119,7 @@ def _check_supported(body: SampleBody) -> None:
             raise InvalidField(field=field, problem="is not supported here: leave it out")
 
 
-def _prompt_tokens(prompt: Prompt, vocab_size: int) -> tuple[int, ...]:
+def _prompt_tokens(prompt: SamplePrompt, vocab_size: int) -> tuple[int, ...]:
     tokens: list[int] = []
     for at, chunk in enumerate(prompt.chunks):
         if chunk.type != "encoded_text" or chunk.tokens is None:

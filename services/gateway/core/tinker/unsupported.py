@@ -15,7 +15,7 @@ class NotServed(MintError):
 EXTERNAL = "save weights with save_weights_for_sampler, and download them by external_weights_urls"
 """Instead of ``save_weights_external``."""
 
-LEFT_OUT: Mapping[tuple[str, str], str] = {
+UNSUPPORTED: Mapping[tuple[str, str], str] = {
     ("POST", "create_custom_loss"): (
         "losses of one's own are computed by the client: use forward_backward_custom"
     ),

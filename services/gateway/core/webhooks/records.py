@@ -109,7 +109,7 @@ class Outgoing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Turn:
+class DueWebhook:
     """A webhook in hand, and what is due to it."""
 
     webhook: Webhook

@@ -20,7 +20,7 @@ class TooManyWebhooks(MintError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Patience:
+class RetryPolicy:
     """How soon a failed delivery is tried again at first, and when it, or its webhook, is given up."""
 
     first_delay_seconds: float
@@ -53,7 +53,7 @@ def is_success(attempt: Attempt) -> bool:
 
 
 def after_try(
-    attempt: Attempt, *, tries: int, created_at: float, patience: Patience, jitter: float
+    attempt: Attempt, *, tries: int, created_at: float, patience: RetryPolicy, jitter: float
 ) -> Outcome:
     """Return what becomes of a delivery whose try number ``tries`` (from 1) ended so.
 
@@ -72,7 +72,7 @@ def after_turn(
     *,
     failures: int,
     failing_since: float | None,
-    patience: Patience,
+    patience: RetryPolicy,
     jitter: float,
 ) -> Health:
     """Return a webhook's health after some tries; ``failures`` counts turns without a success."""
@@ -94,7 +94,7 @@ def after_turn(
     )
 
 
-def backoff_seconds(tries: int, patience: Patience, jitter: float) -> float:
+def backoff_seconds(tries: int, patience: RetryPolicy, jitter: float) -> float:
     """Return how long to wait after the given number of tries: doubled each time, up to 4 hours."""
     doubled = patience.first_delay_seconds * 2.0 ** min(tries - 1, 30)
     return min(doubled, LONGEST_DELAY_SECONDS) * (1.0 - 0.5 * jitter)

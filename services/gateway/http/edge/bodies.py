@@ -69,4 +69,4 @@ async def take_turn(request: Request, caller: Caller, *, size_bytes: int) -> Non
     """Wait until JSON of that size may be decoded. Raises Overloaded, ClientGone."""
     if size_bytes > LARGE_JSON_BYTES:
         async with cancelled_on_disconnect(request):
-            await gateway_of(request).large_bodies.turn(caller.tenant_id)
+            await gateway_of(request).body_admission.admit(caller.tenant_id)

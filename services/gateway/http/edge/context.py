@@ -21,7 +21,7 @@ from services.gateway.core.body_budget import BodyBudget
 from services.gateway.core.callers import KeyMemory, choose_key
 from services.gateway.core.open_requests import OpenRequests
 from services.gateway.core.webhooks.records import WebhookLimits
-from services.gateway.http.edge.admission import Pace
+from services.gateway.http.edge.admission import Admission
 from services.gateway.http.tinker.context import Tinker
 from services.gateway.ports import (
     Requests,
@@ -52,13 +52,13 @@ class Gateway:
     ready_seconds: float
     max_answer_bytes: int
     encoding: asyncio.Lock
-    open_answers: OpenRequests
+    open_prompts: OpenRequests
     in_hand: OpenRequests
     event_streams: OpenRequests
     bodies: BodyBudget
-    pace: Pace
-    large_bodies: Pace
-    turns: Pace
+    cold_admission: Admission
+    body_admission: Admission
+    admission: Admission
     tinker: Tinker
 
     def is_warm(self, tenant_id: TenantId, model: str) -> bool:

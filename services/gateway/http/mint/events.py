@@ -17,7 +17,7 @@ from mint_common.errors import EventsExpired, Forbidden, Unauthorized, Unavailab
 from mint_common.events.codec import Envelope
 from mint_common.events.event import subject_token
 from mint_common.runtime.clock import Clock
-from services.gateway.core.sse import HEARTBEAT, event_frame, place_frame
+from services.gateway.core.sse import HEARTBEAT, cursor_frame, event_frame
 from services.gateway.http.edge.context import GatewayDep, HeldDep, ReadCaller, whose
 from services.gateway.http.edge.routes import GatewayRoute
 
@@ -85,7 +85,7 @@ async def frames(
     events: Replay, app: FastAPI, clock: Clock, is_welcome: Callable[[], Awaitable[bool]]
 ) -> AsyncIterator[bytes]:
     """Yield a stream's frames until its gateway drains or its reader is welcome no more."""
-    yield place_frame(events.place)
+    yield cursor_frame(events.place)
     quiet_since = asked_at = clock.monotonic()
     upcoming = asyncio.ensure_future(anext(events))
     try:

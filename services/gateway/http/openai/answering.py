@@ -21,7 +21,7 @@ from mint_common.runtime.disconnect import cancelled_on_disconnect
 from services.gateway.core.answer_bytes import check_answer_bytes, json_answer_bytes
 from services.gateway.core.open_requests import Size
 from services.gateway.core.openai.answers import (
-    Head,
+    ResponseMeta,
     StreamedAnswer,
     WholeAnswer,
     check_unbroken,
@@ -33,13 +33,13 @@ from services.gateway.core.openai.requests import SamplingFields
 from services.gateway.core.openai.sampling import PromptInput
 from services.gateway.core.sse import DONE, data_frame
 from services.gateway.http.edge.context import Gateway
-from services.gateway.http.openai.generation import Answers, open_answers
+from services.gateway.http.openai.generation import MergedStreams, open_streams
 
 REVISION_HEADER = "x-mint-revision"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
+class CompletionCall:
     """One request, resolved and checked: what the engines are asked, and how the answer is written.
 
     ``lower`` are the fields that say how large the answer becomes.
@@ -54,27 +54,29 @@ class Question:
     lower: tuple[str, ...]
 
 
-async def answer(question: Question, *, request: Request, gateway: Gateway, held: AsyncExitStack) -> Response:
+async def answer(
+    call: CompletionCall, *, request: Request, gateway: Gateway, held: AsyncExitStack
+) -> Response:
     """Return the answer; ``held`` keeps the engines' streams open until it has been sent."""
-    check_answer_bytes(_answer_bytes(question), gateway.max_answer_bytes, lower=question.lower)
+    check_answer_bytes(_answer_bytes(call), gateway.max_answer_bytes, lower=call.lower)
     # Before anything is asked of an engine: half a request that is refused costs the engine the other half.
-    size = Size(sequences=len(question.inputs), prompt_bytes=0)
-    held.enter_context(gateway.open_answers.counted(question.tenant_id, size))
-    opened = open_answers(gateway.engines, question.target.base, _requests(question), turns=gateway.turns)
+    size = Size(sequences=len(call.inputs), prompt_bytes=0)
+    held.enter_context(gateway.open_prompts.counted(call.tenant_id, size))
+    opened = open_streams(gateway.engines, call.target.base, _requests(call), admission=gateway.admission)
     async with cancelled_on_disconnect(request):
         answers = await held.enter_async_context(opened)
         starts = await answers.starts()
-        head = _head(question, starts, created=int(gateway.clock.now()))
+        head = _head(call, starts, created=int(gateway.clock.now()))
         headers = {REVISION_HEADER: head.served}
-        if not question.body.stream:
-            whole = await _gather(question, answers, starts, turn=gateway.encoding)
+        if not call.body.stream:
+            whole = await _gather(call, answers, starts, turn=gateway.encoding)
             body = msgspec.json.encode(whole.to_json(head))
             return Response(body, media_type="application/json", headers=headers)
-    options = question.body.stream_options
+    options = call.body.stream_options
     streamed = StreamedAnswer(
-        question.dialect,
+        call.dialect,
         starts,
-        n=question.sampling.n,
+        n=call.sampling.n,
         head=head,
         include_usage=bool(options and options.include_usage),
     )
@@ -84,9 +86,9 @@ async def answer(question: Question, *, request: Request, gateway: Gateway, held
 
 
 async def _gather(
-    question: Question, answers: Answers, starts: Sequence[Started], *, turn: asyncio.Lock
+    call: CompletionCall, answers: MergedStreams, starts: Sequence[Started], *, turn: asyncio.Lock
 ) -> WholeAnswer:
-    whole = WholeAnswer(question.dialect, starts, n=question.sampling.n)
+    whole = WholeAnswer(call.dialect, starts, n=call.sampling.n)
     async for batch in answers.batches():
         for index, chunk in batch:
             check_unbroken(chunk)
@@ -106,7 +108,9 @@ async def _in_turn(chunk: GenerationChunk, turn: asyncio.Lock) -> AsyncIterator[
         yield
 
 
-async def _frames(streamed: StreamedAnswer, answers: Answers, *, turn: asyncio.Lock) -> AsyncIterator[bytes]:
+async def _frames(
+    streamed: StreamedAnswer, answers: MergedStreams, *, turn: asyncio.Lock
+) -> AsyncIterator[bytes]:
     """Yield frames, all that belong to one batch together: sending costs more than encoding."""
     if frames := b"".join(map(data_frame, streamed.opening())):
         yield frames
@@ -127,36 +131,36 @@ async def _frames(streamed: StreamedAnswer, answers: Answers, *, turn: asyncio.L
     yield b"".join(map(data_frame, streamed.closing())) + DONE
 
 
-def _answer_bytes(question: Question) -> int:
-    sampling = question.sampling
+def _answer_bytes(call: CompletionCall) -> int:
+    sampling = call.sampling
     return json_answer_bytes(
-        choices=len(question.inputs) * sampling.n,
+        choices=len(call.inputs) * sampling.n,
         new_tokens=sampling.max_new_tokens,
         likeliest=sampling.logprobs,
     )
 
 
-def _head(question: Question, starts: Sequence[Started], *, created: int) -> Head:
-    revision = question.target.revision
+def _head(call: CompletionCall, starts: Sequence[Started], *, created: int) -> ResponseMeta:
+    revision = call.target.revision
     wished = None if revision is None else revision.digest
-    return Head(
-        answer_id=new_id(question.dialect.id_prefix),
+    return ResponseMeta(
+        answer_id=new_id(call.dialect.id_prefix),
         created=created,
-        model=question.body.model,
-        served=served_by(starts, wished=wished, base=question.target.base),
+        model=call.body.model,
+        served=served_by(starts, wished=wished, base=call.target.base),
     )
 
 
-def _requests(question: Question) -> list[GenerationRequest]:
+def _requests(call: CompletionCall) -> list[GenerationRequest]:
     return [
         GenerationRequest(
             request_id=new_id("gen"),
-            tenant_id=question.tenant_id,
-            revision=question.target.revision,
-            sampling=question.sampling,
+            tenant_id=call.tenant_id,
+            revision=call.target.revision,
+            sampling=call.sampling,
             text=item.text,
             tokens=item.tokens,
             messages=item.messages,
         )
-        for item in question.inputs
+        for item in call.inputs
     ]

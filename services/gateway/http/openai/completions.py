@@ -19,10 +19,10 @@ from services.gateway.core.openai.sampling import (
     room_for,
 )
 from services.gateway.http.edge.context import Gateway, GatewayDep, HeldDep, InferCaller
-from services.gateway.http.openai.answering import Question, answer
-from services.gateway.http.openai.turns import TurnRoute
+from services.gateway.http.openai.admission import AdmittedRoute
+from services.gateway.http.openai.answering import CompletionCall, answer
 
-router = APIRouter(prefix="/v1", tags=["openai"], route_class=TurnRoute)
+router = APIRouter(prefix="/v1", tags=["openai"], route_class=AdmittedRoute)
 
 
 @router.post("/completions")
@@ -34,7 +34,7 @@ async def complete(
     inputs = completion_inputs(body)
     wanted = completion_logprobs_wanted(body)
     limit = completion_limit(body)
-    question = Question(
+    call = CompletionCall(
         body=body,
         tenant_id=caller.tenant_id,
         sampling=plan_sampling(body, max_new_tokens=limit, logprobs=wanted, prompts=len(inputs)),
@@ -43,7 +43,7 @@ async def complete(
         dialect=CompletionDialect(logprobs=wanted),
         lower=("max_tokens", "n") if wanted is None else ("logprobs", "max_tokens", "n"),
     )
-    return await answer(question, request=request, gateway=gateway, held=held)
+    return await answer(call, request=request, gateway=gateway, held=held)
 
 
 @router.post("/chat/completions")
@@ -55,7 +55,7 @@ async def chat(
     conversation = chat_input(body)
     wanted = chat_logprobs_wanted(body)
     limit = chat_limit(body)
-    question = Question(
+    call = CompletionCall(
         body=body,
         tenant_id=caller.tenant_id,
         sampling=plan_sampling(body, max_new_tokens=limit or 1, logprobs=wanted, prompts=1),
@@ -65,18 +65,18 @@ async def chat(
         lower=("max_tokens", "n") if wanted is None else ("top_logprobs", "max_tokens", "n"),
     )
     if limit is None:
-        question = await _fill_context(question, conversation, gateway)
-    return await answer(question, request=request, gateway=gateway, held=held)
+        call = await _fill_context(call, conversation, gateway)
+    return await answer(call, request=request, gateway=gateway, held=held)
 
 
-async def _fill_context(question: Question, conversation: PromptInput, gateway: Gateway) -> Question:
+async def _fill_context(call: CompletionCall, conversation: PromptInput, gateway: Gateway) -> CompletionCall:
     """Let the answer take all of the context that the conversation leaves."""
-    base = question.target.base
+    base = call.target.base
     engine = await gateway.engines.find(base)
-    tokens = await engine.tokenize(messages=conversation.messages, tenant_id=question.tenant_id)
+    tokens = await engine.tokenize(messages=conversation.messages, tenant_id=call.tenant_id)
     room = room_for(len(tokens), max_context=(await gateway.engines.describe(base)).max_context)
     return replace(
-        question,
+        call,
         inputs=(PromptInput(tokens=tokens),),
-        sampling=replace(question.sampling, max_new_tokens=room),
+        sampling=replace(call.sampling, max_new_tokens=room),
     )

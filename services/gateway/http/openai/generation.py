@@ -1,6 +1,6 @@
 """The open answer streams of one request, merged in order of arrival.
 
-Invariants: leaving `open_answers` ends every stream, which aborts what the engines still generate; chunks of
+Invariants: leaving `open_streams` ends every stream, which aborts what the engines still generate; chunks of
 one prompt keep their order; at most `AHEAD` chunks wait for a slow client, and as many are on their way to
 it; the streams of a request start one by one, in turns of their tenant's.
 """
@@ -13,7 +13,7 @@ from contextlib import aclosing, asynccontextmanager
 from mint_common.client.directory import EngineDirectory
 from mint_common.generation import GenerationChunk, GenerationRequest, Started
 from mint_common.ids import BaseName
-from services.gateway.http.edge.admission import Pace
+from services.gateway.http.edge.admission import Admission
 
 AHEAD = 16
 
@@ -21,7 +21,7 @@ Item = tuple[int, GenerationChunk | Exception | None]
 """A chunk with the index of its prompt; None is the end of its stream, an exception its failure."""
 
 
-class Answers:
+class MergedStreams:
     """The merged streams. Both methods raise the MintError that ended a stream."""
 
     def __init__(self, items: asyncio.Queue[Item], streams: int) -> None:
@@ -71,9 +71,9 @@ class Answers:
 
 
 @asynccontextmanager
-async def open_answers(
-    engines: EngineDirectory, base: BaseName, requests: Sequence[GenerationRequest], *, turns: Pace
-) -> AsyncIterator[Answers]:
+async def open_streams(
+    engines: EngineDirectory, base: BaseName, requests: Sequence[GenerationRequest], *, admission: Admission
+) -> AsyncIterator[MergedStreams]:
     """Start all requests, one in a turn of their tenant's. One that fails fails the whole answer.
 
     The first one takes no turn: the turn in which the answer was begun is its own.
@@ -81,11 +81,11 @@ async def open_answers(
     items: asyncio.Queue[Item] = asyncio.Queue(maxsize=AHEAD)
     # No TaskGroup: it would wrap an error of the caller's body, and the pumps raise nothing themselves.
     pumps = [
-        asyncio.create_task(_pump(engines, base, request, items, index, turns=turns))
+        asyncio.create_task(_pump(engines, base, request, items, index, admission=admission))
         for index, request in enumerate(requests)
     ]
     try:
-        yield Answers(items, len(requests))
+        yield MergedStreams(items, len(requests))
     finally:
         for pump in pumps:
             pump.cancel()
@@ -99,11 +99,11 @@ async def _pump(
     items: asyncio.Queue[Item],
     index: int,
     *,
-    turns: Pace,
+    admission: Admission,
 ) -> None:
     try:
         if index:
-            await turns.turn(request.tenant_id)
+            await admission.admit(request.tenant_id)
         async with aclosing(engines.generate(base, request)) as chunks:
             async for chunk in chunks:
                 await items.put((index, chunk))

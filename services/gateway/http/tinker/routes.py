@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from fastapi import APIRouter, Response
 
-from services.gateway.core.tinker.unsupported import EXTERNAL, LEFT_OUT, NotServed
+from services.gateway.core.tinker.unsupported import EXTERNAL, UNSUPPORTED, NotServed
 from services.gateway.http.edge.context import ReadCaller, TrainCaller
 from services.gateway.http.edge.routes import TinkerRoute
 from services.gateway.http.tinker import (
@@ -22,7 +22,7 @@ from services.gateway.http.tinker import (
     weights,
 )
 from services.gateway.http.tinker.errors import PREFIX
-from services.gateway.http.tinker.places import PlacedBodyDep
+from services.gateway.http.tinker.operation_bodies import OperationBodyDep
 
 router = APIRouter(prefix=PREFIX, include_in_schema=False, route_class=TinkerRoute)
 for _module in (
@@ -46,11 +46,11 @@ def _refusing(route: str, instead: str) -> Callable[[ReadCaller], Awaitable[Resp
     return refuse
 
 
-async def _refuse_external(_body: PlacedBodyDep, _caller: TrainCaller) -> Response:
+async def _refuse_external(_body: OperationBodyDep, _caller: TrainCaller) -> Response:
     """Clients number this one: its place is skipped."""
     raise NotServed(route="save_weights_external", instead=EXTERNAL)
 
 
 router.add_api_route("/save_weights_external", _refuse_external, methods=["POST"])
-for (_method, _route), _instead in LEFT_OUT.items():
+for (_method, _route), _instead in UNSUPPORTED.items():
     router.add_api_route(f"/{_route}", _refusing(_route, _instead), methods=[_method])

@@ -10,7 +10,7 @@ from services.gateway.core.tinker.distillation import ReverseKlBody, distill_seq
 from services.gateway.core.tinker.ids import MAX_SEQ, parse_path
 from services.gateway.core.tinker.lora import base_name, lora_of
 from services.gateway.core.tinker.optimizers import check_optimizer, plan_step
-from services.gateway.core.tinker.passes import PlacedPass, check_seq, read_json_pass, read_protobuf_pass
+from services.gateway.core.tinker.passes import NumberedPass, check_seq, read_json_pass, read_protobuf_pass
 from services.gateway.core.tinker.texts import check_metadata
 from services.gateway.core.tinker.training_requests import (
     CreateModelBody,
@@ -21,8 +21,8 @@ from services.gateway.core.tinker.training_requests import (
 from services.gateway.http.edge.context import CallerDep, Gateway, GatewayDep, ReadCaller, TrainCaller
 from services.gateway.http.edge.routes import TinkerRoute
 from services.gateway.http.tinker.bodies import BodyDep, RequestKeyDep, answer, read
+from services.gateway.http.tinker.operation_bodies import OperationBodyDep, is_protobuf
 from services.gateway.http.tinker.operations import find_checkpoint, find_run, open_run, ref_of, submit
-from services.gateway.http.tinker.places import PlacedBodyDep, is_protobuf
 
 router = APIRouter(route_class=TinkerRoute)
 
@@ -75,7 +75,7 @@ async def get_info(body: BodyDep, caller: ReadCaller, gateway: GatewayDep) -> Re
 
 @router.post("/forward_backward")
 async def forward_backward(
-    request: Request, body: PlacedBodyDep, caller: TrainCaller, gateway: GatewayDep
+    request: Request, body: OperationBodyDep, caller: TrainCaller, gateway: GatewayDep
 ) -> Response:
     """Compute a loss and add its gradient, or with ``forward_only`` compute it alone."""
     placed = read_protobuf_pass(body) if is_protobuf(request) else read_json_pass(body, backward=True)
@@ -83,13 +83,13 @@ async def forward_backward(
 
 
 @router.post("/forward")
-async def forward(body: PlacedBodyDep, caller: TrainCaller, gateway: GatewayDep) -> Response:
+async def forward(body: OperationBodyDep, caller: TrainCaller, gateway: GatewayDep) -> Response:
     """Compute a loss alone, as clients before 0.25 ask for it."""
     return await _submit_pass(read_json_pass(body, backward=False), caller, gateway)
 
 
 @router.post("/optim_step")
-async def optim_step(body: PlacedBodyDep, caller: TrainCaller, gateway: GatewayDep) -> Response:
+async def optim_step(body: OperationBodyDep, caller: TrainCaller, gateway: GatewayDep) -> Response:
     """Take an optimizer step on the gradient, and clear it."""
     wish = read(body, OptimStepBody)
     seq = check_seq(wish.seq_id)
@@ -108,7 +108,7 @@ async def unload_model(body: BodyDep, caller: TrainCaller, gateway: GatewayDep) 
     return await submit(gateway, run, MAX_SEQ, Close(), kind="close")
 
 
-async def _submit_pass(placed: PlacedPass, caller: CallerDep, gateway: Gateway) -> Response:
+async def _submit_pass(placed: NumberedPass, caller: CallerDep, gateway: Gateway) -> Response:
     run = await find_run(gateway, placed.model_id, caller.tenant_id)
     return await submit(gateway, run, placed.seq, placed.operation, kind="pass")
 
@@ -119,7 +119,7 @@ async def _find_base(gateway: Gateway, text: str) -> BaseFacts:
 
 @router.post("/mint/forward_backward_reverse_kl")
 async def forward_backward_reverse_kl(
-    body: PlacedBodyDep, key: RequestKeyDep, caller: TrainCaller, gateway: GatewayDep
+    body: OperationBodyDep, key: RequestKeyDep, caller: TrainCaller, gateway: GatewayDep
 ) -> Response:
     """Add the gradient of the reverse KL to a checkpoint's policy, of which the caller may read the weights.
 

@@ -25,15 +25,15 @@ from services.gateway.core.tinker.training_requests import (
 from services.gateway.http.edge.context import Gateway, GatewayDep, ReadCaller, TrainCaller
 from services.gateway.http.edge.routes import TinkerRoute
 from services.gateway.http.tinker.bodies import BodyDep, RequestKeyDep, answer, read
+from services.gateway.http.tinker.operation_bodies import OperationBodyDep
 from services.gateway.http.tinker.operations import find_checkpoint, find_run, open_run, ref_of, submit
-from services.gateway.http.tinker.places import PlacedBodyDep
 from services.gateway.http.tinker.sessions import add_ended_session
 
 router = APIRouter(route_class=TinkerRoute)
 
 
 @router.post("/save_weights")
-async def save_weights(body: PlacedBodyDep, caller: TrainCaller, gateway: GatewayDep) -> Response:
+async def save_weights(body: OperationBodyDep, caller: TrainCaller, gateway: GatewayDep) -> Response:
     """Keep a training run's whole state under a name."""
     wish = read(body, SaveBody)
     seq = check_seq(wish.seq_id)
@@ -48,7 +48,9 @@ async def save_weights(body: PlacedBodyDep, caller: TrainCaller, gateway: Gatewa
 
 
 @router.post("/save_weights_for_sampler")
-async def save_weights_for_sampler(body: PlacedBodyDep, caller: TrainCaller, gateway: GatewayDep) -> Response:
+async def save_weights_for_sampler(
+    body: OperationBodyDep, caller: TrainCaller, gateway: GatewayDep
+) -> Response:
     """Export a training run's weights as a revision: under a name, or into a sampling session."""
     wish = read(body, SaveForSamplerBody)
     seq = check_seq(wish.seq_id)
@@ -71,7 +73,7 @@ async def save_weights_for_sampler(body: PlacedBodyDep, caller: TrainCaller, gat
 
 
 @router.post("/load_weights")
-async def load_weights(body: PlacedBodyDep, caller: TrainCaller, gateway: GatewayDep) -> Response:
+async def load_weights(body: OperationBodyDep, caller: TrainCaller, gateway: GatewayDep) -> Response:
     """Continue from a checkpoint: an existing training run, or a new one of a session."""
     wish = read(body, LoadBody)
     path = parse_path("path", wish.path)

@@ -6,13 +6,13 @@ from hypothesis import strategies as st
 from services.gateway.core.webhooks.records import Attempt
 from services.gateway.core.webhooks.retries import (
     LONGEST_DELAY_SECONDS,
-    Patience,
+    RetryPolicy,
     after_try,
     after_turn,
     backoff_seconds,
 )
 
-PATIENCE = Patience(first_delay_seconds=5.0, give_up_seconds=3 * 86_400.0)
+PATIENCE = RetryPolicy(first_delay_seconds=5.0, give_up_seconds=3 * 86_400.0)
 
 
 def tried(status: int | None, *, at: float = 0.0) -> Attempt:

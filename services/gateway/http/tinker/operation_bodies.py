@@ -10,7 +10,7 @@ from fastapi import Depends, Request
 from mint_common.authority import Caller
 from mint_common.errors import MintError
 from services.gateway.core.tinker.futures import PROTOBUF
-from services.gateway.core.tinker.places import is_final, place_in
+from services.gateway.core.tinker.numbering import is_final, number_in
 from services.gateway.http.edge.context import CallerDep, Gateway, GatewayDep
 from services.gateway.http.tinker.bodies import BodyDep
 from services.gateway.http.tinker.operations import find_run
@@ -30,7 +30,7 @@ async def _placed_body(
     try:
         yield body
     except MintError as error:
-        place = place_in(body, is_protobuf=is_protobuf(request)) if is_final(error) else None
+        place = number_in(body, is_protobuf=is_protobuf(request)) if is_final(error) else None
         if place is not None:
             # A hint: without it, or without a trainer, the operations behind wait a bounded time.
             with contextlib.suppress(MintError, TimeoutError):
@@ -39,7 +39,7 @@ async def _placed_body(
         raise
 
 
-PlacedBodyDep = Annotated[bytes, Depends(_placed_body)]
+OperationBodyDep = Annotated[bytes, Depends(_placed_body)]
 """The body of an operation. When the route refuses it, its place is skipped before the client is told."""
 
 

@@ -11,7 +11,7 @@ from fastapi import Request, Response
 from mint_common.authority import Caller
 from mint_common.runtime.disconnect import cancelled_on_disconnect
 from mint_common.runtime.edge_routes import Handler
-from services.gateway.core.openai.sketch import check_large_body
+from services.gateway.core.openai.large_body import check_large_body
 from services.gateway.http.edge.bodies import LARGE_JSON_BYTES, answered
 from services.gateway.http.edge.context import gateway_of
 from services.gateway.http.edge.routes import OpenAIRoute
@@ -20,8 +20,8 @@ LARGEST_CONTEXT = 1 << 20
 """In tokens, of a prompt while no engine is known."""
 
 
-class TurnRoute(OpenAIRoute):
-    """A route of a router made with ``route_class=TurnRoute``: its body names a model."""
+class AdmittedRoute(OpenAIRoute):
+    """A route of a router made with ``route_class=AdmittedRoute``: its body names a model."""
 
     max_body_bytes = 4 << 20
     """A context of a million tokens as text, or of several hundred thousand as numbers."""
@@ -33,13 +33,13 @@ class TurnRoute(OpenAIRoute):
         if len(body) > LARGE_JSON_BYTES:
             check_large_body(body, max_context=gateway.engines.largest_context() or LARGEST_CONTEXT)
         if gateway.is_warm(caller.tenant_id, _model_of(body)):
-            for pace in (gateway.pace, gateway.large_bodies):
+            for pace in (gateway.cold_admission, gateway.body_admission):
                 pace.enter_warm()
                 answered(request).callback(pace.leave_warm)
-            await gateway.turns.turn(caller.tenant_id)
+            await gateway.admission.admit(caller.tenant_id)
             return await carry_out(request)
         async with cancelled_on_disconnect(request):
-            await gateway.pace.turn(caller.tenant_id)
+            await gateway.cold_admission.admit(caller.tenant_id)
         return await carry_out(request)
 
 

@@ -7,19 +7,19 @@ from services.gateway.core.tinker.ids import MAX_SEQ
 from services.gateway.core.tinker.schema import read_message
 
 
-class _Placed(msgspec.Struct, frozen=True):
+class _Numbered(msgspec.Struct, frozen=True):
     model_id: str
     seq_id: int
 
 
-def place_in(body: bytes, *, is_protobuf: bool) -> tuple[str, int] | None:
+def number_in(body: bytes, *, is_protobuf: bool) -> tuple[str, int] | None:
     """Return training run and number of an operation, whatever else its body is; None if it names none."""
     try:
         if is_protobuf:
             message = read_message("ForwardBackwardRequest", body)
-            placed = _Placed(model_id=message.model_id, seq_id=message.seq_id)
+            placed = _Numbered(model_id=message.model_id, seq_id=message.seq_id)
         else:
-            placed = msgspec.json.decode(body, type=_Placed)
+            placed = msgspec.json.decode(body, type=_Numbered)
     except (InvalidField, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return (placed.model_id, placed.seq_id) if 1 <= placed.seq_id <= MAX_SEQ else None
