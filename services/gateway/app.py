@@ -51,7 +51,7 @@ from services.gateway.core.webhooks.records import WebhookLimits
 from services.gateway.core.webhooks.retries import RetryPolicy
 from services.gateway.handlers.webhooks import WebhookCourier, WebhookIntake
 from services.gateway.http.edge import reference
-from services.gateway.http.edge.admission import Admission
+from services.gateway.http.edge.admission import AdmissionGate
 from services.gateway.http.edge.context import Gateway
 from services.gateway.http.edge.errors import install_error_shapes, shaped_error
 from services.gateway.http.edge.refusal_log import RefusalLog
@@ -109,7 +109,7 @@ LARGE_SHARE = 0.04
 a 95th percentile leaves out.
 """
 LARGE_WARM_SECONDS = 2.0
-"""How long they make way for the next request of a client that sends one behind the other."""
+"""How long they yield after a warm request, for a client that sends one after another."""
 KEY_SAMPLES, KEY_SEQUENCES, KEY_PROMPT_BYTES = 4096, 32_768, 64 << 20
 """What one key may have queued: twice what a client has on its way by itself."""
 MOST_WAITING = 1 << 20
@@ -216,26 +216,26 @@ async def run(settings: GatewaySettings) -> None:
             max_answer_bytes=settings.max_answer_bytes,
             encoding=asyncio.Lock(),
             open_prompts=OpenRequests(
-                what="the room for your prompts",
+                what="your tenant's prompts",
                 most=TENANT_PROMPTS,
                 most_sequences=TENANT_PROMPTS,
             ),
-            in_hand=OpenRequests(what="what the gateway has in hand of your tenant", most=TENANT_REQUESTS),
-            event_streams=OpenRequests(what="the room for your event streams", most=TENANT_STREAMS),
+            in_hand=OpenRequests(what="your tenant's open requests", most=TENANT_REQUESTS),
+            event_streams=OpenRequests(what="your tenant's event streams", most=TENANT_STREAMS),
             bodies=BodyBudget(limit_bytes=settings.body_bytes),
-            cold_admission=Admission(
+            cold_admission=AdmissionGate(
                 AdmissionQueue(
-                    name="the line of cold requests", share=settings.cold_share, depth=settings.cold_requests
+                    name="the queue of cold requests", share=settings.cold_share, depth=settings.cold_requests
                 ),
                 clock,
             ),
-            body_admission=Admission(
-                AdmissionQueue(name="the line of large bodies", share=LARGE_SHARE, depth=LARGE_BODIES),
+            body_admission=AdmissionGate(
+                AdmissionQueue(name="the queue of large bodies", share=LARGE_SHARE, depth=LARGE_BODIES),
                 clock,
                 warm_seconds=LARGE_WARM_SECONDS,
             ),
-            admission=Admission(
-                AdmissionQueue(name="the line of requests", share=1, depth=MOST_WAITING), clock
+            admission=AdmissionGate(
+                AdmissionQueue(name="the queue of requests", share=1, depth=MOST_WAITING), clock
             ),
             tinker=Tinker(
                 runs=runs,

@@ -56,10 +56,10 @@ class Submissions(Protocol):
 
 
 class Resolver(Protocol):
-    """What answers in a model's name. Asked once per request, so an answer may be a moment old.
+    """Resolves model names, once per request; an answer may be cached.
 
-    How old: until the bus tells of a change, and with a silent bus at most `resolution_lease_seconds`. Then
-    what the name meant before may answer on for `switch_seconds`, while it is ready and the new one is not.
+    It is used until an event reports a change, and at most `resolution_lease_seconds`. After a move the
+    former revision may answer for `switch_seconds`, while it is ready and the new one is not.
     """
 
     async def resolve(self, tenant_id: TenantId, model: str) -> Resolution:
@@ -67,15 +67,15 @@ class Resolver(Protocol):
         ...
 
     def known(self, tenant_id: TenantId, model: str) -> Resolution | None:
-        """Return what answered in a name last, if that is remembered; it may not any more."""
+        """Return what answered last, if it is cached; it may be stale."""
         ...
 
     def forget(self, tenant_id: TenantId, policy: str) -> None:
-        """Believe nothing older than this call about what a policy's names mean; given by id or name."""
+        """Mark the names of a policy, given by id or name, as stale."""
         ...
 
     def withdraw(self, tenant_id: TenantId, policy: str) -> None:
-        """Do the same, and let nothing that a name of the policy meant before answer on."""
+        """Do the same, and let no former revision answer."""
         ...
 
 
@@ -91,7 +91,7 @@ class Requests(Protocol):
         ...
 
     async def keep(self, request: KeyedRequest) -> None:
-        """Say that the request that took the key is still at work."""
+        """Extend the lease of the request that took the key."""
         ...
 
     async def finish(self, request: KeyedRequest, answer: StoredAnswer) -> None:
@@ -111,7 +111,7 @@ class Requests(Protocol):
         ...
 
     async def audit(self, tenant_id: TenantId, *, limit: int, before: int | None) -> Sequence[AuditRow]:
-        """Return a tenant's audit log, newest first, below a place."""
+        """Return a tenant's audit log, newest first, from below a row's ``place``."""
         ...
 
 
@@ -171,7 +171,7 @@ class TinkerRuns(Protocol):
         ...
 
     async def session(self, session_id: str) -> ClientSession | None:
-        """Return a session, whoever's it is."""
+        """Return a session of any tenant."""
         ...
 
     async def see_session(self, session_id: str, *, now: float) -> None:
@@ -197,7 +197,7 @@ class TinkerRuns(Protocol):
         ...
 
     async def run(self, model_id: str) -> TrainingRun | None:
-        """Return a training run, whoever's it is."""
+        """Return a training run of any tenant."""
         ...
 
     async def run_of_policy(self, policy_id: str) -> TrainingRun | None:
@@ -267,7 +267,7 @@ class SamplingSessions(Protocol):
         ...
 
     async def get(self, sampling_session_id: str) -> SamplingOpening | None:
-        """Return a sampling session with the revision that it is on now, whoever's it is."""
+        """Return a sampling session of any tenant, with its current revision."""
         ...
 
     async def of_session(self, session_id: str) -> Sequence[str]:

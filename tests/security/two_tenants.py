@@ -17,7 +17,7 @@ from services.gateway.core.admission import AdmissionQueue
 from services.gateway.core.body_budget import BodyBudget
 from services.gateway.core.callers import KeyMemory
 from services.gateway.core.open_requests import OpenRequests
-from services.gateway.http.edge.admission import Admission
+from services.gateway.http.edge.admission import AdmissionGate
 
 MIB = 1 << 20
 
@@ -55,9 +55,9 @@ class Rig:
             resolver=SimpleNamespace(resolve=self._resolve),
             in_hand=OpenRequests(what="requests", most=1000),
             bodies=self.bodies,
-            cold_admission=Admission(self.line, clock),
-            body_admission=Admission(self.large_line, clock),
-            admission=Admission(AdmissionQueue(name="the line of requests", share=1, depth=1000), clock),
+            cold_admission=AdmissionGate(self.line, clock),
+            body_admission=AdmissionGate(self.large_line, clock),
+            admission=AdmissionGate(AdmissionQueue(name="the line of requests", share=1, depth=1000), clock),
             is_warm=lambda _tenant_id, model: model == "warm",
         )
 

@@ -65,7 +65,7 @@ class PostgresRequests:
         )
 
     async def keep(self, request: KeyedRequest) -> None:
-        """Say that a request is still at work."""
+        """Extend a request's lease."""
         await self._pool.execute(_KEEP, request.tenant_id, request.key, request.sha256, self._clock.now())
 
     async def finish(self, request: KeyedRequest, answer: StoredAnswer) -> None:

@@ -1,4 +1,4 @@
-"""Names of models: asked of the registry once, then remembered until the bus tells of a change."""
+"""Resolution of model names: asked of the registry once, then cached until an event reports a change."""
 
 import asyncio
 import logging
@@ -30,13 +30,13 @@ _LOSSES = (RevisionRetired, RevisionQuarantined, RevisionLost)
 NEWS = tuple(subjects_of(event) for event in (*_CHANGES, *_LOSSES))
 AGAIN_SECONDS = 1.0
 MOST_WANTED = 1024
-"""How many revisions wait to be asked for; the oldest beyond is left to alias.moved, which loads it too."""
+"""How many load requests may wait; the oldest beyond is dropped, since alias.moved loads it too."""
 
 _log = logging.getLogger(__name__)
 
 
 class CachedResolver:
-    """What model names mean; see `services.gateway.ports.Resolver`."""
+    """See `services.gateway.ports.Resolver`."""
 
     def __init__(self, registry: RegistryClient, cache: ResolutionCache, clock: Clock) -> None:
         self._registry = registry
@@ -56,7 +56,7 @@ class CachedResolver:
             meant = await self._registry.resolve(tenant_id, model)
         except MintError as error:
             if not error.retryable:
-                self._cache.drop(key)  # it means nothing any more: nothing may answer on in its name
+                self._cache.drop(key)  # the name is gone: its former revision must not answer
             raise
         found = self._cache.put(key, meant, ticket=ticket, asked_at=asked_at, now=self._clock.monotonic())
         if found.wanted is not None:
@@ -64,19 +64,19 @@ class CachedResolver:
         return found.answer
 
     def known(self, tenant_id: TenantId, model: str) -> Resolution | None:
-        """Return what answered in a name last, if that is remembered; it may not any more."""
+        """Return what answered last, if it is cached; it may be stale."""
         return self._cache.peek((tenant_id, model))
 
     def forget(self, tenant_id: TenantId, policy: str) -> None:
-        """Ask anew what the names of a policy mean: its caller has just changed it through this gateway."""
+        """Mark a policy's names as stale: the caller has just changed it through this gateway."""
         self._cache.forget_named(tenant_id, policy, at=self._clock.monotonic())
 
     def withdraw(self, tenant_id: TenantId, policy: str) -> None:
-        """Ask anew, and answer with nothing that was known: its caller has just retired a revision of it."""
+        """Drop a policy's names: the caller has just retired or restored a revision of it."""
         self._cache.withdraw_named(tenant_id, policy)
 
     async def follow(self, bus: Bus) -> None:
-        """Forget until cancelled what changes. What was missed between two watches is forgotten with all."""
+        """Mark as stale what events say has changed, until cancelled; a gap in them clears the cache."""
         while True:
             try:
                 async with bus.watch(subjects=NEWS) as messages:
@@ -89,7 +89,7 @@ class CachedResolver:
             await asyncio.sleep(AGAIN_SECONDS)
 
     async def ask_for_loads(self, bus: Bus) -> None:
-        """Ask the loaders until cancelled for what names mean that answer with their former revision."""
+        """Request loads of revisions whose names still answer with the former one, until cancelled."""
         while True:
             self._asked.clear()
             while self._wanted:
@@ -105,7 +105,7 @@ class CachedResolver:
         try:
             envelope, event = decode(message.data)
         except EventInvalid:
-            self._cache.clear()  # of a version that this process does not know: it may be about anything
+            self._cache.clear()  # an event of an unknown version may concern any name
             return
         late_seconds = max(0.0, self._clock.now() - envelope.time)
         at = self._clock.monotonic() - late_seconds

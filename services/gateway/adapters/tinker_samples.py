@@ -34,20 +34,20 @@ from services.gateway.core.tinker.samples import (
 from services.gateway.core.tinker.sampling_answer import sample_json, sample_protobuf
 
 AT_ONCE = 512
-"""Places of samples with the engines of one base: enough to keep them busy, too few to be refused."""
+"""Seats for samples on the engines of one base: enough to keep them busy, too few for them to refuse."""
 LOOK_SECONDS = 2.0
-"""How long a poll waits before it is asked what the sample waits for."""
+"""How long a poll waits before it reports what the sample waits for."""
 ABANDONED_SECONDS = 120.0
 CONTENDED_SECONDS = 40.0
-"""How long a sample goes on that nobody polls, and how long while other tenants have samples.
+"""When a sample that is not polled is abandoned, and when if other tenants have samples.
 
 The SDK polls all the time, and repeats a poll that fails within 30 s.
 """
 KEPT_SECONDS = 300.0
 KEPT_BYTES = 256 << 20
-"""How long, and of which size in all, answers are kept: a poll's answer may be lost on its way."""
+"""How long answers are kept for repeated polls, and their size in all."""
 LARGE_BYTES = 1 << 20
-"""From which size an answer is written as JSON in a thread: 10 ms a MiB, while others wait."""
+"""Answers of this size are encoded as JSON in a thread: it takes 10 ms per MiB."""
 PRUNE_SECONDS = 5.0
 AGAIN_SECONDS = 0.25
 AWAY_SECONDS = 120.0
@@ -166,7 +166,7 @@ class EngineSamples:
         if await _ends(sample.ended, look):
             return None
         pending = await self._describe(sample)
-        # What is cold is said at once: its user may wonder.
+        # A cold adapter is reported at once.
         if pending.queue_state == "active" and await _ends(sample.ended, seconds - look):
             return None
         return None if sample.ended.is_set() else pending
@@ -198,7 +198,7 @@ class EngineSamples:
         self._tenant_bounds.give_back(order.tenant_id, order.size)
 
     def _start(self, base: BaseName) -> None:
-        """Start what there is room for; before `run` nothing is."""
+        """Start the samples that fit; none before `run`."""
         queue = self._queue(base)
         while self._tasks is not None and (request_id := queue.pop()) is not None:
             sample = self._samples[request_id]
@@ -211,7 +211,7 @@ class EngineSamples:
         except MintError as error:
             sample.result = describe_failure(error)
         except Exception:  # noqa: BLE001  (as in dispatch)
-            # Whoever's fault it is, the samples of others go on.
+            # A bug in one sample must not stop the others.
             _log.exception("a sample failed", extra={"request_id": request_id})
             sample.result = FutureFailed(message="the server failed on this sample", category="server")
         finally:
@@ -225,14 +225,14 @@ class EngineSamples:
             self._drop(too_many, self._samples[too_many])
 
     async def _sample(self, sample: _Sample) -> Sampled:
-        """Sample, also again while the engine is full or restarts: a seeded sample comes out the same."""
+        """Sample, with retries while the engine is full or restarts: a seeded sample repeats exactly."""
         request = sample.order.to_request()
         give_up_at = self._clock.monotonic() + AWAY_SECONDS
         while True:
             try:
                 sampled = await self._engines.sample(sample.order.base, request)
             except Overloaded:
-                sample.trouble = "the engine is full: it waits for a place"
+                sample.trouble = "the engine is full: the sample waits for a seat"
                 give_up_at = self._clock.monotonic() + AWAY_SECONDS
             except Unavailable:
                 sample.trouble = "the engine does not answer: it may be restarting"
@@ -255,7 +255,7 @@ class EngineSamples:
                 self._drop(request_id, sample)
 
     def _patience(self, order: SampleOrder) -> float:
-        """Return how long a sample goes on that nobody polls."""
+        """Return after how long without a poll a sample is abandoned."""
         is_alone = self._queue(order.base).tenants <= {order.tenant_id}
         return ABANDONED_SECONDS if is_alone else CONTENDED_SECONDS
 

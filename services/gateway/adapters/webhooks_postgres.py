@@ -24,7 +24,7 @@ _LOCK_TENANT = "SELECT pg_advisory_xact_lock(hashtextextended('webhooks of ' || 
 _ADD = f"""
     INSERT INTO webhooks ({_WEBHOOK}, secret) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
 """  # noqa: S608  (constants)
-# Made active, it begins anew: its failures are forgotten.
+# Activation resets the failures.
 _CHANGE = f"""
     UPDATE webhooks SET
         url = coalesce($3, url), event_types = coalesce($4, event_types),

@@ -1,8 +1,8 @@
 """The memory of request bodies: one bound over all that this process holds, and fair parts of it.
 
-What counts is what has arrived, not what a length promises: nobody keeps others out by announcing. A tenant
-holds at most as much as it leaves free, so a single one has half of the bound, several have less each, and
-whoever comes finds room; a key has a bound of its own beside that.
+Bytes that have arrived count, not an announced Content-Length. A tenant holds at most as much as it leaves
+free: a single one gets half of the bound, several get less each, and a newcomer always finds room. Each key
+has a bound of its own as well.
 
 Invariants: no more than ``limit_bytes`` are held; after a tenant has taken, at least as much is free as it
 holds. Nothing is kept of a tenant or key that holds nothing.

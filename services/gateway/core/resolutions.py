@@ -1,11 +1,9 @@
-"""What names meant a moment ago, so that a warm request asks the registry nothing.
+"""Cached resolutions of model names, so that a warm request does not call the registry.
 
-Invariants: an entry is believed at most ``lease_seconds``, whatever the bus does or fails to do; what is
-forgotten while an answer is on its way is not brought back by that answer; nothing grows with the number of
-names ever asked for. What does not exist is never remembered: it may exist a moment later. After
-a move the name's former revision may answer while the new one is loading: only while the former is ready and
-the new one is not, and until ``until`` at the longest; once the new one has answered, the former never does
-again.
+Invariants: an entry is used at most ``lease_seconds``, whatever happens on the bus; an answer that was on its
+way when its policy was forgotten is not cached; memory is bounded. Names that do not exist are not cached.
+After a move the former revision may answer while the new one is loading: only while the former is ready and
+the new one is not, and until ``until`` at the longest. Once the new one has answered, the former never does.
 """
 
 from collections import OrderedDict
@@ -19,14 +17,14 @@ Key = tuple[TenantId, str]
 
 
 IsReady = Callable[[Resolution], bool]
-"""Whether some engine has what a name means in memory, as far as is known."""
+"""Whether some engine is known to have a resolution's revision in memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NameBinding:
-    """What a name means, as it was asked at ``asked_at``; ``former`` answers in its place ``until`` then.
+    """What a name resolved to at ``asked_at``; ``former`` may answer instead ``until`` then.
 
-    ``changed_at``: when the name may have begun to mean something else, so that it must be asked for anew.
+    ``changed_at``: when the name may have moved, so that the entry is stale.
     """
 
     target: Resolution
@@ -37,7 +35,7 @@ class NameBinding:
 
     @property
     def answering(self) -> Resolution:
-        """Return what has answered in the name."""
+        """Return the resolution that answers."""
         return self.former or self.target
 
 
@@ -49,20 +47,20 @@ def rebind(
     lease_seconds: float,
     switch_seconds: float,
 ) -> NameBinding:
-    """Return what a name means now that the registry has said so, after what was known of it.
+    """Return the binding after a new answer of the registry, given the previous binding.
 
-    A second move does not prolong the time that began with the first.
+    A second move does not extend the deadline of the first.
     """
     fresh = NameBinding(target=found, asked_at=asked_at)
     if known is None or known.target.policy_id != found.policy_id:
-        return fresh  # another policy, or none, that has got the name: nothing of it ever answered
+        return fresh  # the name belongs to another policy now: nothing of it has answered yet
     if found.revision == known.answering.revision:
         return fresh
     if known.former is not None:
         return replace(fresh, former=known.former, until=known.until)
     if found.revision == known.target.revision:
         return fresh
-    # A lease after it was asked for nobody knows what it meant: word of a change may be of a later one.
+    # Past its lease an entry may be stale, so date the switch from lease expiry.
     changed_at = min(asked_at, known.asked_at + lease_seconds)
     if known.changed_at is not None:
         changed_at = min(changed_at, known.changed_at)
@@ -70,7 +68,7 @@ def rebind(
 
 
 def settle(meaning: NameBinding, *, now: float, is_ready: IsReady) -> NameBinding:
-    """Let the target answer as soon as it is ready, its former is not any more, or the time is over."""
+    """Drop the former once the target is ready, the former is not, or the deadline has passed."""
     if meaning.former is None:
         return meaning
     if now < meaning.until and is_ready(meaning.former) and not is_ready(meaning.target):
@@ -80,7 +78,7 @@ def settle(meaning: NameBinding, *, now: float, is_ready: IsReady) -> NameBindin
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """What answers in a name; ``wanted`` is what it means and is not ready yet, told once a move."""
+    """What answers; ``wanted`` is the target if it is not ready yet, set once for each move."""
 
     answer: Resolution
     wanted: Resolution | None = None
@@ -104,11 +102,11 @@ class ResolutionCache:
         self._oldest_change = 0
 
     def __len__(self) -> int:
-        """Return how many names are remembered, those included that must be asked for anew."""
+        """Return how many names are cached, stale ones included."""
         return len(self._entries)
 
     def get(self, key: Key, *, now: float) -> Resolution | None:
-        """Return what answers in a name, if that was asked less than a lease ago."""
+        """Return what answers, if it was asked less than a lease ago."""
         entry = self._entries.get(key)
         if entry is None or entry.changed_at is not None or now - entry.asked_at >= self._lease_seconds:
             return None
@@ -119,7 +117,7 @@ class ResolutionCache:
         return entry.answering
 
     def peek(self, key: Key) -> Resolution | None:
-        """Return what answered in a name last, however long ago."""
+        """Return what answered last, however long ago."""
         entry = self._entries.get(key)
         return entry.answering if entry else None
 
@@ -152,7 +150,7 @@ class ResolutionCache:
         return Found(answer=meaning.answering, wanted=wanted)
 
     def forget(self, policy_id: PolicyId, *, at: float) -> None:
-        """Believe no name of a policy, nor an answer on its way: all may be wrong since ``at``."""
+        """Mark the names of a policy, and answers on their way, as stale since ``at``."""
         self._note_change(policy_id)
         for key in self._of_policy.get(policy_id, ()):
             entry = self._entries[key]
@@ -164,7 +162,7 @@ class ResolutionCache:
         self.forget(self._ids.get((tenant_id, policy), PolicyId(policy)), at=at)
 
     def withdraw(self, policy_id: PolicyId, digest: Digest | None = None) -> None:
-        """Let a revision answer in no name of a policy any more; without a digest, let no revision do so."""
+        """Drop the names of a policy that a revision answers in; without a digest, all of them."""
         self._note_change(policy_id)
         for key in list(self._of_policy.get(policy_id, ())):
             entry = self._entries[key]
@@ -173,11 +171,11 @@ class ResolutionCache:
                 self.drop(key)
 
     def withdraw_named(self, tenant_id: TenantId, policy: str) -> None:
-        """Let no revision answer any more in a name of a tenant's policy, given by id or name."""
+        """Drop all names of a tenant's policy, given by id or name."""
         self.withdraw(self._ids.get((tenant_id, policy), PolicyId(policy)))
 
     def drop(self, key: Key) -> None:
-        """Forget what a name meant."""
+        """Drop a name."""
         entry = self._entries.pop(key, None)
         if entry is None or entry.target.policy_id is None:
             return

@@ -16,9 +16,9 @@ def data_frame(value: JsonObject) -> bytes:
     return b"data: " + msgspec.json.encode(value) + b"\n\n"
 
 
-def cursor_frame(place: str) -> bytes:
-    """Return a frame that dispatches nothing: where reading begins, and how soon to come back."""
-    return b"retry: 1000\nid: %b\n\n" % place.encode()
+def cursor_frame(cursor: str) -> bytes:
+    """Return a frame without an event: the cursor where reading begins, and the delay before a reconnect."""
+    return b"retry: 1000\nid: %b\n\n" % cursor.encode()
 
 
 def event_frame(*, event_id: str, event_type: str, data: bytes) -> bytes:

@@ -1,7 +1,7 @@
 """Webhooks: events from the bus into the queue, and from the queue to their receivers.
 
 Invariants: a message is acked after its deliveries are rows; a delivery is tried until it is taken or given
-up, under one id, through crashes of any gateway; a webhook that takes nothing costs the others one place.
+up, under one id, through crashes of any gateway; a webhook that hangs costs the others one slot.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ from services.gateway.ports import WebhookQueue, WebhookSender
 DURABLE = "gateway-webhooks"
 SUBJECTS = tuple(f"mint.{event_type.type}.>" for event_type in EVENT_TYPES)
 AGAIN_SECONDS = 1.0
-"""How soon what another gateway queued, or an outage, is looked at again."""
+"""How often the queue is polled: another gateway may have queued, or an outage ended."""
 TURN_DELIVERIES = 8
 """How many deliveries of one webhook are tried at once."""
 TURNS_AT_ONCE = 16
@@ -47,13 +47,13 @@ _log = logging.getLogger(__name__)
 
 
 class TenantOf(msgspec.Struct):
-    """The field of every event's data that says whose it is."""
+    """The tenant of an event, which every event's data has."""
 
     tenant_id: TenantId
 
 
 class WebhookIntake:
-    """Queues what happens for those who want to be told."""
+    """Queues events for the webhooks that subscribe to them."""
 
     def __init__(self, bus: Bus, queue: WebhookQueue, clock: Clock, queued: asyncio.Event) -> None:
         self._bus = bus
@@ -86,7 +86,7 @@ class WebhookIntake:
 
 
 def _read(data: bytes) -> tuple[TenantId, Notice] | None:
-    """Return whose event it is and how it is told; None for what is none."""
+    """Return an event's tenant and notice; None for a message that is no event."""
     try:
         envelope = msgspec.json.decode(data, type=Envelope)
         tenant_id = msgspec.json.decode(envelope.data, type=TenantOf).tenant_id
@@ -97,7 +97,7 @@ def _read(data: bytes) -> tuple[TenantId, Notice] | None:
 
 
 class WebhookCourier:
-    """Delivers what is queued: webhooks take turns, one turn of each at a time."""
+    """Delivers queued events: webhooks alternate, each in one batch at a time."""
 
     def __init__(
         self,
@@ -117,23 +117,23 @@ class WebhookCourier:
         self._lease_seconds = lease_seconds
 
     async def run(self) -> None:
-        """Deliver until cancelled, through outages; what is in hand then is anybody's after its lease."""
-        places = asyncio.Semaphore(TURNS_AT_ONCE)
+        """Deliver until cancelled, through outages; leases free unfinished deliveries later."""
+        slots = asyncio.Semaphore(TURNS_AT_ONCE)
         async with asyncio.TaskGroup() as group:
             pruning = run_periodically(
                 self._prune, name="prune deliveries", every_seconds=PRUNE_SECONDS, clock=self._clock
             )
             group.create_task(pruning)
             while True:
-                await places.acquire()
+                await slots.acquire()
                 # Before the look: what is queued after it wakes this loop again.
                 self._queued.clear()
                 turn = await self._next()
                 if turn is None:
-                    places.release()
+                    slots.release()
                     await wait_for_event(self._queued, clock=self._clock, seconds=AGAIN_SECONDS)
                 else:
-                    group.create_task(self._serve(turn, places))
+                    group.create_task(self._serve(turn, slots))
 
     async def _next(self) -> DueWebhook | None:
         now = self._clock.now()
@@ -143,7 +143,7 @@ class WebhookCourier:
             _log.warning("webhooks wait", extra={"problem": str(error)})
             return None
 
-    async def _serve(self, turn: DueWebhook, places: asyncio.Semaphore) -> None:
+    async def _serve(self, turn: DueWebhook, slots: asyncio.Semaphore) -> None:
         try:
             await self._deliver(turn)
         except Unavailable as error:
@@ -151,7 +151,7 @@ class WebhookCourier:
             extra = {"webhook_id": turn.webhook.webhook_id, "problem": str(error)}
             _log.warning("deliveries are not noted", extra=extra)
         finally:
-            places.release()
+            slots.release()
 
     async def _deliver(self, turn: DueWebhook) -> None:
         attempts = await asyncio.gather(*(self._try(turn, outgoing) for outgoing in turn.deliveries))

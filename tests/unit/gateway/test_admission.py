@@ -12,7 +12,7 @@ from mint_common.errors import Overloaded
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import ManualClock, SystemClock, settle
 from services.gateway.core.admission import MOST_RETRY_SECONDS, AdmissionQueue
-from services.gateway.http.edge.admission import Admission
+from services.gateway.http.edge.admission import AdmissionGate
 
 ANN, BEN = TenantId("ann"), TenantId("ben")
 
@@ -136,7 +136,7 @@ def test_a_line_that_moves_fast_asks_for_a_second_and_a_slow_one_for_longer() ->
 
 
 async def test_a_warm_request_passes_while_a_burst_of_cold_ones_is_begun() -> None:
-    pace = Admission(AdmissionQueue(name="the line", share=0.5, depth=100), SystemClock())
+    pace = AdmissionGate(AdmissionQueue(name="the line", share=0.5, depth=100), SystemClock())
     begun: list[int] = []
 
     async def cold(number: int) -> None:
@@ -156,7 +156,7 @@ async def test_a_warm_request_passes_while_a_burst_of_cold_ones_is_begun() -> No
 
 
 async def test_who_is_cancelled_in_the_line_holds_nobody_up() -> None:
-    pace = Admission(AdmissionQueue(name="the line", share=0.01, depth=100), SystemClock())
+    pace = AdmissionGate(AdmissionQueue(name="the line", share=0.01, depth=100), SystemClock())
     pace.enter_warm()
     tasks = [asyncio.create_task(pace.admit(ANN)) for _ in range(4)]
     await asyncio.sleep(0)
@@ -170,7 +170,7 @@ async def test_who_is_cancelled_in_the_line_holds_nobody_up() -> None:
 
 async def test_the_next_request_of_a_client_is_made_way_for_between_two_of_them() -> None:
     clock = ManualClock()
-    pace = Admission(AdmissionQueue(name="the line", share=1e-6, depth=10), clock, warm_seconds=5)
+    pace = AdmissionGate(AdmissionQueue(name="the line", share=1e-6, depth=10), clock, warm_seconds=5)
     pace.enter_warm()
     pace.leave_warm()
     await pace.admit(ANN)

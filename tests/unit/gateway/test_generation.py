@@ -20,7 +20,7 @@ from mint_common.generation import (
 from mint_common.ids import BaseName, EngineId, TenantId
 from mint_common.runtime.clock import SystemClock
 from services.gateway.core.admission import AdmissionQueue
-from services.gateway.http.edge.admission import Admission
+from services.gateway.http.edge.admission import AdmissionGate
 from services.gateway.http.openai.generation import open_streams
 
 ANN, BEN = TenantId("ann"), TenantId("ben")
@@ -61,11 +61,11 @@ def requests(tenant_id: TenantId, count: int) -> list[GenerationRequest]:
     ]
 
 
-def make_admission() -> Admission:
-    return Admission(AdmissionQueue(name="the line", share=1, depth=1 << 20), SystemClock())
+def make_admission() -> AdmissionGate:
+    return AdmissionGate(AdmissionQueue(name="the line", share=1, depth=1 << 20), SystemClock())
 
 
-async def read(engines: Engines, asked: Sequence[GenerationRequest], admission: Admission) -> list[int]:
+async def read(engines: Engines, asked: Sequence[GenerationRequest], admission: AdmissionGate) -> list[int]:
     """Return how many chunks came in each batch."""
     async with open_streams(cast(EngineDirectory, engines), TINY, asked, admission=admission) as answers:
         await answers.starts()

@@ -46,7 +46,7 @@ REFUSED: JsonObject = {
 
 
 def stalled(error: MintError) -> UploadRefused:
-    """Return the refusal of an upload whose body did not come as it should."""
+    """Return the refusal of an upload whose body stalled."""
     return UploadRefused(
         reason=UploadReason.STALLED.value, problem=str(error), fix=FIXES[UploadReason.STALLED]
     )

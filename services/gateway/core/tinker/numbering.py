@@ -1,4 +1,4 @@
-"""The place that a refused request was to have: read of its body as far as that can be read."""
+"""The number of a refused operation, read from its body as far as that can be parsed."""
 
 import msgspec
 
@@ -13,16 +13,16 @@ class _Numbered(msgspec.Struct, frozen=True):
 
 
 def number_in(body: bytes, *, is_protobuf: bool) -> tuple[str, int] | None:
-    """Return training run and number of an operation, whatever else its body is; None if it names none."""
+    """Return an operation's training run and number, whatever the rest of the body; None if it has none."""
     try:
         if is_protobuf:
             message = read_message("ForwardBackwardRequest", body)
-            placed = _Numbered(model_id=message.model_id, seq_id=message.seq_id)
+            numbered = _Numbered(model_id=message.model_id, seq_id=message.seq_id)
         else:
-            placed = msgspec.json.decode(body, type=_Numbered)
+            numbered = msgspec.json.decode(body, type=_Numbered)
     except (InvalidField, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    return (placed.model_id, placed.seq_id) if 1 <= placed.seq_id <= MAX_SEQ else None
+    return (numbered.model_id, numbered.seq_id) if 1 <= numbered.seq_id <= MAX_SEQ else None
 
 
 def is_final(error: MintError) -> bool:

@@ -20,7 +20,7 @@ LOSSES: Mapping[str, LossName] = {loss: loss for loss in get_args(LossName)}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NumberedPass:
-    """A pass and its place in its training run."""
+    """A pass and its number in its training run."""
 
     model_id: str
     seq: int
@@ -88,7 +88,7 @@ def read_json_pass(body: bytes, *, backward: bool) -> NumberedPass:
 
 
 def check_seq(seq: int | None) -> int:
-    """Return the place of an operation. Raises InvalidField."""
+    """Return the number of an operation. Raises InvalidField."""
     if seq is None or not 1 <= seq <= MAX_SEQ:
         raise InvalidField(field="seq_id", problem=f"must be from 1 to {MAX_SEQ}, got {seq}")
     return seq

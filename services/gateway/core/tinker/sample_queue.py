@@ -1,7 +1,7 @@
-"""Samples that wait for an engine: a line for each API key, tenants and then their keys in turn.
+"""Samples that wait for an engine: a queue for each API key, served by tenant and then by key, round robin.
 
-So nobody waits behind another's burst, nobody takes all the room with many samples, with large ones or with
-many keys, and nobody's queue grows without bound. Sizes are counted in sequences: a sample has up to 128.
+No burst delays another tenant, and no tenant takes all seats with many samples, large samples or many keys.
+Sizes are counted in sequences: a sample has up to 128.
 """
 
 from collections import Counter, OrderedDict, deque
@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from services.gateway.core.open_requests import Size
 
 _TENANTS_PART, _KEYS_PART = 3, 2
-"""A tenant has at most so many times running what room is left: alone 3/4 of all, of two each 3/7.
+"""A tenant may hold at most this many times the seats left free: alone 3/4 of all, two tenants 3/7 each.
 
-What is left is for the next. A key has a smaller part, so that it leaves some to its tenant's others.
+The rest is for the next tenant. A key's factor is smaller, which leaves seats to its tenant's other keys.
 """
 
 
-_Line = deque[tuple[str, Size]]
+_Queue = deque[tuple[str, Size]]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -26,25 +26,25 @@ class SampleQueue:
     room: int
     _tenants: Counter[str] = field(default_factory=Counter)
     _keys: Counter[str] = field(default_factory=Counter)
-    _lines: OrderedDict[str, OrderedDict[str, _Line]] = field(default_factory=OrderedDict)
+    _queues: OrderedDict[str, OrderedDict[str, _Queue]] = field(default_factory=OrderedDict)
 
     @property
     def tenants(self) -> frozenset[str]:
-        """Return who waits or runs."""
-        return frozenset(self._lines) | frozenset(self._tenants)
+        """Return the tenants that have samples waiting or running."""
+        return frozenset(self._queues) | frozenset(self._tenants)
 
     def push(self, tenant: str, key: str, request_id: str, size: Size) -> None:
-        """Let a request wait at the end of its key's line."""
-        self._lines.setdefault(tenant, OrderedDict()).setdefault(key, deque()).append((request_id, size))
+        """Append a request to its key's queue."""
+        self._queues.setdefault(tenant, OrderedDict()).setdefault(key, deque()).append((request_id, size))
 
     def pop(self) -> str | None:
-        """Return the next request to run, or None when none waits that there is room for.
+        """Return the next request to run; None if nothing waits, or nothing that fits.
 
-        None is too large: while any room is left, who runs nothing begins.
+        No request is too large: while any seat is free, a tenant that runs nothing may begin.
         """
-        for tenant, keys in self._lines.items():
-            for key, line in keys.items():
-                request_id, size = line[0]
+        for tenant, keys in self._queues.items():
+            for key, queue in keys.items():
+                request_id, size = queue[0]
                 if self._fits(tenant, key, size.seats):
                     self._take(tenant, key)
                     self._tenants[tenant] += size.seats
@@ -53,17 +53,17 @@ class SampleQueue:
         return None
 
     def remove(self, tenant: str, key: str, request_id: str) -> bool:
-        """Take a waiting request out; False when it does not wait (any more)."""
-        line = self._lines.get(tenant, OrderedDict()).get(key, deque())
-        found = next((each for each in line if each[0] == request_id), None)
+        """Remove a waiting request; return False if it does not wait."""
+        queue = self._queues.get(tenant, OrderedDict()).get(key, deque())
+        found = next((each for each in queue if each[0] == request_id), None)
         if found is None:
             return False
-        line.remove(found)
+        queue.remove(found)
         self._tidy(tenant, key)
         return True
 
     def finish(self, tenant: str, key: str, size: Size) -> None:
-        """Give back the room of a request that ran."""
+        """Release the seats of a request that ran."""
         for running, whose in ((self._tenants, tenant), (self._keys, key)):
             running[whose] -= size.seats
             if not running[whose]:
@@ -75,22 +75,22 @@ class SampleQueue:
         return left > 0 and all(not has or has + seats <= part * (left - seats) for has, part in parts)
 
     def _take(self, tenant: str, key: str) -> None:
-        """Take the first of a line; its key and its tenant go behind the others."""
-        self._lines[tenant][key].popleft()
-        self._lines[tenant].move_to_end(key)
-        self._lines.move_to_end(tenant)
+        """Remove the first request of a queue, and move its key and its tenant behind the others."""
+        self._queues[tenant][key].popleft()
+        self._queues[tenant].move_to_end(key)
+        self._queues.move_to_end(tenant)
         self._tidy(tenant, key)
 
     def _tidy(self, tenant: str, key: str) -> None:
-        if not self._lines[tenant][key]:
-            del self._lines[tenant][key]
-        if not self._lines[tenant]:
-            del self._lines[tenant]
+        if not self._queues[tenant][key]:
+            del self._queues[tenant][key]
+        if not self._queues[tenant]:
+            del self._queues[tenant]
 
 
 @dataclass(slots=True, kw_only=True)
 class KeptAnswers:
-    """Answers that are kept for a while: when they get too many, the tenant with most bytes loses first."""
+    """Answers kept for a while, bounded in bytes: the tenant with the most bytes loses its oldest first."""
 
     most_bytes: int
     _tenants: dict[str, OrderedDict[str, int]] = field(default_factory=dict)

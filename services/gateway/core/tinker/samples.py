@@ -21,7 +21,7 @@ class SampleConflict(MintError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleOrder:
-    """A checked sample for a base at a revision; ``key`` is whose line it waits in."""
+    """A checked sample for a base at a revision; ``key`` is the API key, in whose queue it waits."""
 
     tenant_id: TenantId
     key: str

@@ -72,7 +72,7 @@ def _numbers(values: Sequence[float], kind: "np.dtype[Any]", field: str) -> "np.
         raise InvalidField(field=field, problem="has a number that int64 cannot hold")
     if kind is _INT and found.dtype.kind == "f" and found.size:
         raise InvalidField(field=field, problem="has a fraction where int64 is announced")
-    with np.errstate(over="ignore"):  # whoever asks for finite numbers tells of the infinity
+    with np.errstate(over="ignore"):  # the finiteness check comes later
         return found.astype(kind)
 
 

@@ -118,5 +118,5 @@ def check_sampler_seq(seq: int) -> int:
 
 
 def checkpoint_name(path: str | None, seq: int) -> str:
-    """Return the name of a new checkpoint: the user's, or one of its place. Raises InvalidField."""
+    """Return the name of a new checkpoint: the user's, or one made of its number. Raises InvalidField."""
     return f"seq-{seq}" if path is None else check_checkpoint_name("path", path)

@@ -6,7 +6,7 @@ from typing import Literal
 from mint_common.ids import TenantId
 
 WebhookState = Literal["active", "paused", "disabled"]
-"""``active`` is sent to; deliveries to a ``paused`` one wait; a ``disabled`` one is told nothing more."""
+"""``active`` receives; deliveries to a ``paused`` one wait; a ``disabled`` one receives nothing."""
 
 DeliveryState = Literal["waiting", "delivered", "failed"]
 """``waiting`` will be tried (again), ``failed`` was given up."""
@@ -40,7 +40,7 @@ class WebhookLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebhookChange:
-    """What of a webhook becomes otherwise; None stays."""
+    """A change of a webhook; fields that are None stay as they are."""
 
     url: str | None = None
     event_types: tuple[str, ...] | None = None
@@ -100,7 +100,7 @@ class Notice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outgoing:
-    """A delivery in hand; ``tries`` counts those before this one."""
+    """A delivery about to be tried; ``tries`` counts earlier attempts."""
 
     delivery_id: str
     body: bytes
@@ -110,7 +110,7 @@ class Outgoing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DueWebhook:
-    """A webhook in hand, and what is due to it."""
+    """A leased webhook with its due deliveries."""
 
     webhook: Webhook
     secrets: Secrets

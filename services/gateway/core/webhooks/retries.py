@@ -21,7 +21,7 @@ class TooManyWebhooks(MintError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """How soon a failed delivery is tried again at first, and when it, or its webhook, is given up."""
+    """The first delay after a failed delivery, and after how long a delivery or webhook is given up."""
 
     first_delay_seconds: float
     give_up_seconds: float

@@ -12,7 +12,7 @@ from mint_common.runtime.clock import Clock
 from services.gateway.core.admission import AdmissionQueue
 
 
-class Admission:
+class AdmissionGate:
     """Admits queued requests one by one, and yields to warm requests."""
 
     def __init__(self, queue: AdmissionQueue, clock: Clock, *, warm_seconds: float = 0) -> None:

@@ -21,7 +21,7 @@ from services.gateway.core.body_budget import BodyBudget
 from services.gateway.core.callers import KeyMemory, choose_key
 from services.gateway.core.open_requests import OpenRequests
 from services.gateway.core.webhooks.records import WebhookLimits
-from services.gateway.http.edge.admission import Admission
+from services.gateway.http.edge.admission import AdmissionGate
 from services.gateway.http.tinker.context import Tinker
 from services.gateway.ports import (
     Requests,
@@ -56,13 +56,13 @@ class Gateway:
     in_hand: OpenRequests
     event_streams: OpenRequests
     bodies: BodyBudget
-    cold_admission: Admission
-    body_admission: Admission
-    admission: Admission
+    cold_admission: AdmissionGate
+    body_admission: AdmissionGate
+    admission: AdmissionGate
     tinker: Tinker
 
     def is_warm(self, tenant_id: TenantId, model: str) -> bool:
-        """Return whether what a name meant last is in an engine's memory, as far as is known."""
+        """Return whether the last resolution of a name is known to be in an engine's memory."""
         known = self.resolver.known(tenant_id, model)
         if known is None:
             return False
@@ -83,7 +83,7 @@ GatewayDep = Annotated[Gateway, Depends(_gateway)]
 
 
 async def caller_of(request: Request) -> Caller:
-    """Return who sent a request, as its route has found out before its handler."""
+    """Return the caller, as the route authenticated it before its handler."""
     return cast(Caller, request.state.caller)
 
 
@@ -96,10 +96,10 @@ async def authenticate(
     return caller
 
 
-async def whose(request: Request, *, afresh: bool = False) -> Caller:
-    """Return whose key a request carries. Raises Unauthorized.
+async def authenticated(request: Request, *, afresh: bool = False) -> Caller:
+    """Return the caller that a request's key stands for. Raises Unauthorized.
 
-    A verified key is believed for a while, but not by who asks ``afresh``.
+    A verified key is cached for a while; with ``afresh`` it is verified again.
     """
     gateway, key = gateway_of(request), key_in(request.headers)
     known = None if afresh else gateway.keys.get(key, now=gateway.clock.monotonic())
@@ -116,7 +116,7 @@ async def whose(request: Request, *, afresh: bool = False) -> Caller:
 
 
 def key_in(headers: Headers) -> str:
-    """Return the key that a request carries, in whatever header. Raises Unauthorized."""
+    """Return the key of a request, from either header. Raises Unauthorized."""
     given = [value.partition(" ") for value in headers.getlist("authorization")]
     bearers = [key for scheme, _, key in given if scheme.lower() == "bearer"]
     return choose_key([*bearers, *headers.getlist("x-api-key")])

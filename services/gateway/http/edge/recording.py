@@ -74,7 +74,7 @@ class RecordedRoute(GatewayRoute):
         return "POST" in self.methods and not self.is_secret
 
     async def serve(self, request: Request, caller: Caller, carry_out: Handler) -> Response:
-        """Answer a request; one that changes something is logged, and so is one whose key may not."""
+        """Answer a request; a change goes into the audit log, and so does a forbidden one."""
         if request.method == "GET":
             response = await super().serve(request, caller, carry_out)
             return tagged(request, response) if self._is_of_one_thing else response
@@ -228,7 +228,7 @@ class StreamedBody:
         return message
 
     async def sha256(self) -> str:
-        """Read what nobody has read, and return the hash of all. Raises ClientDisconnect."""
+        """Read the rest of the body, and return the hash of all of it. Raises ClientDisconnect."""
         while not self._ended:
             if (await self.receive())["type"] == "http.disconnect":
                 raise ClientDisconnect
@@ -248,7 +248,7 @@ def tagged(request: Request, response: Response) -> Response:
 
 
 def check_expected(header: str | None, current: object, *, what: str) -> None:
-    """Refuse a change whose If-Match does not name what stands now. Raises PreconditionFailed."""
+    """Check that If-Match names the current ETag. Raises PreconditionFailed."""
     if header is not None:
         tag = etag_of(msgspec.to_builtins(current))
         if not is_expected(header, tag):

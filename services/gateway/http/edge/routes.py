@@ -22,7 +22,7 @@ from mint_common.catalog import Scope
 from mint_common.runtime.edge_routes import Handler, dependencies_of, stream_of
 from mint_common.runtime.slow_clients import paced
 from services.gateway.http.edge.bodies import admit_body, answered
-from services.gateway.http.edge.context import authenticate, gateway_of, whose
+from services.gateway.http.edge.context import authenticate, authenticated, gateway_of
 
 OPEN_PATHS = frozenset(
     {
@@ -70,7 +70,7 @@ class GatewayRoute(APIRoute):
         carry_out = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
-            caller = request.state.caller = await whose(request, afresh=self.asks_afresh)
+            caller = request.state.caller = await authenticated(request, afresh=self.asks_afresh)
             answered(request).enter_context(gateway_of(request).in_hand.counted(caller.tenant_id))
             paced_request = Request(request.scope, paced(request.receive))
             return await self.serve(paced_request, caller, carry_out)
@@ -78,7 +78,7 @@ class GatewayRoute(APIRoute):
         return handle
 
     async def serve(self, request: Request, caller: Caller, carry_out: Handler) -> Response:
-        """Answer a request whose key is good."""
+        """Answer a request authenticated key is good."""
         return await carry_out(await self.admit(request, caller))
 
     async def admit(self, request: Request, caller: Caller) -> Request:

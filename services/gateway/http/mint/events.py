@@ -1,7 +1,7 @@
 """``/mint/v1/events``: the tenant's events as server-sent events, from now on or after the last one read.
 
-An event's SSE id is its place in the log: whoever sends it back as Last-Event-ID gets all that came since,
-each once and in order. A place is good for as long as events are kept (a week); then the answer is 410.
+An event's SSE id is a cursor: a client that sends it as Last-Event-ID gets all later events, each once and in
+order. A cursor is valid for as long as events are kept (a week); after that the answer is 410.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from mint_common.events.codec import Envelope
 from mint_common.events.event import subject_token
 from mint_common.runtime.clock import Clock
 from services.gateway.core.sse import HEARTBEAT, cursor_frame, event_frame
-from services.gateway.http.edge.context import GatewayDep, HeldDep, ReadCaller, whose
+from services.gateway.http.edge.context import GatewayDep, HeldDep, ReadCaller, authenticated
 from services.gateway.http.edge.routes import GatewayRoute
 
 router = APIRouter(prefix="/mint/v1/events", tags=["events"], route_class=GatewayRoute)
@@ -61,7 +61,7 @@ async def stream_events(  # noqa: PLR0917  # FastAPI passes them by name
     what stands now, then listen anew without it.
     """
     held.enter_context(gateway.event_streams.counted(caller.tenant_id))
-    # A base's name may have dots, so it can take several places of a subject.
+    # A base's name may have dots, so it can span several tokens of a subject.
     subjects = [f"mint.*.*.{subject_token(caller.tenant_id)}.>"]
     opening = gateway.log.replay(subjects=subjects, after=last_event_id or after)
     events = await held.enter_async_context(opening)
@@ -73,7 +73,7 @@ async def stream_events(  # noqa: PLR0917  # FastAPI passes them by name
 async def _is_welcome(request: Request) -> bool:
     """Return whether the key that a stream was opened with still opens one, as far as is known."""
     try:
-        (await whose(request)).authority.check(request.scope["route"].needed_scope)
+        (await authenticated(request)).authority.check(request.scope["route"].needed_scope)
     except (Unauthorized, Forbidden):
         return False
     except Unavailable:
@@ -95,13 +95,13 @@ async def frames(
                 if not await is_welcome():
                     return
                 asked_at = clock.monotonic()
-            # Not wait_for: cancelling the read would lose the message that it has in hand.
+            # Not wait_for: cancelling the read would lose the message that it is about to return.
             done, _ = await asyncio.wait((upcoming,), timeout=LOOK_SECONDS)
             if done:
                 try:
                     placed = upcoming.result()
                 except EventsExpired:
-                    return  # the reader comes back with its place, and hears why
+                    return  # the reader reconnects with its cursor, and gets the 410
                 upcoming = asyncio.ensure_future(anext(events))
                 event_type = msgspec.json.decode(placed.message.data, type=Envelope).type
                 yield event_frame(event_id=placed.place, event_type=event_type, data=placed.message.data)

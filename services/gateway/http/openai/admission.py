@@ -1,8 +1,6 @@
-"""Requests of the OpenAI API are begun in turns, before anything is checked or resolved for them.
+"""Admission of OpenAI requests: begun in turn, tenants alternating, before anything is checked or resolved.
 
-One whose adapter is in no engine's memory stands in the line of cold requests, which leaves others most of
-the time. All others are begun one by one as well, the tenants in turn: a tenant that sends a hundred at once
-holds another up with one of them.
+Requests whose adapter is in no engine's memory wait in a queue of their own, which yields to warm requests.
 """
 
 import msgspec
@@ -17,7 +15,7 @@ from services.gateway.http.edge.context import gateway_of
 from services.gateway.http.edge.routes import OpenAIRoute
 
 LARGEST_CONTEXT = 1 << 20
-"""In tokens, of a prompt while no engine is known."""
+"""In tokens: the bound of a prompt while no engine is known."""
 
 
 class AdmittedRoute(OpenAIRoute):
@@ -27,7 +25,7 @@ class AdmittedRoute(OpenAIRoute):
     """A context of a million tokens as text, or of several hundred thousand as numbers."""
 
     async def serve(self, request: Request, caller: Caller, carry_out: Handler) -> Response:
-        """Answer a request, in its turn."""
+        """Answer a request once it is admitted."""
         request = await self.admit(request, caller)
         gateway, body = gateway_of(request), await request.body()
         if len(body) > LARGE_JSON_BYTES:
@@ -44,7 +42,7 @@ class AdmittedRoute(OpenAIRoute):
 
 
 def _model_of(body: bytes) -> str:
-    """Return the model's name, or nothing; what is wrong with a body is said where it is checked."""
+    """Return the model's name, empty if the body cannot be read: its errors are raised where it is parsed."""
     try:
         return _BODY.decode(body).model
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

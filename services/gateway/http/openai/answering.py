@@ -59,7 +59,7 @@ async def answer(
 ) -> Response:
     """Return the answer; ``held`` keeps the engines' streams open until it has been sent."""
     check_answer_bytes(_answer_bytes(call), gateway.max_answer_bytes, lower=call.lower)
-    # Before anything is asked of an engine: half a request that is refused costs the engine the other half.
+    # Before any engine is called: a request refused halfway would waste what was started.
     size = Size(sequences=len(call.inputs), prompt_bytes=0)
     held.enter_context(gateway.open_prompts.counted(call.tenant_id, size))
     opened = open_streams(gateway.engines, call.target.base, _requests(call), admission=gateway.admission)
@@ -99,7 +99,7 @@ async def _gather(
 
 @asynccontextmanager
 async def _in_turn(chunk: GenerationChunk, turn: asyncio.Lock) -> AsyncIterator[None]:
-    """Encode log-probabilities, of all answers one chunk in a turn of the event loop."""
+    """Encode log-probabilities of one chunk per iteration of the event loop, over all answers."""
     if not isinstance(chunk, Delta) or not chunk.alternatives:
         yield
         return

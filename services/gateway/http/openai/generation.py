@@ -1,6 +1,6 @@
 """The open answer streams of one request, merged in order of arrival.
 
-Invariants: leaving `open_streams` ends every stream, which aborts what the engines still generate; chunks of
+Invariants: leaving `open_streams` ends every stream and so aborts generation on the engines; chunks of
 one prompt keep their order; at most `AHEAD` chunks wait for a slow client, and as many are on their way to
 it; the streams of a request start one by one, in turns of their tenant's.
 """
@@ -13,7 +13,7 @@ from contextlib import aclosing, asynccontextmanager
 from mint_common.client.directory import EngineDirectory
 from mint_common.generation import GenerationChunk, GenerationRequest, Started
 from mint_common.ids import BaseName
-from services.gateway.http.edge.admission import Admission
+from services.gateway.http.edge.admission import AdmissionGate
 
 AHEAD = 16
 
@@ -43,7 +43,7 @@ class MergedStreams:
         return [starts[index] for index in range(self._streams)]
 
     async def batches(self) -> AsyncIterator[Sequence[tuple[int, GenerationChunk]]]:
-        """Yield (prompt index, chunk), what has come meanwhile together, until all streams have ended."""
+        """Yield (prompt index, chunk), all that have arrived at once, until every stream has ended."""
         open_streams = self._streams
         while open_streams:
             batch: list[tuple[int, GenerationChunk]] = []
@@ -72,11 +72,15 @@ class MergedStreams:
 
 @asynccontextmanager
 async def open_streams(
-    engines: EngineDirectory, base: BaseName, requests: Sequence[GenerationRequest], *, admission: Admission
+    engines: EngineDirectory,
+    base: BaseName,
+    requests: Sequence[GenerationRequest],
+    *,
+    admission: AdmissionGate,
 ) -> AsyncIterator[MergedStreams]:
-    """Start all requests, one in a turn of their tenant's. One that fails fails the whole answer.
+    """Start all requests, each admitted in turn. If one fails, the whole answer fails.
 
-    The first one takes no turn: the turn in which the answer was begun is its own.
+    The first needs no admission: its HTTP request was admitted.
     """
     items: asyncio.Queue[Item] = asyncio.Queue(maxsize=AHEAD)
     # No TaskGroup: it would wrap an error of the caller's body, and the pumps raise nothing themselves.
@@ -99,7 +103,7 @@ async def _pump(
     items: asyncio.Queue[Item],
     index: int,
     *,
-    admission: Admission,
+    admission: AdmissionGate,
 ) -> None:
     try:
         if index:

@@ -81,5 +81,5 @@ async def _ticket(gateway: Gateway, caller: CallerDep, model_id: str, checkpoint
 
 
 def _address(request: Request, gateway: Gateway, ticket: Ticket) -> str:
-    place = gateway.tinker.public_url or str(request.base_url)
-    return f"{place.rstrip('/')}{PREFIX}/downloads/{gateway.tinker.signer.sign(ticket)}"
+    origin = gateway.tinker.public_url or str(request.base_url)
+    return f"{origin.rstrip('/')}{PREFIX}/downloads/{gateway.tinker.signer.sign(ticket)}"

@@ -146,7 +146,7 @@ async def _search(
 ) -> tuple[list[ClientSession], ClientSession | None]:
     """Return a page of what fits, and behind which session the next one begins, if there may be one."""
     found: list[ClientSession] = []
-    before = None if wish.cursor is None else _place(wish.cursor)
+    before = None if wish.cursor is None else _before(wish.cursor)
     now = gateway.clock.now()
     for _ in range(0, _SEARCHED, _SEARCH_PAGE):
         page = await gateway.tinker.runs.sessions(tenant_id, limit=_SEARCH_PAGE, before=before)
@@ -161,7 +161,7 @@ async def _search(
     return found, page[-1]
 
 
-def _place(cursor: SearchCursor) -> tuple[float, str]:
+def _before(cursor: SearchCursor) -> tuple[float, str]:
     try:
         at = datetime.fromisoformat(cursor.last_created_at)
     except ValueError as error:

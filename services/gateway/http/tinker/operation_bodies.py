@@ -1,4 +1,4 @@
-"""Bodies of operations: what is refused has had its place, and the next operation does not wait for it."""
+"""Bodies of numbered operations: a refused one's number is skipped, so that later operations do not wait."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ from services.gateway.http.tinker.bodies import BodyDep
 from services.gateway.http.tinker.operations import find_run
 
 SKIP_SECONDS = 0.5
-"""How long a refusal waits for the trainer to hear of it: whoever made a mistake is told within a second."""
+"""How long a refusal may wait for the trainer to skip the number: the client hears within a second."""
 
 
 def is_protobuf(request: Request) -> bool:
@@ -24,23 +24,23 @@ def is_protobuf(request: Request) -> bool:
     return request.headers.get("content-type", "").startswith(PROTOBUF)
 
 
-async def _placed_body(
+async def _operation_body(
     request: Request, body: BodyDep, caller: CallerDep, gateway: GatewayDep
 ) -> AsyncIterator[bytes]:
     try:
         yield body
     except MintError as error:
-        place = number_in(body, is_protobuf=is_protobuf(request)) if is_final(error) else None
-        if place is not None:
-            # A hint: without it, or without a trainer, the operations behind wait a bounded time.
+        numbered = number_in(body, is_protobuf=is_protobuf(request)) if is_final(error) else None
+        if numbered is not None:
+            # Best effort: without the skip, later operations wait a bounded time.
             with contextlib.suppress(MintError, TimeoutError):
                 async with asyncio.timeout(SKIP_SECONDS):
-                    await _skip(gateway, caller, *place)
+                    await _skip(gateway, caller, *numbered)
         raise
 
 
-OperationBodyDep = Annotated[bytes, Depends(_placed_body)]
-"""The body of an operation. When the route refuses it, its place is skipped before the client is told."""
+OperationBodyDep = Annotated[bytes, Depends(_operation_body)]
+"""The body of an operation. When the route refuses it, its number is skipped before the client is told."""
 
 
 async def _skip(gateway: Gateway, caller: Caller, model_id: str, seq: int) -> None:

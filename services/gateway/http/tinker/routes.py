@@ -47,7 +47,7 @@ def _refusing(route: str, instead: str) -> Callable[[ReadCaller], Awaitable[Resp
 
 
 async def _refuse_external(_body: OperationBodyDep, _caller: TrainCaller) -> Response:
-    """Clients number this one: its place is skipped."""
+    """Refuse it; clients number this operation, so its number is skipped."""
     raise NotServed(route="save_weights_external", instead=EXTERNAL)
 
 
