@@ -119,13 +119,13 @@ def test_an_answers_log_probabilities_are_encoded_before_its_end(dialect: Dialec
 
 def test_requests_of_many_prompts_are_refused_as_a_whole_before_an_engine_is_asked() -> None:
     bounds = OpenRequests(
-        what="the room for your prompts", most=TENANT_PROMPTS, most_sequences=TENANT_PROMPTS, most_bytes=0
+        what="your tenant's prompts", most=TENANT_PROMPTS, most_sequences=TENANT_PROMPTS, most_bytes=0
     )
     prompts = Size(sequences=32, prompt_bytes=0)
     with ExitStack() as stack:
         for _ in range(TENANT_PROMPTS // 32):
             stack.enter_context(bounds.counted(MANY, prompts))
-        with pytest.raises(Overloaded, match="the room for your prompts"), bounds.counted(MANY, prompts):
+        with pytest.raises(Overloaded, match="your tenant's prompts"), bounds.counted(MANY, prompts):
             pass
         with bounds.counted(FEW, prompts):
             pass

@@ -57,7 +57,7 @@ class Rig:
             bodies=self.bodies,
             cold_admission=AdmissionGate(self.line, clock),
             body_admission=AdmissionGate(self.large_line, clock),
-            admission=AdmissionGate(AdmissionQueue(name="the line of requests", share=1, depth=1000), clock),
+            admission=AdmissionGate(AdmissionQueue(name="the queue of requests", share=1, depth=1000), clock),
             is_warm=lambda _tenant_id, model: model == "warm",
         )
 

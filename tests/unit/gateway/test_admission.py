@@ -1,4 +1,4 @@
-"""The line of cold requests: warm ones keep their share of the gateway, and nobody waits for a burst."""
+"""The queue of cold requests: warm ones keep their share of the gateway, and nobody waits for a burst."""
 
 import asyncio
 from collections import Counter, defaultdict
