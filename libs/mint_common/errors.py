@@ -95,7 +95,7 @@ class RevisionLostError(NotFound):
 
 
 class RevisionInUse(MintError):
-    """Revision {number} cannot be retired: {aliases} point at it. Move them first."""
+    """Revision {number} cannot be retired while an alias points at it ({aliases}): move the alias first."""
 
     code = "revision_in_use"
     http_status = 422
@@ -150,6 +150,12 @@ class PreconditionFailed(MintError):
     http_status = 412
 
 
+class AdapterPinned(PreconditionFailed):
+    """Adapter {digest} is pinned: unpin it first."""
+
+    code = "adapter_pinned"
+
+
 class AlreadyExists(MintError):
     """A {kind} named {name!r} exists already."""
 
@@ -171,6 +177,12 @@ class Unavailable(MintError):
     code = "unavailable"
     retryable = True
     http_status = 503
+
+
+class EngineRestarting(Unavailable):
+    """The engine is restarting: try again in {retry_after_seconds} s."""
+
+    code = "engine_restarting"
 
 
 class RevisionNotReady(MintError):

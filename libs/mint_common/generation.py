@@ -186,6 +186,10 @@ class EngineInfo:
     host_capacity: int
 
 
+RESTART_SECONDS = 20
+"""How long an engine's restart is expected to take."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterStatus:
     """Where one adapter is on an engine. ``last_used_at`` is seconds since the epoch, 0 when never used.

@@ -6,6 +6,7 @@ known, no request waits for a loader that is not, and no loader waits to be aske
 """
 
 import asyncio
+import math
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
@@ -16,11 +17,12 @@ from mint_common.client.engine import EngineClient
 from mint_common.client.http import InternalHttp
 from mint_common.client.residency_map import NEARNESS, ResidencyMap
 from mint_common.client.routing import DEFAULT_HOT_LOAD, Nearness, Option, order_engines
-from mint_common.errors import EventInvalid, MintError, Overloaded, Unavailable
+from mint_common.errors import EngineRestarting, EventInvalid, MintError, Overloaded, Unavailable
 from mint_common.events import AdapterEvicted, AdapterFailed, AdapterLoaded
 from mint_common.events.codec import decode
 from mint_common.events.subjects import subjects_of
 from mint_common.generation import (
+    RESTART_SECONDS,
     AdapterStatus,
     EngineInfo,
     GenerationChunk,
@@ -35,6 +37,8 @@ from mint_common.waiting import raise_if_cancelled
 _REASK_SECONDS = 2.0
 _CORRECT_SECONDS = 3.0
 _ANSWER_SECONDS = 5.0  # a loader that stays silent longer is left out of a list
+_LEAST_WAIT_SECONDS = 2
+_LOST_SECONDS = 180.0  # one that is away longer is not told to come back
 _MOST_ADAPTERS = 4096
 _NEWS = tuple(subjects_of(event) for event in (AdapterLoaded, AdapterEvicted, AdapterFailed))
 
@@ -57,13 +61,20 @@ class EngineDirectory:
     ) -> None:
         self._clients = {
             url: EngineClient(
-                InternalHttp(url, token=token, timeout_seconds=timeout_seconds, peer="an engine"),
+                InternalHttp(
+                    url,
+                    token=token,
+                    timeout_seconds=timeout_seconds,
+                    peer="an engine",
+                    lost=lambda: EngineRestarting(retry_after_seconds=RESTART_SECONDS),
+                ),
                 name="an engine",
             )
             for url in urls
         }
         self._hot_load = hot_load
         self._known: dict[str, EngineInfo] = {}
+        self._lost: dict[str, tuple[EngineInfo, float]] = {}
         self._residency = ResidencyMap()
         self._open: Counter[str] = Counter()
         self._reported: dict[str, int] = {}
@@ -81,6 +92,16 @@ class EngineDirectory:
         if self._meeting:
             await asyncio.wait(self._meeting.values(), timeout=_ANSWER_SECONDS)
         return [self._known[url] for url in self._clients if url in self._known]
+
+    def restarting(self) -> list[tuple[EngineInfo, int]]:
+        """Return the engines that have just stopped answering, and in how many seconds to ask each again."""
+        now = time.monotonic()
+        away = [(info, now - since) for info, since in self._lost.values()]
+        return [
+            (info, max(_LEAST_WAIT_SECONDS, math.ceil(RESTART_SECONDS - seconds)))
+            for info, seconds in away
+            if seconds < _LOST_SECONDS
+        ]
 
     def largest_context(self) -> int | None:
         """Return the largest context of all engines that are known; None without any."""
@@ -199,9 +220,15 @@ class EngineDirectory:
             await asyncio.wait(self._meeting.values(), return_when=asyncio.FIRST_COMPLETED)
         options = [self._option(url, digest) for url in self._serving(base)]
         if not options:
-            raise Unavailable(what=f"an engine of base {base}", problem="no loader that answers serves it")
+            raise self._no_engine(base)
         ordered = order_engines(options, digest or "", hot_load=self._hot_load)
         return [option.name for option in ordered]
+
+    def _no_engine(self, base: BaseName) -> Unavailable:
+        back_in = [seconds for info, seconds in self.restarting() if info.base == base]
+        if back_in:
+            return EngineRestarting(retry_after_seconds=min(back_in))
+        return Unavailable(what=f"an engine of base {base}", problem="no loader that answers serves it")
 
     def _option(self, url: str, digest: Digest | None) -> Option:
         engine_id = self._known[url].engine_id
@@ -226,6 +253,7 @@ class EngineDirectory:
             return  # it does not answer, or is of a version that does not say
         finally:
             del self._meeting[url]
+        self._lost.pop(url, None)
         if url not in self._known:
             self._known[url] = info
             # Its answer is recorded at once; its other adapters are queried soon.
@@ -236,6 +264,7 @@ class EngineDirectory:
         self._reported.pop(url, None)
         info = self._known.pop(url, None)
         if info is not None:
+            self._lost[url] = info, time.monotonic()
             self._residency.forget(info.engine_id)
 
     async def _listen(self, bus: Bus) -> None:
@@ -289,6 +318,7 @@ class EngineDirectory:
         except MintError:
             return  # of a version that does not say: it is routed to without
         self._known[url] = info
+        self._lost.pop(url, None)
         self._reported[url] = load.requests
         # The map drops its oldest entries, so the closest must be added last.
         self._residency.correct(info.engine_id, info.epoch, reversed(adapters))

@@ -5,7 +5,7 @@ silent is Unavailable. Nothing is repeated here: who asks knows whether asking a
 """
 
 import logging
-from collections.abc import AsyncGenerator, AsyncIterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 from urllib.parse import quote, urlencode
@@ -88,14 +88,17 @@ class InternalHttp:
         *,
         token: str,
         peer: str = "another service",
+        lost: Callable[[], Unavailable] | None = None,
         timeout_seconds: float = 30,
         stream_timeout_seconds: float = 300,
     ) -> None:
         """Connect later. ``stream_timeout_seconds`` bounds the silence between two parts of a stream.
 
         Errors call the other side ``peer``: they go on to users, whom its address is not for. The log has it.
+        ``lost`` makes the error of a connection that breaks or is refused, where one is more exact.
         """
         self._peer = peer
+        self._lost = lost
         self._is_away = False
         self._base_url = base_url.rstrip("/")
         self._token = token
@@ -264,6 +267,8 @@ class InternalHttp:
             yield
         except (aiohttp.ClientError, TimeoutError) as error:
             self._tell_outage(str(error) or type(error).__name__)
+            if self._lost is not None and not isinstance(error, TimeoutError):
+                raise self._lost() from error
             raise Unavailable(what=self._peer, problem=plain_problem(error)) from error
         except msgspec.DecodeError as error:
             raise RemoteError(what=self._peer, remote_code="not_json", problem=str(error)) from error

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from statistics import median
 
 from mint_common.claims import RevisionRef
-from mint_common.errors import MintError, Overloaded, Unavailable
+from mint_common.errors import EngineRestarting, MintError, Overloaded
+from mint_common.generation import RESTART_SECONDS
 from mint_common.ids import Digest, TenantId
 from mint_common.runtime.clock import Clock
 from mint_common.telemetry import tracing
@@ -116,7 +117,7 @@ class Loads:
         await self._engine.stage(held.adapter)
 
     async def run(self) -> None:
-        """Load what waits, until cancelled; then whoever still waits gets Unavailable."""
+        """Load what waits, until cancelled; then whoever still waits gets EngineRestarting."""
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._expire())
@@ -131,7 +132,7 @@ class Loads:
                         group.create_task(self._load(pending, load), context=pending.context)
         finally:
             for pending in self._pending.values():
-                pending.fail(Unavailable(what="the loader", problem="it is stopping"))
+                pending.fail(EngineRestarting(retry_after_seconds=RESTART_SECONDS))
 
     async def _expire(self) -> None:
         """Refuse what has waited too long."""

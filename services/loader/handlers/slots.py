@@ -10,7 +10,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from mint_common.errors import MintError, Unavailable
+from mint_common.errors import EngineRestarting, MintError, Unavailable
+from mint_common.generation import RESTART_SECONDS
 from mint_common.ids import Digest
 from mint_common.runtime.clock import Clock
 from mint_common.waiting import wait_for_event
@@ -136,14 +137,14 @@ class Slots:
         await turn
 
     async def run(self) -> None:
-        """Activate until cancelled; then whoever still waits gets Unavailable."""
+        """Activate until cancelled; then whoever still waits gets EngineRestarting."""
         try:
             while True:
                 self._wake.clear()
                 await self._step()
         finally:
             for digest in list(self._queues):
-                self._fail(digest, Unavailable(what="the loader", problem="it is stopping"))
+                self._fail(digest, EngineRestarting(retry_after_seconds=RESTART_SECONDS))
 
     async def _step(self) -> None:
         """Do the next thing that can be done, or wait until something changes."""

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from mint_common.claims import RevisionRef
-from mint_common.errors import NotFound, PreconditionFailed
+from mint_common.errors import AdapterPinned, NotFound, PreconditionFailed
 from mint_common.generation import AdapterStatus, EngineLoad
 from mint_common.ids import Digest, TenantId
 from mint_common.runtime.clock import Clock
@@ -154,11 +154,13 @@ class Tiers:
     async def evict(self, digest: Digest, *, tenant_id: TenantId, cause: str) -> AdapterStatus:
         """Take an adapter from a tenant, and off the engine when no other tenant uses it.
 
-        Raises NotFound, or PreconditionFailed when the tenant has pinned it or is using it.
+        Raises NotFound, AdapterPinned, or PreconditionFailed when the tenant is using it.
         """
         use, resident = self._use_of(digest, tenant_id), self.resident_set.residency.residents[digest]
-        if tenant_id in resident.pins or use.in_flight:
-            found = "pinned" if tenant_id in resident.pins else f"in use by {use.in_flight} requests"
+        if tenant_id in resident.pins:
+            raise AdapterPinned(digest=digest)
+        if use.in_flight:
+            found = f"in use by {use.in_flight} requests"
             raise PreconditionFailed(what=f"adapter {digest}", found=found, expected="idle")
         if len(self.resident_set.uses.of_load(digest, use.number)) > 1:
             self.resident_set.leave(digest, tenant_id, cause=cause)

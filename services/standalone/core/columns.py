@@ -189,6 +189,7 @@ BASE = (
 )
 ENGINE = (
     Column(title="engine", path="engine_id"),
+    Column(title="state", path="away"),
     Column(title="base", path="base", drop=3),
     Column(title="requests", path="load.requests", kind="known"),
     Column(title="slots", path="used.slots", kind="known"),

@@ -48,8 +48,18 @@ def page_hint(rows: Sequence[Row], wanted: Mapping[str, object], *, page_by: str
 
 
 def engine_rows(engines: Sequence[Any]) -> list[Row]:  # the gateway's JSON
-    """Return engines with what they use of what they have; "?" where an engine did not say."""
-    return [{**engine, "used": _used(engine, engine["load"])} for engine in engines]
+    """Return engines with what they use of what they have; "?" where an engine did not say.
+
+    One that restarts says so, and when it is expected back.
+    """
+    return [
+        {**engine, "used": _used(engine, engine["load"]), "away": _back_in(engine["retry_after_seconds"])}
+        for engine in engines
+    ]
+
+
+def _back_in(seconds: int | None) -> str:
+    return "" if seconds is None else f"restarts, back in {seconds} s"
 
 
 def _used(engine: Any, load: Any) -> Row:

@@ -74,12 +74,12 @@ class ScriptedLoader:
             base_digest=base_digest,
             max_context=MAX_CONTEXT,
         )
-        config = uvicorn.Config(self._http(token), host="127.0.0.1", port=port, log_level="warning")
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run)
+        self._config = uvicorn.Config(self._http(token), host="127.0.0.1", port=port, log_level="warning")
 
     def start(self) -> None:
-        """Serve in the background."""
+        """Serve in the background; again after a stop."""
+        self._server = uvicorn.Server(self._config)
+        self._thread = threading.Thread(target=self._server.run)
         self._thread.start()
 
     def stop(self) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from dataclasses import asdict
 
 import httpx
@@ -150,3 +151,30 @@ def test_an_unknown_digest_is_not_found(stack, change, digest):
     with stack.client() as mint:
         answer = mint.post(f"/adapters/{digest}/{change}")
     assert (answer.status_code, answer.json()["error"]["kind"]) == (404, "revision")
+
+
+def test_an_engine_that_restarts_is_told_as_such_and_when_to_try_again(stack, counter):
+    digest = counter.latest.digest
+    stack.loader.resident[:] = [ready_status(digest)]
+    with stack.client() as mint:
+        (engine,) = mint.get("/engines").json()
+        assert (engine["state"], engine["retry_after_seconds"]) == ("serving", None)
+        stack.loader.stop()
+        try:
+            (engine,) = mint.get("/engines").json()
+            assert (engine["engine_id"], engine["state"], engine["load"]) == ("scripted", "restarting", None)
+            assert 2 <= engine["retry_after_seconds"] <= 20
+            answers = [mint.post(f"/adapters/{digest}/{change}") for change in ("pin", "prewarm", "evict")]
+            chat = {"model": "counter", "messages": [{"role": "user", "content": "f ab="}]}
+            answers.append(mint.post(f"{stack.url}/v1/chat/completions", json=chat))
+        finally:
+            stack.loader.start()
+        for answer in answers:
+            error = answer.json()["error"]
+            assert (answer.status_code, error["code"]) == (503, "engine_restarting")
+            assert error["message"].startswith("The engine is restarting: try again in ")
+            assert 2 <= int(answer.headers["retry-after"]) <= 20
+        deadline = time.monotonic() + 20
+        while mint.get("/engines").json()[0]["state"] != "serving":
+            assert time.monotonic() < deadline
+            time.sleep(0.1)

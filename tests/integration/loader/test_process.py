@@ -34,6 +34,7 @@ from mint_common.client.directory import EngineDirectory
 from mint_common.client.engine import EngineClient
 from mint_common.client.http import InternalHttp
 from mint_common.client.registry import RegistryClient
+from mint_common.errors import EngineRestarting
 from mint_common.events import AdapterFailed, AdapterLoaded, RevisionPublished
 from mint_common.events.codec import decode
 from mint_common.events.event import Event
@@ -162,10 +163,18 @@ async def test_the_loader_follows_events_and_dies_with_its_engine(
             await EngineClient(http).pin(digest, tenant_id=TENANT)
         await kept(database, digest)
 
+        directory = EngineDirectory([loader_url], token=TOKEN)
+        await directory.describe(facts.name)
         children = psutil.Process(loader.pid).children(recursive=True)
         (engine,) = [child for child in children if "EngineCore" in child.name()]
         engine.send_signal(signal.SIGKILL)
         assert await asyncio.to_thread(loader.wait, 20) != 0
+        sampling = Sampling(max_new_tokens=1, temperature=0.0)
+        request = GenerationRequest(
+            request_id="r", tenant_id=TENANT, revision=None, text="f", sampling=sampling
+        )
+        with pytest.raises(EngineRestarting, match="is restarting: try again in"):
+            await anext(directory.generate(facts.name, request))
         _, alive = psutil.wait_procs(children, timeout=5)
         assert not alive
 
@@ -175,6 +184,8 @@ async def test_the_loader_follows_events_and_dies_with_its_engine(
         running("loader", loader_environ, log) as loader,
     ):
         await ready(loader_url, loader, log)
+        assert isinstance(await anext(directory.generate(facts.name, request)), Started)
+        await directory.aclose()
         async with InternalHttp(loader_url, token=TOKEN) as http:
             async with asyncio.timeout(20):
                 while (status := (await EngineClient(http).adapters())[0]).readiness != "ready":

@@ -16,7 +16,15 @@ import pytest
 from mint_common.adapters_format import WEIGHTS_FILE, peft_name
 from mint_common.claims import RevisionRef
 from mint_common.client.directory import EngineDirectory
-from mint_common.errors import AdapterInvalid, InvalidField, MintError, NotFound, Overloaded, Unavailable
+from mint_common.errors import (
+    AdapterInvalid,
+    AdapterPinned,
+    InvalidField,
+    MintError,
+    NotFound,
+    Overloaded,
+    Unavailable,
+)
 from mint_common.events import AdapterFailed, AdapterLoaded
 from mint_common.generation import ChatMessage, Delta, Finished, GenerationRequest, Sampling, Started
 from mint_common.ids import BaseName, TenantId
@@ -261,9 +269,8 @@ async def test_pins_and_prewarms_over_http(rig: Any) -> None:
     status = await rig.client.prewarm(revision, tenant_id=TenantId("t"))
     assert (status.tier, status.readiness) == ("slot", "ready")
     assert (await rig.client.pin(revision.digest, tenant_id=TenantId("t"))).pinned
-    with pytest.raises(MintError) as refused:
+    with pytest.raises(AdapterPinned, match="unpin it first"):
         await rig.client.evict(revision.digest, tenant_id=TenantId("t"))
-    assert refused.value.code == "precondition_failed"
     assert not (await rig.client.unpin(revision.digest, tenant_id=TenantId("t"))).pinned
     assert (await rig.client.evict(revision.digest, tenant_id=TenantId("t"))).tier == "stored"
     with pytest.raises(NotFound):

@@ -6,10 +6,12 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import msgspec
+import pytest
 
 from mint_common.client.directory import EngineDirectory
-from mint_common.generation import EngineLoad
-from mint_common.ids import new_id
+from mint_common.errors import EngineRestarting, Unavailable
+from mint_common.generation import RESTART_SECONDS, EngineLoad, SampleRequest, Sampling
+from mint_common.ids import TenantId, new_id
 from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.dispatch import publish_event
 from mint_common.testing.bus_memory import MemoryBus
@@ -76,3 +78,25 @@ async def test_no_loader_waits_to_be_asked_for_one_that_stays_silent() -> None:
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
         await directory.aclose()
+
+
+async def test_an_engine_that_has_ended_is_told_to_come_back() -> None:
+    sampling = Sampling(max_new_tokens=1, temperature=0.0)
+    request = SampleRequest(
+        request_id="r", tenant_id=TenantId("t"), revision=None, tokens=(1,), sampling=sampling
+    )
+    async with listening(answers()) as url:
+        directory = EngineDirectory([url], token="t")
+        assert await directory.describe(BASE) == ENGINE_INFO
+        assert directory.restarting() == []
+    for _ in range(2):  # the first one finds out, the second one is told at once
+        with pytest.raises(EngineRestarting) as told:
+            await directory.sample(BASE, request)
+        assert 2 <= told.value.retry_after_seconds <= RESTART_SECONDS
+    ((info, seconds),) = directory.restarting()
+    assert (info, seconds) == (ENGINE_INFO, RESTART_SECONDS)
+    directory._lost[url] = ENGINE_INFO, float("-inf")  # long ago: it may never come back
+    with pytest.raises(Unavailable) as told:
+        await directory.find(BASE)
+    assert told.value.code == "unavailable"
+    await directory.aclose()

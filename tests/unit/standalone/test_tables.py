@@ -36,7 +36,14 @@ LOAD = {
     "host_bytes": 64 << 20,
     "host_bytes_capacity": 2 << 30,
 }
-ENGINE_ROW = {"engine_id": "e", "base": "tiny", "slots": 4, "host_capacity": 16, "load": LOAD}
+ENGINE_ROW = {
+    "engine_id": "e",
+    "base": "tiny",
+    "slots": 4,
+    "host_capacity": 16,
+    "load": LOAD,
+    "retry_after_seconds": None,
+}
 
 
 def shown(adapter: dict[str, object]) -> dict[str, str]:
@@ -46,9 +53,11 @@ def shown(adapter: dict[str, object]) -> dict[str, str]:
 
 
 def test_an_engine_shows_how_full_it_is() -> None:
-    busy, silent = engine_rows([ENGINE_ROW, {**ENGINE_ROW, "load": None}])
-    assert cells(busy, ENGINE) == ("e", "tiny", "5", "3/4", "9/16", "64/2048", "2", "7")
-    assert cells(silent, ENGINE) == ("e", "tiny", *"??????")
+    away = {**ENGINE_ROW, "load": None, "retry_after_seconds": 12}
+    busy, silent, restarting = engine_rows([ENGINE_ROW, {**ENGINE_ROW, "load": None}, away])
+    assert cells(busy, ENGINE) == ("e", "", "tiny", "5", "3/4", "9/16", "64/2048", "2", "7")
+    assert cells(silent, ENGINE) == ("e", "", "tiny", *"??????")
+    assert cells(restarting, ENGINE)[:2] == ("e", "restarts, back in 12 s")
 
 
 def test_an_adapter_shows_its_state_its_use_and_its_position_in_the_queue() -> None:

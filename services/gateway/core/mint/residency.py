@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 from mint_common.catalog import OwnedRevision
 from mint_common.generation import AdapterStatus, EngineInfo, EngineLoad
@@ -11,9 +12,14 @@ from mint_common.ids import Digest, EngineId
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineEntry(EngineInfo):
-    """An engine and how busy it is, with all tenants or one; ``load`` is None when it did not say."""
+    """An engine and how busy it is, with all tenants or one; ``load`` is None when it did not say.
+
+    One that is ``restarting`` is expected back in ``retry_after_seconds``.
+    """
 
     load: EngineLoad | None
+    state: Literal["serving", "restarting"] = "serving"
+    retry_after_seconds: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +34,11 @@ class AdapterEntry(AdapterStatus):
 def describe_engine(info: EngineInfo, load: EngineLoad | None) -> EngineEntry:
     """Return an engine's entry."""
     return EngineEntry(**asdict(info) | {"load": load})
+
+
+def describe_restarting(info: EngineInfo, retry_after_seconds: int) -> EngineEntry:
+    """Return the entry of an engine that is expected back."""
+    return EngineEntry(**asdict(info), load=None, state="restarting", retry_after_seconds=retry_after_seconds)
 
 
 def load_of_tenant(adapters: Sequence[AdapterStatus], *, whole: EngineLoad) -> EngineLoad:

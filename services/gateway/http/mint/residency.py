@@ -13,8 +13,9 @@ from typing import Literal, Protocol
 from fastapi import APIRouter
 
 from mint_common.catalog import OwnedRevision
+from mint_common.client.directory import EngineDirectory
 from mint_common.client.engine import EngineClient
-from mint_common.errors import MintError, NotFound, Unavailable
+from mint_common.errors import EngineRestarting, MintError, NotFound, Unavailable
 from mint_common.generation import AdapterStatus
 from mint_common.ids import Digest, EngineId, TenantId, is_digest
 from services.gateway.core.mint.residency import (
@@ -22,6 +23,7 @@ from services.gateway.core.mint.residency import (
     EngineEntry,
     describe_engine,
     describe_residency,
+    describe_restarting,
     load_of_tenant,
 )
 from services.gateway.http.edge.context import Gateway, GatewayDep, ReadCaller, TrainCaller
@@ -57,10 +59,16 @@ class _Resident:
 
 @router.get("/engines")
 async def list_engines(caller: ReadCaller, gateway: GatewayDep) -> list[EngineEntry]:
-    """List the engines that answer now, and how busy they are: with your tenant, to an operator with all."""
-    tenant_id = None if caller.authority.may("operator") else caller.tenant_id
-    asked = await asyncio.gather(*(_describe(client, tenant_id) for client in gateway.engines.clients()))
-    return [entry for entry in asked if entry is not None]
+    """List the engines, and how busy they are: with your tenant, to an operator with all.
+
+    One that has just ended is `restarting`, and expected back in `retry_after_seconds`.
+    """
+    engines, tenant_id = gateway.engines, None if caller.authority.may("operator") else caller.tenant_id
+    asked = await asyncio.gather(*(_describe(engines, client, tenant_id) for client in engines.clients()))
+    serving = [entry for entry in asked if entry is not None]
+    known = {entry.engine_id for entry in serving}
+    away = [(info, seconds) for info, seconds in engines.restarting() if info.engine_id not in known]
+    return [*serving, *(describe_restarting(info, seconds) for info, seconds in away)]
 
 
 @router.get("/adapters")
@@ -81,12 +89,15 @@ async def prewarm(digest: str, caller: TrainCaller, gateway: GatewayDep) -> list
 @router.post("/adapters/{digest}/{change}")
 async def change(digest: str, change: Change, caller: TrainCaller, gateway: GatewayDep) -> list[AdapterEntry]:
     """Pin, unpin or evict a revision on every engine where the tenant uses it. 412 if pinned or in use."""
-    await _owned(gateway, caller.tenant_id, digest)
+    bases = {each.base for each in await _owned(gateway, caller.tenant_id, digest)}
     holders = [
         resident.client
         for resident in await _residents(gateway, caller.tenant_id)
         if any(status.digest == digest and status.tier != "stored" for status in resident.adapters)
     ]
+    back_in = [seconds for info, seconds in gateway.engines.restarting() if info.base in bases]
+    if not holders and back_in:
+        raise EngineRestarting(retry_after_seconds=min(back_in))
     if not holders:
         raise NotFound(kind="adapter on an engine", name=digest)
     for holder in holders:
@@ -114,23 +125,28 @@ async def _entries(gateway: Gateway, tenant_id: TenantId) -> list[AdapterEntry]:
 
 
 async def _residents(gateway: Gateway, tenant_id: TenantId) -> list[_Resident]:
-    asked = await asyncio.gather(*(_resident(client, tenant_id) for client in gateway.engines.clients()))
+    engines = gateway.engines
+    asked = await asyncio.gather(*(_resident(engines, client, tenant_id) for client in engines.clients()))
     return [entry for entry in asked if entry is not None]
 
 
-async def _resident(client: EngineClient, tenant_id: TenantId) -> _Resident | None:
+async def _resident(engines: EngineDirectory, client: EngineClient, tenant_id: TenantId) -> _Resident | None:
     try:
         engine_id = (await client.describe()).engine_id
         adapters = await client.adapters(tenant_id=tenant_id, limit=NEAREST)
     except Unavailable:
+        engines.forget(client)
         return None
     return _Resident(client=client, engine_id=engine_id, adapters=adapters)
 
 
-async def _describe(client: EngineClient, tenant_id: TenantId | None) -> EngineEntry | None:
+async def _describe(
+    engines: EngineDirectory, client: EngineClient, tenant_id: TenantId | None
+) -> EngineEntry | None:
     try:
         info = await client.describe()
     except Unavailable:
+        engines.forget(client)
         return None
     try:
         load = await client.load()

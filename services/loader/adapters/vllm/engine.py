@@ -263,7 +263,7 @@ class VllmEngine:
         try:
             replies: Sequence[Reply] = await self._llm.collective_rpc(method, args=args)
         except EngineDeadError as error:
-            raise dead_engine(error) from error
+            raise dead_engine() from error
         problem = next((reply["problem"] for reply in replies if "problem" in reply), None)
         if problem is not None:
             raise AdapterInvalid(reason="engine_refused", problem=str(problem))

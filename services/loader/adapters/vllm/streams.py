@@ -5,8 +5,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mappi
 from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
 from typing import Any, Literal
 
-from mint_common.errors import InvalidField, MintError, NonFiniteOutput, Unavailable
-from mint_common.generation import Delta, Finished, TokenAlternative
+from mint_common.errors import EngineRestarting, InvalidField, MintError, NonFiniteOutput, Unavailable
+from mint_common.generation import RESTART_SECONDS, Delta, Finished, TokenAlternative
 from mint_common.ids import Digest
 from services.loader.adapters.vllm.repairs.non_finite import NON_FINITE
 from services.loader.adapters.vllm.routes import exactly
@@ -181,13 +181,13 @@ def translated() -> Iterator[None]:
     try:
         yield
     except EngineDeadError as error:
-        raise dead_engine(error) from error
+        raise dead_engine() from error
     except EngineGenerateError as error:
         raise Unavailable(what="the engine", problem=str(error.__cause__ or error)) from error
     except VLLMClientError as error:
         raise InvalidField(field="request", problem=str(error)) from error
 
 
-def dead_engine(error: Exception) -> Unavailable:
-    """Return what is told of an engine that is gone."""
-    return Unavailable(what="the engine", problem=f"its process is gone: {error}")
+def dead_engine() -> EngineRestarting:
+    """Return the error of an engine whose process has ended: its loader ends too, and is started again."""
+    return EngineRestarting(retry_after_seconds=RESTART_SECONDS)
