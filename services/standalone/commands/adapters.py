@@ -23,7 +23,7 @@ NamedRevisionArgument = Annotated[
     str,
     typer.Argument(
         metavar="POLICY@REV",
-        help="A revision: its policy's name, @, then its number, its digest or an alias.",
+        help="A revision: its policy's name, @, then a number, digest, alias, latest or best.",
     ),
 ]
 

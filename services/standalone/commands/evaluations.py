@@ -18,7 +18,9 @@ from services.standalone.core.refusals import EvaluationFailedError
 POLL_SECONDS = 0.5
 ScoredArgument = Annotated[
     str,
-    typer.Argument(metavar="POLICY@REV", help="A revision: number, digest, alias or latest (the default)."),
+    typer.Argument(
+        metavar="POLICY@REV", help="A revision: number, digest, alias, best or latest (the default)."
+    ),
 ]
 
 

@@ -30,7 +30,9 @@ StackOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 PolicyArgument = Annotated[str, typer.Argument(metavar="POLICY", help="A policy's name or id.")]
-RevisionArgument = Annotated[str, typer.Argument(metavar="REV", help="A revision: number, digest or alias.")]
+RevisionArgument = Annotated[
+    str, typer.Argument(metavar="REV", help="A revision: number, digest, alias, latest or best.")
+]
 AliasArgument = Annotated[str, typer.Argument(metavar="ALIAS", help="An alias of the policy.")]
 ReasonOption = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; it stays in the history.")]
 LimitOption = Annotated[int, typer.Option("--limit", metavar="N", min=1, max=1000, help="Rows at most.")]

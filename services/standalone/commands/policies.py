@@ -4,11 +4,12 @@ from typing import Annotated
 
 import typer
 
-from mint_common.errors import InvalidField
-from services.standalone.adapters.public_api import PublicApi, path_of
+from mint_common.errors import InvalidField, NotFound
+from services.standalone.adapters.public_api import Json, PublicApi, path_of
 from services.standalone.commands.api import Listing, group
 from services.standalone.commands.options import AfterOption, LimitOption, PolicyArgument
-from services.standalone.core.columns import POLICY
+from services.standalone.core.columns import FIELD, POLICY
+from services.standalone.core.tables import field_rows
 
 LabelOption = Annotated[
     list[str] | None, typer.Option("--label", metavar="LABEL=VALUE", help="A label; repeat it for several.")
@@ -43,11 +44,24 @@ def list_policies(
 
 
 def show_policy(api: PublicApi, policy: PolicyArgument) -> Listing:
-    """Show one policy.
+    """Show one policy, with its latest revision and the one whose samples got the highest reward.
 
     Example: mint policy show counter
     """
-    return Listing(answer=api.get(path_of("policies", policy)), columns=POLICY)
+    found = api.get(path_of("policies", policy))
+    shown = {**found, "latest": _number(found["latest"]), "best": _number(_best(api, policy))}
+    return Listing(answer=found, columns=FIELD, rows=field_rows(shown))
+
+
+def _best(api: PublicApi, policy: str) -> Json:
+    try:
+        return api.get(path_of("policies", policy, "revisions", "best"))
+    except NotFound:
+        return None
+
+
+def _number(revision: Json) -> int | None:
+    return None if revision is None else int(revision["number"])
 
 
 def create_policy(

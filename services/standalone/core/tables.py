@@ -118,8 +118,15 @@ def field_rows(fields: Mapping[str, object]) -> list[Row]:
         if isinstance(value, Mapping):
             rows += [{**row, "name": f"{name}.{row['name']}"} for row in field_rows(value)]
         elif value not in (None, "", []):
-            rows.append({"name": name, "value": value})
+            rows.append({"name": name, "value": _field(name, value)})
     return rows
+
+
+def _field(name: str, value: object) -> object:
+    """Return a time as text, by its name, and a list in one line."""
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return _time(value) if name.endswith("_at") else value
 
 
 def scored_rows(

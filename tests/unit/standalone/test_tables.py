@@ -130,5 +130,10 @@ def test_revisions_have_their_latest_scores_and_their_aliases() -> None:
 
 
 def test_fields_of_nested_objects_are_rows_of_their_own() -> None:
-    rows = field_rows({"name": "progression", "fault": None, "defaults": {"steps": 30}})
-    assert [cells(row, FIELD) for row in rows] == [("name", "progression"), ("defaults.steps", "30")]
+    fields = {"name": "p", "fault": None, "made_at": 0.0, "targets": ["q", "v"], "defaults": {"steps": 30}}
+    assert [cells(row, FIELD) for row in field_rows(fields)] == [
+        ("name", "p"),
+        ("made_at", "1970-01-01 00:00:00"),
+        ("targets", "q, v"),
+        ("defaults.steps", "30"),
+    ]
