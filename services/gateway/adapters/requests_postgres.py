@@ -31,7 +31,8 @@ _KEEP = """
 """
 _ABANDON = "DELETE FROM requests WHERE tenant_id = $1 AND key = $2 AND sha256 = $3 AND status IS NULL"
 _AUDIT = """
-    INSERT INTO audit (tenant_id, at, key_id, actor, method, path, status) VALUES ($1, $2, $3, $4, $5, $6, $7)
+    INSERT INTO audit (tenant_id, at, key_id, actor, method, path, status, object)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
 """
 
 
@@ -92,13 +93,13 @@ class PostgresRequests:
     async def log(self, tenant_id: TenantId, row: AuditRow) -> None:
         """Append to a tenant's audit log."""
         await self._pool.execute(
-            _AUDIT, tenant_id, row.at, row.key_id, row.actor, row.method, row.path, row.status
+            _AUDIT, tenant_id, row.at, row.key_id, row.actor, row.method, row.path, row.status, row.object
         )
 
     async def audit(self, tenant_id: TenantId, *, limit: int, before: int | None) -> Sequence[AuditRow]:
         """Return a tenant's audit log, newest first."""
         rows = await self._pool.fetch(
-            "SELECT place, at, key_id, actor, method, path, status FROM audit "
+            "SELECT place, at, key_id, actor, method, path, status, object FROM audit "
             "WHERE tenant_id = $1 AND place < $2 ORDER BY place DESC LIMIT $3",
             tenant_id,
             2**62 if before is None else before,

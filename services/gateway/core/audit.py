@@ -5,7 +5,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditRow:
-    """One change through the public API. ``place`` orders them; 0 for one that is not stored yet."""
+    """One change through the public API. ``place`` orders them; 0 for one that is not stored yet.
+
+    ``object`` is the name or id of what it created; of other changes the path has it.
+    """
 
     at: float
     key_id: str
@@ -13,4 +16,5 @@ class AuditRow:
     method: str
     path: str
     status: int
+    object: str = ""
     place: int = 0

@@ -110,13 +110,20 @@ async def test_key_is_kept_while_its_request_is_at_work(database):
     await pool.close()
 
 
+def test_audit_log_names_a_key_by_its_id_and_never_holds_it(mint):
+    made = mint.post("/keys", json={"name": "ci", "scopes": ["read"]}).json()
+    (row,) = mint.get("/audit", params={"limit": 1}).json()
+    assert row["object"] == made["key_id"]
+    assert made["key"] not in str(row)
+
+
 def test_audit_log_says_who_changed_what_and_how_it_went(stack, mint):
     mint.post("/policies", json={"name": "audited", "base": "tiny"})
     mint.post("/policies", json={"name": "audited", "base": "tiny"})
     rows = mint.get("/audit", params={"limit": 2}).json()
-    assert [(row["method"], row["path"], row["status"]) for row in rows] == [
-        ("POST", "/mint/v1/policies", 422),
-        ("POST", "/mint/v1/policies", 201),
+    assert [(row["method"], row["path"], row["status"], row["object"]) for row in rows] == [
+        ("POST", "/mint/v1/policies", 422, ""),
+        ("POST", "/mint/v1/policies", 201, "audited"),
     ]
     assert {row["actor"] for row in rows} == {"bootstrap"}
     (older,) = mint.get("/audit", params={"limit": 1, "before": rows[0]["place"]}).json()

@@ -7,8 +7,9 @@ an error changes nothing and leaves the key free. Answers that hold a secret are
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Annotated, Any, cast
 from urllib.parse import quote
 
@@ -54,6 +55,19 @@ IDEMPOTENCY_PARAMETER: JsonObject = {
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class _Creates:
+    field: tuple[str, ...]
+
+    async def __call__(self) -> None:
+        """Do nothing: a route's dependency on it is what counts."""
+
+
+def creates(*field: str) -> Any:  # FastAPI's Depends
+    """Say in a route's ``dependencies`` which field of the answer is its audit row's object."""
+    return Depends(_Creates(field))
+
+
 class RecordedRoute(GatewayRoute):
     """A route of a router made with ``route_class=RecordedRoute``."""
 
@@ -62,6 +76,8 @@ class RecordedRoute(GatewayRoute):
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:  # FastAPI's own
         """Say in the schema that it takes an Idempotency-Key, if it is a POST that does."""
         super().__init__(path, endpoint, **options)
+        calls = [each.call for each in self.dependant.dependencies]
+        self.created = next((call.field for call in calls if isinstance(call, _Creates)), ())
         self.asks_afresh |= self.methods != {"GET"}  # a revoked key changes nothing
         if self.takes_key:
             extra = self.openapi_extra or {}
@@ -106,13 +122,14 @@ class RecordedRoute(GatewayRoute):
                     raise IdempotencyConflict(key=keyed.key)
                 headers = {REPEATED_HEADER: "true"}
                 return Response(answer.body, answer.status, headers, media_type=answer.content_type)
-        status = 500
+        status, created = 500, ""
         try:
             async with keeping(gateway.requests, keyed, gateway.clock):
                 response = await carry_out(request)
             if request.method == "PATCH":
                 response = tagged(request, response)
             status = response.status_code
+            created = _name_in(response, self.created)
             if keyed is not None:
                 sha256 = None if streamed is None else await streamed.sha256()
                 await gateway.requests.finish(keyed, _stored(response, sha256))
@@ -122,7 +139,7 @@ class RecordedRoute(GatewayRoute):
         finally:
             if keyed is not None and status >= 400:
                 await gateway.requests.abandon(keyed)
-            await gateway.requests.log(caller.tenant_id, _row(request, gateway, caller, status))
+            await gateway.requests.log(caller.tenant_id, _row(request, gateway, caller, status, created))
         return response
 
     async def _keyed(self, request: Request, caller: Caller) -> KeyedRequest | None:
@@ -199,7 +216,14 @@ def _stored(response: Response, streamed_sha256: str | None) -> StoredAnswer:
     )
 
 
-def _row(request: Request, gateway: Gateway, caller: Caller, status: int) -> AuditRow:
+def _name_in(response: Response, field: Sequence[str]) -> str:
+    found: Any = msgspec.json.decode(response.body) if field else ""  # JSON
+    for name in field:
+        found = found[name]
+    return str(found)
+
+
+def _row(request: Request, gateway: Gateway, caller: Caller, status: int, created: str = "") -> AuditRow:
     return AuditRow(
         at=gateway.clock.now(),
         key_id=caller.key_id,
@@ -208,6 +232,7 @@ def _row(request: Request, gateway: Gateway, caller: Caller, status: int) -> Aud
         # As it came: decoded, it might hold what Postgres does not take.
         path=quote(request.scope["path"][:500], safe="/@:"),
         status=status,
+        object=created,
     )
 
 

@@ -21,7 +21,7 @@ from mint_common.errors import RevisionNotReady
 from mint_common.ids import Digest, TenantId
 from mint_common.names import check_alias_name
 from services.gateway.http.edge.context import AdminCaller, Gateway, GatewayDep, ReadCaller, TrainCaller
-from services.gateway.http.edge.recording import RecordedRoute
+from services.gateway.http.edge.recording import RecordedRoute, creates
 from services.gateway.http.mint.forwarding import AliasPath, PolicyPath, TenantCatalog
 
 RulePath = Annotated[str, Path(alias="rule")]
@@ -133,7 +133,7 @@ async def roll_back(  # FastAPI passes them by name
     return moved
 
 
-@_rules.post("", status_code=201, response_model=RuleRecord)
+@_rules.post("", status_code=201, response_model=RuleRecord, dependencies=[creates("rule_id")])
 async def create_rule(
     _policy: PolicyPath, _body: RuleBody, _caller: AdminCaller, catalog: TenantCatalog
 ) -> Response:

@@ -21,7 +21,7 @@ from services.gateway.core.bounds import check_between
 from services.gateway.core.examples import body_config
 from services.gateway.core.json_types import JsonObject
 from services.gateway.http.edge.context import Gateway, GatewayDep, LimitQuery, ReadCaller, TrainCaller
-from services.gateway.http.edge.recording import KeyedDep, RecordedRoute
+from services.gateway.http.edge.recording import KeyedDep, RecordedRoute, creates
 from services.gateway.http.mint.jobs import task_defaults
 
 router = APIRouter(prefix="/mint/v1/evaluations/run", tags=["evaluations"], route_class=RecordedRoute)
@@ -52,7 +52,7 @@ class EvaluationRunBody:
     max_new_tokens: int | None = None
 
 
-@router.post("", status_code=202)
+@router.post("", status_code=202, dependencies=[creates("run_id")])
 async def run_evaluation(
     body: EvaluationRunBody,
     caller: TrainCaller,

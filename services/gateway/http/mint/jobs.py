@@ -18,7 +18,7 @@ from services.gateway.core.mint.job_warnings import TaskLengths, job_warnings
 from services.gateway.core.mint.jobs import JobRequest, plan_job
 from services.gateway.core.mint.submission import complete_job, describe_submission, merge_jobs
 from services.gateway.http.edge.context import Gateway, GatewayDep, LimitQuery, ReadCaller, TrainCaller
-from services.gateway.http.edge.recording import KeyedDep, RecordedRoute
+from services.gateway.http.edge.recording import KeyedDep, RecordedRoute, creates
 
 MEASURED_PROMPTS = 16
 MEASURE_SECONDS = 3.0
@@ -27,7 +27,7 @@ MEASURE_SECONDS = 3.0
 router = APIRouter(prefix="/mint/v1/jobs", tags=["jobs"], route_class=RecordedRoute)
 
 
-@router.post("", status_code=202)
+@router.post("", status_code=202, dependencies=[creates("job_id")])
 async def submit_job(
     body: JobRequest,
     caller: TrainCaller,

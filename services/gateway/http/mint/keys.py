@@ -7,7 +7,7 @@ from fastapi import APIRouter, Path, Query, Response
 from mint_common.catalog import IssuedKey, KeyRecord, TenantRecord
 from mint_common.catalog_requests import KeyBody, LongPageQuery, PageQuery, TenantBody
 from services.gateway.http.edge.context import AdminCaller, OperatorCaller
-from services.gateway.http.edge.recording import SecretRoute
+from services.gateway.http.edge.recording import SecretRoute, creates
 from services.gateway.http.mint.forwarding import TenantCatalog, WholeCatalog
 
 router = APIRouter(prefix="/mint/v1", tags=["keys"], route_class=SecretRoute)
@@ -26,7 +26,7 @@ async def list_keys(
     return await catalog.forward()
 
 
-@router.post("/keys", status_code=201, response_model=IssuedKey)
+@router.post("/keys", status_code=201, response_model=IssuedKey, dependencies=[creates("key_id")])
 async def create_key(_body: KeyBody, _caller: AdminCaller, catalog: TenantCatalog) -> Response:
     """Make a key, with no scope that the key behind the request does not hold."""
     return await catalog.forward()
@@ -58,13 +58,18 @@ async def list_tenants(
     return await catalog.forward()
 
 
-@router.post("/tenants", status_code=201, response_model=TenantRecord)
+@router.post("/tenants", status_code=201, response_model=TenantRecord, dependencies=[creates("name")])
 async def create_tenant(_body: TenantBody, _caller: OperatorCaller, catalog: WholeCatalog) -> Response:
     """Make a tenant, or return the one of that name."""
     return await catalog.forward()
 
 
-@router.post("/tenants/{tenant}/keys", status_code=201, response_model=IssuedKey)
+@router.post(
+    "/tenants/{tenant}/keys",
+    status_code=201,
+    response_model=IssuedKey,
+    dependencies=[creates("key_id")],
+)
 async def create_tenant_key(
     _tenant: Annotated[str, Path(alias="tenant")],
     _body: KeyBody,

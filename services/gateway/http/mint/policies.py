@@ -8,7 +8,7 @@ from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.catalog import PolicyRecord
 from mint_common.catalog_requests import PolicyPatch, PolicyQuery, PolicyRequest
 from services.gateway.http.edge.context import GatewayDep, ReadCaller, TrainCaller
-from services.gateway.http.edge.recording import RecordedRoute, check_expected
+from services.gateway.http.edge.recording import RecordedRoute, check_expected, creates
 from services.gateway.http.mint.forwarding import PolicyPath, TenantCatalog, WholeCatalog
 
 _bases = APIRouter(prefix="/mint/v1/bases", tags=["bases"], route_class=RecordedRoute)
@@ -29,7 +29,7 @@ async def get_base(
     return await catalog.forward()
 
 
-@_policies.post("", status_code=201, response_model=PolicyRecord)
+@_policies.post("", status_code=201, response_model=PolicyRecord, dependencies=[creates("name")])
 async def create_policy(_body: PolicyRequest, _caller: TrainCaller, catalog: TenantCatalog) -> Response:
     """Create a policy over a base; it equals the base until its first revision."""
     return await catalog.forward()

@@ -17,7 +17,7 @@ from mint_common.runtime.edge_routes import StreamDep
 from mint_common.runtime.slow_clients import BodyTooSlow
 from services.gateway.core.mint.uploads import REFUSED, TAR_BODY, stalled
 from services.gateway.http.edge.context import GatewayDep, ReadCaller, TrainCaller
-from services.gateway.http.edge.recording import RecordedRoute
+from services.gateway.http.edge.recording import RecordedRoute, creates
 from services.gateway.http.mint.forwarding import PolicyPath, RevisionPath, TenantCatalog
 
 _PREFIX = "/mint/v1/policies/{policy}"
@@ -51,6 +51,7 @@ async def get_revision(
     "",
     status_code=201,
     response_model=UploadedRevision,
+    dependencies=[creates("digest")],
     openapi_extra=TAR_BODY,
     responses={422: REFUSED},
 )
@@ -138,7 +139,9 @@ async def get_diff(
     return await catalog.forward(patient=True)
 
 
-@_evaluations.post("", status_code=201, response_model=EvaluationRecord)
+@_evaluations.post(
+    "", status_code=201, response_model=EvaluationRecord, dependencies=[creates("evaluation_id")]
+)
 async def record_evaluation(
     _policy: PolicyPath, _body: EvaluationBody, _caller: TrainCaller, catalog: TenantCatalog
 ) -> Response:

@@ -20,7 +20,7 @@ from services.gateway.core.webhooks.addresses import check_url
 from services.gateway.core.webhooks.records import DeliveryRecord, DeliveryState, Webhook, WebhookChange
 from services.gateway.core.webhooks.signature import SECRET_BYTES, write_secret
 from services.gateway.http.edge.context import AdminCaller, GatewayDep, LimitQuery
-from services.gateway.http.edge.recording import RecordedRoute, SecretRoute
+from services.gateway.http.edge.recording import RecordedRoute, SecretRoute, creates
 
 _PREFIX = "/mint/v1/webhooks"
 _plain = APIRouter(prefix=_PREFIX, tags=["webhooks"], route_class=RecordedRoute)
@@ -80,7 +80,7 @@ class NewWebhook:
     secret: str
 
 
-@_secret.post("", status_code=201)
+@_secret.post("", status_code=201, dependencies=[creates("webhook", "webhook_id")])
 async def create_webhook(body: WebhookBody, caller: AdminCaller, gateway: GatewayDep) -> NewWebhook:
     """Make a webhook. It is told of what happens from now on."""
     _check(body.url, body.event_types, allow_private=gateway.webhook_limits.allow_private)
