@@ -1,6 +1,7 @@
 """`mint doctor`: can this machine run a stack?"""
 
 import os
+from collections.abc import Sequence
 
 import typer
 from rich.console import Console
@@ -9,7 +10,7 @@ from rich.table import Table
 
 from services.standalone.adapters.machine import look
 from services.standalone.commands.options import FolderOption, state_folder
-from services.standalone.core.findings import Verdict, examine, is_healthy
+from services.standalone.core.findings import Finding, Verdict, examine, is_healthy
 from services.standalone.settings import read_standalone_settings
 
 COLOURS = {Verdict.OK: "green", Verdict.WARN: "yellow", Verdict.FAIL: "red"}
@@ -21,11 +22,23 @@ def doctor(folder: FolderOption = None) -> None:
     Example: mint doctor --dir /data/mint
     """
     findings = examine(look(state_folder(folder), read_standalone_settings(os.environ)))
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for finding in findings:
-        found = escape(finding.found)
-        text = f"{found}\n-> {escape(finding.advice)}" if finding.advice else found
-        table.add_row(f"[{COLOURS[finding.verdict]}]{finding.verdict}[/]", finding.subject, text)
-    Console().print(table)
+    console = Console()
+    if console.is_terminal:
+        console.print(_table(findings))
+    else:
+        for finding in findings:
+            typer.echo("\t".join((finding.verdict, finding.subject, *_told(finding))))
     if not is_healthy(findings):
         raise typer.Exit(1)
+
+
+def _table(findings: Sequence[Finding]) -> Table:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for finding in findings:
+        verdict = f"[{COLOURS[finding.verdict]}]{finding.verdict}[/]"
+        table.add_row(verdict, finding.subject, escape("\n".join(_told(finding))))
+    return table
+
+
+def _told(finding: Finding) -> tuple[str, ...]:
+    return (finding.found, f"-> {finding.advice}") if finding.advice else (finding.found,)

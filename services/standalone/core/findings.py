@@ -142,7 +142,7 @@ def _disk(machine: Machine) -> Finding:
 def _folder(machine: Machine) -> Finding:
     if not machine.folder_problem:
         return Finding(verdict=Verdict.OK, subject="state folder", found=machine.folder)
-    found = f"{machine.folder} cannot be written: {machine.folder_problem}"
+    found = f"{machine.folder} cannot be one: {machine.folder_problem}"
     return Finding(verdict=Verdict.FAIL, subject="state folder", found=found, advice="use another --dir")
 
 

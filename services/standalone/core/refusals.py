@@ -46,6 +46,6 @@ class EvaluationFailedError(MintError):
 
 
 class BaseMissingError(MintError):
-    """No base {name!r} in {folder}. Add it with `mint base add`; there: {known}."""
+    """No base {name!r} in {folder}. There is: {known}. Add a folder of yours with `mint base add`."""
 
     code = "base_missing"

@@ -110,6 +110,8 @@ def test_an_unknown_task_is_named_with_near_matches() -> None:
         ("progresion", "progression"),
         ("mode:revv", "mode:rev"),
         ("mode", "mode:copy"),
+        ("copy", "mode:copy"),
+        ("copy:copy", "mode:copy"),
         ("reasoning-gym:chain_sums", "reasoning-gym:chain_sum"),
     ):
         with pytest.raises(NotFound) as caught:

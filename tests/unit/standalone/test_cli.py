@@ -142,11 +142,11 @@ def test_a_base_is_never_replaced(tmp_path: Path) -> None:
     assert "exists already" in str(refusal("base", "add", "tiny", "--dir", str(tmp_path)))
 
 
-def test_up_with_an_unknown_base_names_those_that_are_there(tmp_path: Path) -> None:
+def test_up_with_an_unknown_base_names_those_that_can_be_had(tmp_path: Path) -> None:
     run("base", "add", "tiny", "--dir", str(tmp_path))
     error = refusal("up", "--base", "llama", "--dir", str(tmp_path))
     assert isinstance(error, BaseMissingError)
-    assert "there: tiny" in str(error)
+    assert "There is: smollm2, tiny." in str(error)
 
 
 def test_up_on_a_folder_whose_stack_runs_is_refused_with_its_pid(tmp_path: Path) -> None:
@@ -167,7 +167,8 @@ def test_what_cannot_be_a_state_folder_is_refused_in_a_sentence(
         assert str(place) in str(error)
         doctor = CliRunner().invoke(app, ["doctor", "--dir", str(place)])
         assert doctor.exit_code == 1
-        assert "cannot be written" in doctor.output
+        assert "state folder\t" in doctor.output
+        assert "cannot be one" in doctor.output
 
 
 @pytest.mark.parametrize("command", ["status", "down", "adapters", "top"])

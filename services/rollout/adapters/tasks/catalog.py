@@ -1,7 +1,7 @@
 """Every task that is installed: the entry points of the group `mint.tasks`."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 
 from mint_common.errors import NotFound, TaskFailed, TaskLeftOut
@@ -47,12 +47,12 @@ class InstalledTasks:
     def _make(self, name: str) -> Task:
         family, _, member = name.partition(":")
         if family not in self._families:
-            raise _unknown(name, near=family, among=self._families)
+            raise _unknown(name, among=self.names())
         if name not in self._names_of(family):
             reason = self._left_out_of(family).get(member)
             if reason is not None:
                 raise TaskLeftOut(task=name, reason=reason)
-            raise _unknown(name, near=name, among=self._names_of(family))
+            raise _unknown(name, among=self.names())
         return GuardedTask(name, lambda: self._load(family)(member))
 
     def _names_of(self, family: str) -> list[str]:
@@ -68,7 +68,6 @@ class InstalledTasks:
         return loaded
 
 
-def _unknown(name: str, *, near: str, among: Iterable[str]) -> NotFound:
-    names = sorted(among)
-    matches = difflib.get_close_matches(near, names, n=5, cutoff=0.5) or names[:5]
+def _unknown(name: str, *, among: Sequence[str]) -> NotFound:
+    matches = difflib.get_close_matches(name, among, n=5, cutoff=0.5) or among[:5]
     return NotFound(kind="task", name=name, near=", ".join(matches))
