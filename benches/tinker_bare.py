@@ -9,7 +9,8 @@ from mint_common.events import LoraSpec
 from mint_common.training import Array, Datum, Pass, Step
 from services.trainer.adapters.model.resident_base import ResidentBase, load_base
 from services.trainer.adapters.states.training_state import TrainingState, new_state
-from services.trainer.adapters.training.passes import PassWork, run_passes, take_step
+from services.trainer.adapters.training.client_passes import ClientPass, run_client_passes
+from services.trainer.adapters.training.optimizer import take_steps
 
 MAX_TOKENS = 4096
 
@@ -30,9 +31,9 @@ class BareTraining:
 
     def step(self) -> None:
         """Take one."""
-        work = PassWork(lora=self._state.lora, step=self._state.step, work=self._pass)
-        run_passes(self._base, [work], max_tokens=MAX_TOKENS)
-        take_step(self._state, self._step)
+        work = ClientPass(lora=self._state.lora, step=self._state.step, work=self._pass)
+        run_client_passes(self._base, [work], max_tokens=MAX_TOKENS)
+        take_steps([self._state], [self._step])
 
 
 def _datum(row: Sequence[int]) -> Datum:

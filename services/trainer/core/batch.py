@@ -14,7 +14,8 @@ class Row:
     """One sequence: the loss falls on ``tokens``, which continue ``prompt``.
 
     ``logprobs`` are the sampler's, one per token (none for SFT); ``advantage`` weighs every token of the row.
-    Of a pair of answers, numbered ``pair`` within the batch, the better one has advantage 1, the other -1.
+    Of a pair of answers, numbered ``pair`` within the batch, the better one has advantage 1, the other -1;
+    ``weight`` is that of its tokens in a cross entropy, once the pairs are compared.
     The experts are the sampler's routes, as in a `Group` and its `Sample`.
     """
 
@@ -23,6 +24,7 @@ class Row:
     logprobs: tuple[float, ...]
     advantage: float
     pair: int = 0
+    weight: float | None = None
     prompt_experts: bytes = b""
     experts: bytes = b""
 

@@ -1,19 +1,22 @@
 """Clients' data as lines: a datum of a pass, and a completion behind a prompt of a distillation."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from mint_common.training import Datum
+from services.trainer.core.array_check import floats_of
 from services.trainer.core.lines import Ints, LineTokens
+from services.trainer.core.losses.loss import SequenceInputs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatumLine:
     """A datum, of which every position is scored."""
 
-    policy: int
     datum: Datum
+    policy: int = 0
 
     @property
     def length(self) -> int:
@@ -30,6 +33,12 @@ class DatumLine:
         """Return the targets of a position, 0 for one without a dimension of its own."""
         shape = self.datum.inputs["target_tokens"].shape
         return shape[1] if len(shape) > 1 else 0
+
+    def sequences(self) -> list[SequenceInputs]:
+        """Return what a loss reads of the datum."""
+        inputs = self.datum.inputs
+        arrays = {name: floats_of(array) for name, array in inputs.items() if name != "target_tokens"}
+        return [SequenceInputs(targets=math.prod(inputs["target_tokens"].shape), arrays=arrays)]
 
     def read(self) -> LineTokens:
         """Return the line as numbers."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from services.trainer.core.batch import Row
 from services.trainer.core.lines import PROMPT, LineTokens
+from services.trainer.core.losses.loss import SequenceInputs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +36,15 @@ class PackedSequence:
     def targets(self) -> int:
         """Return the number of tokens that the loss falls on."""
         return sum(len(row.tokens) for row in self.rows)
+
+    @property
+    def width(self) -> int:
+        """Return that positions have one target each."""
+        return 0
+
+    def sequences(self) -> list[SequenceInputs]:
+        """Return what a loss reads of each row."""
+        return [_inputs(row) for row in self.rows]
 
     def read(self) -> LineTokens:
         """Return the line as numbers."""
@@ -60,6 +70,16 @@ class PackedSequence:
                 *((row.experts, len(row.tokens) - 1) for row in self.rows),
             ),
         )
+
+
+def _inputs(row: Row) -> SequenceInputs:
+    count = len(row.tokens)
+    arrays = {"advantages": np.full(count, row.advantage, np.float32)}
+    if row.logprobs:
+        arrays["logprobs"] = np.array(row.logprobs, np.float32)
+    if row.weight is not None:
+        arrays["weights"] = np.full(count, row.weight, np.float32)
+    return SequenceInputs(targets=count, arrays=arrays)
 
 
 def pack_rows(rows: Sequence[Row], *, policy: int, max_length: int) -> list[PackedSequence]:

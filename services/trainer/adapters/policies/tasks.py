@@ -22,8 +22,9 @@ from services.trainer.adapters.states.training_state import (
     read_state,
     without_optimizer,
 )
+from services.trainer.adapters.training.client_passes import ClientPass, run_client_passes
 from services.trainer.adapters.training.distillation import run_distillation
-from services.trainer.adapters.training.passes import SPOILT_WEIGHT, PassWork, run_passes, take_step
+from services.trainer.adapters.training.optimizer import SPOILT_WEIGHT, take_steps
 from services.trainer.core.refusals import CheckpointLost, NotFinite
 from services.trainer.core.scheduler import Kind
 from services.trainer.ports.policies import StepTaken
@@ -112,14 +113,13 @@ def carry_out(
     spoilt: set[PolicyId] = set()
     passes = [task for task in tasks if isinstance(task.work, Pass)]
     works = [
-        PassWork(lora=state.lora, step=state.step, work=task.work)
+        ClientPass(lora=state.lora, step=state.step, work=task.work)
         for task in passes
         if isinstance(task.work, Pass)
         for state in [tiers.swap_in(residents[task.policy_id])]
     ]
-    if works:
-        for task, passed in zip(passes, run_passes(base, works, max_tokens=max_tokens), strict=True):
-            results[id(task)] = passed
+    for task, passed in zip(passes, run_client_passes(base, works, max_tokens=max_tokens), strict=True):
+        results[id(task)] = passed
     for task in tasks:
         if not isinstance(task.work, Pass):
             resident = residents[task.policy_id]
@@ -142,7 +142,8 @@ def _work_on(
         return resident.state.step
     state = tiers.swap_in(resident)
     if isinstance(work, Step):
-        return take_step(state, work)
+        (taken,) = take_steps([state], [work])
+        return taken
     if isinstance(work, DistillTask):
         return _learn(base, state, work, max_tokens=max_tokens)
     if isinstance(work, Clear):

@@ -3,7 +3,7 @@
 Invariant: a state read back continues bit for bit as the one that was written would have.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import safetensors
 import safetensors.torch
@@ -17,18 +17,19 @@ from mint_common.ids import Digest, PolicyId
 from services.trainer.adapters.lora.tensors import Layout, LoraTensors, folded_arrays, new_lora
 from services.trainer.ports.policies import ExportFrom, StateCopy, StateExport
 
-BETAS = (0.9, 0.95)
+BETAS, EPSILON = (0.9, 0.95), 1e-8
+"""AdamW's, of managed jobs."""
 MOMENTS = ("exp_avg", "exp_avg_sq")
 _GRADIENT = "grad."
 
 
 @dataclass(slots=True, kw_only=True)
 class TrainingState:
-    """LoRA tensors, their optimizer and the number of steps taken."""
+    """LoRA tensors, AdamW's moments of them (none before the first step) and the number of steps taken."""
 
     lora: LoraTensors
-    optimizer: torch.optim.AdamW
-    step: int
+    moments: dict[str, Tensor] = field(default_factory=dict)
+    step: int = 0
 
     @property
     def rank(self) -> int:
@@ -38,12 +39,12 @@ class TrainingState:
 
 def new_state(facts: BaseFacts, spec: LoraSpec) -> TrainingState:
     """Return the state of a policy that was never stepped. Raises LoraInvalid."""
-    lora = new_lora(facts, spec)
-    return TrainingState(lora=lora, optimizer=_optimizer(lora), step=0)
+    return TrainingState(lora=new_lora(facts, spec))
 
 
-def _optimizer(lora: LoraTensors) -> torch.optim.AdamW:
-    return torch.optim.AdamW([lora.leaf], lr=0.0, betas=BETAS, weight_decay=0.0, fused=True)
+def fresh_moments(leaf: Tensor) -> dict[str, Tensor]:
+    """Return the moments of a leaf before its first step."""
+    return {name: torch.zeros_like(leaf, requires_grad=False) for name in MOMENTS}
 
 
 def write_state(state: TrainingState) -> bytes:
@@ -68,7 +69,7 @@ def read_state(facts: BaseFacts, spec: LoraSpec, data: bytes) -> TrainingState:
     """Return the state that a checkpoint holds. Raises ValueError when it is not one of this policy."""
     state = new_state(facts, spec)
     leaf = state.lora.leaf
-    moments = {name: torch.zeros_like(leaf, requires_grad=False) for name in MOMENTS}
+    moments = fresh_moments(leaf)
     try:
         tensors = safetensors.torch.load(data)
         state.step = int(tensors["step"])
@@ -83,14 +84,13 @@ def read_state(facts: BaseFacts, spec: LoraSpec, data: bytes) -> TrainingState:
     except (KeyError, safetensors.SafetensorError) as error:
         raise ValueError(f"not a checkpoint of this policy: {error}") from error
     if state.step:
-        # AdamW keeps its step as a float tensor.
-        state.optimizer.state[leaf] = {"step": torch.tensor(float(state.step)), **moments}
+        state.moments = moments
     return state
 
 
 def without_optimizer(state: TrainingState) -> TrainingState:
     """Return the same weights with a fresh optimizer and a step count of 0."""
-    return TrainingState(lora=state.lora, optimizer=_optimizer(state.lora), step=0)
+    return TrainingState(lora=state.lora)
 
 
 def _copy(source: Tensor, target: Tensor) -> None:
@@ -130,8 +130,8 @@ class ParkedState:
 def park_state(state: TrainingState) -> ParkedState:
     """Return a copy of a state for the host's memory."""
     leaf = state.lora.leaf
-    moments = state.optimizer.state.get(leaf, {})
-    pieces = [leaf.detach(), *(moments.get(name, torch.zeros_like(leaf.detach())) for name in MOMENTS)]
+    moments = state.moments or fresh_moments(leaf)
+    pieces = [leaf.detach(), *(moments[name] for name in MOMENTS)]
     if leaf.grad is not None:
         pieces.append(leaf.grad)
     buffer = torch.cat(pieces).cpu()
@@ -142,10 +142,9 @@ def resume_state(parked: ParkedState) -> TrainingState:
     """Return the state that was parked, bit for bit."""
     leaf, *others = (piece.clone() for piece in parked.buffer.split(parked.layout.size))
     lora = LoraTensors(layout=parked.layout, scale=parked.scale, leaf=leaf.requires_grad_())
-    state = TrainingState(lora=lora, optimizer=_optimizer(lora), step=parked.step)
+    state = TrainingState(lora=lora, step=parked.step)
     if parked.step:
-        moments = dict(zip(MOMENTS, others, strict=False))
-        state.optimizer.state[leaf] = {"step": torch.tensor(float(parked.step)), **moments}
+        state.moments = dict(zip(MOMENTS, others, strict=False))
     if len(others) > len(MOMENTS):
         leaf.grad = others[-1]
     return state

@@ -11,8 +11,13 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-from services.trainer.adapters.states.training_state import MOMENTS, TrainingState
+from mint_common.training import Step
+from services.trainer.adapters.states.training_state import MOMENTS, TrainingState, fresh_moments
+from services.trainer.core.refusals import NotFinite
+from services.trainer.ports.policies import StepTaken
 
+SPOILT_WEIGHT = "largest weight"
+"""What a step is refused for when it has changed the weights already."""
 _SMALLEST_NORM = 1e-6
 
 
@@ -28,16 +33,45 @@ def clip_gradients(states: Sequence[TrainingState], clip_norms: Sequence[float])
     return norms
 
 
-def step_optimizers(states: Sequence[TrainingState], learning_rates: Sequence[float]) -> list[float]:
+def take_steps(states: Sequence[TrainingState], steps: Sequence[Step]) -> list[StepTaken | NotFinite]:
+    """Clip and step each state on its gradient (none: zeros), clear that, and return what came of it.
+
+    When refused for the gradient's norm, the weights are as before; when refused for a weight, the state is
+    spoilt.
+    """
+    for state in states:
+        if state.lora.leaf.grad is None:
+            state.lora.leaf.grad = torch.zeros_like(state.lora.leaf, requires_grad=False)
+    norms = clip_gradients(states, [step.clip_norm for step in steps])
+    sound = [number for number, norm in enumerate(norms) if math.isfinite(norm)]
+    largest = _step_all([states[number] for number in sound], [steps[number] for number in sound])
+    weights = dict(zip(sound, largest, strict=True))
+    return [
+        _taken(state, step, norm, weights.get(number))
+        for number, (state, step, norm) in enumerate(zip(states, steps, norms, strict=True))
+    ]
+
+
+def _taken(
+    state: TrainingState, step: Step, norm: float, largest_weight: float | None
+) -> StepTaken | NotFinite:
+    if largest_weight is None:
+        state.lora.leaf.grad = None
+        return NotFinite(what="gradient norm", step=state.step + 1, value=norm, kept=state.step)
+    if not math.isfinite(largest_weight):
+        return NotFinite(what=SPOILT_WEIGHT, step=state.step + 1, value=largest_weight, kept=state.step)
+    state.step += 1
+    metrics = {"grad_norm:mean": norm, "learning_rate:mean": step.learning_rate}
+    return StepTaken(step=state.step, metrics=metrics)
+
+
+def _step_all(states: Sequence[TrainingState], steps: Sequence[Step]) -> list[float]:
     """Step policies on their gradients and clear these; return each one's largest weight."""
     if not states:
         return []
     alike: dict[_Rates, list[TrainingState]] = {}
-    for state, rate in zip(states, learning_rates, strict=True):
-        (group,) = state.optimizer.param_groups
-        group["lr"] = rate
-        beta1, beta2 = group["betas"]
-        rates = _Rates(rate, beta1, beta2, group["eps"], group["weight_decay"])
+    for state, step in zip(states, steps, strict=True):
+        rates = _Rates(step.learning_rate, step.beta1, step.beta2, step.eps, step.weight_decay)
         alike.setdefault(rates, []).append(state)
     for rates, members in alike.items():
         _step_alike(members, rates)
@@ -56,29 +90,22 @@ class _Rates(NamedTuple):
 
 def _step_alike(states: Sequence[TrainingState], rates: _Rates) -> None:
     leaves = [state.lora.leaf for state in states]
-    kept = [_kept(state) for state in states]
+    for state in states:
+        if not state.moments:
+            state.moments = fresh_moments(state.lora.leaf)
     with torch.no_grad():
         adamw(
             leaves,
             [leaf.grad for leaf in leaves],
-            *([one[name] for one in kept] for name in MOMENTS),
+            *([state.moments[name] for state in states] for name in MOMENTS),
             [],
-            [one["step"] for one in kept],
+            # AdamW counts its steps as float tensors.
+            [torch.tensor(float(state.step)) for state in states],
             fused=True,
             amsgrad=False,
             maximize=False,
             **rates._asdict(),
         )
-
-
-def _kept(state: TrainingState) -> dict[str, Tensor]:
-    """Return what the optimizer keeps of a policy: nothing before the first step."""
-    leaf = state.lora.leaf
-    kept: dict[str, Tensor] = state.optimizer.state[leaf]
-    if not kept:
-        kept["step"] = torch.zeros(())
-        kept.update({name: torch.zeros_like(leaf, requires_grad=False) for name in MOMENTS})
-    return kept
 
 
 def _together(values: Sequence[Tensor]) -> list[float]:

@@ -2,52 +2,54 @@
 
 A pair's loss joins two rows that may stand in different micro-batches. So log-probabilities are computed
 first, without gradients; the loss's derivative by a row's log-probability is then the weight of that row's
-tokens, and rows are as independent as in any other loss. The gradient is the loss's own, not an estimate.
+tokens in a cross entropy, and rows are as independent as in any other loss. The gradient is the loss's own,
+not an estimate.
 
 T = target tokens, N = pairs.
 """
-# ruff: noqa: N803, N806  # tensors carry their shape in their name
+# ruff: noqa: N806  # tensors carry their shape in their name
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
-from torch import Tensor
 
+from services.trainer.adapters.training.passes import PassResult
 from services.trainer.core.batch import Row
 from services.trainer.core.losses.loss import Config, PairLoss
 from services.trainer.core.losses.tokens import sequence_sums
+from services.trainer.core.packing import PackedSequence
 
 
-class Preferences:
-    """The pairs of one policy's step. `note` every row, then `weigh`."""
+def weigh_pairs(
+    loss: PairLoss,
+    config: Config,
+    rows: Sequence[Row],
+    lines: Sequence[PackedSequence],
+    scored: PassResult,
+) -> tuple[list[Row], dict[str, float]]:
+    """Return the rows with their weights, and metrics: the mean loss first of all.
 
-    def __init__(self, loss: PairLoss, config: Config, *, pairs: int) -> None:
-        self._loss = loss
-        self._config = config
-        self._moved_2N = torch.zeros(2, pairs)
-        self._weight_2N = torch.zeros(2, pairs)
+    ``scored`` is what the rows' lines came to.
+    """
+    moved_2N = torch.zeros(2, len(rows) // 2)
+    for row, moved in _moved(lines, scored):
+        moved_2N[_index(row)] = moved
+    chosen_N, rejected_N = (moved_N.clone().requires_grad_() for moved_N in moved_2N)
+    mean = loss.formula(chosen_N, rejected_N, config) / len(chosen_N)
+    weight_2N = torch.stack(torch.autograd.grad(mean, (chosen_N, rejected_N)))
+    measures = loss.measures(moved_2N[0], moved_2N[1], config)
+    weighted = [replace(row, weight=-float(weight_2N[_index(row)])) for row in rows]
+    return weighted, {"loss": float(mean.detach()), **measures}
 
-    def note(self, rows: Sequence[Row], policy_T: Tensor, base_T: Tensor) -> None:
-        """Remember log pi(y|x) - log base(y|x) of some rows, given their tokens' log-probabilities."""
-        sequence_T = torch.repeat_interleave(torch.tensor([len(row.tokens) for row in rows]))
-        moved = sequence_sums(policy_T - base_T, sequence_T, count=len(rows))
-        for row, value in zip(rows, moved, strict=True):
-            self._moved_2N[_index(row)] = value
 
-    def weigh(self) -> dict[str, float]:
-        """Set every row's weight and return the metrics: the mean loss first of all."""
-        chosen_N, rejected_N = (moved_N.clone().requires_grad_() for moved_N in self._moved_2N)
-        loss = self._loss.formula(chosen_N, rejected_N, self._config) / len(chosen_N)
-        self._weight_2N = torch.stack(torch.autograd.grad(loss, (chosen_N, rejected_N)))
-        chosen_N, rejected_N = self._moved_2N
-        measures = self._loss.measures(chosen_N, rejected_N, self._config)
-        return {"loss": float(loss.detach()), **measures}
-
-    def surrogate(self, rows: Sequence[Row], logprobs_T: Tensor) -> Tensor:
-        """Return what has the gradient of the loss: the rows' log-probabilities by their weights."""
-        weights = torch.stack([self._weight_2N[_index(row)] for row in rows])
-        weights_T = weights.repeat_interleave(torch.tensor([len(row.tokens) for row in rows]))
-        return (weights_T * logprobs_T).sum()
+def _moved(lines: Sequence[PackedSequence], scored: PassResult) -> Iterator[tuple[Row, torch.Tensor]]:
+    """Yield each row with log pi(y|x) - log base(y|x)."""
+    for line, scores in zip(lines, scored.scores, strict=True):
+        assert scores.base is not None, "reads_base"
+        sequence_T = torch.repeat_interleave(torch.tensor([len(row.tokens) for row in line.rows]))
+        moved_T = torch.from_numpy(scores.logprobs) - torch.from_numpy(scores.base)
+        yield from zip(line.rows, sequence_sums(moved_T, sequence_T, count=len(line.rows)), strict=True)
 
 
 def _index(row: Row) -> tuple[int, int]:
