@@ -6,11 +6,12 @@ bases and tenants. The caller comes in a header that only services send (`mint_c
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, StringConstraints
 from pydantic.config import JsonDict
 
 from mint_common.catalog import FULL_SCOPES, RevisionState, RuleChoice, Scope
 from mint_common.ids import Digest
+from mint_common.names import RULE_ACTOR
 
 MAX_LIMIT = 1000
 _NO_CONTROLS = r"^[^\x00-\x1f\x7f]*$"
@@ -36,6 +37,12 @@ def _example(example: JsonDict) -> ConfigDict:
     return ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, json_schema_extra={"examples": [example]}
     )
+
+
+def _no_rule(name: str) -> str:
+    if name.startswith(RULE_ACTOR):
+        raise ValueError(f"must not begin with {RULE_ACTOR!r}: rules sign what they do so")
+    return name
 
 
 class Body(BaseModel):
@@ -236,7 +243,7 @@ class KeyBody(Body):
 
     model_config = _example({"name": "ci", "scopes": ["read", "infer"]})
 
-    name: Label
+    name: Annotated[Label, AfterValidator(_no_rule)]
     scopes: Annotated[tuple[Scope, ...], Field(min_length=1, max_length=5)] = FULL_SCOPES
 
 

@@ -15,6 +15,9 @@ BASE_NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 BEST = "best"
 """Names the revision of a policy whose samples in training got the highest mean reward."""
 
+RULE_ACTOR = "rule:"
+"""A rule's moves have this and its id as actor; all other actors count as people, so no key is named so."""
+
 MAX_NUMBER = 2**31 - 1
 
 _NAME = re.compile(NAME_PATTERN.removesuffix("$"), re.ASCII)

@@ -9,12 +9,13 @@ from mint_common.catalog import AliasMove, AliasRecord, PolicyRecord
 from mint_common.claims import Claim, RevisionRef
 from mint_common.errors import AliasProtected, NotFound
 from mint_common.ids import PolicyId, new_id
+from mint_common.names import RULE_ACTOR
 from mint_common.runtime.ledger_postgres import PostgresLedger, PostgresTransaction
 from mint_common.runtime.postgres_errors import PostgresConnection
 from services.registry.adapters.rows import alias_of, moment, move_of, ref_of
 from services.registry.core.aliases import AliasEntry, moved, plan_move, plan_rollback
 from services.registry.core.resolve import check_servable
-from services.registry.core.rules import ACTOR_PREFIX, PersonMove, check_rule_move
+from services.registry.core.rules import PersonMove, check_rule_move
 from services.registry.ports.accounts import PAGE
 from services.registry.ports.aliases import HISTORY_ROWS, Mover
 
@@ -181,10 +182,10 @@ async def _check_rule(
     frozen: bool,
 ) -> None:
     """Apply `core.rules.check_rule_move` to a rule's move."""
-    if not mover.actor.startswith(ACTOR_PREFIX):
+    if not mover.actor.startswith(RULE_ACTOR):
         return
     key = (policy.policy_id, name, entry.digest, entry.number)
-    rows = await connection.fetch(_PERSON_MOVES, *key, ACTOR_PREFIX, HISTORY_ROWS)
+    rows = await connection.fetch(_PERSON_MOVES, *key, RULE_ACTOR, HISTORY_ROWS)
     moves = [PersonMove(**row) for row in rows]
     check_rule_move(name, entry.number, entry.digest, moves, is_frozen=frozen)
 

@@ -23,8 +23,6 @@ from mint_common.ids import Digest
 MOST_RULES = 100
 """How many rules a policy has at most: every score is checked against all of them."""
 MOST_COOLDOWN_SECONDS = 30 * 86_400.0
-ACTOR_PREFIX = "rule:"
-"""A rule's moves have this and its id as actor; all other actors count as people."""
 
 
 class RuleRefused(MintError):

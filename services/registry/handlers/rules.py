@@ -20,12 +20,12 @@ from mint_common.errors import (
 )
 from mint_common.events import EvaluationRecorded, Event
 from mint_common.ids import EvaluationId, PolicyId, derive_id
+from mint_common.names import RULE_ACTOR
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.periodic import run_periodically
 from services.registry import metrics
 from services.registry.core.evaluations import recorded
 from services.registry.core.rules import (
-    ACTOR_PREFIX,
     Promote,
     RollBack,
     RuleRefused,
@@ -145,7 +145,7 @@ class RuleHandler:
         self, policy: PolicyRecord, rule: RuleRecord, score: EvaluationRecord, action: Promote | RollBack
     ) -> None:
         mover = Mover(
-            actor=f"{ACTOR_PREFIX}{rule.rule_id}",
+            actor=f"{RULE_ACTOR}{rule.rule_id}",
             reason=action.reason,
             at=self.clock.now(),
             cause=derive_id("rule", recorded(policy, score).id, rule.rule_id),
