@@ -14,7 +14,7 @@ import httpx
 
 from mint_common.adapters_format import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE
 from mint_common.client.http import error_from_payload
-from mint_common.errors import NotFound, Unavailable
+from mint_common.errors import InvalidField, NotFound, Unavailable
 
 Json = Any  # what the gateway answered: its schema is GET /openapi.json
 Params = Mapping[str, str | int | None]
@@ -168,6 +168,8 @@ class PublicApi:
             response = self._http.request(method, path, **more)
         except httpx.HTTPError as error:
             raise self._unavailable(error) from error
+        except ValueError as error:  # JSON knows no nan and no inf
+            raise InvalidField(field="body", problem="has a number that is not finite") from error
         if response.is_error:
             self._raise(response)
         return response

@@ -12,7 +12,7 @@ import typer
 
 from mint_common.errors import Unavailable
 from services.standalone.adapters.public_api import PublicApi, path_of
-from services.standalone.core.event_lines import EventFilter, event_line
+from services.standalone.core.event_lines import EventFilter, check_types, event_line
 
 RETRY_SECONDS = 0.5
 """How soon a lost event stream is opened again."""
@@ -42,6 +42,7 @@ def events(
 
     Example: mint events --brief --policy counter --type job --type revision.published
     """
+    check_types(types or ())
     policy_id = api.get(path_of("policies", policy))["policy_id"] if policy else ""
     wanted = EventFilter(types=types or (), policy_id=policy_id, job_id=job)
     name_of = _policy_names(api)

@@ -1,9 +1,13 @@
 """Which events are wanted, and an event in one line."""
 
+import difflib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+
+from mint_common.errors import NotFound
+from mint_common.events import EVENT_TYPES
 
 SHOWN = ("alias", "step", "tier", "engine_id", "suite", "metric", "value", "outcome", "job_id", "reason")
 """Fields that a line tells, in this order; a policy and a revision come before them."""
@@ -23,6 +27,16 @@ class EventFilter:
         is_type = not self.types or kind in self.types or kind.partition(".")[0] in self.types
         is_policy = self.policy_id in ("", data.get("policy_id"))
         return is_type and is_policy and self.job_id in ("", data.get("job_id"))
+
+
+def check_types(types: Collection[str]) -> None:
+    """Raise NotFound, with near names, for what is neither a type of event nor the noun of one."""
+    whole = {event_type.type for event_type in EVENT_TYPES}
+    known = sorted(whole | {name.partition(".")[0] for name in whole})
+    for name in types:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3) or known
+            raise NotFound(kind="type of event", name=name, near=", ".join(near))
 
 
 def event_line(event: Mapping[str, Any], policy_name: Callable[[str], str]) -> str:  # the gateway's JSON

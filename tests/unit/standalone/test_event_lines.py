@@ -2,7 +2,8 @@
 
 import pytest
 
-from services.standalone.core.event_lines import EventFilter, event_line
+from mint_common.errors import NotFound
+from services.standalone.core.event_lines import EventFilter, check_types, event_line
 
 MOVED = {
     "type": "alias.moved",
@@ -36,3 +37,9 @@ def test_an_event_is_a_line() -> None:
     told = "  ".join(event_line(MOVED, names).split())
     assert told == "01:00:00  alias.moved  counter@7  alias  prod  reason  best"
     assert event_line(FINISHED, names).endswith("copier  outcome succeeded  job_id job_b")
+
+
+def test_a_mistyped_type_is_refused_with_near_names() -> None:
+    check_types(["job", "job.finished"])
+    with pytest.raises(NotFound, match="There is: job"):
+        check_types(["job.finishd"])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mint_common.adapters_format import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE
-from mint_common.errors import MintError, NotFound, Unavailable
+from mint_common.errors import InvalidField, MintError, NotFound, Unavailable
 from services.standalone.adapters.public_api import PublicApi
 from services.standalone.commands.api import open_api
 from services.standalone.core.refusals import StackNotRunningError
@@ -126,3 +126,8 @@ def test_a_folder_that_is_named_beats_the_environment(
 def test_folder_without_weights_is_named(api: PublicApi, tmp_path: Path) -> None:
     with pytest.raises(NotFound, match=r"adapter_model\.safetensors"):
         api.upload("/policies/p/revisions", tmp_path, {}, lambda *_: None)
+
+
+def test_a_number_that_json_lacks_is_refused_before_it_is_sent(api: PublicApi) -> None:
+    with pytest.raises(InvalidField, match="not finite"):
+        api.post("/policies/counter/evaluations", {"value": float("nan")})
