@@ -22,6 +22,7 @@ import httpx
 import hypothesis
 import psutil
 import pytest
+from blocking import SUITES, blocking_calls_fail
 from e2e.stack import RunningStack, start_stack
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
@@ -189,6 +190,13 @@ def _running(server: RunningServer) -> Iterator[RunningServer]:
         yield server
     finally:
         server.stop()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _blocking_calls_fail(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Keep event loops free: a call of ours that blocks one is an error."""
+    with blocking_calls_fail() if request.node.nodeid.startswith(SUITES) else contextlib.nullcontext():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -79,6 +79,6 @@ def _add_health(http: FastAPI, ready: Callable[[], bool]) -> None:
         return {"status": "ready"}
 
     @http.get("/metrics", include_in_schema=False)
-    async def metrics() -> Response:
+    def metrics() -> Response:  # not async: it reads files of /proc
         text = generate_latest(http.state.registry) + generate_latest(REGISTRY)
         return Response(text, media_type=CONTENT_TYPE_LATEST)

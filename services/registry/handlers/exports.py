@@ -73,4 +73,4 @@ class ExportHandler:
             max_ratio = self._max_update_ratio
             await asyncio.to_thread(check_folder, facts, manifest, folder, max_ratio=max_ratio)
         finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+            await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)

@@ -25,6 +25,7 @@ from services.rollout.adapters.workers.pool import WorkerLimits
 from services.rollout.adapters.workers.tasks import BoundedTasks, WorkerTasks, open_tasks
 from services.rollout.http.jobs import job_routes
 from services.rollout.http.tasks import task_routes
+from tests.unit.rollout.world import ScriptedEngine
 
 pytestmark = pytest.mark.integration
 
@@ -199,7 +200,7 @@ async def client(hasty_tasks: WorkerTasks, shared_database: str) -> AsyncIterato
         raise AssertionError
 
     http = create_http(title="rollout", service="rollout", internal_token=None, ready=lambda: True)
-    http.include_router(task_routes(BoundedTasks(hasty_tasks, at_once=1)))
+    http.include_router(task_routes(BoundedTasks(hasty_tasks, at_once=1), ScriptedEngine()))
     transport = httpx.ASGITransport(app=http)
     async with (
         empty_schema(shared_database, "rollout") as pool,

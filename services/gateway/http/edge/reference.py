@@ -38,7 +38,7 @@ async def reference() -> Response:
 
 
 @router.get(_SCRIPT)
-async def script() -> Response:
+def script() -> Response:
     """Return Redoc, as a package ships it."""
     code = (files("fastapi_offline") / "static" / "redoc.standalone.js").read_bytes()
     return Response(code, media_type="text/javascript", headers={"cache-control": "public, max-age=86400"})
