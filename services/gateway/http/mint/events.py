@@ -54,11 +54,11 @@ async def stream_events(  # noqa: PLR0917  # FastAPI passes them by name
     last_event_id: Annotated[str | None, Header(max_length=200)] = None,
     after: Annotated[str | None, Query(max_length=200)] = None,
 ) -> Response:
-    """Stream events: ``id`` is a place, ``event`` the type, ``data`` the envelope.
+    """Stream events: ``id`` is a position in the log, ``event`` the type, ``data`` the envelope.
 
-    Without Last-Event-ID (or ``after``, for clients that cannot send it) from now on: the first frame tells
-    the place. With it, everything that came after that place first; 410 when that is not kept any more: read
-    what stands now, then listen anew without it.
+    Without Last-Event-ID (or ``after``, for clients that cannot send it) the stream begins now, and its first
+    frame tells the position. With it, the stream begins after that position. 410 when the log no longer has
+    it: read the current state, then listen again without it.
     """
     held.enter_context(gateway.event_streams.counted(caller.tenant_id))
     # A base's name may have dots, so it can span several tokens of a subject.

@@ -62,7 +62,7 @@ async def change_policy(  # FastAPI passes them by name
     catalog: TenantCatalog,
     if_match: Annotated[str | None, Header()] = None,
 ) -> Response:
-    """Describe a policy otherwise: description, labels, retention. 412 when If-Match is not its ETag now."""
+    """Change a policy's description, labels or retention. 412 when If-Match is not its current ETag."""
     if if_match is None:
         return await catalog.forward(query=())
     found = await gateway.registry.get_policy(caller.tenant_id, policy)
