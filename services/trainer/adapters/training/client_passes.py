@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from mint_common.training import Array, Pass, Passed
 from services.trainer.adapters.lora.tensors import LoraTensors
 from services.trainer.adapters.model.scoring import ScoringBase
-from services.trainer.adapters.training.passes import PassResult, PassWork, run_passes
+from services.trainer.adapters.training.pass_sum import PassResult, PassWork
+from services.trainer.adapters.training.passes import run_passes
 from services.trainer.core.datum_lines import DatumLine
 from services.trainer.core.losses.table import PASS_LOSSES
 from services.trainer.core.refusals import NotFinite

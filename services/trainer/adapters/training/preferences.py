@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import torch
 
-from services.trainer.adapters.training.passes import PassResult
+from services.trainer.adapters.training.pass_sum import PassResult
 from services.trainer.core.batch import Row
 from services.trainer.core.losses.loss import Config, PairLoss
 from services.trainer.core.losses.tokens import sequence_sums

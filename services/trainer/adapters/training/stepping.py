@@ -11,7 +11,8 @@ from mint_common.training import Step
 from services.trainer.adapters.model.scoring import ScoringBase
 from services.trainer.adapters.states.training_state import BETAS, EPSILON, TrainingState
 from services.trainer.adapters.training.optimizer import take_steps
-from services.trainer.adapters.training.passes import PassResult, PassWork, run_passes
+from services.trainer.adapters.training.pass_sum import PassResult, PassWork
+from services.trainer.adapters.training.passes import run_passes
 from services.trainer.adapters.training.preferences import weigh_pairs
 from services.trainer.core.algorithms import ALGORITHMS
 from services.trainer.core.batch import Batch, Row
