@@ -10,7 +10,7 @@ from types import FrameType
 
 ROOT = Path(__file__).parents[1]
 OURS = (f"{ROOT / 'services'}/", f"{ROOT / 'libs'}/")
-TESTING = f"{ROOT / 'libs/mint_common/testing'}/"
+SERVE_NOBODY = (f"{ROOT / 'libs/mint_common/testing'}/", f"{ROOT / 'services/standalone'}/")
 SUITES = ("tests/unit/", "tests/contract/", "tests/integration/registry/", "tests/integration/rollout/")
 """Where our code runs in the test's process."""
 BLOCKING = {
@@ -75,7 +75,7 @@ def _is_ours(frame: FrameType | None) -> bool:
         if any(code.co_name == name and code.co_filename.endswith(file) for file, name in MAY_BLOCK):
             return False
         if code.co_flags & _ASYNC:
-            return code.co_filename.startswith(OURS) and not code.co_filename.startswith(TESTING)
+            return code.co_filename.startswith(OURS) and not code.co_filename.startswith(SERVE_NOBODY)
         frame = frame.f_back
     return False
 
