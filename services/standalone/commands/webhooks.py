@@ -47,7 +47,7 @@ def create_webhook(
 def pause_webhook(api: PublicApi, webhook: WebhookArgument) -> Listing:
     """Pause a webhook: its events wait until it is resumed.
 
-    Example: mint webhook pause hook_4p2tvc6rkzcmxlyhy3nb5dw7ea
+    Example: mint webhook pause wh_4p2tvc6rkzcmxlyhy3nb5dw7ea
     """
     return _set_state(api, webhook, "paused")
 
@@ -55,7 +55,7 @@ def pause_webhook(api: PublicApi, webhook: WebhookArgument) -> Listing:
 def resume_webhook(api: PublicApi, webhook: WebhookArgument) -> Listing:
     """Resume a paused or disabled webhook; waiting events are sent.
 
-    Example: mint webhook resume hook_4p2tvc6rkzcmxlyhy3nb5dw7ea
+    Example: mint webhook resume wh_4p2tvc6rkzcmxlyhy3nb5dw7ea
     """
     return _set_state(api, webhook, "active")
 
@@ -63,7 +63,7 @@ def resume_webhook(api: PublicApi, webhook: WebhookArgument) -> Listing:
 def rotate_webhook(api: PublicApi, webhook: WebhookArgument) -> str:
     """Print a new signing secret. For one day messages are signed with both.
 
-    Example: mint webhook rotate hook_4p2tvc6rkzcmxlyhy3nb5dw7ea
+    Example: mint webhook rotate wh_4p2tvc6rkzcmxlyhy3nb5dw7ea
     """
     return str(api.post(path_of("webhooks", webhook, "rotate"))["secret"])
 
@@ -71,7 +71,7 @@ def rotate_webhook(api: PublicApi, webhook: WebhookArgument) -> str:
 def remove_webhook(api: PublicApi, webhook: WebhookArgument) -> None:
     """Remove a webhook, its waiting events and its log.
 
-    Example: mint webhook remove hook_4p2tvc6rkzcmxlyhy3nb5dw7ea
+    Example: mint webhook remove wh_4p2tvc6rkzcmxlyhy3nb5dw7ea
     """
     api.delete(path_of("webhooks", webhook))
 
@@ -90,7 +90,7 @@ def log_deliveries(
 ) -> Listing:
     """List deliveries, newest first: what was sent, how often, and how it ended.
 
-    Example: mint webhook log hook_4p2tvc6rkzcmxlyhy3nb5dw7ea --state failed
+    Example: mint webhook log wh_4p2tvc6rkzcmxlyhy3nb5dw7ea --state failed
     """
     params = {"state": state, "limit": limit, "before": before}
     found = api.get(path_of("webhooks", webhook, "deliveries"), params)
@@ -100,7 +100,7 @@ def log_deliveries(
 def replay_delivery(api: PublicApi, webhook: WebhookArgument, delivery: DeliveryArgument) -> Listing:
     """Deliver an event again, under the same id.
 
-    Example: mint webhook replay hook_4p2tvc6rkzcmxlyhy3nb5dw7ea evt_yu6hqzbu25z7o3qjhqee3as7si
+    Example: mint webhook replay wh_4p2tvc6rkzcmxlyhy3nb5dw7ea evt_yu6hqzbu25z7o3qjhqee3as7si
     """
     path = path_of("webhooks", webhook, "deliveries", delivery, "replay")
     return Listing(answer=api.post(path), columns=DELIVERY)
