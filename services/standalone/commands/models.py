@@ -9,8 +9,9 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
-from mint_common.errors import MintError
+from mint_common.errors import MintError, NotFound
 from services.standalone.adapters.public_api import PublicApi
+from services.standalone.commands.names import with_near_names
 from services.standalone.core.columns import ANSWER
 from services.standalone.views.terminal import make_table, print_rows
 
@@ -45,7 +46,7 @@ def ask(
         return api.stream(model, prompt, options, chat=chat)
 
     if len(models) > 1:
-        _compare(models, stream)
+        _compare(models, stream, api)
         return
     answered_by = ""
     for piece, revision in stream(models[0]):
@@ -55,8 +56,9 @@ def ask(
     typer.echo(f"by {answered_by}", err=True)
 
 
-def _compare(models: list[str], stream: Stream) -> None:
-    """Ask all at once; a model that refuses has its reason in place of an answer."""
+def _compare(models: list[str], stream: Stream, api: PublicApi) -> None:
+    """Ask all at once. Refusals are printed last, and the exit code is 1 then."""
+    refusals: list[str] = []
     rows: list[AnswerRow] = [{"model": model, "text": "", "revision": None} for model in models]
     console = Console()
     lock = threading.Lock()
@@ -67,14 +69,19 @@ def _compare(models: list[str], stream: Stream) -> None:
                 with lock:
                     row.update(text=f"{row['text']}{piece}", revision=revision)
         except MintError as error:
-            row.update(text=str(error))
+            told = with_near_names(error, api, {}) if isinstance(error, NotFound) else error
+            refusals.append(f"{row['model']}: {told}")
 
-    if not console.is_terminal:
+    if console.is_terminal:
+        with Live(console=console, get_renderable=lambda: make_table(rows, ANSWER, width=console.width)):
+            _read_all(rows, read)
+    else:
         _read_all(rows, read)
         print_rows([{**row, "text": repr(row["text"])} for row in rows], ANSWER, nothing="")
-        return
-    with Live(console=console, get_renderable=lambda: make_table(rows, ANSWER, width=console.width)):
-        _read_all(rows, read)
+    for refusal in sorted(refusals):
+        typer.echo(refusal, err=True)
+    if refusals:
+        raise typer.Exit(1)
 
 
 def _read_all(rows: list[AnswerRow], read: Callable[[AnswerRow], None]) -> None:

@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Mapping
 
+from mint_common.catalog_requests import MAX_LIMIT
 from mint_common.errors import InvalidField, NotFound
 from mint_common.names import BEST
 from services.standalone.adapters.public_api import PublicApi, path_of
@@ -15,17 +16,19 @@ LISTS = {
 }
 """Where the names of a kind are listed, and under which field."""
 MOST_NEAR = 3
+_DIGEST = "sha256:"
+DIGEST_LENGTH = len(_DIGEST) + 64
 
 
 def resolve_revision(api: PublicApi, policy: str, revision: str) -> int | str:
-    """Return the number or digest of a revision; an alias is looked up, and so are ``latest`` and ``best``.
+    """Return the number or digest of an alias, ``latest``, ``best``, or of a digest's beginning.
 
-    Raises NotFound for an alias that is not there.
+    Raises NotFound for an alias that is not there, and for a beginning of no digest or of several.
     """
     if revision.isdecimal():
         return int(revision)
-    if revision.startswith("sha256:"):
-        return revision
+    if revision.startswith(_DIGEST):
+        return revision if len(revision) == DIGEST_LENGTH else _digest_like(api, policy, revision)
     if revision == "latest":
         return _latest(api, policy)
     try:
@@ -40,6 +43,18 @@ def digest_of(api: PublicApi, policy: str, revision: str) -> str:
     """Return the digest of a revision that is named in any of these ways. Raises NotFound."""
     found = api.get(path_of("policies", policy, "revisions", resolve_revision(api, policy, revision)))
     return str(found["digest"])
+
+
+def _digest_like(api: PublicApi, policy: str, beginning: str) -> str:
+    found: list[str] = []
+    after: int | None = 0
+    while after is not None:
+        page = api.get(path_of("policies", policy, "revisions"), {"limit": MAX_LIMIT, "after": after})
+        found += [row["digest"] for row in page if row["digest"].startswith(beginning)]
+        after = page[-1]["number"] if len(page) == MAX_LIMIT else None
+    if len(found) != 1:
+        raise NotFound(kind="revision", name=f"{policy}@{beginning}", near=", ".join(found[:MOST_NEAR]))
+    return found[0]
 
 
 def _latest(api: PublicApi, policy: str) -> int:

@@ -135,6 +135,10 @@ def test_revisions_are_named_by_number_alias_and_latest(mint):
     assert shown == [2, 2]
     latest = json.loads(mint("policy", "show", "counter", "--json"))["latest"]["number"]
     assert json.loads(mint("revision", "show", "counter", "latest", "--json"))["number"] == latest
+    digest = json.loads(mint("revision", "show", "counter", "1", "--json"))["digest"]
+    for rev in (digest, digest[:19]):
+        assert json.loads(mint("revision", "show", "counter", rev, "--json"))["number"] == 1
+    assert "'counter@sha256:'. There is: sha256:" in str(refusal("revision", "show", "counter", "sha256:"))
     diff = json.loads(mint("revision", "diff", "counter", "1", "best", "--json"))
     assert (diff["before"]["number"], diff["after"]["number"]) == (1, 2)
     assert "norm of" in mint("revision", "diff", "counter", "best")
@@ -153,11 +157,14 @@ def test_nearest_names_stand_in_the_message(mint):
 
 
 def test_several_models_are_asked_at_once_and_one_may_refuse(mint):
-    answers = [line.split("\t") for line in mint("ask", "tiny", "counter@1", "nobody", "hello").splitlines()]
-    assert [row[0] for row in answers] == ["model", "tiny", "counter@1", "nobody"]
+    asked = CliRunner().invoke(app, ["ask", "tiny", "counter@1", "countr", "hello"])
+    assert asked.exit_code == 1
+    answers = [line.split("\t") for line in asked.stdout.splitlines()]
+    assert [row[0] for row in answers] == ["model", "tiny", "counter@1", "countr"]
     assert answers[1][2] == "base:tiny"
     assert answers[2][2].startswith("sha256:")
-    assert "No model named 'nobody'" in answers[3][1]
+    assert asked.stderr == "countr: No model named 'countr'. There is: counter.\n"
+    assert mint("ask", "tiny", "counter@1", "hello")
     assert mint("ask", "tiny", "hello").strip()
     assert mint("ask", "tiny", "hello", "--chat").strip()
 
