@@ -29,6 +29,7 @@ BLOCKING = {
 MAY_BLOCK = {
     ("importlib._bootstrap>", "_find_and_load"),  # the first import of a module, once a process
     ("logging/__init__.py", "handle"),  # a line of a log
+    ("linecache.py", "updatecache"),  # the lines of a traceback
     ("builder/child.py", "end"),  # it waits for a process that was killed, 0.2 s at most
     ("builder/child.py", "start"),  # a fork, which asyncio's own would leak when cancelled
     ("workers/process.py", "_spawn"),  # the same

@@ -117,7 +117,7 @@ async def stage_files(blobs: AdapterSource, claim: Claim, manifest: Manifest, fo
         small = {CONFIG_FILE: _result(config), MANIFEST_FILE: await _manifest_bytes(blobs, claim, manifest)}
         await asyncio.to_thread(_finish, draft, small, folder)
     except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
+        await asyncio.to_thread(shutil.rmtree, draft, ignore_errors=True)
         raise
 
 
