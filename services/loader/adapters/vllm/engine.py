@@ -139,7 +139,7 @@ def prepare_environment(config: EngineConfig) -> None:
     )
     import torch  # reads OMP_NUM_THREADS
 
-    if torch.version.cuda is None:
+    if not torch.cuda.is_available():
         # The model runs as it is, and two steps of the sampler would be compiled by the C++ compiler when a
         # request first draws at random or asks for log-probabilities: 25 s during which all others wait.
         os.environ["TORCH_COMPILE_DISABLE"] = "1"
