@@ -145,15 +145,15 @@ def test_revisions_are_named_by_number_alias_and_latest(mint):
 
 
 def test_nearest_names_stand_in_the_message(mint):
-    mint("alias", "move", "counter", "prod", "1")
+    mint("alias", "move", "counter", "staging", "1")
     for arguments in (
         ("policy", "show", "countr"),
         ("revision", "list", "conter"),
         ("ask", "countr", "hello"),
     ):
         assert "There is: counter." in str(refusal(*arguments))
-    for arguments in (("revision", "show", "counter", "prd"), ("adapters", "pin", "counter@prd")):
-        assert "There is: prod." in str(refusal(*arguments))
+    for arguments in (("revision", "show", "counter", "stagin"), ("adapters", "pin", "counter@stagin")):
+        assert "There is: staging." in str(refusal(*arguments))
 
 
 def test_several_models_are_asked_at_once_and_one_may_refuse(mint):

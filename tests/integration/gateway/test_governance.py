@@ -100,25 +100,25 @@ def live_revision(mint) -> int | None:
 
 
 def test_people_pause_rules_and_freeze_aliases(stack, mint):
-    stack.make_policy("calm", revisions=2)
-    alias, rules = "/policies/calm/aliases/prod", "/policies/calm/rules"
+    stack.make_policy("cooled", revisions=2)
+    alias, rules = "/policies/cooled/aliases/prod", "/policies/cooled/rules"
     made = mint.put(alias, json={"revision": 1}).json()
     assert made["moved_by"] == ["train", "admin", "rule"]
     protected = mint.post(f"{alias}/protect", json={"protected": True}).json()
     assert protected["moved_by"] == ["admin", "rule"]
     frozen = mint.post(f"{alias}/freeze", json={"frozen": True}).json()
     assert (frozen["frozen"], frozen["moved_by"]) == (True, ["admin"])
-    wish = {"suite": "calm", "metric": "m", "at_least": 0.5, "choose": "best", "cooldown_seconds": 1}
+    wish = {"suite": "cooled", "metric": "m", "at_least": 0.5, "choose": "best", "cooldown_seconds": 1}
     rule = mint.post(rules, json=wish).json()
     assert [warning.partition(":")[0] for warning in rule["warnings"]] == [
         "alias 'prod' is frozen",
-        "no revision of this policy has a score of 'm' in suite 'calm' yet",
+        "no revision of this policy has a score of 'm' in suite 'cooled' yet",
     ]
     assert mint.post(f"{rules}/{rule['rule_id']}/pause").json()["paused"] is True
     assert mint.get(rules).json()[0]["paused"] is True
     assert mint.post(f"{rules}/{rule['rule_id']}/resume").json()["paused"] is False
     assert refusal(mint.post(f"{rules}/rule_none/pause")) == (404, "not_found")
-    assert refusal(mint.post("/policies/calm/aliases/none/freeze", json={"frozen": True})) == (
+    assert refusal(mint.post("/policies/cooled/aliases/none/freeze", json={"frozen": True})) == (
         404,
         "not_found",
     )

@@ -25,11 +25,13 @@ def _digest(counter_policy, stack, number: int) -> str:
 
 def test_models_are_bases_policies_aliases_and_revisions(client, stack, counter):
     stack.make_policy("empty")
+    stack.make_policy("many", revisions=3)
     with stack.client() as mint:
-        mint.put("/policies/counter/aliases/listed", json={"revision": 1}).raise_for_status()
+        for policy in ("counter", "many"):
+            mint.put(f"/policies/{policy}/aliases/listed", json={"revision": 1}).raise_for_status()
     names = [model.id for model in client.models.list()]
-    assert {"tiny", "counter", "counter@listed", "counter@1", "counter@3"} <= set(names)
-    assert "counter@2" not in names, "an old revision that no alias points at is served, not listed"
+    assert {"tiny", "many", "many@listed", "many@1", "many@3"} <= set(names)
+    assert "many@2" not in names, "an old revision that no alias points at is served, not listed"
     assert "empty" not in names
     assert client.models.retrieve("counter@listed").id == "counter@listed"
     assert client.models.retrieve(f"counter@{counter.latest.digest}").id.endswith(counter.latest.digest)
