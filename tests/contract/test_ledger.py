@@ -37,18 +37,19 @@ async def test_memory(check: Check) -> None:
 async def test_postgres(check: Check, database: str) -> None:
     bus = MemoryBus(CLOCK)
     pool = await _make_pool(database, schema="registry")
-    relay = asyncio.create_task(OutboxRelay(pool, bus, CLOCK).run())
 
     async def flush() -> None:
+        # Only now: what a check commits waits until it asks for it.
+        relay = asyncio.create_task(OutboxRelay(pool, bus, CLOCK).run())
         async with asyncio.timeout(10):
             while await pool.fetchval("SELECT count(*) FROM mint_outbox WHERE published_at IS NULL"):
                 await asyncio.sleep(0.01)
+        relay.cancel()
+        await asyncio.gather(relay, return_exceptions=True)
 
     try:
         await check(LedgerUnderTest(ledger=PostgresLedger(pool, CLOCK), bus=bus, flush=flush))
     finally:
-        relay.cancel()
-        await asyncio.gather(relay, return_exceptions=True)
         await pool.close()
 
 
