@@ -53,6 +53,8 @@ from tools.make_moe_base import TINY, make_moe_base
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
 
 TOLERANCE = 1e-4
+ROUNDING = 1e-5
+"""Who shares a step, and so the order of its float32 sums, differs from answer to answer."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -86,7 +88,7 @@ async def assert_all_layouts_serve_alike(served: Served, folder: Path) -> None:
     answers = {name: flat[i :: len(who)] for i, name in enumerate(["base", *loaded])}
     for packed, split in zip(answers["one"], answers["split"], strict=True):
         assert packed.tokens == split.tokens
-        assert np.allclose(packed.logprobs, split.logprobs, rtol=0, atol=1e-6)
+        assert np.allclose(packed.logprobs, split.logprobs, rtol=0, atol=ROUNDING)
     assert (
         max_difference(logprobs_under(load_base(served.base), answers["base"]), answers["base"]) < TOLERANCE
     )

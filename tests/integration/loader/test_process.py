@@ -188,9 +188,9 @@ async def test_the_loader_follows_events_and_dies_with_its_engine(
         await directory.aclose()
         async with InternalHttp(loader_url, token=TOKEN) as http:
             async with asyncio.timeout(20):
-                while (status := (await EngineClient(http).adapters())[0]).readiness != "ready":
+                while (status := (await EngineClient(http).adapters())[0]).tier != "slot":
                     await asyncio.sleep(0.05)
-        assert (status.digest, status.pinned, status.tier) == (digest, True, "slot")
+        assert (status.digest, status.pinned, status.readiness) == (digest, True, "ready")
 
 
 async def kept(dsn: str, digest: Digest) -> None:

@@ -156,13 +156,20 @@ async def test_a_worker_knows_no_secret_of_the_service(
     assert prompt.reference == ""
 
 
+def is_worker(process: psutil.Process) -> bool:
+    try:
+        return "workers.child" in str(process.cmdline())
+    except psutil.ZombieProcess:
+        return False
+
+
 async def test_closing_leaves_no_process() -> None:
     async with open_tasks(FAMILIES, LIMITS) as tasks:
         await asyncio.gather(*(tasks.draw("mode:copy", "train", 1, n) for n in range(8)))
         await tasks.describe("mode:copy")
         working = asyncio.create_task(tasks.draw("slow:slow", "train", 60, 0))
         await asyncio.sleep(0.2)
-        children = [child for child in psutil.Process().children() if "workers.child" in str(child.cmdline())]
+        children = [child for child in psutil.Process().children() if is_worker(child)]
         assert len(children) == 3
     working.cancel()
     await asyncio.gather(working, return_exceptions=True)
