@@ -23,7 +23,8 @@ from services.loader.adapters.vllm_plugin import (
 
 pytestmark = [
     pytest.mark.engine,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # torch's, when vLLM's modules are imported
+    # torch's, when vLLM's modules are imported
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
 ]
 
 torch = pytest.importorskip("torch")
