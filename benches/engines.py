@@ -5,7 +5,7 @@ from pathlib import Path
 from mint_common.runtime.clock import SystemClock
 from mint_common.settings import BlobSettings
 from services.loader.adapters.builder.client import Builder, BuilderConfig
-from services.loader.adapters.vllm.engine import EngineConfig
+from services.loader.adapters.vllm.starting import EngineConfig
 
 
 def builder_config(base: Path, folder: Path) -> BuilderConfig:

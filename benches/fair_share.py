@@ -22,14 +22,10 @@ from benches.serving import TINY, Serving, open_serving
 from mint_common.adapters_format import read_base_facts
 from mint_common.generation import Sampling
 from mint_common.ids import TenantId
-from services.loader.adapters.vllm.engine import (
-    EngineConfig,
-    VllmEngine,
-    engine_arguments,
-    prepare_environment,
-    start_engine,
-)
+from services.loader.adapters.vllm.engine import VllmEngine
+from services.loader.adapters.vllm.starting import EngineConfig, engine_arguments, start_engine
 from services.loader.adapters.vllm.taken_outputs import TakenOutputs
+from services.loader.core.execution import Execution
 
 ASKED = 100
 PAUSE_SECONDS, SETTLE_SECONDS, CALM_SECONDS = 0.02, 3.0, 300.0
@@ -152,11 +148,10 @@ async def _measure_alone() -> list[float]:
         slots=8,
         host_capacity=64,
         max_sequences=64,
-        kv_cache_bytes=64 << 20,
         max_logprobs=20,
         threads=1,
+        execution=Execution(kv_cache_bytes=64 << 20),
     )
-    prepare_environment(config)
     ours, stock = start_engine(config, idle_builder(config)), _start_stock(config)
     ratios = []
     try:

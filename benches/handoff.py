@@ -41,7 +41,9 @@ from mint_common.generation import Sampling
 from mint_common.ids import PolicyId, TenantId
 from mint_common.runtime.clock import SystemClock
 from services.loader.adapters.builder.client import Builder, open_builder
-from services.loader.adapters.vllm.engine import EngineConfig, VllmEngine, start_engine
+from services.loader.adapters.vllm.engine import VllmEngine
+from services.loader.adapters.vllm.starting import EngineConfig, start_engine
+from services.loader.core.execution import Execution
 from services.loader.ports import LoadedAdapter
 from services.trainer.adapters.lora.tensors import LoraTensors, folded_arrays, new_lora
 
@@ -232,9 +234,9 @@ def _start(base: Path, facts: BaseFacts, builder: Builder | None) -> VllmEngine:
         slots=2,
         host_capacity=4,
         max_sequences=4,
-        kv_cache_bytes=128 << 20,
         max_logprobs=1,
         threads=1,
+        execution=Execution(kv_cache_bytes=128 << 20),
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -26,7 +26,9 @@ from mint_common.generation import Sampling
 from mint_common.ids import PolicyId, TenantId, sha256_digest
 from mint_common.runtime.clock import SystemClock
 from services.loader.adapters.builder.client import open_builder
-from services.loader.adapters.vllm.engine import EngineConfig, VllmEngine, start_engine
+from services.loader.adapters.vllm.engine import VllmEngine
+from services.loader.adapters.vllm.starting import EngineConfig, start_engine
+from services.loader.core.execution import Execution
 from services.loader.ports import LoadedAdapter
 
 COLD, BURST, ROUNDS, SLOTS, SLICE_MS = 100, 32, 7, 40, 2.0
@@ -159,9 +161,9 @@ async def _engine(base: Path, facts: BaseFacts, *, slots: int, host: int) -> Asy
         slots=slots,
         host_capacity=host,
         max_sequences=16,
-        kv_cache_bytes=64 << 20,
         max_logprobs=1,
         threads=1,
+        execution=Execution(kv_cache_bytes=64 << 20),
     )
     with scratch_folder() as folder:
         async with open_builder(builder_config(base, folder), SystemClock()) as builder:

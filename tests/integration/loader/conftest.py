@@ -34,7 +34,8 @@ from mint_common.runtime.clock import SystemClock, settle
 from mint_common.settings import BlobSettings, read_settings
 from services.loader.adapters.announcements import BusAnnouncements
 from services.loader.adapters.builder.client import Builder, BuilderConfig
-from services.loader.adapters.vllm.engine import EngineConfig, VllmEngine, start_engine
+from services.loader.adapters.vllm.engine import VllmEngine
+from services.loader.adapters.vllm.starting import EngineConfig, start_engine
 from services.loader.app import open_engine, open_loader
 from services.loader.handlers.quarantining import Quarantined
 from services.loader.handlers.tiers import Tiers

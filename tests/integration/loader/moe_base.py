@@ -25,8 +25,10 @@ from mint_common.adapters_format.manifest import proof_of
 from mint_common.ids import Digest, PolicyId
 from mint_common.runtime.clock import SystemClock
 from services.loader.adapters.builder.client import open_builder
-from services.loader.adapters.vllm.engine import EngineConfig, VllmEngine
+from services.loader.adapters.vllm.engine import VllmEngine
+from services.loader.adapters.vllm.starting import EngineConfig
 from services.loader.adapters.vllm.streams import unanswered
+from services.loader.core.execution import Execution
 from services.loader.ports import LoadedAdapter
 from tests.integration.loader.conftest import builder_config, quietly, started
 
@@ -82,10 +84,9 @@ async def running_engine(
         slots=SLOTS,
         host_capacity=SLOTS,
         max_sequences=16,
-        kv_cache_bytes=32 << 20,
         max_logprobs=5,
         threads=1,
-        tensor_parallel=tensor_parallel,
+        execution=Execution(tensor_parallel=tensor_parallel, kv_cache_bytes=32 << 20),
     )
     with TemporaryDirectory() as folder:
         async with (

@@ -12,7 +12,9 @@ from mint_common.generation import Delta, Sampling
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import SystemClock
 from services.loader.adapters.builder.client import Builder
-from services.loader.adapters.vllm.engine import EngineConfig, VllmEngine
+from services.loader.adapters.vllm.engine import VllmEngine
+from services.loader.adapters.vllm.starting import EngineConfig
+from services.loader.core.execution import Execution
 from services.loader.handlers.generation import warm_up
 from tests.integration.loader.conftest import BASE_DIR, builder_config, quietly, started
 
@@ -34,9 +36,9 @@ async def engine(facts: BaseFacts, tmp_path_factory: pytest.TempPathFactory) -> 
         slots=1,
         host_capacity=1,
         max_sequences=SEATS,
-        kv_cache_bytes=KV_BYTES,
         max_logprobs=20,
         threads=1,
+        execution=Execution(kv_cache_bytes=KV_BYTES),
     )
     builder = Builder(builder_config(BASE_DIR, tmp_path), SystemClock())
     async with quietly(started(config, builder)) as engine:

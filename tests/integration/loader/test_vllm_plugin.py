@@ -8,10 +8,10 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from mint_common.errors import Unavailable
-from services.loader.adapters.vllm.engine import PLUGIN, require_plugin
 from services.loader.adapters.vllm.repairs.bare_rows import ignore_rows_without_adapter
 from services.loader.adapters.vllm.repairs.moe_backend import compute_experts_with_lora
 from services.loader.adapters.vllm.repairs.non_finite import zero_new_blocks
+from services.loader.adapters.vllm.starting import PLUGIN, require_plugin
 from services.loader.adapters.vllm_plugin import (
     EXTENSIONS,
     REPAIRS,

@@ -10,16 +10,11 @@ Invariants:
 """
 
 import asyncio
-import os
-import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from mint_common.adapters_format import BaseFacts
 from mint_common.errors import AdapterInvalid, Unavailable
 from mint_common.generation import ChatMessage, SampleRequest, Sampling
 from mint_common.ids import TenantId
@@ -29,127 +24,16 @@ from services.loader.adapters.builder.wire import LaidOut
 from services.loader.adapters.vllm.routes import ASKED
 from services.loader.adapters.vllm.samples import gather_sample, sample_params
 from services.loader.adapters.vllm.streams import VllmStream, dead_engine, translated
-from services.loader.adapters.vllm.taken_outputs import TakenOutputs
 from services.loader.adapters.vllm.tenant_turns import TenantTurns
 from services.loader.adapters.vllm.tokenizing import Tokenizing, remember_texts
 from services.loader.adapters.vllm.worker_extension import Reply
-from services.loader.adapters.vllm_plugin import RESERVED, TAKEN, register
 from services.loader.ports import LoadedAdapter, Slice, WholeSample
 
-PLUGIN = "mint_engine_fixes"
-_SCHEDULER = "services.loader.adapters.vllm.fair_scheduler.make_scheduler"
-_RESERVE = 8  # of the sequences that run, one in so many more is for tenants that run little
-_EXTENSION = "services.loader.adapters.vllm.worker_extension.WorkerExtension"
 _BUILDERS = 3
 _MOST_UNMAPPED = 64
 """Adapters that are laid out but not mapped: each takes a descriptor of the builder's."""
 _MOST_SHAPES = 64
 _STOP_SECONDS = 2.0  # then it is killed: it has nothing to save, and Python's own exit takes it seconds
-_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM accepts as max_lora_rank
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineConfig:
-    """How to start the engine."""
-
-    base_dir: Path
-    facts: BaseFacts
-    max_context: int
-    slots: int
-    host_capacity: int
-    max_sequences: int
-    kv_cache_bytes: int
-    max_logprobs: int
-    threads: int
-    tensor_parallel: int = 1
-
-
-def start_engine(config: EngineConfig, builder: Builder) -> "VllmEngine":
-    """Start vLLM and its engine process; blocks for seconds. Must run in the main thread.
-
-    Raises Unavailable when the plugin with the repairs is not installed.
-    """
-    prepare_environment(config)
-    require_plugin()
-    from vllm.v1.engine.async_llm import AsyncLLM
-
-    taken = TakenOutputs()
-    llm = AsyncLLM.from_engine_args(engine_arguments(config, taken=taken))
-    taken.watch(llm.output_processor)
-    return VllmEngine(llm, builder, routes=bool(config.facts.experts))
-
-
-def require_plugin() -> None:
-    """Raise Unavailable unless vLLM will find this version's plugin: one that it can't load it only logs."""
-    from importlib.metadata import entry_points
-
-    named = {each.value for each in entry_points(group="vllm.general_plugins", name=PLUGIN)}
-    if named != {f"{register.__module__}:{register.__qualname__}"}:
-        raise Unavailable(
-            what="the vLLM plugin", problem="the installation is out of date: run `make install`"
-        )
-
-
-def engine_arguments(config: EngineConfig, *, taken: TakenOutputs) -> Any:
-    """Return vLLM's arguments, an AsyncEngineArgs; the environment must be prepared."""
-    from vllm.engine.arg_utils import AsyncEngineArgs
-
-    reserve = max(1, config.max_sequences // _RESERVE)
-    return AsyncEngineArgs(
-        model=str(config.base_dir),
-        dtype="float32",
-        max_model_len=config.max_context,
-        max_num_seqs=config.max_sequences + reserve,
-        scheduler_cls=_SCHEDULER,
-        additional_config={RESERVED: reserve, TAKEN: taken.path},
-        max_logprobs=config.max_logprobs,
-        logprobs_mode="raw_logprobs",
-        enable_lora=True,
-        max_loras=config.slots,
-        max_cpu_loras=config.host_capacity,
-        max_lora_rank=next(rank for rank in _RANKS if rank >= config.facts.max_rank),
-        lora_target_modules=_lora_modules(config.facts),
-        tensor_parallel_size=config.tensor_parallel,
-        enforce_eager=True,
-        kv_cache_memory_bytes=config.kv_cache_bytes,
-        worker_extension_cls=_EXTENSION,
-        seed=secrets.randbits(31),  # of requests without a seed: no two engines, or runs, sample alike
-        disable_log_stats=True,
-        trust_remote_code=False,
-    )
-
-
-def _lora_modules(facts: BaseFacts) -> list[str]:
-    # vLLM wraps a layer's experts as one module, whatever the projections are called.
-    return [*facts.targets, "experts"] if facts.experts else list(facts.targets)
-
-
-def prepare_environment(config: EngineConfig) -> None:
-    """Set what vLLM and torch read when they are imported; the engine process inherits it."""
-    os.environ.update(
-        OMP_NUM_THREADS=str(config.threads),  # on shared cores more threads are several times slower
-        HF_HUB_OFFLINE="1",
-        TOKENIZERS_PARALLELISM="false",
-        VLLM_NO_USAGE_STATS="1",
-        DO_NOT_TRACK="1",
-        VLLM_ENABLE_V1_MULTIPROCESSING="0",  # the worker lives in the engine process: half the start
-        VLLM_PLUGINS=PLUGIN,
-        VLLM_V1_OUTPUT_PROC_CHUNK_SIZE="16",  # outputs of a step that are taken in without a turn for others
-        VLLM_CONFIGURE_LOGGING="0",  # its warnings go where this process's own do
-    )
-    import torch  # reads OMP_NUM_THREADS
-
-    if not torch.cuda.is_available():
-        # The model runs as it is, and two steps of the sampler would be compiled by the C++ compiler when a
-        # request first draws at random or asks for log-probabilities: 25 s during which all others wait.
-        os.environ["TORCH_COMPILE_DISABLE"] = "1"
-    else:
-        # Counts what the plugin ends requests for; on CPU the plugin finds it by itself, and more.
-        os.environ["VLLM_COMPUTE_NANS_IN_LOGITS"] = "1"
-    if config.tensor_parallel > 1:
-        # Else each rank wants a memory node of its own to bind its threads to.
-        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-    os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # would override kv_cache_memory_bytes
 
 
 class VllmEngine:

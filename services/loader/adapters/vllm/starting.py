@@ -1,0 +1,207 @@
+"""From the loader's configuration to a running vLLM."""
+
+import dataclasses
+import importlib.util
+import json
+import logging
+import os
+import secrets
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mint_common.adapters_format import BaseFacts
+from mint_common.errors import SettingInvalid, Unavailable
+from services.loader.adapters.builder.client import Builder
+from services.loader.adapters.vllm.engine import VllmEngine
+from services.loader.adapters.vllm.taken_outputs import TakenOutputs
+from services.loader.adapters.vllm_plugin import RESERVED, TAKEN, register
+from services.loader.core.execution import Asked, Device, Execution, plan_execution
+
+_log = logging.getLogger(__name__)
+
+PLUGIN = "mint_engine_fixes"
+_SCHEDULER = "services.loader.adapters.vllm.fair_scheduler.make_scheduler"
+_RESERVE = 8  # of the sequences that run, one in so many more is for tenants that run little
+_EXTENSION = "services.loader.adapters.vllm.worker_extension.WorkerExtension"
+_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM accepts as max_lora_rank
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """How to start the engine."""
+
+    base_dir: Path
+    facts: BaseFacts
+    max_context: int
+    slots: int
+    host_capacity: int
+    max_sequences: int
+    max_logprobs: int
+    threads: int
+    execution: Execution
+
+
+def plan_for_device(asked: Asked, *, base_dir: Path, threads: int) -> Execution:
+    """Return how an engine of this base computes on the device that is here; loads vLLM.
+
+    Raises SettingInvalid for what cannot take effect, Unavailable where vLLM finds no device.
+    """
+    prepare_environment(threads=threads)
+    return plan_execution(
+        asked,
+        device=find_device(),
+        heads=_attention_heads(base_dir),
+        arguments=_engine_arguments() if asked.engine_args else (),
+        has_ray=importlib.util.find_spec("ray") is not None,
+    )
+
+
+def find_device() -> Device:
+    """Return what vLLM computes on here, without a context on it. Raises Unavailable."""
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cpu():
+        return Device(kind="cpu", count=1, has_bfloat16=True)
+    if current_platform.is_cuda_alike():
+        return Device(
+            kind="cuda",
+            count=int(current_platform.device_count()),
+            has_bfloat16=bool(current_platform.has_device_capability(80)),
+        )
+    raise Unavailable(
+        what="the engine",
+        problem="vLLM finds no device: is this its CUDA build on a machine without a GPU or a driver?",
+    )
+
+
+def _attention_heads(base_dir: Path) -> int | None:
+    config = json.loads((base_dir / "config.json").read_text())
+    heads = config.get("num_attention_heads")
+    return heads if isinstance(heads, int) else None
+
+
+def _engine_arguments() -> Collection[str]:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    return [field.name for field in dataclasses.fields(AsyncEngineArgs)]
+
+
+def start_engine(config: EngineConfig, builder: Builder) -> VllmEngine:
+    """Start vLLM and its engine process; blocks for seconds. Must run in the main thread.
+
+    Raises Unavailable when the plugin with the repairs is not installed, SettingInvalid for an engine
+    argument whose value vLLM refuses.
+    """
+    prepare_environment(threads=config.threads)
+    require_plugin()
+    how = config.execution
+    prepare_device(find_device(), workers=how.tensor_parallel * how.pipeline_parallel)
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    taken = TakenOutputs()
+    llm = AsyncLLM.from_vllm_config(_checked(config, taken), disable_log_stats=True)
+    taken.watch(llm.output_processor)
+    _log.info("engine starts", extra=dataclasses.asdict(how))
+    return VllmEngine(llm, builder, routes=bool(config.facts.experts))
+
+
+def _checked(config: EngineConfig, taken: TakenOutputs) -> Any:  # Any, here and below: vllm has no types
+    from vllm.usage.usage_lib import UsageContext
+
+    try:
+        return engine_arguments(config, taken=taken).create_engine_config(UsageContext.ENGINE_CONTEXT)
+    except (ValueError, TypeError, NotImplementedError) as error:
+        given = config.execution.engine_args
+        if not given:
+            raise
+        problem = f"vLLM refuses this engine with {', '.join(given)}: {error}"
+        raise SettingInvalid(name="MINT_LOADER_ENGINE_ARGS", problem=problem) from error
+
+
+def require_plugin() -> None:
+    """Raise Unavailable unless vLLM will find this version's plugin: one that it can't load it only logs."""
+    from importlib.metadata import entry_points
+
+    named = {each.value for each in entry_points(group="vllm.general_plugins", name=PLUGIN)}
+    if named != {f"{register.__module__}:{register.__qualname__}"}:
+        raise Unavailable(
+            what="the vLLM plugin", problem="the installation is out of date: run `make install`"
+        )
+
+
+def engine_arguments(config: EngineConfig, *, taken: TakenOutputs) -> Any:
+    """Return vLLM's arguments, an AsyncEngineArgs; the environment must be prepared.
+
+    Each argument that is named here is one that `core.execution.OWNED` refuses.
+    """
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    reserve = max(1, config.max_sequences // _RESERVE)
+    how = config.execution
+    optional: dict[str, object] = dict(how.engine_args)
+    if how.gpu_memory_utilization is not None:
+        optional["gpu_memory_utilization"] = how.gpu_memory_utilization
+    if how.tensor_parallel * how.pipeline_parallel > 1 or how.executor != "mp":
+        optional["distributed_executor_backend"] = how.executor  # one worker lives in the engine process
+    return AsyncEngineArgs(
+        model=str(config.base_dir),
+        dtype=how.dtype,
+        max_model_len=config.max_context,
+        max_num_seqs=config.max_sequences + reserve,
+        scheduler_cls=_SCHEDULER,
+        additional_config={RESERVED: reserve, TAKEN: taken.path},
+        max_logprobs=config.max_logprobs,
+        logprobs_mode="raw_logprobs",
+        enable_lora=True,
+        max_loras=config.slots,
+        max_cpu_loras=config.host_capacity,
+        max_lora_rank=next(rank for rank in _RANKS if rank >= config.facts.max_rank),
+        lora_target_modules=_lora_modules(config.facts),
+        tensor_parallel_size=how.tensor_parallel,
+        pipeline_parallel_size=how.pipeline_parallel,
+        enforce_eager=how.eager,
+        kv_cache_memory_bytes=how.kv_cache_bytes,
+        worker_extension_cls=_EXTENSION,
+        seed=secrets.randbits(31),  # of requests without a seed: no two engines, or runs, sample alike
+        disable_log_stats=True,
+        trust_remote_code=False,
+        **optional,
+    )
+
+
+def _lora_modules(facts: BaseFacts) -> list[str]:
+    # vLLM wraps a layer's experts as one module, whatever the projections are called.
+    return [*facts.targets, "experts"] if facts.experts else list(facts.targets)
+
+
+def prepare_environment(*, threads: int) -> None:
+    """Set what vLLM and torch read when they are imported; the engine process inherits it."""
+    os.environ.update(
+        OMP_NUM_THREADS=str(threads),  # on shared cores more threads are several times slower
+        HF_HUB_OFFLINE="1",
+        TOKENIZERS_PARALLELISM="false",
+        VLLM_NO_USAGE_STATS="1",
+        DO_NOT_TRACK="1",
+        VLLM_ENABLE_V1_MULTIPROCESSING="0",  # the worker lives in the engine process: half the start
+        VLLM_WORKER_MULTIPROCESSING_METHOD="spawn",  # a fork would copy this process's threads and locks
+        VLLM_PLUGINS=PLUGIN,
+        VLLM_V1_OUTPUT_PROC_CHUNK_SIZE="16",  # outputs of a step that are taken in without a turn for others
+        VLLM_CONFIGURE_LOGGING="0",  # its warnings go where this process's own do
+    )
+    os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # would override kv_cache_memory_bytes
+
+
+def prepare_device(device: Device, *, workers: int) -> None:
+    """Set what the engine process reads, by the device."""
+    if device.kind == "cpu":
+        # The model runs as it is, and two steps of the sampler would be compiled by the C++ compiler when a
+        # request first draws at random or asks for log-probabilities: 25 s during which all others wait.
+        os.environ["TORCH_COMPILE_DISABLE"] = "1"
+    else:
+        # Counts what the plugin ends requests for; on CPU the plugin finds it by itself, and more.
+        os.environ["VLLM_COMPUTE_NANS_IN_LOGITS"] = "1"
+    if workers > 1:
+        # Else each rank wants a memory node of its own to bind its threads to.
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")

@@ -1,0 +1,182 @@
+"""How an engine computes on the device that is there: what is chosen for it, and what is refused.
+
+Invariant: whatever cannot take effect is refused by the name of its setting, before anything starts.
+"""
+
+import difflib
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from mint_common.errors import SettingInvalid
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+Executor = Literal["mp", "ray"]
+
+CPU_KV_BYTES = 256 << 20
+
+OWNED: Mapping[str, str] = {
+    "model": "MINT_LOADER_BASE_DIR",
+    "tokenizer": "MINT_LOADER_BASE_DIR",
+    "dtype": "MINT_LOADER_DTYPE",
+    "max_model_len": "MINT_LOADER_MAX_CONTEXT",
+    "max_num_seqs": "MINT_LOADER_MAX_SEQUENCES",
+    "max_loras": "MINT_LOADER_SLOTS",
+    "max_cpu_loras": "MINT_LOADER_HOST_CAPACITY",
+    "tensor_parallel_size": "MINT_LOADER_TENSOR_PARALLEL",
+    "pipeline_parallel_size": "MINT_LOADER_PIPELINE_PARALLEL",
+    "distributed_executor_backend": "MINT_LOADER_EXECUTOR",
+    "gpu_memory_utilization": "MINT_LOADER_GPU_MEMORY_UTILIZATION",
+    "kv_cache_memory_bytes": "MINT_LOADER_KV_CACHE_BYTES",
+    "enforce_eager": "MINT_LOADER_EAGER",
+    **dict.fromkeys(
+        (
+            "additional_config",
+            "data_parallel_size",
+            "disable_log_stats",
+            "enable_log_requests",
+            "enable_lora",
+            "enable_mixed_moe_lora_format",
+            "enable_moe_shared_loras",
+            "enable_return_routed_experts",
+            "logprobs_mode",
+            "lora_dtype",
+            "lora_target_modules",
+            "max_logprobs",
+            "max_lora_rank",
+            "runner",
+            "scheduler_cls",
+            "seed",
+            "skip_tokenizer_init",
+            "trust_remote_code",
+            "worker_cls",
+            "worker_extension_cls",
+        ),
+        "",
+    ),
+}
+"""vLLM's engine arguments that MinT gives itself, and the setting of each, empty where there is none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """What an engine computes on: how many of one kind, and whether they compute in bfloat16."""
+
+    kind: Literal["cpu", "cuda"]
+    count: int
+    has_bfloat16: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What the settings ask for; None: what suits the device. ``engine_args`` is a JSON object, or empty."""
+
+    dtype: Dtype | None = None
+    tensor_parallel: int = 1
+    pipeline_parallel: int = 1
+    gpu_memory_utilization: float | None = None
+    kv_cache_bytes: int | None = None
+    eager: bool | None = None
+    executor: Executor = "mp"
+    engine_args: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Execution:
+    """How an engine computes.
+
+    ``kv_cache_bytes`` None: vLLM sizes the KV cache by what ``gpu_memory_utilization`` leaves free; that one
+    None: vLLM's own share. ``engine_args``: further arguments of vLLM's. The defaults are the CPU's.
+    """
+
+    dtype: Dtype = "float32"
+    tensor_parallel: int = 1
+    pipeline_parallel: int = 1
+    gpu_memory_utilization: float | None = None
+    kv_cache_bytes: int | None = CPU_KV_BYTES
+    eager: bool = True
+    executor: Executor = "mp"
+    engine_args: Mapping[str, object] = field(default_factory=dict)
+
+
+def plan_execution(
+    asked: Asked, *, device: Device, heads: int | None, arguments: Collection[str], has_ray: bool
+) -> Execution:
+    """Return how to compute. ``heads``: the base's attention heads; ``arguments``: vLLM's engine arguments.
+
+    Raises SettingInvalid.
+    """
+    engine_args = read_engine_args(asked.engine_args, arguments=arguments)
+    _check_device(asked, device, engine_args)
+    _check_parallel(asked, device, heads)
+    if asked.executor == "ray" and not has_ray:
+        raise _refused("executor", "the package ray is not installed; `mp` runs all workers on this machine")
+    on_cpu = device.kind == "cpu"
+    return Execution(
+        dtype=asked.dtype or ("float32" if on_cpu else "bfloat16" if device.has_bfloat16 else "float16"),
+        tensor_parallel=asked.tensor_parallel,
+        pipeline_parallel=asked.pipeline_parallel,
+        gpu_memory_utilization=asked.gpu_memory_utilization,
+        kv_cache_bytes=asked.kv_cache_bytes or (CPU_KV_BYTES if on_cpu else None),
+        eager=on_cpu if asked.eager is None else asked.eager,
+        executor=asked.executor,
+        engine_args=engine_args,
+    )
+
+
+def read_engine_args(text: str, *, arguments: Collection[str]) -> Mapping[str, object]:
+    """Return what a JSON object says. Raises SettingInvalid for what MinT or nobody takes."""
+    try:
+        found = json.loads(text or "{}")
+    except json.JSONDecodeError as error:
+        raise _refused("engine_args", f"must be JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise _refused("engine_args", 'must be a JSON object such as {"max_num_batched_tokens": 8192}')
+    for name in found:
+        if name in OWNED:
+            instead = f"set {OWNED[name]}" if OWNED[name] else "it cannot be changed"
+            raise _refused("engine_args", f"{name}: MinT gives this argument itself; {instead}")
+        if name not in arguments:
+            near = difflib.get_close_matches(name, sorted(arguments), n=3)
+            hint = f"; near: {', '.join(near)}" if near else ""
+            raise _refused("engine_args", f"{name}: this vLLM has no such engine argument{hint}")
+    return found
+
+
+def _check_device(asked: Asked, device: Device, engine_args: Mapping[str, object]) -> None:
+    if device.kind == "cuda":
+        if asked.dtype == "float32":
+            raise _refused("dtype", "vLLM's LoRA kernels on CUDA take bfloat16 or float16, not float32")
+        if asked.dtype == "bfloat16" and not device.has_bfloat16:
+            raise _refused("dtype", "these GPUs do not compute in bfloat16; float16 is there")
+        return
+    if asked.gpu_memory_utilization is not None:
+        raise _refused("gpu_memory_utilization", "there is no GPU here; set MINT_LOADER_KV_CACHE_BYTES")
+    if asked.eager is False:
+        raise _refused("eager", "CUDA graphs need a GPU; on CPU the model always runs eagerly")
+    if asked.dtype == "float16":
+        raise _refused("dtype", "on CPU float32 and bfloat16 are served")
+    if asked.pipeline_parallel > 1:
+        # Each stage has a KV cache, and only the last one sees the states that tell what is not finite.
+        raise _refused("pipeline_parallel", "on CPU all layers run in one stage")
+    kv_dtype = engine_args.get("kv_cache_dtype", "auto")
+    if kv_dtype != "auto":
+        # What is not finite is looked for in the cache itself, and 8 bits do not tell.
+        raise _refused("engine_args", f"kv_cache_dtype: on CPU only auto, the engine's own, not {kv_dtype}")
+
+
+def _check_parallel(asked: Asked, device: Device, heads: int | None) -> None:
+    if heads is not None and heads % asked.tensor_parallel:
+        divisors = ", ".join(str(each) for each in range(1, heads + 1) if heads % each == 0)
+        problem = f"{asked.tensor_parallel} does not divide the base's {heads} attention heads; {divisors} do"
+        raise _refused("tensor_parallel", problem)
+    workers = asked.tensor_parallel * asked.pipeline_parallel
+    if device.kind == "cuda" and asked.executor == "mp" and workers > device.count:
+        field_name = "tensor_parallel" if asked.tensor_parallel > device.count else "pipeline_parallel"
+        problem = f"{workers} workers need a GPU each, and this process sees {device.count}"
+        raise _refused(field_name, problem)
+
+
+def _refused(field_name: str, problem: str) -> SettingInvalid:
+    return SettingInvalid(name=f"MINT_LOADER_{field_name.upper()}", problem=problem)

@@ -1,0 +1,88 @@
+"""What an engine is started with: vLLM's own names, and none of MinT's given twice."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from mint_common.adapters_format import BaseFacts
+from mint_common.errors import SettingInvalid
+from services.loader.adapters.vllm.starting import (
+    EngineConfig,
+    engine_arguments,
+    find_device,
+    plan_for_device,
+    start_engine,
+)
+from services.loader.adapters.vllm.taken_outputs import TakenOutputs
+from services.loader.core.execution import OWNED, Asked, Device, Execution
+from tests.integration.loader.conftest import BASE_DIR, builder_config
+
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
+]
+
+
+def config(facts: BaseFacts, execution: Execution) -> EngineConfig:
+    return EngineConfig(
+        base_dir=BASE_DIR,
+        facts=facts,
+        max_context=64,
+        slots=1,
+        host_capacity=1,
+        max_sequences=8,
+        max_logprobs=1,
+        threads=1,
+        execution=execution,
+    )
+
+
+def test_the_device_here_is_what_vllm_says() -> None:
+    assert find_device() == Device(kind="cpu", count=1, has_bfloat16=True)
+
+
+def test_every_argument_that_mint_gives_is_refused_from_others(facts: BaseFacts) -> None:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    execution = Execution(
+        dtype="bfloat16", tensor_parallel=2, pipeline_parallel=2, gpu_memory_utilization=0.5
+    )
+    arguments = engine_arguments(config(facts, execution), taken=TakenOutputs())
+    stock = AsyncEngineArgs(model=str(BASE_DIR))
+    names = [field.name for field in dataclasses.fields(AsyncEngineArgs)]
+    given = {name for name in names if getattr(arguments, name) != getattr(stock, name)}
+    assert given <= OWNED.keys()
+    assert OWNED.keys() <= set(names)
+
+
+def test_another_argument_of_vllm_reaches_it(facts: BaseFacts) -> None:
+    asked = Asked(engine_args='{"max_num_batched_tokens": 777, "enable_prefix_caching": false}')
+    execution = plan_for_device(asked, base_dir=BASE_DIR, threads=1)
+    arguments = engine_arguments(config(facts, execution), taken=TakenOutputs())
+    assert arguments.max_num_batched_tokens == 777
+    assert arguments.enable_prefix_caching is False
+
+
+@pytest.mark.parametrize(
+    ("asked", "setting", "problem"),
+    [
+        (Asked(engine_args='{"max_num_batched_token": 1}'), "ENGINE_ARGS", "near: max_num_batched_tokens"),
+        (Asked(tensor_parallel=3), "TENSOR_PARALLEL", "4 attention heads"),
+    ],
+)
+def test_what_vllm_or_the_base_does_not_take_is_refused(asked: Asked, setting: str, problem: str) -> None:
+    with pytest.raises(SettingInvalid, match=f"MINT_LOADER_{setting}: .*{problem}"):
+        plan_for_device(asked, base_dir=BASE_DIR, threads=1)
+
+
+def test_a_value_that_vllm_refuses_names_its_argument(facts: BaseFacts, tmp_path: Path) -> None:
+    from mint_common.runtime.clock import SystemClock
+    from services.loader.adapters.builder.client import Builder
+
+    execution = plan_for_device(
+        Asked(engine_args='{"max_num_batched_tokens": -5}'), base_dir=BASE_DIR, threads=1
+    )
+    builder = Builder(builder_config(BASE_DIR, tmp_path), SystemClock())
+    with pytest.raises(SettingInvalid, match=r"MINT_LOADER_ENGINE_ARGS: .*max_num_batched_tokens"):
+        start_engine(config(facts, execution), builder)
