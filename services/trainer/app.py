@@ -26,6 +26,7 @@ from services.trainer.adapters.checkpoint_rows_postgres import PostgresCheckpoin
 from services.trainer.adapters.distributed.follower import run_follower
 from services.trainer.adapters.distributed.group import RankGroup, open_group
 from services.trainer.adapters.lease_postgres import PostgresLease
+from services.trainer.adapters.model.placing import place
 from services.trainer.adapters.model.resident_base import SPARSE_ATTENTION
 from services.trainer.adapters.operations_postgres import PostgresOperations
 from services.trainer.adapters.policies.resident_policies import open_policies
@@ -34,6 +35,7 @@ from services.trainer.adapters.states.checkpoints import BlobCheckpoints
 from services.trainer.adapters.states.mixtures import BlobMixtures
 from services.trainer.adapters.states.revisions import BlobRevisionStates
 from services.trainer.core.losses.mismatch import Mismatch
+from services.trainer.core.placement import Placement
 from services.trainer.core.ranks import ALONE, ProcessRank
 from services.trainer.core.scheduler import SchedulerLimits
 from services.trainer.handlers.checkpoint_admin import CheckpointAdmin
@@ -76,6 +78,7 @@ class Trainer:
 async def open_trainer(settings: TrainerSettings, process: ProcessRank = ALONE) -> AsyncIterator[Trainer]:
     """Connect, load the base and assemble; leaving closes everything in the opposite order."""
     clock = SystemClock()
+    placement = _placement(settings, process)
     async with AsyncExitStack() as stack:
         pool = await open_pool(settings.postgres.dsn, schema=SCHEMA)
         stack.push_async_callback(pool.close)
@@ -87,6 +90,7 @@ async def open_trainer(settings: TrainerSettings, process: ProcessRank = ALONE) 
                 settings.base_dir,
                 process,
                 sharding=settings.sharding,
+                placement=placement,
                 threads=settings.threads,
                 timeout_seconds=settings.rank_timeout_seconds,
             )
@@ -122,7 +126,7 @@ async def open_trainer(settings: TrainerSettings, process: ProcessRank = ALONE) 
             revisions=BlobRevisionStates(blobs, policies.facts),
             ledger=ledger,
             blobs=blobs,
-            mismatch=_mismatch(settings, policies.facts),
+            mismatch=_mismatch(settings, policies.facts, placement),
         )
         dispatcher = Dispatcher(
             bus=bus,
@@ -179,11 +183,25 @@ async def open_trainer(settings: TrainerSettings, process: ProcessRank = ALONE) 
         )
 
 
-def _mismatch(settings: TrainerSettings, facts: BaseFacts) -> Mismatch:
-    """Return what is set, or what fits: nobody replays what an indexer of sparse attention has picked."""
-    if settings.mismatch == "auto":
-        return "band" if facts.architecture in SPARSE_ATTENTION else "none"
-    return settings.mismatch
+def _placement(settings: TrainerSettings, process: ProcessRank) -> Placement:
+    return place(
+        device=settings.device,
+        dtype=settings.dtype,
+        checkpointing=settings.checkpointing,
+        process=process,
+    )
+
+
+def _mismatch(settings: TrainerSettings, facts: BaseFacts, placement: Placement) -> Mismatch:
+    """Return what is set, or what fits: nobody replays what an indexer of sparse attention has picked.
+
+    In bfloat16 trainer and engine differ by more than rounding of float32: a few tokens by a factor.
+    """
+    if settings.mismatch != "auto":
+        return settings.mismatch
+    if facts.architecture in SPARSE_ATTENTION:
+        return "band"
+    return "none" if placement.dtype == "float32" else "truncated"
 
 
 async def run(settings: TrainerSettings, process: ProcessRank) -> None:
@@ -200,6 +218,7 @@ def run_rank(settings: TrainerSettings, process: ProcessRank) -> int:
             settings.base_dir,
             process,
             sharding=settings.sharding,
+            placement=_placement(settings, process),
             threads=settings.threads,
             timeout_seconds=settings.rank_timeout_seconds,
         )

@@ -18,6 +18,7 @@ from mint_common.settings import (
     TelemetrySettings,
 )
 from services.trainer.core.losses.mismatch import Mismatch
+from services.trainer.core.placement import BaseDType, Checkpointing
 from services.trainer.core.ranks import ProcessRank, Sharding
 
 ExportLayout = Literal["packed", "peft-2d", "peft-3d"]
@@ -37,6 +38,21 @@ class TrainerSettings(BaseModel):
     internal: InternalSettings
     http: HttpSettings
     base_dir: Path = Field(description="folder of the base: Hugging Face files and mint_base.json")
+    dtype: Literal["auto", BaseDType] = Field(
+        "auto",
+        description="of the base's weights and activations; auto: float32 on the CPU, bfloat16 on a GPU;"
+        " LoRA weights, logits and the optimizer are float32 in any case",
+    )
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$",
+        description="cpu, cuda or cuda:N; auto: a GPU where there is one, each of several ranks its own",
+    )
+    checkpointing: Checkpointing = Field(
+        "auto",
+        description="compute layers again in the backward pass: less memory, a quarter more time."
+        " auto: on a GPU that cannot hold the activations of a whole context",
+    )
     threads: int = Field(1, ge=1, description="torch threads of a step; more than the idle cores is slower")
     resident_policies: int = Field(
         8, ge=1, description="policies ready to step (16 bytes per LoRA parameter each)"
@@ -90,7 +106,8 @@ class TrainerSettings(BaseModel):
     mismatch: Literal["auto", Mismatch] = Field(
         "auto",
         description="tokens of GRPO that trainer and sampler see differently: truncated bounds their weight"
-        " (TIS), band leaves them out (IcePop), none trusts all; auto is band where attention is sparse",
+        " (TIS), band leaves them out (IcePop), none trusts all; auto is band where attention is sparse,"
+        " truncated in bfloat16, else none",
     )
     ranks: int = Field(
         1, ge=1, description="processes that hold the base together; started here, unless torchrun has"

@@ -29,14 +29,16 @@ L = TypeVar("L", bound=Cuttable)
 
 FEWEST_TOKENS, MOST_TOKENS = 512, 4096
 _ACTIVATION_BYTES = 256 << 20
-_FLOAT_BYTES = 4
+MOST_ON_DEVICE = 65536
+DEVICE_SHARE = 0.5
+"""Of a GPU's free memory that activations may take: the rest is for logits, gradients and the allocator."""
 
 MIN_FILL = 0.5
 """A line shorter than this share of a micro-batch's longest starts another: padding stays below it."""
 
 
-def default_microbatch_tokens(facts: BaseFacts) -> int:
-    """Return how many padded tokens a micro-batch of a base has: more where a token's activations are small.
+def activation_bytes(facts: BaseFacts, item_bytes: int) -> int:
+    """Return what a token's activations take, numbers of ``item_bytes`` each.
 
     They are taken for what its linear modules read and write, all experts of a layer included.
     """
@@ -44,8 +46,17 @@ def default_microbatch_tokens(facts: BaseFacts) -> int:
     routed = sum(
         experts.count * sum(map(sum, experts.projections.values())) for experts in facts.experts.values()
     )
-    fitting = _ACTIVATION_BYTES // (_FLOAT_BYTES * (dense + routed))
-    return max(FEWEST_TOKENS, min(MOST_TOKENS, fitting))
+    return item_bytes * (dense + routed)
+
+
+def default_microbatch_tokens(facts: BaseFacts, *, item_bytes: int = 4, free_bytes: int | None = None) -> int:
+    """Return how many padded tokens a micro-batch of a base has: more where a token's activations are small.
+
+    With ``free_bytes`` of a GPU, as many as half of them hold.
+    """
+    limit = _ACTIVATION_BYTES if free_bytes is None else int(DEVICE_SHARE * free_bytes)
+    fitting = limit // activation_bytes(facts, item_bytes)
+    return max(FEWEST_TOKENS, min(MOST_TOKENS if free_bytes is None else MOST_ON_DEVICE, fitting))
 
 
 def plan_microbatches(lines: Sequence[L], *, max_tokens: int, max_targets: int) -> tuple[tuple[L, ...], ...]:

@@ -1,6 +1,7 @@
 """Rank 1 beside the tests, which are rank 0: a process that holds its part of one base after another.
 
-Its arguments are the port of rank 0's store; a line of its input is a sharding and a folder.
+Its arguments are the port of rank 0's store; a line of its input is a sharding, a folder, a dtype,
+and whether layers are computed again.
 """
 
 import sys
@@ -12,11 +13,13 @@ if __name__ == "__main__":
     from services.trainer.adapters.distributed.follower import follow
     from services.trainer.adapters.distributed.ranks import find_store, joined_ranks
     from services.trainer.adapters.distributed.shapes import load_sharded
+    from services.trainer.core.placement import Placement
     from services.trainer.core.ranks import ProcessRank
 
     torch.set_num_threads(1)
     store = find_store(int(sys.argv[1]), 2, timeout_seconds=60.0)
     with joined_ranks(ProcessRank(rank=1, count=2), store=store, timeout_seconds=60.0) as ranks:
         for line in sys.stdin:
-            sharding, folder = line.split()
-            follow(load_sharded(Path(folder), sharding, ranks), ranks)
+            sharding, folder, dtype, checkpointing = line.split()
+            placement = Placement(dtype=dtype, checkpointing=checkpointing)
+            follow(load_sharded(Path(folder), sharding, ranks, placement), ranks)

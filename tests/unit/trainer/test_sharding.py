@@ -32,6 +32,7 @@ from services.trainer.adapters.model.scoring import ScoringBase
 from services.trainer.adapters.states.training_state import new_state
 from services.trainer.adapters.training.stepping import Work, step_policies
 from services.trainer.core.lines import LineTokens
+from services.trainer.core.placement import ON_CPU, Placement
 from services.trainer.core.ranks import ProcessRank, RankLost, Sharding
 
 from .conftest import TINY
@@ -87,12 +88,14 @@ class Pair:
     other: subprocess.Popen[str]
 
     @contextmanager
-    def base(self, sharding: Sharding, folder: Path) -> Iterator[tuple[ShardedBase, int]]:
+    def base(
+        self, sharding: Sharding, folder: Path, placement: Placement = ON_CPU
+    ) -> Iterator[tuple[ShardedBase, int]]:
         """Hold a base together until the block ends; with it come the bytes of weights that rank 0 keeps."""
         assert self.other.stdin is not None
-        self.other.stdin.write(f"{sharding} {folder}\n")
+        self.other.stdin.write(f"{sharding} {folder} {placement.dtype} {placement.checkpointing}\n")
         self.other.stdin.flush()
-        passes = load_sharded(folder, sharding, self.ranks)
+        passes = load_sharded(folder, sharding, self.ranks, placement)
         lost: list[RankLost] = []
         base = ShardedBase(passes, self.ranks, lost=lost.append)
         try:
@@ -174,6 +177,23 @@ def test_scores_and_gradients_equal_one_ranks(
     experts = sum(base_bytes(slot.base) for slot in one.slots if isinstance(slot, LoraExperts))
     least_saved = {"data": 0.0, "tensor": 0.2 * whole, "expert": 0.5 * experts}.get(sharding, 0.4 * whole)
     assert whole - kept >= least_saved
+
+
+@pytest.mark.parametrize(
+    ("sharding", "family"),
+    [("data", "Qwen3"), ("fsdp", "Qwen3"), ("zero3", "Qwen3"), ("tensor", "Qwen3"), ("expert", "Qwen3Moe")],
+)
+def test_in_bfloat16_with_layers_computed_again_they_are_near_one_ranks(
+    sharding: Sharding, family: str, pair: Pair, folders: Callable[[str], Path]
+) -> None:
+    small = Placement(dtype="bfloat16", checkpointing="on")
+    one = load_base(folders(family), small)
+    expected_T, expected = scored(one, one)
+    with pair.base(sharding, folders(family), small) as (base, _):
+        found_T, found = scored(base, one)
+    assert float((found_T - expected_T).abs().mean()) < 1e-2
+    for ours, theirs in zip(found, expected, strict=True):
+        assert float((ours - theirs).norm() / theirs.norm()) < 0.1
 
 
 def targeted(base: ScoringBase, one: ResidentBase) -> tuple[torch.Tensor, torch.Tensor]:

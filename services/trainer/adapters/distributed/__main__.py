@@ -14,6 +14,7 @@ from mint_common.errors import MintError
 from services.trainer.adapters.distributed.follower import run_follower
 from services.trainer.adapters.distributed.ranks import find_store
 from services.trainer.adapters.training.freed_memory import keep_freed_memory
+from services.trainer.core.placement import BaseDType, Checkpointing, DeviceType, Placement
 from services.trainer.core.ranks import ProcessRank, Sharding
 
 
@@ -25,6 +26,9 @@ def main() -> int:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--base-dir", type=Path, required=True)
     parser.add_argument("--sharding", choices=get_args(Sharding), required=True)
+    parser.add_argument("--dtype", choices=get_args(BaseDType), required=True)
+    parser.add_argument("--device-type", choices=get_args(DeviceType), required=True)
+    parser.add_argument("--checkpointing", choices=get_args(Checkpointing), required=True)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--timeout-seconds", type=float, required=True)
     options = parser.parse_args()
@@ -35,6 +39,11 @@ def main() -> int:
             options.base_dir,
             ProcessRank(rank=options.rank, count=options.ranks, local=options.rank),
             sharding=options.sharding,
+            placement=Placement(
+                dtype=options.dtype,
+                device_type=options.device_type,
+                checkpointing=options.checkpointing,
+            ),
             threads=options.threads,
             timeout_seconds=options.timeout_seconds,
             store=find_store(options.port, options.ranks, timeout_seconds=options.timeout_seconds),

@@ -10,6 +10,7 @@ from services.trainer.adapters.distributed.orders import Backward, Forward, Stop
 from services.trainer.adapters.distributed.passes import Passes
 from services.trainer.adapters.distributed.ranks import Ranks, joined_ranks
 from services.trainer.adapters.distributed.shapes import load_sharded
+from services.trainer.core.placement import Placement
 from services.trainer.core.ranks import ProcessRank, Sharding
 
 
@@ -31,6 +32,7 @@ def run_follower(
     process: ProcessRank,
     *,
     sharding: Sharding,
+    placement: Placement,
     threads: int,
     timeout_seconds: float,
     store: dist.Store | None = None,
@@ -42,5 +44,7 @@ def run_follower(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(threads)
-    with joined_ranks(process, store=store, timeout_seconds=timeout_seconds) as ranks:
-        follow(load_sharded(folder, sharding, ranks), ranks)
+    with joined_ranks(
+        process, store=store, timeout_seconds=timeout_seconds, device_type=placement.device_type
+    ) as ranks:
+        follow(load_sharded(folder, sharding, ranks, placement), ranks)

@@ -22,6 +22,7 @@ from services.trainer.adapters.distributed.shapes import base_bytes, load_sharde
 from services.trainer.adapters.distributed.sharded_base import ShardedBase
 from services.trainer.adapters.model.resident_base import load_base
 from services.trainer.adapters.model.scoring import ScoringBase
+from services.trainer.core.placement import Placement
 from services.trainer.core.ranks import ProcessRank, RankLost, Sharding
 
 _log = logging.getLogger(__name__)
@@ -35,11 +36,19 @@ class RankGroup:
     """The ranks of a base as rank 0 has them; with one rank there is nothing to watch."""
 
     def __init__(
-        self, folder: Path, process: ProcessRank, *, sharding: Sharding, threads: int, timeout_seconds: float
+        self,
+        folder: Path,
+        process: ProcessRank,
+        *,
+        sharding: Sharding,
+        placement: Placement,
+        threads: int,
+        timeout_seconds: float,
     ) -> None:
         self._folder = folder
         self._process = process
         self._sharding = sharding
+        self._placement = placement
         self._threads = threads
         self._timeout_seconds = timeout_seconds
         self._lost: Future[None] = Future()
@@ -62,11 +71,16 @@ class RankGroup:
     def load(self) -> ScoringBase:
         """Load the base, in the thread that is to work with it. Raises SettingInvalid."""
         if self._process.count == 1:
-            return load_base(self._folder)
+            return load_base(self._folder, self._placement)
         ranks = self._joined.enter_context(
-            joined_ranks(self._process, store=self._store, timeout_seconds=self._timeout_seconds)
+            joined_ranks(
+                self._process,
+                store=self._store,
+                timeout_seconds=self._timeout_seconds,
+                device_type=self._placement.device_type,
+            )
         )
-        passes = load_sharded(self._folder, self._sharding, ranks)
+        passes = load_sharded(self._folder, self._sharding, ranks, self._placement)
         base = ShardedBase(passes, ranks, lost=self.lose, timeout_seconds=self._timeout_seconds)
         self._joined.callback(base.close)
         _log.info(
@@ -122,6 +136,9 @@ class RankGroup:
             "port": self._store.port,
             "base-dir": self._folder,
             "sharding": self._sharding,
+            "dtype": self._placement.dtype,
+            "device-type": self._placement.device_type,
+            "checkpointing": self._placement.checkpointing,
             "threads": self._threads,
             "timeout-seconds": self._timeout_seconds,
         }
@@ -136,12 +153,25 @@ class RankGroup:
 
 @asynccontextmanager
 async def open_group(
-    folder: Path, process: ProcessRank, *, sharding: Sharding, threads: int, timeout_seconds: float
+    folder: Path,
+    process: ProcessRank,
+    *,
+    sharding: Sharding,
+    placement: Placement,
+    threads: int,
+    timeout_seconds: float,
 ) -> AsyncIterator[RankGroup]:
     """Start the ranks of a base that are to be started here; leaving ends them."""
     if process.launched and process.rank:
         raise SettingInvalid(name="RANK", problem=f"{process.rank}: only rank 0 leads")
-    group = RankGroup(folder, process, sharding=sharding, threads=threads, timeout_seconds=timeout_seconds)
+    group = RankGroup(
+        folder,
+        process,
+        sharding=sharding,
+        placement=placement,
+        threads=threads,
+        timeout_seconds=timeout_seconds,
+    )
     try:
         yield group
     finally:

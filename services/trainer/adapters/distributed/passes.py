@@ -8,7 +8,6 @@ counted once, at rank 0. X = rows of scores, T = target tokens.
 
 import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -54,7 +53,7 @@ class Passes:
         begin, job = self._own(order.job)
         # A rank without a line of its own still takes part in gathering the base's weights.
         counts = job.targets > 0
-        with self._on_device(), torch.set_grad_enabled(order.number is not None):
+        with torch.set_grad_enabled(order.number is not None):
             scored = (job if counts else order.job.first_line()).run(self.base, policies)
         if order.number is not None:
             self._open[order.number] = _Pass(
@@ -73,8 +72,7 @@ class Passes:
         flat_T = None if gradient_T is None else gradient_T.flatten()
         gradient_T = self._ranks.hand_out(flat_T, math.prod(shape)).view(shape)
         own_T = gradient_T[one.begin :][: len(one.logprobs_T)] if one.counts else None
-        with self._on_device():
-            one.logprobs_T.backward(torch.zeros_like(one.logprobs_T) if own_T is None else own_T)
+        one.logprobs_T.backward(torch.zeros_like(one.logprobs_T) if own_T is None else own_T)
         flat = torch.cat([self._gradient(policy, counts=one.counts) for policy in one.policies])
         self._ranks.sum_up(flat)
         return list(flat.cpu().split([policy.layout.size for policy in one.policies]))
@@ -141,11 +139,6 @@ class Passes:
         for part, view in zip(layout.parts, layout.cut(gradient), strict=True):
             if part.site.module not in self._shared:
                 view.zero_()
-
-    def _on_device(self) -> AbstractContextManager[object]:
-        """Let tensors that are made on the way be made on the base's device."""
-        device = self._ranks.device
-        return nullcontext() if device.type == "cpu" else device
 
 
 def _detached(scored: TokenScores) -> TokenScores:

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mint_common.errors import SettingInvalid
+from services.trainer.core.placement import DeviceType
 from services.trainer.core.ranks import ProcessRank
 
 LOOPBACK = "127.0.0.1"
@@ -68,12 +69,19 @@ class Ranks:
 
 @contextmanager
 def joined_ranks(
-    process: ProcessRank, *, store: dist.Store | None = None, timeout_seconds: float = TIMEOUT_SECONDS
+    process: ProcessRank,
+    *,
+    store: dist.Store | None = None,
+    timeout_seconds: float = TIMEOUT_SECONDS,
+    device_type: DeviceType = "cpu",
 ) -> Iterator[Ranks]:
-    """Join the group of a store, None: the one that torchrun's environment names; leave it in the end."""
+    """Join the group of a store, None: the one that torchrun's environment names; leave it in the end.
+
+    On GPUs a rank takes the one of its number on its machine.
+    """
     device = torch.device("cpu")
     backend = "gloo"
-    if torch.cuda.is_available():
+    if device_type == "cuda":
         if process.local >= torch.cuda.device_count():
             problem = f"no GPU for rank {process.rank}: {torch.cuda.device_count()} here"
             raise SettingInvalid(name="MINT_TRAINER_RANKS", problem=problem)

@@ -14,16 +14,20 @@ from services.trainer.adapters.distributed.passes import Passes
 from services.trainer.adapters.distributed.ranks import Ranks
 from services.trainer.adapters.distributed.tensor_parallel import cut_tensors
 from services.trainer.adapters.model.resident_base import ResidentBase, load_base
+from services.trainer.core.placement import ON_CPU, Placement, checkpoints
 from services.trainer.core.ranks import SPLITS_LINES, Sharding
 
 
-def load_sharded(folder: Path, sharding: Sharding, ranks: Ranks) -> Passes:
+def load_sharded(folder: Path, sharding: Sharding, ranks: Ranks, placement: Placement = ON_CPU) -> Passes:
     """Load a base and keep this rank's part of it. Every rank calls this at the same time."""
-    base = load_base(folder)
+    base = load_base(folder, Placement(dtype=placement.dtype, checkpointing="off"))
     mesh = init_device_mesh(ranks.device.type, (ranks.count,))
     _SHAPES[sharding](base, mesh)
     if sharding != "zero3":  # which has moved its own
         base.target_scores.to(ranks.device)
+    base.device = ranks.device
+    if checkpoints(placement, base.facts, free_bytes=base.free_bytes):
+        base.checkpoint_layers()
     return Passes(base, ranks, splits_lines=sharding in SPLITS_LINES)
 
 
@@ -32,6 +36,8 @@ def shard_layers(base: ResidentBase, mesh: DeviceMesh) -> None:
     scores = base.target_scores
     for layer in scores.body.layers:
         fully_shard(layer, mesh=mesh)
+    if scores.head.weight.dtype != base.dtype:  # a slice is of one dtype
+        fully_shard(scores.head, mesh=mesh)
     fully_shard(scores, mesh=mesh)
 
 

@@ -49,6 +49,10 @@ class ShardedBase:
         timeout_seconds: float = TIMEOUT_SECONDS,
     ) -> None:
         self.facts: BaseFacts = passes.base.facts
+        self.microbatch_tokens = passes.base.microbatch_tokens
+        self.device = torch.device(
+            "cpu"
+        )  # rank 0 keeps the leaves there: every rank gets them with each pass
         self.shares_prompts = passes.base.shares_prompts
         self._tell_lost = lost
         self._lost: RankLost | None = None

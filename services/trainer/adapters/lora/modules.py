@@ -38,7 +38,8 @@ class Mix:
 
     def __post_init__(self) -> None:
         """Number the policy of each token."""
-        self.policy_X = torch.repeat_interleave(torch.arange(len(self.counts)), torch.tensor(self.counts))
+        policy_X = torch.repeat_interleave(torch.arange(len(self.counts)), torch.tensor(self.counts))
+        self.policy_X = policy_X.to(self.scale_P.device)
 
     @property
     def uniform(self) -> bool:
@@ -53,21 +54,22 @@ def plan_mix(policies: Sequence[tuple[LoraTensors, int]]) -> Mix:
     """
     tensors = [policy for policy, _ in policies]
     layout = _common_layout([policy.layout for policy in tensors])
-    leaves = [
-        policy.leaf
-        if policy.layout is layout
-        else torch.zeros(layout.size).index_copy(0, spread_index(policy.layout, layout), policy.leaf)
-        for policy in tensors
-    ]
+    leaves = [policy.leaf if policy.layout is layout else _spread(policy, layout) for policy in tensors]
+    device = leaves[0].device
     pieces = layout.cut(torch.stack(leaves) if len(leaves) > 1 else leaves[0][None])
     names = [part.site.name for part in layout.parts[::2]]
     counts = tuple(count for _, count in policies)
     return Mix(
         counts=counts,
-        scale_P=torch.tensor([policy.scale for policy in tensors]),
-        ends_P=torch.tensor(counts).cumsum(0).to(torch.int32),
+        scale_P=torch.tensor([policy.scale for policy in tensors], device=device),
+        ends_P=torch.tensor(counts).cumsum(0).to(device, torch.int32),
         sites=dict(zip(names, zip(pieces[::2], pieces[1::2], strict=True), strict=True)),
     )
+
+
+def _spread(policy: LoraTensors, layout: Layout) -> Tensor:
+    index = spread_index(policy.layout, layout).to(policy.leaf.device)
+    return policy.leaf.new_zeros(layout.size).index_copy(0, index, policy.leaf)
 
 
 def _common_layout(layouts: Sequence[Layout]) -> Layout:
@@ -128,7 +130,10 @@ class LoraLinear(nn.Module):  # type: ignore[misc]  # torch is untyped for mypy 
 
 
 def _updated(y_XO: Tensor, x_XI: Tensor, mix: Mix, a_PRI: Tensor, b_POR: Tensor) -> Tensor:
-    """Return y plus the policies' updates."""
+    """Return y plus the policies' updates, computed in the dtype of A and B and rounded once."""
+    if y_XO.dtype != a_PRI.dtype:
+        y_wide_XO, x_wide_XI = y_XO.to(a_PRI.dtype), x_XI.to(a_PRI.dtype)
+        return _updated(y_wide_XO, x_wide_XI, mix, a_PRI, b_POR).to(y_XO.dtype)
     policies = len(mix.counts)
     a_PIR, b_PRO = a_PRI.transpose(1, 2), b_POR.transpose(1, 2)
     if policies == 1:
@@ -162,10 +167,10 @@ class LoraExperts(nn.Module):  # type: ignore[misc]  # torch is untyped for mypy
             if self.share is WHOLE:
                 y: Tensor = self.base(x_XI, experts_XK, weights_XK)
                 return y
-            mix = _bare_mix(len(x_XI))
+            mix = _bare_mix(x_XI)
         x_XI, weights_XK = self.share.enter(x_XI), self.share.enter(weights_XK)
         policies = len(mix.counts)
-        policy_X = mix.policy_X if policies > 1 else torch.zeros(len(x_XI), dtype=torch.long)
+        policy_X = mix.policy_X if policies > 1 else torch.zeros_like(mix.policy_X)
         group_S = (experts_XK * policies + policy_X[:, None]).flatten()
         count_G = torch.bincount(group_S, minlength=self.base.num_experts * policies)
         order_S = group_S.argsort(stable=True)
@@ -193,10 +198,11 @@ class LoraExperts(nn.Module):  # type: ignore[misc]  # torch is untyped for mypy
         return self.share.leave(torch.zeros_like(x_XI).index_add(0, token_S, y_SO.to(x_XI.dtype)))
 
 
-def _bare_mix(tokens: int) -> Mix:
+def _bare_mix(x_XI: Tensor) -> Mix:
     """Return a mix that updates nothing."""
-    counts = (tokens,)
-    return Mix(counts=counts, scale_P=torch.ones(1), ends_P=torch.tensor(counts), sites={})
+    counts = (len(x_XI),)
+    scale_P = torch.ones(1, device=x_XI.device)
+    return Mix(counts=counts, scale_P=scale_P, ends_P=torch.tensor(counts, device=x_XI.device), sites={})
 
 
 @dataclass(slots=True, kw_only=True)
@@ -214,14 +220,15 @@ class _Runs:
         return grouped_mm(x_SI, weight_EOI.transpose(1, 2), offs=self.ends_EP[policies - 1 :: policies])
 
     def update(self, x_SI: Tensor, name: str) -> Tensor | float:
-        """Return the update of a projection, 0 where no policy has one."""
+        """Return the update of a projection, 0 where no policy has one: as `_updated` rounds."""
         if name not in self.mix.sites:
             return 0.0
         # Experts first: [P, E, ...] -> [E * P, ...], the order of the runs.
         halves = self.mix.sites[name]
         a_GRI, b_GOR = (half[:, self.experts].transpose(0, 1).flatten(0, 1) for half in halves)
-        low_SR = grouped_mm(x_SI, a_GRI.transpose(1, 2), offs=self.ends_EP) * self.scale_S
-        return grouped_mm(low_SR, b_GOR.transpose(1, 2), offs=self.ends_EP)
+        x_wide_SI = x_SI.to(a_GRI.dtype)
+        low_SR = grouped_mm(x_wide_SI, a_GRI.transpose(1, 2), offs=self.ends_EP) * self.scale_S
+        return grouped_mm(low_SR, b_GOR.transpose(1, 2), offs=self.ends_EP).to(x_SI.dtype)
 
 
 Slot = LoraLinear | LoraExperts

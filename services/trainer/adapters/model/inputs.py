@@ -30,20 +30,32 @@ class ModelInputs:
     targets: Tensor
 
 
-def model_inputs(lines: Sequence[LineTokens], *, width: int) -> ModelInputs:
-    """Return the tensors of some lines; ``width`` is the greatest of the lines that they are scored with."""
+def model_inputs(
+    lines: Sequence[LineTokens],
+    *,
+    width: int,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | None = None,
+) -> ModelInputs:
+    """Return the tensors of some lines; ``width`` is the greatest of the lines that they are scored with.
+
+    ``dtype`` is that of the model's queries, which a mask has to have.
+    """
     longest = max(len(line.token_L) for line in lines)
     where_T = np.concatenate([line.where_T + index * longest for index, line in enumerate(lines)])
     is_whole = np.array_equal(where_T, np.arange(len(lines) * longest))
     shared = any(line.shares_prompt for line in lines)
+    positions_BL = mask_B1LL = None
+    if shared:
+        positions_BL = torch.tensor(np.stack([_positions(line, longest) for line in lines]), device=device)
+        owner_BL = _padded([_owners(line) for line in lines], longest, PADDING).to(device)
+        mask_B1LL = _mask(owner_BL, dtype)
     return ModelInputs(
-        inputs_BL=_padded([line.token_L for line in lines], longest, 0),
-        positions_BL=torch.tensor(np.stack([_positions(line, longest) for line in lines]))
-        if shared
-        else None,
-        mask_B1LL=_mask(_padded([_owners(line) for line in lines], longest, PADDING)) if shared else None,
-        where_T=None if is_whole else torch.tensor(where_T),
-        targets=_targets(lines, width),
+        inputs_BL=_padded([line.token_L for line in lines], longest, 0).to(device),
+        positions_BL=positions_BL,
+        mask_B1LL=mask_B1LL,
+        where_T=None if is_whole else torch.tensor(where_T, device=device),
+        targets=_targets(lines, width).to(device),
     )
 
 
@@ -81,10 +93,10 @@ def _targets(lines: Sequence[LineTokens], width: int) -> Tensor:
     return torch.tensor(filled_TK)
 
 
-def _mask(owner_BL: Tensor) -> Tensor:
+def _mask(owner_BL: Tensor, dtype: torch.dtype) -> Tensor:
     """Return 0 where a position sees another, the lowest float where it does not."""
     longest = owner_BL.shape[1]
     sees_BLL = (owner_BL[:, None, :] == owner_BL[:, :, None]) | (owner_BL[:, None, :] == PROMPT)
-    sees_BLL &= torch.ones(longest, longest, dtype=torch.bool).tril()
-    mask_BLL = torch.zeros(sees_BLL.shape).masked_fill(~sees_BLL, torch.finfo(torch.float32).min)
+    sees_BLL &= torch.ones(longest, longest, dtype=torch.bool, device=owner_BL.device).tril()
+    mask_BLL = sees_BLL.new_zeros(sees_BLL.shape, dtype=dtype).masked_fill(~sees_BLL, torch.finfo(dtype).min)
     return mask_BLL[:, None]

@@ -1,12 +1,14 @@
-"""The base model in memory, read-only, in float32 on one device.
+"""The base model in memory, read-only, on one device.
 
-Invariant: with no policy applied its log-probabilities are those of the untouched model.
+Invariant: with no policy applied its log-probabilities are those of the untouched model. Whatever the base's
+dtype, logits are float32: softmax over a large vocabulary loses most in fewer bits.
 B = lines of a micro-batch, L = its longest line, T = its target positions, D = model width, V = vocabulary.
 """
 # ruff: noqa: N806  # tensors carry their shape in their name
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -21,11 +23,14 @@ from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.errors import SettingInvalid
 from services.trainer.adapters.lora.modules import Slot, applied, plan_mix, wrap_modules
 from services.trainer.adapters.lora.tensors import LoraTensors
+from services.trainer.adapters.model.checkpointing import checkpoint_layers
 from services.trainer.adapters.model.inputs import ModelInputs, model_inputs
 from services.trainer.adapters.model.routing import RouteReplay, read_routes, replayed, wrap_routers
 from services.trainer.adapters.model.scoring import TokenScores
 from services.trainer.core.lines import Line, LineTokens, widest
 from services.trainer.core.losses.tokens import token_logprobs
+from services.trainer.core.microbatches import default_microbatch_tokens
+from services.trainer.core.placement import ON_CPU, Placement, checkpoints
 
 SPARSE_ATTENTION = frozenset({"DeepseekV32ForCausalLM", "GlmMoeDsaForCausalLM"})
 """Their indexers pick keys of a whole line, so that rows of one line would see each other."""
@@ -54,7 +59,12 @@ class TargetScores(nn.Module):  # type: ignore[misc]  # torch is untyped for myp
         hidden_TD = hidden_BLD.flatten(0, 1)
         if laid.where_T is not None:
             hidden_TD = hidden_TD.index_select(0, laid.where_T)
-        return token_logprobs(self.head(hidden_TD), laid.targets)
+        return token_logprobs(self.head(hidden_TD.to(self.head.weight.dtype)), laid.targets)
+
+    def widen_head(self) -> None:
+        """Compute logits in float32 from now on, with a copy of a narrower head."""
+        if self.head.weight.dtype != torch.float32:
+            self.head = deepcopy(self.head).float()
 
 
 class ResidentBase:
@@ -62,15 +72,34 @@ class ResidentBase:
 
     def __init__(self, model: nn.Module, facts: BaseFacts) -> None:
         self.facts = facts
+        self.dtype: torch.dtype = model.dtype
+        self.device: torch.device = model.device
         self.replays_routes = True
         self.shares_prompts = facts.architecture not in SPARSE_ATTENTION
         self._model = model.requires_grad_(requires_grad=False).eval()
         self.target_scores = TargetScores(model.base_model, model.get_output_embeddings())
         self._check_head()
+        self.target_scores.widen_head()
         self.slots: list[Slot] = wrap_modules(model, facts)
         self._gates = wrap_routers(model, facts)
         self._top_k = int(getattr(model.config, "num_experts_per_tok", 0) or 0)
         self._experts = max((experts.count for experts in facts.experts.values()), default=0)
+
+    @property
+    def free_bytes(self) -> int | None:
+        """Return the free memory of the base's GPU, None on the CPU."""
+        return torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else None
+
+    @property
+    def microbatch_tokens(self) -> int:
+        """Return how many padded tokens a micro-batch has where nobody has said it."""
+        return default_microbatch_tokens(
+            self.facts, item_bytes=self.dtype.itemsize, free_bytes=self.free_bytes
+        )
+
+    def checkpoint_layers(self) -> None:
+        """Compute layers again in the backward pass from now on."""
+        checkpoint_layers(self.target_scores.body.layers)
 
     def logprobs(
         self, lines: Sequence[Line], policies: Mapping[int, LoraTensors] | Sequence[LoraTensors] | None = None
@@ -87,7 +116,8 @@ class ResidentBase:
     ) -> TokenScores:
         """Return the scores of the lines' targets, line after line: see `ScoringBase`."""
         read = [line.read() for line in lines]
-        laid = model_inputs(read, width=widest(read) if width is None else width)
+        width = widest(read) if width is None else width
+        laid = model_inputs(read, width=width, dtype=self.dtype, device=self.device)
         longest = laid.inputs_BL.shape[1]
         replay = self._replay(read, longest)
         mixed: AbstractContextManager[None] = nullcontext()
@@ -99,7 +129,9 @@ class ResidentBase:
             logprobs_T = self.target_scores(laid)
         if replay is None:
             return TokenScores(logprobs_T=logprobs_T, routed_T=None, off_route_T=None)
-        where_T = torch.arange(laid.inputs_BL.numel()) if laid.where_T is None else laid.where_T
+        where_T = laid.where_T
+        if where_T is None:
+            where_T = torch.arange(laid.inputs_BL.numel(), device=self.device)
         routed_T, off_route_T = replay.judge(where_T, experts=self._experts)
         return TokenScores(logprobs_T=logprobs_T, routed_T=routed_T, off_route_T=off_route_T)
 
@@ -112,11 +144,12 @@ class ResidentBase:
         for index, line in enumerate(lines):
             routes = torch.cat([read(data, tokens=tokens) for data, tokens in line.routes])
             routes_BLYK[index, : len(routes)] = routes
-        return RouteReplay(routes_XYK=routes_BLYK.flatten(0, 1), replays=self.replays_routes)
+        routes_XYK = routes_BLYK.flatten(0, 1).to(self.device)
+        return RouteReplay(routes_XYK=routes_XYK, replays=self.replays_routes)
 
     def _check_head(self) -> None:
         """Refuse architectures that do more to logits than a linear head does."""
-        ids = torch.arange(min(4, self.facts.vocab_size))[None]
+        ids = torch.arange(min(4, self.facts.vocab_size), device=self.device)[None]
         with torch.no_grad():
             whole = self._model(input_ids=ids, use_cache=False).logits
             hidden = self.target_scores.body(input_ids=ids, use_cache=False).last_hidden_state
@@ -126,9 +159,14 @@ class ResidentBase:
             raise SettingInvalid(name="MINT_TRAINER_BASE_DIR", problem=problem)
 
 
-def load_base(folder: Path) -> ResidentBase:
+def load_base(folder: Path, placement: Placement = ON_CPU) -> ResidentBase:
     """Load a base folder (Hugging Face files and `mint_base.json`)."""
     facts = read_base_facts(folder)
     disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-    return ResidentBase(model, facts)
+    dtype = getattr(torch, placement.dtype)
+    # `dtype=` keeps what a model wants in float32, such as rotary frequencies; `.to(dtype)` would not.
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+    base = ResidentBase(model.to(placement.device), facts)
+    if checkpoints(placement, facts, free_bytes=base.free_bytes):
+        base.checkpoint_layers()
+    return base

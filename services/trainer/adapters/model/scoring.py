@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from mint_common.adapters_format.base_facts import BaseFacts
@@ -31,6 +32,16 @@ class ScoringBase(Protocol):
     @property
     def facts(self) -> BaseFacts:
         """Return the base's facts."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Return where leaves and scores are."""
+        ...
+
+    @property
+    def microbatch_tokens(self) -> int:
+        """Return how many padded tokens a micro-batch has where nobody has said it."""
         ...
 
     @property

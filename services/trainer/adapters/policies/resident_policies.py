@@ -33,7 +33,6 @@ from services.trainer.adapters.states.training_state import (
     state_export,
 )
 from services.trainer.core.batch import Batch
-from services.trainer.core.microbatches import default_microbatch_tokens
 from services.trainer.core.refusals import CheckpointLost
 from services.trainer.core.scheduler import SchedulerLimits
 from services.trainer.ports.policies import (
@@ -223,7 +222,7 @@ async def open_policies(
 ) -> AsyncIterator[ResidentPolicies]:
     """Load a base in a thread of its own and yield its policies; leaving waits for the step in hand.
 
-    ``max_tokens`` bounds a micro-batch; None leaves that to the size of the base.
+    ``max_tokens`` bounds a micro-batch; None leaves that to the base.
     """
     with (
         ThreadPoolExecutor(1, "trainer", torch.set_num_threads, (threads,)) as stepper,
@@ -234,9 +233,11 @@ async def open_policies(
             base,
             stepper=stepper,
             exporter=exporter,
-            tiers=PolicyTiers(device_policies=limits.device_policies, host_policies=host_policies),
+            tiers=PolicyTiers(
+                device_policies=limits.device_policies, host_policies=host_policies, device=base.device
+            ),
             limits=limits,
-            max_tokens=max_tokens or default_microbatch_tokens(base.facts),
+            max_tokens=max_tokens or base.microbatch_tokens,
             layout=layout,
         )
         async with asyncio.TaskGroup() as work:

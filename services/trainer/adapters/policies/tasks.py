@@ -20,6 +20,7 @@ from services.trainer.adapters.states.training_state import (
     TrainingState,
     park_state,
     read_state,
+    resume_state,
     without_optimizer,
 )
 from services.trainer.adapters.training.client_passes import ClientPass, run_client_passes
@@ -157,7 +158,7 @@ def _learn(
     base: ScoringBase, state: TrainingState, work: DistillTask, *, max_tokens: int
 ) -> Done | MintError:
     try:
-        teacher = read_state(base.facts, work.teacher, work.data).lora
+        teacher = resume_state(park_state(read_state(base.facts, work.teacher, work.data)), base.device).lora
     except ValueError as error:
         return CheckpointLost(uri="", problem=str(error))
     return run_distillation(base, state.lora, teacher, work.distill, step=state.step, max_tokens=max_tokens)

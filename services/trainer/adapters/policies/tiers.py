@@ -10,6 +10,8 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import torch
+
 from mint_common.claims import Claim
 from mint_common.ids import PolicyId
 from services.trainer import metrics
@@ -44,7 +46,10 @@ class ResidentPolicy:
 class PolicyTiers:
     """The policies of one process that are in memory and not at work."""
 
-    def __init__(self, *, device_policies: int, host_policies: int) -> None:
+    def __init__(
+        self, *, device_policies: int, host_policies: int, device: torch.device | None = None
+    ) -> None:
+        self._device = device or torch.device("cpu")
         self._device_policies = device_policies
         self._host_policies = host_policies
         self._resident: OrderedDict[PolicyId, ResidentPolicy] = OrderedDict()
@@ -131,8 +136,10 @@ class PolicyTiers:
         """Move a policy to the device, unless it is there."""
         if isinstance(resident.state, ParkedState):
             started, size_bytes = time.perf_counter(), resident.state.size_bytes
-            resident.state = resume_state(resident.state)
+            resident.state = resume_state(resident.state, self._device)
             self._note("in", time.perf_counter() - started, size_bytes)
+        elif resident.state.lora.leaf.device != self._device:
+            resident.state = resume_state(park_state(resident.state), self._device)
         return resident.state
 
     def _note(self, direction: str, seconds: float, size_bytes: int) -> None:

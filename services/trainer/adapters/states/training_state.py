@@ -135,12 +135,15 @@ def park_state(state: TrainingState) -> ParkedState:
     if leaf.grad is not None:
         pieces.append(leaf.grad)
     buffer = torch.cat(pieces).cpu()
+    if leaf.is_cuda:
+        buffer = buffer.pin_memory()  # else the way back blocks
     return ParkedState(layout=state.lora.layout, scale=state.lora.scale, step=state.step, buffer=buffer)
 
 
-def resume_state(parked: ParkedState) -> TrainingState:
+def resume_state(parked: ParkedState, device: torch.device | None = None) -> TrainingState:
     """Return the state that was parked, bit for bit."""
-    leaf, *others = (piece.clone() for piece in parked.buffer.split(parked.layout.size))
+    pieces = parked.buffer.split(parked.layout.size)
+    leaf, *others = (piece.to(device, non_blocking=True, copy=True) for piece in pieces)
     lora = LoraTensors(layout=parked.layout, scale=parked.scale, leaf=leaf.requires_grad_())
     state = TrainingState(lora=lora, step=parked.step)
     if parked.step:

@@ -67,7 +67,7 @@ def run_distillation(
             teacher_TV = base.logprobs([line.teacher for line in batch], [teacher])
         student_TV = base.logprobs([line.student for line in batch], [student])
         loss_T = REVERSE_KL.formula(student_TV, teacher_TV, {"temperature": work.temperature})
-        loss_T = loss_T * torch.cat([line.weights for line in batch])
+        loss_T = loss_T * torch.cat([line.weights for line in batch]).to(loss_T.device)
         loss_T.sum().backward()
         parts = loss_T.detach().split([line.targets for line in batch])
         for line, part in zip(batch, parts, strict=True):

@@ -100,7 +100,10 @@ def _step_alike(states: Sequence[TrainingState], rates: _Rates) -> None:
             *([state.moments[name] for state in states] for name in MOMENTS),
             [],
             # AdamW counts its steps as float tensors.
-            [torch.tensor(float(state.step)) for state in states],
+            [
+                torch.tensor(float(state.step), device=leaf.device)
+                for state, leaf in zip(states, leaves, strict=True)
+            ],
             fused=True,
             amsgrad=False,
             maximize=False,

@@ -136,7 +136,7 @@ class PassSum:
         """Note the scores of some lines and return their loss, None if it is none or not finite."""
         logprobs_T = _flat(lines, scored.logprobs_T)
         base_T = None if base_T is None else _flat(lines, base_T)
-        self._note(lines, logprobs_T.detach(), base_T)
+        self._note(lines, logprobs_T.detach().cpu(), None if base_T is None else base_T.cpu())
         if self.work.loss is not None:
             self._measure(_route_measures(scored))
         tokens = TokenInputs(

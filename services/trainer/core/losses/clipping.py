@@ -24,7 +24,7 @@ def clipped(ratio_T: Tensor, tokens: TokenInputs) -> Tensor:
 def _bound(tokens: TokenInputs, name: str, usual: float) -> Tensor:
     bound = tokens.config.get(name, usual)
     bound_T = tokens.optional(name, missing=bound)
-    return torch.as_tensor(bound) if bound_T is None else bound_T
+    return torch.as_tensor(bound, device=tokens.logprobs_T.device) if bound_T is None else bound_T
 
 
 def clipped_surrogate(ratio_T: Tensor, tokens: TokenInputs) -> Tensor:

@@ -45,7 +45,7 @@ class TokenInputs:
 
     def needed(self, name: str) -> Tensor:
         """Return an input that every sequence has."""
-        return torch.from_numpy(np.concatenate([_NONE, *(one.arrays[name] for one in self.sequences)]))
+        return self._beside(np.concatenate([_NONE, *(one.arrays[name] for one in self.sequences)]))
 
     def optional(self, name: str, *, missing: float) -> Tensor | None:
         """Return an input, with a value where a sequence lacks it, None if none of them has it."""
@@ -55,11 +55,15 @@ class TokenInputs:
             one.arrays[name] if name in one.arrays else np.full(one.targets, missing, np.float32)
             for one in self.sequences
         ]
-        return torch.from_numpy(np.concatenate(filled))
+        return self._beside(np.concatenate(filled))
 
     def numbers_T(self) -> Tensor:  # noqa: N802  # as above
         """Return the number of the sequence of each token, int64."""
-        return torch.repeat_interleave(torch.tensor([one.targets for one in self.sequences]))
+        counts = torch.tensor([one.targets for one in self.sequences])
+        return torch.repeat_interleave(counts).to(self.logprobs_T.device)
+
+    def _beside(self, values: npt.NDArray[np.float32]) -> Tensor:
+        return torch.from_numpy(values).to(self.logprobs_T.device)
 
 
 def _never(config: Config) -> bool:

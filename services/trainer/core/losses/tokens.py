@@ -38,4 +38,4 @@ def ratio_max_error(logprobs_T: Tensor, sampled_T: Tensor) -> float:
 
 def sequence_sums(values_T: Tensor, sequence_T: Tensor, *, count: int) -> Tensor:
     """Return the sum of each sequence's tokens; ``sequence_T`` numbers the sequence of each token."""
-    return torch.zeros(count, dtype=values_T.dtype).index_add(0, sequence_T, values_T)
+    return values_T.new_zeros(count).index_add(0, sequence_T, values_T)

@@ -1,0 +1,66 @@
+"""Layers that are computed again in the backward pass (Chen et al. 2016, arXiv 1604.06174).
+
+A layer keeps its input only. Recomputed, it finds the policies and routes of its forward pass, which the
+block that applied them has taken off by then.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from services.trainer.adapters.lora.modules import LoraExperts, LoraLinear
+from services.trainer.adapters.model.routing import RoutedGate
+
+
+def checkpoint_layers(layers: nn.ModuleList) -> None:
+    """Compute each layer twice where gradients are wanted; nothing is drawn, so both are bitwise equal."""
+    for layer in layers:
+        layer.forward = _checkpointed(layer)
+
+
+def _checkpointed(layer: nn.Module) -> Callable[..., Any]:  # a layer's own arguments and results
+    compute = layer.forward
+
+    @wraps(compute)
+    def forward(*args: Any, **kwargs: Any) -> Any:  # as above
+        if not torch.is_grad_enabled():
+            return compute(*args, **kwargs)
+        return checkpoint(
+            compute,
+            *args,
+            use_reentrant=False,
+            preserve_rng_state=False,
+            context_fn=lambda: (nullcontext(), _again(layer)),
+            **kwargs,
+        )
+
+    return forward
+
+
+def _again(layer: nn.Module) -> AbstractContextManager[None]:
+    """Return a block in which a layer has what is applied to it now."""
+    slots = [one for one in layer.modules() if isinstance(one, LoraLinear | LoraExperts)]
+    gates = [one for one in layer.modules() if isinstance(one, RoutedGate)]
+    mixes = [slot.mix for slot in slots]
+    replays = [gate.replay for gate in gates]
+
+    @contextmanager
+    def applied_again() -> Iterator[None]:
+        for slot, mix in zip(slots, mixes, strict=True):
+            slot.mix = mix
+        for gate, replay in zip(gates, replays, strict=True):
+            gate.replay = replay
+        try:
+            yield
+        finally:
+            for one in slots:
+                one.mix = None
+            for gate in gates:
+                gate.replay = None
+
+    return applied_again()

@@ -1,0 +1,41 @@
+"""Which device and dtype the settings come to on this machine."""
+
+from typing import Literal
+
+import torch
+
+from mint_common.errors import SettingInvalid
+from services.trainer.core.placement import BaseDType, Checkpointing, Placement
+from services.trainer.core.ranks import ProcessRank
+
+_DEVICE = "MINT_TRAINER_DEVICE"
+
+
+def place(
+    *,
+    device: str,
+    dtype: Literal["auto", BaseDType],
+    checkpointing: Checkpointing,
+    process: ProcessRank,
+) -> Placement:
+    """Return where the base goes. Raises SettingInvalid for a device that is not there."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu":
+        chosen = "float32" if dtype == "auto" else dtype
+        return Placement(dtype=chosen, checkpointing=checkpointing)
+    if not torch.cuda.is_available():
+        raise SettingInvalid(name=_DEVICE, problem=f"{device}: torch {torch.__version__} sees no GPU here")
+    _, _, number = device.partition(":")
+    if number and process.count > 1:
+        problem = f"{device}: each of {process.count} ranks takes a GPU of its own, so say cuda"
+        raise SettingInvalid(name=_DEVICE, problem=problem)
+    index = int(number or 0)
+    if index >= torch.cuda.device_count():
+        raise SettingInvalid(name=_DEVICE, problem=f"{device}: {torch.cuda.device_count()} GPUs here")
+    return Placement(
+        dtype="bfloat16" if dtype == "auto" else dtype,
+        device_type="cuda",
+        index=index,
+        checkpointing=checkpointing,
+    )

@@ -1,0 +1,43 @@
+"""Where the base is, in which numbers, and what a pass keeps of it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from mint_common.adapters_format.base_facts import BaseFacts
+from services.trainer.core.microbatches import DEVICE_SHARE, activation_bytes
+
+BaseDType = Literal["float32", "bfloat16"]
+DeviceType = Literal["cpu", "cuda"]
+Checkpointing = Literal["auto", "on", "off"]
+ITEM_BYTES: dict[BaseDType, int] = {"float32": 4, "bfloat16": 2}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """How a rank holds the base: on device ``index`` of a type, in a dtype.
+
+    LoRA weights, their gradients and AdamW's moments are float32 whatever the base's ``dtype``, and so are
+    the logits. ``checkpointing``: layers are computed again in the backward pass instead of keeping what they
+    computed in the forward pass; auto: where the activations of a whole context would not fit the GPU.
+    """
+
+    dtype: BaseDType = "float32"
+    device_type: DeviceType = "cpu"
+    index: int = 0
+    checkpointing: Checkpointing = "auto"
+
+    @property
+    def device(self) -> str:
+        """Return the device as torch names it."""
+        return "cpu" if self.device_type == "cpu" else f"cuda:{self.index}"
+
+
+ON_CPU = Placement()
+
+
+def checkpoints(placement: Placement, facts: BaseFacts, *, free_bytes: int | None) -> bool:
+    """Return whether layers are computed again; ``free_bytes`` are a GPU's, None: on the CPU."""
+    if placement.checkpointing != "auto" or free_bytes is None:
+        return placement.checkpointing == "on"
+    needed = facts.max_context * activation_bytes(facts, ITEM_BYTES[placement.dtype])
+    return needed > DEVICE_SHARE * free_bytes
