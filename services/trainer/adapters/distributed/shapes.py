@@ -45,7 +45,9 @@ def partition_parameters(base: ResidentBase, mesh: DeviceMesh) -> None:
     """ZeRO-3: an even share of every parameter; a module is whole on a rank while it computes."""
     from services.trainer.adapters.distributed.zero3 import partition  # DeepSpeed takes seconds to import
 
-    partition(base, torch.device(mesh.device_type))
+    is_cuda = mesh.device_type == "cuda"
+    # `joined_ranks` has chosen this rank's GPU.
+    partition(base, torch.device("cuda", torch.cuda.current_device()) if is_cuda else torch.device("cpu"))
 
 
 def replicate(base: ResidentBase, mesh: DeviceMesh) -> None:
