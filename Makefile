@@ -12,7 +12,7 @@ SPREAD := -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 BENCH := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m benches
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint check fmt bench bench-loader bench-catalog bench-trainer bench-handoff bench-policies bench-tinker test-sdk bench-check paper-training docs clean
+.PHONY: help install demo test test-slow lint check fmt bench bench-loader bench-catalog bench-trainer bench-handoff bench-policies bench-tinker test-sdk test-seams bench-check paper-training docs clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ test-slow: .venv/.installed ## Run the slow tests
 
 test-sdk: .venv/.installed ## Drive every version of the Tinker SDK, and the cookbook, against a running stack (20 minutes)
 	$(PYTEST) -m slow tests/e2e/test_sdk_matrix.py tests/e2e/test_cookbook.py
+
+test-seams: .venv/.installed ## Compare what the loader uses of vLLM with the official CUDA build, which is not installed
+	$(PYTEST) -m seams tests/seams
 
 lint: .venv/.installed ## Format, lint, types, import contracts, generated docs
 	$(BIN)/ruff format --check .

@@ -72,7 +72,7 @@ async def open_engine(
     began = clock.monotonic()
     # Blocks the loop on purpose: nothing listens yet, and the engine must start in the main thread.
     execution = plan_for_device(asked(settings), base_dir=settings.base_dir, threads=settings.threads)
-    async with open_builder(builder_config(settings), clock) as builder:
+    async with open_builder(builder_config(settings, execution), clock) as builder:
         engine = start_engine(engine_config(settings, facts, execution), builder)
         try:
             await warm_up(engine)
@@ -238,7 +238,7 @@ def engine_config(settings: LoaderSettings, facts: BaseFacts, execution: Executi
     )
 
 
-def builder_config(settings: LoaderSettings) -> BuilderConfig:
+def builder_config(settings: LoaderSettings, execution: Execution) -> BuilderConfig:
     """Return what the builder works with."""
     return BuilderConfig(
         blobs=settings.blobs,
@@ -246,6 +246,7 @@ def builder_config(settings: LoaderSettings) -> BuilderConfig:
         cache_dir=settings.cache_dir,
         disk_bytes=settings.disk_bytes,
         silence_seconds=settings.builder_silence_seconds,
+        dtype=execution.dtype,
     )
 
 

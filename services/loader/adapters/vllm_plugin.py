@@ -8,6 +8,7 @@ seam it was tested at; one without ``apply`` comes in through vLLM's own ``worke
 ``scheduler_cls``.
 """
 
+import logging
 import multiprocessing
 import os
 import re
@@ -15,6 +16,8 @@ import threading
 from dataclasses import dataclass
 from functools import cache
 from pkgutil import resolve_name
+
+_log = logging.getLogger(__name__)
 
 RESERVED = "mint_reserved_sequences"
 """In vLLM's ``additional_config``: how many of its ``max_num_seqs`` are for tenants that run little."""
@@ -51,6 +54,9 @@ def register() -> None:
     register_repairs()
     platform = _platform()
     for extension in EXTENSIONS:
+        if extension.platform in {platform, "any"} and not is_tested(extension):
+            found = {"extension": extension.name, "vllm": ".".join(map(str, vllm_version()))}
+            _log.warning("an extension of vLLM was not tested on this version", extra=found)
         if extension.apply is not None and extension.platform in {platform, "any"}:
             _apply(extension.apply)
 
@@ -84,6 +90,11 @@ def die_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=wait_for_end, name="die-with-parent", daemon=True).start()
+
+
+def is_tested(extension: Extension) -> bool:
+    """Return whether an extension's seam was tested on the vLLM that is imported here."""
+    return vllm_version() in extension.tested_on
 
 
 def is_needed(repair: Repair, *, platform: str, vllm_version: tuple[int, int]) -> bool:
@@ -134,28 +145,30 @@ REPAIRS = (
         apply="repairs.non_finite:keep_blocks_finite",
     ),
 )
-STAGE = Extension(name="adapters laid out beside the loop, copied in slices", tested_on=((0, 32),))
-CUT_PARTS = Extension(name="adapters cut for their worker when they are laid out", tested_on=((0, 32),))
-CLEAR_SLOTS = Extension(name="experts' slots cleared no more than needed", tested_on=((0, 32),))
-FILL_SLOTS = Extension(name="linear layers' slots filled by one copy", tested_on=((0, 32),))
+TESTED = ((0, 32), (0, 33))
+"""The version of the CPU build, which the tests run, and the one that `make test-seams` compares with it."""
+STAGE = Extension(name="adapters laid out beside the loop, copied in slices", tested_on=TESTED)
+CUT_PARTS = Extension(name="adapters cut for their worker when they are laid out", tested_on=TESTED)
+CLEAR_SLOTS = Extension(name="experts' slots cleared no more than needed", tested_on=TESTED)
+FILL_SLOTS = Extension(name="linear layers' slots filled by one copy", tested_on=TESTED)
 GROUPED = Extension(
     name="one LoRA product per adapter of a step",
-    tested_on=((0, 32),),
+    tested_on=TESTED,
     apply="repairs.lora_cpu:group_lora",
     platform="cpu",
 )
 ROUTES = Extension(
-    name="routes through experts, of requests that ask", tested_on=((0, 32),), apply="routes:note_routes"
+    name="routes through experts, of requests that ask", tested_on=TESTED, apply="routes:note_routes"
 )
 END_NON_FINITE = Extension(
     name="requests whose numbers are not finite end",
-    tested_on=((0, 32),),
+    tested_on=TESTED,
     apply="repairs.non_finite:end_reported",
 )
-FAIR = Extension(name="a waiting queue that is fair to tenants", tested_on=((0, 32),))
+FAIR = Extension(name="a waiting queue that is fair to tenants", tested_on=TESTED)
 ZERO_BLOCKS = Extension(
     name="KV blocks cleared when they are given out",
-    tested_on=((0, 32),),
+    tested_on=TESTED,
     apply="repairs.non_finite:zero_new_blocks",
     platform="other",
 )

@@ -68,7 +68,9 @@ def _row(made: Any) -> None:
 
 def _moe(made: Any) -> None:
     width = OUT // made.tp_size
-    made.moe_config = SimpleNamespace(intermediate_size_per_partition=width)
+    made.moe_config = SimpleNamespace(
+        intermediate_size_per_partition=width, intermediate_size_per_partition_unpadded=None
+    )
     made.fully_sharded, made._w13_slices = False, 2
     made.adapter_enabled = torch.zeros(SLOTS + 1, dtype=torch.int)
     made.w13_lora_a_stacked = tuple(torch.ones(SLOTS, EXPERTS, MAX_RANK, IN) for _ in range(2))
@@ -260,7 +262,7 @@ def test_on_an_untested_vllm_wrappers_cut_for_themselves(monkeypatch: pytest.Mon
 
     module = _wrapper("RowParallel", workers=2, worker=1)
     assert rank_part.is_cut(module)
-    monkeypatch.setattr(rank_part, "vllm_version", lambda: (0, 99))
+    monkeypatch.setattr(rank_part, "is_tested", lambda _: False)
     assert not rank_part.is_cut(module)
     desk, size_bytes = _enter(Manager({"m": module}, {"m": _weights("RowParallel")}), 1)
     assert desk.activate(1, None, 1e9)["done"]

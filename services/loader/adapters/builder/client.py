@@ -42,6 +42,7 @@ from services.loader.adapters.builder.wire import (
     write_frame,
 )
 from services.loader.core.disk_cache import StoredAdapter
+from services.loader.core.execution import Dtype
 from services.loader.ports import StagedAdapter
 
 _log = logging.getLogger(__name__)
@@ -61,7 +62,8 @@ _MOST_AHEAD = 8
 class BuilderConfig:
     """What a builder works with.
 
-    ``silence_seconds``: how long it may say nothing before it is taken for one that hangs.
+    ``silence_seconds``: how long it may say nothing before it is taken for one that hangs; ``dtype``: the
+    engine's.
     """
 
     blobs: BlobSettings
@@ -69,6 +71,7 @@ class BuilderConfig:
     cache_dir: Path
     disk_bytes: int
     silence_seconds: float
+    dtype: Dtype = "float32"
 
 
 class Builder:
@@ -271,6 +274,7 @@ class Builder:
             cache_dir=str(config.cache_dir),
             disk_bytes=config.disk_bytes,
             blobs=config.blobs.model_dump_json(),
+            dtype=config.dtype,
         )
 
 

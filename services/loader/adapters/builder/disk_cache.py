@@ -33,7 +33,7 @@ from mint_common.adapters_format import (
     read_manifest,
     stage_files,
 )
-from mint_common.adapters_format.tensor_file import ITEM_BYTES
+from mint_common.adapters_format.tensor_file import ITEM_BYTES as FILE_ITEM_BYTES
 from mint_common.blobs.port import Blobs
 from mint_common.blobs.resuming import RANGE_BYTES, ResumingBlobs
 from mint_common.claims import Claim, RevisionRef
@@ -42,12 +42,12 @@ from mint_common.ids import Digest
 from mint_common.runtime.clock import Clock
 from services.loader import metrics
 from services.loader.core.disk_cache import StoredAdapter, plan_trim
+from services.loader.core.execution import ITEM_BYTES, Dtype
 from services.loader.ports import StagedAdapter
 
 _FOLDER = re.compile(r"[0-9a-f]{64}")
 _PACKED_FOLDER = "packed"
 _PARTIALS = ".partial"
-_ENGINE_ITEM_BYTES = 4  # the engine keeps adapters in float32, its own dtype
 
 Marks = tuple[tuple[str, int, int, int, int], ...]
 """Of each file: its path, inode, size, time of the last write and of the last change."""
@@ -73,10 +73,12 @@ class DiskCache:
         root: Path,
         capacity_bytes: int,
         clock: Clock,
+        dtype: Dtype = "float32",
         range_bytes: int = RANGE_BYTES,
         observe: Callable[[str, float], None] = metrics.observe_load,
     ) -> None:
-        """``observe`` is told how many seconds a stage of a load took."""
+        """``dtype`` is the engine's; ``observe`` is told how many seconds a stage of a load took."""
+        self._item_bytes = ITEM_BYTES[dtype]
         self._blobs = ResumingBlobs(blobs, partials=root / _PARTIALS, range_bytes=range_bytes)
         self._facts = facts
         self._root = root
@@ -135,7 +137,7 @@ class DiskCache:
         """Check what was just proved to be the manifest's files, and pack what is worth it."""
         check_folder(self._facts, manifest, folder, proved=True)
         place, served = self._packed(folder, manifest)
-        host_bytes = served.files[WEIGHTS_FILE].size_bytes * _ENGINE_ITEM_BYTES // ITEM_BYTES[served.dtype]
+        host_bytes = served.files[WEIGHTS_FILE].size_bytes * self._item_bytes // FILE_ITEM_BYTES[served.dtype]
         staged = StagedAdapter(
             digest=revision.digest, folder=place, size_bytes=_weights_bytes(folder), host_bytes=host_bytes
         )

@@ -3,32 +3,42 @@
 import math
 import mmap
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from mint_common.adapters_format.experts import narrowed, widened
 from mint_common.adapters_format.tensor_file import PAD_DTYPE, TensorEntry, TensorFile, map_tensors
 from services.loader.adapters.builder.wire import LaidOut, TensorAt, write_index
+from services.loader.core.execution import Dtype
 
-_ITEM_BYTES = 4
-_ALIGNED_ITEMS = 16  # 64 bytes
-ENGINE_DTYPE = np.dtype("<f4")
+_ALIGNED_ITEMS = 16
+_NUMPY: Mapping[Dtype, np.dtype[Any]] = {
+    "float32": np.dtype("<f4"),
+    "bfloat16": np.dtype("<u2"),  # numpy itself has no bfloat16
+    "float16": np.dtype("<f2"),
+}
+_OF_FILE: Mapping[Dtype, str] = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
 
-def lay_out(weights: Path, *, rank: int) -> LaidOut:
-    """Copy the tensors of a checked file into a memory file, in float32; its handle is its descriptor.
+def lay_out(weights: Path, *, rank: int, dtype: Dtype = "float32") -> LaidOut:
+    """Copy the tensors of a checked file into a memory file, in a dtype; its handle is its descriptor.
 
-    Raises OSError, and then nothing stays.
+    Each value is rounded once, to nearest and ties to even: alpha is in B already. Raises OSError, and then
+    nothing stays.
     """
     source = map_tensors(weights)
     entries = [entry for entry in source.header.tensors if entry.dtype != PAD_DTYPE]
     placed, items = _place(entries)
+    size_bytes = items * _NUMPY[dtype].itemsize
     descriptor = os.memfd_create("mint-adapter", os.MFD_CLOEXEC)
     try:
-        os.ftruncate(descriptor, max(1, items) * _ITEM_BYTES)
+        os.ftruncate(descriptor, max(1, size_bytes))
         with mmap.mmap(descriptor, 0) as memory:
-            target = np.frombuffer(memory, dtype=ENGINE_DTYPE)
-            _copy(source, entries, placed, target)
+            target = np.frombuffer(memory, dtype=_NUMPY[dtype], count=items)
+            _copy(source, entries, placed, target, of_file=_OF_FILE[dtype])
             del target  # the mapping cannot be closed under a view
     except BaseException:
         os.close(descriptor)
@@ -36,7 +46,7 @@ def lay_out(weights: Path, *, rank: int) -> LaidOut:
     return LaidOut(
         handle=descriptor,
         path=f"/proc/{os.getpid()}/fd/{descriptor}",
-        size_bytes=items * _ITEM_BYTES,
+        size_bytes=size_bytes,
         rank=rank,
         tensor_index=write_index(placed),
     )
@@ -51,21 +61,24 @@ def _place(entries: list[TensorEntry]) -> tuple[list[TensorAt], int]:
     return placed, begin
 
 
-def _copy(source: TensorFile, entries: list[TensorEntry], placed: list[TensorAt], target: np.ndarray) -> None:
-    pairs = list(zip(entries, placed, strict=True))
-    if all(entry.dtype == "F32" and entry.begin == at.begin * _ITEM_BYTES for entry, at in pairs):
+def _copy(
+    source: TensorFile,
+    entries: list[TensorEntry],
+    placed: list[TensorAt],
+    target: np.ndarray,
+    *,
+    of_file: str,
+) -> None:
+    pairs, item_bytes = list(zip(entries, placed, strict=True)), target.itemsize
+    if all(entry.dtype == of_file and entry.begin == at.begin * item_bytes for entry, at in pairs):
         # Every tensor stands in the file as it is to stand in memory: one copy of them all.
         begin, end = source.header.data_begin, max((entry.end for entry in entries), default=0)
-        items = end // _ITEM_BYTES
-        target[:items] = np.frombuffer(source.mapped, dtype=ENGINE_DTYPE, count=items, offset=begin)
+        items = end // item_bytes
+        target[:items] = np.frombuffer(source.mapped, dtype=target.dtype, count=items, offset=begin)
         return
     for entry, at in pairs:
         values = source.array(entry).reshape(-1)
-        target[at.begin : at.begin + values.size] = _widened(values, entry.dtype)
-
-
-def _widened(values: np.ndarray, dtype: str) -> np.ndarray:
-    """Return float32; a BF16, which comes as uint16, is the upper half of one."""
-    if dtype == "BF16":
-        return (values.astype("<u4") << 16).view(ENGINE_DTYPE)
-    return values
+        if entry.dtype != of_file:
+            with np.errstate(over="ignore"):  # the engine ends requests whose numbers are not finite
+                values = narrowed(widened(values), target.dtype)
+        target[at.begin : at.begin + values.size] = values

@@ -47,6 +47,7 @@ from services.loader.adapters.builder.wire import (
     read_frame,
     write_frame,
 )
+from services.loader.core.execution import Dtype
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -83,6 +84,7 @@ class BuilderLoop:
 
     cache: DiskCache
     writer: asyncio.StreamWriter
+    dtype: Dtype
     open_files: set[int] = field(default_factory=set)
 
     async def answer(self, call: Call) -> None:
@@ -123,7 +125,9 @@ class BuilderLoop:
 
     async def _lay_out(self, folder: Path) -> LaidOut:
         manifest = read_manifest((folder / MANIFEST_FILE).read_bytes())
-        laid_out = await asyncio.to_thread(lay_out, folder / WEIGHTS_FILE, rank=manifest.rank)
+        laid_out = await asyncio.to_thread(
+            lay_out, folder / WEIGHTS_FILE, rank=manifest.rank, dtype=self.dtype
+        )
         self.open_files.add(laid_out.handle)
         return laid_out
 
@@ -146,11 +150,12 @@ async def run(connection: socket.socket) -> None:
         root=Path(setup.cache_dir),
         capacity_bytes=setup.disk_bytes,
         clock=SystemClock(),
+        dtype=setup.dtype,
         observe=lambda stage, seconds: _seconds.get().append((stage, seconds)),
     )
     cache.open()
     write_frame(writer, CacheContents(stored=cache.stored()))
-    loop = BuilderLoop(cache, writer)
+    loop = BuilderLoop(cache, writer, setup.dtype)
     async with asyncio.TaskGroup() as group:
         while True:
             call = await read_frame(reader, Call)

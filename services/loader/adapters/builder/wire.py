@@ -15,18 +15,23 @@ from mint_common.errors import Unavailable
 from mint_common.ids import Digest
 from mint_common.runtime import frames
 from services.loader.core.disk_cache import StoredAdapter
+from services.loader.core.execution import Dtype
 from services.loader.ports import StagedAdapter
 
 T = TypeVar("T")
 
 
 class Setup(msgspec.Struct, frozen=True):
-    """The first frame: what the builder works with. ``blobs`` are the settings of the store, as JSON."""
+    """The first frame: what the builder works with.
+
+    ``blobs`` are the settings of the store, as JSON; ``dtype`` is what adapters are laid out in.
+    """
 
     base_dir: str
     cache_dir: str
     disk_bytes: int
     blobs: str
+    dtype: Dtype
 
 
 class CacheContents(msgspec.Struct, frozen=True):

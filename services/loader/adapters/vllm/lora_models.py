@@ -51,13 +51,13 @@ def renaming(model: Any) -> Rename:
 
 
 def map_laid_out(path: str, *, dtype: torch.dtype) -> Tensor:
-    """Return a file of float32 as one flat tensor over a mapping, which lives as long as a view of it does.
+    """Return a file of a dtype as one flat tensor over a mapping, which lives as long as a view of it does.
 
     Raises FileNotFoundError when the one who laid it out has ended.
     """
     with open(path, "rb") as file:  # noqa: PTH123  # no Path: a link of /proc leads to no name
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-    return torch.frombuffer(mapped, dtype=torch.float32).to(dtype)
+    return torch.frombuffer(mapped, dtype=dtype)
 
 
 def views(memory: Tensor, places: Sequence[TensorAt]) -> dict[str, Tensor]:

@@ -24,7 +24,7 @@ from vllm.lora.layers import (
 
 from services.loader.adapters.vllm.repairs.expert_slots import cleared_sparingly
 from services.loader.adapters.vllm.repairs.filled_slots import fill, note
-from services.loader.adapters.vllm_plugin import CUT_PARTS, vllm_version
+from services.loader.adapters.vllm_plugin import CUT_PARTS, is_tested
 
 _MERGED = (MergedColumnParallelLinearWithLoRA, MergedQKVParallelLinearWithLoRA)
 _SINGLE = (ColumnParallelLinearWithLoRA, QKVParallelLinearWithLoRA, RowParallelLinearWithLoRA)
@@ -33,7 +33,7 @@ _SINGLE = (ColumnParallelLinearWithLoRA, QKVParallelLinearWithLoRA, RowParallelL
 def is_cut(module: Any) -> bool:  # Any, here and below: vllm has no types
     """Return whether a wrapper's adapters are cut when they are laid out."""
     known = type(module) in (*_MERGED, *_SINGLE, FusedMoEWithLoRA)
-    return known and module.tp_size > 1 and vllm_version() in CUT_PARTS.tested_on
+    return known and module.tp_size > 1 and is_tested(CUT_PARTS)
 
 
 def cut(module: Any, layer: Any) -> None:

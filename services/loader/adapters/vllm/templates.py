@@ -5,10 +5,13 @@ part out of them are the same for all adapters that have the same tensors at the
 than making the views does.
 """
 
+import logging
 from collections.abc import Callable, Hashable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
+
+_log = logging.getLogger(__name__)
 
 Memory = Any  # a flat tensor; Any, here and below: this module is imported before torch and vLLM are
 
@@ -83,7 +86,9 @@ class Templates:
             return known.fill(number, memory)
         lora = slowly()
         template = Template(lora, memory)
-        if template.fits:
+        if not template.fits:
+            _log.warning("adapters of this shape are each wrapped slowly", extra={"number": number})
+        else:
             if len(self._known) >= self._most:
                 del self._known[next(iter(self._known))]
             self._known[shape] = template
@@ -110,6 +115,6 @@ def _filled(parts: Part | list[Part], memory: Memory) -> Any:
 def _fill(part: Part, memory: Memory) -> Any:
     match part:
         case View():
-            return memory.as_strided(part.size, part.stride, part.offset)
+            return memory.as_strided(part.size, part.stride, memory.storage_offset() + part.offset)
         case Same():
             return part.value

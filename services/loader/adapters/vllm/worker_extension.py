@@ -15,6 +15,7 @@ Written against vLLM 0.32; tests/integration/loader/test_staging_engine.py fails
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, ParamSpec
@@ -191,7 +192,8 @@ class WorkerAdapters:
 def merge(manager: Any, lora: _Lora) -> None:
     """Bring an adapter's tensors together as vLLM's modules take them, and keep the worker's part: views."""
     if lora.loras:
-        manager._create_merged_loras_inplace(lora)  # noqa: SLF001
+        with unpinned():
+            manager._create_merged_loras_inplace(lora)  # noqa: SLF001
     layers = {name: manager._get_lora_layer_weights(lora, name) for name in manager.modules}  # noqa: SLF001
     if not any(layers.values()):
         raise ValueError("no module of the base matches: it would answer as the bare base")
@@ -200,6 +202,21 @@ def merge(manager: Any, lora: _Lora) -> None:
     for name, layer in layers.items():
         if layer is not None:
             cut(manager.modules[name], layer)
+
+
+@contextmanager
+def unpinned() -> Iterator[None]:
+    """Keep vLLM from pinning an adapter's tensors one by one: a copy each, in the engine's loop.
+
+    Copies could not be found again in the memory of the next adapter of the shape either.
+    """
+    import vllm.lora.model_manager as managers
+
+    pins, managers.PIN_MEMORY = managers.PIN_MEMORY, False
+    try:
+        yield
+    finally:
+        managers.PIN_MEMORY = pins
 
 
 def _problem(error: BaseException) -> Reply:

@@ -14,7 +14,7 @@ from typing import Any
 
 from vllm.lora.layers import FusedMoEWithLoRA
 
-from services.loader.adapters.vllm_plugin import CLEAR_SLOTS, vllm_version
+from services.loader.adapters.vllm_plugin import CLEAR_SLOTS, is_tested
 
 _RANKS = "_mint_rank_of_slot"
 
@@ -22,7 +22,7 @@ _RANKS = "_mint_rank_of_slot"
 @contextmanager
 def cleared_sparingly(module: Any, index: int, layer: Any) -> Iterator[None]:  # Any: vllm has no types
     """Let a wrapper's `set_lora` of this layer inside the body clear no more of the slot than it must."""
-    if type(module) is not FusedMoEWithLoRA or vllm_version() not in CLEAR_SLOTS.tested_on:
+    if type(module) is not FusedMoEWithLoRA or not is_tested(CLEAR_SLOTS):
         yield
         return
     ranks = _watch(module)

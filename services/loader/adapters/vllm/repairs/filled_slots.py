@@ -23,7 +23,7 @@ from vllm.lora.layers import (
     RowParallelLinearWithLoRA,
 )
 
-from services.loader.adapters.vllm_plugin import FILL_SLOTS, vllm_version
+from services.loader.adapters.vllm_plugin import FILL_SLOTS, is_tested
 
 _DENSE = frozenset(
     {
@@ -78,7 +78,7 @@ def note(module: Any, index: int, layer: Any) -> None:
 
 def _stacked(module: Any) -> tuple[Tensor, ...]:
     """Return the slots' memory in the order of a layer's weights; nothing of a kind that is not known."""
-    if vllm_version() not in FILL_SLOTS.tested_on:
+    if not is_tested(FILL_SLOTS):
         return ()
     if type(module) in _DENSE:
         return (*module.lora_a_stacked, *module.lora_b_stacked)
