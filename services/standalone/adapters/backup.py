@@ -6,9 +6,11 @@ is written is its owner's alone, as it has secrets in the clear.
 """
 
 import asyncio
+import contextlib
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -20,9 +22,13 @@ from services.standalone.adapters.file_modes import OTHERS
 from services.standalone.adapters.postgres import wheel_binaries
 
 DUMP, BLOBS = "database.dump", "blobs"
-PAUSE = """
-UPDATE gateway.webhooks SET state = 'paused', reason = 'restored from a backup: mint webhook resume'
-WHERE state = 'active'
+PAUSE = b"""
+DO $$ BEGIN
+    IF to_regclass('gateway.webhooks') IS NOT NULL THEN
+        UPDATE gateway.webhooks SET state = 'paused', reason = 'restored from a backup: mint webhook resume'
+        WHERE state = 'active';
+    END IF;
+END $$;
 """
 SCHEMAS = ("gateway", "loader", "registry", "rollout", "trainer")
 
@@ -57,8 +63,9 @@ def back_up(dsn: str, blobs: Path, target: Path) -> int:
 def restore(source: Path, dsn: str, blobs: Path) -> int:
     """Fill an empty database and a blob folder from a backup; return how many blobs.
 
-    Blobs come first: what the database names is there when it is. The copy tells nobody of its events until
-    its webhooks are resumed. Raises NotFound, AlreadyExists and Unavailable.
+    Blobs come first: what the database names is there when it is. Webhooks are paused in the transaction
+    that restores them: the copy posts to nobody until they are resumed. Raises NotFound, AlreadyExists and
+    Unavailable.
     """
     if not (source / DUMP).is_file():
         raise NotFound(kind="backup", name=str(source))
@@ -66,8 +73,7 @@ def restore(source: Path, dsn: str, blobs: Path) -> int:
     if found:
         raise AlreadyExists(kind="database schema", name=found[0])
     count = copy_blobs(source / BLOBS, blobs)
-    _run("pg_restore", dsn, "--exit-on-error", "--single-transaction", "--no-owner", str(source / DUMP))
-    asyncio.run(_pause_webhooks(dsn))
+    _restore_database(source / DUMP, dsn)
     return count
 
 
@@ -122,21 +128,52 @@ async def _schemas(dsn: str) -> list[str]:
         await connection.close()
 
 
-async def _pause_webhooks(dsn: str) -> None:
-    connection = await asyncpg.connect(dsn)
-    try:
-        if await connection.fetchval("SELECT to_regclass('gateway.webhooks')") is not None:
-            await connection.execute(PAUSE)
-    finally:
-        await connection.close()
+def _restore_database(dump: Path, dsn: str) -> None:
+    """Restore a dump with its webhooks paused, in one transaction. Raises Unavailable.
+
+    psql commits at the end of its input, which a pg_restore that fails never reaches.
+    """
+    options = (
+        "--no-psqlrc",
+        "--quiet",
+        "--single-transaction",
+        "--set=ON_ERROR_STOP=1",
+        "--output=/dev/null",
+    )
+    psql, environ = _client("psql", dsn, *options)
+    reading = [str(wheel_binaries() / "pg_restore"), "--no-owner", "--file=-", str(dump)]
+    with tempfile.TemporaryFile() as problems:
+        with (
+            subprocess.Popen(reading, stdout=subprocess.PIPE, stderr=problems) as reader,
+            subprocess.Popen(psql, stdin=subprocess.PIPE, stderr=problems, env=environ) as writer,
+        ):
+            assert reader.stdout is not None, "a pipe"
+            assert writer.stdin is not None, "a pipe"
+            with contextlib.suppress(BrokenPipeError):  # psql has ended, and says why
+                shutil.copyfileobj(reader.stdout, writer.stdin)
+                if reader.wait() == 0:
+                    writer.stdin.write(PAUSE)
+                else:
+                    writer.kill()
+                writer.stdin.close()
+            reader.stdout.close()
+        problems.seek(0)
+        if reader.returncode or writer.returncode:
+            text = problems.read().decode(errors="replace").strip()[-500:]
+            raise Unavailable(what="psql" if writer.returncode > 0 else "pg_restore", problem=text)
 
 
 def _run(program: str, dsn: str, *arguments: str) -> None:
-    """Run a client of Postgres; the password goes through its environment, where no other user sees it."""
-    parts = urlsplit(dsn)
-    command = [str(wheel_binaries() / program), *arguments]
-    environ = {**os.environ, "PGPASSWORD": unquote(parts.password or "")}
-    address = parts._replace(netloc=f"{parts.username or ''}@{parts.netloc.rpartition('@')[2]}").geturl()
-    done = subprocess.run([*command, "-d", address], capture_output=True, text=True, check=False, env=environ)
+    """Run a client of Postgres to its end. Raises Unavailable."""
+    command, environ = _client(program, dsn, *arguments)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
     if done.returncode != 0:
         raise Unavailable(what=program, problem=done.stderr.strip()[-500:])
+
+
+def _client(program: str, dsn: str, *arguments: str) -> tuple[list[str], dict[str, str]]:
+    """Return a client's command and environment, which has the password: no other user sees it there."""
+    parts = urlsplit(dsn)
+    address = parts._replace(netloc=f"{parts.username or ''}@{parts.netloc.rpartition('@')[2]}").geturl()
+    command = [str(wheel_binaries() / program), *arguments, "-d", address]
+    return command, {**os.environ, "PGPASSWORD": unquote(parts.password or "")}

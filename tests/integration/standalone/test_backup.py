@@ -1,6 +1,8 @@
 """A backup of a registry with aliases, restored to a fresh stack: every name means what it meant."""
 
 import asyncio
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ from typer.testing import CliRunner
 
 from mint_common.adapters_format import check_folder, stage_adapter
 from mint_common.claims import Claim
-from mint_common.errors import AlreadyExists
+from mint_common.errors import AlreadyExists, Unavailable
 from mint_common.runtime.postgres import migrate, open_pool
 from services.standalone.adapters.launch import free_port
 from services.standalone.adapters.postgres import postgres_dsn, postgres_launch, prepare_postgres
@@ -92,6 +94,13 @@ async def test_every_alias_of_a_restored_stack_means_what_it_meant(
         assert isinstance(again.exception, AlreadyExists)
     monkeypatch.delenv("MINT_POSTGRES_DSN")
     monkeypatch.delenv("MINT_BLOBS_URL")
+
+    # A restoration that breaks off leaves the database empty: the next one finds it so.
+    damaged = tmp_path / "damaged"
+    shutil.copytree(target, damaged)
+    os.truncate(damaged / "database.dump", (damaged / "database.dump").stat().st_size * 3 // 4)
+    broken = await asyncio.to_thread(invoke, "restore", str(damaged), "--dir", str(state))
+    assert isinstance(broken.exception, Unavailable), (broken.output, broken.exception)
 
     restored = await asyncio.to_thread(invoke, "restore", str(target), "--dir", str(state))
 
