@@ -13,6 +13,9 @@ from mint_common.settings.blocks import SHARED
 
 S = TypeVar("S", bound=BaseModel)
 
+NEAR = 0.8
+"""How alike a known name must be to be offered for a wrong one; prefixes alone make names fairly alike."""
+
 
 class SettingDoc(NamedTuple):
     """One setting, as a reader of ``--help`` or of the docs wants it; ``default`` None: it is required."""
@@ -95,12 +98,15 @@ def _refuse_unknown(environ: Mapping[str, str], variables: list[_Variable], serv
     for name in sorted(environ):
         if name not in known and name.startswith(tuple(prefixes)):
             near = _nearest(name, sorted(known))
-            raise SettingInvalid(name=name, problem=f"is not known; the nearest name is {near}")
+            hint = f"; the nearest name is {near}" if near else ": docs/settings.md lists all"
+            raise SettingInvalid(name=name, problem=f"is not known{hint}")
 
 
 def _nearest(name: str, known: list[str]) -> str:
+    """Return the known name that was probably meant, or "" when all are too different."""
     longer = [candidate for candidate in known if candidate.startswith(name)]
-    return longer[0] if longer else difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+    near = longer or difflib.get_close_matches(name, known, n=1, cutoff=NEAR)
+    return near[0] if near else ""
 
 
 def _validate(

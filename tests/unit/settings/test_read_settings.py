@@ -113,6 +113,13 @@ def test_an_unknown_variable_is_refused_with_the_nearest_name(name: str, near: s
         read(**{name: "1"})
 
 
+def test_no_name_is_offered_for_one_that_is_like_none() -> None:
+    with pytest.raises(
+        SettingInvalid, match=r"MINT_BAKER_WALLPAPER: is not known: docs/settings.md lists all"
+    ):
+        read(MINT_BAKER_WALLPAPER="1")
+
+
 def test_variables_of_other_services_and_programs_are_ignored() -> None:
     assert read(MINT_LOADER_SLOTS="x", PATH="/bin", MINTY="1", mint_baker_x="1") == read()
 
