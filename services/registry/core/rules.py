@@ -13,11 +13,11 @@ it back from, until a person points it there again.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mint_common.catalog import EvaluationRecord, RuleRecord
 from mint_common.claims import RevisionRef
-from mint_common.errors import InvalidField, MintError
+from mint_common.errors import AlreadyExists, InvalidField, MintError
 from mint_common.ids import Digest
 
 MOST_RULES = 100
@@ -85,6 +85,14 @@ def check_rule(rule: RuleRecord) -> None:
     if not 0 <= rule.cooldown_seconds <= MOST_COOLDOWN_SECONDS:
         problem = f"must be between 0 and {MOST_COOLDOWN_SECONDS:g}, got {rule.cooldown_seconds}"
         raise InvalidField(field="cooldown_seconds", problem=problem)
+
+
+def refuse_equal(rule: RuleRecord, others: Sequence[RuleRecord]) -> None:
+    """Refuse a rule that asks for what one of its policy asks for already. Raises AlreadyExists."""
+    for other in others:
+        same = replace(other, rule_id=rule.rule_id, actor=rule.actor, created_at=rule.created_at)
+        if replace(same, paused=rule.paused, warnings=rule.warnings) == rule:
+            raise AlreadyExists(kind="rule with these conditions", name=other.rule_id)
 
 
 def too_many_rules() -> InvalidField:

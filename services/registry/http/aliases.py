@@ -22,7 +22,7 @@ from mint_common.errors import NotFound
 from mint_common.ids import PolicyId, new_id
 from mint_common.names import alias_key, check_alias_name, revision_key
 from mint_common.runtime.edge_routes import BodyRoute
-from services.registry.core.rules import check_rule, rule_warnings
+from services.registry.core.rules import check_rule, refuse_equal, rule_warnings
 from services.registry.http.context import CallerDep, PolicyDep, Registry, RegistryDep
 from services.registry.ports.aliases import Mover
 
@@ -105,6 +105,7 @@ async def create_rule(
         rule_id=new_id("rule"), created_at=registry.clock.now(), actor=caller.actor, **body.model_dump()
     )
     check_rule(rule)
+    refuse_equal(rule, await registry.rules.list(policy.policy_id))
     await registry.rules.add(policy.policy_id, rule)
     seen = await registry.evaluations.seen(policy.policy_id, suite=rule.suite, metric=rule.metric)
     is_frozen = await _is_frozen(registry, policy.policy_id, rule.alias)

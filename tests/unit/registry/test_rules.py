@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mint_common.catalog import EvaluationRecord, RuleRecord
 from mint_common.claims import Claim, RevisionRef
-from mint_common.errors import InvalidField
+from mint_common.errors import AlreadyExists, InvalidField
 from mint_common.ids import EvaluationId, sha256_digest
 from services.registry.core.aliases import AliasEntry, plan_move, plan_rollback
 from services.registry.core.rules import (
@@ -23,6 +23,7 @@ from services.registry.core.rules import (
     cooldown_end,
     plan_action,
     preferred,
+    refuse_equal,
     rule_warnings,
     withdrawal,
 )
@@ -287,3 +288,15 @@ def test_no_rule_undoes_what_a_person_did(rule: RuleRecord, actions: list[tuple[
     for number in range(1, 6):
         found = withdrawal(revision(number).digest, history.person_moves(number))
         assert (found is not None) == (number in withdrawn)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"alias": "next"}, {"at_least": 0.9}, {"max_drop": None}, {"choose": "best"}, {"suite": "other"}],
+)
+def test_rule_that_asks_for_the_same_as_another_is_refused(change):
+    added = replace(RULE, rule_id="rule_2", actor="ann", created_at=9.0)
+    for other in (RULE, replace(RULE, paused=True)):
+        with pytest.raises(AlreadyExists, match="rule_1"):
+            refuse_equal(added, [replace(RULE, rule_id="rule_0", at_least=0.1, roll_back_below=None), other])
+    refuse_equal(replace(added, **change), [RULE])
