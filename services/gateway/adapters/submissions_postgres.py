@@ -18,6 +18,10 @@ from services.gateway.core.mint.submission import SubmittedJob
 
 _COLUMNS = "job_id, policy_id, coalesce(policy, policy_id) AS policy, base, spec, submitted_at, warnings"
 
+_LAST_TASK = """
+    SELECT spec ->> 'task' FROM submissions WHERE tenant_id = $1 AND policy_id = $2
+    ORDER BY submitted_at DESC LIMIT 1
+"""
 _LATEST = f"""
     SELECT {_COLUMNS} FROM submissions WHERE tenant_id = $1 AND (
         job_id = ANY ($3::text[]) OR job_id IN (
@@ -78,6 +82,11 @@ class PostgresSubmissions:
             job_id,
         )
         return None if row is None else _submission(row)
+
+    async def last_task(self, tenant_id: TenantId, policy_id: PolicyId) -> str | None:
+        """Return the task of a policy's newest job."""
+        found: str | None = await self._pool.fetchval(_LAST_TASK, tenant_id, policy_id)
+        return found
 
     async def latest(
         self, tenant_id: TenantId, *, limit: int, also: Sequence[str] = ()

@@ -8,7 +8,12 @@ from hypothesis import strategies as st
 
 from mint_common.errors import InvalidField
 from mint_common.testing.factories import SPEC
-from services.gateway.core.mint.job_warnings import HIGH_LEARNING_RATE, TaskLengths, job_warnings
+from services.gateway.core.mint.job_warnings import (
+    HIGH_LEARNING_RATE,
+    TaskLengths,
+    job_warnings,
+    task_change_warnings,
+)
 from services.gateway.core.mint.jobs import MAX_LEARNING_RATE, JobRequest, plan_job
 
 CONTEXT = 64
@@ -54,3 +59,13 @@ def test_a_learning_rate_that_cannot_be_meant_is_refused():
     request = JobRequest(policy="p", task="t", learning_rate=1.0)
     with pytest.raises(InvalidField, match=r"learning_rate.*at most 0\.1"):
         plan_job(request, defaults={}, max_context=512)
+
+
+def test_another_task_than_before_is_warned_of():
+    assert task_change_warnings(SPEC, None, policy="p", number=3) == ()
+    assert task_change_warnings(SPEC, SPEC.task, policy="p", number=3) == ()
+    (warning,) = task_change_warnings(SPEC, "mode:sort", policy="p", number=3)
+    assert warning == (
+        "policy p was last trained on mode:sort: this job goes on from its revision 3, and what it can do of"
+        f" mode:sort may be lost; for {SPEC.task} alone, create another policy"
+    )

@@ -24,6 +24,19 @@ def job_warnings(spec: JobSpec, lengths: TaskLengths | None, *, max_context: int
     return tuple(one for one in found if one)
 
 
+def task_change_warnings(
+    spec: JobSpec, earlier_task: str | None, *, policy: str, number: int
+) -> tuple[str, ...]:
+    """Warn of another task than that of the policy's job before; ``number`` is its latest revision."""
+    if earlier_task in {None, spec.task}:
+        return ()
+    warning = (
+        f"policy {policy} was last trained on {earlier_task}: this job goes on from its revision {number},"
+        f" and what it can do of {earlier_task} may be lost; for {spec.task} alone, create another policy"
+    )
+    return (warning,)
+
+
 def _of_learning_rate(spec: JobSpec) -> str:
     if spec.learning_rate <= HIGH_LEARNING_RATE:
         return ""

@@ -14,7 +14,7 @@ from mint_common.errors import MintError, NotFound, Unavailable
 from mint_common.events import JobSpec, JobSubmitted
 from mint_common.ids import JobId, derive_id, new_id
 from services.gateway.core.json_types import JsonObject
-from services.gateway.core.mint.job_warnings import TaskLengths, job_warnings
+from services.gateway.core.mint.job_warnings import TaskLengths, job_warnings, task_change_warnings
 from services.gateway.core.mint.jobs import JobRequest, plan_job
 from services.gateway.core.mint.submission import complete_job, describe_submission, merge_jobs
 from services.gateway.http.edge.context import Gateway, GatewayDep, LimitQuery, ReadCaller, TrainCaller
@@ -55,6 +55,9 @@ async def submit_job(
     )
     lengths = await _lengths(gateway, spec, base=policy.base)
     warnings = job_warnings(spec, lengths, max_context=base.max_context)
+    if policy.latest is not None:
+        earlier_task = await gateway.submissions.last_task(caller.tenant_id, policy.policy_id)
+        warnings += task_change_warnings(spec, earlier_task, policy=policy.name, number=policy.latest.number)
     submission = await gateway.submissions.submit(event, cause=cause, policy=policy.name, warnings=warnings)
     return describe_submission(submission)
 
