@@ -131,7 +131,11 @@ async def test_the_best_revision_is_the_one_whose_samples_got_the_highest_reward
         digest = await _publish(store, policy, seed, digest, metrics=metrics)
     # An imitated reference has the reward 1.0, which says nothing of its parent.
     await _publish(store, policy, 5, digest, metrics={"reward_mean": 1.0})
-    assert (await store.catalog.best(policy.policy_id)).number == 2
+    best = await store.catalog.best(policy.policy_id)
+    assert (best.number, best.reward) == (2, 0.6)
+    assert (await store.catalog.revision(policy.policy_id, 2)).reward == 0.6
+    listed = await store.catalog.revisions(policy.policy_id, limit=9, after=0)
+    assert [revision.reward for revision in listed] == [0.2, 0.6, 0.4, None, None]
     await store.catalog.set_state(policy, 2, "retired")
     assert (await store.catalog.best(policy.policy_id)).number == 3
 

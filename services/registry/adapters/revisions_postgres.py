@@ -19,15 +19,20 @@ from services.registry.core.blob_integrity import folder_of, healed
 from services.registry.core.exports import Refusal
 from services.registry.core.lineage import Reach, Relative
 
-_REVISIONS = """
-    SELECT * FROM revisions
+# A revision that was trained on samples has the mean reward of these, which its parent gave.
+_REWARD = """(
+    SELECT avg((child.metrics ->> 'reward_mean')::float8) FROM revisions child
+    WHERE child.policy_id = revisions.policy_id AND child.parent = revisions.digest
+        AND child.metrics ? 'reward_mean' AND child.metrics ? 'ratio_max_error'
+) AS reward"""
+_REVISIONS = f"""
+    SELECT *, {_REWARD} FROM revisions
     WHERE policy_id = $1 AND number > $2 AND ($4::text IS NULL OR state = $4)
         AND ($5::timestamptz IS NULL OR created_at >= $5) AND ($6::timestamptz IS NULL OR created_at < $6)
     ORDER BY number LIMIT $3
-"""
-# A revision that was trained on samples has the mean reward of these, which its parent gave.
+"""  # noqa: S608  # a constant
 _BEST = """
-    SELECT revisions.* FROM revisions JOIN (
+    SELECT revisions.*, reward FROM revisions JOIN (
         SELECT parent, avg((metrics ->> 'reward_mean')::float8) AS reward, max(number) AS last
         FROM revisions WHERE policy_id = $1 AND metrics ? 'reward_mean' AND metrics ? 'ratio_max_error'
         GROUP BY parent
@@ -105,7 +110,7 @@ async def find_revision(
     """Return a revision by number or digest. Raises NotFound."""
     column = "number" if isinstance(key, int) else "digest"
     row = await database.fetchrow(
-        f"SELECT * FROM revisions WHERE policy_id = $1 AND {column} = $2",  # noqa: S608  # two constants
+        f"SELECT *, {_REWARD} FROM revisions WHERE policy_id = $1 AND {column} = $2",  # noqa: S608  # constants
         policy_id,
         key,
     )

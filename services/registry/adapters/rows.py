@@ -128,6 +128,7 @@ def revision_of(row: asyncpg.Record) -> RevisionRecord:
         wave_id=row["wave_id"],
         created_at=row["created_at"].timestamp(),
         fault=row["fault"],
+        reward=row.get("reward"),
     )
 
 

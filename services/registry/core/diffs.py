@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from mint_common.adapters_format import Manifest
-from mint_common.catalog import ConfigChange, EvaluationRecord, NumberChange
+from mint_common.catalog import ConfigChange, EvaluationRecord, NumberChange, RevisionRecord
 
 _CONFIG = ("layout", "rank", "targets", "dtype", "step", "parent", "base_digest")
 
@@ -22,6 +22,11 @@ def changed_numbers(before: Mapping[str, float], after: Mapping[str, float]) -> 
         NumberChange(name=name, before=before.get(name), after=after.get(name))
         for name in sorted(before.keys() | after.keys())
     )
+
+
+def training_numbers(revision: RevisionRecord) -> Mapping[str, float]:
+    """Return the metrics of the step that made a revision, and the ``reward`` of its own samples if known."""
+    return revision.metrics if revision.reward is None else {**revision.metrics, "reward": revision.reward}
 
 
 def scores_by_name(scores: Sequence[EvaluationRecord]) -> Mapping[str, float]:

@@ -13,7 +13,7 @@ from mint_common.adapters_format import Manifest, compare_adapters, stage_adapte
 from mint_common.blobs.port import Blobs
 from mint_common.catalog import PolicyRecord, RevisionDiff, RevisionRecord
 from mint_common.errors import RevisionLostError
-from services.registry.core.diffs import changed_config, changed_numbers, scores_by_name
+from services.registry.core.diffs import changed_config, changed_numbers, scores_by_name, training_numbers
 from services.registry.ports.catalog import Catalog
 from services.registry.ports.evaluations import Evaluations
 
@@ -47,7 +47,7 @@ class DiffHandler:
             before=before,
             after=after,
             config=changed_config(*manifests),
-            metrics=changed_numbers(before.metrics, after.metrics),
+            metrics=changed_numbers(training_numbers(before), training_numbers(after)),
             scores=changed_numbers(*map(scores_by_name, scores)),
             modules=tuple(modules),
         )
