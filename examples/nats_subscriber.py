@@ -10,10 +10,12 @@ It prints one JSON envelope a line and acks it then: killed at any time, it goes
 import argparse
 import asyncio
 import os
+import signal
 import sys
 
 import nats
 import nats.errors
+import nats.js.errors
 
 STREAM = "MINT"
 BATCH = 16
@@ -22,7 +24,8 @@ WAIT_SECONDS = 30.0
 
 async def read(url: str, tenant: str, consumer: str) -> None:
     """Print events until interrupted."""
-    await (await nats.connect(url, allow_reconnect=False)).close()  # a wrong password ends here
+    # A wrong password ends here; without error_cb the library would log its own traceback too.
+    await (await nats.connect(url, allow_reconnect=False, error_cb=ignore)).close()
     client = await nats.connect(url, max_reconnect_attempts=-1)
     jetstream = client.jetstream()
     events = await jetstream.pull_subscribe_bind(consumer=f"{tenant}-{consumer}", stream=STREAM)
@@ -31,9 +34,15 @@ async def read(url: str, tenant: str, consumer: str) -> None:
             messages = await events.fetch(BATCH, timeout=WAIT_SECONDS)
         except (TimeoutError, nats.errors.TimeoutError):
             continue  # nothing happened
+        except nats.js.errors.ServiceUnavailableError:
+            sys.exit(f"no consumer {tenant}-{consumer}: docs/nats.md says how an operator makes it")
         for message in messages:
             print(message.data.decode(), flush=True)
             await message.ack()
+
+
+async def ignore(_error: Exception) -> None:
+    """Do nothing about an error that `nats.connect` raises as well."""
 
 
 def main() -> None:
@@ -44,6 +53,8 @@ def main() -> None:
     chosen = parser.parse_args()
     if "NATS" not in os.environ:
         parser.error("set NATS to the server's address, with the tenant's password")
+    for number in (signal.SIGINT, signal.SIGPIPE):  # Ctrl-C, or `| head`: end without a traceback
+        signal.signal(number, signal.SIG_DFL)
     try:
         asyncio.run(read(os.environ["NATS"], chosen.tenant, chosen.consumer))
     except nats.errors.Error as error:

@@ -20,18 +20,19 @@ datum = types.Datum(
         "target_tokens": types.TensorData(data=tokens[1:], dtype="int64", shape=[len(tokens) - 1])
     },
 )
-for step in range(30):
+for step in range(100):  # until it knows the sentence by heart
     passed = trainer.forward_backward([datum], "cross_entropy")
-    stepped = trainer.optim_step(types.AdamParams(learning_rate=1e-2))  # on its way before the pass is done
+    stepped = trainer.optim_step(types.AdamParams(learning_rate=5e-3))  # on its way before the pass is done
     stepped.result()
-    if step % 10 == 9:
+    if step % 20 == 19:
         print(f"step {step + 1}: loss {passed.result().metrics['loss:sum']:.3f}")
 
 sampler = trainer.save_weights_and_get_sampling_client().result()
-prompt = types.ModelInput.from_ints(tokens[:8])
-params = types.SamplingParams(max_tokens=len(tokens) - 8, temperature=0.0)
+start = len(tokens) // 3
+prompt = types.ModelInput.from_ints(tokens[:start])
+params = types.SamplingParams(max_tokens=len(tokens) - start, temperature=0.0)
 sampled = sampler.sample(prompt, num_samples=1, sampling_params=params).result().sequences[0]
-print("sampled:", tokenizer.decode(tokens[:8] + list(sampled.tokens)))
+print(f"asked {tokenizer.decode(tokens[:start])!r}, sampled {tokenizer.decode(list(sampled.tokens))!r}")
 
 path = trainer.save_state("quickstart").result().path
 service.create_training_client_from_state_with_optimizer(path).result()  # a new run goes on from there

@@ -26,8 +26,8 @@ The body is a plain tar of `adapter_model.safetensors` and `adapter_config.json`
 per expert or PEFT's 3-D experts), or of a packed folder with its manifest. It is checked as a trainer's
 export is, before anything is stored. The same weights are the same revision, however often they are sent.
 
-It is read as it comes: the registry holds a chunk of the body, the header, and halves of one layer's
-projections, never the file. A refusal is a 422 that no client repeats:
+The body is processed as a stream: the registry holds one chunk, the header and parts of one layer in
+memory, never the whole file. A refusal is a 422; sending the same again is refused again:
 
 ```json
 {
@@ -42,7 +42,8 @@ projections, never the file. A refusal is a 422 that no client repeats:
 }
 ```
 
-`code` is stable and meant for programs, `message` and `problem` for people; `reason` is the code's last word.
+`code` is stable and meant for programs, `message` and `problem` for people; `reason` is the part after
+the dot.
 """
 TABLE = "| code | what is wrong | what to do |\n|---|---|---|\n"
 

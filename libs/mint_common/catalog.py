@@ -17,7 +17,7 @@ RevisionState = Literal["published", "retired", "quarantined"]
 """No name resolves to a revision that is not published. ``quarantined``: it computed numbers that are not
 finite; it is published again once its owner restores it."""
 SettableState = Literal["published", "retired"]
-"""What an owner makes of a revision."""
+"""The states that an owner can set."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +30,8 @@ class TenantRecord:
 
 
 Scope = Literal["read", "infer", "train", "admin", "operator"]
-"""What a key may do: look; ask models; make policies, revisions, scores and moves; manage keys, rules and
-protected aliases of its tenant; manage tenants. ``admin`` includes the three before it."""
+"""What a key may do, in this order: look; ask models; make policies, revisions, scores and moves; manage
+keys, rules and protected aliases of its tenant; manage tenants. ``admin`` includes the three before it."""
 
 FULL_SCOPES: tuple[Scope, ...] = ("read", "infer", "train", "admin")
 
@@ -49,7 +49,7 @@ class IssuedKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyRecord:
-    """What is kept of a key; ``shown`` is its beginning. ``last_used_at`` is true to a minute."""
+    """A stored API key; ``shown`` is its beginning. ``last_used_at`` is accurate to a minute."""
 
     key_id: str
     tenant_id: TenantId
@@ -63,7 +63,7 @@ class KeyRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyOwner:
-    """Whose key it is; ``name`` is the key's."""
+    """The tenant of a key, and the key's own id, name and scopes."""
 
     tenant_id: TenantId
     key_id: str
@@ -93,11 +93,11 @@ class PolicyRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyFilter:
-    """Which policies of a tenant; what is None or empty selects nothing out.
+    """Which policies of a tenant to list; None or empty is no restriction.
 
-    ``labels`` must all be there with these values. Times are of creation: from ``created_after`` on, before
-    ``created_before``. A list that a time selects is in order of creation, any other one by name.
-    ``has_revision`` asks for those with a published revision, or without one.
+    All ``labels`` must be present with these values. The time of creation is at least ``created_after`` and
+    less than ``created_before``; a list with either is in order of creation, any other by name.
+    ``has_revision`` selects those with a published revision, or those without.
     """
 
     base: str | None = None
@@ -116,7 +116,9 @@ class PolicyFilter:
 class RevisionRecord:
     """A revision, its lineage and the job and wave that it came from (None: no managed job).
 
-    ``fault`` says why its bytes are not to be had: no name resolves to it then.
+    ``metrics`` are those of the step that made it. ``reward`` is the mean reward of its own samples, which
+    later steps trained on; None before there are any. ``fault`` says why its bytes cannot be served: no name
+    resolves to it then.
     """
 
     digest: Digest
@@ -130,6 +132,7 @@ class RevisionRecord:
     wave_id: WaveId | None
     created_at: float
     fault: Fault | None = None
+    reward: float | None = None
 
     @property
     def ref(self) -> RevisionRef:
@@ -146,7 +149,7 @@ class UploadedRevision(RevisionRecord):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RevisionFilter:
-    """Which revisions of a policy, as `PolicyFilter` says it of policies."""
+    """Which revisions of a policy to list, in the manner of `PolicyFilter`."""
 
     state: RevisionState | None = None
     created_after: float | None = None
@@ -155,7 +158,7 @@ class RevisionFilter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnedRevision:
-    """A revision and the name of the policy that it is of. Equal weights may be of several policies."""
+    """A revision and the name of its policy. Several policies may have equal weights."""
 
     policy: str
     base: BaseName
@@ -243,7 +246,7 @@ class Lineage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigChange:
-    """A field of the manifest that differs; None: it has none."""
+    """A field of the manifest that differs; None: that manifest lacks it."""
 
     field: str
     before: str | None
@@ -252,7 +255,7 @@ class ConfigChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NumberChange:
-    """A number of two revisions; None: it has none of that name."""
+    """A number of two revisions; None: that revision lacks it."""
 
     name: str
     before: float | None
@@ -261,7 +264,7 @@ class NumberChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RevisionDiff:
-    """What two revisions of a policy differ in. ``scores`` are named ``<suite>/<metric>``."""
+    """The differences of two revisions of a policy. ``scores`` are named ``<suite>/<metric>``."""
 
     before: RevisionRecord
     after: RevisionRecord
@@ -277,7 +280,7 @@ RuleChoice = Literal["newest", "best"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuleRecord:
-    """When a score moves an alias by itself (`services.registry.core.rules`).
+    """A promotion rule: which scores move an alias (`services.registry.core.rules`).
 
     ``warnings`` say why the rule may never move its alias; they are given when it is created.
     """
@@ -299,8 +302,9 @@ class RuleRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectionItem:
-    """What goes: a ``revision`` is retired by its policy's retention, the ``bytes`` of a retired one are
-    removed, or a ``folder`` of the blob store that no revision names. ``tenant_id`` is None for a folder."""
+    """One item of a garbage collection: a ``revision`` that its policy's retention retires, the ``bytes`` of
+    a retired one, or a ``folder`` of the blob store that no revision names, whose ``tenant_id`` is None.
+    """
 
     kind: Literal["revision", "bytes", "folder"]
     what: str
@@ -310,7 +314,7 @@ class CollectionItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectionReport:
-    """What a collection let go of, or would; ``more``: it stopped at its limit."""
+    """What a garbage collection removed, or would remove; ``more``: it stopped at its limit."""
 
     dry_run: bool
     items: tuple[CollectionItem, ...]

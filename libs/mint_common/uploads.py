@@ -36,7 +36,7 @@ class UploadReason(StrEnum):
     TOO_LARGE = "too_large"
     """A file is larger than any adapter of this base, or than MinT takes."""
     DORA = "dora"
-    """DoRA: the engine has no place for its magnitudes."""
+    """DoRA: the engine cannot serve its magnitude vectors."""
     UNKNOWN_PARENT = "unknown_parent"
     """The parent is no revision of this policy."""
 
@@ -49,8 +49,8 @@ FIXES: Mapping[str, str] = {
     UploadReason.UNSAFE_ARCHIVE: "Archive only the adapter's own plain files: tar -cf - -C FOLDER .",
     UploadReason.PICKLE: "Save the adapter with save_pretrained(..., safe_serialization=True), then send "
     "adapter_model.safetensors.",
-    UploadReason.DISGUISED_PICKLE: "Load it where you trust it and save it with safetensors: a new name is "
-    "not enough.",
+    UploadReason.DISGUISED_PICKLE: "Load it in a safe environment and save it with safetensors: renaming the "
+    "file is not enough.",
     UploadReason.UNKNOWN_FILE: f"Send {WEIGHTS_FILE} and {CONFIG_FILE} only.",
     UploadReason.MISSING_FILE: f"Send both {WEIGHTS_FILE} and {CONFIG_FILE}.",
     UploadReason.REPEATED_FILE: "Put every file into the archive once.",
@@ -70,13 +70,13 @@ FIXES: Mapping[str, str] = {
     Reason.MISSING_TENSOR: "Save all of the adapter: each module needs its A and its B.",
     Reason.WRONG_DTYPE: "Save all weights in one of F32, BF16 and F16.",
     Reason.WRONG_RANK: "Upload it to a policy of the same rank, or make one.",
-    Reason.WRONG_SHAPE: "Check that it was trained over this base: its shapes are of another one.",
+    Reason.WRONG_SHAPE: "Check that it was trained over this base: its shapes belong to another one.",
     Reason.MISPLACED: "Pack it with mint adapter pack.",
-    Reason.NOT_FINITE: "Find out where the training went wrong: the weights are not numbers any more.",
-    Reason.UPDATE_TOO_LARGE: "Scale it down (lora_alpha), or train it again with smaller steps: it drowns "
-    "the base's own weights. MINT_REGISTRY_MAX_UPDATE_RATIO is the operator's limit.",
-    Reason.WRONG_DIGEST: f"Leave {MANIFEST_FILE} out: it is of other weights.",
-    Reason.WRONG_POLICY: f"Leave {MANIFEST_FILE} out: it is of another policy.",
+    Reason.NOT_FINITE: "Find out where the training went wrong: some weights are NaN or infinite.",
+    Reason.UPDATE_TOO_LARGE: "Scale it down (lora_alpha), or train it again with smaller steps: it is far "
+    "larger than the base's own weights. MINT_REGISTRY_MAX_UPDATE_RATIO is the operator's limit.",
+    Reason.WRONG_DIGEST: f"Leave {MANIFEST_FILE} out: it describes other weights.",
+    Reason.WRONG_POLICY: f"Leave {MANIFEST_FILE} out: it describes another policy.",
 }
 """Reason -> what to do about it."""
 

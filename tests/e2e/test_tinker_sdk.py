@@ -36,4 +36,5 @@ def test_the_quick_start_learns_and_samples(stack: RunningStack):
     losses = [float(line.rpartition(" ")[2]) for line in done.stdout.splitlines() if "loss" in line]
     assert losses == sorted(losses, reverse=True)
     assert losses[-1] < 0.6 * losses[0]
+    assert "asked 'the quick brow', sampled 'n fox jumps over the lazy dog'" in done.stdout
     assert "tinker://" in done.stdout

@@ -1,4 +1,4 @@
-"""Client of the registry: what services ask of it for their own work, and `forward` for what users ask.
+"""Client of the registry: methods for the services' own requests, and `forward` for users' requests.
 
 Every method raises the registry's own MintErrors (NotFound, InvalidField, ...), or Unavailable. A policy may
 be given by id or by name.
@@ -45,7 +45,7 @@ class RegistryClient:
         body: bytes | AsyncIterable[bytes] = b"",
         patient: bool = False,
     ) -> tuple[int, bytes]:
-        """Hand on what a caller asks of a path below ``/internal``; see `InternalHttp.forward`."""
+        """Forward a caller's request to a path below ``/internal``; see `InternalHttp.forward`."""
         headers = {CALLER_HEADER: write_caller(caller)}
         path = path_of("internal", *parts)
         return await self._http.forward(
@@ -53,7 +53,7 @@ class RegistryClient:
         )
 
     async def verify_key(self, key: str) -> KeyOwner:
-        """Return whose key it is. Raises Unauthorized."""
+        """Return the owner of a key. Raises Unauthorized."""
         return _read(await self._http.post("/internal/keys/verify", {"key": key}), KeyOwner)
 
     async def put_base(self, facts: BaseFacts) -> BaseFacts:
@@ -101,7 +101,7 @@ class RegistryClient:
     async def list_revisions(
         self, tenant_id: TenantId, policy: PolicyId | str, *, limit: int = 100, after: int | None = None
     ) -> list[RevisionRecord]:
-        """Return revisions by number, behind the one of number ``after``."""
+        """Return revisions by number, from the first one above ``after``."""
         path = _policies(tenant_id, policy, "revisions")
         return _read(await self._http.get(path, {"limit": limit, "after": after}), list[RevisionRecord])
 
@@ -121,7 +121,7 @@ class RegistryClient:
         return _read(msgspec.json.decode(answer), RevisionRecord)
 
     async def find_owned(self, tenant_id: TenantId, digests: Sequence[Digest]) -> list[OwnedRevision]:
-        """Return which of these digests are a tenant's, of which policies."""
+        """Return a tenant's revisions that have one of these digests."""
         path = path_of("internal", "tenants", tenant_id, "revisions", "find")
         found: list[OwnedRevision] = []
         for start in range(0, len(digests), _MOST_DIGESTS):
@@ -136,7 +136,7 @@ class RegistryClient:
     async def move_alias(
         self, caller: Caller, policy: PolicyId | str, alias: str, *, revision: int | Digest, reason: str = ""
     ) -> None:
-        """Point an alias at a revision, wherever it points now."""
+        """Point an alias at a revision, whatever it points at now."""
         parts = ("tenants", caller.tenant_id, "policies", policy, "aliases", named("alias", alias))
         body = msgspec.json.encode({"revision": revision, "reason": reason})
         await self.forward("PUT", parts, caller, body=body)
@@ -153,7 +153,7 @@ class RegistryClient:
         n: int,
         stderr: float | None,
     ) -> None:
-        """Record a score in the name of a caller. Repeating the caller's last one changes nothing."""
+        """Record a score, signed by a caller. Repeating the caller's last one changes nothing."""
         score = {"suite": suite, "metric": metric, "value": value, "n": n, "stderr": stderr}
         body = msgspec.json.encode({"revision": revision, **score})
         parts = ("tenants", caller.tenant_id, "policies", policy_id, "evaluations")
@@ -167,7 +167,7 @@ class RegistryClient:
         return _read(await self._http.get(path, {"model": model}), Resolution)
 
     async def collect(self, *, used: Collection[Digest], dry_run: bool, limit: int) -> CollectionReport:
-        """Let go of what nobody uses, at most ``limit`` things, or only say what would go."""
+        """Remove what is not used, at most ``limit`` items; with ``dry_run`` only list it."""
         body = {"used": sorted(used), "dry_run": dry_run, "limit": limit}
         return _read(await self._http.post("/internal/collection", body, patient=True), CollectionReport)
 
