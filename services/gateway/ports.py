@@ -10,7 +10,7 @@ from mint_common.catalog import Resolution
 from mint_common.claims import Claim
 from mint_common.events import JobSubmitted
 from mint_common.generation import EngineInfo
-from mint_common.ids import BaseName, Digest, JobId, TenantId
+from mint_common.ids import BaseName, Digest, JobId, PolicyId, TenantId
 from services.gateway.core.audit import AuditRow
 from services.gateway.core.idempotency import KeyedRequest, StoredAnswer
 from services.gateway.core.json_types import JsonObject
@@ -46,6 +46,10 @@ class Submissions(Protocol):
 
     async def get(self, tenant_id: TenantId, job_id: JobId) -> SubmittedJob | None:
         """Return one submitted job of a tenant."""
+        ...
+
+    async def last_task(self, tenant_id: TenantId, policy_id: PolicyId) -> str | None:
+        """Return the task of a policy's newest job, None without any."""
         ...
 
     async def latest(
@@ -148,6 +152,10 @@ class Rollout(Protocol):
 
     async def evaluation(self, tenant_id: TenantId, run_id: str) -> JsonObject:
         """Return one evaluation run."""
+        ...
+
+    async def cancel_evaluation(self, tenant_id: TenantId, run_id: str) -> JsonObject:
+        """Stop an evaluation run. Idempotent."""
         ...
 
     async def jobs(self, tenant_id: TenantId, *, limit: int) -> list[JsonObject]:

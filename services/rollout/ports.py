@@ -138,12 +138,16 @@ class EvaluationRuns(Protocol):
         """Return a tenant's newest runs, newest first."""
         ...
 
+    async def cancel(self, tenant_id: TenantId, run_id: str, *, now: float) -> EvaluationRun:
+        """End a tenant's run without a score, unless it has ended; return it. Raises NotFound."""
+        ...
+
     async def claim(self, *, before: float, now: float) -> EvaluationRun | None:
         """Return the oldest running one without progress since ``before``, to one caller only."""
         ...
 
-    async def touch(self, run_id: str, *, scored: int, now: float) -> None:
-        """Record progress."""
+    async def touch(self, run_id: str, *, scored: int, now: float) -> bool:
+        """Record progress; return whether it still runs."""
         ...
 
     async def finish(self, run: EvaluationRun) -> None:
@@ -172,6 +176,10 @@ class JobStore(Protocol, Generic[Connection_contra]):
 
     async def waves_of(self, job_id: JobId) -> list[Wave]:
         """Return a job's waves by step."""
+        ...
+
+    async def waves_by_job(self, job_ids: Sequence[JobId]) -> Mapping[JobId, Sequence[Wave]]:
+        """Return the waves of each of these jobs, by step."""
         ...
 
     async def wave(self, connection: Connection_contra, wave_id: WaveId) -> Wave | None:

@@ -78,6 +78,8 @@ async def test_what_is_saved_is_read_back_equal(store: Store) -> None:
     await store.save("c2", finished, *reversed(waves))
     assert await store.jobs.job(JOB) == finished
     assert await store.jobs.waves_of(JOB) == waves
+    none = JobId("job_none")
+    assert await store.jobs.waves_by_job([none, JOB]) == {none: [], JOB: waves}
     async with store.ledger.transaction("c3") as transaction:
         assert await store.jobs.lock(transaction.connection, JOB) == finished
         assert await store.jobs.wave(transaction.connection, waves[0].wave_id) == waves[0]

@@ -24,6 +24,7 @@ REST: Mapping[str, Scope] = {
     "GET /mint/v1/evaluations/run": "read",
     "POST /mint/v1/evaluations/run": "train",
     "GET /mint/v1/evaluations/run/{run}": "read",
+    "POST /mint/v1/evaluations/run/{run}/cancel": "train",
     "GET /mint/v1/events": "read",
     "POST /mint/v1/gc": "operator",
     "GET /mint/v1/jobs": "read",

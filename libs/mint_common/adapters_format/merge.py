@@ -24,6 +24,7 @@ from mint_common.adapters_format.tensor_file import ITEM_BYTES, TensorEntry, Ten
 from mint_common.errors import AlreadyExists, NotFound
 
 _CHUNK_BYTES = 16 * 1024 * 1024
+_OF_THE_BASE = (BASE_FILE, "SHA256SUMS")
 
 _Place = tuple[Site, int | None]
 """A weight of the base: of a dense module, or of one expert of a site."""
@@ -39,8 +40,8 @@ def merge_adapter(
 ) -> int:
     """Write the base of a folder, with an adapter of any layout merged, to a new folder; return its bytes.
 
-    The new folder has everything of the base's but ``mint_base.json``: it is another base now. Raises
-    NotFound, AlreadyExists, AdapterInvalid.
+    The new folder has everything of the base's but ``mint_base.json`` and checksums: it is another base now.
+    Raises NotFound, AlreadyExists, AdapterInvalid.
     """
     if target.exists():
         raise AlreadyExists(kind="folder", name=str(target))
@@ -107,5 +108,5 @@ def _sum(shard: TensorFile, entry: TensorEntry, place: _Place, part_of: PartOf) 
 
 def _copy_rest(base: Path, draft: Path) -> None:
     for file in sorted(base.iterdir()):
-        if file.is_file() and file.suffix != ".safetensors" and file.name != BASE_FILE:
+        if file.is_file() and file.suffix != ".safetensors" and file.name not in _OF_THE_BASE:
             shutil.copy2(file, draft / file.name)

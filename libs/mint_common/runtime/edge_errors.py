@@ -9,6 +9,7 @@ from starlette.exceptions import HTTPException
 
 from mint_common.errors import InvalidField, MintError
 
+NO_OBJECT = "must be a JSON object, sent with 'content-type: application/json'"
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
@@ -28,6 +29,12 @@ def error_response(error: MintError) -> JSONResponse:
     return JSONResponse({"error": error.to_payload()}, status_code=error.http_status, headers=headers)
 
 
+def is_no_object(error: RequestValidationError) -> bool:
+    """Return whether a body is no JSON object, or was sent as another media type."""
+    first = error.errors()[0]
+    return first["loc"] == ("body",) and first["type"] in {"dataclass_type", "model_attributes_type"}
+
+
 def invalid_field(error: RequestValidationError) -> InvalidField:
     """Return the first thing wrong with a request's input, as a dotted path without its value."""
     first = error.errors()[0]
@@ -35,6 +42,8 @@ def invalid_field(error: RequestValidationError) -> InvalidField:
     if first["type"] == "json_invalid":
         problem = f"is no JSON at character {path[0]}: {first['ctx']['error']}"
         return InvalidField(field=where, problem=problem)
+    if is_no_object(error):
+        return InvalidField(field=where, problem=NO_OBJECT)
     return InvalidField(
         field=".".join(path) if path else where, problem=first["msg"].removeprefix("Value error, ")
     )

@@ -58,6 +58,12 @@ class RolloutHttp:
         path = path_of("internal", "tenants", tenant_id, "evaluations", named("evaluation run", run_id))
         return _read(await self._http.get(path), JsonObject)
 
+    async def cancel_evaluation(self, tenant_id: TenantId, run_id: str) -> JsonObject:
+        """Stop an evaluation run."""
+        named_run = named("evaluation run", run_id)
+        path = path_of("internal", "tenants", tenant_id, "evaluations", named_run, "cancel")
+        return _read(await self._http.post(path, {}), JsonObject)
+
     async def jobs(self, tenant_id: TenantId, *, limit: int) -> list[JsonObject]:
         """Return a tenant's newest jobs, newest first."""
         path = path_of("internal", "tenants", tenant_id, "jobs")

@@ -22,6 +22,10 @@ _FINISH = """
     UPDATE evaluation_runs SET state = $2, reason = $3, scored = $4, value = $5, stderr = $6, finished_at = $7
     WHERE run_id = $1 AND state = 'running'
 """
+_CANCEL = """
+    UPDATE evaluation_runs SET state = 'cancelled', finished_at = $3
+    WHERE tenant_id = $1 AND run_id = $2 AND state = 'running'
+"""
 _OPEN = "SELECT count(*) FROM evaluation_runs WHERE tenant_id = $1 AND state = 'running'"
 _RETRY_SECONDS = 5.0
 
@@ -55,14 +59,19 @@ class PostgresEvaluationRuns:
         query = "SELECT * FROM evaluation_runs WHERE tenant_id = $1 ORDER BY created_at DESC, run_id LIMIT $2"
         return [read_row(row, EvaluationRun) for row in await self._pool.fetch(query, tenant_id, limit)]
 
+    async def cancel(self, tenant_id: TenantId, run_id: str, *, now: float) -> EvaluationRun:
+        """End a run without a score."""
+        await self._pool.execute(_CANCEL, tenant_id, run_id, now)
+        return await self.run(tenant_id, run_id)
+
     async def claim(self, *, before: float, now: float) -> EvaluationRun | None:
         """Claim the oldest run without progress."""
         row = await self._pool.fetchrow(_CLAIM, before, now)
         return None if row is None else read_row(row, EvaluationRun)
 
-    async def touch(self, run_id: str, *, scored: int, now: float) -> None:
+    async def touch(self, run_id: str, *, scored: int, now: float) -> bool:
         """Record progress."""
-        await self._pool.execute(_TOUCH, run_id, scored, now)
+        return await self._pool.execute(_TOUCH, run_id, scored, now) == "UPDATE 1"
 
     async def finish(self, run: EvaluationRun) -> None:
         """Store how a run ended."""

@@ -1,6 +1,6 @@
 """Jobs and waves in the Postgres schema `rollout`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import asyncpg
@@ -63,6 +63,14 @@ class PostgresJobs:
         """Return a job's waves by step."""
         rows = await self._pool.fetch("SELECT * FROM waves WHERE job_id = $1 ORDER BY step", job_id)
         return [read_row(row, Wave) for row in rows]
+
+    async def waves_by_job(self, job_ids: Sequence[JobId]) -> Mapping[JobId, Sequence[Wave]]:
+        """Return the waves of each of these jobs, by step."""
+        found: dict[JobId, list[Wave]] = {job_id: [] for job_id in job_ids}
+        query = "SELECT * FROM waves WHERE job_id = ANY ($1) ORDER BY job_id, step"
+        for row in await self._pool.fetch(query, list(found)):
+            found[row["job_id"]].append(read_row(row, Wave))
+        return found
 
     async def wave(self, connection: PostgresConnection, wave_id: WaveId) -> Wave | None:
         """Return one wave."""

@@ -2,7 +2,8 @@
 
 Invariants: a run is stored before it is answered, and claimed by one process at a time; a run whose process
 was killed shows no progress, is claimed again, and gives the same requests. Its score is recorded in the
-registry before the run counts as finished; a repeated score is stored once there.
+registry before the run counts as finished; a repeated score is stored once there. The work on a run that is
+cancelled ends within a second.
 """
 
 import asyncio
@@ -69,15 +70,19 @@ class EvaluationHandler:
         run = await self._runs.claim(before=now - self._stall_seconds, now=now)
         if run is None:
             return False
-        pulse = asyncio.ensure_future(self._pulse(run))
+        work, pulse = asyncio.ensure_future(self._carry_out(run)), asyncio.ensure_future(self._pulse(run))
         try:
-            ended = await self._carry_out(run)
+            await asyncio.wait((work, pulse), return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                await self._runs.finish(work.result())
+            else:
+                pulse.result()
         finally:
+            work.cancel()
             pulse.cancel()
-            await asyncio.gather(pulse, return_exceptions=True)
+            await asyncio.gather(work, pulse, return_exceptions=True)
             del self._scored[run.run_id]
-        await self._runs.finish(ended)
-        log.info("evaluation run ended", extra={"run_id": ended.run_id, "state": ended.state.value})
+        log.info("evaluation run ended", extra={"run_id": run.run_id})
         return True
 
     async def _carry_out(self, run: EvaluationRun) -> EvaluationRun:
@@ -105,11 +110,12 @@ class EvaluationHandler:
         return reward
 
     async def _pulse(self, run: EvaluationRun) -> None:
-        """Record progress until cancelled."""
-        while True:
+        """Record progress until the run is cancelled."""
+        is_running = True
+        while is_running:
             await self._clock.sleep(min(1.0, self._stall_seconds / 4))
             try:
                 scored_now = self._scored[run.run_id]
-                await self._runs.touch(run.run_id, scored=scored_now, now=self._clock.now())
+                is_running = await self._runs.touch(run.run_id, scored=scored_now, now=self._clock.now())
             except Unavailable as error:
                 log.info("progress not recorded", extra={"reason": str(error)})

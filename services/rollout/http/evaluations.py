@@ -55,6 +55,10 @@ def evaluation_routes(runs: EvaluationRuns, clock: Clock) -> APIRouter:
     async def show_run(tenant_id: str, run_id: str) -> dict[str, object]:
         return _view(await runs.run(TenantId(tenant_id), run_id))
 
+    @router.post("/{run_id}/cancel")
+    async def cancel_run(tenant_id: str, run_id: str) -> dict[str, object]:
+        return _view(await runs.cancel(TenantId(tenant_id), run_id, now=clock.now()))
+
     return router
 
 

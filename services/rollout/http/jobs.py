@@ -25,7 +25,8 @@ def job_routes(jobs: JobStore[Connection], *, cancel: Callable[[JobId], Awaitabl
         tenant_id: str, limit: Annotated[int, Query(ge=1, le=MAX_LISTED)] = 100
     ) -> list[dict[str, object]]:
         found = await jobs.jobs_of(TenantId(tenant_id), limit=limit)
-        return [_view(job, await jobs.waves_of(job.job_id)) for job in found]
+        waves = await jobs.waves_by_job([job.job_id for job in found])
+        return [_view(job, waves[job.job_id]) for job in found]
 
     @router.get("/{job_id}")
     async def show_job(tenant_id: str, job_id: str) -> dict[str, object]:

@@ -28,11 +28,11 @@ def list_bases(folder: Path) -> list[tuple[Path, BaseFacts]]:
 
 
 def find_base(folder: Path, name: str) -> BaseAt:
-    """Return one base of a folder. Raises BaseMissingError naming those that can be had."""
+    """Return one base of a folder. Raises BaseMissingError naming those that it has."""
     place = folder / name
     if not (place / BASE_FILE).is_file():
-        known = {*KNOWN_BASES, *(facts.name for _, facts in list_bases(folder))}
-        raise BaseMissingError(name=name, folder=str(folder), known=", ".join(sorted(known)))
+        known = ", ".join(sorted(facts.name for _, facts in list_bases(folder)))
+        raise BaseMissingError(name=name, folder=str(folder), known=known or "none")
     return BaseAt(name=name, folder=str(place.resolve()))
 
 

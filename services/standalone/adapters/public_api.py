@@ -91,7 +91,7 @@ class PublicApi:
         self._ask("DELETE", path)
 
     def collect(self, *, dry_run: bool, limit: int) -> Json:
-        """Let go of what nobody uses, or only say what would go."""
+        """Remove what is not used; with ``dry_run`` only list it."""
         body = {"dry_run": dry_run, "limit": limit}
         return self._ask("POST", "/gc", json=body, timeout=self._patience)
 

@@ -1,6 +1,7 @@
 """`mint adapters`: where revisions are on the engines; `mint top`: the same, live."""
 
 import time
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -8,12 +9,12 @@ from rich.console import Console, Group
 from rich.live import Live
 
 from mint_common.errors import Unavailable
-from services.standalone.adapters.public_api import Json, PublicApi, path_of
+from services.standalone.adapters.public_api import PublicApi, path_of
 from services.standalone.commands.api import Listing, api_command, open_api
 from services.standalone.commands.names import digest_of, split_name
 from services.standalone.commands.options import JsonOption, StackOption
 from services.standalone.core.columns import ADAPTER, ENGINE
-from services.standalone.core.tables import adapter_rows, engine_rows
+from services.standalone.core.tables import Row, adapter_rows, engine_rows, restart_notes, with_restarting
 from services.standalone.views.terminal import make_table, print_json, print_rows
 
 MOST_ROWS = 40
@@ -41,11 +42,19 @@ def list_adapters(context: typer.Context, *, as_json: JsonOption = False, folder
     if context.invoked_subcommand is not None:
         return
     with open_api(folder) as api:
-        rows = adapter_rows(api.get("/adapters"), now=time.time())
+        rows, engines = _residency(api, ())
     if as_json:
         print_json(rows)
-    else:
-        print_rows(rows, ADAPTER, nothing=NOTHING)
+        return
+    print_rows(rows, ADAPTER, nothing=NOTHING)
+    for note in restart_notes(engines):
+        typer.echo(note, err=True)
+
+
+def _residency(api: PublicApi, earlier: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """Return the rows of adapters and of engines; ``earlier`` are the adapters of the look before."""
+    engines = engine_rows(api.get("/engines"))
+    return with_restarting(adapter_rows(api.get("/adapters"), now=time.time()), earlier, engines), engines
 
 
 def pin(api: PublicApi, revision: NamedRevisionArgument) -> Listing:
@@ -109,33 +118,31 @@ def top(
     """
     console = Console()
     if not console.is_terminal:
-        print_rows(engine_rows(api.get("/engines")), ENGINE, nothing="no engine answers")
+        adapters, engines = _residency(api, ())
+        print_rows(engines, ENGINE, nothing="no engine answers")
         typer.echo("")
-        print_rows(adapter_rows(api.get("/adapters"), now=time.time()), ADAPTER, nothing=NOTHING)
+        print_rows(adapters, ADAPTER, nothing=NOTHING)
     elif once:
-        console.print(_look(api, console, most_rows=MOST_ROWS))
+        console.print(_tables(*_residency(api, ()), console, most_rows=MOST_ROWS))
     else:
         _watch(api, console, interval)
 
 
 def _watch(api: PublicApi, console: Console, interval: float) -> None:
+    adapters: list[Row] = []
     with Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
-            live.update(_look_again(api, console), refresh=True)
+            try:
+                adapters, engines = _residency(api, adapters)
+                shown: Group | str = _tables(adapters, engines, console, most_rows=console.height)
+            except Unavailable as error:
+                shown = str(error)
+            live.update(shown, refresh=True)
             time.sleep(interval)
 
 
-def _look_again(api: PublicApi, console: Console) -> Group | str:
-    try:
-        return _look(api, console, most_rows=console.height)
-    except Unavailable as error:
-        return str(error)
-
-
-def _look(api: PublicApi, console: Console, *, most_rows: int) -> Group:
+def _tables(adapters: Sequence[Row], engines: Sequence[Row], console: Console, *, most_rows: int) -> Group:
     """Return two tables of at most ``most_rows`` lines together, and how many adapters these leave out."""
-    engines: Json = engine_rows(api.get("/engines"))
-    adapters = adapter_rows(api.get("/adapters"), now=time.time())
     room = most_rows - len(engines) - 3
     shown = adapters if len(adapters) <= room else adapters[: max(1, room - 1)]
     left_out = len(adapters) - len(shown)

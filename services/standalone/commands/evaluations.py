@@ -39,16 +39,22 @@ def run_evaluation(
 ) -> Listing:
     """Score a revision on a task's held-out prompts and record the mean reward; rules act upon it.
 
-    The suite of the score is the task, its metric is reward. Ctrl-C ends the waiting, not the scoring.
+    The suite of the score is the task, its metric is reward. Ctrl-C ends the waiting, not the scoring: `mint
+    eval cancel` does.
 
     Example: mint eval run counter@prod progression --n 256
     """
     policy, _, revision = name.partition("@")
     body = {"policy": policy, "revision": revision or "latest", "task": task, "n": n}
     sampling = {"seed": seed, "temperature": temperature, "max_new_tokens": max_new_tokens}
-    run = _follow(api, api.post("/evaluations/run", {**body, **sampling}))
+    begun = api.post("/evaluations/run", {**body, **sampling})
+    try:
+        run = _follow(api, begun)
+    except KeyboardInterrupt:
+        typer.echo(f"the scoring goes on: mint eval cancel {begun['run_id']} stops it", err=True)
+        raise typer.Exit(130) from None
     if run["state"] != "succeeded":
-        raise EvaluationFailedError(name=name, task=task, problem=run["reason"])
+        raise EvaluationFailedError(name=name, task=task, problem=run["reason"] or run["state"])
     return Listing(answer=run, columns=EVALUATION_RUN)
 
 
@@ -63,6 +69,26 @@ def _follow(api: PublicApi, run: Json) -> Json:
             run = api.get(path_of("evaluations", "run", run["run_id"]))
             progress.update(task, completed=run["scored"])
     return run
+
+
+def runs_of_evaluation(api: PublicApi, *, limit: LimitOption = 100) -> Listing:
+    """List evaluation runs, newest first: what is being scored, and how each ended.
+
+    Example: mint eval runs --limit 10
+    """
+    found = api.get("/evaluations/run", {"limit": limit})
+    return Listing(answer=found, columns=EVALUATION_RUN, nothing="no run yet: mint eval run POLICY TASK")
+
+
+def cancel_evaluation(
+    api: PublicApi,
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's id (mint eval runs).")],
+) -> Listing:
+    """Stop an evaluation run without a score.
+
+    Example: mint eval cancel evr_4p2tvc6rkzcmxlyhy3nb5dw7ea
+    """
+    return Listing(answer=api.post(path_of("evaluations", "run", run, "cancel")), columns=EVALUATION_RUN)
 
 
 def list_evaluations(
@@ -97,5 +123,10 @@ def record_evaluation(  # noqa: PLR0917  # arguments of a command
 
 
 eval_app = group(
-    "Score revisions; list or record scores.", run_evaluation, list_evaluations, record_evaluation
+    "Score revisions; list or record scores.",
+    run_evaluation,
+    runs_of_evaluation,
+    cancel_evaluation,
+    list_evaluations,
+    record_evaluation,
 )

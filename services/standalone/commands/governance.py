@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from mint_common.catalog_requests import MAX_LIMIT
 from services.standalone.adapters.public_api import PublicApi, path_of
 from services.standalone.commands.api import Listing, group
 from services.standalone.commands.keys import KeyNameArgument, ScopesOption
@@ -117,17 +118,20 @@ def create_tenant(
 
 def key_tenant(
     api: PublicApi,
-    tenant: Annotated[str, typer.Argument(metavar="TENANT", help="A tenant's id (mint tenant list).")],
+    tenant: Annotated[
+        str, typer.Argument(metavar="TENANT", help="A tenant's id or name (mint tenant list).")
+    ],
     name: KeyNameArgument,
     *,
     scopes: ScopesOption = "read,infer,train,admin",
 ) -> str:
     """Make a key of a tenant and print it. It is shown only now.
 
-    Example: mint tenant key ten_4p2tvc6rkzcmxlyhy3nb5dw7ea admin
+    Example: mint tenant key search-team admin
     """
+    by_name = {row["name"]: row["tenant_id"] for row in api.get("/tenants", {"limit": MAX_LIMIT})}
     body = {"name": name, "scopes": [scope.strip() for scope in scopes.split(",")]}
-    return str(api.post(path_of("tenants", tenant, "keys"), body)["key"])
+    return str(api.post(path_of("tenants", by_name.get(tenant, tenant), "keys"), body)["key"])
 
 
 def audit(

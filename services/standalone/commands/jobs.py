@@ -11,7 +11,7 @@ from services.standalone.adapters.public_api import Json, PublicApi, path_of
 from services.standalone.commands.api import Listing, group
 from services.standalone.commands.options import JsonOption, LimitOption, PolicyArgument
 from services.standalone.core.columns import FIELD, JOB, STEP, TASK
-from services.standalone.core.jobs import JobNow, headline, job_row, read_job, step_row
+from services.standalone.core.jobs import JobNow, headline, job_row, read_job, step_row, tiers_of
 from services.standalone.core.tables import field_rows
 from services.standalone.views.job import JobView, follow_job
 from services.standalone.views.terminal import print_json, print_rows
@@ -141,7 +141,8 @@ def _show(api: PublicApi, answer: Json, *, watch: bool, as_json: bool) -> None:
     else:
         job = read_job(answer)
         typer.echo(f"{job.job_id}: {_ending(job)}")
-        print_rows([step_row(step, {}) for step in job.steps], STEP, nothing="no step yet")
+        tiers = tiers_of(api.get("/adapters"))
+        print_rows([step_row(step, tiers) for step in job.steps], STEP, nothing="no step yet")
 
 
 def _watch(api: PublicApi, job_id: str) -> None:

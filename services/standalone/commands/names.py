@@ -13,8 +13,15 @@ LISTS = {
     "task": ("/tasks", "name"),
     "base": ("/bases", "name"),
     "webhook": ("/webhooks", "webhook_id"),
+    "tenant": ("/tenants", "name"),
+    "job": ("/jobs", "job_id"),
+    "evaluation run": ("/evaluations/run", "run_id"),
+    "rule": ("/policies/{policy}/rules", "rule_id"),
+    "alias": ("/policies/{policy}/aliases", "alias"),
 }
 """Where the names of a kind are listed, and under which field."""
+IDS = ("webhook", "job", "evaluation run", "rule")
+"""Kinds whose names nobody chose: without a near one, the first of the list are told."""
 MOST_NEAR = 3
 _DIGEST = "sha256:"
 DIGEST_LENGTH = len(_DIGEST) + 64
@@ -77,18 +84,17 @@ def with_near_names(error: NotFound, api: PublicApi, values: Mapping[str, object
     """Return the error with the names that its user may have meant; ``values`` are the command's own."""
     if error.fields.get("near") or type(error) is not NotFound:
         return error
-    name, names = str(error.name), _names_of(api, str(error.kind), values)
-    near = difflib.get_close_matches(name, names, n=MOST_NEAR)
+    name, kind = str(error.name), str(error.kind)
+    names = _names_of(api, kind, values)
+    near = difflib.get_close_matches(name, names, n=MOST_NEAR) or (names[:MOST_NEAR] if kind in IDS else [])
     return NotFound(**{**error.fields, "near": ", ".join(near)}) if near else error
 
 
 def _names_of(api: PublicApi, kind: str, values: Mapping[str, object]) -> list[str]:
     if kind == "model":
         return [*_names_of(api, "policy", values), *_names_of(api, "base", values)]
-    if kind == "alias":
-        policy = values.get("policy") or str(values.get("revision", "")).partition("@")[0]
-        return (
-            [row["alias"] for row in api.get(path_of("policies", str(policy), "aliases"))] if policy else []
-        )
     path, field = LISTS.get(kind, ("", ""))
-    return [row[field] for row in api.get(path)] if path else []
+    policy = str(values.get("policy") or str(values.get("revision", "")).partition("@")[0])
+    if not path or ("{policy}" in path and not policy):
+        return []
+    return [row[field] for row in api.get(path.replace("/policies/{policy}", path_of("policies", policy)))]

@@ -20,7 +20,7 @@ def list_revisions(
 ) -> Listing:
     """List a policy's revisions by number, with scores and aliases.
 
-    The reward is the mean of the answers that a revision was trained on: its parent gave them.
+    The reward is the mean of the answers that a revision gave in training; the newest has none yet.
 
     Example: mint revision list counter
     """

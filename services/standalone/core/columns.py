@@ -20,6 +20,8 @@ POLICY = (
     Column(title="policy", path="name"),
     Column(title="base", path="base", drop=3),
     Column(title="rank", path="lora.rank", drop=2),
+    Column(title="alpha", path="lora.alpha", kind="number", drop=4),
+    Column(title="targets", path="lora.targets", kind="list", drop=7),
     Column(title="latest", path="latest.number"),
     Column(title="digest", path="latest.digest", kind="digest", drop=5),
     Column(title="made", path="created_at", kind="time", drop=6),
@@ -28,7 +30,7 @@ REVISION = (
     Column(title="revision", path="number"),
     Column(title="state", path="state", kind="state"),
     Column(title="step", path="step", drop=2),
-    Column(title="reward", path="metrics.reward_mean", kind="score"),
+    Column(title="reward", path="reward", kind="score"),
     Column(title="scores", path="scores", drop=1),
     Column(title="aliases", path="aliases", kind="list", drop=3),
     Column(title="parent", path="parent", kind="digest", drop=5),
@@ -40,6 +42,7 @@ ALIAS = (
     Column(title="revision", path="revision.number"),
     Column(title="moves", path="sequence", drop=2),
     Column(title="protected", path="protected", kind="flag", drop=1),
+    Column(title="frozen", path="frozen", kind="flag", drop=1),
     Column(title="moved by", path="moved_by", kind="list", drop=3),
     Column(title="digest", path="revision.digest", kind="digest", drop=5),
 )
@@ -64,9 +67,12 @@ EVALUATION_RUN = (
     Column(title="policy", path="policy"),
     Column(title="revision", path="revision.number"),
     Column(title="task", path="task"),
+    Column(title="state", path="state", kind="state", drop=1),
     Column(title="reward", path="value", kind="score"),
     Column(title="+-", path="stderr", kind="score"),
     Column(title="n", path="n"),
+    Column(title="run", path="run_id", drop=2),
+    Column(title="reason", path="reason", drop=3),
 )
 COLLECTION = (
     Column(title="kind", path="kind"),
@@ -112,6 +118,7 @@ AUDIT = (
     Column(title="who", path="actor", drop=3),
     Column(title="what", path="method"),
     Column(title="where", path="path"),
+    Column(title="object", path="object", drop=2),
     Column(title="outcome", path="status"),
 )
 KEY = (
@@ -151,6 +158,7 @@ JOB = (
 )
 STEP = (
     Column(title="step", path="step"),
+    Column(title="sampled", path="sampled"),
     Column(title="reward", path="reward", kind="score"),
     Column(title="", path="bar", kind="bar", drop=1),
     Column(title="revision", path="revision"),

@@ -1,6 +1,6 @@
 """A managed job as the public API describes it, and what is told of it; unknown fields are ignored."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -18,14 +18,17 @@ class Ref:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepNow:
-    """One step of a job. ``ratio_max_error`` is the largest distance of an importance ratio from 1.
+    """One step of a job.
 
-    ``seconds`` are the trainer's, export included; the wave was sampled from ``requested_at`` to
+    The answers of revision ``sampled_number`` (None: of the base) had the mean reward ``reward_mean``, and
+    training on them gave ``revision``. ``ratio_max_error`` is the largest distance of an importance ratio
+    from 1. ``seconds`` are the trainer's, export included; the wave was sampled from ``requested_at`` to
     ``completed_at``, in seconds since the epoch.
     """
 
     step: int
     state: str
+    sampled_number: int | None = None
     reward_mean: float | None = None
     revision: Ref | None = None
     ratio_max_error: float | None = None
@@ -115,12 +118,18 @@ def step_row(step: StepNow, tiers: Mapping[str, str]) -> dict[str, object]:
     ref = step.revision
     return {
         "step": step.step,
+        "sampled": step.sampled_number or ("base" if step.reward_mean is not None else None),
         "reward": step.reward_mean,
         "bar": step.reward_mean,
         "revision": ref.number if ref else None,
         "digest": ref.digest if ref else None,
         "tier": tiers.get(ref.digest, "stored") if ref else step.state,
     }
+
+
+def tiers_of(adapters: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Return the tier of each digest that ``GET /mint/v1/adapters`` lists."""
+    return {adapter["digest"]: adapter["tier"] for adapter in adapters}
 
 
 def job_row(answer: Mapping[str, object], *, now: float) -> dict[str, object]:

@@ -46,6 +46,6 @@ class EvaluationFailedError(MintError):
 
 
 class BaseMissingError(MintError):
-    """No base {name!r} in {folder}. There is: {known}. Add a folder of yours with `mint base add`."""
+    """No base {name!r} in {folder}, which has {known}: `mint base add tiny|smollm2|PATH`, or --dir."""
 
     code = "base_missing"

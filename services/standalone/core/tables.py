@@ -9,11 +9,12 @@ from services.standalone.core.columns import Column
 Row = Mapping[str, object]
 MIB = 1 << 20
 DIGEST_CHARACTERS = 19
-BAR_CELLS = 20
+BAR_CELLS = 16
 GAP = 2
 """Spaces between two columns."""
 
 _TIERS = ("slot", "host", "stored")
+_REWARDS = {"reward": "reward", "reward_mean": "reward of its parent"}
 
 
 def cells(row: Row, columns: Sequence[Column]) -> tuple[str, ...]:
@@ -78,6 +79,22 @@ def adapter_rows(adapters: Sequence[Any], *, now: float) -> list[Row]:  # the ga
     return [{**adapter, **_in_words(adapter, now=now)} for adapter in ordered]
 
 
+def with_restarting(rows: Sequence[Row], earlier: Sequence[Row], engines: Sequence[Row]) -> list[Row]:
+    """Return rows of adapters, and those of an engine that restarts as it had them: it loads them again."""
+    away = {engine["engine_id"] for engine in engines if engine["away"]} - {row["engine_id"] for row in rows}
+    lost = {"readiness": "restarting", "tier": "", "in_flight": 0}
+    return [*rows, *({**row, **lost} for row in earlier if row["engine_id"] in away)]
+
+
+def restart_notes(engines: Sequence[Row]) -> list[str]:
+    """Return a sentence for each engine that restarts."""
+    return [
+        f"{engine['engine_id']} {engine['away']}: what it held is loaded again then"
+        for engine in engines
+        if engine["away"]
+    ]
+
+
 def _by_tier(adapter: Any) -> tuple[int, float, str, int, str]:
     tier = _TIERS.index(adapter["tier"])
     return tier, -adapter["last_used_at"], adapter["policy"], adapter["number"], adapter["engine_id"]
@@ -95,9 +112,12 @@ def _in_words(adapter: Any, *, now: float) -> Row:
 def diff_rows(diff: Any) -> list[Row]:  # the gateway's JSON
     """Return the rows of a comparison: scores first, then metrics, the norm of every module, and settings.
 
-    A module has moved by the norm of its difference, which may be large where two norms are equal.
+    Rewards come first: of a revision's own samples, and of its parent's, which it was trained on. A module
+    has moved by the norm of its difference, which may be large where two norms are equal.
     """
-    numbers = [_with_change(row) for row in (*diff["scores"], *diff["metrics"])]
+    metrics = {row["name"]: row for row in diff["metrics"]}
+    rewards = [{**metrics.pop(name), "name": shown} for name, shown in _REWARDS.items() if name in metrics]
+    numbers = [_with_change(row) for row in (*diff["scores"], *rewards, *metrics.values())]
     modules = [
         {**row, "name": f"norm of {row['module']}", "change": f"moved {row['change']:.5g}"}
         for row in diff["modules"]

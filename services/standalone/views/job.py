@@ -10,7 +10,7 @@ from rich.text import Text
 
 from services.standalone.adapters.public_api import Json, PublicApi, path_of
 from services.standalone.core.columns import STEP
-from services.standalone.core.jobs import TERMINAL, JobNow, StepNow, headline, read_job, step_row
+from services.standalone.core.jobs import TERMINAL, JobNow, StepNow, headline, read_job, step_row, tiers_of
 from services.standalone.views.terminal import make_table
 
 SHOWN_STEPS = 12
@@ -40,7 +40,7 @@ class JobView:
 
     def __call__(self, job: JobNow, adapters: Json) -> None:
         """See the job."""
-        tiers = {adapter["digest"]: adapter["tier"] for adapter in adapters}
+        tiers = tiers_of(adapters)
         if self._live is not None:
             self._live.update(self._table(job, tiers))
             return
@@ -69,7 +69,8 @@ class JobView:
 
 
 def _line(step: StepNow, tiers: Mapping[str, str]) -> str:
+    row = step_row(step, tiers)
     reward = "" if step.reward_mean is None else f"{step.reward_mean:.2f}"
     number, short = ("", "") if step.revision is None else (step.revision.number, step.revision.digest[7:19])
-    tier = step_row(step, tiers)["tier"]
-    return f"step {step.step:>3}  reward {reward:>4}  revision {number:>3}  {short}  {tier}"
+    sampled = f"step {step.step:>3}  sampled {row['sampled'] or '':>4}  reward {reward:>4}"
+    return f"{sampled}  revision {number:>3}  {short}  {row['tier']}"

@@ -13,7 +13,9 @@ from services.standalone.core.tables import Row, cells, fitting
 
 STATE_STYLES = {
     **dict.fromkeys(("succeeded", "ready", "published", "active", "delivered"), "green"),
-    **dict.fromkeys(("running", "submitted", "starting", "stopping", "waiting", "paused"), "yellow"),
+    **dict.fromkeys(
+        ("running", "submitted", "starting", "stopping", "waiting", "paused", "restarting"), "yellow"
+    ),
     **dict.fromkeys(("failed", "quarantined", "rejected", "disabled", "lost"), "red"),
     **dict.fromkeys(("cancelled", "retired", "stopped"), "dim"),
 }

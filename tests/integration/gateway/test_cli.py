@@ -58,7 +58,7 @@ def test_policy_from_its_creation_to_a_rollback(stack, mint, tmp_path):
     assert refusal("revision", "retire", "by-hand", "1").code == "revision_in_use"
     assert "retired" in mint("revision", "retire", "by-hand", "2")
     assert "published" in mint("revision", "restore", "by-hand", "2")
-    assert "yes\tadmin,rule" in mint("alias", "protect", "by-hand", "prod").replace(", ", ",")
+    assert "yes\t\tadmin,rule" in mint("alias", "protect", "by-hand", "prod").replace(", ", ",")
     assert "yes" not in mint("alias", "protect", "by-hand", "prod", "--off")
     assert json.loads(mint("alias", "freeze", "by-hand", "prod", "--json"))["moved_by"] == ["train", "admin"]
     assert json.loads(mint("alias", "unfreeze", "by-hand", "prod", "--json"))["frozen"] is False
@@ -154,6 +154,11 @@ def test_nearest_names_stand_in_the_message(mint):
         assert "There is: counter." in str(refusal(*arguments))
     for arguments in (("revision", "show", "counter", "stagin"), ("adapters", "pin", "counter@stagin")):
         assert "There is: staging." in str(refusal(*arguments))
+    rule = json.loads(mint("rule", "create", "counter", "near", "accuracy", "0.5", "--json"))["rule_id"]
+    for wrong in (rule[:-2], "nonsense"):
+        assert f"There is: {rule}" in str(refusal("rule", "pause", "counter", wrong))
+    assert rule in str(refusal("rule", "create", "counter", "near", "accuracy", "0.5"))
+    mint("rule", "remove", "counter", rule)
 
 
 def test_several_models_are_asked_at_once_and_one_may_refuse(mint):
@@ -173,6 +178,9 @@ def test_revision_is_scored_and_the_score_listed(mint):
     mint("alias", "move", "counter", "scored", "2")
     run = json.loads(mint("eval", "run", "counter@scored", "mode:copy", "--n", "4", "--json"))
     assert (run["state"], run["revision"]["number"], run["scored"]) == ("succeeded", 2, 4)
+    assert json.loads(mint("eval", "cancel", run["run_id"], "--json"))["state"] == "succeeded"
+    assert run["run_id"] in mint("eval", "runs")
+    assert f"There is: {run['run_id']}" in str(refusal("eval", "cancel", run["run_id"][:-1]))
     assert "mode:copy\treward" in mint("eval", "list", "counter")
     assert "There is: mode:copy" in str(refusal("eval", "run", "counter", "mode:copi"))
 

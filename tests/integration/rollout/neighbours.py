@@ -34,7 +34,7 @@ class Neighbours:
     """The loader and the registry on one port, in a thread.
 
     It answers ``f abc=`` by the word, every second time. The next ``refusals`` requests are refused, the next
-    ``aborts`` are cut off, and while ``held`` is set no completion ends.
+    ``aborts`` are cut off, and while ``held`` is set no completion ends: ``open`` counts those that go on.
     """
 
     def __init__(self) -> None:
@@ -45,6 +45,7 @@ class Neighbours:
         self.refusals = 0
         self.aborts = 0
         self.held = threading.Event()
+        self.open = 0
         self._server = uvicorn.Server(
             uvicorn.Config(self._http(), host="127.0.0.1", port=port, log_level="warning")
         )
@@ -101,8 +102,12 @@ class Neighbours:
         return http
 
     async def _lines(self, asked: GenerationRequest) -> AsyncIterator[bytes]:
-        while self.held.is_set():
-            await asyncio.sleep(0.02)
+        self.open += 1
+        try:
+            while self.held.is_set():
+                await asyncio.sleep(0.02)
+        finally:
+            self.open -= 1
         if self.aborts > 0:
             self.aborts -= 1
             chunks = [

@@ -117,3 +117,22 @@ async def test_a_tenant_has_a_bounded_number_of_open_runs(
     neighbours.held.clear()
     assert codes == [200] * 16 + [429]
     await ended(client, "evr_15")
+
+
+async def test_a_cancelled_run_asks_no_more_and_has_no_score(
+    client: httpx.AsyncClient, neighbours: Neighbours
+) -> None:
+    neighbours.held.set()
+    await client.post(RUNS, json=body())
+    await until(lambda: len(neighbours.requests) >= 8)
+    assert (await client.post("/internal/tenants/ten_other/evaluations/evr_1/cancel")).status_code == 404
+    cancelled = (await client.post(f"{RUNS}/evr_1/cancel")).json()
+    assert (cancelled["state"], cancelled["value"]) == ("cancelled", None)
+    # One that ended stays as it is, and the place that it took is free again.
+    assert (await client.post(f"{RUNS}/evr_1/cancel")).json() == cancelled
+    await until(lambda: neighbours.open == 0)
+    neighbours.held.clear()
+    await client.post(RUNS, json=body("evr_2"))
+    assert (await ended(client, "evr_2"))["state"] == "succeeded"
+    assert (await client.get(f"{RUNS}/evr_1")).json() == cancelled
+    assert len(neighbours.scores) == 1

@@ -1,6 +1,6 @@
 """Jobs and waves in memory, for tests that turn the clock: Postgres would need real time."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from mint_common.errors import NotFound
@@ -41,6 +41,10 @@ class MemoryJobs:
         """Return a job's waves by step."""
         own = [wave for wave in self._waves.values() if wave.job_id == job_id]
         return sorted(own, key=lambda wave: wave.step)
+
+    async def waves_by_job(self, job_ids: Sequence[JobId]) -> Mapping[JobId, Sequence[Wave]]:
+        """Return the waves of each of these jobs, by step."""
+        return {job_id: await self.waves_of(job_id) for job_id in job_ids}
 
     async def wave(self, connection: MemoryConnection, wave_id: WaveId) -> Wave | None:
         """Return one wave."""

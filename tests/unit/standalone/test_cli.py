@@ -146,7 +146,7 @@ def test_up_with_an_unknown_base_names_those_that_can_be_had(tmp_path: Path) -> 
     run("base", "add", "tiny", "--dir", str(tmp_path))
     error = refusal("up", "--base", "llama", "--dir", str(tmp_path))
     assert isinstance(error, BaseMissingError)
-    assert "There is: smollm2, tiny." in str(error)
+    assert "which has tiny: `mint base add tiny|smollm2|PATH`" in str(error)
 
 
 def test_up_on_a_folder_whose_stack_runs_is_refused_with_its_pid(tmp_path: Path) -> None:
@@ -221,3 +221,14 @@ def test_the_shell_completes_commands(words: str, completed: list[str]) -> None:
     command = [str(Path(sys.executable).with_name("mint"))]
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     assert done.stdout.split() == completed
+
+
+def test_commands_begin_without_the_libraries_of_models():
+    heavy = "{'torch', 'transformers', 'vllm', 'matplotlib'} & sys.modules.keys()"
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys, services.standalone.cli; print({heavy})"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "set()"

@@ -2,7 +2,15 @@
 
 from typing import Any
 
-from services.standalone.core.jobs import duration, headline, job_row, read_job, seconds_left, step_row
+from services.standalone.core.jobs import (
+    duration,
+    headline,
+    job_row,
+    read_job,
+    seconds_left,
+    step_row,
+    tiers_of,
+)
 
 DIGEST = "sha256:" + "a" * 64
 
@@ -11,7 +19,8 @@ def published(step: int, reward: float) -> dict[str, Any]:
     """Return a step that has ended."""
     revision = {"number": step, "digest": DIGEST}
     times = {"requested_at": 1000.0 + 10 * step, "completed_at": 1005.0 + 10 * step}
-    return {"step": step, "state": "published", "reward_mean": reward, "revision": revision, **times}
+    sampled = {"sampled_number": step - 1 or None, "reward_mean": reward}
+    return {"step": step, "state": "published", **sampled, "revision": revision, **times}
 
 
 JOB = {
@@ -59,6 +68,12 @@ def test_a_step_shows_where_its_revision_is() -> None:
     assert step_row(done, {DIGEST: "slot"})["tier"] == "slot"
     assert step_row(done, {})["tier"] == "stored"
     assert step_row(waiting, {})["tier"] == "requested"
+    assert tiers_of([{"digest": DIGEST, "tier": "host"}]) == {DIGEST: "host"}
+
+
+def test_a_step_shows_whose_answers_had_its_reward() -> None:
+    first, second, waiting = read_job(JOB).steps
+    assert [step_row(step, {})["sampled"] for step in (first, second, waiting)] == ["base", 1, None]
 
 
 def test_durations_read_in_two_units() -> None:

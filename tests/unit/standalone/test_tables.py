@@ -9,7 +9,9 @@ from services.standalone.core.tables import (
     field_rows,
     fitting,
     page_hint,
+    restart_notes,
     scored_rows,
+    with_restarting,
 )
 
 NOW = 1130.0
@@ -78,6 +80,19 @@ def test_the_nearest_and_latest_used_come_first() -> None:
     ]
 
 
+def test_adapters_of_an_engine_that_restarts_stay_until_it_is_back() -> None:
+    earlier = adapter_rows([ADAPTER_ROW], now=NOW)
+    serving = engine_rows([ENGINE_ROW])
+    away = engine_rows([{**ENGINE_ROW, "load": None, "retry_after_seconds": 12}])
+    (row,) = with_restarting([], earlier, away)
+    assert cells(row, ADAPTER)[:5] == ("counter@3", "e", "", "restarting", "3.0")
+    assert with_restarting([], [row], away) == [row]
+    assert with_restarting(earlier, [row], away) == earlier
+    assert with_restarting([], [row], serving) == []
+    assert restart_notes(away) == ["e restarts, back in 12 s: what it held is loaded again then"]
+    assert restart_notes(serving) == []
+
+
 def test_a_narrow_terminal_drops_columns_and_never_a_name() -> None:
     rows = adapter_rows([{**ADAPTER_ROW, "policy": "a-policy-of-some-length"}], now=NOW)
     wide, narrow = (fitting(ADAPTER, rows, width=width) for width in (200, 60))
@@ -103,16 +118,22 @@ def test_what_is_not_there_is_an_empty_cell() -> None:
     assert cells({"number": 1}, REVISION)[:2] == ("1", "")
 
 
-def test_a_comparison_begins_with_scores_and_labels_norms() -> None:
+def test_a_comparison_begins_with_scores_and_rewards_and_labels_norms() -> None:
     diff = {
         "config": [{"field": "parent", "before": None, "after": DIGEST}],
-        "metrics": [{"name": "reward_mean", "before": 0.25, "after": 0.5}],
+        "metrics": [
+            {"name": "loss", "before": 1.5, "after": 1.25},
+            {"name": "reward", "before": 0.5, "after": None},
+            {"name": "reward_mean", "before": 0.25, "after": 0.5},
+        ],
         "scores": [{"name": "held-out/accuracy", "before": None, "after": 0.75}],
         "modules": [{"module": "q_proj", "before": 0.1, "after": 0.3, "change": 0.35}],
     }
     assert [cells(row, CHANGE) for row in diff_rows(diff)] == [
         ("held-out/accuracy", "", "0.75", ""),
-        ("reward_mean", "0.25", "0.5", "+0.25"),
+        ("reward", "0.5", "", ""),
+        ("reward of its parent", "0.25", "0.5", "+0.25"),
+        ("loss", "1.5", "1.25", "-0.25"),
         ("norm of q_proj", "0.1", "0.3", "moved 0.35"),
         ("parent", "", DIGEST[:19], ""),
     ]

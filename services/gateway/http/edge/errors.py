@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
 from mint_common.errors import InvalidField, MintError
-from mint_common.runtime.edge_errors import error_response
+from mint_common.runtime.edge_errors import NO_OBJECT, error_response, is_no_object
 from services.gateway.core.openai.errors import error_body, error_status, plain_error_body
 from services.gateway.http.edge.refusal_log import note_refusal
 from services.gateway.http.edge.routes import Api, GatewayRoute
@@ -85,6 +85,8 @@ async def _on_invalid_request(request: Request, error: Exception) -> Response:
     first = error.errors()[0]
     is_unknown = first["type"] == "unexpected_keyword_argument"
     problem = "is not supported here" if is_unknown else str(first["msg"])
+    if is_no_object(error):
+        problem = NO_OBJECT
     # A union adds the name of each of its types to the path: the top field is what the user knows. Behind
     # "body" stands a position when the text is no JSON.
     field = next((part for part in first["loc"][1:] if isinstance(part, str)), "body")

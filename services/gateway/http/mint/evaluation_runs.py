@@ -89,6 +89,12 @@ async def get_run(run: str, caller: ReadCaller, gateway: GatewayDep) -> JsonObje
     return await gateway.rollout.evaluation(caller.tenant_id, run)
 
 
+@router.post("/{run}/cancel")
+async def cancel_run(run: str, caller: TrainCaller, gateway: GatewayDep) -> JsonObject:
+    """Stop a run. One that has ended stays as it is; a score that is recorded at this moment stays too."""
+    return await gateway.rollout.cancel_evaluation(caller.tenant_id, run)
+
+
 def _checked(body: EvaluationRunBody, base: BaseFacts, defaults: dict[str, float]) -> int:
     """Return how many tokens an answer may have. Raises InvalidField for a number out of bounds."""
     check_between("n", body.n, 1, MAX_ITEMS)
