@@ -33,6 +33,7 @@ from services.loader.adapters.builder.wire import read_index
 from services.loader.adapters.vllm.engine import VllmEngine
 from services.loader.ports import LoadedAdapter
 from tests.integration.loader.conftest import BASE_DIR, CountedEngine, builder_config, random_adapter
+from tests.processes import has_ended, until_ended
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
 
@@ -82,7 +83,7 @@ async def open_shop(facts: BaseFacts, root: Path, *, silence_seconds: float) -> 
             facts=facts,
             root=root,
         )
-    assert not psutil.pid_exists(builder.pid)
+    assert has_ended(builder.pid)
 
 
 @pytest_asyncio.fixture(loop_scope="session")
@@ -186,7 +187,7 @@ async def test_a_builder_that_hangs_is_replaced_and_its_work_is_done_again(
     async with asyncio.timeout(60):
         staged = await asyncio.gather(*(shop.staging.stage(revision) for revision in revisions))
     assert [each.digest for each in staged] == [revision.digest for revision in revisions]
-    assert not psutil.pid_exists(hung)
+    assert has_ended(hung)
     assert _hangs() > hangs
     assert "its process has said nothing for 3 s" in " ".join(str(vars(each)) for each in caplog.records)
 
@@ -217,7 +218,7 @@ async def test_a_builder_that_hangs_before_it_has_begun_is_replaced(
         os.kill(begun, signal.SIGSTOP)
         async with asyncio.timeout(60):
             await shop.next_builder(begun)
-    assert not psutil.pid_exists(begun)
+    assert has_ended(begun)
     assert (await shop.staging.stage(revision)).digest == revision.digest
 
 
@@ -242,7 +243,7 @@ async def test_a_builder_that_does_not_die_holds_nobody_up_and_only_so_many_are_
     os.kill(stuck, signal.SIGKILL)
     async with asyncio.timeout(60):
         await shop.next_builder(beside)
-    assert not psutil.pid_exists(stuck)
+    assert has_ended(stuck)
 
 
 async def test_a_builder_that_cannot_be_started_is_tried_again(
@@ -297,9 +298,7 @@ asyncio.run(main())
     assert builder.is_running()
     loader.kill()
     await loader.wait()
-    async with asyncio.timeout(30):
-        while builder.is_running() and builder.status() != psutil.STATUS_ZOMBIE:
-            await asyncio.sleep(0.05)
+    await until_ended([builder])
 
 
 async def test_an_engine_answers_as_with_an_adapter_that_vllm_has_loaded_itself(

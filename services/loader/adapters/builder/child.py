@@ -6,9 +6,11 @@ Invariant: a process that was killed is waited for, but nobody is held up by one
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 
 _MODULE = "services.loader.adapters.builder.process"
 _END_SECONDS = 0.2
+_CLOSE_SECONDS = 5.0
 
 
 class BuilderProcesses:
@@ -42,3 +44,9 @@ class BuilderProcesses:
             process.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:
             self._dying.append(process)
+
+    def close(self) -> None:
+        """Wait for those that have been killed; blocks, for seconds if one does not die."""
+        for process in self._dying:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_CLOSE_SECONDS)

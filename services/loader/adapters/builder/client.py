@@ -189,6 +189,10 @@ class Builder:
             while self._processes.dying >= _MOST_DYING:
                 await self._clock.sleep(_RETRY_SECONDS)
 
+    def close(self) -> None:
+        """Wait for processes that have been killed; blocks, for seconds if one does not die."""
+        self._processes.close()
+
     async def _run_one(self) -> None:
         process, ours = self._processes.start()
         self.pid = process.pid
@@ -318,6 +322,7 @@ async def open_builder(config: BuilderConfig, clock: Clock) -> AsyncIterator[Bui
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+        await asyncio.to_thread(builder.close)
 
 
 class _BuilderEndedError(Exception):
