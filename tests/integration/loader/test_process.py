@@ -1,15 +1,14 @@
-"""The loader as a process: it registers its base, follows events, and dies with its engine."""
+"""The loader as a process: it registers its base, follows events, dies with its engine, and loses nothing."""
 
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import asyncpg
@@ -34,7 +33,7 @@ from mint_common.client.directory import EngineDirectory
 from mint_common.client.engine import EngineClient
 from mint_common.client.http import InternalHttp
 from mint_common.client.registry import RegistryClient
-from mint_common.errors import EngineRestarting
+from mint_common.errors import EngineRestarting, MintError
 from mint_common.events import AdapterFailed, AdapterLoaded, RevisionPublished
 from mint_common.events.codec import decode
 from mint_common.events.event import Event
@@ -42,18 +41,15 @@ from mint_common.events.subjects import subjects_of
 from mint_common.generation import Finished, GenerationRequest, Sampling, Started
 from mint_common.ids import Digest, PolicyId, TenantId
 from mint_common.runtime.dispatch import publish_event
+from services.standalone.adapters.launch import free_port
+from tests.processes import until_ended
 
-pytestmark = [pytest.mark.engine, pytest.mark.integration, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.engine, pytest.mark.integration, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[3]
 BASE_DIR = ROOT / "bases" / "tiny"
 TOKEN = "internal"
 TENANT = TenantId("t")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 @contextmanager
@@ -92,14 +88,6 @@ async def ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     raise AssertionError(f"not ready:\n{log.read_text()[-4000:]}")
 
 
-def environment(folder: Path, nats_url: str) -> dict[str, str]:
-    return {
-        "MINT_NATS_URL": nats_url,
-        "MINT_BLOBS_URL": f"file://{folder}/blobs",
-        "MINT_INTERNAL_TOKEN": TOKEN,
-    }
-
-
 async def published(blobs: LocalBlobs, facts: BaseFacts, *, seed: int) -> RevisionPublished:
     rng = np.random.default_rng(seed)
     tensors = {}
@@ -125,24 +113,46 @@ async def published(blobs: LocalBlobs, facts: BaseFacts, *, seed: int) -> Revisi
 
 
 async def following(messages: AsyncIterator[Message]) -> Event:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         return decode((await anext(messages)).data)[1]
 
 
-async def test_the_loader_follows_events_and_dies_with_its_engine(
-    tmp_path: Path, nats_url: str, database: str, facts: BaseFacts
-) -> None:
-    shared = environment(tmp_path, nats_url)
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a loader and its registry run, and how to reach them."""
+
+    environ: dict[str, str]
+    folder: Path
+    nats_url: str
+    registry_url: str
+    loader_url: str
+    loader: EngineClient
+    blobs: LocalBlobs
+    facts: BaseFacts
+
+    @asynccontextmanager
+    async def running_loader(self, *, silence_seconds: int) -> AsyncIterator[subprocess.Popen[bytes]]:
+        """Run the loader, which is ready when the block begins, until the block ends."""
+        silence = {"MINT_LOADER_ENGINE_SILENCE_SECONDS": str(silence_seconds)}
+        log = self.folder / "loader.log"
+        with running("loader", self.environ | silence, log) as process:
+            await ready(self.loader_url, process, log)
+            yield process
+
+
+@pytest.fixture
+async def place(tmp_path: Path, nats_url: str, database: str, facts: BaseFacts) -> AsyncIterator[Place]:
+    """Run a registry; a test runs the loader."""
     registry_url, loader_url = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
-    registry_environ = {
-        **shared,
+    shared = {
+        "MINT_NATS_URL": nats_url,
+        "MINT_BLOBS_URL": f"file://{tmp_path}/blobs",
+        "MINT_INTERNAL_TOKEN": TOKEN,
         "MINT_POSTGRES_DSN": database,
-        "MINT_REGISTRY_HTTP_PORT": registry_url.rpartition(":")[2],
     }
-    loader_environ = {
-        **shared,
-        "MINT_POSTGRES_DSN": database,
+    loader = {
         "MINT_LOADER_KEEP_SECONDS": "0.2",
+        "MINT_LOADER_RECONCILE_SECONDS": "0.2",
         "MINT_PEERS_REGISTRY_URL": registry_url,
         "MINT_LOADER_HTTP_PORT": loader_url.rpartition(":")[2],
         "MINT_LOADER_ENGINE_ID": "tiny-9",
@@ -150,47 +160,120 @@ async def test_the_loader_follows_events_and_dies_with_its_engine(
         "MINT_LOADER_CACHE_DIR": str(tmp_path / "cache"),
         "MINT_LOADER_KV_CACHE_BYTES": str(32 << 20),
     }
-    log = tmp_path / "loader.log"
-    with (
-        running("registry", registry_environ, tmp_path / "registry.log"),
-        running("loader", loader_environ, log) as loader,
-    ):
-        await ready(loader_url, loader, log)
-        async with InternalHttp(registry_url, token=TOKEN) as http:
-            assert await RegistryClient(http).get_base(facts.name) == facts
-        digest = await _follow(loader_url, nats_url, facts, LocalBlobs(tmp_path / "blobs"))
-        async with InternalHttp(loader_url, token=TOKEN) as http:
-            await EngineClient(http).pin(digest, tenant_id=TENANT)
-        await kept(database, digest)
+    registry = shared | {"MINT_REGISTRY_HTTP_PORT": registry_url.rpartition(":")[2]}
+    async with InternalHttp(loader_url, token=TOKEN) as http:
+        with running("registry", registry, tmp_path / "registry.log"):
+            yield Place(
+                environ=shared | loader,
+                folder=tmp_path,
+                nats_url=nats_url,
+                registry_url=registry_url,
+                loader_url=loader_url,
+                loader=EngineClient(http),
+                blobs=LocalBlobs(tmp_path / "blobs"),
+                facts=facts,
+            )
 
-        directory = EngineDirectory([loader_url], token=TOKEN)
-        await directory.describe(facts.name)
-        children = psutil.Process(loader.pid).children(recursive=True)
-        (engine,) = [child for child in children if "EngineCore" in child.name()]
-        engine.send_signal(signal.SIGKILL)
-        assert await asyncio.to_thread(loader.wait, 20) != 0
-        sampling = Sampling(max_new_tokens=1, temperature=0.0)
-        request = GenerationRequest(
-            request_id="r", tenant_id=TENANT, revision=None, text="f", sampling=sampling
-        )
+
+async def test_the_loader_follows_events_and_loses_nothing_when_its_engine_is_killed_or_hangs(
+    place: Place, database: str
+) -> None:
+    """In the middle of loads: nothing that was held, asked or told is lost."""
+    directory = EngineDirectory([place.loader_url], token=TOKEN)
+    async with place.running_loader(silence_seconds=60) as loader:
+        async with InternalHttp(place.registry_url, token=TOKEN) as http:
+            assert await RegistryClient(http).get_base(place.facts.name) == place.facts
+        held = await _follow(place)
+        await place.loader.pin(held.digest, tenant_id=TENANT)
+        await kept(database, held.digest)
+        await directory.describe(place.facts.name)
+        processes = psutil.Process(loader.pid).children(recursive=True)
+        async with in_the_middle_of_loads(place, loader, seeds=(11, 12)) as (told, asked):
+            engine_of(loader).send_signal(signal.SIGKILL)
+        assert await asyncio.to_thread(loader.wait, 60) != 0
         with pytest.raises(EngineRestarting, match="is restarting: try again in"):
-            await anext(directory.generate(facts.name, request))
-        _, alive = psutil.wait_procs(children, timeout=5)
-        assert not alive
+            await anext(directory.generate(place.facts.name, request_for(held)))
+        await until_ended(processes)
 
     # The supervisor starts it again: it holds what it held, though nobody asks and NATS says nothing new.
-    with (
-        running("registry", registry_environ, tmp_path / "registry.log"),
-        running("loader", loader_environ, log) as loader,
-    ):
-        await ready(loader_url, loader, log)
-        assert isinstance(await anext(directory.generate(facts.name, request)), Started)
-        await directory.aclose()
-        async with InternalHttp(loader_url, token=TOKEN) as http:
-            async with asyncio.timeout(20):
-                while (status := (await EngineClient(http).adapters())[0]).tier != "slot":
-                    await asyncio.sleep(0.05)
-        assert (status.digest, status.pinned, status.readiness) == (digest, True, "ready")
+    async with place.running_loader(silence_seconds=10) as loader:
+        assert isinstance(await anext(directory.generate(place.facts.name, request_for(asked))), Started)
+        await become_ready(place.loader, {held.digest, told.digest})
+        statuses = {each.digest: each for each in await place.loader.adapters()}
+        assert (statuses[held.digest].tier, statuses[held.digest].pinned) == ("slot", True)
+        assert not statuses[told.digest].pinned
+        processes = psutil.Process(loader.pid).children(recursive=True)
+        async with in_the_middle_of_loads(place, loader, seeds=(13, 14)) as (later, last):
+            pass  # the engine hangs, until the loader has heard nothing of it for too long
+        assert await asyncio.to_thread(loader.wait, 60) != 0
+        await until_ended(processes)
+
+    async with place.running_loader(silence_seconds=60):
+        await answer(place.loader, last)
+        await become_ready(place.loader, {held.digest, told.digest, later.digest})
+    await directory.aclose()
+
+
+@asynccontextmanager
+async def in_the_middle_of_loads(
+    place: Place, loader: subprocess.Popen[bytes], *, seeds: tuple[int, int]
+) -> AsyncIterator[tuple[RevisionRef, RevisionRef]]:
+    """Stop the engine while it is to load two adapters: one that is told of, and one that is asked for.
+
+    When the block has ended, who asked must be refused and may try again.
+    """
+    told, asked = [await published(place.blobs, place.facts, seed=seed) for seed in seeds]
+    engine_of(loader).suspend()  # so that the loads are in the middle for as long as it takes to see it
+    bus = await connect_nats(place.nats_url, name="test")
+    await publish_event(bus, told, cause="test", now=time.time())
+    await bus.close()
+    request = asyncio.create_task(answer(place.loader, asked.revision))
+    for digest in (told.revision.digest, asked.revision.digest):
+        await in_the_middle(place, digest)
+    yield told.revision, asked.revision
+    with pytest.raises(MintError) as refusal:
+        await request
+    assert refusal.value.retryable
+
+
+def engine_of(loader: subprocess.Popen[bytes]) -> psutil.Process:
+    children = psutil.Process(loader.pid).children(recursive=True)
+    (engine,) = [child for child in children if "EngineCore" in child.name()]
+    return engine
+
+
+async def in_the_middle(place: Place, digest: Digest) -> None:
+    """Wait until an adapter's files are here and it is for the engine, which stands still, to go on."""
+    manifest = place.folder / "cache" / digest.removeprefix("sha256:") / MANIFEST_FILE
+    on_its_way = {"fetching", "staged", "activating"}
+    async with asyncio.timeout(30):
+        while (await place.loader.adapter(digest)).state not in on_its_way or not manifest.exists():
+            await asyncio.sleep(0.02)
+
+
+def request_for(revision: RevisionRef) -> GenerationRequest:
+    return GenerationRequest(
+        request_id=f"r{revision.number}",
+        tenant_id=TENANT,
+        revision=revision,
+        text="f abcd=",
+        sampling=Sampling(max_new_tokens=4, temperature=0.0, ignore_eos=True),
+    )
+
+
+async def answer(client: EngineClient, revision: RevisionRef) -> None:
+    """Ask for a revision, and see that it answers."""
+    chunks = [chunk async for chunk in client.generate(request_for(revision))]
+    assert isinstance(chunks[0], Started)
+    assert chunks[0].revision == revision.digest
+    assert chunks[-1] == Finished(index=0, reason="length")
+
+
+async def become_ready(client: EngineClient, digests: set[Digest]) -> None:
+    """Wait until adapters are ready that nobody asks for any more."""
+    async with asyncio.timeout(60):
+        while not digests <= {each.digest for each in await client.adapters() if each.readiness == "ready"}:
+            await asyncio.sleep(0.1)
 
 
 async def kept(dsn: str, digest: Digest) -> None:
@@ -204,12 +287,13 @@ async def kept(dsn: str, digest: Digest) -> None:
     await connection.close()
 
 
-async def _follow(loader_url: str, nats_url: str, facts: BaseFacts, blobs: LocalBlobs) -> Digest:
-    """Publish a good and a bad revision, and ask for the good one; return its digest."""
-    good, bad = [await published(blobs, facts, seed=seed) for seed in (1, 2)]
-    await blobs.put(bad.revision.manifest.uri.replace(MANIFEST_FILE, WEIGHTS_FILE), b"not an adapter")
+async def _follow(place: Place) -> RevisionRef:
+    """Publish a good and a bad revision, and ask for the good one; return it."""
+    good, bad = [await published(place.blobs, place.facts, seed=seed) for seed in (1, 2)]
+    weights = bad.revision.manifest.uri.replace(MANIFEST_FILE, WEIGHTS_FILE)
+    await place.blobs.put(weights, b"not an adapter")
     other = replace(good, base="other", export_id="e9")  # of another base: not for this loader
-    bus = await connect_nats(nats_url, name="test")
+    bus = await connect_nats(place.nats_url, name="test")
     news = [subjects_of(AdapterLoaded), subjects_of(AdapterFailed)]
     async with bus.watch(subjects=news) as messages:
         for event in (other, bad, good):
@@ -223,21 +307,8 @@ async def _follow(loader_url: str, nats_url: str, facts: BaseFacts, blobs: Local
     assert (loaded.engine_id, loaded.tenant_id, loaded.tier) == ("tiny-9", TENANT, "host")
     assert failed.code == "blob_corrupt"
     assert {first.sequence, second.sequence} == {1, 2}
-
-    directory = EngineDirectory([loader_url], token=TOKEN)
-    request = GenerationRequest(
-        request_id="r",
-        tenant_id=TENANT,
-        revision=good.revision,
-        text="f abcd=",
-        sampling=Sampling(max_new_tokens=4, temperature=0.0, ignore_eos=True),
-    )
-    chunks = [chunk async for chunk in directory.generate(facts.name, request)]
-    await directory.aclose()
-    assert isinstance(chunks[0], Started)
-    assert chunks[0].revision == good.revision.digest
-    assert chunks[-1] == Finished(index=0, reason="length")
-    return good.revision.digest
+    await answer(place.loader, good.revision)
+    return good.revision
 
 
 _ORPHAN = """
@@ -258,5 +329,4 @@ def test_an_engine_process_does_not_outlive_a_killed_loader() -> None:
         assert loader.stdout is not None
         engine = psutil.Process(int(loader.stdout.readline()))
         loader.kill()
-    gone, _ = psutil.wait_procs([engine], timeout=10)
-    assert gone == [engine] or engine.status() == psutil.STATUS_ZOMBIE
+    asyncio.run(until_ended([engine]))
