@@ -6,7 +6,7 @@ PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
 # One more than the cores: tests wait for processes that start and for deadlines that pass.
 WORKERS ?= $(shell expr $$(nproc) + 1)
-# tests/conftest.py says which tests stay on one worker, and in which order.
+# tests/spreading.py says which tests stay on one worker, and in which order.
 SPREAD := -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 
 BENCH := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m benches

@@ -24,8 +24,11 @@ import psutil
 import pytest
 from blocking import SUITES, blocking_calls_fail
 from e2e.stack import RunningStack, start_stack
-from xdist.remote import Producer
-from xdist.scheduler import LoadScopeScheduling
+from spreading import (  # noqa: F401  # hooks of pytest's
+    is_on_whole_stack,
+    pytest_collection_modifyitems,
+    pytest_xdist_make_scheduler,
+)
 
 from mint_common.testing.otlp import OtlpReceiver
 from services.standalone.adapters.launch import Launch, free_port
@@ -48,20 +51,10 @@ READY_SECONDS = 60.0
 
 _WHOLE_STACK = pytest.StashKey[RunningStack]()
 
-_ON_WHOLE_STACK = ("tests/e2e/", "tests/security/test_files.py")
-_ON_OWN_STACK = "tests/e2e/test_demo.py"
-_FIRST = (*_ON_WHOLE_STACK, "tests/integration/loader", "tests/integration/trainer", "tests/integration")
-"""Where the longest tests are: with several workers, a long file that starts last is waited for."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let the longest go first, and what kills parts of the shared stack last of those that use it."""
-    items.sort(key=lambda item: (_rank(item.nodeid), "test_chaos" in item.nodeid))
-
 
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     """Stop the shared stack after the last test that may use it: it works even when it is idle."""
-    if nextitem is None or not _is_on_whole_stack(nextitem.nodeid):
+    if nextitem is None or not is_on_whole_stack(nextitem.nodeid):
         _stop_whole_stack(item.config)
 
 
@@ -69,25 +62,6 @@ def _stop_whole_stack(config: pytest.Config) -> None:
     running = config.stash.get(_WHOLE_STACK, None)
     if running is not None:
         running.stop()
-
-
-def _is_on_whole_stack(nodeid: str) -> bool:
-    return nodeid.startswith(_ON_WHOLE_STACK) and not nodeid.startswith(_ON_OWN_STACK)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
-    """Keep the tests of a file on one worker, and all that use `whole_stack`."""
-    return _BySharedServers(config, log)
-
-
-class _BySharedServers(LoadScopeScheduling):
-    def _split_scope(self, nodeid: str) -> str:
-        return "whole stack" if _is_on_whole_stack(nodeid) else nodeid.partition("::")[0]
-
-
-def _rank(nodeid: str) -> int:
-    return next((at for at, each in enumerate(_FIRST) if nodeid.startswith(each)), len(_FIRST))
 
 
 class RunningServer:

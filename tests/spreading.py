@@ -1,0 +1,65 @@
+"""Which tests stay on one worker of pytest-xdist, and in which order tests run."""
+
+import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
+
+_WHOLE_STACK = "whole stack"
+_TOGETHER = {
+    _WHOLE_STACK: ("tests/e2e/", "tests/security/test_files.py"),
+    "engine": ("tests/integration/loader/",),
+    "tinker": ("tests/integration/tinker/",),
+    "gateway": ("tests/integration/gateway/",),
+}
+"""Tests that share what takes long to start: they stay on one worker, which starts it once."""
+_ALONE = (
+    "tests/e2e/test_demo.py",
+    "tests/integration/loader/test_fair_scheduler.py",
+    "tests/integration/loader/test_moe.py",
+    "tests/integration/loader/test_process.py",
+    "tests/integration/loader/test_routes.py",
+)
+"""Files among those that start what they need themselves."""
+_FIRST = (
+    *_TOGETHER[_WHOLE_STACK],
+    *_TOGETHER["engine"],
+    *_TOGETHER["tinker"],
+    *_TOGETHER["gateway"],
+    "tests/integration/trainer",
+    "tests/integration",
+)
+"""Where the longest tests are: with several workers, a long scope that starts last is waited for."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the longest go first, and what kills parts of the shared stack last of those that use it."""
+    items.sort(key=lambda item: (_rank(item.nodeid), "test_chaos" in item.nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """Keep the tests of a file on one worker, and all that share what takes long to start."""
+    return _BySharedServers(config, log)
+
+
+def is_on_whole_stack(nodeid: str) -> bool:
+    """Return whether a test may use the stack that many share."""
+    return _scope(nodeid) == _WHOLE_STACK
+
+
+class _BySharedServers(LoadScopeScheduling):
+    def _split_scope(self, nodeid: str) -> str:
+        return _scope(nodeid)
+
+
+def _scope(nodeid: str) -> str:
+    """Return what all tests of one worker have in common: what they share, or their file."""
+    if not nodeid.startswith(_ALONE):
+        for name, places in _TOGETHER.items():
+            if nodeid.startswith(places):
+                return name
+    return nodeid.partition("::")[0]
+
+
+def _rank(nodeid: str) -> int:
+    return next((at for at, each in enumerate(_FIRST) if nodeid.startswith(each)), len(_FIRST))
