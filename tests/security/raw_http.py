@@ -20,15 +20,15 @@ class Client:
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
 
-    async def read_all(self, seconds: float = 3) -> bytes:
+    async def read_all(self, seconds: float = 30) -> bytes:
         async with asyncio.timeout(seconds):
             return await self.reader.read()
 
-    async def status(self, seconds: float = 3) -> bytes:
+    async def status(self, seconds: float = 30) -> bytes:
         async with asyncio.timeout(seconds):
             return (await self.reader.readline()).split()[1]
 
-    async def headers(self, seconds: float = 3) -> dict[str, str]:
+    async def headers(self, seconds: float = 30) -> dict[str, str]:
         """Return what follows the status, up to the answer's body."""
         async with asyncio.timeout(seconds):
             lines = (await self.reader.readuntil(b"\r\n\r\n")).decode().splitlines()

@@ -3,12 +3,13 @@
 import asyncio
 import json
 import time
+from itertools import islice
 
 import httpx
 import pytest
 import zstandard
 
-from tests.security.raw_http import Client, head, serving
+from tests.security.raw_http import head, serving
 from tests.security.two_tenants import MIB, Rig
 
 ANN, BEN = "Bearer tml-ann", "Bearer tml-ben"
@@ -33,10 +34,10 @@ async def ask(rig: Rig, body: bytes, *, key: str = BEN, path: str = "/v1/complet
     transport = httpx.ASGITransport(app=rig.http)
     async with (
         httpx.AsyncClient(transport=transport, base_url="http://gateway") as client,
-        asyncio.timeout(20),
+        asyncio.timeout(60),
     ):
         headers = {"authorization": key, "content-type": JSON}
-        return await client.post(path, content=body, headers=headers, timeout=30)
+        return await client.post(path, content=body, headers=headers, timeout=60)
 
 
 @pytest.mark.parametrize("path", ROUTES)
@@ -45,7 +46,7 @@ async def test_without_a_good_key_no_body_is_waited_for(rig: Rig, path: str, key
     async with serving(rig.http) as server:
         given = {} if key is None else {"authorization": key}
         client = await server.connect(head(path, 16 * MIB, **given) + b"x" * 1000)
-        assert await client.status(1) == b"401"
+        assert await client.status() == b"401"
     assert rig.bodies.held_bytes == 0
 
 
@@ -53,13 +54,13 @@ async def test_without_a_good_key_no_body_is_waited_for(rig: Rig, path: str, key
 async def test_a_length_above_the_routes_bound_is_refused_at_once(rig: Rig, path: str) -> None:
     async with serving(rig.http) as server:
         client = await server.connect(head(path, 17 * MIB, authorization=ANN) + b"x" * 1000)
-        assert await client.status(1) == b"413"
+        assert await client.status() == b"413"
 
 
 async def test_a_length_that_no_room_is_left_for_is_refused_at_once_with_a_short_wait(rig: Rig) -> None:
     async with serving(Rig(body_bytes=MIB).http) as server:
         client = await server.connect(head("/v1/completions", 3 * MIB, authorization=ANN))
-        assert await client.status(1) == b"429"
+        assert await client.status() == b"429"
         assert (await client.headers())["retry-after"] == "1"
 
 
@@ -67,24 +68,19 @@ async def test_half_bodies_of_one_tenant_leave_half_of_the_memory_to_others(rig:
     async with serving(rig.http) as server:
         first = head("/v1/completions", MIB, authorization=ANN, content_type=JSON) + b" " * (MIB - 100)
         clients = [await server.connect(first) for _ in range(30)]
-        answers = [await _answer_within(client, 0.2) for client in clients]
-        assert answers.count(b"429") == 30 - answers.count(None) >= 20
+        answers = [asyncio.create_task(client.status()) for client in clients]
+        for refused in islice(asyncio.as_completed(answers), 20):
+            assert await refused == b"429"
         assert 2 * MIB < rig.bodies.held_bytes <= rig.body_bytes // 2
         rig.resolves.set()
         answer = await ask(rig, json.dumps({"model": "warm", "prompt": "x" * 60_000}).encode())
         assert answer.status_code == 404, answer.text
         for client in clients:
             client.writer.close()
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(30):
             while rig.bodies.held_bytes:
                 await asyncio.sleep(0.01)
-
-
-async def _answer_within(client: Client, seconds: float) -> bytes | None:
-    try:
-        return await client.status(seconds)
-    except TimeoutError:
-        return None
+            await asyncio.gather(*answers, return_exceptions=True)
 
 
 async def test_what_is_announced_and_never_sent_keeps_nobody_out(rig: Rig) -> None:
@@ -100,7 +96,7 @@ async def test_what_is_announced_and_never_sent_keeps_nobody_out(rig: Rig) -> No
 async def test_a_body_counts_until_its_answer_is_sent(rig: Rig) -> None:
     body = json.dumps({"model": "warm", "prompt": "x" * 1000}).encode()
     asked = asyncio.create_task(ask(rig, body))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not rig.asked:
             await asyncio.sleep(0.01)
     assert rig.bodies.held_bytes == len(body)

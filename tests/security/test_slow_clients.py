@@ -92,7 +92,7 @@ async def test_who_sends_all_of_an_unwanted_body_hears_the_answer_and_goes_on() 
             client.writer.write(b"x" * (64 << 10))
             await client.writer.drain()
         client.writer.write(head("/unread", 0))
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(30):
             for _ in range(2):
                 await client.reader.readuntil(b'"done"')
 
@@ -125,8 +125,8 @@ async def test_too_many_connections_displace_those_without_a_request_the_oldest_
         at_work = await server.connect(head("/stream", 100) + b"x")
         await asyncio.sleep(0.05)
         idle = [await server.connect() for _ in range(4)]
-        assert await idle[0].read_all(0.5) == b""
-        assert await idle[1].read_all(0.5) == b""
+        assert await idle[0].read_all() == b""
+        assert await idle[1].read_all() == b""
         idle[3].writer.write(head("/unread", 0))
         assert await idle[3].status() == b"200"
         at_work.writer.write(b"x" * 99)
@@ -170,7 +170,7 @@ async def test_a_request_hears_that_its_client_left_whatever_came_behind_it(behi
         client.writer.write(behind)
         await asyncio.sleep(0.05)
         client.writer.close()
-        await asyncio.wait_for(heard.wait(), 3)
+        await asyncio.wait_for(heard.wait(), 30)
 
 
 async def test_what_comes_behind_a_request_is_answered_in_order_and_bounded() -> None:
@@ -184,7 +184,7 @@ async def test_what_comes_behind_a_request_is_answered_in_order_and_bounded() ->
         client = await server.connect(head("/slow?seconds=0.1", 0))
         await asyncio.sleep(0.05)
         client.writer.write(head("/stream", 3) + b"abc" + head("/unread", 0))
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(30):
             for answer in (b"null", b"3", b'"done"'):
                 await client.reader.readuntil(b"\r\n\r\n" + answer)
 

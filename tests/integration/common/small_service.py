@@ -30,7 +30,8 @@ async def main(port: int, peer: str, how: str, folder: Path) -> None:
     async def slow() -> StreamingResponse:
         async def parts() -> AsyncIterator[bytes]:
             yield b"first\n"
-            await asyncio.sleep(1)
+            while not (folder / "finish").exists():
+                await asyncio.sleep(0.02)
             yield b"last\n"
 
         return StreamingResponse(parts())
@@ -54,7 +55,9 @@ async def main(port: int, peer: str, how: str, folder: Path) -> None:
             await asyncio.sleep(0.1)
             (folder / "cleaned").write_text("yes")
 
-    await run_service(http, HttpSettings(port=port), [background], drain_seconds=2)
+    await run_service(
+        http, HttpSettings(port=port), [background], drain_seconds=2 if how == "impatient" else 30
+    )
 
 
 if __name__ == "__main__":

@@ -52,6 +52,9 @@ class Running:
     def logs(self) -> list[dict[str, object]]:
         return [json.loads(line) for line in self.output.read_text().splitlines()]
 
+    def finish_slow_answers(self) -> None:
+        (self.folder / "finish").touch()
+
     @property
     def was_cleaned(self) -> bool:
         return (self.folder / "cleaned").exists()
@@ -78,8 +81,9 @@ async def test_sigterm_finishes_requests_in_hand_and_cleans_up(start: Callable[.
         lines = answer.aiter_lines()
         assert await anext(lines) == "first"
         service.process.send_signal(signal.SIGTERM)
+        service.finish_slow_answers()
         assert await anext(lines) == "last"
-    assert await asyncio.to_thread(service.process.wait, 10) == 0
+    assert await asyncio.to_thread(service.process.wait, 60) == 0
     assert service.was_cleaned
     assert [line["message"] for line in service.logs()] == ["draining", "drained"]
 
@@ -91,22 +95,33 @@ async def test_a_draining_service_accepts_nothing_new(start: Callable[..., Runni
         lines = answer.aiter_lines()
         assert await anext(lines) == "first"
         service.process.send_signal(signal.SIGTERM)
-        await asyncio.sleep(0.4)
-        with pytest.raises(httpx.ConnectError):
-            await asyncio.to_thread(httpx.get, f"{service.url}/readyz")
+        await until_refused(service)
+        service.finish_slow_answers()
         assert await anext(lines) == "last"
 
 
+async def until_refused(service: Running) -> None:
+    """Wait until no new connection is taken."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                await asyncio.to_thread(httpx.get, f"{service.url}/readyz", timeout=20)
+            except httpx.ConnectError:
+                return
+            except httpx.TransportError:
+                await asyncio.sleep(0.02)
+
+
 async def test_a_request_without_end_does_not_hold_the_drain(start: Callable[..., Running]) -> None:
-    service = start()
+    service = start(how="impatient")
     service.await_ready()
     async with httpx.AsyncClient(base_url=service.url) as client, client.stream("GET", "/endless") as answer:
         lines = answer.aiter_lines()  # kept: dropping it would close the answer
         await anext(lines)
         started = time.monotonic()
         service.process.send_signal(signal.SIGTERM)
-        assert await asyncio.to_thread(service.process.wait, 10) == 0
-        assert 1.5 < time.monotonic() - started < 6
+        assert await asyncio.to_thread(service.process.wait, 60) == 0
+        assert time.monotonic() - started > 1.5
 
 
 async def test_a_second_signal_does_not_wait(start: Callable[..., Running]) -> None:
@@ -115,12 +130,10 @@ async def test_a_second_signal_does_not_wait(start: Callable[..., Running]) -> N
     async with httpx.AsyncClient(base_url=service.url) as client, client.stream("GET", "/slow") as answer:
         lines = answer.aiter_lines()  # kept: dropping it would close the answer
         await anext(lines)
-        started = time.monotonic()
         service.process.send_signal(signal.SIGINT)
         await asyncio.sleep(0.2)
         service.process.send_signal(signal.SIGINT)
-        assert await asyncio.to_thread(service.process.wait, 10) == 0
-        assert time.monotonic() - started < 1.5
+        assert await asyncio.to_thread(service.process.wait, 20) == 0, "it would drain for 30 s"
     assert service.was_cleaned
 
 
@@ -189,7 +202,5 @@ def test_a_dead_collector_stops_neither_work_nor_exit(start: Callable[..., Runni
     service = start(otlp="http://127.0.0.1:9")
     service.await_ready()
     assert httpx.get(f"{service.url}/internal/work", headers=TOKEN).status_code == 200
-    started = time.monotonic()
     service.process.send_signal(signal.SIGTERM)
     assert service.process.wait(30) == 0
-    assert time.monotonic() - started < 12

@@ -7,7 +7,7 @@ from openai import AsyncOpenAI
 
 pytestmark = pytest.mark.integration
 
-PATIENCE_SECONDS = 10.0
+PATIENCE_SECONDS = 30.0
 
 
 @pytest.fixture
@@ -51,9 +51,11 @@ async def test_leaving_a_stream_aborts_the_generation(client, stack):
 
 
 async def test_leaving_a_whole_request_aborts_the_generation(client, stack):
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.5):
-            await client.completions.create(model="tiny", prompt="SLOW whole")
+    asking = asyncio.create_task(client.completions.create(model="tiny", prompt="SLOW whole"))
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while "SLOW whole" not in {request.text for request in stack.loader.requests}:
+            await asyncio.sleep(0.02)
+    asking.cancel()
     await _aborted(stack, "SLOW whole")
 
 

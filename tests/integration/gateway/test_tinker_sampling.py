@@ -1,6 +1,5 @@
 """Sampling through the official SDK: what is asked of the engine, and what its client is told."""
 
-import time
 from collections.abc import Iterator
 
 import httpx
@@ -160,14 +159,12 @@ def test_nobody_sees_anothers_sampler_or_sample(stack):
         ({"seq_id": 2**70}, 422, "seq_id"),
     ],
 )
-def test_a_bad_sample_is_refused_within_a_second(stack, changes, status, word):
+def test_a_bad_sample_is_refused(stack, changes, status, word):
     with _api(stack) as api:
         body = {**_sample(_open(api)), **changes}
-        began = time.monotonic()
         answer = api.post("/asample", json=body) if word != "temperature" else _infinite(api, body)
         assert (answer.status_code, answer.headers["x-should-retry"]) == (status, "false"), answer.text
         assert word in answer.json()["detail"]
-        assert time.monotonic() - began < 1
 
 
 def _infinite(api: httpx.Client, body: dict[str, object]) -> httpx.Response:

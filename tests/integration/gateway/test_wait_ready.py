@@ -35,7 +35,7 @@ def digest_of(mint, number):
 
 
 def await_prewarm(loader, digest):
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while digest not in loader.prewarmed:
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -25,6 +25,7 @@ from services.rollout.adapters.workers.pool import WorkerLimits
 from services.rollout.adapters.workers.tasks import BoundedTasks, WorkerTasks, open_tasks
 from services.rollout.http.jobs import job_routes
 from services.rollout.http.tasks import task_routes
+from tests.processes import until_ended
 from tests.unit.rollout.world import ScriptedEngine
 
 pytestmark = pytest.mark.integration
@@ -56,12 +57,6 @@ async def pid_of(tasks: WorkerTasks) -> int:
     return int(prompt.text)
 
 
-async def until_gone(pid: int) -> None:
-    async with asyncio.timeout(10):
-        while psutil.pid_exists(pid):
-            await asyncio.sleep(0.01)
-
-
 async def test_prompts_and_rewards_are_those_of_the_task_itself(tasks: WorkerTasks) -> None:
     local = InstalledTasks(installed_families())
     for name in ("progression", "mode:sort", "reasoning-gym:chain_sum"):
@@ -90,16 +85,15 @@ async def test_errors_come_back_as_they_were_raised(tasks: WorkerTasks) -> None:
 
 async def test_a_call_that_takes_too_long_is_cut_and_named(hasty_tasks: WorkerTasks) -> None:
     tasks = hasty_tasks
-    before = {await pid_of(tasks)}
+    before = [psutil.Process(await pid_of(tasks))]
     began = time.monotonic()
     with pytest.raises(TaskFailed, match=r"'slow:slow' failed: drawing 60 prompts took more than 2 s"):
         await tasks.draw("slow:slow", "train", 60, 0)
     with pytest.raises(TaskFailed, match=r"'slow:quick' failed: scoring 2 texts took more than 2 s"):
         await tasks.score("slow:quick", [("0", "1"), ("60", "1")])
-    assert time.monotonic() - began < 20
-    for pid in before:
-        await until_gone(pid)
-    assert await pid_of(tasks) not in before
+    assert time.monotonic() - began < 40
+    await until_ended(before)
+    assert await pid_of(tasks) not in {each.pid for each in before}
 
 
 @pytest.mark.parametrize(
@@ -133,7 +127,7 @@ async def test_a_caller_that_leaves_frees_the_worker(tasks: WorkerTasks) -> None
     for task in leaving:
         task.cancel()
     await asyncio.gather(*leaving, return_exceptions=True)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(40):
         assert len(await asyncio.gather(*(tasks.draw("mode:copy", "train", 4, n) for n in range(20)))) == 20
 
 
@@ -173,7 +167,7 @@ async def test_closing_leaves_no_process() -> None:
         assert len(children) == 3
     working.cancel()
     await asyncio.gather(working, return_exceptions=True)
-    assert not [child for child in children if child.is_running()]
+    await until_ended(children)
 
 
 SERVICE = """
@@ -195,19 +189,25 @@ asyncio.run(main())
 async def test_a_worker_dies_with_a_killed_service_whatever_it_is_doing() -> None:
     with subprocess.Popen([sys.executable, "-c", SERVICE], stdout=subprocess.PIPE, text=True) as service:
         assert service.stdout is not None
-        pid = int(await asyncio.to_thread(service.stdout.readline))
-        assert psutil.Process(pid).is_running()
+        worker = psutil.Process(int(await asyncio.to_thread(service.stdout.readline)))
         service.kill()
-    await until_gone(pid)
+    await until_ended([worker])
 
 
 @pytest.fixture
-async def client(hasty_tasks: WorkerTasks, shared_database: str) -> AsyncIterator[httpx.AsyncClient]:
+async def some_tasks() -> AsyncIterator[WorkerTasks]:
+    """Tasks that have so long for a call that a busy machine is not taken for a worker that is held up."""
+    async with open_tasks(FAMILIES, replace(LIMITS, call_seconds=8.0)) as tasks:
+        yield tasks
+
+
+@pytest.fixture
+async def client(some_tasks: WorkerTasks, shared_database: str) -> AsyncIterator[httpx.AsyncClient]:
     async def cancel(_: object) -> None:
         raise AssertionError
 
     http = create_http(title="rollout", service="rollout", internal_token=None, ready=lambda: True)
-    http.include_router(task_routes(BoundedTasks(hasty_tasks, at_once=1), ScriptedEngine()))
+    http.include_router(task_routes(BoundedTasks(some_tasks, at_once=1), ScriptedEngine()))
     transport = httpx.ASGITransport(app=http)
     async with (
         empty_schema(shared_database, "rollout") as pool,
@@ -218,7 +218,7 @@ async def client(hasty_tasks: WorkerTasks, shared_database: str) -> AsyncIterato
 
 
 async def test_lists_stay_quick_while_callers_draw(
-    client: httpx.AsyncClient, hasty_tasks: WorkerTasks
+    client: httpx.AsyncClient, some_tasks: WorkerTasks
 ) -> None:
     await client.get("/internal/tasks/mode:copy")
     body = {"split": "train", "n": 60, "seed": 0}
@@ -226,11 +226,10 @@ async def test_lists_stay_quick_while_callers_draw(
         asyncio.create_task(client.post("/internal/tasks/slow:slow/prompts", json=body)) for _ in range(4)
     ]
     await asyncio.sleep(0.2)
-    began = time.monotonic()
     for path in (f"/internal/tenants/{TENANT}/jobs", "/internal/tasks/mode:copy"):
         assert (await client.get(path)).status_code == 200
-    assert len(await hasty_tasks.draw("mode:copy", "train", 8, 1)) == 8  # jobs have the other worker
-    assert time.monotonic() - began < 1.5
+    assert len(await some_tasks.draw("mode:copy", "train", 8, 1)) == 8  # jobs have the other worker
+    assert not heavy[0].done()
     answer = await heavy[0]
     assert (answer.status_code, answer.json()["error"]["task"]) == (422, "slow:slow")
     for task in heavy:

@@ -95,13 +95,13 @@ async def test_a_tenant_pulls_its_own_events_at_least_once(bus: NatsBus, tenant:
     await tell(bus, "ten_b")
     mine = await tell(bus, "ten_a", 3)
     events = await tenant.jetstream().pull_subscribe_bind(consumer="ten_a-ci", stream="MINT")
-    first = await events.fetch(2, timeout=5)
+    first = await events.fetch(2, timeout=30)
     for message in first:
         await message.ack_sync()
-    rest = await events.fetch(5, timeout=2)
+    rest = await events.fetch(5, timeout=5)
     assert [message.data for message in (*first, *rest)] == mine
     await rest[0].nak()
-    (again,) = await events.fetch(1, timeout=5)
+    (again,) = await events.fetch(1, timeout=30)
     assert again.data == mine[2]
 
 
@@ -116,6 +116,9 @@ async def test_a_tenant_listens_to_its_own_subjects_alone(bus: NatsBus, tenant: 
     await tenant.flush()
     await tell(bus, "ten_b")
     (mine,) = await tell(bus, "ten_a")
+    async with asyncio.timeout(30):
+        while not heard:
+            await asyncio.sleep(0.02)
     await asyncio.sleep(0.5)
     assert set(heard) == {mine}
 
@@ -152,8 +155,17 @@ async def test_without_its_password_nobody_is_let_in(server: RunningServer) -> N
     for wrong in ("ten_a:secret", "ten_a:", "ten_b:secret_ten_a"):
         address, client = server.address.replace("mint:secret", wrong), Client()
         with pytest.raises(nats.errors.Error):
-            await client.connect(address, allow_reconnect=False, connect_timeout=2)
+            await client.connect(address, allow_reconnect=False, connect_timeout=20)
         await client.close()  # it would leave its connection open
+
+
+async def until_acked(server: RunningServer) -> None:
+    """Wait until the server has heard that every message was taken."""
+    core = await nats.connect(server.address)
+    async with asyncio.timeout(30):
+        while (await core.jetstream().consumer_info("MINT", "ten_a-ci")).num_ack_pending:
+            await asyncio.sleep(0.02)
+    await core.close()
 
 
 async def test_the_example_goes_on_where_it_was_killed(server: RunningServer, bus: NatsBus) -> None:
@@ -168,7 +180,7 @@ async def test_the_example_goes_on_where_it_was_killed(server: RunningServer, bu
         assert process.stdout is not None
         async with asyncio.timeout(60):
             lines = [(await process.stdout.readline()).strip() for _ in told]
-        await asyncio.sleep(0.3)  # the ack of the last one
+        await until_acked(server)
         process.kill()
         await process.communicate()
         assert lines == told

@@ -26,6 +26,8 @@ TOKEN = "internal"  # the tests' own secret
 KEY = "tml-default-of-the-tests"
 BASE = Path(__file__).parents[3] / "bases/tiny"
 READY_SECONDS = 90.0
+HOLD_SECONDS = 10.0
+"""How long an operation waits for the numbers before its own."""
 SERVICES = ("registry", "trainer", "gateway")
 
 
@@ -106,6 +108,7 @@ def stack(postgres_dsn: str, own_bus, tmp_path_factory: pytest.TempPathFactory) 
         "MINT_PEERS_TRAINER_URLS": f"http://127.0.0.1:{ports['trainer']}",
         "MINT_REGISTRY_BOOTSTRAP_KEY": KEY,
         "MINT_TRAINER_BASE_DIR": str(BASE),
+        "MINT_TRAINER_HOLD_SECONDS": str(HOLD_SECONDS),
         "MINT_GATEWAY_TOKENIZERS": f"tiny={BASE}",
         **{f"MINT_{name.upper()}_HTTP_PORT": str(port) for name, port in ports.items()},
     }

@@ -9,6 +9,7 @@ import pytest
 import zstandard
 from tinker import types
 
+from tests.integration.tinker.conftest import HOLD_SECONDS
 from tests.integration.tinker.raw import PROTOBUF, open_run, wait
 from tests.integration.tinker.test_training import datums
 
@@ -179,7 +180,7 @@ def test_an_operation_after_a_refused_one_works(api):
     began = time.monotonic()
     answer = run.send_pass(datums(1), "cross_entropy", seq=2)
     assert "loss:sum" in wait(api, answer.json()["request_id"])["metrics"]
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < HOLD_SECONDS / 2
     failed = run.post("/load_weights", seq_id=3, path=f"tinker://{run.model_id}/weights/none", optimizer=True)
     refused(failed, "No checkpoint")
     saved = wait(api, run.post("/save_weights", seq_id=4, path="x").json()["request_id"])
@@ -225,14 +226,14 @@ def test_the_next_operation_does_not_wait_for_a_refused_one(api, run, route, bod
     assert 400 <= answer.status_code < 500
     began = time.monotonic()
     wait(api, run.submit("optim_step", adam_params={"learning_rate": 0.0}))
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < HOLD_SECONDS / 2
 
 
 def test_a_pass_that_was_refused_holds_nothing_up(api, run):
     refused(run.send_pass([datum(tokens=(5, 6, 2**30))], "cross_entropy", seq=next(run.seq)), "model_input")
     began = time.monotonic()
     wait(api, run.submit_pass([datum()]))
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < HOLD_SECONDS / 2
 
 
 def test_unloading_waits_for_what_was_submitted_alone(api):
@@ -240,7 +241,7 @@ def test_unloading_waits_for_what_was_submitted_alone(api):
     passed = run.submit_pass(datums())
     began = time.monotonic()
     assert wait(api, run.post("unload_model").json()["request_id"])["type"] == "unload_model"
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < HOLD_SECONDS / 2
     assert "metrics" in wait(api, passed)
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from mint_common.events import RevisionExported
 from services.trainer.adapters.distributed.group import GRACE_SECONDS
+from tests.processes import until_ended
 
 from .conftest import Stage
 from .test_processes import process
@@ -80,7 +81,7 @@ async def test_a_rank_killed_in_a_step_ends_the_trainer_and_the_step_is_done_aga
                 await stage.publish(await stage.wave(step, policy="policy_calm"))
             calm = await digests(stage, "policy_calm", upto=STEPS)
             rank = other_rank(trainer.pid)
-        assert not rank.is_running()
+        await until_ended([rank])
     assert killed == calm
     assert "rank lost" in log.read_text()
 
@@ -126,7 +127,7 @@ async def test_a_rank_that_hangs_ends_the_trainer(
         await stop_in_step(stage, rank, step=1)
         assert await asyncio.to_thread(trainer.wait, timeout_seconds + 2 * GRACE_SECONDS) == 1
         assert time.monotonic() - started < timeout_seconds + GRACE_SECONDS
-        assert not rank.is_running() or rank.status() == psutil.STATUS_ZOMBIE
+        await until_ended([rank])
 
 
 async def test_ranks_end_with_rank_0(
@@ -138,6 +139,4 @@ async def test_ranks_end_with_rank_0(
     ):
         rank = other_rank(trainer.pid)
         os.kill(trainer.pid, signal.SIGKILL)
-        async with asyncio.timeout(10):
-            while rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE:
-                await asyncio.sleep(0.05)
+        await until_ended([rank])

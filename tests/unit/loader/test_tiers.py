@@ -35,7 +35,7 @@ async def use(bench: Any, revision: RevisionRef, until: asyncio.Event | None = N
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not condition():
             await asyncio.sleep(0.001)
 
@@ -172,7 +172,7 @@ async def test_room_that_a_prewarm_leaves_as_it_ends_goes_to_who_waits_for_it(ma
         await until(lambda: bench.cache.holds(wanted.digest))
         await asyncio.sleep(0.01)
         gate.set()
-        async with asyncio.timeout(10):  # the loader's own clock stands still
+        async with asyncio.timeout(30):  # the loader's own clock stands still
             assert await waiting == wanted.digest
         await prewarm
         bench.engine.copies.clear()
