@@ -1,6 +1,7 @@
 # Every target makes .venv first if it is missing. EXTRAS=gpu,dev takes the CUDA engine instead of the CPU one.
 EXTRAS ?= cpu,dev
 BASE ?= smollm2
+DTYPE ?= auto
 BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
@@ -22,8 +23,8 @@ help: ## Show the targets
 
 install: .venv/.installed ## Make .venv and install everything into it
 
-demo: .venv/.installed ## Train a policy by RL, serve its revisions, roll back (BASE=tiny takes a minute)
-	@$(BIN)/mint demo --base $(BASE) --out out/demo
+demo: .venv/.installed ## Train a policy by RL, serve its revisions, roll back (BASE=tiny takes a minute; DTYPE=bfloat16)
+	@$(BIN)/mint demo --base $(BASE) --dtype $(DTYPE) --out out/demo
 
 test: .venv/.installed ## Run every test but the slow ones, on real servers and real engines (WORKERS=3)
 	$(PYTEST) $(SPREAD) -m "not slow"

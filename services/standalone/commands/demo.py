@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from services.standalone.adapters.bases import SMOLLM2, TINY
-from services.standalone.commands.options import state_folder
+from services.standalone.commands.options import DTypeChoice, DTypeOption, state_folder
 from services.standalone.demo.report import Report
 from services.standalone.demo.run import run_demo
 
@@ -30,6 +30,7 @@ def demo(
             "learns which of its skills is wanted (about a minute).",
         ),
     ] = DemoBase.SMOLLM2,
+    dtype: DTypeOption = DTypeChoice.AUTO,
     folder: Annotated[
         Path | None,
         typer.Option(
@@ -57,7 +58,9 @@ def demo(
     target = out.absolute()
     bases = target / "bases" if folder is None else state_folder(folder).bases
     try:
-        report = asyncio.run(run_demo(base.value, bases=bases, out=target, steps=steps, console=console))
+        report = asyncio.run(
+            run_demo(base.value, bases=bases, out=target, dtype=dtype.value, steps=steps, console=console)
+        )
     except asyncio.CancelledError:
         typer.echo("interrupted; the stack is stopped", err=True)
         raise typer.Exit(130) from None

@@ -1,5 +1,6 @@
 """Arguments and options that several commands share."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +9,15 @@ import typer
 from services.standalone.adapters.state_folder import StateFolder
 
 DEFAULT_FOLDER = Path("~/.mint")
+
+
+class DTypeChoice(StrEnum):
+    """`DType` as an option."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
 
 FolderOption = Annotated[
     Path | None,
@@ -26,6 +36,13 @@ StackOption = Annotated[
         help="The stack of this state folder. Default: that at MINT_URL with the key MINT_API_KEY, else that "
         "of ~/.mint",
         show_default=False,
+    ),
+]
+DTypeOption = Annotated[
+    DTypeChoice,
+    typer.Option(
+        help="Of the bases' weights in trainers and engines. LoRA weights and optimizers stay float32. auto: "
+        "what MINT_TRAINER_DTYPE and MINT_LOADER_DTYPE say, else float32 on a CPU, bfloat16 on a GPU."
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]

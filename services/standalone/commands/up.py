@@ -11,7 +11,7 @@ from rich.console import Console
 from services.standalone.adapters.bases import TINY, ensure_base, list_bases
 from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.app import Stack, open_stack
-from services.standalone.commands.options import FolderOption, state_folder
+from services.standalone.commands.options import DTypeChoice, DTypeOption, FolderOption, state_folder
 from services.standalone.core.plan import BaseAt, Topology
 from services.standalone.core.refusals import StackRunningError
 from services.standalone.core.state import DEFAULT_GATEWAY_PORT
@@ -38,6 +38,7 @@ def up(
             max=64,
         ),
     ] = 1,
+    dtype: DTypeOption = DTypeChoice.AUTO,
     folder: FolderOption = None,
     port: Annotated[
         int | None,
@@ -65,7 +66,7 @@ def up(
     state.create()
     names = base or _usual_bases(state)
     bases = [ensure_base(state.bases, name, report=console.print) for name in dict.fromkeys(names)]
-    asyncio.run(_serve(state, bases, port, Topology(engines=engines), console))
+    asyncio.run(_serve(state, bases, port, Topology(engines=engines, dtype=dtype.value), console))
 
 
 def _usual_bases(state: StateFolder) -> list[str]:

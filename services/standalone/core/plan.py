@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from mint_common.errors import SettingInvalid
 from services.standalone.core.parts import StackPart
@@ -9,6 +10,10 @@ from services.standalone.core.parts import StackPart
 EXTERNAL = ("MINT_POSTGRES_DSN", "MINT_NATS_URL", "MINT_BLOBS_URL")
 PASSED_ON = ("MINT_BLOBS_", "MINT_TELEMETRY_")
 SERVICES = ("registry", "trainer", "loader", "rollout", "gateway")
+
+
+DType = Literal["auto", "float32", "bfloat16"]
+"""Of the bases' weights in trainers and engines; auto leaves that to their own settings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,9 +26,10 @@ class BaseAt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Topology:
-    """How much of a stack runs: engines per base, and which services at all."""
+    """How much of a stack runs: engines per base, in which dtype, and which services at all."""
 
     engines: int = 1
+    dtype: DType = "auto"
     services: frozenset[str] = frozenset(SERVICES)
 
 
@@ -92,8 +98,8 @@ def plan_services(
         )
     ]
     for base in bases:
-        planned += [_trainer(base, ports)]
-        planned += [_loader(name, base, ports, cache_folder) for name in _loaders(base, topology)]
+        planned += [_trainer(base, ports, topology)]
+        planned += [_loader(name, base, ports, cache_folder, topology) for name in _loaders(base, topology)]
     loaders = tuple(name for base in bases for name in _loaders(base, topology))
     trainers = tuple(f"trainer-{base.name}" for base in bases)
     rollout = StackPart(name="rollout", needs=("registry",))
@@ -120,21 +126,28 @@ def _gateway(
     return env
 
 
-def _trainer(base: BaseAt, ports: Mapping[str, int]) -> ServicePart:
+def _trainer(base: BaseAt, ports: Mapping[str, int], topology: Topology) -> ServicePart:
     name = f"trainer-{base.name}"
     return ServicePart(
         part=StackPart(name=name, needs=("registry",), ready_seconds=300.0),
         service="trainer",
-        env={**_http("trainer", ports[name]), "MINT_TRAINER_BASE_DIR": base.folder},
+        env={
+            **_http("trainer", ports[name]),
+            **_dtype("trainer", topology),
+            "MINT_TRAINER_BASE_DIR": base.folder,
+        },
     )
 
 
-def _loader(name: str, base: BaseAt, ports: Mapping[str, int], cache_folder: str) -> ServicePart:
+def _loader(
+    name: str, base: BaseAt, ports: Mapping[str, int], cache_folder: str, topology: Topology
+) -> ServicePart:
     return ServicePart(
         part=StackPart(name=name, needs=("registry",), ready_seconds=600.0, stop_seconds=20.0),
         service="loader",
         env={
             **_http("loader", ports[name]),
+            **_dtype("loader", topology),
             "MINT_LOADER_BASE_DIR": base.folder,
             "MINT_LOADER_ENGINE_ID": f"engine-{name.removeprefix('loader-')}",
             "MINT_LOADER_CACHE_DIR": f"{cache_folder}/{name}",
@@ -176,6 +189,10 @@ def _with_environment(
     passed = {name: value for name, value in overrides.items() if name.startswith((own, *PASSED_ON))}
     env = {**passed, **shared, **planned.env}
     return ServicePart(part=planned.part, service=planned.service, env=env)
+
+
+def _dtype(service: str, topology: Topology) -> dict[str, str]:
+    return {} if topology.dtype == "auto" else {f"MINT_{service.upper()}_DTYPE": topology.dtype}
 
 
 def _http(service: str, port: int) -> dict[str, str]:

@@ -16,6 +16,7 @@ from services.standalone.adapters.launch import free_port
 from services.standalone.adapters.public_api import PublicApi
 from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.app import open_stack
+from services.standalone.core.plan import DType, Topology
 from services.standalone.demo.checks import DemoResult, check_all
 from services.standalone.demo.memory import MemoryWatch
 from services.standalone.demo.report import Report, make_report, write_report
@@ -30,14 +31,16 @@ SMALL = {"MINT_LOADER_HOST_CAPACITY": "12"}
 HELDOUT_PROMPTS = {SMOLLM2: 96, TINY: 256}
 
 
-async def run_demo(base: str, *, bases: Path, out: Path, steps: int | None, console: Console) -> Report:
+async def run_demo(
+    base: str, *, bases: Path, out: Path, dtype: DType, steps: int | None, console: Console
+) -> Report:
     """Run the demo and write its report; afterwards the stack and its state are gone, its logs stay."""
     began = time.monotonic()
     state = _fresh_state(out)
     memory = MemoryWatch()
     try:
         async with _cancelled_on_signals(), _watched(memory):
-            result = await _run_on_fresh_stack(base, bases, state, steps=steps, console=console)
+            result = await _run_on_fresh_stack(base, bases, state, dtype=dtype, steps=steps, console=console)
     finally:
         _keep_logs(state, out / "log")
     checks = check_all(result)
@@ -47,7 +50,7 @@ async def run_demo(base: str, *, bases: Path, out: Path, steps: int | None, cons
 
 
 async def _run_on_fresh_stack(
-    base: str, bases: Path, state: StateFolder, *, steps: int | None, console: Console
+    base: str, bases: Path, state: StateFolder, *, dtype: DType, steps: int | None, console: Console
 ) -> DemoResult:
     def say(line: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -55,7 +58,14 @@ async def _run_on_fresh_stack(
     place = await asyncio.to_thread(ensure_base, bases, base, report=say)
     settings = read_standalone_settings({**SMALL, **os.environ})
     parts, progress = PartsView(console), JobView(console)
-    opening = open_stack(state, [place], port=free_port(), settings=settings, observers=(parts,))
+    opening = open_stack(
+        state,
+        [place],
+        port=free_port(),
+        settings=settings,
+        observers=(parts,),
+        topology=Topology(dtype=dtype),
+    )
     async with opening as stack:
         with parts.live():
             await stack.supervisor.all_ready()
