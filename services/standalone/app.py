@@ -130,7 +130,7 @@ async def _plan_stack(
     settings: StandaloneSettings,
     topology: Topology = FULL,
 ) -> Blueprint:
-    ports = _choose_ports(folder, bases, port, topology)
+    ports = _choose_ports(folder, bases, port)
     folder.write_state(StackState(ports=ports, bases=tuple(base.name for base in bases)))
     embedded, addresses = await _embedded(folder, ports, settings)
     services = plan_services(
@@ -151,14 +151,12 @@ async def _plan_stack(
     )
 
 
-def _choose_ports(
-    folder: StateFolder, bases: Sequence[BaseAt], port: int | None, topology: Topology
-) -> dict[str, int]:
+def _choose_ports(folder: StateFolder, bases: Sequence[BaseAt], port: int | None) -> dict[str, int]:
     remembered = folder.read_state().ports
     gateway = port or remembered.get("gateway", DEFAULT_GATEWAY_PORT)
     if not is_free(gateway):
         raise GatewayPortBusyError(port=gateway, holder=holder(gateway))
-    names = port_names(bases, topology)
+    names = port_names(bases)
     return assign_ports(names, {**remembered, "gateway": gateway}, is_free=is_free, pick=free_port)
 
 

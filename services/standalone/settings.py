@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel
 
 from mint_common.errors import MintError, SettingInvalid
-from mint_common.settings import read_settings
+from mint_common.settings import describe_settings, read_settings
 from services.gateway.settings import GatewaySettings
 from services.loader.settings import LoaderSettings
 from services.registry.settings import RegistrySettings
@@ -20,6 +20,14 @@ READ_BY: Mapping[str, type[BaseModel]] = {
     "rollout": RolloutSettings,
     "gateway": GatewaySettings,
 }
+
+
+def setting_keys(service: str) -> list[str]:
+    """Return the service's own settings as keys of a `mint.yaml`."""
+    prefix = f"MINT_{service.upper()}_"
+    described = describe_settings(_shape_of(service), service)
+    return [one.variable.removeprefix(prefix).lower() for one in described if one.variable.startswith(prefix)]
+
 
 QUIET = {
     "OMP_NUM_THREADS": "1",

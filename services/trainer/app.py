@@ -188,6 +188,7 @@ def _placement(settings: TrainerSettings, process: ProcessRank) -> Placement:
         device=settings.device,
         dtype=settings.dtype,
         checkpointing=settings.checkpointing,
+        memory_share=settings.memory_share,
         process=process,
     )
 

@@ -48,6 +48,12 @@ class TrainerSettings(BaseModel):
         pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$",
         description="cpu, cuda or cuda:N; auto: a GPU where there is one, each of several ranks its own",
     )
+    memory_share: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="of its GPU's memory that a trainer may take, where it shares one with an engine",
+    )
     checkpointing: Checkpointing = Field(
         "auto",
         description="compute layers again in the backward pass: less memory, a quarter more time."

@@ -3,23 +3,29 @@
 import asyncio
 import os
 import signal
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from mint_common.errors import SettingInvalid
 from services.standalone.adapters.bases import TINY, ensure_base, list_bases
+from services.standalone.adapters.stack_file import load_yaml
 from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.app import Stack, open_stack
 from services.standalone.commands.options import DTypeChoice, DTypeOption, FolderOption, state_folder
-from services.standalone.core.plan import BaseAt, Topology
+from services.standalone.core.plan import BaseAt, BasePlan, plan_alike
 from services.standalone.core.refusals import StackRunningError
+from services.standalone.core.stack_file import read_stack_file
 from services.standalone.core.state import DEFAULT_GATEWAY_PORT
-from services.standalone.settings import read_standalone_settings
+from services.standalone.settings import read_standalone_settings, setting_keys
 from services.standalone.views.parts import PartsView
 
 
-def up(
+def up(  # noqa: PLR0917  # typer passes them by name
     base: Annotated[
         list[str] | None,
         typer.Option(
@@ -39,6 +45,16 @@ def up(
         ),
     ] = 1,
     dtype: DTypeOption = DTypeChoice.AUTO,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--file",
+            "-f",
+            metavar="FILE",
+            help="A mint.yaml that says all of it: bases, and devices, dtype and settings of each engine and "
+            "trainer (docs/gpu.md). Instead of --base, --engines and --dtype.",
+        ),
+    ] = None,
     folder: FolderOption = None,
     port: Annotated[
         int | None,
@@ -64,9 +80,25 @@ def up(
     if pid is not None:
         raise StackRunningError(folder=str(state.root), pid=pid)
     state.create()
-    names = base or _usual_bases(state)
-    bases = [ensure_base(state.bases, name, report=console.print) for name in dict.fromkeys(names)]
-    asyncio.run(_serve(state, bases, port, Topology(engines=engines, dtype=dtype.value), console))
+    if file is None:
+        plans = dict.fromkeys(base or _usual_bases(state), plan_alike(engines=engines, dtype=dtype.value))
+        asyncio.run(_serve(state, _places(state, plans, console), port, console))
+        return
+    if base or engines != 1 or dtype is not DTypeChoice.AUTO:
+        raise typer.BadParameter("says all that --base, --engines and --dtype would say", param_hint="--file")
+    raw = load_yaml(file)
+    asked = read_stack_file(raw, settings={name: setting_keys(name) for name in ("loader", "trainer")})
+    try:
+        asyncio.run(_serve(state, _places(state, asked.bases, console), port or asked.port, console))
+    except SettingInvalid as error:
+        raise asked.located(raw, error) from error
+
+
+def _places(state: StateFolder, plans: Mapping[str, BasePlan], console: Console) -> list[BaseAt]:
+    return [
+        replace(ensure_base(state.bases, name, report=console.print), plan=plan)
+        for name, plan in plans.items()
+    ]
 
 
 def _usual_bases(state: StateFolder) -> list[str]:
@@ -74,12 +106,10 @@ def _usual_bases(state: StateFolder) -> list[str]:
     return remembered or [facts.name for _, facts in list_bases(state.bases)] or [TINY]
 
 
-async def _serve(
-    state: StateFolder, bases: list[BaseAt], port: int | None, topology: Topology, console: Console
-) -> None:
+async def _serve(state: StateFolder, bases: list[BaseAt], port: int | None, console: Console) -> None:
     settings = read_standalone_settings(os.environ)
     view = PartsView(console)
-    opening = open_stack(state, bases, port=port, settings=settings, observers=(view,), topology=topology)
+    opening = open_stack(state, bases, port=port, settings=settings, observers=(view,))
     async with opening as stack:
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, stack.supervisor.stop)

@@ -16,20 +16,40 @@ DType = Literal["auto", "float32", "bfloat16"]
 """Of the bases' weights in trainers and engines; auto leaves that to their own settings."""
 
 
+PartEnv = Mapping[str, str]
+"""Variables of a part beyond those that every part of its kind has."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BasePlan:
+    """A base's engines, one at least, and its trainer."""
+
+    engines: tuple[PartEnv, ...] = ({},)
+    trainer: PartEnv = field(default_factory=dict)
+
+
+def plan_alike(*, engines: int = 1, dtype: DType = "auto") -> BasePlan:
+    """Return a trainer and so many engines, all in one dtype."""
+
+    def env(service: str) -> PartEnv:
+        return {} if dtype == "auto" else {f"MINT_{service}_DTYPE": dtype}
+
+    return BasePlan(engines=(env("LOADER"),) * engines, trainer=env("TRAINER"))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseAt:
-    """A base and the folder that holds it."""
+    """A base, the folder that holds it, and what works on it."""
 
     name: str
     folder: str
+    plan: BasePlan = field(default_factory=BasePlan)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Topology:
-    """How much of a stack runs: engines per base, in which dtype, and which services at all."""
+    """Which services of a stack run at all."""
 
-    engines: int = 1
-    dtype: DType = "auto"
     services: frozenset[str] = frozenset(SERVICES)
 
 
@@ -64,15 +84,19 @@ class ServicePart:
     env: dict[str, str] = field(default_factory=dict)
 
 
-def port_names(bases: Sequence[BaseAt], topology: Topology = FULL) -> tuple[str, ...]:
+def port_names(bases: Sequence[BaseAt]) -> tuple[str, ...]:
     """Return every name that needs a port, the embedded parts' included."""
-    owned = [name for base in bases for name in (f"trainer-{base.name}", *_loaders(base, topology))]
+    owned = [name for base in bases for name in (f"trainer-{base.name}", *_loaders(base))]
     return ("gateway", "postgres", "nats", "registry", "rollout", *owned)
 
 
-def _loaders(base: BaseAt, topology: Topology) -> list[str]:
-    further = [f"loader-{base.name}-{number}" for number in range(2, topology.engines + 1)]
-    return [f"loader-{base.name}", *further]
+def _loaders(base: BaseAt) -> list[str]:
+    return [loader_name(base.name, number) for number in range(len(base.plan.engines))]
+
+
+def loader_name(base: str, number: int) -> str:
+    """Return the name of a base's engine, counted from 0."""
+    return f"loader-{base}-{number + 1}" if number else f"loader-{base}"
 
 
 def plan_services(
@@ -89,7 +113,7 @@ def plan_services(
 
     Raises SettingInvalid for an override of something that the stack decides itself.
     """
-    shared = _shared_environment(bases, addresses, secrets, ports, topology)
+    shared = _shared_environment(bases, addresses, secrets, ports)
     planned = [
         ServicePart(
             part=StackPart(name="registry", needs=addresses.embedded),
@@ -98,9 +122,12 @@ def plan_services(
         )
     ]
     for base in bases:
-        planned += [_trainer(base, ports, topology)]
-        planned += [_loader(name, base, ports, cache_folder, topology) for name in _loaders(base, topology)]
-    loaders = tuple(name for base in bases for name in _loaders(base, topology))
+        planned += [_trainer(base, ports)]
+        planned += [
+            _loader(name, base, env, ports, cache_folder)
+            for name, env in zip(_loaders(base), base.plan.engines, strict=True)
+        ]
+    loaders = tuple(name for base in bases for name in _loaders(base))
     trainers = tuple(f"trainer-{base.name}" for base in bases)
     rollout = StackPart(name="rollout", needs=("registry",))
     planned.append(ServicePart(part=rollout, service="rollout", env=_http("rollout", ports["rollout"])))
@@ -126,28 +153,28 @@ def _gateway(
     return env
 
 
-def _trainer(base: BaseAt, ports: Mapping[str, int], topology: Topology) -> ServicePart:
+def _trainer(base: BaseAt, ports: Mapping[str, int]) -> ServicePart:
     name = f"trainer-{base.name}"
     return ServicePart(
         part=StackPart(name=name, needs=("registry",), ready_seconds=300.0),
         service="trainer",
         env={
+            **base.plan.trainer,
             **_http("trainer", ports[name]),
-            **_dtype("trainer", topology),
             "MINT_TRAINER_BASE_DIR": base.folder,
         },
     )
 
 
 def _loader(
-    name: str, base: BaseAt, ports: Mapping[str, int], cache_folder: str, topology: Topology
+    name: str, base: BaseAt, env: PartEnv, ports: Mapping[str, int], cache_folder: str
 ) -> ServicePart:
     return ServicePart(
         part=StackPart(name=name, needs=("registry",), ready_seconds=600.0, stop_seconds=20.0),
         service="loader",
         env={
+            **env,
             **_http("loader", ports[name]),
-            **_dtype("loader", topology),
             "MINT_LOADER_BASE_DIR": base.folder,
             "MINT_LOADER_ENGINE_ID": f"engine-{name.removeprefix('loader-')}",
             "MINT_LOADER_CACHE_DIR": f"{cache_folder}/{name}",
@@ -160,7 +187,6 @@ def _shared_environment(
     addresses: Addresses,
     secrets: StackSecrets,
     ports: Mapping[str, int],
-    topology: Topology,
 ) -> dict[str, str]:
     def urls(names: Iterable[str]) -> str:
         return ",".join(f"http://127.0.0.1:{ports[name]}" for name in names)
@@ -173,7 +199,7 @@ def _shared_environment(
         "MINT_PEERS_REGISTRY_URL": f"http://127.0.0.1:{ports['registry']}",
         "MINT_PEERS_ROLLOUT_URL": f"http://127.0.0.1:{ports['rollout']}",
         "MINT_PEERS_TRAINER_URLS": urls(f"trainer-{base.name}" for base in bases),
-        "MINT_PEERS_LOADER_URLS": urls(name for base in bases for name in _loaders(base, topology)),
+        "MINT_PEERS_LOADER_URLS": urls(name for base in bases for name in _loaders(base)),
     }
 
 
@@ -185,14 +211,10 @@ def _with_environment(
         if name in planned.env or (
             name in shared and not name.startswith(PASSED_ON) and name not in EXTERNAL
         ):
-            raise SettingInvalid(name=name, problem="`mint up` decides this one itself; unset it")
+            raise SettingInvalid(name=name, problem="`mint up` or its file decides this one; unset it")
     passed = {name: value for name, value in overrides.items() if name.startswith((own, *PASSED_ON))}
     env = {**passed, **shared, **planned.env}
     return ServicePart(part=planned.part, service=planned.service, env=env)
-
-
-def _dtype(service: str, topology: Topology) -> dict[str, str]:
-    return {} if topology.dtype == "auto" else {f"MINT_{service.upper()}_DTYPE": topology.dtype}
 
 
 def _http(service: str, port: int) -> dict[str, str]:

@@ -33,6 +33,12 @@ class FolderUnusableError(MintError):
     code = "folder_unusable"
 
 
+class StackFileInvalidError(MintError):
+    """{file}, line {line}: {field}: {problem}"""
+
+    code = "stack_file_invalid"
+
+
 class SettingsInvalidError(MintError):
     """{count} settings are wrong.\n{problems}"""
 

@@ -7,6 +7,7 @@ import shutil
 import signal
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -16,7 +17,7 @@ from services.standalone.adapters.launch import free_port
 from services.standalone.adapters.public_api import PublicApi
 from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.app import open_stack
-from services.standalone.core.plan import DType, Topology
+from services.standalone.core.plan import DType, plan_alike
 from services.standalone.demo.checks import DemoResult, check_all
 from services.standalone.demo.memory import MemoryWatch
 from services.standalone.demo.report import Report, make_report, write_report
@@ -60,11 +61,10 @@ async def _run_on_fresh_stack(
     parts, progress = PartsView(console), JobView(console)
     opening = open_stack(
         state,
-        [place],
+        [replace(place, plan=plan_alike(dtype=dtype))],
         port=free_port(),
         settings=settings,
         observers=(parts,),
-        topology=Topology(dtype=dtype),
     )
     async with opening as stack:
         with parts.live():

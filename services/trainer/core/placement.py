@@ -19,12 +19,14 @@ class Placement:
     LoRA weights, their gradients and AdamW's moments are float32 whatever the base's ``dtype``, and so are
     the logits. ``checkpointing``: layers are computed again in the backward pass instead of keeping what they
     computed in the forward pass; auto: where the activations of a whole context would not fit the GPU.
+    ``memory_share`` bounds what this process takes of a GPU that others use too.
     """
 
     dtype: BaseDType = "float32"
     device_type: DeviceType = "cpu"
     index: int = 0
     checkpointing: Checkpointing = "auto"
+    memory_share: float | None = None
 
     @property
     def device(self) -> str:

@@ -1,5 +1,7 @@
 """Which services run, and what they are told."""
 
+from dataclasses import replace
+
 import pytest
 
 from mint_common.errors import SettingInvalid
@@ -12,6 +14,7 @@ from services.standalone.core.plan import (
     StackSecrets,
     Topology,
     check_overrides,
+    plan_alike,
     plan_services,
     port_names,
 )
@@ -21,16 +24,20 @@ BASES = (BaseAt(name="tiny", folder="/b/tiny"), BaseAt(name="smollm2", folder="/
 PORTS = {name: 9000 + index for index, name in enumerate(port_names(BASES))}
 
 
-def plan(overrides: dict[str, str] | None = None, topology: Topology = FULL) -> dict[str, ServicePart]:
+def plan(
+    overrides: dict[str, str] | None = None,
+    topology: Topology = FULL,
+    bases: tuple[BaseAt, ...] = BASES,
+) -> dict[str, ServicePart]:
     """Return the planned services of two bases by name."""
     addresses = Addresses(
         postgres_dsn="postgresql://p", nats_url="nats://n", blobs={"MINT_BLOBS_URL": "file:///s"}, embedded=()
     )
     planned = plan_services(
-        BASES,
+        bases,
         addresses,
         StackSecrets(internal_token="t", api_key="tml-k"),
-        ports={name: 9000 + index for index, name in enumerate(port_names(BASES, topology))},
+        ports={name: 9000 + index for index, name in enumerate(port_names(bases))},
         cache_folder="/c",
         overrides=overrides or {},
         topology=topology,
@@ -53,7 +60,7 @@ def test_every_base_has_a_trainer_and_a_loader_of_its_own() -> None:
 
 
 def test_a_base_may_have_several_engines_each_with_a_loader_of_its_own() -> None:
-    planned = plan(topology=Topology(engines=2))
+    planned = plan(bases=tuple(replace(base, plan=plan_alike(engines=2)) for base in BASES))
     first, second = planned["loader-tiny"].env, planned["loader-tiny-2"].env
     assert (first["MINT_LOADER_ENGINE_ID"], second["MINT_LOADER_ENGINE_ID"]) == (
         "engine-tiny",
@@ -62,6 +69,17 @@ def test_a_base_may_have_several_engines_each_with_a_loader_of_its_own() -> None
     assert first["MINT_LOADER_CACHE_DIR"] != second["MINT_LOADER_CACHE_DIR"]
     assert len(planned["gateway"].env["MINT_PEERS_LOADER_URLS"].split(",")) == 4
     assert {"loader-tiny-2", "loader-smollm2-2"} <= set(planned["gateway"].part.needs)
+
+
+def test_a_dtype_is_that_of_the_trainer_and_every_engine() -> None:
+    base = replace(BASES[0], plan=plan_alike(engines=2, dtype="bfloat16"))
+    planned = plan(bases=(base,))
+    for name in ("loader-tiny", "loader-tiny-2"):
+        assert planned[name].env["MINT_LOADER_DTYPE"] == "bfloat16"
+    assert planned["trainer-tiny"].env["MINT_TRAINER_DTYPE"] == "bfloat16"
+    assert not any("DTYPE" in name for one in plan().values() for name in one.env)
+    with pytest.raises(SettingInvalid, match="MINT_TRAINER_DTYPE"):
+        plan({"MINT_TRAINER_DTYPE": "float32"}, bases=(base,))
 
 
 def test_a_stack_may_leave_services_out_and_nothing_waits_for_them() -> None:

@@ -171,7 +171,7 @@ def test_a_gpu_computes_layers_again_where_a_context_would_not_fit(tmp_path: Pat
 
 def test_places_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     def placed(device: str, *, process: ProcessRank = ALONE) -> Placement:
-        return place(device=device, dtype="auto", checkpointing="auto", process=process)
+        return place(device=device, dtype="auto", checkpointing="auto", memory_share=None, process=process)
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert placed("auto") == placed("cpu") == ON_CPU

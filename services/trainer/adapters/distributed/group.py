@@ -139,6 +139,7 @@ class RankGroup:
             "dtype": self._placement.dtype,
             "device-type": self._placement.device_type,
             "checkpointing": self._placement.checkpointing,
+            "memory-share": self._placement.memory_share or 1.0,
             "threads": self._threads,
             "timeout-seconds": self._timeout_seconds,
         }

@@ -20,6 +20,8 @@ from services.trainer.core.ranks import SPLITS_LINES, Sharding
 
 def load_sharded(folder: Path, sharding: Sharding, ranks: Ranks, placement: Placement = ON_CPU) -> Passes:
     """Load a base and keep this rank's part of it. Every rank calls this at the same time."""
+    if placement.memory_share is not None:
+        torch.cuda.set_per_process_memory_fraction(placement.memory_share, ranks.device)
     base = load_base(folder, Placement(dtype=placement.dtype, checkpointing="off"))
     mesh = init_device_mesh(ranks.device.type, (ranks.count,))
     _SHAPES[sharding](base, mesh)

@@ -16,6 +16,7 @@ def place(
     device: str,
     dtype: Literal["auto", BaseDType],
     checkpointing: Checkpointing,
+    memory_share: float | None,
     process: ProcessRank,
 ) -> Placement:
     """Return where the base goes. Raises SettingInvalid for a device that is not there."""
@@ -23,6 +24,9 @@ def place(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu":
         chosen = "float32" if dtype == "auto" else dtype
+        if memory_share is not None:
+            problem = f"{memory_share}: takes no effect on the CPU"
+            raise SettingInvalid(name="MINT_TRAINER_MEMORY_SHARE", problem=problem)
         return Placement(dtype=chosen, checkpointing=checkpointing)
     if not torch.cuda.is_available():
         raise SettingInvalid(name=_DEVICE, problem=f"{device}: torch {torch.__version__} sees no GPU here")
@@ -38,4 +42,5 @@ def place(
         device_type="cuda",
         index=index,
         checkpointing=checkpointing,
+        memory_share=memory_share,
     )

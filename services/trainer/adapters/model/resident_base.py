@@ -87,8 +87,13 @@ class ResidentBase:
 
     @property
     def free_bytes(self) -> int | None:
-        """Return the free memory of the base's GPU, None on the CPU."""
-        return torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else None
+        """Return the memory of the base's GPU that this process may still take, None on the CPU."""
+        if self.device.type != "cuda":
+            return None
+        free, whole = torch.cuda.mem_get_info(self.device)
+        share: float = torch.cuda.get_per_process_memory_fraction(self.device)
+        own: int = torch.cuda.memory_allocated(self.device)
+        return min(int(free), int(share * whole) - own)
 
     @property
     def microbatch_tokens(self) -> int:
@@ -163,6 +168,8 @@ def load_base(folder: Path, placement: Placement = ON_CPU) -> ResidentBase:
     """Load a base folder (Hugging Face files and `mint_base.json`)."""
     facts = read_base_facts(folder)
     disable_progress_bar()
+    if placement.memory_share is not None:
+        torch.cuda.set_per_process_memory_fraction(placement.memory_share, placement.device)
     dtype = getattr(torch, placement.dtype)
     # `dtype=` keeps what a model wants in float32, such as rotary frequencies; `.to(dtype)` would not.
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)

@@ -1,0 +1,56 @@
+"""Reads `mint.yaml` with the line of everything in it."""
+
+from pathlib import Path
+
+import yaml  # type: ignore[import-untyped]
+
+from services.standalone.core import stack_file
+from services.standalone.core.refusals import StackFileInvalidError
+from services.standalone.core.stack_file import RawFile
+
+_MOST_BYTES = 1 << 20
+
+
+def load_yaml(file: Path) -> RawFile:
+    """Return a file's content. Raises StackFileInvalidError when it cannot be read, or says a key twice."""
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise _refusal(file, 1, str(error.strerror or error)) from error
+    if len(data) > _MOST_BYTES:
+        raise _refusal(file, 1, f"has {len(data)} bytes; {_MOST_BYTES} are the most")
+    try:
+        node = yaml.compose(data, Loader=yaml.SafeLoader)
+        lines: dict[stack_file.Path, int] = {}
+        _note(node, (), lines, file)
+        content = yaml.safe_load(data)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        raise _refusal(file, mark.line + 1 if mark else 1, error.problem or str(error)) from error
+    except RecursionError as error:
+        raise _refusal(file, 1, "refers to itself") from error
+    except yaml.YAMLError as error:
+        raise _refusal(file, 1, str(error)) from error
+    return RawFile(name=str(file), content=content, lines=lines)
+
+
+def _note(
+    node: yaml.Node | None, path: stack_file.Path, lines: dict[stack_file.Path, int], file: Path
+) -> None:
+    if node is None:
+        return
+    lines.setdefault(path, node.start_mark.line + 1)
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            inner = (*path, str(key.value))
+            if inner in lines:
+                raise _refusal(file, key.start_mark.line + 1, f"{key.value} is there twice")
+            lines[inner] = key.start_mark.line + 1
+            _note(value, inner, lines, file)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            _note(value, (*path, index), lines, file)
+
+
+def _refusal(file: Path, line: int, problem: str) -> StackFileInvalidError:
+    return StackFileInvalidError(file=str(file), line=line, field="the file", problem=problem)

@@ -1,0 +1,240 @@
+"""`mint.yaml`: which bases a stack has, and where each base's trainer and engines run, in which dtype.
+
+A key of an engine or a trainer is a setting of the loader or the trainer in small letters (docs/settings.md),
+so that everything that can be set can be set there. Beside these there are ``devices``, the GPUs that a part
+sees, and ``count``, how many engines of a kind there are.
+"""
+
+import difflib
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from mint_common.errors import MintError, SettingInvalid
+from services.standalone.core.plan import BasePlan, PartEnv, loader_name
+from services.standalone.core.refusals import StackFileInvalidError
+
+Path = tuple[str | int, ...]
+"""Where a value is in the file: keys and indices from the top."""
+
+MOST_SHARED = 0.95
+"""Of a GPU that several parts share: CUDA itself takes some of it in every process."""
+
+DECIDED = frozenset({"engine_id", "base_dir", "cache_dir", "http_host", "http_port"})
+"""Settings that `mint up` gives every part."""
+
+_SHARES = {"engine": "gpu_memory_utilization", "trainer": "memory_share"}
+_OF_TRAINER, _OF_ENGINE = "trainer", "engines"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawFile:
+    """A file's content, with the line of everything in it."""
+
+    name: str
+    content: object
+    lines: Mapping[Path, int]
+
+    def refuse(self, path: Path, problem: str) -> StackFileInvalidError:
+        """Return the error for a place in the file."""
+        known = path
+        while known not in self.lines and known:
+            known = known[:-1]
+        where = ".".join(map(str, path)) or "the file"
+        line = self.lines.get(known, 1)
+        return StackFileInvalidError(file=self.name, line=line, field=where, problem=problem)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StackFile:
+    """What a file asks for. ``places`` say where in it a part's variable stands: part, variable -> path."""
+
+    bases: Mapping[str, BasePlan]
+    port: int | None
+    places: Mapping[tuple[str, str], Path] = field(default_factory=dict)
+
+    def located(self, raw: RawFile, error: SettingInvalid) -> MintError:
+        """Return what is wrong with a setting, told with its line where it stands in the file."""
+        problem, named = str(error.fields["problem"]), str(error.name).split(", ")
+        found = [path for (_, variable), path in self.places.items() if variable in named]
+        if not found:
+            return error
+        # Several settings that do not go together: the one that is spoken of.
+        return raw.refuse(next((path for path in found if str(path[-1]) in problem), found[0]), problem)
+
+
+def read_stack_file(raw: RawFile, *, settings: Mapping[str, Sequence[str]]) -> StackFile:
+    """Return what a file asks for.
+
+    ``settings`` are the names that the loader and the trainer read. Values are checked by the services' own
+    settings later on. Raises StackFileInvalidError for the first thing that is wrong.
+    """
+    top = _mapping(raw, (), raw.content)
+    _known(raw, (), top, ("bases", "port"))
+    bases = _mapping(raw, ("bases",), top.get("bases"))
+    if not bases:
+        raise raw.refuse(("bases",), "names no base")
+    reader = _Reader(raw, settings)
+    planned = {name: reader.base(name, ("bases", name), value) for name, value in bases.items()}
+    _check_shares(raw, reader.shares)
+    port = top.get("port")
+    if port is not None and not (isinstance(port, int) and not isinstance(port, bool) and 0 < port < 1 << 16):
+        raise raw.refuse(("port",), f"{port!r} is no port")
+    return StackFile(bases=planned, port=port, places=reader.places)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Share:
+    """What a part takes of each of its GPUs, None where it does not say."""
+
+    path: Path
+    kind: str
+    devices: tuple[int, ...]
+    share: float | None
+
+
+class _Reader:
+    """Reads bases one after another, and notes who uses which GPU."""
+
+    def __init__(self, raw: RawFile, settings: Mapping[str, Sequence[str]]) -> None:
+        self._raw = raw
+        self._settings = settings
+        self.shares: list[_Share] = []
+        self.places: dict[tuple[str, str], Path] = {}
+
+    def base(self, name: str, path: Path, value: object) -> BasePlan:
+        entry = _mapping(self._raw, path, {} if value is None else value)
+        _known(self._raw, path, entry, ("dtype", _OF_ENGINE, _OF_TRAINER))
+        shared = {key: entry[key] for key in ("dtype",) if key in entry}
+        engines: list[PartEnv] = []
+        listed = entry.get(_OF_ENGINE, [{}])
+        if not isinstance(listed, list) or not listed:
+            raise self._raw.refuse((*path, _OF_ENGINE), "is a list of engines, one at least")
+        for index, one in enumerate(listed):
+            engines += self._engines(name, (*path, _OF_ENGINE, index), one, shared, len(engines))
+        trainer = self._part("trainer", (*path, _OF_TRAINER), entry.get(_OF_TRAINER), shared)
+        self._note(f"trainer-{name}", (*path, _OF_TRAINER), trainer)
+        return BasePlan(engines=tuple(engines), trainer=trainer)
+
+    def _engines(
+        self, base: str, path: Path, value: object, shared: Mapping[str, object], before: int
+    ) -> list[PartEnv]:
+        entry = dict(_mapping(self._raw, path, {} if value is None else value))
+        count = entry.pop("count", 1)
+        if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= 64:
+            raise self._raw.refuse((*path, "count"), f"{count!r} is no number from 1 to 64")
+        found = []
+        for number in range(before, before + count):
+            found.append(self._part("engine", path, entry, shared))
+            self._note(loader_name(base, number), path, found[-1])
+        return found
+
+    def _note(self, part: str, path: Path, env: PartEnv) -> None:
+        for variable in env:
+            key = variable.split("_", 2)[-1].lower()
+            own = (*path, key)
+            self.places[part, variable] = own if own in self._raw.lines else (*path[:2], key)
+
+    def _part(self, kind: str, path: Path, value: object, shared: Mapping[str, object]) -> PartEnv:
+        entry = dict(_mapping(self._raw, path, {} if value is None else value))
+        devices = self._devices(path, entry)
+        service = "loader" if kind == "engine" else "trainer"
+        entry = {**shared, **entry}
+        own = [key for key in entry if key in DECIDED]
+        if own:
+            raise self._raw.refuse((*path, own[0]), "`mint up` decides this one itself")
+        extra = ("devices", "count") if kind == "engine" else ("devices",)
+        names = [name for name in self._settings[service] if name not in DECIDED]
+        _known(self._raw, path, entry, [*extra, *names])
+        env = {
+            f"MINT_{service.upper()}_{key.upper()}": self._text((*path, key), item)
+            for key, item in entry.items()
+        }
+        if devices is not None:
+            env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, devices))
+            self._check_workers(kind, path, entry, len(devices))
+            share = entry.get(_SHARES[kind])
+            known = float(share) if isinstance(share, int | float) else None
+            self.shares.append(_Share(path=path, kind=kind, devices=devices, share=known))
+        return env
+
+    def _devices(self, path: Path, entry: dict[str, object]) -> tuple[int, ...] | None:
+        devices = entry.pop("devices", None)
+        if devices is None:
+            return None
+        where = (*path, "devices")
+        if not isinstance(devices, list):
+            raise self._raw.refuse(where, "is a list of GPU numbers; an empty one: the CPU")
+        numbers = tuple(
+            one for one in devices if isinstance(one, int) and not isinstance(one, bool) and one >= 0
+        )
+        if len(set(numbers)) != len(devices):
+            raise self._raw.refuse(where, f"{devices!r} has something that is no GPU number, or one twice")
+        return numbers
+
+    def _check_workers(self, kind: str, path: Path, entry: Mapping[str, object], devices: int) -> None:
+        """Raise unless a part with several GPUs says how it spreads over them."""
+        if kind == "engine":
+            parallel = [entry.get(key, 1) for key in ("tensor_parallel", "pipeline_parallel")]
+            workers = 1
+            for one in parallel:
+                workers *= one if isinstance(one, int) else 1
+            told = "tensor_parallel times pipeline_parallel is"
+        else:
+            ranks = entry.get("ranks", 1)
+            workers, told = ranks if isinstance(ranks, int) else 1, "ranks is"
+        if devices and devices != workers:
+            raise self._raw.refuse((*path, "devices"), f"are {devices}, but {told} {workers}")
+
+    def _text(self, path: Path, value: object) -> str:
+        if isinstance(value, bool):
+            return "true" if value else "false"
+        if isinstance(value, str | int | float):
+            return str(value)
+        if isinstance(value, dict):
+            return json.dumps(value)
+        raise self._raw.refuse(path, f"{value!r} is neither text nor a number")
+
+
+def _check_shares(raw: RawFile, shares: Sequence[_Share]) -> None:
+    """Raise where parts that share a GPU do not say how, or take more than there is."""
+    on: dict[int, list[_Share]] = defaultdict(list)
+    for one in shares:
+        for device in one.devices:
+            on[device].append(one)
+    for device, parts in sorted(on.items()):
+        if len(parts) < 2:
+            continue
+        for one in parts:
+            if one.share is None:
+                problem = (
+                    f"GPU {device} is shared by {len(parts)} parts: say what this one takes of it, 0 to 1"
+                )
+                raise raw.refuse((*one.path, _SHARES[one.kind]), problem)
+        total = sum(one.share or 0.0 for one in parts)
+        if total > MOST_SHARED:
+            taken = " + ".join(f"{one.share:g}" for one in parts)
+            problem = f"GPU {device} would be taken {taken} = {total:g} times; {MOST_SHARED} is the most"
+            raise raw.refuse((*parts[-1].path, _SHARES[parts[-1].kind]), problem)
+
+
+def _mapping(raw: RawFile, path: Path, value: object) -> Mapping[str, object]:
+    if not isinstance(value, dict):
+        found = "nothing" if value is None else f"{value!r}"
+        raise raw.refuse(path, f"is to have keys and values, not {found}")
+    for key in value:
+        if not isinstance(key, str):
+            raise raw.refuse((*path, key), f"the key {key!r} is no text")
+    return value
+
+
+def _known(raw: RawFile, path: Path, entry: Mapping[str, object], names: Sequence[str]) -> None:
+    for key in _unknown(entry, names):
+        near = difflib.get_close_matches(key, names, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there is {', '.join(names[:8])}"
+        raise raw.refuse((*path, key), f"is not known; {hint}")
+
+
+def _unknown(entry: Mapping[str, object], names: Sequence[str]) -> Iterator[str]:
+    return (key for key in entry if key not in names)
