@@ -17,7 +17,7 @@ import httpx
 from services.standalone.adapters.launch import free_port
 
 MINT = str(Path(sys.executable).parent / "mint")
-START_SECONDS = 240.0
+START_SECONDS = 600.0
 JOB_SECONDS = 400.0
 
 

@@ -31,7 +31,7 @@ VERSIONS = (
     "0.36.0",
     "0.38.0",
 )
-DRIVE_SECONDS = 300.0
+DRIVE_SECONDS = 900.0
 
 
 def make_environment(name: str, *packages: str, bare: tuple[str, ...] = ()) -> Path:

@@ -75,6 +75,7 @@ async def test_an_add_and_evict_storm_never_mixes_adapters_up(rig: Any) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 async def test_a_long_storm_never_mixes_adapters_up(rig: Any) -> None:
     assert await storm(rig, answers=10_000, adapters=12, at_once=16, seed=2) == 0
 
