@@ -17,7 +17,7 @@ class _Session:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Answer:
+class _SessionList:
     sessions: tuple[_Session, ...]
     held: tuple[Digest, ...] = ()
 
@@ -34,7 +34,7 @@ class TrainerSessions:
         for trainer in self._trainers:
             answer = await trainer.get("/internal/sessions")
             try:
-                told = msgspec.convert(answer, _Answer)
+                told = msgspec.convert(answer, _SessionList)
             except msgspec.ValidationError as error:
                 raise Unavailable(what="a trainer", problem=str(error)) from error
             found.update(told.held)

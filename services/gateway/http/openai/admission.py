@@ -49,8 +49,8 @@ def _model_of(body: bytes) -> str:
         return ""
 
 
-class _Body(msgspec.Struct):
+class _ModelField(msgspec.Struct):
     model: str = ""
 
 
-_BODY = msgspec.json.Decoder(_Body)
+_BODY = msgspec.json.Decoder(_ModelField)
