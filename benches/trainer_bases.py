@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from benches.machine import ROOT
-from services.trainer.adapters.model.base_import import import_smollm2
+from services.standalone.adapters.base_import import import_smollm2
 from services.trainer.adapters.model.resident_base import ResidentBase, load_base
 
 TINY = ROOT / "bases" / "tiny"

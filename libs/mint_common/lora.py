@@ -12,6 +12,16 @@ MAX_SEED = 2**53 - 1
 """Seeds are JSON numbers: the largest integer that every JSON reader keeps exact."""
 
 
+def check_trainable(base: BaseFacts, *, field: str) -> None:
+    """Raise InvalidField, naming where a request has the base, for one that is served and not trained."""
+    if base.quantization:
+        problem = (
+            f"base {base.name} is quantized ({base.quantization}) and only served: train over the model that"
+            " it was made from, or over a copy that `mint base add --dequantize` makes"
+        )
+        raise InvalidField(field=field, problem=problem)
+
+
 def plan_lora(
     base: BaseFacts,
     *,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from fastapi import FastAPI
 
+from mint_common.adapters_format import read_base_facts
 from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.blobs.open import open_blobs
 from mint_common.bus.nats import connect_nats
@@ -15,6 +16,7 @@ from mint_common.client.http import InternalHttp
 from mint_common.client.registry import RegistryClient
 from mint_common.errors import MintError
 from mint_common.events import WaveCompleted
+from mint_common.lora import check_trainable
 from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.dispatch import Dispatcher
 from mint_common.runtime.edge import create_http
@@ -79,6 +81,7 @@ async def open_trainer(settings: TrainerSettings, process: ProcessRank = ALONE) 
     """Connect, load the base and assemble; leaving closes everything in the opposite order."""
     clock = SystemClock()
     placement = _placement(settings, process)
+    check_trainable(read_base_facts(settings.base_dir), field="MINT_TRAINER_BASE_DIR")
     async with AsyncExitStack() as stack:
         pool = await open_pool(settings.postgres.dsn, schema=SCHEMA)
         stack.push_async_callback(pool.close)

@@ -24,6 +24,9 @@ class BaseFacts:
 
     ``norms`` maps modules, and projections of experts (``model.layers.0.mlp.experts.up_proj``, all of them
     together), to the Frobenius norm of the base's own weight; what is not there is not known.
+
+    ``quantization`` names how its weights are stored (``fp8``, ``awq``), "" when they are floats. A quantized
+    base is served, not trained.
     """
 
     name: BaseName
@@ -36,3 +39,4 @@ class BaseFacts:
     max_rank: int
     experts: dict[str, ExpertsFacts] = field(default_factory=dict)
     norms: dict[str, float] = field(default_factory=dict)
+    quantization: str = ""

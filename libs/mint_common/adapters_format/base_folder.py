@@ -1,21 +1,28 @@
 """A base on disk: a HF model folder plus `mint_base.json`, its facts."""
 
-import hashlib
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
 from mint_common.adapters_format.base_facts import BaseFacts, ExpertsFacts
+from mint_common.adapters_format.base_files import (
+    CONFIG,
+    INDEX_FILE,
+    base_files,
+    files_digest,
+    hash_files,
+    weight_files,
+    weight_map,
+)
 from mint_common.adapters_format.base_weights import EXPERT, LINEAR, weight_norms
-from mint_common.adapters_format.manifest import canonical_json
 from mint_common.adapters_format.names import leaf_of
-from mint_common.adapters_format.tensor_file import read_header
+from mint_common.adapters_format.quantization import Quantization, read_quantization
+from mint_common.adapters_format.tensor_file import ITEM_BYTES, TensorEntry, TensorHeader, read_header
 from mint_common.errors import InvalidField, MintError, NotFound
-from mint_common.ids import BaseName, Digest, sha256_digest
+from mint_common.ids import BaseName
 
 BASE_FILE = "mint_base.json"
 Architecture = Literal[
@@ -30,21 +37,6 @@ Architecture = Literal[
 ]
 """Decoders, dense or with experts, whose modules have the names below."""
 
-_INDEX_FILE = "model.safetensors.index.json"
-_SINGLE_FILE = "model.safetensors"
-_TEXT_FILES = (
-    "added_tokens.json",
-    "chat_template.jinja",
-    "config.json",
-    "generation_config.json",
-    "merges.txt",
-    "special_tokens_map.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "vocab.json",
-)
-
 
 def read_base_facts(folder: Path) -> BaseFacts:
     """Return the facts that a base folder states. Raises NotFound or InvalidField."""
@@ -57,18 +49,29 @@ def read_base_facts(folder: Path) -> BaseFacts:
         raise InvalidField(field=str(path), problem=str(error)) from error
 
 
-def describe_base(folder: Path, *, name: str, max_rank: int) -> BaseFacts:
+def describe_base(
+    folder: Path, *, name: str, max_rank: int, hashes: Mapping[str, str] | None = None
+) -> BaseFacts:
     """Compute a base's facts from its config, its weights and the bytes of its files.
 
-    Reads every byte for the digest, and every weight once more for its norm, in bounded memory. Raises
-    NotFound or InvalidField.
+    ``hashes`` are the SHA-256 of its files, where the caller knows them; else every byte is read for them.
+    Every weight is read for its norm, in bounded memory. Raises NotFound or InvalidField.
     """
-    config = _Config.read(folder)
-    weights = _weight_files(folder)
+    config = BaseConfig.read(folder)
+    weights = weight_files(folder)
     modules: dict[str, tuple[int, int]] = {}
     experts: dict[str, _Experts] = {}
-    for tensor, shape in _tensors(folder / file for file in weights):
-        _note(tensor, shape, modules, experts, layers=config.num_hidden_layers)
+    unseen = dict(weight_map(folder))
+    for file in weights:
+        for tensor in _header(folder / file).tensors:
+            if unseen.pop(tensor.name, file) != file:
+                problem = f"{tensor.name} is in {file}, not where {INDEX_FILE} says"
+                raise InvalidField(field=str(folder), problem=problem)
+            _note(tensor, modules, experts, config=config)
+    if unseen:
+        lost, file = next(iter(unseen.items()))
+        problem = f"{file} lacks {lost}, which {INDEX_FILE} names: {len(unseen)} tensors are missing"
+        raise InvalidField(field=str(folder), problem=problem)
     if not modules:
         raise InvalidField(field=str(folder), problem="no linear modules like model.layers.0.mlp.up_proj")
     routed = {name: layer.facts(name) for name, layer in sorted(experts.items())}
@@ -76,7 +79,7 @@ def describe_base(folder: Path, *, name: str, max_rank: int) -> BaseFacts:
     sites = {*modules, *(f"{name}.{leaf}" for name, layer in routed.items() for leaf in layer.projections)}
     return BaseFacts(
         name=BaseName(name),
-        digest=_digest(folder, weights),
+        digest=files_digest(hashes or hash_files(folder, base_files(folder), report=lambda _step: None)),
         architecture=config.architectures[0],
         vocab_size=config.vocab_size,
         max_context=config.max_position_embeddings,
@@ -85,52 +88,45 @@ def describe_base(folder: Path, *, name: str, max_rank: int) -> BaseFacts:
         max_rank=max_rank,
         experts=routed,
         norms=weight_norms((folder / file for file in weights), sites),
+        quantization=config.quantization.method if config.quantization else "",
     )
 
 
-class _Config(msgspec.Struct, frozen=True):
-    """The part of `config.json` that matters here."""
+class BaseConfig(msgspec.Struct, frozen=True):
+    """The part of `config.json` that matters for a base's facts."""
 
     architectures: tuple[Architecture]
     vocab_size: int
     max_position_embeddings: int
     num_hidden_layers: int | None = None
+    quantization: Quantization | None = None
 
     @classmethod
-    def read(cls, folder: Path) -> "_Config":
-        path = folder / "config.json"
+    def read(cls, folder: Path) -> "BaseConfig":
+        """Read a folder's. Raises NotFound or InvalidField."""
+        path = folder / CONFIG
         try:
-            return msgspec.json.decode(path.read_bytes(), type=cls)
+            found = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+            named = found.get("architectures")
+            if isinstance(named, list) and len(named) == 1 and named[0] not in get_args(Architecture):
+                known = ", ".join(get_args(Architecture))
+                raise InvalidField(field=str(path), problem=f"architecture {named[0]!r}; MinT knows {known}")
+            quantization = read_quantization(found, place=str(path))
+            return msgspec.convert({**found, "quantization": quantization}, cls)
         except FileNotFoundError as error:
             raise NotFound(kind="base config", name=str(path)) from error
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise InvalidField(field=str(path), problem=str(error)) from error
 
 
-def _weight_files(folder: Path) -> tuple[str, ...]:
-    index = folder / _INDEX_FILE
-    if not index.exists():
-        return (_SINGLE_FILE,)
+def _header(path: Path) -> TensorHeader:
     try:
-        files = set(json.loads(index.read_bytes())["weight_map"].values())
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise InvalidField(field=str(index), problem="no weight_map") from error
-    if not all(isinstance(file, str) and Path(file).name == file for file in files):
-        raise InvalidField(field=str(index), problem="weight_map names a file outside the folder")
-    return tuple(sorted(files))
-
-
-def _tensors(paths: Iterable[Path]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    for path in paths:
-        try:
-            with path.open("rb") as file:
-                header = read_header(file, size_bytes=path.stat().st_size)
-        except FileNotFoundError as error:
-            raise NotFound(kind="base weights", name=str(path)) from error
-        except MintError as error:
-            raise InvalidField(field=str(path), problem=str(error)) from error
-        for tensor in header.tensors:
-            yield tensor.name, tensor.shape
+        with path.open("rb") as file:
+            return read_header(file, size_bytes=path.stat().st_size)
+    except FileNotFoundError as error:
+        raise NotFound(kind="base weights", name=str(path)) from error
+    except MintError as error:
+        raise InvalidField(field=str(path), problem=str(error)) from error
 
 
 @dataclass
@@ -160,20 +156,21 @@ class _Experts:
 
 
 def _note(
-    name: str,
-    shape: tuple[int, ...],
+    tensor: TensorEntry,
     modules: dict[str, tuple[int, int]],
     experts: dict[str, _Experts],
     *,
-    layers: int | None,
+    config: BaseConfig,
 ) -> None:
     """Record the facts of one tensor of the base.
 
     Layers beyond the config's, for speculation, are left out.
     """
-    match = LINEAR.fullmatch(name) or EXPERT.fullmatch(name)
+    match = LINEAR.fullmatch(tensor.name) or EXPERT.fullmatch(tensor.name)
+    layers = config.num_hidden_layers
     if not match or (layers is not None and int(match["layer"]) >= layers):
         return
+    shape = _shape(tensor, match["form"] or "weight", config.quantization)
     if match.re is LINEAR and len(shape) == 2:
         modules[match[1]] = (shape[1], shape[0])
     elif match.re is EXPERT:
@@ -185,15 +182,16 @@ def _note(
             for projection in halves:
                 layer.add(projection, range(shape[0]), shape[2], shape[1] // len(halves))
         else:
-            raise InvalidField(field=name, problem=f"shape {list(shape)} is not that of an expert")
+            raise InvalidField(field=tensor.name, problem=f"shape {list(shape)} is not that of an expert")
 
 
-def _digest(folder: Path, weights: tuple[str, ...]) -> Digest:
-    names = [*weights, *(name for name in (*_TEXT_FILES, _INDEX_FILE) if (folder / name).exists())]
-    hashes: Mapping[str, str] = {name: _sha256(folder / name) for name in names}
-    return sha256_digest(canonical_json(hashes))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _shape(tensor: TensorEntry, form: str, quantization: Quantization | None) -> tuple[int, ...]:
+    """Return the shape of a weight before it was packed. Raises InvalidField."""
+    if quantization is not None:
+        return quantization.shape(form, tensor.shape)
+    if tensor.dtype not in ITEM_BYTES or form != "weight":
+        problem = (
+            f"is {tensor.dtype} in a base without quantization_config: weights are {', '.join(ITEM_BYTES)}"
+        )
+        raise InvalidField(field=tensor.name, problem=problem)
+    return tensor.shape

@@ -13,11 +13,11 @@ from mint_common.adapters_format.updates import sum_of_squares
 LINEAR = re.compile(
     r"(model\.layers\.(?P<layer>\d+)\."
     r"(?:self_attn\.(?:[qkvo]_proj|q_[ab]_proj|kv_a_proj_with_mqa|kv_b_proj)"
-    r"|mlp\.(?:shared_experts\.)?(?:gate|up|down)_proj))\.weight"
+    r"|mlp\.(?:shared_experts\.)?(?:gate|up|down)_proj))\.(?P<form>weight|qweight|weight_packed)"
 )
 EXPERT = re.compile(
     r"(model\.layers\.(?P<layer>\d+)\.mlp\.experts)\."
-    r"(?:(?P<expert>\d+)\.(?P<projection>gate_proj|up_proj|down_proj)\.weight"
+    r"(?:(?P<expert>\d+)\.(?P<projection>gate_proj|up_proj|down_proj)\.(?P<form>weight|qweight|weight_packed)"
     r"|(?P<fused>gate_up_proj|down_proj)(?:\.weight)?)"
 )
 
@@ -25,7 +25,7 @@ EXPERT = re.compile(
 def weight_norms(paths: Iterable[Path], sites: Collection[str]) -> dict[str, float]:
     """Return the Frobenius norm of the weight of each site, all experts of one together, to six digits.
 
-    Weights of a dtype that says nothing without its scales (fp8) are left out. Raises AdapterInvalid.
+    Weights that say nothing without their scales (fp8, packed words) are left out. Raises AdapterInvalid.
     """
     squares: dict[str, float] = defaultdict(float)
     for path in paths:

@@ -41,6 +41,7 @@ class BaseBody(Body):
     max_rank: Annotated[int, Field(ge=1)]
     experts: Annotated[dict[ModuleName, ExpertsBody], Field(default_factory=dict)]
     norms: Annotated[dict[ModuleName, Annotated[float, Field(ge=0)]], Field(default_factory=dict)]
+    quantization: Annotated[str, StringConstraints(max_length=40)] = ""
 
     def to_facts(self) -> BaseFacts:
         """Return the record."""
@@ -58,6 +59,7 @@ class BaseBody(Body):
                 for name, layer in self.experts.items()
             },
             norms=self.norms,
+            quantization=self.quantization,
         )
 
 

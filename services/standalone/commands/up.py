@@ -29,10 +29,10 @@ def up(  # noqa: PLR0917  # typer passes them by name
     base: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME",
-            help="A base to serve and train: one added with `mint base add`, or tiny or smollm2, which are "
-            "added by themselves. Repeat it for several. Default: the bases of the last start, else all of "
-            "the state folder, else tiny.",
+            metavar="BASE",
+            help="A base to serve and train: one added with `mint base add`; or tiny, smollm2, the path of a "
+            "folder, or a hub's ORG/NAME, which are added by themselves. Repeat it for several. Default: the "
+            "bases of the last start, else all of the state folder, else tiny.",
         ),
     ] = None,
     engines: Annotated[

@@ -39,11 +39,12 @@ def plan_alike(*, engines: int = 1, dtype: DType = "auto") -> BasePlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseAt:
-    """A base, the folder that holds it, and what works on it."""
+    """A base, the folder that holds it, and what works on it; a quantized one is served and not trained."""
 
     name: str
     folder: str
     plan: BasePlan = field(default_factory=BasePlan)
+    trainable: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,8 +87,12 @@ class ServicePart:
 
 def port_names(bases: Sequence[BaseAt]) -> tuple[str, ...]:
     """Return every name that needs a port, the embedded parts' included."""
-    owned = [name for base in bases for name in (f"trainer-{base.name}", *_loaders(base))]
+    owned = [name for base in bases for name in (*_trainers(base), *_loaders(base))]
     return ("gateway", "postgres", "nats", "registry", "rollout", *owned)
+
+
+def _trainers(base: BaseAt) -> list[str]:
+    return [f"trainer-{base.name}"] if base.trainable else []
 
 
 def _loaders(base: BaseAt) -> list[str]:
@@ -122,13 +127,14 @@ def plan_services(
         )
     ]
     for base in bases:
-        planned += [_trainer(base, ports)]
+        _check_trainer(base)
+        planned += [_trainer(name, base, ports) for name in _trainers(base)]
         planned += [
             _loader(name, base, env, ports, cache_folder)
             for name, env in zip(_loaders(base), base.plan.engines, strict=True)
         ]
     loaders = tuple(name for base in bases for name in _loaders(base))
-    trainers = tuple(f"trainer-{base.name}" for base in bases)
+    trainers = tuple(name for base in bases for name in _trainers(base))
     rollout = StackPart(name="rollout", needs=("registry",))
     planned.append(ServicePart(part=rollout, service="rollout", env=_http("rollout", ports["rollout"])))
     gateway = StackPart(name="gateway", needs=("registry", "rollout", *trainers, *loaders))
@@ -153,8 +159,15 @@ def _gateway(
     return env
 
 
-def _trainer(base: BaseAt, ports: Mapping[str, int]) -> ServicePart:
-    name = f"trainer-{base.name}"
+def _check_trainer(base: BaseAt) -> None:
+    """Raise SettingInvalid for settings of a trainer that a quantized base does not get."""
+    lost = [variable for variable in base.plan.trainer if variable != "MINT_TRAINER_DTYPE"]
+    if lost and not base.trainable:
+        problem = f"the base {base.name} is quantized, so it is served and has no trainer"
+        raise SettingInvalid(name=lost[0], problem=problem)
+
+
+def _trainer(name: str, base: BaseAt, ports: Mapping[str, int]) -> ServicePart:
     return ServicePart(
         part=StackPart(name=name, needs=("registry",), ready_seconds=300.0),
         service="trainer",
@@ -198,7 +211,7 @@ def _shared_environment(
         "MINT_INTERNAL_TOKEN": secrets.internal_token,
         "MINT_PEERS_REGISTRY_URL": f"http://127.0.0.1:{ports['registry']}",
         "MINT_PEERS_ROLLOUT_URL": f"http://127.0.0.1:{ports['rollout']}",
-        "MINT_PEERS_TRAINER_URLS": urls(f"trainer-{base.name}" for base in bases),
+        "MINT_PEERS_TRAINER_URLS": urls(name for base in bases for name in _trainers(base)),
         "MINT_PEERS_LOADER_URLS": urls(name for base in bases for name in _loaders(base)),
     }
 

@@ -55,3 +55,33 @@ class BaseMissingError(MintError):
     """No base {name!r} in {folder}, which has {known}: `mint base add tiny|smollm2|PATH`, or --dir."""
 
     code = "base_missing"
+
+
+class BaseNameTakenError(MintError):
+    """The name {name!r} is taken by another base, {found}; this one is {expected}. Choose another --name."""
+
+    code = "base_name_taken"
+
+
+class BaseInUseError(MintError):
+    """A stack runs with the base {name!r}. Stop it with `mint down --dir {folder}` first."""
+
+    code = "base_in_use"
+
+
+class HubRefusedError(MintError):
+    """{repo} of {endpoint}: {problem}."""
+
+    code = "hub_refused"
+
+
+class HubUnreachableError(MintError):
+    """The download from {endpoint} broke ({problem}). What is complete is kept: try again."""
+
+    code = "hub_unreachable"
+
+
+class NoRoomError(MintError):
+    """{what} needs {need}, and {place} has {free}. {advice}"""
+
+    code = "no_room"

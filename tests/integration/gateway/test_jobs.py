@@ -2,10 +2,16 @@
 
 import asyncio
 import time
+from dataclasses import replace
 
 import asyncpg
 import httpx
 import pytest
+
+from mint_common.client.http import InternalHttp
+from mint_common.client.registry import RegistryClient
+from mint_common.ids import BaseName
+from tests.integration.gateway.conftest import TOKEN
 
 pytestmark = pytest.mark.integration
 
@@ -152,6 +158,28 @@ def test_a_bad_job_is_refused_by_field_and_nothing_is_created(mint, stack, chang
     refused = mint.post("/jobs", json={**JOB, **change})
     assert (refused.status_code, refused.json()["error"]["field"]) == (422, field)
     assert _count(stack) == before
+
+
+async def _serve_quantized(stack) -> None:
+    async with InternalHttp(stack.registry_url, token=TOKEN) as http:
+        registry = RegistryClient(http)
+        facts = replace(stack.facts, name=BaseName("eighth"), quantization="fp8")
+        assert await registry.put_base(facts) == facts
+        await registry.create_policy(stack.tenant_id, name="served", base=facts.name, rank=2, alpha=4, seed=0)
+
+
+def test_training_over_a_quantized_base_is_refused_and_says_what_to_do(stack, mint):
+    asyncio.run(_serve_quantized(stack))
+    assert mint.get("/bases/eighth").json()["quantization"] == "fp8"
+    refused = mint.post("/jobs", json={**JOB, "policy": "served"})
+    assert (refused.status_code, refused.json()["error"]["field"]) == (422, "policy")
+    assert "mint base add --dequantize" in refused.json()["error"]["message"]
+    with httpx.Client(base_url=stack.url, headers={"X-Api-Key": stack.key}, timeout=30) as tinker:
+        session = tinker.post("/api/v1/create_session", json={"tags": [], "sdk_version": "0.38.0"}).json()
+        wish = {"session_id": session["session_id"], "model_seq_id": 0, "base_model": "eighth"}
+        run = tinker.post("/api/v1/create_model", json={**wish, "lora_config": {"rank": 2}})
+    assert run.status_code == 422, run.text
+    assert "base eighth is quantized (fp8) and only served" in run.text
 
 
 def test_not_a_number_is_refused(mint):

@@ -54,6 +54,12 @@ def make_base(folder: Path, architecture: str, *, sharded: bool = False) -> Path
     return folder
 
 
+def set_config(folder: Path, **changes: object) -> None:
+    """Change fields of a base's config."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+
+
 @pytest.mark.parametrize("architecture", ["LlamaForCausalLM", "Qwen3ForCausalLM"])
 @pytest.mark.parametrize("sharded", [False, True])
 def test_dense_base_is_described_from_headers(tmp_path: Path, architecture: str, sharded: bool) -> None:
@@ -112,6 +118,55 @@ def test_index_cannot_lead_outside_the_folder(tmp_path: Path) -> None:
     folder = make_base(tmp_path / "base", "LlamaForCausalLM", sharded=True)
     (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../secret.safetensors"}}')
     with pytest.raises(InvalidField, match="outside the folder"):
+        describe_base(folder, name="pebble", max_rank=8)
+
+
+def test_a_tensor_that_is_not_where_the_index_says_is_named(tmp_path: Path) -> None:
+    folder = make_base(tmp_path, "LlamaForCausalLM", sharded=True)
+    index = folder / "model.safetensors.index.json"
+    said = json.loads(index.read_text())["weight_map"]
+    first, second = sorted(set(said.values()))
+    index.write_text(json.dumps({"weight_map": {**said, "model.norm.weight": first}}))
+    with pytest.raises(InvalidField, match=rf"{first} lacks model\.norm\.weight"):
+        describe_base(folder, name="pebble", max_rank=8)
+    index.write_text(json.dumps({"weight_map": {**said, "lm_head.weight": first}}))
+    with pytest.raises(InvalidField, match=rf"lm_head\.weight is in {second}, not where"):
+        describe_base(folder, name="pebble", max_rank=8)
+
+
+INT4 = {"config_groups": {"group_0": {"weights": {"num_bits": 4}}}}
+
+
+@pytest.mark.parametrize(
+    ("stated", "form", "stored", "dtype"),
+    [
+        ({"quant_method": "fp8"}, "weight", (24, 64), "uint8"),
+        ({"quant_method": "awq", "bits": 4}, "qweight", (64, 3), "int32"),
+        ({"quant_method": "gptq", "bits": 4}, "qweight", (8, 24), "int32"),
+        ({"quant_method": "gptq", "bits": 3}, "qweight", (6, 24), "int32"),
+        ({"quant_method": "compressed-tensors", **INT4}, "weight_packed", (24, 8), "int32"),
+    ],
+)
+def test_packed_weights_have_the_shape_that_they_stand_for(
+    tmp_path: Path, stated: dict[str, object], form: str, stored: tuple[int, int], dtype: str
+) -> None:
+    folder = make_base(tmp_path, "LlamaForCausalLM")
+    name = "model.layers.0.self_attn.q_proj"
+    save_file({f"{name}.{form}": np.zeros(stored, dtype)}, folder / "model.safetensors")
+    set_config(folder, quantization_config=stated)
+    facts = describe_base(folder, name="pebble", max_rank=8)
+    assert facts.modules == {name: (64, 24)}
+    assert facts.quantization == stated["quant_method"]
+    assert facts.norms == {}
+
+
+def test_a_quantization_that_is_not_known_is_refused_by_name(tmp_path: Path) -> None:
+    folder = make_base(tmp_path, "LlamaForCausalLM")
+    set_config(folder, quantization_config={"quant_method": "bitsandbytes"})
+    with pytest.raises(InvalidField, match="quantized by bitsandbytes; MinT serves awq"):
+        describe_base(folder, name="pebble", max_rank=8)
+    set_config(folder, quantization_config={"quant_method": "gptq", "bits": "four"})
+    with pytest.raises(InvalidField, match="'four' bits"):
         describe_base(folder, name="pebble", max_rank=8)
 
 
@@ -217,5 +272,8 @@ def test_norm_of_weights_that_need_scales_is_left_out(tmp_path: Path) -> None:
     name = "model.layers.0.self_attn.q_proj"
     tensors[f"{name}.weight"] = np.zeros(tensors[f"{name}.weight"].shape, np.uint8)
     save_file(tensors, path)
+    with pytest.raises(InvalidField, match="is U8 in a base without quantization_config"):
+        describe_base(folder, name="pebble", max_rank=8)
+    set_config(folder, quantization_config={"quant_method": "fp8"})
     facts = describe_base(folder, name="pebble", max_rank=8)
     assert facts.norms.keys() == facts.modules.keys() - {name}

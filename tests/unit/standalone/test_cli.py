@@ -19,11 +19,14 @@ from services.standalone.adapters.bases import ensure_base, tiny_folder
 from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.cli import app, main, refuse
 from services.standalone.core.refusals import (
+    BaseInUseError,
     BaseMissingError,
+    BaseNameTakenError,
     FolderUnusableError,
     StackNotRunningError,
     StackRunningError,
 )
+from services.standalone.core.state import StackState
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "cli"
 
@@ -121,7 +124,7 @@ def test_a_base_that_a_stack_needs_is_added_by_itself(tmp_path: Path) -> None:
     [
         (("base", "add", "tiny", "--name", "No Such"), "does not match"),
         (("base", "add", "tiny", "--name", "tiny-0.5b"), "does not match"),
-        (("base", "add", "/nowhere"), "neither a folder nor one of tiny, smollm2"),
+        (("base", "add", "/nowhere"), "neither a folder, nor one of tiny, smollm2, nor a model of a hub"),
     ],
 )
 def test_a_base_that_cannot_be_added_is_refused(
@@ -134,12 +137,41 @@ def test_a_base_that_cannot_be_added_is_refused(
 def test_a_folder_that_is_no_base_is_refused_naming_what_is_missing(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     error = refusal("base", "add", str(tmp_path), "--name", "x", "--dir", str(tmp_path / "state"))
-    assert "tokenizer.json, *.safetensors missing" in str(error)
+    assert "tokenizer.json, model.safetensors missing" in str(error)
 
 
 def test_a_base_is_never_replaced(tmp_path: Path) -> None:
     run("base", "add", "tiny", "--dir", str(tmp_path))
-    assert "exists already" in str(refusal("base", "add", "tiny", "--dir", str(tmp_path)))
+    assert "is there already" in run("base", "add", "tiny", "--dir", str(tmp_path))
+    other_rank = refusal("base", "add", "tiny", "--max-rank", "8", "--dir", str(tmp_path))
+    assert "A base with --max-rank 16 named 'tiny' exists already" in str(other_rank)
+    shutil.copytree(tiny_folder(), tmp_path / "other")
+    (tmp_path / "other/generation_config.json").write_text("{}")
+    error = refusal("base", "add", str(tmp_path / "other"), "--name", "tiny", "--dir", str(tmp_path))
+    assert isinstance(error, BaseNameTakenError)
+    assert "Choose another --name" in str(error)
+
+
+def test_a_base_is_shown_with_what_it_needs_and_removed(tmp_path: Path) -> None:
+    run("base", "add", "tiny", "--name", "mine", "--dir", str(tmp_path))
+    shown = run("base", "show", "mine", "--dir", str(tmp_path))
+    assert "477 k parameters stored in float32" in shown
+    assert f"source\t{tiny_folder()}" in shown
+    with StateFolder(root=tmp_path).taken():
+        StateFolder(root=tmp_path).write_state(StackState(ports={}, bases=("mine",)))
+        assert isinstance(refusal("base", "remove", "mine", "--dir", str(tmp_path)), BaseInUseError)
+    assert run("base", "remove", "mine", "--dir", str(tmp_path)) == "removed mine\n"
+    assert list((tmp_path / "bases").iterdir()) == []
+    for command in ("show", "remove"):
+        assert isinstance(refusal("base", command, "mine", "--dir", str(tmp_path)), BaseMissingError)
+        assert isinstance(refusal("base", command, "../bases", "--dir", str(tmp_path)), BaseMissingError)
+
+
+def test_up_takes_the_path_of_a_folder_and_adds_it_once(tmp_path: Path) -> None:
+    shutil.copytree(tiny_folder(), tmp_path / "Tiny-2.5")
+    added = ensure_base(tmp_path / "bases", str(tmp_path / "Tiny-2.5"), report=lambda _step: None)
+    assert (added.name, added.trainable) == ("tiny-2-5", True)
+    assert ensure_base(tmp_path / "bases", str(tmp_path / "Tiny-2.5"), report=lambda _step: None) == added
 
 
 def test_up_with_an_unknown_base_names_those_that_can_be_had(tmp_path: Path) -> None:

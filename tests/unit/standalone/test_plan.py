@@ -10,6 +10,7 @@ from services.standalone.core.plan import (
     FULL,
     Addresses,
     BaseAt,
+    BasePlan,
     ServicePart,
     StackSecrets,
     Topology,
@@ -57,6 +58,18 @@ def test_every_base_has_a_trainer_and_a_loader_of_its_own() -> None:
         *("registry", "rollout", "gateway"),
         *("trainer-tiny", "loader-tiny", "trainer-smollm2", "loader-smollm2"),
     }
+
+
+def test_a_quantized_base_has_a_loader_and_no_trainer() -> None:
+    bases = (BASES[0], BaseAt(name="fp8", folder="/b/fp8", trainable=False))
+    planned = plan(bases=bases)
+    assert {"trainer-tiny", "loader-tiny", "loader-fp8"} < set(planned)
+    assert "trainer-fp8" not in planned
+    assert planned["gateway"].env["MINT_PEERS_TRAINER_URLS"].count("http") == 1
+    assert "trainer-fp8" not in planned["gateway"].part.needs
+    with_settings = replace(bases[1], plan=BasePlan(trainer={"MINT_TRAINER_THREADS": "2"}))
+    with pytest.raises(SettingInvalid, match=r"MINT_TRAINER_THREADS: the base fp8 is quantized"):
+        plan(bases=(with_settings,))
 
 
 def test_a_base_may_have_several_engines_each_with_a_loader_of_its_own() -> None:

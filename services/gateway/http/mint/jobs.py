@@ -13,6 +13,7 @@ from mint_common.client.http import named
 from mint_common.errors import MintError, NotFound, Unavailable
 from mint_common.events import JobSpec, JobSubmitted
 from mint_common.ids import JobId, derive_id, new_id
+from mint_common.lora import check_trainable
 from services.gateway.core.json_types import JsonObject
 from services.gateway.core.mint.job_warnings import TaskLengths, job_warnings, task_change_warnings
 from services.gateway.core.mint.jobs import JobRequest, plan_job
@@ -44,6 +45,7 @@ async def submit_job(
     policy = await gateway.registry.get_policy(caller.tenant_id, body.policy)
     task = await gateway.rollout.task(body.task)
     base = await gateway.registry.get_base(policy.base)
+    check_trainable(base, field="policy")
     spec = plan_job(body, defaults=task_defaults(task), max_context=base.max_context)
     event = JobSubmitted(
         tenant_id=caller.tenant_id,

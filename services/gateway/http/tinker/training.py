@@ -5,6 +5,7 @@ from fastapi import APIRouter, Request, Response
 from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.errors import InvalidField
 from mint_common.ids import BaseName
+from mint_common.lora import check_trainable
 from mint_common.training import Close, Open
 from services.gateway.core.tinker.distillation import ReverseKlBody, distill_seq, plan_distill
 from services.gateway.core.tinker.ids import MAX_SEQ, parse_path
@@ -37,6 +38,7 @@ async def create_model(body: BodyDep, caller: TrainCaller, gateway: GatewayDep) 
     seq = check_model_seq(wish.model_seq_id)
     session = await gateway.tinker.session(wish.session_id, caller.tenant_id)
     base = await _find_base(gateway, wish.base_model)
+    check_trainable(base, field="base_model")
     lora = lora_of(wish.lora_config, base, model_id=f"{session.session_id}:train:{seq}")
     run = await open_run(
         gateway,

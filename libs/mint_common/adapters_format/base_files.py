@@ -1,0 +1,89 @@
+"""The files that a base is made of, and the digest over them."""
+
+import hashlib
+import json
+from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
+
+from mint_common.adapters_format.manifest import canonical_json
+from mint_common.errors import InvalidField, NotFound
+from mint_common.ids import Digest, sha256_digest
+
+CONFIG = "config.json"
+INDEX_FILE = "model.safetensors.index.json"
+SINGLE_FILE = "model.safetensors"
+TEXT_FILES = (
+    "added_tokens.json",
+    "chat_template.jinja",
+    CONFIG,
+    "generation_config.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+)
+NEEDED = (CONFIG, "tokenizer.json")
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+
+
+def weight_map(folder: Path) -> Mapping[str, str]:
+    """Return which file each tensor of a sharded base is in; empty without an index. Raises InvalidField."""
+    index = folder / INDEX_FILE
+    if not index.exists():
+        return {}
+    try:
+        files: dict[str, str] = json.loads(index.read_bytes())["weight_map"]
+        values = set(files.values())
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise InvalidField(field=str(index), problem="no weight_map") from error
+    if not all(isinstance(file, str) and Path(file).name == file for file in values):
+        raise InvalidField(field=str(index), problem="weight_map names a file outside the folder")
+    return files
+
+
+def weight_files(folder: Path) -> tuple[str, ...]:
+    """Return the files that hold a base's weights, there or not. Raises InvalidField."""
+    return tuple(sorted(set(weight_map(folder).values()))) or (SINGLE_FILE,)
+
+
+def check_complete(place: str, weights: Collection[str], present: Collection[str]) -> None:
+    """Raise InvalidField, naming the place, unless every file of a base is among those present."""
+    missing = [file for file in (*NEEDED, *weights) if file not in present]
+    if not missing:
+        return
+    pickles = sorted(file for file in present if file.endswith(_PICKLES) and file != "training_args.bin")
+    if pickles and not any(file.endswith(".safetensors") for file in present):
+        problem = (
+            f"its weights are pickles ({pickles[0]}), which can run code when they are read: MinT takes"
+            " safetensors only. Take a revision that has them, or save the model again with save_pretrained"
+        )
+        raise InvalidField(field=place, problem=problem)
+    named = f", which {INDEX_FILE} names" if weights != (SINGLE_FILE,) and missing[0] in weights else ""
+    shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+    raise InvalidField(field=place, problem=f"is no base: {shown} missing{named}")
+
+
+def base_files(folder: Path) -> tuple[str, ...]:
+    """Return the files of a folder that a base is made of: its weights and the text files that are there."""
+    return (*weight_files(folder), *(name for name in (*TEXT_FILES, INDEX_FILE) if (folder / name).exists()))
+
+
+def hash_files(folder: Path, names: Iterable[str], *, report: Callable[[str], None]) -> dict[str, str]:
+    """Return the SHA-256 of each file, telling of each file of weights. Raises NotFound."""
+    hashes: dict[str, str] = {}
+    for name in names:
+        if name.endswith(".safetensors"):
+            report(f"hashing {name}")
+        try:
+            with (folder / name).open("rb") as file:
+                hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
+        except FileNotFoundError as error:
+            raise NotFound(kind="base file", name=str(folder / name)) from error
+    return hashes
+
+
+def files_digest(hashes: Mapping[str, str]) -> Digest:
+    """Return the digest of a base whose files have these hashes."""
+    return sha256_digest(canonical_json(hashes))

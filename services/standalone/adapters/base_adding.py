@@ -1,0 +1,162 @@
+"""Adds a base to a state folder: from a folder of Hugging Face files, or a model of a hub.
+
+Whatever names, sizes and the config tell of what is wrong is found before anything large is downloaded, read
+or written.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+import psutil
+
+from mint_common.adapters_format import BaseFacts
+from mint_common.adapters_format.base_files import (
+    CONFIG,
+    INDEX_FILE,
+    SINGLE_FILE,
+    TEXT_FILES,
+    check_complete,
+    files_digest,
+    hash_files,
+    weight_files,
+)
+from mint_common.adapters_format.base_folder import BaseConfig
+from mint_common.errors import AlreadyExists, InvalidField
+from services.standalone.adapters.base_import import (
+    DEQUANTIZED,
+    Report,
+    check_room,
+    dequantize_folder,
+    find_same,
+    import_folder,
+    make_base,
+)
+from services.standalone.adapters.hub import HubModel, cache_folder, fetch, find_model
+from services.standalone.core.base_sources import HubSource
+from services.standalone.core.model_shape import ModelShape, read_shape
+from services.standalone.core.refusals import NoRoomError
+from services.standalone.core.sizing import needs_of, shown_bytes, told_facts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What a user wants made of a source: a base of that name in the folder ``target``."""
+
+    origin: str
+    target: Path
+    name: str
+    max_rank: int
+    dequantize: bool
+    report: Report
+
+
+def add_folder(source: Path, wish: Wish) -> BaseFacts:
+    """Take over a folder, telling first what it is."""
+    check_complete(str(source), weight_files(source), {path.name for path in source.iterdir()})
+    _tell(source, wish)
+    return _add(source, wish, known={})
+
+
+def add_from_hub(source: HubSource, wish: Wish) -> BaseFacts:
+    """Download what a base needs of a model and take it over, telling first what it is."""
+    model = find_model(source)
+    wish = replace(wish, origin=f"{source.repo}@{model.commit}")
+    wish.report(f"{source.repo}, {source.revision}, is at commit {model.commit}")
+    place = f"{source.repo}@{model.commit[:12]}"
+    texts = [name for name in (*TEXT_FILES, INDEX_FILE) if name in model.files]
+    check_complete(place, () if INDEX_FILE in texts else (SINGLE_FILE,), model.files)
+    snapshot = fetch(model, texts, report=wish.report)
+    weights = weight_files(snapshot)
+    check_complete(place, weights, model.files)
+    _tell(snapshot, wish)
+    known = {name: model.files[name].sha256 for name in weights if model.files[name].sha256}
+    present = None
+    if len(known) == len(weights) and not wish.dequantize:
+        digest = files_digest({**known, **hash_files(snapshot, texts, report=wish.report)})
+        present = find_same(wish.target, digest, name=wish.name, max_rank=wish.max_rank)
+    if present is None:
+        _fetch_weights(model, weights, wish.report)
+    return present or _add(snapshot, wish, known=known)
+
+
+def _fetch_weights(model: HubModel, weights: tuple[str, ...], report: Report) -> None:
+    size, missing = sum(model.files[name].size_bytes for name in weights), model.missing_bytes(weights)
+    report(
+        f"weights: {shown_bytes(size)} in {len(weights)} files, {shown_bytes(missing)} of it to be downloaded"
+        f" to {cache_folder()}"
+    )
+    check_room("The download", missing, cache_folder())
+    fetch(model, weights, report=report)
+
+
+def _add(source: Path, wish: Wish, *, known: Mapping[str, str]) -> BaseFacts:
+    if not wish.dequantize:
+        return import_folder(
+            source,
+            wish.target,
+            name=wish.name,
+            max_rank=wish.max_rank,
+            report=wish.report,
+            origin=wish.origin,
+            known=known,
+        )
+
+    def fill(folder: Path) -> None:
+        dequantize_folder(source, folder, report=wish.report)
+
+    return make_base(
+        wish.target,
+        fill,
+        name=wish.name,
+        max_rank=wish.max_rank,
+        report=wish.report,
+        origin=f"{wish.origin}, expanded to bfloat16",
+    )
+
+
+def _tell(source: Path, wish: Wish) -> None:
+    """Report what a model is and needs. Raises what is wrong with its config, or with the wish for it."""
+    quantization = BaseConfig.read(source).quantization
+    shape = shape_of_folder(source)
+    method = quantization.method if quantization else ""
+    for about, told in told_facts(shape, quantization=method, max_rank=wish.max_rank).items():
+        wish.report(f"{about}: {told}")
+    if wish.dequantize:
+        _check_dequantizing(shape, method, wish)
+    elif method:
+        wish.report(f"quantized ({method}): served where vLLM serves it, and not trained; see --dequantize")
+
+
+def _check_dequantizing(shape: ModelShape, method: str, wish: Wish) -> None:
+    if not method:
+        raise InvalidField(field="--dequantize", problem="the base is not quantized")
+    if method not in DEQUANTIZED:
+        problem = (
+            f"{method} cannot be expanded on a CPU, only {' and '.join(DEQUANTIZED)} can: add the model that"
+            " it was made from instead"
+        )
+        raise InvalidField(field="--dequantize", problem=problem)
+    if wish.target.exists():
+        raise AlreadyExists(kind="base", name=wish.name)
+    need, free = needs_of(shape, dtype="bfloat16", max_rank=1).weights, psutil.virtual_memory().available
+    if need > free:
+        raise NoRoomError(
+            what="Expanding the weights to bfloat16",
+            need=f"{shown_bytes(need)} of memory",
+            place="this machine",
+            free=f"{shown_bytes(free)} available",
+            advice="Do it on a machine with more, or add the model that it was made from.",
+        )
+    check_room("The copy in bfloat16", need, wish.target.parent)
+
+
+def shape_of_folder(folder: Path) -> ModelShape:
+    """Return the shape that a folder's config describes. Raises InvalidField or, without one, OSError."""
+    path = folder / CONFIG if folder.is_dir() else folder
+    try:
+        config = msgspec.json.decode(path.read_bytes(), type=dict[str, object])
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidField(field=str(path), problem=str(error)) from error
+    return read_shape(config, place=str(path))

@@ -1,0 +1,66 @@
+"""How many bytes a base takes in an engine and in a trainer."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from services.standalone.core.model_shape import ModelShape
+
+ITEM_BYTES: Mapping[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
+RESIDENT_BYTES, HOST_BYTES = 16, 12
+"""A LoRA parameter that is trained: float32 weight and two moments; where it is stepped, a gradient too."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """Bytes of a base in one dtype: of its weights, and of each thing that an engine or a trainer adds."""
+
+    weights: int
+    kv_token: int
+    slot: int
+    resident_policy: int
+    host_policy: int
+
+
+def needs_of(shape: ModelShape, *, dtype: str, max_rank: int) -> Needs:
+    """Return what a base of a shape needs, its slots and policies at the largest rank on every site."""
+    item, lora = ITEM_BYTES[dtype], shape.lora_parameters(max_rank)
+    return Needs(
+        weights=item * shape.parameters,
+        kv_token=item * shape.kv_values + shape.kv_bytes,
+        slot=item * lora,
+        resident_policy=RESIDENT_BYTES * lora,
+        host_policy=HOST_BYTES * lora,
+    )
+
+
+def shown_bytes(count: float) -> str:
+    """Return a number of bytes with a decimal unit and three digits."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 999.5:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.0f} TB" if count >= 999.5 else f"{count:.3g} TB"
+
+
+def shown_count(count: float) -> str:
+    """Return a number of parameters with a unit and three digits."""
+    for unit in ("", " k", " M"):
+        if count < 999.5:
+            return f"{count:.3g}{unit}"
+        count /= 1000
+    return f"{count:,.4g} G"
+
+
+def told_facts(shape: ModelShape, *, quantization: str, max_rank: int) -> Mapping[str, str]:
+    """Return what a user is told of a base before anything is downloaded or started, by what it is about."""
+    stored = f"stored as {quantization}" if quantization else f"stored in {shape.dtype}"
+    needs = needs_of(shape, dtype="bfloat16", max_rank=max_rank)
+    weights = f"in bfloat16 {shown_bytes(needs.weights)} of weights"
+    return {
+        "model": f"{shape.architecture}, {shape.layers} layers, hidden size {shape.hidden_size}, "
+        f"{shown_count(shape.parameters)} parameters {stored}, context {shape.max_context}",
+        "memory of an engine": f"{weights}, {shown_bytes(needs.kv_token)} a token of KV cache, "
+        f"{shown_bytes(needs.slot)} an adapter slot of rank {max_rank}; in float32 twice that",
+        "memory of a trainer": f"{weights}, in float32 twice that; {shown_bytes(needs.resident_policy)} a "
+        f"resident policy of rank {max_rank}",
+    }

@@ -1,0 +1,106 @@
+"""Sizes computed from a config alone, against transformers' own models without values, and files on disk."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from unit.trainer.families import FAMILIES, SIZES
+
+from mint_common.adapters_format import read_base_facts
+from mint_common.adapters_format.tensor_file import map_tensors
+from mint_common.errors import InvalidField
+from services.standalone.core.model_shape import ModelShape, read_shape
+
+TINY = Path(__file__).parents[3] / "bases/tiny"
+QWEN3_4B = {
+    "architectures": ["Qwen3ForCausalLM"],
+    "attention_bias": False,
+    "head_dim": 128,
+    "hidden_size": 2560,
+    "intermediate_size": 9728,
+    "max_position_embeddings": 40960,
+    "num_attention_heads": 32,
+    "num_hidden_layers": 36,
+    "num_key_value_heads": 8,
+    "tie_word_embeddings": True,
+    "torch_dtype": "bfloat16",
+    "vocab_size": 151936,
+}
+
+
+def shape_of(config: transformers.PretrainedConfig, name: str) -> ModelShape:
+    """Return the shape of a config as its file would give it."""
+    written = {**config.to_dict(), "architectures": [f"{name}ForCausalLM"]}
+    return read_shape(json.loads(json.dumps(written, default=str)), place="config.json")
+
+
+def made(config: transformers.PretrainedConfig, name: str) -> torch.nn.Module:
+    """Return transformers' model of a config, without values."""
+    with torch.device("meta"):
+        return getattr(transformers, f"{name}ForCausalLM")(config)
+
+
+CHANGES = [
+    *((name, {}) for name in FAMILIES),
+    ("Llama", {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True}),
+    ("Llama", {"num_key_value_heads": None}),
+    ("Qwen3", {"attention_bias": True}),
+    ("Qwen3Moe", {"decoder_sparse_step": 2, "num_hidden_layers": 5, "mlp_only_layers": [3]}),
+    ("DeepseekV2", {"q_lora_rank": None, "attention_bias": True, "mlp_bias": True}),
+    ("DeepseekV3", {"first_k_dense_replace": 2, "num_hidden_layers": 4, "n_shared_experts": 2}),
+    ("Glm4MoeLite", {"num_hidden_layers": 4}),
+    ("GlmMoeDsa", {"num_hidden_layers": 8, "index_topk_freq": 4}),
+]
+
+
+@pytest.mark.parametrize(("name", "changes"), CHANGES)
+def test_parameters_are_those_of_transformers_model(name: str, changes: dict[str, object]) -> None:
+    config = getattr(transformers, f"{name}Config")(**{**SIZES, **FAMILIES[name], **changes})
+    model = made(config, name)
+    assert shape_of(config, name).parameters == sum(each.numel() for each in model.parameters())
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_field_left_out_has_the_default_of_transformers(name: str) -> None:
+    config = getattr(transformers, f"{name}Config")(num_hidden_layers=4)
+    parameters = sum(each.numel() for each in made(config, name).parameters())
+    assert shape_of(config, name).parameters == parameters
+
+
+@pytest.mark.parametrize("folder", [TINY], ids=["tiny"])
+def test_parameters_and_lora_sites_are_those_of_the_files(folder: Path) -> None:
+    shape = read_shape(json.loads((folder / "config.json").read_text()), place="config.json")
+    header = map_tensors(folder / "model.safetensors").header
+    assert shape.parameters == sum(torch.Size(tensor.shape).numel() for tensor in header.tensors)
+    modules = read_base_facts(folder).modules.values()
+    assert shape.lora_parameters(rank=3) == 3 * sum(map(sum, modules))
+
+
+def test_a_token_of_the_kv_cache_has_keys_and_values_of_every_layer() -> None:
+    shape = read_shape(QWEN3_4B, place="config.json")
+    assert (shape.parameters, shape.dtype) == (4_022_468_096, "bfloat16")
+    assert shape.kv_values == 36 * 2 * 8 * 128
+
+
+def test_latent_attention_keeps_the_latent_and_the_rope_part_alone() -> None:
+    shape = shape_of(transformers.DeepseekV3Config(), "DeepseekV3")
+    assert (shape.kv_values, shape.kv_bytes) == (61 * (512 + 64), 0)
+    assert shape_of(transformers.DeepseekV32Config(), "DeepseekV32").kv_bytes == 61 * 132
+
+
+@pytest.mark.parametrize(
+    ("config", "problem"),
+    [
+        ({}, "architectures"),
+        ({**QWEN3_4B, "architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel"),
+        ({**QWEN3_4B, "hidden_size": "wide"}, "hidden_size"),
+        ({**QWEN3_4B, "num_attention_heads": 0, "head_dim": None}, "num_attention_heads"),
+    ],
+)
+def test_a_config_that_says_too_little_is_refused_naming_the_field(
+    config: dict[str, object], problem: str
+) -> None:
+    with pytest.raises(InvalidField, match=problem):
+        read_shape(config, place="config.json")
