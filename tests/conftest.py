@@ -47,7 +47,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 hypothesis.settings.register_profile("mint", deadline=None)
 hypothesis.settings.load_profile("mint")
 
-READY_SECONDS = 60.0
+READY_SECONDS = 180.0
 
 _WHOLE_STACK = pytest.StashKey[RunningStack]()
 

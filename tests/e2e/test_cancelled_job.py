@@ -3,7 +3,7 @@
 import pytest
 from e2e.stack import RunningStack
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 SMALL = {"prompts_per_step": 4, "group_size": 8, "algorithm": "grpo"}
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from e2e.stack import RunningStack
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 PATIENCE_SECONDS = 120.0
 SMALL = {"steps": 3, "prompts_per_step": 2, "group_size": 2}

@@ -9,7 +9,7 @@ import pytest
 from e2e.stack import RunningStack
 from sdk.matrix import ROOT, drive, problems
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 
 def test_the_newest_sdk_works(stack: RunningStack, tmp_path: Path):
@@ -29,7 +29,7 @@ def test_the_quick_start_learns_and_samples(stack: RunningStack):
         },
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=400,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]

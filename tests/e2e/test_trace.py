@@ -7,7 +7,7 @@ from e2e.stack import RunningStack
 
 from mint_common.testing.otlp import OtlpReceiver, ReceivedSpan
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 SERVICES = {"gateway", "rollout", "trainer", "registry", "loader"}
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"

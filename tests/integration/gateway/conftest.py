@@ -32,7 +32,7 @@ from tests.integration.tenants import caller_of, make_tenant_key
 
 TOKEN = "internal"  # the tests' own secret
 KEY = "tml-default-of-the-tests"
-READY_SECONDS = 60.0
+READY_SECONDS = 180.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ import pytest
 
 pytestmark = pytest.mark.integration
 
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 90.0
 RUN = {"policy": "examinee", "task": "mode:copy", "n": 6}
 
 

@@ -15,7 +15,7 @@ from tests.integration.gateway.conftest import TOKEN
 
 pytestmark = pytest.mark.integration
 
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 90.0
 JOB = {"policy": "pupil", "task": "mode:copy", "steps": 2, "prompts_per_step": 1, "group_size": 2}
 
 

@@ -14,7 +14,7 @@ from mint_common.runtime.dispatch import publish_event
 
 pytestmark = pytest.mark.integration
 
-SECONDS = 20.0
+SECONDS = 60.0
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.integration
 
 SWITCH_SECONDS = 4.0
 """As in conftest.py."""
-SECONDS = 10.0
+SECONDS = 60.0
 
 
 @pytest.fixture

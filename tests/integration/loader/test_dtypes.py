@@ -26,7 +26,7 @@ from tests.integration.loader.moe_base import (
     random_adapter,
 )
 
-pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(400)]
 
 BOUNDS = {
     torch.float32: {"p50": 1e-5, "p99": 1e-4, "kl": 1e-6},

@@ -50,7 +50,7 @@ from tests.integration.loader.moe_base import (
 )
 from tools.make_moe_base import TINY, make_moe_base
 
-pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(400)]
 
 TOLERANCE = 1e-4
 ROUNDING = 1e-5

@@ -24,7 +24,7 @@ from services.trainer.core.record_check import check_record
 from tests.integration.loader.moe_base import Served, load_base, running_engine
 from tools.make_moe_base import make_moe_base
 
-pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(400)]
 ASKING = Sampling(
     max_new_tokens=12, temperature=1.0, seed=1, n=3, ignore_eos=True, logprobs=0, whole=True, routes=True
 )

@@ -14,7 +14,7 @@ from services.loader.ports import LoadedAdapter
 from tests.integration.loader.conftest import CountedEngine
 from tests.integration.loader.test_builder import Shop, loaded_by_vllm, logprobs, open_shop
 
-pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(400)]
 
 
 @pytest_asyncio.fixture(loop_scope="session")

@@ -38,7 +38,7 @@ TOKEN = "between-us"
 KEY = "tml-bootstrap-key-of-the-tests"
 TENANT = TenantId("default")
 BASE = make_base_facts(max_rank=4)
-ANSWER_SECONDS = 20.0
+ANSWER_SECONDS = 60.0
 ANN = caller_of(TENANT)
 
 

@@ -32,7 +32,7 @@ from tests.integration.tenants import caller_of
 pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).parents[3]
-READY_SECONDS = 60.0
+READY_SECONDS = 180.0
 
 
 @dataclass

@@ -24,7 +24,7 @@ from tests.unit.rollout.world import EOS, published, submitted, tokens_of
 
 pytestmark = pytest.mark.integration
 
-READY_SECONDS = 60.0
+READY_SECONDS = 180.0
 ROOT = Path(__file__).parents[3]
 
 

@@ -31,11 +31,11 @@ from services.standalone.core.plan import BaseAt, Topology, plan_alike
 from services.standalone.settings import read_standalone_settings
 from tests.integration.tenants import make_tenant_key
 
-pytestmark = [pytest.mark.engine, pytest.mark.integration, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.engine, pytest.mark.integration, pytest.mark.timeout(400)]
 
 BASE_DIR = Path(__file__).parents[3] / "bases" / "tiny"
 SERVING = Topology(services=frozenset({"registry", "loader", "gateway"}))
-SECONDS = 30.0
+SECONDS = 120.0
 
 
 @dataclass(frozen=True, kw_only=True)

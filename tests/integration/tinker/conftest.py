@@ -25,7 +25,7 @@ from tests.integration.tenants import make_tenant_key
 TOKEN = "internal"  # the tests' own secret
 KEY = "tml-default-of-the-tests"
 BASE = Path(__file__).parents[3] / "bases/tiny"
-READY_SECONDS = 90.0
+READY_SECONDS = 180.0
 HOLD_SECONDS = 10.0
 """How long an operation waits for the numbers before its own."""
 SERVICES = ("registry", "trainer", "gateway")

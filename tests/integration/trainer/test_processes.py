@@ -18,10 +18,10 @@ from mint_common.events import RevisionExported
 
 from .conftest import Stage
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
 WAVES = 6
-READY_SECONDS = 90
+READY_SECONDS = 180.0
 
 
 @asynccontextmanager

@@ -19,7 +19,7 @@ from tests.processes import until_ended
 from .conftest import Stage
 from .test_processes import process
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
 STEPS = 3
 
