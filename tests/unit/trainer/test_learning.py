@@ -91,6 +91,7 @@ class Sampler:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", list(FUNCTIONS))
 def test_grpo_selects_one_skill_of_the_tiny_base(name: str, tiny_folder: Path, lora: LoraSpec) -> None:
     torch.manual_seed(0)
