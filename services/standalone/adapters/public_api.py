@@ -192,6 +192,8 @@ class PublicApi:
             raise self._unreadable(response)
         if payload.get("code") == "model_not_found":
             raise NotFound(kind="model", name=json.loads(response.request.content)["model"])
+        if response.headers.get("retry-after", "").isdecimal():  # which the OpenAI API says there alone
+            payload = {"retry_after_seconds": int(response.headers["retry-after"]), **payload}
         raise error_from_payload(payload, what=self._what)
 
     def _read(self, response: httpx.Response) -> Json:

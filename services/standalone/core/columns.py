@@ -197,11 +197,11 @@ BASE = (
 )
 ENGINE = (
     Column(title="engine", path="engine_id"),
-    Column(title="state", path="away"),
+    Column(title="state", path="away", drop=1),
     Column(title="base", path="base", drop=3),
     Column(title="requests", path="load.requests", kind="known"),
     Column(title="slots", path="used.slots", kind="known"),
-    Column(title="host", path="used.host", kind="known", drop=1),
+    Column(title="host", path="used.host", kind="known", drop=2),
     Column(title="host MiB", path="used.mib", kind="known", drop=4),
     Column(title="loading", path="load.loads_running", kind="known", drop=2),
     Column(title="queued", path="load.loads_waiting", kind="known", drop=2),

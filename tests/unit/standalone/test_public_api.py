@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mint_common.adapters_format import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE
-from mint_common.errors import InvalidField, MintError, NotFound, Unavailable
+from mint_common.errors import EngineRestarting, InvalidField, MintError, NotFound, Unavailable
 from services.standalone.adapters.public_api import PublicApi
 from services.standalone.commands.api import open_api
 from services.standalone.core.refusals import StackNotRunningError
@@ -91,6 +91,26 @@ def test_what_is_no_gateway_is_named(api: PublicApi, monkeypatch: pytest.MonkeyP
         pytest.raises(Unavailable, match=r"127\.0\.0\.1:9 does not answer: \[Errno 111\]"),
     ):
         nobody.get("/policies")
+
+
+def test_an_engine_that_restarts_is_told_in_a_sentence_by_the_openai_api_too(
+    api: PublicApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = (
+        b'{"error": {"message": "...", "type": "e", "param": null, "code": "engine_restarting"}}'
+    )
+
+    def answer(self: SlowGateway) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(503)
+        self.send_header("retry-after", "7")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    monkeypatch.setattr(SlowGateway, "do_POST", answer)
+    with pytest.raises(EngineRestarting, match="try again in 7 s"):
+        list(api.stream("counter", "14, 19, ", {}, chat=False))
 
 
 @pytest.mark.parametrize(
