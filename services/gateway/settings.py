@@ -25,17 +25,17 @@ class GatewaySettings(BaseModel):
     telemetry: TelemetrySettings
     peers: PeerSettings
     internal: InternalSettings
-    key_memory_seconds: float = Field(10.0, ge=0, description="how long a verified key is believed, seconds")
+    key_memory_seconds: float = Field(10.0, ge=0, description="how long a verified key is cached")
     resolution_lease_seconds: float = Field(
         5.0,
         ge=0,
-        description="how long a resolved model name is believed when the bus tells of no change, seconds",
+        description="how long a resolved model name is cached when no change event arrives",
     )
     switch_seconds: float = Field(
         20.0,
         ge=0,
-        description="how long a name that was moved answers with its former revision while the new one is"
-        " loading; 0: not at all",
+        description="longest time that a moved alias still answers with its old revision while the new one"
+        " loads; 0: not at all",
     )
     max_answer_bytes: int = Field(
         32 << 20,

@@ -50,7 +50,7 @@ _LEAST_MS = 1e-3
 def precedence_seconds(
     *, first_tokens: int, warm: int, since: float, now: float, most_seconds: float
 ) -> float:
-    """Return how long an adapter whose turn has come at ``since`` lets first tokens go before it.
+    """Return how long an adapter whose turn came at ``since`` yields to pending first tokens.
 
     Its copy, and then the prompts of those who waited for it, would share the steps of ``first_tokens`` that
     others wait for, and make them longer. Where no request is ``warm`` all wait for adapters, and none goes

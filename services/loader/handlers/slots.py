@@ -30,9 +30,9 @@ _LOOK_SECONDS = 0.002
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotLimits:
-    """How much activation the engine takes while others generate, and how long nobody must make way.
+    """How much activation the engine takes while others generate, and how long no adapter must leave a slot.
 
-    ``precedence_ms``: how long an adapter whose turn has come lets first tokens go before it.
+    ``precedence_ms``: how long an adapter whose turn has come yields to pending first tokens.
     """
 
     stall_share: float
@@ -205,7 +205,7 @@ class Slots:
         return self._budget.wait_seconds(self._clock.monotonic()) if self._resident_set.generating else 0.0
 
     def _gives_way(self, digest: Digest) -> float:
-        """Return how long an adapter lets first tokens go before it."""
+        """Return how long an adapter yields to pending first tokens."""
         return precedence_seconds(
             first_tokens=self._resident_set.first_tokens,
             warm=self._resident_set.warm,

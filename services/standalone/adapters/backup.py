@@ -40,6 +40,12 @@ class BackupExposed(MintError):
     http_status = 422
 
 
+class DatabaseInUse(AlreadyExists):
+    """The database has a schema {name!r} already: restore to a new --dir, or to an empty database."""
+
+    code = "database_in_use"
+
+
 def back_up(dsn: str, blobs: Path, target: Path) -> int:
     """Write a backup to a new folder; return how many blobs are in it.
 
@@ -64,14 +70,14 @@ def restore(source: Path, dsn: str, blobs: Path) -> int:
     """Fill an empty database and a blob folder from a backup; return how many blobs.
 
     Blobs come first: what the database names is there when it is. Webhooks are paused in the transaction
-    that restores them: the copy posts to nobody until they are resumed. Raises NotFound, AlreadyExists and
+    that restores them: the copy posts to nobody until they are resumed. Raises NotFound, DatabaseInUse and
     Unavailable.
     """
     if not (source / DUMP).is_file():
         raise NotFound(kind="backup", name=str(source))
     found = asyncio.run(_schemas(dsn))
     if found:
-        raise AlreadyExists(kind="database schema", name=found[0])
+        raise DatabaseInUse(name=found[0])
     count = copy_blobs(source / BLOBS, blobs)
     _restore_database(source / DUMP, dsn)
     return count

@@ -12,6 +12,7 @@ from mint_common.adapters_format import check_folder, stage_adapter
 from mint_common.claims import Claim
 from mint_common.errors import AlreadyExists, Unavailable
 from mint_common.runtime.postgres import migrate, open_pool
+from services.standalone.adapters.backup import DatabaseInUse
 from services.standalone.adapters.launch import free_port
 from services.standalone.adapters.postgres import postgres_dsn, postgres_launch, prepare_postgres
 from services.standalone.cli import app
@@ -106,7 +107,7 @@ async def test_every_alias_of_a_restored_stack_means_what_it_meant(
 
     assert restored.exit_code == 0, (restored.output, restored.exception)
     twice = await asyncio.to_thread(invoke, "restore", str(target), "--dir", str(state))
-    assert isinstance(twice.exception, AlreadyExists)
+    assert isinstance(twice.exception, DatabaseInUse)
     port = free_port()
     dsn = postgres_dsn(prepare_postgres(state / "postgres"), port)
     server = RunningServer(postgres_launch(state / "postgres", port), dsn, tmp_path / "log")

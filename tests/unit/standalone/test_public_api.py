@@ -96,9 +96,7 @@ def test_what_is_no_gateway_is_named(api: PublicApi, monkeypatch: pytest.MonkeyP
 def test_an_engine_that_restarts_is_told_in_a_sentence_by_the_openai_api_too(
     api: PublicApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    body = (
-        b'{"error": {"message": "...", "type": "e", "param": null, "code": "engine_restarting"}}'
-    )
+    body = b'{"error": {"message": "...", "type": "e", "param": null, "code": "engine_restarting"}}'
 
     def answer(self: SlowGateway) -> None:
         self.rfile.read(int(self.headers["content-length"]))
