@@ -21,6 +21,7 @@ from services.standalone.commands.governance import audit, rule_app, tenant_app
 from services.standalone.commands.jobs import job_app, task_app
 from services.standalone.commands.keys import key_app
 from services.standalone.commands.models import ask
+from services.standalone.commands.plan import plan
 from services.standalone.commands.policies import policy_app
 from services.standalone.commands.revisions import revision_app
 from services.standalone.commands.running import down, status
@@ -46,7 +47,8 @@ app.command(short_help="Start a stack on this machine, keep it running.")(up)
 app.command(short_help="Stop the running stack, in order.")(down)
 app.command(short_help="Show the parts of the running stack.")(status)
 app.command(short_help="Check this machine, and say what to do.")(doctor)
-app.add_typer(base_app, name="base", short_help="Add or list base models.")
+app.command(short_help="What a model needs of GPUs.")(plan)
+app.add_typer(base_app, name="base", short_help="Base models: add, list, show, remove.")
 app.add_typer(adapter_app, name="adapter", short_help="Pack, unpack or check adapter folders.")
 app.add_typer(adapters_app, name="adapters", short_help="Where revisions are; pin, prewarm, evict.")
 app.command(short_help="Engines and adapters, live.")(api_command(top))

@@ -152,6 +152,13 @@ def _check_dequantizing(shape: ModelShape, method: str, wish: Wish) -> None:
     check_room("The copy in bfloat16", need, wish.target.parent)
 
 
+def shape_of_hub(source: HubSource) -> ModelShape:
+    """Return the shape of a hub's model, of which nothing but the config is downloaded."""
+    model = find_model(source)
+    check_complete(source.repo, (), model.files)
+    return shape_of_folder(fetch(model, [CONFIG], report=lambda _step: None))
+
+
 def shape_of_folder(folder: Path) -> ModelShape:
     """Return the shape that a folder's config describes. Raises InvalidField or, without one, OSError."""
     path = folder / CONFIG if folder.is_dir() else folder

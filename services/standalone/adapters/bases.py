@@ -13,6 +13,7 @@ import services
 from mint_common.adapters_format import BASE_FILE, BaseFacts, read_base_facts
 from mint_common.errors import InvalidField, NotFound, Unavailable
 from services.standalone.core.base_sources import read_hub_source, usual_name
+from services.standalone.core.model_shape import ModelShape
 from services.standalone.core.plan import BaseAt
 from services.standalone.core.refusals import BaseMissingError
 from services.standalone.core.sizing import shown_bytes, told_facts
@@ -122,6 +123,19 @@ def describe_files(place: Path, facts: BaseFacts) -> dict[str, object]:
         "files": shown_bytes(sum(file.stat().st_size for file in place.iterdir())),
         **told_facts(shape, quantization=facts.quantization, max_rank=facts.max_rank),
     }
+
+
+def shape_of(folder: Path, model: str) -> ModelShape:
+    """Return the shape of a config.json, or a folder with one, of a base, or of a hub's model."""
+    from services.standalone.adapters.base_adding import shape_of_folder, shape_of_hub
+
+    place = tiny_folder() if model == TINY else Path(model)
+    if place.exists():
+        return shape_of_folder(place)
+    hub = read_hub_source(model)
+    if hub is None:
+        return shape_of_folder(Path(find_base(folder, model).folder))
+    return shape_of_hub(hub)
 
 
 def remove_base(folder: Path, name: str) -> None:

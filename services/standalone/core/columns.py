@@ -187,6 +187,15 @@ PART = (
     Column(title="port", path="port", drop=1),
     Column(title="restarts", path="restarts"),
 )
+SHARE = (
+    Column(title="part", path="part"),
+    Column(title="devices", path="devices", kind="number"),
+    Column(title="layout", path="layout", drop=1),
+    Column(title="weights", path="weights"),
+    Column(title="adapters", path="adapters"),
+    Column(title="activations or KV", path="moving", drop=2),
+    Column(title="a device", path="total"),
+)
 BASE = (
     Column(title="base", path="name"),
     Column(title="architecture", path="architecture", drop=1),

@@ -24,7 +24,9 @@ class ModelShape:
     """The sizes of a model. ``fixed_parameters`` are those beside ``linears``: embeddings, norms, routers.
 
     ``kv_values`` are the numbers that a token adds to the KV cache in the engine's dtype, ``kv_bytes`` those
-    that sparse attention's indexer adds in bytes.
+    that sparse attention's indexer adds in bytes; ``kv_heads`` share them out, 1 where attention is latent.
+    ``layer_parameters`` are those of the largest layer, ``layer_values`` the numbers that its linears read
+    and write for a token, which passes through a few experts only.
     """
 
     architecture: str
@@ -36,16 +38,28 @@ class ModelShape:
     linears: tuple[Linear, ...]
     fixed_parameters: int
     kv_values: int
+    kv_heads: int
+    layer_parameters: int
+    layer_values: int
     kv_bytes: int = 0
+
+    @property
+    def expert_parameters(self) -> int:
+        """Return the parameters of the routed experts."""
+        return _weights(each for each in self.linears if each.name.startswith("experts."))
 
     @property
     def parameters(self) -> int:
         """Return the number of parameters."""
-        return self.fixed_parameters + sum(each.inputs * each.outputs * each.count for each in self.linears)
+        return self.fixed_parameters + _weights(self.linears)
 
     def lora_parameters(self, rank: int) -> int:
         """Return the parameters of an adapter of a rank on every site."""
         return rank * sum((each.inputs + each.outputs) * each.count for each in self.linears)
+
+
+def _weights(linears: Iterable[Linear]) -> int:
+    return sum(each.inputs * each.outputs * each.count for each in linears)
 
 
 Size = Annotated[int, msgspec.Meta(ge=1)]
@@ -70,6 +84,7 @@ class _Config(msgspec.Struct):
     torch_dtype: str | None = None
     # Experts
     moe_intermediate_size: int = 0
+    num_experts_per_tok: int | None = None
     num_experts: int | None = None
     num_local_experts: int | None = None
     n_routed_experts: int | None = None
@@ -125,17 +140,21 @@ def read_shape(config: Mapping[str, object], *, place: str) -> ModelShape:
 
 def _shape(config: _Config) -> ModelShape:
     (architecture,) = config.architectures
-    attention, per_layer = (_latent if architecture in LATENT else _grouped)(config)
+    attention, kept = (_latent if architecture in LATENT else _grouped)(config)
     layers = config.num_hidden_layers
-    routed = [index for index in range(layers) if _is_routed(config, index)]
-    linears = [*_times(attention, layers), *_times(_mlp(config), layers - len(routed))]
-    linears += _times(_experts(config), len(routed))
+    routed = sum(_is_routed(config, index) for index in range(layers))
+    experts = _experts(config) if routed else []
+    dense = _mlp(config) if routed < layers else []
+    linears = [*_times(attention, layers), *_times(dense, layers - routed), *_times(experts, routed)]
     biases = layers * _attention_biases(config)
     if config.mlp_bias and architecture in MLP_BIASES:
         biases += sum(each.outputs * each.count for each in linears if each.name in MLP_BIASED)
-    routers = len(routed) * config.experts * config.hidden_size
-    indexers, indexer_bytes = _indexers(config)
+    router = config.experts * config.hidden_size if routed else 0
+    indexers, indexer, indexer_bytes = _indexers(config)
+    in_layer = 2 * config.hidden_size + kept.norms
+    in_each = in_layer + _weights(attention) + indexer
     head = 1 if config.tie_word_embeddings else 2
+    active = [*attention, *(_active(config, experts) or dense)]
     return ModelShape(
         architecture=architecture,
         layers=layers,
@@ -146,13 +165,24 @@ def _shape(config: _Config) -> ModelShape:
         linears=tuple(linears),
         fixed_parameters=head * config.vocab_size * config.hidden_size
         + config.hidden_size  # the last norm
-        + layers * (2 * config.hidden_size + per_layer.norms)
+        + layers * in_layer
         + biases
-        + routers
-        + indexers,
-        kv_values=layers * per_layer.kv_values,
+        + routed * router
+        + indexers * indexer,
+        kv_values=layers * kept.kv_values,
+        kv_heads=kept.kv_heads,
+        layer_parameters=in_each + max(_weights(dense), _weights(experts) + router),
+        layer_values=sum((each.inputs + each.outputs) * each.count for each in active),
         kv_bytes=layers * indexer_bytes,
     )
+
+
+def _active(config: _Config, experts: Iterable[Linear]) -> list[Linear]:
+    """Return the linears of a routed layer that one token passes through."""
+    picked = config.num_experts_per_tok or config.experts
+    return [
+        replace(each, count=picked if each.name.startswith("experts.") else each.count) for each in experts
+    ]
 
 
 def _times(linears: Iterable[Linear], layers: int) -> list[Linear]:
@@ -165,6 +195,7 @@ class _PerLayer:
 
     norms: int
     kv_values: int
+    kv_heads: int
 
 
 def _grouped(config: _Config) -> tuple[list[Linear], _PerLayer]:
@@ -179,7 +210,7 @@ def _grouped(config: _Config) -> tuple[list[Linear], _PerLayer]:
         Linear(name="v_proj", inputs=width, outputs=kv),
         Linear(name="o_proj", inputs=heads * head, outputs=width),
     ]
-    return linears, _PerLayer(norms=2 * head if qwen3 else 0, kv_values=2 * kv)
+    return linears, _PerLayer(norms=2 * head if qwen3 else 0, kv_values=2 * kv, kv_heads=kv // head)
 
 
 def _latent(config: _Config) -> tuple[list[Linear], _PerLayer]:
@@ -200,7 +231,7 @@ def _latent(config: _Config) -> tuple[list[Linear], _PerLayer]:
         Linear(name="o_proj", inputs=values, outputs=width),
     ]
     norms = latent + (config.q_lora_rank or 0)
-    return linears, _PerLayer(norms=norms, kv_values=latent + config.qk_rope_head_dim)
+    return linears, _PerLayer(norms=norms, kv_values=latent + config.qk_rope_head_dim, kv_heads=1)
 
 
 def _mlp(config: _Config) -> list[Linear]:
@@ -248,14 +279,14 @@ def _attention_biases(config: _Config) -> int:
     return sum(each.outputs for each in attention if each.name in biased)
 
 
-def _indexers(config: _Config) -> tuple[int, int]:
-    """Return the parameters of all indexers, and the bytes that a token adds to a layer's cache of keys."""
+def _indexers(config: _Config) -> tuple[int, int, int]:
+    """Return how many layers have an indexer, its parameters, and the bytes of a token in its cache."""
     if config.architectures[0] not in SPARSE:
-        return 0, 0
+        return 0, 0, 0
     heads, width = config.index_n_heads, config.index_head_dim
     queries = (config.q_lora_rank or 0) * heads * width
     parameters = queries + config.hidden_size * (width + heads) + 2 * width
-    return _indexed_layers(config) * parameters, width + width // _SCALED * _SCALE_BYTES
+    return _indexed_layers(config), parameters, width + width // _SCALED * _SCALE_BYTES
 
 
 def _indexed_layers(config: _Config) -> int:

@@ -85,3 +85,9 @@ class NoRoomError(MintError):
     """{what} needs {need}, and {place} has {free}. {advice}"""
 
     code = "no_room"
+
+
+class FleetTooSmallError(MintError):
+    """{fleet} is too small: {problem}."""
+
+    code = "fleet_too_small"

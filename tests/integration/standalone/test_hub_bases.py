@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from mint_common.adapters_format import BaseFacts, read_base_facts
 from mint_common.errors import InvalidField, MintError
 from services.standalone.adapters import base_import
-from services.standalone.adapters.bases import add_base, tiny_folder
+from services.standalone.adapters.bases import add_base, shape_of, tiny_folder
 from services.standalone.core.refusals import (
     BaseNameTakenError,
     HubRefusedError,
@@ -277,3 +277,9 @@ def test_offline_the_cache_is_all_there_is(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert add(tmp_path, name="again").digest == digest
     assert model_hub.requests == []
+
+
+def test_the_shape_of_a_model_takes_its_config_alone(model_hub: ModelHub, tmp_path: Path) -> None:
+    assert shape_of(tmp_path / "bases", REPO).parameters == 477_248
+    (path,) = model_hub.downloads()
+    assert path.endswith("/config.json")

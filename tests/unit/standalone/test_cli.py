@@ -1,5 +1,6 @@
 """The command line as its user reads it. `MINT_GOLDEN=write` rewrites the golden files."""
 
+import json
 import os
 import re
 import shlex
@@ -22,6 +23,7 @@ from services.standalone.core.refusals import (
     BaseInUseError,
     BaseMissingError,
     BaseNameTakenError,
+    FleetTooSmallError,
     FolderUnusableError,
     StackNotRunningError,
     StackRunningError,
@@ -264,3 +266,18 @@ def test_commands_begin_without_the_libraries_of_models():
         check=True,
     )
     assert done.stdout.strip() == "set()"
+
+
+def test_a_plan_is_of_a_config_a_base_or_a_folder(tmp_path: Path) -> None:
+    run("base", "add", "tiny", "--name", "mine", "--dir", str(tmp_path))
+    alike = {
+        run("plan", model, "--dir", str(tmp_path)).partition("context")[0]
+        for model in ("mine", "tiny", str(tiny_folder()), str(tiny_folder() / "config.json"))
+    }
+    assert len(alike) == 1
+    planned = run("plan", "mine", "--fleet", "3x80GB", "--dir", str(tmp_path))
+    assert "3x80GB hold a trainer on 1 and 2 x engine on 1." in planned
+    told = json.loads(run("plan", "mine", "--json", "--dtype", "float32", "--dir", str(tmp_path)))
+    assert (told["parameters"], told["weights"]) == (477_248, 4 * 477_248)
+    assert isinstance(refusal("plan", "mine", "--fleet", "1x3GB", "--dir", str(tmp_path)), FleetTooSmallError)
+    assert isinstance(refusal("plan", "nobody", "--dir", str(tmp_path)), BaseMissingError)

@@ -1,0 +1,226 @@
+"""How a base is shared out over a fleet of GPUs: what each device holds, and how many parts fit.
+
+Computed, not measured: beside what is counted, RESERVE_BYTES stand for the CUDA context, graphs and buffers.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from mint_common.errors import InvalidField
+from services.standalone.core.model_shape import Linear, ModelShape
+from services.standalone.core.refusals import FleetTooSmallError
+from services.standalone.core.sizing import ITEM_BYTES, RESIDENT_BYTES, shown_bytes
+
+RESERVE_BYTES = 3 * 10**9
+USED_SHARE = 0.92
+"""Of a device's memory: vLLM's own default, and as much for a trainer."""
+
+MOST_TENSOR_PARALLEL = 8
+"""Devices of one machine; beyond them an engine's layers are shared out (pipeline parallel)."""
+
+MOST_DEVICES = 4096
+_FLEET = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})GB", re.ASCII)
+_FLOAT_BYTES = 4
+_SPLIT_BY_OUTPUT = {
+    f"{prefix}{leaf}_proj"
+    for prefix in ("", "experts.", "shared_experts.")
+    for leaf in ("q", "k", "v", "gate", "up", "q_b", "kv_b")
+}
+_SPLIT_BY_INPUT = {
+    f"{prefix}{leaf}_proj" for prefix in ("", "experts.", "shared_experts.") for leaf in ("o", "down")
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fleet:
+    """Devices of one size."""
+
+    devices: int
+    device_bytes: int
+
+    @property
+    def text(self) -> str:
+        """Return it as `read_fleet` takes it."""
+        return f"{self.devices}x{self.device_bytes // 10**9}GB"
+
+    @property
+    def usable_bytes(self) -> int:
+        """Return what parts may take of a device."""
+        return int(USED_SHARE * self.device_bytes) - RESERVE_BYTES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What engines and the trainer are to hold at once, in which dtype."""
+
+    dtype: str
+    max_rank: int
+    slots: int
+    policies: int
+    context: int
+    microbatch_tokens: int = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """What each of a part's devices holds, in bytes.
+
+    ``moving`` is the KV cache of one full context, or activations. ``kv_token`` is what a further token of
+    the cache takes of a device, 0 for a trainer.
+    """
+
+    part: str
+    layout: str
+    devices: int
+    weights: int
+    adapters: int
+    moving: int
+    kv_token: int = 0
+
+    @property
+    def moves(self) -> str:
+        """Return what ``moving`` is of."""
+        return "KV cache" if self.kv_token else "activations"
+
+    @property
+    def total(self) -> int:
+        """Return all of it."""
+        return self.weights + self.adapters + self.moving
+
+
+def read_fleet(text: str) -> Fleet:
+    """Return the fleet that `64x80GB` names; a GB is 10^9 bytes. Raises InvalidField."""
+    match = _FLEET.fullmatch(text)
+    if match is None:
+        raise InvalidField(field="--fleet", problem=f"{text!r} is not of the form 64x80GB: devices x memory")
+    return Fleet(devices=int(match[1]), device_bytes=int(match[2]) * 10**9)
+
+
+def engine_share(shape: ModelShape, work: Work, devices: int) -> Share:
+    """Return what a device of an engine holds: tensor parallel in a machine, pipeline parallel beyond it."""
+    tensor = min(devices, MOST_TENSOR_PARALLEL)
+    stages = -(-devices // tensor)
+    item = ITEM_BYTES[work.dtype]
+    slot = sum(_lora_width(each, tensor) * each.count for each in shape.linears) * work.max_rank * item
+    kv = item * shape.kv_values // min(tensor, shape.kv_heads) + shape.kv_bytes
+    return Share(
+        part="engine",
+        layout=_engine_layout(tensor, stages),
+        devices=tensor * stages,
+        weights=item * shape.parameters // (tensor * stages),
+        adapters=work.slots * slot // stages,
+        moving=work.context * kv // stages,
+        kv_token=kv // stages,
+    )
+
+
+def _engine_layout(tensor: int, stages: int) -> str:
+    if stages > 1:
+        return f"tensor {tensor} x pipeline {stages}"
+    return f"tensor {tensor}" if tensor > 1 else "whole"
+
+
+def trainer_share(shape: ModelShape, work: Work, devices: int) -> Share:
+    """Return what rank 0 of a trainer holds, in the sharding that takes the least of it.
+
+    Policies are whole at rank 0. Activations are those of a micro-batch with every layer computed again.
+    """
+    item = ITEM_BYTES[work.dtype]
+    layouts = {"whole": shape.parameters}
+    if devices > 1:
+        layouts = {"fsdp": shape.parameters // devices + shape.layer_parameters}
+        if shape.expert_parameters:
+            rest = shape.parameters - shape.expert_parameters
+            layouts["expert"] = shape.expert_parameters // devices + rest
+    layout = min(layouts, key=lambda name: layouts[name])
+    hidden = item * (shape.layers * shape.hidden_size + shape.layer_values)
+    logits = (item + 2 * _FLOAT_BYTES) * shape.vocab_size  # and in float32, with their gradient
+    return Share(
+        part="trainer",
+        layout=layout,
+        devices=devices,
+        weights=item * layouts[layout],
+        adapters=work.policies * RESIDENT_BYTES * shape.lora_parameters(work.max_rank),
+        moving=work.microbatch_tokens * (hidden + logits),
+    )
+
+
+ShareAt = Callable[[ModelShape, Work, int], Share]
+PARTS: Mapping[str, ShareAt] = {"trainer": trainer_share, "engine": engine_share}
+
+
+def smallest(share_at: ShareAt, shape: ModelShape, work: Work, *, usable_bytes: int) -> Share | None:
+    """Return a part on as few devices as it fits on, powers of two; None when there are never enough."""
+    devices = 1
+    while devices <= MOST_DEVICES:
+        share = share_at(shape, work, devices)
+        if share.total <= usable_bytes:
+            return share
+        devices *= 2
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetPlan:
+    """A trainer, and as many engines as a fleet has room for beside it; ``idle`` devices have no part.
+
+    ``shared``: both are on one device. ``free_bytes`` of an engine's device are for more KV cache.
+    """
+
+    trainer: Share
+    engine: Share
+    engines: int
+    idle: int
+    free_bytes: int
+    shared: bool = False
+
+    def shares(self, fleet: Fleet) -> tuple[float, float]:
+        """Return which shares of one device the trainer and the engine take, all in all."""
+        trainer = math.ceil((self.trainer.total + RESERVE_BYTES) / fleet.device_bytes * 100) / 100
+        return trainer, round(USED_SHARE - trainer, 2)
+
+
+def plan_fleet(shape: ModelShape, work: Work, fleet: Fleet) -> FleetPlan:
+    """Return how a fleet is used: a trainer on as few devices as hold it, engines on the others.
+
+    A single device is shared where both fit. Raises FleetTooSmallError, saying how many devices would do, or
+    what does not shrink however many there are.
+    """
+    trainer, engine = (_placed(part, share_at, shape, work, fleet) for part, share_at in PARTS.items())
+    beside = fleet.usable_bytes - RESERVE_BYTES - trainer.total - engine.total
+    if fleet.devices == trainer.devices == engine.devices == 1 and beside >= 0:
+        return FleetPlan(trainer=trainer, engine=engine, engines=1, idle=0, free_bytes=beside, shared=True)
+    left = fleet.devices - trainer.devices
+    if left < engine.devices:
+        problem = (
+            f"a trainer takes {trainer.devices} of its devices and an engine {engine.devices}, so that "
+            f"{trainer.devices + engine.devices} would do"
+        )
+        raise FleetTooSmallError(fleet=fleet.text, problem=problem)
+    engines, idle = divmod(left, engine.devices)
+    free = fleet.usable_bytes - engine.total
+    return FleetPlan(trainer=trainer, engine=engine, engines=engines, idle=idle, free_bytes=free)
+
+
+def _placed(part: str, share_at: ShareAt, shape: ModelShape, work: Work, fleet: Fleet) -> Share:
+    share = smallest(share_at, shape, work, usable_bytes=fleet.usable_bytes)
+    if share is not None:
+        return share
+    least = share_at(shape, work, MOST_DEVICES)
+    problem = (
+        f"a {part} fits on no number of its devices: even one of {MOST_DEVICES} holds "
+        f"{shown_bytes(least.weights)} of weights, {shown_bytes(least.adapters)} of adapters and "
+        f"{shown_bytes(least.moving)} of {least.moves}; {shown_bytes(max(fleet.usable_bytes, 0))} are usable"
+    )
+    raise FleetTooSmallError(fleet=fleet.text, problem=problem)
+
+
+def _lora_width(linear: Linear, tensor: int) -> int:
+    """Return the numbers of a rank that one worker holds: of A and B one at most is split."""
+    if linear.name in _SPLIT_BY_OUTPUT:
+        return linear.inputs + linear.outputs // tensor
+    if linear.name in _SPLIT_BY_INPUT:
+        return linear.inputs // tensor + linear.outputs
+    return linear.inputs + linear.outputs
