@@ -71,7 +71,12 @@ async def open_engine(
     """Start the builder and the engine, and end both. Raises SettingInvalid before either starts."""
     began = clock.monotonic()
     # Blocks the loop on purpose: nothing listens yet, and the engine must start in the main thread.
-    execution = plan_for_device(asked(settings), base_dir=settings.base_dir, threads=settings.threads)
+    execution = plan_for_device(
+        asked(settings),
+        base_dir=settings.base_dir,
+        threads=settings.threads,
+        quantization=facts.quantization,
+    )
     async with open_builder(builder_config(settings, execution), clock) as builder:
         engine = start_engine(engine_config(settings, facts, execution), builder)
         try:

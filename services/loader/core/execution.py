@@ -101,21 +101,32 @@ class Execution:
     engine_args: Mapping[str, object] = field(default_factory=dict)
 
 
+CPU_QUANTIZATIONS = ("awq", "gptq")
+"""Of a base: those that vLLM's CPU build has kernels for, beside LoRA."""
+
+
 def plan_execution(
-    asked: Asked, *, device: Device, heads: int | None, arguments: Collection[str], has_ray: bool
+    asked: Asked,
+    *,
+    device: Device,
+    heads: int | None,
+    arguments: Collection[str],
+    has_ray: bool,
+    quantization: str = "",
 ) -> Execution:
     """Return how to compute. ``heads``: the base's attention heads; ``arguments``: vLLM's engine arguments.
 
-    Raises SettingInvalid.
+    ``quantization`` is the base's. Raises SettingInvalid.
     """
     engine_args = read_engine_args(asked.engine_args, arguments=arguments)
     _check_device(asked, device, engine_args)
+    _check_quantization(asked, device, quantization)
     _check_parallel(asked, device, heads)
     if asked.executor == "ray" and not has_ray:
         raise _refused("executor", "the package ray is not installed; `mp` runs all workers on this machine")
     on_cpu = device.kind == "cpu"
     return Execution(
-        dtype=asked.dtype or ("float32" if on_cpu else "bfloat16" if device.has_bfloat16 else "float16"),
+        dtype=asked.dtype or _usual_dtype(device, quantization),
         tensor_parallel=asked.tensor_parallel,
         pipeline_parallel=asked.pipeline_parallel,
         gpu_memory_utilization=asked.gpu_memory_utilization,
@@ -124,6 +135,25 @@ def plan_execution(
         executor=asked.executor,
         engine_args=engine_args,
     )
+
+
+def _usual_dtype(device: Device, quantization: str) -> Dtype:
+    if device.kind == "cpu" and not quantization:
+        return "float32"
+    return "bfloat16" if device.has_bfloat16 else "float16"
+
+
+def _check_quantization(asked: Asked, device: Device, quantization: str) -> None:
+    if device.kind != "cpu" or not quantization:
+        return
+    if quantization not in CPU_QUANTIZATIONS:
+        problem = (
+            f"the base is quantized ({quantization}), and vLLM's CPU build has no kernels for that: serve it"
+            " on a GPU, or add a copy of it with `mint base add --dequantize`"
+        )
+        raise SettingInvalid(name="MINT_LOADER_BASE_DIR", problem=problem)
+    if asked.dtype == "float32":
+        raise _refused("dtype", f"the base is quantized ({quantization}), which computes in bfloat16")
 
 
 def read_engine_args(text: str, *, arguments: Collection[str]) -> Mapping[str, object]:

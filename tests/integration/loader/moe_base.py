@@ -28,7 +28,7 @@ from services.loader.adapters.builder.client import open_builder
 from services.loader.adapters.vllm.engine import VllmEngine
 from services.loader.adapters.vllm.starting import EngineConfig
 from services.loader.adapters.vllm.streams import unanswered
-from services.loader.core.execution import Execution
+from services.loader.core.execution import Dtype, Execution
 from services.loader.ports import LoadedAdapter
 from tests.integration.loader.conftest import builder_config, quietly, started
 
@@ -74,7 +74,12 @@ class Answer:
 
 @asynccontextmanager
 async def running_engine(
-    base: Path, facts: BaseFacts, *, tensor_parallel: int = 1, max_context: int = 128
+    base: Path,
+    facts: BaseFacts,
+    *,
+    tensor_parallel: int = 1,
+    max_context: int = 128,
+    dtype: Dtype = "float32",
 ) -> AsyncIterator[VllmEngine]:
     """Run a real engine and its builder, and leave nothing of them."""
     config = EngineConfig(
@@ -86,11 +91,12 @@ async def running_engine(
         max_sequences=16,
         max_logprobs=5,
         threads=1,
-        execution=Execution(tensor_parallel=tensor_parallel, kv_cache_bytes=32 << 20),
+        execution=Execution(dtype=dtype, tensor_parallel=tensor_parallel, kv_cache_bytes=32 << 20),
     )
     with TemporaryDirectory() as folder:
+        building = replace(builder_config(base, Path(folder)), dtype=dtype)
         async with (
-            open_builder(builder_config(base, Path(folder)), SystemClock()) as builder,
+            open_builder(building, SystemClock()) as builder,
             quietly(started(config, builder)) as engine,
         ):
             yield engine

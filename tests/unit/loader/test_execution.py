@@ -17,12 +17,23 @@ OLD_GPU = Device(kind="cuda", count=1, has_bfloat16=False)
 ARGUMENTS = (*OWNED, "max_num_batched_tokens", "kv_cache_dtype", "block_size", "quantization")
 
 
-def plan(asked: Asked, device: Device, *, has_ray: bool = False) -> Execution:
-    return plan_execution(asked, device=device, heads=4, arguments=ARGUMENTS, has_ray=has_ray)
+def plan(asked: Asked, device: Device, *, has_ray: bool = False, quantization: str = "") -> Execution:
+    return plan_execution(
+        asked, device=device, heads=4, arguments=ARGUMENTS, has_ray=has_ray, quantization=quantization
+    )
 
 
 def test_a_cpu_computes_in_float32_eagerly_with_a_cache_of_a_fixed_size() -> None:
     assert plan(Asked(), CPU) == Execution(dtype="float32", eager=True, kv_cache_bytes=256 << 20)
+
+
+def test_a_quantized_base_computes_in_16_bits_where_there_are_kernels_for_it() -> None:
+    assert plan(Asked(), CPU, quantization="awq").dtype == "bfloat16"
+    assert plan(Asked(), GPUS, quantization="fp8").dtype == "bfloat16"
+    with pytest.raises(SettingInvalid, match=r"MINT_LOADER_BASE_DIR: the base is quantized \(fp8\)"):
+        plan(Asked(), CPU, quantization="fp8")
+    with pytest.raises(SettingInvalid, match=r"MINT_LOADER_DTYPE: .* computes in bfloat16"):
+        plan(Asked(dtype="float32"), CPU, quantization="gptq")
 
 
 def test_a_gpu_computes_in_bfloat16_with_graphs_and_vllm_sizes_the_cache() -> None:

@@ -43,7 +43,7 @@ class EngineConfig:
     execution: Execution
 
 
-def plan_for_device(asked: Asked, *, base_dir: Path, threads: int) -> Execution:
+def plan_for_device(asked: Asked, *, base_dir: Path, threads: int, quantization: str = "") -> Execution:
     """Return how an engine of this base computes on the device that is here; loads vLLM.
 
     Raises SettingInvalid for what cannot take effect, Unavailable where vLLM finds no device.
@@ -55,6 +55,7 @@ def plan_for_device(asked: Asked, *, base_dir: Path, threads: int) -> Execution:
         heads=_attention_heads(base_dir),
         arguments=_engine_arguments() if asked.engine_args else (),
         has_ray=importlib.util.find_spec("ray") is not None,
+        quantization=quantization,
     )
 
 
