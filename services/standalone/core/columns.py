@@ -70,6 +70,7 @@ EVALUATION_RUN = (
     Column(title="state", path="state", kind="state", drop=1),
     Column(title="reward", path="value", kind="score"),
     Column(title="+-", path="stderr", kind="score"),
+    Column(title="scored", path="scored", drop=1),
     Column(title="n", path="n"),
     Column(title="run", path="run_id", drop=2),
     Column(title="reason", path="reason", drop=3),
