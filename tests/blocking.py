@@ -11,7 +11,7 @@ from types import FrameType
 ROOT = Path(__file__).parents[1]
 OURS = (f"{ROOT / 'services'}/", f"{ROOT / 'libs'}/")
 SERVE_NOBODY = (f"{ROOT / 'libs/mint_common/testing'}/", f"{ROOT / 'services/standalone'}/")
-SUITES = ("tests/unit/", "tests/contract/", "tests/integration/registry/", "tests/integration/rollout/")
+SUITES = ("tests/unit/", "tests/contract/", "tests/integration/")
 """Where our code runs in the test's process."""
 BLOCKING = {
     "open",
@@ -38,6 +38,7 @@ MAY_BLOCK = {
     ("blobs/s3.py", "<lambda>"),  # the opening of a local file that is sent
     ("blobs/s3.py", "open_s3"),  # at the start
     ("loader/app.py", "open_loader"),  # at the start
+    ("trainer/app.py", "open_trainer"),  # at the start
     ("vllm/engine.py", "start_engine"),  # at the start
 }
 """Ends of files and their functions below which a call may block, and why."""

@@ -117,12 +117,15 @@ class Stage:
         if not copy:
             await publish_event(self.bus, event, cause=event.id, now=0.0)
             return
+        # What an event led to is not repeated before its first publication has been noted.
+        while await self.rows("SELECT 1 FROM trainer.mint_outbox WHERE published_at IS NULL"):
+            await asyncio.sleep(0.02)
         message = event_message(event, cause=event.id, now=0.0)
         await self.bus.publish(replace(message, id=f"{message.id}-{copy}"))
 
     async def expect(self, count: int) -> Sequence[Event]:
         """Return the first ``count`` events of the trainer, when they are there."""
-        async with asyncio.timeout(30), self.news:
+        async with asyncio.timeout(90), self.news:
             await self.news.wait_for(lambda: len(self.seen) >= count)
         return self.seen[:count]
 
