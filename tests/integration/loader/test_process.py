@@ -44,7 +44,7 @@ from mint_common.runtime.dispatch import publish_event
 from services.standalone.adapters.launch import free_port
 from tests.processes import until_ended
 
-pytestmark = [pytest.mark.engine, pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.engine, pytest.mark.integration, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[3]
 BASE_DIR = ROOT / "bases" / "tiny"
@@ -76,7 +76,7 @@ def running(service: str, environ: dict[str, str], log: Path) -> Iterator[subpro
 
 
 async def ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     async with httpx.AsyncClient() as client:
         while time.monotonic() < deadline and process.poll() is None:
             try:
