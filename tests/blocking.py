@@ -11,7 +11,14 @@ from types import FrameType
 ROOT = Path(__file__).parents[1]
 OURS = (f"{ROOT / 'services'}/", f"{ROOT / 'libs'}/")
 SERVE_NOBODY = (f"{ROOT / 'libs/mint_common/testing'}/", f"{ROOT / 'services/standalone'}/")
-SUITES = ("tests/unit/", "tests/contract/", "tests/integration/")
+SUITES = (
+    "tests/unit/",
+    "tests/contract/",
+    *(
+        f"tests/integration/{name}/"
+        for name in ("common", "loader", "registry", "rollout", "runtime", "trainer")
+    ),
+)
 """Where our code runs in the test's process."""
 BLOCKING = {
     "open",
