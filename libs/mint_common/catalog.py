@@ -218,8 +218,7 @@ class EvaluationRecord:
 class LineageNode:
     """A revision in a lineage; ``parent`` is the digest of the node that it was trained from.
 
-    ``checkpoint`` is where the trainer kept the state that it exported from. ``distance`` counts trainings
-    from the revision that was asked for: -1 is its parent, 1 a child.
+    ``distance`` counts trainings from the revision that was asked for: -1 is its parent, 1 a child.
     """
 
     number: int
@@ -229,7 +228,6 @@ class LineageNode:
     state: RevisionState
     job_id: JobId | None
     wave_id: WaveId | None
-    checkpoint: str | None
     aliases: tuple[str, ...]
     created_at: float
     distance: int

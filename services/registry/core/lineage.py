@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mint_common.catalog import Lineage, LineageNode, RevisionRecord
-from mint_common.ids import PolicyId
 
 MOST_NODES = 1000
 MOST_STEPS = 1000
@@ -32,7 +31,6 @@ class Reach:
 
 
 def lineage_of(
-    policy_id: PolicyId,
     revision: RevisionRecord,
     related: Sequence[Relative],
     reach: Reach,
@@ -52,14 +50,13 @@ def lineage_of(
     nodes = [known[number] for number in sorted(known)]
     return Lineage(
         revision=revision.number,
-        nodes=tuple(_node(policy_id, each, aliases.get(each.revision.number, ())) for each in nodes),
+        nodes=tuple(_node(each, aliases.get(each.revision.number, ())) for each in nodes),
         complete=is_complete,
     )
 
 
-def _node(policy_id: PolicyId, relative: Relative, aliases: Sequence[str]) -> LineageNode:
+def _node(relative: Relative, aliases: Sequence[str]) -> LineageNode:
     revision = relative.revision
-    wave = revision.wave_id
     return LineageNode(
         number=revision.number,
         digest=revision.digest,
@@ -67,9 +64,7 @@ def _node(policy_id: PolicyId, relative: Relative, aliases: Sequence[str]) -> Li
         step=revision.step,
         state=revision.state,
         job_id=revision.job_id,
-        wave_id=wave,
-        # The trainer keeps the state that it exported from here until it commits a later step.
-        checkpoint=None if wave is None else f"checkpoints/{policy_id}/{revision.step}-{wave}",
+        wave_id=revision.wave_id,
         aliases=tuple(aliases),
         created_at=revision.created_at,
         distance=relative.distance,

@@ -106,7 +106,7 @@ async def get_lineage(
         for alias in page:
             aliases[alias.revision.number].append(alias.alias)
         after = page[-1].alias
-    return lineage_of(policy.policy_id, revision, related, reach, aliases)
+    return lineage_of(revision, related, reach, aliases)
 
 
 @router.get("/policies/{policy}/revisions/{revision}/diff")

@@ -87,7 +87,6 @@ NODE = (
     Column(title="digest", path="digest", kind="digest", drop=5),
     Column(title="aliases", path="aliases", kind="list"),
     Column(title="wave", path="wave_id", drop=6),
-    Column(title="checkpoint", path="checkpoint", drop=5),
 )
 CHANGE = (
     Column(title="what", path="name"),
