@@ -44,9 +44,9 @@ from services.standalone.core.plan import BaseAt, Topology
 from services.standalone.settings import read_standalone_settings
 from services.trainer.adapters.model.resident_base import ResidentBase
 from services.trainer.adapters.states.training_state import TrainingState, new_state
-from services.trainer.adapters.training.client_passes import ClientPass, run_client_passes
 from services.trainer.adapters.training.freed_memory import keep_freed_memory
 from services.trainer.adapters.training.optimizer import take_steps
+from services.trainer.adapters.training.policy_passes import PolicyPass, run_policy_passes
 
 TENANT = TenantId("default")
 CLIENTS, SEQUENCES, TOKENS, RANK = 4, 16, 64, 8
@@ -147,7 +147,7 @@ async def _singles(
         started = time.perf_counter()
         await client.do(work)
         middle = time.perf_counter()
-        run_client_passes(base, [_work(state, work)], max_tokens=MICROBATCH)
+        run_policy_passes(base, [_work(state, work)], max_tokens=MICROBATCH)
         if number >= 20:
             served.append(1e3 * (middle - started))
             bare.append(1e3 * (time.perf_counter() - middle))
@@ -168,14 +168,14 @@ def _bare_rate(base: ResidentBase, states: Sequence[TrainingState], passes: Sequ
     started = time.perf_counter()
     for _ in range(STEPS):
         works = [_work(state, work) for state, work in zip(states, passes, strict=True)]
-        run_client_passes(base, works, max_tokens=MICROBATCH)
+        run_policy_passes(base, works, max_tokens=MICROBATCH)
         for state in states:
             take_steps([state], [ADAM])
     return CLIENTS * SEQUENCES * TOKENS * STEPS / (time.perf_counter() - started)
 
 
-def _work(state: TrainingState, work: Pass) -> ClientPass:
-    return ClientPass(lora=state.lora, step=state.step, work=work)
+def _work(state: TrainingState, work: Pass) -> PolicyPass:
+    return PolicyPass(lora=state.lora, step=state.step, work=work)
 
 
 def _spec(base: ResidentBase, seed: int) -> LoraSpec:

@@ -9,8 +9,8 @@ from mint_common.events import LoraSpec
 from mint_common.training import Array, Datum, Pass, Step
 from services.trainer.adapters.model.resident_base import ResidentBase, load_base
 from services.trainer.adapters.states.training_state import TrainingState, new_state
-from services.trainer.adapters.training.client_passes import ClientPass, run_client_passes
 from services.trainer.adapters.training.optimizer import take_steps
+from services.trainer.adapters.training.policy_passes import PolicyPass, run_policy_passes
 
 MAX_TOKENS = 4096
 
@@ -31,8 +31,8 @@ class BareTraining:
 
     def step(self) -> None:
         """Take one."""
-        work = ClientPass(lora=self._state.lora, step=self._state.step, work=self._pass)
-        run_client_passes(self._base, [work], max_tokens=MAX_TOKENS)
+        work = PolicyPass(lora=self._state.lora, step=self._state.step, work=self._pass)
+        run_policy_passes(self._base, [work], max_tokens=MAX_TOKENS)
         take_steps([self._state], [self._step])
 
 

@@ -8,7 +8,7 @@ import os
 import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,14 +20,21 @@ from benches.trainer_bases import load_bench_base
 from mint_common.events import LoraSpec
 from services.trainer.adapters.model.resident_base import ResidentBase
 from services.trainer.adapters.policies.tiers import PolicyTiers, ResidentPolicy
-from services.trainer.adapters.states.training_state import new_state, park_state, write_parked
+from services.trainer.adapters.states.training_state import (
+    TrainingState,
+    new_state,
+    park_state,
+    write_parked,
+)
 from services.trainer.adapters.training.freed_memory import keep_freed_memory
-from services.trainer.adapters.training.stepping import Work, step_policies
+from services.trainer.adapters.training.optimizer import take_steps
+from services.trainer.adapters.training.policy_passes import PolicyPass, run_policy_passes
+from services.trainer.core.algorithms import WaveBatch
 from services.trainer.core.batch import Batch
 from services.trainer.core.batch import Row as TrainedRow
-from services.trainer.ports.policies import StepSettings
+from services.trainer.core.wave_operations import adam_step
 
-SETTINGS = StepSettings(algorithm="grpo", learning_rate=1e-3, kl_coefficient=0.0, clip_norm=1.0)
+ADAM = adam_step(learning_rate=1e-3, clip_norm=1.0)
 MAX_TOKENS = 512
 
 
@@ -70,6 +77,28 @@ CASES = (
 PROMPT, ANSWERS, GROUP, SHARED_ROUNDS = 24, 8, 8, 5
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """A policy, and the rows of its wave."""
+
+    state: TrainingState
+    batch: Batch
+
+
+def step_policies(base: ResidentBase, works: Sequence[Work]) -> None:
+    """Compute the passes of some waves together, then their steps."""
+    passes = [
+        PolicyPass(
+            lora=work.state.lora,
+            step=work.state.step,
+            work=WaveBatch(algorithm="grpo", config={"kl_coefficient": 0.0}, batch=work.batch),
+        )
+        for work in works
+    ]
+    run_policy_passes(base, passes, max_tokens=MAX_TOKENS)
+    take_steps([work.state for work in works], [ADAM] * len(works))
+
+
 @dataclass(frozen=True, slots=True)
 class Times:
     """CPU seconds of each round, in turn."""
@@ -110,12 +139,12 @@ def run() -> Report:
 def measure_together(base: ResidentBase, case: Case) -> Times:
     """Step the policies one after another, then all together, in turn."""
     works = [
-        Work(state=new_state(base.facts, _spec(base, case.rank, seed)), batch=batch, settings=SETTINGS)
+        Work(state=new_state(base.facts, _spec(base, case.rank, seed)), batch=batch)
         for seed, batch in enumerate(_batches(base, case))
     ]
     return _in_turn(
-        lambda: [step_policies(base, [work], max_tokens=MAX_TOKENS) for work in works],
-        lambda: step_policies(base, works, max_tokens=MAX_TOKENS),
+        lambda: [step_policies(base, [work]) for work in works],
+        lambda: step_policies(base, works),
         rounds=case.rounds,
     )
 
@@ -128,11 +157,11 @@ def measure_shared_prompts(base: ResidentBase) -> Times:
         prompt = _draw_tokens(rng, base, PROMPT)
         rows += [_row(rng, base, prompt, ANSWERS) for _ in range(GROUP)]
     state = new_state(base.facts, _spec(base, 16, 0))
-    work = Work(state=state, batch=_batch(rows), settings=SETTINGS)
+    work = Work(state=state, batch=_batch(rows))
 
     def step(*, shares_prompts: bool) -> None:
         base.shares_prompts = shares_prompts
-        step_policies(base, [work], max_tokens=MAX_TOKENS)
+        step_policies(base, [work])
 
     return _in_turn(
         lambda: step(shares_prompts=False), lambda: step(shares_prompts=True), rounds=SHARED_ROUNDS
@@ -144,19 +173,14 @@ def measure_swaps(base: ResidentBase) -> list[Row]:
     case = Case(name="", base="smollm2", policies=2, sequences=2, tokens=32, rank=8, goal=0.0, rounds=0)
     states = [new_state(base.facts, _spec(base, case.rank, seed)) for seed in range(case.policies)]
     works = [
-        Work(state=state, batch=batch, settings=SETTINGS)
-        for state, batch in zip(states, _batches(base, case), strict=True)
+        Work(state=state, batch=batch) for state, batch in zip(states, _batches(base, case), strict=True)
     ]
-    step_seconds = [
-        _cpu_seconds(partial(step_policies, base, [work], max_tokens=MAX_TOKENS))
-        for _ in range(3)
-        for work in works
-    ]
+    step_seconds = [_cpu_seconds(partial(step_policies, base, [work])) for _ in range(3) for work in works]
     snapshots = [_cpu_seconds(lambda: park_state(states[0])) for _ in range(20)]
     parked = park_state(states[0])
     writes = [_cpu_seconds(lambda: write_parked(parked)) for _ in range(5)]
     tiers = PolicyTiers(device_policies=1, host_policies=1)
-    there, back = ResidentPolicy(states[0], None), ResidentPolicy(park_state(states[1]), None)
+    there, back = ResidentPolicy(states[0]), ResidentPolicy(park_state(states[1]))
     switches = []
     for _ in range(20):
         switches.append(1e3 * _cpu_seconds(partial(_switch, tiers, there, back)))

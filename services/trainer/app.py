@@ -32,8 +32,6 @@ from services.trainer.adapters.model.placing import place
 from services.trainer.adapters.model.resident_base import SPARSE_ATTENTION
 from services.trainer.adapters.operations_postgres import PostgresOperations
 from services.trainer.adapters.policies.resident_policies import open_policies
-from services.trainer.adapters.sessions_postgres import PostgresSessions
-from services.trainer.adapters.states.checkpoints import BlobCheckpoints
 from services.trainer.adapters.states.mixtures import BlobMixtures
 from services.trainer.adapters.states.revisions import BlobRevisionStates
 from services.trainer.core.losses.mismatch import Mismatch
@@ -43,7 +41,7 @@ from services.trainer.core.scheduler import SchedulerLimits
 from services.trainer.handlers.checkpoint_admin import CheckpointAdmin
 from services.trainer.handlers.lease_term import OperationSettings
 from services.trainer.handlers.operations import Operations
-from services.trainer.handlers.waves import WaveTraining
+from services.trainer.handlers.waves import WaveIntake
 from services.trainer.http import checkpoints as checkpoint_routes
 from services.trainer.http import operations as operation_routes
 from services.trainer.http import sessions as session_routes
@@ -53,7 +51,7 @@ _log = logging.getLogger(__name__)
 
 SCHEMA = "trainer"
 _ACK_WAIT_SECONDS = 10.0
-"""How long a wave of a killed trainer waits for the next one; a step that takes longer is kept alive."""
+"""How long a wave that a killed trainer was taking in waits for the next one."""
 _MAX_BODY_BYTES = 64 << 20
 """Of an operation: a pass with all its data."""
 
@@ -71,8 +69,9 @@ class Trainer:
     ranks: RankGroup
 
     async def train(self) -> None:
-        """Register the base, then train on waves until cancelled."""
+        """Register the base, then take waves in until cancelled, once this process holds the lease."""
         await self.registration.run()
+        await self.operations.began()
         await self.dispatcher.run()
 
 
@@ -120,30 +119,6 @@ async def open_trainer(settings: TrainerSettings, process: ProcessRank = ALONE) 
         )
         stack.push_async_callback(registry.close)
 
-        ledger = PostgresLedger(pool, clock)
-        sessions = PostgresSessions(pool, base=base)
-        handlers = WaveTraining(
-            policies=policies,
-            sessions=sessions,
-            checkpoints=BlobCheckpoints(blobs),
-            revisions=BlobRevisionStates(blobs, policies.facts),
-            ledger=ledger,
-            blobs=blobs,
-            mismatch=_mismatch(settings, policies.facts, placement),
-        )
-        dispatcher = Dispatcher(
-            bus=bus,
-            ledger=ledger,
-            durable=f"trainer-{base}",
-            clock=clock,
-            ack_wait_seconds=_ACK_WAIT_SECONDS,
-            # As many again are read or committed while a batch is computed.
-            concurrency=2 * settings.batch_policies,
-        )
-        dispatcher.on(
-            WaveCompleted, handlers.on_wave_completed, base=base, given_up=handlers.on_wave_given_up
-        )
-
         registration = BaseRegistration(registry=RegistryClient(registry), facts=policies.facts, clock=clock)
         http = create_http(
             title="MinT trainer",
@@ -155,10 +130,13 @@ async def open_trainer(settings: TrainerSettings, process: ProcessRank = ALONE) 
         quick_pool = await open_pool(settings.postgres.dsn, schema=SCHEMA, max_size=4, resets=False)
         stack.push_async_callback(quick_pool.close)
         rows = PostgresCheckpointRows(pool)
+        ledger = PostgresLedger(pool, clock)
+        store = PostgresOperations(quick_pool, base=base)
         operations = Operations(
             policies=policies,
             mixtures=BlobMixtures(blobs, policies.facts),
-            store=PostgresOperations(quick_pool, base=base),
+            revisions=BlobRevisionStates(blobs, policies.facts),
+            store=store,
             rows=rows,
             ledger=ledger,
             lease=PostgresLease(pool, base=base, ttl_seconds=settings.lease_seconds, clock=clock),
@@ -172,7 +150,26 @@ async def open_trainer(settings: TrainerSettings, process: ProcessRank = ALONE) 
                 tenant_operations=settings.tenant_operations,
             ),
         )
-        session_routes.add_routes(http, sessions, policies, operations)
+        waves = WaveIntake(
+            policies=policies,
+            operations=operations,
+            store=store,
+            ledger=ledger,
+            blobs=blobs,
+            clock=clock,
+            mismatch=_mismatch(settings, policies.facts, placement),
+        )
+        dispatcher = Dispatcher(
+            bus=bus,
+            ledger=ledger,
+            durable=f"trainer-{base}",
+            clock=clock,
+            ack_wait_seconds=_ACK_WAIT_SECONDS,
+            # As many again are read while the operations of others are computed.
+            concurrency=2 * settings.batch_policies,
+        )
+        dispatcher.on(WaveCompleted, waves.on_wave_completed, base=base, given_up=waves.on_wave_given_up)
+        session_routes.add_routes(http, policies, operations)
         operation_routes.add_routes(http, operations)
         checkpoint_routes.add_routes(http, CheckpointAdmin(rows=rows, blobs=blobs, clock=clock))
         yield Trainer(

@@ -87,7 +87,7 @@ class TrainerSettings(BaseModel):
     snapshot_seconds: float = Field(
         5.0,
         ge=0,
-        description="a policy that operations have changed is copied to the blob store so often,"
+        description="a policy that is trained is copied to the blob store so often,"
         " 0: after every step; what followed the last copy is computed again after a crash",
     )
     session_idle_seconds: float = Field(

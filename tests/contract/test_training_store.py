@@ -1,104 +1,54 @@
 """Operations and sessions as the trainer stores them: once, fenced, all or nothing."""
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-import asyncpg
 import msgspec
 import pytest
-from contract.schemas import empty_schema
+from contract.training_rig import (
+    BASE,
+    CLAIM,
+    LORA,
+    NOW,
+    OTHER,
+    TENANT,
+    TOKEN,
+    A,
+    B,
+    Store,
+    done,
+    filled,
+    new,
+    open_store,
+)
 
 from mint_common.claims import Claim
 from mint_common.errors import AlreadyExists, MintError, NotFound
-from mint_common.events import LoraSpec
-from mint_common.ids import BaseName, Digest, PolicyId, TenantId
+from mint_common.ids import Digest, PolicyId
 from mint_common.testing.factories import make_claim
 from mint_common.training import (
     UNNUMBERED,
     CheckpointRecord,
     CheckpointRef,
-    Open,
     OperationConflict,
-    PolicyTaken,
     SessionClosed,
     cursor_of,
 )
-from services.trainer.adapters.checkpoint_rows_postgres import PostgresCheckpointRows
-from services.trainer.adapters.operations_postgres import PostgresOperations
 from services.trainer.core.operations import (
     ExportLineage,
     Fenced,
-    FinishedOperation,
-    NewOperation,
     Packed,
     Snapshot,
     StoredOperation,
 )
-from services.trainer.ports.operations import CheckpointRows, OperationStore
 
 pytestmark = pytest.mark.integration
-
-A, B = PolicyId("policy_a"), PolicyId("policy_b")
-TENANT, OTHER = TenantId("ten_a"), TenantId("ten_b")
-BASE = BaseName("tiny")
-LORA = LoraSpec(rank=8, alpha=16.0, targets=("q_proj",), seed=0)
-NOW, TOKEN = 1_700_000_000.0, 3
-CLAIM = make_claim("training/policy_a/one")
-
-
-@dataclass(slots=True, kw_only=True)
-class Store:
-    """The store, the rows beside it, and the way to their tables."""
-
-    operations: OperationStore[asyncpg.Connection]
-    rows: CheckpointRows
-    pool: asyncpg.Pool
-
-    async def fence(self, token: int) -> None:
-        """Make a token the newest."""
-        await self.pool.execute(
-            "INSERT INTO leases (base, token) VALUES ($1, $2) ON CONFLICT (base) DO UPDATE SET token = $2",
-            BASE,
-            token,
-        )
 
 
 @pytest.fixture
 async def store(shared_database: str) -> AsyncIterator[Store]:
-    async with empty_schema(shared_database, "trainer") as pool:
-        made = Store(
-            operations=PostgresOperations(pool, base=BASE), rows=PostgresCheckpointRows(pool), pool=pool
-        )
-        await made.fence(TOKEN)
+    async with open_store(shared_database) as made:
         yield made
-
-
-def new(
-    seq: int, *, policy_id: PolicyId = A, tenant_id: TenantId = TENANT, payload: str = ""
-) -> NewOperation:
-    data = (payload or f"operation {seq}").encode()
-    return NewOperation(
-        policy_id=policy_id,
-        seq=seq,
-        tenant_id=tenant_id,
-        kind="step",
-        digest=data,
-        payload=Packed(data=data),
-        submitted_at=NOW,
-        opens=Open(base=BASE, lora=LORA) if seq == 0 else None,
-    )
-
-
-def done(seq: int, position: int = 0, *, policy_id: PolicyId = A, step: int = 0) -> FinishedOperation:
-    return FinishedOperation(
-        policy_id=policy_id,
-        seq=seq,
-        position=position or seq + 1,
-        result=Packed(data=f"result {seq}".encode()),
-        is_refused=False,
-        step=step,
-        finished_at=NOW + seq,
-    )
 
 
 def record(name: str, *, claim: Claim = CLAIM, **changes: object) -> CheckpointRecord:
@@ -122,11 +72,6 @@ def record(name: str, *, claim: Claim = CLAIM, **changes: object) -> CheckpointR
 
 def ref(name: str, policy_id: PolicyId = A) -> CheckpointRef:
     return CheckpointRef(policy_id, "training", name)
-
-
-async def filled(store: Store, count: int) -> None:
-    """Open a session and store some operations."""
-    assert await store.operations.add(TOKEN, [new(seq) for seq in range(count)]) == [True] * count
 
 
 async def test_an_operation_is_stored_once(store: Store) -> None:
@@ -167,20 +112,6 @@ async def test_an_operation_needs_a_session_of_its_tenant_that_is_open(store: St
     )
     kinds = [type(one) if isinstance(one, MintError) else one for one in outcomes]
     assert kinds == [NotFound, NotFound, SessionClosed, False, NotFound]
-
-
-async def test_a_policy_of_managed_jobs_is_not_opened(store: Store) -> None:
-    await store.pool.execute(
-        "INSERT INTO sessions (policy_id, tenant_id, base, lora, step, digest, waves)"
-        " VALUES ($1, $2, $3, $4, 0, 'sha256:0', 1)",
-        A,
-        TENANT,
-        BASE,
-        msgspec.to_builtins(LORA),
-    )
-    (outcome,) = await store.operations.add(TOKEN, [new(0)])
-    assert isinstance(outcome, PolicyTaken)
-    assert await store.operations.session(A) is None
 
 
 async def test_results_move_the_session_on(store: Store) -> None:

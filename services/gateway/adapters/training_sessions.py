@@ -11,15 +11,8 @@ from mint_common.ids import Digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Session:
-    digest: Digest | None
-    parent: Digest | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _SessionList:
-    sessions: tuple[_Session, ...]
-    held: tuple[Digest, ...] = ()
+    held: tuple[Digest, ...]
 
 
 class TrainerSessions:
@@ -34,14 +27,7 @@ class TrainerSessions:
         for trainer in self._trainers:
             answer = await trainer.get("/internal/sessions")
             try:
-                told = msgspec.convert(answer, _SessionList)
+                found.update(msgspec.convert(answer, _SessionList).held)
             except msgspec.ValidationError as error:
                 raise Unavailable(what="a trainer", problem=str(error)) from error
-            found.update(told.held)
-            found |= {
-                digest
-                for session in told.sessions
-                for digest in (session.digest, session.parent)
-                if digest is not None
-            }
         return found

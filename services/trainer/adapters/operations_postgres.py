@@ -11,12 +11,12 @@ import asyncpg
 import msgspec
 
 from mint_common.claims import Claim
-from mint_common.errors import MintError, NotFound
-from mint_common.ids import BaseName, Digest, PolicyId, TenantId
+from mint_common.errors import MintError, NotFound, Unavailable
+from mint_common.ids import BaseName, Digest, JobId, PolicyId, TenantId
 from mint_common.runtime.postgres_errors import acquired
 from mint_common.training import UNNUMBERED, OperationConflict, PolicyTaken, SessionClosed
+from services.trainer.adapters import operation_statements as statements
 from services.trainer.adapters.checkpoint_rows_postgres import put_checkpoint
-from services.trainer.adapters.sessions_postgres import ONE_WRITER, WAVES
 from services.trainer.core.operations import (
     Fenced,
     FinishedOperation,
@@ -25,90 +25,11 @@ from services.trainer.core.operations import (
     Snapshot,
     StoredOperation,
     TrainingSession,
+    writer_of,
 )
+from services.trainer.core.wave_operations import NewWave
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
-
-# A trainer that freezes within a transaction would keep the lease's row from whoever takes over.
-_BOUNDED = "SET LOCAL idle_in_transaction_session_timeout = '3s'"
-_FENCE = "SELECT token FROM leases WHERE base = $1 AND token = $2 FOR SHARE"
-_ADD = f"""
-    WITH fence AS ({_FENCE}), added AS (
-        INSERT INTO operations
-            (policy_id, seq, tenant_id, kind, digest, payload, payload_is_claim, submitted_at)
-        SELECT one.* FROM fence, unnest($3::text[], $4::bigint[], $5::text[], $6::text[], $7::bytea[],
-            $8::bytea[], $9::boolean[], $10::double precision[])
-            AS one (policy_id, seq, tenant_id, kind, digest, payload, payload_is_claim, submitted_at)
-        JOIN training USING (policy_id)
-        WHERE training.tenant_id = one.tenant_id AND training.closed_at IS NULL
-        ON CONFLICT DO NOTHING RETURNING policy_id, seq, tenant_id
-    )
-    SELECT (SELECT count(*) FROM fence) AS fences, array(SELECT added FROM added) AS added
-"""  # noqa: S608  # constants
-_WHY_NOT = """
-    SELECT training.tenant_id, operations.digest FROM training
-    LEFT JOIN operations ON operations.policy_id = training.policy_id AND seq = $2
-    WHERE training.policy_id = $1
-"""
-_OPEN = """
-    INSERT INTO training
-        (policy_id, tenant_id, base, lora, metadata, created_at, last_operation_at)
-    VALUES ($1, $2, $3, $4, $5, $6, $6) ON CONFLICT DO NOTHING
-"""
-_FINISH = f"""
-    WITH fence AS ({_FENCE}), done AS (
-        UPDATE operations SET position = one.position, is_refused = one.is_refused, result = one.result,
-            result_is_claim = one.result_is_claim, finished_at = one.finished_at
-        FROM fence, unnest($3::text[], $4::bigint[], $5::bigint[], $6::boolean[], $7::bytea[], $8::boolean[],
-            $9::double precision[])
-            AS one (policy_id, seq, position, is_refused, result, result_is_claim, finished_at)
-        WHERE operations.policy_id = one.policy_id AND operations.seq = one.seq
-            AND operations.finished_at IS NULL
-        RETURNING 1
-    ), moved AS (
-        UPDATE training SET step = one.step, position = one.position, last_operation_at = one.at
-        FROM fence, unnest($10::text[], $11::bigint[], $12::bigint[], $13::double precision[])
-            AS one (policy_id, step, position, at)
-        WHERE training.policy_id = one.policy_id
-    )
-    SELECT (SELECT count(*) FROM done) AS done, (SELECT count(*) FROM fence) AS fences
-"""  # noqa: S608  # constants
-_SNAPSHOT = """
-    UPDATE training SET snapshot = $2, snapshot_position = $3 WHERE policy_id = $1 AND snapshot_position <= $3
-    RETURNING (SELECT snapshot FROM training WHERE policy_id = $1) AS old
-"""
-_CLOSE = """
-    UPDATE training SET closed_at = $2, snapshot = NULL WHERE policy_id = $1
-    RETURNING (SELECT snapshot FROM training WHERE policy_id = $1) AS old
-"""
-_COVERED = """
-    WITH covered AS (
-        SELECT seq, payload, payload_is_claim FROM operations
-        WHERE policy_id = $1 AND position <= $2 AND payload IS NOT NULL
-    )
-    UPDATE operations SET payload = NULL FROM covered
-    WHERE operations.policy_id = $1 AND operations.seq = covered.seq
-    RETURNING CASE WHEN covered.payload_is_claim THEN covered.payload END AS claim
-"""
-_FORGET = """
-    WITH old AS (
-        SELECT policy_id, seq, result, result_is_claim FROM operations
-        WHERE result IS NOT NULL AND finished_at < $1 LIMIT $2 FOR UPDATE SKIP LOCKED
-    )
-    UPDATE operations SET result = NULL FROM old
-    WHERE operations.policy_id = old.policy_id AND operations.seq = old.seq
-    RETURNING CASE WHEN old.result_is_claim THEN old.result END AS claim
-"""
-_HELD = """
-    SELECT digest FROM training WHERE base = $1 AND closed_at IS NULL AND digest IS NOT NULL
-    UNION SELECT parent FROM training WHERE base = $1 AND closed_at IS NULL AND parent IS NOT NULL
-    UNION SELECT revision FROM checkpoints
-        WHERE base = $1 AND revision IS NOT NULL AND (expires_at IS NULL OR expires_at > $2)
-"""
-_SESSION = (
-    "policy_id, tenant_id, base, lora, metadata, step, position, snapshot, snapshot_position, digest, parent,"
-    " created_at, last_operation_at, closed_at"
-)
 
 
 class PostgresOperations:
@@ -133,30 +54,55 @@ class PostgresOperations:
     async def _open(self, token: int, operation: NewOperation) -> bool | MintError:
         assert operation.opens is not None
         async with acquired(self._pool) as connection, connection.transaction():
-            await connection.execute(_BOUNDED)
-            await connection.execute(ONE_WRITER, operation.policy_id)
-            known = "SELECT 1 FROM sessions WHERE policy_id = $1"
-            if await connection.fetchval(known, operation.policy_id):
-                return PolicyTaken(policy_id=operation.policy_id, by=WAVES)
+            await connection.execute(statements.BOUNDED)
             await connection.execute(
-                _OPEN,
+                statements.OPEN,
                 operation.policy_id,
                 operation.tenant_id,
                 operation.opens.base,
                 msgspec.to_builtins(operation.opens.lora),
                 operation.opens.metadata,
                 operation.submitted_at,
+                False,
             )
             return (await self._add(connection, token, [operation]))[id(operation)]
 
+    async def add_within(self, connection: Connection, token: int, wave: NewWave) -> None:
+        """Store a wave with a transaction of the ledger."""
+        await connection.execute(statements.BOUNDED)
+        await connection.execute(
+            statements.OPEN,
+            wave.policy_id,
+            wave.tenant_id,
+            wave.base,
+            msgspec.to_builtins(wave.lora),
+            {},
+            wave.submitted_at,
+            True,
+        )
+        outcomes = await self._add(connection, token, wave.stored(), is_managed=True)
+        for outcome in outcomes.values():
+            if isinstance(outcome, MintError) and not isinstance(outcome, OperationConflict):
+                raise outcome
+            if outcome is not True:
+                problem = f"another wave of policy {wave.policy_id} was faster"
+                raise Unavailable(what="the training session", problem=problem)
+        query = "INSERT INTO waves (wave_id, policy_id, job_id, job_step) VALUES ($1, $2, $3, $4)"
+        await connection.execute(query, wave.wave_id, wave.policy_id, wave.job_id, wave.job_step)
+
     async def _add(
-        self, connection: Connection, token: int, operations: Sequence[NewOperation]
+        self,
+        connection: Connection,
+        token: int,
+        operations: Sequence[NewOperation],
+        *,
+        is_managed: bool = False,
     ) -> dict[int, bool | MintError]:
         # Of several that come together with one number, the first has it.
         firsts = {_key(one): one for one in reversed(operations)}
         sent = [one for one in operations if firsts[_key(one)] is one]
         row = await connection.fetchrow(
-            _ADD,
+            statements.ADD,
             self._base,
             token,
             [one.policy_id for one in sent],
@@ -167,6 +113,7 @@ class PostgresOperations:
             [one.payload.data for one in sent],
             [one.payload.is_claim for one in sent],
             [one.submitted_at for one in sent],
+            is_managed,
         )
         assert row is not None
         if not row["fences"]:
@@ -175,13 +122,17 @@ class PostgresOperations:
         outcomes: dict[int, bool | MintError] = {}
         for one in operations:
             is_new = firsts[_key(one)] is one and _key(one) in added
-            outcomes[id(one)] = is_new or await self._why_not(connection, one)
+            outcomes[id(one)] = is_new or await self._why_not(connection, one, is_managed=is_managed)
         return outcomes
 
-    async def _why_not(self, connection: Connection, operation: NewOperation) -> bool | MintError:
-        row = await connection.fetchrow(_WHY_NOT, operation.policy_id, operation.seq)
+    async def _why_not(
+        self, connection: Connection, operation: NewOperation, *, is_managed: bool
+    ) -> bool | MintError:
+        row = await connection.fetchrow(statements.WHY_NOT, operation.policy_id, operation.seq)
         if row is None or row["tenant_id"] != operation.tenant_id:
             return NotFound(kind="training session", name=operation.policy_id)
+        if row["is_managed"] is not is_managed:
+            return PolicyTaken(policy_id=operation.policy_id, by=writer_of(is_managed=row["is_managed"]))
         if row["digest"] == operation.digest:
             return False
         if row["digest"] is not None:
@@ -189,9 +140,10 @@ class PostgresOperations:
         return SessionClosed(policy_id=operation.policy_id)
 
     async def result(self, policy_id: PolicyId, seq: int) -> Packed | None:
-        """Return the outcome of an operation."""
+        """Return the outcome of a client's operation."""
         query = (
-            "SELECT result, result_is_claim, finished_at FROM operations WHERE policy_id = $1 AND seq = $2"
+            "SELECT result, result_is_claim, finished_at FROM operations JOIN training USING (policy_id)"
+            " WHERE policy_id = $1 AND seq = $2 AND NOT is_managed"
         )
         row = await self._pool.fetchrow(query, policy_id, seq)
         if row is None or (row["finished_at"] is not None and row["result"] is None):
@@ -200,9 +152,30 @@ class PostgresOperations:
             return None
         return Packed(data=row["result"], is_claim=row["result_is_claim"])
 
+    async def results(self, policy_id: PolicyId, seqs: Sequence[int]) -> list[Packed]:
+        """Return the outcomes of finished operations, by number."""
+        query = (
+            "SELECT result, result_is_claim FROM operations"
+            " WHERE policy_id = $1 AND seq = ANY($2) AND result IS NOT NULL ORDER BY seq"
+        )
+        rows = await self._pool.fetch(query, policy_id, list(seqs))
+        return [Packed(data=row["result"], is_claim=row["result_is_claim"]) for row in rows]
+
+    async def taken_step(self, job_id: JobId) -> int:
+        """Return a job's last step that was taken in."""
+        query = "SELECT coalesce(max(job_step), 0) FROM waves WHERE job_id = $1"
+        return int(await self._pool.fetchval(query, job_id))
+
+    async def managed_sessions(self) -> list[TrainingSession]:
+        """Return the sessions of managed jobs."""
+        query = f"SELECT {statements.SESSION} FROM training WHERE base = $1 AND is_managed ORDER BY policy_id"  # noqa: S608  # constants
+        return [
+            msgspec.convert(dict(row), TrainingSession) for row in await self._pool.fetch(query, self._base)
+        ]
+
     async def session(self, policy_id: PolicyId) -> TrainingSession | None:
         """Return a policy's session."""
-        query = f"SELECT {_SESSION} FROM training WHERE policy_id = $1 AND base = $2"  # noqa: S608  # constants
+        query = f"SELECT {statements.SESSION} FROM training WHERE policy_id = $1 AND base = $2"  # noqa: S608  # constants
         row = await self._pool.fetchrow(query, policy_id, self._base)
         return None if row is None else msgspec.convert(dict(row), TrainingSession)
 
@@ -214,14 +187,14 @@ class PostgresOperations:
         greatest = await self._pool.fetchval(query, policy_id, UNNUMBERED)
         return 0 if greatest is None else int(greatest) + 1
 
-    async def unfinished(self) -> list[StoredOperation]:
+    async def unfinished(self, managed: PolicyId | None = None) -> list[StoredOperation]:
         """Return the operations that wait, in the order in which they came."""
         query = (
             "SELECT policy_id, seq, operations.tenant_id, payload, payload_is_claim FROM operations"
             " JOIN training USING (policy_id) WHERE base = $1 AND finished_at IS NULL"
-            " ORDER BY policy_id, submitted_at, seq"
+            " AND ($2::text IS NULL OR (policy_id = $2 AND is_managed)) ORDER BY policy_id, submitted_at, seq"
         )
-        return [_stored(row) for row in await self._pool.fetch(query, self._base)]
+        return [_stored(row) for row in await self._pool.fetch(query, self._base, managed)]
 
     async def executed_after(self, policy_id: PolicyId, position: int) -> list[StoredOperation]:
         """Return what was executed after a position."""
@@ -239,24 +212,24 @@ class PostgresOperations:
                 await self._finish(connection, token, finished)
                 return []
             async with connection.transaction():
-                await connection.execute(_BOUNDED)
+                await connection.execute(statements.BOUNDED)
                 await self._finish(connection, token, finished)
                 return [claim for one in finished for claim in await self._finish_more(connection, one)]
 
     async def finish_within(
-        self, connection: Connection, token: int, finished: FinishedOperation
+        self, connection: Connection, token: int, finished: Sequence[FinishedOperation]
     ) -> list[Claim]:
         """Commit with a transaction of the ledger."""
-        await connection.execute(_BOUNDED)
-        await self._finish(connection, token, [finished])
-        return await self._finish_more(connection, finished)
+        await connection.execute(statements.BOUNDED)
+        await self._finish(connection, token, finished)
+        return [claim for one in finished for claim in await self._finish_more(connection, one)]
 
     async def _finish(
         self, connection: Connection, token: int, finished: Sequence[FinishedOperation]
     ) -> None:
         last = {one.policy_id: one for one in finished}.values()
         row = await connection.fetchrow(
-            _FINISH,
+            statements.FINISH,
             self._base,
             token,
             [one.policy_id for one in finished],
@@ -285,41 +258,43 @@ class PostgresOperations:
         if one.lineage is not None:
             query = "UPDATE training SET digest = $2, parent = $3 WHERE policy_id = $1"
             await connection.execute(query, one.policy_id, one.lineage.digest, one.lineage.parent)
+        if one.refuses is not None:
+            await connection.execute("DELETE FROM waves WHERE wave_id = $1", one.refuses)
         if one.closes:
             unused += await self._close(connection, one)
         return unused
 
     async def _close(self, connection: Connection, one: FinishedOperation) -> list[Claim]:
         """Close the session: nothing is restored any more, so neither snapshot nor payloads are needed."""
-        old = await connection.fetchval(_CLOSE, one.policy_id, one.finished_at)
-        covered = await connection.fetch(_COVERED, one.policy_id, one.position)
+        old = await connection.fetchval(statements.CLOSE, one.policy_id, one.finished_at)
+        covered = await connection.fetch(statements.COVERED, one.policy_id, one.position)
         return [*_claims(covered), *([] if old is None else [msgspec.convert(old, Claim)])]
 
     async def put_snapshot(self, token: int, snapshot: Snapshot) -> list[Claim]:
         """Make a snapshot the session's."""
         async with acquired(self._pool) as connection, connection.transaction():
-            await connection.execute(_BOUNDED)
-            if await connection.fetchval(_FENCE, self._base, token) is None:
+            await connection.execute(statements.BOUNDED)
+            if await connection.fetchval(statements.FENCE, self._base, token) is None:
                 raise Fenced(base=self._base)
             return await self._put_snapshot(connection, snapshot)
 
     async def _put_snapshot(self, connection: Connection, snapshot: Snapshot) -> list[Claim]:
         claim = msgspec.to_builtins(snapshot.claim)
-        row = await connection.fetchrow(_SNAPSHOT, snapshot.policy_id, claim, snapshot.position)
+        row = await connection.fetchrow(statements.SNAPSHOT, snapshot.policy_id, claim, snapshot.position)
         if row is None:
             return [snapshot.claim]
-        unused = _claims(await connection.fetch(_COVERED, snapshot.policy_id, snapshot.position))
+        unused = _claims(await connection.fetch(statements.COVERED, snapshot.policy_id, snapshot.position))
         if row["old"] is not None and row["old"] != claim:
             unused.append(msgspec.convert(row["old"], Claim))
         return unused
 
     async def held_revisions(self, *, now: float) -> list[Digest]:
         """Return the revisions that are not to be collected."""
-        return [Digest(row[0]) for row in await self._pool.fetch(_HELD, self._base, now)]
+        return [Digest(row[0]) for row in await self._pool.fetch(statements.HELD, self._base, now)]
 
     async def forget_results(self, *, before: float, limit: int) -> list[Claim]:
         """Forget old results; the rows stay, so that a repetition is known as one."""
-        return _claims(await self._pool.fetch(_FORGET, before, limit))
+        return _claims(await self._pool.fetch(statements.FORGET, before, limit))
 
 
 def _claims(rows: Sequence[asyncpg.Record]) -> list[Claim]:
@@ -327,7 +302,7 @@ def _claims(rows: Sequence[asyncpg.Record]) -> list[Claim]:
 
 
 def _has_more(one: FinishedOperation) -> bool:
-    return bool(one.checkpoint or one.snapshot or one.lineage or one.closes)
+    return bool(one.checkpoint or one.snapshot or one.lineage or one.closes or one.refuses)
 
 
 def _key(operation: NewOperation) -> tuple[PolicyId, int, TenantId]:

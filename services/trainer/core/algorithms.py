@@ -35,6 +35,20 @@ def _grpo_config(kl_coefficient: float, mismatch: Mismatch) -> dict[str, float]:
     return {"kl_coefficient": kl_coefficient, **rules[mismatch]}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaveBatch:
+    """What a wave's pass computes: the rows of its record, by the loss of its algorithm."""
+
+    algorithm: str
+    config: Mapping[str, float]
+    batch: Batch
+
+    @property
+    def tokens(self) -> int:
+        """Return how many tokens the model reads."""
+        return sum(row.length for row in self.batch.rows or self.batch.probe)
+
+
 ALGORITHMS: Mapping[str, TrainingAlgorithm] = {
     "grpo": TrainingAlgorithm(loss=GRPO, build_batch=build_grpo_batch, config=_grpo_config),
     "sft": TrainingAlgorithm(

@@ -1,4 +1,4 @@
-"""Can a policy's LoRA be exported in a layout? Asked before it is trained, not after."""
+"""Does a policy's LoRA fit the base, and can it be exported in a layout? Asked before it is trained."""
 
 from dataclasses import dataclass
 
@@ -8,6 +8,18 @@ from mint_common.adapters_format.names import FUSED
 from mint_common.adapters_format.sites import all_sites, has_experts, targeted
 from mint_common.errors import AdapterInvalid
 from mint_common.events import LoraSpec
+from services.trainer.core.refusals import LoraInvalid
+
+
+def check_fits(lora: LoraSpec, facts: BaseFacts) -> None:
+    """Raise LoraInvalid when a LoRA has no place in the base."""
+    if not 1 <= lora.rank <= facts.max_rank:
+        raise LoraInvalid(field="rank", problem=f"{lora.rank} is outside 1..{facts.max_rank}")
+    sites = all_sites(facts)
+    unknown = sorted(target for target in lora.targets if not targeted(sites, [target]))
+    if unknown or not lora.targets:
+        problem = f"{unknown or 'none'} given, the base has {list(facts.targets)}"
+        raise LoraInvalid(field="targets", problem=problem)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,11 +1,11 @@
-"""Training sessions that clients drive by operations, as the database knows them."""
+"""Training sessions and the operations that drive them, as the database knows them."""
 
 from dataclasses import dataclass
 
 from mint_common.claims import Claim
 from mint_common.errors import InvalidField, MintError
 from mint_common.events import LoraSpec
-from mint_common.ids import BaseName, Digest, PolicyId, TenantId
+from mint_common.ids import BaseName, Digest, PolicyId, TenantId, WaveId
 from mint_common.training import CheckpointRecord, JsonScalar, Open, SessionRecord
 
 
@@ -30,7 +30,7 @@ class TrainingSession:
     """``position`` counts the executed operations; ``snapshot`` is the state after some of them.
 
     Without a snapshot the session begins as its LoRA initialises it. ``digest`` is the latest export and
-    ``parent`` the one before it.
+    ``parent`` the one before it. ``is_managed``: its operations are those of managed jobs, not a client's.
     """
 
     policy_id: PolicyId
@@ -47,6 +47,7 @@ class TrainingSession:
     digest: Digest | None = None
     parent: Digest | None = None
     closed_at: float | None = None
+    is_managed: bool = False
 
     def record(self) -> SessionRecord:
         """Return what others see of it."""
@@ -108,9 +109,9 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportLineage:
-    """The policy's latest export, and the one before it."""
+    """The policy's latest export, and the one before it; None, None: as initialised."""
 
-    digest: Digest
+    digest: Digest | None
     parent: Digest | None
 
 
@@ -118,7 +119,8 @@ class ExportLineage:
 class FinishedOperation:
     """The result of an operation, to be committed as a whole.
 
-    ``checkpoint`` is a new row, ``replaces`` says whether it may replace an older one.
+    ``checkpoint`` is a new row, ``replaces`` says whether it may replace an older one. ``refuses`` is the
+    wave that is refused with it.
     """
 
     policy_id: PolicyId
@@ -133,6 +135,12 @@ class FinishedOperation:
     replaces: bool = False
     lineage: ExportLineage | None = None
     closes: bool = False
+    refuses: WaveId | None = None
+
+
+def writer_of(*, is_managed: bool) -> str:
+    """Return who trains a policy, in words."""
+    return "managed jobs" if is_managed else "operations"
 
 
 def read_cursor(cursor: str) -> tuple[float, str, str, str]:

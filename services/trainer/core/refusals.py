@@ -34,6 +34,12 @@ class NotFinite(TrainingRefused):
     code = "not_finite"
 
 
+class NoGradient(TrainingRefused):
+    """Step {step} has no gradient: the pass before it was refused."""
+
+    code = "no_gradient"
+
+
 class RevisionForeign(TrainingRefused):
     """Revision {digest!r} cannot be trained on: {problem}"""
 

@@ -13,8 +13,8 @@ from typing import Literal
 
 from mint_common.ids import PolicyId, TenantId
 
-Kind = Literal["forward", "forward_backward", "optim_step", "wave", "upkeep"]
-"""A wave is a managed job's pass and step in one; upkeep saves, loads or drops a policy's state."""
+Kind = Literal["forward", "forward_backward", "optim_step", "copy", "upkeep"]
+"""A copy is what a save, a snapshot or an export is made of; upkeep replaces or drops a policy's state."""
 _PASSES: tuple[Kind, ...] = ("forward", "forward_backward")
 
 
@@ -112,7 +112,7 @@ def _left(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _ReadyRun:
-    """What one policy can do in one plan: some passes, then at most one step; or one thing alone."""
+    """What one policy can do in one plan: some passes, at most one step, a copy; or one thing alone."""
 
     operations: tuple[Operation, ...]
     arrival: int
@@ -132,11 +132,11 @@ class _ReadyRun:
     def goes_with(self, other: "_ReadyRun") -> bool:
         """Return whether both can be computed as one batch: alike, and not padded much to one another."""
         first, others = self.operations[0], other.operations[0]
-        return not (first.alone or others.alone) and _class(first) == _class(others)
+        return not (first.alone or others.alone) and _padded_rank(first) == _padded_rank(others)
 
 
-def _class(operation: Operation) -> tuple[bool, int]:
-    return operation.kind == "wave", (operation.rank - 1).bit_length()
+def _padded_rank(operation: Operation) -> int:
+    return (operation.rank - 1).bit_length()
 
 
 def _ready_runs(waiting: Sequence[Operation], limits: SchedulerLimits) -> list[_ReadyRun]:
@@ -147,7 +147,7 @@ def _ready_runs(waiting: Sequence[Operation], limits: SchedulerLimits) -> list[_
 
 
 def _first_run(queue: list[tuple[int, Operation]], limits: SchedulerLimits) -> _ReadyRun:
-    """Return the head of a policy's queue: the passes that follow one another, and the step behind them."""
+    """Return the head of a policy's queue: passes that follow one another, and a step and a copy behind."""
     ordered = [operation for _, operation in sorted(queue, key=lambda item: item[1].seq)]
     arrival = min(arrival for arrival, _ in queue)
     taken = [ordered[0]]
@@ -159,9 +159,10 @@ def _first_run(queue: list[tuple[int, Operation]], limits: SchedulerLimits) -> _
             if operation.kind not in _PASSES or not fits or operation.alone or ordered[0].alone:
                 break
             taken.append(operation)
-        behind = ordered[len(taken) :]
-        if behind and behind[0].kind == "optim_step":
-            taken.append(behind[0])
+        for kind in ("optim_step", "copy"):
+            behind = ordered[len(taken) :]
+            if behind and behind[0].kind == kind:
+                taken.append(behind[0])
     return _ReadyRun(operations=tuple(taken), arrival=arrival)
 
 
@@ -175,9 +176,9 @@ def _plan(
     idle = [policy for policy in on_device if policy not in policies]
     surplus = max(0, len(on_device) + len(swap_in) - limits.device_policies)
     return Plan(
-        batch=tuple(operation for operation in operations if operation.kind in {*_PASSES, "wave"}),
+        batch=tuple(operation for operation in operations if operation.kind in _PASSES),
         steps=tuple(operation for operation in operations if operation.kind == "optim_step"),
-        upkeep=tuple(operation for operation in operations if operation.kind == "upkeep"),
+        upkeep=tuple(operation for operation in operations if operation.kind in {"copy", "upkeep"}),
         swap_in=swap_in,
         swap_out=tuple(idle[:surplus]),
     )

@@ -4,6 +4,7 @@ Invariant: results are committed in the order of execution, and published only t
 """
 
 import hashlib
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -11,24 +12,41 @@ import msgspec
 
 from mint_common.adapters_format import store_adapter
 from mint_common.claims import Claim
-from mint_common.errors import AlreadyExists, MintError
-from mint_common.events import RevisionExported
+from mint_common.errors import AlreadyExists, AlreadyHandled, MintError
+from mint_common.events import Event, RevisionExported, TrainingFailed
 from mint_common.ids import PolicyId, derive_id
 from mint_common.training import (
     CheckpointRecord,
     Close,
+    Done,
     Export,
     Exported,
     Open,
-    Operation,
+    Outcome,
     Result,
     Save,
     Saved,
+    Stepped,
 )
 from services.trainer import metrics
 from services.trainer.core.operations import ExportLineage, FinishedOperation, Snapshot, TrainingSession
-from services.trainer.handlers.lease_term import LeaseTerm, outcome_of, pack, result_key, state_key
+from services.trainer.core.wave_operations import (
+    LoadRevision,
+    LoggedOperation,
+    WaveExport,
+    export_metrics,
+)
+from services.trainer.handlers.lease_term import (
+    LeaseTerm,
+    outcome_of,
+    pack,
+    result_key,
+    state_key,
+    unpack,
+)
 from services.trainer.ports.policies import StateCopy, StateExport
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +58,7 @@ class Executed:
 
     seq: int
     position: int
-    operation: Operation | MintError
+    operation: LoggedOperation | MintError
     result: Result | MintError | None
     step: int
     closes: bool = False
@@ -51,6 +69,15 @@ class Executed:
     def is_plain(self) -> bool:
         """Return whether nothing but its result is to be committed."""
         return not (self.closes or self.state or self.export)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefusedWave:
+    """What is left of a wave of which an operation was refused, all of it refused for that."""
+
+    operations: Sequence[Executed]
+    export: WaveExport
+    error: MintError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,17 +101,20 @@ class Committer:
         self._on_committed = on_committed
         self._unpublished: dict[int, _Unpublished] = {}
 
-    async def commit(self, executed: Sequence[Executed]) -> None:
+    async def commit(self, executed: Sequence[Executed | RefusedWave]) -> None:
         """Commit some operations in order, together where that is possible."""
         plain: list[FinishedOperation] = []
         for one in executed:
-            if one.is_plain:
+            if isinstance(one, Executed) and one.is_plain:
                 assert one.result is not None, one
                 plain.append(await self._finished(one, one.result))
                 continue
             await self._commit_plain(plain)
             plain = []
-            await self._commit_alone(one)
+            if isinstance(one, RefusedWave):
+                await self._commit_refusal(one)
+            else:
+                await self._commit_alone(one)
         await self._commit_plain(plain)
 
     async def _commit_plain(self, finished: Sequence[FinishedOperation]) -> None:
@@ -122,39 +152,85 @@ class Committer:
             claim = await self._store(one.state, "snapshots", one.position)
             snapshot = Snapshot(policy_id=self.session.policy_id, position=one.position, claim=claim)
             finished = replace(finished, snapshot=snapshot)
-        await self._finish(replace(finished, closes=one.closes))
+        lineage = None
+        if isinstance(one.operation, LoadRevision):
+            revision = one.operation.revision
+            lineage = ExportLineage(digest=revision.digest if revision else None, parent=None)
+        await self._finish(replace(finished, closes=one.closes, lineage=lineage))
+        self._note_lineage(lineage)
         self.covered = max(self.covered, one.position if one.state else 0)
 
     async def _commit_export(self, one: Executed, export: StateExport) -> None:
-        assert isinstance(one.operation, Export), one
-        session, adapter = self.session, export.adapter
-        export_id = export_id_of(session.policy_id, one.seq)
+        session, adapter, operation = self.session, export.adapter, one.operation
+        assert isinstance(operation, Export | WaveExport), one
+        wave = operation if isinstance(operation, WaveExport) else None
+        export_id = wave.wave_id if wave else export_id_of(session.policy_id, one.seq)
         manifest = await store_adapter(self._term.blobs, adapter, export_id=export_id)
         record = None
-        if one.operation.name is not None:
-            record = self._record(one, one.operation, claim=manifest, name=one.operation.name)
+        if isinstance(operation, Export) and operation.name is not None:
+            record = self._record(one, operation, claim=manifest, name=operation.name)
             record = msgspec.structs.replace(record, kind="sampler", revision=adapter.digest)
         result = Exported(export_id=export_id, digest=adapter.digest, step=export.step, checkpoint=record)
         lineage = ExportLineage(digest=adapter.digest, parent=export.parent)
         finished = replace(await self._finished(one, result), checkpoint=record, lineage=lineage)
+        measured = await self._measured(wave) if wave else ()
         exported = RevisionExported(
             tenant_id=session.tenant_id,
             base=session.base,
             export_id=export_id,
             policy_id=session.policy_id,
-            job_id=None,
-            wave_id=None,
+            job_id=wave.job_id if wave else None,
+            wave_id=wave.wave_id if wave else None,
             digest=adapter.digest,
             manifest=manifest,
             parent=export.parent,
             step=export.step,
-            metrics={},
+            metrics=export_metrics(wave, measured, export_seconds=export.seconds) if wave else {},
         )
-        async with self._term.ledger.transaction(export_id) as transaction:
-            await self._term.store.finish_within(transaction.connection, self._term.token, finished)
-            await transaction.emit(exported)
-        self.session = replace(session, digest=lineage.digest, parent=lineage.parent)
-        self._tell([finished])
+        await self._finish_with(wave.cause if wave else export_id, exported, [finished])
+        self._note_lineage(lineage)
+        if wave:
+            _note_trained(exported, is_step=any(isinstance(result, Stepped) for result in measured))
+
+    async def _measured(self, export: WaveExport) -> list[Result]:
+        """Return the results of a wave's pass and its step, which are committed."""
+        rows = await self._term.store.results(self.session.policy_id, export.measured)
+        found = [msgspec.msgpack.decode(await unpack(self._term.blobs, row), type=Outcome) for row in rows]
+        return [one.result for one in found if isinstance(one, Done)]
+
+    async def _commit_refusal(self, refused: RefusedWave) -> None:
+        finished = [await self._finished(one, refused.error) for one in refused.operations]
+        export, session = refused.export, self.session
+        failed = TrainingFailed(
+            tenant_id=session.tenant_id,
+            base=session.base,
+            wave_id=export.wave_id,
+            job_id=export.job_id,
+            policy_id=session.policy_id,
+            code=refused.error.code,
+            reason=str(refused.error),
+        )
+        finished[-1] = replace(finished[-1], refuses=export.wave_id)
+        await self._finish_with(export.cause, failed, finished)
+        metrics.STEPS.labels("failed").inc()
+        _log.warning("wave refused", extra={"wave_id": export.wave_id, "code": refused.error.code})
+
+    async def _finish_with(self, cause: str, event: Event, finished: Sequence[FinishedOperation]) -> None:
+        """Commit operations and the event that tells of them."""
+        term = self._term
+        try:
+            async with term.ledger.transaction(cause) as transaction:
+                unused = await term.store.finish_within(transaction.connection, term.token, finished)
+                await transaction.emit(event)
+        except AlreadyHandled:
+            # Its job was failed when the wave was taken in, as it seemed: there is nothing more to tell.
+            unused = await term.store.finish(term.token, finished)
+        await term.discard(unused)
+        self._tell(finished)
+
+    def _note_lineage(self, lineage: ExportLineage | None) -> None:
+        if lineage is not None:
+            self.session = replace(self.session, digest=lineage.digest, parent=lineage.parent)
 
     def _record(
         self, one: Executed, operation: Save | Export, *, claim: Claim, name: str
@@ -181,9 +257,10 @@ class Committer:
         policy_id = self.session.policy_id
         outcome = msgspec.msgpack.encode(outcome_of(result))
         came = "refused" if isinstance(result, MintError) else "done"
-        self._unpublished[one.seq] = _Unpublished(
-            outcome=outcome, kind=type(one.operation).__name__.lower(), came=came
-        )
+        kind = type(one.operation).__name__.lower()
+        if not isinstance(one.operation, MintError):
+            kind = str(one.operation.__struct_config__.tag)
+        self._unpublished[one.seq] = _Unpublished(outcome=outcome, kind=kind, came=came)
         return FinishedOperation(
             policy_id=policy_id,
             seq=one.seq,
@@ -216,7 +293,24 @@ class Committer:
             unpublished = self._unpublished.pop(one.seq)
             metrics.OPERATIONS.labels(unpublished.kind, unpublished.came).inc()
             self._on_committed(one.seq)
-            self._term.outcomes.put((one.policy_id, one.seq), unpublished.outcome)
+            if not self.session.is_managed:
+                self._term.outcomes.put((one.policy_id, one.seq), unpublished.outcome)
+
+
+def _note_trained(exported: RevisionExported, *, is_step: bool) -> None:
+    metrics.STEPS.labels("trained" if is_step else "skipped").inc()
+    metrics.TOKENS.inc(exported.metrics.get("tokens", 0.0))
+    metrics.STEP_SECONDS.observe(exported.metrics["seconds"])
+    _log.info(
+        "wave trained",
+        extra={
+            "policy_id": exported.policy_id,
+            "wave_id": exported.wave_id,
+            "step": exported.step,
+            "digest": exported.digest,
+            **{f"metric_{name}": value for name, value in exported.metrics.items()},
+        },
+    )
 
 
 def export_id_of(policy_id: PolicyId, seq: int) -> str:
@@ -224,7 +318,7 @@ def export_id_of(policy_id: PolicyId, seq: int) -> str:
     return derive_id("export", policy_id, seq)
 
 
-def closes(operation: Operation | MintError, result: object) -> bool:
+def closes(operation: LoggedOperation | MintError, result: object) -> bool:
     """Return whether an operation ends the session: a close does, and an open that failed."""
     failed = isinstance(result, MintError)
     return isinstance(operation, Close) or (failed and isinstance(operation, Open))

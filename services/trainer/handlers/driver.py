@@ -6,6 +6,7 @@ trainer itself costs a replay from the last snapshot, never a result.
 """
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Awaitable, Sequence
 
@@ -17,25 +18,36 @@ from mint_common.training import (
     Loaded,
     Open,
     Opened,
-    Operation,
     Pass,
+    Passed,
     Result,
     SessionClosed,
     Step,
     Stepped,
 )
 from mint_common.waiting import wait_for_event
+from services.trainer.core.batch import Batch
 from services.trainer.core.operations import NotResident, TrainingSession
 from services.trainer.core.sequence_buffer import SequenceBuffer
-from services.trainer.handlers.committer import Committer, Executed, closes
-from services.trainer.handlers.executor import Executor, StateResult
+from services.trainer.core.wave_operations import LoadRevision, LoggedOperation, WaveExport, WavePass
+from services.trainer.handlers.committer import Committer, Executed, RefusedWave, closes
+from services.trainer.handlers.executor import Executor, StateResult, Work
 from services.trainer.handlers.lease_term import LeaseTerm
-from services.trainer.ports.policies import StateCopy, StepTaken
+from services.trainer.ports.policies import StateCopy, StateExport, StepTaken
 
 _log = logging.getLogger(__name__)
 
+_COMPUTED = (Pass, WavePass, Step)
+_CHANGING = (*_COMPUTED, Distill, Open, Load, LoadRevision)
 _ATTEMPTS = 2
 """How often a fault of the trainer is met before the operation is refused; retries run alone."""
+
+
+def _begins_anew(operation: LoggedOperation) -> bool:
+    """Return whether an operation needs nothing of what was before it."""
+    return isinstance(operation, Open | Close) or (
+        isinstance(operation, LoadRevision) and operation.revision is None
+    )
 
 
 class ExecutionFailed(MintError):
@@ -53,12 +65,16 @@ class Driver:
     def __init__(self, term: LeaseTerm, session: TrainingSession, *, next_seq: int) -> None:
         self.policy_id = session.policy_id
         self.tenant_id = session.tenant_id
+        self.is_managed = session.is_managed
         self.is_ended = False
         self._term = term
         self._committer = Committer(term, session, self._forget)
         self._executor = Executor(term, self._committer, self._settled)
         self._buffer = SequenceBuffer(next_seq=next_seq)
-        self._live: dict[int, Operation | MintError] = {}
+        self._live: dict[int, LoggedOperation | MintError] = {}
+        self._batches: dict[int, Batch] = {}
+        self._refused: set[int] = set()
+        self._idle = asyncio.Event()
         self._news = asyncio.Event()
         self._again: list[int] = []
         self._attempts: dict[int, int] = {}
@@ -68,7 +84,7 @@ class Driver:
         self._is_closed = session.closed_at is not None
         self._snapshot_at = self._worked_at = term.clock.monotonic()
         self._is_copying = False
-        self._executed: asyncio.Queue[Executed | asyncio.Event] = asyncio.Queue()
+        self._executed: asyncio.Queue[Executed | RefusedWave | asyncio.Event] = asyncio.Queue()
 
     @property
     def waiting(self) -> int:
@@ -79,9 +95,20 @@ class Driver:
         """Return whether an operation waits or is under way here."""
         return seq in self._live
 
-    def arrive(self, seq: int, operation: Operation | MintError) -> None:
-        """Take over a stored operation, or why it cannot be read. A repetition changes nothing."""
+    async def wait_until_idle(self, *, seconds: float) -> None:
+        """Wait until all that arrived is committed, but not longer."""
+        if self._live:
+            await wait_for_event(self._idle, clock=self._term.clock, seconds=seconds)
+
+    def arrive(self, seq: int, operation: LoggedOperation | MintError, *, batch: Batch | None = None) -> None:
+        """Take over a stored operation, or why it cannot be read. A repetition changes nothing.
+
+        ``batch`` is what the record of a wave's pass holds, where that has been read.
+        """
         if seq not in self._live:
+            if batch is not None:
+                self._batches[seq] = batch
+            self._idle.clear()
             self._live[seq] = operation
             self._buffer = self._buffer.arrive(seq, now=self._term.clock.monotonic())
             self._news.set()
@@ -149,7 +176,7 @@ class Driver:
     async def _round(self, seqs: Sequence[int]) -> None:
         """Execute what is due, as far as that goes without a fault."""
         waiting = list(seqs)
-        while waiting:
+        while waiting := [seq for seq in waiting if seq not in self._refused]:
             self._worked_at = self._term.clock.monotonic()
             taken = self._take(waiting)
             done = await self._execute(taken)
@@ -159,11 +186,17 @@ class Driver:
                 return
 
     def _take(self, waiting: Sequence[int]) -> Sequence[int]:
-        """Return the operations that go together: passes and steps that follow one another, or one alone."""
-        computed = 0
-        while computed < len(waiting) and isinstance(self._live[waiting[computed]], Pass | Step):
-            computed += 1
-        return waiting[: 1 if waiting[0] in self._attempts else max(1, computed)]
+        """Return the operations that go together, or one alone.
+
+        Passes and steps that follow one another do, and so does the export of a wave behind its step.
+        """
+        if waiting[0] in self._attempts:
+            return waiting[:1]
+        taken = list(itertools.takewhile(lambda seq: isinstance(self._live[seq], _COMPUTED), waiting))
+        behind = waiting[len(taken) :]
+        if taken and behind and isinstance(self._live[behind[0]], WaveExport):
+            taken.append(behind[0])
+        return taken or waiting[:1]
 
     async def _execute(self, seqs: Sequence[int]) -> int:
         """Return how many are finished; after a fault the others start again."""
@@ -173,30 +206,50 @@ class Driver:
         if isinstance(operation, MintError):
             self._end(seqs[0], operation)
             return 1
-        if not isinstance(operation, Open | Close) and (lost := await self._executor.restore()):
+        if not _begins_anew(operation) and (lost := await self._executor.restore()):
             for seq in seqs:
                 self._end(seq, lost)
             return len(seqs)
-        if isinstance(operation, Pass | Step):
+        if isinstance(operation, _COMPUTED):
             return await self._compute(seqs, alone=seqs[0] in self._attempts)
         return await self._keep(seqs[0], operation)
 
     async def _compute(self, seqs: Sequence[int], *, alone: bool) -> int:
-        operations = [self._live[seq] for seq in seqs]
-        begun = [self._executor.begin(one, alone=alone) for one in operations if isinstance(one, Pass | Step)]
+        (begun,) = await asyncio.gather(self._begin(seqs, alone=alone), return_exceptions=True)
+        if isinstance(begun, BaseException):
+            return self._note_failure(seqs[0], begun)
         results = await asyncio.gather(*begun, return_exceptions=True)
         for done, (seq, result) in enumerate(zip(seqs, results, strict=True)):
+            if seq in self._refused:
+                continue
             if isinstance(result, NotResident):
                 return done
-            if isinstance(result, BaseException) and not isinstance(result, MintError):
-                return done + self._note_fault(seq, result)
             if isinstance(result, StepTaken):
                 self._end(seq, Stepped(step=result.step, metrics=result.metrics))
-            else:
+            elif isinstance(result, StateExport):
+                self._end(seq, None, StateResult(export=result))
+            elif isinstance(result, Passed):
                 self._end(seq, result)
+            else:
+                assert isinstance(result, BaseException), result
+                ended = self._note_failure(seq, result)
+                if not isinstance(result, MintError):
+                    return done + ended
         return len(seqs)
 
-    async def _keep(self, seq: int, operation: Operation) -> int:
+    async def _begin(self, seqs: Sequence[int], *, alone: bool) -> list[Awaitable[object]]:
+        """Queue operations that go together, once all that they take is there."""
+        works: list[Work] = []
+        for seq in seqs:
+            operation = self._live[seq]
+            assert not isinstance(operation, MintError), operation
+            works.append(await self._executor.ready(operation, batch=self._batches.pop(seq, None)))
+        if isinstance(works[-1], WaveExport):
+            # What it comes after may be an export that is not committed yet.
+            await self._settled()
+        return [self._executor.begin(work, alone=alone) for work in works]
+
+    async def _keep(self, seq: int, operation: LoggedOperation) -> int:
         """Execute an operation that saves, loads, distills or ends; return 1 when it is finished."""
         keeping = self._executor.keep(operation, alone=seq in self._attempts)
         (kept,) = await asyncio.gather(keeping, return_exceptions=True)
@@ -204,10 +257,14 @@ class Driver:
             return 0
         if isinstance(kept, StateResult):
             self._end(seq, kept.result, kept)
-        elif isinstance(kept, MintError):
-            self._end(seq, kept)
-        else:
-            return self._note_fault(seq, kept)
+            return 1
+        return self._note_failure(seq, kept)
+
+    def _note_failure(self, seq: int, failure: BaseException) -> int:
+        """Return 1 when the operation is finished, refused or given up, 0 when it is to be tried again."""
+        if not isinstance(failure, MintError):
+            return self._note_fault(seq, failure)
+        self._end(seq, failure)
         return 1
 
     def _note_fault(self, seq: int, fault: BaseException) -> int:
@@ -228,34 +285,61 @@ class Driver:
 
     def _end(self, seq: int, result: Result | MintError | None, kept: StateResult | None = None) -> None:
         """Give an executed operation its position and hand it on to be committed."""
-        if isinstance(result, MintError) and result.retryable:
-            raise result  # the world's fault, not the operation's: the term begins again
-        self._position += 1
-        operation = self._live[seq]
+        if isinstance(result, MintError):
+            if result.retryable:
+                raise result  # the world's fault, not the operation's: the term begins again
+            if wave := self._rest_of_wave(seq):
+                self._refuse_wave(wave, result)
+                return
         if isinstance(result, Opened | Loaded | Stepped):
             self._step = result.step
-        if isinstance(operation, Pass | Distill | Step | Open | Load):
-            self._changed = self._position
-        if closes(operation, result):
+        executed = self._executed_as(seq, result, kept)
+        if executed.closes:
             self._is_closed = True
             self._term.policies.forget(self.policy_id)  # also what a failed open had put into memory
+        self._executed.put_nowait(executed)
+
+    def _executed_as(
+        self, seq: int, result: Result | MintError | None, kept: StateResult | None = None
+    ) -> Executed:
+        """Count an executed operation, and return it as it is to be committed."""
+        operation = self._live[seq]
+        self._position += 1
+        if isinstance(operation, _CHANGING):
+            self._changed = self._position
         self._attempts.pop(seq, None)
-        self._executed.put_nowait(
-            Executed(
-                seq=seq,
-                position=self._position,
-                operation=operation,
-                result=result,
-                step=self._step,
-                closes=closes(operation, result),
-                state=kept.state if kept else None,
-                export=kept.export if kept else None,
-            )
+        return Executed(
+            seq=seq,
+            position=self._position,
+            operation=operation,
+            result=result,
+            step=self._step,
+            closes=closes(operation, result),
+            state=kept.state if kept else None,
+            export=kept.export if kept else None,
         )
+
+    def _rest_of_wave(self, seq: int) -> list[int]:
+        """Return an operation of a wave and those of it that come behind, none for a client's operation."""
+        behind = sorted(one for one in self._live if one >= seq)
+        rest = list(itertools.takewhile(lambda one: not isinstance(self._live[one], WaveExport), behind))
+        return behind[: len(rest) + 1] if len(rest) < len(behind) else []
+
+    def _refuse_wave(self, seqs: Sequence[int], error: MintError) -> None:
+        """Refuse what is left of a wave: a step without its pass, an export without its step mean nothing."""
+        export = self._live[seqs[-1]]
+        assert isinstance(export, WaveExport), export
+        operations = [self._executed_as(seq, error) for seq in seqs]
+        self._refused.update(seqs)
+        self._executed.put_nowait(RefusedWave(operations=operations, export=export, error=error))
 
     def _forget(self, seq: int) -> None:
         """Note that an operation is committed."""
         del self._live[seq]
+        self._batches.pop(seq, None)
+        self._refused.discard(seq)
+        if not self._live:
+            self._idle.set()
         self._news.set()
 
     async def _commit_on(self) -> None:
@@ -267,15 +351,15 @@ class Driver:
             for _ in taken:
                 self._executed.task_done()
 
-    async def _commit(self, taken: Sequence[Executed | asyncio.Event]) -> None:
-        executed: list[Executed] = []
+    async def _commit(self, taken: Sequence[Executed | RefusedWave | asyncio.Event]) -> None:
+        executed: list[Executed | RefusedWave] = []
         for one in taken:
-            if isinstance(one, Executed):
-                executed.append(one)
-            else:
+            if isinstance(one, asyncio.Event):
                 await self._committer.commit(executed)
                 executed = []
                 one.set()
+            else:
+                executed.append(one)
         await self._committer.commit(executed)
 
     async def _settled(self) -> None:

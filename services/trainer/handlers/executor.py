@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 import msgspec
 
-from mint_common.claims import Claim
-from mint_common.errors import BlobCorrupt, BlobMissing, InvalidField, MintError
+from mint_common.blobs.port import Blobs
+from mint_common.claims import Claim, RevisionRef
+from mint_common.errors import BlobCorrupt, BlobMissing, EventInvalid, InvalidField, MintError
+from mint_common.records import WaveRecord, decode_record
 from mint_common.training import (
     CheckpointRecord,
     CheckpointRef,
@@ -20,20 +22,24 @@ from mint_common.training import (
     Loaded,
     Open,
     Opened,
-    Operation,
     Pass,
-    Passed,
     Result,
     Save,
     Step,
 )
+from services.trainer.core.algorithms import WaveBatch, build_batch
+from services.trainer.core.batch import Batch
 from services.trainer.core.operations import StoredOperation, TrainingSession
-from services.trainer.core.refusals import CheckpointLost
+from services.trainer.core.refusals import CheckpointLost, RecordInvalid
+from services.trainer.core.wave_operations import LoadRevision, LoggedOperation, WaveExport, WavePass
 from services.trainer.handlers.committer import Committer
-from services.trainer.handlers.lease_term import LeaseTerm, unpack
-from services.trainer.ports.policies import ExportFrom, StateCopy, StateExport, StepTaken
+from services.trainer.handlers.lease_term import LeaseTerm, prune_snapshots, unpack
+from services.trainer.ports.policies import ExportFrom, StateCopy, StateExport
 
 _REPLAYED_TOGETHER = 64
+
+Work = LoggedOperation | WaveBatch
+"""An operation with all that computing it takes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +76,9 @@ class Executor:
                 await self._restore()
             except (BlobMissing, BlobCorrupt) as error:
                 self._lost = CheckpointLost(uri=str(error.uri), problem=str(error))
+            except RecordInvalid as error:
+                problem = f"what was executed before cannot be read: {error}"
+                self._lost = CheckpointLost(uri=f"replay of {self._session.policy_id}", problem=problem)
             except CheckpointLost as error:
                 self._lost = error
             if self._lost is not None:
@@ -84,19 +93,24 @@ class Executor:
         executed = await self._term.store.executed_after(session.policy_id, session.snapshot_position)
         for begin in range(0, len(executed), _REPLAYED_TOGETHER):
             await self._replay(executed[begin : begin + _REPLAYED_TOGETHER])
+        await prune_snapshots(self._term.blobs, session)
 
     async def _replay(self, executed: Sequence[StoredOperation]) -> None:
         """Do again what changed the state. A step that was refused had cleared the gradient."""
         policies, session = self._term.policies, self._session
-        operations = [await self.read(stored) for stored in executed]
+        works: list[Work | None] = []
+        for stored in executed:
+            operation = await self.read(stored)
+            if not stored.is_refused:
+                works.append(await self.ready(operation))
+            elif isinstance(operation, Step):
+                works.append(None)
         again: list[Awaitable[object]] = []
-        for stored, operation in zip(executed, operations, strict=True):
-            if isinstance(operation, Step) and stored.is_refused:
+        for work in works:
+            if work is None:
                 again.append(policies.begin_clear(session.policy_id, session.tenant_id))
-            elif isinstance(operation, Step) or (
-                isinstance(operation, Pass) and operation.backward and not stored.is_refused
-            ):
-                again.append(self.begin(operation))
+            elif isinstance(work, Step) or _adds_gradient(work):
+                again.append(self.begin(work))
         for result in await asyncio.gather(*again, return_exceptions=True):
             if isinstance(result, asyncio.CancelledError) or (
                 isinstance(result, MintError) and result.retryable
@@ -106,25 +120,52 @@ class Executor:
                 problem = f"what was executed before fails now: {type(result).__name__}: {result}"
                 raise CheckpointLost(uri=f"replay of {session.policy_id}", problem=problem) from result
 
-    async def read(self, stored: StoredOperation) -> Operation:
+    async def read(self, stored: StoredOperation) -> LoggedOperation:
         """Return a stored operation. Raises BlobMissing, BlobCorrupt."""
         return read_operation(await unpack(self._term.blobs, stored.payload))
 
-    def begin(self, operation: Pass | Step, *, alone: bool = False) -> Awaitable[Passed | StepTaken]:
-        """Queue a computation."""
-        policies, session = self._term.policies, self._session
-        if isinstance(operation, Pass):
-            return policies.begin_pass(session.policy_id, session.tenant_id, operation, alone=alone)
-        return policies.begin_step(session.policy_id, session.tenant_id, operation, alone=alone)
+    async def ready(self, operation: LoggedOperation, *, batch: Batch | None = None) -> Work:
+        """Read what an operation claims, unless it is there already. Raises RecordInvalid."""
+        if not isinstance(operation, WavePass):
+            return operation
+        if batch is None:
+            record = await read_record(self._term.blobs, operation.record)
+            batch = build_batch(operation.algorithm, record)
+        return WaveBatch(algorithm=operation.algorithm, config=operation.config, batch=batch)
 
-    async def keep(self, operation: Operation, *, alone: bool = False) -> StateResult:
-        """Execute an operation that saves, loads, distills or ends."""
+    def begin(self, work: Work, *, alone: bool = False) -> Awaitable[object]:
+        """Queue a computation: a pass, a step, or a wave's export."""
         policies, session = self._term.policies, self._session
+        match work:
+            case Pass() | WaveBatch():
+                return policies.begin_pass(session.policy_id, session.tenant_id, work, alone=alone)
+            case Step():
+                return policies.begin_step(
+                    session.policy_id,
+                    session.tenant_id,
+                    work,
+                    alone=alone,
+                    needs_gradient=session.is_managed,
+                )
+            case _:
+                assert isinstance(work, WaveExport), work
+                return self._begin_export()
+
+    def _begin_export(self) -> Awaitable[StateExport]:
+        session = self._session
+        after = ExportFrom(digest=session.digest, parent=session.parent)
+        return self._term.policies.begin_export(session.policy_id, session.tenant_id, after)
+
+    async def keep(self, operation: LoggedOperation, *, alone: bool = False) -> StateResult:
+        """Execute an operation that saves, loads, distills or ends."""
         match operation:
             case Open():
                 return await self._open(operation)
-            case Load():
-                step = await self._load(operation.checkpoint, with_optimizer=operation.with_optimizer)
+            case Load() | LoadRevision():
+                if isinstance(operation, Load):
+                    step = await self._load(operation.checkpoint, with_optimizer=operation.with_optimizer)
+                else:
+                    step = await self._load_revision(operation.revision)
                 return StateResult(result=Loaded(step=step), state=await self.copy(with_gradient=True))
             case Distill():
                 result = await self._distill(operation, alone=alone)
@@ -132,13 +173,10 @@ class Executor:
                 return StateResult(result=result, state=await self.copy(with_gradient=True))
             case Save():
                 return StateResult(state=await self.copy(with_gradient=False))
-            case Export():
+            case Export() | WaveExport():
                 # What it comes after may be an export that is not committed yet.
                 await self._settled()
-                after = ExportFrom(digest=self._session.digest, parent=self._session.parent)
-                return StateResult(
-                    export=await policies.begin_export(session.policy_id, session.tenant_id, after)
-                )
+                return StateResult(export=await self._begin_export())
             case _:
                 return StateResult(result=Closed())
 
@@ -185,6 +223,18 @@ class Executor:
             with_optimizer=with_optimizer,
         )
 
+    async def _load_revision(self, revision: RevisionRef | None) -> int:
+        policies, session = self._term.policies, self._session
+        if revision is None:
+            await policies.admit(session.policy_id, session.lora, data=None)
+            self._lost = None
+            return 0
+        before = await self.copy(with_gradient=False)
+        data = await self._term.revisions.at(revision, session.lora, before.data)
+        return await policies.begin_load(
+            session.policy_id, session.tenant_id, session.lora, data, with_optimizer=True
+        )
+
     async def _mix(self, mixture: Sequence[Ingredient]) -> int:
         session = self._session
         records = [await self._term.readable(part.checkpoint, session.tenant_id) for part in mixture]
@@ -203,9 +253,23 @@ class Executor:
             raise CheckpointLost(uri=claim.uri, problem=str(error)) from error
 
 
-def read_operation(data: bytes) -> Operation:
+async def read_record(blobs: Blobs, claim: Claim) -> WaveRecord:
+    """Return a wave's rollout record. Raises RecordInvalid."""
+    try:
+        return decode_record(await blobs.get(claim))
+    except (BlobMissing, BlobCorrupt, EventInvalid) as error:
+        raise RecordInvalid(where=claim.uri, problem=str(error)) from error
+
+
+def _adds_gradient(work: Work) -> bool:
+    return (isinstance(work, Pass) and work.backward) or (
+        isinstance(work, WaveBatch) and bool(work.batch.rows)
+    )
+
+
+def read_operation(data: bytes) -> LoggedOperation:
     """Return an encoded operation."""
-    return msgspec.msgpack.decode(data, type=Operation)  # type: ignore[no-any-return]  # a union is no type to mypy
+    return msgspec.msgpack.decode(data, type=LoggedOperation)  # type: ignore[no-any-return]  # a union is no type to mypy
 
 
 def check_fits(record: CheckpointRecord, session: TrainingSession) -> None:

@@ -13,11 +13,11 @@ from mint_common.ids import PolicyId, TenantId
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.ledger import Ledger
 from mint_common.training import CheckpointRecord, CheckpointRef, Done, Outcome, Refused, Result
-from services.trainer.core.operations import FinishedOperation, Packed
+from services.trainer.core.operations import FinishedOperation, Packed, TrainingSession
 from services.trainer.handlers.group_commit import GroupCommit
 from services.trainer.handlers.outcomes import Outcomes
 from services.trainer.ports.operations import CheckpointRows, OperationStore
-from services.trainer.ports.policies import Mixtures, Policies
+from services.trainer.ports.policies import Mixtures, Policies, RevisionStates
 
 INLINE_BYTES = 256 * 1024
 """What is bigger than this is a blob, and its claim is in the row."""
@@ -41,6 +41,7 @@ class LeaseTerm:
     token: int
     policies: Policies
     mixtures: Mixtures
+    revisions: RevisionStates
     store: OperationStore[Any]
     rows: CheckpointRows
     ledger: Ledger[Any]
@@ -98,3 +99,12 @@ def result_key(policy_id: PolicyId, seq: int) -> str:
 def state_key(policy_id: PolicyId, kind: str, seq: int, sha256: str) -> str:
     """Return where the bytes of a state are stored."""
     return f"training/{policy_id}/{kind}/{seq}-{sha256[:16]}.safetensors"
+
+
+async def prune_snapshots(blobs: Blobs, session: TrainingSession) -> None:
+    """Remove what a crash left of snapshots before the session's own."""
+    prefix = f"training/{session.policy_id}/snapshots/"
+    keys = [key async for key in blobs.list(prefix)]
+    for key in keys:
+        if int(key.removeprefix(prefix).partition("-")[0]) < session.snapshot_position:
+            await blobs.delete(key)

@@ -14,22 +14,21 @@ from typing import Any
 import msgspec
 
 from mint_common.blobs.port import Blobs
-from mint_common.errors import BlobCorrupt, BlobMissing, MintError, NotFound, Overloaded, Unavailable
+from mint_common.errors import MintError, NotFound, Overloaded, Unavailable
 from mint_common.ids import BaseName, Digest, PolicyId, TenantId
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.ledger import Ledger
-from mint_common.training import Export, Open, Operation, Pending, SessionRecord, Submission
+from mint_common.training import Export, Open, Pending, SessionRecord, Submission
 from mint_common.waiting import wait_for_event
 from services.trainer.core.operation_check import check_submission
-from services.trainer.core.operations import FinishedOperation, NewOperation, StoredOperation
+from services.trainer.core.operations import FinishedOperation, NewOperation, TrainingSession
 from services.trainer.handlers.committer import export_id_of
-from services.trainer.handlers.driver import Driver
-from services.trainer.handlers.executor import read_operation
+from services.trainer.handlers.drivers import Drivers
 from services.trainer.handlers.group_commit import GroupCommit
 from services.trainer.handlers.lease_term import LeaseTerm, OperationSettings, operation_key, pack, unpack
 from services.trainer.handlers.outcomes import Outcomes
 from services.trainer.ports.operations import CheckpointRows, Lease, OperationStore
-from services.trainer.ports.policies import Mixtures, Policies
+from services.trainer.ports.policies import Mixtures, Policies, RevisionStates
 
 _log = logging.getLogger(__name__)
 
@@ -52,6 +51,7 @@ class Operations:
         *,
         policies: Policies,
         mixtures: Mixtures,
+        revisions: RevisionStates,
         store: OperationStore[Any],  # the connection is the adapter's own, here and below
         rows: CheckpointRows,
         ledger: Ledger[Any],
@@ -62,6 +62,7 @@ class Operations:
     ) -> None:
         self._policies = policies
         self._mixtures = mixtures
+        self._revisions = revisions
         self._store = store
         self._rows = rows
         self._ledger = ledger
@@ -81,7 +82,7 @@ class Operations:
     async def submit(self, submission: Submission) -> None:
         """Return when an operation is durable. Idempotent: see `TrainerClient.submit`."""
         check_submission(submission, self._policies.facts, layout=self._policies.layout)
-        drivers = await self._held()
+        drivers = await self.drivers()
         if drivers.waiting(submission.tenant_id) >= self._settings.tenant_operations:
             depth = self._settings.tenant_operations
             raise Overloaded(what="the training queue of the tenant", depth=depth, retry_after_seconds=1)
@@ -112,7 +113,8 @@ class Operations:
         if drivers is None:
             return  # without a driver nothing waits
         session = await self._store.session(policy_id)
-        if session is not None and session.tenant_id == tenant_id and session.closed_at is None:
+        is_theirs = session is not None and session.tenant_id == tenant_id and not session.is_managed
+        if session is not None and is_theirs and session.closed_at is None:
             await drivers.skip(policy_id, seq)
 
     async def repeat_export(self, policy_id: PolicyId, seq: int) -> None:
@@ -136,11 +138,15 @@ class Operations:
             await self._outcomes.wait(key, seconds=min(left, _POLL_SECONDS))
 
     async def session(self, policy_id: PolicyId) -> SessionRecord:
-        """Return a policy's session. Raises NotFound."""
+        """Return a client's session. Raises NotFound."""
         session = await self._store.session(policy_id)
-        if session is None:
+        if session is None or session.is_managed:
             raise NotFound(kind="training session", name=policy_id)
         return session.record()
+
+    async def managed_sessions(self) -> list[TrainingSession]:
+        """Return the sessions of managed jobs, by policy id."""
+        return await self._store.managed_sessions()
 
     async def held_revisions(self) -> list[Digest]:
         """Return the revisions that open sessions exported last, or checkpoints are."""
@@ -168,6 +174,7 @@ class Operations:
             token=token,
             policies=self._policies,
             mixtures=self._mixtures,
+            revisions=self._revisions,
             store=self._store,
             rows=self._rows,
             ledger=self._ledger,
@@ -192,7 +199,7 @@ class Operations:
                 self._drivers = None
                 self._began.clear()
                 # What of it is committed is not known any more, and another trainer may go on.
-                self._policies.forget_admitted()
+                self._policies.forget_all()
 
     async def _finish(self, token: int, items: Sequence[FinishedOperation]) -> Sequence[None]:
         await self._store.finish(token, items)
@@ -213,8 +220,12 @@ class Operations:
             await term.discard(unused)
             await self._clock.sleep(_SWEEP_SECONDS)
 
-    async def _held(self) -> "Drivers":
-        """Wait a while for the term to begin. Raises Unavailable."""
+    async def began(self) -> None:
+        """Wait until this process holds the lease of its base."""
+        await self._began.wait()
+
+    async def drivers(self) -> Drivers:
+        """Return the drivers of the term, which may be waited for a while. Raises Unavailable."""
         if self._drivers is None:
             await wait_for_event(self._began, clock=self._clock, seconds=_PATIENCE_SECONDS)
         if self._drivers is None:
@@ -233,69 +244,6 @@ class Operations:
         driver = self._drivers.find(policy_id) if self._drivers else None
         held_by = driver.held_by(seq) if driver else None
         return "" if held_by is None else f"operation {held_by} of this policy has not arrived yet"
-
-
-class Drivers:
-    """The drivers of a term."""
-
-    def __init__(self, term: LeaseTerm, group: asyncio.TaskGroup) -> None:
-        self._term = term
-        self._group = group
-        self._by_policy: dict[PolicyId, Driver] = {}
-        self._making = asyncio.Lock()
-        self._adding: GroupCommit[tuple[NewOperation, Operation], bool | MintError] = GroupCommit(self._add)
-        self.run = self._adding.run
-
-    def find(self, policy_id: PolicyId) -> Driver | None:
-        """Return a policy's driver, if it has one now."""
-        return self._by_policy.get(policy_id)
-
-    def waiting(self, tenant_id: TenantId) -> int:
-        """Return how many operations of a tenant wait."""
-        return sum(driver.waiting for driver in self._by_policy.values() if driver.tenant_id == tenant_id)
-
-    async def load(self) -> None:
-        """Take over what waits from the terms before."""
-        for stored in await self._term.store.unfinished():
-            driver = await self._driver(stored.policy_id)
-            driver.arrive(stored.seq, await self._read(stored))
-
-    async def add(self, new: NewOperation, operation: Operation) -> bool | MintError:
-        """Store an operation and hand it on; return whether it is new, or why not."""
-        return await self._adding.put((new, operation))
-
-    async def skip(self, policy_id: PolicyId, seq: int) -> None:
-        """Let nothing of a policy wait for a number."""
-        (await self._driver(policy_id)).skip(seq)
-
-    async def _add(self, items: Sequence[tuple[NewOperation, Operation]]) -> Sequence[bool | MintError]:
-        outcomes = await self._term.store.add(self._term.token, [new for new, _ in items])
-        for (new, operation), outcome in zip(items, outcomes, strict=True):
-            if outcome is True:
-                (await self._driver(new.policy_id)).arrive(new.seq, operation)
-        return outcomes
-
-    async def _driver(self, policy_id: PolicyId) -> Driver:
-        async with self._making:  # a policy has one driver
-            driver = self._by_policy.get(policy_id)
-            if driver is None or driver.is_ended:
-                session = await self._term.store.session(policy_id)
-                assert session is not None, policy_id
-                next_seq = await self._term.store.next_seq(policy_id)
-                driver = self._by_policy[policy_id] = Driver(self._term, session, next_seq=next_seq)
-                self._group.create_task(self._run(driver))
-            return driver
-
-    async def _run(self, driver: Driver) -> None:
-        await driver.run()
-        if self._by_policy.get(driver.policy_id) is driver:
-            del self._by_policy[driver.policy_id]
-
-    async def _read(self, stored: StoredOperation) -> Operation | MintError:
-        try:
-            return read_operation(await unpack(self._term.blobs, stored.payload))
-        except (BlobMissing, BlobCorrupt) as error:
-            return error
 
 
 def _flat(group: BaseExceptionGroup[MintError]) -> list[MintError]:

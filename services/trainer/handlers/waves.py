@@ -1,97 +1,110 @@
-"""What the trainer does when a wave is complete.
+"""What the trainer does when a wave is complete: its policy's log gets a pass, a step and an export.
 
-Invariants: a wave is trained at most once (ledger, and the order of a job's steps); the session row, the
-wave's row and the event are committed together; before that commit nothing of the policy's durable state is
-touched, so a crash at any point repeats the step from the last committed checkpoint.
+Invariants: a wave is taken in once (ledger, and the order of a job's steps), when nothing of its policy waits
+any more; its operations, its row and the event's cause are committed together. What they come to is told by
+their commit.
 """
 
 import asyncio
 import logging
 from collections.abc import Sequence
-from typing import Generic, TypeVar
+from typing import Any
 from weakref import WeakValueDictionary
 
-from mint_common.adapters_format import store_adapter
 from mint_common.blobs.port import Blobs
-from mint_common.errors import BlobCorrupt, BlobMissing, EventInvalid, Unavailable
-from mint_common.events import Event, RevisionExported, TrainingFailed, WaveCompleted
-from mint_common.ids import PolicyId
-from mint_common.records import WaveRecord, decode_record
+from mint_common.events import Event, TrainingFailed, WaveCompleted
+from mint_common.ids import PolicyId, derive_id
+from mint_common.runtime.clock import Clock
 from mint_common.runtime.ledger import Ledger
 from mint_common.runtime.retries import Bury
 from mint_common.training import PolicyTaken
 from services.trainer import metrics
 from services.trainer.core.algorithms import ALGORITHMS, build_batch
 from services.trainer.core.batch import Batch
-from services.trainer.core.layout_check import layout_problem
+from services.trainer.core.layout_check import check_fits, layout_problem
 from services.trainer.core.losses.mismatch import Mismatch
+from services.trainer.core.operations import writer_of
 from services.trainer.core.record_check import check_record
-from services.trainer.core.refusals import CheckpointLost, LoraInvalid, RecordInvalid, TrainingRefused
-from services.trainer.core.session import Session, check_turn, is_elsewhere, open_session
-from services.trainer.ports.policies import Policies, StepResult, StepSettings
-from services.trainer.ports.waves import CheckpointStore, RevisionStates, SessionStore
+from services.trainer.core.refusals import LoraInvalid, TrainingRefused
+from services.trainer.core.wave_operations import check_turn, plan_wave
+from services.trainer.handlers.drivers import Drivers
+from services.trainer.handlers.executor import read_record
+from services.trainer.handlers.operations import Operations
+from services.trainer.ports.operations import OperationStore
+from services.trainer.ports.policies import Policies
 
 _log = logging.getLogger(__name__)
 
-Connection = TypeVar("Connection")
+_LOOK_SECONDS = 1.0
+"""How often a wave that waits for another one looks whether the lease is still held."""
 
 
-class WaveTraining(Generic[Connection]):
-    """Handlers of one base's trainer."""
+class WaveIntake:
+    """Handlers of one base's trainer. Any: connections are the adapters' own."""
 
     def __init__(
         self,
         *,
         policies: Policies,
-        sessions: SessionStore[Connection],
-        checkpoints: CheckpointStore,
-        revisions: RevisionStates,
-        ledger: Ledger[Connection],
+        operations: Operations,
+        store: OperationStore[Any],
+        ledger: Ledger[Any],
         blobs: Blobs,
+        clock: Clock,
         mismatch: Mismatch = "none",
     ) -> None:
         self._policies = policies
-        self._sessions = sessions
-        self._checkpoints = checkpoints
-        self._revisions = revisions
+        self._operations = operations
+        self._store = store
         self._ledger = ledger
         self._blobs = blobs
+        self._clock = clock
         self._mismatch: Mismatch = mismatch
-        # Waves of one policy take turns: a single writer, and no turn wasted on one that is not due yet.
+        # Waves of one policy take turns: what one does is decided by what the one before it led to.
         self._turns: WeakValueDictionary[PolicyId, asyncio.Lock] = WeakValueDictionary()
 
     async def on_wave_completed(self, wave: WaveCompleted) -> Sequence[Event]:
-        """Train the policy on a wave and export it, or say why that is impossible."""
+        """Append a wave to its policy's log, or say why that is impossible."""
         async with self._turns.setdefault(wave.policy_id, asyncio.Lock()):
-            await self._train(wave)
+            try:
+                await self._take_in(wave)
+            except (TrainingRefused, PolicyTaken) as refusal:
+                await self._fail(wave, code=refusal.code, reason=str(refusal))
         return ()
 
-    async def _train(self, wave: WaveCompleted) -> None:
-        try:
-            known = await self._sessions.get(wave.policy_id) or open_session(wave)
-            check_turn(known, wave, trained_step=await self._sessions.trained_step(wave.job_id))
-            self._check_layout(wave)
-            batch = await self._read_batch(wave)
-            session = await self._move(known, wave) if is_elsewhere(known, wave) else known
-            await self._restore(session)
-            stepped = await self._policies.step(
-                wave.policy_id,
-                batch,
-                _settings(wave, self._mismatch),
-                tenant_id=wave.tenant_id,
-                parent=session.digest if batch.rows else session.parent,
-            )
-            await self._commit(wave, known, session, stepped)
-        except (TrainingRefused, PolicyTaken) as refusal:
-            await self._fail(wave, code=refusal.code, reason=str(refusal))
+    async def _take_in(self, wave: WaveCompleted) -> None:
+        drivers = await self._settled(wave.policy_id)
+        session = await self._store.session(wave.policy_id)
+        if session is not None and not session.is_managed:
+            raise PolicyTaken(policy_id=wave.policy_id, by=writer_of(is_managed=False))
+        check_turn(session, wave, taken_step=await self._store.taken_step(wave.job_id))
+        self._check_lora(wave)
+        batch = await self._read_batch(wave)
+        planned = plan_wave(
+            wave,
+            latest=session.digest if session else None,
+            first_seq=await self._store.next_seq(wave.policy_id),
+            can_learn=bool(batch.rows),
+            mismatch=self._mismatch,
+            now=self._clock.now(),
+        )
+        await drivers.append(planned, derive_id("intake", wave.id), batch=batch)
 
-    def _check_layout(self, wave: WaveCompleted) -> None:
+    async def _settled(self, policy_id: PolicyId) -> Drivers:
+        """Wait until nothing of a policy waits any more. Raises Unavailable."""
+        while True:
+            drivers = await self._operations.drivers()
+            if await drivers.settle(policy_id, seconds=_LOOK_SECONDS):
+                return drivers
+
+    def _check_lora(self, wave: WaveCompleted) -> None:
+        check_fits(wave.lora, self._policies.facts)
         found = layout_problem(self._policies.layout, wave.lora, self._policies.facts)
         if found is not None:
             raise LoraInvalid(field=found.field, problem=found.problem)
 
     async def _read_batch(self, wave: WaveCompleted) -> Batch:
-        record = await self._read_record(wave)
+        record = await read_record(self._blobs, wave.record)
         check_record(
             record,
             self._policies.facts,
@@ -101,87 +114,8 @@ class WaveTraining(Generic[Connection]):
         )
         return build_batch(wave.spec.algorithm, record)
 
-    async def _read_record(self, wave: WaveCompleted) -> WaveRecord:
-        try:
-            return decode_record(await self._blobs.get(wave.record))
-        except (BlobMissing, BlobCorrupt, EventInvalid) as error:
-            raise RecordInvalid(where=wave.record.uri, problem=str(error)) from error
-
-    async def _move(self, session: Session, wave: WaveCompleted) -> Session:
-        """Return the session at the revision that the wave was sampled at."""
-        _log.info("session moved", extra={"policy_id": wave.policy_id, "wave_id": wave.wave_id})
-        if wave.revision is None:
-            return session.at_start()
-        step, data = await self._revisions.at(wave.revision, session.lora, await self._read(session))
-        checkpoint = await self._checkpoints.put(wave.policy_id, step=step, wave_id=wave.wave_id, data=data)
-        return session.at(digest=wave.revision.digest, step=step, checkpoint=checkpoint)
-
-    async def _read(self, session: Session) -> bytes | None:
-        """Return the session's checkpoint, None before the first step."""
-        if session.checkpoint is None:
-            return None
-        try:
-            return await self._checkpoints.get(session.checkpoint)
-        except (BlobMissing, BlobCorrupt) as error:
-            if await self._sessions.get(session.policy_id) != session:
-                raise Unavailable(what="the checkpoint", problem="another trainer moved on") from error
-            raise CheckpointLost(uri=session.checkpoint.uri, problem=str(error)) from error
-
-    async def _restore(self, session: Session) -> None:
-        """Bring the policy into memory as the session's checkpoint has it, unless it is there."""
-        if self._policies.holds(session.policy_id, session.checkpoint):
-            return
-        data = await self._read(session)
-        await self._policies.restore(
-            session.policy_id, session.lora, checkpoint=session.checkpoint, data=data
-        )
-        await self._checkpoints.prune(session.policy_id, below_step=session.step)
-
-    async def _commit(
-        self, wave: WaveCompleted, known: Session, session: Session, stepped: StepResult
-    ) -> None:
-        checkpoint = session.checkpoint
-        if stepped.checkpoint is not None:
-            checkpoint = await self._checkpoints.put(
-                wave.policy_id, step=stepped.step, wave_id=wave.wave_id, data=stepped.checkpoint
-            )
-        manifest = await store_adapter(self._blobs, stepped.adapter, export_id=wave.wave_id)
-        after = session.after(step=stepped.step, checkpoint=checkpoint, digest=stepped.adapter.digest)
-        exported = RevisionExported(
-            tenant_id=wave.tenant_id,
-            base=wave.base,
-            export_id=wave.wave_id,
-            policy_id=wave.policy_id,
-            job_id=wave.job_id,
-            wave_id=wave.wave_id,
-            digest=stepped.adapter.digest,
-            manifest=manifest,
-            parent=after.parent,
-            step=stepped.step,
-            metrics=dict(stepped.metrics),
-        )
-        async with self._ledger.transaction(wave.id) as transaction:
-            await self._sessions.save(transaction.connection, known, after, wave)
-            await transaction.emit(exported)
-        for stale in {known.checkpoint, session.checkpoint} - {checkpoint, None}:
-            if stale is not None:
-                await self._checkpoints.delete(stale)
-        metrics.STEPS.labels("trained" if stepped.checkpoint is not None else "skipped").inc()
-        metrics.TOKENS.inc(stepped.metrics["tokens"])
-        metrics.STEP_SECONDS.observe(stepped.metrics["seconds"])
-        _log.info(
-            "wave trained",
-            extra={
-                "policy_id": wave.policy_id,
-                "wave_id": wave.wave_id,
-                "step": stepped.step,
-                "digest": stepped.adapter.digest,
-                **{f"metric_{name}": value for name, value in stepped.metrics.items()},
-            },
-        )
-
     async def on_wave_given_up(self, wave: WaveCompleted, decision: Bury) -> None:
-        """Fail the job of a wave that cannot be handled, whatever is wrong."""
+        """Fail the job of a wave that cannot be taken in, whatever is wrong."""
         await self._fail(wave, code=decision.code, reason=decision.reason)
 
     async def _fail(self, wave: WaveCompleted, *, code: str, reason: str) -> None:
@@ -198,13 +132,3 @@ class WaveTraining(Generic[Connection]):
             await transaction.emit(failed)
         metrics.STEPS.labels("failed").inc()
         _log.warning("wave refused", extra={"wave_id": wave.wave_id, "code": code})
-
-
-def _settings(wave: WaveCompleted, mismatch: Mismatch) -> StepSettings:
-    return StepSettings(
-        algorithm=wave.spec.algorithm,
-        learning_rate=wave.spec.learning_rate,
-        kl_coefficient=wave.spec.kl_coefficient,
-        clip_norm=wave.spec.clip_norm,
-        mismatch=mismatch,
-    )

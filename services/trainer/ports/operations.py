@@ -6,7 +6,7 @@ from typing import Protocol, TypeVar
 
 from mint_common.claims import Claim
 from mint_common.errors import MintError
-from mint_common.ids import Digest, PolicyId, TenantId
+from mint_common.ids import Digest, JobId, PolicyId, TenantId
 from mint_common.training import CheckpointRecord, CheckpointRef
 from services.trainer.core.operations import (
     FinishedOperation,
@@ -16,6 +16,7 @@ from services.trainer.core.operations import (
     StoredOperation,
     TrainingSession,
 )
+from services.trainer.core.wave_operations import NewWave
 
 Connection_contra = TypeVar("Connection_contra", contravariant=True)
 
@@ -36,7 +37,7 @@ class Lease(Protocol):
 
 
 class OperationStore(Protocol[Connection_contra]):
-    """Sessions that are driven by operations, and the operations. Reads see committed rows only.
+    """Sessions and the operations that drive them. Reads see committed rows only.
 
     Whatever writes for a holder of the lease raises Fenced when the token is no longer the newest: that is
     checked within the transaction.
@@ -50,10 +51,32 @@ class OperationStore(Protocol[Connection_contra]):
         """
         ...
 
+    async def add_within(self, connection: Connection_contra, token: int, wave: NewWave) -> None:
+        """Store the operations of a wave in a transaction of the ledger; its policy's session with the first.
+
+        Raises PolicyTaken when a client trains the policy, Unavailable when the numbers are taken.
+        """
+        ...
+
+    async def taken_step(self, job_id: JobId) -> int:
+        """Return the last step of a job whose wave was stored and not refused, 0 for none."""
+        ...
+
+    async def managed_sessions(self) -> list[TrainingSession]:
+        """Return the sessions of managed jobs over this base, by policy id."""
+        ...
+
     async def result(self, policy_id: PolicyId, seq: int) -> Packed | None:
-        """Return the outcome of an operation, None while it is not finished.
+        """Return the outcome of a client's operation, None while it is not finished.
 
         Raises NotFound when there is none, or when it was so long ago that its result is forgotten.
+        """
+        ...
+
+    async def results(self, policy_id: PolicyId, seqs: Sequence[int]) -> list[Packed]:
+        """Return the outcomes of finished operations, by number, without those that are forgotten.
+
+        None is while a wave's export waits.
         """
         ...
 
@@ -65,8 +88,8 @@ class OperationStore(Protocol[Connection_contra]):
         """Return the number after the greatest that is finished, of those that clients gave."""
         ...
 
-    async def unfinished(self) -> list[StoredOperation]:
-        """Return the operations of the base that wait, by policy and in the order in which they came."""
+    async def unfinished(self, managed: PolicyId | None = None) -> list[StoredOperation]:
+        """Return the operations that wait, of one managed policy or all of the base's, by arrival."""
         ...
 
     async def executed_after(self, policy_id: PolicyId, position: int) -> list[StoredOperation]:
@@ -81,9 +104,9 @@ class OperationStore(Protocol[Connection_contra]):
         ...
 
     async def finish_within(
-        self, connection: Connection_contra, token: int, finished: FinishedOperation
+        self, connection: Connection_contra, token: int, finished: Sequence[FinishedOperation]
     ) -> list[Claim]:
-        """Do so for one operation, in a transaction of the ledger."""
+        """Do so in a transaction of the ledger."""
         ...
 
     async def put_snapshot(self, token: int, snapshot: Snapshot) -> list[Claim]:

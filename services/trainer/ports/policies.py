@@ -6,37 +6,14 @@ from typing import Literal, Protocol
 
 from mint_common.adapters_format import AdapterFiles
 from mint_common.adapters_format.base_facts import BaseFacts
-from mint_common.claims import Claim
+from mint_common.claims import RevisionRef
 from mint_common.events import LoraSpec
 from mint_common.ids import Digest, PolicyId, TenantId
 from mint_common.training import CheckpointRecord, Distill, Distilled, Pass, Passed, Step
-from services.trainer.core.batch import Batch
-from services.trainer.core.losses.mismatch import Mismatch
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepSettings:
-    """How to step: see `JobSpec`; ``mismatch`` is the trainer's own."""
-
-    algorithm: str
-    learning_rate: float
-    kl_coefficient: float
-    clip_norm: float
-    mismatch: Mismatch = "none"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepResult:
-    """A policy after a wave: optimizer step, bytes of its checkpoint (None: nothing changed), export."""
-
-    step: int
-    checkpoint: bytes | None
-    adapter: AdapterFiles
-    metrics: Mapping[str, float]
-
+from services.trainer.core.algorithms import WaveBatch
 
 Tier = Literal["device", "host"]
-"""Where a policy in memory is; one that is in neither is restored from its checkpoint."""
+"""Where a policy in memory is; one that is in neither is restored from its snapshot and its log."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,11 +51,12 @@ class ExportFrom:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateExport:
-    """An adapter as it was after so many steps, and the export that it comes after."""
+    """An adapter as it was after so many steps, the export that it comes after, and what building it took."""
 
     step: int
     parent: Digest | None
     adapter: AdapterFiles
+    seconds: float = 0.0
 
 
 class Policies(Protocol):
@@ -94,19 +72,6 @@ class Policies(Protocol):
         """Return how exports keep experts."""
         ...
 
-    def holds(self, policy_id: PolicyId, checkpoint: Claim | None) -> bool:
-        """Return whether the policy is in memory exactly as that checkpoint says (None: as initialised)."""
-        ...
-
-    async def restore(
-        self, policy_id: PolicyId, lora: LoraSpec, *, checkpoint: Claim | None, data: bytes | None
-    ) -> None:
-        """Put a policy into memory from a checkpoint, or as its LoraSpec initialises it.
-
-        Raises LoraInvalid when the spec does not fit the base, CheckpointLost when the bytes do not fit it.
-        """
-        ...
-
     def tiers(self) -> Mapping[PolicyId, Tier]:
         """Return where each policy in memory is."""
         ...
@@ -115,25 +80,8 @@ class Policies(Protocol):
         """Return what moving policies has cost."""
         ...
 
-    async def step(
-        self,
-        policy_id: PolicyId,
-        batch: Batch,
-        settings: StepSettings,
-        *,
-        tenant_id: TenantId,
-        parent: Digest | None,
-    ) -> StepResult:
-        """Take one optimizer step and export. An empty batch leaves the weights and exports the same bytes.
-
-        Policies that are ready at the same time may share a forward and backward pass; who else was in it
-        changes a result by rounding only. Raises NotFinite. After any error, and after a cancellation, the
-        policy is out of memory: its checkpoint is the truth.
-        """
-        ...
-
     def has(self, policy_id: PolicyId) -> bool:
-        """Return whether the policy was admitted and is in memory, or at work."""
+        """Return whether the policy is in memory, or at work."""
         ...
 
     async def admit(self, policy_id: PolicyId, lora: LoraSpec, *, data: bytes | None) -> None:
@@ -155,12 +103,12 @@ class Policies(Protocol):
         """Drop a policy from memory."""
         ...
 
-    def forget_admitted(self) -> None:
-        """Drop every policy that was admitted: their states may be another trainer's now."""
+    def forget_all(self) -> None:
+        """Drop every policy: their states may be another trainer's now."""
         ...
 
     def begin_pass(
-        self, policy_id: PolicyId, tenant_id: TenantId, work: Pass, *, alone: bool = False
+        self, policy_id: PolicyId, tenant_id: TenantId, work: Pass | WaveBatch, *, alone: bool = False
     ) -> Awaitable[Passed]:
         """Queue a pass behind what the policy has to do; every `begin_` keeps the order of its calls.
 
@@ -189,9 +137,18 @@ class Policies(Protocol):
         ...
 
     def begin_step(
-        self, policy_id: PolicyId, tenant_id: TenantId, work: Step, *, alone: bool = False
+        self,
+        policy_id: PolicyId,
+        tenant_id: TenantId,
+        work: Step,
+        *,
+        alone: bool = False,
+        needs_gradient: bool = False,
     ) -> Awaitable[StepTaken]:
-        """Queue an optimizer step. Raises NotFinite: the gradient is cleared, the weights are as before."""
+        """Queue an optimizer step. Raises NotFinite: the gradient is cleared, the weights are as before.
+
+        Raises NoGradient where one that ``needs_gradient`` has none: the pass before it was refused.
+        """
         ...
 
     def begin_copy(
@@ -217,6 +174,17 @@ class Policies(Protocol):
 
     def begin_clear(self, policy_id: PolicyId, tenant_id: TenantId) -> Awaitable[None]:
         """Queue the clearing of the gradient."""
+        ...
+
+
+class RevisionStates(Protocol):
+    """Training states that begin at a published revision."""
+
+    async def at(self, revision: RevisionRef, lora: LoraSpec, data: bytes) -> bytes:
+        """Return a checkpoint with the revision's weights, and the optimizer's state and step of ``data``.
+
+        Raises RevisionForeign when the revision is not of this LoRA shape or its bytes cannot be read.
+        """
         ...
 
 

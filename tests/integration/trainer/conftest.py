@@ -135,15 +135,29 @@ class Stage:
         assert all(isinstance(event, RevisionExported) for event in events), events
         return [event for event in events if isinstance(event, RevisionExported)]
 
-    async def checkpoints(self) -> list[str]:
-        """Return the keys of all stored checkpoints."""
-        return [key async for key in self.blobs.list("checkpoints/")]
+    async def snapshots(self) -> list[str]:
+        """Return the keys of all stored snapshots."""
+        return [key async for key in self.blobs.list("training/") if "/snapshots/" in key]
 
-    async def rows(self, query: str) -> list[asyncpg.Record]:
+    async def settled(self, policy: str, *, step: int, snapshots: int = 1) -> None:
+        """Wait until a policy is stored as it is after so many steps, by default in its one snapshot."""
+        query = """
+            SELECT 1 FROM trainer.training
+            WHERE policy_id = $1 AND step = $2 AND snapshot_position = position
+        """
+        folder = f"training/{policy}/snapshots/"
+        async with asyncio.timeout(30):
+            while not (
+                await self.rows(query, policy, step)
+                and len([key async for key in self.blobs.list(folder)]) == snapshots
+            ):
+                await asyncio.sleep(0.02)
+
+    async def rows(self, query: str, *values: object) -> list[asyncpg.Record]:
         """Read the trainer's tables."""
         connection = await asyncpg.connect(self.settings.postgres.dsn)
         try:
-            return await connection.fetch(query)
+            return await connection.fetch(query, *values)
         finally:
             await connection.close()
 

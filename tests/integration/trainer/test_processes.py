@@ -17,6 +17,7 @@ from mint_common.client.registry import RegistryClient
 from mint_common.events import RevisionExported
 
 from .conftest import Stage
+from .test_waves import trained
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
@@ -88,9 +89,7 @@ async def test_kill_9_loses_and_repeats_nothing(
     by_step = {event.step: event.digest for event in exported}
     assert [by_step[step] for step in sorted(by_step)] == calm
     assert len({event.id for event in exported}) == WAVES
-    rows = await stage.rows("SELECT step, waves FROM trainer.sessions ORDER BY policy_id")
-    assert [tuple(row) for row in rows] == [(WAVES, WAVES)] * 2
-    assert len(await stage.checkpoints()) == 2
+    assert await trained(stage) == [(WAVES, WAVES, 3 * WAVES)] * 2
     assert [base.name for base in bases] == ["tiny"]
     assert isinstance(answer, dict)
     assert [session["step"] for session in answer["sessions"]] == [WAVES, WAVES]

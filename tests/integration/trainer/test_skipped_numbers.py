@@ -47,7 +47,7 @@ async def test_a_number_skipped_of_a_policy_that_is_not_in_memory_leaves_nothing
         serving(trainer) as client,
     ):
         run.client = client
-        await trainer.operations._held()
+        await trainer.operations.drivers()
         await client.skip(A, TENANT, run.seq)
         run.seq += 1
         assert _driven(trainer) == [A]

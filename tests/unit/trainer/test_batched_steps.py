@@ -13,12 +13,11 @@ from mint_common.records import WaveRecord
 from services.trainer.adapters.lora.tensors import new_lora
 from services.trainer.adapters.model.resident_base import ResidentBase
 from services.trainer.adapters.states.training_state import TrainingState, new_state, write_state
-from services.trainer.adapters.training.stepping import Work, step_policies
 from services.trainer.core.batch import Batch, build_grpo_batch, build_sft_batch
 from services.trainer.core.packing import pack_rows
 from services.trainer.core.refusals import NotFinite
-from services.trainer.ports.policies import StepSettings
 
+from .managed import StepSettings, Work, step_policies
 from .plain_peft import peft_twin, row_logprobs
 from .test_lora import with_random_b
 

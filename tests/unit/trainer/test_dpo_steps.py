@@ -13,12 +13,11 @@ from mint_common.events import LoraSpec
 from mint_common.records import WaveRecord
 from services.trainer.adapters.model.resident_base import ResidentBase
 from services.trainer.adapters.states.training_state import TrainingState, new_state
-from services.trainer.adapters.training.stepping import Work, step_policies
 from services.trainer.core.batch import Batch, Row, build_dpo_batch, build_grpo_batch
 from services.trainer.core.packing import PackedSequence
 from services.trainer.core.refusals import NotFinite
-from services.trainer.ports.policies import StepSettings
 
+from .managed import StepSettings, Work, step_policies
 from .test_lora import with_random_b
 
 BETA = 0.5

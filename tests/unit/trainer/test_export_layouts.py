@@ -34,6 +34,7 @@ from services.trainer.adapters.states.training_state import (
     park_state,
     read_state,
     state_export,
+    write_state,
 )
 from services.trainer.core.layout_check import layout_problem
 from services.trainer.ports.policies import ExportFrom
@@ -79,7 +80,7 @@ def test_each_layout_holds_the_same_update(name: str, tmp_path: Path) -> None:
     for layout, times in ((PACKED, 1), (DENSE, 1), (FUSED, 2)):
         adapter = export(facts, state, layout)
         assert (adapter.manifest.layout, adapter.manifest.rank) == (layout, times * spec.rank)
-        _, data = graft_weights(facts, spec, None, adapter.files[WEIGHTS_FILE])
+        data = graft_weights(facts, spec, write_state(new_state(facts, spec)), adapter.files[WEIGHTS_FILE])
         torch.testing.assert_close(read_state(facts, spec, data).lora.leaf, state.lora.leaf)
         packed = convert_adapter(
             facts, write(adapter, tmp_path / layout[:5]), tmp_path / f"{layout[:5]}-packed", layout=PACKED
@@ -152,7 +153,12 @@ def test_where_gate_and_up_share_an_a_fusing_keeps_the_rank(tmp_path: Path) -> N
             view.copy_(views[key.replace(".up_proj.", ".gate_proj.")])
     adapter = export(facts, state, FUSED)
     assert adapter.manifest.rank == 4
-    _, data = graft_weights(facts, everything(facts), None, adapter.files[WEIGHTS_FILE])
+    data = graft_weights(
+        facts,
+        everything(facts),
+        write_state(new_state(facts, everything(facts))),
+        adapter.files[WEIGHTS_FILE],
+    )
     torch.testing.assert_close(read_state(facts, everything(facts), data).lora.leaf, state.lora.leaf)
 
 

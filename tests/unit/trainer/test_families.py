@@ -16,12 +16,11 @@ from mint_common.ids import PolicyId
 from services.trainer.adapters.lora.tensors import LoraTensors, folded_arrays, new_lora
 from services.trainer.adapters.model.resident_base import SPARSE_ATTENTION, ResidentBase
 from services.trainer.adapters.states.training_state import new_state, read_state, write_state
-from services.trainer.adapters.training.stepping import Work, step_policies
 from services.trainer.core.batch import Batch, Row
 from services.trainer.core.packing import PackedSequence, pack_rows
-from services.trainer.ports.policies import StepSettings
 
 from .families import FAMILIES, describe_family, everything, make_family
+from .managed import StepSettings, Work, step_policies
 from .plain_peft import row_logprobs
 from .test_lora import with_random_b
 

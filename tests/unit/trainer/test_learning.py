@@ -14,10 +14,10 @@ from mint_common.records import Group, Sample, WaveRecord
 from services.trainer.adapters.lora.modules import applied, plan_mix
 from services.trainer.adapters.model.resident_base import ResidentBase, load_base
 from services.trainer.adapters.states.training_state import TrainingState, new_state
-from services.trainer.adapters.training.stepping import Work, step_policies
 from services.trainer.core.batch import build_grpo_batch
-from services.trainer.ports.policies import StepSettings
 from tools.make_tiny_base import FUNCTIONS, draw_word, is_held_out
+
+from .managed import StepSettings, Work, step_policies
 
 PROMPTS, SAMPLES, STEPS, NEW_TOKENS, EOS = 8, 16, 60, 8, 2
 SETTINGS = StepSettings(algorithm="grpo", learning_rate=2e-3, kl_coefficient=0.0, clip_norm=1.0)

@@ -205,7 +205,7 @@ def test_dpo_is_the_logistic_loss_of_the_margin(pairs: list[tuple[float, float]]
     )
     margin = statistics.fmean(0.3 * (c - d) for c, d in pairs)
     measures = DPO.measures(chosen, rejected, {"beta": 0.3})
-    assert measures["preference_margin"] == pytest.approx(margin, abs=1e-5)
+    assert measures["preference_margin:mean"] == pytest.approx(margin, abs=1e-5)
 
 
 def test_sums_of_sequences_carry_the_gradient_to_their_tokens() -> None:

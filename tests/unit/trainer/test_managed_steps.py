@@ -9,16 +9,17 @@ from transformers import PreTrainedModel
 
 from mint_common.events import LoraSpec
 from mint_common.records import WaveRecord
-from mint_common.training import Datum, LossName, Pass, Step
+from mint_common.training import Datum, LossName, Pass
 from services.trainer.adapters.model.resident_base import ResidentBase
-from services.trainer.adapters.states.training_state import BETAS, EPSILON, new_state
-from services.trainer.adapters.training.client_passes import ClientPass, run_client_passes
+from services.trainer.adapters.states.training_state import new_state
 from services.trainer.adapters.training.optimizer import take_steps
-from services.trainer.adapters.training.stepping import Work, step_policies
+from services.trainer.adapters.training.policy_passes import PolicyPass, run_policy_passes
 from services.trainer.core.algorithms import build_batch
 from services.trainer.core.batch import Row
-from services.trainer.ports.policies import StepSettings, StepTaken
+from services.trainer.core.wave_operations import adam_step
+from services.trainer.ports.policies import StepTaken
 
+from .managed import StepSettings, Work, step_policies
 from .test_lora import with_random_b
 from .test_passes import floats, ints
 
@@ -56,11 +57,8 @@ def test_a_managed_step_is_a_clients_pass_and_step(
     loss = LOSSES[algorithm]
     data = tuple(datum_of(row, loss=loss, tokens=batch.total_tokens) for row in batch.rows)
     work = Pass(data=data, loss=loss, config={}, backward=True)
-    run_client_passes(base, [ClientPass(lora=client.lora, step=0, work=work)], max_tokens=64)
-    adam = Step(
-        learning_rate=1e-3, beta1=BETAS[0], beta2=BETAS[1], eps=EPSILON, weight_decay=0.0, clip_norm=0.1
-    )
-    (taken,) = take_steps([client], [adam])
+    run_policy_passes(base, [PolicyPass(lora=client.lora, step=0, work=work)], max_tokens=64)
+    (taken,) = take_steps([client], [adam_step(learning_rate=1e-3, clip_norm=0.1)])
     assert isinstance(metrics, dict)
     assert isinstance(taken, StepTaken)
     assert metrics["grad_norm"] == pytest.approx(taken.metrics["grad_norm:mean"], rel=1e-4)

@@ -11,15 +11,10 @@ from transformers import PreTrainedModel
 from mint_common.adapters_format import BaseFacts
 from mint_common.events import LoraSpec
 from mint_common.training import Step
-from services.trainer.adapters.states.training_state import (
-    BETAS,
-    EPSILON,
-    TrainingState,
-    new_state,
-    write_state,
-)
+from services.trainer.adapters.states.training_state import TrainingState, new_state, write_state
 from services.trainer.adapters.training.optimizer import clip_gradients, take_steps
 from services.trainer.core.refusals import NotFinite
+from services.trainer.core.wave_operations import BETAS, EPSILON
 from services.trainer.ports.policies import StepTaken
 
 from .conftest import facts_of

@@ -14,8 +14,8 @@ from mint_common.training import Array, Datum, LossName, Pass, Passed, Step
 from services.trainer.adapters.lora.tensors import new_lora
 from services.trainer.adapters.model.resident_base import ResidentBase
 from services.trainer.adapters.states.training_state import TrainingState, new_state, write_state
-from services.trainer.adapters.training.client_passes import ClientPass, run_client_passes
 from services.trainer.adapters.training.optimizer import take_steps
+from services.trainer.adapters.training.policy_passes import PolicyPass, run_policy_passes
 from services.trainer.core.refusals import NotFinite
 
 from .plain_peft import peft_twin
@@ -63,8 +63,8 @@ def make_pass(seed: int, loss: LossName = "cross_entropy", *, backward: bool = T
     return Pass(data=data, loss=loss, config=LOSSES[loss], backward=backward)
 
 
-def work_of(state: TrainingState, work: Pass) -> ClientPass:
-    return ClientPass(lora=state.lora, step=state.step, work=work)
+def work_of(state: TrainingState, work: Pass) -> PolicyPass:
+    return PolicyPass(lora=state.lora, step=state.step, work=work)
 
 
 def values(array: Array) -> torch.Tensor:
@@ -147,7 +147,7 @@ def test_every_loss_equals_peft(
     base = make_base(make_model())
     state = trained_state(base, lora)
     works = [make_pass(1, loss), make_pass(2, loss, backward=False), make_pass(3, loss)]
-    results = run_client_passes(base, [work_of(state, work) for work in works], max_tokens=32)
+    results = run_policy_passes(base, [work_of(state, work) for work in works], max_tokens=32)
     assert_like_peft(make_model(), lora, state, works, results)
 
 
@@ -163,7 +163,7 @@ def test_policies_together_equal_separate_peft_runs(
     states = [trained_state(base, spec) for spec in specs]
     works = [[make_pass(seed, loss) for loss in ("cross_entropy", "ppo")] for seed in range(3)]
     flat = [work_of(state, one) for state, own in zip(states, works, strict=True) for one in own]
-    results = run_client_passes(base, flat, max_tokens=64)
+    results = run_policy_passes(base, flat, max_tokens=64)
     for number, (spec, state, own) in enumerate(zip(specs, states, works, strict=True)):
         assert_like_peft(make_model(), spec, state, own, results[2 * number : 2 * number + 2])
 
@@ -175,7 +175,7 @@ def test_several_targets_of_a_position(make_model: MakeModel, make_base: MakeBas
     rng = np.random.default_rng(0)
     data = tuple(make_datum(rng, "cross_entropy", targets=targets) for targets in (3, 0, 1, 5))
     work = Pass(data=data, loss="cross_entropy", config={}, backward=True)
-    results = run_client_passes(base, [work_of(state, work)], max_tokens=16)
+    results = run_policy_passes(base, [work_of(state, work)], max_tokens=16)
     assert_like_peft(make_model(), lora, state, [work], results)
 
 
@@ -200,8 +200,8 @@ def test_bounds_of_each_token_override_the_config(
         for datum in work.data
     )
     each = Pass(data=data, loss="ppo", config={}, backward=True)
-    run_client_passes(base, [work_of(one, work)], max_tokens=64)
-    run_client_passes(base, [work_of(other, each)], max_tokens=64)
+    run_policy_passes(base, [work_of(one, work)], max_tokens=64)
+    run_policy_passes(base, [work_of(other, each)], max_tokens=64)
     assert one.lora.leaf.grad is not None
     assert torch.equal(one.lora.leaf.grad, other.lora.leaf.grad)
 
@@ -212,7 +212,7 @@ def test_weights_default_to_one(make_model: MakeModel, make_base: MakeBase, lora
     (datum, *_) = make_pass(1).data
     bare = Datum(tokens=datum.tokens, inputs={"target_tokens": datum.inputs["target_tokens"]})
     work = Pass(data=(bare,), loss="cross_entropy", config={}, backward=False)
-    (passed,) = run_client_passes(base, [work_of(state, work)], max_tokens=64)
+    (passed,) = run_policy_passes(base, [work_of(state, work)], max_tokens=64)
     assert isinstance(passed, Passed)
     assert passed.metrics["loss:sum"] == pytest.approx(-float(values(passed.logprobs[0]).sum()), rel=1e-5)
 
@@ -224,13 +224,13 @@ def test_gradients_add_up_and_forward_leaves_them(
     state = trained_state(base, lora)
     gradients = []
     for seed in (1, 2):
-        run_client_passes(base, [work_of(state, make_pass(seed))], max_tokens=64)
+        run_policy_passes(base, [work_of(state, make_pass(seed))], max_tokens=64)
         assert state.lora.leaf.grad is not None
         gradients.append(state.lora.leaf.grad.clone())
         state.lora.leaf.grad = None
-    run_client_passes(base, [work_of(state, make_pass(1))], max_tokens=64)
-    run_client_passes(base, [work_of(state, make_pass(3, backward=False))], max_tokens=64)
-    run_client_passes(base, [work_of(state, make_pass(2))], max_tokens=64)
+    run_policy_passes(base, [work_of(state, make_pass(1))], max_tokens=64)
+    run_policy_passes(base, [work_of(state, make_pass(3, backward=False))], max_tokens=64)
+    run_policy_passes(base, [work_of(state, make_pass(2))], max_tokens=64)
     assert torch.equal(state.lora.leaf.grad, gradients[0] + gradients[1])
 
 
@@ -255,10 +255,10 @@ def test_a_pass_that_is_not_finite_fails_alone(
     sound = [make_pass(1, "importance_sampling"), make_pass(2, "importance_sampling")]
     bad = spoilt(make_pass(3, "importance_sampling"))
     works = [work_of(states[0], sound[0]), work_of(states[0], bad), work_of(states[1], sound[1])]
-    results = run_client_passes(base, works, max_tokens=64)
+    results = run_policy_passes(base, works, max_tokens=64)
     assert isinstance(results[1], NotFinite)
     for state, alone, work, result in zip(states, calm, sound, (results[0], results[2]), strict=True):
-        (expected,) = run_client_passes(base, [work_of(alone, work)], max_tokens=64)
+        (expected,) = run_policy_passes(base, [work_of(alone, work)], max_tokens=64)
         assert isinstance(result, Passed)
         assert isinstance(expected, Passed)
         assert result.metrics["loss:sum"] == pytest.approx(expected.metrics["loss:sum"], rel=1e-4)
@@ -275,7 +275,7 @@ def test_a_step_is_adamw_on_the_clipped_gradient(
     weight = state.lora.leaf.detach().clone().double()
     first, second = torch.zeros_like(weight), torch.zeros_like(weight)
     for number in (1, 2, 3):
-        run_client_passes(base, [work_of(state, make_pass(number))], max_tokens=64)
+        run_policy_passes(base, [work_of(state, make_pass(number))], max_tokens=64)
         assert state.lora.leaf.grad is not None
         gradient = state.lora.leaf.grad.double()
         norm = float(gradient.norm())
@@ -309,15 +309,15 @@ def test_training_one_policy_leaves_another_s_bytes_alone(
 ) -> None:
     base = make_base(make_model())
     still, moving = trained_state(base, lora), trained_state(base, replace(lora, seed=9))
-    run_client_passes(base, [work_of(still, make_pass(0))], max_tokens=64)
+    run_policy_passes(base, [work_of(still, make_pass(0))], max_tokens=64)
     take_steps([still], [ADAM])
-    run_client_passes(base, [work_of(still, make_pass(1))], max_tokens=64)
+    run_policy_passes(base, [work_of(still, make_pass(1))], max_tokens=64)
     before = write_state(still)
     assert still.lora.leaf.grad is not None
     gradient = still.lora.leaf.grad.clone()
     for number in range(100):
         forward = make_pass(number + 1000, backward=False, count=1)
-        run_client_passes(
+        run_policy_passes(
             base, [work_of(moving, make_pass(number, count=2)), work_of(still, forward)], max_tokens=64
         )
         take_steps([moving], [ADAM])
@@ -330,8 +330,8 @@ def test_computed_alone_a_pass_gives_the_same_bits_again(
 ) -> None:
     base = make_base(make_model())
     one, other = new_lora(base.facts, lora), new_lora(base.facts, lora)
-    works = [ClientPass(lora=tensors, step=0, work=make_pass(7)) for tensors in (one, other)]
-    results = [run_client_passes(base, [work], max_tokens=16) for work in works]
+    works = [PolicyPass(lora=tensors, step=0, work=make_pass(7)) for tensors in (one, other)]
+    results = [run_policy_passes(base, [work], max_tokens=16) for work in works]
     assert results[0] == results[1]
     assert one.leaf.grad is not None
     assert other.leaf.grad is not None

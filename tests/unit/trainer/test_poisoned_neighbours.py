@@ -13,14 +13,13 @@ from mint_common.records import WaveRecord
 from mint_common.training import Passed
 from services.trainer.adapters.model.resident_base import ResidentBase
 from services.trainer.adapters.states.training_state import TrainingState, new_state
-from services.trainer.adapters.training.client_passes import run_client_passes
-from services.trainer.adapters.training.stepping import Work, step_policies
+from services.trainer.adapters.training.policy_passes import run_policy_passes
 from services.trainer.core.algorithms import build_batch
 from services.trainer.core.batch import Batch
 from services.trainer.core.refusals import NotFinite
-from services.trainer.ports.policies import StepSettings
 
 from .families import FAMILIES, describe_family, everything, make_family
+from .managed import StepSettings, Work, step_policies
 from .test_families import batch_of, rows_of
 from .test_lora import with_random_b
 from .test_passes import make_pass, work_of
@@ -129,7 +128,7 @@ def test_passes_beside_a_policy_that_overflows_have_the_same_bits(
         ]
         works = [work_of(state, make_pass(number, loss)) for number, state in enumerate(states)]
         works.append(work_of(states[2], make_pass(9, loss, backward=False)))
-        results = run_client_passes(base, works, max_tokens=64)
+        results = run_policy_passes(base, works, max_tokens=64)
         return [state.lora.leaf.grad for state in states], results
 
     expected_gradients, expected = run(None)

@@ -1,34 +1,39 @@
-"""Residency: memory and checkpoints agree, failures forget, skipped waves export the same bytes."""
+"""Residency: work is done in its order, failures are their policy's own, dropping loses nothing stored."""
 
 import asyncio
-import hashlib
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 from torch import Tensor
 
-from mint_common.claims import Claim
 from mint_common.events import LoraSpec
 from mint_common.ids import PolicyId, TenantId
 from mint_common.records import WaveRecord
+from mint_common.training import Passed
 from services.trainer.adapters.model.resident_base import ResidentBase, load_base
 from services.trainer.adapters.policies.resident_policies import ResidentPolicies, open_policies
 from services.trainer.adapters.policies.tiers import ResidentPolicy
 from services.trainer.adapters.states.training_state import new_state, write_state
 from services.trainer.core.batch import build_grpo_batch
-from services.trainer.core.refusals import CheckpointLost, NotFinite
+from services.trainer.core.operations import NotResident
+from services.trainer.core.refusals import CheckpointLost, NoGradient, NotFinite
 from services.trainer.core.scheduler import SchedulerLimits
-from services.trainer.ports.policies import StateCopy, StepResult, StepSettings
+from services.trainer.core.wave_operations import adam_step
+from services.trainer.ports.policies import ExportFrom, StateCopy, StateExport, StepTaken
 
 from .conftest import facts_of, random_model
+from .managed import StepSettings, wave_batch
 from .test_distillation import make_distill
 
 GRPO = StepSettings(algorithm="grpo", learning_rate=2e-3, kl_coefficient=0.0, clip_norm=1.0)
+ADAM = adam_step(learning_rate=2e-3, clip_norm=1.0)
 A, B, C, D = (PolicyId(f"policy_{letter}") for letter in "abcd")
+TENANT = TenantId("t")
 LIMITS = SchedulerLimits(max_tokens=4096, max_policies=2, device_policies=2)
+FIRST = ExportFrom(digest=None, parent=None)
 MakeRecord = Callable[..., WaveRecord]
 
 
@@ -40,112 +45,141 @@ async def policies(tiny_folder: Path) -> AsyncIterator[ResidentPolicies]:
         yield policies
 
 
-def claim_of(data: bytes | None) -> Claim:
-    assert data is not None
-    return Claim(uri="checkpoints/x", sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stepped:
+    """What a wave came to."""
+
+    passed: Passed
+    taken: StepTaken | None
+    export: StateExport
 
 
-async def step(policies: ResidentPolicies, record: WaveRecord, *, policy_id: PolicyId = A) -> StepResult:
-    return await policies.step(
-        policy_id, build_grpo_batch(record), GRPO, tenant_id=TenantId("t"), parent=None
-    )
+async def begin_wave(
+    policies: ResidentPolicies, record: WaveRecord, *, policy_id: PolicyId = A
+) -> list[object]:
+    """Begin pass, step and export of a wave at once, as its driver does; return what each comes to."""
+    batch = build_grpo_batch(record)
+    begun = [policies.begin_pass(policy_id, TENANT, wave_batch(batch, GRPO))]
+    if batch.rows:
+        begun.append(policies.begin_step(policy_id, TENANT, ADAM, needs_gradient=True))
+    begun.append(policies.begin_export(policy_id, TENANT, FIRST))
+    return await asyncio.gather(*begun, return_exceptions=True)
 
 
-async def test_memory_is_known_by_its_checkpoint(
+async def step(policies: ResidentPolicies, record: WaveRecord, *, policy_id: PolicyId = A) -> Stepped:
+    passed, *taken, export = await begin_wave(policies, record, policy_id=policy_id)
+    assert isinstance(passed, Passed)
+    assert isinstance(export, StateExport)
+    (step,) = taken or (None,)
+    assert step is None or isinstance(step, StepTaken)
+    return Stepped(passed=passed, taken=step, export=export)
+
+
+async def state_of(policies: ResidentPolicies, policy_id: PolicyId = A) -> bytes:
+    return (await policies.begin_copy(policy_id, TENANT, with_gradient=True)).data
+
+
+def wild(record: WaveRecord) -> WaveRecord:
+    """Return a record whose loss is not finite."""
+    group = record.groups[0]
+    samples = tuple(replace(s, logprobs=(-1e4,) * len(s.tokens)) for s in group.samples)
+    return replace(record, groups=(replace(group, samples=samples),))
+
+
+async def test_a_repeated_wave_exports_the_same_bytes(
     policies: ResidentPolicies, lora: LoraSpec, make_record: MakeRecord
 ) -> None:
-    assert not policies.holds(A, None)
-    await policies.restore(A, lora, checkpoint=None, data=None)
-    assert policies.holds(A, None)
-    stepped = await step(policies, make_record())
-    assert stepped.step == 1
-    assert policies.holds(A, claim_of(stepped.checkpoint))
-    assert not policies.holds(A, None)
-
-
-async def test_a_repeated_step_exports_the_same_bytes(
-    policies: ResidentPolicies, lora: LoraSpec, make_record: MakeRecord
-) -> None:
-    await policies.restore(A, lora, checkpoint=None, data=None)
-    first = await step(policies, make_record(seed=1))
+    await policies.admit(A, lora, data=None)
+    await step(policies, make_record(seed=1))
+    first = await state_of(policies)
     lost = await step(policies, make_record(seed=2))
-    claim = claim_of(first.checkpoint)
-    assert not policies.holds(A, claim)
-    await policies.restore(A, lora, checkpoint=claim, data=first.checkpoint)
+    after = await state_of(policies)
+    await policies.admit(A, lora, data=first)
     again = await step(policies, make_record(seed=2))
-    assert again.adapter.files == lost.adapter.files
-    assert again.checkpoint == lost.checkpoint
+    assert again.export.adapter.files == lost.export.adapter.files
+    assert await state_of(policies) == after
 
 
 async def test_a_wave_of_skipped_groups_changes_nothing_and_exports_the_same_digest(
     policies: ResidentPolicies, lora: LoraSpec, make_record: MakeRecord
 ) -> None:
-    await policies.restore(A, lora, checkpoint=None, data=None)
+    await policies.admit(A, lora, data=None)
     first = await step(policies, make_record())
+    before = await state_of(policies)
     skipped = await step(policies, make_record(seed=5, skipped=3))
-    assert (skipped.step, skipped.checkpoint) == (1, None)
-    assert skipped.adapter.files == first.adapter.files
-    assert skipped.metrics["skipped_groups"] == 3
-    assert skipped.metrics["ratio_max_error"] > 0
-    assert policies.holds(A, claim_of(first.checkpoint))
+    assert (skipped.taken, skipped.export.step) == (None, 1)
+    assert skipped.export.adapter.files == first.export.adapter.files
+    assert skipped.passed.metrics["skipped_groups:sum"] == 3
+    assert skipped.passed.metrics["loss:mean"] == 0
+    assert skipped.passed.metrics["ratio_max_error:max"] > 0
+    assert await state_of(policies) == before
 
 
-async def test_a_failed_step_forgets_the_policy(
+async def test_a_refused_pass_takes_its_step_along_and_keeps_the_state(
     policies: ResidentPolicies, lora: LoraSpec, make_record: MakeRecord
 ) -> None:
-    await policies.restore(A, lora, checkpoint=None, data=None)
-    record = make_record()
-    group = record.groups[0]
-    wild = tuple(replace(s, logprobs=(-1e4,) * len(s.tokens)) for s in group.samples)
-    with pytest.raises(NotFinite):
-        await step(policies, replace(record, groups=(replace(group, samples=wild),)))
-    assert not policies.holds(A, None)
+    await policies.admit(A, lora, data=None)
+    await step(policies, make_record())
+    before = await state_of(policies)
+    passed, taken, _ = await begin_wave(policies, wild(make_record()))
+    assert isinstance(passed, NotFinite)
+    assert isinstance(taken, NoGradient)
+    assert await state_of(policies) == before
 
 
 async def test_the_least_recently_used_policies_leave_device_and_memory(
-    policies: ResidentPolicies, lora: LoraSpec, make_record: MakeRecord
+    policies: ResidentPolicies, lora: LoraSpec
 ) -> None:
     for policy_id in (A, B, C):
-        await policies.restore(policy_id, lora, checkpoint=None, data=None)
+        await policies.admit(policy_id, lora, data=None)
+        policies.release(policy_id)
     assert policies.tiers() == {A: "host", B: "device", C: "device"}
-    await policies.restore(D, lora, checkpoint=None, data=None)
+    await policies.admit(D, lora, data=None)
     assert policies.tiers() == {B: "host", C: "device", D: "device"}
-    assert not policies.holds(A, None)
+    assert not policies.has(A)
     assert policies.swaps().count == 2
+
+
+async def test_what_is_stored_nowhere_else_is_never_dropped(
+    policies: ResidentPolicies, lora: LoraSpec
+) -> None:
+    for policy_id in (A, B, C, D):
+        await policies.admit(policy_id, lora, data=None)
+    assert policies.tiers() == {A: "host", B: "host", C: "device", D: "device"}
 
 
 async def test_a_policy_from_the_host_goes_on_bitwise(
     policies: ResidentPolicies, lora: LoraSpec, make_record: MakeRecord
 ) -> None:
-    await policies.restore(A, lora, checkpoint=None, data=None)
+    await policies.admit(A, lora, data=None)
     first = await step(policies, make_record(seed=1))
+    before = await state_of(policies)
     for policy_id in (B, C):
-        await policies.restore(policy_id, lora, checkpoint=None, data=None)
+        await policies.admit(policy_id, lora, data=None)
     assert policies.tiers()[A] == "host"
-    second = await step(policies, make_record(seed=2))
+    await step(policies, make_record(seed=2))
+    second = await state_of(policies)
     assert policies.tiers()[A] == "device"
     assert policies.swaps().count == 3
-    assert policies.swaps().bytes > 3 * len(first.adapter.files["adapter_model.safetensors"])
-    await policies.restore(A, lora, checkpoint=claim_of(first.checkpoint), data=first.checkpoint)
-    again = await step(policies, make_record(seed=2))
-    assert again.checkpoint == second.checkpoint
+    assert policies.swaps().bytes > 3 * len(first.export.adapter.files["adapter_model.safetensors"])
+    await policies.admit(A, lora, data=before)
+    await step(policies, make_record(seed=2))
+    assert await state_of(policies) == second
 
 
-async def test_policies_that_are_ready_at_once_share_a_step_and_fail_alone(
+async def test_policies_that_are_ready_at_once_share_a_pass_and_fail_alone(
     policies: ResidentPolicies, lora: LoraSpec, make_record: MakeRecord
 ) -> None:
-    sound, record = make_record(seed=1), make_record(seed=2)
-    wild = tuple(replace(s, logprobs=(-1e4,) * len(s.tokens)) for s in record.groups[0].samples)
-    bad = replace(record, groups=(replace(record.groups[0], samples=wild),))
     for policy_id in (A, B):
-        await policies.restore(policy_id, lora, checkpoint=None, data=None)
-    results = await asyncio.gather(
-        step(policies, sound), step(policies, bad, policy_id=B), return_exceptions=True
+        await policies.admit(policy_id, lora, data=None)
+    sound, bad = await asyncio.gather(
+        begin_wave(policies, make_record(seed=1)),
+        begin_wave(policies, wild(make_record(seed=2)), policy_id=B),
     )
-    assert isinstance(results[0], StepResult)
-    assert isinstance(results[1], NotFinite)
-    assert policies.holds(A, claim_of(results[0].checkpoint))
-    assert B not in policies.tiers()
+    assert [type(one) for one in sound] == [Passed, StepTaken, StateExport]
+    assert [type(one) for one in bad[:2]] == [NotFinite, NoGradient]
+    assert policies.has(A)
+    assert policies.has(B)
 
 
 class FullBase(ResidentBase):
@@ -167,31 +201,35 @@ async def test_a_distillation_that_breaks_the_machinery_takes_nobody_along_when_
             for policy_id in (A, B):
                 await policies.admit(policy_id, lora, data=None)
             teacher = write_state(new_state(facts, lora))
-            breaking = policies.begin_distill(B, TenantId("t"), make_distill(0), lora, teacher, alone=alone)
-            copying = policies.begin_copy(A, TenantId("t"), with_gradient=False)
+            breaking = policies.begin_distill(B, TENANT, make_distill(0), lora, teacher, alone=alone)
+            copying = policies.begin_copy(A, TENANT, with_gradient=False)
             broken, copied = await asyncio.gather(breaking, copying, return_exceptions=True)
             assert isinstance(broken, RuntimeError)
             assert isinstance(copied, StateCopy) is alone
 
 
-async def test_a_step_that_nobody_waits_for_any_more_is_not_continued_from(
+async def test_what_is_dropped_while_it_is_at_work_is_not_continued_from(
     policies: ResidentPolicies, lora: LoraSpec, make_record: MakeRecord
 ) -> None:
-    await policies.restore(A, lora, checkpoint=None, data=None)
-    unwanted = asyncio.ensure_future(step(policies, make_record(seed=1)))
-    await asyncio.sleep(0)
-    unwanted.cancel()
-    await asyncio.gather(unwanted, return_exceptions=True)
-    await policies.restore(A, lora, checkpoint=None, data=None)
+    await policies.admit(A, lora, data=None)
+    unwanted = asyncio.ensure_future(begin_wave(policies, make_record(seed=1)))
+    while not policies._worker.at_work:
+        await asyncio.sleep(0)
+    policies.forget(A)
+    await unwanted
+    assert not policies.has(A)
+    with pytest.raises(NotResident):
+        await policies.begin_copy(A, TENANT, with_gradient=False)
+    await policies.admit(A, lora, data=None)
     wanted = await step(policies, make_record(seed=1))
-    assert wanted.step == 1
-    assert policies.holds(A, claim_of(wanted.checkpoint))
+    assert wanted.taken is not None
+    assert wanted.taken.step == 1
 
 
 async def test_a_checkpoint_of_something_else_is_lost(policies: ResidentPolicies, lora: LoraSpec) -> None:
-    with pytest.raises(CheckpointLost, match="checkpoints/x"):
-        await policies.restore(A, lora, checkpoint=claim_of(b"garbage"), data=b"garbage")
-    assert not policies.holds(A, None)
+    with pytest.raises(CheckpointLost, match=A):
+        await policies.admit(A, lora, data=b"garbage")
+    assert not policies.has(A)
 
 
 async def test_what_is_forgotten_while_others_make_room_is_not_given_back(
@@ -204,15 +242,15 @@ async def test_what_is_forgotten_while_others_make_room_is_not_given_back(
 
     async def forget_and_swap_out(residents: Sequence[ResidentPolicy]) -> None:
         if residents:
-            policies.forget_admitted()  # as when a term ends
+            policies.forget_all()  # as when a term ends
         await swap_out(residents)
 
-    copies = [policies.begin_copy(each, TenantId("t"), with_gradient=False) for each in admitted]
+    copies = [policies.begin_copy(each, TENANT, with_gradient=False) for each in admitted]
     copying = asyncio.gather(*copies)
     while not worker.at_work:
         await asyncio.sleep(0)
-    for policy_id in (C, D):  # exported waves come back meanwhile
-        worker.tiers.put(policy_id, ResidentPolicy(new_state(policies.facts, lora), None))
+    for policy_id in (C, D):  # others are admitted meanwhile
+        worker.tiers.put(policy_id, ResidentPolicy(new_state(policies.facts, lora)))
     monkeypatch.setattr(worker, "_swap_out", forget_and_swap_out)
     await copying
     assert not any(policies.has(policy_id) for policy_id in admitted)

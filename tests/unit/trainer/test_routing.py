@@ -14,14 +14,13 @@ from mint_common.ids import WaveId
 from mint_common.records import Group, Sample, WaveRecord, decode_record, encode_record
 from services.trainer.adapters.model.resident_base import ResidentBase
 from services.trainer.adapters.states.training_state import new_state
-from services.trainer.adapters.training.stepping import Work, step_policies
 from services.trainer.core.batch import Batch, Row, build_grpo_batch
 from services.trainer.core.packing import pack_rows
 from services.trainer.core.record_check import check_record
 from services.trainer.core.refusals import RecordInvalid
-from services.trainer.ports.policies import StepSettings
 
 from .families import SIZES, describe_family, everything, make_family
+from .managed import StepSettings, Work, step_policies
 from .plain_peft import row_logprobs
 from .test_families import ROUTED
 

@@ -10,7 +10,7 @@ from mint_common.ids import PolicyId, TenantId
 from services.trainer.core.scheduler import Kind, Operation, Plan, Schedule, SchedulerLimits
 
 kinds: st.SearchStrategy[Kind] = st.sampled_from(
-    ["forward", "forward_backward", "optim_step", "wave", "upkeep"]
+    ["forward", "forward_backward", "optim_step", "copy", "upkeep"]
 )
 items = st.lists(st.tuples(st.integers(0, 4), kinds, st.integers(0, 300)), max_size=40)
 limits = st.builds(
@@ -32,7 +32,7 @@ def operation(
         seq=seq,
         kind=kind,
         rank=RANKS[policy % 5],
-        tokens=0 if kind in {"optim_step", "upkeep"} else tokens,
+        tokens=0 if kind in {"optim_step", "copy", "upkeep"} else tokens,
         # Some are computed by themselves, as after a fault.
         alone=tokens % 7 == 1,
     )
@@ -92,8 +92,7 @@ def test_a_plan_keeps_its_limits(queue: list[tuple[int, Kind, int]], limits: Sch
         # Passes of one policy go together as long as they fit, and not at all where every pass is alone.
         assert len(plan.batch) <= len(policies) or sum(one.tokens for one in plan.batch) <= limits.max_tokens
         assert len(plan.batch) <= 1 or limits.max_policies > 1
-        # Waves are not mixed with passes, and what is alone has no company but its own policy's step.
-        assert len({one.kind == "wave" for one in work_of(plan)}) == 1
+        # What is alone has no company but its own policy's step and copy.
         assert not any(one.alone for one in plan.batch) or len(plan.batch) == 1 == len(policies)
 
 
@@ -123,6 +122,17 @@ def test_passes_run_together_and_each_step_follows_its_own() -> None:
     (plan,) = drain(schedule, SchedulerLimits(max_tokens=1000, max_policies=8, device_policies=8))
     assert [one.policy_id for one in plan.batch] == ["policy_0", "policy_2", "policy_1"]
     assert [one.policy_id for one in plan.steps] == [one.policy_id for one in plan.batch]
+
+
+def test_a_step_and_the_copy_behind_it_go_with_their_pass() -> None:
+    kinds: tuple[Kind, ...] = ("forward_backward", "optim_step", "copy", "upkeep", "copy")
+    schedule, _ = schedule_of([(0, kind, 100) for kind in kinds])
+    plans = drain(schedule, SchedulerLimits(max_tokens=1000, max_policies=8, device_policies=8))
+    assert [[one.kind for one in work_of(plan)] for plan in plans] == [
+        ["forward_backward", "optim_step", "copy"],
+        ["upkeep"],
+        ["copy"],
+    ]
 
 
 def test_a_flood_of_one_tenant_takes_turns_with_another() -> None:

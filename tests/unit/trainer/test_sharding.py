@@ -30,13 +30,13 @@ from services.trainer.adapters.lora.tensors import folded_arrays, new_lora
 from services.trainer.adapters.model.resident_base import ResidentBase, load_base
 from services.trainer.adapters.model.scoring import ScoringBase
 from services.trainer.adapters.states.training_state import new_state
-from services.trainer.adapters.training.stepping import Work, step_policies
 from services.trainer.core.lines import LineTokens
 from services.trainer.core.placement import ON_CPU, Placement
 from services.trainer.core.ranks import ProcessRank, RankLost, Sharding
 
 from .conftest import TINY
 from .families import describe_family, everything
+from .managed import Work, step_policies
 from .test_batched_steps import GRPO, SFT
 from .test_families import batch_of, lines_of, rows_of
 from .test_lora import with_random_b

@@ -12,12 +12,11 @@ from mint_common.records import WaveRecord
 from services.trainer.adapters.lora.tensors import new_lora
 from services.trainer.adapters.model.resident_base import ResidentBase
 from services.trainer.adapters.states.training_state import TrainingState, new_state, read_state, write_state
-from services.trainer.adapters.training.stepping import Work, step_policies
 from services.trainer.core.batch import Batch, Row, build_grpo_batch, build_sft_batch, group_advantages
 from services.trainer.core.packing import PackedSequence
 from services.trainer.core.refusals import NotFinite
-from services.trainer.ports.policies import StepSettings
 
+from .managed import StepSettings, Work, step_policies
 from .plain_peft import peft_twin, row_logprobs
 
 GRPO = StepSettings(algorithm="grpo", learning_rate=2e-3, kl_coefficient=0.0, clip_norm=1.0)

@@ -21,7 +21,7 @@ from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.adapters_format.names import HALVES, Half
 from mint_common.adapters_format.sites import Site, all_sites, targeted
 from mint_common.events import LoraSpec
-from services.trainer.core.refusals import LoraInvalid
+from services.trainer.core.layout_check import check_fits
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,14 +132,8 @@ def new_lora(facts: BaseFacts, spec: LoraSpec) -> LoraTensors:
 
     Raises LoraInvalid when the spec does not fit the base.
     """
-    if not 1 <= spec.rank <= facts.max_rank:
-        raise LoraInvalid(field="rank", problem=f"{spec.rank} is outside 1..{facts.max_rank}")
-    sites = all_sites(facts)
-    unknown = sorted(target for target in spec.targets if not targeted(sites, [target]))
-    if unknown or not spec.targets:
-        problem = f"{unknown or 'none'} given, the base has {list(facts.targets)}"
-        raise LoraInvalid(field="targets", problem=problem)
-    layout = plan_layout(targeted(sites, spec.targets), spec.rank)
+    check_fits(spec, facts)
+    layout = plan_layout(targeted(all_sites(facts), spec.targets), spec.rank)
     leaf = torch.zeros(layout.size)
     generator = torch.Generator().manual_seed(spec.seed)
     for part, view in zip(layout.parts, layout.cut(leaf), strict=True):

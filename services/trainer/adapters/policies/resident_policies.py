@@ -1,8 +1,7 @@
 """Policies over the resident base, worked on by threads of their own (`worker.py`).
 
-Invariants: what is in memory under a checkpoint's digest equals that checkpoint; a step changes the digest. A
-step owns its policy's state from the call on, and gives it back only if it succeeds and somebody still waits
-for it: a half-done or an unwanted one is never continued from.
+Invariant: work owns its policy's state while it is carried out; a policy that was dropped meanwhile, and a
+state that is half done, are not given back.
 """
 
 import asyncio
@@ -15,14 +14,20 @@ import torch
 
 from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.adapters_format.names import PACKED
-from mint_common.claims import Claim
 from mint_common.events import LoraSpec
-from mint_common.ids import Digest, PolicyId, TenantId
+from mint_common.ids import PolicyId, TenantId
 from mint_common.training import Distill, Distilled, Pass, Passed, Step
 from services.trainer.adapters.model.scoring import ScoringBase
-from services.trainer.adapters.policies.tasks import Clear, Copy, DistillTask, PolicyTask, Replace, Work
+from services.trainer.adapters.policies.tasks import (
+    Clear,
+    Copy,
+    DistillTask,
+    PolicyTask,
+    Replace,
+    StepTask,
+    Work,
+)
 from services.trainer.adapters.policies.tiers import PolicyTiers, ResidentPolicy
-from services.trainer.adapters.policies.wave_steps import WaveStep
 from services.trainer.adapters.policies.worker import PolicyWorker
 from services.trainer.adapters.states.training_state import (
     ParkedState,
@@ -32,15 +37,13 @@ from services.trainer.adapters.states.training_state import (
     state_copy,
     state_export,
 )
-from services.trainer.core.batch import Batch
+from services.trainer.core.algorithms import WaveBatch
 from services.trainer.core.refusals import CheckpointLost
 from services.trainer.core.scheduler import SchedulerLimits
 from services.trainer.ports.policies import (
     ExportFrom,
     StateCopy,
     StateExport,
-    StepResult,
-    StepSettings,
     StepTaken,
     Swaps,
     Tier,
@@ -67,10 +70,6 @@ class ResidentPolicies:
         """Return how exports keep experts."""
         return self._worker.layout
 
-    def holds(self, policy_id: PolicyId, checkpoint: Claim | None) -> bool:
-        """Return whether the policy is in memory exactly as that checkpoint says."""
-        return self._tiers.holds(policy_id, checkpoint)
-
     def tiers(self) -> dict[PolicyId, Tier]:
         """Return where each policy in memory is."""
         return self._tiers.tiers()
@@ -79,45 +78,15 @@ class ResidentPolicies:
         """Return what moving policies has cost."""
         return self._tiers.swaps()
 
-    async def restore(
-        self, policy_id: PolicyId, lora: LoraSpec, *, checkpoint: Claim | None, data: bytes | None
-    ) -> None:
-        """Put a policy into memory from a checkpoint's bytes, or as initialised."""
-        self._tiers.forget(policy_id)
-        uri = checkpoint.uri if checkpoint else ""
-        state = await self._read(lora, data if checkpoint else None, uri=uri)
-        await self._worker.put(policy_id, ResidentPolicy(state, checkpoint.sha256 if checkpoint else None))
-
-    async def step(
-        self,
-        policy_id: PolicyId,
-        batch: Batch,
-        settings: StepSettings,
-        *,
-        tenant_id: TenantId,
-        parent: Digest | None,
-    ) -> StepResult:
-        """Take one optimizer step on a resident policy, with others that are ready, and export it."""
-        job = WaveStep(
-            policy_id=policy_id,
-            resident=self._tiers.take(policy_id),
-            batch=batch,
-            settings=settings,
-            parent=parent,
-            done=asyncio.get_running_loop().create_future(),
-        )
-        self._worker.add_job(job, tenant_id)
-        return await job.done
-
     def has(self, policy_id: PolicyId) -> bool:
-        """Return whether the policy was admitted and is in memory, or at work."""
-        return policy_id in self._worker.at_work or self._tiers.has_admitted(policy_id)
+        """Return whether the policy is in memory, or at work."""
+        return policy_id in self._worker.at_work or self._tiers.get(policy_id) is not None
 
     async def admit(self, policy_id: PolicyId, lora: LoraSpec, *, data: bytes | None) -> None:
         """Put a policy into memory from a snapshot, or as initialised; it stays until released."""
         self.forget(policy_id)
         state = await self._read(lora, data, uri=f"snapshot of {policy_id}")
-        await self._worker.put(policy_id, ResidentPolicy(state, None, admitted=True, stays=True))
+        await self._worker.put(policy_id, ResidentPolicy(state, stays=True))
 
     def release(self, policy_id: PolicyId) -> None:
         """Allow a policy to leave memory."""
@@ -132,13 +101,13 @@ class ResidentPolicies:
         self._tiers.forget(policy_id)
         self._worker.at_work.pop(policy_id, None)
 
-    def forget_admitted(self) -> None:
-        """Drop every policy that was admitted."""
-        for policy_id in [*self._tiers.admitted(), *self._worker.at_work]:
+    def forget_all(self) -> None:
+        """Drop every policy."""
+        for policy_id in [*self._tiers.tiers(), *self._worker.at_work]:
             self.forget(policy_id)
 
     def begin_pass(
-        self, policy_id: PolicyId, tenant_id: TenantId, work: Pass, *, alone: bool = False
+        self, policy_id: PolicyId, tenant_id: TenantId, work: Pass | WaveBatch, *, alone: bool = False
     ) -> Awaitable[Passed]:
         """Queue a pass."""
         return self._begin(policy_id, tenant_id, work, alone=alone)
@@ -158,10 +127,17 @@ class ResidentPolicies:
         return self._begin(policy_id, tenant_id, learn, alone=alone)
 
     def begin_step(
-        self, policy_id: PolicyId, tenant_id: TenantId, work: Step, *, alone: bool = False
+        self,
+        policy_id: PolicyId,
+        tenant_id: TenantId,
+        work: Step,
+        *,
+        alone: bool = False,
+        needs_gradient: bool = False,
     ) -> Awaitable[StepTaken]:
         """Queue an optimizer step."""
-        return self._begin(policy_id, tenant_id, work, alone=alone)
+        task = StepTask(step=work, needs_gradient=needs_gradient)
+        return self._begin(policy_id, tenant_id, task, alone=alone)
 
     def begin_clear(self, policy_id: PolicyId, tenant_id: TenantId) -> Awaitable[None]:
         """Queue the clearing of the gradient."""

@@ -4,6 +4,7 @@ Invariants: tasks of a policy run in the order in which they were begun; a polic
 not given back, so that nothing goes on from it.
 """
 
+import time
 from asyncio import Future
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,10 +24,11 @@ from services.trainer.adapters.states.training_state import (
     resume_state,
     without_optimizer,
 )
-from services.trainer.adapters.training.client_passes import ClientPass, run_client_passes
 from services.trainer.adapters.training.distillation import run_distillation
 from services.trainer.adapters.training.optimizer import SPOILT_WEIGHT, take_steps
-from services.trainer.core.refusals import CheckpointLost, NotFinite
+from services.trainer.adapters.training.policy_passes import PolicyPass, run_policy_passes
+from services.trainer.core.algorithms import WaveBatch
+from services.trainer.core.refusals import CheckpointLost, NoGradient, NotFinite
 from services.trainer.core.scheduler import Kind
 from services.trainer.ports.policies import StepTaken
 
@@ -59,7 +61,15 @@ class DistillTask:
     data: bytes
 
 
-Work = Pass | Step | Copy | Clear | Replace | DistillTask
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepTask:
+    """Take an optimizer step; one that ``needs_gradient`` is refused without."""
+
+    step: Step
+    needs_gradient: bool
+
+
+Work = Pass | WaveBatch | StepTask | Copy | Clear | Replace | DistillTask
 Done = Passed | StepTaken | Distilled | ParkedState | int | None
 
 
@@ -74,17 +84,30 @@ class PolicyTask:
     @property
     def kind(self) -> Kind:
         """Return what the scheduler calls it."""
-        if isinstance(self.work, Pass):
-            return "forward_backward" if self.work.backward else "forward"
-        return "optim_step" if isinstance(self.work, Step) else "upkeep"
+        match self.work:
+            case Pass():
+                return "forward_backward" if self.work.backward else "forward"
+            case WaveBatch():
+                return "forward_backward" if self.work.batch.rows else "forward"
+            case StepTask():
+                return "optim_step"
+            case Copy():
+                return "copy"
+            case _:
+                return "upkeep"
 
     @property
     def tokens(self) -> int:
         """Return how many tokens it computes."""
-        work = self.work
-        if isinstance(work, DistillTask):
-            return sum(map(_lesson_tokens, work.distill.data))
-        return sum(len(datum.tokens) // 4 for datum in work.data) if isinstance(work, Pass) else 0
+        match self.work:
+            case Pass():
+                return sum(len(datum.tokens) // 4 for datum in self.work.data)
+            case WaveBatch():
+                return self.work.tokens
+            case DistillTask():
+                return sum(map(_lesson_tokens, self.work.distill.data))
+            case _:
+                return 0
 
     def settle(self, result: object) -> None:
         """Tell who still waits."""
@@ -109,26 +132,54 @@ def carry_out(
     *,
     max_tokens: int,
 ) -> tuple[list[Done | MintError], set[PolicyId]]:
-    """Run the tasks of one plan, passes first; return what each gave and the policies that are spoilt."""
+    """Run the tasks of one plan: passes, steps, the rest; return what each gave and the spoilt policies.
+
+    What it took is shared out evenly, so that the seconds of waves add up to those of the trainer.
+    """
+    started = time.perf_counter()
     results: dict[int, Done | MintError] = {}
-    spoilt: set[PolicyId] = set()
-    passes = [task for task in tasks if isinstance(task.work, Pass)]
-    works = [
-        ClientPass(lora=state.lora, step=state.step, work=task.work)
+    passes = [task for task in tasks if isinstance(task.work, Pass | WaveBatch)]
+    asked = [
+        PolicyPass(lora=state.lora, step=state.step, work=task.work)
         for task in passes
-        if isinstance(task.work, Pass)
+        if isinstance(task.work, Pass | WaveBatch)
         for state in [tiers.swap_in(residents[task.policy_id])]
     ]
-    for task, passed in zip(passes, run_client_passes(base, works, max_tokens=max_tokens), strict=True):
+    for task, passed in zip(passes, run_policy_passes(base, asked, max_tokens=max_tokens), strict=True):
         results[id(task)] = passed
+    results |= _take_steps(tiers, tasks, residents)
     for task in tasks:
-        if not isinstance(task.work, Pass):
+        if id(task) not in results:
             resident = residents[task.policy_id]
-            result = _work_on(base, tiers, resident, task.work, max_tokens=max_tokens)
-            results[id(task)] = result
-            if isinstance(result, NotFinite) and result.what == SPOILT_WEIGHT:
-                spoilt.add(task.policy_id)
+            results[id(task)] = _work_on(base, tiers, resident, task.work, max_tokens=max_tokens)
+    seconds = (time.perf_counter() - started) / len(residents)
+    for task in passes:
+        result = results[id(task)]
+        if isinstance(task.work, WaveBatch) and isinstance(result, Passed):
+            result.metrics["step_seconds:sum"] = seconds
+    spoilt = {
+        task.policy_id
+        for task in tasks
+        if isinstance(result := results[id(task)], NotFinite) and result.what == SPOILT_WEIGHT
+    }
     return [results[id(task)] for task in tasks], spoilt
+
+
+def _take_steps(
+    tiers: PolicyTiers, tasks: Sequence[PolicyTask], residents: Mapping[PolicyId, ResidentPolicy]
+) -> dict[int, Done | MintError]:
+    """Take the steps of a plan together, but those that have no gradient where they need one."""
+    results: dict[int, Done | MintError] = {}
+    due: list[tuple[PolicyTask, TrainingState, Step]] = []
+    for task in tasks:
+        if isinstance(task.work, StepTask):
+            state = tiers.swap_in(residents[task.policy_id])
+            if task.work.needs_gradient and state.lora.leaf.grad is None:
+                results[id(task)] = NoGradient(step=state.step + 1)
+            else:
+                due.append((task, state, task.work.step))
+    taken = take_steps([state for _, state, _ in due], [step for _, _, step in due])
+    return results | {id(task): one for (task, _, _), one in zip(due, taken, strict=True)}
 
 
 def _work_on(
@@ -142,9 +193,6 @@ def _work_on(
         resident.state = state if work.with_optimizer else without_optimizer(state)
         return resident.state.step
     state = tiers.swap_in(resident)
-    if isinstance(work, Step):
-        (taken,) = take_steps([state], [work])
-        return taken
     if isinstance(work, DistillTask):
         return _learn(base, state, work, max_tokens=max_tokens)
     if isinstance(work, Clear):

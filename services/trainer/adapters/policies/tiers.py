@@ -1,8 +1,9 @@
-"""Where policies are: on the device, in the host's memory, or stored as checkpoints only.
+"""Where policies are: on the device, in the host's memory, or stored only.
 
-Invariants: a policy is in one tier; what is here under a checkpoint's digest equals that checkpoint, so that
-dropping it loses nothing. Both tiers are bounded; the least recently used leave first. Policies are moved by
-the thread that steps them. No generator moves with them: training draws nothing once a LoRA is initialised.
+Invariants: a policy is in one tier; one that stays is never dropped, and of any other dropping loses nothing,
+for its log and its snapshot have all of it. Both tiers are bounded; the least recently used leave first.
+Policies are moved by the thread that steps them. No generator moves with them: training draws nothing once a
+LoRA is initialised.
 """
 
 import time
@@ -12,7 +13,6 @@ from dataclasses import dataclass
 
 import torch
 
-from mint_common.claims import Claim
 from mint_common.ids import PolicyId
 from services.trainer import metrics
 from services.trainer.adapters.states.training_state import (
@@ -26,15 +26,9 @@ from services.trainer.ports.policies import Swaps, Tier
 
 @dataclass(slots=True)
 class ResidentPolicy:
-    """A policy in memory. ``sha256`` is that of the checkpoint which it equals, None: as initialised.
-
-    One that was ``admitted`` equals none; while it ``stays``, its state is stored nowhere else, and it is
-    never dropped.
-    """
+    """A policy in memory. While it ``stays``, its state is stored nowhere else."""
 
     state: TrainingState | ParkedState
-    sha256: str | None
-    admitted: bool = False
     stays: bool = False
 
     @property
@@ -57,13 +51,6 @@ class PolicyTiers:
         self._seconds = 0.0
         self._bytes = 0
 
-    def holds(self, policy_id: PolicyId, checkpoint: Claim | None) -> bool:
-        """Return whether a policy is here exactly as that checkpoint says."""
-        resident = self._resident.get(policy_id)
-        if resident is None or resident.admitted:
-            return False
-        return resident.sha256 == (checkpoint.sha256 if checkpoint else None)
-
     def tiers(self) -> dict[PolicyId, Tier]:
         """Return where each policy is."""
         return {policy_id: resident.tier for policy_id, resident in self._resident.items()}
@@ -75,15 +62,6 @@ class PolicyTiers:
     def on_device(self) -> list[PolicyId]:
         """Return the policies on the device, the least recently used first."""
         return [policy_id for policy_id, one in self._resident.items() if one.tier == "device"]
-
-    def has_admitted(self, policy_id: PolicyId) -> bool:
-        """Return whether a policy is here that was admitted."""
-        resident = self._resident.get(policy_id)
-        return resident is not None and resident.admitted
-
-    def admitted(self) -> list[PolicyId]:
-        """Return the policies here that were admitted."""
-        return [policy_id for policy_id, one in self._resident.items() if one.admitted]
 
     def get(self, policy_id: PolicyId) -> ResidentPolicy | None:
         """Return a policy that is here."""

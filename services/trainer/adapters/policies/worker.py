@@ -16,7 +16,6 @@ from services.trainer import metrics
 from services.trainer.adapters.model.scoring import ScoringBase
 from services.trainer.adapters.policies.tasks import PolicyTask, carry_out
 from services.trainer.adapters.policies.tiers import PolicyTiers, ResidentPolicy
-from services.trainer.adapters.policies.wave_steps import SteppedWave, WaveStep, export_wave, step_waves
 from services.trainer.core.operations import NotResident
 from services.trainer.core.scheduler import Operation, Schedule, SchedulerLimits
 
@@ -24,7 +23,7 @@ T = TypeVar("T")
 
 
 class PolicyWorker:
-    """Plans and carries out jobs and tasks. ``tiers`` is changed on the event loop only, but for swaps."""
+    """Plans and carries out tasks. ``tiers`` is changed on the event loop only, but for swaps."""
 
     def __init__(
         self,
@@ -46,32 +45,16 @@ class PolicyWorker:
         self._max_tokens = max_tokens
         self.layout = layout
         self._schedule = Schedule()
-        self._jobs: dict[int, WaveStep] = {}
         self._tasks: dict[int, PolicyTask] = {}
         self._numbers = itertools.count()
         self._news = asyncio.Event()
-
-    def add_job(self, job: WaveStep, tenant_id: TenantId) -> None:
-        """Queue the step of a wave."""
-        number = next(self._numbers)
-        self._jobs[number] = job
-        self._add(
-            Operation(
-                policy_id=job.policy_id,
-                tenant_id=tenant_id,
-                seq=number,
-                kind="wave",
-                rank=job.resident.state.rank,
-                tokens=job.tokens,
-            )
-        )
 
     def add_task(self, task: PolicyTask, tenant_id: TenantId, *, alone: bool) -> None:
         """Queue the work of an operation, behind its policy's earlier work."""
         number = next(self._numbers)
         self._tasks[number] = task
         resident = self.at_work.get(task.policy_id) or self.tiers.get(task.policy_id)
-        self._add(
+        self._schedule = self._schedule.add(
             Operation(
                 policy_id=task.policy_id,
                 tenant_id=tenant_id,
@@ -82,6 +65,7 @@ class PolicyWorker:
                 alone=alone,
             )
         )
+        self._news.set()
 
     async def put(self, policy_id: PolicyId, resident: ResidentPolicy) -> None:
         """Keep a policy in memory, and move others out if that needs room."""
@@ -96,40 +80,30 @@ class PolicyWorker:
         return await asyncio.get_running_loop().run_in_executor(self._exporter, work)
 
     async def run(self) -> None:
-        """Carry out plans until cancelled; exports go on beside them."""
-        async with asyncio.TaskGroup() as exports:
-            while True:
-                await self._news.wait()
-                self._news.clear()
-                while self._schedule.waiting:
-                    await self._carry_out_next(exports)
+        """Carry out plans until cancelled."""
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            while self._schedule.waiting:
+                await self._carry_out_next()
 
-    def _add(self, operation: Operation) -> None:
-        self._schedule = self._schedule.add(operation)
-        self._news.set()
-
-    async def _carry_out_next(self, exports: asyncio.TaskGroup) -> None:
-        busy = [job for job in self._jobs.values() if job.resident.tier == "device"]
-        on_device = [*self.tiers.on_device(), *(job.policy_id for job in busy)]
-        plan, self._schedule = self._schedule.plan(self._limits, on_device=on_device)
-        leaving = [job.resident for job in busy if job.policy_id in plan.swap_out]
-        await self._swap_out([*self.tiers.find(plan.swap_out), *leaving])
+    async def _carry_out_next(self) -> None:
+        plan, self._schedule = self._schedule.plan(self._limits, on_device=self.tiers.on_device())
+        await self._swap_out(self.tiers.find(plan.swap_out))
+        if plan.batch:
+            metrics.BATCH_POLICIES.observe(len({operation.policy_id for operation in plan.batch}))
         planned = [operation.seq for operation in (*plan.batch, *plan.steps, *plan.upkeep)]
-        await self._carry_out_tasks([self._tasks.pop(number) for number in planned if number in self._tasks])
-        await self._carry_out_jobs(
-            [self._jobs.pop(number) for number in planned if number in self._jobs], exports
-        )
+        await self._carry_out([self._tasks.pop(number) for number in planned])
 
-    async def _carry_out_tasks(self, tasks: Sequence[PolicyTask]) -> None:
+    async def _carry_out(self, tasks: Sequence[PolicyTask]) -> None:
         for task in tasks:
-            if not self.tiers.has_admitted(task.policy_id):
+            if self.tiers.get(task.policy_id) is None:
                 task.settle(NotResident(policy_id=task.policy_id))
         tasks = [task for task in tasks if not task.done.done()]
         if not tasks:
             return
         self.at_work = {policy_id: self.tiers.take(policy_id) for policy_id in _policies_of(tasks)}
         residents = dict(self.at_work)
-        metrics.BATCH_POLICIES.observe(len(residents))
         work = self.compute(
             lambda: carry_out(self._base, self.tiers, tasks, residents, max_tokens=self._max_tokens)
         )
@@ -148,34 +122,6 @@ class PolicyWorker:
         await self._swap_out(surplus)
         for task, result in zip(tasks, results, strict=True):
             task.settle(result)
-
-    async def _carry_out_jobs(self, jobs: Sequence[WaveStep], exports: asyncio.TaskGroup) -> None:
-        jobs = [job for job in jobs if not job.done.done()]
-        if not jobs:
-            return
-        metrics.BATCH_POLICIES.observe(len(jobs))
-        work = self.compute(lambda: step_waves(self._base, self.tiers, jobs, max_tokens=self._max_tokens))
-        # A fault of the trainer is the result of the whole batch; each policy is restored and tried again.
-        (results,) = await asyncio.gather(work, return_exceptions=True)
-        each = itertools.repeat(results) if isinstance(results, BaseException) else results
-        for job, result in zip(jobs, each, strict=False):
-            if isinstance(result, BaseException):
-                job.fail(result)
-            else:
-                exports.create_task(self._finish(job, result))
-
-    async def _finish(self, job: WaveStep, left: SteppedWave) -> None:
-        """Export what a step left beside the next batch, then answer."""
-        work = self.write(lambda: export_wave(self._base.facts, job, left, layout=self.layout))
-        (result,) = await asyncio.gather(work, return_exceptions=True)
-        if isinstance(result, BaseException):
-            job.fail(result)
-        elif not job.done.done():
-            stepped, job.resident.sha256 = result
-            # A client may have begun to train the policy meanwhile: then the commit of this step is refused.
-            if job.policy_id not in self.at_work and not self.tiers.has_admitted(job.policy_id):
-                await self.put(job.policy_id, job.resident)
-            job.done.set_result(stepped)
 
     async def _swap_out(self, residents: Sequence[ResidentPolicy]) -> None:
         if residents:

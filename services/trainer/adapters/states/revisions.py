@@ -12,7 +12,7 @@ from mint_common.adapters_format.storage import AdapterSource
 from mint_common.claims import Claim, RevisionRef
 from mint_common.errors import AdapterInvalid, BlobCorrupt, BlobMissing
 from mint_common.events import LoraSpec
-from services.trainer.adapters.states.training_state import TrainingState, new_state, read_state, write_state
+from services.trainer.adapters.states.training_state import TrainingState, read_state, write_state
 from services.trainer.core.refusals import RevisionForeign
 
 
@@ -23,8 +23,8 @@ class BlobRevisionStates:
         self._blobs = blobs
         self._facts = facts
 
-    async def at(self, revision: RevisionRef, lora: LoraSpec, data: bytes | None) -> tuple[int, bytes]:
-        """Return step and bytes of a checkpoint with the revision's weights."""
+    async def at(self, revision: RevisionRef, lora: LoraSpec, data: bytes) -> bytes:
+        """Return a checkpoint with the revision's weights."""
         try:
             weights = await fetch_weights(self._blobs, revision.manifest)
             return await asyncio.to_thread(graft_weights, self._facts, lora, data, weights)
@@ -39,15 +39,15 @@ async def fetch_weights(blobs: AdapterSource, manifest: Claim) -> bytes:
     return await blobs.get(Claim(uri=uri, sha256=proof.sha256, size_bytes=proof.size_bytes))
 
 
-def graft_weights(facts: BaseFacts, lora: LoraSpec, data: bytes | None, weights: bytes) -> tuple[int, bytes]:
-    """Return step and bytes of a checkpoint with an export's weights. Raises ValueError when they don't fit.
+def graft_weights(facts: BaseFacts, lora: LoraSpec, data: bytes, weights: bytes) -> bytes:
+    """Return a checkpoint with an export's weights. Raises ValueError when they don't fit.
 
     A state that was never stepped counts the weights as its first step.
     """
-    state = new_state(facts, lora) if data is None else read_state(facts, lora, data)
+    state = read_state(facts, lora, data)
     state.step = max(1, state.step)
     put_weights(state, weights)
-    return state.step, write_state(state)
+    return write_state(state)
 
 
 def put_weights(state: TrainingState, weights: bytes) -> None:

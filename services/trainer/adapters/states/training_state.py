@@ -3,6 +3,7 @@
 Invariant: a state read back continues bit for bit as the one that was written would have.
 """
 
+import time
 from dataclasses import dataclass, field
 
 import safetensors
@@ -17,8 +18,6 @@ from mint_common.ids import Digest, PolicyId
 from services.trainer.adapters.lora.tensors import Layout, LoraTensors, folded_arrays, new_lora
 from services.trainer.ports.policies import ExportFrom, StateCopy, StateExport
 
-BETAS, EPSILON = (0.9, 0.95), 1e-8
-"""AdamW's, of managed jobs."""
 MOMENTS = ("exp_avg", "exp_avg_sq")
 _GRADIENT = "grad."
 
@@ -164,6 +163,7 @@ def state_export(
     facts: BaseFacts, policy_id: PolicyId, parked: ParkedState, after: ExportFrom, *, layout: str = PACKED
 ) -> StateExport:
     """Return the export of a state; the layout is that of experts."""
+    started = time.perf_counter()
     tensors = folded_arrays(parked.lora)
 
     def build(parent: Digest | None) -> AdapterFiles:
@@ -177,8 +177,9 @@ def state_export(
             layout=layout,
         )
 
-    adapter = build(after.digest)
-    if adapter.digest != after.digest:
-        return StateExport(step=parked.step, parent=after.digest, adapter=adapter)
-    # The same bytes once more: no revision is its own parent.
-    return StateExport(step=parked.step, parent=after.parent, adapter=build(after.parent))
+    adapter, parent = build(after.digest), after.digest
+    if adapter.digest == after.digest:
+        # The same bytes once more: no revision is its own parent.
+        adapter, parent = build(after.parent), after.parent
+    seconds = time.perf_counter() - started
+    return StateExport(step=parked.step, parent=parent, adapter=adapter, seconds=seconds)

@@ -40,7 +40,7 @@ def weigh_pairs(
     weight_2N = torch.stack(torch.autograd.grad(mean, (chosen_N, rejected_N)))
     measures = loss.measures(moved_2N[0], moved_2N[1], config)
     weighted = [replace(row, weight=-float(weight_2N[_index(row)])) for row in rows]
-    return weighted, {"loss": float(mean.detach()), **measures}
+    return weighted, {"loss:mean": float(mean.detach()), **measures}
 
 
 def _moved(lines: Sequence[PackedSequence], scored: PassResult) -> Iterator[tuple[Row, torch.Tensor]]:

@@ -21,11 +21,11 @@ def _measures(chosen_N: Tensor, rejected_N: Tensor, config: Config) -> dict[str,
     """Return how much more the policy prefers the chosen answers than the base does."""
     beta = config["beta"]
     return {
-        "preference_accuracy": float((chosen_N > rejected_N).float().mean()),
-        "preference_margin": float((beta * (chosen_N - rejected_N)).mean()),
-        "chosen_reward": beta * float(chosen_N.mean()),
-        "rejected_reward": beta * float(rejected_N.mean()),
-        "pairs": float(len(chosen_N)),
+        "preference_accuracy:mean": float((chosen_N > rejected_N).float().mean()),
+        "preference_margin:mean": float((beta * (chosen_N - rejected_N)).mean()),
+        "chosen_reward:mean": beta * float(chosen_N.mean()),
+        "rejected_reward:mean": beta * float(rejected_N.mean()),
+        "pairs:sum": float(len(chosen_N)),
     }
 
 

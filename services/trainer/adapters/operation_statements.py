@@ -1,0 +1,87 @@
+"""The longer statements of `operations_postgres.py`; its invariant is in each that writes."""
+
+# A trainer that freezes within a transaction would keep the lease's row from whoever takes over.
+BOUNDED = "SET LOCAL idle_in_transaction_session_timeout = '3s'"
+FENCE = "SELECT token FROM leases WHERE base = $1 AND token = $2 FOR SHARE"
+ADD = f"""
+    WITH fence AS ({FENCE}), added AS (
+        INSERT INTO operations
+            (policy_id, seq, tenant_id, kind, digest, payload, payload_is_claim, submitted_at)
+        SELECT one.* FROM fence, unnest($3::text[], $4::bigint[], $5::text[], $6::text[], $7::bytea[],
+            $8::bytea[], $9::boolean[], $10::double precision[])
+            AS one (policy_id, seq, tenant_id, kind, digest, payload, payload_is_claim, submitted_at)
+        JOIN training USING (policy_id)
+        WHERE training.tenant_id = one.tenant_id AND training.closed_at IS NULL AND is_managed = $11
+        ON CONFLICT DO NOTHING RETURNING policy_id, seq, tenant_id
+    )
+    SELECT (SELECT count(*) FROM fence) AS fences, array(SELECT added FROM added) AS added
+"""  # noqa: S608  # constants
+WHY_NOT = """
+    SELECT training.tenant_id, is_managed, operations.digest FROM training
+    LEFT JOIN operations ON operations.policy_id = training.policy_id AND seq = $2
+    WHERE training.policy_id = $1
+"""
+OPEN = """
+    INSERT INTO training
+        (policy_id, tenant_id, base, lora, metadata, created_at, last_operation_at, is_managed)
+    VALUES ($1, $2, $3, $4, $5, $6, $6, $7) ON CONFLICT DO NOTHING
+"""
+FINISH = f"""
+    WITH fence AS ({FENCE}), done AS (
+        UPDATE operations SET position = one.position, is_refused = one.is_refused, result = one.result,
+            result_is_claim = one.result_is_claim, finished_at = one.finished_at
+        FROM fence, unnest($3::text[], $4::bigint[], $5::bigint[], $6::boolean[], $7::bytea[], $8::boolean[],
+            $9::double precision[])
+            AS one (policy_id, seq, position, is_refused, result, result_is_claim, finished_at)
+        WHERE operations.policy_id = one.policy_id AND operations.seq = one.seq
+            AND operations.finished_at IS NULL
+        RETURNING 1
+    ), moved AS (
+        UPDATE training SET step = one.step, position = one.position, last_operation_at = one.at
+        FROM fence, unnest($10::text[], $11::bigint[], $12::bigint[], $13::double precision[])
+            AS one (policy_id, step, position, at)
+        WHERE training.policy_id = one.policy_id
+    )
+    SELECT (SELECT count(*) FROM done) AS done, (SELECT count(*) FROM fence) AS fences
+"""  # noqa: S608  # constants
+SNAPSHOT = """
+    UPDATE training SET snapshot = $2, snapshot_position = $3 WHERE policy_id = $1 AND snapshot_position <= $3
+    RETURNING (SELECT snapshot FROM training WHERE policy_id = $1) AS old
+"""
+CLOSE = """
+    UPDATE training SET closed_at = $2, snapshot = NULL WHERE policy_id = $1
+    RETURNING (SELECT snapshot FROM training WHERE policy_id = $1) AS old
+"""
+COVERED = """
+    WITH covered AS (
+        SELECT seq, payload, payload_is_claim FROM operations
+        WHERE policy_id = $1 AND position <= $2 AND payload IS NOT NULL
+    )
+    UPDATE operations SET payload = NULL FROM covered
+    WHERE operations.policy_id = $1 AND operations.seq = covered.seq
+    RETURNING CASE WHEN covered.payload_is_claim THEN covered.payload END AS claim
+"""
+FORGET = """
+    WITH old AS (
+        SELECT policy_id, seq, result, result_is_claim FROM operations
+        WHERE result IS NOT NULL AND finished_at < $1 AND NOT EXISTS (
+            SELECT 1 FROM operations AS export
+            WHERE export.policy_id = operations.policy_id AND export.finished_at IS NULL
+                AND export.kind = 'wave_export'
+        )
+        LIMIT $2 FOR UPDATE SKIP LOCKED
+    )
+    UPDATE operations SET result = NULL FROM old
+    WHERE operations.policy_id = old.policy_id AND operations.seq = old.seq
+    RETURNING CASE WHEN old.result_is_claim THEN old.result END AS claim
+"""
+HELD = """
+    SELECT digest FROM training WHERE base = $1 AND closed_at IS NULL AND digest IS NOT NULL
+    UNION SELECT parent FROM training WHERE base = $1 AND closed_at IS NULL AND parent IS NOT NULL
+    UNION SELECT revision FROM checkpoints
+        WHERE base = $1 AND revision IS NOT NULL AND (expires_at IS NULL OR expires_at > $2)
+"""
+SESSION = (
+    "policy_id, tenant_id, base, lora, metadata, step, position, snapshot, snapshot_position, digest, parent,"
+    " created_at, last_operation_at, closed_at, is_managed"
+)

@@ -1,0 +1,89 @@
+"""Passes that policies' logs ask for, those of clients and those of waves, computed as one batch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from mint_common.training import Array, Pass, Passed
+from services.trainer.adapters.lora.tensors import LoraTensors
+from services.trainer.adapters.model.scoring import ScoringBase
+from services.trainer.adapters.training.pass_sum import PassResult, PassWork
+from services.trainer.adapters.training.passes import run_passes
+from services.trainer.adapters.training.wave_passes import WaveRows
+from services.trainer.core.algorithms import WaveBatch
+from services.trainer.core.datum_lines import DatumLine
+from services.trainer.core.losses.table import PASS_LOSSES
+from services.trainer.core.refusals import NotFinite
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyPass:
+    """A pass and the policy that it is of. Passes of one policy have the same tensors."""
+
+    lora: LoraTensors
+    step: int
+    work: Pass | WaveBatch
+
+
+def run_policy_passes(
+    base: ScoringBase, passes: Sequence[PolicyPass], *, max_tokens: int
+) -> list[Passed | NotFinite]:
+    """Compute passes, add gradients, and return the result of each. Passes of one policy are neighbours.
+
+    What waves need scored before comes first, all of it together.
+    """
+    max_length = max_tokens if base.shares_prompts else 0
+    running = [_running(one, max_length=max_length) for one in passes]
+    waves = [one for one in running if isinstance(one, WaveRows)]
+    compared = run_passes(base, [one.comparison() for one in waves], max_tokens=max_tokens)
+    for one, scored in zip(waves, compared, strict=True):
+        one.compare(scored)
+    results = run_passes(base, [one.training() for one in running], max_tokens=max_tokens)
+    return [
+        result if isinstance(result, NotFinite) else one.passed(result)
+        for one, result in zip(running, results, strict=True)
+    ]
+
+
+class _Running(Protocol):
+    def training(self) -> PassWork: ...
+
+    def passed(self, result: PassResult) -> Passed: ...
+
+
+def _running(one: PolicyPass, *, max_length: int) -> _Running:
+    if isinstance(one.work, WaveBatch):
+        return WaveRows(one.lora, one.work, step=one.step, max_length=max_length)
+    return _ClientData(one.lora, one.work, step=one.step)
+
+
+class _ClientData:
+    """A client's pass under way."""
+
+    def __init__(self, lora: LoraTensors, work: Pass, *, step: int) -> None:
+        self._lora = lora
+        self._work = work
+        self._step = step
+
+    def training(self) -> PassWork:
+        """Return what is to be computed."""
+        return PassWork(
+            lora=self._lora,
+            step=self._step,
+            lines=[DatumLine(datum=datum) for datum in self._work.data],
+            loss=PASS_LOSSES[self._work.loss],
+            config=self._work.config,
+            backward=self._work.backward,
+        )
+
+    def passed(self, result: PassResult) -> Passed:
+        """Return what the client is told."""
+        shapes = [datum.inputs["target_tokens"].shape for datum in self._work.data]
+        tokens = sum(len(scores.logprobs) for scores in result.scores)
+        return Passed(
+            logprobs=tuple(
+                Array(dtype="float32", shape=shape, data=scores.logprobs.tobytes())
+                for shape, scores in zip(shapes, result.scores, strict=True)
+            ),
+            metrics={"loss:sum": result.loss, "tokens:sum": float(tokens), **result.measures},
+        )

@@ -1,0 +1,203 @@
+"""A managed job's wave as operations of its policy's log: a pass over its record, a step, an export.
+
+The translation is a pure function of the event, the policy's session and the trainer's rule for mismatch. A
+wave that was sampled by other weights than the session's begins with their loading; one in which nothing can
+be learnt has no step. The operations of a wave end with its export, and are refused together.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+
+from mint_common.claims import Claim, RevisionRef
+from mint_common.errors import AlreadyHandled, Unavailable
+from mint_common.events import LoraSpec, WaveCompleted
+from mint_common.ids import BaseName, Digest, EventId, JobId, PolicyId, TenantId, WaveId
+from mint_common.training import Operation, Passed, Result, Step, Stepped
+from services.trainer.core.algorithms import ALGORITHMS
+from services.trainer.core.losses.mismatch import Mismatch
+from services.trainer.core.operations import NewOperation, Packed, TrainingSession
+from services.trainer.core.refusals import WaveForeign
+
+BETAS, EPSILON = (0.9, 0.95), 1e-8
+"""AdamW's, of managed jobs."""
+
+
+class LoadRevision(msgspec.Struct, frozen=True, tag="load_revision"):
+    """Go on from a published revision's weights; the optimizer's state stays.
+
+    None: go back to before the first step.
+    """
+
+    revision: RevisionRef | None
+
+
+class WavePass(msgspec.Struct, frozen=True, tag="wave_pass"):
+    """Add the gradient of an algorithm's loss on a rollout record; ``config`` are the loss's numbers.
+
+    A record in which nothing can be learnt is only compared with its sampler.
+    """
+
+    record: Claim
+    algorithm: Literal["grpo", "sft", "dpo"]
+    config: dict[str, float]
+
+
+class WaveExport(msgspec.Struct, frozen=True, tag="wave_export"):
+    """Export the weights as the revision that a wave led to; ``measured`` are its pass and its step.
+
+    ``cause`` is the id of the wave's event.
+    """
+
+    wave_id: WaveId
+    job_id: JobId
+    cause: EventId
+    learning_rate: float
+    measured: tuple[int, ...]
+
+
+LoggedOperation = Operation | LoadRevision | WavePass | WaveExport
+"""Whatever a log may have; clients ask for the first kinds only."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewWave:
+    """A wave to append to its policy's log, which it begins if there is none."""
+
+    wave_id: WaveId
+    job_id: JobId
+    job_step: int
+    policy_id: PolicyId
+    tenant_id: TenantId
+    base: BaseName
+    lora: LoraSpec
+    submitted_at: float
+    operations: Mapping[int, LoggedOperation]
+
+    def stored(self) -> list[NewOperation]:
+        """Return the operations as rows."""
+        return [
+            NewOperation(
+                policy_id=self.policy_id,
+                seq=seq,
+                tenant_id=self.tenant_id,
+                kind=str(operation.__struct_config__.tag),
+                digest=hashlib.sha256(encoded).digest(),
+                payload=Packed(data=encoded),
+                submitted_at=self.submitted_at,
+            )
+            for seq, operation in self.operations.items()
+            for encoded in [msgspec.msgpack.encode(operation)]
+        ]
+
+
+def check_turn(session: TrainingSession | None, wave: WaveCompleted, *, taken_step: int) -> None:
+    """Raise unless the wave is its job's next one; ``taken_step`` is the last that was taken in.
+
+    A wave from the future waits for its predecessors (Unavailable). One of the past was taken in while this
+    copy of it was on its way (AlreadyHandled): the ledger repeats what came of it.
+    """
+    if session is not None and (wave.tenant_id, wave.base) != (session.tenant_id, session.base):
+        raise WaveForeign(problem=f"policy {wave.policy_id} is not of {wave.tenant_id} on {wave.base}")
+    if session is not None and wave.lora != session.lora:
+        raise WaveForeign(problem=f"LoRA {wave.lora} is not the policy's {session.lora}")
+    if wave.step > taken_step + 1:
+        problem = f"job {wave.job_id} has trained step {taken_step}, step {wave.step} is not due"
+        raise Unavailable(what="the training session", problem=problem)
+    if wave.step <= taken_step:
+        raise AlreadyHandled(cause=wave.id)
+
+
+def is_elsewhere(latest: Digest | None, wave: WaveCompleted) -> bool:
+    """Return whether a wave was sampled by other weights than the latest export's.
+
+    So it is after an export that was rejected or belongs to a job that was cancelled, and when a revision was
+    uploaded or restored since: a job begins at the policy's newest published revision, and so does its
+    training. A wave without a revision, which the bare base answered, says so in a job's first step only.
+    """
+    sampled = wave.revision.digest if wave.revision else None
+    return sampled != latest and (sampled is not None or wave.step == 1)
+
+
+def plan_wave(
+    wave: WaveCompleted,
+    *,
+    latest: Digest | None,
+    first_seq: int,
+    can_learn: bool,
+    mismatch: Mismatch,
+    now: float,
+) -> NewWave:
+    """Return a wave's operations, numbered from ``first_seq``; ``latest`` is the policy's last export.
+
+    ``can_learn`` says whether the record has rows to train on.
+    """
+    algorithm, spec = ALGORITHMS[wave.spec.algorithm], wave.spec
+    operations: list[LoggedOperation] = []
+    if is_elsewhere(latest, wave):
+        operations.append(LoadRevision(revision=wave.revision))
+    begin = first_seq + len(operations)
+    operations.append(
+        WavePass(
+            record=wave.record,
+            algorithm=spec.algorithm,
+            config=algorithm.config(spec.kl_coefficient, mismatch),
+        )
+    )
+    if can_learn:
+        operations.append(adam_step(learning_rate=spec.learning_rate, clip_norm=spec.clip_norm))
+    operations.append(
+        WaveExport(
+            wave_id=wave.wave_id,
+            job_id=wave.job_id,
+            cause=wave.id,
+            learning_rate=spec.learning_rate,
+            measured=tuple(range(begin, first_seq + len(operations))),
+        )
+    )
+    return NewWave(
+        wave_id=wave.wave_id,
+        job_id=wave.job_id,
+        job_step=wave.step,
+        policy_id=wave.policy_id,
+        tenant_id=wave.tenant_id,
+        base=wave.base,
+        lora=wave.lora,
+        submitted_at=now,
+        operations=dict(enumerate(operations, first_seq)),
+    )
+
+
+def adam_step(*, learning_rate: float, clip_norm: float) -> Step:
+    """Return the optimizer step of a managed job."""
+    return Step(
+        learning_rate=learning_rate,
+        beta1=BETAS[0],
+        beta2=BETAS[1],
+        eps=EPSILON,
+        weight_decay=0.0,
+        clip_norm=clip_norm,
+    )
+
+
+def export_metrics(
+    export: WaveExport, results: Sequence[Result], *, export_seconds: float
+) -> dict[str, float]:
+    """Return a step's metrics as its revision has them, given the results of its pass and its step."""
+    passed: dict[str, float] = {}
+    grad_norm = 0.0
+    for result in results:
+        if isinstance(result, Passed):
+            passed = {name.partition(":")[0]: value for name, value in result.metrics.items()}
+        elif isinstance(result, Stepped):
+            grad_norm = result.metrics["grad_norm:mean"]
+    return {
+        "loss": passed.pop("loss", 0.0),
+        "grad_norm": grad_norm,
+        "learning_rate": export.learning_rate,
+        **passed,
+        "seconds": passed.get("step_seconds", 0.0) + export_seconds,
+    }

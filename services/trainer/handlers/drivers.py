@@ -1,0 +1,111 @@
+"""The drivers of a term of the lease, and how operations reach them: stored first, then handed on."""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+
+from mint_common.errors import BlobCorrupt, BlobMissing, MintError
+from mint_common.ids import PolicyId, TenantId
+from mint_common.training import Operation
+from services.trainer.core.batch import Batch
+from services.trainer.core.operations import NewOperation, StoredOperation
+from services.trainer.core.wave_operations import LoggedOperation, NewWave, WavePass
+from services.trainer.handlers.driver import Driver
+from services.trainer.handlers.executor import read_operation
+from services.trainer.handlers.group_commit import GroupCommit
+from services.trainer.handlers.lease_term import LeaseTerm, unpack
+
+
+class Drivers:
+    """The drivers of a term."""
+
+    def __init__(self, term: LeaseTerm, group: asyncio.TaskGroup) -> None:
+        self._term = term
+        self._group = group
+        self._by_policy: dict[PolicyId, Driver] = {}
+        self._making = asyncio.Lock()
+        self._adding: GroupCommit[tuple[NewOperation, Operation], bool | MintError] = GroupCommit(self._add)
+        self.run = self._adding.run
+
+    def find(self, policy_id: PolicyId) -> Driver | None:
+        """Return a policy's driver, if it has one now."""
+        return self._by_policy.get(policy_id)
+
+    def waiting(self, tenant_id: TenantId) -> int:
+        """Return how many operations of a tenant wait."""
+        return sum(driver.waiting for driver in self._by_policy.values() if driver.tenant_id == tenant_id)
+
+    async def load(self, managed: PolicyId | None = None) -> list[Driver]:
+        """Take over what waits and no driver knows, of one managed policy or all; return who has it."""
+        found: dict[PolicyId, list[tuple[int, LoggedOperation | MintError]]] = {}
+        for stored in await self._term.store.unfinished(managed):
+            found.setdefault(stored.policy_id, []).append((stored.seq, await self._read(stored)))
+        return [await self._arrive(each, operations) for each, operations in found.items()]
+
+    async def add(self, new: NewOperation, operation: Operation) -> bool | MintError:
+        """Store an operation and hand it on; return whether it is new, or why not."""
+        return await self._adding.put((new, operation))
+
+    async def append(self, wave: NewWave, cause: str, *, batch: Batch) -> None:
+        """Store a wave's operations in the transaction that takes its event in, and hand them on.
+
+        ``batch`` is what its record holds, so that the record is read once. Raises AlreadyHandled, Fenced,
+        PolicyTaken.
+        """
+        term = self._term
+        async with term.ledger.transaction(cause) as transaction:
+            await term.store.add_within(transaction.connection, term.token, wave)
+        await self._arrive(wave.policy_id, wave.operations.items(), batch)
+
+    async def settle(self, policy_id: PolicyId, *, seconds: float) -> bool:
+        """Return whether nothing of a managed policy waits; wait for that, but not longer than a while."""
+        driver = self.find(policy_id)
+        if driver is not None and driver.is_managed and driver.waiting:
+            await driver.wait_until_idle(seconds=seconds)
+            return False
+        # What a lost connection left unclear may wait without its driver's knowledge.
+        return not await self.load(policy_id)
+
+    async def skip(self, policy_id: PolicyId, seq: int) -> None:
+        """Let nothing of a policy wait for a number."""
+        (await self._driver(policy_id)).skip(seq)
+
+    async def _add(self, items: Sequence[tuple[NewOperation, Operation]]) -> Sequence[bool | MintError]:
+        outcomes = await self._term.store.add(self._term.token, [new for new, _ in items])
+        for (new, operation), outcome in zip(items, outcomes, strict=True):
+            if outcome is True:
+                (await self._driver(new.policy_id)).arrive(new.seq, operation)
+        return outcomes
+
+    async def _arrive(
+        self,
+        policy_id: PolicyId,
+        operations: Iterable[tuple[int, LoggedOperation | MintError]],
+        batch: Batch | None = None,
+    ) -> Driver:
+        """Hand operations on, all at once: a wave is never seen in part."""
+        driver = await self._driver(policy_id)
+        for seq, operation in operations:
+            driver.arrive(seq, operation, batch=batch if isinstance(operation, WavePass) else None)
+        return driver
+
+    async def _driver(self, policy_id: PolicyId) -> Driver:
+        async with self._making:  # a policy has one driver
+            driver = self._by_policy.get(policy_id)
+            if driver is None or driver.is_ended:
+                session = await self._term.store.session(policy_id)
+                assert session is not None, policy_id
+                next_seq = await self._term.store.next_seq(policy_id)
+                driver = self._by_policy[policy_id] = Driver(self._term, session, next_seq=next_seq)
+                self._group.create_task(self._run(driver))
+            return driver
+
+    async def _run(self, driver: Driver) -> None:
+        await driver.run()
+        if self._by_policy.get(driver.policy_id) is driver:
+            del self._by_policy[driver.policy_id]
+
+    async def _read(self, stored: StoredOperation) -> LoggedOperation | MintError:
+        try:
+            return read_operation(await unpack(self._term.blobs, stored.payload))
+        except (BlobMissing, BlobCorrupt) as error:
+            return error

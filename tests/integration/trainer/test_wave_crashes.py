@@ -1,0 +1,139 @@
+"""kill -9 of the trainer at seeded points of its waves: every revision is that of a calm run, told once."""
+
+import asyncio
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mint_common.events import Event, RevisionExported, TrainingFailed, WaveCompleted
+from mint_common.records import WaveRecord
+from services.standalone.adapters.launch import free_port
+
+from .conftest import SPEC, Stage, ref
+from .killing import MortalTrainer
+from .test_operation_crashes import kill_at
+from .test_processes import process
+from .test_waves import wild
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
+
+WAVES = 7
+
+
+def outcome_of(stage: Stage, wave: WaveCompleted) -> RevisionExported | TrainingFailed | None:
+    """Return what came of a wave, once it did."""
+    for event in stage.seen:
+        if isinstance(event, RevisionExported | TrainingFailed) and event.wave_id == wave.wave_id:
+            return event
+    return None
+
+
+async def train(stage: Stage, policy: str, *, seed: int) -> list[RevisionExported | TrainingFailed]:
+    """Train some waves as a job does, each at the revision that the one before it led to.
+
+    One teaches nothing, one is refused, and the job after that begins at an older revision.
+    """
+    rng = random.Random(seed)
+    algorithms = [rng.choice(("grpo", "sft", "dpo")) for _ in range(WAVES)]
+    exports: list[RevisionExported] = []
+    outcomes: list[RevisionExported | TrainingFailed] = []
+    step = 0
+    job = f"job_{policy}_0"
+    for number in range(WAVES):
+        step += 1
+        if number == 5:
+            step, job, exports = 1, f"job_{policy}_1", exports[:1]
+
+        def change(record: WaveRecord, *, is_wild: bool = number == 4) -> WaveRecord:
+            return wild(record) if is_wild else record
+
+        wave = await stage.wave(
+            step,
+            policy=policy,
+            job=job,
+            record_seed=10 * seed + number,
+            revision=ref(exports[-1], step) if exports else None,
+            skipped=number == 2,
+            change=change,
+        )
+        algorithm = "grpo" if number in {2, 4} else algorithms[number]
+        wave = replace(wave, spec=replace(SPEC, algorithm=algorithm, kl_coefficient=0.1))
+        await stage.publish(wave)
+        async with asyncio.timeout(120), stage.news:
+            await stage.news.wait_for(lambda wave=wave: outcome_of(stage, wave) is not None)
+        outcome = outcome_of(stage, wave)
+        assert outcome is not None
+        outcomes.append(outcome)
+        if isinstance(outcome, RevisionExported):
+            exports.append(outcome)
+    return outcomes
+
+
+def told(outcomes: Sequence[RevisionExported | TrainingFailed]) -> list[object]:
+    """Return what does not name the policy, nor say how long it took."""
+    return [
+        one.code
+        if isinstance(one, TrainingFailed)
+        else (
+            one.step,
+            one.parent,
+            one.digest,
+            {name: value for name, value in one.metrics.items() if "seconds" not in name},
+        )
+        for one in outcomes
+    ]
+
+
+async def crash_and_compare(stage: Stage, environ: dict[str, str], log: Path, seed: int) -> None:
+    async with asyncio.timeout(200):
+        async with stage.trainer():
+            calm = told(await train(stage, "policy_calm", seed=seed))
+        settings = stage.settings.model_copy(
+            update={
+                "snapshot_seconds": random.Random(seed).choice((0.0, 0.05, 0.3, 60.0)),
+                "http": stage.settings.http.model_copy(update={"port": free_port()}),
+                "peers": stage.settings.peers.model_copy(
+                    update={"registry_url": environ["MINT_PEERS_REGISTRY_URL"]}
+                ),
+            }
+        )
+        mortal = MortalTrainer(settings)
+        try:
+            async with process("registry", environ, log):
+                await mortal.start()
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(kill_at(seed, mortal))
+                    training = group.create_task(train(stage, "policy_killed", seed=seed))
+        finally:
+            mortal.kill()
+    assert told(training.result()) == calm
+    assert "not_finite" in calm
+    assert len({event.id for event in stage.seen}) == 2 * WAVES
+    assert len(distinct(stage.seen)) == 2 * WAVES, "an event was told twice with other content"
+    assert await stage.rows("SELECT 1 FROM trainer.operations WHERE finished_at IS NULL") == []
+
+
+def distinct(events: Sequence[Event]) -> list[Event]:
+    found: list[Event] = []
+    for event in events:
+        if event not in found:
+            found.append(event)
+    return found
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_kill_9_changes_no_revision(
+    stage: Stage, environ: dict[str, str], tmp_path: Path, seed: int
+) -> None:
+    await crash_and_compare(stage, environ, tmp_path / "registry.log", seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(100, 152))
+async def test_kill_9_changes_no_revision_at_many_points(
+    stage: Stage, environ: dict[str, str], tmp_path: Path, seed: int
+) -> None:
+    await crash_and_compare(stage, environ, tmp_path / "registry.log", seed)

@@ -1,0 +1,185 @@
+"""A wave becomes operations of its policy's log: which wave is due, what it appends, what is told of it."""
+
+from dataclasses import replace
+
+import pytest
+
+from mint_common.claims import Claim, RevisionRef
+from mint_common.errors import AlreadyHandled, Unavailable
+from mint_common.events import JobSpec, LoraSpec, WaveCompleted
+from mint_common.ids import BaseName, Digest, JobId, PolicyId, TenantId, WaveId
+from mint_common.training import Passed, Stepped
+from services.trainer.core.losses.mismatch import BAND, Mismatch
+from services.trainer.core.operations import TrainingSession
+from services.trainer.core.refusals import WaveForeign
+from services.trainer.core.wave_operations import (
+    LoadRevision,
+    NewWave,
+    WaveExport,
+    WavePass,
+    adam_step,
+    check_turn,
+    export_metrics,
+    is_elsewhere,
+    plan_wave,
+)
+
+ONE, TWO = (Digest("sha256:" + digit * 64) for digit in "12")
+MANIFEST = Claim(uri="revisions/p/manifest", sha256="0" * 64, size_bytes=1)
+WAVE = WaveCompleted(
+    tenant_id=TenantId("default"),
+    base=BaseName("tiny"),
+    wave_id=WaveId("wave_1"),
+    job_id=JobId("job_1"),
+    policy_id=PolicyId("policy_1"),
+    step=1,
+    revision=None,
+    record=Claim(uri="waves/1", sha256="0" * 64, size_bytes=1),
+    reward_mean=0.0,
+    lora=LoraSpec(rank=8, alpha=16.0, targets=("q_proj",), seed=0),
+    spec=JobSpec(
+        algorithm="grpo",
+        task="mode:copy",
+        steps=2,
+        prompts_per_step=8,
+        group_size=16,
+        max_new_tokens=8,
+        temperature=1.0,
+        learning_rate=2e-3,
+        kl_coefficient=0.0,
+        clip_norm=1.0,
+        seed=0,
+    ),
+)
+SESSION = TrainingSession(
+    policy_id=WAVE.policy_id,
+    tenant_id=WAVE.tenant_id,
+    base=WAVE.base,
+    lora=WAVE.lora,
+    metadata={},
+    created_at=0.0,
+    last_operation_at=0.0,
+    is_managed=True,
+)
+
+
+def ref(digest: Digest) -> RevisionRef:
+    return RevisionRef(digest=digest, number=1, manifest=MANIFEST)
+
+
+def planned(
+    wave: WaveCompleted = WAVE,
+    *,
+    latest: Digest | None = None,
+    first_seq: int = 0,
+    can_learn: bool = True,
+    mismatch: Mismatch = "none",
+) -> NewWave:
+    return plan_wave(
+        wave, latest=latest, first_seq=first_seq, can_learn=can_learn, mismatch=mismatch, now=7.0
+    )
+
+
+@pytest.mark.parametrize("taken", [0, 1, 7])
+@pytest.mark.parametrize("session", [None, SESSION])
+def test_the_next_step_of_the_job_is_due(session: TrainingSession | None, taken: int) -> None:
+    check_turn(session, replace(WAVE, step=taken + 1), taken_step=taken)
+
+
+def test_a_wave_from_the_future_waits() -> None:
+    with pytest.raises(Unavailable, match="step 3 is not due") as caught:
+        check_turn(SESSION, replace(WAVE, step=3), taken_step=1)
+    assert caught.value.retryable
+
+
+def test_a_wave_of_the_past_is_handled_already() -> None:
+    with pytest.raises(AlreadyHandled) as caught:
+        check_turn(SESSION, replace(WAVE, step=2), taken_step=2)
+    assert caught.value.cause == WAVE.id
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tenant_id": TenantId("other")},
+        {"base": BaseName("other")},
+        {"lora": replace(WAVE.lora, rank=4)},
+    ],
+)
+def test_a_wave_of_another_tenant_base_or_shape_is_foreign(changes: dict[str, TenantId]) -> None:
+    with pytest.raises(WaveForeign):
+        check_turn(SESSION, replace(WAVE, **changes), taken_step=0)
+
+
+def test_a_wave_is_three_operations() -> None:
+    wave = planned(first_seq=5)
+    assert wave.operations == {
+        5: WavePass(record=WAVE.record, algorithm="grpo", config={"kl_coefficient": 0.0}),
+        6: adam_step(learning_rate=2e-3, clip_norm=1.0),
+        7: WaveExport(
+            wave_id=WAVE.wave_id, job_id=WAVE.job_id, cause=WAVE.id, learning_rate=2e-3, measured=(5, 6)
+        ),
+    }
+    assert (wave.job_step, wave.lora, wave.submitted_at) == (1, WAVE.lora, 7.0)
+    rows = wave.stored()
+    assert [(row.seq, row.kind) for row in rows] == [(5, "wave_pass"), (6, "step"), (7, "wave_export")]
+    assert rows == planned(first_seq=5).stored()
+
+
+def test_a_wave_in_which_nothing_can_be_learnt_has_no_step() -> None:
+    wave = planned(can_learn=False)
+    assert [type(one) for one in wave.operations.values()] == [WavePass, WaveExport]
+    assert wave.operations[1].measured == (0,)  # type: ignore[union-attr]  # an export
+
+
+def test_algorithm_and_mismatch_are_numbers_of_the_pass() -> None:
+    band = planned(mismatch="band").operations[0]
+    assert isinstance(band, WavePass)
+    assert band.config == {"kl_coefficient": 0.0, "band_low": BAND[0], "band_high": BAND[1]}
+    dpo = planned(replace(WAVE, spec=replace(WAVE.spec, algorithm="dpo", kl_coefficient=0.3)))
+    assert dpo.operations[0] == WavePass(record=WAVE.record, algorithm="dpo", config={"beta": 0.3})
+
+
+@pytest.mark.parametrize(
+    ("step", "sampled", "latest", "elsewhere"),
+    [
+        (1, None, None, False),
+        (1, ONE, ONE, False),
+        (1, ONE, TWO, True),  # the last export was rejected, or its job cancelled
+        (1, ONE, None, True),  # uploaded
+        (1, None, ONE, True),  # rejected, and nothing was published before
+        (2, None, ONE, False),  # within a job only what was published moves it
+        (2, TWO, ONE, True),
+    ],
+)
+def test_a_wave_goes_on_from_the_weights_that_sampled_it(
+    step: int, sampled: Digest | None, latest: Digest | None, *, elsewhere: bool
+) -> None:
+    revision = ref(sampled) if sampled else None
+    wave = replace(WAVE, step=step, revision=revision)
+    assert is_elsewhere(latest, wave) is elsewhere
+    first = planned(wave, latest=latest).operations[0]
+    assert (first == LoadRevision(revision=revision)) is elsewhere
+    export = [*planned(wave, latest=latest).operations.values()][-1]
+    assert isinstance(export, WaveExport)
+    assert export.measured == ((1, 2) if elsewhere else (0, 1))
+
+
+def test_metrics_are_those_of_the_pass_and_the_step() -> None:
+    export = planned().operations[2]
+    assert isinstance(export, WaveExport)
+    passed = Passed(
+        logprobs=(),
+        metrics={"loss:mean": 0.5, "reward_mean:mean": 0.25, "kl:mean": 0.1, "step_seconds:sum": 1.5},
+    )
+    stepped = Stepped(step=3, metrics={"grad_norm:mean": 2.0, "learning_rate:mean": 2e-3})
+    assert export_metrics(export, [passed, stepped], export_seconds=0.5) == {
+        "loss": 0.5,
+        "grad_norm": 2.0,
+        "learning_rate": 2e-3,
+        "reward_mean": 0.25,
+        "kl": 0.1,
+        "step_seconds": 1.5,
+        "seconds": 2.0,
+    }
+    assert export_metrics(export, [passed], export_seconds=0.5)["grad_norm"] == 0.0
