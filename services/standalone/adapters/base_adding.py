@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import msgspec
 import psutil
 
 from mint_common.adapters_format import BaseFacts
@@ -32,10 +31,11 @@ from services.standalone.adapters.base_import import (
     find_same,
     import_folder,
     make_base,
+    shape_of_folder,
 )
 from services.standalone.adapters.hub import HubModel, cache_folder, fetch, find_model
 from services.standalone.core.base_sources import HubSource
-from services.standalone.core.model_shape import ModelShape, read_shape
+from services.standalone.core.model_shape import ModelShape
 from services.standalone.core.refusals import NoRoomError
 from services.standalone.core.sizing import needs_of, shown_bytes, told_facts
 
@@ -157,13 +157,3 @@ def shape_of_hub(source: HubSource) -> ModelShape:
     model = find_model(source)
     check_complete(source.repo, (), model.files)
     return shape_of_folder(fetch(model, [CONFIG], report=lambda _step: None))
-
-
-def shape_of_folder(folder: Path) -> ModelShape:
-    """Return the shape that a folder's config describes. Raises InvalidField or, without one, OSError."""
-    path = folder / CONFIG if folder.is_dir() else folder
-    try:
-        config = msgspec.json.decode(path.read_bytes(), type=dict[str, object])
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidField(field=str(path), problem=str(error)) from error
-    return read_shape(config, place=str(path))

@@ -16,6 +16,7 @@ import msgspec
 
 from mint_common.adapters_format import BASE_FILE, BaseFacts, describe_base, read_base_facts
 from mint_common.adapters_format.base_files import (
+    CONFIG,
     TEXT_FILES,
     base_files,
     check_complete,
@@ -23,8 +24,9 @@ from mint_common.adapters_format.base_files import (
     hash_files,
     weight_files,
 )
-from mint_common.errors import AlreadyExists, BlobCorrupt, NotFound
+from mint_common.errors import AlreadyExists, BlobCorrupt, InvalidField, NotFound
 from mint_common.ids import Digest
+from services.standalone.core.model_shape import ModelShape, read_shape
 from services.standalone.core.refusals import BaseNameTakenError, NoRoomError
 from services.standalone.core.sizing import shown_bytes
 
@@ -92,6 +94,16 @@ def origin_of(folder: Path) -> str:
     """Return where a base came from; "" for one of an earlier version."""
     path = folder / SOURCE_FILE
     return msgspec.json.decode(path.read_bytes(), type=dict[str, str])["source"] if path.is_file() else ""
+
+
+def shape_of_folder(folder: Path) -> ModelShape:
+    """Return the shape that a folder's config describes. Raises InvalidField or, without one, OSError."""
+    path = folder / CONFIG if folder.is_dir() else folder
+    try:
+        config = msgspec.json.decode(path.read_bytes(), type=dict[str, object])
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidField(field=str(path), problem=str(error)) from error
+    return read_shape(config, place=str(path))
 
 
 def find_same(target: Path, digest: Digest, *, name: str, max_rank: int) -> BaseFacts | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import services
 from mint_common.adapters_format import BASE_FILE, BaseFacts, read_base_facts
 from mint_common.errors import InvalidField, NotFound, Unavailable
+from services.standalone.adapters.base_import import import_smollm2, origin_of, shape_of_folder
 from services.standalone.core.base_sources import read_hub_source, usual_name
 from services.standalone.core.model_shape import ModelShape
 from services.standalone.core.plan import BaseAt
@@ -86,7 +87,6 @@ def add_base(
     _quiet_libraries()
     # Their libraries take seconds to load.
     from services.standalone.adapters.base_adding import Wish, add_folder, add_from_hub
-    from services.standalone.adapters.base_import import import_smollm2
 
     target = folder / name
     if source == SMOLLM2:
@@ -114,9 +114,6 @@ def add_base(
 
 def describe_files(place: Path, facts: BaseFacts) -> dict[str, object]:
     """Return what is told of a base beside its facts: its source, its files, what it needs of memory."""
-    from services.standalone.adapters.base_adding import shape_of_folder
-    from services.standalone.adapters.base_import import origin_of
-
     shape = shape_of_folder(place)
     return {
         "source": origin_of(place),
@@ -127,7 +124,7 @@ def describe_files(place: Path, facts: BaseFacts) -> dict[str, object]:
 
 def shape_of(folder: Path, model: str) -> ModelShape:
     """Return the shape of a config.json, or a folder with one, of a base, or of a hub's model."""
-    from services.standalone.adapters.base_adding import shape_of_folder, shape_of_hub
+    from services.standalone.adapters.base_adding import shape_of_hub
 
     place = tiny_folder() if model == TINY else Path(model)
     if place.exists():

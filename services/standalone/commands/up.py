@@ -13,6 +13,7 @@ from rich.console import Console
 
 from mint_common.errors import SettingInvalid
 from services.standalone.adapters.bases import TINY, ensure_base, list_bases
+from services.standalone.adapters.memory import check_memory
 from services.standalone.adapters.stack_file import load_yaml
 from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.app import Stack, open_stack
@@ -108,6 +109,7 @@ def _usual_bases(state: StateFolder) -> list[str]:
 
 async def _serve(state: StateFolder, bases: list[BaseAt], port: int | None, console: Console) -> None:
     settings = read_standalone_settings(os.environ)
+    check_memory(bases, settings.overrides)
     view = PartsView(console)
     opening = open_stack(state, bases, port=port, settings=settings, observers=(view,))
     async with opening as stack:

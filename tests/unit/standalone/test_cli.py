@@ -16,6 +16,7 @@ import typer
 from typer.testing import CliRunner
 
 from mint_common.errors import MintError, NotFound
+from services.standalone.adapters import memory
 from services.standalone.adapters.bases import ensure_base, tiny_folder
 from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.cli import app, main, refuse
@@ -25,6 +26,7 @@ from services.standalone.core.refusals import (
     BaseNameTakenError,
     FleetTooSmallError,
     FolderUnusableError,
+    NoRoomError,
     StackNotRunningError,
     StackRunningError,
 )
@@ -281,3 +283,28 @@ def test_a_plan_is_of_a_config_a_base_or_a_folder(tmp_path: Path) -> None:
     assert (told["parameters"], told["weights"]) == (477_248, 4 * 477_248)
     assert isinstance(refusal("plan", "mine", "--fleet", "1x3GB", "--dir", str(tmp_path)), FleetTooSmallError)
     assert isinstance(refusal("plan", "nobody", "--dir", str(tmp_path)), BaseMissingError)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "total", "problem"),
+    [
+        ((), 3_000_000, "needs 3.82 MB of memory in trainers and engines, and this machine has 3 MB in all"),
+        ((), 3_000_000, "With --dtype bfloat16 it is 1.91 MB, which fits"),
+        (("--engines", "3"), 7_000_000, r"tiny \(7.64 MB\)"),
+        (("--dtype", "bfloat16"), 1_000_000, "it is 1.91 MB: take a smaller base"),
+    ],
+)
+def test_a_base_that_does_not_fit_is_refused_before_the_start_with_what_would(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    total: int,
+    problem: str,
+) -> None:
+    monkeypatch.setattr(memory, "has_gpu", lambda: False)
+    seen = memory.psutil.virtual_memory()._replace(total=total)
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: seen)
+    error = refusal("up", "--base", "tiny", *arguments, "--dir", str(tmp_path))
+    assert isinstance(error, NoRoomError)
+    assert re.search(problem, str(error))
+    assert not (tmp_path / "state.json").exists()

@@ -1,0 +1,53 @@
+"""Refuses a stack whose bases alone take more memory than a machine without a GPU has."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import psutil
+
+from services.standalone.adapters.base_import import shape_of_folder
+from services.standalone.core.plan import BaseAt
+from services.standalone.core.refusals import NoRoomError
+from services.standalone.core.sizing import ITEM_BYTES, shown_bytes
+
+
+def check_memory(bases: Sequence[BaseAt], overrides: Mapping[str, str]) -> None:
+    """Raise NoRoomError where the weights of all trainers and engines together exceed the machine's memory.
+
+    ``overrides`` are the user's own ``MINT_*`` variables. A quantized base counts with its files, once an
+    engine. Where a GPU is, nothing is refused: parts are placed on it, and check its memory themselves.
+    """
+    if has_gpu():
+        return
+    held = {base.name: sum(_weights(base, overrides)) for base in bases}
+    total = psutil.virtual_memory().total
+    if sum(held.values()) <= total:
+        return
+    half = sum(sum(_weights(base, overrides, dtype="bfloat16")) for base in bases)
+    raise NoRoomError(
+        what="The weights of " + ", ".join(f"{name} ({shown_bytes(size)})" for name, size in held.items()),
+        need=f"{shown_bytes(sum(held.values()))} of memory in trainers and engines",
+        place="this machine",
+        free=f"{shown_bytes(total)} in all",
+        advice=f"With --dtype bfloat16 it is {shown_bytes(half)}"
+        + (", which fits." if half <= total else ": take a smaller base, fewer engines or a larger machine."),
+    )
+
+
+def has_gpu() -> bool:
+    """Say whether the machine has a device of NVIDIA's."""
+    return any(Path("/dev").glob("nvidia[0-9]*"))
+
+
+def _weights(base: BaseAt, overrides: Mapping[str, str], *, dtype: str = "") -> Iterator[int]:
+    """Yield the bytes of the weights in each part that holds a base, in one dtype or in what is set."""
+    if not base.trainable:
+        files = sum(file.stat().st_size for file in Path(base.folder).glob("*.safetensors"))
+        yield from (files for _ in base.plan.engines)
+        return
+    parameters = shape_of_folder(Path(base.folder)).parameters
+    parts = [("MINT_TRAINER_DTYPE", base.plan.trainer)]
+    parts += [("MINT_LOADER_DTYPE", env) for env in base.plan.engines]
+    for variable, env in parts:
+        chosen = dtype or {**overrides, **env}.get(variable, "float32")
+        yield ITEM_BYTES.get(chosen, ITEM_BYTES["float32"]) * parameters
