@@ -14,6 +14,9 @@ from mint_common.runtime.service import run_process
 from services.trainer.app import run
 from services.trainer.settings import TrainerSettings, read_process_rank
 
+# Rank 0 is a fork; each further rank is a new process that imports torch, and deepspeed for ZeRO.
+START_SECONDS = 300.0
+
 # One server process imports torch and transformers once; each trainer is a fork of it.
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["services.trainer.app", "transformers.models.llama.modeling_llama"])
@@ -40,7 +43,7 @@ class MortalTrainer:
         self.process.start()
         client = self.client()
         try:
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(START_SECONDS):
                 while True:
                     try:
                         await client.base()

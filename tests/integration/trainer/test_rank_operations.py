@@ -28,7 +28,7 @@ from .killing import MortalTrainer
 from .operating import make_distill, serving
 from .test_operation_crashes import make_script, told, train
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(1200)]
 
 SEED, TOLERANCE = 7, 1e-5
 ALONE, TOGETHER, KILLED = (PolicyId(f"policy_{name}") for name in ("alone", "together", "killed"))

@@ -19,9 +19,11 @@ from tests.processes import until_ended
 from .conftest import Stage
 from .test_processes import process
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
 STEPS = 3
+# A step may wait for a group of ranks to start again, each of which imports torch.
+RESTART_SECONDS = 240.0
 
 
 async def digests(stage: Stage, policy: str, *, upto: int) -> list[str]:
@@ -34,7 +36,7 @@ async def digests(stage: Stage, policy: str, *, upto: int) -> list[str]:
             if isinstance(event, RevisionExported) and event.policy_id == policy
         }
 
-    async with asyncio.timeout(60), stage.news:
+    async with asyncio.timeout(RESTART_SECONDS), stage.news:
         await stage.news.wait_for(lambda: len(found()) >= upto)
     return [digest for _, digest in sorted(found().items())]
 
