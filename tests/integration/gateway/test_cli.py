@@ -208,8 +208,14 @@ def listening(stack, place) -> Iterator[subprocess.Popen[str]]:
         process.stdout.close()
 
 
-def numbers_of(process: subprocess.Popen[str], count: int) -> list[int]:
-    return [json.loads(process.stdout.readline())["data"]["revision"]["number"] for _ in range(count)]
+def moves_heard(process: subprocess.Popen[str], count: int) -> list[int]:
+    """Return where the alias `heard` moved to; jobs of other tests may tell of themselves in between."""
+    numbers: list[int] = []
+    while len(numbers) < count:
+        data = json.loads(process.stdout.readline())["data"]
+        if data.get("alias") == "heard":
+            numbers.append(data["revision"]["number"])
+    return numbers
 
 
 def test_events_go_on_where_the_last_run_stopped(stack, mint, tmp_path):
@@ -219,16 +225,14 @@ def test_events_go_on_where_the_last_run_stopped(stack, mint, tmp_path):
         while not place.exists():
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        start = place.read_text()
-        mint("alias", "move", "counter", "heard", "1")
-        assert numbers_of(process, 1) == [1]
-        while place.read_text() == start:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-    for number in ("2", "3"):
-        mint("alias", "move", "counter", "heard", number)
+        for number in (1, 2):
+            mint("alias", "move", "counter", "heard", str(number))
+            assert moves_heard(process, 1) == [number]
+    mint("alias", "move", "counter", "heard", "3")
     with listening(stack, place) as process:
-        assert numbers_of(process, 2) == [2, 3]
+        heard = moves_heard(process, 1)
+        # It ended when it had told of the second, and may have kept the place of the first alone.
+        assert heard + (moves_heard(process, 1) if heard == [2] else []) in ([2, 3], [3])
 
 
 def test_refusal_is_the_gateways_own(mint, tmp_path):
