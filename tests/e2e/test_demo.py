@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from e2e.stack import MINT
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 
 def test_tiny_demo_learns_serves_and_rolls_back(stack_folder: Path) -> None:
@@ -17,7 +17,7 @@ def test_tiny_demo_learns_serves_and_rolls_back(stack_folder: Path) -> None:
         [MINT, "demo", "--base", "tiny", "--out", str(out)],
         capture_output=True,
         text=True,
-        timeout=550,
+        timeout=850,
         check=False,
     )
 

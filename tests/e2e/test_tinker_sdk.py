@@ -9,7 +9,7 @@ import pytest
 from e2e.stack import RunningStack
 from sdk.matrix import ROOT, drive, problems
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 
 def test_the_newest_sdk_works(stack: RunningStack, tmp_path: Path):
