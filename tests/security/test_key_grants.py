@@ -133,6 +133,6 @@ def test_no_sequence_of_calls_gives_a_scope_that_its_maker_lacked(shared_databas
         pool = runner.run(opened.__aenter__())
         machine = partial(Keys, runner, pool)
         try:
-            run_state_machine_as_test(machine, settings=settings(max_examples=40, stateful_step_count=30))
+            run_state_machine_as_test(machine, settings=settings(max_examples=20, stateful_step_count=30))
         finally:
             runner.run(opened.__aexit__(None, None, None))
