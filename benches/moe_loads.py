@@ -77,12 +77,13 @@ class BareLoader:
         self._finish(manager, lora)
 
     def _manager(self) -> Any:
+        import torch
         from vllm.lora.model_manager import LoRAModelManager
 
         manager = object.__new__(LoRAModelManager)
         manager.packed_modules = self._packed_modules
         manager.modules = self._modules
-        manager.model = SimpleNamespace()
+        manager.model = torch.nn.Module()
         manager._use_ep = manager.is_pooling_model = manager._enable_moe_shared_loras = False
         manager._is_non_gated_moe = manager._enable_mixed_moe_lora_format = False
         manager.moe_ep_load_spec = None

@@ -22,6 +22,7 @@ from mint_common.runtime.edge import create_http
 from mint_common.runtime.postgres import migrate, open_pool
 from mint_common.runtime.service import run_service
 from services.loader.adapters.announcements import BusAnnouncements
+from services.loader.adapters.builder.arena import open_arena
 from services.loader.adapters.builder.client import Builder, BuilderConfig, BuilderStaging, open_builder
 from services.loader.adapters.vllm.engine import VllmEngine
 from services.loader.adapters.vllm.starting import EngineConfig, plan_for_device, start_engine
@@ -77,9 +78,14 @@ async def open_engine(
         threads=settings.threads,
         quantization=facts.quantization,
     )
-    async with open_builder(builder_config(settings, execution), clock) as builder:
+    async with AsyncExitStack() as stack:
+        arena = stack.enter_context(open_arena(settings.host_bytes)) if execution.has_arena else ""
+        config = builder_config(settings, execution, arena=arena)
+        builder = await stack.enter_async_context(open_builder(config, clock))
         engine = start_engine(engine_config(settings, facts, execution), builder)
         try:
+            if arena:
+                await engine.open_arena(arena)
             await warm_up(engine)
             _log.info("engine started", extra={"seconds": clock.monotonic() - began, "base": facts.name})
             yield engine, builder
@@ -128,6 +134,7 @@ async def open_loader(settings: LoaderSettings, *, opens: OpensEngine = open_eng
             vocab_size=facts.vocab_size,
             max_completions=settings.max_completions,
             max_logprobs=MAX_LOGPROBS,
+            no_routes=engine.no_routes,
         )
         working_set = WorkingSetSaver(
             tiers=tiers,
@@ -243,7 +250,7 @@ def engine_config(settings: LoaderSettings, facts: BaseFacts, execution: Executi
     )
 
 
-def builder_config(settings: LoaderSettings, execution: Execution) -> BuilderConfig:
+def builder_config(settings: LoaderSettings, execution: Execution, *, arena: str = "") -> BuilderConfig:
     """Return what the builder works with."""
     return BuilderConfig(
         blobs=settings.blobs,
@@ -252,6 +259,7 @@ def builder_config(settings: LoaderSettings, execution: Execution) -> BuilderCon
         disk_bytes=settings.disk_bytes,
         silence_seconds=settings.builder_silence_seconds,
         dtype=execution.dtype,
+        arena=arena,
     )
 
 

@@ -88,7 +88,8 @@ class Execution:
     """How an engine computes.
 
     ``kv_cache_bytes`` None: vLLM sizes the KV cache by what ``gpu_memory_utilization`` leaves free; that one
-    None: vLLM's own share. ``engine_args``: further arguments of vLLM's. The defaults are the CPU's.
+    None: vLLM's own share. ``has_arena``: adapters lie in one memory that devices read from. ``engine_args``:
+    further arguments of vLLM's. The defaults are the CPU's.
     """
 
     dtype: Dtype = "float32"
@@ -98,6 +99,7 @@ class Execution:
     kv_cache_bytes: int | None = CPU_KV_BYTES
     eager: bool = True
     executor: Executor = "mp"
+    has_arena: bool = False
     engine_args: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -133,6 +135,7 @@ def plan_execution(
         kv_cache_bytes=asked.kv_cache_bytes or (CPU_KV_BYTES if on_cpu else None),
         eager=on_cpu if asked.eager is None else asked.eager,
         executor=asked.executor,
+        has_arena=not on_cpu and asked.executor == "mp",  # Ray's workers may be on other machines
         engine_args=engine_args,
     )
 

@@ -14,12 +14,16 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What the engine accepts. ``max_context`` counts prompt and new tokens together."""
+    """What the engine accepts. ``max_context`` counts prompt and new tokens together.
+
+    ``no_routes``: why it cannot tell which experts tokens went to; empty: it can, or there are none.
+    """
 
     max_context: int
     vocab_size: int
     max_completions: int
     max_logprobs: int
+    no_routes: str = ""
 
 
 def check_request(request: GenerationRequest, limits: Limits) -> None:
@@ -89,6 +93,7 @@ def check_sampling(sampling: Sampling, limits: Limits) -> None:
         ("seed", s.seed is None or 0 <= s.seed < 2**63, "must be from 0 to 2**63 - 1"),
         ("n", 1 <= s.n <= limits.max_completions, f"must be from 1 to {limits.max_completions}"),
         ("n", s.n == 1 or s.temperature > 0, "greedy completions are all equal: ask for 1"),
+        ("routes", not (s.routes and limits.no_routes), f"cannot be had: {limits.no_routes}"),
         ("stop", all(s.stop), "must not hold an empty string"),
         ("stop", len(s.stop) <= MAX_STOPS, f"must hold at most {MAX_STOPS} strings"),
         ("stop_tokens", len(s.stop_tokens) <= MAX_STOPS, f"must hold at most {MAX_STOPS} tokens"),

@@ -37,7 +37,9 @@ def test_a_quantized_base_computes_in_16_bits_where_there_are_kernels_for_it() -
 
 
 def test_a_gpu_computes_in_bfloat16_with_graphs_and_vllm_sizes_the_cache() -> None:
-    assert plan(Asked(), GPUS) == Execution(dtype="bfloat16", eager=False, kv_cache_bytes=None)
+    assert plan(Asked(), GPUS) == Execution(
+        dtype="bfloat16", eager=False, kv_cache_bytes=None, has_arena=True
+    )
     assert plan(Asked(), OLD_GPU).dtype == "float16"
 
 
@@ -56,9 +58,11 @@ def test_what_is_asked_for_is_taken() -> None:
         gpu_memory_utilization=0.5,
         kv_cache_bytes=1 << 30,
         eager=True,
+        has_arena=True,
         engine_args={"max_num_batched_tokens": 8192},
     )
-    assert plan(Asked(executor="ray", tensor_parallel=4), GPUS, has_ray=True).executor == "ray"
+    on_ray = plan(Asked(executor="ray", tensor_parallel=4), GPUS, has_ray=True)
+    assert (on_ray.executor, on_ray.has_arena) == ("ray", False)
     assert plan(Asked(dtype="bfloat16", tensor_parallel=2), CPU).dtype == "bfloat16"
 
 

@@ -63,7 +63,7 @@ class BuilderConfig:
     """What a builder works with.
 
     ``silence_seconds``: how long it may say nothing before it is taken for one that hangs; ``dtype``: the
-    engine's.
+    engine's; ``arena``: the path of the memory for adapters, empty if each lies in a file of its own.
     """
 
     blobs: BlobSettings
@@ -72,6 +72,7 @@ class BuilderConfig:
     disk_bytes: int
     silence_seconds: float
     dtype: Dtype = "float32"
+    arena: str = ""
 
 
 class Builder:
@@ -86,6 +87,7 @@ class Builder:
         self._numbers = itertools.count(1)
         self._open: dict[int, asyncio.Future[Outcome]] = {}
         self._ahead: OrderedDict[Path, LaidOut] = OrderedDict()
+        self._in_arena: dict[int, LaidOut] = {}
         self._writer: asyncio.StreamWriter | None = None
         self._up = asyncio.Event()
         self._unheard = 0
@@ -124,21 +126,34 @@ class Builder:
                 raise _error(outcome)
 
     async def lay_out(self, folder: Path) -> LaidOut:
-        """Lay an adapter out in memory; the caller releases it once the engine has mapped it."""
+        """Lay an adapter out in memory.
+
+        The caller releases it once the engine has mapped it; one in the arena once the engine has it no more.
+        """
         ahead = self._ahead.pop(folder, None)
         if ahead is not None:
-            return ahead
+            return self._given(ahead)
         match outcome := await self._ask(LayOut(folder=str(folder))):
             case LaidOut():
-                return outcome
+                return self._given(outcome)
             case Failure():
                 raise _error(outcome)
         raise AssertionError(outcome)
 
     def release(self, laid_out: LaidOut) -> None:
-        """Give a memory file up."""
-        if self._writer is not None and laid_out.path.startswith(f"/proc/{self.pid}/"):
-            write_frame(self._writer, Call(number=0, work=Release(handle=laid_out.handle)))
+        """Give up what was laid out."""
+        if laid_out.in_arena:
+            self._in_arena.pop(laid_out.handle, None)
+        elif not laid_out.path.startswith(f"/proc/{self.pid}/"):
+            return
+        if self._writer is not None:
+            release = Release(handle=laid_out.handle, in_arena=laid_out.in_arena)
+            write_frame(self._writer, Call(number=0, work=release))
+
+    def _given(self, laid_out: LaidOut) -> LaidOut:
+        if laid_out.in_arena:
+            self._in_arena[laid_out.handle] = laid_out
+        return laid_out
 
     async def _ask(self, work: Work) -> Outcome:
         hung = 0
@@ -216,7 +231,8 @@ class Builder:
             self._processes.end(process)
 
     async def _open_up(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        write_frame(writer, self._setup())
+        setup = self._setup()
+        write_frame(writer, setup)
         try:
             async with asyncio.timeout(_READY_SECONDS):
                 contents = await read_frame(reader, CacheContents)
@@ -226,6 +242,8 @@ class Builder:
         for entry in contents.stored:
             self._enter(entry)
         self._writer, self._unheard = writer, 0
+        for begin in {begin for begin, _ in setup.taken} - self._in_arena.keys():  # given back meanwhile
+            write_frame(writer, Call(number=0, work=Release(handle=begin, in_arena=True)))
         self._up.set()
 
     async def _watch(self, writer: asyncio.StreamWriter) -> None:
@@ -279,6 +297,8 @@ class Builder:
             disk_bytes=config.disk_bytes,
             blobs=config.blobs.model_dump_json(),
             dtype=config.dtype,
+            arena=config.arena,
+            taken=[(each.begin, each.size_bytes) for each in self._in_arena.values()],
         )
 
 

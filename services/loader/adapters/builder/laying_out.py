@@ -3,7 +3,7 @@
 import math
 import mmap
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from mint_common.adapters_format.experts import narrowed, widened
 from mint_common.adapters_format.tensor_file import PAD_DTYPE, TensorEntry, TensorFile, map_tensors
+from services.loader.adapters.builder.arena import ArenaWriter
 from services.loader.adapters.builder.wire import LaidOut, TensorAt, write_index
 from services.loader.core.execution import Dtype
 
@@ -23,8 +24,10 @@ _NUMPY: Mapping[Dtype, np.dtype[Any]] = {
 _OF_FILE: Mapping[Dtype, str] = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
 
-def lay_out(weights: Path, *, rank: int, dtype: Dtype = "float32") -> LaidOut:
-    """Copy the tensors of a checked file into a memory file, in a dtype; its handle is its descriptor.
+def lay_out(
+    weights: Path, *, rank: int, dtype: Dtype = "float32", arena: ArenaWriter | None = None
+) -> LaidOut:
+    """Copy the tensors of a checked file, in a dtype, into the arena, or where that has no room into a file.
 
     Each value is rounded once, to nearest and ties to even: alpha is in B already. Raises OSError, and then
     nothing stays.
@@ -33,23 +36,43 @@ def lay_out(weights: Path, *, rank: int, dtype: Dtype = "float32") -> LaidOut:
     entries = [entry for entry in source.header.tensors if entry.dtype != PAD_DTYPE]
     placed, items = _place(entries)
     size_bytes = items * _NUMPY[dtype].itemsize
-    descriptor = os.memfd_create("mint-adapter", os.MFD_CLOEXEC)
-    try:
-        os.ftruncate(descriptor, max(1, size_bytes))
-        with mmap.mmap(descriptor, 0) as memory:
-            target = np.frombuffer(memory, dtype=_NUMPY[dtype], count=items)
-            _copy(source, entries, placed, target, of_file=_OF_FILE[dtype])
-            del target  # the mapping cannot be closed under a view
-    except BaseException:
-        os.close(descriptor)
-        raise
+
+    def write(target: np.ndarray) -> None:
+        _copy(source, entries, placed, target, of_file=_OF_FILE[dtype])
+
+    begin = arena.take(size_bytes) if arena is not None else None
+    if arena is not None and begin is not None:
+        try:
+            write(arena.items(begin, count=items, dtype=_NUMPY[dtype]))
+        except BaseException:
+            arena.give_back(begin)
+            raise
+        handle, path = begin, arena.path
+    else:
+        handle = _write_file(size_bytes, lambda memory: write(np.frombuffer(memory, _NUMPY[dtype], items)))
+        path = f"/proc/{os.getpid()}/fd/{handle}"
     return LaidOut(
-        handle=descriptor,
-        path=f"/proc/{os.getpid()}/fd/{descriptor}",
+        handle=handle,
+        path=path,
+        begin=begin or 0,
+        in_arena=begin is not None,
         size_bytes=size_bytes,
         rank=rank,
         tensor_index=write_index(placed),
     )
+
+
+def _write_file(size_bytes: int, write: Callable[[mmap.mmap], None]) -> int:
+    """Return the descriptor of a memory file that was written to."""
+    descriptor = os.memfd_create("mint-adapter", os.MFD_CLOEXEC)
+    try:
+        os.ftruncate(descriptor, max(1, size_bytes))
+        with mmap.mmap(descriptor, 0) as memory:
+            write(memory)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def _place(entries: list[TensorEntry]) -> tuple[list[TensorAt], int]:

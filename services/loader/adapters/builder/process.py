@@ -26,6 +26,7 @@ from mint_common.errors import MintError, Unavailable
 from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.processor_turns import take_long_turns
 from mint_common.settings import BlobSettings
+from services.loader.adapters.builder.arena import ArenaWriter
 from services.loader.adapters.builder.disk_cache import DiskCache
 from services.loader.adapters.builder.laying_out import lay_out
 from services.loader.adapters.builder.wire import (
@@ -85,6 +86,7 @@ class BuilderLoop:
     cache: DiskCache
     writer: asyncio.StreamWriter
     dtype: Dtype
+    arena: ArenaWriter | None
     open_files: set[int] = field(default_factory=set)
 
     async def answer(self, call: Call) -> None:
@@ -97,11 +99,14 @@ class BuilderLoop:
             outcome = self._failure(call.work, Unavailable(what="the builder", problem=str(error)))
         write_frame(self.writer, Answer(number=call.number, outcome=outcome))
 
-    def release(self, handle: int) -> None:
-        """Close a memory file."""
-        if handle in self.open_files:
-            self.open_files.remove(handle)
-            os.close(handle)
+    def release(self, laid_out: Release) -> None:
+        """Free a range of the arena, or close a memory file."""
+        if laid_out.in_arena:
+            if self.arena is not None:
+                self.arena.give_back(laid_out.handle)
+        elif laid_out.handle in self.open_files:
+            self.open_files.remove(laid_out.handle)
+            os.close(laid_out.handle)
 
     async def _do(self, work: Work) -> Outcome:
         match work:
@@ -126,9 +131,10 @@ class BuilderLoop:
     async def _lay_out(self, folder: Path) -> LaidOut:
         manifest = read_manifest((folder / MANIFEST_FILE).read_bytes())
         laid_out = await asyncio.to_thread(
-            lay_out, folder / WEIGHTS_FILE, rank=manifest.rank, dtype=self.dtype
+            lay_out, folder / WEIGHTS_FILE, rank=manifest.rank, dtype=self.dtype, arena=self.arena
         )
-        self.open_files.add(laid_out.handle)
+        if not laid_out.in_arena:
+            self.open_files.add(laid_out.handle)
         return laid_out
 
     def _failure(self, work: Work, error: MintError) -> Failure:
@@ -155,12 +161,13 @@ async def run(connection: socket.socket) -> None:
     )
     cache.open()
     write_frame(writer, CacheContents(stored=cache.stored()))
-    loop = BuilderLoop(cache, writer, setup.dtype)
+    arena = ArenaWriter(setup.arena, taken=setup.taken) if setup.arena else None
+    loop = BuilderLoop(cache, writer, setup.dtype, arena)
     async with asyncio.TaskGroup() as group:
         while True:
             call = await read_frame(reader, Call)
             if isinstance(call.work, Release):
-                loop.release(call.work.handle)
+                loop.release(call.work)
             else:
                 group.create_task(loop.answer(call))
 

@@ -24,7 +24,9 @@ T = TypeVar("T")
 class Setup(msgspec.Struct, frozen=True):
     """The first frame: what the builder works with.
 
-    ``blobs`` are the settings of the store, as JSON; ``dtype`` is what adapters are laid out in.
+    ``blobs`` are the settings of the store, as JSON; ``dtype`` is what adapters are laid out in; ``arena`` is
+    the path of the memory for them, empty if there is none, and ``taken`` what the loader has of it, begin
+    and size of each range.
     """
 
     base_dir: str
@@ -32,6 +34,8 @@ class Setup(msgspec.Struct, frozen=True):
     disk_bytes: int
     blobs: str
     dtype: Dtype
+    arena: str = ""
+    taken: Sequence[tuple[int, int]] = ()
 
 
 class CacheContents(msgspec.Struct, frozen=True):
@@ -60,9 +64,10 @@ class LayOut(msgspec.Struct, frozen=True, tag=True):
 
 
 class Release(msgspec.Struct, frozen=True, tag=True):
-    """Close the builder's own hold on what it laid out. Nothing is answered."""
+    """Give up what was laid out: a range of the arena, or the builder's own hold. Nothing is answered."""
 
     handle: int
+    in_arena: bool
 
 
 class Ping(msgspec.Struct, frozen=True, tag=True):
@@ -94,14 +99,18 @@ class TensorAt(msgspec.Struct, frozen=True, array_like=True):
 
 
 class LaidOut(msgspec.Struct, frozen=True, tag=True):
-    """An adapter in memory that its path, of this machine, opens until it is released or the builder ends.
+    """An adapter in memory that its path, of this machine, opens, ``begin`` bytes behind the beginning.
 
-    Whoever has mapped it keeps it; when nobody has, it is gone. ``tensor_index`` says where its tensors are
-    (`write_index`): the same bytes for all adapters of one shape, read once a shape.
+    One in the arena is there until it is released, and its handle is where it begins. One of the builder's
+    own is there until then, or the builder's end: whoever has mapped it keeps it, else it is gone.
+    ``tensor_index`` says where its tensors are (`write_index`): the same bytes for all adapters of one shape,
+    read once a shape.
     """
 
     handle: int
     path: str
+    begin: int
+    in_arena: bool
     size_bytes: int
     rank: int
     tensor_index: bytes

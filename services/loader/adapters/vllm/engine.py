@@ -13,6 +13,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from mint_common.errors import AdapterInvalid, Unavailable
@@ -21,12 +22,13 @@ from mint_common.ids import TenantId
 from services.loader import metrics
 from services.loader.adapters.builder.client import Builder
 from services.loader.adapters.builder.wire import LaidOut
-from services.loader.adapters.vllm.routes import ASKED
+from services.loader.adapters.vllm.routes import ASKED, noted_routes, returned_routes
 from services.loader.adapters.vllm.samples import gather_sample, sample_params
 from services.loader.adapters.vllm.streams import VllmStream, dead_engine, translated
 from services.loader.adapters.vllm.tenant_turns import TenantTurns
 from services.loader.adapters.vllm.tokenizing import Tokenizing, remember_texts
 from services.loader.adapters.vllm.worker_extension import Reply
+from services.loader.core.routes import RouteSource
 from services.loader.ports import LoadedAdapter, Slice, WholeSample
 
 _BUILDERS = 3
@@ -40,12 +42,27 @@ class VllmEngine:
     """One AsyncLLM."""
 
     def __init__(
-        self, llm: Any, builder: Builder, *, routes: bool = False
-    ) -> None:  # Any: vllm is imported late
+        self,
+        llm: Any,  # vllm is imported late
+        builder: Builder,
+        *,
+        routes: RouteSource = RouteSource.NOTHING,
+        routed_layers: Sequence[int] = (),
+        no_routes: str = "",
+        sends_bytes: bool = False,
+    ) -> None:
+        """``no_routes`` says why, where routes are missing; ``routed_layers`` which layers have experts.
+
+        ``sends_bytes``: workers may be on other machines, where nothing of this one can be mapped.
+        """
+        self._sends_bytes = sends_bytes
+        self.no_routes = no_routes
         self._llm = llm
-        self._has_routes = routes
+        self._route_source = routes
+        self._routed_layers = routed_layers
         self._builder = builder
         self._unmapped: dict[int, tuple[LoadedAdapter, LaidOut]] = {}
+        self._in_arena: dict[int, LaidOut] = {}
         self._shapes: dict[tuple[int, bytes], None] = {}
         self._tokenizer = llm.get_tokenizer()
         remember_texts(self._tokenizer)
@@ -68,7 +85,7 @@ class VllmEngine:
             if not staged:
                 self._let_go(adapter.number)
                 if not self.dead:
-                    await self._call("mint_drop", adapter.number)
+                    await self._drop(adapter.number)
 
     async def _lay_out(self, adapter: LoadedAdapter) -> int:
         laid_out = await self._builder.lay_out(adapter.folder)
@@ -99,12 +116,18 @@ class VllmEngine:
             for attempt in range(builders):
                 if attempt:
                     laid_out = await self._builder.lay_out(adapter.folder)
-                memory = laid_out.rank, laid_out.path, laid_out.tensor_index
+                if laid_out.in_arena:
+                    self._in_arena[number] = laid_out
+                where: str | bytes = laid_out.path
+                if self._sends_bytes:
+                    where = await asyncio.to_thread(_bytes_of, laid_out)
+                memory = laid_out.rank, where, laid_out.begin, laid_out.tensor_index
                 replies = await self._call(method, number, *args, memory)
                 if not any("gone" in reply for reply in replies):
                     return replies
         finally:
-            self._builder.release(laid_out)
+            if not laid_out.in_arena:
+                self._builder.release(laid_out)
         raise Unavailable(what="the builder", problem=f"{builders} ended before the engine had its adapter")
 
     def _let_go(self, number: int) -> None:
@@ -128,7 +151,18 @@ class VllmEngine:
     async def unload(self, number: int) -> None:
         """Remove an adapter from host memory and its slot."""
         self._let_go(number)
+        await self._drop(number)
+
+    async def _drop(self, number: int) -> None:
+        """Have the workers forget an adapter; only then is its memory given up."""
         await self._call("mint_drop", number)
+        laid_out = self._in_arena.pop(number, None)
+        if laid_out is not None:
+            self._builder.release(laid_out)
+
+    async def open_arena(self, path: str) -> None:
+        """Let each worker map the arena, and its device read from it, before anything is served."""
+        await self._call("mint_arena", path)
 
     async def residents(self) -> Mapping[int, bool]:
         """Return what the workers have; what can no longer be mapped is not with them."""
@@ -166,10 +200,12 @@ class VllmEngine:
         from vllm.inputs.engine import tokens_input
 
         lora_request = _lora_request(adapter) if adapter else None
-        routed = sampling.routes and sampling.whole and self._has_routes
+        is_routed = sampling.routes and sampling.whole
+        is_noted = is_routed and self._route_source is RouteSource.PLUGIN
+        is_returned = is_routed and self._route_source is RouteSource.ENGINE
         outputs = self._llm.generate(
             tokens_input(list(prompt), cache_salt=tenant_id),
-            _sampling_params(sampling, routed=request_id if routed else None),
+            _sampling_params(sampling, noted_as=request_id if is_noted else None),
             request_id,
             lora_request=lora_request,
         )
@@ -179,12 +215,14 @@ class VllmEngine:
             alternatives=sampling.logprobs,
             start=self._start_turns.taken(tenant_id),
             turn=self._turn,
-            routes=partial(self._routes, request_id) if routed else None,
+            routes=partial(self._routes, request_id) if is_noted or is_returned else None,
         )
 
-    async def _routes(self, request_id: str) -> Reply:
+    async def _routes(self, request_id: str, output: Any) -> Mapping[int, bytes]:
         """Return the routes of a request that is complete; every worker has them."""
-        return (await self._call("mint_routes", request_id))[0]
+        if self._route_source is RouteSource.ENGINE:
+            return returned_routes(output, layers=self._routed_layers)
+        return noted_routes(output, (await self._call("mint_routes", request_id))[0])
 
     async def sample(
         self, request: SampleRequest, *, request_id: str, adapter: LoadedAdapter | None
@@ -232,13 +270,19 @@ class VllmEngine:
         self._llm = None  # its __del__ shuts down again, and must not run at interpreter exit
 
 
+def _bytes_of(laid_out: LaidOut) -> bytes:
+    with Path(laid_out.path).open("rb") as file:
+        file.seek(laid_out.begin)
+        return file.read(laid_out.size_bytes)
+
+
 def _lora_request(adapter: LoadedAdapter) -> Any:
     from vllm.lora.request import LoRARequest
 
     return LoRARequest(lora_name=adapter.digest, lora_int_id=adapter.number, lora_path=str(adapter.folder))
 
 
-def _sampling_params(sampling: Sampling, *, routed: str | None = None) -> Any:
+def _sampling_params(sampling: Sampling, *, noted_as: str | None = None) -> Any:
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -255,5 +299,5 @@ def _sampling_params(sampling: Sampling, *, routed: str | None = None) -> Any:
         logprobs=sampling.logprobs,
         flat_logprobs=True,  # half a million objects of a large answer would be walked by each collection
         output_kind=RequestOutputKind.FINAL_ONLY if sampling.whole else RequestOutputKind.DELTA,
-        extra_args=None if routed is None else {ASKED: [routed, sampling.n]},
+        extra_args=None if noted_as is None else {ASKED: [noted_as, sampling.n]},
     )

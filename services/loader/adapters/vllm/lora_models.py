@@ -17,6 +17,7 @@ from vllm.lora.layers import FusedMoE3DWithLoRA
 from vllm.lora.lora_model import LoRAModel
 from vllm.lora.lora_weights import LoRALayerWeights, PackedLoRALayerWeights
 from vllm.lora.utils import parse_fine_tuned_lora_name
+from vllm.model_executor.models.utils import is_pp_missing_parameter
 
 from mint_common.adapters_format.names import split_packed_name
 from services.loader.adapters.builder.wire import TensorAt
@@ -34,9 +35,17 @@ def model_of(
     config, manager = worker_manager.lora_config, worker_manager._adapter_manager  # noqa: SLF001
     if rank > config.max_lora_rank:
         raise ValueError(f"rank {rank} is over the engine's {config.max_lora_rank}")
-    loras = layer_weights(tensors, rank=rank, rename=rename)
+    whole = layer_weights(tensors, rank=rank, rename=rename)
+    if not whole:
+        raise ValueError("no module of the base matches: it would answer as the bare base")
+    loras = {name: layer for name, layer in whole.items() if not is_in_another_stage(manager, name)}
     _check_modules(manager, loras)
     return LoRAModel(number, rank, loras)
+
+
+def is_in_another_stage(manager: Any, module: str) -> bool:
+    """Return whether a module belongs to a stage of the pipeline that another worker runs."""
+    return bool(is_pp_missing_parameter(f"{module}.", manager.model))
 
 
 def renaming(model: Any) -> Rename:
@@ -50,14 +59,22 @@ def renaming(model: Any) -> Rename:
     return rename
 
 
-def map_laid_out(path: str, *, dtype: torch.dtype) -> Tensor:
+def map_laid_out(path: str | bytes, *, dtype: torch.dtype) -> Tensor:
     """Return a file of a dtype as one flat tensor over a mapping, which lives as long as a view of it does.
 
-    Raises FileNotFoundError when the one who laid it out has ended.
+    Bytes stand for a file's contents. Raises FileNotFoundError when the one who laid it out has ended.
     """
+    if isinstance(path, bytes):
+        return torch.frombuffer(bytearray(path), dtype=dtype)
     with open(path, "rb") as file:  # noqa: PTH123  # no Path: a link of /proc leads to no name
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     return torch.frombuffer(mapped, dtype=dtype)
+
+
+def map_arena(path: str, *, dtype: torch.dtype) -> Tensor:
+    """Return the whole arena as one flat tensor; nothing is written to it here. Raises OSError."""
+    with open(path, "r+b") as file:  # noqa: PTH123  # no Path: a link of /proc leads to no name
+        return torch.frombuffer(mmap.mmap(file.fileno(), 0), dtype=dtype)
 
 
 def views(memory: Tensor, places: Sequence[TensorAt]) -> dict[str, Tensor]:

@@ -1,13 +1,14 @@
 """Routes: which experts each token of a request went to, in each routed layer, for requests that ask (R3).
 
-vLLM returns them from its second model runner alone, which a CPU does not run. Here the capturer that vLLM
-has for that one is bound to the routers, and what a step captured is dealt out to its requests in the order
-of the step's tokens. Invariants: nothing is bound before a request asks; what nobody fetches is bounded. A
-token whose step did not run here, because its block was in the prefix cache, has the route `UNKNOWN`.
+vLLM returns them from its second model runner alone (`returned_routes`), which a CPU does not run. For the
+first one, the capturer that vLLM has for the second is bound to the routers, and what a step captured is
+dealt out to its requests in the order of the step's tokens. Invariants: nothing is bound before a request
+asks; what nobody fetches is bounded. A token whose step did not run here, because its block was in the prefix
+cache, has the route `UNKNOWN`.
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -119,7 +120,34 @@ class RouteBook:
         return whole
 
 
-def exactly(rows: bytes, *, tokens: int, token_bytes: int) -> bytes:
+def noted_routes(output: Any, reply: Mapping[str, Any]) -> Mapping[int, bytes]:
+    """Return the routes of every token of a final output but the completions' last, from a reply."""
+    found, token_bytes = reply["routes"], int(reply["token_bytes"])
+    return {
+        index: _exactly(found.get(str(index), b""), tokens=count, token_bytes=token_bytes)
+        for index, count in _tokens(output).items()
+    }
+
+
+def returned_routes(output: Any, *, layers: Sequence[int]) -> Mapping[int, bytes]:
+    """Return them as vLLM's second model runner has put them into the output, of these layers alone.
+
+    There they are ``[tokens, all layers, experts of a token]``.
+    """
+    found: dict[int, bytes] = {}
+    tokens = _tokens(output)
+    for one in output.outputs:
+        rows = np.asarray(one.routed_experts)[:, list(layers)].astype("<u2")
+        token_bytes = rows[0].nbytes if len(rows) else 0
+        found[one.index] = _exactly(rows.tobytes(), tokens=tokens[one.index], token_bytes=token_bytes)
+    return found
+
+
+def _tokens(output: Any) -> Mapping[int, int]:
+    return {one.index: len(output.prompt_token_ids) + len(one.token_ids) - 1 for one in output.outputs}
+
+
+def _exactly(rows: bytes, *, tokens: int, token_bytes: int) -> bytes:
     """Return as many tokens' routes as are due: what is missing is unknown."""
     needed = tokens * token_bytes
     return rows[:needed] + b"\xff" * (needed - len(rows))

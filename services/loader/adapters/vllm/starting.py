@@ -1,10 +1,12 @@
 """From the loader's configuration to a running vLLM."""
 
 import dataclasses
+import importlib
 import importlib.util
 import json
 import logging
 import os
+import re
 import secrets
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from services.loader.adapters.vllm.engine import VllmEngine
 from services.loader.adapters.vllm.taken_outputs import TakenOutputs
 from services.loader.adapters.vllm_plugin import RESERVED, TAKEN, register
 from services.loader.core.execution import Asked, Device, Execution, plan_execution
+from services.loader.core.routes import RouteSource, route_source
 
 _log = logging.getLogger(__name__)
 
@@ -99,26 +102,75 @@ def start_engine(config: EngineConfig, builder: Builder) -> VllmEngine:
     require_plugin()
     how = config.execution
     prepare_device(find_device(), workers=how.tensor_parallel * how.pipeline_parallel)
+    # Imports that fail inside vLLM keep the frames that led to them: the engine must be in none of those.
+    importlib.import_module("vllm.v1.engine.async_llm")
+    return _started(config, builder)
+
+
+def _started(config: EngineConfig, builder: Builder) -> VllmEngine:
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    taken = TakenOutputs()
-    llm = AsyncLLM.from_vllm_config(_checked(config, taken), disable_log_stats=True)
+    how, taken = config.execution, TakenOutputs()
+    arguments = engine_arguments(config, taken=taken)
+    vllm_config, source, no_routes = _with_routes(arguments, _checked(config, arguments), config)
+    llm = AsyncLLM.from_vllm_config(vllm_config, disable_log_stats=True)
     taken.watch(llm.output_processor)
-    _log.info("engine starts", extra=dataclasses.asdict(how))
-    return VllmEngine(llm, builder, routes=bool(config.facts.experts))
+    _log.info("engine starts", extra=dataclasses.asdict(how) | {"routes": str(source)})
+    layers = routed_layers(config.facts)
+    return VllmEngine(
+        llm,
+        builder,
+        routes=source,
+        routed_layers=layers,
+        no_routes=no_routes,
+        sends_bytes=how.executor == "ray",
+    )
 
 
-def _checked(config: EngineConfig, taken: TakenOutputs) -> Any:  # Any, here and below: vllm has no types
-    from vllm.usage.usage_lib import UsageContext
+def _with_routes(arguments: Any, vllm_config: Any, config: EngineConfig) -> tuple[Any, RouteSource, str]:
+    """Have the second model runner return routes; return the configuration, their source, what is wrong."""
+    is_first, problem = not vllm_config.use_v2_model_runner, ""
+    is_returned = bool(config.facts.experts) and not is_first
+    if is_returned:
+        try:
+            returning = dataclasses.replace(arguments, enable_return_routed_experts=True)
+            vllm_config = _engine_config(returning)
+        except ValueError as error:
+            is_returned, problem = False, f"vLLM does not return routes here: {error}"
+    source = route_source(
+        has_experts=bool(config.facts.experts),
+        is_returned=is_returned,
+        is_first_runner=is_first,
+        eager=config.execution.eager,
+        pipeline_parallel=config.execution.pipeline_parallel,
+    )
+    if source is not RouteSource.MISSING:
+        return vllm_config, source, ""
+    stages = "vLLM's first model runner tells routes only eagerly (MINT_LOADER_EAGER=true) and in one stage"
+    return vllm_config, source, problem or stages
 
+
+def routed_layers(facts: BaseFacts) -> tuple[int, ...]:
+    """Return the numbers of the layers with experts, which their names hold."""
+    found = [re.search(r"\.layers\.(\d+)\.", module) for module in facts.experts]
+    return tuple(sorted(int(each[1]) for each in found if each is not None))
+
+
+def _checked(config: EngineConfig, arguments: Any) -> Any:  # Any, here and below: vllm has no types
     try:
-        return engine_arguments(config, taken=taken).create_engine_config(UsageContext.ENGINE_CONTEXT)
+        return _engine_config(arguments)
     except (ValueError, TypeError, NotImplementedError) as error:
         given = config.execution.engine_args
         if not given:
             raise
         problem = f"vLLM refuses this engine with {', '.join(given)}: {error}"
         raise SettingInvalid(name="MINT_LOADER_ENGINE_ARGS", problem=problem) from error
+
+
+def _engine_config(arguments: Any) -> Any:
+    from vllm.usage.usage_lib import UsageContext
+
+    return arguments.create_engine_config(UsageContext.ENGINE_CONTEXT)  # as AsyncLLM.from_engine_args
 
 
 def require_plugin() -> None:

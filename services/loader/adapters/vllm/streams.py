@@ -9,8 +9,6 @@ from mint_common.errors import EngineRestarting, InvalidField, MintError, NonFin
 from mint_common.generation import RESTART_SECONDS, Delta, Finished, TokenAlternative
 from mint_common.ids import Digest
 from services.loader.adapters.vllm.repairs.non_finite import NON_FINITE
-from services.loader.adapters.vllm.routes import exactly
-from services.loader.adapters.vllm.worker_extension import Reply
 
 _REASONS: Mapping[str, Literal["stop", "length", "abort"]] = {
     "stop": "stop",
@@ -33,8 +31,9 @@ class VllmStream:
         alternatives: int | None,
         start: AbstractAsyncContextManager[None],
         turn: asyncio.Lock,
-        routes: Callable[[], Awaitable[Reply]] | None = None,
+        routes: Callable[[Any], Awaitable[Mapping[int, bytes]]] | None = None,
     ) -> None:
+        """``routes`` is asked for those of a final output, by the index of its completion."""
         self._outputs = outputs
         self._routes = routes
         self._lora_request = lora_request
@@ -81,15 +80,7 @@ class VllmStream:
 
     async def _routes_of(self, output: Any) -> Mapping[int, bytes]:
         """Return the routes of the completions of a final output, of every token but their last."""
-        if self._routes is None or not output.finished:
-            return {}
-        reply = await self._routes()
-        found, token_bytes = reply["routes"], int(reply["token_bytes"])
-        tokens = {one.index: len(output.prompt_token_ids) + len(one.token_ids) - 1 for one in output.outputs}
-        return {
-            index: exactly(found.get(str(index), b""), tokens=count, token_bytes=token_bytes)
-            for index, count in tokens.items()
-        }
+        return {} if self._routes is None or not output.finished else await self._routes(output)
 
     def _parts(self, completion: Any, routes: bytes) -> Iterator[Delta | Finished]:
         tokens, text = tuple(completion.token_ids), completion.text

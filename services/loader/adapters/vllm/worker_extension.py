@@ -20,13 +20,14 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import Any, ParamSpec
 
+from services.loader.adapters.vllm.copies import Copies
 from services.loader.adapters.vllm.routes import book_of
 from services.loader.adapters.vllm.templates import Templates
 
 P = ParamSpec("P")
 Reply = dict[str, Any]  # Any: msgpack carries it; the keys are read by engine.py only
-Memory = tuple[int, str, bytes]
-"""An adapter's rank, the path of what the builder laid out, and the places of its tensors there."""
+Memory = tuple[int, str | bytes, int, bytes]
+"""An adapter's rank, the path of where it lies or its bytes, where it begins there, its tensors' places."""
 _Lora = Any  # vLLM's LoRAModel and its parts: this module is imported before vLLM is
 
 
@@ -52,6 +53,12 @@ class WorkerExtension:
     def mint_enter(self, number: int, memory: Memory | None = None) -> Reply:
         """Map an adapter that the builder has laid out, unless it is: from then on it is in host memory."""
         return self._mint_adapters().enter(number, memory) if memory is not None else {"stall_ms": 0.0}
+
+    @_replying
+    def mint_arena(self, path: str) -> Reply:
+        """Map the memory that adapters are laid out in, and register it with the device."""
+        self._mint_adapters().open_arena(path)
+        return {}
 
     @_replying
     def mint_activate(
@@ -84,7 +91,10 @@ class WorkerExtension:
     def _mint_adapters(self) -> "WorkerAdapters":
         adapters = self.__dict__.get("mint_adapters")
         if adapters is None:
-            adapters = self.__dict__["mint_adapters"] = WorkerAdapters(self.model_runner.lora_manager)
+            from services.loader.adapters.vllm.copies import copies_to
+
+            manager = self.model_runner.lora_manager
+            adapters = self.__dict__["mint_adapters"] = WorkerAdapters(manager, copies_to(manager.device))
         return adapters
 
 
@@ -100,11 +110,13 @@ class Copying:
 class WorkerAdapters:
     """One worker's adapters, and the one that is being copied into a slot."""
 
-    def __init__(self, worker_manager: Any) -> None:
+    def __init__(self, worker_manager: Any, copies: "Copies") -> None:
         self._loader = worker_manager
         self._manager = worker_manager._adapter_manager  # noqa: SLF001  # vLLM offers no other way in
         self._copying: Copying | None = None
         self._templates = Templates()
+        self._copies = copies
+        self._arena: tuple[str, Any] = "", None
 
     def enter(self, number: int, memory: Memory) -> Reply:
         """Map it and register it with vLLM; ``gone`` when the builder that laid it out has ended."""
@@ -113,9 +125,12 @@ class WorkerAdapters:
         began = time.perf_counter()
         if number in self._manager._registered_adapters:  # noqa: SLF001
             return {"stall_ms": 0.0}  # asked again: another worker came too late
-        rank, path, tensor_index = memory
+        rank, path, begin, tensor_index = memory
         try:
-            mapped = map_laid_out(path, dtype=self._loader.lora_config.lora_dtype)
+            if path == self._arena[0]:
+                mapped = self._arena[1][begin // self._arena[1].element_size() :]
+            else:
+                mapped = map_laid_out(path, dtype=self._loader.lora_config.lora_dtype)
         except FileNotFoundError:
             return {"gone": True}
         lora = self._templates.wrap(
@@ -126,6 +141,14 @@ class WorkerAdapters:
         )
         self._manager._registered_adapters[number] = lora  # noqa: SLF001  # add_adapter would merge again
         return {"stall_ms": _milliseconds_since(began)}
+
+    def open_arena(self, path: str) -> None:
+        """Map the arena and register it."""
+        from services.loader.adapters.vllm.lora_models import map_arena
+
+        memory = map_arena(path, dtype=self._loader.lora_config.lora_dtype)
+        self._copies.register(memory)
+        self._arena = path, memory
 
     def _wrap(self, mapped: Any, tensor_index: bytes, *, rank: int, number: int) -> _Lora:
         from services.loader.adapters.builder.wire import read_index
@@ -171,16 +194,19 @@ class WorkerAdapters:
             else:
                 set_lora(module, copying.index, layer)
             if _milliseconds_since(began) >= slice_ms:
+                self._copies.mark(number)
                 self._copying = copying
                 return {"done": False, "stall_ms": _milliseconds_since(began)}
+        self._copies.mark(number)
         manager.lora_index_to_id[copying.index] = number
         manager._active_adapters[number] = None  # noqa: SLF001
         return {"done": True, "stall_ms": _milliseconds_since(began)}
 
     def drop(self, number: int) -> None:
-        """Forget it in whichever state it is."""
+        """Forget it in whichever state it is; nothing reads its memory any more."""
         if self._copying is not None and self._copying.number == number:
             self._copying = None
+        self._copies.settle(number)
         self._manager.remove_adapter(number)
 
     def residents(self) -> Reply:
@@ -191,9 +217,10 @@ class WorkerAdapters:
 
 def merge(manager: Any, lora: _Lora) -> None:
     """Bring an adapter's tensors together as vLLM's modules take them, and keep the worker's part: views."""
-    if lora.loras:
-        with unpinned():
-            manager._create_merged_loras_inplace(lora)  # noqa: SLF001
+    if not lora.loras:
+        return  # other stages have all of it
+    with unpinned():
+        manager._create_merged_loras_inplace(lora)  # noqa: SLF001
     layers = {name: manager._get_lora_layer_weights(lora, name) for name in manager.modules}  # noqa: SLF001
     if not any(layers.values()):
         raise ValueError("no module of the base matches: it would answer as the bare base")

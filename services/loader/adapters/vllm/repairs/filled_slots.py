@@ -23,6 +23,7 @@ from vllm.lora.layers import (
     RowParallelLinearWithLoRA,
 )
 
+from services.loader.adapters.vllm.copies import copy_all
 from services.loader.adapters.vllm_plugin import FILL_SLOTS, is_tested
 
 _DENSE = frozenset(
@@ -57,7 +58,7 @@ def fill(module: Any, index: int, layer: Any) -> bool:  # Any, here and below: v
     if filled.shapes != _shapes(tensors):
         del known[index]
         return False
-    torch._foreach_copy_(filled.places, [each for each in tensors if each is not None])
+    copy_all(filled.places, [each for each in tensors if each is not None])
     return True
 
 
