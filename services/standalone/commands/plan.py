@@ -12,9 +12,9 @@ from services.standalone.core.columns import FIELD, SHARE
 from services.standalone.core.fleet import (
     RESERVE_BYTES,
     USED_SHARE,
+    DeviceShare,
     Fleet,
     FleetPlan,
-    Share,
     Work,
     plan_fleet,
     read_fleet,
@@ -93,7 +93,7 @@ def _print_needs(shape: ModelShape, *, dtype: str, max_rank: int, json: bool) ->
         print_rows(field_rows(told), FIELD, nothing="")
 
 
-def _row(share: Share) -> dict[str, object]:
+def _row(share: DeviceShare) -> dict[str, object]:
     sizes = {name: shown_bytes(getattr(share, name)) for name in ("weights", "adapters", "moving", "total")}
     return {"part": share.part, "devices": share.devices, "layout": share.layout, **sizes}
 

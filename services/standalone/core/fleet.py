@@ -64,7 +64,7 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Share:
+class DeviceShare:
     """What each of a part's devices holds, in bytes.
 
     ``moving`` is the KV cache of one full context, or activations. ``kv_token`` is what a further token of
@@ -98,14 +98,14 @@ def read_fleet(text: str) -> Fleet:
     return Fleet(devices=int(match[1]), device_bytes=int(match[2]) * 10**9)
 
 
-def engine_share(shape: ModelShape, work: Work, devices: int) -> Share:
+def engine_share(shape: ModelShape, work: Work, devices: int) -> DeviceShare:
     """Return what a device of an engine holds: tensor parallel in a machine, pipeline parallel beyond it."""
     tensor = min(devices, MOST_TENSOR_PARALLEL)
     stages = -(-devices // tensor)
     item = ITEM_BYTES[work.dtype]
     slot = sum(_lora_width(each, tensor) * each.count for each in shape.linears) * work.max_rank * item
     kv = item * shape.kv_values // min(tensor, shape.kv_heads) + shape.kv_bytes
-    return Share(
+    return DeviceShare(
         part="engine",
         layout=_engine_layout(tensor, stages),
         devices=tensor * stages,
@@ -122,7 +122,7 @@ def _engine_layout(tensor: int, stages: int) -> str:
     return f"tensor {tensor}" if tensor > 1 else "whole"
 
 
-def trainer_share(shape: ModelShape, work: Work, devices: int) -> Share:
+def trainer_share(shape: ModelShape, work: Work, devices: int) -> DeviceShare:
     """Return what rank 0 of a trainer holds, in the sharding that takes the least of it.
 
     Policies are whole at rank 0. Activations are those of a micro-batch with every layer computed again.
@@ -137,7 +137,7 @@ def trainer_share(shape: ModelShape, work: Work, devices: int) -> Share:
     layout = min(layouts, key=lambda name: layouts[name])
     hidden = item * (shape.layers * shape.hidden_size + shape.layer_values)
     logits = (item + 2 * _FLOAT_BYTES) * shape.vocab_size  # and in float32, with their gradient
-    return Share(
+    return DeviceShare(
         part="trainer",
         layout=layout,
         devices=devices,
@@ -147,11 +147,11 @@ def trainer_share(shape: ModelShape, work: Work, devices: int) -> Share:
     )
 
 
-ShareAt = Callable[[ModelShape, Work, int], Share]
+ShareAt = Callable[[ModelShape, Work, int], DeviceShare]
 PARTS: Mapping[str, ShareAt] = {"trainer": trainer_share, "engine": engine_share}
 
 
-def smallest(share_at: ShareAt, shape: ModelShape, work: Work, *, usable_bytes: int) -> Share | None:
+def smallest(share_at: ShareAt, shape: ModelShape, work: Work, *, usable_bytes: int) -> DeviceShare | None:
     """Return a part on as few devices as it fits on, powers of two; None when there are never enough."""
     devices = 1
     while devices <= MOST_DEVICES:
@@ -169,8 +169,8 @@ class FleetPlan:
     ``shared``: both are on one device. ``free_bytes`` of an engine's device are for more KV cache.
     """
 
-    trainer: Share
-    engine: Share
+    trainer: DeviceShare
+    engine: DeviceShare
     engines: int
     idle: int
     free_bytes: int
@@ -204,7 +204,7 @@ def plan_fleet(shape: ModelShape, work: Work, fleet: Fleet) -> FleetPlan:
     return FleetPlan(trainer=trainer, engine=engine, engines=engines, idle=idle, free_bytes=free)
 
 
-def _placed(part: str, share_at: ShareAt, shape: ModelShape, work: Work, fleet: Fleet) -> Share:
+def _placed(part: str, share_at: ShareAt, shape: ModelShape, work: Work, fleet: Fleet) -> DeviceShare:
     share = smallest(share_at, shape, work, usable_bytes=fleet.usable_bytes)
     if share is not None:
         return share
