@@ -144,6 +144,13 @@ REPAIRS = (
         upstream="https://github.com/vllm-project/vllm/pull/50283",
         apply="repairs.non_finite:keep_blocks_finite",
     ),
+    Repair(
+        name="rotary embedding mixes tokens of models with latent attention",
+        platform="cpu",
+        fixed_in=None,
+        upstream="https://github.com/vllm-project/vllm/blob/v0.32.0/csrc/cpu/pos_encoding.cpp",
+        apply="repairs.rotary_heads:rotate_every_token",
+    ),
 )
 TESTED = ((0, 32), (0, 33))
 """The version of the CPU build, which the tests run, and the one that `make test-seams` compares with it."""

@@ -4,6 +4,7 @@ import importlib.util
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -11,6 +12,7 @@ from mint_common.errors import Unavailable
 from services.loader.adapters.vllm.repairs.bare_rows import ignore_rows_without_adapter
 from services.loader.adapters.vllm.repairs.moe_backend import compute_experts_with_lora
 from services.loader.adapters.vllm.repairs.non_finite import zero_new_blocks
+from services.loader.adapters.vllm.repairs.rotary_heads import rotate_every_token
 from services.loader.adapters.vllm.starting import PLUGIN, require_plugin
 from services.loader.adapters.vllm_plugin import (
     EXTENSIONS,
@@ -20,6 +22,9 @@ from services.loader.adapters.vllm_plugin import (
     is_needed,
     vllm_version,
 )
+
+if TYPE_CHECKING:
+    from vllm.model_executor.layers.rotary_embedding import RotaryEmbedding
 
 pytestmark = [
     pytest.mark.engine,
@@ -206,6 +211,45 @@ def _attended(*, key_behind: float, value_behind: float) -> "torch.Tensor":
         **common,
     )
     return output
+
+
+def _latent_heads(*, flat: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return queries of 4 heads and a key that is part of a wider row, as latent attention has them."""
+    random = torch.Generator().manual_seed(0)
+    query, row = torch.randn(7, 4, 64, generator=random), torch.randn(7, 128, generator=random)
+    return (query.flatten(1), row[:, 64:].contiguous()) if flat else (query, row[:, 64:].unsqueeze(1))
+
+
+def _rope() -> "RotaryEmbedding":
+    from vllm.config import VllmConfig, set_current_vllm_config
+    from vllm.model_executor.layers.rotary_embedding import get_rope
+
+    parameters = {"rope_theta": 10000.0, "rope_type": "default"}
+    with set_current_vllm_config(VllmConfig()):
+        return get_rope(64, max_position=32, rope_parameters=parameters, is_neox_style=False)
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_repaired_heads_are_rotated_by_their_own_position(flat: bool) -> None:
+    rotate_every_token()
+    rotate_every_token()
+    found = _rope().forward_cpu(torch.arange(7), *_latent_heads(flat=flat))
+    right = _rope().forward_native(torch.arange(7), *_latent_heads(flat=flat))
+    for ours, expected in zip(found, right, strict=True):
+        assert torch.allclose(ours, expected, atol=1e-6)
+
+
+def test_heads_that_stand_apart_are_still_rotated_wrongly_as_shipped() -> None:
+    """When this fails, the kernel is fixed and `rotate_every_token` may go."""
+    from vllm import _custom_ops as ops
+
+    rope, positions = _rope(), torch.arange(7)
+    for flat in (True, False):
+        heads = _latent_heads(flat=flat)
+        right = rope.forward_native(positions, *heads)
+        ops.rotary_embedding(positions, *heads, 64, rope.cos_sin_cache, False)
+        errors = [float((ours - one).abs().max()) for ours, one in zip(heads, right, strict=True)]
+        assert max(errors) < 1e-6 if flat else min(errors) > 1
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
