@@ -22,8 +22,9 @@ class StepNow:
 
     The answers of revision ``sampled_number`` (None: of the base) had the mean reward ``reward_mean``, and
     training on them gave ``revision``. ``ratio_max_error`` is the largest distance of an importance ratio
-    from 1. ``seconds`` are the trainer's, export included; the wave was sampled from ``requested_at`` to
-    ``completed_at``, in seconds since the epoch.
+    from 1, ``sampler_kl`` the divergence of the sampler from the trainer, a token. ``seconds`` are the
+    trainer's, export included; the wave was sampled from ``requested_at`` to ``completed_at``, in seconds
+    since the epoch.
     """
 
     step: int
@@ -32,6 +33,7 @@ class StepNow:
     reward_mean: float | None = None
     revision: Ref | None = None
     ratio_max_error: float | None = None
+    sampler_kl: float | None = None
     seconds: float | None = None
     requested_at: float | None = None
     completed_at: float | None = None

@@ -53,6 +53,7 @@ class Report:
     answers: tuple[ReportedAnswer, ...]
     checks: dict[str, bool]
     ratio_max_error: float
+    sampler_kl: float
     rss_peak_mb: float
 
     @property
@@ -87,6 +88,7 @@ def make_report(
         ),
         checks=checks,
         ratio_max_error=result.ratio_max_error,
+        sampler_kl=result.sampler_kl,
         rss_peak_mb=round(rss_peak_mb, 1),
     )
 
@@ -120,6 +122,7 @@ def _markdown(report: Report) -> str:
         *(f"| {each.alias_target} | {each.text!r} | `{each.digest}` |" for each in report.answers),
         "",
         f"Largest distance from 1 of an importance ratio of fresh rollouts: {report.ratio_max_error:.1e}.",
+        f"Largest divergence of the sampler from the trainer in a step: {report.sampler_kl:.1e} a token.",
         "",
         "| check | |",
         "|---|---|",

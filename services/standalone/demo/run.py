@@ -69,7 +69,9 @@ async def _run_on_fresh_stack(
     async with opening as stack:
         with parts.live():
             await stack.supervisor.all_ready()
-        scenario = Scenario(base=base, task=TASKS[base], num_prompts=HELDOUT_PROMPTS[base], steps=steps)
+        scenario = Scenario(
+            base=base, task=TASKS[base], num_prompts=HELDOUT_PROMPTS[base], steps=steps, dtype=dtype
+        )
         with PublicApi(stack.gateway_url, stack.api_key) as api, progress.live():
             return await asyncio.to_thread(run_scenario, api, scenario, watch=progress, say=say)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from mint_common.errors import Unavailable
 from services.standalone.adapters.public_api import PublicApi
 from services.standalone.core.jobs import Ref
+from services.standalone.core.plan import DType
 from services.standalone.demo.checks import AliasAnswer, DemoResult, contrasting_prompt
 from services.standalone.demo.records import Evaluation, HeldoutPrompt, Recipe
 from services.standalone.demo.requests import (
@@ -38,6 +39,7 @@ class Scenario:
     task: str
     num_prompts: int
     steps: int | None
+    dtype: DType
 
 
 def run_scenario(api: PublicApi, scenario: Scenario, *, watch: JobObserver, say: Say) -> DemoResult:
@@ -59,6 +61,7 @@ def run_scenario(api: PublicApi, scenario: Scenario, *, watch: JobObserver, say:
     answers = _move_prod(asker, revisions[0], next(ref for ref in revisions if ref.number == best))
     return DemoResult(
         base=scenario.base,
+        dtype=scenario.dtype,
         task=task,
         job=job,
         revisions=revisions,

@@ -41,6 +41,7 @@ def good_result() -> DemoResult:
     """Return a result in which everything went well."""
     moves = [(1, D1), (3, D3), (1, D1), (3, D3)]
     return DemoResult(
+        dtype="auto",
         base="tiny",
         task="mode:copy",
         job=JobNow(
@@ -114,6 +115,15 @@ BAD_STORIES = {
 @pytest.mark.parametrize("check", BAD_STORIES)
 def test_each_check_fails_when_its_promise_is_broken(check: str) -> None:
     assert check_all(BAD_STORIES[check])[check] is False
+
+
+def test_in_bfloat16_the_divergence_counts_and_not_the_largest_ratio() -> None:
+    wild = tuple(replace(step, ratio_max_error=1.4, sampler_kl=0.003) for step in GOOD.job.steps)
+    narrow = replace(GOOD, dtype="bfloat16", job=replace(GOOD.job, steps=wild))
+    assert all(check_all(narrow).values())
+    apart = tuple(replace(step, sampler_kl=0.02) for step in wild)
+    assert not check_all(replace(narrow, job=replace(GOOD.job, steps=apart)))["rollout_and_trainer_agree"]
+    assert not check_all(replace(narrow, dtype="auto"))["rollout_and_trainer_agree"]
 
 
 def test_a_job_without_ratios_does_not_pass_for_agreement() -> None:

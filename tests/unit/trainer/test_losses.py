@@ -26,7 +26,13 @@ from services.trainer.core.losses.mismatch import (
 )
 from services.trainer.core.losses.ppo import ppo
 from services.trainer.core.losses.table import LOSSES, PASS_LOSSES
-from services.trainer.core.losses.tokens import kl_to_base, ratio_max_error, sequence_sums, token_logprobs
+from services.trainer.core.losses.tokens import (
+    kl_to_base,
+    ratio_max_error,
+    sampler_kl,
+    sequence_sums,
+    token_logprobs,
+)
 
 logprob = st.floats(-8.0, -0.0625, width=32)
 token = st.tuples(logprob, logprob, st.floats(-3.0, 3.0, width=32))
@@ -190,6 +196,12 @@ def test_kl_is_k3_and_never_negative(rows: Rows) -> None:
 def test_kl_of_equal_policies_is_zero() -> None:
     p = torch.tensor([-1.0, -3.0])
     assert float(kl_to_base(p, p)) == 0.0
+
+
+def test_the_divergence_of_the_sampler_is_estimated_from_its_own_tokens() -> None:
+    trained, sampled = torch.tensor([-1.0, -2.0, -3.0]), torch.tensor([-1.0, -2.5, -2.9])
+    expected = sum(math.exp(d) - d - 1 for d in (0.0, 0.5, -0.1))
+    assert sampler_kl(trained, sampled) == pytest.approx(expected, rel=1e-5)
 
 
 def test_ratio_error_is_the_largest_distance_from_one() -> None:

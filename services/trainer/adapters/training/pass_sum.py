@@ -18,7 +18,7 @@ from services.trainer.adapters.lora.tensors import LoraTensors
 from services.trainer.adapters.model.scoring import TokenScores
 from services.trainer.core.lines import LineTokens
 from services.trainer.core.losses.loss import Config, SequenceInputs, TokenInputs, TokenLoss
-from services.trainer.core.losses.tokens import ratio_max_error
+from services.trainer.core.losses.tokens import ratio_max_error, sampler_kl
 from services.trainer.core.refusals import NotFinite
 
 Floats = npt.NDArray[np.float32]
@@ -84,11 +84,16 @@ class LineScores:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PassResult:
-    """What a pass came to. ``measures`` are named ``name:reduction``, ``scores`` are those of its lines."""
+    """What a pass came to. ``measures`` are named ``name:reduction``, ``scores`` are those of its lines.
+
+    ``sampler_kl`` is the estimated KL divergence of the sampler from the policy, a token, where a sampler
+    answered.
+    """
 
     loss: float
     measures: dict[str, float]
     scores: list[LineScores]
+    sampler_kl: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +134,7 @@ class PassSum:
         self._loss = 0.0
         self._scores: list[LineScores | None] = [None] * len(work.lines)
         self._measures = {"ratio_error:max": 0.0} if work.is_sampled else {}
+        self._sampler_kl, self._sampled_tokens = 0.0, 0
         if work.loss is not None:
             self._measure(work.loss.measures(_no_tokens(work.config)))
 
@@ -147,8 +153,10 @@ class PassSum:
             routed_T=scored.routed_T,
         )
         if self.work.is_sampled:
-            error = ratio_max_error(logprobs_T.detach(), tokens.needed("logprobs"))
-            self._measure({"ratio_error:max": error})
+            sampled_T = tokens.needed("logprobs")
+            self._measure({"ratio_error:max": ratio_max_error(logprobs_T.detach(), sampled_T)})
+            self._sampler_kl += sampler_kl(logprobs_T.detach(), sampled_T)
+            self._sampled_tokens += len(sampled_T)
         return None if self.work.loss is None else self._add_loss(self.work.loss, tokens)
 
     def _add_loss(self, loss: TokenLoss, tokens: TokenInputs) -> Tensor | None:
@@ -183,7 +191,13 @@ class PassSum:
     def result(self) -> PassResult | NotFinite:
         """Return what the pass came to."""
         scores = [one for one in self._scores if one is not None]
-        return self.refusal or PassResult(loss=self._loss, measures=self._measures, scores=scores)
+        tokens = self._sampled_tokens
+        return self.refusal or PassResult(
+            loss=self._loss,
+            measures=self._measures,
+            scores=scores,
+            sampler_kl=self._sampler_kl / tokens if tokens else None,
+        )
 
 
 def _flat(lines: Sequence[NumberedLine], values: Tensor) -> Tensor:

@@ -93,6 +93,7 @@ class WaveRows:
         }
         if self._algorithm.is_sampled:
             metrics["ratio_max_error:max"] = ratio_error
+            metrics["sampler_kl:mean"] = result.sampler_kl or 0.0
         metrics.update(measures)
         if routed or unrouted:
             metrics["out_of_route_ratio:mean"] = off_route / max(1.0, routed)

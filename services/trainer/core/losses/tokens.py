@@ -36,6 +36,14 @@ def ratio_max_error(logprobs_T: Tensor, sampled_T: Tensor) -> float:
     return float(torch.expm1(logprobs_T - sampled_T).abs().max())
 
 
+def sampler_kl(logprobs_T: Tensor, sampled_T: Tensor) -> float:
+    """Return the k3 estimate of KL(sampler || trainer), summed over the sampler's own tokens.
+
+    sum_t exp(p_t - q_t) - (p_t - q_t) - 1: see `kl_to_base`.
+    """
+    return float(kl_to_base(sampled_T, logprobs_T))
+
+
 def sequence_sums(values_T: Tensor, sequence_T: Tensor, *, count: int) -> Tensor:
     """Return the sum of each sequence's tokens; ``sequence_T`` numbers the sequence of each token."""
     return values_T.new_zeros(count).index_add(0, sequence_T, values_T)
