@@ -46,7 +46,8 @@ MAY_BLOCK = {
     ("blobs/s3.py", "open_s3"),  # at the start
     ("loader/app.py", "open_loader"),  # at the start
     ("trainer/app.py", "open_trainer"),  # at the start
-    ("vllm/engine.py", "start_engine"),  # at the start
+    ("loader/app.py", "open_engine"),  # at the start
+    ("vllm/starting.py", "start_engine"),  # at the start
 }
 """Ends of files and their functions below which a call may block, and why."""
 

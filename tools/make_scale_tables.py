@@ -97,9 +97,14 @@ def _weights(found: dict[str, Sizes]) -> list[str]:
     return [head, "|---|---|---|---|---|---|---|", *rows, ""]
 
 
+_PER_RANK = """\
+GB of base on each rank, float32 (bf16). `fsdp` and `zero3` include one gathered layer; with `expert`
+everything but the experts is whole on each rank."""
+
+
 def _per_rank(found: dict[str, Sizes]) -> list[str]:
     head = [
-        "GB of base a rank, float32 (bf16): `fsdp`, `zero3` with a gathered layer, `expert` the rest whole.",
+        _PER_RANK,
         "",
         "| base | sharding | " + " | ".join(f"{ranks} ranks" for ranks in RANKS) + " |",
         "|---|---|" + "---|" * len(RANKS),

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from services.loader.adapters.vllm.copies import Copies
 from services.loader.adapters.vllm.templates import Templates
 from services.loader.adapters.vllm.worker_extension import WorkerAdapters, merge
 
@@ -153,7 +154,7 @@ def _enter(manager: Manager, number: int) -> tuple[WorkerAdapters, int]:
     lora = SimpleNamespace(id=number, loras=manager.weights)
     merge(manager, lora)
     manager._registered_adapters[number] = lora
-    return WorkerAdapters(manager), sum(map(_part_bytes, lora.loras.values()))
+    return WorkerAdapters(manager, Copies()), sum(map(_part_bytes, lora.loras.values()))
 
 
 def _part_bytes(layer: Weights) -> int:
