@@ -12,6 +12,8 @@ pytestmark = [
 
 torch = pytest.importorskip("torch")
 RANK, WIDTH = 2, 4
+MODELS: list[Any] = []
+"""Kept: vLLM remembers what a model lacks by the model's id, which a later one could get."""
 
 
 def stage(own: int) -> Any:
@@ -22,6 +24,7 @@ def stage(own: int) -> Any:
     model = torch.nn.Module()
     model.model = torch.nn.Module()
     model.model.layers = torch.nn.ModuleList(layers)
+    MODELS.append(model)
     manager = SimpleNamespace(model=model, modules={f"model.layers.{own}.q_proj": None}, packed_modules={})
     return SimpleNamespace(lora_config=SimpleNamespace(max_lora_rank=8), _adapter_manager=manager)
 
