@@ -187,7 +187,7 @@ def _pass(base: ResidentBase, seed: int, count: int, length: int, *, backward: b
     data = []
     for _ in range(count):
         tokens = np.asarray([rng.randrange(base.facts.vocab_size) for _ in range(length + 1)])
-        targets = Array(dtype="int64", topology=(length,), data=tokens[1:].astype("<i8").tobytes())
+        targets = Array(dtype="int64", shape=(length,), data=tokens[1:].astype("<i8").tobytes())
         data.append(Datum(tokens=tokens[:-1].astype("<i4").tobytes(), inputs={"target_tokens": targets}))
     return Pass(data=tuple(data), loss="cross_entropy", config={}, backward=backward)
 

@@ -50,8 +50,8 @@ class Serving:
         record = await self.registry.create_policy(
             self.tenant_id, name=policy, base=self.facts.name, rank=8, alpha=8, seed=0
         )
-        topology = recipe or Recipe()
-        made = make_adapters(self.facts, record.policy_id, count, topology, seed=seed)
+        chosen = recipe or Recipe()
+        made = make_adapters(self.facts, record.policy_id, count, chosen, seed=seed)
         refs = store_in_bulk(self.folder.blobs, made)
         await register_in_bulk(self._dsn(), record.policy_id, refs)
         return refs
