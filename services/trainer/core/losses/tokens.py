@@ -41,7 +41,7 @@ def sampler_kl(logprobs_T: Tensor, sampled_T: Tensor) -> float:
 
     sum_t exp(p_t - q_t) - (p_t - q_t) - 1: see `kl_to_base`.
     """
-    return float(kl_to_base(sampled_T, logprobs_T))
+    return float(kl_to_base(sampled_T.double(), logprobs_T.double()))  # near 0 float32 has no digits left
 
 
 def sequence_sums(values_T: Tensor, sequence_T: Tensor, *, count: int) -> Tensor:
