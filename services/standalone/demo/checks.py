@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from services.standalone.adapters.public_api import Completed
 from services.standalone.core.jobs import JobNow, Ref
@@ -48,9 +49,9 @@ class DemoResult:
 
     @property
     def sampler_kl(self) -> float:
-        """Return the largest divergence of the sampler from the trainer in any step, a token."""
+        """Return the divergence of the sampler from the trainer, a token, as the mean of all steps."""
         found = [step.sampler_kl for step in self.job.steps if step.sampler_kl is not None]
-        return max(found, default=float("inf"))
+        return fmean(found) if found else float("inf")
 
 
 def _agrees(result: DemoResult) -> bool:

@@ -122,7 +122,7 @@ def _markdown(report: Report) -> str:
         *(f"| {each.alias_target} | {each.text!r} | `{each.digest}` |" for each in report.answers),
         "",
         f"Largest distance from 1 of an importance ratio of fresh rollouts: {report.ratio_max_error:.1e}.",
-        f"Largest divergence of the sampler from the trainer in a step: {report.sampler_kl:.1e} a token.",
+        f"Divergence of the sampler from the trainer: {report.sampler_kl:.1e} a token.",
         "",
         "| check | |",
         "|---|---|",
