@@ -1,20 +1,29 @@
-"""DeepSeek's latent attention on CPU vLLM."""
+"""DeepSeek's latent attention on CPU vLLM: base and adapters serve what transformers computes.
+
+But for `kv_b_proj`, which vLLM folds into other products when it loads the base: LoRA on it is refused.
+"""
 
 import asyncio
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 
-from mint_common.adapters_format import BaseFacts, describe_base
+from mint_common.adapters_format import BASE_FILE, WEIGHTS_FILE, BaseFacts, describe_base
+from mint_common.errors import AdapterInvalid
 from tests.integration.loader.moe_base import (
     Served,
     load_base,
     logprobs_under,
     max_difference,
+    merged,
+    random_adapter,
     running_engine,
 )
 
@@ -69,12 +78,25 @@ def make_base(name: str, folder: Path) -> BaseFacts:
     (folder / "config.json").write_text(json.dumps({**written, **ROUTING[name]}))
     for file in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(TINY / file, folder)
-    return describe_base(folder, name=name.lower(), max_rank=8)
+    facts = describe_base(folder, name=name.lower(), max_rank=8)
+    (folder / BASE_FILE).write_bytes(msgspec.json.encode(facts))
+    return facts
 
 
 @pytest.mark.parametrize("name", list(ROUTING))
-async def test_a_base_serves_what_transformers_computes(name: str, tmp_path: Path) -> None:
-    facts = make_base(name, tmp_path)
-    async with running_engine(tmp_path, facts) as engine:
-        found = await asyncio.gather(*(Served(engine, tmp_path, facts).sample(None, seed=n) for n in (1, 2)))
-    assert max_difference(logprobs_under(load_base(tmp_path), found), found) < TOLERANCE
+async def test_base_and_adapters_serve_what_transformers_computes(name: str, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    facts = make_base(name, base)
+    kept = {module: size for module, size in facts.modules.items() if not module.endswith(".kv_b_proj")}
+    served_facts = replace(facts, modules=kept)
+    folders = [random_adapter(served_facts, tmp_path / str(seed), seed=seed) for seed in (1, 2)]
+    folded = random_adapter(facts, tmp_path / "folded", seed=3)
+    async with running_engine(base, facts) as engine:
+        served = Served(engine, base, facts)
+        with pytest.raises(AdapterInvalid, match="kv_b_proj would have no effect"):
+            await served.load(folded)
+        loaded = [await served.load(folder) for folder in folders]
+        answers = await asyncio.gather(*(served.sample(adapter) for adapter in [None, *loaded]))
+    models = [load_base(base), *(merged(base, served_facts, load_file(f / WEIGHTS_FILE)) for f in folders)]
+    for model, one in zip(models, answers, strict=True):
+        assert max_difference(logprobs_under(model, [one]), [one]) < TOLERANCE
