@@ -199,9 +199,8 @@ async def test_the_loader_follows_events_and_loses_nothing_when_its_engine_is_ki
     async with place.running_loader(silence_seconds=10) as loader:
         assert isinstance(await anext(directory.generate(place.facts.name, request_for(asked))), Started)
         await become_ready(place.loader, {held.digest, told.digest})
-        statuses = {each.digest: each for each in await place.loader.adapters()}
-        assert (statuses[held.digest].tier, statuses[held.digest].pinned) == ("slot", True)
-        assert not statuses[told.digest].pinned
+        await become_pinned(place.loader, held.digest)
+        assert not (await place.loader.adapter(told.digest)).pinned
         processes = psutil.Process(loader.pid).children(recursive=True)
         async with in_the_middle_of_loads(place, loader, seeds=(13, 14)) as (later, last):
             pass  # the engine hangs, until the loader has heard nothing of it for too long
@@ -274,6 +273,16 @@ async def become_ready(client: EngineClient, digests: set[Digest]) -> None:
     async with asyncio.timeout(60):
         while not digests <= {each.digest for each in await client.adapters() if each.readiness == "ready"}:
             await asyncio.sleep(0.1)
+
+
+async def become_pinned(client: EngineClient, digest: Digest) -> None:
+    """Wait until a pinned adapter is in its slot: it is ready in the host's memory before."""
+    async with asyncio.timeout(60):
+        while True:
+            status = await client.adapter(digest)
+            if status.pinned and status.tier == "slot":
+                return
+            await asyncio.sleep(0.05)
 
 
 async def kept(dsn: str, digest: Digest) -> None:
