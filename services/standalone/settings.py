@@ -13,9 +13,11 @@ from services.registry.settings import RegistrySettings
 from services.rollout.settings import RolloutSettings
 from services.standalone.core.plan import EXTERNAL, ServicePart, check_overrides
 from services.standalone.core.refusals import SettingsInvalidError
+from services.trainer.settings import TrainerSettings
 
 READ_BY: Mapping[str, type[BaseModel]] = {
     "registry": RegistrySettings,
+    "trainer": TrainerSettings,
     "loader": LoaderSettings,
     "rollout": RolloutSettings,
     "gateway": GatewaySettings,
@@ -25,7 +27,7 @@ READ_BY: Mapping[str, type[BaseModel]] = {
 def setting_keys(service: str) -> list[str]:
     """Return the service's own settings as keys of a `mint.yaml`."""
     prefix = f"MINT_{service.upper()}_"
-    described = describe_settings(_shape_of(service), service)
+    described = describe_settings(READ_BY[service], service)
     return [one.variable.removeprefix(prefix).lower() for one in described if one.variable.startswith(prefix)]
 
 
@@ -84,19 +86,10 @@ def _wrong_settings(part: ServicePart) -> Iterator[MintError]:
     environ = dict(part.env)
     while True:
         try:
-            read_settings(_shape_of(part.service), environ, service=part.service)
+            read_settings(READ_BY[part.service], environ, service=part.service)
         except SettingInvalid as error:
             yield error
             if environ.pop(str(error.name), None) is None:
                 return
         else:
             return
-
-
-def _shape_of(service: str) -> type[BaseModel]:
-    if service != "trainer":
-        return READ_BY[service]
-    # The trainer's settings load torch, which takes seconds that only `mint up` and the demo need.
-    from services.trainer.settings import TrainerSettings
-
-    return TrainerSettings

@@ -34,7 +34,7 @@ from services.trainer.adapters.operations_postgres import PostgresOperations
 from services.trainer.adapters.policies.resident_policies import open_policies
 from services.trainer.adapters.states.mixtures import BlobMixtures
 from services.trainer.adapters.states.revisions import BlobRevisionStates
-from services.trainer.core.losses.mismatch import Mismatch
+from services.trainer.core.mismatch_rules import Mismatch
 from services.trainer.core.placement import Placement
 from services.trainer.core.ranks import ALONE, ProcessRank
 from services.trainer.core.scheduler import SchedulerLimits

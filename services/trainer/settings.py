@@ -17,7 +17,7 @@ from mint_common.settings import (
     PostgresSettings,
     TelemetrySettings,
 )
-from services.trainer.core.losses.mismatch import Mismatch
+from services.trainer.core.mismatch_rules import Mismatch
 from services.trainer.core.placement import BaseDType, Checkpointing
 from services.trainer.core.ranks import ProcessRank, Sharding
 

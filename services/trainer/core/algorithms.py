@@ -9,7 +9,7 @@ from services.trainer.core.losses.cross_entropy import CROSS_ENTROPY
 from services.trainer.core.losses.dpo import DPO
 from services.trainer.core.losses.grpo import GRPO
 from services.trainer.core.losses.loss import Loss
-from services.trainer.core.losses.mismatch import BAND, TRUNCATED_AT, Mismatch
+from services.trainer.core.mismatch_rules import BAND, TRUNCATED_AT, Mismatch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ from mint_common.events import LoraSpec, WaveCompleted
 from mint_common.ids import BaseName, Digest, EventId, JobId, PolicyId, TenantId, WaveId
 from mint_common.training import Operation, Passed, Result, Step, Stepped
 from services.trainer.core.algorithms import ALGORITHMS
-from services.trainer.core.losses.mismatch import Mismatch
+from services.trainer.core.mismatch_rules import Mismatch
 from services.trainer.core.operations import NewOperation, Packed, TrainingSession
 from services.trainer.core.refusals import WaveForeign
 

@@ -22,7 +22,7 @@ from services.trainer import metrics
 from services.trainer.core.algorithms import ALGORITHMS, build_batch
 from services.trainer.core.batch import Batch
 from services.trainer.core.layout_check import check_fits, layout_problem
-from services.trainer.core.losses.mismatch import Mismatch
+from services.trainer.core.mismatch_rules import Mismatch
 from services.trainer.core.operations import writer_of
 from services.trainer.core.record_check import check_record
 from services.trainer.core.refusals import LoraInvalid, TrainingRefused

@@ -11,7 +11,7 @@ from services.trainer.adapters.training.optimizer import take_steps
 from services.trainer.adapters.training.policy_passes import PolicyPass, run_policy_passes
 from services.trainer.core.algorithms import ALGORITHMS, WaveBatch
 from services.trainer.core.batch import Batch
-from services.trainer.core.losses.mismatch import Mismatch
+from services.trainer.core.mismatch_rules import Mismatch
 from services.trainer.core.refusals import NotFinite
 from services.trainer.core.wave_operations import WaveExport, adam_step, export_metrics
 

@@ -9,7 +9,7 @@ from mint_common.errors import AlreadyHandled, Unavailable
 from mint_common.events import JobSpec, LoraSpec, WaveCompleted
 from mint_common.ids import BaseName, Digest, JobId, PolicyId, TenantId, WaveId
 from mint_common.training import Passed, Stepped
-from services.trainer.core.losses.mismatch import BAND, Mismatch
+from services.trainer.core.mismatch_rules import BAND, Mismatch
 from services.trainer.core.operations import TrainingSession
 from services.trainer.core.refusals import WaveForeign
 from services.trainer.core.wave_operations import (

@@ -5,17 +5,8 @@ T = target tokens, K = experts of a token in one layer, L = layers.
 """
 # ruff: noqa: N803, N806  # tensors carry their shape in their name
 
-from typing import Literal
-
 import torch
 from torch import Tensor
-
-Mismatch = Literal["none", "truncated", "band"]
-"""What becomes of a token that trainer and sampler see differently: all count, bounded weights, a band."""
-
-TRUNCATED_AT = 2.0
-BAND = (0.5, 5.0)
-"""The bounds that the authors of each train with."""
 
 
 def truncated_weights(trained_T: Tensor, sampled_T: Tensor, *, cap: float) -> Tensor:
