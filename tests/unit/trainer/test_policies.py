@@ -112,6 +112,7 @@ async def test_a_wave_of_skipped_groups_changes_nothing_and_exports_the_same_dig
     assert skipped.passed.metrics["skipped_groups:sum"] == 3
     assert skipped.passed.metrics["loss:mean"] == 0
     assert skipped.passed.metrics["ratio_max_error:max"] > 0
+    assert skipped.passed.metrics["sampler_kl:mean"] > 0
     assert await state_of(policies) == before
 
 

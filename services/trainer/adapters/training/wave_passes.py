@@ -33,6 +33,7 @@ class WaveRows:
         self._compared = self._lines(self._rows if self._pairs else work.batch.probe)
         self._found: dict[str, float] = {}
         self._measures: dict[str, float] = {}
+        self._sampler_kl: float | None = None
 
     def comparison(self) -> PassWork:
         """Return what is scored before: pairs, or the probe of a batch without rows."""
@@ -49,6 +50,7 @@ class WaveRows:
         """Note what was scored, and weigh pairs by it."""
         assert isinstance(scored, PassResult), "without a loss nothing is refused"
         self._measures.update(scored.measures)
+        self._sampler_kl = scored.sampler_kl
         if self._pairs is not None:
             self._rows, self._found = weigh_pairs(
                 self._pairs, self._work.config, self._rows, self._compared, scored
@@ -93,7 +95,8 @@ class WaveRows:
         }
         if self._algorithm.is_sampled:
             metrics["ratio_max_error:max"] = ratio_error
-            metrics["sampler_kl:mean"] = result.sampler_kl or 0.0
+            found_kl = (result.sampler_kl, self._sampler_kl)
+            metrics["sampler_kl:mean"] = next((kl for kl in found_kl if kl is not None), 0.0)
         metrics.update(measures)
         if routed or unrouted:
             metrics["out_of_route_ratio:mean"] = off_route / max(1.0, routed)
