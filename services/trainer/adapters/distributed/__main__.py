@@ -29,7 +29,7 @@ def main() -> int:
     parser.add_argument("--dtype", choices=get_args(BaseDType), required=True)
     parser.add_argument("--device-type", choices=get_args(DeviceType), required=True)
     parser.add_argument("--checkpointing", choices=get_args(Checkpointing), required=True)
-    parser.add_argument("--memory-share", type=float, required=True)
+    parser.add_argument("--memory-share", type=float)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--timeout-seconds", type=float, required=True)
     options = parser.parse_args()
@@ -44,7 +44,7 @@ def main() -> int:
                 dtype=options.dtype,
                 device_type=options.device_type,
                 checkpointing=options.checkpointing,
-                memory_share=None if options.memory_share == 1.0 else options.memory_share,
+                memory_share=options.memory_share,
             ),
             threads=options.threads,
             timeout_seconds=options.timeout_seconds,

@@ -139,11 +139,11 @@ class RankGroup:
             "dtype": self._placement.dtype,
             "device-type": self._placement.device_type,
             "checkpointing": self._placement.checkpointing,
-            "memory-share": self._placement.memory_share or 1.0,
+            "memory-share": self._placement.memory_share,
             "threads": self._threads,
             "timeout-seconds": self._timeout_seconds,
         }
-        arguments = [f"--{name}={value}" for name, value in options.items()]
+        arguments = [f"--{name}={value}" for name, value in options.items() if value is not None]
         command = [sys.executable, "-P", "-m", "services.trainer.adapters.distributed", *arguments]
         return subprocess.Popen(command, stdin=subprocess.PIPE)
 

@@ -13,15 +13,14 @@ from services.trainer.adapters.distributed.expert_parallel import own_experts
 from services.trainer.adapters.distributed.passes import Passes
 from services.trainer.adapters.distributed.ranks import Ranks
 from services.trainer.adapters.distributed.tensor_parallel import cut_tensors
-from services.trainer.adapters.model.resident_base import ResidentBase, load_base
+from services.trainer.adapters.model.resident_base import ResidentBase, bound_memory, load_base
 from services.trainer.core.placement import ON_CPU, Placement, checkpoints
 from services.trainer.core.ranks import SPLITS_LINES, Sharding
 
 
 def load_sharded(folder: Path, sharding: Sharding, ranks: Ranks, placement: Placement = ON_CPU) -> Passes:
     """Load a base and keep this rank's part of it. Every rank calls this at the same time."""
-    if placement.memory_share is not None:
-        torch.cuda.set_per_process_memory_fraction(placement.memory_share, ranks.device)
+    bound_memory(placement, ranks.device)
     base = load_base(folder, Placement(dtype=placement.dtype, checkpointing="off"))
     mesh = init_device_mesh(ranks.device.type, (ranks.count,))
     _SHAPES[sharding](base, mesh)

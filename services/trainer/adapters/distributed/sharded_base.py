@@ -50,9 +50,8 @@ class ShardedBase:
     ) -> None:
         self.facts: BaseFacts = passes.base.facts
         self.microbatch_tokens = passes.base.microbatch_tokens
-        self.device = torch.device(
-            "cpu"
-        )  # rank 0 keeps the leaves there: every rank gets them with each pass
+        # Rank 0 keeps the leaves here; every rank gets them with each pass.
+        self.device = torch.device("cpu")
         self.shares_prompts = passes.base.shares_prompts
         self._tell_lost = lost
         self._lost: RankLost | None = None

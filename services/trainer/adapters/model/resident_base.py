@@ -168,12 +168,18 @@ def load_base(folder: Path, placement: Placement = ON_CPU) -> ResidentBase:
     """Load a base folder (Hugging Face files and `mint_base.json`)."""
     facts = read_base_facts(folder)
     disable_progress_bar()
-    if placement.memory_share is not None:
-        torch.cuda.set_per_process_memory_fraction(placement.memory_share, placement.device)
+    device = torch.device(placement.device)
+    bound_memory(placement, device)
     dtype = getattr(torch, placement.dtype)
     # `dtype=` keeps what a model wants in float32, such as rotary frequencies; `.to(dtype)` would not.
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
-    base = ResidentBase(model.to(placement.device), facts)
+    base = ResidentBase(model.to(device), facts)
     if checkpoints(placement, facts, free_bytes=base.free_bytes):
         base.checkpoint_layers()
     return base
+
+
+def bound_memory(placement: Placement, device: torch.device) -> None:
+    """Let this process take no more of its GPU than the share that it was given, if it was given one."""
+    if placement.memory_share is not None:
+        torch.cuda.set_per_process_memory_fraction(placement.memory_share, device)
