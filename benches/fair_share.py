@@ -14,7 +14,7 @@ from typing import Any
 
 import aiohttp
 
-from benches.engines import idle_builder
+from benches.engines import base_engine, engine_config, idle_builder
 from benches.fair_share_floods import BASE, FLOODS, Target, run_flood
 from benches.load import open_openai
 from benches.report import Report, Row, make_row, percentile
@@ -23,9 +23,8 @@ from mint_common.adapters_format import read_base_facts
 from mint_common.generation import Sampling
 from mint_common.ids import TenantId
 from services.loader.adapters.vllm.engine import VllmEngine
-from services.loader.adapters.vllm.starting import EngineConfig, engine_arguments, start_engine
+from services.loader.adapters.vllm.starting import EngineConfig, engine_arguments
 from services.loader.adapters.vllm.taken_outputs import TakenOutputs
-from services.loader.core.execution import Execution
 
 ASKED = 100
 PAUSE_SECONDS, SETTLE_SECONDS, CALM_SECONDS = 0.02, 3.0, 300.0
@@ -141,18 +140,8 @@ def _wait_rows(waits: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> 
 async def _measure_alone() -> list[float]:
     """Return one tenant's tokens/s on our engine over those with vLLM's own scheduler, by round."""
     facts = read_base_facts(TINY)
-    config = EngineConfig(
-        base_dir=TINY,
-        facts=facts,
-        max_context=facts.max_context,
-        slots=8,
-        host_capacity=64,
-        max_sequences=64,
-        max_logprobs=20,
-        threads=1,
-        execution=Execution(kv_cache_bytes=64 << 20),
-    )
-    ours, stock = start_engine(config, idle_builder(config)), _start_stock(config)
+    config = engine_config(TINY, facts, slots=8, host=64, sequences=64)
+    ours, stock = base_engine(config), _start_stock(config)
     ratios = []
     try:
         for number in range(ROUNDS + 1):

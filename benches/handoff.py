@@ -13,7 +13,6 @@ import secrets
 import shutil
 import statistics
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any
 
 import torch
 
-from benches.engines import builder_config, idle_builder
+from benches.engines import base_engine, engine_config, open_engine
 from benches.handoff_bases import handoff_folder
 from benches.report import Report, Row, make_row
 from benches.serving import scratch_folder
@@ -39,11 +38,8 @@ from mint_common.blobs.localfs import LocalBlobs
 from mint_common.events import LoraSpec
 from mint_common.generation import Sampling
 from mint_common.ids import PolicyId, TenantId
-from mint_common.runtime.clock import SystemClock
-from services.loader.adapters.builder.client import Builder, open_builder
 from services.loader.adapters.vllm.engine import VllmEngine
-from services.loader.adapters.vllm.starting import EngineConfig, start_engine
-from services.loader.core.execution import Execution
+from services.loader.adapters.vllm.starting import EngineConfig
 from services.loader.ports import LoadedAdapter
 from services.trainer.adapters.lora.tensors import LoraTensors, folded_arrays, new_lora
 
@@ -147,13 +143,11 @@ async def _measure(case: Case, folder: Path, rounds: int, merged_rounds: int) ->
     facts = read_base_facts(base)
     policies = {rank: _trained(facts, rank) for rank in case.ranks}
     adapters: dict[int, list[Phases]] = {rank: [] for rank in case.ranks}
-    async with open_builder(builder_config(base, folder), SystemClock()) as builder:
-        engine = _start(base, facts, builder)
+    async with open_engine(_config(base, facts)) as engine:
         await _rollout(engine, None)
         for number in range(rounds * len(case.ranks)):
             rank = case.ranks[number % len(case.ranks)]
             adapters[rank].append(await _hand_over_adapter(engine, facts, policies[rank], folder, number + 1))
-        engine.close()
     adapter = _write(_built(facts, policies[case.step_rank], 0), folder / "adapter")
     merged = []
     for number in range(merged_rounds):
@@ -218,7 +212,7 @@ async def _hand_over_merged(base: Path, facts: BaseFacts, adapter: Path, folder:
     started = time.perf_counter()
     size_bytes = merge_adapter(facts, base, adapter, folder)
     made = time.perf_counter()
-    engine = _start(folder, facts, None)
+    engine = base_engine(_config(folder, facts))
     loaded = time.perf_counter()
     await _rollout(engine, None)
     ended = time.perf_counter()
@@ -226,21 +220,8 @@ async def _hand_over_merged(base: Path, facts: BaseFacts, adapter: Path, folder:
     return Phases(make=made - started, load=loaded - made, rollout=ended - loaded, size_bytes=size_bytes)
 
 
-def _start(base: Path, facts: BaseFacts, builder: Builder | None) -> VllmEngine:
-    config = EngineConfig(
-        base_dir=base,
-        facts=facts,
-        max_context=256,
-        slots=2,
-        host_capacity=4,
-        max_sequences=4,
-        max_logprobs=1,
-        threads=1,
-        execution=Execution(kv_cache_bytes=128 << 20),
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return start_engine(config, builder or idle_builder(config))
+def _config(base: Path, facts: BaseFacts) -> EngineConfig:
+    return engine_config(base, facts, slots=2, host=4, sequences=4, max_context=256, kv_bytes=128 << 20)
 
 
 async def _rollout(engine: VllmEngine, adapter: LoadedAdapter | None) -> None:

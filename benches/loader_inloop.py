@@ -6,8 +6,8 @@ Dense adapters, and packed ones of experts: of those the loop should do nothing 
 import asyncio
 import statistics
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -17,18 +17,14 @@ import numpy as np
 from prometheus_client import REGISTRY
 
 from benches.adapters import Recipe, make_adapters, write_folders
-from benches.engines import builder_config
+from benches.engines import engine_config, open_engine
 from benches.moe_loads import EXPERTS, LAYERS, write_both
 from benches.report import Report, Row, make_row
 from benches.serving import TINY, scratch_folder
-from mint_common.adapters_format import WEIGHTS_FILE, BaseFacts, read_base_facts
+from mint_common.adapters_format import WEIGHTS_FILE, read_base_facts
 from mint_common.generation import Sampling
 from mint_common.ids import PolicyId, TenantId, sha256_digest
-from mint_common.runtime.clock import SystemClock
-from services.loader.adapters.builder.client import open_builder
 from services.loader.adapters.vllm.engine import VllmEngine
-from services.loader.adapters.vllm.starting import EngineConfig, start_engine
-from services.loader.core.execution import Execution
 from services.loader.ports import LoadedAdapter
 
 COLD, BURST, ROUNDS, SLOTS, SLICE_MS = 100, 32, 7, 40, 2.0
@@ -73,7 +69,7 @@ async def _with_dense(folder: Path, found: Dense) -> None:
     facts = read_base_facts(TINY)
     made = make_adapters(facts, PolicyId("bench"), COLD + BURST, Recipe(rank=8), seed=1)
     adapters = _adapters(write_folders(folder / "dense", made))
-    async with _engine(TINY, facts, slots=SLOTS, host=COLD + BURST) as engine:
+    async with open_engine(engine_config(TINY, facts, slots=SLOTS, host=COLD + BURST)) as engine:
         await _gaps(engine, 50)
         for adapter in adapters[:COLD]:
             began, stalled = time.perf_counter(), _mapping_ms()
@@ -100,7 +96,7 @@ async def _with_moe(folder: Path, found: Moe) -> None:
     facts = make_moe_base(base, experts=EXPERTS, layers=LAYERS, expert_width=32)
     packed, _ = write_both(facts, folder / "moe", rank=MOE_RANK, dtype=np.float32)
     copy, found.size_bytes = _bare_copy(packed / WEIGHTS_FILE, slot_rank=facts.max_rank)
-    async with _engine(base, facts, slots=2, host=4) as engine:
+    async with open_engine(engine_config(base, facts, slots=2, host=4)) as engine:
         for adapter in _adapters([packed] * (MOE_LOADS + 1)):
             stalled = _mapping_ms()
             await engine.stage(adapter)
@@ -150,28 +146,6 @@ def _adapters(folders: Sequence[Path]) -> list[LoadedAdapter]:
         LoadedAdapter(digest=sha256_digest(str(n).encode()), number=n, folder=folder)
         for n, folder in enumerate(folders, 1)
     ]
-
-
-@asynccontextmanager
-async def _engine(base: Path, facts: BaseFacts, *, slots: int, host: int) -> AsyncIterator[VllmEngine]:
-    config = EngineConfig(
-        base_dir=base,
-        facts=facts,
-        max_context=min(facts.max_context, 512),
-        slots=slots,
-        host_capacity=host,
-        max_sequences=16,
-        max_logprobs=1,
-        threads=1,
-        execution=Execution(kv_cache_bytes=64 << 20),
-    )
-    with scratch_folder() as folder:
-        async with open_builder(builder_config(base, folder), SystemClock()) as builder:
-            engine = start_engine(config, builder)
-            try:
-                yield engine
-            finally:
-                engine.close()
 
 
 def _dense_rows(found: Dense) -> list[Row]:

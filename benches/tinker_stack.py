@@ -3,21 +3,19 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tinker
 
-from benches.engines import idle_builder
+from benches.engines import base_engine, engine_config
 from benches.serving import TINY, scratch_folder
 from benches.trainer_bases import smollm2_folder
 from mint_common.adapters_format import BaseFacts, read_base_facts
 from mint_common.generation import SampleRequest, Sampling
 from mint_common.ids import TenantId
 from services.loader.adapters.vllm.engine import VllmEngine
-from services.loader.adapters.vllm.starting import EngineConfig, start_engine
-from services.loader.core.execution import Execution
 from services.standalone.adapters.launch import free_port
 from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.app import open_stack
@@ -93,22 +91,18 @@ class BareSampling:
 
 
 @contextlib.contextmanager
-def open_bare_sampling(base: str):  # type: ignore[no-untyped-def]  # a generator of itself
+def open_bare_sampling(base: str) -> Iterator[BareSampling]:
     """Start an engine."""
     folder = base_folder(base)
-    facts = read_base_facts(folder)
-    config = EngineConfig(
-        base_dir=folder,
-        facts=facts,
-        max_context=min(facts.max_context, 2048),
+    config = engine_config(
+        folder,
+        read_base_facts(folder),
         slots=SLOTS,
-        host_capacity=HOST,
-        max_sequences=COMPLETIONS,
-        max_logprobs=20,
-        threads=1,
-        execution=Execution(kv_cache_bytes=KV_BYTES[base]),
+        host=HOST,
+        sequences=COMPLETIONS,
+        kv_bytes=KV_BYTES[base],
     )
-    engine = start_engine(config, idle_builder(config))
+    engine = base_engine(config)
     try:
         yield BareSampling(engine=engine)
     finally:
