@@ -12,6 +12,7 @@ from services.standalone.commands.aliases import alias_app, rollback
 from services.standalone.commands.api import api_command
 from services.standalone.commands.backup import backup, restore
 from services.standalone.commands.base import base_app
+from services.standalone.commands.data import data_app
 from services.standalone.commands.demo import demo
 from services.standalone.commands.doctor import doctor
 from services.standalone.commands.evaluations import eval_app
@@ -62,6 +63,7 @@ app.add_typer(key_app, name="key", short_help="API keys: list, create, rotate, r
 app.add_typer(tenant_app, name="tenant", short_help="Tenants: list, create, make keys.")
 app.command(short_help="Who changed what, newest first.")(api_command(audit))
 app.add_typer(task_app, name="task", short_help="What can be trained on: list, show.")
+app.add_typer(data_app, name="data", short_help="Files of rows to train on: check.")
 app.add_typer(job_app, name="job", short_help="Jobs: create, watch, list, cancel.")
 app.command(short_help="What models answer, side by side.")(api_command(ask))
 app.command(short_help="Events as they happen: JSON, or brief.")(api_command(events))

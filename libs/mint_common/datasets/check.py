@@ -1,0 +1,114 @@
+"""The check of a whole file, as its bytes come: format, problems by line, repeated rows.
+
+Invariant: memory is bounded, whatever comes: one line, the first problems, 20 bytes a row.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mint_common.datasets.formats import Format
+from mint_common.datasets.lines import MAX_LINE_BYTES, LineReader, NumberedLine, TooLong
+from mint_common.datasets.reading import decode_line, told_format, typed_row
+from mint_common.datasets.repeats import Repeats, RowDigests
+from mint_common.datasets.rows import RowProblem
+
+MAX_PROBLEMS = 100
+"""How many problems are told; all are counted."""
+MAX_ROWS = 2_000_000
+CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """What is wrong with a line, counted from 1."""
+
+    line: int
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetReport:
+    """What a file is. It can be trained on if ``count`` is 0.
+
+    ``rows`` counts lines that are not blank; ``problems`` has the first `MAX_PROBLEMS` of ``count``.
+    """
+
+    format: Format | None
+    rows: int
+    count: int
+    problems: tuple[Problem, ...]
+    repeats: Repeats
+
+
+class DatasetCheck:
+    """Takes a file in chunks of any size, then tells what it is."""
+
+    def __init__(self) -> None:
+        self.digests = RowDigests()
+        self._lines = LineReader()
+        self._format: Format | None = None
+        self._format_line = 0
+        self._rows = 0
+        self._count = 0
+        self._problems: list[Problem] = []
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the next bytes."""
+        for line in self._lines.feed(chunk):
+            self._take(line)
+
+    def finish(self) -> DatasetReport:
+        """Return the report; nothing is fed any more."""
+        for line in self._lines.finish():
+            self._take(line)
+        if not self._rows:
+            self._note(1, RowProblem("no_rows", "the file has no rows"))
+        return DatasetReport(
+            format=self._format,
+            rows=self._rows,
+            count=self._count,
+            problems=tuple(self._problems),
+            repeats=self.digests.repeats(),
+        )
+
+    def _take(self, numbered: NumberedLine) -> None:
+        number, line = numbered
+        if not isinstance(line, TooLong) and not line.strip():
+            return
+        self._rows += 1
+        try:
+            self._check(number, line)
+        except RowProblem as problem:
+            self._note(number, problem)
+
+    def _check(self, number: int, line: bytes | TooLong) -> None:
+        if self._rows > MAX_ROWS:
+            if self._rows == MAX_ROWS + 1:
+                raise RowProblem("too_many_rows", f"a file may have {MAX_ROWS} rows at most")
+            return
+        if isinstance(line, TooLong):
+            raise RowProblem("line_too_long", f"the line has more than {MAX_LINE_BYTES} bytes")
+        row = decode_line(line)
+        found = told_format(row)
+        if self._format is None:
+            self._format, self._format_line = found, number
+        if found != self._format:
+            problem = f"the row is {found}, line {self._format_line} is {self._format}: a file has one format"
+            raise RowProblem("mixed_formats", problem)
+        typed_row(row, found)
+        self.digests.add(number, row)
+
+    def _note(self, number: int, problem: RowProblem) -> None:
+        self._count += 1
+        if len(self._problems) < MAX_PROBLEMS:
+            self._problems.append(Problem(line=number, code=problem.code, message=problem.message))
+
+
+def check_file(path: Path) -> tuple[DatasetReport, RowDigests]:
+    """Check a local file. Raises OSError."""
+    check = DatasetCheck()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            check.feed(chunk)
+    return check.finish(), check.digests

@@ -1,0 +1,48 @@
+"""Formats of rows, told by their keys."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any
+
+
+class Format(StrEnum):
+    """What the rows of a file are; all rows of a file are of one format."""
+
+    CHAT = "chat"
+    """``{messages, tools?, parallel_tool_calls?}`` that ends with the assistant: OpenAI's, also TRL's."""
+    COMPLETION = "completion"
+    """``{prompt, completion}``: texts, or lists of messages."""
+    PAIRS = "pairs"
+    """``{input: {messages, ...}, preferred_output, non_preferred_output}``: OpenAI's preferences."""
+    PREFERENCE = "preference"
+    """``{prompt, chosen, rejected}``: TRL's preferences, as texts or lists of messages."""
+    KTO = "kto"
+    """``{prompt, completion, label}``: an answer that is wanted (true) or not."""
+    TEXT = "text"
+    """``{text}``: every token is trained."""
+    REWARD = "reward"
+    """``{messages, ...}`` that ends with the user; graders read the other fields (OpenAI's RFT)."""
+
+
+def format_of(row: Mapping[str, Any]) -> Format | None:  # JSON
+    """Return the format that a row's keys tell, whether or not the row is complete; None: of no format."""
+    if "messages" in row:
+        return Format.REWARD if _ends_with_user(row["messages"]) else Format.CHAT
+    for keys, found in _TOLD_BY:
+        if not keys.isdisjoint(row):
+            return found
+    return None
+
+
+_TOLD_BY = (
+    (frozenset({"input", "preferred_output", "non_preferred_output"}), Format.PAIRS),
+    (frozenset({"chosen", "rejected"}), Format.PREFERENCE),
+    (frozenset({"label"}), Format.KTO),
+    (frozenset({"prompt", "completion"}), Format.COMPLETION),
+    (frozenset({"text"}), Format.TEXT),
+)
+
+
+def _ends_with_user(messages: object) -> bool:
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    return isinstance(last, dict) and last.get("role") == "user"

@@ -1,0 +1,82 @@
+"""One line of a file as a row. Raises RowProblem for whatever it holds."""
+
+import re
+from typing import Any
+
+import msgspec
+
+from mint_common.datasets.formats import Format, format_of
+from mint_common.datasets.rows import MAX_DEPTH, TYPES, Row, RowProblem, check_row, is_deep
+
+_SHOWN = 40
+"""How many characters of a line a message repeats."""
+
+_decode = msgspec.json.Decoder().decode
+_AT = re.compile(r"(?P<what>.*?)(?: - at `\$\.?(?P<where>.*)`)?", re.DOTALL)
+_MISSING = re.compile(r"Object missing required field `(.*)`", re.DOTALL)
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
+
+
+def decode_line(line: bytes) -> dict[str, Any]:  # JSON
+    """Return the JSON object of a line. Raises RowProblem."""
+    try:
+        found = _decode(line)
+    except UnicodeDecodeError:
+        raise RowProblem("invalid_utf8", "the line is not UTF-8") from None
+    except RecursionError:
+        raise _too_deep() from None
+    except msgspec.DecodeError as error:
+        raise RowProblem("invalid_json", f"the line is no JSON ({error}); {_beginning(line)}") from None
+    if not isinstance(found, dict):
+        raise RowProblem("not_an_object", f"the line is no JSON object; {_beginning(line)}")
+    if is_deep(line, found):
+        raise _too_deep()
+    return found
+
+
+def told_format(row: dict[str, Any]) -> Format:  # JSON
+    """Return a row's format. Raises RowProblem when its keys tell of none."""
+    found = format_of(row)
+    if found is None:
+        keys = ", ".join(repr(key[:_SHOWN]) for key in list(row)[:5]) or "none"
+        problem = f"no format has its keys ({keys}); formats begin with messages, prompt, input, text"
+        raise RowProblem("unknown_format", problem)
+    return found
+
+
+def typed_row(row: dict[str, Any], kind: Format) -> Row:  # JSON
+    """Return a decoded row as its type, checked. Raises RowProblem."""
+    try:
+        found = msgspec.convert(row, TYPES[kind])
+    except msgspec.ValidationError as error:
+        raise _invalid(str(error), kind) from None
+    check_row(found)
+    return found
+
+
+def read_row(line: bytes) -> Row:
+    """Return the row of a line, of whichever format. Raises RowProblem."""
+    row = decode_line(line)
+    return typed_row(row, told_format(row))
+
+
+def _invalid(problem: str, kind: Format) -> RowProblem:
+    found = _AT.fullmatch(problem)
+    assert found is not None  # it matches anything
+    what, where = found["what"], found["where"] or ""
+    if missing := _MISSING.fullmatch(what):
+        name = f"{where}.{missing[1]}" if where else missing[1]
+        return RowProblem("missing_field", f"{name} is missing")
+    if unknown := _UNKNOWN.fullmatch(what):
+        field = f"{unknown[1][:_SHOWN]!r}"
+        return RowProblem("unknown_field", f"{where or f'a {kind} row'} has no field {field}")
+    what = what[:1].lower() + what[1:]
+    return RowProblem("invalid_value", f"{where[:200]}: {what[:200]}" if where else what[:200])
+
+
+def _too_deep() -> RowProblem:
+    return RowProblem("too_deep", f"objects and lists are within each other more than {MAX_DEPTH} deep")
+
+
+def _beginning(line: bytes) -> str:
+    return f"it begins with {line[:_SHOWN].decode(errors='replace')!r}"

@@ -1,0 +1,84 @@
+"""Rows that occur more than once: within a file, or in a training file and a validation file.
+
+Rows are compared by the first 16 bytes of the sha256 of their canonical JSON: keys sorted, no white space.
+"""
+
+import hashlib
+from array import array
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_PAIRS = 100
+"""How many repeated rows are named."""
+DIGEST_BYTES = 16
+
+_encode = msgspec.json.Encoder(order="deterministic").encode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repeats:
+    """Rows that are equal to an earlier one, or to one of another file.
+
+    ``count`` is how many there are; ``pairs`` has the first `MAX_PAIRS`, as (line, line that it repeats).
+    """
+
+    count: int
+    pairs: tuple[tuple[int, int], ...]
+
+
+class RowDigests:
+    """The digests of a file's rows with their lines: 20 bytes a row."""
+
+    def __init__(self) -> None:
+        self._digests = bytearray()
+        self._lines = array("I")
+
+    def add(self, line: int, row: Any) -> None:  # JSON
+        """Add a decoded row."""
+        self._digests += hashlib.sha256(_encode(row)).digest()[:DIGEST_BYTES]
+        self._lines.append(line)
+
+    def repeats(self) -> Repeats:
+        """Return the rows that are equal to an earlier one."""
+        order, starts = _groups(self.keys())
+        first_of = order[np.maximum.accumulate(np.where(starts, np.arange(len(order)), 0))]
+        is_repeat = ~starts
+        return _told(self.lines()[order[is_repeat]], self.lines()[first_of[is_repeat]])
+
+    def keys(self) -> NDArray[np.uint64]:
+        """Return the digests, [rows, 2]."""
+        return np.frombuffer(bytes(self._digests), np.uint64).reshape(-1, 2)
+
+    def lines(self) -> NDArray[np.uint32]:
+        """Return the lines, [rows]."""
+        return np.array(self._lines, np.uint32)
+
+
+def shared_rows(training: RowDigests, validation: RowDigests) -> Repeats:
+    """Return the rows of the validation file that the training file has too, as (its line, training line)."""
+    keys = np.concatenate([training.keys(), validation.keys()])
+    order, starts = _groups(keys)
+    first_of = order[np.maximum.accumulate(np.where(starts, np.arange(len(order)), 0))]
+    count = len(training.keys())
+    is_shared = (order >= count) & (first_of < count)
+    return _told(validation.lines()[order[is_shared] - count], training.lines()[first_of[is_shared]])
+
+
+def _groups(keys: NDArray[np.uint64]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    """Return an order that puts equal keys together, earlier rows first, and where groups start in it."""
+    order = np.lexsort((keys[:, 1], keys[:, 0]))
+    starts = np.ones(len(order), bool)
+    for column in (keys[:, 0][order], keys[:, 1][order]):
+        starts[1:] &= column[1:] == column[:-1]
+    starts[1:] = ~starts[1:]
+    return order, starts
+
+
+def _told(lines: NDArray[np.uint32], earlier: NDArray[np.uint32]) -> Repeats:
+    first = np.argsort(lines)[:MAX_PAIRS]
+    pairs = tuple((int(line), int(other)) for line, other in zip(lines[first], earlier[first], strict=True))
+    return Repeats(count=len(lines), pairs=pairs)

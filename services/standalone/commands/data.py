@@ -1,0 +1,65 @@
+"""`mint data`: files of rows to train on, without a stack."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mint_common.datasets import MAX_PROBLEMS, DatasetReport, Problem, Repeats, check_file, shared_rows
+
+data_app = typer.Typer(
+    help="Files of rows to train on: JSONL, one row a line. See docs/datasets.md.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+@data_app.callback()
+def _data() -> None:
+    """Keep `check` a command of its own."""
+
+
+@data_app.command(short_help="Check every line; find repeated rows.")
+def check(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A JSONL file.", show_default=False)],
+    validation: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Tell which of its rows the first file has too.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Check every line of a file as an upload does, and say what it is. Exit code 1 when a line is wrong.
+
+    Example: mint data check train.jsonl --validation held-out.jsonl
+    """
+    report, digests = check_file(file)
+    reports = {file: report}
+    if validation is not None:
+        reports[validation], others = check_file(validation)
+        for line in _repeated(shared_rows(digests, others), f"{validation}:{{0}}: is also {file}:{{1}}"):
+            typer.echo(line)
+    for path, found in reports.items():
+        _tell(path, found)
+    if any(found.count for found in reports.values()):
+        raise typer.Exit(1)
+
+
+def _tell(path: Path, report: DatasetReport) -> None:
+    for line in _repeated(report.repeats, f"{path}:{{0}}: repeats line {{1}}"):
+        typer.echo(line)
+    for problem in report.problems:
+        typer.echo(f"{path}:{_problem(problem)}", err=True)
+    if report.count > MAX_PROBLEMS:
+        typer.echo(f"{path}: {report.count - MAX_PROBLEMS} more problems", err=True)
+    verdict = f"{report.count} problems" if report.count else "ok"
+    kind = report.format or "no format"
+    typer.echo(f"{verdict}: {path}: {kind}, {report.rows} rows, {report.repeats.count} repeated")
+
+
+def _problem(problem: Problem) -> str:
+    return f"{problem.line}: {problem.message} ({problem.code})"
+
+
+def _repeated(repeats: Repeats, text: str) -> list[str]:
+    return [text.format(line, other) for line, other in repeats.pairs]
