@@ -56,6 +56,7 @@ lint: .venv/.installed ## Format, lint, types, import contracts, generated docs
 	$(BIN)/python tools/make_uploads_doc.py --check
 	$(BIN)/python tools/make_tinker_compat.py --check
 	$(BIN)/python tools/make_benchmarks.py --check
+	$(BIN)/python tools/make_scale_tables.py --check
 
 check: lint ## Lint, and the fast tests
 	$(PYTEST) $(SPREAD) -q tests/unit tests/sim
@@ -98,6 +99,7 @@ docs: .venv/.installed ## Regenerate the generated documents
 	$(BIN)/python tools/make_settings_doc.py
 	$(BIN)/python tools/make_metrics_doc.py
 	$(BIN)/python tools/make_uploads_doc.py
+	$(BIN)/python tools/make_scale_tables.py
 
 clean: ## Remove .venv, caches and out/
 	rm -rf .venv out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,171 +1,145 @@
-"""Compute docs/families.md's tables of bases that do not fit here, from transformers' own classes.
+"""Compute docs/families.md's tables of bases that do not fit here as `mint plan` does, from configs alone."""
 
-The models are made on torch's meta device: shapes without values.
-"""
-
-import argparse
+import json
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import torch
-from torch import nn
-from transformers import AutoModelForCausalLM, DeepseekV3Config, GlmMoeDsaConfig, PretrainedConfig
+from generated_page import ROOT, make_parser, write_or_check
 
-PAGE = Path(__file__).parents[1] / "docs/families.md"
+from services.standalone.core.fleet import (
+    DeviceShare,
+    Work,
+    plan_fleet,
+    read_fleet,
+    trainer_layouts,
+)
+from services.standalone.core.model_shape import ModelShape, read_shape
+from services.standalone.core.refusals import FleetTooSmallError
+from services.standalone.core.sizing import ITEM_BYTES, RESIDENT_BYTES, shown_bytes
+
+PAGE = ROOT / "docs/families.md"
 BEGIN, END = "<!-- tables: tools/make_scale_tables.py -->\n", "<!-- end of tables -->\n"
-BASES: dict[str, PretrainedConfig] = {
-    "Kimi-K2": DeepseekV3Config(
-        vocab_size=163840,
-        num_attention_heads=64,
-        num_key_value_heads=64,
-        n_routed_experts=384,
-        first_k_dense_replace=1,
-        n_group=1,
-        topk_group=1,
-    ),
-    "GLM-5": GlmMoeDsaConfig(),
-}
-RANKS = (8, 32, 64, 128)
+CONFIGS = Path(__file__).parent / "configs"
+BASES = {"Kimi-K2": "kimi-k2", "GLM-5": "glm-5"}
+DEVICES = (8, 32, 64, 128)
+FLEETS = ("64x80GB", "128x80GB", "256x80GB")
 LORA_RANKS = (1, 8, 32)
-ATTENTION = ("q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj")
+WORK = Work(dtype="bfloat16", max_rank=1, slots=2, policies=2, context=2048)
+OPTIONS = f"--max-rank {WORK.max_rank} --slots {WORK.slots} --policies {WORK.policies}"
+KINDS = {"experts.": "experts", "shared_experts.": "dense and shared MLP"}
 MLP = ("gate_proj", "up_proj", "down_proj")
-FLOAT32, BF16, TRAINED = 4, 2, 16
-"""Bytes a weight; a trained one has its gradient and two moments beside it."""
 GB = 1e9
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sizes:
-    """Weights of a base, and LoRA weights a rank, by kind of module."""
-
-    total: int
-    experts: int
-    largest_layer: int
-    lora: dict[str, int]
-
-
-def sizes_of(config: PretrainedConfig) -> Sizes:
-    """Return the sizes of a configuration."""
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    counts = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    layers: dict[str, int] = {}
-    for name, count in counts.items():
-        if name.startswith("model.layers."):
-            layer = name.split(".")[2]
-            layers[layer] = layers.get(layer, 0) + count
-    lora = {"attention": 0, "dense and shared MLP": 0, "experts": 0}
-    for kind, weights in _lora_weights(model):
-        lora[kind] += weights
-    return Sizes(
-        total=sum(counts.values()),
-        experts=sum(count for name, count in counts.items() if ".mlp.experts." in name),
-        largest_layer=max(layers.values()),
-        lora=lora,
-    )
-
-
-def _lora_weights(model: nn.Module) -> Iterator[tuple[str, int]]:
-    """Yield the LoRA weights a rank of every site; experts have A and B for each projection."""
-    for name, module in model.named_modules():
-        leaf = name.rpartition(".")[2]
-        if leaf in ATTENTION and "indexer" not in name:
-            yield "attention", module.in_features + module.out_features
-        elif leaf in MLP and isinstance(module, nn.Linear):
-            yield "dense and shared MLP", module.in_features + module.out_features
-        elif leaf == "experts":
-            count, width, middle = module.down_proj.shape
-            yield "experts", count * len(MLP) * (width + middle)
+def shape_of(folder: str) -> ModelShape:
+    """Return the shape of a base of `tools/configs`."""
+    file = CONFIGS / folder / "config.json"
+    return read_shape(json.loads(file.read_text()), place=str(file))
 
 
 def render() -> str:
-    """Return the tables."""
-    found = {name: sizes_of(config) for name, config in BASES.items()}
-    return "\n".join([BEGIN, *_weights(found), *_per_rank(found), *_adapters(found), END])
-
-
-def _weights(found: dict[str, Sizes]) -> list[str]:
-    rows = []
-    for name, one in found.items():
-        rest = one.total - one.experts
-        counts = f"{one.total / GB:.0f} G | {one.experts / GB:.0f} G | {rest / GB:.1f} G"
-        whole = f"{FLOAT32 * one.total / GB:,.0f} GB | {BF16 * one.total / GB:,.0f} GB"
-        rows.append(f"| {name} | {counts} | {one.largest_layer / GB:.2f} G | {whole} |")
-    head = "| base | weights | in experts | the rest | largest layer | float32 | bf16 |"
-    return [head, "|---|---|---|---|---|---|---|", *rows, ""]
-
-
-_PER_RANK = """\
-GB of base on each rank, float32 (bf16). `fsdp` and `zero3` include one gathered layer; with `expert`
-everything but the experts is whole on each rank."""
-
-
-def _per_rank(found: dict[str, Sizes]) -> list[str]:
-    head = [
-        _PER_RANK,
-        "",
-        "| base | sharding | " + " | ".join(f"{ranks} ranks" for ranks in RANKS) + " |",
-        "|---|---|" + "---|" * len(RANKS),
-    ]
-    rows = []
-    for name, one in found.items():
-        shares = {
-            "`fsdp`, `zero3`": [one.total / ranks + one.largest_layer for ranks in RANKS],
-            "`expert`": [one.experts / ranks + one.total - one.experts for ranks in RANKS],
-        }
-        rows += [
-            f"| {name} | {sharding} | "
-            + " | ".join(f"{FLOAT32 * kept / GB:.0f} ({BF16 * kept / GB:.0f})" for kept in each)
-            + " |"
-            for sharding, each in shares.items()
-        ]
-    return [*head, *rows, ""]
-
-
-def _adapters(found: dict[str, Sizes]) -> list[str]:
-    head = [
-        "Adapters: bytes of an export in float32, and in brackets what a resident policy takes at rank 0.",
-        "",
-        "| base | targets | weights a rank | " + " | ".join(f"rank {rank}" for rank in LORA_RANKS) + " |",
-        "|---|---|---|" + "---|" * len(LORA_RANKS),
-    ]
-    rows = []
-    for name, one in found.items():
-        every = {**one.lora, "all": sum(one.lora.values())}
-        rows += [
-            f"| {name} | {targets} | {weights / 1e6:,.1f} M | "
-            + " | ".join(
-                f"{_bytes(FLOAT32 * weights * rank)} ({_bytes(TRAINED * weights * rank)})"
-                for rank in LORA_RANKS
-            )
-            + " |"
-            for targets, weights in every.items()
-        ]
-    return [*head, *rows, ""]
-
-
-def _bytes(count: float) -> str:
-    return f"{count / GB:.1f} GB" if count >= GB else f"{count / 1e6:.0f} MB"
-
-
-def with_tables(page: str) -> str:
     """Return the page with the tables of now."""
+    page = PAGE.read_text()
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
-    return before + render() + after
+    shapes = {name: shape_of(folder) for name, folder in BASES.items()}
+    tables = [*_weights(shapes), *_per_device(shapes), *_plans(shapes), *_adapters(shapes)]
+    return before + "\n".join([BEGIN, *tables, END]) + after
+
+
+def _table(head: str, rows: list[str]) -> list[str]:
+    return [f"| {head} |", "|" + "---|" * (head.count("|") + 1), *(f"| {row} |" for row in rows), ""]
+
+
+def _weights(shapes: Mapping[str, ModelShape]) -> list[str]:
+    rows = []
+    for name, one in shapes.items():
+        rest = one.parameters - one.expert_parameters
+        counts = f"{one.parameters / GB:.0f} G | {one.expert_parameters / GB:.0f} G | {rest / GB:.1f} G"
+        whole = " | ".join(f"{ITEM_BYTES[dtype] * one.parameters / GB:,.0f} GB" for dtype in _DTYPES)
+        rows.append(f"{name} | {counts} | {one.layer_parameters / GB:.2f} G | {whole}")
+    return _table("base | weights | in experts | the rest | largest layer | float32 | bf16", rows)
+
+
+_DTYPES = ("float32", "bfloat16")
+_PER_DEVICE = """\
+GB of base on each device of a trainer, float32 (bf16). `fsdp` and `zero3` include one gathered layer; with
+`expert` everything but the experts is whole on each device.
+"""
+
+
+def _per_device(shapes: Mapping[str, ModelShape]) -> list[str]:
+    rows = []
+    for name, one in shapes.items():
+        layouts = [trainer_layouts(one, devices) for devices in DEVICES]
+        for layout, shown in (("fsdp", "`fsdp`, `zero3`"), ("expert", "`expert`")):
+            cells = [
+                " (".join(f"{ITEM_BYTES[d] * each[layout] / GB:.0f}" for d in _DTYPES) for each in layouts
+            ]
+            rows.append(f"{name} | {shown} | " + " | ".join(f"{cell})" for cell in cells))
+    heads = " | ".join(f"{count} devices" for count in DEVICES)
+    return [_PER_DEVICE, *_table(f"base | sharding | {heads}", rows)]
+
+
+def _plans(shapes: Mapping[str, ModelShape]) -> list[str]:
+    rows = [f"{name} | {fleet} | {_plan(shape, fleet)}" for name, shape in shapes.items() for fleet in FLEETS]
+    said = f"Whole fleets in bf16: `mint plan tools/configs/kimi-k2 --fleet 64x80GB {OPTIONS}`, and so on.\n"
+    return [
+        said,
+        *_table("base | fleet | trainer | a device of it | engines | a device of each | idle", rows),
+    ]
+
+
+def _plan(shape: ModelShape, fleet: str) -> str:
+    try:
+        planned = plan_fleet(shape, WORK, read_fleet(fleet))
+    except FleetTooSmallError as error:
+        return f"too small: {error.fields['problem']} | | | |"
+    trainer, engine = planned.trainer, planned.engine
+    return (
+        f"{trainer.devices}, {trainer.layout} | {_held(trainer)} | {planned.engines} x {engine.devices}, "
+        f"{engine.layout} | {_held(engine)} | {planned.idle}"
+    )
+
+
+def _held(share: DeviceShare) -> str:
+    parts = ("weights", share.weights), ("adapters", share.adapters), (share.moves, share.moving)
+    return ", ".join(f"{shown_bytes(size)} {name}" for name, size in parts)
+
+
+def _adapters(shapes: Mapping[str, ModelShape]) -> list[str]:
+    said = (
+        "Adapters: bytes of an export in float32, and in brackets what a resident policy takes at rank 0.\n"
+    )
+    rows = []
+    for name, shape in shapes.items():
+        lora = dict.fromkeys(("attention", "dense and shared MLP", "experts"), 0)
+        for kind, weights in _lora_weights(shape):
+            lora[kind] += weights
+        for targets, weights in {**lora, "all": shape.lora_parameters(1)}.items():
+            cells = [
+                f"{shown_bytes(ITEM_BYTES['float32'] * weights * rank)} "
+                f"({shown_bytes(RESIDENT_BYTES * weights * rank)})"
+                for rank in LORA_RANKS
+            ]
+            rows.append(f"{name} | {targets} | {weights / 1e6:,.1f} M | " + " | ".join(cells))
+    ranks = " | ".join(f"rank {rank}" for rank in LORA_RANKS)
+    return [said, *_table(f"base | targets | weights a rank | {ranks}", rows)]
+
+
+def _lora_weights(shape: ModelShape) -> Iterator[tuple[str, int]]:
+    """Yield the LoRA weights a rank of every site, by kind."""
+    for each in shape.lora_linears:
+        prefix, dot, _ = each.name.rpartition(".")
+        usual = "dense and shared MLP" if each.name in MLP else "attention"
+        yield KINDS.get(prefix + dot, usual), (each.inputs + each.outputs) * each.count
 
 
 def main() -> int:
     """Write or check."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if it is not current")
-    page = PAGE.read_text()
-    if not parser.parse_args().check:
-        PAGE.write_text(with_tables(page))
-        return 0
-    return int(with_tables(page) != page)
+    check = make_parser(__doc__ or "").parse_args().check
+    return write_or_check(PAGE, render, tool="make_scale_tables.py", check=check)
 
 
 if __name__ == "__main__":

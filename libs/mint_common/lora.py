@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 from mint_common.adapters_format.base_facts import BaseFacts
+from mint_common.adapters_format.sites import FOLDED, served_targets
 from mint_common.errors import InvalidField
 from mint_common.events.job import LoraSpec
 
@@ -31,7 +32,8 @@ def plan_lora(
     seed: int = 0,
     field: str = "lora",
 ) -> LoraSpec:
-    """Return the shape; ``alpha`` None is twice the rank, ``targets`` None are all of the base.
+    """Return the shape; ``alpha`` None is twice the rank, ``targets`` None are all of the base that
+    engines serve.
 
     ``field`` is where a request has it. Raises InvalidField naming what is out of bounds.
     """
@@ -45,10 +47,13 @@ def plan_lora(
     if not 0 <= seed <= MAX_SEED:
         problem = f"must be between 0 and {MAX_SEED}, got {seed}"
         raise InvalidField(field=f"{field}.seed", problem=problem)
-    chosen = set(base.targets if targets is None else targets)
-    unknown = sorted(chosen - set(base.targets))
+    served = served_targets(base)
+    chosen = set(served if targets is None else targets)
+    unknown = sorted(chosen - set(served))
     if unknown or not chosen:
         found = ", ".join(unknown) or "no target"
-        problem = f"must be among {', '.join(base.targets)}, the targets of base {base.name}, got {found}"
+        problem = f"must be among {', '.join(served)}, the targets of base {base.name}, got {found}"
+        if FOLDED in chosen & set(base.targets):
+            problem += f"; engines fold {FOLDED} into other products, so that LoRA there has no effect"
         raise InvalidField(field=f"{field}.targets", problem=problem)
     return LoraSpec(rank=rank, alpha=alpha, targets=tuple(sorted(chosen)), seed=seed)

@@ -22,7 +22,7 @@ from mint_common.adapters_format.norms import ModuleChange, compare_adapters
 from mint_common.adapters_format.origin import Origin, base_name_of, read_origin
 from mint_common.adapters_format.refusal import Reason
 from mint_common.adapters_format.relayout import packed_again
-from mint_common.adapters_format.sites import has_experts
+from mint_common.adapters_format.sites import has_experts, served_targets
 from mint_common.adapters_format.storage import (
     adapter_prefix,
     fetch_manifest,
@@ -69,6 +69,7 @@ __all__ = [
     "read_base_facts",
     "read_manifest",
     "read_origin",
+    "served_targets",
     "stage_adapter",
     "stage_files",
     "store_adapter",

@@ -50,6 +50,11 @@ _FORWARD = (
     "up_proj",
     "down_proj",
 )
+FOLDED = "kv_b_proj"
+"""The projection of latent attention that engines read only when they load the base, so that LoRA beside it
+has no effect. DeepSeek-AI 2024 (arXiv 2405.04434), section 2.1.2: W_UK goes into the query's product, W_UV
+into the output's."""
+
 _RANK = {part: rank for rank, part in enumerate(_FORWARD)}
 
 
@@ -98,6 +103,11 @@ def targeted(sites: Iterable[Site], targets: Collection[str]) -> list[Site]:
     """Return the sites that targets select, in their order."""
     wanted = set(targets)
     return [site for site in sites if leaf_of(site.name) in wanted or twig_of(site.name) in wanted]
+
+
+def served_targets(facts: BaseFacts) -> tuple[str, ...]:
+    """Return the targets of a base that LoRA has an effect on where the base is served."""
+    return tuple(target for target in facts.targets if target != FOLDED)
 
 
 def has_experts(facts: BaseFacts, targets: Collection[str]) -> bool:

@@ -103,7 +103,7 @@ def engine_share(shape: ModelShape, work: Work, devices: int) -> DeviceShare:
     tensor = min(devices, MOST_TENSOR_PARALLEL)
     stages = -(-devices // tensor)
     item = ITEM_BYTES[work.dtype]
-    slot = sum(_lora_width(each, tensor) * each.count for each in shape.linears) * work.max_rank * item
+    slot = sum(_lora_width(each, tensor) * each.count for each in shape.lora_linears) * work.max_rank * item
     kv = item * shape.kv_values // min(tensor, shape.kv_heads) + shape.kv_bytes
     return DeviceShare(
         part="engine",
@@ -128,12 +128,7 @@ def trainer_share(shape: ModelShape, work: Work, devices: int) -> DeviceShare:
     Policies are whole at rank 0. Activations are those of a micro-batch with every layer computed again.
     """
     item = ITEM_BYTES[work.dtype]
-    layouts = {"whole": shape.parameters}
-    if devices > 1:
-        layouts = {"fsdp": shape.parameters // devices + shape.layer_parameters}
-        if shape.expert_parameters:
-            rest = shape.parameters - shape.expert_parameters
-            layouts["expert"] = shape.expert_parameters // devices + rest
+    layouts = trainer_layouts(shape, devices)
     layout = min(layouts, key=lambda name: layouts[name])
     hidden = item * (shape.layers * shape.hidden_size + shape.layer_values)
     logits = (item + 2 * _FLOAT_BYTES) * shape.vocab_size  # and in float32, with their gradient
@@ -145,6 +140,17 @@ def trainer_share(shape: ModelShape, work: Work, devices: int) -> DeviceShare:
         adapters=work.policies * RESIDENT_BYTES * shape.lora_parameters(work.max_rank),
         moving=work.microbatch_tokens * (hidden + logits),
     )
+
+
+def trainer_layouts(shape: ModelShape, devices: int) -> Mapping[str, int]:
+    """Return how many parameters a device of a trainer holds in each sharding that it may have."""
+    if devices == 1:
+        return {"whole": shape.parameters}
+    layouts = {"fsdp": shape.parameters // devices + shape.layer_parameters}
+    if shape.expert_parameters:
+        rest = shape.parameters - shape.expert_parameters
+        layouts["expert"] = shape.expert_parameters // devices + rest
+    return layouts
 
 
 ShareAt = Callable[[ModelShape, Work, int], DeviceShare]

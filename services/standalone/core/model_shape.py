@@ -6,6 +6,7 @@ from typing import Annotated
 
 import msgspec
 
+from mint_common.adapters_format.sites import FOLDED
 from mint_common.errors import InvalidField
 
 
@@ -54,8 +55,13 @@ class ModelShape:
         return self.fixed_parameters + _weights(self.linears)
 
     def lora_parameters(self, rank: int) -> int:
-        """Return the parameters of an adapter of a rank on every site."""
-        return rank * sum((each.inputs + each.outputs) * each.count for each in self.linears)
+        """Return the parameters of an adapter of a rank on every site that is served."""
+        return rank * sum((each.inputs + each.outputs) * each.count for each in self.lora_linears)
+
+    @property
+    def lora_linears(self) -> tuple[Linear, ...]:
+        """Return the linears that engines have LoRA for."""
+        return tuple(each for each in self.linears if each.name != FOLDED)
 
 
 def _weights(linears: Iterable[Linear]) -> int:

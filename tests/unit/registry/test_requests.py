@@ -1,6 +1,7 @@
 """LoRA shapes, keys and evaluation ids."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -8,6 +9,7 @@ from mint_common.errors import InvalidField
 from mint_common.ids import PolicyId, TenantId
 from mint_common.lora import plan_lora
 from mint_common.testing.adapters import make_base_facts
+from services.gateway.core.tinker.lora import LoraConfig, lora_of
 from services.registry.core.evaluations import evaluation_id
 from services.registry.core.keys import hash_key, stored_key
 
@@ -41,6 +43,17 @@ def test_shape_beyond_the_base_names_its_field(field: str, change: dict[str, obj
     with pytest.raises(InvalidField) as refused:
         plan_lora(FACTS, **wish)  # type: ignore[arg-type]  # fields by name
     assert refused.value.field == field
+
+
+def test_a_projection_that_engines_fold_away_is_no_target() -> None:
+    attention = "model.layers.0.self_attn."
+    modules = {f"{attention}kv_a_proj_with_mqa": (6, 4), f"{attention}kv_b_proj": (4, 8)}
+    latent = replace(FACTS, targets=("kv_a_proj_with_mqa", "kv_b_proj"), modules=modules)
+    assert plan_lora(latent, rank=8).targets == ("kv_a_proj_with_mqa",)
+    with pytest.raises(InvalidField, match="fold kv_b_proj into other products") as refused:
+        plan_lora(latent, rank=8, targets=["kv_a_proj_with_mqa", "kv_b_proj"])
+    assert refused.value.field == "lora.targets"
+    assert lora_of(LoraConfig(rank=8), latent, model_id="run").targets == ("kv_a_proj_with_mqa",)
 
 
 def test_only_the_beginning_and_the_hash_of_a_key_are_kept() -> None:

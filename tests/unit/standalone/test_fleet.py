@@ -82,13 +82,19 @@ def test_a_4b_base_is_trained_and_served_on_one_gpu_of_80_gb() -> None:
     assert planned.free_bytes > 30e9
 
 
-def test_a_trillion_weights_are_shared_out_as_the_tables_of_families_say() -> None:
-    shape = shape_of(KIMI_K2, "DeepseekV3")
-    page = (Path(__file__).parents[3] / "docs/families.md").read_text()
-    row = next(line for line in page.splitlines() if line.startswith("| Kimi-K2 | `expert` |"))
-    for devices, cell in zip((8, 32, 64, 128), row.split("|")[3:], strict=False):
-        trainer = trainer_share(shape, WORK, devices)
-        assert (trainer.layout, f"({trainer.weights / 1e9:.0f})" in cell) == ("expert", True)
+@pytest.mark.parametrize(
+    ("folder", "name", "config"),
+    [("kimi-k2", "DeepseekV3", KIMI_K2), ("glm-5", "GlmMoeDsa", transformers.GlmMoeDsaConfig())],
+)
+def test_a_trillion_weights_are_those_of_transformers_model(
+    folder: str, name: str, config: transformers.PretrainedConfig
+) -> None:
+    file = Path(__file__).parents[3] / "tools/configs" / folder / "config.json"
+    shape = read_shape(json.loads(file.read_text()), place=folder)
+    sizes = {path: parameter.numel() for path, parameter in made(config, name).named_parameters()}
+    assert shape.parameters == sum(sizes.values())
+    assert shape.expert_parameters == sum(size for path, size in sizes.items() if ".mlp.experts." in path)
+    assert trainer_share(shape, WORK, 128).weights < 80e9
     engine = engine_share(shape, WORK, 64)
     assert engine.layout == "tensor 8 x pipeline 8"
     assert engine.weights == 2 * shape.parameters // 64

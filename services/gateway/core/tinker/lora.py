@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mint_common.adapters_format.base_facts import BaseFacts
+from mint_common.adapters_format.sites import served_targets
 from mint_common.errors import InvalidField
 from mint_common.events import LoraSpec
 from mint_common.lora import plan_lora
@@ -34,7 +35,7 @@ def lora_of(wish: LoraConfig, base: BaseFacts, *, model_id: str) -> LoraSpec:
     """Return the LoRA shape; without a seed, one that is the run's own. Raises InvalidField."""
     targets = {
         target
-        for target in base.targets
+        for target in served_targets(base)
         if (wish.train_attn and is_attention(target, base)) or (wish.train_mlp and is_mlp(target, base))
     }
     if not targets:

@@ -19,7 +19,8 @@ from vllm.lora.lora_weights import LoRALayerWeights, PackedLoRALayerWeights
 from vllm.lora.utils import parse_fine_tuned_lora_name
 from vllm.model_executor.models.utils import is_pp_missing_parameter
 
-from mint_common.adapters_format.names import split_packed_name
+from mint_common.adapters_format.names import leaf_of, split_packed_name
+from mint_common.adapters_format.sites import FOLDED
 from services.loader.adapters.builder.wire import TensorAt
 
 _PROJECTIONS = ("gate_proj", "down_proj", "up_proj")
@@ -135,26 +136,16 @@ def _width(projection: str, half: str, parts: Mapping[tuple[str, str], Tensor]) 
 
 def _check_modules(manager: Any, loras: Mapping[str, object]) -> None:
     """Refuse an adapter that this engine would answer without: vLLM itself only notes it."""
+    folded = [name for name in loras if leaf_of(name) == FOLDED]
+    if folded:
+        problem = "the engine folds it into other products when it loads the base; train without it"
+        raise ValueError(f"LoRA on {folded[0]} would have no effect ({len(folded)} such): {problem}")
     known = set(manager.modules)
     for parts in manager.packed_modules.values():
         known.update(parts)
     unknown = sorted(set(loras) - known)
     if unknown:
         raise ValueError(f"the engine has no LoRA for {unknown[0]} ({len(unknown)} such)")
-    folded = [name for name in loras if _is_folded(manager, name)]
-    if folded:
-        problem = "the engine folds it into other products when it loads the base; train without it"
-        raise ValueError(f"LoRA on {folded[0]} would have no effect ({len(folded)} such): {problem}")
     fused = [name for name in loras if isinstance(manager.modules.get(name), FusedMoE3DWithLoRA)]
     if fused:
         raise ValueError(f"{fused[0]} takes fused adapters only, unless enable_mixed_moe_lora_format is on")
-
-
-def _is_folded(manager: Any, name: str) -> bool:
-    """Return whether a module's weight is only read when the base is loaded: latent attention absorbs it.
-
-    DeepSeek-AI 2024 (arXiv 2405.04434), section 2.1.2: W_UK goes into the query's product, W_UV into the
-    output's.
-    """
-    parent, _, leaf = name.rpartition(".")
-    return leaf == "kv_b_proj" and hasattr(manager.model.get_submodule(parent), "mla_attn")

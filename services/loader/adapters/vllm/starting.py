@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mint_common.adapters_format import BaseFacts
+from mint_common.adapters_format import BaseFacts, served_targets
 from mint_common.errors import SettingInvalid, Unavailable
 from services.loader.adapters.builder.client import Builder
 from services.loader.adapters.vllm.engine import VllmEngine
@@ -226,7 +226,7 @@ def engine_arguments(config: EngineConfig, *, taken: TakenOutputs) -> Any:
 
 def _lora_modules(facts: BaseFacts) -> list[str]:
     # vLLM wraps a layer's experts as one module, whatever the projections are called.
-    return [*facts.targets, "experts"] if facts.experts else list(facts.targets)
+    return [*served_targets(facts), *(["experts"] if facts.experts else [])]
 
 
 def prepare_environment(*, threads: int) -> None:
