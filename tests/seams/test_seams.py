@@ -31,6 +31,7 @@ WITHOUT_A_DEVICE = (
     "tests/integration/loader/test_rank_part.py",
     "tests/integration/loader/test_expert_slots.py",
     "tests/integration/loader/test_pinning.py",
+    "tests/integration/loader/test_field_table.py",
     "tests/seams/on_another_vllm.py",
 )
 """Tests of the loader's code over vLLM's own classes, with no engine."""

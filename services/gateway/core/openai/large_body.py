@@ -11,8 +11,9 @@ import msgspec
 
 from mint_common.errors import InvalidField
 from services.gateway.core.json_reading import read_json
+from services.gateway.core.openai.fields import ContextExceeded
 from services.gateway.core.openai.requests import ChatBody, ChatTurn, CompletionBody
-from services.gateway.core.openai.sampling import ContextExceeded, check_choices
+from services.gateway.core.openai.sampling import check_choices
 
 REST_BYTES = 64 << 10
 """Of a field that holds no prompt."""

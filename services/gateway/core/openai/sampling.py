@@ -3,19 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mint_common.errors import InvalidField, MintError
+from mint_common.errors import InvalidField
 from mint_common.generation import ChatMessage, Sampling
 from services.gateway.core.bounds import check_between, check_positive
+from services.gateway.core.openai.field_shapes import MAX_ALTERNATIVES, MAX_CHOICES, MAX_STOPS
+from services.gateway.core.openai.fields import DEFAULT_COMPLETION_TOKENS, ContextExceeded
 from services.gateway.core.openai.requests import ChatBody, ChatTurn, CompletionBody, SamplingFields
-
-DEFAULT_COMPLETION_TOKENS = 16
-"""The OpenAI API's own default of ``max_tokens`` for completions."""
-
-MAX_CHOICES = 256
-"""Prompts times ``n`` of one request: more of them would be one user's flood in a single call."""
-
-MAX_ALTERNATIVES = 20
-MAX_STOPS = 16
 
 _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "presence_penalty": (None, 0),
@@ -31,13 +24,6 @@ _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "modalities": (None, ["text"]),
     "store": (None, False),
 }
-
-
-class ContextExceeded(MintError):
-    """The prompt has {found} tokens, which leaves no room in the context of {max_context}."""
-
-    code = "context_length_exceeded"
-    http_status = 400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,283 @@
+"""Every field of vLLM's request models: whether it is passed on, bounded, set by MinT, ignored or refused.
+
+A test fails when an installed vLLM has a field that no row names. A passed field means what vLLM's
+documentation says, and vLLM refuses wrong values of it. A field that no row names is refused.
+"""
+
+from dataclasses import replace
+from enum import StrEnum
+
+from services.gateway.core.openai import field_shapes as shape
+from services.gateway.core.openai.field_rows import (
+    GENERATING,
+    MEDIA,
+    MODEL,
+    NUMBERS_OF_SAMPLING,
+    OURS,
+    RANGES,
+    SAMPLING,
+    STREAM,
+    STREAM_OPTIONS,
+    TEMPLATE,
+    TOKEN_BOUNDS,
+    TOOLS_BYTES,
+    TRANSFER,
+    VALUE_BYTES,
+    Fate,
+    Field,
+    bounded,
+    ignored,
+    large,
+    passed,
+    refused,
+    set_by_mint,
+)
+
+
+class Endpoint(StrEnum):
+    """What a body asks for."""
+
+    CHAT = "chat"
+    CHAT_TOKENS = "chat from tokens"
+    COMPLETION = "completion"
+    RESPONSE = "response"
+    MESSAGE = "message"
+    COUNT_TOKENS = "count tokens"
+    TOKENIZE = "tokenize"
+    DETOKENIZE = "detokenize"
+    GENERATE = "generate"
+
+
+OPENAI_IGNORED = ignored(
+    "metadata",
+    "store",
+    "service_tier",
+    "safety_identifier",
+    "prompt_cache_key",
+    "prompt_cache_options",
+    "prompt_cache_retention",
+    note="OpenAI's own",
+)
+MESSAGES = bounded(
+    "messages",
+    shape.Messages,
+    f"at most {shape.MAX_MESSAGES} messages, of text alone: no server fetches an address",
+    is_needed=True,
+)
+CHAT = (
+    *GENERATING,
+    MESSAGES,
+    *MEDIA,
+    *TEMPLATE,
+    *OPENAI_IGNORED,
+    bounded("max_completion_tokens", shape.Limit, RANGES),
+    bounded("top_logprobs", shape.Alternatives, f"0 to {shape.MAX_ALTERNATIVES}"),
+    large("tools", TOOLS_BYTES),
+    large("documents", VALUE_BYTES),
+    Field(name="logprobs", fate=Fate.PASSED, shape=bool | None),
+    *passed(
+        "tool_choice",
+        "parallel_tool_calls",
+        "reasoning_effort",
+        "include_reasoning",
+        "echo",
+        "add_generation_prompt",
+        "continue_final_message",
+        "return_prompt_text",
+    ),
+    *refused("functions", note="the older form of `tools`", neutral=(None, [])),
+    *refused("function_call", note="the older form of `tool_choice`", neutral=(None, "none")),
+    *refused("modalities", note="answers are text", neutral=(None, ["text"])),
+    *refused("audio", "prediction", "web_search_options", "moderation", note="OpenAI's own"),
+    *refused("verbosity", note="OpenAI's own", neutral=(None, "medium")),
+)
+CHAT_TOKENS = (
+    *CHAT,
+    bounded("tokens", shape.Tokens, "at most the base's context", is_needed=True),
+)
+COMPLETION = (
+    *GENERATING,
+    Field(
+        name="prompt",
+        fate=Fate.BOUNDED,
+        is_needed=True,
+        note=f"at most {shape.MAX_CHOICES} prompts, each within the base's context",
+    ),
+    bounded("logprobs", shape.Alternatives, f"0 to {shape.MAX_ALTERNATIVES}"),
+    *passed("echo", "mm_payload", "return_mm_kwargs"),
+    *refused("suffix", note="no base here fills in", neutral=(None, "")),
+    *refused("best_of", note="ask for `n`", neutral=(None, 1)),
+    *refused("prompt_embeds", note="a prompt is text or tokens", neutral=(None, [])),
+)
+RESPONSE = (
+    MODEL,
+    STREAM,
+    *NUMBERS_OF_SAMPLING,
+    *TOKEN_BOUNDS,
+    bounded(
+        "input",
+        shape.ResponseInput,
+        f"at most {shape.MAX_MESSAGES} items, of text alone",
+        is_needed=True,
+    ),
+    bounded("tools", shape.ResponseTools, "functions and custom tools, which the client carries out"),
+    bounded("max_output_tokens", shape.Limit, RANGES),
+    bounded("max_tool_calls", shape.Int, RANGES),
+    bounded("top_logprobs", shape.Alternatives, f"0 to {shape.MAX_ALTERNATIVES}"),
+    Field(name="instructions", fate=Fate.PASSED, most_bytes=4 << 20),
+    large("text", VALUE_BYTES),
+    large("structured_outputs", VALUE_BYTES),
+    *passed(
+        "include",
+        "reasoning",
+        "include_reasoning",
+        "tool_choice",
+        "parallel_tool_calls",
+        "truncation",
+        "skip_special_tokens",
+        "spaces_between_special_tokens",
+        "include_stop_str_in_output",
+        "ignore_eos",
+        "watermarking",
+        "session_id",
+        "enable_response_messages",
+    ),
+    *OURS,
+    *TRANSFER,
+    *MEDIA,
+    *(row for row in TEMPLATE if row.name != "chat_template"),
+    *OPENAI_IGNORED,
+    *ignored("user"),
+    *ignored("stream_options", note="a stream's last event has the usage"),
+    *refused("background", note="answers are not stored", neutral=(None, False)),
+    *refused(
+        "previous_response_id",
+        "previous_input_messages",
+        "conversation",
+        note="answers are not stored: send all of the input",
+    ),
+    *refused(
+        "prompt",
+        "access_programs",
+        "background_options",
+        "context_management",
+        "image",
+        "moderation",
+        note="OpenAI's own",
+    ),
+)
+_ANTHROPIC_PROMPT = (
+    MODEL,
+    bounded(
+        "messages",
+        shape.AnthropicMessages,
+        f"at most {shape.MAX_MESSAGES} messages, of text alone",
+        is_needed=True,
+    ),
+    Field(
+        name="system",
+        fate=Fate.BOUNDED,
+        shape=shape.AnthropicSystem,
+        note="text alone",
+    ),
+    bounded("tools", shape.AnthropicTools, "tools that the client carries out"),
+    large("output_config", VALUE_BYTES),
+    *passed("thinking", "tool_choice"),
+    *(row for row in TEMPLATE if row.name != "chat_template"),
+    *ignored("cache_control", "speed", "user_profile_id", "workspace_id", note="Anthropic's own"),
+)
+MESSAGE = (
+    *_ANTHROPIC_PROMPT,
+    STREAM,
+    Field(name="max_tokens", fate=Fate.BOUNDED, shape=shape.Limit, note=RANGES, is_needed=True),
+    bounded("stop_sequences", shape.Stops, f"at most {shape.MAX_STOPS} strings of at most 1,000 characters"),
+    *(row for row in NUMBERS_OF_SAMPLING if row.name in {"temperature", "top_p"}),
+    bounded("top_k", shape.TopK, RANGES),
+    *passed("mm_payload", "return_mm_kwargs", "watermarking"),
+    OURS[0],
+    *TRANSFER,
+    *ignored("metadata", "service_tier", "inference_geo", "diagnostics", note="Anthropic's own"),
+    *refused(
+        "container",
+        "context_management",
+        "mcp_servers",
+        "betas",
+        "billing_policy",
+        "compaction",
+        "fallbacks",
+        "fallback_credit_token",
+        "thread",
+        note="Anthropic's own",
+        neutral=(None, []),
+    ),
+)
+COUNT_TOKENS = _ANTHROPIC_PROMPT
+TOKENIZE = (
+    MODEL,
+    replace(MESSAGES, is_needed=False, shape=shape.Messages | None),
+    Field(name="prompt", fate=Fate.BOUNDED, shape=str | None, note="text"),
+    large("tools", TOOLS_BYTES),
+    *passed(
+        "add_generation_prompt",
+        "continue_final_message",
+        "add_special_tokens",
+        "return_token_strs",
+    ),
+    *TEMPLATE,
+    *(row for row in MEDIA if row.fate is Fate.REFUSED),
+)
+DETOKENIZE = (MODEL, bounded("tokens", shape.Tokens, "at most the base's context", is_needed=True))
+SAMPLING_PARAMS = (
+    *SAMPLING,
+    bounded("logprobs", shape.Alternatives, f"0 to {shape.MAX_ALTERNATIVES}"),
+    large("structured_outputs", VALUE_BYTES),
+    *passed("detokenize"),
+    *refused(
+        "extra_args",
+        "output_kind",
+        "output_text_buffer_length",
+        "flat_logprobs",
+        "skip_clone",
+        "skip_reading_prefix_cache",
+        "prompt_logprob_token_ids",
+        "prompt_logprob_start",
+        "trace_decode_token_ids",
+        "_eos_token_id",
+        "_all_stop_token_ids",
+        "_watermarking_skipped",
+        "_bad_words_token_ids",
+        note="settings of the engine's own parts",
+        neutral=(None, {}, False, 0),
+    ),
+)
+"""The fields of ``sampling_params`` of a generate request."""
+GENERATE = (
+    MODEL,
+    STREAM,
+    STREAM_OPTIONS,
+    bounded("token_ids", shape.Tokens, "at most the base's context", is_needed=True),
+    Field(name="sampling_params", fate=Fate.BOUNDED, note="a table of its own", is_needed=True),
+    *passed("return_token_ids", "output_mode", "reasoning_ended"),
+    *ignored("cache_salt", "priority", note="verifiers' trainers may send them; each tenant has its own"),
+    *ignored("token_offsets"),
+    set_by_mint("request_id", "the engine's own"),
+    *(row for row in TRANSFER if row.name != "vllm_xargs"),
+    *refused("features", "content_parts", note="pictures and sounds are not read", neutral=(None, [])),
+    *refused(
+        "reasoning_parser_kwargs",
+        "parse_context",
+        note="settings of the engine's own parts",
+        neutral=(None, {}),
+    ),
+)
+TABLE: dict[Endpoint, tuple[Field, ...]] = {
+    Endpoint.CHAT: CHAT,
+    Endpoint.CHAT_TOKENS: CHAT_TOKENS,
+    Endpoint.COMPLETION: COMPLETION,
+    Endpoint.RESPONSE: RESPONSE,
+    Endpoint.MESSAGE: MESSAGE,
+    Endpoint.COUNT_TOKENS: COUNT_TOKENS,
+    Endpoint.TOKENIZE: TOKENIZE,
+    Endpoint.DETOKENIZE: DETOKENIZE,
+    Endpoint.GENERATE: GENERATE,
+}

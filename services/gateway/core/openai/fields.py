@@ -1,0 +1,218 @@
+"""The check of a serving request's body, read once.
+
+Invariants: a field that the table does not name is refused, so nothing new of vLLM is open before somebody
+has decided about it; what nests deeper or has more lists than an engine's readers bear is refused before it
+is read; no error has a status that clients send again.
+"""
+
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import Any
+
+import msgspec
+
+from mint_common.errors import InvalidField, MintError
+from services.gateway.core.openai.field_rows import NEVER_IN_TEMPLATES, VALUE_BYTES, Fate, Field
+from services.gateway.core.openai.field_shapes import MAX_CHOICES, Token
+from services.gateway.core.openai.field_table import SAMPLING_PARAMS, TABLE, Endpoint
+
+MAX_DEPTH = 64
+"""vLLM's own bound of a schema."""
+MAX_NESTED = 20_000
+"""Lists and objects of one body: an engine's reader takes some 10 us for each."""
+DEFAULT_COMPLETION_TOKENS = 16
+"""The OpenAI API's own default of ``max_tokens`` for completions."""
+
+
+class ContextExceeded(MintError):
+    """The prompt has {found} tokens, which leaves no room in the context of {max_context}."""
+
+    code = "context_length_exceeded"
+    http_status = 400
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingRequest:
+    """What the gateway needs to know of a body.
+
+    ``choices`` counts all prompts' answers; ``max_tokens`` is None where the context bounds an answer;
+    ``likeliest`` is how many log-probabilities stand beside each token, None for none.
+    """
+
+    model: str
+    stream: bool
+    choices: int
+    max_tokens: int | None
+    likeliest: int | None
+
+
+def check_fields(endpoint: Endpoint, body: bytes, *, max_context: int) -> ServingRequest:
+    """Return what a body asks for. Raises InvalidField naming the first wrong field, ContextExceeded."""
+    _check_nesting(body)
+    read = _read(body, _DECODERS[endpoint])
+    _check_rows(read, TABLE[endpoint], is_large=len(body) > VALUE_BYTES)
+    sampling = read
+    if endpoint is Endpoint.GENERATE:
+        sampling = read.sampling_params
+        _check_rows(sampling, SAMPLING_PARAMS, is_large=len(body) > VALUE_BYTES)
+    elif endpoint is Endpoint.TOKENIZE:
+        _check_one_of(read, "messages", "prompt")
+    for name in ("tokens", "token_ids"):
+        _check_context(len(getattr(read, name, None) or ()), max_context)
+    prompts = _prompts(read.prompt, max_context) if endpoint is Endpoint.COMPLETION else 1
+    n = getattr(sampling, "n", None) or 1
+    if n * prompts > MAX_CHOICES:
+        raise InvalidField(field="n", problem=f"must be at most {MAX_CHOICES} over all prompts")
+    return ServingRequest(
+        model=read.model,
+        stream=bool(getattr(read, "stream", None)),
+        choices=n * prompts,
+        max_tokens=_limit(endpoint, sampling),
+        likeliest=_likeliest(endpoint, sampling),
+    )
+
+
+def _check_nesting(body: bytes) -> None:
+    """Refuse what nests too deep or too often, whatever field it is in, before it is read."""
+    if body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
+        return
+    # Without escapes every quote begins or ends a text; what is between texts then nests.
+    plain = body.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _NEITHER)
+    brackets = b"".join(plain.split(b'"')[::2])
+    if len(brackets) > 2 * MAX_NESTED:
+        raise InvalidField(field="body", problem=f"has more than {MAX_NESTED} lists and objects")
+    if max(accumulate(map(_STEPS.__getitem__, brackets)), default=0) > MAX_DEPTH:
+        raise InvalidField(field="body", problem=f"nests deeper than {MAX_DEPTH} levels")
+
+
+_NEITHER = bytes(set(range(256)) - set(b'[]{}"'))
+_STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+
+
+def _read(body: bytes, decoder: msgspec.json.Decoder[Any], field: str = "") -> Any:  # what it decodes into
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise _named(str(error), field) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidField(field="body", problem=f"is no JSON: {error}") from error
+
+
+def _named(message: str, field: str) -> InvalidField:
+    """Return msgspec's complaint as one about a field."""
+    problem, _, path = message.partition(" - at `$")
+    where = field + path.strip("`.")
+    words = problem.split("`")
+    name = words[1] if len(words) > 1 else ""
+    if problem.startswith("Object contains unknown field"):
+        where, problem = f"{where}.{name}".lstrip("."), "is not supported here"
+    elif problem.startswith("Object missing required field"):
+        where, problem = f"{where}.{name}".lstrip("."), "is required"
+    elif problem.startswith("Invalid enum value") and where.endswith("type"):
+        problem = f"{problem}: only text is taken, and tools that the client carries out"
+    return InvalidField(field=where[:200] or "body", problem=problem[:500])
+
+
+def _check_rows(read: Any, rows: tuple[Field, ...], *, is_large: bool) -> None:
+    for row in rows:
+        value = getattr(read, row.name)
+        if value is None:
+            continue
+        if row.fate in _CLOSED:
+            _check_neutral(row, value)
+        if is_large and isinstance(value, msgspec.Raw) and len(bytes(value)) > row.most_bytes:
+            raise InvalidField(field=row.name, problem=f"may have {row.most_bytes} bytes at most")
+    for name in NEVER_IN_TEMPLATES.intersection(getattr(read, "chat_template_kwargs", None) or ()):
+        raise InvalidField(field=f"chat_template_kwargs.{name}", problem="is no value of a template")
+
+
+_CLOSED = {Fate.SET, Fate.REFUSED}
+
+
+def _check_neutral(row: Field, value: object) -> None:
+    if isinstance(value, msgspec.Raw) and msgspec.json.decode(value) not in row.neutral:
+        raise InvalidField(field=row.name, problem=f"is not taken ({row.note}): leave it out")
+
+
+def _check_one_of(read: Any, *names: str) -> None:
+    if sum(getattr(read, name) is not None for name in names) != 1:
+        raise InvalidField(field=names[0], problem=f"give exactly one of {', '.join(names)}")
+
+
+def _check_context(found: int, max_context: int) -> None:
+    if found > max_context:
+        raise ContextExceeded(found=found, max_context=max_context)
+
+
+def _prompts(raw: msgspec.Raw, max_context: int) -> int:
+    """Return how many prompts there are. Raises InvalidField, ContextExceeded."""
+    text = bytes(raw)
+    prompt = _read(
+        text, _PROMPTS.get(text[1:].lstrip()[:1], _TOKENS) if text[:1] == b"[" else _TEXT, "prompt"
+    )
+    if isinstance(prompt, str):
+        return 1
+    if not prompt:
+        raise InvalidField(field="prompt", problem="must not be empty")
+    if isinstance(prompt[0], int):
+        _check_context(len(prompt), max_context)
+        return 1
+    if len(prompt) > MAX_CHOICES:
+        problem = f"must be at most {MAX_CHOICES} prompts, got {len(prompt)}"
+        raise InvalidField(field="prompt", problem=problem)
+    for each in prompt:
+        if isinstance(each, list):
+            _check_context(len(each), max_context)
+    return len(prompt)
+
+
+_TEXT = msgspec.json.Decoder(str)
+_TOKENS = msgspec.json.Decoder(list[Token])
+_PROMPTS: dict[bytes, msgspec.json.Decoder[Any]] = {
+    b'"': msgspec.json.Decoder(list[str]),
+    b"[": msgspec.json.Decoder(list[list[Token]]),
+}
+"""By the first character of a list's first item."""
+
+
+def _limit(endpoint: Endpoint, read: Any) -> int | None:
+    if endpoint is Endpoint.COMPLETION:
+        return DEFAULT_COMPLETION_TOKENS if read.max_tokens is None else int(read.max_tokens)
+    names = ("max_completion_tokens", "max_output_tokens", "max_tokens")
+    given = (getattr(read, name, None) for name in names)
+    return next((limit for limit in given if limit is not None), None)
+
+
+def _likeliest(endpoint: Endpoint, read: Any) -> int | None:
+    """Return the most log-probabilities beside a token of the prompt or of the answer."""
+    asked = [read.prompt_logprobs] if hasattr(read, "prompt_logprobs") else []
+    if endpoint in _CHATS:
+        asked.append((read.top_logprobs or 0) if read.logprobs else None)
+        asked.append(len(read.logprob_token_ids or ()) or None)
+    elif hasattr(read, "logprobs"):
+        asked.append(read.logprobs)
+    elif endpoint is Endpoint.RESPONSE:
+        asked.append(read.top_logprobs)
+    return max((each for each in asked if each is not None), default=None)
+
+
+_CHATS = {Endpoint.CHAT, Endpoint.CHAT_TOKENS}
+
+
+def _struct(name: str, rows: tuple[Field, ...]) -> Any:  # a msgspec.Struct
+    needed = [(row.name, row.shape) for row in rows if row.is_needed]
+    others = [(row.name, row.shape, None) for row in rows if not row.is_needed]
+    return msgspec.defstruct(name, [*needed, *others], forbid_unknown_fields=True)
+
+
+def _decoder(endpoint: Endpoint) -> msgspec.json.Decoder[Any]:
+    rows = [
+        replace(row, shape=_struct("SamplingParams", SAMPLING_PARAMS))
+        if row.name == "sampling_params"
+        else row
+        for row in TABLE[endpoint]
+    ]
+    return msgspec.json.Decoder(_struct(endpoint.name, tuple(rows)))
+
+
+_DECODERS = {endpoint: _decoder(endpoint) for endpoint in Endpoint}

@@ -1,0 +1,105 @@
+"""The table of fields against vLLM's request models, and against what the official SDKs can send."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import openai.types.chat.completion_create_params as openai_chat
+import openai.types.completion_create_params as openai_completions
+import openai.types.responses.response_create_params as openai_responses
+import pytest
+from anthropic.types import message_count_tokens_params, message_create_params
+
+from services.gateway.core.openai.field_rows import NEVER_IN_TEMPLATES, Field
+from services.gateway.core.openai.field_shapes import RepetitionDetection
+from services.gateway.core.openai.field_table import SAMPLING_PARAMS, TABLE, Endpoint
+
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),  # torch's
+]
+SDK_PARAMETERS = {
+    Endpoint.CHAT: openai_chat.CompletionCreateParamsBase,
+    Endpoint.COMPLETION: openai_completions.CompletionCreateParamsBase,
+    Endpoint.RESPONSE: openai_responses.ResponseCreateParamsBase,
+    Endpoint.MESSAGE: message_create_params.MessageCreateParamsBase,
+    Endpoint.COUNT_TOKENS: message_count_tokens_params.MessageCountTokensParams,
+}
+VALUES_OF_A_TEMPLATE = {"add_generation_prompt", "continue_final_message"}
+
+
+@pytest.fixture(scope="module")
+def models() -> Mapping[Endpoint, Sequence[Any]]:
+    """Return vLLM's request models of each endpoint."""
+    from vllm.entrypoints.anthropic.protocol import AnthropicCountTokensRequest, AnthropicMessagesRequest
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+    from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
+    from vllm.entrypoints.scale_out.token_in_token_out.protocol import GenerateRequest
+    from vllm.entrypoints.serve.tokenize.protocol import (
+        DetokenizeRequest,
+        TokenizeChatRequest,
+        TokenizeCompletionRequest,
+    )
+
+    return {
+        Endpoint.CHAT: (ChatCompletionRequest,),
+        Endpoint.CHAT_TOKENS: (ChatCompletionRequest,),
+        Endpoint.COMPLETION: (CompletionRequest,),
+        Endpoint.RESPONSE: (ResponsesRequest,),
+        Endpoint.MESSAGE: (AnthropicMessagesRequest,),
+        Endpoint.COUNT_TOKENS: (AnthropicCountTokensRequest,),
+        Endpoint.TOKENIZE: (TokenizeChatRequest, TokenizeCompletionRequest),
+        Endpoint.DETOKENIZE: (DetokenizeRequest,),
+        Endpoint.GENERATE: (GenerateRequest,),
+    }
+
+
+@pytest.mark.parametrize("endpoint", Endpoint)
+def test_every_field_of_vllms_models_has_a_row(
+    endpoint: Endpoint, models: Mapping[Endpoint, Sequence[Any]]
+) -> None:
+    fields = {field.alias or name for model in models[endpoint] for name, field in model.model_fields.items()}
+    assert fields - _names(TABLE[endpoint]) == set()
+
+
+def test_every_sampling_parameter_has_a_row() -> None:
+    from vllm.sampling_params import SamplingParams
+
+    assert set(SamplingParams.__struct_fields__) - _names(SAMPLING_PARAMS) == set()
+
+
+def test_every_parameter_of_the_detection_of_repetitions_has_a_bound() -> None:
+    from vllm.sampling_params import RepetitionDetectionParams
+
+    found = {field.name for field in dataclasses.fields(RepetitionDetectionParams)}
+    assert found == set(RepetitionDetection.__struct_fields__)
+
+
+@pytest.mark.parametrize("endpoint", SDK_PARAMETERS)
+def test_every_parameter_of_the_official_sdk_has_a_row(endpoint: Endpoint) -> None:
+    assert set(_annotations(SDK_PARAMETERS[endpoint])) - _names(TABLE[endpoint]) == set()
+
+
+@pytest.mark.parametrize("endpoint", Endpoint)
+def test_no_field_has_two_rows(endpoint: Endpoint) -> None:
+    names = [row.name for row in TABLE[endpoint]]
+    assert sorted(names) == sorted(set(names))
+
+
+def test_no_argument_of_the_tokenizer_is_a_value_of_a_template() -> None:
+    from vllm.renderers.hf import _get_hf_base_chat_template_params
+
+    assert _get_hf_base_chat_template_params() - VALUES_OF_A_TEMPLATE <= NEVER_IN_TEMPLATES
+
+
+def _names(rows: Iterable[Field]) -> set[str]:
+    return {row.name for row in rows}
+
+
+def _annotations(params: Any) -> dict[str, object]:
+    """Return what a TypedDict has, its bases' keys too: at run time it has no bases."""
+    found: dict[str, object] = {}
+    for base in getattr(params, "__orig_bases__", ()):
+        found |= _annotations(base)
+    return found | getattr(params, "__annotations__", {})

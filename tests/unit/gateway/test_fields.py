@@ -1,0 +1,211 @@
+"""The check of a serving request's body."""
+
+import json
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mint_common.errors import InvalidField
+from services.gateway.core.openai.field_rows import Fate
+from services.gateway.core.openai.field_table import TABLE, Endpoint
+from services.gateway.core.openai.fields import MAX_DEPTH, ContextExceeded, check_fields
+
+CONTEXT = 512
+NEEDED: dict[str, object] = {
+    "model": "copier@prod",
+    "messages": [{"role": "user", "content": "2 4 6"}],
+    "prompt": "2 4 6",
+    "input": "2 4 6",
+    "tokens": [1, 2],
+    "token_ids": [1, 2],
+    "max_tokens": 8,
+    "sampling_params": {"max_tokens": 8},
+}
+
+
+def smallest(endpoint: Endpoint) -> dict[str, Any]:
+    body = {row.name: NEEDED[row.name] for row in TABLE[endpoint] if row.is_needed}
+    return body | ({"prompt": "2 4 6"} if endpoint is Endpoint.TOKENIZE else {})
+
+
+def check(endpoint: Endpoint, body: object) -> Any:
+    return check_fields(endpoint, json.dumps(body).encode(), max_context=CONTEXT)
+
+
+def chat(**fields: object) -> Any:
+    return check(Endpoint.CHAT, smallest(Endpoint.CHAT) | fields)
+
+
+def refused(endpoint: Endpoint = Endpoint.CHAT, **fields: object) -> InvalidField:
+    with pytest.raises(InvalidField) as caught:
+        check(endpoint, smallest(endpoint) | fields)
+    return caught.value
+
+
+@pytest.mark.parametrize("endpoint", Endpoint)
+def test_the_smallest_body_passes_and_says_its_model(endpoint: Endpoint) -> None:
+    assert check(endpoint, smallest(endpoint)).model == "copier@prod"
+
+
+@pytest.mark.parametrize("endpoint", Endpoint)
+def test_what_must_be_there_is_named(endpoint: Endpoint) -> None:
+    for name in smallest(endpoint):
+        body = smallest(endpoint)
+        del body[name]
+        with pytest.raises(InvalidField) as caught:
+            check(endpoint, body)
+        assert caught.value.field in {name, "messages"}
+
+
+@pytest.mark.parametrize("endpoint", Endpoint)
+def test_a_refused_field_takes_neutral_values_alone(endpoint: Endpoint) -> None:
+    for row in TABLE[endpoint]:
+        if row.fate is Fate.REFUSED or (row.fate is Fate.SET and row.name != "model"):
+            for neutral in row.neutral:
+                check(endpoint, smallest(endpoint) | {row.name: neutral})
+            assert refused(endpoint, **{row.name: "something"}).field == row.name
+
+
+def test_an_unknown_field_is_named() -> None:
+    assert refused(guided_json={}).field == "guided_json"
+    assert refused(stream_options={"a": 1}, stream=True).field == "stream_options.a"
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image_url", "image_url": {"url": "http://169.254.169.254/"}},
+        {"type": "text", "text": "x", "uuid": "1", "image_url": "http://169.254.169.254/"},
+        {"image_url": "http://169.254.169.254/"},
+        {"type": "input_audio", "input_audio": {}},
+        {"type": "prompt_embeds", "prompt_embeds": ""},
+    ],
+)
+def test_parts_that_are_no_text_are_refused(part: dict[str, object]) -> None:
+    assert refused(messages=[{"role": "user", "content": [part]}]).field.startswith("messages[0].content[0]")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "fields"),
+    [
+        (Endpoint.MESSAGE, {"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]}),
+        (
+            Endpoint.MESSAGE,
+            {
+                "messages": [
+                    {
+                        "role": "user",
+                        "content": [
+                            {"type": "tool_result", "tool_use_id": "1", "content": [{"type": "image"}]}
+                        ],
+                    }
+                ]
+            },
+        ),
+        (Endpoint.MESSAGE, {"tools": [{"type": "web_search_20250305", "name": "web_search"}]}),
+        (
+            Endpoint.RESPONSE,
+            {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "http://a"}]}]},
+        ),
+        (
+            Endpoint.RESPONSE,
+            {"input": [{"type": "function_call_output", "call_id": "1", "output": [{"type": "input_file"}]}]},
+        ),
+        (Endpoint.RESPONSE, {"input": [{"type": "item_reference", "id": "1"}]}),
+        (Endpoint.RESPONSE, {"tools": [{"type": "mcp", "server_url": "http://a"}]}),
+    ],
+)
+def test_nothing_makes_a_server_fetch_or_run(endpoint: Endpoint, fields: dict[str, object]) -> None:
+    (name,) = fields
+    assert refused(endpoint, **fields).field.startswith(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("n", 257),
+        ("top_logprobs", 21),
+        ("top_logprobs", -1),
+        ("prompt_logprobs", -1),
+        ("stop", ["x"] * 17),
+        ("stop", "x" * 1001),
+        ("stop_token_ids", [1] * 129),
+        ("logit_bias", {str(i): 1 for i in range(1025)}),
+        ("max_tokens", 2**31),
+        ("seed", 2**63),
+        ("temperature", "hot"),
+        ("messages", [{"role": "user", "content": ""}] * 4097),
+        ("response_format", {"type": "json_schema", "json_schema": {"name": "x" * 70_000}}),
+        ("chat_template_kwargs", {"tokenize": False}),
+        ("chat_template_kwargs", {"enable_thinking": [False]}),
+    ],
+)
+def test_a_value_out_of_bounds_is_named(name: str, value: object) -> None:
+    assert refused(**{name: value}).field.split("[")[0].split(".")[0] == name
+
+
+def test_n_counts_over_all_prompts() -> None:
+    assert check(Endpoint.COMPLETION, {"model": "m", "prompt": ["a"] * 16, "n": 16}).choices == 256
+    assert refused(Endpoint.COMPLETION, prompt=["a"] * 16, n=17).field == "n"
+    assert refused(Endpoint.COMPLETION, prompt=["a"] * 257).field == "prompt"
+    assert refused(Endpoint.COMPLETION, prompt=[]).field == "prompt"
+
+
+@pytest.mark.parametrize("prompt", [[1] * 513, [[1], [1] * 513]])
+def test_a_prompt_beyond_the_context_is_refused_before_any_engine(prompt: object) -> None:
+    with pytest.raises(ContextExceeded):
+        check(Endpoint.COMPLETION, {"model": "m", "prompt": prompt})
+
+
+@pytest.mark.parametrize("prompt", ["a", ["a", "b"], [1, 2], [[1, 2], [3]], [0]])
+def test_every_form_of_a_prompt_passes(prompt: object) -> None:
+    check(Endpoint.COMPLETION, {"model": "m", "prompt": prompt})
+
+
+def test_the_answers_size_is_read() -> None:
+    asked = chat(max_completion_tokens=5, max_tokens=9, logprobs=True, top_logprobs=3, n=2, stream=True)
+    assert (asked.max_tokens, asked.likeliest, asked.choices, asked.stream) == (5, 3, 2, True)
+    assert chat(max_tokens=None).max_tokens is None
+    assert chat(prompt_logprobs=2).likeliest == 2
+    assert check(Endpoint.COMPLETION, {"model": "m", "prompt": "a"}).max_tokens == 16
+    assert check(Endpoint.COMPLETION, {"model": "m", "prompt": "a", "logprobs": 0}).likeliest == 0
+
+
+def test_depth_is_counted_outside_texts() -> None:
+    brackets = r"\" [ { \\" + "[{" * 200
+    chat(messages=[{"role": "user", "content": brackets}])
+    deep: object = 1
+    for _ in range(MAX_DEPTH + 1):
+        deep = [deep]
+    assert refused(metadata=deep).field == "body"
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"nul", b'{"a":', b"\xff", b"[" * 100_000, b'{"a":' * 100_000])
+def test_what_is_no_object_is_refused(body: bytes) -> None:
+    with pytest.raises(InvalidField):
+        check_fields(Endpoint.CHAT, body, max_context=CONTEXT)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+@given(data=st.data(), endpoint=st.sampled_from(Endpoint))
+def test_any_value_of_any_field_passes_or_is_refused_for_good(
+    data: st.DataObject, endpoint: Endpoint
+) -> None:
+    names = [row.name for row in TABLE[endpoint]]
+    body = smallest(endpoint) | data.draw(st.dictionaries(st.sampled_from(names), json_values, max_size=4))
+    with suppress(InvalidField, ContextExceeded):
+        check(endpoint, body)
+
+
+@given(st.text())
+def test_any_text_may_be_a_message(text: str) -> None:
+    chat(messages=[{"role": "user", "content": [{"type": "text", "text": text}] * 40}])
