@@ -30,6 +30,7 @@ from services.gateway.adapters.requests_postgres import PostgresRequests
 from services.gateway.adapters.resolver import CachedResolver
 from services.gateway.adapters.revision_files import BlobRevisionFiles
 from services.gateway.adapters.rollout import RolloutHttp
+from services.gateway.adapters.sampler_checkpoints import NamesAndPaths, TrainedSamplerCheckpoints
 from services.gateway.adapters.sampling_sessions_postgres import PostgresSamplingSessions
 from services.gateway.adapters.submissions_postgres import PostgresSubmissions
 from services.gateway.adapters.tinker_exports import ExportDecisions
@@ -183,6 +184,7 @@ async def run(settings: GatewaySettings) -> None:
             engines, clock, key_bounds=_sample_bounds(1), tenant_bounds=_sample_bounds(TENANT_KEYS)
         )
         catalog = RegistryClient(registry)
+        checkpoints = TrainedSamplerCheckpoints(runs, directory, catalog)
         exports = ExportDecisions(catalog, clock)
         training = TrainingFutures(runs, directory, exports, sampling_sessions, clock)
         requests = PostgresRequests(pool, clock)
@@ -196,7 +198,7 @@ async def run(settings: GatewaySettings) -> None:
             switch_seconds=settings.switch_seconds,
             is_ready=is_ready,
         )
-        resolver = CachedResolver(catalog, cache, clock)
+        resolver = CachedResolver(NamesAndPaths(catalog, checkpoints), cache, clock)
         http.state.gateway = Gateway(
             registry=catalog,
             resolver=resolver,
@@ -242,6 +244,7 @@ async def run(settings: GatewaySettings) -> None:
                 trainers=directory,
                 samples=samples,
                 sampling_sessions=sampling_sessions,
+                sampler_checkpoints=checkpoints,
                 futures={"op:": training, SAMPLE_PREFIX: samples},
                 tokenizers=settings.tokenizers_by_base(),
                 files=BlobRevisionFiles(blobs),

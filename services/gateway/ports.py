@@ -7,16 +7,18 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Protocol
 
 from mint_common.catalog import Resolution
-from mint_common.claims import Claim
+from mint_common.claims import Claim, RevisionRef
 from mint_common.events import JobSubmitted
 from mint_common.generation import EngineInfo
 from mint_common.ids import BaseName, Digest, JobId, PolicyId, TenantId
+from mint_common.training import CheckpointRecord
 from services.gateway.core.audit import AuditRow
 from services.gateway.core.idempotency import KeyedRequest, StoredAnswer
 from services.gateway.core.json_types import JsonObject
 from services.gateway.core.mint.job_warnings import TaskLengths
 from services.gateway.core.mint.submission import SubmittedJob
 from services.gateway.core.tinker.futures import FutureState
+from services.gateway.core.tinker.ids import CheckpointPath
 from services.gateway.core.tinker.records import ClientSession, FinishReason, TrainingRun
 from services.gateway.core.tinker.samples import SampleOrder
 from services.gateway.core.tinker.sampling_sessions import SamplingOpening
@@ -168,6 +170,14 @@ class Rollout(Protocol):
 
     async def cancel(self, tenant_id: TenantId, job_id: str) -> JsonObject:
         """Stop a job. Idempotent."""
+        ...
+
+
+class SamplerCheckpoints(Protocol):
+    """Finds sampler checkpoints of a tenant, and public ones."""
+
+    async def find(self, path: CheckpointPath, tenant_id: TenantId) -> tuple[CheckpointRecord, RevisionRef]:
+        """Return one with its revision. Raises NotFound, also when it has expired or cannot be served."""
         ...
 
 

@@ -1,12 +1,12 @@
-"""Resolution of model names: asked of the registry once, then cached until an event reports a change."""
+"""Resolution of model names: asked once, then cached until an event reports a change."""
 
 import asyncio
 import logging
 from collections import deque
+from typing import Protocol
 
 from mint_common.bus.port import Bus, Message
 from mint_common.catalog import Resolution
-from mint_common.client.registry import RegistryClient
 from mint_common.errors import EventInvalid, MintError, Unavailable
 from mint_common.events import (
     AdapterWanted,
@@ -35,11 +35,19 @@ MOST_WANTED = 1024
 _log = logging.getLogger(__name__)
 
 
+class Names(Protocol):
+    """What names mean now."""
+
+    async def resolve(self, tenant_id: TenantId, model: str) -> Resolution:
+        """Return what a name means. Raises NotFound, Unavailable."""
+        ...
+
+
 class CachedResolver:
     """See `services.gateway.ports.Resolver`."""
 
-    def __init__(self, registry: RegistryClient, cache: ResolutionCache, clock: Clock) -> None:
-        self._registry = registry
+    def __init__(self, names: Names, cache: ResolutionCache, clock: Clock) -> None:
+        self._names = names
         self._cache = cache
         self._clock = clock
         self._wanted: deque[AdapterWanted] = deque(maxlen=MOST_WANTED)
@@ -53,7 +61,7 @@ class CachedResolver:
             return known
         ticket = self._cache.ask()
         try:
-            meant = await self._registry.resolve(tenant_id, model)
+            meant = await self._names.resolve(tenant_id, model)
         except MintError as error:
             if not error.retryable:
                 self._cache.drop(key)  # the name is gone: its former revision must not answer

@@ -9,7 +9,14 @@ from mint_common.ids import TenantId
 from services.gateway.core.tinker.downloads import TicketSigner
 from services.gateway.core.tinker.ids import check_session_id
 from services.gateway.core.tinker.records import ClientSession
-from services.gateway.ports import RevisionFiles, Samples, SamplingSessions, TinkerFutures, TinkerRuns
+from services.gateway.ports import (
+    RevisionFiles,
+    SamplerCheckpoints,
+    Samples,
+    SamplingSessions,
+    TinkerFutures,
+    TinkerRuns,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +35,7 @@ class Tinker:
     public_url: str
     samples: Samples
     sampling_sessions: SamplingSessions
+    sampler_checkpoints: SamplerCheckpoints
 
     async def session(self, session_id: str, tenant_id: TenantId) -> ClientSession:
         """Return a tenant's session. Raises NotFound, for another tenant's too."""

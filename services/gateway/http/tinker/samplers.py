@@ -3,20 +3,13 @@
 import msgspec
 from fastapi import APIRouter, Response
 
-from mint_common.claims import RevisionRef
-from mint_common.errors import (
-    InvalidField,
-    NotFound,
-    RevisionLostError,
-    RevisionQuarantinedError,
-    RevisionRetiredError,
-)
+from mint_common.errors import InvalidField, NotFound
 from mint_common.ids import TenantId
-from mint_common.training import CheckpointRecord, CheckpointRef
 from services.gateway.core.answer_bytes import check_answer_bytes
 from services.gateway.core.bounds import check_between
-from services.gateway.core.tinker.ids import MAX_SEQ, CheckpointPath, parse_path, parse_sampling_session_id
+from services.gateway.core.tinker.ids import MAX_SEQ, parse_sampling_session_id
 from services.gateway.core.tinker.lora import ORG, base_name
+from services.gateway.core.tinker.model_paths import parse_sampler_path
 from services.gateway.core.tinker.samples import SampleOrder, sample_answer_bytes, sequence_ids
 from services.gateway.core.tinker.sampling_request import SampleBody, plan_sample, sampling_session_of
 from services.gateway.core.tinker.sampling_sessions import SamplingOpening
@@ -86,53 +79,19 @@ async def _plan_opening(wish: OpenBody, tenant_id: TenantId, gateway: Gateway) -
 async def _open_checkpoint(
     wish: OpenBody, model_path: str, tenant_id: TenantId, gateway: Gateway
 ) -> SamplingOpening:
-    path = parse_path("model_path", model_path)
-    if path.kind == "training":
-        problem = "is a training checkpoint: only what save_weights_for_sampler saves can be sampled"
-        raise InvalidField(field="model_path", problem=problem)
-    record = await _find_checkpoint(path, tenant_id, gateway)
+    path = parse_sampler_path("model_path", model_path)
+    record, revision = await gateway.tinker.sampler_checkpoints.find(path, tenant_id)
     return SamplingOpening(
         tenant_id=tenant_id,
         session_id=wish.session_id,
         seq=wish.sampling_session_seq_id,
         base=record.base,
         base_model=wish.base_model or f"{ORG}{record.base}",
-        revision=await _revision_of(record, path, gateway),
+        revision=revision,
         model_path=model_path,
         model_id=path.model_id,
         policy_id=record.policy_id,
     )
-
-
-async def _find_checkpoint(path: CheckpointPath, tenant_id: TenantId, gateway: Gateway) -> CheckpointRecord:
-    """Return a checkpoint that the tenant may read. Raises NotFound, also when it has expired."""
-    missing = NotFound(kind="checkpoint", name=str(path))
-    run = await gateway.tinker.runs.run(path.model_id)
-    if run is None:
-        raise missing
-    trainer = await gateway.tinker.trainers.find(run.base)
-    try:
-        record = await trainer.checkpoint(
-            CheckpointRef(policy_id=run.policy_id, kind="sampler", name=path.name)
-        )
-    except NotFound as error:
-        raise missing from error
-    if record.tenant_id != tenant_id and not record.is_public:
-        raise missing
-    return record
-
-
-async def _revision_of(record: CheckpointRecord, path: CheckpointPath, gateway: Gateway) -> RevisionRef:
-    """Return the revision that a sampler checkpoint is, while it can be served."""
-    assert record.revision is not None, "a sampler checkpoint has a revision"
-    found = await gateway.registry.get_revision(record.tenant_id, record.policy_id, record.revision)
-    if found.state == "retired":
-        raise RevisionRetiredError(number=found.number, name=str(path))
-    if found.state == "quarantined":
-        raise RevisionQuarantinedError(number=found.number, name=str(path))
-    if found.fault is not None:
-        raise RevisionLostError(number=found.number, name=str(path), fault=found.fault)
-    return found.ref
 
 
 @router.post("/asample")
