@@ -12,7 +12,8 @@ from pathlib import Path
 
 import aiohttp
 
-from benches.serving import KV_BYTES, TINY
+from benches.bases import TINY
+from benches.serving import KV_BYTES
 from mint_common.adapters_format import read_base_facts
 from services.standalone.adapters.launch import free_port
 

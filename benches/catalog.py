@@ -18,17 +18,16 @@ from typing import Any
 import asyncpg
 import psutil
 
+from benches.bases import TINY
 from benches.catalog_rows import NOW, Size, add_policies, add_rows, ingest, name_of, tenant_id
-from benches.machine import ROOT
 from benches.report import Report, Row, make_row, percentile
-from benches.serving import scratch_folder
+from benches.stacks import open_bench_stack
 from mint_common.adapters_format import BaseFacts, check_folder, read_base_facts, stage_adapter
 from mint_common.authority import Authority, Caller
 from mint_common.blobs.localfs import LocalBlobs
 from mint_common.bus.nats import NatsBus, connect_nats
 from mint_common.catalog import FULL_SCOPES, TenantRecord
 from mint_common.claims import Claim
-from mint_common.client.http import InternalHttp
 from mint_common.client.registry import RegistryClient
 from mint_common.errors import MintError
 from mint_common.ids import TenantId
@@ -41,16 +40,9 @@ from services.registry.adapters.catalog_postgres import PostgresCatalog
 from services.registry.app import open_quick_pool
 from services.registry.core.names import parse_model
 from services.registry.handlers.bulk import BulkIngest
-from services.standalone.adapters.launch import free_port
 from services.standalone.adapters.nats import nats_url
-from services.standalone.adapters.postgres import postgres_dsn, prepare_postgres
-from services.standalone.adapters.state_folder import StateFolder
-from services.standalone.app import open_stack
-from services.standalone.core.plan import BaseAt, Topology
-from services.standalone.settings import read_standalone_settings
 
 POLICIES = 1_000_000
-TINY = ROOT / "bases" / "tiny"
 RESOLVES, ASKS, HITS, PAGES, MOVES, STALE = 5000, 1000, 5000, 200, 300, 200
 AUDITED = 256
 NOISE_MS = 0.02
@@ -118,37 +110,27 @@ async def _run(size: Size) -> Report:
 
 @asynccontextmanager
 async def _rig() -> AsyncIterator[Rig]:
-    with scratch_folder() as root:
-        folder = StateFolder(root=root / "state")
-        folder.create()
-        settings = read_standalone_settings({**os.environ, "MINT_TELEMETRY_LOG_LEVEL": "WARNING"})
-        topology = Topology(services=frozenset({"registry", "gateway"}))
-        base = BaseAt(name="tiny", folder=str(TINY))
-        async with open_stack(
-            folder, [base], port=free_port(), settings=settings, topology=topology
-        ) as stack:
-            await stack.supervisor.all_ready()
-            ports, state = folder.read_state().ports, folder.read_run()
-            assert state is not None
-            dsn = postgres_dsn(prepare_postgres(folder.root / "postgres"), ports["postgres"])
-            pool = await open_quick_pool(dsn)
-            bus = await connect_nats(nats_url(folder.root / "nats", ports["nats"]), name="bench")
-            address, token = f"http://127.0.0.1:{ports['registry']}", folder.secrets().internal_token
-            async with InternalHttp(address, token=token) as http:
-                facts = read_base_facts(TINY)
-                await RegistryClient(http).put_base(facts)
-                yield Rig(
-                    dsn=dsn,
-                    pool=pool,
-                    catalog=PostgresCatalog(pool, PostgresLedger(pool, SystemClock())),
-                    client=RegistryClient(http),
-                    bus=bus,
-                    blobs=LocalBlobs(folder.blobs),
-                    facts=facts,
-                    registry=psutil.Process(state.parts["registry"].pid),
-                )
-            await bus.close()
-            await pool.close()
+    async with (
+        open_bench_stack(("registry", "gateway")) as stack,
+        stack.http("registry") as http,
+    ):
+        folder = stack.folder
+        pool = await open_quick_pool(stack.dsn)
+        bus = await connect_nats(nats_url(folder.root / "nats", stack.port("nats")), name="bench")
+        facts = read_base_facts(TINY)
+        await RegistryClient(http).put_base(facts)
+        yield Rig(
+            dsn=stack.dsn,
+            pool=pool,
+            catalog=PostgresCatalog(pool, PostgresLedger(pool, SystemClock())),
+            client=RegistryClient(http),
+            bus=bus,
+            blobs=LocalBlobs(folder.blobs),
+            facts=facts,
+            registry=psutil.Process(stack.pids("registry")[0]),
+        )
+        await bus.close()
+        await pool.close()
 
 
 async def _add_tenants(rig: Rig, size: Size) -> None:

@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from benches.serving import KV_BYTES, scratch_folder
+from benches.serving import KV_BYTES
+from benches.stacks import scratch_folder
 from mint_common.adapters_format import BaseFacts
 from mint_common.runtime.clock import SystemClock
 from mint_common.settings import BlobSettings

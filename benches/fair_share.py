@@ -14,11 +14,12 @@ from typing import Any
 
 import aiohttp
 
+from benches.bases import TINY
 from benches.engines import base_engine, engine_config, idle_builder
 from benches.fair_share_floods import BASE, FLOODS, Target, run_flood
 from benches.load import open_openai
 from benches.report import Report, Row, make_row, percentile
-from benches.serving import TINY, Serving, open_serving
+from benches.serving import Serving, open_serving
 from mint_common.adapters_format import read_base_facts
 from mint_common.generation import Sampling
 from mint_common.ids import TenantId
@@ -89,7 +90,7 @@ async def _flooding(name: str, serving: Serving, tenant_id: TenantId, key: str) 
     target = Target(
         gateway_url=serving.gateway_url,
         loader_url=serving.loader_url,
-        internal_token=serving.folder.secrets().internal_token,
+        internal_token=serving.stack.folder.secrets().internal_token,
         api_key=key,
         tenant_id=tenant_id,
     )

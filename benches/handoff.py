@@ -23,7 +23,7 @@ import torch
 from benches.engines import base_engine, engine_config, open_engine
 from benches.handoff_bases import handoff_folder
 from benches.report import Report, Row, make_row
-from benches.serving import scratch_folder
+from benches.stacks import scratch_folder
 from mint_common.adapters_format import (
     WEIGHTS_FILE,
     AdapterFiles,

@@ -13,18 +13,16 @@ import msgspec
 import torch
 from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
-from benches.machine import ROOT
-from benches.trainer_bases import TINY, smollm2_folder
+from benches.bases import MADE, TINY, base_folder
 from mint_common.adapters_format import BASE_FILE, describe_base
 
-_MADE = ROOT / "out" / "bases"
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 MAX_RANK = 32
 
 
 def handoff_folder(name: str) -> Path:
     """Return the folder of a base: ``smollm2``, ``dense600m`` or ``moe190m``."""
-    return smollm2_folder() if name == "smollm2" else _made(name, _RANDOM[name])
+    return base_folder(name) if name == "smollm2" else _made(name, _RANDOM[name])
 
 
 def _dense() -> PreTrainedModel:
@@ -70,9 +68,9 @@ _RANDOM: dict[str, Callable[[], PreTrainedModel]] = {"dense600m": _dense, "moe19
 
 
 def _made(name: str, make: Callable[[], PreTrainedModel]) -> Path:
-    folder = _MADE / name
+    folder = MADE / name
     if not folder.exists():
-        draft = _MADE / f".{name}"
+        draft = MADE / f".{name}"
         shutil.rmtree(draft, ignore_errors=True)
         torch.manual_seed(0)
         make().save_pretrained(draft)

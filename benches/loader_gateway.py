@@ -15,7 +15,8 @@ from benches.adapters import Recipe, make_adapters, write_folders
 from benches.bare_vllm import EngineSize, open_bare_vllm
 from benches.load import Answered, OpenAI, in_flight, open_openai
 from benches.report import Report, Row, make_row
-from benches.serving import Serving, open_serving, scratch_folder
+from benches.serving import Serving, open_serving
+from benches.stacks import scratch_folder
 from mint_common.ids import PolicyId
 
 SIZE = EngineSize(slots=8, host=64)

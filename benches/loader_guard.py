@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from benches.bases import TINY
 from benches.report import Report, make_row
-from benches.serving import TINY
 
 SEQUENCES, PROMPT, TOKENS, PAIRS = 32, 12, 16, 60
 KV_BYTES = 64 << 20

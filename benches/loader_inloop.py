@@ -17,10 +17,11 @@ import numpy as np
 from prometheus_client import REGISTRY
 
 from benches.adapters import Recipe, make_adapters, write_folders
+from benches.bases import TINY
 from benches.engines import engine_config, open_engine
 from benches.moe_loads import EXPERTS, LAYERS, write_both
 from benches.report import Report, Row, make_row
-from benches.serving import TINY, scratch_folder
+from benches.stacks import scratch_folder
 from mint_common.adapters_format import WEIGHTS_FILE, read_base_facts
 from mint_common.generation import Sampling
 from mint_common.ids import PolicyId, TenantId, sha256_digest

@@ -123,7 +123,7 @@ async def _sweep(
 
     async def watch() -> None:
         while True:
-            memory.append(Memory(requests=len(asked), rss_bytes=serving.rss_bytes(*PARTS)))
+            memory.append(Memory(requests=len(asked), rss_bytes=serving.stack.rss_bytes(*PARTS)))
             await asyncio.sleep(_SAMPLE_SECONDS)
 
     watching = asyncio.create_task(watch())

@@ -9,9 +9,11 @@ from typing import Any
 
 from benches.adapters import Recipe, make_adapters, write_folders
 from benches.bare_vllm import EngineSize, open_bare_vllm
+from benches.bases import TINY
 from benches.load import Answered, OpenAI, at_rate, open_openai
 from benches.report import Report, Row, make_row, percentile
-from benches.serving import TINY, open_serving, scratch_folder
+from benches.serving import open_serving
+from benches.stacks import scratch_folder
 from mint_common.adapters_format import read_base_facts
 from mint_common.ids import PolicyId
 

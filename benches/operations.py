@@ -10,18 +10,16 @@ import os
 import random
 import statistics
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+from benches.bases import TINY
 from benches.report import Report, Row, make_row
-from benches.serving import scratch_folder
-from benches.trainer_bases import TINY, load_bench_base
-from mint_common.client.http import InternalHttp
+from benches.stacks import open_bench_stack
 from mint_common.client.trainer import TrainerClient
 from mint_common.events import LoraSpec
 from mint_common.ids import BaseName, PolicyId, TenantId
@@ -37,12 +35,7 @@ from mint_common.training import (
     Step,
     Submission,
 )
-from services.standalone.adapters.launch import free_port
-from services.standalone.adapters.state_folder import StateFolder
-from services.standalone.app import open_stack
-from services.standalone.core.plan import BaseAt, Topology
-from services.standalone.settings import read_standalone_settings
-from services.trainer.adapters.model.resident_base import ResidentBase
+from services.trainer.adapters.model.resident_base import ResidentBase, load_base
 from services.trainer.adapters.states.training_state import TrainingState, new_state
 from services.trainer.adapters.training.freed_memory import keep_freed_memory
 from services.trainer.adapters.training.optimizer import take_steps
@@ -95,12 +88,13 @@ def run() -> Report:
     os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
     torch.set_num_threads(1)
     keep_freed_memory()  # as the trainer's process does
-    measured = asyncio.run(_run(load_bench_base("tiny")))
+    measured = asyncio.run(_run(load_base(TINY)))
     return Report(bench="operations", rows=_rows(measured), draw=lambda figure: _draw(figure, measured))
 
 
 async def _run(base: ResidentBase) -> Measured:
-    async with _trainer() as trainer:
+    async with open_bench_stack(("registry", "trainer")) as stack, stack.http("trainer-tiny") as http:
+        trainer = TrainerClient(http)
         clients = [Client(trainer, PolicyId(f"policy_{number}")) for number in range(CLIENTS)]
         for number, client in enumerate(clients):
             await client.do(Open(base=BaseName("tiny"), lora=_spec(base, number)))
@@ -115,26 +109,6 @@ async def _run(base: ResidentBase) -> Measured:
                 served_rates.append(served)
                 bare_rates.append(bare)
     return Measured(served_ms=served_ms, bare_ms=bare_ms, served_rates=served_rates, bare_rates=bare_rates)
-
-
-@asynccontextmanager
-async def _trainer() -> AsyncIterator[TrainerClient]:
-    with scratch_folder() as root:
-        folder = StateFolder(root=root / "state")
-        folder.create()
-        settings = read_standalone_settings({**os.environ, "MINT_TELEMETRY_LOG_LEVEL": "WARNING"})
-        topology = Topology(services=frozenset({"registry", "trainer"}))
-        base = BaseAt(name="tiny", folder=str(TINY))
-        async with open_stack(
-            folder, [base], port=free_port(), settings=settings, topology=topology
-        ) as stack:
-            await stack.supervisor.all_ready()
-            address = f"http://127.0.0.1:{folder.read_state().ports['trainer-tiny']}"
-            client = TrainerClient(InternalHttp(address, token=folder.secrets().internal_token))
-            try:
-                yield client
-            finally:
-                await client.aclose()
 
 
 async def _singles(

@@ -19,7 +19,7 @@ import numpy as np
 from benches.engines import engine_config, open_engine
 from benches.moe_loads import EXPERTS, LAYERS, BareLoader, real_facts, write_both
 from benches.report import Report, Row, make_row
-from benches.serving import scratch_folder
+from benches.stacks import scratch_folder
 from mint_common.adapters_format import WEIGHTS_FILE
 from mint_common.ids import Digest
 from services.loader.adapters.vllm.engine import VllmEngine

@@ -14,20 +14,16 @@ import contextlib
 import os
 import statistics
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import psutil
 
 from benches.report import Report, Row, make_row
-from benches.serving import TINY, scratch_folder
-from services.standalone.adapters.launch import free_port
+from benches.stacks import open_bench_stack
 from services.standalone.adapters.public_api import PublicApi, path_of
-from services.standalone.adapters.state_folder import StateFolder
-from services.standalone.app import open_stack
 from services.standalone.core.jobs import TERMINAL, JobNow, read_job
-from services.standalone.core.plan import BaseAt
 from services.standalone.demo.memory import MemoryWatch
 from services.standalone.demo.requests import (
     create_policy,
@@ -36,7 +32,6 @@ from services.standalone.demo.requests import (
     recipe_of,
     submit_job,
 )
-from services.standalone.settings import read_standalone_settings
 
 TASKS = ("mode:copy", "mode:sort", "mode:rot1")
 STEPS, HELDOUT = 20, 128
@@ -82,36 +77,39 @@ def report(pairs: Sequence[tuple[Arm, Arm]]) -> Report:
 
 
 async def _arm(seed: int, *, together: bool) -> Arm:
+    async with open_bench_stack() as stack:
+        with PublicApi(stack.gateway_url, stack.api_key) as api:
+            return await _trained(api, seed, together=together)
+
+
+async def _trained(api: PublicApi, seed: int, *, together: bool) -> Arm:
     memory = MemoryWatch()
-    async with _open_api() as api:
-        recipes = [recipe_of(api, task) for task in TASKS]
-        for task, recipe in zip(TASKS, recipes, strict=True):
-            create_policy(api, _policy(task), "tiny", rank=recipe.rank, alpha=recipe.alpha)
-        create_policy(api, "warm-up", "tiny", rank=recipes[0].rank, alpha=recipes[0].alpha)
-        await asyncio.to_thread(_train, api, TASKS[0], 2, seed, policy="warm-up")
-        watching = asyncio.create_task(memory.run())
-        try:
-            began, busy = time.perf_counter(), _processor_seconds()
-            if together:
-                jobs = (asyncio.to_thread(_train, api, task, STEPS, seed) for task in TASKS)
-                trained = await asyncio.gather(*jobs)
-            else:
-                trained = [await asyncio.to_thread(_train, api, task, STEPS, seed) for task in TASKS]
-            seconds, busy = time.perf_counter() - began, _processor_seconds() - busy
-        finally:
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
-        accuracy = []
-        for task, recipe, job in zip(TASKS, recipes, trained, strict=True):
-            # A step in which nothing was to be learnt makes no new revision.
-            last = job.steps[-1].revision
-            assert last is not None
-            prompts = heldout_prompts(api, task, HELDOUT, seed=1)
-            model = f"{_policy(task)}@{last.number}"
-            found = await asyncio.to_thread(
-                evaluate, api, model, task, prompts, max_tokens=recipe.max_new_tokens
-            )
-            accuracy.append(found.accuracy)
+    recipes = [recipe_of(api, task) for task in TASKS]
+    for task, recipe in zip(TASKS, recipes, strict=True):
+        create_policy(api, _policy(task), "tiny", rank=recipe.rank, alpha=recipe.alpha)
+    create_policy(api, "warm-up", "tiny", rank=recipes[0].rank, alpha=recipes[0].alpha)
+    await asyncio.to_thread(_train, api, TASKS[0], 2, seed, policy="warm-up")
+    watching = asyncio.create_task(memory.run())
+    try:
+        began, busy = time.perf_counter(), _processor_seconds()
+        if together:
+            jobs = (asyncio.to_thread(_train, api, task, STEPS, seed) for task in TASKS)
+            trained = await asyncio.gather(*jobs)
+        else:
+            trained = [await asyncio.to_thread(_train, api, task, STEPS, seed) for task in TASKS]
+        seconds, busy = time.perf_counter() - began, _processor_seconds() - busy
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+    accuracy = []
+    for task, recipe, job in zip(TASKS, recipes, trained, strict=True):
+        # A step in which nothing was to be learnt makes no new revision.
+        last = job.steps[-1].revision
+        assert last is not None
+        prompts = heldout_prompts(api, task, HELDOUT, seed=1)
+        model = f"{_policy(task)}@{last.number}"
+        found = await asyncio.to_thread(evaluate, api, model, task, prompts, max_tokens=recipe.max_new_tokens)
+        accuracy.append(found.accuracy)
     steps_done = [step for job in trained for step in job.steps]
     return Arm(
         seconds=seconds,
@@ -146,18 +144,6 @@ def _train(api: PublicApi, task: str, steps: int, seed: int, *, policy: str = ""
 
 def _policy(task: str) -> str:
     return task.replace(":", "-")
-
-
-@contextlib.asynccontextmanager
-async def _open_api() -> AsyncIterator[PublicApi]:
-    with scratch_folder() as root:
-        state = StateFolder(root=root / "state")
-        settings = read_standalone_settings({**os.environ, "MINT_TELEMETRY_LOG_LEVEL": "WARNING"})
-        base = BaseAt(name="tiny", folder=str(TINY))
-        async with open_stack(state, [base], port=free_port(), settings=settings) as stack:
-            await stack.supervisor.all_ready()
-            with PublicApi(stack.gateway_url, stack.api_key) as api:
-                yield api
 
 
 def _rows(pairs: Sequence[tuple[Arm, Arm]]) -> list[Row]:

@@ -16,6 +16,7 @@ import tinker
 import torch
 from tinker import types
 
+from benches.bases import base_folder
 from benches.report import Report, Row, make_row
 from benches.tinker_bare import BareTraining
 from benches.tinker_stack import (
@@ -24,7 +25,6 @@ from benches.tinker_stack import (
     RATE,
     SEQUENCES,
     BareSampling,
-    base_folder,
     open_bare_sampling,
     open_service,
     token_rows,

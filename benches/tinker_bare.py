@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from benches.tinker_stack import RANK, RATE, base_folder, token_rows
+from benches.bases import base_folder
+from benches.tinker_stack import RANK, RATE, token_rows
 from mint_common.events import LoraSpec
 from mint_common.training import Array, Datum, Pass, Step
 from services.trainer.adapters.model.resident_base import ResidentBase, load_base

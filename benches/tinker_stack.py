@@ -2,60 +2,38 @@
 
 import asyncio
 import contextlib
-import os
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import tinker
 
+from benches.bases import base_folder
 from benches.engines import base_engine, engine_config
-from benches.serving import TINY, scratch_folder
-from benches.trainer_bases import smollm2_folder
+from benches.stacks import open_bench_stack
 from mint_common.adapters_format import BaseFacts, read_base_facts
 from mint_common.generation import SampleRequest, Sampling
 from mint_common.ids import TenantId
 from services.loader.adapters.vllm.engine import VllmEngine
-from services.standalone.adapters.launch import free_port
-from services.standalone.adapters.state_folder import StateFolder
-from services.standalone.app import open_stack
-from services.standalone.core.plan import BaseAt, Topology
-from services.standalone.settings import read_standalone_settings
 
-SERVICES = frozenset({"registry", "loader", "trainer", "gateway"})
+SERVICES = ("registry", "loader", "trainer", "gateway")
 SEQUENCES, LENGTH, RANK, RATE = 16, 64, 8, 1e-3
 SLOTS, HOST, COMPLETIONS = 8, 96, 64
 KV_BYTES = {"tiny": 64 << 20, "smollm2": 256 << 20}
 
 
-def base_folder(name: str) -> Path:
-    """Return the folder of a bench's base."""
-    return TINY if name == "tiny" else smollm2_folder()
-
-
 @contextlib.asynccontextmanager
 async def open_service(base: str) -> AsyncIterator[tinker.ServiceClient]:
-    """Start a stack of one base in a folder of its own, and connect the SDK to it."""
-    with scratch_folder() as root:
-        folder = StateFolder(root=root / "state")
-        folder.create()
-        sizes = {
-            "MINT_LOADER_KV_CACHE_BYTES": str(KV_BYTES[base]),
-            "MINT_LOADER_SLOTS": str(SLOTS),
-            "MINT_LOADER_HOST_CAPACITY": str(HOST),
-            "MINT_LOADER_MAX_SEQUENCES": str(COMPLETIONS),
-            "MINT_TELEMETRY_LOG_LEVEL": "WARNING",
-        }
-        settings = read_standalone_settings({**os.environ, **sizes})
-        place = BaseAt(name=base, folder=str(base_folder(base)))
-        opening = open_stack(
-            folder, [place], port=free_port(), settings=settings, topology=Topology(services=SERVICES)
-        )
-        async with opening as stack:
-            await stack.supervisor.all_ready()
-            service = tinker.ServiceClient(base_url=stack.gateway_url, api_key=stack.api_key)
-            yield service
-            await asyncio.to_thread(service.close("success").result)
+    """Start a stack of one base, and connect the SDK to it."""
+    sizes = {
+        "MINT_LOADER_KV_CACHE_BYTES": str(KV_BYTES[base]),
+        "MINT_LOADER_SLOTS": str(SLOTS),
+        "MINT_LOADER_HOST_CAPACITY": str(HOST),
+        "MINT_LOADER_MAX_SEQUENCES": str(COMPLETIONS),
+    }
+    async with open_bench_stack(SERVICES, base=base, overrides=sizes) as stack:
+        service = tinker.ServiceClient(base_url=stack.gateway_url, api_key=stack.api_key)
+        yield service
+        await asyncio.to_thread(service.close("success").result)
 
 
 def token_rows(facts: BaseFacts) -> list[list[int]]:

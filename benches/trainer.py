@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
+from benches.bases import base_folder
 from benches.report import Report, Row, make_row
-from benches.trainer_bases import load_bench_base
 from mint_common.events import LoraSpec
-from services.trainer.adapters.model.resident_base import ResidentBase
+from services.trainer.adapters.model.resident_base import ResidentBase, load_base
 from services.trainer.adapters.policies.tiers import PolicyTiers, ResidentPolicy
 from services.trainer.adapters.states.training_state import (
     TrainingState,
@@ -116,7 +116,7 @@ def run() -> Report:
     os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
     torch.set_num_threads(1)
     keep_freed_memory()  # as the trainer's process does
-    bases = {name: load_bench_base(name) for name in ("tiny", "smollm2")}
+    bases = {name: load_base(base_folder(name)) for name in ("tiny", "smollm2")}
     together = {case: measure_together(bases[case.base], case) for case in CASES}
     shared = measure_shared_prompts(bases["smollm2"])
     rows = [
