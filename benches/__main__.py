@@ -39,7 +39,12 @@ ROWS = {
         "stall_over_step",
     ),
     "loader_cold": ("staircase_ratio", "misses_fetches", "misses_add_lora"),
-    "loader_warm": ("warm_p95_ratio", "warm_p95_ratio_admission_off", "added_first_token_ratio"),
+    "loader_warm": (
+        "warm_p95_ratio",
+        "warm_p95_ratio_admission_off",
+        "added_first_token_ratio",
+        "add_cpu_ms",
+    ),
     "loader_sweep": ("sweep_errors", "sweep_rss_drift"),
     "fair_share": ("fair_share_p95_ratio", "alone_throughput_ratio"),
     "loader_gateway": ("throughput_vs_vllm", "requests_per_second", "added_p50_ms", "cold_first_ratio"),

@@ -72,7 +72,8 @@ _JSON = {"content-type": "application/json"}
 async def open_openai(url: str, *, api_key: str = "none") -> AsyncIterator[OpenAI]:
     """Open connections to a server."""
     headers = {"authorization": f"Bearer {api_key}"}
-    connector = aiohttp.TCPConnector(limit=0)
+    # Servers close idle connections after 5 s: none is used that may just be closed.
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=2)
     timeout = aiohttp.ClientTimeout(total=300)
     async with aiohttp.ClientSession(headers=headers, connector=connector, timeout=timeout) as http:
         yield OpenAI(http, url)

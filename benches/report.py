@@ -2,11 +2,12 @@
 
 import json
 import math
+import random
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from rich.console import Console
 from rich.table import Table
@@ -17,6 +18,8 @@ OUT = ROOT / "out" / "bench"
 _WIDTH = 130
 
 Better = Literal["higher", "lower"]
+T = TypeVar("T")
+Interval = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +27,7 @@ class Row:
     """One measured number. ``min``, ``median`` and ``max`` are of its ``n`` samples.
 
     ``limit`` is what the value could be at best, where that is known; ``how`` says how both came about.
+    ``interval`` is the 95 % interval of the value, of rows that tell it.
     A row without a goal is only reported.
     """
 
@@ -38,6 +42,7 @@ class Row:
     max: float
     limit: float | None
     how: str
+    interval: Interval | None = None
 
     @property
     def meets_goal(self) -> bool:
@@ -71,6 +76,7 @@ def make_row(
     how: str,
     limit: float | None = None,
     value: float | None = None,
+    interval: Interval | None = None,
 ) -> Row:
     """Return the row of some samples; its value is their median unless one is given."""
     median = statistics.median(samples)
@@ -86,6 +92,7 @@ def make_row(
         max=round(max(samples), 6),
         limit=None if limit is None else round(limit, 6),
         how=how,
+        interval=None if interval is None else (round(interval[0], 6), round(interval[1], 6)),
     )
 
 
@@ -93,6 +100,18 @@ def percentile(samples: Sequence[float], share: float) -> float:
     """Return the smallest sample that at least this share of the samples does not exceed."""
     ranked = sorted(samples)
     return ranked[max(0, math.ceil(share * len(ranked)) - 1)]
+
+
+def bootstrap_interval(
+    groups: Sequence[T], statistic: Callable[[Sequence[T]], float], *, draws: int = 1000
+) -> Interval:
+    """Return the 95 % interval of a statistic of groups, which are drawn again with replacement.
+
+    A group is what was measured together, as a round: its samples may depend on each other.
+    """
+    rng = random.Random(0)
+    drawn = sorted(statistic(rng.choices(groups, k=len(groups))) for _ in range(draws))
+    return percentile(drawn, 0.025), percentile(drawn, 0.975)
 
 
 def write_report(report: Report, *, out: Path = OUT) -> Path:
@@ -119,10 +138,11 @@ def print_report(report: Report) -> None:
         mark = "[green]ok[/]" if row.meets_goal else "[red]missed[/]"
         goal = f"{row.bound} {mark}" if row.bound else ""
         limit = "" if row.limit is None else f"{row.limit:.4g}"
+        interval = "" if row.interval is None else " [{:.3g}, {:.3g}]".format(*row.interval)
         spread = f"{row.min:.4g} / {row.median:.4g} / {row.max:.4g}"
         table.add_row(
             row.name,
-            f"{row.value:.4g} {row.unit}",
+            f"{row.value:.4g}{interval} {row.unit}",
             goal,
             limit,
             str(row.n),

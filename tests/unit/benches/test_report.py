@@ -1,6 +1,8 @@
 """What a bench writes, and when the check complains."""
 
 import json
+import random
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ import pytest
 
 from benches import loader_gateway, loader_inloop, packed
 from benches.baselines import Baseline, MeasuredRow, check_reports, find_regressions, record_baselines
-from benches.report import Report, make_row, percentile, print_report, write_report
+from benches.report import Report, bootstrap_interval, make_row, percentile, print_report, write_report
 
 
 def draw(figure: Any) -> None:
@@ -56,10 +58,20 @@ def test_a_report_has_the_agreed_shape_and_a_plot_beside_it(tmp_path: Path) -> N
             "max": 3.0,
             "limit": 0.5,
             "how": "so",
+            "interval": None,
         }
     ]
     assert (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG")
     assert made.meets_goal
+
+
+def test_the_interval_of_a_mean_is_that_of_the_central_limit_theorem() -> None:
+    rng = random.Random(1)
+    samples = [rng.gauss(10.0, 2.0) for _ in range(400)]
+    low, high = bootstrap_interval(samples, statistics.fmean)
+    half = 1.96 * statistics.stdev(samples) / len(samples) ** 0.5
+    assert low == pytest.approx(statistics.fmean(samples) - half, abs=0.2 * half)
+    assert high == pytest.approx(statistics.fmean(samples) + half, abs=0.2 * half)
 
 
 def test_a_row_without_a_goal_is_reported_and_misses_nothing(capsys: pytest.CaptureFixture[str]) -> None:
