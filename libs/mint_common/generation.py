@@ -5,6 +5,7 @@ sample is asked for and answered whole, in msgpack, its numbers as raw little-en
 float32 log-probabilities. Every field is explicit, so that no two services can disagree about a default.
 """
 
+import struct
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,8 +29,7 @@ class Sampling:
 
     ``logprobs`` is the number of alternatives wanted beside the chosen token's own (0: only its own); None
     asks for no log-probabilities. ``seed`` None lets the engine choose. ``whole`` brings each completion in
-    one piece when it is complete: a tenth of the work for a caller who does not stream. ``routes`` asks which
-    experts the tokens go to; a base without experts, and a completion that is not whole, has none.
+    one piece when it is complete: a tenth of the work for a caller who does not stream.
 
     A completion ends with the base's end-of-sequence token unless ``ignore_eos``, with one of
     ``stop_tokens``, or when its text holds one of ``stop``; the token that ends it is its last one.
@@ -46,7 +46,6 @@ class Sampling:
     ignore_eos: bool = False
     logprobs: int | None = None
     whole: bool = False
-    routes: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +64,9 @@ class GenerationRequest:
     messages: tuple[ChatMessage, ...] | None = None
 
 
+LogprobsMode = Literal["raw", "processed"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleRequest:
     """Sample whole completions of a tokenized prompt at one revision; ``revision`` None is the bare base.
@@ -72,7 +74,14 @@ class SampleRequest:
     Log-probabilities of sampled tokens are always given. Of ``sampling``, ``logprobs`` counts the likeliest
     tokens wanted beside each, ``whole`` is implied, and stop strings match special tokens' texts too.
     ``prompt_logprobs`` asks for those of the prompt's own tokens and counts the likeliest beside each; None
-    asks for none.
+    asks for none; these are always raw.
+
+    ``logprobs_mode`` says which ones the completions have: ``raw`` are the model's own, before temperature,
+    top-k and top-p; ``processed`` those of the distribution that was sampled from, at the temperature, and
+    go without top-k and top-p. Greedy sampling has raw ones.
+
+    ``texts`` asks for the completions as text, ``routes`` for the experts that the tokens went to; a base
+    without experts has none.
     """
 
     request_id: str
@@ -81,6 +90,14 @@ class SampleRequest:
     tokens: tuple[int, ...]
     sampling: Sampling
     prompt_logprobs: int | None = None
+    logprobs_mode: LogprobsMode = "raw"
+    texts: bool = False
+    routes: bool = False
+
+
+def logprobs_temperature(mode: LogprobsMode, temperature: float) -> float:
+    """Return at which temperature log-probabilities of a mode are those of the model: 1.0 is its own."""
+    return temperature if mode == "processed" and temperature > 0 else 1.0
 
 
 class Likeliest(msgspec.Struct, frozen=True):
@@ -95,12 +112,29 @@ class Likeliest(msgspec.Struct, frozen=True):
 
 
 class SampledSequence(msgspec.Struct, frozen=True):
-    """One completion; ``logprobs`` are the model's own, before temperature, top-k and top-p."""
+    """One completion; ``logprobs`` are of the mode that was asked for.
+
+    ``text`` is empty unless it was asked for; special tokens are left out unless stop strings were given.
+    ``routes``, empty likewise, has the experts of every token that the model read, the prompt's and the
+    completion's but its last, as a `Group` and its `Sample` have them; 65535 where the engine does not know.
+    """
 
     reason: Literal["stop", "length"]
     tokens: bytes
     logprobs: bytes
     likeliest: Likeliest | None
+    text: str = ""
+    routes: bytes = b""
+
+
+def int32s(data: bytes) -> tuple[int, ...]:
+    """Return the numbers of little-endian int32 bytes."""
+    return struct.unpack(f"<{len(data) // 4}i", data)
+
+
+def float32s(data: bytes) -> tuple[float, ...]:
+    """Return the numbers of little-endian float32 bytes."""
+    return struct.unpack(f"<{len(data) // 4}f", data)
 
 
 class Sampled(msgspec.Struct, frozen=True):
@@ -148,15 +182,10 @@ class Delta(msgspec.Struct, frozen=True, tag="delta", tag_field="kind"):
 
 
 class Finished(msgspec.Struct, frozen=True, tag="finish", tag_field="kind"):
-    """Completion ``index`` is complete.
-
-    ``routes`` has the experts of every token that the model read, the prompt's and the completion's but its
-    last, as a `Group` and its `Sample` have them; 65535 where the engine does not know.
-    """
+    """Completion ``index`` is complete."""
 
     index: int
     reason: Literal["stop", "length", "abort"]
-    routes: bytes = b""
 
 
 class Failed(msgspec.Struct, frozen=True, tag="error", tag_field="kind"):

@@ -54,11 +54,16 @@ class Group:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaveRecord:
-    """All groups of a wave. ``revision`` is the digest that really answered; None is the bare base."""
+    """All groups of a wave. ``revision`` is the digest that really answered; None is the bare base.
+
+    The samples' log-probabilities are those of softmax(logits / ``logprobs_temperature``): 1.0 is the model's
+    own, another one that of processed log-probabilities.
+    """
 
     wave_id: WaveId
     revision: Digest | None
     groups: tuple[Group, ...]
+    logprobs_temperature: float = 1.0
 
 
 def encode_prompts(prompts: list[Prompt]) -> bytes:

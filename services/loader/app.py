@@ -135,6 +135,7 @@ async def open_loader(settings: LoaderSettings, *, opens: OpensEngine = open_eng
             max_completions=settings.max_completions,
             max_logprobs=MAX_LOGPROBS,
             no_routes=engine.no_routes,
+            no_processed=engine.no_processed,
         )
         working_set = WorkingSetSaver(
             tiers=tiers,

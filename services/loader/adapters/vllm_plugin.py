@@ -172,6 +172,11 @@ END_NON_FINITE = Extension(
     tested_on=TESTED,
     apply="repairs.non_finite:end_reported",
 )
+PROCESSED = Extension(
+    name="log-probabilities at the sampling temperature, of requests that ask",
+    tested_on=TESTED,
+    apply="processed_logprobs:divide_logits",
+)
 FAIR = Extension(name="a waiting queue that is fair to tenants", tested_on=TESTED)
 ZERO_BLOCKS = Extension(
     name="KV blocks cleared when they are given out",
@@ -187,6 +192,7 @@ EXTENSIONS = (
     FILL_SLOTS,
     GROUPED,
     ROUTES,
+    PROCESSED,
     END_NON_FINITE,
     ZERO_BLOCKS,
 )

@@ -17,6 +17,7 @@ class Limits:
     """What the engine accepts. ``max_context`` counts prompt and new tokens together.
 
     ``no_routes``: why it cannot tell which experts tokens went to; empty: it can, or there are none.
+    ``no_processed``: why it has no processed log-probabilities; empty: it has them.
     """
 
     max_context: int
@@ -24,6 +25,7 @@ class Limits:
     max_completions: int
     max_logprobs: int
     no_routes: str = ""
+    no_processed: str = ""
 
 
 def check_request(request: GenerationRequest, limits: Limits) -> None:
@@ -47,6 +49,13 @@ def check_sample(request: SampleRequest, limits: Limits) -> None:
     if wanted is not None and not 0 <= wanted <= limits.max_logprobs:
         problem = f"must be from 0 to {limits.max_logprobs}, found {wanted!r}"
         raise InvalidField(field="prompt_logprobs", problem=problem)
+    if request.routes and limits.no_routes:
+        raise InvalidField(field="routes", problem=f"cannot be had: {limits.no_routes}")
+    if request.logprobs_mode == "processed":
+        if limits.no_processed:
+            raise InvalidField(field="logprobs_mode", problem=f"must be raw: {limits.no_processed}")
+        if request.sampling.top_k > 0 or request.sampling.top_p < 1.0:
+            raise InvalidField(field="logprobs_mode", problem="must be raw where top_k or top_p is on")
     limit = request.sampling.max_new_tokens
     check_tokens(request.tokens, field="tokens", max_new_tokens=limit, limits=limits)
 
@@ -93,7 +102,6 @@ def check_sampling(sampling: Sampling, limits: Limits) -> None:
         ("seed", s.seed is None or 0 <= s.seed < 2**63, "must be from 0 to 2**63 - 1"),
         ("n", 1 <= s.n <= limits.max_completions, f"must be from 1 to {limits.max_completions}"),
         ("n", s.n == 1 or s.temperature > 0, "greedy completions are all equal: ask for 1"),
-        ("routes", not (s.routes and limits.no_routes), f"cannot be had: {limits.no_routes}"),
         ("stop", all(s.stop), "must not hold an empty string"),
         ("stop", len(s.stop) <= MAX_STOPS, f"must hold at most {MAX_STOPS} strings"),
         ("stop_tokens", len(s.stop_tokens) <= MAX_STOPS, f"must hold at most {MAX_STOPS} tokens"),

@@ -1,23 +1,10 @@
 """The sampler port on the engines that the loaders own."""
 
-from contextlib import aclosing
-from dataclasses import dataclass, field
-
 from mint_common.client.directory import EngineDirectory
 from mint_common.errors import Unavailable
-from mint_common.generation import Delta, Finished, GenerationRequest, Sampling, Started
-from mint_common.ids import BaseName
+from mint_common.generation import SampledSequence, SampleRequest, Sampling, float32s, int32s
+from mint_common.ids import BaseName, TenantId
 from services.rollout.core.sampling import Completion, GroupRequest, SampledGroup
-
-
-@dataclass(slots=True)
-class _Draft:
-    """A completion while it streams."""
-
-    text: str = ""
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    routes: bytes = b""
 
 
 class EngineSampler:
@@ -28,60 +15,47 @@ class EngineSampler:
 
     async def sample(self, request: GroupRequest) -> SampledGroup:
         """Return the completions of one prompt."""
-        started: Started | None = None
-        drafts = [_Draft() for _ in range(request.n)]
-        async with aclosing(self._engines.generate(request.base, _generation(request))) as chunks:
-            async for chunk in chunks:
-                if isinstance(chunk, Started):
-                    started = chunk
-                elif isinstance(chunk, Delta):
-                    draft = drafts[chunk.index]
-                    draft.text += chunk.text
-                    draft.tokens += chunk.tokens
-                    draft.logprobs += chunk.logprobs
-                elif isinstance(chunk, Finished) and chunk.reason == "abort":
-                    raise Unavailable(what="an engine", problem=f"it aborted completion {chunk.index}")
-                elif isinstance(chunk, Finished):
-                    drafts[chunk.index].routes = chunk.routes
-        if started is None:
-            raise Unavailable(what="an engine", problem="its stream did not say which revision answers")
+        prompt = await self._tokenize(request.base, request.prompt, tenant_id=request.tenant_id)
+        sampled = await self._engines.sample(request.base, _sample_request(request, prompt))
         return SampledGroup(
-            revision=started.revision,
-            prompt_tokens=started.prompt_tokens,
-            completions=tuple(_completion(draft) for draft in drafts),
+            revision=sampled.revision,
+            prompt_tokens=prompt,
+            completions=tuple(_completion(sequence) for sequence in sampled.sequences),
         )
 
     async def tokenize(self, base: BaseName, text: str) -> tuple[int, ...]:
         """Return the token ids of a text."""
-        return await (await self._engines.find(base)).tokenize(text=text)
+        return await self._tokenize(base, text, tenant_id=None)
+
+    async def _tokenize(self, base: BaseName, text: str, *, tenant_id: TenantId | None) -> tuple[int, ...]:
+        return await (await self._engines.find(base)).tokenize(text=text, tenant_id=tenant_id)
 
     async def stop_token(self, base: BaseName) -> int:
         """Return the id of the base's end token."""
         return (await self._engines.describe(base)).eos_token_id
 
 
-def _generation(request: GroupRequest) -> GenerationRequest:
-    return GenerationRequest(
+def _sample_request(request: GroupRequest, prompt: tuple[int, ...]) -> SampleRequest:
+    return SampleRequest(
         request_id=request.request_id,
         tenant_id=request.tenant_id,
         revision=request.revision,
-        text=request.prompt,
+        tokens=prompt,
         sampling=Sampling(
             max_new_tokens=request.max_new_tokens,
             temperature=request.temperature,
             seed=request.seed,
             n=request.n,
-            logprobs=0,
-            whole=True,
-            routes=request.routes,
         ),
+        logprobs_mode=request.logprobs_mode,
+        texts=True,
+        routes=request.routes,
     )
 
 
-def _completion(draft: _Draft) -> Completion:
-    if len(draft.tokens) != len(draft.logprobs) or not draft.tokens:
-        problem = f"{len(draft.tokens)} tokens came with {len(draft.logprobs)} log-probabilities"
+def _completion(sequence: SampledSequence) -> Completion:
+    tokens, logprobs = int32s(sequence.tokens), float32s(sequence.logprobs)
+    if len(tokens) != len(logprobs) or not tokens:
+        problem = f"{len(tokens)} tokens came with {len(logprobs)} log-probabilities"
         raise Unavailable(what="an engine", problem=problem)
-    return Completion(
-        text=draft.text, tokens=tuple(draft.tokens), logprobs=tuple(draft.logprobs), routes=draft.routes
-    )
+    return Completion(text=sequence.text, tokens=tokens, logprobs=logprobs, routes=sequence.routes)

@@ -73,6 +73,7 @@ def plan_answers(run: EvaluationRun, prompts: Sequence[Prompt]) -> list[GroupReq
             max_new_tokens=run.max_new_tokens,
             temperature=run.temperature,
             seed=derive_seed(run.seed, "answer", index),
+            logprobs_mode="raw",
             routes=False,
         )
         for index, prompt in enumerate(prompts)

@@ -6,7 +6,8 @@ from statistics import fmean
 
 from mint_common.claims import Claim, RevisionRef
 from mint_common.errors import InvalidField, PreconditionFailed
-from mint_common.events import WaveCancelled, WaveCompleted, WaveRequested
+from mint_common.events import JobSpec, WaveCancelled, WaveCompleted, WaveRequested
+from mint_common.generation import LogprobsMode, logprobs_temperature
 from mint_common.ids import BaseName, Digest, TenantId, derive_id
 from mint_common.records import Group, Prompt, Sample, WaveRecord
 from services.rollout.core.task import derive_seed
@@ -16,7 +17,8 @@ from services.rollout.core.task import derive_seed
 class GroupRequest:
     """Ask for ``n`` completions of one prompt at one revision; ``revision`` None is the bare base.
 
-    ``routes`` asks for the experts of their tokens.
+    ``logprobs_mode`` says which log-probabilities they come with, ``routes`` asks for the experts of their
+    tokens.
     """
 
     request_id: str
@@ -28,6 +30,7 @@ class GroupRequest:
     max_new_tokens: int
     temperature: float
     seed: int
+    logprobs_mode: LogprobsMode
     routes: bool
 
 
@@ -67,10 +70,20 @@ def plan_samples(wave: WaveRequested, prompts: Sequence[Prompt]) -> list[GroupRe
             max_new_tokens=spec.max_new_tokens,
             temperature=spec.temperature,
             seed=derive_seed(spec.seed, "sample", wave.step, index),
+            logprobs_mode=logprobs_mode(spec),
             routes=spec.algorithm == "grpo",  # DPO compares the policy with its base, not with the sampler
         )
         for index, prompt in enumerate(prompts)
     ]
+
+
+def logprobs_mode(spec: JobSpec) -> LogprobsMode:
+    """Return which log-probabilities a job trains on.
+
+    GRPO weighs its samples by the distribution that they were drawn from; DPO compares the policy with its
+    base, both as they are.
+    """
+    return "processed" if spec.algorithm == "grpo" else "raw"
 
 
 def check_revision(request: GroupRequest, sampled: SampledGroup) -> None:
@@ -142,7 +155,10 @@ def reference_group(
 def record_of(wave: WaveRequested, groups: Sequence[Group]) -> WaveRecord:
     """Return the record of a wave; `check_revision` has passed for each of its samples."""
     digest = wave.revision.digest if wave.revision else None
-    return WaveRecord(wave_id=wave.wave_id, revision=digest, groups=tuple(groups))
+    temperature = logprobs_temperature(logprobs_mode(wave.spec), wave.spec.temperature)
+    return WaveRecord(
+        wave_id=wave.wave_id, revision=digest, groups=tuple(groups), logprobs_temperature=temperature
+    )
 
 
 def completed(wave: WaveRequested, record: WaveRecord, claim: Claim) -> WaveCompleted:

@@ -16,7 +16,8 @@ class Row:
     ``logprobs`` are the sampler's, one per token (none for SFT); ``advantage`` weighs every token of the row.
     Of a pair of answers, numbered ``pair`` within the batch, the better one has advantage 1, the other -1;
     ``weight`` is that of its tokens in a cross entropy, once the pairs are compared.
-    The experts are the sampler's routes, as in a `Group` and its `Sample`.
+    The experts are the sampler's routes, as in a `Group` and its `Sample`. The policy's log-probabilities are
+    taken at ``temperature``, as the sampler's were.
     """
 
     prompt: tuple[int, ...]
@@ -27,6 +28,7 @@ class Row:
     weight: float | None = None
     prompt_experts: bytes = b""
     experts: bytes = b""
+    temperature: float = 1.0
 
     @property
     def length(self) -> int:
@@ -59,9 +61,8 @@ def build_grpo_batch(record: WaveRecord) -> Batch:
         if advantages is None:
             skipped += 1
         else:
-            rows += _rows(group, advantages)
-    probe = () if rows else tuple(_rows(record.groups[0], [0.0] * len(record.groups[0].samples)))
-    return _batch(record, rows, probe=probe, skipped_groups=skipped)
+            rows += _rows(group, advantages, record.logprobs_temperature)
+    return _batch(record, rows, probe=() if rows else _probe(record), skipped_groups=skipped)
 
 
 def build_sft_batch(record: WaveRecord) -> Batch:
@@ -96,11 +97,12 @@ def build_dpo_batch(record: WaveRecord) -> Batch:
                 logprobs=sample.logprobs,
                 advantage=advantage,
                 pair=number,
+                temperature=record.logprobs_temperature,
             )
             for sample, advantage in ((best, 1.0), (worst, -1.0))
         ]
-    probe = () if rows else tuple(_rows(record.groups[0], [0.0] * len(record.groups[0].samples)))
-    return _batch(record, rows, probe=probe, skipped_groups=len(record.groups) - len(rows) // 2)
+    skipped = len(record.groups) - len(rows) // 2
+    return _batch(record, rows, probe=() if rows else _probe(record), skipped_groups=skipped)
 
 
 def group_advantages(rewards: Sequence[float]) -> tuple[float, ...] | None:
@@ -116,7 +118,12 @@ def group_advantages(rewards: Sequence[float]) -> tuple[float, ...] | None:
     return tuple((reward - mean) / scale for reward in rewards)
 
 
-def _rows(group: Group, advantages: Sequence[float]) -> list[Row]:
+def _probe(record: WaveRecord) -> tuple[Row, ...]:
+    group = record.groups[0]
+    return tuple(_rows(group, [0.0] * len(group.samples), record.logprobs_temperature))
+
+
+def _rows(group: Group, advantages: Sequence[float], temperature: float) -> list[Row]:
     return [
         Row(
             prompt=group.prompt_tokens,
@@ -125,6 +132,7 @@ def _rows(group: Group, advantages: Sequence[float]) -> list[Row]:
             advantage=advantage,
             prompt_experts=group.prompt_experts,
             experts=sample.experts,
+            temperature=temperature,
         )
         for sample, advantage in zip(group.samples, advantages, strict=True)
         if sample.tokens

@@ -20,7 +20,7 @@ class LineTokens:
     ``where_T`` are the positions that are scored, with ``targets`` ``[T]`` or ``[T, width]``, None for the
     whole vocabulary of ``width`` tokens. ``owner_L`` numbers the row of a position, and ``position_L``
     is its distance from the prompt's first token; None is plain causal attention. ``routes`` are the recorded
-    experts of neighbouring tokens, with the number of these.
+    experts of neighbouring tokens, with the number of these. Logits are divided by ``temperature``.
     """
 
     policy: int
@@ -32,6 +32,7 @@ class LineTokens:
     position_L: Ints | None = None
     shares_prompt: bool = False
     routes: Sequence[tuple[bytes, int]] = ()
+    temperature: float = 1.0
 
     @property
     def is_routed(self) -> bool:

@@ -17,7 +17,10 @@ from services.trainer.core.losses.loss import SequenceInputs
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackedSequence:
-    """Rows behind one copy of their prompt; ``policy`` numbers whose they are within a batched step."""
+    """Rows of one temperature behind one copy of their prompt.
+
+    ``policy`` numbers whose they are within a batched step.
+    """
 
     policy: int
     rows: tuple[Row, ...]
@@ -69,6 +72,7 @@ class PackedSequence:
                 (self.rows[0].prompt_experts, prompt),
                 *((row.experts, len(row.tokens) - 1) for row in self.rows),
             ),
+            temperature=self.rows[0].temperature,
         )
 
 
@@ -87,12 +91,12 @@ def pack_rows(rows: Sequence[Row], *, policy: int, max_length: int) -> list[Pack
 
     A line of several rows is at most ``max_length`` long, which bounds its attention; 0 shares nothing.
     """
-    by_prompt: dict[tuple[tuple[int, ...], bytes], list[Row]] = {}
+    by_prompt: dict[tuple[tuple[int, ...], bytes, float], list[Row]] = {}
     for row in rows:
-        by_prompt.setdefault((row.prompt, row.prompt_experts), []).append(row)
+        by_prompt.setdefault((row.prompt, row.prompt_experts, row.temperature), []).append(row)
     return [
         PackedSequence(policy=policy, rows=members)
-        for (prompt, _), group in by_prompt.items()
+        for (prompt, *_), group in by_prompt.items()
         for members in _fill(group, room=max_length - len(prompt))
     ]
 

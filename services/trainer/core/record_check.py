@@ -16,6 +16,10 @@ def check_record(
         raise WaveForeign(problem=f"the record is of wave {record.wave_id}, the event of {wave_id}")
     if record.revision != revision:
         raise WaveForeign(problem=f"sampled at revision {record.revision}, requested at {revision}")
+    temperature = record.logprobs_temperature
+    if not (math.isfinite(temperature) and temperature > 0):
+        problem = f"{temperature} is not a positive number"
+        raise RecordInvalid(where="logprobs_temperature", problem=problem)
     if not any(group.samples for group in record.groups):
         raise RecordInvalid(where="groups", problem="there is no sample")
     for group_index, group in enumerate(record.groups):

@@ -7,7 +7,7 @@ import pytest
 from safetensors.torch import load_file
 
 from mint_common.adapters_format import WEIGHTS_FILE
-from mint_common.generation import Sampling
+from mint_common.generation import SampleRequest, Sampling
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import SystemClock
 from services.loader.app import open_engine
@@ -42,14 +42,18 @@ async def test_two_workers_serve_packed_and_dense_adapters_together(
         served = Served(engine, base, facts)
         who = [None, await served.load(packed), await served.load(dense)]
         answers = await asyncio.gather(*(served.sample(one) for one in who))
-        sampling = Sampling(max_new_tokens=4, temperature=0.0, whole=True, routes=True, logprobs=0)
-        stream = engine.generate(
-            request_id="routed", prompt=(5, 6, 7), sampling=sampling, adapter=None, tenant_id=TenantId("t")
+        asked = SampleRequest(
+            request_id="routed",
+            tenant_id=TenantId("t"),
+            revision=None,
+            tokens=(5, 6, 7),
+            sampling=Sampling(max_new_tokens=4, temperature=0.0),
+            routes=True,
         )
-        parts = [part async for step in stream.steps() for part in step]
+        routed = await engine.sample(asked, request_id="routed", adapter=None)
         await served.unload_all()
     models = [load_base(base), *(merged(base, facts, load_file(f / WEIGHTS_FILE)) for f in (packed, dense))]
     for model, one in zip(models, answers, strict=True):
         assert max_difference(logprobs_under(model, [one]), [one]) < TOLERANCE
     assert len({one.logprobs for one in answers}) == 3
-    assert parts[-1].routes
+    assert routed.sequences[0].routes

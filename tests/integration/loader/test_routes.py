@@ -4,7 +4,6 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 import pytest_asyncio
 import torch
 
-from mint_common.generation import Delta, Finished, Sampling
+from mint_common.generation import SampledSequence, SampleRequest, Sampling, float32s, int32s
 from mint_common.ids import TenantId, WaveId
 from mint_common.records import WaveRecord
 from services.loader.adapters.vllm.routes import UNKNOWN
@@ -25,12 +24,10 @@ from tests.integration.loader.moe_base import Served, load_base, running_engine
 from tools.make_moe_base import make_moe_base
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(400)]
-ASKING = Sampling(
-    max_new_tokens=12, temperature=1.0, seed=1, n=3, ignore_eos=True, logprobs=0, whole=True, routes=True
-)
+ASKING = Sampling(max_new_tokens=12, temperature=1.0, seed=1, n=3, ignore_eos=True)
 BLOCK = 128
 """Tokens of a block of the prefix cache."""
-Answers = dict[int, tuple[tuple[int, ...], np.ndarray]]
+Answers = list[tuple[tuple[int, ...], np.ndarray]]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -42,28 +39,30 @@ async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serv
         yield Served(engine, base, facts)
 
 
-async def answers(served: Served, prompt: tuple[int, ...], sampling: Sampling) -> Answers:
-    """Return each completion's tokens, and its routes as ``[tokens, layers, experts of a token]``."""
-    stream = served.engine.generate(
+async def sample(
+    served: Served, prompt: tuple[int, ...], sampling: Sampling, *, routes: bool = True
+) -> tuple[SampledSequence, ...]:
+    request = SampleRequest(
         request_id=secrets.token_hex(8),
-        prompt=prompt,
-        sampling=sampling,
-        adapter=None,
         tenant_id=TenantId("t"),
+        revision=None,
+        tokens=prompt,
+        sampling=sampling,
+        routes=routes,
     )
-    tokens: dict[int, tuple[int, ...]] = {}
-    routes: dict[int, bytes] = {}
-    async for parts in stream.steps():
-        for part in parts:
-            if isinstance(part, Delta):
-                tokens[part.index] = tokens.get(part.index, ()) + part.tokens
-            elif isinstance(part, Finished):
-                routes[part.index] = part.routes
+    sampled = await served.engine.sample(request, request_id=request.request_id, adapter=None)
+    return sampled.sequences
+
+
+async def answers(
+    served: Served, prompt: tuple[int, ...], sampling: Sampling, *, routes: bool = True
+) -> Answers:
+    """Return each completion's tokens, and its routes as ``[tokens, layers, experts of a token]``."""
     layers = len(served.facts.experts)
-    return {
-        index: (tokens[index], np.frombuffer(rows, "<u2").reshape(-1, layers, 2) if rows else np.empty(0))
-        for index, rows in routes.items()
-    }
+    return [
+        (int32s(each.tokens), np.frombuffer(each.routes, "<u2").reshape(-1, layers, 2))
+        for each in await sample(served, prompt, sampling, routes=routes)
+    ]
 
 
 def chosen(base: Path, tokens: tuple[int, ...]) -> np.ndarray:
@@ -81,28 +80,31 @@ def chosen(base: Path, tokens: tuple[int, ...]) -> np.ndarray:
 async def test_routes_are_those_of_the_same_tokens_in_transformers(served: Served) -> None:
     prompt = tuple(range(5, 28))
     found = await answers(served, prompt, ASKING)
-    assert len({tokens for tokens, _ in found.values()}) == 3
-    for tokens, routes in found.values():
+    assert len({tokens for tokens, _ in found}) == 3
+    for tokens, routes in found:
         expected = chosen(served.base, (*prompt, *tokens[:-1]))
         assert np.array_equal(np.sort(routes), np.sort(expected))
 
 
 async def test_requests_beside_one_another_get_their_own(served: Served) -> None:
     one, other = tuple(range(30, 41)), tuple(range(60, 90, 2))
-    asked = [replace(ASKING, n=1, seed=3), replace(ASKING, n=2, seed=4), replace(ASKING, routes=False)]
-    prompts = [one, other, one]
-    found = await asyncio.gather(*map(partial(answers, served), prompts, asked))
-    for prompt, each in zip(prompts[:2], found[:2], strict=True):
-        for tokens, routes in each.values():
+    found = await asyncio.gather(
+        answers(served, one, replace(ASKING, n=1, seed=3)),
+        answers(served, other, replace(ASKING, n=2, seed=4)),
+        answers(served, one, ASKING, routes=False),
+    )
+    prompts = [one, other]
+    for prompt, each in zip(prompts, found[:2], strict=True):
+        for tokens, routes in each:
             expected = chosen(served.base, (*prompt, *tokens[:-1]))
             assert np.array_equal(np.sort(routes), np.sort(expected))
-    assert all(routes.size == 0 for _, routes in found[2].values())
+    assert all(routes.size == 0 for _, routes in found[2])
 
 
 async def test_tokens_of_cached_blocks_have_unknown_routes(served: Served) -> None:
     prompt = tuple(np.random.default_rng(1).integers(3, 250, BLOCK + 4).tolist())
-    await answers(served, prompt, replace(ASKING, n=1, routes=False))
-    ((tokens, routes),) = (await answers(served, prompt, replace(ASKING, n=1))).values()
+    await answers(served, prompt, replace(ASKING, n=1), routes=False)
+    ((tokens, routes),) = await answers(served, prompt, replace(ASKING, n=1))
     expected = chosen(served.base, (*prompt, *tokens[:-1]))
     assert (routes[:BLOCK] == UNKNOWN).all()
     assert np.array_equal(np.sort(routes[BLOCK:]), np.sort(expected[BLOCK:]))
@@ -110,21 +112,10 @@ async def test_tokens_of_cached_blocks_have_unknown_routes(served: Served) -> No
 
 async def test_a_trainer_replays_what_the_engine_has_noted(served: Served) -> None:
     prompt = tuple(range(40, 60))
-    stream = served.engine.generate(
-        request_id=secrets.token_hex(8),
-        prompt=prompt,
-        sampling=ASKING,
-        adapter=None,
-        tenant_id=TenantId("t"),
+    done = tuple(
+        Completion(text="", tokens=int32s(each.tokens), logprobs=float32s(each.logprobs), routes=each.routes)
+        for each in await sample(served, prompt, ASKING)
     )
-    drafts: dict[int, Completion] = {}
-    routes: dict[int, bytes] = {}
-    async for part in (part async for parts in stream.steps() for part in parts):
-        if isinstance(part, Delta):
-            drafts[part.index] = Completion(text="", tokens=part.tokens, logprobs=part.logprobs)
-        elif isinstance(part, Finished):
-            routes[part.index] = part.routes
-    done = tuple(replace(draft, routes=routes[index]) for index, draft in drafts.items())
     group = scored_group(SampledGroup(revision=None, prompt_tokens=prompt, completions=done), [0.0, 1.0, 0.5])
     record = WaveRecord(wave_id=WaveId("w"), revision=None, groups=(group,))
     check_record(record, served.facts, wave_id=record.wave_id, revision=None, needs_logprobs=True)

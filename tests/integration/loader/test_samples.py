@@ -1,17 +1,35 @@
 """Whole samples of a real engine: where they end, what their log-probabilities are, how they are repeated."""
 
+# ruff: noqa: N806  (shape suffixes: L = tokens read, T = sampled tokens, V = vocabulary, K = likeliest)
+
 import asyncio
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from mint_common.claims import RevisionRef
 from mint_common.client.engine import EngineClient
 from mint_common.errors import InvalidField
-from mint_common.generation import Likeliest, Sampled, SampledSequence, SampleRequest, Sampling
-from mint_common.ids import TenantId
+from mint_common.generation import (
+    Likeliest,
+    Sampled,
+    SampledSequence,
+    SampleRequest,
+    Sampling,
+    float32s,
+    int32s,
+)
+from mint_common.ids import TenantId, WaveId
+from mint_common.records import Group, Sample, WaveRecord, decode_record, encode_record
+from services.trainer.adapters.model.resident_base import load_base as load_trainers
+from services.trainer.core.batch import build_grpo_batch
+from services.trainer.core.losses.tokens import ratio_max_error
+from services.trainer.core.packing import pack_rows
+from tests.integration.loader.conftest import BASE_DIR
+from tests.integration.loader.moe_base import load_base
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
 
@@ -98,6 +116,59 @@ async def test_log_probabilities_are_the_models_own_whatever_the_temperature(rig
                 assert np.abs(scored[len(PROMPT) :] - logprobs_of(each)).max() < 1e-4
 
 
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 1.6])
+async def test_processed_log_probabilities_are_those_of_the_distribution_that_was_sampled_from(
+    rig: Any, temperature: float
+) -> None:
+    warm = replace(RANDOM, temperature=temperature, logprobs=2)
+    raw, processed, beside = await asyncio.gather(
+        rig.client.sample(ask(sampling=warm)),
+        rig.client.sample(ask(sampling=warm, logprobs_mode="processed", texts=True)),
+        rig.client.sample(ask(sampling=replace(RANDOM, seed=9))),
+    )
+    assert [each.tokens for each in processed.sequences] == [each.tokens for each in raw.sequences]
+    assert {each.text for each in raw.sequences} == {""}
+    model = load_base(BASE_DIR).double()
+    for mode, sampled, own in (
+        ("raw", raw, 1.0),
+        ("processed", processed, temperature),
+        ("raw", beside, 1.0),
+    ):
+        for each in sampled.sequences:
+            tokens = tokens_of(each)
+            with torch.no_grad():
+                logits_LV = model(input_ids=torch.tensor([[*PROMPT, *tokens]])).logits[0]
+            rows_TV = (logits_LV[len(PROMPT) - 1 : -1] / own).log_softmax(-1)
+            expected_T = rows_TV[range(len(tokens)), tokens].numpy()
+            assert np.abs(logprobs_of(each) - expected_T).max() < 1e-4, mode
+            if each.likeliest is not None:
+                best_TK = rows_TV.topk(2).values.numpy()
+                assert np.abs(cells(each.likeliest)[1] - best_TK).max() < 1e-4, mode
+    assert all(each.text for each in processed.sequences)
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+async def test_a_trainer_agrees_with_processed_log_probabilities(rig: Any, temperature: float) -> None:
+    sampled = await rig.client.sample(
+        ask(sampling=replace(RANDOM, temperature=temperature), logprobs_mode="processed")
+    )
+    samples = tuple(
+        Sample(tokens=int32s(each.tokens), logprobs=float32s(each.logprobs), reward=float(number), text="")
+        for number, each in enumerate(sampled.sequences)
+    )
+    record = WaveRecord(
+        wave_id=WaveId("w"),
+        revision=None,
+        groups=(Group(prompt_tokens=PROMPT, samples=samples),),
+        logprobs_temperature=temperature,
+    )
+    rows = build_grpo_batch(decode_record(encode_record(record))).rows
+    with torch.no_grad():
+        scored_T = load_trainers(BASE_DIR).logprobs(pack_rows(rows, policy=0, max_length=128))
+    sampled_T = torch.tensor([logprob for row in rows for logprob in row.logprobs])
+    assert ratio_max_error(scored_T, sampled_T) < 1e-3
+
+
 async def test_likeliest_tokens_come_beside_the_sampled_and_the_prompts_own(rig: Any) -> None:
     sampled = await rig.client.sample(ask(sampling=replace(GREEDY, logprobs=3), prompt_logprobs=4))
     tokens, logprobs = cells(sampled.sequences[0].likeliest)
@@ -135,6 +206,8 @@ async def test_a_seed_repeats_all_samples_in_a_mixed_batch_too(rig: Any) -> None
         ({"sampling": replace(GREEDY, stop_tokens=(100_000,))}, "sampling.stop_tokens"),
         ({"sampling": replace(GREEDY, stop_tokens=(1,) * 17)}, "sampling.stop_tokens"),
         ({"prompt_logprobs": 21}, "prompt_logprobs"),
+        ({"sampling": replace(RANDOM, top_k=3), "logprobs_mode": "processed"}, "logprobs_mode"),
+        ({"sampling": replace(RANDOM, top_p=0.9), "logprobs_mode": "processed"}, "logprobs_mode"),
         ({"sampling": replace(GREEDY, logprobs=21)}, "sampling.logprobs"),
     ],
 )

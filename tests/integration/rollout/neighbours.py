@@ -1,6 +1,7 @@
 """Rollout's neighbours for tests: loader and registry over HTTP, gateway, trainer and registry on the bus."""
 
 import asyncio
+import struct
 import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -9,17 +10,18 @@ from typing import Self
 
 import msgspec
 import uvicorn
-from fastapi import FastAPI, Request
-from fastapi.responses import StreamingResponse
+from fastapi import FastAPI, Request, Response
 
 from mint_common.authority import CALLER_HEADER, read_caller
 from mint_common.bus.nats import connect_nats
 from mint_common.catalog import PolicyRecord
-from mint_common.errors import Overloaded
+from mint_common.client.http import MSGPACK
+from mint_common.errors import Overloaded, Unavailable
 from mint_common.events import Event, JobFinished, JobSubmitted, WaveCompleted
-from mint_common.generation import Delta, Finished, GenerationChunk, GenerationRequest, Started
+from mint_common.generation import Sampled, SampledSequence, SampleRequest
 from mint_common.ids import EngineId, PolicyId
 from mint_common.runtime.clock import SystemClock
+from mint_common.runtime.disconnect import cancelled_on_disconnect
 from mint_common.runtime.dispatch import Dispatcher
 from mint_common.runtime.edge import create_http
 from mint_common.testing.factories import BASE, ENGINE_INFO, LORA, TENANT
@@ -40,7 +42,7 @@ class Neighbours:
     def __init__(self) -> None:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
-        self.requests: list[GenerationRequest] = []
+        self.requests: list[SampleRequest] = []
         self.scores: list[tuple[str, str, dict[str, object]]] = []
         self.refusals = 0
         self.aborts = 0
@@ -90,55 +92,53 @@ class Neighbours:
         async def tokenize(request: Request) -> object:
             return {"tokens": tokens_of((await request.json())["text"])}
 
-        @http.post("/internal/generate")
-        async def generate(request: Request) -> StreamingResponse:
-            asked = msgspec.json.decode(await request.body(), type=GenerationRequest)
+        @http.post("/internal/sample")
+        async def sample(request: Request) -> Response:
+            asked = msgspec.msgpack.decode(await request.body(), type=SampleRequest)
             self.requests.append(asked)
             if self.refusals > 0:
                 self.refusals -= 1
                 raise Overloaded(what="the cold queue", depth=4, retry_after_seconds=1)
-            return StreamingResponse(self._lines(asked), media_type="application/x-ndjson")
+            async with cancelled_on_disconnect(request):
+                await self._hold()
+            if self.aborts > 0:
+                self.aborts -= 1
+                raise Unavailable(what="the engine", problem="it ended with abort")
+            return Response(msgspec.msgpack.encode(_sampled(asked)), media_type=MSGPACK)
 
         return http
 
-    async def _lines(self, asked: GenerationRequest) -> AsyncIterator[bytes]:
+    async def _hold(self) -> None:
         self.open += 1
         try:
             while self.held.is_set():
                 await asyncio.sleep(0.02)
         finally:
             self.open -= 1
-        if self.aborts > 0:
-            self.aborts -= 1
-            chunks = [
-                *_chunks(asked)[:2],
-                *(Finished(index=i, reason="abort") for i in range(asked.sampling.n)),
-            ]
-        else:
-            chunks = _chunks(asked)
-        for chunk in chunks:
-            yield msgspec.json.encode(chunk) + b"\n"
 
 
-def _chunks(asked: GenerationRequest) -> list[GenerationChunk]:
-    text = asked.text or ""
-    chunks: list[GenerationChunk] = [
-        Started(
-            engine_id=EngineId("scripted"),
-            revision=asked.revision.digest if asked.revision else None,
-            prompt_tokens=tokens_of(text),
-        )
-    ]
-    for index in range(asked.sampling.n):
-        word = text.removeprefix("f ").removesuffix("=") if index % 2 else "no"
-        chunks += [
-            Delta(index=index, text=letter, tokens=tokens_of(letter), logprobs=(-0.25,)) for letter in word
-        ]
-        chunks.append(Delta(index=index, text="", tokens=(EOS,), logprobs=(-0.25,)))
-        read = len(tokens_of(text)) + len(tokens_of(word))
-        routes = b"\x01\x00\x02\x00" * read if asked.sampling.routes else b""
-        chunks.append(Finished(index=index, reason="stop", routes=routes))
-    return chunks
+def _sampled(asked: SampleRequest) -> Sampled:
+    word = bytes(token - 3 for token in asked.tokens).decode().removeprefix("f ").removesuffix("=")
+    return Sampled(
+        engine_id=EngineId("scripted"),
+        revision=asked.revision.digest if asked.revision else None,
+        sequences=tuple(_sequence(asked, word if index % 2 else "no") for index in range(asked.sampling.n)),
+        prompt_logprobs=None,
+        prompt_likeliest=None,
+    )
+
+
+def _sequence(asked: SampleRequest, text: str) -> SampledSequence:
+    tokens = (*tokens_of(text), EOS)
+    read = len(asked.tokens) + len(tokens) - 1
+    return SampledSequence(
+        reason="stop",
+        tokens=struct.pack(f"<{len(tokens)}i", *tokens),
+        logprobs=struct.pack("<f", -0.25) * len(tokens),
+        likeliest=None,
+        text=text if asked.texts else "",
+        routes=b"\x01\x00\x02\x00" * read if asked.routes else b"",
+    )
 
 
 class Trainer:

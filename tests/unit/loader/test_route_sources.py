@@ -1,5 +1,6 @@
 """Routes come from where they can be had, and who asks where they cannot is refused."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -7,10 +8,11 @@ import numpy as np
 import pytest
 
 from mint_common.errors import InvalidField
-from mint_common.generation import Sampling
+from mint_common.generation import SampleRequest, Sampling
+from mint_common.ids import TenantId
 from services.loader.adapters.vllm.routes import UNKNOWN, returned_routes
 from services.loader.adapters.vllm.starting import routed_layers
-from services.loader.core.requests import Limits, check_sampling
+from services.loader.core.requests import Limits, check_sample
 from services.loader.core.routes import RouteSource, route_source
 from tools.make_moe_base import make_moe_base
 
@@ -39,9 +41,16 @@ def test_routes_come_from_where_they_can_be_had(facts: dict[str, bool], source: 
 
 def test_who_asks_for_routes_that_cannot_be_had_is_refused() -> None:
     limits = Limits(max_context=8, vocab_size=8, max_completions=1, max_logprobs=0, no_routes="two stages")
-    check_sampling(Sampling(max_new_tokens=1, temperature=1.0), limits)
+    asked = SampleRequest(
+        request_id="r",
+        tenant_id=TenantId("t"),
+        revision=None,
+        tokens=(1,),
+        sampling=Sampling(max_new_tokens=1, temperature=1.0),
+    )
+    check_sample(asked, limits)
     with pytest.raises(InvalidField, match=r"routes.*two stages"):
-        check_sampling(Sampling(max_new_tokens=1, temperature=1.0, routes=True), limits)
+        check_sample(replace(asked, routes=True), limits)
 
 
 def test_routes_that_vllm_returns_are_those_of_the_layers_with_experts() -> None:

@@ -147,6 +147,21 @@ def test_a_record_of_another_revision_is_foreign(make_record: MakeRecord) -> Non
         check(make_record(), revision=Digest("sha256:" + "1" * 64))
 
 
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_record_without_a_temperature_that_can_be_divided_by_is_refused(
+    make_record: MakeRecord, temperature: float
+) -> None:
+    with pytest.raises(RecordInvalid, match="logprobs_temperature"):
+        check(replace(make_record(groups=1, samples=1), logprobs_temperature=temperature))
+
+
+def test_rows_are_scored_at_the_temperature_of_their_record(make_record: MakeRecord) -> None:
+    record = replace(make_record(groups=2, samples=3), logprobs_temperature=0.7)
+    rows = [*build_grpo_batch(record).rows, *build_grpo_batch(make_record(groups=1, samples=3)).rows]
+    lines = pack_rows(rows, policy=0, max_length=64)
+    assert [line.read().temperature for line in lines] == [0.7, 0.7, 1.0]
+
+
 def sample(**changes: object) -> Sample:
     sound = Sample(tokens=(1, 2), logprobs=(-1.0, -2.0), reward=1.0, text="")
     return replace(sound, **changes)  # type: ignore[arg-type]  # the fields that a case names

@@ -112,6 +112,30 @@ def test_token_logprob_is_the_log_of_the_softmax(logits: list[list[float]]) -> N
         assert value == pytest.approx(expected, abs=1e-5)
 
 
+@given(
+    rows=st.lists(
+        st.tuples(
+            st.lists(st.floats(-20, 20, width=32), min_size=5, max_size=5),
+            st.sampled_from([0.5, 0.7, 1.0, 2]),
+        ),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_token_logprob_at_a_temperature_is_that_of_the_logits_over_it(
+    rows: list[tuple[list[float], float]],
+) -> None:
+    logits = torch.tensor([row for row, _ in rows], requires_grad=True)
+    found = token_logprobs(logits, torch.arange(len(rows)) % 5, torch.tensor([own for _, own in rows]))
+    found.sum().backward()
+    for at, (row, own) in enumerate(rows):
+        weights = [math.exp(z / own - max(row) / own) for z in row]
+        expected = (row[at % 5] - max(row)) / own - math.log(math.fsum(weights))
+        assert float(found[at].detach()) == pytest.approx(expected, abs=2e-5)
+        slope = [((i == at % 5) - weight / math.fsum(weights)) / own for i, weight in enumerate(weights)]
+        assert logits.grad[at].tolist() == pytest.approx(slope, abs=2e-5)
+
+
 def test_without_weights_every_token_of_cross_entropy_counts_once() -> None:
     bare = SequenceInputs(targets=2, arrays={})
     p = torch.tensor([-1.0, -2.5])

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from mint_common.generation import Likeliest, Sampled, SampledSequence
+from mint_common.generation import Likeliest, Sampled, SampledSequence, float32s, int32s
 from services.gateway.core.tinker.sampling_request import SamplePlan
 from services.gateway.core.tinker.schema import new_message
 
@@ -77,7 +77,7 @@ def _fill(message: Any, likeliest: Likeliest) -> None:  # its class is made at r
 def _sequence_json(sequence: SampledSequence) -> dict[str, object]:
     told: dict[str, object] = {
         "stop_reason": sequence.reason,
-        "tokens": _ints(sequence.tokens),
+        "tokens": int32s(sequence.tokens),
         "logprobs": _floats(sequence.logprobs),
     }
     if sequence.likeliest is not None:
@@ -87,10 +87,7 @@ def _sequence_json(sequence: SampledSequence) -> dict[str, object]:
 
 def _pairs(likeliest: Likeliest) -> list[list[tuple[int, float]] | None]:
     """Return each position's (token, log-probability) pairs, None where there are none."""
-    tokens, logprobs = (
-        _ints(likeliest.tokens),
-        struct.unpack(f"<{len(likeliest.logprobs) // _WIDTH}f", likeliest.logprobs),
-    )
+    tokens, logprobs = int32s(likeliest.tokens), float32s(likeliest.logprobs)
     count = likeliest.count
     pairs = [(token, logprob) for token, logprob in zip(tokens, logprobs, strict=True)]
     rows = [pairs[at : at + count] for at in range(0, len(pairs), count)]
@@ -100,10 +97,5 @@ def _pairs(likeliest: Likeliest) -> list[list[tuple[int, float]] | None]:
 _EMPTY = -99998.0
 
 
-def _ints(data: bytes) -> tuple[int, ...]:
-    return struct.unpack(f"<{len(data) // _WIDTH}i", data)
-
-
 def _floats(data: bytes) -> list[float | None]:
-    numbers = struct.unpack(f"<{len(data) // _WIDTH}f", data)
-    return [None if number != number else number for number in numbers]  # noqa: PLR0124  # NaN
+    return [None if number != number else number for number in float32s(data)]  # noqa: PLR0124  # NaN

@@ -5,14 +5,13 @@ Invariants:
   no id is ever reused and nothing is replaced in place. vLLM's prefix cache keys on name, path and the
   tenant's salt, so two revisions or tenants never share a block, and a lazy load, whose failure would kill
   the engine, is never needed.
-- Log-probabilities are the model's own (``raw_logprobs``): before temperature, top-k and top-p. At
-  temperature 1 with both off they are those of the sampling distribution, which is what training needs.
+- Log-probabilities are the model's own (``raw_logprobs``): before temperature, top-k and top-p. A sample may
+  ask for those at its temperature (`processed_logprobs`), which is what training needs.
 """
 
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,8 @@ from mint_common.ids import TenantId
 from services.loader import metrics
 from services.loader.adapters.builder.client import Builder
 from services.loader.adapters.builder.wire import LaidOut
-from services.loader.adapters.vllm.routes import ASKED, noted_routes, returned_routes
-from services.loader.adapters.vllm.samples import gather_sample, sample_params
+from services.loader.adapters.vllm.routes import noted_routes, returned_routes
+from services.loader.adapters.vllm.samples import final_output, pack_sample, sample_params
 from services.loader.adapters.vllm.streams import VllmStream, dead_engine, translated
 from services.loader.adapters.vllm.tenant_turns import TenantTurns
 from services.loader.adapters.vllm.tokenizing import Tokenizing, remember_texts
@@ -49,14 +48,17 @@ class VllmEngine:
         routes: RouteSource = RouteSource.NOTHING,
         routed_layers: Sequence[int] = (),
         no_routes: str = "",
+        no_processed: str = "",
         sends_bytes: bool = False,
     ) -> None:
         """``no_routes`` says why, where routes are missing; ``routed_layers`` which layers have experts.
 
+        ``no_processed`` says why there are no log-probabilities at a request's temperature, if so.
         ``sends_bytes``: workers may be on other machines, where nothing of this one can be mapped.
         """
         self._sends_bytes = sends_bytes
         self.no_routes = no_routes
+        self.no_processed = no_processed
         self._llm = llm
         self._route_source = routes
         self._routed_layers = routed_layers
@@ -200,12 +202,9 @@ class VllmEngine:
         from vllm.inputs.engine import tokens_input
 
         lora_request = _lora_request(adapter) if adapter else None
-        is_routed = sampling.routes and sampling.whole
-        is_noted = is_routed and self._route_source is RouteSource.PLUGIN
-        is_returned = is_routed and self._route_source is RouteSource.ENGINE
         outputs = self._llm.generate(
             tokens_input(list(prompt), cache_salt=tenant_id),
-            _sampling_params(sampling, noted_as=request_id if is_noted else None),
+            _sampling_params(sampling),
             request_id,
             lora_request=lora_request,
         )
@@ -215,14 +214,7 @@ class VllmEngine:
             alternatives=sampling.logprobs,
             start=self._start_turns.taken(tenant_id),
             turn=self._turn,
-            routes=partial(self._routes, request_id) if is_noted or is_returned else None,
         )
-
-    async def _routes(self, request_id: str, output: Any) -> Mapping[int, bytes]:
-        """Return the routes of a request that is complete; every worker has them."""
-        if self._route_source is RouteSource.ENGINE:
-            return returned_routes(output, layers=self._routed_layers)
-        return noted_routes(output, (await self._call("mint_routes", request_id))[0])
 
     async def sample(
         self, request: SampleRequest, *, request_id: str, adapter: LoadedAdapter | None
@@ -231,16 +223,27 @@ class VllmEngine:
         from vllm.inputs.engine import tokens_input
 
         lora_request = _lora_request(adapter) if adapter else None
+        is_noted = request.routes and self._route_source is RouteSource.PLUGIN
         outputs = self._llm.generate(
             tokens_input(list(request.tokens), cache_salt=request.tenant_id),
-            sample_params(request),
+            sample_params(request, noted_as=request_id if is_noted else None),
             request_id,
             lora_request=lora_request,
         )
         async with self._start_turns.taken(request.tenant_id):
             pass  # the request is started in the same step, which is the turn's
         with translated():
-            return await gather_sample(outputs, request, lora_request=lora_request)
+            final = await final_output(outputs, lora_request=lora_request)
+        routes = await self._routes(request_id, final) if request.routes else {}
+        return await pack_sample(final, request, lora_request=lora_request, routes=routes)
+
+    async def _routes(self, request_id: str, output: Any) -> Mapping[int, bytes]:
+        """Return the routes of a request's completions, none of a base without experts."""
+        if self._route_source is RouteSource.ENGINE:
+            return returned_routes(output, layers=self._routed_layers)
+        if self._route_source is RouteSource.PLUGIN:
+            return noted_routes(output, (await self._call("mint_routes", request_id))[0])  # as every worker
+        return {}
 
     async def tokenize(
         self, *, text: str | None, messages: Sequence[ChatMessage] | None, tenant_id: TenantId | None
@@ -282,7 +285,7 @@ def _lora_request(adapter: LoadedAdapter) -> Any:
     return LoRARequest(lora_name=adapter.digest, lora_int_id=adapter.number, lora_path=str(adapter.folder))
 
 
-def _sampling_params(sampling: Sampling, *, noted_as: str | None = None) -> Any:
+def _sampling_params(sampling: Sampling) -> Any:
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -299,5 +302,4 @@ def _sampling_params(sampling: Sampling, *, noted_as: str | None = None) -> Any:
         logprobs=sampling.logprobs,
         flat_logprobs=True,  # half a million objects of a large answer would be walked by each collection
         output_kind=RequestOutputKind.FINAL_ONLY if sampling.whole else RequestOutputKind.DELTA,
-        extra_args=None if noted_as is None else {ASKED: [noted_as, sampling.n]},
     )

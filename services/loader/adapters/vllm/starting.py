@@ -123,6 +123,7 @@ def _started(config: EngineConfig, builder: Builder) -> VllmEngine:
         routes=source,
         routed_layers=layers,
         no_routes=no_routes,
+        no_processed="the engine decodes speculatively" if vllm_config.speculative_config else "",
         sends_bytes=how.executor == "ray",
     )
 

@@ -1,7 +1,7 @@
 """Answers of vLLM as they come: deltas and ends, log-probabilities, routes, and errors in our words."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
 from typing import Any, Literal
 
@@ -31,11 +31,8 @@ class VllmStream:
         alternatives: int | None,
         start: AbstractAsyncContextManager[None],
         turn: asyncio.Lock,
-        routes: Callable[[Any], Awaitable[Mapping[int, bytes]]] | None = None,
     ) -> None:
-        """``routes`` is asked for those of a final output, by the index of its completion."""
         self._outputs = outputs
-        self._routes = routes
         self._lora_request = lora_request
         self._alternatives = alternatives
         self._start = start
@@ -54,12 +51,7 @@ class VllmStream:
             async with aclosing(self._outputs) as outputs:
                 async for output in outputs:
                     assert output.lora_request == self._lora_request, "vLLM answered with another adapter"
-                    routes = await self._routes_of(output)
-                    parts = (
-                        part
-                        for completion in output.outputs
-                        for part in self._parts(completion, routes.get(completion.index, b""))
-                    )
+                    parts = (part for completion in output.outputs for part in self._parts(completion))
                     pieces, is_large = _pieces(parts), self._is_large(output)
                     while piece := await self._next_of(pieces, is_large=is_large):
                         yield piece
@@ -78,11 +70,7 @@ class VllmStream:
             await asyncio.sleep(0)
             return next(pieces, None)
 
-    async def _routes_of(self, output: Any) -> Mapping[int, bytes]:
-        """Return the routes of the completions of a final output, of every token but their last."""
-        return {} if self._routes is None or not output.finished else await self._routes(output)
-
-    def _parts(self, completion: Any, routes: bytes) -> Iterator[Delta | Finished]:
+    def _parts(self, completion: Any) -> Iterator[Delta | Finished]:
         tokens, text = tuple(completion.token_ids), completion.text
         positions = len(tokens) if not self._alternatives else _PIECE_ENTRIES // (1 + self._alternatives)
         for start in range(0, len(tokens), max(positions, 1)):
@@ -94,7 +82,7 @@ class VllmStream:
             reason = _REASONS.get(completion.finish_reason)
             if reason is None:
                 raise unanswered(completion, served=self.served)
-            yield Finished(index=completion.index, reason=reason, routes=routes)
+            yield Finished(index=completion.index, reason=reason)
 
     def _delta(self, completion: Any, part: slice, text: str) -> Delta:
         tokens = tuple(completion.token_ids[part])

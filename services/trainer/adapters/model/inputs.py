@@ -19,6 +19,7 @@ class ModelInputs:
     """A micro-batch; mask and positions are None where plain causal attention says the same.
 
     ``where_T`` is None where every position is a target, in order. ``targets`` are ``[T]`` or ``[T, K]``.
+    ``temperature_T`` is None where each is 1.
 
     Lines are padded on the right, where causal attention hides the padding from every real token.
     """
@@ -28,6 +29,7 @@ class ModelInputs:
     mask_B1LL: Tensor | None
     where_T: Tensor | None
     targets: Tensor
+    temperature_T: Tensor | None
 
 
 def model_inputs(
@@ -56,6 +58,7 @@ def model_inputs(
         mask_B1LL=mask_B1LL,
         where_T=None if is_whole else torch.tensor(where_T, device=device),
         targets=_targets(lines, width).to(device),
+        temperature_T=_temperatures(lines, device),
     )
 
 
@@ -91,6 +94,13 @@ def _targets(lines: Sequence[LineTokens], width: int) -> Tensor:
         filled_TK[begin : begin + len(own), : own_TK.shape[1]] = own_TK
         begin += len(own)
     return torch.tensor(filled_TK)
+
+
+def _temperatures(lines: Sequence[LineTokens], device: torch.device | None) -> Tensor | None:
+    if all(line.temperature == 1.0 for line in lines):
+        return None
+    own_T = np.concatenate([np.full(len(line.where_T), line.temperature, np.float32) for line in lines])
+    return torch.tensor(own_T, device=device)
 
 
 def _mask(owner_BL: Tensor, dtype: torch.dtype) -> Tensor:

@@ -59,7 +59,8 @@ class TargetScores(nn.Module):  # type: ignore[misc]  # torch is untyped for myp
         hidden_TD = hidden_BLD.flatten(0, 1)
         if laid.where_T is not None:
             hidden_TD = hidden_TD.index_select(0, laid.where_T)
-        return token_logprobs(self.head(hidden_TD.to(self.head.weight.dtype)), laid.targets)
+        logits_TV = self.head(hidden_TD.to(self.head.weight.dtype))
+        return token_logprobs(logits_TV, laid.targets, laid.temperature_T)
 
     def widen_head(self) -> None:
         """Compute logits in float32 from now on, with a copy of a narrower head."""

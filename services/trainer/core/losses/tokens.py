@@ -8,12 +8,15 @@ import torch
 from torch import Tensor
 
 
-def token_logprobs(logits_TV: Tensor, targets: Tensor) -> Tensor:
+def token_logprobs(logits_TV: Tensor, targets: Tensor, temperature_T: Tensor | None = None) -> Tensor:
     """Return log p of the targets ``[T]`` or ``[T, K]``, accumulated in float32: z_y - log sum_v exp(z_v).
 
-    No temperature is applied: like an engine's raw log-probabilities, these are the model's own.
+    z are the logits over the temperature of each position, as an engine's processed log-probabilities have
+    it; None: the logits themselves, the model's own distribution, as its raw ones.
     """
     logits_TV = logits_TV.float()
+    if temperature_T is not None:
+        logits_TV = logits_TV / temperature_T[:, None]
     whole_T = torch.logsumexp(logits_TV, dim=-1)
     if targets.dim() == 1:
         return logits_TV.gather(-1, targets[:, None])[:, 0] - whole_T
