@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from clients.environments import make_environment
 from e2e.stack import RunningStack, start_stack
-from sdk.matrix import ROOT, make_environment
+from sdk.matrix import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.e2e, pytest.mark.timeout(1800)]
 

@@ -6,16 +6,15 @@ docs/tinker-compat.md of.
 
 import json
 import os
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
+
+from clients.environments import make_environment
 
 ROOT = Path(__file__).parents[2]
 DRIVER = Path(__file__).parent / "driver.py"
 TOKENIZER = ROOT / "bases/tiny"
-CACHE = Path(os.environ.get("SDK_ENVIRONMENTS") or ROOT / "out/sdk/environments")
 RESULT = ROOT / "out/sdk/matrix.json"
 TOOLKIT = "mindlab-toolkit 0.2.0"
 """MinT's own package, over SDK 0.22.0."""
@@ -32,26 +31,6 @@ VERSIONS = (
     "0.38.0",
 )
 DRIVE_SECONDS = 900.0
-
-
-def make_environment(name: str, *packages: str, bare: tuple[str, ...] = ()) -> Path:
-    """Return the Python of an environment, made if it is not there; ``bare`` packages bring no others."""
-    folder = CACHE / name
-    python = folder / "bin/python"
-    if (folder / "made").exists():
-        return python
-    uv = shutil.which("uv", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
-    assert uv is not None, "uv is needed: it comes with 'make install'"
-    shutil.rmtree(folder, ignore_errors=True)
-    subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, folder], check=True)
-    wheels = os.environ.get("PIP_FIND_LINKS")
-    torch = ["--find-links", wheels] if wheels else ["--torch-backend=cpu"]
-    install = [uv, "pip", "install", "--quiet", "--python", python, *torch]
-    subprocess.run([*install, *packages], check=True)
-    if bare:
-        subprocess.run([*install, "--no-deps", *bare], check=True)
-    (folder / "made").touch()
-    return python
 
 
 def environment_of(version: str) -> Path:
