@@ -8,10 +8,12 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 
+import asyncpg
 from fastapi import FastAPI
 
 from mint_common import telemetry
 from mint_common.blobs.open import open_blobs
+from mint_common.blobs.port import Blobs
 from mint_common.bus.nats import connect_nats
 from mint_common.bus.port import Bus
 from mint_common.catalog import Resolution
@@ -26,12 +28,17 @@ from mint_common.runtime.periodic import run_periodically
 from mint_common.runtime.postgres import migrate, open_pool
 from mint_common.runtime.relay import OutboxRelay
 from mint_common.runtime.service import run_service
+from services.gateway.adapters.blob_contents import BlobContents
+from services.gateway.adapters.file_uploads_postgres import PostgresFileUploads
+from services.gateway.adapters.files_postgres import PostgresFiles
 from services.gateway.adapters.requests_postgres import PostgresRequests
 from services.gateway.adapters.resolver import CachedResolver
 from services.gateway.adapters.revision_files import BlobRevisionFiles
 from services.gateway.adapters.rollout import RolloutHttp
+from services.gateway.adapters.rows_check import RowsCheckProcesses
 from services.gateway.adapters.sampler_checkpoints import NamesAndPaths, TrainedSamplerCheckpoints
 from services.gateway.adapters.sampling_sessions_postgres import PostgresSamplingSessions
+from services.gateway.adapters.spool import open_spool
 from services.gateway.adapters.submissions_postgres import PostgresSubmissions
 from services.gateway.adapters.tinker_exports import ExportDecisions
 from services.gateway.adapters.tinker_operations import TrainingFutures
@@ -50,6 +57,8 @@ from services.gateway.core.tinker.downloads import TicketSigner
 from services.gateway.core.tinker.ids import SAMPLE_PREFIX
 from services.gateway.core.webhooks.records import WebhookLimits
 from services.gateway.core.webhooks.retries import RetryPolicy
+from services.gateway.handlers.file_uploads import UploadKeeper
+from services.gateway.handlers.files import FileKeeper
 from services.gateway.handlers.webhooks import WebhookCourier, WebhookIntake
 from services.gateway.http.edge import reference
 from services.gateway.http.edge.admission import AdmissionGate
@@ -57,6 +66,9 @@ from services.gateway.http.edge.context import Gateway
 from services.gateway.http.edge.errors import install_error_shapes, shaped_error
 from services.gateway.http.edge.refusal_log import RefusalLog
 from services.gateway.http.edge.routes import check_routes
+from services.gateway.http.files import files as file_routes
+from services.gateway.http.files import uploads
+from services.gateway.http.files.context import TenantFiles
 from services.gateway.http.mint import (
     aliases,
     audit,
@@ -95,12 +107,14 @@ ROUTES = (
     events,
     webhooks,
     models,
+    file_routes,
+    uploads,
 )
 """Routes are tried in this order: those that are called most often come first."""
 KEYS = 10_000
 """How many verified keys are remembered at once."""
 PRUNE_SECONDS = 600.0
-"""How often old answers to Idempotency-Keys and old sampling sessions are forgotten."""
+"""How often what is past its time is forgotten: answers to Idempotency-Keys, sampling sessions, files."""
 RESOLUTIONS = 100_000
 """How many resolved model names; some 100 MB at the most."""
 LARGE_BODIES = 256
@@ -122,6 +136,8 @@ TENANT_KEYS = 2
 
 TENANT_REQUESTS = 2048
 """Requests of a tenant at a time, polls included: a quarter of the connections that the gateway takes."""
+TENANT_ARRIVING = 4
+"""Bodies of files of a tenant at a time: each may take as much of a disk as the largest file."""
 TENANT_STREAMS = 64
 """Event streams of a tenant at a time: each takes a subscription, and a connection while it is read."""
 
@@ -185,6 +201,7 @@ async def run(settings: GatewaySettings) -> None:
         )
         catalog = RegistryClient(registry)
         checkpoints = TrainedSamplerCheckpoints(runs, directory, catalog)
+        tenant_files = await _files(settings, pool, blobs, clock, stack)
         exports = ExportDecisions(catalog, clock)
         training = TrainingFutures(runs, directory, exports, sampling_sessions, clock)
         requests = PostgresRequests(pool, clock)
@@ -251,6 +268,7 @@ async def run(settings: GatewaySettings) -> None:
                 signer=TicketSigner(secret=token.encode()),
                 public_url=settings.public_url,
             ),
+            files=tenant_files,
         )
 
         sender = HttpWebhookSender(
@@ -274,7 +292,13 @@ async def run(settings: GatewaySettings) -> None:
             await resolver.ask_for_loads(bus)
 
         async def prune_rows() -> None:
-            await prune({"requests": requests.prune, "sampling sessions": sampling_sessions.prune}, clock)
+            rows = {
+                "requests": requests.prune,
+                "sampling sessions": sampling_sessions.prune,
+                "files": tenant_files.files.sweep,
+                "uploads": tenant_files.uploads.sweep,
+            }
+            await prune(rows, clock)
 
         background = [
             OutboxRelay(pool, bus, clock).run,
@@ -309,6 +333,30 @@ def _webhooks(
     lease_seconds = LEASE_TIMEOUTS * settings.webhook_timeout_seconds
     courier = WebhookCourier(queue, sender, clock, queued, patience=patience, lease_seconds=lease_seconds)
     return WebhookIntake(bus, queue, clock, queued), courier
+
+
+async def _files(
+    settings: GatewaySettings, pool: asyncpg.Pool, blobs: Blobs, clock: Clock, stack: AsyncExitStack
+) -> TenantFiles:
+    spool = await asyncio.to_thread(open_spool)
+    stack.push_async_callback(spool.close)
+    rows = RowsCheckProcesses()
+    stack.push_async_callback(rows.close)
+    keeper = FileKeeper(
+        files=PostgresFiles(pool, clock),
+        blobs=blobs,
+        contents=BlobContents(blobs),
+        spool=spool,
+        rows=rows,
+        clock=clock,
+        max_file_bytes=settings.file_bytes,
+        tenant_bytes=settings.files_bytes_per_tenant,
+    )
+    return TenantFiles(
+        files=keeper,
+        uploads=UploadKeeper(uploads=PostgresFileUploads(pool, clock), files=keeper),
+        arriving=OpenRequests(what="your tenant's files on their way", most=TENANT_ARRIVING),
+    )
 
 
 def _sample_bounds(keys: int) -> OpenRequests:

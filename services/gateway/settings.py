@@ -59,6 +59,12 @@ class GatewaySettings(BaseModel):
         ge=32 << 20,
         description="memory for request bodies, all together; a tenant's at most as much as stays free",
     )
+    file_bytes: int = Field(
+        512 << 20, ge=1 << 20, description="largest file that a tenant may upload, whole or in parts"
+    )
+    files_bytes_per_tenant: int = Field(
+        20 << 30, ge=0, description="what a tenant's files and open uploads may have together"
+    )
     webhook_timeout_seconds: float = Field(
         10.0, gt=0, le=60, description="how long a webhook's receiver may take to answer, seconds"
     )

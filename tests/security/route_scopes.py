@@ -78,8 +78,17 @@ REST: Mapping[str, Scope] = {
     "POST /mint/v1/webhooks/{webhook}/rotate": "admin",
     "POST /v1/chat/completions": "infer",
     "POST /v1/completions": "infer",
+    "GET /v1/files": "read",
+    "POST /v1/files": "train",
+    "DELETE /v1/files/{file}": "train",
+    "GET /v1/files/{file}": "read",
+    "GET /v1/files/{file}/content": "train",
     "GET /v1/models": "read",
     "GET /v1/models/{model}": "read",
+    "POST /v1/uploads": "train",
+    "POST /v1/uploads/{upload}/cancel": "train",
+    "POST /v1/uploads/{upload}/complete": "train",
+    "POST /v1/uploads/{upload}/parts": "train",
 }
 """What each route of the schema takes."""
 

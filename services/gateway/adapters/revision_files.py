@@ -1,6 +1,5 @@
 """The files of stored adapters, read in bounded memory."""
 
-import hashlib
 import tarfile
 from collections.abc import AsyncIterator, Mapping
 
@@ -8,9 +7,7 @@ from mint_common.adapters_format import fetch_manifest
 from mint_common.adapters_format.names import CONFIG_FILE, WEIGHTS_FILE
 from mint_common.blobs.port import Blobs
 from mint_common.claims import Claim
-from mint_common.errors import BlobCorrupt
-
-CHUNK_BYTES = 4 << 20
+from services.gateway.adapters.blob_contents import BlobContents
 
 
 class BlobRevisionFiles:
@@ -18,6 +15,7 @@ class BlobRevisionFiles:
 
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
+        self._contents = BlobContents(blobs)
 
     async def find(self, manifest: Claim) -> Mapping[str, Claim]:
         """Return the files by name."""
@@ -31,14 +29,8 @@ class BlobRevisionFiles:
 
     async def read(self, claim: Claim) -> AsyncIterator[bytes]:
         """Yield a file in parts."""
-        proof = hashlib.sha256()
-        for start in range(0, claim.size_bytes, CHUNK_BYTES):
-            size = min(CHUNK_BYTES, claim.size_bytes - start)
-            part = await self._blobs.get_range(claim, start=start, size=size)
-            proof.update(part)
+        async for part in self._contents.read(claim):
             yield part
-        if proof.hexdigest() != claim.sha256:
-            raise BlobCorrupt(uri=claim.uri, expected=claim.sha256, found=proof.hexdigest())
 
     async def read_tar(self, files: Mapping[str, Claim]) -> AsyncIterator[bytes]:
         """Yield a plain tar of files."""

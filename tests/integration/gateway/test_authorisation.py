@@ -60,6 +60,11 @@ def world(stack, counter) -> Iterator[World]:
             mint.put("/policies/counter/aliases/mine", json={"revision": revision}).raise_for_status()
         receiver.wait_for(lambda found: len(found) == 2)
         rule = {"suite": "s", "metric": "m", "at_least": 1.0, "alias": "mine"}
+        v1, auth = f"{stack.url}/v1", {"authorization": f"Bearer {stack.key}"}
+        sent = {"files": {"file": b"a"}, "data": {"purpose": "evals"}}
+        file = httpx.post(f"{v1}/files", headers=auth, **sent).json()["id"]
+        begun = {"filename": "a", "purpose": "evals", "bytes": 1, "mime_type": "text/plain"}
+        upload = httpx.post(f"{v1}/uploads", headers=auth, json=begun).json()["id"]
         job = {"policy": "counter", "task": "mode:copy", "steps": 1, "prompts_per_step": 1, "group_size": 2}
         things = {
             "policy": counter.policy_id,
@@ -73,12 +78,17 @@ def world(stack, counter) -> Iterator[World]:
             "run": _ended_run(mint),
             "digest": counter.latest.digest,
             "change": "pin",
+            "file": file,
+            "upload": upload,
             "model": "counter",
             "tenant": stack.tenant_id,
             "base": "tiny",
             "task": "mode:copy",
         }
-        hidden = {name: things[name] for name in ("policy", "rule", "webhook", "job", "run", "digest")}
+        hidden = {
+            name: things[name]
+            for name in ("policy", "rule", "webhook", "job", "run", "digest", "file", "upload")
+        }
         yield World(
             keys={role: made["key"] for role, made in keys.items()},
             other=other,
@@ -88,6 +98,8 @@ def world(stack, counter) -> Iterator[World]:
         for made in keys.values():
             mint.delete(f"/keys/{made['key_id']}")
         mint.delete(f"/webhooks/{webhook}")
+        httpx.delete(f"{v1}/files/{file}", headers=auth)
+        httpx.post(f"{v1}/uploads/{upload}/cancel", headers=auth)
     receiver.stop()
 
 

@@ -22,6 +22,7 @@ from services.gateway.core.callers import KeyMemory, choose_key
 from services.gateway.core.open_requests import OpenRequests
 from services.gateway.core.webhooks.records import WebhookLimits
 from services.gateway.http.edge.admission import AdmissionGate
+from services.gateway.http.files.context import TenantFiles
 from services.gateway.http.tinker.context import Tinker
 from services.gateway.ports import (
     Requests,
@@ -60,6 +61,7 @@ class Gateway:
     body_admission: AdmissionGate
     admission: AdmissionGate
     tinker: Tinker
+    files: TenantFiles
 
     def is_warm(self, tenant_id: TenantId, model: str) -> bool:
         """Return whether the last resolution of a name is known to be in an engine's memory."""

@@ -1,0 +1,126 @@
+"""Files that come in parts, in Postgres.
+
+Invariant: a part's row is there before its bytes are stored and until they are erased.
+"""
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+
+import asyncpg
+import msgspec
+
+from mint_common.errors import InvalidField, NotFound
+from mint_common.ids import TenantId
+from mint_common.runtime.clock import Clock
+from mint_common.runtime.postgres_errors import acquired
+from services.gateway.adapters.files_postgres import LOCK_TENANT, check_room
+from services.gateway.core.files.records import MAX_PARTS, UPLOAD_SECONDS, PartRecord, UploadRecord
+from services.gateway.core.files.refusals import UploadClosed
+
+_UPLOAD = ", ".join(field.name for field in fields(UploadRecord))
+_PART = ", ".join(field.name for field in fields(PartRecord))
+_ADD = f"""
+    INSERT INTO file_uploads ({_UPLOAD}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+"""  # noqa: S608  (constants)
+_ADD_PART = f"INSERT INTO file_upload_parts ({_PART}) VALUES ($1, $2, $3, $4, $5)"  # noqa: S608  (constants)
+_SIZES = "SELECT coalesce(sum(size_bytes), 0)::bigint, count(*) FROM file_upload_parts WHERE upload_id = $1"
+_CANCEL = """
+    UPDATE file_uploads SET status = 'cancelled', ended_at = $3
+    WHERE tenant_id = $1 AND upload_id = $2 AND status = 'pending' AND expires_at > $3
+"""
+_KEEP_PART = """
+    UPDATE file_upload_parts SET is_stored = true FROM file_uploads
+    WHERE part_id = $1 AND file_uploads.upload_id = file_upload_parts.upload_id AND status = 'pending'
+    RETURNING part_id
+"""
+_EXPIRE = """
+    UPDATE file_uploads SET status = 'expired', ended_at = expires_at
+    WHERE status = 'pending' AND expires_at <= $1
+"""
+
+
+class PostgresFileUploads:
+    """See `services.gateway.ports.files.FileUploads`."""
+
+    def __init__(self, pool: asyncpg.Pool, clock: Clock) -> None:
+        self._pool = pool
+        self._clock = clock
+
+    async def add(self, upload: UploadRecord, *, limit_bytes: int, limit_files: int) -> None:
+        """Add an upload."""
+        values = [getattr(upload, field.name) for field in fields(UploadRecord)]
+        async with acquired(self._pool) as connection, connection.transaction():
+            await connection.execute(LOCK_TENANT, upload.tenant_id)
+            await check_room(
+                connection,
+                upload.tenant_id,
+                now=self._clock.now(),
+                more_bytes=upload.size_bytes,
+                limit_bytes=limit_bytes,
+                limit_files=limit_files,
+            )
+            await connection.execute(_ADD, *values)
+
+    async def get(self, tenant_id: TenantId, upload_id: str) -> UploadRecord:
+        """Return a tenant's upload."""
+        query = f"SELECT {_UPLOAD} FROM file_uploads WHERE tenant_id = $1 AND upload_id = $2"  # noqa: S608
+        row = await self._pool.fetchrow(query, tenant_id, upload_id)
+        if row is None:
+            raise NotFound(kind="upload", name=upload_id[:100])
+        upload = msgspec.convert(dict(row), UploadRecord)
+        is_late = upload.status == "pending" and upload.expires_at <= self._clock.now()
+        return replace(upload, status="expired") if is_late else upload
+
+    async def cancel(self, tenant_id: TenantId, upload_id: str) -> UploadRecord:
+        """Cancel a pending upload."""
+        await self._pool.execute(_CANCEL, tenant_id, upload_id, self._clock.now())
+        upload = await self.get(tenant_id, upload_id)
+        if upload.status != "cancelled":
+            raise UploadClosed(upload_id=upload_id, status=upload.status)
+        return upload
+
+    async def add_part(self, part: PartRecord, *, limit_bytes: int) -> None:
+        """Announce a part."""
+        async with acquired(self._pool) as connection, connection.transaction():
+            lock = "SELECT status FROM file_uploads WHERE upload_id = $1 FOR UPDATE"
+            status = await connection.fetchval(lock, part.upload_id)
+            if status != "pending":
+                raise UploadClosed(upload_id=part.upload_id, status=status or "gone")
+            row = await connection.fetchrow(_SIZES, part.upload_id)
+            assert row is not None  # sums have a row
+            size_bytes, count = row
+            # Twice: a part that a client sends again counts until the upload ends.
+            if size_bytes + part.size_bytes > 2 * limit_bytes or count >= MAX_PARTS:
+                problem = f"its parts would be {count + 1} with {size_bytes + part.size_bytes} bytes"
+                raise InvalidField(field="data", problem=f"{problem}; announced were {limit_bytes} bytes")
+            await connection.execute(_ADD_PART, *(getattr(part, field.name) for field in fields(PartRecord)))
+
+    async def keep_part(self, part: PartRecord) -> None:
+        """Note that a part is stored."""
+        if await self._pool.fetchval(_KEEP_PART, part.part_id) is None:
+            raise UploadClosed(upload_id=part.upload_id, status="not pending any more")
+
+    async def parts(self, upload_id: str, *, stored: bool) -> Sequence[PartRecord]:
+        """Return an upload's parts."""
+        query = f"""
+            SELECT {_PART} FROM file_upload_parts WHERE upload_id = $1 AND is_stored >= $2
+        """  # noqa: S608  (constants)
+        return [
+            msgspec.convert(dict(row), PartRecord) for row in await self._pool.fetch(query, upload_id, stored)
+        ]
+
+    async def expire(self) -> None:
+        """Note which pending uploads are past their time."""
+        await self._pool.execute(_EXPIRE, self._clock.now())
+
+    async def ended(self, *, limit: int) -> Sequence[str]:
+        """Return uploads that ended long ago."""
+        query = "SELECT upload_id FROM file_uploads WHERE ended_at < $1 ORDER BY ended_at LIMIT $2"
+        rows = await self._pool.fetch(query, self._clock.now() - UPLOAD_SECONDS, limit)
+        return [row["upload_id"] for row in rows]
+
+    async def forget(self, upload_id: str) -> None:
+        """Remove an upload with its parts."""
+        async with acquired(self._pool) as connection, connection.transaction():
+            await connection.execute("DELETE FROM file_upload_parts WHERE upload_id = $1", upload_id)
+            await connection.execute("DELETE FROM file_uploads WHERE upload_id = $1", upload_id)

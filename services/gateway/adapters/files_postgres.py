@@ -1,0 +1,181 @@
+"""Tenants' files in Postgres.
+
+Invariant: content is stored and erased under the lock of its row in `file_blobs`, and a file names only
+content whose row is there. Whatever is killed in between leaves at most a row that no file names.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import fields
+
+import asyncpg
+import msgspec
+
+from mint_common.errors import NotFound
+from mint_common.ids import TenantId
+from mint_common.runtime.clock import Clock
+from mint_common.runtime.postgres_errors import PostgresConnection, acquired
+from services.gateway.core.files.records import FileRecord, Order
+from services.gateway.core.files.refusals import FilesFull, UploadClosed
+
+FILE = ", ".join(field.name for field in fields(FileRecord))
+LOCK_TENANT = "SELECT pg_advisory_xact_lock(hashtextextended('files of ' || $1, 0))"
+_LIVE = "(expires_at IS NULL OR expires_at > $2)"
+_ROOM = f"""
+    SELECT coalesce(sum(size_bytes), 0)::bigint, count(*) FROM (
+        SELECT size_bytes FROM files WHERE tenant_id = $1 AND {_LIVE}
+        UNION ALL
+        SELECT size_bytes FROM file_uploads WHERE tenant_id = $1 AND status = 'pending' AND expires_at > $2
+    ) AS held
+"""  # noqa: S608  (constants)
+_ADD = f"""
+    INSERT INTO files ({FILE})
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+"""  # noqa: S608  (constants)
+_COMPLETE = """
+    UPDATE file_uploads SET status = 'completed', file_id = $2, ended_at = $3
+    WHERE upload_id = $1 AND status = 'pending' RETURNING upload_id
+"""
+_UNUSED = "NOT EXISTS (SELECT FROM files WHERE files.sha256 = file_blobs.sha256)"
+
+
+class PostgresFiles:
+    """See `services.gateway.ports.files.Files`."""
+
+    def __init__(self, pool: asyncpg.Pool, clock: Clock) -> None:
+        self._pool = pool
+        self._clock = clock
+
+    @asynccontextmanager
+    async def hold(self, sha256: str) -> AsyncIterator["_Held"]:
+        """Hold content for a file that will name it."""
+        async with acquired(self._pool) as connection:
+            is_held = False
+            while not is_held:
+                # Committed before the bytes are stored: after a crash the row says that they may be there.
+                await connection.execute(
+                    "INSERT INTO file_blobs (sha256) VALUES ($1) ON CONFLICT DO NOTHING", sha256
+                )
+                async with connection.transaction():
+                    query = "SELECT true FROM file_blobs WHERE sha256 = $1 FOR SHARE"
+                    is_held = await connection.fetchval(query, sha256) or False
+                    if is_held:  # else it was erased in between
+                        yield _Held(connection, self._clock)
+
+    @asynccontextmanager
+    async def erasing(self, sha256: str) -> AsyncIterator[bool]:
+        """Yield whether content may be erased."""
+        async with acquired(self._pool) as connection, connection.transaction():
+            lock = "SELECT true FROM file_blobs WHERE sha256 = $1 FOR UPDATE SKIP LOCKED"
+            if not await connection.fetchval(lock, sha256):
+                yield False
+                return
+            # A statement of its own: it sees what was committed before the lock was free.
+            query = f"SELECT {_UNUSED} FROM file_blobs WHERE sha256 = $1"  # noqa: S608  (constants)
+            is_unused = await connection.fetchval(query, sha256)
+            yield is_unused
+            if is_unused:
+                await connection.execute("DELETE FROM file_blobs WHERE sha256 = $1", sha256)
+
+    async def room(self, tenant_id: TenantId) -> tuple[int, int]:
+        """Return the bytes and the number of a tenant's files and open uploads."""
+        row = await self._pool.fetchrow(_ROOM, tenant_id, self._clock.now())
+        assert row is not None  # sums have a row
+        return row[0], row[1]
+
+    async def get(self, tenant_id: TenantId, file_id: str) -> FileRecord:
+        """Return a tenant's file."""
+        query = f"SELECT {FILE} FROM files WHERE tenant_id = $1 AND {_LIVE} AND file_id = $3"  # noqa: S608
+        return _found(await self._pool.fetchrow(query, tenant_id, self._clock.now(), file_id), file_id)
+
+    async def page(
+        self, tenant_id: TenantId, *, purpose: str | None, order: Order, after: str | None, limit: int
+    ) -> Sequence[FileRecord]:
+        """Return a tenant's files by age."""
+        place = None
+        if after is not None:
+            query = "SELECT place FROM files WHERE tenant_id = $1 AND file_id = $2"
+            place = await self._pool.fetchval(query, tenant_id, after)
+            if place is None:
+                raise NotFound(kind="file", name=after[:100])
+        comparison, direction = (">", "ASC") if order == "asc" else ("<", "DESC")
+        query = f"""
+            SELECT {FILE} FROM files WHERE tenant_id = $1 AND {_LIVE}
+                AND ($3::text IS NULL OR purpose = $3) AND ($4::bigint IS NULL OR place {comparison} $4)
+            ORDER BY place {direction} LIMIT $5
+        """  # noqa: S608  (constants)
+        rows = await self._pool.fetch(query, tenant_id, self._clock.now(), purpose, place, limit)
+        return [_file(row) for row in rows]
+
+    async def remove(self, tenant_id: TenantId, file_id: str) -> FileRecord:
+        """Remove a tenant's file."""
+        query = f"DELETE FROM files WHERE tenant_id = $1 AND {_LIVE} AND file_id = $3 RETURNING {FILE}"  # noqa: S608
+        return _found(await self._pool.fetchrow(query, tenant_id, self._clock.now(), file_id), file_id)
+
+    async def remove_expired(self) -> int:
+        """Remove the files that are past their time."""
+        query = "DELETE FROM files WHERE expires_at <= $1 RETURNING file_id"
+        return len(await self._pool.fetch(query, self._clock.now()))
+
+    async def unused(self, *, limit: int) -> Sequence[str]:
+        """Return content that no file names."""
+        query = f"SELECT sha256 FROM file_blobs WHERE {_UNUSED} LIMIT $1"  # noqa: S608  (constants)
+        return [row["sha256"] for row in await self._pool.fetch(query, limit)]
+
+
+class _Held:
+    """See `services.gateway.ports.files.HeldContent`."""
+
+    def __init__(self, connection: PostgresConnection, clock: Clock) -> None:
+        self._connection = connection
+        self._clock = clock
+
+    async def add(
+        self, file: FileRecord, *, limit_bytes: int, limit_files: int, upload_id: str | None = None
+    ) -> None:
+        """Add a file of this content."""
+        now = self._clock.now()
+        await self._connection.execute(LOCK_TENANT, file.tenant_id)
+        if upload_id is not None:
+            completed = await self._connection.fetchval(_COMPLETE, upload_id, file.file_id, now)
+            if completed is None:
+                raise UploadClosed(upload_id=upload_id, status="not pending any more")
+        await check_room(
+            self._connection,
+            file.tenant_id,
+            now=now,
+            more_bytes=file.size_bytes,
+            limit_bytes=limit_bytes,
+            limit_files=limit_files,
+        )
+        values = [getattr(file, field.name) for field in fields(FileRecord)]
+        await self._connection.execute(_ADD, *values)
+
+
+async def check_room(
+    connection: PostgresConnection,
+    tenant_id: TenantId,
+    *,
+    now: float,
+    more_bytes: int,
+    limit_bytes: int,
+    limit_files: int,
+) -> None:
+    """Check that a tenant may have one more file, under the tenant's lock. Raises FilesFull."""
+    row = await connection.fetchrow(_ROOM, tenant_id, now)
+    assert row is not None  # sums have a row
+    size_bytes, count = row
+    if size_bytes + more_bytes > limit_bytes:
+        raise FilesFull(needed=size_bytes + more_bytes, what="bytes", limit=limit_bytes)
+    if count + 1 > limit_files:
+        raise FilesFull(needed=count + 1, what="files and open uploads", limit=limit_files)
+
+
+def _found(row: asyncpg.Record | None, file_id: str) -> FileRecord:
+    if row is None:
+        raise NotFound(kind="file", name=file_id[:100])
+    return _file(row)
+
+
+def _file(row: asyncpg.Record) -> FileRecord:
+    return msgspec.convert(dict(row), FileRecord)

@@ -1,0 +1,112 @@
+"""Bytes that have arrived and are not yet stored: local files in a folder that a process holds by a lock.
+
+Invariant: what a killed process left is removed by the next one that starts on the machine.
+"""
+
+import asyncio
+import fcntl
+import hashlib
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from io import FileIO
+from pathlib import Path
+
+from mint_common.errors import Unavailable, plain_problem
+from services.gateway.ports.files import Spooled
+
+BUFFER_BYTES = 1 << 20
+_PREFIX = "mint-spool-"
+_LOCK = "lock"
+
+
+class LocalSpool:
+    """See `services.gateway.ports.files.Spool`. Made by `open_spool`."""
+
+    def __init__(self, folder: Path, lock: int) -> None:
+        self._folder = folder
+        self._lock = lock
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator["LocalSpoolFile"]:
+        """Open a new file."""
+        path = self._folder / secrets.token_hex(16)
+        file = await asyncio.to_thread(path.open, "xb", buffering=0)
+        try:
+            yield LocalSpoolFile(file, path)
+        finally:
+            file.close()
+            await asyncio.shield(asyncio.to_thread(path.unlink, missing_ok=True))
+
+    async def close(self) -> None:
+        """Remove the folder."""
+        await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
+        os.close(self._lock)
+
+
+class LocalSpoolFile:
+    """See `services.gateway.ports.files.SpoolFile`."""
+
+    def __init__(self, file: FileIO, path: Path) -> None:
+        self._file = file
+        self._path = path
+        self._buffer = bytearray()
+        self._size_bytes = 0
+        self._sha256, self._md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
+
+    async def write(self, data: bytes) -> None:
+        """Append bytes."""
+        self._buffer += data
+        if len(self._buffer) >= BUFFER_BYTES:
+            await self._flush()
+
+    async def finish(self) -> Spooled:
+        """Return the whole file."""
+        await self._flush()
+        return Spooled(
+            path=self._path,
+            size_bytes=self._size_bytes,
+            sha256=self._sha256.hexdigest(),
+            md5=self._md5.hexdigest(),
+        )
+
+    async def _flush(self) -> None:
+        data, self._buffer = bytes(self._buffer), bytearray()
+        self._size_bytes += len(data)
+        try:
+            await asyncio.to_thread(self._append, data)
+        except OSError as error:
+            raise Unavailable(what="the folder for uploads", problem=plain_problem(error)) from error
+
+    def _append(self, data: bytes) -> None:
+        self._sha256.update(data)
+        self._md5.update(data)
+        view = memoryview(data)
+        while view:
+            view = view[self._file.write(view) :]
+
+
+def open_spool(parent: Path | None = None) -> LocalSpool:
+    """Make this process's folder, and remove those of processes that were killed."""
+    parent = parent or Path(tempfile.gettempdir())
+    for folder in parent.glob(f"{_PREFIX}*"):
+        _remove_abandoned(folder)
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+    lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    return LocalSpool(folder, lock)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+        return
+    with suppress(OSError):  # one without a lock is a moment old; a locked one is somebody's
+        lock = os.open(folder / _LOCK, os.O_RDWR | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(lock)

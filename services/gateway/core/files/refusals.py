@@ -1,0 +1,64 @@
+"""Errors of files, in OpenAI's shape. A user's fault is 400, 404 or 413, which no client repeats."""
+
+from mint_common.datasets import DatasetReport
+from mint_common.errors import InvalidField, MintError, NotFound, Unauthorized
+from services.gateway.core.json_types import JsonObject
+
+
+class DatasetRefused(MintError):
+    """Line {line}: {problem}"""
+
+    code = "invalid_jsonl"
+    http_status = 422
+
+    def __init__(self, report: DatasetReport) -> None:
+        first = report.problems[0]
+        super().__init__(line=first.line, problem=first.message, count=report.count)
+        self.errors: list[JsonObject] = [
+            {"line": each.line, "code": each.code, "message": each.message} for each in report.problems
+        ]
+
+    def to_payload(self) -> dict[str, object]:
+        """Return it with the problems of the first lines."""
+        return {**super().to_payload(), "errors": self.errors}
+
+
+class FilesFull(MintError):
+    """Your files would have {needed} {what}, and may have {limit}: delete some first."""
+
+    code = "files_full"
+    http_status = 422
+
+
+class UploadClosed(MintError):
+    """Upload {upload_id} is {status}: begin a new one."""
+
+    code = "upload_closed"
+    http_status = 422
+
+
+def file_error_status(error: MintError) -> int:
+    """Return the HTTP status: the OpenAI API answers 400 where MinT's own answers 422."""
+    return 400 if error.http_status == 422 else error.http_status
+
+
+def file_error_body(error: MintError) -> JsonObject:
+    """Return ``{"error": {message, type, param, code}}``, and of rows also ``line, errors, count``."""
+    kind = "server_error" if error.http_status >= 500 else "invalid_request_error"
+    told: JsonObject = {"message": str(error), "type": kind, "param": _param(error), "code": error.code}
+    if isinstance(error, DatasetRefused):
+        told |= {"line": error.line, "errors": error.errors, "count": error.count}
+    if isinstance(error, Unauthorized):
+        told["code"] = "invalid_api_key"
+    return {"error": told}
+
+
+def _param(error: MintError) -> str | None:
+    match error:
+        case InvalidField():
+            return str(error.field)
+        case DatasetRefused():
+            return "file"
+        case NotFound():
+            return f"{error.kind}_id"
+    return None

@@ -1,0 +1,115 @@
+"""Files that come in parts: the parts are blobs of their own until they are put together."""
+
+import hmac
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mint_common.errors import InvalidField
+from mint_common.ids import TenantId
+from services.gateway.core.files.records import (
+    MAX_FILES,
+    UPLOAD_SECONDS,
+    FileDraft,
+    FileRecord,
+    IdPrefix,
+    PartRecord,
+    UploadRecord,
+    check_parts,
+    new_name,
+)
+from services.gateway.core.files.refusals import UploadClosed
+from services.gateway.handlers.files import AT_ONCE, FileKeeper
+from services.gateway.ports.files import FileUploads, Spooled
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UploadKeeper:
+    """Keeps uploads until they are files, or their time is over."""
+
+    uploads: FileUploads
+    files: FileKeeper
+
+    async def create(self, draft: FileDraft, *, size_bytes: int, mime_type: str) -> UploadRecord:
+        """Begin an upload. Raises InvalidField, FilesFull."""
+        if not 0 < size_bytes <= self.files.max_file_bytes:
+            problem = f"must be a number from 1 to {self.files.max_file_bytes}"
+            raise InvalidField(field="bytes", problem=problem)
+        now = self.files.clock.now()
+        upload = UploadRecord(
+            upload_id=new_name(IdPrefix.UPLOAD),
+            tenant_id=draft.tenant_id,
+            filename=draft.filename,
+            purpose=draft.purpose,
+            size_bytes=size_bytes,
+            mime_type=mime_type,
+            expires_after_seconds=draft.expires_after_seconds,
+            status="pending",
+            created_at=now,
+            expires_at=now + UPLOAD_SECONDS,
+            file_id=None,
+        )
+        await self.uploads.add(upload, limit_bytes=self.files.tenant_bytes, limit_files=MAX_FILES)
+        return upload
+
+    async def pending(self, tenant_id: TenantId, upload_id: str) -> UploadRecord:
+        """Return an upload that takes parts. Raises NotFound, UploadClosed."""
+        upload = await self.uploads.get(tenant_id, upload_id)
+        if upload.status != "pending":
+            raise UploadClosed(upload_id=upload_id, status=upload.status)
+        return upload
+
+    async def add_part(self, upload: UploadRecord, spooled: Spooled) -> PartRecord:
+        """Store a part. Raises InvalidField, UploadClosed."""
+        part = PartRecord(
+            part_id=new_name(IdPrefix.PART),
+            upload_id=upload.upload_id,
+            sha256=spooled.sha256,
+            size_bytes=spooled.size_bytes,
+            created_at=self.files.clock.now(),
+        )
+        await self.uploads.add_part(part, limit_bytes=upload.size_bytes)
+        await self.files.blobs.put_file(part.claim.uri, spooled.path)
+        await self.uploads.keep_part(part)
+        return part
+
+    async def complete(
+        self, tenant_id: TenantId, upload_id: str, part_ids: Sequence[str], *, md5: str | None
+    ) -> tuple[UploadRecord, FileRecord]:
+        """Put the parts together as a file. A completed upload stays what it is.
+
+        Raises NotFound, UploadClosed, and what `FileKeeper.keep` raises; then the upload stays pending.
+        """
+        upload = await self.uploads.get(tenant_id, upload_id)
+        if upload.status == "completed" and upload.file_id is not None:
+            return upload, await self.files.get(tenant_id, upload.file_id)
+        if upload.status != "pending":
+            raise UploadClosed(upload_id=upload_id, status=upload.status)
+        parts = check_parts(upload, part_ids, await self.uploads.parts(upload_id, stored=True))
+        async with self.files.spool.open() as whole:
+            for part in parts:
+                async for data in self.files.contents.read(part.claim):
+                    await whole.write(data)
+            spooled = await whole.finish()
+            if md5 is not None and not hmac.compare_digest(md5.lower().encode(), spooled.md5.encode()):
+                raise InvalidField(field="md5", problem=f"the parts have {spooled.md5}")
+            file = await self.files.keep(upload.draft, spooled, upload_id=upload_id)
+        await self._erase_parts(upload_id)
+        return await self.uploads.get(tenant_id, upload_id), file
+
+    async def cancel(self, tenant_id: TenantId, upload_id: str) -> UploadRecord:
+        """Give an upload up, and erase its parts. Raises NotFound, UploadClosed."""
+        upload = await self.uploads.cancel(tenant_id, upload_id)
+        await self._erase_parts(upload_id)
+        return upload
+
+    async def sweep(self) -> None:
+        """Erase the parts of uploads that ended, and forget those of long ago."""
+        await self.uploads.expire()
+        while ended := await self.uploads.ended(limit=AT_ONCE):
+            for upload_id in ended:
+                await self._erase_parts(upload_id)
+                await self.uploads.forget(upload_id)
+
+    async def _erase_parts(self, upload_id: str) -> None:
+        for part in await self.uploads.parts(upload_id, stored=False):
+            await self.files.blobs.delete(part.claim.uri)

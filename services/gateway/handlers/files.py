@@ -1,0 +1,119 @@
+"""Tenants' files: checked, stored, read, erased.
+
+Invariants: a file is checked whole before it is stored, and visible when its bytes are stored. Content goes
+when no file names it, in the request that removed its last name or, after a fault, in the next `sweep`.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+
+from mint_common.blobs.port import Blobs
+from mint_common.errors import InvalidField, Unavailable
+from mint_common.ids import TenantId
+from mint_common.runtime.clock import Clock
+from services.gateway.core.files.records import (
+    CHECKED_PURPOSE,
+    MAX_FILES,
+    FileContent,
+    FileDraft,
+    FileRecord,
+    Order,
+    content_claim,
+    new_file,
+)
+from services.gateway.core.files.refusals import DatasetRefused, FilesFull
+from services.gateway.ports.files import Contents, Files, RowsCheck, Spool, Spooled
+
+STORING = 2
+"""Contents that are stored at a time: each takes a connection to Postgres meanwhile."""
+AT_ONCE = 100
+"""Contents that a sweep erases between two looks."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileKeeper:
+    """Keeps files. ``max_file_bytes`` is of one file, ``tenant_bytes`` of all of a tenant's."""
+
+    files: Files
+    blobs: Blobs
+    contents: Contents
+    spool: Spool
+    rows: RowsCheck
+    clock: Clock
+    max_file_bytes: int
+    tenant_bytes: int
+    _storing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(STORING))
+
+    async def check_room(self, tenant_id: TenantId, size_bytes: int) -> None:
+        """Refuse early what the tenant has no room for. Raises FilesFull."""
+        held_bytes, count = await self.files.room(tenant_id)
+        if held_bytes + size_bytes > self.tenant_bytes:
+            raise FilesFull(needed=held_bytes + size_bytes, what="bytes", limit=self.tenant_bytes)
+        if count + 1 > MAX_FILES:
+            raise FilesFull(needed=count + 1, what="files and open uploads", limit=MAX_FILES)
+
+    async def keep(self, draft: FileDraft, spooled: Spooled, *, upload_id: str | None = None) -> FileRecord:
+        """Check bytes and store them as a file, which completes an upload if one is named.
+
+        Raises DatasetRefused, InvalidField, FilesFull, UploadClosed, Unavailable.
+        """
+        if not spooled.size_bytes:
+            raise InvalidField(field="file", problem="has no bytes")
+        report = await self.rows.check(spooled.path) if draft.purpose == CHECKED_PURPOSE else None
+        if report is not None and report.count:
+            raise DatasetRefused(report)
+        content = FileContent(sha256=spooled.sha256, size_bytes=spooled.size_bytes, report=report)
+        file = new_file(draft, content, now=self.clock.now())
+        try:
+            async with self._storing, self.files.hold(content.sha256) as held:
+                await self.blobs.put_file(content.claim.uri, spooled.path)
+                await held.add(
+                    file, limit_bytes=self.tenant_bytes, limit_files=MAX_FILES, upload_id=upload_id
+                )
+        except BaseException:
+            await asyncio.shield(self._erase_soon(content.sha256))
+            raise
+        return file
+
+    async def page(
+        self, tenant_id: TenantId, *, purpose: str | None, order: Order, after: str | None, limit: int
+    ) -> Sequence[FileRecord]:
+        """Return a tenant's files by age. Raises NotFound for an unknown ``after``."""
+        return await self.files.page(tenant_id, purpose=purpose, order=order, after=after, limit=limit)
+
+    async def get(self, tenant_id: TenantId, file_id: str) -> FileRecord:
+        """Return a tenant's file. Raises NotFound."""
+        return await self.files.get(tenant_id, file_id)
+
+    def read(self, file: FileRecord) -> AsyncIterator[bytes]:
+        """Yield a file's bytes in parts."""
+        return self.contents.read(file.claim)
+
+    async def remove(self, tenant_id: TenantId, file_id: str) -> None:
+        """Remove a file, and erase its bytes unless another file has the same. Raises NotFound."""
+        removed = await self.files.remove(tenant_id, file_id)
+        await asyncio.shield(self._erase_soon(removed.sha256))
+
+    async def sweep(self) -> None:
+        """Remove files past their time, and erase what no file names."""
+        await self.files.remove_expired()
+        while found := await self.files.unused(limit=AT_ONCE):
+            if not any([await self._erase(sha256) for sha256 in found]):
+                return
+
+    async def _erase_soon(self, sha256: str) -> None:
+        """Erase content now, or leave it to the next sweep when a server is away."""
+        try:
+            await self._erase(sha256)
+        except Unavailable as error:
+            _log.warning("bytes of a file are not erased yet", extra={"problem": str(error)})
+
+    async def _erase(self, sha256: str) -> bool:
+        async with self.files.erasing(sha256) as may_erase:
+            if may_erase:
+                await self.blobs.delete(content_claim(sha256, 0).uri)
+        return may_erase

@@ -1,0 +1,100 @@
+"""``/v1/files``: a tenant's files, as OpenAI's API has them."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import StreamingResponse
+
+from mint_common.runtime.edge_body import announced_bytes
+from mint_common.runtime.edge_routes import StreamDep
+from services.gateway.core.files.answers import file_answer, page_answer
+from services.gateway.core.files.records import (
+    FileDraft,
+    IdPrefix,
+    Order,
+    check_expiry,
+    check_filename,
+    check_id,
+    check_purpose,
+)
+from services.gateway.core.json_types import JsonObject
+from services.gateway.http.edge.context import GatewayDep, ReadCaller, TrainCaller
+from services.gateway.http.edge.recording import creates
+from services.gateway.http.files.forms import FORM_BYTES, form_schema, read_form
+from services.gateway.http.files.routes import FilesRoute
+
+router = APIRouter(prefix="/v1/files", tags=["files"], route_class=FilesRoute)
+
+_FIELDS = ("purpose", "expires_after[anchor]", "expires_after[seconds]")
+
+PageLimit = Annotated[int, Query(ge=1, le=10_000)]
+Text = Annotated[str | None, Query(max_length=200)]
+
+
+@router.post("", dependencies=[creates("id")], openapi_extra=form_schema("file", fields=_FIELDS))
+async def create_file(
+    request: Request, stream: StreamDep, caller: TrainCaller, gateway: GatewayDep
+) -> JsonObject:
+    """Upload a file. One for the purpose fine-tune is checked whole, as rows (docs/datasets.md).
+
+    A file with bad rows is refused with 400 `invalid_jsonl`: `errors` has the first 100 problems with their
+    lines, `count` says how many there are.
+    """
+    keeper = gateway.files.files
+    with gateway.files.arriving.counted(caller.tenant_id):
+        announced = announced_bytes(request.headers, limit=keeper.max_file_bytes + FORM_BYTES)
+        await keeper.check_room(caller.tenant_id, max(0, announced - FORM_BYTES))
+        async with keeper.spool.open() as sink:
+            form = await read_form(
+                request, stream, sink, file_field="file", limit_bytes=keeper.max_file_bytes
+            )
+            draft = FileDraft(
+                tenant_id=caller.tenant_id,
+                filename=check_filename(form.filename or ""),
+                purpose=check_purpose(form.fields.get("purpose", "")),
+                expires_after_seconds=check_expiry(
+                    form.fields.get("expires_after[anchor]"), form.fields.get("expires_after[seconds]")
+                ),
+            )
+            return file_answer(await keeper.keep(draft, await sink.finish()))
+
+
+@router.get("")
+async def list_files(  # noqa: PLR0917  # FastAPI passes them by name
+    caller: ReadCaller,
+    gateway: GatewayDep,
+    limit: PageLimit = 10_000,
+    order: Order = "desc",
+    after: Text = None,
+    purpose: Text = None,
+) -> JsonObject:
+    """List the tenant's files, newest first; ``after`` is the last id of the page before."""
+    if after is not None:
+        check_id(IdPrefix.FILE, after)
+    found = await gateway.files.files.page(
+        caller.tenant_id, purpose=purpose, order=order, after=after, limit=limit + 1
+    )
+    return page_answer(found, file_answer, limit=limit)
+
+
+@router.get("/{file}")
+async def get_file(file: str, caller: ReadCaller, gateway: GatewayDep) -> JsonObject:
+    """Return one file."""
+    found = await gateway.files.files.get(caller.tenant_id, check_id(IdPrefix.FILE, file))
+    return file_answer(found)
+
+
+@router.delete("/{file}")
+async def delete_file(file: str, caller: TrainCaller, gateway: GatewayDep) -> JsonObject:
+    """Delete a file, and erase its bytes."""
+    await gateway.files.files.remove(caller.tenant_id, check_id(IdPrefix.FILE, file))
+    return {"id": file, "object": "file", "deleted": True}
+
+
+@router.get("/{file}/content", response_class=StreamingResponse)
+async def get_content(file: str, caller: TrainCaller, gateway: GatewayDep) -> StreamingResponse:
+    """Return a file's bytes."""
+    keeper = gateway.files.files
+    found = await keeper.get(caller.tenant_id, check_id(IdPrefix.FILE, file))
+    headers = {"content-length": str(found.size_bytes)}
+    return StreamingResponse(keeper.read(found), headers=headers, media_type="application/octet-stream")

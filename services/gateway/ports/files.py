@@ -1,0 +1,153 @@
+"""What the gateway needs for tenants' files: rows, a check of rows, room on a disk while bytes arrive."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from mint_common.claims import Claim
+from mint_common.datasets import DatasetReport
+from mint_common.ids import TenantId
+from services.gateway.core.files.records import FileRecord, Order, PartRecord, UploadRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spooled:
+    """Bytes that have arrived, in a local file that lives as long as its `Spool.open`."""
+
+    path: Path
+    size_bytes: int
+    sha256: str
+    md5: str
+
+
+class SpoolFile(Protocol):
+    """A local file that is being written. One writer."""
+
+    async def write(self, data: bytes) -> None:
+        """Append bytes. Raises Unavailable when the disk is full."""
+        ...
+
+    async def finish(self) -> Spooled:
+        """Return the whole file."""
+        ...
+
+
+class Spool(Protocol):
+    """Room for bytes until they are checked and stored. None of it outlives the process for long."""
+
+    def open(self) -> AbstractAsyncContextManager[SpoolFile]:
+        """Open a new file, which is removed at the end of the block."""
+        ...
+
+
+class RowsCheck(Protocol):
+    """The check of a file of rows, away from the event loop."""
+
+    async def check(self, path: Path) -> DatasetReport:
+        """Return what a local file is. Raises Unavailable when it takes too long."""
+        ...
+
+
+class HeldContent(Protocol):
+    """Content that cannot be erased while it is held."""
+
+    async def add(
+        self, file: FileRecord, *, limit_bytes: int, limit_files: int, upload_id: str | None = None
+    ) -> None:
+        """Add a file of this content, visible when the hold ends well.
+
+        It completes an upload if one is named. Raises FilesFull, or UploadClosed when the upload is not
+        pending any more.
+        """
+        ...
+
+
+class Files(Protocol):
+    """Rows of files. Those past their time are not there. Raises Unavailable."""
+
+    def hold(self, sha256: str) -> AbstractAsyncContextManager[HeldContent]:
+        """Hold content while it is stored and a file is made that names it; a failed block makes none."""
+        ...
+
+    def erasing(self, sha256: str) -> AbstractAsyncContextManager[bool]:
+        """Yield whether content may be erased: no file names it and nobody holds it, until the block ends.
+
+        The content is forgotten when the block ends well.
+        """
+        ...
+
+    async def room(self, tenant_id: TenantId) -> tuple[int, int]:
+        """Return the bytes and the number of a tenant's files and open uploads."""
+        ...
+
+    async def get(self, tenant_id: TenantId, file_id: str) -> FileRecord:
+        """Return a tenant's file. Raises NotFound."""
+        ...
+
+    async def page(
+        self, tenant_id: TenantId, *, purpose: str | None, order: Order, after: str | None, limit: int
+    ) -> Sequence[FileRecord]:
+        """Return a tenant's files by age; ``after`` is the last id of the page before. Raises NotFound."""
+        ...
+
+    async def remove(self, tenant_id: TenantId, file_id: str) -> FileRecord:
+        """Remove a tenant's file, and return what it was. Raises NotFound."""
+        ...
+
+    async def remove_expired(self) -> int:
+        """Remove the files that are past their time; return how many."""
+        ...
+
+    async def unused(self, *, limit: int) -> Sequence[str]:
+        """Return content that no file names."""
+        ...
+
+
+class FileUploads(Protocol):
+    """Rows of files that come in parts. Raises Unavailable."""
+
+    async def add(self, upload: UploadRecord, *, limit_bytes: int, limit_files: int) -> None:
+        """Add an upload. Raises FilesFull."""
+        ...
+
+    async def get(self, tenant_id: TenantId, upload_id: str) -> UploadRecord:
+        """Return a tenant's upload; one past its time has expired. Raises NotFound."""
+        ...
+
+    async def cancel(self, tenant_id: TenantId, upload_id: str) -> UploadRecord:
+        """Cancel a pending upload. A cancelled one stays so. Raises NotFound, UploadClosed."""
+        ...
+
+    async def add_part(self, part: PartRecord, *, limit_bytes: int) -> None:
+        """Announce a part. Raises UploadClosed, and InvalidField when it would be too many or too much."""
+        ...
+
+    async def keep_part(self, part: PartRecord) -> None:
+        """Note that an announced part is stored. Raises UploadClosed."""
+        ...
+
+    async def parts(self, upload_id: str, *, stored: bool) -> Sequence[PartRecord]:
+        """Return an upload's parts: those that are stored, or all that were announced."""
+        ...
+
+    async def expire(self) -> None:
+        """Note which pending uploads are past their time."""
+        ...
+
+    async def ended(self, *, limit: int) -> Sequence[str]:
+        """Return uploads that ended so long ago that no request for them is at work."""
+        ...
+
+    async def forget(self, upload_id: str) -> None:
+        """Remove an upload with its parts."""
+        ...
+
+
+class Contents(Protocol):
+    """Stored bytes, read in bounded memory."""
+
+    def read(self, claim: Claim) -> AsyncIterator[bytes]:
+        """Yield a blob in parts. Raises BlobMissing, BlobCorrupt, also within the stream."""
+        ...
