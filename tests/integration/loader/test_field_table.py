@@ -11,7 +11,7 @@ import pytest
 from anthropic.types import message_count_tokens_params, message_create_params
 
 from services.gateway.core.openai.field_rows import NEVER_IN_TEMPLATES, Field
-from services.gateway.core.openai.field_shapes import RepetitionDetection
+from services.gateway.core.openai.field_shapes import RepetitionDetection, StructuredOutputs
 from services.gateway.core.openai.field_table import SAMPLING_PARAMS, TABLE, Endpoint
 
 pytestmark = [
@@ -69,11 +69,16 @@ def test_every_sampling_parameter_has_a_row() -> None:
     assert set(SamplingParams.__struct_fields__) - _names(SAMPLING_PARAMS) == set()
 
 
-def test_every_parameter_of_the_detection_of_repetitions_has_a_bound() -> None:
-    from vllm.sampling_params import RepetitionDetectionParams
+def test_every_field_of_nested_parameters_has_a_shape() -> None:
+    from vllm.sampling_params import RepetitionDetectionParams, StructuredOutputsParams
 
-    found = {field.name for field in dataclasses.fields(RepetitionDetectionParams)}
-    assert found == set(RepetitionDetection.__struct_fields__)
+    for theirs, ours in (
+        (RepetitionDetectionParams, RepetitionDetection),
+        (StructuredOutputsParams, StructuredOutputs),
+    ):
+        assert {field.name for field in dataclasses.fields(theirs) if field.init} == set(
+            ours.__struct_fields__
+        )
 
 
 @pytest.mark.parametrize("endpoint", SDK_PARAMETERS)

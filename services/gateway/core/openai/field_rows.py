@@ -66,10 +66,10 @@ def bounded(name: str, kind: Any, note: str, *, is_needed: bool = False) -> Fiel
     return Field(name=name, fate=Fate.BOUNDED, shape=kind, note=note, is_needed=is_needed)
 
 
-def large(name: str, most_bytes: int) -> Field:
+def large(name: str, most_bytes: int, kind: Any = msgspec.Raw) -> Field:  # kind: see Field.shape
     """Return the row of a field that is passed up to a size."""
     note = f"at most {most_bytes >> 10} KiB"
-    return Field(name=name, fate=Fate.BOUNDED, note=note, most_bytes=most_bytes)
+    return Field(name=name, fate=Fate.BOUNDED, note=note, shape=kind, most_bytes=most_bytes)
 
 
 MODEL = Field(
@@ -132,10 +132,10 @@ NEVER_IN_TEMPLATES = frozenset(
 )
 """Arguments of transformers' ``apply_chat_template``, which are not values of a template."""
 
-STRUCTURE = (
-    large("structured_outputs", VALUE_BYTES),
-    large("response_format", VALUE_BYTES),
+STRUCTURED_OUTPUTS = bounded(
+    "structured_outputs", shape.StructuredOutputs | None, f"at most {VALUE_BYTES >> 10} KiB"
 )
+STRUCTURE = (STRUCTURED_OUTPUTS, large("response_format", VALUE_BYTES, shape.Object))
 NUMBERS_OF_SAMPLING = tuple(
     bounded(name, shape.Number, NUMBERS)
     for name in (

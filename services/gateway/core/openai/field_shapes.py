@@ -34,6 +34,7 @@ Tokens = list[Token]
 StopTokens = Annotated[list[Token], Meta(max_length=MAX_STOP_TOKENS)] | None
 TokenSet = Annotated[list[Token], Meta(max_length=MAX_BIASES)] | None
 Short = Annotated[str, Meta(max_length=1000)]
+Grammar = Annotated[str, Meta(max_length=64 << 10)]
 Stops = Short | Annotated[list[Short], Meta(max_length=MAX_STOPS)] | None
 Words = Annotated[list[Short], Meta(max_length=128)] | None
 Biases = Annotated[dict[str, float], Meta(max_length=MAX_BIASES)] | None
@@ -54,6 +55,22 @@ class RepetitionDetection(msgspec.Struct, forbid_unknown_fields=True):
     min_pattern_size: Annotated[int, Meta(ge=0, le=256)] = 0
     min_count: Annotated[int, Meta(ge=0, le=256)] = 0
 
+
+class StructuredOutputs(msgspec.Struct, forbid_unknown_fields=True):
+    """vLLM's own form of a structure that an answer has; its validators expect an object of these types."""
+
+    json: msgspec.Raw = msgspec.Raw(b"null")
+    regex: Grammar | None = None
+    choice: Annotated[list[Short], Meta(max_length=MAX_BIASES)] | None = None
+    grammar: Grammar | None = None
+    json_object: bool | None = None
+    structural_tag: Grammar | None = None
+    whitespace_pattern: Short | None = None
+    disable_any_whitespace: bool = False
+    disable_additional_properties: bool = False
+
+
+Object = dict[str, msgspec.Raw] | None
 
 TemplateValues = (
     Annotated[dict[Short, bool | int | float | Short | None], Meta(max_length=MAX_TEMPLATE_VALUES)] | None

@@ -18,6 +18,7 @@ from services.gateway.core.openai.field_rows import (
     SAMPLING,
     STREAM,
     STREAM_OPTIONS,
+    STRUCTURED_OUTPUTS,
     TEMPLATE,
     TOKEN_BOUNDS,
     TOOLS_BYTES,
@@ -125,8 +126,8 @@ RESPONSE = (
     bounded("max_tool_calls", shape.Int, RANGES),
     bounded("top_logprobs", shape.Alternatives, f"0 to {shape.MAX_ALTERNATIVES}"),
     Field(name="instructions", fate=Fate.PASSED, most_bytes=4 << 20),
-    large("text", VALUE_BYTES),
-    large("structured_outputs", VALUE_BYTES),
+    large("text", VALUE_BYTES, shape.Object),
+    STRUCTURED_OUTPUTS,
     *passed(
         "include",
         "reasoning",
@@ -181,7 +182,7 @@ _ANTHROPIC_PROMPT = (
         note="text alone",
     ),
     bounded("tools", shape.AnthropicTools, "tools that the client carries out"),
-    large("output_config", VALUE_BYTES),
+    large("output_config", VALUE_BYTES, shape.Object),
     *passed("thinking", "tool_choice"),
     *(row for row in TEMPLATE if row.name != "chat_template"),
     *ignored("cache_control", "speed", "user_profile_id", "workspace_id", note="Anthropic's own"),
@@ -230,7 +231,7 @@ DETOKENIZE = (MODEL, bounded("tokens", shape.Tokens, "at most the base's context
 SAMPLING_PARAMS = (
     *SAMPLING,
     bounded("logprobs", shape.Alternatives, f"0 to {shape.MAX_ALTERNATIVES}"),
-    large("structured_outputs", VALUE_BYTES),
+    STRUCTURED_OUTPUTS,
     *passed("detokenize"),
     *refused(
         "extra_args",

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from mint_common.errors import InvalidField, MintError
+from services.gateway.core.openai import field_shapes as shapes
 from services.gateway.core.openai.field_rows import NEVER_IN_TEMPLATES, VALUE_BYTES, Fate, Field
 from services.gateway.core.openai.field_shapes import MAX_CHOICES, Token
 from services.gateway.core.openai.field_table import SAMPLING_PARAMS, TABLE, Endpoint
@@ -120,13 +121,22 @@ def _check_rows(read: Any, rows: tuple[Field, ...], *, is_large: bool) -> None:
             continue
         if row.fate in _CLOSED:
             _check_neutral(row, value)
-        if is_large and isinstance(value, msgspec.Raw) and len(bytes(value)) > row.most_bytes:
+        if is_large and _size_bytes(value) > row.most_bytes:
             raise InvalidField(field=row.name, problem=f"may have {row.most_bytes} bytes at most")
     for name in NEVER_IN_TEMPLATES.intersection(getattr(read, "chat_template_kwargs", None) or ()):
         raise InvalidField(field=f"chat_template_kwargs.{name}", problem="is no value of a template")
 
 
 _CLOSED = {Fate.SET, Fate.REFUSED}
+
+
+def _size_bytes(value: object) -> int:
+    """Return the bytes of what is passed unread."""
+    if isinstance(value, dict):
+        return sum(len(name) + _size_bytes(each) for name, each in value.items())
+    if isinstance(value, shapes.StructuredOutputs):
+        return _size_bytes(value.json)
+    return len(bytes(value)) if isinstance(value, msgspec.Raw) else 0
 
 
 def _check_neutral(row: Field, value: object) -> None:
