@@ -201,7 +201,7 @@ GenerationChunk = Started | Delta | Finished | Failed
 class EngineInfo:
     """Which engine a loader owns. ``epoch`` changes at every start; counts are of adapters.
 
-    ``eos_token_id`` is the token that ends a completion.
+    ``eos_token_id`` is the token that ends a completion; ``routed_layers`` counts layers with experts.
     """
 
     engine_id: EngineId
@@ -213,6 +213,7 @@ class EngineInfo:
     eos_token_id: int
     slots: int
     host_capacity: int
+    routed_layers: int = 0
 
 
 RESTART_SECONDS = 20

@@ -83,7 +83,7 @@ from services.gateway.http.mint import (
     tasks,
     webhooks,
 )
-from services.gateway.http.openai import completions, models
+from services.gateway.http.openai import completions, models, token_generation
 from services.gateway.http.tinker import downloads
 from services.gateway.http.tinker import routes as tinker
 from services.gateway.http.tinker.context import Tinker
@@ -93,6 +93,7 @@ from services.gateway.settings import GatewaySettings
 SCHEMA = "gateway"
 ROUTES = (
     completions,
+    token_generation,
     tinker,
     keys,
     collection,

@@ -169,6 +169,7 @@ async def open_loader(settings: LoaderSettings, *, opens: OpensEngine = open_eng
             eos_token_id=engine.eos_token_id,
             slots=settings.slots,
             host_capacity=settings.host_capacity,
+            routed_layers=len(facts.experts),
         )
         serving = Serving(
             engine=engine,

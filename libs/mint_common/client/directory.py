@@ -9,7 +9,7 @@ import asyncio
 import math
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 
 from mint_common.bus.port import Bus, Message
@@ -102,6 +102,11 @@ class EngineDirectory:
             for info, seconds in away
             if seconds < _LOST_SECONDS
         ]
+
+    def contexts(self) -> Mapping[BaseName, int]:
+        """Return the context of each base that a known engine serves, the least of its engines'."""
+        engines = sorted(self._known.values(), key=lambda engine: -engine.max_context)
+        return {engine.base: engine.max_context for engine in engines}
 
     def largest_context(self) -> int | None:
         """Return the largest context of all engines that are known; None without any."""

@@ -6,6 +6,7 @@ documentation says, and vLLM refuses wrong values of it. A field that no row nam
 
 from dataclasses import replace
 from enum import StrEnum
+from typing import Literal
 
 from services.gateway.core.openai import field_shapes as shape
 from services.gateway.core.openai.field_rows import (
@@ -17,7 +18,6 @@ from services.gateway.core.openai.field_rows import (
     RANGES,
     SAMPLING,
     STREAM,
-    STREAM_OPTIONS,
     STRUCTURED_OUTPUTS,
     TEMPLATE,
     TOKEN_BOUNDS,
@@ -228,11 +228,38 @@ TOKENIZE = (
     *(row for row in MEDIA if row.fate is Fate.REFUSED),
 )
 DETOKENIZE = (MODEL, bounded("tokens", shape.Tokens, "at most the base's context", is_needed=True))
+SHAPED = "the log-probabilities would not be those of what was sampled from"
+_SAMPLED = {
+    *("temperature", "top_p", "top_k", "seed", "n", "max_tokens", "stop", "stop_token_ids"),
+    *("routed_experts_prompt_start", "ignore_eos"),
+}
 SAMPLING_PARAMS = (
-    *SAMPLING,
+    *(row for row in SAMPLING if row.name in _SAMPLED),
     bounded("logprobs", shape.Alternatives, f"0 to {shape.MAX_ALTERNATIVES}"),
-    STRUCTURED_OUTPUTS,
-    *passed("detokenize"),
+    bounded(
+        "logprobs_mode",
+        Literal["raw", "processed"] | None,
+        "MinT's own: `raw` is the model's distribution, `processed` the one at the temperature",
+    ),
+    bounded("return_routed_experts", bool | None, "MinT's own: the experts of each token come with it"),
+    *ignored(
+        "detokenize",
+        "skip_special_tokens",
+        "spaces_between_special_tokens",
+        "include_stop_str_in_output",
+        "stream_interval",
+        note="the answer is tokens",
+    ),
+    *refused(
+        *("min_p", "presence_penalty", "frequency_penalty", "logit_bias", "min_tokens", "watermarking"),
+        *("allowed_token_ids", "bad_words", "thinking_token_budget", "structured_outputs"),
+        "repetition_detection",
+        note=SHAPED,
+        neutral=(None, 0, False, [], {}),
+    ),
+    *refused("repetition_penalty", note=SHAPED, neutral=(None, 1)),
+    bounded("prompt_logprobs", type(None), "completions give those of a prompt"),
+    *refused("logprob_token_ids", note="chat gives those of chosen tokens"),
     *refused(
         "extra_args",
         "output_kind",
@@ -254,11 +281,13 @@ SAMPLING_PARAMS = (
 """The fields of ``sampling_params`` of a generate request."""
 GENERATE = (
     MODEL,
-    STREAM,
-    STREAM_OPTIONS,
+    *refused("stream", note="an answer comes whole", neutral=(None, False)),
+    *ignored("stream_options"),
     bounded("token_ids", shape.Tokens, "at most the base's context", is_needed=True),
     Field(name="sampling_params", fate=Fate.BOUNDED, note="a table of its own", is_needed=True),
-    *passed("return_token_ids", "output_mode", "reasoning_ended"),
+    Field(name="return_token_ids", fate=Fate.PASSED, shape=bool | None),
+    *refused("output_mode", note="the answer is tokens", neutral=(None, "tokens")),
+    *ignored("reasoning_ended", note="there are no structured outputs here"),
     *ignored("cache_salt", "priority", note="verifiers' trainers may send them; each tenant has its own"),
     *ignored("token_offsets"),
     set_by_mint("request_id", "the engine's own"),

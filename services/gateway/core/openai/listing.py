@@ -1,8 +1,9 @@
 """The names that a tenant can put into ``model``."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from mint_common.ids import BaseName
 from services.gateway.core.json_types import JsonObject
 
 
@@ -11,14 +12,19 @@ class PolicyNames:
     """What one policy is listed by: its name, its aliases and the revisions that these stand for."""
 
     name: str
-    base: str
+    base: BaseName
     created: int
     aliases: Sequence[str] = ()
     numbers: Collection[int] = ()
 
 
-def model_entry(name: str, *, created: int, root: str, parent: str | None) -> JsonObject:
-    """Return one entry of the OpenAI model list; ``parent`` is the base of a policy, as in vLLM."""
+def model_entry(
+    name: str, *, created: int, root: str, parent: str | None, max_context: int | None
+) -> JsonObject:
+    """Return one entry of the OpenAI model list; ``parent`` is the base of a policy, as in vLLM.
+
+    ``max_context`` is None while no engine of the base is known.
+    """
     return {
         "id": name,
         "object": "model",
@@ -26,21 +32,36 @@ def model_entry(name: str, *, created: int, root: str, parent: str | None) -> Js
         "owned_by": "mint",
         "root": root,
         "parent": parent,
+        "max_model_len": max_context,
     }
 
 
-def list_models(bases: Iterable[str], policies: Sequence[PolicyNames], *, limit: int) -> list[JsonObject]:
-    """Return at most ``limit`` entries: bases, then policies, then aliases, then revisions, newest first."""
-    entries = [model_entry(base, created=0, root=base, parent=None) for base in sorted(bases)]
-    entries += [_policy_entry(policy, policy.name) for policy in policies]
+def list_models(
+    bases: Iterable[BaseName],
+    policies: Sequence[PolicyNames],
+    *,
+    contexts: Mapping[BaseName, int],
+    limit: int,
+) -> list[JsonObject]:
+    """Return at most ``limit`` entries: bases, then policies, then aliases, then revisions, newest first.
+
+    ``contexts`` has the context of each base that an engine serves.
+    """
+
+    def entry(policy: PolicyNames, name: str) -> JsonObject:
+        most = contexts.get(policy.base)
+        created, root = policy.created, policy.name
+        return model_entry(name, created=created, root=root, parent=policy.base, max_context=most)
+
+    entries = [
+        model_entry(base, created=0, root=base, parent=None, max_context=contexts.get(base))
+        for base in sorted(bases)
+    ]
+    entries += [entry(policy, policy.name) for policy in policies]
     entries += [
-        _policy_entry(policy, f"{policy.name}@{a}") for policy in policies for a in sorted(policy.aliases)
+        entry(policy, f"{policy.name}@{alias}") for policy in policies for alias in sorted(policy.aliases)
     ]
     for policy in policies:
         numbers = sorted(policy.numbers, reverse=True)
-        entries += [_policy_entry(policy, f"{policy.name}@{number}") for number in numbers]
+        entries += [entry(policy, f"{policy.name}@{number}") for number in numbers]
     return entries[:limit]
-
-
-def _policy_entry(policy: PolicyNames, name: str) -> JsonObject:
-    return model_entry(name, created=policy.created, root=policy.name, parent=policy.base)

@@ -23,7 +23,8 @@ async def list_all(caller: ReadCaller, gateway: GatewayDep) -> JsonObject:
     """List bases, policies, aliases, and the revisions that a policy or an alias stands for.
 
     Other revisions are served by number all the same. A policy without a revision is not listed: nothing can
-    answer in its name yet. At most 100 policies and 1,000 entries are listed.
+    answer in its name yet. At most 100 policies and 1,000 entries are listed. `max_model_len` is the context
+    that prompt and answer share.
     """
     bases = await gateway.registry.list_bases()
     policies = await gateway.registry.list_policies(caller.tenant_id, limit=MAX_POLICIES)
@@ -31,7 +32,10 @@ async def list_all(caller: ReadCaller, gateway: GatewayDep) -> JsonObject:
     names = await asyncio.gather(
         *(_names(gateway, caller.tenant_id, policy, gate) for policy in policies if policy.latest)
     )
-    return {"object": "list", "data": list_models([base.name for base in bases], names, limit=MAX_ENTRIES)}
+    listed = list_models(
+        [base.name for base in bases], names, contexts=gateway.engines.contexts(), limit=MAX_ENTRIES
+    )
+    return {"object": "list", "data": listed}
 
 
 @router.get("/{model:path}")
@@ -39,7 +43,13 @@ async def get_one(model: str, caller: ReadCaller, gateway: GatewayDep) -> JsonOb
     """Return one model, by any name that can be asked for; ``root`` is what it resolves to."""
     found = await gateway.resolver.resolve(caller.tenant_id, model)
     root = found.revision.digest if found.revision else found.base
-    return model_entry(model, created=0, root=root, parent=found.base if found.revision else None)
+    return model_entry(
+        model,
+        created=0,
+        root=root,
+        parent=found.base if found.revision else None,
+        max_context=gateway.engines.contexts().get(found.base),
+    )
 
 
 async def _names(

@@ -1,0 +1,189 @@
+"""``/inference/v1/generate``: token ids in, token ids with their log-probabilities out.
+
+The contract is what RL trainers read (verifiers, prime-rl): every token of an answer has exactly one finite
+log-probability, named ``token_id:N``, so that nothing is ever tokenized again.
+"""
+
+import base64
+from dataclasses import dataclass, field
+from typing import Literal
+
+import msgspec
+
+from mint_common.claims import RevisionRef
+from mint_common.errors import InvalidField
+from mint_common.generation import (
+    Likeliest,
+    LogprobsMode,
+    Sampled,
+    SampledSequence,
+    SampleRequest,
+    Sampling,
+    float32s,
+    int32s,
+)
+from mint_common.ids import TenantId
+
+
+class SamplingParams(msgspec.Struct, frozen=True):
+    """Those of vLLM's ``SamplingParams`` that are not refused or ignored, and two of MinT's own."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    seed: int | None = None
+    n: int | None = None
+    max_tokens: int | None = None
+    stop: str | tuple[str, ...] | None = None
+    stop_token_ids: tuple[int, ...] | None = None
+    ignore_eos: bool | None = None
+    logprobs: int | None = None
+    routed_experts_prompt_start: int | None = None
+    logprobs_mode: LogprobsMode | None = None
+    return_routed_experts: bool | None = None
+
+
+class GenerateBody(msgspec.Struct, frozen=True):
+    """A body that `check_fields` has passed."""
+
+    model: str
+    token_ids: tuple[int, ...]
+    sampling_params: SamplingParams
+    return_token_ids: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """One completion as it is told; ``content`` is None where no log-probabilities were asked for."""
+
+    index: int
+    token_ids: tuple[int, ...]
+    finish_reason: Literal["stop", "length"]
+    logprobs: dict[str, list[dict[str, object]]] | None = None
+    routed_experts: dict[str, object] | None = field(default=None)
+
+
+def read_generate(body: bytes) -> GenerateBody:
+    """Return a body that has passed the table of fields. Raises InvalidField."""
+    try:
+        return msgspec.json.decode(body, type=GenerateBody)
+    except msgspec.ValidationError as error:
+        problem, _, path = str(error).partition(" - at `$")
+        raise InvalidField(field=path.strip("`.")[:200] or "body", problem=problem) from error
+
+
+def plan_generate(
+    body: GenerateBody,
+    *,
+    request_id: str,
+    tenant_id: TenantId,
+    revision: RevisionRef | None,
+    max_context: int,
+) -> SampleRequest:
+    """Return what the engine is asked; without ``max_tokens`` an answer may take the context that is left."""
+    given = body.sampling_params
+    room = max(1, max_context - len(body.token_ids))
+    stop = (given.stop,) if isinstance(given.stop, str) else given.stop
+    return SampleRequest(
+        request_id=request_id,
+        tenant_id=tenant_id,
+        revision=revision,
+        tokens=body.token_ids,
+        sampling=Sampling(
+            max_new_tokens=room if given.max_tokens is None else given.max_tokens,
+            temperature=1.0 if given.temperature is None else given.temperature,
+            top_p=1.0 if given.top_p is None else given.top_p,
+            top_k=max(0, given.top_k or 0),
+            seed=given.seed,
+            n=given.n or 1,
+            stop=tuple(stop or ()),
+            stop_tokens=tuple(dict.fromkeys(given.stop_token_ids or ())),
+            ignore_eos=bool(given.ignore_eos),
+            logprobs=given.logprobs,
+        ),
+        logprobs_mode=given.logprobs_mode or "raw",
+        routes=bool(given.return_routed_experts),
+    )
+
+
+NAMES = {
+    "tokens": "token_ids",
+    "routes": "sampling_params.return_routed_experts",
+    "logprobs_mode": "sampling_params.logprobs_mode",
+    "sampling.max_new_tokens": "sampling_params.max_tokens",
+    "sampling.stop_tokens": "sampling_params.stop_token_ids",
+}
+
+
+def in_clients_words(error: InvalidField) -> InvalidField:
+    """Return what an engine says of its request as about the client's."""
+    found = str(error.field)
+    name = NAMES.get(found, found.replace("sampling.", "sampling_params.", 1))
+    return InvalidField(field=name, problem=str(error.problem))
+
+
+def generate_answer(
+    body: GenerateBody, sampled: Sampled, *, request_id: str, routed_layers: int, named: str
+) -> bytes:
+    """Return the JSON answer; ``named`` is what answered."""
+    choices = [
+        _choice(index, each, body=body, routed_layers=routed_layers)
+        for index, each in enumerate(sampled.sequences)
+    ]
+    made = sum(len(choice.token_ids) for choice in choices)
+    answer = {
+        "request_id": request_id,
+        "model": body.model,
+        "system_fingerprint": named,
+        "choices": choices,
+        "usage": {
+            "prompt_tokens": len(body.token_ids),
+            "completion_tokens": made,
+            "total_tokens": len(body.token_ids) + made,
+        },
+    }
+    if body.return_token_ids:
+        answer["prompt_token_ids"] = body.token_ids
+    return msgspec.json.encode(answer)
+
+
+def _choice(index: int, sequence: SampledSequence, *, body: GenerateBody, routed_layers: int) -> Choice:
+    given = body.sampling_params
+    tokens = int32s(sequence.tokens)
+    content = None
+    if given.logprobs is not None:
+        own = zip(tokens, float32s(sequence.logprobs), _tops(sequence.likeliest, len(tokens)), strict=True)
+        content = {"content": [{**_scored(token, value), "top_logprobs": top} for token, value, top in own]}
+    return Choice(
+        index=index,
+        token_ids=tokens,
+        finish_reason=sequence.reason,
+        logprobs=content,
+        routed_experts=_routed(sequence.routes, given, len(body.token_ids) + len(tokens) - 1, routed_layers),
+    )
+
+
+def _scored(token: int, logprob: float) -> dict[str, object]:
+    return {"token": f"token_id:{token}", "token_id": token, "logprob": logprob}
+
+
+def _tops(likeliest: Likeliest | None, count: int) -> list[list[dict[str, object]]]:
+    if likeliest is None:
+        return [[] for _ in range(count)]
+    pairs = list(zip(int32s(likeliest.tokens), float32s(likeliest.logprobs), strict=True))
+    rows = [pairs[at : at + likeliest.count] for at in range(0, len(pairs), likeliest.count)]
+    return [[_scored(*pair) for pair in row] for row in rows]
+
+
+def _routed(routes: bytes, given: SamplingParams, tokens: int, layers: int) -> dict[str, object] | None:
+    """Return routes from a position on, as little-endian uint16 ``[tokens, layers, experts of a token]``."""
+    if not routes or not layers or tokens <= 0:
+        return None
+    start = min(given.routed_experts_prompt_start or 0, tokens)
+    token_bytes = len(routes) // tokens
+    return {
+        "data": base64.b64encode(routes[start * token_bytes :]).decode(),
+        "shape": [tokens - start, layers, token_bytes // (2 * layers)],
+        "start": start,
+        "dtype": "uint16",
+    }

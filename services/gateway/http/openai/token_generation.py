@@ -1,0 +1,76 @@
+"""``POST /inference/v1/generate``, as RL trainers ask vLLM: see `core.openai.token_generation`."""
+
+from fastapi import APIRouter, Request, Response
+
+from mint_common.errors import InvalidField
+from mint_common.ids import new_id
+from mint_common.runtime.disconnect import cancelled_on_disconnect
+from services.gateway.core.answer_bytes import check_answer_bytes, json_answer_bytes
+from services.gateway.core.examples import json_body
+from services.gateway.core.open_requests import Size
+from services.gateway.core.openai.field_table import Endpoint
+from services.gateway.core.openai.fields import check_fields
+from services.gateway.core.openai.token_generation import (
+    generate_answer,
+    in_clients_words,
+    plan_generate,
+    read_generate,
+)
+from services.gateway.http.edge.bodies import answered
+from services.gateway.http.edge.context import InferCaller, gateway_of
+from services.gateway.http.openai.admission import AdmittedRoute
+
+LARGEST_CONTEXT = 1 << 20
+"""In tokens: the bound of a prompt while no engine is known."""
+router = APIRouter(prefix="/inference/v1", tags=["openai"], route_class=AdmittedRoute)
+
+
+@router.post(
+    "/generate",
+    openapi_extra=json_body(
+        {
+            "model": "counter@prod",
+            "token_ids": [53, 35, 55],
+            "sampling_params": {"max_tokens": 8, "temperature": 0.7, "logprobs": 1},
+        }
+    ),
+)
+async def generate(request: Request, caller: InferCaller) -> Response:
+    """Continue a prompt of token ids; the answer is token ids, each with its log-probability.
+
+    Nothing is tokenized on the way. `sampling_params` takes two fields of MinT's own beside vLLM's:
+    `logprobs_mode` (`raw`, or `processed` for those at the temperature) and `return_routed_experts`.
+    """
+    gateway, data = gateway_of(request), await request.body()
+    most_context = gateway.engines.largest_context() or LARGEST_CONTEXT
+    asked = check_fields(Endpoint.GENERATE, data, max_context=most_context)
+    body = read_generate(data)
+    target = await gateway.resolver.resolve(caller.tenant_id, body.model)
+    engine = await gateway.engines.describe(target.base)
+    plan = plan_generate(
+        body,
+        request_id=new_id("gen"),
+        tenant_id=caller.tenant_id,
+        revision=target.revision,
+        max_context=engine.max_context,
+    )
+    size_bytes = json_answer_bytes(
+        choices=asked.choices, new_tokens=plan.sampling.max_new_tokens, likeliest=asked.likeliest
+    )
+    lower = ("sampling_params.max_tokens", "sampling_params.n", "sampling_params.logprobs")
+    check_answer_bytes(size_bytes, gateway.max_answer_bytes, lower=lower)
+    size = Size(sequences=plan.sampling.n, prompt_bytes=8 * len(plan.tokens))
+    answered(request).enter_context(gateway.open_prompts.counted(caller.tenant_id, size))
+    try:
+        async with cancelled_on_disconnect(request):
+            sampled = await gateway.engines.sample(target.base, plan)
+    except InvalidField as error:
+        raise in_clients_words(error) from error
+    wished = target.revision.digest if target.revision else None
+    assert sampled.revision == wished, "the engine answered with another revision"
+    named = sampled.revision or f"base:{target.base}"
+    answer = generate_answer(
+        body, sampled, request_id=plan.request_id, routed_layers=engine.routed_layers, named=named
+    )
+    headers = {"x-mint-revision": named, "x-mint-engine": sampled.engine_id}
+    return Response(answer, media_type="application/json", headers=headers)
