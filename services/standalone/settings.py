@@ -81,6 +81,11 @@ def check_settings(services: Sequence[ServicePart]) -> None:
         raise SettingsInvalidError(count=len(wrong), problems=problems)
 
 
+def read_part(part: ServicePart) -> BaseModel:
+    """Return the settings of a part, as it reads them itself. Raises SettingInvalid."""
+    return read_settings(READ_BY[part.service], part.env, service=part.service)
+
+
 def _wrong_settings(part: ServicePart) -> Iterator[MintError]:
     """Yield what is wrong with a part's settings; each is left out once it is found, to see the next one."""
     environ = dict(part.env)

@@ -103,6 +103,10 @@ class Execution:
     engine_args: Mapping[str, object] = field(default_factory=dict)
 
 
+_RESERVE = 8
+_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM accepts as max_lora_rank."""
+
 CPU_QUANTIZATIONS = ("awq", "gptq")
 """Of a base: those that vLLM's CPU build has kernels for, beside LoRA."""
 
@@ -157,6 +161,16 @@ def _check_quantization(asked: Asked, device: Device, quantization: str) -> None
         raise SettingInvalid(name="MINT_LOADER_BASE_DIR", problem=problem)
     if asked.dtype == "float32":
         raise _refused("dtype", f"the base is quantized ({quantization}), which computes in bfloat16")
+
+
+def reserved_sequences(max_sequences: int) -> int:
+    """Return how many sequences run beyond the most: for tenants that run little."""
+    return max(1, max_sequences // _RESERVE)
+
+
+def slot_rank(max_rank: int) -> int:
+    """Return the rank of the slots of a base: the next one that vLLM has."""
+    return next(rank for rank in _RANKS if rank >= max_rank)
 
 
 def read_engine_args(text: str, *, arguments: Collection[str]) -> Mapping[str, object]:

@@ -1,14 +1,22 @@
 """`mint plan`: what a model takes of a fleet of GPUs, without starting or downloading it."""
 
+import os
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
+import psutil
 import typer
 
+from mint_common.errors import SettingInvalid
 from services.standalone.adapters.bases import DEFAULT_MAX_RANK, shape_of
+from services.standalone.adapters.machine import find_gpus
+from services.standalone.adapters.stack_file import load_yaml
+from services.standalone.adapters.stack_parts import read_parts
+from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.commands.options import FolderOption, JsonOption, state_folder
-from services.standalone.core.columns import FIELD, SHARE
+from services.standalone.core.columns import FIELD, HOLDING, SHARE
 from services.standalone.core.fleet import (
     RESERVE_BYTES,
     USED_SHARE,
@@ -21,7 +29,10 @@ from services.standalone.core.fleet import (
 )
 from services.standalone.core.model_shape import ModelShape
 from services.standalone.core.sizing import needs_of, shown_bytes, told_facts
+from services.standalone.core.stack_file import read_stack_file
+from services.standalone.core.stack_memory import DeviceUse, plan_memory, told_memory
 from services.standalone.core.tables import field_rows
+from services.standalone.settings import read_standalone_settings, setting_keys
 from services.standalone.views.terminal import print_json, print_rows
 
 
@@ -34,14 +45,23 @@ class WeightDType(StrEnum):
 
 def plan(
     model: Annotated[
-        str,
+        str | None,
         typer.Argument(
-            metavar="MODEL",
+            metavar="[MODEL]",
             help="A config.json, a folder with one, a base of the state folder, or a hub's ORG/NAME, of "
             "which the config alone is downloaded.",
         ),
-    ],
+    ] = None,
     *,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--file",
+            "-f",
+            metavar="FILE",
+            help="A mint.yaml instead of a model: what each device here, or of --fleet, will hold.",
+        ),
+    ] = None,
     fleet: Annotated[
         str, typer.Option(metavar="NxMGB", help="Devices and the memory of each, such as 64x80GB.")
     ] = "",
@@ -62,10 +82,18 @@ def plan(
 ) -> None:
     """Tell what a model needs and, for a fleet of GPUs, what each device holds and how many engines fit.
 
-    The sizes are computed from the config. With a fleet that is too small the exit code is 1.
+    With a file: what each device, or the CPU, holds of every part that `mint up -f` would start. Sizes are
+    computed from configs and settings; nothing starts. If there is no room, the exit code is 1.
 
     Example: mint plan Qwen/Qwen3-4B --fleet 1x80GB
     """
+    if file is not None:
+        if model is not None:
+            raise typer.BadParameter("names the models itself", param_hint="--file")
+        _plan_file(file, state_folder(folder), fleet=read_fleet(fleet) if fleet else None, json=json)
+        return
+    if model is None:
+        raise typer.BadParameter("say which model, or which file with -f", param_hint="MODEL")
     shape = shape_of(state_folder(folder).bases, model)
     if not fleet:
         _print_needs(shape, dtype=dtype.value, max_rank=max_rank, json=json)
@@ -78,6 +106,44 @@ def plan(
         return
     print_rows([_row(planned.trainer), _row(planned.engine)], SHARE, nothing="")
     typer.echo(_summary(planned, devices, work))
+
+
+def _plan_file(file: Path, state: StateFolder, *, fleet: Fleet | None, json: bool) -> None:
+    """Plan a stack file. Without a fleet the GPUs and the memory are those of this machine."""
+    raw = load_yaml(file)
+    asked = read_stack_file(raw, settings={name: setting_keys(name) for name in ("loader", "trainer")})
+    overrides = read_standalone_settings(os.environ).overrides
+    if fleet is None:
+        gpus = {gpu.index: gpu.memory_bytes for gpu in find_gpus()}
+    else:
+        gpus = dict.fromkeys(range(fleet.devices), fleet.device_bytes)
+    try:
+        parts = read_parts(state.bases, asked.bases, overrides=overrides, gpus=list(gpus))
+    except SettingInvalid as error:
+        raise asked.located(raw, error) from error
+    host = psutil.virtual_memory().total if fleet is None else None
+    planned = plan_memory(parts, host_bytes=host, gpu_bytes=gpus)
+    if json:
+        print_json(told_memory(planned))
+    else:
+        rows = [
+            {
+                key: shown_bytes(value) if value and isinstance(value, int) else value
+                for key, value in row.items()
+            }
+            for row in told_memory(planned)["holdings"]
+        ]
+        print_rows(rows, HOLDING, nothing="")
+        for use in planned.devices:
+            typer.echo(_told_use(use))
+    if not planned.fits:
+        raise typer.Exit(1)
+
+
+def _told_use(use: DeviceUse) -> str:
+    room = "unknown here" if use.capacity is None else shown_bytes(use.capacity)
+    verdict = "" if use.fits else ": does not fit"
+    return f"{use.device}: {shown_bytes(use.total)} of {room}{verdict}"
 
 
 def _print_needs(shape: ModelShape, *, dtype: str, max_rank: int, json: bool) -> None:

@@ -196,6 +196,18 @@ SHARE = (
     Column(title="activations or KV", path="moving", drop=2),
     Column(title="a device", path="total"),
 )
+HOLDING = (
+    Column(title="part", path="part"),
+    Column(title="device", path="device"),
+    Column(title="weights", path="weights"),
+    Column(title="KV cache", path="kv_cache"),
+    Column(title="slots", path="slots", drop=2),
+    Column(title="staged", path="staged", drop=3),
+    Column(title="policies", path="policies"),
+    Column(title="activations", path="activations", drop=1),
+    Column(title="runtime", path="runtime", drop=4),
+    Column(title="total", path="total"),
+)
 BASE = (
     Column(title="base", path="name"),
     Column(title="architecture", path="architecture", drop=1),

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from mint_common.errors import InvalidField
+from services.standalone.core.activations import pass_bytes, wide_head_bytes
 from services.standalone.core.model_shape import Linear, ModelShape
 from services.standalone.core.refusals import FleetTooSmallError
 from services.standalone.core.sizing import ITEM_BYTES, RESIDENT_BYTES, shown_bytes
@@ -22,7 +23,6 @@ MOST_TENSOR_PARALLEL = 8
 
 MOST_DEVICES = 4096
 _FLEET = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})GB", re.ASCII)
-_FLOAT_BYTES = 4
 _SPLIT_BY_OUTPUT = {
     f"{prefix}{leaf}_proj"
     for prefix in ("", "experts.", "shared_experts.")
@@ -103,7 +103,7 @@ def engine_share(shape: ModelShape, work: Work, devices: int) -> DeviceShare:
     tensor = min(devices, MOST_TENSOR_PARALLEL)
     stages = -(-devices // tensor)
     item = ITEM_BYTES[work.dtype]
-    slot = sum(_lora_width(each, tensor) * each.count for each in shape.lora_linears) * work.max_rank * item
+    slot = slot_bytes(shape, rank=work.max_rank, item=item, tensor=tensor)
     kv = item * shape.kv_values // min(tensor, shape.kv_heads) + shape.kv_bytes
     return DeviceShare(
         part="engine",
@@ -114,6 +114,11 @@ def engine_share(shape: ModelShape, work: Work, devices: int) -> DeviceShare:
         moving=work.context * kv // stages,
         kv_token=kv // stages,
     )
+
+
+def slot_bytes(shape: ModelShape, *, rank: int, item: int, tensor: int) -> int:
+    """Return what an adapter slot takes of each worker that shares the layers."""
+    return sum(_lora_width(each, tensor) * each.count for each in shape.lora_linears) * rank * item
 
 
 def _engine_layout(tensor: int, stages: int) -> str:
@@ -130,15 +135,13 @@ def trainer_share(shape: ModelShape, work: Work, devices: int) -> DeviceShare:
     item = ITEM_BYTES[work.dtype]
     layouts = trainer_layouts(shape, devices)
     layout = min(layouts, key=lambda name: layouts[name])
-    hidden = item * (shape.layers * shape.hidden_size + shape.layer_values)
-    logits = (item + 2 * _FLOAT_BYTES) * shape.vocab_size  # and in float32, with their gradient
     return DeviceShare(
         part="trainer",
         layout=layout,
         devices=devices,
-        weights=item * layouts[layout],
+        weights=item * layouts[layout] + wide_head_bytes(shape, item),
         adapters=work.policies * RESIDENT_BYTES * shape.lora_parameters(work.max_rank),
-        moving=work.microbatch_tokens * (hidden + logits),
+        moving=pass_bytes(shape, item, work.microbatch_tokens, recomputed=True),
     )
 
 

@@ -27,7 +27,7 @@ class ModelShape:
     ``kv_values`` are the numbers that a token adds to the KV cache in the engine's dtype, ``kv_bytes`` those
     that sparse attention's indexer adds in bytes; ``kv_heads`` share them out, 1 where attention is latent.
     ``layer_parameters`` are those of the largest layer, ``layer_values`` the numbers that its linears read
-    and write for a token, which passes through a few experts only.
+    and write for a token, which passes through ``picked_share`` of the experts only.
     """
 
     architecture: str
@@ -43,6 +43,17 @@ class ModelShape:
     layer_parameters: int
     layer_values: int
     kv_bytes: int = 0
+    picked_share: float = 1.0
+
+    @property
+    def token_numbers(self) -> tuple[int, int]:
+        """Return how many numbers the linears of all layers read and write for a token."""
+        picked = [
+            (each, each.count * (self.picked_share if each.name.startswith("experts.") else 1.0))
+            for each in self.linears
+        ]
+        read = sum(each.inputs * count for each, count in picked)
+        return int(read), int(sum(each.outputs * count for each, count in picked))
 
     @property
     def expert_parameters(self) -> int:
@@ -180,6 +191,7 @@ def _shape(config: _Config) -> ModelShape:
         layer_parameters=in_each + max(_weights(dense), _weights(experts) + router),
         layer_values=sum((each.inputs + each.outputs) * each.count for each in active),
         kv_bytes=layers * indexer_bytes,
+        picked_share=(config.num_experts_per_tok or config.experts) / config.experts if routed else 1.0,
     )
 
 

@@ -54,8 +54,13 @@ def default_microbatch_tokens(facts: BaseFacts, *, item_bytes: int = 4, free_byt
 
     With ``free_bytes`` of a GPU, as many as half of them hold.
     """
+    return fitting_tokens(activation_bytes(facts, item_bytes), free_bytes=free_bytes)
+
+
+def fitting_tokens(token_bytes: int, *, free_bytes: int | None = None) -> int:
+    """Return how many tokens of so many bytes a micro-batch has; ``free_bytes`` as above."""
     limit = _ACTIVATION_BYTES if free_bytes is None else int(DEVICE_SHARE * free_bytes)
-    fitting = limit // activation_bytes(facts, item_bytes)
+    fitting = limit // token_bytes
     return max(FEWEST_TOKENS, min(MOST_TOKENS if free_bytes is None else MOST_ON_DEVICE, fitting))
 
 

@@ -19,16 +19,21 @@ from services.loader.adapters.builder.client import Builder
 from services.loader.adapters.vllm.engine import VllmEngine
 from services.loader.adapters.vllm.taken_outputs import TakenOutputs
 from services.loader.adapters.vllm_plugin import RESERVED, TAKEN, register
-from services.loader.core.execution import Asked, Device, Execution, plan_execution
+from services.loader.core.execution import (
+    Asked,
+    Device,
+    Execution,
+    plan_execution,
+    reserved_sequences,
+    slot_rank,
+)
 from services.loader.core.routes import RouteSource, route_source
 
 _log = logging.getLogger(__name__)
 
 PLUGIN = "mint_engine_fixes"
 _SCHEDULER = "services.loader.adapters.vllm.fair_scheduler.make_scheduler"
-_RESERVE = 8  # of the sequences that run, one in so many more is for tenants that run little
 _EXTENSION = "services.loader.adapters.vllm.worker_extension.WorkerExtension"
-_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM accepts as max_lora_rank
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,7 +197,7 @@ def engine_arguments(config: EngineConfig, *, taken: TakenOutputs) -> Any:
     """
     from vllm.engine.arg_utils import AsyncEngineArgs
 
-    reserve = max(1, config.max_sequences // _RESERVE)
+    reserve = reserved_sequences(config.max_sequences)
     how = config.execution
     optional: dict[str, object] = dict(how.engine_args)
     if how.gpu_memory_utilization is not None:
@@ -211,7 +216,7 @@ def engine_arguments(config: EngineConfig, *, taken: TakenOutputs) -> Any:
         enable_lora=True,
         max_loras=config.slots,
         max_cpu_loras=config.host_capacity,
-        max_lora_rank=next(rank for rank in _RANKS if rank >= config.facts.max_rank),
+        max_lora_rank=slot_rank(config.facts.max_rank),
         lora_target_modules=_lora_modules(config.facts),
         tensor_parallel_size=how.tensor_parallel,
         pipeline_parallel_size=how.pipeline_parallel,
