@@ -32,6 +32,7 @@ from services.trainer.adapters.model.placing import place
 from services.trainer.adapters.model.resident_base import SPARSE_ATTENTION
 from services.trainer.adapters.operations_postgres import PostgresOperations
 from services.trainer.adapters.policies.resident_policies import open_policies
+from services.trainer.adapters.rendering.rendering import BaseRendering
 from services.trainer.adapters.states.mixtures import BlobMixtures
 from services.trainer.adapters.states.revisions import BlobRevisionStates
 from services.trainer.core.mismatch_rules import Mismatch
@@ -44,6 +45,7 @@ from services.trainer.handlers.operations import Operations
 from services.trainer.handlers.waves import WaveIntake
 from services.trainer.http import checkpoints as checkpoint_routes
 from services.trainer.http import operations as operation_routes
+from services.trainer.http import rendering as rendering_routes
 from services.trainer.http import sessions as session_routes
 from services.trainer.settings import LAYOUTS, TrainerSettings
 
@@ -171,6 +173,9 @@ async def open_trainer(settings: TrainerSettings, process: ProcessRank = ALONE) 
         dispatcher.on(WaveCompleted, waves.on_wave_completed, base=base, given_up=waves.on_wave_given_up)
         session_routes.add_routes(http, policies, operations)
         operation_routes.add_routes(http, operations)
+        rendering = BaseRendering(settings.base_dir, max_context=policies.facts.max_context)
+        stack.callback(rendering.close)
+        rendering_routes.add_routes(http, rendering)
         checkpoint_routes.add_routes(http, CheckpointAdmin(rows=rows, blobs=blobs, clock=clock))
         yield Trainer(
             http=http,

@@ -7,6 +7,7 @@ from typing import TypeVar
 import msgspec
 
 from mint_common.client.http import InternalHttp, path_of
+from mint_common.datasets import Rendering, RenderRequest
 from mint_common.errors import MintError, Unavailable
 from mint_common.ids import BaseName, PolicyId, TenantId
 from mint_common.training import CheckpointRecord, CheckpointRef, Outcome, SessionRecord, Submission
@@ -26,6 +27,11 @@ class TrainerClient:
     async def base(self) -> BaseName:
         """Return which base it trains on."""
         return self._read(await self._http.exchange("GET", "/internal/base"), _Base).base
+
+    async def render(self, request: RenderRequest) -> Rendering:
+        """Return what becomes of rows as token ids. Raises InvalidField, Overloaded."""
+        body = msgspec.msgpack.encode(request)
+        return self._read(await self._http.exchange("POST", "/internal/render", body), Rendering)
 
     async def submit(self, submission: Submission) -> None:
         """Return when the operation is durable. Idempotent.

@@ -8,9 +8,18 @@ from mint_common.datasets.check import (
     Problem,
     check_file,
 )
-from mint_common.datasets.formats import Format, format_of
+from mint_common.datasets.formats import FORMATS, Format, Method, format_of, method_of
 from mint_common.datasets.lines import MAX_LINE_BYTES
-from mint_common.datasets.reading import read_row
+from mint_common.datasets.reading import decode_line, read_row, told_format, typed_row
+from mint_common.datasets.rendered import (
+    OnLong,
+    RenderedExample,
+    RenderedRow,
+    Rendering,
+    RenderRequest,
+    RowLine,
+    Side,
+)
 from mint_common.datasets.repeats import Repeats, RowDigests, shared_rows
 from mint_common.datasets.rows import (
     MAX_DEPTH,
@@ -26,9 +35,11 @@ from mint_common.datasets.rows import (
     TextRow,
     Tool,
     ToolCall,
+    arguments_of,
 )
 
 __all__ = [
+    "FORMATS",
     "MAX_DEPTH",
     "MAX_LINE_BYTES",
     "MAX_PROBLEMS",
@@ -40,19 +51,32 @@ __all__ = [
     "Format",
     "KtoRow",
     "Message",
+    "Method",
+    "OnLong",
     "PairRow",
     "PreferenceRow",
     "Problem",
+    "RenderRequest",
+    "RenderedExample",
+    "RenderedRow",
+    "Rendering",
     "Repeats",
     "RewardRow",
     "Row",
     "RowDigests",
+    "RowLine",
     "RowProblem",
+    "Side",
     "TextRow",
     "Tool",
     "ToolCall",
+    "arguments_of",
     "check_file",
+    "decode_line",
     "format_of",
+    "method_of",
     "read_row",
     "shared_rows",
+    "told_format",
+    "typed_row",
 ]

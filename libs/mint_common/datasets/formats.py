@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 
 class Format(StrEnum):
@@ -22,6 +22,22 @@ class Format(StrEnum):
     """``{text}``: every token is trained."""
     REWARD = "reward"
     """``{messages, ...}`` that ends with the user; graders read the other fields (OpenAI's RFT)."""
+
+
+Method = Literal["sft", "dpo", "kto", "rft"]
+"""How a policy is trained on rows."""
+FORMATS: Mapping[Method, frozenset[Format]] = {
+    "sft": frozenset({Format.CHAT, Format.COMPLETION, Format.TEXT}),
+    "dpo": frozenset({Format.PAIRS, Format.PREFERENCE}),
+    "kto": frozenset({Format.KTO}),
+    "rft": frozenset({Format.REWARD}),
+}
+"""The formats that each method trains on."""
+
+
+def method_of(kind: Format) -> Method:
+    """Return the method that trains on a format."""
+    return next(method for method, kinds in FORMATS.items() if kind in kinds)
 
 
 def format_of(row: Mapping[str, Any]) -> Format | None:  # JSON

@@ -1,0 +1,69 @@
+"""Rows as token ids, and which of them are trained: what a trainer answers, in msgpack."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from mint_common.datasets.check import Problem
+from mint_common.datasets.formats import Method
+
+Side = Literal["answer", "chosen", "rejected", "prompt"]
+"""What an example is of its row: an answer, one of a pair's, or a prompt that is only sampled from."""
+OnLong = Literal["refuse", "drop"]
+"""What becomes of a row with an example that is longer than the context: it is never cut."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenderedExample:
+    """One sequence. ``trained`` has [start, end) of the tokens that are trained, in order, apart.
+
+    ``texts`` has the text of each token if that was asked for.
+    """
+
+    side: Side
+    tokens: tuple[int, ...]
+    trained: tuple[tuple[int, int], ...]
+    texts: tuple[str, ...] = ()
+
+    @property
+    def trained_count(self) -> int:
+        """Return how many tokens are trained."""
+        return sum(end - start for start, end in self.trained)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenderedRow:
+    """The examples of a row; ``label`` is a KTO row's."""
+
+    line: int
+    examples: tuple[RenderedExample, ...]
+    label: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowLine:
+    """A line of a file, counted from 1, and its bytes."""
+
+    line: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenderRequest:
+    """Rows to render. ``max_tokens`` is the longest that an example may be; None: the base's context."""
+
+    rows: tuple[RowLine, ...]
+    method: Method
+    on_long: OnLong = "refuse"
+    max_tokens: int | None = None
+    with_texts: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rendering:
+    """What became of the rows: rendered, refused with a problem, or dropped because they are too long."""
+
+    rows: tuple[RenderedRow, ...]
+    problems: tuple[Problem, ...]
+    dropped: tuple[int, ...]
+    """Lines of rows that were dropped."""
+    max_tokens: int

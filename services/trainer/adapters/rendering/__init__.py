@@ -1,0 +1,1 @@
+"""The chat template of the resident base, through transformers."""

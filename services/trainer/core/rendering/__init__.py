@@ -1,0 +1,1 @@
+"""Rows as token ids with the tokens that are trained, by a base's own chat template."""

@@ -1,0 +1,125 @@
+"""Rows of every format as examples."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from mint_common.datasets import (
+    FORMATS,
+    ChatRow,
+    CompletionRow,
+    KtoRow,
+    Message,
+    Method,
+    PairRow,
+    PreferenceRow,
+    Problem,
+    RenderedExample,
+    RenderedRow,
+    Rendering,
+    RenderRequest,
+    RewardRow,
+    Row,
+    RowLine,
+    RowProblem,
+    Side,
+    TextRow,
+    decode_line,
+    told_format,
+    typed_row,
+)
+from services.trainer.core.rendering.conversations import conversation
+from services.trainer.core.rendering.template import ChatTemplate, JsonObject
+from services.trainer.core.rendering.turns import (
+    TooLong,
+    render_completion,
+    render_conversation,
+    render_prompt,
+    render_text,
+)
+
+
+def render_rows(template: ChatTemplate, request: RenderRequest, *, max_context: int) -> Rendering:
+    """Return what becomes of each row: one that is wrong fails no other."""
+    max_tokens = min(request.max_tokens or max_context, max_context)
+    rows: list[RenderedRow] = []
+    problems: list[Problem] = []
+    dropped: list[int] = []
+    for each in request.rows:
+        try:
+            row = render_row(template, each, request.method, max_tokens=max_tokens)
+        except RowProblem as problem:
+            if isinstance(problem, TooLong) and request.on_long == "drop":
+                dropped.append(each.line)
+            else:
+                problems.append(Problem(line=each.line, code=problem.code, message=problem.message))
+        else:
+            rows.append(_with_texts(template, row) if request.with_texts else row)
+    return Rendering(
+        rows=tuple(rows), problems=tuple(problems), dropped=tuple(dropped), max_tokens=max_tokens
+    )
+
+
+def render_row(template: ChatTemplate, line: RowLine, method: Method, *, max_tokens: int) -> RenderedRow:
+    """Return a row's examples. Raises RowProblem, TooLong."""
+    raw = decode_line(line.data)
+    kind = told_format(raw)
+    if kind not in FORMATS[method]:
+        problem = f"the row is {kind}; {method} trains on {', '.join(sorted(FORMATS[method]))}"
+        raise RowProblem("wrong_format", problem)
+    row = typed_row(raw, kind)
+    examples = _Renderer(template, raw, max_tokens).examples(row)
+    return RenderedRow(
+        line=line.line, examples=tuple(examples), label=row.label if isinstance(row, KtoRow) else None
+    )
+
+
+class _Renderer:
+    """Renders one row; ``raw`` is the row as it was decoded."""
+
+    def __init__(self, template: ChatTemplate, raw: JsonObject, max_tokens: int) -> None:
+        self._template = template
+        self._raw = raw
+        self._max_tokens = max_tokens
+
+    def examples(self, row: Row) -> list[RenderedExample]:
+        match row:
+            case ChatRow():
+                return self._turns([], row.messages, "answer")
+            case TextRow():
+                return [render_text(self._template, row.text, max_tokens=self._max_tokens)]
+            case CompletionRow() | KtoRow():
+                return self._answered(row.prompt, row.completion, "answer")
+            case PairRow():
+                asked = row.input.messages
+                preferred = self._turns(asked, row.preferred_output, "chosen")
+                return preferred + self._turns(asked, row.non_preferred_output, "rejected")
+            case PreferenceRow():
+                chosen = self._answered(row.prompt, row.chosen, "chosen")
+                return chosen + self._answered(row.prompt, row.rejected, "rejected")
+            case RewardRow():
+                talk = conversation(self._template, row.messages, [], self._raw.get("tools"))
+                return [render_prompt(self._template, talk, max_tokens=self._max_tokens)]
+
+    def _answered(
+        self, prompt: str | list[Message], answer: str | list[Message], side: Side
+    ) -> list[RenderedExample]:
+        if isinstance(prompt, str) and isinstance(answer, str):
+            return [render_completion(self._template, prompt, answer, side=side, max_tokens=self._max_tokens)]
+        assert isinstance(prompt, list)  # checked with its row, as is that both are lists
+        assert isinstance(answer, list)
+        return self._turns(prompt, answer, side)
+
+    def _turns(
+        self, prompt: Sequence[Message], answer: Sequence[Message], side: Side
+    ) -> list[RenderedExample]:
+        tools = self._raw.get("tools", self._raw.get("input", {}).get("tools"))
+        talk = conversation(self._template, prompt, answer, tools)
+        return render_conversation(self._template, talk, side=side, max_tokens=self._max_tokens)
+
+
+def _with_texts(template: ChatTemplate, row: RenderedRow) -> RenderedRow:
+    examples = [
+        replace(example, texts=tuple(template.decode((token,)) for token in example.tokens))
+        for example in row.examples
+    ]
+    return replace(row, examples=tuple(examples))

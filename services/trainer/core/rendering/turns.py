@@ -1,0 +1,128 @@
+"""Turns of a conversation as examples: the trained tokens are found by their places, never by their ids.
+
+A turn's prompt is what the template renders of the messages before it with the beginning of an answer, which
+is what an engine is given; the turn is what its message adds, up to the stop token. So no tag of a template
+is needed, and the context of a trained token is the one that it is sampled in.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from mint_common.datasets import RenderedExample, RowProblem, Side
+from services.trainer.core.rendering.conversations import Conversation
+from services.trainer.core.rendering.template import ChatTemplate, JsonObject
+
+MAX_TURNS = 256
+"""Trained turns of a row: each is rendered from the beginning."""
+
+
+class TooLong(RowProblem):
+    """An example is longer than it may be."""
+
+    def __init__(self, found: int, most: int) -> None:
+        super().__init__("too_long", f"an example has {found} tokens, {most} is the most")
+
+
+def render_conversation(
+    template: ChatTemplate, talk: Conversation, *, side: Side, max_tokens: int
+) -> list[RenderedExample]:
+    """Return the examples that train a conversation's turns, as few as are exact.
+
+    There is one for each trained turn, but for those that another one begins with, token by token: they are
+    trained within it. Raises RowProblem, TooLong.
+    """
+    if len(talk.trained) > MAX_TURNS:
+        raise RowProblem("too_many_turns", f"{len(talk.trained)} trained turns, {MAX_TURNS} is the most")
+    # The last one first: it is the longest but for what templates leave out, so a long row ends here.
+    turns = [_turn(template, talk, place, side, max_tokens) for place in reversed(talk.trained)][::-1]
+    return _merged(turns)
+
+
+def render_prompt(template: ChatTemplate, talk: Conversation, *, max_tokens: int) -> RenderedExample:
+    """Return a conversation that is answered by sampling. Raises RowProblem, TooLong."""
+    tokens = template.encode_rendered(template.render(talk.messages, talk.tools, begins_answer=True))
+    return fitting(RenderedExample(side="prompt", tokens=tokens, trained=()), max_tokens)
+
+
+def render_completion(
+    template: ChatTemplate, prompt: str, completion: str, *, side: Side, max_tokens: int
+) -> RenderedExample:
+    """Return a plain text after a plain prompt, with an end. Raises RowProblem, TooLong."""
+    before = template.encode_plain(prompt)
+    whole = template.encode_plain(prompt + completion)
+    tokens = _continued(template, before, whole, completion)
+    return fitting(_ended(template, tokens, start=len(before), side=side), max_tokens)
+
+
+def render_text(template: ChatTemplate, text: str, *, max_tokens: int) -> RenderedExample:
+    """Return a plain text of which everything is trained, with an end. Raises TooLong."""
+    tokens = template.encode_plain(text)
+    start = int(tokens[:1] == (template.bos_id,))
+    return fitting(_ended(template, tokens, start=start, side="answer"), max_tokens)
+
+
+def fitting(example: RenderedExample, max_tokens: int) -> RenderedExample:
+    """Return an example that is not too long. Raises TooLong."""
+    if len(example.tokens) > max_tokens:
+        raise TooLong(len(example.tokens), max_tokens)
+    return example
+
+
+def _turn(
+    template: ChatTemplate, talk: Conversation, place: int, side: Side, max_tokens: int
+) -> RenderedExample:
+    prompt = template.render(talk.messages[:place], talk.tools, begins_answer=True)
+    whole = template.render(talk.messages[: place + 1], talk.tools, begins_answer=False)
+    if not whole.startswith(prompt):
+        problem = f"the chat template renders messages[{place}] otherwise than an answer to those before it"
+        raise RowProblem("not_an_answer", problem)
+    answer = whole[len(prompt) :]
+    _check_complete(talk.messages[place], place, answer)
+    before = template.encode_rendered(prompt)
+    tokens = _continued(template, before, template.encode_rendered(whole), answer)
+    return fitting(_ended(template, tokens, start=len(before), side=side), max_tokens)
+
+
+def _check_complete(message: JsonObject, place: int, answer: str) -> None:
+    """Refuse what a template leaves out in silence: an answer without its call would be trained."""
+    calls = message.get("tool_calls", [])
+    parts = [call["function"]["name"] for call in calls]
+    parts += [message["content"]] if calls else []
+    parts += [message.get("reasoning_content", ""), message.get("thinking", "")]
+    missing = next((part for part in parts if part.strip() not in answer), None)
+    if missing is not None:
+        problem = f"the base's chat template leaves {missing.strip()[:40]!r} of messages[{place}] out"
+        raise RowProblem("left_out", problem)
+
+
+def _continued(
+    template: ChatTemplate, before: tuple[int, ...], whole: tuple[int, ...], answer: str
+) -> tuple[int, ...]:
+    """Return the tokens of a prompt with those of its answer behind, none of them across the border."""
+    if whole[: len(before)] == before:
+        return whole
+    # A token of the whole lies across: an engine that is given the prompt could never sample it.
+    apart = (*before, *template.encode_rendered(answer))
+    if template.decode(apart) != template.decode(whole):
+        raise RowProblem("not_an_answer", "the tokenizer does not encode an answer apart from its prompt")
+    return apart
+
+
+def _ended(template: ChatTemplate, tokens: Sequence[int], *, start: int, side: Side) -> RenderedExample:
+    """Return the example up to its last stop token, or with one behind it."""
+    stops = [place for place in range(start, len(tokens)) if tokens[place] in template.stop_ids]
+    cut = (*tokens[: stops[-1] + 1],) if stops else (*tokens, template.eos_id)
+    return RenderedExample(side=side, tokens=cut, trained=((start, len(cut)),))
+
+
+def _merged(turns: Sequence[RenderedExample]) -> list[RenderedExample]:
+    """Return the turns with each that begins another one trained within that."""
+    kept: list[RenderedExample] = []
+    spans: tuple[tuple[int, int], ...] = ()
+    for turn, following in pairwise([*turns, None]):
+        assert turn is not None  # only the last one is
+        spans = (*spans, *turn.trained)
+        if following is None or following.tokens[: len(turn.tokens)] != turn.tokens:
+            kept.append(RenderedExample(side=turn.side, tokens=turn.tokens, trained=spans))
+            spans = ()
+    return kept

@@ -1,0 +1,16 @@
+"""Internal HTTP: rows as token ids, in msgpack."""
+
+from fastapi import FastAPI, Request, Response
+
+from mint_common.datasets import RenderRequest
+from services.trainer.http.packed import packed, read_packed
+from services.trainer.ports.rendering import RowRendering
+
+
+def add_routes(http: FastAPI, rendering: RowRendering) -> None:
+    """Add the route to the trainer's HTTP application."""
+
+    @http.post("/internal/render")
+    async def render(request: Request) -> Response:
+        """Answer what becomes of each row."""
+        return packed(await rendering.render(read_packed(await request.body(), RenderRequest)))
