@@ -39,7 +39,7 @@ test-slow: .venv/.installed ## Run the slow tests
 	$(PYTEST) -m slow
 
 test-sdk: .venv/.installed ## Drive every version of the Tinker SDK, and the cookbook, against a running stack (20 minutes)
-	$(PYTEST) -m slow tests/e2e/test_sdk_matrix.py tests/e2e/test_cookbook.py
+	$(PYTEST) -m slow tests/e2e/test_sdk_matrix.py tests/e2e/test_cookbook.py tests/e2e/test_verifiers.py
 
 test-seams: .venv/.installed ## Compare what the loader uses of vLLM with the official CUDA build, which is not installed
 	$(PYTEST) -m seams tests/seams
