@@ -25,6 +25,12 @@ class NotResident(MintError):
     http_status = 503
 
 
+class ExecutionFailed(MintError):
+    """The operation could not be computed: {problem}"""
+
+    code = "execution_failed"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingSession:
     """``position`` counts the executed operations; ``snapshot`` is the state after some of them.

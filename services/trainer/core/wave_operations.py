@@ -16,7 +16,7 @@ from mint_common.claims import Claim, RevisionRef
 from mint_common.errors import AlreadyHandled, Unavailable
 from mint_common.events import LoraSpec, WaveCompleted
 from mint_common.ids import BaseName, Digest, EventId, JobId, PolicyId, TenantId, WaveId
-from mint_common.training import Operation, Passed, Result, Step, Stepped
+from mint_common.training import Close, Open, Operation, Passed, Result, Step, Stepped
 from services.trainer.core.algorithms import ALGORITHMS
 from services.trainer.core.mismatch_rules import Mismatch
 from services.trainer.core.operations import NewOperation, Packed, TrainingSession
@@ -61,6 +61,13 @@ class WaveExport(msgspec.Struct, frozen=True, tag="wave_export"):
 
 LoggedOperation = Operation | LoadRevision | WavePass | WaveExport
 """Whatever a log may have; clients ask for the first kinds only."""
+
+
+def begins_anew(operation: LoggedOperation) -> bool:
+    """Return whether an operation needs nothing of the state before it."""
+    return isinstance(operation, Open | Close) or (
+        isinstance(operation, LoadRevision) and operation.revision is None
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

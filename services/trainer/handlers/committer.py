@@ -3,8 +3,10 @@
 Invariant: results are committed in the order of execution, and published only then.
 """
 
+import asyncio
 import hashlib
 import logging
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -29,7 +31,13 @@ from mint_common.training import (
     Stepped,
 )
 from services.trainer import metrics
-from services.trainer.core.operations import ExportLineage, FinishedOperation, Snapshot, TrainingSession
+from services.trainer.core.operations import (
+    ExportLineage,
+    FinishedOperation,
+    Packed,
+    Snapshot,
+    TrainingSession,
+)
 from services.trainer.core.wave_operations import (
     LoadRevision,
     LoggedOperation,
@@ -37,6 +45,7 @@ from services.trainer.core.wave_operations import (
     export_metrics,
 )
 from services.trainer.handlers.lease_term import (
+    INLINE_BYTES,
     LeaseTerm,
     outcome_of,
     pack,
@@ -93,36 +102,59 @@ class Committer:
     """Commits the results of one policy's operations."""
 
     def __init__(
-        self, term: LeaseTerm, session: TrainingSession, on_committed: Callable[[int], None]
+        self,
+        term: LeaseTerm,
+        session: TrainingSession,
+        *,
+        on_waiting: Callable[["Committer"], None],
+        on_committed: Callable[[int], None],
     ) -> None:
         self.session = session
         self.covered = session.snapshot_position
+        self.committed = session.position
         self._term = term
+        self._on_waiting = on_waiting
         self._on_committed = on_committed
+        self._waiting: deque[Executed | RefusedWave] = deque()
         self._unpublished: dict[int, _Unpublished] = {}
+        self._moved = asyncio.Event()
 
-    async def commit(self, executed: Sequence[Executed | RefusedWave]) -> None:
-        """Commit some operations in order, together where that is possible."""
-        plain: list[FinishedOperation] = []
-        for one in executed:
-            if isinstance(one, Executed) and one.is_plain:
-                assert one.result is not None, one
-                plain.append(await self._finished(one, one.result))
-                continue
-            await self._commit_plain(plain)
-            plain = []
-            if isinstance(one, RefusedWave):
-                await self._commit_refusal(one)
-            else:
-                await self._commit_alone(one)
-        await self._commit_plain(plain)
+    def put(self, executed: Executed | RefusedWave) -> None:
+        """Commit an operation behind those before it."""
+        self._waiting.append(executed)
+        self._on_waiting(self)
 
-    async def _commit_plain(self, finished: Sequence[FinishedOperation]) -> None:
-        if finished:
-            await self._term.finishing.put_all(finished)
-            self._tell(finished)
+    async def settled(self, position: int) -> None:
+        """Wait until everything is committed that was executed up to a position."""
+        while self.committed < position:
+            self._moved.clear()
+            await self._moved.wait()
 
-    async def _commit_alone(self, one: Executed) -> None:
+    @property
+    def is_waiting(self) -> bool:
+        """Return whether there is something to commit."""
+        return bool(self._waiting)
+
+    def take_plain(self, limit: int) -> list[FinishedOperation]:
+        """Take the results that are next and can share a transaction; who commits them tells it."""
+        taken: list[FinishedOperation] = []
+        while self._waiting and len(taken) < limit:
+            one = self._waiting[0]
+            if not (isinstance(one, Executed) and one.is_plain and one.result is not None):
+                break
+            finished = self._encoded(one, one.result)
+            if len(finished.result.data) > INLINE_BYTES:
+                break
+            taken.append(finished)
+            self._waiting.popleft()
+        return taken
+
+    async def commit_next(self) -> None:
+        """Commit the next operation in a transaction of its own."""
+        one = self._waiting.popleft()
+        if isinstance(one, RefusedWave):
+            await self._commit_refusal(one)
+            return
         try:
             if one.export is not None:
                 await self._commit_export(one, one.export)
@@ -131,8 +163,7 @@ class Committer:
             else:
                 await self._commit_state(one)
         except AlreadyExists as error:
-            finished = await self._finished(one, error)
-            await self._commit_plain([finished])
+            await self._finish(await self._finished(one, error))
 
     async def _commit_save(self, one: Executed, save: Save, state: StateCopy) -> None:
         claim = await self._store(state, "checkpoints", one.seq)
@@ -226,7 +257,7 @@ class Committer:
             # Its job was failed when the wave was taken in, as it seemed: there is nothing more to tell.
             unused = await term.store.finish(term.token, finished)
         await term.discard(unused)
-        self._tell(finished)
+        self.tell(finished)
 
     def _note_lineage(self, lineage: ExportLineage | None) -> None:
         if lineage is not None:
@@ -254,7 +285,12 @@ class Committer:
         )
 
     async def _finished(self, one: Executed, result: Result | MintError) -> FinishedOperation:
-        policy_id = self.session.policy_id
+        """Return what is committed of an operation; a big result is a blob then."""
+        finished = self._encoded(one, result)
+        key = result_key(self.session.policy_id, one.seq)
+        return replace(finished, result=await pack(self._term.blobs, key, finished.result.data))
+
+    def _encoded(self, one: Executed, result: Result | MintError) -> FinishedOperation:
         outcome = msgspec.msgpack.encode(outcome_of(result))
         came = "refused" if isinstance(result, MintError) else "done"
         kind = type(one.operation).__name__.lower()
@@ -262,10 +298,10 @@ class Committer:
             kind = str(one.operation.__struct_config__.tag)
         self._unpublished[one.seq] = _Unpublished(outcome=outcome, kind=kind, came=came)
         return FinishedOperation(
-            policy_id=policy_id,
+            policy_id=self.session.policy_id,
             seq=one.seq,
             position=one.position,
-            result=await pack(self._term.blobs, result_key(policy_id, one.seq), outcome),
+            result=Packed(data=outcome),
             is_refused=isinstance(result, MintError),
             step=one.step,
             finished_at=self._term.clock.now(),
@@ -274,7 +310,7 @@ class Committer:
 
     async def _finish(self, finished: FinishedOperation) -> None:
         await self._term.discard(await self._term.store.finish(self._term.token, [finished]))
-        self._tell([finished])
+        self.tell([finished])
 
     async def _store(self, state: StateCopy, kind: str, number: int) -> Claim:
         sha256 = hashlib.sha256(state.data).hexdigest()
@@ -288,7 +324,10 @@ class Committer:
         await self._term.discard(await self._term.store.put_snapshot(self._term.token, snapshot))
         self.covered = max(self.covered, position)
 
-    def _tell(self, finished: Sequence[FinishedOperation]) -> None:
+    def tell(self, finished: Sequence[FinishedOperation]) -> None:
+        """Publish what is committed."""
+        self.committed = max(self.committed, *(one.position for one in finished))
+        self._moved.set()
         for one in finished:
             unpublished = self._unpublished.pop(one.seq)
             metrics.OPERATIONS.labels(unpublished.kind, unpublished.came).inc()

@@ -1,18 +1,19 @@
-"""One policy's operations, from their arrival to what is committed of them.
+"""One policy's operations, from their arrival to their results.
 
-Invariants: operations are executed in the order that `core/sequence_buffer.py` releases, committed in that
-order, and each once; what is committed was computed from everything committed before it; a fault of the
-trainer itself costs a replay from the last snapshot, never a result.
+What can be computed goes to the scheduler as it arrives, behind what is under way; anything else has the
+policy to itself. Invariants: operations are executed in the order that `core/sequence_buffer.py` releases,
+committed in that order, and each once; what is committed was computed from everything committed before it; a
+fault of the trainer itself costs a replay from the last snapshot, never a result.
 """
 
 import asyncio
 import itertools
 import logging
-from collections.abc import Awaitable, Sequence
+from collections import deque
+from collections.abc import Awaitable, Iterable, Sequence
 
 from mint_common.errors import MintError
 from mint_common.training import (
-    Close,
     Distill,
     Load,
     Loaded,
@@ -26,65 +27,67 @@ from mint_common.training import (
     Stepped,
 )
 from mint_common.waiting import wait_for_event
+from services.trainer.core.algorithms import WaveBatch
 from services.trainer.core.batch import Batch
-from services.trainer.core.operations import NotResident, TrainingSession
+from services.trainer.core.operations import ExecutionFailed, NotResident, TrainingSession
 from services.trainer.core.sequence_buffer import SequenceBuffer
 from services.trainer.core.wave_operations import LoadRevision, LoggedOperation, WaveExport, WavePass
+from services.trainer.handlers.commit_queue import CommitQueue
 from services.trainer.handlers.committer import Committer, Executed, RefusedWave, closes
-from services.trainer.handlers.executor import Executor, StateResult, Work
+from services.trainer.handlers.executor import Executor, StateResult, with_batch
 from services.trainer.handlers.lease_term import LeaseTerm
 from services.trainer.ports.policies import StateCopy, StateExport, StepTaken
 
 _log = logging.getLogger(__name__)
 
-_COMPUTED = (Pass, WavePass, Step)
-_CHANGING = (*_COMPUTED, Distill, Open, Load, LoadRevision)
+_CHANGING = (Pass, WavePass, Step, Distill, Open, Load, LoadRevision)
 _ATTEMPTS = 2
 """How often a fault of the trainer is met before the operation is refused; retries run alone."""
-
-
-def _begins_anew(operation: LoggedOperation) -> bool:
-    """Return whether an operation needs nothing of what was before it."""
-    return isinstance(operation, Open | Close) or (
-        isinstance(operation, LoadRevision) and operation.revision is None
-    )
-
-
-class ExecutionFailed(MintError):
-    """The operation could not be computed: {problem}"""
-
-    code = "execution_failed"
 
 
 class Driver:
     """Drives one policy while the term lasts, until its session is closed or has nothing to do for a while.
 
-    ``is_ended`` says that it takes no more operations.
+    ``is_ended`` says that it takes no more operations. Its tasks belong to ``group``.
     """
 
-    def __init__(self, term: LeaseTerm, session: TrainingSession, *, next_seq: int) -> None:
+    def __init__(
+        self,
+        term: LeaseTerm,
+        commits: CommitQueue,
+        group: asyncio.TaskGroup,
+        session: TrainingSession,
+        *,
+        next_seq: int,
+    ) -> None:
         self.policy_id = session.policy_id
         self.tenant_id = session.tenant_id
         self.is_managed = session.is_managed
         self.is_ended = False
         self._term = term
-        self._committer = Committer(term, session, self._forget)
+        self._group = group
+        self._committer = Committer(term, session, on_waiting=commits.put, on_committed=self._forget)
         self._executor = Executor(term, self._committer, self._settled)
         self._buffer = SequenceBuffer(next_seq=next_seq)
         self._live: dict[int, LoggedOperation | MintError] = {}
-        self._batches: dict[int, Batch] = {}
+        self._batches: dict[int, WaveBatch] = {}
         self._refused: set[int] = set()
+        self._attempts: dict[int, int] = {}
+        self._due: deque[int] = deque()
+        self._under_way: deque[tuple[int, asyncio.Future[object]]] = deque()
+        self._collecting: asyncio.Task[None] | None = None
+        self._is_void = False
+        self._again: list[int] = []
+        self._is_working = False
         self._idle = asyncio.Event()
         self._news = asyncio.Event()
-        self._again: list[int] = []
-        self._attempts: dict[int, int] = {}
+        self._sleeps_until: float | None = None
         self._position = session.position
         self._step = session.step
         self._changed = session.position
         self._is_closed = session.closed_at is not None
         self._snapshot_at = self._worked_at = term.clock.monotonic()
         self._is_copying = False
-        self._executed: asyncio.Queue[Executed | RefusedWave | asyncio.Event] = asyncio.Queue()
 
     @property
     def waiting(self) -> int:
@@ -100,56 +103,74 @@ class Driver:
         if self._live:
             await wait_for_event(self._idle, clock=self._term.clock, seconds=seconds)
 
-    def arrive(self, seq: int, operation: LoggedOperation | MintError, *, batch: Batch | None = None) -> None:
-        """Take over a stored operation, or why it cannot be read. A repetition changes nothing.
+    def arrive(
+        self, operations: Iterable[tuple[int, LoggedOperation | MintError]], batch: Batch | None = None
+    ) -> None:
+        """Take over stored operations, or why they cannot be read. A repetition changes nothing.
 
-        ``batch`` is what the record of a wave's pass holds, where that has been read.
+        ``batch`` is what the record of their wave's pass holds, where that has been read.
         """
-        if seq not in self._live:
-            if batch is not None:
-                self._batches[seq] = batch
+        for seq, operation in operations:
+            if seq in self._live:
+                continue
+            if batch is not None and isinstance(operation, WavePass):
+                self._batches[seq] = with_batch(operation, batch)
             self._idle.clear()
             self._live[seq] = operation
             self._buffer = self._buffer.arrive(seq, now=self._term.clock.monotonic())
-            self._news.set()
+        self._advance()
 
     def skip(self, seq: int) -> None:
         """Wait for a number no longer: what was to have it was refused."""
         self._buffer = self._buffer.skip(seq)
-        self._news.set()
+        self._advance()
 
     def held_by(self, seq: int) -> int | None:
         """Return the number that an operation waits for to arrive, if that is what it waits for."""
         return self._buffer.next_seq if seq in self._buffer.waiting and seq > self._buffer.next_seq else None
 
     async def run(self) -> None:
-        """Execute and commit."""
-        async with asyncio.TaskGroup() as group:
-            committing = group.create_task(self._commit_on())
-            while (due := await self._next()) is not None:
-                await self._round(due)
-                self._maybe_snapshot(group)
-            await self._executed.join()
-            committing.cancel()
-
-    async def _next(self) -> list[int] | None:
-        """Return the numbers that are due, none when it is time for a snapshot; None ends the driver."""
-        clock, hold = self._term.clock, self._term.settings.hold_seconds
-        while True:
-            released, self._buffer = self._buffer.release(now=clock.monotonic(), hold_seconds=hold)
-            due, self._again = [*self._again, *released], []
-            if due or self._is_past(self._snapshot_due()):
-                return due
-            if self._is_past(self._end_due()):
-                self.is_ended = True
-                return None
+        """Do what becomes due with time, until there is nothing left to do."""
+        clock = self._term.clock
+        while not self._is_past(self._end_due()):
             self._news.clear()
-            moments = [self._buffer.due(hold_seconds=hold), self._snapshot_due(), self._end_due()]
-            ends = [moment for moment in moments if moment is not None]
-            if ends:
-                await wait_for_event(self._news, clock=clock, seconds=min(ends) - clock.monotonic())
-            else:
+            self._advance()
+            self._sleeps_until = moment = self._next_moment()
+            if moment is None:
                 await self._news.wait()
+            else:
+                await wait_for_event(self._news, clock=clock, seconds=moment - clock.monotonic())
+        self.is_ended = True
+
+    def _advance(self) -> None:
+        """Begin all that can begin now."""
+        clock, hold = self._term.clock, self._term.settings.hold_seconds
+        if self._buffer.waiting:
+            released, self._buffer = self._buffer.release(now=clock.monotonic(), hold_seconds=hold)
+            self._due.extend(released)
+        is_snapshot_due = self._is_past(self._snapshot_due())
+        if is_snapshot_due and self._is_at_rest:
+            self._begin_snapshot()
+        # The position of a state is known when nothing is under way, so a snapshot that is due comes first.
+        if self._is_at_rest or not is_snapshot_due:
+            self._begin_due()
+        self._wake()
+
+    def _wake(self) -> None:
+        """Let `run` look again if something becomes due before it would."""
+        moment = self._next_moment()
+        if moment is not None and (self._sleeps_until is None or moment < self._sleeps_until):
+            self._news.set()
+
+    def _next_moment(self) -> float | None:
+        moments = [self._buffer.due(hold_seconds=self._term.settings.hold_seconds), self._end_due()]
+        if self._is_at_rest:
+            moments.append(self._snapshot_due())
+        return min((moment for moment in moments if moment is not None), default=None)
+
+    @property
+    def _is_at_rest(self) -> bool:
+        return not (self._under_way or self._is_working)
 
     def _is_past(self, moment: float | None) -> bool:
         return moment is not None and moment <= self._term.clock.monotonic()
@@ -173,102 +194,113 @@ class Driver:
             return None
         return self._worked_at + self._term.settings.idle_seconds
 
-    async def _round(self, seqs: Sequence[int]) -> None:
-        """Execute what is due, as far as that goes without a fault."""
-        waiting = list(seqs)
-        while waiting := [seq for seq in waiting if seq not in self._refused]:
-            self._worked_at = self._term.clock.monotonic()
-            taken = self._take(waiting)
-            done = await self._execute(taken)
-            waiting = waiting[done:]
-            if done < len(taken):
-                self._again = waiting
+    def _begin_due(self) -> None:
+        while self._due and not (self._is_working or self._is_void):
+            if self._can_compute(self._due[0]):
+                self._compute(self._due.popleft())
+            elif self._under_way:
                 return
-
-    def _take(self, waiting: Sequence[int]) -> Sequence[int]:
-        """Return the operations that go together, or one alone.
-
-        Passes and steps that follow one another do, and so does the export of a wave behind its step.
-        """
-        if waiting[0] in self._attempts:
-            return waiting[:1]
-        taken = list(itertools.takewhile(lambda seq: isinstance(self._live[seq], _COMPUTED), waiting))
-        behind = waiting[len(taken) :]
-        if taken and behind and isinstance(self._live[behind[0]], WaveExport):
-            taken.append(behind[0])
-        return taken or waiting[:1]
-
-    async def _execute(self, seqs: Sequence[int]) -> int:
-        """Return how many are finished; after a fault the others start again."""
-        operation = self._live[seqs[0]]
-        if self._is_closed:
-            operation = SessionClosed(policy_id=self.policy_id)
-        if isinstance(operation, MintError):
-            self._end(seqs[0], operation)
-            return 1
-        if not _begins_anew(operation) and (lost := await self._executor.restore()):
-            for seq in seqs:
-                self._end(seq, lost)
-            return len(seqs)
-        if isinstance(operation, _COMPUTED):
-            return await self._compute(seqs, alone=seqs[0] in self._attempts)
-        return await self._keep(seqs[0], operation)
-
-    async def _compute(self, seqs: Sequence[int], *, alone: bool) -> int:
-        (begun,) = await asyncio.gather(self._begin(seqs, alone=alone), return_exceptions=True)
-        if isinstance(begun, BaseException):
-            return self._note_failure(seqs[0], begun)
-        results = await asyncio.gather(*begun, return_exceptions=True)
-        for done, (seq, result) in enumerate(zip(seqs, results, strict=True)):
-            if seq in self._refused:
-                continue
-            if isinstance(result, NotResident):
-                return done
-            if isinstance(result, StepTaken):
-                self._end(seq, Stepped(step=result.step, metrics=result.metrics))
-            elif isinstance(result, StateExport):
-                self._end(seq, None, StateResult(export=result))
-            elif isinstance(result, Passed):
-                self._end(seq, result)
             else:
-                assert isinstance(result, BaseException), result
-                ended = self._note_failure(seq, result)
-                if not isinstance(result, MintError):
-                    return done + ended
-        return len(seqs)
+                self._is_working = True
+                self._group.create_task(self._work(self._due.popleft()))
 
-    async def _begin(self, seqs: Sequence[int], *, alone: bool) -> list[Awaitable[object]]:
-        """Queue operations that go together, once all that they take is there."""
-        works: list[Work] = []
-        for seq in seqs:
-            operation = self._live[seq]
-            assert not isinstance(operation, MintError), operation
-            works.append(await self._executor.ready(operation, batch=self._batches.pop(seq, None)))
-        if isinstance(works[-1], WaveExport):
-            # What it comes after may be an export that is not committed yet.
-            await self._settled()
-        return [self._executor.begin(work, alone=alone) for work in works]
+    def _can_compute(self, seq: int) -> bool:
+        """Return whether an operation can go to the scheduler behind what is under way; retries go alone."""
+        is_alone = seq in self._attempts or any(one in self._attempts for one, _ in self._under_way)
+        if self._is_closed or not self._term.policies.has(self.policy_id) or (is_alone and self._under_way):
+            return False
+        match self._live[seq]:
+            case Pass() | Step():
+                return True
+            case WavePass():
+                return seq in self._batches
+            case WaveExport():
+                # What it comes after may be an export that is not committed yet.
+                return bool(self._under_way) and self._committer.committed == self._position
+            case _:
+                return False
 
-    async def _keep(self, seq: int, operation: LoggedOperation) -> int:
-        """Execute an operation that saves, loads, distills or ends; return 1 when it is finished."""
-        keeping = self._executor.keep(operation, alone=seq in self._attempts)
-        (kept,) = await asyncio.gather(keeping, return_exceptions=True)
-        if isinstance(kept, NotResident):
-            return 0
-        if isinstance(kept, StateResult):
-            self._end(seq, kept.result, kept)
-            return 1
-        return self._note_failure(seq, kept)
+    def _compute(self, seq: int) -> None:
+        work = self._batches.pop(seq, None) or self._live[seq]
+        assert not isinstance(work, MintError), work
+        self._worked_at = self._term.clock.monotonic()
+        self._term.policies.keep(self.policy_id)
+        begun = self._executor.begin(work, alone=seq in self._attempts)
+        self._under_way.append((seq, asyncio.ensure_future(begun)))
+        if self._collecting is None or self._collecting.done():
+            self._collecting = self._group.create_task(self._collect())
 
-    def _note_failure(self, seq: int, failure: BaseException) -> int:
-        """Return 1 when the operation is finished, refused or given up, 0 when it is to be tried again."""
+    async def _collect(self) -> None:
+        """Take the results of what is under way, in order; behind a fault they are void."""
+        while self._under_way:
+            seq, begun = self._under_way[0]
+            (result,) = await asyncio.gather(begun, return_exceptions=True)
+            self._under_way.popleft()
+            if seq in self._live and seq not in self._refused:
+                self._take(seq, result)
+            if not self._under_way:
+                self._due.extendleft(reversed(self._again))
+                self._is_void, self._again = False, []
+            self._advance()
+
+    def _take(self, seq: int, result: object) -> None:
+        if self._is_void or isinstance(result, NotResident):
+            self._is_void = True
+            self._again.append(seq)
+        elif isinstance(result, StepTaken):
+            self._end(seq, Stepped(step=result.step, metrics=result.metrics))
+        elif isinstance(result, StateExport):
+            self._end(seq, None, StateResult(export=result))
+        elif isinstance(result, Passed):
+            self._end(seq, result)
+        else:
+            assert isinstance(result, BaseException), result
+            self._is_void = not isinstance(result, MintError)
+            if not self._note_failure(seq, result):
+                self._again.append(seq)
+
+    async def _work(self, seq: int) -> None:
+        """Do what has the policy to itself, until an operation is finished or can be computed."""
+        self._worked_at = self._term.clock.monotonic()
+        operation = SessionClosed(policy_id=self.policy_id) if self._is_closed else self._live[seq]
+        is_finished = await self._work_on(seq, operation)
+        if not is_finished:
+            self._due.appendleft(seq)
+        self._is_working = False
+        self._advance()
+
+    async def _work_on(self, seq: int, operation: LoggedOperation | MintError) -> bool:
+        if isinstance(operation, MintError):
+            self._end(seq, operation)
+            return True
+        if lost := await self._executor.restore(operation):
+            self._end(seq, lost)
+            return True
+        if isinstance(operation, Pass | Step) or seq in self._batches:
+            return False
+        if isinstance(operation, WavePass):
+            doing: Awaitable[object] = self._executor.ready(operation)
+        else:
+            doing = self._executor.keep(operation, alone=seq in self._attempts)
+        (done,) = await asyncio.gather(doing, return_exceptions=True)
+        if isinstance(done, StateResult):
+            self._end(seq, done.result, done)
+            return True
+        if isinstance(done, WaveBatch):
+            self._batches[seq] = done
+        elif not isinstance(done, NotResident):
+            assert isinstance(done, BaseException), done
+            return self._note_failure(seq, done)
+        return False
+
+    def _note_failure(self, seq: int, failure: BaseException) -> bool:
+        """Return whether the operation is finished, refused or given up: else it is to be tried again."""
         if not isinstance(failure, MintError):
             return self._note_fault(seq, failure)
         self._end(seq, failure)
-        return 1
+        return True
 
-    def _note_fault(self, seq: int, fault: BaseException) -> int:
-        """Return 1 when the operation is given up, 0 when it is to be tried again."""
+    def _note_fault(self, seq: int, fault: BaseException) -> bool:
         if isinstance(fault, asyncio.CancelledError):
             raise fault
         self._term.policies.forget(self.policy_id)
@@ -279,9 +311,9 @@ class Driver:
             exc_info=fault,
         )
         if self._attempts[seq] < _ATTEMPTS:
-            return 0
+            return False
         self._end(seq, ExecutionFailed(problem=f"{type(fault).__name__}: {fault}"[:500]))
-        return 1
+        return True
 
     def _end(self, seq: int, result: Result | MintError | None, kept: StateResult | None = None) -> None:
         """Give an executed operation its position and hand it on to be committed."""
@@ -297,7 +329,7 @@ class Driver:
         if executed.closes:
             self._is_closed = True
             self._term.policies.forget(self.policy_id)  # also what a failed open had put into memory
-        self._executed.put_nowait(executed)
+        self._committer.put(executed)
 
     def _executed_as(
         self, seq: int, result: Result | MintError | None, kept: StateResult | None = None
@@ -331,7 +363,8 @@ class Driver:
         assert isinstance(export, WaveExport), export
         operations = [self._executed_as(seq, error) for seq in seqs]
         self._refused.update(seqs)
-        self._executed.put_nowait(RefusedWave(operations=operations, export=export, error=error))
+        self._due = deque(seq for seq in self._due if seq not in self._refused)
+        self._committer.put(RefusedWave(operations=operations, export=export, error=error))
 
     def _forget(self, seq: int) -> None:
         """Note that an operation is committed."""
@@ -340,53 +373,28 @@ class Driver:
         self._refused.discard(seq)
         if not self._live:
             self._idle.set()
-        self._news.set()
-
-    async def _commit_on(self) -> None:
-        while True:
-            taken = [await self._executed.get()]
-            while not self._executed.empty():
-                taken.append(self._executed.get_nowait())
-            await self._commit(taken)
-            for _ in taken:
-                self._executed.task_done()
-
-    async def _commit(self, taken: Sequence[Executed | RefusedWave | asyncio.Event]) -> None:
-        executed: list[Executed | RefusedWave] = []
-        for one in taken:
-            if isinstance(one, asyncio.Event):
-                await self._committer.commit(executed)
-                executed = []
-                one.set()
-            else:
-                executed.append(one)
-        await self._committer.commit(executed)
+        self._wake()
 
     async def _settled(self) -> None:
         """Wait until everything that was executed is committed."""
-        event = asyncio.Event()
-        self._executed.put_nowait(event)
-        await event.wait()
+        await self._committer.settled(self._position)
 
-    def _maybe_snapshot(self, group: asyncio.TaskGroup) -> None:
-        """Begin a snapshot if one is due; training goes on beside it."""
-        if not self._is_past(self._snapshot_due()):
-            return
+    def _begin_snapshot(self) -> None:
+        """Begin a snapshot; training goes on beside it."""
         self._is_copying = True
         self._snapshot_at = self._term.clock.monotonic()
-        settled = asyncio.Event()
-        self._executed.put_nowait(settled)
-        group.create_task(self._snapshot(self._position, self._executor.copy(with_gradient=True), settled))
+        copy = self._executor.copy(with_gradient=True)
+        self._group.create_task(self._snapshot(self._position, copy))
 
-    async def _snapshot(self, position: int, copy: Awaitable[StateCopy], settled: asyncio.Event) -> None:
+    async def _snapshot(self, position: int, copy: Awaitable[StateCopy]) -> None:
         (state,) = await asyncio.gather(copy, return_exceptions=True)
         if isinstance(state, StateCopy):
-            await settled.wait()
+            await self._committer.settled(position)
             await self._committer.snapshot(position, state)
         elif not isinstance(state, MintError):
             _log.error("snapshot failed", extra={"policy_id": self.policy_id}, exc_info=state)
         self._is_copying = False
-        if self._changed <= self._committer.covered:
+        if self._changed <= self._committer.covered and not self._under_way:
             # Its state is stored: it may leave memory until it is to change again.
             self._term.policies.release(self.policy_id)
-        self._news.set()
+        self._advance()

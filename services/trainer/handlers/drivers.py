@@ -1,14 +1,15 @@
 """The drivers of a term of the lease, and how operations reach them: stored first, then handed on."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from mint_common.errors import BlobCorrupt, BlobMissing, MintError
 from mint_common.ids import PolicyId, TenantId
 from mint_common.training import Operation
 from services.trainer.core.batch import Batch
 from services.trainer.core.operations import NewOperation, StoredOperation
-from services.trainer.core.wave_operations import LoggedOperation, NewWave, WavePass
+from services.trainer.core.wave_operations import LoggedOperation, NewWave
+from services.trainer.handlers.commit_queue import CommitQueue
 from services.trainer.handlers.driver import Driver
 from services.trainer.handlers.executor import read_operation
 from services.trainer.handlers.group_commit import GroupCommit
@@ -24,7 +25,13 @@ class Drivers:
         self._by_policy: dict[PolicyId, Driver] = {}
         self._making = asyncio.Lock()
         self._adding: GroupCommit[tuple[NewOperation, Operation], bool | MintError] = GroupCommit(self._add)
-        self.run = self._adding.run
+        self._commits = CommitQueue(term, group)
+
+    async def run(self) -> None:
+        """Store what arrives and commit what is executed, until cancelled. Raises the store's MintError."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._adding.run())
+            group.create_task(self._commits.run())
 
     def find(self, policy_id: PolicyId) -> Driver | None:
         """Return a policy's driver, if it has one now."""
@@ -39,7 +46,10 @@ class Drivers:
         found: dict[PolicyId, list[tuple[int, LoggedOperation | MintError]]] = {}
         for stored in await self._term.store.unfinished(managed):
             found.setdefault(stored.policy_id, []).append((stored.seq, await self._read(stored)))
-        return [await self._arrive(each, operations) for each, operations in found.items()]
+        drivers = [await self._driver(policy_id) for policy_id in found]
+        for driver in drivers:
+            driver.arrive(found[driver.policy_id])
+        return drivers
 
     async def add(self, new: NewOperation, operation: Operation) -> bool | MintError:
         """Store an operation and hand it on; return whether it is new, or why not."""
@@ -54,7 +64,7 @@ class Drivers:
         term = self._term
         async with term.ledger.transaction(cause) as transaction:
             await term.store.add_within(transaction.connection, term.token, wave)
-        await self._arrive(wave.policy_id, wave.operations.items(), batch)
+        (await self._driver(wave.policy_id)).arrive(wave.operations.items(), batch)
 
     async def settle(self, policy_id: PolicyId, *, seconds: float) -> bool:
         """Return whether nothing of a managed policy waits; wait for that, but not longer than a while."""
@@ -71,22 +81,13 @@ class Drivers:
 
     async def _add(self, items: Sequence[tuple[NewOperation, Operation]]) -> Sequence[bool | MintError]:
         outcomes = await self._term.store.add(self._term.token, [new for new, _ in items])
+        stored: dict[PolicyId, list[tuple[int, LoggedOperation | MintError]]] = {}
         for (new, operation), outcome in zip(items, outcomes, strict=True):
             if outcome is True:
-                (await self._driver(new.policy_id)).arrive(new.seq, operation)
+                stored.setdefault(new.policy_id, []).append((new.seq, operation))
+        for policy_id, operations in stored.items():
+            (await self._driver(policy_id)).arrive(operations)
         return outcomes
-
-    async def _arrive(
-        self,
-        policy_id: PolicyId,
-        operations: Iterable[tuple[int, LoggedOperation | MintError]],
-        batch: Batch | None = None,
-    ) -> Driver:
-        """Hand operations on, all at once: a wave is never seen in part."""
-        driver = await self._driver(policy_id)
-        for seq, operation in operations:
-            driver.arrive(seq, operation, batch=batch if isinstance(operation, WavePass) else None)
-        return driver
 
     async def _driver(self, policy_id: PolicyId) -> Driver:
         async with self._making:  # a policy has one driver
@@ -95,7 +96,8 @@ class Drivers:
                 session = await self._term.store.session(policy_id)
                 assert session is not None, policy_id
                 next_seq = await self._term.store.next_seq(policy_id)
-                driver = self._by_policy[policy_id] = Driver(self._term, session, next_seq=next_seq)
+                driver = Driver(self._term, self._commits, self._group, session, next_seq=next_seq)
+                self._by_policy[policy_id] = driver
                 self._group.create_task(self._run(driver))
             return driver
 

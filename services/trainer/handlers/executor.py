@@ -31,7 +31,13 @@ from services.trainer.core.algorithms import WaveBatch, build_batch
 from services.trainer.core.batch import Batch
 from services.trainer.core.operations import StoredOperation, TrainingSession
 from services.trainer.core.refusals import CheckpointLost, RecordInvalid
-from services.trainer.core.wave_operations import LoadRevision, LoggedOperation, WaveExport, WavePass
+from services.trainer.core.wave_operations import (
+    LoadRevision,
+    LoggedOperation,
+    WaveExport,
+    WavePass,
+    begins_anew,
+)
 from services.trainer.handlers.committer import Committer
 from services.trainer.handlers.lease_term import LeaseTerm, prune_snapshots, unpack
 from services.trainer.ports.policies import ExportFrom, StateCopy, StateExport
@@ -64,8 +70,13 @@ class Executor:
     def _session(self) -> TrainingSession:
         return self._committer.session
 
-    async def restore(self) -> MintError | None:
-        """Bring the policy into memory, as everything that was executed left it; or say why it is lost."""
+    async def restore(self, operation: LoggedOperation) -> MintError | None:
+        """Bring the policy into memory, as everything that was executed left it; or say why it is lost.
+
+        Does nothing for an operation that needs nothing of that.
+        """
+        if begins_anew(operation):
+            return None
         policies, policy_id = self._term.policies, self._session.policy_id
         if policies.has(policy_id):
             policies.keep(policy_id)
@@ -124,14 +135,12 @@ class Executor:
         """Return a stored operation. Raises BlobMissing, BlobCorrupt."""
         return read_operation(await unpack(self._term.blobs, stored.payload))
 
-    async def ready(self, operation: LoggedOperation, *, batch: Batch | None = None) -> Work:
-        """Read what an operation claims, unless it is there already. Raises RecordInvalid."""
+    async def ready(self, operation: LoggedOperation) -> Work:
+        """Return an operation with what it claims. Raises RecordInvalid."""
         if not isinstance(operation, WavePass):
             return operation
-        if batch is None:
-            record = await read_record(self._term.blobs, operation.record)
-            batch = build_batch(operation.algorithm, record)
-        return WaveBatch(algorithm=operation.algorithm, config=operation.config, batch=batch)
+        record = await read_record(self._term.blobs, operation.record)
+        return with_batch(operation, build_batch(operation.algorithm, record))
 
     def begin(self, work: Work, *, alone: bool = False) -> Awaitable[object]:
         """Queue a computation: a pass, a step, or a wave's export."""
@@ -251,6 +260,11 @@ class Executor:
             return await self._term.blobs.get(claim)
         except (BlobMissing, BlobCorrupt) as error:
             raise CheckpointLost(uri=claim.uri, problem=str(error)) from error
+
+
+def with_batch(operation: WavePass, batch: Batch) -> WaveBatch:
+    """Return a wave's pass with what its record holds."""
+    return WaveBatch(algorithm=operation.algorithm, config=operation.config, batch=batch)
 
 
 async def read_record(blobs: Blobs, claim: Claim) -> WaveRecord:

@@ -13,8 +13,7 @@ from mint_common.ids import PolicyId, TenantId
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.ledger import Ledger
 from mint_common.training import CheckpointRecord, CheckpointRef, Done, Outcome, Refused, Result
-from services.trainer.core.operations import FinishedOperation, Packed, TrainingSession
-from services.trainer.handlers.group_commit import GroupCommit
+from services.trainer.core.operations import Packed, TrainingSession
 from services.trainer.handlers.outcomes import Outcomes
 from services.trainer.ports.operations import CheckpointRows, OperationStore
 from services.trainer.ports.policies import Mixtures, Policies, RevisionStates
@@ -49,7 +48,6 @@ class LeaseTerm:
     clock: Clock
     settings: OperationSettings
     outcomes: Outcomes
-    finishing: GroupCommit[FinishedOperation, None]
 
     async def readable(self, ref: CheckpointRef, tenant_id: TenantId) -> CheckpointRecord:
         """Return a checkpoint that a tenant may read. Raises NotFound, also for one that is not public."""

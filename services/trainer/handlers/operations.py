@@ -8,7 +8,6 @@ memory.
 import asyncio
 import hashlib
 import logging
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -21,10 +20,9 @@ from mint_common.runtime.ledger import Ledger
 from mint_common.training import Export, Open, Pending, SessionRecord, Submission
 from mint_common.waiting import wait_for_event
 from services.trainer.core.operation_check import check_submission
-from services.trainer.core.operations import FinishedOperation, NewOperation, TrainingSession
+from services.trainer.core.operations import NewOperation, TrainingSession
 from services.trainer.handlers.committer import export_id_of
 from services.trainer.handlers.drivers import Drivers
-from services.trainer.handlers.group_commit import GroupCommit
 from services.trainer.handlers.lease_term import LeaseTerm, OperationSettings, operation_key, pack, unpack
 from services.trainer.handlers.outcomes import Outcomes
 from services.trainer.ports.operations import CheckpointRows, Lease, OperationStore
@@ -167,9 +165,6 @@ class Operations:
             await self._clock.sleep(_RETRY_SECONDS)
 
     async def _serve(self, token: int) -> None:
-        finishing: GroupCommit[FinishedOperation, None] = GroupCommit(
-            lambda items: self._finish(token, items)
-        )
         term = LeaseTerm(
             token=token,
             policies=self._policies,
@@ -182,12 +177,10 @@ class Operations:
             clock=self._clock,
             settings=self._settings,
             outcomes=self._outcomes,
-            finishing=finishing,
         )
         async with asyncio.TaskGroup() as group:
             drivers = Drivers(term, group)
             try:
-                group.create_task(finishing.run())
                 group.create_task(drivers.run())
                 group.create_task(self._renew(token))
                 group.create_task(self._sweep(term))
@@ -200,10 +193,6 @@ class Operations:
                 self._began.clear()
                 # What of it is committed is not known any more, and another trainer may go on.
                 self._policies.forget_all()
-
-    async def _finish(self, token: int, items: Sequence[FinishedOperation]) -> Sequence[None]:
-        await self._store.finish(token, items)
-        return [None] * len(items)
 
     async def _renew(self, token: int) -> None:
         while True:

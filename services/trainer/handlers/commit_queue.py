@@ -1,0 +1,66 @@
+"""Group commit of results: what policies have executed while a transaction is under way shares the next one.
+
+Invariants: a policy's results are committed in the order of their execution, in one transaction at a time;
+what needs a transaction of its own holds up no other policy's results. When the store fails, what is
+committed is unknown, and the term ends.
+"""
+
+import asyncio
+from collections.abc import Sequence
+
+from services.trainer.core.operations import FinishedOperation
+from services.trainer.handlers.committer import Committer
+from services.trainer.handlers.lease_term import LeaseTerm
+
+MOST = 256
+"""How many results share a transaction."""
+
+
+class CommitQueue:
+    """Commits the results of a term's policies; tasks of single transactions belong to ``group``."""
+
+    def __init__(self, term: LeaseTerm, group: asyncio.TaskGroup) -> None:
+        self._term = term
+        self._group = group
+        self._waiting: dict[Committer, None] = {}
+        self._alone: set[Committer] = set()
+        self._news = asyncio.Event()
+
+    def put(self, committer: Committer) -> None:
+        """Commit what a policy has executed, behind what of it is being committed."""
+        self._waiting[committer] = None
+        self._news.set()
+
+    async def run(self) -> None:
+        """Commit until cancelled. Raises the MintError of the store."""
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            while ready := [one for one in self._waiting if one not in self._alone]:
+                await self._commit(ready)
+
+    async def _commit(self, ready: Sequence[Committer]) -> None:
+        taken: list[tuple[Committer, list[FinishedOperation]]] = []
+        room = MOST
+        for committer in ready:
+            if not room:
+                break
+            finished = committer.take_plain(room)
+            room -= len(finished)
+            if finished:
+                taken.append((committer, finished))
+            else:
+                self._alone.add(committer)
+                self._group.create_task(self._commit_next(committer))
+            if not (finished and committer.is_waiting):
+                del self._waiting[committer]
+        if taken:
+            await self._term.store.finish(self._term.token, [one for _, part in taken for one in part])
+        for committer, finished in taken:
+            committer.tell(finished)
+
+    async def _commit_next(self, committer: Committer) -> None:
+        await committer.commit_next()
+        self._alone.discard(committer)
+        if committer.is_waiting:
+            self.put(committer)
