@@ -26,7 +26,7 @@ from services.trainer.core.ranks import Sharding
 from .conftest import Stage
 from .killing import MortalTrainer
 from .operating import make_distill, serving
-from .test_operation_crashes import make_script, told, train
+from .test_operation_crashes import make_script, patiently_wait, told, train
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1200)]
 
@@ -96,7 +96,7 @@ async def test_operations_over_two_ranks_are_those_of_one(stage: Stage, sharding
         await assert_alike(stage, found, expected)
         async with asyncio.TaskGroup() as group:
             training = group.create_task(train(client, script_of(KILLED), KILLED))
-            await asyncio.sleep(0.2)
+            await patiently_wait(client, KILLED, 2)
             mortal.kill()
             await mortal.start()
     finally:

@@ -48,10 +48,13 @@ def other_rank(pid: int) -> psutil.Process:
 
 
 async def stop_in_step(stage: Stage, rank: psutil.Process, *, step: int) -> None:
-    """Stop a rank and let a wave come: rank 0 is then in the middle of its step."""
+    """Stop a rank and let a wave come: once it is taken in, rank 0 computes, and cannot end that alone."""
     rank.suspend()
     await stage.publish(await stage.wave(step, policy="policy_killed"))
-    await asyncio.sleep(1.5)
+    waiting = "SELECT 1 FROM trainer.operations WHERE kind = 'wave_pass' AND finished_at IS NULL"
+    async with asyncio.timeout(RESTART_SECONDS):
+        while not await stage.rows(waiting):
+            await asyncio.sleep(0.02)
     assert not any(isinstance(event, RevisionExported) and event.step == step for event in stage.seen)
 
 

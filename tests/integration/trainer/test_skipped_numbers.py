@@ -28,14 +28,14 @@ async def _until(condition: Callable[[], bool]) -> None:
 
 
 async def test_a_number_that_was_skipped_holds_nothing_up(stage: Stage) -> None:
-    async with stage.trainer() as trainer, serving(trainer) as client:
+    async with stage.trainer(hold_seconds=600) as trainer, serving(trainer) as client:
         run = await opened(client)
         run.seq += 1
         second = await run.send(make_pass(1))
         await client.skip(run.policy_id, OTHER, second - 1)
         assert isinstance(await client.outcome(run.policy_id, second, wait_seconds=0.5), Pending)
         await client.skip(run.policy_id, run.tenant_id, second - 1)
-        assert isinstance(await client.outcome(run.policy_id, second, wait_seconds=1.5), Done)
+        assert isinstance(await client.outcome(run.policy_id, second, wait_seconds=60), Done)
 
 
 async def test_a_number_skipped_of_a_policy_that_is_not_in_memory_leaves_nothing_behind(stage: Stage) -> None:
@@ -51,12 +51,12 @@ async def test_a_number_skipped_of_a_policy_that_is_not_in_memory_leaves_nothing
         await client.skip(A, TENANT, run.seq)
         run.seq += 1
         assert _driven(trainer) == [A]
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await _until(lambda: not _driven(trainer))
             assert isinstance(await run.do(ADAM), Stepped)
             await _until(lambda: not _driven(trainer))
 
 
 async def test_who_was_refused_while_no_trainer_holds_the_base_is_told_at_once(stage: Stage) -> None:
-    async with open_trainer(stage.settings) as trainer, asyncio.timeout(5):
+    async with open_trainer(stage.settings) as trainer, asyncio.timeout(60):
         await trainer.operations.skip(A, TENANT, 1)
