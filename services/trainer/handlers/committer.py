@@ -53,7 +53,7 @@ from services.trainer.handlers.lease_term import (
     state_key,
     unpack,
 )
-from services.trainer.ports.policies import StateCopy, StateExport
+from services.trainer.ports.policies import StateExport
 
 _log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class Executed:
     result: Result | MintError | None
     step: int
     closes: bool = False
-    state: StateCopy | None = None
+    state: bytes | None = None
     export: StateExport | None = None
 
     @property
@@ -165,7 +165,7 @@ class Committer:
         except AlreadyExists as error:
             await self._finish(await self._finished(one, error))
 
-    async def _commit_save(self, one: Executed, save: Save, state: StateCopy) -> None:
+    async def _commit_save(self, one: Executed, save: Save, state: bytes) -> None:
         claim = await self._store(state, "checkpoints", one.seq)
         record = self._record(one, save, claim=claim, name=save.name)
         finished = await self._finished(one, Saved(checkpoint=record))
@@ -312,11 +312,11 @@ class Committer:
         await self._term.discard(await self._term.store.finish(self._term.token, [finished]))
         self.tell([finished])
 
-    async def _store(self, state: StateCopy, kind: str, number: int) -> Claim:
-        sha256 = hashlib.sha256(state.data).hexdigest()
-        return await self._term.blobs.put(state_key(self.session.policy_id, kind, number, sha256), state.data)
+    async def _store(self, state: bytes, kind: str, number: int) -> Claim:
+        sha256 = hashlib.sha256(state).hexdigest()
+        return await self._term.blobs.put(state_key(self.session.policy_id, kind, number, sha256), state)
 
-    async def snapshot(self, position: int, state: StateCopy) -> None:
+    async def snapshot(self, position: int, state: bytes) -> None:
         """Make a copy of the state after a position, all of which is committed, the session's snapshot."""
         claim = await self._store(state, "snapshots", position)
         metrics.SNAPSHOT_BYTES.inc(claim.size_bytes)

@@ -36,7 +36,7 @@ from services.trainer.handlers.commit_queue import CommitQueue
 from services.trainer.handlers.committer import Committer, Executed, RefusedWave, closes
 from services.trainer.handlers.executor import Executor, StateResult, with_batch
 from services.trainer.handlers.lease_term import LeaseTerm
-from services.trainer.ports.policies import StateCopy, StateExport, StepTaken
+from services.trainer.ports.policies import StateExport
 
 _log = logging.getLogger(__name__)
 
@@ -247,12 +247,10 @@ class Driver:
         if self._is_void or isinstance(result, NotResident):
             self._is_void = True
             self._again.append(seq)
-        elif isinstance(result, StepTaken):
-            self._end(seq, Stepped(step=result.step, metrics=result.metrics))
+        elif isinstance(result, Passed | Stepped):
+            self._end(seq, result)
         elif isinstance(result, StateExport):
             self._end(seq, None, StateResult(export=result))
-        elif isinstance(result, Passed):
-            self._end(seq, result)
         else:
             assert isinstance(result, BaseException), result
             self._is_void = not isinstance(result, MintError)
@@ -386,9 +384,9 @@ class Driver:
         copy = self._executor.copy(with_gradient=True)
         self._group.create_task(self._snapshot(self._position, copy))
 
-    async def _snapshot(self, position: int, copy: Awaitable[StateCopy]) -> None:
+    async def _snapshot(self, position: int, copy: Awaitable[bytes]) -> None:
         (state,) = await asyncio.gather(copy, return_exceptions=True)
-        if isinstance(state, StateCopy):
+        if isinstance(state, bytes):
             await self._committer.settled(position)
             await self._committer.snapshot(position, state)
         elif not isinstance(state, MintError):

@@ -29,7 +29,7 @@ from mint_common.training import (
 )
 from services.trainer.core.algorithms import WaveBatch, build_batch
 from services.trainer.core.batch import Batch
-from services.trainer.core.operations import StoredOperation, TrainingSession
+from services.trainer.core.operations import ExportLineage, StoredOperation, TrainingSession
 from services.trainer.core.refusals import CheckpointLost, RecordInvalid
 from services.trainer.core.wave_operations import (
     LoadRevision,
@@ -40,7 +40,7 @@ from services.trainer.core.wave_operations import (
 )
 from services.trainer.handlers.committer import Committer
 from services.trainer.handlers.lease_term import LeaseTerm, prune_snapshots, unpack
-from services.trainer.ports.policies import ExportFrom, StateCopy, StateExport
+from services.trainer.ports.policies import StateExport
 
 _REPLAYED_TOGETHER = 64
 
@@ -53,7 +53,7 @@ class StateResult:
     """What an operation that saves, loads or ends gave: see `Executed`."""
 
     result: Result | None = None
-    state: StateCopy | None = None
+    state: bytes | None = None
     export: StateExport | None = None
 
 
@@ -162,7 +162,7 @@ class Executor:
 
     def _begin_export(self) -> Awaitable[StateExport]:
         session = self._session
-        after = ExportFrom(digest=session.digest, parent=session.parent)
+        after = ExportLineage(digest=session.digest, parent=session.parent)
         return self._term.policies.begin_export(session.policy_id, session.tenant_id, after)
 
     async def keep(self, operation: LoggedOperation, *, alone: bool = False) -> StateResult:
@@ -189,7 +189,7 @@ class Executor:
             case _:
                 return StateResult(result=Closed())
 
-    def copy(self, *, with_gradient: bool) -> Awaitable[StateCopy]:
+    def copy(self, *, with_gradient: bool) -> Awaitable[bytes]:
         """Queue a copy of the state."""
         session = self._session
         return self._term.policies.begin_copy(
@@ -239,7 +239,7 @@ class Executor:
             self._lost = None
             return 0
         before = await self.copy(with_gradient=False)
-        data = await self._term.revisions.at(revision, session.lora, before.data)
+        data = await self._term.revisions.at(revision, session.lora, before)
         return await policies.begin_load(
             session.policy_id, session.tenant_id, session.lora, data, with_optimizer=True
         )

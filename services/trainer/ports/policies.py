@@ -9,8 +9,9 @@ from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.claims import RevisionRef
 from mint_common.events import LoraSpec
 from mint_common.ids import Digest, PolicyId, TenantId
-from mint_common.training import CheckpointRecord, Distill, Distilled, Pass, Passed, Step
+from mint_common.training import CheckpointRecord, Distill, Distilled, Pass, Passed, Step, Stepped
 from services.trainer.core.algorithms import WaveBatch
+from services.trainer.core.operations import ExportLineage
 
 Tier = Literal["device", "host"]
 """Where a policy in memory is; one that is in neither is restored from its snapshot and its log."""
@@ -23,30 +24,6 @@ class Swaps:
     count: int
     seconds: float
     bytes: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepTaken:
-    """An optimizer step that an operation asked for; metrics are named ``name:reduction``."""
-
-    step: int
-    metrics: dict[str, float]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StateCopy:
-    """The bytes of a state after so many steps."""
-
-    step: int
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExportFrom:
-    """What the next export comes after: the latest one's digest, and the one before it."""
-
-    digest: Digest | None
-    parent: Digest | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +121,7 @@ class Policies(Protocol):
         *,
         alone: bool = False,
         needs_gradient: bool = False,
-    ) -> Awaitable[StepTaken]:
+    ) -> Awaitable[Stepped]:
         """Queue an optimizer step. Raises NotFinite: the gradient is cleared, the weights are as before.
 
         Raises NoGradient where one that ``needs_gradient`` has none: the pass before it was refused.
@@ -153,8 +130,8 @@ class Policies(Protocol):
 
     def begin_copy(
         self, policy_id: PolicyId, tenant_id: TenantId, *, with_gradient: bool
-    ) -> Awaitable[StateCopy]:
-        """Queue a copy of the state. Training goes on while it is written."""
+    ) -> Awaitable[bytes]:
+        """Queue a copy of the state, as bytes. Training goes on while it is written."""
         ...
 
     def begin_load(
@@ -167,7 +144,7 @@ class Policies(Protocol):
         ...
 
     def begin_export(
-        self, policy_id: PolicyId, tenant_id: TenantId, after: ExportFrom
+        self, policy_id: PolicyId, tenant_id: TenantId, after: ExportLineage
     ) -> Awaitable[StateExport]:
         """Queue an export of the weights."""
         ...

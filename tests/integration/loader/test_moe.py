@@ -36,7 +36,7 @@ from mint_common.runtime.clock import SystemClock
 from mint_common.testing.blobs_memory import MemoryBlobs
 from services.loader.adapters.builder.disk_cache import DiskCache
 from services.trainer.adapters.states.training_state import new_state, park_state, state_export
-from services.trainer.ports.policies import ExportFrom
+from services.trainer.core.operations import ExportLineage
 from tests.integration.loader.moe_base import (
     Answer,
     Served,
@@ -145,7 +145,7 @@ async def test_what_a_trainer_exports_is_served_alike_in_each_layout(served: Ser
     state = new_state(served.facts, lora)
     with torch.no_grad():
         state.lora.leaf.normal_(std=0.1, generator=torch.Generator().manual_seed(3))
-    parked, after = park_state(state), ExportFrom(digest=None, parent=None)
+    parked, after = park_state(state), ExportLineage(digest=None, parent=None)
     found = {}
     for layout in (PACKED, DENSE, FUSED):
         export = state_export(served.facts, PolicyId("policy_a"), parked, after, layout=layout)

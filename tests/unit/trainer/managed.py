@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mint_common.ids import EventId, JobId, WaveId
-from mint_common.training import Passed, Result, Stepped
+from mint_common.training import Passed, Result
 from services.trainer.adapters.model.scoring import ScoringBase
 from services.trainer.adapters.states.training_state import TrainingState
 from services.trainer.adapters.training.optimizer import take_steps
@@ -60,11 +60,7 @@ def step_policies(
     for number, taken in zip(due, take_steps([works[n].state for n in due], steps), strict=True):
         before = found[number]
         assert isinstance(before, list)
-        found[number] = (
-            taken
-            if isinstance(taken, NotFinite)
-            else [*before, Stepped(step=taken.step, metrics=taken.metrics)]
-        )
+        found[number] = taken if isinstance(taken, NotFinite) else [*before, taken]
     return [
         one if isinstance(one, NotFinite) else metrics_of(one, work.settings)
         for one, work in zip(found, works, strict=True)

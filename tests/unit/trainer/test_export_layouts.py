@@ -37,7 +37,7 @@ from services.trainer.adapters.states.training_state import (
     write_state,
 )
 from services.trainer.core.layout_check import layout_problem
-from services.trainer.ports.policies import ExportFrom
+from services.trainer.core.operations import ExportLineage
 
 from .families import describe_family, everything, make_family
 from .plain_peft import row_logprobs
@@ -61,7 +61,7 @@ def trained(facts: BaseFacts, *, rank: int = 4, targets: Sequence[str] = ()) -> 
 
 
 def export(facts: BaseFacts, state: TrainingState, layout: str) -> AdapterFiles:
-    after = ExportFrom(digest=None, parent=None)
+    after = ExportLineage(digest=None, parent=None)
     return state_export(facts, PolicyId("policy_a"), park_state(state), after, layout=layout).adapter
 
 

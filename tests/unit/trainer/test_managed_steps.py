@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from mint_common.events import LoraSpec
 from mint_common.records import WaveRecord
-from mint_common.training import Datum, LossName, Pass
+from mint_common.training import Datum, LossName, Pass, Stepped
 from services.trainer.adapters.model.resident_base import ResidentBase
 from services.trainer.adapters.states.training_state import new_state
 from services.trainer.adapters.training.optimizer import take_steps
@@ -17,7 +17,6 @@ from services.trainer.adapters.training.policy_passes import PolicyPass, run_pol
 from services.trainer.core.algorithms import build_batch
 from services.trainer.core.batch import Row
 from services.trainer.core.wave_operations import adam_step
-from services.trainer.ports.policies import StepTaken
 
 from .managed import StepSettings, Work, step_policies
 from .test_lora import with_random_b
@@ -60,7 +59,7 @@ def test_a_managed_step_is_a_clients_pass_and_step(
     run_policy_passes(base, [PolicyPass(lora=client.lora, step=0, work=work)], max_tokens=64)
     (taken,) = take_steps([client], [adam_step(learning_rate=1e-3, clip_norm=0.1)])
     assert isinstance(metrics, dict)
-    assert isinstance(taken, StepTaken)
+    assert isinstance(taken, Stepped)
     assert metrics["grad_norm"] == pytest.approx(taken.metrics["grad_norm:mean"], rel=1e-4)
     for name, moment in managed.moments.items():
         assert torch.allclose(moment, client.moments[name], atol=1e-6, rtol=1e-4)

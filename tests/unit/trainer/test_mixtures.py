@@ -20,8 +20,8 @@ from services.trainer.adapters.states.training_state import (
     state_export,
     write_state,
 )
+from services.trainer.core.operations import ExportLineage
 from services.trainer.core.refusals import CheckpointLost
-from services.trainer.ports.policies import ExportFrom
 
 from .conftest import facts_of, random_model
 
@@ -47,7 +47,7 @@ class Shelf:
         return self._record(kind, name, claim, revision)
 
     def _export(self, state: TrainingState) -> AdapterFiles:
-        after = ExportFrom(digest=None, parent=None)
+        after = ExportLineage(digest=None, parent=None)
         return state_export(self.facts, PolicyId("pol"), park_state(state), after).adapter
 
     def _record(self, kind: str, name: str, claim: Claim, revision: Digest | None) -> CheckpointRecord:

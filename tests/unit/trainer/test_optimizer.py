@@ -10,12 +10,11 @@ from transformers import PreTrainedModel
 
 from mint_common.adapters_format import BaseFacts
 from mint_common.events import LoraSpec
-from mint_common.training import Step
+from mint_common.training import Step, Stepped
 from services.trainer.adapters.states.training_state import TrainingState, new_state, write_state
 from services.trainer.adapters.training.optimizer import clip_gradients, take_steps
 from services.trainer.core.refusals import NotFinite
 from services.trainer.core.wave_operations import BETAS, EPSILON
-from services.trainer.ports.policies import StepTaken
 
 from .conftest import facts_of
 
@@ -83,7 +82,7 @@ def test_without_a_gradient_a_step_is_one_on_zeros(facts: BaseFacts, lora: LoraS
     (state, *_) = states_of(facts, lora)
     before = state.lora.leaf.detach().clone()
     (taken,) = take_steps([state], adam(CLIPS)[:1])
-    assert isinstance(taken, StepTaken)
+    assert isinstance(taken, Stepped)
     assert (taken.step, taken.metrics["grad_norm:mean"]) == (1, 0.0)
     assert torch.equal(state.lora.leaf, before)
 

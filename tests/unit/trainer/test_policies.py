@@ -12,17 +12,17 @@ from torch import Tensor
 from mint_common.events import LoraSpec
 from mint_common.ids import PolicyId, TenantId
 from mint_common.records import WaveRecord
-from mint_common.training import Passed
+from mint_common.training import Passed, Stepped
 from services.trainer.adapters.model.resident_base import ResidentBase, load_base
 from services.trainer.adapters.policies.resident_policies import ResidentPolicies, open_policies
 from services.trainer.adapters.policies.tiers import ResidentPolicy
 from services.trainer.adapters.states.training_state import new_state, write_state
 from services.trainer.core.batch import build_grpo_batch
-from services.trainer.core.operations import NotResident
+from services.trainer.core.operations import ExportLineage, NotResident
 from services.trainer.core.refusals import CheckpointLost, NoGradient, NotFinite
 from services.trainer.core.scheduler import SchedulerLimits
 from services.trainer.core.wave_operations import adam_step
-from services.trainer.ports.policies import ExportFrom, StateCopy, StateExport, StepTaken
+from services.trainer.ports.policies import StateExport
 
 from .conftest import facts_of, random_model
 from .managed import StepSettings, wave_batch
@@ -33,7 +33,7 @@ ADAM = adam_step(learning_rate=2e-3, clip_norm=1.0)
 A, B, C, D = (PolicyId(f"policy_{letter}") for letter in "abcd")
 TENANT = TenantId("t")
 LIMITS = SchedulerLimits(max_tokens=4096, max_policies=2, device_policies=2)
-FIRST = ExportFrom(digest=None, parent=None)
+FIRST = ExportLineage(digest=None, parent=None)
 MakeRecord = Callable[..., WaveRecord]
 
 
@@ -46,11 +46,11 @@ async def policies(tiny_folder: Path) -> AsyncIterator[ResidentPolicies]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stepped:
+class TrainedWave:
     """What a wave came to."""
 
     passed: Passed
-    taken: StepTaken | None
+    taken: Stepped | None
     export: StateExport
 
 
@@ -66,17 +66,17 @@ async def begin_wave(
     return await asyncio.gather(*begun, return_exceptions=True)
 
 
-async def step(policies: ResidentPolicies, record: WaveRecord, *, policy_id: PolicyId = A) -> Stepped:
+async def step(policies: ResidentPolicies, record: WaveRecord, *, policy_id: PolicyId = A) -> TrainedWave:
     passed, *taken, export = await begin_wave(policies, record, policy_id=policy_id)
     assert isinstance(passed, Passed)
     assert isinstance(export, StateExport)
     (step,) = taken or (None,)
-    assert step is None or isinstance(step, StepTaken)
-    return Stepped(passed=passed, taken=step, export=export)
+    assert step is None or isinstance(step, Stepped)
+    return TrainedWave(passed=passed, taken=step, export=export)
 
 
 async def state_of(policies: ResidentPolicies, policy_id: PolicyId = A) -> bytes:
-    return (await policies.begin_copy(policy_id, TENANT, with_gradient=True)).data
+    return await policies.begin_copy(policy_id, TENANT, with_gradient=True)
 
 
 def wild(record: WaveRecord) -> WaveRecord:
@@ -177,7 +177,7 @@ async def test_policies_that_are_ready_at_once_share_a_pass_and_fail_alone(
         begin_wave(policies, make_record(seed=1)),
         begin_wave(policies, wild(make_record(seed=2)), policy_id=B),
     )
-    assert [type(one) for one in sound] == [Passed, StepTaken, StateExport]
+    assert [type(one) for one in sound] == [Passed, Stepped, StateExport]
     assert [type(one) for one in bad[:2]] == [NotFinite, NoGradient]
     assert policies.has(A)
     assert policies.has(B)
@@ -206,7 +206,7 @@ async def test_a_distillation_that_breaks_the_machinery_takes_nobody_along_when_
             copying = policies.begin_copy(A, TENANT, with_gradient=False)
             broken, copied = await asyncio.gather(breaking, copying, return_exceptions=True)
             assert isinstance(broken, RuntimeError)
-            assert isinstance(copied, StateCopy) is alone
+            assert isinstance(copied, bytes) is alone
 
 
 async def test_what_is_dropped_while_it_is_at_work_is_not_continued_from(

@@ -16,7 +16,7 @@ from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.adapters_format.names import PACKED
 from mint_common.events import LoraSpec
 from mint_common.ids import PolicyId, TenantId
-from mint_common.training import Distill, Distilled, Pass, Passed, Step
+from mint_common.training import Distill, Distilled, Pass, Passed, Step, Stepped
 from services.trainer.adapters.model.scoring import ScoringBase
 from services.trainer.adapters.policies.tasks import (
     Clear,
@@ -38,13 +38,11 @@ from services.trainer.adapters.states.training_state import (
     state_export,
 )
 from services.trainer.core.algorithms import WaveBatch
+from services.trainer.core.operations import ExportLineage
 from services.trainer.core.refusals import CheckpointLost
 from services.trainer.core.scheduler import SchedulerLimits
 from services.trainer.ports.policies import (
-    ExportFrom,
-    StateCopy,
     StateExport,
-    StepTaken,
     Swaps,
     Tier,
 )
@@ -134,7 +132,7 @@ class ResidentPolicies:
         *,
         alone: bool = False,
         needs_gradient: bool = False,
-    ) -> Awaitable[StepTaken]:
+    ) -> Awaitable[Stepped]:
         """Queue an optimizer step."""
         task = StepTask(step=work, needs_gradient=needs_gradient)
         return self._begin(policy_id, tenant_id, task, alone=alone)
@@ -151,13 +149,13 @@ class ResidentPolicies:
 
     def begin_copy(
         self, policy_id: PolicyId, tenant_id: TenantId, *, with_gradient: bool
-    ) -> Awaitable[StateCopy]:
+    ) -> Awaitable[bytes]:
         """Queue a copy of the state; a thread of its own writes it."""
         parked = self._begin(policy_id, tenant_id, Copy())
         return self._written(parked, lambda parked: state_copy(parked, with_gradient=with_gradient))
 
     def begin_export(
-        self, policy_id: PolicyId, tenant_id: TenantId, after: ExportFrom
+        self, policy_id: PolicyId, tenant_id: TenantId, after: ExportLineage
     ) -> Awaitable[StateExport]:
         """Queue an export of the weights; a thread of its own builds it."""
         parked = self._begin(policy_id, tenant_id, Copy())

@@ -13,7 +13,7 @@ from typing import Any
 from mint_common.errors import MintError
 from mint_common.events import LoraSpec
 from mint_common.ids import PolicyId
-from mint_common.training import Distill, Distilled, Lesson, Pass, Passed, Step
+from mint_common.training import Distill, Distilled, Lesson, Pass, Passed, Step, Stepped
 from services.trainer.adapters.model.scoring import ScoringBase
 from services.trainer.adapters.policies.tiers import PolicyTiers, ResidentPolicy
 from services.trainer.adapters.states.training_state import (
@@ -30,7 +30,6 @@ from services.trainer.adapters.training.policy_passes import PolicyPass, run_pol
 from services.trainer.core.algorithms import WaveBatch
 from services.trainer.core.refusals import CheckpointLost, NoGradient, NotFinite
 from services.trainer.core.scheduler import Kind
-from services.trainer.ports.policies import StepTaken
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +69,7 @@ class StepTask:
 
 
 Work = Pass | WaveBatch | StepTask | Copy | Clear | Replace | DistillTask
-Done = Passed | StepTaken | Distilled | ParkedState | int | None
+Done = Passed | Stepped | Distilled | ParkedState | int | None
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

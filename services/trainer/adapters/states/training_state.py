@@ -16,7 +16,8 @@ from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.events import LoraSpec
 from mint_common.ids import Digest, PolicyId
 from services.trainer.adapters.lora.tensors import Layout, LoraTensors, folded_arrays, new_lora
-from services.trainer.ports.policies import ExportFrom, StateCopy, StateExport
+from services.trainer.core.operations import ExportLineage
+from services.trainer.ports.policies import StateExport
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 _GRADIENT = "grad."
@@ -152,15 +153,14 @@ def resume_state(parked: ParkedState, device: torch.device | None = None) -> Tra
     return state
 
 
-def state_copy(parked: ParkedState, *, with_gradient: bool) -> StateCopy:
+def state_copy(parked: ParkedState, *, with_gradient: bool) -> bytes:
     """Return the bytes of a state, with its gradient if it has one and that is wanted."""
     has_gradient = parked.buffer.numel() > 3 * parked.layout.size
-    data = write_parked(parked, with_gradient=with_gradient and has_gradient)
-    return StateCopy(step=parked.step, data=data)
+    return write_parked(parked, with_gradient=with_gradient and has_gradient)
 
 
 def state_export(
-    facts: BaseFacts, policy_id: PolicyId, parked: ParkedState, after: ExportFrom, *, layout: str = PACKED
+    facts: BaseFacts, policy_id: PolicyId, parked: ParkedState, after: ExportLineage, *, layout: str = PACKED
 ) -> StateExport:
     """Return the export of a state; the layout is that of experts."""
     started = time.perf_counter()

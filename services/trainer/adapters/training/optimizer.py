@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-from mint_common.training import Step
+from mint_common.training import Step, Stepped
 from services.trainer.adapters.states.training_state import MOMENTS, TrainingState, fresh_moments
 from services.trainer.core.refusals import NotFinite
-from services.trainer.ports.policies import StepTaken
 
 SPOILT_WEIGHT = "largest weight"
 """What a step is refused for when it has changed the weights already."""
@@ -33,7 +32,7 @@ def clip_gradients(states: Sequence[TrainingState], clip_norms: Sequence[float])
     return norms
 
 
-def take_steps(states: Sequence[TrainingState], steps: Sequence[Step]) -> list[StepTaken | NotFinite]:
+def take_steps(states: Sequence[TrainingState], steps: Sequence[Step]) -> list[Stepped | NotFinite]:
     """Clip and step each state on its gradient (none: zeros), clear that, and return what came of it.
 
     When refused for the gradient's norm, the weights are as before; when refused for a weight, the state is
@@ -54,7 +53,7 @@ def take_steps(states: Sequence[TrainingState], steps: Sequence[Step]) -> list[S
 
 def _taken(
     state: TrainingState, step: Step, norm: float, largest_weight: float | None
-) -> StepTaken | NotFinite:
+) -> Stepped | NotFinite:
     if largest_weight is None:
         state.lora.leaf.grad = None
         return NotFinite(what="gradient norm", step=state.step + 1, value=norm, kept=state.step)
@@ -62,7 +61,7 @@ def _taken(
         return NotFinite(what=SPOILT_WEIGHT, step=state.step + 1, value=largest_weight, kept=state.step)
     state.step += 1
     metrics = {"grad_norm:mean": norm, "learning_rate:mean": step.learning_rate}
-    return StepTaken(step=state.step, metrics=metrics)
+    return Stepped(step=state.step, metrics=metrics)
 
 
 def _step_all(states: Sequence[TrainingState], steps: Sequence[Step]) -> list[float]:
