@@ -122,6 +122,12 @@ class InvalidField(MintError):
     http_status = 422
 
 
+class RequestRefused(InvalidField):
+    """{problem}"""
+
+    code = "request_refused"
+
+
 class BodyTooLarge(MintError):
     """A request body may have {limit_bytes} bytes at most."""
 

@@ -197,6 +197,28 @@ class Failed(msgspec.Struct, frozen=True, tag="error", tag_field="kind"):
 GenerationChunk = Started | Delta | Finished | Failed
 
 
+CALL_HEADER = "x-mint-call"
+"""Of a request of an inference API from the gateway to a loader: a `CallFacts` in JSON."""
+REVISION_HEADER = "x-mint-revision"
+"""Of every answer: the digest of the revision that answers, or ``base:<name>``."""
+ENGINE_HEADER = "x-mint-engine"
+TIER_HEADER = "x-mint-tier"
+"""Where the adapter was when the request came: stored, host or slot; ``base`` without one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallFacts:
+    """What MinT says of a request of an inference API, whose body stays as the client sent it.
+
+    ``model`` is the name that the client asked for; ``revision`` None is the bare base.
+    """
+
+    model: str
+    request_id: str
+    tenant_id: TenantId
+    revision: RevisionRef | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineInfo:
     """Which engine a loader owns. ``epoch`` changes at every start; counts are of adapters.

@@ -83,7 +83,7 @@ from services.gateway.http.mint import (
     tasks,
     webhooks,
 )
-from services.gateway.http.openai import completions, models, token_generation
+from services.gateway.http.openai import generating, models, token_generation
 from services.gateway.http.tinker import downloads
 from services.gateway.http.tinker import routes as tinker
 from services.gateway.http.tinker.context import Tinker
@@ -92,7 +92,7 @@ from services.gateway.settings import GatewaySettings
 
 SCHEMA = "gateway"
 ROUTES = (
-    completions,
+    generating,
     token_generation,
     tinker,
     keys,
@@ -160,6 +160,7 @@ def build_http(*, ready: Callable[[], bool]) -> FastAPI:
     http.add_middleware(RefusalLog, clock=SystemClock())
     for module in ROUTES:
         http.include_router(module.router)
+    http.include_router(generating.anthropic_router)
     http.include_router(downloads.open_router)
     http.include_router(reference.router)
     check_routes(http)
@@ -234,7 +235,6 @@ async def run(settings: GatewaySettings) -> None:
             keys=KeyMemory(ttl_seconds=settings.key_memory_seconds, capacity=KEYS),
             ready_seconds=settings.ready_seconds,
             max_answer_bytes=settings.max_answer_bytes,
-            encoding=asyncio.Lock(),
             open_prompts=OpenRequests(
                 what="your tenant's prompts",
                 most=TENANT_PROMPTS,

@@ -13,6 +13,7 @@ from mint_common.bus.nats import connect_nats
 from mint_common.client.base_registration import BaseRegistration
 from mint_common.client.http import InternalHttp
 from mint_common.client.registry import RegistryClient
+from mint_common.errors import SettingInvalid, plain_problem
 from mint_common.events import AdapterWanted, AliasMoved, RevisionPublished, RevisionRestored
 from mint_common.generation import EngineInfo
 from mint_common.ids import EngineId, new_id
@@ -25,10 +26,16 @@ from services.loader.adapters.announcements import BusAnnouncements
 from services.loader.adapters.builder.arena import open_arena
 from services.loader.adapters.builder.client import Builder, BuilderConfig, BuilderStaging, open_builder
 from services.loader.adapters.vllm.engine import VllmEngine
-from services.loader.adapters.vllm.starting import EngineConfig, plan_for_device, start_engine
+from services.loader.adapters.vllm.starting import (
+    EngineConfig,
+    base_template,
+    plan_for_device,
+    start_engine,
+)
 from services.loader.adapters.working_set_postgres import PostgresWorkingSet
 from services.loader.core.execution import Asked, Execution
 from services.loader.core.open_work import OpenWork
+from services.loader.core.parsing import Parsing, plan_parsing
 from services.loader.core.requests import Limits
 from services.loader.core.residency import Capacity
 from services.loader.handlers.engine_watch import EngineWatch
@@ -249,6 +256,26 @@ def engine_config(settings: LoaderSettings, facts: BaseFacts, execution: Executi
         max_logprobs=MAX_LOGPROBS,
         threads=settings.threads,
         execution=execution,
+        parsing=parsing(settings, facts),
+        default_sampling=settings.default_sampling,
+    )
+
+
+def parsing(settings: LoaderSettings, facts: BaseFacts) -> Parsing:
+    """Return what reads the base's answers. Raises SettingInvalid for a template that can't be read."""
+    template = None
+    if settings.chat_template is not None:
+        try:
+            template = settings.chat_template.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            problem = f"can't be read: {plain_problem(error)}"
+            raise SettingInvalid(name="MINT_LOADER_CHAT_TEMPLATE", problem=problem) from error
+    return plan_parsing(
+        facts.architecture,
+        base_template=base_template(settings.base_dir),
+        tool_parser=settings.tool_parser,
+        reasoning_parser=settings.reasoning_parser,
+        chat_template=template,
     )
 
 

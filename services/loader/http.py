@@ -1,20 +1,27 @@
 """Internal HTTP of the loader: generation as a stream, tokenization, residency."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Annotated, TypeVar
+from types import MappingProxyType
+from typing import Annotated, TypeVar, cast
 
 import msgspec
 from fastapi import FastAPI, Query, Request, Response
+from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from mint_common.claims import RevisionRef
 from mint_common.client.http import MSGPACK
 from mint_common.errors import InvalidField
 from mint_common.generation import (
+    CALL_HEADER,
+    ENGINE_HEADER,
+    REVISION_HEADER,
+    TIER_HEADER,
     AdapterStatus,
+    CallFacts,
     ChatMessage,
     EngineInfo,
     GenerationChunk,
@@ -25,9 +32,13 @@ from mint_common.ids import Digest, TenantId
 from mint_common.runtime.disconnect import cancelled_on_disconnect
 from services.loader.handlers.generation import Serving
 from services.loader.handlers.tiers import Tiers
+from services.loader.ports import AnswerHead, ApiCall
 
 T = TypeVar("T")
 
+_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+_MOST_WAITING = 64
+"""Parts of a stream that wait for a slow reader; then the engine's own queue joins what comes."""
 _ADMIN = "admin"
 
 
@@ -50,12 +61,12 @@ class PrewarmBody:
 
 def add_routes(http: FastAPI, *, serving: Serving, tiers: Tiers, info: EngineInfo) -> None:
     """Add the loader's routes to its HTTP application."""
-    _add_generation(http, serving)
+    _add_generation(http, serving, info)
     _add_engine(http, serving, tiers, info)
     _add_residency(http, tiers)
 
 
-def _add_generation(http: FastAPI, serving: Serving) -> None:
+def _add_generation(http: FastAPI, serving: Serving, info: EngineInfo) -> None:
     @http.post("/internal/generate")
     async def generate(request: Request) -> Response:
         """Answer with newline-delimited GenerationChunks, the lines of one engine step together."""
@@ -64,7 +75,26 @@ def _add_generation(http: FastAPI, serving: Serving) -> None:
         # What fails before this step has a status of its own; nothing is loaded for a reader that has gone.
         async with cancelled_on_disconnect(request):
             first = await anext(steps)
-        return ChunkStream(first=first, rest=steps)
+        return StepStream(_written(first, steps), media_type="application/x-ndjson")
+
+    @http.post("/internal/serve/{operation}")
+    async def serve(operation: str, request: Request) -> Response:
+        """Answer a request of an inference API with the bytes of vLLM's own server."""
+        call = _call(operation, request.headers, await request.body())
+        parts = serving.serve(call)
+        # What fails before the head has a status of its own; nothing is loaded for a reader that has gone.
+        async with cancelled_on_disconnect(request):
+            head = await anext(parts)
+            assert isinstance(head, AnswerHead)
+            headers = {ENGINE_HEADER: info.engine_id, TIER_HEADER: serving.tier(call)}
+            if head.served is not None:
+                headers[REVISION_HEADER] = head.served
+            if head.is_stream:
+                bytes_of = cast(AsyncGenerator[bytes, None], parts)
+                return StepStream(bytes_of, media_type="text/event-stream", headers=headers)
+            async with aclosing(parts):
+                body = b"".join([cast(bytes, part) async for part in parts])
+        return Response(body, media_type="application/json", headers=headers)
 
     @http.post("/internal/sample")
     async def sample(request: Request) -> Response:
@@ -134,40 +164,54 @@ def _add_residency(http: FastAPI, tiers: Tiers) -> None:
         return msgspec.to_builtins(status)
 
 
-class ChunkStream(Response):
-    """Streams steps as lines; a client that goes away cancels the stream, once.
+class StepStream(Response):
+    """Streams what comes, all that is there at a time together; a client that goes away cancels it, once.
 
     Starlette's own StreamingResponse cancels through anyio, again and again until the task ends, so that
     nothing could be awaited while cleaning up; telling the engine to abort needs just that.
     """
 
-    media_type = "application/x-ndjson"
-
     def __init__(
-        self, *, first: Sequence[GenerationChunk], rest: AsyncGenerator[Sequence[GenerationChunk], None]
+        self, parts: AsyncGenerator[bytes, None], *, media_type: str, headers: Mapping[str, str] = _NO_HEADERS
     ) -> None:
-        self._first = first
-        self._rest = rest
+        self._parts = parts
         self.status_code = 200
+        self.media_type = media_type
         self.background = None
-        self.init_headers({"cache-control": "no-store"})
+        self.init_headers({"cache-control": "no-store", **headers})
         del self.headers["content-length"]
+        self._come: list[bytes] = []
+        self._news = asyncio.Event()
+        self._room = asyncio.Event()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  # ASGI
         """Send until the end or until the client has gone."""
-        async with aclosing(self._rest), asyncio.TaskGroup() as group:
-            sending = group.create_task(self._send(send))
-            watching = group.create_task(_gone(receive))
-            await asyncio.wait((sending, watching), return_when=asyncio.FIRST_COMPLETED)
-            watching.cancel()
-            sending.cancel()
+        async with aclosing(self._parts), asyncio.TaskGroup() as group:
+            tasks = [group.create_task(each) for each in (self._take(), self._send(send), _gone(receive))]
+            await asyncio.wait(tasks[1:], return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                task.cancel()
+
+    async def _take(self) -> None:
+        async for part in self._parts:
+            self._come.append(part)
+            self._news.set()
+            if len(self._come) >= _MOST_WAITING:
+                self._room.clear()
+                await self._room.wait()
+        self._come.append(b"")
+        self._news.set()
 
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        await send({"type": "http.response.body", "body": _lines(self._first), "more_body": True})
-        async for step in self._rest:
-            await send({"type": "http.response.body", "body": _lines(step), "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
+        is_open = True
+        while is_open:
+            await self._news.wait()
+            self._news.clear()
+            come, self._come = self._come, []
+            self._room.set()
+            is_open = come[-1] != b""
+            await send({"type": "http.response.body", "body": b"".join(come), "more_body": is_open})
 
 
 async def _gone(receive: Receive) -> None:
@@ -177,6 +221,27 @@ async def _gone(receive: Receive) -> None:
 
 def _tenant(tenant_id: str | None) -> TenantId | None:
     return None if tenant_id is None else TenantId(tenant_id)
+
+
+def _call(operation: str, headers: Headers, body: bytes) -> ApiCall:
+    facts = _decode(headers.get(CALL_HEADER, "").encode("latin-1"), CallFacts)
+    return ApiCall(
+        operation=operation,
+        body=body,
+        model=facts.model,
+        request_id=facts.request_id,
+        tenant_id=facts.tenant_id,
+        revision=facts.revision,
+    )
+
+
+async def _written(
+    first: Sequence[GenerationChunk], rest: AsyncGenerator[Sequence[GenerationChunk], None]
+) -> AsyncGenerator[bytes, None]:
+    async with aclosing(rest):
+        yield _lines(first)
+        async for step in rest:
+            yield _lines(step)
 
 
 def _lines(step: Sequence[GenerationChunk]) -> bytes:

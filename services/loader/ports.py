@@ -1,6 +1,7 @@
 """What the loader needs of the world: an engine, local adapter files, and a way to tell residency changes."""
 
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -8,6 +9,7 @@ from typing import Protocol
 from mint_common.claims import RevisionRef
 from mint_common.events.event import Event
 from mint_common.generation import (
+    CallFacts,
     ChatMessage,
     Delta,
     Finished,
@@ -65,6 +67,36 @@ class WholeSample:
     sequences: tuple[SampledSequence, ...]
     prompt_logprobs: bytes | None
     prompt_likeliest: Likeliest | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiCall(CallFacts):
+    """One request of an inference API: the client's bytes, and what MinT says of them."""
+
+    operation: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiWork:
+    """What a request may come to: ``n`` completions of each prompt, ``tokens`` with their prompts in all."""
+
+    n: int
+    sequences: int
+    prompt_tokens: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerHead:
+    """How an answer begins. ``served`` is read from the engine's own request; None: no request was made."""
+
+    is_stream: bool
+    served: str | None
+
+
+Admission = Callable[[ApiWork], AbstractAsyncContextManager[LoadedAdapter | None]]
+"""Counts a request's work and holds its adapter for the length of the block. Raises Overloaded."""
 
 
 class EngineStream(Protocol):
@@ -131,6 +163,15 @@ class Engine(Protocol):
         """Return whole completions, at an adapter in a slot or at the bare base; as `generate`.
 
         Cancelling aborts the request on the engine. Raises Unavailable when the engine is dead.
+        """
+        ...
+
+    def serve(self, call: ApiCall, *, admission: Admission) -> AsyncGenerator[AnswerHead | bytes, None]:
+        """Answer a request of an inference API: the head, then the bytes of the body as they come.
+
+        A request that generates is admitted once its prompts are known, and until its last byte. Closing
+        aborts what runs on the engine. Raises InvalidField or RequestRefused before the head, and
+        NonFiniteOutput or Unavailable at any time.
         """
         ...
 

@@ -75,6 +75,22 @@ class LoaderSettings(BaseModel):
         description="further engine arguments of vLLM, as a JSON object; those that MinT gives itself are"
         " refused by name",
     )
+    tool_parser: str = Field(
+        "auto",
+        description="vLLM's parser of tool calls; auto: by family and chat template; none: they stay text",
+    )
+    reasoning_parser: str = Field(
+        "auto",
+        description="vLLM's parser of reasoning; auto: as the tool parser's; none: reasoning is content",
+    )
+    chat_template: Path | None = Field(
+        None, description="file with the chat template to use in place of the base's own"
+    )
+    default_sampling: Literal["base", "openai"] = Field(
+        "base",
+        description="what holds where a request of an inference API says nothing: base: what the base's"
+        " generation_config.json says; openai: temperature 1 and no truncation",
+    )
     slots: int = Field(8, ge=1, description="most adapters in one engine step")
     host_capacity: int = Field(64, ge=1, description="most adapters in host memory, those in slots included")
     host_bytes: int = Field(2 << 30, ge=1, description="most bytes of adapter weights in host memory")

@@ -6,17 +6,12 @@ tests/unit/gateway/tinker/test_samples.py.
 
 from contextlib import ExitStack, suppress
 
-import msgspec
 import pytest
 
 from mint_common.errors import InvalidField, Overloaded
-from mint_common.generation import Delta, Finished, Started, TokenAlternative
-from mint_common.ids import EngineId
 from services.gateway.app import TENANT_PROMPTS
 from services.gateway.core.answer_bytes import check_answer_bytes, json_answer_bytes
 from services.gateway.core.open_requests import OpenRequests, Size
-from services.gateway.core.openai.answers import ResponseMeta, WholeAnswer
-from services.gateway.core.openai.dialects import ChatDialect, CompletionDialect, Dialect
 from services.gateway.core.tinker.sample_queue import SampleQueue
 from services.gateway.settings import GatewaySettings
 from services.loader.core.fair_queue import FairQueue
@@ -90,31 +85,6 @@ def test_the_largest_answer_of_before_is_refused() -> None:
     most = default_of(GatewaySettings, "max_answer_bytes")
     with pytest.raises(InvalidField, match="lower top_logprobs"):
         check_answer_bytes(size, most, lower=("top_logprobs", "max_tokens", "n"))
-
-
-@pytest.mark.parametrize("dialect", [ChatDialect(logprobs=20), CompletionDialect(logprobs=20)])
-def test_an_answers_log_probabilities_are_encoded_before_its_end(dialect: Dialect) -> None:
-    start = Started(engine_id=EngineId("e"), revision=None, prompt_tokens=(1,))
-    whole = WholeAnswer(dialect, [start], n=1)
-    likeliest = tuple(TokenAlternative(token=at, text=chr(65 + at), logprob=-float(at)) for at in range(20))
-    for _ in range(4):
-        whole.add(
-            0,
-            Delta(
-                index=0,
-                text="ABCDEFGH",
-                tokens=(1,) * 8,
-                logprobs=(-1.0,) * 8,
-                alternatives=(likeliest,) * 8,
-                token_texts=tuple("ABCDEFGH"),
-            ),
-        )
-    whole.add(0, Finished(index=0, reason="length"))
-    told = whole.to_json(ResponseMeta(answer_id="a", created=0, model="m", served="base:m"))
-    logprobs = told["choices"][0]["logprobs"]  # type: ignore[index]
-    assert any(isinstance(value, msgspec.Raw) for value in logprobs.values())
-    decoded = msgspec.json.decode(msgspec.json.encode(logprobs))
-    assert len(decoded.get("content") or decoded["tokens"]) == 32
 
 
 def test_requests_of_many_prompts_are_refused_as_a_whole_before_an_engine_is_asked() -> None:

@@ -11,10 +11,12 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 
 from mint_common.bus.port import Bus, Message
 from mint_common.client.engine import EngineClient
 from mint_common.client.http import InternalHttp
+from mint_common.client.relayed import Relayed
 from mint_common.client.residency_map import NEARNESS, ResidencyMap
 from mint_common.client.routing import DEFAULT_HOT_LOAD, Nearness, Option, order_engines
 from mint_common.errors import EngineRestarting, EventInvalid, MintError, Overloaded, Unavailable
@@ -24,6 +26,7 @@ from mint_common.events.subjects import subjects_of
 from mint_common.generation import (
     RESTART_SECONDS,
     AdapterStatus,
+    CallFacts,
     EngineInfo,
     GenerationChunk,
     GenerationRequest,
@@ -151,6 +154,32 @@ class EngineDirectory:
                 return
             finally:
                 self._open[url] -= 1
+
+    async def serve(self, base: BaseName, operation: str, body: bytes, facts: CallFacts) -> Relayed:
+        """Have an engine of the base answer a request of an inference API; as `EngineClient.serve`.
+
+        An engine that does not answer or is full passes the request on to the next one, if there is one.
+        """
+        digest = facts.revision.digest if facts.revision else None
+        urls = await self._order(base, digest)
+        for url in urls:
+            self._open[url] += 1
+            try:
+                relayed = await self._clients[url].serve(operation, body, facts)
+            except BaseException as error:
+                self._ended(url, error)
+                if url == urls[-1] or not isinstance(error, Unavailable | Overloaded):
+                    raise
+            else:
+                relayed.at_end(partial(self._ended, url))
+                self._note_served(url, digest)
+                return relayed
+        raise self._no_engine(base)
+
+    def _ended(self, url: str, error: BaseException | None) -> None:
+        self._open[url] -= 1
+        if isinstance(error, Unavailable):
+            self._forget(url)
 
     async def sample(self, base: BaseName, request: SampleRequest) -> Sampled:
         """Sample on an engine of the base; as `EngineClient.sample`.

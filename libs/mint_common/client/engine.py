@@ -9,9 +9,12 @@ import msgspec
 
 from mint_common.claims import RevisionRef
 from mint_common.client.http import InternalHttp, error_from_payload, path_of
+from mint_common.client.relayed import Relayed
 from mint_common.errors import Unavailable
 from mint_common.generation import (
+    CALL_HEADER,
     AdapterStatus,
+    CallFacts,
     ChatMessage,
     EngineInfo,
     EngineLoad,
@@ -55,6 +58,14 @@ class EngineClient:
                 yield chunk
         if unfinished:
             raise Unavailable(what=self.name, problem=f"its stream ended with {unfinished} completions open")
+
+    async def serve(self, operation: str, body: bytes, facts: CallFacts) -> Relayed:
+        """Return vLLM's answer to a request of an inference API, once it has begun; who gets it closes it.
+
+        Closing an answer that has not ended aborts the request on the engine.
+        """
+        headers = {CALL_HEADER: msgspec.json.encode(facts).decode()}
+        return await self._http.relay(path_of("internal", "serve", operation), body, headers)
 
     async def sample(self, request: SampleRequest) -> Sampled:
         """Return whole completions. Cancelling aborts the request on the engine."""

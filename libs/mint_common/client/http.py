@@ -16,6 +16,7 @@ from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 from yarl import URL
 
+from mint_common.client.relayed import Relayed
 from mint_common.errors import (
     InternalTokenRefused,
     MintError,
@@ -192,6 +193,31 @@ class InternalHttp:
             raise
         finally:
             current.end()
+
+    async def relay(self, path: str, body: bytes, headers: Mapping[str, str]) -> Relayed:
+        """Post bytes as they are, and return the answer once it has begun; who gets it closes it.
+
+        An answer that is no good one is raised as the error that it says.
+        """
+        current = tracer().start_span("http POST", kind=SpanKind.CLIENT, attributes={"url.path": path})
+        try:
+            with trace.use_span(current, end_on_exit=False), self._translated():
+                response = await self._session.post(
+                    self._url(path),
+                    data=body,
+                    headers=inject({**_JSON, **headers}),
+                    timeout=self._stream_timeout,
+                    allow_redirects=False,
+                )
+                if not response.ok:
+                    raise self._error_of(response.status, await response.read())  # noqa: TRY301
+        except BaseException:
+            current.set_status(Status(StatusCode.ERROR))
+            current.end()
+            raise
+        relayed = Relayed(response, self._translated)
+        relayed.at_end(lambda _: current.end())
+        return relayed
 
     async def close(self) -> None:
         """Close all connections. Idempotent."""

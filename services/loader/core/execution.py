@@ -31,6 +31,8 @@ OWNED: Mapping[str, str] = {
     "gpu_memory_utilization": "MINT_LOADER_GPU_MEMORY_UTILIZATION",
     "kv_cache_memory_bytes": "MINT_LOADER_KV_CACHE_BYTES",
     "enforce_eager": "MINT_LOADER_EAGER",
+    "generation_config": "MINT_LOADER_DEFAULT_SAMPLING",
+    "reasoning_parser": "MINT_LOADER_REASONING_PARSER",
     **dict.fromkeys(
         (
             "additional_config",

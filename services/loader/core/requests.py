@@ -122,6 +122,13 @@ def check_sampling(sampling: Sampling, limits: Limits) -> None:
             raise InvalidField(field=f"sampling.{name}", problem=f"{problem}, found {found!r}")
 
 
+def check_n(n: int, limits: Limits) -> None:
+    """Check how many completions of each prompt are asked for. Raises InvalidField."""
+    if not 1 <= n <= limits.max_completions:
+        problem = f"must be from 1 to {limits.max_completions}, found {n}"
+        raise InvalidField(field="n", problem=problem)
+
+
 def check_tokens(tokens: tuple[int, ...], *, field: str, max_new_tokens: int, limits: Limits) -> None:
     """Check a tokenized prompt against the base. ``field`` is what the user gave. Raises InvalidField."""
     if not tokens:

@@ -8,8 +8,10 @@ asked no more until somebody puts it into use again.
 import itertools
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, aclosing, asynccontextmanager, contextmanager
+from functools import partial
 from typing import cast
 
+from mint_common.api_errors import error_event
 from mint_common.errors import MintError, NonFiniteOutput, Overloaded
 from mint_common.generation import (
     ChatMessage,
@@ -27,10 +29,18 @@ from mint_common.ids import Digest, EngineId, TenantId
 from mint_common.telemetry import tracing
 from services.loader import metrics
 from services.loader.core.open_work import OpenWork
-from services.loader.core.requests import Limits, check_prompt, check_request, check_sample, check_tokens
+from services.loader.core.requests import (
+    Limits,
+    check_n,
+    check_prompt,
+    check_request,
+    check_revision,
+    check_sample,
+    check_tokens,
+)
 from services.loader.handlers.quarantining import Quarantined
 from services.loader.handlers.tiers import Tiers
-from services.loader.ports import Engine, LoadedAdapter
+from services.loader.ports import AnswerHead, ApiCall, ApiWork, Engine, LoadedAdapter
 
 _TOKEN_BYTES = 4
 
@@ -72,6 +82,52 @@ class Serving:
             async with aclosing(self._generate(request)) as steps:
                 async for step in steps:
                     yield step
+
+    async def serve(self, call: ApiCall) -> AsyncGenerator[AnswerHead | bytes, None]:
+        """Yield the head of an answer, then its bytes; a failure after the head as an event of its API.
+
+        Raises before the head: InvalidField, Overloaded, NonFiniteOutput of a revision that had none before,
+        or why the adapter can't be loaded. Closing the iterator aborts the request.
+        """
+        with self._counted(call):
+            if call.revision is not None:
+                check_revision(call.revision)
+            async with aclosing(self._serve(call)) as parts:
+                async for part in parts:
+                    yield part
+
+    def tier(self, call: ApiCall) -> str:
+        """Return where the adapter of a call is now."""
+        return "base" if call.revision is None else self._tiers.tier(call.revision.digest)
+
+    async def _serve(self, call: ApiCall) -> AsyncGenerator[AnswerHead | bytes, None]:
+        has_begun = False
+        is_warm = call.revision is None or self._tiers.is_in_slot(call.revision.digest)
+        try:
+            with self._watched(call), ExitStack() as waiting:
+                admission = partial(self._admission, call, waiting, is_warm=is_warm)
+                async with aclosing(self._engine.serve(call, admission=admission)) as parts:
+                    async for part in parts:
+                        waiting.close()
+                        yield part
+                        has_begun = True
+        except MintError as error:
+            if not has_begun:
+                raise
+            yield error_event(call.operation, error)
+
+    @asynccontextmanager
+    async def _admission(
+        self, call: ApiCall, waiting: ExitStack, work: ApiWork, *, is_warm: bool
+    ) -> AsyncIterator[LoadedAdapter | None]:
+        """Count what a call may come to, and hold its adapter; it waits for its first token from then on."""
+        check_n(work.n, self._limits)
+        counted = self._work.work(call.tenant_id, sequences=work.sequences, tokens=work.tokens)
+        with _entered(counted):
+            async with self._adapter(call) as adapter:
+                with self._tiers.generating():
+                    waiting.enter_context(self._tiers.first_token(warm=is_warm))
+                    yield adapter
 
     async def sample(self, request: SampleRequest) -> Sampled:
         """Return whole completions. Cancelling aborts the request.
@@ -130,7 +186,7 @@ class Serving:
                 yield [Failed(error=payload)]
 
     @contextmanager
-    def _counted(self, request: GenerationRequest | SampleRequest) -> Iterator[None]:
+    def _counted(self, request: GenerationRequest | SampleRequest | ApiCall) -> Iterator[None]:
         """Count a request from its coming to its end. Raises Overloaded when its tenant has too many."""
         outcome = "aborted"
         try:
@@ -171,7 +227,7 @@ class Serving:
 
     @asynccontextmanager
     async def _adapter(
-        self, request: GenerationRequest | SampleRequest
+        self, request: GenerationRequest | SampleRequest | ApiCall
     ) -> AsyncIterator[LoadedAdapter | None]:
         if request.revision is None:
             yield None
@@ -187,7 +243,7 @@ class Serving:
             await hold.__aexit__(None, None, None)
 
     @contextmanager
-    def _watched(self, request: GenerationRequest | SampleRequest) -> Iterator[None]:
+    def _watched(self, request: GenerationRequest | SampleRequest | ApiCall) -> Iterator[None]:
         """Note that the engine ends a request for having no finite output."""
         try:
             yield

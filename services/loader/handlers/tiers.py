@@ -117,6 +117,12 @@ class Tiers:
         resident = self.resident_set.residency.get(digest)
         return resident is not None and resident.in_slot
 
+    def tier(self, digest: Digest) -> str:
+        """Return where an adapter is now: stored, host or slot."""
+        if self.is_in_slot(digest):
+            return "slot"
+        return "host" if self.resident_set.residency.in_host(digest) else "stored"
+
     async def prewarm(
         self,
         revision: RevisionRef,

@@ -1,15 +1,17 @@
-"""A loader with a scripted engine: the real generation protocol, with answers that a test can predict.
+"""A loader with a scripted engine: its real routes, with answers that a test can predict.
 
 One character is one token. A completion says who answers, which choice it is, and repeats the prompt. A
 prompt may begin with a command: OVERLOAD refuses, SLOW never ends, BREAK fails after two tokens, LIE answers
-as another revision, COLD waits for its adapter until the test lets it load. A revision that is among the
-``skilled`` answers ``f <word>=`` with the word; one that is among the ``poison`` has no finite output.
+as another revision, COLD (of samples) waits for its adapter until the test lets it load. A revision that is
+among the ``skilled`` answers ``f <word>=`` with the word; one that is among the ``poison`` has no finite
+output.
 """
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
-from dataclasses import asdict, replace
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -17,9 +19,15 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
 
+from mint_common.api_errors import error_event
 from mint_common.errors import NonFiniteOutput, Overloaded, Unavailable
 from mint_common.generation import (
+    CALL_HEADER,
+    ENGINE_HEADER,
+    REVISION_HEADER,
+    TIER_HEADER,
     AdapterStatus,
+    CallFacts,
     Delta,
     EngineLoad,
     Failed,
@@ -33,6 +41,7 @@ from mint_common.generation import (
     TokenAlternative,
 )
 from mint_common.ids import BaseName, Digest, EngineId
+from mint_common.runtime.disconnect import cancelled_on_disconnect
 from mint_common.runtime.edge import create_http
 from mint_common.testing.factories import ADAPTER_STATUS, ENGINE_INFO
 
@@ -41,11 +50,85 @@ LOGPROB = -0.25
 OTHER = Digest("sha256:" + "f" * 64)
 
 
+BROKEN = Unavailable(what="the engine", problem="it broke")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScriptedCall:
+    """A request of an inference API, as the loader got it."""
+
+    operation: str
+    facts: CallFacts
+    body: dict[str, Any]
+
+    @property
+    def n(self) -> int:
+        """Return how many answers there are: of one prompt."""
+        return int(self.body.get("n") or 1)
+
+    @property
+    def prompt(self) -> str:
+        """Return the text of the prompt, or of all messages."""
+        if self.operation == "chat":
+            return "|".join(_text(message["content"]) for message in self.body["messages"])
+        prompt = self.body["prompt"]
+        return prompt if isinstance(prompt, str) else bytes(prompt).decode()
+
+    def script(self, index: int, skilled: set[Digest]) -> tuple[str, str]:
+        """Return the text and the finish reason of one choice."""
+        revision = self.facts.revision
+        if revision is not None and revision.digest in skilled:
+            return self.prompt.removeprefix("f ").removesuffix("="), "stop"
+        who = f"r{revision.number}" if revision else "base"
+        stop = self.body.get("stop") or []
+        limit = self.body.get("max_tokens") or MAX_CONTEXT
+        return _cut(f"{who}/{index}/{self.prompt}", [stop] if isinstance(stop, str) else stop, limit)
+
+    def answer(self, served: str, skilled: set[Digest]) -> dict[str, Any]:
+        """Return the whole answer."""
+        texts = [self.script(index, skilled) for index in range(self.n)]
+        count = sum(len(text) for text, _ in texts)
+        usage = {
+            "prompt_tokens": len(self.prompt),
+            "completion_tokens": count,
+            "total_tokens": len(self.prompt) + count,
+        }
+        choices = [
+            {"index": at, "finish_reason": reason, "logprobs": None, **self._said(text, "message")}
+            for at, (text, reason) in enumerate(texts)
+        ]
+        kind = "chat.completion" if self.operation == "chat" else "text_completion"
+        return {**self._head(served, kind), "choices": choices, "usage": usage}
+
+    def part(self, served: str, index: int, text: str, reason: str | None) -> dict[str, Any]:
+        """Return one event of the streamed answer."""
+        choice = {"index": index, "finish_reason": reason, **self._said(text, "delta")}
+        kind = "chat.completion.chunk" if self.operation == "chat" else "text_completion"
+        return {**self._head(served, kind), "choices": [choice]}
+
+    def _said(self, text: str, name: str) -> dict[str, Any]:
+        return {name: {"role": "assistant", "content": text}} if self.operation == "chat" else {"text": text}
+
+    def _head(self, served: str, kind: str) -> dict[str, Any]:
+        return {
+            "id": self.facts.request_id,
+            "object": kind,
+            "created": 1,
+            "model": self.facts.model,
+            "system_fingerprint": served,
+        }
+
+
+def _text(content: Any) -> str:
+    return content if isinstance(content, str) else "".join(part["text"] for part in content)
+
+
 class ScriptedLoader:
     """The loader's HTTP in a thread of its own; ``requests`` and ``aborted`` say what it saw."""
 
     def __init__(self, *, port: int, token: str, base: BaseName, base_digest: Digest) -> None:
         self.url = f"http://127.0.0.1:{port}"
+        self.calls: list[ScriptedCall] = []
         self.requests: list[GenerationRequest] = []
         self.samples: list[SampleRequest] = []
         self.refusals = 0
@@ -125,10 +208,20 @@ class ScriptedLoader:
                 raise Overloaded(what="the cold queue", depth=4, retry_after_seconds=7)
             return StreamingResponse(self._lines(asked), media_type="application/x-ndjson")
 
-        self._add_samples(http)
+        self._add_answers(http)
         return http
 
-    def _add_samples(self, http: FastAPI) -> None:
+    def _add_answers(self, http: FastAPI) -> None:
+        @http.post("/internal/serve/{operation}")
+        async def serve(operation: str, request: Request) -> Response:
+            facts = msgspec.json.decode(request.headers[CALL_HEADER], type=CallFacts)
+            asked = ScriptedCall(operation=operation, facts=facts, body=await request.json())
+            self.calls.append(asked)
+            if asked.prompt.startswith("OVERLOAD"):
+                raise Overloaded(what="the cold queue", depth=4, retry_after_seconds=7)
+            async with cancelled_on_disconnect(request):
+                return await self._serve(asked)
+
         @http.get("/internal/adapters/{digest}")
         async def adapter(digest: str) -> dict[str, object]:
             status = ready_status(Digest(digest))
@@ -198,6 +291,50 @@ class ScriptedLoader:
                 yield _delta(letter, asked, index)
             yield Finished(index=index, reason=reason)
 
+    async def _serve(self, asked: ScriptedCall) -> Response:
+        served = asked.facts.revision.digest if asked.facts.revision else f"base:{self._info.base}"
+        shown = OTHER if asked.prompt.startswith("LIE") else served
+        headers = {REVISION_HEADER: shown, ENGINE_HEADER: "scripted", TIER_HEADER: "slot"}
+        parts = self._parts(asked, shown)
+        if asked.body.get("stream"):
+            return StreamingResponse(parts, media_type="text/event-stream", headers=headers)
+        if asked.prompt.startswith("BREAK"):
+            raise BROKEN
+        if served in self.poison:
+            raise NonFiniteOutput(digest=served)
+        try:
+            while asked.prompt.startswith("SLOW"):
+                await asyncio.sleep(0.02)
+        except asyncio.CancelledError:
+            self.aborted.append(asked.facts.request_id)
+            raise
+        whole = asked.answer(shown, self.skilled)
+        return Response(msgspec.json.encode(whole), media_type="application/json", headers=headers)
+
+    async def _parts(self, asked: ScriptedCall, shown: str) -> AsyncIterator[bytes]:
+        ended = False
+        try:
+            while asked.prompt.startswith("SLOW"):
+                yield _event(asked.part(shown, 0, "z", None))
+                await asyncio.sleep(0.02)
+            for index in range(asked.n):
+                text, reason = asked.script(index, self.skilled)
+                for at, letter in enumerate(text):
+                    if asked.prompt.startswith("BREAK") and at == 2:
+                        yield error_event(asked.operation, BROKEN)
+                        return
+                    yield _event(asked.part(shown, index, letter, None))
+                yield _event(asked.part(shown, index, "", reason))
+            yield b"data: [DONE]\n\n"
+            ended = True
+        finally:
+            if not ended:
+                self.aborted.append(asked.facts.request_id)
+
+
+def _event(value: object) -> bytes:
+    return b"data: " + msgspec.json.encode(value) + b"\n\n"
+
 
 def ready_status(digest: Digest) -> AdapterStatus:
     """Return the status of an adapter in a slot."""
@@ -208,10 +345,23 @@ def script(asked: GenerationRequest | SampleRequest, index: int) -> tuple[str, s
     """Return the text and the finish reason of one choice."""
     who = f"r{asked.revision.number}" if asked.revision else "base"
     text = f"{who}/{index}/{_prompt(asked)}"
-    cuts = [text.index(stop) for stop in asked.sampling.stop if stop in text]
+    return _cut(text, asked.sampling.stop, asked.sampling.max_new_tokens)
+
+
+def _cut(text: str, stops: Sequence[str], limit: int) -> tuple[str, str]:
+    cuts = [text.index(stop) for stop in stops if stop in text]
     stopped = text[: min(cuts)] if cuts else text
-    limit = asked.sampling.max_new_tokens
     return (stopped[:limit], "length") if len(stopped) > limit else (stopped, "stop")
+
+
+def _sequence(asked: SampleRequest, index: int) -> SampledSequence:
+    text, reason = script(asked, index)
+    tokens = np.frombuffer(text.encode(), np.uint8).astype("<i4").tobytes()
+    return SampledSequence(reason=reason, tokens=tokens, logprobs=_floats(len(text)), likeliest=None)
+
+
+def _floats(count: int) -> bytes:
+    return np.full(count, LOGPROB, dtype="<f4").tobytes()
 
 
 def _copied(prompt: str) -> str:
@@ -233,16 +383,6 @@ def _delta(letter: str, asked: GenerationRequest, index: int) -> Delta:
         alternatives=((chosen, *rivals)[:wanted],),
         token_texts=(letter,),
     )
-
-
-def _sequence(asked: SampleRequest, index: int) -> SampledSequence:
-    text, reason = script(asked, index)
-    tokens = np.frombuffer(text.encode(), np.uint8).astype("<i4").tobytes()
-    return SampledSequence(reason=reason, tokens=tokens, logprobs=_floats(len(text)), likeliest=None)
-
-
-def _floats(count: int) -> bytes:
-    return np.full(count, LOGPROB, dtype="<f4").tobytes()
 
 
 def _prompt(asked: GenerationRequest | SampleRequest) -> str:

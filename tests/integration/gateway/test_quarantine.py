@@ -71,11 +71,11 @@ def test_names_lead_to_it_no_more_until_it_is_restored(stack, mint) -> None:
     assert (status, "non_finite_output" in text) == (400, True)
     tell(stack, digest)
     await_that(lambda: ask(stack, mint, "spoilt")[0] == 404)
-    seen = len(stack.loader.requests)
+    seen = len(stack.loader.calls)
     for name in ("spoilt", "spoilt@prod", "spoilt@2"):
         status, text = ask(stack, mint, name)
         assert (status, "quarantined" in text, "roll back or restore it" in text) == (404, True, True)
-    assert len(stack.loader.requests) == seen, "no engine was asked"
+    assert len(stack.loader.calls) == seen, "no engine was asked"
     assert ask(stack, mint, "spoilt@1")[0] == 200
     assert mint.get("/policies/spoilt/revisions/2").json()["state"] == "quarantined"
     assert mint.get(alias).json()["revision"]["number"] == 2

@@ -37,6 +37,7 @@ from services.loader.adapters.builder.client import Builder, BuilderConfig
 from services.loader.adapters.vllm.engine import VllmEngine
 from services.loader.adapters.vllm.starting import EngineConfig, start_engine
 from services.loader.app import open_engine, open_loader
+from services.loader.core.parsing import Parsing
 from services.loader.handlers.quarantining import Quarantined
 from services.loader.handlers.tiers import Tiers
 from services.loader.ports import LoadedAdapter
@@ -51,8 +52,8 @@ T = TypeVar("T")
 class CountedEngine(VllmEngine):
     """The real engine, with a count of its loads; they wait for ``gate``."""
 
-    def __init__(self, llm: Any, builder: Builder) -> None:
-        super().__init__(llm, builder)
+    def __init__(self, llm: Any, builder: Builder, **options: Any) -> None:
+        super().__init__(llm, builder, **options)
         self.loads = 0
         self.gate = asyncio.Event()
         self.gate.set()
@@ -180,7 +181,8 @@ async def shared_engine(
 ) -> AsyncIterator[CountedEngine]:
     """Run the builder and vLLM, as a loader does."""
     async with quietly(open_engine(engine_settings, facts, SystemClock())) as (engine, builder):
-        counted = CountedEngine(engine._llm, builder)
+        options = {"base": facts.name, "parsing": Parsing(tool_parser="hermes")}
+        counted = CountedEngine(engine._llm, builder, **options)
         yield counted
         counted._llm = None
 

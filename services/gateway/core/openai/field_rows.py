@@ -8,6 +8,8 @@ import msgspec
 
 from services.gateway.core.openai import field_shapes as shape
 
+PROMPT_BYTES = 4 << 20
+"""Of a field that holds a prompt: a context of a million tokens as text."""
 VALUE_BYTES = 64 << 10
 """Of a field that holds no prompt."""
 TOOLS_BYTES = 256 << 10

@@ -1,6 +1,5 @@
 """What every route gets: the gateway's ports, the verified caller, things that live as long as an answer."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -52,7 +51,6 @@ class Gateway:
     keys: KeyMemory
     ready_seconds: float
     max_answer_bytes: int
-    encoding: asyncio.Lock
     open_prompts: OpenRequests
     in_hand: OpenRequests
     event_streams: OpenRequests

@@ -9,9 +9,9 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
+from mint_common.api_errors import anthropic_body, error_body, error_status, plain_error_body
 from mint_common.errors import InvalidField, MintError
 from mint_common.runtime.edge_errors import NO_OBJECT, error_response, is_no_object
-from services.gateway.core.openai.errors import error_body, error_status, plain_error_body
 from services.gateway.http.edge.refusal_log import note_refusal
 from services.gateway.http.edge.routes import Api, GatewayRoute
 from services.gateway.http.tinker import errors as tinker_errors
@@ -19,7 +19,11 @@ from services.gateway.http.tinker import errors as tinker_errors
 Handler = Callable[[Request, Exception], Awaitable[Response]]
 
 
-_PREFIXES: Mapping[str, Api] = {"/v1/": "openai", f"{tinker_errors.PREFIX}/": "tinker"}
+_PREFIXES: Mapping[str, Api] = {
+    "/v1/messages": "anthropic",
+    "/v1/": "openai",
+    f"{tinker_errors.PREFIX}/": "tinker",
+}
 """Which API a request is for that no route has taken: the beginning of its path is all that tells."""
 
 
@@ -34,6 +38,7 @@ def install_error_shapes(http: FastAPI) -> None:
         handlers: Mapping[Api, Handler] = {
             "mint": mint_handler,
             "openai": openai_handler,
+            "anthropic": openai_handler,
             "tinker": tinker_handler,
         }
         http.add_exception_handler(error_type, _by_api(handlers))
@@ -43,8 +48,8 @@ def shaped_error(scope: Scope, error: MintError) -> Response:
     """Return the answer for an error that no handler has seen, such as a bug's."""
     note_refusal(scope, error)
     match _api_of(scope):
-        case "openai":
-            return openai_error_response(error)
+        case "openai" | "anthropic":
+            return inference_error_response(scope, error)
         case "tinker":
             return tinker_errors.mint_error_response(error)
         case "mint":
@@ -66,18 +71,19 @@ def _api_of(scope: Scope) -> Api:
     return next((api for prefix, api in _PREFIXES.items() if scope["path"].startswith(prefix)), "mint")
 
 
-def openai_error_response(error: MintError) -> Response:
-    """Return the answer that the OpenAI API gives for an error."""
-    response = JSONResponse(error_body(error), error_status(error))
+def inference_error_response(scope: Scope, error: MintError) -> Response:
+    """Return the answer that the OpenAI API, or Anthropic's, gives for an error."""
+    body = error_body(error, api="anthropic" if _api_of(scope) == "anthropic" else "openai")
+    response = JSONResponse(body, error_status(error))
     retry_after = error_response(error).headers.get("retry-after")
     if retry_after is not None:
         response.headers["retry-after"] = retry_after
     return response
 
 
-async def _on_mint_error(_request: Request, error: Exception) -> Response:
+async def _on_mint_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, MintError)
-    return openai_error_response(error)
+    return inference_error_response(request.scope, error)
 
 
 async def _on_invalid_request(request: Request, error: Exception) -> Response:
@@ -93,7 +99,8 @@ async def _on_invalid_request(request: Request, error: Exception) -> Response:
     return await _on_mint_error(request, InvalidField(field=field, problem=problem))
 
 
-async def _on_http_exception(_request: Request, error: Exception) -> Response:
+async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    body = plain_error_body(str(error.detail), status=error.status_code)
+    shaped = anthropic_body if _api_of(request.scope) == "anthropic" else plain_error_body
+    body = shaped(str(error.detail), status=error.status_code)
     return JSONResponse(body, error.status_code, headers=error.headers)

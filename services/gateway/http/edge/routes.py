@@ -41,7 +41,7 @@ ASKED_AFRESH: AbstractSet[Scope] = {"admin", "operator"}
 """Routes of these scopes show and change keys, tenants and secrets: a revoked key does nothing there."""
 
 
-Api = Literal["mint", "openai", "tinker"]
+Api = Literal["mint", "openai", "anthropic", "tinker"]
 """Whose shape a route's errors have."""
 
 
@@ -90,7 +90,7 @@ class GatewayRoute(APIRoute):
 class OpenAIRoute(GatewayRoute):
     """A route of the OpenAI API."""
 
-    api = "openai"
+    api: ClassVar[Api] = "openai"
 
 
 class TinkerRoute(GatewayRoute):

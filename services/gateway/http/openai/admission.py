@@ -7,15 +7,16 @@ import msgspec
 from fastapi import Request, Response
 
 from mint_common.authority import Caller
+from mint_common.client.http import shortened
+from mint_common.errors import NotFound
 from mint_common.runtime.disconnect import cancelled_on_disconnect
 from mint_common.runtime.edge_routes import Handler
-from services.gateway.core.openai.large_body import check_large_body
-from services.gateway.http.edge.bodies import LARGE_JSON_BYTES, answered
+from services.gateway.http.edge.bodies import answered
 from services.gateway.http.edge.context import gateway_of
 from services.gateway.http.edge.routes import OpenAIRoute
 
-LARGEST_CONTEXT = 1 << 20
-"""In tokens: the bound of a prompt while no engine is known."""
+MOST_MODEL = 1000
+"""Characters of a model's name: more than any has, a sampler's path included."""
 
 
 class AdmittedRoute(OpenAIRoute):
@@ -27,10 +28,10 @@ class AdmittedRoute(OpenAIRoute):
     async def serve(self, request: Request, caller: Caller, carry_out: Handler) -> Response:
         """Answer a request once it is admitted."""
         request = await self.admit(request, caller)
-        gateway, body = gateway_of(request), await request.body()
-        if len(body) > LARGE_JSON_BYTES:
-            check_large_body(body, max_context=gateway.engines.largest_context() or LARGEST_CONTEXT)
-        if gateway.is_warm(caller.tenant_id, _model_of(body)):
+        gateway, model = gateway_of(request), _model_of(await request.body())
+        if len(model) > MOST_MODEL:
+            raise NotFound(kind="model", name=shortened(model))
+        if gateway.is_warm(caller.tenant_id, model):
             for pace in (gateway.cold_admission, gateway.body_admission):
                 pace.enter_warm()
                 answered(request).callback(pace.leave_warm)
@@ -39,6 +40,12 @@ class AdmittedRoute(OpenAIRoute):
         async with cancelled_on_disconnect(request):
             await gateway.cold_admission.admit(caller.tenant_id)
         return await carry_out(request)
+
+
+class AnthropicRoute(AdmittedRoute):
+    """As `AdmittedRoute`, with errors in the shape of Anthropic's API."""
+
+    api = "anthropic"
 
 
 def _model_of(body: bytes) -> str:

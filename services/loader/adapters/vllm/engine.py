@@ -10,8 +10,9 @@ Invariants:
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,17 @@ from mint_common.ids import TenantId
 from services.loader import metrics
 from services.loader.adapters.builder.client import Builder
 from services.loader.adapters.builder.wire import LaidOut
+from services.loader.adapters.vllm.lora_requests import lora_request_of
+from services.loader.adapters.vllm.openai.serving import VllmServing
 from services.loader.adapters.vllm.routes import noted_routes, returned_routes
 from services.loader.adapters.vllm.samples import final_output, pack_sample, sample_params
 from services.loader.adapters.vllm.streams import VllmStream, dead_engine, translated
 from services.loader.adapters.vllm.tenant_turns import TenantTurns
 from services.loader.adapters.vllm.tokenizing import Tokenizing, remember_texts
 from services.loader.adapters.vllm.worker_extension import Reply
+from services.loader.core.parsing import Parsing
 from services.loader.core.routes import RouteSource
-from services.loader.ports import LoadedAdapter, Slice, WholeSample
+from services.loader.ports import Admission, AnswerHead, ApiCall, LoadedAdapter, Slice, WholeSample
 
 _BUILDERS = 3
 _MOST_UNMAPPED = 64
@@ -50,6 +54,8 @@ class VllmEngine:
         no_routes: str = "",
         no_processed: str = "",
         sends_bytes: bool = False,
+        base: str = "base",
+        parsing: Parsing | None = None,
     ) -> None:
         """``no_routes`` says why, where routes are missing; ``routed_layers`` which layers have experts.
 
@@ -69,7 +75,8 @@ class VllmEngine:
         self._tokenizer = llm.get_tokenizer()
         remember_texts(self._tokenizer)
         self._turn = asyncio.Lock()
-        self._tokenizing = Tokenizing(self._tokenizer)
+        self._tokenizing = Tokenizing(deepcopy(self._tokenizer))
+        self._serving = VllmServing(llm, base=base, parsing=parsing or Parsing())
         self._start_turns = TenantTurns()
 
     async def stage(self, adapter: LoadedAdapter) -> int:
@@ -201,7 +208,7 @@ class VllmEngine:
         """Start a request when the stream's first step is asked for."""
         from vllm.inputs.engine import tokens_input
 
-        lora_request = _lora_request(adapter) if adapter else None
+        lora_request = lora_request_of(adapter) if adapter else None
         outputs = self._llm.generate(
             tokens_input(list(prompt), cache_salt=tenant_id),
             _sampling_params(sampling),
@@ -222,7 +229,7 @@ class VllmEngine:
         """Return whole completions."""
         from vllm.inputs.engine import tokens_input
 
-        lora_request = _lora_request(adapter) if adapter else None
+        lora_request = lora_request_of(adapter) if adapter else None
         is_noted = request.routes and self._route_source is RouteSource.PLUGIN
         outputs = self._llm.generate(
             tokens_input(list(request.tokens), cache_salt=request.tenant_id),
@@ -244,6 +251,10 @@ class VllmEngine:
         if self._route_source is RouteSource.PLUGIN:
             return noted_routes(output, (await self._call("mint_routes", request_id))[0])  # as every worker
         return {}
+
+    def serve(self, call: ApiCall, *, admission: Admission) -> AsyncGenerator[AnswerHead | bytes, None]:
+        """Answer a request of an inference API."""
+        return self._serving.answer(call, admission=admission)
 
     async def tokenize(
         self, *, text: str | None, messages: Sequence[ChatMessage] | None, tenant_id: TenantId | None
@@ -277,12 +288,6 @@ def _bytes_of(laid_out: LaidOut) -> bytes:
     with Path(laid_out.path).open("rb") as file:
         file.seek(laid_out.begin)
         return file.read(laid_out.size_bytes)
-
-
-def _lora_request(adapter: LoadedAdapter) -> Any:
-    from vllm.lora.request import LoRARequest
-
-    return LoRARequest(lora_name=adapter.digest, lora_int_id=adapter.number, lora_path=str(adapter.folder))
 
 
 def _sampling_params(sampling: Sampling) -> Any:

@@ -9,9 +9,9 @@ import os
 import re
 import secrets
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mint_common.adapters_format import BaseFacts, served_targets
 from mint_common.errors import SettingInvalid, Unavailable
@@ -27,6 +27,7 @@ from services.loader.core.execution import (
     reserved_sequences,
     slot_rank,
 )
+from services.loader.core.parsing import Parsing
 from services.loader.core.routes import RouteSource, route_source
 
 _log = logging.getLogger(__name__)
@@ -49,6 +50,8 @@ class EngineConfig:
     max_logprobs: int
     threads: int
     execution: Execution
+    parsing: Parsing = field(default_factory=Parsing)
+    default_sampling: Literal["base", "openai"] = "base"
 
 
 def plan_for_device(asked: Asked, *, base_dir: Path, threads: int, quantization: str = "") -> Execution:
@@ -83,6 +86,18 @@ def find_device() -> Device:
         what="the engine",
         problem="vLLM finds no device: is this its CUDA build on a machine without a GPU or a driver?",
     )
+
+
+def base_template(base_dir: Path) -> str:
+    """Return the chat template that a base's folder has, empty without one."""
+    file = base_dir / "chat_template.jinja"
+    if file.is_file():
+        return file.read_text()
+    config = base_dir / "tokenizer_config.json"
+    found = json.loads(config.read_text()).get("chat_template") if config.is_file() else None
+    if isinstance(found, list):  # several, by their names
+        found = next((each["template"] for each in found if each.get("name") == "default"), None)
+    return found if isinstance(found, str) else ""
 
 
 def _attention_heads(base_dir: Path) -> int | None:
@@ -130,6 +145,8 @@ def _started(config: EngineConfig, builder: Builder) -> VllmEngine:
         no_routes=no_routes,
         no_processed="the engine decodes speculatively" if vllm_config.speculative_config else "",
         sends_bytes=how.executor == "ray",
+        base=config.facts.name,
+        parsing=config.parsing,
     )
 
 
@@ -212,6 +229,8 @@ def engine_arguments(config: EngineConfig, *, taken: TakenOutputs) -> Any:
         scheduler_cls=_SCHEDULER,
         additional_config={RESERVED: reserve, TAKEN: taken.path},
         max_logprobs=config.max_logprobs,
+        generation_config="auto" if config.default_sampling == "base" else "vllm",
+        reasoning_parser=config.parsing.reasoning_parser or "",
         logprobs_mode="raw_logprobs",
         enable_lora=True,
         max_loras=config.slots,

@@ -155,6 +155,20 @@ def unanswered(completion: Any, *, served: Digest | None) -> MintError:
 def translated() -> Iterator[None]:
     """Turn vLLM's errors into ours."""
     from vllm.exceptions import VLLMClientError
+
+    try:
+        with lost_engine():
+            yield
+    except VLLMClientError as error:
+        raise InvalidField(field="request", problem=str(error)) from error
+
+
+@contextmanager
+def lost_engine(*, refuses: bool = False) -> Iterator[None]:
+    """Turn vLLM's errors of an engine that fails into ours.
+
+    ``refuses``: a wrong value is the request's fault, and raised as it is.
+    """
     from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
     try:
@@ -162,9 +176,9 @@ def translated() -> Iterator[None]:
     except EngineDeadError as error:
         raise dead_engine() from error
     except EngineGenerateError as error:
+        if refuses and isinstance(error.__cause__, ValueError | TypeError | OverflowError):
+            raise error.__cause__ from error
         raise Unavailable(what="the engine", problem=str(error.__cause__ or error)) from error
-    except VLLMClientError as error:
-        raise InvalidField(field="request", problem=str(error)) from error
 
 
 def dead_engine() -> EngineRestarting:

@@ -1,0 +1,59 @@
+"""An answer that is handed on: its bytes as they come, unread."""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+
+import aiohttp
+
+from mint_common.errors import MintError
+
+Translated = Callable[[], AbstractContextManager[None]]
+"""Turns errors of the connection into MintErrors."""
+
+
+class Relayed:
+    """A good answer of another service that has begun. Its methods raise Unavailable."""
+
+    def __init__(self, response: aiohttp.ClientResponse, translated: Translated) -> None:
+        self._response = response
+        self._translated = translated
+        self._at_end: list[Callable[[MintError | None], None]] = []
+        self._failure: MintError | None = None
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Return the answer's headers."""
+        return self._response.headers
+
+    @property
+    def is_stream(self) -> bool:
+        """Return whether the answer is a stream of events."""
+        return self._response.content_type == "text/event-stream"
+
+    async def whole(self) -> bytes:
+        """Return all of the body."""
+        try:
+            with self._translated():
+                return await self._response.read()
+        except MintError as error:
+            self._failure = error
+            raise
+
+    async def part(self) -> bytes:
+        """Return what has come, or the next that comes; nothing at the end."""
+        try:
+            with self._translated():
+                return await self._response.content.readany()
+        except MintError as error:
+            self._failure = error
+            raise
+
+    def at_end(self, call: Callable[[MintError | None], None]) -> None:
+        """Have something called when this is closed, with the error that ended the reading, if one did."""
+        self._at_end.append(call)
+
+    def close(self) -> None:
+        """Give the connection back; one with something unread is closed, which cancels its request."""
+        self._response.close()
+        while self._at_end:
+            self._at_end.pop()(self._failure)

@@ -1,0 +1,132 @@
+"""Requests of the inference APIs, handed on to an engine: the client's bytes there, the answer's bytes back.
+
+Invariants: a body is read once, for what `check_fields` looks at; what a client says of itself in headers
+goes no further; an answer is withheld unless it names the revision that was asked for; a client that leaves
+ends its request on the engine.
+"""
+
+import asyncio
+from collections.abc import Mapping
+
+from fastapi import Request, Response
+from starlette.types import Receive, Scope, Send
+
+from mint_common.api_errors import error_event
+from mint_common.authority import Caller
+from mint_common.catalog import Resolution
+from mint_common.client.relayed import Relayed
+from mint_common.errors import MintError
+from mint_common.generation import ENGINE_HEADER, REVISION_HEADER, TIER_HEADER, CallFacts
+from mint_common.ids import new_id
+from mint_common.runtime.disconnect import cancelled_on_disconnect
+from services.gateway.core.answer_bytes import check_answer_bytes, json_answer_bytes
+from services.gateway.core.open_requests import Size
+from services.gateway.core.openai.field_table import Endpoint
+from services.gateway.core.openai.fields import ServingRequest, check_fields
+from services.gateway.http.edge.bodies import answered
+from services.gateway.http.edge.context import gateway_of
+
+LARGEST_CONTEXT = 1 << 20
+"""In tokens: the bound of a prompt while no engine is known."""
+_TOLD = (REVISION_HEADER, ENGINE_HEADER, TIER_HEADER)
+
+
+class WrongRevision(MintError):
+    """The engine answered as {found}, but {expected} was asked for: the answer is withheld."""
+
+    code = "wrong_revision"
+    http_status = 500
+
+
+async def relay(
+    endpoint: Endpoint, request: Request, caller: Caller, *, operation: str = "", generates: bool = True
+) -> Response:
+    """Return an engine's answer, whole or as a stream of the bytes that come.
+
+    ``operation`` is the loader's, where it is not named as the endpoint is; what does not generate needs no
+    adapter.
+    """
+    gateway, body = gateway_of(request), await request.body()
+    most_context = gateway.engines.largest_context() or LARGEST_CONTEXT
+    asked = check_fields(endpoint, body, max_context=most_context)
+    target = await gateway.resolver.resolve(caller.tenant_id, asked.model)
+    operation = operation or endpoint.name.lower()
+    size_bytes = json_answer_bytes(
+        choices=asked.choices,
+        new_tokens=most_context if asked.max_tokens is None else asked.max_tokens,
+        likeliest=asked.likeliest,
+    )
+    check_answer_bytes(size_bytes, gateway.max_answer_bytes, lower=_lower(endpoint, asked))
+    answered(request).enter_context(
+        gateway.open_prompts.counted(caller.tenant_id, Size(sequences=1, prompt_bytes=0))
+    )
+    facts = CallFacts(
+        model=asked.model,
+        request_id=new_id("gen"),
+        tenant_id=caller.tenant_id,
+        revision=target.revision if generates else None,
+    )
+    async with cancelled_on_disconnect(request):
+        answer = await gateway.engines.serve(target.base, operation, body, facts)
+        answered(request).callback(answer.close)
+        headers = _headers(answer, target) if generates else {}
+        if not answer.is_stream:
+            return Response(await answer.whole(), media_type="application/json", headers=headers)
+    return RelayedStream(answer, operation=operation, headers=headers)
+
+
+def _lower(endpoint: Endpoint, asked: ServingRequest) -> tuple[str, ...]:
+    """Return the fields that make an answer large."""
+    scored = "top_logprobs" if endpoint is Endpoint.CHAT else "logprobs"
+    return ("max_tokens", "n") if asked.likeliest is None else (scored, "max_tokens", "n")
+
+
+def _headers(answer: Relayed, target: Resolution) -> Mapping[str, str]:
+    expected = f"base:{target.base}" if target.revision is None else target.revision.digest
+    found = answer.headers.get(REVISION_HEADER, "nothing")
+    if found != expected:
+        raise WrongRevision(found=found, expected=expected)
+    return {name: answer.headers[name] for name in _TOLD if name in answer.headers}
+
+
+class RelayedStream(Response):
+    """Sends what an engine sends as it comes; a client that goes away ends it."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, answer: Relayed, *, operation: str, headers: Mapping[str, str]) -> None:
+        self._answer = answer
+        self._operation = operation
+        self.status_code = 200
+        self.background = None
+        self.init_headers({"cache-control": "no-cache", **headers})
+        del self.headers["content-length"]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  # ASGI
+        """Send until the end or until the client has gone."""
+        sending = asyncio.ensure_future(self._send(send))
+        watching = asyncio.ensure_future(_gone(receive))
+        try:
+            await asyncio.wait((sending, watching), return_when=asyncio.FIRST_COMPLETED)
+            if sending.done():
+                sending.result()
+        finally:
+            self._answer.close()
+            for task in (sending, watching):
+                task.cancel()
+
+    async def _send(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        try:
+            while part := await self._answer.part():
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+        except MintError as error:
+            # The status line is gone already; clients raise an error that comes as an event.
+            part = error_event(self._operation, error)
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        continue

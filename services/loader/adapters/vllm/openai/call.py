@@ -1,0 +1,180 @@
+"""One call as vLLM's serving classes see it: an engine, a renderer and a list of models of its own.
+
+Invariants: every request of a call runs as its tenant, at the adapter that was admitted for it, under an id
+that no other request has; nothing runs before the call is admitted, nor after it is closed.
+"""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, aclosing
+from typing import Any
+
+from mint_common.ids import Digest
+from services.loader import metrics
+from services.loader.adapters.vllm.lora_requests import lora_request_of
+from services.loader.adapters.vllm.streams import lost_engine, unanswered
+from services.loader.adapters.vllm.tenant_turns import TenantTurns
+from services.loader.ports import Admission, ApiCall, ApiWork
+
+_PROMPT_TOKENS = metrics.TOKENS.labels(kind="prompt")
+_GENERATED_TOKENS = metrics.TOKENS.labels(kind="generated")
+
+
+class CallEngine:
+    """Stands in for the AsyncLLM in one call. Any, here and below: vllm has no types."""
+
+    def __init__(
+        self, llm: Any, call: ApiCall, *, base: str, admission: Admission, starts: TenantTurns
+    ) -> None:
+        self._llm = llm
+        self._call = call
+        self._base = base
+        self._admission = admission
+        self._starts = starts
+        self._held = AsyncExitStack()
+        self._streams: list[AsyncGenerator[Any, None]] = []
+        self._lora_request: Any = None
+        self.served: str | None = None
+        """What answers: the name in the engine's own LoRARequest, or ``base:<name>``; None: not admitted."""
+        self.has_begun = False
+        """Whether the engine has brought something."""
+        self.failure: Exception | None = None
+        """What ended a request: vLLM writes it into a stream as an error of its own."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._llm, name)
+
+    async def admit(self, request: Any, prompts: Sequence[Any]) -> None:
+        """Count what a request may come to, and hold its adapter until the call is closed."""
+        assert self.served is None, "a call is admitted once"
+        lengths = [len(prompt["prompt_token_ids"]) for prompt in prompts]
+        work = work_of(request, lengths, max_context=self._llm.model_config.max_model_len)
+        adapter = await self._held.enter_async_context(self._admission(work))
+        _PROMPT_TOKENS.inc(work.prompt_tokens)
+        if adapter is not None:
+            self._lora_request = lora_request_of(adapter)
+        self.served = self._lora_request.lora_name if adapter else f"base:{self._base}"
+
+    def generate(
+        self,
+        prompt: Any,
+        sampling_params: Any,
+        _request_id: str,
+        *,
+        reasoning_ended: bool | None = None,
+        reasoning_parser_kwargs: Any = None,
+        **_set_by_mint: Any,
+    ) -> AsyncGenerator[Any, None]:
+        """Start a request when its first output is asked for, in its tenant's turn."""
+        assert self.served is not None, "a request of a call that is not admitted"
+        prompt["cache_salt"] = self._call.tenant_id
+        outputs = self._llm.generate(
+            prompt,
+            sampling_params,
+            f"{self._call.request_id}-{len(self._streams)}",
+            lora_request=self._lora_request,
+            reasoning_ended=reasoning_ended,
+            reasoning_parser_kwargs=reasoning_parser_kwargs,
+        )
+        stream = self._checked(outputs)
+        self._streams.append(stream)
+        return stream
+
+    async def _checked(self, outputs: Any) -> AsyncGenerator[Any, None]:
+        try:
+            async with self._starts.taken(self._call.tenant_id):
+                pass  # vLLM is given the request in the same step, which is the turn's
+            with lost_engine(refuses=not self.has_begun):
+                async with aclosing(outputs):
+                    async for output in outputs:
+                        self._check(output)
+                        self.has_begun = True
+                        yield output
+        except Exception as error:
+            self.failure = error
+            raise
+
+    def _check(self, output: Any) -> None:
+        assert output.lora_request == self._lora_request, "vLLM answered with another adapter"
+        for completion in output.outputs:
+            _GENERATED_TOKENS.inc(len(completion.token_ids))
+            if completion.finish_reason == "error":
+                served = Digest(self._lora_request.lora_name) if self._lora_request else None
+                raise unanswered(completion, served=served)
+
+    async def aclose(self) -> None:
+        """End what still runs, then let the adapter go. Idempotent."""
+        async with self._held:
+            for stream in self._streams:
+                await stream.aclose()
+
+
+class CallRenderer:
+    """Stands in for vLLM's renderer: the tenants take turns, and what is rendered is admitted."""
+
+    def __init__(
+        self,
+        renderer: Any,
+        call: ApiCall,
+        *,
+        admit: Callable[[Any, Sequence[Any]], Awaitable[None]] | None,
+        turns: TenantTurns,
+    ) -> None:
+        """``admit`` is None for a call that generates nothing."""
+        self._renderer = renderer
+        self._call = call
+        self._admit = admit
+        self._turns = turns
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._renderer, name)
+
+    async def render_chat(self, request: Any, **options: Any) -> Any:
+        """Render a conversation."""
+        return await self._rendered(self._renderer.render_chat, request, options, _second)
+
+    async def render_completion(self, request: Any, **options: Any) -> Any:
+        """Render prompts."""
+        return await self._rendered(self._renderer.render_completion, request, options, list)
+
+    async def render_responses(self, request: Any, **options: Any) -> Any:
+        """Render the input of a response."""
+        return await self._rendered(self._renderer.render_responses, request, options, _engine_input)
+
+    async def _rendered(
+        self, render: Any, request: Any, options: Any, prompts_of: Callable[[Any], Sequence[Any]]
+    ) -> Any:
+        from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+
+        async with self._turns.taken(self._call.tenant_id):
+            rendered = await render(request, **options)
+        if self._admit is not None and not isinstance(rendered, ErrorResponse):
+            await self._admit(request, prompts_of(rendered))
+        return rendered
+
+
+def _second(rendered: Any) -> Sequence[Any]:
+    return rendered[1]  # type: ignore[no-any-return]  # of vllm
+
+
+def _engine_input(rendered: Any) -> Sequence[Any]:
+    return [rendered.engine_input]
+
+
+def work_of(request: Any, prompt_lengths: Sequence[int], *, max_context: int) -> ApiWork:
+    """Return what a request of any of vLLM's request models may come to."""
+    n = getattr(request, "n", None) or 1
+    wanted = next(
+        (
+            value
+            for name in ("max_completion_tokens", "max_tokens", "max_output_tokens")
+            if (value := getattr(request, name, None)) is not None
+        ),
+        max_context,
+    )
+    totals = [min(length + wanted, max_context) for length in prompt_lengths]
+    return ApiWork(
+        n=n,
+        sequences=n * len(prompt_lengths),
+        prompt_tokens=sum(prompt_lengths),
+        tokens=n * sum(totals),
+    )

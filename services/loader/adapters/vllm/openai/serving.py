@@ -1,0 +1,177 @@
+"""vLLM's serving classes, built once; and one call through them.
+
+Invariants: what the engine cannot begin is an error, not a stream with an error in it; what it ends midway
+ends the stream with an error.
+"""
+
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from copy import copy
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from mint_common.errors import InvalidField, MintError, NotFound, RequestRefused
+from mint_common.waiting import raise_if_cancelled
+from services.loader.adapters.vllm.openai.call import CallEngine, CallRenderer
+from services.loader.adapters.vllm.openai.operations import Operation, build_operations
+from services.loader.adapters.vllm.tenant_turns import TenantTurns
+from services.loader.core.parsing import Parsing
+from services.loader.ports import Admission, AnswerHead, ApiCall
+
+_log = logging.getLogger(__name__)
+
+FINGERPRINT = b'"system_fingerprint":'
+_EVENT = b'data: {"'
+
+
+class VllmServing:
+    """vLLM's serving classes around one AsyncLLM. Any, here and below: vllm has no types."""
+
+    def __init__(self, llm: Any, *, base: str, parsing: Parsing) -> None:
+        self._llm = llm
+        self._base = base
+        self._starts = TenantTurns()
+        self._renders = TenantTurns()
+        self._renderer, self._operations = build_operations(llm, parsing)
+        quiet = _Unanswered()
+        for module in {each.method_module for each in self._operations.values()}:
+            logging.getLogger(module).addFilter(quiet)
+
+    async def answer(
+        self, call: ApiCall, *, admission: Admission
+    ) -> AsyncGenerator[AnswerHead | bytes, None]:
+        """See `Engine.serve`."""
+        from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+
+        operation = self._operations.get(call.operation)
+        if operation is None:
+            raise NotFound(kind="operation", name=call.operation)
+        request = _read(call, operation.request)
+        engine = CallEngine(self._llm, call, base=self._base, admission=admission, starts=self._starts)
+        async with aclosing(engine):
+            serving = self._for_call(operation, call, engine)
+            try:
+                result = await getattr(serving, operation.method)(request, None)
+            except Exception as error:
+                raise _told(error) from error
+            raise_if_cancelled()  # vLLM answers a cancellation as an error
+            if isinstance(result, ErrorResponse):
+                raise _refused(result)
+            if not hasattr(result, "__aiter__"):
+                yield AnswerHead(is_stream=False, served=engine.served)
+                yield result.model_dump_json(by_alias=True, exclude_none=not operation.has_nulls).encode()
+                return
+            async with aclosing(result):
+                async for part in _events(result, engine, is_marked=operation.is_marked):
+                    yield part
+
+    def _for_call(self, operation: Operation, call: ApiCall, engine: CallEngine) -> Any:
+        serving = copy(operation.serving)
+        serving.models = _models_of(serving.models, call.model)
+        serving.engine_client = engine
+        admit = _Admitting(serving, engine) if operation.generates else None
+        serving.online_renderer = CallRenderer(self._renderer, call, admit=admit, turns=self._renders)
+        return serving
+
+
+@dataclass(frozen=True, slots=True)
+class _Admitting:
+    """Admits a call, and has its answer name what was admitted."""
+
+    serving: Any
+    engine: CallEngine
+
+    async def __call__(self, request: Any, prompts: Any) -> None:
+        await self.engine.admit(request, prompts)
+        self.serving.system_fingerprint = self.engine.served
+
+
+async def _events(
+    result: Any, engine: CallEngine, *, is_marked: bool
+) -> AsyncGenerator[AnswerHead | bytes, None]:
+    """Yield the head once the engine has brought something, then the events."""
+    early: list[bytes] = []
+    has_head = False
+    async for event in result:
+        if engine.failure is not None:
+            told = _told(engine.failure)
+            if not has_head or isinstance(engine.failure, MintError):
+                raise told from engine.failure
+        part = _encoded(event)
+        if not has_head:
+            early.append(part)
+            if not engine.has_begun:
+                continue
+            has_head = True
+            yield AnswerHead(is_stream=True, served=engine.served)
+            part = b"".join(early)
+            if is_marked and FINGERPRINT not in part:
+                mark = f'data: {{"system_fingerprint":"{engine.served}","'.encode()
+                part = part.replace(_EVENT, mark, 1)
+        yield part
+
+
+def _encoded(event: Any) -> bytes:
+    if isinstance(event, str):
+        return event.encode()
+    return f"event: {event.type}\ndata: {event.model_dump_json(by_alias=True)}\n\n".encode()
+
+
+def _models_of(models: Any, name: str) -> Any:
+    """Return a list of models with one entry, which is what the client asked for."""
+    from vllm.entrypoints.openai.models.protocol import BaseModelPath
+    from vllm.entrypoints.openai.models.serving import OpenAIModelRegistry
+
+    paths = [BaseModelPath(name=name, model_path=models.base_model_paths[0].model_path)]
+    one = copy(models)
+    one.base_model_paths = paths
+    one.registry = OpenAIModelRegistry(models.model_config, paths)
+    one.lora_requests = {}
+    return one
+
+
+def _read(call: ApiCall, kind: Any) -> Any:
+    """Return the client's bytes as vLLM's request. Raises InvalidField."""
+    from pydantic import ValidationError
+    from vllm.entrypoints.serve.exception_handling.handlers.validation import clean_loc_for_param
+
+    try:
+        request = kind.validate_python(msgspec.json.decode(call.body))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        named = getattr(first.get("ctx", {}).get("error"), "parameter", None)
+        where = named or clean_loc_for_param(first["loc"]) or "body"
+        raise InvalidField(field=where, problem=first["msg"].removeprefix("Value error, ")) from error
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise InvalidField(field="body", problem=f"is no JSON: {error}") from error
+    except Exception as error:  # vLLM's own validators raise what they like
+        raise _told(error) from error
+    request.model = call.model
+    return request
+
+
+def _told(error: BaseException) -> BaseException:
+    """Return an error that says what to answer for one of vLLM's."""
+    from vllm.entrypoints.serve.exception_handling.error_response import create_error_response
+
+    if isinstance(error, MintError):
+        return error
+    assert isinstance(error, Exception)
+    response = create_error_response(error)
+    return _refused(response) if response.error.code < 500 else error
+
+
+def _refused(response: Any) -> MintError:
+    return RequestRefused(field=response.error.param or "body", problem=response.error.message)
+
+
+class _Unanswered(logging.Filter):
+    """Drops vLLM's own reports of errors that are told to whoever asked: clients could fill a disk."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether a report is about something else."""
+        error = record.exc_info[1] if record.exc_info else None
+        return error is None or (_told(error) is error and not isinstance(error, MintError))

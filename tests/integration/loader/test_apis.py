@@ -1,0 +1,191 @@
+"""The inference APIs of a loader: vLLM's own answers, at any revision."""
+
+import asyncio
+import json
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from mint_common.claims import RevisionRef
+from mint_common.generation import CALL_HEADER, CallFacts
+from mint_common.ids import TenantId
+
+pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="session")]
+
+ASKED = "some@name"
+CHAT = {"messages": [{"role": "user", "content": "f abcd="}], "max_tokens": 6, "temperature": 0}
+CITIES = ["Rome", "Oslo"]
+CITY = {"type": "object", "properties": {"city": {"enum": CITIES}}, "required": ["city"]}
+WEATHER = {"type": "function", "function": {"name": "weather", "parameters": CITY}}
+
+
+class Api:
+    """A client of the internal route, as the gateway is one."""
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self.client = client
+
+    async def ask(
+        self, operation: str, revision: RevisionRef | None = None, *, tenant: str = "t", **body: Any
+    ) -> httpx.Response:
+        """Post a body as it is."""
+        return await self.client.post(
+            f"/internal/serve/{operation}",
+            json={"model": ASKED, **body},
+            headers=facts_of(revision, tenant=tenant),
+            timeout=120,
+        )
+
+    async def events(
+        self, operation: str, revision: RevisionRef | None = None, **body: Any
+    ) -> list[dict[str, Any]]:
+        """Return the events of a streamed answer."""
+        answer = await self.ask(operation, revision, stream=True, **body)
+        assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
+        lines = [line for line in answer.text.split("\n") if line.startswith("data: ")]
+        return [json.loads(line[6:]) for line in lines if line != "data: [DONE]"]
+
+
+def facts_of(revision: RevisionRef | None, *, tenant: str = "t") -> dict[str, str]:
+    facts = CallFacts(model=ASKED, request_id="r", tenant_id=TenantId(tenant), revision=revision)
+    return {CALL_HEADER: msgspec.json.encode(facts).decode(), "content-type": "application/json"}
+
+
+@pytest.fixture
+async def api(rig: Any) -> Any:
+    async with httpx.AsyncClient(base_url=rig.url, headers={"x-mint-internal-token": "internal"}) as client:
+        yield Api(client)
+
+
+async def test_a_chat_is_answered_whole_and_streamed_alike(rig: Any, api: Api) -> None:
+    revision = await rig.revision(1)
+    for asked, served in ((None, f"base:{rig.facts.name}"), (revision, revision.digest)):
+        answer = await api.ask("chat", asked, **CHAT)
+        assert answer.status_code == 200, answer.text
+        whole = answer.json()
+        assert answer.headers["x-mint-revision"] == whole["system_fingerprint"] == served
+        assert answer.headers["x-mint-engine"] == "tiny-0"
+        assert whole["model"] == ASKED
+        events = await api.events("chat", asked, **CHAT)
+        text = "".join(event["choices"][0]["delta"].get("content") or "" for event in events)
+        assert text == whole["choices"][0]["message"]["content"] != ""
+        assert events[0]["system_fingerprint"] == events[-1]["system_fingerprint"] == served
+        assert {event["model"] for event in events} == {ASKED}
+
+
+async def test_completions_and_echo_are_vllms(rig: Any, api: Api) -> None:
+    revision = await rig.revision(1)
+    prompts = {"prompt": ["f abcd=", "f ab="], "max_tokens": 4, "temperature": 0, "n": 1}
+    whole = (await api.ask("completion", revision, **prompts)).json()
+    events = await api.events("completion", revision, **prompts)
+    for choice in whole["choices"]:
+        texts = [e["choices"][0]["text"] for e in events if e["choices"][0]["index"] == choice["index"]]
+        assert "".join(texts) == choice["text"]
+    scored = (
+        await api.ask("completion", revision, prompt="f abcd=", max_tokens=0, echo=True, logprobs=1)
+    ).json()
+    assert scored["choices"][0]["logprobs"]["token_logprobs"][0] is None
+
+
+async def test_schemas_and_tools_are_kept_to(rig: Any, api: Api) -> None:
+    revision = await rig.revision(1)
+    spaces = dict.fromkeys(map(str, await rig.client.tokenize(text=" \n\t")), -100)
+    asked = {**CHAT, "max_tokens": 40, "logit_bias": spaces}
+    schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": CITY}}
+    told = (await api.ask("chat", revision, **asked, response_format=schema)).json()
+    assert json.loads(told["choices"][0]["message"]["content"])["city"] in CITIES
+    choice = {"type": "function", "function": {"name": "weather"}}
+    told = (await api.ask("chat", revision, **asked, tools=[WEATHER], tool_choice=choice)).json()
+    (call,) = told["choices"][0]["message"]["tool_calls"]
+    assert json.loads(call["function"]["arguments"])["city"] in CITIES
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("operation", "body", "field"),
+    [
+        ("chat", {"messages": []}, "body"),
+        ("chat", {**CHAT, "temperature": -1}, "temperature"),
+        ("chat", {**CHAT, "n": 10000}, "n"),
+        ("chat", {**CHAT, "logprobs": True, "top_logprobs": 90}, "logprobs"),
+        (
+            "chat",
+            {
+                **CHAT,
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "x", "schema": {"type": "strange"}},
+                },
+            },
+            "body",
+        ),
+        ("completion", {"prompt": [1, 100000]}, "body"),
+        ("completion", {"prompt": "x" * 5000}, "input_text"),
+        ("completion", {"prompt": "x", "max_tokens": "many"}, "max_tokens"),
+    ],
+)
+async def test_what_vllm_refuses_names_its_field_before_the_first_byte(
+    api: Api, operation: str, body: dict[str, Any], field: str, stream: bool
+) -> None:
+    answer = await api.ask(operation, stream=stream, **body)
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["error"]["field"] == field
+
+
+async def test_responses_and_messages_are_answered_whole_and_streamed(rig: Any, api: Api) -> None:
+    revision = await rig.revision(1)
+    asked = {"input": "f abcd=", "max_output_tokens": 6, "temperature": 0}
+    answer = await api.ask("response", revision, **asked)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["x-mint-revision"] == revision.digest
+    assert answer.json()["model"] == ASKED
+    (item,) = answer.json()["output"]
+    said = item["content"][0]["text"]
+    events = await api.events("response", revision, **asked)
+    assert [events[0]["type"], events[-1]["type"]] == ["response.created", "response.completed"]
+    deltas = [each["delta"] for each in events if each["type"] == "response.output_text.delta"]
+    assert "".join(deltas) == said != ""
+    asked = {"messages": CHAT["messages"], "max_tokens": 6, "temperature": 0}
+    told = (await api.ask("message", revision, **asked)).json()
+    assert (told["model"], told["role"], told["content"][0]["text"]) == (ASKED, "assistant", said)
+    events = await api.events("message", revision, **asked)
+    texts = [each["delta"]["text"] for each in events if each["type"] == "content_block_delta"]
+    assert ("".join(texts), events[-1]["type"]) == (said, "message_stop")
+
+
+async def test_what_generates_nothing_is_answered_without_an_adapter(rig: Any, api: Api) -> None:
+    tokens = list(await rig.client.tokenize(text="f abcd="))
+    told = (await api.ask("tokenize", prompt="f abcd=", add_special_tokens=False)).json()
+    assert (told["tokens"], told["count"]) == (tokens, len(tokens))
+    assert (await api.ask("detokenize", tokens=tokens)).json()["prompt"] == "f abcd="
+    counted = (await api.ask("count_tokens", messages=CHAT["messages"])).json()
+    assert counted["input_tokens"] == len(tokens)
+    rendered = (await api.ask("render_chat", **CHAT)).json()
+    assert (rendered["token_ids"], rendered["sampling_params"]["max_tokens"]) == (tokens, 6)
+    assert (await api.ask("strange")).status_code == 404
+
+
+async def test_a_client_that_leaves_ends_its_request_and_lets_the_adapter_go(rig: Any, api: Api) -> None:
+    revision = await rig.revision(1)
+    long = {"prompt": "f abcd=", "max_tokens": 200, "ignore_eos": True, "n": 2}
+    for stream in (True, False):
+        body = {"model": ASKED, "stream": stream, **long}
+        url = "/internal/serve/completion"
+        if stream:
+            async with api.client.stream("POST", url, json=body, headers=facts_of(revision)) as answer:
+                async for _ in answer.aiter_bytes():
+                    break
+        else:
+            asking = asyncio.create_task(api.client.post(url, json=body, headers=facts_of(revision)))
+            await _until(lambda: rig.engine._llm.output_processor.get_num_unfinished_requests() > 0)
+            asking.cancel()
+        await _until(lambda: rig.engine._llm.output_processor.get_num_unfinished_requests() == 0)
+        await _until(lambda: rig.tiers.status(revision.digest, tenant_id=TenantId("t")).in_flight == 0)
+
+
+async def _until(condition: Any) -> None:
+    async with asyncio.timeout(90):
+        while not condition():
+            await asyncio.sleep(0.01)
