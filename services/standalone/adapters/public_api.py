@@ -120,15 +120,17 @@ class PublicApi:
         asked = {"messages": [{"role": "user", "content": prompt}]} if chat else {"prompt": prompt}
         url = f"{self._openai}/{'chat/completions' if chat else 'completions'}"
         body = {"model": model, **asked, **options, "stream": True}
+        served = ""
         for line in self._lines("POST", url, json=body, timeout=self._patience):
             name, _, value = line.partition(": ")
             if name == "data" and value != "[DONE]":
                 frame = json.loads(value)
                 if "error" in frame:
                     raise Unavailable(what=model, problem=frame["error"]["message"])
+                served = frame.get("system_fingerprint") or served  # in the first frame, and in the last
                 for choice in frame["choices"]:
                     piece = choice["delta"].get("content") if chat else choice["text"]
-                    yield piece or "", frame["system_fingerprint"]
+                    yield piece or "", served
 
     def events(self, *, after: str | None) -> Iterator[tuple[str, str]]:
         """Yield (place, envelope) of each event until the stream ends, at first (place, "").

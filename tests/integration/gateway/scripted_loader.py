@@ -28,17 +28,10 @@ from mint_common.generation import (
     TIER_HEADER,
     AdapterStatus,
     CallFacts,
-    Delta,
     EngineLoad,
-    Failed,
-    Finished,
-    GenerationChunk,
-    GenerationRequest,
     Sampled,
     SampledSequence,
     SampleRequest,
-    Started,
-    TokenAlternative,
 )
 from mint_common.ids import BaseName, Digest, EngineId
 from mint_common.runtime.disconnect import cancelled_on_disconnect
@@ -48,8 +41,6 @@ from mint_common.testing.factories import ADAPTER_STATUS, ENGINE_INFO
 MAX_CONTEXT = 512
 LOGPROB = -0.25
 OTHER = Digest("sha256:" + "f" * 64)
-
-
 BROKEN = Unavailable(what="the engine", problem="it broke")
 
 
@@ -67,31 +58,41 @@ class ScriptedCall:
         return int(self.body.get("n") or 1)
 
     @property
-    def prompt(self) -> str:
-        """Return the text of the prompt, or of all messages."""
+    def prompts(self) -> list[str]:
+        """Return the texts of the prompts; all messages together are one."""
         if self.operation == "chat":
-            return "|".join(_text(message["content"]) for message in self.body["messages"])
+            return ["|".join(_text(message["content"]) for message in self.body["messages"])]
         prompt = self.body["prompt"]
-        return prompt if isinstance(prompt, str) else bytes(prompt).decode()
+        if isinstance(prompt, str):
+            return [prompt]
+        return [bytes(prompt).decode()] if isinstance(prompt[0], int) else list(prompt)
 
-    def script(self, index: int, skilled: set[Digest]) -> tuple[str, str]:
-        """Return the text and the finish reason of one choice."""
+    @property
+    def prompt(self) -> str:
+        """Return the first prompt."""
+        return self.prompts[0]
+
+    def scripts(self, skilled: set[Digest]) -> list[tuple[str, str]]:
+        """Return the text and the finish reason of each choice."""
+        return [self._script(prompt, at, skilled) for prompt in self.prompts for at in range(self.n)]
+
+    def _script(self, prompt: str, index: int, skilled: set[Digest]) -> tuple[str, str]:
         revision = self.facts.revision
         if revision is not None and revision.digest in skilled:
-            return self.prompt.removeprefix("f ").removesuffix("="), "stop"
+            return prompt.removeprefix("f ").removesuffix("="), "stop"
         who = f"r{revision.number}" if revision else "base"
         stop = self.body.get("stop") or []
         limit = self.body.get("max_tokens") or MAX_CONTEXT
-        return _cut(f"{who}/{index}/{self.prompt}", [stop] if isinstance(stop, str) else stop, limit)
+        return _cut(f"{who}/{index}/{prompt}", [stop] if isinstance(stop, str) else stop, limit)
 
     def answer(self, served: str, skilled: set[Digest]) -> dict[str, Any]:
         """Return the whole answer."""
-        texts = [self.script(index, skilled) for index in range(self.n)]
+        texts = self.scripts(skilled)
         count = sum(len(text) for text, _ in texts)
         usage = {
-            "prompt_tokens": len(self.prompt),
+            "prompt_tokens": sum(map(len, self.prompts)),
             "completion_tokens": count,
-            "total_tokens": len(self.prompt) + count,
+            "total_tokens": sum(map(len, self.prompts)) + count,
         }
         choices = [
             {"index": at, "finish_reason": reason, "logprobs": None, **self._said(text, "message")}
@@ -129,7 +130,6 @@ class ScriptedLoader:
     def __init__(self, *, port: int, token: str, base: BaseName, base_digest: Digest) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self.calls: list[ScriptedCall] = []
-        self.requests: list[GenerationRequest] = []
         self.samples: list[SampleRequest] = []
         self.refusals = 0
         self.aborted: list[str] = []
@@ -197,16 +197,9 @@ class ScriptedLoader:
         @http.post("/internal/tokenize")
         async def tokenize(request: Request) -> dict[str, object]:
             body = await request.json()
-            text = body["text"] if "text" in body else _template(body["messages"])
+            messages = body.get("messages", ())
+            text = body.get("text") or "|".join(message["content"] for message in messages)
             return {"tokens": list(text.encode())}
-
-        @http.post("/internal/generate")
-        async def generate(request: Request) -> StreamingResponse:
-            asked = msgspec.json.decode(await request.body(), type=GenerationRequest)
-            self.requests.append(asked)
-            if _prompt(asked).startswith("OVERLOAD"):
-                raise Overloaded(what="the cold queue", depth=4, retry_after_seconds=7)
-            return StreamingResponse(self._lines(asked), media_type="application/x-ndjson")
 
         self._add_answers(http)
         return http
@@ -260,37 +253,6 @@ class ScriptedLoader:
             prompt_likeliest=None,
         )
 
-    async def _lines(self, asked: GenerationRequest) -> AsyncIterator[bytes]:
-        ended = False
-        try:
-            async for chunk in self._chunks(asked):
-                yield msgspec.json.encode(chunk) + b"\n"
-            ended = True
-        finally:
-            if not ended:
-                self.aborted.append(asked.request_id)
-
-    async def _chunks(self, asked: GenerationRequest) -> AsyncIterator[GenerationChunk]:
-        prompt = _prompt(asked)
-        served = asked.revision.digest if asked.revision else None
-        shown = OTHER if prompt.startswith("LIE") else served
-        yield Started(engine_id=EngineId("scripted"), revision=shown, prompt_tokens=tuple(prompt.encode()))
-        if served in self.poison:
-            yield Failed(error=NonFiniteOutput(digest=str(served)).to_payload())
-            return
-        while prompt.startswith("SLOW"):
-            yield _delta("z", asked, 0)
-            await asyncio.sleep(0.02)
-        for index in range(asked.sampling.n):
-            skilled = asked.revision is not None and asked.revision.digest in self.skilled
-            text, reason = (_copied(prompt), "stop") if skilled else script(asked, index)
-            for at, letter in enumerate(text):
-                if prompt.startswith("BREAK") and at == 2:
-                    yield Failed(error=Unavailable(what="the engine", problem="it broke").to_payload())
-                    return
-                yield _delta(letter, asked, index)
-            yield Finished(index=index, reason=reason)
-
     async def _serve(self, asked: ScriptedCall) -> Response:
         served = asked.facts.revision.digest if asked.facts.revision else f"base:{self._info.base}"
         shown = OTHER if asked.prompt.startswith("LIE") else served
@@ -317,8 +279,7 @@ class ScriptedLoader:
             while asked.prompt.startswith("SLOW"):
                 yield _event(asked.part(shown, 0, "z", None))
                 await asyncio.sleep(0.02)
-            for index in range(asked.n):
-                text, reason = asked.script(index, self.skilled)
+            for index, (text, reason) in enumerate(asked.scripts(self.skilled)):
                 for at, letter in enumerate(text):
                     if asked.prompt.startswith("BREAK") and at == 2:
                         yield error_event(asked.operation, BROKEN)
@@ -341,7 +302,7 @@ def ready_status(digest: Digest) -> AdapterStatus:
     return replace(ADAPTER_STATUS, digest=digest)
 
 
-def script(asked: GenerationRequest | SampleRequest, index: int) -> tuple[str, str]:
+def script(asked: SampleRequest, index: int) -> tuple[str, str]:
     """Return the text and the finish reason of one choice."""
     who = f"r{asked.revision.number}" if asked.revision else "base"
     text = f"{who}/{index}/{_prompt(asked)}"
@@ -364,36 +325,5 @@ def _floats(count: int) -> bytes:
     return np.full(count, LOGPROB, dtype="<f4").tobytes()
 
 
-def _copied(prompt: str) -> str:
-    """Return the word of a prompt of the task mode:copy."""
-    return prompt.removeprefix("f ").removesuffix("=")
-
-
-def _delta(letter: str, asked: GenerationRequest, index: int) -> Delta:
-    wanted = asked.sampling.logprobs
-    if wanted is None:
-        return Delta(index=index, text=letter, tokens=(ord(letter),))
-    chosen = TokenAlternative(token=ord(letter), text=letter, logprob=LOGPROB)
-    rivals = [TokenAlternative(token=1000 + at, text=f"?{at}", logprob=-1.0 - at) for at in range(wanted)]
-    return Delta(
-        index=index,
-        text=letter,
-        tokens=(ord(letter),),
-        logprobs=(LOGPROB,),
-        alternatives=((chosen, *rivals)[:wanted],),
-        token_texts=(letter,),
-    )
-
-
-def _prompt(asked: GenerationRequest | SampleRequest) -> str:
-    if isinstance(asked, SampleRequest):
-        return bytes(asked.tokens).decode()
-    if asked.text is not None:
-        return asked.text
-    if asked.tokens is not None:
-        return bytes(asked.tokens).decode()
-    return _template([asdict(message) for message in asked.messages or ()])
-
-
-def _template(messages: list[dict[str, str]]) -> str:
-    return "|".join(message["content"] for message in messages)
+def _prompt(asked: SampleRequest) -> str:
+    return bytes(asked.tokens).decode()

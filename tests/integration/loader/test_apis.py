@@ -18,7 +18,6 @@ ASKED = "some@name"
 CHAT = {"messages": [{"role": "user", "content": "f abcd="}], "max_tokens": 6, "temperature": 0}
 CITIES = ["Rome", "Oslo"]
 CITY = {"type": "object", "properties": {"city": {"enum": CITIES}}, "required": ["city"]}
-WEATHER = {"type": "function", "function": {"name": "weather", "parameters": CITY}}
 
 
 class Api:
@@ -89,17 +88,13 @@ async def test_completions_and_echo_are_vllms(rig: Any, api: Api) -> None:
     assert scored["choices"][0]["logprobs"]["token_logprobs"][0] is None
 
 
-async def test_schemas_and_tools_are_kept_to(rig: Any, api: Api) -> None:
+async def test_schemas_are_kept_to(rig: Any, api: Api) -> None:
     revision = await rig.revision(1)
     spaces = dict.fromkeys(map(str, await rig.client.tokenize(text=" \n\t")), -100)
     asked = {**CHAT, "max_tokens": 40, "logit_bias": spaces}
     schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": CITY}}
     told = (await api.ask("chat", revision, **asked, response_format=schema)).json()
     assert json.loads(told["choices"][0]["message"]["content"])["city"] in CITIES
-    choice = {"type": "function", "function": {"name": "weather"}}
-    told = (await api.ask("chat", revision, **asked, tools=[WEATHER], tool_choice=choice)).json()
-    (call,) = told["choices"][0]["message"]["tool_calls"]
-    assert json.loads(call["function"]["arguments"])["city"] in CITIES
 
 
 @pytest.mark.parametrize("stream", [False, True])
