@@ -138,7 +138,7 @@ def float32s(data: bytes) -> tuple[float, ...]:
 
 
 class Sampled(msgspec.Struct, frozen=True):
-    """The answer to a SampleRequest; ``revision`` is what really answered.
+    """The answer to a SampleRequest; ``revision`` is what really answered, in the engine's ``dtype``.
 
     ``prompt_logprobs`` has a NaN for the first token: nothing predicts it.
     """
@@ -148,6 +148,7 @@ class Sampled(msgspec.Struct, frozen=True):
     sequences: tuple[SampledSequence, ...]
     prompt_logprobs: bytes | None
     prompt_likeliest: Likeliest | None
+    dtype: str = ""
 
 
 class Started(msgspec.Struct, frozen=True, tag="start", tag_field="kind"):
@@ -223,7 +224,8 @@ class CallFacts:
 class EngineInfo:
     """Which engine a loader owns. ``epoch`` changes at every start; counts are of adapters.
 
-    ``eos_token_id`` is the token that ends a completion; ``routed_layers`` counts layers with experts.
+    ``eos_token_id`` is the token that ends a completion; ``routed_layers`` counts layers with experts;
+    ``dtype`` is what the engine computes in: float32, bfloat16 or float16.
     """
 
     engine_id: EngineId
@@ -235,6 +237,7 @@ class EngineInfo:
     eos_token_id: int
     slots: int
     host_capacity: int
+    dtype: str
     routed_layers: int = 0
 
 

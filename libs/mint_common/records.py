@@ -45,11 +45,13 @@ class Group:
 
     ``prompt_experts`` is the route of every prompt token through a base with routed experts, as the sampler
     took it: little-endian uint16 ``[tokens, routed layers, experts per token]``. Empty: not recorded.
+    ``sampler_dtype`` is what the sampler computed in. Empty: nothing was sampled, or it was not recorded.
     """
 
     prompt_tokens: tuple[int, ...]
     samples: tuple[Sample, ...]
     prompt_experts: bytes = b""
+    sampler_dtype: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

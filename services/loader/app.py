@@ -176,6 +176,7 @@ async def open_loader(settings: LoaderSettings, *, opens: OpensEngine = open_eng
             eos_token_id=engine.eos_token_id,
             slots=settings.slots,
             host_capacity=settings.host_capacity,
+            dtype=engine.dtype,
             routed_layers=len(facts.experts),
         )
         serving = Serving(
@@ -184,6 +185,7 @@ async def open_loader(settings: LoaderSettings, *, opens: OpensEngine = open_eng
             quarantined=quarantined,
             limits=limits,
             engine_id=engine_id,
+            dtype=engine.dtype,
             work=OpenWork(
                 most_requests=settings.max_requests,
                 most_sequences=settings.tenant_sequences,

@@ -35,7 +35,7 @@ from services.trainer.adapters.policies.resident_policies import open_policies
 from services.trainer.adapters.rendering.rendering import BaseRendering
 from services.trainer.adapters.states.mixtures import BlobMixtures
 from services.trainer.adapters.states.revisions import BlobRevisionStates
-from services.trainer.core.mismatch_rules import Mismatch
+from services.trainer.core.mismatch_rules import MismatchChoice
 from services.trainer.core.placement import Placement
 from services.trainer.core.ranks import ALONE, ProcessRank
 from services.trainer.core.scheduler import SchedulerLimits
@@ -198,16 +198,9 @@ def _placement(settings: TrainerSettings, process: ProcessRank) -> Placement:
     )
 
 
-def _mismatch(settings: TrainerSettings, facts: BaseFacts, placement: Placement) -> Mismatch:
-    """Return what is set, or what fits: nobody replays what an indexer of sparse attention has picked.
-
-    In bfloat16 trainer and engine differ by more than rounding of float32: a few tokens by a factor.
-    """
-    if settings.mismatch != "auto":
-        return settings.mismatch
-    if facts.architecture in SPARSE_ATTENTION:
-        return "band"
-    return "none" if placement.dtype == "float32" else "truncated"
+def _mismatch(settings: TrainerSettings, facts: BaseFacts, placement: Placement) -> MismatchChoice:
+    sparse = facts.architecture in SPARSE_ATTENTION
+    return MismatchChoice(chosen=settings.mismatch, dtype=placement.dtype, picks_keys=sparse)
 
 
 async def run(settings: TrainerSettings, process: ProcessRank) -> None:

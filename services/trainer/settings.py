@@ -113,7 +113,7 @@ class TrainerSettings(BaseModel):
         "auto",
         description="tokens of GRPO that trainer and sampler see differently: truncated bounds their weight"
         " (TIS), band leaves them out (IcePop), none trusts all; auto is band where attention is sparse,"
-        " truncated in bfloat16, else none",
+        " truncated where the trainer or a sampler of the wave computes in less than float32, else none",
     )
     ranks: int = Field(
         1, ge=1, description="processes that hold the base together; started here, unless torchrun has"

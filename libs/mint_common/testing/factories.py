@@ -275,6 +275,7 @@ ENGINE_INFO = EngineInfo(
     eos_token_id=0,
     slots=4,
     host_capacity=16,
+    dtype="float32",
 )
 ADAPTER_STATUS = AdapterStatus(
     digest=DIGEST,

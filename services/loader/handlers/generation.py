@@ -56,13 +56,16 @@ class Serving:
         quarantined: Quarantined,
         limits: Limits,
         engine_id: EngineId,
+        dtype: str,
         work: OpenWork,
     ) -> None:
+        """``dtype`` is what the engine computes in."""
         self._engine = engine
         self._tiers = tiers
         self._quarantined = quarantined
         self._limits = limits
         self._engine_id = engine_id
+        self._dtype = dtype
         self._requests = itertools.count(1)
         self._work = work
 
@@ -149,6 +152,7 @@ class Serving:
             sequences=sample.sequences,
             prompt_logprobs=sample.prompt_logprobs,
             prompt_likeliest=sample.prompt_likeliest,
+            dtype=self._dtype,
         )
 
     async def tokenize(

@@ -21,6 +21,7 @@ class EngineSampler:
             revision=sampled.revision,
             prompt_tokens=prompt,
             completions=tuple(_completion(sequence) for sequence in sampled.sequences),
+            dtype=sampled.dtype,
         )
 
     async def tokenize(self, base: BaseName, text: str) -> tuple[int, ...]:

@@ -49,11 +49,12 @@ class Completion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampledGroup:
-    """The completions of one prompt; ``revision`` is the one that the engine reports."""
+    """The completions of one prompt; ``revision`` and ``dtype`` are those that the engine reports."""
 
     revision: Digest | None
     prompt_tokens: tuple[int, ...]
     completions: tuple[Completion, ...]
+    dtype: str = ""
 
 
 def plan_samples(wave: WaveRequested, prompts: Sequence[Prompt]) -> list[GroupRequest]:
@@ -115,6 +116,7 @@ def scored_group(sampled: SampledGroup, rewards: Sequence[float]) -> Group:
             for done, reward in zip(sampled.completions, rewards, strict=True)
         ),
         prompt_experts=_known([done.routes[:begin] for done in sampled.completions], token_bytes),
+        sampler_dtype=sampled.dtype,
     )
 
 

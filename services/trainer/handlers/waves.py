@@ -14,15 +14,15 @@ from weakref import WeakValueDictionary
 from mint_common.blobs.port import Blobs
 from mint_common.events import Event, TrainingFailed, WaveCompleted
 from mint_common.ids import PolicyId, derive_id
+from mint_common.records import WaveRecord
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.ledger import Ledger
 from mint_common.runtime.retries import Bury
 from mint_common.training import PolicyTaken
 from services.trainer import metrics
 from services.trainer.core.algorithms import ALGORITHMS, build_batch
-from services.trainer.core.batch import Batch
 from services.trainer.core.layout_check import check_fits, layout_problem
-from services.trainer.core.mismatch_rules import Mismatch
+from services.trainer.core.mismatch_rules import MismatchChoice
 from services.trainer.core.operations import writer_of
 from services.trainer.core.record_check import check_record
 from services.trainer.core.refusals import LoraInvalid, TrainingRefused
@@ -51,7 +51,7 @@ class WaveIntake:
         ledger: Ledger[Any],
         blobs: Blobs,
         clock: Clock,
-        mismatch: Mismatch = "none",
+        mismatch: MismatchChoice,
     ) -> None:
         self._policies = policies
         self._operations = operations
@@ -59,7 +59,7 @@ class WaveIntake:
         self._ledger = ledger
         self._blobs = blobs
         self._clock = clock
-        self._mismatch: Mismatch = mismatch
+        self._mismatch = mismatch
         # Waves of one policy take turns: what one does is decided by what the one before it led to.
         self._turns: WeakValueDictionary[PolicyId, asyncio.Lock] = WeakValueDictionary()
 
@@ -79,13 +79,14 @@ class WaveIntake:
             raise PolicyTaken(policy_id=wave.policy_id, by=writer_of(is_managed=False))
         check_turn(session, wave, taken_step=await self._store.taken_step(wave.job_id))
         self._check_lora(wave)
-        batch = await self._read_batch(wave)
+        record = await self._read_record(wave)
+        batch = build_batch(wave.spec.algorithm, record)
         planned = plan_wave(
             wave,
             latest=session.digest if session else None,
             first_seq=await self._store.next_seq(wave.policy_id),
             can_learn=bool(batch.rows),
-            mismatch=self._mismatch,
+            mismatch=self._mismatch.against({group.sampler_dtype for group in record.groups}),
             now=self._clock.now(),
         )
         await drivers.append(planned, derive_id("intake", wave.id), batch=batch)
@@ -103,7 +104,7 @@ class WaveIntake:
         if found is not None:
             raise LoraInvalid(field=found.field, problem=found.problem)
 
-    async def _read_batch(self, wave: WaveCompleted) -> Batch:
+    async def _read_record(self, wave: WaveCompleted) -> WaveRecord:
         record = await read_record(self._blobs, wave.record)
         check_record(
             record,
@@ -112,7 +113,7 @@ class WaveIntake:
             revision=wave.revision.digest if wave.revision else None,
             needs_logprobs=ALGORITHMS[wave.spec.algorithm].is_sampled,
         )
-        return build_batch(wave.spec.algorithm, record)
+        return record
 
     async def on_wave_given_up(self, wave: WaveCompleted, decision: Bury) -> None:
         """Fail the job of a wave that cannot be taken in, whatever is wrong."""

@@ -102,6 +102,7 @@ async def test_a_stop_string_ends_a_completion_and_stays_out_of_its_text(rig: An
 
 async def test_the_end_token_ends_a_completion(rig: Any) -> None:
     info = await rig.client.describe()
+    assert info.dtype == "float32"
     chunks = await collect(rig, ask(sampling=replace(GREEDY, ignore_eos=False, max_new_tokens=64)))
     assert chunks[-1] == Finished(index=0, reason="stop")
     assert tokens_of(chunks)[-1] == info.eos_token_id

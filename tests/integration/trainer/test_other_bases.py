@@ -1,5 +1,6 @@
 """What a trainer does by itself on a base that is not plain: sparse attention, experts."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from mint_common.client.trainer import TrainerClient
 from mint_common.errors import InvalidField
 from mint_common.events import RevisionExported, TrainingFailed
 from mint_common.ids import PolicyId
+from mint_common.records import WaveRecord
 from mint_common.training import Open, Submission
 from tests.unit.trainer.families import describe_family, everything
 
@@ -74,3 +76,19 @@ async def test_what_could_not_be_exported_as_asked_is_refused_before_it_is_train
 async def _refused(client: TrainerClient, facts: BaseFacts, lora: object, field: str) -> None:
     with pytest.raises(InvalidField, match=field):
         await client.submit(Submission(PolicyId("policy_x"), TENANT, 0, Open(base=facts.name, lora=lora)))
+
+
+async def test_a_sampler_in_another_dtype_bounds_the_weights_of_its_tokens(stage: Stage) -> None:
+    def sampled_in(dtype: str) -> Callable[[WaveRecord], WaveRecord]:
+        return lambda record: replace(
+            record, groups=tuple(replace(group, sampler_dtype=dtype) for group in record.groups)
+        )
+
+    async with stage.trainer(mismatch="auto", batch_policies=1):
+        # The same record for each: its log-probabilities are drawn at random, and some weights exceed 2.
+        for dtype in ("float32", "bfloat16", ""):
+            policy = f"sampled_{dtype or 'unknown'}"
+            await stage.publish(await stage.wave(1, policy=policy, record_seed=7, change=sampled_in(dtype)))
+        exported = {event.policy_id: event for event in await stage.exported(3)}
+    losses = {name.removeprefix("sampled_"): event.metrics["loss"] for name, event in exported.items()}
+    assert losses["unknown"] == losses["float32"] != losses["bfloat16"]

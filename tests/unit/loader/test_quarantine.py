@@ -83,6 +83,7 @@ def serve(bench: Any, engine: Poisoned) -> Serving:
         quarantined=bench.quarantined,
         limits=Limits(max_context=64, vocab_size=32, max_completions=4, max_logprobs=4),
         engine_id=EngineId("e"),
+        dtype="float32",
         work=OpenWork(most_requests=64, most_sequences=64, most_tokens=1 << 12),
     )
 

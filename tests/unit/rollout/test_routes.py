@@ -38,6 +38,8 @@ def test_a_prompt_s_routes_come_of_whoever_read_it(prompt: int, completions: lis
 def test_without_routes_a_record_has_none() -> None:
     done = Completion(text="", tokens=(7, 2), logprobs=(-1.0, -1.0))
     group = scored_group(
-        SampledGroup(revision=None, prompt_tokens=(3, 4), completions=(done,) * 2), [0.0, 1.0]
+        SampledGroup(revision=None, prompt_tokens=(3, 4), completions=(done,) * 2, dtype="bfloat16"),
+        [0.0, 1.0],
     )
+    assert group.sampler_dtype == "bfloat16"
     assert (group.prompt_experts, {sample.experts for sample in group.samples}) == (b"", {b""})

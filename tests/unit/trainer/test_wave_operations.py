@@ -9,7 +9,7 @@ from mint_common.errors import AlreadyHandled, Unavailable
 from mint_common.events import JobSpec, LoraSpec, WaveCompleted
 from mint_common.ids import BaseName, Digest, JobId, PolicyId, TenantId, WaveId
 from mint_common.training import Passed, Stepped
-from services.trainer.core.mismatch_rules import BAND, Mismatch
+from services.trainer.core.mismatch_rules import BAND, Mismatch, MismatchChoice
 from services.trainer.core.operations import TrainingSession
 from services.trainer.core.refusals import WaveForeign
 from services.trainer.core.wave_operations import (
@@ -130,6 +130,27 @@ def test_a_wave_in_which_nothing_can_be_learnt_has_no_step() -> None:
     wave = planned(can_learn=False)
     assert [type(one) for one in wave.operations.values()] == [WavePass, WaveExport]
     assert wave.operations[1].measured == (0,)  # type: ignore[union-attr]  # an export
+
+
+@pytest.mark.parametrize(
+    ("choice", "samplers", "rule"),
+    [
+        (MismatchChoice(chosen="auto"), {"float32"}, "none"),
+        (MismatchChoice(chosen="auto"), {""}, "none"),
+        (MismatchChoice(chosen="auto"), {"bfloat16"}, "truncated"),
+        (MismatchChoice(chosen="auto"), {"float32", "float16"}, "truncated"),
+        (MismatchChoice(chosen="auto", dtype="bfloat16"), {"bfloat16"}, "truncated"),
+        (MismatchChoice(chosen="auto", dtype="bfloat16"), {"float32"}, "truncated"),
+        (MismatchChoice(chosen="auto", dtype="bfloat16"), set(), "truncated"),
+        (MismatchChoice(chosen="auto", picks_keys=True), {"bfloat16"}, "band"),
+        (MismatchChoice(chosen="none", dtype="bfloat16"), {"float32"}, "none"),
+        (MismatchChoice(chosen="truncated"), {"float32"}, "truncated"),
+    ],
+)
+def test_the_dtypes_of_trainer_and_samplers_decide_what_becomes_of_a_mismatch(
+    choice: MismatchChoice, samplers: set[str], rule: Mismatch
+) -> None:
+    assert choice.against(samplers) == rule
 
 
 def test_algorithm_and_mismatch_are_numbers_of_the_pass() -> None:

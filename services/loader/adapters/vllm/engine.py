@@ -56,6 +56,7 @@ class VllmEngine:
         sends_bytes: bool = False,
         base: str = "base",
         parsing: Parsing | None = None,
+        dtype: str = "float32",
     ) -> None:
         """``no_routes`` says why, where routes are missing; ``routed_layers`` which layers have experts.
 
@@ -64,6 +65,7 @@ class VllmEngine:
         """
         self._sends_bytes = sends_bytes
         self.no_routes = no_routes
+        self.dtype = dtype
         self.no_processed = no_processed
         self._llm = llm
         self._route_source = routes

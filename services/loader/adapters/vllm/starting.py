@@ -147,6 +147,7 @@ def _started(config: EngineConfig, builder: Builder) -> VllmEngine:
         sends_bytes=how.executor == "ray",
         base=config.facts.name,
         parsing=config.parsing,
+        dtype=how.dtype,
     )
 
 
