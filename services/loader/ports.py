@@ -118,10 +118,11 @@ class EngineStream(Protocol):
 class Engine(Protocol):
     """The inference engine; safe for concurrent use."""
 
-    async def stage(self, adapter: LoadedAdapter) -> int:
+    async def stage(self, adapter: LoadedAdapter, *, victims: Sequence[int] = ()) -> int:
         """Lay an adapter out in host memory, beside the engine's loop; return the bytes that it takes.
 
-        Raises AdapterInvalid, and then nothing of it stays; the engine lives on.
+        ``victims`` are the numbers of those that it displaces, which no request uses: they are gone before
+        the engine has it. Raises AdapterInvalid, and then nothing of it stays; the engine lives on.
         """
         ...
 

@@ -224,9 +224,7 @@ class Loads:
         began = self._clock.monotonic()
         self._on_engine.add(adapter.number)
         try:
-            # All at once: the room of the last one may be another load's by now.
-            await asyncio.gather(*(self._engine.unload(victim.number) for victim in victims))
-            size_bytes = await self._engine.stage(adapter)
+            size_bytes = await self._engine.stage(adapter, victims=[victim.number for victim in victims])
         except BaseException:
             self._resident_set.residency = self._resident_set.residency.abandon(staged.digest)
             self._resident_set.freed.set()

@@ -5,7 +5,7 @@ import gc
 import os
 import socket
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,11 +58,11 @@ class CountedEngine(VllmEngine):
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def stage(self, adapter: LoadedAdapter) -> int:
+    async def stage(self, adapter: LoadedAdapter, *, victims: Sequence[int] = ()) -> int:
         """Count and load."""
         self.loads += 1
         await self.gate.wait()
-        return await super().stage(adapter)
+        return await super().stage(adapter, victims=victims)
 
 
 @dataclass(frozen=True, kw_only=True)

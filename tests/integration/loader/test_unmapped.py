@@ -83,6 +83,50 @@ async def test_an_adapter_that_is_dropped_before_it_is_mapped_is_let_go_of(
     await engine.unload(9211)
 
 
+async def test_small_victims_leave_with_the_call_that_gives_their_successor_a_slot(
+    shop: Shop, shared_engine: CountedEngine
+) -> None:
+    engine = Calls(shared_engine._llm, shop.builder)
+    victim, first, second = [await _staged(shop, engine, number) for number in (9241, 9242, 9243)]
+    for adapter in (victim, first):  # the engine has two slots
+        assert (await engine.activate(adapter, victim=None, slice_ms=1e9)).done
+    await engine.unload(second.number)
+    engine.calls.clear()
+    await engine.stage(second, victims=[victim.number])
+    assert engine.calls == []
+    assert (await engine.activate(second, victim=None, slice_ms=1e9)).done
+    assert engine.calls == ["mint_activate"]
+    assert set(await shared_engine._llm.list_loras()) == {first.number, second.number}
+    for adapter in (first, second):
+        await engine.unload(adapter.number)
+
+
+@pytest.mark.parametrize("bound", ["_LEAVING_BYTES", "_MOST_LEAVING"])
+async def test_large_or_many_victims_leave_at_once(
+    bound: str, shop: Shop, shared_engine: CountedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"services.loader.adapters.vllm.engine.{bound}", 0)
+    engine = Calls(shared_engine._llm, shop.builder)
+    victim, successor = [await _staged(shop, engine, number) for number in (9251, 9252)]
+    assert (await engine.activate(victim, victim=None, slice_ms=1e9)).done
+    await engine.unload(successor.number)
+    await engine.stage(successor, victims=[victim.number])
+    assert not await shared_engine._llm.list_loras()
+    await engine.unload(successor.number)
+
+
+async def test_what_the_engine_has_is_told_without_those_that_leave(
+    shop: Shop, shared_engine: CountedEngine
+) -> None:
+    engine = Calls(shared_engine._llm, shop.builder)
+    victim, successor = [await _staged(shop, engine, number) for number in (9261, 9262)]
+    assert (await engine.activate(victim, victim=None, slice_ms=1e9)).done
+    await engine.unload(successor.number)
+    await engine.stage(successor, victims=[victim.number])
+    assert set(await engine.residents()) == {successor.number}
+    await engine.unload(successor.number)
+
+
 async def test_only_so_many_adapters_wait_to_be_mapped(
     shop: Shop, shared_engine: CountedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

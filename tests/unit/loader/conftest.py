@@ -1,7 +1,7 @@
 """Tiers over an engine in memory: what is tested is the loader's own order of things, not vLLM."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,8 +45,10 @@ class MemoryEngine:
         self._slots = slots
         self._host = host
 
-    async def stage(self, adapter: LoadedAdapter) -> int:
+    async def stage(self, adapter: LoadedAdapter, *, victims: Sequence[int] = ()) -> int:
         """Load, or refuse what the test says."""
+        for number in victims:
+            await self.unload(number)
         self.loads.append(adapter.digest)
         await self.gate.wait()
         if adapter.digest in self.refused:

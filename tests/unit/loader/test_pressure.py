@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -343,8 +343,8 @@ async def test_what_is_loaded_while_strays_are_freed_is_none_of_them(make_bench:
     engine, is_staged = bench.engine, asyncio.Event()
     stage, unload = engine.stage, engine.unload
 
-    async def stage_slowly(adapter: LoadedAdapter) -> int:
-        size_bytes: int = await stage(adapter)
+    async def stage_slowly(adapter: LoadedAdapter, *, victims: Sequence[int] = ()) -> int:
+        size_bytes: int = await stage(adapter, victims=victims)
         await is_staged.wait()
         return size_bytes
 

@@ -38,6 +38,9 @@ _BUILDERS = 3
 _MOST_UNMAPPED = 64
 """Adapters that are laid out but not mapped: each takes a descriptor of the builder's."""
 _MOST_SHAPES = 64
+_MOST_LEAVING = 8
+_LEAVING_BYTES = 4 << 20
+"""Of adapters that take no more, so many may stay in the engine until the next call into its loop."""
 _STOP_SECONDS = 2.0  # then it is killed: it has nothing to save, and Python's own exit takes it seconds
 
 
@@ -73,6 +76,8 @@ class VllmEngine:
         self._builder = builder
         self._unmapped: dict[int, tuple[LoadedAdapter, LaidOut]] = {}
         self._in_arena: dict[int, LaidOut] = {}
+        self._large: set[int] = set()
+        self._leaving: list[int] = []
         self._shapes: dict[tuple[int, bytes], None] = {}
         self._tokenizer = llm.get_tokenizer()
         remember_texts(self._tokenizer)
@@ -81,14 +86,16 @@ class VllmEngine:
         self._serving = VllmServing(llm, base=base, parsing=parsing or Parsing())
         self._start_turns = TenantTurns()
 
-    async def stage(self, adapter: LoadedAdapter) -> int:
+    async def stage(self, adapter: LoadedAdapter, *, victims: Sequence[int] = ()) -> int:
         """Lay an adapter out beside the engine's loop; the engine maps it, soon or at once.
 
         Each call into the loop is time that a step waits. One of a shape that the engine knows cannot be
         refused, so the call that gives it a slot, which mostly comes next, maps it; else `residents` does.
+        That call lets small victims go as well.
         """
         staged = False
         try:
+            await self._let_leave(victims)
             size_bytes = await self._lay_out(adapter)
             staged = True
             return size_bytes
@@ -97,6 +104,15 @@ class VllmEngine:
                 self._let_go(adapter.number)
                 if not self.dead:
                     await self._drop(adapter.number)
+
+    async def _let_leave(self, victims: Sequence[int]) -> None:
+        """Have the engine forget adapters: small ones with the next call, those whose room is needed now."""
+        now: list[int] = []
+        for number in victims:
+            if not self._let_go(number):
+                (now if number in self._large or number in self._in_arena else self._leaving).append(number)
+        if now or len(self._leaving) > _MOST_LEAVING:
+            await self._drop(*now)
 
     async def _lay_out(self, adapter: LoadedAdapter) -> int:
         laid_out = await self._builder.lay_out(adapter.folder)
@@ -121,7 +137,7 @@ class VllmEngine:
         Raises Unavailable when so many builders end before the engine has done so.
         """
         if number not in self._unmapped:
-            return await self._call(method, number, *args)
+            return await self._call(method, number, *args, None, self._take_leaving())
         adapter, laid_out = self._unmapped.pop(number)
         try:
             for attempt in range(builders):
@@ -129,11 +145,13 @@ class VllmEngine:
                     laid_out = await self._builder.lay_out(adapter.folder)
                 if laid_out.in_arena:
                     self._in_arena[number] = laid_out
+                elif laid_out.size_bytes > _LEAVING_BYTES:
+                    self._large.add(number)
                 where: str | bytes = laid_out.path
                 if self._sends_bytes:
                     where = await asyncio.to_thread(_bytes_of, laid_out)
                 memory = laid_out.rank, where, laid_out.begin, laid_out.tensor_index
-                replies = await self._call(method, number, *args, memory)
+                replies = await self._call(method, number, *args, memory, self._take_leaving())
                 if not any("gone" in reply for reply in replies):
                     return replies
         finally:
@@ -141,10 +159,16 @@ class VllmEngine:
                 self._builder.release(laid_out)
         raise Unavailable(what="the builder", problem=f"{builders} ended before the engine had its adapter")
 
-    def _let_go(self, number: int) -> None:
-        """Give up the memory of an adapter that the engine is not to have."""
-        if number in self._unmapped:
-            self._builder.release(self._unmapped.pop(number)[1])
+    def _let_go(self, number: int) -> bool:
+        """Give up the memory of an adapter that the engine is not to have; return False if it may have it."""
+        if number not in self._unmapped:
+            return False
+        self._builder.release(self._unmapped.pop(number)[1])
+        return True
+
+    def _take_leaving(self) -> list[int]:
+        leaving, self._leaving = self._leaving, []
+        return leaving
 
     async def activate(
         self, adapter: LoadedAdapter, *, victim: LoadedAdapter | None, slice_ms: float
@@ -164,12 +188,14 @@ class VllmEngine:
         self._let_go(number)
         await self._drop(number)
 
-    async def _drop(self, number: int) -> None:
-        """Have the workers forget an adapter; only then is its memory given up."""
-        await self._call("mint_drop", number)
-        laid_out = self._in_arena.pop(number, None)
-        if laid_out is not None:
-            self._builder.release(laid_out)
+    async def _drop(self, *numbers: int) -> None:
+        """Have the workers forget adapters, and those that leave; only then is their memory given up."""
+        await self._call("mint_drop", [*self._take_leaving(), *numbers])
+        for number in numbers:
+            self._large.discard(number)
+            laid_out = self._in_arena.pop(number, None)
+            if laid_out is not None:
+                self._builder.release(laid_out)
 
     async def open_arena(self, path: str) -> None:
         """Let each worker map the arena, and its device read from it, before anything is served."""
@@ -177,6 +203,8 @@ class VllmEngine:
 
     async def residents(self) -> Mapping[int, bool]:
         """Return what the workers have; what can no longer be mapped is not with them."""
+        if self._leaving:
+            await self._drop()
         for number in list(self._unmapped):
             with suppress(AdapterInvalid, Unavailable):
                 await self._enter(number, builders=1)

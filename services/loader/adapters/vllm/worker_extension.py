@@ -14,7 +14,7 @@ Written against vLLM 0.32; tests/integration/loader/test_staging_engine.py fails
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
@@ -50,9 +50,14 @@ class WorkerExtension:
     model_runner: Any  # vLLM's Worker has it
 
     @_replying
-    def mint_enter(self, number: int, memory: Memory | None = None) -> Reply:
-        """Map an adapter that the builder has laid out, unless it is: from then on it is in host memory."""
-        return self._mint_adapters().enter(number, memory) if memory is not None else {"stall_ms": 0.0}
+    def mint_enter(self, number: int, memory: Memory | None, leaving: list[int]) -> Reply:
+        """Map an adapter that the builder has laid out, unless it is: from then on it is in host memory.
+
+        Here and in `mint_activate`, ``leaving`` are forgotten before.
+        """
+        adapters = self._mint_adapters()
+        adapters.drop(leaving)
+        return adapters.enter(number, memory) if memory is not None else {"stall_ms": 0.0}
 
     @_replying
     def mint_arena(self, path: str) -> Reply:
@@ -62,15 +67,17 @@ class WorkerExtension:
 
     @_replying
     def mint_activate(
-        self, number: int, victim: int | None, slice_ms: float, memory: Memory | None = None
+        self, number: int, victim: int | None, slice_ms: float, memory: Memory | None, leaving: list[int]
     ) -> Reply:
         """Copy an adapter, or some of it, into a slot; map it before if it is only laid out."""
-        return self._mint_adapters().activate(number, victim, slice_ms, memory)
+        adapters = self._mint_adapters()
+        adapters.drop(leaving)
+        return adapters.activate(number, victim, slice_ms, memory)
 
     @_replying
-    def mint_drop(self, number: int) -> Reply:
-        """Forget an adapter."""
-        self._mint_adapters().drop(number)
+    def mint_drop(self, numbers: list[int]) -> Reply:
+        """Forget adapters."""
+        self._mint_adapters().drop(numbers)
         return {}
 
     @_replying
@@ -178,7 +185,7 @@ class WorkerAdapters:
             manager.deactivate_adapter(victim)
         if memory is not None and "gone" in (entered := self.enter(number, memory)):
             return entered
-        lora = manager._registered_adapters.cache.get(number)  # noqa: SLF001  # .cache: not touching the LRU
+        lora = manager._registered_adapters.get(number)  # noqa: SLF001
         if lora is None:
             return {"done": False, "lost": True, "stall_ms": _milliseconds_since(began)}
         if self._copying is None or self._copying.number != number:
@@ -202,12 +209,13 @@ class WorkerAdapters:
         manager._active_adapters[number] = None  # noqa: SLF001
         return {"done": True, "stall_ms": _milliseconds_since(began)}
 
-    def drop(self, number: int) -> None:
-        """Forget it in whichever state it is; nothing reads its memory any more."""
-        if self._copying is not None and self._copying.number == number:
-            self._copying = None
-        self._copies.settle(number)
-        self._manager.remove_adapter(number)
+    def drop(self, numbers: Iterable[int]) -> None:
+        """Forget adapters in whichever state they are; nothing reads their memory any more."""
+        for number in numbers:
+            if self._copying is not None and self._copying.number == number:
+                self._copying = None
+            self._copies.settle(number)
+            self._manager.remove_adapter(number)
 
     def residents(self) -> Reply:
         """Return the numbers in host memory, and of those the ones in slots."""
