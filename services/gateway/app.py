@@ -67,7 +67,7 @@ from services.gateway.http.edge.errors import install_error_shapes, shaped_error
 from services.gateway.http.edge.refusal_log import RefusalLog
 from services.gateway.http.edge.routes import check_routes
 from services.gateway.http.files import files as file_routes
-from services.gateway.http.files import uploads
+from services.gateway.http.files import previews, uploads
 from services.gateway.http.files.context import TenantFiles
 from services.gateway.http.mint import (
     aliases,
@@ -110,6 +110,7 @@ ROUTES = (
     models,
     file_routes,
     uploads,
+    previews,
 )
 """Routes are tried in this order: those that are called most often come first."""
 KEYS = 10_000

@@ -27,6 +27,8 @@ REST: Mapping[str, Scope] = {
     "POST /mint/v1/evaluations/run/{run}/cancel": "train",
     "GET /mint/v1/events": "read",
     "POST /mint/v1/gc": "operator",
+    "GET /mint/v1/files/{file}": "read",
+    "POST /mint/v1/files/{file}/preview": "train",
     "GET /mint/v1/jobs": "read",
     "POST /mint/v1/jobs": "train",
     "GET /mint/v1/jobs/{job}": "read",

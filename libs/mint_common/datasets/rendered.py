@@ -16,12 +16,13 @@ OnLong = Literal["refuse", "drop"]
 class RenderedExample:
     """One sequence. ``trained`` has [start, end) of the tokens that are trained, in order, apart.
 
-    ``texts`` has the text of each token if that was asked for.
+    ``text`` is the text of all tokens and ``texts`` that of each, if they were asked for.
     """
 
     side: Side
     tokens: tuple[int, ...]
     trained: tuple[tuple[int, int], ...]
+    text: str = ""
     texts: tuple[str, ...] = ()
 
     @property
@@ -49,21 +50,28 @@ class RowLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RenderRequest:
-    """Rows to render. ``max_tokens`` is the longest that an example may be; None: the base's context."""
+    """Rows to render. ``max_tokens`` is the longest that an example may be; None: the base's context.
+
+    A row with more than ``most_tokens`` is refused; after so many tokens in all, the other rows are left out.
+    """
 
     rows: tuple[RowLine, ...]
     method: Method
     on_long: OnLong = "refuse"
     max_tokens: int | None = None
+    most_tokens: int = 1 << 20
     with_texts: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rendering:
-    """What became of the rows: rendered, refused with a problem, or dropped because they are too long."""
+    """What became of the rows: rendered, refused with a problem, dropped as too long, or left out.
+
+    ``dropped`` and ``left_out`` have the lines of such rows.
+    """
 
     rows: tuple[RenderedRow, ...]
     problems: tuple[Problem, ...]
     dropped: tuple[int, ...]
-    """Lines of rows that were dropped."""
+    left_out: tuple[int, ...]
     max_tokens: int

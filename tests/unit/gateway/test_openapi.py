@@ -49,7 +49,8 @@ def test_every_post_that_changes_something_takes_an_idempotency_key():
         "/mint/v1/tenants",
     }
     hooks = {"/mint/v1/webhooks", "/mint/v1/webhooks/{webhook}/rotate"}
-    reading = {"/mint/v1/tasks/{task}/prompts", "/mint/v1/tasks/{task}/score"}
+    tasks = {"/mint/v1/tasks/{task}/prompts", "/mint/v1/tasks/{task}/score"}
+    reading = {*tasks, "/mint/v1/files/{file}/preview"}
     without = set()
     for path, methods in json.loads(GOLDEN.read_text())["paths"].items():
         names = {parameter["name"] for parameter in methods.get("post", {}).get("parameters", [])}

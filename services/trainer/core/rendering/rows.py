@@ -30,6 +30,7 @@ from mint_common.datasets import (
 from services.trainer.core.rendering.conversations import conversation
 from services.trainer.core.rendering.template import ChatTemplate, JsonObject
 from services.trainer.core.rendering.turns import (
+    Limits,
     TooLong,
     render_completion,
     render_conversation,
@@ -40,26 +41,38 @@ from services.trainer.core.rendering.turns import (
 
 def render_rows(template: ChatTemplate, request: RenderRequest, *, max_context: int) -> Rendering:
     """Return what becomes of each row: one that is wrong fails no other."""
-    max_tokens = min(request.max_tokens or max_context, max_context)
+    limits = Limits(
+        example_tokens=min(request.max_tokens or max_context, max_context), row_tokens=request.most_tokens
+    )
     rows: list[RenderedRow] = []
     problems: list[Problem] = []
     dropped: list[int] = []
+    left_out: list[int] = []
+    total = 0
     for each in request.rows:
+        if total >= request.most_tokens:
+            left_out.append(each.line)
+            continue
         try:
-            row = render_row(template, each, request.method, max_tokens=max_tokens)
+            row = render_row(template, each, request.method, limits)
         except RowProblem as problem:
             if isinstance(problem, TooLong) and request.on_long == "drop":
                 dropped.append(each.line)
             else:
                 problems.append(Problem(line=each.line, code=problem.code, message=problem.message))
         else:
+            total += sum(len(example.tokens) for example in row.examples)
             rows.append(_with_texts(template, row) if request.with_texts else row)
     return Rendering(
-        rows=tuple(rows), problems=tuple(problems), dropped=tuple(dropped), max_tokens=max_tokens
+        rows=tuple(rows),
+        problems=tuple(problems),
+        dropped=tuple(dropped),
+        left_out=tuple(left_out),
+        max_tokens=limits.example_tokens,
     )
 
 
-def render_row(template: ChatTemplate, line: RowLine, method: Method, *, max_tokens: int) -> RenderedRow:
+def render_row(template: ChatTemplate, line: RowLine, method: Method, limits: Limits) -> RenderedRow:
     """Return a row's examples. Raises RowProblem, TooLong."""
     raw = decode_line(line.data)
     kind = told_format(raw)
@@ -67,7 +80,7 @@ def render_row(template: ChatTemplate, line: RowLine, method: Method, *, max_tok
         problem = f"the row is {kind}; {method} trains on {', '.join(sorted(FORMATS[method]))}"
         raise RowProblem("wrong_format", problem)
     row = typed_row(raw, kind)
-    examples = _Renderer(template, raw, max_tokens).examples(row)
+    examples = _Renderer(template, raw, limits).examples(row)
     return RenderedRow(
         line=line.line, examples=tuple(examples), label=row.label if isinstance(row, KtoRow) else None
     )
@@ -76,17 +89,17 @@ def render_row(template: ChatTemplate, line: RowLine, method: Method, *, max_tok
 class _Renderer:
     """Renders one row; ``raw`` is the row as it was decoded."""
 
-    def __init__(self, template: ChatTemplate, raw: JsonObject, max_tokens: int) -> None:
+    def __init__(self, template: ChatTemplate, raw: JsonObject, limits: Limits) -> None:
         self._template = template
         self._raw = raw
-        self._max_tokens = max_tokens
+        self._limits = limits
 
     def examples(self, row: Row) -> list[RenderedExample]:
         match row:
             case ChatRow():
                 return self._turns([], row.messages, "answer")
             case TextRow():
-                return [render_text(self._template, row.text, max_tokens=self._max_tokens)]
+                return [render_text(self._template, row.text, max_tokens=self._limits.example_tokens)]
             case CompletionRow() | KtoRow():
                 return self._answered(row.prompt, row.completion, "answer")
             case PairRow():
@@ -98,13 +111,17 @@ class _Renderer:
                 return chosen + self._answered(row.prompt, row.rejected, "rejected")
             case RewardRow():
                 talk = conversation(self._template, row.messages, [], self._raw.get("tools"))
-                return [render_prompt(self._template, talk, max_tokens=self._max_tokens)]
+                return [render_prompt(self._template, talk, max_tokens=self._limits.example_tokens)]
 
     def _answered(
         self, prompt: str | list[Message], answer: str | list[Message], side: Side
     ) -> list[RenderedExample]:
         if isinstance(prompt, str) and isinstance(answer, str):
-            return [render_completion(self._template, prompt, answer, side=side, max_tokens=self._max_tokens)]
+            return [
+                render_completion(
+                    self._template, prompt, answer, side=side, max_tokens=self._limits.example_tokens
+                )
+            ]
         assert isinstance(prompt, list)  # checked with its row, as is that both are lists
         assert isinstance(answer, list)
         return self._turns(prompt, answer, side)
@@ -114,12 +131,16 @@ class _Renderer:
     ) -> list[RenderedExample]:
         tools = self._raw.get("tools", self._raw.get("input", {}).get("tools"))
         talk = conversation(self._template, prompt, answer, tools)
-        return render_conversation(self._template, talk, side=side, max_tokens=self._max_tokens)
+        return render_conversation(self._template, talk, side=side, limits=self._limits)
 
 
 def _with_texts(template: ChatTemplate, row: RenderedRow) -> RenderedRow:
     examples = [
-        replace(example, texts=tuple(template.decode((token,)) for token in example.tokens))
+        replace(
+            example,
+            text=template.decode(example.tokens),
+            texts=tuple(template.decode((token,)) for token in example.tokens),
+        )
         for example in row.examples
     ]
     return replace(row, examples=tuple(examples))

@@ -6,7 +6,7 @@ is needed, and the context of a trained token is the one that it is sampled in.
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
+from dataclasses import dataclass, replace
 
 from mint_common.datasets import RenderedExample, RowProblem, Side
 from services.trainer.core.rendering.conversations import Conversation
@@ -23,19 +23,37 @@ class TooLong(RowProblem):
         super().__init__("too_long", f"an example has {found} tokens, {most} is the most")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """The most tokens of an example, and of all examples of a row together."""
+
+    example_tokens: int
+    row_tokens: int
+
+
 def render_conversation(
-    template: ChatTemplate, talk: Conversation, *, side: Side, max_tokens: int
+    template: ChatTemplate, talk: Conversation, *, side: Side, limits: Limits
 ) -> list[RenderedExample]:
     """Return the examples that train a conversation's turns, as few as are exact.
 
-    There is one for each trained turn, but for those that another one begins with, token by token: they are
+    There is one for each trained turn, but for those that a later one begins with, token by token: they are
     trained within it. Raises RowProblem, TooLong.
     """
     if len(talk.trained) > MAX_TURNS:
         raise RowProblem("too_many_turns", f"{len(talk.trained)} trained turns, {MAX_TURNS} is the most")
-    # The last one first: it is the longest but for what templates leave out, so a long row ends here.
-    turns = [_turn(template, talk, place, side, max_tokens) for place in reversed(talk.trained)][::-1]
-    return _merged(turns)
+    found: list[RenderedExample] = []
+    # The last one first: a row that is too long ends here, and a turn that is part of another is not kept.
+    for place in reversed(talk.trained):
+        turn = _turn(template, talk, place, side, limits.example_tokens)
+        if found and _begins(turn, found[-1]):
+            found[-1] = replace(found[-1], trained=(*turn.trained, *found[-1].trained))
+            continue
+        found.append(turn)
+        total = sum(len(example.tokens) for example in found)
+        if total > limits.row_tokens:
+            problem = f"its examples have more than {limits.row_tokens} tokens together"
+            raise RowProblem("too_many_tokens", problem)
+    return found[::-1]
 
 
 def render_prompt(template: ChatTemplate, talk: Conversation, *, max_tokens: int) -> RenderedExample:
@@ -115,14 +133,6 @@ def _ended(template: ChatTemplate, tokens: Sequence[int], *, start: int, side: S
     return RenderedExample(side=side, tokens=cut, trained=((start, len(cut)),))
 
 
-def _merged(turns: Sequence[RenderedExample]) -> list[RenderedExample]:
-    """Return the turns with each that begins another one trained within that."""
-    kept: list[RenderedExample] = []
-    spans: tuple[tuple[int, int], ...] = ()
-    for turn, following in pairwise([*turns, None]):
-        assert turn is not None  # only the last one is
-        spans = (*spans, *turn.trained)
-        if following is None or following.tokens[: len(turn.tokens)] != turn.tokens:
-            kept.append(RenderedExample(side=turn.side, tokens=turn.tokens, trained=spans))
-            spans = ()
-    return kept
+def _begins(turn: RenderedExample, following: RenderedExample) -> bool:
+    is_before = turn.trained[-1][1] <= following.trained[0][0]
+    return is_before and following.tokens[: len(turn.tokens)] == turn.tokens

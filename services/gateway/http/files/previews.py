@@ -1,0 +1,99 @@
+"""``/mint/v1/files``: what MinT knows of a file, and how its rows are trained."""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import msgspec
+from fastapi import APIRouter, Response
+from pydantic import Field
+
+from mint_common.datasets import Format, Method, RenderRequest, method_of
+from mint_common.errors import NotFound
+from mint_common.ids import BaseName
+from services.gateway.core.examples import body_config
+from services.gateway.core.files.previews import (
+    MAX_ROWS,
+    MAX_TOKENS,
+    Preview,
+    check_is_rows,
+    preview,
+    rows_from,
+)
+from services.gateway.core.files.records import IdPrefix, check_id
+from services.gateway.core.json_types import JsonObject
+from services.gateway.http.edge.context import GatewayDep, ReadCaller, TrainCaller
+from services.gateway.http.edge.routes import GatewayRoute
+
+router = APIRouter(prefix="/mint/v1/files", tags=["files"], route_class=GatewayRoute)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileView:
+    """A file. ``format``, ``rows`` and ``repeats`` are of rows: those equal to an earlier one are repeats."""
+
+    file_id: str
+    filename: str
+    purpose: str
+    sha256: str
+    size_bytes: int
+    created_at: float
+    expires_at: float | None
+    format: Format | None
+    rows: int | None
+    repeats: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreviewBody:
+    """Which rows, and how they would be trained; without a method by that of the file's format."""
+
+    __pydantic_config__: ClassVar[JsonObject] = body_config({"base": "smollm2", "n": 3})
+
+    base: Annotated[str, Field(max_length=100)]
+    method: Method | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_ROWS)] = 3
+    first_line: Annotated[int, Field(ge=1, le=1 << 40)] = 1
+    max_tokens: Annotated[int | None, Field(ge=1, le=1 << 40)] = None
+
+
+@router.get("/{file}")
+async def get_file_view(file: str, caller: ReadCaller, gateway: GatewayDep) -> FileView:
+    """Return what is known of a file."""
+    found = await gateway.files.files.get(caller.tenant_id, check_id(IdPrefix.FILE, file))
+    return FileView(
+        file_id=found.file_id,
+        filename=found.filename,
+        purpose=found.purpose,
+        sha256=found.sha256,
+        size_bytes=found.size_bytes,
+        created_at=found.created_at,
+        expires_at=found.expires_at,
+        format=found.format,
+        rows=found.rows,
+        repeats=found.repeats,
+    )
+
+
+@router.post("/{file}/preview", response_model=Preview)
+async def preview_file(file: str, body: PreviewBody, caller: TrainCaller, gateway: GatewayDep) -> Response:
+    """Return rows as a base's trainer would train them: tokens, and which of them are trained.
+
+    Begins at ``first_line``. Needs a trainer of the base.
+    """
+    keeper = gateway.files.files
+    found = await keeper.get(caller.tenant_id, check_id(IdPrefix.FILE, file))
+    check_is_rows(found)
+    base = BaseName(body.base)
+    if base not in {each.name for each in await gateway.registry.list_bases()}:
+        raise NotFound(kind="base", name=body.base)
+    method = body.method or method_of(found.format or Format.CHAT)
+    request = RenderRequest(
+        rows=tuple(await rows_from(keeper.read(found), first_line=body.first_line, count=body.n)),
+        method=method,
+        max_tokens=body.max_tokens,
+        most_tokens=MAX_TOKENS,
+        with_texts=True,
+    )
+    trainer = await gateway.tinker.trainers.find(base)
+    shown = preview(base, method, await trainer.render(request))
+    return Response(msgspec.json.encode(shown), media_type="application/json")
