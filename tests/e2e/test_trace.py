@@ -11,6 +11,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 SERVICES = {"gateway", "rollout", "trainer", "registry", "loader"}
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
+CHAT_IDS = ("5bf92f3577b34da6a3ce929d0e0e4736", "6bf92f3577b34da6a3ce929d0e0e4736")
 SECONDS = 60.0
 
 
@@ -28,3 +29,29 @@ def _is_complete(spans: Sequence[ReceivedSpan]) -> bool:
     found = [span for span in spans if span.trace_id == TRACE_ID]
     is_loaded = any("load" in span.name for span in found if span.service == "loader")
     return {span.service for span in found} >= SERVICES and is_loaded
+
+
+def test_a_chat_says_what_answered_in_the_conventions_of_genai(
+    stack: RunningStack, traces: OtlpReceiver
+) -> None:
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "2 4"}], "max_tokens": 3}
+    for stream, parent in ((False, CHAT_IDS[0]), (True, CHAT_IDS[1])):
+        headers = {"traceparent": f"00-{parent}-00f067aa0ba902b7-01"}
+        asked = body | ({"stream": True, "stream_options": {"include_usage": True}} if stream else {})
+        stack.http.post("/v1/chat/completions", json=asked, headers=headers).raise_for_status()
+
+    def are_told(spans: Sequence[ReceivedSpan]) -> bool:
+        return all(any(_says_genai(span) for span in spans if span.trace_id == each) for each in CHAT_IDS)
+
+    traces.wait_for(are_told, timeout_seconds=SECONDS)
+
+
+def _says_genai(span: ReceivedSpan) -> bool:
+    told = span.attributes
+    return (
+        told.get("gen_ai.operation.name") == "chat"
+        and told.get("gen_ai.request.model") == told.get("gen_ai.response.model") == "tiny"
+        and 0 < int(told.get("gen_ai.usage.output_tokens", 0)) <= 3
+        and int(told.get("gen_ai.usage.input_tokens", 0)) > 0
+        and told.get("mint.tier") == "base"
+    )

@@ -1,6 +1,6 @@
 """Spans, and the W3C trace context in headers of HTTP requests and bus messages."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 
@@ -45,6 +45,16 @@ def tracer() -> trace.Tracer:
 def present(attributes: Mapping[str, Attribute]) -> dict[str, str | int | float | bool]:
     """Return the attributes that have a value."""
     return {name: value for name, value in attributes.items() if value is not None}
+
+
+def annotate(attributes: Mapping[str, str | int | Sequence[str]]) -> None:
+    """Add attributes to the current span."""
+    trace.get_current_span().set_attributes(attributes)
+
+
+def is_recorded() -> bool:
+    """Return whether anybody will see the current span."""
+    return trace.get_current_span().is_recording()
 
 
 def trace_id() -> str:

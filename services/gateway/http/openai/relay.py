@@ -6,6 +6,7 @@ ends its request on the engine.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Mapping
 
 from fastapi import Request, Response
@@ -19,15 +20,24 @@ from mint_common.errors import MintError
 from mint_common.generation import ENGINE_HEADER, REVISION_HEADER, TIER_HEADER, CallFacts
 from mint_common.ids import new_id
 from mint_common.runtime.disconnect import cancelled_on_disconnect
+from mint_common.telemetry.tracing import annotate, is_recorded
 from services.gateway.core.answer_bytes import check_answer_bytes, json_answer_bytes
 from services.gateway.core.open_requests import Size
 from services.gateway.core.openai.field_table import Endpoint
 from services.gateway.core.openai.fields import ServingRequest, check_fields
+from services.gateway.core.openai.genai import (
+    answer_attributes,
+    engine_attributes,
+    request_attributes,
+    target_attributes,
+)
 from services.gateway.http.edge.bodies import answered
 from services.gateway.http.edge.context import gateway_of
 
 LARGEST_CONTEXT = 1 << 20
 """In tokens: the bound of a prompt while no engine is known."""
+_LAST_PARTS = 3
+"""Of a stream: they say how it ended, and how many tokens it had."""
 _TOLD = (REVISION_HEADER, ENGINE_HEADER, TIER_HEADER)
 
 
@@ -49,7 +59,9 @@ async def relay(
     gateway, body = gateway_of(request), await request.body()
     most_context = gateway.engines.largest_context() or LARGEST_CONTEXT
     asked = check_fields(endpoint, body, max_context=most_context)
+    annotate(request_attributes(endpoint, asked))
     target = await gateway.resolver.resolve(caller.tenant_id, asked.model)
+    annotate(target_attributes(target))
     operation = operation or endpoint.name.lower()
     size_bytes = json_answer_bytes(
         choices=asked.choices,
@@ -70,8 +82,12 @@ async def relay(
         answer = await gateway.engines.serve(target.base, operation, body, facts)
         answered(request).callback(answer.close)
         headers = _headers(answer, target) if generates else {}
+        annotate(engine_attributes(headers, engine=ENGINE_HEADER, tier=TIER_HEADER))
         if not answer.is_stream:
-            return Response(await answer.whole(), media_type="application/json", headers=headers)
+            whole = await answer.whole()
+            if is_recorded():
+                annotate(answer_attributes(whole))
+            return Response(whole, media_type="application/json", headers=headers)
     return RelayedStream(answer, operation=operation, headers=headers)
 
 
@@ -117,11 +133,16 @@ class RelayedStream(Response):
 
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        end = deque((b"",), maxlen=_LAST_PARTS)
         try:
             while part := await self._answer.part():
+                end.append(part)
                 await send({"type": "http.response.body", "body": part, "more_body": True})
+            if is_recorded():
+                annotate(answer_attributes(b"".join(end)))
         except MintError as error:
             # The status line is gone already; clients raise an error that comes as an event.
+            annotate({"error.type": error.code})
             part = error_event(self._operation, error)
             await send({"type": "http.response.body", "body": part, "more_body": True})
         await send({"type": "http.response.body", "body": b""})

@@ -1,0 +1,65 @@
+"""OpenTelemetry's GenAI attributes of a serving request's span; nowhere else are their names written.
+
+The conventions are in development: these are of schema gen-ai/1.42.0. Attributes under ``mint.`` are ours.
+"""
+
+import re
+from collections.abc import Mapping
+
+from mint_common.catalog import Resolution
+from services.gateway.core.openai.field_table import Endpoint
+from services.gateway.core.openai.fields import ServingRequest
+
+SCHEMA = "https://opentelemetry.io/schemas/gen-ai/1.42.0"
+PROVIDER = "mint"
+_OPERATIONS = {Endpoint.COMPLETION: "text_completion", Endpoint.GENERATE: "text_completion"}
+_COUNTS = {
+    "gen_ai.usage.input_tokens": re.compile(rb'"(?:prompt_tokens|input_tokens)" ?: ?(\d{1,12})'),
+    "gen_ai.usage.output_tokens": re.compile(rb'"(?:completion_tokens|output_tokens)" ?: ?(\d{1,12})'),
+}
+# A quote within a text of the answer has a backslash before it, so none of these matches there.
+_REASON = re.compile(rb'"(?:finish_reason|stop_reason)" ?: ?"([a-z_]{1,40})"')
+
+Attributes = dict[str, str | int | tuple[str, ...]]
+
+
+def request_attributes(endpoint: Endpoint, asked: ServingRequest) -> Attributes:
+    """Return what a request says of itself."""
+    attributes: Attributes = {
+        "gen_ai.operation.name": _OPERATIONS.get(endpoint, "chat"),
+        "gen_ai.provider.name": PROVIDER,
+        "gen_ai.request.model": asked.model,
+        "gen_ai.request.choice.count": asked.choices,
+    }
+    if asked.max_tokens is not None:
+        attributes["gen_ai.request.max_tokens"] = asked.max_tokens
+    return attributes
+
+
+def target_attributes(target: Resolution) -> Attributes:
+    """Return what answers: a policy's revision, or the base."""
+    if target.revision is None:
+        return {"gen_ai.response.model": str(target.base)}
+    return {
+        "gen_ai.response.model": f"{target.policy_name}@{target.revision.number}",
+        "mint.revision.digest": str(target.revision.digest),
+    }
+
+
+def engine_attributes(told: Mapping[str, str], *, engine: str, tier: str) -> Attributes:
+    """Return which engine answers, and where it had the adapter; the names are those of its headers."""
+    found = {"mint.engine_id": told.get(engine), "mint.tier": told.get(tier)}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def answer_attributes(end: bytes) -> Attributes:
+    """Return what the bytes of an answer, or the last ones of a stream, say of tokens and of its end."""
+    attributes: Attributes = {}
+    for name, pattern in _COUNTS.items():
+        counts = pattern.findall(end)
+        if counts:
+            attributes[name] = int(counts[-1])
+    reasons = tuple(reason.decode() for reason in _REASON.findall(end))
+    if reasons:
+        attributes["gen_ai.response.finish_reasons"] = reasons
+    return attributes

@@ -1,0 +1,66 @@
+"""OpenTelemetry's attributes of a serving request."""
+
+import json
+
+import pytest
+
+from mint_common.catalog import Resolution
+from mint_common.testing.factories import REVISION
+from services.gateway.core.openai.field_table import Endpoint
+from services.gateway.core.openai.fields import check_fields
+from services.gateway.core.openai.genai import (
+    answer_attributes,
+    engine_attributes,
+    request_attributes,
+    target_attributes,
+)
+
+
+def test_a_request_names_what_was_asked_for() -> None:
+    body = {"model": "copier@prod", "messages": [], "max_tokens": 8, "n": 2}
+    asked = check_fields(Endpoint.CHAT, json.dumps(body).encode(), max_context=64)
+    assert request_attributes(Endpoint.CHAT, asked) == {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": "mint",
+        "gen_ai.request.model": "copier@prod",
+        "gen_ai.request.choice.count": 2,
+        "gen_ai.request.max_tokens": 8,
+    }
+
+
+def test_the_bare_base_answers_by_its_name() -> None:
+    target = Resolution(base="tiny", policy_id=None, policy_name=None, revision=None)
+    assert target_attributes(target) == {"gen_ai.response.model": "tiny"}
+
+
+def test_a_revision_answers_by_its_policy_and_number() -> None:
+    target = Resolution(base="tiny", policy_id="pol_1", policy_name="copier", revision=REVISION)
+    assert target_attributes(target) == {
+        "gen_ai.response.model": f"copier@{REVISION.number}",
+        "mint.revision.digest": REVISION.digest,
+    }
+
+
+def test_only_what_the_engine_said_is_told() -> None:
+    assert engine_attributes({"x-tier": "slot"}, engine="x-engine", tier="x-tier") == {"mint.tier": "slot"}
+
+
+@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")])
+def test_tokens_and_reasons_are_read_from_the_bytes(separators: tuple[str, str]) -> None:
+    lies = '"usage":{"prompt_tokens":999,"completion_tokens":999},"finish_reason":"length"'
+    choices = [{"message": {"content": lies}, "finish_reason": "stop"}]
+    answer = {"choices": choices, "usage": {"prompt_tokens": 7, "completion_tokens": 3}}
+    assert answer_attributes(json.dumps(answer, separators=separators).encode()) == {
+        "gen_ai.usage.input_tokens": 7,
+        "gen_ai.usage.output_tokens": 3,
+        "gen_ai.response.finish_reasons": ("stop",),
+    }
+
+
+def test_anthropics_names_are_known_too() -> None:
+    end = b'{"delta":{"stop_reason":"end_turn"},"usage":{"input_tokens":5,"output_tokens":2}}'
+    assert answer_attributes(end) == {
+        "gen_ai.usage.input_tokens": 5,
+        "gen_ai.usage.output_tokens": 2,
+        "gen_ai.response.finish_reasons": ("end_turn",),
+    }
