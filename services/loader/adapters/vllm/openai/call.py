@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
+from mint_common.errors import RequestRefused
 from mint_common.ids import Digest
 from services.loader import metrics
 from services.loader.adapters.vllm.lora_requests import lora_request_of
@@ -75,31 +76,36 @@ class CallEngine:
             reasoning_ended=reasoning_ended,
             reasoning_parser_kwargs=reasoning_parser_kwargs,
         )
-        stream = self._checked(outputs)
+        stream = self._checked(outputs, is_structured=sampling_params.structured_outputs is not None)
         self._streams.append(stream)
         return stream
 
-    async def _checked(self, outputs: Any) -> AsyncGenerator[Any, None]:
+    async def _checked(self, outputs: Any, *, is_structured: bool) -> AsyncGenerator[Any, None]:
         try:
             async with self._starts.taken(self._call.tenant_id):
                 pass  # vLLM is given the request in the same step, which is the turn's
             with lost_engine(refuses=not self.has_begun):
                 async with aclosing(outputs):
                     async for output in outputs:
-                        self._check(output)
+                        self._check(output, may_not_compile=is_structured and not self.has_begun)
                         self.has_begun = True
                         yield output
         except Exception as error:
             self.failure = error
             raise
 
-    def _check(self, output: Any) -> None:
+    def _check(self, output: Any, *, may_not_compile: bool) -> None:
         assert output.lora_request == self._lora_request, "vLLM answered with another adapter"
         for completion in output.outputs:
             _GENERATED_TOKENS.inc(len(completion.token_ids))
             if completion.finish_reason == "error":
                 served = Digest(self._lora_request.lora_name) if self._lora_request else None
-                raise unanswered(completion, served=served)
+                error = unanswered(completion, served=served)
+                if may_not_compile and completion.stop_reason is None:
+                    # vLLM compiles grammars in the engine, and says no more of a wrong one.
+                    problem = "the engine cannot compile this grammar, schema or pattern"
+                    raise RequestRefused(field="structured_outputs", problem=problem) from error
+                raise error
 
     async def aclose(self) -> None:
         """End what still runs, then let the adapter go. Idempotent."""
