@@ -51,6 +51,7 @@ lint: .venv/.installed ## Format, lint, types, import contracts, generated docs
 	$(BIN)/lint-imports
 	$(BIN)/python tools/make_events_doc.py --check
 	$(BIN)/python tools/make_openapi.py --check
+	$(BIN)/python tools/make_openai_doc.py --check
 	$(BIN)/python tools/make_settings_doc.py --check
 	$(BIN)/python tools/make_metrics_doc.py --check
 	$(BIN)/python tools/make_uploads_doc.py --check
@@ -96,6 +97,7 @@ docs: .venv/.installed ## Regenerate the generated documents
 	$(BIN)/python tools/make_tinker_compat.py
 	$(BIN)/python tools/make_events_doc.py
 	$(BIN)/python tools/make_openapi.py
+	$(BIN)/python tools/make_openai_doc.py
 	$(BIN)/python tools/make_settings_doc.py
 	$(BIN)/python tools/make_metrics_doc.py
 	$(BIN)/python tools/make_uploads_doc.py

@@ -23,6 +23,7 @@ import hypothesis
 import psutil
 import pytest
 from blocking import SUITES, blocking_calls_fail
+from clients.recording import pytest_runtest_makereport  # noqa: F401  # a hook of pytest's
 from e2e.stack import RunningStack, start_stack
 from spreading import (  # noqa: F401  # hooks of pytest's
     is_on_whole_stack,

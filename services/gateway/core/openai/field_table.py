@@ -4,6 +4,7 @@ A test fails when an installed vLLM has a field that no row names. A passed fiel
 documentation says, and vLLM refuses wrong values of it. A field that no row names is refused.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from enum import StrEnum
 from typing import Literal
@@ -313,3 +314,15 @@ TABLE: dict[Endpoint, tuple[Field, ...]] = {
     Endpoint.DETOKENIZE: DETOKENIZE,
     Endpoint.GENERATE: GENERATE,
 }
+PATHS: Mapping[Endpoint, str] = {
+    Endpoint.CHAT: "/v1/chat/completions",
+    Endpoint.CHAT_TOKENS: "/v1/chat/completions/tokens",
+    Endpoint.COMPLETION: "/v1/completions",
+    Endpoint.RESPONSE: "/v1/responses",
+    Endpoint.MESSAGE: "/v1/messages",
+    Endpoint.COUNT_TOKENS: "/v1/messages/count_tokens",
+    Endpoint.TOKENIZE: "/tokenize",
+    Endpoint.DETOKENIZE: "/detokenize",
+    Endpoint.GENERATE: "/inference/v1/generate",
+}
+"""Where they are; an endpoint without a route is not served."""
