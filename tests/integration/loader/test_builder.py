@@ -258,6 +258,20 @@ async def test_a_builder_that_cannot_be_started_is_tried_again(
     assert (await shop.staging.stage(revision)).digest == revision.digest
 
 
+async def test_a_builder_that_cannot_work_says_why(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(shop.builder._config, base_dir=shop.root / "no-base", cache_dir=shop.root / "other")
+    builder = Builder(config, SystemClock())
+    running = asyncio.create_task(builder.keep_running())
+    while not builder._problem:
+        await asyncio.sleep(0.01)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    await asyncio.to_thread(builder.close)
+    monkeypatch.setattr("services.loader.adapters.builder.client._READY_SECONDS", 0.1)
+    with pytest.raises(Unavailable, match=r"does not start: .*no-base/mint_base\.json"):
+        await builder.lay_out(shop.root)
+
+
 async def test_nothing_is_left_of_what_a_killed_builder_had_laid_out(shop: Shop) -> None:
     staged = await shop.staging.stage(await shop.revision(20))
     laid_out = await shop.builder.lay_out(staged.folder)

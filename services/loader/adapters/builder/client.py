@@ -91,6 +91,7 @@ class Builder:
         self._writer: asyncio.StreamWriter | None = None
         self._up = asyncio.Event()
         self._unheard = 0
+        self._problem = ""
         self._processes = BuilderProcesses()
 
     async def stage(self, revision: RevisionRef, *, ahead_bytes: int = 0) -> StagedAdapter:
@@ -185,7 +186,8 @@ class Builder:
                 while self._writer is None:  # one may have come up, and ended before this went on
                     await self._up.wait()
         except TimeoutError as error:
-            raise Unavailable(what="the builder", problem="its process does not start") from error
+            cause = f": {self._problem}" if self._problem else ""
+            raise Unavailable(what="the builder", problem=f"its process does not start{cause}") from error
         return self._writer
 
     async def keep_running(self) -> None:
@@ -195,11 +197,14 @@ class Builder:
                 await self._run_one()
             except* Unavailable as ended:
                 metrics.BUILDER_ENDS.inc()
-                problem = str(ended.exceptions[0])
-                _log.warning("the builder process has ended", extra={"pid": self.pid, "problem": problem})
+                first = ended.exceptions[0]
+                self._problem = str(first.fields["problem"] if isinstance(first, Unavailable) else first)
+                _log.warning(
+                    "the builder process has ended", extra={"pid": self.pid, "problem": self._problem}
+                )
             except* OSError as ended:  # no process, memory or descriptor is left just now
-                problem = str(ended.exceptions[0])
-                _log.warning("the builder process does not start", extra={"problem": problem})
+                self._problem = str(ended.exceptions[0])
+                _log.warning("the builder process does not start", extra={"problem": self._problem})
             await self._clock.sleep(_RETRY_SECONDS)
             while self._processes.dying >= _MOST_DYING:
                 await self._clock.sleep(_RETRY_SECONDS)
@@ -238,6 +243,9 @@ class Builder:
                 contents = await read_frame(reader, CacheContents)
         except TimeoutError as error:
             raise _hangs(_READY_SECONDS) from error
+        if contents.problem:
+            raise Unavailable(what="the builder", problem=contents.problem)
+        self._problem = ""
         self.stored, self._stored_bytes = {}, 0
         for entry in contents.stored:
             self._enter(entry)

@@ -149,19 +149,14 @@ async def run(connection: socket.socket) -> None:
     asyncio.get_running_loop().set_default_executor(AtOnce(1))
     reader, writer = await asyncio.open_connection(sock=connection)
     setup = await read_frame(reader, Setup)
-    blobs = await open_blobs(BlobSettings.model_validate_json(setup.blobs))
-    cache = DiskCache(
-        blobs,
-        read_base_facts(Path(setup.base_dir)),
-        root=Path(setup.cache_dir),
-        capacity_bytes=setup.disk_bytes,
-        clock=SystemClock(),
-        dtype=setup.dtype,
-        observe=lambda stage, seconds: _seconds.get().append((stage, seconds)),
-    )
-    cache.open()
+    try:
+        cache = await _open_cache(setup)
+        arena = ArenaWriter(setup.arena, taken=setup.taken) if setup.arena else None
+    except (MintError, OSError) as error:
+        write_frame(writer, CacheContents(problem=str(error)))
+        await writer.drain()
+        return
     write_frame(writer, CacheContents(stored=cache.stored()))
-    arena = ArenaWriter(setup.arena, taken=setup.taken) if setup.arena else None
     loop = BuilderLoop(cache, writer, setup.dtype, arena)
     async with asyncio.TaskGroup() as group:
         while True:
@@ -170,6 +165,20 @@ async def run(connection: socket.socket) -> None:
                 loop.release(call.work)
             else:
                 group.create_task(loop.answer(call))
+
+
+async def _open_cache(setup: Setup) -> DiskCache:
+    cache = DiskCache(
+        await open_blobs(BlobSettings.model_validate_json(setup.blobs)),
+        read_base_facts(Path(setup.base_dir)),
+        root=Path(setup.cache_dir),
+        capacity_bytes=setup.disk_bytes,
+        clock=SystemClock(),
+        dtype=setup.dtype,
+        observe=lambda stage, seconds: _seconds.get().append((stage, seconds)),
+    )
+    cache.open()
+    return cache
 
 
 def main(descriptor: int) -> None:

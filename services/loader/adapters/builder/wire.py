@@ -39,9 +39,10 @@ class Setup(msgspec.Struct, frozen=True):
 
 
 class CacheContents(msgspec.Struct, frozen=True):
-    """The answer to it: what lies in the disk cache."""
+    """The answer to it: what lies in the disk cache; ``problem`` is why the builder cannot work and ends."""
 
-    stored: Sequence[StoredAdapter]
+    stored: Sequence[StoredAdapter] = ()
+    problem: str = ""
 
 
 class Stage(msgspec.Struct, frozen=True, tag=True):
