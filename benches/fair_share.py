@@ -21,7 +21,7 @@ from benches.load import open_openai
 from benches.report import Report, Row, make_row, percentile
 from benches.serving import Serving, open_serving
 from mint_common.adapters_format import read_base_facts
-from mint_common.generation import Sampling
+from mint_common.generation import SampleRequest, Sampling
 from mint_common.ids import TenantId
 from services.loader.adapters.vllm.engine import VllmEngine
 from services.loader.adapters.vllm.starting import EngineConfig, engine_arguments
@@ -171,17 +171,14 @@ def _start_stock(config: EngineConfig) -> VllmEngine:
 
 async def _rate(engine: VllmEngine) -> float:
     async def one(number: int) -> None:
-        stream = engine.generate(
+        request = SampleRequest(
             request_id=f"alone-{number}-{time.monotonic_ns()}",
-            prompt=tuple(range(20, 60)),
-            sampling=Sampling(
-                max_new_tokens=TOKENS, temperature=1.0, n=COMPLETIONS, ignore_eos=True, whole=True
-            ),
-            adapter=None,
             tenant_id=TenantId("alone"),
+            revision=None,
+            tokens=tuple(range(20, 60)),
+            sampling=Sampling(max_new_tokens=TOKENS, temperature=1.0, n=COMPLETIONS, ignore_eos=True),
         )
-        async for _ in stream.steps():
-            continue
+        await engine.sample(request, request_id=request.request_id, adapter=None)
 
     began = time.perf_counter()
     await asyncio.gather(*(one(number) for number in range(REQUESTS)))

@@ -10,7 +10,7 @@ import msgspec
 
 from mint_common.client.engine import EngineClient
 from mint_common.client.http import InternalHttp
-from mint_common.generation import GenerationRequest, Sampling
+from mint_common.generation import SampleRequest, Sampling
 from mint_common.ids import TenantId
 
 BASE = "tiny"
@@ -78,17 +78,14 @@ class Flood:
             engine = EngineClient(http)
 
             async def ask() -> int:
-                request = GenerationRequest(
+                request = SampleRequest(
                     request_id=f"wave-{next(self._numbers)}",
                     tenant_id=self._target.tenant_id,
                     revision=None,
                     tokens=tuple(range(20, 40)),
-                    sampling=Sampling(
-                        max_new_tokens=200, temperature=1.0, n=16, ignore_eos=True, logprobs=0, whole=True
-                    ),
+                    sampling=Sampling(max_new_tokens=200, temperature=1.0, n=16, ignore_eos=True),
                 )
-                async for _ in engine.generate(request):
-                    continue
+                await engine.sample(request)
                 return 200
 
             await self._again(32, ask)

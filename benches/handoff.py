@@ -36,7 +36,7 @@ from mint_common.adapters_format import (
 )
 from mint_common.blobs.localfs import LocalBlobs
 from mint_common.events import LoraSpec
-from mint_common.generation import Sampling
+from mint_common.generation import SampleRequest, Sampling
 from mint_common.ids import PolicyId, TenantId
 from services.loader.adapters.vllm.engine import VllmEngine
 from services.loader.adapters.vllm.starting import EngineConfig
@@ -225,15 +225,14 @@ def _config(base: Path, facts: BaseFacts) -> EngineConfig:
 
 
 async def _rollout(engine: VllmEngine, adapter: LoadedAdapter | None) -> None:
-    stream = engine.generate(
+    request = SampleRequest(
         request_id=secrets.token_hex(8),
-        prompt=PROMPT,
-        sampling=Sampling(max_new_tokens=NEW_TOKENS, temperature=1.0, seed=0, ignore_eos=True, whole=True),
-        adapter=adapter,
         tenant_id=TenantId("bench"),
+        revision=None,
+        tokens=PROMPT,
+        sampling=Sampling(max_new_tokens=NEW_TOKENS, temperature=1.0, seed=0, ignore_eos=True),
     )
-    async for _ in stream.steps():
-        pass
+    await engine.sample(request, request_id=request.request_id, adapter=adapter)
 
 
 def _rows(measured: Measured) -> list[Row]:

@@ -23,8 +23,7 @@ from benches.moe_loads import EXPERTS, LAYERS, write_both
 from benches.report import Report, Row, make_row
 from benches.stacks import scratch_folder
 from mint_common.adapters_format import WEIGHTS_FILE, read_base_facts
-from mint_common.generation import Sampling
-from mint_common.ids import PolicyId, TenantId, sha256_digest
+from mint_common.ids import PolicyId, sha256_digest
 from services.loader.adapters.vllm.engine import VllmEngine
 from services.loader.ports import LoadedAdapter
 
@@ -241,15 +240,16 @@ async def _burst(engine: VllmEngine, adapters: Sequence[LoadedAdapter]) -> None:
 
 async def _gaps(engine: VllmEngine, tokens: int) -> list[float]:
     """Return the milliseconds between the tokens of one request."""
-    stream = engine.generate(
-        request_id=f"warm-{time.monotonic_ns()}",
-        prompt=(1, 2, 3),
-        sampling=Sampling(max_new_tokens=tokens, temperature=0.0, ignore_eos=True),
-        adapter=None,
-        tenant_id=TenantId("bench"),
+    from vllm import SamplingParams
+    from vllm.inputs.engine import tokens_input
+    from vllm.sampling_params import RequestOutputKind
+
+    params = SamplingParams(
+        max_tokens=tokens, temperature=0.0, ignore_eos=True, output_kind=RequestOutputKind.DELTA
     )
     times = []
-    async with aclosing(stream.steps()) as steps:
-        async for _ in steps:
+    llm, name = engine._llm, f"warm-{time.monotonic_ns()}"  # noqa: SLF001  # the steps of one request
+    async with aclosing(llm.generate(tokens_input([1, 2, 3]), params, name)) as outputs:
+        async for _ in outputs:
             times.append(time.perf_counter())  # noqa: PERF401  # a time is taken when its step comes
     return [(after - before) * 1e3 for before, after in pairwise(times)]

@@ -155,9 +155,7 @@ class _Loop:
             lambda: self._service.create_sampling_client(base_model=self._base).result()
         )
         prompts = [row[:PROMPT] for row in (self._rows * 2)[:AT_ONCE]]
-        sampling = Sampling(
-            max_new_tokens=NEW_TOKENS, temperature=1.0, ignore_eos=True, logprobs=0, whole=True
-        )
+        sampling = Sampling(max_new_tokens=NEW_TOKENS, temperature=1.0, ignore_eos=True, logprobs=0)
         for number in range(self._case.rounds + 1):
             began = time.perf_counter()
             ours = await asyncio.to_thread(_sample_all, sampler, prompts)

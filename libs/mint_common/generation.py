@@ -1,8 +1,8 @@
 """The internal generation protocol: requests of gateway and rollout to a loader, and its answers.
 
-A stream is asked for by one JSON body and answered in newline-delimited JSON, one `GenerationChunk` a line. A
-sample is asked for and answered whole, in msgpack, its numbers as raw little-endian bytes: int32 tokens,
-float32 log-probabilities. Every field is explicit, so that no two services can disagree about a default.
+A request of an inference API goes to vLLM's own server as it came. A sample, tokens in and tokens out, is
+asked for and answered whole, in msgpack, its numbers as raw little-endian bytes: int32 tokens, float32
+log-probabilities. Every field is explicit, so that no two services can disagree about a default.
 """
 
 import struct
@@ -28,8 +28,7 @@ class Sampling:
     """How to sample. ``top_k`` 0 and ``top_p`` 1.0 are off; ``temperature`` 0 is greedy.
 
     ``logprobs`` is the number of alternatives wanted beside the chosen token's own (0: only its own); None
-    asks for no log-probabilities. ``seed`` None lets the engine choose. ``whole`` brings each completion in
-    one piece when it is complete: a tenth of the work for a caller who does not stream.
+    asks for no log-probabilities. ``seed`` None lets the engine choose.
 
     A completion ends with the base's end-of-sequence token unless ``ignore_eos``, with one of
     ``stop_tokens``, or when its text holds one of ``stop``; the token that ends it is its last one.
@@ -45,23 +44,6 @@ class Sampling:
     stop_tokens: tuple[int, ...] = ()
     ignore_eos: bool = False
     logprobs: int | None = None
-    whole: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GenerationRequest:
-    """Generate from one prompt at one revision; ``revision`` None is the bare base.
-
-    Exactly one of ``text``, ``tokens`` and ``messages`` is given.
-    """
-
-    request_id: str
-    tenant_id: TenantId
-    revision: RevisionRef | None
-    sampling: Sampling
-    text: str | None = None
-    tokens: tuple[int, ...] | None = None
-    messages: tuple[ChatMessage, ...] | None = None
 
 
 LogprobsMode = Literal["raw", "processed"]
@@ -72,7 +54,7 @@ class SampleRequest:
     """Sample whole completions of a tokenized prompt at one revision; ``revision`` None is the bare base.
 
     Log-probabilities of sampled tokens are always given. Of ``sampling``, ``logprobs`` counts the likeliest
-    tokens wanted beside each, ``whole`` is implied, and stop strings match special tokens' texts too.
+    tokens wanted beside each, and stop strings match special tokens' texts too.
     ``prompt_logprobs`` asks for those of the prompt's own tokens and counts the likeliest beside each; None
     asks for none; these are always raw.
 
@@ -149,53 +131,6 @@ class Sampled(msgspec.Struct, frozen=True):
     prompt_logprobs: bytes | None
     prompt_likeliest: Likeliest | None
     dtype: str = ""
-
-
-class Started(msgspec.Struct, frozen=True, tag="start", tag_field="kind"):
-    """The adapter is ready and the request is with the engine; ``revision`` is what will really answer."""
-
-    engine_id: EngineId
-    revision: Digest | None
-    prompt_tokens: tuple[int, ...]
-
-
-class TokenAlternative(msgspec.Struct, frozen=True, gc=False):
-    """One candidate token at a position."""
-
-    token: int
-    text: str
-    logprob: float
-
-
-class Delta(msgspec.Struct, frozen=True, tag="delta", tag_field="kind"):
-    """More of completion ``index``: new text and tokens; ``logprobs`` is empty when none were asked for.
-
-    ``token_texts`` are the tokens' own texts, given with ``logprobs``; a token may be half a character, so
-    they need not add up to ``text``.
-    """
-
-    index: int
-    text: str
-    tokens: tuple[int, ...]
-    logprobs: tuple[float, ...] = ()
-    alternatives: tuple[tuple[TokenAlternative, ...], ...] = ()
-    token_texts: tuple[str, ...] = ()
-
-
-class Finished(msgspec.Struct, frozen=True, tag="finish", tag_field="kind"):
-    """Completion ``index`` is complete."""
-
-    index: int
-    reason: Literal["stop", "length", "abort"]
-
-
-class Failed(msgspec.Struct, frozen=True, tag="error", tag_field="kind"):
-    """The request failed after it had started; ``error`` is a `MintError` payload."""
-
-    error: dict[str, str | float | bool | None]
-
-
-GenerationChunk = Started | Delta | Finished | Failed
 
 
 CALL_HEADER = "x-mint-call"

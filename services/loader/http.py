@@ -1,7 +1,7 @@
 """Internal HTTP of the loader: generation as a stream, tokenization, residency."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -24,8 +24,6 @@ from mint_common.generation import (
     CallFacts,
     ChatMessage,
     EngineInfo,
-    GenerationChunk,
-    GenerationRequest,
     SampleRequest,
 )
 from mint_common.ids import Digest, TenantId
@@ -67,16 +65,6 @@ def add_routes(http: FastAPI, *, serving: Serving, tiers: Tiers, info: EngineInf
 
 
 def _add_generation(http: FastAPI, serving: Serving, info: EngineInfo) -> None:
-    @http.post("/internal/generate")
-    async def generate(request: Request) -> Response:
-        """Answer with newline-delimited GenerationChunks, the lines of one engine step together."""
-        body = _decode(await request.body(), GenerationRequest)
-        steps = serving.generate(body)
-        # What fails before this step has a status of its own; nothing is loaded for a reader that has gone.
-        async with cancelled_on_disconnect(request):
-            first = await anext(steps)
-        return StepStream(_written(first, steps), media_type="application/x-ndjson")
-
     @http.post("/internal/serve/{operation}")
     async def serve(operation: str, request: Request) -> Response:
         """Answer a request of an inference API with the bytes of vLLM's own server."""
@@ -233,19 +221,6 @@ def _call(operation: str, headers: Headers, body: bytes) -> ApiCall:
         tenant_id=facts.tenant_id,
         revision=facts.revision,
     )
-
-
-async def _written(
-    first: Sequence[GenerationChunk], rest: AsyncGenerator[Sequence[GenerationChunk], None]
-) -> AsyncGenerator[bytes, None]:
-    async with aclosing(rest):
-        yield _lines(first)
-        async for step in rest:
-            yield _lines(step)
-
-
-def _lines(step: Sequence[GenerationChunk]) -> bytes:
-    return b"".join(msgspec.json.encode(chunk) + b"\n" for chunk in step)
 
 
 def _decode(body: bytes, shape: type[T], *, decode: Callable[..., T] = msgspec.json.decode) -> T:

@@ -11,12 +11,9 @@ from mint_common.events.event import Event
 from mint_common.generation import (
     CallFacts,
     ChatMessage,
-    Delta,
-    Finished,
     Likeliest,
     SampledSequence,
     SampleRequest,
-    Sampling,
 )
 from mint_common.ids import Digest, TenantId
 from services.loader.core.disk_cache import StoredAdapter
@@ -99,22 +96,6 @@ Admission = Callable[[ApiWork], AbstractAsyncContextManager[LoadedAdapter | None
 """Counts a request's work and holds its adapter for the length of the block. Raises Overloaded."""
 
 
-class EngineStream(Protocol):
-    """One running request."""
-
-    @property
-    def served(self) -> Digest | None:
-        """Return the revision that the engine was told to answer with, read from its own request."""
-        ...
-
-    def steps(self) -> AsyncGenerator[Sequence[Delta | Finished], None]:
-        """Yield what each engine step brought. Closing it aborts the request on the engine.
-
-        Raises Unavailable when the engine is dead.
-        """
-        ...
-
-
 class Engine(Protocol):
     """The inference engine; safe for concurrent use."""
 
@@ -143,27 +124,13 @@ class Engine(Protocol):
         """Return the numbers of the adapters that the engine has, and whether each is in a slot."""
         ...
 
-    def generate(
-        self,
-        *,
-        request_id: str,
-        prompt: tuple[int, ...],
-        sampling: Sampling,
-        adapter: LoadedAdapter | None,
-        tenant_id: TenantId,
-    ) -> EngineStream:
-        """Start a request at an adapter in a slot, or at the bare base.
-
-        Prompts of different tenants never share a prefix cache block.
-        """
-        ...
-
     async def sample(
         self, request: SampleRequest, *, request_id: str, adapter: LoadedAdapter | None
     ) -> WholeSample:
-        """Return whole completions, at an adapter in a slot or at the bare base; as `generate`.
+        """Return whole completions, at an adapter in a slot or at the bare base.
 
-        Cancelling aborts the request on the engine. Raises Unavailable when the engine is dead.
+        Prompts of different tenants never share a prefix cache block. Cancelling aborts the request on the
+        engine. Raises Unavailable when the engine is dead.
         """
         ...
 

@@ -9,8 +9,7 @@ import asyncio
 import math
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from mint_common.bus.port import Bus, Message
@@ -28,11 +27,8 @@ from mint_common.generation import (
     AdapterStatus,
     CallFacts,
     EngineInfo,
-    GenerationChunk,
-    GenerationRequest,
     Sampled,
     SampleRequest,
-    Started,
 )
 from mint_common.ids import BaseName, Digest
 from mint_common.waiting import raise_if_cancelled
@@ -125,35 +121,6 @@ class EngineDirectory:
         Raises Unavailable when none answers.
         """
         return self._clients[(await self._order(base, digest))[0]]
-
-    async def generate(
-        self, base: BaseName, request: GenerationRequest
-    ) -> AsyncGenerator[GenerationChunk, None]:
-        """Generate on an engine of the base; as `EngineClient.generate`.
-
-        An engine that does not answer or is full passes the request on to the next one, if there is one.
-        """
-        digest = request.revision.digest if request.revision else None
-        urls = await self._order(base, digest)
-        for url in urls:
-            has_begun = False
-            self._open[url] += 1
-            try:
-                async with aclosing(self._clients[url].generate(request)) as chunks:
-                    async for chunk in chunks:
-                        if not has_begun and isinstance(chunk, Started):
-                            self._note_served(url, chunk.revision)
-                        has_begun = True
-                        yield chunk
-            except (Unavailable, Overloaded) as error:
-                if isinstance(error, Unavailable):
-                    self._forget(url)
-                if has_begun or url == urls[-1]:
-                    raise
-            else:
-                return
-            finally:
-                self._open[url] -= 1
 
     async def serve(self, base: BaseName, operation: str, body: bytes, facts: CallFacts) -> Relayed:
         """Have an engine of the base answer a request of an inference API; as `EngineClient.serve`.

@@ -1,14 +1,13 @@
 """Client of one loader's engine. A stream ends with every completion finished, or raises a MintError."""
 
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
 
 from mint_common.claims import RevisionRef
-from mint_common.client.http import InternalHttp, error_from_payload, path_of
+from mint_common.client.http import InternalHttp, path_of
 from mint_common.client.relayed import Relayed
 from mint_common.errors import Unavailable
 from mint_common.generation import (
@@ -18,10 +17,6 @@ from mint_common.generation import (
     ChatMessage,
     EngineInfo,
     EngineLoad,
-    Failed,
-    Finished,
-    GenerationChunk,
-    GenerationRequest,
     Sampled,
     SampleRequest,
 )
@@ -40,24 +35,6 @@ class EngineClient:
     async def describe(self) -> EngineInfo:
         """Return which base the engine has, and its limits."""
         return self._read(await self._http.get("/internal/engine"), EngineInfo)
-
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationChunk, None]:
-        """Yield Started, then Delta and Finished chunks until all ``n`` completions are finished.
-
-        A Failed chunk is raised as the error that it carries; Unavailable when the stream ends early. Closing
-        the iterator aborts the request on the engine.
-        """
-        unfinished = request.sampling.n
-        async with aclosing(self._http.stream_lines("/internal/generate", request)) as lines:
-            async for line in lines:
-                chunk = self._decode(line)
-                if isinstance(chunk, Failed):
-                    raise error_from_payload(chunk.error)
-                if isinstance(chunk, Finished):
-                    unfinished -= 1
-                yield chunk
-        if unfinished:
-            raise Unavailable(what=self.name, problem=f"its stream ended with {unfinished} completions open")
 
     async def serve(self, operation: str, body: bytes, facts: CallFacts) -> Relayed:
         """Return vLLM's answer to a request of an inference API, once it has begun; who gets it closes it.
@@ -145,12 +122,6 @@ class EngineClient:
         except msgspec.ValidationError as error:
             raise Unavailable(what=self.name, problem=f"unreadable answer: {error}") from error
 
-    def _decode(self, line: bytes) -> GenerationChunk:
-        try:
-            return _CHUNKS.decode(line)
-        except msgspec.DecodeError as error:
-            raise Unavailable(what=self.name, problem=f"unreadable chunk: {error}") from error
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Tokens:
@@ -158,4 +129,3 @@ class _Tokens:
 
 
 _SAMPLED: msgspec.msgpack.Decoder[Sampled] = msgspec.msgpack.Decoder(Sampled)
-_CHUNKS: msgspec.json.Decoder[GenerationChunk] = msgspec.json.Decoder(GenerationChunk)

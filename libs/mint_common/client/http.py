@@ -165,35 +165,6 @@ class InternalHttp:
         """Remove something."""
         return await self._ask("DELETE", path, params=params)
 
-    async def stream_lines(self, path: str, body: object = None) -> AsyncGenerator[bytes, None]:
-        """Post, and yield the answer's lines as they arrive, without line ends.
-
-        Cancellation ends the request; who stops reading early closes the iterator (``contextlib.aclosing``).
-        """
-        # Never current while the generator is suspended: its reader may live in another context.
-        current = tracer().start_span("http POST", kind=SpanKind.CLIENT, attributes={"url.path": path})
-        with trace.use_span(current, end_on_exit=False):
-            headers = inject(dict(_JSON))
-        try:
-            with self._translated():
-                async with self._session.post(
-                    self._url(path), data=_encode(body), headers=headers, timeout=self._stream_timeout
-                ) as response:
-                    if not response.ok:
-                        raise self._error_of(response.status, await response.read())
-                    rest = b""
-                    async for part in response.content.iter_any():
-                        *lines, rest = (rest + part).split(b"\n")
-                        for line in lines:
-                            yield line
-                    if rest:
-                        yield rest
-        except MintError as error:
-            current.set_status(Status(StatusCode.ERROR, error.code))
-            raise
-        finally:
-            current.end()
-
     async def relay(self, path: str, body: bytes, headers: Mapping[str, str]) -> Relayed:
         """Post bytes as they are, and return the answer once it has begun; who gets it closes it.
 

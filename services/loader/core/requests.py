@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from mint_common.claims import RevisionRef
 from mint_common.errors import InvalidField
-from mint_common.generation import ChatMessage, GenerationRequest, SampleRequest, Sampling
+from mint_common.generation import ChatMessage, SampleRequest, Sampling
 
 MAX_STOPS = 16
 
@@ -26,16 +26,6 @@ class Limits:
     max_logprobs: int
     no_routes: str = ""
     no_processed: str = ""
-
-
-def check_request(request: GenerationRequest, limits: Limits) -> None:
-    """Check everything that does not need the prompt's tokens. Raises InvalidField."""
-    if not request.request_id:
-        raise InvalidField(field="request_id", problem="must not be empty")
-    check_prompt(text=request.text, tokens=request.tokens, messages=request.messages, limits=limits)
-    if request.revision is not None:
-        check_revision(request.revision)
-    check_sampling(request.sampling, limits)
 
 
 def check_sample(request: SampleRequest, limits: Limits) -> None:
@@ -66,18 +56,12 @@ def check_revision(revision: RevisionRef) -> None:
         raise InvalidField(field="revision.digest", problem="must be sha256:<64 hex digits>")
 
 
-def check_prompt(
-    *,
-    text: str | None,
-    tokens: tuple[int, ...] | None,
-    messages: tuple[ChatMessage, ...] | None,
-    limits: Limits,
-) -> None:
+def check_prompt(*, text: str | None, messages: tuple[ChatMessage, ...] | None, limits: Limits) -> None:
     """Check that there is exactly one prompt, not empty, of a size worth tokenizing. Raises InvalidField."""
-    given = {"text": text, "tokens": tokens, "messages": messages}
+    given = {"text": text, "messages": messages}
     present = [name for name, value in given.items() if value is not None]
     if len(present) != 1:
-        problem = f"exactly one of text, tokens and messages is needed, found {', '.join(present) or 'none'}"
+        problem = f"exactly one of text and messages is needed, found {', '.join(present) or 'none'}"
         raise InvalidField(field=present[1] if present else "text", problem=problem)
     if messages is not None and not messages:
         raise InvalidField(field="messages", problem="must not be empty")

@@ -6,24 +6,17 @@ asked no more until somebody puts it into use again.
 """
 
 import itertools
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import AbstractContextManager, ExitStack, aclosing, asynccontextmanager, contextmanager
 from functools import partial
-from typing import cast
 
 from mint_common.api_errors import error_event
 from mint_common.errors import MintError, NonFiniteOutput, Overloaded
 from mint_common.generation import (
     ChatMessage,
-    Delta,
-    Failed,
-    Finished,
-    GenerationChunk,
-    GenerationRequest,
     Sampled,
     SampleRequest,
     Sampling,
-    Started,
 )
 from mint_common.ids import Digest, EngineId, TenantId
 from mint_common.telemetry import tracing
@@ -33,10 +26,8 @@ from services.loader.core.requests import (
     Limits,
     check_n,
     check_prompt,
-    check_request,
     check_revision,
     check_sample,
-    check_tokens,
 )
 from services.loader.handlers.quarantining import Quarantined
 from services.loader.handlers.tiers import Tiers
@@ -73,18 +64,6 @@ class Serving:
     def open_requests(self) -> int:
         """Return how many requests are open, waiting ones included."""
         return self._work.requests
-
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Sequence[GenerationChunk], None]:
-        """Yield Started, then what each engine step brought; a failure after that as a Failed chunk.
-
-        Raises before the first chunk: InvalidField, Overloaded, NonFiniteOutput of a revision that had none
-        before, or why the adapter can't be loaded.
-        Closing the iterator aborts the request.
-        """
-        with self._counted(request):
-            async with aclosing(self._generate(request)) as steps:
-                async for step in steps:
-                    yield step
 
     async def serve(self, call: ApiCall) -> AsyncGenerator[AnswerHead | bytes, None]:
         """Yield the head of an answer, then its bytes; a failure after the head as an event of its API.
@@ -159,38 +138,11 @@ class Serving:
         self, *, text: str | None, messages: tuple[ChatMessage, ...] | None, tenant_id: TenantId | None
     ) -> tuple[int, ...]:
         """Return the token ids of a text or a conversation. Raises InvalidField."""
-        check_prompt(text=text, tokens=None, messages=messages, limits=self._limits)
+        check_prompt(text=text, messages=messages, limits=self._limits)
         return await self._engine.tokenize(text=text, messages=messages, tenant_id=tenant_id)
 
-    async def _generate(self, request: GenerationRequest) -> AsyncGenerator[Sequence[GenerationChunk], None]:
-        check_request(request, self._limits)
-        prompt = await self._prompt(request)
-        request_id = self._request_id(request.request_id)
-        is_warm = request.revision is None or self._tiers.is_in_slot(request.revision.digest)
-        async with self._admitted(request, prompt_tokens=len(prompt)) as adapter:
-            stream = self._engine.generate(
-                request_id=request_id,
-                prompt=prompt,
-                sampling=request.sampling,
-                adapter=adapter,
-                tenant_id=request.tenant_id,
-            )
-            metrics.TOKENS.labels(kind="prompt").inc(len(prompt))
-            yield [Started(engine_id=self._engine_id, revision=stream.served, prompt_tokens=prompt)]
-            try:
-                generating, first = self._tiers.generating(), self._tiers.first_token(warm=is_warm)
-                with self._watched(request), generating, first as came:
-                    async with aclosing(stream.steps()) as steps:
-                        async for step in steps:
-                            came()
-                            metrics.TOKENS.labels(kind="generated").inc(_count_tokens(step))
-                            yield step
-            except MintError as error:
-                payload = cast("dict[str, str | float | bool | None]", error.to_payload())
-                yield [Failed(error=payload)]
-
     @contextmanager
-    def _counted(self, request: GenerationRequest | SampleRequest | ApiCall) -> Iterator[None]:
+    def _counted(self, request: SampleRequest | ApiCall) -> Iterator[None]:
         """Count a request from its coming to its end. Raises Overloaded when its tenant has too many."""
         outcome = "aborted"
         try:
@@ -205,7 +157,7 @@ class Serving:
 
     @asynccontextmanager
     async def _admitted(
-        self, request: GenerationRequest | SampleRequest, *, prompt_tokens: int
+        self, request: SampleRequest, *, prompt_tokens: int
     ) -> AsyncIterator[LoadedAdapter | None]:
         """Count what a request may come to, and hold its adapter. Raises Overloaded."""
         sampling = request.sampling
@@ -218,21 +170,8 @@ class Serving:
         """Return an id that keeps two callers who chose one apart."""
         return f"{wished}-{next(self._requests)}"
 
-    async def _prompt(self, request: GenerationRequest) -> tuple[int, ...]:
-        tokens = request.tokens
-        field = "tokens"
-        if tokens is None:
-            field = "text" if request.text is not None else "messages"
-            tokens = await self._engine.tokenize(
-                text=request.text, messages=request.messages, tenant_id=request.tenant_id
-            )
-        check_tokens(tokens, field=field, max_new_tokens=request.sampling.max_new_tokens, limits=self._limits)
-        return tokens
-
     @asynccontextmanager
-    async def _adapter(
-        self, request: GenerationRequest | SampleRequest | ApiCall
-    ) -> AsyncIterator[LoadedAdapter | None]:
+    async def _adapter(self, request: SampleRequest | ApiCall) -> AsyncIterator[LoadedAdapter | None]:
         if request.revision is None:
             yield None
             return
@@ -247,7 +186,7 @@ class Serving:
             await hold.__aexit__(None, None, None)
 
     @contextmanager
-    def _watched(self, request: GenerationRequest | SampleRequest | ApiCall) -> Iterator[None]:
+    def _watched(self, request: SampleRequest | ApiCall) -> Iterator[None]:
         """Note that the engine ends a request for having no finite output."""
         try:
             yield
@@ -269,19 +208,13 @@ def _entered(counted: AbstractContextManager[None]) -> Iterator[None]:
         yield
 
 
-def _count_tokens(step: Sequence[Delta | Finished]) -> int:
-    return sum(len(part.tokens) for part in step if isinstance(part, Delta))
-
-
 async def warm_up(engine: Engine) -> None:
     """Generate one token at the base: the first request of an engine costs seconds more than the next."""
-    stream = engine.generate(
+    request = SampleRequest(
         request_id="warm-up",
-        prompt=(0,),
-        sampling=Sampling(max_new_tokens=1, temperature=0.0, ignore_eos=True),
-        adapter=None,
         tenant_id=TenantId("warm-up"),
+        revision=None,
+        tokens=(0,),
+        sampling=Sampling(max_new_tokens=1, temperature=0.0, ignore_eos=True),
     )
-    async with aclosing(stream.steps()) as steps:
-        async for _ in steps:
-            continue
+    await engine.sample(request, request_id=request.request_id, adapter=None)

@@ -23,7 +23,7 @@ from mint_common.adapters_format.tensor_file import read_header, write_tensors
 from mint_common.blobs.localfs import LocalBlobs
 from mint_common.claims import RevisionRef
 from mint_common.errors import AdapterInvalid, Unavailable
-from mint_common.generation import Delta, Sampling
+from mint_common.generation import SampleRequest, Sampling, float32s
 from mint_common.ids import Digest, TenantId
 from mint_common.runtime.clock import SystemClock
 from services.loader.adapters.builder.client import Builder, BuilderStaging, open_builder
@@ -378,17 +378,17 @@ def _hangs() -> float:
     return REGISTRY.get_sample_value("mint_loader_builder_hangs_total") or 0.0
 
 
-async def logprobs(engine: VllmEngine, adapter: LoadedAdapter | None) -> list[float]:
+async def logprobs(engine: VllmEngine, adapter: LoadedAdapter | None) -> tuple[float, ...]:
     """Return what the engine answers with an adapter."""
-    stream = engine.generate(
+    request = SampleRequest(
         request_id=f"builder-{adapter.number if adapter else 0}",
-        prompt=(5, 6, 7, 8),
-        sampling=Sampling(max_new_tokens=4, temperature=0.0, ignore_eos=True, logprobs=0),
-        adapter=adapter,
         tenant_id=TenantId("t"),
+        revision=None,
+        tokens=(5, 6, 7, 8),
+        sampling=Sampling(max_new_tokens=4, temperature=0.0, ignore_eos=True),
     )
-    parts = [part async for step in stream.steps() for part in step]
-    return [value for part in parts if isinstance(part, Delta) for value in part.logprobs]
+    sampled = await engine.sample(request, request_id=request.request_id, adapter=adapter)
+    return float32s(sampled.sequences[0].logprobs)
 
 
 async def test_work_handed_to_a_thread_is_done_at_once_and_fails_as_it_would_there() -> None:

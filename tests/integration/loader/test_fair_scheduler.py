@@ -8,7 +8,6 @@ import pytest
 import pytest_asyncio
 
 from mint_common.adapters_format import BaseFacts
-from mint_common.generation import Delta, Sampling
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import SystemClock
 from services.loader.adapters.builder.client import Builder
@@ -57,19 +56,20 @@ async def generate(
     on_step: Callable[[int], None] = lambda tokens: None,
 ) -> int:
     """Return how many tokens came."""
-    stream = engine.generate(
-        request_id=name,
-        prompt=tuple(7 + at % 90 for at in range(prompt)),
-        sampling=Sampling(max_new_tokens=new, temperature=1.0, n=n, ignore_eos=True),
-        adapter=None,
-        tenant_id=TenantId(tenant),
+    from vllm import SamplingParams
+    from vllm.inputs.engine import tokens_input
+    from vllm.sampling_params import RequestOutputKind
+
+    params = SamplingParams(
+        max_tokens=new, temperature=1.0, n=n, ignore_eos=True, output_kind=RequestOutputKind.DELTA
     )
-    tokens = 0
-    async for step in stream.steps():
-        came = sum(len(part.tokens) for part in step if isinstance(part, Delta))
-        on_step(came)
-        tokens += came
-    return tokens
+    tokens = [7 + at % 90 for at in range(prompt)]
+    came = 0
+    async for output in engine._llm.generate(tokens_input(tokens, cache_salt=tenant), params, name):
+        step = sum(len(each.token_ids) for each in output.outputs)
+        on_step(step)
+        came += step
+    return came
 
 
 @asynccontextmanager

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,10 +13,10 @@ from mint_common.adapters_format import AdapterFiles, BaseFacts, build_adapter, 
 from mint_common.claims import RevisionRef
 from mint_common.errors import NonFiniteOutput, Unavailable
 from mint_common.events import AdapterNonFinite
-from mint_common.generation import GenerationRequest, SampleRequest, Sampling, Started
+from mint_common.generation import SampleRequest, Sampling
 from mint_common.ids import Digest, PolicyId, TenantId
+from services.loader.adapters.vllm.engine_errors import unanswered
 from services.loader.adapters.vllm.repairs.non_finite import NON_FINITE
-from services.loader.adapters.vllm.streams import unanswered
 from tests.integration.loader.conftest import random_adapter
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
@@ -110,18 +110,13 @@ async def test_neighbours_in_the_very_step_are_not_touched(rig: Any) -> None:
         assert np.abs(numbers[0] - numbers[1]).max() < 1e-5
 
 
-async def test_a_stream_ends_with_its_error_whether_it_is_scored_or_not(rig: Any) -> None:
+async def test_a_sample_ends_with_its_error_whether_its_likeliest_are_wanted_or_not(rig: Any) -> None:
     bad = await rig.publish(poison(rig.facts, module="v_proj", value=3e38))
     for logprobs in (None, 2):
         sampling = Sampling(max_new_tokens=8, temperature=1.0, n=2, logprobs=logprobs, top_k=5, top_p=0.9)
-        request = GenerationRequest(
-            request_id="r", tenant_id=TenantId("a"), revision=bad, tokens=PROMPT, sampling=sampling
-        )
         rig.quarantined.lift(bad.digest)
-        chunks = rig.client.generate(request)
-        assert isinstance(await anext(chunks), Started)
         with pytest.raises(NonFiniteOutput) as failed:
-            await anext(chunks)
+            await rig.client.sample(ask(bad, sampling))
         assert failed.value.digest == bad.digest
 
 
@@ -143,18 +138,6 @@ async def test_it_is_told_once_and_not_run_again_until_it_is_restored(rig: Any) 
     for sampling in (CANARY, MANY):
         with pytest.raises(NonFiniteOutput):
             await rig.client.sample(ask(bad, sampling))
-        with pytest.raises(NonFiniteOutput):  # before anything is said to have started
-            await anext(
-                rig.client.generate(
-                    GenerationRequest(
-                        request_id="r",
-                        tenant_id=TenantId("a"),
-                        revision=bad,
-                        tokens=PROMPT,
-                        sampling=sampling,
-                    )
-                )
-            )
     assert told() == 1
     assert await answers(rig, good)
     await ends_with_its_error(rig, bad)
@@ -228,15 +211,12 @@ async def test_a_storm_of_poison_changes_no_answer_of_others(
             if number % 3:
                 await answered(lambda: ends_with_its_error(rig, revision, tokens=prompt))
                 return
-            request = GenerationRequest(
-                request_id="r", tenant_id=TenantId("a"), revision=revision, tokens=prompt, sampling=MANY
+            asked = asyncio.create_task(
+                rig.client.sample(ask(revision, MANY, tokens=prompt, tenant_id=TenantId("a")))
             )
-
-            async def go_away() -> None:
-                async with aclosing(rig.client.generate(request)) as chunks:
-                    assert isinstance(await anext(chunks), Started)
-
-            await answered(go_away)
+            await asyncio.sleep(0.001 * (number % 24))
+            asked.cancel()
+            await asyncio.gather(asked, return_exceptions=True)
 
     quiet = await alone(tenant="quiet")
     for phase in range(STORM_PHASES):

@@ -12,7 +12,7 @@ import torch
 import transformers
 
 from mint_common.claims import RevisionRef
-from mint_common.generation import Delta, GenerationRequest, Sampling, Started
+from mint_common.generation import SampleRequest, Sampling, float32s, int32s
 from mint_common.ids import TenantId
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
@@ -32,25 +32,20 @@ class Answer:
 
 
 async def sample(rig: Any, revision: RevisionRef | None, prompt: str, seed: int) -> Answer:
-    request = GenerationRequest(
+    tokens = await rig.client.tokenize(text=prompt)
+    request = SampleRequest(
         request_id=f"parity-{seed}",
         tenant_id=TenantId("t"),
         revision=revision,
-        text=prompt,
-        sampling=Sampling(max_new_tokens=24, temperature=1.0, seed=seed, ignore_eos=True, logprobs=0),
+        tokens=tokens,
+        sampling=Sampling(max_new_tokens=24, temperature=1.0, seed=seed, ignore_eos=True),
     )
-    prompt_tokens: tuple[int, ...] = ()
-    tokens: list[int] = []
-    logprobs: list[float] = []
-    async for chunk in rig.client.generate(request):
-        if isinstance(chunk, Started):
-            assert chunk.revision == (revision.digest if revision else None)
-            prompt_tokens = chunk.prompt_tokens
-        elif isinstance(chunk, Delta):
-            tokens += chunk.tokens
-            logprobs += chunk.logprobs
-    assert len(tokens) == len(logprobs) == 24
-    return Answer(prompt_tokens, tuple(tokens), tuple(logprobs))
+    sampled = await rig.client.sample(request)
+    assert sampled.revision == (revision.digest if revision else None)
+    (sequence,) = sampled.sequences
+    answer = Answer(tokens, int32s(sequence.tokens), float32s(sequence.logprobs))
+    assert len(answer.tokens) == len(answer.logprobs) == 24
+    return answer
 
 
 def reference(folder: Path | None, answers: Sequence[Answer]) -> list[list[float]]:

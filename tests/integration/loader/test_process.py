@@ -38,7 +38,7 @@ from mint_common.events import AdapterFailed, AdapterLoaded, RevisionPublished
 from mint_common.events.codec import decode
 from mint_common.events.event import Event
 from mint_common.events.subjects import subjects_of
-from mint_common.generation import Finished, GenerationRequest, Sampling, Started
+from mint_common.generation import SampleRequest, Sampling
 from mint_common.ids import Digest, PolicyId, TenantId
 from mint_common.runtime.dispatch import publish_event
 from services.standalone.adapters.launch import free_port
@@ -192,12 +192,12 @@ async def test_the_loader_follows_events_and_loses_nothing_when_its_engine_is_ki
             engine_of(loader).send_signal(signal.SIGKILL)
         assert await asyncio.to_thread(loader.wait, 60) != 0
         with pytest.raises(EngineRestarting, match="is restarting: try again in"):
-            await anext(directory.generate(place.facts.name, request_for(held)))
+            await directory.sample(place.facts.name, request_for(held))
         await until_ended(processes)
 
     # The supervisor starts it again: it holds what it held, though nobody asks and NATS says nothing new.
     async with place.running_loader(silence_seconds=10) as loader:
-        assert isinstance(await anext(directory.generate(place.facts.name, request_for(asked))), Started)
+        assert (await directory.sample(place.facts.name, request_for(asked))).revision == asked.digest
         await become_ready(place.loader, {held.digest, told.digest})
         await become_pinned(place.loader, held.digest)
         assert not (await place.loader.adapter(told.digest)).pinned
@@ -250,22 +250,21 @@ async def in_the_middle(place: Place, digest: Digest) -> None:
             await asyncio.sleep(0.02)
 
 
-def request_for(revision: RevisionRef) -> GenerationRequest:
-    return GenerationRequest(
+def request_for(revision: RevisionRef) -> SampleRequest:
+    return SampleRequest(
         request_id=f"r{revision.number}",
         tenant_id=TENANT,
         revision=revision,
-        text="f abcd=",
+        tokens=(5, 9, 12, 7),
         sampling=Sampling(max_new_tokens=4, temperature=0.0, ignore_eos=True),
     )
 
 
 async def answer(client: EngineClient, revision: RevisionRef) -> None:
     """Ask for a revision, and see that it answers."""
-    chunks = [chunk async for chunk in client.generate(request_for(revision))]
-    assert isinstance(chunks[0], Started)
-    assert chunks[0].revision == revision.digest
-    assert chunks[-1] == Finished(index=0, reason="length")
+    sampled = await client.sample(request_for(revision))
+    assert sampled.revision == revision.digest
+    assert sampled.sequences[0].reason == "length"
 
 
 async def become_ready(client: EngineClient, digests: set[Digest]) -> None:

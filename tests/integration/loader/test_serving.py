@@ -1,15 +1,15 @@
-"""The loader's HTTP over a real engine: streams, refusals, faults."""
+"""The loader's HTTP over a real engine: loads, refusals, faults."""
 
 import asyncio
 import json
 import shutil
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import numpy as np
 import pytest
 
@@ -26,7 +26,7 @@ from mint_common.errors import (
     Unavailable,
 )
 from mint_common.events import AdapterFailed, AdapterLoaded
-from mint_common.generation import ChatMessage, Delta, Finished, GenerationRequest, Sampling, Started
+from mint_common.generation import ChatMessage, Sampled, SampleRequest, Sampling, int32s
 from mint_common.ids import BaseName, TenantId
 from mint_common.testing.adapters import make_adapter, make_base_facts
 from services.loader.ports import LoadedAdapter
@@ -34,25 +34,17 @@ from tests.integration.loader.conftest import WORKERS
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
 
+PROMPT = (5, 9, 12, 7, 30, 41)
 GREEDY = Sampling(max_new_tokens=8, temperature=0.0, ignore_eos=True)
 
 
-def ask(revision: RevisionRef | None = None, **changes: Any) -> GenerationRequest:
-    given = {"text": "f abcd="} if not changes.keys() & {"tokens", "messages", "text"} else {}
-    fields = {"sampling": GREEDY, **given, **changes}
-    return GenerationRequest(request_id="r", tenant_id=TenantId("t"), revision=revision, **fields)
+def ask(revision: RevisionRef | None = None, **changes: Any) -> SampleRequest:
+    fields = {"tokens": PROMPT, "sampling": GREEDY, **changes}
+    return SampleRequest(request_id="r", tenant_id=TenantId("t"), revision=revision, **fields)
 
 
-async def collect(rig: Any, request: GenerationRequest) -> list[Any]:
-    return [chunk async for chunk in rig.client.generate(request)]
-
-
-def text_of(chunks: list[Any], index: int = 0) -> str:
-    return "".join(c.text for c in chunks if isinstance(c, Delta) and c.index == index)
-
-
-def tokens_of(chunks: list[Any], index: int = 0) -> tuple[int, ...]:
-    return tuple(t for c in chunks if isinstance(c, Delta) and c.index == index for t in c.tokens)
+def tokens_of(sampled: Sampled, index: int = 0) -> tuple[int, ...]:
+    return int32s(sampled.sequences[index].tokens)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -61,88 +53,33 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_text_tokens_and_messages_are_one_prompt(rig: Any) -> None:
+async def test_a_text_and_a_message_are_one_prompt(rig: Any) -> None:
     tokens = await rig.client.tokenize(text="f abcd=")
     message = ChatMessage(role="user", content="f abcd=")
     assert await rig.client.tokenize(messages=[message]) == tokens
-    answers = [
-        await collect(rig, ask(text="f abcd=")),
-        await collect(rig, ask(tokens=tokens)),
-        await collect(rig, ask(messages=(message,))),
-    ]
-    assert isinstance(answers[0][0], Started)
-    assert answers[0][0].prompt_tokens == tokens
-    assert answers[0][-1] == Finished(index=0, reason="length")
-    assert tokens_of(answers[0]) == tokens_of(answers[1]) == tokens_of(answers[2])
-    assert text_of(answers[0]) == text_of(answers[1]) == text_of(answers[2]) != ""
-
-
-async def test_several_completions_are_seeded_and_scored(rig: Any) -> None:
-    sampling = Sampling(max_new_tokens=6, temperature=1.0, seed=3, n=4, logprobs=2, ignore_eos=True)
-    first, again = [await collect(rig, ask(sampling=sampling)) for _ in range(2)]
-    completions = [tokens_of(first, index) for index in range(4)]
-    assert completions == [tokens_of(again, index) for index in range(4)]
-    assert len(set(completions)) > 1
-    assert sorted(c.index for c in first if isinstance(c, Finished)) == [0, 1, 2, 3]
-    for delta in (c for c in first if isinstance(c, Delta)):
-        assert len(delta.tokens) == len(delta.logprobs) == len(delta.alternatives)
-        for likeliest, chosen in zip(delta.alternatives, delta.logprobs, strict=True):
-            assert len(likeliest) == 2
-            assert likeliest[0].logprob >= likeliest[1].logprob
-            assert chosen <= likeliest[0].logprob
-
-
-async def test_a_stop_string_ends_a_completion_and_stays_out_of_its_text(rig: Any) -> None:
-    whole = text_of(await collect(rig, ask()))
-    stop = whole[2:4]
-    chunks = await collect(rig, ask(sampling=replace(GREEDY, stop=(stop,))))
-    assert chunks[-1] == Finished(index=0, reason="stop")
-    assert text_of(chunks) == whole[: whole.index(stop)]
-
-
-async def test_the_end_token_ends_a_completion(rig: Any) -> None:
-    info = await rig.client.describe()
-    assert info.dtype == "float32"
-    chunks = await collect(rig, ask(sampling=replace(GREEDY, ignore_eos=False, max_new_tokens=64)))
-    assert chunks[-1] == Finished(index=0, reason="stop")
-    assert tokens_of(chunks)[-1] == info.eos_token_id
-
-
-@pytest.mark.parametrize(
-    ("field", "changes"),
-    [
-        ("sampling.temperature", {"sampling": replace(GREEDY, temperature=-1.0)}),
-        ("sampling.max_new_tokens", {"sampling": replace(GREEDY, max_new_tokens=1000)}),
-        ("sampling.n", {"sampling": replace(GREEDY, n=0)}),
-        ("tokens", {"tokens": (1, 264)}),
-        ("tokens", {"tokens": ()}),
-        ("tokens", {"tokens": (1,), "text": "x"}),
-        ("messages", {"messages": ()}),
-    ],
-)
-async def test_a_bad_request_names_its_field(rig: Any, field: str, changes: dict[str, Any]) -> None:
-    with pytest.raises(InvalidField) as refused:
-        await collect(rig, ask(**changes))
-    assert refused.value.field == field
+    sampled = await rig.client.sample(ask(tokens=tokens, texts=True))
+    assert sampled.sequences[0].text
+    with pytest.raises(InvalidField, match="exactly one"):
+        await rig.client.tokenize(text="f", messages=[message])
 
 
 async def test_a_body_of_the_wrong_shape_names_its_field(rig: Any) -> None:
     headers = {"x-mint-internal-token": "internal"}
     async with httpx.AsyncClient(base_url=rig.url, headers=headers) as client:
         body = {"request_id": "r", "tenant_id": "t", "revision": None, "sampling": {"max_new_tokens": "x"}}
-        answer = await client.post("/internal/generate", json=body)
+        answer = await client.post("/internal/sample", content=msgspec.msgpack.encode(body))
         assert (answer.status_code, answer.json()["error"]["field"]) == (422, "sampling.max_new_tokens")
-        answer = await client.post("/internal/generate", content=b"not json")
+        answer = await client.post("/internal/sample", content=b"no msgpack")
         assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid_field")
-        answer = await client.post("/internal/generate", headers={"x-mint-internal-token": "wrong"})
+        answer = await client.post("/internal/sample", headers={"x-mint-internal-token": "wrong"})
         assert answer.status_code == 401
 
 
 async def test_fifty_misses_make_one_load(rig: Any) -> None:
     revision = await rig.revision(31)
-    answers = await asyncio.gather(*(collect(rig, ask(revision)) for _ in range(50)))
+    answers = await asyncio.gather(*(rig.client.sample(ask(revision)) for _ in range(50)))
     assert rig.engine.loads == 1
-    assert {answer[0].revision for answer in answers} == {revision.digest}
+    assert {answer.revision for answer in answers} == {revision.digest}
     assert len({tokens_of(answer) for answer in answers}) == 1
     loaded = [event for event in rig.announced if isinstance(event, AdapterLoaded)]
     assert [event.digest for event in loaded] == [revision.digest]
@@ -154,9 +91,9 @@ async def test_a_full_queue_answers_429_and_recovers(make_rig: Callable[..., Awa
     rig = await make_rig(queue_depth=1, load_workers=1)
     revisions = [await rig.revision(seed) for seed in range(41, 44)]
     rig.engine.gate.clear()
-    waiting = [asyncio.create_task(collect(rig, ask(revision))) for revision in revisions[:1]]
+    waiting = [asyncio.create_task(rig.client.sample(ask(revision))) for revision in revisions[:1]]
     await until(lambda: any(s.readiness == "prewarming" for s in rig.tiers.statuses()))
-    waiting += [asyncio.create_task(collect(rig, ask(revision))) for revision in revisions[1:2]]
+    waiting += [asyncio.create_task(rig.client.sample(ask(revision))) for revision in revisions[1:2]]
     await until(lambda: len(rig.tiers._loads.wanted) == 2)
     async with httpx.AsyncClient(base_url=rig.url, headers={"x-mint-internal-token": "internal"}) as client:
         body = json.dumps({"revision": _plain(revisions[2]), "tenant_id": "t"})
@@ -164,13 +101,13 @@ async def test_a_full_queue_answers_429_and_recovers(make_rig: Callable[..., Awa
         assert answer.status_code == 429
         assert int(answer.headers["retry-after"]) >= 1
     with pytest.raises(Overloaded) as refused:
-        await collect(rig, ask(revisions[2]))
+        await rig.client.sample(ask(revisions[2]))
     assert refused.value.retry_after_seconds >= 1
-    assert text_of(await collect(rig, ask())), "the base is served all the while"
+    assert tokens_of(await rig.client.sample(ask())), "the base is served all the while"
     rig.engine.gate.set()
     answers = await asyncio.gather(*waiting)
-    assert [answer[0].revision for answer in answers] == [r.digest for r in revisions[:2]]
-    assert (await collect(rig, ask(revisions[2])))[0].revision == revisions[2].digest
+    assert [answer.revision for answer in answers] == [r.digest for r in revisions[:2]]
+    assert (await rig.client.sample(ask(revisions[2]))).revision == revisions[2].digest
 
 
 def _plain(revision: RevisionRef) -> dict[str, object]:
@@ -182,20 +119,19 @@ def _plain(revision: RevisionRef) -> dict[str, object]:
 async def test_a_reader_that_goes_away_aborts_its_request(rig: Any) -> None:
     revision = await rig.revision(51)
     request = ask(revision, sampling=replace(GREEDY, max_new_tokens=240))
-    async with aclosing(rig.client.generate(request)) as chunks:
-        async for chunk in chunks:
-            if isinstance(chunk, Delta):
-                break
-        assert rig.tiers.status(revision.digest).in_flight == 1
+    reader = asyncio.create_task(rig.client.sample(request))
+    await until(lambda: rig.engine._llm.output_processor.get_num_unfinished_requests() == 1)
+    assert rig.tiers.status(revision.digest).in_flight == 1
+    reader.cancel()
     await until(lambda: rig.tiers.status(revision.digest).in_flight == 0)
-    assert rig.engine._llm.output_processor.get_num_unfinished_requests() == 0
+    await until(lambda: rig.engine._llm.output_processor.get_num_unfinished_requests() == 0)
     await rig.client.evict(revision.digest, tenant_id=TenantId("t"))
 
 
 async def test_nothing_is_loaded_for_a_reader_that_goes_away_before_its_load(rig: Any) -> None:
     revisions = [await rig.revision(seed) for seed in range(52, 57)]
     rig.engine.gate.clear()
-    readers = [asyncio.create_task(collect(rig, ask(each))) for each in revisions]
+    readers = [asyncio.create_task(rig.client.sample(ask(each))) for each in revisions]
     await until(lambda: len(rig.tiers._loads.wanted) == len(revisions))
     await until(lambda: len(rig.tiers._loads.queue.waiting) == len(revisions) - WORKERS)
     waiting = [job.digest for job in rig.tiers._loads.queue.waiting]
@@ -227,11 +163,14 @@ async def test_a_bad_adapter_is_refused_and_the_engine_lives(
 ) -> None:
     bad, good = await spoil(rig), await rig.revision(62)
     results = await asyncio.gather(
-        collect(rig, ask(bad)), collect(rig, ask(good)), collect(rig, ask()), return_exceptions=True
+        rig.client.sample(ask(bad)),
+        rig.client.sample(ask(good)),
+        rig.client.sample(ask()),
+        return_exceptions=True,
     )
     assert isinstance(results[0], MintError)
     assert results[0].code == code
-    assert (results[1][0].revision, results[2][0].revision) == (good.digest, None)
+    assert (results[1].revision, results[2].revision) == (good.digest, None)
     assert rig.engine.loads == 1
     failed = [event for event in rig.announced if isinstance(event, AdapterFailed)]
     assert [(event.digest, event.code) for event in failed] == [(bad.digest, code)]
@@ -244,7 +183,7 @@ async def test_an_adapter_that_cannot_be_laid_out_fails_alone(rig: Any, tmp_path
     adapter = LoadedAdapter(digest=revision.digest, number=1000, folder=folder)
     with pytest.raises(AdapterInvalid):
         await rig.engine.stage(adapter)
-    assert text_of(await collect(rig, ask()))
+    assert tokens_of(await rig.client.sample(ask()))
 
 
 async def test_an_adapter_of_few_targets_and_low_rank_is_served(rig: Any) -> None:
@@ -262,7 +201,7 @@ async def test_an_adapter_of_few_targets_and_low_rank_is_served(rig: Any) -> Non
         facts=rig.facts, policy_id=PolicyId("p"), step=1, parent=None, rank=1, tensors=tensors
     )
     revision = await rig.publish(files)
-    assert (await collect(rig, ask(revision)))[0].revision == revision.digest
+    assert (await rig.client.sample(ask(revision))).revision == revision.digest
 
 
 async def test_pins_and_prewarms_over_http(rig: Any) -> None:
@@ -282,10 +221,10 @@ async def test_the_directory_finds_engines_by_base_and_asks_again_after_a_failur
     nowhere = "http://127.0.0.1:9"
     directory = EngineDirectory([nowhere, rig.url], token="internal")
     base = rig.facts.name
-    assert (await directory.describe(base)).base_digest == rig.facts.digest
+    told = await directory.describe(base)
+    assert (told.base_digest, told.dtype) == (rig.facts.digest, "float32")
     assert [info.engine_id for info in await directory.engines()] == ["tiny-0"]
-    chunks = [chunk async for chunk in directory.generate(base, ask())]
-    assert chunks[-1] == Finished(index=0, reason="length")
+    assert (await directory.sample(base, ask())).sequences[0].reason == "length"
     client = await directory.find(base)
     directory.forget(client)
     assert await directory.find(base) is client
@@ -297,10 +236,13 @@ async def test_the_directory_finds_engines_by_base_and_asks_again_after_a_failur
 async def test_seeded_requests_with_long_prompts_share_steps(rig: Any) -> None:
     """More prompt tokens at once than a step takes, no block of them shared: some are computed in parts."""
     sampling = Sampling(max_new_tokens=8, temperature=1.0, seed=1, n=8, ignore_eos=True)
-    prompts = [f"f {index:02d}{'abcdefghij' * 11}=" for index in range(16)]
-    alone = tokens_of(await collect(rig, ask(text=prompts[-1], sampling=sampling)), index=3)
+    texts = [f"f {index:02d}{'abcdefghij' * 11}=" for index in range(16)]
+    prompts = [await rig.client.tokenize(text=text) for text in texts]
+    alone = tokens_of(await rig.client.sample(ask(tokens=prompts[-1], sampling=sampling)), index=3)
 
-    together = await asyncio.gather(*(collect(rig, ask(text=text, sampling=sampling)) for text in prompts))
+    together = await asyncio.gather(
+        *(rig.client.sample(ask(tokens=prompt, sampling=sampling)) for prompt in prompts)
+    )
 
-    assert all(len(tokens_of(chunks, index)) == 8 for chunks in together for index in range(8))
+    assert all(len(tokens_of(sampled, index)) == 8 for sampled in together for index in range(8))
     assert tokens_of(together[-1], index=3) == alone

@@ -2,8 +2,9 @@
 
 import asyncio
 import random
+import secrets
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from mint_common.adapters_format import WEIGHTS_FILE, peft_name
 from mint_common.adapters_format.tensor_file import write_tensors
 from mint_common.claims import RevisionRef
 from mint_common.errors import AdapterInvalid, NotFound, PreconditionFailed
-from mint_common.generation import Delta, GenerationRequest, Sampling, Started
+from mint_common.generation import SampleRequest, Sampling, float32s
 from mint_common.ids import Digest, TenantId
 from mint_common.runtime.clock import SystemClock
 from services.loader.handlers.engine_watch import EngineWatch
@@ -25,21 +26,40 @@ from services.loader.ports import LoadedAdapter
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(400)]
 
 TENANT = TenantId("t")
-SCORED = Sampling(max_new_tokens=3, temperature=0.0, ignore_eos=True, logprobs=0)
+SCORED = Sampling(max_new_tokens=3, temperature=0.0, ignore_eos=True)
 
 
 async def answer(rig: Any, revision: RevisionRef | None) -> tuple[Digest | None, tuple[float, ...]]:
     """Return which revision is said to have answered, and the log-probabilities: its fingerprint."""
-    request = GenerationRequest(
-        request_id="r", tenant_id=TENANT, revision=revision, tokens=(5, 6, 7, 8), sampling=SCORED
+    sampled = await rig.client.sample(scored(revision, (5, 6, 7, 8)))
+    logprobs = float32s(sampled.sequences[0].logprobs)
+    return sampled.revision, tuple(round(value, 3) for value in logprobs)
+
+
+def scored(
+    revision: RevisionRef | None, tokens: tuple[int, ...], tenant_id: TenantId = TENANT
+) -> SampleRequest:
+    return SampleRequest(
+        request_id="r", tenant_id=tenant_id, revision=revision, tokens=tokens, sampling=SCORED
     )
-    served, logprobs = None, []
-    async for chunk in rig.client.generate(request):
-        if isinstance(chunk, Started):
-            served = chunk.revision
-        elif isinstance(chunk, Delta):
-            logprobs += [round(value, 3) for value in chunk.logprobs]
-    return served, tuple(logprobs)
+
+
+async def cached_tokens(rig: Any, request: SampleRequest, adapter: LoadedAdapter | None) -> int:
+    """Return how many of a prompt's tokens came from the prefix cache."""
+    outputs: list[Any] = []
+    generate = rig.engine._llm.generate
+
+    async def noting(*args: Any, **options: Any) -> AsyncGenerator[Any, None]:
+        async for output in generate(*args, **options):
+            outputs.append(output)
+            yield output
+
+    rig.engine._llm.generate = noting
+    try:
+        await rig.engine.sample(request, request_id=secrets.token_hex(4), adapter=adapter)
+    finally:
+        del rig.engine._llm.generate
+    return int(outputs[-1].num_cached_tokens)
 
 
 async def storm(rig: Any, *, answers: int, adapters: int, at_once: int, seed: int) -> int:
@@ -174,27 +194,10 @@ async def test_an_adapter_that_matches_no_module_is_refused(rig: Any, tmp_path: 
 
 
 async def test_tenants_share_no_prefix_cache(rig: Any) -> None:
-    requests = [
-        GenerationRequest(
-            request_id="r",
-            tenant_id=TenantId(tenant),
-            revision=None,
-            tokens=tuple(range(5, 5 + 200)),  # a block of the cache is of 128
-            sampling=SCORED,
-        )
-        for tenant in ("a", "a", "b")
+    prompt = tuple(range(5, 5 + 200))  # a block of the cache is of 128
+    cached = [
+        await cached_tokens(rig, scored(None, prompt, TenantId(tenant)), None) for tenant in ("a", "a", "b")
     ]
-    cached = []
-    for request in requests:
-        stream = rig.engine.generate(
-            request_id=f"salt-{len(cached)}",
-            prompt=request.tokens or (),
-            sampling=SCORED,
-            adapter=None,
-            tenant_id=request.tenant_id,
-        )
-        outputs = [output async for output in stream._outputs]
-        cached.append(outputs[-1].num_cached_tokens)
     assert cached[0] == cached[2] == 0
     assert cached[1] > 0
 
@@ -244,15 +247,7 @@ async def test_two_revisions_share_no_prefix_cache_and_a_reload_may_use_its_own(
 
     async def cached(revision: RevisionRef) -> int:
         async with rig.tiers.hold(revision, tenant_id=TENANT, cause="test") as adapter:
-            stream = rig.engine.generate(
-                request_id=f"prefix-{revision.digest}",
-                prompt=prompt,
-                sampling=SCORED,
-                adapter=adapter,
-                tenant_id=TENANT,
-            )
-            outputs = [output async for output in stream._outputs]
-            return int(outputs[-1].num_cached_tokens)
+            return await cached_tokens(rig, scored(revision, prompt), adapter)
 
     assert [await cached(one), await cached(other)] == [0, 0]
     assert await cached(one) > 0

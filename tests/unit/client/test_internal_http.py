@@ -1,16 +1,16 @@
-"""Internal HTTP against a real server: errors keep their class, trouble is Unavailable, streams end."""
+"""Internal HTTP against a real server: errors keep their class, and trouble is Unavailable."""
 
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import uvicorn
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse, RedirectResponse, StreamingResponse
+from fastapi.responses import JSONResponse, RedirectResponse
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
@@ -55,7 +55,6 @@ class Peer:
 
     def __init__(self) -> None:
         self.http = create_http(title="peer", service="peer", internal_token="secret", ready=lambda: True)
-        self.stream_ended = asyncio.Event()
         self.url = ""
         add_plain_routes(self.http)
         add_troubled_routes(self)
@@ -108,29 +107,6 @@ def add_troubled_routes(peer: Peer) -> None:
     @peer.http.get("/internal/slow")
     async def slow() -> None:
         await asyncio.sleep(30)
-
-    @peer.http.post("/internal/stream/{how}")
-    async def stream(how: str) -> StreamingResponse:
-        if how == "refused":
-            raise ERRORS[4]
-        return StreamingResponse(stream_body(peer, how), media_type="application/x-ndjson")
-
-
-async def stream_body(peer: Peer, how: str) -> AsyncIterator[bytes]:
-    try:
-        yield b'{"a":1}\n{"b"'
-        await asyncio.sleep(0.02)
-        yield b':2}\n\n{"c":3}'
-        if how == "broken":
-            raise RuntimeError("broken in the middle")
-        if how == "endless":
-            while True:
-                await asyncio.sleep(0.01)
-                yield b"\n{}"
-        if how == "silent":
-            await asyncio.sleep(30)
-    finally:
-        peer.stream_ended.set()
 
 
 @asynccontextmanager
@@ -224,64 +200,8 @@ async def test_silence_and_absence_are_unavailable(peer: Peer, caplog: pytest.Lo
     async with away as client:
         with pytest.raises(Unavailable, match=r"^the registry does not answer: Connection refused$"):
             await client.get("/internal/echo")
-        with pytest.raises(Unavailable, match=r"^the registry does not answer: Connection refused$"):
-            [line async for line in client.stream_lines("/internal/stream/whole")]
     (row,) = caplog.records
     assert row.address == "http://127.0.0.1:9", "the log has what users are not told, once"
-
-
-async def test_lines_come_whole_however_they_are_cut(client: InternalHttp) -> None:
-    lines = [line async for line in client.stream_lines("/internal/stream/whole", {"x": 1})]
-    assert lines == [b'{"a":1}', b'{"b":2}', b"", b'{"c":3}']
-
-
-async def test_a_refused_stream_is_the_peers_error(client: InternalHttp) -> None:
-    with pytest.raises(Overloaded, match="the queue is full"):
-        [line async for line in client.stream_lines("/internal/stream/refused")]
-
-
-async def test_a_broken_stream_gives_its_lines_then_unavailable(client: InternalHttp) -> None:
-    lines = client.stream_lines("/internal/stream/broken")
-    assert await anext(lines) == b'{"a":1}'
-    with pytest.raises(Unavailable, match="ClientPayloadError"):
-        [line async for line in lines]
-
-
-async def test_a_silent_stream_is_unavailable(peer: Peer) -> None:
-    async with InternalHttp(peer.url, token="secret", stream_timeout_seconds=0.2) as client:
-        with pytest.raises(Unavailable, match="no answer in time"):
-            [line async for line in client.stream_lines("/internal/stream/silent")]
-
-
-async def test_a_reader_that_leaves_ends_the_request(client: InternalHttp, peer: Peer) -> None:
-    async with aclosing(client.stream_lines("/internal/stream/endless")) as lines:
-        async for line in lines:
-            if line == b"{}":
-                break
-    await asyncio.wait_for(peer.stream_ended.wait(), 5)
-
-
-async def test_a_cancelled_reader_ends_the_request(client: InternalHttp, peer: Peer) -> None:
-    async def read() -> None:
-        async for _ in client.stream_lines("/internal/stream/endless"):
-            started.set()
-
-    started = asyncio.Event()
-    task = asyncio.create_task(read())
-    await asyncio.wait_for(started.wait(), 5)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    await asyncio.wait_for(peer.stream_ended.wait(), 5)
-
-
-async def test_a_stream_may_be_read_from_another_context(client: InternalHttp) -> None:
-    with span("one"):
-        lines = client.stream_lines("/internal/stream/whole")
-        assert await anext(lines) == b'{"a":1}'
-    with span("two"):
-        assert await anext(lines) == b'{"b":2}'
-        await asyncio.create_task(lines.aclose())
 
 
 async def test_a_hundred_requests_at_once(client: InternalHttp) -> None:

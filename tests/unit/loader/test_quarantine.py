@@ -1,8 +1,7 @@
 """What an engine computed that is not finite is told once and asked for no more, until it is in use again."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 from mint_common.claims import RevisionRef
 from mint_common.errors import NonFiniteOutput, Unavailable
 from mint_common.events import AdapterNonFinite, RevisionPublished, RevisionRestored
-from mint_common.generation import Delta, Failed, Finished, GenerationRequest, SampleRequest, Sampling
+from mint_common.generation import SampleRequest, Sampling
 from mint_common.ids import Digest, EngineId, PolicyId, TenantId
 from mint_common.testing.adapters import make_base_facts
 from services.loader.core.open_work import OpenWork
@@ -30,33 +29,12 @@ GREEDY = Sampling(max_new_tokens=2, temperature=0.0)
 
 
 @dataclass
-class Stream:
-    """An answer that ends with an error, or with a token."""
-
-    served: Digest | None
-    error: Exception | None
-
-    async def steps(self) -> AsyncGenerator[Sequence[Delta | Finished], None]:
-        """Yield the one step."""
-        await asyncio.sleep(0)
-        if self.error is not None:
-            raise self.error
-        yield [Finished(index=0, reason="stop")]
-
-
-@dataclass
 class Poisoned:
     """The half of an engine that generates: what it is told is poison has no finite output."""
 
     poison: set[Digest] = field(default_factory=set)
     asked: list[Digest | None] = field(default_factory=list)
     error: Exception | None = None
-
-    def generate(self, *, adapter: LoadedAdapter | None, **_: object) -> Stream:
-        """Start a stream."""
-        digest = adapter.digest if adapter else None
-        self.asked.append(digest)
-        return Stream(served=digest, error=self._error(digest))
 
     async def sample(
         self, request: SampleRequest, *, adapter: LoadedAdapter | None, **_: object
@@ -94,14 +72,6 @@ def sampling(revision: RevisionRef | None, tenant: str = "t") -> SampleRequest:
     )
 
 
-async def generated(serving: Serving, revision: RevisionRef) -> list[Any]:
-    request = GenerationRequest(
-        request_id="r", tenant_id=TENANT, revision=revision, tokens=(1, 2), sampling=GREEDY
-    )
-    async with aclosing(serving.generate(request)) as steps:
-        return [chunk async for step in steps for chunk in step]
-
-
 def told(bench: Any) -> list[tuple[str, Digest, int]]:
     return [
         (event.tenant_id, event.digest, event.sequence)
@@ -122,23 +92,11 @@ async def test_output_that_is_not_finite_is_told_once_and_its_revision_is_asked_
     for _ in range(3):
         with pytest.raises(NonFiniteOutput, match=bad.digest):
             await serving.sample(sampling(bad, "u"))
-        with pytest.raises(NonFiniteOutput):
-            await generated(serving, bad)
     assert engine.asked == [bad.digest]
     assert [(tenant, digest) for tenant, digest, _ in told(bench)] == [("t", bad.digest)]
     await serving.sample(sampling(good))
     await serving.sample(sampling(None))
     assert engine.asked == [bad.digest, good.digest, None]
-
-
-async def test_a_stream_that_fails_so_is_told_too(make_bench: Make) -> None:
-    bench = await make_bench()
-    bad = await bench.revision(0)
-    serving = serve(bench, Poisoned(poison={bad.digest}))
-    *_, failed = await generated(serving, bad)
-    assert isinstance(failed, Failed)
-    assert failed.error["code"] == "non_finite_output"
-    assert len(told(bench)) == 1
 
 
 async def test_many_at_once_are_told_once_and_all_end(make_bench: Make) -> None:

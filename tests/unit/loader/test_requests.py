@@ -7,22 +7,22 @@ import pytest
 
 from mint_common.claims import Claim, RevisionRef
 from mint_common.errors import InvalidField
-from mint_common.generation import ChatMessage, GenerationRequest, Sampling
+from mint_common.generation import ChatMessage, SampleRequest, Sampling
 from mint_common.ids import Digest, TenantId
-from services.loader.core.requests import Limits, check_request, check_tokens
+from services.loader.core.requests import Limits, check_prompt, check_sample, check_tokens
 
 LIMITS = Limits(max_context=64, vocab_size=100, max_completions=8, max_logprobs=20)
-GOOD = GenerationRequest(
+GOOD = SampleRequest(
     request_id="r",
     tenant_id=TenantId("t"),
     revision=None,
     sampling=Sampling(max_new_tokens=4, temperature=1.0),
-    text="hello",
+    tokens=(1, 2),
 )
 
 
 def test_a_good_request_passes() -> None:
-    check_request(GOOD, LIMITS)
+    check_sample(GOOD, LIMITS)
     check_tokens((1, 2), field="tokens", max_new_tokens=62, limits=LIMITS)
 
 
@@ -48,24 +48,32 @@ def test_a_good_request_passes() -> None:
 def test_bad_sampling_is_named(field: str, changes: dict[str, Any]) -> None:  # Any: arguments of Sampling
     request = replace(GOOD, sampling=replace(GOOD.sampling, **changes))
     with pytest.raises(InvalidField) as refused:
-        check_request(request, LIMITS)
+        check_sample(request, LIMITS)
     assert refused.value.field == f"sampling.{field}"
 
 
+def test_a_request_without_an_id_is_refused() -> None:
+    with pytest.raises(InvalidField, match="request_id"):
+        check_sample(replace(GOOD, request_id=""), LIMITS)
+
+
+HELLO = ChatMessage(role="user", content="x")
+
+
 @pytest.mark.parametrize(
-    ("field", "request_"),
+    ("field", "text", "messages"),
     [
-        ("text", replace(GOOD, text=None)),
-        ("tokens", replace(GOOD, tokens=(1,))),
-        ("messages", replace(GOOD, messages=(ChatMessage(role="user", content="x"),))),
-        ("messages", replace(GOOD, text=None, messages=())),
-        ("text", replace(GOOD, text="x" * 100_000)),
-        ("request_id", replace(GOOD, request_id="")),
+        ("text", None, None),
+        ("messages", "x", (HELLO,)),
+        ("messages", None, ()),
+        ("text", "x" * 100_000, None),
     ],
 )
-def test_a_bad_prompt_is_named(field: str, request_: GenerationRequest) -> None:
+def test_a_bad_prompt_is_named(
+    field: str, text: str | None, messages: tuple[ChatMessage, ...] | None
+) -> None:
     with pytest.raises(InvalidField) as refused:
-        check_request(request_, LIMITS)
+        check_prompt(text=text, messages=messages, limits=LIMITS)
     assert refused.value.field == field
 
 
@@ -74,7 +82,7 @@ def test_a_digest_that_could_be_a_path_is_refused(digest: str) -> None:
     claim = Claim(uri="revisions/p/x/mint_manifest.json", sha256="0" * 64, size_bytes=1)
     revision = RevisionRef(digest=Digest(digest), number=1, manifest=claim)
     with pytest.raises(InvalidField, match=r"revision\.digest"):
-        check_request(replace(GOOD, revision=revision), LIMITS)
+        check_sample(replace(GOOD, revision=revision), LIMITS)
 
 
 @pytest.mark.parametrize(

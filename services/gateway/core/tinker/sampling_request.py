@@ -154,7 +154,6 @@ def _sampling(body: SampleBody, *, prompt: int, max_context: int, vocab_size: in
         stop_tokens=stop_tokens,
         ignore_eos=params.stop == (),
         logprobs=body.topk_sample_logprobs,
-        whole=True,
     )
 
 

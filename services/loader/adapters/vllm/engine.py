@@ -17,16 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from mint_common.errors import AdapterInvalid, Unavailable
-from mint_common.generation import ChatMessage, SampleRequest, Sampling
+from mint_common.generation import ChatMessage, SampleRequest
 from mint_common.ids import TenantId
 from services.loader import metrics
 from services.loader.adapters.builder.client import Builder
 from services.loader.adapters.builder.wire import LaidOut
+from services.loader.adapters.vllm.engine_errors import dead_engine, translated
 from services.loader.adapters.vllm.lora_requests import lora_request_of
 from services.loader.adapters.vllm.openai.serving import VllmServing
 from services.loader.adapters.vllm.routes import noted_routes, returned_routes
 from services.loader.adapters.vllm.samples import final_output, pack_sample, sample_params
-from services.loader.adapters.vllm.streams import VllmStream, dead_engine, translated
 from services.loader.adapters.vllm.tenant_turns import TenantTurns
 from services.loader.adapters.vllm.tokenizing import Tokenizing, remember_texts
 from services.loader.adapters.vllm.worker_extension import Reply
@@ -81,7 +81,6 @@ class VllmEngine:
         self._shapes: dict[tuple[int, bytes], None] = {}
         self._tokenizer = llm.get_tokenizer()
         remember_texts(self._tokenizer)
-        self._turn = asyncio.Lock()
         self._tokenizing = Tokenizing(deepcopy(self._tokenizer))
         self._serving = VllmServing(llm, base=base, parsing=parsing or Parsing())
         self._start_turns = TenantTurns()
@@ -226,33 +225,6 @@ class VllmEngine:
             raise AdapterInvalid(reason="engine_refused", problem=str(problem))
         return replies
 
-    def generate(
-        self,
-        *,
-        request_id: str,
-        prompt: tuple[int, ...],
-        sampling: Sampling,
-        adapter: LoadedAdapter | None,
-        tenant_id: TenantId,
-    ) -> "VllmStream":
-        """Start a request when the stream's first step is asked for."""
-        from vllm.inputs.engine import tokens_input
-
-        lora_request = lora_request_of(adapter) if adapter else None
-        outputs = self._llm.generate(
-            tokens_input(list(prompt), cache_salt=tenant_id),
-            _sampling_params(sampling),
-            request_id,
-            lora_request=lora_request,
-        )
-        return VllmStream(
-            outputs,
-            lora_request=lora_request,
-            alternatives=sampling.logprobs,
-            start=self._start_turns.taken(tenant_id),
-            turn=self._turn,
-        )
-
     async def sample(
         self, request: SampleRequest, *, request_id: str, adapter: LoadedAdapter | None
     ) -> WholeSample:
@@ -318,23 +290,3 @@ def _bytes_of(laid_out: LaidOut) -> bytes:
     with Path(laid_out.path).open("rb") as file:
         file.seek(laid_out.begin)
         return file.read(laid_out.size_bytes)
-
-
-def _sampling_params(sampling: Sampling) -> Any:
-    from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
-
-    return SamplingParams(
-        n=sampling.n,
-        max_tokens=sampling.max_new_tokens,
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        top_k=sampling.top_k,
-        seed=sampling.seed,
-        stop=list(sampling.stop),
-        stop_token_ids=list(sampling.stop_tokens),
-        ignore_eos=sampling.ignore_eos,
-        logprobs=sampling.logprobs,
-        flat_logprobs=True,  # half a million objects of a large answer would be walked by each collection
-        output_kind=RequestOutputKind.FINAL_ONLY if sampling.whole else RequestOutputKind.DELTA,
-    )

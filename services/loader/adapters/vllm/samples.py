@@ -10,9 +10,9 @@ import numpy as np
 from mint_common.errors import Unavailable
 from mint_common.generation import Likeliest, SampledSequence, SampleRequest, logprobs_temperature
 from mint_common.ids import Digest
+from services.loader.adapters.vllm.engine_errors import unanswered
 from services.loader.adapters.vllm.processed_logprobs import TEMPERATURE
 from services.loader.adapters.vllm.routes import ASKED
-from services.loader.adapters.vllm.streams import unanswered
 from services.loader.ports import WholeSample
 
 _REASONS: dict[str, Literal["stop", "length"]] = {"stop": "stop", "length": "length"}

@@ -11,8 +11,8 @@ from typing import Any
 from mint_common.errors import RequestRefused
 from mint_common.ids import Digest
 from services.loader import metrics
+from services.loader.adapters.vllm.engine_errors import lost_engine, unanswered
 from services.loader.adapters.vllm.lora_requests import lora_request_of
-from services.loader.adapters.vllm.streams import lost_engine, unanswered
 from services.loader.adapters.vllm.tenant_turns import TenantTurns
 from services.loader.ports import Admission, ApiCall, ApiWork
 
