@@ -17,7 +17,7 @@ from benches.serving import KV_BYTES
 from mint_common.adapters_format import read_base_facts
 from services.standalone.adapters.launch import free_port
 
-_READY_SECONDS = 180.0
+_READY_SECONDS = 600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +56,7 @@ async def open_bare_vllm(size: EngineSize, log: Path) -> AsyncIterator[str]:
     finally:
         process.terminate()
         try:
-            await asyncio.to_thread(process.wait, 20)
+            await asyncio.to_thread(process.wait, 60)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

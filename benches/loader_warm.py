@@ -35,6 +35,7 @@ ADMISSION_OFF = {
     "MINT_LOADER_SLICE_MS": "1000000",
     "MINT_LOADER_PRECEDENCE_MS": "0",
     "MINT_LOADER_LOAD_WORKERS": str(ADDED),
+    "MINT_GATEWAY_COLD_SHARE": "1",
 }
 ADAPTERS = WARM + ALONE + ADDED * (MOST_ROUNDS + COUNTED_BURSTS)
 ON, OFF, BARE = "admission", "no admission", "vLLM"
@@ -214,7 +215,7 @@ def _rows(felt: Mapping[str, Felt], costs: Costs) -> list[Row]:
             "warm_p95_ratio_admission_off",
             off,
             44.0,
-            f"the loader with {ADDED} loads at once and activations of any length; the paper has 44",
+            f"{ADDED} loads at once, activations of any length, requests begun at once; the paper has 44",
         ),
         _ratio_row(
             "warm_p95_ratio_vllm",
