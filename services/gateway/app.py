@@ -169,15 +169,23 @@ def build_http(*, ready: Callable[[], bool]) -> FastAPI:
     return http
 
 
+async def _open_pools(dsn: str, stack: AsyncExitStack) -> tuple[asyncpg.Pool, asyncpg.Pool]:
+    """Open a pool for all but the relay, without resets, and the relay's: that one locks and listens."""
+    relay_pool = await open_pool(dsn, schema=SCHEMA, max_size=2)
+    stack.push_async_callback(relay_pool.close)
+    await migrate(relay_pool, schema=SCHEMA, package="services.gateway.adapters.migrations")
+    pool = await open_pool(dsn, schema=SCHEMA, resets=False)
+    stack.push_async_callback(pool.close)
+    return pool, relay_pool
+
+
 async def run(settings: GatewaySettings) -> None:
     """Connect, migrate, serve until told to stop, disconnect."""
     telemetry.setup(settings.telemetry, service="gateway")
     clock = SystemClock()
     http = build_http(ready=lambda: True)
     async with AsyncExitStack() as stack:
-        pool = await open_pool(settings.postgres.dsn, schema=SCHEMA)
-        stack.push_async_callback(pool.close)
-        await migrate(pool, schema=SCHEMA, package="services.gateway.adapters.migrations")
+        pool, relay_pool = await _open_pools(settings.postgres.dsn, stack)
         bus = await connect_nats(settings.nats.url, name="gateway")
         stack.push_async_callback(bus.close)
         blobs = await open_blobs(settings.blobs)
@@ -303,7 +311,7 @@ async def run(settings: GatewaySettings) -> None:
             await prune(rows, clock)
 
         background = [
-            OutboxRelay(pool, bus, clock).run,
+            OutboxRelay(relay_pool, bus, clock).run,
             follow_engines,
             follow_catalog,
             follow_exports,
