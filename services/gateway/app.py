@@ -69,6 +69,7 @@ from services.gateway.http.edge.routes import check_routes
 from services.gateway.http.files import files as file_routes
 from services.gateway.http.files import previews, uploads
 from services.gateway.http.files.context import TenantFiles
+from services.gateway.http.fine_tuning import graders
 from services.gateway.http.mint import (
     aliases,
     audit,
@@ -111,6 +112,7 @@ ROUTES = (
     file_routes,
     uploads,
     previews,
+    graders,
 )
 """Routes are tried in this order: those that are called most often come first."""
 KEYS = 10_000

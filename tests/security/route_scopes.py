@@ -92,6 +92,8 @@ REST: Mapping[str, Scope] = {
     "DELETE /v1/files/{file}": "train",
     "GET /v1/files/{file}": "read",
     "GET /v1/files/{file}/content": "train",
+    "POST /v1/fine_tuning/alpha/graders/run": "train",
+    "POST /v1/fine_tuning/alpha/graders/validate": "train",
     "GET /v1/models": "read",
     "GET /v1/models/{model}": "read",
     "POST /v1/uploads": "train",

@@ -1,0 +1,1 @@
+"""``/v1/fine_tuning``: OpenAI's API of fine-tuning."""

@@ -1,0 +1,208 @@
+"""Graders compute what their kinds promise, refuse what does not run, and never take a fault for a reward."""
+
+import math
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mint_common.errors import InvalidField, MintError
+from mint_common.graders import METRICS, Formula, GraderFault, Sample, grade, read_grader
+from mint_common.graders.formula import FormulaFault
+from mint_common.graders.similarity import common_length, fuzzy_match, rouge_l, rouge_n
+
+CHECK = {
+    "type": "string_check",
+    "name": "c",
+    "input": "{{sample.output_text}}",
+    "reference": "{{ item.answer }}",
+}
+ALIKE = {
+    "type": "text_similarity",
+    "name": "s",
+    "input": "{{ sample.output_text }}",
+    "reference": "{{item.answer}}",
+}
+
+
+def check(operation: str = "eq", **changes: object) -> dict[str, Any]:
+    return {**CHECK, "operation": operation, **changes}
+
+
+def multi(formula: str) -> dict[str, Any]:
+    graders = {"a": check(), "b": {**ALIKE, "evaluation_metric": "fuzzy_match"}}
+    return {"type": "multi", "name": "m", "graders": graders, "calculate_output": formula}
+
+
+def reward(grader: object, text: str, **item: object) -> float:
+    return grade(read_grader(grader), Sample(output_text=text, item=item)).reward
+
+
+@given(text=st.text(max_size=6), answer=st.text(max_size=3))
+def test_string_checks_are_python_s_own(text, answer) -> None:
+    assert reward(check("eq"), text, answer=answer) == (text == answer)
+    assert reward(check("ne"), text, answer=answer) == (text != answer)
+    assert reward(check("like"), text, answer=answer) == (answer in text)
+    assert reward(check("ilike"), text, answer=answer) == (answer.casefold() in text.casefold())
+
+
+@given(first=st.text("abc", max_size=12), second=st.text("abc", max_size=12))
+def test_the_longest_common_subsequence_is_that_of_the_table(first, second) -> None:
+    table = [[0] * (len(second) + 1) for _ in range(len(first) + 1)]
+    for i, a in enumerate(first):
+        for j, b in enumerate(second):
+            table[i + 1][j + 1] = table[i][j] + 1 if a == b else max(table[i][j + 1], table[i + 1][j])
+    assert common_length(first, second) == table[-1][-1]
+
+
+@given(text=st.text("ab c", max_size=20), other=st.text("ab c", max_size=20))
+def test_likeness_is_from_0_to_1_and_the_same_both_ways(text, other) -> None:
+    for metric in METRICS.values():
+        assert 0 <= metric(text, other) <= 1
+        assert metric(text, other) == pytest.approx(metric(other, text))
+    assert fuzzy_match(text, text) == 1
+
+
+REFERENCES = [
+    ("The cat sat on the mat.", "the cat was on the mat", 38 / 45, [5 / 6, 0.6, 0.25, 5 / 6]),
+    ("4", "four", 0.0, [0.0, 0.0, 0.0, 0.0]),
+    ("a b c d e", "e d c b a", 5 / 9, [1.0, 0.0, 0.0, 0.2]),
+    ("kitten sitting", "sitting kitten", 9 / 14, [1.0, 0.0, 0.0, 0.5]),
+    ("", "x", 0.0, [0.0, 0.0, 0.0, 0.0]),
+    ("It's 3.14, roughly", "its 3 14 roughly", 14 / 17, [2 / 3, 4 / 7, 0.4, 2 / 3]),
+]
+
+
+@pytest.mark.parametrize(("text", "other", "fuzzy", "rouge"), REFERENCES)
+def test_likeness_is_that_of_rapidfuzz_and_rouge_score(text, other, fuzzy, rouge) -> None:
+    """Numbers of rapidfuzz 3.14.6 (ratio) and rouge-score 0.1.2 (rouge1, 2, 3, L, without stemming)."""
+    assert fuzzy_match(text, other) == pytest.approx(fuzzy, abs=1e-9)
+    found = [*(rouge_n(text, other, n=n) for n in (1, 2, 3)), rouge_l(text, other)]
+    assert found == pytest.approx(rouge, abs=1e-9)
+
+
+def test_variables_reach_into_rows_and_json() -> None:
+    item = {"rows": [{"x": 1}, {"x": [True, "a"]}], "answer": "a"}
+    for path, text in (
+        ("item.rows[1].x[1]", "a"),
+        ("item.rows.0.x", "1"),
+        ("item.rows[0]", '{"x":1}'),
+        ("sample.output_json.y", "2"),
+        ("sample.output_text", '{"y": 2}'),
+    ):
+        assert reward(check(input=f"<{{{{ {path} }}}}>", reference=f"<{text}>"), '{"y": 2}', **item) == 1, (
+            path
+        )
+    assert reward(check(), "{{ item.answer }}", answer="{{ sample.output_text }}") == 0, "filled in once"
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "kind"),
+    [
+        ("a", "item.none", "invalid_variable_error"),
+        ("a", "item.answer.x", "invalid_variable_error"),
+        ("a", "sample.choices", "invalid_variable_error"),
+        ("a", "sample.output_json.x", "sample_parse_error"),
+        ("[" * 100_000, "sample.output_json.x", "sample_parse_error"),
+    ],
+)
+def test_what_is_not_there_is_a_fault_and_no_reward(text, path, kind) -> None:
+    with pytest.raises(GraderFault) as fault:
+        reward(check(input=f"{{{{ {path} }}}}"), text, answer="a")
+    assert fault.value.kind == kind
+
+
+def test_texts_that_would_take_long_are_a_fault() -> None:
+    grader = {**ALIKE, "evaluation_metric": "fuzzy_match"}
+    with pytest.raises(GraderFault):
+        reward(grader, "a" * 20_001, answer="a")
+
+
+def test_a_formula_combines_rewards() -> None:
+    spec = read_grader(multi("0.5 * a + min(b, 1) ^ 2 / 2 - abs(-0)"))
+    found = grade(spec, Sample(output_text="ab", item={"answer": "ab"}))
+    assert (found.reward, found.sub_rewards) == (1.0, {"a": 1.0, "b": 1.0})
+
+
+@given(a=st.floats(-9, 9), b=st.floats(-9, 9), c=st.integers(1, 9))
+def test_formulas_are_python_s_arithmetic(a, b, c) -> None:
+    formula = Formula(f"(a - b) * {c} / 2 + max(a, b, 0) - sqrt(abs(b)) + 2 ^ 3", {"a", "b"})
+    expected = (a - b) * c / 2 + max(a, b, 0) - math.sqrt(abs(b)) + 2**3
+    assert formula.value({"a": a, "b": b}) == pytest.approx(expected)
+
+
+@given(text=st.text("ab()+-*/^.,1 _[]{}'\"=:lambdforimpt", max_size=30))
+def test_whatever_is_written_is_a_finite_number_or_refused(text) -> None:
+    with suppress(InvalidField, FormulaFault):
+        assert math.isfinite(Formula(text, {"a", "b"}).value({"a": 1.0, "b": 0.0}))
+
+
+@pytest.mark.parametrize(
+    "formula",
+    [
+        *(
+            "a.__class__",
+            "().__class__",
+            "__import__('os')",
+            "(lambda: 1)()",
+            "a if b else 1",
+            "[a][0]",
+            "a and b",
+        ),
+        *(
+            "open",
+            "c",
+            "min(a)",
+            "abs(a, b)",
+            "a == b",
+            "'a'",
+            "True",
+            "1e20",
+            "1j",
+            "a := 1",
+            "f'{a}'",
+            "min(*a)",
+        ),
+        *("", "a +", "a" * 1001, "(" * 500, "-" * 999 + "1.5.5"),
+    ],
+)
+def test_nothing_but_arithmetic_is_a_formula(formula) -> None:
+    with pytest.raises(InvalidField) as refused:
+        read_grader(multi(formula))
+    assert refused.value.field == "grader.calculate_output"
+
+
+@pytest.mark.parametrize(
+    "formula", ["1 / 0 * a", "log(a - a)", "exp(a * 10 ^ 9)", "sqrt(-a)", "10 ^ 300 * 10 ^ 300", "min"]
+)
+def test_no_number_is_a_fault_and_no_reward(formula) -> None:
+    with pytest.raises(GraderFault) as fault:
+        reward(multi(formula), "ab", answer="ab")
+    assert fault.value.kind == "formula_parse_error"
+
+
+@pytest.mark.parametrize(
+    ("grader", "code", "field"),
+    [
+        ({**ALIKE, "evaluation_metric": "cosine"}, "metric_not_supported", None),
+        ({**ALIKE, "evaluation_metric": "bleu"}, "metric_not_supported", None),
+        ({"type": "python", "name": "p", "source": ""}, "grader_not_supported", None),
+        ({**multi("a"), "graders": {"a": {"type": "score_model"}}}, "grader_not_supported", None),
+        (check("equals"), "invalid_field", "grader.operation"),
+        (check(input="{{ os.environ }}"), "invalid_field", "grader.input"),
+        (check(input="{{ item }}"), "invalid_field", "grader.input"),
+        (check(input="{{ item.a.__class__() }}"), "invalid_field", "grader.input"),
+        ({**CHECK, "operation": "eq", "extra": 1}, "invalid_field", "grader"),
+        ({**multi("a"), "graders": [check()]}, "invalid_field", "grader.graders"),
+        ({**multi("a"), "graders": {}}, "invalid_field", "grader.graders"),
+        ({}, "invalid_field", "grader"),
+        ([], "invalid_field", "grader"),
+    ],
+)
+def test_what_is_no_grader_is_refused_by_name(grader, code, field) -> None:
+    with pytest.raises(MintError) as refused:
+        read_grader(grader)
+    assert refused.value.code == code
+    assert refused.value.fields.get("field") == field
