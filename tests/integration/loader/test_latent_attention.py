@@ -61,6 +61,7 @@ SIZES = {
 ROUTING = {
     "DeepseekV2": {"topk_method": "greedy", "scoring_func": "softmax"},
     "DeepseekV3": {"topk_method": "noaux_tc", "scoring_func": "sigmoid"},
+    "Glm4MoeLite": {"topk_method": "noaux_tc"},
 }
 """Of real checkpoints' config.json; transformers leaves it out of one that it writes."""
 
