@@ -3,6 +3,7 @@
 from fastapi import APIRouter, Request, Response
 
 from mint_common.errors import InvalidField
+from mint_common.generation import ENGINE_HEADER, REVISION_HEADER
 from mint_common.ids import new_id
 from mint_common.runtime.disconnect import cancelled_on_disconnect
 from services.gateway.core.answer_bytes import check_answer_bytes, json_answer_bytes
@@ -19,9 +20,8 @@ from services.gateway.core.openai.token_generation import (
 from services.gateway.http.edge.bodies import answered
 from services.gateway.http.edge.context import InferCaller, gateway_of
 from services.gateway.http.openai.admission import AdmittedRoute
+from services.gateway.http.openai.relay import LARGEST_CONTEXT, WrongRevision
 
-LARGEST_CONTEXT = 1 << 20
-"""In tokens: the bound of a prompt while no engine is known."""
 router = APIRouter(prefix="/inference/v1", tags=["openai"], route_class=AdmittedRoute)
 
 
@@ -67,10 +67,11 @@ async def generate(request: Request, caller: InferCaller) -> Response:
     except InvalidField as error:
         raise in_clients_words(error) from error
     wished = target.revision.digest if target.revision else None
-    assert sampled.revision == wished, "the engine answered with another revision"
     named = sampled.revision or f"base:{target.base}"
+    if sampled.revision != wished:
+        raise WrongRevision(found=named, expected=wished or f"base:{target.base}")
     answer = generate_answer(
         body, sampled, request_id=plan.request_id, routed_layers=engine.routed_layers, named=named
     )
-    headers = {"x-mint-revision": named, "x-mint-engine": sampled.engine_id}
+    headers = {REVISION_HEADER: named, ENGINE_HEADER: sampled.engine_id}
     return Response(answer, media_type="application/json", headers=headers)
