@@ -74,6 +74,24 @@ async def test_a_chat_is_answered_whole_and_streamed_alike(rig: Any, api: Api) -
         assert {event["model"] for event in events} == {ASKED}
 
 
+async def test_a_chat_from_tokens_is_sampled_from_these_and_not_from_its_messages(rig: Any, api: Api) -> None:
+    revision = await rig.revision(1)
+    for asked in (None, revision):
+        usual = (await api.ask("chat", asked, return_token_ids=True, **CHAT)).json()
+        tokens = usual["prompt_token_ids"]
+        same = await api.ask("chat_tokens", asked, tokens=tokens, return_token_ids=True, **CHAT)
+        assert same.status_code == 200, same.text
+        assert same.json()["prompt_token_ids"] == tokens
+        assert same.json()["choices"] == usual["choices"]
+        other = {**CHAT, "messages": [{"role": "user", "content": "another text"}]}
+        split = [*tokens[:-1], 67, 68, tokens[-1]]  # tokens that no text is encoded as, as a model may sample
+        found = (await api.ask("chat_tokens", asked, tokens=split, return_token_ids=True, **other)).json()
+        assert found["prompt_token_ids"] == split
+        assert found["usage"]["prompt_tokens"] == len(split)
+    refused = await api.ask("chat_tokens", None, tokens=[1_000_000], **CHAT)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (422, "request_refused"), refused.text
+
+
 async def test_completions_and_echo_are_vllms(rig: Any, api: Api) -> None:
     revision = await rig.revision(1)
     prompts = {"prompt": ["f abcd=", "f ab="], "max_tokens": 4, "temperature": 0, "n": 1}

@@ -36,6 +36,20 @@ async def chat(request: Request, caller: InferCaller) -> Response:
 
 
 @router.post(
+    "/v1/chat/completions/tokens",
+    openapi_extra=json_body(
+        {"model": "counter@2", "messages": [_USER], "tokens": [53, 35, 55], "max_tokens": 8}
+    ),
+)
+async def chat_from_tokens(request: Request, caller: InferCaller) -> Response:
+    """Answer a conversation whose prompt is `tokens`: nothing that was sampled is tokenized again.
+
+    The messages tell the tools and their calls, and are not the prompt.
+    """
+    return await relay(Endpoint.CHAT_TOKENS, request, caller)
+
+
+@router.post(
     "/v1/responses",
     openapi_extra=json_body({"model": "counter@2", "input": "2 4 6 8", "max_output_tokens": 8}),
 )

@@ -93,7 +93,7 @@ async def relay(
 
 def _lower(endpoint: Endpoint, asked: ServingRequest) -> tuple[str, ...]:
     """Return the fields that make an answer large."""
-    scored = "top_logprobs" if endpoint is Endpoint.CHAT else "logprobs"
+    scored = "top_logprobs" if endpoint in {Endpoint.CHAT, Endpoint.CHAT_TOKENS} else "logprobs"
     return ("max_tokens", "n") if asked.likeliest is None else (scored, "max_tokens", "n")
 
 

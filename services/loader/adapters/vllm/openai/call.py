@@ -135,8 +135,8 @@ class CallRenderer:
         return getattr(self._renderer, name)
 
     async def render_chat(self, request: Any, **options: Any) -> Any:
-        """Render a conversation."""
-        return await self._rendered(self._renderer.render_chat, request, options, _second)
+        """Render a conversation; one that comes with its tokens is sampled from these."""
+        return await self._rendered(_rendering_from_tokens(self._renderer), request, options, _second)
 
     async def render_completion(self, request: Any, **options: Any) -> Any:
         """Render prompts."""
@@ -156,6 +156,21 @@ class CallRenderer:
         if self._admit is not None and not isinstance(rendered, ErrorResponse):
             await self._admit(request, prompts_of(rendered))
         return rendered
+
+
+def _rendering_from_tokens(renderer: Any) -> Callable[..., Awaitable[Any]]:
+    """Return vLLM's own rendering, whose prompt is replaced by a request's ``tokens`` if it has any."""
+
+    async def render(request: Any, **options: Any) -> Any:
+        rendered = await renderer.render_chat(request, **options)
+        tokens = getattr(request, "tokens", None)
+        if tokens is not None and isinstance(rendered, tuple):
+            (prompt,) = rendered[1]
+            prompt["prompt_token_ids"] = tokens
+            prompt.pop("prompt", None)
+        return rendered
+
+    return render
 
 
 def _second(rendered: Any) -> Sequence[Any]:

@@ -30,7 +30,7 @@ class Operation:
 
 def build_operations(llm: Any, parsing: Parsing) -> tuple[Any, Mapping[str, Operation]]:
     """Return vLLM's renderer, and the operations by name. Any: vllm has no types."""
-    from pydantic import TypeAdapter
+    from pydantic import TypeAdapter, create_model
     from vllm.entrypoints.anthropic.protocol import AnthropicCountTokensRequest, AnthropicMessagesRequest
     from vllm.entrypoints.anthropic.serving import AnthropicServingMessages
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
@@ -73,6 +73,12 @@ def build_operations(llm: Any, parsing: Parsing) -> tuple[Any, Mapping[str, Oper
 
     return renderer, {
         "chat": asks(ChatCompletionRequest, chat, "create_chat_completion", is_marked=True),
+        "chat_tokens": asks(
+            create_model("ChatFromTokens", __base__=ChatCompletionRequest, tokens=(list[int], ...)),
+            chat,
+            "create_chat_completion",
+            is_marked=True,
+        ),
         "completion": asks(CompletionRequest, completion, "create_completion", is_marked=True),
         "response": asks(ResponsesRequest, responses, "create_responses"),
         "message": asks(AnthropicMessagesRequest, messages, "create_messages", has_nulls=False),
