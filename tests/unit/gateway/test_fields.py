@@ -215,3 +215,35 @@ def test_any_value_of_any_field_passes_or_is_refused_for_good(
 @given(st.text())
 def test_any_text_may_be_a_message(text: str) -> None:
     chat(messages=[{"role": "user", "content": [{"type": "text", "text": text}] * 40}])
+
+
+BOMB = {"type": "array", "minItems": 10**9}
+IN_TEXT = json.dumps(BOMB).replace("minItems", "m\\u0069nItems")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("response_format", {"type": "json_schema", "json_schema": {"name": "x", "schema": BOMB}}),
+        ("structured_outputs", {"json": BOMB}),
+        ("structured_outputs", {"json": IN_TEXT}),
+        ("structured_outputs", {"regex": "a{1000000}"}),
+        ("structured_outputs", {"regex": "((a{900}){900})"}),
+        ("structured_outputs", {"grammar": 'root ::= "a"{1,1000000}'}),
+        ("structured_outputs", {"structural_tag": IN_TEXT}),
+        ("tools", [{"type": "function", "function": {"name": "f", "parameters": BOMB}}]),
+    ],
+)
+def test_what_counts_far_never_reaches_an_engine(name: str, value: object) -> None:
+    assert refused(**{name: value}).field == name
+
+
+def test_schemas_of_every_apis_tools_are_bounded() -> None:
+    assert refused(Endpoint.RESPONSE, tools=[{"type": "function", "name": "f", "parameters": BOMB}])
+    assert refused(Endpoint.MESSAGE, tools=[{"name": "f", "input_schema": BOMB}]).field == "tools"
+    assert refused(structured_outputs={"regex": "a{%s}" % ("9" * 5000)}).field == "structured_outputs"
+
+
+def test_a_usual_pattern_passes() -> None:
+    chat(structured_outputs={"regex": "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"})
+    chat(structured_outputs={"json": {"type": "string", "maxLength": 1000, "pattern": "^\\d{4}-\\d{2}$"}})

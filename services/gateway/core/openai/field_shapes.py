@@ -142,6 +142,7 @@ class AnthropicTool(msgspec.Struct):
 
     name: str
     type: Literal["custom"] | None = None
+    input_schema: msgspec.Raw = msgspec.Raw(b"null")
 
 
 AnthropicTools = Annotated[list[AnthropicTool], Meta(max_length=MAX_PARTS)] | None
@@ -186,6 +187,7 @@ class ResponseTool(msgspec.Struct):
     """A tool that the client carries out: others would make a server call addresses or run code."""
 
     type: Literal["function", "custom"]
+    parameters: msgspec.Raw = msgspec.Raw(b"null")
 
 
 ResponseTools = Annotated[list[ResponseTool], Meta(max_length=MAX_PARTS)] | None

@@ -16,6 +16,7 @@ from services.gateway.core.openai import field_shapes as shapes
 from services.gateway.core.openai.field_rows import NEVER_IN_TEMPLATES, VALUE_BYTES, Fate, Field
 from services.gateway.core.openai.field_shapes import MAX_CHOICES, Token
 from services.gateway.core.openai.field_table import SAMPLING_PARAMS, TABLE, Endpoint
+from services.gateway.core.openai.structures import check_structure
 
 MAX_DEPTH = 64
 """vLLM's own bound of a schema."""
@@ -123,11 +124,29 @@ def _check_rows(read: Any, rows: tuple[Field, ...], *, is_large: bool) -> None:
             _check_neutral(row, value)
         if is_large and _size_bytes(value) > row.most_bytes:
             raise InvalidField(field=row.name, problem=f"may have {row.most_bytes} bytes at most")
+    for name in _STRUCTURES:
+        _check_structure(name, getattr(read, name, None))
     for name in NEVER_IN_TEMPLATES.intersection(getattr(read, "chat_template_kwargs", None) or ()):
         raise InvalidField(field=f"chat_template_kwargs.{name}", problem="is no value of a template")
 
 
 _CLOSED = {Fate.SET, Fate.REFUSED}
+_STRUCTURES = ("response_format", "structured_outputs", "text", "output_config", "tools")
+"""What an engine compiles."""
+
+
+def _check_structure(name: str, value: object) -> None:
+    """Check what a client says of an answer's build; JSON may stand in a text in it."""
+    if value is None:
+        return
+    said = msgspec.json.decode(msgspec.json.encode(value))
+    check_structure(name, said)
+    for inner in said.values() if isinstance(said, dict) else ():
+        if isinstance(inner, str) and inner.lstrip()[:1] in {"{", "["}:
+            try:
+                check_structure(name, msgspec.json.decode(inner))
+            except (msgspec.DecodeError, RecursionError):
+                continue  # no JSON: vLLM says so
 
 
 def _size_bytes(value: object) -> int:
