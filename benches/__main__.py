@@ -64,6 +64,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--record", action="store_true", help="make what out/bench holds the baselines")
     parser.add_argument("--policies", type=int, help="the size of bench catalog, a million by default")
     options = parser.parse_args(arguments)
+    if options.policies is not None and options.policies < 10_000:
+        parser.error("--policies: at least 10000, as 1000 of them with adapters are measured first")
     if options.record:
         return record_baselines(BENCHES)
     if options.check:

@@ -26,3 +26,10 @@ def test_a_row_that_there_is_not_is_refused_by_name(
         main(arguments)
     assert ended.value.code == 2
     assert arguments[-1] in capsys.readouterr().err
+
+
+def test_a_catalog_too_small_to_be_measured_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["catalog", "--policies", "2000"])
+    assert ended.value.code == 2
+    assert "at least 10000" in capsys.readouterr().err
