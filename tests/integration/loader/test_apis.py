@@ -115,6 +115,17 @@ async def test_schemas_are_kept_to(rig: Any, api: Api) -> None:
     assert json.loads(told["choices"][0]["message"]["content"])["city"] in CITIES
 
 
+async def test_a_named_tool_is_called_with_its_arguments(rig: Any, api: Api) -> None:
+    revision = await rig.revision(1)
+    spaces = dict.fromkeys(map(str, await rig.client.tokenize(text=" \n\t")), -100)
+    tool = {"type": "function", "function": {"name": "weather", "parameters": CITY}}
+    choice = {"type": "function", "function": {"name": "weather"}}
+    asked = {**CHAT, "max_tokens": 150, "logit_bias": spaces, "tools": [tool], "tool_choice": choice}
+    told = (await api.ask("chat", revision, **asked)).json()["choices"][0]["message"]
+    assert told.get("tool_calls"), told
+    assert json.loads(told["tool_calls"][0]["function"]["arguments"])["city"] in CITIES
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(
     ("operation", "body", "field"),
