@@ -118,7 +118,7 @@ async def test_schemas_are_kept_to(rig: Any, api: Api) -> None:
 async def test_a_named_tool_is_called_with_its_arguments(rig: Any, api: Api) -> None:
     revision = await rig.revision(1)
     spaces = dict.fromkeys(map(str, await rig.client.tokenize(text=" \n\t")), -100)
-    tool = {"type": "function", "function": {"name": "weather", "parameters": CITY}}
+    tool = {"type": "function", "function": {"name": "weather", "strict": True, "parameters": CITY}}
     choice = {"type": "function", "function": {"name": "weather"}}
     asked = {**CHAT, "max_tokens": 150, "logit_bias": spaces, "tools": [tool], "tool_choice": choice}
     told = (await api.ask("chat", revision, **asked)).json()["choices"][0]["message"]
