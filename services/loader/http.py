@@ -69,12 +69,12 @@ def _add_generation(http: FastAPI, serving: Serving, info: EngineInfo) -> None:
     async def serve(operation: str, request: Request) -> Response:
         """Answer a request of an inference API with the bytes of vLLM's own server."""
         call = _call(operation, request.headers, await request.body())
-        parts = serving.serve(call)
+        parts, tier = serving.serve(call), serving.tier(call)
         # What fails before the head has a status of its own; nothing is loaded for a reader that has gone.
         async with cancelled_on_disconnect(request):
             head = await anext(parts)
             assert isinstance(head, AnswerHead)
-            headers = {ENGINE_HEADER: info.engine_id, TIER_HEADER: serving.tier(call)}
+            headers = {ENGINE_HEADER: info.engine_id, TIER_HEADER: tier}
             if head.served is not None:
                 headers[REVISION_HEADER] = head.served
             if head.is_stream:

@@ -39,7 +39,7 @@ class Rig:
         clock = SystemClock()
         self.bodies = BodyBudget(limit_bytes=self.body_bytes)
         self.line = AdmissionQueue(name="the line", share=0.001, depth=self.cold_requests)
-        self.large_line = AdmissionQueue(name="the line", share=0.04, depth=64)
+        self.large_line = AdmissionQueue(name="the line", share=0.001, depth=64)
         self.verified: list[str] = []
         self.http: FastAPI = build_http(ready=lambda: True)
         keys = KeyMemory(ttl_seconds=60, capacity=10)

@@ -60,8 +60,12 @@ async def api(rig: Any) -> Any:
 
 async def test_a_chat_is_answered_whole_and_streamed_alike(rig: Any, api: Api) -> None:
     revision = await rig.revision(1)
-    for asked, served in ((None, f"base:{rig.facts.name}"), (revision, revision.digest)):
+    for asked, served, tier in (
+        (None, f"base:{rig.facts.name}", "base"),
+        (revision, revision.digest, "stored"),
+    ):
         answer = await api.ask("chat", asked, **CHAT)
+        assert answer.headers["x-mint-tier"] == tier
         assert answer.status_code == 200, answer.text
         whole = answer.json()
         assert answer.headers["x-mint-revision"] == whole["system_fingerprint"] == served
