@@ -33,8 +33,7 @@ from services.trainer.adapters.model.resident_base import SPARSE_ATTENTION
 from services.trainer.adapters.operations_postgres import PostgresOperations
 from services.trainer.adapters.policies.resident_policies import open_policies
 from services.trainer.adapters.rendering.rendering import BaseRendering
-from services.trainer.adapters.states.mixtures import BlobMixtures
-from services.trainer.adapters.states.revisions import BlobRevisionStates
+from services.trainer.adapters.states.stored_states import BlobStates
 from services.trainer.core.mismatch_rules import MismatchChoice
 from services.trainer.core.placement import Placement
 from services.trainer.core.ranks import ALONE, ProcessRank
@@ -136,8 +135,7 @@ async def open_trainer(settings: TrainerSettings, process: ProcessRank = ALONE) 
         store = PostgresOperations(quick_pool, base=base)
         operations = Operations(
             policies=policies,
-            mixtures=BlobMixtures(blobs, policies.facts),
-            revisions=BlobRevisionStates(blobs, policies.facts),
+            states=BlobStates(blobs, policies.facts),
             store=store,
             rows=rows,
             ledger=ledger,

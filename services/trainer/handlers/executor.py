@@ -214,7 +214,7 @@ class Executor:
         if record.base != session.base:
             problem = f"a checkpoint of {record.base!r}, not of {session.base!r}"
             raise InvalidField(field="reference_model_path", problem=problem)
-        weights = await self._term.mixtures.mix(record.lora, [record], [1.0])
+        weights = await self._term.states.mix(record.lora, [record], [1.0])
         return await self._term.policies.begin_distill(
             session.policy_id, session.tenant_id, distill, record.lora, weights, alone=alone
         )
@@ -239,7 +239,7 @@ class Executor:
             self._lost = None
             return 0
         before = await self.copy(with_gradient=False)
-        data = await self._term.revisions.at(revision, session.lora, before)
+        data = await self._term.states.at(revision, session.lora, before)
         return await policies.begin_load(
             session.policy_id, session.tenant_id, session.lora, data, with_optimizer=True
         )
@@ -250,7 +250,7 @@ class Executor:
         for record in records:
             check_fits(record, session)
         coefficients = [part.coefficient for part in mixture]
-        data = await self._term.mixtures.mix(session.lora, records, coefficients)
+        data = await self._term.states.mix(session.lora, records, coefficients)
         return await self._term.policies.begin_load(
             session.policy_id, session.tenant_id, session.lora, data, with_optimizer=False
         )

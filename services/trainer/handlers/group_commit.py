@@ -29,10 +29,6 @@ class GroupCommit(Generic[T, R]):
         self._news.set()
         return await future
 
-    async def put_all(self, items: Sequence[T]) -> list[R]:
-        """Return the results of some items, which keep their order."""
-        return await asyncio.gather(*(self.put(item) for item in items))
-
     async def run(self) -> None:
         """Flush until cancelled; items that still wait are cancelled too. Raises the MintError of a flush."""
         try:

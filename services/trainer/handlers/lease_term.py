@@ -16,7 +16,7 @@ from mint_common.training import CheckpointRecord, CheckpointRef, Done, Outcome,
 from services.trainer.core.operations import Packed, TrainingSession
 from services.trainer.handlers.outcomes import Outcomes
 from services.trainer.ports.operations import CheckpointRows, OperationStore
-from services.trainer.ports.policies import Mixtures, Policies, RevisionStates
+from services.trainer.ports.policies import Policies, StoredStates
 
 INLINE_BYTES = 256 * 1024
 """What is bigger than this is a blob, and its claim is in the row."""
@@ -39,8 +39,7 @@ class LeaseTerm:
 
     token: int
     policies: Policies
-    mixtures: Mixtures
-    revisions: RevisionStates
+    states: StoredStates
     store: OperationStore[Any]
     rows: CheckpointRows
     ledger: Ledger[Any]

@@ -26,7 +26,7 @@ from services.trainer.handlers.drivers import Drivers
 from services.trainer.handlers.lease_term import LeaseTerm, OperationSettings, operation_key, pack, unpack
 from services.trainer.handlers.outcomes import Outcomes
 from services.trainer.ports.operations import CheckpointRows, Lease, OperationStore
-from services.trainer.ports.policies import Mixtures, Policies, RevisionStates
+from services.trainer.ports.policies import Policies, StoredStates
 
 _log = logging.getLogger(__name__)
 
@@ -48,8 +48,7 @@ class Operations:
         self,
         *,
         policies: Policies,
-        mixtures: Mixtures,
-        revisions: RevisionStates,
+        states: StoredStates,
         store: OperationStore[Any],  # the connection is the adapter's own, here and below
         rows: CheckpointRows,
         ledger: Ledger[Any],
@@ -59,8 +58,7 @@ class Operations:
         settings: OperationSettings,
     ) -> None:
         self._policies = policies
-        self._mixtures = mixtures
-        self._revisions = revisions
+        self._states = states
         self._store = store
         self._rows = rows
         self._ledger = ledger
@@ -168,8 +166,7 @@ class Operations:
         term = LeaseTerm(
             token=token,
             policies=self._policies,
-            mixtures=self._mixtures,
-            revisions=self._revisions,
+            states=self._states,
             store=self._store,
             rows=self._rows,
             ledger=self._ledger,

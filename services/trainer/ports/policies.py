@@ -154,8 +154,8 @@ class Policies(Protocol):
         ...
 
 
-class RevisionStates(Protocol):
-    """Training states that begin at a published revision."""
+class StoredStates(Protocol):
+    """Training states made from what is stored."""
 
     async def at(self, revision: RevisionRef, lora: LoraSpec, data: bytes) -> bytes:
         """Return a checkpoint with the revision's weights, and the optimizer's state and step of ``data``.
@@ -163,10 +163,6 @@ class RevisionStates(Protocol):
         Raises RevisionForeign when the revision is not of this LoRA shape or its bytes cannot be read.
         """
         ...
-
-
-class Mixtures(Protocol):
-    """Weighted sums of stored checkpoints."""
 
     async def mix(
         self, lora: LoraSpec, records: Sequence[CheckpointRecord], coefficients: Sequence[float]

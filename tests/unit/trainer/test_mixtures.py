@@ -11,7 +11,7 @@ from mint_common.events import LoraSpec
 from mint_common.ids import Digest, PolicyId, TenantId
 from mint_common.testing.blobs_memory import MemoryBlobs
 from mint_common.training import CheckpointRecord
-from services.trainer.adapters.states.mixtures import BlobMixtures
+from services.trainer.adapters.states.stored_states import BlobStates
 from services.trainer.adapters.states.training_state import (
     TrainingState,
     new_state,
@@ -88,7 +88,7 @@ async def test_weights_add_up(shelf: Shelf, kinds: tuple[str, str]) -> None:
         await shelf.keep(state, kind, f"c{at}")
         for at, (state, kind) in enumerate(zip(states, kinds, strict=True))
     ]
-    data = await BlobMixtures(shelf.blobs, shelf.facts).mix(LORA, records, [0.25, 0.75])
+    data = await BlobStates(shelf.blobs, shelf.facts).mix(LORA, records, [0.25, 0.75])
     mixed = read_state(shelf.facts, LORA, data)
     expected = 0.25 * states[0].lora.leaf.double() + 0.75 * states[1].lora.leaf.double()
     torch.testing.assert_close(mixed.lora.leaf.double(), expected, rtol=1e-6, atol=1e-7)
@@ -98,7 +98,7 @@ async def test_weights_add_up(shelf: Shelf, kinds: tuple[str, str]) -> None:
 async def test_all_of_one_is_that_one_bit_for_bit(shelf: Shelf) -> None:
     states = [random_state(shelf.facts, seed) for seed in (1, 2)]
     records = [await shelf.keep(state, "training", f"c{at}") for at, state in enumerate(states)]
-    data = await BlobMixtures(shelf.blobs, shelf.facts).mix(LORA, records, [1.0, 0.0])
+    data = await BlobStates(shelf.blobs, shelf.facts).mix(LORA, records, [1.0, 0.0])
     assert torch.equal(read_state(shelf.facts, LORA, data).lora.leaf, states[0].lora.leaf)
 
 
@@ -108,4 +108,4 @@ async def test_a_source_without_bytes_is_lost(shelf: Shelf, kind: str) -> None:
     whole, gone = [await shelf.keep(state, kind, name) for name in ("whole", "gone")]
     await shelf.blobs.delete(gone.claim.uri)
     with pytest.raises(CheckpointLost):
-        await BlobMixtures(shelf.blobs, shelf.facts).mix(LORA, [whole, gone], [0.5, 0.5])
+        await BlobStates(shelf.blobs, shelf.facts).mix(LORA, [whole, gone], [0.5, 0.5])

@@ -1,6 +1,4 @@
-"""A training state that begins at a published revision: its weights, with what optimizer state there is."""
-
-import asyncio
+"""The weights of stored exports, and training states that go on from them."""
 
 import numpy as np
 import safetensors
@@ -9,27 +7,9 @@ import torch
 
 from mint_common.adapters_format import WEIGHTS_FILE, BaseFacts, fetch_manifest, packed_again
 from mint_common.adapters_format.storage import AdapterSource
-from mint_common.claims import Claim, RevisionRef
-from mint_common.errors import AdapterInvalid, BlobCorrupt, BlobMissing
+from mint_common.claims import Claim
 from mint_common.events import LoraSpec
 from services.trainer.adapters.states.training_state import TrainingState, read_state, write_state
-from services.trainer.core.refusals import RevisionForeign
-
-
-class BlobRevisionStates:
-    """`RevisionStates` over the stored exports of a base."""
-
-    def __init__(self, blobs: AdapterSource, facts: BaseFacts) -> None:
-        self._blobs = blobs
-        self._facts = facts
-
-    async def at(self, revision: RevisionRef, lora: LoraSpec, data: bytes) -> bytes:
-        """Return a checkpoint with the revision's weights."""
-        try:
-            weights = await fetch_weights(self._blobs, revision.manifest)
-            return await asyncio.to_thread(graft_weights, self._facts, lora, data, weights)
-        except (AdapterInvalid, BlobCorrupt, BlobMissing, ValueError) as error:
-            raise RevisionForeign(digest=revision.digest, problem=str(error)) from error
 
 
 async def fetch_weights(blobs: AdapterSource, manifest: Claim) -> bytes:

@@ -1,4 +1,4 @@
-"""Mixtures: weighted sums of stored checkpoints' LoRA weights, tensor by tensor."""
+"""Training states made from what is stored: sums of checkpoints' LoRA weights, and published revisions."""
 
 import asyncio
 from collections.abc import Sequence
@@ -7,16 +7,17 @@ from torch import Tensor
 
 from mint_common.adapters_format import BaseFacts
 from mint_common.blobs.port import Blobs
+from mint_common.claims import RevisionRef
 from mint_common.errors import AdapterInvalid, BlobCorrupt, BlobMissing
 from mint_common.events import LoraSpec
 from mint_common.training import CheckpointRecord
-from services.trainer.adapters.states.revisions import fetch_weights, put_weights
+from services.trainer.adapters.states.revisions import fetch_weights, graft_weights, put_weights
 from services.trainer.adapters.states.training_state import new_state, read_state, write_state
-from services.trainer.core.refusals import CheckpointLost
+from services.trainer.core.refusals import CheckpointLost, RevisionForeign
 
 
-class BlobMixtures:
-    """`Mixtures` over the checkpoints of a base."""
+class BlobStates:
+    """`StoredStates` of a base."""
 
     def __init__(self, blobs: Blobs, facts: BaseFacts) -> None:
         self._blobs = blobs
@@ -32,6 +33,14 @@ class BlobMixtures:
             total = coefficient * leaf if total is None else total.add_(leaf, alpha=coefficient)
         assert total is not None, "a mixture has parts"
         return await asyncio.to_thread(_write, self._facts, lora, total)
+
+    async def at(self, revision: RevisionRef, lora: LoraSpec, data: bytes) -> bytes:
+        """Return a checkpoint with the revision's weights."""
+        try:
+            weights = await fetch_weights(self._blobs, revision.manifest)
+            return await asyncio.to_thread(graft_weights, self._facts, lora, data, weights)
+        except (AdapterInvalid, BlobCorrupt, BlobMissing, ValueError) as error:
+            raise RevisionForeign(digest=revision.digest, problem=str(error)) from error
 
     async def _leaf(self, lora: LoraSpec, record: CheckpointRecord) -> Tensor:
         try:
