@@ -369,7 +369,7 @@ async def test_big_payloads_and_results_are_blobs_until_they_are_not_needed(stag
 
 
 async def test_a_session_that_cannot_be_computed_again_stays_lost(stage: Stage) -> None:
-    async with stage.trainer(snapshot_seconds=60) as trainer, serving(trainer) as client:
+    async with stage.trainer(snapshot_seconds=3600) as trainer, serving(trainer) as client:
         run = await opened(client)
         for operation in (make_pass(1), ADAM, make_pass(2, data=6000)):
             await run.do(operation)

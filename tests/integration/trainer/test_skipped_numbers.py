@@ -39,7 +39,7 @@ async def test_a_number_that_was_skipped_holds_nothing_up(stage: Stage) -> None:
 
 
 async def test_a_number_skipped_of_a_policy_that_is_not_in_memory_leaves_nothing_behind(stage: Stage) -> None:
-    async with stage.trainer(snapshot_seconds=60) as trainer, serving(trainer) as client:
+    async with stage.trainer(snapshot_seconds=3600) as trainer, serving(trainer) as client:
         run = await opened(client)
         await run.do(make_pass(1))  # a crash loses it from memory, and no snapshot has it
     async with (
