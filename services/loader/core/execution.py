@@ -9,12 +9,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from mint_common.dtypes import Dtype
 from mint_common.errors import SettingInvalid
 
-Dtype = Literal["float32", "bfloat16", "float16"]
 Executor = Literal["mp", "ray"]
 
-ITEM_BYTES: Mapping[Dtype, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 CPU_KV_BYTES = 256 << 20
 
 OWNED: Mapping[str, str] = {

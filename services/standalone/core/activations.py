@@ -1,7 +1,7 @@
 """What a step of an engine, and a pass of a trainer, take of memory beside the weights."""
 
+from mint_common.dtypes import ITEM_BYTES
 from services.standalone.core.model_shape import ModelShape
-from services.standalone.core.sizing import ITEM_BYTES
 from services.trainer.core.microbatches import DEVICE_SHARE, fitting_tokens
 
 _FLOAT_BYTES = ITEM_BYTES["float32"]

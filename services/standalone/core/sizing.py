@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from mint_common.dtypes import ITEM_BYTES
 from services.standalone.core.model_shape import ModelShape
 
-ITEM_BYTES: Mapping[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 RESIDENT_BYTES, HOST_BYTES = 16, 12
 """A LoRA parameter that is trained: float32 weight and two moments; where it is stepped, a gradient too."""
 

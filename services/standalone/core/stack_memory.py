@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from mint_common.dtypes import ITEM_BYTES
 from services.standalone.core.activations import (
     microbatch_tokens,
     pass_bytes,
@@ -17,7 +18,7 @@ from services.standalone.core.activations import (
 )
 from services.standalone.core.fleet import RESERVE_BYTES, USED_SHARE, slot_bytes, trainer_layouts
 from services.standalone.core.model_shape import ModelShape
-from services.standalone.core.sizing import HOST_BYTES, ITEM_BYTES, RESIDENT_BYTES
+from services.standalone.core.sizing import HOST_BYTES, RESIDENT_BYTES
 
 HOST = "host"
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from services.standalone.adapters.bases import SMOLLM2, TINY, ensure_base
+from services.standalone.adapters.gpus import uses_gpus
 from services.standalone.adapters.launch import free_port
 from services.standalone.adapters.public_api import PublicApi
 from services.standalone.adapters.state_folder import StateFolder
@@ -29,6 +30,8 @@ from services.standalone.views.parts import PartsView
 TASKS = {SMOLLM2: "progression", TINY: "mode:copy"}
 SMALL = {"MINT_LOADER_HOST_CAPACITY": "12"}
 """Few adapters in memory: the stack stays below 6 GB, and older revisions are seen to leave and come back."""
+SHARED = {"MINT_LOADER_GPU_MEMORY_UTILIZATION": "0.5", "MINT_TRAINER_MEMORY_SHARE": "0.3"}
+"""Of the GPU that both take: the rest is for what neither counts."""
 HELDOUT_PROMPTS = {SMOLLM2: 96, TINY: 256}
 
 
@@ -57,7 +60,10 @@ async def _run_on_fresh_stack(
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     place = await asyncio.to_thread(ensure_base, bases, base, report=say)
-    settings = read_standalone_settings({**SMALL, **os.environ})
+    on_gpu = await asyncio.to_thread(uses_gpus)
+    if on_gpu and dtype == "auto":
+        dtype = "bfloat16"  # as both choose there, by which their agreement is judged
+    settings = read_standalone_settings({**SMALL, **(SHARED if on_gpu else {}), **os.environ})
     parts, progress = PartsView(console), JobView(console)
     opening = open_stack(
         state,

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mint_common.adapters_format.base_facts import BaseFacts
+from mint_common.dtypes import ITEM_BYTES
 from services.trainer.core.microbatches import DEVICE_SHARE, activation_bytes
 
 BaseDType = Literal["float32", "bfloat16"]
 DeviceType = Literal["cpu", "cuda"]
 Checkpointing = Literal["auto", "on", "off"]
-ITEM_BYTES: dict[BaseDType, int] = {"float32": 4, "bfloat16": 2}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

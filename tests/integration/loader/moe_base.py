@@ -22,13 +22,14 @@ from mint_common.adapters_format import (
     peft_name,
 )
 from mint_common.adapters_format.manifest import proof_of
+from mint_common.dtypes import Dtype
 from mint_common.ids import Digest, PolicyId
 from mint_common.runtime.clock import SystemClock
 from services.loader.adapters.builder.client import open_builder
 from services.loader.adapters.vllm.engine import VllmEngine
 from services.loader.adapters.vllm.engine_errors import unanswered
 from services.loader.adapters.vllm.starting import EngineConfig
-from services.loader.core.execution import Dtype, Execution
+from services.loader.core.execution import Execution
 from services.loader.ports import LoadedAdapter
 from tests.integration.loader.conftest import builder_config, quietly, started
 

@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 
 from mint_common.adapters_format import WEIGHTS_FILE
 from mint_common.adapters_format.tensor_file import write_tensors
+from mint_common.dtypes import Dtype
 from services.loader.adapters.builder.laying_out import lay_out
 from services.loader.adapters.builder.wire import read_index
-from services.loader.core.execution import Dtype
 
 WIDTHS = st.lists(st.sampled_from([1, 3, 16, 32]), min_size=1, max_size=5)
 

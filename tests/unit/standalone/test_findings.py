@@ -1,11 +1,12 @@
 """What the doctor says."""
 
+import importlib.metadata
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from services.standalone.adapters.machine import find_gpus
+from services.standalone.adapters.gpus import CUDA_ENGINE, find_gpus, uses_gpus
 from services.standalone.core.findings import GIB, Finding, Gpu, Machine, Verdict, examine, is_healthy
 
 HEALTHY = Machine(
@@ -110,5 +111,16 @@ def test_gpus_are_those_that_the_driver_tells_of(tmp_path: Path, monkeypatch: py
     command.chmod(0o755)
     (gpu,) = find_gpus()
     assert (gpu.name, gpu.free_bytes, gpu.driver) == ("NVIDIA H100 80GB HBM3", 81000 << 20, "580.65.06")
+    installed = {CUDA_ENGINE: "0.33"}
+
+    def version(package: str) -> str:
+        if package not in installed:
+            raise importlib.metadata.PackageNotFoundError(package)
+        return installed[package]
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert uses_gpus()
+    installed.clear()
+    assert not uses_gpus(), "the CPU build computes on the CPU, whatever is there"
     command.write_text("#!/bin/sh\nexit 9\n")
     assert find_gpus() == ()

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from mint_common.claims import RevisionRef
 from mint_common.client.http import error_from_payload
+from mint_common.dtypes import Dtype
 from mint_common.errors import MintError, Unavailable
 from mint_common.ids import Digest
 from mint_common.runtime.clock import Clock
@@ -42,7 +43,6 @@ from services.loader.adapters.builder.wire import (
     write_frame,
 )
 from services.loader.core.disk_cache import StoredAdapter
-from services.loader.core.execution import Dtype
 from services.loader.ports import StagedAdapter
 
 _log = logging.getLogger(__name__)

@@ -37,12 +37,12 @@ from mint_common.adapters_format.tensor_file import ITEM_BYTES as FILE_ITEM_BYTE
 from mint_common.blobs.port import Blobs
 from mint_common.blobs.resuming import RANGE_BYTES, ResumingBlobs
 from mint_common.claims import Claim, RevisionRef
+from mint_common.dtypes import ITEM_BYTES, Dtype
 from mint_common.errors import AdapterInvalid, Unavailable
 from mint_common.ids import Digest
 from mint_common.runtime.clock import Clock
 from services.loader import metrics
 from services.loader.core.disk_cache import StoredAdapter, plan_trim
-from services.loader.core.execution import ITEM_BYTES, Dtype
 from services.loader.ports import StagedAdapter
 
 _FOLDER = re.compile(r"[0-9a-f]{64}")

@@ -11,9 +11,9 @@ import numpy as np
 
 from mint_common.adapters_format.experts import narrowed, widened
 from mint_common.adapters_format.tensor_file import PAD_DTYPE, TensorEntry, TensorFile, map_tensors
+from mint_common.dtypes import Dtype
 from services.loader.adapters.builder.arena import ArenaWriter
 from services.loader.adapters.builder.wire import LaidOut, TensorAt, write_index
-from services.loader.core.execution import Dtype
 
 _ALIGNED_ITEMS = 16
 _NUMPY: Mapping[Dtype, np.dtype[Any]] = {

@@ -22,6 +22,7 @@ from typing import ParamSpec, TypeVar, cast
 
 from mint_common.adapters_format import MANIFEST_FILE, WEIGHTS_FILE, read_base_facts, read_manifest
 from mint_common.blobs.open import open_blobs
+from mint_common.dtypes import Dtype
 from mint_common.errors import MintError, Unavailable
 from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.processor_turns import take_long_turns
@@ -48,7 +49,6 @@ from services.loader.adapters.builder.wire import (
     read_frame,
     write_frame,
 )
-from services.loader.core.execution import Dtype
 
 P = ParamSpec("P")
 T = TypeVar("T")

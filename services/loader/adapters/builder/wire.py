@@ -11,11 +11,11 @@ from typing import TypeVar
 import msgspec
 
 from mint_common.claims import RevisionRef
+from mint_common.dtypes import Dtype
 from mint_common.errors import Unavailable
 from mint_common.ids import Digest
 from mint_common.runtime import frames
 from services.loader.core.disk_cache import StoredAdapter
-from services.loader.core.execution import Dtype
 from services.loader.ports import StagedAdapter
 
 T = TypeVar("T")
