@@ -14,6 +14,9 @@ from services.trainer.core.batch import Row
 from services.trainer.core.lines import PROMPT, LineTokens
 from services.trainer.core.losses.loss import SequenceInputs
 
+LONGEST_SHARED = 4096
+"""Most tokens of a line of several rows: who sees whom is a matrix of its length, squared."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackedSequence:

@@ -13,6 +13,7 @@ from services.trainer.adapters.training.wave_passes import WaveRows
 from services.trainer.core.algorithms import WaveBatch
 from services.trainer.core.datum_lines import DatumLine
 from services.trainer.core.losses.table import PASS_LOSSES
+from services.trainer.core.packing import LONGEST_SHARED
 from services.trainer.core.refusals import NotFinite
 
 
@@ -32,7 +33,7 @@ def run_policy_passes(
 
     What waves need scored before comes first, all of it together.
     """
-    max_length = max_tokens if base.shares_prompts else 0
+    max_length = min(max_tokens, LONGEST_SHARED) if base.shares_prompts else 0
     running = [_running(one, max_length=max_length) for one in passes]
     waves = [one for one in running if isinstance(one, WaveRows)]
     compared = run_passes(base, [one.comparison() for one in waves], max_tokens=max_tokens)
