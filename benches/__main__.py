@@ -3,7 +3,9 @@
 A show takes several benches together, at more repetitions, and is run only by its name.
 
 Each bench runs in a process of its own: an engine, a heap and an import are never shared. `--only ROW`
-measures one row, and no more of its bench than that takes, into `out/bench/only`.
+measures one row, and no more of its bench than that takes, into `out/bench/only`. `--device cuda` puts the
+trainers and engines of a bench on a GPU, and its report into `out/bench/cuda`. The loader's benches take no
+device: their engines are where vLLM finds one.
 """
 
 import argparse
@@ -13,7 +15,7 @@ import subprocess
 import sys
 
 from benches.baselines import check_reports, record_baselines
-from benches.machine import ROOT
+from benches.machine import DEVICES, ROOT
 from benches.report import OUT, print_report, write_report
 
 LOADER = (
@@ -27,7 +29,7 @@ LOADER = (
     "fair_share",
     "eviction",
 )
-TRAINER = ("trainer", "operations")
+TRAINER = ("trainer", "dtypes", "operations")
 BENCHES = (*LOADER, "fleet", "catalog", *TRAINER, "handoff", "policies", "tinker")
 SHOWS = ("paper_training",)
 ROWS = {
@@ -62,6 +64,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--only", metavar="ROW", help=f"one of: {' '.join(sum(ROWS.values(), ()))}")
     parser.add_argument("--check", action="store_true", help="compare out/bench with the baselines")
     parser.add_argument("--record", action="store_true", help="make what out/bench holds the baselines")
+    parser.add_argument("--device", choices=DEVICES, default="cpu", help="what to compute on")
     parser.add_argument("--policies", type=int, help="the size of bench catalog, a million by default")
     options = parser.parse_args(arguments)
     if options.policies is not None and options.policies < 10_000:
@@ -77,8 +80,10 @@ def main(arguments: list[str]) -> int:
     if unknown:
         parser.error(f"unknown bench {unknown[0]!r}; there are: {KNOWN}")
     if len(names) == 1:
-        return _run(names[0], {} if options.policies is None else {"policies": options.policies})
-    ended = [subprocess.run([sys.executable, "-m", "benches", name], cwd=ROOT, check=False) for name in names]
+        given: dict[str, int | str] = {} if options.policies is None else {"policies": options.policies}
+        return _run(parser, names[0], given | ({} if options.device == "cpu" else {"device": options.device}))
+    command = [sys.executable, "-m", "benches", "--device", options.device]
+    ended = [subprocess.run([*command, name], cwd=ROOT, check=False) for name in names]
     return sum(done.returncode != 0 for done in ended)
 
 
@@ -100,9 +105,13 @@ def _expand(names: list[str]) -> list[str]:
     return [one for name in chosen for one in (LOADER if name == "loader" else (name,))]
 
 
-def _run(name: str, size: dict[str, int]) -> int:
-    report = importlib.import_module(f"benches.{name}").run(**size)
-    path = write_report(report)
+def _run(parser: argparse.ArgumentParser, name: str, given: dict[str, int | str]) -> int:
+    run = importlib.import_module(f"benches.{name}").run
+    strange = given.keys() - inspect.signature(run).parameters.keys()
+    if strange:
+        parser.error(f"bench {name} takes no --{min(strange)}")
+    report = run(**given)
+    path = write_report(report, out=OUT / str(given.get("device", "")))
     print_report(report)
     print(path.relative_to(ROOT))
     return 0

@@ -2,18 +2,23 @@
 
 import warnings
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from benches.serving import KV_BYTES
 from benches.stacks import scratch_folder
 from mint_common.adapters_format import BaseFacts
+from mint_common.dtypes import Dtype
 from mint_common.runtime.clock import SystemClock
 from mint_common.settings import BlobSettings
+from services.loader.adapters.builder.arena import open_arena
 from services.loader.adapters.builder.client import Builder, BuilderConfig, open_builder
 from services.loader.adapters.vllm.engine import VllmEngine
-from services.loader.adapters.vllm.starting import EngineConfig, start_engine
-from services.loader.core.execution import Execution
+from services.loader.adapters.vllm.starting import EngineConfig, plan_for_device, start_engine
+from services.loader.core.execution import Asked
+
+ARENA_BYTES = 1 << 30
 
 
 def engine_config(
@@ -25,8 +30,12 @@ def engine_config(
     sequences: int = 16,
     max_context: int = 2048,
     kv_bytes: int = KV_BYTES,
+    dtype: Dtype | None = None,
 ) -> EngineConfig:
-    """Return how to start an engine of one thread in float32."""
+    """Return how to start an engine of one thread on the device that vLLM finds.
+
+    Its dtype, unless one is given, is the device's usual one.
+    """
     return EngineConfig(
         base_dir=base,
         facts=facts,
@@ -36,7 +45,7 @@ def engine_config(
         max_sequences=sequences,
         max_logprobs=20,
         threads=1,
-        execution=Execution(kv_cache_bytes=kv_bytes),
+        execution=plan_for_device(Asked(dtype=dtype, kv_cache_bytes=kv_bytes), base_dir=base, threads=1),
     )
 
 
@@ -53,13 +62,19 @@ def idle_builder(config: EngineConfig) -> Builder:
 @asynccontextmanager
 async def open_engine(config: EngineConfig) -> AsyncIterator[VllmEngine]:
     """Run an engine and its builder; end both."""
-    with scratch_folder() as folder:
-        async with open_builder(_builder_config(config.base_dir, folder), SystemClock()) as builder:
-            engine = _quietly_started(config, builder)
-            try:
-                yield engine
-            finally:
-                engine.close()
+    how = config.execution
+    async with AsyncExitStack() as stack:
+        folder = stack.enter_context(scratch_folder())
+        arena = stack.enter_context(open_arena(ARENA_BYTES)) if how.has_arena else ""
+        building = replace(_builder_config(config.base_dir, folder), dtype=how.dtype, arena=arena)
+        builder = await stack.enter_async_context(open_builder(building, SystemClock()))
+        engine = _quietly_started(config, builder)
+        try:
+            if arena:
+                await engine.open_arena(arena)
+            yield engine
+        finally:
+            engine.close()
 
 
 def _quietly_started(config: EngineConfig, builder: Builder) -> VllmEngine:

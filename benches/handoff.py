@@ -1,14 +1,13 @@
 """How long until a trained policy is sampled from: as an adapter, or as a merged model?
 
-Both roads end with the same 64-token rollout on a real vLLM engine on CPU, float32. The adapter's: export,
-publish, stage, into a slot. The merged model's: merge and save (`merge_adapter`), start an engine on it. The
-ratio is the MinT paper's (arXiv 2605.13779, Table 3: 18.3 for 4B, 2.85 for 30B, with the rollout in both).
-On CPU that rollout takes seconds on either road: even an adapter in no time, a row's limit, stays far below
-18.3. The transfer ratio is the hand-over by itself.
+Both roads end with the same 64-token rollout on a real vLLM engine, in the dtype that suits its device. The
+adapter's: export, publish, stage, into a slot. The merged model's: merge and save (`merge_adapter`), start an
+engine on it. The ratio is the MinT paper's (arXiv 2605.13779, Table 3: 18.3 for 4B, 2.85 for 30B, with the
+rollout in both). On CPU that rollout takes seconds on either road: even an adapter in no time, a row's limit,
+stays far below 18.3. The transfer ratio is the hand-over by itself.
 """
 
 import asyncio
-import os
 import secrets
 import shutil
 import statistics
@@ -20,8 +19,10 @@ from typing import Any
 
 import torch
 
+from benches.device import one_thread
 from benches.engines import base_engine, engine_config, open_engine
 from benches.handoff_bases import handoff_folder
+from benches.machine import DeviceName
 from benches.report import Report, Row, make_row
 from benches.stacks import scratch_folder
 from mint_common.adapters_format import (
@@ -57,6 +58,8 @@ class Case:
     step_rank: int
     goal: float
     why: str
+    device: DeviceName | None = None
+    """The only one on which it is worth its time."""
 
 
 CASES = (
@@ -83,6 +86,15 @@ CASES = (
         step_rank=16,
         goal=2.85,
         why="the paper's on 30B-A3B; random Qwen3-MoE, 12 layers of 32 experts, LoRA on all of them",
+    ),
+    Case(
+        base="dense4b",
+        suffix="_4b",
+        ranks=(32,),
+        step_rank=32,
+        goal=18.3,
+        why="the paper's on 4B; random weights in the shape of Qwen3-4B, bfloat16",
+        device="cuda",
     ),
 )
 
@@ -116,17 +128,16 @@ class Measured:
     merged: list[Phases]
 
 
-def run() -> Report:
+def run(*, device: DeviceName = "cpu") -> Report:
     """Measure."""
-    return report(measure())
+    return report(measure(device=device))
 
 
-def measure(*, rounds: int = 5, merged_rounds: int = 3) -> list[Measured]:
-    """Take both roads of every case, so many times each."""
-    os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
-    torch.set_num_threads(1)
+def measure(*, rounds: int = 5, merged_rounds: int = 3, device: DeviceName = "cpu") -> list[Measured]:
+    """Take both roads of every case of the device, so many times each."""
+    one_thread()
     measured = []
-    for case in CASES:
+    for case in (case for case in CASES if case.device in {None, device}):
         with scratch_folder() as folder:
             measured.append(asyncio.run(_measure(case, folder, rounds, merged_rounds)))
     return measured

@@ -11,7 +11,14 @@ from pathlib import Path
 
 import msgspec
 import torch
-from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    PreTrainedModel,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
 
 from benches.bases import MADE, TINY, base_folder
 from mint_common.adapters_format import BASE_FILE, describe_base
@@ -21,7 +28,7 @@ MAX_RANK = 32
 
 
 def handoff_folder(name: str) -> Path:
-    """Return the folder of a base: ``smollm2``, ``dense600m`` or ``moe190m``."""
+    """Return the folder of a base: ``smollm2``, ``dense600m``, ``moe190m`` or ``dense4b``."""
     return base_folder(name) if name == "smollm2" else _made(name, _RANDOM[name])
 
 
@@ -40,6 +47,23 @@ def _dense() -> PreTrainedModel:
         **_ENDS,
     )
     return Qwen3ForCausalLM(config)
+
+
+def _dense_4b() -> PreTrainedModel:
+    """Return the shape of Qwen3-4B: 4.02 G parameters, the embedding tied."""
+    config = Qwen3Config(
+        vocab_size=151_936,
+        hidden_size=2560,
+        intermediate_size=9728,
+        num_hidden_layers=36,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        head_dim=128,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        **_ENDS,
+    )
+    return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
 
 
 def _moe() -> PreTrainedModel:
@@ -64,7 +88,11 @@ def _moe() -> PreTrainedModel:
 
 
 _ENDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-_RANDOM: dict[str, Callable[[], PreTrainedModel]] = {"dense600m": _dense, "moe190m": _moe}
+_RANDOM: dict[str, Callable[[], PreTrainedModel]] = {
+    "dense600m": _dense,
+    "dense4b": _dense_4b,
+    "moe190m": _moe,
+}
 
 
 def _made(name: str, make: Callable[[], PreTrainedModel]) -> Path:

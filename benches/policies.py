@@ -20,8 +20,9 @@ from typing import Any
 
 import psutil
 
+from benches.machine import DeviceName
 from benches.report import Report, Row, make_row
-from benches.stacks import open_bench_stack
+from benches.stacks import open_bench_stack, shared_gpu
 from services.standalone.adapters.public_api import PublicApi, path_of
 from services.standalone.core.jobs import TERMINAL, JobNow, read_job
 from services.standalone.demo.memory import MemoryWatch
@@ -53,18 +54,18 @@ class Arm:
     accuracy: tuple[float, ...]
 
 
-def run() -> Report:
+def run(*, device: DeviceName = "cpu") -> Report:
     """Measure."""
-    return report(measure())
+    return report(measure(device=device))
 
 
-def measure(*, seeds: int = 3) -> list[tuple[Arm, Arm]]:
+def measure(*, seeds: int = 3, device: DeviceName = "cpu") -> list[tuple[Arm, Arm]]:
     """Train the policies one by one and together, on as many seeds; which comes first alternates."""
     os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
     pairs = []
     for seed in range(seeds):
         order = (False, True) if seed % 2 == 0 else (True, False)
-        arms = {together: asyncio.run(_arm(seed, together=together)) for together in order}
+        arms = {together: asyncio.run(_arm(seed, device, together=together)) for together in order}
         pairs.append((arms[False], arms[True]))
         for together, arm in sorted(arms.items()):
             print(f"seed {seed}, {'together' if together else 'one by one'}: {arm}")
@@ -76,8 +77,8 @@ def report(pairs: Sequence[tuple[Arm, Arm]]) -> Report:
     return Report(bench="policies", rows=_rows(pairs), draw=lambda figure: draw(figure, pairs))
 
 
-async def _arm(seed: int, *, together: bool) -> Arm:
-    async with open_bench_stack() as stack:
+async def _arm(seed: int, device: DeviceName, *, together: bool) -> Arm:
+    async with open_bench_stack(overrides=shared_gpu(device)) as stack:
         with PublicApi(stack.gateway_url, stack.api_key) as api:
             return await _trained(api, seed, together=together)
 

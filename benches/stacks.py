@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 
 from benches.bases import base_folder
+from benches.machine import DeviceName
 from mint_common.client.http import InternalHttp
 from services.standalone.adapters.launch import free_port
 from services.standalone.adapters.postgres import postgres_dsn, prepare_postgres
@@ -74,6 +75,17 @@ async def open_bench_stack(
         async with opening as stack:
             await stack.supervisor.all_ready()
             yield BenchStack(folder=folder, gateway_url=stack.gateway_url, api_key=stack.api_key)
+
+
+def shared_gpu(device: DeviceName) -> dict[str, str]:
+    """Return the settings of a trainer and an engine that share a GPU; none on a CPU."""
+    if device == "cpu":
+        return {}
+    return {
+        "MINT_TRAINER_DEVICE": "cuda",
+        "MINT_TRAINER_MEMORY_SHARE": "0.4",
+        "MINT_LOADER_GPU_MEMORY_UTILIZATION": "0.4",
+    }
 
 
 @contextlib.contextmanager

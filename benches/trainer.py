@@ -1,40 +1,36 @@
 """How much does the trainer gain from stepping policies together, and what do swaps and snapshots cost?
 
-Everything is timed in CPU seconds of one thread, in turn within one process, so that a busy machine slows
-both sides alike. "Alone" is this trainer's own step of one policy after another, not PEFT's slower one.
+Everything is timed in CPU seconds of one thread (on a GPU: seconds), in turn within one process, so that a
+busy machine slows both sides alike. "Alone" is this trainer's own step of one policy after another, not
+PEFT's slower one.
 """
 
-import os
 import random
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
-
 from benches.bases import base_folder
+from benches.device import one_thread, placement_on, work_seconds
+from benches.machine import DeviceName
 from benches.report import Report, Row, make_row
-from mint_common.events import LoraSpec
+from benches.trainer_steps import (
+    Work,
+    batch_of,
+    random_groups,
+    random_row,
+    random_tokens,
+    state_on,
+    step_policies,
+)
 from services.trainer.adapters.model.resident_base import ResidentBase, load_base
 from services.trainer.adapters.policies.tiers import PolicyTiers, ResidentPolicy
-from services.trainer.adapters.states.training_state import (
-    TrainingState,
-    new_state,
-    park_state,
-    write_parked,
-)
+from services.trainer.adapters.states.training_state import park_state, write_parked
 from services.trainer.adapters.training.freed_memory import keep_freed_memory
-from services.trainer.adapters.training.optimizer import take_steps
-from services.trainer.adapters.training.policy_passes import PolicyPass, run_policy_passes
-from services.trainer.core.algorithms import WaveBatch
 from services.trainer.core.batch import Batch
-from services.trainer.core.batch import Row as TrainedRow
-from services.trainer.core.wave_operations import adam_step
 
-ADAM = adam_step(learning_rate=1e-3, clip_norm=1.0)
 MAX_TOKENS = 512
 
 
@@ -77,31 +73,9 @@ CASES = (
 PROMPT, ANSWERS, GROUP, SHARED_ROUNDS = 24, 8, 8, 5
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
-    """A policy, and the rows of its wave."""
-
-    state: TrainingState
-    batch: Batch
-
-
-def step_policies(base: ResidentBase, works: Sequence[Work]) -> None:
-    """Compute the passes of some waves together, then their steps."""
-    passes = [
-        PolicyPass(
-            lora=work.state.lora,
-            step=work.state.step,
-            work=WaveBatch(algorithm="grpo", config={"kl_coefficient": 0.0}, batch=work.batch),
-        )
-        for work in works
-    ]
-    run_policy_passes(base, passes, max_tokens=MAX_TOKENS)
-    take_steps([work.state for work in works], [ADAM] * len(works))
-
-
 @dataclass(frozen=True, slots=True)
 class Times:
-    """CPU seconds of each round, in turn."""
+    """Seconds of each round, in turn: see `work_seconds`."""
 
     plain: list[float]
     ours: list[float]
@@ -111,12 +85,12 @@ class Times:
         return [slow / fast for slow, fast in zip(self.plain, self.ours, strict=True)]
 
 
-def run() -> Report:
+def run(*, device: DeviceName = "cpu") -> Report:
     """Measure."""
-    os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
-    torch.set_num_threads(1)
+    one_thread()
     keep_freed_memory()  # as the trainer's process does
-    bases = {name: load_base(base_folder(name)) for name in ("tiny", "smollm2")}
+    placement = placement_on(device)
+    bases = {name: load_base(base_folder(name), placement) for name in ("tiny", "smollm2")}
     together = {case: measure_together(bases[case.base], case) for case in CASES}
     shared = measure_shared_prompts(bases["smollm2"])
     rows = [
@@ -139,53 +113,50 @@ def run() -> Report:
 def measure_together(base: ResidentBase, case: Case) -> Times:
     """Step the policies one after another, then all together, in turn."""
     works = [
-        Work(state=new_state(base.facts, _spec(base, case.rank, seed)), batch=batch)
+        Work(state=state_on(base, rank=case.rank, seed=seed), batch=batch)
         for seed, batch in enumerate(_batches(base, case))
     ]
     return _in_turn(
-        lambda: [step_policies(base, [work]) for work in works],
-        lambda: step_policies(base, works),
+        base,
+        lambda: [_step(base, [work]) for work in works],
+        lambda: _step(base, works),
         rounds=case.rounds,
     )
 
 
 def measure_shared_prompts(base: ResidentBase) -> Times:
     """Step one policy on groups with a line per answer, then behind shared prompts, in turn."""
-    rng = random.Random(0)
-    rows = []
-    for _ in range(4):
-        prompt = _draw_tokens(rng, base, PROMPT)
-        rows += [_row(rng, base, prompt, ANSWERS) for _ in range(GROUP)]
-    state = new_state(base.facts, _spec(base, 16, 0))
-    work = Work(state=state, batch=_batch(rows))
+    batch = random_groups(base, groups=4, group=GROUP, prompt=PROMPT, answers=ANSWERS)
+    work = Work(state=state_on(base, rank=16, seed=0), batch=batch)
 
     def step(*, shares_prompts: bool) -> None:
         base.shares_prompts = shares_prompts
-        step_policies(base, [work])
+        _step(base, [work])
 
     return _in_turn(
-        lambda: step(shares_prompts=False), lambda: step(shares_prompts=True), rounds=SHARED_ROUNDS
+        base, lambda: step(shares_prompts=False), lambda: step(shares_prompts=True), rounds=SHARED_ROUNDS
     )
 
 
 def measure_swaps(base: ResidentBase) -> list[Row]:
     """Switch from one stepped policy to another, and take snapshots of one."""
     case = Case(name="", base="smollm2", policies=2, sequences=2, tokens=32, rank=8, goal=0.0, rounds=0)
-    states = [new_state(base.facts, _spec(base, case.rank, seed)) for seed in range(case.policies)]
+    states = [state_on(base, rank=case.rank, seed=seed) for seed in range(case.policies)]
     works = [
         Work(state=state, batch=batch) for state, batch in zip(states, _batches(base, case), strict=True)
     ]
-    step_seconds = [_cpu_seconds(partial(step_policies, base, [work])) for _ in range(3) for work in works]
-    snapshots = [_cpu_seconds(lambda: park_state(states[0])) for _ in range(20)]
+    seconds = partial(_seconds, base)
+    step_seconds = [seconds(partial(_step, base, [work])) for _ in range(3) for work in works]
+    snapshots = [seconds(lambda: park_state(states[0])) for _ in range(20)]
     parked = park_state(states[0])
-    writes = [_cpu_seconds(lambda: write_parked(parked)) for _ in range(5)]
-    tiers = PolicyTiers(device_policies=1, host_policies=1)
+    writes = [seconds(lambda: write_parked(parked)) for _ in range(5)]
+    tiers = PolicyTiers(device_policies=1, host_policies=1, device=base.device)
     there, back = ResidentPolicy(states[0]), ResidentPolicy(park_state(states[1]))
     switches = []
     for _ in range(20):
-        switches.append(1e3 * _cpu_seconds(partial(_switch, tiers, there, back)))
+        switches.append(1e3 * seconds(partial(_switch, tiers, there, back)))
         there, back = back, there
-    copied = _cpu_seconds(lambda: [parked.buffer.clone() for _ in range(20)]) / 20
+    copied = seconds(lambda: [parked.buffer.to(base.device, copy=True) for _ in range(20)]) / 20
     step = statistics.median(step_seconds)
     return [
         make_row(
@@ -216,21 +187,21 @@ def _switch(tiers: PolicyTiers, out: ResidentPolicy, into: ResidentPolicy) -> No
     tiers.swap_in(into)
 
 
-def _in_turn(plain: Callable[[], object], ours: Callable[[], object], *, rounds: int) -> Times:
+def _in_turn(
+    base: ResidentBase, plain: Callable[[], object], ours: Callable[[], object], *, rounds: int
+) -> Times:
     plain()
     ours()
-    pairs = [(_cpu_seconds(plain), _cpu_seconds(ours)) for _ in range(rounds)]
+    pairs = [(_seconds(base, plain), _seconds(base, ours)) for _ in range(rounds)]
     return Times([first for first, _ in pairs], [second for _, second in pairs])
 
 
-def _cpu_seconds(work: Callable[[], object]) -> float:
-    started = time.process_time()
-    work()
-    return time.process_time() - started
+def _seconds(base: ResidentBase, work: Callable[[], object]) -> float:
+    return work_seconds(base.device.type, work)
 
 
-def _spec(base: ResidentBase, rank: int, seed: int) -> LoraSpec:
-    return LoraSpec(rank=rank, alpha=2.0 * rank, targets=base.facts.targets, seed=seed)
+def _step(base: ResidentBase, works: Sequence[Work]) -> None:
+    step_policies(base, works, max_tokens=MAX_TOKENS)
 
 
 def _batches(base: ResidentBase, case: Case) -> list[Batch]:
@@ -238,27 +209,11 @@ def _batches(base: ResidentBase, case: Case) -> list[Batch]:
     rng = random.Random(0)
     half = case.tokens // 2
     return [
-        _batch([_row(rng, base, _draw_tokens(rng, base, half), half + 1) for _ in range(case.sequences)])
+        batch_of(
+            [random_row(rng, base, random_tokens(rng, base, half), half + 1) for _ in range(case.sequences)]
+        )
         for _ in range(case.policies)
     ]
-
-
-def _batch(rows: list[TrainedRow]) -> Batch:
-    total = sum(len(row.tokens) for row in rows)
-    return Batch(rows=tuple(rows), probe=(), total_tokens=total, skipped_groups=0, reward_mean=0.0)
-
-
-def _row(rng: random.Random, base: ResidentBase, prompt: tuple[int, ...], length: int) -> TrainedRow:
-    return TrainedRow(
-        prompt=prompt,
-        tokens=_draw_tokens(rng, base, length),
-        logprobs=(-3.0,) * length,
-        advantage=rng.uniform(-1.0, 1.0),
-    )
-
-
-def _draw_tokens(rng: random.Random, base: ResidentBase, count: int) -> tuple[int, ...]:
-    return tuple(rng.randrange(base.facts.vocab_size) for _ in range(count))
 
 
 def _together_row(case: Case, times: Times) -> Row:

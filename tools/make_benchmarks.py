@@ -116,6 +116,7 @@ BENCHES = (
     ("fleet", "A fleet of engines (simulated time, real decisions)", "python -m benches fleet"),
     ("catalog", "A million policies", "make bench-catalog"),
     ("trainer", "Batched steps, swaps, snapshots", "make bench-trainer"),
+    ("dtypes", "A bfloat16 base", "make bench-trainer"),
     ("operations", "Durable operations", "make bench-trainer"),
     ("handoff", "From the trainer to the first tokens", "make paper-training"),
     ("policies", "Three policies at once", "make paper-training"),
@@ -144,7 +145,9 @@ def _machine(reports: Mapping[str, dict[str, Any]]) -> Iterator[str]:
 def _machine_line(machine: Mapping[str, Any]) -> str:
     gib = round(machine["memory_bytes"] / 2**30)
     versions = f"Python {machine['python']}, torch {machine['torch']}, vLLM {machine['vllm']}"
-    return f"{machine['cores']} cores of {machine['cpu']}, {gib} GiB, no GPU; {versions}"
+    return (
+        f"{machine['cores']} cores of {machine['cpu']}, {gib} GiB, {machine.get('gpu', 'no GPU')}; {versions}"
+    )
 
 
 def _claims(rows: Mapping[str, dict[str, Any]]) -> Iterator[str]:
