@@ -13,7 +13,7 @@ SPREAD := -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 BENCH := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m benches
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint check fmt bench bench-loader bench-catalog bench-trainer bench-handoff bench-policies bench-tinker test-sdk test-seams bench-check paper-training docs clean
+.PHONY: help install demo test test-slow lint check fmt bench bench-loader bench-catalog bench-trainer bench-handoff bench-policies bench-tinker test-sdk test-seams test-gpu bench-check paper-training docs clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ test-slow: .venv/.installed ## Run the slow tests
 
 test-sdk: .venv/.installed ## Drive every version of the Tinker SDK, and the cookbook, against a running stack (20 minutes)
 	$(PYTEST) -m slow tests/e2e/test_sdk_matrix.py tests/e2e/test_cookbook.py tests/e2e/test_verifiers.py
+
+test-gpu: .venv/.installed ## Run the tests for a GPU (10 minutes on an H100; two GPUs: all); skipped without one
+	$(PYTEST) -m gpu tests/gpu
 
 test-seams: .venv/.installed ## Compare what the loader uses of vLLM with the official CUDA build, which is not installed
 	$(PYTEST) -m seams tests/seams
@@ -76,7 +79,7 @@ bench-catalog: .venv/.installed ## Run the catalog's benchmark at a million poli
 	$(BENCH) catalog $(if $(POLICIES),--policies $(POLICIES))
 
 bench-trainer: .venv/.installed ## Run the trainer's benchmarks
-	$(BENCH) trainer operations
+	$(BENCH) trainer dtypes operations
 
 bench-handoff: .venv/.installed ## Run the hand-over benchmark: adapter against merged model
 	$(BENCH) handoff
