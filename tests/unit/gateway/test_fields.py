@@ -144,6 +144,7 @@ def test_nothing_makes_a_server_fetch_or_run(endpoint: Endpoint, fields: dict[st
         ("structured_outputs", 2),
         ("structured_outputs", {"json": {"title": "x" * 70_000}}),
         ("structured_outputs", {"regex": 3}),
+        ("structured_outputs", {"json_object": False}),
         ("structured_outputs", {"_backend": "x"}),
         ("chat_template_kwargs", {"tokenize": False}),
         ("chat_template_kwargs", {"enable_thinking": [False]}),

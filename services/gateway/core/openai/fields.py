@@ -139,6 +139,8 @@ def _check_structure(name: str, value: object) -> None:
     """Check what a client says of an answer's build; JSON may stand in a text in it."""
     if value is None:
         return
+    if isinstance(value, shapes.StructuredOutputs) and value.json_object is False:
+        raise InvalidField(field=f"{name}.json_object", problem="must be true, or left out")
     said = msgspec.json.decode(msgspec.json.encode(value))
     check_structure(name, said)
     for inner in said.values() if isinstance(said, dict) else ():
