@@ -11,6 +11,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from mint_common.runtime import dispatch, relay
 from mint_common.runtime.edge_middleware import request_seconds
+from services.loader.metrics import LoadedAdapters
 
 PAGE = ROOT / "docs/metrics.md"
 SERVICES = ("gateway", "registry", "rollout", "trainer", "loader")
@@ -28,6 +29,22 @@ scrape_configs:
       - targets: ["127.0.0.1:<port of each service>"]
 ```
 """
+VLLM = """
+## loader, under names of vLLM's server
+
+Adapters on the engine are exported under the names that are proposed for vLLM
+([vllm#54830](https://github.com/vllm-project/vllm/issues/54830)), so that a router
+that knows those can be used. `vllm:lora_adapter_loaded` has the labels `adapter_name` (the digest), `level`,
+`pinned` and `rank`.
+
+vLLM's own series of the engine stand beside them (`vllm:num_requests_running`, `vllm:kv_cache_usage_perc`,
+`vllm:time_to_first_token_seconds`, ...; [their list](https://docs.vllm.ai/en/latest/usage/metrics/)) unless
+`MINT_LOADER_ENGINE_STATS=false`. `vllm:lora_requests_info` is left out: each set of adapters that ever met in
+a step would be a series of its own.
+
+| metric | type | what it is |
+|---|---|---|
+"""
 
 
 def render() -> str:
@@ -36,7 +53,14 @@ def render() -> str:
     shared = [requests, *_metrics_of(dispatch), *_metrics_of(relay)]
     modules = {service: importlib.import_module(f"services.{service}.metrics") for service in SERVICES}
     rest = [_section(service, _metrics_of(module)) for service, module in modules.items()]
-    return HEAD + _section("Every service", shared) + "".join(rest)
+    return HEAD + _section("Every service", shared) + "".join(rest) + _adapters()
+
+
+def _adapters() -> str:
+    """Return the table of the loader's series that have the names of vLLM's server."""
+    families = LoadedAdapters(lambda: (), slots=0).collect()
+    rows = (f"| `{each.name}` | {each.type} | {each.documentation} |\n" for each in families)
+    return VLLM + "".join(rows)
 
 
 def _metrics_of(module: ModuleType) -> list[MetricWrapperBase]:

@@ -22,6 +22,7 @@ from mint_common.runtime.dispatch import Dispatcher
 from mint_common.runtime.edge import create_http
 from mint_common.runtime.postgres import migrate, open_pool
 from mint_common.runtime.service import run_service
+from services.loader import metrics
 from services.loader.adapters.announcements import BusAnnouncements
 from services.loader.adapters.builder.arena import open_arena
 from services.loader.adapters.builder.client import Builder, BuilderConfig, BuilderStaging, open_builder
@@ -136,6 +137,7 @@ async def open_loader(settings: LoaderSettings, *, opens: OpensEngine = open_eng
             limits=tier_limits(settings),
             clock=clock,
         )
+        stack.enter_context(metrics.exported(tiers.resident_set.rows, slots=settings.slots))
         limits = Limits(
             max_context=max_context,
             vocab_size=facts.vocab_size,
@@ -260,6 +262,7 @@ def engine_config(settings: LoaderSettings, facts: BaseFacts, execution: Executi
         execution=execution,
         parsing=parsing(settings, facts),
         default_sampling=settings.default_sampling,
+        stats=settings.engine_stats,
     )
 
 

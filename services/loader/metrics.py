@@ -1,6 +1,14 @@
 """What the loader counts; exported by `/metrics`."""
 
-from prometheus_client import Counter, Gauge, Histogram
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from mint_common.ids import Digest
 
 LOAD_SECONDS = Histogram(
     "mint_loader_load_seconds",
@@ -52,6 +60,68 @@ REQUESTS = Counter(
     ["outcome"],
 )
 TOKENS = Counter("mint_loader_tokens_total", "Tokens by kind: prompt, generated", ["kind"])
+
+ADAPTER_LOAD_SECONDS = Histogram(
+    "vllm:lora_adapter_load_seconds",
+    "Seconds of one adapter's load, from its turn in the cold queue to host memory",
+    buckets=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30),
+    registry=None,  # vLLM takes every metric of that prefix out of the registry when an engine starts
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedRow:
+    """What is exported of one adapter on the engine."""
+
+    digest: Digest
+    in_slot: bool
+    pinned: bool
+    rank: int
+
+
+class LoadedAdapters(Collector):
+    """The adapters on the engine, under the names that are proposed for vLLM's own server.
+
+    One series an adapter, so at most as many as host memory holds. Source of the names:
+    https://github.com/vllm-project/vllm/issues/54830 .
+    """
+
+    def __init__(self, rows: Callable[[], Iterable[LoadedRow]], *, slots: int) -> None:
+        self._rows = rows
+        self._slots = slots
+
+    def describe(self) -> Iterable[Metric]:
+        """Return nothing: several loaders of one process, as in tests, have the same names."""
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the series as they are now."""
+        rows = list(self._rows())
+        loaded = GaugeMetricFamily(
+            "vllm:lora_adapter_loaded",
+            "1 for each adapter: its digest, and whether it is in a slot (gpu) or in host memory alone (cpu)",
+            labels=["adapter_name", "level", "pinned", "rank"],
+        )
+        for row in rows:
+            level = "gpu" if row.in_slot else "cpu"
+            loaded.add_metric([row.digest, level, str(row.pinned).lower(), str(row.rank)], 1)
+        in_slots = sum(row.in_slot for row in rows)
+        yield loaded
+        yield GaugeMetricFamily("vllm:num_gpu_loaded_lora_adapters", "Adapters in slots", in_slots)
+        yield GaugeMetricFamily("vllm:num_cpu_loaded_lora_adapters", "Adapters in host memory", len(rows))
+        yield GaugeMetricFamily("vllm:max_gpu_lora_adapters", "Slots of the engine", self._slots)
+        yield from ADAPTER_LOAD_SECONDS.collect()
+
+
+@contextmanager
+def exported(rows: Callable[[], Iterable[LoadedRow]], *, slots: int) -> Iterator[None]:
+    """Export the adapters on an engine for the length of the block."""
+    collector = LoadedAdapters(rows, slots=slots)
+    REGISTRY.register(collector)
+    try:
+        yield
+    finally:
+        REGISTRY.unregister(collector)
 
 
 def observe_load(stage: str, seconds: float) -> None:

@@ -29,6 +29,7 @@ class StagedAdapter:
 
     digest: Digest
     folder: Path
+    rank: int
     size_bytes: int
     host_bytes: int
 

@@ -91,6 +91,9 @@ class LoaderSettings(BaseModel):
         description="what holds where a request of an inference API says nothing: base: what the base's"
         " generation_config.json says; openai: temperature 1 and no truncation",
     )
+    engine_stats: bool = Field(
+        True, description="whether `/metrics` shows vLLM's own series of the engine beside the loader's"
+    )
     slots: int = Field(8, ge=1, description="most adapters in one engine step")
     host_capacity: int = Field(64, ge=1, description="most adapters in host memory, those in slots included")
     host_bytes: int = Field(2 << 30, ge=1, description="most bytes of adapter weights in host memory")

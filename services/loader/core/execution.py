@@ -50,6 +50,7 @@ OWNED: Mapping[str, str] = {
             "runner",
             "scheduler_cls",
             "seed",
+            "served_model_name",
             "skip_tokenizer_init",
             "trust_remote_code",
             "worker_cls",

@@ -178,7 +178,7 @@ class Loads:
         )
         try:
             with tracing.span("load adapter", digest=digest):
-                adapter, size_bytes = await self._bring_in(pending)
+                held, size_bytes = await self._bring_in(pending)
         except MintError as error:
             if not error.retryable:
                 self._resident_set.note_end(digest, State.FAILED)
@@ -191,10 +191,10 @@ class Loads:
         seconds = self._clock.monotonic() - began
         self._load_seconds.append(seconds)
         self._load_bytes.append(size_bytes)
-        self._finish(pending, adapter, size_bytes, seconds)
+        self._finish(pending, held, size_bytes, seconds)
         await self._trim()
 
-    def _finish(self, pending: PendingLoad, adapter: LoadedAdapter, size_bytes: int, seconds: float) -> None:
+    def _finish(self, pending: PendingLoad, held: HeldAdapter, size_bytes: int, seconds: float) -> None:
         digest, resident_set = pending.revision.digest, self._resident_set
         resident_set.residency = resident_set.residency.finish_load(
             digest,
@@ -203,7 +203,8 @@ class Loads:
             claims=sum(waiter.claims for waiter in pending.present()),
             now=self._clock.now(),
         )
-        resident_set.enter(digest, HeldAdapter(adapter=adapter, revision=pending.revision))
+        resident_set.enter(digest, held)
+        metrics.ADAPTER_LOAD_SECONDS.observe(seconds)
         for tenant_id, revision in pending.tenants().items():
             resident_set.join(revision, tenant_id, cause=pending.cause, now=self._clock.now())
         pending.succeed()
@@ -217,7 +218,7 @@ class Loads:
                 raise
             _log.warning("disk cache not trimmed", extra={"problem": str(error)})  # the next load tries again
 
-    async def _bring_in(self, pending: PendingLoad) -> tuple[LoadedAdapter, int]:
+    async def _bring_in(self, pending: PendingLoad) -> tuple[HeldAdapter, int]:
         staged = await self._staging.stage(pending.revision)
         victims = await self._make_room(pending, staged)
         adapter = LoadedAdapter(digest=staged.digest, number=next(self._numbers), folder=staged.folder)
@@ -232,7 +233,7 @@ class Loads:
         finally:
             self._on_engine.discard(adapter.number)
         metrics.LOAD_SECONDS.labels(stage="layout").observe(self._clock.monotonic() - began)
-        return adapter, size_bytes
+        return HeldAdapter(adapter=adapter, revision=pending.revision, rank=staged.rank), size_bytes
 
     async def _make_room(self, pending: PendingLoad, staged: StagedAdapter) -> list[LoadedAdapter]:
         """Reserve room and return whom it displaces; only a request waits for others to end."""

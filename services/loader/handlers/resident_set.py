@@ -25,6 +25,7 @@ class HeldAdapter:
 
     adapter: LoadedAdapter
     revision: RevisionRef
+    rank: int
 
 
 class ResidentSet:
@@ -99,6 +100,20 @@ class ResidentSet:
     def end_of(self, digest: Digest) -> State:
         """Return how an adapter that is not here ended, or that nothing is known of it."""
         return self._ends.get(digest, State.REGISTERED)
+
+    def rows(self) -> list[metrics.LoadedRow]:
+        """Return what is exported of each adapter; may be called from another thread."""
+        residents, held = self.residency.residents, dict(self.held)
+        return [
+            metrics.LoadedRow(
+                digest=digest,
+                in_slot=resident.in_slot,
+                pinned=resident.pinned,
+                rank=held[digest].rank,
+            )
+            for digest, resident in residents.items()
+            if digest in held
+        ]
 
     def measure(self) -> None:
         """Export what is here."""

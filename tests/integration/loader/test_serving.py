@@ -30,7 +30,7 @@ from mint_common.generation import ChatMessage, Sampled, SampleRequest, Sampling
 from mint_common.ids import BaseName, TenantId
 from mint_common.testing.adapters import make_adapter, make_base_facts
 from services.loader.ports import LoadedAdapter
-from tests.integration.loader.conftest import WORKERS
+from tests.integration.loader.conftest import SLOTS, WORKERS
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
 
@@ -215,6 +215,24 @@ async def test_pins_and_prewarms_over_http(rig: Any) -> None:
     assert (await rig.client.evict(revision.digest, tenant_id=TenantId("t"))).tier == "stored"
     with pytest.raises(NotFound):
         await rig.client.evict(revision.digest, tenant_id=TenantId("t"))
+
+
+async def test_metrics_show_adapters_and_vllms_own_series(rig: Any) -> None:
+    first, second = await rig.revision(72), await rig.revision(73, rank=2)
+    for revision in (first, second):
+        await rig.client.prewarm(revision, tenant_id=TenantId("t"))
+    await rig.client.pin(first.digest, tenant_id=TenantId("t"))
+    await rig.client.sample(ask(second))
+    async with httpx.AsyncClient() as client:
+        text = (await client.get(f"{rig.url}/metrics")).text
+    loaded = 'vllm:lora_adapter_loaded{adapter_name="%s",level="gpu",pinned="%s",rank="%d"} 1.0'
+    assert loaded % (first.digest, "true", 4) in text
+    assert loaded % (second.digest, "false", 2) in text
+    assert f"vllm:max_gpu_lora_adapters {float(SLOTS)}" in text
+    for name in ("num_requests_running", "generation_tokens_total", "time_to_first_token_seconds_bucket"):
+        assert f"vllm:{name}{{" in text
+    assert 'model_name="tiny"' in text
+    assert "lora_requests_info" not in text  # a series for each set of adapters that ever met
 
 
 async def test_the_directory_finds_engines_by_base_and_asks_again_after_a_failure(rig: Any) -> None:

@@ -139,7 +139,11 @@ class DiskCache:
         place, served = self._packed(folder, manifest)
         host_bytes = served.files[WEIGHTS_FILE].size_bytes * self._item_bytes // FILE_ITEM_BYTES[served.dtype]
         staged = StagedAdapter(
-            digest=revision.digest, folder=place, size_bytes=_weights_bytes(folder), host_bytes=host_bytes
+            digest=revision.digest,
+            folder=place,
+            rank=manifest.rank,
+            size_bytes=_weights_bytes(folder),
+            host_bytes=host_bytes,
         )
         return Proved(manifest=revision.manifest, marks=_marks(folder), staged=staged)
 

@@ -17,6 +17,7 @@ from mint_common.adapters_format import BaseFacts, served_targets
 from mint_common.errors import SettingInvalid, Unavailable
 from services.loader.adapters.builder.client import Builder
 from services.loader.adapters.vllm.engine import VllmEngine
+from services.loader.adapters.vllm.engine_stats import stat_logger
 from services.loader.adapters.vllm.taken_outputs import TakenOutputs
 from services.loader.adapters.vllm_plugin import RESERVED, TAKEN, register
 from services.loader.core.execution import (
@@ -52,6 +53,7 @@ class EngineConfig:
     execution: Execution
     parsing: Parsing = field(default_factory=Parsing)
     default_sampling: Literal["base", "openai"] = "base"
+    stats: bool = True
 
 
 def plan_for_device(asked: Asked, *, base_dir: Path, threads: int, quantization: str = "") -> Execution:
@@ -133,7 +135,8 @@ def _started(config: EngineConfig, builder: Builder) -> VllmEngine:
     how, taken = config.execution, TakenOutputs()
     arguments = engine_arguments(config, taken=taken)
     vllm_config, source, no_routes = _with_routes(arguments, _checked(config, arguments), config)
-    llm = AsyncLLM.from_vllm_config(vllm_config, disable_log_stats=True)
+    loggers = [stat_logger()] if config.stats else None
+    llm = AsyncLLM.from_vllm_config(vllm_config, disable_log_stats=True, stat_loggers=loggers)
     taken.watch(llm.output_processor)
     _log.info("engine starts", extra=dataclasses.asdict(how) | {"routes": str(source)})
     layers = routed_layers(config.facts)
@@ -224,6 +227,7 @@ def engine_arguments(config: EngineConfig, *, taken: TakenOutputs) -> Any:
         optional["distributed_executor_backend"] = how.executor  # one worker lives in the engine process
     return AsyncEngineArgs(
         model=str(config.base_dir),
+        served_model_name=config.facts.name,
         dtype=how.dtype,
         max_model_len=config.max_context,
         max_num_seqs=config.max_sequences + reserve,

@@ -8,7 +8,7 @@ from services.loader.core.parsing import Parsing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Operation:
+class ApiOperation:
     """A route of vLLM's server: its request's type, and the serving object and method that answer it.
 
     ``generates``: it asks the engine for something; ``is_marked``: the first event of its streams has room
@@ -28,7 +28,7 @@ class Operation:
         return type(self.serving).__module__
 
 
-def build_operations(llm: Any, parsing: Parsing) -> tuple[Any, Mapping[str, Operation]]:
+def build_operations(llm: Any, parsing: Parsing) -> tuple[Any, Mapping[str, ApiOperation]]:
     """Return vLLM's renderer, and the operations by name. Any: vllm has no types."""
     from pydantic import TypeAdapter, create_model
     from vllm.entrypoints.anthropic.protocol import AnthropicCountTokensRequest, AnthropicMessagesRequest
@@ -68,8 +68,8 @@ def build_operations(llm: Any, parsing: Parsing) -> tuple[Any, Mapping[str, Oper
     )
     tokenization = ServingTokenization(models, renderer, **template)
 
-    def asks(kind: Any, serving: Any, method: str, **options: bool) -> Operation:
-        return Operation(request=TypeAdapter(kind), serving=serving, method=method, **options)
+    def asks(kind: Any, serving: Any, method: str, **options: bool) -> ApiOperation:
+        return ApiOperation(request=TypeAdapter(kind), serving=serving, method=method, **options)
 
     return renderer, {
         "chat": asks(ChatCompletionRequest, chat, "create_chat_completion", is_marked=True),

@@ -16,7 +16,7 @@ import msgspec
 from mint_common.errors import InvalidField, MintError, NotFound, RequestRefused
 from mint_common.waiting import raise_if_cancelled
 from services.loader.adapters.vllm.openai.call import CallEngine, CallRenderer
-from services.loader.adapters.vllm.openai.operations import Operation, build_operations
+from services.loader.adapters.vllm.openai.operations import ApiOperation, build_operations
 from services.loader.adapters.vllm.tenant_turns import TenantTurns
 from services.loader.core.parsing import Parsing
 from services.loader.ports import Admission, AnswerHead, ApiCall
@@ -68,7 +68,7 @@ class VllmServing:
                 async for part in _events(result, engine, is_marked=operation.is_marked):
                     yield part
 
-    def _for_call(self, operation: Operation, call: ApiCall, engine: CallEngine) -> Any:
+    def _for_call(self, operation: ApiOperation, call: ApiCall, engine: CallEngine) -> Any:
         serving = copy(operation.serving)
         serving.models = _models_of(serving.models, call.model)
         serving.engine_client = engine
