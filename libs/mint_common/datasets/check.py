@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mint_common.datasets.formats import Format
-from mint_common.datasets.lines import MAX_LINE_BYTES, LineReader, NumberedLine, TooLong
+from mint_common.datasets.lines import MAX_LINE_BYTES, LineReader, LineTooLong, NumberedLine
 from mint_common.datasets.reading import decode_line, told_format, typed_row
 from mint_common.datasets.repeats import Repeats, RowDigests
 from mint_common.datasets.rows import RowProblem
@@ -74,7 +74,7 @@ class DatasetCheck:
 
     def _take(self, numbered: NumberedLine) -> None:
         number, line = numbered
-        if not isinstance(line, TooLong) and not line.strip():
+        if not isinstance(line, LineTooLong) and not line.strip():
             return
         self._rows += 1
         try:
@@ -82,12 +82,12 @@ class DatasetCheck:
         except RowProblem as problem:
             self._note(number, problem)
 
-    def _check(self, number: int, line: bytes | TooLong) -> None:
+    def _check(self, number: int, line: bytes | LineTooLong) -> None:
         if self._rows > MAX_ROWS:
             if self._rows == MAX_ROWS + 1:
                 raise RowProblem("too_many_rows", f"a file may have {MAX_ROWS} rows at most")
             return
-        if isinstance(line, TooLong):
+        if isinstance(line, LineTooLong):
             raise RowProblem("line_too_long", f"the line has more than {MAX_LINE_BYTES} bytes")
         row = decode_line(line)
         found = told_format(row)

@@ -9,12 +9,12 @@ _BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
-class TooLong:
+class LineTooLong:
     """Stands for a line of more than `MAX_LINE_BYTES`, of which nothing is kept."""
 
 
-TOO_LONG = TooLong()
-NumberedLine = tuple[int, bytes | TooLong]
+TOO_LONG = LineTooLong()
+NumberedLine = tuple[int, bytes | LineTooLong]
 
 
 class LineReader:

@@ -25,7 +25,7 @@ class RowProblem(Exception):
         self.message = message
 
 
-class Part(Struct, frozen=True):
+class ContentPart(Struct, frozen=True):
     """A part of a message's content; only texts are trained on."""
 
     type: str
@@ -47,11 +47,11 @@ class ToolCall(Struct, frozen=True, forbid_unknown_fields=True):
     id: str | None = None
 
 
-class Message(Struct, frozen=True, forbid_unknown_fields=True):
+class RowMessage(Struct, frozen=True, forbid_unknown_fields=True):
     """One message; ``weight`` 0 leaves an assistant's out of training."""
 
     role: Role
-    content: str | list[Part] | None = None
+    content: str | list[ContentPart] | None = None
     name: str | None = None
     weight: Annotated[int, Meta(ge=0, le=1)] | None = None
     tool_calls: list[ToolCall] | None = None
@@ -76,7 +76,7 @@ class Tool(Struct, frozen=True, forbid_unknown_fields=True):
     type: Literal["function"] = "function"
 
 
-Messages = Annotated[list[Message], Meta(min_length=1)]
+Messages = Annotated[list[RowMessage], Meta(min_length=1)]
 TextOrMessages = str | Messages
 Tools = list[Tool] | str | None
 """A text is the JSON of the list, as TRL has it."""
@@ -179,7 +179,7 @@ def check_row(row: Row) -> None:
             pass
 
 
-def _check_trains(messages: Sequence[Message]) -> None:
+def _check_trains(messages: Sequence[RowMessage]) -> None:
     if messages[-1].role != "assistant":
         raise RowProblem("no_answer", f"the last message is of role {messages[-1].role}, not assistant")
     if all(message.weight == 0 for message in messages if message.role == "assistant"):
@@ -198,7 +198,7 @@ def _check_answers(prompt: TextOrMessages, answers: Mapping[str, TextOrMessages]
             raise RowProblem("no_answer", f"{name} is empty")
 
 
-def _check_output(name: str, messages: Sequence[Message]) -> None:
+def _check_output(name: str, messages: Sequence[RowMessage]) -> None:
     for index, message in enumerate(messages):
         if message.role not in {"assistant", "tool"}:
             problem = f"{name}[{index}].role is {message.role}: an output has messages of assistant and tool"
@@ -208,14 +208,14 @@ def _check_output(name: str, messages: Sequence[Message]) -> None:
     _check_messages(name, messages)
 
 
-def _check_messages(name: str, messages: Sequence[Message], *, may_weigh: bool = False) -> None:
+def _check_messages(name: str, messages: Sequence[RowMessage], *, may_weigh: bool = False) -> None:
     for index, message in enumerate(messages):
         if message.content.__class__ is str and message.role == "user" and message.weight is None:
             continue  # most messages
         _check_message(f"{name}[{index}]", message, may_weigh=may_weigh)
 
 
-def _check_message(name: str, message: Message, *, may_weigh: bool) -> None:
+def _check_message(name: str, message: RowMessage, *, may_weigh: bool) -> None:
     is_assistant = message.role == "assistant"
     if message.weight is not None and not (may_weigh and is_assistant):
         raise RowProblem(
@@ -231,7 +231,7 @@ def _check_message(name: str, message: Message, *, may_weigh: bool) -> None:
         _check_arguments(name, call)
 
 
-def _check_parts(name: str, parts: Iterable[Part]) -> None:
+def _check_parts(name: str, parts: Iterable[ContentPart]) -> None:
     for index, part in enumerate(parts):
         if part.type != "text":
             problem = f"{name}.content[{index}] is of type {part.type[:40]!r}: only text is trained on"

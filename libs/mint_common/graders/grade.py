@@ -28,7 +28,7 @@ class GraderFault(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
+class GradedSample:
     """What is graded: a model's text, and the row that it answers."""
 
     output_text: str
@@ -43,7 +43,7 @@ class Grade:
     sub_rewards: Mapping[str, float] = field(default_factory=dict)
 
 
-def grade(spec: GraderSpec, sample: Sample) -> Grade:
+def grade(spec: GraderSpec, sample: GradedSample) -> Grade:
     """Return the reward of a sample. Raises GraderFault."""
     if not isinstance(spec, MultiGrader):
         return Grade(reward=_grade_plain(spec, sample))
@@ -55,7 +55,7 @@ def grade(spec: GraderSpec, sample: Sample) -> Grade:
     return Grade(reward=reward, sub_rewards=rewards)
 
 
-def _grade_plain(spec: PlainGrader, sample: Sample) -> float:
+def _grade_plain(spec: PlainGrader, sample: GradedSample) -> float:
     text, reference = fill(spec.input, sample), fill(spec.reference, sample)
     if isinstance(spec, StringCheck):
         return float(_matches(spec.operation, text, reference))
@@ -77,12 +77,12 @@ def _matches(operation: str, text: str, reference: str) -> bool:
             return reference.casefold() in text.casefold()
 
 
-def fill(template: str, sample: Sample) -> str:
+def fill(template: str, sample: GradedSample) -> str:
     """Return a template's text with its variables replaced, once. Raises GraderFault."""
     return VARIABLE.sub(lambda found: _written(_look_up(found[1], sample)), template)
 
 
-def _look_up(variable: str, sample: Sample) -> Any:  # JSON
+def _look_up(variable: str, sample: GradedSample) -> Any:  # JSON
     path = PATH.fullmatch(variable)
     assert path is not None  # checked with the grader
     steps = _STEP.findall(path[2])
@@ -97,7 +97,7 @@ def _look_up(variable: str, sample: Sample) -> Any:  # JSON
     return value
 
 
-def _namespace(sample: Sample, first: str) -> dict[str, Any]:  # JSON
+def _namespace(sample: GradedSample, first: str) -> dict[str, Any]:  # JSON
     if first != "output_json":
         return {"output_text": sample.output_text}
     try:

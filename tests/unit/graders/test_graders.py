@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mint_common.errors import InvalidField, MintError
-from mint_common.graders import METRICS, Formula, GraderFault, Sample, grade, read_grader
+from mint_common.graders import METRICS, Formula, GradedSample, GraderFault, grade, read_grader
 from mint_common.graders.formula import FormulaFault
 from mint_common.graders.similarity import common_length, fuzzy_match, rouge_l, rouge_n
 
@@ -37,7 +37,7 @@ def multi(formula: str) -> dict[str, Any]:
 
 
 def reward(grader: object, text: str, **item: object) -> float:
-    return grade(read_grader(grader), Sample(output_text=text, item=item)).reward
+    return grade(read_grader(grader), GradedSample(output_text=text, item=item)).reward
 
 
 @given(text=st.text(max_size=6), answer=st.text(max_size=3))
@@ -122,7 +122,7 @@ def test_texts_that_would_take_long_are_a_fault() -> None:
 
 def test_a_formula_combines_rewards() -> None:
     spec = read_grader(multi("0.5 * a + min(b, 1) ^ 2 / 2 - abs(-0)"))
-    found = grade(spec, Sample(output_text="ab", item={"answer": "ab"}))
+    found = grade(spec, GradedSample(output_text="ab", item={"answer": "ab"}))
     assert (found.reward, found.sub_rewards) == (1.0, {"a": 1.0, "b": 1.0})
 
 

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from mint_common.datasets import Method, Problem, RenderedRow, Rendering, RowLine
-from mint_common.datasets.lines import LineReader, TooLong
+from mint_common.datasets.lines import LineReader, LineTooLong
 from mint_common.errors import InvalidField
 from mint_common.ids import BaseName
 from services.gateway.core.files.records import FileRecord
@@ -66,7 +66,7 @@ async def rows_from(chunks: AsyncIterator[bytes], *, first_line: int, count: int
     size_bytes = 0
     async for lines in _batches(reader, chunks):
         for number, line in lines:
-            if number < first_line or isinstance(line, TooLong) or not line.strip():
+            if number < first_line or isinstance(line, LineTooLong) or not line.strip():
                 continue
             size_bytes += len(line)
             if len(rows) == count or (rows and size_bytes > MAX_BYTES):
@@ -77,7 +77,7 @@ async def rows_from(chunks: AsyncIterator[bytes], *, first_line: int, count: int
 
 async def _batches(
     reader: LineReader, chunks: AsyncIterator[bytes]
-) -> AsyncIterator[list[tuple[int, bytes | TooLong]]]:
+) -> AsyncIterator[list[tuple[int, bytes | LineTooLong]]]:
     async for chunk in chunks:
         yield list(reader.feed(chunk))
     yield list(reader.finish())

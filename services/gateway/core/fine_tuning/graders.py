@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from mint_common.graders import GraderFault, GraderSpec, Sample, grade
+from mint_common.graders import GradedSample, GraderFault, GraderSpec, grade
 from services.gateway.core.json_types import JsonObject
 
 _ERRORS = (
@@ -26,7 +26,7 @@ _DETAILS = (
 _TYPES = {"StringCheck": "string_check", "TextSimilarity": "text_similarity", "MultiGrader": "multi"}
 
 
-def run_grader(spec: GraderSpec, sample: Sample, seconds: Callable[[], float]) -> JsonObject:
+def run_grader(spec: GraderSpec, sample: GradedSample, seconds: Callable[[], float]) -> JsonObject:
     """Return the answer: a reward, or 0 with the error that it stands for. ``seconds`` reads a clock."""
     began = seconds()
     try:

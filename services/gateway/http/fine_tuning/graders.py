@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from fastapi import APIRouter
 
-from mint_common.graders import Sample, read_grader
+from mint_common.graders import GradedSample, read_grader
 from services.gateway.core.examples import body_config
 from services.gateway.core.fine_tuning.graders import run_grader
 from services.gateway.core.json_types import JsonObject
@@ -25,7 +25,7 @@ _EXAMPLE: JsonObject = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunBody:
+class GraderRunBody:
     """A grader, what a model answered, and the row that it answered."""
 
     __pydantic_config__: ClassVar[JsonObject] = body_config(
@@ -47,10 +47,10 @@ class ValidateBody:
 
 
 @router.post("/run")
-async def run(body: RunBody, _caller: TrainCaller, gateway: GatewayDep) -> JsonObject:
+async def run(body: GraderRunBody, _caller: TrainCaller, gateway: GatewayDep) -> JsonObject:
     """Grade one answer. What goes wrong in it is told in `metadata.errors`, with a reward of 0."""
     spec = read_grader(body.grader)
-    sample = Sample(output_text=body.model_sample, item=body.item)
+    sample = GradedSample(output_text=body.model_sample, item=body.item)
     return await asyncio.to_thread(run_grader, spec, sample, gateway.clock.monotonic)
 
 

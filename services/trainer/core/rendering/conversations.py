@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from mint_common.datasets import Message, ToolCall, arguments_of
+from mint_common.datasets import RowMessage, ToolCall, arguments_of
 from services.trainer.core.rendering.template import ChatTemplate, JsonObject
 
 
@@ -20,7 +20,7 @@ class Conversation:
 
 
 def conversation(
-    template: ChatTemplate, prompt: Sequence[Message], answer: Sequence[Message], tools: object
+    template: ChatTemplate, prompt: Sequence[RowMessage], answer: Sequence[RowMessage], tools: object
 ) -> Conversation:
     """Return a prompt and what answers it; the assistant's messages of the answer are trained.
 
@@ -39,7 +39,7 @@ def conversation(
     )
 
 
-def _message(message: Message, *, as_text: bool) -> JsonObject:
+def _message(message: RowMessage, *, as_text: bool) -> JsonObject:
     # "developer" is OpenAI's newer word for the system's turn; the gateway writes it so too.
     told: JsonObject = {
         "role": "system" if message.role == "developer" else message.role,
@@ -55,7 +55,7 @@ def _message(message: Message, *, as_text: bool) -> JsonObject:
     return told
 
 
-def _text(message: Message) -> str:
+def _text(message: RowMessage) -> str:
     if isinstance(message.content, list):
         return "".join(part.text for part in message.content)
     return message.content or ""

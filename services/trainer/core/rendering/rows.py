@@ -8,7 +8,6 @@ from mint_common.datasets import (
     ChatRow,
     CompletionRow,
     KtoRow,
-    Message,
     Method,
     PairRow,
     PreferenceRow,
@@ -20,6 +19,7 @@ from mint_common.datasets import (
     RewardRow,
     Row,
     RowLine,
+    RowMessage,
     RowProblem,
     Side,
     TextRow,
@@ -30,8 +30,8 @@ from mint_common.datasets import (
 from services.trainer.core.rendering.conversations import conversation
 from services.trainer.core.rendering.template import ChatTemplate, JsonObject
 from services.trainer.core.rendering.turns import (
-    Limits,
-    TooLong,
+    RenderLimits,
+    RowTooLong,
     render_completion,
     render_conversation,
     render_prompt,
@@ -41,7 +41,7 @@ from services.trainer.core.rendering.turns import (
 
 def render_rows(template: ChatTemplate, request: RenderRequest, *, max_context: int) -> Rendering:
     """Return what becomes of each row: one that is wrong fails no other."""
-    limits = Limits(
+    limits = RenderLimits(
         example_tokens=min(request.max_tokens or max_context, max_context), row_tokens=request.most_tokens
     )
     rows: list[RenderedRow] = []
@@ -56,7 +56,7 @@ def render_rows(template: ChatTemplate, request: RenderRequest, *, max_context: 
         try:
             row = render_row(template, each, request.method, limits)
         except RowProblem as problem:
-            if isinstance(problem, TooLong) and request.on_long == "drop":
+            if isinstance(problem, RowTooLong) and request.on_long == "drop":
                 dropped.append(each.line)
             else:
                 problems.append(Problem(line=each.line, code=problem.code, message=problem.message))
@@ -72,8 +72,8 @@ def render_rows(template: ChatTemplate, request: RenderRequest, *, max_context: 
     )
 
 
-def render_row(template: ChatTemplate, line: RowLine, method: Method, limits: Limits) -> RenderedRow:
-    """Return a row's examples. Raises RowProblem, TooLong."""
+def render_row(template: ChatTemplate, line: RowLine, method: Method, limits: RenderLimits) -> RenderedRow:
+    """Return a row's examples. Raises RowProblem, RowTooLong."""
     raw = decode_line(line.data)
     kind = told_format(raw)
     if kind not in FORMATS[method]:
@@ -89,7 +89,7 @@ def render_row(template: ChatTemplate, line: RowLine, method: Method, limits: Li
 class _Renderer:
     """Renders one row; ``raw`` is the row as it was decoded."""
 
-    def __init__(self, template: ChatTemplate, raw: JsonObject, limits: Limits) -> None:
+    def __init__(self, template: ChatTemplate, raw: JsonObject, limits: RenderLimits) -> None:
         self._template = template
         self._raw = raw
         self._limits = limits
@@ -114,7 +114,7 @@ class _Renderer:
                 return [render_prompt(self._template, talk, max_tokens=self._limits.example_tokens)]
 
     def _answered(
-        self, prompt: str | list[Message], answer: str | list[Message], side: Side
+        self, prompt: str | list[RowMessage], answer: str | list[RowMessage], side: Side
     ) -> list[RenderedExample]:
         if isinstance(prompt, str) and isinstance(answer, str):
             return [
@@ -127,7 +127,7 @@ class _Renderer:
         return self._turns(prompt, answer, side)
 
     def _turns(
-        self, prompt: Sequence[Message], answer: Sequence[Message], side: Side
+        self, prompt: Sequence[RowMessage], answer: Sequence[RowMessage], side: Side
     ) -> list[RenderedExample]:
         tools = self._raw.get("tools", self._raw.get("input", {}).get("tools"))
         talk = conversation(self._template, prompt, answer, tools)

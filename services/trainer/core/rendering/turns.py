@@ -16,7 +16,7 @@ MAX_TURNS = 256
 """Trained turns of a row: each is rendered from the beginning."""
 
 
-class TooLong(RowProblem):
+class RowTooLong(RowProblem):
     """An example is longer than it may be."""
 
     def __init__(self, found: int, most: int) -> None:
@@ -24,7 +24,7 @@ class TooLong(RowProblem):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class RenderLimits:
     """The most tokens of an example, and of all examples of a row together."""
 
     example_tokens: int
@@ -32,12 +32,12 @@ class Limits:
 
 
 def render_conversation(
-    template: ChatTemplate, talk: Conversation, *, side: Side, limits: Limits
+    template: ChatTemplate, talk: Conversation, *, side: Side, limits: RenderLimits
 ) -> list[RenderedExample]:
     """Return the examples that train a conversation's turns, as few as are exact.
 
     There is one for each trained turn, but for those that a later one begins with, token by token: they are
-    trained within it. Raises RowProblem, TooLong.
+    trained within it. Raises RowProblem, RowTooLong.
     """
     if len(talk.trained) > MAX_TURNS:
         raise RowProblem("too_many_turns", f"{len(talk.trained)} trained turns, {MAX_TURNS} is the most")
@@ -57,7 +57,7 @@ def render_conversation(
 
 
 def render_prompt(template: ChatTemplate, talk: Conversation, *, max_tokens: int) -> RenderedExample:
-    """Return a conversation that is answered by sampling. Raises RowProblem, TooLong."""
+    """Return a conversation that is answered by sampling. Raises RowProblem, RowTooLong."""
     tokens = template.encode_rendered(template.render(talk.messages, talk.tools, begins_answer=True))
     return fitting(RenderedExample(side="prompt", tokens=tokens, trained=()), max_tokens)
 
@@ -65,7 +65,7 @@ def render_prompt(template: ChatTemplate, talk: Conversation, *, max_tokens: int
 def render_completion(
     template: ChatTemplate, prompt: str, completion: str, *, side: Side, max_tokens: int
 ) -> RenderedExample:
-    """Return a plain text after a plain prompt, with an end. Raises RowProblem, TooLong."""
+    """Return a plain text after a plain prompt, with an end. Raises RowProblem, RowTooLong."""
     before = template.encode_plain(prompt)
     whole = template.encode_plain(prompt + completion)
     tokens = _continued(template, before, whole, completion)
@@ -73,16 +73,16 @@ def render_completion(
 
 
 def render_text(template: ChatTemplate, text: str, *, max_tokens: int) -> RenderedExample:
-    """Return a plain text of which everything is trained, with an end. Raises TooLong."""
+    """Return a plain text of which everything is trained, with an end. Raises RowTooLong."""
     tokens = template.encode_plain(text)
     start = int(tokens[:1] == (template.bos_id,))
     return fitting(_ended(template, tokens, start=start, side="answer"), max_tokens)
 
 
 def fitting(example: RenderedExample, max_tokens: int) -> RenderedExample:
-    """Return an example that is not too long. Raises TooLong."""
+    """Return an example that is not too long. Raises RowTooLong."""
     if len(example.tokens) > max_tokens:
-        raise TooLong(len(example.tokens), max_tokens)
+        raise RowTooLong(len(example.tokens), max_tokens)
     return example
 
 
