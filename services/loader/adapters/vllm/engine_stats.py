@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from prometheus_client import REGISTRY
+
 
 def stat_logger() -> Any:
     """Return the class that exports an engine's series. Any: vllm has no types.
@@ -14,6 +16,9 @@ def stat_logger() -> Any:
     class EngineStats(PrometheusStatLogger):  # type: ignore[misc]  # vllm has no types
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, **options)
-            self.gauge_lora_info = None
+            gauge: Any = getattr(self, "gauge_lora_info", None)
+            if gauge is not None:
+                REGISTRY.unregister(gauge)
+                self.gauge_lora_info = None
 
     return EngineStats
