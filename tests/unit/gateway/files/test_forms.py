@@ -27,7 +27,10 @@ class Sink:
 
 def form_of(file: object, **fields: str) -> tuple[bytes, str]:
     """Return a body and its content type, as httpx writes them."""
-    request = httpx.Request("POST", "http://a/", files={"file": file}, data=fields)
+    kind = {
+        "content-type": "multipart/form-data; boundary=boundary"
+    }  # a random one would name tests at random
+    request = httpx.Request("POST", "http://a/", headers=kind, files={"file": file}, data=fields)
     return request.read(), request.headers["content-type"]
 
 
