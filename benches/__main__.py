@@ -25,6 +25,7 @@ LOADER = (
     "loader_warm",
     "loader_sweep",
     "loader_gateway",
+    "loader_relay",
     "loader_guard",
     "fair_share",
     "eviction",
@@ -49,7 +50,14 @@ ROWS = {
     ),
     "loader_sweep": ("sweep_errors", "sweep_rss_drift"),
     "fair_share": ("fair_share_p95_ratio", "alone_throughput_ratio"),
-    "loader_gateway": ("throughput_vs_vllm", "requests_per_second", "added_p50_ms", "cold_first_ratio"),
+    "loader_gateway": (
+        "throughput_same_kernels",
+        "streaming_same_kernels",
+        "requests_per_second",
+        "added_p50_ms",
+        "added_first_token_ms",
+        "cold_first_ratio",
+    ),
 }
 """The rows that can be asked for by name, by their bench."""
 KNOWN = f"loader {' '.join((*BENCHES, *SHOWS))}"

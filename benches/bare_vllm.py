@@ -39,13 +39,18 @@ class EngineSize:
 
 
 @contextlib.asynccontextmanager
-async def open_bare_vllm(size: EngineSize, log: Path) -> AsyncIterator[str]:
-    """Start the server and yield its URL; adapters are added by POST /v1/load_lora_adapter."""
+async def open_bare_vllm(
+    size: EngineSize, log: Path, *, plugin: str = "mint_engine_repairs"
+) -> AsyncIterator[str]:
+    """Start the server and yield its URL; adapters are added by POST /v1/load_lora_adapter.
+
+    ``plugin``: `mint_engine_fixes` gives it the loader's kernels and activations too.
+    """
     port = free_port()
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *_arguments(size, port)],
-            env={**os.environ, **_ENVIRONMENT},
+            env={**os.environ, **_ENVIRONMENT, "VLLM_PLUGINS": plugin},
             stdout=output,
             stderr=subprocess.STDOUT,
         )
@@ -70,7 +75,6 @@ _ENVIRONMENT = {
     "DO_NOT_TRACK": "1",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_WORKER_MULTIPROCESSING_METHOD": "spawn",
-    "VLLM_PLUGINS": "mint_engine_repairs",
     "VLLM_LOGGING_LEVEL": "WARNING",
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
 }

@@ -7,8 +7,10 @@ so that the other processes, on the same cores, do not.
 
 import asyncio
 import multiprocessing
+import statistics
 import time
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +20,7 @@ import msgspec
 import uvicorn
 import uvloop
 
+from benches.report import Report, Row, make_row
 from mint_common.authority import Authority, Caller
 from mint_common.catalog import Resolution
 from mint_common.client.directory import EngineDirectory
@@ -36,7 +39,7 @@ from services.standalone.adapters.launch import free_port
 
 KEY = "tml-bench"
 BASE = BaseName("tiny")
-STREAMS, TOKENS, UNARY = 64, 200, 3000
+ROUNDS, STREAMS, TOKENS, UNARY = 5, 64, 200, 3000
 STEP_SECONDS = 0.002
 EVENT = (
     b'data: {"id":"chatcmpl-0123456789abcdef","object":"chat.completion.chunk","created":1,"model":"tiny",'
@@ -45,29 +48,77 @@ EVENT = (
 WHOLE = b'{"id":"cmpl-0","object":"text_completion","choices":[{"index":0,"text":" token"}]}'
 
 
-def main() -> dict[str, float]:
-    """Return tokens and requests per second of the gateway's processor time, and the raw server's."""
-    found = {}
-    for kind, serve in (("gateway", _gateway), ("raw", _raw)):
-        engine_port, port = free_port(), free_port()
-        here, there = multiprocessing.Pipe()
-        spawn = multiprocessing.get_context("spawn")
-        parts = [
-            spawn.Process(target=_engine, args=(engine_port,), daemon=True),
-            spawn.Process(target=serve, args=(port, engine_port, there), daemon=True),
-        ]
+def run(only: str | None = None) -> Report:  # noqa: ARG001  # both rows come from the same rounds
+    """Measure the gateway and the raw server in turn."""
+    found: dict[str, list[Rates]] = {"gateway": [], "raw": []}
+    for _ in range(ROUNDS):
+        for kind, serve in (("gateway", _gateway), ("raw", _raw)):
+            found[kind].append(_measure(serve))
+    rows = [
+        _row("relay_tokens_per_core_s", found, lambda each: each.tokens, goal=30_000, what="streamed tokens"),
+        _row(
+            "relay_requests_per_core_s", found, lambda each: each.requests, goal=1_500, what="whole answers"
+        ),
+    ]
+    return Report(bench="loader_relay", rows=rows, draw=lambda figure: _draw(figure, rows))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rates:
+    """Streamed tokens and whole answers a second of a server's processor time."""
+
+    tokens: float
+    requests: float
+
+
+def _row(
+    name: str,
+    found: Mapping[str, Sequence[Rates]],
+    of: Callable[[Rates], float],
+    goal: float,
+    *,
+    what: str,
+) -> Row:
+    return make_row(
+        name,
+        [of(each) for each in found["gateway"]],
+        unit="1/s",
+        goal=goal,
+        better="higher",
+        limit=statistics.median(of(each) for each in found["raw"]),
+        how=f"{what} a second of one gateway process's processor time, {STREAMS} streams of {TOKENS} "
+        f"tokens, one event each, and {UNARY} whole answers 32 at once, from a server that sends prepared "
+        f"bytes; {ROUNDS} rounds, in turn with the limit: the same server and client library with nothing "
+        "between",
+    )
+
+
+def _draw(figure: Any, rows: Sequence[Row]) -> None:  # Any: matplotlib is untyped
+    for axes, row in zip(figure.subplots(1, 2), rows, strict=True):
+        axes.bar(["gateway", "raw"], [row.value, row.limit])
+        axes.axhline(row.goal, linestyle="--", color="black")
+        axes.set(title=row.name)
+
+
+def _measure(serve: Callable[[int, int, Connection], None]) -> Rates:
+    engine_port, port = free_port(), free_port()
+    here, there = multiprocessing.Pipe()
+    spawn = multiprocessing.get_context("spawn")
+    parts = [
+        spawn.Process(target=_engine, args=(engine_port,), daemon=True),
+        spawn.Process(target=serve, args=(port, engine_port, there), daemon=True),
+    ]
+    for part in parts:
+        part.start()
+    try:
+        return uvloop.run(_load(port, here))
+    finally:
         for part in parts:
-            part.start()
-        try:
-            found |= {f"{kind}_{name}": value for name, value in uvloop.run(_load(port, here)).items()}
-        finally:
-            for part in parts:
-                part.kill()
-                part.join()
-    return found
+            part.kill()
+            part.join()
 
 
-async def _load(port: int, gateway: Connection) -> dict[str, float]:
+async def _load(port: int, gateway: Connection) -> Rates:
     url = f"http://127.0.0.1:{port}/v1/completions"
     headers = {"authorization": f"Bearer {KEY}"}
     async with aiohttp.ClientSession(headers=headers, connector=aiohttp.TCPConnector(limit=0)) as session:
@@ -88,18 +139,14 @@ async def _load(port: int, gateway: Connection) -> dict[str, float]:
                     await answer.read()
 
         await asyncio.gather(*(stream() for _ in range(8)))
-        seconds, began = _spent(gateway), time.monotonic()
+        seconds = _spent(gateway)
         tokens = sum(await asyncio.gather(*(stream() for _ in range(STREAMS))))
-        streaming, wall = _spent(gateway) - seconds, time.monotonic() - began
+        streaming = _spent(gateway) - seconds
         await asyncio.gather(*(several(10) for _ in range(8)))
         seconds = _spent(gateway)
         await asyncio.gather(*(several(UNARY // 32) for _ in range(32)))
         unary = _spent(gateway) - seconds
-    return {
-        "tokens_per_core_s": tokens / streaming,
-        "stream_cpu_share": streaming / wall,
-        "requests_per_core_s": UNARY // 32 * 32 / unary,
-    }
+    return Rates(tokens=tokens / streaming, requests=UNARY // 32 * 32 / unary)
 
 
 async def _until_ready(session: aiohttp.ClientSession, url: str) -> None:
@@ -230,7 +277,3 @@ def _serve(app: Any, port: int, asked: Connection | None = None) -> None:
         await uvicorn.Server(config).serve()
 
     uvloop.run(run())
-
-
-if __name__ == "__main__":
-    print(main())
