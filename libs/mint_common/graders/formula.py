@@ -9,6 +9,8 @@ from collections.abc import Set as AbstractSet
 from mint_common.errors import InvalidField
 
 MAX_LENGTH = 1000
+MAX_NESTING = 100
+"""Operations within one another: a value takes as many calls within one another."""
 
 _BINARY: Mapping[type[ast.operator], Callable[[float, float], float]] = {
     ast.Add: operator.add,
@@ -44,6 +46,7 @@ class Formula:
 
     def __init__(self, text: str, names: AbstractSet[str]) -> None:
         self._root = _parse(text)
+        _check_nesting(self._root)
         for node in ast.walk(self._root):
             _check(node, names)
 
@@ -67,6 +70,15 @@ def _parse(text: str) -> ast.expr:
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         _refuse("is no formula")
     raise AssertionError  # _refuse raises
+
+
+def _check_nesting(root: ast.expr) -> None:
+    level: list[ast.AST] = [root]
+    for _ in range(MAX_NESTING):
+        level = [child for node in level for child in ast.iter_child_nodes(node)]
+        if not level:
+            return
+    _refuse(f"has more than {MAX_NESTING} operations within one another, or in one sum or product")
 
 
 def _check(node: ast.AST, names: AbstractSet[str]) -> None:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import msgspec
@@ -13,6 +14,9 @@ from mint_common.graders.specs import PATH, VARIABLE, GraderSpec, MultiGrader, P
 
 MAX_TEXT = 20_000
 """Characters of a text whose likeness is measured: the time is the product of both lengths."""
+
+MAX_FILLED = 1 << 20
+"""Characters that the variables of a template may become, together."""
 
 Fault = Literal["invalid_variable_error", "sample_parse_error", "formula_parse_error", "other_error"]
 _STEP = re.compile(r"[A-Za-z0-9_]+")
@@ -43,11 +47,69 @@ class Grade:
     sub_rewards: Mapping[str, float] = field(default_factory=dict)
 
 
+class _Variables:
+    """The variables of one sample, each read once."""
+
+    def __init__(self, sample: GradedSample) -> None:
+        self._sample = sample
+        self._written: dict[str, str] = {}
+
+    def fill(self, template: str) -> str:
+        """Return a template's text with its variables replaced, once. Raises GraderFault.
+
+        A text that is too long is refused before it is put together.
+        """
+        total = 0
+
+        def text_of(found: re.Match[str]) -> str:
+            nonlocal total
+            text = self._text(found[1].strip())
+            total += len(text)
+            if total > MAX_FILLED:
+                problem = f"the variables of a template become more than {MAX_FILLED} characters"
+                raise GraderFault("other_error", problem)
+            return text
+
+        return VARIABLE.sub(text_of, template)
+
+    def _text(self, variable: str) -> str:
+        if variable not in self._written:
+            self._written[variable] = _written(self._look_up(variable), variable)
+        return self._written[variable]
+
+    def _look_up(self, variable: str) -> Any:  # JSON
+        path = PATH.fullmatch(variable)
+        assert path is not None  # checked with the grader
+        steps = _STEP.findall(path[2])
+        value: Any = self._sample.item if path[1] == "item" else self._namespace(steps[0])
+        for step in steps:
+            if isinstance(value, list) and step.isdecimal() and int(step) < len(value):
+                value = value[int(step)]
+            elif isinstance(value, Mapping) and step in value:
+                value = value[step]
+            else:
+                raise GraderFault("invalid_variable_error", f"there is no {variable[:200]}")
+        return value
+
+    def _namespace(self, first: str) -> dict[str, Any]:  # JSON
+        if first == "output_json":
+            return {"output_json": self._output_json}
+        return {"output_text": self._sample.output_text}
+
+    @cached_property
+    def _output_json(self) -> Any:  # JSON
+        try:
+            return msgspec.json.decode(self._sample.output_text)
+        except (msgspec.DecodeError, ValueError, RecursionError) as error:
+            raise GraderFault("sample_parse_error", "the sample is no JSON") from error
+
+
 def grade(spec: GraderSpec, sample: GradedSample) -> Grade:
     """Return the reward of a sample. Raises GraderFault."""
+    variables = _Variables(sample)
     if not isinstance(spec, MultiGrader):
-        return Grade(reward=_grade_plain(spec, sample))
-    rewards = {name: _grade_plain(each, sample) for name, each in spec.graders.items()}
+        return Grade(reward=_grade_plain(spec, variables))
+    rewards = {name: _grade_plain(each, variables) for name, each in spec.graders.items()}
     try:
         reward = Formula(spec.calculate_output, frozenset(spec.graders)).value(rewards)
     except FormulaFault as error:
@@ -55,8 +117,8 @@ def grade(spec: GraderSpec, sample: GradedSample) -> Grade:
     return Grade(reward=reward, sub_rewards=rewards)
 
 
-def _grade_plain(spec: PlainGrader, sample: GradedSample) -> float:
-    text, reference = fill(spec.input, sample), fill(spec.reference, sample)
+def _grade_plain(spec: PlainGrader, variables: _Variables) -> float:
+    text, reference = variables.fill(spec.input), variables.fill(spec.reference)
     if isinstance(spec, StringCheck):
         return float(_matches(spec.operation, text, reference))
     longest = max(len(text), len(reference))
@@ -77,34 +139,12 @@ def _matches(operation: str, text: str, reference: str) -> bool:
             return reference.casefold() in text.casefold()
 
 
-def fill(template: str, sample: GradedSample) -> str:
-    """Return a template's text with its variables replaced, once. Raises GraderFault."""
-    return VARIABLE.sub(lambda found: _written(_look_up(found[1], sample)), template)
-
-
-def _look_up(variable: str, sample: GradedSample) -> Any:  # JSON
-    path = PATH.fullmatch(variable)
-    assert path is not None  # checked with the grader
-    steps = _STEP.findall(path[2])
-    value: Any = sample.item if path[1] == "item" else _namespace(sample, steps[0])
-    for step in steps:
-        if isinstance(value, list) and step.isdecimal() and int(step) < len(value):
-            value = value[int(step)]
-        elif isinstance(value, Mapping) and step in value:
-            value = value[step]
-        else:
-            raise GraderFault("invalid_variable_error", f"there is no {variable}")
-    return value
-
-
-def _namespace(sample: GradedSample, first: str) -> dict[str, Any]:  # JSON
-    if first != "output_json":
-        return {"output_text": sample.output_text}
+def _written(value: Any, variable: str) -> str:  # JSON
+    if isinstance(value, str):
+        return value
     try:
-        return {"output_json": msgspec.json.decode(sample.output_text)}
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise GraderFault("sample_parse_error", "the sample is no JSON") from error
-
-
-def _written(value: Any) -> str:  # JSON
-    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+        return msgspec.json.encode(value).decode()
+    except (ValueError, RecursionError) as error:
+        # Python's own reader of JSON takes halves of surrogate pairs, and more depth.
+        problem = f"{variable[:200]} cannot be written as JSON"
+        raise GraderFault("invalid_variable_error", problem) from error

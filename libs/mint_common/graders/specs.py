@@ -12,8 +12,9 @@ from mint_common.graders.formula import Formula
 from mint_common.graders.similarity import METRICS
 
 MAX_GRADERS = 10
-VARIABLE = re.compile(r"\{\{\s*(.*?)\s*\}\}", re.DOTALL)
-PATH = re.compile(r"(item|sample)((?:\.[A-Za-z_][A-Za-z0-9_]*|\.\d+|\[\d+\])+)")
+VARIABLE = re.compile(r"\{\{([^{}]*)\}\}")
+"""A variable in a template, with the white space around it. The time is linear in the template's length."""
+PATH = re.compile(r"(item|sample)((?:\.[A-Za-z_][A-Za-z0-9_]*|\.[0-9]{1,9}|\[[0-9]{1,9}\])+)")
 
 Name = Annotated[str, Meta(min_length=1, max_length=64)]
 Text = Annotated[str, Meta(max_length=20_000)]
@@ -88,7 +89,7 @@ def _check_type(value: object) -> None:
     several = inner.get("graders")
     for each in (inner, *(several.values() if isinstance(several, dict) else ())):
         kind = each.get("type") if isinstance(each, dict) else None
-        if kind in {"python", "score_model", "label_model"}:
+        if isinstance(kind, str) and kind in {"python", "score_model", "label_model"}:
             raise GraderNotSupported(type=kind)
 
 
@@ -96,7 +97,8 @@ def _check_plain(grader: PlainGrader, field: str) -> None:
     if isinstance(grader, TextSimilarity) and grader.evaluation_metric not in METRICS:
         raise MetricNotSupported(metric=grader.evaluation_metric[:40], known=", ".join(METRICS))
     for name in ("input", "reference"):
-        for variable in VARIABLE.findall(getattr(grader, name)):
+        for found in VARIABLE.finditer(getattr(grader, name)):
+            variable = found[1].strip()
             if not PATH.fullmatch(variable):
                 problem = f"{variable[:60]!r} is no field of item or sample, such as item.answer"
                 raise InvalidField(field=f"{field}.{name}", problem=problem)

@@ -1,6 +1,7 @@
 """Graders compute what their kinds promise, refuse what does not run, and never take a fault for a reward."""
 
 import math
+import tracemalloc
 from contextlib import suppress
 from typing import Any
 
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 
 from mint_common.errors import InvalidField, MintError
 from mint_common.graders import METRICS, Formula, GradedSample, GraderFault, grade, read_grader
-from mint_common.graders.formula import FormulaFault
+from mint_common.graders.formula import MAX_NESTING, FormulaFault
+from mint_common.graders.grade import MAX_FILLED
 from mint_common.graders.similarity import common_length, fuzzy_match, rouge_l, rouge_n
 
 CHECK = {
@@ -114,6 +116,54 @@ def test_what_is_not_there_is_a_fault_and_no_reward(text, path, kind) -> None:
     assert fault.value.kind == kind
 
 
+@pytest.mark.parametrize("value", [["\ud800"], {"a": "\ud800"}, "nested"])
+def test_what_is_no_json_is_a_fault_and_no_reward(value) -> None:
+    """The gateway's reader of JSON takes more than its writer writes."""
+    if value == "nested":
+        value = []
+        for _ in range(5000):
+            value = [value]
+    with pytest.raises(GraderFault) as fault:
+        reward(check(input="{{ item.value }}"), "a", answer="a", value=value)
+    assert fault.value.kind == "invalid_variable_error"
+    with pytest.raises(GraderFault) as fault:
+        reward(check(input="{{ sample.output_json }}"), "\ud800", answer="a")
+    assert fault.value.kind == "sample_parse_error"
+
+
+def test_an_answer_is_read_as_json_once_for_all_variables() -> None:
+    template = "".join(f"{{{{ sample.output_json[{place}] }}}}" for place in range(600))
+    assert reward(check(input=template, reference="1" * 600), f"[{'1,' * 100_000}1]") == 1
+
+
+@pytest.mark.parametrize("value", ["a" * 900_000, ["a" * 900_000]])
+def test_a_template_s_variables_become_a_bounded_text(value) -> None:
+    for field in ("input", "reference"):
+        tracemalloc.start()
+        with pytest.raises(GraderFault, match=f"more than {MAX_FILLED} characters"):
+            reward(check(**{field: "{{item.a}}" * 2000}), "a", answer="a", a=value)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 16 << 20
+    assert reward(check(input="{{item.a}}", reference="{{ item.a }}"), "", a="a" * MAX_FILLED) == 1
+
+
+@pytest.mark.parametrize("template", ["{{" + " " * 19_998, "{{" * 10_000, "{{ " * 6666, "{{" + "}" * 19_998])
+def test_a_template_of_the_greatest_length_is_read(template) -> None:
+    """Each of these took seconds or hours where the time was not linear in the length."""
+    spec = check(input=template, reference=template)
+    if template.endswith("}"):
+        with pytest.raises(InvalidField):
+            read_grader(spec)
+    else:
+        assert reward(spec, "") == 1, "no variable, so no change"
+
+
+def test_braces_around_a_variable_stay() -> None:
+    assert reward(check(input='{"a":{"b":{{ item.a }}}}', reference='{"a":{"b":1}}'), "", a=1) == 1
+    assert reward(check(input="{{{item.a}}}", reference="{1}"), "", a=1) == 1
+
+
 def test_texts_that_would_take_long_are_a_fault() -> None:
     grader = {**ALIKE, "evaluation_metric": "fuzzy_match"}
     with pytest.raises(GraderFault):
@@ -137,6 +187,13 @@ def test_formulas_are_python_s_arithmetic(a, b, c) -> None:
 def test_whatever_is_written_is_a_finite_number_or_refused(text) -> None:
     with suppress(InvalidField, FormulaFault):
         assert math.isfinite(Formula(text, {"a", "b"}).value({"a": 1.0, "b": 0.0}))
+
+
+@pytest.mark.parametrize("nested", ["-" * (MAX_NESTING - 2) + "a", "+".join("a" * (MAX_NESTING - 2))])
+def test_a_formula_of_the_greatest_nesting_has_a_value(nested) -> None:
+    assert math.isfinite(reward(multi(nested), "ab", answer="ab"))
+    with pytest.raises(InvalidField, match=f"more than {MAX_NESTING} operations"):
+        read_grader(multi(f"abs(-({nested}))"))
 
 
 @pytest.mark.parametrize(
@@ -165,7 +222,7 @@ def test_whatever_is_written_is_a_finite_number_or_refused(text) -> None:
             "f'{a}'",
             "min(*a)",
         ),
-        *("", "a +", "a" * 1001, "(" * 500, "-" * 999 + "1.5.5"),
+        *("", "a +", "a" * 1001, "(" * 500, "-" * 999 + "1.5.5", "-" * 995 + "a", "+".join("a" * 500)),
     ],
 )
 def test_nothing_but_arithmetic_is_a_formula(formula) -> None:
@@ -194,6 +251,11 @@ def test_no_number_is_a_fault_and_no_reward(formula) -> None:
         (check(input="{{ os.environ }}"), "invalid_field", "grader.input"),
         (check(input="{{ item }}"), "invalid_field", "grader.input"),
         (check(input="{{ item.a.__class__() }}"), "invalid_field", "grader.input"),
+        (check(input="{{ sample[\u0663] }}"), "invalid_field", "grader.input"),
+        (check(input="{{ item.a[" + "1" * 5000 + "] }}"), "invalid_field", "grader.input"),
+        (check(reference="{{ item.a." + "1" * 10 + " }}"), "invalid_field", "grader.reference"),
+        (check(type=[]), "invalid_field", "grader.type"),
+        ({**multi("a"), "graders": {"a": {"type": {}}}}, "invalid_field", "grader.graders[...].type"),
         ({**CHECK, "operation": "eq", "extra": 1}, "invalid_field", "grader"),
         ({**multi("a"), "graders": [check()]}, "invalid_field", "grader.graders"),
         ({**multi("a"), "graders": {}}, "invalid_field", "grader.graders"),

@@ -49,7 +49,7 @@ class ValidateBody:
 @router.post("/run")
 async def run(body: GraderRunBody, _caller: TrainCaller, gateway: GatewayDep) -> JsonObject:
     """Grade one answer. What goes wrong in it is told in `metadata.errors`, with a reward of 0."""
-    spec = read_grader(body.grader)
+    spec = await asyncio.to_thread(read_grader, body.grader)
     sample = GradedSample(output_text=body.model_sample, item=body.item)
     return await asyncio.to_thread(run_grader, spec, sample, gateway.clock.monotonic)
 
@@ -57,5 +57,5 @@ async def run(body: GraderRunBody, _caller: TrainCaller, gateway: GatewayDep) ->
 @router.post("/validate")
 async def validate(body: ValidateBody, _caller: TrainCaller) -> JsonObject:
     """Return a grader that is well formed, unchanged; another is 400 and names its field."""
-    read_grader(body.grader)
+    await asyncio.to_thread(read_grader, body.grader)
     return {"grader": body.grader}
