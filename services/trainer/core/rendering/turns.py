@@ -5,7 +5,6 @@ is what an engine is given; the turn is what its message adds, up to the stop to
 is needed, and the context of a trained token is the one that it is sampled in.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from mint_common.datasets import RenderedExample, RowProblem, Side
@@ -65,7 +64,7 @@ def render_prompt(template: ChatTemplate, talk: Conversation, *, max_tokens: int
 def render_completion(
     template: ChatTemplate, prompt: str, completion: str, *, side: Side, max_tokens: int
 ) -> RenderedExample:
-    """Return a plain text after a plain prompt, with an end. Raises RowProblem, RowTooLong."""
+    """Return a plain text after a plain prompt, uncut, with an end. Raises RowProblem, RowTooLong."""
     before = template.encode_plain(prompt)
     whole = template.encode_plain(prompt + completion)
     tokens = _continued(template, before, whole, completion)
@@ -73,7 +72,7 @@ def render_completion(
 
 
 def render_text(template: ChatTemplate, text: str, *, max_tokens: int) -> RenderedExample:
-    """Return a plain text of which everything is trained, with an end. Raises RowTooLong."""
+    """Return a plain text of which everything is trained, uncut, with an end. Raises RowTooLong."""
     tokens = template.encode_plain(text)
     start = int(tokens[:1] == (template.bos_id,))
     return fitting(_ended(template, tokens, start=start, side="answer"), max_tokens)
@@ -98,6 +97,7 @@ def _turn(
     _check_complete(talk.messages[place], place, answer)
     before = template.encode_rendered(prompt)
     tokens = _continued(template, before, template.encode_rendered(whole), answer)
+    tokens = _to_stop_token(template, tokens, start=len(before))
     return fitting(_ended(template, tokens, start=len(before), side=side), max_tokens)
 
 
@@ -126,11 +126,18 @@ def _continued(
     return apart
 
 
-def _ended(template: ChatTemplate, tokens: Sequence[int], *, start: int, side: Side) -> RenderedExample:
-    """Return the example up to its last stop token, or with one behind it."""
-    stops = [place for place in range(start, len(tokens)) if tokens[place] in template.stop_ids]
-    cut = (*tokens[: stops[-1] + 1],) if stops else (*tokens, template.eos_id)
-    return RenderedExample(side=side, tokens=cut, trained=((start, len(cut)),))
+def _to_stop_token(template: ChatTemplate, tokens: tuple[int, ...], *, start: int) -> tuple[int, ...]:
+    """Return the tokens without the white space that a template writes behind an answer's stop token."""
+    stops = (place for place in reversed(range(start, len(tokens))) if tokens[place] in template.stop_ids)
+    end = next(stops, len(tokens)) + 1
+    return tokens if template.decode(tokens[end:]).strip() else tokens[:end]
+
+
+def _ended(template: ChatTemplate, tokens: tuple[int, ...], *, start: int, side: Side) -> RenderedExample:
+    """Return the example of all tokens, with an end behind them unless they end with a stop token."""
+    has_end = len(tokens) > start and tokens[-1] in template.stop_ids
+    ended = tokens if has_end else (*tokens, template.eos_id)
+    return RenderedExample(side=side, tokens=ended, trained=((start, len(ended)),))
 
 
 def _begins(turn: RenderedExample, following: RenderedExample) -> bool:

@@ -142,6 +142,38 @@ def test_texts_begin_and_end_once() -> None:
         assert example.tokens[-2:].count(template.eos_id) == 1
 
 
+@pytest.mark.parametrize(
+    "text", ["A<|im_end|>B is here", "A<|im_end|>\n", "<|im_end|> ", "A<|im_end|>B<|im_end|>"]
+)
+@pytest.mark.parametrize("name", ["smollm2", "qwen3"])
+def test_a_plain_text_is_trained_whole_though_a_stop_token_is_in_it(name, text) -> None:
+    template = TEMPLATES[name]
+    ending = text if text.endswith("<|im_end|>") else f"{text}<|im_end|>"
+    for row, prompt in (({"text": text}, ""), ({"prompt": "2+2=", "completion": text}, "2+2=")):
+        (example,) = examples(template, row)
+        assert shown(template, example) == f"{prompt}«{ending}»"
+
+
+@pytest.mark.parametrize("content", ["A<|im_end|>B is here", "A<|im_end|>B<|im_end|>", "A"])
+def test_a_turn_is_trained_whole_though_its_template_has_no_end(content) -> None:
+    template = written("{% for m in messages %}{{ m.content }}{% endfor %}")
+    ending = content if content.endswith("<|im_end|>") else f"{content}<|im_end|>"
+    for behind in ("", " \n"):
+        (example,) = examples(
+            template, {"messages": [ASKED, {"role": "assistant", "content": content + behind}]}
+        )
+        expected = ending if content.endswith("<|im_end|>") else f"{content}{behind}<|im_end|>"
+        assert shown(template, example) == f"2+2?«{expected}»"
+
+
+def test_a_row_that_begins_with_a_trained_answer_is_refused_where_a_template_needs_a_message() -> None:
+    row = {"messages": [ANSWERED, ASKED, ANSWERED]}
+    (problem,) = rendered(TEMPLATES["smollm2"], row).problems
+    assert problem.code == "template_refused"
+    row["messages"][0] = {**ANSWERED, "weight": 0}
+    assert len(examples(TEMPLATES["smollm2"], row)) == 1
+
+
 def test_a_template_without_an_end_gets_one() -> None:
     template = open_template(tiny_folder())
     found = examples(
