@@ -63,7 +63,7 @@ def read_row(line: bytes) -> Row:
 def _invalid(problem: str, kind: Format) -> RowProblem:
     found = _AT.fullmatch(problem)
     assert found is not None  # it matches anything
-    what, where = found["what"], found["where"] or ""
+    what, where = found["what"], (found["where"] or "")[:200]
     if missing := _MISSING.fullmatch(what):
         name = f"{where}.{missing[1]}" if where else missing[1]
         return RowProblem("missing_field", f"{name} is missing")
@@ -71,7 +71,7 @@ def _invalid(problem: str, kind: Format) -> RowProblem:
         field = f"{unknown[1][:_SHOWN]!r}"
         return RowProblem("unknown_field", f"{where or f'a {kind} row'} has no field {field}")
     what = what[:1].lower() + what[1:]
-    return RowProblem("invalid_value", f"{where[:200]}: {what[:200]}" if where else what[:200])
+    return RowProblem("invalid_value", f"{where}: {what[:200]}" if where else what[:200])
 
 
 def _too_deep() -> RowProblem:

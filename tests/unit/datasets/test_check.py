@@ -170,6 +170,15 @@ def test_what_is_wrong_is_named(name: str) -> None:
     assert problem.message.isprintable()
 
 
+@pytest.mark.parametrize("key", ["k" * 900_000, "k` - at `$." + "k" * 900_000])
+def test_a_message_is_short_whatever_the_keys_are(key: str) -> None:
+    """The second key looks like the end of a message of msgspec, with a path."""
+    message = {"role": "user", key: 1}
+    for row in ({"text": "a", key: 1}, {"messages": [message, ANSWER]}, {key: 1}, {"messages": key}):
+        (problem,) = checked(line_of(row)).problems
+        assert len(problem.message) < 500
+
+
 @pytest.mark.parametrize(
     ("line", "code"),
     [
