@@ -118,6 +118,7 @@ def test_a_user_s_fault_is_400_and_names_the_parameter(stack, client) -> None:
             f"{stack.url}/v1/files", headers=headers, files={"file": ("a", b"")}, data={"purpose": "evals"}
         ),
         httpx.get(f"{stack.url}/v1/files", headers=headers, params={"limit": 0}),
+        httpx.get(f"{stack.url}/v1/files", headers=headers, params={"purpose": "\0"}),
     ):
         assert answer.status_code == 400, answer.text
         assert answer.json()["error"]["type"] == "invalid_request_error"

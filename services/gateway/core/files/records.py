@@ -23,6 +23,8 @@ PART_BYTES = 64 << 20
 MAX_PARTS = 1000
 MAX_FILES = 10_000
 """Files and open uploads that a tenant may have, together."""
+PAGE_FILES = 1000
+"""The most that a page of a list has, whatever is asked for."""
 
 UploadStatus = Literal["pending", "completed", "cancelled", "expired"]
 Order = Literal["asc", "desc"]
@@ -177,6 +179,11 @@ def check_purpose(purpose: str) -> str:
         problem = f"{purpose[:40]!r} is not served: it is one of {', '.join(PURPOSES)}"
         raise InvalidField(field="purpose", problem=problem)
     return purpose
+
+
+def page_size(asked: int) -> int:
+    """Return how many files a page has. Clients read on while an answer's ``has_more`` is true."""
+    return min(asked, PAGE_FILES)
 
 
 def check_filename(name: str) -> str:

@@ -16,6 +16,7 @@ from services.gateway.core.files.records import (
     check_filename,
     check_id,
     check_purpose,
+    page_size,
 )
 from services.gateway.core.json_types import JsonObject
 from services.gateway.http.edge.context import GatewayDep, ReadCaller, TrainCaller
@@ -68,13 +69,19 @@ async def list_files(  # noqa: PLR0917  # FastAPI passes them by name
     after: Text = None,
     purpose: Text = None,
 ) -> JsonObject:
-    """List the tenant's files, newest first; ``after`` is the last id of the page before."""
+    """List the tenant's files, newest first; ``after`` is the last id of the page before.
+
+    A page has 1,000 files at most: `has_more` says whether there are others.
+    """
     if after is not None:
         check_id(IdPrefix.FILE, after)
+    if purpose is not None:
+        check_purpose(purpose)
+    shown = page_size(limit)
     found = await gateway.files.files.page(
-        caller.tenant_id, purpose=purpose, order=order, after=after, limit=limit + 1
+        caller.tenant_id, purpose=purpose, order=order, after=after, limit=shown + 1
     )
-    return page_answer(found, file_answer, limit=limit)
+    return page_answer(found, file_answer, limit=shown)
 
 
 @router.get("/{file}")

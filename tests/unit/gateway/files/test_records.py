@@ -7,6 +7,7 @@ from mint_common.errors import InvalidField, NotFound
 from mint_common.ids import TenantId
 from services.gateway.core.files.answers import page_answer
 from services.gateway.core.files.records import (
+    PAGE_FILES,
     IdPrefix,
     PartRecord,
     UploadRecord,
@@ -16,6 +17,7 @@ from services.gateway.core.files.records import (
     check_parts,
     check_purpose,
     new_name,
+    page_size,
 )
 from services.gateway.core.files.refusals import DatasetRefused, FilesFull, file_error_body, file_error_status
 
@@ -74,7 +76,7 @@ def test_an_expiry_may_be_left_out() -> None:
 
 def test_purposes_and_names_are_checked() -> None:
     assert check_purpose("evals") == "evals"
-    for purpose in ("", "vision", "fine-tune "):
+    for purpose in ("", "vision", "fine-tune ", "\0"):
         with pytest.raises(InvalidField, match="it is one of fine-tune, evals, user_data"):
             check_purpose(purpose)
     for name in ("", "a\nb", "a\0", "a" * 256):
@@ -119,3 +121,4 @@ def test_a_page_says_whether_there_is_more() -> None:
     page = page_answer(["a", "b", "c"], show, limit=2)
     assert (page["first_id"], page["last_id"], page["has_more"]) == ("a", "b", True)
     assert page_answer([], show, limit=2)["last_id"] is None
+    assert (page_size(10_000), page_size(2)) == (PAGE_FILES, 2)
