@@ -191,6 +191,13 @@ class EngineRestarting(Unavailable):
     code = "engine_restarting"
 
 
+class PeerFailed(Unavailable):
+    """{what} failed: it answered {status}."""
+
+    code = "peer_failed"
+    http_status = 502
+
+
 class RevisionNotReady(MintError):
     """Revision {number} of policy {name!r} is not ready after {seconds} s: the alias has not moved."""
 

@@ -1,7 +1,8 @@
 """The engines behind a fixed list of loaders, and the choice among them.
 
 Invariants: nothing is routed to a loader that has stopped answering before it was asked again; a request is
-tried on another engine only while nothing of its answer has been handed out; while an engine of its base is
+tried on another engine only while nothing of its answer has been handed out, and never after it has made one
+fail; while an engine of its base is
 known, no request waits for a loader that is not, and no loader waits to be asked for one that stays silent.
 """
 
@@ -18,7 +19,7 @@ from mint_common.client.http import InternalHttp
 from mint_common.client.relayed import Relayed
 from mint_common.client.residency_map import NEARNESS, ResidencyMap
 from mint_common.client.routing import DEFAULT_HOT_LOAD, Nearness, Option, order_engines
-from mint_common.errors import EngineRestarting, EventInvalid, MintError, Overloaded, Unavailable
+from mint_common.errors import EngineRestarting, EventInvalid, MintError, Overloaded, PeerFailed, Unavailable
 from mint_common.events import AdapterEvicted, AdapterFailed, AdapterLoaded
 from mint_common.events.codec import decode
 from mint_common.events.subjects import subjects_of
@@ -125,7 +126,8 @@ class EngineDirectory:
     async def serve(self, base: BaseName, operation: str, body: bytes, facts: CallFacts) -> Relayed:
         """Have an engine of the base answer a request of an inference API; as `EngineClient.serve`.
 
-        An engine that does not answer or is full passes the request on to the next one, if there is one.
+        An engine that does not answer or is full passes the request on to the next one, if there is one; one
+        that fails on it answers on, and so raises PeerFailed.
         """
         digest = facts.revision.digest if facts.revision else None
         urls = await self._order(base, digest)
@@ -135,7 +137,7 @@ class EngineDirectory:
                 relayed = await self._clients[url].serve(operation, body, facts)
             except BaseException as error:
                 self._ended(url, error)
-                if url == urls[-1] or not isinstance(error, Unavailable | Overloaded):
+                if url == urls[-1] or not _is_for_next(error):
                     raise
             else:
                 relayed.at_end(partial(self._ended, url))
@@ -145,20 +147,21 @@ class EngineDirectory:
 
     def _ended(self, url: str, error: BaseException | None) -> None:
         self._open[url] -= 1
-        if isinstance(error, Unavailable):
+        if _is_away(error):
             self._forget(url)
 
     async def sample(self, base: BaseName, request: SampleRequest) -> Sampled:
         """Sample on an engine of the base; as `EngineClient.sample`.
 
-        An engine that does not answer or is full passes the request on to the next one, if there is one.
+        The request passes on to the next engine as in `serve`.
         """
         urls = await self._order(base, request.revision.digest if request.revision else None)
         for url in urls[:-1]:
             try:
                 return await self._sample(url, request)
-            except (Unavailable, Overloaded):
-                continue
+            except (Unavailable, Overloaded) as error:
+                if not _is_for_next(error):
+                    raise
         return await self._sample(urls[-1], request)
 
     def holds(self, base: BaseName, digest: Digest) -> bool:
@@ -199,8 +202,9 @@ class EngineDirectory:
         self._open[url] += 1
         try:
             sampled = await self._clients[url].sample(request)
-        except Unavailable:
-            self._forget(url)
+        except Unavailable as error:
+            if _is_away(error):
+                self._forget(url)
             raise
         else:
             self._note_served(url, sampled.revision)
@@ -313,13 +317,22 @@ class EngineDirectory:
             info = await client.describe()
             adapters = await client.adapters(limit=_MOST_ADAPTERS)
             load = await client.load()
-        except Unavailable:
-            self._forget(url)
-            return
-        except MintError:
-            return  # of a version that does not say: it is routed to without
+        except MintError as error:
+            if _is_away(error):
+                self._forget(url)
+            return  # else of a version that does not say: it is routed to without
         self._known[url] = info
         self._lost.pop(url, None)
         self._reported[url] = load.requests
         # The map drops its oldest entries, so the closest must be added last.
         self._residency.correct(info.engine_id, info.epoch, reversed(adapters))
+
+
+def _is_away(error: BaseException | None) -> bool:
+    """Return whether an engine does not answer, rather than answers with an error of its own."""
+    return isinstance(error, Unavailable) and not isinstance(error, PeerFailed)
+
+
+def _is_for_next(error: BaseException) -> bool:
+    """Return whether another engine may answer a request."""
+    return _is_away(error) or isinstance(error, Overloaded)

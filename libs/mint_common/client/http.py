@@ -1,12 +1,14 @@
 """How one service asks another: JSON over HTTP, traced, with errors that keep their class.
 
 A `MintError` that the other side raised is raised here as the same class; a connection that fails or stays
-silent is Unavailable. Nothing is repeated here: who asks knows whether asking again is safe.
+silent is Unavailable, and a bug of the other side is PeerFailed. Nothing is repeated here: who asks knows
+whether asking again is safe.
 """
 
 import logging
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from http import HTTPStatus
 from typing import Any, Self
 from urllib.parse import quote, urlencode
 
@@ -21,6 +23,7 @@ from mint_common.errors import (
     InternalTokenRefused,
     MintError,
     NotFound,
+    PeerFailed,
     RemoteError,
     RemoteRefusal,
     Unavailable,
@@ -288,6 +291,8 @@ class InternalHttp:
             # An operator's mistake between services; it must not reach a user as "your key is wrong".
             return Unavailable(what=self._peer, problem=str(error))
         if status >= 500 and isinstance(error, RemoteError):
+            if status == HTTPStatus.INTERNAL_SERVER_ERROR:
+                return PeerFailed(what=self._peer, status=status)
             return Unavailable(what=self._peer, problem=f"it answered {status}")
         if status >= 400 and isinstance(error, RemoteError) and not _is_known(str(error.remote_code)):
             # An unknown error: only its lack of retryability is known.

@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from mint_common.client.directory import EngineDirectory
-from mint_common.errors import EngineRestarting, Unavailable
-from mint_common.generation import RESTART_SECONDS, EngineLoad, SampleRequest, Sampling
+from mint_common.errors import EngineRestarting, PeerFailed, Unavailable
+from mint_common.generation import RESTART_SECONDS, CallFacts, EngineLoad, SampleRequest, Sampling
 from mint_common.ids import TenantId, new_id
 from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.dispatch import publish_event
@@ -32,26 +32,46 @@ LOADED = replace(EXAMPLES["adapter.loaded"], epoch="run-2", tier="host")
 
 
 @asynccontextmanager
-async def listening(answers: dict[str, object] | None = None) -> AsyncIterator[str]:
-    """Run a loader that answers so by path; without answers one that reads and never says a word."""
-    asked = asyncio.Event()
+async def listening(
+    answers: dict[str, object] | None = None, paths: list[str] | None = None
+) -> AsyncIterator[str]:
+    """Run a loader that answers so by path, others with 500; without answers it reads and says nothing.
+
+    ``paths`` takes in what it is asked.
+    """
+    asked, has_ended = asyncio.Event(), asyncio.Event()
+    paths = [] if paths is None else paths
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while request := (await reader.readline()).decode().split():
-            await reader.readuntil(b"\r\n\r\n")
+            head = (await reader.readuntil(b"\r\n\r\n")).lower()
+            await reader.readexactly(int(head.partition(b"content-length: ")[2].split(b"\r\n")[0] or b"0"))
+            if has_ended.is_set():
+                break
             asked.set()
+            paths.append(request[1])
             if answers is not None:
-                body = msgspec.json.encode(answers[request[1].partition("?")[0]])
-                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+                answer = answers.get(request[1].partition("?")[0])
+                body = msgspec.json.encode(answer)
+                status = b"200 OK" if answer is not None else b"500 Internal Server Error"
+                writer.write(b"HTTP/1.1 %s\r\ncontent-length: %d\r\n\r\n" % (status, len(body)) + body)
         writer.close()
 
     async with await asyncio.start_server(talk, "127.0.0.1") as server:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        has_ended.set()
         assert asked.is_set()
 
 
 def answers() -> dict[str, object]:
     return {"/internal/engine": ENGINE_INFO, "/internal/load": LOAD, "/internal/adapters": []}
+
+
+def sample_request() -> SampleRequest:
+    sampling = Sampling(max_new_tokens=1, temperature=0.0)
+    return SampleRequest(
+        request_id="r", tenant_id=TenantId("t"), revision=None, tokens=(1,), sampling=sampling
+    )
 
 
 async def test_no_request_waits_for_a_loader_that_stays_silent() -> None:
@@ -81,10 +101,7 @@ async def test_no_loader_waits_to_be_asked_for_one_that_stays_silent() -> None:
 
 
 async def test_an_engine_that_has_ended_is_told_to_come_back() -> None:
-    sampling = Sampling(max_new_tokens=1, temperature=0.0)
-    request = SampleRequest(
-        request_id="r", tenant_id=TenantId("t"), revision=None, tokens=(1,), sampling=sampling
-    )
+    request = sample_request()
     async with listening(answers()) as url:
         directory = EngineDirectory([url], token="t")
         assert await directory.describe(BASE) == ENGINE_INFO
@@ -100,3 +117,21 @@ async def test_an_engine_that_has_ended_is_told_to_come_back() -> None:
         await directory.find(BASE)
     assert told.value.code == "unavailable"
     await directory.aclose()
+
+
+async def test_a_request_that_makes_an_engine_fail_goes_to_no_other_and_the_engine_stays_known() -> None:
+    asked: list[str] = []
+    facts = CallFacts(model="m", request_id="r", tenant_id=TenantId("t"), revision=None)
+    async with listening(answers(), asked) as one, listening(answers(), asked) as other:
+        directory = EngineDirectory([one, other], token="t")
+        assert len(await directory.engines()) == 2
+        with pytest.raises(PeerFailed):
+            await directory.serve(BASE, "chat", b"{}", facts)
+        with pytest.raises(PeerFailed):
+            await directory.sample(BASE, sample_request())
+        assert sorted(path for path in asked if path != "/internal/engine") == [
+            "/internal/sample",
+            "/internal/serve/chat",
+        ]
+        assert directory.restarting() == []
+        await directory.aclose()

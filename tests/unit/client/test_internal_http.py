@@ -22,6 +22,7 @@ from mint_common.errors import (
     MintError,
     NotFound,
     Overloaded,
+    PeerFailed,
     PreconditionFailed,
     RemoteError,
     RemoteRefusal,
@@ -166,10 +167,13 @@ async def test_a_wrong_token_is_no_error_of_the_user(peer: Peer) -> None:
             await client.get("/internal/echo")
 
 
-async def test_a_bug_of_the_peer_is_unavailable(client: InternalHttp) -> None:
-    for path in ("/internal/bug", "/internal/proxy-error"):
-        with pytest.raises(Unavailable, match="answered 50"):
-            await client.get(path)
+async def test_a_bug_of_the_peer_is_told_apart_from_its_absence(client: InternalHttp) -> None:
+    with pytest.raises(PeerFailed, match="answered 500") as bug:
+        await client.get("/internal/bug")
+    assert (bug.value.http_status, bug.value.retryable) == (502, True)
+    with pytest.raises(Unavailable, match="answered 502") as absence:
+        await client.get("/internal/proxy-error")
+    assert not isinstance(absence.value, PeerFailed)
 
 
 async def test_a_refusal_that_is_not_known_here_stays_one(client: InternalHttp) -> None:
