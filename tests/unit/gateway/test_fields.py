@@ -177,8 +177,30 @@ def test_the_answers_size_is_read() -> None:
     assert (asked.max_tokens, asked.likeliest, asked.choices, asked.stream) == (5, 3, 2, True)
     assert chat(max_tokens=None).max_tokens is None
     assert chat(prompt_logprobs=2).likeliest == 2
+    for endpoint in (Endpoint.CHAT, Endpoint.COMPLETION):
+        assert check(endpoint, smallest(endpoint) | {"logprob_token_ids": [1] * 128}).likeliest == 128
     assert check(Endpoint.COMPLETION, {"model": "m", "prompt": "a"}).max_tokens == 16
     assert check(Endpoint.COMPLETION, {"model": "m", "prompt": "a", "logprobs": 0}).likeliest == 0
+
+
+@pytest.mark.parametrize("number", ["1e400", "9" * 60_000])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("priority", "%s"),
+        ("kv_transfer_params", '{"a":%s}'),
+        ("response_format", '{"type":"json_schema","json_schema":{"name":"x","schema":{"const":%s}}}'),
+        ("tools", '[{"type":"function","function":{"name":"f","parameters":{"const":%s}}}]'),
+        ("structured_outputs", '{"json":{"const":%s}}'),
+    ],
+)
+def test_a_number_that_no_float_holds_is_refused_in_unread_fields_too(
+    name: str, value: str, number: str
+) -> None:
+    body = json.dumps(smallest(Endpoint.CHAT))[:-1] + f', "{name}": {value % number}}}'
+    with pytest.raises(InvalidField) as caught:
+        check_fields(Endpoint.CHAT, body.encode(), max_context=CONTEXT)
+    assert caught.value.field.split(".")[0].split("[")[0] == name
 
 
 def test_depth_is_counted_outside_texts() -> None:
@@ -243,6 +265,13 @@ def test_schemas_of_every_apis_tools_are_bounded() -> None:
     assert refused(Endpoint.RESPONSE, tools=[{"type": "function", "name": "f", "parameters": BOMB}])
     assert refused(Endpoint.MESSAGE, tools=[{"name": "f", "input_schema": BOMB}]).field == "tools"
     assert refused(structured_outputs={"regex": "a{%s}" % ("9" * 5000)}).field == "structured_outputs"
+
+
+@pytest.mark.parametrize("number", ["1e400", "NaN"])
+@pytest.mark.parametrize("name", ["json", "structural_tag"])
+def test_json_in_a_text_that_cannot_be_read_hides_no_count(name: str, number: str) -> None:
+    text = json.dumps(BOMB)[:-1] + f', "const": {number}}}'
+    assert refused(structured_outputs={name: text}).field == f"structured_outputs.{name}"
 
 
 def test_a_usual_pattern_passes() -> None:

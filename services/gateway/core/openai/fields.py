@@ -103,7 +103,7 @@ def _read(body: bytes, decoder: msgspec.json.Decoder[Any], field: str = "") -> A
 def _named(message: str, field: str) -> InvalidField:
     """Return msgspec's complaint as one about a field."""
     problem, _, path = message.partition(" - at `$")
-    where = field + path.strip("`.")
+    where = (field + path).strip("`.")
     words = problem.split("`")
     name = words[1] if len(words) > 1 else ""
     if problem.startswith("Object contains unknown field"):
@@ -133,6 +133,8 @@ def _check_rows(read: Any, rows: tuple[Field, ...], *, is_large: bool) -> None:
 _CLOSED = {Fate.SET, Fate.REFUSED}
 _STRUCTURES = ("response_format", "structured_outputs", "text", "output_config", "tools")
 """What an engine compiles."""
+_JSON_TEXTS = {"json", "structural_tag"}
+_ANY = msgspec.json.Decoder[Any]()
 
 
 def _check_structure(name: str, value: object) -> None:
@@ -141,14 +143,16 @@ def _check_structure(name: str, value: object) -> None:
         return
     if isinstance(value, shapes.StructuredOutputs) and value.json_object is False:
         raise InvalidField(field=f"{name}.json_object", problem="must be true, or left out")
-    said = msgspec.json.decode(msgspec.json.encode(value))
+    said = _read(msgspec.json.encode(value), _ANY, name)
     check_structure(name, said)
-    for inner in said.values() if isinstance(said, dict) else ():
+    for key, inner in said.items() if isinstance(said, dict) else ():
         if isinstance(inner, str) and inner.lstrip()[:1] in {"{", "["}:
             try:
                 check_structure(name, msgspec.json.decode(inner))
-            except (msgspec.DecodeError, RecursionError):
-                continue  # no JSON: vLLM says so
+            except (msgspec.DecodeError, RecursionError) as error:
+                # A pattern may begin so; what is read as JSON must be some, or its counts would be hidden.
+                if key in _JSON_TEXTS:
+                    raise InvalidField(field=f"{name}.{key}", problem=f"is no JSON: {error}") from error
 
 
 def _size_bytes(value: object) -> int:
@@ -161,7 +165,7 @@ def _size_bytes(value: object) -> int:
 
 
 def _check_neutral(row: Field, value: object) -> None:
-    if isinstance(value, msgspec.Raw) and msgspec.json.decode(value) not in row.neutral:
+    if isinstance(value, msgspec.Raw) and _read(bytes(value), _ANY, row.name) not in row.neutral:
         raise InvalidField(field=row.name, problem=f"is not taken ({row.note}): leave it out")
 
 
@@ -219,11 +223,12 @@ def _likeliest(endpoint: Endpoint, read: Any) -> int | None:
     asked = [read.prompt_logprobs] if hasattr(read, "prompt_logprobs") else []
     if endpoint in _CHATS:
         asked.append((read.top_logprobs or 0) if read.logprobs else None)
-        asked.append(len(read.logprob_token_ids or ()) or None)
     elif hasattr(read, "logprobs"):
         asked.append(read.logprobs)
     elif endpoint is Endpoint.RESPONSE:
         asked.append(read.top_logprobs)
+    if isinstance(chosen := getattr(read, "logprob_token_ids", None), list):
+        asked.append(len(chosen) or None)
     return max((each for each in asked if each is not None), default=None)
 
 
