@@ -12,7 +12,7 @@ from generated_page import ROOT, make_parser, write_or_check
 
 from services.gateway.core.openai.field_rows import Fate, Field
 from services.gateway.core.openai.field_table import PATHS, SAMPLING_PARAMS, TABLE, Endpoint
-from services.gateway.core.openai.fields import MAX_DEPTH, MAX_NESTED
+from services.gateway.core.openai.nesting import MAX_DEPTH, MAX_NESTED
 
 PAGE = ROOT / "docs/openai.md"
 RESULT = ROOT / "tests/golden/openai/clients.json"

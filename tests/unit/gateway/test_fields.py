@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from mint_common.errors import InvalidField
 from services.gateway.core.openai.field_rows import Fate
 from services.gateway.core.openai.field_table import TABLE, Endpoint
-from services.gateway.core.openai.fields import MAX_DEPTH, ContextExceeded, check_fields
+from services.gateway.core.openai.fields import ContextExceeded, check_fields
+from services.gateway.core.openai.nesting import MAX_DEPTH
 
 CONTEXT = 512
 NEEDED: dict[str, object] = {

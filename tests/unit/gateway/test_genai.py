@@ -17,7 +17,7 @@ from services.gateway.core.openai.genai import (
 
 
 def test_a_request_names_what_was_asked_for() -> None:
-    body = {"model": "copier@prod", "messages": [], "max_tokens": 8, "n": 2}
+    body = {"model": "copier@prod", "messages": [{"role": "user", "content": "a"}], "max_tokens": 8, "n": 2}
     asked = check_fields(Endpoint.CHAT, json.dumps(body).encode(), max_context=64)
     assert request_attributes(Endpoint.CHAT, asked) == {
         "gen_ai.operation.name": "chat",

@@ -16,6 +16,8 @@ MAX_ALTERNATIVES = 20
 MAX_STOPS = 16
 MAX_MESSAGES = 4096
 MAX_PARTS = 1024
+MAX_ARGUMENTS = 256 << 10
+"""Characters of one tool call's arguments, which a renderer reads as JSON."""
 MAX_STOP_TOKENS = 128
 MAX_BIASES = 1024
 """What vLLM's sampler on GPU holds of a request, as for `MAX_STOP_TOKENS`."""
@@ -91,14 +93,30 @@ class ChatPart(msgspec.Struct, forbid_unknown_fields=True):
 ChatParts = Annotated[list[str | ChatPart], Meta(max_length=MAX_PARTS)]
 
 
+Arguments = Annotated[str, Meta(max_length=MAX_ARGUMENTS)]
+
+
+class CalledFunction(msgspec.Struct):
+    """What a tool call called."""
+
+    arguments: Arguments | dict[str, msgspec.Raw] | None = None
+
+
+class EarlierCall(msgspec.Struct):
+    """A tool call of an earlier answer."""
+
+    function: CalledFunction | None = None
+
+
 class TextMessage(msgspec.Struct):
     """A message of a chat, or what an answer had, sent back."""
 
     role: str
     content: str | ChatParts | None = None
+    tool_calls: Annotated[list[EarlierCall], Meta(max_length=MAX_PARTS)] | None = None
 
 
-Messages = Annotated[list[TextMessage], Meta(max_length=MAX_MESSAGES)]
+Messages = Annotated[list[TextMessage], Meta(min_length=1, max_length=MAX_MESSAGES)]
 
 
 class AnthropicResultPart(msgspec.Struct):
@@ -133,7 +151,7 @@ class AnthropicMessage(msgspec.Struct):
     content: str | AnthropicParts
 
 
-AnthropicMessages = Annotated[list[AnthropicMessage], Meta(max_length=MAX_MESSAGES)]
+AnthropicMessages = Annotated[list[AnthropicMessage], Meta(min_length=1, max_length=MAX_MESSAGES)]
 AnthropicSystem = str | AnthropicParts | None
 
 
@@ -149,11 +167,10 @@ AnthropicTools = Annotated[list[AnthropicTool], Meta(max_length=MAX_PARTS)] | No
 
 
 class ResponsePart(msgspec.Struct, forbid_unknown_fields=True):
-    """A part of an item of the Responses API."""
+    """A part of an item of the Responses API. vLLM reads no refusals here."""
 
-    type: Literal["input_text", "output_text", "refusal", "reasoning_text", "summary_text"]
+    type: Literal["input_text", "output_text", "reasoning_text", "summary_text"]
     text: str | None = None
-    refusal: str | None = None
     annotations: msgspec.Raw = msgspec.Raw(b"null")
     logprobs: msgspec.Raw = msgspec.Raw(b"null")
     parsed: msgspec.Raw = msgspec.Raw(b"null")
@@ -178,9 +195,10 @@ class ResponseItem(msgspec.Struct):
     ) = None
     content: str | ResponseParts | None = None
     output: str | ResponseParts | None = None
+    arguments: Arguments | None = None
 
 
-ResponseInput = str | Annotated[list[ResponseItem], Meta(max_length=MAX_MESSAGES)]
+ResponseInput = str | Annotated[list[ResponseItem], Meta(min_length=1, max_length=MAX_MESSAGES)]
 
 
 class ResponseTool(msgspec.Struct):

@@ -64,7 +64,8 @@ OPENAI_IGNORED = ignored(
 MESSAGES = bounded(
     "messages",
     shape.Messages,
-    f"at most {shape.MAX_MESSAGES} messages, of text alone: no server fetches an address",
+    f"1 to {shape.MAX_MESSAGES} messages, of text alone: no server fetches an address; arguments of a tool "
+    f"call have at most {shape.MAX_ARGUMENTS >> 10} Ki characters",
     is_needed=True,
 )
 CHAT = (
@@ -78,12 +79,12 @@ CHAT = (
     large("tools", TOOLS_BYTES),
     large("documents", VALUE_BYTES),
     Field(name="logprobs", fate=Fate.PASSED, shape=bool | None),
+    bounded("echo", bool | None, "not with `stream`"),
     *passed(
         "tool_choice",
         "parallel_tool_calls",
         "reasoning_effort",
         "include_reasoning",
-        "echo",
         "add_generation_prompt",
         "continue_final_message",
         "return_prompt_text",
@@ -121,7 +122,7 @@ RESPONSE = (
     bounded(
         "input",
         shape.ResponseInput,
-        f"at most {shape.MAX_MESSAGES} items, of text alone",
+        f"1 to {shape.MAX_MESSAGES} items, of text alone; no refusals",
         is_needed=True,
     ),
     bounded("tools", shape.ResponseTools, "functions and custom tools, which the client carries out"),
@@ -175,7 +176,7 @@ _ANTHROPIC_PROMPT = (
     bounded(
         "messages",
         shape.AnthropicMessages,
-        f"at most {shape.MAX_MESSAGES} messages, of text alone",
+        f"1 to {shape.MAX_MESSAGES} messages, of text alone",
         is_needed=True,
     ),
     Field(

@@ -6,22 +6,19 @@ is read; no error has a status that clients send again.
 """
 
 from dataclasses import dataclass, replace
-from itertools import accumulate
 from typing import Any
 
 import msgspec
 
 from mint_common.errors import InvalidField, MintError
 from services.gateway.core.openai import field_shapes as shapes
+from services.gateway.core.openai.conversations import check_conversation
 from services.gateway.core.openai.field_rows import NEVER_IN_TEMPLATES, VALUE_BYTES, Fate, Field
 from services.gateway.core.openai.field_shapes import MAX_CHOICES, Token
 from services.gateway.core.openai.field_table import SAMPLING_PARAMS, TABLE, Endpoint
+from services.gateway.core.openai.nesting import MAX_DEPTH, count_nested
 from services.gateway.core.openai.structures import check_structure
 
-MAX_DEPTH = 64
-"""vLLM's own bound of a schema."""
-MAX_NESTED = 20_000
-"""Lists and objects of one body: an engine's reader takes some 10 us for each."""
 DEFAULT_COMPLETION_TOKENS = 16
 """The OpenAI API's own default of ``max_tokens`` for completions."""
 
@@ -50,7 +47,7 @@ class ServingRequest:
 
 def check_fields(endpoint: Endpoint, body: bytes, *, max_context: int) -> ServingRequest:
     """Return what a body asks for. Raises InvalidField naming the first wrong field, ContextExceeded."""
-    _check_nesting(body)
+    nested = count_nested(body, field="body", few=MAX_DEPTH)
     read = _read(body, _DECODERS[endpoint])
     _check_rows(read, TABLE[endpoint], is_large=len(body) > VALUE_BYTES)
     sampling = read
@@ -59,6 +56,7 @@ def check_fields(endpoint: Endpoint, body: bytes, *, max_context: int) -> Servin
         _check_rows(sampling, SAMPLING_PARAMS, is_large=len(body) > VALUE_BYTES)
     elif endpoint is Endpoint.TOKENIZE:
         _check_one_of(read, "messages", "prompt")
+    check_conversation(read, nested=nested)
     for name in ("tokens", "token_ids"):
         _check_context(len(getattr(read, name, None) or ()), max_context)
     prompts = _prompts(read.prompt, max_context) if endpoint is Endpoint.COMPLETION else 1
@@ -72,23 +70,6 @@ def check_fields(endpoint: Endpoint, body: bytes, *, max_context: int) -> Servin
         max_tokens=_limit(endpoint, sampling),
         likeliest=_likeliest(endpoint, sampling),
     )
-
-
-def _check_nesting(body: bytes) -> None:
-    """Refuse what nests too deep or too often, whatever field it is in, before it is read."""
-    if body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
-        return
-    # Without escapes every quote begins or ends a text; what is between texts then nests.
-    plain = body.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _NEITHER)
-    brackets = b"".join(plain.split(b'"')[::2])
-    if len(brackets) > 2 * MAX_NESTED:
-        raise InvalidField(field="body", problem=f"has more than {MAX_NESTED} lists and objects")
-    if max(accumulate(map(_STEPS.__getitem__, brackets)), default=0) > MAX_DEPTH:
-        raise InvalidField(field="body", problem=f"nests deeper than {MAX_DEPTH} levels")
-
-
-_NEITHER = bytes(set(range(256)) - set(b'[]{}"'))
-_STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 
 
 def _read(body: bytes, decoder: msgspec.json.Decoder[Any], field: str = "") -> Any:  # what it decodes into
