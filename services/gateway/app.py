@@ -135,6 +135,8 @@ MOST_WAITING = 1 << 20
 """Begins that may wait for a turn: never the bound that is met first."""
 TENANT_PROMPTS = 320
 """Prompts of a tenant that are answered at once: fewer than a loader takes of one tenant."""
+TENANT_ANSWERS = 32
+"""Of the largest size, that a tenant's whole answers may come to at once: each is kept until it is sent."""
 TENANT_KEYS = 2
 """As many times that is what all keys of a tenant may have together."""
 
@@ -250,6 +252,7 @@ async def run(settings: GatewaySettings) -> None:
                 what="your tenant's prompts",
                 most=TENANT_PROMPTS,
                 most_sequences=TENANT_PROMPTS,
+                most_bytes=TENANT_ANSWERS * settings.max_answer_bytes,
             ),
             in_hand=OpenRequests(what="your tenant's open requests", most=TENANT_REQUESTS),
             event_streams=OpenRequests(what="your tenant's event streams", most=TENANT_STREAMS),

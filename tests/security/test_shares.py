@@ -28,12 +28,12 @@ def default_of(settings: type, name: str) -> int:
 
 def test_a_flood_of_samples_is_not_with_the_engine_as_a_whole() -> None:
     queue = SampleQueue(room=512)
-    size = Size(sequences=COMPLETIONS, prompt_bytes=100)
+    size = Size(sequences=COMPLETIONS, size_bytes=100)
     for at in range(FLOOD):
         queue.push(MANY, f"key{at}", f"s{at}", size)
     begun = len(list(iter(queue.pop, None)))
     assert begun * COMPLETIONS <= 512, "160 samples of 128 were asked of the engine at once: 20,480 sequences"
-    queue.push(FEW, "key", "other", Size(sequences=1, prompt_bytes=100))
+    queue.push(FEW, "key", "other", Size(sequences=1, size_bytes=100))
     assert queue.pop() == "other"
 
 
@@ -91,7 +91,7 @@ def test_requests_of_many_prompts_are_refused_as_a_whole_before_an_engine_is_ask
     bounds = OpenRequests(
         what="your tenant's prompts", most=TENANT_PROMPTS, most_sequences=TENANT_PROMPTS, most_bytes=0
     )
-    prompts = Size(sequences=32, prompt_bytes=0)
+    prompts = Size(sequences=32, size_bytes=0)
     with ExitStack() as stack:
         for _ in range(TENANT_PROMPTS // 32):
             stack.enter_context(bounds.counted(MANY, prompts))

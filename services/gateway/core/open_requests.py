@@ -12,10 +12,13 @@ RETRY_AFTER_SECONDS = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """The sequences that a request asks an engine for, and the bytes of its prompt."""
+    """The sequences that a request asks an engine for, and the bytes that are kept of it meanwhile.
+
+    They are those of its prompt while it waits, or of an answer that is kept whole.
+    """
 
     sequences: int = 0
-    prompt_bytes: int = 0
+    size_bytes: int = 0
 
     @property
     def seats(self) -> int:
@@ -52,7 +55,7 @@ class OpenRequests:
         is_full = (
             count >= self.most
             or sequences + size.sequences > self.most_sequences
-            or size_bytes + size.prompt_bytes > self.most_bytes
+            or size_bytes + size.size_bytes > self.most_bytes
         )
         if count and is_full:
             raise Overloaded(what=self.what, depth=count, retry_after_seconds=RETRY_AFTER_SECONDS)
@@ -60,7 +63,7 @@ class OpenRequests:
     def take(self, whose: str, size: Size) -> None:
         """Count a request in."""
         count, sequences, size_bytes = self._open.get(whose, (0, 0, 0))
-        self._open[whose] = (count + 1, sequences + size.sequences, size_bytes + size.prompt_bytes)
+        self._open[whose] = (count + 1, sequences + size.sequences, size_bytes + size.size_bytes)
 
     def give_back(self, whose: str, size: Size) -> None:
         """Count a request out."""
@@ -68,4 +71,4 @@ class OpenRequests:
         if count == 1:
             del self._open[whose]
         else:
-            self._open[whose] = (count - 1, sequences - size.sequences, size_bytes - size.prompt_bytes)
+            self._open[whose] = (count - 1, sequences - size.sequences, size_bytes - size.size_bytes)

@@ -37,7 +37,7 @@ class SampleOrder:
     @property
     def size(self) -> Size:
         """Return how much of a queue it takes."""
-        return Size(sequences=self.plan.sampling.n, prompt_bytes=8 * len(self.plan.tokens))
+        return Size(sequences=self.plan.sampling.n, size_bytes=8 * len(self.plan.tokens))
 
     def to_request(self) -> SampleRequest:
         """Return what the engine is asked."""

@@ -69,9 +69,8 @@ async def relay(
         likeliest=asked.likeliest,
     )
     check_answer_bytes(size_bytes, gateway.max_answer_bytes, lower=_lower(endpoint, asked))
-    answered(request).enter_context(
-        gateway.open_prompts.counted(caller.tenant_id, Size(sequences=1, prompt_bytes=0))
-    )
+    size = Size(sequences=1, size_bytes=0 if asked.stream else size_bytes)
+    answered(request).enter_context(gateway.open_prompts.counted(caller.tenant_id, size))
     facts = CallFacts(
         model=asked.model,
         request_id=new_id("gen"),

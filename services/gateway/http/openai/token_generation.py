@@ -59,7 +59,7 @@ async def generate(request: Request, caller: InferCaller) -> Response:
     )
     lower = ("sampling_params.max_tokens", "sampling_params.n", "sampling_params.logprobs")
     check_answer_bytes(size_bytes, gateway.max_answer_bytes, lower=lower)
-    size = Size(sequences=plan.sampling.n, prompt_bytes=8 * len(plan.tokens))
+    size = Size(sequences=plan.sampling.n, size_bytes=size_bytes)
     answered(request).enter_context(gateway.open_prompts.counted(caller.tenant_id, size))
     try:
         async with cancelled_on_disconnect(request):

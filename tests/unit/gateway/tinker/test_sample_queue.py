@@ -10,8 +10,8 @@ from mint_common.errors import Overloaded
 from services.gateway.core.open_requests import OpenRequests, Size
 from services.gateway.core.tinker.sample_queue import KeptAnswers, SampleQueue
 
-ONE = Size(sequences=1, prompt_bytes=10)
-LARGE = Size(sequences=128, prompt_bytes=10)
+ONE = Size(sequences=1, size_bytes=10)
+LARGE = Size(sequences=128, size_bytes=10)
 
 
 def pop_all(queue):
@@ -70,7 +70,7 @@ def test_everything_runs_in_the_end(samples):
     queue = SampleQueue(room=64)
     sizes = {}
     for at, (tenant, key, sequences) in enumerate(samples):
-        sizes[str(at)] = tenant, tenant + key, Size(sequences=sequences, prompt_bytes=1)
+        sizes[str(at)] = tenant, tenant + key, Size(sequences=sequences, size_bytes=1)
         queue.push(tenant, tenant + key, str(at), sizes[str(at)][2])
     running, done = [], Counter()
     while True:
@@ -98,15 +98,15 @@ def test_what_waits_can_be_taken_out_and_what_runs_not():
 
 def test_so_many_samples_sequences_and_bytes_are_open():
     bounds = OpenRequests(what="samples", most=2, most_sequences=100, most_bytes=100)
-    bounds.check("a", Size(sequences=1000, prompt_bytes=1000))  # a single one is bounded by the context
+    bounds.check("a", Size(sequences=1000, size_bytes=1000))  # a single one is bounded by the context
     bounds.take("a", ONE)
-    for size in (Size(sequences=100, prompt_bytes=1), Size(sequences=1, prompt_bytes=91)):
+    for size in (Size(sequences=100, size_bytes=1), Size(sequences=1, size_bytes=91)):
         with pytest.raises(Overloaded):
             bounds.check("a", size)
         bounds.check("b", size)
     bounds.take("a", ONE)
     with pytest.raises(Overloaded):
-        bounds.check("a", Size(sequences=0, prompt_bytes=0))
+        bounds.check("a", Size(sequences=0, size_bytes=0))
     bounds.give_back("a", ONE)
     bounds.give_back("a", ONE)
     bounds.check("a", LARGE)
