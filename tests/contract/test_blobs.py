@@ -1,5 +1,6 @@
 """The blobs contract against memory, local files and a real S3 server."""
 
+import tracemalloc
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -40,3 +41,21 @@ async def test_blobs_contract(blobs: Blobs, check: Check, tmp_path: Path) -> Non
     folder = tmp_path / "local"
     folder.mkdir()
     await check(blobs, folder)
+
+
+@pytest.mark.parametrize(
+    "blobs", ["localfs", pytest.param("s3", marks=pytest.mark.integration)], indirect=True
+)
+async def test_a_file_that_is_stored_already_is_compared_in_little_memory(
+    blobs: Blobs, tmp_path: Path
+) -> None:
+    file = tmp_path / "given"
+    file.write_bytes(bytes(range(256)) * (64 << 12))
+    claim = await blobs.put_file("a/file.bin", file)
+    tracemalloc.start()
+    try:
+        assert await blobs.put_file("a/file.bin", file) == claim
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < claim.size_bytes / 4

@@ -150,7 +150,7 @@ class S3Blobs:
 
     async def _is_there(self, claim: Claim) -> bool:
         try:
-            await self.get(claim)
+            await self._retrying(lambda: self._verify(claim), claim.uri)
         except BlobMissing:
             return False
         except BlobCorrupt as error:
@@ -166,6 +166,10 @@ class S3Blobs:
                 check.update(chunk)
                 yield chunk
         check.finish()
+
+    async def _verify(self, claim: Claim) -> None:
+        async for _ in self._chunks(claim):
+            pass
 
     async def _read(self, claim: Claim) -> bytes:
         return b"".join([chunk async for chunk in self._chunks(claim)])
