@@ -35,7 +35,7 @@ from services.gateway.adapters.requests_postgres import PostgresRequests
 from services.gateway.adapters.resolver import CachedResolver
 from services.gateway.adapters.revision_files import BlobRevisionFiles
 from services.gateway.adapters.rollout import RolloutHttp
-from services.gateway.adapters.rows_check import RowsCheckProcesses
+from services.gateway.adapters.rows_check import RowsCheckProcess
 from services.gateway.adapters.sampler_checkpoints import NamesAndPaths, TrainedSamplerCheckpoints
 from services.gateway.adapters.sampling_sessions_postgres import PostgresSamplingSessions
 from services.gateway.adapters.spool import open_spool
@@ -144,6 +144,8 @@ TENANT_REQUESTS = 2048
 """Requests of a tenant at a time, polls included: a quarter of the connections that the gateway takes."""
 TENANT_ARRIVING = 4
 """Bodies of files of a tenant at a time: each may take as much of a disk as the largest file."""
+TENANT_PREVIEWS = 1
+"""Previews of a tenant at a time: a base's trainer renders one after the other."""
 TENANT_STREAMS = 64
 """Event streams of a tenant at a time: each takes a subscription, and a connection while it is read."""
 
@@ -355,14 +357,12 @@ async def _files(
 ) -> TenantFiles:
     spool = await asyncio.to_thread(open_spool)
     stack.push_async_callback(spool.close)
-    rows = RowsCheckProcesses()
-    stack.push_async_callback(rows.close)
     keeper = FileKeeper(
         files=PostgresFiles(pool, clock),
         blobs=blobs,
         contents=BlobContents(blobs),
         spool=spool,
-        rows=rows,
+        rows=RowsCheckProcess(),
         clock=clock,
         max_file_bytes=settings.file_bytes,
         tenant_bytes=settings.files_bytes_per_tenant,
@@ -371,6 +371,7 @@ async def _files(
         files=keeper,
         uploads=UploadKeeper(uploads=PostgresFileUploads(pool, clock), files=keeper),
         arriving=OpenRequests(what="your tenant's files on their way", most=TENANT_ARRIVING),
+        previewing=OpenRequests(what="your tenant's previews", most=TENANT_PREVIEWS),
     )
 
 

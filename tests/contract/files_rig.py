@@ -18,7 +18,7 @@ from mint_common.runtime.postgres import open_pool
 from services.gateway.adapters.blob_contents import BlobContents
 from services.gateway.adapters.file_uploads_postgres import PostgresFileUploads
 from services.gateway.adapters.files_postgres import PostgresFiles
-from services.gateway.adapters.rows_check import RowsCheckProcesses
+from services.gateway.adapters.rows_check import RowsCheckProcess
 from services.gateway.adapters.spool import open_spool
 from services.gateway.core.files.records import FileDraft, FileRecord
 from services.gateway.handlers.file_uploads import UploadKeeper
@@ -38,19 +38,18 @@ async def keeper(
     pool: asyncpg.Pool, blobs: LocalBlobs, folder: Path, clock: Clock, *, tenant_bytes: int = 1000
 ) -> AsyncIterator[UploadKeeper]:
     """Open what keeps files and uploads."""
-    spool, rows = await asyncio.to_thread(open_spool, folder), RowsCheckProcesses()
+    spool = await asyncio.to_thread(open_spool, folder)
     files = FileKeeper(
         files=PostgresFiles(pool, clock),
         blobs=blobs,
         contents=BlobContents(blobs),
         spool=spool,
-        rows=rows,
+        rows=RowsCheckProcess(),
         clock=clock,
         max_file_bytes=600,
         tenant_bytes=tenant_bytes,
     )
     yield UploadKeeper(uploads=PostgresFileUploads(pool, clock), files=files)
-    await rows.close()
     await spool.close()
 
 

@@ -105,6 +105,15 @@ async def test_equal_bytes_of_two_tenants_are_stored_once_and_go_with_the_last(f
         [part async for part in files.read(mine)]
 
 
+async def test_rows_are_read_from_a_line_on_and_not_of_a_file_that_is_removed_meanwhile(files) -> None:
+    file = await keep(files, b"\n" + ROWS)
+    assert [row.line for row in await files.read_rows(file, first_line=1, count=1)] == [2]
+    assert [row.line for row in await files.read_rows(file, first_line=3, count=2)] == [3]
+    await files.remove(MINE, file.file_id)
+    with pytest.raises(NotFound):
+        await files.read_rows(file, first_line=1, count=1)
+
+
 async def test_a_tenant_has_room_of_its_own(files, blobs, uploads) -> None:
     await keep(files, b"x" * 600, draft(purpose="evals"))
     with pytest.raises(FilesFull):

@@ -1,8 +1,8 @@
 """Rows that policies are trained on: formats of JSONL files, and how a file is checked."""
 
 from mint_common.datasets.check import (
+    MAX_LINES,
     MAX_PROBLEMS,
-    MAX_ROWS,
     DatasetCheck,
     DatasetReport,
     Problem,
@@ -41,9 +41,9 @@ from mint_common.datasets.rows import (
 __all__ = [
     "FORMATS",
     "MAX_DEPTH",
+    "MAX_LINES",
     "MAX_LINE_BYTES",
     "MAX_PROBLEMS",
-    "MAX_ROWS",
     "ChatRow",
     "CompletionRow",
     "DatasetCheck",

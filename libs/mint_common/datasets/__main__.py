@@ -10,8 +10,8 @@ from mint_common.datasets.check import CHUNK_BYTES, DatasetCheck
 def main() -> None:
     """Read, check, print."""
     check = DatasetCheck()
-    while chunk := sys.stdin.buffer.read(CHUNK_BYTES):
-        check.feed(chunk)
+    while (chunk := sys.stdin.buffer.read(CHUNK_BYTES)) and check.feed(chunk):
+        pass
     sys.stdout.buffer.write(msgspec.json.encode(check.finish()))
 
 

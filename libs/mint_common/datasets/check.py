@@ -3,6 +3,7 @@
 Invariant: memory is bounded, whatever comes: one line, the first problems, 20 bytes a row.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from mint_common.datasets.rows import RowProblem
 
 MAX_PROBLEMS = 100
 """How many problems are told; all are counted."""
-MAX_ROWS = 2_000_000
+MAX_LINES = 2_000_000
+"""How many lines a file may have, blank ones too; nothing behind them is read."""
 CHUNK_BYTES = 1 << 20
 
 
@@ -49,20 +51,20 @@ class DatasetCheck:
         self._lines = LineReader()
         self._format: Format | None = None
         self._format_line = 0
+        self._is_over = False
         self._rows = 0
         self._count = 0
         self._problems: list[Problem] = []
 
-    def feed(self, chunk: bytes) -> None:
-        """Take the next bytes."""
-        for line in self._lines.feed(chunk):
-            self._take(line)
+    def feed(self, chunk: bytes) -> bool:
+        """Take the next bytes; return whether more are needed to tell what the file is."""
+        return not self._is_over and self._take_all(self._lines.feed(chunk))
 
     def finish(self) -> DatasetReport:
         """Return the report; nothing is fed any more."""
-        for line in self._lines.finish():
-            self._take(line)
-        if not self._rows:
+        if not self._is_over:
+            self._take_all(self._lines.finish())
+        if not self._rows and not self._is_over:
             self._note(1, RowProblem("no_rows", "the file has no rows"))
         return DatasetReport(
             format=self._format,
@@ -72,8 +74,17 @@ class DatasetCheck:
             repeats=self.digests.repeats(),
         )
 
-    def _take(self, numbered: NumberedLine) -> None:
-        number, line = numbered
+    def _take_all(self, lines: Iterable[NumberedLine]) -> bool:
+        for number, line in lines:
+            if number > MAX_LINES:
+                self._is_over = True
+                problem = f"a file may have {MAX_LINES} lines at most, blank ones too"
+                self._note(number, RowProblem("too_many_rows", problem))
+                return False
+            self._take(number, line)
+        return True
+
+    def _take(self, number: int, line: bytes | LineTooLong) -> None:
         if not isinstance(line, LineTooLong) and not line.strip():
             return
         self._rows += 1
@@ -83,10 +94,6 @@ class DatasetCheck:
             self._note(number, problem)
 
     def _check(self, number: int, line: bytes | LineTooLong) -> None:
-        if self._rows > MAX_ROWS:
-            if self._rows == MAX_ROWS + 1:
-                raise RowProblem("too_many_rows", f"a file may have {MAX_ROWS} rows at most")
-            return
         if isinstance(line, LineTooLong):
             raise RowProblem("line_too_long", f"the line has more than {MAX_LINE_BYTES} bytes")
         row = decode_line(line)
@@ -109,6 +116,6 @@ def check_file(path: Path) -> tuple[DatasetReport, RowDigests]:
     """Check a local file. Raises OSError."""
     check = DatasetCheck()
     with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            check.feed(chunk)
+        while (chunk := file.read(CHUNK_BYTES)) and check.feed(chunk):
+            pass
     return check.finish(), check.digests

@@ -20,20 +20,31 @@ NumberedLine = tuple[int, bytes | LineTooLong]
 class LineReader:
     """Cuts chunks into lines that end with LF, CRLF or the end of the stream.
 
-    Neither line ends nor a byte order mark at the beginning are part of a line.
+    Neither line ends nor a byte order mark at the beginning are part of a line. Lines before ``first_line``
+    are counted, not cut.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, first_line: int = 1) -> None:
         self._rest = b""
         self._number = 0
+        self._first_line = first_line
         self._is_skipping = False
 
     def feed(self, chunk: bytes) -> Iterator[NumberedLine]:
-        """Yield the lines that end in this chunk, which follows those before."""
-        *lines, rest = (self._rest + chunk).split(b"\n")
+        """Yield the lines that end in this chunk, which follows those before.
+
+        They are cut one by one: a reader whose lines are not all taken is not fed any more.
+        """
+        data, start = self._rest + chunk, 0
         self._rest = b""
-        for line in lines:
-            yield self._next(line)
+        if self._number + data.count(b"\n") < self._first_line - 1:
+            start = self._pass_over(data)
+        while (end := data.find(b"\n", start)) >= 0:
+            number, line = self._next(data[start:end])
+            start = end + 1
+            if number >= self._first_line:
+                yield number, line
+        rest = data[start:]
         if self._is_skipping or len(rest) > MAX_LINE_BYTES + len(_BOM) + 1:
             self._is_skipping, rest = True, b""
         self._rest = rest
@@ -41,8 +52,17 @@ class LineReader:
     def finish(self) -> Iterator[NumberedLine]:
         """Yield the last line, if it has no end."""
         if self._rest or self._is_skipping:
-            yield self._next(self._rest)
+            number, line = self._next(self._rest)
+            if number >= self._first_line:
+                yield number, line
         self._rest = b""
+
+    def _pass_over(self, data: bytes) -> int:
+        """Count all lines that end in the data; return where the last one ends."""
+        ended = data.count(b"\n")
+        self._number += ended
+        self._is_skipping = self._is_skipping and not ended
+        return data.rfind(b"\n") + 1
 
     def _next(self, line: bytes) -> NumberedLine:
         self._number += 1

@@ -1,9 +1,7 @@
 """The check of rows in a process of its own: a large file takes seconds of a core."""
 
 import asyncio
-import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -11,33 +9,34 @@ import msgspec
 from mint_common.datasets import DatasetReport
 from mint_common.errors import Unavailable
 
-PROCESSES = 2
 SECONDS = 600.0
 _COMMAND = (sys.executable, "-I", "-m", "mint_common.datasets")
 
 
-class RowsCheckProcesses:
-    """See `services.gateway.ports.files.RowsCheck`. At most `PROCESSES` at a time; others wait."""
-
-    def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(PROCESSES, thread_name_prefix="rows-check")
+class RowsCheckProcess:
+    """See `services.gateway.ports.files.RowsCheck`. The process ends with the call, also a cancelled one."""
 
     async def check(self, path: Path) -> DatasetReport:
         """Return what a file is."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, _check, path)
+        try:
+            async with asyncio.timeout(SECONDS):
+                answer = await _answer(path)
+        except (OSError, TimeoutError) as error:
+            raise Unavailable(what="the check of rows", problem=type(error).__name__) from error
+        return msgspec.json.decode(answer, type=DatasetReport)
 
-    async def close(self) -> None:
-        """Start no more checks."""
-        await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
 
-
-def _check(path: Path) -> DatasetReport:
+async def _answer(path: Path) -> bytes:
+    with await asyncio.to_thread(path.open, "rb") as file:
+        process = await asyncio.create_subprocess_exec(
+            *_COMMAND, stdin=file, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL, env={}
+        )
     try:
-        with path.open("rb") as file:
-            done = subprocess.run(
-                _COMMAND, stdin=file, capture_output=True, env={}, timeout=SECONDS, check=True
-            )
-    except (subprocess.SubprocessError, OSError) as error:
-        raise Unavailable(what="the check of rows", problem=type(error).__name__) from error
-    return msgspec.json.decode(done.stdout, type=DatasetReport)
+        answer, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await asyncio.shield(process.wait())
+    if process.returncode:
+        raise Unavailable(what="the check of rows", problem=f"it ended with {process.returncode}")
+    return answer

@@ -10,9 +10,11 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
 from mint_common.blobs.port import Blobs
-from mint_common.errors import InvalidField, Unavailable
+from mint_common.datasets import DatasetReport, RowLine
+from mint_common.errors import BlobMissing, InvalidField, Unavailable
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import Clock
+from services.gateway.core.files.previews import RowsFrom
 from services.gateway.core.files.records import (
     CHECKED_PURPOSE,
     MAX_FILES,
@@ -24,9 +26,12 @@ from services.gateway.core.files.records import (
     new_file,
 )
 from services.gateway.core.files.refusals import DatasetRefused, FilesFull
+from services.gateway.handlers.tenant_turns import TenantTurns
 from services.gateway.ports.files import Contents, Files, RowsCheck, Spool, Spooled
 
-STORING = 2
+CHECKING = 2
+"""Files that are checked at a time: each takes a core meanwhile."""
+STORING = 4
 """Contents that are stored at a time: each takes a connection to Postgres meanwhile."""
 AT_ONCE = 100
 """Contents that a sweep erases between two looks."""
@@ -46,7 +51,9 @@ class FileKeeper:
     clock: Clock
     max_file_bytes: int
     tenant_bytes: int
-    _storing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(STORING))
+    _checking: TenantTurns = field(default_factory=lambda: TenantTurns(most=CHECKING))
+    _storing: TenantTurns = field(default_factory=lambda: TenantTurns(most=STORING))
+    _splitting: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def check_room(self, tenant_id: TenantId, size_bytes: int) -> None:
         """Refuse early what the tenant has no room for. Raises FilesFull."""
@@ -63,13 +70,11 @@ class FileKeeper:
         """
         if not spooled.size_bytes:
             raise InvalidField(field="file", problem="has no bytes")
-        report = await self.rows.check(spooled.path) if draft.purpose == CHECKED_PURPOSE else None
-        if report is not None and report.count:
-            raise DatasetRefused(report)
+        report = await self._check(draft, spooled)
         content = FileContent(sha256=spooled.sha256, size_bytes=spooled.size_bytes, report=report)
         file = new_file(draft, content, now=self.clock.now())
         try:
-            async with self._storing, self.files.hold(content.sha256) as held:
+            async with self._storing.turn(draft.tenant_id), self.files.hold(content.sha256) as held:
                 await self.blobs.put_file(content.claim.uri, spooled.path)
                 await held.add(
                     file, limit_bytes=self.tenant_bytes, limit_files=MAX_FILES, upload_id=upload_id
@@ -78,6 +83,15 @@ class FileKeeper:
             await asyncio.shield(self._erase_soon(content.sha256))
             raise
         return file
+
+    async def _check(self, draft: FileDraft, spooled: Spooled) -> DatasetReport | None:
+        if draft.purpose != CHECKED_PURPOSE:
+            return None
+        async with self._checking.turn(draft.tenant_id):
+            report = await self.rows.check(spooled.path)
+        if report.count:
+            raise DatasetRefused(report)
+        return report
 
     async def page(
         self, tenant_id: TenantId, *, purpose: str | None, order: Order, after: str | None, limit: int
@@ -92,6 +106,19 @@ class FileKeeper:
     def read(self, file: FileRecord) -> AsyncIterator[bytes]:
         """Yield a file's bytes in parts."""
         return self.contents.read(file.claim)
+
+    async def read_rows(self, file: FileRecord, *, first_line: int, count: int) -> list[RowLine]:
+        """Return a file's first rows at or after a line. Raises NotFound when it is removed meanwhile."""
+        rows = RowsFrom(first_line=first_line, count=count)
+        try:
+            async for chunk in self.read(file):
+                async with self._splitting:
+                    if not await asyncio.to_thread(rows.feed, chunk):
+                        return rows.rows
+        except BlobMissing:
+            await self.get(file.tenant_id, file.file_id)
+            raise
+        return rows.finish()
 
     async def remove(self, tenant_id: TenantId, file_id: str) -> None:
         """Remove a file, and erase its bytes unless another file has the same. Raises NotFound."""

@@ -220,11 +220,17 @@ def test_the_first_problems_are_told_and_all_are_counted() -> None:
     assert [each.line for each in report.problems] == list(range(1, MAX_PROBLEMS + 1))
 
 
-def test_rows_beyond_the_most_are_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(check, "MAX_ROWS", 3)
-    report = checked(b'{"text": "a"}\n' * 6)
-    assert (report.rows, report.count, report.problems[0].line) == (6, 1, 4)
-    assert report.problems[0].code == "too_many_rows"
+@pytest.mark.parametrize("line", [b'{"text": "a"}\n', b"\n", b"\r\n", b"{}\n"])
+def test_nothing_is_read_behind_the_most_lines(monkeypatch: pytest.MonkeyPatch, line: bytes) -> None:
+    monkeypatch.setattr(check, "MAX_LINES", 3)
+    found = DatasetCheck()
+    assert found.feed(line * 3)
+    assert not found.feed(line * 3)
+    assert not found.feed(line)
+    report = found.finish()
+    assert (report.problems[-1].line, report.problems[-1].code) == (4, "too_many_rows")
+    wrong = [each for each in report.problems if each.code != "too_many_rows"]
+    assert (report.rows, len(wrong)) == (3 * bool(line.strip()), 3 * (line == b"{}\n"))
 
 
 def test_a_line_without_an_end_takes_no_memory() -> None:

@@ -1,10 +1,10 @@
 """Which rows of a file are previewed, and what is shown of them."""
 
-from collections.abc import AsyncIterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mint_common.datasets import Method, Problem, RenderedRow, Rendering, RowLine
-from mint_common.datasets.lines import LineReader, LineTooLong
+from mint_common.datasets.lines import LineReader, LineTooLong, NumberedLine
 from mint_common.errors import InvalidField
 from mint_common.ids import BaseName
 from services.gateway.core.files.records import FileRecord
@@ -59,28 +59,35 @@ def check_is_rows(file: FileRecord) -> None:
         raise InvalidField(field="file", problem=problem)
 
 
-async def rows_from(chunks: AsyncIterator[bytes], *, first_line: int, count: int) -> list[RowLine]:
-    """Return the first rows at or after a line, as many as are asked for and fit."""
-    reader = LineReader()
-    rows: list[RowLine] = []
-    size_bytes = 0
-    async for lines in _batches(reader, chunks):
+class RowsFrom:
+    """Takes a file in chunks: keeps the first rows at or after a line, as many as are asked for and fit."""
+
+    def __init__(self, *, first_line: int, count: int) -> None:
+        self.rows: list[RowLine] = []
+        self._lines = LineReader(first_line=first_line)
+        self._count = count
+        self._size_bytes = 0
+
+    def feed(self, chunk: bytes) -> bool:
+        """Take the next bytes; return whether more are needed. A chunk takes as long as it has lines."""
+        return self._take(self._lines.feed(chunk))
+
+    def finish(self) -> list[RowLine]:
+        """Return the rows of a file that was fed to its end."""
+        self._take(self._lines.finish())
+        return self.rows
+
+    def _take(self, lines: Iterable[NumberedLine]) -> bool:
         for number, line in lines:
-            if number < first_line or isinstance(line, LineTooLong) or not line.strip():
+            if isinstance(line, LineTooLong) or not line.strip():
                 continue
-            size_bytes += len(line)
-            if len(rows) == count or (rows and size_bytes > MAX_BYTES):
-                return rows
-            rows.append(RowLine(line=number, data=line))
-    return rows
-
-
-async def _batches(
-    reader: LineReader, chunks: AsyncIterator[bytes]
-) -> AsyncIterator[list[tuple[int, bytes | LineTooLong]]]:
-    async for chunk in chunks:
-        yield list(reader.feed(chunk))
-    yield list(reader.finish())
+            self._size_bytes += len(line)
+            if self.rows and self._size_bytes > MAX_BYTES:
+                return False
+            self.rows.append(RowLine(line=number, data=line))
+            if len(self.rows) == self._count:
+                return False
+        return True
 
 
 def preview(base: BaseName, method: Method, rendering: Rendering) -> Preview:

@@ -9,8 +9,12 @@ from services.gateway.handlers.files import FileKeeper
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TenantFiles:
-    """Files, uploads, and how many of a tenant's bodies may come at a time: each takes room on a disk."""
+    """Files, uploads, and how many of each a tenant may have at a time.
+
+    ``arriving``: bodies, which take room on a disk. ``previewing``: previews, which take a trainer's thread.
+    """
 
     files: FileKeeper
     uploads: UploadKeeper
     arriving: OpenRequests
+    previewing: OpenRequests

@@ -17,7 +17,6 @@ from services.gateway.core.files.previews import (
     Preview,
     check_is_rows,
     preview,
-    rows_from,
 )
 from services.gateway.core.files.records import IdPrefix, check_id
 from services.gateway.core.json_types import JsonObject
@@ -87,13 +86,14 @@ async def preview_file(file: str, body: PreviewBody, caller: TrainCaller, gatewa
     if base not in {each.name for each in await gateway.registry.list_bases()}:
         raise NotFound(kind="base", name=body.base)
     method = body.method or method_of(found.format or Format.CHAT)
-    request = RenderRequest(
-        rows=tuple(await rows_from(keeper.read(found), first_line=body.first_line, count=body.n)),
-        method=method,
-        max_tokens=body.max_tokens,
-        most_tokens=MAX_TOKENS,
-        with_texts=True,
-    )
-    trainer = await gateway.tinker.trainers.find(base)
-    shown = preview(base, method, await trainer.render(request))
+    with gateway.files.previewing.counted(caller.tenant_id):
+        request = RenderRequest(
+            rows=tuple(await keeper.read_rows(found, first_line=body.first_line, count=body.n)),
+            method=method,
+            max_tokens=body.max_tokens,
+            most_tokens=MAX_TOKENS,
+            with_texts=True,
+        )
+        trainer = await gateway.tinker.trainers.find(base)
+        shown = preview(base, method, await trainer.render(request))
     return Response(msgspec.json.encode(shown), media_type="application/json")

@@ -1,0 +1,47 @@
+"""One turn of a tenant at a time, few in all; a check of rows ends with its request."""
+
+import asyncio
+import os
+from pathlib import Path
+
+import psutil
+import pytest
+
+from mint_common.ids import TenantId
+from services.gateway.adapters.rows_check import RowsCheckProcess
+from services.gateway.handlers.tenant_turns import TenantTurns
+
+
+async def test_a_tenant_that_sends_much_waits_behind_itself_alone() -> None:
+    turns, begun, ends = TenantTurns(most=2), list[str](), asyncio.Event()
+
+    async def work(tenant: str) -> None:
+        async with turns.turn(TenantId(tenant)):
+            begun.append(tenant)
+            await ends.wait()
+
+    async with asyncio.TaskGroup() as group:
+        for tenant in ("a", "a", "a", "b", "c"):
+            group.create_task(work(tenant))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert begun == ["a", "b"]
+        ends.set()
+    assert begun.index("c") < 4
+    assert sorted(begun) == ["a", "a", "a", "b", "c"]
+
+
+async def test_a_cancelled_check_leaves_no_process(tmp_path: Path) -> None:
+    fifo = tmp_path / "rows"
+    os.mkfifo(fifo)
+    writer = os.open(fifo, os.O_RDWR)  # the process waits for what never comes
+    checking = asyncio.create_task(RowsCheckProcess().check(fifo))
+    before = set(psutil.Process().children())
+    while not (started := set(psutil.Process().children()) - before) and not checking.done():
+        await asyncio.sleep(0.01)
+    checking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await checking
+    assert started
+    assert not started & set(psutil.Process().children())
+    os.close(writer)
