@@ -147,8 +147,7 @@ class EngineDirectory:
 
     def _ended(self, url: str, error: BaseException | None) -> None:
         self._open[url] -= 1
-        if _is_away(error):
-            self._forget(url)
+        self._forget_away(url, error)
 
     async def sample(self, base: BaseName, request: SampleRequest) -> Sampled:
         """Sample on an engine of the base; as `EngineClient.sample`.
@@ -176,11 +175,11 @@ class EngineDirectory:
             if known is client and info is not None and status.readiness == "ready":
                 self._residency.loaded(info.engine_id, info.epoch, status.digest, NEARNESS[status.tier])
 
-    def forget(self, client: EngineClient) -> None:
-        """Drop what is known of an engine; it is queried again before its next use."""
+    def forget(self, client: EngineClient, error: Unavailable) -> None:
+        """Drop what is known of an engine that did not answer; it is queried again before its next use."""
         for url, known in self._clients.items():
             if known is client:
-                self._forget(url)
+                self._forget_away(url, error)
 
     async def follow(self, bus: Bus) -> None:
         """Track until cancelled where adapters are: from events, and periodically from the engines."""
@@ -203,8 +202,7 @@ class EngineDirectory:
         try:
             sampled = await self._clients[url].sample(request)
         except Unavailable as error:
-            if _is_away(error):
-                self._forget(url)
+            self._forget_away(url, error)
             raise
         else:
             self._note_served(url, sampled.revision)
@@ -265,6 +263,10 @@ class EngineDirectory:
             self._residency.correct(info.engine_id, info.epoch, ())
             self._stale[url].set()
 
+    def _forget_away(self, url: str, error: BaseException | None) -> None:
+        if _is_away(error):
+            self._forget(url)
+
     def _forget(self, url: str) -> None:
         self._reported.pop(url, None)
         info = self._known.pop(url, None)
@@ -318,8 +320,7 @@ class EngineDirectory:
             adapters = await client.adapters(limit=_MOST_ADAPTERS)
             load = await client.load()
         except MintError as error:
-            if _is_away(error):
-                self._forget(url)
+            self._forget_away(url, error)
             return  # else of a version that does not say: it is routed to without
         self._known[url] = info
         self._lost.pop(url, None)

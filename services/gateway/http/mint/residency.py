@@ -134,8 +134,8 @@ async def _resident(engines: EngineDirectory, client: EngineClient, tenant_id: T
     try:
         engine_id = (await client.describe()).engine_id
         adapters = await client.adapters(tenant_id=tenant_id, limit=NEAREST)
-    except Unavailable:
-        engines.forget(client)
+    except Unavailable as error:
+        engines.forget(client, error)
         return None
     return _Resident(client=client, engine_id=engine_id, adapters=adapters)
 
@@ -145,8 +145,8 @@ async def _describe(
 ) -> EngineEntry | None:
     try:
         info = await client.describe()
-    except Unavailable:
-        engines.forget(client)
+    except Unavailable as error:
+        engines.forget(client, error)
         return None
     try:
         load = await client.load()
