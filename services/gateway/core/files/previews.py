@@ -41,7 +41,7 @@ class PreviewRow:
 class Preview:
     """Rows as they are trained. Nothing is cut: a row with an example over ``max_tokens`` is a problem.
 
-    ``left_out`` are lines that would have made the preview too large.
+    ``left_out`` are lines that would have made the preview too large, or take too long.
     """
 
     base: BaseName

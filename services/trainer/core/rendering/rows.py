@@ -28,7 +28,7 @@ from mint_common.datasets import (
     typed_row,
 )
 from services.trainer.core.rendering.conversations import conversation
-from services.trainer.core.rendering.template import ChatTemplate, JsonObject
+from services.trainer.core.rendering.template import ChatTemplate, JsonObject, OutOfTime
 from services.trainer.core.rendering.turns import (
     RenderLimits,
     RowTooLong,
@@ -40,7 +40,10 @@ from services.trainer.core.rendering.turns import (
 
 
 def render_rows(template: ChatTemplate, request: RenderRequest, *, max_context: int) -> Rendering:
-    """Return what becomes of each row: one that is wrong fails no other."""
+    """Return what becomes of each row: one that is wrong fails no other.
+
+    When the template is out of time, the row at work and those behind it are left out.
+    """
     limits = RenderLimits(
         example_tokens=min(request.max_tokens or max_context, max_context), row_tokens=request.most_tokens
     )
@@ -49,12 +52,16 @@ def render_rows(template: ChatTemplate, request: RenderRequest, *, max_context: 
     dropped: list[int] = []
     left_out: list[int] = []
     total = 0
-    for each in request.rows:
+    for place, each in enumerate(request.rows):
         if total >= request.most_tokens:
             left_out.append(each.line)
             continue
         try:
             row = render_row(template, each, request.method, limits)
+            shown = _with_texts(template, row) if request.with_texts else row
+        except OutOfTime:
+            left_out += [later.line for later in request.rows[place:]]
+            break
         except RowProblem as problem:
             if isinstance(problem, RowTooLong) and request.on_long == "drop":
                 dropped.append(each.line)
@@ -62,7 +69,7 @@ def render_rows(template: ChatTemplate, request: RenderRequest, *, max_context: 
                 problems.append(Problem(line=each.line, code=problem.code, message=problem.message))
         else:
             total += sum(len(example.tokens) for example in row.examples)
-            rows.append(_with_texts(template, row) if request.with_texts else row)
+            rows.append(shown)
     return Rendering(
         rows=tuple(rows),
         problems=tuple(problems),

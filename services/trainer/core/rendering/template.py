@@ -6,8 +6,15 @@ from typing import Any, Protocol
 JsonObject = dict[str, Any]
 
 
+class OutOfTime(Exception):
+    """The time of a request is over: what is not rendered is left out."""
+
+
 class ChatTemplate(Protocol):
-    """A tokenizer with a chat template. Texts are encoded as an engine encodes them."""
+    """A tokenizer with a chat template. Texts are encoded as an engine encodes them.
+
+    Each method may raise OutOfTime.
+    """
 
     @property
     def stop_ids(self) -> frozenset[int]:

@@ -1,0 +1,42 @@
+"""What is not rendered in time is left out."""
+
+import itertools
+
+import msgspec
+import pytest
+from unit.trainer.rendering.templates import named
+
+from mint_common.datasets import RenderRequest, RowLine
+from services.standalone.adapters.bases import tiny_folder
+from services.trainer.adapters.rendering import rendering
+from services.trainer.adapters.rendering.rendering import BaseRendering
+from services.trainer.adapters.rendering.timed_template import TimedTemplate
+from services.trainer.core.rendering.rows import render_rows
+
+TURN = [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}]
+
+
+def request_of(rows: list[object]) -> RenderRequest:
+    lines = tuple(RowLine(line=line, data=msgspec.json.encode(row)) for line, row in enumerate(rows, 1))
+    return RenderRequest(rows=lines, method="sft")
+
+
+def test_rows_are_left_out_when_the_time_is_over_also_within_a_row() -> None:
+    request = request_of([{"messages": TURN}, {"messages": TURN * 100}, {"messages": TURN}])
+    seconds = itertools.count()  # each call of the template takes one
+    timed = TimedTemplate(named("qwen2_5"), deadline=50, now=lambda: next(seconds))
+    found = render_rows(timed, request, max_context=4096)
+    assert ([row.line for row in found.rows], found.left_out, found.problems) == ([1], (2, 3), ())
+    assert next(seconds) < 60
+
+
+async def test_a_trainer_answers_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = BaseRendering(tiny_folder(), max_context=64)
+    request = request_of([{"prompt": "1 2 3", "completion": "4"}])
+    assert len((await base.render(request)).rows) == 1
+    for limit in ("RENDER_SECONDS", "ANSWER_SECONDS"):
+        with monkeypatch.context() as patch:
+            patch.setattr(rendering, limit, 0.0)
+            found = await base.render(request)
+        assert (found.rows, found.left_out) == ((), (1,))
+    base.close()
