@@ -189,9 +189,9 @@ async def test_an_upload_completed_twice_at_once_is_one_file(uploads) -> None:
         await sink.write(b"abc")
         part = await uploads.add_part(upload, await sink.finish())
     tries = [uploads.complete(MINE, upload.upload_id, [part.part_id], md5=None) for _ in range(3)]
-    done = await asyncio.gather(*tries, return_exceptions=True)
-    assert all(isinstance(each, tuple | UploadClosed | BlobMissing) for each in done)
-    assert len(await ids(uploads.files)) == 1
+    done = await asyncio.gather(*tries)
+    (file_id,) = await ids(uploads.files)
+    assert [(upload.status, file.file_id) for upload, file in done] == [("completed", file_id)] * 3
 
 
 async def test_no_more_parts_than_were_announced(uploads) -> None:
@@ -220,12 +220,42 @@ async def test_an_upload_past_its_time_is_expired_and_its_parts_go(uploads, blob
         await uploads.sweep()
         with pytest.raises(UploadClosed):
             await uploads.add_part(upload, spooled)
-    assert len(await stored(blobs)) == 1, "a request for it may still be at work"
+    assert await stored(blobs) == []
     await clock.advance(UPLOAD_SECONDS + 1)
     await uploads.sweep()
-    assert await stored(blobs) == []
     with pytest.raises(NotFound):
         await uploads.pending(MINE, upload.upload_id)
+
+
+async def test_parts_take_room_until_they_are_erased(uploads, clock) -> None:
+    upload = await uploads.create(draft(), size_bytes=300, mime_type="")
+    async with uploads.files.spool.open() as sink:
+        await sink.write(b"x" * 300)
+        spooled = await sink.finish()
+        await uploads.add_part(upload, spooled)
+        assert await uploads.files.files.room(MINE) == (300, 1)
+        await uploads.add_part(upload, spooled)
+        assert await uploads.files.files.room(MINE) == (600, 1)
+    await clock.advance(UPLOAD_SECONDS)
+    assert await uploads.files.files.room(MINE) == (600, 0)
+    await uploads.sweep()
+    assert await uploads.files.files.room(MINE) == (0, 0)
+
+
+async def test_a_part_that_is_stored_after_its_upload_ended_is_erased(uploads, blobs, monkeypatch) -> None:
+    upload = await uploads.create(draft(), size_bytes=3, mime_type="")
+    put_file = LocalBlobs.put_file
+
+    async def slow_put(self, key: str, path: Path):
+        await uploads.cancel(MINE, upload.upload_id)
+        return await put_file(self, key, path)
+
+    monkeypatch.setattr(LocalBlobs, "put_file", slow_put)
+    async with uploads.files.spool.open() as sink:
+        await sink.write(b"abc")
+        with pytest.raises(UploadClosed):
+            await uploads.add_part(upload, await sink.finish())
+    assert await stored(blobs) == []
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ _KEEP_PART = """
 """
 _EXPIRE = """
     UPDATE file_uploads SET status = 'expired', ended_at = expires_at
-    WHERE status = 'pending' AND expires_at <= $1
+    WHERE status = 'pending' AND expires_at <= $1 RETURNING upload_id
 """
 
 
@@ -109,15 +109,22 @@ class PostgresFileUploads:
             msgspec.convert(dict(row), PartRecord) for row in await self._pool.fetch(query, upload_id, stored)
         ]
 
-    async def expire(self) -> None:
+    async def expire(self) -> Sequence[str]:
         """Note which pending uploads are past their time."""
-        await self._pool.execute(_EXPIRE, self._clock.now())
+        return [row["upload_id"] for row in await self._pool.fetch(_EXPIRE, self._clock.now())]
 
     async def ended(self, *, limit: int) -> Sequence[str]:
         """Return uploads that ended long ago."""
         query = "SELECT upload_id FROM file_uploads WHERE ended_at < $1 ORDER BY ended_at LIMIT $2"
         rows = await self._pool.fetch(query, self._clock.now() - UPLOAD_SECONDS, limit)
         return [row["upload_id"] for row in rows]
+
+    async def forget_parts(self, upload_id: str) -> None:
+        """Remove the parts that were stored."""
+        # One that is announced alone may be stored this moment: its row says that its bytes may be there.
+        await self._pool.execute(
+            "DELETE FROM file_upload_parts WHERE upload_id = $1 AND is_stored", upload_id
+        )
 
     async def forget(self, upload_id: str) -> None:
         """Remove an upload with its parts."""

@@ -22,10 +22,18 @@ FILE = ", ".join(field.name for field in fields(FileRecord))
 LOCK_TENANT = "SELECT pg_advisory_xact_lock(hashtextextended('files of ' || $1, 0))"
 _LIVE = "(expires_at IS NULL OR expires_at > $2)"
 _ROOM = f"""
-    SELECT coalesce(sum(size_bytes), 0)::bigint, count(*) FROM (
-        SELECT size_bytes FROM files WHERE tenant_id = $1 AND {_LIVE}
+    WITH uploads AS (
+        SELECT size_bytes, status = 'pending' AND expires_at > $2 AS is_open, (
+            SELECT coalesce(sum(part.size_bytes), 0)::bigint FROM file_upload_parts part
+            WHERE part.upload_id = file_uploads.upload_id
+        ) AS parts_bytes
+        FROM file_uploads WHERE tenant_id = $1 AND status <> 'completed'
+    )
+    SELECT coalesce(sum(size_bytes), 0)::bigint, count(*) FILTER (WHERE is_open) FROM (
+        SELECT size_bytes, true AS is_open FROM files WHERE tenant_id = $1 AND {_LIVE}
         UNION ALL
-        SELECT size_bytes FROM file_uploads WHERE tenant_id = $1 AND status = 'pending' AND expires_at > $2
+        SELECT CASE WHEN is_open THEN greatest(size_bytes, parts_bytes) ELSE parts_bytes END, is_open
+        FROM uploads
     ) AS held
 """  # noqa: S608  (constants)
 _ADD = f"""

@@ -1,10 +1,11 @@
 """Files that come in parts: the parts are blobs of their own until they are put together."""
 
+import asyncio
 import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mint_common.errors import InvalidField
+from mint_common.errors import BlobMissing, InvalidField
 from mint_common.ids import TenantId
 from services.gateway.core.files.records import (
     MAX_FILES,
@@ -69,19 +70,35 @@ class UploadKeeper:
         )
         await self.uploads.add_part(part, limit_bytes=upload.size_bytes)
         await self.files.blobs.put_file(part.claim.uri, spooled.path)
-        await self.uploads.keep_part(part)
+        try:
+            await self.uploads.keep_part(part)
+        except UploadClosed:
+            # It ended meanwhile, and its parts were perhaps erased before this one was stored.
+            await asyncio.shield(self.files.blobs.delete(part.claim.uri))
+            raise
         return part
 
     async def complete(
         self, tenant_id: TenantId, upload_id: str, part_ids: Sequence[str], *, md5: str | None
     ) -> tuple[UploadRecord, FileRecord]:
-        """Put the parts together as a file. A completed upload stays what it is.
+        """Put the parts together as a file. An upload that is completed, also meanwhile, stays what it is.
 
         Raises NotFound, UploadClosed, and what `FileKeeper.keep` raises; then the upload stays pending.
         """
         upload = await self.uploads.get(tenant_id, upload_id)
-        if upload.status == "completed" and upload.file_id is not None:
-            return upload, await self.files.get(tenant_id, upload.file_id)
+        try:
+            if upload.status != "completed":
+                await self._complete(upload, part_ids, md5=md5)
+        except (UploadClosed, BlobMissing, InvalidField):
+            # Another request may have completed it, and erased its parts.
+            if (await self.uploads.get(tenant_id, upload_id)).status != "completed":
+                raise
+        completed = await self.uploads.get(tenant_id, upload_id)
+        assert completed.file_id is not None  # written with the status
+        return completed, await self.files.get(tenant_id, completed.file_id)
+
+    async def _complete(self, upload: UploadRecord, part_ids: Sequence[str], *, md5: str | None) -> None:
+        upload_id = upload.upload_id
         if upload.status != "pending":
             raise UploadClosed(upload_id=upload_id, status=upload.status)
         parts = check_parts(upload, part_ids, await self.uploads.parts(upload_id, stored=True))
@@ -92,9 +109,8 @@ class UploadKeeper:
             spooled = await whole.finish()
             if md5 is not None and not hmac.compare_digest(md5.lower().encode(), spooled.md5.encode()):
                 raise InvalidField(field="md5", problem=f"the parts have {spooled.md5}")
-            file = await self.files.keep(upload.draft, spooled, upload_id=upload_id)
+            await self.files.keep(upload.draft, spooled, upload_id=upload_id)
         await self._erase_parts(upload_id)
-        return await self.uploads.get(tenant_id, upload_id), file
 
     async def cancel(self, tenant_id: TenantId, upload_id: str) -> UploadRecord:
         """Give an upload up, and erase its parts. Raises NotFound, UploadClosed."""
@@ -104,7 +120,8 @@ class UploadKeeper:
 
     async def sweep(self) -> None:
         """Erase the parts of uploads that ended, and forget those of long ago."""
-        await self.uploads.expire()
+        for upload_id in await self.uploads.expire():
+            await self._erase_parts(upload_id)
         while ended := await self.uploads.ended(limit=AT_ONCE):
             for upload_id in ended:
                 await self._erase_parts(upload_id)
@@ -113,3 +130,4 @@ class UploadKeeper:
     async def _erase_parts(self, upload_id: str) -> None:
         for part in await self.uploads.parts(upload_id, stored=False):
             await self.files.blobs.delete(part.claim.uri)
+        await self.uploads.forget_parts(upload_id)

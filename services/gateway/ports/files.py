@@ -79,7 +79,11 @@ class Files(Protocol):
         ...
 
     async def room(self, tenant_id: TenantId) -> tuple[int, int]:
-        """Return the bytes and the number of a tenant's files and open uploads."""
+        """Return the bytes and the number of a tenant's files and open uploads.
+
+        An upload has what it announced or what its parts have, whichever is more; one that was cancelled or
+        has expired has its parts until they are forgotten.
+        """
         ...
 
     async def get(self, tenant_id: TenantId, file_id: str) -> FileRecord:
@@ -132,12 +136,16 @@ class FileUploads(Protocol):
         """Return an upload's parts: those that are stored, or all that were announced."""
         ...
 
-    async def expire(self) -> None:
-        """Note which pending uploads are past their time."""
+    async def expire(self) -> Sequence[str]:
+        """Note which pending uploads are past their time; return them."""
         ...
 
     async def ended(self, *, limit: int) -> Sequence[str]:
         """Return uploads that ended so long ago that no request for them is at work."""
+        ...
+
+    async def forget_parts(self, upload_id: str) -> None:
+        """Remove the parts of an ended upload that were stored and are erased; they take no room any more."""
         ...
 
     async def forget(self, upload_id: str) -> None:
