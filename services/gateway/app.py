@@ -144,6 +144,8 @@ TENANT_REQUESTS = 2048
 """Requests of a tenant at a time, polls included: a quarter of the connections that the gateway takes."""
 TENANT_ARRIVING = 4
 """Bodies of files of a tenant at a time: each may take as much of a disk as the largest file."""
+SPOOLED_FILES = 16
+"""As many of the largest file may be on their way, of all tenants; of one as many as stay free."""
 TENANT_PREVIEWS = 1
 """Previews of a tenant at a time: a base's trainer renders one after the other."""
 TENANT_STREAMS = 64
@@ -355,7 +357,7 @@ def _webhooks(
 async def _files(
     settings: GatewaySettings, pool: asyncpg.Pool, blobs: Blobs, clock: Clock, stack: AsyncExitStack
 ) -> TenantFiles:
-    spool = await asyncio.to_thread(open_spool)
+    spool = await asyncio.to_thread(open_spool, limit_bytes=SPOOLED_FILES * settings.file_bytes)
     stack.push_async_callback(spool.close)
     keeper = FileKeeper(
         files=PostgresFiles(pool, clock),

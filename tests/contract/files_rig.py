@@ -38,7 +38,7 @@ async def keeper(
     pool: asyncpg.Pool, blobs: LocalBlobs, folder: Path, clock: Clock, *, tenant_bytes: int = 1000
 ) -> AsyncIterator[UploadKeeper]:
     """Open what keeps files and uploads."""
-    spool = await asyncio.to_thread(open_spool, folder)
+    spool = await asyncio.to_thread(open_spool, folder, limit_bytes=20_000)
     files = FileKeeper(
         files=PostgresFiles(pool, clock),
         blobs=blobs,
@@ -55,7 +55,7 @@ async def keeper(
 
 async def keep(files: FileKeeper, data: bytes, said: FileDraft | None = None) -> FileRecord:
     """Store bytes as a file, as a request does."""
-    async with files.spool.open() as sink:
+    async with files.spool.open((said or draft()).tenant_id) as sink:
         await sink.write(data)
         return await files.keep(said or draft(), await sink.finish())
 
@@ -65,7 +65,7 @@ async def keep_in_parts(uploads: UploadKeeper, *parts: bytes) -> FileRecord:
     upload = await uploads.create(draft(), size_bytes=sum(map(len, parts)), mime_type="application/jsonl")
     ids = []
     for data in parts:
-        async with uploads.files.spool.open() as sink:
+        async with uploads.files.spool.open(MINE) as sink:
             await sink.write(data)
             ids.append((await uploads.add_part(upload, await sink.finish())).part_id)
     return (await uploads.complete(MINE, upload.upload_id, ids, md5=None))[1]

@@ -169,7 +169,7 @@ async def test_parts_make_a_file_and_go(files, uploads, blobs) -> None:
 
 async def test_an_upload_with_a_wrong_sum_stays_open(uploads, blobs) -> None:
     upload = await uploads.create(draft(), size_bytes=len(ROWS), mime_type="")
-    async with uploads.files.spool.open() as sink:
+    async with uploads.files.spool.open(MINE) as sink:
         await sink.write(ROWS)
         part = await uploads.add_part(upload, await sink.finish())
     with pytest.raises(InvalidField, match="md5"):
@@ -185,7 +185,7 @@ async def test_an_upload_with_a_wrong_sum_stays_open(uploads, blobs) -> None:
 
 async def test_an_upload_completed_twice_at_once_is_one_file(uploads) -> None:
     upload = await uploads.create(draft(purpose="evals"), size_bytes=3, mime_type="")
-    async with uploads.files.spool.open() as sink:
+    async with uploads.files.spool.open(MINE) as sink:
         await sink.write(b"abc")
         part = await uploads.add_part(upload, await sink.finish())
     tries = [uploads.complete(MINE, upload.upload_id, [part.part_id], md5=None) for _ in range(3)]
@@ -196,7 +196,7 @@ async def test_an_upload_completed_twice_at_once_is_one_file(uploads) -> None:
 
 async def test_no_more_parts_than_were_announced(uploads) -> None:
     upload = await uploads.create(draft(), size_bytes=10, mime_type="")
-    async with uploads.files.spool.open() as sink:
+    async with uploads.files.spool.open(MINE) as sink:
         await sink.write(b"x" * 10)
         spooled = await sink.finish()
         for _ in range(2):  # a part may be sent again
@@ -210,7 +210,7 @@ async def test_no_more_parts_than_were_announced(uploads) -> None:
 
 async def test_an_upload_past_its_time_is_expired_and_its_parts_go(uploads, blobs, clock) -> None:
     upload = await uploads.create(draft(), size_bytes=3, mime_type="")
-    async with uploads.files.spool.open() as sink:
+    async with uploads.files.spool.open(MINE) as sink:
         await sink.write(b"abc")
         spooled = await sink.finish()
         await uploads.add_part(upload, spooled)
@@ -229,7 +229,7 @@ async def test_an_upload_past_its_time_is_expired_and_its_parts_go(uploads, blob
 
 async def test_parts_take_room_until_they_are_erased(uploads, clock) -> None:
     upload = await uploads.create(draft(), size_bytes=300, mime_type="")
-    async with uploads.files.spool.open() as sink:
+    async with uploads.files.spool.open(MINE) as sink:
         await sink.write(b"x" * 300)
         spooled = await sink.finish()
         await uploads.add_part(upload, spooled)
@@ -251,7 +251,7 @@ async def test_a_part_that_is_stored_after_its_upload_ended_is_erased(uploads, b
         return await put_file(self, key, path)
 
     monkeypatch.setattr(LocalBlobs, "put_file", slow_put)
-    async with uploads.files.spool.open() as sink:
+    async with uploads.files.spool.open(MINE) as sink:
         await sink.write(b"abc")
         with pytest.raises(UploadClosed):
             await uploads.add_part(upload, await sink.finish())

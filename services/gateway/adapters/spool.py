@@ -16,6 +16,8 @@ from io import FileIO
 from pathlib import Path
 
 from mint_common.errors import Unavailable, plain_problem
+from mint_common.ids import TenantId
+from services.gateway.core.body_budget import BodyBudget
 from services.gateway.ports.files import Spooled
 
 BUFFER_BYTES = 1 << 20
@@ -26,20 +28,25 @@ _LOCK = "lock"
 class LocalSpool:
     """See `services.gateway.ports.files.Spool`. Made by `open_spool`."""
 
-    def __init__(self, folder: Path, lock: int) -> None:
+    def __init__(self, folder: Path, lock: int, budget: BodyBudget) -> None:
         self._folder = folder
         self._lock = lock
+        self._budget = budget
 
     @asynccontextmanager
-    async def open(self) -> AsyncIterator["LocalSpoolFile"]:
+    async def open(self, tenant_id: TenantId) -> AsyncIterator["LocalSpoolFile"]:
         """Open a new file."""
         path = self._folder / secrets.token_hex(16)
         file = await asyncio.to_thread(path.open, "xb", buffering=0)
+        spooling = LocalSpoolFile(file, path, tenant_id, self._budget)
         try:
-            yield LocalSpoolFile(file, path)
+            yield spooling
         finally:
             file.close()
-            await asyncio.shield(asyncio.to_thread(path.unlink, missing_ok=True))
+            try:
+                await asyncio.shield(asyncio.to_thread(path.unlink, missing_ok=True))
+            finally:
+                self._budget.release(tenant_id, tenant_id, spooling.size_bytes)
 
     async def close(self) -> None:
         """Remove the folder."""
@@ -50,11 +57,13 @@ class LocalSpool:
 class LocalSpoolFile:
     """See `services.gateway.ports.files.SpoolFile`."""
 
-    def __init__(self, file: FileIO, path: Path) -> None:
+    def __init__(self, file: FileIO, path: Path, tenant_id: TenantId, budget: BodyBudget) -> None:
         self._file = file
         self._path = path
+        self._tenant_id = tenant_id
+        self._budget = budget
         self._buffer = bytearray()
-        self._size_bytes = 0
+        self.size_bytes = 0
         self._sha256, self._md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
 
     async def write(self, data: bytes) -> None:
@@ -68,14 +77,15 @@ class LocalSpoolFile:
         await self._flush()
         return Spooled(
             path=self._path,
-            size_bytes=self._size_bytes,
+            size_bytes=self.size_bytes,
             sha256=self._sha256.hexdigest(),
             md5=self._md5.hexdigest(),
         )
 
     async def _flush(self) -> None:
         data, self._buffer = bytes(self._buffer), bytearray()
-        self._size_bytes += len(data)
+        self._budget.hold(self._tenant_id, self._tenant_id, len(data))
+        self.size_bytes += len(data)
         try:
             await asyncio.to_thread(self._append, data)
         except OSError as error:
@@ -89,15 +99,18 @@ class LocalSpoolFile:
             view = view[self._file.write(view) :]
 
 
-def open_spool(parent: Path | None = None) -> LocalSpool:
-    """Make this process's folder, and remove those of processes that were killed."""
+def open_spool(parent: Path | None = None, *, limit_bytes: int) -> LocalSpool:
+    """Make this process's folder, and remove those of processes that were killed.
+
+    ``limit_bytes`` is of all its files together; a tenant's have at most as much as stays free.
+    """
     parent = parent or Path(tempfile.gettempdir())
     for folder in parent.glob(f"{_PREFIX}*"):
         _remove_abandoned(folder)
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
     lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
-    return LocalSpool(folder, lock)
+    return LocalSpool(folder, lock, BodyBudget(limit_bytes=limit_bytes, key_bytes=limit_bytes))
 
 
 def _remove_abandoned(folder: Path) -> None:

@@ -102,7 +102,7 @@ class UploadKeeper:
         if upload.status != "pending":
             raise UploadClosed(upload_id=upload_id, status=upload.status)
         parts = check_parts(upload, part_ids, await self.uploads.parts(upload_id, stored=True))
-        async with self.files.spool.open() as whole:
+        async with self.files.spool.open(upload.tenant_id) as whole:
             for part in parts:
                 async for data in self.files.contents.read(part.claim):
                     await whole.write(data)

@@ -55,13 +55,14 @@ class FileKeeper:
     _storing: TenantTurns = field(default_factory=lambda: TenantTurns(most=STORING))
     _splitting: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    async def check_room(self, tenant_id: TenantId, size_bytes: int) -> None:
-        """Refuse early what the tenant has no room for. Raises FilesFull."""
+    async def check_room(self, tenant_id: TenantId, size_bytes: int) -> int:
+        """Refuse early what the tenant has no room for; return the bytes that it has. Raises FilesFull."""
         held_bytes, count = await self.files.room(tenant_id)
         if held_bytes + size_bytes > self.tenant_bytes:
             raise FilesFull(needed=held_bytes + size_bytes, what="bytes", limit=self.tenant_bytes)
         if count + 1 > MAX_FILES:
             raise FilesFull(needed=count + 1, what="files and open uploads", limit=MAX_FILES)
+        return self.tenant_bytes - held_bytes
 
     async def keep(self, draft: FileDraft, spooled: Spooled, *, upload_id: str | None = None) -> FileRecord:
         """Check bytes and store them as a file, which completes an upload if one is named.

@@ -26,19 +26,19 @@ class SpoolFile(Protocol):
     """A local file that is being written. One writer."""
 
     async def write(self, data: bytes) -> None:
-        """Append bytes. Raises Unavailable when the disk is full."""
+        """Append bytes. Raises BodiesFull when too many have come, Unavailable when its disk is full."""
         ...
 
     async def finish(self) -> Spooled:
-        """Return the whole file."""
+        """Return the whole file. Raises what `write` raises."""
         ...
 
 
 class Spool(Protocol):
     """Room for bytes until they are checked and stored. None of it outlives the process for long."""
 
-    def open(self) -> AbstractAsyncContextManager[SpoolFile]:
-        """Open a new file, which is removed at the end of the block."""
+    def open(self, tenant_id: TenantId) -> AbstractAsyncContextManager[SpoolFile]:
+        """Open a new file of a tenant, which is removed at the end of the block."""
         ...
 
 

@@ -133,6 +133,27 @@ def test_a_user_s_fault_is_400_and_names_the_parameter(stack, client) -> None:
     connection.close()
 
 
+def test_a_body_without_a_length_ends_where_its_tenant_s_room_ends(stack, client) -> None:
+    room, largest = 20 << 30, 512 << 20
+    begun = [
+        client.uploads.create(bytes=largest - (place == 0), filename="a", mime_type="", purpose="evals").id
+        for place in range(room // largest)
+    ]
+    address = urlsplit(stack.url)
+    head = (
+        f"POST /v1/files HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {stack.key}\r\n"
+        "content-type: multipart/form-data; boundary=b\r\ntransfer-encoding: chunked\r\n\r\n"
+    )
+    part = b'--b\r\ncontent-disposition: form-data; name="file"; filename="a"\r\n\r\nab'
+    with socket.create_connection((address.hostname, address.port), timeout=60) as sent:
+        sent.sendall(head.encode() + b"%x\r\n%s\r\n" % (len(part), part))  # and no end of the body
+        answer = http.client.HTTPResponse(sent)
+        answer.begin()
+        assert (answer.status, json.loads(answer.read())["error"]["code"]) == (400, "files_full")
+    for upload_id in begun:
+        client.uploads.cancel(upload_id)
+
+
 def test_other_tenants_neither_see_nor_touch_a_file(stack, client) -> None:
     made = client.files.create(file=("a.jsonl", ROWS), purpose="fine-tune")
     begun = client.uploads.create(bytes=10, filename="a", mime_type="text/plain", purpose="evals")

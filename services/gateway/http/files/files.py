@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 
+from mint_common.errors import BodyTooLarge
 from mint_common.runtime.edge_body import announced_bytes
 from mint_common.runtime.edge_routes import StreamDep
 from services.gateway.core.files.answers import file_answer, page_answer
@@ -44,11 +45,15 @@ async def create_file(
     keeper = gateway.files.files
     with gateway.files.arriving.counted(caller.tenant_id):
         announced = announced_bytes(request.headers, limit=keeper.max_file_bytes + FORM_BYTES)
-        await keeper.check_room(caller.tenant_id, max(0, announced - FORM_BYTES))
-        async with keeper.spool.open() as sink:
-            form = await read_form(
-                request, stream, sink, file_field="file", limit_bytes=keeper.max_file_bytes
-            )
+        room_bytes = await keeper.check_room(caller.tenant_id, max(0, announced - FORM_BYTES))
+        async with keeper.spool.open(caller.tenant_id) as sink:
+            limit_bytes = min(keeper.max_file_bytes, room_bytes)
+            try:
+                form = await read_form(request, stream, sink, file_field="file", limit_bytes=limit_bytes)
+            except BodyTooLarge:
+                if limit_bytes < keeper.max_file_bytes:
+                    await keeper.check_room(caller.tenant_id, limit_bytes + 1)
+                raise
             draft = FileDraft(
                 tenant_id=caller.tenant_id,
                 filename=check_filename(form.filename or ""),
