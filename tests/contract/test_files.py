@@ -236,6 +236,15 @@ async def test_parts_take_room_until_they_are_erased(uploads, clock) -> None:
         assert await uploads.files.files.room(MINE) == (300, 1)
         await uploads.add_part(upload, spooled)
         assert await uploads.files.files.room(MINE) == (600, 1)
+    other = await uploads.create(draft(), size_bytes=300, mime_type="")
+    async with uploads.files.spool.open(MINE) as sink:
+        await sink.write(b"x" * 300)
+        spooled = await sink.finish()
+        await uploads.add_part(other, spooled)
+        with pytest.raises(FilesFull):
+            await uploads.add_part(other, spooled)
+    await uploads.cancel(MINE, other.upload_id)
+    assert await uploads.files.files.room(MINE) == (600, 1)
     await clock.advance(UPLOAD_SECONDS)
     assert await uploads.files.files.room(MINE) == (600, 0)
     await uploads.sweep()

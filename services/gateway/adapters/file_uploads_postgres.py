@@ -13,7 +13,7 @@ from mint_common.errors import InvalidField, NotFound
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.postgres_errors import acquired
-from services.gateway.adapters.files_postgres import LOCK_TENANT, check_room
+from services.gateway.adapters.files_postgres import LOCK_TENANT, check_bytes, check_room
 from services.gateway.core.files.records import MAX_PARTS, UPLOAD_SECONDS, PartRecord, UploadRecord
 from services.gateway.core.files.refusals import UploadClosed
 
@@ -79,9 +79,10 @@ class PostgresFileUploads:
             raise UploadClosed(upload_id=upload_id, status=upload.status)
         return upload
 
-    async def add_part(self, part: PartRecord, *, limit_bytes: int) -> None:
+    async def add_part(self, upload: UploadRecord, part: PartRecord, *, limit_bytes: int) -> None:
         """Announce a part."""
         async with acquired(self._pool) as connection, connection.transaction():
+            await connection.execute(LOCK_TENANT, upload.tenant_id)
             lock = "SELECT status FROM file_uploads WHERE upload_id = $1 FOR UPDATE"
             status = await connection.fetchval(lock, part.upload_id)
             if status != "pending":
@@ -90,10 +91,13 @@ class PostgresFileUploads:
             assert row is not None  # sums have a row
             size_bytes, count = row
             # Twice: a part that a client sends again counts until the upload ends.
-            if size_bytes + part.size_bytes > 2 * limit_bytes or count >= MAX_PARTS:
+            if size_bytes + part.size_bytes > 2 * upload.size_bytes or count >= MAX_PARTS:
                 problem = f"its parts would be {count + 1} with {size_bytes + part.size_bytes} bytes"
-                raise InvalidField(field="data", problem=f"{problem}; announced were {limit_bytes} bytes")
+                raise InvalidField(
+                    field="data", problem=f"{problem}; announced were {upload.size_bytes} bytes"
+                )
             await connection.execute(_ADD_PART, *(getattr(part, field.name) for field in fields(PartRecord)))
+            await check_bytes(connection, upload.tenant_id, now=self._clock.now(), limit_bytes=limit_bytes)
 
     async def keep_part(self, part: PartRecord) -> None:
         """Note that a part is stored."""

@@ -170,13 +170,21 @@ async def check_room(
     limit_files: int,
 ) -> None:
     """Check that a tenant may have one more file, under the tenant's lock. Raises FilesFull."""
+    count = await check_bytes(connection, tenant_id, now=now, more_bytes=more_bytes, limit_bytes=limit_bytes)
+    if count + 1 > limit_files:
+        raise FilesFull(needed=count + 1, what="files and open uploads", limit=limit_files)
+
+
+async def check_bytes(
+    connection: PostgresConnection, tenant_id: TenantId, *, now: float, more_bytes: int = 0, limit_bytes: int
+) -> int:
+    """Check a tenant's bytes under its lock; return how many files it has. Raises FilesFull."""
     row = await connection.fetchrow(_ROOM, tenant_id, now)
     assert row is not None  # sums have a row
     size_bytes, count = row
     if size_bytes + more_bytes > limit_bytes:
         raise FilesFull(needed=size_bytes + more_bytes, what="bytes", limit=limit_bytes)
-    if count + 1 > limit_files:
-        raise FilesFull(needed=count + 1, what="files and open uploads", limit=limit_files)
+    return int(count)
 
 
 def _found(row: asyncpg.Record | None, file_id: str) -> FileRecord:

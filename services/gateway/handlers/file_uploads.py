@@ -60,7 +60,7 @@ class UploadKeeper:
         return upload
 
     async def add_part(self, upload: UploadRecord, spooled: Spooled) -> PartRecord:
-        """Store a part. Raises InvalidField, UploadClosed."""
+        """Store a part. Raises InvalidField, FilesFull, UploadClosed."""
         part = PartRecord(
             part_id=new_name(IdPrefix.PART),
             upload_id=upload.upload_id,
@@ -68,7 +68,7 @@ class UploadKeeper:
             size_bytes=spooled.size_bytes,
             created_at=self.files.clock.now(),
         )
-        await self.uploads.add_part(part, limit_bytes=upload.size_bytes)
+        await self.uploads.add_part(upload, part, limit_bytes=self.files.tenant_bytes)
         await self.files.blobs.put_file(part.claim.uri, spooled.path)
         try:
             await self.uploads.keep_part(part)

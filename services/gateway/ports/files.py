@@ -124,8 +124,11 @@ class FileUploads(Protocol):
         """Cancel a pending upload. A cancelled one stays so. Raises NotFound, UploadClosed."""
         ...
 
-    async def add_part(self, part: PartRecord, *, limit_bytes: int) -> None:
-        """Announce a part. Raises UploadClosed, and InvalidField when it would be too many or too much."""
+    async def add_part(self, upload: UploadRecord, part: PartRecord, *, limit_bytes: int) -> None:
+        """Announce a part; ``limit_bytes`` is of all that its tenant has.
+
+        Raises UploadClosed, FilesFull, and InvalidField when its upload would have too many or too much.
+        """
         ...
 
     async def keep_part(self, part: PartRecord) -> None:
