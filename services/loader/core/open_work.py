@@ -1,7 +1,7 @@
 """What each tenant has open at the engine, running and waiting, in requests, sequences and tokens.
 
 Invariants: whoever comes new finds room, however much others have open; what one tenant has open is bounded,
-and the largest request that the engine takes is within the bounds.
+and a request that is over the bounds alone is refused for good.
 """
 
 from collections import Counter
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from mint_common.errors import Overloaded
+from mint_common.errors import InvalidField, Overloaded
 
 _TENANTS_ROOM = 3
 """A tenant opens requests while it has fewer open than so many times what is left: alone 3/4 of all, of two
@@ -44,7 +44,12 @@ class OpenWork:
 
     @contextmanager
     def work(self, tenant: str, *, sequences: int, tokens: int) -> Iterator[None]:
-        """Count sequences in with the tokens that they may come to, and out in the end. Raises Overloaded."""
+        """Count sequences in with the tokens that they may come to, and out in the end.
+
+        Raises InvalidField of what can never be counted in, and Overloaded.
+        """
+        _check_alone("completions", sequences, self.most_sequences, lower="n")
+        _check_alone("tokens", tokens, self.most_tokens, lower="n or max_tokens")
         if self._sequences[tenant] + sequences > self.most_sequences:
             raise _full("your completions", self._sequences[tenant])
         if self._tokens[tenant] + tokens > self.most_tokens:
@@ -62,6 +67,12 @@ def _counted(counter: Counter[str], tenant: str, count: int) -> Iterator[None]:
         counter[tenant] -= count
         if not counter[tenant]:
             del counter[tenant]
+
+
+def _check_alone(what: str, found: int, most: int, *, lower: str) -> None:
+    if found > most:
+        problem = f"comes to {found} {what}, of which {most} are allowed: send fewer, or lower {lower}"
+        raise InvalidField(field="prompt", problem=problem)
 
 
 def _full(whose: str, depth: int) -> Overloaded:

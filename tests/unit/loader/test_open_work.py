@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mint_common.errors import Overloaded
+from mint_common.errors import InvalidField, Overloaded
 from services.loader.core.open_work import OpenWork
 
 
@@ -75,6 +75,15 @@ def test_completions_and_tokens_are_bounded_by_tenant() -> None:
         with counted.work("a", sequences=40, tokens=400):
             pass
     with counted.work("a", sequences=100, tokens=1000):
+        pass
+
+
+@pytest.mark.parametrize(("sequences", "tokens"), [(101, 1), (1, 1001)])
+def test_what_can_never_be_counted_in_is_refused_for_good(sequences: int, tokens: int) -> None:
+    with (
+        pytest.raises(InvalidField, match="send fewer"),
+        work().work("a", sequences=sequences, tokens=tokens),
+    ):
         pass
 
 
