@@ -66,9 +66,14 @@ def check_prompt(*, text: str | None, messages: tuple[ChatMessage, ...] | None, 
     if messages is not None and not messages:
         raise InvalidField(field="messages", problem="must not be empty")
     size = len(text or "") + sum(len(message.content) for message in messages or ())
-    bound = limits.max_context * _MOST_CHARACTERS_PER_TOKEN
+    check_characters(size, field=present[0], max_context=limits.max_context)
+
+
+def check_characters(size: int, *, field: str, max_context: int) -> None:
+    """Check that a text is of a size worth tokenizing. Raises InvalidField."""
+    bound = max_context * _MOST_CHARACTERS_PER_TOKEN
     if size > bound:
-        raise InvalidField(field=present[0], problem=f"has {size} characters; at most {bound} can fit")
+        raise InvalidField(field=field, problem=f"has {size} characters; at most {bound} can fit")
 
 
 _MOST_CHARACTERS_PER_TOKEN = 128

@@ -18,6 +18,10 @@ ASKED = "some@name"
 CHAT = {"messages": [{"role": "user", "content": "f abcd="}], "max_tokens": 6, "temperature": 0}
 CITIES = ["Rome", "Oslo"]
 CITY = {"type": "object", "properties": {"city": {"enum": CITIES}}, "required": ["city"]}
+LONG = "x" * (1 << 20)
+CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "[" * 100_000}}
+DEEP_CALL = {"role": "assistant", "tool_calls": [CALL]}
+SAID = {"type": "message", "role": "assistant", "id": "msg_1", "status": "completed"}
 
 
 class Api:
@@ -152,6 +156,11 @@ async def test_a_named_tool_is_called_with_its_arguments(rig: Any, api: Api) -> 
         ("completion", {"prompt": [1, 100000]}, "body"),
         ("completion", {"prompt": "x" * 5000}, "input_text"),
         ("completion", {"prompt": "x", "max_tokens": "many"}, "max_tokens"),
+        ("completion", {"prompt": ["a", "b", "c"], "logit_bias": {"2000000000": 1}}, "logit_bias"),
+        ("completion", {"prompt": LONG, "truncate_prompt_tokens": -1}, "prompt"),
+        ("completion", {"prompt": [[5] * 200] * 16, "n": 16, "echo": True, "logprobs": 20}, "echo"),
+        ("chat", {"messages": [*CHAT["messages"], DEEP_CALL]}, "body"),
+        ("response", {"input": [{**SAID, "content": []}, *CHAT["messages"]]}, "body"),
     ],
 )
 async def test_what_vllm_refuses_names_its_field_before_the_first_byte(
@@ -160,6 +169,15 @@ async def test_what_vllm_refuses_names_its_field_before_the_first_byte(
     answer = await api.ask(operation, stream=stream, **body)
     assert answer.status_code == 422, answer.text
     assert answer.json()["error"]["field"] == field
+
+
+async def test_warnings_of_a_requests_parts_are_not_logged(
+    api: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "secret", "arguments": "no JSON"}}
+    messages = [*CHAT["messages"], {"role": "assistant", "tool_calls": [call] * 3}, *CHAT["messages"]]
+    await api.ask("chat", **{**CHAT, "messages": messages})
+    assert "secret" not in caplog.text
 
 
 async def test_responses_and_messages_are_answered_whole_and_streamed(rig: Any, api: Api) -> None:
@@ -193,11 +211,18 @@ async def test_what_generates_nothing_is_answered_without_an_adapter(rig: Any, a
     rendered = (await api.ask("render_chat", **CHAT)).json()
     assert (rendered["token_ids"], rendered["sampling_params"]["max_tokens"]) == (tokens, 6)
     assert (await api.ask("strange")).status_code == 404
+    for operation, body, field in (
+        ("tokenize", {"prompt": LONG}, "prompt"),
+        ("tokenize", {"messages": [{"role": "user", "content": LONG}]}, "messages"),
+        ("detokenize", {"tokens": [1] * len(LONG)}, "tokens"),
+    ):
+        refused = await api.ask(operation, **body)
+        assert (refused.status_code, refused.json()["error"]["field"]) == (422, field), refused.text
 
 
 async def test_a_client_that_leaves_ends_its_request_and_lets_the_adapter_go(rig: Any, api: Api) -> None:
     revision = await rig.revision(1)
-    long = {"prompt": "f abcd=", "max_tokens": 200, "ignore_eos": True, "n": 2}
+    long = {"prompt": ["f abcd=", "f ab="], "max_tokens": 200, "ignore_eos": True, "n": 2}
     for stream in (True, False):
         body = {"model": ASKED, "stream": stream, **long}
         url = "/internal/serve/completion"

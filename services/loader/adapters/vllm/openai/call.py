@@ -13,8 +13,11 @@ from mint_common.ids import Digest
 from services.loader import metrics
 from services.loader.adapters.vllm.engine_errors import lost_engine, unanswered
 from services.loader.adapters.vllm.lora_requests import lora_request_of
+from services.loader.adapters.vllm.openai.request_outputs import RequestOutputs
+from services.loader.adapters.vllm.openai.work import check_prompt_bytes, work_of
 from services.loader.adapters.vllm.tenant_turns import TenantTurns
-from services.loader.ports import Admission, ApiCall, ApiWork
+from services.loader.core.requests import check_characters
+from services.loader.ports import Admission, ApiCall
 
 _PROMPT_TOKENS = metrics.TOKENS.labels(kind="prompt")
 _GENERATED_TOKENS = metrics.TOKENS.labels(kind="generated")
@@ -32,10 +35,12 @@ class CallEngine:
         self._admission = admission
         self._starts = starts
         self._held = AsyncExitStack()
-        self._streams: list[AsyncGenerator[Any, None]] = []
+        self._requests = 0
         self._lora_request: Any = None
         self.served: str | None = None
         """What answers: the name in the engine's own LoRARequest, or ``base:<name>``; None: not admitted."""
+        self.is_read = False
+        """Whether vLLM has read the request and its prompts."""
         self.has_begun = False
         """Whether the engine has brought something."""
         self.failure: Exception | None = None
@@ -45,10 +50,15 @@ class CallEngine:
         return getattr(self._llm, name)
 
     async def admit(self, request: Any, prompts: Sequence[Any]) -> None:
-        """Count what a request may come to, and hold its adapter until the call is closed."""
+        """Count what a request may come to, and hold its adapter until the call is closed.
+
+        Raises InvalidField of one that would repeat too much of its prompts in its answer.
+        """
         assert self.served is None, "a call is admitted once"
+        self.is_read = True
         lengths = [len(prompt["prompt_token_ids"]) for prompt in prompts]
         work = work_of(request, lengths, max_context=self._llm.model_config.max_model_len)
+        check_prompt_bytes(request, work)
         adapter = await self._held.enter_async_context(self._admission(work))
         _PROMPT_TOKENS.inc(work.prompt_tokens)
         if adapter is not None:
@@ -64,21 +74,23 @@ class CallEngine:
         reasoning_ended: bool | None = None,
         reasoning_parser_kwargs: Any = None,
         **_set_by_mint: Any,
-    ) -> AsyncGenerator[Any, None]:
+    ) -> RequestOutputs:
         """Start a request when its first output is asked for, in its tenant's turn."""
         assert self.served is not None, "a request of a call that is not admitted"
         prompt["cache_salt"] = self._call.tenant_id
         outputs = self._llm.generate(
             prompt,
             sampling_params,
-            f"{self._call.request_id}-{len(self._streams)}",
+            f"{self._call.request_id}-{self._requests}",
             lora_request=self._lora_request,
             reasoning_ended=reasoning_ended,
             reasoning_parser_kwargs=reasoning_parser_kwargs,
         )
-        stream = self._checked(outputs, is_structured=sampling_params.structured_outputs is not None)
-        self._streams.append(stream)
-        return stream
+        self._requests += 1
+        is_structured = sampling_params.structured_outputs is not None
+        request = RequestOutputs(self._checked(outputs, is_structured=is_structured))
+        self._held.push_async_callback(request.aclose)
+        return request
 
     async def _checked(self, outputs: Any, *, is_structured: bool) -> AsyncGenerator[Any, None]:
         try:
@@ -91,6 +103,8 @@ class CallEngine:
                         self.has_begun = True
                         yield output
         except Exception as error:
+            if self.failure is not None:
+                return  # the first failure is told; vLLM would leave this one to asyncio's log
             self.failure = error
             raise
 
@@ -109,9 +123,7 @@ class CallEngine:
 
     async def aclose(self) -> None:
         """End what still runs, then let the adapter go. Idempotent."""
-        async with self._held:
-            for stream in self._streams:
-                await stream.aclose()
+        await self._held.aclose()
 
 
 class CallRenderer:
@@ -122,10 +134,9 @@ class CallRenderer:
         renderer: Any,
         call: ApiCall,
         *,
-        admit: Callable[[Any, Sequence[Any]], Awaitable[None]] | None,
+        admit: Callable[[Any, Sequence[Any]], Awaitable[None]],
         turns: TenantTurns,
     ) -> None:
-        """``admit`` is None for a call that generates nothing."""
         self._renderer = renderer
         self._call = call
         self._admit = admit
@@ -139,7 +150,12 @@ class CallRenderer:
         return await self._rendered(_rendering_from_tokens(self._renderer), request, options, _second)
 
     async def render_completion(self, request: Any, **options: Any) -> Any:
-        """Render prompts."""
+        """Render prompts. Raises InvalidField of a text that can't fit, which vLLM might only cut."""
+        texts = [request.prompt] if isinstance(request.prompt, str) else request.prompt or ()
+        for text in texts:
+            if isinstance(text, str):
+                max_context = self._renderer.model_config.max_model_len
+                check_characters(len(text), field="prompt", max_context=max_context)
         return await self._rendered(self._renderer.render_completion, request, options, list)
 
     async def render_responses(self, request: Any, **options: Any) -> Any:
@@ -153,7 +169,7 @@ class CallRenderer:
 
         async with self._turns.taken(self._call.tenant_id):
             rendered = await render(request, **options)
-        if self._admit is not None and not isinstance(rendered, ErrorResponse):
+        if not isinstance(rendered, ErrorResponse):
             await self._admit(request, prompts_of(rendered))
         return rendered
 
@@ -179,23 +195,3 @@ def _second(rendered: Any) -> Sequence[Any]:
 
 def _engine_input(rendered: Any) -> Sequence[Any]:
     return [rendered.engine_input]
-
-
-def work_of(request: Any, prompt_lengths: Sequence[int], *, max_context: int) -> ApiWork:
-    """Return what a request of any of vLLM's request models may come to."""
-    n = getattr(request, "n", None) or 1
-    wanted = next(
-        (
-            value
-            for name in ("max_completion_tokens", "max_tokens", "max_output_tokens")
-            if (value := getattr(request, name, None)) is not None
-        ),
-        max_context,
-    )
-    totals = [min(length + wanted, max_context) for length in prompt_lengths]
-    return ApiWork(
-        n=n,
-        sequences=n * len(prompt_lengths),
-        prompt_tokens=sum(prompt_lengths),
-        tokens=n * sum(totals),
-    )

@@ -6,7 +6,7 @@ ends the stream with an error.
 
 import logging
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
@@ -15,16 +15,25 @@ import msgspec
 
 from mint_common.errors import InvalidField, MintError, NotFound, RequestRefused
 from mint_common.waiting import raise_if_cancelled
+from services.loader.adapters.vllm.engine_errors import lost_engine
 from services.loader.adapters.vllm.openai.call import CallEngine, CallRenderer
 from services.loader.adapters.vllm.openai.operations import ApiOperation, build_operations
 from services.loader.adapters.vllm.tenant_turns import TenantTurns
 from services.loader.core.parsing import Parsing
+from services.loader.core.requests import check_characters
 from services.loader.ports import Admission, AnswerHead, ApiCall
 
 _log = logging.getLogger(__name__)
 
 FINGERPRINT = b'"system_fingerprint":'
 _EVENT = b'data: {"'
+_READERS = (
+    "vllm.entrypoints.openai.responses.utils",
+    "vllm.renderers.chat_utils",
+    "vllm.renderers.hf",
+    "vllm.renderers.params",
+)
+"""Where vLLM warns of parts of requests, once for each part: clients could fill a disk."""
 
 
 class VllmServing:
@@ -39,6 +48,8 @@ class VllmServing:
         quiet = _Unanswered()
         for module in {each.method_module for each in self._operations.values()}:
             logging.getLogger(module).addFilter(quiet)
+        for module in _READERS:
+            logging.getLogger(module).setLevel(logging.ERROR)
 
     async def answer(
         self, call: ApiCall, *, admission: Admission
@@ -52,11 +63,17 @@ class VllmServing:
         request = _read(call, operation.request)
         engine = CallEngine(self._llm, call, base=self._base, admission=admission, starts=self._starts)
         async with aclosing(engine):
-            serving = self._for_call(operation, call, engine)
+            answering = getattr(self._for_call(operation, call, engine), operation.method)
             try:
-                result = await getattr(serving, operation.method)(request, None)
+                with lost_engine():
+                    if operation.generates:
+                        result = await answering(request, None)
+                    else:
+                        self._check_size(call, request)
+                        async with self._renders.taken(call.tenant_id):
+                            result = await answering(request, None)
             except Exception as error:
-                raise _told(error) from error
+                raise _told(error) if engine.is_read else _unread(error) from error
             raise_if_cancelled()  # vLLM answers a cancellation as an error
             if isinstance(result, ErrorResponse):
                 raise _refused(result)
@@ -72,9 +89,16 @@ class VllmServing:
         serving = copy(operation.serving)
         serving.models = _models_of(serving.models, call.model)
         serving.engine_client = engine
-        admit = _Admitting(serving, engine) if operation.generates else None
-        serving.online_renderer = CallRenderer(self._renderer, call, admit=admit, turns=self._renders)
+        if operation.generates:
+            admit = _Admitting(serving, engine)
+            serving.online_renderer = CallRenderer(self._renderer, call, admit=admit, turns=self._renders)
         return serving
+
+    def _check_size(self, call: ApiCall, request: Any) -> None:
+        """Check what vLLM would tokenize or decode at any size. Raises InvalidField."""
+        field = next(name for name in ("prompt", "tokens", "messages") if hasattr(request, name))
+        max_context = self._llm.model_config.max_model_len
+        check_characters(len(call.body), field=field, max_context=max_context)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +118,10 @@ async def _events(
 ) -> AsyncGenerator[AnswerHead | bytes, None]:
     """Yield the head once the engine has brought something, then the events."""
     early: list[bytes] = []
-    has_head = False
+    has_head = is_told = False
     async for event in result:
         if engine.failure is not None:
+            is_told = True
             told = _told(engine.failure)
             if not has_head or isinstance(engine.failure, MintError):
                 raise told from engine.failure
@@ -112,12 +137,37 @@ async def _events(
                 mark = f'data: {{"system_fingerprint":"{engine.served}","'.encode()
                 part = part.replace(_EVENT, mark, 1)
         yield part
+    if engine.failure is not None and not is_told:
+        raise _told(engine.failure) from engine.failure
+    if not has_head:
+        raise _told_by(early)
 
 
 def _encoded(event: Any) -> bytes:
     if isinstance(event, str):
         return event.encode()
     return f"event: {event.type}\ndata: {event.model_dump_json(by_alias=True)}\n\n".encode()
+
+
+class _Told(msgspec.Struct):
+    message: str
+    code: int | str = 500
+    param: str | None = None
+
+
+class _ErrorEvent(msgspec.Struct):
+    error: _Told
+
+
+def _told_by(events: list[bytes]) -> Exception:
+    """Return what vLLM tells of a stream that ended before the engine brought anything."""
+    for line in b"".join(events).split(b"\n"):
+        with suppress(msgspec.DecodeError):
+            told = msgspec.json.decode(line.removeprefix(b"data: "), type=_ErrorEvent).error
+            if isinstance(told.code, int) and told.code < 500:
+                return RequestRefused(field=told.param or "body", problem=told.message)
+            return RuntimeError(f"vLLM ended a stream before its first output: {told.message}")
+    return RuntimeError("vLLM ended a stream before its first output, and does not say why")
 
 
 def _models_of(models: Any, name: str) -> Any:
@@ -162,6 +212,19 @@ def _told(error: BaseException) -> BaseException:
     assert isinstance(error, Exception)
     response = create_error_response(error)
     return _refused(response) if response.error.code < 500 else error
+
+
+def _unread(error: BaseException) -> BaseException:
+    """Return what to answer for an error of a request that vLLM has not read to its end.
+
+    It reads requests with code that raises whatever a strange one makes it raise.
+    """
+    told = _told(error)
+    if told is not error or isinstance(error, MintError | TimeoutError):
+        return told
+    _log.warning("request cannot be read", extra={"error": type(error).__name__})
+    problem = f"the request cannot be read: {type(error).__name__}: {error}"
+    return RequestRefused(field="body", problem=problem)
 
 
 def _refused(response: Any) -> MintError:

@@ -1,0 +1,50 @@
+"""The outputs of one request, as vLLM's serving classes iterate them.
+
+Invariants: it can be closed while another task waits for an output, whose wait is cancelled then; once it is
+closed, the request has been aborted and nobody waits.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Any
+
+
+class RequestOutputs:
+    """An asynchronous iterator over the outputs of a request. Any, here and below: vllm has no types.
+
+    vLLM's merge of several generators cancels the tasks that wait for them and does not wait for their end,
+    and a generator that still runs can't be closed.
+    """
+
+    def __init__(self, outputs: AsyncGenerator[Any, None]) -> None:
+        self._outputs = outputs
+        self._reader: asyncio.Task[Any] | None = None
+        self._is_read = asyncio.Event()
+        self._is_read.set()
+        self._closing = asyncio.Lock()
+        self._is_closed = False
+
+    def __aiter__(self) -> "RequestOutputs":
+        return self
+
+    async def __anext__(self) -> Any:
+        """Return the next output. Raises StopAsyncIteration when there is none, or none any more."""
+        if self._is_closed:
+            raise StopAsyncIteration
+        self._reader = asyncio.current_task()
+        self._is_read.clear()
+        try:
+            return await anext(self._outputs)
+        finally:
+            self._is_read.set()
+
+    async def aclose(self) -> None:
+        """Abort the request if it has not ended. Idempotent."""
+        self._is_closed = True
+        async with self._closing:
+            if not self._is_read.is_set():
+                assert self._reader is not None
+                if not self._reader.cancelling():  # twice would end the abort too
+                    self._reader.cancel()
+                await self._is_read.wait()
+            await self._outputs.aclose()
