@@ -220,6 +220,19 @@ async def test_what_generates_nothing_is_answered_without_an_adapter(rig: Any, a
         assert (refused.status_code, refused.json()["error"]["field"]) == (422, field), refused.text
 
 
+@pytest.mark.parametrize(
+    ("operation", "body"), [("tokenize", {"prompt": "f"}), ("detokenize", {"tokens": [5]})]
+)
+async def test_what_generates_nothing_waits_for_its_tenants_turn(
+    rig: Any, api: Api, operation: str, body: dict[str, Any]
+) -> None:
+    turns = rig.engine._serving._renders
+    async with turns.taken("another"):
+        asking = asyncio.create_task(api.ask(operation, **body))
+        await _until(lambda: len(turns._queue) == 1)
+    assert (await asking).status_code == 200
+
+
 async def test_a_client_that_leaves_ends_its_request_and_lets_the_adapter_go(rig: Any, api: Api) -> None:
     revision = await rig.revision(1)
     long = {"prompt": ["f abcd=", "f ab="], "max_tokens": 200, "ignore_eos": True, "n": 2}
