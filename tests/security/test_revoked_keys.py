@@ -4,12 +4,13 @@ import pytest
 from security.gateway_rig import make_rig
 from security.route_scopes import NEEDS
 
-CATALOG, TASKS = "/mint/v1/", "/mint/v1/tasks/"  # a task's prompts and scores change nothing
+CATALOG = "/mint/v1/"
+READING = ("/mint/v1/tasks/", "/mint/v1/files/")  # a task's prompts and scores, a file's preview: no change
 GUARDED = [
     (method, path)
     for (method, path), scope in ((route.split(" "), scope) for route, scope in NEEDS.items())
     if scope in {"admin", "operator"}
-    or (method != "GET" and path.startswith(CATALOG) and not path.startswith(TASKS))
+    or (method != "GET" and path.startswith(CATALOG) and not path.startswith(READING))
 ]
 
 

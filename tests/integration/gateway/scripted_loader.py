@@ -60,9 +60,9 @@ class ScriptedCall:
     @property
     def prompts(self) -> list[str]:
         """Return the texts of the prompts; all messages together are one."""
-        if self.operation == "chat":
+        if "messages" in self.body:
             return ["|".join(_text(message["content"]) for message in self.body["messages"])]
-        prompt = self.body["prompt"]
+        prompt = self.body["prompt"] if "prompt" in self.body else self.body["tokens"]
         if isinstance(prompt, str):
             return [prompt]
         return [bytes(prompt).decode()] if isinstance(prompt[0], int) else list(prompt)

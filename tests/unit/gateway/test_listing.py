@@ -15,7 +15,7 @@ def _policy(name: str, **names) -> PolicyNames:
 
 def test_bases_policies_aliases_and_revisions_are_listed_in_this_order():
     policies = [_policy("counter", aliases=["prod", "canary"], numbers=[1, 2]), _policy("fresh")]
-    listed = list_models(["tiny"], policies, limit=100)
+    listed = list_models(["tiny"], policies, contexts={"tiny": 64}, limit=100)
     assert [entry["id"] for entry in listed] == [
         "tiny",
         "counter",
@@ -31,7 +31,7 @@ def test_bases_policies_aliases_and_revisions_are_listed_in_this_order():
 
 @given(limit=st.integers(0, 12), numbers=st.integers(0, 12))
 def test_the_list_is_bounded(limit, numbers):
-    listed = list_models(["tiny"], [_policy("p", numbers=range(numbers))], limit=limit)
+    listed = list_models(["tiny"], [_policy("p", numbers=range(numbers))], contexts={}, limit=limit)
     assert len(listed) == min(limit, numbers + 2)
 
 

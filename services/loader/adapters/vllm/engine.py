@@ -283,7 +283,9 @@ class VllmEngine:
         """Stop the engine process; blocks for seconds."""
         self._tokenizing.close()
         self._llm.shutdown(timeout=_STOP_SECONDS)
-        self._llm = None  # its __del__ shuts down again, and must not run at interpreter exit
+        # Its __del__ shuts down again, and must not run at interpreter exit; the serving classes hold it too.
+        self._llm = None
+        del self._serving
 
 
 def _bytes_of(laid_out: LaidOut) -> bytes:
