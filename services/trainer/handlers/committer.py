@@ -17,6 +17,7 @@ from mint_common.claims import Claim
 from mint_common.errors import AlreadyExists, AlreadyHandled, MintError
 from mint_common.events import Event, RevisionExported, TrainingFailed
 from mint_common.ids import PolicyId, derive_id
+from mint_common.telemetry import tracing
 from mint_common.training import (
     CheckpointRecord,
     Close,
@@ -117,7 +118,12 @@ class Committer:
         self._on_committed = on_committed
         self._waiting: deque[Executed | RefusedWave] = deque()
         self._unpublished: dict[int, _Unpublished] = {}
+        self._traces: dict[int, dict[str, str]] = {}
         self._moved = asyncio.Event()
+
+    def note_trace(self, seq: int) -> None:
+        """Note the current trace as that in which an operation came; its events belong to it."""
+        self._traces[seq] = tracing.inject({})
 
     def put(self, executed: Executed | RefusedWave) -> None:
         """Commit an operation behind those before it."""
@@ -152,6 +158,11 @@ class Committer:
     async def commit_next(self) -> None:
         """Commit the next operation in a transaction of its own."""
         one = self._waiting.popleft()
+        seq = one.operations[0].seq if isinstance(one, RefusedWave) else one.seq
+        with tracing.extracted(self._traces.get(seq)):
+            await self._commit_alone(one)
+
+    async def _commit_alone(self, one: Executed | RefusedWave) -> None:
         if isinstance(one, RefusedWave):
             await self._commit_refusal(one)
             return
@@ -330,6 +341,7 @@ class Committer:
         self._moved.set()
         for one in finished:
             unpublished = self._unpublished.pop(one.seq)
+            self._traces.pop(one.seq, None)
             metrics.OPERATIONS.labels(unpublished.kind, unpublished.came).inc()
             self._on_committed(one.seq)
             if not self.session.is_managed:

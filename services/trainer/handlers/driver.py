@@ -117,6 +117,7 @@ class Driver:
                 self._batches[seq] = with_batch(operation, batch)
             self._idle.clear()
             self._live[seq] = operation
+            self._committer.note_trace(seq)
             self._buffer = self._buffer.arrive(seq, now=self._term.clock.monotonic())
         self._advance()
 
