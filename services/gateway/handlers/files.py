@@ -26,7 +26,7 @@ from services.gateway.core.files.records import (
     new_file,
 )
 from services.gateway.core.files.refusals import DatasetRefused, FilesFull
-from services.gateway.handlers.tenant_turns import TenantTurns
+from services.gateway.handlers.tenant_locks import TenantLocks
 from services.gateway.ports.files import Contents, Files, RowsCheck, Spool, Spooled
 
 CHECKING = 2
@@ -51,8 +51,8 @@ class FileKeeper:
     clock: Clock
     max_file_bytes: int
     tenant_bytes: int
-    _checking: TenantTurns = field(default_factory=lambda: TenantTurns(most=CHECKING))
-    _storing: TenantTurns = field(default_factory=lambda: TenantTurns(most=STORING))
+    _checking: TenantLocks = field(default_factory=lambda: TenantLocks(most=CHECKING))
+    _storing: TenantLocks = field(default_factory=lambda: TenantLocks(most=STORING))
     _splitting: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def check_room(self, tenant_id: TenantId, size_bytes: int) -> int:

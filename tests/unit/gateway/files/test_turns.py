@@ -9,11 +9,11 @@ import pytest
 
 from mint_common.ids import TenantId
 from services.gateway.adapters.rows_check import RowsCheckProcess
-from services.gateway.handlers.tenant_turns import TenantTurns
+from services.gateway.handlers.tenant_locks import TenantLocks
 
 
 async def test_a_tenant_that_sends_much_waits_behind_itself_alone() -> None:
-    turns, begun, ends = TenantTurns(most=2), list[str](), asyncio.Event()
+    turns, begun, ends = TenantLocks(most=2), list[str](), asyncio.Event()
 
     async def work(tenant: str) -> None:
         async with turns.turn(TenantId(tenant)):

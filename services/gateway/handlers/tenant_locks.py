@@ -8,7 +8,7 @@ from weakref import WeakValueDictionary
 from mint_common.ids import TenantId
 
 
-class TenantTurns:
+class TenantLocks:
     """At most ``most`` turns at a time, and one of each tenant: whoever sends much waits behind itself."""
 
     def __init__(self, *, most: int) -> None:
