@@ -98,7 +98,7 @@ def _arguments(size: EngineSize, port: int) -> list[str]:
         "kv-cache-memory-bytes": str(KV_BYTES),
         "uvicorn-log-level": "warning",
     }
-    flags = ["--enable-lora", "--enforce-eager", "--disable-log-stats", "--disable-uvicorn-access-log"]
+    flags = ["--enable-lora", "--enforce-eager", "--disable-uvicorn-access-log"]
     named = [word for name, value in options.items() for word in (f"--{name}", value)]
     return [*named, *flags, "--lora-target-modules", *facts.targets]
 

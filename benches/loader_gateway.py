@@ -182,7 +182,7 @@ def _draw(figure: Any, both: Both) -> None:  # Any: matplotlib is untyped
 async def _throughput(
     bare: OpenAI, ours: OpenAI, bare_warm: Sequence[str], our_warm: Sequence[str], *, stream: bool
 ) -> Sides:
-    rates: Sides = field(default_factory=lambda: ([], []))
+    rates: Sides = ([], [])
     for number in range(ROUNDS):
         sides = [(bare, bare_warm, rates[0]), (ours, our_warm, rates[1])]
         for server, models, into in sides if number % 2 else reversed(sides):
