@@ -1,10 +1,9 @@
-"""Internal HTTP of the loader: generation as a stream, tokenization, residency."""
+"""Internal HTTP of the loader: answers of the inference APIs, samples, tokenization, residency."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Annotated, TypeVar, cast
 
 import msgspec
@@ -27,14 +26,13 @@ from mint_common.generation import (
     SampleRequest,
 )
 from mint_common.ids import Digest, TenantId
-from mint_common.runtime.disconnect import cancelled_on_disconnect
+from mint_common.runtime.disconnect import cancelled_on_disconnect, until_gone
 from services.loader.handlers.generation import Serving
 from services.loader.handlers.tiers import Tiers
 from services.loader.ports import AnswerHead, ApiCall
 
 T = TypeVar("T")
 
-_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 _MOST_WAITING = 64
 """Parts of a stream that wait for a slow reader; then the engine's own queue joins what comes."""
 _ADMIN = "admin"
@@ -79,7 +77,7 @@ def _add_generation(http: FastAPI, serving: Serving, info: EngineInfo) -> None:
                 headers[REVISION_HEADER] = head.served
             if head.is_stream:
                 bytes_of = cast(AsyncGenerator[bytes, None], parts)
-                return StepStream(bytes_of, media_type="text/event-stream", headers=headers)
+                return StepStream(bytes_of, headers=headers)
             async with aclosing(parts):
                 body = b"".join([cast(bytes, part) async for part in parts])
         return Response(body, media_type="application/json", headers=headers)
@@ -159,12 +157,11 @@ class StepStream(Response):
     nothing could be awaited while cleaning up; telling the engine to abort needs just that.
     """
 
-    def __init__(
-        self, parts: AsyncGenerator[bytes, None], *, media_type: str, headers: Mapping[str, str] = _NO_HEADERS
-    ) -> None:
+    media_type = "text/event-stream"
+
+    def __init__(self, parts: AsyncGenerator[bytes, None], *, headers: Mapping[str, str]) -> None:
         self._parts = parts
         self.status_code = 200
-        self.media_type = media_type
         self.background = None
         self.init_headers({"cache-control": "no-store", **headers})
         del self.headers["content-length"]
@@ -175,7 +172,9 @@ class StepStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  # ASGI
         """Send until the end or until the client has gone."""
         async with aclosing(self._parts), asyncio.TaskGroup() as group:
-            tasks = [group.create_task(each) for each in (self._take(), self._send(send), _gone(receive))]
+            tasks = [
+                group.create_task(each) for each in (self._take(), self._send(send), until_gone(receive))
+            ]
             await asyncio.wait(tasks[1:], return_when=asyncio.FIRST_COMPLETED)
             for task in tasks:
                 task.cancel()
@@ -200,11 +199,6 @@ class StepStream(Response):
             self._room.set()
             is_open = come[-1] != b""
             await send({"type": "http.response.body", "body": b"".join(come), "more_body": is_open})
-
-
-async def _gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        continue
 
 
 def _tenant(tenant_id: str | None) -> TenantId | None:

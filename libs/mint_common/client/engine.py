@@ -1,4 +1,4 @@
-"""Client of one loader's engine. A stream ends with every completion finished, or raises a MintError."""
+"""Client of one loader's engine, over its internal HTTP."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

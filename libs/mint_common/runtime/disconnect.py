@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import Request
+from starlette.types import Receive
 
 from mint_common.errors import MintError
 
@@ -16,6 +17,12 @@ class ClientGone(MintError):
     http_status = 499
 
 
+async def until_gone(receive: Receive) -> None:
+    """Return when the client has gone. The request has been read before."""
+    while (await receive())["type"] != "http.disconnect":
+        continue
+
+
 @asynccontextmanager
 async def cancelled_on_disconnect(request: Request) -> AsyncIterator[None]:
     """Cancel the body when the client disconnects, and raise ClientGone. The request has been read before."""
@@ -25,8 +32,7 @@ async def cancelled_on_disconnect(request: Request) -> AsyncIterator[None]:
 
     async def watch() -> None:
         nonlocal gone
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
+        await until_gone(request.receive)
         gone = True
         work.cancel()
 

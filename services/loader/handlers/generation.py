@@ -1,8 +1,8 @@
 """One generation request from its check to its last token.
 
-Invariants: a request is checked completely before the engine sees it; its adapter is held until its stream
-ends, however it ends; the first chunk names what really answers; a revision whose output was not finite is
-asked no more until somebody puts it into use again.
+Invariants: a request is checked completely before the engine sees it; its adapter is held until its answer
+ends, however it ends; the head of an answer names what really answers; a revision whose output was not
+finite is asked no more until somebody puts it into use again.
 """
 
 import itertools
@@ -104,12 +104,10 @@ class Serving:
     ) -> AsyncIterator[LoadedAdapter | None]:
         """Count what a call may come to, and hold its adapter; it waits for its first token from then on."""
         check_n(work.n, self._limits)
-        counted = self._work.work(call.tenant_id, sequences=work.sequences, tokens=work.tokens)
-        with _entered(counted):
-            async with self._adapter(call) as adapter:
-                with self._tiers.generating():
-                    waiting.enter_context(self._tiers.first_token(warm=is_warm))
-                    yield adapter
+        async with self._admitted(call, sequences=work.sequences, tokens=work.tokens) as adapter:
+            with self._tiers.generating():
+                waiting.enter_context(self._tiers.first_token(warm=is_warm))
+                yield adapter
 
     async def sample(self, request: SampleRequest) -> Sampled:
         """Return whole completions. Cancelling aborts the request.
@@ -119,7 +117,9 @@ class Serving:
         with self._counted(request):
             check_sample(request, self._limits)
             request_id = self._request_id(request.request_id)
-            async with self._admitted(request, prompt_tokens=len(request.tokens)) as adapter:
+            n = request.sampling.n
+            tokens = n * (len(request.tokens) + request.sampling.max_new_tokens)
+            async with self._admitted(request, sequences=n, tokens=tokens) as adapter:
                 with self._watched(request), self._tiers.generating():
                     sample = await self._engine.sample(request, request_id=request_id, adapter=adapter)
             metrics.TOKENS.labels(kind="prompt").inc(len(request.tokens))
@@ -157,12 +157,10 @@ class Serving:
 
     @asynccontextmanager
     async def _admitted(
-        self, request: SampleRequest, *, prompt_tokens: int
+        self, request: SampleRequest | ApiCall, *, sequences: int, tokens: int
     ) -> AsyncIterator[LoadedAdapter | None]:
-        """Count what a request may come to, and hold its adapter. Raises Overloaded."""
-        sampling = request.sampling
-        tokens = sampling.n * (prompt_tokens + sampling.max_new_tokens)
-        with _entered(self._work.work(request.tenant_id, sequences=sampling.n, tokens=tokens)):
+        """Count what a request may come to, and hold its adapter. Raises Overloaded, InvalidField."""
+        with _entered(self._work.work(request.tenant_id, sequences=sequences, tokens=tokens)):
             async with self._adapter(request) as adapter:
                 yield adapter
 

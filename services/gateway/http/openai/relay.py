@@ -19,7 +19,7 @@ from mint_common.client.relayed import Relayed
 from mint_common.errors import MintError
 from mint_common.generation import ENGINE_HEADER, REVISION_HEADER, TIER_HEADER, CallFacts
 from mint_common.ids import new_id
-from mint_common.runtime.disconnect import cancelled_on_disconnect
+from mint_common.runtime.disconnect import cancelled_on_disconnect, until_gone
 from mint_common.telemetry.tracing import annotate, is_recorded
 from services.gateway.core.answer_bytes import check_answer_bytes, json_answer_bytes
 from services.gateway.core.open_requests import Size
@@ -120,7 +120,7 @@ class RelayedStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  # ASGI
         """Send until the end or until the client has gone."""
         sending = asyncio.ensure_future(self._send(send))
-        watching = asyncio.ensure_future(_gone(receive))
+        watching = asyncio.ensure_future(until_gone(receive))
         try:
             await asyncio.wait((sending, watching), return_when=asyncio.FIRST_COMPLETED)
             if sending.done():
@@ -145,8 +145,3 @@ class RelayedStream(Response):
             part = error_event(self._operation, error)
             await send({"type": "http.response.body", "body": part, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
-
-
-async def _gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        continue
