@@ -1,7 +1,7 @@
 """An answer that is handed on: its bytes as they come, unread."""
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 
 import aiohttp
 
@@ -32,21 +32,13 @@ class Relayed:
 
     async def whole(self) -> bytes:
         """Return all of the body."""
-        try:
-            with self._translated():
-                return await self._response.read()
-        except MintError as error:
-            self._failure = error
-            raise
+        with self._noted():
+            return await self._response.read()
 
     async def part(self) -> bytes:
         """Return what has come, or the next that comes; nothing at the end."""
-        try:
-            with self._translated():
-                return await self._response.content.readany()
-        except MintError as error:
-            self._failure = error
-            raise
+        with self._noted():
+            return await self._response.content.readany()
 
     def at_end(self, call: Callable[[MintError | None], None]) -> None:
         """Have something called when this is closed, with the error that ended the reading, if one did."""
@@ -57,3 +49,13 @@ class Relayed:
         self._response.close()
         while self._at_end:
             self._at_end.pop()(self._failure)
+
+    @contextmanager
+    def _noted(self) -> Iterator[None]:
+        """Note the MintError that ends the reading."""
+        try:
+            with self._translated():
+                yield
+        except MintError as error:
+            self._failure = error
+            raise

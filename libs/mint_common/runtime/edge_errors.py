@@ -22,11 +22,16 @@ def answer_errors(http: FastAPI) -> None:
 
 def error_response(error: MintError) -> JSONResponse:
     """Return the answer that every service gives for an error."""
-    headers = {}
-    if error.retryable:
-        wait = error.fields.get("retry_after_seconds", 1)
-        headers["retry-after"] = str(max(1, math.ceil(float(wait))))
-    return JSONResponse({"error": error.to_payload()}, status_code=error.http_status, headers=headers)
+    body = {"error": error.to_payload()}
+    return JSONResponse(body, status_code=error.http_status, headers=retry_headers(error))
+
+
+def retry_headers(error: MintError) -> dict[str, str]:
+    """Return ``retry-after`` in whole seconds for an error that may pass, nothing for others."""
+    if not error.retryable:
+        return {}
+    wait = error.fields.get("retry_after_seconds", 1)
+    return {"retry-after": str(max(1, math.ceil(float(wait))))}
 
 
 def is_no_object(error: RequestValidationError) -> bool:

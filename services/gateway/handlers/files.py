@@ -14,6 +14,7 @@ from mint_common.datasets import DatasetReport, RowLine
 from mint_common.errors import BlobMissing, InvalidField, Unavailable
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import Clock
+from mint_common.runtime.tenant_limiter import TenantLimiter
 from services.gateway.core.files.previews import RowsFrom
 from services.gateway.core.files.records import (
     CHECKED_PURPOSE,
@@ -26,7 +27,6 @@ from services.gateway.core.files.records import (
     new_file,
 )
 from services.gateway.core.files.refusals import DatasetRefused, FilesFull
-from services.gateway.handlers.tenant_locks import TenantLocks
 from services.gateway.ports.files import Contents, Files, RowsCheck, Spool, Spooled
 
 CHECKING = 2
@@ -51,8 +51,8 @@ class FileKeeper:
     clock: Clock
     max_file_bytes: int
     tenant_bytes: int
-    _checking: TenantLocks = field(default_factory=lambda: TenantLocks(most=CHECKING))
-    _storing: TenantLocks = field(default_factory=lambda: TenantLocks(most=STORING))
+    _checking: TenantLimiter = field(default_factory=lambda: TenantLimiter(CHECKING, of_a_tenant=1))
+    _storing: TenantLimiter = field(default_factory=lambda: TenantLimiter(STORING, of_a_tenant=1))
     _splitting: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def check_room(self, tenant_id: TenantId, size_bytes: int) -> int:

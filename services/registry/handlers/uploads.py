@@ -7,9 +7,7 @@ and half a projection of one layer; the scratch folder is deleted before the ans
 import asyncio
 import shutil
 import tempfile
-from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Collection
-from contextlib import asynccontextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -29,9 +27,10 @@ from mint_common.catalog import PolicyRecord, RevisionRecord, UploadedRevision
 from mint_common.claims import Claim
 from mint_common.errors import AdapterInvalid, NotFound
 from mint_common.events import RevisionExported
-from mint_common.ids import Digest, TenantId, derive_id, new_id
+from mint_common.ids import Digest, derive_id, new_id
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.slow_clients import BODY_RATE, LeastRate
+from mint_common.runtime.tenant_limiter import TenantLimiter
 from mint_common.uploads import UploadReason
 from services.registry import metrics
 from services.registry.core.exports import check_export
@@ -132,32 +131,6 @@ class UploadHandler:
         export = _export(policy, manifest, claim)
         await self._catalog.publish_many([export], now=self._clock.now(), announce=True)
         return await self._catalog.revision(policy.policy_id, manifest.digest)
-
-
-class TenantLimiter:
-    """Admits at most ``at_once`` callers at a time, and at most ``of_a_tenant`` of one tenant.
-
-    Memory is bounded by the tenants that wait or are admitted now.
-    """
-
-    def __init__(self, at_once: int, *, of_a_tenant: int) -> None:
-        self._all = asyncio.Semaphore(at_once)
-        self._of_a_tenant = of_a_tenant
-        self._own: dict[TenantId, asyncio.Semaphore] = {}
-        self._here: Counter[TenantId] = Counter()
-
-    @asynccontextmanager
-    async def turn(self, tenant_id: TenantId) -> AsyncIterator[None]:
-        """Wait for admission and hold it."""
-        own = self._own.setdefault(tenant_id, asyncio.Semaphore(self._of_a_tenant))
-        self._here[tenant_id] += 1
-        try:
-            async with own, self._all:
-                yield
-        finally:
-            self._here[tenant_id] -= 1
-            if not self._here[tenant_id]:
-                del self._here[tenant_id], self._own[tenant_id]
 
 
 async def unstalled(

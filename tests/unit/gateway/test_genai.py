@@ -42,7 +42,7 @@ def test_a_revision_answers_by_its_policy_and_number() -> None:
 
 
 def test_only_what_the_engine_said_is_told() -> None:
-    assert engine_attributes({"x-tier": "slot"}, engine="x-engine", tier="x-tier") == {"mint.tier": "slot"}
+    assert engine_attributes({"x-mint-tier": "slot"}) == {"mint.tier": "slot"}
 
 
 @pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")])

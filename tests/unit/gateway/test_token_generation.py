@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 from mint_common.errors import InvalidField
 from mint_common.generation import Likeliest, Sampled, SampledSequence, SampleRequest, Sampling
 from mint_common.testing.factories import DIGEST, ENGINE, TENANT
+from services.gateway.core.json_reading import read_json
 from services.gateway.core.openai.field_table import Endpoint
 from services.gateway.core.openai.fields import check_fields
 from services.gateway.core.openai.token_generation import (
+    GenerateBody,
     generate_answer,
     in_clients_words,
     plan_generate,
-    read_generate,
 )
 
 PROMPT = [5, 6, 7]
@@ -34,7 +35,7 @@ def plan(**sampling: object) -> SampleRequest:
     data = body(**sampling)
     check_fields(Endpoint.GENERATE, data, max_context=64)
     return plan_generate(
-        read_generate(data),
+        read_json(data, GenerateBody),
         request_id="r",
         tenant_id=TENANT,
         revision=None,
@@ -61,7 +62,7 @@ def test_what_verifiers_train_client_sends_is_taken() -> None:
     ).encode()
     check_fields(Endpoint.GENERATE, data, max_context=64)
     planned = plan_generate(
-        read_generate(data),
+        read_json(data, GenerateBody),
         request_id="r",
         tenant_id=TENANT,
         revision=None,
@@ -121,7 +122,7 @@ def told(data: bytes, *sequences: SampledSequence, layers: int = 0) -> Any:
         engine_id=ENGINE, revision=DIGEST, sequences=sequences, prompt_logprobs=None, prompt_likeliest=None
     )
     answer = generate_answer(
-        read_generate(data), sampled, request_id="r", routed_layers=layers, named=str(DIGEST)
+        read_json(data, GenerateBody), sampled, request_id="r", routed_layers=layers, named=str(DIGEST)
     )
     return json.loads(answer)
 

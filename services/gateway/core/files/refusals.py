@@ -1,7 +1,7 @@
 """Errors of files, in OpenAI's shape. A user's fault is 400, 404 or 413, which no client repeats."""
 
 from mint_common.datasets import DatasetReport
-from mint_common.errors import InvalidField, MintError, NotFound, Unauthorized
+from mint_common.errors import InvalidField, MintError, NotFound
 from services.gateway.core.json_types import JsonObject
 
 
@@ -37,19 +37,12 @@ class UploadClosed(MintError):
     http_status = 422
 
 
-def file_error_status(error: MintError) -> int:
-    """Return the HTTP status: the OpenAI API answers 400 where MinT's own answers 422."""
-    return 400 if error.http_status == 422 else error.http_status
-
-
 def file_error_body(error: MintError) -> JsonObject:
     """Return ``{"error": {message, type, param, code}}``, and of rows also ``line, errors, count``."""
     kind = "server_error" if error.http_status >= 500 else "invalid_request_error"
     told: JsonObject = {"message": str(error), "type": kind, "param": _param(error), "code": error.code}
     if isinstance(error, DatasetRefused):
         told |= {"line": error.line, "errors": error.errors, "count": error.count}
-    if isinstance(error, Unauthorized):
-        told["code"] = "invalid_api_key"
     return {"error": told}
 
 

@@ -7,10 +7,10 @@ import re
 from collections.abc import Mapping
 
 from mint_common.catalog import Resolution
+from mint_common.generation import ENGINE_HEADER, TIER_HEADER
 from services.gateway.core.openai.field_table import Endpoint
 from services.gateway.core.openai.fields import ServingRequest
 
-SCHEMA = "https://opentelemetry.io/schemas/gen-ai/1.42.0"
 PROVIDER = "mint"
 _OPERATIONS = {Endpoint.COMPLETION: "text_completion", Endpoint.GENERATE: "text_completion"}
 _COUNTS = {
@@ -46,9 +46,9 @@ def target_attributes(target: Resolution) -> Attributes:
     }
 
 
-def engine_attributes(told: Mapping[str, str], *, engine: str, tier: str) -> Attributes:
-    """Return which engine answers, and where it had the adapter; the names are those of its headers."""
-    found = {"mint.engine_id": told.get(engine), "mint.tier": told.get(tier)}
+def engine_attributes(headers: Mapping[str, str]) -> Attributes:
+    """Return which engine answers, and where it had the adapter, from the headers of its answer."""
+    found = {"mint.engine_id": headers.get(ENGINE_HEADER), "mint.tier": headers.get(TIER_HEADER)}
     return {name: value for name, value in found.items() if value is not None}
 
 

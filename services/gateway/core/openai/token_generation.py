@@ -5,7 +5,7 @@ log-probability, named ``token_id:N``, so that nothing is ever tokenized again.
 """
 
 import base64
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
@@ -59,17 +59,8 @@ class Choice:
     index: int
     token_ids: tuple[int, ...]
     finish_reason: Literal["stop", "length"]
-    logprobs: dict[str, list[dict[str, object]]] | None = None
-    routed_experts: dict[str, object] | None = field(default=None)
-
-
-def read_generate(body: bytes) -> GenerateBody:
-    """Return a body that has passed the table of fields. Raises InvalidField."""
-    try:
-        return msgspec.json.decode(body, type=GenerateBody)
-    except msgspec.ValidationError as error:
-        problem, _, path = str(error).partition(" - at `$")
-        raise InvalidField(field=path.strip("`.")[:200] or "body", problem=problem) from error
+    logprobs: dict[str, list[dict[str, object]]] | None
+    routed_experts: dict[str, object] | None
 
 
 def plan_generate(

@@ -11,7 +11,7 @@ from starlette.types import Scope
 
 from mint_common.api_errors import anthropic_body, error_body, error_status, plain_error_body
 from mint_common.errors import InvalidField, MintError
-from mint_common.runtime.edge_errors import NO_OBJECT, error_response, is_no_object
+from mint_common.runtime.edge_errors import NO_OBJECT, error_response, is_no_object, retry_headers
 from services.gateway.http.edge.refusal_log import note_refusal
 from services.gateway.http.edge.routes import Api, GatewayRoute
 from services.gateway.http.tinker import errors as tinker_errors
@@ -74,11 +74,7 @@ def _api_of(scope: Scope) -> Api:
 def inference_error_response(scope: Scope, error: MintError) -> Response:
     """Return the answer that the OpenAI API, or Anthropic's, gives for an error."""
     body = error_body(error, api="anthropic" if _api_of(scope) == "anthropic" else "openai")
-    response = JSONResponse(body, error_status(error))
-    retry_after = error_response(error).headers.get("retry-after")
-    if retry_after is not None:
-        response.headers["retry-after"] = retry_after
-    return response
+    return JSONResponse(body, error_status(error), headers=retry_headers(error))
 
 
 async def _on_mint_error(request: Request, error: Exception) -> Response:

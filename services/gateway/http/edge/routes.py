@@ -78,7 +78,7 @@ class GatewayRoute(APIRoute):
         return handle
 
     async def serve(self, request: Request, caller: Caller, carry_out: Handler) -> Response:
-        """Answer a request authenticated key is good."""
+        """Answer a request whose key is good."""
         return await carry_out(await self.admit(request, caller))
 
     async def admit(self, request: Request, caller: Caller) -> Request:

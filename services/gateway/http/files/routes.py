@@ -3,11 +3,12 @@
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 
+from mint_common.api_errors import error_status
 from mint_common.authority import Caller
 from mint_common.errors import MintError
-from mint_common.runtime.edge_errors import error_response
+from mint_common.runtime.edge_errors import retry_headers
 from mint_common.runtime.edge_routes import Handler
-from services.gateway.core.files.refusals import file_error_body, file_error_status
+from services.gateway.core.files.refusals import file_error_body
 from services.gateway.http.edge.recording import RecordedRoute
 from services.gateway.http.edge.refusal_log import note_refusal
 
@@ -23,8 +24,4 @@ class FilesRoute(RecordedRoute):
             return await super().serve(request, caller, carry_out)
         except MintError as error:
             note_refusal(request.scope, error)
-            response = JSONResponse(file_error_body(error), file_error_status(error))
-            retry_after = error_response(error).headers.get("retry-after")
-            if retry_after is not None:
-                response.headers["retry-after"] = retry_after
-            return response
+            return JSONResponse(file_error_body(error), error_status(error), headers=retry_headers(error))

@@ -81,7 +81,7 @@ async def relay(
         answer = await gateway.engines.serve(target.base, operation, body, facts)
         answered(request).callback(answer.close)
         headers = _headers(answer, target) if generates else {}
-        annotate(engine_attributes(headers, engine=ENGINE_HEADER, tier=TIER_HEADER))
+        annotate(engine_attributes(headers))
         if not answer.is_stream:
             whole = await answer.whole()
             if is_recorded():
@@ -96,11 +96,15 @@ def _lower(endpoint: Endpoint, asked: ServingRequest) -> tuple[str, ...]:
     return ("max_tokens", "n") if asked.likeliest is None else (scored, "max_tokens", "n")
 
 
-def _headers(answer: Relayed, target: Resolution) -> Mapping[str, str]:
+def check_answers(found: str, target: Resolution) -> None:
+    """Check that what answered, a digest or ``base:NAME``, is what was asked. Raises WrongRevision."""
     expected = f"base:{target.base}" if target.revision is None else target.revision.digest
-    found = answer.headers.get(REVISION_HEADER, "nothing")
     if found != expected:
         raise WrongRevision(found=found, expected=expected)
+
+
+def _headers(answer: Relayed, target: Resolution) -> Mapping[str, str]:
+    check_answers(answer.headers.get(REVISION_HEADER, "nothing"), target)
     return {name: answer.headers[name] for name in _TOLD if name in answer.headers}
 
 

@@ -8,19 +8,20 @@ from mint_common.ids import new_id
 from mint_common.runtime.disconnect import cancelled_on_disconnect
 from services.gateway.core.answer_bytes import check_answer_bytes, json_answer_bytes
 from services.gateway.core.examples import json_body
+from services.gateway.core.json_reading import read_json
 from services.gateway.core.open_requests import Size
 from services.gateway.core.openai.field_table import Endpoint
 from services.gateway.core.openai.fields import check_fields
 from services.gateway.core.openai.token_generation import (
+    GenerateBody,
     generate_answer,
     in_clients_words,
     plan_generate,
-    read_generate,
 )
 from services.gateway.http.edge.bodies import answered
 from services.gateway.http.edge.context import InferCaller, gateway_of
 from services.gateway.http.openai.admission import AdmittedRoute
-from services.gateway.http.openai.relay import LARGEST_CONTEXT, WrongRevision
+from services.gateway.http.openai.relay import LARGEST_CONTEXT, check_answers
 
 router = APIRouter(prefix="/inference/v1", tags=["openai"], route_class=AdmittedRoute)
 
@@ -44,7 +45,7 @@ async def generate(request: Request, caller: InferCaller) -> Response:
     gateway, data = gateway_of(request), await request.body()
     most_context = gateway.engines.largest_context() or LARGEST_CONTEXT
     asked = check_fields(Endpoint.GENERATE, data, max_context=most_context)
-    body = read_generate(data)
+    body: GenerateBody = read_json(data, GenerateBody)
     target = await gateway.resolver.resolve(caller.tenant_id, body.model)
     engine = await gateway.engines.describe(target.base)
     plan = plan_generate(
@@ -66,10 +67,8 @@ async def generate(request: Request, caller: InferCaller) -> Response:
             sampled = await gateway.engines.sample(target.base, plan)
     except InvalidField as error:
         raise in_clients_words(error) from error
-    wished = target.revision.digest if target.revision else None
     named = sampled.revision or f"base:{target.base}"
-    if sampled.revision != wished:
-        raise WrongRevision(found=named, expected=wished or f"base:{target.base}")
+    check_answers(named, target)
     answer = generate_answer(
         body, sampled, request_id=plan.request_id, routed_layers=engine.routed_layers, named=named
     )

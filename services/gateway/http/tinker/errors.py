@@ -6,7 +6,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from mint_common.errors import MintError
-from mint_common.runtime.edge_errors import error_response, invalid_field
+from mint_common.runtime.edge_errors import invalid_field, retry_headers
 from services.gateway.core.tinker.errors import error_body, error_status, plain_error_body
 
 PREFIX = "/api/v1"
@@ -15,12 +15,8 @@ RETRY_HEADER = "x-should-retry"
 
 def mint_error_response(error: MintError) -> Response:
     """Return the answer that Tinker clients get for an error."""
-    response = JSONResponse(error_body(error), error_status(error))
-    response.headers[RETRY_HEADER] = str(error.retryable).lower()
-    retry_after = error_response(error).headers.get("retry-after")
-    if retry_after is not None:
-        response.headers["retry-after"] = retry_after
-    return response
+    headers = {RETRY_HEADER: str(error.retryable).lower(), **retry_headers(error)}
+    return JSONResponse(error_body(error), error_status(error), headers=headers)
 
 
 async def on_mint_error(_request: Request, error: Exception) -> Response:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from mint_common.api_errors import error_status
 from mint_common.datasets import DatasetCheck
 from mint_common.errors import InvalidField, NotFound
 from mint_common.ids import TenantId
@@ -19,7 +20,7 @@ from services.gateway.core.files.records import (
     new_name,
     page_size,
 )
-from services.gateway.core.files.refusals import DatasetRefused, FilesFull, file_error_body, file_error_status
+from services.gateway.core.files.refusals import DatasetRefused, FilesFull, file_error_body
 
 
 def upload(size_bytes: int) -> UploadRecord:
@@ -98,7 +99,7 @@ def test_bad_rows_are_told_by_line_in_openai_s_shape() -> None:
     check.feed(b'{"text": "a"}\n{"txt": "b"}\n[')
     error = DatasetRefused(check.finish())
     told = file_error_body(error)["error"]
-    assert file_error_status(error) == 400
+    assert error_status(error) == 400
     assert told["message"].startswith("Line 2: no format has its keys ('txt')")
     assert (told["type"], told["param"], told["code"]) == ("invalid_request_error", "file", "invalid_jsonl")
     assert (told["line"], told["count"], [each["line"] for each in told["errors"]]) == (2, 2, [2, 3])
@@ -111,7 +112,7 @@ def test_faults_name_the_parameter() -> None:
         (InvalidField(field="md5", problem="differs"), 400, "md5"),
         (FilesFull(needed=2, what="bytes", limit=1), 400, None),
     ):
-        assert (file_error_status(error), file_error_body(error)["error"]["param"]) == (status, param)
+        assert (error_status(error), file_error_body(error)["error"]["param"]) == (status, param)
 
 
 def test_a_page_says_whether_there_is_more() -> None:

@@ -8,12 +8,12 @@ import psutil
 import pytest
 
 from mint_common.ids import TenantId
+from mint_common.runtime.tenant_limiter import TenantLimiter
 from services.gateway.adapters.rows_check import RowsCheckProcess
-from services.gateway.handlers.tenant_locks import TenantLocks
 
 
 async def test_a_tenant_that_sends_much_waits_behind_itself_alone() -> None:
-    turns, begun, ends = TenantLocks(most=2), list[str](), asyncio.Event()
+    turns, begun, ends = TenantLimiter(2, of_a_tenant=1), list[str](), asyncio.Event()
 
     async def work(tenant: str) -> None:
         async with turns.turn(TenantId(tenant)):
