@@ -105,8 +105,8 @@ class Serving:
         """Count what a call may come to, and hold its adapter; it waits for its first token from then on."""
         check_n(work.n, self._limits)
         async with self._admitted(call, sequences=work.sequences, tokens=work.tokens) as adapter:
-            with self._tiers.generating():
-                waiting.enter_context(self._tiers.first_token(warm=is_warm))
+            with self._tiers.generating(), self._tiers.first_token(warm=is_warm) as came:
+                waiting.callback(came)
                 yield adapter
 
     async def sample(self, request: SampleRequest) -> Sampled:

@@ -82,8 +82,8 @@ class VllmEngine:
         self._tokenizer = llm.get_tokenizer()
         remember_texts(self._tokenizer)
         self._tokenizing = Tokenizing(deepcopy(self._tokenizer))
-        self._serving = VllmServing(llm, base=base, parsing=parsing or Parsing())
         self._start_turns = TenantTurns()
+        self._serving = VllmServing(llm, base=base, parsing=parsing or Parsing(), starts=self._start_turns)
 
     async def stage(self, adapter: LoadedAdapter, *, victims: Sequence[int] = ()) -> int:
         """Lay an adapter out beside the engine's loop; the engine maps it, soon or at once.

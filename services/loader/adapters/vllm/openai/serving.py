@@ -39,10 +39,11 @@ _READERS = (
 class VllmServing:
     """vLLM's serving classes around one AsyncLLM. Any, here and below: vllm has no types."""
 
-    def __init__(self, llm: Any, *, base: str, parsing: Parsing) -> None:
+    def __init__(self, llm: Any, *, base: str, parsing: Parsing, starts: TenantTurns) -> None:
+        """``starts`` are the turns in which requests are given to the engine, samples' too."""
         self._llm = llm
         self._base = base
-        self._starts = TenantTurns()
+        self._starts = starts
         self._renders = TenantTurns()
         self._renderer, self._operations = build_operations(llm, parsing)
         quiet = _Unanswered()
