@@ -11,7 +11,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from mint_common.runtime import dispatch, relay
 from mint_common.runtime.edge_middleware import request_seconds
-from services.loader.metrics import LoadedAdapters
+from services.loader.metrics import ADAPTER_LOAD_SECONDS, LoadedAdapters
 
 PAGE = ROOT / "docs/metrics.md"
 SERVICES = ("gateway", "registry", "rollout", "trainer", "loader")
@@ -64,7 +64,8 @@ def _adapters() -> str:
 
 
 def _metrics_of(module: ModuleType) -> list[MetricWrapperBase]:
-    return [value for value in vars(module).values() if isinstance(value, MetricWrapperBase)]
+    found = [value for value in vars(module).values() if isinstance(value, MetricWrapperBase)]
+    return [metric for metric in found if metric is not ADAPTER_LOAD_SECONDS]  # `_adapters` has it
 
 
 def _section(title: str, metrics: Iterable[MetricWrapperBase]) -> str:

@@ -106,6 +106,7 @@ class Execution:
 
 
 _RESERVE = 8
+"""Of the sequences that run, one in so many more is for tenants that run little."""
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM accepts as max_lora_rank."""
 

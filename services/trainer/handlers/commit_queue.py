@@ -12,7 +12,7 @@ from services.trainer.core.operations import FinishedOperation
 from services.trainer.handlers.committer import Committer
 from services.trainer.handlers.lease_term import LeaseTerm
 
-MOST = 256
+_MOST_TOGETHER = 256
 """How many results share a transaction."""
 
 
@@ -41,7 +41,7 @@ class CommitQueue:
 
     async def _commit(self, ready: Sequence[Committer]) -> None:
         taken: list[tuple[Committer, list[FinishedOperation]]] = []
-        room = MOST
+        room = _MOST_TOGETHER
         for committer in ready:
             if not room:
                 break

@@ -207,8 +207,8 @@ class Driver:
 
     def _can_compute(self, seq: int) -> bool:
         """Return whether an operation can go to the scheduler behind what is under way; retries go alone."""
-        is_alone = seq in self._attempts or any(one in self._attempts for one, _ in self._under_way)
-        if self._is_closed or not self._term.policies.has(self.policy_id) or (is_alone and self._under_way):
+        is_alone = self._under_way and (seq in self._attempts or self._under_way[0][0] in self._attempts)
+        if self._is_closed or not self._term.policies.has(self.policy_id) or is_alone:
             return False
         match self._live[seq]:
             case Pass() | Step():

@@ -40,7 +40,7 @@ def conversation(
 
 
 def _message(message: RowMessage, *, as_text: bool) -> JsonObject:
-    # "developer" is OpenAI's newer word for the system's turn; the gateway writes it so too.
+    # "developer" is OpenAI's newer word for the system's turn; vLLM writes it so for templates that lack it.
     told: JsonObject = {
         "role": "system" if message.role == "developer" else message.role,
         "content": _text(message),
