@@ -30,13 +30,18 @@ def find_gpus() -> tuple[Gpu, ...]:
     return tuple(gpu for line in told.splitlines() if (gpu := _gpu(line)))
 
 
-def uses_gpus() -> bool:
-    """Return whether parts that are told nothing else are placed on a GPU: there is one and a CUDA build."""
+def usable_gpus() -> tuple[Gpu, ...]:
+    """Return the GPUs that parts may be placed on: none without a CUDA build."""
     try:
         importlib.metadata.version(CUDA_ENGINE)
     except importlib.metadata.PackageNotFoundError:
-        return False
-    return bool(find_gpus())
+        return ()
+    return find_gpus()
+
+
+def uses_gpus() -> bool:
+    """Return whether parts that are told nothing else are placed on a GPU."""
+    return bool(usable_gpus())
 
 
 def _gpu(line: str) -> Gpu | None:

@@ -11,7 +11,7 @@ import typer
 
 from mint_common.errors import SettingInvalid
 from services.standalone.adapters.bases import DEFAULT_MAX_RANK, shape_of
-from services.standalone.adapters.gpus import find_gpus
+from services.standalone.adapters.gpus import usable_gpus
 from services.standalone.adapters.stack_file import load_yaml
 from services.standalone.adapters.stack_parts import read_parts
 from services.standalone.adapters.state_folder import StateFolder
@@ -109,12 +109,12 @@ def plan(
 
 
 def _plan_file(file: Path, state: StateFolder, *, fleet: Fleet | None, json: bool) -> None:
-    """Plan a stack file. Without a fleet the GPUs and the memory are those of this machine."""
+    """Plan a stack file. Without a fleet: this machine's memory, and the GPUs that the stack would use."""
     raw = load_yaml(file)
     asked = read_stack_file(raw, settings={name: setting_keys(name) for name in ("loader", "trainer")})
     overrides = read_standalone_settings(os.environ).overrides
     if fleet is None:
-        gpus = {gpu.index: gpu.memory_bytes for gpu in find_gpus()}
+        gpus = {gpu.index: gpu.memory_bytes for gpu in usable_gpus()}
     else:
         gpus = dict.fromkeys(range(fleet.devices), fleet.device_bytes)
     try:

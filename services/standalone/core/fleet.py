@@ -13,7 +13,7 @@ from mint_common.errors import InvalidField
 from services.standalone.core.activations import pass_bytes, wide_head_bytes
 from services.standalone.core.model_shape import Linear, ModelShape
 from services.standalone.core.refusals import FleetTooSmallError
-from services.standalone.core.sizing import RESIDENT_BYTES, shown_bytes
+from services.standalone.core.sizing import RESIDENT_BYTES, kv_token_bytes, shown_bytes
 
 RESERVE_BYTES = 3 * 10**9
 USED_SHARE = 0.92
@@ -105,7 +105,7 @@ def engine_share(shape: ModelShape, work: Work, devices: int) -> DeviceShare:
     stages = -(-devices // tensor)
     item = ITEM_BYTES[work.dtype]
     slot = slot_bytes(shape, rank=work.max_rank, item=item, tensor=tensor)
-    kv = item * shape.kv_values // min(tensor, shape.kv_heads) + shape.kv_bytes
+    kv = kv_token_bytes(shape, item=item, tensor=tensor)
     return DeviceShare(
         part="engine",
         layout=_engine_layout(tensor, stages),

@@ -26,11 +26,19 @@ def needs_of(shape: ModelShape, *, dtype: str, max_rank: int) -> Needs:
     item, lora = ITEM_BYTES[dtype], shape.lora_parameters(max_rank)
     return Needs(
         weights=item * shape.parameters,
-        kv_token=item * shape.kv_values + shape.kv_bytes,
+        kv_token=kv_token_bytes(shape, item=item),
         slot=item * lora,
         resident_policy=RESIDENT_BYTES * lora,
         host_policy=HOST_BYTES * lora,
     )
+
+
+def kv_token_bytes(shape: ModelShape, *, item: int, tensor: int = 1) -> int:
+    """Return the bytes of all layers' KV cache that a token takes on each of ``tensor`` workers.
+
+    A worker has one head at the least; what all layers keep in bytes of their own is on each worker.
+    """
+    return item * shape.kv_values // min(tensor, shape.kv_heads) + shape.kv_bytes
 
 
 def shown_bytes(count: float) -> str:

@@ -18,7 +18,7 @@ from services.standalone.core.activations import (
 )
 from services.standalone.core.fleet import RESERVE_BYTES, USED_SHARE, slot_bytes, trainer_layouts
 from services.standalone.core.model_shape import ModelShape
-from services.standalone.core.sizing import HOST_BYTES, RESIDENT_BYTES
+from services.standalone.core.sizing import HOST_BYTES, RESIDENT_BYTES, kv_token_bytes
 
 HOST = "host"
 
@@ -193,7 +193,7 @@ def _engine(part: Part, work: EngineWork, gpu_bytes: Mapping[int, int]) -> Itera
     shape, item, workers = work.shape, ITEM_BYTES[work.dtype], work.tensor * work.stages
     weights = (work.weights or item * shape.parameters) // workers
     slots = slot_bytes(shape, rank=work.slot_rank, item=item, tensor=work.tensor) * work.slots // work.stages
-    kv_token = (item * shape.kv_values // min(work.tensor, shape.kv_heads) + shape.kv_bytes) // work.stages
+    kv_token = kv_token_bytes(shape, item=item, tensor=work.tensor) // work.stages
     step = step_bytes(shape, item=item, tokens=work.batched_tokens, sequences=work.sequences)
     adapter = shape.lora_parameters(work.max_rank)
     staged = min(work.host_capacity * item * adapter, work.host_bytes)
