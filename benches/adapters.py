@@ -82,10 +82,7 @@ def store_in_bulk(root: Path, adapters: Iterator[AdapterFiles]) -> list[Revision
     refs = []
     for number, files in enumerate(adapters, 1):
         prefix = adapter_prefix(files.manifest.policy_id, files.digest, export_id="bench")
-        folder = root / prefix
-        folder.mkdir(parents=True)
-        for name, data in files.files.items():
-            (folder / name).write_bytes(data)
+        write_adapter(files, root / prefix)
         proof = proof_of(files.files[MANIFEST_FILE])
         claim = Claim(uri=f"{prefix}/{MANIFEST_FILE}", sha256=proof.sha256, size_bytes=proof.size_bytes)
         refs.append(RevisionRef(digest=files.digest, number=number, manifest=claim))
@@ -94,14 +91,15 @@ def store_in_bulk(root: Path, adapters: Iterator[AdapterFiles]) -> list[Revision
 
 def write_folders(root: Path, adapters: Iterator[AdapterFiles]) -> list[Path]:
     """Write adapters as folders that vLLM and PEFT read."""
-    folders = []
-    for files in adapters:
-        folder = root / files.digest.removeprefix("sha256:")
-        folder.mkdir(parents=True)
-        for name, data in files.files.items():
-            (folder / name).write_bytes(data)
-        folders.append(folder)
-    return folders
+    return [write_adapter(files, root / files.digest.removeprefix("sha256:")) for files in adapters]
+
+
+def write_adapter(files: AdapterFiles, folder: Path) -> Path:
+    """Write an adapter to a new folder, and return it."""
+    folder.mkdir(parents=True)
+    for name, data in files.files.items():
+        (folder / name).write_bytes(data)
+    return folder
 
 
 async def register_in_bulk(dsn: str, policy_id: PolicyId, revisions: Sequence[RevisionRef]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benches.adapters import write_adapter
 from benches.bases import base_folder
 from benches.engines import engine_config, open_engine
 from benches.stacks import scratch_folder
@@ -189,14 +190,6 @@ async def _compare_exports(
             one.tokens, one.logprobs, two.tokens, two.logprobs, strict=True
         )
     )
-
-
-def write_adapter(files: AdapterFiles, folder: Path) -> Path:
-    """Write an adapter to a new folder, and return it."""
-    folder.mkdir()
-    for name, data in files.files.items():
-        (folder / name).write_bytes(data)
-    return folder
 
 
 def _told(what: str, tensors: Mapping[str, torch.Tensor]) -> str:

@@ -116,7 +116,7 @@ def _step_row(seconds: Sequence[tuple[float, float]]) -> Row:
         unit="ratio",
         goal=1.9,
         better="higher",
-        how=f"smollm2, one policy of rank {RANK}: {WAVE.told}. A step in float32, {wide:.2f} s of CPU, over "
+        how=f"smollm2, one policy of rank {RANK}: {WAVE.told}. A step in float32, {wide:.2f} s, over "
         f"one over a bfloat16 base, {narrow:.2f} s; LoRA, logits and AdamW are float32 in both",
     )
 
@@ -166,7 +166,7 @@ def _draw(figure: Any, timed: Sequence[tuple[float, float]], peaks: dict[bool, l
         color=("#b0b0b0", "#2a6f97"),
     )
     left.bar_label(bars, fmt="%.1f")
-    left.set(title="a step, smollm2", ylabel="CPU seconds, median")
+    left.set(title="a step, smollm2", ylabel="seconds, median")
     bars = right.bar(
         ["layers kept", "computed again"], [statistics.median(one) / 1e6 for one in peaks.values()]
     )

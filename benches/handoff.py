@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from benches.adapters import write_adapter
 from benches.device import one_thread
 from benches.engines import base_engine, engine_config, open_engine
 from benches.handoff_bases import handoff_folder
@@ -159,7 +160,7 @@ async def _measure(case: Case, folder: Path, rounds: int, merged_rounds: int) ->
         for number in range(rounds * len(case.ranks)):
             rank = case.ranks[number % len(case.ranks)]
             adapters[rank].append(await _hand_over_adapter(engine, facts, policies[rank], folder, number + 1))
-    adapter = _write(_built(facts, policies[case.step_rank], 0), folder / "adapter")
+    adapter = write_adapter(_built(facts, policies[case.step_rank], 0), folder / "adapter")
     merged = []
     for number in range(merged_rounds):
         merged.append(await _hand_over_merged(base, facts, adapter, folder / f"merged{number}"))
@@ -186,13 +187,6 @@ def _built(facts: BaseFacts, tensors: LoraTensors, step: int) -> AdapterFiles:
         rank=tensors.rank,
         tensors=folded_arrays(tensors),
     )
-
-
-def _write(files: AdapterFiles, folder: Path) -> Path:
-    folder.mkdir()
-    for name, data in files.files.items():
-        (folder / name).write_bytes(data)
-    return folder
 
 
 async def _hand_over_adapter(

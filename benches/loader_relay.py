@@ -48,7 +48,7 @@ EVENT = (
 WHOLE = b'{"id":"cmpl-0","object":"text_completion","choices":[{"index":0,"text":" token"}]}'
 
 
-def run(only: str | None = None) -> Report:  # noqa: ARG001  # both rows come from the same rounds
+def run() -> Report:
     """Measure the gateway and the raw server in turn."""
     found: dict[str, list[Rates]] = {"gateway": [], "raw": []}
     for _ in range(ROUNDS):

@@ -9,6 +9,7 @@ from typing import Any  # vLLM's objects: it has no types
 
 import numpy as np
 
+from benches.adapters import write_adapter
 from mint_common.adapters_format import (
     DENSE,
     MANIFEST_FILE,
@@ -166,9 +167,6 @@ def write_both(facts: BaseFacts, folder: Path, *, rank: int, dtype: type[np.floa
     files = build_adapter(
         facts=facts, policy_id=PolicyId("bench"), step=1, parent=None, rank=rank, tensors=tensors
     )
-    packed, split = folder / "packed", folder / "per-expert"
-    packed.mkdir(parents=True)
-    for name, data in files.files.items():
-        (packed / name).write_bytes(data)
+    packed, split = write_adapter(files, folder / "packed"), folder / "per-expert"
     convert_adapter(facts, packed, split, layout=DENSE)
     return packed, split

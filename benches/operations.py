@@ -6,7 +6,6 @@ machine.
 """
 
 import asyncio
-import os
 import random
 import statistics
 import time
@@ -15,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from benches.bases import TINY
+from benches.device import one_thread
 from benches.report import Report, Row, make_row
 from benches.stacks import open_bench_stack
 from mint_common.client.trainer import TrainerClient
@@ -85,8 +84,7 @@ class Measured:
 
 def run() -> Report:
     """Measure."""
-    os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
-    torch.set_num_threads(1)
+    one_thread()
     keep_freed_memory()  # as the trainer's process does
     measured = asyncio.run(_run(load_base(TINY)))
     return Report(bench="operations", rows=_rows(measured), draw=lambda figure: _draw(figure, measured))

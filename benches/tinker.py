@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import tinker
-import torch
 from tinker import types
 
 from benches.bases import base_folder
+from benches.device import one_thread
 from benches.report import Report, Row, make_row
 from benches.tinker_bare import BareTraining
 from benches.tinker_stack import (
@@ -73,8 +73,8 @@ class Seen:
 
 def run() -> Report:
     """Measure."""
-    os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TINKER_TELEMETRY="0")
-    torch.set_num_threads(1)
+    one_thread()
+    os.environ["TINKER_TELEMETRY"] = "0"
     keep_freed_memory()  # the bare loop has what the trainer's process has
     seen = {case.base: asyncio.run(_measure(case)) for case in CASES}
     rows = [row for case in CASES for row in _rows(case, seen[case.base])]

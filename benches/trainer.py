@@ -242,4 +242,4 @@ def _draw(figure: Any, together: dict[Case, Times], shared: Times) -> None:
         )
         plot.bar_label(bars, fmt="%.0f")
         plot.set_title(name)
-        plot.set_ylabel("ms of CPU, median")
+        plot.set_ylabel("ms, median")

@@ -1,12 +1,12 @@
 """Compute docs/families.md's tables of bases that do not fit here as `mint plan` does, from configs alone."""
 
-import json
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from generated_page import ROOT, make_parser, write_or_check
 
+from services.standalone.adapters.base_import import shape_of_folder
 from services.standalone.core.fleet import (
     DeviceShare,
     Work,
@@ -14,7 +14,7 @@ from services.standalone.core.fleet import (
     read_fleet,
     trainer_layouts,
 )
-from services.standalone.core.model_shape import ModelShape, read_shape
+from services.standalone.core.model_shape import ModelShape
 from services.standalone.core.refusals import FleetTooSmallError
 from services.standalone.core.sizing import ITEM_BYTES, RESIDENT_BYTES, shown_bytes
 
@@ -32,18 +32,12 @@ MLP = ("gate_proj", "up_proj", "down_proj")
 GB = 1e9
 
 
-def shape_of(folder: str) -> ModelShape:
-    """Return the shape of a base of `tools/configs`."""
-    file = CONFIGS / folder / "config.json"
-    return read_shape(json.loads(file.read_text()), place=str(file))
-
-
 def render() -> str:
     """Return the page with the tables of now."""
     page = PAGE.read_text()
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
-    shapes = {name: shape_of(folder) for name, folder in BASES.items()}
+    shapes = {name: shape_of_folder(CONFIGS / folder) for name, folder in BASES.items()}
     tables = [*_weights(shapes), *_per_device(shapes), *_plans(shapes), *_adapters(shapes)]
     return before + "\n".join([BEGIN, *tables, END]) + after
 
