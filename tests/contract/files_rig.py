@@ -49,8 +49,10 @@ async def keeper(
         max_file_bytes=600,
         tenant_bytes=tenant_bytes,
     )
-    yield UploadKeeper(uploads=PostgresFileUploads(pool, clock), files=files)
-    await spool.close()
+    try:
+        yield UploadKeeper(uploads=PostgresFileUploads(pool, clock), files=files)
+    finally:
+        await spool.close()
 
 
 async def keep(files: FileKeeper, data: bytes, said: FileDraft | None = None) -> FileRecord:

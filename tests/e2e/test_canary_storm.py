@@ -1,11 +1,8 @@
 """Canary adapters under load: every answer names the revision asked for, and is what that one says."""
 
 import asyncio
-import io
 import json
 import random
-import tarfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ from e2e.stack import RunningStack
 
 from mint_common.adapters_format import peft_name, read_base_facts
 from mint_common.adapters_format.tensor_file import write_tensors
+from mint_common.testing.adapters import tar_of
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3600)]
 
@@ -68,20 +66,10 @@ def _make(stack: RunningStack, seed: int) -> Canary:
         "adapter_model.safetensors": write_tensors(tensors),
         "adapter_config.json": json.dumps(config).encode(),
     }
-    answer = stack.http.post(f"/mint/v1/policies/{name}/revisions", content=_tar(files))
+    answer = stack.http.post(f"/mint/v1/policies/{name}/revisions", content=tar_of(files))
     assert answer.status_code == 201, answer.text
     told = stack.http.post("/v1/completions", json=_asked("completions", name)).raise_for_status()
     return Canary(model=name, digest=answer.json()["digest"], text=told.json()["choices"][0]["text"])
-
-
-def _tar(files: Mapping[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name, data in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return buffer.getvalue()
 
 
 def _asked(api: str, model: str) -> dict[str, Any]:

@@ -1,9 +1,7 @@
 """Finite numbers that no training reaches: refused at every way in, before anything of them is stored."""
 
 import asyncio
-import io
 import json
-import tarfile
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
@@ -25,7 +23,7 @@ from mint_common.catalog import PolicyRecord
 from mint_common.errors import UploadRefused
 from mint_common.events import RevisionExported, RevisionRejected
 from mint_common.runtime.clock import SystemClock
-from mint_common.testing.adapters import make_tensors
+from mint_common.testing.adapters import make_tensors, tar_of
 from services.registry.core.exports import Refusal
 from services.registry.handlers.bulk import BulkIngest, NewAdapter
 from services.registry.handlers.exports import ExportHandler
@@ -62,16 +60,7 @@ def files_of(policy: PolicyRecord, tensors: Tensors) -> AdapterFiles:
 
 async def as_tar(tensors: Tensors) -> AsyncIterator[bytes]:
     config = {"peft_type": "LORA", "r": LORA.rank, "lora_alpha": LORA.rank, "base_model_name_or_path": "x"}
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name, data in (
-            (WEIGHTS_FILE, write_tensors(tensors)),
-            (CONFIG_FILE, json.dumps(config).encode()),
-        ):
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
-    yield buffer.getvalue()
+    yield tar_of({WEIGHTS_FILE: write_tensors(tensors), CONFIG_FILE: json.dumps(config).encode()})
 
 
 @pytest.mark.parametrize("name", BAD)

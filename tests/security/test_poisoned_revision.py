@@ -1,12 +1,10 @@
 """A poisoned adapter past the bounds of ingest, on a real engine: out of use, and others notice nothing."""
 
 import asyncio
-import io
 import json
 import os
-import tarfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ import pytest
 
 from mint_common.adapters_format import CONFIG_FILE, WEIGHTS_FILE, BaseFacts, peft_name, read_base_facts
 from mint_common.adapters_format.tensor_file import write_tensors
+from mint_common.testing.adapters import tar_of
 from services.standalone.adapters.launch import free_port
 from services.standalone.adapters.state_folder import StateFolder
 from services.standalone.app import open_stack
@@ -76,17 +75,7 @@ def adapter(facts: BaseFacts, *, poison: float | None) -> bytes:
             b[0, 0] = poison
         tensors |= {peft_name(name, "A"): a, peft_name(name, "B"): b}
     config = {"peft_type": "LORA", "r": 4, "lora_alpha": 4, "base_model_name_or_path": "tiny"}
-    return _tar({WEIGHTS_FILE: write_tensors(tensors), CONFIG_FILE: json.dumps(config).encode()})
-
-
-def _tar(files: Mapping[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name, data in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
-    return buffer.getvalue()
+    return tar_of({WEIGHTS_FILE: write_tensors(tensors), CONFIG_FILE: json.dumps(config).encode()})
 
 
 async def make(client: httpx.AsyncClient, name: str, body: bytes) -> None:

@@ -1,5 +1,7 @@
 """A made-up small base and adapters over it, for tests that need real bytes but no model."""
 
+import io
+import tarfile
 from collections.abc import Mapping
 
 import numpy as np
@@ -90,3 +92,14 @@ def make_adapter(
         rank=rank,
         tensors=make_tensors(facts, rank=rank, seed=seed),
     )
+
+
+def tar_of(files: Mapping[str, bytes]) -> bytes:
+    """Return an uncompressed archive of named files, as a user uploads an adapter."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return buffer.getvalue()

@@ -2,8 +2,10 @@
 
 import asyncio
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -161,7 +163,8 @@ def stack(postgres_dsn: str, lasting_nats, tmp_path_factory: pytest.TempPathFact
     ports = {name: free_port() for name in ("registry", "rollout", "gateway", "loader")}
     loader = ScriptedLoader(port=ports["loader"], token=TOKEN, base=facts.name, base_digest=facts.digest)
     loader.start()
-    environ = _environ(database, lasting_nats.address, folder / "blobs", ports)
+    spooled = tempfile.mkdtemp(prefix="mint-")  # a short path: rollout's sockets lie there too
+    environ = _environ(database, lasting_nats.address, folder / "blobs", ports) | {"TMPDIR": spooled}
     processes = {}
     try:
         for name in ("registry", "rollout", "gateway"):
@@ -190,6 +193,7 @@ def stack(postgres_dsn: str, lasting_nats, tmp_path_factory: pytest.TempPathFact
         for process in processes.values():
             process.wait(20)
         loader.stop()
+        shutil.rmtree(spooled, ignore_errors=True)
 
 
 def _environ(dsn: str, nats_url: str, blobs: Path, ports: dict[str, int]) -> dict[str, str]:

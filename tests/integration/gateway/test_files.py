@@ -4,8 +4,9 @@ import hashlib
 import http.client
 import json
 import socket
-import tempfile
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -186,7 +187,7 @@ def test_a_gateway_killed_in_the_middle_of_a_body_leaves_nothing(stack, client) 
     )
     with socket.create_connection((address.hostname, address.port)) as sent:
         sent.sendall(head.encode() + b"x" * 4_000_000)
-        spooled = _await_spooled(3_000_000)
+        spooled = _await_spooled(Path(stack.environ["TMPDIR"]), 3_000_000)
         stack.kill("gateway")
     stack.start("gateway")
     assert not spooled.exists()
@@ -197,12 +198,13 @@ def test_a_gateway_killed_in_the_middle_of_a_body_leaves_nothing(stack, client) 
     client.files.delete(made.id)
 
 
-def _await_spooled(size_bytes: int) -> Path:
+def _await_spooled(folder: Path, size_bytes: int) -> Path:
     """Return the file in which that much of a body has arrived."""
-    while True:
-        for path in Path(tempfile.gettempdir()).glob("mint-spool-*/*"):
-            try:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        for path in folder.glob("mint-spool-*/*"):
+            with suppress(FileNotFoundError):
                 if path.stat().st_size >= size_bytes:
                     return path
-            except FileNotFoundError:
-                continue
+        time.sleep(0.02)
+    raise AssertionError("the body did not arrive")

@@ -11,6 +11,7 @@ import pytest
 from mint_common.adapters_format import build_adapter, peft_name
 from mint_common.adapters_format.tensor_file import write_tensors
 from mint_common.ids import PolicyId
+from mint_common.testing.adapters import tar_of
 
 pytestmark = pytest.mark.integration
 
@@ -44,16 +45,6 @@ def config(**changes) -> bytes:
     return json.dumps(values | changes).encode()
 
 
-def tar(files: dict[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name, data in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return buffer.getvalue()
-
-
 def tar_link(name: str) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
@@ -74,13 +65,15 @@ def chunks(data: bytes, size: int = 10_000):
 
 def test_folder_becomes_a_revision_and_the_same_weights_the_same_one(stack, mint, policy):
     url = f"/policies/{policy}/revisions"
-    first = mint.post(url, content=chunks(tar(adapter(stack))), params={"step": 7})
+    first = mint.post(url, content=chunks(tar_of(adapter(stack))), params={"step": 7})
     assert first.status_code == 201, first.text
     revision = first.json()
     assert (revision["step"], revision["parent"], revision["state"]) == (7, None, "published")
-    again = mint.post(url, content=chunks(tar(adapter(stack))), params={"step": 9})
+    again = mint.post(url, content=chunks(tar_of(adapter(stack))), params={"step": 9})
     assert again.json() == revision
-    child = mint.post(url, content=tar(adapter(stack, seed=1)), params={"parent": revision["number"]}).json()
+    child = mint.post(
+        url, content=tar_of(adapter(stack, seed=1)), params={"parent": revision["number"]}
+    ).json()
     assert child["number"] == revision["number"] + 1
     assert child["parent"] == revision["digest"]
     assert mint.get(f"{url}/{child['number']}").json() | {"warnings": []} == child
@@ -89,7 +82,7 @@ def test_folder_becomes_a_revision_and_the_same_weights_the_same_one(stack, mint
 @pytest.mark.parametrize("named", ["org/another-model", "tiny", "/some/where/tiny/", "", None])
 def test_a_config_that_names_another_base_is_taken_with_a_warning(stack, mint, policy, named):
     files = adapter(stack) | {CONFIG: config(base_model_name_or_path=named)}
-    answer = mint.post(f"/policies/{policy}/revisions", content=tar(files))
+    answer = mint.post(f"/policies/{policy}/revisions", content=tar_of(files))
     assert answer.status_code == 201
     warnings = answer.json()["warnings"]
     if named == "org/another-model":
@@ -102,7 +95,7 @@ def test_a_config_that_names_another_base_is_taken_with_a_warning(stack, mint, p
 
 def test_an_upload_with_a_known_key_is_answered_once_and_other_bytes_are_refused(stack, mint, policy):
     url, headers = f"/policies/{policy}/revisions", {"idempotency-key": "nightly"}
-    body = tar(adapter(stack, seed=21))
+    body = tar_of(adapter(stack, seed=21))
     refused = mint.post(url, content=chunks(body[:5000]), headers=headers)
     assert refused.status_code == 422, "an error leaves its key free"
     first = mint.post(url, content=chunks(body), headers=headers)
@@ -111,7 +104,7 @@ def test_an_upload_with_a_known_key_is_answered_once_and_other_bytes_are_refused
     assert again.content == first.content
     assert again.headers["idempotency-replayed"] == "true"
     known = mint.get(url).json()
-    for other in (tar(adapter(stack, seed=22)), body + b"\0" * 512, b""):
+    for other in (tar_of(adapter(stack, seed=22)), body + b"\0" * 512, b""):
         conflict = mint.post(url, content=chunks(other), headers=headers)
         assert (conflict.status_code, conflict.json()["error"]["code"]) == (422, "idempotency_conflict")
     elsewhere = mint.post(url, content=chunks(body), headers=headers, params={"step": 3})
@@ -137,28 +130,28 @@ def refusals(stack):
     )
     return {
         "not_tar": b"hello",
-        "missing_file": tar({WEIGHTS: weights}),
-        "pickle": tar({"adapter_model.bin": b"\x80\x02", CONFIG: config()}),
-        "unknown_file": tar({**good, "notes.txt": b"hi"}),
-        "disguised_pickle": tar({**good, WEIGHTS: b"\x80\x04\x95\x10\0\0\0\x01" + bytes(40)}),
-        "traversal": tar({"../" + WEIGHTS: weights, CONFIG: config()}),
+        "missing_file": tar_of({WEIGHTS: weights}),
+        "pickle": tar_of({"adapter_model.bin": b"\x80\x02", CONFIG: config()}),
+        "unknown_file": tar_of({**good, "notes.txt": b"hi"}),
+        "disguised_pickle": tar_of({**good, WEIGHTS: b"\x80\x04\x95\x10\0\0\0\x01" + bytes(40)}),
+        "traversal": tar_of({"../" + WEIGHTS: weights, CONFIG: config()}),
         "link": tar_link(WEIGHTS),
-        "too_large": tar({**good, CONFIG: bytes(2 << 20)}),
-        "bad_manifest": tar({**good, "mint_manifest.json": b"{}"}),
-        "dora": tar({**good, CONFIG: config(use_dora=True)}),
-        "unsupported_config": tar({**good, CONFIG: config(rank_pattern={"q_proj": 4})}),
-        "not_safetensors": tar({**good, WEIGHTS: b"\x10\0\0\0\0\0\0\0{}" + bytes(40)}),
-        "header_too_large": tar({**good, WEIGHTS: (10**9).to_bytes(8, "little") + bytes(40)}),
-        "gaps_or_overlaps": tar({**good, WEIGHTS: weights + bytes(8)}),
-        "not_finite": tar({**good, WEIGHTS: write_tensors(with_nan)}),
-        "update_too_large": tar({**good, WEIGHTS: write_tensors(too_large)}),
-        "wrong_base": tar(dict(other.files)),
-        "wrong_dtype": tar({**good, WEIGHTS: weights.replace(b'"F32"', b'"I32"')}),
-        "wrong_shape": tar({**good, WEIGHTS: write_tensors({**broken, name: np.ones((RANK, 3), "<f4")})}),
-        "unknown_tensor": tar({**good, WEIGHTS: write_tensors({**broken, "x": broken[name]})}),
-        "missing_tensor": tar({**good, WEIGHTS: write_tensors(short)}),
-        "no_modules": tar({**good, WEIGHTS: write_tensors({"a.lora_A.weight": broken[name]})}),
-        "wrong_rank": tar({WEIGHTS: write_tensors(tensors(stack, rank=4)), CONFIG: config(r=4)}),
+        "too_large": tar_of({**good, CONFIG: bytes(2 << 20)}),
+        "bad_manifest": tar_of({**good, "mint_manifest.json": b"{}"}),
+        "dora": tar_of({**good, CONFIG: config(use_dora=True)}),
+        "unsupported_config": tar_of({**good, CONFIG: config(rank_pattern={"q_proj": 4})}),
+        "not_safetensors": tar_of({**good, WEIGHTS: b"\x10\0\0\0\0\0\0\0{}" + bytes(40)}),
+        "header_too_large": tar_of({**good, WEIGHTS: (10**9).to_bytes(8, "little") + bytes(40)}),
+        "gaps_or_overlaps": tar_of({**good, WEIGHTS: weights + bytes(8)}),
+        "not_finite": tar_of({**good, WEIGHTS: write_tensors(with_nan)}),
+        "update_too_large": tar_of({**good, WEIGHTS: write_tensors(too_large)}),
+        "wrong_base": tar_of(dict(other.files)),
+        "wrong_dtype": tar_of({**good, WEIGHTS: weights.replace(b'"F32"', b'"I32"')}),
+        "wrong_shape": tar_of({**good, WEIGHTS: write_tensors({**broken, name: np.ones((RANK, 3), "<f4")})}),
+        "unknown_tensor": tar_of({**good, WEIGHTS: write_tensors({**broken, "x": broken[name]})}),
+        "missing_tensor": tar_of({**good, WEIGHTS: write_tensors(short)}),
+        "no_modules": tar_of({**good, WEIGHTS: write_tensors({"a.lora_A.weight": broken[name]})}),
+        "wrong_rank": tar_of({WEIGHTS: write_tensors(tensors(stack, rank=4)), CONFIG: config(r=4)}),
     }
 
 
@@ -175,7 +168,7 @@ def test_what_is_wrong_is_refused_by_a_word_and_with_what_to_do(stack, mint, pol
 
 
 def test_unknown_parent_policy_and_strangers_are_refused(stack, mint, policy):
-    body = tar(adapter(stack, seed=5))
+    body = tar_of(adapter(stack, seed=5))
     answer = mint.post(f"/policies/{policy}/revisions", content=body, params={"parent": "999"})
     assert answer.json()["error"]["reason"] == "unknown_parent"
     assert mint.post("/policies/nobody/revisions", content=body).status_code == 404

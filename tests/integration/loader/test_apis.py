@@ -176,7 +176,8 @@ async def test_warnings_of_a_requests_parts_are_not_logged(
 ) -> None:
     call = {"id": "c", "type": "function", "function": {"name": "secret", "arguments": "no JSON"}}
     messages = [*CHAT["messages"], {"role": "assistant", "tool_calls": [call] * 3}, *CHAT["messages"]]
-    await api.ask("chat", **{**CHAT, "messages": messages})
+    answer = await api.ask("chat", **{**CHAT, "messages": messages})
+    assert answer.status_code == 200, answer.text
     assert "secret" not in caplog.text
 
 

@@ -1,10 +1,8 @@
 """kill -9 at any failpoint, and the loss of all of NATS' data: the catalog equals what was acknowledged."""
 
 import asyncio
-import io
 import random
 import shutil
-import tarfile
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +28,7 @@ from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.runtime.outbox import event_message
 from mint_common.runtime.postgres import migrate, open_pool
-from mint_common.testing.adapters import make_adapter
+from mint_common.testing.adapters import make_adapter, tar_of
 from mint_common.testing.crashes import Life
 from services.registry.adapters.accounts_postgres import PostgresAccounts
 from services.registry.adapters.aliases_postgres import PostgresAliases
@@ -132,13 +130,7 @@ class Clients:
 
 
 async def _tar(adapter: AdapterFiles) -> AsyncIterator[bytes]:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name in (WEIGHTS_FILE, CONFIG_FILE):
-            info = tarfile.TarInfo(name)
-            info.size = len(adapter.files[name])
-            archive.addfile(info, io.BytesIO(adapter.files[name]))
-    yield buffer.getvalue()
+    yield tar_of({name: adapter.files[name] for name in (WEIGHTS_FILE, CONFIG_FILE)})
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -21,14 +22,16 @@ START_SECONDS = 300.0
 
 
 class Up:
-    """A `mint up` process on a fresh state folder."""
+    """A `mint up` process on a state folder."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *what: str) -> None:
+        """``what`` says what to start: the base tiny unless given."""
         self.folder = StateFolder(root=root)
         self.port = free_port()
-        root.mkdir(parents=True)
+        root.mkdir(parents=True, exist_ok=True)
         with (root / "up.out").open("wb") as out:
-            command = [MINT, "up", "--base", "tiny", "--dir", str(root), "--port", str(self.port)]
+            what = what or ("--base", "tiny")
+            command = [MINT, "up", *what, "--dir", str(root), "--port", str(self.port)]
             self.process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
 
     def says(self) -> str:
@@ -51,7 +54,14 @@ class Up:
 @pytest.fixture
 def up(tmp_path: Path) -> Iterator[Up]:
     """A ready stack."""
-    started = Up(tmp_path / "state")
+    with running(tmp_path / "state") as started:
+        yield started
+
+
+@contextmanager
+def running(root: Path, *what: str) -> Iterator[Up]:
+    """Start a stack and yield it when it is ready; as `Up`."""
+    started = Up(root, *what)
     try:
         started.wait_until_up()
         yield started
@@ -60,9 +70,9 @@ def up(tmp_path: Path) -> Iterator[Up]:
         started.process.wait(60)
 
 
-def mint(*arguments: str) -> "subprocess.CompletedProcess[str]":
+def mint(*arguments: str, seconds: float = 120) -> "subprocess.CompletedProcess[str]":
     """Run a command."""
-    return subprocess.run([MINT, *arguments], capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run([MINT, *arguments], capture_output=True, text=True, check=False, timeout=seconds)
 
 
 def alive(process: psutil.Process) -> bool:

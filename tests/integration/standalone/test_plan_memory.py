@@ -9,22 +9,18 @@ import subprocess
 import sys
 import threading
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
 import psutil
 import pytest
 
-from services.standalone.adapters.launch import free_port
-from tests.integration.standalone.test_mint_up import START_SECONDS
+from tests.integration.standalone.test_mint_up import mint, running
 
 pytestmark = [pytest.mark.integration, pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 _log = logging.getLogger(__name__)
 
-MINT = str(Path(sys.executable).with_name("mint"))
 TOLERANCE = 0.15
 POLICIES, STAGED, TOKENS, MICROBATCH = 2, 4, 256, 256
 FILE = f"""\
@@ -73,44 +69,19 @@ def pss(pid: int) -> int:
     return int(line.split()[1]) << 10
 
 
-def run(command: list[str], *, seconds: float) -> "subprocess.CompletedProcess[str]":
-    """Run a command to its end."""
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds)
-
-
-@contextmanager
-def stack(folder: Path, file: Path, port: int) -> Iterator[None]:
-    """Run `mint up -f`."""
-    out = folder.parent / "up.out"
-    with out.open("wb") as log:
-        command = [MINT, "up", "-f", str(file), "--dir", str(folder), "--port", str(port)]
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-    waited = threading.Event()
-    try:
-        for _ in range(int(START_SECONDS * 5)):
-            if "MinT is up" in out.read_text():
-                break
-            assert process.poll() is None, out.read_text()
-            waited.wait(0.2)
-        yield
-    finally:
-        process.terminate()
-        process.wait(60)
-
-
 @pytest.mark.parametrize("base", VOCABULARY)
 def test_parts_at_work_take_what_was_planned(base: str, tmp_path: Path) -> None:
-    folder, file, port = tmp_path / "state", tmp_path / "mint.yaml", free_port()
+    folder, file = tmp_path / "state", tmp_path / "mint.yaml"
     file.write_text(FILE.format(base=base))
-    added = run([MINT, "base", "add", base, "--dir", str(folder)], seconds=600)
+    added = mint("base", "add", base, "--dir", str(folder), seconds=600)
     assert added.returncode == 0, added.stderr
-    command = [MINT, "plan", "-f", str(file), "--dir", str(folder), "--json"]
-    told = json.loads(run(command, seconds=120).stdout)
+    told = json.loads(mint("plan", "-f", str(file), "--dir", str(folder), "--json").stdout)
     planned = {each["part"]: each["total"] for each in told["holdings"]}
-    with stack(folder, file, port), Peaks(folder) as peaks:
-        load = [f"http://127.0.0.1:{port}", (folder / "api_key").read_text().strip()]
+    with running(folder, "-f", str(file)) as up, Peaks(folder) as peaks:
+        load = [f"http://127.0.0.1:{up.port}", (folder / "api_key").read_text().strip()]
         load += [base, *map(str, (VOCABULARY[base], POLICIES, STAGED, TOKENS))]
-        done = run([sys.executable, str(Path(__file__).with_name("full_load.py")), *load], seconds=900)
+        command = [sys.executable, str(Path(__file__).with_name("full_load.py")), *load]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     off = {name: round(planned[name] / peak - 1, 3) for name, peak in peaks.of_part.items()}
     _log.info("planned over measured, less 1: %s", off)

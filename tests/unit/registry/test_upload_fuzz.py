@@ -5,10 +5,8 @@ far.
 """
 
 import asyncio
-import io
 import json
 import struct
-import tarfile
 import tracemalloc
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -25,7 +23,7 @@ from mint_common.errors import NotFound, UploadRefused
 from mint_common.events import RevisionExported
 from mint_common.ids import Digest, PolicyId
 from mint_common.runtime.clock import SystemClock
-from mint_common.testing.adapters import make_adapter
+from mint_common.testing.adapters import make_adapter, tar_of
 from mint_common.uploads import FIXES
 from services.registry.handlers.uploads import UploadHandler
 
@@ -97,16 +95,6 @@ FILES = st.fixed_dictionaries(
         | JSON.map(lambda v: json.dumps(v).encode()),
     }
 )
-
-
-def tar_of(files: dict[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name, data in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return buffer.getvalue()
 
 
 BODIES = (
