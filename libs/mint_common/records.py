@@ -29,7 +29,8 @@ class Sample:
     """One completion: token ids (stop token included), the sampler's log-probability of each, and a reward.
 
     ``logprobs`` is empty for a reference answer, which was not sampled (SFT). ``experts`` is the route of
-    every token but the last, which no model reads: see `Group.prompt_experts`.
+    every token but the last, which no model reads: see `Group.prompt_experts`. ``trained`` has the
+    [start, end) ranges of ``tokens`` that a loss falls on, in order and apart; empty: all of them.
     """
 
     tokens: tuple[int, ...]
@@ -37,6 +38,7 @@ class Sample:
     reward: float
     text: str
     experts: bytes = b""
+    trained: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

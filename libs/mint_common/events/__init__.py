@@ -11,6 +11,14 @@ from mint_common.events.alias import AliasMoved
 from mint_common.events.evaluation import EvaluationRecorded
 from mint_common.events.event import Event
 from mint_common.events.job import JobFinished, JobSpec, JobSubmitted, LoraSpec
+from mint_common.events.job_data import (
+    EarlyStopping,
+    EvaluationMetric,
+    EvaluationPlan,
+    JobData,
+    JobFile,
+    LearningRateSchedule,
+)
 from mint_common.events.policy import PolicyChanged, PolicyCreated, Retention
 from mint_common.events.revision import (
     RevisionExported,
@@ -59,11 +67,17 @@ __all__ = [
     "AdapterNonFinite",
     "AdapterWanted",
     "AliasMoved",
+    "EarlyStopping",
+    "EvaluationMetric",
+    "EvaluationPlan",
     "EvaluationRecorded",
     "Event",
+    "JobData",
+    "JobFile",
     "JobFinished",
     "JobSpec",
     "JobSubmitted",
+    "LearningRateSchedule",
     "LoraSpec",
     "PolicyChanged",
     "PolicyCreated",

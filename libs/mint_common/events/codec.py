@@ -23,7 +23,17 @@ def _without_stderr(data: Payload) -> Payload:
     return {**data, "stderr": None}
 
 
-UPCASTERS: Mapping[tuple[str, int], Upcaster] = {("evaluation.recorded", 1): _without_stderr}
+def _on_a_task(data: Payload) -> Payload:
+    """Return a job's event of before jobs had files: what was added has the defaults of its fields."""
+    return data
+
+
+UPCASTERS: Mapping[tuple[str, int], Upcaster] = {
+    ("evaluation.recorded", 1): _without_stderr,
+    ("job.submitted", 1): _on_a_task,
+    ("wave.requested", 1): _on_a_task,
+    ("wave.completed", 1): _on_a_task,
+}
 """(type, version) -> a function that turns that version's data into the next version's."""
 
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from mint_common.events.event import Event
+from mint_common.events.job_data import JobData, LearningRateSchedule
 from mint_common.ids import Digest, JobId, PolicyId
 
 
@@ -27,10 +28,13 @@ class JobSpec:
 
     ``prompts_per_step`` x ``group_size`` samples make one wave; SFT uses the task's reference answers
     instead of samples and a ``group_size`` of 1. ``kl_coefficient`` is the pull to the base: the weight of
-    GRPO's KL term (0 is off), DPO's beta. ``clip_norm`` bounds the global gradient norm; 0 is off.
+    GRPO's KL term (0 is off), DPO's and KTO's beta. ``clip_norm`` bounds the global gradient norm; 0 is off.
+    With ``data`` the rows come from a file instead of a task, whose name is empty then: ``prompts_per_step``
+    rows a step, and nothing is sampled unless the algorithm is ``grpo``. The learning rate rises linearly
+    over ``warmup_steps``, then follows ``schedule``.
     """
 
-    algorithm: Literal["grpo", "sft", "dpo"]
+    algorithm: Literal["grpo", "sft", "dpo", "kto"]
     task: str
     steps: int
     prompts_per_step: int
@@ -41,6 +45,9 @@ class JobSpec:
     kl_coefficient: float
     clip_norm: float
     seed: int
+    schedule: LearningRateSchedule = "constant"
+    warmup_steps: int = 0
+    data: JobData | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +55,7 @@ class JobSubmitted(Event):
     """A user asked for a managed job and the request is durable."""
 
     type: ClassVar[str] = "job.submitted"
+    version: ClassVar[int] = 2
     key: ClassVar[tuple[str, ...]] = ("job_id",)
 
     job_id: JobId

@@ -13,10 +13,12 @@ from mint_common.ids import JobId, PolicyId, WaveId
 class WaveRequested(Event):
     """Sample these prompts at this revision. ``revision`` is None for a policy that equals its base still.
 
-    ``prompts`` claims a list of `mint_common.records.Prompt`. ``step`` counts from 1 within the job.
+    ``prompts`` claims a list of `mint_common.records.Prompt`, of a job on a file a list of
+    `mint_common.datasets.RowLine`. ``step`` counts from 1 within the job.
     """
 
     type: ClassVar[str] = "wave.requested"
+    version: ClassVar[int] = 2
     key: ClassVar[tuple[str, ...]] = ("wave_id",)
 
     wave_id: WaveId
@@ -31,9 +33,15 @@ class WaveRequested(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaveCompleted(Event):
-    """The samples of a wave are scored and recorded; ``record`` claims a `mint_common.records.WaveRecord`."""
+    """The samples of a wave are scored and recorded; ``record`` claims a `mint_common.records.WaveRecord`.
+
+    So does ``validation``: rows that the wave's step is measured on after it was taken, None for a step that
+    is not. Their loss and token accuracy are ``valid_loss`` and ``valid_mean_token_accuracy`` of the
+    revision's metrics.
+    """
 
     type: ClassVar[str] = "wave.completed"
+    version: ClassVar[int] = 2
     key: ClassVar[tuple[str, ...]] = ("wave_id",)
 
     wave_id: WaveId
@@ -45,6 +53,7 @@ class WaveCompleted(Event):
     reward_mean: float
     lora: LoraSpec
     spec: JobSpec
+    validation: Claim | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -42,7 +42,7 @@ class WavePass(msgspec.Struct, frozen=True, tag="wave_pass"):
     """
 
     record: Claim
-    algorithm: Literal["grpo", "sft", "dpo"]
+    algorithm: Literal["grpo", "sft", "dpo", "kto"]
     config: dict[str, float]
 
 
