@@ -24,15 +24,19 @@ def _without_stderr(data: Payload) -> Payload:
 
 
 def _on_a_task(data: Payload) -> Payload:
-    """Return a job's event of before jobs had files: what was added has the defaults of its fields."""
+    """Return the event of a job from before jobs had files: a `JobSpec` has defaults for what was added."""
     return data
+
+
+def _without_validation(data: Payload) -> Payload:
+    return {**data, "validation": None}
 
 
 UPCASTERS: Mapping[tuple[str, int], Upcaster] = {
     ("evaluation.recorded", 1): _without_stderr,
     ("job.submitted", 1): _on_a_task,
     ("wave.requested", 1): _on_a_task,
-    ("wave.completed", 1): _on_a_task,
+    ("wave.completed", 1): _without_validation,
 }
 """(type, version) -> a function that turns that version's data into the next version's."""
 

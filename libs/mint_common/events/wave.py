@@ -50,10 +50,10 @@ class WaveCompleted(Event):
     step: int
     revision: RevisionRef | None
     record: Claim
+    validation: Claim | None
     reward_mean: float
     lora: LoraSpec
     spec: JobSpec
-    validation: Claim | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

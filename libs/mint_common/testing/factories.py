@@ -132,6 +132,7 @@ _EVENTS: tuple[Event, ...] = (
         step=2,
         revision=REVISION,
         record=make_claim(f"waves/{WAVE}/record"),
+        validation=None,
         reward_mean=0.75,
         lora=LORA,
         spec=SPEC,

@@ -174,6 +174,7 @@ def completed(wave: WaveRequested, record: WaveRecord, claim: Claim) -> WaveComp
         step=wave.step,
         revision=wave.revision,
         record=claim,
+        validation=None,
         reward_mean=fmean(sample.reward for group in record.groups for sample in group.samples),
         lora=wave.lora,
         spec=wave.spec,

@@ -107,6 +107,7 @@ class Stage:
             step=step,
             revision=revision,
             record=claim,
+            validation=None,
             reward_mean=0.5,
             lora=lora,
             spec=SPEC,

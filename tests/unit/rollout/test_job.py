@@ -34,6 +34,7 @@ def completed(step: int, *, job_id: JobId = JOB) -> WaveCompleted:
         step=step,
         revision=revision_of(wave_id_of(job_id, step - 1), step - 1) if step > 1 else None,
         record=make_claim(f"waves/{step}.rec"),
+        validation=None,
         reward_mean=0.5,
         lora=event.lora,
         spec=event.spec,

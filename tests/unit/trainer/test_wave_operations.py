@@ -35,6 +35,7 @@ WAVE = WaveCompleted(
     step=1,
     revision=None,
     record=Claim(uri="waves/1", sha256="0" * 64, size_bytes=1),
+    validation=None,
     reward_mean=0.0,
     lora=LoraSpec(rank=8, alpha=16.0, targets=("q_proj",), seed=0),
     spec=JobSpec(
