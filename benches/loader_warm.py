@@ -145,7 +145,7 @@ async def _round(side: Side, first: int) -> Round:
 
 
 async def _costs(serving: Serving, side: Side) -> Costs:
-    """Count the processor's time of warm requests alone, then of bursts of cold ones alone."""
+    """Count the processor's time of bursts of warm and of cold requests, then of warm ones as they come."""
     before = processor_seconds(serving.stack)
     asked = COUNTED_BURSTS * ADDED
     for start in range(0, asked, ADDED):
@@ -156,8 +156,12 @@ async def _costs(serving: Serving, side: Side) -> Costs:
         first = ALONE + ADDED * number
         await asyncio.gather(*(side.add(first + place) for place in range(ADDED)))
     after = processor_seconds(serving.stack)
-    for model in (side.warm[place % WARM] for place in range(asked)):
-        await side.server.ask(model, tokens=TOKENS, stream=True)
+    await at_rate(
+        lambda model: side.server.ask(model, tokens=TOKENS, stream=True),
+        (side.warm[place % WARM] for place in range(asked)),
+        per_second=PER_SECOND,
+        until=asyncio.Event(),
+    )
     warm = {part: 1e3 * each / asked for part, each in grown(after, processor_seconds(serving.stack)).items()}
     first_token = grown(before, between)
     add = {part: 1e3 * (each - first_token[part]) / asked for part, each in grown(between, after).items()}
