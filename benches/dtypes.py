@@ -92,7 +92,7 @@ def _peaks(device: DeviceName, *, again: bool) -> list[int]:
     """Return the peak memory of a step in processes of their own."""
     command = [sys.executable, "-m", "benches.dtypes", device, "on" if again else "off"]
     return [
-        int(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
+        int(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()[-1])
         for _ in range(MEMORY_ROUNDS)
     ]
 
