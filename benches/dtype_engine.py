@@ -80,7 +80,7 @@ async def _compare(base: ResidentBase, folder: Path, found: Agreement) -> None:
     )
     async with open_engine(config) as engine:
         prompts = [
-            await engine.tokenize(text=prompt.text, messages=None, tenant_id=None)
+            await engine.tokenize(prompt.text, tenant_id=None)
             for prompt in Progression().prompts("train", PROMPTS, seed=0)
         ]
         serving = _Serving(engine, folder)

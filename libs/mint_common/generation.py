@@ -16,14 +16,6 @@ from mint_common.ids import BaseName, Digest, EngineId, TenantId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ChatMessage:
-    """One turn of a conversation; the loader applies the base's chat template."""
-
-    role: Literal["system", "user", "assistant"]
-    content: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
     """How to sample. ``top_k`` 0 and ``top_p`` 1.0 are off; ``temperature`` 0 is greedy.
 

@@ -21,7 +21,6 @@ from mint_common.generation import (
     TIER_HEADER,
     AdapterStatus,
     CallFacts,
-    ChatMessage,
     EngineInfo,
     SampleRequest,
 )
@@ -40,10 +39,9 @@ _ADMIN = "admin"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizeBody:
-    """What to tokenize, exactly one of the two, and for whom."""
+    """What to tokenize, and for whom."""
 
-    text: str | None = None
-    messages: tuple[ChatMessage, ...] | None = None
+    text: str
     tenant_id: TenantId | None = None
 
 
@@ -92,9 +90,9 @@ def _add_generation(http: FastAPI, serving: Serving, info: EngineInfo) -> None:
 
     @http.post("/internal/tokenize")
     async def tokenize(request: Request) -> object:
-        """Return the token ids of a text or a conversation."""
+        """Return the token ids of a text."""
         body = _decode(await request.body(), TokenizeBody)
-        tokens = await serving.tokenize(text=body.text, messages=body.messages, tenant_id=body.tenant_id)
+        tokens = await serving.tokenize(body.text, tenant_id=body.tenant_id)
         return {"tokens": tokens}
 
 

@@ -10,7 +10,6 @@ from mint_common.claims import RevisionRef
 from mint_common.events.event import Event
 from mint_common.generation import (
     CallFacts,
-    ChatMessage,
     Likeliest,
     SampledSequence,
     SampleRequest,
@@ -144,10 +143,8 @@ class Engine(Protocol):
         """
         ...
 
-    async def tokenize(
-        self, *, text: str | None, messages: Sequence[ChatMessage] | None, tenant_id: TenantId | None
-    ) -> tuple[int, ...]:
-        """Return the token ids of a text or a conversation, the tenants in turn. Raises InvalidField."""
+    async def tokenize(self, text: str, *, tenant_id: TenantId | None) -> tuple[int, ...]:
+        """Return the token ids of a text, the tenants in turn."""
         ...
 
     def kill(self) -> None:

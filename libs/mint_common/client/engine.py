@@ -1,6 +1,5 @@
 """Client of one loader's engine, over its internal HTTP."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -14,7 +13,6 @@ from mint_common.generation import (
     CALL_HEADER,
     AdapterStatus,
     CallFacts,
-    ChatMessage,
     EngineInfo,
     EngineLoad,
     Sampled,
@@ -55,17 +53,12 @@ class EngineClient:
 
     async def tokenize(
         self,
+        text: str,
         *,
-        text: str | None = None,
-        messages: Sequence[ChatMessage] | None = None,
         tenant_id: TenantId | None = None,
     ) -> tuple[int, ...]:
-        """Return the token ids of a text, or of a conversation under the base's chat template.
-
-        Tenants take turns; requests of none are one more.
-        """
-        given = {"text": text, "messages": messages, "tenant_id": tenant_id}
-        body = {name: value for name, value in given.items() if value is not None}
+        """Return the token ids of a text. Tenants take turns; requests of none are one more."""
+        body = {"text": text, "tenant_id": tenant_id}
         return self._read(await self._http.post("/internal/tokenize", body), _Tokens).tokens
 
     async def adapters(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from mint_common.claims import RevisionRef
 from mint_common.errors import InvalidField
-from mint_common.generation import ChatMessage, SampleRequest, Sampling
+from mint_common.generation import SampleRequest, Sampling
 
 MAX_STOPS = 16
 
@@ -54,19 +54,6 @@ def check_revision(revision: RevisionRef) -> None:
     """Check the digest's shape: it becomes a folder name. Raises InvalidField."""
     if not _DIGEST.fullmatch(revision.digest):
         raise InvalidField(field="revision.digest", problem="must be sha256:<64 hex digits>")
-
-
-def check_prompt(*, text: str | None, messages: tuple[ChatMessage, ...] | None, limits: Limits) -> None:
-    """Check that there is exactly one prompt, not empty, of a size worth tokenizing. Raises InvalidField."""
-    given = {"text": text, "messages": messages}
-    present = [name for name, value in given.items() if value is not None]
-    if len(present) != 1:
-        problem = f"exactly one of text and messages is needed, found {', '.join(present) or 'none'}"
-        raise InvalidField(field=present[1] if present else "text", problem=problem)
-    if messages is not None and not messages:
-        raise InvalidField(field="messages", problem="must not be empty")
-    size = len(text or "") + sum(len(message.content) for message in messages or ())
-    check_characters(size, field=present[0], max_context=limits.max_context)
 
 
 def check_characters(size: int, *, field: str, max_context: int) -> None:

@@ -13,7 +13,6 @@ from functools import partial
 from mint_common.api_errors import error_event
 from mint_common.errors import MintError, NonFiniteOutput, Overloaded
 from mint_common.generation import (
-    ChatMessage,
     Sampled,
     SampleRequest,
     Sampling,
@@ -24,8 +23,8 @@ from services.loader import metrics
 from services.loader.core.open_work import OpenWork
 from services.loader.core.requests import (
     Limits,
+    check_characters,
     check_n,
-    check_prompt,
     check_revision,
     check_sample,
 )
@@ -134,12 +133,10 @@ class Serving:
             dtype=self._dtype,
         )
 
-    async def tokenize(
-        self, *, text: str | None, messages: tuple[ChatMessage, ...] | None, tenant_id: TenantId | None
-    ) -> tuple[int, ...]:
-        """Return the token ids of a text or a conversation. Raises InvalidField."""
-        check_prompt(text=text, messages=messages, limits=self._limits)
-        return await self._engine.tokenize(text=text, messages=messages, tenant_id=tenant_id)
+    async def tokenize(self, text: str, *, tenant_id: TenantId | None) -> tuple[int, ...]:
+        """Return the token ids of a text. Raises InvalidField when it is too long to fit."""
+        check_characters(len(text), field="text", max_context=self._limits.max_context)
+        return await self._engine.tokenize(text, tenant_id=tenant_id)
 
     @contextmanager
     def _counted(self, request: SampleRequest | ApiCall) -> Iterator[None]:

@@ -29,7 +29,7 @@ class EngineSampler:
         return await self._tokenize(base, text, tenant_id=None)
 
     async def _tokenize(self, base: BaseName, text: str, *, tenant_id: TenantId | None) -> tuple[int, ...]:
-        return await (await self._engines.find(base)).tokenize(text=text, tenant_id=tenant_id)
+        return await (await self._engines.find(base)).tokenize(text, tenant_id=tenant_id)
 
     async def stop_token(self, base: BaseName) -> int:
         """Return the id of the base's end token."""

@@ -116,7 +116,7 @@ async def test_completions_and_echo_are_vllms(rig: Any, api: Api) -> None:
 
 async def test_schemas_are_kept_to(rig: Any, api: Api) -> None:
     revision = await rig.revision(1)
-    spaces = dict.fromkeys(map(str, await rig.client.tokenize(text=" \n\t")), -100)
+    spaces = dict.fromkeys(map(str, await rig.client.tokenize(" \n\t")), -100)
     asked = {**CHAT, "max_tokens": 40, "logit_bias": spaces}
     schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": CITY}}
     told = (await api.ask("chat", revision, **asked, response_format=schema)).json()
@@ -125,7 +125,7 @@ async def test_schemas_are_kept_to(rig: Any, api: Api) -> None:
 
 async def test_a_named_tool_is_called_with_its_arguments(rig: Any, api: Api) -> None:
     revision = await rig.revision(1)
-    spaces = dict.fromkeys(map(str, await rig.client.tokenize(text=" \n\t")), -100)
+    spaces = dict.fromkeys(map(str, await rig.client.tokenize(" \n\t")), -100)
     tool = {"type": "function", "function": {"name": "weather", "strict": True, "parameters": CITY}}
     choice = {"type": "function", "function": {"name": "weather"}}
     asked = {**CHAT, "max_tokens": 150, "logit_bias": spaces, "tools": [tool], "tool_choice": choice}
@@ -203,7 +203,7 @@ async def test_responses_and_messages_are_answered_whole_and_streamed(rig: Any, 
 
 
 async def test_what_generates_nothing_is_answered_without_an_adapter(rig: Any, api: Api) -> None:
-    tokens = list(await rig.client.tokenize(text="f abcd="))
+    tokens = list(await rig.client.tokenize("f abcd="))
     told = (await api.ask("tokenize", prompt="f abcd=", add_special_tokens=False)).json()
     assert (told["tokens"], told["count"]) == (tokens, len(tokens))
     assert (await api.ask("detokenize", tokens=tokens)).json()["prompt"] == "f abcd="

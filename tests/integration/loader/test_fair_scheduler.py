@@ -147,7 +147,7 @@ async def test_a_text_is_tokenized_after_two_of_a_flood_of_long_ones(engine: Vll
     done: list[str] = []
 
     async def tokenize(tenant: str, text: str) -> None:
-        await engine.tokenize(text=text, messages=None, tenant_id=TenantId(tenant))
+        await engine.tokenize(text, tenant_id=TenantId(tenant))
         done.append(tenant)
 
     async with asyncio.timeout(60):

@@ -32,7 +32,7 @@ class Answer:
 
 
 async def sample(rig: Any, revision: RevisionRef | None, prompt: str, seed: int) -> Answer:
-    tokens = await rig.client.tokenize(text=prompt)
+    tokens = await rig.client.tokenize(prompt)
     request = SampleRequest(
         request_id=f"parity-{seed}",
         tenant_id=TenantId("t"),

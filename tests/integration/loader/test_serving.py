@@ -19,14 +19,13 @@ from mint_common.client.directory import EngineDirectory
 from mint_common.errors import (
     AdapterInvalid,
     AdapterPinned,
-    InvalidField,
     MintError,
     NotFound,
     Overloaded,
     Unavailable,
 )
 from mint_common.events import AdapterFailed, AdapterLoaded
-from mint_common.generation import ChatMessage, Sampled, SampleRequest, Sampling, int32s
+from mint_common.generation import Sampled, SampleRequest, Sampling, int32s
 from mint_common.ids import BaseName, TenantId
 from mint_common.testing.adapters import make_adapter, make_base_facts
 from services.loader.ports import LoadedAdapter
@@ -53,14 +52,10 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_a_text_and_a_message_are_one_prompt(rig: Any) -> None:
-    tokens = await rig.client.tokenize(text="f abcd=")
-    message = ChatMessage(role="user", content="f abcd=")
-    assert await rig.client.tokenize(messages=[message]) == tokens
+async def test_a_text_is_tokens_that_can_be_sampled_from(rig: Any) -> None:
+    tokens = await rig.client.tokenize("f abcd=")
     sampled = await rig.client.sample(ask(tokens=tokens, texts=True))
     assert sampled.sequences[0].text
-    with pytest.raises(InvalidField, match="exactly one"):
-        await rig.client.tokenize(text="f", messages=[message])
 
 
 async def test_a_body_of_the_wrong_shape_names_its_field(rig: Any) -> None:
@@ -254,7 +249,7 @@ async def test_seeded_requests_with_long_prompts_share_steps(rig: Any) -> None:
     """More prompt tokens at once than a step takes, no block of them shared: some are computed in parts."""
     sampling = Sampling(max_new_tokens=8, temperature=1.0, seed=1, n=8, ignore_eos=True)
     texts = [f"f {index:02d}{'abcdefghij' * 11}=" for index in range(16)]
-    prompts = [await rig.client.tokenize(text=text) for text in texts]
+    prompts = [await rig.client.tokenize(text) for text in texts]
     alone = tokens_of(await rig.client.sample(ask(tokens=prompts[-1], sampling=sampling)), index=3)
 
     together = await asyncio.gather(

@@ -7,9 +7,9 @@ import pytest
 
 from mint_common.claims import Claim, RevisionRef
 from mint_common.errors import InvalidField
-from mint_common.generation import ChatMessage, SampleRequest, Sampling
+from mint_common.generation import SampleRequest, Sampling
 from mint_common.ids import Digest, TenantId
-from services.loader.core.requests import Limits, check_prompt, check_sample, check_tokens
+from services.loader.core.requests import Limits, check_characters, check_sample, check_tokens
 
 LIMITS = Limits(max_context=64, vocab_size=100, max_completions=8, max_logprobs=20)
 GOOD = SampleRequest(
@@ -57,24 +57,10 @@ def test_a_request_without_an_id_is_refused() -> None:
         check_sample(replace(GOOD, request_id=""), LIMITS)
 
 
-HELLO = ChatMessage(role="user", content="x")
-
-
-@pytest.mark.parametrize(
-    ("field", "text", "messages"),
-    [
-        ("text", None, None),
-        ("messages", "x", (HELLO,)),
-        ("messages", None, ()),
-        ("text", "x" * 100_000, None),
-    ],
-)
-def test_a_bad_prompt_is_named(
-    field: str, text: str | None, messages: tuple[ChatMessage, ...] | None
-) -> None:
+def test_a_text_that_cannot_fit_is_refused() -> None:
     with pytest.raises(InvalidField) as refused:
-        check_prompt(text=text, messages=messages, limits=LIMITS)
-    assert refused.value.field == field
+        check_characters(100_000, field="text", max_context=LIMITS.max_context)
+    assert refused.value.field == "text"
 
 
 @pytest.mark.parametrize("digest", ["", "sha256:xyz", "../../etc", "sha256:" + "A" * 64, "a" * 64])

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mint_common.errors import AdapterInvalid, Unavailable
-from mint_common.generation import ChatMessage, SampleRequest
+from mint_common.generation import SampleRequest
 from mint_common.ids import TenantId
 from services.loader import metrics
 from services.loader.adapters.builder.client import Builder
@@ -258,11 +258,9 @@ class VllmEngine:
         """Answer a request of an inference API."""
         return self._serving.answer(call, admission=admission)
 
-    async def tokenize(
-        self, *, text: str | None, messages: Sequence[ChatMessage] | None, tenant_id: TenantId | None
-    ) -> tuple[int, ...]:
+    async def tokenize(self, text: str, *, tenant_id: TenantId | None) -> tuple[int, ...]:
         """Tokenize off the event loop."""
-        return await self._tokenizing.tokenize(text=text, messages=messages, tenant_id=tenant_id)
+        return await self._tokenizing.tokenize(text, tenant_id=tenant_id)
 
     @property
     def eos_token_id(self) -> int:

@@ -1,14 +1,9 @@
-"""The tokenizer: texts and conversations as token ids, off the event loop; texts of single tokens."""
+"""The tokenizer: texts as token ids, off the event loop; texts of single tokens."""
 
 import asyncio
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, cast
+from typing import Any
 
-import msgspec
-
-from mint_common.errors import InvalidField
-from mint_common.generation import ChatMessage
 from mint_common.ids import TenantId
 from services.loader.adapters.vllm.tenant_turns import TenantTurns
 
@@ -21,33 +16,18 @@ class Tokenizing:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tokenize")
         self._turns = TenantTurns()
 
-    async def tokenize(
-        self, *, text: str | None, messages: Sequence[ChatMessage] | None, tenant_id: TenantId | None
-    ) -> tuple[int, ...]:
-        """Return the token ids of a text or a conversation. Raises InvalidField."""
+    async def tokenize(self, text: str, *, tenant_id: TenantId | None) -> tuple[int, ...]:
+        """Return the token ids of a text."""
         loop = asyncio.get_running_loop()
         async with self._turns.taken(tenant_id or ""):
-            return await loop.run_in_executor(self._thread, self._tokenize, text, messages)
+            return await loop.run_in_executor(self._thread, self._tokenize, text)
 
     def close(self) -> None:
         """End the thread."""
         self._thread.shutdown()
 
-    def _tokenize(self, text: str | None, messages: Sequence[ChatMessage] | None) -> tuple[int, ...]:
-        if messages is None:
-            return tuple(self._tokenizer.encode(text))
-        if not self._tokenizer.chat_template:
-            raise InvalidField(field="messages", problem="the base has no chat template")
-        from jinja2 import TemplateError
-
-        turns = [cast("dict[str, str]", msgspec.to_builtins(message)) for message in messages]
-        try:
-            tokens = self._tokenizer.apply_chat_template(
-                turns, add_generation_prompt=True, tokenize=True, return_dict=False
-            )
-        except TemplateError as error:
-            raise InvalidField(field="messages", problem=f"the chat template refuses: {error}") from error
-        return tuple(tokens)
+    def _tokenize(self, text: str) -> tuple[int, ...]:
+        return tuple(self._tokenizer.encode(text))
 
 
 def remember_texts(tokenizer: Any) -> None:  # Any: a tokenizer of transformers
