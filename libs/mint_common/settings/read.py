@@ -3,6 +3,7 @@
 import difflib
 import math
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import NamedTuple, TypeVar, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -17,13 +18,21 @@ NEAR = 0.8
 """How alike a known name must be to be offered for a wrong one; prefixes alone make names fairly alike."""
 
 
+FILE = "_FILE"
+"""What follows a secret's name where a variable has the path of a file with the secret instead."""
+
+
 class SettingDoc(NamedTuple):
-    """One setting, as a reader of ``--help`` or of the docs wants it; ``default`` None: it is required."""
+    """One setting, as a reader of ``--help`` or of the docs wants it; ``default`` None: it is required.
+
+    A secret may also come from a file that the variable's name with `FILE` behind it names.
+    """
 
     variable: str
     type: str
     default: str | None
     help: str
+    is_secret: bool
 
 
 class _Variable(NamedTuple):
@@ -32,15 +41,21 @@ class _Variable(NamedTuple):
     field: str
     info: FieldInfo
 
+    @property
+    def is_secret(self) -> bool:
+        return not self.info.repr
+
 
 def read_settings(cls: type[S], environ: Mapping[str, str], *, service: str) -> S:
     """Return the settings of a service from the environment. Raises SettingInvalid.
 
     Blocks of ``cls`` that are named in `SHARED` are read under ``MINT_<BLOCK>_``, a block named ``http``
-    under ``MINT_<SERVICE>_HTTP_``, and every other block or plain field under ``MINT_<SERVICE>_``.
+    under ``MINT_<SERVICE>_HTTP_``, and every other block or plain field under ``MINT_<SERVICE>_``. A secret
+    is read from a file where ``NAME_FILE`` has its path; blank space around it does not count.
     """
     variables = _variables(cls, service)
     _refuse_unknown(environ, variables, service)
+    environ = {**environ, **_secrets_of_files(variables, environ)}
     blocks: dict[str, object] = {}
     for name, info in cls.model_fields.items():
         block = _block_type(info)
@@ -59,6 +74,7 @@ def describe_settings(cls: type[BaseModel], service: str) -> list[SettingDoc]:
             type=_type_name(v.info),
             default=None if v.info.is_required() else _default_text(v.info),
             help=v.info.description or "",
+            is_secret=v.is_secret,
         )
         for v in _variables(cls, service)
     ]
@@ -89,12 +105,32 @@ def _block_type(info: FieldInfo) -> type[BaseModel] | None:
     return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
 
 
+def _secrets_of_files(variables: list[_Variable], environ: Mapping[str, str]) -> dict[str, str]:
+    found = {}
+    for v in variables:
+        named = environ.get(v.name + FILE, "") if v.is_secret else ""
+        if not named:
+            continue
+        if environ.get(v.name):
+            raise SettingInvalid(name=v.name + FILE, problem=f"is set, and so is {v.name}: set one of them")
+        try:
+            text = Path(named).read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not text"
+            raise SettingInvalid(name=v.name + FILE, problem=f"cannot read {named}: {reason}") from error
+        if not text:
+            raise SettingInvalid(name=v.name + FILE, problem=f"{named} is empty")
+        found[v.name] = text
+    return found
+
+
 def _refuse_unknown(environ: Mapping[str, str], variables: list[_Variable], service: str) -> None:
-    known = {v.name for v in variables}
+    known = {v.name for v in variables} | {v.name + FILE for v in variables if v.is_secret}
     prefixes = [f"MINT_{service.upper()}_"]
     for name, block in SHARED.items():
         prefixes.append(f"MINT_{name.upper()}_")
-        known.update(f"MINT_{name.upper()}_{field.upper()}" for field in block.model_fields)
+        shared = {f"MINT_{name.upper()}_{field.upper()}": info for field, info in block.model_fields.items()}
+        known.update(shared, (each + FILE for each, info in shared.items() if not info.repr))
     for name in sorted(environ):
         if name not in known and name.startswith(tuple(prefixes)):
             near = _nearest(name, sorted(known))
@@ -142,7 +178,7 @@ def _refusal(
     for v in variables:
         if v.field == place:
             text = environ[v.name]
-            found = repr(text) if v.info.repr else f"a secret of {len(text)} characters"
+            found = repr(text) if not v.is_secret else f"a secret of {len(text)} characters"
             return SettingInvalid(name=v.name, problem=f"{problem}; found {found}")
     names = ", ".join(v.name for v in variables if environ.get(v.name))
     return SettingInvalid(name=names, problem=problem)

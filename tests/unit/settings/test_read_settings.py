@@ -208,11 +208,46 @@ def test_no_unknown_name_under_a_known_prefix_passes(prefix: str, rest: str, val
     assert name in str(caught.value)
 
 
+def test_a_secret_may_come_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("  an internal secret\n")
+    environ = {name: value for name, value in LEAST.items() if name != "MINT_INTERNAL_TOKEN"}
+    environ["MINT_INTERNAL_TOKEN_FILE"] = str(tmp_path / "token")
+    settings = read_settings(BakerSettings, environ, service="baker")
+    assert settings.internal.token == "an internal secret"
+
+
+@pytest.mark.parametrize(
+    ("content", "more", "problem"),
+    [
+        (None, {}, "No such file"),
+        (b" \n", {}, "is empty"),
+        (b"\xff\xfe", {}, "is not text"),
+        (b"secret", {"MINT_INTERNAL_TOKEN": "another"}, "set one of them"),
+    ],
+)
+def test_a_secret_of_a_file_is_refused_by_name(
+    tmp_path: Path, content: bytes | None, more: dict[str, str], problem: str
+) -> None:
+    if content is not None:
+        (tmp_path / "token").write_bytes(content)
+    environ = {name: value for name, value in LEAST.items() if name != "MINT_INTERNAL_TOKEN"} | more
+    environ["MINT_INTERNAL_TOKEN_FILE"] = str(tmp_path / "token")
+    with pytest.raises(SettingInvalid, match=problem) as refused:
+        read_settings(BakerSettings, environ, service="baker")
+    assert refused.value.name == "MINT_INTERNAL_TOKEN_FILE"
+    assert "secret" not in str(refused.value).replace("test_a_secret", "")
+
+
+def test_only_secrets_come_from_files() -> None:
+    with pytest.raises(SettingInvalid, match="MINT_BAKER_FOLDER_FILE.*is not known"):
+        read(MINT_BAKER_FOLDER_FILE="/somewhere")
+
+
 def test_every_setting_is_described() -> None:
     docs = {doc.variable: doc for doc in describe_settings(BakerSettings, "baker")}
     assert next(iter(docs)) == "MINT_NATS_URL"
     assert docs["MINT_NATS_URL"].default is None
-    assert docs["MINT_BAKER_DEPTH"] == ("MINT_BAKER_DEPTH", "int", "32", "requests that may wait")
+    assert docs["MINT_BAKER_DEPTH"] == ("MINT_BAKER_DEPTH", "int", "32", "requests that may wait", False)
     assert docs["MINT_BAKER_NAMES"][1:3] == ("tuple[str, ...]", "")
     assert docs["MINT_BAKER_MODE"].type == "Literal['fair', 'fifo']"
     assert set(LEAST) <= set(docs)
