@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Make .venv and install MinT into it. Usage: deploy/install.sh [extras], e.g. cpu,dev (default) or gpu,dev.
+# Make .venv and install MinT into it. Usage: deploy/install.sh [extras], e.g. cpu,dev (default) or gpu,dev;
+# with "" only what gateway, registry and rollout need.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-extras=${1:-cpu,dev}
+extras=${1-cpu,dev}
 
 fail() { printf '\n%s\n' "$*" >&2; exit 1; }
 
@@ -47,7 +48,7 @@ fi
 overrides=(--override deploy/overrides.txt)
 [[ ",$extras," == *,gpu,* ]] || overrides+=(--override deploy/overrides-cpu.txt)
 
-.venv/bin/uv pip install --compile-bytecode --python .venv/bin/python "${flags[@]}" "${overrides[@]}" --editable ".[$extras]" || fail \
+.venv/bin/uv pip install --compile-bytecode --python .venv/bin/python "${flags[@]}" "${overrides[@]}" --editable ".${extras:+[$extras]}" || fail \
 "The installation failed: see the message above. If it says that no wheel fits, this platform or Python has none for
 one of the packages: MinT's CPU engine needs Linux on x86-64 or arm64 with Python 3.11 to 3.13, the GPU extra Linux
 with an NVIDIA driver $oldest_driver or newer (CUDA 13)."

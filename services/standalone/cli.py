@@ -12,6 +12,7 @@ from services.standalone.commands.aliases import alias_app, rollback
 from services.standalone.commands.api import api_command
 from services.standalone.commands.backup import backup, restore
 from services.standalone.commands.base import base_app
+from services.standalone.commands.compose import compose_app
 from services.standalone.commands.data import data_app
 from services.standalone.commands.demo import demo
 from services.standalone.commands.doctor import doctor
@@ -71,6 +72,7 @@ app.add_typer(webhook_app, name="webhook", short_help="Tell your own servers of 
 app.command(short_help="Copy the stack's database and blobs.")(backup)
 app.command(short_help="Make a stack of a backup.")(restore)
 app.command(short_help="Remove what nobody uses.")(api_command(gc))
+app.add_typer(compose_app, name="compose", short_help="A stack of containers: its secrets and choices.")
 app.command(short_help="Train, serve, promote, roll back: in minutes.")(demo)
 
 

@@ -1,8 +1,10 @@
 """docker-compose.yml describes services that the code would accept."""
 
 import importlib
+import itertools
 import re
 import shutil
+import stat
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,8 +12,12 @@ from typing import Any
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from mint_common.errors import AlreadyExists
 from mint_common.settings import read_settings
+from services.standalone.cli import app
+from services.standalone.core.compose_files import make_compose_files
 from services.standalone.core.stack_file import MOST_SHARED
 
 ROOT = Path(__file__).parents[3]
@@ -26,7 +32,22 @@ def compose() -> Mapping[str, Any]:
 
 def test_compose_names_the_services_and_their_parts(compose: Mapping[str, Any]) -> None:
     on_gpus = {"trainer-gpu", "loader-gpu"}
-    assert set(compose["services"]) == {*SERVICES, *on_gpus, "postgres", "nats", "s3"}
+    watching = {"prometheus", "grafana", "collector"}
+    assert set(compose["services"]) == {*SERVICES, "loader-2", *on_gpus, "postgres", "nats", "s3", *watching}
+    assert all(compose["services"][name]["profiles"] == ["observability"] for name in watching)
+
+
+def test_what_needs_no_torch_runs_from_the_slim_image(compose: Mapping[str, Any]) -> None:
+    targets = {name: compose["services"][name]["build"]["target"] for name in SERVICES}
+    assert targets == {
+        "registry": "slim",
+        "gateway": "slim",
+        "rollout": "slim",
+        "trainer": "cpu",
+        "loader": "cpu",
+    }
+    stages = re.findall(r"^FROM \S+ AS (\S+)$", (ROOT / "deploy/docker/Dockerfile").read_text(), re.MULTILINE)
+    assert {*targets.values(), "gpu"} <= set(stages)
 
 
 def test_a_profile_says_what_trainer_and_loader_compute_on(compose: Mapping[str, Any]) -> None:
@@ -34,8 +55,8 @@ def test_a_profile_says_what_trainer_and_loader_compute_on(compose: Mapping[str,
     shares = []
     for name in ("trainer", "loader"):
         own, on_gpu = services[name], services[f"{name}-gpu"]
-        assert (own["profiles"], own["build"]["target"]) == (["cpu"], "cpu")
-        assert (on_gpu["profiles"], on_gpu["build"]["target"]) == (["gpu"], "gpu")
+        assert (own["profiles"], on_gpu["profiles"]) == (["cpu"], ["gpu"])
+        assert on_gpu["build"]["target"] == "gpu"
         assert on_gpu["image"] != own["image"]
         assert on_gpu["networks"]["default"]["aliases"] == [name]
         (device,) = on_gpu["deploy"]["resources"]["reservations"]["devices"]
@@ -48,10 +69,58 @@ def test_a_profile_says_what_trainer_and_loader_compute_on(compose: Mapping[str,
         ]
     assert len(shares) == 2
     assert sum(shares) <= MOST_SHARED
-    targets = re.findall(
-        r"^FROM \S+ AS (\w+)$", (ROOT / "deploy/docker/Dockerfile").read_text(), re.MULTILINE
+
+
+def test_engines_share_nothing_but_the_base(compose: Mapping[str, Any]) -> None:
+    engines = [compose["services"][name] for name in ("loader", "loader-2")]
+    ids = {engine["environment"]["MINT_LOADER_ENGINE_ID"] for engine in engines}
+    writable = {volume for engine in engines for volume in engine["volumes"] if not volume.endswith(":ro")}
+    assert len(ids) == len(writable) == 2
+    urls = _substitute(compose["services"]["gateway"]["environment"]["MINT_PEERS_LOADER_URLS"])
+    assert urls == "http://loader:8104,http://loader-2:8104"
+
+
+def test_secrets_are_files_and_each_service_has_its_own(compose: Mapping[str, Any]) -> None:
+    for name in (*SERVICES, "loader-2", "trainer-gpu", "loader-gpu"):
+        service = compose["services"][name]
+        files = {
+            value.rpartition("/")[2] for value in service["environment"].values() if "/run/secrets/" in value
+        }
+        assert files == set(service["secrets"])
+        assert ("api_key" in files) == (name == "registry")
+        given = re.findall(r"\$\{(\w+)", str(service["environment"]))
+        assert not [
+            each for each in given if each.endswith(("TOKEN", "PASSWORD", "SECRET_KEY", "DSN", "API_KEY"))
+        ]
+
+
+def test_mint_compose_init_sets_all_that_compose_asks_for(compose: Mapping[str, Any]) -> None:
+    numbers = itertools.count()
+    made = make_compose_files(
+        lambda: f"secret{next(numbers)}", base="tiny", computes_on="cpu", observability=True, port=8321
     )
-    assert targets == ["sources", "gpu", "cpu"]
+    values = dict(line.split("=", 1) for line in made.env.splitlines() if not line.startswith("#"))
+    required = re.findall(r"\$\{(\w+):\?", (ROOT / "docker-compose.yml").read_text())
+    assert set(required) <= set(values)
+    assert {secret["file"].removeprefix("./secrets/") for secret in compose["secrets"].values()} == set(
+        made.secrets
+    )
+    assert values["COMPOSE_PROFILES"] == "cpu,observability"
+    assert made.secrets["postgres_password"] in made.secrets["postgres_dsn"]
+    assert values["MINT_NATS_TOKEN"] in made.secrets["nats_url"]
+
+
+def test_mint_compose_init_closes_the_folder_of_secrets(tmp_path: Path) -> None:
+    asked = ["compose", "init", "--to", str(tmp_path)]
+    assert CliRunner().invoke(app, asked).exit_code == 0
+    modes = [
+        stat.S_IMODE((tmp_path / name).stat().st_mode) for name in (".env", "secrets", "secrets/api_key")
+    ]
+    assert modes == [0o600, 0o700, 0o644]
+    kept = (tmp_path / ".env").read_text()
+    again = CliRunner().invoke(app, asked)
+    assert isinstance(again.exception, AlreadyExists)
+    assert (tmp_path / ".env").read_text() == kept
 
 
 def test_compose_never_publishes_beyond_loopback(compose: Mapping[str, Any]) -> None:
@@ -61,12 +130,16 @@ def test_compose_never_publishes_beyond_loopback(compose: Mapping[str, Any]) -> 
     assert all(port.startswith("127.0.0.1:") for port in published)
 
 
-@pytest.mark.parametrize("name", [*SERVICES, "trainer-gpu", "loader-gpu"])
-def test_service_accepts_its_environment(compose: Mapping[str, Any], name: str) -> None:
-    service = name.removesuffix("-gpu")
+@pytest.mark.parametrize("name", [*SERVICES, "loader-2", "trainer-gpu", "loader-gpu"])
+def test_service_accepts_its_environment(compose: Mapping[str, Any], name: str, tmp_path: Path) -> None:
+    service = name.partition("-")[0]
+    (tmp_path / "secret").write_text("secret-of-a-sensible-length")
     module = importlib.import_module(f"services.{service}.settings")
     raw: Mapping[str, str] = compose["services"][name]["environment"]
-    environ = {name: _substitute(value) for name, value in raw.items()}
+    environ = {
+        name: str(tmp_path / "secret") if name.endswith("_FILE") else _substitute(value)
+        for name, value in raw.items()
+    }
 
     read_settings(getattr(module, f"{service.capitalize()}Settings"), environ, service=service)
 
@@ -79,8 +152,10 @@ def _substitute(value: str) -> str:
 
 
 @pytest.mark.skipif(shutil.which("docker-compose") is None, reason="docker-compose is not installed")
-def test_compose_file_is_valid() -> None:
-    command = ["docker-compose", "--env-file", "deploy/compose.env.example", "config", "-q"]
+def test_compose_file_is_valid(tmp_path: Path) -> None:
+    made = make_compose_files(lambda: "secret", base="tiny", computes_on="cpu", observability=True, port=8321)
+    (tmp_path / "env").write_text(made.env)
+    command = ["docker-compose", "--env-file", str(tmp_path / "env"), "config", "-q"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
     assert (done.returncode, done.stderr) == (0, "")

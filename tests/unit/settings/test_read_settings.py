@@ -239,7 +239,7 @@ def test_a_secret_of_a_file_is_refused_by_name(
 
 
 def test_only_secrets_come_from_files() -> None:
-    with pytest.raises(SettingInvalid, match="MINT_BAKER_FOLDER_FILE.*is not known"):
+    with pytest.raises(SettingInvalid, match=r"MINT_BAKER_FOLDER_FILE.*is not known"):
         read(MINT_BAKER_FOLDER_FILE="/somewhere")
 
 

@@ -1,0 +1,79 @@
+"""`mint compose`: the stack of containers."""
+
+import secrets
+import string
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mint_common.errors import AlreadyExists
+from services.standalone.core.compose_files import make_compose_files
+
+ALPHABET = string.ascii_letters + string.digits
+SECRET_CHARACTERS = 32
+
+
+class ComputesOnChoice(StrEnum):
+    """What trainer and engines compute on."""
+
+    CPU = "cpu"
+    GPU = "gpu"
+
+
+compose_app = typer.Typer(
+    help="The stack of containers that docker-compose.yml describes.", no_args_is_help=True
+)
+ToOption = Annotated[
+    Path, typer.Option("--to", metavar="DIR", help="The folder of docker-compose.yml, where the files go.")
+]
+BaseOption = Annotated[
+    str, typer.Option("--base", help="The base's folder in the volume `bases`; tiny is in the image.")
+]
+OnOption = Annotated[ComputesOnChoice, typer.Option("--on", help="What trainer and engines compute on.")]
+PortOption = Annotated[
+    int, typer.Option("--port", min=1, max=65535, help="The gateway's port on this machine.")
+]
+
+
+@compose_app.command("init", short_help="Write .env and secrets/.")
+def init(
+    to: ToOption = Path(),
+    base: BaseOption = "tiny",
+    on: OnOption = ComputesOnChoice.CPU,
+    port: PortOption = 8321,
+    *,
+    observability: Annotated[
+        bool, typer.Option("--observability", help="Prometheus, Grafana and a trace collector as well.")
+    ] = False,
+) -> None:
+    """Write what docker-compose.yml reads: .env with choices, secrets/ with fresh secrets. None is replaced.
+
+    Example: mint compose init && docker compose up --build --wait
+    """
+    made = make_compose_files(
+        _secret, base=base, computes_on=on.value, observability=observability, port=port
+    )
+    folder = to / "secrets"
+    for path in (to / ".env", folder):
+        if path.exists():
+            raise AlreadyExists(kind="file", name=str(path))
+    folder.mkdir(mode=0o700)
+    for name, text in made.secrets.items():
+        # The folder is closed on this machine; in a container another user has to read the file alone.
+        _write(folder / name, text + "\n", mode=0o644)
+    _write(to / ".env", made.env, mode=0o600)
+    typer.echo(f"{to / '.env'} and {folder}/: written. Start the stack, then speak to it:")
+    typer.echo("  docker compose up --build --wait")
+    typer.echo(f"  export MINT_URL=http://127.0.0.1:{port} MINT_API_KEY=$(cat {folder / 'api_key'})")
+    typer.echo("  mint policy list")
+
+
+def _write(path: Path, text: str, *, mode: int) -> None:
+    path.write_text(text)
+    path.chmod(mode)
+
+
+def _secret() -> str:
+    return "".join(secrets.choice(ALPHABET) for _ in range(SECRET_CHARACTERS))
