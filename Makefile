@@ -13,7 +13,7 @@ SPREAD := -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 BENCH := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m benches
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint check fmt bench bench-loader bench-catalog bench-trainer bench-handoff bench-policies bench-tinker test-sdk test-compose test-seams test-gpu bench-check paper-training docs clean
+.PHONY: help install demo test test-slow lint check fmt bench bench-loader bench-catalog bench-trainer bench-handoff bench-policies bench-tinker test-sdk test-compose test-seams test-gpu bench-check paper-training docs dist clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -98,6 +98,12 @@ bench-tinker: .venv/.installed ## Run the Tinker API's benchmark: against the ba
 
 bench-check: .venv/.installed ## Compare what was measured last with the baselines
 	$(BENCH) --check
+
+dist: .venv/.installed ## Build wheel, sdist and SBOM into dist/, with the overrides that an installation takes
+	rm -rf dist
+	$(BIN)/uv build --quiet --out-dir dist
+	cp deploy/overrides.txt deploy/overrides-cpu.txt dist/
+	$(BIN)/uv tool run --quiet --from cyclonedx-bom cyclonedx-py environment --output-reproducible --output-file dist/mint.cdx.json $(BIN)/python
 
 docs: .venv/.installed ## Regenerate the generated documents
 	$(BIN)/python tools/make_tinker_compat.py
