@@ -50,7 +50,7 @@ def init(
 ) -> None:
     """Write what docker-compose.yml reads: .env with choices, secrets/ with fresh secrets. None is replaced.
 
-    Example: mint compose init && docker compose up --build --wait
+    Example: mint compose init --port 8321
     """
     made = make_compose_files(
         _secret, base=base, computes_on=on.value, observability=observability, port=port
