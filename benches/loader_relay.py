@@ -29,12 +29,12 @@ from mint_common.ids import BaseName, TenantId
 from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.http_protocol import ConnectionBounds, protocol_of
 from mint_common.testing.factories import ENGINE_INFO
-from services.gateway.app import build_http
 from services.gateway.core.admission import AdmissionQueue
 from services.gateway.core.body_budget import BodyBudget
 from services.gateway.core.callers import KeyMemory
 from services.gateway.core.open_requests import OpenRequests
 from services.gateway.http.edge.admission import AdmissionGate
+from services.gateway.http.public import build_http
 from services.standalone.adapters.launch import free_port
 
 KEY = "tml-bench"

@@ -11,7 +11,7 @@ GOLDEN = Path(__file__).parents[1] / "tests/golden/openapi/gateway.json"
 
 def current_schema() -> str:
     """Return the schema of the routes as they are now, as JSON text that diffs well."""
-    from services.gateway.app import build_http
+    from services.gateway.http.public import build_http
 
     schema = build_http(ready=lambda: True).openapi()
     return json.dumps(schema, indent=1, sort_keys=True) + "\n"

@@ -1,15 +1,10 @@
-"""Composition of the gateway: the only place that makes its adapters.
-
-Invariant: every public route is a `GatewayRoute`, behind a key and its scope; only health, metrics, the
-schema and downloads by a signed address are open.
-"""
+"""Composition of the gateway: the only place that makes its adapters."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 
 import asyncpg
-from fastapi import FastAPI
 
 from mint_common import telemetry
 from mint_common.blobs.open import open_blobs
@@ -22,7 +17,6 @@ from mint_common.client.http import InternalHttp
 from mint_common.client.registry import RegistryClient
 from mint_common.client.trainer import TrainerDirectory
 from mint_common.runtime.clock import Clock, SystemClock
-from mint_common.runtime.edge import create_http
 from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.runtime.periodic import run_periodically
 from mint_common.runtime.postgres import migrate, open_pool
@@ -60,61 +54,15 @@ from services.gateway.core.webhooks.retries import RetryPolicy
 from services.gateway.handlers.file_uploads import UploadKeeper
 from services.gateway.handlers.files import FileKeeper
 from services.gateway.handlers.webhooks import WebhookCourier, WebhookIntake
-from services.gateway.http.edge import reference
 from services.gateway.http.edge.admission import AdmissionGate
 from services.gateway.http.edge.context import Gateway
-from services.gateway.http.edge.errors import install_error_shapes, shaped_error
-from services.gateway.http.edge.refusal_log import RefusalLog
-from services.gateway.http.edge.routes import check_routes
-from services.gateway.http.files import files as file_routes
-from services.gateway.http.files import previews, uploads
 from services.gateway.http.files.context import TenantFiles
-from services.gateway.http.fine_tuning import graders
-from services.gateway.http.mint import (
-    aliases,
-    audit,
-    collection,
-    evaluation_runs,
-    events,
-    jobs,
-    keys,
-    policies,
-    residency,
-    revisions,
-    tasks,
-    webhooks,
-)
-from services.gateway.http.openai import generating, models, token_generation
-from services.gateway.http.tinker import downloads
-from services.gateway.http.tinker import routes as tinker
+from services.gateway.http.public import build_http
 from services.gateway.http.tinker.context import Tinker
-from services.gateway.ports import WebhookQueue, WebhookSender
+from services.gateway.ports.webhooks import WebhookQueue, WebhookSender
 from services.gateway.settings import GatewaySettings
 
 SCHEMA = "gateway"
-ROUTES = (
-    generating,
-    token_generation,
-    tinker,
-    keys,
-    collection,
-    audit,
-    policies,
-    revisions,
-    aliases,
-    tasks,
-    evaluation_runs,
-    jobs,
-    residency,
-    events,
-    webhooks,
-    models,
-    file_routes,
-    uploads,
-    previews,
-    graders,
-)
-"""Routes are tried in this order: those that are called most often come first."""
 KEYS = 10_000
 """How many verified keys are remembered at once."""
 PRUNE_SECONDS = 600.0
@@ -153,28 +101,6 @@ TENANT_STREAMS = 64
 
 LEASE_TIMEOUTS = 3
 """How long a gateway holds a webhook, in time-outs of a try: what a killed one held waits for so long."""
-
-
-def build_http(*, ready: Callable[[], bool]) -> FastAPI:
-    """Return the public HTTP without its ports: enough for the schema; `run` adds them."""
-    http = create_http(
-        title="MinT",
-        service="gateway",
-        internal_token=None,
-        ready=ready,
-        max_body_bytes=None,  # `GatewayRoute` reads bodies, behind the key
-        shaped=shaped_error,
-    )
-    http.description = reference.DESCRIPTION
-    http.add_middleware(RefusalLog, clock=SystemClock())
-    for module in ROUTES:
-        http.include_router(module.router)
-    http.include_router(generating.anthropic_router)
-    http.include_router(downloads.open_router)
-    http.include_router(reference.router)
-    check_routes(http)
-    install_error_shapes(http)
-    return http
 
 
 async def _open_pools(dsn: str, stack: AsyncExitStack) -> tuple[asyncpg.Pool, asyncpg.Pool]:

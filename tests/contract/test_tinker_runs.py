@@ -10,7 +10,7 @@ from mint_common.events import LoraSpec
 from mint_common.ids import BaseName, PolicyId, TenantId
 from services.gateway.adapters.tinker_postgres import PostgresTinkerRuns
 from services.gateway.core.tinker.records import ClientSession, TrainingRun
-from services.gateway.ports import TinkerRuns
+from services.gateway.ports.tinker import TinkerRuns
 
 pytestmark = pytest.mark.integration
 

@@ -15,12 +15,12 @@ from mint_common.catalog import KeyOwner, Scope
 from mint_common.errors import MintError, Unauthorized
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import ManualClock
-from services.gateway.app import build_http
 from services.gateway.core.audit import AuditRow
 from services.gateway.core.body_budget import BodyBudget
 from services.gateway.core.callers import KeyMemory
 from services.gateway.core.idempotency import KeyedRequest, StoredAnswer
 from services.gateway.core.open_requests import OpenRequests
+from services.gateway.http.public import build_http
 
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 TENANT = TenantId("ten_a")

@@ -12,12 +12,12 @@ from mint_common.catalog import KeyOwner, Scope
 from mint_common.errors import NotFound, Unauthorized
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import SystemClock
-from services.gateway.app import build_http
 from services.gateway.core.admission import AdmissionQueue
 from services.gateway.core.body_budget import BodyBudget
 from services.gateway.core.callers import KeyMemory
 from services.gateway.core.open_requests import OpenRequests
 from services.gateway.http.edge.admission import AdmissionGate
+from services.gateway.http.public import build_http
 
 MIB = 1 << 20
 

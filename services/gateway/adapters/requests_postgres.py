@@ -37,7 +37,7 @@ _AUDIT = """
 
 
 class PostgresRequests:
-    """See `services.gateway.ports.Requests`."""
+    """See `services.gateway.ports.requests.Requests`."""
 
     def __init__(self, pool: asyncpg.Pool, clock: Clock) -> None:
         self._pool = pool

@@ -44,7 +44,7 @@ class Names(Protocol):
 
 
 class CachedResolver:
-    """See `services.gateway.ports.Resolver`."""
+    """See `services.gateway.ports.requests.Resolver`."""
 
     def __init__(self, names: Names, cache: ResolutionCache, clock: Clock) -> None:
         self._names = names

@@ -11,7 +11,7 @@ from services.gateway.adapters.blob_contents import BlobContents
 
 
 class BlobRevisionFiles:
-    """See `services.gateway.ports.RevisionFiles`."""
+    """See `services.gateway.ports.tinker.RevisionFiles`."""
 
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs

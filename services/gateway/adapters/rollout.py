@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class RolloutHttp:
-    """The rollout service; see `services.gateway.ports.Rollout`."""
+    """The rollout service; see `services.gateway.ports.jobs.Rollout`."""
 
     def __init__(self, http: InternalHttp) -> None:
         self._http = http

@@ -9,11 +9,11 @@ from mint_common.ids import TenantId
 from mint_common.training import CheckpointRecord, CheckpointRef
 from services.gateway.core.tinker.ids import CheckpointPath, parse_model_id, policy_name_of
 from services.gateway.core.tinker.model_paths import ModelPath, check_base, parse_model_path
-from services.gateway.ports import TinkerRuns
+from services.gateway.ports.tinker import TinkerRuns
 
 
 class TrainedSamplerCheckpoints:
-    """See `services.gateway.ports.SamplerCheckpoints`."""
+    """See `services.gateway.ports.tinker.SamplerCheckpoints`."""
 
     def __init__(self, runs: TinkerRuns, trainers: TrainerDirectory, registry: RegistryClient) -> None:
         self._runs = runs

@@ -36,7 +36,7 @@ _PRUNE = """
 
 
 class PostgresSamplingSessions:
-    """See `services.gateway.ports.SamplingSessions`."""
+    """See `services.gateway.ports.tinker.SamplingSessions`."""
 
     def __init__(self, pool: asyncpg.Pool, clock: Clock) -> None:
         self._pool = pool

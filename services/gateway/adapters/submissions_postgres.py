@@ -33,7 +33,7 @@ _LATEST = f"""
 
 
 class PostgresSubmissions:
-    """The gateway's schema; see `services.gateway.ports.Submissions`."""
+    """The gateway's schema; see `services.gateway.ports.jobs.Submissions`."""
 
     def __init__(self, pool: asyncpg.Pool, ledger: PostgresLedger, clock: Clock) -> None:
         self._pool = pool

@@ -15,7 +15,7 @@ from services.gateway.core.tinker.ids import OperationId, parse_request_id
 from services.gateway.core.tinker.outputs import write_export, write_result
 from services.gateway.core.tinker.records import TrainingRun
 from services.gateway.core.tinker.sampling_sessions import SamplingOpening
-from services.gateway.ports import SamplingSessions, TinkerRuns
+from services.gateway.ports.tinker import SamplingSessions, TinkerRuns
 
 AGAIN_SECONDS = 0.25
 AWAY = "the trainer does not answer: it may be restarting"
@@ -23,7 +23,7 @@ UNDECIDED = "the registry has yet to check the export"
 
 
 class TrainingFutures:
-    """See `services.gateway.ports.TinkerFutures`."""
+    """See `services.gateway.ports.tinker.TinkerFutures`."""
 
     def __init__(
         self,

@@ -42,7 +42,7 @@ _RUNS = f"""
 
 
 class PostgresTinkerRuns:
-    """The gateway's schema; see `services.gateway.ports.TinkerRuns`."""
+    """The gateway's schema; see `services.gateway.ports.tinker.TinkerRuns`."""
 
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool

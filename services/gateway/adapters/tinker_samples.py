@@ -79,7 +79,7 @@ class _Sample:
 
 
 class EngineSamples:
-    """See `services.gateway.ports.Samples`; `run` works them off."""
+    """See `services.gateway.ports.tinker.Samples`; `run` works them off."""
 
     def __init__(
         self,

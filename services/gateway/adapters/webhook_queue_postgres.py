@@ -63,7 +63,7 @@ _PRUNE = "DELETE FROM webhook_deliveries WHERE state <> 'waiting' AND created_at
 
 
 class PostgresWebhookQueue:
-    """See `services.gateway.ports.WebhookQueue`."""
+    """See `services.gateway.ports.webhooks.WebhookQueue`."""
 
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool

@@ -58,7 +58,7 @@ _REPLAY = f"""
 
 
 class PostgresWebhooks:
-    """See `services.gateway.ports.Webhooks`."""
+    """See `services.gateway.ports.webhooks.Webhooks`."""
 
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool

@@ -30,7 +30,7 @@ from services.gateway.core.webhooks.retries import (
     is_success,
 )
 from services.gateway.core.webhooks.signature import signed_headers
-from services.gateway.ports import WebhookQueue, WebhookSender
+from services.gateway.ports.webhooks import WebhookQueue, WebhookSender
 
 DURABLE = "gateway-webhooks"
 SUBJECTS = tuple(f"mint.{event_type.type}.>" for event_type in EVENT_TYPES)

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from mint_common.uploads import UPLOAD_CODES
-from services.gateway.app import build_http
+from services.gateway.http.public import build_http
 
 GOLDEN = Path(__file__).parents[2] / "golden/openapi/gateway.json"
 

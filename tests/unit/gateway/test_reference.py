@@ -5,7 +5,7 @@ import re
 import pytest
 from fastapi.testclient import TestClient
 
-from services.gateway.app import build_http
+from services.gateway.http.public import build_http
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,9 @@
 import pytest
 from fastapi import APIRouter, FastAPI
 
-from services.gateway.app import build_http
 from services.gateway.http.edge.context import AdminCaller, CallerDep, ReadCaller
 from services.gateway.http.edge.routes import OPEN_PATHS, GatewayRoute, check_routes
+from services.gateway.http.public import build_http
 
 
 def test_every_route_but_the_open_ones_says_its_scope():

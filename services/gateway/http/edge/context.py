@@ -23,14 +23,10 @@ from services.gateway.core.webhooks.records import WebhookLimits
 from services.gateway.http.edge.admission import AdmissionGate
 from services.gateway.http.files.context import TenantFiles
 from services.gateway.http.tinker.context import Tinker
-from services.gateway.ports import (
-    Requests,
-    Resolver,
-    Rollout,
-    Submissions,
-    TrainingSessions,
-    Webhooks,
-)
+from services.gateway.ports.jobs import Rollout, Submissions
+from services.gateway.ports.requests import Requests, Resolver
+from services.gateway.ports.tinker import TrainingSessions
+from services.gateway.ports.webhooks import Webhooks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,7 +38,7 @@ from services.gateway.core.idempotency import (
 from services.gateway.core.json_types import JsonObject
 from services.gateway.http.edge.context import Gateway, gateway_of
 from services.gateway.http.edge.routes import GatewayRoute
-from services.gateway.ports import Requests
+from services.gateway.ports.requests import Requests
 
 REPEATED_HEADER = "idempotency-replayed"
 WAIT_SECONDS, LOOK_SECONDS = 10.0, 0.05

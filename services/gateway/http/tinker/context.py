@@ -9,7 +9,7 @@ from mint_common.ids import TenantId
 from services.gateway.core.tinker.downloads import TicketSigner
 from services.gateway.core.tinker.ids import check_session_id
 from services.gateway.core.tinker.records import ClientSession
-from services.gateway.ports import (
+from services.gateway.ports.tinker import (
     RevisionFiles,
     SamplerCheckpoints,
     Samples,

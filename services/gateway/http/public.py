@@ -1,0 +1,82 @@
+"""The public HTTP: all of the gateway's routes.
+
+Invariant: every public route is a `GatewayRoute`, behind a key and its scope; only health, metrics, the
+schema and downloads by a signed address are open.
+"""
+
+from collections.abc import Callable
+
+from fastapi import FastAPI
+
+from mint_common.runtime.clock import SystemClock
+from mint_common.runtime.edge import create_http
+from services.gateway.http.edge import reference
+from services.gateway.http.edge.errors import install_error_shapes, shaped_error
+from services.gateway.http.edge.refusal_log import RefusalLog
+from services.gateway.http.edge.routes import check_routes
+from services.gateway.http.files import files as file_routes
+from services.gateway.http.files import previews, uploads
+from services.gateway.http.fine_tuning import graders
+from services.gateway.http.mint import (
+    aliases,
+    audit,
+    collection,
+    evaluation_runs,
+    events,
+    jobs,
+    keys,
+    policies,
+    residency,
+    revisions,
+    tasks,
+    webhooks,
+)
+from services.gateway.http.openai import generating, models, token_generation
+from services.gateway.http.tinker import downloads
+from services.gateway.http.tinker import routes as tinker
+
+ROUTES = (
+    generating,
+    token_generation,
+    tinker,
+    keys,
+    collection,
+    audit,
+    policies,
+    revisions,
+    aliases,
+    tasks,
+    evaluation_runs,
+    jobs,
+    residency,
+    events,
+    webhooks,
+    models,
+    file_routes,
+    uploads,
+    previews,
+    graders,
+)
+"""Routes are tried in this order: those that are called most often come first."""
+
+
+def build_http(*, ready: Callable[[], bool]) -> FastAPI:
+    """Return the public HTTP without its ports: enough for the schema; `run` adds them."""
+    http = create_http(
+        title="MinT",
+        service="gateway",
+        internal_token=None,
+        ready=ready,
+        max_body_bytes=None,  # `GatewayRoute` reads bodies, behind the key
+        shaped=shaped_error,
+    )
+    http.description = reference.DESCRIPTION
+    http.add_middleware(RefusalLog, clock=SystemClock())
+    for module in ROUTES:
+        http.include_router(module.router)
+    http.include_router(generating.anthropic_router)
+    http.include_router(downloads.open_router)
+    http.include_router(reference.router)
+    check_routes(http)
+    install_error_shapes(http)
+    return http

@@ -1,0 +1,89 @@
+"""What the gateway needs for managed jobs: their submissions, and questions to rollout."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from mint_common.events import JobSubmitted
+from mint_common.ids import JobId, PolicyId, TenantId
+from services.gateway.core.json_types import JsonObject
+from services.gateway.core.mint.job_warnings import TaskLengths
+from services.gateway.core.mint.submission import SubmittedJob
+
+
+class Submissions(Protocol):
+    """Jobs that users have submitted, each stored in one transaction with its ``job.submitted``."""
+
+    async def submit(
+        self, event: JobSubmitted, *, cause: str, policy: str, warnings: Sequence[str]
+    ) -> SubmittedJob:
+        """Store a job and its event; return the stored job, unchanged, when the cause is known.
+
+        ``cause`` identifies the request; ``policy`` is the policy's name now.
+        """
+        ...
+
+    async def get(self, tenant_id: TenantId, job_id: JobId) -> SubmittedJob | None:
+        """Return one submitted job of a tenant."""
+        ...
+
+    async def last_task(self, tenant_id: TenantId, policy_id: PolicyId) -> str | None:
+        """Return the task of a policy's newest job, None without any."""
+        ...
+
+    async def latest(
+        self, tenant_id: TenantId, *, limit: int, also: Sequence[str] = ()
+    ) -> Sequence[SubmittedJob]:
+        """Return a tenant's ``limit`` newest submitted jobs and those with the ids ``also``, newest first."""
+        ...
+
+
+class Rollout(Protocol):
+    """The rollout service. Raises its MintErrors (NotFound names the task or job), or Unavailable."""
+
+    async def tasks(self) -> object:
+        """Return every task."""
+        ...
+
+    async def task(self, name: str) -> JsonObject:
+        """Return one task, with the ``defaults`` that it recommends for jobs."""
+        ...
+
+    async def draw_prompts(self, task: str, body: JsonObject) -> object:
+        """Return prompts of a task's split. Pure: the same seed gives the same prompts."""
+        ...
+
+    async def score(self, task: str, body: JsonObject) -> object:
+        """Return the rewards of texts."""
+        ...
+
+    async def lengths(self, task: str, *, base: str, n: int, seed: int) -> TaskLengths:
+        """Measure ``n`` prompts that a job with this seed begins with."""
+        ...
+
+    async def evaluate(self, tenant_id: TenantId, run: JsonObject) -> JsonObject:
+        """Begin an evaluation run, which is durable then; one of the same ``run_id`` is the same run."""
+        ...
+
+    async def evaluations(self, tenant_id: TenantId, *, limit: int) -> list[JsonObject]:
+        """Return a tenant's newest evaluation runs, newest first."""
+        ...
+
+    async def evaluation(self, tenant_id: TenantId, run_id: str) -> JsonObject:
+        """Return one evaluation run."""
+        ...
+
+    async def cancel_evaluation(self, tenant_id: TenantId, run_id: str) -> JsonObject:
+        """Stop an evaluation run. Idempotent."""
+        ...
+
+    async def jobs(self, tenant_id: TenantId, *, limit: int) -> list[JsonObject]:
+        """Return a tenant's newest jobs, newest first."""
+        ...
+
+    async def job(self, tenant_id: TenantId, job_id: str) -> JsonObject:
+        """Return one job with its steps."""
+        ...
+
+    async def cancel(self, tenant_id: TenantId, job_id: str) -> JsonObject:
+        """Stop a job. Idempotent."""
+        ...
