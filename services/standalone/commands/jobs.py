@@ -2,16 +2,27 @@
 
 import time
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from services.standalone.adapters.public_api import Json, PublicApi, path_of
+from services.standalone.adapters.tensorboard import write_tensorboard
 from services.standalone.commands.api import Listing, group
 from services.standalone.commands.options import JsonOption, LimitOption, PolicyArgument
-from services.standalone.core.columns import FIELD, JOB, STEP, TASK
-from services.standalone.core.jobs import JobNow, headline, job_row, read_job, step_row, tiers_of
+from services.standalone.core.columns import FIELD, JOB, TASK
+from services.standalone.core.job_curves import curves_csv, scalars_of
+from services.standalone.core.jobs import (
+    JobNow,
+    headline,
+    job_row,
+    read_job,
+    step_columns,
+    step_rows,
+    tiers_of,
+)
 from services.standalone.core.tables import field_rows
 from services.standalone.views.job import JobView, follow_job
 from services.standalone.views.terminal import print_json, print_rows
@@ -133,6 +144,53 @@ def cancel_job(api: PublicApi, job: JobArgument, *, as_json: JsonOption = False)
     _show(api, api.post(path_of("jobs", job, "cancel")), watch=False, as_json=as_json)
 
 
+def pause_job(api: PublicApi, job: JobArgument, *, as_json: JsonOption = False) -> None:
+    """Stop a job after the step in hand, until `mint job resume`. What it has published can be used.
+
+    Example: mint job pause job_znqp7ciroqvnfq3s22wrsratcm
+    """
+    _show(api, api.post(path_of("jobs", job, "pause")), watch=False, as_json=as_json)
+
+
+def resume_job(
+    api: PublicApi, job: JobArgument, *, watch: WatchOption = False, as_json: JsonOption = False
+) -> None:
+    """Let a paused job go on with its next step, as if it had not been paused.
+
+    Example: mint job resume job_znqp7ciroqvnfq3s22wrsratcm --watch
+    """
+    _show(api, api.post(path_of("jobs", job, "resume")), watch=watch, as_json=as_json)
+
+
+def export_job(
+    api: PublicApi,
+    job: JobArgument,
+    *,
+    csv_file: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="A line of numbers a step; - prints it.")
+    ] = None,
+    tensorboard: Annotated[
+        Path | None,
+        typer.Option("--tensorboard", metavar="DIR", help="An event file; needs tensorboardX."),
+    ] = None,
+) -> None:
+    """Write what a job's steps measured, of one that still runs too: loss, rewards, scores, learning rate.
+
+    Without an option the CSV is printed.
+
+    Example: mint job export job_znqp7ciroqvnfq3s22wrsratcm --csv curves.csv --tensorboard runs/counter
+    """
+    found = api.get(path_of("jobs", job))
+    if tensorboard is not None:
+        count = write_tensorboard(tensorboard.expanduser(), scalars_of(found["steps"]), found["spec"])
+        typer.echo(f"{count} numbers in {tensorboard}: tensorboard --logdir {tensorboard}", err=True)
+    if csv_file is not None and str(csv_file) != "-":
+        csv_file.expanduser().write_text(curves_csv(found["steps"]))
+        typer.echo(f"{len(found['steps'])} steps in {csv_file}", err=True)
+    elif csv_file is not None or tensorboard is None:
+        typer.echo(curves_csv(found["steps"]), nl=False)
+
+
 def _show(api: PublicApi, answer: Json, *, watch: bool, as_json: bool) -> None:
     if watch:
         _watch(api, answer["job_id"])
@@ -142,10 +200,16 @@ def _show(api: PublicApi, answer: Json, *, watch: bool, as_json: bool) -> None:
         job = read_job(answer)
         typer.echo(f"{job.job_id}: {_ending(job)}")
         tiers = tiers_of(api.get("/adapters"))
-        print_rows([step_row(step, tiers) for step in job.steps], STEP, nothing="no step yet")
+        print_rows(step_rows(job, job.steps, tiers), step_columns(job), nothing="no step yet")
 
 
 def _watch(api: PublicApi, job_id: str) -> None:
+    if watch_job(api, job_id).state != "succeeded":
+        raise typer.Exit(1)
+
+
+def watch_job(api: PublicApi, job_id: str) -> JobNow:
+    """Show a job until it ends, then how it ended. Ctrl-C ends the command, not the job."""
     view = JobView(Console())
     try:
         with view.live():
@@ -154,8 +218,7 @@ def _watch(api: PublicApi, job_id: str) -> None:
         typer.echo(f"the job goes on: mint job show {job_id} --watch", err=True)
         raise typer.Exit(130) from None
     typer.echo(_ending(job))
-    if job.state != "succeeded":
-        raise typer.Exit(1)
+    return job
 
 
 def _ending(job: JobNow) -> str:
@@ -163,4 +226,13 @@ def _ending(job: JobNow) -> str:
 
 
 task_app = group("List or show what policies can be trained on.", list_tasks, show_task)
-job_app = group("Train: make, watch, list or cancel jobs.", create_job, list_jobs, show_job, cancel_job)
+job_app = group(
+    "Jobs: make, watch, list, pause, cancel or export.",
+    create_job,
+    list_jobs,
+    show_job,
+    pause_job,
+    resume_job,
+    cancel_job,
+    export_job,
+)

@@ -148,7 +148,7 @@ DELIVERY = (
 JOB = (
     Column(title="job", path="job_id"),
     Column(title="policy", path="policy"),
-    Column(title="task", path="spec.task", drop=3),
+    Column(title="trains on", path="source", drop=3),
     Column(title="state", path="state", kind="state"),
     Column(title="step", path="step", drop=1),
     Column(title="reward", path="reward", kind="score", drop=2),
@@ -164,6 +164,27 @@ STEP = (
     Column(title="revision", path="revision"),
     Column(title="digest", path="digest", kind="digest", drop=3),
     Column(title="tier", path="tier", kind="state", drop=2),
+)
+FILE_STEP = (
+    Column(title="step", path="step"),
+    Column(title="epoch", path="epoch", kind="epoch", drop=5),
+    Column(title="loss", path="loss", kind="score", drop=1),
+    Column(title="accuracy", path="mean_token_accuracy", kind="score", drop=3),
+    Column(title="reward", path="reward", kind="score", drop=1),
+    Column(title="margin", path="preference_margin", kind="score", drop=2),
+    Column(title="valid loss", path="valid_loss", kind="score", drop=1),
+    Column(title="valid accuracy", path="valid_mean_token_accuracy", kind="score", drop=4),
+    Column(title="valid reward", path="valid_reward_mean", kind="score", drop=1),
+    Column(title="valid margin", path="valid_reward_margin", kind="score", drop=2),
+    Column(title="rate", path="learning_rate", kind="rate", drop=6),
+    Column(title="revision", path="revision"),
+    Column(title="digest", path="digest", kind="digest", drop=8),
+    Column(title="tier", path="tier", kind="state", drop=7),
+)
+PROBLEM = (
+    Column(title="line", path="line"),
+    Column(title="problem", path="code", drop=1),
+    Column(title="what is wrong", path="message"),
 )
 TASK = (
     Column(title="task", path="name"),

@@ -1,11 +1,24 @@
 """A managed job as the public API describes it, and what is told of it; unknown fields are ignored."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
+from services.standalone.core.columns import FILE_STEP, STEP, Column
+
 TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
+MEASURED = (
+    "loss",
+    "mean_token_accuracy",
+    "preference_margin",
+    "valid_loss",
+    "valid_mean_token_accuracy",
+    "valid_reward_mean",
+    "valid_reward_margin",
+    "learning_rate",
+)
+"""What is told of each step of a job on a file, by its names in the API."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +38,9 @@ class StepNow:
     from 1, ``sampler_kl`` the divergence of the sampler from the trainer, a token. ``seconds`` are the
     trainer's, export included; the wave was sampled from ``requested_at`` to ``completed_at``, in seconds
     since the epoch.
+
+    The fields from ``learning_rate`` on are of jobs on files: ``valid_*`` of the step's revision on the
+    validation rows, at evaluated steps; ``grader_errors`` by kind; rows that were too long and left out.
     """
 
     step: int
@@ -37,21 +53,71 @@ class StepNow:
     seconds: float | None = None
     requested_at: float | None = None
     completed_at: float | None = None
+    learning_rate: float | None = None
+    epoch: float | None = None
+    loss: float | None = None
+    mean_token_accuracy: float | None = None
+    preference_margin: float | None = None
+    valid_loss: float | None = None
+    valid_mean_token_accuracy: float | None = None
+    valid_reward_mean: float | None = None
+    valid_reward_margin: float | None = None
+    grader_errors: Mapping[str, int] = field(default_factory=dict)
+    dropped_rows: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileNow:
+    """A file of rows."""
+
+    filename: str
+    rows: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationNow:
+    """How often a job evaluates, on how many rows at most, and what it compares its revisions by."""
+
+    every: int
+    rows: int
+    file: FileNow | None
+    holdout: float
+    metric: str
+    keep: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataNow:
+    """The rows of a job on a file."""
+
+    training: FileNow
+    epochs: int
+    evaluation: EvaluationNow | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobSettings:
-    """What a job was asked to do."""
+    """What a job was asked to do; ``data`` is None when it trains on a task."""
 
     task: str = ""
+    algorithm: str = "grpo"
+    steps: int = 0
+    prompts_per_step: int = 0
+    group_size: int = 1
+    learning_rate: float = 0.0
+    schedule: str = "constant"
+    warmup_steps: int = 0
+    data: DataNow | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BestNow:
-    """The sampled revision with the highest mean reward."""
+    """The best revision: by the mean ``reward`` of its samples, of a job on a file by a ``metric``."""
 
     number: int
-    reward: float
+    reward: float | None = None
+    metric: str = ""
+    value: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +127,7 @@ class JobNow:
     state: str
     job_id: str = ""
     policy: str = ""
+    base: str = ""
     spec: JobSettings = JobSettings()
     reason: str = ""
     warnings: tuple[str, ...] = ()
@@ -71,11 +138,30 @@ class JobNow:
     started_at: float | None = None
     finished_at: float | None = None
     steps: tuple[StepNow, ...] = ()
+    result: Ref | None = None
+    stopped_early: bool = False
+    trained_tokens: int | None = None
 
     @property
     def done(self) -> tuple[StepNow, ...]:
         """Return the steps that have ended."""
         return tuple(step for step in self.steps if step.state == "published")
+
+    @property
+    def source(self) -> str:
+        """Return what it trains on: a task, or a file."""
+        return self.spec.task if self.spec.data is None else self.spec.data.training.filename
+
+    @property
+    def metric(self) -> str:
+        """Return what a job on a file compares its revisions by; empty: nothing."""
+        evaluation = None if self.spec.data is None else self.spec.data.evaluation
+        return "" if evaluation is None else evaluation.metric
+
+    def score_of(self, number: int) -> float | None:
+        """Return the job's metric of a revision, None if the job did not measure it."""
+        scores = {step.revision.number: step for step in self.steps if step.revision is not None}
+        return getattr(scores.get(number), self.metric, None) if self.metric else None
 
 
 def read_job(answer: object) -> JobNow:
@@ -90,7 +176,7 @@ def seconds_taken(job: JobNow, *, now: float) -> float:
 
 def seconds_left(job: JobNow, *, now: float) -> float | None:
     """Return how long the remaining steps take at the pace of those that are done; None: nobody knows."""
-    if job.started_at is None or not job.step or job.state in TERMINAL:
+    if job.started_at is None or not job.step or job.state != "running":
         return None
     return (now - job.started_at) / job.step * (job.total_steps - job.step)
 
@@ -111,8 +197,40 @@ def headline(job: JobNow, *, now: float) -> str:
     if left is not None:
         parts.append(f"about {duration(left)} left")
     if job.best is not None:
-        parts.append(f"best revision {job.best.number} ({job.best.reward:.3f})")
-    return f"{job.policy} on {job.spec.task}: {', '.join(parts)}"
+        parts.append(f"best revision {job.best.number}{_score(job.best)}")
+    parts += [f"{count} {what}" for what, count in _left_out(job).items() if count]
+    return f"{job.policy} on {job.source}: {', '.join(parts)}"
+
+
+def _score(best: BestNow) -> str:
+    if best.value is not None:
+        return f" ({best.metric} {best.value:.3f})"
+    return "" if best.reward is None else f" ({best.reward:.3f})"
+
+
+def _left_out(job: JobNow) -> dict[str, int]:
+    errors = sum(sum(step.grader_errors.values()) for step in job.steps)
+    return {"grader errors": errors, "rows too long": sum(step.dropped_rows for step in job.steps)}
+
+
+def step_columns(job: JobNow) -> tuple[Column, ...]:
+    """Return the columns of a job's steps."""
+    return STEP if job.spec.data is None else FILE_STEP
+
+
+def step_rows(job: JobNow, steps: Sequence[StepNow], tiers: Mapping[str, str]) -> list[dict[str, object]]:
+    """Return the rows of some steps of a job."""
+    if job.spec.data is None:
+        return [step_row(step, tiers) for step in steps]
+    is_sampled = job.spec.algorithm == "grpo"
+    return [_file_step_row(step, tiers, is_sampled=is_sampled) for step in steps]
+
+
+def _file_step_row(step: StepNow, tiers: Mapping[str, str], *, is_sampled: bool) -> dict[str, object]:
+    """Return the row of a step of a job on a file; answers of the file have no reward."""
+    measured = {name: getattr(step, name) for name in MEASURED}
+    reward = step.reward_mean if is_sampled else None
+    return {**step_row(step, tiers), **measured, "reward": reward, "epoch": step.epoch}
 
 
 def step_row(step: StepNow, tiers: Mapping[str, str]) -> dict[str, object]:
@@ -138,4 +256,4 @@ def job_row(answer: Mapping[str, object], *, now: float) -> dict[str, object]:
     """Return the row of a job in a list."""
     job = read_job(answer)
     took = duration(seconds_taken(job, now=now)) if job.started_at is not None else None
-    return {**answer, "step": f"{job.step}/{job.total_steps}", "took": took}
+    return {**answer, "source": job.source, "step": f"{job.step}/{job.total_steps}", "took": took}

@@ -1,5 +1,8 @@
 """Why `mint` refuses to go on; each says what to do."""
 
+from collections.abc import Sequence
+
+from mint_common.datasets import Problem
 from mint_common.errors import MintError
 
 
@@ -91,3 +94,19 @@ class FleetTooSmallError(MintError):
     """{fleet} is too small: {problem}."""
 
     code = "fleet_too_small"
+
+
+class ExtraMissingError(MintError):
+    """{option} needs {package}, which is not installed: `pip install {package}` where `mint` is."""
+
+    code = "extra_missing"
+
+
+class RowsRefusedError(MintError):
+    """{what} is refused: {count} problems in its rows."""
+
+    code = "rows_refused"
+
+    def __init__(self, *, what: str, count: int, problems: Sequence[Problem]) -> None:
+        super().__init__(what=what, count=count)
+        self.problems = tuple(problems)

@@ -218,6 +218,8 @@ FORMATS: Mapping[str, Callable[[Any], str]] = {
     "time": _time,
     "number": _number,
     "score": lambda value: f"{value:.3f}",
+    "epoch": lambda value: f"{value:.2f}",
+    "rate": lambda value: f"{value:.2g}",
     "bar": lambda value: "█" * round(BAR_CELLS * min(1.0, max(0.0, value))),
     "mib": lambda value: f"{value / MIB:.1f}",
     "list": ", ".join,

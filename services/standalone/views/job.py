@@ -9,12 +9,24 @@ from rich.live import Live
 from rich.text import Text
 
 from services.standalone.adapters.public_api import Json, PublicApi, path_of
-from services.standalone.core.columns import STEP
-from services.standalone.core.jobs import TERMINAL, JobNow, StepNow, headline, read_job, step_row, tiers_of
+from services.standalone.core.jobs import (
+    MEASURED,
+    TERMINAL,
+    JobNow,
+    StepNow,
+    headline,
+    read_job,
+    step_columns,
+    step_row,
+    step_rows,
+    tiers_of,
+)
+from services.standalone.core.tables import cells
 from services.standalone.views.terminal import make_table
 
 SHOWN_STEPS = 12
 POLL_SECONDS = 0.5
+_NUMBERS = ("reward", *MEASURED)
 
 JobObserver = Callable[[JobNow, Json], None]
 """Told a job and the adapters on the engines."""
@@ -45,7 +57,8 @@ class JobView:
             self._live.update(self._table(job, tiers))
             return
         for step in job.done[self._lines :]:
-            self._console.print(_line(step, tiers), highlight=False, soft_wrap=True)
+            line = _line(step, tiers) if job.spec.data is None else _file_line(job, step)
+            self._console.print(line, highlight=False, soft_wrap=True)
         self._lines = len(job.done)
 
     @contextlib.contextmanager
@@ -59,12 +72,12 @@ class JobView:
         self._live = None
 
     def _table(self, job: JobNow, tiers: Mapping[str, str]) -> Group:
-        rows = [step_row(step, tiers) for step in job.steps[-SHOWN_STEPS:]]
+        rows = step_rows(job, job.steps[-SHOWN_STEPS:], tiers)
         earlier = len(job.steps) - len(rows)
         return Group(
             Text(headline(job, now=time.time())),
             *([Text(f"{earlier} earlier steps are not shown", style="dim")] if earlier else []),
-            make_table(rows, STEP, width=self._console.width),
+            make_table(rows, step_columns(job), width=self._console.width),
         )
 
 
@@ -74,3 +87,11 @@ def _line(step: StepNow, tiers: Mapping[str, str]) -> str:
     number, short = ("", "") if step.revision is None else (step.revision.number, step.revision.digest[7:19])
     sampled = f"step {step.step:>3}  sampled {row['sampled'] or '':>4}  reward {reward:>4}"
     return f"{sampled}  revision {number:>3}  {short}  {row['tier']}"
+
+
+def _file_line(job: JobNow, step: StepNow) -> str:
+    """Return a step of a job on a file: its numbers, under the titles of the table."""
+    (row,) = step_rows(job, [step], {})
+    told = [column for column in step_columns(job) if column.path in _NUMBERS]
+    numbers = [f"{column.title} {cell}" for column, cell in zip(told, cells(row, told), strict=True) if cell]
+    return f"step {step.step:>3}  {'  '.join(numbers)}  revision {row['revision'] or ''}"

@@ -21,17 +21,19 @@ STATE_STYLES = {
 }
 
 
-def print_rows(rows: Sequence[Row], columns: Sequence[Column], *, nothing: str) -> None:
+def print_rows(
+    rows: Sequence[Row], columns: Sequence[Column], *, nothing: str, is_error: bool = False
+) -> None:
     """Print what fits on a terminal; elsewhere every column, separated by tabs and not padded."""
-    console = Console()
+    console = Console(stderr=is_error)
     if not rows:
-        typer.echo(nothing)
+        typer.echo(nothing, err=is_error)
     elif console.is_terminal:
         console.print(make_table(rows, columns, width=console.width))
     else:
         told = [column for column in columns if column.kind != "bar"]
         for line in (tuple(column.title for column in told), *(cells(row, told) for row in rows)):
-            typer.echo("\t".join(line))
+            typer.echo("\t".join(line), err=is_error)
 
 
 def print_json(answer: object) -> None:
