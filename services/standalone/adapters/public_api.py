@@ -7,14 +7,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 from urllib.parse import quote
 
 import httpx
+import msgspec
 
 from mint_common.adapters_format import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE
 from mint_common.client.http import error_from_payload
-from mint_common.errors import InvalidField, NotFound, Unavailable
+from mint_common.datasets import Problem
+from mint_common.errors import InvalidField, NotFound, RequestRefused, Unavailable
+from services.standalone.core.refusals import RowsRefusedError
 
 Json = Any  # what the gateway answered: its schema is GET /openapi.json
 Params = Mapping[str, str | int | None]
@@ -26,6 +29,8 @@ _SECONDS = 60.0
 _PATIENT_SECONDS = 600.0
 """How long an answer may take that whole adapters are read for, and an upload may stand still behind others:
 twice as long as a gateway waits for its registry."""
+_CALLERS_FAULT = (400, 404, 413)
+"""Refusals of the OpenAI API, whose message is for people as it is."""
 _CHUNK_BYTES = 1 << 20
 _BLOCK = 512
 
@@ -54,13 +59,25 @@ class PublicApi:
     Paths are those below ``/mint/v1``.
     """
 
-    def __init__(self, base_url: str, api_key: str, *, seconds: float = _SECONDS) -> None:
-        """Connect later. ``seconds`` is how long an answer may take that nothing big is read for."""
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str,
+        *,
+        seconds: float = _SECONDS,
+        key_in_shell: str = "$MINT_API_KEY",
+    ) -> None:
+        """Connect later. ``seconds`` is how long an answer may take that nothing big is read for.
+
+        ``key_in_shell`` is what a shell makes the key of, to be shown instead of it.
+        """
+        self.url = base_url.rstrip("/")
+        self.key_in_shell = key_in_shell
         self._what = f"the gateway at {base_url}"
-        self._openai = f"{base_url.rstrip('/')}/v1"
+        self._openai = f"{self.url}/v1"
         self._patience = httpx.Timeout(seconds, read=_PATIENT_SECONDS, write=_PATIENT_SECONDS)
         self._http = httpx.Client(
-            base_url=f"{base_url.rstrip('/')}/mint/v1",
+            base_url=f"{self.url}/mint/v1",
             headers={"authorization": f"Bearer {api_key}"},
             timeout=seconds,
             trust_env=False,
@@ -100,6 +117,19 @@ class PublicApi:
         headers = {"content-type": "application/x-tar"}
         body = _archived(_files(folder), progress)
         return self._ask("POST", path, params=params, content=body, headers=headers, timeout=self._patience)
+
+    def get_openai(self, path: str, params: Params | None = None) -> Json:
+        """Ask the OpenAI API for something; the path is that below ``/v1``."""
+        return self._ask("GET", f"{self._openai}{path}", params=params)
+
+    def post_openai(self, path: str, body: object = None) -> Json:
+        """Make or do something over the OpenAI API, which may check a whole file for it."""
+        return self._ask("POST", f"{self._openai}{path}", json=body, timeout=self._patience)
+
+    def send_form(self, path: str, field: str, name: str, content: IO[bytes], **fields: str) -> Json:
+        """Send a form with a file to the OpenAI API; the file is read from its beginning as it is sent."""
+        files = {field: (name, content, "application/octet-stream")}
+        return self._ask("POST", f"{self._openai}{path}", data=fields, files=files, timeout=self._patience)
 
     def complete(self, model: str, prompt: str, *, max_tokens: int) -> Completed:
         """Complete a prompt greedily, over the OpenAI API."""
@@ -194,6 +224,10 @@ class PublicApi:
             raise self._unreadable(response)
         if payload.get("code") == "model_not_found":
             raise NotFound(kind="model", name=json.loads(response.request.content)["model"])
+        if isinstance(payload.get("errors"), list):
+            raise _rows_refused(payload)
+        if {"param", "type"} <= payload.keys() and response.status_code in _CALLERS_FAULT:
+            raise RequestRefused(field=str(payload["param"] or "body"), problem=str(payload["message"]))
         if response.headers.get("retry-after", "").isdecimal():  # which the OpenAI API says there alone
             payload = {"retry_after_seconds": int(response.headers["retry-after"]), **payload}
         raise error_from_payload(payload, what=self._what)
@@ -210,6 +244,12 @@ class PublicApi:
 
     def _unavailable(self, error: httpx.HTTPError) -> Unavailable:
         return Unavailable(what=self._what, problem=str(error) or type(error).__name__)
+
+
+def _rows_refused(payload: Mapping[str, Any]) -> RowsRefusedError:  # JSON
+    problems = msgspec.convert(payload["errors"], list[Problem])
+    count = int(payload.get("count", len(problems)))
+    return RowsRefusedError(what=str(payload.get("param") or "file"), count=count, problems=problems)
 
 
 def _files(folder: Path) -> list[Path]:

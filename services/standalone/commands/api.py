@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -91,7 +92,7 @@ def group(help_text: str, *commands: Command) -> typer.Typer:
 def open_api(folder: Path | None) -> Iterator[PublicApi]:
     """Open the stack of --dir, else that of MINT_URL and MINT_API_KEY, else that of the default folder."""
     address = None if folder else address_of(os.environ)
-    with PublicApi(*(address or _running(folder))) as api:
+    with _running(folder) if address is None else PublicApi(*address) as api:
         yield api
 
 
@@ -107,12 +108,13 @@ def address_of(environ: Mapping[str, str]) -> tuple[str, str] | None:
     return (url, key) if url and key else None
 
 
-def _running(folder: Path | None) -> tuple[str, str]:
+def _running(folder: Path | None) -> PublicApi:
     state = state_folder(folder)
     run = state.read_run()
     if run is None:
         raise StackNotRunningError(folder=str(state.root))
-    return run.gateway_url, state.secrets().api_key
+    key_in_shell = f"$(cat {shlex.quote(str(state.api_key_file))})"
+    return PublicApi(run.gateway_url, state.secrets().api_key, key_in_shell=key_in_shell)
 
 
 def _print(answer: Listing | str | None, *, as_json: bool) -> None:

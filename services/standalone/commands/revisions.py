@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
 from services.standalone.adapters.public_api import PublicApi, path_of
 from services.standalone.commands.api import Listing, group
@@ -13,6 +12,7 @@ from services.standalone.commands.names import resolve_revision
 from services.standalone.commands.options import AfterOption, LimitOption, PolicyArgument, RevisionArgument
 from services.standalone.core.columns import CHANGE, FIELD, NODE, REVISION
 from services.standalone.core.tables import diff_rows, field_rows, scored_rows
+from services.standalone.views.sending import sending
 
 
 def list_revisions(
@@ -59,15 +59,8 @@ def upload_revision(
     Example: mint revision upload counter ./my-adapter --step 120
     """
     params = {"step": step, "parent": resolve_revision(api, policy, parent) if parent else None}
-    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn()
     console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("sending", total=None)
-
-        def report(sent: int, total: int) -> None:
-            word = "sending" if sent < total else "checking"
-            progress.update(task, completed=sent, total=total, description=word)
-
+    with sending(console) as report:
         found = api.upload(path_of("policies", policy, "revisions"), adapter.expanduser(), params, report)
     for warning in found["warnings"]:
         console.print(f"Note: {warning}")
