@@ -27,6 +27,7 @@ from services.standalone.commands.plan import plan
 from services.standalone.commands.policies import policy_app
 from services.standalone.commands.revisions import revision_app
 from services.standalone.commands.running import down, status
+from services.standalone.commands.train import train
 from services.standalone.commands.up import up
 from services.standalone.commands.webhooks import webhook_app
 
@@ -36,8 +37,9 @@ app = typer.Typer(
         "Train, evaluate, serve and roll back LoRA policies over resident base models.\n\n"
         "Start with `mint doctor` (can this machine do it?), then `mint demo` (all of it in minutes), "
         "then `mint up` (a stack of your own).\n\n"
-        "The loop: `mint task list`, `mint policy create`, `mint job create --watch`, `mint revision list`, "
-        "`mint ask`, `mint alias move`, `mint rollback`.\n\n"
+        "On a file of your own: `mint train FILE --base BASE`. On a task: `mint task list`, `mint policy "
+        "create`, `mint job create --watch`. Then `mint revision list`, `mint ask`, `mint alias move`, `mint "
+        "rollback`.\n\n"
         "A command speaks to the stack of --dir, else to that at MINT_URL with the key MINT_API_KEY, else to "
         "that of ~/.mint."
     ),
@@ -65,7 +67,8 @@ app.add_typer(tenant_app, name="tenant", short_help="Tenants: list, create, make
 app.command(short_help="Who changed what, newest first.")(api_command(audit))
 app.add_typer(task_app, name="task", short_help="What can be trained on: list, show.")
 app.add_typer(data_app, name="data", short_help="Files of rows to train on: check.")
-app.add_typer(job_app, name="job", short_help="Jobs: create, watch, list, cancel.")
+app.command(short_help="Train a policy on a file of rows.")(api_command(train))
+app.add_typer(job_app, name="job", short_help="Jobs: create, watch, pause, export.")
 app.command(short_help="What models answer, side by side.")(api_command(ask))
 app.command(short_help="Events as they happen: JSON, or brief.")(api_command(events))
 app.add_typer(webhook_app, name="webhook", short_help="Tell your own servers of events.")
