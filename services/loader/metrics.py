@@ -22,6 +22,10 @@ STALL_SECONDS = Histogram(
     buckets=(0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3),
 )
 QUEUE_DEPTH = Gauge("mint_loader_queue_depth", "Loads that wait in the cold queue", ["priority"])
+QUEUE_OLDEST_SECONDS = Gauge(
+    "mint_loader_queue_oldest_seconds",
+    "Seconds that the oldest load in the cold queue has waited; 0 without one",
+)
 QUEUE_WAIT_SECONDS = Histogram(
     "mint_loader_queue_wait_seconds",
     "Seconds that a load waited in the cold queue",

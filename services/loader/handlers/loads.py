@@ -278,3 +278,6 @@ class Loads:
         for priority in Priority:
             depth = sum(load.priority is priority for load in self.queue.waiting)
             metrics.QUEUE_DEPTH.labels(priority=priority.name.lower()).set(depth)
+        now = self._clock.monotonic()
+        asked_at = (self._pending[load.digest].asked_at for load in self.queue.waiting)
+        metrics.QUEUE_OLDEST_SECONDS.set(now - min(asked_at, default=now))

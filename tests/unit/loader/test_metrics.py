@@ -67,9 +67,12 @@ async def test_what_waits_is_counted_by_its_priority(make_bench: Make) -> None:
     async with asyncio.timeout(20):
         while depths() != {Priority.REQUEST: 1, Priority.PREWARM: 1, Priority.PREFETCH: 2}:
             await asyncio.sleep(0)
+    await bench.clock.advance(3.0)
+    assert sample("queue_oldest_seconds") == 3.0
     bench.engine.gate.set()
     await asyncio.gather(*tasks)
     assert set(depths().values()) == {0}
+    assert sample("queue_oldest_seconds") == 0
     grown = {each: sample("queue_wait_seconds_count", priority=each.name.lower()) for each in Priority}
     assert {each: grown[each] - waits[each] for each in Priority} == {
         Priority.REQUEST: 2,
