@@ -280,18 +280,22 @@ RuleChoice = Literal["newest", "best"]
 class RuleRecord:
     """A promotion rule: which scores move an alias (`services.registry.core.rules`).
 
-    ``warnings`` say why the rule may never move its alias; they are given when it is created.
+    It has ``at_least`` or ``at_most``: larger or smaller scores are better. ``warnings`` say why the rule may
+    never move its alias; they are given when it is created.
     """
 
     rule_id: str
     alias: str
     suite: str
     metric: str
-    at_least: float
+    at_least: float | None
     max_drop: float | None
     roll_back_below: float | None
     actor: str
     created_at: float
+    at_most: float | None = None
+    max_rise: float | None = None
+    roll_back_above: float | None = None
     choose: RuleChoice = "newest"
     cooldown_seconds: float = 0.0
     paused: bool = False

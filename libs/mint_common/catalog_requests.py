@@ -202,8 +202,11 @@ class RuleBody(Body):
 
     With ``max_drop`` it must not be worse than the live revision's newest score by more than that. The live
     revision is rolled back when it scores below ``roll_back_below``. ``choose`` newest takes a revision that
-    is newer than the live one; best takes any that scores above it. A promotion waits until
+    is newer than the live one; best takes any that scores better. A promotion waits until
     ``cooldown_seconds`` after the alias's last move.
+
+    Of a score that is better when smaller, a loss, a rule has ``at_most``, ``max_rise`` and
+    ``roll_back_above`` instead.
     """
 
     model_config = _example(
@@ -212,10 +215,13 @@ class RuleBody(Body):
 
     suite: Label
     metric: Label
-    at_least: float
+    at_least: float | None = None
     alias: str = "prod"
     max_drop: float | None = None
     roll_back_below: float | None = None
+    at_most: float | None = None
+    max_rise: float | None = None
+    roll_back_above: float | None = None
     choose: RuleChoice = "newest"
     cooldown_seconds: float = 0.0
 

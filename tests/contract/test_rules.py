@@ -165,6 +165,21 @@ async def test_rule_promotes_a_good_score_and_rolls_a_bad_one_back_once(store: S
     assert len([event for event in await store.events() if isinstance(event, AliasMoved)]) == 3
 
 
+async def test_rule_of_a_loss_promotes_a_small_score_and_rolls_a_large_one_back(store: Store) -> None:
+    policy = await add_policy(store)
+    await publish(store, policy, 3)
+    rule = replace(RULE, at_least=None, roll_back_below=None, at_most=1.5, max_rise=0.1, roll_back_above=2.0)
+    await store.rules.add(policy.policy_id, rule)
+    assert await store.rules.list(policy.policy_id) == [rule]
+    handler = _handler(store)
+    for number, loss, live in ((1, 1.4, 1), (2, 1.6, 1), (2, 1.5, 2), (3, 1.45, 3), (3, 2.5, 2)):
+        await handler.on_evaluation_recorded(await _score(store, policy, number, loss))
+        assert await _live(store, policy) == live
+    alias = await store.aliases.alias(policy.policy_id, "prod")
+    assert [move.number for move in alias.history] == [1, 2, 3, 2]
+    assert "2.5, above 2" in alias.history[-1].reason
+
+
 async def test_score_of_what_a_person_rolled_back_promotes_nothing(store: Store) -> None:
     policy = await add_policy(store)
     await publish(store, policy, 3)

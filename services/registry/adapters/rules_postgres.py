@@ -14,9 +14,9 @@ from services.registry.ports.evaluations import DueRule
 _ADD = """
     INSERT INTO rules
         (rule_id, policy_id, alias, suite, metric, at_least, max_drop, roll_back_below, actor, created_at,
-         choose, cooldown_seconds)
-    SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12
-    WHERE (SELECT count(*) FROM rules WHERE policy_id = $2) < $13
+         choose, cooldown_seconds, at_most, max_rise, roll_back_above)
+    SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15
+    WHERE (SELECT count(*) FROM rules WHERE policy_id = $2) < $16
     RETURNING rule_id
 """
 _PAUSE = """
@@ -54,6 +54,9 @@ class PostgresRules:
             moment(rule.created_at),
             rule.choose,
             rule.cooldown_seconds,
+            rule.at_most,
+            rule.max_rise,
+            rule.roll_back_above,
             MOST_RULES,
         )
         if added is None:

@@ -2,10 +2,13 @@
 
 A rule watches one metric of one suite and one alias. It promotes a revision that scores ``at_least`` and,
 where ``max_drop`` is given, not less than the live one's newest score minus that. With ``choose`` newest the
-revision must be newer than the live one; with best it must score above it, or be newer if the live one has no
+revision must be newer than the live one; with best it must score better, or be newer if the live one has no
 score. The live revision is rolled back when it scores below ``roll_back_below``, which is at most
 ``at_least``: no score both promotes and rolls back. A promotion waits for ``cooldown_seconds`` after the
 alias's last move.
+
+Of a score that is better when smaller a rule has ``at_most``, ``max_rise`` and ``roll_back_above``: the same
+mirrored at zero, and decided so (`rule_bounds`).
 
 People come first: a rule neither moves a frozen alias nor points an alias at a revision that a person moved
 it back from, until a person points it there again.
@@ -19,6 +22,7 @@ from mint_common.catalog import EvaluationRecord, RuleRecord
 from mint_common.claims import RevisionRef
 from mint_common.errors import AlreadyExists, InvalidField, MintError
 from mint_common.ids import Digest
+from services.registry.core.rule_bounds import LARGER, SMALLER, bounds_of, words_of
 
 MOST_RULES = 100
 """How many rules a policy has at most: every score is checked against all of them."""
@@ -68,20 +72,30 @@ class ScoreRange:
 
 def check_rule(rule: RuleRecord) -> None:
     """Refuse a rule that could not be followed. Raises InvalidField."""
-    for field, value in (("at_least", rule.at_least), ("roll_back_below", rule.roll_back_below)):
+    if (rule.at_least is None) == (rule.at_most is None):
+        problem = "a rule has at_least, where larger scores are better, or at_most, where smaller ones are"
+        raise InvalidField(field="at_least", problem=problem)
+    bounds, words = bounds_of(rule), words_of(rule)
+    other = LARGER if words is SMALLER else SMALLER
+    for field in (other.drop, other.floor):
+        if getattr(rule, field) is not None:
+            raise InvalidField(field=field, problem=f"goes with {other.least}, the rule has {words.least}")
+    for field in (words.least, words.floor):
+        value = getattr(rule, field)
         if value is not None and not math.isfinite(value):
             raise InvalidField(field=field, problem="must be a finite number")
-    if rule.max_drop is not None and not 0 <= rule.max_drop < math.inf:
-        raise InvalidField(
-            field="max_drop", problem=f"must be a finite number of at least 0, got {rule.max_drop}"
-        )
-    if rule.max_drop is not None and rule.choose == "best":
-        raise InvalidField(field="max_drop", problem="has no meaning with choose best, which allows no drop")
-    if rule.roll_back_below is not None and rule.roll_back_below > rule.at_least:
+    if bounds.drop is not None and not 0 <= bounds.drop < math.inf:
+        problem = f"must be a finite number of at least 0, got {bounds.drop}"
+        raise InvalidField(field=words.drop, problem=problem)
+    if bounds.drop is not None and rule.choose == "best":
+        problem = "has no meaning with choose best, which takes better ones alone"
+        raise InvalidField(field=words.drop, problem=problem)
+    if bounds.floor > bounds.least:
         problem = (
-            f"{rule.roll_back_below} is above at_least, {rule.at_least}: a promotion would roll back at once"
+            f"{bounds.flipped(bounds.floor)} is {words.better} {words.least}, {bounds.flipped(bounds.least)}:"
+            " a promotion would roll back at once"
         )
-        raise InvalidField(field="roll_back_below", problem=problem)
+        raise InvalidField(field=words.floor, problem=problem)
     if not 0 <= rule.cooldown_seconds <= MOST_COOLDOWN_SECONDS:
         problem = f"must be between 0 and {MOST_COOLDOWN_SECONDS:g}, got {rule.cooldown_seconds}"
         raise InvalidField(field="cooldown_seconds", problem=problem)
@@ -110,13 +124,21 @@ def rule_warnings(rule: RuleRecord, seen: ScoreRange | None, *, is_frozen: bool)
             f"no revision of this policy has a score of {rule.metric!r} in suite {rule.suite!r} yet:"
             " the rule does nothing until one is recorded"
         )
-    elif rule.at_least > seen.high:
-        warnings.append(
-            f"at_least {rule.at_least:g} is above every score so far, the highest is {seen.high:g}"
-        )
-    elif rule.at_least <= seen.low:
-        warnings.append(f"every score so far is at_least {rule.at_least:g}, the lowest is {seen.low:g}")
+    else:
+        warnings += _limit_warnings(rule, seen)
     return tuple(warnings)
+
+
+def _limit_warnings(rule: RuleRecord, seen: ScoreRange) -> list[str]:
+    bounds, words = bounds_of(rule), words_of(rule)
+    ends = (("lowest", seen.low), ("highest", seen.high))
+    (worst_name, worst), (best_name, best) = ends if words is LARGER else reversed(ends)
+    limit = bounds.flipped(bounds.least)
+    if bounds.least > bounds.flipped(best):
+        return [f"{words.least} {limit:g} is {words.better} every score so far, the {best_name} is {best:g}"]
+    if bounds.least <= bounds.flipped(worst):
+        return [f"every score so far is {words.least} {limit:g}, the {worst_name} is {worst:g}"]
+    return []
 
 
 def plan_action(
@@ -125,28 +147,36 @@ def plan_action(
     """Return what a score asks for, given where the alias points and that revision's newest score."""
     if rule.paused or (score.suite, score.metric) != (rule.suite, rule.metric):
         return None
+    bounds, words = bounds_of(rule), words_of(rule)
+    value = bounds.flipped(score.value)
     said = f"{score.suite} {score.metric} of revision {score.number} is {score.value:g}"
     if live is None:
-        is_good = score.value >= rule.at_least
-        return Promote(expected="", reason=f"{said}, at least {rule.at_least:g}") if is_good else None
+        is_good = value >= bounds.least
+        reason = f"{said}, {words.limit} {bounds.flipped(bounds.least):g}"
+        return Promote(expected="", reason=reason) if is_good else None
     if score.digest == live.digest:
-        floor = -math.inf if rule.roll_back_below is None else rule.roll_back_below
-        is_bad = score.value < floor
-        return RollBack(expected=live.digest, reason=f"{said}, below {floor:g}") if is_bad else None
-    needed = rule.at_least
-    if rule.max_drop is not None and live_value is not None:
-        needed = max(needed, live_value - rule.max_drop)
-    if score.value < needed or not _is_ahead(rule, score, live, live_value):
+        is_bad = value < bounds.floor
+        reason = f"{said}, {words.worse} {bounds.flipped(bounds.floor):g}"
+        return RollBack(expected=live.digest, reason=reason) if is_bad else None
+    live_at = None if live_value is None else bounds.flipped(live_value)
+    needed = bounds.least
+    if bounds.drop is not None and live_at is not None:
+        needed = max(needed, live_at - bounds.drop)
+    if value < needed or not _is_ahead(rule, score.number, value, live, live_at):
         return None
     if rule.choose == "best" and live_value is not None:
-        return Promote(expected=live.digest, reason=f"{said}, above {live_value:g} of revision {live.number}")
-    return Promote(expected=live.digest, reason=f"{said}, at least {needed:g}")
+        reason = f"{said}, {words.better} {live_value:g} of revision {live.number}"
+        return Promote(expected=live.digest, reason=reason)
+    return Promote(expected=live.digest, reason=f"{said}, {words.limit} {bounds.flipped(needed):g}")
 
 
-def _is_ahead(rule: RuleRecord, score: EvaluationRecord, live: RevisionRef, live_value: float | None) -> bool:
+def _is_ahead(
+    rule: RuleRecord, number: int, value: float, live: RevisionRef, live_value: float | None
+) -> bool:
+    """Return whether a revision comes after the live one; values as `Bounds` has them."""
     if rule.choose == "best" and live_value is not None:
-        return score.value > live_value
-    return score.number >= live.number
+        return value > live_value
+    return number >= live.number
 
 
 def cooldown_end(rule: RuleRecord, action: Promote | RollBack, *, moved_at: float | None) -> float:
@@ -161,7 +191,8 @@ def preferred(rule: RuleRecord, score: EvaluationRecord, waiting: EvaluationReco
     if score.digest == waiting.digest:
         return score
     if rule.choose == "best":
-        return max((waiting, score), key=lambda each: each.value)
+        bounds = bounds_of(rule)
+        return max((waiting, score), key=lambda each: bounds.flipped(each.value))
     return max((waiting, score), key=lambda each: each.number)
 
 

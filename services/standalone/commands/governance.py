@@ -28,15 +28,27 @@ def create_rule(
     policy: PolicyArgument,
     suite: Annotated[str, typer.Argument(metavar="SUITE", help="The suite whose scores count.")],
     metric: Annotated[str, typer.Argument(metavar="METRIC", help="The metric of that suite.")],
-    at_least: Annotated[float, typer.Argument(metavar="SCORE", help="The lowest score that is promoted.")],
+    at_least: Annotated[
+        float | None, typer.Argument(metavar="SCORE", help="The lowest score that is promoted.")
+    ] = None,
     *,
     alias: Annotated[str, typer.Option("--alias", metavar="ALIAS", help="Which alias.")] = "prod",
     max_drop: Annotated[
-        float | None, typer.Option("--max-drop", help="How much worse than the live one it may be.")
+        float | None, typer.Option("--max-drop", help="How much less than the live one it may score.")
     ] = None,
     roll_back_below: Annotated[
         float | None,
         typer.Option("--roll-back-below", help="A live revision that scores less is rolled back."),
+    ] = None,
+    at_most: Annotated[
+        float | None, typer.Option("--at-most", help="Of a loss instead of SCORE: the highest one.")
+    ] = None,
+    max_rise: Annotated[
+        float | None, typer.Option("--max-rise", help="With --at-most: how much above the live one.")
+    ] = None,
+    roll_back_above: Annotated[
+        float | None,
+        typer.Option("--roll-back-above", help="With --at-most: a live revision above it is rolled back."),
     ] = None,
     choose: Annotated[
         Literal["newest", "best"],
@@ -48,8 +60,8 @@ def create_rule(
 ) -> Listing:
     """Let scores move an alias: to a better revision, and back from a live one that fails.
 
-    No rule returns to a revision that a person moved the alias back from, until a person points it there
-    again.
+    Larger scores are better, unless --at-most says how large a loss may be. No rule returns to a revision
+    that a person moved the alias back from, until a person points it there again.
 
     Example: mint rule create counter held-out accuracy 0.8 --roll-back-below 0.5
     """
@@ -60,6 +72,9 @@ def create_rule(
         "alias": alias,
         "max_drop": max_drop,
         "roll_back_below": roll_back_below,
+        "at_most": at_most,
+        "max_rise": max_rise,
+        "roll_back_above": roll_back_above,
         "choose": choose,
         "cooldown_seconds": cooldown,
     }

@@ -120,9 +120,72 @@ def test_score_that_was_acted_upon_asks_for_nothing_more(
         assert again is None
 
 
+LOSS = replace(
+    RULE, at_least=None, max_drop=None, roll_back_below=None, at_most=1.5, max_rise=0.1, roll_back_above=2.0
+)
+"""A rule of a score that is better when smaller."""
+
+
+def test_a_smaller_loss_is_promoted_and_a_larger_one_rolled_back() -> None:
+    def asked(number: int, value: float, live_value: float | None = None) -> object:
+        return plan_action(LOSS, score(number, value), live=revision(3), live_value=live_value)
+
+    assert isinstance(asked(4, 1.5), Promote)
+    assert asked(4, 1.6) is None
+    assert isinstance(asked(4, 1.25, 1.2), Promote)
+    assert asked(4, 1.4, 1.2) is None
+    assert asked(3, 2.0) is None
+    action = asked(3, 2.5)
+    assert isinstance(action, RollBack)
+    assert action.reason == "counting accuracy of revision 3 is 2.5, above 2"
+    promoted = asked(4, 1.0)
+    assert isinstance(promoted, Promote)
+    assert promoted.reason == "counting accuracy of revision 4 is 1, at most 1.5"
+
+
+@given(
+    limit=st.floats(-2, 2),
+    drop=st.none() | st.floats(0, 1),
+    below=st.none() | st.floats(0, 2),
+    choose=st.sampled_from(["newest", "best"]),
+    scores=st.lists(st.tuples(st.integers(1, 6), VALUES), min_size=2, max_size=2),
+    live=st.none() | st.integers(1, 6),
+    live_value=st.none() | VALUES,
+)
+def test_a_rule_of_a_loss_decides_as_one_of_the_score_with_its_sign_changed(
+    *, limit, drop, below, choose, scores, live, live_value
+) -> None:
+    drop = None if choose == "best" else drop
+    floor = None if below is None else limit - below
+    larger = replace(RULE, at_least=limit, max_drop=drop, roll_back_below=floor, choose=choose)
+    smaller = replace(
+        LOSS,
+        at_most=-limit,
+        max_rise=drop,
+        roll_back_above=None if floor is None else -floor,
+        choose=choose,
+    )
+    for rule in (larger, smaller):
+        check_rule(rule)
+    pointed = None if live is None else revision(live)
+    mirrored = None if live_value is None else -live_value
+    for number, value in scores:
+        one = plan_action(larger, score(number, value), live=pointed, live_value=live_value)
+        other = plan_action(smaller, score(number, -value), live=pointed, live_value=mirrored)
+        assert type(one) is type(other)
+    (first, value), (second, other_value) = scores
+    kept = preferred(larger, score(first, value), score(second, other_value))
+    kept_loss = preferred(smaller, score(first, -value), score(second, -other_value))
+    assert (kept.number, kept.value) == (kept_loss.number, -kept_loss.value)
+
+
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
+        ({"at_least": None}, "at_least"),
+        ({"at_most": 1.0}, "at_least"),
+        ({"max_rise": 0.1}, "max_rise"),
+        ({"roll_back_above": 0.9}, "roll_back_above"),
         ({"at_least": float("nan")}, "at_least"),
         ({"roll_back_below": float("inf")}, "roll_back_below"),
         ({"roll_back_below": 0.81}, "roll_back_below"),
@@ -135,6 +198,24 @@ def test_score_that_was_acted_upon_asks_for_nothing_more(
 def test_rule_that_makes_no_sense_is_refused(changes: dict[str, object], field: str) -> None:
     with pytest.raises(InvalidField) as refused:
         check_rule(replace(RULE, **changes))
+    assert refused.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"max_drop": 0.1}, "max_drop"),
+        ({"roll_back_below": 0.1}, "roll_back_below"),
+        ({"at_most": float("inf")}, "at_most"),
+        ({"roll_back_above": 1.4}, "roll_back_above"),
+        ({"max_rise": -0.1}, "max_rise"),
+        ({"choose": "best"}, "max_rise"),
+    ],
+)
+def test_rule_of_a_loss_that_makes_no_sense_is_refused(changes: dict[str, object], field: str) -> None:
+    check_rule(LOSS)
+    with pytest.raises(InvalidField) as refused:
+        check_rule(replace(LOSS, **changes))
     assert refused.value.field == field
 
 
@@ -190,6 +271,18 @@ def test_new_rule_says_why_it_may_never_move_its_alias(
     warnings = rule_warnings(RULE, seen, is_frozen=is_frozen)
     assert len(warnings) == len(said)
     assert all(part in warning for part, warning in zip(said, warnings, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("seen", "said"),
+    [
+        (ScoreRange(low=1.6, high=3.0), ["at_most 1.5 is below every score so far, the lowest is 1.6"]),
+        (ScoreRange(low=0.4, high=1.5), ["every score so far is at_most 1.5, the highest is 1.5"]),
+        (ScoreRange(low=0.4, high=1.6), []),
+    ],
+)
+def test_new_rule_of_a_loss_warns_as_well(seen: ScoreRange, said: list[str]) -> None:
+    assert list(rule_warnings(LOSS, seen, is_frozen=False)) == said
 
 
 class History:
