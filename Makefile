@@ -13,7 +13,7 @@ SPREAD := -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 BENCH := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m benches
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint check fmt bench bench-loader bench-catalog bench-trainer bench-handoff bench-policies bench-tinker test-sdk test-compose test-seams test-gpu bench-check paper-training docs dist clean
+.PHONY: help install demo test test-slow lint check fmt bench bench-loader bench-catalog bench-trainer bench-handoff bench-policies bench-tinker test-sdk test-chart test-compose test-seams test-gpu bench-check paper-training docs dist clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,7 +41,7 @@ test-slow: .venv/.installed ## Run the slow tests
 test-sdk: .venv/.installed ## Drive the Tinker SDK's versions, the cookbook and verifiers against a running stack (20 minutes)
 	$(PYTEST) -m slow tests/e2e/test_sdk_matrix.py tests/e2e/test_cookbook.py tests/e2e/test_verifiers.py
 
-test-compose: .venv/.installed ## Run the compose stack through podman and docker-compose: jobs, crashes of each part (30 minutes)
+test-chart test-compose: .venv/.installed ## Run the compose stack through podman and docker-compose: jobs, crashes of each part (30 minutes)
 	$(PYTEST) -m slow tests/compose
 
 test-gpu: .venv/.installed ## Run the tests for a GPU (10 minutes on an H100; two GPUs: all); skipped without one
@@ -60,6 +60,7 @@ lint: .venv/.installed ## Format, lint, types, import contracts, generated docs
 	$(BIN)/python tools/make_openai_doc.py --check
 	$(BIN)/python tools/make_settings_doc.py --check
 	$(BIN)/python tools/make_metrics_doc.py --check
+	$(BIN)/python tools/make_chart.py --check
 	$(BIN)/python tools/make_uploads_doc.py --check
 	$(BIN)/python tools/make_tinker_compat.py --check
 	$(BIN)/python tools/make_benchmarks.py --check
@@ -112,6 +113,7 @@ docs: .venv/.installed ## Regenerate the generated documents
 	$(BIN)/python tools/make_openai_doc.py
 	$(BIN)/python tools/make_settings_doc.py
 	$(BIN)/python tools/make_metrics_doc.py
+	$(BIN)/python tools/make_chart.py
 	$(BIN)/python tools/make_uploads_doc.py
 	$(BIN)/python tools/make_scale_tables.py
 

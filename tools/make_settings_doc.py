@@ -4,6 +4,7 @@ import importlib
 import sys
 
 from generated_page import ROOT, make_parser, write_or_check
+from pydantic import BaseModel
 
 from mint_common.settings import SettingDoc, describe_settings
 
@@ -20,7 +21,7 @@ variable's name with `_FILE` behind it may have the path of a file with the secr
 
 def render() -> str:
     """Return the page."""
-    described = {service: _describe(service) for service in SERVICES}
+    described = {service: describe_settings(settings_of(service), service) for service in SERVICES}
     shared = [
         setting
         for setting in described["registry"]
@@ -33,9 +34,11 @@ def render() -> str:
     return HEAD + "".join(sections)
 
 
-def _describe(service: str) -> list[SettingDoc]:
+def settings_of(service: str) -> type[BaseModel]:
+    """Return the class of a service's settings."""
     module = importlib.import_module(f"services.{service}.settings")
-    return describe_settings(getattr(module, f"{service.capitalize()}Settings"), service)
+    found: type[BaseModel] = getattr(module, f"{service.capitalize()}Settings")
+    return found
 
 
 def _section(title: str, settings: list[SettingDoc]) -> str:
