@@ -41,7 +41,12 @@ test-slow: .venv/.installed ## Run the slow tests
 test-sdk: .venv/.installed ## Drive the Tinker SDK's versions, the cookbook and verifiers against a running stack (20 minutes)
 	$(PYTEST) -m slow tests/e2e/test_sdk_matrix.py tests/e2e/test_cookbook.py tests/e2e/test_verifiers.py
 
-test-chart test-compose: .venv/.installed ## Run the compose stack through podman and docker-compose: jobs, crashes of each part (30 minutes)
+test-chart: .venv/.installed ## Render the Helm chart and check every object of it (2 minutes; fetches Helm and schemas once)
+	@$(BIN)/python -c "import helm_python, kubernetes_validate" 2>/dev/null || \
+		$(BIN)/uv pip install --quiet --python $(BIN)/python --requirement deploy/helm/requirements.txt
+	$(PYTEST) tests/chart tests/unit/deploy
+
+test-compose: .venv/.installed ## Run the compose stack through podman and docker-compose: jobs, crashes of each part (30 minutes)
 	$(PYTEST) -m slow tests/compose
 
 test-gpu: .venv/.installed ## Run the tests for a GPU (10 minutes on an H100; two GPUs: all); skipped without one
