@@ -51,9 +51,6 @@ from services.rollout.ports import Connection, Tasks
 from services.rollout.settings import RolloutSettings
 
 SCHEMA = "rollout"
-TENANT_RUNS = 16
-"""Evaluation runs that a tenant may have open."""
-
 MIGRATIONS = "services.rollout.adapters.migrations"
 
 
@@ -122,7 +119,7 @@ def compose(settings: RolloutSettings, connections: Connections) -> Service:
     http.include_router(task_routes(BoundedTasks(tasks, at_once=at_once), sampler))
     http.include_router(job_routes(jobs, cancel=Commits(jobs=jobs, ledger=ledger, clock=clock).cancel))
 
-    evaluation_runs = PostgresEvaluationRuns(connections.pool, tenant_runs=TENANT_RUNS)
+    evaluation_runs = PostgresEvaluationRuns(connections.pool)
     evaluations = EvaluationHandler(
         runs=evaluation_runs,
         tasks=tasks,

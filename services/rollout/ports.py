@@ -6,7 +6,7 @@ from typing import Generic, Protocol, TypeVar, runtime_checkable
 from mint_common.claims import RevisionRef
 from mint_common.ids import BaseName, JobId, PolicyId, TenantId, WaveId
 from mint_common.records import Prompt
-from services.rollout.core.evaluation import EvaluationRun
+from services.rollout.core.evaluation import EvaluationRun, ScoredRow
 from services.rollout.core.job import Job
 from services.rollout.core.sampling import GroupRequest, SampledGroup
 from services.rollout.core.task import Split, TaskDefaults, TaskInfo
@@ -119,15 +119,18 @@ class Scores(Protocol):
     """Where scores of revisions are recorded."""
 
     async def record(self, run: EvaluationRun) -> None:
-        """Record the score of a run. Idempotent. Raises NotFound, Unavailable."""
+        """Record the score of a run of a policy's revision. Idempotent. Raises NotFound, Unavailable."""
         ...
 
 
 class EvaluationRuns(Protocol):
     """Evaluation runs. Raises Unavailable."""
 
-    async def add(self, run: EvaluationRun) -> EvaluationRun:
-        """Store a run unless its id is there; return what is stored. Raises Overloaded."""
+    async def add(self, run: EvaluationRun, *, most_open: int | None) -> EvaluationRun:
+        """Store a run unless its id is there; return what is stored.
+
+        Raises Overloaded when it would be one more than ``most_open`` open ones of its tenant.
+        """
         ...
 
     async def run(self, tenant_id: TenantId, run_id: str) -> EvaluationRun:
@@ -150,8 +153,15 @@ class EvaluationRuns(Protocol):
         """Record progress; return whether it still runs."""
         ...
 
-    async def finish(self, run: EvaluationRun) -> None:
-        """Store how a run ended; one that has ended does not change."""
+    async def finish(self, run: EvaluationRun, rows: Sequence[ScoredRow]) -> None:
+        """Store how a run ended, and its rows; one that has ended does not change.
+
+        The rows of a tenant's older runs are forgotten.
+        """
+        ...
+
+    async def rows(self, run_id: str, *, after: int, limit: int) -> list[ScoredRow]:
+        """Return rows of a run behind row ``after``, in order; none of one whose rows are forgotten."""
         ...
 
 

@@ -58,6 +58,20 @@ class RolloutHttp:
         path = path_of("internal", "tenants", tenant_id, "evaluations", named("evaluation run", run_id))
         return _read(await self._http.get(path), JsonObject)
 
+    async def evaluation_rows(
+        self, tenant_id: TenantId, run_id: str, *, limit: int, after: int
+    ) -> list[JsonObject]:
+        """Return answers of one run."""
+        named_run = named("evaluation run", run_id)
+        path = path_of("internal", "tenants", tenant_id, "evaluations", named_run, "rows")
+        return _read(await self._http.get(path, {"limit": limit, "after": after}), list[JsonObject])
+
+    async def comparison(self, tenant_id: TenantId, run_id: str, *, baseline: str, rows: int) -> JsonObject:
+        """Return two runs and how they compare."""
+        named_run = named("evaluation run", run_id)
+        path = path_of("internal", "tenants", tenant_id, "evaluations", named_run, "comparison")
+        return _read(await self._http.get(path, {"baseline": baseline, "rows": rows}), JsonObject)
+
     async def cancel_evaluation(self, tenant_id: TenantId, run_id: str) -> JsonObject:
         """Stop an evaluation run."""
         named_run = named("evaluation run", run_id)

@@ -72,6 +72,16 @@ class Rollout(Protocol):
         """Return one evaluation run."""
         ...
 
+    async def evaluation_rows(
+        self, tenant_id: TenantId, run_id: str, *, limit: int, after: int
+    ) -> list[JsonObject]:
+        """Return answers of one run behind row ``after``, by row."""
+        ...
+
+    async def comparison(self, tenant_id: TenantId, run_id: str, *, baseline: str, rows: int) -> JsonObject:
+        """Return two runs, and how they compare once both have succeeded. Raises InvalidField."""
+        ...
+
     async def cancel_evaluation(self, tenant_id: TenantId, run_id: str) -> JsonObject:
         """Stop an evaluation run. Idempotent."""
         ...

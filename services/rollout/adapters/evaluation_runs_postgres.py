@@ -1,12 +1,14 @@
 """Evaluation runs in the Postgres schema `rollout`."""
 
+from collections.abc import Sequence
+
 import asyncpg
 
 from mint_common.errors import NotFound, Overloaded
 from mint_common.ids import TenantId
 from mint_common.runtime.postgres_errors import acquired
 from services.rollout.adapters.jobs_postgres import insert_row, read_row
-from services.rollout.core.evaluation import EvaluationRun
+from services.rollout.core.evaluation import EvaluationRun, ScoredRow
 
 _CLAIM = """
     UPDATE evaluation_runs SET progress_at = $2 WHERE run_id = (
@@ -19,8 +21,23 @@ _TOUCH = """
     WHERE run_id = $1 AND state = 'running'
 """
 _FINISH = """
-    UPDATE evaluation_runs SET state = $2, reason = $3, scored = $4, value = $5, stderr = $6, finished_at = $7
+    UPDATE evaluation_runs SET state = $2, reason = $3, scored = $4, value = $5, stderr = $6,
+        finished_at = $7, grader_errors = $8, dropped = $9
     WHERE run_id = $1 AND state = 'running'
+"""
+_ADD_ROW = """
+    INSERT INTO evaluation_rows (run_id, "row", score, answer, weight, fault, message)
+    VALUES ($1, $2, $3, $4, $5, $6, $7)
+"""
+_FORGET_ROWS = """
+    DELETE FROM evaluation_rows WHERE run_id IN (
+        SELECT run_id FROM evaluation_runs WHERE tenant_id = $1 AND finished_at IS NOT NULL
+        ORDER BY finished_at DESC, run_id OFFSET $2
+    )
+"""
+_ROWS = """
+    SELECT "row", score, answer, weight, fault, message FROM evaluation_rows
+    WHERE run_id = $1 AND "row" > $2 ORDER BY "row" LIMIT $3
 """
 _CANCEL = """
     UPDATE evaluation_runs SET state = 'cancelled', finished_at = $3
@@ -28,21 +45,22 @@ _CANCEL = """
 """
 _OPEN = "SELECT count(*) FROM evaluation_runs WHERE tenant_id = $1 AND state = 'running'"
 _RETRY_SECONDS = 5.0
+RUNS_WITH_ROWS = 64
+"""How many of a tenant's newest runs keep their rows."""
 
 
 class PostgresEvaluationRuns:
     """See `ports.EvaluationRuns`."""
 
-    def __init__(self, pool: asyncpg.Pool, *, tenant_runs: int) -> None:
+    def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
-        self._tenant_runs = tenant_runs
 
-    async def add(self, run: EvaluationRun) -> EvaluationRun:
+    async def add(self, run: EvaluationRun, *, most_open: int | None) -> EvaluationRun:
         """Store a run, unless it is there."""
         async with acquired(self._pool) as connection:
-            if await connection.fetchval(_OPEN, run.tenant_id) >= self._tenant_runs:
+            if most_open is not None and await connection.fetchval(_OPEN, run.tenant_id) >= most_open:
                 what = "the evaluation runs of the tenant"
-                raise Overloaded(what=what, depth=self._tenant_runs, retry_after_seconds=_RETRY_SECONDS)
+                raise Overloaded(what=what, depth=most_open, retry_after_seconds=_RETRY_SECONDS)
             await insert_row(connection, "evaluation_runs", run, conflict="DO NOTHING")
         return await self.run(run.tenant_id, run.run_id)
 
@@ -73,7 +91,20 @@ class PostgresEvaluationRuns:
         """Record progress."""
         return await self._pool.execute(_TOUCH, run_id, scored, now) == "UPDATE 1"
 
-    async def finish(self, run: EvaluationRun) -> None:
-        """Store how a run ended."""
+    async def finish(self, run: EvaluationRun, rows: Sequence[ScoredRow]) -> None:
+        """Store how a run ended, and its rows."""
         ended = (run.state.value, run.reason, run.scored, run.value, run.stderr, run.finished_at)
-        await self._pool.execute(_FINISH, run.run_id, *ended)
+        counts = (dict(run.grader_errors), run.dropped)
+        async with acquired(self._pool) as connection, connection.transaction():
+            if await connection.execute(_FINISH, run.run_id, *ended, *counts) != "UPDATE 1":
+                return
+            await connection.executemany(_ADD_ROW, [(run.run_id, *_fields(row)) for row in rows])
+            await connection.execute(_FORGET_ROWS, run.tenant_id, RUNS_WITH_ROWS)
+
+    async def rows(self, run_id: str, *, after: int, limit: int) -> list[ScoredRow]:
+        """Return rows of a run in order."""
+        return [read_row(row, ScoredRow) for row in await self._pool.fetch(_ROWS, run_id, after, limit)]
+
+
+def _fields(row: ScoredRow) -> tuple[object, ...]:
+    return row.row, row.score, row.answer, row.weight, row.fault, row.message

@@ -1,19 +1,28 @@
-"""An evaluation run: a revision answers held-out prompts of a task, and the mean reward is its score."""
+"""Evaluation runs: a revision is scored on its answers to a task's held-out prompts or to a file's rows."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from math import sqrt
-from statistics import fmean, stdev
+from math import fsum, sqrt
+from typing import Any
 
 from mint_common.authority import Caller
 from mint_common.claims import RevisionRef
+from mint_common.datasets import OnLong
+from mint_common.events import JobFile
 from mint_common.ids import BaseName, PolicyId, TenantId, derive_id
 from mint_common.records import Prompt
 from services.rollout.core.sampling import GroupRequest
 from services.rollout.core.task import derive_seed
 
-METRIC = "reward"
+REWARD = "reward"
+"""The metric of a run whose answers are rewarded: the mean reward."""
+LOSS = "valid_loss"
+"""The metric of a run over rows that have their answers: the mean cross-entropy of a trained token."""
+
+MAX_ANSWER = 2000
+"""Characters of a text that are kept with a score."""
 
 
 class RunState(StrEnum):
@@ -26,33 +35,77 @@ class RunState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluationRun:
-    """A run after its last change: ``n`` prompts, one answer each; ``caller`` signs the score.
+class EvaluationData:
+    """The rows of a run instead of a task's prompts: those of ``file``, or its ``holdout`` share unless 0.
 
-    ``scored`` answers have a reward, ``value`` is their mean and ``stderr`` its standard error.
-    ``progress_at`` is the time of the last progress, 0 before the first.
+    ``grader`` is OpenAI's JSON of the grader that rewards the answers; without one the loss of the rows' own
+    answers is measured. ``on_long`` says what becomes of a row that does not fit the context.
+    """
+
+    file: JobFile
+    holdout: float
+    grader: dict[str, Any] | None  # JSON
+    on_long: OnLong
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationRun:
+    """A run after its last change: at most ``n`` prompts, one answer each.
+
+    ``revision`` None is the bare base, which has no ``policy_id`` then and whose score is only in the run.
+    Another score is recorded as ``metric`` of ``suite``, signed by ``caller``. With ``data`` the prompts are
+    rows of a file and ``task`` is empty. ``scored`` rows have a score, ``value`` is their mean by weight and
+    ``stderr`` its standard error. ``grader_errors`` counts the answers that a grader had no reward for, by
+    kind, and ``dropped`` the rows that were left out as too long. ``progress_at`` is the time of the last
+    progress, 0 before the first.
     """
 
     run_id: str
     tenant_id: TenantId
     base: BaseName
-    policy_id: PolicyId
+    policy_id: PolicyId | None
     policy: str
-    revision: RevisionRef
+    revision: RevisionRef | None
     task: str
+    suite: str
     n: int
     seed: int
     temperature: float
     max_new_tokens: int
     caller: Caller
     created_at: float
+    metric: str = REWARD
+    data: EvaluationData | None = None
     state: RunState = RunState.RUNNING
     reason: str = ""
     scored: int = 0
     value: float | None = None
     stderr: float | None = None
+    grader_errors: Mapping[str, int] = field(default_factory=dict)
+    dropped: int = 0
     progress_at: float = 0.0
     finished_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredRow:
+    """One row: ``row`` is the line of the file, or which prompt of the task it was; both count from 1.
+
+    ``weight`` is how much it counts in a mean: 1, of a loss its trained tokens. Without a ``score`` its
+    grader failed, and ``fault`` and ``message`` say how. Texts are `kept`.
+    """
+
+    row: int
+    score: float | None
+    answer: str
+    weight: float = 1.0
+    fault: str = ""
+    message: str = ""
+
+
+def kept(text: str) -> str:
+    """Return what is kept of a text that a model or a grader wrote; Postgres takes no character 0."""
+    return text[:MAX_ANSWER].replace("\x00", "\ufffd")
 
 
 def prompts_seed(run: EvaluationRun) -> int:
@@ -80,18 +133,41 @@ def plan_answers(run: EvaluationRun, prompts: Sequence[Prompt]) -> list[GroupReq
     ]
 
 
-def scored(run: EvaluationRun, rewards: Sequence[float], *, now: float) -> EvaluationRun:
-    """Return the run with its score; a single reward has no standard error."""
-    return replace(
-        run,
-        state=RunState.SUCCEEDED,
-        scored=len(rewards),
-        value=fmean(rewards),
-        stderr=stdev(rewards) / sqrt(len(rewards)) if len(rewards) > 1 else None,
-        finished_at=now,
+def scored(
+    run: EvaluationRun, rows: Sequence[ScoredRow], *, dropped: int = 0, error_share: float = 1.0, now: float
+) -> EvaluationRun:
+    """Return the run with its score; a single score has no standard error.
+
+    Fails the run when no row has a score, or a grader failed on more than ``error_share`` of them.
+    """
+    faults = [row for row in rows if row.score is None]
+    counted = replace(
+        run, grader_errors=dict(Counter(row.fault for row in faults)), dropped=dropped, finished_at=now
     )
+    scores = [(row.score, row.weight) for row in rows if row.score is not None]
+    if faults and (not scores or len(faults) > error_share * len(rows)):
+        first = faults[0]
+        problem = f"the grader failed on {len(faults)} of {len(rows)} answers; row {first.row}: {first.fault}"
+        return failed(counted, f"{problem}: {first.message}", now=now)
+    if not scores:
+        return failed(counted, "no row is left to be scored: all are too long", now=now)
+    value, stderr = weighted_mean(scores)
+    return replace(counted, state=RunState.SUCCEEDED, scored=len(scores), value=value, stderr=stderr)
+
+
+def weighted_mean(scores: Sequence[tuple[float, float]]) -> tuple[float, float | None]:
+    """Return the mean of (score, weight) and its standard error, None of a single score.
+
+    The standard error is that of a ratio estimator; with equal weights it is the one of a plain mean.
+    """
+    n, total = len(scores), fsum(weight for _, weight in scores)
+    mean = fsum(score * weight for score, weight in scores) / total
+    if n == 1:
+        return mean, None
+    squares = fsum(((score - mean) * weight) ** 2 for score, weight in scores)
+    return mean, sqrt(squares * n / (n - 1)) / total
 
 
 def failed(run: EvaluationRun, reason: str, *, now: float) -> EvaluationRun:
     """Return the run ended without a score."""
-    return replace(run, state=RunState.FAILED, reason=reason, finished_at=now)
+    return replace(run, state=RunState.FAILED, reason=kept(reason), finished_at=now)

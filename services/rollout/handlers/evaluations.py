@@ -9,11 +9,21 @@ cancelled ends within a second.
 import asyncio
 import logging
 from collections import Counter
+from collections.abc import Sequence
 
-from mint_common.errors import MintError, Unavailable
+from mint_common.errors import InvalidField, MintError, Unavailable
 from mint_common.records import Prompt
 from mint_common.runtime.clock import Clock
-from services.rollout.core.evaluation import EvaluationRun, failed, plan_answers, prompts_seed, scored
+from services.rollout.core.evaluation import (
+    EvaluationRun,
+    RunState,
+    ScoredRow,
+    failed,
+    kept,
+    plan_answers,
+    prompts_seed,
+    scored,
+)
 from services.rollout.core.sampling import GroupRequest, check_revision
 from services.rollout.handlers.engine_requests import EngineRequests, all_of
 from services.rollout.ports import EvaluationRuns, Sampler, Scores, Tasks
@@ -74,7 +84,7 @@ class EvaluationHandler:
         try:
             await asyncio.wait((work, pulse), return_when=asyncio.FIRST_COMPLETED)
             if work.done():
-                await self._runs.finish(work.result())
+                await self._runs.finish(*work.result())
             else:
                 pulse.result()
         finally:
@@ -85,29 +95,40 @@ class EvaluationHandler:
         log.info("evaluation run ended", extra={"run_id": run.run_id})
         return True
 
-    async def _carry_out(self, run: EvaluationRun) -> EvaluationRun:
+    async def _carry_out(self, run: EvaluationRun) -> tuple[EvaluationRun, Sequence[ScoredRow]]:
+        """Return the run as it ended, with its rows."""
+        rows: Sequence[ScoredRow] = ()
         try:
-            prompts = await self._tasks.draw(run.task, "heldout", run.n, prompts_seed(run))
-            pairs = zip(plan_answers(run, prompts), prompts, strict=True)
-            rewards = await all_of(self._reward(run, request, prompt) for request, prompt in pairs)
-            ended = scored(run, rewards, now=self._clock.now())
-            await self._scores.record(ended)
+            rows = await self._rows(run)
+            ended = scored(run, rows, now=self._clock.now())
+            if ended.state is RunState.SUCCEEDED and ended.revision is not None:
+                await self._scores.record(ended)
         except MintError as error:
             if error.retryable:
                 raise
-            return failed(run, str(error), now=self._clock.now())
-        return ended
+            return failed(run, str(error), now=self._clock.now()), rows
+        return ended, rows
 
-    async def _reward(self, run: EvaluationRun, request: GroupRequest, prompt: Prompt) -> float:
-        async def ask() -> float:
+    async def _rows(self, run: EvaluationRun) -> list[ScoredRow]:
+        if run.data is not None:
+            raise InvalidField(field="file", problem="rows of files are not scored yet")
+        prompts = await self._tasks.draw(run.task, "heldout", run.n, prompts_seed(run))
+        pairs = zip(plan_answers(run, prompts), prompts, strict=True)
+        return await all_of(
+            self._row(run, row, request, prompt) for row, (request, prompt) in enumerate(pairs, start=1)
+        )
+
+    async def _row(self, run: EvaluationRun, row: int, request: GroupRequest, prompt: Prompt) -> ScoredRow:
+        async def ask() -> ScoredRow:
             sampled = await self._sampler.sample(request)
             check_revision(request, sampled)
-            (reward,) = await self._tasks.score(run.task, [(prompt.entry, sampled.completions[0].text)])
-            return reward
+            text = sampled.completions[0].text
+            (reward,) = await self._tasks.score(run.task, [(prompt.entry, text)])
+            return ScoredRow(row=row, score=reward, answer=kept(text))
 
-        reward = await self._engines.retried(ask)
+        found = await self._engines.retried(ask)
         self._scored[run.run_id] += 1
-        return reward
+        return found
 
     async def _pulse(self, run: EvaluationRun) -> None:
         """Record progress until the run is cancelled."""

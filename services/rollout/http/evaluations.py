@@ -1,5 +1,6 @@
 """Routes about a tenant's evaluation runs. A run of another tenant does not exist."""
 
+import asyncio
 from typing import Annotated
 
 import msgspec
@@ -10,10 +11,14 @@ from mint_common.authority import Caller
 from mint_common.claims import RevisionRef
 from mint_common.ids import BaseName, PolicyId, TenantId
 from mint_common.runtime.clock import Clock
-from services.rollout.core.evaluation import EvaluationRun
+from services.rollout.core.comparison import check_comparable, compare
+from services.rollout.core.evaluation import EvaluationData, EvaluationRun, RunState
 from services.rollout.ports import EvaluationRuns
 
 MAX_LISTED = 1000
+MAX_ROWS = 4096
+TENANT_RUNS = 16
+"""Evaluation runs that a tenant may have open; those of its jobs are not counted."""
 
 
 class RunBody(BaseModel):
@@ -23,10 +28,13 @@ class RunBody(BaseModel):
 
     run_id: str
     base: str
-    policy_id: str
+    policy_id: str | None
     policy: str
-    revision: RevisionRef
+    revision: RevisionRef | None
     task: str
+    suite: str
+    metric: str
+    data: EvaluationData | None
     n: int
     seed: int
     temperature: float
@@ -41,9 +49,10 @@ def evaluation_routes(runs: EvaluationRuns, clock: Clock) -> APIRouter:
     @router.post("")
     async def add_run(tenant_id: str, body: RunBody) -> dict[str, object]:
         asked = dict(body)
-        asked |= {"base": BaseName(body.base), "policy_id": PolicyId(body.policy_id)}
+        policy_id = None if body.policy_id is None else PolicyId(body.policy_id)
+        asked |= {"base": BaseName(body.base), "policy_id": policy_id}
         run = EvaluationRun(tenant_id=TenantId(tenant_id), created_at=clock.now(), **asked)
-        return _view(await runs.add(run))
+        return _view(await runs.add(run, most_open=TENANT_RUNS))
 
     @router.get("")
     async def list_runs(
@@ -59,10 +68,40 @@ def evaluation_routes(runs: EvaluationRuns, clock: Clock) -> APIRouter:
     async def cancel_run(tenant_id: str, run_id: str) -> dict[str, object]:
         return _view(await runs.cancel(TenantId(tenant_id), run_id, now=clock.now()))
 
+    @router.get("/{run_id}/rows")
+    async def list_rows(
+        tenant_id: str,
+        run_id: str,
+        limit: Annotated[int, Query(ge=1, le=MAX_LISTED)] = 100,
+        after: Annotated[int, Query(ge=0, lt=1 << 31)] = 0,
+    ) -> list[dict[str, object]]:
+        run = await runs.run(TenantId(tenant_id), run_id)
+        return [msgspec.to_builtins(row) for row in await runs.rows(run.run_id, after=after, limit=limit)]
+
+    @router.get("/{run_id}/comparison")
+    async def compare_runs(
+        tenant_id: str, run_id: str, baseline: str, rows: Annotated[int, Query(ge=0, le=100)]
+    ) -> dict[str, object]:
+        tenant = TenantId(tenant_id)
+        run, other = await runs.run(tenant, run_id), await runs.run(tenant, baseline)
+        check_comparable(run, other)
+        sides = {"run": _view(run), "baseline": _view(other)}
+        if {run.state, other.state} != {RunState.SUCCEEDED}:
+            return {**sides, "comparison": None}
+        mine, theirs = [await runs.rows(each.run_id, after=0, limit=MAX_ROWS) for each in (run, other)]
+        found = await asyncio.to_thread(compare, mine, theirs, metric=run.metric, seed=run.seed, shown=rows)
+        return {**sides, "comparison": msgspec.to_builtins(found)}
+
     return router
 
 
 def _view(run: EvaluationRun) -> dict[str, object]:
-    hidden = {"tenant_id", "caller", "progress_at", "revision"}
+    hidden = {"tenant_id", "caller", "progress_at", "revision", "data"}
     shown = {name: value for name, value in msgspec.to_builtins(run).items() if name not in hidden}
-    return {**shown, "revision": {"number": run.revision.number, "digest": run.revision.digest}}
+    revision, data = run.revision, run.data
+    return {
+        **shown,
+        "revision": None if revision is None else {"number": revision.number, "digest": revision.digest},
+        "file": None if data is None else {"file_id": data.file.file_id, "filename": data.file.filename},
+        "grader": None if data is None else data.grader,
+    }

@@ -1,74 +1,169 @@
 """`mint eval`: score revisions, record and list scores."""
 
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from mint_common.errors import InvalidField
 from services.standalone.adapters.public_api import Json, PublicApi, path_of
 from services.standalone.commands.api import Listing, group
-from services.standalone.commands.jobs import TaskArgument
 from services.standalone.commands.names import resolve_revision
 from services.standalone.commands.options import AfterOption, LimitOption, PolicyArgument, RevisionArgument
-from services.standalone.core.columns import EVALUATION, EVALUATION_RUN
+from services.standalone.core.columns import COMPARISON, EVALUATED_ROW, EVALUATION, EVALUATION_RUN
 from services.standalone.core.refusals import EvaluationFailedError
 
 POLL_SECONDS = 0.5
 ScoredArgument = Annotated[
     str,
     typer.Argument(
-        metavar="POLICY@REV", help="A revision: number, digest, alias, best or latest (the default)."
+        metavar="POLICY@REV", help="A base, or a revision: number, digest, alias, best or latest (default)."
     ),
+]
+
+
+TaskOption = Annotated[str | None, typer.Argument(metavar="TASK", help="A task (mint task list).")]
+FileOption = Annotated[
+    str | None, typer.Option("--file", metavar="FILE", help="Instead of a task: an uploaded file's id.")
+]
+GraderOption = Annotated[
+    Path | None,
+    typer.Option("--grader", metavar="JSON", help="What rewards answers to the rows; without: their loss."),
+]
+SuiteOption = Annotated[
+    str | None, typer.Option("--suite", metavar="SUITE", help="Of the score; default: the task or file.")
+]
+CountOption = Annotated[
+    int | None,
+    typer.Option("--n", metavar="N", min=1, help="Prompts; default: 64 of a task, all rows of a file."),
+]
+SeedOption = Annotated[int, typer.Option("--seed", metavar="N", help="Which prompts.")]
+TemperatureOption = Annotated[float, typer.Option("--temperature", min=0.0, help="0: greedy.")]
+TokensOption = Annotated[
+    int | None,
+    typer.Option("--max-new-tokens", metavar="N", help="Default: the task's own, or 256 of a file."),
 ]
 
 
 def run_evaluation(
     api: PublicApi,
     name: ScoredArgument,
-    task: TaskArgument,
+    task: TaskOption = None,
     *,
-    n: Annotated[int, typer.Option("--n", metavar="N", min=1, help="Held-out prompts.")] = 64,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Which prompts.")] = 0,
-    temperature: Annotated[float, typer.Option("--temperature", min=0.0, help="0: greedy.")] = 0.0,
-    max_new_tokens: Annotated[
-        int | None,
-        typer.Option("--max-new-tokens", metavar="N", help="Default: the task's own."),
-    ] = None,
+    file: FileOption = None,
+    grader: GraderOption = None,
+    suite: SuiteOption = None,
+    n: CountOption = None,
+    seed: SeedOption = 0,
+    temperature: TemperatureOption = 0.0,
+    max_new_tokens: TokensOption = None,
 ) -> Listing:
-    """Score a revision on a task's held-out prompts and record the mean reward; rules act upon it.
+    """Score a revision or a base on a task's held-out prompts, or on a file's rows.
 
-    The suite of the score is the task, its metric is reward. Ctrl-C ends the waiting, not the scoring: `mint
-    eval cancel` does.
+    The score is recorded, and rules act upon it: its suite is the task or file, its metric reward, or
+    valid_loss of a file without a grader. A base's score is not recorded. Ctrl-C ends the waiting, not the
+    scoring: `mint eval cancel` does.
 
     Example: mint eval run counter@prod progression --n 256
     """
-    policy, _, revision = name.partition("@")
-    body = {"policy": policy, "revision": revision or "latest", "task": task, "n": n}
-    sampling = {"seed": seed, "temperature": temperature, "max_new_tokens": max_new_tokens}
-    begun = api.post("/evaluations/run", {**body, **sampling})
-    try:
-        run = _follow(api, begun)
-    except KeyboardInterrupt:
-        typer.echo(f"the scoring goes on: mint eval cancel {begun['run_id']} stops it", err=True)
-        raise typer.Exit(130) from None
+    asked = _questions(task, file, grader, suite=suite, n=n, seed=seed)
+    sampling = {"temperature": temperature, "max_new_tokens": max_new_tokens}
+    begun = api.post("/evaluations/run", {**_scored(api, name), **asked, **sampling})
+    run = _follow(api, [begun])[0]
     if run["state"] != "succeeded":
-        raise EvaluationFailedError(name=name, task=task, problem=run["reason"] or run["state"])
+        raise EvaluationFailedError(name=name, on=str(task or file), problem=run["reason"] or run["state"])
     return Listing(answer=run, columns=EVALUATION_RUN)
 
 
-def _follow(api: PublicApi, run: Json) -> Json:
-    """Return a run once it has ended, under a progress bar on stderr."""
+def compare_evaluations(
+    api: PublicApi,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A base, POLICY or POLICY@REV.")],
+    baseline: Annotated[str, typer.Argument(metavar="BASELINE", help="What it is compared with.")],
+    task: TaskOption = None,
+    *,
+    file: FileOption = None,
+    grader: GraderOption = None,
+    suite: SuiteOption = None,
+    n: CountOption = None,
+    seed: SeedOption = 0,
+    temperature: TemperatureOption = 0.0,
+    max_new_tokens: TokensOption = None,
+) -> Listing:
+    """Score two models on the same prompts, and tell the difference with its 95 % bootstrap interval.
+
+    With --json also the rows that differ most, with both answers.
+
+    Example: mint eval compare counter@7 counter@prod progression --n 256
+    """
+    asked = _questions(task, file, grader, suite=suite, n=n, seed=seed)
+    sampling = {"temperature": temperature, "max_new_tokens": max_new_tokens}
+    begun = api.post("/evaluations/compare", {"model": model, "baseline": baseline, **asked, **sampling})
+    for name, run in zip((model, baseline), _follow(api, [begun["run"], begun["baseline"]]), strict=True):
+        if run["state"] != "succeeded":
+            raise EvaluationFailedError(
+                name=name, on=str(task or file), problem=run["reason"] or run["state"]
+            )
+    runs = {side: begun[side]["run_id"] for side in ("run", "baseline")}
+    found = api.get("/evaluations/compare", runs)
+    named = {**found, "model": model, "against": baseline}
+    return Listing(answer=found, columns=COMPARISON, rows=[named])
+
+
+def rows_of_evaluation(
+    api: PublicApi,
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's id (mint eval runs).")],
+    *,
+    limit: LimitOption = 100,
+    after: Annotated[int, typer.Option("--after", metavar="ROW", min=0, help="Rows behind this one.")] = 0,
+) -> Listing:
+    """List the answers of a run, each with its score or what its grader failed with.
+
+    Example: mint eval rows evr_4p2tvc6rkzcmxlyhy3nb5dw7ea
+    """
+    found = api.get(path_of("evaluations", "run", run, "rows"), {"limit": limit, "after": after})
+    return Listing(answer=found, columns=EVALUATED_ROW, nothing="the run has no rows (any more)")
+
+
+def _scored(api: PublicApi, name: str) -> Json:
+    """Return what a run names by POLICY@REV, or by a base's name."""
+    if name in {base["name"] for base in api.get("/bases")}:
+        return {"model": name}
+    policy, _, revision = name.partition("@")
+    return {"policy": policy, "revision": revision or "latest"}
+
+
+def _questions(task: str | None, file: str | None, grader: Path | None, **others: object) -> Json:
+    return {"task": task, "file": file, "grader": None if grader is None else _read(grader), **others}
+
+
+def _read(path: Path) -> Json:
+    try:
+        return msgspec.json.decode(path.read_bytes())
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidField(field="--grader", problem=f"{path}: {error}") from error
+
+
+def _follow(api: PublicApi, runs: Sequence[Json]) -> list[Json]:
+    """Return runs once they have ended, under a progress bar on stderr."""
     columns = TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("scoring", total=run["n"])
-        while run["state"] == "running":
-            time.sleep(POLL_SECONDS)
-            run = api.get(path_of("evaluations", "run", run["run_id"]))
-            progress.update(task, completed=run["scored"])
-    return run
+    names = [run["run_id"] for run in runs]
+    try:
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+            bar = progress.add_task("scoring", total=sum(run["n"] for run in runs))
+            while any(run["state"] == "running" for run in runs):
+                time.sleep(POLL_SECONDS)
+                runs = [api.get(path_of("evaluations", "run", name)) for name in names]
+                progress.update(bar, completed=sum(run["scored"] for run in runs))
+    except KeyboardInterrupt:
+        typer.echo(f"the scoring goes on: mint eval cancel {' '.join(names)} stops it", err=True)
+        raise typer.Exit(130) from None
+    return list(runs)
 
 
 def runs_of_evaluation(api: PublicApi, *, limit: LimitOption = 100) -> Listing:
@@ -125,7 +220,9 @@ def record_evaluation(  # noqa: PLR0917  # arguments of a command
 eval_app = group(
     "Score revisions; list or record scores.",
     run_evaluation,
+    compare_evaluations,
     runs_of_evaluation,
+    rows_of_evaluation,
     cancel_evaluation,
     list_evaluations,
     record_evaluation,

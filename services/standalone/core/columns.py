@@ -64,16 +64,37 @@ EVALUATION = (
     Column(title="when", path="created_at", kind="time", drop=4),
 )
 EVALUATION_RUN = (
+    Column(title="base", path="base", drop=4),
     Column(title="policy", path="policy"),
     Column(title="revision", path="revision.number"),
-    Column(title="task", path="task"),
+    Column(title="suite", path="suite"),
     Column(title="state", path="state", kind="state", drop=1),
-    Column(title="reward", path="value", kind="score"),
+    Column(title="metric", path="metric", drop=3),
+    Column(title="score", path="value", kind="score"),
     Column(title="+-", path="stderr", kind="score"),
     Column(title="scored", path="scored", drop=1),
     Column(title="n", path="n"),
     Column(title="run", path="run_id", drop=2),
     Column(title="reason", path="reason", drop=3),
+)
+COMPARISON = (
+    Column(title="model", path="model"),
+    Column(title="score", path="run.value", kind="score"),
+    Column(title="against", path="against"),
+    Column(title="score", path="baseline.value", kind="score"),
+    Column(title="difference", path="comparison.difference", kind="score"),
+    Column(title="from", path="comparison.interval.low", kind="score"),
+    Column(title="to", path="comparison.interval.high", kind="score"),
+    Column(title="wins", path="comparison.wins", drop=1),
+    Column(title="losses", path="comparison.losses", drop=1),
+    Column(title="ties", path="comparison.ties", drop=1),
+    Column(title="n", path="comparison.n"),
+)
+EVALUATED_ROW = (
+    Column(title="row", path="row"),
+    Column(title="score", path="score", kind="score"),
+    Column(title="error", path="fault", drop=1),
+    Column(title="answer", path="answer", kind="foreign"),
 )
 COLLECTION = (
     Column(title="kind", path="kind"),
@@ -102,6 +123,9 @@ RULE = (
     Column(title="at least", path="at_least", kind="number"),
     Column(title="max drop", path="max_drop", kind="number"),
     Column(title="back below", path="roll_back_below", kind="number"),
+    Column(title="at most", path="at_most", kind="number"),
+    Column(title="max rise", path="max_rise", kind="number", drop=1),
+    Column(title="back above", path="roll_back_above", kind="number", drop=1),
     Column(title="takes", path="choose", drop=2),
     Column(title="cooldown s", path="cooldown_seconds", kind="number", drop=2),
     Column(title="paused", path="paused", kind="flag", drop=1),

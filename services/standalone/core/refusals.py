@@ -49,7 +49,7 @@ class SettingsInvalidError(MintError):
 
 
 class EvaluationFailedError(MintError):
-    """{name} could not be scored on {task}: {problem}"""
+    """{name} could not be scored on {on}: {problem}"""
 
     code = "evaluation_failed"
 

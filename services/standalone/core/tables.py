@@ -10,6 +10,8 @@ Row = Mapping[str, object]
 MIB = 1 << 20
 DIGEST_CHARACTERS = 19
 BAR_CELLS = 16
+SHOWN_CHARACTERS = 200
+"""Of an answer."""
 GAP = 2
 """Spaces between two columns."""
 
@@ -205,6 +207,11 @@ def _number(value: Any) -> str:
     )
 
 
+def _printable(value: str) -> str:
+    """Return the beginning of a text that anybody may have written, without what a terminal acts upon."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in value[:SHOWN_CHARACTERS])
+
+
 def _is_digest(value: Any) -> bool:
     return isinstance(value, str) and value.startswith("sha256:")
 
@@ -220,6 +227,7 @@ FORMATS: Mapping[str, Callable[[Any], str]] = {
     "score": lambda value: f"{value:.3f}",
     "epoch": lambda value: f"{value:.2f}",
     "rate": lambda value: f"{value:.2g}",
+    "foreign": _printable,
     "bar": lambda value: "█" * round(BAR_CELLS * min(1.0, max(0.0, value))),
     "mib": lambda value: f"{value / MIB:.1f}",
     "list": ", ".join,

@@ -7,6 +7,13 @@ import pytest
 pytestmark = pytest.mark.integration
 
 PATIENCE_SECONDS = 90.0
+GRADER = {
+    "type": "string_check",
+    "name": "same",
+    "input": "{{ sample.output_text }}",
+    "reference": "{{ item.answer }}",
+    "operation": "eq",
+}
 RUN = {"policy": "examinee", "task": "mode:copy", "n": 6}
 
 
@@ -45,6 +52,58 @@ def test_a_run_ends_with_a_score_that_is_recorded(mint):
     assert (score["suite"], score["metric"], score["n"], score["number"]) == ("mode:copy", "reward", 6, 2)
     assert (score["value"], score["stderr"]) == (run["value"], run["stderr"])
     assert run in mint.get("/evaluations/run").json()
+    rows = mint.get(f"/evaluations/run/{run['run_id']}/rows", params={"after": 4}).json()
+    assert [row["row"] for row in rows] == [5, 6]
+    assert all(row["score"] in (0.0, 1.0) and isinstance(row["answer"], str) for row in rows)
+
+
+def test_a_model_is_a_base_or_a_revision_and_a_base_s_score_is_not_recorded(mint):
+    asked = {"task": "mode:copy", "n": 1}
+    base = ended(mint, mint.post("/evaluations/run", json={**asked, "model": "tiny"}).json())
+    assert (base["state"], base["base"], base["policy"], base["revision"]) == ("succeeded", "tiny", "", None)
+    for name, number in (("examinee@2", 2), ("examinee@prod", 1), ("examinee", 1)):
+        run = mint.post("/evaluations/run", json={**asked, "model": name, "suite": "mine"}).json()
+        assert (run["revision"]["number"], run["suite"]) == (number, "mine")
+        ended(mint, run)
+    scores = [
+        score for score in mint.get("/policies/examinee/evaluations").json() if score["suite"] == "mine"
+    ]
+    assert {score["number"] for score in scores} == {1, 2}
+
+
+def test_two_models_are_asked_the_same_and_compared(mint, stack):
+    asked = {"model": "examinee@2", "baseline": "tiny", "task": "mode:copy", "n": 8, "seed": 5}
+    headers = {"idempotency-key": "compare-once"}
+    begun, again = (mint.post("/evaluations/compare", json=asked, headers=headers) for _ in range(2))
+    assert (begun.status_code, begun.json()) == (202, again.json())
+    runs = {side: begun.json()[side]["run_id"] for side in ("run", "baseline")}
+    for side in runs:
+        ended(mint, begun.json()[side])
+    found = mint.get("/evaluations/compare", params={**runs, "rows": 3}).json()
+    compared = found["comparison"]
+    assert (compared["n"], compared["wins"] + compared["losses"] + compared["ties"]) == (8, 8)
+    assert compared["difference"] == pytest.approx(found["run"]["value"] - found["baseline"]["value"])
+    assert compared["interval"]["low"] <= compared["difference"] <= compared["interval"]["high"]
+    assert len(compared["rows"]) == 3
+    assert {"row", "score", "baseline_score", "difference", "weight", "answer", "baseline_answer"} == set(
+        compared["rows"][0]
+    )
+    assert mint.get("/evaluations/compare", params={**runs, "rows": 3}).json() == found
+    with stack.client(key=stack.other_key) as stranger:
+        for sides in (runs, {**runs, "run": "evr_none"}):
+            assert stranger.get("/evaluations/compare", params=sides).status_code == 404
+        assert stranger.post("/evaluations/compare", json=asked).status_code == 404
+        assert stranger.get(f"/evaluations/run/{runs['run']}/rows").status_code == 404
+
+
+def test_runs_that_were_asked_otherwise_are_not_compared(mint):
+    first = mint.post("/evaluations/run", json=RUN).json()
+    other = mint.post("/evaluations/run", json={**RUN, "seed": 1}).json()
+    sides = {"run": first["run_id"], "baseline": other["run_id"]}
+    refused = mint.get("/evaluations/compare", params=sides)
+    assert (refused.status_code, refused.json()["error"]["field"]) == (422, "baseline")
+    for run in (first, other):
+        ended(mint, run)
 
 
 def test_a_revision_is_named_by_number_digest_or_alias(mint):
@@ -93,6 +152,15 @@ def test_near_names_are_in_the_message(mint):
         ({"max_new_tokens": 0}, "max_new_tokens"),
         ({"max_new_tokens": 100_000}, "max_new_tokens"),
         ({"size": 3}, "size"),
+        ({"policy": None}, "policy"),
+        ({"model": "tiny"}, "policy"),
+        ({"policy": None, "model": "examinee", "revision": 1}, "revision"),
+        ({"task": None}, "task"),
+        ({"file": "file-x", "grader": GRADER}, "task"),
+        ({"grader": GRADER}, "grader"),
+        ({"task": None, "file": "file-x", "max_new_tokens": 5}, "max_new_tokens"),
+        ({"suite": ""}, "suite"),
+        ({"on_long": "cut"}, "on_long"),
     ],
 )
 def test_bad_input_names_its_field(mint, change, field):

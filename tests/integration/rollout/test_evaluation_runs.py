@@ -35,6 +35,9 @@ def body(run_id: str = "evr_1", **changes: object) -> dict[str, object]:
             "manifest": {"uri": claim.uri, "sha256": claim.sha256, "size_bytes": claim.size_bytes},
         },
         "task": "mode:copy",
+        "suite": "mode:copy",
+        "metric": "reward",
+        "data": None,
         "n": 12,
         "seed": 3,
         "temperature": 0.0,
@@ -82,7 +85,34 @@ async def test_a_revision_is_scored_and_the_score_recorded(
     ]
     assert (await client.get(RUNS)).json() == [run]
     assert (await client.post(RUNS, json=body())).json() == run
-    assert (await client.get(f"/internal/tenants/ten_other/evaluations/{run['run_id']}")).status_code == 404
+    rows = (await client.get(f"{RUNS}/evr_1/rows", params={"limit": 2, "after": 10})).json()
+    assert [(row["row"], row["score"], row["answer"]) for row in rows] == [(11, 0.0, "no"), (12, 0.0, "no")]
+    for path in (f"evaluations/{run['run_id']}", f"evaluations/{run['run_id']}/rows"):
+        assert (await client.get(f"/internal/tenants/ten_other/{path}")).status_code == 404
+
+
+async def test_a_bare_base_is_scored_and_compared_and_nothing_is_recorded(
+    client: httpx.AsyncClient, neighbours: Neighbours
+) -> None:
+    bare = {"revision": None, "policy_id": None, "policy": ""}
+    for changes in ({"run_id": "evr_1"}, {"run_id": "evr_2", **bare}):
+        await client.post(RUNS, json=body(**changes))
+    base = await ended(client, "evr_2")
+    assert (base["state"], base["revision"], base["policy_id"]) == ("succeeded", None, None)
+    await ended(client)
+    assert [score[0] for score in neighbours.scores] == [POLICY]
+    asked = {"baseline": "evr_2", "rows": 3}
+    answer = (await client.get(f"{RUNS}/evr_1/comparison", params=asked)).json()
+    assert (answer["run"]["run_id"], answer["baseline"]) == ("evr_1", base)
+    compared = answer["comparison"]
+    assert (compared["n"], compared["difference"], compared["ties"]) == (12, 0.0, 12)
+    assert compared["interval"] == {"low": 0.0, "high": 0.0, "confidence": 0.95}
+    assert [row["row"] for row in compared["rows"]] == [1, 2, 3]
+    await client.post(RUNS, json=body("evr_3", seed=4))
+    refused = await client.get(f"{RUNS}/evr_1/comparison", params={**asked, "baseline": "evr_3"})
+    assert (refused.status_code, refused.json()["error"]["field"]) == (422, "baseline")
+    foreign = await client.get("/internal/tenants/ten_other/evaluations/evr_1/comparison", params=asked)
+    assert foreign.status_code == 404
 
 
 async def test_a_killed_process_loses_no_run(

@@ -1,58 +1,77 @@
-"""``/mint/v1/evaluations/run``: score a revision on a task's held-out prompts.
+"""``/mint/v1/evaluations``: score revisions on a task's held-out prompts or on a file's rows; compare two.
 
-The rollout service samples and scores; the registry gets the mean reward as an evaluation, whose suite is the
-task and whose metric is ``reward``, signed by the key that asked.
+The rollout service samples and scores; the registry gets the mean as an evaluation of the suite that is the
+task or the file, signed by the key that asked. A bare base's score stays in its run.
 """
 
+import asyncio
 import difflib
-from dataclasses import asdict, dataclass
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 
-from mint_common.adapters_format.base_facts import BaseFacts
+from mint_common.authority import Caller
 from mint_common.catalog import PolicyRecord
+from mint_common.catalog_requests import Label
 from mint_common.claims import RevisionRef
 from mint_common.errors import InvalidField, NotFound
-from mint_common.ids import derive_id, new_id
-from mint_common.lora import MAX_SEED
+from mint_common.graders import read_grader
+from mint_common.ids import BaseName, PolicyId, derive_id, new_id
 from mint_common.names import BEST, number_or_digest
-from services.gateway.core.bounds import check_between
 from services.gateway.core.examples import body_config
+from services.gateway.core.files.records import IdPrefix, check_id
 from services.gateway.core.json_types import JsonObject
+from services.gateway.core.mint.evaluations import Questions, check_questions, plan_file, plan_task
 from services.gateway.http.edge.context import Gateway, GatewayDep, LimitQuery, ReadCaller, TrainCaller
 from services.gateway.http.edge.recording import KeyedDep, RecordedRoute, creates
 from services.gateway.http.mint.jobs import task_defaults
 
-router = APIRouter(prefix="/mint/v1/evaluations/run", tags=["evaluations"], route_class=RecordedRoute)
+router = APIRouter(prefix="/mint/v1/evaluations", tags=["evaluations"], route_class=RecordedRoute)
 
-MAX_ITEMS = 4096
-MAX_TEMPERATURE = 2.0
 LATEST = "latest"
+RowQuery = Annotated[int, Query(ge=0, lt=1 << 31)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluationRunBody:
-    """What to score: ``revision`` is a number, a digest, an alias, ``latest`` or ``best``.
+class EvaluationRunBody(Questions):
+    """What to score: a ``policy`` at a ``revision``, or a ``model``: a base, ``policy``, ``policy@revision``.
 
-    The same task, ``n`` and ``seed`` are the same prompts for every revision. Temperature 0 is greedy.
-    ``max_new_tokens`` is the task's own unless it is given.
+    ``revision`` is a number, a digest, an alias, ``latest`` or ``best``.
     """
 
     __pydantic_config__: ClassVar[JsonObject] = body_config(
         {"policy": "counter", "revision": 2, "task": "progression", "n": 64}
     )
 
-    policy: str
-    task: str
+    policy: str | None = None
     revision: int | str = LATEST
-    n: int = 64
-    seed: int = 0
-    temperature: float = 0.0
-    max_new_tokens: int | None = None
+    model: Label | None = None
 
 
-@router.post("", status_code=202, dependencies=[creates("run_id")])
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparisonBody(Questions):
+    """Two models that are asked the same: bases, ``policy`` or ``policy@revision``."""
+
+    __pydantic_config__: ClassVar[JsonObject] = body_config(
+        {"model": "counter@3", "baseline": "counter@prod", "task": "progression", "n": 64}
+    )
+
+    model: Label
+    baseline: Label
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluated:
+    """What is scored; without a revision it is the bare base."""
+
+    base: BaseName
+    policy_id: PolicyId | None
+    policy: str
+    revision: RevisionRef | None
+
+
+@router.post("/run", status_code=202, dependencies=[creates("run_id")])
 async def run_evaluation(
     body: EvaluationRunBody,
     caller: TrainCaller,
@@ -60,51 +79,126 @@ async def run_evaluation(
     keyed: KeyedDep,
 ) -> JsonObject:
     """Score a revision; the answer is the run, which `GET` follows to its ``value`` and ``stderr``."""
-    policy = await gateway.registry.get_policy(caller.tenant_id, body.policy)
-    revision = await _revision(gateway, policy, str(body.revision))
-    task = await gateway.rollout.task(body.task)
-    base = await gateway.registry.get_base(policy.base)
-    asked = asdict(body) | {"max_new_tokens": _checked(body, base, task_defaults(task))}
-    run = {
-        **asked,
-        "run_id": derive_id("evr", new_id("req") if keyed is None else keyed.request_id),
-        "base": policy.base,
-        "policy_id": policy.policy_id,
-        "policy": policy.name,
-        "revision": asdict(revision),
-        "caller": caller,
+    check_questions(body)
+    evaluated = await _named(gateway, caller, body)
+    asked = await _questions(gateway, caller, body, evaluated.base)
+    cause = new_id("req") if keyed is None else keyed.request_id
+    return await _begin(gateway, caller, derive_id("evr", cause), evaluated, asked)
+
+
+@router.post("/compare", status_code=202, dependencies=[creates("run", "run_id")])
+async def begin_comparison(
+    body: ComparisonBody,
+    caller: TrainCaller,
+    gateway: GatewayDep,
+    keyed: KeyedDep,
+) -> JsonObject:
+    """Score two models on the same prompts with the same seeds; `GET` follows both runs to the comparison."""
+    check_questions(body)
+    cause = new_id("req") if keyed is None else keyed.request_id
+    models = {"run": body.model, "baseline": body.baseline}
+    found = {side: await _model(gateway, caller, name) for side, name in models.items()}
+    asked = {side: await _questions(gateway, caller, body, each.base) for side, each in found.items()}
+    begun = {
+        side: await _begin(gateway, caller, derive_id("evr", cause, side), each, asked[side])
+        for side, each in found.items()
     }
-    return await gateway.rollout.evaluate(caller.tenant_id, run)
+    return {**begun, "comparison": None}
 
 
-@router.get("")
+@router.get("/compare")
+async def get_comparison(
+    run: Label,
+    baseline: Label,
+    caller: TrainCaller,
+    gateway: GatewayDep,
+    rows: Annotated[int, Query(ge=0, le=100)] = 20,
+) -> JsonObject:
+    """Compare two runs that were asked the same: ``comparison`` is null until both have succeeded.
+
+    ``rows`` of it are shown, those that differ most.
+    """
+    return await gateway.rollout.comparison(caller.tenant_id, run, baseline=baseline, rows=rows)
+
+
+@router.get("/run")
 async def list_runs(caller: ReadCaller, gateway: GatewayDep, limit: LimitQuery = 100) -> list[JsonObject]:
     """List the tenant's newest runs, newest first."""
     return await gateway.rollout.evaluations(caller.tenant_id, limit=limit)
 
 
-@router.get("/{run}")
+@router.get("/run/{run}")
 async def get_run(run: str, caller: ReadCaller, gateway: GatewayDep) -> JsonObject:
     """Return a run: ``scored`` of ``n`` prompts, and at its end ``value`` and ``stderr``."""
     return await gateway.rollout.evaluation(caller.tenant_id, run)
 
 
-@router.post("/{run}/cancel")
+@router.get("/run/{run}/rows")
+async def list_rows(
+    run: str, caller: TrainCaller, gateway: GatewayDep, limit: LimitQuery = 100, after: RowQuery = 0
+) -> list[JsonObject]:
+    """List the answers of a run that has ended, each with its score, behind row ``after``.
+
+    The newest 64 runs of a tenant keep them.
+    """
+    return await gateway.rollout.evaluation_rows(caller.tenant_id, run, limit=limit, after=after)
+
+
+@router.post("/run/{run}/cancel")
 async def cancel_run(run: str, caller: TrainCaller, gateway: GatewayDep) -> JsonObject:
     """Stop a run. One that has ended stays as it is; a score that is recorded at this moment stays too."""
     return await gateway.rollout.cancel_evaluation(caller.tenant_id, run)
 
 
-def _checked(body: EvaluationRunBody, base: BaseFacts, defaults: dict[str, float]) -> int:
-    """Return how many tokens an answer may have. Raises InvalidField for a number out of bounds."""
-    check_between("n", body.n, 1, MAX_ITEMS)
-    check_between("seed", body.seed, 0, MAX_SEED)
-    check_between("temperature", body.temperature, 0, MAX_TEMPERATURE)
-    wanted = body.max_new_tokens
-    if wanted is None:
-        wanted = int(defaults.get("max_new_tokens", 16))
-    check_between("max_new_tokens", wanted, 1, base.max_context - 1)
-    return wanted
+async def _begin(
+    gateway: Gateway, caller: Caller, run_id: str, evaluated: Evaluated, asked: JsonObject
+) -> JsonObject:
+    named = {
+        "run_id": run_id,
+        "base": evaluated.base,
+        "policy_id": evaluated.policy_id,
+        "policy": evaluated.policy,
+        "revision": evaluated.revision,
+        "caller": caller,
+    }
+    return await gateway.rollout.evaluate(caller.tenant_id, named | asked)
+
+
+async def _questions(gateway: Gateway, caller: Caller, asked: Questions, base: BaseName) -> JsonObject:
+    """Return what a run of a base is asked. Raises NotFound, InvalidField."""
+    max_context = (await gateway.registry.get_base(base)).max_context
+    if asked.file is None:
+        task = await gateway.rollout.task(str(asked.task))
+        return plan_task(asked, task_defaults(task), max_context=max_context)
+    file = await gateway.files.files.get(caller.tenant_id, check_id(IdPrefix.FILE, asked.file))
+    plan = plan_file(asked, file, max_context=max_context)
+    if asked.grader is not None:
+        await asyncio.to_thread(read_grader, asked.grader)
+    await gateway.tinker.trainers.find(base)  # it renders the rows
+    return plan
+
+
+async def _named(gateway: Gateway, caller: Caller, body: EvaluationRunBody) -> Evaluated:
+    if (body.policy is None) == (body.model is None):
+        raise InvalidField(field="policy", problem="give a policy or a model: one of both")
+    if body.policy is None:
+        if body.revision != LATEST:
+            raise InvalidField(field="revision", problem="goes with policy: a model is policy@revision")
+        return await _model(gateway, caller, str(body.model))
+    policy = await gateway.registry.get_policy(caller.tenant_id, body.policy)
+    revision = await _revision(gateway, policy, str(body.revision))
+    return Evaluated(base=policy.base, policy_id=policy.policy_id, policy=policy.name, revision=revision)
+
+
+async def _model(gateway: Gateway, caller: Caller, name: str) -> Evaluated:
+    """Return what a model name means now. Raises NotFound."""
+    found = await gateway.registry.resolve(caller.tenant_id, name)
+    return Evaluated(
+        base=found.base,
+        policy_id=found.policy_id,
+        policy=found.policy_name or "",
+        revision=found.revision,
+    )
 
 
 async def _revision(gateway: Gateway, policy: PolicyRecord, name: str) -> RevisionRef:
