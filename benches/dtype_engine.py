@@ -135,7 +135,7 @@ class _Serving:
 def _kl(base: ResidentBase, state: TrainingState, answers: Sequence[Row]) -> float:
     """Return the KL of the sampler from a policy, as a job reports it for each step."""
     lines = pack_rows(answers, policy=0, max_length=base.microbatch_tokens)
-    work = PassWork(lora=state.lora, step=0, lines=lines, loss=None, backward=False)
+    work = PassWork(lora=state.lora, step=0, lines=lines, loss=None, backward=False, is_sampled=True)
     (result,) = run_passes(base, [work], max_tokens=base.microbatch_tokens)
     assert isinstance(result, PassResult)
     assert result.sampler_kl is not None

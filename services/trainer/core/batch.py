@@ -3,17 +3,27 @@
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from mint_common.records import Group, Sample, WaveRecord
 
 STD_EPSILON = 1e-4
+T = TypeVar("T")
+
+
+def trained_count(answer: "Row | Sample") -> int:
+    """Return the number of an answer's tokens that a loss falls on."""
+    if not answer.trained:
+        return len(answer.tokens)
+    return sum(end - start for start, end in answer.trained)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """One sequence: the loss falls on ``tokens``, which continue ``prompt``.
 
-    ``logprobs`` are the sampler's, one per token (none for SFT); ``advantage`` weighs every token of the row.
+    With ``trained``, [start, end) ranges of ``tokens``, it falls on those only. ``logprobs`` are the
+    sampler's, one per token (none for what was not sampled); ``advantage`` weighs every token of the row.
     Of a pair of answers, numbered ``pair`` within the batch, the better one has advantage 1, the other -1;
     ``weight`` is that of its tokens in a cross entropy, once the pairs are compared.
     The experts are the sampler's routes, as in a `Group` and its `Sample`. The policy's log-probabilities are
@@ -24,6 +34,7 @@ class Row:
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...]
     advantage: float
+    trained: tuple[tuple[int, int], ...] = ()
     pair: int = 0
     weight: float | None = None
     prompt_experts: bytes = b""
@@ -35,12 +46,23 @@ class Row:
         """Return the number of tokens that the model reads: the last one is only predicted."""
         return len(self.prompt) + len(self.tokens) - 1
 
+    @property
+    def targets(self) -> int:
+        """Return the number of tokens that the loss falls on."""
+        return trained_count(self)
+
+    def picked(self, values: Sequence[T]) -> Sequence[T]:
+        """Return those of a value for each token whose tokens the loss falls on."""
+        if not self.trained:
+            return values
+        return [value for start, end in self.trained for value in values[start:end]]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     """The rows of one step.
 
-    ``total_tokens`` counts the completion tokens of every row of the wave, the skipped ones included: the
+    ``total_tokens`` counts the trained tokens of every row of the wave, the skipped ones included: the
     loss is their mean, so that a wave in which little can be learnt weighs little. ``probe`` is what a step
     without ``rows`` is still compared with the sampler on.
     """
@@ -68,7 +90,13 @@ def build_grpo_batch(record: WaveRecord) -> Batch:
 def build_sft_batch(record: WaveRecord) -> Batch:
     """Return every sample as a row to imitate; its log-probabilities are not read."""
     rows = [
-        Row(prompt=group.prompt_tokens, tokens=sample.tokens, logprobs=(), advantage=1.0)
+        Row(
+            prompt=group.prompt_tokens,
+            tokens=sample.tokens,
+            logprobs=(),
+            advantage=1.0,
+            trained=sample.trained,
+        )
         for group in record.groups
         for sample in group.samples
         if sample.tokens
@@ -96,6 +124,7 @@ def build_dpo_batch(record: WaveRecord) -> Batch:
                 tokens=sample.tokens,
                 logprobs=sample.logprobs,
                 advantage=advantage,
+                trained=sample.trained,
                 pair=number,
                 temperature=record.logprobs_temperature,
             )
@@ -130,6 +159,7 @@ def _rows(group: Group, advantages: Sequence[float], temperature: float) -> list
             tokens=sample.tokens,
             logprobs=sample.logprobs,
             advantage=advantage,
+            trained=sample.trained,
             prompt_experts=group.prompt_experts,
             experts=sample.experts,
             temperature=temperature,
@@ -144,7 +174,7 @@ def _batch(record: WaveRecord, rows: list[Row], *, probe: tuple[Row, ...], skipp
     return Batch(
         rows=tuple(rows),
         probe=probe,
-        total_tokens=sum(len(sample.tokens) for sample in samples),
+        total_tokens=sum(map(trained_count, samples)),
         skipped_groups=skipped_groups,
         reward_mean=statistics.fmean(sample.reward for sample in samples),
     )

@@ -41,7 +41,7 @@ class PackedSequence:
     @property
     def targets(self) -> int:
         """Return the number of tokens that the loss falls on."""
-        return sum(len(row.tokens) for row in self.rows)
+        return sum(row.targets for row in self.rows)
 
     @property
     def width(self) -> int:
@@ -59,7 +59,7 @@ class PackedSequence:
         where: list[int] = []
         for number, row in enumerate(self.rows, start=1):
             answered = len(row.tokens) - 1
-            where += (prompt - 1, *range(len(tokens), len(tokens) + answered))
+            where += row.picked((prompt - 1, *range(len(tokens), len(tokens) + answered)))
             tokens += row.tokens[:-1]
             owner += [number] * answered
             position += range(prompt, prompt + answered)
@@ -67,7 +67,7 @@ class PackedSequence:
             policy=self.policy,
             token_L=np.array(tokens, np.int64),
             where_T=np.array(where, np.int64),
-            targets=np.array([token for row in self.rows for token in row.tokens], np.int64),
+            targets=np.array([token for row in self.rows for token in row.picked(row.tokens)], np.int64),
             owner_L=np.array(owner, np.int64),
             position_L=np.array(position, np.int64),
             shares_prompt=len(self.rows) > 1,
@@ -80,10 +80,10 @@ class PackedSequence:
 
 
 def _inputs(row: Row) -> SequenceInputs:
-    count = len(row.tokens)
+    count = row.targets
     arrays = {"advantages": np.full(count, row.advantage, np.float32)}
     if row.logprobs:
-        arrays["logprobs"] = np.array(row.logprobs, np.float32)
+        arrays["logprobs"] = np.array(row.picked(row.logprobs), np.float32)
     if row.weight is not None:
         arrays["weights"] = np.full(count, row.weight, np.float32)
     return SequenceInputs(targets=count, arrays=arrays)

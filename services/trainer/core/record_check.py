@@ -39,6 +39,7 @@ def check_record(
 
 def _check_sample(sample: Sample, facts: BaseFacts, *, where: str, needs_logprobs: bool) -> None:
     _check_tokens(sample.tokens, facts, where=f"{where}.tokens")
+    _check_trained(sample, where=f"{where}.trained")
     if not math.isfinite(sample.reward):
         raise RecordInvalid(where=f"{where}.reward", problem=f"{sample.reward} is not finite")
     if not needs_logprobs:
@@ -49,6 +50,16 @@ def _check_sample(sample: Sample, facts: BaseFacts, *, where: str, needs_logprob
     for logprob in sample.logprobs:
         if not math.isfinite(logprob):
             raise RecordInvalid(where=f"{where}.logprobs", problem=f"{logprob} is not finite")
+
+
+def _check_trained(sample: Sample, *, where: str) -> None:
+    """Check that ranges are in order, apart and within the tokens, none of them empty."""
+    begin = 0
+    for start, end in sample.trained:
+        if not begin <= start < end <= len(sample.tokens):
+            problem = f"[{start}, {end}) is not within [{begin}, {len(sample.tokens)})"
+            raise RecordInvalid(where=where, problem=problem)
+        begin = end
 
 
 def _check_routes(group: Group, facts: BaseFacts, *, where: str) -> None:

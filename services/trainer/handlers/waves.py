@@ -111,7 +111,7 @@ class WaveIntake:
             self._policies.facts,
             wave_id=wave.wave_id,
             revision=wave.revision.digest if wave.revision else None,
-            needs_logprobs=ALGORITHMS[wave.spec.algorithm].is_sampled,
+            needs_logprobs=ALGORITHMS[wave.spec.algorithm].needs_logprobs(record),
         )
         return record
 

@@ -1,9 +1,10 @@
 """Steps of managed jobs as their logs ask for them: the passes of waves together, then the steps."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mint_common.ids import EventId, JobId, WaveId
+from mint_common.records import Sample, WaveRecord
 from mint_common.training import Passed, Result
 from services.trainer.adapters.model.scoring import ScoringBase
 from services.trainer.adapters.states.training_state import TrainingState
@@ -34,6 +35,18 @@ class Work:
     state: TrainingState
     batch: Batch
     settings: StepSettings
+
+
+def masked(record: WaveRecord) -> WaveRecord:
+    """Return a record of which the second token of an answer, and the last of a long one, is not trained."""
+    groups = [replace(group, samples=tuple(map(_masked, group.samples))) for group in record.groups]
+    return replace(record, groups=tuple(groups))
+
+
+def _masked(sample: Sample) -> Sample:
+    count = len(sample.tokens)
+    trained = ((0, 1), (2, count - 1)) if count > 3 else ((0, 1),)
+    return replace(sample, trained=trained, logprobs=())
 
 
 def wave_batch(batch: Batch, settings: StepSettings) -> WaveBatch:

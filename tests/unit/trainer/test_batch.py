@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from mint_common.adapters_format import BaseFacts
 from mint_common.ids import Digest, WaveId
 from mint_common.records import Group, Sample, WaveRecord
+from services.trainer.core.algorithms import ALGORITHMS
 from services.trainer.core.batch import Row, build_dpo_batch, build_grpo_batch, build_sft_batch
 from services.trainer.core.microbatches import MIN_FILL, plan_microbatches
 from services.trainer.core.packing import pack_rows
@@ -176,6 +178,11 @@ def sample(**changes: object) -> Sample:
         (sample(logprobs=(-1.0, float("nan"))), r"samples\[1\].logprobs"),
         (sample(logprobs=(-1.0, float("-inf"))), r"samples\[1\].logprobs"),
         (sample(reward=float("inf")), r"samples\[1\].reward"),
+        (sample(trained=((0, 3),)), r"samples\[1\].trained: \[0, 3\) is not within \[0, 2\)"),
+        (sample(trained=((-1, 1),)), r"samples\[1\].trained"),
+        (sample(trained=((1, 1),)), r"samples\[1\].trained"),
+        (sample(trained=((1, 2), (0, 1))), r"samples\[1\].trained"),
+        (sample(trained=((0, 2), (1, 2))), r"samples\[1\].trained"),
         (sample(tokens=(1,) * 62, logprobs=(-1.0,) * 62), "65 tokens, the base reads 64"),
     ],
 )
@@ -197,6 +204,43 @@ def test_a_bad_sample_is_named(bad: Sample, where: str) -> None:
 def test_a_group_without_substance_is_refused(groups: tuple[Group, ...]) -> None:
     with pytest.raises(RecordInvalid):
         check(WaveRecord(wave_id=WaveId("wave_1"), revision=None, groups=groups))
+
+
+@pytest.mark.parametrize("trained", [(), ((0, 2),), ((0, 1), (1, 2)), ((1, 2),)])
+def test_ranges_of_trained_tokens_may_touch(trained: tuple[tuple[int, int], ...]) -> None:
+    group = Group(prompt_tokens=(1,), samples=(sample(trained=trained),))
+    check(WaveRecord(wave_id=WaveId("wave_1"), revision=None, groups=(group,)))
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=12).filter(any), st.integers(1, 4))
+def test_a_line_is_scored_where_its_rows_are_trained(mask: list[bool], prompt: int) -> None:
+    ends = [n for n in range(len(mask) + 1) if mask[n - 1 : n] != mask[n : n + 1] or n == 0]
+    ranges = tuple((a, b) for a, b in pairwise([*ends, len(mask)]) if a < b and mask[a])
+    row = Row(
+        prompt=(7,) * prompt,
+        tokens=tuple(range(len(mask))),
+        logprobs=tuple(map(float, range(len(mask)))),
+        advantage=1.0,
+        trained=ranges,
+    )
+    (line,) = pack_rows([row], policy=0, max_length=64)
+    read, (inputs,) = line.read(), line.sequences()
+    trained = [n for n, is_trained in enumerate(mask) if is_trained]
+    assert read.targets is not None
+    assert (line.targets, inputs.targets) == (len(trained), len(trained))
+    assert read.targets.tolist() == inputs.arrays["logprobs"].tolist() == trained
+    assert read.where_T.tolist() == [prompt - 1 + n for n in trained]
+
+
+def test_a_record_of_pairs_has_all_log_probabilities_or_none() -> None:
+    dpo = ALGORITHMS["dpo"]
+    some, none = sample(), sample(logprobs=())
+    for samples, needs in (((some, none), True), ((none, none), False)):
+        group = Group(prompt_tokens=(1,), samples=samples)
+        record = WaveRecord(wave_id=WaveId("wave_1"), revision=None, groups=(group,))
+        assert dpo.needs_logprobs(record) is needs
+        assert ALGORITHMS["grpo"].needs_logprobs(record)
+        assert not ALGORITHMS["sft"].needs_logprobs(record)
 
 
 def test_references_need_no_logprobs() -> None:

@@ -17,7 +17,7 @@ from services.trainer.core.batch import Batch, Row, build_dpo_batch, build_grpo_
 from services.trainer.core.packing import PackedSequence
 from services.trainer.core.refusals import NotFinite
 
-from .managed import StepSettings, Work, step_policies
+from .managed import StepSettings, Work, masked, step_policies
 from .test_lora import with_random_b
 
 BETA = 0.5
@@ -71,6 +71,25 @@ def test_the_step_follows_the_gradient_of_the_loss(
     change = state.lora.leaf.detach() - before
     clear = gradient.abs() > 1e-4 * gradient.abs().max()
     assert torch.equal(torch.sign(change)[clear], -torch.sign(gradient)[clear])
+
+
+def test_pairs_of_a_file_are_compared_by_their_trained_tokens(
+    make_model: MakeModel, make_base: MakeBase, lora: LoraSpec, make_record: MakeRecord
+) -> None:
+    base = make_base(make_model())
+    batch = build_dpo_batch(masked(make_record(groups=5, skipped=1)))
+    state = policy(base, lora)
+    loss = naive_loss(base, state, batch)
+    loss.backward()
+    gradient = state.lora.leaf.grad
+    assert gradient is not None
+    state.lora.leaf.grad = None
+    (metrics,) = step_policies(base, [Work(state=state, batch=batch, settings=DPO)], max_tokens=64)
+    assert isinstance(metrics, dict)
+    assert metrics["loss"] == pytest.approx(float(loss.detach()), rel=1e-4)
+    assert metrics["grad_norm"] == pytest.approx(float(gradient.norm()), rel=1e-4)
+    assert metrics["trained_tokens"] < sum(len(row.tokens) for row in batch.rows)
+    assert not {"ratio_max_error", "sampler_kl"} & metrics.keys()
 
 
 def test_a_fresh_policy_prefers_nothing_and_learns_to(

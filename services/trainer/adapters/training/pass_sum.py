@@ -55,8 +55,9 @@ class PassLine(Protocol):
 class PassWork:
     """A pass over one policy at a step. Passes of one policy have the same tensors.
 
-    Without a loss, the lines are scored and compared with their sampler only. The gradient and the mean
-    measures are divided by ``divisor``. ``reads_base``: the base scores the lines too.
+    Without a loss, the lines are scored only. ``is_sampled``: the sampler's log-probabilities are compared
+    with the policy's. The gradient and the mean measures are divided by ``divisor``. ``reads_base``: the base
+    scores the lines too.
     """
 
     lora: LoraTensors
@@ -67,11 +68,7 @@ class PassWork:
     divisor: float = 1.0
     backward: bool = True
     reads_base: bool = False
-
-    @property
-    def is_sampled(self) -> bool:
-        """Return whether the sampler's log-probabilities are compared with the policy's."""
-        return self.loss is None or "logprobs" in self.loss.needed
+    is_sampled: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

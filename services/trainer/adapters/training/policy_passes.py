@@ -68,13 +68,15 @@ class _ClientData:
 
     def training(self) -> PassWork:
         """Return what is to be computed."""
+        loss = PASS_LOSSES[self._work.loss]
         return PassWork(
             lora=self._lora,
             step=self._step,
             lines=[DatumLine(datum=datum) for datum in self._work.data],
-            loss=PASS_LOSSES[self._work.loss],
+            loss=loss,
             config=self._work.config,
             backward=self._work.backward,
+            is_sampled="logprobs" in loss.needed,
         )
 
     def passed(self, result: PassResult) -> Passed:

@@ -47,7 +47,7 @@ def _moved(lines: Sequence[PackedSequence], scored: PassResult) -> Iterator[tupl
     """Yield each row with log pi(y|x) - log base(y|x)."""
     for line, scores in zip(lines, scored.scores, strict=True):
         assert scores.base is not None, "reads_base"
-        sequence_T = torch.repeat_interleave(torch.tensor([len(row.tokens) for row in line.rows]))
+        sequence_T = torch.repeat_interleave(torch.tensor([row.targets for row in line.rows]))
         moved_T = torch.from_numpy(scores.logprobs) - torch.from_numpy(scores.base)
         yield from zip(line.rows, sequence_sums(moved_T, sequence_T, count=len(line.rows)), strict=True)
 

@@ -44,6 +44,7 @@ class WaveRows:
             loss=None,
             backward=False,
             reads_base=self._pairs is not None,
+            is_sampled=self._work.is_sampled,
         )
 
     def compare(self, scored: PassResult | NotFinite) -> None:
@@ -69,6 +70,7 @@ class WaveRows:
             config=self._work.config,
             divisor=float(max(1, self._work.batch.total_tokens)) if is_mean else 1.0,
             reads_base=token_loss.reads_base(self._work.config),
+            is_sampled="logprobs" in token_loss.needed,
         )
 
     def passed(self, result: PassResult) -> Passed:
@@ -80,7 +82,7 @@ class WaveRows:
         for name, value in result.measures.items():
             self._measures[name] = max(value, self._measures.get(name, value))
         measures = dict(self._measures)
-        ratio_error = measures.pop("ratio_error:max")
+        ratio_error = measures.pop("ratio_error:max", 0.0)
         routed, unrouted, off_route = (
             measures.pop(f"{name}:sum", 0.0) for name in ("routed", "unrouted", "off_route")
         )
@@ -90,10 +92,10 @@ class WaveRows:
             "reward_mean:mean": batch.reward_mean,
             "skipped_groups:sum": float(batch.skipped_groups),
             "tokens:sum": float(batch.total_tokens),
-            "trained_tokens:sum": float(sum(len(row.tokens) for row in batch.rows)),
+            "trained_tokens:sum": float(sum(row.targets for row in batch.rows)),
             **found,
         }
-        if self._algorithm.is_sampled:
+        if self._work.is_sampled:
             metrics["ratio_max_error:max"] = ratio_error
             found_kl = (result.sampler_kl, self._sampler_kl)
             metrics["sampler_kl:mean"] = next((kl for kl in found_kl if kl is not None), 0.0)
