@@ -100,6 +100,18 @@ def test_a_weighted_mean_is_that_of_its_tokens_and_does_not_ask_how_weights_are_
     assert again == pytest.approx((value, stderr), abs=1e-9)
 
 
+def test_the_interval_is_scipy_s() -> None:
+    """Recorded: scipy 1.17.1's bootstrap, percentile, paired, 100,000 resamples."""
+    values = np.array([number * 37 % 101 / 10 for number in range(60)])
+    weights = np.array([1.0 + number * 7 % 13 for number in range(60)])
+    for of, low, high, stderr in (
+        (np.ones(60), 4.216666666666667, 5.686666666666667, 0.3752949085645185),
+        (weights, 4.130668111697501, 5.7757230996721844, 0.42080020447484034),
+    ):
+        found = bootstrap_interval(values, of, seed=0)
+        assert (found.low, found.high) == pytest.approx((low, high), abs=0.1 * stderr)
+
+
 def test_changed_questions_are_not_comparable() -> None:
     check_comparable(RUN, replace(RUN, run_id="evr_2", revision=None, policy_id=None))
     for change, name in (({"task": "mode:rev"}, "task"), ({"seed": 2}, "seed"), ({"n": 5}, "n")):
