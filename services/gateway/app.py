@@ -17,6 +17,8 @@ from mint_common.client.http import InternalHttp
 from mint_common.client.registry import RegistryClient
 from mint_common.client.trainer import TrainerDirectory
 from mint_common.runtime.clock import Clock, SystemClock
+from mint_common.runtime.graders.judge import EngineJudge
+from mint_common.runtime.graders.open import open_graders
 from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.runtime.periodic import run_periodically
 from mint_common.runtime.postgres import migrate, open_pool
@@ -88,6 +90,8 @@ TENANT_ANSWERS = 32
 TENANT_KEYS = 2
 """As many times that is what all keys of a tenant may have together."""
 
+JUDGE_SECONDS = 20.0
+"""How long a grader that is tried out asks for engines that are full or away."""
 TENANT_REQUESTS = 2048
 """Requests of a tenant at a time, polls included: a quarter of the connections that the gateway takes."""
 TENANT_ARRIVING = 4
@@ -161,11 +165,13 @@ async def run(settings: GatewaySettings) -> None:
             is_ready=is_ready,
         )
         resolver = CachedResolver(NamesAndPaths(catalog, checkpoints), cache, clock)
+        judge = EngineJudge(engines, catalog.resolve, clock, patience_seconds=JUDGE_SECONDS)
         http.state.gateway = Gateway(
             registry=catalog,
             resolver=resolver,
             rollout=RolloutHttp(rollout),
             engines=engines,
+            graders=await stack.enter_async_context(open_graders(settings.graders, judge, service="gateway")),
             training_sessions=TrainerSessions(trainers),
             requests=requests,
             submissions=PostgresSubmissions(pool, PostgresLedger(pool, clock), clock),

@@ -4,6 +4,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from mint_common.settings import (
     BlobSettings,
+    GraderSettings,
     HttpSettings,
     InternalSettings,
     NatsSettings,
@@ -25,6 +26,7 @@ class GatewaySettings(BaseModel):
     telemetry: TelemetrySettings
     peers: PeerSettings
     internal: InternalSettings
+    graders: GraderSettings
     key_memory_seconds: float = Field(10.0, ge=0, description="how long a verified key is cached")
     resolution_lease_seconds: float = Field(
         5.0,

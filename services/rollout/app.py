@@ -25,6 +25,8 @@ from mint_common.events import (
 from mint_common.runtime.clock import Clock, SystemClock
 from mint_common.runtime.dispatch import Dispatcher
 from mint_common.runtime.edge import create_http
+from mint_common.runtime.graders.judge import EngineJudge
+from mint_common.runtime.graders.open import open_graders
 from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.runtime.postgres import migrate, open_pool
 from mint_common.runtime.relay import OutboxRelay
@@ -47,10 +49,12 @@ from services.rollout.handlers.waves import WaveHandlers, WaveLimits
 from services.rollout.http.evaluations import evaluation_routes
 from services.rollout.http.jobs import job_routes
 from services.rollout.http.tasks import task_routes
-from services.rollout.ports import Connection, Tasks
+from services.rollout.ports import Connection, Graders, Tasks
 from services.rollout.settings import RolloutSettings
 
 SCHEMA = "rollout"
+JUDGE_SECONDS = 300.0
+"""How long a grader asks for engines that are full or away until its samples have no reward."""
 MIGRATIONS = "services.rollout.adapters.migrations"
 
 
@@ -64,6 +68,7 @@ class Connections:
     engines: EngineDirectory
     registry: InternalHttp
     tasks: Tasks
+    graders: Graders
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,8 +193,17 @@ async def run(settings: RolloutSettings) -> None:
             memory_bytes=settings.tasks.task_memory_bytes,
         )
         tasks = await stack.enter_async_context(open_tasks(installed_families(), limits))
+        judge = EngineJudge(
+            engines, RegistryClient(registry).resolve, SystemClock(), patience_seconds=JUDGE_SECONDS
+        )
         connections = Connections(
-            pool=pool, bus=bus, blobs=blobs, engines=engines, registry=registry, tasks=tasks
+            pool=pool,
+            bus=bus,
+            blobs=blobs,
+            engines=engines,
+            registry=registry,
+            tasks=tasks,
+            graders=await stack.enter_async_context(open_graders(settings.graders, judge, service="rollout")),
         )
         service = compose(settings, connections)
         await run_service(service.http, settings.http, service.background)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from mint_common.claims import RevisionRef
+from mint_common.graders import Grade, GradedSample, GraderFault, GraderSpec
 from mint_common.ids import BaseName, JobId, PolicyId, TenantId, WaveId
 from mint_common.records import Prompt
 from services.rollout.core.evaluation import EvaluationRun, ScoredRow
@@ -104,6 +105,16 @@ class Sampler(Protocol):
 
     async def stop_token(self, base: BaseName) -> int:
         """Return the id of the token that ends a completion."""
+        ...
+
+
+class Graders(Protocol):
+    """Graders of rows. Retries what is away for a while by itself, and raises nothing of it."""
+
+    async def grade(
+        self, spec: GraderSpec, samples: Sequence[GradedSample], *, tenant_id: TenantId
+    ) -> list[Grade | GraderFault]:
+        """Return the reward of each sample, in order, or why it has none. Cancelling ends it soon."""
         ...
 
 

@@ -5,6 +5,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from mint_common.settings import (
     BlobSettings,
     Block,
+    GraderSettings,
     HttpSettings,
     InternalSettings,
     NatsSettings,
@@ -52,3 +53,4 @@ class RolloutSettings(BaseModel):
     http: HttpSettings
     waves: WaveSettings
     tasks: TaskSettings
+    graders: GraderSettings

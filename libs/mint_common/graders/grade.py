@@ -10,7 +10,7 @@ import msgspec
 
 from mint_common.graders.formula import Formula, FormulaFault
 from mint_common.graders.similarity import METRICS
-from mint_common.graders.specs import PATH, VARIABLE, GraderSpec, MultiGrader, PlainGrader, StringCheck
+from mint_common.graders.specs import PATH, VARIABLE, MultiGrader, PlainGrader, StringCheck
 
 MAX_TEXT = 20_000
 """Characters of a text whose likeness is measured: the time is the product of both lengths."""
@@ -18,7 +18,16 @@ MAX_TEXT = 20_000
 MAX_FILLED = 1 << 20
 """Characters that the variables of a template may become, together."""
 
-Fault = Literal["invalid_variable_error", "sample_parse_error", "formula_parse_error", "other_error"]
+Fault = Literal[
+    "invalid_variable_error",
+    "sample_parse_error",
+    "formula_parse_error",
+    "model_grader_parse_error",
+    "model_grader_server_error",
+    "other_error",
+    "python_grader_runtime_error",
+    "python_grader_server_error",
+]
 _STEP = re.compile(r"[A-Za-z0-9_]+")
 
 
@@ -47,11 +56,11 @@ class Grade:
     sub_rewards: Mapping[str, float] = field(default_factory=dict)
 
 
-class _Variables:
-    """The variables of one sample, each read once."""
+class Variables:
+    """What the templates of graders say of one sample; each variable is read once."""
 
     def __init__(self, sample: GradedSample) -> None:
-        self._sample = sample
+        self.sample = sample
         self._written: dict[str, str] = {}
 
     def fill(self, template: str) -> str:
@@ -81,7 +90,7 @@ class _Variables:
         path = PATH.fullmatch(variable)
         assert path is not None  # checked with the grader
         steps = _STEP.findall(path[2])
-        value: Any = self._sample.item if path[1] == "item" else self._namespace(steps[0])
+        value: Any = self.sample.item if path[1] == "item" else self._namespace(steps[0])
         for step in steps:
             if isinstance(value, list) and step.isdecimal() and int(step) < len(value):
                 value = value[int(step)]
@@ -94,30 +103,18 @@ class _Variables:
     def _namespace(self, first: str) -> dict[str, Any]:  # JSON
         if first == "output_json":
             return {"output_json": self._output_json}
-        return {"output_text": self._sample.output_text}
+        return {"output_text": self.sample.output_text}
 
     @cached_property
     def _output_json(self) -> Any:  # JSON
         try:
-            return msgspec.json.decode(self._sample.output_text)
+            return msgspec.json.decode(self.sample.output_text)
         except (msgspec.DecodeError, ValueError, RecursionError) as error:
             raise GraderFault("sample_parse_error", "the sample is no JSON") from error
 
 
-def grade(spec: GraderSpec, sample: GradedSample) -> Grade:
-    """Return the reward of a sample. Raises GraderFault."""
-    variables = _Variables(sample)
-    if not isinstance(spec, MultiGrader):
-        return Grade(reward=_grade_plain(spec, variables))
-    rewards = {name: _grade_plain(each, variables) for name, each in spec.graders.items()}
-    try:
-        reward = Formula(spec.calculate_output, frozenset(spec.graders)).value(rewards)
-    except FormulaFault as error:
-        raise GraderFault("formula_parse_error", str(error)) from error
-    return Grade(reward=reward, sub_rewards=rewards)
-
-
-def _grade_plain(spec: PlainGrader, variables: _Variables) -> float:
+def grade_plain(spec: PlainGrader, variables: Variables) -> float:
+    """Return the reward that is computed of two texts alone. Raises GraderFault."""
     text, reference = variables.fill(spec.input), variables.fill(spec.reference)
     if isinstance(spec, StringCheck):
         return float(_matches(spec.operation, text, reference))
@@ -125,6 +122,15 @@ def _grade_plain(spec: PlainGrader, variables: _Variables) -> float:
     if longest > MAX_TEXT:
         raise GraderFault("other_error", f"a text has {longest} characters, {MAX_TEXT} is the most")
     return METRICS[spec.evaluation_metric](text, reference)
+
+
+def combine(spec: MultiGrader, rewards: Mapping[str, float]) -> Grade:
+    """Return what the formula makes of the parts' rewards. Raises GraderFault."""
+    try:
+        reward = Formula(spec.calculate_output, frozenset(spec.graders)).value(rewards)
+    except FormulaFault as error:
+        raise GraderFault("formula_parse_error", str(error)) from error
+    return Grade(reward=reward, sub_rewards=rewards)
 
 
 def _matches(operation: str, text: str, reference: str) -> bool:

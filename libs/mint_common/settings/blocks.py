@@ -90,6 +90,23 @@ class InternalSettings(Block):
     )
 
 
+class GraderSettings(Block):
+    """How a service grades answers."""
+
+    graders: Literal["monty", "process", "off"] = Field(
+        "monty",
+        description="what runs the source of python graders: monty is an interpreter of a part of Python,"
+        " process a confined Python with numpy (Linux with Landlock and seccomp); off refuses them",
+    )
+    grader_workers: int = Field(
+        4, ge=1, description="sources that run at the same time; of one tenant at most all but one"
+    )
+    grader_seconds: float = Field(2.0, gt=0, le=60, description="longest time of a source for one answer")
+    grader_memory_bytes: int = Field(
+        256 << 20, ge=16 << 20, description="most memory that a source may take for one answer"
+    )
+
+
 SHARED: Mapping[str, type[Block]] = {
     "nats": NatsSettings,
     "postgres": PostgresSettings,

@@ -10,7 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mint_common.errors import InvalidField, MintError
-from mint_common.graders import METRICS, Formula, GradedSample, GraderFault, grade, read_grader
+from mint_common.graders import (
+    METRICS,
+    Formula,
+    Grade,
+    GradedSample,
+    GraderFault,
+    MultiGrader,
+    Variables,
+    combine,
+    grade_plain,
+    read_grader,
+)
 from mint_common.graders.formula import MAX_NESTING, FormulaFault
 from mint_common.graders.grade import MAX_FILLED
 from mint_common.graders.similarity import common_length, fuzzy_match, rouge_l, rouge_n
@@ -27,6 +38,16 @@ ALIKE = {
     "input": "{{ sample.output_text }}",
     "reference": "{{item.answer}}",
 }
+PYTHON = {"type": "python", "name": "p", "source": "def grade(sample, item): return 1"}
+SCORE = {
+    "type": "score_model",
+    "name": "j",
+    "model": "tiny",
+    "input": [{"role": "user", "content": [{"type": "input_text", "text": "{{ sample.output_text }}"}]}],
+}
+PART = "grader.graders[...]"
+SAMPLING = "grader.sampling_params"
+MOST, EFFORT = f"{SAMPLING}.max_completions_tokens", f"{SAMPLING}.reasoning_effort"
 
 
 def check(operation: str = "eq", **changes: object) -> dict[str, Any]:
@@ -38,8 +59,15 @@ def multi(formula: str) -> dict[str, Any]:
     return {"type": "multi", "name": "m", "graders": graders, "calculate_output": formula}
 
 
+def grade(grader: object, text: str, **item: object) -> Grade:
+    spec, variables = read_grader(grader), Variables(GradedSample(output_text=text, item=item))
+    if isinstance(spec, MultiGrader):
+        return combine(spec, {name: grade_plain(part, variables) for name, part in spec.graders.items()})
+    return Grade(reward=grade_plain(spec, variables))
+
+
 def reward(grader: object, text: str, **item: object) -> float:
-    return grade(read_grader(grader), GradedSample(output_text=text, item=item)).reward
+    return grade(grader, text, **item).reward
 
 
 @given(text=st.text(max_size=6), answer=st.text(max_size=3))
@@ -171,8 +199,7 @@ def test_texts_that_would_take_long_are_a_fault() -> None:
 
 
 def test_a_formula_combines_rewards() -> None:
-    spec = read_grader(multi("0.5 * a + min(b, 1) ^ 2 / 2 - abs(-0)"))
-    found = grade(spec, GradedSample(output_text="ab", item={"answer": "ab"}))
+    found = grade(multi("0.5 * a + min(b, 1) ^ 2 / 2 - abs(-0)"), "ab", answer="ab")
     assert (found.reward, found.sub_rewards) == (1.0, {"a": 1.0, "b": 1.0})
 
 
@@ -245,8 +272,25 @@ def test_no_number_is_a_fault_and_no_reward(formula) -> None:
     [
         ({**ALIKE, "evaluation_metric": "cosine"}, "metric_not_supported", None),
         ({**ALIKE, "evaluation_metric": "bleu"}, "metric_not_supported", None),
-        ({"type": "python", "name": "p", "source": ""}, "grader_not_supported", None),
-        ({**multi("a"), "graders": {"a": {"type": "score_model"}}}, "grader_not_supported", None),
+        ({"type": "label_model", "name": "l"}, "grader_not_supported", None),
+        ({**multi("a"), "graders": {"a": {"type": "label_model"}}}, "grader_not_supported", None),
+        ({**PYTHON, "source": "#" * 256_001}, "invalid_field", "grader.source"),
+        ({**PYTHON, "source": "\u20ac" * 100_000}, "invalid_field", "grader.source"),
+        ({**PYTHON, "image_tag": "2025-05-08"}, "invalid_field", "grader.image_tag"),
+        ({**multi("a"), "graders": {"a": {"type": "python", "name": "p"}}}, "invalid_field", PART),
+        ({**SCORE, "range": [1, 1]}, "invalid_field", "grader.range"),
+        ({**SCORE, "range": [0, 1, 2]}, "invalid_field", "grader.range"),
+        ({**SCORE, "input": []}, "invalid_field", "grader.input"),
+        ({**SCORE, "input": [{"role": "tool", "content": ""}]}, "invalid_field", "grader.input[0].role"),
+        (
+            {**SCORE, "input": [{"role": "user", "content": "{{ x }}"}]},
+            "invalid_field",
+            "grader.input[0].content",
+        ),
+        ({**SCORE, "sampling_params": {"temperature": 3}}, "invalid_field", f"{SAMPLING}.temperature"),
+        ({**SCORE, "sampling_params": {"max_completions_tokens": 10**6}}, "invalid_field", MOST),
+        ({**SCORE, "sampling_params": {"reasoning_effort": "high"}}, "invalid_field", EFFORT),
+        ({**SCORE, "sampling_params": {"best_of": 2}}, "invalid_field", SAMPLING),
         (check("equals"), "invalid_field", "grader.operation"),
         (check(input="{{ os.environ }}"), "invalid_field", "grader.input"),
         (check(input="{{ item }}"), "invalid_field", "grader.input"),

@@ -1,8 +1,6 @@
 """What a run of a grader answers, in OpenAI's shape."""
 
-from collections.abc import Callable
-
-from mint_common.graders import GradedSample, GraderFault, GraderSpec, grade
+from mint_common.graders import Grade, GraderFault, GraderSpec
 from services.gateway.core.json_types import JsonObject
 
 _ERRORS = (
@@ -23,31 +21,28 @@ _DETAILS = (
     "python_grader_runtime_error_details",
     "python_grader_server_error_type",
 )
-_TYPES = {"StringCheck": "string_check", "TextSimilarity": "text_similarity", "MultiGrader": "multi"}
 
 
-def run_grader(spec: GraderSpec, sample: GradedSample, seconds: Callable[[], float]) -> JsonObject:
-    """Return the answer: a reward, or 0 with the error that it stands for. ``seconds`` reads a clock."""
-    began = seconds()
-    try:
-        found = grade(spec, sample)
-        reward, parts, fault = found.reward, dict(found.sub_rewards), None
-    except GraderFault as error:
-        reward, parts, fault = 0.0, {}, error
+def run_answer(spec: GraderSpec, found: Grade | GraderFault, *, seconds: float) -> JsonObject:
+    """Return the answer: a reward, or 0 with the error that it stands for."""
     errors: JsonObject = dict.fromkeys(_ERRORS, False) | dict.fromkeys(_DETAILS)
-    if fault is not None:
-        errors |= {fault.kind: True, "message": fault.message}
+    if isinstance(found, GraderFault):
+        errors |= {found.kind: True, "message": found.message}
+        if (details := f"{found.kind}_details") in _DETAILS:
+            errors[details] = found.message
+    grade = Grade(reward=0.0) if isinstance(found, GraderFault) else found
+    parts = dict(grade.sub_rewards)
     return {
-        "reward": reward,
+        "reward": grade.reward,
         "sub_rewards": parts,
         "model_grader_token_usage_per_model": {},
         "metadata": {
             "name": spec.name,
-            "type": _TYPES[type(spec).__name__],
+            "type": spec.__struct_config__.tag,
             "errors": errors,
             "scores": parts,
             "sampled_model_name": None,
             "token_usage": None,
-            "execution_time": seconds() - began,
+            "execution_time": seconds,
         },
     }

@@ -16,6 +16,7 @@ from mint_common.client.registry import RegistryClient
 from mint_common.errors import Unauthorized
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import Clock
+from mint_common.runtime.graders.runner import GraderRunner
 from services.gateway.core.body_budget import BodyBudget
 from services.gateway.core.callers import KeyMemory, choose_key
 from services.gateway.core.open_requests import OpenRequests
@@ -37,6 +38,7 @@ class Gateway:
     resolver: Resolver
     rollout: Rollout
     engines: EngineDirectory
+    graders: GraderRunner
     training_sessions: TrainingSessions
     submissions: Submissions
     requests: Requests

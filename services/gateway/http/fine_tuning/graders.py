@@ -6,11 +6,12 @@ from typing import Any, ClassVar
 
 from fastapi import APIRouter
 
-from mint_common.graders import GradedSample, read_grader
+from mint_common.authority import Caller
+from mint_common.graders import GradedSample, GraderSpec, read_grader
 from services.gateway.core.examples import body_config
-from services.gateway.core.fine_tuning.graders import run_grader
+from services.gateway.core.fine_tuning.graders import run_answer
 from services.gateway.core.json_types import JsonObject
-from services.gateway.http.edge.context import GatewayDep, TrainCaller
+from services.gateway.http.edge.context import Gateway, GatewayDep, TrainCaller
 from services.gateway.http.edge.routes import OpenAIRoute
 
 router = APIRouter(prefix="/v1/fine_tuning/alpha/graders", tags=["fine-tuning"], route_class=OpenAIRoute)
@@ -47,15 +48,26 @@ class ValidateBody:
 
 
 @router.post("/run")
-async def run(body: GraderRunBody, _caller: TrainCaller, gateway: GatewayDep) -> JsonObject:
+async def run(body: GraderRunBody, caller: TrainCaller, gateway: GatewayDep) -> JsonObject:
     """Grade one answer. What goes wrong in it is told in `metadata.errors`, with a reward of 0."""
-    spec = await asyncio.to_thread(read_grader, body.grader)
+    spec = await _checked(body.grader, caller, gateway)
     sample = GradedSample(output_text=body.model_sample, item=body.item)
-    return await asyncio.to_thread(run_grader, spec, sample, gateway.clock.monotonic)
+    began = gateway.clock.monotonic()
+    (found,) = await gateway.graders.grade(spec, [sample], tenant_id=caller.tenant_id)
+    return run_answer(spec, found, seconds=gateway.clock.monotonic() - began)
 
 
 @router.post("/validate")
-async def validate(body: ValidateBody, _caller: TrainCaller) -> JsonObject:
-    """Return a grader that is well formed, unchanged; another is 400 and names its field."""
-    await asyncio.to_thread(read_grader, body.grader)
+async def validate(body: ValidateBody, caller: TrainCaller, gateway: GatewayDep) -> JsonObject:
+    """Return a grader that can grade, unchanged; another is 400 and names its field.
+
+    Source is run without an answer, and a model is looked up: it is a base, or a revision as `policy@N`.
+    """
+    await _checked(body.grader, caller, gateway)
     return {"grader": body.grader}
+
+
+async def _checked(grader: JsonObject, caller: Caller, gateway: Gateway) -> GraderSpec:
+    spec = await asyncio.to_thread(read_grader, grader)
+    await gateway.graders.check(spec, tenant_id=caller.tenant_id)
+    return spec

@@ -1,0 +1,154 @@
+"""Questions of score_model graders, asked of the engines as any chat request of the tenant."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+
+from mint_common.catalog import Resolution
+from mint_common.client.directory import EngineDirectory
+from mint_common.errors import InvalidField, MintError, NotFound, PreconditionFailed, Unavailable
+from mint_common.generation import REVISION_HEADER, CallFacts
+from mint_common.ids import TenantId, new_id
+from mint_common.names import number_or_digest
+from mint_common.runtime.clock import Clock
+
+JUDGE_TOKENS = 512
+"""Of an answer, unless the grader says how many."""
+_FIRST_WAIT_SECONDS = 0.2
+_LONGEST_WAIT_SECONDS = 5.0
+
+Resolve = Callable[[TenantId, str], Awaitable[Resolution]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """A turn of a chat."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What a model is asked; ``model`` is a base, or ``policy@N``."""
+
+    model: str
+    messages: tuple[Message, ...]
+    temperature: float
+    top_p: float
+    seed: int | None
+    max_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgeAnswer:
+    """What it answered; ``is_cut``: it ended at its greatest length."""
+
+    text: str
+    is_cut: bool
+
+
+class Judge(Protocol):
+    """Models that score. Raises MintErrors."""
+
+    async def check(self, model: str, *, tenant_id: TenantId, field: str) -> None:
+        """Raise InvalidField naming ``field`` unless the tenant may ask the model, and it never changes."""
+        ...
+
+    async def ask(self, question: Question, *, tenant_id: TenantId) -> JudgeAnswer:
+        """Return an answer, as the tenant's load. Raises InvalidField as `check`, and what engines raise."""
+        ...
+
+
+class EngineJudge:
+    """See `Judge`. Engines that are full or away are asked again for ``patience_seconds``."""
+
+    def __init__(
+        self, engines: EngineDirectory, resolve: Resolve, clock: Clock, *, patience_seconds: float
+    ) -> None:
+        self._engines = engines
+        self._resolve = resolve
+        self._clock = clock
+        self._patience_seconds = patience_seconds
+
+    async def check(self, model: str, *, tenant_id: TenantId, field: str) -> None:
+        """Check a model."""
+        await self._find(model, tenant_id, field)
+
+    async def ask(self, question: Question, *, tenant_id: TenantId) -> JudgeAnswer:
+        """Ask until there is an answer."""
+        give_up_at = self._clock.monotonic() + self._patience_seconds
+        wait = _FIRST_WAIT_SECONDS
+        while True:
+            try:
+                return await self._ask(question, tenant_id)
+            except MintError as error:
+                if not error.retryable or self._clock.monotonic() >= give_up_at:
+                    raise
+            await self._clock.sleep(wait)
+            wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
+
+    async def _ask(self, question: Question, tenant_id: TenantId) -> JudgeAnswer:
+        target = await self._find(question.model, tenant_id, "grader.model")
+        facts = CallFacts(
+            model=question.model, request_id=new_id("judge"), tenant_id=tenant_id, revision=target.revision
+        )
+        relayed = await self._engines.serve(target.base, "chat", _body(question), facts)
+        try:
+            expected = target.revision.digest if target.revision else f"base:{target.base}"
+            found = relayed.headers.get(REVISION_HEADER, "nothing")
+            if found != expected:
+                what = "the revision that an engine answered with"
+                raise PreconditionFailed(what=what, found=found, expected=expected)
+            return _read(await relayed.whole())
+        finally:
+            relayed.close()
+
+    async def _find(self, model: str, tenant_id: TenantId, field: str) -> Resolution:
+        _, at, selector = model.partition("@")
+        problem = "is an alias or a moving name: name a base, or a revision as policy@N"
+        if at and number_or_digest(selector) is None:
+            raise InvalidField(field=field, problem=problem)
+        try:
+            target = await self._resolve(tenant_id, model)
+        except NotFound as error:
+            raise InvalidField(field=field, problem=f"is no model that is served here: {error}") from error
+        if not at and target.revision is not None:
+            raise InvalidField(field=field, problem=problem)
+        return target
+
+
+class _Message(msgspec.Struct):
+    content: str | None = None
+
+
+class _Choice(msgspec.Struct):
+    message: _Message
+    finish_reason: str | None = None
+
+
+class _Completion(msgspec.Struct):
+    choices: list[_Choice]
+
+
+def _body(question: Question) -> bytes:
+    body: dict[str, object] = {
+        "model": question.model,
+        "messages": question.messages,
+        "temperature": question.temperature,
+        "top_p": question.top_p,
+        "max_completion_tokens": question.max_tokens,
+    }
+    if question.seed is not None:
+        body["seed"] = question.seed
+    return msgspec.json.encode(body)
+
+
+def _read(answer: bytes) -> JudgeAnswer:
+    try:
+        choice = msgspec.json.decode(answer, type=_Completion).choices[0]
+    except (msgspec.DecodeError, IndexError) as error:
+        raise Unavailable(what="an engine", problem=f"unreadable answer: {error}") from error
+    return JudgeAnswer(text=choice.message.content or "", is_cut=choice.finish_reason == "length")

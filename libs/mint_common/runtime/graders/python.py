@@ -1,0 +1,65 @@
+"""What runs the source of python graders. Both ways block, and are called in threads of their own."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import msgspec
+
+from mint_common.graders import GradedSample, GraderFault
+
+MAX_MESSAGE = 2000
+"""Characters of a fault's message: a traceback, or its end."""
+
+
+class PythonSandbox(Protocol):
+    """Runs the source of graders apart from the service: no files, network or processes, bounded in time.
+
+    Every call begins anew, so a reward depends on the source, the sample and the row alone. Thread-safe.
+    """
+
+    def check(self, source: str) -> None:
+        """Run a source without grading. Raises GraderFault unless it then has a function ``grade``."""
+        ...
+
+    def grade(self, source: str, sample: GradedSample) -> float:
+        """Return what ``grade(sample, item)`` returns, a finite number. Raises GraderFault."""
+        ...
+
+    def close(self) -> None:
+        """End all processes. Idempotent; what runs ends with a fault."""
+        ...
+
+
+def sample_fields(sample: GradedSample) -> dict[str, Any]:  # JSON
+    """Return what a source gets as its sample; ``output_json`` is None unless the text is JSON."""
+    try:
+        output_json = msgspec.json.decode(sample.output_text)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        output_json = None
+    return {"output_text": sample.output_text, "output_json": output_json}
+
+
+def reward_of(value: object) -> float:
+    """Return a value as a reward. Raises GraderFault: a bool, None, NaN or infinity is none."""
+    if type(value) in (int, float):
+        try:
+            reward = float(value)  # type: ignore[arg-type]  # an int or a float
+        except OverflowError:
+            reward = math.inf
+        if math.isfinite(reward):
+            return reward
+    raise runtime_fault(f"grade returned {repr(value)[:100]}, which is no finite number")
+
+
+def runtime_fault(problem: str) -> GraderFault:
+    """Return the fault of a source: its error, or its limit."""
+    return GraderFault("python_grader_runtime_error", problem[-MAX_MESSAGE:])
+
+
+def fields_of(item: Mapping[str, Any]) -> dict[str, Any]:  # JSON
+    """Return a row as plain values of JSON. Raises GraderFault for what cannot be written as JSON."""
+    try:
+        return msgspec.json.decode(msgspec.json.encode(item))  # type: ignore[no-any-return]  # a mapping
+    except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
+        raise GraderFault("invalid_variable_error", "the row cannot be written as JSON") from error
