@@ -56,6 +56,7 @@ REST: Mapping[str, Scope] = {
     "GET /mint/v1/policies/{policy}/revisions": "read",
     "POST /mint/v1/policies/{policy}/revisions": "train",
     "GET /mint/v1/policies/{policy}/revisions/{revision}": "read",
+    "GET /mint/v1/policies/{policy}/revisions/{revision}/adapter.tar": "read",
     "GET /mint/v1/policies/{policy}/revisions/{revision}/diff": "read",
     "GET /mint/v1/policies/{policy}/revisions/{revision}/lineage": "read",
     "POST /mint/v1/policies/{policy}/revisions/{revision}/restore": "train",

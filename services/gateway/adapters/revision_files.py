@@ -42,3 +42,8 @@ class BlobRevisionFiles:
                 yield part
             yield bytes(-claim.size_bytes % tarfile.BLOCKSIZE)
         yield bytes(2 * tarfile.BLOCKSIZE)
+
+    def tar_bytes(self, files: Mapping[str, Claim]) -> int:
+        """Return the size of the tar: a header and whole blocks of each file, and two blocks at its end."""
+        blocks = [1 + -(-claim.size_bytes // tarfile.BLOCKSIZE) for claim in files.values()]
+        return (sum(blocks) + 2) * tarfile.BLOCKSIZE

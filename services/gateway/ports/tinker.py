@@ -154,7 +154,11 @@ class RevisionFiles(Protocol):
         ...
 
     def read_tar(self, files: Mapping[str, Claim]) -> AsyncIterator[bytes]:
-        """Yield a plain tar of files."""
+        """Yield a plain tar of files: the same bytes every time."""
+        ...
+
+    def tar_bytes(self, files: Mapping[str, Claim]) -> int:
+        """Return how many bytes that tar has."""
         ...
 
 

@@ -16,7 +16,8 @@ import msgspec
 from mint_common.adapters_format import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE
 from mint_common.client.http import error_from_payload
 from mint_common.datasets import Problem
-from mint_common.errors import InvalidField, NotFound, RequestRefused, Unavailable
+from mint_common.errors import AlreadyExists, InvalidField, NotFound, RequestRefused, Unavailable
+from services.standalone.adapters.adapter_tar import read_adapter
 from services.standalone.core.refusals import RowsRefusedError
 
 Json = Any  # what the gateway answered: its schema is GET /openapi.json
@@ -130,6 +131,23 @@ class PublicApi:
         """Send a form with a file to the OpenAI API; the file is read from its beginning as it is sent."""
         files = {field: (name, content, "application/octet-stream")}
         return self._ask("POST", f"{self._openai}{path}", data=fields, files=files, timeout=self._patience)
+
+    def download(self, path: str, folder: Path, progress: Progress) -> str:
+        """Write an adapter into a folder that is not there yet, whole or not at all; return its digest.
+
+        Raises AlreadyExists, and Unavailable when the bytes that came are not those that were told of.
+        """
+        if folder.exists():
+            raise AlreadyExists(kind="folder", name=os.fspath(folder))
+        try:
+            with self._http.stream("GET", path, timeout=self._patience) as response:
+                if response.is_error:
+                    response.read()
+                    self._raise(response)
+                read_adapter(response.iter_bytes(_CHUNK_BYTES), response.headers, folder, progress)
+                return response.headers["x-mint-revision"]
+        except httpx.HTTPError as error:
+            raise self._unavailable(error) from error
 
     def complete(self, model: str, prompt: str, *, max_tokens: int) -> Completed:
         """Complete a prompt greedily, over the OpenAI API."""

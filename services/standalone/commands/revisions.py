@@ -12,7 +12,7 @@ from services.standalone.commands.names import resolve_revision
 from services.standalone.commands.options import AfterOption, LimitOption, PolicyArgument, RevisionArgument
 from services.standalone.core.columns import CHANGE, FIELD, NODE, REVISION
 from services.standalone.core.tables import diff_rows, field_rows, scored_rows
-from services.standalone.views.sending import sending
+from services.standalone.views.sending import receiving, sending
 
 
 def list_revisions(
@@ -65,6 +65,33 @@ def upload_revision(
     for warning in found["warnings"]:
         console.print(f"Note: {warning}")
     return Listing(answer=found, columns=REVISION)
+
+
+def download_revision(
+    api: PublicApi,
+    policy: PolicyArgument,
+    revision: RevisionArgument,
+    *,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="FOLDER", help="A new folder. Default: POLICY-REV.", show_default=False
+        ),
+    ] = None,
+) -> Listing:
+    """Download a revision as PEFT reads it: adapter_config.json and adapter_model.safetensors.
+
+    Packed experts stay packed: `mint adapter unpack` makes what PEFT reads of them, `mint adapter merge` a
+    full checkpoint.
+
+    Example: mint revision download counter prod --out ./counter
+    """
+    named = resolve_revision(api, policy, revision)
+    folder = (out or Path(f"{policy}-{revision}".replace(":", "-"))).expanduser()
+    with receiving(Console(stderr=True)) as report:
+        digest = api.download(path_of("policies", policy, "revisions", named, "adapter.tar"), folder, report)
+    found = {"folder": str(folder), "digest": digest}
+    return Listing(answer=found, columns=FIELD, rows=field_rows(found))
 
 
 def retire_revision(api: PublicApi, policy: PolicyArgument, revision: RevisionArgument) -> Listing:
@@ -126,12 +153,13 @@ def _path(api: PublicApi, policy: str, revision: str) -> str:
 
 
 revision_app = group(
-    "List, show, compare, upload, retire or restore revisions.",
+    "List, show, compare, upload, download, retire or restore revisions.",
     list_revisions,
     show_revision,
     diff_revision,
     lineage_revision,
     upload_revision,
+    download_revision,
     retire_revision,
     restore_revision,
 )

@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
+from fastapi.responses import StreamingResponse
 
 from mint_common.catalog import EvaluationRecord, Lineage, RevisionDiff, RevisionRecord, UploadedRevision
 from mint_common.catalog_requests import (
@@ -13,6 +14,8 @@ from mint_common.catalog_requests import (
     RevisionQuery,
     UploadQuery,
 )
+from mint_common.errors import RevisionLostError
+from mint_common.generation import REVISION_HEADER
 from mint_common.runtime.edge_routes import StreamDep
 from mint_common.runtime.slow_clients import BodyTooSlow
 from services.gateway.core.mint.uploads import REFUSED, TAR_BODY, stalled
@@ -20,6 +23,7 @@ from services.gateway.http.edge.context import GatewayDep, ReadCaller, TrainCall
 from services.gateway.http.edge.recording import RecordedRoute, creates
 from services.gateway.http.mint.forwarding import PolicyPath, RevisionPath, TenantCatalog
 
+FILES_HEADER = "x-mint-sha256"
 _PREFIX = "/mint/v1/policies/{policy}"
 _revisions = APIRouter(prefix=f"{_PREFIX}/revisions", tags=["policies"], route_class=RecordedRoute)
 _evaluations = APIRouter(prefix=f"{_PREFIX}/evaluations", tags=["evaluations"], route_class=RecordedRoute)
@@ -45,6 +49,28 @@ async def get_revision(
 ) -> Response:
     """Return one revision, by number or digest."""
     return await catalog.forward()
+
+
+@_revisions.get("/{revision}/adapter.tar", response_class=StreamingResponse)
+async def download_adapter(
+    policy: PolicyPath, revision: RevisionPath, caller: ReadCaller, gateway: GatewayDep
+) -> StreamingResponse:
+    """Download a revision as PEFT reads it: a plain tar of its config and weights, the same bytes each time.
+
+    `x-mint-revision` is its digest, `x-mint-sha256` has the hash of each file, as `NAME=HEX, NAME=HEX`.
+    """
+    found = await gateway.registry.get_revision(caller.tenant_id, policy, revision)
+    if found.fault is not None:
+        raise RevisionLostError(number=found.number, name=policy, fault=found.fault)
+    stored = gateway.tinker.files
+    files = await stored.find(found.manifest)
+    headers = {
+        REVISION_HEADER: found.digest,
+        FILES_HEADER: ", ".join(f"{name}={claim.sha256}" for name, claim in files.items()),
+        "content-length": str(stored.tar_bytes(files)),
+        "content-disposition": f'attachment; filename="revision-{found.number}.tar"',
+    }
+    return StreamingResponse(stored.read_tar(files), headers=headers, media_type="application/x-tar")
 
 
 @_revisions.post(

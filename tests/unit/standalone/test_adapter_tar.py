@@ -1,0 +1,65 @@
+"""A tar that arrives is written whole, or nothing of it is."""
+
+import hashlib
+import io
+import tarfile
+from collections.abc import Iterator
+
+import pytest
+
+from mint_common.errors import Unavailable
+from services.standalone.adapters.adapter_tar import read_adapter
+
+FILES = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"w" * 3_000_000}
+
+
+def tar_of(files: dict[str, bytes], kind: bytes = tarfile.REGTYPE) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size, info.type = len(content), kind
+            archive.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def told(files: dict[str, bytes]) -> dict[str, str]:
+    return {
+        "x-mint-sha256": ", ".join(
+            f"{name}={hashlib.sha256(each).hexdigest()}" for name, each in files.items()
+        )
+    }
+
+
+def parts(content: bytes, size: int) -> Iterator[bytes]:
+    return (content[at : at + size] for at in range(0, len(content), size))
+
+
+@pytest.mark.parametrize("size", [100, 65_536, 10_000_000])
+def test_a_tar_becomes_a_folder(tmp_path, size) -> None:
+    content, seen = tar_of(FILES), []
+    headers = {**told(FILES), "content-length": str(len(content))}
+    read_adapter(parts(content, size), headers, tmp_path / "a" / "b", lambda *now: seen.append(now))
+    assert {path.name: path.read_bytes() for path in (tmp_path / "a/b").iterdir()} == FILES
+    assert seen[-1][0] <= seen[-1][1] == len(content)
+
+
+@pytest.mark.parametrize(
+    ("content", "headers"),
+    [
+        (tar_of(FILES)[:-12_000], told(FILES)),
+        (tar_of(FILES)[:2_000_000], told(FILES)),
+        (tar_of({**FILES, "adapter_config.json": b"[]"}), told(FILES)),
+        (tar_of({"adapter_config.json": b"{}"}), told({"adapter_config.json": b"{}"})),
+        (tar_of({**FILES, "../x": b""}), told(FILES)),
+        (tar_of({**FILES, "more": b""}), told(FILES)),
+        (tar_of(FILES, tarfile.SYMTYPE), told(FILES)),
+        (tar_of(FILES), {}),
+        (b"<html>" * 1000, told(FILES)),
+        (b"", told(FILES)),
+    ],
+)
+def test_what_is_no_adapter_leaves_nothing(tmp_path, content, headers) -> None:
+    with pytest.raises(Unavailable):
+        read_adapter(parts(content, 65_536), headers, tmp_path / "a", lambda *_: None)
+    assert not list(tmp_path.iterdir())
