@@ -31,7 +31,7 @@ LOADER = (
     "eviction",
 )
 TRAINER = ("trainer", "dtypes", "operations")
-BENCHES = (*LOADER, "fleet", "catalog", *TRAINER, "handoff", "policies", "tinker")
+BENCHES = (*LOADER, "fleet", "catalog", *TRAINER, "handoff", "policies", "tinker", "jobs_graders")
 SHOWS = ("paper_training",)
 ROWS = {
     "packed": ("packed_live_ratio", "packed_real_dims_ratio", "packed_over_read"),
