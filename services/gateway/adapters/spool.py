@@ -1,42 +1,34 @@
-"""Bytes that have arrived and are not yet stored: local files in a folder that a process holds by a lock.
-
-Invariant: what a killed process left is removed by the next one that starts on the machine.
-"""
+"""Bytes that have arrived and are not yet stored: local files in a folder that the process holds."""
 
 import asyncio
-import fcntl
 import hashlib
-import os
 import secrets
-import shutil
-import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from io import FileIO
 from pathlib import Path
 
 from mint_common.errors import Unavailable, plain_problem
 from mint_common.ids import TenantId
+from mint_common.runtime.held_folder import HeldFolder, hold_folder
 from services.gateway.core.body_budget import BodyBudget
 from services.gateway.ports.files import Spooled
 
 BUFFER_BYTES = 1 << 20
 _PREFIX = "mint-spool-"
-_LOCK = "lock"
 
 
 class LocalSpool:
     """See `services.gateway.ports.files.Spool`. Made by `open_spool`."""
 
-    def __init__(self, folder: Path, lock: int, budget: BodyBudget) -> None:
+    def __init__(self, folder: HeldFolder, budget: BodyBudget) -> None:
         self._folder = folder
-        self._lock = lock
         self._budget = budget
 
     @asynccontextmanager
     async def open(self, tenant_id: TenantId) -> AsyncIterator["LocalSpoolFile"]:
         """Open a new file."""
-        path = self._folder / secrets.token_hex(16)
+        path = self._folder.path / secrets.token_hex(16)
         file = await asyncio.to_thread(path.open, "xb", buffering=0)
         spooling = LocalSpoolFile(file, path, tenant_id, self._budget)
         try:
@@ -50,8 +42,7 @@ class LocalSpool:
 
     async def close(self) -> None:
         """Remove the folder."""
-        await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
-        os.close(self._lock)
+        await asyncio.to_thread(self._folder.remove)
 
 
 class LocalSpoolFile:
@@ -104,22 +95,5 @@ def open_spool(parent: Path | None = None, *, limit_bytes: int) -> LocalSpool:
 
     ``limit_bytes`` is of all its files together; a tenant's have at most as much as stays free.
     """
-    parent = parent or Path(tempfile.gettempdir())
-    for folder in parent.glob(f"{_PREFIX}*"):
-        _remove_abandoned(folder)
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
-    lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    return LocalSpool(folder, lock, BodyBudget(limit_bytes=limit_bytes, key_bytes=limit_bytes))
-
-
-def _remove_abandoned(folder: Path) -> None:
-    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-        return
-    with suppress(OSError):  # one without a lock is a moment old; a locked one is somebody's
-        lock = os.open(folder / _LOCK, os.O_RDWR | os.O_NOFOLLOW)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
-        finally:
-            os.close(lock)
+    budget = BodyBudget(limit_bytes=limit_bytes, key_bytes=limit_bytes)
+    return LocalSpool(hold_folder(_PREFIX, parent), budget)
