@@ -10,10 +10,8 @@ from mint_common.authority import Authority, Caller
 from mint_common.ids import WaveId
 from mint_common.testing.factories import BASE, POLICY, TENANT
 from tests.integration.rollout.neighbours import Neighbours
-from tests.integration.rollout.test_service import Rollout, client, neighbours, rollout, until
+from tests.integration.rollout.process import Rollout, until
 from tests.unit.rollout.world import revision_of
-
-__all__ = ["client", "neighbours", "rollout"]
 
 pytestmark = pytest.mark.integration
 
