@@ -21,6 +21,7 @@ from services.trainer.core.algorithms import ALGORITHMS
 from services.trainer.core.mismatch_rules import Mismatch
 from services.trainer.core.operations import NewOperation, Packed, TrainingSession
 from services.trainer.core.refusals import WaveForeign
+from services.trainer.core.schedules import learning_rate_at
 
 BETAS, EPSILON = (0.9, 0.95), 1e-8
 """AdamW's, of managed jobs."""
@@ -143,6 +144,7 @@ def plan_wave(
     ``can_learn`` says whether the record has rows to train on.
     """
     algorithm, spec = ALGORITHMS[wave.spec.algorithm], wave.spec
+    learning_rate = learning_rate_at(spec, wave.step)
     operations: list[LoggedOperation] = []
     if is_elsewhere(latest, wave):
         operations.append(LoadRevision(revision=wave.revision))
@@ -155,13 +157,13 @@ def plan_wave(
         )
     )
     if can_learn:
-        operations.append(adam_step(learning_rate=spec.learning_rate, clip_norm=spec.clip_norm))
+        operations.append(adam_step(learning_rate=learning_rate, clip_norm=spec.clip_norm))
     operations.append(
         WaveExport(
             wave_id=wave.wave_id,
             job_id=wave.job_id,
             cause=wave.id,
-            learning_rate=spec.learning_rate,
+            learning_rate=learning_rate,
             measured=tuple(range(begin, first_seq + len(operations))),
         )
     )
