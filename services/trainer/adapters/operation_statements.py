@@ -76,7 +76,7 @@ FORGET = """
     RETURNING CASE WHEN old.result_is_claim THEN old.result END AS claim
 """
 HELD = """
-    SELECT digest FROM training WHERE base = $1 AND closed_at IS NULL AND digest IS NOT NULL
+    SELECT digest FROM training WHERE base = $1 AND closed_at IS NULL AND digest <> ''
     UNION SELECT parent FROM training WHERE base = $1 AND closed_at IS NULL AND parent IS NOT NULL
     UNION SELECT revision FROM checkpoints
         WHERE base = $1 AND revision IS NOT NULL AND (expires_at IS NULL OR expires_at > $2)

@@ -5,10 +5,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mint_common.records import WaveRecord
-from services.trainer.core.batch import Batch, build_dpo_batch, build_grpo_batch, build_sft_batch
+from services.trainer.core.batch import (
+    Batch,
+    build_dpo_batch,
+    build_grpo_batch,
+    build_kto_batch,
+    build_sft_batch,
+)
 from services.trainer.core.losses.cross_entropy import CROSS_ENTROPY
 from services.trainer.core.losses.dpo import DPO
 from services.trainer.core.losses.grpo import GRPO
+from services.trainer.core.losses.kto import KTO
 from services.trainer.core.losses.loss import Loss
 from services.trainer.core.mismatch_rules import BAND, TRUNCATED_AT, Mismatch
 
@@ -43,11 +50,23 @@ def _grpo_config(kl_coefficient: float, mismatch: Mismatch) -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaveBatch:
-    """What a wave's pass computes: the rows of its record, by the loss of its algorithm."""
+    """What a wave's pass computes: the rows of its record, by the loss of its algorithm.
+
+    Without ``backward`` they are measured only. ``is_file``: they are a file's rows, of which nobody sampled
+    the answers. Then the pass tells a mean token accuracy: of the trained tokens of the better answers, the
+    share that the policy finds the likeliest.
+    """
 
     algorithm: str
     config: Mapping[str, float]
     batch: Batch
+    backward: bool = True
+    is_file: bool = False
+
+    @property
+    def adds_gradient(self) -> bool:
+        """Return whether the pass changes the policy's gradient."""
+        return self.backward and bool(self.batch.rows)
 
     @property
     def is_sampled(self) -> bool:
@@ -58,7 +77,17 @@ class WaveBatch:
     @property
     def tokens(self) -> int:
         """Return how many tokens the model reads."""
-        return sum(row.length for row in self.batch.rows or self.batch.probe)
+        rows = self.batch.rows or self.batch.probe
+        return sum(row.length for row in (*rows, *self.batch.mismatched))
+
+
+VALIDATION_METRICS: Mapping[str, str] = {
+    "loss:mean": "valid_loss:mean",
+    "mean_token_accuracy:mean": "valid_mean_token_accuracy:mean",
+    "preference_margin:mean": "valid_reward_margin:mean",
+    "preference_accuracy:mean": "valid_reward_accuracy:mean",
+}
+"""What a pass that only measures tells, by the names that a training pass has for it."""
 
 
 ALGORITHMS: Mapping[str, TrainingAlgorithm] = {
@@ -74,6 +103,12 @@ ALGORITHMS: Mapping[str, TrainingAlgorithm] = {
         build_batch=build_dpo_batch,
         config=lambda kl, _mismatch: {"beta": kl},
         sampled="maybe",
+    ),
+    "kto": TrainingAlgorithm(
+        loss=KTO,
+        build_batch=build_kto_batch,
+        config=lambda kl, _mismatch: {"beta": kl},
+        sampled="never",
     ),
 }
 

@@ -1,8 +1,8 @@
 """What one optimizer step trains on, built from a rollout record."""
 
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from mint_common.records import Group, Sample, WaveRecord
@@ -24,8 +24,9 @@ class Row:
 
     With ``trained``, [start, end) ranges of ``tokens``, it falls on those only. ``logprobs`` are the
     sampler's, one per token (none for what was not sampled); ``advantage`` weighs every token of the row.
-    Of a pair of answers, numbered ``pair`` within the batch, the better one has advantage 1, the other -1;
-    ``weight`` is that of its tokens in a cross entropy, once the pairs are compared.
+    Of answers that are compared, those that are wanted have advantage 1, the others -1, and ``pair`` numbers
+    each kind within the batch: a pair are two of one number. ``weight`` is that of a row's tokens in a cross
+    entropy, once they are compared.
     The experts are the sampler's routes, as in a `Group` and its `Sample`. The policy's log-probabilities are
     taken at ``temperature``, as the sampler's were.
     """
@@ -64,7 +65,8 @@ class Batch:
 
     ``total_tokens`` counts the trained tokens of every row of the wave, the skipped ones included: the
     loss is their mean, so that a wave in which little can be learnt weighs little. ``probe`` is what a step
-    without ``rows`` is still compared with the sampler on.
+    without ``rows`` is still compared with the sampler on. ``mismatched`` are prompts with other rows'
+    answers, which KTO compares too.
     """
 
     rows: tuple[Row, ...]
@@ -72,6 +74,7 @@ class Batch:
     total_tokens: int
     skipped_groups: int
     reward_mean: float
+    mismatched: tuple[Row, ...] = ()
 
 
 def build_grpo_batch(record: WaveRecord) -> Batch:
@@ -132,6 +135,44 @@ def build_dpo_batch(record: WaveRecord) -> Batch:
         ]
     skipped = len(record.groups) - len(rows) // 2
     return _batch(record, rows, probe=() if rows else _probe(record), skipped_groups=skipped)
+
+
+def build_kto_batch(record: WaveRecord) -> Batch:
+    """Return every sample as a row: wanted where its reward is above 0, else unwanted.
+
+    A mismatched row is a row's prompt with the answer of the row before it, as in TRL's KTOTrainer, cut where
+    the longest row of the batch ends; a single row has none.
+    """
+    rows: list[Row] = []
+    counts = {1.0: 0, -1.0: 0}
+    for group in record.groups:
+        for sample in group.samples:
+            if sample.tokens:
+                advantage = 1.0 if sample.reward > 0 else -1.0
+                rows.append(
+                    Row(
+                        prompt=group.prompt_tokens,
+                        tokens=sample.tokens,
+                        logprobs=(),
+                        advantage=advantage,
+                        trained=sample.trained,
+                        pair=counts[advantage],
+                    )
+                )
+                counts[advantage] += 1
+    batch = _batch(record, rows, probe=(), skipped_groups=0)
+    return replace(batch, mismatched=tuple(_mismatched(rows)))
+
+
+def _mismatched(rows: Sequence[Row]) -> Iterator[Row]:
+    longest = max((row.length for row in rows), default=0)
+    for row, other in zip([*rows[1:], *rows[:1]], rows, strict=True):
+        room = longest + 1 - len(row.prompt)
+        ranges = other.trained or ((0, len(other.tokens)),)
+        trained = tuple((start, min(end, room)) for start, end in ranges if start < room)
+        if row is not other and trained:
+            tokens = other.tokens[:room]
+            yield Row(prompt=row.prompt, tokens=tokens, logprobs=(), advantage=0.0, trained=trained)
 
 
 def group_advantages(rewards: Sequence[float]) -> tuple[float, ...] | None:

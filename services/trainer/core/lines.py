@@ -20,7 +20,8 @@ class LineTokens:
     ``where_T`` are the positions that are scored, with ``targets`` ``[T]`` or ``[T, width]``, None for the
     whole vocabulary of ``width`` tokens. ``owner_L`` numbers the row of a position, and ``position_L``
     is its distance from the prompt's first token; None is plain causal attention. ``routes`` are the recorded
-    experts of neighbouring tokens, with the number of these. Logits are divided by ``temperature``.
+    experts of neighbouring tokens, with the number of these. Logits are divided by ``temperature``. With
+    ``counts_hits`` it is told of each target whether it is the likeliest token.
     """
 
     policy: int
@@ -33,6 +34,7 @@ class LineTokens:
     shares_prompt: bool = False
     routes: Sequence[tuple[bytes, int]] = ()
     temperature: float = 1.0
+    counts_hits: bool = False
 
     @property
     def is_routed(self) -> bool:

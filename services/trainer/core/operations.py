@@ -113,9 +113,16 @@ class Snapshot:
     claim: Claim
 
 
+UNEXPORTED = Digest("")
+"""No revision's digest: the weights are those of a step whose export was refused."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportLineage:
-    """The policy's latest export, and the one before it; None, None: as initialised."""
+    """The policy's latest export, and the one before it; None, None: as initialised.
+
+    `UNEXPORTED` after that: whatever the policy is trained on next begins with the loading of a revision.
+    """
 
     digest: Digest | None
     parent: Digest | None

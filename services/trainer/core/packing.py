@@ -6,7 +6,8 @@ of C tokens to a prompt of P costs P + G C instead of G (P + C).
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import takewhile
 
 import numpy as np
 
@@ -102,6 +103,33 @@ def pack_rows(rows: Sequence[Row], *, policy: int, max_length: int) -> list[Pack
         for (prompt, *_), group in by_prompt.items()
         for members in _fill(group, room=max_length - len(prompt))
     ]
+
+
+def behind_shared_beginning(rows: Sequence[Row]) -> Sequence[Row]:
+    """Return the rows behind the longest beginning of all their prompts, if that takes fewer tokens.
+
+    So it is for chats with one system prompt. What follows the beginning becomes tokens that are not trained:
+    the numbers of a row stay what they are, but for rounding. Rows that were sampled stay as they are.
+    """
+    if any(row.logprobs for row in rows):
+        return rows
+    prompts = {row.prompt for row in rows}
+    shared = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*prompts, strict=False)))
+    if shared + sum(len(row.prompt) - shared for row in rows) >= sum(map(len, prompts)):
+        return rows
+    return [_moved(row, shared) if shared else row for row in rows]
+
+
+def _moved(row: Row, begin: int) -> Row:
+    """Return a row whose prompt ends early."""
+    rest = row.prompt[begin:]
+    ranges = row.trained or ((0, len(row.tokens)),)
+    return replace(
+        row,
+        prompt=row.prompt[:begin],
+        tokens=rest + row.tokens,
+        trained=tuple((start + len(rest), end + len(rest)) for start, end in ranges),
+    )
 
 
 def _fill(group: Iterable[Row], *, room: int) -> Iterable[tuple[Row, ...]]:

@@ -5,17 +5,32 @@ import math
 from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.ids import Digest, WaveId
 from mint_common.records import Group, Sample, WaveRecord
+from services.trainer.core.algorithms import ALGORITHMS, build_batch
+from services.trainer.core.batch import Batch
 from services.trainer.core.refusals import RecordInvalid, WaveForeign
 
 
-def check_record(
-    record: WaveRecord, facts: BaseFacts, *, wave_id: WaveId, revision: Digest | None, needs_logprobs: bool
-) -> None:
-    """Raise WaveForeign or RecordInvalid, naming the first group and sample that is wrong."""
+def check_origin(record: WaveRecord, *, wave_id: WaveId, revision: Digest | None) -> None:
+    """Raise WaveForeign unless a record is of a wave, sampled at its revision."""
     if record.wave_id != wave_id:
         raise WaveForeign(problem=f"the record is of wave {record.wave_id}, the event of {wave_id}")
     if record.revision != revision:
         raise WaveForeign(problem=f"sampled at revision {record.revision}, requested at {revision}")
+
+
+def validation_batch(algorithm: str, record: WaveRecord, facts: BaseFacts) -> Batch:
+    """Return what an algorithm is validated on. Raises RecordInvalid, also where nothing can be measured."""
+    if ALGORITHMS[algorithm].sampled == "always":
+        raise RecordInvalid(where="groups", problem=f"{algorithm} is not validated by its loss")
+    check_record(record, facts, needs_logprobs=False)
+    batch = build_batch(algorithm, record)
+    if not batch.rows:
+        raise RecordInvalid(where="groups", problem="there is nothing to measure")
+    return batch
+
+
+def check_record(record: WaveRecord, facts: BaseFacts, *, needs_logprobs: bool) -> None:
+    """Raise RecordInvalid, naming the first group and sample that is wrong."""
     temperature = record.logprobs_temperature
     if not (math.isfinite(temperature) and temperature > 0):
         problem = f"{temperature} is not a positive number"

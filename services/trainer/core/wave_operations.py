@@ -1,5 +1,7 @@
 """A managed job's wave as operations of its policy's log: a pass over its record, a step, an export.
 
+A wave whose step is to be validated has another pass behind that, which only measures.
+
 The translation is a pure function of the event, the policy's session and the trainer's rule for mismatch. A
 wave that was sampled by other weights than the session's begins with their loading; one in which nothing can
 be learnt has no step. The operations of a wave end with its export, and are refused together.
@@ -16,7 +18,18 @@ from mint_common.claims import Claim, RevisionRef
 from mint_common.errors import AlreadyHandled, Unavailable
 from mint_common.events import LoraSpec, WaveCompleted
 from mint_common.ids import BaseName, Digest, EventId, JobId, PolicyId, TenantId, WaveId
-from mint_common.training import Close, Open, Operation, Passed, Result, Step, Stepped
+from mint_common.training import (
+    Close,
+    Distill,
+    Load,
+    Open,
+    Operation,
+    Pass,
+    Passed,
+    Result,
+    Step,
+    Stepped,
+)
 from services.trainer.core.algorithms import ALGORITHMS
 from services.trainer.core.mismatch_rules import Mismatch
 from services.trainer.core.operations import NewOperation, Packed, TrainingSession
@@ -36,19 +49,22 @@ class LoadRevision(msgspec.Struct, frozen=True, tag="load_revision"):
     revision: RevisionRef | None
 
 
-class WavePass(msgspec.Struct, frozen=True, tag="wave_pass"):
+class WavePass(msgspec.Struct, frozen=True, tag="wave_pass", omit_defaults=True):
     """Add the gradient of an algorithm's loss on a rollout record; ``config`` are the loss's numbers.
 
-    A record in which nothing can be learnt is only compared with its sampler.
+    A record in which nothing can be learnt is only compared with its sampler. For the other two see
+    `WaveBatch`.
     """
 
     record: Claim
     algorithm: Literal["grpo", "sft", "dpo", "kto"]
     config: dict[str, float]
+    backward: bool = True
+    is_file: bool = False
 
 
 class WaveExport(msgspec.Struct, frozen=True, tag="wave_export"):
-    """Export the weights as the revision that a wave led to; ``measured`` are its pass and its step.
+    """Export the weights as the revision that a wave led to; ``measured`` are its passes and its step.
 
     ``cause`` is the id of the wave's event.
     """
@@ -69,6 +85,13 @@ def begins_anew(operation: LoggedOperation) -> bool:
     return isinstance(operation, Open | Close) or (
         isinstance(operation, LoadRevision) and operation.revision is None
     )
+
+
+def changes_state(operation: LoggedOperation) -> bool:
+    """Return whether an operation may change the state: a wave's pass that only measures does not."""
+    if isinstance(operation, WavePass):
+        return operation.backward
+    return isinstance(operation, Pass | Step | Distill | Open | Load | LoadRevision)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,15 +172,21 @@ def plan_wave(
     if is_elsewhere(latest, wave):
         operations.append(LoadRevision(revision=wave.revision))
     begin = first_seq + len(operations)
-    operations.append(
-        WavePass(
-            record=wave.record,
-            algorithm=spec.algorithm,
-            config=algorithm.config(spec.kl_coefficient, mismatch),
-        )
-    )
+    config = algorithm.config(spec.kl_coefficient, mismatch)
+    is_file = spec.data is not None and algorithm.sampled != "always"
+    operations.append(WavePass(record=wave.record, algorithm=spec.algorithm, config=config, is_file=is_file))
     if can_learn:
         operations.append(adam_step(learning_rate=learning_rate, clip_norm=spec.clip_norm))
+    if wave.validation is not None:
+        operations.append(
+            WavePass(
+                record=wave.validation,
+                algorithm=spec.algorithm,
+                config=config,
+                backward=False,
+                is_file=True,
+            )
+        )
     operations.append(
         WaveExport(
             wave_id=wave.wave_id,
@@ -192,15 +221,19 @@ def adam_step(*, learning_rate: float, clip_norm: float) -> Step:
     )
 
 
+PASS_SECONDS = ("step_seconds", "valid_seconds")
+"""The metrics that say how long a wave's passes took: the one with the step, and the one that measures."""
+
+
 def export_metrics(
     export: WaveExport, results: Sequence[Result], *, export_seconds: float
 ) -> dict[str, float]:
-    """Return a step's metrics as its revision has them, given the results of its pass and its step."""
+    """Return a step's metrics as its revision has them, given the results of its passes and its step."""
     passed: dict[str, float] = {}
     grad_norm = 0.0
     for result in results:
         if isinstance(result, Passed):
-            passed = {name.partition(":")[0]: value for name, value in result.metrics.items()}
+            passed.update((name.partition(":")[0], value) for name, value in result.metrics.items())
         elif isinstance(result, Stepped):
             grad_norm = result.metrics["grad_norm:mean"]
     return {
@@ -208,5 +241,5 @@ def export_metrics(
         "grad_norm": grad_norm,
         "learning_rate": export.learning_rate,
         **passed,
-        "seconds": passed.get("step_seconds", 0.0) + export_seconds,
+        "seconds": sum(passed.get(name, 0.0) for name in PASS_SECONDS) + export_seconds,
     }

@@ -33,6 +33,7 @@ from mint_common.training import (
 )
 from services.trainer import metrics
 from services.trainer.core.operations import (
+    UNEXPORTED,
     ExportLineage,
     FinishedOperation,
     Packed,
@@ -43,6 +44,7 @@ from services.trainer.core.wave_operations import (
     LoadRevision,
     LoggedOperation,
     WaveExport,
+    changes_state,
     export_metrics,
 )
 from services.trainer.handlers.lease_term import (
@@ -252,8 +254,13 @@ class Committer:
             code=refused.error.code,
             reason=str(refused.error),
         )
-        finished[-1] = replace(finished[-1], refuses=export.wave_id)
+        first, lineage = refused.operations[0].operation, None
+        if isinstance(first, MintError) or not changes_state(first):
+            # The step before was taken.
+            lineage = ExportLineage(digest=UNEXPORTED, parent=session.digest)
+        finished[-1] = replace(finished[-1], refuses=export.wave_id, lineage=lineage)
         await self._finish_with(export.cause, failed, finished)
+        self._note_lineage(lineage)
         metrics.STEPS.labels("failed").inc()
         _log.warning("wave refused", extra={"wave_id": export.wave_id, "code": refused.error.code})
 

@@ -10,14 +10,13 @@ import asyncio
 import itertools
 import logging
 from collections import deque
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 
+from mint_common.claims import Claim
 from mint_common.errors import MintError
 from mint_common.training import (
-    Distill,
-    Load,
     Loaded,
-    Open,
     Opened,
     Pass,
     Passed,
@@ -31,7 +30,7 @@ from services.trainer.core.algorithms import WaveBatch
 from services.trainer.core.batch import Batch
 from services.trainer.core.operations import ExecutionFailed, NotResident, TrainingSession
 from services.trainer.core.sequence_buffer import SequenceBuffer
-from services.trainer.core.wave_operations import LoadRevision, LoggedOperation, WaveExport, WavePass
+from services.trainer.core.wave_operations import LoggedOperation, WaveExport, WavePass, changes_state
 from services.trainer.handlers.commit_queue import CommitQueue
 from services.trainer.handlers.committer import Committer, Executed, RefusedWave, closes
 from services.trainer.handlers.executor import Executor, StateResult, with_batch
@@ -40,7 +39,6 @@ from services.trainer.ports.policies import StateExport
 
 _log = logging.getLogger(__name__)
 
-_CHANGING = (Pass, WavePass, Step, Distill, Open, Load, LoadRevision)
 _ATTEMPTS = 2
 """How often a fault of the trainer is met before the operation is refused; retries run alone."""
 
@@ -104,17 +102,19 @@ class Driver:
             await wait_for_event(self._idle, clock=self._term.clock, seconds=seconds)
 
     def arrive(
-        self, operations: Iterable[tuple[int, LoggedOperation | MintError]], batch: Batch | None = None
+        self,
+        operations: Iterable[tuple[int, LoggedOperation | MintError]],
+        records: Mapping[Claim, Batch] = MappingProxyType({}),
     ) -> None:
         """Take over stored operations, or why they cannot be read. A repetition changes nothing.
 
-        ``batch`` is what the record of their wave's pass holds, where that has been read.
+        ``records`` is what the records of their wave's passes hold, where those have been read.
         """
         for seq, operation in operations:
             if seq in self._live:
                 continue
-            if batch is not None and isinstance(operation, WavePass):
-                self._batches[seq] = with_batch(operation, batch)
+            if isinstance(operation, WavePass) and operation.record in records:
+                self._batches[seq] = with_batch(operation, records[operation.record])
             self._idle.clear()
             self._live[seq] = operation
             self._committer.note_trace(seq)
@@ -336,7 +336,7 @@ class Driver:
         """Count an executed operation, and return it as it is to be committed."""
         operation = self._live[seq]
         self._position += 1
-        if isinstance(operation, _CHANGING):
+        if not isinstance(operation, MintError) and changes_state(operation):
             self._changed = self._position
         self._attempts.pop(seq, None)
         return Executed(

@@ -1,8 +1,9 @@
 """The drivers of a term of the lease, and how operations reach them: stored first, then handed on."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from mint_common.claims import Claim
 from mint_common.errors import BlobCorrupt, BlobMissing, MintError
 from mint_common.ids import PolicyId, TenantId
 from mint_common.training import Operation
@@ -55,16 +56,16 @@ class Drivers:
         """Store an operation and hand it on; return whether it is new, or why not."""
         return await self._adding.put((new, operation))
 
-    async def append(self, wave: NewWave, cause: str, *, batch: Batch) -> None:
+    async def append(self, wave: NewWave, cause: str, *, records: Mapping[Claim, Batch]) -> None:
         """Store a wave's operations in the transaction that takes its event in, and hand them on.
 
-        ``batch`` is what its record holds, so that the record is read once. Raises AlreadyHandled, Fenced,
+        ``records`` is what its records hold, so that they are read once. Raises AlreadyHandled, Fenced,
         PolicyTaken.
         """
         term = self._term
         async with term.ledger.transaction(cause) as transaction:
             await term.store.add_within(transaction.connection, term.token, wave)
-        (await self._driver(wave.policy_id)).arrive(wave.operations.items(), batch)
+        (await self._driver(wave.policy_id)).arrive(wave.operations.items(), records)
 
     async def settle(self, policy_id: PolicyId, *, seconds: float) -> bool:
         """Return whether nothing of a managed policy waits; wait for that, but not longer than a while."""

@@ -37,6 +37,7 @@ from services.trainer.core.wave_operations import (
     WaveExport,
     WavePass,
     begins_anew,
+    changes_state,
 )
 from services.trainer.handlers.committer import Committer
 from services.trainer.handlers.lease_term import LeaseTerm, prune_snapshots, unpack
@@ -109,13 +110,7 @@ class Executor:
     async def _replay(self, executed: Sequence[StoredOperation]) -> None:
         """Do again what changed the state. A step that was refused had cleared the gradient."""
         policies, session = self._term.policies, self._session
-        works: list[Work | None] = []
-        for stored in executed:
-            operation = await self.read(stored)
-            if not stored.is_refused:
-                works.append(await self.ready(operation))
-            elif isinstance(operation, Step):
-                works.append(None)
+        works = [work for stored in executed for work in await self._done_again(stored)]
         again: list[Awaitable[object]] = []
         for work in works:
             if work is None:
@@ -130,6 +125,13 @@ class Executor:
             if isinstance(result, BaseException):
                 problem = f"what was executed before fails now: {type(result).__name__}: {result}"
                 raise CheckpointLost(uri=f"replay of {session.policy_id}", problem=problem) from result
+
+    async def _done_again(self, stored: StoredOperation) -> list[Work | None]:
+        """Return what an executed operation had to do, if it may have changed the state; None is clearing."""
+        operation = await self.read(stored)
+        if stored.is_refused:
+            return [None] if isinstance(operation, Step) else []
+        return [await self.ready(operation)] if changes_state(operation) else []
 
     async def read(self, stored: StoredOperation) -> LoggedOperation:
         """Return a stored operation. Raises BlobMissing, BlobCorrupt."""
@@ -264,7 +266,13 @@ class Executor:
 
 def with_batch(operation: WavePass, batch: Batch) -> WaveBatch:
     """Return a wave's pass with what its record holds."""
-    return WaveBatch(algorithm=operation.algorithm, config=operation.config, batch=batch)
+    return WaveBatch(
+        algorithm=operation.algorithm,
+        config=operation.config,
+        batch=batch,
+        backward=operation.backward,
+        is_file=operation.is_file,
+    )
 
 
 async def read_record(blobs: Blobs, claim: Claim) -> WaveRecord:
@@ -276,9 +284,7 @@ async def read_record(blobs: Blobs, claim: Claim) -> WaveRecord:
 
 
 def _adds_gradient(work: Work) -> bool:
-    return (isinstance(work, Pass) and work.backward) or (
-        isinstance(work, WaveBatch) and bool(work.batch.rows)
-    )
+    return (isinstance(work, Pass) and work.backward) or (isinstance(work, WaveBatch) and work.adds_gradient)
 
 
 def read_operation(data: bytes) -> LoggedOperation:

@@ -12,6 +12,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from mint_common.blobs.port import Blobs
+from mint_common.claims import Claim
 from mint_common.events import Event, TrainingFailed, WaveCompleted
 from mint_common.ids import PolicyId, derive_id
 from mint_common.records import WaveRecord
@@ -21,11 +22,12 @@ from mint_common.runtime.retries import Bury
 from mint_common.training import PolicyTaken
 from services.trainer import metrics
 from services.trainer.core.algorithms import ALGORITHMS, build_batch
+from services.trainer.core.batch import Batch
 from services.trainer.core.layout_check import check_fits, layout_problem
 from services.trainer.core.mismatch_rules import MismatchChoice
 from services.trainer.core.operations import writer_of
-from services.trainer.core.record_check import check_record
-from services.trainer.core.refusals import LoraInvalid, TrainingRefused
+from services.trainer.core.record_check import check_origin, check_record, validation_batch
+from services.trainer.core.refusals import LoraInvalid, RecordInvalid, TrainingRefused
 from services.trainer.core.wave_operations import check_turn, plan_wave
 from services.trainer.handlers.drivers import Drivers
 from services.trainer.handlers.executor import read_record
@@ -81,6 +83,7 @@ class WaveIntake:
         self._check_lora(wave)
         record = await self._read_record(wave)
         batch = build_batch(wave.spec.algorithm, record)
+        records = {wave.record: batch, **await self._validation(wave)}
         planned = plan_wave(
             wave,
             latest=session.digest if session else None,
@@ -89,7 +92,7 @@ class WaveIntake:
             mismatch=self._mismatch.against({group.sampler_dtype for group in record.groups}),
             now=self._clock.now(),
         )
-        await drivers.append(planned, derive_id("intake", wave.id), batch=batch)
+        await drivers.append(planned, derive_id("intake", wave.id), records=records)
 
     async def _settled(self, policy_id: PolicyId) -> Drivers:
         """Wait until nothing of a policy waits any more. Raises Unavailable."""
@@ -106,14 +109,22 @@ class WaveIntake:
 
     async def _read_record(self, wave: WaveCompleted) -> WaveRecord:
         record = await read_record(self._blobs, wave.record)
-        check_record(
-            record,
-            self._policies.facts,
-            wave_id=wave.wave_id,
-            revision=wave.revision.digest if wave.revision else None,
-            needs_logprobs=ALGORITHMS[wave.spec.algorithm].needs_logprobs(record),
-        )
+        revision = wave.revision.digest if wave.revision else None
+        check_origin(record, wave_id=wave.wave_id, revision=revision)
+        needs_logprobs = ALGORITHMS[wave.spec.algorithm].needs_logprobs(record)
+        check_record(record, self._policies.facts, needs_logprobs=needs_logprobs)
         return record
+
+    async def _validation(self, wave: WaveCompleted) -> dict[Claim, Batch]:
+        """Return what the wave's step is validated on, by its claim; it is no wave's, nor of a revision."""
+        if wave.validation is None:
+            return {}
+        record = await read_record(self._blobs, wave.validation)
+        try:
+            batch = validation_batch(wave.spec.algorithm, record, self._policies.facts)
+        except RecordInvalid as error:
+            raise RecordInvalid(where=f"validation.{error.where}", problem=str(error.problem)) from error
+        return {wave.validation: batch}
 
     async def on_wave_given_up(self, wave: WaveCompleted, decision: Bury) -> None:
         """Fail the job of a wave that cannot be taken in, whatever is wrong."""

@@ -118,7 +118,7 @@ async def test_a_trainer_replays_what_the_engine_has_noted(served: Served) -> No
     )
     group = scored_group(SampledGroup(revision=None, prompt_tokens=prompt, completions=done), [0.0, 1.0, 0.5])
     record = WaveRecord(wave_id=WaveId("w"), revision=None, groups=(group,))
-    check_record(record, served.facts, wave_id=record.wave_id, revision=None, needs_logprobs=True)
+    check_record(record, served.facts, needs_logprobs=True)
     base = load_trainers(served.base)
     with torch.no_grad():
         scored = base.score(pack_rows(build_grpo_batch(record).rows, policy=0, max_length=128))

@@ -13,8 +13,10 @@ import pytest
 from mint_common.blobs.localfs import LocalBlobs
 from mint_common.bus.nats import NatsBus, connect_nats
 from mint_common.claims import Claim, RevisionRef
+from mint_common.datasets.formats import Format
 from mint_common.events import Event, JobSpec, LoraSpec, RevisionExported, TrainingFailed, WaveCompleted
 from mint_common.events.codec import decode
+from mint_common.events.job_data import JobData, JobFile
 from mint_common.events.subjects import subjects_of
 from mint_common.ids import BaseName, JobId, PolicyId, TenantId, WaveId, derive_id
 from mint_common.records import Group, Sample, WaveRecord, encode_record
@@ -48,6 +50,41 @@ SPEC = JobSpec(
     clip_norm=1.0,
     seed=0,
 )
+
+
+FILE = replace(
+    SPEC,
+    algorithm="sft",
+    task="",
+    kl_coefficient=0.1,
+    schedule="linear",
+    warmup_steps=1,
+    data=JobData(
+        training=JobFile(
+            file_id="file-1",
+            filename="rows.jsonl",
+            content=Claim(uri="files/1", sha256="0" * 64, size_bytes=1),
+            format=Format.CHAT,
+            rows=8,
+        ),
+        epochs=1,
+        on_long="refuse",
+        grader=None,
+        evaluation=None,
+    ),
+)
+
+
+def masked(record: WaveRecord) -> WaveRecord:
+    """Return a record as it is made of a file: not sampled, and the second token of an answer not trained."""
+
+    def answer(sample: Sample) -> Sample:
+        count = len(sample.tokens)
+        trained = ((0, 1), (2, count)) if count > 2 else ((0, 1),)
+        return replace(sample, trained=trained, logprobs=())
+
+    groups = [replace(group, samples=tuple(map(answer, group.samples))) for group in record.groups]
+    return replace(record, groups=tuple(groups))
 
 
 def make_record(wave_id: WaveId, *, seed: int, skipped: bool = False) -> WaveRecord:
@@ -91,6 +128,8 @@ class Stage:
         skipped: bool = False,
         base: str = "tiny",
         lora: LoraSpec = LORA,
+        spec: JobSpec = SPEC,
+        validation: Claim | None = None,
     ) -> WaveCompleted:
         """Store a record and return its event."""
         job = job or f"job_{policy}"
@@ -107,11 +146,18 @@ class Stage:
             step=step,
             revision=revision,
             record=claim,
-            validation=None,
+            validation=validation,
             reward_mean=0.5,
             lora=lora,
-            spec=SPEC,
+            spec=spec,
         )
+
+    async def validation(
+        self, *, seed: int = 99, change: Callable[[WaveRecord], WaveRecord] = masked
+    ) -> Claim:
+        """Store rows that a job is validated on."""
+        record = change(make_record(WaveId("validation"), seed=seed))
+        return await self.blobs.put(f"jobs/validation/{seed}-{change.__name__}", encode_record(record))
 
     async def publish(self, event: Event, *, copy: str = "") -> None:
         """Publish an event; ``copy`` gets one past the bus's deduplication."""

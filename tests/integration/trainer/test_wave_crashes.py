@@ -12,7 +12,7 @@ from mint_common.events import Event, RevisionExported, TrainingFailed, WaveComp
 from mint_common.records import WaveRecord
 from services.standalone.adapters.launch import free_port
 
-from .conftest import SPEC, Stage, ref
+from .conftest import FILE, SPEC, Stage, masked, ref
 from .killing import MortalTrainer
 from .test_operation_crashes import kill_at
 from .test_processes import process
@@ -34,10 +34,12 @@ def outcome_of(stage: Stage, wave: WaveCompleted) -> RevisionExported | Training
 async def train(stage: Stage, policy: str, *, seed: int) -> list[RevisionExported | TrainingFailed]:
     """Train some waves as a job does, each at the revision that the one before it led to.
 
-    One teaches nothing, one is refused, and the job after that begins at an older revision.
+    One teaches nothing, one is refused, and the job after that begins at an older revision. Some are of
+    files, with ranges of trained tokens, and validated.
     """
     rng = random.Random(seed)
     algorithms = [rng.choice(("grpo", "sft", "dpo")) for _ in range(WAVES)]
+    validation = await stage.validation()
     exports: list[RevisionExported] = []
     outcomes: list[RevisionExported | TrainingFailed] = []
     step = 0
@@ -47,8 +49,10 @@ async def train(stage: Stage, policy: str, *, seed: int) -> list[RevisionExporte
         if number == 5:
             step, job, exports = 1, f"job_{policy}_1", exports[:1]
 
-        def change(record: WaveRecord, *, is_wild: bool = number == 4) -> WaveRecord:
-            return wild(record) if is_wild else record
+        is_file = number in {1, 3, 6}
+
+        def change(record: WaveRecord, *, number: int = number, is_file: bool = is_file) -> WaveRecord:
+            return wild(record) if number == 4 else masked(record) if is_file else record
 
         wave = await stage.wave(
             step,
@@ -58,9 +62,13 @@ async def train(stage: Stage, policy: str, *, seed: int) -> list[RevisionExporte
             revision=ref(exports[-1], step) if exports else None,
             skipped=number == 2,
             change=change,
+            spec=FILE if is_file else SPEC,
+            validation=validation if is_file else None,
         )
         algorithm = "grpo" if number in {2, 4} else algorithms[number]
-        wave = replace(wave, spec=replace(SPEC, algorithm=algorithm, kl_coefficient=0.1))
+        if is_file and algorithm == "grpo":
+            algorithm = "kto"
+        wave = replace(wave, spec=replace(wave.spec, algorithm=algorithm, kl_coefficient=0.1))
         await stage.publish(wave)
         async with asyncio.timeout(120), stage.news:
             await stage.news.wait_for(lambda wave=wave: outcome_of(stage, wave) is not None)

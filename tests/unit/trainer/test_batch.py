@@ -15,7 +15,7 @@ from services.trainer.core.algorithms import ALGORITHMS
 from services.trainer.core.batch import Row, build_dpo_batch, build_grpo_batch, build_sft_batch
 from services.trainer.core.microbatches import MIN_FILL, plan_microbatches
 from services.trainer.core.packing import pack_rows
-from services.trainer.core.record_check import check_record
+from services.trainer.core.record_check import check_origin, check_record, validation_batch
 from services.trainer.core.refusals import RecordInvalid, WaveForeign
 
 FACTS = BaseFacts(
@@ -132,7 +132,8 @@ def test_microbatches_hold_every_line_once_within_the_limits(
 
 
 def check(record: WaveRecord, *, revision: Digest | None = None, needs_logprobs: bool = True) -> None:
-    check_record(record, FACTS, wave_id=WaveId("wave_1"), revision=revision, needs_logprobs=needs_logprobs)
+    check_origin(record, wave_id=WaveId("wave_1"), revision=revision)
+    check_record(record, FACTS, needs_logprobs=needs_logprobs)
 
 
 def test_a_sound_record_is_accepted(make_record: MakeRecord) -> None:
@@ -241,6 +242,15 @@ def test_a_record_of_pairs_has_all_log_probabilities_or_none() -> None:
         assert dpo.needs_logprobs(record) is needs
         assert ALGORITHMS["grpo"].needs_logprobs(record)
         assert not ALGORITHMS["sft"].needs_logprobs(record)
+
+
+def test_only_what_a_loss_can_be_measured_on_is_validated_on(make_record: MakeRecord) -> None:
+    record = make_record(groups=2, samples=2)
+    assert len(validation_batch("kto", record, FACTS).rows) == 4
+    with pytest.raises(RecordInvalid, match="grpo is not validated by its loss"):
+        validation_batch("grpo", record, FACTS)
+    with pytest.raises(RecordInvalid, match="there is nothing to measure"):
+        validation_batch("dpo", make_record(groups=2, samples=2, skipped=2), FACTS)
 
 
 def test_references_need_no_logprobs() -> None:

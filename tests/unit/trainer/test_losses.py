@@ -17,7 +17,8 @@ from services.trainer.core.batch import STD_EPSILON, group_advantages
 from services.trainer.core.losses.cross_entropy import cross_entropy
 from services.trainer.core.losses.dpo import DPO, dpo
 from services.trainer.core.losses.gspo import gspo
-from services.trainer.core.losses.loss import SequenceInputs, TokenInputs, TokenLoss
+from services.trainer.core.losses.kto import KTO, kto
+from services.trainer.core.losses.loss import Comparison, SequenceInputs, TokenInputs, TokenLoss
 from services.trainer.core.losses.mismatch import (
     out_of_route,
     replayed_mask,
@@ -31,6 +32,7 @@ from services.trainer.core.losses.tokens import (
     ratio_max_error,
     sampler_kl,
     sequence_sums,
+    token_hits,
     token_logprobs,
 )
 
@@ -236,12 +238,48 @@ def test_ratio_error_is_the_largest_distance_from_one() -> None:
 @given(st.lists(st.tuples(st.floats(-9, 9, width=32), st.floats(-9, 9, width=32)), min_size=1, max_size=8))
 def test_dpo_is_the_logistic_loss_of_the_margin(pairs: list[tuple[float, float]]) -> None:
     chosen, rejected = (torch.tensor(column) for column in zip(*pairs, strict=True))
-    total_matches(
-        dpo(chosen, rejected, {"beta": 0.3}), [math.log1p(math.exp(-0.3 * (c - d))) for c, d in pairs]
-    )
+    compared = Comparison(wanted_N=chosen, unwanted_M=rejected, mismatched_K=torch.zeros(0))
+    total_matches(dpo(compared, {"beta": 0.3}), [math.log1p(math.exp(-0.3 * (c - d))) for c, d in pairs])
     margin = statistics.fmean(0.3 * (c - d) for c, d in pairs)
-    measures = DPO.measures(chosen, rejected, {"beta": 0.3})
+    measures = DPO.measures(compared, {"beta": 0.3})
     assert measures["preference_margin:mean"] == pytest.approx(margin, abs=1e-5)
+
+
+moves = st.lists(st.floats(-9, 9, width=32), max_size=8)
+
+
+@given(moves, moves, moves)
+def test_kto_is_the_value_of_each_answer_against_the_mean_of_mismatched_ones(
+    wanted: list[float], unwanted: list[float], mismatched: list[float]
+) -> None:
+    beta = 0.3
+    z = max(0.0, statistics.fmean(mismatched)) if mismatched else 0.0
+    terms = [1 - sigmoid(beta * (w - z)) for w in wanted] + [1 - sigmoid(beta * (z - u)) for u in unwanted]
+    tensors = [torch.tensor(one, requires_grad=True) for one in (wanted, unwanted, mismatched)]
+    compared = Comparison(wanted_N=tensors[0], unwanted_M=tensors[1], mismatched_K=tensors[2])
+    total = kto(compared, {"beta": beta})
+    total_matches(total.detach(), terms)
+    total.backward()
+    slopes = [-beta * t * (1 - t) for t in terms]
+    assert tensors[0].grad.tolist() == pytest.approx(slopes[: len(wanted)], abs=1e-5)
+    assert tensors[1].grad.tolist() == pytest.approx([-s for s in slopes[len(wanted) :]], abs=1e-5)
+    assert tensors[2].grad is None, "the estimate of the KL carries no gradient"
+    with torch.no_grad():
+        measures = KTO.measures(compared, {"beta": beta})
+    assert measures["kl:mean"] == pytest.approx(z, abs=1e-5)
+    assert ("preference_margin:mean" in measures) is bool(wanted and unwanted)
+
+
+def sigmoid(value: float) -> float:
+    return 1 / (1 + math.exp(-value))
+
+
+@given(st.lists(st.lists(st.sampled_from([-1.0, 0.0, 2.5]), min_size=3, max_size=3), min_size=1, max_size=6))
+def test_a_target_is_a_hit_where_no_token_is_likelier(logits: list[list[float]]) -> None:
+    targets = [number % 3 for number in range(len(logits))]
+    expected = [float(row[target] == max(row)) for row, target in zip(logits, targets, strict=True)]
+    for found in (torch.tensor(targets), torch.tensor([[target, 0] for target in targets])):
+        assert token_hits(torch.tensor(logits), found).tolist() == expected
 
 
 def test_sums_of_sequences_carry_the_gradient_to_their_tokens() -> None:

@@ -186,7 +186,7 @@ def test_routes_travel_in_the_record_and_are_checked(tmp_path: Path) -> None:
     record = decode_record(encode_record(record_of(rows)))
 
     def check(record: WaveRecord) -> None:
-        check_record(record, facts, wave_id=WaveId("wave_1"), revision=None, needs_logprobs=True)
+        check_record(record, facts, needs_logprobs=True)
 
     check(record)
     assert [row.experts for row in build_grpo_batch(record).rows] == [row.experts for row in rows]
@@ -196,4 +196,4 @@ def test_routes_travel_in_the_record_and_are_checked(tmp_path: Path) -> None:
         check(record_of(cut))
     dense = replace(facts, experts={})
     with pytest.raises(RecordInvalid, match="0 routed layers"):
-        check_record(record, dense, wave_id=WaveId("wave_1"), revision=None, needs_logprobs=True)
+        check_record(record, dense, needs_logprobs=True)

@@ -196,8 +196,8 @@ def test_in_bfloat16_with_layers_computed_again_they_are_near_one_ranks(
         assert float((ours - theirs).norm() / theirs.norm()) < 0.1
 
 
-def targeted(base: ScoringBase, one: ResidentBase) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what a client's pass scores, several targets a position, and its gradient."""
+def targeted(base: ScoringBase, one: ResidentBase) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return what a client's pass scores, several targets a position, its gradient and its hits."""
     policy = with_random_b(new_lora(one.facts, everything(one.facts)), std=0.05)
     generator = torch.Generator().manual_seed(0)
     lines = [
@@ -207,17 +207,23 @@ def targeted(base: ScoringBase, one: ResidentBase) -> tuple[torch.Tensor, torch.
             where_T=np.array(where),
             targets=torch.randint(3, 264, (len(where), *shape), generator=generator).numpy(),
             width=sum(shape),
+            counts_hits=True,
         )
         for length, where, shape in ((12, [0, 5, 11], (2,)), (12, [0, 8, 11], ()), (7, [6], (1,)))
     ]
-    logprobs_TK = base.logprobs(lines, [policy])
+    scored = base.score(lines, [policy])
+    logprobs_TK = scored.logprobs_T
     assert logprobs_TK.shape == (7, 2)
     (logprobs_TK * torch.linspace(-1.0, 2.0, 7)[:, None]).mean().backward()
     assert policy.leaf.grad is not None
-    return logprobs_TK.detach(), policy.leaf.grad
+    assert scored.hit_T is not None
+    assert scored.hit_T.shape == (7,)
+    return logprobs_TK.detach(), policy.leaf.grad, scored.hit_T
 
 
-@pytest.mark.parametrize(("sharding", "family"), [("fsdp", "tiny"), ("expert", "Qwen3Moe")])
+@pytest.mark.parametrize(
+    ("sharding", "family"), [("data", "tiny"), ("fsdp", "tiny"), ("zero3", "tiny"), ("expert", "Qwen3Moe")]
+)
 def test_passes_of_clients_equal_one_ranks(
     sharding: Sharding, family: str, pair: Pair, folders: Callable[[str], Path]
 ) -> None:

@@ -2,11 +2,14 @@
 
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from mint_common.claims import Claim, RevisionRef
+from mint_common.datasets.formats import Format
 from mint_common.errors import AlreadyHandled, Unavailable
 from mint_common.events import JobSpec, LoraSpec, WaveCompleted
+from mint_common.events.job_data import JobData, JobFile
 from mint_common.ids import BaseName, Digest, JobId, PolicyId, TenantId, WaveId
 from mint_common.training import Passed, Stepped
 from services.trainer.core.mismatch_rules import BAND, Mismatch, MismatchChoice
@@ -18,6 +21,7 @@ from services.trainer.core.wave_operations import (
     WaveExport,
     WavePass,
     adam_step,
+    changes_state,
     check_turn,
     export_metrics,
     is_elsewhere,
@@ -127,6 +131,44 @@ def test_a_wave_is_three_operations() -> None:
     assert rows == planned(first_seq=5).stored()
 
 
+VALIDATION = Claim(uri="jobs/1/validation", sha256="1" * 64, size_bytes=1)
+DATA = JobData(
+    training=JobFile(
+        file_id="file-1",
+        filename="chats.jsonl",
+        content=Claim(uri="files/1", sha256="2" * 64, size_bytes=1),
+        format=Format.CHAT,
+        rows=16,
+    ),
+    epochs=1,
+    on_long="refuse",
+    grader=None,
+    evaluation=None,
+)
+
+
+@pytest.mark.parametrize("algorithm", ["sft", "dpo", "kto"])
+def test_a_wave_of_a_file_tells_its_accuracy_and_is_validated_behind_its_step(algorithm: str) -> None:
+    spec = replace(WAVE.spec, algorithm=algorithm, data=DATA, kl_coefficient=0.3)
+    wave = planned(replace(WAVE, spec=spec, validation=VALIDATION), first_seq=5)
+    trained, step, measured, export = wave.operations.values()
+    assert isinstance(trained, WavePass)
+    assert isinstance(measured, WavePass)
+    assert (trained.record, trained.backward, trained.is_file) == (WAVE.record, True, True)
+    assert (measured.record, measured.backward, measured.is_file) == (VALIDATION, False, True)
+    assert measured.config == trained.config == ({} if algorithm == "sft" else {"beta": 0.3})
+    assert isinstance(export, WaveExport)
+    assert export.measured == (5, 6, 7)
+    assert [changes_state(one) for one in (trained, step, measured, export)] == [True, True, False, False]
+
+
+def test_a_wave_of_a_task_is_stored_as_before_there_were_files() -> None:
+    old = {"type": "wave_pass", "record": WAVE.record, "algorithm": "grpo", "config": {"kl_coefficient": 0.0}}
+    assert planned().stored()[0].payload.data == msgspec.msgpack.encode(old)
+    rewarded = planned(replace(WAVE, spec=replace(WAVE.spec, data=DATA)))
+    assert rewarded.operations == planned().operations, "sampled answers have no accuracy"
+
+
 def test_a_wave_in_which_nothing_can_be_learnt_has_no_step() -> None:
     wave = planned(can_learn=False)
     assert [type(one) for one in wave.operations.values()] == [WavePass, WaveExport]
@@ -205,3 +247,7 @@ def test_metrics_are_those_of_the_pass_and_the_step() -> None:
         "seconds": 2.0,
     }
     assert export_metrics(export, [passed], export_seconds=0.5)["grad_norm"] == 0.0
+    measured = Passed(logprobs=(), metrics={"valid_loss:mean": 0.75, "valid_seconds:sum": 0.25})
+    validated = export_metrics(export, [passed, stepped, measured], export_seconds=0.5)
+    assert (validated["loss"], validated["valid_loss"]) == (0.5, 0.75)
+    assert (validated["step_seconds"], validated["valid_seconds"], validated["seconds"]) == (1.5, 0.25, 2.25)

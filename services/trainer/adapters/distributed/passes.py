@@ -109,21 +109,21 @@ class Passes:
         widths = [share.targets for share in job.shares(self._ranks.count)]
         own = widths[self._ranks.rank]
         logprobs_T = scored.logprobs_T.detach()[:own]
-        rows = logprobs_T.reshape(own, math.prod(logprobs_T.shape[1:])).T
-        if job.is_routed:
-            nothing_T = torch.zeros_like(logprobs_T)
-            routes = [
-                nothing_T if one is None else one[:own] for one in (scored.routed_T, scored.off_route_T)
+        count = math.prod(logprobs_T.shape[1:])
+        nothing_T = logprobs_T.new_zeros(own)
+        extras = [getattr(scored, name) for name in job.extras]
+        rows_XT = torch.cat(
+            [
+                logprobs_T.reshape(own, count).T,
+                *((nothing_T if one is None else one[:own])[None] for one in extras),
             ]
-            rows = torch.stack([logprobs_T, *routes])
-        whole = self._ranks.gather(rows, widths)
-        if whole is None:
+        )
+        whole_XT = self._ranks.gather(rows_XT, widths)
+        if whole_XT is None:
             return _detached(scored)
-        whole = whole.cpu()
-        if job.is_routed:
-            return TokenScores(logprobs_T=whole[0], routed_T=whole[1], off_route_T=whole[2])
-        whole_T = whole.T.reshape(-1, *logprobs_T.shape[1:])
-        return TokenScores(logprobs_T=whole_T, routed_T=None, off_route_T=None)
+        whole_XT = whole_XT.cpu()
+        whole_T = whole_XT[:count].T.reshape(-1, *logprobs_T.shape[1:])
+        return TokenScores(logprobs_T=whole_T, **dict(zip(job.extras, whole_XT[count:], strict=True)))
 
     def _gradient(self, policy: LoraTensors, *, counts: bool) -> Tensor:
         """Return this rank's part of a leaf's gradient."""
@@ -142,9 +142,8 @@ class Passes:
 
 
 def _detached(scored: TokenScores) -> TokenScores:
-    routed_T, off_route_T = (
-        None if one is None else one.cpu() for one in (scored.routed_T, scored.off_route_T)
+    routed_T, off_route_T, hit_T = (
+        None if one is None else one.cpu() for one in (scored.routed_T, scored.off_route_T, scored.hit_T)
     )
-    return TokenScores(
-        logprobs_T=scored.logprobs_T.detach().cpu(), routed_T=routed_T, off_route_T=off_route_T
-    )
+    logprobs_T = scored.logprobs_T.detach().cpu()
+    return TokenScores(logprobs_T=logprobs_T, routed_T=routed_T, off_route_T=off_route_T, hit_T=hit_T)

@@ -23,9 +23,11 @@ class ScoringInputs:
         return sum(len(line.where_T) for line in self.lines)
 
     @property
-    def is_routed(self) -> bool:
-        """Return whether the scores come with routes."""
-        return any(line.is_routed for line in self.lines)
+    def extras(self) -> tuple[str, ...]:
+        """Return the names of what the scores of a target come with."""
+        routes = ("routed_T", "off_route_T") if any(line.is_routed for line in self.lines) else ()
+        hits = ("hit_T",) if any(line.counts_hits for line in self.lines) else ()
+        return routes + hits
 
     def shares(self, ranks: int) -> "list[ScoringInputs]":
         """Return a part for each rank, some of which may have no line."""

@@ -5,11 +5,12 @@ pass and hand back gradients. So a checkpoint and an export are those of one ran
 another rank, and no rank can come to differ. One exchange runs at a time; the first that breaks is the
 last: the process has to end, and the group starts again.
 """
-# ruff: noqa: N803, N806  # tensors carry their shape in their name
+# ruff: noqa: N803  # tensors carry their shape in their name
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -93,8 +94,7 @@ class ShardedBase:
             scored = self._passes.score(order, [leaf.detach() for leaf in leaves])
         if ticket is None:
             return scored
-        logprobs_T = _Spread.apply(self, ticket, scored.logprobs_T, *leaves)
-        return TokenScores(logprobs_T=logprobs_T, routed_T=scored.routed_T, off_route_T=scored.off_route_T)
+        return replace(scored, logprobs_T=_Spread.apply(self, ticket, scored.logprobs_T, *leaves))
 
     def differentiate(self, number: int, gradient_T: Tensor) -> list[Tensor]:
         """Return the gradients of a pass's leaves, once. Raises RankLost."""

@@ -19,7 +19,7 @@ class ModelInputs:
     """A micro-batch; mask and positions are None where plain causal attention says the same.
 
     ``where_T`` is None where every position is a target, in order. ``targets`` are ``[T]`` or ``[T, K]``.
-    ``temperature_T`` is None where each is 1.
+    ``temperature_T`` is None where each is 1. ``counts_hits`` asks which targets are the likeliest tokens.
 
     Lines are padded on the right, where causal attention hides the padding from every real token.
     """
@@ -30,6 +30,7 @@ class ModelInputs:
     where_T: Tensor | None
     targets: Tensor
     temperature_T: Tensor | None
+    counts_hits: bool
 
 
 def model_inputs(
@@ -59,6 +60,7 @@ def model_inputs(
         where_T=None if is_whole else torch.tensor(where_T, device=device),
         targets=_targets(lines, width).to(device),
         temperature_T=_temperatures(lines, device),
+        counts_hits=any(line.counts_hits for line in lines),
     )
 
 

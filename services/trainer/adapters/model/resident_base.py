@@ -9,6 +9,7 @@ B = lines of a micro-batch, L = its longest line, T = its target positions, D = 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -28,7 +29,7 @@ from services.trainer.adapters.model.inputs import ModelInputs, model_inputs
 from services.trainer.adapters.model.routing import RouteReplay, read_routes, replayed, wrap_routers
 from services.trainer.adapters.model.scoring import TokenScores
 from services.trainer.core.lines import Line, LineTokens, widest
-from services.trainer.core.losses.tokens import token_logprobs
+from services.trainer.core.losses.tokens import token_hits, token_logprobs
 from services.trainer.core.microbatches import default_microbatch_tokens
 from services.trainer.core.placement import ON_CPU, Placement, checkpoints
 
@@ -48,8 +49,8 @@ class TargetScores(nn.Module):  # type: ignore[misc]  # torch is untyped for myp
         self.body = body
         self.head = head
 
-    def forward(self, laid: ModelInputs) -> Tensor:
-        """Return logp_T of a micro-batch."""
+    def forward(self, laid: ModelInputs) -> tuple[Tensor, Tensor]:
+        """Return logp_T of a micro-batch and its hit_T, which is empty where nobody asked."""
         hidden_BLD = self.body(
             input_ids=laid.inputs_BL,
             attention_mask=laid.mask_B1LL,
@@ -60,7 +61,8 @@ class TargetScores(nn.Module):  # type: ignore[misc]  # torch is untyped for myp
         if laid.where_T is not None:
             hidden_TD = hidden_TD.index_select(0, laid.where_T)
         logits_TV = self.head(hidden_TD.to(self.head.weight.dtype))
-        return token_logprobs(logits_TV, laid.targets, laid.temperature_T)
+        hit_T = token_hits(logits_TV.detach(), laid.targets) if laid.counts_hits else logits_TV.new_zeros(0)
+        return token_logprobs(logits_TV, laid.targets, laid.temperature_T), hit_T
 
     def widen_head(self) -> None:
         """Compute logits in float32 from now on, with a copy of a narrower head."""
@@ -132,14 +134,15 @@ class ResidentBase:
             mix = [(policies[number], len(list(group)) * longest) for number, group in counts]
             mixed = applied(self.slots, plan_mix(mix))
         with mixed, replayed(self._gates, replay):
-            logprobs_T = self.target_scores(laid)
+            logprobs_T, hit_T = self.target_scores(laid)
+        scored = TokenScores(logprobs_T=logprobs_T, hit_T=hit_T if laid.counts_hits else None)
         if replay is None:
-            return TokenScores(logprobs_T=logprobs_T, routed_T=None, off_route_T=None)
+            return scored
         where_T = laid.where_T
         if where_T is None:
             where_T = torch.arange(laid.inputs_BL.numel(), device=self.device)
         routed_T, off_route_T = replay.judge(where_T, experts=self._experts)
-        return TokenScores(logprobs_T=logprobs_T, routed_T=routed_T, off_route_T=off_route_T)
+        return replace(scored, routed_T=routed_T, off_route_T=off_route_T)
 
     def _replay(self, lines: Sequence[LineTokens], longest: int) -> RouteReplay | None:
         """Return the recorded routes of the lines, padding included, None if nothing was recorded."""

@@ -18,12 +18,14 @@ class TokenScores:
     """Targets under a model: ``logprobs_T`` is ``[T]``, or ``[T, K]`` with several targets a position.
 
     Where routes were recorded, ``routed_T`` is 0 for tokens without a usable one, and ``off_route_T`` the
-    share of a token's recorded experts that the model's own routers would not take.
+    share of a token's recorded experts that the model's own routers would not take. Where a line asked for
+    it, ``hit_T`` is 1 for targets that are the model's likeliest token, else 0.
     """
 
     logprobs_T: Tensor
-    routed_T: Tensor | None
-    off_route_T: Tensor | None
+    routed_T: Tensor | None = None
+    off_route_T: Tensor | None = None
+    hit_T: Tensor | None = None
 
 
 class ScoringBase(Protocol):

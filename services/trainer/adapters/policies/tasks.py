@@ -6,6 +6,7 @@ not given back, so that nothing goes on from it.
 
 import time
 from asyncio import Future
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -87,7 +88,7 @@ class PolicyTask:
             case Pass():
                 return "forward_backward" if self.work.backward else "forward"
             case WaveBatch():
-                return "forward_backward" if self.work.batch.rows else "forward"
+                return "forward_backward" if self.work.adds_gradient else "forward"
             case StepTask():
                 return "optim_step"
             case Copy():
@@ -152,10 +153,13 @@ def carry_out(
             resident = residents[task.policy_id]
             results[id(task)] = _work_on(base, tiers, resident, task.work, max_tokens=max_tokens)
     seconds = (time.perf_counter() - started) / len(residents)
-    for task in passes:
+    waves = [(task, task.work) for task in passes if isinstance(task.work, WaveBatch)]
+    shares = Counter(task.policy_id for task, _ in waves)
+    for task, work in waves:
         result = results[id(task)]
-        if isinstance(task.work, WaveBatch) and isinstance(result, Passed):
-            result.metrics["step_seconds:sum"] = seconds
+        if isinstance(result, Passed):
+            name = "step_seconds" if work.backward else "valid_seconds"
+            result.metrics[f"{name}:sum"] = seconds / shares[task.policy_id]
     spoilt = {
         task.policy_id
         for task in tasks

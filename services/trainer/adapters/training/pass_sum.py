@@ -57,7 +57,8 @@ class PassWork:
 
     Without a loss, the lines are scored only. ``is_sampled``: the sampler's log-probabilities are compared
     with the policy's. The gradient and the mean measures are divided by ``divisor``. ``reads_base``: the base
-    scores the lines too.
+    scores the lines too. ``counts_hits``: of the tokens with a positive advantage, those are counted that the
+    policy finds the likeliest.
     """
 
     lora: LoraTensors
@@ -69,6 +70,7 @@ class PassWork:
     backward: bool = True
     reads_base: bool = False
     is_sampled: bool = False
+    counts_hits: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +103,7 @@ class NumberedLine:
     number: int
     index: int
     line: PassLine
+    counts_hits: bool = False
 
     @property
     def length(self) -> int:
@@ -119,7 +122,7 @@ class NumberedLine:
 
     def read(self) -> LineTokens:
         """Return the line as numbers."""
-        return replace(self.line.read(), policy=self.policy)
+        return replace(self.line.read(), policy=self.policy, counts_hits=self.counts_hits)
 
 
 class PassSum:
@@ -154,6 +157,10 @@ class PassSum:
             self._measure({"ratio_error:max": ratio_max_error(logprobs_T.detach(), sampled_T)})
             self._sampler_kl += sampler_kl(logprobs_T.detach(), sampled_T)
             self._sampled_tokens += len(sampled_T)
+        if self.work.counts_hits and scored.hit_T is not None:
+            judged_T = tokens.needed("advantages") > 0
+            self._measure({"hits:sum": float((scored.hit_T * judged_T).sum())})
+            self._measure({"judged:sum": float(judged_T.sum())})
         return None if self.work.loss is None else self._add_loss(self.work.loss, tokens)
 
     def _add_loss(self, loss: TokenLoss, tokens: TokenInputs) -> Tensor | None:

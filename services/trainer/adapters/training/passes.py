@@ -76,7 +76,9 @@ def _numbered(works: Sequence[PassWork]) -> Iterator[NumberedLine]:
     for number, work in enumerate(works):
         policy = policies.setdefault(id(work.lora), len(policies))
         for index, line in enumerate(work.lines):
-            yield NumberedLine(policy=policy, number=number, index=index, line=line)
+            yield NumberedLine(
+                policy=policy, number=number, index=index, line=line, counts_hits=work.counts_hits
+            )
 
 
 def _microbatch(base: ScoringBase, sums: Sequence[PassSum], lines: Sequence[NumberedLine]) -> Tensor | None:
@@ -104,9 +106,9 @@ def _microbatch(base: ScoringBase, sums: Sequence[PassSum], lines: Sequence[Numb
 
 
 def _part(scored: TokenScores, span: slice) -> TokenScores:
-    routed_T, off_route_T = scored.routed_T, scored.off_route_T
+    routed_T, off_route_T, hit_T = (
+        None if one is None else one[span] for one in (scored.routed_T, scored.off_route_T, scored.hit_T)
+    )
     return TokenScores(
-        logprobs_T=scored.logprobs_T[span],
-        routed_T=None if routed_T is None else routed_T[span],
-        off_route_T=None if off_route_T is None else off_route_T[span],
+        logprobs_T=scored.logprobs_T[span], routed_T=routed_T, off_route_T=off_route_T, hit_T=hit_T
     )

@@ -41,7 +41,7 @@ def run_policy_passes(
         one.compare(scored)
     results = run_passes(base, [one.training() for one in running], max_tokens=max_tokens)
     return [
-        result if isinstance(result, NotFinite) else one.passed(result)
+        one.passed(result) if isinstance(result, PassResult) else result
         for one, result in zip(running, results, strict=True)
     ]
 
@@ -49,7 +49,7 @@ def run_policy_passes(
 class _Running(Protocol):
     def training(self) -> PassWork: ...
 
-    def passed(self, result: PassResult) -> Passed: ...
+    def passed(self, result: PassResult) -> Passed | NotFinite: ...
 
 
 def _running(one: PolicyPass, *, max_length: int) -> _Running:

@@ -1,11 +1,11 @@
-"""The pairs of a step: how far a policy has moved from its base on each answer, and what each row weighs.
+"""The compared answers of a step: how far a policy has moved from its base on each, and what each row weighs.
 
-A pair's loss joins two rows that may stand in different micro-batches. So log-probabilities are computed
+A loss of preferences joins rows that may stand in different micro-batches. So log-probabilities are computed
 first, without gradients; the loss's derivative by a row's log-probability is then the weight of that row's
 tokens in a cross entropy, and rows are as independent as in any other loss. The gradient is the loss's own,
 not an estimate.
 
-T = target tokens, N = pairs.
+T = target tokens, N = wanted answers, M = unwanted answers.
 """
 # ruff: noqa: N806  # tensors carry their shape in their name
 
@@ -16,13 +16,13 @@ import torch
 
 from services.trainer.adapters.training.pass_sum import PassResult
 from services.trainer.core.batch import Row
-from services.trainer.core.losses.loss import Config, PairLoss
+from services.trainer.core.losses.loss import Comparison, Config, PreferenceLoss
 from services.trainer.core.losses.tokens import sequence_sums
 from services.trainer.core.packing import PackedSequence
 
 
-def weigh_pairs(
-    loss: PairLoss,
+def weigh_answers(
+    loss: PreferenceLoss,
     config: Config,
     rows: Sequence[Row],
     lines: Sequence[PackedSequence],
@@ -30,16 +30,24 @@ def weigh_pairs(
 ) -> tuple[list[Row], dict[str, float]]:
     """Return the rows with their weights, and metrics: the mean loss first of all.
 
-    ``scored`` is what the rows' lines came to.
+    ``scored`` is what the lines came to, which have the rows and the mismatched ones.
     """
-    moved_2N = torch.zeros(2, len(rows) // 2)
+    kinds = {kind: torch.zeros(sum(row.advantage == kind for row in rows)) for kind in (1.0, -1.0)}
+    mismatched = []
     for row, moved in _moved(lines, scored):
-        moved_2N[_index(row)] = moved
-    chosen_N, rejected_N = (moved_N.clone().requires_grad_() for moved_N in moved_2N)
-    mean = loss.formula(chosen_N, rejected_N, config) / len(chosen_N)
-    weight_2N = torch.stack(torch.autograd.grad(mean, (chosen_N, rejected_N)))
-    measures = loss.measures(moved_2N[0], moved_2N[1], config)
-    weighted = [replace(row, weight=-float(weight_2N[_index(row)])) for row in rows]
+        if row.advantage:
+            kinds[row.advantage][row.pair] = moved
+        else:
+            mismatched.append(moved)
+    wanted_N, unwanted_M = (moved.requires_grad_() for moved in kinds.values())
+    mismatched_K = torch.stack(mismatched) if mismatched else torch.zeros(0)
+    compared = Comparison(wanted_N=wanted_N, unwanted_M=unwanted_M, mismatched_K=mismatched_K)
+    divisor = len(wanted_N) + (len(unwanted_M) if loss.aggregation == "answer_mean" else 0)
+    mean = loss.formula(compared, config) / divisor
+    weights = dict(zip(kinds, torch.autograd.grad(mean, (wanted_N, unwanted_M)), strict=True))
+    with torch.no_grad():
+        measures = loss.measures(compared, config)
+    weighted = [replace(row, weight=-float(weights[row.advantage][row.pair])) for row in rows]
     return weighted, {"loss:mean": float(mean.detach()), **measures}
 
 
@@ -50,8 +58,3 @@ def _moved(lines: Sequence[PackedSequence], scored: PassResult) -> Iterator[tupl
         sequence_T = torch.repeat_interleave(torch.tensor([row.targets for row in line.rows]))
         moved_T = torch.from_numpy(scores.logprobs) - torch.from_numpy(scores.base)
         yield from zip(line.rows, sequence_sums(moved_T, sequence_T, count=len(line.rows)), strict=True)
-
-
-def _index(row: Row) -> tuple[int, int]:
-    """Return where a row's number is: better answers first."""
-    return (0 if row.advantage > 0 else 1), row.pair

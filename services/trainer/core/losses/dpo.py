@@ -1,25 +1,25 @@
 """Direct preference optimisation. N = pairs."""
-# ruff: noqa: N803  # tensors carry their shape in their name
+# ruff: noqa: N806  # tensors carry their shape in their name
 
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from services.trainer.core.losses.loss import Config, PairLoss
+from services.trainer.core.losses.loss import Comparison, Config, PreferenceLoss
 
 
-def dpo(chosen_N: Tensor, rejected_N: Tensor, config: Config) -> Tensor:
-    """Return -sum_n log sigmoid(beta (c_n - d_n)).
+def dpo(compared: Comparison, config: Config) -> Tensor:
+    """Return -sum_n log sigmoid(beta (c_n - d_n)) of the pairs of a chosen and a rejected answer.
 
-    Rafailov et al. 2023 (arXiv 2305.18290), eq. 7. ``chosen_N`` and ``rejected_N`` are the sums over a
-    completion's tokens of (policy's - base's) log-probability; the base is the reference model, which is the
-    policy with its adapter switched off.
+    Rafailov et al. 2023 (arXiv 2305.18290), eq. 7. c and d are the sums over a completion's tokens of
+    (policy's - base's) log-probability; the base is the reference model, which is the policy with its adapter
+    switched off.
     """
-    return -logsigmoid(config["beta"] * (chosen_N - rejected_N)).sum()
+    return -logsigmoid(config["beta"] * (compared.wanted_N - compared.unwanted_M)).sum()
 
 
-def _measures(chosen_N: Tensor, rejected_N: Tensor, config: Config) -> dict[str, float]:
+def _measures(compared: Comparison, config: Config) -> dict[str, float]:
     """Return how much more the policy prefers the chosen answers than the base does."""
-    beta = config["beta"]
+    beta, chosen_N, rejected_N = config["beta"], compared.wanted_N, compared.unwanted_M
     return {
         "preference_accuracy:mean": float((chosen_N > rejected_N).float().mean()),
         "preference_margin:mean": float((beta * (chosen_N - rejected_N)).mean()),
@@ -29,7 +29,7 @@ def _measures(chosen_N: Tensor, rejected_N: Tensor, config: Config) -> dict[str,
     }
 
 
-DPO = PairLoss(
+DPO = PreferenceLoss(
     name="dpo",
     users=frozenset({"managed"}),
     aggregation="pair_mean",

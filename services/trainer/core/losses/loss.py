@@ -1,6 +1,6 @@
 """What a loss is: its formula, what it reads, how a step aggregates it, and who may ask for it.
 
-T = target tokens, N = pairs, V = vocabulary.
+T = target tokens, N = wanted answers, M = unwanted answers, K = mismatched answers, V = vocabulary.
 """
 # ruff: noqa: N815  # tensors carry their shape in their name
 
@@ -13,8 +13,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-Aggregation = Literal["sum", "token_mean", "pair_mean"]
-"""What a managed step divides the sum by: nothing, the completion tokens of its wave, its pairs."""
+Aggregation = Literal["sum", "token_mean", "pair_mean", "answer_mean"]
+"""What a managed step divides the sum by: nothing, the trained tokens of its wave, its pairs, its answers."""
 
 User = Literal["managed", "tinker"]
 Config = Mapping[str, float]
@@ -107,11 +107,23 @@ class TokenLoss(Loss):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PairLoss(Loss):
-    """A sum over pairs: how much likelier than under the base the better and the worse completion are."""
+class Comparison:
+    """How much likelier a policy finds answers than its base does: sums over their tokens of the difference.
 
-    formula: Callable[[Tensor, Tensor, Config], Tensor]
-    measures: Callable[[Tensor, Tensor, Config], dict[str, float]]
+    Those of a pair have one number. The ``mismatched`` are answers to other prompts, of losses that ask.
+    """
+
+    wanted_N: Tensor
+    unwanted_M: Tensor
+    mismatched_K: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreferenceLoss(Loss):
+    """A sum over pairs of a better and a worse answer, or over answers that are wanted or not."""
+
+    formula: Callable[[Comparison, Config], Tensor]
+    measures: Callable[[Comparison, Config], dict[str, float]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

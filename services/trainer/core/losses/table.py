@@ -9,6 +9,7 @@ from services.trainer.core.losses.dro import DRO
 from services.trainer.core.losses.grpo import GRPO
 from services.trainer.core.losses.gspo import GSPO
 from services.trainer.core.losses.importance_sampling import IMPORTANCE_SAMPLING
+from services.trainer.core.losses.kto import KTO
 from services.trainer.core.losses.loss import Loss, TokenLoss
 from services.trainer.core.losses.ppo import PPO
 from services.trainer.core.losses.reverse_kl import REVERSE_KL
@@ -22,6 +23,7 @@ _ALL: tuple[Loss, ...] = (
     GSPO,
     GRPO,
     DPO,
+    KTO,
     REVERSE_KL,
 )
 LOSSES: Mapping[str, Loss] = {loss.name: loss for loss in _ALL}

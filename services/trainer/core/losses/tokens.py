@@ -24,6 +24,16 @@ def token_logprobs(logits_TV: Tensor, targets: Tensor, temperature_T: Tensor | N
     return logprobs_TV.gather(-1, targets)
 
 
+def token_hits(logits_TV: Tensor, targets: Tensor) -> Tensor:
+    """Return 1 where a target ``[T]``, or the first of ``[T, K]``, is the likeliest token, else 0.
+
+    Where several tokens are the likeliest, each of them is a hit.
+    """
+    first_T = targets if targets.dim() == 1 else targets[:, 0]
+    own_T = logits_TV.gather(-1, first_T[:, None])[:, 0]
+    return (own_T >= logits_TV.amax(dim=-1)).to(logits_TV.dtype)
+
+
 def kl_to_base(logprobs_T: Tensor, base_T: Tensor) -> Tensor:
     """Return the k3 estimate of KL(policy || base), sum_t exp(b_t - p_t) - (b_t - p_t) - 1.
 
