@@ -1,6 +1,6 @@
-"""The blobs of a wave: its prompts, and the rollout record that training reads.
+"""The blobs of a wave: its prompts or rows, and the rollout record that training reads.
 
-Both are MessagePack through msgspec; every number is a plain int or float, every token an id of the base's
+All are MessagePack through msgspec; every number is a plain int or float, every token an id of the base's
 tokenizer.
 """
 
@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
+from mint_common.datasets import RowLine
 from mint_common.errors import EventInvalid
 from mint_common.ids import Digest, WaveId
 
@@ -78,6 +79,16 @@ def encode_prompts(prompts: list[Prompt]) -> bytes:
 def decode_prompts(data: bytes) -> list[Prompt]:
     """Read a blob of prompts. Raises EventInvalid."""
     return _decode(data, list[Prompt], "prompts")
+
+
+def encode_rows(rows: list[RowLine]) -> bytes:
+    """Return the blob of the rows of a wave of a job on a file."""
+    return msgspec.msgpack.encode(rows)
+
+
+def decode_rows(data: bytes) -> list[RowLine]:
+    """Read a blob of rows. Raises EventInvalid."""
+    return _decode(data, list[RowLine], "rows")
 
 
 def encode_record(record: WaveRecord) -> bytes:

@@ -1,5 +1,6 @@
 """The composition of the rollout service."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from mint_common.bus.port import Bus
 from mint_common.client.directory import EngineDirectory
 from mint_common.client.http import InternalHttp
 from mint_common.client.registry import RegistryClient
+from mint_common.client.trainer import TrainerDirectory
 from mint_common.events import (
     JobFinished,
     JobSubmitted,
@@ -27,6 +29,7 @@ from mint_common.runtime.dispatch import Dispatcher
 from mint_common.runtime.edge import create_http
 from mint_common.runtime.graders.judge import EngineJudge
 from mint_common.runtime.graders.open import open_graders
+from mint_common.runtime.held_folder import HeldFolder, hold_folder
 from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.runtime.postgres import migrate, open_pool
 from mint_common.runtime.relay import OutboxRelay
@@ -35,19 +38,22 @@ from mint_common.telemetry.setup import setup
 from services.rollout.adapters.engine_sampler import EngineSampler
 from services.rollout.adapters.evaluation_runs_postgres import PostgresEvaluationRuns
 from services.rollout.adapters.jobs_postgres import PostgresJobs
+from services.rollout.adapters.local_rows import LocalRows
 from services.rollout.adapters.registry_policies import RegistryPolicies
 from services.rollout.adapters.registry_scores import RegistryScores
 from services.rollout.adapters.tasks.catalog import installed_families
+from services.rollout.adapters.trainer_rendering import TrainerRendering
 from services.rollout.adapters.workers.pool import WorkerLimits
 from services.rollout.adapters.workers.tasks import BoundedTasks, open_tasks
 from services.rollout.handlers.commits import Commits
 from services.rollout.handlers.draining import run_until_drained
 from services.rollout.handlers.evaluations import EvaluationHandler
+from services.rollout.handlers.file_rows import FileRows
 from services.rollout.handlers.jobs import JobHandlers
 from services.rollout.handlers.watchdog import Watchdog
 from services.rollout.handlers.waves import WaveHandlers, WaveLimits
 from services.rollout.http.evaluations import evaluation_routes
-from services.rollout.http.jobs import job_routes
+from services.rollout.http.jobs import JobControl, job_routes
 from services.rollout.http.tasks import task_routes
 from services.rollout.ports import Connection, Graders, Tasks
 from services.rollout.settings import RolloutSettings
@@ -66,9 +72,11 @@ class Connections:
     bus: Bus
     blobs: Blobs
     engines: EngineDirectory
+    trainers: TrainerDirectory
     registry: InternalHttp
     tasks: Tasks
     graders: Graders
+    folder: HeldFolder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,13 +93,20 @@ def compose(settings: RolloutSettings, connections: Connections) -> Service:
     jobs = PostgresJobs(connections.pool)
     ledger = PostgresLedger(connections.pool, clock)
     tasks = connections.tasks
+    registry = RegistryClient(connections.registry)
+    scores = RegistryScores(registry)
     stall_seconds = settings.waves.stall_seconds
+    rows = FileRows(
+        LocalRows(connections.blobs, connections.folder.path, limit_bytes=settings.waves.file_copies_bytes)
+    )
     of_jobs = JobHandlers(
         jobs=jobs,
         ledger=ledger,
         blobs=connections.blobs,
         tasks=tasks,
-        policies=RegistryPolicies(RegistryClient(connections.registry)),
+        rows=rows,
+        policies=RegistryPolicies(registry),
+        scores=scores,
         clock=clock,
     )
     sampler = EngineSampler(connections.engines)
@@ -100,13 +115,18 @@ def compose(settings: RolloutSettings, connections: Connections) -> Service:
         ledger=ledger,
         blobs=connections.blobs,
         tasks=tasks,
+        rows=rows,
+        rendering=TrainerRendering(connections.trainers),
+        graders=connections.graders,
         sampler=sampler,
         clock=clock,
         limits=WaveLimits(
-            requests_in_flight=settings.waves.requests_in_flight, pulse_seconds=stall_seconds / 4
+            requests_in_flight=settings.waves.requests_in_flight,
+            pulse_seconds=stall_seconds / 4,
+            grader_error_share=settings.waves.grader_error_share,
         ),
     )
-    control, work = dispatch(
+    short, work = dispatch(
         of_jobs, of_waves, connections.bus, clock, waves_in_hand=settings.waves.waves_in_hand
     )
     relay = OutboxRelay(connections.pool, connections.bus, clock)
@@ -122,14 +142,16 @@ def compose(settings: RolloutSettings, connections: Connections) -> Service:
     )
     at_once = max(1, settings.tasks.task_workers // 2)
     http.include_router(task_routes(BoundedTasks(tasks, at_once=at_once), sampler))
-    http.include_router(job_routes(jobs, cancel=Commits(jobs=jobs, ledger=ledger, clock=clock).cancel))
+    commits = Commits(jobs=jobs, ledger=ledger, clock=clock)
+    control = JobControl(cancel=commits.cancel, pause=commits.pause, resume=of_jobs.resume)
+    http.include_router(job_routes(jobs, control))
 
     evaluation_runs = PostgresEvaluationRuns(connections.pool)
     evaluations = EvaluationHandler(
         runs=evaluation_runs,
         tasks=tasks,
         sampler=sampler,
-        scores=RegistryScores(RegistryClient(connections.registry)),
+        scores=scores,
         clock=clock,
         requests_in_flight=max(1, settings.waves.requests_in_flight // 4),
         stall_seconds=stall_seconds,
@@ -142,7 +164,7 @@ def compose(settings: RolloutSettings, connections: Connections) -> Service:
     async def follow_engines() -> None:
         await connections.engines.follow(connections.bus)
 
-    background = (relay.run, control.run, sample_waves, watchdog.run, evaluations.run, follow_engines)
+    background = (relay.run, short.run, sample_waves, watchdog.run, evaluations.run, follow_engines)
     return Service(http=http, background=background)
 
 
@@ -183,6 +205,10 @@ async def run(settings: RolloutSettings) -> None:
         stack.push_async_callback(blobs.close)
         engines = EngineDirectory(settings.peers.loader_urls, token=settings.internal.token)
         stack.push_async_callback(engines.aclose)
+        trainers = TrainerDirectory(settings.peers.trainer_urls, token=settings.internal.token)
+        stack.push_async_callback(trainers.aclose)
+        folder = await asyncio.to_thread(hold_folder, "mint-rows-")
+        stack.push_async_callback(asyncio.to_thread, folder.remove)
         registry = InternalHttp(
             settings.peers.registry_url, token=settings.internal.token, peer="the registry"
         )
@@ -201,9 +227,11 @@ async def run(settings: RolloutSettings) -> None:
             bus=bus,
             blobs=blobs,
             engines=engines,
+            trainers=trainers,
             registry=registry,
             tasks=tasks,
             graders=await stack.enter_async_context(open_graders(settings.graders, judge, service="rollout")),
+            folder=folder,
         )
         service = compose(settings, connections)
         await run_service(service.http, settings.http, service.background)

@@ -7,6 +7,9 @@ WAVES_CANCELLED = Counter(
     "mint_rollout_waves_cancelled_total", "Waves that could not be completed; their job fails", ["algorithm"]
 )
 SAMPLES = Counter("mint_rollout_samples_total", "Samples in stored records", ["algorithm"])
+GRADER_ERRORS = Counter(
+    "mint_rollout_grader_errors_total", "Samples that a grader gave no reward, by what went wrong", ["kind"]
+)
 JOBS_REVIVED = Counter(
     "mint_rollout_jobs_revived_total",
     "Times that the last events of a job without progress were published again",

@@ -3,12 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
-from mint_common.claims import RevisionRef
+from mint_common.claims import Claim, RevisionRef
+from mint_common.datasets import Rendering, RenderRequest, RowLine
 from mint_common.graders import Grade, GradedSample, GraderFault, GraderSpec
 from mint_common.ids import BaseName, JobId, PolicyId, TenantId, WaveId
 from mint_common.records import Prompt
 from services.rollout.core.evaluation import EvaluationRun, ScoredRow
 from services.rollout.core.job import Job
+from services.rollout.core.row_order import RowKeys, RowNumbers
 from services.rollout.core.sampling import GroupRequest, SampledGroup
 from services.rollout.core.task import Split, TaskDefaults, TaskInfo
 from services.rollout.core.wave import Wave
@@ -107,6 +109,37 @@ class Sampler(Protocol):
         """Return the id of the token that ends a completion."""
         ...
 
+    async def max_context(self, base: BaseName) -> int:
+        """Return how many tokens a prompt and its completion may have together."""
+        ...
+
+
+class RowFiles(Protocol):
+    """Rows of stored files, numbered from 0 among the lines that are not blank.
+
+    Raises BlobMissing, BlobCorrupt and Unavailable.
+    """
+
+    async def count(self, content: Claim) -> int:
+        """Return how many rows there are."""
+        ...
+
+    async def keys(self, content: Claim) -> RowKeys:
+        """Return a key for each row, drawn from its canonical bytes. Raises RowProblem."""
+        ...
+
+    async def lines(self, content: Claim, rows: RowNumbers) -> list[RowLine]:
+        """Return some rows, in the order that they are asked for."""
+        ...
+
+
+class RowRendering(Protocol):
+    """The trainers, which have the bases' chat templates. Pure: the same rows give the same tokens."""
+
+    async def render(self, base: BaseName, request: RenderRequest) -> Rendering:
+        """Return what becomes of rows. Raises InvalidField, Overloaded, Unavailable."""
+        ...
+
 
 class Graders(Protocol):
     """Graders of rows. Retries what is away for a while by itself, and raises nothing of it."""
@@ -131,6 +164,15 @@ class Scores(Protocol):
 
     async def record(self, run: EvaluationRun) -> None:
         """Record the score of a run of a policy's revision. Idempotent. Raises NotFound, Unavailable."""
+        ...
+
+    async def record_metrics(
+        self, job: Job, revision: RevisionRef, metrics: Mapping[str, float], *, n: int
+    ) -> None:
+        """Record what a job's revision scored over ``n`` rows, in the job's name, as suite ``job:<id>``.
+
+        Idempotent. Raises NotFound, Unavailable.
+        """
         ...
 
 
@@ -208,7 +250,7 @@ class JobStore(Protocol, Generic[Connection_contra]):
         ...
 
     async def next_of(self, policy_id: PolicyId) -> Job | None:
-        """Return the first waiting job of a policy, or None while another one of it runs."""
+        """Return the first waiting job of a policy, or None while another one runs, or is paused midway."""
         ...
 
     async def lock_next(self, connection: Connection_contra, policy_id: PolicyId) -> Job | None:
@@ -216,7 +258,7 @@ class JobStore(Protocol, Generic[Connection_contra]):
         ...
 
     async def overdue(self, *, before: float) -> list[PolicyId]:
-        """Return the policies with a job that waits since ``before`` although none of their jobs runs."""
+        """Return the policies with a job that waits since ``before`` although no other one holds it back."""
         ...
 
     async def touch(self, job_id: JobId, *, now: float) -> bool:

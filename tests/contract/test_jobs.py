@@ -16,8 +16,9 @@ from mint_common.runtime.ledger import Ledger
 from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.testing.factories import JOB, POLICY, TENANT, make_claim
 from services.rollout.adapters.jobs_postgres import PostgresJobs
+from services.rollout.core.fault import JobFault
 from services.rollout.core.job import Job, JobState, begin, open_job, wave_id_of
-from services.rollout.core.wave import Wave, fold
+from services.rollout.core.wave import Wave, WaveCounts, fold
 from services.rollout.ports import JobStore
 from tests.unit.rollout.test_job import completed
 from tests.unit.rollout.world import published, submitted
@@ -73,7 +74,14 @@ async def test_what_is_saved_is_read_back_equal(store: Store) -> None:
         revision=published(2).revision,
         steps_done=2,
         finished_at=7.0,
+        result=published(1).revision,
+        stopped_early=True,
+        fault=JobFault(code="too_long", message="Line 5 of a.jsonl: ...", param="training_file", line=5),
+        is_pausing=True,
+        controls=3,
     )
+    counts = WaveCounts(dropped_rows=1, trained_tokens=9, grader_errors={"other_error": 2}, validation_rows=4)
+    waves[0] = replace(waves[0], counts=counts)
     await store.save("c1", make_job())
     await store.save("c2", finished, *reversed(waves))
     assert await store.jobs.job(JOB) == finished
@@ -159,6 +167,17 @@ async def test_the_first_waiting_job_is_next_while_none_of_its_policy_runs(store
     await store.save("c3", ended)
     assert await store.jobs.next_of(POLICY) == waiting_job("job_2", now=2.0)
     assert await store.jobs.next_of(PolicyId("pol_none")) is None
+
+
+async def test_a_job_that_is_paused_midway_holds_its_policy(store: Store) -> None:
+    await store.save("c1", waiting_job("job_1", now=1.0))
+    for cause, steps_done, is_held in (("p0", 0, False), ("p1", 1, True)):
+        paused = replace(make_job(now=0.0), state=JobState.PAUSED, steps_done=steps_done)
+        await store.save(cause, paused)
+        assert (await store.jobs.next_of(POLICY) is None) == is_held
+        assert (await store.jobs.overdue(before=9.0) == []) == is_held
+        assert not await store.jobs.touch(JOB, now=9.0)
+        assert await store.jobs.claim_stalled(before=9.0, now=9.0) == []
 
 
 async def test_racing_starters_start_one_job(store: Store) -> None:

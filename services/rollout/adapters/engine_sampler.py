@@ -15,7 +15,9 @@ class EngineSampler:
 
     async def sample(self, request: GroupRequest) -> SampledGroup:
         """Return the completions of one prompt."""
-        prompt = await self._tokenize(request.base, request.prompt, tenant_id=request.tenant_id)
+        prompt = request.prompt_tokens or await self._tokenize(
+            request.base, request.prompt, tenant_id=request.tenant_id
+        )
         sampled = await self._engines.sample(request.base, _sample_request(request, prompt))
         return SampledGroup(
             revision=sampled.revision,
@@ -34,6 +36,10 @@ class EngineSampler:
     async def stop_token(self, base: BaseName) -> int:
         """Return the id of the base's end token."""
         return (await self._engines.describe(base)).eos_token_id
+
+    async def max_context(self, base: BaseName) -> int:
+        """Return the longest sequence, in tokens."""
+        return (await self._engines.describe(base)).max_context
 
 
 def _sample_request(request: GroupRequest, prompt: tuple[int, ...]) -> SampleRequest:

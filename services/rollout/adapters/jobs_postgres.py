@@ -18,13 +18,15 @@ Row = TypeVar("Row")
 _LOCK_POLICY = "SELECT pg_advisory_xact_lock(hashtextextended('mint_rollout_policy_' || $1, 0))"
 _NEXT = """
     SELECT * FROM jobs WHERE policy_id = $1 AND state = 'submitted' AND NOT EXISTS (
-        SELECT FROM jobs running WHERE running.policy_id = $1 AND running.state = 'running'
+        SELECT FROM jobs holder WHERE holder.policy_id = $1
+            AND (holder.state = 'running' OR (holder.state = 'paused' AND holder.steps_done > 0))
     )
     ORDER BY created_at, job_id LIMIT 1
 """
 _OVERDUE = """
     SELECT DISTINCT policy_id FROM jobs WHERE state = 'submitted' AND created_at < $1 AND NOT EXISTS (
-        SELECT FROM jobs running WHERE running.policy_id = jobs.policy_id AND running.state = 'running'
+        SELECT FROM jobs holder WHERE holder.policy_id = jobs.policy_id
+            AND (holder.state = 'running' OR (holder.state = 'paused' AND holder.steps_done > 0))
     )
 """
 

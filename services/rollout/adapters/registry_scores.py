@@ -1,11 +1,16 @@
 """The scores port on the registry."""
 
+from collections.abc import Mapping
+
+from mint_common.authority import Authority, Caller
+from mint_common.claims import RevisionRef
 from mint_common.client.registry import RegistryClient
 from services.rollout.core.evaluation import EvaluationRun
+from services.rollout.core.job import Job
 
 
 class RegistryScores:
-    """Records the score of a run in the name of its caller."""
+    """Records the score of a run in the name of its caller, and those of a job in its own."""
 
     def __init__(self, registry: RegistryClient) -> None:
         self._registry = registry
@@ -25,3 +30,21 @@ class RegistryScores:
             n=run.scored,
             stderr=run.stderr,
         )
+
+    async def record_metrics(
+        self, job: Job, revision: RevisionRef, metrics: Mapping[str, float], *, n: int
+    ) -> None:
+        """Record each metric; the registry stores a repeated one once."""
+        name = f"job:{job.job_id}"
+        authority = Authority(tenant_id=job.tenant_id, key_id=name, scopes=frozenset({"train"}))
+        for metric, value in metrics.items():
+            await self._registry.record_evaluation(
+                Caller(authority=authority, name=name),
+                job.policy_id,
+                revision=revision.digest,
+                suite=name,
+                metric=metric,
+                value=value,
+                n=n,
+                stderr=None,
+            )

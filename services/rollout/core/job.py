@@ -4,6 +4,7 @@ Invariants:
 - A policy has one writer: at most one of its jobs runs; the others wait in order of submission.
 - At most one wave of a job is open; its step is ``steps_done + 1`` and its id is derived from (job, step).
 - Only an event of the open wave changes a job, so duplicate and late events have no effect.
+- A paused job has no open wave, and goes on at the revision that it stopped at; its policy's others wait.
 - A finished job never changes again.
 """
 
@@ -14,6 +15,7 @@ from typing import Literal
 
 from mint_common.claims import Claim, RevisionRef
 from mint_common.events import (
+    EvaluationPlan,
     Event,
     JobFinished,
     JobSpec,
@@ -27,7 +29,9 @@ from mint_common.events import (
     WaveRequested,
 )
 from mint_common.ids import BaseName, JobId, PolicyId, TenantId, WaveId, derive_id
+from services.rollout.core.fault import JobFault
 from services.rollout.core.outcome import judge
+from services.rollout.core.validation import best_score, is_evaluated, scores_of, stops_early
 from services.rollout.core.wave import Wave
 
 Fact = WaveCompleted | WaveCancelled | RevisionPublished | RevisionRejected | TrainingFailed
@@ -40,6 +44,8 @@ class JobState(StrEnum):
     SUBMITTED = "submitted"
     """It waits for the earlier jobs of its policy."""
     RUNNING = "running"
+    PAUSED = "paused"
+    """It waits for its user to resume it."""
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -52,6 +58,9 @@ class Job:
     ``revision`` is the one that the next wave samples at: the newest that the job published, at first the
     policy's newest. ``cause`` is the ledger cause of the events that the job waits for; repeating them
     resumes a job whose messages were lost. ``progress_at`` is the time of the last progress.
+
+    ``result`` is the revision that a job succeeded with, ``fault`` what was wrong with the data of one that
+    failed. A job that ``is_pausing`` stops after its open wave; ``controls`` counts pauses and resumptions.
     """
 
     tenant_id: TenantId
@@ -68,6 +77,16 @@ class Job:
     created_at: float
     progress_at: float
     finished_at: float | None
+    result: RevisionRef | None = None
+    stopped_early: bool = False
+    fault: JobFault | None = None
+    is_pausing: bool = False
+    controls: int = 0
+
+    @property
+    def plan(self) -> EvaluationPlan | None:
+        """Return how its revisions are measured, if they are."""
+        return None if self.spec.data is None else self.spec.data.evaluation
 
     @property
     def step(self) -> int:
@@ -117,7 +136,7 @@ def begin(job: Job, prompts: Claim, *, revision: RevisionRef | None, cause: str,
     """Start a waiting job: request its first wave at its policy's newest revision."""
     assert job.state is JobState.SUBMITTED, job.state
     started = replace(job, state=JobState.RUNNING, revision=revision)
-    return _request_wave(started, prompts, cause=cause, now=now)
+    return request_wave(started, prompts, cause=cause, now=now)
 
 
 def next_step(job: Job, fact: Fact) -> int | None:
@@ -125,67 +144,59 @@ def next_step(job: Job, fact: Fact) -> int | None:
     return job.step + 1 if _is_published(job, fact) and job.step < job.spec.steps else None
 
 
-def is_last_step(job: Job, fact: Fact) -> bool:
-    """Return whether the event ends the job's last step, so that `advance` needs the job's waves."""
-    return _is_published(job, fact) and job.step >= job.spec.steps
+def needs_waves(job: Job, fact: Fact) -> bool:
+    """Return whether the event may end the job, so that `advance` needs the job's waves."""
+    return _is_published(job, fact) and (job.step >= job.spec.steps or is_measured(job))
+
+
+def is_measured(job: Job) -> bool:
+    """Return whether the revision of the job's open step is measured."""
+    return is_evaluated(job.plan, step=job.step, steps=job.spec.steps)
+
+
+def waits_for(job: Job, fact: Fact) -> bool:
+    """Return whether an event is of the wave that the job waits for."""
+    return job.state is JobState.RUNNING and fact.wave_id == job.wave_id
 
 
 def _is_published(job: Job, fact: Fact) -> bool:
-    waited_for = job.state is JobState.RUNNING and fact.wave_id == job.wave_id
-    return waited_for and isinstance(fact, RevisionPublished)
+    return waits_for(job, fact) and isinstance(fact, RevisionPublished)
 
 
 def advance(
-    job: Job, fact: Fact, *, cause: str, prompts: Claim | None, waves: Sequence[Wave] = (), now: float
+    job: Job,
+    fact: Fact,
+    *,
+    cause: str,
+    prompts: Claim | None,
+    waves: Sequence[Wave] = (),
+    fault: JobFault | None = None,
+    now: float,
 ) -> Advance:
     """Return the job after an event, and the events to emit.
 
-    ``prompts`` is the claim of the prompts of `next_step`; ``waves`` are all of the job, needed at its
-    last step only (`is_last_step`). Events of a completed or cancelled wave are emitted by this service, if
-    the job still waits for that wave.
+    ``prompts`` is the claim of the prompts of `next_step`; ``waves`` are all of the job with this event, when
+    `needs_waves` says so; ``fault`` is why a wave was cancelled, if its data was. Events of a completed or
+    cancelled wave are emitted by this service, if the job still waits for that wave.
     """
-    if job.state is not JobState.RUNNING or fact.wave_id != job.wave_id:
+    if not waits_for(job, fact):
         return Advance(job=job)
     if isinstance(fact, WaveCompleted):
         return Advance(job=replace(job, cause=cause, progress_at=now), events=(fact,))
     if isinstance(fact, RevisionPublished):
         return _publish(job, fact, prompts, waves, cause=cause, now=now)
-    failed = finish(job, "failed", failure_reason(fact), now=now)
+    reason = failure_reason(fact) if fault is None else fault.message
+    failed = finish(replace(job, fault=fault), "failed", reason, now=now)
     return replace(failed, events=(fact, *failed.events)) if isinstance(fact, WaveCancelled) else failed
-
-
-def cancel(job: Job, *, reason: str, now: float) -> Advance:
-    """Cancel the job and its open wave; a finished job does not change."""
-    return _stop(job, "cancelled", reason, now=now)
-
-
-def give_up(job: Job, *, reason: str, now: float) -> Advance:
-    """Fail the job and its open wave, because the event that it waits for cannot be handled."""
-    return _stop(job, "failed", reason, now=now)
-
-
-def _stop(job: Job, outcome: Literal["failed", "cancelled"], reason: str, *, now: float) -> Advance:
-    if job.state not in (JobState.SUBMITTED, JobState.RUNNING):
-        return Advance(job=job)
-    stopped = finish(job, outcome, reason, now=now)
-    if job.state is JobState.SUBMITTED:
-        return stopped
-    wave = WaveCancelled(
-        tenant_id=job.tenant_id,
-        base=job.base,
-        wave_id=job.wave_id,
-        job_id=job.job_id,
-        policy_id=job.policy_id,
-        reason=reason,
-    )
-    return replace(stopped, events=(wave, *stopped.events))
 
 
 def finish(
     job: Job, outcome: Literal["succeeded", "failed", "cancelled"], reason: str, *, now: float
 ) -> Advance:
     """End the job with an outcome."""
-    ended = replace(job, state=JobState(outcome), reason=reason, progress_at=now, finished_at=now)
+    ended = replace(
+        job, state=JobState(outcome), reason=reason, is_pausing=False, progress_at=now, finished_at=now
+    )
     event = JobFinished(
         tenant_id=job.tenant_id,
         base=job.base,
@@ -219,12 +230,46 @@ def _publish(
 ) -> Advance:
     done = replace(job, steps_done=job.step, revision=fact.revision)
     if done.steps_done >= job.spec.steps:
-        verdict = judge(job.spec, waves)
-        return finish(done, verdict.outcome, verdict.reason, now=now)
-    return _request_wave(done, prompts, cause=cause, now=now)
+        return _complete(done, waves, now=now)
+    stopped = _early_stop(done, waves) if is_measured(job) else ""
+    if stopped:
+        return _complete(replace(done, stopped_early=True), waves, note=stopped, now=now)
+    if job.is_pausing:
+        return Advance(job=replace(done, state=JobState.PAUSED, is_pausing=False, progress_at=now))
+    return request_wave(done, prompts, cause=cause, now=now)
 
 
-def _request_wave(job: Job, prompts: Claim | None, *, cause: str, now: float) -> Advance:
+def _early_stop(job: Job, waves: Sequence[Wave]) -> str:
+    """Return why a job stops early; empty: it goes on."""
+    plan = job.plan
+    if plan is None or plan.early_stopping is None:
+        return ""
+    if not stops_early(plan.early_stopping, plan.metric, scores_of(plan.metric, waves)):
+        return ""
+    patience = plan.early_stopping.patience
+    return (
+        f"stopped early after step {job.steps_done} of {job.spec.steps}: {plan.metric} was not better in the"
+        f" last {patience} evaluations"
+    )
+
+
+def _complete(job: Job, waves: Sequence[Wave], *, note: str = "", now: float) -> Advance:
+    """End a job that takes no more steps, with the revision that its plan keeps."""
+    verdict = judge(job.spec, waves)
+    reason = "; ".join(part for part in (note, verdict.reason) if part)
+    if verdict.outcome == "succeeded":
+        job = replace(job, result=_kept(job, waves))
+    return finish(job, verdict.outcome, reason, now=now)
+
+
+def _kept(job: Job, waves: Sequence[Wave]) -> RevisionRef | None:
+    plan = job.plan
+    best = best_score(plan.metric, scores_of(plan.metric, waves)) if plan and plan.keep == "best" else None
+    return best.revision if best else job.revision
+
+
+def request_wave(job: Job, prompts: Claim | None, *, cause: str, now: float) -> Advance:
+    """Return the job waiting for the wave of its next step, which is emitted."""
     assert prompts is not None, "next_step names the step whose prompts advance needs"
     wave = WaveRequested(
         tenant_id=job.tenant_id,

@@ -17,8 +17,8 @@ from services.rollout.core.task import derive_seed
 class GroupRequest:
     """Ask for ``n`` completions of one prompt at one revision; ``revision`` None is the bare base.
 
-    ``logprobs_mode`` says which log-probabilities they come with, ``routes`` asks for the experts of their
-    tokens.
+    The prompt is a text, or ``prompt_tokens`` where it is rendered already. ``logprobs_mode`` says which
+    log-probabilities they come with, ``routes`` asks for the experts of their tokens.
     """
 
     request_id: str
@@ -32,6 +32,7 @@ class GroupRequest:
     seed: int
     logprobs_mode: LogprobsMode
     routes: bool
+    prompt_tokens: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,8 +58,8 @@ class SampledGroup:
     dtype: str = ""
 
 
-def plan_samples(wave: WaveRequested, prompts: Sequence[Prompt]) -> list[GroupRequest]:
-    """Return one request for each prompt."""
+def plan_samples(wave: WaveRequested, prompts: Sequence[Prompt | tuple[int, ...]]) -> list[GroupRequest]:
+    """Return one request for each prompt, given as a task's or as tokens."""
     spec = wave.spec
     return [
         GroupRequest(
@@ -66,7 +67,8 @@ def plan_samples(wave: WaveRequested, prompts: Sequence[Prompt]) -> list[GroupRe
             tenant_id=wave.tenant_id,
             base=wave.base,
             revision=wave.revision,
-            prompt=prompt.text,
+            prompt=prompt.text if isinstance(prompt, Prompt) else "",
+            prompt_tokens=() if isinstance(prompt, Prompt) else prompt,
             n=spec.group_size,
             max_new_tokens=spec.max_new_tokens,
             temperature=spec.temperature,
@@ -163,8 +165,10 @@ def record_of(wave: WaveRequested, groups: Sequence[Group]) -> WaveRecord:
     )
 
 
-def completed(wave: WaveRequested, record: WaveRecord, claim: Claim) -> WaveCompleted:
-    """Return the event of a recorded wave."""
+def completed(
+    wave: WaveRequested, record: WaveRecord, claim: Claim, *, validation: Claim | None = None
+) -> WaveCompleted:
+    """Return the event of a recorded wave; ``validation`` claims what its revision is measured on."""
     return WaveCompleted(
         tenant_id=wave.tenant_id,
         base=wave.base,
@@ -174,7 +178,7 @@ def completed(wave: WaveRequested, record: WaveRecord, claim: Claim) -> WaveComp
         step=wave.step,
         revision=wave.revision,
         record=claim,
-        validation=None,
+        validation=validation,
         reward_mean=fmean(sample.reward for group in record.groups for sample in group.samples),
         lora=wave.lora,
         spec=wave.spec,

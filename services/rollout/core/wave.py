@@ -27,6 +27,21 @@ class WaveState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WaveCounts:
+    """What a wave of a job on a file came to.
+
+    ``dropped_rows`` were longer than the context; ``trained_tokens`` are those that a loss falls on;
+    ``grader_errors`` are samples without a reward, by the kind of error. ``validation_rows`` is how many rows
+    the wave's revision is measured on.
+    """
+
+    dropped_rows: int = 0
+    trained_tokens: int = 0
+    grader_errors: dict[str, int] = field(default_factory=dict)
+    validation_rows: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Wave:
     """One step of a job.
 
@@ -48,6 +63,7 @@ class Wave:
     published_at: float | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     sampled_number: int | None = None
+    counts: WaveCounts = field(default_factory=WaveCounts)
 
 
 def wave_id_in(event: Event) -> WaveId | None:
@@ -56,8 +72,11 @@ def wave_id_in(event: Event) -> WaveId | None:
     return wave_id
 
 
-def fold(wave: Wave | None, event: Event, *, now: float) -> Wave | None:
-    """Return the wave after an event; None before it was requested. Repeating an event changes nothing."""
+def fold(wave: Wave | None, event: Event, *, counts: WaveCounts | None = None, now: float) -> Wave | None:
+    """Return the wave after an event; None before it was requested. Repeating an event changes nothing.
+
+    ``counts`` come with its completion.
+    """
     if wave is None:
         return _requested(event, now=now) if isinstance(event, WaveRequested) else None
     if isinstance(event, WaveCompleted) and wave.state is WaveState.REQUESTED:
@@ -67,6 +86,7 @@ def fold(wave: Wave | None, event: Event, *, now: float) -> Wave | None:
             record=event.record,
             reward_mean=event.reward_mean,
             completed_at=now,
+            counts=counts or wave.counts,
         )
     if isinstance(event, RevisionPublished) and wave.revision is None:
         return replace(

@@ -1,6 +1,7 @@
 """Transactions that change a job."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Generic
 
 from mint_common.claims import Claim
@@ -9,9 +10,19 @@ from mint_common.events import Event
 from mint_common.ids import JobId, WaveId
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.ledger import Ledger, Transaction
-from services.rollout.core.job import Advance, Fact, Job, advance, cancel, give_up, is_last_step
-from services.rollout.core.wave import Wave, fold, wave_id_in
+from services.rollout.core.fault import JobFault
+from services.rollout.core.job import Advance, Fact, Job, advance, needs_waves
+from services.rollout.core.job_control import cancel, give_up, pause, resume
+from services.rollout.core.wave import Wave, WaveCounts, fold, wave_id_in
 from services.rollout.ports import Connection, JobStore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beside:
+    """What a wave on a file's rows came to, beside its event: what it counted, or what was wrong."""
+
+    counts: WaveCounts | None = None
+    fault: JobFault | None = None
 
 
 class Commits(Generic[Connection]):
@@ -22,20 +33,25 @@ class Commits(Generic[Connection]):
         self._ledger = ledger
         self._clock = clock
 
-    async def commit(self, fact: Fact, *, job_id: JobId, cause: str, prompts: Claim | None) -> None:
+    async def commit(
+        self, fact: Fact, *, job_id: JobId, cause: str, prompts: Claim | None, beside: Beside | None = None
+    ) -> None:
         """Apply an event to a job. A cause that was committed before has no effect."""
+        beside = beside or Beside()
         try:
             async with self._ledger.transaction(cause) as transaction:
                 job = await self._jobs.lock(transaction.connection, job_id)
-                now, waves = self._clock.now(), await self._waves_at_end(job, fact)
-                moved = advance(job, fact, cause=cause, prompts=prompts, waves=waves, now=now)
-                await self.write(transaction, fact, moved)
+                now, waves = self._clock.now(), await self._waves_after(job, fact)
+                moved = advance(
+                    job, fact, cause=cause, prompts=prompts, waves=waves, fault=beside.fault, now=now
+                )
+                await self.write(transaction, fact, moved, counts=beside.counts)
         except AlreadyHandled:
             return
 
-    async def _waves_at_end(self, job: Job, fact: Fact) -> list[Wave]:
-        """Return a job's waves after the event of its last step; none before."""
-        if not is_last_step(job, fact):
+    async def _waves_after(self, job: Job, fact: Fact) -> list[Wave]:
+        """Return a job's waves after an event that may end it; none for another one."""
+        if not needs_waves(job, fact):
             return []
         *before, last = await self._jobs.waves_of(job.job_id)
         ended = fold(last, fact, now=self._clock.now())
@@ -43,19 +59,38 @@ class Commits(Generic[Connection]):
 
     async def cancel(self, job_id: JobId) -> None:
         """Cancel a job for its user. No effect after its end."""
-        await self._stop(
+        await self._change(
             job_id,
             cause=f"cancel:{job_id}",
             how=lambda job: cancel(job, reason="cancelled by its user", now=self._clock.now()),
         )
 
-    async def give_up(self, job_id: JobId, *, cause: str, reason: str) -> None:
-        """Fail a job whose next event cannot be handled. No effect after its end."""
-        await self._stop(
-            job_id, cause=cause, how=lambda job: give_up(job, reason=reason, now=self._clock.now())
+    async def pause(self, job: Job) -> None:
+        """Stop a job after its open wave. Raises InvalidField after its end."""
+        await self._change(
+            job.job_id,
+            cause=f"pause:{job.job_id}:{job.controls}",
+            how=lambda found: pause(found, now=self._clock.now()),
         )
 
-    async def _stop(self, job_id: JobId, *, cause: str, how: Callable[[Job], Advance]) -> None:
+    async def resume(self, job: Job, prompts: Claim | None) -> None:
+        """Let a job go on, with the prompts of its next step. Raises InvalidField after its end."""
+        cause = f"resume:{job.job_id}:{job.controls}"
+        await self._change(
+            job.job_id,
+            cause=cause,
+            how=lambda found: resume(found, prompts, cause=cause, now=self._clock.now()),
+        )
+
+    async def give_up(self, job_id: JobId, *, cause: str, reason: str, fault: JobFault | None = None) -> None:
+        """Fail a job whose next event cannot be handled. No effect after its end."""
+        await self._change(
+            job_id,
+            cause=cause,
+            how=lambda job: give_up(job, reason=reason, fault=fault, now=self._clock.now()),
+        )
+
+    async def _change(self, job_id: JobId, *, cause: str, how: Callable[[Job], Advance]) -> None:
         try:
             async with self._ledger.transaction(cause) as transaction:
                 job = await self._jobs.lock(transaction.connection, job_id)
@@ -63,14 +98,23 @@ class Commits(Generic[Connection]):
         except AlreadyHandled:
             return
 
-    async def write(self, transaction: Transaction[Connection], fact: Fact | None, moved: Advance) -> None:
+    async def write(
+        self,
+        transaction: Transaction[Connection],
+        fact: Fact | None,
+        moved: Advance,
+        *,
+        counts: WaveCounts | None = None,
+    ) -> None:
         """Write a changed job with its waves, and emit the events."""
         facts = [event for event in (fact, *moved.events) if event is not None]
-        waves = await self._fold(transaction.connection, facts)
+        waves = await self._fold(transaction.connection, facts, counts)
         await self._jobs.save(transaction.connection, moved.job, waves)
         await transaction.emit(*moved.events)
 
-    async def _fold(self, connection: Connection, facts: Iterable[Event]) -> list[Wave]:
+    async def _fold(
+        self, connection: Connection, facts: Iterable[Event], counts: WaveCounts | None
+    ) -> list[Wave]:
         now = self._clock.now()
         touched: dict[WaveId, Wave] = {}
         for fact in facts:
@@ -78,7 +122,7 @@ class Commits(Generic[Connection]):
             if wave_id is None:
                 continue
             known = touched.get(wave_id) or await self._jobs.wave(connection, wave_id)
-            folded = fold(known, fact, now=now)
+            folded = fold(known, fact, counts=counts, now=now)
             if folded is not None:
                 touched[wave_id] = folded
         return list(touched.values())

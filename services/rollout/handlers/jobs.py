@@ -6,6 +6,7 @@ event that caused them.
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Generic
 
 from mint_common.blobs.port import Blobs
@@ -20,14 +21,27 @@ from mint_common.events import (
     TrainingFailed,
 )
 from mint_common.ids import JobId, PolicyId
-from mint_common.records import encode_prompts
+from mint_common.records import encode_prompts, encode_rows
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.ledger import Ledger
 from mint_common.runtime.retries import Bury
-from services.rollout.core.job import Advance, Job, begin, finish, next_step, open_job
+from services.rollout.core.fault import fault_of
+from services.rollout.core.job import (
+    Advance,
+    Job,
+    begin,
+    finish,
+    is_measured,
+    next_step,
+    open_job,
+    waits_for,
+)
+from services.rollout.core.job_control import resumed_step
 from services.rollout.core.task import derive_seed
+from services.rollout.core.validation import measured
 from services.rollout.handlers.commits import Commits
-from services.rollout.ports import Connection, JobStore, PolicyHistory, Tasks
+from services.rollout.handlers.file_rows import FileRows
+from services.rollout.ports import Connection, JobStore, PolicyHistory, Scores, Tasks
 
 log = logging.getLogger(__name__)
 
@@ -46,14 +60,18 @@ class JobHandlers(Generic[Connection]):
         ledger: Ledger[Connection],
         blobs: Blobs,
         tasks: Tasks,
+        rows: FileRows,
         policies: PolicyHistory,
+        scores: Scores,
         clock: Clock,
     ) -> None:
         self._jobs = jobs
         self._ledger = ledger
         self._blobs = blobs
         self._tasks = tasks
+        self._rows = rows
         self._policies = policies
+        self._scores = scores
         self._clock = clock
         self._commits = Commits(jobs=jobs, ledger=ledger, clock=clock)
 
@@ -88,7 +106,7 @@ class JobHandlers(Generic[Connection]):
         except MintError as error:
             if error.retryable:
                 raise
-            moved = finish(job, "failed", str(error), now=now)
+            moved = finish(replace(job, fault=fault_of(error)), "failed", str(error), now=now)
         else:
             moved = begin(job, prompts, revision=revision, cause=cause, now=now)
         try:
@@ -104,15 +122,43 @@ class JobHandlers(Generic[Connection]):
         if first is None or first.job_id != job.job_id:
             raise TurnLostError
 
+    async def resume(self, job: Job) -> None:
+        """Let a paused job go on. Raises InvalidField after its end."""
+        step = resumed_step(job)
+        await self._commits.resume(job, None if step is None else await self._store_prompts(job, step))
+        await self.start_next(job.policy_id)
+
     async def on_revision_published(self, event: RevisionPublished) -> Sequence[Event]:
         """Request the next wave at the published revision, or finish the job after its last step."""
         job = await self._managed(event.job_id)
         if job is None or await self._ledger.outcome(event.id) is not None:
             return ()
         step = next_step(job, event)
-        prompts = None if step is None else await self._store_prompts(job, step)
+        try:
+            prompts = None if step is None else await self._store_prompts(job, step)
+        except MintError as error:
+            fault = fault_of(error)
+            if fault is None:
+                raise
+            await self._commits.give_up(job.job_id, cause=event.id, reason=fault.message, fault=fault)
+            return ()
+        if is_measured(job) and waits_for(job, event):
+            await self._record_scores(job, event)
         await self._commits.commit(event, job_id=job.job_id, cause=event.id, prompts=prompts)
         return ()
+
+    async def _record_scores(self, job: Job, event: RevisionPublished) -> None:
+        """Record what the revision scored on the validation rows, before the step counts as done."""
+        scores = measured(event.metrics)
+        *_, wave = await self._jobs.waves_of(job.job_id)
+        if not scores or not wave.counts.validation_rows:
+            return
+        try:
+            await self._scores.record_metrics(job, event.revision, scores, n=wave.counts.validation_rows)
+        except MintError as error:
+            if error.retryable:
+                raise
+            log.warning("score not recorded", extra={"job_id": job.job_id, "problem": str(error)})
 
     async def on_revision_rejected(self, event: RevisionRejected) -> Sequence[Event]:
         """Fail the job with the registry's reason."""
@@ -151,9 +197,11 @@ class JobHandlers(Generic[Connection]):
             return None
 
     async def _store_prompts(self, job: Job, step: int) -> Claim:
-        """Store the prompts of a step: the same bytes under the same key every time."""
+        """Store the prompts or rows of a step: the same bytes under the same key every time."""
         spec = job.spec
+        key = f"waves/{job.policy_id}/{job.job_id}/{step}.prompts"
+        if spec.data is not None:
+            return await self._blobs.put(key, encode_rows(await self._rows.of_step(spec, spec.data, step)))
         seed = derive_seed(spec.seed, "prompts", step)
         prompts = await self._tasks.draw(spec.task, "train", spec.prompts_per_step, seed)
-        key = f"waves/{job.policy_id}/{job.job_id}/{step}.prompts"
         return await self._blobs.put(key, encode_prompts(prompts))

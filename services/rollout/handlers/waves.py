@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from mint_common.blobs.port import Blobs
+from mint_common.claims import Claim
 from mint_common.errors import MintError, Unavailable
 from mint_common.events import Event, WaveCancelled, WaveCompleted, WaveRequested
 from mint_common.ids import JobId
@@ -22,6 +23,7 @@ from mint_common.runtime.clock import Clock
 from mint_common.runtime.ledger import Ledger
 from mint_common.runtime.retries import Bury
 from services.rollout import metrics
+from services.rollout.core.fault import fault_of
 from services.rollout.core.sampling import (
     GroupRequest,
     cancelled,
@@ -32,9 +34,14 @@ from services.rollout.core.sampling import (
     reference_group,
     scored_group,
 )
-from services.rollout.handlers.commits import Commits
+from services.rollout.core.wave import WaveCounts
+from services.rollout.handlers.commits import Beside, Commits
 from services.rollout.handlers.engine_requests import EngineRequests, all_of
-from services.rollout.ports import Connection, JobStore, Sampler, Tasks
+from services.rollout.handlers.file_rows import FileRows
+from services.rollout.handlers.file_waves import FileWaves
+from services.rollout.handlers.graded_samples import GradedSamples
+from services.rollout.handlers.row_rendering import RowRenderer
+from services.rollout.ports import Connection, Graders, JobStore, RowRendering, Sampler, Tasks
 
 log = logging.getLogger(__name__)
 
@@ -43,10 +50,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaveLimits:
-    """The bound on concurrent engine requests, and how often a running wave records progress."""
+    """The bound on concurrent engine requests, and how often a running wave records progress.
+
+    A wave of which more than ``grader_error_share`` of the samples have no reward fails.
+    """
 
     requests_in_flight: int
     pulse_seconds: float
+    grader_error_share: float
 
 
 class WaveHandlers(Generic[Connection]):
@@ -59,6 +70,9 @@ class WaveHandlers(Generic[Connection]):
         ledger: Ledger[Connection],
         blobs: Blobs,
         tasks: Tasks,
+        rows: FileRows,
+        rendering: RowRendering,
+        graders: Graders,
         sampler: Sampler,
         clock: Clock,
         limits: WaveLimits,
@@ -71,6 +85,14 @@ class WaveHandlers(Generic[Connection]):
         self._clock = clock
         self._pulse_seconds = limits.pulse_seconds
         self._engines = EngineRequests(clock, in_flight=limits.requests_in_flight)
+        self._file_waves = FileWaves(
+            blobs=blobs,
+            rows=rows,
+            renderer=RowRenderer(rendering, self._engines),
+            samples=GradedSamples(sampler, graders, self._engines),
+            sampler=sampler,
+            grader_error_share=limits.grader_error_share,
+        )
         self._commits = Commits(jobs=jobs, ledger=ledger, clock=clock)
         self._draining = asyncio.Event()
 
@@ -83,9 +105,10 @@ class WaveHandlers(Generic[Connection]):
         if await self._ledger.outcome(event.id) is not None:
             return ()
         job = await self._jobs.job(event.job_id)
-        fact = await self._while_job_runs(job.job_id, self._complete(event))
-        if fact is not None:
-            await self._commits.commit(fact, job_id=job.job_id, cause=event.id, prompts=None)
+        done = await self._while_job_runs(job.job_id, self._complete(event))
+        if done is not None:
+            fact, beside = done
+            await self._commits.commit(fact, job_id=job.job_id, cause=event.id, prompts=None, beside=beside)
         return ()
 
     async def on_wave_given_up(self, event: WaveRequested, decision: Bury) -> None:
@@ -94,11 +117,10 @@ class WaveHandlers(Generic[Connection]):
         fact = cancelled(event, reason=decision.reason)
         await self._commits.commit(fact, job_id=event.job_id, cause=event.id, prompts=None)
 
-    async def _complete(self, event: WaveRequested) -> WaveCompleted | WaveCancelled:
+    async def _complete(self, event: WaveRequested) -> tuple[WaveCompleted | WaveCancelled, Beside]:
         started = self._clock.monotonic()
         try:
-            prompts = decode_prompts(await self._blobs.get(event.prompts))
-            record = record_of(event, await self._groups(event, prompts))
+            record, validation, counts = await self._record(event)
             key = f"waves/{event.policy_id}/{event.job_id}/{event.step}.rec"
             claim = await self._blobs.put(key, encode_record(record))
         except MintError as error:
@@ -106,10 +128,20 @@ class WaveHandlers(Generic[Connection]):
                 raise
             log.warning("wave cancelled", extra={"wave_id": event.wave_id, "reason": str(error)})
             metrics.WAVES_CANCELLED.labels(event.spec.algorithm).inc()
-            return cancelled(event, reason=str(error))
-        fact = completed(event, record, claim)
+            return cancelled(event, reason=str(error)), Beside(fault=fault_of(error))
+        fact = completed(event, record, claim, validation=validation)
+        for kind, count in (counts.grader_errors if counts else {}).items():
+            metrics.GRADER_ERRORS.labels(kind).inc(count)
         self._measure(event, record, fact, seconds=self._clock.monotonic() - started)
-        return fact
+        return fact, Beside(counts=counts)
+
+    async def _record(self, event: WaveRequested) -> tuple[WaveRecord, Claim | None, WaveCounts | None]:
+        """Return the record, what its revision is measured on, and what a wave of rows counted."""
+        if event.spec.data is not None:
+            done = await self._file_waves.complete(event, event.spec.data)
+            return done.record, done.validation, done.counts
+        prompts = decode_prompts(await self._blobs.get(event.prompts))
+        return record_of(event, await self._groups(event, prompts)), None, None
 
     def _measure(
         self, event: WaveRequested, record: WaveRecord, fact: WaveCompleted, *, seconds: float

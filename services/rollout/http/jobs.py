@@ -1,22 +1,35 @@
 """Routes about a tenant's jobs. A job of another tenant does not exist."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Annotated
 
 import msgspec
 from fastapi import APIRouter, Query
 
+from mint_common.claims import RevisionRef
 from mint_common.errors import NotFound
 from mint_common.ids import JobId, TenantId
 from services.rollout.core.job import Job
+from services.rollout.core.outcome import is_sampled
 from services.rollout.core.progress import progress_of
+from services.rollout.core.validation import best_score, scores_of
 from services.rollout.core.wave import Wave
 from services.rollout.ports import Connection, JobStore
 
 MAX_LISTED = 1000
 
 
-def job_routes(jobs: JobStore[Connection], *, cancel: Callable[[JobId], Awaitable[None]]) -> APIRouter:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobControl:
+    """What a user does to a job."""
+
+    cancel: Callable[[JobId], Awaitable[None]]
+    pause: Callable[[Job], Awaitable[None]]
+    resume: Callable[[Job], Awaitable[None]]
+
+
+def job_routes(jobs: JobStore[Connection], control: JobControl) -> APIRouter:
     """Return the routes under /internal/tenants/{tenant}/jobs."""
     router = APIRouter(prefix="/internal/tenants/{tenant_id}/jobs")
 
@@ -36,7 +49,17 @@ def job_routes(jobs: JobStore[Connection], *, cancel: Callable[[JobId], Awaitabl
     @router.post("/{job_id}/cancel")
     async def cancel_job(tenant_id: str, job_id: str) -> dict[str, object]:
         job = await _own(jobs, tenant_id, job_id)
-        await cancel(job.job_id)
+        await control.cancel(job.job_id)
+        return await show_job(tenant_id, job_id)
+
+    @router.post("/{job_id}/pause")
+    async def pause_job(tenant_id: str, job_id: str) -> dict[str, object]:
+        await control.pause(await _own(jobs, tenant_id, job_id))
+        return await show_job(tenant_id, job_id)
+
+    @router.post("/{job_id}/resume")
+    async def resume_job(tenant_id: str, job_id: str) -> dict[str, object]:
+        await control.resume(await _own(jobs, tenant_id, job_id))
         return await show_job(tenant_id, job_id)
 
     return router
@@ -50,27 +73,65 @@ async def _own(jobs: JobStore[Connection], tenant_id: str, job_id: str) -> Job:
 
 
 def _view(job: Job, waves: Sequence[Wave]) -> dict[str, object]:
-    progress = progress_of(waves, is_sampled=job.spec.algorithm != "sft")
+    progress = progress_of(waves, is_sampled=is_sampled(job.spec))
     return {
         "job_id": job.job_id,
         "policy_id": job.policy_id,
         "base": job.base,
         "state": job.state.value,
+        "is_pausing": job.is_pausing,
         "reason": job.reason,
+        "fault": msgspec.to_builtins(job.fault),
         "spec": msgspec.to_builtins(job.spec),
         "step": progress.step,
         "total_steps": job.spec.steps,
-        "reward": progress.reward,
-        "best": msgspec.to_builtins(progress.best),
+        "reward": progress.reward if _has_rewards(job) else None,
+        "best": _best(job, waves) if job.plan else msgspec.to_builtins(progress.best),
+        "result": _revision(job.result),
+        "stopped_early": job.stopped_early,
+        "trained_tokens": sum(wave.counts.trained_tokens for wave in waves if wave.revision is not None),
         "created_at": job.created_at,
         "started_at": progress.started_at,
         "finished_at": job.finished_at,
-        "steps": [_step(wave) for wave in waves],
+        "steps": [_step(job, wave) for wave in waves],
     }
 
 
-def _step(wave: Wave) -> dict[str, object]:
+def _best(job: Job, waves: Sequence[Wave]) -> dict[str, object] | None:
+    """Return the revision that is best by the job's plan; None before the first evaluation."""
+    assert job.plan is not None
+    metric = job.plan.metric
+    best = best_score(metric, scores_of(metric, waves))
+    if best is None:
+        return None
+    return {
+        "digest": best.revision.digest,
+        "number": best.revision.number,
+        "step": best.step,
+        "metric": metric,
+        "value": best.value,
+    }
+
+
+def _has_rewards(job: Job) -> bool:
+    """Return whether its waves have rewards of a task or a grader."""
+    return job.spec.data is None or is_sampled(job.spec)
+
+
+def _revision(found: RevisionRef | None) -> dict[str, object] | None:
+    return None if found is None else {"digest": found.digest, "number": found.number}
+
+
+def _step(job: Job, wave: Wave) -> dict[str, object]:
     """Return one step; the trainer's metrics stand beside our own fields, which win over equal names."""
+    data = job.spec.data
+    of_file: dict[str, object] = {}
+    if data is not None:
+        of_file = {
+            "epoch": data.epochs * wave.step / job.spec.steps,
+            "dropped_rows": wave.counts.dropped_rows,
+            "grader_errors": wave.counts.grader_errors,
+        }
     return {
         **wave.metrics,
         "step": wave.step,
@@ -78,9 +139,10 @@ def _step(wave: Wave) -> dict[str, object]:
         "state": wave.state.value,
         "sampled": wave.sampled,
         "sampled_number": wave.sampled_number,
-        "reward_mean": wave.reward_mean,
+        "reward_mean": wave.reward_mean if _has_rewards(job) else None,
         "revision": msgspec.to_builtins(wave.revision),
         "requested_at": wave.requested_at,
         "completed_at": wave.completed_at,
         "published_at": wave.published_at,
+        **of_file,
     }

@@ -1,9 +1,9 @@
-"""Rollout's neighbours for tests: loader and registry over HTTP, gateway, trainer and registry on the bus."""
+"""Rollout's neighbours: loader, registry and the trainer's renderer over HTTP, the others on the bus."""
 
 import asyncio
 import struct
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Self
@@ -26,14 +26,17 @@ from mint_common.runtime.dispatch import Dispatcher
 from mint_common.runtime.edge import create_http
 from mint_common.testing.factories import BASE, ENGINE_INFO, LORA, TENANT
 from mint_common.testing.ledger_memory import MemoryLedger, MemoryRelay
+from services.standalone.adapters.bases import tiny_folder
 from services.standalone.adapters.launch import free_port
+from services.trainer.adapters.rendering.rendering import BaseRendering
+from services.trainer.http.rendering import add_routes
 from tests.unit.rollout.world import EOS, published, tokens_of
 
 TOKEN = "internal"  # the tests' own secret
 
 
 class Neighbours:
-    """The loader and the registry on one port, in a thread.
+    """The loader, the registry and the trainer's renderer on one port, in a thread.
 
     It answers ``f abc=`` by the word, every second time. The next ``refusals`` requests are refused, the next
     ``aborts`` are cut off, and while ``held`` is set no completion ends: ``open`` counts those that go on.
@@ -48,6 +51,7 @@ class Neighbours:
         self.aborts = 0
         self.held = threading.Event()
         self.open = 0
+        self._rendering = BaseRendering(tiny_folder(), max_context=64)
         self._server = uvicorn.Server(
             uvicorn.Config(self._http(), host="127.0.0.1", port=port, log_level="warning")
         )
@@ -60,6 +64,7 @@ class Neighbours:
     def __exit__(self, *_: object) -> None:
         self._server.should_exit = True
         self._thread.join(10)
+        self._rendering.close()
 
     def _http(self) -> FastAPI:
         http = create_http(title="neighbours", service="loader", internal_token=TOKEN, ready=lambda: True)
@@ -82,6 +87,12 @@ class Neighbours:
             caller = read_caller(request.headers[CALLER_HEADER])
             self.scores.append((policy_id, caller.name, await request.json()))
             return {}
+
+        add_routes(http, self._rendering)
+
+        @http.get("/internal/base")
+        async def base() -> Response:
+            return Response(msgspec.msgpack.encode({"base": BASE}), media_type=MSGPACK)
 
         @http.get("/internal/engine")
         async def engine() -> object:
@@ -142,12 +153,16 @@ def _sequence(asked: SampleRequest, text: str) -> SampledSequence:
 
 
 class Trainer:
-    """Gateway, trainer and registry on the bus: submits jobs, publishes one revision for each wave."""
+    """Gateway, trainer and registry on the bus: submits jobs, publishes one revision for each wave.
+
+    ``loss_of`` is the validation loss after a step.
+    """
 
     def __init__(self) -> None:
         self.waves: list[WaveCompleted] = []
         self.ends: list[JobFinished] = []
         self.ledger = MemoryLedger()
+        self.loss_of: Callable[[int], float] = lambda step: 1.0 / step
 
     async def submit(self, event: JobSubmitted) -> None:
         """Submit a job."""
@@ -157,7 +172,10 @@ class Trainer:
     async def on_wave_completed(self, event: WaveCompleted) -> Sequence[Event]:
         """Train on a wave."""
         async with self.ledger.transaction(event.id) as transaction:
-            await transaction.emit(published(event.step, job_id=event.job_id))
+            led_to = published(event.step, job_id=event.job_id)
+            if event.validation is not None:
+                led_to = replace(led_to, metrics={"valid_loss": self.loss_of(event.step)})
+            await transaction.emit(led_to)
         self.waves.append(event)
         return ()
 

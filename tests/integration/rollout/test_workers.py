@@ -23,7 +23,7 @@ from services.rollout.adapters.tasks.catalog import InstalledTasks, installed_fa
 from services.rollout.adapters.workers import tasks as worker_tasks
 from services.rollout.adapters.workers.pool import WorkerLimits
 from services.rollout.adapters.workers.tasks import BoundedTasks, WorkerTasks, open_tasks
-from services.rollout.http.jobs import job_routes
+from services.rollout.http.jobs import JobControl, job_routes
 from services.rollout.http.tasks import task_routes
 from tests.processes import until_ended
 from tests.unit.rollout.world import ScriptedEngine
@@ -203,7 +203,7 @@ async def some_tasks() -> AsyncIterator[WorkerTasks]:
 
 @pytest.fixture
 async def client(some_tasks: WorkerTasks, shared_database: str) -> AsyncIterator[httpx.AsyncClient]:
-    async def cancel(_: object) -> None:
+    async def nothing(_: object) -> None:
         raise AssertionError
 
     http = create_http(title="rollout", service="rollout", internal_token=None, ready=lambda: True)
@@ -213,7 +213,9 @@ async def client(some_tasks: WorkerTasks, shared_database: str) -> AsyncIterator
         empty_schema(shared_database, "rollout") as pool,
         httpx.AsyncClient(transport=transport, base_url="http://rollout") as client,
     ):
-        http.include_router(job_routes(PostgresJobs(pool), cancel=cancel))
+        http.include_router(
+            job_routes(PostgresJobs(pool), JobControl(cancel=nothing, pause=nothing, resume=nothing))
+        )
         yield client
 
 

@@ -7,6 +7,7 @@ from mint_common.errors import NotFound
 from mint_common.ids import JobId, PolicyId, TenantId, WaveId
 from mint_common.testing.ledger_memory import MemoryConnection
 from services.rollout.core.job import Job, JobState
+from services.rollout.core.job_control import has_begun
 from services.rollout.core.wave import Wave
 
 
@@ -54,6 +55,8 @@ class MemoryJobs:
         """Return the first waiting job of a policy."""
         own = [job for job in self._jobs.values() if job.policy_id == policy_id]
         if any(job.state is JobState.RUNNING for job in own):
+            return None
+        if any(job.state is JobState.PAUSED and has_begun(job) for job in own):
             return None
         waiting = [job for job in own if job.state is JobState.SUBMITTED]
         return min(waiting, key=lambda job: (job.created_at, job.job_id), default=None)

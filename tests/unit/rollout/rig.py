@@ -1,9 +1,13 @@
 """The rollout service in memory, with a clock that tests turn."""
 
 import asyncio
+import atexit
+import secrets
+import tempfile
 from collections import Counter
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar
 
 from mint_common.events import Event, JobSubmitted, WaveRequested
@@ -12,16 +16,36 @@ from mint_common.runtime.clock import ManualClock
 from mint_common.testing.blobs_memory import MemoryBlobs
 from mint_common.testing.factories import JOB
 from mint_common.testing.ledger_memory import MemoryConnection, MemoryLedger
+from services.rollout.adapters.local_rows import LocalRows
 from services.rollout.handlers.commits import Commits
+from services.rollout.handlers.file_rows import FileRows
 from services.rollout.handlers.jobs import JobHandlers
 from services.rollout.handlers.watchdog import Watchdog
 from services.rollout.handlers.waves import WaveHandlers, WaveLimits
+from services.rollout.ports import RowRendering
 from tests.unit.rollout.memory_jobs import MemoryJobs
-from tests.unit.rollout.world import LocalTasks, Policies, ScriptedEngine, counted
+from tests.unit.rollout.world import (
+    LocalTasks,
+    NoRendering,
+    Policies,
+    ScoreBoard,
+    ScriptedEngine,
+    counted,
+    graders,
+)
 
 T = TypeVar("T")
 
 STALL_SECONDS = 20.0
+_FOLDERS = tempfile.TemporaryDirectory()
+atexit.register(_FOLDERS.cleanup)
+
+
+def _folder() -> Path:
+    """Return an empty folder."""
+    path = Path(_FOLDERS.name, secrets.token_hex(8))
+    path.mkdir()
+    return path
 
 
 @dataclass
@@ -33,17 +57,23 @@ class Rig:
     clock: ManualClock = field(default_factory=lambda: ManualClock(1000.0))
     blobs: MemoryBlobs = field(default_factory=MemoryBlobs)
     tasks: LocalTasks = field(default_factory=LocalTasks)
+    scores: ScoreBoard = field(default_factory=ScoreBoard)
+    rendering: RowRendering = field(default_factory=NoRendering)
+    jobs: MemoryJobs = field(default_factory=MemoryJobs)
+    ledger: MemoryLedger = field(init=False)
 
     def __post_init__(self) -> None:
         self._before = counted()
-        self.jobs = MemoryJobs()
         self.ledger = MemoryLedger(self.clock)
+        rows = FileRows(LocalRows(self.blobs, _folder(), limit_bytes=1 << 20))
         self.of_jobs: JobHandlers[MemoryConnection] = JobHandlers(
             jobs=self.jobs,
             ledger=self.ledger,
             blobs=self.blobs,
             tasks=self.tasks,
+            rows=rows,
             policies=self.policies,
+            scores=self.scores,
             clock=self.clock,
         )
         self.of_waves: WaveHandlers[MemoryConnection] = WaveHandlers(
@@ -51,9 +81,12 @@ class Rig:
             ledger=self.ledger,
             blobs=self.blobs,
             tasks=self.tasks,
+            rows=rows,
+            rendering=self.rendering,
+            graders=graders(),
             sampler=self.engine,
             clock=self.clock,
-            limits=WaveLimits(requests_in_flight=2, pulse_seconds=STALL_SECONDS / 4),
+            limits=WaveLimits(requests_in_flight=2, pulse_seconds=STALL_SECONDS / 4, grader_error_share=0.5),
         )
         self.watchdog = Watchdog(
             jobs=self.jobs,

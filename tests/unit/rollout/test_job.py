@@ -13,11 +13,11 @@ from services.rollout.core.job import (
     JobState,
     advance,
     begin,
-    cancel,
     next_step,
     open_job,
     wave_id_of,
 )
+from services.rollout.core.job_control import cancel
 from tests.unit.rollout.world import published, rejected, revision_of, submitted, training_failed
 
 STEPS = 3

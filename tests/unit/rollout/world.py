@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from mint_common.claims import RevisionRef
+from mint_common.datasets import Rendering, RenderRequest
 from mint_common.errors import MintError
 from mint_common.events import (
     JobSubmitted,
@@ -14,10 +15,13 @@ from mint_common.events import (
 )
 from mint_common.ids import BaseName, Digest, JobId, PolicyId, TenantId, WaveId, sha256_digest
 from mint_common.records import Prompt
+from mint_common.runtime.graders.judge import JudgeAnswer, Question
+from mint_common.runtime.graders.runner import GraderRunner
 from mint_common.testing.factories import BASE, JOB, LORA, POLICY, SPEC, TENANT, make_claim
 from services.rollout import metrics
 from services.rollout.adapters.tasks.catalog import InstalledTasks, installed_families
-from services.rollout.core.job import wave_id_of
+from services.rollout.core.evaluation import EvaluationRun
+from services.rollout.core.job import Job, wave_id_of
 from services.rollout.core.sampling import Completion, GroupRequest, SampledGroup
 from services.rollout.core.task import Split, TaskInfo
 from services.rollout.core.wave import Wave, WaveState
@@ -137,7 +141,7 @@ class ScriptedEngine:
         texts = [self.answer(request.prompt, request.seed + index) for index in range(request.n)]
         return SampledGroup(
             revision=self.answers_as(request.revision.digest if request.revision else None),
-            prompt_tokens=tokens_of(request.prompt),
+            prompt_tokens=request.prompt_tokens or tokens_of(request.prompt),
             completions=tuple(
                 Completion(text=text, tokens=(*tokens_of(text), EOS), logprobs=(-0.5,) * (len(text) + 1))
                 for text in texts
@@ -151,6 +155,35 @@ class ScriptedEngine:
     async def stop_token(self, base: BaseName) -> int:
         """Return the end token."""
         return EOS
+
+    async def max_context(self, base: BaseName) -> int:
+        """Return the longest sequence."""
+        return 64
+
+
+class NoRendering:
+    """The trainers of a stack whose jobs have tasks only."""
+
+    async def render(self, base: BaseName, request: RenderRequest) -> Rendering:
+        """Refuse."""
+        raise AssertionError(request)
+
+
+class NoJudge:
+    """No model to ask."""
+
+    async def check(self, model: str, *, tenant_id: TenantId, field: str) -> None:
+        """Refuse."""
+        raise AssertionError(model)
+
+    async def ask(self, question: Question, *, tenant_id: TenantId) -> JudgeAnswer:
+        """Refuse."""
+        raise AssertionError(question)
+
+
+def graders() -> GraderRunner:
+    """Return graders that compare texts."""
+    return GraderRunner(judge=NoJudge(), sandbox=None, workers=1)
 
 
 class LocalTasks:
@@ -190,6 +223,26 @@ class Policies:
         if self.trouble is not None:
             raise self.trouble
         return self.newest
+
+
+@dataclass
+class ScoreBoard:
+    """Scores of jobs' revisions, by step; troubles are raised one a call."""
+
+    recorded: list[tuple[int, dict[str, float], int]] = field(default_factory=list)
+    troubles: list[MintError] = field(default_factory=list)
+
+    async def record(self, run: EvaluationRun) -> None:
+        """Refuse: no runs here."""
+        raise AssertionError(run)
+
+    async def record_metrics(
+        self, job: Job, revision: RevisionRef, metrics: Mapping[str, float], *, n: int
+    ) -> None:
+        """Record scores."""
+        if self.troubles:
+            raise self.troubles.pop(0)
+        self.recorded.append((revision.number, dict(metrics), n))
 
 
 def counted() -> Counter[str]:

@@ -1,0 +1,171 @@
+"""Rows of stored files, read from local copies, each with an index of its lines.
+
+Invariants: jobs on the same content share a copy; memory is bounded by a page of an index, the keys of a file
+and the rows that are asked for; no copy is removed while it is read. A copy that nobody has read for a while
+is removed when another one is used, and so are the longest unused ones when all take more than
+``limit_bytes``.
+"""
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from mint_common.blobs.port import Blobs
+from mint_common.claims import Claim
+from mint_common.datasets import RowDigests, RowLine, decode_line
+from mint_common.errors import Unavailable, plain_problem
+from services.rollout.core.row_order import RowKeys, RowNumbers
+
+T = TypeVar("T")
+
+IDLE_SECONDS = 1800.0
+"""How long a copy that nobody reads stays."""
+_ENTRY = np.dtype([("offset", "<u8"), ("size", "<u4"), ("line", "<u4")])
+_PAGE_ROWS = 1 << 12
+_BOM = b"\xef\xbb\xbf"
+
+
+class LocalRows:
+    """See `services.rollout.ports.RowFiles`."""
+
+    def __init__(self, blobs: Blobs, folder: Path, *, limit_bytes: int) -> None:
+        self._blobs = blobs
+        self._folder = folder
+        self._limit_bytes = limit_bytes
+        self._copies: dict[str, _Copy] = {}
+
+    async def count(self, content: Claim) -> int:
+        """Return how many rows there are."""
+        async with self._opened(content) as copy:
+            return copy.rows
+
+    async def keys(self, content: Claim) -> RowKeys:
+        """Return a key for each row."""
+        async with self._opened(content) as copy, copy.lock:
+            return await _in_thread(copy.keys)
+
+    async def lines(self, content: Claim, rows: RowNumbers) -> list[RowLine]:
+        """Return some rows."""
+        async with self._opened(content) as copy:
+            return await _in_thread(lambda: copy.lines(rows))
+
+    @asynccontextmanager
+    async def _opened(self, content: Claim) -> AsyncIterator["_Copy"]:
+        """Keep a copy from removal, made if there is none."""
+        # A name of its own: the copy before it may be being removed.
+        path = self._folder / secrets.token_hex(16)
+        copy = self._copies.setdefault(content.sha256, _Copy(path, content.size_bytes))
+        copy.readers += 1
+        try:
+            await self._remove_unused()
+            async with copy.lock:
+                if not copy.is_ready:
+                    await self._blobs.fetch(content, copy.path)
+                    await _in_thread(copy.write_index)
+            yield copy
+        finally:
+            copy.readers -= 1
+            copy.used_at = time.monotonic()
+
+    async def _remove_unused(self) -> None:
+        idle = [sha256 for sha256, copy in self._copies.items() if not copy.readers]
+        total = sum(copy.size_bytes for copy in self._copies.values())
+        now = time.monotonic()
+        for sha256 in sorted(idle, key=lambda each: self._copies[each].used_at):
+            copy = self._copies[sha256]
+            if total > self._limit_bytes or now - copy.used_at > IDLE_SECONDS:
+                del self._copies[sha256]
+                total -= copy.size_bytes
+                await _in_thread(copy.remove)
+
+
+class _Copy:
+    """One file of rows with its index."""
+
+    def __init__(self, path: Path, size_bytes: int) -> None:
+        self.path = path
+        self.size_bytes = size_bytes
+        self.lock = asyncio.Lock()
+        self.readers = 0
+        self.used_at = time.monotonic()
+        self.is_ready = False
+        self.rows = 0
+
+    def write_index(self) -> None:
+        """Write where each row is."""
+        with _replacing(self._index) as made:
+            with self.path.open("rb") as file, made.open("wb") as index:
+                entries = _entries(file)
+                while page := list(islice(entries, _PAGE_ROWS)):
+                    np.array(page, _ENTRY).tofile(index)
+            self.rows = made.stat().st_size // _ENTRY.itemsize
+        self.is_ready = True
+
+    def keys(self) -> RowKeys:
+        """Return the keys, which are computed once."""
+        if not self._keys.exists():
+            digests = RowDigests()
+            for row in self._read(range(self.rows)):
+                digests.add(row.line, decode_line(row.data))
+            with _replacing(self._keys) as made:
+                np.save(made, digests.keys()[:, 0])
+        found: RowKeys = np.load(self._keys)
+        return found
+
+    def lines(self, rows: RowNumbers) -> list[RowLine]:
+        """Return some rows."""
+        return list(self._read(rows))
+
+    def remove(self) -> None:
+        """Remove all of it."""
+        for path in (self.path, self._index, self._keys):
+            path.unlink(missing_ok=True)
+
+    @property
+    def _index(self) -> Path:
+        return self.path.with_suffix(".index")
+
+    @property
+    def _keys(self) -> Path:
+        return self.path.with_suffix(".npy")
+
+    def _read(self, rows: RowNumbers | range) -> Iterator[RowLine]:
+        index = np.memmap(self._index, _ENTRY, "r")
+        with self.path.open("rb") as file:
+            for row in rows:
+                offset, size, line = index[row].item()
+                file.seek(offset)
+                yield RowLine(line=line, data=file.read(size))
+
+
+async def _in_thread(work: Callable[[], T]) -> T:
+    try:
+        return await asyncio.to_thread(work)
+    except OSError as error:
+        raise Unavailable(what="the folder for rows", problem=plain_problem(error)) from error
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Yield where to make a file that then takes its place whole: a cancelled caller's thread goes on."""
+    made = path.with_suffix(f".{secrets.token_hex(8)}{path.suffix}")
+    yield made
+    made.replace(path)
+
+
+def _entries(file: Iterator[bytes]) -> Iterator[tuple[int, int, int]]:
+    """Yield where each row begins, how many bytes it has, and its line; blank lines are none."""
+    offset = 0
+    for line, data in enumerate(file, start=1):
+        begin = len(_BOM) if line == 1 and data.startswith(_BOM) else 0
+        row = data[begin:].removesuffix(b"\n").removesuffix(b"\r")
+        if row.strip():
+            yield offset + begin, len(row), line
+        offset += len(data)

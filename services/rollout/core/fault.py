@@ -1,0 +1,54 @@
+"""What is wrong with a job's data: it fails the job, which tells the file, the code and the line."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from mint_common.errors import BlobCorrupt, BlobMissing, MintError
+
+FileParam = Literal["training_file", "validation_file"]
+"""The field of a job that names a file."""
+
+
+class DataRefused(MintError):
+    """{where}: {problem}"""
+
+    code = "data_refused"
+    http_status = 422
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobFault:
+    """A fault of a job's data: a stable code, a message, the field that is wrong, and a line of its file.
+
+    ``line`` counts from 1; None when it is none of a single line.
+    """
+
+    code: str
+    message: str
+    param: str
+    line: int | None
+
+
+def row_refused(*, file: str, param: FileParam, line: int, code: str, problem: str) -> DataRefused:
+    """Return the error of a row that cannot be trained on."""
+    return DataRefused(where=f"Line {line} of {file}", problem=problem, reason=code, param=param, line=line)
+
+
+def file_refused(*, file: str, param: FileParam, code: str, problem: str) -> DataRefused:
+    """Return the error of a file as a whole."""
+    return DataRefused(where=file, problem=problem, reason=code, param=param)
+
+
+def fault_of(error: MintError) -> JobFault | None:
+    """Return the fault that an error tells of, None when it is none of the data."""
+    if isinstance(error, DataRefused):
+        line = error.fields.get("line")
+        return JobFault(
+            code=str(error.reason),
+            message=str(error),
+            param=str(error.param),
+            line=None if line is None else int(line),
+        )
+    if isinstance(error, BlobMissing | BlobCorrupt):
+        return JobFault(code=error.code, message=str(error), param="training_file", line=None)
+    return None

@@ -1,0 +1,96 @@
+"""What a user does to a job: cancel, pause, resume; and how one is given up."""
+
+from dataclasses import replace
+from typing import Literal
+
+from mint_common.claims import Claim
+from mint_common.errors import InvalidField
+from mint_common.events import WaveCancelled
+from services.rollout.core.fault import JobFault
+from services.rollout.core.job import Advance, Job, JobState, finish, request_wave
+
+
+def cancel(job: Job, *, reason: str, now: float) -> Advance:
+    """Cancel the job and its open wave; a finished job does not change."""
+    return _stop(job, "cancelled", reason, now=now)
+
+
+def give_up(job: Job, *, reason: str, fault: JobFault | None = None, now: float) -> Advance:
+    """Fail the job and its open wave, because the event that it waits for cannot be handled.
+
+    ``fault`` says what is wrong with its data, if that is why.
+    """
+    return _stop(job, "failed", reason, fault=fault, now=now)
+
+
+def pause(job: Job, *, now: float) -> Advance:
+    """Stop the job after its open wave; one that waits does not begin. Raises InvalidField after its end."""
+    _check_open(job)
+    if job.state is JobState.PAUSED or job.is_pausing:
+        return Advance(job=job)
+    controlled = replace(job, controls=job.controls + 1)
+    if job.state is JobState.SUBMITTED:
+        return Advance(job=replace(controlled, state=JobState.PAUSED, progress_at=now))
+    return Advance(job=replace(controlled, is_pausing=True))
+
+
+def resume(job: Job, prompts: Claim | None, *, cause: str, now: float) -> Advance:
+    """Let the job go on; one that has not begun waits for its turn again. Raises InvalidField after its end.
+
+    ``prompts`` are those of `resumed_step`.
+    """
+    _check_open(job)
+    if job.state is not JobState.PAUSED and not job.is_pausing:
+        return Advance(job=job)
+    controlled = replace(job, is_pausing=False, controls=job.controls + 1)
+    if job.state is JobState.RUNNING:
+        return Advance(job=controlled)
+    if not has_begun(job):
+        return Advance(job=replace(controlled, state=JobState.SUBMITTED, progress_at=now))
+    return request_wave(replace(controlled, state=JobState.RUNNING), prompts, cause=cause, now=now)
+
+
+def resumed_step(job: Job) -> int | None:
+    """Return the step whose wave `resume` may request, so that its prompts can be drawn before."""
+    if job.state is JobState.PAUSED and has_begun(job):
+        return job.step
+    return job.step + 1 if job.is_pausing and job.step < job.spec.steps else None
+
+
+def has_begun(job: Job) -> bool:
+    """Return whether a paused job has taken steps: one that is paused while it waits has not."""
+    return job.steps_done > 0
+
+
+def is_over(job: Job) -> bool:
+    """Return whether a job has ended."""
+    return job.state in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
+
+
+def _check_open(job: Job) -> None:
+    if is_over(job):
+        raise InvalidField(field="job", problem=f"it has ended ({job.state.value})")
+
+
+def _stop(
+    job: Job,
+    outcome: Literal["failed", "cancelled"],
+    reason: str,
+    *,
+    fault: JobFault | None = None,
+    now: float,
+) -> Advance:
+    if is_over(job):
+        return Advance(job=job)
+    stopped = finish(replace(job, fault=fault), outcome, reason, now=now)
+    if job.state is not JobState.RUNNING:
+        return stopped
+    wave = WaveCancelled(
+        tenant_id=job.tenant_id,
+        base=job.base,
+        wave_id=job.wave_id,
+        job_id=job.job_id,
+        policy_id=job.policy_id,
+        reason=reason,
+    )
+    return replace(stopped, events=(wave, *stopped.events))

@@ -1,0 +1,66 @@
+"""How a job's revisions compare on its validation rows: which is best, and when it is no use to go on."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from math import isfinite
+
+from mint_common.claims import RevisionRef
+from mint_common.events import EarlyStopping, EvaluationMetric, EvaluationPlan
+from services.rollout.core.wave import Wave
+
+SIGNS: Mapping[EvaluationMetric, float] = {
+    "valid_loss": -1.0,
+    "valid_mean_token_accuracy": 1.0,
+    "valid_reward_mean": 1.0,
+}
+"""1 for a metric of which more is better, -1 for one of which less is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """The value of the plan's metric at a revision, which ``step`` led to."""
+
+    revision: RevisionRef
+    step: int
+    value: float
+
+
+def is_evaluated(plan: EvaluationPlan | None, *, step: int, steps: int) -> bool:
+    """Return whether the revision of a step is measured: after every ``every`` steps and the last one."""
+    return plan is not None and (step % plan.every == 0 or step == steps)
+
+
+def measured(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return what a revision was measured by on the validation rows; a value that is not finite is none."""
+    return {name: value for name, value in metrics.items() if name.startswith("valid_") and isfinite(value)}
+
+
+def scores_of(metric: EvaluationMetric, waves: Sequence[Wave]) -> list[Score]:
+    """Return what the waves' revisions scored, by step; a value that is not finite is none."""
+    return [
+        Score(revision=wave.revision, step=wave.step, value=wave.metrics[metric])
+        for wave in waves
+        if wave.revision is not None and isfinite(wave.metrics.get(metric, float("nan")))
+    ]
+
+
+def best_score(metric: EvaluationMetric, scores: Sequence[Score]) -> Score | None:
+    """Return the best score, the earliest of equals; None without any."""
+    return max(scores, key=lambda score: SIGNS[metric] * score.value, default=None)
+
+
+def stops_early(stopping: EarlyStopping, metric: EvaluationMetric, scores: Sequence[Score]) -> bool:
+    """Return whether the last ``patience`` scores in a row were not better than the best before them.
+
+    Better is better by more than ``min_delta``. The first ``warmup`` scores are not looked at.
+    """
+    best, in_vain = -float("inf"), 0
+    for value in _counted(stopping, metric, scores):
+        is_better = value > best + stopping.min_delta
+        best, in_vain = (value, 0) if is_better else (best, in_vain + 1)
+    return in_vain >= stopping.patience
+
+
+def _counted(stopping: EarlyStopping, metric: EvaluationMetric, scores: Sequence[Score]) -> Iterator[float]:
+    return (SIGNS[metric] * score.value for score in islice(scores, stopping.warmup, None))

@@ -1,0 +1,178 @@
+"""Waves of jobs on files: rows rendered as records, sampled and graded where their algorithm asks for it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from mint_common.blobs.port import Blobs
+from mint_common.claims import Claim
+from mint_common.datasets import RenderedRow, RowLine, RowProblem
+from mint_common.events import EvaluationPlan, JobData, WaveRequested
+from mint_common.ids import JobId
+from mint_common.records import Group, WaveRecord, decode_rows, encode_record
+from services.rollout.core.fault import file_refused
+from services.rollout.core.grading import check_budget, error_counts
+from services.rollout.core.job import wave_id_of
+from services.rollout.core.row_groups import METHODS, groups_of, prompt_of, trained_tokens
+from services.rollout.core.sampling import plan_samples, record_of
+from services.rollout.core.validation import is_evaluated
+from services.rollout.core.wave import WaveCounts
+from services.rollout.handlers.file_rows import FileRows
+from services.rollout.handlers.graded_samples import GradedSamples
+from services.rollout.handlers.row_rendering import Rendered, RowRenderer, RowSource
+from services.rollout.ports import Sampler
+
+_MOST_KNOWN = 256
+_MOST_TRIES = 8
+"""How many steps' worth of rows may be dropped before one is refused."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileWave:
+    """The record of a wave, what its revision is measured on, and what it counted."""
+
+    record: WaveRecord
+    validation: Claim | None
+    counts: WaveCounts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Validation:
+    claim: Claim
+    rows: int
+
+
+class FileWaves:
+    """Makes records of rows. Raises DataRefused for data that cannot be trained on."""
+
+    def __init__(
+        self,
+        *,
+        blobs: Blobs,
+        rows: FileRows,
+        renderer: RowRenderer,
+        samples: GradedSamples,
+        sampler: Sampler,
+        grader_error_share: float,
+    ) -> None:
+        self._blobs = blobs
+        self._rows = rows
+        self._renderer = renderer
+        self._samples = samples
+        self._sampler = sampler
+        self._grader_error_share = grader_error_share
+        self._validations: dict[JobId, _Validation] = {}
+
+    async def complete(self, event: WaveRequested, data: JobData) -> FileWave:
+        """Return what a wave's rows are trained on."""
+        rows = decode_rows(await self._blobs.get(event.prompts))
+        if event.spec.algorithm == "grpo":
+            return await self._sample(event, data, rows)
+        rendered, _ = await self._render_step(event, data, rows)
+        groups = _groups(rendered.rows, event.spec.algorithm, _training(data))
+        validation = await self._validation(event, data)
+        counts = WaveCounts(
+            dropped_rows=rendered.dropped,
+            trained_tokens=trained_tokens(groups),
+            validation_rows=validation.rows if validation else 0,
+        )
+        return FileWave(
+            record=record_of(event, groups),
+            validation=validation.claim if validation else None,
+            counts=counts,
+        )
+
+    async def _render_step(
+        self,
+        event: WaveRequested,
+        data: JobData,
+        rows: Sequence[RowLine],
+        max_tokens: int | None = None,
+    ) -> tuple[Rendered, Sequence[RowLine]]:
+        """Return a step's rows as tokens; if all are dropped, others, drawn as of a step behind the last."""
+        source, dropped = _training(data), 0
+        for further in range(_MOST_TRIES):
+            if further:
+                rows = await self._rows.of_step(event.spec, data, event.step + further * event.spec.steps)
+            rendered = await self._render(event, data, rows, source, max_tokens)
+            dropped += rendered.dropped
+            if rendered.rows:
+                return replace(rendered, dropped=dropped), rows
+        problem = f"{dropped} rows one after another are longer than the base's context"
+        raise file_refused(file=source.file, param=source.param, code="too_long", problem=problem)
+
+    async def _render(
+        self,
+        event: WaveRequested,
+        data: JobData,
+        rows: Sequence[RowLine],
+        source: RowSource,
+        max_tokens: int | None = None,
+    ) -> Rendered:
+        return await self._renderer.render(
+            event.base,
+            rows,
+            source,
+            method=METHODS[event.spec.algorithm],
+            on_long=data.on_long,
+            max_tokens=max_tokens,
+        )
+
+    async def _sample(self, event: WaveRequested, data: JobData, rows: Sequence[RowLine]) -> FileWave:
+        context = await self._sampler.max_context(event.base)
+        longest = max(1, context - event.spec.max_new_tokens)
+        rendered, rows = await self._render_step(event, data, rows, longest)
+        lines = {row.line: row.data for row in rows}
+        requests = plan_samples(event, [prompt_of(row) for row in rendered.rows])
+        graded = await self._samples.of(data, requests, [lines[row.line] for row in rendered.rows])
+        check_budget(graded, most_share=self._grader_error_share)
+        groups = [one.group for one in graded if one.group is not None]
+        counts = WaveCounts(
+            dropped_rows=rendered.dropped,
+            trained_tokens=trained_tokens(groups),
+            grader_errors=error_counts([fault for one in graded for fault in one.faults]),
+        )
+        return FileWave(record=record_of(event, groups), validation=None, counts=counts)
+
+    async def _validation(self, event: WaveRequested, data: JobData) -> _Validation | None:
+        """Return what the revision of the wave's step is measured on: the same bytes at each such step."""
+        plan = data.evaluation
+        if plan is None or not is_evaluated(plan, step=event.step, steps=event.spec.steps):
+            return None
+        known = self._validations.get(event.job_id)
+        if known is None:
+            known = await self._store_validation(event, data, plan)
+            if len(self._validations) >= _MOST_KNOWN:
+                del self._validations[next(iter(self._validations))]
+            self._validations[event.job_id] = known
+        return known
+
+    async def _store_validation(
+        self, event: WaveRequested, data: JobData, plan: EvaluationPlan
+    ) -> _Validation:
+        rows = await self._rows.for_validation(event.spec, data, plan)
+        source = _training(data)
+        if plan.file is not None:
+            source = RowSource(file=plan.file.filename, param="validation_file")
+        rendered = await self._render(event, data, rows, source)
+        if not rendered.rows:
+            problem = "all rows that revisions are measured on are longer than the base's context"
+            raise file_refused(file=source.file, param=source.param, code="too_long", problem=problem)
+        groups = _groups(rendered.rows, event.spec.algorithm, source)
+        # Of no wave and no revision: the same bytes whichever step they were rendered for.
+        record = WaveRecord(wave_id=wave_id_of(event.job_id, 0), revision=None, groups=tuple(groups))
+        key = f"waves/{event.policy_id}/{event.job_id}/validation.rec"
+        return _Validation(claim=await self._blobs.put(key, encode_record(record)), rows=len(rendered.rows))
+
+
+def _training(data: JobData) -> RowSource:
+    return RowSource(file=data.training.filename, param="training_file")
+
+
+def _groups(rows: Sequence[RenderedRow], algorithm: str, source: RowSource) -> list[Group]:
+    groups: list[Group] = []
+    for row in rows:
+        try:
+            groups += groups_of(row, algorithm)
+        except RowProblem as problem:
+            raise source.refused(row.line, problem.code, problem.message) from problem
+    return groups

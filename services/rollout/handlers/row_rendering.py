@@ -1,0 +1,90 @@
+"""Rows as token ids, asked of the base's trainer in requests of bounded size."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from mint_common.datasets import Method, OnLong, RenderedRow, Rendering, RenderRequest, RowLine
+from mint_common.ids import BaseName
+from services.rollout.core.fault import DataRefused, FileParam, row_refused
+from services.rollout.handlers.engine_requests import EngineRequests
+from services.rollout.ports import RowRendering
+
+REQUEST_BYTES = 4 << 20
+REQUEST_ROWS = 128
+"""Of one request; a row alone may be larger."""
+TRIES = 5
+"""How often a trainer may run out of time without having rendered a row."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowSource:
+    """Where rows come from: the name of their file, and the field of the job that has it."""
+
+    file: str
+    param: FileParam
+
+    def refused(self, line: int, code: str, problem: str) -> DataRefused:
+        """Return the error of a row that cannot be trained on."""
+        return row_refused(file=self.file, param=self.param, line=line, code=code, problem=problem)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rendered:
+    """Rows in the order in which they were asked for; ``dropped`` counts those that were too long."""
+
+    rows: list[RenderedRow]
+    dropped: int
+
+
+class RowRenderer:
+    """Renders rows; trainers that are away or full are asked again."""
+
+    def __init__(self, rendering: RowRendering, requests: EngineRequests) -> None:
+        self._rendering = rendering
+        self._requests = requests
+
+    async def render(
+        self,
+        base: BaseName,
+        rows: Sequence[RowLine],
+        source: RowSource,
+        *,
+        method: Method,
+        on_long: OnLong,
+        max_tokens: int | None = None,
+    ) -> Rendered:
+        """Return the rows as tokens. Raises DataRefused for the first row that cannot be rendered."""
+        found: list[RenderedRow] = []
+        dropped = 0
+        for part in _parts(rows):
+            rest, tries = part, 0
+            while rest:
+                request = RenderRequest(rows=rest, method=method, on_long=on_long, max_tokens=max_tokens)
+                rendering = await self._ask(base, request)
+                for problem in rendering.problems:
+                    raise source.refused(problem.line, problem.code, problem.message)
+                found += rendering.rows
+                dropped += len(rendering.dropped)
+                left = len(rendering.left_out)  # the last ones: there was no more time for them
+                tries = tries + 1 if left == len(rest) else 0
+                if tries == TRIES:
+                    why = "the base's chat template takes too long over it"
+                    raise source.refused(rest[0].line, "not_rendered", why)
+                rest = rest[len(rest) - left :]
+        return Rendered(rows=found, dropped=dropped)
+
+    async def _ask(self, base: BaseName, request: RenderRequest) -> Rendering:
+        return await self._requests.retried(lambda: self._rendering.render(base, request))
+
+
+def _parts(rows: Sequence[RowLine]) -> Iterator[tuple[RowLine, ...]]:
+    part: list[RowLine] = []
+    size = 0
+    for row in rows:
+        if part and (size + len(row.data) > REQUEST_BYTES or len(part) == REQUEST_ROWS):
+            yield tuple(part)
+            part, size = [], 0
+        part.append(row)
+        size += len(row.data)
+    if part:
+        yield tuple(part)

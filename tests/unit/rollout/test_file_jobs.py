@@ -1,0 +1,219 @@
+"""Jobs on files: what is drawn, rendered, recorded and refused."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import pytest
+from transformers import AutoTokenizer
+
+from mint_common.datasets import RowLine
+from mint_common.errors import Overloaded, Unavailable
+from mint_common.events import JobFinished, WaveCompleted
+from mint_common.records import WaveRecord, decode_rows
+from services.rollout.core.fault import JobFault
+from services.standalone.adapters.bases import tiny_folder
+from tests.unit.rollout.file_jobs import (
+    TinyRendering,
+    complete,
+    completions,
+    job_of,
+    on_file,
+    record_of,
+    refused,
+    run_through,
+    store,
+    train,
+)
+from tests.unit.rollout.rig import Rig
+
+TOKENIZER = AutoTokenizer.from_pretrained(tiny_folder())
+EOS = TOKENIZER.eos_token_id
+
+
+@pytest.fixture
+def rig() -> Rig:
+    return Rig(rendering=TinyRendering())
+
+
+def texts(record: WaveRecord) -> list[str]:
+    """Return the whole texts of a record's samples."""
+    return [
+        TOKENIZER.decode([*group.prompt_tokens, *sample.tokens], skip_special_tokens=True)
+        for group in record.groups
+        for sample in group.samples
+    ]
+
+
+async def trained_texts(rig: Rig, waves: Sequence[WaveCompleted]) -> list[str]:
+    """Return the texts of all waves in the order in which they were trained."""
+    return [text for wave in waves for text in texts(await record_of(rig, wave.record))]
+
+
+async def test_an_sft_job_trains_on_each_row_once_an_epoch_and_succeeds(rig: Rig) -> None:
+    rows = completions(10)
+    event = on_file(await store(rig, rows), epochs=3)
+    assert event.spec.steps == 8
+    waves = await run_through(rig, event)
+    assert [wave.step for wave in waves] == list(range(1, 9))
+    trained = await trained_texts(rig, waves)
+    whole = sorted(row["prompt"] + row["completion"] for row in rows)
+    assert [sorted(trained[at : at + 10]) for at in (0, 10, 20)] == [whole] * 3
+    assert trained[:10] != trained[10:20]
+    assert (await rig.state_of())[0] == "succeeded"
+    job = await job_of(rig)
+    assert (job.result, job.fault, job.stopped_early) == (job.revision, None, False)
+
+
+async def test_the_loss_falls_on_the_answer_and_its_end(rig: Rig) -> None:
+    (wave,) = await run_through(rig, on_file(await store(rig, [{"prompt": "ab=", "completion": "ba"}])))
+    (group,) = (await record_of(rig, wave.record)).groups
+    (sample,) = group.samples
+    assert group.prompt_tokens == tuple(TOKENIZER.encode("ab="))
+    assert TOKENIZER.decode(sample.tokens[:-1]) == "ba"
+    assert (sample.tokens[-1], sample.logprobs, sample.reward, sample.trained) == (EOS, (), 1.0, ())
+    waves = await rig.jobs.waves_of(wave.job_id)
+    assert waves[0].counts.trained_tokens == len(sample.tokens)
+
+
+async def test_a_job_that_was_killed_goes_on_with_the_same_rows(rig: Rig) -> None:
+    """A new process, with nothing in memory or on its disk, draws and renders what the old one would have."""
+    file = await store(rig, completions(9))
+    event = on_file(file, epochs=2, batch=2)
+    expected = await trained_texts(rig, await run_through(rig, event))
+    life = Rig(rendering=TinyRendering())
+    await store(life, completions(9))
+    wave: Any = await life.begin(event)
+    found = []
+    while not isinstance(wave, JobFinished):
+        done = await complete(life, wave)
+        again = Rig(blobs=life.blobs, jobs=life.jobs, rendering=TinyRendering())
+        repeated = await complete(again, wave)
+        assert repeated.record.sha256 == done.record.sha256
+        found += await trained_texts(life, [done])
+        (wave,) = await train(life, wave)
+    assert found == expected
+
+
+async def test_jobs_with_another_seed_have_another_order(rig: Rig) -> None:
+    file = await store(rig, completions(12))
+    other = Rig(rendering=TinyRendering(), blobs=rig.blobs)
+    one = await trained_texts(rig, await run_through(rig, on_file(file, seed=1)))
+    two = await trained_texts(other, await run_through(other, on_file(file, seed=2)))
+    assert one != two
+    assert sorted(one) == sorted(two)
+
+
+async def test_a_wave_names_its_lines(rig: Rig) -> None:
+    rows = completions(6)
+    wave = await rig.begin(on_file(await store(rig, rows), batch=6))
+    lines = decode_rows(await rig.blobs.get(wave.prompts))
+    numbered = {line: msgspec.json.encode(row) for line, row in enumerate(rows, start=2)}
+    assert sorted(lines, key=lambda row: row.line) == [
+        RowLine(line=line, data=data) for line, data in numbered.items()
+    ]
+
+
+async def test_pairs_become_a_chosen_and_a_rejected_answer(rig: Rig) -> None:
+    rows = [{"prompt": "a", "chosen": "bc", "rejected": "bd"}]
+    (wave,) = await run_through(rig, on_file(await store(rig, rows), batch=1))
+    assert wave.spec.algorithm == "dpo"
+    (group,) = (await record_of(rig, wave.record)).groups
+    assert TOKENIZER.decode(group.prompt_tokens, skip_special_tokens=True) == "a"
+    assert [TOKENIZER.decode(sample.tokens[:-1]) for sample in group.samples] == ["bc", "bd"]
+    assert [sample.reward for sample in group.samples] == [1.0, 0.0]
+
+
+async def test_kto_rows_have_the_reward_of_their_label(rig: Rig) -> None:
+    rows = [{"prompt": "a", "completion": "b", "label": label} for label in (True, False, True)]
+    (wave,) = await run_through(rig, on_file(await store(rig, rows)))
+    assert wave.spec.algorithm == "kto"
+    record = await record_of(rig, wave.record)
+    assert Counter(group.samples[0].reward for group in record.groups) == {1.0: 2, 0.0: 1}
+
+
+LONG = {"prompt": "a=", "completion": "b" * 100}
+
+
+async def test_a_row_that_is_too_long_fails_the_job_with_its_line(rig: Rig) -> None:
+    wave = await rig.begin(on_file(await store(rig, [*completions(3), LONG])))
+    cancelled = await refused(rig, wave)
+    job = await job_of(rig)
+    assert job.fault == JobFault(code="too_long", message=job.fault.message, param="training_file", line=5)
+    assert job.fault.message.startswith("Line 5 of train.jsonl: an example has 10")
+    assert (job.state.value, job.reason, cancelled.reason) == ("failed", job.fault.message, job.reason)
+
+
+async def test_rows_that_are_too_long_are_dropped_and_counted_when_asked_for(rig: Rig) -> None:
+    rows = [*completions(3), LONG]
+    (wave,) = await run_through(rig, on_file(await store(rig, rows), on_long="drop"))
+    assert len((await record_of(rig, wave.record)).groups) == 3
+    (stored,) = await rig.jobs.waves_of(wave.job_id)
+    assert stored.counts.dropped_rows == 1
+
+
+async def test_a_step_whose_rows_are_all_dropped_trains_on_others(rig: Rig) -> None:
+    """Every row is alone in its step."""
+    event = on_file(await store(rig, [*completions(3), LONG]), batch=1, on_long="drop")
+    waves = await run_through(rig, event)
+    trained = await trained_texts(rig, waves)
+    assert len(trained) == 4
+    assert set(trained) == {row["prompt"] + row["completion"] for row in completions(3)}
+    assert sum(wave.counts.dropped_rows for wave in await rig.jobs.waves_of(waves[0].job_id)) >= 1
+
+
+async def test_a_file_of_which_all_rows_are_dropped_fails_the_job(rig: Rig) -> None:
+    wave = await rig.begin(on_file(await store(rig, [LONG]), on_long="drop"))
+    await refused(rig, wave)
+    job = await job_of(rig)
+    assert (job.fault.code, job.fault.param, job.fault.line) == ("too_long", "training_file", None)
+
+
+async def test_a_pair_without_a_common_prompt_names_its_line(rig: Rig) -> None:
+    chat = {"role": "assistant", "content": "b"}
+    pair = {"input": {"messages": [{"role": "user", "content": ""}]}}
+    rows = [{**pair, "preferred_output": [chat], "non_preferred_output": [{**chat, "content": "c"}]}]
+    await refused(rig, await rig.begin(on_file(await store(rig, rows))))
+    fault = (await job_of(rig)).fault
+    assert (fault.code, fault.line) == ("no_prompt", 2)
+
+
+async def test_a_file_that_is_gone_fails_the_job(rig: Rig) -> None:
+    file = await store(rig, completions(3))
+    await rig.blobs.delete(file.content.uri)
+    await rig.of_jobs.on_job_submitted(on_file(file))
+    job = await job_of(rig)
+    assert (job.state.value, job.fault.code, job.fault.param) == ("failed", "blob_missing", "training_file")
+
+
+async def test_a_file_that_goes_midway_fails_the_job(rig: Rig) -> None:
+    file = await store(rig, completions(8))
+    wave = await rig.begin(on_file(file))
+    process = Rig(blobs=rig.blobs, jobs=rig.jobs, rendering=TinyRendering())
+    await complete(process, wave)
+    await rig.blobs.delete(file.content.uri)
+    _, end = await train(process, wave)  # this process has no copy yet
+    assert isinstance(end, JobFinished)
+    job = await job_of(rig)
+    assert (job.state.value, job.fault.code, job.reason) == ("failed", "blob_missing", job.fault.message)
+
+
+async def test_a_trainer_that_is_away_or_full_is_asked_again(rig: Rig) -> None:
+    assert isinstance(rig.rendering, TinyRendering)
+    rig.rendering.troubles = [
+        Unavailable(what="a trainer of tiny", problem="none of the trainers has this base"),
+        Overloaded(what="the rendering of rows", depth=32, retry_after_seconds=1),
+    ]
+    (wave,) = await run_through(rig, on_file(await store(rig, completions(2))))
+    assert len((await record_of(rig, wave.record)).groups) == 2
+
+
+async def test_many_rows_are_rendered_in_several_requests(rig: Rig) -> None:
+    rows = completions(300)
+    (wave,) = await run_through(rig, on_file(await store(rig, rows), batch=300))
+    assert isinstance(rig.rendering, TinyRendering)
+    assert [len(request.rows) for request in rig.rendering.requests] == [128, 128, 44]
+    assert sorted(texts(await record_of(rig, wave.record))) == sorted(
+        row["prompt"] + row["completion"] for row in rows
+    )
