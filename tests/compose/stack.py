@@ -18,7 +18,7 @@ import httpx
 import yaml
 
 ROOT = Path(__file__).parents[2]
-NEEDED = ("podman", "buildah", "runc", "netavark", "docker-compose", "mmdebstrap")
+NEEDED = ("podman", "buildah", "runc", "docker-compose", "mmdebstrap")
 STAND_INS = {"postgres": "postgres", "nats": "nats", "s3": "s3"}
 PARTS = ("postgres", "nats", "s3", "registry", "rollout", "gateway", "trainer", "loader", "loader-2")
 PORT = 18321
@@ -97,10 +97,11 @@ def open_stack(work: Path) -> Iterator[ComposeStack]:
         "COMPOSE_FILE": "docker-compose.yml:stand-ins.yml",
         "MINT_IMAGE": "localhost/mint-cpu:test",
         "MINT_SLIM_IMAGE": "localhost/mint-slim:test",
+        "MINT_TASKS_IMAGE": "localhost/mint-tasks:test",
     }
     _copy_tree(work / "mint")
     _run([str(ROOT / "tests/compose/stand_ins.sh"), str(work), sys.prefix], env=environ, timeout=1800)
-    for target in ("slim", "cpu"):
+    for target in ("slim", "tasks", "cpu"):
         _run(_build(work, target), env=environ, timeout=3600)
     _write_files(work / "mint", environ)
     stack = ComposeStack(work=work, environ=environ)

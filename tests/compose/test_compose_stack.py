@@ -12,6 +12,7 @@ from tests.compose.stack import PARTS, ROOT, ComposeStack, eventually, missing, 
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(5400),
     pytest.mark.skipif(bool(missing()), reason=f"no compose stack here: {missing()}"),
 ]
 STEPS = 10

@@ -42,7 +42,7 @@ def test_what_needs_no_torch_runs_from_the_slim_image(compose: Mapping[str, Any]
     assert targets == {
         "registry": "slim",
         "gateway": "slim",
-        "rollout": "slim",
+        "rollout": "tasks",
         "trainer": "cpu",
         "loader": "cpu",
     }
