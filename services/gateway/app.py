@@ -55,6 +55,8 @@ from services.gateway.core.webhooks.records import WebhookLimits
 from services.gateway.core.webhooks.retries import RetryPolicy
 from services.gateway.handlers.file_uploads import UploadKeeper
 from services.gateway.handlers.files import FileKeeper
+from services.gateway.handlers.fine_tuning.creation import JobMaker
+from services.gateway.handlers.fine_tuning.jobs import FineTuningJobs
 from services.gateway.handlers.webhooks import WebhookCourier, WebhookIntake
 from services.gateway.http.edge.admission import AdmissionGate
 from services.gateway.http.edge.context import Gateway
@@ -154,6 +156,8 @@ async def run(settings: GatewaySettings) -> None:
         exports = ExportDecisions(catalog, clock)
         training = TrainingFutures(runs, directory, exports, sampling_sessions, clock)
         requests = PostgresRequests(pool, clock)
+        submissions = PostgresSubmissions(pool, PostgresLedger(pool, clock), clock)
+        jobs = RolloutHttp(rollout)
 
         def is_ready(meant: Resolution) -> bool:
             return meant.revision is None or engines.holds(meant.base, meant.revision.digest)
@@ -169,12 +173,12 @@ async def run(settings: GatewaySettings) -> None:
         http.state.gateway = Gateway(
             registry=catalog,
             resolver=resolver,
-            rollout=RolloutHttp(rollout),
+            rollout=jobs,
             engines=engines,
             graders=await stack.enter_async_context(open_graders(settings.graders, judge, service="gateway")),
             training_sessions=TrainerSessions(trainers),
             requests=requests,
-            submissions=PostgresSubmissions(pool, PostgresLedger(pool, clock), clock),
+            submissions=submissions,
             webhooks=PostgresWebhooks(pool),
             webhook_limits=WebhookLimits(
                 per_tenant=settings.webhooks_per_tenant, allow_private=settings.webhook_allow_private
@@ -220,6 +224,8 @@ async def run(settings: GatewaySettings) -> None:
                 public_url=settings.public_url,
             ),
             files=tenant_files,
+            job_maker=JobMaker(registry=catalog, submissions=submissions, files=tenant_files.files),
+            fine_tuning=FineTuningJobs(submissions=submissions, rollout=jobs),
         )
 
         sender = HttpWebhookSender(

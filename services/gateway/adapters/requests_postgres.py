@@ -22,6 +22,11 @@ _BEGIN = """
     WHERE requests.begun_at < $4 - CASE WHEN requests.status IS NULL THEN $5::float8 ELSE $6::float8 END
     RETURNING key
 """
+_FIND = """
+    SELECT key FROM requests
+    WHERE tenant_id = $1 AND sha256 = $2 AND begun_at >= $3 AND starts_with(key, $4)
+    ORDER BY begun_at DESC LIMIT 1
+"""
 _FINISH = """
     UPDATE requests SET status = $3, content_type = $4, answer = $5, streamed_sha256 = $6
     WHERE tenant_id = $1 AND key = $2 AND sha256 = $7
@@ -64,6 +69,11 @@ class PostgresRequests:
             body=row["answer"],
             streamed_sha256=row["streamed_sha256"],
         )
+
+    async def find(self, tenant_id: TenantId, *, prefix: str, sha256: str, since: float) -> str | None:
+        """Return the newest key of a content."""
+        found: str | None = await self._pool.fetchval(_FIND, tenant_id, sha256, since, prefix)
+        return found
 
     async def keep(self, request: KeyedRequest) -> None:
         """Extend a request's lease."""

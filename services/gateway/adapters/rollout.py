@@ -6,7 +6,8 @@ import msgspec
 
 from mint_common.client.http import InternalHttp, named, path_of
 from mint_common.errors import Unavailable
-from mint_common.ids import TenantId
+from mint_common.ids import JobId, TenantId
+from services.gateway.core.fine_tuning.records import JobNow, Verb
 from services.gateway.core.json_types import JsonObject
 from services.gateway.core.mint.job_warnings import TaskLengths
 
@@ -88,9 +89,13 @@ class RolloutHttp:
         path = path_of("internal", "tenants", tenant_id, "jobs", named("job", job_id))
         return _read(await self._http.get(path), JsonObject)
 
-    async def cancel(self, tenant_id: TenantId, job_id: str) -> JsonObject:
-        """Stop a job."""
-        path = path_of("internal", "tenants", tenant_id, "jobs", named("job", job_id), "cancel")
+    async def progress(self, tenant_id: TenantId, job_id: JobId) -> JobNow:
+        """Return how far a job is."""
+        return _read(await self._http.get(path_of("internal", "tenants", tenant_id, "jobs", job_id)), JobNow)
+
+    async def steer(self, tenant_id: TenantId, job_id: str, verb: Verb) -> JsonObject:
+        """Stop a job, let it rest, or go on."""
+        path = path_of("internal", "tenants", tenant_id, "jobs", named("job", job_id), verb)
         return _read(await self._http.post(path, {}), JsonObject)
 
 

@@ -3,23 +3,51 @@
 Invariant: a job's row and its ``job.submitted`` are committed together, and once per request.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 import asyncpg
 import msgspec
 
-from mint_common.errors import AlreadyHandled
+from mint_common.errors import AlreadyHandled, NotFound
 from mint_common.events import JobSpec, JobSubmitted
 from mint_common.ids import JobId, PolicyId, TenantId
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.ledger_postgres import PostgresLedger
+from mint_common.runtime.postgres_errors import PostgresConnection
+from services.gateway.core.fine_tuning.file_uses import job_files
+from services.gateway.core.fine_tuning.records import FineTuning
+from services.gateway.core.fine_tuning.refusals import file_not_found
 from services.gateway.core.mint.submission import SubmittedJob
 
-_COLUMNS = "job_id, policy_id, coalesce(policy, policy_id) AS policy, base, spec, submitted_at, warnings"
+_COLUMNS = """
+    job_id, policy_id, coalesce(policy, policy_id) AS policy, base, spec, submitted_at, warnings, fine_tuning
+"""
+_ADD = """
+    INSERT INTO submissions (
+        job_id, tenant_id, policy_id, base, spec, submitted_at, policy, warnings, fine_tuning, file_ids
+    ) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+"""
+# A file's deletion waits for its jobs to be committed, and then sees them.
+_HOLD_FILES = """
+    SELECT file_id FROM files
+    WHERE tenant_id = $1 AND file_id = ANY ($2) AND (expires_at IS NULL OR expires_at > $3) FOR SHARE
+"""
+_ON_FILES = f"""
+    SELECT {_COLUMNS} FROM submissions
+    WHERE tenant_id = $1 AND fine_tuning IS NOT NULL
+        AND CASE WHEN $2::jsonb IS NULL THEN fine_tuning -> 'metadata' = 'null'
+            ELSE $2 = '{{}}' OR fine_tuning -> 'metadata' @> $2 END
+        AND ($3::float8 IS NULL OR (submitted_at, job_id) < ($3, $4))
+    ORDER BY submitted_at DESC, job_id DESC LIMIT $5
+"""  # noqa: S608  # a constant
+_USING = f"""
+    SELECT {_COLUMNS} FROM submissions WHERE tenant_id = $1 AND file_ids @> ARRAY[$2::text]
+    ORDER BY submitted_at DESC, job_id DESC
+"""  # noqa: S608  # a constant
 
 _LAST_TASK = """
-    SELECT spec ->> 'task' FROM submissions WHERE tenant_id = $1 AND policy_id = $2
+    SELECT nullif(spec ->> 'task', '') FROM submissions WHERE tenant_id = $1 AND policy_id = $2
     ORDER BY submitted_at DESC LIMIT 1
 """
 _LATEST = f"""
@@ -41,7 +69,13 @@ class PostgresSubmissions:
         self._clock = clock
 
     async def submit(
-        self, event: JobSubmitted, *, cause: str, policy: str, warnings: Sequence[str]
+        self,
+        event: JobSubmitted,
+        *,
+        cause: str,
+        policy: str,
+        warnings: Sequence[str],
+        fine_tuning: FineTuning | None = None,
     ) -> SubmittedJob:
         """Store a job and its event, or return the job of the same request."""
         submission = SubmittedJob(
@@ -52,11 +86,14 @@ class PostgresSubmissions:
             spec=event.spec,
             submitted_at=self._clock.now(),
             warnings=tuple(warnings),
+            fine_tuning=fine_tuning,
         )
+        files = job_files(event.spec)
         try:
             async with self._ledger.transaction(cause) as transaction:
+                await self._hold_files(transaction.connection, event.tenant_id, files)
                 await transaction.connection.execute(
-                    "INSERT INTO submissions VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+                    _ADD,
                     event.job_id,
                     event.tenant_id,
                     event.policy_id,
@@ -65,6 +102,8 @@ class PostgresSubmissions:
                     submission.submitted_at,
                     policy,
                     list(warnings),
+                    None if fine_tuning is None else asdict(fine_tuning),
+                    list(files),
                 )
                 await transaction.emit(event)
         except AlreadyHandled:
@@ -73,6 +112,15 @@ class PostgresSubmissions:
             assert stored is not None, "a handled cause has a row"
             return stored
         return submission
+
+    async def _hold_files(
+        self, connection: PostgresConnection, tenant_id: TenantId, files: Mapping[str, str]
+    ) -> None:
+        rows = await connection.fetch(_HOLD_FILES, tenant_id, list(files), self._clock.now()) if files else []
+        held = {row["file_id"] for row in rows}
+        for file_id, field in files.items():
+            if file_id not in held:
+                raise file_not_found(field, file_id)
 
     async def get(self, tenant_id: TenantId, job_id: JobId) -> SubmittedJob | None:
         """Return one submitted job of a tenant."""
@@ -95,6 +143,22 @@ class PostgresSubmissions:
         rows = await self._pool.fetch(_LATEST, tenant_id, limit, also)
         return [_submission(row) for row in rows]
 
+    async def on_files(
+        self, tenant_id: TenantId, *, metadata: Mapping[str, str] | None, after: JobId | None, limit: int
+    ) -> Sequence[SubmittedJob]:
+        """Return a tenant's jobs on files, newest first."""
+        below = None if after is None else await self.get(tenant_id, after)
+        if after is not None and (below is None or below.fine_tuning is None):
+            raise NotFound(kind="job", name=after)
+        wanted = None if metadata is None else dict(metadata)
+        at = None if below is None else below.submitted_at
+        rows = await self._pool.fetch(_ON_FILES, tenant_id, wanted, at, after, limit)
+        return [_submission(row) for row in rows]
+
+    async def using(self, tenant_id: TenantId, file_id: str) -> Sequence[SubmittedJob]:
+        """Return the jobs of a file, newest first."""
+        return [_submission(row) for row in await self._pool.fetch(_USING, tenant_id, file_id)]
+
 
 def _submission(row: asyncpg.Record) -> SubmittedJob:
     return SubmittedJob(
@@ -105,4 +169,5 @@ def _submission(row: asyncpg.Record) -> SubmittedJob:
         spec=msgspec.convert(row["spec"], JobSpec),
         submitted_at=row["submitted_at"],
         warnings=tuple(row["warnings"]),
+        fine_tuning=None if row["fine_tuning"] is None else msgspec.convert(row["fine_tuning"], FineTuning),
     )

@@ -17,6 +17,7 @@ from services.gateway.http.edge.routes import check_routes
 from services.gateway.http.files import files as file_routes
 from services.gateway.http.files import previews, uploads
 from services.gateway.http.fine_tuning import graders
+from services.gateway.http.fine_tuning import jobs as fine_tuning_jobs
 from services.gateway.http.mint import (
     aliases,
     audit,
@@ -56,6 +57,7 @@ ROUTES = (
     uploads,
     previews,
     graders,
+    fine_tuning_jobs,
 )
 """Routes are tried in this order: those that are called most often come first."""
 

@@ -1,10 +1,11 @@
 """What the gateway needs for managed jobs: their submissions, and questions to rollout."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from mint_common.events import JobSubmitted
 from mint_common.ids import JobId, PolicyId, TenantId
+from services.gateway.core.fine_tuning.records import FineTuning, JobNow, Verb
 from services.gateway.core.json_types import JsonObject
 from services.gateway.core.mint.job_warnings import TaskLengths
 from services.gateway.core.mint.submission import SubmittedJob
@@ -14,11 +15,18 @@ class Submissions(Protocol):
     """Jobs that users have submitted, each stored in one transaction with its ``job.submitted``."""
 
     async def submit(
-        self, event: JobSubmitted, *, cause: str, policy: str, warnings: Sequence[str]
+        self,
+        event: JobSubmitted,
+        *,
+        cause: str,
+        policy: str,
+        warnings: Sequence[str],
+        fine_tuning: FineTuning | None = None,
     ) -> SubmittedJob:
         """Store a job and its event; return the stored job, unchanged, when the cause is known.
 
-        ``cause`` identifies the request; ``policy`` is the policy's name now.
+        ``cause`` identifies the request; ``policy`` is the policy's name now. Raises JobRefused when a file
+        of the job has been deleted meanwhile.
         """
         ...
 
@@ -34,6 +42,19 @@ class Submissions(Protocol):
         self, tenant_id: TenantId, *, limit: int, also: Sequence[str] = ()
     ) -> Sequence[SubmittedJob]:
         """Return a tenant's ``limit`` newest submitted jobs and those with the ids ``also``, newest first."""
+        ...
+
+    async def on_files(
+        self, tenant_id: TenantId, *, metadata: Mapping[str, str] | None, after: JobId | None, limit: int
+    ) -> Sequence[SubmittedJob]:
+        """Return a tenant's jobs on files from below ``after``, newest first. Raises NotFound.
+
+        They have all of ``metadata``; with None they have none at all.
+        """
+        ...
+
+    async def using(self, tenant_id: TenantId, file_id: str) -> Sequence[SubmittedJob]:
+        """Return the jobs that train or are evaluated on a file, newest first."""
         ...
 
 
@@ -94,6 +115,10 @@ class Rollout(Protocol):
         """Return one job with its steps."""
         ...
 
-    async def cancel(self, tenant_id: TenantId, job_id: str) -> JsonObject:
-        """Stop a job. Idempotent."""
+    async def progress(self, tenant_id: TenantId, job_id: JobId) -> JobNow:
+        """Return how far a job on a file is."""
+        ...
+
+    async def steer(self, tenant_id: TenantId, job_id: str, verb: Verb) -> JsonObject:
+        """Stop a job, let it rest after its open step, or go on. Idempotent."""
         ...

@@ -44,6 +44,10 @@ class Requests(Protocol):
         """
         ...
 
+    async def find(self, tenant_id: TenantId, *, prefix: str, sha256: str, since: float) -> str | None:
+        """Return the newest key that begins so, of a request with this content that came since then."""
+        ...
+
     async def keep(self, request: KeyedRequest) -> None:
         """Extend the lease of the request that took the key."""
         ...

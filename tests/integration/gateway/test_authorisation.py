@@ -65,6 +65,11 @@ def world(stack, counter) -> Iterator[World]:
         file = httpx.post(f"{v1}/files", headers=auth, **sent).json()["id"]
         begun = {"filename": "a", "purpose": "evals", "bytes": 1, "mime_type": "text/plain"}
         upload = httpx.post(f"{v1}/uploads", headers=auth, json=begun).json()["id"]
+        rows = b'{"text": "a"}'
+        sent = {"files": {"file": ("rows.jsonl", rows)}, "data": {"purpose": "fine-tune"}}
+        trained_on = httpx.post(f"{v1}/files", headers=auth, **sent).json()["id"]
+        wish = {"model": "tiny", "training_file": trained_on, "suffix": "matrix"}
+        tuned = httpx.post(f"{v1}/fine_tuning/jobs", headers=auth, json=wish).json()["id"]
         job = {"policy": "counter", "task": "mode:copy", "steps": 1, "prompts_per_step": 1, "group_size": 2}
         things = {
             "policy": counter.policy_id,
@@ -79,6 +84,7 @@ def world(stack, counter) -> Iterator[World]:
             "digest": counter.latest.digest,
             "change": "pin",
             "file": file,
+            "fine_tuning_job": tuned,
             "upload": upload,
             "model": "counter",
             "tenant": stack.tenant_id,
@@ -87,7 +93,17 @@ def world(stack, counter) -> Iterator[World]:
         }
         hidden = {
             name: things[name]
-            for name in ("policy", "rule", "webhook", "job", "run", "digest", "file", "upload")
+            for name in (
+                "policy",
+                "rule",
+                "webhook",
+                "job",
+                "run",
+                "digest",
+                "file",
+                "upload",
+                "fine_tuning_job",
+            )
         }
         yield World(
             keys={role: made["key"] for role, made in keys.items()},
@@ -98,7 +114,9 @@ def world(stack, counter) -> Iterator[World]:
         for made in keys.values():
             mint.delete(f"/keys/{made['key_id']}")
         mint.delete(f"/webhooks/{webhook}")
-        httpx.delete(f"{v1}/files/{file}", headers=auth)
+        httpx.post(f"{v1}/fine_tuning/jobs/{tuned}/cancel", headers=auth)
+        for name in (file, trained_on):
+            httpx.delete(f"{v1}/files/{name}", headers=auth)
         httpx.post(f"{v1}/uploads/{upload}/cancel", headers=auth)
     receiver.stop()
 
@@ -136,7 +154,7 @@ def example(method: str, path: str) -> object:
     schema = content["schema"]
     if "examples" in schema:
         return schema["examples"][0]
-    options = schema.get("anyOf", [schema])
+    options = schema.get("anyOf", schema.get("oneOf", [schema]))
     named = next(option["$ref"].rpartition("/")[2] for option in options if "$ref" in option)
     return SCHEMA["components"]["schemas"][named]["examples"][0]
 
@@ -247,8 +265,9 @@ def _snapshot(stack, world) -> object:
     paths = [*(f"/policies/{policy}{part}" for part in parts), f"/webhooks/{webhook}", "/keys", "/policies"]
     with stack.client() as mint:
         found = [mint.get(path).json() for path in paths]
-        found.append(mint.get(f"/jobs/{world.things['job']}").json()["spec"])
-    for key in found[-3]:
+        jobs = (world.things[name] for name in ("job", "fine_tuning_job"))
+        found += [mint.get(f"/jobs/{job}").json()["spec"] for job in jobs]
+    for key in found[-4]:
         key.pop("last_used_at")
     return found
 

@@ -21,7 +21,11 @@ def test_every_body_of_the_mint_and_openai_apis_has_an_example():
             content = operation.get("requestBody", {}).get("content", {}).get("application/json")
             if content is not None and not path.startswith("/api/"):
                 shape = content["schema"]
-                named = [option["$ref"] for option in shape.get("anyOf", [shape]) if "$ref" in option]
+                named = [
+                    option["$ref"]
+                    for option in shape.get("anyOf", shape.get("oneOf", [shape]))
+                    if "$ref" in option
+                ]
                 body = schema["components"]["schemas"][named[0].rpartition("/")[2]] if named else shape
                 assert body.get("examples"), f"{method} {path} has none"
 

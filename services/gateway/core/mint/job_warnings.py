@@ -18,7 +18,7 @@ class TaskLengths:
 
 def job_warnings(spec: JobSpec, lengths: TaskLengths | None, *, max_context: int) -> tuple[str, ...]:
     """Return what may go wrong, one sentence each; ``lengths`` is None when nobody could count in time."""
-    found = [_of_learning_rate(spec)]
+    found = [rate_warning(spec)]
     if lengths is not None:
         found += [_of_prompts(spec, lengths, max_context), _of_answers(spec, lengths)]
     return tuple(one for one in found if one)
@@ -37,7 +37,8 @@ def task_change_warnings(
     return (warning,)
 
 
-def _of_learning_rate(spec: JobSpec) -> str:
+def rate_warning(spec: JobSpec) -> str:
+    """Return what may go wrong with a job's learning rate, or nothing."""
     if spec.learning_rate <= HIGH_LEARNING_RATE:
         return ""
     return (

@@ -5,12 +5,16 @@ from dataclasses import asdict, dataclass
 
 from mint_common.events import JobSpec
 from mint_common.ids import JobId, PolicyId
+from services.gateway.core.fine_tuning.records import FineTuning
 from services.gateway.core.json_types import JsonObject
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubmittedJob:
-    """A submitted job; ``submitted_at`` is seconds since the epoch, ``policy`` the name of its policy."""
+    """A submitted job; ``submitted_at`` is seconds since the epoch, ``policy`` the name of its policy.
+
+    ``fine_tuning`` is of a job on a file.
+    """
 
     job_id: JobId
     policy_id: PolicyId
@@ -19,6 +23,7 @@ class SubmittedJob:
     spec: JobSpec
     submitted_at: float
     warnings: tuple[str, ...]
+    fine_tuning: FineTuning | None = None
 
 
 def describe_submission(submission: SubmittedJob) -> JsonObject:
@@ -32,6 +37,7 @@ def describe_submission(submission: SubmittedJob) -> JsonObject:
         "reason": "",
         "spec": asdict(submission.spec),
         "warnings": list(submission.warnings),
+        "fine_tuning": _fine_tuning(submission),
         "step": 0,
         "total_steps": submission.spec.steps,
         "reward": None,
@@ -49,7 +55,12 @@ def complete_job(job: JsonObject, submission: SubmittedJob | None) -> JsonObject
         **job,
         "policy": job["policy_id"] if submission is None else submission.policy,
         "warnings": [] if submission is None else list(submission.warnings),
+        "fine_tuning": None if submission is None else _fine_tuning(submission),
     }
+
+
+def _fine_tuning(submission: SubmittedJob) -> JsonObject | None:
+    return None if submission.fine_tuning is None else asdict(submission.fine_tuning)
 
 
 def merge_jobs(

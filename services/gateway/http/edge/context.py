@@ -21,6 +21,8 @@ from services.gateway.core.body_budget import BodyBudget
 from services.gateway.core.callers import KeyMemory, choose_key
 from services.gateway.core.open_requests import OpenRequests
 from services.gateway.core.webhooks.records import WebhookLimits
+from services.gateway.handlers.fine_tuning.creation import JobMaker
+from services.gateway.handlers.fine_tuning.jobs import FineTuningJobs
 from services.gateway.http.edge.admission import AdmissionGate
 from services.gateway.http.files.context import TenantFiles
 from services.gateway.http.tinker.context import Tinker
@@ -58,6 +60,8 @@ class Gateway:
     admission: AdmissionGate
     tinker: Tinker
     files: TenantFiles
+    job_maker: JobMaker
+    fine_tuning: FineTuningJobs
 
     def is_warm(self, tenant_id: TenantId, model: str) -> bool:
         """Return whether the last resolution of a name is known to be in an engine's memory."""

@@ -1,4 +1,4 @@
-"""``/mint/v1/jobs``: managed training jobs.
+"""``/mint/v1/jobs``: managed training jobs, on tasks and on files.
 
 Everything that can be wrong is found before anything is created; then the job's row and its ``job.submitted``
 are committed together. From there rollout drives the job, and its state is asked of rollout.
@@ -6,14 +6,22 @@ are committed together. From there rollout drives the job, and its state is aske
 
 import asyncio
 from contextlib import suppress
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Body, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import Discriminator, Tag
 
+from mint_common.authority import Caller
 from mint_common.client.http import named
 from mint_common.errors import MintError, NotFound, Unavailable
 from mint_common.events import JobSpec, JobSubmitted
-from mint_common.ids import JobId, derive_id, new_id
+from mint_common.ids import JobId, TenantId, derive_id, new_id
 from mint_common.lora import check_trainable
+from mint_common.runtime.edge_routes import Handler
+from services.gateway.core.fine_tuning.bodies import FineTuningBody
+from services.gateway.core.fine_tuning.names import JOB_PREFIX, job_id_of
+from services.gateway.core.fine_tuning.records import Verb
 from services.gateway.core.json_types import JsonObject
 from services.gateway.core.mint.job_warnings import TaskLengths, job_warnings, task_change_warnings
 from services.gateway.core.mint.jobs import JobRequest, plan_job
@@ -25,30 +33,69 @@ MEASURED_PROMPTS = 16
 MEASURE_SECONDS = 3.0
 """How long a submission may take longer for its warnings."""
 
-router = APIRouter(prefix="/mint/v1/jobs", tags=["jobs"], route_class=RecordedRoute)
+_KINDS = ("task", "file")
+
+
+def _kind(body: object) -> str:
+    is_on_file = isinstance(body, FineTuningBody) or (isinstance(body, dict) and "training_file" in body)
+    return "file" if is_on_file else "task"
+
+
+class JobsRoute(RecordedRoute):
+    """A route of jobs: what is wrong with a body is named by its path, without the body's kind."""
+
+    async def serve(self, request: Request, caller: Caller, carry_out: Handler) -> Response:
+        """Answer a request."""
+        try:
+            return await super().serve(request, caller, carry_out)
+        except RequestValidationError as error:
+            raise RequestValidationError([_without_kind(each) for each in error.errors()]) from error
+
+
+def _without_kind(problem: dict[str, Any]) -> dict[str, Any]:  # pydantic's own
+    where, *path = problem["loc"]
+    return {**problem, "loc": (where, *(path[1:] if path and path[0] in _KINDS else path))}
+
+
+router = APIRouter(prefix="/mint/v1/jobs", tags=["jobs"], route_class=JobsRoute)
+
+JobBody = Annotated[
+    Annotated[JobRequest, Tag("task")] | Annotated[FineTuningBody, Tag("file")], Discriminator(_kind)
+]
+"""A body with ``training_file`` is that of `/v1/fine_tuning/jobs`."""
 
 
 @router.post("", status_code=202, dependencies=[creates("job_id")])
 async def submit_job(
-    body: JobRequest,
-    caller: TrainCaller,
-    gateway: GatewayDep,
-    keyed: KeyedDep,
+    body: Annotated[JobBody, Body()], caller: TrainCaller, gateway: GatewayDep, keyed: KeyedDep
 ) -> JsonObject:
-    """Submit a job. The same Idempotency-Key and body is the same job, however often it is sent."""
+    """Submit a job on a task, or on a file: then with the body of `POST /v1/fine_tuning/jobs`.
+
+    The same Idempotency-Key and body is the same job, however often it is sent.
+    """
     cause = new_id("req") if keyed is None else keyed.request_id
+    if isinstance(body, FineTuningBody):
+        return describe_submission(await gateway.job_maker.make(caller.tenant_id, body, cause=cause))
+    return await _submit_on_task(
+        body, caller.tenant_id, gateway, cause=cause, is_repeatable=keyed is not None
+    )
+
+
+async def _submit_on_task(
+    body: JobRequest, tenant_id: TenantId, gateway: Gateway, *, cause: str, is_repeatable: bool
+) -> JsonObject:
     job_id = JobId(derive_id("job", cause))
-    if keyed is not None:
-        earlier = await gateway.submissions.get(caller.tenant_id, job_id)
+    if is_repeatable:
+        earlier = await gateway.submissions.get(tenant_id, job_id)
         if earlier is not None:
             return describe_submission(earlier)
-    policy = await gateway.registry.get_policy(caller.tenant_id, body.policy)
+    policy = await gateway.registry.get_policy(tenant_id, body.policy)
     task = await gateway.rollout.task(body.task)
     base = await gateway.registry.get_base(policy.base)
     check_trainable(base, field="policy")
     spec = plan_job(body, defaults=task_defaults(task), max_context=base.max_context)
     event = JobSubmitted(
-        tenant_id=caller.tenant_id,
+        tenant_id=tenant_id,
         base=policy.base,
         job_id=job_id,
         policy_id=policy.policy_id,
@@ -58,7 +105,7 @@ async def submit_job(
     lengths = await _lengths(gateway, spec, base=policy.base)
     warnings = job_warnings(spec, lengths, max_context=base.max_context)
     if policy.latest is not None:
-        earlier_task = await gateway.submissions.last_task(caller.tenant_id, policy.policy_id)
+        earlier_task = await gateway.submissions.last_task(tenant_id, policy.policy_id)
         warnings += task_change_warnings(spec, earlier_task, policy=policy.name, number=policy.latest.number)
     submission = await gateway.submissions.submit(event, cause=cause, policy=policy.name, warnings=warnings)
     return describe_submission(submission)
@@ -85,9 +132,10 @@ async def list_jobs(caller: ReadCaller, gateway: GatewayDep, limit: LimitQuery =
 @router.get("/{job}")
 async def get_job(job: str, caller: ReadCaller, gateway: GatewayDep) -> JsonObject:
     """Return a job with its steps; ``submitted`` until rollout has taken it."""
-    submission = await gateway.submissions.get(caller.tenant_id, JobId(named("job", job)))
+    job_id = _job_id(job)
+    submission = await gateway.submissions.get(caller.tenant_id, job_id)
     try:
-        return complete_job(await gateway.rollout.job(caller.tenant_id, job), submission)
+        return complete_job(await gateway.rollout.job(caller.tenant_id, job_id), submission)
     except NotFound:
         if submission is None:
             raise
@@ -95,15 +143,37 @@ async def get_job(job: str, caller: ReadCaller, gateway: GatewayDep) -> JsonObje
 
 
 @router.post("/{job}/cancel")
-async def cancel_job(job: str, caller: TrainCaller, gateway: GatewayDep) -> object:
-    """Stop a job after the work in hand."""
-    submission = await gateway.submissions.get(caller.tenant_id, JobId(named("job", job)))
+async def cancel_job(job: str, caller: TrainCaller, gateway: GatewayDep) -> JsonObject:
+    """Stop a job after the work in hand. One that has ended stays as it is."""
+    return await _steer(gateway, caller.tenant_id, job, "cancel")
+
+
+@router.post("/{job}/pause")
+async def pause_job(job: str, caller: TrainCaller, gateway: GatewayDep) -> JsonObject:
+    """Let a job rest after its open step."""
+    return await _steer(gateway, caller.tenant_id, job, "pause")
+
+
+@router.post("/{job}/resume")
+async def resume_job(job: str, caller: TrainCaller, gateway: GatewayDep) -> JsonObject:
+    """Let a paused job go on where it stopped."""
+    return await _steer(gateway, caller.tenant_id, job, "resume")
+
+
+async def _steer(gateway: Gateway, tenant_id: TenantId, job: str, verb: Verb) -> JsonObject:
+    job_id = _job_id(job)
+    submission = await gateway.submissions.get(tenant_id, job_id)
+    if submission is None:
+        raise NotFound(kind="job", name=job)
     try:
-        return complete_job(await gateway.rollout.cancel(caller.tenant_id, job), submission)
+        return complete_job(await gateway.rollout.steer(tenant_id, job_id, verb), submission)
     except NotFound as error:
-        if submission is None:
-            raise
         raise Unavailable(what="rollout", problem="it has not taken the job yet") from error
+
+
+def _job_id(name: str) -> JobId:
+    """Return the job that a name in a path means, also with OpenAI's prefix. Raises NotFound."""
+    return job_id_of(name) if name.startswith(JOB_PREFIX) else JobId(named("job", name))
 
 
 def task_defaults(task: JsonObject) -> dict[str, float]:

@@ -1,0 +1,69 @@
+"""Checkpoints of a job on a file: the revisions that were evaluated, and the last one of a job that ended."""
+
+from collections.abc import Iterator
+
+from mint_common.events import EvaluationMetric
+from mint_common.ids import derive_id
+from services.gateway.core.fine_tuning.names import shown_id
+from services.gateway.core.fine_tuning.records import JobNow, StepNow, model_name
+from services.gateway.core.json_types import JsonObject
+from services.gateway.core.mint.submission import SubmittedJob
+
+
+def checkpoint_id(job: SubmittedJob, step: int) -> str:
+    """Return the id of the checkpoint of a step, whenever it is asked for."""
+    return derive_id("ftckpt", job.job_id, step)
+
+
+def checkpoints(job: SubmittedJob, now: JobNow) -> Iterator[JsonObject]:
+    """Yield the checkpoints, newest first; that with the best score so far is ``best``."""
+    best = best_step(job, now)
+    published = [step for step in now.steps if step.revision is not None]
+    for step in reversed(published):
+        if step.is_evaluated or (now.is_ended and step is published[-1]):
+            yield _checkpoint(job, step, is_best=step is best)
+
+
+def best_step(job: SubmittedJob, now: JobNow) -> StepNow | None:
+    """Return the step with the best score so far, the earliest of equals."""
+    data = job.spec.data
+    plan = data.evaluation if data else None
+    if plan is None:
+        return None
+    scored = [
+        step for step in now.steps if step.revision is not None and score(step, plan.metric) is not None
+    ]
+    sign = 1 if plan.metric == "valid_loss" else -1
+    return min(scored, key=lambda step: sign * (score(step, plan.metric) or 0.0), default=None)
+
+
+def score(step: StepNow, metric: EvaluationMetric) -> float | None:
+    """Return what a step's revision scored."""
+    found: float | None = getattr(step, metric)
+    return found
+
+
+def _checkpoint(job: SubmittedJob, step: StepNow, *, is_best: bool) -> JsonObject:
+    assert step.revision is not None, step.step
+    return {
+        "id": checkpoint_id(job, step.step),
+        "object": "fine_tuning.job.checkpoint",
+        "created_at": int(step.published_at or step.requested_at),
+        "fine_tuned_model_checkpoint": model_name(job.policy, step.revision),
+        "fine_tuning_job_id": shown_id(job.job_id),
+        "step_number": step.step,
+        "metrics": {
+            "step": step.step,
+            "train_loss": step.loss,
+            "train_mean_token_accuracy": step.mean_token_accuracy,
+            "train_reward_mean": step.reward_mean if job.spec.algorithm == "grpo" else None,
+            "valid_loss": step.valid_loss,
+            "valid_mean_token_accuracy": step.valid_mean_token_accuracy,
+            "full_valid_loss": step.valid_loss,
+            "full_valid_mean_token_accuracy": step.valid_mean_token_accuracy,
+            "valid_reward_mean": step.valid_reward_mean,
+            "valid_reward_margin": step.valid_reward_margin,
+            "valid_reward_accuracy": step.valid_reward_accuracy,
+        },
+        "mint": {"digest": step.revision.digest, "best": is_best},
+    }

@@ -1,0 +1,133 @@
+"""The numbers of a job on a file: hyperparameters over a method's recommendations. Pure."""
+
+import math
+from dataclasses import dataclass, field
+from typing import cast
+
+from mint_common.errors import InvalidField
+from services.gateway.core.bounds import check_between, check_positive
+from services.gateway.core.fine_tuning.bodies import (
+    MAX_STEPS,
+    DpoHyperparameters,
+    FineTuningBody,
+    Hyperparameters,
+    MintFields,
+    ReinforcementHyperparameters,
+)
+from services.gateway.core.fine_tuning.methods import RECIPES, MethodName
+from services.gateway.core.mint.jobs import DPO_BETA, MAX_LEARNING_RATE
+
+EPOCHS, BATCH, MAX_BATCH = 3, 8, 256
+"""What "auto" is; the batch is larger when a job would have too many steps."""
+GROUP, MAX_GROUP = 8, 256
+"""Answers to a prompt at a compute multiplier of 1, and the most."""
+NEW_TOKENS = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """Hyperparameters as they were asked for, and where the request has them."""
+
+    where: str
+    common: Hyperparameters
+    dpo: DpoHyperparameters = field(default_factory=DpoHyperparameters)
+    reinforcement: ReinforcementHyperparameters = field(default_factory=ReinforcementHyperparameters)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Numbers:
+    """The numbers of a job, complete. ``rows`` are drawn once an epoch; ``beta`` is 0 without a reference.
+
+    ``compute_multiplier`` is None for methods that sample nothing.
+    """
+
+    epochs: int
+    batch_size: int
+    steps: int
+    multiplier: float
+    learning_rate: float
+    beta: float
+    compute_multiplier: float | None
+    group_size: int
+    max_new_tokens: int
+
+
+def asked_for(body: FineTuningBody, method: MethodName) -> Asked:
+    """Return the hyperparameters of a request. Raises InvalidField when they stand in two places."""
+    settings = getattr(body.method, method, None) if body.method else None
+    own = None if settings is None else settings.hyperparameters
+    if own is None:
+        where = "hyperparameters" if body.hyperparameters else f"method.{method}.hyperparameters"
+        return Asked(where=where, common=body.hyperparameters or Hyperparameters())
+    if body.hyperparameters is not None:
+        problem = f"is the older place of method.{method}.hyperparameters, which is there too"
+        raise InvalidField(field="hyperparameters", problem=problem)
+    where = f"method.{method}.hyperparameters"
+    match own:
+        case DpoHyperparameters():
+            return Asked(where=where, common=own, dpo=own)
+        case ReinforcementHyperparameters():
+            return Asked(where=where, common=own, reinforcement=own)
+    return Asked(where=where, common=cast(Hyperparameters, own))
+
+
+def choose_numbers(
+    asked: Asked, extras: MintFields, method: MethodName, *, rows: float, max_context: int
+) -> Numbers:
+    """Return the numbers of a job that draws ``rows`` an epoch. Raises InvalidField."""
+    common, compute = asked.common, asked.reinforcement.compute_multiplier
+    epochs = common.n_epochs or EPOCHS
+    fitting = math.ceil(rows * epochs / MAX_STEPS)
+    batch = common.batch_size or min(MAX_BATCH, max(BATCH, fitting))
+    steps = max(1, math.ceil(rows * epochs / batch))
+    if steps > MAX_STEPS:
+        problem = f"gives {steps} steps, a job has {MAX_STEPS} at most: take fewer epochs or a larger batch"
+        raise InvalidField(field=f"{asked.where}.batch_size", problem=problem)
+    check_between("mint.warmup_steps", extras.warmup_steps, 0, steps)
+    if method == "reinforcement":
+        compute = compute or 1.0
+    multiplier = common.learning_rate_multiplier or 1.0
+    return Numbers(
+        epochs=epochs,
+        batch_size=batch,
+        steps=steps,
+        multiplier=multiplier,
+        learning_rate=_learning_rate(asked, extras, method, multiplier),
+        beta=_beta(asked, extras, method),
+        compute_multiplier=compute,
+        group_size=1 if compute is None else min(MAX_GROUP, max(2, round(GROUP * compute))),
+        max_new_tokens=_new_tokens(extras, method, max_context),
+    )
+
+
+def _learning_rate(asked: Asked, extras: MintFields, method: MethodName, multiplier: float) -> float:
+    if extras.learning_rate is None:
+        rate = RECIPES[method].learning_rate * multiplier
+        if rate > MAX_LEARNING_RATE:
+            problem = f"gives a learning rate of {rate:g}, it is {MAX_LEARNING_RATE} at most"
+            raise InvalidField(field=f"{asked.where}.learning_rate_multiplier", problem=problem)
+        return rate
+    if asked.common.learning_rate_multiplier is not None:
+        problem = "takes the place of learning_rate_multiplier, which is there too"
+        raise InvalidField(field="mint.learning_rate", problem=problem)
+    check_positive("mint.learning_rate", extras.learning_rate, MAX_LEARNING_RATE)
+    return extras.learning_rate
+
+
+def _beta(asked: Asked, extras: MintFields, method: MethodName) -> float:
+    if method == "dpo":
+        return asked.dpo.beta or DPO_BETA
+    return extras.beta or DPO_BETA if method == "kto" else 0.0
+
+
+def _new_tokens(extras: MintFields, method: MethodName, max_context: int) -> int:
+    """Return how many tokens a sampled answer may have; 1 where nothing is sampled."""
+    wish = extras.max_new_tokens
+    if method != "reinforcement":
+        if wish is not None:
+            raise InvalidField(field="mint.max_new_tokens", problem=f"is of reinforcement, not of {method}")
+        return 1
+    if wish is None:
+        return min(NEW_TOKENS, max(1, max_context // 2))
+    check_between("mint.max_new_tokens", wish, 1, max_context - 1)
+    return wish

@@ -1,0 +1,168 @@
+"""What a job on a file will do: the request over its method's recommendations, checked to the last number.
+
+Pure. A job has ``ceil(rows x (1 - holdout) x n_epochs / batch_size)`` steps.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mint_common.datasets import FORMATS
+from mint_common.errors import InvalidField, MintError
+from mint_common.events import JobData, JobFile, JobSpec
+from mint_common.graders import read_grader
+from services.gateway.core.files.records import CHECKED_PURPOSE, FileRecord
+from services.gateway.core.fine_tuning.bodies import FineTuningBody, MintFields
+from services.gateway.core.fine_tuning.evaluations import plan_evaluation, trained_rows
+from services.gateway.core.fine_tuning.methods import RECIPES, MethodName, check_supported, method_of_job
+from services.gateway.core.fine_tuning.numbers import Numbers, asked_for, choose_numbers
+from services.gateway.core.fine_tuning.refusals import JobRefused
+from services.gateway.core.mint.job_warnings import rate_warning
+
+MAX_REWARD_ROWS = 50_000
+FEW_ROWS = 10
+_GRADER = "method.reinforcement.grader"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobFiles:
+    """The files of a job as they are stored, and where its request has the validation file."""
+
+    training: FileRecord
+    validation: FileRecord | None = None
+    validation_field: str = "validation_file"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobPlan:
+    """A complete job. ``hyperparameters`` have OpenAI's names; ``warnings`` say what may go wrong."""
+
+    spec: JobSpec
+    method: MethodName
+    hyperparameters: dict[str, float | str]
+    warnings: tuple[str, ...]
+
+
+def plan_fine_tuning(body: FineTuningBody, files: JobFiles, *, max_context: int, seed: int) -> JobPlan:
+    """Return the complete job; it has ``seed`` unless the request has one.
+
+    Raises JobRefused or InvalidField, which name what is wrong by its path in the body.
+    """
+    check_supported(body)
+    method, extras = method_of_job(body), body.mint or MintFields()
+    training = _job_file(files.training, method, "training_file")
+    found = files.validation
+    validation = None if found is None else _job_file(found, method, files.validation_field)
+    asked = asked_for(body, method)
+    rows = trained_rows(body, training.rows)
+    numbers = choose_numbers(asked, extras, method, rows=rows, max_context=max_context)
+    recipe = RECIPES[method]
+    spec = JobSpec(
+        algorithm=recipe.algorithm,
+        task="",
+        steps=numbers.steps,
+        prompts_per_step=numbers.batch_size,
+        group_size=numbers.group_size,
+        max_new_tokens=numbers.max_new_tokens,
+        temperature=1.0,
+        learning_rate=numbers.learning_rate,
+        kl_coefficient=numbers.beta,
+        clip_norm=1.0,
+        seed=seed if body.seed is None else body.seed,
+        schedule=extras.schedule or recipe.schedule,
+        warmup_steps=extras.warmup_steps,
+        data=JobData(
+            training=training,
+            epochs=numbers.epochs,
+            on_long=extras.on_long,
+            grader=_grader(body),
+            evaluation=plan_evaluation(body, asked, method, validation, steps=numbers.steps),
+        ),
+    )
+    return JobPlan(
+        spec=spec,
+        method=method,
+        hyperparameters=_shown(numbers, spec, method),
+        warnings=tuple(_warnings(spec, files)),
+    )
+
+
+def _job_file(file: FileRecord, method: MethodName, field: str) -> JobFile:
+    if file.purpose != CHECKED_PURPOSE or file.format is None or not file.rows:
+        problem = f"File {file.file_id} was uploaded for {file.purpose!r}, and must be for 'fine-tune'."
+        raise JobRefused(reason="wrong_purpose", field=field, problem=problem)
+    taken = FORMATS[RECIPES[method].rows]
+    if file.format not in taken:
+        problem = (
+            f"File {file.file_id} is in the format {file.format}, but the job is not using a method for it:"
+            f" {method} takes {', '.join(sorted(taken))}."
+        )
+        raise JobRefused(reason="wrong_format", field=field, problem=problem)
+    if method == "reinforcement" and field == "training_file" and file.rows > MAX_REWARD_ROWS:
+        problem = f"File {file.file_id} has {file.rows} rows, and reinforcement takes {MAX_REWARD_ROWS}."
+        raise JobRefused(reason="too_many_rows", field=field, problem=problem)
+    return JobFile(
+        file_id=file.file_id,
+        filename=file.filename,
+        content=file.claim,
+        format=file.format,
+        rows=file.rows,
+    )
+
+
+def _grader(body: FineTuningBody) -> dict[str, Any] | None:
+    """Return the grader of reinforcement. Raises InvalidField, JobRefused."""
+    settings = body.method.reinforcement if body.method else None
+    if settings is None:
+        return None
+    if not _is_finite(settings.grader):
+        raise InvalidField(field=_GRADER, problem="has a number that is not finite")
+    try:
+        read_grader(settings.grader)
+    except InvalidField as error:
+        where = str(error.field).removeprefix("grader")
+        raise InvalidField(field=_GRADER + where, problem=str(error.problem)) from error
+    except MintError as error:
+        raise JobRefused(reason=error.code, field=_GRADER, problem=str(error)) from error
+    return settings.grader
+
+
+def _is_finite(value: object) -> bool:
+    match value:
+        case float():
+            return math.isfinite(value)
+        case Mapping():
+            return all(map(_is_finite, value.values()))
+        case list():
+            return all(map(_is_finite, value))
+    return True
+
+
+def _shown(numbers: Numbers, spec: JobSpec, method: MethodName) -> dict[str, float | str]:
+    shown: dict[str, float | str] = {
+        "n_epochs": numbers.epochs,
+        "batch_size": numbers.batch_size,
+        "learning_rate_multiplier": numbers.multiplier,
+    }
+    if method in {"dpo", "kto"}:
+        shown["beta"] = numbers.beta
+    if numbers.compute_multiplier is not None:
+        shown |= {"compute_multiplier": numbers.compute_multiplier, "reasoning_effort": "default"}
+        if spec.data is not None and spec.data.evaluation is not None:
+            plan = spec.data.evaluation
+            shown |= {"eval_interval": plan.every, "eval_samples": plan.rows}
+    return shown
+
+
+def _warnings(spec: JobSpec, files: JobFiles) -> Iterator[str]:
+    training, validation = files.training, files.validation
+    rate = rate_warning(spec)
+    if rate:
+        yield rate
+    if (training.rows or 0) < FEW_ROWS:
+        yield f"the training file has {training.rows} rows: with less than {FEW_ROWS} little is learnt"
+    if training.repeats:
+        yield f"{training.repeats} rows of the training file are equal to an earlier one"
+    if validation is not None and validation.sha256 == training.sha256:
+        yield "the validation file is the training file: its loss says nothing of other rows"

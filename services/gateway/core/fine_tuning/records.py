@@ -1,0 +1,100 @@
+"""A job on a file as the gateway keeps it, and as the rollout service tells it."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from mint_common.events import LoraSpec
+from services.gateway.core.fine_tuning.methods import MethodName
+
+ENDED = frozenset({"succeeded", "failed", "cancelled"})
+
+Verb = Literal["cancel", "pause", "resume"]
+"""What a tenant may do to a job."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FineTuning:
+    """What the request of a job on a file said beside its spec, complete: answers repeat it.
+
+    ``hyperparameters`` have OpenAI's names. ``lora`` is the policy's shape.
+    """
+
+    model: str
+    suffix: str | None
+    metadata: dict[str, str] | None
+    method: MethodName
+    hyperparameters: dict[str, float | str]
+    lora: LoraSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revision:
+    """What a step published."""
+
+    digest: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """Why a job failed by its data: ``line`` is of the file that ``param`` names."""
+
+    code: str
+    message: str
+    param: str | None = None
+    line: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepNow:
+    """One step of a job: what it trained on, and what its revision was measured at. Times in seconds."""
+
+    step: int
+    state: str
+    requested_at: float
+    published_at: float | None = None
+    revision: Revision | None = None
+    epoch: float | None = None
+    learning_rate: float | None = None
+    loss: float | None = None
+    mean_token_accuracy: float | None = None
+    reward_mean: float | None = None
+    valid_loss: float | None = None
+    valid_mean_token_accuracy: float | None = None
+    valid_reward_mean: float | None = None
+    valid_reward_margin: float | None = None
+    valid_reward_accuracy: float | None = None
+    grader_errors: dict[str, int] = field(default_factory=dict)
+    dropped_rows: int = 0
+
+    @property
+    def is_evaluated(self) -> bool:
+        """Return whether its revision was measured on validation rows."""
+        return any(value is not None for value in (self.valid_loss, self.valid_reward_mean))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobNow:
+    """A job. ``step`` counts finished steps; ``result`` is the chosen revision of one that succeeded."""
+
+    state: str
+    reason: str = ""
+    step: int = 0
+    total_steps: int = 0
+    started_at: float | None = None
+    finished_at: float | None = None
+    result: Revision | None = None
+    stopped_early: bool = False
+    trained_tokens: int | None = None
+    fault: Fault | None = None
+    steps: tuple[StepNow, ...] = ()
+
+    @property
+    def is_ended(self) -> bool:
+        """Return whether nothing changes any more."""
+        return self.state in ENDED
+
+
+def model_name(policy: str, revision: Revision) -> str:
+    """Return the name of a revision, which never means another one."""
+    return f"{policy}@{revision.number}"

@@ -1,0 +1,45 @@
+"""Why no job is made of a request. Each is a 400 in OpenAI's shape, with the parameter and a stable code."""
+
+from collections.abc import Sequence
+
+from mint_common.catalog import PolicyRecord
+from mint_common.errors import InvalidField
+
+
+class JobRefused(InvalidField):
+    """{problem}"""
+
+    code = "job_refused"
+
+    def __init__(self, *, reason: str, field: str, problem: str) -> None:
+        super().__init__(reason=reason, field=field, problem=problem)
+        self.code = reason
+
+
+def file_not_found(field: str, file_id: str) -> JobRefused:
+    """Return the refusal of a file that its tenant does not have, whoever has it."""
+    problem = f"There is no file {file_id[:100]!r}: upload it with purpose 'fine-tune' first."
+    return JobRefused(reason="file_not_found", field=field, problem=problem)
+
+
+def model_not_found(model: str, bases: Sequence[str]) -> JobRefused:
+    """Return the refusal of a model that is neither a base nor a policy of the tenant."""
+    near = f" Bases are: {', '.join(bases)}." if bases else ""
+    problem = f"There is no base and no policy {model[:100]!r}.{near}"
+    return JobRefused(reason="model_not_found", field="model", problem=problem)
+
+
+def not_newest(model: str, policy: PolicyRecord) -> JobRefused:
+    """Return the refusal of a revision that its policy has left behind."""
+    newest = f"is at {policy.name}@{policy.latest.number}" if policy.latest else "has no revision"
+    problem = (
+        f"{model[:100]} is not the newest revision: policy {policy.name} {newest}, and is trained on from"
+        f" there. Name {policy.name}, or a base for a new policy."
+    )
+    return JobRefused(reason="not_newest", field="model", problem=problem)
+
+
+def job_ended(name: str, state: str, verb: str) -> JobRefused:
+    """Return the refusal of what cannot be done to a job that has ended."""
+    problem = f"Job {name[:100]} has ended ({state}): there is nothing to {verb}."
+    return JobRefused(reason="job_ended", field="job_id", problem=problem)

@@ -1,0 +1,151 @@
+"""A request for a job on a file becomes a job.
+
+Invariant: all that can be wrong with the request is found before anything is made. A repeat of a request
+that was cut off in the middle finds the policy that was made for it.
+"""
+
+from dataclasses import dataclass
+
+from mint_common.adapters_format.base_facts import BaseFacts
+from mint_common.catalog import PolicyRecord
+from mint_common.claims import RevisionRef
+from mint_common.client.registry import RegistryClient
+from mint_common.errors import AlreadyExists, NotFound
+from mint_common.events import JobSubmitted, LoraSpec
+from mint_common.ids import BaseName, JobId, TenantId, derive_id
+from mint_common.lora import check_trainable
+from mint_common.names import number_or_digest
+from services.gateway.core.files.records import FileRecord, IdPrefix, check_id
+from services.gateway.core.fine_tuning.bodies import FineTuningBody
+from services.gateway.core.fine_tuning.evaluations import validation_named
+from services.gateway.core.fine_tuning.names import policy_names, seed_of, split_model
+from services.gateway.core.fine_tuning.plan import JobFiles, plan_fine_tuning
+from services.gateway.core.fine_tuning.records import FineTuning
+from services.gateway.core.fine_tuning.refusals import file_not_found, model_not_found, not_newest
+from services.gateway.core.fine_tuning.shapes import check_continues, plan_shape
+from services.gateway.core.mint.submission import SubmittedJob
+from services.gateway.handlers.files import FileKeeper
+from services.gateway.ports.jobs import Submissions
+
+JOB_LABEL = "mint/job"
+"""The label of a policy that was made for a job: the job's id."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobMaker:
+    """Makes jobs on files."""
+
+    registry: RegistryClient
+    submissions: Submissions
+    files: FileKeeper
+
+    async def make(self, tenant_id: TenantId, body: FineTuningBody, *, cause: str) -> SubmittedJob:
+        """Return the job of a request; the same ``cause`` is the same job.
+
+        Raises JobRefused or InvalidField, which name the field of the body.
+        """
+        job_id = JobId(derive_id("job", cause))
+        earlier = await self.submissions.get(tenant_id, job_id)
+        if earlier is not None:
+            return earlier
+        base, policy = await self._model(tenant_id, body.model)
+        check_trainable(base, field="model")
+        files = await self._files(tenant_id, body)
+        plan = plan_fine_tuning(body, files, max_context=base.max_context, seed=seed_of(job_id))
+        if policy is None:
+            shape = plan_shape(body, base, seed=plan.spec.seed)
+            policy = await self._new_policy(tenant_id, base.name, shape, suffix=body.suffix, job_id=job_id)
+        else:
+            check_continues(body, policy.lora, policy=policy.name)
+        event = JobSubmitted(
+            tenant_id=tenant_id,
+            base=base.name,
+            job_id=job_id,
+            policy_id=policy.policy_id,
+            lora=policy.lora,
+            spec=plan.spec,
+        )
+        told = FineTuning(
+            model=body.model,
+            suffix=body.suffix,
+            metadata=body.metadata,
+            method=plan.method,
+            hyperparameters=plan.hyperparameters,
+            lora=policy.lora,
+        )
+        return await self.submissions.submit(
+            event, cause=cause, policy=policy.name, warnings=plan.warnings, fine_tuning=told
+        )
+
+    async def _model(self, tenant_id: TenantId, model: str) -> tuple[BaseFacts, PolicyRecord | None]:
+        """Return what is trained: a base for a new policy, or a policy with its base. Raises JobRefused."""
+        name, version = split_model(model)
+        bases = {base.name: base for base in await self.registry.list_bases()}
+        if version is None and name in bases:
+            return bases[BaseName(name)], None
+        try:
+            policy = await self.registry.get_policy(tenant_id, name)
+            if version is not None:
+                found = await self._revision(policy, version)
+                if policy.latest is None or found.digest != policy.latest.digest:
+                    raise not_newest(model, policy)
+        except NotFound as error:
+            raise model_not_found(model, sorted(bases)) from error
+        return bases[policy.base], policy
+
+    async def _revision(self, policy: PolicyRecord, version: str) -> RevisionRef:
+        """Return the revision that a number, digest or alias names. Raises NotFound."""
+        key = number_or_digest(version)
+        if key is not None:
+            return (await self.registry.get_revision(policy.tenant_id, policy.policy_id, key)).ref
+        for alias in await self.registry.list_aliases(policy.tenant_id, policy.policy_id):
+            if alias.alias == version:
+                return alias.revision
+        raise NotFound(kind="revision", name=version[:100])
+
+    async def _files(self, tenant_id: TenantId, body: FineTuningBody) -> JobFiles:
+        training = await self._file(tenant_id, body.training_file, "training_file")
+        named = validation_named(body)
+        if named is None:
+            return JobFiles(training=training)
+        validation = await self._file(tenant_id, *named)
+        return JobFiles(training=training, validation=validation, validation_field=named[1])
+
+    async def _file(self, tenant_id: TenantId, file_id: str, field: str) -> FileRecord:
+        try:
+            return await self.files.get(tenant_id, check_id(IdPrefix.FILE, file_id))
+        except NotFound as error:
+            raise file_not_found(field, file_id) from error
+
+    async def _new_policy(
+        self, tenant_id: TenantId, base: BaseName, shape: LoraSpec, *, suffix: str | None, job_id: JobId
+    ) -> PolicyRecord:
+        """Return the policy that was made for a job, now or by an earlier try."""
+        *better, last = policy_names(base, suffix, job_id)
+        for name in better:
+            made = await self._made(tenant_id, base, shape, name=name, job_id=job_id)
+            if made is not None:
+                return made
+        made = await self._made(tenant_id, base, shape, name=last, job_id=job_id)
+        if made is None:
+            raise AlreadyExists(kind="policy", name=last)
+        return made
+
+    async def _made(
+        self, tenant_id: TenantId, base: BaseName, shape: LoraSpec, *, name: str, job_id: JobId
+    ) -> PolicyRecord | None:
+        """Return a policy of a name that was made for the job; None when another one has the name."""
+        try:
+            return await self.registry.create_policy(
+                tenant_id,
+                name=name,
+                base=base,
+                rank=shape.rank,
+                alpha=shape.alpha,
+                seed=shape.seed,
+                targets=shape.targets,
+                described={"labels": {JOB_LABEL: job_id}},
+            )
+        except AlreadyExists:
+            found = await self.registry.get_policy(tenant_id, name)
+            return found if found.labels.get(JOB_LABEL) == job_id else None

@@ -1,0 +1,68 @@
+"""Routes of fine-tuning: recorded like MinT's own, with errors in OpenAI's shape."""
+
+from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+
+from mint_common.authority import Caller
+from mint_common.ids import new_id
+from mint_common.runtime.edge_errors import invalid_field
+from mint_common.runtime.edge_routes import Handler
+from services.gateway.core.files.refusals import file_error_body
+from services.gateway.core.fine_tuning.refusals import JobRefused
+from services.gateway.core.idempotency import KeyedRequest, keyed_request
+from services.gateway.http.edge.context import gateway_of
+from services.gateway.http.edge.refusal_log import note_refusal
+from services.gateway.http.files.routes import FilesRoute
+
+RETRY_HEADER = "x-stainless-retry-count"
+"""OpenAI's clients count in it how often they have sent a request before. They send no Idempotency-Key."""
+REPEATED_SECONDS = 3600.0
+"""How long after a request its repeats may come: three times the client's time-out of 600 s, and more."""
+
+
+class FineTuningRoute(FilesRoute):
+    """A route of fine-tuning. An error's ``param`` is a path in the body."""
+
+    async def serve(self, request: Request, caller: Caller, carry_out: Handler) -> Response:
+        """Answer a request; what is wrong with a body is named by its whole path."""
+        try:
+            return await super().serve(request, caller, carry_out)
+        except RequestValidationError as error:
+            refused = invalid_field(error)
+            if error.errors()[0]["type"] == "extra_forbidden":
+                problem = f"Unknown field {refused.field!r}."
+                refused = JobRefused(reason="unknown_field", field=str(refused.field), problem=problem)
+            note_refusal(request.scope, refused)
+            return JSONResponse(file_error_body(refused), 400)
+
+
+class CreatingRoute(FineTuningRoute):
+    """A route whose POST makes a job: what OpenAI's client sends again is the same request.
+
+    The first request gets a key of its own, as if the client had sent an Idempotency-Key; a repeat, which is
+    of the same API key and has the same content, takes that key.
+    """
+
+    async def _keyed(self, request: Request, caller: Caller) -> KeyedRequest | None:
+        keyed = await super()._keyed(request, caller)
+        count = request.headers.get(RETRY_HEADER)
+        if keyed is not None or count is None or not self.created:
+            return keyed
+        prefix = f"sdk:{caller.key_id}:"
+        content = await request.body()
+        fresh = keyed_request(
+            caller.tenant_id,
+            prefix + new_id("req"),
+            method=request.method,
+            target=request.scope["path"],
+            body=content,
+        )
+        if count == "0":
+            return fresh
+        gateway = gateway_of(request)
+        since = gateway.clock.now() - REPEATED_SECONDS
+        first = await gateway.requests.find(caller.tenant_id, prefix=prefix, sha256=fresh.sha256, since=since)
+        if first is None:
+            return fresh
+        return KeyedRequest(tenant_id=caller.tenant_id, key=first, sha256=fresh.sha256)

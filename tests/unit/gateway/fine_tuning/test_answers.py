@@ -1,0 +1,202 @@
+"""What users see of a job on a file."""
+
+import csv
+import io
+
+import pytest
+from openai.pagination import SyncCursorPage
+from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
+from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
+
+from mint_common.datasets import Format
+from mint_common.errors import InvalidField, NotFound
+from services.gateway.core.fine_tuning.answers import job_answer
+from services.gateway.core.fine_tuning.checkpoints import checkpoints
+from services.gateway.core.fine_tuning.events import job_events
+from services.gateway.core.fine_tuning.pages import metadata_wanted, page_of
+from services.gateway.core.fine_tuning.plan import JobFiles
+from services.gateway.core.fine_tuning.records import Fault, JobNow, Revision, StepNow
+from services.gateway.core.fine_tuning.results import results_csv, results_file
+from tests.unit.gateway.fine_tuning.making import EXACT, REINFORCEMENT, TENANT, body, file, plan, submitted
+
+FILES = JobFiles(training=file(rows=16), validation=file(name="valid", rows=4))
+SUPERVISED = plan(
+    body(
+        validation_file="file-valid",
+        hyperparameters={"n_epochs": 2, "batch_size": 8},
+        mint={"evaluation": {"every": 2}},
+    ),
+    files=FILES,
+)
+
+
+def step(number: int, **values) -> StepNow:
+    return StepNow(
+        step=number,
+        state="published",
+        requested_at=100.0 + number,
+        published_at=101.0 + number,
+        revision=Revision(digest=f"sha256:{number}", number=number + 10),
+        loss=3.0 - number / 2,
+        **values,
+    )
+
+
+STEPS = (step(1), step(2, valid_loss=2.2, valid_mean_token_accuracy=0.5), step(3), step(4, valid_loss=2.4))
+JOB = submitted(SUPERVISED, warnings=("look out", "and here"))
+RUNNING = JobNow(
+    state="running",
+    step=3,
+    total_steps=4,
+    started_at=100.9,
+    steps=(*STEPS[:3], StepNow(step=4, state="completed", requested_at=106.0)),
+)
+DONE = JobNow(
+    state="succeeded",
+    step=4,
+    total_steps=4,
+    started_at=100.9,
+    finished_at=110.9,
+    result=Revision(digest="sha256:2", number=12),
+    trained_tokens=345,
+    steps=STEPS,
+)
+
+
+def shown(now: JobNow, at: float = 104.0) -> FineTuningJob:
+    """Return a job as OpenAI's client reads it, strictly."""
+    return FineTuningJob.model_validate(job_answer(JOB, now, tenant_id=TENANT, at=at))
+
+
+def test_openai_s_own_types_read_a_job_in_every_state():
+    waiting = shown(JobNow(state="submitted", total_steps=4))
+    assert (waiting.status, waiting.fine_tuned_model, waiting.result_files) == ("queued", None, [])
+    assert (waiting.training_file, waiting.validation_file) == ("file-train", "file-valid")
+    assert (waiting.hyperparameters.n_epochs, waiting.hyperparameters.batch_size) == (2, 8)
+    assert waiting.method.supervised.hyperparameters.n_epochs == 2
+    assert (waiting.error, waiting.trained_tokens, waiting.estimated_finish) == (None, None, None)
+    running = shown(RUNNING)
+    assert (running.status, running.fine_tuned_model, running.trained_tokens) == ("running", None, None)
+    assert running.estimated_finish == 105
+    done = shown(DONE)
+    assert (done.status, done.fine_tuned_model, done.trained_tokens) == ("succeeded", "tiny-mine@12", 345)
+    assert (done.created_at, done.finished_at, len(done.result_files)) == (100, 110, 1)
+    assert done.mint["warnings"] == ["look out", "and here"]
+    assert done.mint["evaluation"]["file"] == "file-valid"
+
+
+def test_a_failure_names_the_line():
+    fault = Fault(code="too_long", message="Line 7: too long", param="training_file", line=7)
+    failed = JobNow(state="failed", reason="r", finished_at=103.0, fault=fault, total_steps=4)
+    error = shown(failed).error
+    assert (error.code, error.message, error.param, error.line) == (
+        "too_long",
+        "Line 7: too long",
+        "training_file",
+        7,
+    )
+    event = next(job_events(JOB, failed))
+    assert (event["level"], event["message"]) == ("error", "The job failed: Line 7: too long")
+    plain = shown(JobNow(state="failed", reason="the trainer is gone", finished_at=103.0)).error
+    assert (plain.code, plain.message) == ("job_failed", "the trainer is gone")
+
+
+def messages(now: JobNow, job=JOB) -> list[str]:
+    """Return the messages of a job's events, oldest first."""
+    return [FineTuningJobEvent.model_validate(event).message for event in reversed([*job_events(job, now)])]
+
+
+def test_events_have_the_texts_that_users_search_for():
+    assert messages(DONE) == [
+        f"Created fine-tuning job: ftjob-{'a' * 26}",
+        "Validating training file: file-train and validation file: file-valid",
+        "look out",
+        "and here",
+        "Files validated, moving job to queued state",
+        "Fine-tuning job started",
+        "Step 1/4: training loss=2.50",
+        "Step 2/4: training loss=2.00, validation loss=2.20",
+        "Checkpoint created at step 2 with Snapshot ID: tiny-mine@12",
+        "Step 3/4: training loss=1.50",
+        "Step 4/4: training loss=1.00, validation loss=2.40",
+        "Checkpoint created at step 4 with Snapshot ID: tiny-mine@14",
+        "New fine-tuned model created: tiny-mine@12",
+        "The job has successfully completed",
+    ]
+
+
+def test_events_of_reinforcement_tell_rewards_and_what_graders_got_wrong():
+    files = JobFiles(training=file(Format.REWARD, rows=8), validation=file(Format.REWARD, name="valid"))
+    job = submitted(plan(body(method=REINFORCEMENT, validation_file="file-valid"), files=files))
+    now = JobNow(
+        state="running",
+        step=1,
+        started_at=100.9,
+        steps=(
+            step(
+                1, reward_mean=0.42, valid_reward_mean=0.68, grader_errors={"other_error": 2}, dropped_rows=3
+            ),
+        ),
+    )
+    assert messages(now, job)[-5:] == [
+        "Step 1/3, train mean reward=0.42",
+        "Step 1/3, full validation mean reward=0.68",
+        "Step 1/3: grader errors: other_error=2",
+        "Step 1/3: 3 rows were longer than the context, and left out",
+        "Checkpoint created at step 1 with Snapshot ID: tiny-mine@11",
+    ]
+    assert job_answer(job, now, tenant_id=TENANT, at=0)["method"]["reinforcement"]["grader"] == EXACT
+
+
+def test_events_keep_their_ids_and_their_order_while_a_job_goes_on():
+    before = [event["id"] for event in job_events(JOB, RUNNING)]
+    after = [event["id"] for event in job_events(JOB, DONE)]
+    assert after[-len(before) :] == before
+    assert len(set(after)) == len(after)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 5, 100])
+def test_pages_have_every_item_once(limit):
+    every = list(job_events(JOB, DONE))
+    found, after = [], None
+    while True:
+        page = page_of(iter(every), kind="event", after=after, limit=limit)
+        SyncCursorPage[FineTuningJobEvent].model_validate(page)
+        found += page["data"]
+        if not page["has_more"]:
+            break
+        after = page["last_id"]
+    assert found == every
+    with pytest.raises(NotFound):
+        page_of(iter(every), kind="event", after="ftevent-none", limit=limit)
+
+
+def test_checkpoints_are_the_evaluated_steps_and_the_last_one():
+    found = [FineTuningJobCheckpoint.model_validate(each) for each in checkpoints(JOB, DONE)]
+    assert [(each.step_number, each.fine_tuned_model_checkpoint) for each in found] == [
+        (4, "tiny-mine@14"),
+        (2, "tiny-mine@12"),
+    ]
+    assert [each.mint["best"] for each in found] == [False, True]
+    assert (found[1].metrics.valid_loss, found[1].metrics.full_valid_loss) == (2.2, 2.2)
+    assert [each["step_number"] for each in checkpoints(JOB, RUNNING)] == [2]
+    bare = submitted(plan(body(), files=FILES))
+    unmeasured = JobNow(state="succeeded", steps=(step(1), step(2)), step=2, finished_at=1.0)
+    assert [each["step_number"] for each in checkpoints(bare, unmeasured)] == [2]
+
+
+def test_results_are_a_table_of_the_steps():
+    rows = list(csv.DictReader(io.StringIO(results_csv(DONE).decode())))
+    assert [row["step"] for row in rows] == ["1", "2", "3", "4"]
+    assert (rows[1]["train_loss"], rows[1]["valid_loss"], rows[0]["valid_loss"]) == ("2.0", "2.2", "")
+    told = results_file(JOB, DONE, size_bytes=5)
+    assert (told["id"], told["purpose"]) == (f"file-results-{'a' * 26}", "fine-tune-results")
+
+
+def test_metadata_selects():
+    assert metadata_wanted([("limit", "2")]) == {}
+    assert metadata_wanted([("metadata[team]", "a"), ("metadata[b]", "")]) == {"team": "a", "b": ""}
+    assert metadata_wanted([("metadata", "null")]) is None
+    for query in ([("metadata", "{}")], [("metadata[\0]", "a")], [(f"metadata[{n}]", "") for n in range(17)]):
+        with pytest.raises(InvalidField):
+            metadata_wanted(query)
