@@ -56,13 +56,16 @@ from services.gateway.core.webhooks.retries import RetryPolicy
 from services.gateway.handlers.file_uploads import UploadKeeper
 from services.gateway.handlers.files import FileKeeper
 from services.gateway.handlers.fine_tuning.creation import JobMaker
+from services.gateway.handlers.fine_tuning.file_uses import FileUses
 from services.gateway.handlers.fine_tuning.jobs import FineTuningJobs
 from services.gateway.handlers.webhooks import WebhookCourier, WebhookIntake
 from services.gateway.http.edge.admission import AdmissionGate
 from services.gateway.http.edge.context import Gateway
 from services.gateway.http.files.context import TenantFiles
+from services.gateway.http.fine_tuning.context import FineTuningContext
 from services.gateway.http.public import build_http
 from services.gateway.http.tinker.context import Tinker
+from services.gateway.ports.jobs import Rollout, Submissions
 from services.gateway.ports.webhooks import WebhookQueue, WebhookSender
 from services.gateway.settings import GatewaySettings
 
@@ -158,6 +161,7 @@ async def run(settings: GatewaySettings) -> None:
         requests = PostgresRequests(pool, clock)
         submissions = PostgresSubmissions(pool, PostgresLedger(pool, clock), clock)
         jobs = RolloutHttp(rollout)
+        fine_tuning = _fine_tuning(catalog, submissions, jobs, tenant_files.files)
 
         def is_ready(meant: Resolution) -> bool:
             return meant.revision is None or engines.holds(meant.base, meant.revision.digest)
@@ -224,8 +228,7 @@ async def run(settings: GatewaySettings) -> None:
                 public_url=settings.public_url,
             ),
             files=tenant_files,
-            job_maker=JobMaker(registry=catalog, submissions=submissions, files=tenant_files.files),
-            fine_tuning=FineTuningJobs(submissions=submissions, rollout=jobs),
+            fine_tuning=fine_tuning,
         )
 
         sender = HttpWebhookSender(
@@ -252,7 +255,7 @@ async def run(settings: GatewaySettings) -> None:
             rows = {
                 "requests": requests.prune,
                 "sampling sessions": sampling_sessions.prune,
-                "files": tenant_files.files.sweep,
+                "files": fine_tuning.uses.sweep,
                 "uploads": tenant_files.uploads.sweep,
             }
             await prune(rows, clock)
@@ -312,6 +315,17 @@ async def _files(
         uploads=UploadKeeper(uploads=PostgresFileUploads(pool, clock), files=keeper),
         arriving=OpenRequests(what="your tenant's files on their way", most=TENANT_ARRIVING),
         previewing=OpenRequests(what="your tenant's previews", most=TENANT_PREVIEWS),
+    )
+
+
+def _fine_tuning(
+    registry: RegistryClient, submissions: Submissions, rollout: Rollout, files: FileKeeper
+) -> FineTuningContext:
+    jobs = FineTuningJobs(submissions=submissions, rollout=rollout)
+    return FineTuningContext(
+        maker=JobMaker(registry=registry, submissions=submissions, files=files),
+        jobs=jobs,
+        uses=FileUses(submissions=submissions, jobs=jobs, files=files),
     )
 
 

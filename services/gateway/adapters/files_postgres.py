@@ -4,7 +4,7 @@ Invariant: content is stored and erased under the lock of its row in `file_blobs
 content whose row is there. Whatever is killed in between leaves at most a row that no file names.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import fields
 
@@ -12,11 +12,12 @@ import asyncpg
 import msgspec
 
 from mint_common.errors import NotFound
-from mint_common.ids import TenantId
+from mint_common.ids import JobId, TenantId
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.postgres_errors import PostgresConnection, acquired
 from services.gateway.core.files.records import FileRecord, Order
 from services.gateway.core.files.refusals import FilesFull, UploadClosed
+from services.gateway.core.fine_tuning.refusals import file_in_use
 
 FILE = ", ".join(field.name for field in fields(FileRecord))
 LOCK_TENANT = "SELECT pg_advisory_xact_lock(hashtextextended('files of ' || $1, 0))"
@@ -43,6 +44,10 @@ _ADD = f"""
 _COMPLETE = """
     UPDATE file_uploads SET status = 'completed', file_id = $2, ended_at = $3
     WHERE upload_id = $1 AND status = 'pending' RETURNING upload_id
+"""
+_READER = """
+    SELECT job_id FROM submissions
+    WHERE tenant_id = $1 AND file_ids @> ARRAY[$2::text] AND job_id <> ALL ($3::text[]) LIMIT 1
 """
 _UNUSED = "NOT EXISTS (SELECT FROM files WHERE files.sha256 = file_blobs.sha256)"
 
@@ -115,15 +120,23 @@ class PostgresFiles:
         rows = await self._pool.fetch(query, tenant_id, self._clock.now(), purpose, place, limit)
         return [_file(row) for row in rows]
 
-    async def remove(self, tenant_id: TenantId, file_id: str) -> FileRecord:
+    async def remove(self, tenant_id: TenantId, file_id: str, *, jobs: Collection[JobId]) -> FileRecord:
         """Remove a tenant's file."""
-        query = f"DELETE FROM files WHERE tenant_id = $1 AND {_LIVE} AND file_id = $3 RETURNING {FILE}"  # noqa: S608
-        return _found(await self._pool.fetchrow(query, tenant_id, self._clock.now(), file_id), file_id)
+        lock = f"SELECT {FILE} FROM files WHERE tenant_id = $1 AND {_LIVE} AND file_id = $3 FOR UPDATE"  # noqa: S608
+        async with acquired(self._pool) as connection, connection.transaction():
+            row = await connection.fetchrow(lock, tenant_id, self._clock.now(), file_id)
+            found = _found(row, file_id)
+            # A statement of its own: it sees the jobs that were committed before the lock was free.
+            reader = await connection.fetchval(_READER, tenant_id, file_id, list(jobs))
+            if reader is not None:
+                raise file_in_use(file_id, JobId(reader))
+            await connection.execute("DELETE FROM files WHERE file_id = $1", file_id)
+        return found
 
-    async def remove_expired(self) -> int:
+    async def remove_expired(self, *, kept: Collection[str]) -> int:
         """Remove the files that are past their time."""
-        query = "DELETE FROM files WHERE expires_at <= $1 RETURNING file_id"
-        return len(await self._pool.fetch(query, self._clock.now()))
+        query = "DELETE FROM files WHERE expires_at <= $1 AND file_id <> ALL ($2::text[]) RETURNING file_id"
+        return len(await self._pool.fetch(query, self._clock.now(), list(kept)))
 
     async def unused(self, *, limit: int) -> Sequence[str]:
         """Return content that no file names."""

@@ -6,13 +6,13 @@ when no file names it, in the request that removed its last name or, after a fau
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass, field
 
 from mint_common.blobs.port import Blobs
 from mint_common.datasets import DatasetReport, RowLine
 from mint_common.errors import BlobMissing, InvalidField, Unavailable
-from mint_common.ids import TenantId
+from mint_common.ids import JobId, TenantId
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.tenant_limiter import TenantLimiter
 from services.gateway.core.files.previews import RowsFrom
@@ -121,14 +121,17 @@ class FileKeeper:
             raise
         return rows.finish()
 
-    async def remove(self, tenant_id: TenantId, file_id: str) -> None:
-        """Remove a file, and erase its bytes unless another file has the same. Raises NotFound."""
-        removed = await self.files.remove(tenant_id, file_id)
+    async def remove(self, tenant_id: TenantId, file_id: str, *, jobs: Collection[JobId] = ()) -> None:
+        """Remove a file that no job but ``jobs`` reads, and erase its bytes unless another has the same.
+
+        Raises NotFound, JobRefused.
+        """
+        removed = await self.files.remove(tenant_id, file_id, jobs=jobs)
         await asyncio.shield(self._erase_soon(removed.sha256))
 
-    async def sweep(self) -> None:
-        """Remove files past their time, and erase what no file names."""
-        await self.files.remove_expired()
+    async def sweep(self, *, kept: Collection[str] = ()) -> None:
+        """Remove files past their time but for ``kept``, and erase what no file names."""
+        await self.files.remove_expired(kept=kept)
         while found := await self.files.unused(limit=AT_ONCE):
             if not any([await self._erase(sha256) for sha256 in found]):
                 return

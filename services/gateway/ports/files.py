@@ -1,6 +1,6 @@
 """What the gateway needs for tenants' files: rows, a check of rows, room on a disk while bytes arrive."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ from typing import Protocol
 
 from mint_common.claims import Claim
 from mint_common.datasets import DatasetReport
-from mint_common.ids import TenantId
+from mint_common.ids import JobId, TenantId
 from services.gateway.core.files.records import FileRecord, Order, PartRecord, UploadRecord
 
 
@@ -96,12 +96,15 @@ class Files(Protocol):
         """Return a tenant's files by age; ``after`` is the last id of the page before. Raises NotFound."""
         ...
 
-    async def remove(self, tenant_id: TenantId, file_id: str) -> FileRecord:
-        """Remove a tenant's file, and return what it was. Raises NotFound."""
+    async def remove(self, tenant_id: TenantId, file_id: str, *, jobs: Collection[JobId]) -> FileRecord:
+        """Remove a tenant's file, and return what it was.
+
+        Raises NotFound, or JobRefused when a job that is not among ``jobs`` reads it.
+        """
         ...
 
-    async def remove_expired(self) -> int:
-        """Remove the files that are past their time; return how many."""
+    async def remove_expired(self, *, kept: Collection[str]) -> int:
+        """Remove the files that are past their time but for some; return how many."""
         ...
 
     async def unused(self, *, limit: int) -> Sequence[str]:

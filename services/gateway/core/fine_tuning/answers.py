@@ -1,16 +1,14 @@
 """A job on a file as OpenAI's API shows it. Pure: a projection of the submission and of rollout's job."""
 
-from collections.abc import Mapping
 from dataclasses import asdict
 
 from mint_common.ids import TenantId
 from services.gateway.core.fine_tuning.names import results_id, shown_id
 from services.gateway.core.fine_tuning.records import FineTuning, JobNow, model_name
+from services.gateway.core.fine_tuning.results import has_results
 from services.gateway.core.json_types import JsonObject
 from services.gateway.core.mint.submission import SubmittedJob
 
-STATUS: Mapping[str, str] = {"submitted": "queued"}
-"""States that OpenAI's API names otherwise: a job's files were checked before it was made."""
 _ALWAYS = ("n_epochs", "batch_size", "learning_rate_multiplier")
 
 
@@ -20,20 +18,19 @@ def job_answer(job: SubmittedJob, now: JobNow, *, tenant_id: TenantId, at: float
     assert told is not None, job.job_id
     assert data is not None, job.job_id
     validation = data.evaluation.file if data.evaluation else None
-    is_done = now.is_ended and now.step > 0
     return {
         "id": shown_id(job.job_id),
         "object": "fine_tuning.job",
         "created_at": int(job.submitted_at),
         "finished_at": None if now.finished_at is None else int(now.finished_at),
         "estimated_finish": _estimated_finish(now, at=at),
-        "status": STATUS.get(now.state, now.state),
+        "status": now.status,
         "model": told.model,
         "fine_tuned_model": None if now.result is None else model_name(job.policy, now.result),
         "organization_id": tenant_id,
         "training_file": data.training.file_id,
         "validation_file": None if validation is None else validation.file_id,
-        "result_files": [results_id(job.job_id)] if is_done else [],
+        "result_files": [results_id(job.job_id)] if has_results(now) else [],
         "trained_tokens": now.trained_tokens if now.is_ended else None,
         "seed": job.spec.seed,
         "metadata": told.metadata,

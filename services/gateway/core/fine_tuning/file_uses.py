@@ -1,8 +1,46 @@
 """What uses a file: jobs, and the revisions that were trained on it. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 from mint_common.events import JobSpec
+from services.gateway.core.fine_tuning.names import shown_id
+from services.gateway.core.fine_tuning.records import JobNow, model_name
+from services.gateway.core.mint.submission import SubmittedJob
+
+MOST_REVISIONS = 1000
+"""That are named; all are counted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadingJob:
+    """A job that reads a file."""
+
+    job: SubmittedJob
+    now: JobNow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobUse:
+    """A job and what it reads a file for."""
+
+    job: str
+    status: str
+    policy: str
+    use: Literal["training", "validation"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileUse:
+    """What used a file. ``revisions`` are the newest that were trained on it, of all ``revision_count``.
+
+    What a policy is trained on later goes on from them.
+    """
+
+    jobs: tuple[JobUse, ...]
+    revisions: tuple[str, ...]
+    revision_count: int
 
 
 def job_files(spec: JobSpec) -> Mapping[str, str]:
@@ -14,3 +52,32 @@ def job_files(spec: JobSpec) -> Mapping[str, str]:
     if data.evaluation is not None and data.evaluation.file is not None:
         found.setdefault(data.evaluation.file.file_id, "validation_file")
     return found
+
+
+def file_use(file_id: str, readers: Sequence[ReadingJob]) -> FileUse:
+    """Return what used a file; ``readers`` are its jobs, newest first."""
+    trained = [each for each in readers if _use(file_id, each) == "training"]
+    revisions = [
+        model_name(each.job.policy, step.revision)
+        for each in trained
+        for step in reversed(each.now.steps)
+        if step.revision is not None
+    ]
+    return FileUse(
+        jobs=tuple(_job_use(file_id, each) for each in readers),
+        revisions=tuple(revisions[:MOST_REVISIONS]),
+        revision_count=len(revisions),
+    )
+
+
+def _job_use(file_id: str, reader: ReadingJob) -> JobUse:
+    return JobUse(
+        job=shown_id(reader.job.job_id),
+        status=reader.now.status,
+        policy=reader.job.policy,
+        use=_use(file_id, reader),
+    )
+
+
+def _use(file_id: str, reader: ReadingJob) -> Literal["training", "validation"]:
+    return "training" if job_files(reader.job.spec)[file_id] == "training_file" else "validation"

@@ -86,13 +86,13 @@ def choose_numbers(
     check_between("mint.warmup_steps", extras.warmup_steps, 0, steps)
     if method == "reinforcement":
         compute = compute or 1.0
-    multiplier = common.learning_rate_multiplier or 1.0
+    learning_rate = _learning_rate(asked, extras, method)
     return Numbers(
         epochs=epochs,
         batch_size=batch,
         steps=steps,
-        multiplier=multiplier,
-        learning_rate=_learning_rate(asked, extras, method, multiplier),
+        multiplier=round(learning_rate / RECIPES[method].learning_rate, 12),
+        learning_rate=learning_rate,
         beta=_beta(asked, extras, method),
         compute_multiplier=compute,
         group_size=1 if compute is None else min(MAX_GROUP, max(2, round(GROUP * compute))),
@@ -100,9 +100,9 @@ def choose_numbers(
     )
 
 
-def _learning_rate(asked: Asked, extras: MintFields, method: MethodName, multiplier: float) -> float:
+def _learning_rate(asked: Asked, extras: MintFields, method: MethodName) -> float:
     if extras.learning_rate is None:
-        rate = RECIPES[method].learning_rate * multiplier
+        rate = RECIPES[method].learning_rate * (asked.common.learning_rate_multiplier or 1.0)
         if rate > MAX_LEARNING_RATE:
             problem = f"gives a learning rate of {rate:g}, it is {MAX_LEARNING_RATE} at most"
             raise InvalidField(field=f"{asked.where}.learning_rate_multiplier", problem=problem)

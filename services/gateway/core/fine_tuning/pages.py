@@ -1,6 +1,6 @@
 """Pages of lists that are made from the newest item to the oldest."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from mint_common.errors import InvalidField, NotFound
@@ -15,12 +15,7 @@ def page_of(items: Iterable[JsonObject], *, kind: str, after: str | None, limit:
     left: Iterator[JsonObject] = iter(items)
     if after is not None and not any(item["id"] == after for item in left):
         raise NotFound(kind=kind, name=after[:100])
-    return first_page(list(islice(left, limit + 1)), limit=limit)
-
-
-def first_page(items: Sequence[JsonObject], *, limit: int) -> JsonObject:
-    """Return a page; ``items`` has one more than ``limit`` when there are more."""
-    return page_answer(items, lambda item: item, limit=limit)
+    return page_answer(list(islice(left, limit + 1)), lambda item: item, limit=limit)
 
 
 def metadata_wanted(query: Iterable[tuple[str, str]]) -> dict[str, str] | None:

@@ -4,7 +4,7 @@ Pure. A job has ``ceil(rows x (1 - holdout) x n_epochs / batch_size)`` steps.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from services.gateway.core.mint.job_warnings import rate_warning
 
 MAX_REWARD_ROWS = 50_000
 FEW_ROWS = 10
+MAX_GRADER_DEPTH = 16
 _GRADER = "method.reinforcement.grader"
 
 
@@ -116,8 +117,7 @@ def _grader(body: FineTuningBody) -> dict[str, Any] | None:
     settings = body.method.reinforcement if body.method else None
     if settings is None:
         return None
-    if not _is_finite(settings.grader):
-        raise InvalidField(field=_GRADER, problem="has a number that is not finite")
+    _check_grader_json(settings.grader)
     try:
         read_grader(settings.grader)
     except InvalidField as error:
@@ -128,15 +128,25 @@ def _grader(body: FineTuningBody) -> dict[str, Any] | None:
     return settings.grader
 
 
-def _is_finite(value: object) -> bool:
+def _check_grader_json(grader: dict[str, Any]) -> None:
+    """Refuse JSON that is nested deep, or has numbers that are not finite. Raises InvalidField."""
+    level: list[object] = [grader]
+    for _ in range(MAX_GRADER_DEPTH):
+        if any(isinstance(value, float) and not math.isfinite(value) for value in level):
+            raise InvalidField(field=_GRADER, problem="has a number that is not finite")
+        level = [inner for value in level for inner in _inner(value)]
+        if not level:
+            return
+    raise InvalidField(field=_GRADER, problem=f"is nested more than {MAX_GRADER_DEPTH} deep")
+
+
+def _inner(value: object) -> Iterable[object]:
     match value:
-        case float():
-            return math.isfinite(value)
         case Mapping():
-            return all(map(_is_finite, value.values()))
+            return value.values()
         case list():
-            return all(map(_is_finite, value))
-    return True
+            return value
+    return ()
 
 
 def _shown(numbers: Numbers, spec: JobSpec, method: MethodName) -> dict[str, float | str]:

@@ -75,9 +75,13 @@ class StepNow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobNow:
-    """A job. ``step`` counts finished steps; ``result`` is the chosen revision of one that succeeded."""
+    """A job. ``step`` counts finished steps; ``result`` is the chosen revision of one that succeeded.
+
+    ``is_pausing``: it rests when its open step has ended.
+    """
 
     state: str
+    is_pausing: bool = False
     reason: str = ""
     step: int = 0
     total_steps: int = 0
@@ -88,6 +92,13 @@ class JobNow:
     trained_tokens: int | None = None
     fault: Fault | None = None
     steps: tuple[StepNow, ...] = ()
+
+    @property
+    def status(self) -> str:
+        """Return the state as OpenAI's API names it: a job's files were checked before it was made."""
+        if self.is_pausing and self.state == "running":
+            return "pausing"
+        return "queued" if self.state == "submitted" else self.state
 
     @property
     def is_ended(self) -> bool:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from mint_common.catalog import PolicyRecord
 from mint_common.errors import InvalidField
+from mint_common.ids import JobId
+from services.gateway.core.fine_tuning.names import shown_id
 
 
 class JobRefused(InvalidField):
@@ -43,3 +45,15 @@ def job_ended(name: str, state: str, verb: str) -> JobRefused:
     """Return the refusal of what cannot be done to a job that has ended."""
     problem = f"Job {name[:100]} has ended ({state}): there is nothing to {verb}."
     return JobRefused(reason="job_ended", field="job_id", problem=problem)
+
+
+def file_in_use(file_id: str, job_id: JobId) -> JobRefused:
+    """Return the refusal to remove what a job reads."""
+    problem = f"Job {shown_id(job_id)} reads file {file_id}: cancel it first, or wait until it has ended."
+    return JobRefused(reason="file_in_use", field="file_id", problem=problem)
+
+
+def results_stay(file_id: str) -> JobRefused:
+    """Return the refusal to delete the results of a job."""
+    problem = f"File {file_id} is made of its job when it is read: there is nothing to delete."
+    return JobRefused(reason="file_of_results", field="file_id", problem=problem)

@@ -27,6 +27,11 @@ COLUMNS: Mapping[str, Callable[[StepNow], float | None]] = {
 """Columns by their names; a step that was not evaluated has none of the ``valid_`` ones."""
 
 
+def has_results(now: JobNow) -> bool:
+    """Return whether a job has results: it has ended, and finished a step before."""
+    return now.is_ended and now.step > 0
+
+
 def results_csv(now: JobNow) -> bytes:
     """Return the published steps of a job."""
     text = io.StringIO()

@@ -1,14 +1,16 @@
 """Jobs on files, as their tenants read and steer them: the gateway's row with what rollout tells of it."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mint_common.errors import NotFound, Unavailable
 from mint_common.ids import TenantId
-from services.gateway.core.fine_tuning.names import job_id_of
+from services.gateway.core.fine_tuning.file_uses import ReadingJob
+from services.gateway.core.fine_tuning.names import job_id_of, job_of_results
 from services.gateway.core.fine_tuning.records import JobNow, Verb
 from services.gateway.core.fine_tuning.refusals import job_ended
+from services.gateway.core.fine_tuning.results import has_results, results_csv, results_file
 from services.gateway.core.json_types import JsonObject
 from services.gateway.core.mint.submission import SubmittedJob
 from services.gateway.ports.jobs import Rollout, Submissions
@@ -19,9 +21,9 @@ ASKED_AT_ONCE = 4
 _REACHED: Mapping[Verb, frozenset[str]] = {
     "cancel": frozenset({"cancelled"}),
     "pause": frozenset({"paused"}),
-    "resume": frozenset({"submitted", "running"}),
+    "resume": frozenset({"queued", "running"}),
 }
-"""States in which there is nothing left to do."""
+"""When there is nothing left to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,25 +47,41 @@ class FineTuningJobs:
         except NotFound:
             return JobNow(state="submitted", total_steps=job.spec.steps)
 
-    async def page(
-        self,
-        tenant_id: TenantId,
-        *,
-        metadata: Mapping[str, str] | None,
-        after: str | None,
-        limit: int,
-        show: Callable[[SubmittedJob, JobNow], JsonObject],
-    ) -> list[JsonObject]:
-        """Return the newest jobs below ``after`` as ``show`` shows them. Raises NotFound."""
-        below = None if after is None else job_id_of(after)
-        jobs = await self.submissions.on_files(tenant_id, metadata=metadata, after=below, limit=limit)
+    async def all_progress(self, tenant_id: TenantId, jobs: Sequence[SubmittedJob]) -> list[ReadingJob]:
+        """Return how far jobs are, in their order. Raises Unavailable."""
         gate = asyncio.Semaphore(ASKED_AT_ONCE)
 
-        async def shown(job: SubmittedJob) -> JsonObject:
+        async def ask(job: SubmittedJob) -> ReadingJob:
             async with gate:
-                return show(job, await self.progress(tenant_id, job))
+                return ReadingJob(job=job, now=await self.progress(tenant_id, job))
 
-        return await asyncio.gather(*map(shown, jobs))
+        return await asyncio.gather(*map(ask, jobs))
+
+    async def page(
+        self, tenant_id: TenantId, *, metadata: Mapping[str, str] | None, after: str | None, limit: int
+    ) -> list[ReadingJob]:
+        """Return the newest jobs below ``after``. Raises NotFound."""
+        below = None if after is None else job_id_of(after)
+        jobs = await self.submissions.on_files(tenant_id, metadata=metadata, after=below, limit=limit)
+        return await self.all_progress(tenant_id, jobs)
+
+    async def results(self, tenant_id: TenantId, file_id: str) -> tuple[JsonObject, bytes] | None:
+        """Return a file with the results of a job, and its bytes; None for any other kind of file.
+
+        Raises NotFound until the job has ended.
+        """
+        job_id = job_of_results(file_id)
+        if job_id is None:
+            return None
+        try:
+            job = await self.get(tenant_id, job_id)
+        except NotFound as error:
+            raise NotFound(kind="file", name=file_id) from error
+        now = await self.progress(tenant_id, job)
+        if not has_results(now):
+            raise NotFound(kind="file", name=file_id)
+        data = results_csv(now)
+        return results_file(job, now, size_bytes=len(data)), data
 
     async def steer(self, tenant_id: TenantId, name: str, verb: Verb) -> tuple[SubmittedJob, JobNow]:
         """Cancel a job, let it rest or go on. Idempotent.
@@ -72,10 +90,10 @@ class FineTuningJobs:
         """
         job = await self.get(tenant_id, name)
         now = await self.progress(tenant_id, job)
-        if now.state in _REACHED[verb]:
+        if now.status in _REACHED[verb]:
             return job, now
         if now.is_ended:
-            raise job_ended(name, now.state, verb)
+            raise job_ended(name, now.status, verb)
         try:
             await self.rollout.steer(tenant_id, job.job_id, verb)
         except NotFound as error:

@@ -21,10 +21,9 @@ from services.gateway.core.body_budget import BodyBudget
 from services.gateway.core.callers import KeyMemory, choose_key
 from services.gateway.core.open_requests import OpenRequests
 from services.gateway.core.webhooks.records import WebhookLimits
-from services.gateway.handlers.fine_tuning.creation import JobMaker
-from services.gateway.handlers.fine_tuning.jobs import FineTuningJobs
 from services.gateway.http.edge.admission import AdmissionGate
 from services.gateway.http.files.context import TenantFiles
+from services.gateway.http.fine_tuning.context import FineTuningContext
 from services.gateway.http.tinker.context import Tinker
 from services.gateway.ports.jobs import Rollout, Submissions
 from services.gateway.ports.requests import Requests, Resolver
@@ -60,8 +59,7 @@ class Gateway:
     admission: AdmissionGate
     tinker: Tinker
     files: TenantFiles
-    job_maker: JobMaker
-    fine_tuning: FineTuningJobs
+    fine_tuning: FineTuningContext
 
     def is_warm(self, tenant_id: TenantId, model: str) -> bool:
         """Return whether the last resolution of a name is known to be in an engine's memory."""

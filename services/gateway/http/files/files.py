@@ -1,8 +1,9 @@
 """``/v1/files``: a tenant's files, as OpenAI's API has them."""
 
+from dataclasses import asdict
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from mint_common.errors import BodyTooLarge
@@ -19,6 +20,8 @@ from services.gateway.core.files.records import (
     check_purpose,
     page_size,
 )
+from services.gateway.core.fine_tuning.names import job_of_results
+from services.gateway.core.fine_tuning.refusals import results_stay
 from services.gateway.core.json_types import JsonObject
 from services.gateway.http.edge.context import GatewayDep, ReadCaller, TrainCaller
 from services.gateway.http.edge.recording import creates
@@ -92,21 +95,29 @@ async def list_files(  # noqa: PLR0917  # FastAPI passes them by name
 @router.get("/{file}")
 async def get_file(file: str, caller: ReadCaller, gateway: GatewayDep) -> JsonObject:
     """Return one file."""
-    found = await gateway.files.files.get(caller.tenant_id, check_id(IdPrefix.FILE, file))
-    return file_answer(found)
+    results = await gateway.fine_tuning.jobs.results(caller.tenant_id, check_id(IdPrefix.FILE, file))
+    return results[0] if results else file_answer(await gateway.files.files.get(caller.tenant_id, file))
 
 
 @router.delete("/{file}")
 async def delete_file(file: str, caller: TrainCaller, gateway: GatewayDep) -> JsonObject:
-    """Delete a file, and erase its bytes."""
-    await gateway.files.files.remove(caller.tenant_id, check_id(IdPrefix.FILE, file))
-    return {"id": file, "object": "file", "deleted": True}
+    """Delete a file that no running job reads, and erase its bytes.
+
+    `mint` says which jobs and revisions were trained on it: they stay.
+    """
+    if job_of_results(check_id(IdPrefix.FILE, file)) is not None:
+        raise results_stay(file)
+    used = await gateway.fine_tuning.uses.remove(caller.tenant_id, file)
+    return {"id": file, "object": "file", "deleted": True, "mint": asdict(used)}
 
 
-@router.get("/{file}/content", response_class=StreamingResponse)
-async def get_content(file: str, caller: TrainCaller, gateway: GatewayDep) -> StreamingResponse:
+@router.get("/{file}/content", response_class=Response)
+async def get_content(file: str, caller: TrainCaller, gateway: GatewayDep) -> Response:
     """Return a file's bytes."""
+    results = await gateway.fine_tuning.jobs.results(caller.tenant_id, check_id(IdPrefix.FILE, file))
+    if results:
+        return Response(results[1], media_type="application/octet-stream")
     keeper = gateway.files.files
-    found = await keeper.get(caller.tenant_id, check_id(IdPrefix.FILE, file))
+    found = await keeper.get(caller.tenant_id, file)
     headers = {"content-length": str(found.size_bytes)}
     return StreamingResponse(keeper.read(found), headers=headers, media_type="application/octet-stream")

@@ -19,6 +19,7 @@ from services.gateway.core.files.previews import (
     preview,
 )
 from services.gateway.core.files.records import IdPrefix, check_id
+from services.gateway.core.fine_tuning.file_uses import FileUse
 from services.gateway.core.json_types import JsonObject
 from services.gateway.http.edge.context import GatewayDep, ReadCaller, TrainCaller
 from services.gateway.http.edge.routes import GatewayRoute
@@ -28,7 +29,10 @@ router = APIRouter(prefix="/mint/v1/files", tags=["files"], route_class=GatewayR
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileView:
-    """A file. ``format``, ``rows`` and ``repeats`` are of rows: those equal to an earlier one are repeats."""
+    """A file. ``format``, ``rows`` and ``repeats`` are of rows: those equal to an earlier one are repeats.
+
+    ``used_by`` has the jobs that read it, and the revisions that were trained on it.
+    """
 
     file_id: str
     filename: str
@@ -40,6 +44,7 @@ class FileView:
     format: Format | None
     rows: int | None
     repeats: int | None
+    used_by: FileUse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +75,7 @@ async def get_file_view(file: str, caller: ReadCaller, gateway: GatewayDep) -> F
         format=found.format,
         rows=found.rows,
         repeats=found.repeats,
+        used_by=await gateway.fine_tuning.uses.of(caller.tenant_id, found.file_id),
     )
 
 

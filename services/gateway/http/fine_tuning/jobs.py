@@ -8,11 +8,12 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 
 from mint_common.ids import TenantId, new_id
+from services.gateway.core.files.answers import page_answer
 from services.gateway.core.fine_tuning.answers import job_answer
 from services.gateway.core.fine_tuning.bodies import FineTuningBody
 from services.gateway.core.fine_tuning.checkpoints import checkpoints
 from services.gateway.core.fine_tuning.events import job_events
-from services.gateway.core.fine_tuning.pages import first_page, metadata_wanted, page_of
+from services.gateway.core.fine_tuning.pages import metadata_wanted, page_of
 from services.gateway.core.fine_tuning.records import JobNow, Verb
 from services.gateway.core.json_types import JsonObject
 from services.gateway.core.mint.submission import SubmittedJob
@@ -40,7 +41,7 @@ async def create_job(
     has no word for.
     """
     cause = new_id("req") if keyed is None else keyed.request_id
-    job = await gateway.job_maker.make(caller.tenant_id, body, cause=cause)
+    job = await gateway.fine_tuning.maker.make(caller.tenant_id, body, cause=cause)
     return _shown(gateway, caller.tenant_id, job, JobNow(state="submitted", total_steps=job.spec.steps))
 
 
@@ -54,21 +55,22 @@ async def list_jobs(
     `has_more` says whether there are others.
     """
     most = min(limit, MOST_JOBS)
-    found = await gateway.fine_tuning.page(
+    found = await gateway.fine_tuning.jobs.page(
         caller.tenant_id,
         metadata=metadata_wanted(request.query_params.multi_items()),
         after=after,
         limit=most + 1,
-        show=lambda job, now: _shown(gateway, caller.tenant_id, job, now),
     )
-    return first_page(found, limit=most)
+    return page_answer(found, lambda each: _shown(gateway, caller.tenant_id, each.job, each.now), limit=most)
 
 
 @router.get("/{fine_tuning_job}")
 async def get_job(fine_tuning_job: str, caller: ReadCaller, gateway: GatewayDep) -> JsonObject:
     """Return a job. `fine_tuned_model` is the name of its chosen revision, which never means another one."""
-    job = await gateway.fine_tuning.get(caller.tenant_id, fine_tuning_job)
-    return _shown(gateway, caller.tenant_id, job, await gateway.fine_tuning.progress(caller.tenant_id, job))
+    job = await gateway.fine_tuning.jobs.get(caller.tenant_id, fine_tuning_job)
+    return _shown(
+        gateway, caller.tenant_id, job, await gateway.fine_tuning.jobs.progress(caller.tenant_id, job)
+    )
 
 
 @router.post("/{fine_tuning_job}/cancel")
@@ -94,8 +96,8 @@ async def list_events(
     fine_tuning_job: str, caller: ReadCaller, gateway: GatewayDep, limit: Limit = 20, after: After = None
 ) -> JsonObject:
     """List what happened to a job, newest first. An event's id stays the same."""
-    job = await gateway.fine_tuning.get(caller.tenant_id, fine_tuning_job)
-    events = job_events(job, await gateway.fine_tuning.progress(caller.tenant_id, job))
+    job = await gateway.fine_tuning.jobs.get(caller.tenant_id, fine_tuning_job)
+    events = job_events(job, await gateway.fine_tuning.jobs.progress(caller.tenant_id, job))
     return page_of(events, kind="event", after=after, limit=min(limit, MOST_ITEMS))
 
 
@@ -104,13 +106,13 @@ async def list_checkpoints(
     fine_tuning_job: str, caller: ReadCaller, gateway: GatewayDep, limit: Limit = 10, after: After = None
 ) -> JsonObject:
     """List the revisions of a job that were evaluated, and its last one, newest first."""
-    job = await gateway.fine_tuning.get(caller.tenant_id, fine_tuning_job)
-    found = checkpoints(job, await gateway.fine_tuning.progress(caller.tenant_id, job))
+    job = await gateway.fine_tuning.jobs.get(caller.tenant_id, fine_tuning_job)
+    found = checkpoints(job, await gateway.fine_tuning.jobs.progress(caller.tenant_id, job))
     return page_of(found, kind="checkpoint", after=after, limit=min(limit, MOST_ITEMS))
 
 
 async def _steer(gateway: Gateway, tenant_id: TenantId, name: str, verb: Verb) -> JsonObject:
-    job, now = await gateway.fine_tuning.steer(tenant_id, name, verb)
+    job, now = await gateway.fine_tuning.jobs.steer(tenant_id, name, verb)
     return _shown(gateway, tenant_id, job, now)
 
 

@@ -1,0 +1,49 @@
+"""Files that jobs read: removed only when no job does any more.
+
+Invariant: a file goes in a transaction that sees every job of it, and all of them have ended.
+"""
+
+from dataclasses import dataclass
+
+from mint_common.ids import TenantId
+from services.gateway.core.fine_tuning.file_uses import FileUse, ReadingJob, file_use
+from services.gateway.core.fine_tuning.refusals import file_in_use
+from services.gateway.handlers.files import FileKeeper
+from services.gateway.handlers.fine_tuning.jobs import FineTuningJobs
+from services.gateway.ports.jobs import Submissions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileUses:
+    """Which jobs read a file."""
+
+    submissions: Submissions
+    jobs: FineTuningJobs
+    files: FileKeeper
+
+    async def of(self, tenant_id: TenantId, file_id: str) -> FileUse:
+        """Return what used a file. Raises Unavailable."""
+        return file_use(file_id, await self._readers(tenant_id, file_id))
+
+    async def remove(self, tenant_id: TenantId, file_id: str) -> FileUse:
+        """Remove a file that no job reads, and return what used it. Raises NotFound, JobRefused."""
+        await self.files.get(tenant_id, file_id)
+        readers = await self._readers(tenant_id, file_id)
+        for reader in readers:
+            if not reader.now.is_ended:
+                raise file_in_use(file_id, reader.job.job_id)
+        await self.files.remove(tenant_id, file_id, jobs=[reader.job.job_id for reader in readers])
+        return file_use(file_id, readers)
+
+    async def sweep(self) -> None:
+        """Remove files past their time that no job reads, and erase what no file names."""
+        kept = [
+            file_id
+            for tenant_id, file_id in await self.submissions.expired_files()
+            if any(not reader.now.is_ended for reader in await self._readers(tenant_id, file_id))
+        ]
+        await self.files.sweep(kept=kept)
+
+    async def _readers(self, tenant_id: TenantId, file_id: str) -> list[ReadingJob]:
+        found = await self.submissions.using(tenant_id, file_id)
+        return await self.jobs.all_progress(tenant_id, found)

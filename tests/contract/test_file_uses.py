@@ -1,0 +1,171 @@
+"""Files that jobs read: kept while a job reads them, and a removed one makes no job."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import asyncpg
+import pytest
+from contract.files_rig import MINE, OTHERS, ROWS, draft, keep, keeper
+from contract.schemas import empty_schema
+
+from mint_common.blobs.localfs import LocalBlobs
+from mint_common.errors import NotFound
+from mint_common.events import JobData, JobFile, JobSubmitted
+from mint_common.ids import JobId, new_id
+from mint_common.runtime.clock import ManualClock
+from mint_common.runtime.ledger_postgres import PostgresLedger
+from mint_common.testing.factories import BASE, LORA, POLICY, SPEC
+from services.gateway.adapters.submissions_postgres import PostgresSubmissions
+from services.gateway.core.files.records import FileRecord
+from services.gateway.core.fine_tuning.records import FineTuning, JobNow, Verb
+from services.gateway.core.fine_tuning.refusals import JobRefused
+from services.gateway.core.json_types import JsonObject
+from services.gateway.handlers.files import FileKeeper
+from services.gateway.handlers.fine_tuning.file_uses import FileUses
+from services.gateway.handlers.fine_tuning.jobs import FineTuningJobs
+
+pytestmark = pytest.mark.integration
+
+
+class JobsInMemory:
+    """The part of rollout that says how far a job is."""
+
+    def __init__(self) -> None:
+        self.states: dict[JobId, str] = {}
+
+    async def progress(self, _tenant_id: str, job_id: JobId) -> JobNow:
+        """Return a job's state. Raises NotFound."""
+        if job_id not in self.states:
+            raise NotFound(kind="job", name=job_id)
+        return JobNow(state=self.states[job_id])
+
+    async def steer(self, _tenant_id: str, _job_id: str, _verb: Verb) -> JsonObject:
+        """Do nothing."""
+        return {}
+
+
+class Rig:
+    """Files and jobs over one schema."""
+
+    def __init__(self, pool: asyncpg.Pool, files: FileKeeper, clock: ManualClock) -> None:
+        self.files = files
+        self.clock = clock
+        self.rollout = JobsInMemory()
+        self.submissions = PostgresSubmissions(pool, PostgresLedger(pool, clock), clock)
+        jobs = FineTuningJobs(submissions=self.submissions, rollout=self.rollout)
+        self.uses = FileUses(submissions=self.submissions, jobs=jobs, files=files)
+
+    async def submit(self, file: FileRecord, *, metadata: dict[str, str] | None = None) -> JobId:
+        """Make a job that trains on a file."""
+        job_id = JobId(new_id("job"))
+        read = JobFile(
+            file_id=file.file_id, filename="a", content=file.claim, format=file.format, rows=file.rows
+        )
+        data = JobData(training=read, epochs=1, on_long="refuse", grader=None, evaluation=None)
+        event = JobSubmitted(
+            tenant_id=file.tenant_id,
+            base=BASE,
+            job_id=job_id,
+            policy_id=POLICY,
+            lora=LORA,
+            spec=replace(SPEC, algorithm="sft", task="", data=data),
+        )
+        told = FineTuning(
+            model=BASE, suffix=None, metadata=metadata, method="supervised", hyperparameters={}, lora=LORA
+        )
+        await self.submissions.submit(event, cause=job_id, policy="copy", warnings=(), fine_tuning=told)
+        return job_id
+
+
+@pytest.fixture
+async def rig(shared_database: str, tmp_path: Path) -> AsyncIterator[Rig]:
+    clock, blobs = ManualClock(), LocalBlobs(tmp_path / "blobs")
+    async with (
+        empty_schema(shared_database, "gateway") as pool,
+        keeper(pool, blobs, tmp_path, clock) as uploads,
+    ):
+        yield Rig(pool, uploads.files, clock)
+
+
+async def test_a_file_goes_when_its_jobs_have_ended(rig) -> None:
+    file = await keep(rig.files, ROWS)
+    job = await rig.submit(file)
+    for state in (None, "running", "paused"):
+        if state is not None:
+            rig.rollout.states[job] = state
+        with pytest.raises(JobRefused) as refused:
+            await rig.uses.remove(MINE, file.file_id)
+        assert refused.value.code == "file_in_use"
+    rig.rollout.states[job] = "succeeded"
+    used = await rig.uses.remove(MINE, file.file_id)
+    assert [(each.status, each.use) for each in used.jobs] == [("succeeded", "training")]
+    with pytest.raises(NotFound):
+        await rig.files.get(MINE, file.file_id)
+    with pytest.raises(NotFound):
+        await rig.uses.remove(MINE, file.file_id)
+
+
+async def test_a_job_that_comes_between_look_and_removal_keeps_its_file(rig) -> None:
+    file = await keep(rig.files, ROWS)
+    await rig.submit(file)
+    with pytest.raises(JobRefused, match="reads file"):
+        await rig.files.remove(MINE, file.file_id, jobs=[])
+    assert await rig.files.get(MINE, file.file_id) == file
+
+
+async def test_a_removed_or_foreign_file_makes_no_job(rig) -> None:
+    file = await keep(rig.files, ROWS)
+    with pytest.raises(JobRefused) as refused:
+        await rig.submit(replace(file, tenant_id=OTHERS))
+    assert (refused.value.code, refused.value.field) == ("file_not_found", "training_file")
+    await rig.uses.remove(MINE, file.file_id)
+    with pytest.raises(JobRefused):
+        await rig.submit(file)
+    assert await rig.submissions.on_files(MINE, metadata={}, after=None, limit=10) == []
+
+
+async def test_jobs_and_removals_at_once_leave_no_job_without_its_file(rig) -> None:
+    for _ in range(10):
+        file = await keep(rig.files, ROWS)
+        made, gone = await asyncio.gather(
+            rig.submit(file), rig.files.remove(MINE, file.file_id, jobs=[]), return_exceptions=True
+        )
+        assert isinstance(made, JobRefused) != isinstance(gone, JobRefused), (made, gone)
+
+
+async def test_a_file_past_its_time_stays_for_its_job_and_is_not_shown(rig) -> None:
+    file, other = [await keep(rig.files, ROWS, draft(expires=3600)) for _ in range(2)]
+    job = await rig.submit(file)
+    rig.rollout.states[job] = "running"
+    await rig.clock.advance(3601)
+    await rig.uses.sweep()
+    for each in (file, other):
+        with pytest.raises(NotFound):
+            await rig.files.get(MINE, each.file_id)
+    assert b"".join([part async for part in rig.files.read(file)]) == ROWS
+    rig.rollout.states[job] = "failed"
+    await rig.uses.sweep()
+    assert await rig.submissions.expired_files() == []
+
+
+async def test_jobs_are_listed_by_metadata_and_page(rig) -> None:
+    file = await keep(rig.files, ROWS)
+    made = []
+    for metadata in ({"team": "a", "n": "1"}, None, {"team": "b"}, {"team": "a"}):
+        made.append(await rig.submit(file, metadata=metadata))
+        await rig.clock.advance(1)
+
+    async def listed(metadata, after=None, limit=10):
+        found = await rig.submissions.on_files(MINE, metadata=metadata, after=after, limit=limit)
+        return [job.job_id for job in found]
+
+    assert await listed({}) == made[::-1]
+    assert await listed({"team": "a"}) == [made[3], made[0]]
+    assert await listed({"team": "a", "n": "1"}) == [made[0]]
+    assert await listed(None) == [made[1]]
+    assert await listed({}, limit=2) == [made[3], made[2]]
+    assert await listed({}, after=made[2]) == [made[1], made[0]]
+    with pytest.raises(NotFound):
+        await rig.submissions.on_files(OTHERS, metadata={}, after=made[0], limit=1)
