@@ -57,6 +57,7 @@ from services.gateway.handlers.file_uploads import UploadKeeper
 from services.gateway.handlers.files import FileKeeper
 from services.gateway.handlers.fine_tuning.creation import JobMaker
 from services.gateway.handlers.fine_tuning.file_uses import FileUses
+from services.gateway.handlers.fine_tuning.first_rows import FirstRows
 from services.gateway.handlers.fine_tuning.jobs import FineTuningJobs
 from services.gateway.handlers.webhooks import WebhookCourier, WebhookIntake
 from services.gateway.http.edge.admission import AdmissionGate
@@ -137,8 +138,10 @@ async def run(settings: GatewaySettings) -> None:
         registry = await stack.enter_async_context(
             InternalHttp(settings.peers.registry_url, token=token, peer="the registry")
         )
-        rollout = await stack.enter_async_context(
-            InternalHttp(settings.peers.rollout_url, token=token, peer="rollout")
+        rollout = RolloutHttp(
+            await stack.enter_async_context(
+                InternalHttp(settings.peers.rollout_url, token=token, peer="rollout")
+            )
         )
         engines = EngineDirectory(settings.peers.loader_urls, token=token)
         stack.push_async_callback(engines.aclose)
@@ -160,8 +163,7 @@ async def run(settings: GatewaySettings) -> None:
         training = TrainingFutures(runs, directory, exports, sampling_sessions, clock)
         requests = PostgresRequests(pool, clock)
         submissions = PostgresSubmissions(pool, PostgresLedger(pool, clock), clock)
-        jobs = RolloutHttp(rollout)
-        fine_tuning = _fine_tuning(catalog, submissions, jobs, tenant_files.files)
+        fine_tuning = _fine_tuning(catalog, submissions, rollout, directory, tenant_files)
 
         def is_ready(meant: Resolution) -> bool:
             return meant.revision is None or engines.holds(meant.base, meant.revision.digest)
@@ -177,7 +179,7 @@ async def run(settings: GatewaySettings) -> None:
         http.state.gateway = Gateway(
             registry=catalog,
             resolver=resolver,
-            rollout=jobs,
+            rollout=rollout,
             engines=engines,
             graders=await stack.enter_async_context(open_graders(settings.graders, judge, service="gateway")),
             training_sessions=TrainerSessions(trainers),
@@ -319,13 +321,18 @@ async def _files(
 
 
 def _fine_tuning(
-    registry: RegistryClient, submissions: Submissions, rollout: Rollout, files: FileKeeper
+    registry: RegistryClient,
+    submissions: Submissions,
+    rollout: Rollout,
+    trainers: TrainerDirectory,
+    files: TenantFiles,
 ) -> FineTuningContext:
     jobs = FineTuningJobs(submissions=submissions, rollout=rollout)
+    first_rows = FirstRows(files=files.files, trainers=trainers, previewing=files.previewing)
     return FineTuningContext(
-        maker=JobMaker(registry=registry, submissions=submissions, files=files),
+        maker=JobMaker(registry=registry, submissions=submissions, files=files.files, first_rows=first_rows),
         jobs=jobs,
-        uses=FileUses(submissions=submissions, jobs=jobs, files=files),
+        uses=FileUses(submissions=submissions, jobs=jobs, files=files.files),
     )
 
 

@@ -252,7 +252,7 @@ def test_what_openai_s_client_sends_again_is_one_job(stack, client, files) -> No
     lost = _post(stack, other, **{"x-stainless-retry-count": "1"}).json()["id"]
     assert lost not in {first, second}, "its first try never arrived"
     assert _post(stack, other, **{"x-stainless-retry-count": "2"}).json()["id"] == lost
-    keyed = [_post(stack, body, **{"idempotency-key": "once"}).json()["id"] for _ in range(2)]
+    keyed = [_post(stack, body, **{"idempotency-key": "tuned-once"}).json()["id"] for _ in range(2)]
     assert keyed[0] == keyed[1]
     end(client, first, second, lost, keyed[0])
 

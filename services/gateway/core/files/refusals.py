@@ -42,7 +42,9 @@ def file_error_body(error: MintError) -> JsonObject:
     kind = "server_error" if error.http_status >= 500 else "invalid_request_error"
     told: JsonObject = {"message": str(error), "type": kind, "param": _param(error), "code": error.code}
     if isinstance(error, DatasetRefused):
-        told |= {"line": error.line, "errors": error.errors, "count": error.count}
+        told |= {"errors": error.errors, "count": error.count}
+    if "line" in error.fields:
+        told["line"] = error.fields["line"]
     return {"error": told}
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from mint_common.catalog import PolicyRecord
+from mint_common.datasets import Problem
 from mint_common.errors import InvalidField
 from mint_common.ids import JobId
 from services.gateway.core.fine_tuning.names import shown_id
@@ -13,8 +14,8 @@ class JobRefused(InvalidField):
 
     code = "job_refused"
 
-    def __init__(self, *, reason: str, field: str, problem: str) -> None:
-        super().__init__(reason=reason, field=field, problem=problem)
+    def __init__(self, *, reason: str, field: str, problem: str, **more: int) -> None:
+        super().__init__(reason=reason, field=field, problem=problem, **more)
         self.code = reason
 
 
@@ -57,3 +58,9 @@ def results_stay(file_id: str) -> JobRefused:
     """Return the refusal to delete the results of a job."""
     problem = f"File {file_id} is made of its job when it is read: there is nothing to delete."
     return JobRefused(reason="file_of_results", field="file_id", problem=problem)
+
+
+def row_refused(field: str, problem: Problem) -> JobRefused:
+    """Return the refusal of a row that the base's trainer cannot render."""
+    told = f"Line {problem.line}: {problem.message}"
+    return JobRefused(reason=problem.code, field=field, problem=told, line=problem.line)

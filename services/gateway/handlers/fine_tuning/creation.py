@@ -25,6 +25,7 @@ from services.gateway.core.fine_tuning.refusals import file_not_found, model_not
 from services.gateway.core.fine_tuning.shapes import check_continues, plan_shape
 from services.gateway.core.mint.submission import SubmittedJob
 from services.gateway.handlers.files import FileKeeper
+from services.gateway.handlers.fine_tuning.first_rows import FirstRows
 from services.gateway.ports.jobs import Submissions
 
 JOB_LABEL = "mint/job"
@@ -38,6 +39,7 @@ class JobMaker:
     registry: RegistryClient
     submissions: Submissions
     files: FileKeeper
+    first_rows: FirstRows
 
     async def make(self, tenant_id: TenantId, body: FineTuningBody, *, cause: str) -> SubmittedJob:
         """Return the job of a request; the same ``cause`` is the same job.
@@ -52,11 +54,14 @@ class JobMaker:
         check_trainable(base, field="model")
         files = await self._files(tenant_id, body)
         plan = plan_fine_tuning(body, files, max_context=base.max_context, seed=seed_of(job_id))
-        if policy is None:
-            shape = plan_shape(body, base, seed=plan.spec.seed)
-            policy = await self._new_policy(tenant_id, base.name, shape, suffix=body.suffix, job_id=job_id)
-        else:
+        if policy is not None:
             check_continues(body, policy.lora, policy=policy.name)
+            shape = policy.lora
+        else:
+            shape = plan_shape(body, base, seed=plan.spec.seed)
+        await self.first_rows.check(files, plan, base)
+        if policy is None:
+            policy = await self._new_policy(tenant_id, base.name, shape, suffix=body.suffix, job_id=job_id)
         event = JobSubmitted(
             tenant_id=tenant_id,
             base=base.name,
