@@ -1,13 +1,14 @@
 """How many answers a second does a core grade by source of a user, in either sandbox, as jobs do?
 
-One source runs at a time, so that the caller and the sandbox take turns on a core. The limit is the sandbox
-called directly, without the runner's turns and threads.
+Seconds are those of a processor, of this process and of the sandbox's together: what else the machine does
+changes them little. The limit is the sandbox called directly, without the runner's turns and threads.
 """
 
 import asyncio
-import time
 from collections.abc import Sequence
 from typing import Any, NoReturn
+
+import psutil
 
 from benches.report import Report, Row, make_row
 from mint_common.graders import GradedSample, GraderFault, PythonGrader
@@ -18,7 +19,7 @@ from mint_common.runtime.graders.python import PythonSandbox
 from mint_common.runtime.graders.runner import GraderRunner
 
 ROUNDS = 7
-CALLS = {"monty": 512, "process": 64}
+CALLS = {"monty": 2048, "process": 128}
 GOALS = {"monty": 2000.0, "process": 15.0}
 SOURCE = """
 import re
@@ -46,7 +47,7 @@ def run() -> Report:
             axes = figure.add_subplot(1, 2, 1 + place)
             axes.plot(bare, color="#b0b0b0", label="the sandbox alone")
             axes.plot(served, color="#2a6f97", label="as jobs grade")
-            axes.set_title(f"{name}: answers a second")
+            axes.set_title(f"{name}: answers a second of a processor")
             axes.set_xlabel("round")
             axes.set_ylim(bottom=0)
             axes.legend()
@@ -61,11 +62,11 @@ async def _measure(sandbox: PythonSandbox, calls: int) -> tuple[list[float], lis
     served, bare = list[float](), list[float]()
     try:
         for number in range(ROUNDS + 1):
-            began = time.perf_counter()
+            began = _cpu_seconds()
             found = await runner.grade(spec, [SAMPLE] * calls, tenant_id=tenant)
-            between = time.perf_counter()
+            between = _cpu_seconds()
             alone = [sandbox.grade(SOURCE, SAMPLE) for _ in range(calls)]
-            ended = time.perf_counter()
+            ended = _cpu_seconds()
             assert not [each for each in found if isinstance(each, GraderFault) or each.reward != 1.0]
             assert alone == [1.0] * calls
             if number:  # the first one starts the sandbox
@@ -76,6 +77,12 @@ async def _measure(sandbox: PythonSandbox, calls: int) -> tuple[list[float], lis
     return served, bare
 
 
+def _cpu_seconds() -> float:
+    """Return what this process and all that it started have used."""
+    own = psutil.Process()
+    return sum(sum(process.cpu_times()[:4]) for process in (own, *own.children(recursive=True)))
+
+
 def _row(name: str, served: Sequence[float], bare: Sequence[float]) -> Row:
     return make_row(
         f"grader_calls_per_s_{name}",
@@ -84,8 +91,8 @@ def _row(name: str, served: Sequence[float], bare: Sequence[float]) -> Row:
         goal=GOALS[name],
         better="higher",
         limit=max(bare),
-        how=f"answers graded by a source with a regular expression, {CALLS[name]} a round, one at a time;"
-        " limit: the fastest round of the sandbox alone",
+        how=f"answers graded by a source with a regular expression, {CALLS[name]} a round, over the"
+        " seconds of a processor that they took; limit: the fastest round of the sandbox alone",
     )
 
 

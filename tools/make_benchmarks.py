@@ -121,6 +121,7 @@ BENCHES = (
     ("handoff", "From the trainer to the first tokens", "make paper-training"),
     ("policies", "Three policies at once", "make paper-training"),
     ("tinker", "The Tinker API, through the official SDK", "make bench-tinker"),
+    ("jobs_graders", "Answers graded by source of users", "python -m benches jobs_graders"),
 )
 
 

@@ -5,8 +5,11 @@ tenant has at most all but one of the threads at a time; an answer's fault ends 
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 from mint_common.errors import InvalidField, MintError
@@ -37,7 +40,11 @@ TENANT_QUESTIONS = 16
 TEXTS = 2
 """Threads that compare texts: they hold the interpreter's lock."""
 
+SLICE_SECONDS = 0.05
+"""How long a thread goes on with the samples of one call before others have their turn."""
+
 _OFF = "the operator has turned them off."
+Item = TypeVar("Item")
 T = TypeVar("T")
 
 
@@ -61,7 +68,7 @@ class GraderRunner:
                 if self._sandbox is None:
                     raise GraderNotSupported(type="python", problem=_OFF)
                 try:
-                    await self._sources.run(tenant_id, self._sandbox.check, part.source)
+                    await self._sources.run(tenant_id, partial(self._sandbox.check, part.source))
                 except GraderFault as fault:
                     raise InvalidField(field=f"{field}.source", problem=fault.message) from fault
             elif isinstance(part, ScoreModel):
@@ -74,9 +81,13 @@ class GraderRunner:
 
         Cancelling begins no more, and waits for what runs: not longer than a source may take.
         """
-        async with asyncio.TaskGroup() as tasks:
-            running = [tasks.create_task(self._grade(spec, sample, tenant_id)) for sample in samples]
-        return [task.result() for task in running]
+        variables = [Variables(sample) for sample in samples]
+        if not isinstance(spec, MultiGrader):
+            found = await self._rewards(spec, variables, tenant_id)
+            return [each if isinstance(each, GraderFault) else Grade(reward=each) for each in found]
+        parts = {name: await self._rewards(part, variables, tenant_id) for name, part in spec.graders.items()}
+        rewards = [{name: found[at] for name, found in parts.items()} for at in range(len(samples))]
+        return await self._texts.each(tenant_id, partial(_combined, spec), rewards)
 
     def close(self) -> None:
         """End the threads and the sandbox."""
@@ -85,40 +96,40 @@ class GraderRunner:
         if self._sandbox is not None:
             self._sandbox.close()
 
-    async def _grade(
-        self, spec: GraderSpec, sample: GradedSample, tenant_id: TenantId
-    ) -> Grade | GraderFault:
-        variables = Variables(sample)
-        try:
-            if not isinstance(spec, MultiGrader):
-                return Grade(reward=await self._reward(spec, variables, tenant_id))
-            rewards: dict[str, float] = {}
-            for name, part in spec.graders.items():
-                rewards[name] = await self._reward(part, variables, tenant_id)
-            return combine(spec, rewards)
-        except GraderFault as fault:
-            return fault
-
-    async def _reward(self, spec: SingleGrader, variables: Variables, tenant_id: TenantId) -> float:
+    async def _rewards(
+        self, spec: SingleGrader, variables: Sequence[Variables], tenant_id: TenantId
+    ) -> list[float | GraderFault]:
         match spec:
             case PythonGrader(source=source):
-                if self._sandbox is None:
-                    raise GraderFault("python_grader_server_error", f"python graders do not run: {_OFF}")
-                return await self._sources.run(tenant_id, self._sandbox.grade, source, variables.sample)
+                samples = [each.sample for each in variables]
+                return await self._sources.each(tenant_id, partial(self._run, source), samples)
             case ScoreModel():
-                return await self._score(spec, variables, tenant_id)
+                questions = await self._texts.each(tenant_id, partial(_question, spec), variables)
+                async with asyncio.TaskGroup() as tasks:
+                    asked = [tasks.create_task(self._score(spec, each, tenant_id)) for each in questions]
+                return [task.result() for task in asked]
             case _:
-                return await self._texts.run(tenant_id, grade_plain, spec, variables)
+                return await self._texts.each(tenant_id, partial(grade_plain, spec), variables)
 
-    async def _score(self, spec: ScoreModel, variables: Variables, tenant_id: TenantId) -> float:
-        question = await self._texts.run(tenant_id, _question, spec, variables)
+    def _run(self, source: str, sample: GradedSample) -> float:
+        if self._sandbox is None:
+            raise GraderFault("python_grader_server_error", f"python graders do not run: {_OFF}")
+        return self._sandbox.grade(source, sample)
+
+    async def _score(
+        self, spec: ScoreModel, question: Question | GraderFault, tenant_id: TenantId
+    ) -> float | GraderFault:
+        if isinstance(question, GraderFault):
+            return question
+        low, high = spec.range
         try:
             async with self._questions.turn(tenant_id):
                 answer = await self._judge.ask(question, tenant_id=tenant_id)
+            return score_in(answer.text, low=low, high=high, is_cut=answer.is_cut)
+        except GraderFault as fault:
+            return fault
         except MintError as error:
-            raise GraderFault("model_grader_server_error", str(error)) from error
-        low, high = spec.range
-        return score_in(answer.text, low=low, high=high, is_cut=answer.is_cut)
+            return GraderFault("model_grader_server_error", str(error))
 
 
 class _Threads:
@@ -126,20 +137,59 @@ class _Threads:
 
     def __init__(self, name: str, threads: int) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
-        self._turns = TenantLimiter(threads, of_a_tenant=max(1, threads - 1))
+        self._of_a_tenant = max(1, threads - 1)
+        self._turns = TenantLimiter(threads, of_a_tenant=self._of_a_tenant)
 
-    async def run(self, tenant_id: TenantId, call: Callable[..., T], *arguments: object) -> T:
+    async def run(self, tenant_id: TenantId, call: Callable[[], T]) -> T:
         """Return what a call returns. A caller that leaves has its turn until the thread is free again."""
         async with self._turns.turn(tenant_id):
-            running = asyncio.get_running_loop().run_in_executor(self._pool, call, *arguments)
+            running = asyncio.get_running_loop().run_in_executor(self._pool, call)
             try:
                 return await asyncio.shield(running)
             except asyncio.CancelledError:
                 await asyncio.wait((running,))
                 raise
 
+    async def each(
+        self, tenant_id: TenantId, call: Callable[[Item], T], items: Sequence[Item]
+    ) -> list[T | GraderFault]:
+        """Return what a call returns of each item, in order, or the GraderFault that it raises."""
+        waiting = deque(enumerate(items))
+        done: dict[int, T | GraderFault] = {}
+
+        def some() -> None:
+            began = time.monotonic()
+            while waiting and time.monotonic() < began + SLICE_SECONDS:
+                try:
+                    at, item = waiting.popleft()
+                except IndexError:  # another thread took the last one
+                    return
+                try:
+                    done[at] = call(item)
+                except GraderFault as fault:
+                    done[at] = fault
+
+        async def lane() -> None:
+            while waiting:
+                await self.run(tenant_id, some)
+
+        async with asyncio.TaskGroup() as lanes:
+            for _ in range(min(self._of_a_tenant, len(items))):
+                lanes.create_task(lane())
+        return [done[at] for at in range(len(items))]
+
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _combined(spec: MultiGrader, rewards: Mapping[str, float | GraderFault]) -> Grade:
+    """Return the reward of a sample from its parts'. Raises GraderFault: the first part's that has none."""
+    found: dict[str, float] = {}
+    for name, reward in rewards.items():
+        if isinstance(reward, GraderFault):
+            raise reward
+        found[name] = reward
+    return combine(spec, found)
 
 
 def _question(spec: ScoreModel, variables: Variables) -> Question:
