@@ -49,6 +49,7 @@ from services.rollout.handlers.commits import Commits
 from services.rollout.handlers.draining import run_until_drained
 from services.rollout.handlers.evaluations import EvaluationHandler
 from services.rollout.handlers.file_rows import FileRows
+from services.rollout.handlers.job_scores import JobScores
 from services.rollout.handlers.jobs import JobHandlers
 from services.rollout.handlers.watchdog import Watchdog
 from services.rollout.handlers.waves import WaveHandlers, WaveLimits
@@ -164,7 +165,16 @@ def compose(settings: RolloutSettings, connections: Connections) -> Service:
     async def follow_engines() -> None:
         await connections.engines.follow(connections.bus)
 
-    background = (relay.run, short.run, sample_waves, watchdog.run, evaluations.run, follow_engines)
+    job_scores = JobScores(jobs=jobs, runs=evaluation_runs, commits=commits, clock=clock)
+    background = (
+        relay.run,
+        short.run,
+        sample_waves,
+        watchdog.run,
+        evaluations.run,
+        job_scores.run,
+        follow_engines,
+    )
     return Service(http=http, background=background)
 
 

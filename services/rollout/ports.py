@@ -261,6 +261,10 @@ class JobStore(Protocol, Generic[Connection_contra]):
         """Return the policies with a job that waits since ``before`` although no other one holds it back."""
         ...
 
+    async def scored_by_runs(self) -> list[Job]:
+        """Return the jobs that have not ended and whose revisions are measured by evaluation runs."""
+        ...
+
     async def touch(self, job_id: JobId, *, now: float) -> bool:
         """Record progress of a job; return whether it still runs."""
         ...

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from contract.schemas import empty_schema
 
+from mint_common.datasets import Format
 from mint_common.errors import NotFound
-from mint_common.events import WaveRequested
+from mint_common.events import EvaluationPlan, JobFile, WaveRequested
 from mint_common.ids import JobId, PolicyId, TenantId
 from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.ledger import Ledger
@@ -20,6 +21,7 @@ from services.rollout.core.fault import JobFault
 from services.rollout.core.job import Job, JobState, begin, open_job, wave_id_of
 from services.rollout.core.wave import Wave, WaveCounts, fold
 from services.rollout.ports import JobStore
+from tests.unit.rollout.file_jobs import on_file
 from tests.unit.rollout.test_job import completed
 from tests.unit.rollout.world import published, submitted
 
@@ -81,7 +83,7 @@ async def test_what_is_saved_is_read_back_equal(store: Store) -> None:
         controls=3,
     )
     counts = WaveCounts(dropped_rows=1, trained_tokens=9, grader_errors={"other_error": 2}, validation_rows=4)
-    waves[0] = replace(waves[0], counts=counts)
+    waves[0] = replace(waves[0], counts=counts, scored_at=3.0)
     await store.save("c1", make_job())
     await store.save("c2", finished, *reversed(waves))
     assert await store.jobs.job(JOB) == finished
@@ -178,6 +180,24 @@ async def test_a_job_that_is_paused_midway_holds_its_policy(store: Store) -> Non
         assert (await store.jobs.overdue(before=9.0) == []) == is_held
         assert not await store.jobs.touch(JOB, now=9.0)
         assert await store.jobs.claim_stalled(before=9.0, now=9.0) == []
+
+
+async def test_jobs_that_runs_measure_are_told_until_they_end(store: Store) -> None:
+    file = JobFile(
+        file_id="f", filename="a.jsonl", content=make_claim("files/a"), format=Format.REWARD, rows=20
+    )
+    plan = EvaluationPlan(
+        every=2, rows=3, file=None, holdout=0.2, metric="valid_reward_mean", keep="best", early_stopping=None
+    )
+    measured, plain = on_file(file, evaluation=plan), on_file(file)
+    for name, event in (("job_measured", measured), ("job_plain", plain), ("job_task", submitted())):
+        waiting = replace(open_job(event, now=1.0), job_id=JobId(name))
+        await store.save(name, begin(waiting, make_claim("p"), revision=None, cause="s", now=1.0).job)
+    (found,) = await store.jobs.scored_by_runs()
+    assert (found.job_id, found.spec) == ("job_measured", measured.spec)
+    for cause, state, count in (("paused", JobState.PAUSED, 1), ("over", JobState.FAILED, 0)):
+        await store.save(cause, replace(found, state=state))
+        assert len(await store.jobs.scored_by_runs()) == count
 
 
 async def test_racing_starters_start_one_job(store: Store) -> None:

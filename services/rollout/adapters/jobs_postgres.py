@@ -31,6 +31,12 @@ _OVERDUE = """
 """
 
 
+_SCORED_BY_RUNS = """
+    SELECT * FROM jobs WHERE state IN ('running', 'paused') AND spec ->> 'algorithm' = 'grpo'
+    AND jsonb_typeof(spec -> 'data' -> 'evaluation') = 'object'
+"""
+
+
 class PostgresJobs:
     """The job store over a pool whose search path is the schema and whose jsonb codec is set."""
 
@@ -93,6 +99,10 @@ class PostgresJobs:
     async def overdue(self, *, before: float) -> list[PolicyId]:
         """Return policies whose waiting job nothing holds back."""
         return [PolicyId(row["policy_id"]) for row in await self._pool.fetch(_OVERDUE, before)]
+
+    async def scored_by_runs(self) -> list[Job]:
+        """Return jobs that evaluation runs measure."""
+        return [read_row(row, Job) for row in await self._pool.fetch(_SCORED_BY_RUNS)]
 
     async def touch(self, job_id: JobId, *, now: float) -> bool:
         """Record progress."""

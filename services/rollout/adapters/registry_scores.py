@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 
-from mint_common.authority import Authority, Caller
 from mint_common.claims import RevisionRef
 from mint_common.client.registry import RegistryClient
 from services.rollout.core.evaluation import EvaluationRun
 from services.rollout.core.job import Job
+from services.rollout.core.job_scores import signer_of, suite_of
 
 
 class RegistryScores:
@@ -35,14 +35,12 @@ class RegistryScores:
         self, job: Job, revision: RevisionRef, metrics: Mapping[str, float], *, n: int
     ) -> None:
         """Record each metric; the registry stores a repeated one once."""
-        name = f"job:{job.job_id}"
-        authority = Authority(tenant_id=job.tenant_id, key_id=name, scopes=frozenset({"train"}))
         for metric, value in metrics.items():
             await self._registry.record_evaluation(
-                Caller(authority=authority, name=name),
+                signer_of(job),
                 job.policy_id,
                 revision=revision.digest,
-                suite=name,
+                suite=suite_of(job),
                 metric=metric,
                 value=value,
                 n=n,

@@ -30,7 +30,7 @@ from mint_common.events import (
 )
 from mint_common.ids import BaseName, JobId, PolicyId, TenantId, WaveId, derive_id
 from services.rollout.core.fault import JobFault
-from services.rollout.core.outcome import judge
+from services.rollout.core.outcome import is_sampled, judge
 from services.rollout.core.validation import best_score, is_evaluated, scores_of, stops_early
 from services.rollout.core.wave import Wave
 
@@ -154,6 +154,11 @@ def is_measured(job: Job) -> bool:
     return is_evaluated(job.plan, step=job.step, steps=job.spec.steps)
 
 
+def is_scored_by_runs(job: Job) -> bool:
+    """Return whether evaluation runs measure the job's revisions, by sampling, and not the trainer."""
+    return job.plan is not None and is_sampled(job.spec)
+
+
 def waits_for(job: Job, fact: Fact) -> bool:
     """Return whether an event is of the wave that the job waits for."""
     return job.state is JobState.RUNNING and fact.wave_id == job.wave_id
@@ -230,16 +235,18 @@ def _publish(
 ) -> Advance:
     done = replace(job, steps_done=job.step, revision=fact.revision)
     if done.steps_done >= job.spec.steps:
-        return _complete(done, waves, now=now)
-    stopped = _early_stop(done, waves) if is_measured(job) else ""
+        if is_scored_by_runs(job):  # what is best is known when they have ended
+            return Advance(job=replace(done, cause=cause, progress_at=now))
+        return complete(done, waves, now=now)
+    stopped = early_stop(done, waves) if is_measured(job) else ""
     if stopped:
-        return _complete(replace(done, stopped_early=True), waves, note=stopped, now=now)
+        return complete(replace(done, stopped_early=True), waves, note=stopped, now=now)
     if job.is_pausing:
         return Advance(job=replace(done, state=JobState.PAUSED, is_pausing=False, progress_at=now))
     return request_wave(done, prompts, cause=cause, now=now)
 
 
-def _early_stop(job: Job, waves: Sequence[Wave]) -> str:
+def early_stop(job: Job, waves: Sequence[Wave]) -> str:
     """Return why a job stops early; empty: it goes on."""
     plan = job.plan
     if plan is None or plan.early_stopping is None:
@@ -253,7 +260,7 @@ def _early_stop(job: Job, waves: Sequence[Wave]) -> str:
     )
 
 
-def _complete(job: Job, waves: Sequence[Wave], *, note: str = "", now: float) -> Advance:
+def complete(job: Job, waves: Sequence[Wave], *, note: str = "", now: float) -> Advance:
     """End a job that takes no more steps, with the revision that its plan keeps."""
     verdict = judge(job.spec, waves)
     reason = "; ".join(part for part in (note, verdict.reason) if part)

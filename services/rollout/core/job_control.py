@@ -83,9 +83,14 @@ def _stop(
     if is_over(job):
         return Advance(job=job)
     stopped = finish(replace(job, fault=fault), outcome, reason, now=now)
-    if job.state is not JobState.RUNNING:
+    if job.state is not JobState.RUNNING or job.steps_done >= job.spec.steps:
         return stopped
-    wave = WaveCancelled(
+    return replace(stopped, events=(wave_cancelled(job, reason), *stopped.events))
+
+
+def wave_cancelled(job: Job, reason: str) -> WaveCancelled:
+    """Return the event that ends the job's open wave."""
+    return WaveCancelled(
         tenant_id=job.tenant_id,
         base=job.base,
         wave_id=job.wave_id,
@@ -93,4 +98,3 @@ def _stop(
         policy_id=job.policy_id,
         reason=reason,
     )
-    return replace(stopped, events=(wave, *stopped.events))

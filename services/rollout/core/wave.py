@@ -46,7 +46,7 @@ class Wave:
     """One step of a job.
 
     ``sampled`` and ``sampled_number`` name the revision that answered the prompts, None for the bare base;
-    training published ``revision``.
+    training published ``revision``. The evaluation run that measures it, if one does, ended at ``scored_at``.
     """
 
     wave_id: WaveId
@@ -64,6 +64,7 @@ class Wave:
     metrics: dict[str, float] = field(default_factory=dict)
     sampled_number: int | None = None
     counts: WaveCounts = field(default_factory=WaveCounts)
+    scored_at: float | None = None
 
 
 def wave_id_in(event: Event) -> WaveId | None:

@@ -10,9 +10,11 @@ from mint_common.events import Event
 from mint_common.ids import JobId, WaveId
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.ledger import Ledger, Transaction
+from services.rollout.core.evaluation import EvaluationRun
 from services.rollout.core.fault import JobFault
 from services.rollout.core.job import Advance, Fact, Job, advance, needs_waves
 from services.rollout.core.job_control import cancel, give_up, pause, resume
+from services.rollout.core.job_scores import on_score, scored_wave
 from services.rollout.core.wave import Wave, WaveCounts, fold, wave_id_in
 from services.rollout.ports import Connection, JobStore
 
@@ -46,6 +48,23 @@ class Commits(Generic[Connection]):
                     job, fact, cause=cause, prompts=prompts, waves=waves, fault=beside.fault, now=now
                 )
                 await self.write(transaction, fact, moved, counts=beside.counts)
+        except AlreadyHandled:
+            return
+
+    async def score(self, job_id: JobId, wave_id: WaveId, run: EvaluationRun) -> None:
+        """Take in how the evaluation run of a wave's revision ended. No effect the second time."""
+        try:
+            async with self._ledger.transaction(f"scored:{run.run_id}") as transaction:
+                job = await self._jobs.lock(transaction.connection, job_id)
+                now = self._clock.now()
+                waves = [
+                    scored_wave(wave, run, now=now) if wave.wave_id == wave_id else wave
+                    for wave in await self._jobs.waves_of(job_id)
+                ]
+                moved = on_score(job, waves, now=now)
+                await self.write(transaction, None, moved)
+                scored = [wave for wave in waves if wave.wave_id == wave_id]
+                await self._jobs.save(transaction.connection, moved.job, scored)
         except AlreadyHandled:
             return
 

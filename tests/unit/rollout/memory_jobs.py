@@ -6,8 +6,8 @@ from dataclasses import replace
 from mint_common.errors import NotFound
 from mint_common.ids import JobId, PolicyId, TenantId, WaveId
 from mint_common.testing.ledger_memory import MemoryConnection
-from services.rollout.core.job import Job, JobState
-from services.rollout.core.job_control import has_begun
+from services.rollout.core.job import Job, JobState, is_scored_by_runs
+from services.rollout.core.job_control import has_begun, is_over
 from services.rollout.core.wave import Wave
 
 
@@ -71,6 +71,10 @@ class MemoryJobs:
         policies = {job.policy_id for job in self._jobs.values() if job.state in open_states}
         firsts = [await self.next_of(policy_id) for policy_id in sorted(policies)]
         return [job.policy_id for job in firsts if job is not None and job.created_at < before]
+
+    async def scored_by_runs(self) -> list[Job]:
+        """Return jobs that evaluation runs measure."""
+        return [job for job in self._jobs.values() if is_scored_by_runs(job) and not is_over(job)]
 
     async def touch(self, job_id: JobId, *, now: float) -> bool:
         """Record a sign of life."""

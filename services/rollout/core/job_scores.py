@@ -1,0 +1,97 @@
+"""Jobs whose revisions are measured by sampling: an evaluation run for each, and what follows from its end.
+
+A run's id follows from its job and step. The job goes on meanwhile; after its last step it waits until each
+of its runs has ended, however that was.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from mint_common.authority import Authority, Caller
+from mint_common.ids import derive_id
+from services.rollout.core.evaluation import EvaluationData, EvaluationRun
+from services.rollout.core.job import Advance, Job, JobState, complete, early_stop
+from services.rollout.core.job_control import is_over, wave_cancelled
+from services.rollout.core.validation import is_evaluated
+from services.rollout.core.wave import Wave
+
+
+def suite_of(job: Job) -> str:
+    """Return the suite that the scores of a job's revisions are recorded in."""
+    return f"job:{job.job_id}"
+
+
+def signer_of(job: Job) -> Caller:
+    """Return who signs the scores of a job's revisions: the job itself."""
+    name = suite_of(job)
+    authority = Authority(tenant_id=job.tenant_id, key_id=name, scopes=frozenset({"train"}))
+    return Caller(authority=authority, name=name)
+
+
+def unscored(job: Job, waves: Sequence[Wave]) -> list[Wave]:
+    """Return the waves whose revisions are measured and have no score yet."""
+    plan, steps = job.plan, job.spec.steps
+    return [
+        wave
+        for wave in waves
+        if wave.revision is not None
+        and wave.scored_at is None
+        and is_evaluated(plan, step=wave.step, steps=steps)
+    ]
+
+
+def scoring_run(job: Job, wave: Wave, *, now: float) -> EvaluationRun:
+    """Return the run that measures a wave's revision: one answer to each validation row, graded."""
+    spec, data, plan = job.spec, job.spec.data, job.plan
+    assert data is not None, job
+    assert plan is not None, job
+    rows = EvaluationData(
+        file=plan.file or data.training,
+        holdout=0.0 if plan.file else plan.holdout,
+        grader=data.grader,
+        on_long=data.on_long,
+    )
+    return EvaluationRun(
+        run_id=derive_id("evr", job.job_id, wave.step),
+        tenant_id=job.tenant_id,
+        base=job.base,
+        policy_id=job.policy_id,
+        policy=job.policy_id,
+        revision=wave.revision,
+        task="",
+        suite=suite_of(job),
+        metric="valid_reward_mean",
+        data=rows,
+        n=plan.rows,
+        seed=spec.seed,
+        temperature=spec.temperature,
+        max_new_tokens=spec.max_new_tokens,
+        caller=signer_of(job),
+        created_at=now,
+    )
+
+
+def scored_wave(wave: Wave, run: EvaluationRun, *, now: float) -> Wave:
+    """Return the wave with what its run came to; one that gave no score is over too."""
+    if run.value is None:
+        return replace(wave, scored_at=now)
+    counts = replace(wave.counts, validation_rows=run.scored)
+    return replace(wave, scored_at=now, counts=counts, metrics={**wave.metrics, run.metric: run.value})
+
+
+def on_score(job: Job, waves: Sequence[Wave], *, now: float) -> Advance:
+    """Return the job after a score: it may stop early, or have waited for its last one.
+
+    ``waves`` are all of the job, the scored one included.
+    """
+    if is_over(job):
+        return Advance(job=job)
+    if job.steps_done >= job.spec.steps:
+        return Advance(job=job) if unscored(job, waves) else complete(job, waves, now=now)
+    stopped = early_stop(job, waves)
+    if not stopped:
+        return Advance(job=job)
+    ended = complete(replace(job, stopped_early=True), waves, note=stopped, now=now)
+    if job.state is not JobState.RUNNING:
+        return ended
+    return replace(ended, events=(wave_cancelled(job, stopped), *ended.events))

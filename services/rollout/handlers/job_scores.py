@@ -1,0 +1,67 @@
+"""Follows the evaluation runs of jobs that are measured by sampling.
+
+Invariant: what is to be done follows from rows alone, so that neither a killed process nor a run that its
+tenant cancelled leaves a job waiting. A run is added once, and its end is taken in once.
+"""
+
+import logging
+from typing import Generic
+
+from mint_common.errors import MintError, NotFound
+from mint_common.runtime.clock import Clock
+from mint_common.runtime.periodic import run_periodically
+from services.rollout.core.evaluation import EvaluationRun, RunState
+from services.rollout.core.job import Job
+from services.rollout.core.job_scores import scoring_run, unscored
+from services.rollout.handlers.commits import Commits
+from services.rollout.ports import Connection, EvaluationRuns, JobStore
+
+log = logging.getLogger(__name__)
+
+CHECK_SECONDS = 1.0
+
+
+class JobScores(Generic[Connection]):
+    """Has the revisions of jobs scored."""
+
+    def __init__(
+        self,
+        *,
+        jobs: JobStore[Connection],
+        runs: EvaluationRuns,
+        commits: Commits[Connection],
+        clock: Clock,
+    ) -> None:
+        self._jobs = jobs
+        self._runs = runs
+        self._commits = commits
+        self._clock = clock
+
+    async def run(self) -> None:
+        """Check the jobs until cancelled."""
+        await run_periodically(
+            self.check, name="scores of jobs", every_seconds=CHECK_SECONDS, clock=self._clock
+        )
+
+    async def check(self) -> None:
+        """Begin the runs that are due, and take in those that have ended."""
+        for job in await self._jobs.scored_by_runs():
+            try:
+                await self._follow(job)
+            except MintError as error:
+                log.warning("job not scored", extra={"job_id": job.job_id, "problem": str(error)})
+
+    async def _follow(self, job: Job) -> None:
+        if job.steps_done >= job.spec.steps:
+            await self._jobs.touch(job.job_id, now=self._clock.now())  # it waits for nothing else
+        for wave in unscored(job, await self._jobs.waves_of(job.job_id)):
+            run = await self._begun(scoring_run(job, wave, now=self._clock.now()))
+            if run.state is not RunState.RUNNING:
+                await self._commits.score(job.job_id, wave.wave_id, run)
+
+    async def _begun(self, run: EvaluationRun) -> EvaluationRun:
+        """Return the run as it is stored, which it is from now on."""
+        try:
+            return await self._runs.run(run.tenant_id, run.run_id)
+        except NotFound:
+            return await self._runs.add(run, most_open=None)
