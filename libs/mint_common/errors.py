@@ -191,6 +191,12 @@ class EngineRestarting(Unavailable):
     code = "engine_restarting"
 
 
+class Stopping(Unavailable):
+    """This part of MinT stops, and the time for open requests is up: ask again."""
+
+    code = "stopping"
+
+
 class PeerFailed(Unavailable):
     """{what} failed: it answered {status}."""
 

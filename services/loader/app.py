@@ -223,15 +223,14 @@ async def run(settings: LoaderSettings) -> None:
     """Serve until told to stop, or until the engine dies."""
     async with open_loader(settings) as loader:
         background = [
-            loader.tiers.run,
             loader.announcements.run,
             loader.dispatcher.run,
-            loader.watch.watch,
             loader.registration.run,
             loader.watch.reconcile,
             loader.working_set.run,
         ]
-        await run_service(loader.http, settings.http, background)
+        answering = [loader.tiers.run, loader.watch.watch]
+        await run_service(loader.http, settings.http, background, answering=answering)
 
 
 def asked(settings: LoaderSettings) -> Asked:

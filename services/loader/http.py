@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, TypeVar, cast
 
 import msgspec
@@ -11,6 +12,7 @@ from fastapi import FastAPI, Query, Request, Response
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
+from mint_common.api_errors import error_event
 from mint_common.claims import RevisionRef
 from mint_common.client.http import MSGPACK
 from mint_common.errors import InvalidField
@@ -26,6 +28,7 @@ from mint_common.generation import (
 )
 from mint_common.ids import Digest, TenantId
 from mint_common.runtime.disconnect import cancelled_on_disconnect, until_gone
+from mint_common.runtime.draining import set_last_word
 from services.loader.handlers.generation import Serving
 from services.loader.handlers.tiers import Tiers
 from services.loader.ports import AnswerHead, ApiCall
@@ -75,6 +78,7 @@ def _add_generation(http: FastAPI, serving: Serving, info: EngineInfo) -> None:
                 headers[REVISION_HEADER] = head.served
             if head.is_stream:
                 bytes_of = cast(AsyncGenerator[bytes, None], parts)
+                set_last_word(request.scope, partial(error_event, operation))
                 return StepStream(bytes_of, headers=headers)
             async with aclosing(parts):
                 body = b"".join([cast(bytes, part) async for part in parts])

@@ -31,7 +31,7 @@ from services.standalone.core.plan import (
 from services.standalone.core.refusals import GatewayPortBusyError
 from services.standalone.core.state import DEFAULT_GATEWAY_PORT, StackState, assign_ports, snapshot
 from services.standalone.ports import Observer
-from services.standalone.settings import StandaloneSettings, check_settings
+from services.standalone.settings import StandaloneSettings, check_settings, with_time_to_stop
 from services.standalone.supervisor import Supervisor
 
 
@@ -143,6 +143,7 @@ async def _plan_stack(
         topology=topology,
     )
     check_settings(services)
+    services = tuple(with_time_to_stop(each) for each in services)
     started = {each.part.name: _service_launch(folder, each, ports[each.part.name]) for each in services}
     return Blueprint(
         parts=(*(StackPart(name=name) for name in embedded), *(each.part for each in services)),

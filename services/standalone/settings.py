@@ -1,12 +1,13 @@
 """What `mint` reads of the environment, once."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import cast
 
 from pydantic import BaseModel
 
 from mint_common.errors import MintError, SettingInvalid
-from mint_common.settings import describe_settings, read_settings
+from mint_common.settings import HttpSettings, describe_settings, read_settings
 from services.gateway.settings import GatewaySettings
 from services.loader.settings import LoaderSettings
 from services.registry.settings import RegistrySettings
@@ -84,6 +85,16 @@ def check_settings(services: Sequence[ServicePart]) -> None:
 def read_part(part: ServicePart) -> BaseModel:
     """Return the settings of a part, as it reads them itself. Raises SettingInvalid."""
     return read_settings(READ_BY[part.service], part.env, service=part.service)
+
+
+def with_time_to_stop(planned: ServicePart) -> ServicePart:
+    """Return a part that may take as long to stop as its settings leave to its clients."""
+    http = cast(HttpSettings, getattr(read_part(planned), "http"))  # noqa: B009  # of every service
+    more_seconds = (
+        http.accept_seconds + http.drain_seconds - HttpSettings.model_fields["drain_seconds"].default
+    )
+    part = planned.part
+    return replace(planned, part=replace(part, stop_seconds=part.stop_seconds + max(0.0, more_seconds)))
 
 
 def _wrong_settings(part: ServicePart) -> Iterator[MintError]:

@@ -10,8 +10,10 @@ from fastapi import FastAPI, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 
+from mint_common.runtime.draining import RequestsInHand
 from mint_common.runtime.edge_errors import answer_errors, error_response, invalid_field
 from mint_common.runtime.edge_middleware import EdgeMiddleware, Shaped
+from mint_common.runtime.edge_series import state_series
 
 __all__ = ["create_http", "error_response", "invalid_field"]
 
@@ -33,21 +35,30 @@ def create_http(
     ``max_body_bytes`` bodies reach their routes unread: those are `BodyRoute`s or read, bound and check them
     otherwise. ``shaped(scope, error)`` is the answer for what no handler has seen. ``http.state.registry`` is
     the Prometheus registry of this application; ``/metrics`` shows it together with the process-wide one.
+    ``http.state.in_hand`` are its open requests.
     """
     # A redirect to the path with or without its last slash would be built from the Host header.
     http = FastAPI(title=title, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     http.state.registry = CollectorRegistry()
     http.state.is_draining = False
+    http.state.in_hand = RequestsInHand()
     http.add_middleware(
         EdgeMiddleware,
         service=service,
         internal_token=internal_token,
         max_body_bytes=max_body_bytes,
         registry=http.state.registry,
+        in_hand=http.state.in_hand,
         shaped=shaped,
     )
     answer_errors(http)
     _add_health(http, ready)
+    state_series(
+        service,
+        http.state.registry,
+        ready=lambda: ready() and not http.state.is_draining,
+        open_requests=http.state.in_hand,
+    )
     _add_schema(http)
     return http
 

@@ -6,15 +6,17 @@ import time
 from collections.abc import Callable
 
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
-from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client import CollectorRegistry
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mint_common.errors import InternalTokenRefused, MintError
+from mint_common.errors import InternalTokenRefused, MintError, Stopping
 from mint_common.runtime.disconnect import ClientGone
+from mint_common.runtime.draining import RequestsInHand, last_word_of
 from mint_common.runtime.edge_body import check_text, read_body, replayed
+from mint_common.runtime.edge_series import request_seconds
 from mint_common.runtime.slow_clients import paced
 from mint_common.telemetry.tracing import extracted, span, trace_id
 
@@ -28,18 +30,6 @@ _log = logging.getLogger(__name__)
 
 _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 _QUIET_PATHS = {"/healthz", "/readyz", "/metrics"}
-_BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
-
-
-def request_seconds(service: str, registry: CollectorRegistry) -> Histogram:
-    """Return what counts a service's HTTP requests."""
-    return Histogram(
-        f"mint_{service}_http_request_seconds",
-        "Seconds from a request's first byte to the last byte of its answer",
-        ("method", "route", "status"),
-        buckets=_BUCKETS,
-        registry=registry,
-    )
 
 
 class EdgeMiddleware:
@@ -53,12 +43,14 @@ class EdgeMiddleware:
         internal_token: str | None,
         max_body_bytes: int | None,
         registry: CollectorRegistry,
+        in_hand: RequestsInHand,
         shaped: Shaped,
     ) -> None:
         assert internal_token != "", "an empty internal token protects nothing"  # None is allowed
         self._app = app
         self._internal_token = internal_token
         self._max_body_bytes = max_body_bytes
+        self._in_hand = in_hand
         self._shaped = shaped
         self._seconds = request_seconds(service, registry)
 
@@ -69,7 +61,7 @@ class EdgeMiddleware:
             return
         started = time.perf_counter()
         method = scope["method"] if scope["method"] in _METHODS else "OTHER"
-        answer = _Answer(send)
+        answer = _Answer(send, closes=scope["app"].state.is_draining)
         headers = Headers(scope=scope)
         with extracted(headers), span(method, kind=SpanKind.SERVER) as current:
             try:
@@ -83,15 +75,12 @@ class EdgeMiddleware:
     async def _guarded(self, scope: Scope, headers: Headers, receive: Receive, answer: "_Answer") -> None:
         try:
             self._check_token(scope["path"], headers)
-            if self._max_body_bytes is None:
-                await self._app(scope, receive, answer.send)
-                return
-            body = await read_body(paced(receive), headers, limit=self._max_body_bytes)
-            if body is not None:
-                check_text(body, headers)
-                await self._app(scope, replayed(body, receive), answer.send)
+            with self._in_hand.counted():
+                await self._answered(scope, headers, receive, answer)
         except (ClientDisconnect, ClientGone):
             return  # the client has disconnected
+        except Stopping as error:
+            await self._cut_off(scope, error, receive, answer)
         except Exception as error:
             told = error if isinstance(error, MintError) else MintError()
             if told is not error or answer.status:
@@ -99,6 +88,28 @@ class EdgeMiddleware:
             if answer.status:
                 raise  # part of the answer is sent: only closing the connection tells the client
             await self._shaped(scope, told)(scope, receive, answer.send)
+
+    async def _answered(self, scope: Scope, headers: Headers, receive: Receive, answer: "_Answer") -> None:
+        if self._max_body_bytes is None:
+            await self._app(scope, receive, answer.send)
+            return
+        body = await read_body(paced(receive), headers, limit=self._max_body_bytes)
+        if body is not None:
+            check_text(body, headers)
+            await self._app(scope, replayed(body, receive), answer.send)
+
+    async def _cut_off(self, scope: Scope, error: Stopping, receive: Receive, answer: "_Answer") -> None:
+        """Tell a client that its request ends here; raise if only closing the connection can."""
+        if answer.is_complete:
+            return
+        if not answer.status:
+            await self._shaped(scope, error)(scope, receive, answer.send)
+            return
+        last_word = last_word_of(scope)
+        if last_word is None:
+            raise error
+        await answer.send({"type": "http.response.body", "body": last_word(error), "more_body": True})
+        await answer.send({"type": "http.response.body", "body": b""})
 
     def _check_token(self, path: str, headers: Headers) -> None:
         if self._internal_token is None or not (path == "/internal" or path.startswith("/internal/")):
@@ -109,17 +120,23 @@ class EdgeMiddleware:
 
 
 class _Answer:
-    """Records the status of the answer (0: none yet) and adds the trace id."""
+    """Records the status of the answer (0: none yet) and adds the trace id; ``closes`` its connection."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, *, closes: bool) -> None:
         self._send = send
+        self._closes = closes
         self.status = 0
+        self.is_complete = False
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            MutableHeaders(scope=message)[TRACE_HEADER] = trace_id()
+            headers = MutableHeaders(scope=message)
+            headers[TRACE_HEADER] = trace_id()
+            if self._closes:
+                headers["connection"] = "close"
         await self._send(message)
+        self.is_complete = message["type"] == "http.response.body" and not message.get("more_body", False)
 
 
 def _describe(current: Span, method: str, route: str, status: int) -> None:

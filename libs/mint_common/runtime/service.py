@@ -1,18 +1,20 @@
 """The lifecycle of a service: serve and work until it is stopped, then drain in order.
 
 Invariants: once told to stop, a service is no longer ready; it stops accepting before it cancels its
-background work; a background task that crashes ends the process with an error, because its supervisor starts
-it clean.
+background work, and ends its open requests before it cancels what answers them; a background task that
+crashes ends the process with an error, because its supervisor starts it clean.
 """
 
 import asyncio
 import gc
 import logging
+import math
 import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import uvicorn
@@ -28,6 +30,8 @@ from mint_common.settings import HttpSettings
 _log = logging.getLogger(__name__)
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# For clients to be told that their request is cut off; whoever reads nothing is left after that.
+_CUT_SECONDS = 5
 # Longer than the 5 s after which our own clients drop an idle connection: they must not race with us.
 _KEEP_ALIVE_SECONDS = 30
 
@@ -55,25 +59,30 @@ async def run_service(
     settings: HttpSettings,
     background: Sequence[Callable[[], Awaitable[None]]],
     *,
-    drain_seconds: float = 10,
+    answering: Sequence[Callable[[], Awaitable[None]]] = (),
 ) -> None:
     """Serve and run the background tasks until SIGTERM or SIGINT; a second signal does not wait.
 
-    ``drain_seconds`` bounds open requests; background tasks end when they have given back their work. Raises
-    the exception of a background task.
+    New connections are answered for ``accept_seconds`` of the settings more; then open requests may go on for
+    ``drain_seconds`` and are cut off with Stopping. Background tasks are cancelled when no connection is
+    taken any more, and end when they have given back their work; those of ``answering`` are cancelled when
+    no request is open. ``http`` is of `create_http`. Raises the exception of a background task.
     """
     listener = _listen(settings)
     # Objects created so far are permanent: a full collection would scan them all and stall requests.
     gc.collect()
     gc.freeze()
-    server = _Server(_server_config(http, drain_seconds))
-    stop = asyncio.Event()
+    server = _Server(_server_config(http, settings.drain_seconds))
+    signals = _Signals()
     try:
-        with _signals(stop, server):
+        with _received(signals, server):
             async with asyncio.TaskGroup() as group:
-                serving = group.create_task(_serve(server, listener), name="http")
-                work = [group.create_task(_as_coroutine(run), name=_name_of(run)) for run in background]
-                group.create_task(_drain_on(stop, http, server, serving, work), name="drain")
+                running = _Running(
+                    serving=group.create_task(_serve(server, listener), name="http"),
+                    background=[_started(group, run) for run in background],
+                    answering=[_started(group, run) for run in answering],
+                )
+                group.create_task(_drain_on(signals, http, server, running, settings), name="drain")
     finally:
         listener.close()
         await asyncio.to_thread(telemetry.flush)
@@ -105,31 +114,69 @@ async def _serve(server: _Server, listener: socket.socket) -> None:
         raise
 
 
+@dataclass(frozen=True, slots=True)
+class _Signals:
+    """Set by the first signal, and by the second."""
+
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    stop_now: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Running:
+    """What runs: the server, what may end when no connection is taken, and what when no request is open."""
+
+    serving: asyncio.Task[None]
+    background: Sequence[asyncio.Task[None]]
+    answering: Sequence[asyncio.Task[None]]
+
+
 async def _drain_on(
-    stop: asyncio.Event,
-    http: FastAPI,
-    server: _Server,
-    serving: asyncio.Task[None],
-    work: Sequence[asyncio.Task[None]],
+    signals: _Signals, http: FastAPI, server: _Server, running: _Running, settings: HttpSettings
 ) -> None:
-    await stop.wait()
+    await signals.stop.wait()
     _log.info("draining")
     http.state.is_draining = True
+    await _waited(signals.stop_now.wait(), seconds=settings.accept_seconds)
     server.should_exit = True
     await server.stopped_accepting.wait()
-    for task in work:
+    for task in running.background:
         task.cancel()
-    await asyncio.wait([serving, *work])
+    await _waited(_first(running.serving, signals.stop_now), seconds=settings.drain_seconds)
+    http.state.in_hand.cut_off()
+    await asyncio.wait([running.serving])
+    for task in running.answering:
+        task.cancel()
+    if tasks := (*running.background, *running.answering):
+        await asyncio.wait(tasks)
     _log.info("drained")
 
 
+async def _first(serving: asyncio.Task[None], stop_now: asyncio.Event) -> None:
+    """Return when the server has ended, or must."""
+    told = asyncio.ensure_future(stop_now.wait())
+    try:
+        await asyncio.wait([serving, told], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        told.cancel()
+
+
+async def _waited(what: Coroutine[Any, Any, object], *, seconds: float) -> None:
+    """Wait for something, but not longer than so long."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await what
+
+
 @contextmanager
-def _signals(stop: asyncio.Event, server: _Server) -> Iterator[None]:
+def _received(signals: _Signals, server: _Server) -> Iterator[None]:
     loop = asyncio.get_running_loop()
 
     def on_signal() -> None:
-        server.force_exit = stop.is_set()
-        stop.set()
+        if signals.stop.is_set():
+            server.force_exit = True
+            signals.stop_now.set()
+        signals.stop.set()
 
     for number in _SIGNALS:
         loop.add_signal_handler(number, on_signal)
@@ -150,7 +197,7 @@ def _server_config(http: FastAPI, drain_seconds: float) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=max(1, round(drain_seconds)),
+        timeout_graceful_shutdown=math.ceil(drain_seconds) + _CUT_SECONDS,
     )
 
 
@@ -163,9 +210,8 @@ def _listen(settings: HttpSettings) -> socket.socket:
         raise Unavailable(what=f"the listening address {address}", problem=str(error)) from error
 
 
-async def _as_coroutine(run: Callable[[], Awaitable[None]]) -> None:
-    await run()
+def _started(group: asyncio.TaskGroup, run: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
+    async def running() -> None:
+        await run()
 
-
-def _name_of(run: Callable[[], Awaitable[None]]) -> str:
-    return getattr(run, "__qualname__", type(run).__name__)
+    return group.create_task(running(), name=getattr(run, "__qualname__", type(run).__name__))

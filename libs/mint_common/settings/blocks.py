@@ -56,10 +56,21 @@ class BlobSettings(Block):
 
 
 class HttpSettings(Block):
-    """Where a service listens."""
+    """Where a service listens, and how it stops."""
 
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    accept_seconds: float = Field(
+        0.0,
+        ge=0,
+        description="how long new connections are still answered after SIGTERM, while `/readyz` says 503 and"
+        " load balancers learn of it",
+    )
+    drain_seconds: float = Field(
+        10.0,
+        ge=0,
+        description="how long open requests may go on after that; then they end with the error `stopping`",
+    )
 
 
 class TelemetrySettings(Block):

@@ -55,9 +55,12 @@ async def main(port: int, peer: str, how: str, folder: Path) -> None:
             await asyncio.sleep(0.1)
             (folder / "cleaned").write_text("yes")
 
-    await run_service(
-        http, HttpSettings(port=port), [background], drain_seconds=2 if how == "impatient" else 30
+    settings = HttpSettings(
+        port=port,
+        accept_seconds=30 if how == "accepting" else 0,
+        drain_seconds=2 if how == "impatient" else 30,
     )
+    await run_service(http, settings, [background])
 
 
 if __name__ == "__main__":

@@ -100,6 +100,19 @@ async def test_a_draining_service_accepts_nothing_new(start: Callable[..., Runni
         assert await anext(lines) == "last"
 
 
+async def test_new_connections_are_answered_while_load_balancers_learn(start: Callable[..., Running]) -> None:
+    service = start(how="accepting")
+    service.await_ready()
+    service.process.send_signal(signal.SIGTERM)
+    async with asyncio.timeout(20):
+        while (await asyncio.to_thread(httpx.get, f"{service.url}/readyz", timeout=20)).status_code != 503:
+            await asyncio.sleep(0.02)
+    answer = await asyncio.to_thread(httpx.get, f"{service.url}/internal/work", headers=TOKEN)
+    assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+    service.process.send_signal(signal.SIGTERM)
+    assert await asyncio.to_thread(service.process.wait, 20) == 0, "the second signal does not wait"
+
+
 async def until_refused(service: Running) -> None:
     """Wait until no new connection is taken."""
     async with asyncio.timeout(20):

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from importlib.metadata import version
 
 import httpx
 import pytest
@@ -254,6 +255,20 @@ async def test_metrics_count_requests_by_route_not_by_path() -> None:
     assert "mint_baker_loaves_total 3.0" in text
     assert "process_cpu_seconds_total" in text
     assert "/readyz" not in text
+
+
+async def test_metrics_say_which_build_this_is_whether_it_is_ready_and_what_is_open() -> None:
+    http = make_http()
+    async with connect(http) as client:
+        text = (await client.get("/metrics")).text
+        assert f'mint_build_info{{component="baker",version="{version("mint-stack")}"}} 1.0' in text
+        assert 'mint_ready{component="baker"} 1.0' in text
+        assert "mint_baker_http_requests_open 0.0" in text
+        http.state.is_draining = True
+        with http.state.in_hand.counted():
+            text = (await client.get("/metrics")).text
+        assert 'mint_ready{component="baker"} 0.0' in text
+        assert "mint_baker_http_requests_open 1.0" in text
 
 
 async def test_an_unusual_method_is_no_label_of_its_own() -> None:

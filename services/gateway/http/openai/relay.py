@@ -8,6 +8,7 @@ ends its request on the engine.
 import asyncio
 from collections import deque
 from collections.abc import Mapping
+from functools import partial
 
 from fastapi import Request, Response
 from starlette.types import Receive, Scope, Send
@@ -20,6 +21,7 @@ from mint_common.errors import MintError
 from mint_common.generation import ENGINE_HEADER, REVISION_HEADER, TIER_HEADER, CallFacts
 from mint_common.ids import new_id
 from mint_common.runtime.disconnect import cancelled_on_disconnect, until_gone
+from mint_common.runtime.draining import set_last_word
 from mint_common.telemetry.tracing import annotate, is_recorded
 from services.gateway.core.answer_bytes import check_answer_bytes, json_answer_bytes
 from services.gateway.core.open_requests import Size
@@ -87,6 +89,7 @@ async def relay(
             if is_recorded():
                 annotate(answer_attributes(whole))
             return Response(whole, media_type="application/json", headers=headers)
+    set_last_word(request.scope, partial(error_event, operation))
     return RelayedStream(answer, operation=operation, headers=headers)
 
 

@@ -1,0 +1,44 @@
+"""What every service says of itself: its build, whether it is ready, what is open and what it answered."""
+
+from collections.abc import Callable, Sized
+from importlib.metadata import version
+
+from prometheus_client import CollectorRegistry, Gauge, Histogram
+
+_DISTRIBUTION = "mint-stack"
+_BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+
+
+def request_seconds(service: str, registry: CollectorRegistry) -> Histogram:
+    """Return what counts a service's HTTP requests."""
+    return Histogram(
+        f"mint_{service}_http_request_seconds",
+        "Seconds from a request's first byte to the last byte of its answer",
+        ("method", "route", "status"),
+        buckets=_BUCKETS,
+        registry=registry,
+    )
+
+
+def state_series(
+    service: str, registry: CollectorRegistry, *, ready: Callable[[], bool], open_requests: Sized
+) -> tuple[Gauge, ...]:
+    """Add the gauges of a service's state to its registry, and return them."""
+    build = Gauge(
+        "mint_build_info", "1, with the version of MinT", ["component", "version"], registry=registry
+    )
+    build.labels(service, version(_DISTRIBUTION)).set(1)
+    is_ready = Gauge(
+        "mint_ready",
+        "1 while a service is ready, 0 while it starts or drains",
+        ["component"],
+        registry=registry,
+    )
+    is_ready.labels(service).set_function(lambda: float(ready()))
+    in_hand = Gauge(
+        f"mint_{service}_http_requests_open",
+        "HTTP requests without the last byte of their answer",
+        registry=registry,
+    )
+    in_hand.set_function(lambda: float(len(open_requests)))
+    return build, is_ready, in_hand
