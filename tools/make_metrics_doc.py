@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 
 from mint_common.runtime import dispatch, relay
-from mint_common.runtime.edge_middleware import request_seconds
+from mint_common.runtime.edge_series import request_seconds, state_series
 from services.loader.metrics import ADAPTER_LOAD_SECONDS, LoadedAdapters
 
 PAGE = ROOT / "docs/metrics.md"
@@ -37,8 +37,9 @@ Adapters on the engine are exported under the names that are proposed for vLLM
 that knows those can be used. `vllm:lora_adapter_loaded` has the labels `adapter_name` (the digest), `level`,
 `pinned` and `rank`.
 
-vLLM's own series of the engine stand beside them (`vllm:num_requests_running`, `vllm:kv_cache_usage_perc`,
-`vllm:time_to_first_token_seconds`, ...; [their list](https://docs.vllm.ai/en/latest/usage/metrics/)) unless
+vLLM's own series of the engine stand beside them (`vllm:num_requests_running`, `vllm:num_requests_waiting`,
+`vllm:kv_cache_usage_perc`, `vllm:time_to_first_token_seconds`, ...;
+[their list](https://docs.vllm.ai/en/latest/usage/metrics/)) unless
 `MINT_LOADER_ENGINE_STATS=false`. `vllm:lora_requests_info` is left out: each set of adapters that ever met in
 a step would be a series of its own.
 
@@ -49,8 +50,9 @@ a step would be a series of its own.
 
 def render() -> str:
     """Return the page."""
-    requests = request_seconds("<service>", CollectorRegistry())
-    shared = [requests, *_metrics_of(dispatch), *_metrics_of(relay)]
+    registry = CollectorRegistry()
+    state = state_series("<service>", registry, ready=lambda: True, open_requests=())
+    shared = [*state, request_seconds("<service>", registry), *_metrics_of(dispatch), *_metrics_of(relay)]
     modules = {service: importlib.import_module(f"services.{service}.metrics") for service in SERVICES}
     rest = [_section(service, _metrics_of(module)) for service, module in modules.items()]
     return HEAD + _section("Every service", shared) + "".join(rest) + _adapters()

@@ -1,9 +1,17 @@
 """What the gateway counts; exported by `/metrics`."""
 
-from prometheus_client import Counter
+from prometheus_client import Counter, Histogram
+
+from mint_common.telemetry.series import begin
 
 WEBHOOK_TRIES = Counter(
     "mint_gateway_webhook_tries_total",
     "Attempts to deliver an event to a webhook: delivered, failed",
     ["outcome"],
 )
+REVISIONS_BEHIND = Histogram(
+    "mint_gateway_revisions_behind",
+    "Of requests in a moved name that its former revision answers: revisions between that and the new one",
+    buckets=(1, 2, 4, 8, 16, 32),
+)
+begin(WEBHOOK_TRIES, ["delivered", "failed"])

@@ -9,6 +9,8 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from mint_common.ids import Digest
+from mint_common.telemetry.series import begin
+from services.loader.core.cold_queue import Priority
 
 LOAD_SECONDS = Histogram(
     "mint_loader_load_seconds",
@@ -58,12 +60,32 @@ BUILDER_ENDS = Counter("mint_loader_builder_ends_total", "Builder processes that
 BUILDER_HANGS = Counter(
     "mint_loader_builder_hangs_total", "Builder processes that were killed because they did not answer"
 )
+REQUESTS_OPEN = Gauge(
+    "mint_loader_requests_open", "Generation requests without their end, waiting ones included"
+)
+FIRST_TOKEN_SECONDS = Histogram(
+    "mint_loader_first_token_seconds",
+    "Seconds from a streamed request to its first token, by where its adapter was: base (none), slot, host, "
+    "stored",
+    ["tier"],
+    buckets=(0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60),
+)
 REQUESTS = Counter(
     "mint_loader_requests_total",
     "Generation requests by outcome: finished, aborted (the client left), or the error code",
     ["outcome"],
 )
 TOKENS = Counter("mint_loader_tokens_total", "Tokens by kind: prompt, generated", ["kind"])
+
+_PRIORITIES = [priority.name.lower() for priority in Priority]
+begin(LOAD_SECONDS, ["queue", "fetch", "check", "layout", "activate"])
+begin(QUEUE_DEPTH, _PRIORITIES)
+begin(QUEUE_WAIT_SECONDS, _PRIORITIES)
+begin(HITS, ["slot", "host", "disk", "remote"])
+begin(DISCREPANCIES, ["lost", "stray"])
+begin(FIRST_TOKEN_SECONDS, ["base", "slot", "host", "stored"])
+begin(REQUESTS, ["finished", "aborted"])
+begin(TOKENS, ["prompt", "generated"])
 
 ADAPTER_LOAD_SECONDS = Histogram(
     "vllm:lora_adapter_load_seconds",

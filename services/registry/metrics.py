@@ -1,6 +1,11 @@
 """What the registry counts; exported by `/metrics`."""
 
+from typing import get_args
+
 from prometheus_client import Counter, Histogram
+
+from mint_common.events.revision import Fault
+from mint_common.telemetry.series import begin
 
 EXPORTS = Counter(
     "mint_registry_exports_total", "Exported adapters by verdict: published, rejected", ["verdict"]
@@ -29,3 +34,8 @@ RECONCILED_BYTES = Counter(
 FOLDERS_REMOVED = Counter(
     "mint_registry_folders_removed_total", "Adapter folders removed from the blob store"
 )
+
+begin(EXPORTS, ["published", "rejected"])
+begin(UPLOADS, ["published", "refused"])
+begin(RULE_MOVES, ["promoted", "rolled_back", "refused"])
+begin(FAULTS, get_args(Fault))

@@ -2,6 +2,8 @@
 
 from prometheus_client import Counter, Histogram
 
+from mint_common.telemetry.series import begin
+
 WAVES = Counter("mint_rollout_waves_total", "Waves whose record is stored", ["algorithm"])
 WAVES_CANCELLED = Counter(
     "mint_rollout_waves_cancelled_total", "Waves that could not be completed; their job fails", ["algorithm"]
@@ -9,6 +11,9 @@ WAVES_CANCELLED = Counter(
 SAMPLES = Counter("mint_rollout_samples_total", "Samples in stored records", ["algorithm"])
 GRADER_ERRORS = Counter(
     "mint_rollout_grader_errors_total", "Samples that a grader gave no reward, by what went wrong", ["kind"]
+)
+JOBS = Counter(
+    "mint_rollout_jobs_total", "Jobs that have ended, by outcome: succeeded, failed, cancelled", ["outcome"]
 )
 JOBS_REVIVED = Counter(
     "mint_rollout_jobs_revived_total",
@@ -26,6 +31,11 @@ SAMPLE_SECONDS = Histogram(
     ["algorithm"],
     buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300),
 )
+
+_ALGORITHMS = ["grpo", "sft", "dpo", "kto"]
+for _by_algorithm in (WAVES, WAVES_CANCELLED, SAMPLES, REWARD_MEAN, SAMPLE_SECONDS):
+    begin(_by_algorithm, _ALGORITHMS)
+begin(JOBS, ["succeeded", "failed", "cancelled"])
 
 
 def observe_wave(algorithm: str, *, samples: int, reward_mean: float, seconds: float) -> None:

@@ -1,7 +1,12 @@
 """What the trainer counts; exported by `/metrics`."""
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
+from mint_common.telemetry.series import begin
+
+LEASE_HELD = Gauge(
+    "mint_trainer_lease_held", "1 while this trainer holds the lease of its base, 0 in a spare"
+)
 OPERATIONS = Counter(
     "mint_trainer_operations", "Operations by kind and outcome: done, refused", ["kind", "outcome"]
 )
@@ -10,6 +15,11 @@ STEPS = Counter(
     "mint_trainer_steps", "Waves of jobs by outcome: trained, skipped (no signal), failed", ["outcome"]
 )
 TOKENS = Counter("mint_trainer_tokens", "Completion tokens of trained waves")
+RATIO_ERROR = Histogram(
+    "mint_trainer_ratio_error",
+    "Largest distance from 1 of the importance ratio of a step, trainer to sampler: 0 where both agree",
+    buckets=(1e-5, 1e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1, 3),
+)
 STEP_SECONDS = Histogram("mint_trainer_step_seconds", "Seconds of one training step, export included")
 BATCH_POLICIES = Histogram(
     "mint_trainer_batch_policies", "Policies trained together in one step", buckets=(1, 2, 4, 8, 16, 32)
@@ -27,3 +37,8 @@ SWAP_BYTES = Counter(
     "Bytes of adapters and optimizer states moved between device and host memory",
     ["direction"],
 )
+
+begin(OPERATIONS, ["open", "pass", "distill", "step", "save", "load", "export", "close"], ["done", "refused"])
+begin(STEPS, ["trained", "skipped", "failed"])
+for _swaps in (SWAPS, SWAP_SECONDS, SWAP_BYTES):
+    begin(_swaps, ["in", "out"])

@@ -26,6 +26,7 @@ from mint_common.runtime.dead_letter import dead_letter
 from mint_common.runtime.ledger import Ledger
 from mint_common.runtime.outbox import event_message
 from mint_common.runtime.retries import Bury, decide
+from mint_common.telemetry.series import begin
 from mint_common.telemetry.tracing import extracted, span
 from mint_common.waiting import raise_if_cancelled
 
@@ -43,6 +44,10 @@ _events = Counter(
     "unanswered",
     ["type", "outcome"],
 )
+_OUTCOMES = ("handled", "known", "ignored", "failed", "dead", "unanswered")
+_UNREAD = "?"
+"""The type of an event that was not read."""
+begin(_events, [_UNREAD], ["dead", "unanswered"])
 _seconds = Histogram(
     "mint_dispatch_handler_seconds", "Seconds from an event's delivery to its acknowledgement", ["type"]
 )
@@ -91,6 +96,7 @@ class Dispatcher:
         key = (event_type.type, base)
         assert key not in self._handlers, f"{key} has a handler already"
         self._handlers[key] = handler, given_up
+        begin(_events, [event_type.type], _OUTCOMES)
         self._subjects.append(subjects_of(event_type, base=base))
 
     async def run(self) -> None:
@@ -134,7 +140,7 @@ class Dispatcher:
         try:
             event_type, outcome = await self._answer(delivery)
         except Unavailable as error:
-            event_type, outcome = "?", "unanswered"
+            event_type, outcome = _UNREAD, "unanswered"
             _log.warning(
                 "delivery unanswered", extra={"message_id": delivery.message.id, "problem": str(error)}
             )
@@ -151,7 +157,7 @@ class Dispatcher:
             _, event = decode(message.data)
         except EventInvalid as error:
             await self._bury(delivery, Bury(code=error.code, reason=str(error)))
-            return "?", "dead"
+            return _UNREAD, "dead"
         name, kind = f"handle {event.type}", SpanKind.CONSUMER
         with extracted(message.headers), span(name, kind=kind, event_id=event.id, attempt=delivery.attempt):
             return event.type, await self._attempt(delivery, event)

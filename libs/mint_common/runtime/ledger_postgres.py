@@ -26,7 +26,7 @@ _EMIT = f"""
 """  # noqa: S608  (constants)
 # An event that still waits for its first publication needs no second one.
 _REPEAT = """
-    UPDATE mint_outbox SET repeats = repeats + 1, published_at = NULL
+    UPDATE mint_outbox SET repeats = repeats + 1, published_at = NULL, due_at = now()
     WHERE cause = $1 AND published_at IS NOT NULL
 """
 

@@ -8,18 +8,20 @@ It also deletes old rows of the outbox and the inbox. Invariants:
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import asyncpg
-from prometheus_client import Counter
+from prometheus_client import Counter, Gauge
 
 from mint_common.bus.port import Bus, Message
 from mint_common.errors import MintError, Unavailable
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.outbox import message_id
 from mint_common.runtime.postgres_errors import PostgresConnection, acquired
+from mint_common.telemetry.series import begin
 from mint_common.waiting import raise_if_cancelled, wait_for_event
 
 POLL_SECONDS = 1.0
@@ -33,11 +35,18 @@ Then a service's tables must detect it.
 PRUNE_SECONDS = 3600.0
 PRUNED_AT_ONCE = 10_000
 BACKOFF_SECONDS = (0.1, 5.0)
+MEASURE_SECONDS = 2.0
+MOST_MEASURED = 10_000
+"""How many waiting events are counted at most."""
 
 _LOCK = "SELECT pg_try_advisory_lock(hashtextextended('mint_relay_' || current_schema(), 0))"
 _PENDING = """
     SELECT id, event_id, subject, data, headers, repeats FROM mint_outbox
     WHERE published_at IS NULL ORDER BY id LIMIT $1
+"""
+_BACKLOG = """
+    SELECT count(*) AS events, extract(epoch FROM now() - min(due_at))::float8 AS oldest_seconds
+    FROM (SELECT due_at FROM mint_outbox WHERE published_at IS NULL ORDER BY id LIMIT $1) AS waiting
 """
 _MARK = "UPDATE mint_outbox SET published_at = now(), refusal = $3 WHERE id = $1 AND repeats = $2"
 _PRUNE = "DELETE FROM mint_outbox WHERE published_at < now() - make_interval(days => $1)"
@@ -55,6 +64,14 @@ _log = logging.getLogger(__name__)
 _published = Counter(
     "mint_relay_events_total", "Events of the outbox: published, or refused by the bus", ["outcome"]
 )
+begin(_published, ["published", "refused"])
+_waiting = Gauge(
+    "mint_relay_pending", f"Events of the outbox that wait for the bus; {MOST_MEASURED} stands for more"
+)
+_oldest = Gauge(
+    "mint_relay_oldest_seconds",
+    "Seconds that the oldest of them waits, 0 without any; it grows while the database cannot be asked",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +88,9 @@ class OutboxRelay:
         self._pool = pool
         self._bus = bus
         self._clock = clock
+        self._oldest_since: float | None = None
+        self._measured_at = -math.inf
+        _oldest.set_function(self._oldest_seconds)
 
     async def run(self) -> None:
         """Publish until cancelled. Outages of the database or the bus are waited out, never raised."""
@@ -92,8 +112,10 @@ class OutboxRelay:
         """Publish over one connection until it breaks or the bus is unavailable."""
         wake = asyncio.Event()
         async with self._listening(wake) as connection:
+            await self._measure(connection)
             while not await connection.fetchval(_LOCK):
                 await self._clock.sleep(POLL_SECONDS)
+                await self._measure(connection)
             prune_at = self._clock.monotonic()
             while True:
                 wake.clear()
@@ -103,7 +125,24 @@ class OutboxRelay:
                 while rows := await _pending(connection):
                     for row in rows:
                         await self._publish(connection, row)
+                    await self._measure(connection)
+                await self._measure(connection)
                 await wait_for_event(wake, clock=self._clock, seconds=POLL_SECONDS)
+
+    async def _measure(self, connection: PostgresConnection) -> None:
+        """Measure what waits, if that was long ago: also while another relay publishes, or should."""
+        now = self._clock.monotonic()
+        if now - self._measured_at < MEASURE_SECONDS:
+            return
+        self._measured_at = now
+        (row,) = await connection.fetch(_BACKLOG, MOST_MEASURED)
+        _waiting.set(row["events"])
+        oldest_seconds = row["oldest_seconds"]
+        self._oldest_since = None if oldest_seconds is None else now - max(0.0, oldest_seconds)
+
+    def _oldest_seconds(self) -> float:
+        since = self._oldest_since
+        return 0.0 if since is None else self._clock.monotonic() - since
 
     async def _publish(self, connection: PostgresConnection, row: _Row) -> None:
         refusal = None

@@ -23,7 +23,8 @@ from mint_common.events.subjects import subjects_of
 from mint_common.ids import TenantId, new_id
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.dispatch import publish_event
-from services.gateway.core.resolutions import ResolutionCache
+from services.gateway import metrics
+from services.gateway.core.resolutions import Key, ResolutionCache
 
 _CHANGES = (AliasMoved, RevisionPublished, RevisionRestored, RevisionHealed)
 _LOSSES = (RevisionRetired, RevisionQuarantined, RevisionLost)
@@ -58,6 +59,7 @@ class CachedResolver:
         key, asked_at = (tenant_id, model), self._clock.monotonic()
         known = self._cache.get(key, now=asked_at)
         if known is not None:
+            self._note_behind(key)
             return known
         ticket = self._cache.ask()
         try:
@@ -69,7 +71,12 @@ class CachedResolver:
         found = self._cache.put(key, meant, ticket=ticket, asked_at=asked_at, now=self._clock.monotonic())
         if found.wanted is not None:
             self._want(tenant_id, found.wanted)
+        self._note_behind(key)
         return found.answer
+
+    def _note_behind(self, key: Key) -> None:
+        if behind := self._cache.behind(key):
+            metrics.REVISIONS_BEHIND.observe(behind)
 
     def known(self, tenant_id: TenantId, model: str) -> Resolution | None:
         """Return what answered last, if it is cached; it may be stale."""

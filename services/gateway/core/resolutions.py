@@ -116,6 +116,14 @@ class ResolutionCache:
         entry = self._entries[key] = settle(entry, now=now, is_ready=self._is_ready)
         return entry.answering
 
+    def behind(self, key: Key) -> int:
+        """Return how many revisions lie between what answers in a cached name and what the name means."""
+        entry = self._entries.get(key)
+        if entry is None or entry.former is None:
+            return 0
+        former, target = entry.former.revision, entry.target.revision
+        return abs(target.number - former.number) if former and target else 0
+
     def peek(self, key: Key) -> Resolution | None:
         """Return what answered last, however long ago."""
         entry = self._entries.get(key)

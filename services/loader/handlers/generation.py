@@ -6,6 +6,7 @@ finite is asked no more until somebody puts it into use again.
 """
 
 import itertools
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import AbstractContextManager, ExitStack, aclosing, asynccontextmanager, contextmanager
 from functools import partial
@@ -83,13 +84,16 @@ class Serving:
 
     async def _serve(self, call: ApiCall) -> AsyncGenerator[AnswerHead | bytes, None]:
         has_begun = False
-        is_warm = call.revision is None or self._tiers.is_in_slot(call.revision.digest)
+        began, tier = time.perf_counter(), self.tier(call)
+        is_warm = tier in {"base", "slot"}
         try:
             with self._watched(call), ExitStack() as waiting:
                 admission = partial(self._admission, call, waiting, is_warm=is_warm)
                 async with aclosing(self._engine.serve(call, admission=admission)) as parts:
                     async for part in parts:
                         waiting.close()
+                        if isinstance(part, AnswerHead) and part.is_stream:
+                            metrics.FIRST_TOKEN_SECONDS.labels(tier).observe(time.perf_counter() - began)
                         yield part
                         has_begun = True
         except MintError as error:
@@ -143,7 +147,7 @@ class Serving:
         """Count a request from its coming to its end. Raises Overloaded when its tenant has too many."""
         outcome = "aborted"
         try:
-            with _entered(self._work.request(request.tenant_id)):
+            with _entered(self._work.request(request.tenant_id)), metrics.REQUESTS_OPEN.track_inprogress():
                 yield
             outcome = "finished"
         except MintError as error:

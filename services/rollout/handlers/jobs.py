@@ -25,6 +25,7 @@ from mint_common.records import encode_prompts, encode_rows
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.ledger import Ledger
 from mint_common.runtime.retries import Bury
+from services.rollout import metrics
 from services.rollout.core.fault import fault_of
 from services.rollout.core.job import (
     Advance,
@@ -88,6 +89,7 @@ class JobHandlers(Generic[Connection]):
 
     async def on_job_finished(self, event: JobFinished) -> Sequence[Event]:
         """Start the next job of the policy."""
+        metrics.JOBS.labels(event.outcome).inc()
         await self.start_next(event.policy_id)
         return ()
 

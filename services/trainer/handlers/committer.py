@@ -359,6 +359,8 @@ def _note_trained(exported: RevisionExported, *, is_step: bool) -> None:
     metrics.STEPS.labels("trained" if is_step else "skipped").inc()
     metrics.TOKENS.inc(exported.metrics.get("tokens", 0.0))
     metrics.STEP_SECONDS.observe(exported.metrics["seconds"])
+    if "ratio_max_error" in exported.metrics:
+        metrics.RATIO_ERROR.observe(exported.metrics["ratio_max_error"])
     _log.info(
         "wave trained",
         extra={

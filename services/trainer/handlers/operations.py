@@ -19,6 +19,7 @@ from mint_common.runtime.clock import Clock
 from mint_common.runtime.ledger import Ledger
 from mint_common.training import Export, Open, Pending, SessionRecord, Submission
 from mint_common.waiting import wait_for_event
+from services.trainer import metrics
 from services.trainer.core.operation_check import check_submission
 from services.trainer.core.operations import NewOperation, TrainingSession
 from services.trainer.handlers.committer import export_id_of
@@ -184,10 +185,12 @@ class Operations:
                 await drivers.load()
                 self._drivers = drivers
                 self._began.set()
+                metrics.LEASE_HELD.set(1)
                 await asyncio.Event().wait()
             finally:
                 self._drivers = None
                 self._began.clear()
+                metrics.LEASE_HELD.set(0)
                 # What of it is committed is not known any more, and another trainer may go on.
                 self._policies.forget_all()
 

@@ -25,7 +25,7 @@ from mint_common.errors import (
     Unavailable,
 )
 from mint_common.events import AdapterFailed, AdapterLoaded
-from mint_common.generation import Sampled, SampleRequest, Sampling, int32s
+from mint_common.generation import CallFacts, Sampled, SampleRequest, Sampling, int32s
 from mint_common.ids import BaseName, TenantId
 from mint_common.testing.adapters import make_adapter, make_base_facts
 from services.loader.ports import LoadedAdapter
@@ -218,9 +218,19 @@ async def test_metrics_show_adapters_and_vllms_own_series(rig: Any) -> None:
         await rig.client.prewarm(revision, tenant_id=TenantId("t"))
     await rig.client.pin(first.digest, tenant_id=TenantId("t"))
     await rig.client.sample(ask(second))
+    firsts = 'mint_loader_first_token_seconds_count{tier="slot"} %.1f'
     async with httpx.AsyncClient() as client:
+        before = (await client.get(f"{rig.url}/metrics")).text
+        facts = CallFacts(model="m", request_id="r", tenant_id=TenantId("t"), revision=first)
+        relayed = await rig.client.serve(
+            "completion", b'{"model": "m", "prompt": "f ab=", "max_tokens": 2, "stream": true}', facts
+        )
+        assert b"[DONE]" in await relayed.whole()
+        relayed.close()
         text = (await client.get(f"{rig.url}/metrics")).text
     loaded = 'vllm:lora_adapter_loaded{adapter_name="%s",level="gpu",pinned="%s",rank="%d"} 1.0'
+    assert sum(firsts % count in before and firsts % (count + 1) in text for count in range(100)) == 1
+    assert "mint_loader_requests_open 0.0" in text
     assert loaded % (first.digest, "true", 4) in text
     assert loaded % (second.digest, "false", 2) in text
     assert f"vllm:max_gpu_lora_adapters {float(SLOTS)}" in text

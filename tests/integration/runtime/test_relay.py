@@ -2,12 +2,13 @@
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import asyncpg
 import pytest
+from prometheus_client import REGISTRY
 
 from mint_common.bus.nats import NatsBus, connect_nats
 from mint_common.bus.port import Bus, Message
@@ -148,6 +149,48 @@ async def test_one_relay_publishes_at_a_time_and_another_takes_over(database: st
             await asyncio.sleep(0.02)
     await pool.close()
     await other_pool.close()
+
+
+class AwayBus(MemoryBus):
+    """A bus that does not answer until it is back."""
+
+    is_back = False
+
+    async def publish(self, message: Message) -> None:
+        if not self.is_back:
+            raise Unavailable(what="the bus", problem="away")
+        await super().publish(message)
+
+
+async def test_what_waits_is_measured_also_by_a_relay_that_stands_by(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "MEASURE_SECONDS", 0.0)
+    pool, other_pool = await make_pool(database), await make_pool(database)
+    ledger = PostgresLedger(pool, CLOCK)
+    bus = AwayBus(CLOCK)
+    for number in range(3):
+        await commit(ledger, number)
+    await pool.execute("UPDATE mint_outbox SET due_at = now() - interval '90 seconds' WHERE id = 2")
+    async with relaying(other_pool, bus), relaying(pool, bus), asyncio.timeout(30):
+        await until_measured(pending=3, oldest=lambda seconds: 90 <= seconds < 120)
+        bus.is_back = True
+        await until_measured(pending=0, oldest=lambda seconds: seconds == 0)
+        bus.is_back = False
+        await ledger.repeat("cause-1")
+        await until_measured(pending=1, oldest=lambda seconds: 0 <= seconds < 30)
+    await pool.close()
+    await other_pool.close()
+
+
+async def until_measured(*, pending: int, oldest: Callable[[float], bool]) -> None:
+    def measured(name: str) -> float:
+        value = REGISTRY.get_sample_value(name)
+        assert value is not None
+        return value
+
+    while measured("mint_relay_pending") != pending or not oldest(measured("mint_relay_oldest_seconds")):
+        await asyncio.sleep(0.02)
 
 
 class RefusingBus(MemoryBus):

@@ -74,8 +74,10 @@ def test_the_former_revision_answers_until_the_new_one_is_ready() -> None:
     world = moved(ready={1})
     assert [world.ask(), world.ask()] == [1, 1]
     assert world.wanted == [2], "its load is asked for once"
+    assert world.cache.behind(KEY) == 1
     world.ready.add(2)
     assert world.ask() == 2
+    assert world.cache.behind(KEY) == 0
     world.ready.remove(2)
     assert world.ask() == 2, "there is no way back"
 
