@@ -13,7 +13,7 @@ SPREAD := -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 BENCH := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m benches
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint check fmt bench bench-loader bench-catalog bench-trainer bench-handoff bench-policies bench-tinker test-sdk test-chart test-compose test-seams test-gpu bench-check paper-training docs dist clean
+.PHONY: help install demo test test-slow lint check fmt bench bench-loader bench-catalog bench-trainer bench-handoff bench-policies bench-tinker test-sdk test-chart test-compose test-seams test-gpu test-rules bench-check paper-training docs dist clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ test-gpu: .venv/.installed ## Run the tests for a GPU (10 minutes on an H100; tw
 test-seams: .venv/.installed ## Compare what the loader uses of vLLM with the official CUDA build, which is not installed
 	$(PYTEST) -m seams tests/seams
 
+test-rules: .venv/.installed ## Run the alerts' tests and parse every expression of the dashboards (promtool; skipped without)
+	$(PYTEST) -rs tests/unit/repository/test_observability.py
+
 lint: .venv/.installed ## Format, lint, types, import contracts, generated docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -66,6 +69,7 @@ lint: .venv/.installed ## Format, lint, types, import contracts, generated docs
 	$(BIN)/python tools/make_settings_doc.py --check
 	$(BIN)/python tools/make_metrics_doc.py --check
 	$(BIN)/python tools/make_chart.py --check
+	$(BIN)/python tools/make_dashboards.py --check
 	$(BIN)/python tools/make_uploads_doc.py --check
 	$(BIN)/python tools/make_tinker_compat.py --check
 	$(BIN)/python tools/make_benchmarks.py --check
@@ -119,6 +123,7 @@ docs: .venv/.installed ## Regenerate the generated documents
 	$(BIN)/python tools/make_settings_doc.py
 	$(BIN)/python tools/make_metrics_doc.py
 	$(BIN)/python tools/make_chart.py
+	$(BIN)/python tools/make_dashboards.py
 	$(BIN)/python tools/make_uploads_doc.py
 	$(BIN)/python tools/make_scale_tables.py
 
