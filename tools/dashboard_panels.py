@@ -297,6 +297,11 @@ JOBS = Dashboard(
             ),
         ),
         Panel(
+            "Samples without a reward",
+            "ops",
+            ((_rate("mint_rollout_grader_errors_total", "kind"), "{{kind}}"),),
+        ),
+        Panel(
             "Answers by a former revision while the new one loads",
             "ops",
             ((_rate("mint_gateway_revisions_behind_count", "instance"), "{{instance}}"),),

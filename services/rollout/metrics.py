@@ -1,7 +1,10 @@
 """What rollout counts; exported by `/metrics`."""
 
+from typing import get_args
+
 from prometheus_client import Counter, Histogram
 
+from mint_common.graders.grade import Fault
 from mint_common.telemetry.series import begin
 
 WAVES = Counter("mint_rollout_waves_total", "Waves whose record is stored", ["algorithm"])
@@ -35,6 +38,7 @@ SAMPLE_SECONDS = Histogram(
 _ALGORITHMS = ["grpo", "sft", "dpo", "kto"]
 for _by_algorithm in (WAVES, WAVES_CANCELLED, SAMPLES, REWARD_MEAN, SAMPLE_SECONDS):
     begin(_by_algorithm, _ALGORITHMS)
+begin(GRADER_ERRORS, get_args(Fault))
 begin(JOBS, ["succeeded", "failed", "cancelled"])
 
 
