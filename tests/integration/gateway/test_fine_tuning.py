@@ -73,8 +73,9 @@ def client(stack) -> Iterator[openai.OpenAI]:
 
 
 @pytest.fixture(scope="module")
-def files(client) -> Iterator[dict[str, str]]:
-    """Files of each format, by its name."""
+def files(client, counter) -> Iterator[dict[str, str]]:
+    """Files of each format, by its name; the policy counter is there to be trained on."""
+    assert counter.name == "counter"
     made = {
         name: client.files.create(file=(f"{name}.jsonl", data), purpose="fine-tune").id
         for name, data in ROWS.items()
@@ -164,6 +165,7 @@ def test_a_supervised_job_is_made_with_every_number_resolved(stack, client, jobs
         ("chat", "sft", {"hyperparameters": {"n_epochs": 1}}),
         ("pairs", "dpo", {"method": {"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.2}}}}),
         ("kto", "kto", {"extra_body": {"mint": {"method": "kto"}}}),
+        ("reward", "grpo", {"method": {"type": "reinforcement", "reinforcement": {"grader": EXACT}}}),
     ],
 )
 def test_each_method_is_made(stack, client, jobs, files, *, rows, algorithm, extra) -> None:
