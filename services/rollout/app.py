@@ -47,8 +47,10 @@ from services.rollout.adapters.workers.pool import WorkerLimits
 from services.rollout.adapters.workers.tasks import BoundedTasks, open_tasks
 from services.rollout.handlers.commits import Commits
 from services.rollout.handlers.draining import run_until_drained
+from services.rollout.handlers.engine_requests import EngineRequests
 from services.rollout.handlers.evaluations import EvaluationHandler
 from services.rollout.handlers.file_rows import FileRows
+from services.rollout.handlers.file_scores import FileScores
 from services.rollout.handlers.job_scores import JobScores
 from services.rollout.handlers.jobs import JobHandlers
 from services.rollout.handlers.watchdog import Watchdog
@@ -97,9 +99,10 @@ def compose(settings: RolloutSettings, connections: Connections) -> Service:
     registry = RegistryClient(connections.registry)
     scores = RegistryScores(registry)
     stall_seconds = settings.waves.stall_seconds
-    rows = FileRows(
-        LocalRows(connections.blobs, connections.folder.path, limit_bytes=settings.waves.file_copies_bytes)
+    files = LocalRows(
+        connections.blobs, connections.folder.path, limit_bytes=settings.waves.file_copies_bytes
     )
+    rows, rendering = FileRows(files), TrainerRendering(connections.trainers)
     of_jobs = JobHandlers(
         jobs=jobs,
         ledger=ledger,
@@ -117,7 +120,7 @@ def compose(settings: RolloutSettings, connections: Connections) -> Service:
         blobs=connections.blobs,
         tasks=tasks,
         rows=rows,
-        rendering=TrainerRendering(connections.trainers),
+        rendering=rendering,
         graders=connections.graders,
         sampler=sampler,
         clock=clock,
@@ -148,14 +151,23 @@ def compose(settings: RolloutSettings, connections: Connections) -> Service:
     http.include_router(job_routes(jobs, control))
 
     evaluation_runs = PostgresEvaluationRuns(connections.pool)
+    of_runs = EngineRequests(clock, in_flight=max(1, settings.waves.requests_in_flight // 4))
     evaluations = EvaluationHandler(
         runs=evaluation_runs,
         tasks=tasks,
         sampler=sampler,
+        files=FileScores(
+            files=files,
+            rendering=rendering,
+            sampler=sampler,
+            graders=connections.graders,
+            engines=of_runs,
+        ),
         scores=scores,
+        engines=of_runs,
         clock=clock,
-        requests_in_flight=max(1, settings.waves.requests_in_flight // 4),
         stall_seconds=stall_seconds,
+        error_share=settings.waves.grader_error_share,
     )
     http.include_router(evaluation_routes(evaluation_runs, clock))
 

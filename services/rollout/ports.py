@@ -11,7 +11,7 @@ from mint_common.records import Prompt
 from services.rollout.core.evaluation import EvaluationRun, ScoredRow
 from services.rollout.core.job import Job
 from services.rollout.core.row_order import RowKeys, RowNumbers
-from services.rollout.core.sampling import GroupRequest, SampledGroup
+from services.rollout.core.sampling import GroupRequest, ReadSequence, SampledGroup
 from services.rollout.core.task import Split, TaskDefaults, TaskInfo
 from services.rollout.core.wave import Wave
 
@@ -99,6 +99,10 @@ class Sampler(Protocol):
 
     async def sample(self, request: GroupRequest) -> SampledGroup:
         """Return the completions. Cancelling aborts the request on the engine."""
+        ...
+
+    async def read(self, request: GroupRequest) -> ReadSequence:
+        """Return the log-probabilities of the prompt's own tokens, which must leave room for one more."""
         ...
 
     async def tokenize(self, base: BaseName, text: str) -> tuple[int, ...]:

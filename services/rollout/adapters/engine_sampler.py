@@ -1,10 +1,12 @@
 """The sampler port on the engines that the loaders own."""
 
+from dataclasses import replace
+
 from mint_common.client.directory import EngineDirectory
 from mint_common.errors import Unavailable
 from mint_common.generation import SampledSequence, SampleRequest, Sampling, float32s, int32s
 from mint_common.ids import BaseName, TenantId
-from services.rollout.core.sampling import Completion, GroupRequest, SampledGroup
+from services.rollout.core.sampling import Completion, GroupRequest, ReadSequence, SampledGroup
 
 
 class EngineSampler:
@@ -25,6 +27,16 @@ class EngineSampler:
             completions=tuple(_completion(sequence) for sequence in sampled.sequences),
             dtype=sampled.dtype,
         )
+
+    async def read(self, request: GroupRequest) -> ReadSequence:
+        """Return the log-probabilities of a sequence's own tokens."""
+        asked = replace(_sample_request(request, request.prompt_tokens), prompt_logprobs=0)
+        found = await self._engines.sample(request.base, asked)
+        logprobs = float32s(found.prompt_logprobs or b"")
+        if len(logprobs) != len(asked.tokens):
+            problem = f"{len(asked.tokens)} tokens came with {len(logprobs)} log-probabilities"
+            raise Unavailable(what="an engine", problem=problem)
+        return ReadSequence(revision=found.revision, logprobs=logprobs)
 
     async def tokenize(self, base: BaseName, text: str) -> tuple[int, ...]:
         """Return the token ids of a text."""

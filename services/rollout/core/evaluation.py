@@ -114,23 +114,39 @@ def prompts_seed(run: EvaluationRun) -> int:
 
 
 def plan_answers(run: EvaluationRun, prompts: Sequence[Prompt]) -> list[GroupRequest]:
-    """Return one request for each prompt, the same ones however often the run is begun."""
-    return [
-        GroupRequest(
-            request_id=derive_id("req", run.run_id, index),
-            tenant_id=run.tenant_id,
-            base=run.base,
-            revision=run.revision,
-            prompt=prompt.text,
-            n=1,
-            max_new_tokens=run.max_new_tokens,
-            temperature=run.temperature,
-            seed=derive_seed(run.seed, "answer", index),
-            logprobs_mode="raw",
-            routes=False,
-        )
-        for index, prompt in enumerate(prompts)
-    ]
+    """Return one request for each prompt of a task, the same ones however often the run is begun."""
+    return [_request(run, place, prompt=prompt.text) for place, prompt in enumerate(prompts)]
+
+
+def plan_answer(run: EvaluationRun, line: int, prompt: tuple[int, ...]) -> GroupRequest:
+    """Return the request for the answer to a row; a row has the same seed in every run with the run's."""
+    return _request(run, line, tokens=prompt)
+
+
+def plan_reading(run: EvaluationRun, line: int, example: int, tokens: tuple[int, ...]) -> GroupRequest:
+    """Return the request for the log-probabilities of one of a row's examples."""
+    request = _request(run, line, tokens=tokens)
+    name = derive_id("req", run.run_id, line, example)
+    return replace(request, request_id=name, max_new_tokens=1, temperature=0.0)
+
+
+def _request(
+    run: EvaluationRun, place: int, *, prompt: str = "", tokens: tuple[int, ...] = ()
+) -> GroupRequest:
+    return GroupRequest(
+        request_id=derive_id("req", run.run_id, place),
+        tenant_id=run.tenant_id,
+        base=run.base,
+        revision=run.revision,
+        prompt=prompt,
+        prompt_tokens=tokens,
+        n=1,
+        max_new_tokens=run.max_new_tokens,
+        temperature=run.temperature,
+        seed=derive_seed(run.seed, "answer", place),
+        logprobs_mode="raw",
+        routes=False,
+    )
 
 
 def scored(

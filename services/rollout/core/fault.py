@@ -5,8 +5,8 @@ from typing import Literal
 
 from mint_common.errors import BlobCorrupt, BlobMissing, MintError
 
-FileParam = Literal["training_file", "validation_file"]
-"""The field of a job that names a file."""
+FileParam = Literal["training_file", "validation_file", "file"]
+"""The field of a job or of an evaluation run that names a file."""
 
 
 class DataRefused(MintError):

@@ -58,6 +58,14 @@ class SampledGroup:
     dtype: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadSequence:
+    """The log-probability of each token of a sequence; NaN of the first one, which nothing predicts."""
+
+    revision: Digest | None
+    logprobs: tuple[float, ...]
+
+
 def plan_samples(wave: WaveRequested, prompts: Sequence[Prompt | tuple[int, ...]]) -> list[GroupRequest]:
     """Return one request for each prompt, given as a task's or as tokens."""
     spec = wave.spec
@@ -89,7 +97,7 @@ def logprobs_mode(spec: JobSpec) -> LogprobsMode:
     return "processed" if spec.algorithm == "grpo" else "raw"
 
 
-def check_revision(request: GroupRequest, sampled: SampledGroup) -> None:
+def check_revision(request: GroupRequest, sampled: SampledGroup | ReadSequence) -> None:
     """Raise PreconditionFailed when the engine used another revision than the requested one."""
     asked = request.revision.digest if request.revision else None
     if sampled.revision != asked:

@@ -9,9 +9,9 @@ cancelled ends within a second.
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from mint_common.errors import InvalidField, MintError, Unavailable
+from mint_common.errors import MintError, Unavailable
 from mint_common.records import Prompt
 from mint_common.runtime.clock import Clock
 from services.rollout.core.evaluation import (
@@ -26,6 +26,7 @@ from services.rollout.core.evaluation import (
 )
 from services.rollout.core.sampling import GroupRequest, check_revision
 from services.rollout.handlers.engine_requests import EngineRequests, all_of
+from services.rollout.handlers.file_scores import FileScores
 from services.rollout.ports import EvaluationRuns, Sampler, Scores, Tasks
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,10 @@ POLL_SECONDS = 0.5
 
 
 class EvaluationHandler:
-    """Runs what is claimed. ``stall_seconds`` without progress let another process claim a run."""
+    """Runs what is claimed. ``stall_seconds`` without progress let another process claim a run.
+
+    A run fails when a grader failed on more than ``error_share`` of its answers.
+    """
 
     def __init__(
         self,
@@ -43,18 +47,22 @@ class EvaluationHandler:
         runs: EvaluationRuns,
         tasks: Tasks,
         sampler: Sampler,
+        files: FileScores,
         scores: Scores,
+        engines: EngineRequests,
         clock: Clock,
-        requests_in_flight: int,
         stall_seconds: float,
+        error_share: float,
     ) -> None:
         self._runs = runs
         self._tasks = tasks
         self._sampler = sampler
+        self._files = files
         self._scores = scores
+        self._engines = engines
         self._clock = clock
-        self._engines = EngineRequests(clock, in_flight=requests_in_flight)
         self._stall_seconds = stall_seconds
+        self._error_share = error_share
         self._scored: Counter[str] = Counter()
 
     async def run(self) -> None:
@@ -99,8 +107,9 @@ class EvaluationHandler:
         """Return the run as it ended, with its rows."""
         rows: Sequence[ScoredRow] = ()
         try:
-            rows = await self._rows(run)
-            ended = scored(run, rows, now=self._clock.now())
+            rows, dropped = await self._rows(run)
+            now = self._clock.now()
+            ended = scored(run, rows, dropped=dropped, error_share=self._error_share, now=now)
             if ended.state is RunState.SUCCEEDED and ended.revision is not None:
                 await self._scores.record(ended)
         except MintError as error:
@@ -109,16 +118,21 @@ class EvaluationHandler:
             return failed(run, str(error), now=self._clock.now()), rows
         return ended, rows
 
-    async def _rows(self, run: EvaluationRun) -> list[ScoredRow]:
-        if run.data is not None:
-            raise InvalidField(field="file", problem="rows of files are not scored yet")
-        prompts = await self._tasks.draw(run.task, "heldout", run.n, prompts_seed(run))
-        pairs = zip(plan_answers(run, prompts), prompts, strict=True)
-        return await all_of(
-            self._row(run, row, request, prompt) for row, (request, prompt) in enumerate(pairs, start=1)
-        )
+    async def _rows(self, run: EvaluationRun) -> tuple[Sequence[ScoredRow], int]:
+        """Return the scored rows, and how many were left out."""
 
-    async def _row(self, run: EvaluationRun, row: int, request: GroupRequest, prompt: Prompt) -> ScoredRow:
+        def note() -> None:
+            self._scored[run.run_id] += 1
+
+        if run.data is not None:
+            return await self._files.rows(run, run.data, note)
+        prompts = await self._tasks.draw(run.task, "heldout", run.n, prompts_seed(run))
+        pairs = enumerate(zip(plan_answers(run, prompts), prompts, strict=True), start=1)
+        return await all_of(self._row(run, row, *pair, note) for row, pair in pairs), 0
+
+    async def _row(
+        self, run: EvaluationRun, row: int, request: GroupRequest, prompt: Prompt, note: Callable[[], None]
+    ) -> ScoredRow:
         async def ask() -> ScoredRow:
             sampled = await self._sampler.sample(request)
             check_revision(request, sampled)
@@ -127,7 +141,7 @@ class EvaluationHandler:
             return ScoredRow(row=row, score=reward, answer=kept(text))
 
         found = await self._engines.retried(ask)
-        self._scored[run.run_id] += 1
+        note()
         return found
 
     async def _pulse(self, run: EvaluationRun) -> None:

@@ -129,14 +129,21 @@ class Neighbours:
 
 
 def _sampled(asked: SampleRequest) -> Sampled:
-    word = bytes(token - 3 for token in asked.tokens).decode().removeprefix("f ").removesuffix("=")
+    letters = bytes(token - 3 for token in asked.tokens if 3 <= token < 259)
+    word = letters.decode(errors="replace").removeprefix("f ").removesuffix("=")
     return Sampled(
         engine_id=EngineId("scripted"),
         revision=asked.revision.digest if asked.revision else None,
         sequences=tuple(_sequence(asked, word if index % 2 else "no") for index in range(asked.sampling.n)),
-        prompt_logprobs=None,
+        prompt_logprobs=None if asked.prompt_logprobs is None else _read(asked),
         prompt_likeliest=None,
     )
+
+
+def _read(asked: SampleRequest) -> bytes:
+    """Return log-probabilities of -0.25 and, of the last token, -1."""
+    count = len(asked.tokens)
+    return struct.pack(f"<{count}f", float("nan"), *[-0.25] * (count - 2), -1.0)
 
 
 def _sequence(asked: SampleRequest, text: str) -> SampledSequence:

@@ -2,15 +2,23 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
+from pathlib import Path
 
 import httpx
+import msgspec
 import pytest
 
 from mint_common.authority import Authority, Caller
+from mint_common.blobs.localfs import LocalBlobs
+from mint_common.datasets import format_of
+from mint_common.events import JobFile
 from mint_common.ids import WaveId
 from mint_common.testing.factories import BASE, POLICY, TENANT
+from services.rollout.core.evaluation import EvaluationData
 from tests.integration.rollout.neighbours import Neighbours
 from tests.integration.rollout.process import Rollout, until
+from tests.unit.rollout.file_jobs import GRADER
 from tests.unit.rollout.world import revision_of
 
 pytestmark = pytest.mark.integration
@@ -164,3 +172,120 @@ async def test_a_cancelled_run_asks_no_more_and_has_no_score(
     assert (await ended(client, "evr_2"))["state"] == "succeeded"
     assert (await client.get(f"{RUNS}/evr_1")).json() == cancelled
     assert len(neighbours.scores) == 1
+
+
+async def data_of(folder: Path, rows: Sequence[object], **changes: object) -> dict[str, object]:
+    """Store rows as a file, and return the data of a run over them."""
+    content = await LocalBlobs(folder / "blobs").put("files/rows", b"".join(map(_line, rows)))
+    kind = format_of(rows[0])  # type: ignore[arg-type]  # a row is a mapping
+    assert kind is not None
+    file = JobFile(file_id="file-1", filename="rows.jsonl", content=content, format=kind, rows=len(rows))
+    data = EvaluationData(file=file, holdout=0.0, grader=GRADER, on_long="refuse")
+    found: dict[str, object] = msgspec.to_builtins(data)
+    return {"task": "", "suite": "file:file-1", "data": {**found, **changes}}
+
+
+def _line(row: object) -> bytes:
+    return msgspec.json.encode(row) + b"\n"
+
+
+def reward_rows(count: int) -> list[dict[str, object]]:
+    """Return rows of which the scripted engine answers every second one right."""
+    return [
+        {"messages": [{"role": "user", "content": f"f {n}="}], "answer": "no" if n % 2 else "yes"}
+        for n in range(count)
+    ]
+
+
+async def test_rows_of_a_file_are_answered_and_graded_and_their_score_is_recorded(
+    client: httpx.AsyncClient, neighbours: Neighbours, tmp_path: Path
+) -> None:
+    data = await data_of(tmp_path, reward_rows(150))
+    neighbours.refusals = 2
+    await client.post(RUNS, json=body(n=4096, **data))
+    run = await ended(client)
+    assert (run["state"], run["value"], run["scored"], run["dropped"]) == ("succeeded", 0.5, 150, 0), run
+    assert run["file"] == {"file_id": "file-1", "filename": "rows.jsonl"}
+    assert [score[2]["suite"] for score in neighbours.scores] == ["file:file-1"]
+    rows = (await client.get(f"{RUNS}/evr_1/rows", params={"limit": 1000})).json()
+    assert [(row["row"], row["score"]) for row in rows] == [(n + 1, float(n % 2)) for n in range(150)]
+    # Other revisions are asked the same rows, with the same seeds; fewer rows are some of them.
+    seeds = {request.tokens: request.sampling.seed for request in neighbours.requests}
+    neighbours.requests.clear()
+    bare = {"revision": None, "policy_id": None, "policy": ""}
+    await client.post(RUNS, json=body("evr_2", n=20, **data, **bare))
+    assert (await ended(client, "evr_2"))["scored"] == 20
+    assert len(neighbours.requests) == 20
+    assert all(seeds[request.tokens] == request.sampling.seed for request in neighbours.requests)
+    few = (await client.get(f"{RUNS}/evr_2/rows")).json()
+    assert all(rows[row["row"] - 1] == row for row in few)
+    assert {request.revision for request in neighbours.requests} == {None}
+
+
+async def test_held_out_rows_alone_are_asked(client: httpx.AsyncClient, tmp_path: Path) -> None:
+    data = await data_of(tmp_path, reward_rows(40), holdout=0.25)
+    await client.post(RUNS, json=body(n=4096, **data))
+    assert (await ended(client))["scored"] == 10
+
+
+async def test_grader_errors_are_counted_and_fail_a_run_when_they_are_many(
+    client: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    rows = reward_rows(12)
+    for row in rows[:4]:
+        del row["answer"]
+    data = await data_of(tmp_path, rows)
+    await client.post(RUNS, json=body(**data))
+    run = await ended(client)
+    assert (run["state"], run["scored"], run["grader_errors"]) == (
+        "succeeded",
+        8,
+        {"invalid_variable_error": 4},
+    )
+    grader = {**GRADER, "reference": "{{ item.nothing }}"}
+    await client.post(RUNS, json=body("evr_2", **await data_of(tmp_path, rows, grader=grader)))
+    run = await ended(client, "evr_2")
+    assert (run["state"], run["value"]) == ("failed", None)
+    assert run["reason"] == (
+        "the grader failed on 12 of 12 answers; row 1: invalid_variable_error: there is no item.nothing"
+    )
+
+
+async def test_a_row_without_room_for_an_answer_is_named_or_left_out(
+    client: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    rows = reward_rows(4)
+    rows[2]["messages"] = [{"role": "user", "content": "f " + "a" * 100 + "="}]
+    await client.post(RUNS, json=body(**await data_of(tmp_path, rows)))
+    run = await ended(client)
+    assert run["state"] == "failed"
+    assert "Line 3 of rows.jsonl" in str(run["reason"])
+    await client.post(RUNS, json=body("evr_2", **await data_of(tmp_path, rows, on_long="drop")))
+    run = await ended(client, "evr_2")
+    assert (run["state"], run["scored"], run["dropped"]) == ("succeeded", 3, 1)
+
+
+async def test_the_loss_of_the_answers_in_a_file_is_their_tokens_mean(
+    client: httpx.AsyncClient, neighbours: Neighbours, tmp_path: Path
+) -> None:
+    rows = [{"prompt": "1 2", "completion": "3"}, {"prompt": "1 2", "completion": "3 4 5"}]
+    data = await data_of(tmp_path, rows, grader=None)
+    await client.post(RUNS, json=body(metric="valid_loss", **data))
+    run = await ended(client)
+    measured = (await client.get(f"{RUNS}/evr_1/rows")).json()
+    # The scripted engine gives the last token a log-probability of -1 and the others -0.25.
+    weights = [row["weight"] for row in measured]
+    assert [row["score"] for row in measured] == [
+        pytest.approx((0.25 * (weight - 1) + 1) / weight) for weight in weights
+    ]
+    assert 1 < weights[0] < weights[1]
+    assert run["value"] == pytest.approx((0.25 * (sum(weights) - 2) + 2) / sum(weights))
+    assert {request.sampling.max_new_tokens for request in neighbours.requests} == {1}
+    assert neighbours.scores[0][2]["metric"] == "valid_loss"
+
+
+async def test_a_file_that_is_gone_fails_its_run(client: httpx.AsyncClient, tmp_path: Path) -> None:
+    data = await data_of(tmp_path, reward_rows(2))
+    (tmp_path / "blobs/files/rows").unlink()
+    await client.post(RUNS, json=body(**data))
+    assert (await ended(client))["state"] == "failed"

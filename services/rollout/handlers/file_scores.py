@@ -1,0 +1,148 @@
+"""Rows of a file scored: their prompts answered and graded, or the loss of their own answers measured.
+
+Invariants: every score is of the revision that the run names; memory is bounded by a block of rows and what
+is kept of them.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from math import fsum, isfinite
+
+import numpy as np
+
+from mint_common.datasets import RenderedExample, RenderedRow, RowLine, RowProblem, method_of
+from mint_common.graders import GradedSample, GraderFault, GraderSpec, read_grader
+from services.rollout.core.evaluation import (
+    EvaluationData,
+    EvaluationRun,
+    ScoredRow,
+    kept,
+    plan_answer,
+    plan_reading,
+)
+from services.rollout.core.fault import file_refused
+from services.rollout.core.grading import item_of
+from services.rollout.core.row_groups import prompt_of
+from services.rollout.core.row_order import RowNumbers, held_out, validation_rows
+from services.rollout.core.sampling import check_revision
+from services.rollout.handlers.engine_requests import EngineRequests, all_of
+from services.rollout.handlers.row_rendering import RowRenderer, RowSource
+from services.rollout.ports import Graders, RowFiles, RowRendering, Sampler
+
+ROWS_AT_ONCE = 64
+"""Rows that are read together: each has 1 MiB at most."""
+
+
+class FileScores:
+    """Scores the rows of runs. Raises DataRefused, InvalidField, and what the ports raise."""
+
+    def __init__(
+        self,
+        *,
+        files: RowFiles,
+        rendering: RowRendering,
+        sampler: Sampler,
+        graders: Graders,
+        engines: EngineRequests,
+    ) -> None:
+        self._files = files
+        self._renderer = RowRenderer(rendering, engines)
+        self._sampler = sampler
+        self._graders = graders
+        self._engines = engines
+
+    async def rows(
+        self, run: EvaluationRun, data: EvaluationData, note: Callable[[], None]
+    ) -> tuple[list[ScoredRow], int]:
+        """Return the scored rows, and how many were left out. Calls ``note`` after each row."""
+        grader = None if data.grader is None else read_grader(data.grader)
+        context = await self._engines.retried(lambda: self._sampler.max_context(run.base))
+        room = 1 if grader is None else run.max_new_tokens
+        source = RowSource(file=data.file.filename, param="file")
+        found: list[ScoredRow] = []
+        dropped = 0
+        for numbers in _blocks(await self._chosen(run, data, source)):
+            lines = await self._files.lines(data.file.content, numbers)
+            rendered = await self._renderer.render(
+                run.base,
+                lines,
+                source,
+                method=method_of(data.file.format),
+                on_long=data.on_long,
+                max_tokens=max(1, context - room),
+            )
+            usable = [row for row in rendered.rows if grader or any(map(_predicted, row.examples))]
+            dropped += rendered.dropped + len(rendered.rows) - len(usable)
+            line_of = {line.line: line for line in lines}
+            found += await all_of(self._score(run, grader, row, line_of[row.line], note) for row in usable)
+        return found, dropped
+
+    async def _chosen(self, run: EvaluationRun, data: EvaluationData, source: RowSource) -> RowNumbers:
+        content = data.file.content
+        rows = np.arange(await self._files.count(content))
+        if data.holdout:
+            try:
+                keys = await self._files.keys(content)
+            except RowProblem as problem:
+                raise file_refused(
+                    file=source.file, param=source.param, code=problem.code, problem=problem.message
+                ) from problem
+            rows = rows[await asyncio.to_thread(held_out, keys, data.holdout)]
+        return await asyncio.to_thread(validation_rows, rows, seed=run.seed, most=run.n)
+
+    async def _score(
+        self,
+        run: EvaluationRun,
+        grader: GraderSpec | None,
+        row: RenderedRow,
+        line: RowLine,
+        note: Callable[[], None],
+    ) -> ScoredRow:
+        scored = await (self._loss(run, row) if grader is None else self._answer(run, grader, row, line))
+        note()
+        return scored
+
+    async def _answer(
+        self, run: EvaluationRun, grader: GraderSpec, row: RenderedRow, line: RowLine
+    ) -> ScoredRow:
+        request = plan_answer(run, row.line, prompt_of(row))
+        sampled = await self._engines.retried(lambda: self._sampler.sample(request))
+        check_revision(request, sampled)
+        text = sampled.completions[0].text
+        samples = [GradedSample(output_text=text, item=item_of(line.data))]
+        (grade,) = await self._graders.grade(grader, samples, tenant_id=run.tenant_id)
+        answered = ScoredRow(row=row.line, score=None, answer=kept(text))
+        if isinstance(grade, GraderFault):
+            return replace(answered, fault=grade.kind, message=kept(grade.message))
+        return replace(answered, score=grade.reward)
+
+    async def _loss(self, run: EvaluationRun, row: RenderedRow) -> ScoredRow:
+        """Return the mean loss of a row's trained tokens."""
+        found = await all_of(
+            self._logprobs(run, row.line, index, example) for index, example in enumerate(row.examples)
+        )
+        logprobs = [value for each in found for value in each]
+        loss = -fsum(logprobs) / len(logprobs)
+        measured = ScoredRow(row=row.line, score=loss, answer="", weight=len(logprobs))
+        if isfinite(loss):
+            return measured
+        return replace(measured, score=None, fault="not_finite", message="its loss is not finite")
+
+    async def _logprobs(
+        self, run: EvaluationRun, line: int, index: int, example: RenderedExample
+    ) -> list[float]:
+        request = plan_reading(run, line, index, example.tokens)
+        found = await self._engines.retried(lambda: self._sampler.read(request))
+        check_revision(request, found)
+        return [found.logprobs[place] for place in _predicted(example)]
+
+
+def _predicted(example: RenderedExample) -> list[int]:
+    """Return the places of the trained tokens; nothing predicts the first token of a sequence."""
+    return [place for start, end in example.trained for place in range(max(1, start), end)]
+
+
+def _blocks(rows: RowNumbers) -> Iterator[RowNumbers]:
+    for begin in range(0, len(rows), ROWS_AT_ONCE):
+        yield rows[begin : begin + ROWS_AT_ONCE]
