@@ -133,6 +133,8 @@ def read_grader(value: object) -> GraderSpec:
     except msgspec.ValidationError as error:
         problem, _, path = str(error).partition(" - at `$")
         raise InvalidField(field=f"grader{path.strip('`')}"[:200], problem=problem[:500]) from error
+    if _has_zero(value):
+        raise InvalidField(field="grader", problem="a text in it has the character 0, which is not stored")
     if isinstance(found, MultiGrader):
         Formula(found.calculate_output, frozenset(found.graders))
     for field, grader in parts_of(found):
@@ -147,6 +149,14 @@ def parts_of(spec: GraderSpec) -> Iterator[tuple[str, SingleGrader]]:
             yield f"grader.graders.{name[:64]}", grader
     else:
         yield "grader", spec
+
+
+def _has_zero(value: object) -> bool:
+    """Return whether a text in some JSON has the character 0, which Postgres does not take."""
+    if isinstance(value, str):
+        return "\x00" in value
+    inner = [*value, *value.values()] if isinstance(value, dict) else value
+    return isinstance(inner, list) and any(map(_has_zero, inner))
 
 
 def _check_type(value: object) -> None:

@@ -312,3 +312,12 @@ def test_what_is_no_grader_is_refused_by_name(grader, code, field) -> None:
         read_grader(grader)
     assert refused.value.code == code
     assert refused.value.fields.get("field") == field
+
+
+def test_a_text_that_cannot_be_stored_is_refused() -> None:
+    plain = {"type": "string_check", "name": "a", "input": "a", "reference": "\\u0000", "operation": "eq"}
+    several = {"type": "multi", "name": "b", "graders": {"a": plain}, "calculate_output": "a"}
+    assert read_grader(several)
+    for change in ({"input": "a\x00"}, {"name": "\x00"}):
+        with pytest.raises(InvalidField, match="character 0"):
+            read_grader({**several, "graders": {"a": {**plain, **change}}})

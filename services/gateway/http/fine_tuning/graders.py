@@ -50,7 +50,7 @@ class ValidateBody:
 @router.post("/run")
 async def run(body: GraderRunBody, caller: TrainCaller, gateway: GatewayDep) -> JsonObject:
     """Grade one answer. What goes wrong in it is told in `metadata.errors`, with a reward of 0."""
-    spec = await _checked(body.grader, caller, gateway)
+    spec = await checked_grader(body.grader, caller, gateway)
     sample = GradedSample(output_text=body.model_sample, item=body.item)
     began = gateway.clock.monotonic()
     (found,) = await gateway.graders.grade(spec, [sample], tenant_id=caller.tenant_id)
@@ -63,11 +63,12 @@ async def validate(body: ValidateBody, caller: TrainCaller, gateway: GatewayDep)
 
     Source is run without an answer, and a model is looked up: it is a base, or a revision as `policy@N`.
     """
-    await _checked(body.grader, caller, gateway)
+    await checked_grader(body.grader, caller, gateway)
     return {"grader": body.grader}
 
 
-async def _checked(grader: JsonObject, caller: Caller, gateway: Gateway) -> GraderSpec:
+async def checked_grader(grader: JsonObject, caller: Caller, gateway: Gateway) -> GraderSpec:
+    """Return a grader that can grade. Raises InvalidField, MetricNotSupported, GraderNotSupported."""
     spec = await asyncio.to_thread(read_grader, grader)
     await gateway.graders.check(spec, tenant_id=caller.tenant_id)
     return spec

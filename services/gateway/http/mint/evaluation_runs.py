@@ -4,7 +4,6 @@ The rollout service samples and scores; the registry gets the mean as an evaluat
 task or the file, signed by the key that asked. A bare base's score stays in its run.
 """
 
-import asyncio
 import difflib
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -16,7 +15,6 @@ from mint_common.catalog import PolicyRecord
 from mint_common.catalog_requests import Label
 from mint_common.claims import RevisionRef
 from mint_common.errors import InvalidField, NotFound
-from mint_common.graders import read_grader
 from mint_common.ids import BaseName, PolicyId, derive_id, new_id
 from mint_common.names import BEST, number_or_digest
 from services.gateway.core.examples import body_config
@@ -25,6 +23,7 @@ from services.gateway.core.json_types import JsonObject
 from services.gateway.core.mint.evaluations import Questions, check_questions, plan_file, plan_task
 from services.gateway.http.edge.context import Gateway, GatewayDep, LimitQuery, ReadCaller, TrainCaller
 from services.gateway.http.edge.recording import KeyedDep, RecordedRoute, creates
+from services.gateway.http.fine_tuning.graders import checked_grader
 from services.gateway.http.mint.jobs import task_defaults
 
 router = APIRouter(prefix="/mint/v1/evaluations", tags=["evaluations"], route_class=RecordedRoute)
@@ -173,7 +172,7 @@ async def _questions(gateway: Gateway, caller: Caller, asked: Questions, base: B
     file = await gateway.files.files.get(caller.tenant_id, check_id(IdPrefix.FILE, asked.file))
     plan = plan_file(asked, file, max_context=max_context)
     if asked.grader is not None:
-        await asyncio.to_thread(read_grader, asked.grader)
+        await checked_grader(asked.grader, caller, gateway)
     await gateway.tinker.trainers.find(base)  # it renders the rows
     return plan
 
