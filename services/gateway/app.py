@@ -19,6 +19,7 @@ from mint_common.client.trainer import TrainerDirectory
 from mint_common.runtime.clock import Clock, SystemClock
 from mint_common.runtime.graders.judge import EngineJudge
 from mint_common.runtime.graders.open import open_graders
+from mint_common.runtime.graders.runner import GraderRunner
 from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.runtime.periodic import run_periodically
 from mint_common.runtime.postgres import migrate, open_pool
@@ -66,7 +67,6 @@ from services.gateway.http.files.context import TenantFiles
 from services.gateway.http.fine_tuning.context import FineTuningContext
 from services.gateway.http.public import build_http
 from services.gateway.http.tinker.context import Tinker
-from services.gateway.ports.jobs import Rollout, Submissions
 from services.gateway.ports.webhooks import WebhookQueue, WebhookSender
 from services.gateway.settings import GatewaySettings
 
@@ -162,8 +162,17 @@ async def run(settings: GatewaySettings) -> None:
         exports = ExportDecisions(catalog, clock)
         training = TrainingFutures(runs, directory, exports, sampling_sessions, clock)
         requests = PostgresRequests(pool, clock)
-        submissions = PostgresSubmissions(pool, PostgresLedger(pool, clock), clock)
-        fine_tuning = _fine_tuning(catalog, submissions, rollout, directory, tenant_files)
+        judge = EngineJudge(engines, catalog.resolve, clock, patience_seconds=JUDGE_SECONDS)
+        graders = await stack.enter_async_context(open_graders(settings.graders, judge, service="gateway"))
+        fine_tuning = _fine_tuning(
+            jobs=FineTuningJobs(
+                submissions=PostgresSubmissions(pool, PostgresLedger(pool, clock), clock), rollout=rollout
+            ),
+            registry=catalog,
+            graders=graders,
+            trainers=directory,
+            files=tenant_files,
+        )
 
         def is_ready(meant: Resolution) -> bool:
             return meant.revision is None or engines.holds(meant.base, meant.revision.digest)
@@ -175,16 +184,15 @@ async def run(settings: GatewaySettings) -> None:
             is_ready=is_ready,
         )
         resolver = CachedResolver(NamesAndPaths(catalog, checkpoints), cache, clock)
-        judge = EngineJudge(engines, catalog.resolve, clock, patience_seconds=JUDGE_SECONDS)
         http.state.gateway = Gateway(
             registry=catalog,
             resolver=resolver,
             rollout=rollout,
             engines=engines,
-            graders=await stack.enter_async_context(open_graders(settings.graders, judge, service="gateway")),
+            graders=graders,
             training_sessions=TrainerSessions(trainers),
             requests=requests,
-            submissions=submissions,
+            submissions=fine_tuning.jobs.submissions,
             webhooks=PostgresWebhooks(pool),
             webhook_limits=WebhookLimits(
                 per_tenant=settings.webhooks_per_tenant, allow_private=settings.webhook_allow_private
@@ -321,18 +329,23 @@ async def _files(
 
 
 def _fine_tuning(
+    *,
+    jobs: FineTuningJobs,
     registry: RegistryClient,
-    submissions: Submissions,
-    rollout: Rollout,
+    graders: GraderRunner,
     trainers: TrainerDirectory,
     files: TenantFiles,
 ) -> FineTuningContext:
-    jobs = FineTuningJobs(submissions=submissions, rollout=rollout)
-    first_rows = FirstRows(files=files.files, trainers=trainers, previewing=files.previewing)
     return FineTuningContext(
-        maker=JobMaker(registry=registry, submissions=submissions, files=files.files, first_rows=first_rows),
+        maker=JobMaker(
+            registry=registry,
+            submissions=jobs.submissions,
+            files=files.files,
+            graders=graders,
+            first_rows=FirstRows(files=files.files, trainers=trainers, previewing=files.previewing),
+        ),
         jobs=jobs,
-        uses=FileUses(submissions=submissions, jobs=jobs, files=files.files),
+        uses=FileUses(submissions=jobs.submissions, jobs=jobs, files=files.files),
     )
 
 

@@ -105,6 +105,23 @@ BAD = [
         "method.reinforcement.grader",
         None,
     ),
+    (
+        reinforcement(grader={"type": "python", "name": "p", "source": "def grade(sample, item: return 1"}),
+        "method.reinforcement.grader.source",
+        "invalid_field",
+    ),
+    (
+        reinforcement(
+            grader={
+                "type": "score_model",
+                "name": "s",
+                "model": "gpt-4o",
+                "input": [{"role": "user", "content": "{{ sample.output_text }}"}],
+            }
+        ),
+        "method.reinforcement.grader.model",
+        "invalid_field",
+    ),
     ({"method": {"type": "ppo"}}, "method.type", "invalid_field"),
     ({"method": {"type": "dpo"}}, "training_file", "wrong_format"),
     ({"method": {}}, "method.type", "invalid_field"),

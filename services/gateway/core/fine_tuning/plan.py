@@ -17,13 +17,12 @@ from services.gateway.core.fine_tuning.bodies import FineTuningBody, MintFields
 from services.gateway.core.fine_tuning.evaluations import plan_evaluation, trained_rows
 from services.gateway.core.fine_tuning.methods import RECIPES, MethodName, check_supported, method_of_job
 from services.gateway.core.fine_tuning.numbers import Numbers, asked_for, choose_numbers
-from services.gateway.core.fine_tuning.refusals import JobRefused
+from services.gateway.core.fine_tuning.refusals import GRADER_FIELD, JobRefused, grader_refused
 from services.gateway.core.mint.job_warnings import rate_warning
 
 MAX_REWARD_ROWS = 50_000
 FEW_ROWS = 10
-MAX_GRADER_DEPTH = 16
-_GRADER = "method.reinforcement.grader"
+MAXGRADER_FIELD_DEPTH = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,24 +119,21 @@ def _grader(body: FineTuningBody) -> dict[str, Any] | None:
     _check_grader_json(settings.grader)
     try:
         read_grader(settings.grader)
-    except InvalidField as error:
-        where = str(error.field).removeprefix("grader")
-        raise InvalidField(field=_GRADER + where, problem=str(error.problem)) from error
     except MintError as error:
-        raise JobRefused(reason=error.code, field=_GRADER, problem=str(error)) from error
+        raise grader_refused(error) from error
     return settings.grader
 
 
 def _check_grader_json(grader: dict[str, Any]) -> None:
     """Refuse JSON that is nested deep, or has numbers that are not finite. Raises InvalidField."""
     level: list[object] = [grader]
-    for _ in range(MAX_GRADER_DEPTH):
+    for _ in range(MAXGRADER_FIELD_DEPTH):
         if any(isinstance(value, float) and not math.isfinite(value) for value in level):
-            raise InvalidField(field=_GRADER, problem="has a number that is not finite")
+            raise InvalidField(field=GRADER_FIELD, problem="has a number that is not finite")
         level = [inner for value in level for inner in _inner(value)]
         if not level:
             return
-    raise InvalidField(field=_GRADER, problem=f"is nested more than {MAX_GRADER_DEPTH} deep")
+    raise InvalidField(field=GRADER_FIELD, problem=f"is nested more than {MAXGRADER_FIELD_DEPTH} deep")
 
 
 def _inner(value: object) -> Iterable[object]:

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 
 from mint_common.catalog import PolicyRecord
 from mint_common.datasets import Problem
-from mint_common.errors import InvalidField
+from mint_common.errors import InvalidField, MintError
 from mint_common.ids import JobId
 from services.gateway.core.fine_tuning.names import shown_id
+
+GRADER_FIELD = "method.reinforcement.grader"
 
 
 class JobRefused(InvalidField):
@@ -64,3 +66,13 @@ def row_refused(field: str, problem: Problem) -> JobRefused:
     """Return the refusal of a row that the base's trainer cannot render."""
     told = f"Line {problem.line}: {problem.message}"
     return JobRefused(reason=problem.code, field=field, problem=told, line=problem.line)
+
+
+def grader_refused(error: MintError) -> MintError:
+    """Return the refusal of a grader, by where it stands in the request; what may pass stays as it is."""
+    if error.retryable:
+        return error
+    if isinstance(error, InvalidField):
+        where = GRADER_FIELD + str(error.field).removeprefix("grader")
+        return InvalidField(field=where, problem=str(error.problem))
+    return JobRefused(reason=error.code, field=GRADER_FIELD, problem=str(error))

@@ -4,24 +4,32 @@ Invariant: all that can be wrong with the request is found before anything is ma
 that was cut off in the middle finds the policy that was made for it.
 """
 
+import asyncio
 from dataclasses import dataclass
 
 from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.catalog import PolicyRecord
 from mint_common.claims import RevisionRef
 from mint_common.client.registry import RegistryClient
-from mint_common.errors import AlreadyExists, NotFound
+from mint_common.errors import AlreadyExists, MintError, NotFound
 from mint_common.events import JobSubmitted, LoraSpec
+from mint_common.graders import read_grader
 from mint_common.ids import BaseName, JobId, TenantId, derive_id
 from mint_common.lora import check_trainable
 from mint_common.names import number_or_digest
+from mint_common.runtime.graders.runner import GraderRunner
 from services.gateway.core.files.records import FileRecord, IdPrefix, check_id
 from services.gateway.core.fine_tuning.bodies import FineTuningBody
 from services.gateway.core.fine_tuning.evaluations import validation_named
 from services.gateway.core.fine_tuning.names import policy_names, seed_of, split_model
-from services.gateway.core.fine_tuning.plan import JobFiles, plan_fine_tuning
+from services.gateway.core.fine_tuning.plan import JobFiles, JobPlan, plan_fine_tuning
 from services.gateway.core.fine_tuning.records import FineTuning
-from services.gateway.core.fine_tuning.refusals import file_not_found, model_not_found, not_newest
+from services.gateway.core.fine_tuning.refusals import (
+    file_not_found,
+    grader_refused,
+    model_not_found,
+    not_newest,
+)
 from services.gateway.core.fine_tuning.shapes import check_continues, plan_shape
 from services.gateway.core.mint.submission import SubmittedJob
 from services.gateway.handlers.files import FileKeeper
@@ -39,6 +47,7 @@ class JobMaker:
     registry: RegistryClient
     submissions: Submissions
     files: FileKeeper
+    graders: GraderRunner
     first_rows: FirstRows
 
     async def make(self, tenant_id: TenantId, body: FineTuningBody, *, cause: str) -> SubmittedJob:
@@ -53,12 +62,15 @@ class JobMaker:
         base, policy = await self._model(tenant_id, body.model)
         check_trainable(base, field="model")
         files = await self._files(tenant_id, body)
-        plan = plan_fine_tuning(body, files, max_context=base.max_context, seed=seed_of(job_id))
+        plan = await asyncio.to_thread(
+            plan_fine_tuning, body, files, max_context=base.max_context, seed=seed_of(job_id)
+        )
         if policy is not None:
             check_continues(body, policy.lora, policy=policy.name)
             shape = policy.lora
         else:
             shape = plan_shape(body, base, seed=plan.spec.seed)
+        await self._check_grader(plan, tenant_id)
         await self.first_rows.check(files, plan, base)
         if policy is None:
             policy = await self._new_policy(tenant_id, base.name, shape, suffix=body.suffix, job_id=job_id)
@@ -81,6 +93,16 @@ class JobMaker:
         return await self.submissions.submit(
             event, cause=cause, policy=policy.name, warnings=plan.warnings, fine_tuning=told
         )
+
+    async def _check_grader(self, plan: JobPlan, tenant_id: TenantId) -> None:
+        """Refuse a grader whose source does not run, or whose model is not served. Raises InvalidField."""
+        data = plan.spec.data
+        if data is None or data.grader is None:
+            return
+        try:
+            await self.graders.check(read_grader(data.grader), tenant_id=tenant_id)
+        except MintError as error:
+            raise grader_refused(error) from error
 
     async def _model(self, tenant_id: TenantId, model: str) -> tuple[BaseFacts, PolicyRecord | None]:
         """Return what is trained: a base for a new policy, or a policy with its base. Raises JobRefused."""
