@@ -2,17 +2,21 @@
 
 import copy
 import importlib.util
+import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
-from chart.rendering import Answer, Case, Object, example, matches, of_kind, pods_of, render
+import yaml
+from chart.rendering import CHART, Answer, Case, Object, example, matches, of_kind, pods_of, render
 
 from services.standalone.settings import READ_BY
 
 pytestmark = [pytest.mark.slow]
 
-OLDEST, NEWEST = "1.30", "1.37"
+OBSERVABILITY = CHART.parents[1] / "observability"
+OLDEST, NEWEST = "1.27", "1.37"
 """Kubernetes' versions: the oldest that Chart.yaml allows, and the newest that the schemas are there for."""
 CUSTOM = {
     "LeaderWorkerSet": "leaderworkerset.x-k8s.io/v1",
@@ -174,10 +178,23 @@ def test_an_engine_is_scaled_by_its_own_series(rendered: Mapping[str, Answer]) -
     (scaler,) = of_kind(rendered["gpus"].objects, "ScaledObject")
     queries = [each["metadata"]["query"] for each in scaler["spec"]["triggers"]]
     labels = '{namespace="models",mint_dev_base="qwen3-4b",mint_dev_engine="small"}'
-    assert queries == [f"sum(mint_loader_queue_oldest_seconds{labels})"]
-    assert [each["metadata"]["threshold"] for each in scaler["spec"]["triggers"]] == ["2.5"]
+    assert sorted(queries) == [
+        f"sum(mint_loader_queue_oldest_seconds{labels})",
+        f"sum(mint_loader_requests_open{labels})",
+    ]
+    assert [each["metadata"]["threshold"] for each in scaler["spec"]["triggers"]] == ["2.5", "48"]
     monitors = of_kind(rendered["gpus"].objects, "PodMonitor")
     assert all(one["spec"]["podTargetLabels"] == ["mint.dev/base", "mint.dev/engine"] for one in monitors)
+
+
+def test_alerts_and_dashboards_arrive_as_they_are(rendered: Mapping[str, Answer]) -> None:
+    (rules,) = of_kind(rendered["gpus"].objects, "PrometheusRule")
+    assert rules["spec"] == yaml.safe_load((OBSERVABILITY / "alerts.yaml").read_text())
+    (boards,) = of_kind(rendered["gpus"].objects, "ConfigMap")
+    files = {path.name: json.loads(path.read_text()) for path in OBSERVABILITY.glob("dashboards/*.json")}
+    assert {name: json.loads(text) for name, text in boards["data"].items()} == files
+    assert files
+    assert len(json.dumps(boards)) < 1 << 20, "a ConfigMap holds 1 MiB"
 
 
 def test_jobs_have_the_names_that_alerts_know(rendered: Mapping[str, Answer]) -> None:
@@ -187,6 +204,8 @@ def test_jobs_have_the_names_that_alerts_know(rendered: Mapping[str, Answer]) ->
     assert jobs == {f"mint-{service}" for service in READ_BY}
     for one in of_kind(objects, "ServiceMonitor", "PodMonitor"):
         assert one["spec"]["jobLabel"] == "mint.dev/job"
+    named = set(re.findall(r'job=~?"([^"]+)"', (OBSERVABILITY / "alerts.yaml").read_text()))
+    assert all(any(re.fullmatch(each, job) for job in jobs) for each in named)
 
 
 TWO_RANKS = {"path": "/bases/tiny", "trainer": {"ranks": 2}}
@@ -256,5 +275,5 @@ def images(objects: Sequence[Object]) -> set[str]:
 
 def test_images_are_those_of_the_values(rendered: Mapping[str, Answer]) -> None:
     assert images(rendered["small"].objects) == {"mint:cpu"}
-    assert images(rendered["gpus"].objects) == {"mint:light", "mint:gpu"}
+    assert images(rendered["gpus"].objects) == {"mint:slim", "mint:tasks", "mint:gpu", "mint:cpu"}
     assert images(rendered["nodes"].objects) == {"mint@sha256:" + 64 * "0"}

@@ -1,6 +1,6 @@
 """Every pod is started as its service wants, and may do nothing beside it."""
 
-import inspect
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -9,8 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 from chart.rendering import Answer, Case, Pods, example, of_kind, pods_of, render
 
-from mint_common.runtime.service import run_service
-from mint_common.settings import describe_settings, read_settings
+from mint_common.settings import HttpSettings, describe_settings, read_settings
 from mint_common.settings.read import FILE
 from services.standalone.settings import READ_BY
 from services.trainer.settings import TrainerSettings, read_process_rank
@@ -199,11 +198,11 @@ def test_probes_ask_where_the_service_answers(answer: Answer) -> None:
 
 
 def test_a_pod_has_the_time_that_its_service_takes_to_drain(answer: Answer) -> None:
-    drain = inspect.signature(run_service).parameters["drain_seconds"].default
     for pods in of_services(answer):
-        sleep = container_of(pods).get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
-        assert (sleep > 0) == (pods.service != "trainer" and pods.role != "worker")
-        assert pods.spec["terminationGracePeriodSeconds"] == sleep + drain + MARGIN_SECONDS
+        cls = READ_BY[pods.service]
+        http: HttpSettings = read_settings(cls, environment_of(pods), service=pods.service).http
+        wanted = math.ceil(http.accept_seconds) + math.ceil(http.drain_seconds) + MARGIN_SECONDS
+        assert pods.spec["terminationGracePeriodSeconds"] == wanted
 
 
 def test_addresses_of_peers_are_those_of_services(answer: Answer) -> None:

@@ -45,8 +45,7 @@ spec:
   automountServiceAccountToken: false
   # Variables of Services named mint-* would be read as settings.
   enableServiceLinks: false
-  # A service lets open requests go on for 10 s.
-  terminationGracePeriodSeconds: {{ add 30 .values.acceptSeconds }}
+  terminationGracePeriodSeconds: {{ add 20 (ceil .values.acceptSeconds) (ceil .values.drainSeconds) }}
   {{- include "mint.podSecurity" . | nindent 2 }}
   {{- with .root.Values.imagePullSecrets }}
   imagePullSecrets:
@@ -96,10 +95,6 @@ spec:
         periodSeconds: 10
         timeoutSeconds: 5
         failureThreshold: 6
-      {{- end }}
-      {{- if and (not .follower) .values.acceptSeconds }}
-      lifecycle:
-        preStop: {sleep: {seconds: {{ .values.acceptSeconds }}}}
       {{- end }}
       {{- with .values.resources }}
       resources:
