@@ -15,6 +15,8 @@ SIGNS: Mapping[EvaluationMetric, float] = {
     "valid_reward_mean": 1.0,
 }
 """1 for a metric of which more is better, -1 for one of which less is."""
+SCORES = frozenset({*SIGNS, "valid_reward_margin", "valid_reward_accuracy"})
+"""The trainer's metrics that are recorded as scores of a revision."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +34,8 @@ def is_evaluated(plan: EvaluationPlan | None, *, step: int, steps: int) -> bool:
 
 
 def measured(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Return what a revision was measured by on the validation rows; a value that is not finite is none."""
-    return {name: value for name, value in metrics.items() if name.startswith("valid_") and isfinite(value)}
+    """Return what a revision scored on the validation rows; a value that is not finite is none."""
+    return {name: value for name, value in metrics.items() if name in SCORES and isfinite(value)}
 
 
 def scores_of(metric: EvaluationMetric, waves: Sequence[Wave]) -> list[Score]:

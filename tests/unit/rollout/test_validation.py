@@ -76,7 +76,7 @@ def test_what_is_not_finite_is_no_score(value: float) -> None:
     first, second = history([0.0, 0.0])
     waves = [
         replace(first, metrics={"valid_loss": value, "loss": 1.0}),
-        replace(second, metrics={"valid_loss": 2.0}),
+        replace(second, metrics={"valid_loss": 2.0, "valid_seconds": 0.5}),
     ]
     assert [score.step for score in scores_of("valid_loss", waves)] == [2]
     assert measured(waves[0].metrics) == {}
