@@ -230,3 +230,25 @@ def test_responses_call_tools(client: OpenAI) -> None:
     )
     (call,) = (item for item in answer.output if item.type == "function_call")
     assert json.loads(call.arguments)["city"] in set(City)
+
+
+@works("fine_tuning.alpha.graders")
+def test_a_base_scores_an_answer_and_so_does_source(client: OpenAI) -> None:
+    judge = {
+        "type": "score_model",
+        "name": "judge",
+        "model": "tiny",
+        "input": [{"role": "user", "content": "{{ sample.output_text }}"}],
+        "sampling_params": {"max_completions_tokens": 16, "seed": 1},
+        "range": [-1e9, 1e9],
+    }
+    found = client.fine_tuning.alpha.graders.run(grader=judge, model_sample="2 4 6 8", item={})
+    wrong = {name for name, value in found.metadata.errors.to_dict().items() if value is True}
+    assert wrong <= {"model_grader_parse_error"}, "the engine answered, with a number or without"
+    again = client.fine_tuning.alpha.graders.run(grader=judge, model_sample="2 4 6 8", item={})
+    assert again.reward == found.reward
+    source = "def grade(sample, item):\n    return len(sample['output_text']) / item['length']"
+    python = {"type": "python", "name": "length", "source": source}
+    assert client.fine_tuning.alpha.graders.run(
+        grader=python, model_sample="2 4 6 8", item={"length": 14}
+    ).reward == pytest.approx(0.5)
