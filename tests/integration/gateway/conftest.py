@@ -35,6 +35,9 @@ from tests.integration.tenants import caller_of, make_tenant_key
 TOKEN = "internal"  # the tests' own secret
 KEY = "tml-default-of-the-tests"
 READY_SECONDS = 180.0
+BASE = Path(__file__).parents[3] / "bases/tiny"
+SERVICES = ("registry", "rollout", "gateway", "trainer")
+"""The trainer runs for the tests that start it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +69,7 @@ class Stack:
         self.processes[name].wait()
 
     def start(self, name: str) -> None:
-        """Start a service that was killed, where it was."""
+        """Start the trainer, or a service that was killed, where it was."""
         log = self.folder / f"{name}-again.log"
         self.processes[name] = _start(name, self.environ, log)
         port = int(self.environ[f"MINT_{name.upper()}_HTTP_PORT"])
@@ -158,9 +161,9 @@ async def _publish(stack, policy, step, parent, *, blobs, bus, registry) -> Revi
 def stack(postgres_dsn: str, lasting_nats, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Start registry, rollout and gateway as processes; they die with the package's tests."""
     folder = tmp_path_factory.mktemp("gateway")
-    facts = read_base_facts(Path(__file__).parents[3] / "bases/tiny")
+    facts = read_base_facts(BASE)
     database = asyncio.run(_fresh_database(postgres_dsn))
-    ports = {name: free_port() for name in ("registry", "rollout", "gateway", "loader")}
+    ports = {name: free_port() for name in (*SERVICES, "loader")}
     loader = ScriptedLoader(port=ports["loader"], token=TOKEN, base=facts.name, base_digest=facts.digest)
     loader.start()
     spooled = tempfile.mkdtemp(prefix="mint-")  # a short path: rollout's sockets lie there too
@@ -207,10 +210,13 @@ def _environ(dsn: str, nats_url: str, blobs: Path, ports: dict[str, int]) -> dic
         "MINT_PEERS_REGISTRY_URL": f"http://127.0.0.1:{ports['registry']}",
         "MINT_PEERS_ROLLOUT_URL": f"http://127.0.0.1:{ports['rollout']}",
         "MINT_PEERS_LOADER_URLS": f"http://127.0.0.1:{ports['loader']}",
+        "MINT_PEERS_TRAINER_URLS": f"http://127.0.0.1:{ports['trainer']}",
         "MINT_REGISTRY_HTTP_PORT": str(ports["registry"]),
         "MINT_REGISTRY_BOOTSTRAP_KEY": KEY,
         "MINT_REGISTRY_COLLECTION_GRACE_SECONDS": "0",
         "MINT_ROLLOUT_HTTP_PORT": str(ports["rollout"]),
+        "MINT_TRAINER_HTTP_PORT": str(ports["trainer"]),
+        "MINT_TRAINER_BASE_DIR": str(BASE),
         "MINT_GATEWAY_HTTP_PORT": str(ports["gateway"]),
         "MINT_GATEWAY_READY_SECONDS": "2",
         "MINT_GATEWAY_WEBHOOK_ALLOW_PRIVATE": "true",
@@ -223,7 +229,7 @@ def _environ(dsn: str, nats_url: str, blobs: Path, ports: dict[str, int]) -> dic
 
 
 def _start(name: str, environ: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
-    prefixes = {"registry", "rollout", "gateway"} - {name}
+    prefixes = set(SERVICES) - {name}
     mine = {k: v for k, v in environ.items() if not any(k.startswith(f"MINT_{p.upper()}_") for p in prefixes)}
     with log.open("wb") as file:
         command = [sys.executable, "-m", f"services.{name}"]

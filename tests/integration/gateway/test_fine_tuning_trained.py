@@ -1,0 +1,134 @@
+"""A job on a file with the trainer behind it: trained, evaluated, told, and what is left of it."""
+
+import csv
+import time
+from collections.abc import Iterator
+
+import openai
+import pytest
+from openai.types.fine_tuning import FineTuningJob
+
+from tests.integration.gateway.test_fine_tuning import chat, client_of, lines
+
+pytestmark = pytest.mark.integration
+
+JOB_SECONDS = 420.0
+
+
+@pytest.fixture(scope="module")
+def client(stack) -> Iterator[openai.OpenAI]:
+    """OpenAI's client, while there is a trainer."""
+    stack.start("trainer")
+    try:
+        with client_of(stack) as made:
+            yield made
+    finally:
+        stack.processes["trainer"].terminate()
+        stack.processes.pop("trainer").wait(60)
+
+
+def upload(client: openai.OpenAI, *rows: object) -> str:
+    return client.files.create(file=("rows.jsonl", lines(*rows)), purpose="fine-tune").id
+
+
+@pytest.fixture(scope="module")
+def files(client) -> tuple[str, str]:
+    """A training file and a validation file."""
+    training = upload(client, *(chat(f"{n}+1=", str(n + 1)) for n in range(16)))
+    return training, upload(client, *(chat(f"{n}+2=", str(n + 2)) for n in range(4)))
+
+
+@pytest.fixture(scope="module")
+def job(client, files) -> FineTuningJob:
+    """A job that has ended."""
+    training, validation = files
+    made = client.fine_tuning.jobs.create(
+        model="tiny",
+        training_file=training,
+        validation_file=validation,
+        suffix="trained",
+        hyperparameters={"n_epochs": 2, "batch_size": 8},
+        extra_body={"mint": {"rank": 4, "learning_rate": 0.002, "evaluation": {"every": 2}}},
+    )
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.files.delete(training)
+    assert (refused.value.code, refused.value.param) == ("file_in_use", "file_id")
+    deadline = time.monotonic() + JOB_SECONDS
+    while (found := client.fine_tuning.jobs.retrieve(made.id)).finished_at is None:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.2)
+    return found
+
+
+def test_a_job_ends_with_the_best_revision(client, job) -> None:
+    assert job.status == "succeeded", job.error
+    checkpoints = list(client.fine_tuning.jobs.checkpoints.list(job.id))
+    assert [each.step_number for each in checkpoints] == [4, 2]
+    best = min(checkpoints, key=lambda each: each.metrics.valid_loss)
+    assert job.fine_tuned_model == best.fine_tuned_model_checkpoint
+    assert [each.mint["best"] for each in checkpoints] == [each is best for each in checkpoints]
+    assert all(0 <= each.metrics.train_mean_token_accuracy <= 1 for each in checkpoints)
+    assert job.trained_tokens > 0
+
+
+def test_its_events_tell_every_step(client, job) -> None:
+    events = list(client.fine_tuning.jobs.list_events(job.id, limit=3))
+    assert len({event.id for event in events}) == len(events)
+    told = [event.message for event in reversed(events)]
+    steps = [message for message in told if message.startswith("Step ")]
+    assert len(steps) == 4
+    assert ", validation loss=" in steps[1]
+    assert told[-2:] == [
+        f"New fine-tuned model created: {job.fine_tuned_model}",
+        "The job has successfully completed",
+    ]
+
+
+def test_its_results_are_a_file_that_is_not_stored(stack, client, job) -> None:
+    (name,) = job.result_files
+    data = client.files.content(name).text
+    rows = list(csv.DictReader(data.splitlines()))
+    assert [int(row["step"]) for row in rows] == [1, 2, 3, 4]
+    assert [bool(row["valid_loss"]) for row in rows] == [False, True, False, True]
+    file = client.files.retrieve(name)
+    assert (file.purpose, file.bytes) == ("fine-tune-results", len(data))
+    assert name not in [each.id for each in client.files.list()]
+    with pytest.raises(openai.BadRequestError):
+        client.files.delete(name)
+    with client_of(stack, stack.other_key) as other:
+        for call in (other.files.retrieve, other.files.content):
+            with pytest.raises(openai.NotFoundError):
+                call(name)
+
+
+def test_the_model_is_listed_and_resolves(client, job) -> None:
+    assert client.models.retrieve(job.fine_tuned_model).parent == "tiny"
+    assert job.mint["policy"] in [model.id for model in client.models.list()]
+
+
+def test_a_row_that_is_too_long_is_refused_with_its_line(client, files) -> None:
+    long = upload(client, chat("a", "b"), chat("a", "b" * 400))
+    wish = {"model": "tiny", "training_file": long, "suffix": "long"}
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.fine_tuning.jobs.create(**wish)
+    assert (refused.value.code, refused.value.param) == ("too_long", "training_file")
+    assert refused.value.body["line"] == 2
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.fine_tuning.jobs.create(model="tiny", training_file=files[0], validation_file=long)
+    assert (refused.value.code, refused.value.param) == ("too_long", "validation_file")
+    dropping = client.fine_tuning.jobs.create(**wish, extra_body={"mint": {"on_long": "drop"}})
+    client.fine_tuning.jobs.cancel(dropping.id)
+    client.files.delete(long)
+
+
+def test_a_deletion_tells_what_was_trained_on_the_file(stack, client, files, job) -> None:
+    training, validation = files
+    policy = job.mint["policy"]
+    trained = [f"{policy}@{number}" for number in (4, 3, 2, 1)]
+    with stack.client() as mint:
+        used = mint.get(f"/files/{training}").json()["used_by"]
+        use = {"job": job.id, "status": "succeeded", "policy": policy, "use": "training"}
+        assert (used["jobs"], used["revisions"], used["revision_count"]) == ([use], trained, 4)
+    assert client.files.delete(validation).mint["revisions"] == []
+    assert client.files.delete(training).mint["revisions"] == trained
+    assert client.fine_tuning.jobs.retrieve(job.id).training_file == training
