@@ -63,7 +63,7 @@ FLEET = Dashboard(
             ((f"({_ERRORS}) / sum(rate({_ANSWERED}_count[{RATE}]))", "5xx"),),
         ),
         Panel(
-            "Inference: time to the end of the answer, p95",
+            "Time to the end of an answer, p95",
             "s",
             ((_quantile(0.95, _ANSWERED, "route", matching=_INFERENCE), "{{route}}"),),
         ),

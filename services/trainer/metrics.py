@@ -38,7 +38,8 @@ SWAP_BYTES = Counter(
     ["direction"],
 )
 
-begin(OPERATIONS, ["open", "pass", "distill", "step", "save", "load", "export", "close"], ["done", "refused"])
+_CLIENTS_KINDS = ["open", "pass", "distill", "step", "save", "load", "export", "close"]
+begin(OPERATIONS, [*_CLIENTS_KINDS, "wave_pass", "wave_export"], ["done", "refused"])
 begin(STEPS, ["trained", "skipped", "failed"])
 for _swaps in (SWAPS, SWAP_SECONDS, SWAP_BYTES):
     begin(_swaps, ["in", "out"])

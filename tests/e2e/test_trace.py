@@ -1,9 +1,16 @@
-"""One trace: from the REST submit through NATS to the load of the trained adapter."""
+"""One trace: from the REST submit through NATS to the load of the trained adapter.
 
+`GOLDEN=write` draws it anew for docs/operations.md.
+"""
+
+import os
 from collections.abc import Sequence
+from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 from e2e.stack import RunningStack
+from e2e.trace_picture import draw
 
 from mint_common.testing.otlp import OtlpReceiver, ReceivedSpan
 
@@ -13,6 +20,7 @@ SERVICES = {"gateway", "rollout", "trainer", "registry", "loader"}
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 CHAT_IDS = ("5bf92f3577b34da6a3ce929d0e0e4736", "6bf92f3577b34da6a3ce929d0e0e4736")
 SECONDS = 60.0
+PICTURE = Path(__file__).parents[2] / "docs/images/trace.svg"
 
 
 def test_one_trace_from_submit_to_load(stack: RunningStack, traces: OtlpReceiver) -> None:
@@ -22,7 +30,14 @@ def test_one_trace_from_submit_to_load(stack: RunningStack, traces: OtlpReceiver
     job_id = stack.http.post("/mint/v1/jobs", json=body, headers=headers).json()["job_id"]
     stack.wait_for_end(job_id)
 
-    traces.wait_for(_is_complete, timeout_seconds=SECONDS)
+    spans = traces.wait_for(_is_complete, timeout_seconds=SECONDS)
+    picture = draw([span for span in spans if span.trace_id == TRACE_ID])
+    if os.environ.get("GOLDEN") == "write":
+        PICTURE.write_text(picture)
+    for drawn in (picture, PICTURE.read_text()):
+        told = " ".join(ET.fromstring(drawn).itertext())
+        assert all(f"{service}: " in told for service in SERVICES), told
+        assert "loader: load" in told
 
 
 def _is_complete(spans: Sequence[ReceivedSpan]) -> bool:

@@ -11,13 +11,15 @@ from typing import Self
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReceivedSpan:
-    """One span as it came over the wire; ids are hex, ``parent_id`` is empty for a root."""
+    """One span as it came over the wire; ids are hex, ``parent_id`` is empty for a root, times since 1970."""
 
     service: str
     name: str
     trace_id: str
     span_id: str
     parent_id: str
+    start_ns: int
+    end_ns: int
     attributes: dict[str, str]
     is_error: bool
     events: tuple[str, ...]
@@ -101,6 +103,8 @@ def _read_spans(body: bytes) -> list[ReceivedSpan]:
                         trace_id=span.trace_id.hex(),
                         span_id=span.span_id.hex(),
                         parent_id=span.parent_span_id.hex(),
+                        start_ns=span.start_time_unix_nano,
+                        end_ns=span.end_time_unix_nano,
                         attributes={
                             key: str(getattr(value, value.WhichOneof("value") or "string_value"))
                             for key, value in values.items()
