@@ -1,6 +1,7 @@
 """A request for a job on a file becomes a complete job, or an error that names the parameter."""
 
 import math
+from fractions import Fraction
 
 import pytest
 from hypothesis import given
@@ -45,7 +46,8 @@ def test_steps_draw_every_row_that_is_not_held_out_in_each_epoch(rows, epochs, b
         too_many = error.field == "method.supervised.hyperparameters.batch_size"
         assert too_many or rows * holdout < 1
         return
-    assert (steps - 1) * batch < math.ceil(rows * (1 - (holdout or 0)) * epochs) <= steps * batch
+    drawn = rows * (1 - Fraction(str(holdout or 0))) * epochs
+    assert (steps - 1) * batch < math.ceil(drawn) <= steps * batch
 
 
 def test_a_large_file_gets_a_larger_batch_unless_it_is_given():
