@@ -35,7 +35,7 @@ class JobsInMemory:
     def __init__(self) -> None:
         self.states: dict[JobId, str] = {}
 
-    async def progress(self, _tenant_id: str, job_id: JobId) -> JobNow:
+    async def progress(self, _tenant_id: str, job_id: JobId, *, steps: bool) -> JobNow:
         """Return a job's state. Raises NotFound."""
         if job_id not in self.states:
             raise NotFound(kind="job", name=job_id)

@@ -89,9 +89,10 @@ class RolloutHttp:
         path = path_of("internal", "tenants", tenant_id, "jobs", named("job", job_id))
         return _read(await self._http.get(path), JsonObject)
 
-    async def progress(self, tenant_id: TenantId, job_id: JobId) -> JobNow:
+    async def progress(self, tenant_id: TenantId, job_id: JobId, *, steps: bool) -> JobNow:
         """Return how far a job is."""
-        return _read(await self._http.get(path_of("internal", "tenants", tenant_id, "jobs", job_id)), JobNow)
+        path = path_of("internal", "tenants", tenant_id, "jobs", job_id)
+        return _read(await self._http.get(path, {"steps": str(steps).lower()}), JobNow)
 
     async def steer(self, tenant_id: TenantId, job_id: str, verb: Verb) -> JsonObject:
         """Stop a job, let it rest, or go on."""

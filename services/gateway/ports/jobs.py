@@ -119,8 +119,8 @@ class Rollout(Protocol):
         """Return one job with its steps."""
         ...
 
-    async def progress(self, tenant_id: TenantId, job_id: JobId) -> JobNow:
-        """Return how far a job on a file is."""
+    async def progress(self, tenant_id: TenantId, job_id: JobId, *, steps: bool) -> JobNow:
+        """Return how far a job on a file is, with its steps if they are asked for."""
         ...
 
     async def steer(self, tenant_id: TenantId, job_id: str, verb: Verb) -> JsonObject:

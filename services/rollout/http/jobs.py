@@ -42,9 +42,10 @@ def job_routes(jobs: JobStore[Connection], control: JobControl) -> APIRouter:
         return [_view(job, waves[job.job_id]) for job in found]
 
     @router.get("/{job_id}")
-    async def show_job(tenant_id: str, job_id: str) -> dict[str, object]:
+    async def show_job(tenant_id: str, job_id: str, steps: bool = True) -> dict[str, object]:  # noqa: FBT001, FBT002  # a query
         job = await _own(jobs, tenant_id, job_id)
-        return _view(job, await jobs.waves_of(job.job_id))
+        shown = _view(job, await jobs.waves_of(job.job_id))
+        return shown if steps else {**shown, "steps": []}
 
     @router.post("/{job_id}/cancel")
     async def cancel_job(tenant_id: str, job_id: str) -> dict[str, object]:

@@ -46,4 +46,4 @@ class FileUses:
 
     async def _readers(self, tenant_id: TenantId, file_id: str) -> list[ReadingJob]:
         found = await self.submissions.using(tenant_id, file_id)
-        return await self.jobs.all_progress(tenant_id, found)
+        return await self.jobs.all_progress(tenant_id, found, steps=True)

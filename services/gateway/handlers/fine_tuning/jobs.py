@@ -16,7 +16,7 @@ from services.gateway.core.mint.submission import SubmittedJob
 from services.gateway.ports.jobs import Rollout, Submissions
 
 ASKED_AT_ONCE = 4
-"""Jobs of a page that rollout is asked for at a time: an answer has all steps of a job."""
+"""Jobs that rollout is asked for at a time."""
 
 _REACHED: Mapping[Verb, frozenset[str]] = {
     "cancel": frozenset({"cancelled"}),
@@ -40,20 +40,22 @@ class FineTuningJobs:
             raise NotFound(kind="job", name=name)
         return job
 
-    async def progress(self, tenant_id: TenantId, job: SubmittedJob) -> JobNow:
-        """Return how far a job is. Raises Unavailable."""
+    async def progress(self, tenant_id: TenantId, job: SubmittedJob, *, steps: bool = False) -> JobNow:
+        """Return how far a job is, with its steps if they are asked for. Raises Unavailable."""
         try:
-            return await self.rollout.progress(tenant_id, job.job_id)
+            return await self.rollout.progress(tenant_id, job.job_id, steps=steps)
         except NotFound:
             return JobNow(state="submitted", total_steps=job.spec.steps)
 
-    async def all_progress(self, tenant_id: TenantId, jobs: Sequence[SubmittedJob]) -> list[ReadingJob]:
+    async def all_progress(
+        self, tenant_id: TenantId, jobs: Sequence[SubmittedJob], *, steps: bool = False
+    ) -> list[ReadingJob]:
         """Return how far jobs are, in their order. Raises Unavailable."""
         gate = asyncio.Semaphore(ASKED_AT_ONCE)
 
         async def ask(job: SubmittedJob) -> ReadingJob:
             async with gate:
-                return ReadingJob(job=job, now=await self.progress(tenant_id, job))
+                return ReadingJob(job=job, now=await self.progress(tenant_id, job, steps=steps))
 
         return await asyncio.gather(*map(ask, jobs))
 
@@ -77,7 +79,7 @@ class FineTuningJobs:
             job = await self.get(tenant_id, job_id)
         except NotFound as error:
             raise NotFound(kind="file", name=file_id) from error
-        now = await self.progress(tenant_id, job)
+        now = await self.progress(tenant_id, job, steps=True)
         if not has_results(now):
             raise NotFound(kind="file", name=file_id)
         data = results_csv(now)

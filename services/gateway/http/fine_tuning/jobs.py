@@ -97,7 +97,7 @@ async def list_events(
 ) -> JsonObject:
     """List what happened to a job, newest first. An event's id stays the same."""
     job = await gateway.fine_tuning.jobs.get(caller.tenant_id, fine_tuning_job)
-    events = job_events(job, await gateway.fine_tuning.jobs.progress(caller.tenant_id, job))
+    events = job_events(job, await gateway.fine_tuning.jobs.progress(caller.tenant_id, job, steps=True))
     return page_of(events, kind="event", after=after, limit=min(limit, MOST_ITEMS))
 
 
@@ -107,7 +107,7 @@ async def list_checkpoints(
 ) -> JsonObject:
     """List the revisions of a job that were evaluated, and its last one, newest first."""
     job = await gateway.fine_tuning.jobs.get(caller.tenant_id, fine_tuning_job)
-    found = checkpoints(job, await gateway.fine_tuning.jobs.progress(caller.tenant_id, job))
+    found = checkpoints(job, await gateway.fine_tuning.jobs.progress(caller.tenant_id, job, steps=True))
     return page_of(found, kind="checkpoint", after=after, limit=min(limit, MOST_ITEMS))
 
 
