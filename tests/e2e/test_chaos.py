@@ -1,5 +1,6 @@
 """kill -9 of any one part in the middle of a job: the job finishes and no revision is lost or doubled."""
 
+import json
 from typing import Any
 
 import pytest
@@ -39,6 +40,60 @@ def _assert_one_line_of_revisions(stack: RunningStack, policy: str, job: Any) ->
     by_number = sorted(revisions, key=lambda revision: revision["number"])
     assert [revision["digest"] for revision in by_number] == distinct
     assert [revision["number"] for revision in by_number] == list(range(1, len(distinct) + 1))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(stack: RunningStack) -> Any:
+    """Return a job on a file that nothing was killed under."""
+    return stack.wait_for_end(submit_file(stack, "whole"))
+
+
+@pytest.mark.parametrize(
+    "parts", [("rollout", "trainer-tiny"), ("rollout", "nats", "postgres")], ids="+".join
+)
+def test_a_job_on_a_file_takes_the_same_steps_whatever_is_killed(
+    stack: RunningStack, undisturbed: Any, parts: tuple[str, ...]
+) -> None:
+    job_id = submit_file(stack, f"killed-{len(parts)}")
+    for done, part in enumerate(parts, start=1):
+        assert stack.wait_for_step(job_id, done)["state"] == "running"
+        stack.kill(part)
+    job = stack.wait_for_end(job_id)
+    stack.wait_until_ready()
+    assert (undisturbed["state"], job["state"], job["reason"]) == ("succeeded", "succeeded", "")
+    assert len(job["steps"]) == 8
+    assert learnt(job) == learnt(undisturbed)
+
+
+def submit_file(stack: RunningStack, suffix: str) -> str:
+    """Submit a job on a file of words to copy; each has the same seed, rows and shape."""
+    rows = [{"prompt": f"f {a}{b}=", "completion": f"{a}{b}"} for a in "abcdefgh" for b in "ijklm"]
+    data = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    answer = stack.http.post(
+        "/v1/files", files={"file": ("words.jsonl", data)}, data={"purpose": "fine-tune"}
+    )
+    assert answer.status_code == 200, answer.text
+    body = {
+        "model": "tiny",
+        "training_file": answer.json()["id"],
+        "suffix": suffix,
+        "seed": 18,
+        "hyperparameters": {"n_epochs": 1, "batch_size": 4},
+        "mint": {"evaluation": {"holdout": 0.2, "every": 2}},
+    }
+    answer = stack.http.post("/v1/fine_tuning/jobs", json=body)
+    assert answer.status_code == 200, answer.text
+    job_id: str = answer.json()["id"]
+    return job_id
+
+
+def learnt(job: Any) -> Any:
+    """Return the bytes of each step's revision, and what they were measured by."""
+    steps = [
+        (step["revision"]["digest"], step["loss"], step.get("valid_loss"), step["dropped_rows"])
+        for step in job["steps"]
+    ]
+    return steps, job["result"]["digest"], job["trained_tokens"]
 
 
 def test_wiped_bus_heals(stack: RunningStack) -> None:
