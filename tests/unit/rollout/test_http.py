@@ -130,7 +130,7 @@ async def test_a_job_shows_its_steps(client: httpx.AsyncClient, rig: Rig) -> Non
 
 async def test_a_job_of_another_tenant_does_not_exist(client: httpx.AsyncClient, rig: Rig) -> None:
     await rig.begin(submitted())
-    for method, path in (("GET", ""), ("POST", "/cancel")):
+    for method, path in (("GET", ""), ("POST", "/cancel"), ("POST", "/pause"), ("POST", "/resume")):
         answer = await client.request(method, f"/internal/tenants/ten_other/jobs/{JOB}{path}")
         assert (answer.status_code, answer.json()["error"]["name"]) == (404, JOB)
     assert (await client.get("/internal/tenants/ten_other/jobs")).json() == []
@@ -143,3 +143,18 @@ async def test_a_job_is_cancelled_once(client: httpx.AsyncClient, rig: Rig) -> N
         answer = await client.post(f"{JOBS}/{JOB}/cancel")
         assert (answer.status_code, answer.json()["state"]) == (200, "cancelled")
     assert answer.json()["steps"][0]["state"] == "cancelled"
+
+
+async def test_a_job_is_paused_and_resumed_until_it_ends(client: httpx.AsyncClient, rig: Rig) -> None:
+    wave = await rig.begin(submitted())
+    answer = await client.post(f"{JOBS}/{JOB}/pause")
+    assert (answer.json()["state"], answer.json()["is_pausing"]) == ("running", True)
+    await rig.let_pass(rig.of_waves.on_wave_requested(wave))
+    await rig.of_jobs.on_revision_published(published(1))
+    assert (await client.get(f"{JOBS}/{JOB}")).json()["state"] == "paused"
+    answer = await client.post(f"{JOBS}/{JOB}/resume")
+    assert (answer.json()["state"], answer.json()["is_pausing"]) == ("running", False)
+    assert [step["state"] for step in answer.json()["steps"]] == ["published", "requested"]
+    await client.post(f"{JOBS}/{JOB}/cancel")
+    answer = await client.post(f"{JOBS}/{JOB}/pause")
+    assert (answer.status_code, answer.json()["error"]["field"]) == (422, "job")
