@@ -190,9 +190,7 @@ def _checked(path: Path) -> Rows:
 def _method(rows: Rows, wanted: MethodChoice | None) -> Method:
     found = method_of(rows.format)
     if wanted is not None and wanted.value != found:
-        problem = (
-            f"{wanted.value} is not for {rows.path.name}, whose rows are {rows.format}: they are {found}"
-        )
+        problem = f"{wanted.value} does not train on {rows.format} rows, which are of {found}"
         raise InvalidField(field="--method", problem=problem)
     return found
 
