@@ -227,10 +227,13 @@ def step_rows(job: JobNow, steps: Sequence[StepNow], tiers: Mapping[str, str]) -
 
 
 def _file_step_row(step: StepNow, tiers: Mapping[str, str], *, is_sampled: bool) -> dict[str, object]:
-    """Return the row of a step of a job on a file; answers of the file have no reward."""
+    """Return the row of a step of a job on a file.
+
+    Answers of the file have no reward; the loss of sampled ones is about 0 whatever they are.
+    """
     measured = {name: getattr(step, name) for name in MEASURED}
-    reward = step.reward_mean if is_sampled else None
-    return {**step_row(step, tiers), **measured, "reward": reward, "epoch": step.epoch}
+    told = {"reward": step.reward_mean, "loss": None} if is_sampled else {"reward": None}
+    return {**step_row(step, tiers), **measured, **told, "epoch": step.epoch}
 
 
 def step_row(step: StepNow, tiers: Mapping[str, str]) -> dict[str, object]:

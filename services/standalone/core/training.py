@@ -92,7 +92,7 @@ def tokens_in_words(count: TokenCount | None, *, rows: int) -> str:
     scale = rows / count.rows
     about = "" if count.rows == rows else "about "
     note = "" if count.rows == rows else f"; an estimate from {count.rows} rows"
-    trained = f", {_thousands(count.trained * scale)} of them trained" if count.trained else ""
+    trained = f", {_thousands(count.trained * scale)} of them trained" if count.trained else ", all of prompts"
     return f"{about}{_thousands(count.tokens * scale)} an epoch{trained}{note}"
 
 
@@ -143,7 +143,7 @@ def plan_rows(job: JobNow, *, tokens: str, time: str) -> list[Row]:
         "rows": f"{data.training.rows} of {data.training.filename}",
         "tokens": tokens,
         "steps": f"{spec.steps}: {epochs}, {spec.prompts_per_step} rows a step{answers}",
-        "method": spec.algorithm,
+        "method": "rft (grpo)" if spec.algorithm == "grpo" else spec.algorithm,
         "learning rate": f"{spec.learning_rate:g}, {spec.schedule}{warm_up}",
         "evaluation": _evaluation(job),
         "time": time,
@@ -157,7 +157,8 @@ def _evaluation(job: JobNow) -> str:
         return "none: --validation FILE or --holdout SHARE"
     rows = f"{found.holdout:.0%} of the rows" if found.file is None else found.file.filename
     kept = f"the {found.keep} revision is the result"
-    return f"{found.metric} on {rows}, every {found.every} steps; {kept}"
+    when = "after each step" if found.every == 1 else f"every {found.every} steps"
+    return f"{found.metric} on {rows}, {when}; {kept}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
