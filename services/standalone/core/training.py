@@ -92,7 +92,9 @@ def tokens_in_words(count: TokenCount | None, *, rows: int) -> str:
     scale = rows / count.rows
     about = "" if count.rows == rows else "about "
     note = "" if count.rows == rows else f"; an estimate from {count.rows} rows"
-    trained = f", {_thousands(count.trained * scale)} of them trained" if count.trained else ", all of prompts"
+    trained = (
+        f", {_thousands(count.trained * scale)} of them trained" if count.trained else ", all of prompts"
+    )
     return f"{about}{_thousands(count.tokens * scale)} an epoch{trained}{note}"
 
 
