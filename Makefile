@@ -41,7 +41,7 @@ test-slow: .venv/.installed ## Run the slow tests
 test-sdk: .venv/.installed ## Drive the Tinker SDK's versions, the cookbook and verifiers against a running stack (20 minutes)
 	$(PYTEST) -m slow tests/e2e/test_sdk_matrix.py tests/e2e/test_cookbook.py tests/e2e/test_verifiers.py
 
-test-chart: .venv/.installed ## Render the Helm chart and check every object of it (2 minutes; fetches Helm and schemas once)
+test-chart: .venv/.installed ## Render the Helm chart and check every object of it (4 minutes; fetches Helm and schemas once)
 	@$(BIN)/python -c "import helm_python, kubernetes_validate" 2>/dev/null || \
 		$(BIN)/uv pip install --quiet --python $(BIN)/python --requirement deploy/helm/requirements.txt
 	$(PYTEST) tests/chart tests/unit/deploy
