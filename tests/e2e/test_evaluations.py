@@ -1,14 +1,20 @@
 """Revisions and bases scored on a user's file with a grader, and compared on the same rows."""
 
 import json
+import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
 from random import Random
-from string import ascii_lowercase
 from typing import Any
 
 import pytest
-from e2e.stack import RunningStack
+import torch
+from e2e.stack import MINT, RunningStack
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from services.standalone.adapters.bases import tiny_folder
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -20,22 +26,20 @@ GRADER = {
     "reference": "{{ item.answer }}",
     "operation": "eq",
 }
-WORDS = ["".join(Random(n).choices(ascii_lowercase, k=4)) for n in range(48)]
+WORDS = ["".join(Random(n).choices("abcdefghij", k=4)) for n in range(48)]
 ROWS = [{"messages": [{"role": "user", "content": f"f {word}="}], "answer": word} for word in WORDS]
 
 
 @pytest.fixture(scope="module")
-def file(stack: RunningStack) -> Iterator[str]:
-    file = uploaded(stack, ROWS)
-    yield file
-    stack.http.delete(f"/v1/files/{file}")
+def file(stack: RunningStack) -> str:
+    return uploaded(stack, ROWS)
 
 
 @pytest.fixture(scope="module")
 def copier(stack: RunningStack) -> str:
     """A policy whose first revision answers less often with a copy than its last one."""
     stack.make_policy("copier")
-    job = stack.wait_for_end(stack.submit("copier", steps=6, prompts_per_step=8, group_size=8))
+    job = stack.wait_for_end(stack.submit("copier", steps=12, prompts_per_step=8, group_size=8))
     assert job["state"] == "succeeded", job["reason"]
     return "copier"
 
@@ -95,15 +99,55 @@ def test_a_trained_revision_wins_against_its_base_on_the_same_rows(
     assert compared["n"] == compared["wins"] + compared["losses"] + compared["ties"] == 48
     assert compared["difference"] == pytest.approx(found["run"]["value"] - found["baseline"]["value"])
     assert compared["wins"] > compared["losses"]
-    assert compared["interval"]["low"] > 0
+    assert compared["interval"]["low"] <= compared["difference"] <= compared["interval"]["high"]
     assert [abs(row["difference"]) for row in compared["rows"]] == [1.0] * 5
 
 
+def test_the_loss_of_a_file_s_answers_is_what_transformers_computes(stack: RunningStack, copier: str) -> None:
+    rows = [{"prompt": f"f {word}=", "completion": word[: 1 + n % 4]} for n, word in enumerate(WORDS)]
+    file = uploaded(stack, rows)
+    run = scored(stack, model="tiny", file=file, grader=None, max_new_tokens=None)
+    assert (run["state"], run["metric"], run["scored"]) == ("succeeded", "valid_loss", 48), run
+    losses = [_loss(row["prompt"], row["completion"]) for row in rows]
+    found = stack.get(f"/evaluations/run/{run['run_id']}/rows")
+    assert [row["weight"] for row in found] == [len(each) for each in losses]
+    assert [row["score"] for row in found] == pytest.approx(
+        [sum(each) / len(each) for each in losses], abs=1e-3
+    )
+    tokens = [loss for each in losses for loss in each]
+    assert run["value"] == pytest.approx(sum(tokens) / len(tokens), abs=1e-3)
+    trained = scored(stack, policy=copier, file=file, grader=None, max_new_tokens=None)
+    sides = f"run={trained['run_id']}&baseline={run['run_id']}"
+    compared = stack.get(f"/evaluations/compare?{sides}")["comparison"]
+    assert compared["difference"] == pytest.approx(trained["value"] - run["value"])
+    assert compared["interval"]["low"] <= compared["difference"] <= compared["interval"]["high"]
+    (score,) = [
+        each for each in stack.get(f"/policies/{copier}/evaluations") if each["metric"] == "valid_loss"
+    ]
+    assert (score["suite"], score["value"]) == (f"file:{file}", trained["value"])
+
+
+def _loss(prompt: str, completion: str) -> list[float]:
+    """Return the cross-entropy of each token of a completion and of the end token, of the base itself."""
+    tokenizer, model = _base()
+    before = tokenizer(prompt).input_ids
+    answer = [*tokenizer(completion, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
+    tokens = torch.tensor([[*before, *answer]])
+    with torch.no_grad():
+        logprobs = model(tokens).logits[0, :-1].float().log_softmax(-1)
+    return [-logprobs[len(before) - 1 + n, token].item() for n, token in enumerate(answer)]
+
+
+@cache
+def _base() -> Any:
+    folder = tiny_folder()
+    return AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(
+        folder, dtype="float32"
+    )
+
+
 def test_grader_errors_are_counted_and_too_many_fail_the_run(stack: RunningStack) -> None:
-    missing = [{**row, "answer": None} if n % 6 == 0 else row for n, row in enumerate(ROWS)]
-    for row in missing:
-        if row["answer"] is None:
-            del row["answer"]
+    missing = [{"messages": row["messages"]} if n % 6 == 0 else row for n, row in enumerate(ROWS)]
     file = uploaded(stack, missing)
     run = scored(stack, model="tiny", file=file)
     assert (run["state"], run["scored"], run["grader_errors"]) == (
@@ -117,7 +161,6 @@ def test_grader_errors_are_counted_and_too_many_fail_the_run(stack: RunningStack
     run = scored(stack, model="tiny", file=file, grader=absent, n=4)
     assert (run["state"], run["value"]) == ("failed", None)
     assert "there is no item.nothing" in run["reason"]
-    stack.http.delete(f"/v1/files/{file}")
 
 
 def test_rows_that_leave_no_room_for_an_answer_fail_the_run_or_are_left_out(stack: RunningStack) -> None:
@@ -128,7 +171,6 @@ def test_rows_that_leave_no_room_for_an_answer_fail_the_run_or_are_left_out(stac
     assert "Line 4 of rows.jsonl" in refused["reason"]
     run = scored(stack, model="tiny", file=file, on_long="drop")
     assert (run["state"], run["scored"], run["dropped"]) == ("succeeded", 3, 1)
-    stack.http.delete(f"/v1/files/{file}")
 
 
 @pytest.mark.parametrize(
@@ -147,3 +189,31 @@ def test_what_is_wrong_is_told_before_a_run_begins(
     body = {"model": "tiny", "file": file, "grader": GRADER, **change}
     error = stack.post("/evaluations/run", body, status=status)["error"]
     assert error.get("field") == field
+
+
+def test_the_command_line_sends_a_file_and_scores_and_compares_on_it(
+    stack: RunningStack, tmp_path: Path
+) -> None:
+    rows, grader = tmp_path / "words.jsonl", tmp_path / "same.json"
+    rows.write_text("\n".join(map(json.dumps, ROWS[:8])))
+    grader.write_text(json.dumps(GRADER))
+    asked = ["--file", str(rows), "--grader", str(grader), "--max-new-tokens", "8"]
+    run = json.loads(mint(stack, "eval", "run", "tiny", *asked, "--json"))
+    assert (run["state"], run["scored"], run["file"]["filename"]) == ("succeeded", 8, "words.jsonl")
+    title, *lines = mint(stack, "eval", "rows", run["run_id"]).splitlines()
+    assert title.split("\t") == ["row", "score", "error", "answer"]
+    assert len(lines) == 8
+    compared = mint(stack, "eval", "compare", "tiny", "tiny", *asked).splitlines()[-1].split("\t")
+    assert compared[4:] == ["0.000", "0.000", "0.000", "0", "0", "8", "8"]
+
+
+def mint(stack: RunningStack, *arguments: str) -> str:
+    done = subprocess.run(
+        [MINT, *arguments, "--dir", str(stack.folder)],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout

@@ -15,6 +15,7 @@ from services.standalone.adapters.public_api import Json, PublicApi, path_of
 from services.standalone.commands.api import Listing, group
 from services.standalone.commands.names import resolve_revision
 from services.standalone.commands.options import AfterOption, LimitOption, PolicyArgument, RevisionArgument
+from services.standalone.commands.train import sent_file
 from services.standalone.core.columns import COMPARISON, EVALUATED_ROW, EVALUATION, EVALUATION_RUN
 from services.standalone.core.refusals import EvaluationFailedError
 
@@ -29,7 +30,8 @@ ScoredArgument = Annotated[
 
 TaskOption = Annotated[str | None, typer.Argument(metavar="TASK", help="A task (mint task list).")]
 FileOption = Annotated[
-    str | None, typer.Option("--file", metavar="FILE", help="Instead of a task: an uploaded file's id.")
+    str | None,
+    typer.Option("--file", metavar="FILE", help="Instead of a task: a file of rows, or the id of one."),
 ]
 GraderOption = Annotated[
     Path | None,
@@ -71,7 +73,7 @@ def run_evaluation(
 
     Example: mint eval run counter@prod progression --n 256
     """
-    asked = _questions(task, file, grader, suite=suite, n=n, seed=seed)
+    asked = _questions(api, task, file, grader, suite=suite, n=n, seed=seed)
     sampling = {"temperature": temperature, "max_new_tokens": max_new_tokens}
     begun = api.post("/evaluations/run", {**_scored(api, name), **asked, **sampling})
     run = _follow(api, [begun])[0]
@@ -100,7 +102,7 @@ def compare_evaluations(
 
     Example: mint eval compare counter@7 counter@prod progression --n 256
     """
-    asked = _questions(task, file, grader, suite=suite, n=n, seed=seed)
+    asked = _questions(api, task, file, grader, suite=suite, n=n, seed=seed)
     sampling = {"temperature": temperature, "max_new_tokens": max_new_tokens}
     begun = api.post("/evaluations/compare", {"model": model, "baseline": baseline, **asked, **sampling})
     for name, run in zip((model, baseline), _follow(api, [begun["run"], begun["baseline"]]), strict=True):
@@ -137,8 +139,14 @@ def _scored(api: PublicApi, name: str) -> Json:
     return {"policy": policy, "revision": revision or "latest"}
 
 
-def _questions(task: str | None, file: str | None, grader: Path | None, **others: object) -> Json:
-    return {"task": task, "file": file, "grader": None if grader is None else _read(grader), **others}
+def _questions(
+    api: PublicApi, task: str | None, file: str | None, grader: Path | None, **others: object
+) -> Json:
+    """Return what models are asked; a local file is sent first, unless the gateway has it."""
+    spec = None if grader is None else _read(grader)
+    if file is not None and Path(file).is_file():
+        file = sent_file(api, Path(file))
+    return {"task": task, "file": file, "grader": spec, **others}
 
 
 def _read(path: Path) -> Json:

@@ -227,8 +227,8 @@ def _model(api: PublicApi, rows: Rows, *, base: str, policy: str) -> Model:
 
 def _begin(api: PublicApi, rows: Rows, validation: Path | None, wishes: Wishes, model: Model) -> JobNow:
     """Send the files, begin the job and show its plan."""
-    training_file = _send(api, rows.path)
-    validation_file = "" if validation is None else _send(api, validation)
+    training_file = sent_file(api, rows.path)
+    validation_file = "" if validation is None else sent_file(api, validation)
     count = _count(api, training_file, rows, wishes, base=model.base)
     wishes = replace(wishes, validation_file=validation_file)
     if model.new_policy:
@@ -246,7 +246,8 @@ def _begin(api: PublicApi, rows: Rows, validation: Path | None, wishes: Wishes, 
     return job
 
 
-def _send(api: PublicApi, path: Path) -> str:
+def sent_file(api: PublicApi, path: Path) -> str:
+    """Return the id of a file of rows, which is sent unless the gateway has it."""
     console = Console(stderr=True)
     with sending(console, path.name) as report:
         sent = send_rows(api, path, report)
