@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # For clients to be told that their request is cut off; whoever reads nothing is left after that.
-_CUT_SECONDS = 5
+_CUT_SECONDS = 2
 # Longer than the 5 s after which our own clients drop an idle connection: they must not race with us.
 _KEEP_ALIVE_SECONDS = 30
 
