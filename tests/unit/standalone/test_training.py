@@ -1,11 +1,13 @@
 """`mint train` as values: the body of the request, the plan, the commands that ask the result."""
 
+import io
 import json
 import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from mint_common.datasets import Format, check_file, shared_rows
 from services.standalone.core.jobs import headline, read_job, step_columns, step_rows
@@ -23,6 +25,7 @@ from services.standalone.core.training import (
     time_in_words,
     tokens_in_words,
 )
+from services.standalone.views.job import JobView
 
 EXAMPLES = Path(__file__).parents[3] / "examples/reverse"
 DIGEST = "sha256:" + "a" * 64
@@ -219,6 +222,15 @@ def test_steps_of_a_job_on_a_file_show_its_numbers_at_80_columns() -> None:
     assert cells(rows[1], columns) == ("2", "0.02", "2.000", "0.500", "2.125", "0.0001", "2", "slot")
     narrow = [column.title for column in fitting(step_columns(job), rows, width=40)]
     assert narrow == ["step", "loss", "valid loss", "revision"]
+
+
+def test_without_a_terminal_a_step_is_a_line_of_its_numbers() -> None:
+    console = Console(file=io.StringIO(), width=200)
+    JobView(console)(read_job(job_of()), [])
+    assert console.file.getvalue().splitlines() == [
+        "step   1  loss 2.500  accuracy 0.500  rate 0.0001  revision 1",
+        "step   2  loss 2.000  accuracy 0.500  valid loss 2.125  rate 0.0001  revision 2",
+    ]
 
 
 def test_the_headline_names_the_file_the_best_score_and_what_was_left_out() -> None:
