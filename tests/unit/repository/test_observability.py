@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -109,6 +110,22 @@ def test_every_series_of_the_code_is_described() -> None:
     assert found - pages == set()
 
 
+def test_every_counter_of_the_services_is_there_from_the_start() -> None:
+    program = """
+import importlib
+from prometheus_client import Counter
+from mint_common.runtime import relay
+services = ("gateway", "registry", "rollout", "trainer", "loader")
+modules = [relay, *(importlib.import_module(f"services.{each}.metrics") for each in services)]
+counters = [each for module in modules for each in vars(module).values() if isinstance(each, Counter)]
+assert len(counters) > 30, len(counters)
+print([each.describe()[0].name for each in counters if not each.collect()[0].samples])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
 def test_there_is_a_dashboard_of_each_part() -> None:
     assert set(dashboards()) == DASHBOARDS
     assert all(len(page["panels"]) >= 9 for page in dashboards().values())
@@ -159,6 +176,15 @@ def test_every_alert_is_tested_both_ways() -> None:
 def test_alerts_are_rules_and_fire_when_they_should() -> None:
     _promtool("check", "rules", "--lint=all", "--lint-fatal", "alerts.yaml")
     _promtool("test", "rules", "alerts.test.yaml")
+
+
+@promtool
+def test_the_stack_of_compose_is_scraped_and_has_the_alerts() -> None:
+    _promtool("check", "config", "--syntax-only", "prometheus.yml")
+    config = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
+
+    assert config["rule_files"] == ["/etc/prometheus/alerts.yaml"]
+    assert {each["job_name"] for each in config["scrape_configs"]} == {f"mint-{each}" for each in SERVICES}
 
 
 @promtool
