@@ -2,18 +2,14 @@
 
 import asyncio
 import json
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import asyncpg
-import httpx
 import openai
 import pytest
 
 pytestmark = pytest.mark.integration
 
-PATIENCE_SECONDS = 90.0
 EXACT = {
     "type": "string_check",
     "name": "exact",
@@ -237,44 +233,6 @@ def test_what_has_ended_is_not_steered(client, jobs, files) -> None:
         with pytest.raises(openai.BadRequestError) as refused:
             verb(job.id)
         assert refused.value.code == "job_ended"
-
-
-def _post(stack, body: dict, **headers: str) -> httpx.Response:
-    auth = {"authorization": f"Bearer {stack.key}"}
-    return httpx.post(f"{stack.url}/v1/fine_tuning/jobs", json=body, headers=auth | headers, timeout=60)
-
-
-def test_what_openai_s_client_sends_again_is_one_job(stack, client, files) -> None:
-    body = {"model": "counter", "training_file": files["chat"], "metadata": {"run": "again"}}
-    first, second = (_post(stack, body, **{"x-stainless-retry-count": "0"}).json()["id"] for _ in range(2))
-    assert first != second, "two requests are two jobs"
-    again = _post(stack, body, **{"x-stainless-retry-count": "1"})
-    assert (again.status_code, again.json()["id"]) == (200, second)
-    other = {**body, "seed": 5}
-    lost = _post(stack, other, **{"x-stainless-retry-count": "1"}).json()["id"]
-    assert lost not in {first, second}, "its first try never arrived"
-    assert _post(stack, other, **{"x-stainless-retry-count": "2"}).json()["id"] == lost
-    keyed = [_post(stack, body, **{"idempotency-key": "tuned-once"}).json()["id"] for _ in range(2)]
-    assert keyed[0] == keyed[1]
-    end(client, first, second, lost, keyed[0])
-
-
-def test_repeats_that_come_while_the_first_is_at_work_are_one_job(stack, client, files) -> None:
-    body = {"model": "tiny", "training_file": files["chat"], "suffix": "raced"}
-    counts = ["0", *["1"] * 7]
-
-    def send(count: str) -> str:
-        if count != "0":
-            time.sleep(0.02)  # behind the first, which is at work
-        return _post(stack, body, **{"x-stainless-retry-count": count}).json()["id"]
-
-    with ThreadPoolExecutor(8) as pool:
-        made = set(pool.map(send, counts))
-    assert len(made) == 1
-    end(client, *made)
-    with stack.client() as mint:
-        names = [policy["name"] for policy in mint.get("/policies", params={"limit": 1000}).json()]
-    assert [name for name in names if name.startswith("tiny-raced")] == ["tiny-raced"]
 
 
 def test_mint_s_own_route_takes_the_same_body(stack, jobs, files) -> None:
