@@ -157,7 +157,7 @@ def compose(settings: RolloutSettings, connections: Connections) -> Service:
         tasks=tasks,
         sampler=sampler,
         files=FileScores(
-            files=files,
+            rows=rows,
             rendering=rendering,
             sampler=sampler,
             graders=connections.graders,

@@ -1,4 +1,4 @@
-"""Which rows of its files a job reads: drawn by `core.row_order`, read through the files' port."""
+"""Which rows of files are trained and measured on: drawn by `core.row_order`, read through a port."""
 
 import asyncio
 
@@ -6,20 +6,22 @@ import numpy as np
 
 from mint_common.datasets import RowLine, RowProblem
 from mint_common.events import EvaluationPlan, JobData, JobFile, JobSpec
-from services.rollout.core.fault import FileParam, file_refused
+from services.rollout.core.fault import DataRefused, FileParam, file_refused
 from services.rollout.core.row_order import RowNumbers, held_out, rows_of_step, validation_rows
 from services.rollout.ports import RowFiles
 
 
 class FileRows:
-    """The rows of jobs. Raises DataRefused, and what the files' port raises."""
+    """The rows of jobs and of evaluation runs. Raises DataRefused, and what the files' port raises."""
 
     def __init__(self, files: RowFiles) -> None:
         self._files = files
 
     async def of_step(self, spec: JobSpec, data: JobData, step: int) -> list[RowLine]:
         """Return the rows that a step trains on."""
-        rows, _ = await self._split(data)
+        plan = data.evaluation
+        holdout = plan.holdout if plan is not None and plan.file is None else 0.0
+        rows, _ = await self._split(data.training, holdout, "training_file")
         # A million rows take tenths of a second to shuffle.
         drawn = await asyncio.to_thread(
             rows_of_step,
@@ -29,39 +31,46 @@ class FileRows:
             step=step,
             rows_per_step=spec.prompts_per_step,
         )
-        return await self._files.lines(data.training.content, drawn)
+        return await self.lines(data.training, drawn)
 
     async def for_validation(self, spec: JobSpec, data: JobData, plan: EvaluationPlan) -> list[RowLine]:
         """Return the rows that a job's revisions are measured on."""
-        if plan.file is None:
-            content, (_, rows) = data.training.content, await self._split(data)
-        else:
-            content = plan.file.content
-            rows = await self._all(plan.file, "validation_file")
-        chosen = await asyncio.to_thread(validation_rows, rows, seed=spec.seed, most=plan.rows)
-        return await self._files.lines(content, chosen)
+        file, holdout = data.training, plan.holdout
+        param: FileParam = "training_file"
+        if plan.file is not None:
+            file, holdout, param = plan.file, 0.0, "validation_file"
+        rows = await self.measured(file, holdout, seed=spec.seed, most=plan.rows, param=param)
+        return await self.lines(file, rows)
 
-    async def _split(self, data: JobData) -> tuple[RowNumbers, RowNumbers]:
-        """Return the rows that are trained on and those that are held out."""
-        plan, file = data.evaluation, data.training
-        rows = await self._all(file, "training_file")
-        if plan is None or plan.file is not None:
+    async def measured(
+        self, file: JobFile, holdout: float, *, seed: int, most: int, param: FileParam
+    ) -> RowNumbers:
+        """Return at most so many rows to measure on: of a file, or of its ``holdout`` share unless 0."""
+        rows, held = await self._split(file, holdout, param)
+        return await asyncio.to_thread(validation_rows, held if holdout else rows, seed=seed, most=most)
+
+    async def lines(self, file: JobFile, rows: RowNumbers) -> list[RowLine]:
+        """Return rows of a file."""
+        return await self._files.lines(file.content, rows)
+
+    async def _split(self, file: JobFile, holdout: float, param: FileParam) -> tuple[RowNumbers, RowNumbers]:
+        """Return the rows of a file that are trained on and those that are held out."""
+
+        def refused(code: str, problem: str) -> DataRefused:
+            return file_refused(file=file.filename, param=param, code=code, problem=problem)
+
+        count = await self._files.count(file.content)
+        if not count:
+            raise refused("no_rows", "it has no rows")
+        rows = np.arange(count)
+        if not holdout:
             return rows, rows[:0]
         try:
             keys = await self._files.keys(file.content)
         except RowProblem as problem:
-            code, message = problem.code, problem.message
-            raise file_refused(
-                file=file.filename, param="training_file", code=code, problem=message
-            ) from problem
-        is_held = await asyncio.to_thread(held_out, keys, plan.holdout)
+            raise refused(problem.code, problem.message) from problem
+        is_held = await asyncio.to_thread(held_out, keys, holdout)
         if is_held.all():
             why = "all rows would be held out for validation: there must be several different ones"
-            raise file_refused(file=file.filename, param="training_file", code="too_few_rows", problem=why)
+            raise refused("too_few_rows", why)
         return rows[~is_held], rows[is_held]
-
-    async def _all(self, file: JobFile, param: FileParam) -> RowNumbers:
-        count = await self._files.count(file.content)
-        if not count:
-            raise file_refused(file=file.filename, param=param, code="no_rows", problem="it has no rows")
-        return np.arange(count)

@@ -4,14 +4,11 @@ Invariants: every score is of the revision that the run names; memory is bounded
 is kept of them.
 """
 
-import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from math import fsum, isfinite
 
-import numpy as np
-
-from mint_common.datasets import RenderedExample, RenderedRow, RowLine, RowProblem, method_of
+from mint_common.datasets import RenderedExample, RenderedRow, RowLine, method_of
 from mint_common.graders import GradedSample, GraderFault, GraderSpec, read_grader
 from services.rollout.core.evaluation import (
     EvaluationData,
@@ -21,14 +18,14 @@ from services.rollout.core.evaluation import (
     plan_answer,
     plan_reading,
 )
-from services.rollout.core.fault import file_refused
 from services.rollout.core.grading import item_of
 from services.rollout.core.row_groups import prompt_of
-from services.rollout.core.row_order import RowNumbers, held_out, validation_rows
+from services.rollout.core.row_order import RowNumbers
 from services.rollout.core.sampling import check_revision
 from services.rollout.handlers.engine_requests import EngineRequests, all_of
+from services.rollout.handlers.file_rows import FileRows
 from services.rollout.handlers.row_rendering import RowRenderer, RowSource
-from services.rollout.ports import Graders, RowFiles, RowRendering, Sampler
+from services.rollout.ports import Graders, RowRendering, Sampler
 
 ROWS_AT_ONCE = 64
 """Rows that are read together: each has 1 MiB at most."""
@@ -40,13 +37,13 @@ class FileScores:
     def __init__(
         self,
         *,
-        files: RowFiles,
+        rows: FileRows,
         rendering: RowRendering,
         sampler: Sampler,
         graders: Graders,
         engines: EngineRequests,
     ) -> None:
-        self._files = files
+        self._rows = rows
         self._renderer = RowRenderer(rendering, engines)
         self._sampler = sampler
         self._graders = graders
@@ -62,8 +59,11 @@ class FileScores:
         source = RowSource(file=data.file.filename, param="file")
         found: list[ScoredRow] = []
         dropped = 0
-        for numbers in _blocks(await self._chosen(run, data, source)):
-            lines = await self._files.lines(data.file.content, numbers)
+        chosen = await self._rows.measured(
+            data.file, data.holdout, seed=run.seed, most=run.n, param=source.param
+        )
+        for numbers in _blocks(chosen):
+            lines = await self._rows.lines(data.file, numbers)
             rendered = await self._renderer.render(
                 run.base,
                 lines,
@@ -77,19 +77,6 @@ class FileScores:
             line_of = {line.line: line for line in lines}
             found += await all_of(self._score(run, grader, row, line_of[row.line], note) for row in usable)
         return found, dropped
-
-    async def _chosen(self, run: EvaluationRun, data: EvaluationData, source: RowSource) -> RowNumbers:
-        content = data.file.content
-        rows = np.arange(await self._files.count(content))
-        if data.holdout:
-            try:
-                keys = await self._files.keys(content)
-            except RowProblem as problem:
-                raise file_refused(
-                    file=source.file, param=source.param, code=problem.code, problem=problem.message
-                ) from problem
-            rows = rows[await asyncio.to_thread(held_out, keys, data.holdout)]
-        return await asyncio.to_thread(validation_rows, rows, seed=run.seed, most=run.n)
 
     async def _score(
         self,
