@@ -27,12 +27,10 @@ PLAN = EvaluationPlan(
 )
 
 
-async def stored(folder: Path, rows: Sequence[object]) -> JobFile:
+async def stored(folder: Path, rows: Sequence[object], kind: Format = Format.COMPLETION) -> JobFile:
     data = b"".join(msgspec.json.encode(row) + b"\n" for row in rows)
     content = await LocalBlobs(folder / "blobs").put("files/train", data)
-    return JobFile(
-        file_id="file-1", filename="train.jsonl", content=content, format=Format.COMPLETION, rows=len(rows)
-    )
+    return JobFile(file_id="file-1", filename="train.jsonl", content=content, format=kind, rows=len(rows))
 
 
 def named(event: JobSubmitted, job_id: str) -> JobSubmitted:
@@ -138,3 +136,34 @@ async def test_kill_9_at_any_moment_changes_no_row_and_no_order(
         for wave in trainer.waves
     }
     assert [len(claims - {None}) for claims in validations.values()] == [1, 1]
+
+
+async def test_a_graded_job_waits_for_the_scores_of_its_revisions(
+    nats_url: str, rollout: Rollout, client: httpx.AsyncClient, neighbours: Neighbours, tmp_path: Path
+) -> None:
+    """The scripted engine says "no" to every row, and every second time something else."""
+    rows = [{"messages": [{"role": "user", "content": f"{n}?"}], "answer": "no"} for n in range(16)]
+    plan = replace(PLAN, metric="valid_reward_mean")
+    file = await stored(tmp_path, rows, Format.REWARD)
+    event = named(on_file(file, batch=3, evaluation=plan), "job_graded")
+    assert (event.spec.algorithm, event.spec.steps) == ("grpo", 4)
+    trainer = Trainer()
+    async with trainer.running(nats_url):
+        await trainer.submit(event)
+        await until(lambda: len(trainer.waves) == 4)
+        rollout.kill()  # perhaps while it scores
+        await asyncio.to_thread(rollout.start)
+        await until(lambda: len(trainer.ends) == 1)
+    job = await show(client, event.job_id)
+    assert (job["state"], job["reason"]) == ("succeeded", "")
+    steps = job["steps"]
+    assert isinstance(steps, list)
+    assert [step.get("valid_reward_mean") for step in steps] == [None, 1.0, None, 1.0]
+    assert [step["reward_mean"] for step in steps] == [0.5] * 4
+    assert [step["grader_errors"] for step in steps] == [{}] * 4
+    assert job["result"] == {name: steps[1]["revision"][name] for name in ("digest", "number")}
+    recorded = [score for policy, name, score in neighbours.scores if name == f"job:{event.job_id}"]
+    found = {(score["metric"], score["value"], score["n"], score["revision"]) for score in recorded}
+    assert found == {("valid_reward_mean", 1.0, 4, steps[at]["revision"]["digest"]) for at in (1, 3)}
+    groups = await groups_of(tmp_path, trainer.waves, event.job_id)
+    assert [len(group.samples) for group in groups] == [4] * 12
