@@ -94,6 +94,10 @@ bench-catalog: .venv/.installed ## Run the catalog's benchmark at a million poli
 bench-trainer: .venv/.installed ## Run the trainer's benchmarks
 	$(BENCH) trainer dtypes operations
 
+.PHONY: bench-jobs
+bench-jobs: .venv/.installed ## Run the benchmarks of jobs on files: training against TRL, which goes into out/trl
+	$(BENCH) jobs jobs_graders
+
 bench-handoff: .venv/.installed ## Run the hand-over benchmark: adapter against merged model
 	$(BENCH) handoff
 

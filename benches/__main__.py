@@ -31,7 +31,8 @@ LOADER = (
     "eviction",
 )
 TRAINER = ("trainer", "dtypes", "operations")
-BENCHES = (*LOADER, "fleet", "catalog", *TRAINER, "handoff", "policies", "tinker", "jobs_graders")
+JOBS = ("jobs", "jobs_graders")
+BENCHES = (*LOADER, "fleet", "catalog", *TRAINER, "handoff", "policies", "tinker", *JOBS)
 SHOWS = ("paper_training",)
 ROWS = {
     "packed": ("packed_live_ratio", "packed_real_dims_ratio", "packed_over_read"),
@@ -49,6 +50,7 @@ ROWS = {
         "add_cpu_ms",
     ),
     "loader_sweep": ("sweep_errors", "sweep_rss_drift"),
+    "jobs": ("sft_overhead", "dpo_overhead", "ingest_rows_per_s"),
     "fair_share": ("fair_share_p95_ratio", "alone_throughput_ratio"),
     "loader_gateway": (
         "throughput_same_kernels",

@@ -118,6 +118,7 @@ BENCHES = (
     ("trainer", "Batched steps, swaps, snapshots", "make bench-trainer"),
     ("dtypes", "A bfloat16 base", "make bench-trainer"),
     ("operations", "Durable operations", "make bench-trainer"),
+    ("jobs", "Jobs on files, against TRL", "make bench-jobs"),
     ("handoff", "From the trainer to the first tokens", "make paper-training"),
     ("policies", "Three policies at once", "make paper-training"),
     ("tinker", "The Tinker API, through the official SDK", "make bench-tinker"),
