@@ -1,8 +1,8 @@
 """A training by TRL, in a process of its own virtual environment: `python trl_child.py CONFIG`.
 
 CONFIG is JSON: ``base``, ``method``, ``rows``, ``validation``, ``adapter`` (initial weights), ``batch``,
-``block``, ``rank``, ``learning_rate``, ``beta``. It trains ``block`` steps whenever a line comes in, and answers with
-the seconds that they took; behind the last block it tells the loss on the validation rows.
+``block``, ``rank``, ``learning_rate``, ``beta``. It trains ``block`` steps whenever a line comes in, and
+answers with the seconds that they took; behind the last block it tells the loss on the validation rows.
 """
 
 import json
