@@ -19,13 +19,13 @@ import yaml
 from chart.rendering import Case, Object, example, of_kind, render
 from compose.stack import CONTAINERS_CONF
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 STORES = {name: f"localhost/mint-{name}:test" for name in ("postgres", "nats", "s3")}
 PORTS = {"registry": 8101, "rollout": 8103, "gateway": 8321}
 NETWORK = "mint-chart-test"
 S3_KEY, PASSWORD, API_KEY = "chart-test-s3-secret", "chart-test-password", "tml-chart-test-key-0123456789"
-START_SECONDS = 120
+START_SECONDS = 300
 SECRETS = {
     "internal-token": "chart-test-internal-token",
     "nats-url": "nats://chart-test-token@nats:4222",
@@ -37,8 +37,10 @@ SECRETS = {
 VALUES = example(
     "small",
     bases={},
-    image={"repository": "localhost/mint-slim", "tag": "test", "pullPolicy": "Never"},
-    rollout__image={"repository": "localhost/mint-tasks", "tag": "test", "pullPolicy": "Never"},
+    images={
+        target: {"repository": f"localhost/mint-{target}", "tag": "test", "pullPolicy": "Never"}
+        for target in ("slim", "tasks", "engine")
+    },
     blobs={"url": "s3://mint/blobs", "endpoint": "http://s3:8333"},
     secrets__s3AccessKey={"name": "mint", "key": "s3-access"},
     secrets__s3SecretKey={"name": "mint", "key": "s3-secret"},
@@ -175,7 +177,7 @@ def test_a_client_is_answered_through_all_of_them(ready: Podman) -> None:
 import urllib.request as u
 headers = {{"authorization": "Bearer {API_KEY}"}}
 for path in ("/mint/v1/policies", "/mint/v1/tasks"):
-    print(u.urlopen(u.Request("http://mint-gateway:8321" + path, headers=headers), timeout=20).status)
+    print(u.urlopen(u.Request("http://mint-gateway:8321" + path, headers=headers), timeout=120).status)
 """
     assert ready.inside("registry", ask).split() == ["200", "200"]
 

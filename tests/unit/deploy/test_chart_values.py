@@ -68,12 +68,22 @@ def _mappings(node: object, path: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
             yield from _mappings(value, (*path, at))
 
 
+def test_the_page_shows_the_smallest_example() -> None:
+    shown = re.findall(
+        r"^```yaml\n(.*?)^```", (ROOT / "docs/kubernetes.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+
+    assert [yaml.safe_load(each) for each in shown] == [
+        yaml.safe_load((CHART / "ci/small-values.yaml").read_text())
+    ]
+
+
 def test_defaults_are_valid_where_they_are_not_required_to_be_said() -> None:
     values = yaml.safe_load((CHART / "values.yaml").read_text())
     missing = {error.message for error in CHECK.iter_errors(values)}
 
     assert missing == {
-        "'image' is a required property",
+        "'images' is a required property",
         "'url' is a required property",
         *(
             f"'{key}' is a required property"
