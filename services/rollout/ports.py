@@ -202,8 +202,11 @@ class EvaluationRuns(Protocol):
         """End a tenant's run without a score, unless it has ended; return it. Raises NotFound."""
         ...
 
-    async def claim(self, *, before: float, now: float) -> EvaluationRun | None:
-        """Return the oldest running one without progress since ``before``, to one caller only."""
+    async def claim(self, *, before: float, now: float, of_a_tenant: int) -> EvaluationRun | None:
+        """Return the oldest running one without progress since ``before``, to one caller only.
+
+        Those of a tenant that has ``of_a_tenant`` others with progress wait.
+        """
         ...
 
     async def touch(self, run_id: str, *, scored: int, now: float) -> bool:

@@ -12,7 +12,10 @@ from services.rollout.core.evaluation import EvaluationRun, ScoredRow
 
 _CLAIM = """
     UPDATE evaluation_runs SET progress_at = $2 WHERE run_id = (
-        SELECT run_id FROM evaluation_runs WHERE state = 'running' AND progress_at < $1
+        SELECT run_id FROM evaluation_runs waiting WHERE state = 'running' AND progress_at < $1 AND $3 > (
+            SELECT count(*) FROM evaluation_runs other
+            WHERE other.tenant_id = waiting.tenant_id AND other.state = 'running' AND other.progress_at >= $1
+        )
         ORDER BY created_at LIMIT 1 FOR UPDATE SKIP LOCKED
     ) RETURNING *
 """
@@ -82,9 +85,9 @@ class PostgresEvaluationRuns:
         await self._pool.execute(_CANCEL, tenant_id, run_id, now)
         return await self.run(tenant_id, run_id)
 
-    async def claim(self, *, before: float, now: float) -> EvaluationRun | None:
+    async def claim(self, *, before: float, now: float, of_a_tenant: int) -> EvaluationRun | None:
         """Claim the oldest run without progress."""
-        row = await self._pool.fetchrow(_CLAIM, before, now)
+        row = await self._pool.fetchrow(_CLAIM, before, now, of_a_tenant)
         return None if row is None else read_row(row, EvaluationRun)
 
     async def touch(self, run_id: str, *, scored: int, now: float) -> bool:

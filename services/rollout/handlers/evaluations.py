@@ -31,7 +31,11 @@ from services.rollout.ports import EvaluationRuns, Sampler, Scores, Tasks
 
 log = logging.getLogger(__name__)
 
-RUNS_AT_ONCE = 2
+RUNS_AT_ONCE = 4
+TENANT_RUNS_AT_ONCE = 2
+"""Of one tenant, so that its long runs leave places to others."""
+PROMPTS_AT_ONCE = 64
+"""Of a run that wait for an engine: who comes later has as many before it, and not all of a long run."""
 POLL_SECONDS = 0.5
 
 
@@ -85,7 +89,8 @@ class EvaluationHandler:
     async def _next(self) -> bool:
         """Carry out a run; return whether there was one."""
         now = self._clock.now()
-        run = await self._runs.claim(before=now - self._stall_seconds, now=now)
+        before = now - self._stall_seconds
+        run = await self._runs.claim(before=before, now=now, of_a_tenant=TENANT_RUNS_AT_ONCE)
         if run is None:
             return False
         work, pulse = asyncio.ensure_future(self._carry_out(run)), asyncio.ensure_future(self._pulse(run))
@@ -127,8 +132,12 @@ class EvaluationHandler:
         if run.data is not None:
             return await self._files.rows(run, run.data, note)
         prompts = await self._tasks.draw(run.task, "heldout", run.n, prompts_seed(run))
-        pairs = enumerate(zip(plan_answers(run, prompts), prompts, strict=True), start=1)
-        return await all_of(self._row(run, row, *pair, note) for row, pair in pairs), 0
+        pairs = list(zip(plan_answers(run, prompts), prompts, strict=True))
+        rows: list[ScoredRow] = []
+        for begin in range(0, len(pairs), PROMPTS_AT_ONCE):
+            block = enumerate(pairs[begin : begin + PROMPTS_AT_ONCE], start=begin + 1)
+            rows += await all_of(self._row(run, row, *pair, note) for row, pair in block)
+        return rows, 0
 
     async def _row(
         self, run: EvaluationRun, row: int, request: GroupRequest, prompt: Prompt, note: Callable[[], None]

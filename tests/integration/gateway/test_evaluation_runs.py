@@ -1,7 +1,9 @@
 """Evaluation runs over the public API: a revision is named as people name it, and its score is on record."""
 
+import json
 import time
 
+import httpx
 import pytest
 
 pytestmark = pytest.mark.integration
@@ -166,6 +168,34 @@ def test_near_names_are_in_the_message(mint):
 def test_bad_input_names_its_field(mint, change, field):
     refused = mint.post("/evaluations/run", json={**RUN, **change})
     assert (refused.status_code, refused.json()["error"]["field"]) == (422, field)
+
+
+def test_a_file_is_its_tenant_s_and_fits_what_is_asked(mint, stack):
+    def uploaded(*rows):
+        sent = {
+            "files": {"file": ("a.jsonl", "\n".join(map(json.dumps, rows)))},
+            "data": {"purpose": "fine-tune"},
+        }
+        return httpx.post(f"{stack.url}/v1/files", headers=mint.headers, **sent).json()["id"]
+
+    prompt = {"messages": [{"role": "user", "content": "f ab="}], "answer": "ab"}
+    file, plain = uploaded(prompt, prompt), uploaded({"prompt": "f ab=", "completion": "ab"})
+    asked = {"model": "tiny", "file": file, "grader": GRADER}
+    with stack.client(key=stack.other_key) as stranger:
+        assert stranger.post("/evaluations/run", json=asked).status_code == 404
+        comparison = {"model": "tiny", "baseline": "tiny", "file": file, "grader": GRADER}
+        assert stranger.post("/evaluations/compare", json=comparison).status_code == 404
+    for change, field in (
+        ({"n": 3}, "n"),
+        ({"file": plain}, "file"),
+        ({"grader": None}, "grader"),
+        ({"grader": {**GRADER, "operation": "is"}}, "grader.operation"),
+        ({"grader": {**GRADER, "reference": "\x00"}}, "grader"),
+    ):
+        refused = mint.post("/evaluations/run", json={**asked, **change})
+        assert (refused.status_code, refused.json()["error"]["field"]) == (422, field)
+    for each in (file, plain):
+        httpx.delete(f"{stack.url}/v1/files/{each}", headers=mint.headers)
 
 
 def test_another_tenants_run_does_not_exist(stack, mint):

@@ -1,0 +1,89 @@
+"""The store of evaluation runs: what is kept of them, and who carries out which."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+from contract.schemas import empty_schema
+
+from mint_common.datasets import Format
+from mint_common.errors import NotFound, Overloaded
+from mint_common.events import JobFile
+from mint_common.ids import TenantId
+from services.rollout.adapters import evaluation_runs_postgres
+from services.rollout.adapters.evaluation_runs_postgres import PostgresEvaluationRuns
+from services.rollout.core.evaluation import EvaluationData, EvaluationRun, ScoredRow, scored
+from services.rollout.ports import EvaluationRuns
+from tests.unit.rollout.file_jobs import GRADER
+from tests.unit.rollout.test_evaluation import RUN, rows
+
+pytestmark = pytest.mark.integration
+
+OTHER = TenantId("ten_other")
+
+
+@pytest.fixture
+async def store(shared_database: str) -> AsyncIterator[EvaluationRuns]:
+    async with empty_schema(shared_database, "rollout") as pool:
+        yield PostgresEvaluationRuns(pool)
+
+
+def named(run_id: str, tenant_id: TenantId = RUN.tenant_id, *, created_at: float = 1.0) -> EvaluationRun:
+    return replace(RUN, run_id=run_id, tenant_id=tenant_id, created_at=created_at)
+
+
+async def claimed(store: EvaluationRuns, *, now: float) -> str | None:
+    run = await store.claim(before=now - 20, now=now, of_a_tenant=2)
+    return None if run is None else run.run_id
+
+
+async def test_a_run_over_a_file_is_read_back_equal_with_its_rows(store: EvaluationRuns) -> None:
+    file = JobFile(
+        file_id="file-1", filename="a.jsonl", content=RUN.revision.manifest, format=Format.REWARD, rows=4
+    )
+    data = EvaluationData(file=file, holdout=0.25, grader=GRADER, on_long="drop")
+    run = replace(RUN, task="", policy_id=None, revision=None, data=data, suite="file:file-1")
+    assert await store.add(run, most_open=1) == run
+    found = [*rows([1.0, None, 0.25]), ScoredRow(row=9, score=2.0, answer="b", weight=7.0)]
+    ended = scored(run, found, dropped=2, now=3.0)
+    await store.finish(ended, found)
+    assert await store.run(run.tenant_id, run.run_id) == ended
+    assert await store.rows(run.run_id, after=0, limit=9) == found
+    assert await store.rows(run.run_id, after=1, limit=2) == found[1:3]
+    # One that has ended does not change.
+    await store.finish(replace(ended, value=0.0), rows([0.0]))
+    assert await store.run(run.tenant_id, run.run_id) == ended
+    with pytest.raises(NotFound):
+        await store.run(OTHER, run.run_id)
+
+
+async def test_open_runs_are_bounded_where_that_is_asked(store: EvaluationRuns) -> None:
+    await store.add(named("evr_1"), most_open=1)
+    with pytest.raises(Overloaded):
+        await store.add(named("evr_2"), most_open=1)
+    await store.add(named("evr_2"), most_open=None)
+    await store.add(named("evr_3", OTHER), most_open=1)
+
+
+async def test_a_tenant_s_runs_leave_places_to_others(store: EvaluationRuns) -> None:
+    for n in range(1, 5):
+        await store.add(named(f"evr_{n}", created_at=n), most_open=None)
+    await store.add(named("evr_other", OTHER, created_at=9.0), most_open=None)
+    found = [await claimed(store, now=100.0) for _ in range(4)]
+    assert found == ["evr_1", "evr_2", "evr_other", None]
+    # One that ends, or shows no progress, gives its place to the next.
+    await store.finish(scored(named("evr_2", created_at=2), rows([1.0]), now=101.0), rows([1.0]))
+    assert await claimed(store, now=101.0) == "evr_3"
+    assert await store.touch("evr_3", scored=1, now=125.0)
+    assert [await claimed(store, now=125.0) for _ in range(3)] == ["evr_1", "evr_other", None]
+
+
+async def test_the_newest_runs_keep_their_rows(
+    store: EvaluationRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation_runs_postgres, "RUNS_WITH_ROWS", 2)
+    for n, tenant in enumerate((RUN.tenant_id, OTHER, RUN.tenant_id, RUN.tenant_id), start=1):
+        run = await store.add(named(f"evr_{n}", tenant), most_open=None)
+        await store.finish(scored(run, rows([1.0]), now=float(n)), rows([1.0]))
+    kept = [bool(await store.rows(f"evr_{n}", after=0, limit=9)) for n in range(1, 5)]
+    assert kept == [False, True, True, True]
