@@ -31,6 +31,7 @@ from mint_common.runtime.graders.judge import EngineJudge
 from mint_common.runtime.graders.open import open_graders
 from mint_common.runtime.held_folder import HeldFolder, hold_folder
 from mint_common.runtime.ledger_postgres import PostgresLedger
+from mint_common.runtime.periodic import run_periodically
 from mint_common.runtime.postgres import migrate, open_pool
 from mint_common.runtime.relay import OutboxRelay
 from mint_common.runtime.service import run_service
@@ -38,7 +39,7 @@ from mint_common.telemetry.setup import setup
 from services.rollout.adapters.engine_sampler import EngineSampler
 from services.rollout.adapters.evaluation_runs_postgres import PostgresEvaluationRuns
 from services.rollout.adapters.jobs_postgres import PostgresJobs
-from services.rollout.adapters.local_rows import LocalRows
+from services.rollout.adapters.local_rows import IDLE_SECONDS, LocalRows
 from services.rollout.adapters.registry_policies import RegistryPolicies
 from services.rollout.adapters.registry_scores import RegistryScores
 from services.rollout.adapters.tasks.catalog import installed_families
@@ -177,6 +178,10 @@ def compose(settings: RolloutSettings, connections: Connections) -> Service:
     async def follow_engines() -> None:
         await connections.engines.follow(connections.bus)
 
+    async def remove_copies() -> None:
+        pause = IDLE_SECONDS / 4
+        await run_periodically(files.remove_unused, name="copies of files", every_seconds=pause, clock=clock)
+
     job_scores = JobScores(jobs=jobs, runs=evaluation_runs, commits=commits, clock=clock)
     background = (
         relay.run,
@@ -185,6 +190,7 @@ def compose(settings: RolloutSettings, connections: Connections) -> Service:
         watchdog.run,
         evaluations.run,
         job_scores.run,
+        remove_copies,
         follow_engines,
     )
     return Service(http=http, background=background)

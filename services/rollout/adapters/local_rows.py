@@ -2,8 +2,7 @@
 
 Invariants: jobs on the same content share a copy; memory is bounded by a page of an index, the keys of a file
 and the rows that are asked for; no copy is removed while it is read. A copy that nobody has read for a while
-is removed when another one is used, and so are the longest unused ones when all take more than
-``limit_bytes``.
+is removed, and so are the longest unused ones when all take more than ``limit_bytes``.
 """
 
 import asyncio
@@ -56,25 +55,8 @@ class LocalRows:
         async with self._opened(content) as copy:
             return await _in_thread(lambda: copy.lines(rows))
 
-    @asynccontextmanager
-    async def _opened(self, content: Claim) -> AsyncIterator["_Copy"]:
-        """Keep a copy from removal, made if there is none."""
-        # A name of its own: the copy before it may be being removed.
-        path = self._folder / secrets.token_hex(16)
-        copy = self._copies.setdefault(content.sha256, _Copy(path, content.size_bytes))
-        copy.readers += 1
-        try:
-            await self._remove_unused()
-            async with copy.lock:
-                if not copy.is_ready:
-                    await self._blobs.fetch(content, copy.path)
-                    await _in_thread(copy.write_index)
-            yield copy
-        finally:
-            copy.readers -= 1
-            copy.used_at = time.monotonic()
-
-    async def _remove_unused(self) -> None:
+    async def remove_unused(self) -> None:
+        """Remove what nobody has read for a while, and more where all are too large."""
         idle = [sha256 for sha256, copy in self._copies.items() if not copy.readers]
         total = sum(copy.size_bytes for copy in self._copies.values())
         now = time.monotonic()
@@ -84,6 +66,24 @@ class LocalRows:
                 del self._copies[sha256]
                 total -= copy.size_bytes
                 await _in_thread(copy.remove)
+
+    @asynccontextmanager
+    async def _opened(self, content: Claim) -> AsyncIterator["_Copy"]:
+        """Keep a copy from removal, made if there is none."""
+        # A name of its own: the copy before it may be being removed.
+        path = self._folder / secrets.token_hex(16)
+        copy = self._copies.setdefault(content.sha256, _Copy(path, content.size_bytes))
+        copy.readers += 1
+        try:
+            await self.remove_unused()
+            async with copy.lock:
+                if not copy.is_ready:
+                    await self._blobs.fetch(content, copy.path)
+                    await _in_thread(copy.write_index)
+            yield copy
+        finally:
+            copy.readers -= 1
+            copy.used_at = time.monotonic()
 
 
 class _Copy:

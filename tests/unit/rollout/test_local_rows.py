@@ -102,6 +102,8 @@ async def test_a_copy_that_nobody_reads_goes_after_a_while(
     monkeypatch.setattr(local_rows, "IDLE_SECONDS", -1.0)
     await files.count(second)
     assert len(list(tmp_path.iterdir())) == 2
+    await files.remove_unused()
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_a_reader_that_is_cancelled_leaves_a_whole_copy_to_the_next(tmp_path: Path) -> None:
