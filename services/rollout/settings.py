@@ -24,7 +24,10 @@ class WaveSettings(Block):
         20.0, gt=0, description="silence of a job until its last events are repeated"
     )
     grader_error_share: float = Field(
-        0.5, ge=0, le=1, description="share of a wave's samples that a grader may fail on; more fails the job"
+        0.5,
+        ge=0,
+        le=1,
+        description="share of the samples of a wave or a run that a grader may fail on; more fails it",
     )
     file_copies_bytes: int = Field(
         8 << 30, ge=1 << 20, description="local copies of files that jobs read; the longest unused go first"
