@@ -210,7 +210,6 @@ def _environ(dsn: str, nats_url: str, blobs: Path, ports: dict[str, int]) -> dic
         "MINT_PEERS_REGISTRY_URL": f"http://127.0.0.1:{ports['registry']}",
         "MINT_PEERS_ROLLOUT_URL": f"http://127.0.0.1:{ports['rollout']}",
         "MINT_PEERS_LOADER_URLS": f"http://127.0.0.1:{ports['loader']}",
-        "MINT_PEERS_TRAINER_URLS": f"http://127.0.0.1:{ports['trainer']}",
         "MINT_REGISTRY_HTTP_PORT": str(ports["registry"]),
         "MINT_REGISTRY_BOOTSTRAP_KEY": KEY,
         "MINT_REGISTRY_COLLECTION_GRACE_SECONDS": "0",

@@ -8,23 +8,38 @@ import openai
 import pytest
 from openai.types.fine_tuning import FineTuningJob
 
-from tests.integration.gateway.test_fine_tuning import chat, client_of, lines
+from tests.integration.gateway.test_fine_tuning import chat, client_of, end, lines
 
 pytestmark = pytest.mark.integration
 
 JOB_SECONDS = 420.0
 
 
+PEERS = "MINT_PEERS_TRAINER_URLS"
+
+
 @pytest.fixture(scope="module")
 def client(stack) -> Iterator[openai.OpenAI]:
-    """OpenAI's client, while there is a trainer."""
-    stack.start("trainer")
+    """OpenAI's client, while there is a trainer that gateway and rollout know."""
+    stack.environ[PEERS] = f"http://127.0.0.1:{stack.environ['MINT_TRAINER_HTTP_PORT']}"
     try:
+        restart(stack)
+        stack.start("trainer")
         with client_of(stack) as made:
             yield made
     finally:
-        stack.processes["trainer"].terminate()
-        stack.processes.pop("trainer").wait(60)
+        if "trainer" in stack.processes:
+            stack.kill("trainer")
+            del stack.processes["trainer"]
+        del stack.environ[PEERS]
+        restart(stack)
+
+
+def restart(stack) -> None:
+    """Start the services that ask trainers anew."""
+    for name in ("rollout", "gateway"):
+        stack.kill(name)
+        stack.start(name)
 
 
 def upload(client: openai.OpenAI, *rows: object) -> str:
@@ -53,8 +68,13 @@ def job(client, files) -> FineTuningJob:
     with pytest.raises(openai.BadRequestError) as refused:
         client.files.delete(training)
     assert (refused.value.code, refused.value.param) == ("file_in_use", "file_id")
+    return wait_for(client, made)
+
+
+def wait_for(client: openai.OpenAI, job: FineTuningJob) -> FineTuningJob:
+    """Return a job once it has ended."""
     deadline = time.monotonic() + JOB_SECONDS
-    while (found := client.fine_tuning.jobs.retrieve(made.id)).finished_at is None:
+    while (found := client.fine_tuning.jobs.retrieve(job.id)).finished_at is None:
         assert time.monotonic() < deadline, found
         time.sleep(0.2)
     return found
@@ -117,7 +137,8 @@ def test_a_row_that_is_too_long_is_refused_with_its_line(client, files) -> None:
         client.fine_tuning.jobs.create(model="tiny", training_file=files[0], validation_file=long)
     assert (refused.value.code, refused.value.param) == ("too_long", "validation_file")
     dropping = client.fine_tuning.jobs.create(**wish, extra_body={"mint": {"on_long": "drop"}})
-    client.fine_tuning.jobs.cancel(dropping.id)
+    end(client, dropping.id)
+    wait_for(client, dropping)
     client.files.delete(long)
 
 
