@@ -287,39 +287,21 @@ def test_mint_train_refuses_bad_rows_before_it_sends_them(stack: RunningStack, t
     assert "is refused: 1 problems in its rows" in done.stderr
 
 
-SIMILAR = {
-    "type": "text_similarity",
-    "name": "similar",
-    "input": "{{ sample.output_text }}",
-    "reference": "{{ item.answer }}",
-    "evaluation_metric": "fuzzy_match",
-}
-REAL = {
-    "supervised": ({"n_epochs": 2}, {}, "valid_loss"),
-    "dpo": ({"n_epochs": 2}, {"learning_rate": 2e-4}, "valid_reward_margin"),
-    "reinforcement": (
-        {"n_epochs": 2},
-        {"learning_rate": 5e-4, "max_new_tokens": 24},
-        "valid_reward_mean",
-    ),
-}
-"""Hyperparameters, settings of MinT's own, and the metric that shows what was learnt."""
+REAL = {"supervised": ({}, "valid_loss"), "dpo": ({"learning_rate": 2e-4}, "valid_reward_margin")}
+"""Settings of MinT's own, and the metric that shows what was learnt."""
 
 
 def parcel(number: int, method: str) -> dict[str, Any]:
     asked = {"role": "user", "content": f"Where is parcel {number}?"}
     good, bad = f"Parcel {number} is at depot {number % 7}.", "I am not able to tell you that."
-    match method:
-        case "supervised":
-            return {"messages": [asked, {"role": "assistant", "content": good}]}
-        case "dpo":
-            said = [[{"role": "assistant", "content": text}] for text in (good, bad)]
-            return {
-                "input": {"messages": [asked]},
-                "preferred_output": said[0],
-                "non_preferred_output": said[1],
-            }
-    return {"messages": [asked], "answer": good}
+    preferred, other = ({"role": "assistant", "content": text} for text in (good, bad))
+    if method == "supervised":
+        return {"messages": [asked, preferred]}
+    return {
+        "input": {"messages": [asked]},
+        "preferred_output": [preferred],
+        "non_preferred_output": [other],
+    }
 
 
 @pytest.fixture(scope="module")
@@ -334,19 +316,16 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenAI]:
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("method", REAL)
 def test_a_model_of_135_million_parameters_learns(small_model: OpenAI, method: str) -> None:
-    numbers, extras, metric = REAL[method]
+    extras, metric = REAL[method]
     files = []
     for name, lines in (("train.jsonl", range(100, 148)), ("held-out.jsonl", range(200, 216))):
         rows = "".join(json.dumps(parcel(number, method)) + "\n" for number in lines)
         files.append(small_model.files.create(file=(name, rows.encode()), purpose="fine-tune").id)
-    settings: dict[str, Any] = {"hyperparameters": numbers}
-    if method == "reinforcement":
-        settings["grader"] = SIMILAR
     job = small_model.fine_tuning.jobs.create(
         model="smollm2",
         training_file=files[0],
         validation_file=files[1],
-        method={"type": method, method: settings},
+        method={"type": method, method: {"hyperparameters": {"n_epochs": 2}}},
         seed=7,
         extra_body={"mint": {**extras, "evaluation": {"every": 4}}},
     )
