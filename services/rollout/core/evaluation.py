@@ -186,4 +186,4 @@ def weighted_mean(scores: Sequence[tuple[float, float]]) -> tuple[float, float |
 
 def failed(run: EvaluationRun, reason: str, *, now: float) -> EvaluationRun:
     """Return the run ended without a score."""
-    return replace(run, state=RunState.FAILED, reason=kept(reason), finished_at=now)
+    return replace(run, state=RunState.FAILED, reason=kept(reason), value=None, stderr=None, finished_at=now)

@@ -39,6 +39,11 @@ def file_refused(*, file: str, param: FileParam, code: str, problem: str) -> Dat
     return DataRefused(where=file, problem=problem, reason=code, param=param)
 
 
+def internal_reason(error: Exception) -> str:
+    """Return what a user is told of an error of ours; its own text is for the log."""
+    return f"internal error: {type(error).__name__}"
+
+
 def fault_of(error: MintError) -> JobFault | None:
     """Return the fault that an error tells of, None when it is none of the data."""
     if isinstance(error, DataRefused):

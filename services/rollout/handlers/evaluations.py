@@ -3,7 +3,7 @@
 Invariants: a run is stored before it is answered, and claimed by one process at a time; a run whose process
 was killed shows no progress, is claimed again, and gives the same requests. Its score is recorded in the
 registry before the run counts as finished; a repeated score is stored once there. The work on a run that is
-cancelled ends within a second.
+cancelled ends within a second. An error of ours fails the run that met it, and no other.
 """
 
 import asyncio
@@ -24,6 +24,7 @@ from services.rollout.core.evaluation import (
     prompts_seed,
     scored,
 )
+from services.rollout.core.fault import internal_reason
 from services.rollout.core.sampling import GroupRequest, check_revision
 from services.rollout.handlers.engine_requests import EngineRequests, all_of
 from services.rollout.handlers.file_scores import FileScores
@@ -97,7 +98,7 @@ class EvaluationHandler:
         try:
             await asyncio.wait((work, pulse), return_when=asyncio.FIRST_COMPLETED)
             if work.done():
-                await self._runs.finish(*work.result())
+                await self._finish(*work.result())
             else:
                 pulse.result()
         finally:
@@ -121,7 +122,22 @@ class EvaluationHandler:
             if error.retryable:
                 raise
             return failed(run, str(error), now=self._clock.now()), rows
+        except Exception as error:  # noqa: BLE001  (a run that ended the service would be claimed again)
+            return self._failed(run, error), ()
         return ended, rows
+
+    async def _finish(self, run: EvaluationRun, rows: Sequence[ScoredRow]) -> None:
+        """Store how a run ended; one that cannot be stored has failed."""
+        try:
+            await self._runs.finish(run, rows)
+        except MintError:
+            raise
+        except Exception as error:  # noqa: BLE001  (as above)
+            await self._runs.finish(self._failed(run, error), ())
+
+    def _failed(self, run: EvaluationRun, error: Exception) -> EvaluationRun:
+        log.error("evaluation run failed", extra={"run_id": run.run_id}, exc_info=error)
+        return failed(run, internal_reason(error), now=self._clock.now())
 
     async def _rows(self, run: EvaluationRun) -> tuple[Sequence[ScoredRow], int]:
         """Return the scored rows, and how many were left out."""

@@ -2,7 +2,8 @@
 
 Invariants:
 - Every sample of a record was answered by the revision that the wave names.
-- An unavailable or full engine is retried while the job runs; any other failure cancels the wave.
+- An unavailable or full engine is retried while the job runs; any other failure, an error of ours too,
+  cancels the wave.
 - The record's key is derived from the wave, so that a repeated wave has one record.
 - A drain never waits for a wave: the message is given back and the wave sampled again with the same seeds.
 """
@@ -23,7 +24,7 @@ from mint_common.runtime.clock import Clock
 from mint_common.runtime.ledger import Ledger
 from mint_common.runtime.retries import Bury
 from services.rollout import metrics
-from services.rollout.core.fault import fault_of
+from services.rollout.core.fault import fault_of, internal_reason
 from services.rollout.core.sampling import (
     GroupRequest,
     cancelled,
@@ -113,9 +114,12 @@ class WaveHandlers(Generic[Connection]):
 
     async def on_wave_given_up(self, event: WaveRequested, decision: Bury) -> None:
         """Cancel a wave that cannot be handled; that fails its job."""
-        metrics.WAVES_CANCELLED.labels(event.spec.algorithm).inc()
-        fact = cancelled(event, reason=decision.reason)
+        fact = self._cancelled(event, decision.reason)
         await self._commits.commit(fact, job_id=event.job_id, cause=event.id, prompts=None)
+
+    def _cancelled(self, event: WaveRequested, reason: str) -> WaveCancelled:
+        metrics.WAVES_CANCELLED.labels(event.spec.algorithm).inc()
+        return cancelled(event, reason=reason)
 
     async def _complete(self, event: WaveRequested) -> tuple[WaveCompleted | WaveCancelled, Beside]:
         started = self._clock.monotonic()
@@ -123,13 +127,15 @@ class WaveHandlers(Generic[Connection]):
             record, validation, counts = await self._record(event)
             key = f"waves/{event.policy_id}/{event.job_id}/{event.step}.rec"
             claim = await self._blobs.put(key, encode_record(record))
+            fact = completed(event, record, claim, validation=validation)
         except MintError as error:
             if error.retryable:
                 raise
             log.warning("wave cancelled", extra={"wave_id": event.wave_id, "reason": str(error)})
-            metrics.WAVES_CANCELLED.labels(event.spec.algorithm).inc()
-            return cancelled(event, reason=str(error)), Beside(fault=fault_of(error))
-        fact = completed(event, record, claim, validation=validation)
+            return self._cancelled(event, str(error)), Beside(fault=fault_of(error))
+        except Exception as error:  # Dispatch would have the whole wave sampled again.
+            log.exception("wave cancelled", extra={"wave_id": event.wave_id})
+            return self._cancelled(event, internal_reason(error)), Beside()
         for kind, count in (counts.grader_errors if counts else {}).items():
             metrics.GRADER_ERRORS.labels(kind).inc(count)
         self._measure(event, record, fact, seconds=self._clock.monotonic() - started)

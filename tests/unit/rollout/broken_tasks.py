@@ -28,7 +28,7 @@ class Broken:
     @staticmethod
     def members() -> tuple[str, ...]:
         """Return the places."""
-        return ("init", "prompts", "reward", "nan")
+        return ("init", "prompts", "reward", "nan", "inf", "-1e10")
 
     def prompts(self, split: Split, n: int, seed: int) -> list[Prompt]:
         """Return prompts, or raise."""
@@ -37,7 +37,7 @@ class Broken:
         return [Prompt(text=f"f {split}{seed % 7}=", reference="a", entry="a")] * n
 
     def reward(self, entry: str, text: str) -> float:
-        """Return no number, or raise."""
+        """Return a number that is no reward, or raise."""
         if self._place == "reward":
             raise ValueError(f"cannot read {text!r} for {entry!r}")
-        return float("nan")
+        return float(self._place)

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -226,6 +227,23 @@ async def test_torn_prompts_fail_the_job() -> None:
     state, reason = await rig.state_of()
     assert state == "failed"
     assert wave.prompts.uri in reason
+
+
+class HugeRewards(LocalTasks):
+    """Tasks whose rewards no float can hold the sum of."""
+
+    async def score(self, name: str, answers: Sequence[tuple[str, str]]) -> list[float]:
+        """Return rewards that are finite one by one."""
+        return [1.7e308 for _ in answers]
+
+
+async def test_an_error_of_ours_cancels_the_wave_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    rig = Rig(tasks=HugeRewards())
+    wave = await rig.begin(submitted())
+    await rig.let_pass(rig.of_waves.on_wave_requested(wave))
+    assert await rig.state_of() == ("failed", "wave cancelled: internal error: OverflowError")
+    assert [record.message for record in caplog.records if record.exc_info] == ["wave cancelled"]
+    assert rig.counts == {"cancelled": 1}
 
 
 async def test_a_rejected_revision_and_a_failed_training_fail_the_job() -> None:

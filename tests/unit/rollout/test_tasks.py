@@ -180,8 +180,9 @@ def test_what_a_task_of_a_package_raises_is_an_error_of_that_task() -> None:
         tasks.task("broken:prompts").prompts("train", 1, 0)
     with pytest.raises(TaskFailed, match=r"broken:reward.*ValueError: cannot read"):
         tasks.task("broken:reward").reward("a", "b")
-    with pytest.raises(TaskFailed, match=r"broken:nan.*nan"):
-        tasks.task("broken:nan").reward("a", "b")
+    for number in ("nan", "inf", "-1e10"):
+        with pytest.raises(TaskFailed, match=rf"broken:{number}.*{float(number)}"):
+            tasks.task(f"broken:{number}").reward("a", "b")
 
 
 def test_a_family_that_does_not_load_hides_no_other_one() -> None:

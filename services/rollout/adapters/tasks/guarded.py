@@ -1,6 +1,5 @@
 """Wraps tasks of third-party packages: any exception becomes a permanent error of the task."""
 
-import math
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -11,9 +10,12 @@ from services.rollout.ports import Task
 
 T = TypeVar("T")
 
+MAX_REWARD = 1e9
+"""Either way from 0: means and deviations of such rewards are finite."""
+
 
 class GuardedTask:
-    """A task whose calls raise MintErrors only, and whose rewards are finite numbers."""
+    """A task whose calls raise MintErrors only, and whose rewards are finite, and at most `MAX_REWARD`."""
 
     def __init__(self, name: str, make: Callable[[], Task]) -> None:
         """Make the task. Raises TaskFailed."""
@@ -29,7 +31,7 @@ class GuardedTask:
     def reward(self, entry: str, text: str) -> float:
         """Return the reward of a completion. Raises InvalidField, TaskFailed."""
         reward = guarded(self.name, lambda: float(self._task.reward(entry, text)))
-        if not math.isfinite(reward):
+        if not abs(reward) <= MAX_REWARD:
             raise TaskFailed(task=self.name, problem=f"its reward is {reward}")
         return reward
 
