@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from mint_common.errors import InvalidField, MintError, NotFound, SettingInvalid
-from mint_common.graders import Grade, GradedSample, GraderFault, GraderNotSupported, read_grader
+from mint_common.graders import METRICS, Grade, GradedSample, GraderFault, GraderNotSupported, read_grader
 from mint_common.ids import TenantId
 from mint_common.runtime.graders.judge import JudgeAnswer, Question
 from mint_common.runtime.graders.open import open_graders
@@ -99,6 +99,16 @@ async def test_a_fault_stays_with_its_sample(runner) -> None:
     )
     assert isinstance(found[0], GraderFault)
     assert found[1] == Grade(reward=0.5)
+
+
+async def test_an_error_of_ours_stays_with_its_sample(runner, monkeypatch) -> None:
+    def broken(_text: str, _reference: str) -> float:
+        raise RecursionError
+
+    monkeypatch.setitem(METRICS, "rouge_5", broken)
+    alike = {**EXACT, "type": "text_similarity", "evaluation_metric": "rouge_5"}
+    del alike["operation"]
+    assert await grade(runner, alike, "5", "6") == ["other_error", "other_error"]
 
 
 async def test_a_formula_takes_all_kinds_and_a_part_s_fault_is_its_own(runner) -> None:

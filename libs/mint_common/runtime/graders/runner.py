@@ -5,6 +5,7 @@ tenant has at most all but one of the threads at a time; an answer's fault ends 
 """
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -43,6 +44,7 @@ TEXTS = 2
 SLICE_SECONDS = 0.05
 """How long a thread goes on with the samples of one call before others have their turn."""
 
+_log = logging.getLogger(__name__)
 _OFF = "the operator has turned them off."
 Item = TypeVar("Item")
 T = TypeVar("T")
@@ -168,6 +170,10 @@ class _Threads:
                     done[at] = call(item)
                 except GraderFault as fault:
                     done[at] = fault
+                except Exception as error:  # noqa: BLE001  # of the samples, only this one has no reward
+                    _log.warning("grader raised", exc_info=error)
+                    problem = f"the grader does not run: {type(error).__name__}"
+                    done[at] = GraderFault("other_error", problem)
 
         async def lane() -> None:
             while waiting:
