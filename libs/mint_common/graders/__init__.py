@@ -3,7 +3,7 @@
 `mint_common.runtime.graders` runs them: source of users, and questions to models, run nowhere else.
 """
 
-from mint_common.graders.formula import Formula
+from mint_common.graders.formula import MAX_REWARD, Formula
 from mint_common.graders.grade import Fault, Grade, GradedSample, GraderFault, Variables, combine, grade_plain
 from mint_common.graders.judging import score_in
 from mint_common.graders.similarity import METRICS
@@ -22,6 +22,7 @@ from mint_common.graders.specs import (
 )
 
 __all__ = [
+    "MAX_REWARD",
     "METRICS",
     "Fault",
     "Formula",

@@ -12,6 +12,9 @@ MAX_LENGTH = 1000
 MAX_NESTING = 100
 """Operations within one another: a value takes as many calls within one another."""
 
+MAX_REWARD = 1e9
+"""Of any grader, and of any sign: sums and squares of rewards stay finite."""
+
 _BINARY: Mapping[type[ast.operator], Callable[[float, float], float]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -38,7 +41,7 @@ _FUNCTIONS: Mapping[str, tuple[Callable[..., float], int, int]] = {
 
 
 class FormulaFault(Exception):
-    """A formula has no finite value for some rewards."""
+    """A formula has no value within `MAX_REWARD` for some rewards."""
 
 
 class Formula:
@@ -51,13 +54,13 @@ class Formula:
             _check(node, names)
 
     def value(self, rewards: Mapping[str, float]) -> float:
-        """Return the value. Raises FormulaFault unless it is a finite number."""
+        """Return the value. Raises FormulaFault unless it is a number within `MAX_REWARD`."""
         try:
             found = float(_evaluate(self._root, rewards))
         except (ArithmeticError, ValueError) as error:
             raise FormulaFault(str(error)) from error
-        if not math.isfinite(found):
-            raise FormulaFault(f"the value is {found}")
+        if not abs(found) <= MAX_REWARD:
+            raise FormulaFault(f"the value is {found}, which is no number within +-{MAX_REWARD:,.0f}")
         return found
 
 

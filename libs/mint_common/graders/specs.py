@@ -1,6 +1,5 @@
 """Graders as users write them, checked before any answer is graded."""
 
-import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
@@ -9,7 +8,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from mint_common.errors import InvalidField, MintError
-from mint_common.graders.formula import Formula
+from mint_common.graders.formula import MAX_REWARD, Formula
 from mint_common.graders.similarity import METRICS
 
 MAX_GRADERS = 10
@@ -173,8 +172,9 @@ def _check_part(grader: SingleGrader, field: str) -> None:
             if len(source.encode(errors="replace")) > MAX_SOURCE_BYTES:
                 raise InvalidField(field=f"{field}.source", problem=f"has more than {MAX_SOURCE_BYTES} bytes")
         case ScoreModel(range=(low, high)):
-            if not (math.isfinite(low) and math.isfinite(high) and low < high):
-                raise InvalidField(field=f"{field}.range", problem="is the least and the largest score")
+            if not -MAX_REWARD <= low < high <= MAX_REWARD:
+                problem = f"is the least and the largest score, within +-{MAX_REWARD:,.0f}"
+                raise InvalidField(field=f"{field}.range", problem=problem)
             for at, message in enumerate(grader.input):
                 _check_template(message.text, f"{field}.input[{at}].content")
         case StringCheck() | TextSimilarity():

@@ -53,6 +53,11 @@ _BODIES = {
     "return no number": "return float('nan')",
     "return more than any number": "return float('inf')",
     "return a huge number": "return 10 ** 400",
+    "return a number of too many digits": "return 10 ** 5000",
+    "return a reward beyond the greatest": "return -1e10",
+    "return a text without end": "a = [0] * 10\nfor i in range(30): a = [a] * 10\nreturn a",
+    "return a list nested too deep": "a = []\nfor i in range(100_000): a = [a]\nreturn a",
+    "return an odd text of its own": "class T:\n    def __repr__(self): return '\\ud800'\nreturn T()",
     "return an object of its own": "class Score:\n    def __float__(self): return 1.0\nreturn Score()",
 }
 SOURCES = {

@@ -259,7 +259,8 @@ def test_nothing_but_arithmetic_is_a_formula(formula) -> None:
 
 
 @pytest.mark.parametrize(
-    "formula", ["1 / 0 * a", "log(a - a)", "exp(a * 10 ^ 9)", "sqrt(-a)", "10 ^ 300 * 10 ^ 300", "min"]
+    "formula",
+    ["1 / 0 * a", "log(a - a)", "exp(a * 10 ^ 9)", "sqrt(-a)", "10 ^ 300 * 10 ^ 300", "a * 10 ^ 10", "min"],
 )
 def test_no_number_is_a_fault_and_no_reward(formula) -> None:
     with pytest.raises(GraderFault) as fault:
@@ -279,6 +280,7 @@ def test_no_number_is_a_fault_and_no_reward(formula) -> None:
         ({**PYTHON, "image_tag": "2025-05-08"}, "invalid_field", "grader.image_tag"),
         ({**multi("a"), "graders": {"a": {"type": "python", "name": "p"}}}, "invalid_field", PART),
         ({**SCORE, "range": [1, 1]}, "invalid_field", "grader.range"),
+        ({**SCORE, "range": [-1e10, 1]}, "invalid_field", "grader.range"),
         ({**SCORE, "range": [0, 1, 2]}, "invalid_field", "grader.range"),
         ({**SCORE, "input": []}, "invalid_field", "grader.input"),
         ({**SCORE, "input": [{"role": "tool", "content": ""}]}, "invalid_field", "grader.input[0].role"),

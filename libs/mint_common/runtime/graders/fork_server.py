@@ -41,6 +41,8 @@ NAME = "grader.py"
 _CALL = 3
 """The descriptor of a child's call; in the server it is the control socket's."""
 _MOST_DESCRIPTORS = 64
+_MOST_VALUE = 400
+"""Characters of the text of what a source returns."""
 
 
 def main() -> None:
@@ -146,7 +148,7 @@ def _serve() -> int:
 
 
 def _answer(call: Mapping[str, Any]) -> dict[str, object]:  # JSON
-    """Return ``{reward}`` or ``{error}``; a call without a sample is answered when there is a ``grade``."""
+    """Return ``{value}`` or ``{error}``; a call without a sample is answered when there is a ``grade``."""
     source = call["source"]
     linecache.cache[NAME] = (len(source), None, source.splitlines(keepends=True), NAME)
     random.seed(0)
@@ -158,11 +160,10 @@ def _answer(call: Mapping[str, Any]) -> dict[str, object]:  # JSON
         if not callable(function):
             return {"error": "the source has no function grade(sample, item)"}
         value = function(call["sample"], call["item"]) if "sample" in call else 0
-        if not isinstance(value, bool) and isinstance(value, numbers.Real) and math.isfinite(float(value)):
-            return {"reward": float(value)}
+        is_number = not isinstance(value, bool) and isinstance(value, numbers.Real)
+        return {"value": repr(float(value) if is_number else f"{value!r}")[:_MOST_VALUE]}
     except BaseException as error:  # noqa: BLE001  # whatever the source raises is its fault
         return {"error": _told(error)}
-    return {"error": f"grade returned {repr(value)[:100]}, which is no finite number"}
 
 
 def _told(error: BaseException) -> str:

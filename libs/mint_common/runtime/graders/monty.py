@@ -13,14 +13,15 @@ from typing import Any, Protocol, Self
 from mint_common.graders import GradedSample, GraderFault
 from mint_common.runtime.graders.python import (
     MAX_MESSAGE,
+    MAX_VALUE,
     fields_of,
     reward_of,
     runtime_fault,
     sample_fields,
 )
 
-_CALL = "\ngrade(sample, item)"
-_CHECK = "\ntype(grade).__name__ == 'function'"
+_CALL = f"\nf'{{grade(sample, item)!r}}'[:{MAX_VALUE}]"
+_CHECK = f"\nf'{{type(grade).__name__}}'[:{MAX_VALUE}]"
 _PRINTED_BYTES = 1 << 20
 _GRACE_SECONDS = 1.0
 """How long a worker may go on past its limit until it is killed."""
@@ -54,7 +55,7 @@ class MontySandbox:
 
     def check(self, source: str) -> None:
         """Run a source without grading."""
-        if self._run(source + _CHECK, {}) is not True:
+        if self._run(source + _CHECK, {}) != "function":
             raise runtime_fault("the source has no function grade(sample, item)")
 
     def grade(self, source: str, sample: GradedSample) -> float:
@@ -68,12 +69,13 @@ class MontySandbox:
             if self._opened is not None:
                 self._opened.__exit__(None, None, None)
 
-    def _run(self, code: str, inputs: Mapping[str, Any]) -> object:
+    def _run(self, code: str, inputs: Mapping[str, Any]) -> str:
+        """Return what code ends with, a text."""
         monty = _package()
         printed = monty.CollectString(max_bytes=_PRINTED_BYTES)
         try:
             with self._session() as session:
-                return session.feed_run(code, inputs=dict(inputs), print_callback=printed)
+                return str(session.feed_run(code, inputs=dict(inputs), print_callback=printed))
         except monty.MontyCrashedError as error:
             problem = f"took more than {self._seconds:g} s" if error.timed_out else "ended its interpreter"
             raise runtime_fault(f"the source {problem}") from error

@@ -39,7 +39,7 @@ class _Ended(Exception):
 
 
 class _Answer(msgspec.Struct):
-    reward: float | None = None
+    value: str = ""
     error: str | None = None
 
 
@@ -71,7 +71,7 @@ class ProcessSandbox:
         for server in self._servers:
             server.close()
 
-    def _ask(self, call: Mapping[str, Any]) -> float | None:
+    def _ask(self, call: Mapping[str, Any]) -> str:
         try:
             request = msgspec.json.encode(call)
         except UnicodeEncodeError as error:
@@ -93,7 +93,7 @@ class ProcessSandbox:
             raise runtime_fault("the source wrote what is no answer") from error
         if found.error is not None:
             raise runtime_fault(found.error)
-        return found.reward
+        return found.value
 
 
 class _ForkServer:

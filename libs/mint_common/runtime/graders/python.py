@@ -6,10 +6,13 @@ from typing import Any, Protocol
 
 import msgspec
 
-from mint_common.graders import GradedSample, GraderFault
+from mint_common.graders import MAX_REWARD, GradedSample, GraderFault
 
 MAX_MESSAGE = 2000
 """Characters of a fault's message: a traceback, or its end."""
+MAX_VALUE = 400
+"""Characters of what leaves a sandbox of a value: more than any number within `MAX_REWARD` has."""
+_SHOWN = 100
 
 
 class PythonSandbox(Protocol):
@@ -40,16 +43,19 @@ def sample_fields(sample: GradedSample) -> dict[str, Any]:  # JSON
     return {"output_text": sample.output_text, "output_json": output_json}
 
 
-def reward_of(value: object) -> float:
-    """Return a value as a reward. Raises GraderFault: a bool, None, NaN or infinity is none."""
-    if type(value) in (int, float):
-        try:
-            reward = float(value)  # type: ignore[arg-type]  # an int or a float
-        except OverflowError:
-            reward = math.inf
-        if math.isfinite(reward):
-            return reward
-    raise runtime_fault(f"grade returned {repr(value)[:100]}, which is no finite number")
+def reward_of(value: str) -> float:
+    """Return the reward that a value's text, the beginning of its ``repr``, says.
+
+    Raises GraderFault: a bool, None, NaN, or what is beyond `MAX_REWARD` is none. Values themselves stay
+    where the source runs: their texts may be without end.
+    """
+    try:
+        reward = float(value)
+    except ValueError:
+        reward = math.nan
+    if abs(reward) <= MAX_REWARD:
+        return reward
+    raise runtime_fault(f"grade returned {value[:_SHOWN]}, which is no number within +-{MAX_REWARD:,.0f}")
 
 
 def runtime_fault(problem: str) -> GraderFault:
