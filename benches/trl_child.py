@@ -99,7 +99,9 @@ def main() -> None:
     )
     trainer.train_dataset = Dataset.from_list(config["rows"])
     trainer.train()
-    found = trainer.evaluate(Dataset.from_list(config["validation"]))
+    # Given to `evaluate`, the rows would be taken for texts.
+    trainer.eval_dataset = Dataset.from_list(config["validation"])
+    found = trainer.evaluate()
     tell({"valid_loss": found["eval_loss"]})
 
 
