@@ -16,7 +16,7 @@ MAX_TEXT = 20_000
 """Characters of a text whose likeness is measured: the time is the product of both lengths."""
 
 MAX_FILLED = 1 << 20
-"""Characters that the variables of a template may become, together."""
+"""Characters that the variables of a grader's texts may become, together."""
 
 Fault = Literal[
     "invalid_variable_error",
@@ -57,16 +57,16 @@ class Grade:
 
 
 class Variables:
-    """What the templates of graders say of one sample; each variable is read once."""
+    """What the templates of a grader say of one sample; each variable is read once."""
 
     def __init__(self, sample: GradedSample) -> None:
-        self.sample = sample
+        self._sample = sample
         self._written: dict[str, str] = {}
 
-    def fill(self, template: str) -> str:
-        """Return a template's text with its variables replaced, once. Raises GraderFault.
+    def fill(self, *templates: str) -> list[str]:
+        """Return the templates with their variables replaced, once. Raises GraderFault.
 
-        A text that is too long is refused before it is put together.
+        Texts that are too long together are refused before they are put together.
         """
         total = 0
 
@@ -75,11 +75,11 @@ class Variables:
             text = self._text(found[1].strip())
             total += len(text)
             if total > MAX_FILLED:
-                problem = f"the variables of a template become more than {MAX_FILLED} characters"
+                problem = f"the variables of a grader become more than {MAX_FILLED} characters"
                 raise GraderFault("other_error", problem)
             return text
 
-        return VARIABLE.sub(text_of, template)
+        return [VARIABLE.sub(text_of, template) for template in templates]
 
     def _text(self, variable: str) -> str:
         if variable not in self._written:
@@ -90,7 +90,7 @@ class Variables:
         path = PATH.fullmatch(variable)
         assert path is not None  # checked with the grader
         steps = _STEP.findall(path[2])
-        value: Any = self.sample.item if path[1] == "item" else self._namespace(steps[0])
+        value: Any = self._sample.item if path[1] == "item" else self._namespace(steps[0])
         for step in steps:
             if isinstance(value, list) and step.isdecimal() and int(step) < len(value):
                 value = value[int(step)]
@@ -103,19 +103,19 @@ class Variables:
     def _namespace(self, first: str) -> dict[str, Any]:  # JSON
         if first == "output_json":
             return {"output_json": self._output_json}
-        return {"output_text": self.sample.output_text}
+        return {"output_text": self._sample.output_text}
 
     @cached_property
     def _output_json(self) -> Any:  # JSON
         try:
-            return msgspec.json.decode(self.sample.output_text)
+            return msgspec.json.decode(self._sample.output_text)
         except (msgspec.DecodeError, ValueError, RecursionError) as error:
             raise GraderFault("sample_parse_error", "the sample is no JSON") from error
 
 
-def grade_plain(spec: PlainGrader, variables: Variables) -> float:
+def grade_plain(spec: PlainGrader, sample: GradedSample) -> float:
     """Return the reward that is computed of two texts alone. Raises GraderFault."""
-    text, reference = variables.fill(spec.input), variables.fill(spec.reference)
+    text, reference = Variables(sample).fill(spec.input, spec.reference)
     if isinstance(spec, StringCheck):
         return float(_matches(spec.operation, text, reference))
     longest = max(len(text), len(reference))

@@ -8,7 +8,7 @@ import pytest
 from mint_common.errors import InvalidField, MintError, NotFound, SettingInvalid
 from mint_common.graders import METRICS, Grade, GradedSample, GraderFault, GraderNotSupported, read_grader
 from mint_common.ids import TenantId
-from mint_common.runtime.graders.judge import JudgeAnswer, Question
+from mint_common.runtime.graders.judge import JudgeAnswer, MakeQuestion, Question
 from mint_common.runtime.graders.open import open_graders
 from mint_common.runtime.graders.process import ProcessSandbox, SandboxUnavailable
 from mint_common.runtime.graders.runner import GraderRunner
@@ -50,7 +50,8 @@ class EchoingJudge:
         if model != "judge@1":
             raise InvalidField(field=field, problem="is not there")
 
-    async def ask(self, question: Question, *, tenant_id: TenantId) -> JudgeAnswer:
+    async def ask(self, make: MakeQuestion, *, tenant_id: TenantId) -> JudgeAnswer:
+        question = await make()
         self.asked.append(question)
         if "away" in question.messages[-1].content:
             raise NotFound(kind="model", name=question.model)

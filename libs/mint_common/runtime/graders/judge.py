@@ -1,5 +1,6 @@
 """Questions of score_model graders, asked of the engines as any chat request of the tenant."""
 
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,7 +14,11 @@ from mint_common.generation import REVISION_HEADER, CallFacts
 from mint_common.ids import TenantId, new_id
 from mint_common.names import number_or_digest
 from mint_common.runtime.clock import Clock
+from mint_common.runtime.tenant_limiter import TenantLimiter
 
+QUESTIONS = 32
+"""That are with engines at the same time."""
+TENANT_QUESTIONS = 16
 JUDGE_TOKENS = 512
 """Of an answer, unless the grader says how many."""
 _FIRST_WAIT_SECONDS = 0.2
@@ -50,6 +55,10 @@ class JudgeAnswer:
     is_cut: bool
 
 
+MakeQuestion = Callable[[], Awaitable[Question]]
+"""A question that is long, while those before it wait, is better made late."""
+
+
 class Judge(Protocol):
     """Models that score. Raises MintErrors."""
 
@@ -57,13 +66,19 @@ class Judge(Protocol):
         """Raise InvalidField naming ``field`` unless the tenant may ask the model, and it never changes."""
         ...
 
-    async def ask(self, question: Question, *, tenant_id: TenantId) -> JudgeAnswer:
-        """Return an answer, as the tenant's load. Raises InvalidField as `check`, and what engines raise."""
+    async def ask(self, question: MakeQuestion, *, tenant_id: TenantId) -> JudgeAnswer:
+        """Return an answer, as the tenant's load; the question is made when its turn has come.
+
+        Raises InvalidField as `check`, and what engines and ``question`` raise.
+        """
         ...
 
 
 class EngineJudge:
-    """See `Judge`. Engines that are full or away are asked again for ``patience_seconds``."""
+    """See `Judge`. Engines that are full or away are asked again for ``patience_seconds``.
+
+    A question has its turn while it is made and asked, and none while it waits to be asked again.
+    """
 
     def __init__(
         self, engines: EngineDirectory, resolve: Resolve, clock: Clock, *, patience_seconds: float
@@ -72,18 +87,21 @@ class EngineJudge:
         self._resolve = resolve
         self._clock = clock
         self._patience_seconds = patience_seconds
+        self._turns = TenantLimiter(QUESTIONS, of_a_tenant=TENANT_QUESTIONS)
 
     async def check(self, model: str, *, tenant_id: TenantId, field: str) -> None:
         """Check a model."""
         await self._find(model, tenant_id, field)
 
-    async def ask(self, question: Question, *, tenant_id: TenantId) -> JudgeAnswer:
+    async def ask(self, question: MakeQuestion, *, tenant_id: TenantId) -> JudgeAnswer:
         """Ask until there is an answer."""
-        give_up_at = self._clock.monotonic() + self._patience_seconds
+        give_up_at = math.inf
         wait = _FIRST_WAIT_SECONDS
         while True:
             try:
-                return await self._ask(question, tenant_id)
+                async with self._turns.turn(tenant_id):
+                    give_up_at = min(give_up_at, self._clock.monotonic() + self._patience_seconds)
+                    return await self._ask(await question(), tenant_id)
             except MintError as error:
                 if not error.retryable or self._clock.monotonic() >= give_up_at:
                     raise

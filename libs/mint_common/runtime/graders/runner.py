@@ -35,9 +35,6 @@ from mint_common.runtime.graders.judge import JUDGE_TOKENS, Judge, Message, Ques
 from mint_common.runtime.graders.python import PythonSandbox
 from mint_common.runtime.tenant_limiter import TenantLimiter
 
-QUESTIONS = 32
-"""To models, that wait for an answer at the same time."""
-TENANT_QUESTIONS = 16
 TEXTS = 2
 """Threads that compare texts: they hold the interpreter's lock."""
 
@@ -58,7 +55,6 @@ class GraderRunner:
         self._sandbox = sandbox
         self._texts = _Threads("grader-text", TEXTS)
         self._sources = _Threads("grader-source", workers)
-        self._questions = TenantLimiter(QUESTIONS, of_a_tenant=TENANT_QUESTIONS)
 
     async def check(self, spec: GraderSpec, *, tenant_id: TenantId) -> None:
         """Check what a grader needs: that its source runs, and its model is served and does not change.
@@ -83,11 +79,10 @@ class GraderRunner:
 
         Cancelling begins no more, and waits for what runs: not longer than a source may take.
         """
-        variables = [Variables(sample) for sample in samples]
         if not isinstance(spec, MultiGrader):
-            found = await self._rewards(spec, variables, tenant_id)
+            found = await self._rewards(spec, samples, tenant_id)
             return [each if isinstance(each, GraderFault) else Grade(reward=each) for each in found]
-        parts = {name: await self._rewards(part, variables, tenant_id) for name, part in spec.graders.items()}
+        parts = {name: await self._rewards(part, samples, tenant_id) for name, part in spec.graders.items()}
         rewards = [{name: found[at] for name, found in parts.items()} for at in range(len(samples))]
         return await self._texts.each(tenant_id, partial(_combined, spec), rewards)
 
@@ -99,19 +94,17 @@ class GraderRunner:
             self._sandbox.close()
 
     async def _rewards(
-        self, spec: SingleGrader, variables: Sequence[Variables], tenant_id: TenantId
+        self, spec: SingleGrader, samples: Sequence[GradedSample], tenant_id: TenantId
     ) -> list[float | GraderFault]:
         match spec:
             case PythonGrader(source=source):
-                samples = [each.sample for each in variables]
                 return await self._sources.each(tenant_id, partial(self._run, source), samples)
             case ScoreModel():
-                questions = await self._texts.each(tenant_id, partial(_question, spec), variables)
                 async with asyncio.TaskGroup() as tasks:
-                    asked = [tasks.create_task(self._score(spec, each, tenant_id)) for each in questions]
+                    asked = [tasks.create_task(self._score(spec, each, tenant_id)) for each in samples]
                 return [task.result() for task in asked]
             case _:
-                return await self._texts.each(tenant_id, partial(grade_plain, spec), variables)
+                return await self._texts.each(tenant_id, partial(grade_plain, spec), samples)
 
     def _run(self, source: str, sample: GradedSample) -> float:
         if self._sandbox is None:
@@ -119,14 +112,17 @@ class GraderRunner:
         return self._sandbox.grade(source, sample)
 
     async def _score(
-        self, spec: ScoreModel, question: Question | GraderFault, tenant_id: TenantId
+        self, spec: ScoreModel, sample: GradedSample, tenant_id: TenantId
     ) -> float | GraderFault:
-        if isinstance(question, GraderFault):
-            return question
+        async def question() -> Question:
+            (made,) = await self._texts.each(tenant_id, partial(_question, spec), [sample])
+            if isinstance(made, GraderFault):
+                raise made
+            return made
+
         low, high = spec.range
         try:
-            async with self._questions.turn(tenant_id):
-                answer = await self._judge.ask(question, tenant_id=tenant_id)
+            answer = await self._judge.ask(question, tenant_id=tenant_id)
             return score_in(answer.text, low=low, high=high, is_cut=answer.is_cut)
         except GraderFault as fault:
             return fault
@@ -198,13 +194,14 @@ def _combined(spec: MultiGrader, rewards: Mapping[str, float | GraderFault]) -> 
     return combine(spec, found)
 
 
-def _question(spec: ScoreModel, variables: Variables) -> Question:
+def _question(spec: ScoreModel, sample: GradedSample) -> Question:
     """Return what a model is asked about a sample. Raises GraderFault."""
     sampling = spec.sampling_params
+    texts = Variables(sample).fill(*(message.text for message in spec.input))
     return Question(
         model=spec.model,
         messages=tuple(
-            Message(role=message.role, content=variables.fill(message.text)) for message in spec.input
+            Message(role=message.role, content=text) for message, text in zip(spec.input, texts, strict=True)
         ),
         temperature=(sampling and sampling.temperature) or 0.0,
         top_p=(sampling and sampling.top_p) or 1.0,

@@ -1,0 +1,106 @@
+"""Questions to engines have turns: few are in memory at a time, and one that waits holds up no other."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from mint_common.catalog import Resolution
+from mint_common.errors import NotFound, Unavailable
+from mint_common.graders import GradedSample, GraderFault, read_grader
+from mint_common.graders.grade import MAX_FILLED
+from mint_common.ids import TenantId
+from mint_common.runtime.clock import ManualClock
+from mint_common.runtime.graders.judge import QUESTIONS, TENANT_QUESTIONS, EngineJudge
+from mint_common.runtime.graders.open import open_graders
+from mint_common.runtime.graders.runner import GraderRunner
+from mint_common.settings import GraderSettings
+
+A, B, OTHER = (TenantId(f"ten-{name}") for name in "abo")
+
+
+def score(model: str, *templates: str) -> dict[str, Any]:
+    messages = [{"role": "user", "content": template} for template in templates]
+    return {"type": "score_model", "name": "s", "model": model, "input": messages}
+
+
+@asynccontextmanager
+async def grading(resolve: Callable[[TenantId, str], Awaitable[Resolution]]) -> AsyncIterator[GraderRunner]:
+    """A runner whose judge finds models as ``resolve`` does, which lets none reach an engine."""
+    judge = EngineJudge(None, resolve, ManualClock(), patience_seconds=20.0)  # type: ignore[arg-type]
+    async with open_graders(GraderSettings(graders="off"), judge, service="rollout") as runner:
+        yield runner
+
+
+class CountedRow(dict[str, Any]):
+    """Counts how often a template has read it."""
+
+    reads = 0
+
+    def __contains__(self, name: object) -> bool:
+        self.reads += 1
+        return super().__contains__(name)
+
+
+async def test_a_question_is_made_when_its_turn_has_come() -> None:
+    asked = 0
+    are_full = asyncio.Event()
+
+    async def resolve(tenant_id: TenantId, model: str) -> Resolution:
+        nonlocal asked
+        asked += 1
+        if asked == TENANT_QUESTIONS:
+            are_full.set()
+        return await asyncio.Future[Resolution]()
+
+    row = CountedRow(text="long")
+    samples = [GradedSample(output_text="a", item=row)] * (4 * TENANT_QUESTIONS)
+    async with grading(resolve) as runner:
+        spec = read_grader(score("judge@1", "{{ item.text }}"))
+        grading_all = asyncio.create_task(runner.grade(spec, samples, tenant_id=A))
+        await are_full.wait()
+        assert row.reads == TENANT_QUESTIONS
+        grading_all.cancel()
+        await asyncio.gather(grading_all, return_exceptions=True)
+
+
+async def test_questions_that_wait_to_be_asked_again_hold_no_turn() -> None:
+    tried = 0
+    all_tried = asyncio.Event()
+
+    async def resolve(tenant_id: TenantId, model: str) -> Resolution:
+        nonlocal tried
+        if model == "gone@1":
+            raise NotFound(kind="policy", name="gone")
+        tried += 1
+        if tried == 2 * QUESTIONS:
+            all_tried.set()
+        raise Unavailable(what="an engine", problem="it starts")
+
+    samples = [GradedSample(output_text="a")]
+    away, gone = read_grader(score("away@1", "a")), read_grader(score("gone@1", "a"))
+    async with grading(resolve) as runner:
+        waiting = [
+            asyncio.create_task(runner.grade(away, samples * QUESTIONS, tenant_id=tenant))
+            for tenant in (A, B)
+        ]
+        await all_tried.wait()
+        (found,) = await runner.grade(gone, samples, tenant_id=OTHER)
+        assert isinstance(found, GraderFault)
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def test_the_messages_of_a_question_are_bounded_together() -> None:
+    async def resolve(tenant_id: TenantId, model: str) -> Resolution:
+        pytest.fail("the question is not to be asked")
+
+    sample = GradedSample(output_text="a" * (MAX_FILLED // 2 + 1))
+    async with grading(resolve) as runner:
+        spec = read_grader(score("judge@1", "{{ sample.output_text }}", "{{ sample.output_text }}"))
+        (found,) = await runner.grade(spec, [sample], tenant_id=A)
+    assert isinstance(found, GraderFault)
+    assert found.kind == "other_error"
