@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from mint_common.graders import GradedSample, GraderFault
+from mint_common.runtime.graders import process
 from mint_common.runtime.graders.confinement import _ALLOWED
 from mint_common.runtime.graders.monty import MontySandbox
 from mint_common.runtime.graders.process import ProcessSandbox, SandboxUnavailable
@@ -144,6 +145,27 @@ def test_a_fork_server_that_is_killed_is_replaced(confined) -> None:
     outcomes = [outcome(confined, HONEST) for _ in range(3)]
     assert outcomes[-1] == "42.0"
     assert set(outcomes) <= {"42.0", "python_grader_server_error"}
+
+
+def test_a_fork_server_that_is_not_ready_in_time_is_replaced(monkeypatch) -> None:
+    process_sandbox().close()
+    made = ProcessSandbox(workers=1, seconds=SECONDS, memory_bytes=128 << 20)
+    monkeypatch.setattr(process, "_READY_SECONDS", 1e-6)
+    with pytest.raises(SandboxUnavailable, match="not become ready"):
+        made.start()
+    monkeypatch.undo()
+    assert outcome(made, HONEST) == "42.0"
+    made.close()
+
+
+def test_a_fork_server_that_cannot_confine_serves_no_call() -> None:
+    impossible = ProcessSandbox(workers=1, seconds=SECONDS, memory_bytes=1 << 70)
+    assert [outcome(impossible, HONEST) for _ in range(2)] == ["python_grader_server_error"] * 2
+    program, control = process._spawn(SECONDS, 1 << 70)
+    with control:
+        assert control.recv(4096)[1:], "why it cannot"
+        assert control.recv(1) == b"", "it has ended"
+    assert program.wait() == 0
 
 
 def test_numpy_is_there_and_sockets_of_python_are_not(confined) -> None:

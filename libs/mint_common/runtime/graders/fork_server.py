@@ -46,7 +46,10 @@ _MOST_VALUE = 400
 
 
 def main() -> None:
-    """Serve calls until the service ends. Arguments: the control socket, seconds and bytes of a call."""
+    """Serve calls until the service ends, or none where they cannot be confined.
+
+    Arguments: the control socket, seconds and bytes of a call.
+    """
     given, seconds, memory_bytes = int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
     os.dup2(given, _CALL)  # so that no descriptor is beyond those that a child closes
     if given != _CALL:
@@ -68,8 +71,9 @@ def main() -> None:
             os._exit(status)
         return _wait(pid, seconds)
 
-    control.send(READY + _problem(memory_bytes).encode())
-    while True:
+    problem = _problem(memory_bytes)
+    control.send(READY + problem.encode())
+    while not problem:
         try:
             message, descriptors, *_ = socket.recv_fds(control, 1, 1)
         except OSError:

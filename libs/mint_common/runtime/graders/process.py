@@ -132,11 +132,12 @@ class _ForkServer:
             if self._is_closed:
                 raise _Ended("the service is stopping")
             if self._control is None:
-                self._process, self._control = _spawn(self._seconds, self._memory_bytes)
-                told = self._control.recv(4096)
-                if told != READY:
-                    raise SandboxUnavailable(told.removeprefix(READY).decode() or "Its process has ended.")
-                self._control.settimeout(self._seconds + _GRACE_SECONDS)
+                process, control = _spawn(self._seconds, self._memory_bytes)
+                if problem := _problem(control):
+                    _end(process, control)
+                    raise SandboxUnavailable(problem)
+                control.settimeout(self._seconds + _GRACE_SECONDS)
+                self._process, self._control = process, control
             return self._control
 
     def close(self) -> None:
@@ -147,10 +148,7 @@ class _ForkServer:
     def _end(self) -> None:
         with self._changing:
             if self._process is not None and self._control is not None:
-                with suppress(ProcessLookupError):
-                    os.killpg(self._process.pid, signal.SIGKILL)
-                self._process.wait()
-                self._control.close()
+                _end(self._process, self._control)
             self._process = self._control = None
 
 
@@ -173,6 +171,22 @@ def _spawn(seconds: float, memory_bytes: int) -> "tuple[subprocess.Popen[bytes],
             ours.close()
             raise
     return process, ours
+
+
+def _problem(control: socket.socket) -> str:
+    """Wait until a new fork server is ready; return why it is not."""
+    try:
+        told = control.recv(4096)
+    except OSError as error:
+        return f"Its process did not become ready: {type(error).__name__}."
+    return "" if told == READY else told.removeprefix(READY).decode() or "Its process has ended."
+
+
+def _end(process: "subprocess.Popen[bytes]", control: socket.socket) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    control.close()
 
 
 def _exchange(connection: socket.socket, request: bytes) -> bytes:
