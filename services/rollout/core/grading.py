@@ -47,16 +47,16 @@ def error_counts(faults: Sequence[GraderFault]) -> dict[str, int]:
     return dict(sorted(Counter(fault.kind for fault in faults).items()))
 
 
-def check_budget(graded: Sequence[GradedGroup], *, most_share: float) -> None:
-    """Refuse samples of which more than ``most_share``, or all, have no reward. Raises DataRefused."""
-    faults = [fault for one in graded for fault in one.faults]
-    rewarded = sum(len(one.group.samples) for one in graded if one.group is not None)
-    total = len(faults) + rewarded
-    if faults and (not rewarded or len(faults) > most_share * total):
+def check_budget(faults: Sequence[GraderFault], *, total: int, most_share: float) -> None:
+    """Refuse ``total`` samples of which more than ``most_share``, or all, have no reward. Raises DataRefused.
+
+    ``faults`` are those found so far.
+    """
+    if faults and (len(faults) >= total or len(faults) > most_share * total):
         kind, count = Counter(fault.kind for fault in faults).most_common(1)[0]
         message = next(fault.message for fault in faults if fault.kind == kind)[:_SHOWN]
         raise DataRefused(
-            where=f"The grader failed on {len(faults)} of {total} samples",
+            where=f"The grader failed on at least {len(faults)} of {total} samples",
             problem=f"{kind} {count} times, such as: {message}",
             reason="grader_errors",
             param="grader",

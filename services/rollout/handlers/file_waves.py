@@ -10,7 +10,7 @@ from mint_common.events import EvaluationPlan, JobData, WaveRequested
 from mint_common.ids import JobId
 from mint_common.records import Group, WaveRecord, decode_rows, encode_record
 from services.rollout.core.fault import file_refused
-from services.rollout.core.grading import check_budget, error_counts
+from services.rollout.core.grading import error_counts
 from services.rollout.core.job import wave_id_of
 from services.rollout.core.row_groups import METHODS, groups_of, prompt_of, trained_tokens
 from services.rollout.core.sampling import plan_samples, record_of
@@ -52,14 +52,12 @@ class FileWaves:
         renderer: RowRenderer,
         samples: GradedSamples,
         sampler: Sampler,
-        grader_error_share: float,
     ) -> None:
         self._blobs = blobs
         self._rows = rows
         self._renderer = renderer
         self._samples = samples
         self._sampler = sampler
-        self._grader_error_share = grader_error_share
         self._validations: dict[JobId, _Validation] = {}
 
     async def complete(self, event: WaveRequested, data: JobData) -> FileWave:
@@ -124,7 +122,6 @@ class FileWaves:
         lines = {row.line: row.data for row in rows}
         requests = plan_samples(event, [prompt_of(row) for row in rendered.rows])
         graded = await self._samples.of(data, requests, [lines[row.line] for row in rendered.rows])
-        check_budget(graded, most_share=self._grader_error_share)
         groups = [one.group for one in graded if one.group is not None]
         counts = WaveCounts(
             dropped_rows=rendered.dropped,

@@ -90,9 +90,8 @@ class WaveHandlers(Generic[Connection]):
             blobs=blobs,
             rows=rows,
             renderer=RowRenderer(rendering, self._engines),
-            samples=GradedSamples(sampler, graders, self._engines),
+            samples=GradedSamples(sampler, graders, self._engines, most_faults=limits.grader_error_share),
             sampler=sampler,
-            grader_error_share=limits.grader_error_share,
         )
         self._commits = Commits(jobs=jobs, ledger=ledger, clock=clock)
         self._draining = asyncio.Event()

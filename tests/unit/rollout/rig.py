@@ -22,7 +22,7 @@ from services.rollout.handlers.file_rows import FileRows
 from services.rollout.handlers.jobs import JobHandlers
 from services.rollout.handlers.watchdog import Watchdog
 from services.rollout.handlers.waves import WaveHandlers, WaveLimits
-from services.rollout.ports import RowRendering
+from services.rollout.ports import Graders, RowRendering
 from tests.unit.rollout.memory_jobs import MemoryJobs
 from tests.unit.rollout.world import (
     LocalTasks,
@@ -59,6 +59,7 @@ class Rig:
     tasks: LocalTasks = field(default_factory=LocalTasks)
     scores: ScoreBoard = field(default_factory=ScoreBoard)
     rendering: RowRendering = field(default_factory=NoRendering)
+    graders: Graders = field(default_factory=graders)
     jobs: MemoryJobs = field(default_factory=MemoryJobs)
     ledger: MemoryLedger = field(init=False)
 
@@ -83,7 +84,7 @@ class Rig:
             tasks=self.tasks,
             rows=rows,
             rendering=self.rendering,
-            graders=graders(),
+            graders=self.graders,
             sampler=self.engine,
             clock=self.clock,
             limits=WaveLimits(requests_in_flight=2, pulse_seconds=STALL_SECONDS / 4, grader_error_share=0.5),

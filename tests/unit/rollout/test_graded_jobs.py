@@ -1,14 +1,17 @@
 """Jobs whose samples are graded: prompts as rendered, rewards of the grader, its errors counted."""
 
+import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from mint_common.graders import Grade, GraderFault
+from mint_common.graders import Grade, GradedSample, GraderFault, GraderSpec
+from mint_common.ids import TenantId
 from mint_common.records import decode_rows
 from services.rollout.core.fault import DataRefused
-from services.rollout.core.grading import check_budget, graded_group
-from services.rollout.core.sampling import Completion, SampledGroup
+from services.rollout.core.grading import check_budget
+from services.rollout.handlers.graded_samples import CALLS, TOGETHER
 from tests.unit.rollout.file_jobs import (
     TinyRendering,
     complete,
@@ -76,8 +79,8 @@ async def test_a_wave_of_which_most_cannot_be_graded_fails_the_job_with_a_sample
     fault = (await job_of(rig)).fault
     assert (fault.code, fault.param, fault.line) == ("grader_errors", "grader", None)
     assert fault.message == (
-        "The grader failed on 12 of 16 samples: invalid_variable_error 12 times, such as: there is no"
-        " item.answer"
+        "The grader failed on at least 12 of 16 samples: invalid_variable_error 12 times, such as: there is"
+        " no item.answer"
     )
 
 
@@ -90,24 +93,41 @@ async def test_a_prompt_that_leaves_no_room_for_an_answer_is_too_long(rig: Rig) 
     await complete(fits, await fits.begin(on_file(await store(fits, rows), max_new_tokens=4)))
 
 
-def sampled(count: int) -> SampledGroup:
-    done = tuple(Completion(text=str(n), tokens=(n,), logprobs=(0.0,)) for n in range(count))
-    return SampledGroup(revision=None, prompt_tokens=(1,), completions=done)
-
-
 @pytest.mark.parametrize(("errors", "is_refused"), [(0, False), (2, False), (3, True), (4, True)])
 def test_the_budget_is_a_share_of_all_samples(errors: int, is_refused: bool) -> None:
-    fault = GraderFault("other_error", "no")
-    grades = [fault] * errors + [Grade(reward=1.0)] * (4 - errors)
-    graded = [graded_group(sampled(4), grades)]
+    faults = [GraderFault("other_error", "no")] * errors
     if not is_refused:
-        check_budget(graded, most_share=0.5)
+        check_budget(faults, total=4, most_share=0.5)
         return
-    with pytest.raises(DataRefused, match=f"failed on {errors} of 4 samples: other_error {errors} times"):
-        check_budget(graded, most_share=0.5)
+    found = f"failed on at least {errors} of 4 samples: other_error {errors} times"
+    with pytest.raises(DataRefused, match=found):
+        check_budget(faults, total=4, most_share=0.5)
 
 
 def test_no_budget_makes_a_wave_of_nothing() -> None:
-    graded = [graded_group(sampled(2), [GraderFault("other_error", "no")] * 2)]
     with pytest.raises(DataRefused):
-        check_budget(graded, most_share=1.0)
+        check_budget([GraderFault("other_error", "no")] * 2, total=2, most_share=1.0)
+
+
+class FailingGraders:
+    """Graders that fail on every sample, and count them."""
+
+    graded = 0
+
+    async def grade(
+        self, spec: GraderSpec, samples: Sequence[GradedSample], *, tenant_id: TenantId
+    ) -> list[Grade | GraderFault]:
+        """Fail."""
+        await asyncio.sleep(0)
+        self.graded += len(samples)
+        return [GraderFault("other_error", "no")] * len(samples)
+
+
+async def test_a_wave_ends_as_soon_as_too_many_samples_have_failed(rig: Rig) -> None:
+    failing = FailingGraders()
+    rig = Rig(rendering=TinyRendering(), engine=rig.engine, graders=failing)
+    event = on_file(await store(rig, questions(8)), batch=8, group_size=64)
+    await refused(rig, await rig.begin(event))
+    # Of 512 samples half may fail; some more are being graded when it is known that they have.
+    assert 256 < failing.graded <= 256 + TOGETHER * CALLS
+    assert (await job_of(rig)).fault.code == "grader_errors"
