@@ -32,12 +32,12 @@ _STEP = re.compile(r"[A-Za-z0-9_]+")
 
 
 class GraderFault(Exception):
-    """A grader has no reward for a sample."""
+    """A grader has no reward for a sample; the message is without the character 0, which is not stored."""
 
     def __init__(self, kind: Fault, message: str) -> None:
-        super().__init__(message)
         self.kind = kind
-        self.message = message
+        self.message = message.replace("\x00", "\ufffd")
+        super().__init__(self.message)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

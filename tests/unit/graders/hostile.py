@@ -47,6 +47,8 @@ _BODIES = {
     "find a file by its codec": "import codecs\nreturn len(codecs.open('/etc/passwd').read())",
     "exit": "import sys\nsys.exit(0)",
     "raise its own exit": "raise SystemExit(1.0)",
+    "raise an error without end": "raise ValueError('x' * 60_000_000)",
+    "raise an error of zeros": "raise ValueError('\\0' * 100)",
     "return nothing": "pass",
     "return true": "return True",
     "return a text": "return '1.0'",
@@ -79,7 +81,7 @@ def outcome(sandbox: PythonSandbox, source: str) -> str:
     try:
         return str(sandbox.grade(source, GradedSample(output_text="it is 42", item={"answer": "42"})))
     except GraderFault as fault:
-        return fault.kind
+        return fault.kind if "\x00" not in fault.message else "a fault that cannot be stored"
 
 
 def main() -> None:
@@ -90,7 +92,7 @@ def main() -> None:
     os.setresgid(NOBODY, NOBODY, NOBODY)
     os.setresuid(NOBODY, NOBODY, NOBODY)
     process._spawn = _forked  # type: ignore[attr-defined]
-    sandbox = ProcessSandbox(workers=1, seconds=1.0, memory_bytes=128 << 20)
+    sandbox = ProcessSandbox(workers=1, seconds=1.0, memory_bytes=64 << 20)
     try:
         sandbox.start()
     except SandboxUnavailable as problem:
