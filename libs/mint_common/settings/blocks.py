@@ -114,7 +114,10 @@ class GraderSettings(Block):
     )
     grader_seconds: float = Field(2.0, gt=0, le=60, description="longest time of a source for one answer")
     grader_memory_bytes: int = Field(
-        256 << 20, ge=16 << 20, description="most memory that a source may take for one answer"
+        64 << 20,
+        ge=16 << 20,
+        description="most memory that a source may take for one answer; with monty the service takes up to"
+        " twice as much while it reads an error",
     )
 
 

@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from mint_common.runtime.graders.confinement import _ALLOWED
 from mint_common.runtime.graders.monty import MontySandbox
 from mint_common.runtime.graders.process import ProcessSandbox, SandboxUnavailable
 from mint_common.runtime.graders.python import PythonSandbox
+from mint_common.settings import GraderSettings
 from tests.unit.graders import hostile
 from tests.unit.graders.hostile import HONEST, SOURCES, outcome
 
@@ -24,7 +26,7 @@ SECONDS = 1.0
 
 
 def process_sandbox() -> ProcessSandbox:
-    sandbox = ProcessSandbox(workers=2, seconds=SECONDS, memory_bytes=128 << 20)
+    sandbox = ProcessSandbox(workers=2, seconds=SECONDS, memory_bytes=64 << 20)
     try:
         sandbox.start()
     except SandboxUnavailable as problem:
@@ -119,6 +121,19 @@ def test_an_error_comes_with_the_line_of_the_source(sandbox) -> None:
     assert len(fault.value.message) <= 2000
 
 
+@pytest.mark.parametrize("length", [30_000_000, 60_000_000])
+def test_an_error_without_end_takes_a_bounded_memory_of_the_service(length) -> None:
+    pytest.importorskip("pydantic_monty")
+    settings = GraderSettings()
+    made = MontySandbox(workers=1, seconds=SECONDS, memory_bytes=settings.grader_memory_bytes)
+    tracemalloc.start()
+    assert outcome(made, f"def grade(sample, item):\n    raise ValueError('x' * {length})") == FAULT
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    made.close()
+    assert peak < 48 << 20
+
+
 @pytest.mark.parametrize("value", ["\ud800", {"a": float("nan")}, "nested"])
 def test_rows_and_texts_that_are_no_json_are_a_fault(sandbox, value) -> None:
     if value == "nested":
@@ -149,7 +164,7 @@ def test_a_fork_server_that_is_killed_is_replaced(confined) -> None:
 
 def test_a_fork_server_that_is_not_ready_in_time_is_replaced(monkeypatch) -> None:
     process_sandbox().close()
-    made = ProcessSandbox(workers=1, seconds=SECONDS, memory_bytes=128 << 20)
+    made = ProcessSandbox(workers=1, seconds=SECONDS, memory_bytes=64 << 20)
     monkeypatch.setattr(process, "_READY_SECONDS", 1e-6)
     with pytest.raises(SandboxUnavailable, match="not become ready"):
         made.start()

@@ -12,7 +12,6 @@ from typing import Any, Protocol, Self
 
 from mint_common.graders import GradedSample, GraderFault
 from mint_common.runtime.graders.python import (
-    MAX_MESSAGE,
     MAX_VALUE,
     fields_of,
     reward_of,
@@ -80,7 +79,7 @@ class MontySandbox:
             problem = f"took more than {self._seconds:g} s" if error.timed_out else "ended its interpreter"
             raise runtime_fault(f"the source {problem}") from error
         except (monty.MontyRuntimeError, monty.MontySyntaxError) as error:
-            raise runtime_fault(_told(error)) from error
+            raise runtime_fault(error.display()) from error
         except monty.MontyError as error:
             raise runtime_fault(str(error)) from error
         except (ValueError, RecursionError, OSError, RuntimeError) as error:
@@ -108,9 +107,3 @@ class MontySandbox:
 def _package() -> Any:  # pydantic_monty, without its types
     """Return the package: 10 MB of memory, which few stacks use."""
     return importlib.import_module("pydantic_monty")
-
-
-def _told(error: Any) -> str:  # pydantic_monty.MontyRuntimeError | MontySyntaxError
-    """Return a traceback, or the error alone where that is long."""
-    text: str = error.display()
-    return text if len(text) <= MAX_MESSAGE else error.display("type-msg")
