@@ -180,6 +180,18 @@ async def test_rule_of_a_loss_promotes_a_small_score_and_rolls_a_large_one_back(
     assert "2.5, above 2" in alias.history[-1].reason
 
 
+async def test_score_that_is_delivered_after_its_correction_promotes_nothing(store: Store) -> None:
+    policy = await add_policy(store)
+    await publish(store, policy, 1)
+    await store.rules.add(policy.policy_id, RULE)
+    handler = _handler(store)
+    wrong, corrected = await _score(store, policy, 1, 0.9), await _score(store, policy, 1, 0.5)
+    for event in (corrected, wrong):
+        await handler.on_evaluation_recorded(event)
+    with pytest.raises(NotFound):
+        await store.aliases.alias(policy.policy_id, "prod")
+
+
 async def test_score_of_what_a_person_rolled_back_promotes_nothing(store: Store) -> None:
     policy = await add_policy(store)
     await publish(store, policy, 3)

@@ -1,7 +1,8 @@
 """Promotion rules: every recorded score is evaluated against the rules of its policy.
 
-Invariant: a rule acts by an ordinary move of actor ``rule:<id>``, at most once for each score and rule, and
-only if the alias still points where it pointed at the decision.
+Invariants: a rule acts by an ordinary move of actor ``rule:<id>``, at most once for each score and rule, and
+only if the alias still points where it pointed at the decision. A score that a newer one of its revision has
+replaced counts as the newer one, in whatever order the events arrive.
 """
 
 import logging
@@ -64,7 +65,7 @@ class RuleHandler:
         rules = await self.rules.list(event.policy_id)
         if rules:
             policy = await self.catalog.policy(event.tenant_id, event.policy_id)
-            score = await self.evaluations.get(event.policy_id, event.evaluation_id)
+            score = await self._current(event.policy_id, event.evaluation_id)
             for rule in rules:
                 await self._follow(policy, rule, score)
         return ()
@@ -137,7 +138,7 @@ class RuleHandler:
     ) -> None:
         waiting = await self.rules.waiting(rule.rule_id)
         if waiting is not None:
-            earlier = await self.evaluations.get(policy.policy_id, waiting)
+            earlier = await self._current(policy.policy_id, waiting)
             score = preferred(rule, score, earlier)
         await self.rules.wait(rule.rule_id, score.evaluation_id, until=due_at)
 
