@@ -244,8 +244,8 @@ class JobStore(Protocol, Generic[Connection_contra]):
         """Return a tenant's newest jobs, newest first."""
         ...
 
-    async def waves_of(self, job_id: JobId) -> list[Wave]:
-        """Return a job's waves by step."""
+    async def waves_of(self, job_id: JobId, *, within: Connection_contra | None = None) -> list[Wave]:
+        """Return a job's waves by step, read ``within`` an open transaction where one is given."""
         ...
 
     async def waves_by_job(self, job_ids: Sequence[JobId]) -> Mapping[JobId, Sequence[Wave]]:

@@ -15,11 +15,15 @@ from mint_common.ids import JobId, PolicyId, TenantId
 from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.ledger import Ledger
 from mint_common.runtime.ledger_postgres import PostgresLedger
+from mint_common.runtime.postgres import open_pool
 from mint_common.testing.factories import JOB, POLICY, TENANT, make_claim
 from services.rollout.adapters.jobs_postgres import PostgresJobs
+from services.rollout.core.evaluation import RunState
 from services.rollout.core.fault import JobFault
 from services.rollout.core.job import Job, JobState, begin, open_job, wave_id_of
+from services.rollout.core.job_scores import scoring_run
 from services.rollout.core.wave import Wave, WaveCounts, fold
+from services.rollout.handlers.commits import Commits
 from services.rollout.ports import JobStore
 from tests.unit.rollout.file_jobs import on_file
 from tests.unit.rollout.test_job import completed
@@ -182,22 +186,48 @@ async def test_a_job_that_is_paused_midway_holds_its_policy(store: Store) -> Non
         assert await store.jobs.claim_stalled(before=9.0, now=9.0) == []
 
 
-async def test_jobs_that_runs_measure_are_told_until_they_end(store: Store) -> None:
+def measured_job() -> Job:
+    """Return a running job whose revisions evaluation runs measure."""
     file = JobFile(
         file_id="f", filename="a.jsonl", content=make_claim("files/a"), format=Format.REWARD, rows=20
     )
     plan = EvaluationPlan(
         every=2, rows=3, file=None, holdout=0.2, metric="valid_reward_mean", keep="best", early_stopping=None
     )
-    measured, plain = on_file(file, evaluation=plan), on_file(file)
-    for name, event in (("job_measured", measured), ("job_plain", plain), ("job_task", submitted())):
-        waiting = replace(open_job(event, now=1.0), job_id=JobId(name))
-        await store.save(name, begin(waiting, make_claim("p"), revision=None, cause="s", now=1.0).job)
+    waiting = replace(open_job(on_file(file, evaluation=plan), now=1.0), job_id=JobId("job_measured"))
+    return begin(waiting, make_claim("p"), revision=None, cause="s", now=1.0).job
+
+
+async def test_jobs_that_runs_measure_are_told_until_they_end(store: Store) -> None:
+    measured = measured_job()
+    for job in (measured, make_job()):
+        await store.save(job.job_id, job)
     (found,) = await store.jobs.scored_by_runs()
-    assert (found.job_id, found.spec) == ("job_measured", measured.spec)
+    assert found == measured
     for cause, state, count in (("paused", JobState.PAUSED, 1), ("over", JobState.FAILED, 0)):
         await store.save(cause, replace(found, state=state))
         assert len(await store.jobs.scored_by_runs()) == count
+
+
+async def test_a_change_of_a_job_takes_no_second_connection(shared_database: str, store: Store) -> None:
+    """As many changes as a pool has connections would wait for each other without an end."""
+    job, measured = replace(make_job(), steps_done=2), replace(measured_job(), steps_done=4)
+    await store.save("job", job, make_wave(3))
+    wave = replace(make_wave(2, job_id=measured.job_id), revision=published(2).revision)
+    await store.save("measured", measured, wave)
+    run = replace(scoring_run(measured, wave, now=1.0), state=RunState.SUCCEEDED, value=0.5, scored=3)
+    pool = await open_pool(shared_database, schema="rollout", max_size=1)
+    try:
+        commits = Commits(
+            jobs=PostgresJobs(pool), ledger=PostgresLedger(pool, SystemClock()), clock=SystemClock()
+        )
+        async with asyncio.timeout(60):
+            await commits.commit(published(3), job_id=JOB, cause="published", prompts=None)
+            await commits.score(measured.job_id, wave.wave_id, run)
+    finally:
+        pool.terminate()
+    ended = [await store.jobs.job(JOB), await store.jobs.job(measured.job_id)]
+    assert [each.state for each in ended] == [JobState.SUCCEEDED] * 2
 
 
 async def test_racing_starters_start_one_job(store: Store) -> None:

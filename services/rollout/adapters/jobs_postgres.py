@@ -67,9 +67,10 @@ class PostgresJobs:
         )
         return [read_row(row, Job) for row in rows]
 
-    async def waves_of(self, job_id: JobId) -> list[Wave]:
+    async def waves_of(self, job_id: JobId, *, within: "PostgresConnection | None" = None) -> list[Wave]:
         """Return a job's waves by step."""
-        rows = await self._pool.fetch("SELECT * FROM waves WHERE job_id = $1 ORDER BY step", job_id)
+        asked = within or self._pool
+        rows = await asked.fetch("SELECT * FROM waves WHERE job_id = $1 ORDER BY step", job_id)
         return [read_row(row, Wave) for row in rows]
 
     async def waves_by_job(self, job_ids: Sequence[JobId]) -> Mapping[JobId, Sequence[Wave]]:

@@ -43,7 +43,7 @@ class Commits(Generic[Connection]):
         try:
             async with self._ledger.transaction(cause) as transaction:
                 job = await self._jobs.lock(transaction.connection, job_id)
-                now, waves = self._clock.now(), await self._waves_after(job, fact)
+                now, waves = self._clock.now(), await self._waves_after(transaction.connection, job, fact)
                 moved = advance(
                     job, fact, cause=cause, prompts=prompts, waves=waves, fault=beside.fault, now=now
                 )
@@ -59,7 +59,7 @@ class Commits(Generic[Connection]):
                 now = self._clock.now()
                 waves = [
                     scored_wave(wave, run, now=now) if wave.wave_id == wave_id else wave
-                    for wave in await self._jobs.waves_of(job_id)
+                    for wave in await self._jobs.waves_of(job_id, within=transaction.connection)
                 ]
                 moved = on_score(job, waves, now=now)
                 await self.write(transaction, None, moved)
@@ -68,11 +68,11 @@ class Commits(Generic[Connection]):
         except AlreadyHandled:
             return
 
-    async def _waves_after(self, job: Job, fact: Fact) -> list[Wave]:
+    async def _waves_after(self, connection: Connection, job: Job, fact: Fact) -> list[Wave]:
         """Return a job's waves after an event that may end it; none for another one."""
         if not needs_waves(job, fact):
             return []
-        *before, last = await self._jobs.waves_of(job.job_id)
+        *before, last = await self._jobs.waves_of(job.job_id, within=connection)
         ended = fold(last, fact, now=self._clock.now())
         return before if ended is None else [*before, ended]
 

@@ -38,7 +38,7 @@ class MemoryJobs:
         own = [job for job in self._jobs.values() if job.tenant_id == tenant_id]
         return sorted(own, key=lambda job: (-job.created_at, job.job_id))[:limit]
 
-    async def waves_of(self, job_id: JobId) -> list[Wave]:
+    async def waves_of(self, job_id: JobId, *, within: MemoryConnection | None = None) -> list[Wave]:
         """Return a job's waves by step."""
         own = [wave for wave in self._waves.values() if wave.job_id == job_id]
         return sorted(own, key=lambda wave: wave.step)
