@@ -3,6 +3,7 @@
 import ast
 import math
 import operator
+import re
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 
@@ -38,6 +39,12 @@ _FUNCTIONS: Mapping[str, tuple[Callable[..., float], int, int]] = {
     "log": (math.log, 1, 1),
 }
 """Functions by name, with how many arguments they take."""
+_PARTS = f"it is of numbers, graders, + - * / ^, {', '.join(_FUNCTIONS)}"
+
+_WRITTEN = re.compile(
+    r"(?:\s++|[^\W\d]\w*+|(?:[0-9]++\.?[0-9]*+|\.[0-9]++)(?:[eE][+-]?[0-9]++)?+(?![\w.])|[-+*/^(),])*+"
+)
+"""Blanks, names, numbers that end before a name, and signs: of all else the parser may warn on stderr."""
 
 
 class FormulaFault(Exception):
@@ -67,6 +74,8 @@ class Formula:
 def _parse(text: str) -> ast.expr:
     if len(text) > MAX_LENGTH:
         _refuse(f"has more than {MAX_LENGTH} characters")
+    if not _WRITTEN.fullmatch(text):
+        _refuse(f"is no formula: {_PARTS}")
     try:
         # In Python "^" binds weaker than "+"; "**" is the power that a reader of the formula means.
         return ast.parse(text.strip().replace("^", "**"), mode="eval").body
@@ -105,12 +114,18 @@ def _check(node: ast.AST, names: AbstractSet[str]) -> None:
         case ast.Name(id=name):
             _refuse(f"has {name[:40]!r}, which is no grader and no function of it")
         case _:
-            _refuse(
-                f"has {type(node).__name__}: it is of numbers, graders, + - * / ^, {', '.join(_FUNCTIONS)}"
-            )
+            _refuse(f"has {type(node).__name__}: {_PARTS}")
 
 
 def _evaluate(node: ast.expr, rewards: Mapping[str, float]) -> float:
+    """Return a part's value; of NaN there is none, which min and max would pass over."""
+    found = _computed(node, rewards)
+    if math.isnan(found):
+        raise FormulaFault("a part of it is no number")
+    return found
+
+
+def _computed(node: ast.expr, rewards: Mapping[str, float]) -> float:
     match node:
         case ast.Constant(value=int() | float() as value):
             return float(value)

@@ -2,6 +2,7 @@
 
 import math
 import tracemalloc
+import warnings
 from contextlib import suppress
 from typing import Any
 
@@ -222,6 +223,15 @@ def test_a_formula_of_the_greatest_nesting_has_a_value(nested) -> None:
         read_grader(multi(f"abs(-({nested}))"))
 
 
+TOKENS = ["a", "b2", "1", "1.", ".5", "1e3", "1E-3", "1e", "0x1f", "0b1", "1_0", "1j", *"+-*/^(), \\'\"[]"]
+TOKENS += ["or", "and", "if", "else", "in", "is", "not", "for", "lambda"]
+
+
+@pytest.mark.parametrize("formula", ["1e3+a", "1E-3*a", "2.5*a", ".5*a", "1.*a", "a1b + 1.5", "\u00e4 / 2"])
+def test_numbers_and_names_are_written_as_in_python(formula) -> None:
+    assert math.isfinite(Formula(formula, {"a", "a1b", "\u00e4"}).value({"a": 1, "a1b": 1, "\u00e4": 1}))
+
+
 @pytest.mark.parametrize(
     "formula",
     [
@@ -248,18 +258,40 @@ def test_a_formula_of_the_greatest_nesting_has_a_value(nested) -> None:
             "f'{a}'",
             "min(*a)",
         ),
+        *("1or 1", "1 if 1else 2", "0x1for", "1.5is 1", "0b1", "1_0", "(1)is(1)", "\\d", "\u0663"),
         *("", "a +", "a" * 1001, "(" * 500, "-" * 999 + "1.5.5", "-" * 995 + "a", "+".join("a" * 500)),
     ],
 )
-def test_nothing_but_arithmetic_is_a_formula(formula) -> None:
+def test_nothing_but_arithmetic_is_a_formula(capfd, formula) -> None:
     with pytest.raises(InvalidField) as refused:
         read_grader(multi(formula))
     assert refused.value.field == "grader.calculate_output"
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.filterwarnings("always")
+@given(parts=st.lists(st.sampled_from(TOKENS), max_size=8))
+def test_the_parser_warns_of_no_formula(parts) -> None:
+    with warnings.catch_warnings(record=True) as warned, suppress(InvalidField):
+        Formula("".join(parts), {"a", "b2"})
+    assert not warned
+
+
+INFINITE_LESS_ITSELF = "min(1, 10^300 * 10^300 - 10^300 * 10^300)"
 
 
 @pytest.mark.parametrize(
     "formula",
-    ["1 / 0 * a", "log(a - a)", "exp(a * 10 ^ 9)", "sqrt(-a)", "10 ^ 300 * 10 ^ 300", "a * 10 ^ 10", "min"],
+    [
+        "1 / 0 * a",
+        "log(a - a)",
+        "exp(a * 10 ^ 9)",
+        "sqrt(-a)",
+        "10 ^ 300 * 10 ^ 300",
+        "a * 10 ^ 10",
+        "min",
+        INFINITE_LESS_ITSELF,
+    ],
 )
 def test_no_number_is_a_fault_and_no_reward(formula) -> None:
     with pytest.raises(GraderFault) as fault:
