@@ -52,9 +52,11 @@ from services.rollout.handlers.engine_requests import EngineRequests
 from services.rollout.handlers.evaluations import EvaluationHandler
 from services.rollout.handlers.file_rows import FileRows
 from services.rollout.handlers.file_scores import FileScores
+from services.rollout.handlers.graded_samples import GradingLimits
 from services.rollout.handlers.job_scores import JobScores
 from services.rollout.handlers.jobs import JobHandlers
 from services.rollout.handlers.watchdog import Watchdog
+from services.rollout.handlers.wave_turns import deliveries_of
 from services.rollout.handlers.waves import WaveHandlers, WaveLimits
 from services.rollout.http.evaluations import evaluation_routes
 from services.rollout.http.jobs import JobControl, job_routes
@@ -64,7 +66,7 @@ from services.rollout.settings import RolloutSettings
 
 SCHEMA = "rollout"
 JUDGE_SECONDS = 300.0
-"""How long a grader asks for engines that are full or away until its samples have no reward."""
+"""How long a question asks for engines that are full or away until its sample has no reward."""
 MIGRATIONS = "services.rollout.adapters.migrations"
 
 
@@ -126,9 +128,12 @@ def compose(settings: RolloutSettings, connections: Connections) -> Service:
         sampler=sampler,
         clock=clock,
         limits=WaveLimits(
+            waves_in_hand=settings.waves.waves_in_hand,
             requests_in_flight=settings.waves.requests_in_flight,
             pulse_seconds=stall_seconds / 4,
-            grader_error_share=settings.waves.grader_error_share,
+            grading=GradingLimits(
+                most_faults=settings.waves.grader_error_share, unanswered_seconds=JUDGE_SECONDS / 2
+            ),
         ),
     )
     short, work = dispatch(
@@ -215,7 +220,8 @@ def dispatch(
     control.on(RevisionPublished, of_jobs.on_revision_published, given_up=of_jobs.on_fact_given_up)
     control.on(RevisionRejected, of_jobs.on_revision_rejected, given_up=of_jobs.on_fact_given_up)
     control.on(TrainingFailed, of_jobs.on_training_failed, given_up=of_jobs.on_fact_given_up)
-    work = Dispatcher(bus=bus, ledger=None, durable="rollout-waves", clock=clock, concurrency=waves_in_hand)
+    taken = deliveries_of(waves_in_hand)
+    work = Dispatcher(bus=bus, ledger=None, durable="rollout-waves", clock=clock, concurrency=taken)
     work.on(WaveRequested, of_waves.on_wave_requested, given_up=of_waves.on_wave_given_up)
     return control, work
 

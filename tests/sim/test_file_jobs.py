@@ -36,6 +36,7 @@ from services.rollout.handlers.watchdog import Watchdog
 from services.rollout.handlers.waves import WaveHandlers, WaveLimits
 from tests.unit.rollout.file_jobs import completions, on_file
 from tests.unit.rollout.memory_jobs import MemoryJobs
+from tests.unit.rollout.rig import GRADING
 from tests.unit.rollout.world import LocalTasks, Policies, ScoreBoard, ScriptedEngine, graders, published
 
 PLAN = EvaluationPlan(
@@ -100,7 +101,7 @@ class World:
                 rendering=ByteRendering(),
                 graders=graders(),
                 sampler=ScriptedEngine(),
-                limits=WaveLimits(requests_in_flight=4, pulse_seconds=5, grader_error_share=0.5),
+                limits=WaveLimits(waves_in_hand=2, requests_in_flight=4, pulse_seconds=5, grading=GRADING),
                 **shared,
             )
             watchdog = Watchdog(

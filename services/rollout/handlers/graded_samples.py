@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from mint_common.events import JobData
 from mint_common.graders import Grade, GradedSample, GraderFault, GraderSpec, read_grader
 from mint_common.ids import TenantId
+from mint_common.runtime.clock import Clock
 from services.rollout.core.grading import GradedGroup, check_budget, graded_group, item_of
 from services.rollout.core.sampling import GroupRequest, check_revision
 from services.rollout.handlers.engine_requests import EngineRequests, all_of
@@ -17,19 +19,39 @@ CALLS = 16
 """For one wave at a time."""
 
 
-class GradedSamples:
-    """Samples and grades; engines that are away or full are asked again.
+_UNANSWERED = "model_grader_server_error"
 
-    It ends as soon as graders have failed on more than ``most_faults``, a share of all samples.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GradingLimits:
+    """When the grading of a wave is given up.
+
+    It fails as soon as graders have failed on more than ``most_faults``, a share of all its samples. A model
+    that has answered none of its questions for ``unanswered_seconds`` is asked no more: the other samples
+    have the same fault.
     """
 
+    most_faults: float
+    unanswered_seconds: float
+
+
+class GradedSamples:
+    """Samples and grades; engines that are away or full are asked again."""
+
     def __init__(
-        self, sampler: Sampler, graders: Graders, requests: EngineRequests, *, most_faults: float
+        self,
+        sampler: Sampler,
+        graders: Graders,
+        requests: EngineRequests,
+        clock: Clock,
+        *,
+        limits: GradingLimits,
     ) -> None:
         self._sampler = sampler
         self._graders = graders
         self._requests = requests
-        self._most_faults = most_faults
+        self._clock = clock
+        self._limits = limits
 
     async def of(
         self, data: JobData, requests: Sequence[GroupRequest], lines: Sequence[bytes]
@@ -38,10 +60,9 @@ class GradedSamples:
 
         Raises DataRefused on too many faults.
         """
+        spec = read_grader(data.grader)
         total = sum(request.n for request in requests)
-        grading = _Grading(
-            self._graders, read_grader(data.grader), total=total, most_faults=self._most_faults
-        )
+        grading = _Grading(self._graders, spec, self._clock, limits=self._limits, total=total)
         pairs = zip(requests, lines, strict=True)
         return await all_of(self._group(grading, request, line) for request, line in pairs)
 
@@ -56,13 +77,18 @@ class GradedSamples:
 class _Grading:
     """The grading of one wave, of ``total`` samples."""
 
-    def __init__(self, graders: Graders, spec: GraderSpec, *, total: int, most_faults: float) -> None:
+    def __init__(
+        self, graders: Graders, spec: GraderSpec, clock: Clock, *, limits: GradingLimits, total: int
+    ) -> None:
         self._graders = graders
         self._spec = spec
+        self._clock = clock
+        self._limits = limits
         self._total = total
-        self._most_faults = most_faults
         self._faults: list[GraderFault] = []
         self._calls = asyncio.Semaphore(CALLS)
+        self._answered_at = clock.monotonic()
+        self._given_up: GraderFault | None = None
 
     async def grade(self, samples: Sequence[GradedSample], tenant_id: TenantId) -> list[Grade | GraderFault]:
         """Return the grades of some of the samples, in order. Raises DataRefused on too many faults."""
@@ -75,10 +101,23 @@ class _Grading:
     async def _some(self, samples: Sequence[GradedSample], tenant_id: TenantId) -> list[Grade | GraderFault]:
         async with self._calls:
             self._check()
-            grades = await self._graders.grade(self._spec, samples, tenant_id=tenant_id)
+            grades = await self._call(samples, tenant_id)
         self._faults += (grade for grade in grades if isinstance(grade, GraderFault))
         self._check()
         return grades
 
+    async def _call(self, samples: Sequence[GradedSample], tenant_id: TenantId) -> list[Grade | GraderFault]:
+        if self._given_up is not None:
+            return [self._given_up] * len(samples)
+        began = self._clock.monotonic()
+        grades = await self._graders.grade(self._spec, samples, tenant_id=tenant_id)
+        now = self._clock.monotonic()
+        faults = [grade for grade in grades if isinstance(grade, GraderFault) and grade.kind == _UNANSWERED]
+        if len(faults) < len(grades):
+            self._answered_at = now
+        elif now - max(began, self._answered_at) >= self._limits.unanswered_seconds:
+            self._given_up = faults[0]
+        return grades
+
     def _check(self) -> None:
-        check_budget(self._faults, total=self._total, most_share=self._most_faults)
+        check_budget(self._faults, total=self._total, most_share=self._limits.most_faults)

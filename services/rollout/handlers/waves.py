@@ -5,6 +5,7 @@ Invariants:
 - An unavailable or full engine is retried while the job runs; any other failure, an error of ours too,
   cancels the wave.
 - The record's key is derived from the wave, so that a repeated wave has one record.
+- A tenant's waves leave turns to other tenants'.
 - A drain never waits for a wave: the message is given back and the wave sampled again with the same seeds.
 """
 
@@ -40,8 +41,9 @@ from services.rollout.handlers.commits import Beside, Commits
 from services.rollout.handlers.engine_requests import EngineRequests, all_of
 from services.rollout.handlers.file_rows import FileRows
 from services.rollout.handlers.file_waves import FileWaves
-from services.rollout.handlers.graded_samples import GradedSamples
+from services.rollout.handlers.graded_samples import GradedSamples, GradingLimits
 from services.rollout.handlers.row_rendering import RowRenderer
+from services.rollout.handlers.wave_turns import WaveTurns
 from services.rollout.ports import Connection, Graders, JobStore, RowRendering, Sampler, Tasks
 
 log = logging.getLogger(__name__)
@@ -51,14 +53,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaveLimits:
-    """The bound on concurrent engine requests, and how often a running wave records progress.
+    """The bounds on concurrent waves and engine requests, and how often a running wave records progress."""
 
-    A wave of which more than ``grader_error_share`` of the samples have no reward fails.
-    """
-
+    waves_in_hand: int
     requests_in_flight: int
     pulse_seconds: float
-    grader_error_share: float
+    grading: GradingLimits
 
 
 class WaveHandlers(Generic[Connection]):
@@ -90,10 +90,11 @@ class WaveHandlers(Generic[Connection]):
             blobs=blobs,
             rows=rows,
             renderer=RowRenderer(rendering, self._engines),
-            samples=GradedSamples(sampler, graders, self._engines, most_faults=limits.grader_error_share),
+            samples=GradedSamples(sampler, graders, self._engines, clock, limits=limits.grading),
             sampler=sampler,
         )
         self._commits = Commits(jobs=jobs, ledger=ledger, clock=clock)
+        self._turns = WaveTurns(limits.waves_in_hand)
         self._draining = asyncio.Event()
 
     def drain(self) -> None:
@@ -105,7 +106,9 @@ class WaveHandlers(Generic[Connection]):
         if await self._ledger.outcome(event.id) is not None:
             return ()
         job = await self._jobs.job(event.job_id)
-        done = await self._while_job_runs(job.job_id, self._complete(event))
+        if not await self._jobs.touch(job.job_id, now=self._clock.now()):
+            return ()
+        done = await self._while_job_runs(job.job_id, self._in_turn(event))
         if done is not None:
             fact, beside = done
             await self._commits.commit(fact, job_id=job.job_id, cause=event.id, prompts=None, beside=beside)
@@ -115,6 +118,10 @@ class WaveHandlers(Generic[Connection]):
         """Cancel a wave that cannot be handled; that fails its job."""
         fact = self._cancelled(event, decision.reason)
         await self._commits.commit(fact, job_id=event.job_id, cause=event.id, prompts=None)
+
+    async def _in_turn(self, event: WaveRequested) -> tuple[WaveCompleted | WaveCancelled, Beside]:
+        async with self._turns.turn(event.tenant_id):
+            return await self._complete(event)
 
     def _cancelled(self, event: WaveRequested, reason: str) -> WaveCancelled:
         metrics.WAVES_CANCELLED.labels(event.spec.algorithm).inc()

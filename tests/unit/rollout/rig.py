@@ -19,6 +19,7 @@ from mint_common.testing.ledger_memory import MemoryConnection, MemoryLedger
 from services.rollout.adapters.local_rows import LocalRows
 from services.rollout.handlers.commits import Commits
 from services.rollout.handlers.file_rows import FileRows
+from services.rollout.handlers.graded_samples import GradingLimits
 from services.rollout.handlers.jobs import JobHandlers
 from services.rollout.handlers.watchdog import Watchdog
 from services.rollout.handlers.waves import WaveHandlers, WaveLimits
@@ -37,6 +38,7 @@ from tests.unit.rollout.world import (
 T = TypeVar("T")
 
 STALL_SECONDS = 20.0
+GRADING = GradingLimits(most_faults=0.5, unanswered_seconds=30.0)
 _FOLDERS = tempfile.TemporaryDirectory()
 atexit.register(_FOLDERS.cleanup)
 
@@ -87,7 +89,9 @@ class Rig:
             graders=self.graders,
             sampler=self.engine,
             clock=self.clock,
-            limits=WaveLimits(requests_in_flight=2, pulse_seconds=STALL_SECONDS / 4, grader_error_share=0.5),
+            limits=WaveLimits(
+                waves_in_hand=2, requests_in_flight=2, pulse_seconds=STALL_SECONDS / 4, grading=GRADING
+            ),
         )
         self.watchdog = Watchdog(
             jobs=self.jobs,

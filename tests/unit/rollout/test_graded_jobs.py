@@ -1,6 +1,5 @@
 """Jobs whose samples are graded: prompts as rendered, rewards of the grader, its errors counted."""
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +8,7 @@ import pytest
 from mint_common.graders import Grade, GradedSample, GraderFault, GraderSpec
 from mint_common.ids import TenantId
 from mint_common.records import decode_rows
+from mint_common.runtime.clock import ManualClock
 from services.rollout.core.fault import DataRefused
 from services.rollout.core.grading import check_budget
 from services.rollout.handlers.graded_samples import CALLS, TOGETHER
@@ -110,17 +110,21 @@ def test_no_budget_makes_a_wave_of_nothing() -> None:
 
 
 class FailingGraders:
-    """Graders that fail on every sample, and count them."""
+    """Graders that fail on every sample, and count them; with a clock each call takes 30 seconds."""
 
-    graded = 0
+    def __init__(self, kind: str = "other_error", clock: ManualClock | None = None) -> None:
+        self.graded = 0
+        self._kind = kind
+        self._clock = clock or ManualClock()
+        self._seconds = 30.0 if clock else 0.0
 
     async def grade(
         self, spec: GraderSpec, samples: Sequence[GradedSample], *, tenant_id: TenantId
     ) -> list[Grade | GraderFault]:
         """Fail."""
-        await asyncio.sleep(0)
         self.graded += len(samples)
-        return [GraderFault("other_error", "no")] * len(samples)
+        await self._clock.sleep(self._seconds)
+        return [GraderFault(self._kind, "no")] * len(samples)
 
 
 async def test_a_wave_ends_as_soon_as_too_many_samples_have_failed(rig: Rig) -> None:
@@ -130,4 +134,15 @@ async def test_a_wave_ends_as_soon_as_too_many_samples_have_failed(rig: Rig) -> 
     await refused(rig, await rig.begin(event))
     # Of 512 samples half may fail; some more are being graded when it is known that they have.
     assert 256 < failing.graded <= 256 + TOGETHER * CALLS
+    assert (await job_of(rig)).fault.code == "grader_errors"
+
+
+async def test_a_model_that_answers_no_question_is_waited_for_once(rig: Rig) -> None:
+    clock = ManualClock(1000.0)
+    away = FailingGraders("model_grader_server_error", clock)
+    rig = Rig(rendering=TinyRendering(), engine=rig.engine, graders=away, clock=clock)
+    event = on_file(await store(rig, questions(8)), batch=8, group_size=64)
+    await refused(rig, await rig.begin(event))
+    assert away.graded == TOGETHER * CALLS
+    assert clock.now() < 1000.0 + 60.0
     assert (await job_of(rig)).fault.code == "grader_errors"
