@@ -132,6 +132,10 @@ class RowFiles(Protocol):
         """Return a key for each row, drawn from its canonical bytes. Raises RowProblem."""
         ...
 
+    async def size_bytes(self, content: Claim, rows: RowNumbers) -> int:
+        """Return how many bytes some rows have together; reads none of them."""
+        ...
+
     async def lines(self, content: Claim, rows: RowNumbers) -> list[RowLine]:
         """Return some rows, in the order that they are asked for."""
         ...

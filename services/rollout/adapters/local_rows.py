@@ -50,6 +50,11 @@ class LocalRows:
         async with self._opened(content) as copy, copy.lock:
             return await _in_thread(copy.keys)
 
+    async def size_bytes(self, content: Claim, rows: RowNumbers) -> int:
+        """Return how many bytes some rows have together."""
+        async with self._opened(content) as copy:
+            return await _in_thread(lambda: copy.size_of(rows))
+
     async def lines(self, content: Claim, rows: RowNumbers) -> list[RowLine]:
         """Return some rows."""
         async with self._opened(content) as copy:
@@ -118,6 +123,11 @@ class _Copy:
                 np.save(made, digests.keys()[:, 0])
         found: RowKeys = np.load(self._keys)
         return found
+
+    def size_of(self, rows: RowNumbers) -> int:
+        """Return how many bytes some rows have together."""
+        index = np.memmap(self._index, _ENTRY, "r")
+        return int(index["size"][rows].sum(dtype=np.int64))
 
     def lines(self, rows: RowNumbers) -> list[RowLine]:
         """Return some rows."""

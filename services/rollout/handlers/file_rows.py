@@ -7,6 +7,7 @@ import numpy as np
 from mint_common.datasets import RowLine, RowProblem
 from mint_common.events import EvaluationPlan, JobData, JobFile, JobSpec
 from services.rollout.core.fault import DataRefused, FileParam, file_refused
+from services.rollout.core.row_bounds import RowBounds, step_bounds, validation_bounds
 from services.rollout.core.row_order import RowNumbers, held_out, rows_of_step, validation_rows
 from services.rollout.ports import RowFiles
 
@@ -31,7 +32,7 @@ class FileRows:
             step=step,
             rows_per_step=spec.prompts_per_step,
         )
-        return await self.lines(data.training, drawn)
+        return await self._bounded(data.training, drawn, step_bounds(data))
 
     async def for_validation(self, spec: JobSpec, data: JobData, plan: EvaluationPlan) -> list[RowLine]:
         """Return the rows that a job's revisions are measured on."""
@@ -40,7 +41,7 @@ class FileRows:
         if plan.file is not None:
             file, holdout, param = plan.file, 0.0, "validation_file"
         rows = await self.measured(file, holdout, seed=spec.seed, most=plan.rows, param=param)
-        return await self.lines(file, rows)
+        return await self._bounded(file, rows, validation_bounds(data, plan))
 
     async def measured(
         self, file: JobFile, holdout: float, *, seed: int, most: int, param: FileParam
@@ -52,6 +53,11 @@ class FileRows:
     async def lines(self, file: JobFile, rows: RowNumbers) -> list[RowLine]:
         """Return rows of a file."""
         return await self._files.lines(file.content, rows)
+
+    async def _bounded(self, file: JobFile, rows: RowNumbers, bounds: RowBounds) -> list[RowLine]:
+        """Return rows that are worked on together, read only if they are within their bounds."""
+        bounds.check_bytes(await self._files.size_bytes(file.content, rows))
+        return await self.lines(file, rows)
 
     async def _split(self, file: JobFile, holdout: float, param: FileParam) -> tuple[RowNumbers, RowNumbers]:
         """Return the rows of a file that are trained on and those that are held out."""

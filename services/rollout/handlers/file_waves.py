@@ -12,6 +12,7 @@ from mint_common.records import Group, WaveRecord, decode_rows, encode_record
 from services.rollout.core.fault import file_refused
 from services.rollout.core.grading import error_counts
 from services.rollout.core.job import wave_id_of
+from services.rollout.core.row_bounds import RowBounds, step_bounds, validation_bounds
 from services.rollout.core.row_groups import METHODS, groups_of, prompt_of, trained_tokens
 from services.rollout.core.sampling import plan_samples, record_of
 from services.rollout.core.validation import is_evaluated
@@ -91,7 +92,9 @@ class FileWaves:
         for further in range(_MOST_TRIES):
             if further:
                 rows = await self._rows.of_step(event.spec, data, event.step + further * event.spec.steps)
-            rendered = await self._render(event, data, rows, source, max_tokens)
+            rendered = await self._render(
+                event, data, rows, source, bounds=step_bounds(data), max_tokens=max_tokens
+            )
             dropped += rendered.dropped
             if rendered.rows:
                 return replace(rendered, dropped=dropped), rows
@@ -104,6 +107,8 @@ class FileWaves:
         data: JobData,
         rows: Sequence[RowLine],
         source: RowSource,
+        *,
+        bounds: RowBounds,
         max_tokens: int | None = None,
     ) -> Rendered:
         return await self._renderer.render(
@@ -113,6 +118,7 @@ class FileWaves:
             method=METHODS[event.spec.algorithm],
             on_long=data.on_long,
             max_tokens=max_tokens,
+            bounds=bounds,
         )
 
     async def _sample(self, event: WaveRequested, data: JobData, rows: Sequence[RowLine]) -> FileWave:
@@ -150,7 +156,7 @@ class FileWaves:
         source = _training(data)
         if plan.file is not None:
             source = RowSource(file=plan.file.filename, param="validation_file")
-        rendered = await self._render(event, data, rows, source)
+        rendered = await self._render(event, data, rows, source, bounds=validation_bounds(data, plan))
         if not rendered.rows:
             problem = "all rows that revisions are measured on are longer than the base's context"
             raise file_refused(file=source.file, param=source.param, code="too_long", problem=problem)

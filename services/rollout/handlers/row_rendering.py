@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from mint_common.datasets import Method, OnLong, RenderedRow, Rendering, RenderRequest, RowLine
 from mint_common.ids import BaseName
 from services.rollout.core.fault import DataRefused, FileParam, row_refused
+from services.rollout.core.row_bounds import RowBounds
 from services.rollout.handlers.engine_requests import EngineRequests
 from services.rollout.ports import RowRendering
 
@@ -52,10 +53,14 @@ class RowRenderer:
         method: Method,
         on_long: OnLong,
         max_tokens: int | None = None,
+        bounds: RowBounds | None = None,
     ) -> Rendered:
-        """Return the rows as tokens. Raises DataRefused for the first row that cannot be rendered."""
+        """Return the rows as tokens; none of more than ``max_tokens``, all within ``bounds``.
+
+        Raises DataRefused for the first row that cannot be rendered, or as soon as there are too many tokens.
+        """
         found: list[RenderedRow] = []
-        dropped = 0
+        dropped = tokens = 0
         for part in _parts(rows):
             rest, tries = part, 0
             while rest:
@@ -64,6 +69,9 @@ class RowRenderer:
                 for problem in rendering.problems:
                     raise source.refused(problem.line, problem.code, problem.message)
                 found += rendering.rows
+                if bounds is not None:
+                    tokens += sum(len(each.tokens) for row in rendering.rows for each in row.examples)
+                    bounds.check_tokens(tokens)
                 dropped += len(rendering.dropped)
                 left = len(rendering.left_out)  # the last ones: there was no more time for them
                 tries = tries + 1 if left == len(rest) else 0

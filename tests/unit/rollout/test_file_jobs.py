@@ -10,8 +10,9 @@ from transformers import AutoTokenizer
 
 from mint_common.datasets import RowLine
 from mint_common.errors import Overloaded, Unavailable
-from mint_common.events import JobFinished, WaveCompleted
+from mint_common.events import EvaluationPlan, JobFinished, WaveCompleted
 from mint_common.records import WaveRecord, decode_rows
+from services.rollout.core import row_bounds
 from services.rollout.core.fault import JobFault
 from services.standalone.adapters.bases import tiny_folder
 from tests.unit.rollout.file_jobs import (
@@ -168,6 +169,48 @@ async def test_a_file_of_which_all_rows_are_dropped_fails_the_job(rig: Rig) -> N
     await refused(rig, wave)
     job = await job_of(rig)
     assert (job.fault.code, job.fault.param, job.fault.line) == ("too_long", "training_file", None)
+
+
+async def test_a_step_of_too_many_bytes_fails_the_job_before_its_rows_are_read(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(row_bounds, "MOST_BYTES", 100)
+    await rig.of_jobs.on_job_submitted(on_file(await store(rig, completions(4))))
+    job = await job_of(rig)
+    assert (job.fault.code, job.fault.param, job.fault.line) == ("too_large", "training_file", None)
+    assert job.fault.message.startswith("train.jsonl: the rows of one step have ")
+    assert job.fault.message.endswith(" bytes or more, the limit is 100: choose a smaller batch_size")
+
+
+async def test_a_step_of_too_many_tokens_fails_the_job(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_bounds, "MOST_TOKENS", 8)
+    await refused(rig, await rig.begin(on_file(await store(rig, completions(4)))))
+    job = await job_of(rig)
+    assert (job.fault.code, job.fault.param) == ("too_large", "training_file")
+    assert job.fault.message.endswith(" tokens or more, the limit is 8: choose a smaller batch_size")
+
+
+@pytest.mark.parametrize(("limit", "unit"), [("MOST_BYTES", "bytes"), ("MOST_TOKENS", "tokens")])
+async def test_a_validation_that_is_too_large_names_its_file_and_what_to_do(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, limit: str, unit: str
+) -> None:
+    monkeypatch.setattr(row_bounds, limit, 100)
+    plan = EvaluationPlan(
+        every=1,
+        rows=100,
+        file=await store(rig, completions(40), "valid.jsonl"),
+        holdout=0.0,
+        metric="valid_loss",
+        keep="best",
+        early_stopping=None,
+    )
+    event = on_file(await store(rig, completions(1)), batch=1, evaluation=plan)
+    await refused(rig, await rig.begin(event))
+    job = await job_of(rig)
+    assert (job.fault.code, job.fault.param) == ("too_large", "validation_file")
+    assert job.fault.message.startswith("valid.jsonl: the rows that revisions are measured on have ")
+    assert f" {unit} or more" in job.fault.message
+    assert job.fault.message.endswith("choose fewer of them with mint.evaluation.rows")
 
 
 async def test_a_pair_without_a_common_prompt_names_its_line(rig: Rig) -> None:

@@ -48,15 +48,16 @@ def test_rows_are_the_lines_that_the_check_of_a_file_reads(
         if isinstance(line, bytes) and line.strip()
     ]
 
-    async def read() -> list[tuple[int, bytes]]:
+    async def read() -> tuple[list[tuple[int, bytes]], int]:
         blobs = MemoryBlobs()
         files = LocalRows(blobs, tmp_path_factory.mktemp("rows"), limit_bytes=LIMIT)
         content = await blobs.put("files/a", data)
         count = await files.count(content)
         found = await files.lines(content, np.arange(count)[::-1]) if count else []
-        return [(row.line, row.data) for row in reversed(found)]
+        size_bytes = await files.size_bytes(content, np.arange(count)) if count else 0
+        return [(row.line, row.data) for row in reversed(found)], size_bytes
 
-    assert asyncio.run(read()) == expected
+    assert asyncio.run(read()) == (expected, sum(len(line) for _, line in expected))
 
 
 async def test_keys_tell_equal_rows(tmp_path: Path) -> None:
