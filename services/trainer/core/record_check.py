@@ -92,6 +92,6 @@ def _check_routes(group: Group, facts: BaseFacts, *, where: str) -> None:
 
 
 def _check_tokens(tokens: tuple[int, ...], facts: BaseFacts, *, where: str) -> None:
-    for token in tokens:
+    for token in (min(tokens, default=0), max(tokens, default=0)):
         if not 0 <= token < facts.vocab_size:
             raise RecordInvalid(where=where, problem=f"token {token} is outside 0..{facts.vocab_size - 1}")

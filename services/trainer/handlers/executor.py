@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import msgspec
 
@@ -43,7 +44,11 @@ from services.trainer.handlers.committer import Committer
 from services.trainer.handlers.lease_term import LeaseTerm, prune_snapshots, unpack
 from services.trainer.ports.policies import StateExport
 
+T = TypeVar("T")
+
 _REPLAYED_TOGETHER = 64
+_SMALL_BYTES = 1 << 18
+"""Of a record that takes milliseconds to read and check."""
 
 Work = LoggedOperation | WaveBatch
 """An operation with all that computing it takes."""
@@ -142,7 +147,8 @@ class Executor:
         if not isinstance(operation, WavePass):
             return operation
         record = await read_record(self._term.blobs, operation.record)
-        return with_batch(operation, build_batch(operation.algorithm, record))
+        batch = await beside(operation.record, lambda: build_batch(operation.algorithm, record))
+        return with_batch(operation, batch)
 
     def begin(self, work: Work, *, alone: bool = False) -> Awaitable[object]:
         """Queue a computation: a pass, a step, or a wave's export."""
@@ -275,10 +281,16 @@ def with_batch(operation: WavePass, batch: Batch) -> WaveBatch:
     )
 
 
+async def beside(record: Claim, work: Callable[[], T]) -> T:
+    """Do something with a record: in a thread where it is large, since the lease is renewed on the loop."""
+    return work() if record.size_bytes <= _SMALL_BYTES else await asyncio.to_thread(work)
+
+
 async def read_record(blobs: Blobs, claim: Claim) -> WaveRecord:
     """Return a wave's rollout record. Raises RecordInvalid."""
     try:
-        return decode_record(await blobs.get(claim))
+        data = await blobs.get(claim)
+        return await beside(claim, lambda: decode_record(data))
     except (BlobMissing, BlobCorrupt, EventInvalid) as error:
         raise RecordInvalid(where=claim.uri, problem=str(error)) from error
 

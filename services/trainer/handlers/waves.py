@@ -30,7 +30,7 @@ from services.trainer.core.record_check import check_origin, check_record, valid
 from services.trainer.core.refusals import LoraInvalid, RecordInvalid, TrainingRefused
 from services.trainer.core.wave_operations import check_turn, plan_wave
 from services.trainer.handlers.drivers import Drivers
-from services.trainer.handlers.executor import read_record
+from services.trainer.handlers.executor import beside, read_record
 from services.trainer.handlers.operations import Operations
 from services.trainer.ports.operations import OperationStore
 from services.trainer.ports.policies import Policies
@@ -82,7 +82,7 @@ class WaveIntake:
         check_turn(session, wave, taken_step=await self._store.taken_step(wave.job_id))
         self._check_lora(wave)
         record = await self._read_record(wave)
-        batch = build_batch(wave.spec.algorithm, record)
+        batch = await beside(wave.record, lambda: build_batch(wave.spec.algorithm, record))
         records = {wave.record: batch, **await self._validation(wave)}
         planned = plan_wave(
             wave,
@@ -112,16 +112,19 @@ class WaveIntake:
         revision = wave.revision.digest if wave.revision else None
         check_origin(record, wave_id=wave.wave_id, revision=revision)
         needs_logprobs = ALGORITHMS[wave.spec.algorithm].needs_logprobs(record)
-        check_record(record, self._policies.facts, needs_logprobs=needs_logprobs)
+        facts = self._policies.facts
+        await beside(wave.record, lambda: check_record(record, facts, needs_logprobs=needs_logprobs))
         return record
 
     async def _validation(self, wave: WaveCompleted) -> dict[Claim, Batch]:
         """Return what the wave's step is validated on, by its claim; it is no wave's, nor of a revision."""
         if wave.validation is None:
             return {}
-        record = await read_record(self._blobs, wave.validation)
+        record, facts = await read_record(self._blobs, wave.validation), self._policies.facts
         try:
-            batch = validation_batch(wave.spec.algorithm, record, self._policies.facts)
+            batch = await beside(
+                wave.validation, lambda: validation_batch(wave.spec.algorithm, record, facts)
+            )
         except RecordInvalid as error:
             raise RecordInvalid(where=f"validation.{error.where}", problem=str(error.problem)) from error
         return {wave.validation: batch}

@@ -89,7 +89,9 @@ class Policies(Protocol):
     ) -> Awaitable[Passed]:
         """Queue a pass behind what the policy has to do; every `begin_` keeps the order of its calls.
 
-        ``alone`` keeps other policies out of its batch.
+        ``alone`` keeps other policies out of its batch. A wave's pass that only measures is computed in runs
+        of a bounded number of tokens, between which others have their turn; the policy's weights must not be
+        changed until it is done.
 
         Raises NotFinite when the pass is refused: nothing is added to the gradient then. Raises NotResident
         when the policy has been dropped, which also happens to what is behind a fault of the machinery.

@@ -27,6 +27,7 @@ from services.trainer.ports.policies import StateExport
 from .conftest import facts_of, random_model
 from .managed import StepSettings, wave_batch
 from .test_distillation import make_distill
+from .test_file_passes import file_record, work_of
 
 GRPO = StepSettings(algorithm="grpo", learning_rate=2e-3, kl_coefficient=0.0, clip_norm=1.0)
 ADAM = adam_step(learning_rate=2e-3, clip_norm=1.0)
@@ -126,6 +127,34 @@ async def test_a_refused_pass_takes_its_step_along_and_keeps_the_state(
     assert isinstance(passed, NotFinite)
     assert isinstance(taken, NoGradient)
     assert await state_of(policies) == before
+
+
+@pytest.mark.parametrize("algorithm", ["sft", "dpo", "kto"])
+async def test_a_pass_that_only_measures_lets_others_between_its_runs_and_tells_the_same(
+    algorithm: str, tiny_folder: Path, lora: LoraSpec, make_record: MakeRecord
+) -> None:
+    """Both policies are of one tenant, and what measures is begun first."""
+    validation = work_of(algorithm, file_record(make_record, algorithm), backward=False)
+    other = wave_batch(build_grpo_batch(make_record()), GRPO)
+    told = []
+    for max_tokens in (validation.tokens, 16):
+        limits = SchedulerLimits(max_tokens=max_tokens, max_policies=1, device_policies=2)
+        load = partial(load_base, tiny_folder)
+        opened = open_policies(load, threads=1, limits=limits, host_policies=1, max_tokens=2048)
+        async with opened as policies:
+            for policy_id in (A, B):
+                await policies.admit(policy_id, lora, data=None)
+            await step(policies, make_record(seed=3))
+            measuring = asyncio.ensure_future(policies.begin_pass(A, TENANT, validation))
+            beside = asyncio.ensure_future(policies.begin_pass(B, TENANT, other))
+            first, _ = await asyncio.wait({measuring, beside}, return_when=asyncio.FIRST_COMPLETED)
+            assert first == ({measuring} if max_tokens == validation.tokens else {beside})
+            told.append((await measuring).metrics)
+            await beside
+    whole, cut = told
+    assert whole.pop("valid_seconds:sum") > 0
+    assert cut.pop("valid_seconds:sum") > 0
+    assert cut == pytest.approx(whole, rel=1e-4, abs=1e-6)
 
 
 async def test_the_least_recently_used_policies_leave_device_and_memory(

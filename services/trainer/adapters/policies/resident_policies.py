@@ -5,7 +5,7 @@ state that is half done, are not given back.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -37,9 +37,11 @@ from services.trainer.adapters.states.training_state import (
     state_copy,
     state_export,
 )
+from services.trainer.adapters.training.wave_passes import MeasuredRun, measured_pass
 from services.trainer.core.algorithms import WaveBatch
+from services.trainer.core.measuring import measuring_runs
 from services.trainer.core.operations import ExportLineage
-from services.trainer.core.refusals import CheckpointLost
+from services.trainer.core.refusals import CheckpointLost, NotFinite
 from services.trainer.core.scheduler import SchedulerLimits
 from services.trainer.ports.policies import (
     StateExport,
@@ -107,8 +109,30 @@ class ResidentPolicies:
     def begin_pass(
         self, policy_id: PolicyId, tenant_id: TenantId, work: Pass | WaveBatch, *, alone: bool = False
     ) -> Awaitable[Passed]:
-        """Queue a pass."""
-        return self._begin(policy_id, tenant_id, work, alone=alone)
+        """Queue a pass, or the first run of one that only measures."""
+        if isinstance(work, Pass) or work.backward:
+            return self._begin(policy_id, tenant_id, work, alone=alone)
+        runs = (
+            self._begin(policy_id, tenant_id, run, alone=alone)
+            for run in measuring_runs(work, max_tokens=self._worker.run_tokens)
+        )
+        return self._measure(work, next(runs), runs)
+
+    async def _measure(
+        self,
+        work: WaveBatch,
+        first: "asyncio.Future[MeasuredRun]",
+        rest: Iterator["asyncio.Future[MeasuredRun]"],
+    ) -> Passed:
+        """Return what a pass tells that only measures; each run is queued when the one before it is done.
+
+        So whoever waits longer comes before the next.
+        """
+        found = [await first, *[await run for run in rest]]
+        measured = measured_pass(work, found)
+        if isinstance(measured, NotFinite):
+            raise measured
+        return measured
 
     def begin_distill(
         self,

@@ -8,7 +8,7 @@ import time
 from asyncio import Future
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mint_common.errors import MintError
@@ -28,6 +28,7 @@ from services.trainer.adapters.states.training_state import (
 from services.trainer.adapters.training.distillation import run_distillation
 from services.trainer.adapters.training.optimizer import SPOILT_WEIGHT, take_steps
 from services.trainer.adapters.training.policy_passes import PolicyPass, run_policy_passes
+from services.trainer.adapters.training.wave_passes import MeasuredRun
 from services.trainer.core.algorithms import WaveBatch
 from services.trainer.core.refusals import CheckpointLost, NoGradient, NotFinite
 from services.trainer.core.scheduler import Kind
@@ -70,7 +71,7 @@ class StepTask:
 
 
 Work = Pass | WaveBatch | StepTask | Copy | Clear | Replace | DistillTask
-Done = Passed | Stepped | Distilled | ParkedState | int | None
+Done = Passed | MeasuredRun | Stepped | Distilled | ParkedState | int | None
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -153,13 +154,15 @@ def carry_out(
             resident = residents[task.policy_id]
             results[id(task)] = _work_on(base, tiers, resident, task.work, max_tokens=max_tokens)
     seconds = (time.perf_counter() - started) / len(residents)
-    waves = [(task, task.work) for task in passes if isinstance(task.work, WaveBatch)]
-    shares = Counter(task.policy_id for task, _ in waves)
-    for task, work in waves:
+    waves = [task for task in passes if isinstance(task.work, WaveBatch)]
+    shares = Counter(task.policy_id for task in waves)
+    for task in waves:
         result = results[id(task)]
+        share = seconds / shares[task.policy_id]
         if isinstance(result, Passed):
-            name = "step_seconds" if work.backward else "valid_seconds"
-            result.metrics[f"{name}:sum"] = seconds / shares[task.policy_id]
+            result.metrics["step_seconds:sum"] = share
+        elif isinstance(result, MeasuredRun):
+            results[id(task)] = replace(result, seconds=share)
     spoilt = {
         task.policy_id
         for task in tasks

@@ -67,6 +67,11 @@ class PolicyWorker:
         )
         self._news.set()
 
+    @property
+    def run_tokens(self) -> int:
+        """Return how many tokens a plan has at most, unless a single piece of work has more."""
+        return self._limits.max_tokens
+
     async def put(self, policy_id: PolicyId, resident: ResidentPolicy) -> None:
         """Keep a policy in memory, and move others out if that needs room."""
         await self._swap_out(self.tiers.put(policy_id, resident))

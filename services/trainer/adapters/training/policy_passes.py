@@ -9,7 +9,7 @@ from services.trainer.adapters.lora.tensors import LoraTensors
 from services.trainer.adapters.model.scoring import ScoringBase
 from services.trainer.adapters.training.pass_sum import PassResult, PassWork
 from services.trainer.adapters.training.passes import run_passes
-from services.trainer.adapters.training.wave_passes import WaveRows
+from services.trainer.adapters.training.wave_passes import MeasuredRun, WaveRows
 from services.trainer.core.algorithms import WaveBatch
 from services.trainer.core.datum_lines import DatumLine
 from services.trainer.core.losses.table import PASS_LOSSES
@@ -26,10 +26,15 @@ class PolicyPass:
     work: Pass | WaveBatch
 
 
+PassOutcome = Passed | MeasuredRun | NotFinite
+
+
 def run_policy_passes(
     base: ScoringBase, passes: Sequence[PolicyPass], *, max_tokens: int
-) -> list[Passed | NotFinite]:
+) -> list[PassOutcome]:
     """Compute passes, add gradients, and return the result of each. Passes of one policy are neighbours.
+
+    One that only measures a wave gives a `MeasuredRun`.
 
     What waves need scored before comes first, all of it together.
     """
@@ -49,7 +54,7 @@ def run_policy_passes(
 class _Running(Protocol):
     def training(self) -> PassWork: ...
 
-    def passed(self, result: PassResult) -> Passed | NotFinite: ...
+    def passed(self, result: PassResult) -> Passed | MeasuredRun: ...
 
 
 def _running(one: PolicyPass, *, max_length: int) -> _Running:

@@ -9,10 +9,11 @@ T = target tokens, N = wanted answers, M = unwanted answers.
 """
 # ruff: noqa: N806  # tensors carry their shape in their name
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from services.trainer.adapters.training.pass_sum import PassResult
 from services.trainer.core.batch import Row
@@ -20,21 +21,23 @@ from services.trainer.core.losses.loss import Comparison, Config, PreferenceLoss
 from services.trainer.core.losses.tokens import sequence_sums
 from services.trainer.core.packing import PackedSequence
 
+MovedAnswer = tuple[Row, Tensor]
+"""An answer, and how much likelier the policy finds it than its base does: the difference of their logs."""
+
 
 def weigh_answers(
     loss: PreferenceLoss,
     config: Config,
     rows: Sequence[Row],
-    lines: Sequence[PackedSequence],
-    scored: PassResult,
+    answers: Iterable[MovedAnswer],
 ) -> tuple[list[Row], dict[str, float]]:
     """Return the rows with their weights, and metrics: the mean loss first of all.
 
-    ``scored`` is what the lines came to, which have the rows and the mismatched ones.
+    ``answers`` are what the rows and the mismatched ones came to, in any order.
     """
     kinds = {kind: torch.zeros(sum(row.advantage == kind for row in rows)) for kind in (1.0, -1.0)}
     mismatched = []
-    for row, moved in _moved(lines, scored):
+    for row, moved in answers:
         if row.advantage:
             kinds[row.advantage][row.pair] = moved
         else:
@@ -51,8 +54,8 @@ def weigh_answers(
     return weighted, {"loss:mean": float(mean.detach()), **measures}
 
 
-def _moved(lines: Sequence[PackedSequence], scored: PassResult) -> Iterator[tuple[Row, torch.Tensor]]:
-    """Yield each row with log pi(y|x) - log base(y|x)."""
+def moved_answers(lines: Sequence[PackedSequence], scored: PassResult) -> Iterator[MovedAnswer]:
+    """Yield each row of the lines with log pi(y|x) - log base(y|x), given what the lines came to."""
     for line, scores in zip(lines, scored.scores, strict=True):
         assert scores.base is not None, "reads_base"
         sequence_T = torch.repeat_interleave(torch.tensor([row.targets for row in line.rows]))

@@ -5,18 +5,35 @@ without rows is compared with its sampler only.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from mint_common.training import Passed
 from services.trainer.adapters.lora.tensors import LoraTensors
 from services.trainer.adapters.training.pass_sum import PassResult, PassWork
-from services.trainer.adapters.training.preferences import weigh_answers
+from services.trainer.adapters.training.preferences import MovedAnswer, moved_answers, weigh_answers
 from services.trainer.core.algorithms import ALGORITHMS, VALIDATION_METRICS, WaveBatch
 from services.trainer.core.batch import Row
 from services.trainer.core.losses.cross_entropy import CROSS_ENTROPY
 from services.trainer.core.losses.loss import PreferenceLoss, TokenLoss
 from services.trainer.core.packing import PackedSequence, behind_shared_beginning, pack_rows
 from services.trainer.core.refusals import NotFinite
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredRun:
+    """What some rows of a pass that only measures came to; see `core/measuring.py`.
+
+    ``loss`` is their part of the mean loss of tokens, 0 where answers are compared, which ``answers`` has.
+    Of ``judged`` tokens ``hits`` were the likeliest. ``seconds`` is what it took.
+    """
+
+    step: int
+    loss: float
+    hits: float
+    judged: float
+    answers: Sequence[MovedAnswer]
+    seconds: float = 0.0
 
 
 class WaveRows:
@@ -30,9 +47,11 @@ class WaveRows:
         self._max_length = max_length
         self._algorithm = ALGORITHMS[work.algorithm]
         loss = self._algorithm.loss
-        self._preferences = loss if isinstance(loss, PreferenceLoss) and self._rows else None
-        compared = (*self._rows, *work.batch.mismatched) if self._preferences else work.batch.probe
+        answers = (*self._rows, *work.batch.mismatched)
+        self._preferences = loss if isinstance(loss, PreferenceLoss) and answers else None
+        compared = answers if self._preferences else work.batch.probe
         self._compared = self._lines(compared)
+        self._answers: list[MovedAnswer] = []
         self._found: dict[str, float] = {}
         self._measures: dict[str, float] = {}
         self._sampler_kl: float | None = None
@@ -56,9 +75,11 @@ class WaveRows:
         self._measures.update(scored.measures)
         self._sampler_kl = scored.sampler_kl
         if self._preferences is not None:
-            self._rows, self._found = weigh_answers(
-                self._preferences, self._work.config, self._rows, self._compared, scored
-            )
+            self._answers = list(moved_answers(self._compared, scored))
+            if self._work.backward:
+                self._rows, self._found = weigh_answers(
+                    self._preferences, self._work.config, self._rows, self._answers
+                )
 
     def training(self) -> PassWork:
         """Return the pass that gives the gradient; answers that are only measured have been scored."""
@@ -78,12 +99,11 @@ class WaveRows:
             backward=self._work.backward,
         )
 
-    def passed(self, result: PassResult) -> Passed | NotFinite:
+    def passed(self, result: PassResult) -> Passed | MeasuredRun:
         """Return what is told of the pass. Its log-probabilities are nobody's to read.
 
         ``kl`` is there only if the loss has that term, ``ratio_max_error`` only where a sampler answered, the
-        routes' metrics only where it recorded them, ``distrusted_tokens`` only with a band. A pass that only
-        measures is refused for a loss that is not finite, and tells `VALIDATION_METRICS`.
+        routes' metrics only where it recorded them, ``distrusted_tokens`` only with a band.
         """
         for name, value in result.measures.items():
             self._measures[name] = max(value, self._measures.get(name, value))
@@ -92,6 +112,10 @@ class WaveRows:
         routed, unrouted, off_route, hits, judged = (
             measures.pop(f"{name}:sum", 0.0) for name in ("routed", "unrouted", "off_route", "hits", "judged")
         )
+        if not self._work.backward:
+            return MeasuredRun(
+                step=self._step, loss=result.loss, hits=hits, judged=judged, answers=self._answers
+            )
         batch, found = self._work.batch, dict(self._found)
         metrics = {
             "loss:mean": found.pop("loss:mean") if self._preferences else result.loss,
@@ -111,16 +135,27 @@ class WaveRows:
             metrics["unrouted_tokens:sum"] = unrouted
         if judged:
             metrics["mean_token_accuracy:mean"] = hits / judged
-        return Passed(logprobs=(), metrics=metrics) if self._work.backward else self._measured(metrics)
-
-    def _measured(self, metrics: Mapping[str, float]) -> Passed | NotFinite:
-        loss = metrics["loss:mean"]
-        if not math.isfinite(loss):
-            return NotFinite(what="loss", step=self._step + 1, value=loss, kept=self._step)
-        told = {own: metrics[name] for name, own in VALIDATION_METRICS.items() if name in metrics}
-        return Passed(logprobs=(), metrics=told)
+        return Passed(logprobs=(), metrics=metrics)
 
     def _lines(self, rows: Sequence[Row]) -> list[PackedSequence]:
         if self._work.is_file and self._max_length:
             rows = behind_shared_beginning(rows)
         return sorted(pack_rows(rows, policy=0, max_length=self._max_length), key=lambda line: -line.length)
+
+
+def measured_pass(work: WaveBatch, runs: Sequence[MeasuredRun]) -> Passed | NotFinite:
+    """Return what a pass that only measures tells: `VALIDATION_METRICS`, given what its runs came to.
+
+    It is refused for a loss that is not finite.
+    """
+    loss, found = ALGORITHMS[work.algorithm].loss, {"loss:mean": sum(run.loss for run in runs)}
+    if isinstance(loss, PreferenceLoss):
+        answers = [answer for run in runs for answer in run.answers]
+        _, found = weigh_answers(loss, work.config, work.batch.rows, answers)
+    mean, step = found["loss:mean"], runs[0].step
+    if not math.isfinite(mean):
+        return NotFinite(what="loss", step=step + 1, value=mean, kept=step)
+    if judged := sum(run.judged for run in runs):
+        found["mean_token_accuracy:mean"] = sum(run.hits for run in runs) / judged
+    told = {own: found[name] for name, own in VALIDATION_METRICS.items() if name in found}
+    return Passed(logprobs=(), metrics={**told, "valid_seconds:sum": sum(run.seconds for run in runs)})
