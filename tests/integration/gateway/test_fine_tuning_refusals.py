@@ -61,6 +61,9 @@ BAD = [
     ({"seed": 1.5}, "seed", "invalid_field"),
     ({"metadata": {f"k{n}": "v" for n in range(17)}}, "metadata", "invalid_field"),
     ({"metadata": {"k": "v" * 513}}, "metadata.k", "invalid_field"),
+    ({"metadata": {"k": "v\0"}}, "metadata.k", "invalid_field"),
+    ({"suffix": "s\0"}, "suffix", "invalid_field"),
+    ({"model": "m\0"}, "model", "model_not_found"),
     (
         {"integrations": [{"type": "wandb", "wandb": {"project": "p"}}]},
         "integrations",
@@ -93,6 +96,13 @@ BAD = [
         f"{IN_RFT}.reasoning_effort",
         "reasoning_effort_not_supported",
     ),
+    (
+        reinforcement({"reasoning_effort": {}}),
+        f"{IN_RFT}.reasoning_effort",
+        "reasoning_effort_not_supported",
+    ),
+    (reinforcement(grader={**EXACT, "reference": "\0"}), "method.reinforcement.grader", "invalid_field"),
+    (reinforcement(grader={**EXACT, "reference": "\ud800"}), "body", "invalid_field"),
     (
         reinforcement(response_format={"type": "json_schema"}),
         "method.reinforcement.response_format",

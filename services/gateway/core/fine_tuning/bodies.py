@@ -28,6 +28,8 @@ def _auto(value: object) -> object:
     return None if value == "auto" else value
 
 
+_NO_NUL = r"^[^\x00]*$"
+"""What Postgres takes as text."""
 _AUTO_INT = BeforeValidator(_auto, json_schema_input_type=int | Literal["auto"] | None)
 _AUTO_FLOAT = BeforeValidator(_auto, json_schema_input_type=float | Literal["auto"] | None)
 
@@ -41,8 +43,8 @@ EvalInterval = Annotated[Annotated[StrictInt, Field(ge=1, le=MAX_STEPS)] | None,
 EvalSamples = Annotated[Annotated[StrictInt, Field(ge=1, le=1000)] | None, _AUTO_INT]
 Metadata = Annotated[
     dict[
-        Annotated[str, StringConstraints(min_length=1, max_length=64)],
-        Annotated[str, StringConstraints(max_length=512)],
+        Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=_NO_NUL)],
+        Annotated[str, StringConstraints(max_length=512, pattern=_NO_NUL)],
     ],
     Field(max_length=16),
 ]
@@ -154,7 +156,7 @@ class FineTuningBody(Body):
     model: Name
     training_file: Name
     validation_file: Name | None = None
-    suffix: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
+    suffix: Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=_NO_NUL)] | None = None
     seed: Annotated[StrictInt, Field(ge=0, le=2**31 - 1)] | None = None
     method: Method | None = None
     hyperparameters: Hyperparameters | None = None

@@ -78,7 +78,7 @@ def check_supported(body: FineTuningBody) -> None:
     if settings is None:
         return
     numbers = settings.hyperparameters
-    if numbers is not None and numbers.reasoning_effort not in {None, "default"}:
+    if numbers is not None and numbers.reasoning_effort not in (None, "default"):  # it may be unhashable
         raise JobRefused(
             reason="reasoning_effort_not_supported",
             field="method.reinforcement.hyperparameters.reasoning_effort",

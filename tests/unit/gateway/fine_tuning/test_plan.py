@@ -138,6 +138,9 @@ def test_what_may_go_wrong_is_told():
         ({"suffix": "x" * 65}, "suffix"),
         ({"metadata": {str(n): "a" for n in range(17)}}, "metadata"),
         ({"metadata": {"a": 1}}, "metadata.a"),
+        ({"metadata": {"a": "b\0"}}, "metadata.a"),
+        ({"metadata": {"a\0": "b"}}, "metadata.a\0.[key]"),
+        ({"suffix": "a\0"}, "suffix"),
         ({"hyperparameters": {"n_epochs": 0}}, "hyperparameters.n_epochs"),
         ({"hyperparameters": {"n_epochs": 51}}, "hyperparameters.n_epochs"),
         ({"hyperparameters": {"n_epochs": "3"}}, "hyperparameters.n_epochs"),
@@ -216,6 +219,11 @@ def test_what_does_not_fit_together_is_refused_with_a_code(fields, where, code):
     [
         (
             {"hyperparameters": {"reasoning_effort": "low"}},
+            ".hyperparameters.reasoning_effort",
+            "reasoning_effort_not_supported",
+        ),
+        (
+            {"hyperparameters": {"reasoning_effort": []}},
             ".hyperparameters.reasoning_effort",
             "reasoning_effort_not_supported",
         ),
