@@ -1,7 +1,7 @@
 """Files that jobs read: kept while a job reads them, and a removed one makes no job."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,9 +34,12 @@ class JobsInMemory:
 
     def __init__(self) -> None:
         self.states: dict[JobId, str] = {}
+        self.on_progress: Callable[[JobId], Awaitable[None]] | None = None
 
     async def progress(self, _tenant_id: str, job_id: JobId, *, steps: bool) -> JobNow:
         """Return a job's state. Raises NotFound."""
+        if self.on_progress is not None:
+            await self.on_progress(job_id)
         if job_id not in self.states:
             raise NotFound(kind="job", name=job_id)
         return JobNow(state=self.states[job_id])
@@ -147,7 +150,42 @@ async def test_a_file_past_its_time_stays_for_its_job_and_is_not_shown(rig) -> N
     assert b"".join([part async for part in rig.files.read(file)]) == ROWS
     rig.rollout.states[job] = "failed"
     await rig.uses.sweep()
-    assert await rig.submissions.expired_files() == []
+    assert await rig.files.expired() == []
+
+
+@pytest.mark.parametrize("is_early", [True, False])
+async def test_a_sweep_keeps_the_file_of_a_job_that_it_has_not_seen(rig, is_early: bool) -> None:
+    """The file expires, or its job is committed, while the sweep asks how far jobs are."""
+    first, file = [await keep(rig.files, ROWS, draft(expires=3600 + more)) for more in (0, 60)]
+    asked = await rig.submit(first)
+    rig.rollout.states[asked] = "running"
+    job = await rig.submit(file) if is_early else None
+    await rig.clock.advance(3601)
+
+    async def meanwhile(_job_id: JobId) -> None:
+        nonlocal job
+        rig.rollout.on_progress = None
+        job = job or await rig.submit(file)
+        await rig.clock.advance(60)
+
+    rig.rollout.on_progress = meanwhile
+    await rig.uses.sweep()
+    assert [file_id for _, file_id in await rig.files.expired()] == [first.file_id, file.file_id]
+
+
+async def test_the_sweep_waits_for_a_job_that_is_being_made(rig) -> None:
+    for _ in range(10):
+        file = await keep(rig.files, ROWS, draft(expires=3600))
+        await rig.clock.advance(3599)
+        made, _ = await asyncio.gather(rig.submit(file), advance_and_sweep(rig), return_exceptions=True)
+        left = [file_id for _, file_id in await rig.files.expired()]
+        assert isinstance(made, JobRefused) != (file.file_id in left), made
+
+
+async def advance_and_sweep(rig: Rig) -> None:
+    await asyncio.sleep(0)
+    await rig.clock.advance(1)
+    await rig.uses.sweep()
 
 
 async def test_jobs_are_listed_by_metadata_and_page(rig) -> None:

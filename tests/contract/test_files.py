@@ -157,8 +157,16 @@ async def test_a_file_past_its_time_is_not_there_and_its_bytes_go(files, blobs, 
         await files.get(MINE, file.file_id)
     assert (await ids(files), await files.files.room(MINE)) == ([], (0, 0))
     assert len(await stored(blobs)) == 1
-    await files.sweep()
+    assert await files.expired() == [(MINE, file.file_id)]
+    await files.remove(MINE, file.file_id, is_expired=True)
     assert await stored(blobs) == []
+
+
+async def test_what_is_not_past_its_time_is_not_removed_as_if_it_were(files) -> None:
+    for file in (await keep(files, ROWS), await keep(files, ROWS, draft(expires=3600))):
+        with pytest.raises(NotFound):
+            await files.remove(MINE, file.file_id, is_expired=True)
+        assert await content(files, file.file_id) == ROWS
 
 
 async def test_parts_make_a_file_and_go(files, uploads, blobs) -> None:

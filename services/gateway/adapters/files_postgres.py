@@ -120,9 +120,18 @@ class PostgresFiles:
         rows = await self._pool.fetch(query, tenant_id, self._clock.now(), purpose, place, limit)
         return [_file(row) for row in rows]
 
-    async def remove(self, tenant_id: TenantId, file_id: str, *, jobs: Collection[JobId]) -> FileRecord:
+    async def expired(self) -> Sequence[tuple[TenantId, str]]:
+        """Return the files past their time."""
+        query = "SELECT tenant_id, file_id FROM files WHERE expires_at <= $1"
+        rows = await self._pool.fetch(query, self._clock.now())
+        return [(TenantId(row["tenant_id"]), row["file_id"]) for row in rows]
+
+    async def remove(
+        self, tenant_id: TenantId, file_id: str, *, jobs: Collection[JobId], is_expired: bool = False
+    ) -> FileRecord:
         """Remove a tenant's file."""
-        lock = f"SELECT {FILE} FROM files WHERE tenant_id = $1 AND {_LIVE} AND file_id = $3 FOR UPDATE"  # noqa: S608
+        wanted = "expires_at <= $2" if is_expired else _LIVE
+        lock = f"SELECT {FILE} FROM files WHERE tenant_id = $1 AND {wanted} AND file_id = $3 FOR UPDATE"  # noqa: S608
         async with acquired(self._pool) as connection, connection.transaction():
             row = await connection.fetchrow(lock, tenant_id, self._clock.now(), file_id)
             found = _found(row, file_id)
@@ -132,11 +141,6 @@ class PostgresFiles:
                 raise file_in_use(file_id, JobId(reader))
             await connection.execute("DELETE FROM files WHERE file_id = $1", file_id)
         return found
-
-    async def remove_expired(self, *, kept: Collection[str]) -> int:
-        """Remove the files that are past their time."""
-        query = "DELETE FROM files WHERE expires_at <= $1 AND file_id <> ALL ($2::text[]) RETURNING file_id"
-        return len(await self._pool.fetch(query, self._clock.now(), list(kept)))
 
     async def unused(self, *, limit: int) -> Sequence[str]:
         """Return content that no file names."""

@@ -41,10 +41,6 @@ _ON_FILES = f"""
         AND ($3::float8 IS NULL OR (submitted_at, job_id) < ($3, $4))
     ORDER BY submitted_at DESC, job_id DESC LIMIT $5
 """  # noqa: S608  # a constant
-_EXPIRED = """
-    SELECT tenant_id, file_id FROM files WHERE expires_at <= $1
-        AND EXISTS (SELECT FROM submissions WHERE file_ids @> ARRAY[files.file_id])
-"""
 _USING = f"""
     SELECT {_COLUMNS} FROM submissions WHERE tenant_id = $1 AND file_ids @> ARRAY[$2::text]
     ORDER BY submitted_at DESC, job_id DESC
@@ -162,11 +158,6 @@ class PostgresSubmissions:
     async def using(self, tenant_id: TenantId, file_id: str) -> Sequence[SubmittedJob]:
         """Return the jobs of a file, newest first."""
         return [_submission(row) for row in await self._pool.fetch(_USING, tenant_id, file_id)]
-
-    async def expired_files(self) -> Sequence[tuple[TenantId, str]]:
-        """Return files past their time that jobs name."""
-        rows = await self._pool.fetch(_EXPIRED, self._clock.now())
-        return [(TenantId(row["tenant_id"]), row["file_id"]) for row in rows]
 
 
 def _submission(row: asyncpg.Record) -> SubmittedJob:

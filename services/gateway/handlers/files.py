@@ -121,17 +121,22 @@ class FileKeeper:
             raise
         return rows.finish()
 
-    async def remove(self, tenant_id: TenantId, file_id: str, *, jobs: Collection[JobId] = ()) -> None:
+    async def remove(
+        self, tenant_id: TenantId, file_id: str, *, jobs: Collection[JobId] = (), is_expired: bool = False
+    ) -> None:
         """Remove a file that no job but ``jobs`` reads, and erase its bytes unless another has the same.
 
-        Raises NotFound, JobRefused.
+        Raises NotFound, JobRefused. One that ``is_expired`` is past its time; any other is not.
         """
-        removed = await self.files.remove(tenant_id, file_id, jobs=jobs)
+        removed = await self.files.remove(tenant_id, file_id, jobs=jobs, is_expired=is_expired)
         await asyncio.shield(self._erase_soon(removed.sha256))
 
-    async def sweep(self, *, kept: Collection[str] = ()) -> None:
-        """Remove files past their time but for ``kept``, and erase what no file names."""
-        await self.files.remove_expired(kept=kept)
+    async def expired(self) -> Sequence[tuple[TenantId, str]]:
+        """Return the files past their time that are still stored."""
+        return await self.files.expired()
+
+    async def sweep(self) -> None:
+        """Erase what no file names."""
         while found := await self.files.unused(limit=AT_ONCE):
             if not any([await self._erase(sha256) for sha256 in found]):
                 return

@@ -96,15 +96,17 @@ class Files(Protocol):
         """Return a tenant's files by age; ``after`` is the last id of the page before. Raises NotFound."""
         ...
 
-    async def remove(self, tenant_id: TenantId, file_id: str, *, jobs: Collection[JobId]) -> FileRecord:
-        """Remove a tenant's file, and return what it was.
+    async def expired(self) -> Sequence[tuple[TenantId, str]]:
+        """Return the files past their time that are still stored."""
+        ...
+
+    async def remove(
+        self, tenant_id: TenantId, file_id: str, *, jobs: Collection[JobId], is_expired: bool = False
+    ) -> FileRecord:
+        """Remove a tenant's file, or one that is past its time, and return what it was.
 
         Raises NotFound, or JobRefused when a job that is not among ``jobs`` reads it.
         """
-        ...
-
-    async def remove_expired(self, *, kept: Collection[str]) -> int:
-        """Remove the files that are past their time but for some; return how many."""
         ...
 
     async def unused(self, *, limit: int) -> Sequence[str]:

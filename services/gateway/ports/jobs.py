@@ -57,10 +57,6 @@ class Submissions(Protocol):
         """Return the jobs that train or are evaluated on a file, newest first."""
         ...
 
-    async def expired_files(self) -> Sequence[tuple[TenantId, str]]:
-        """Return the files past their time that jobs, of any age, name."""
-        ...
-
 
 class Rollout(Protocol):
     """The rollout service. Raises its MintErrors (NotFound names the task or job), or Unavailable."""

@@ -3,11 +3,13 @@
 Invariant: a file goes in a transaction that sees every job of it, and all of them have ended.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 
+from mint_common.errors import NotFound
 from mint_common.ids import TenantId
 from services.gateway.core.fine_tuning.file_uses import FileUse, ReadingJob, file_use
-from services.gateway.core.fine_tuning.refusals import file_in_use
+from services.gateway.core.fine_tuning.refusals import JobRefused, file_in_use
 from services.gateway.handlers.files import FileKeeper
 from services.gateway.handlers.fine_tuning.jobs import FineTuningJobs
 from services.gateway.ports.jobs import Submissions
@@ -37,12 +39,12 @@ class FileUses:
 
     async def sweep(self) -> None:
         """Remove files past their time that no job reads, and erase what no file names."""
-        kept = [
-            file_id
-            for tenant_id, file_id in await self.submissions.expired_files()
-            if any(not reader.now.is_ended for reader in await self._readers(tenant_id, file_id))
-        ]
-        await self.files.sweep(kept=kept)
+        for tenant_id, file_id in await self.files.expired():
+            readers = await self._readers(tenant_id, file_id)
+            ended = [reader.job.job_id for reader in readers if reader.now.is_ended]
+            with suppress(NotFound, JobRefused):  # removed by another gateway, or still read
+                await self.files.remove(tenant_id, file_id, jobs=ended, is_expired=True)
+        await self.files.sweep()
 
     async def _readers(self, tenant_id: TenantId, file_id: str) -> list[ReadingJob]:
         found = await self.submissions.using(tenant_id, file_id)
