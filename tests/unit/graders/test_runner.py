@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from mint_common.errors import InvalidField, MintError, NotFound, SettingInvalid
+from mint_common.errors import InvalidField, MintError, NotFound, SettingInvalid, Unavailable
 from mint_common.graders import METRICS, Grade, GradedSample, GraderFault, GraderNotSupported, read_grader
 from mint_common.ids import TenantId
 from mint_common.runtime.graders.judge import JudgeAnswer, MakeQuestion, Question
@@ -156,6 +156,15 @@ async def test_python_graders_can_be_turned_off(judge) -> None:
             await runner.check(read_grader(PYTHON), tenant_id=TENANT)
         assert await grade(runner, PYTHON, "ab") == ["python_grader_server_error"]
         assert await grade(runner, EXACT, "5") == [1]
+
+
+async def test_a_sandbox_that_does_not_run_is_no_fault_of_the_source(judge) -> None:
+    sandbox = ProcessSandbox(workers=1, seconds=1.0, memory_bytes=64 << 20)
+    sandbox.close()
+    runner = GraderRunner(judge=judge, sandbox=sandbox, workers=1)
+    with pytest.raises(Unavailable):
+        await runner.check(read_grader(PYTHON), tenant_id=TENANT)
+    runner.close()
 
 
 async def test_a_system_that_cannot_confine_refuses_the_setting(judge, monkeypatch) -> None:

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
-from mint_common.errors import InvalidField, MintError
+from mint_common.errors import InvalidField, MintError, Unavailable
 from mint_common.graders import (
     Grade,
     GradedSample,
@@ -68,6 +68,8 @@ class GraderRunner:
                 try:
                     await self._sources.run(tenant_id, partial(self._sandbox.check, part.source))
                 except GraderFault as fault:
+                    if fault.kind == "python_grader_server_error":
+                        raise Unavailable(what="python graders", problem=fault.message) from fault
                     raise InvalidField(field=f"{field}.source", problem=fault.message) from fault
             elif isinstance(part, ScoreModel):
                 await self._judge.check(part.model, tenant_id=tenant_id, field=f"{field}.model")
