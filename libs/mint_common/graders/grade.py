@@ -10,7 +10,7 @@ import msgspec
 
 from mint_common.graders.formula import Formula, FormulaFault
 from mint_common.graders.similarity import METRICS
-from mint_common.graders.specs import PATH, VARIABLE, MultiGrader, PlainGrader, StringCheck
+from mint_common.graders.specs import PATH, VARIABLE, PlainGrader, StringCheck
 
 MAX_TEXT = 20_000
 """Characters of a text whose likeness is measured: the time is the product of both lengths."""
@@ -46,6 +46,13 @@ class GradedSample:
 
     output_text: str
     item: Mapping[str, Any] = field(default_factory=dict)  # JSON
+
+    def output_json(self) -> Any:  # JSON
+        """Return what the text is as JSON. Raises GraderFault."""
+        try:
+            return msgspec.json.decode(self.output_text)
+        except (msgspec.DecodeError, ValueError, RecursionError) as error:
+            raise GraderFault("sample_parse_error", "the sample is no JSON") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,10 +114,7 @@ class Variables:
 
     @cached_property
     def _output_json(self) -> Any:  # JSON
-        try:
-            return msgspec.json.decode(self._sample.output_text)
-        except (msgspec.DecodeError, ValueError, RecursionError) as error:
-            raise GraderFault("sample_parse_error", "the sample is no JSON") from error
+        return self._sample.output_json()
 
 
 def grade_plain(spec: PlainGrader, sample: GradedSample) -> float:
@@ -124,10 +128,10 @@ def grade_plain(spec: PlainGrader, sample: GradedSample) -> float:
     return METRICS[spec.evaluation_metric](text, reference)
 
 
-def combine(spec: MultiGrader, rewards: Mapping[str, float]) -> Grade:
+def combine(formula: Formula, rewards: Mapping[str, float]) -> Grade:
     """Return what the formula makes of the parts' rewards. Raises GraderFault."""
     try:
-        reward = Formula(spec.calculate_output, frozenset(spec.graders)).value(rewards)
+        reward = formula.value(rewards)
     except FormulaFault as error:
         raise GraderFault("formula_parse_error", str(error)) from error
     return Grade(reward=reward, sub_rewards=rewards)

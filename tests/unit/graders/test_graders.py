@@ -62,7 +62,8 @@ def multi(formula: str) -> dict[str, Any]:
 def grade(grader: object, text: str, **item: object) -> Grade:
     spec, sample = read_grader(grader), GradedSample(output_text=text, item=item)
     if isinstance(spec, MultiGrader):
-        return combine(spec, {name: grade_plain(part, sample) for name, part in spec.graders.items()})
+        formula = Formula(spec.calculate_output, spec.graders.keys())
+        return combine(formula, {name: grade_plain(part, sample) for name, part in spec.graders.items()})
     return Grade(reward=grade_plain(spec, sample))
 
 

@@ -10,10 +10,11 @@ import threading
 from collections.abc import Mapping
 from typing import Any, Protocol, Self
 
+import msgspec
+
 from mint_common.graders import GradedSample, GraderFault
 from mint_common.runtime.graders.python import (
     MAX_VALUE,
-    fields_of,
     reward_of,
     runtime_fault,
     sample_fields,
@@ -59,7 +60,7 @@ class MontySandbox:
 
     def grade(self, source: str, sample: GradedSample) -> float:
         """Return what the source's function returns."""
-        inputs = {"sample": sample_fields(sample), "item": fields_of(sample.item)}
+        inputs = {"sample": sample_fields(sample), "item": _fields(sample.item)}
         return reward_of(self._run(source + _CALL, inputs))
 
     def close(self) -> None:
@@ -102,6 +103,14 @@ class MontySandbox:
                 )
                 self._opened.__enter__()
             return self._opened
+
+
+def _fields(item: Mapping[str, Any]) -> Any:  # JSON
+    """Return a row as plain values of JSON. Raises GraderFault for what cannot be written as JSON."""
+    try:
+        return msgspec.json.decode(msgspec.json.encode(item))
+    except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
+        raise GraderFault("invalid_variable_error", "the row cannot be written as JSON") from error
 
 
 def _package() -> Any:  # pydantic_monty, without its types

@@ -19,7 +19,7 @@ import msgspec
 
 from mint_common.graders import GradedSample, GraderFault
 from mint_common.runtime.graders.fork_server import READY, TIMED_OUT
-from mint_common.runtime.graders.python import fields_of, reward_of, runtime_fault, sample_fields
+from mint_common.runtime.graders.python import reward_of, runtime_fault, sample_fields
 
 _MODULE = "mint_common.runtime.graders.fork_server"
 _MOST_ANSWER_BYTES = 64 << 10
@@ -63,7 +63,7 @@ class ProcessSandbox:
 
     def grade(self, source: str, sample: GradedSample) -> float:
         """Return what the source's function returns."""
-        call = {"source": source, "sample": sample_fields(sample), "item": fields_of(sample.item)}
+        call = {"source": source, "sample": sample_fields(sample), "item": sample.item}
         return reward_of(self._ask(call))
 
     def close(self) -> None:
@@ -74,8 +74,9 @@ class ProcessSandbox:
     def _ask(self, call: Mapping[str, Any]) -> str:
         try:
             request = msgspec.json.encode(call)
-        except UnicodeEncodeError as error:
-            raise GraderFault("invalid_variable_error", "the sample cannot be written as JSON") from error
+        except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
+            problem = "the sample or its row cannot be written as JSON"
+            raise GraderFault("invalid_variable_error", problem) from error
         server = self._idle.get()
         try:
             answer, is_over = server.ask(request)

@@ -1,10 +1,7 @@
 """What runs the source of python graders. Both ways block, and are called in threads of their own."""
 
 import math
-from collections.abc import Mapping
 from typing import Any, Protocol
-
-import msgspec
 
 from mint_common.graders import MAX_REWARD, GradedSample, GraderFault
 
@@ -18,7 +15,7 @@ _SHOWN = 100
 class PythonSandbox(Protocol):
     """Runs the source of graders apart from the service: no files, network or processes, bounded in time.
 
-    Every call begins anew, so a reward depends on the source, the sample and the row alone. Thread-safe.
+    Every call begins anew. Thread-safe.
     """
 
     def check(self, source: str) -> None:
@@ -37,8 +34,8 @@ class PythonSandbox(Protocol):
 def sample_fields(sample: GradedSample) -> dict[str, Any]:  # JSON
     """Return what a source gets as its sample; ``output_json`` is None unless the text is JSON."""
     try:
-        output_json = msgspec.json.decode(sample.output_text)
-    except (msgspec.DecodeError, ValueError, RecursionError):
+        output_json = sample.output_json()
+    except GraderFault:
         output_json = None
     return {"output_text": sample.output_text, "output_json": output_json}
 
@@ -61,11 +58,3 @@ def reward_of(value: str) -> float:
 def runtime_fault(problem: str) -> GraderFault:
     """Return the fault of a source: its error, or its limit."""
     return GraderFault("python_grader_runtime_error", problem[-MAX_MESSAGE:])
-
-
-def fields_of(item: Mapping[str, Any]) -> dict[str, Any]:  # JSON
-    """Return a row as plain values of JSON. Raises GraderFault for what cannot be written as JSON."""
-    try:
-        return msgspec.json.decode(msgspec.json.encode(item))  # type: ignore[no-any-return]  # a mapping
-    except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
-        raise GraderFault("invalid_variable_error", "the row cannot be written as JSON") from error

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from mint_common.errors import InvalidField, MintError, Unavailable
 from mint_common.graders import (
+    Formula,
     Grade,
     GradedSample,
     GraderFault,
@@ -85,8 +86,9 @@ class GraderRunner:
             found = await self._rewards(spec, samples, tenant_id)
             return [each if isinstance(each, GraderFault) else Grade(reward=each) for each in found]
         parts = {name: await self._rewards(part, samples, tenant_id) for name, part in spec.graders.items()}
+        formula = Formula(spec.calculate_output, frozenset(spec.graders))
         rewards = [{name: found[at] for name, found in parts.items()} for at in range(len(samples))]
-        return await self._texts.each(tenant_id, partial(_combined, spec), rewards)
+        return await self._texts.each(tenant_id, partial(_combined, formula), rewards)
 
     def close(self) -> None:
         """End the threads and the sandbox."""
@@ -186,14 +188,14 @@ class _Threads:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _combined(spec: MultiGrader, rewards: Mapping[str, float | GraderFault]) -> Grade:
+def _combined(formula: Formula, rewards: Mapping[str, float | GraderFault]) -> Grade:
     """Return the reward of a sample from its parts'. Raises GraderFault: the first part's that has none."""
     found: dict[str, float] = {}
     for name, reward in rewards.items():
         if isinstance(reward, GraderFault):
             raise reward
         found[name] = reward
-    return combine(spec, found)
+    return combine(formula, found)
 
 
 def _question(spec: ScoreModel, sample: GradedSample) -> Question:
