@@ -106,6 +106,17 @@ def test_every_call_begins_anew(sandbox) -> None:
     assert len(rewards) == 1, "neither state nor chance goes from one answer to another"
 
 
+CLOCK = "import time\ndef grade(sample, item): return time.time() % 1000"
+LONG_PRINT = "def grade(sample, item):\n    print('x' * 2_000_000)\n    return 1"
+
+
+def test_the_clock_and_long_prints_are_as_the_docs_say(sandbox) -> None:
+    """The real clock in a process, a fixed one in monty, which takes 1 MiB of print at most."""
+    is_monty = isinstance(sandbox, MontySandbox)
+    assert (outcome(sandbox, CLOCK) == outcome(sandbox, CLOCK)) == is_monty
+    assert outcome(sandbox, LONG_PRINT) == (FAULT if is_monty else "1.0")
+
+
 @pytest.mark.parametrize("name", ["nothing", "no function", "no Python", "an endless beginning"])
 def test_a_source_is_checked_by_running_it(sandbox, name) -> None:
     with pytest.raises(GraderFault):
