@@ -176,6 +176,7 @@ def make_rig() -> Rig:
     gateway.cold_admission = OpenAdmission()
     gateway.in_hand = OpenRequests(what="requests", most=4)
     gateway.event_streams = OpenRequests(what="event streams", most=2)
+    gateway.downloads = OpenRequests(what="downloads", most=2)
     gateway.bodies = BodyBudget(limit_bytes=64 << 20)
     gateway.body_admission = gateway.cold_admission
     rig.http.state.gateway = gateway

@@ -2,15 +2,18 @@
 
 import json
 from contextlib import ExitStack
+from types import SimpleNamespace
 
 import pytest
 from security.gateway_rig import TENANT, Beyond, make_rig
 
 from mint_common.catalog import KeyOwner, Resolution
+from mint_common.claims import Claim
 from mint_common.errors import Overloaded
 from mint_common.ids import TenantId
 from mint_common.testing.factories import BASE, ENGINE_INFO
 from services.gateway.core.open_requests import OpenRequests, Size
+from services.gateway.core.tinker.downloads import Ticket, TicketSigner
 
 OTHER = TenantId("ten_b")
 POLICIES, EVENTS = "/mint/v1/policies", "/mint/v1/events"
@@ -56,6 +59,60 @@ async def test_the_schema_is_written_once(monkeypatch):
     assert first.status == again.status == 200
     assert first.body == again.body
     assert first.json()["info"]["title"] == "MinT"
+
+
+class Stored(Beyond):
+    """Has every file and revision, of three bytes."""
+
+    claim = Claim(uri="mem://file", sha256="0" * 64, size_bytes=3)
+
+    async def get_revision(self, *_):
+        return SimpleNamespace(fault=None, digest="0" * 64, number=1, manifest=self.claim)
+
+    async def find(self, _manifest):
+        return {"adapter_config.json": self.claim}
+
+    async def results(self, *_):
+        return None
+
+    async def get(self, *_):
+        return self.claim
+
+    async def read(self, _found):
+        yield b"abc"
+
+    read_tar = read
+
+    def tar_bytes(self, _files):
+        return 3
+
+
+TICKET = TicketSigner(secret=b"s").sign(Ticket(manifest=Stored.claim, tenant_id=TENANT, expires_at=9.0))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/files/file-1/content",
+        f"{POLICIES}/a/revisions/1/adapter.tar",
+        f"/api/v1/downloads/{TICKET}/checkpoint.tar",
+        f"/api/v1/downloads/{TICKET}/adapter_config.json",
+    ],
+)
+async def test_a_tenant_has_few_downloads_at_a_time_each_holds_a_part_of_a_blob(path):
+    rig, gateway = rig_of_two()
+    stored = Stored()
+    rig.registry.get_revision = stored.get_revision
+    gateway.files = SimpleNamespace(files=stored)
+    gateway.fine_tuning = SimpleNamespace(jobs=stored)
+    gateway.tinker = SimpleNamespace(files=stored, signer=TicketSigner(secret=b"s"))
+    for _ in range(gateway.downloads.most + 1):
+        assert (await rig.ask("GET", path, "all")).body == b"abc"
+    with ExitStack() as held:
+        for _ in range(gateway.downloads.most):
+            held.enter_context(gateway.downloads.counted(TENANT))
+        refused = await rig.ask("GET", path, "all")
+        assert (refused.status, refused.headers["retry-after"]) == (429, "1")
 
 
 class Engines(Beyond):

@@ -13,14 +13,16 @@ import msgspec
 
 from mint_common.claims import Claim
 from mint_common.errors import NotFound
+from mint_common.ids import TenantId
 
 VALID_SECONDS = 3600.0
 
 
 class Ticket(msgspec.Struct, frozen=True):
-    """A stored adapter, by its manifest, and until when it may be downloaded."""
+    """A stored adapter, by its manifest, and until when it may be downloaded; ``tenant_id`` asked for it."""
 
     manifest: Claim
+    tenant_id: TenantId
     expires_at: float
 
 
@@ -45,7 +47,10 @@ class TicketSigner:
             raise missing from error
         if not hmac.compare_digest(proof, self._signature(raw)):
             raise missing
-        ticket = msgspec.json.decode(raw, type=Ticket)
+        try:
+            ticket = msgspec.json.decode(raw, type=Ticket)
+        except msgspec.DecodeError as error:  # of a gateway of another version
+            raise missing from error
         if ticket.expires_at < now:
             raise missing
         return ticket

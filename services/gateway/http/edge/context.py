@@ -53,6 +53,7 @@ class Gateway:
     open_prompts: OpenRequests
     in_hand: OpenRequests
     event_streams: OpenRequests
+    downloads: OpenRequests
     bodies: BodyBudget
     cold_admission: AdmissionGate
     body_admission: AdmissionGate

@@ -4,7 +4,6 @@ from dataclasses import asdict
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import StreamingResponse
 
 from mint_common.errors import BodyTooLarge
 from mint_common.runtime.edge_body import announced_bytes
@@ -24,6 +23,7 @@ from services.gateway.core.fine_tuning.names import job_of_results
 from services.gateway.core.fine_tuning.refusals import results_stay
 from services.gateway.core.json_types import JsonObject
 from services.gateway.http.edge.context import GatewayDep, ReadCaller, TrainCaller
+from services.gateway.http.edge.downloads import Download
 from services.gateway.http.edge.recording import creates
 from services.gateway.http.files.forms import FORM_BYTES, form_schema, read_form
 from services.gateway.http.files.routes import FilesRoute
@@ -120,4 +120,5 @@ async def get_content(file: str, caller: TrainCaller, gateway: GatewayDep) -> Re
     keeper = gateway.files.files
     found = await keeper.get(caller.tenant_id, file)
     headers = {"content-length": str(found.size_bytes)}
-    return StreamingResponse(keeper.read(found), headers=headers, media_type="application/octet-stream")
+    counted = gateway.downloads.counted(caller.tenant_id)
+    return Download(keeper.read(found), counted=counted, headers=headers)

@@ -20,6 +20,7 @@ from mint_common.runtime.edge_routes import StreamDep
 from mint_common.runtime.slow_clients import BodyTooSlow
 from services.gateway.core.mint.uploads import REFUSED, TAR_BODY, stalled
 from services.gateway.http.edge.context import GatewayDep, ReadCaller, TrainCaller
+from services.gateway.http.edge.downloads import Download
 from services.gateway.http.edge.recording import RecordedRoute, creates
 from services.gateway.http.mint.forwarding import PolicyPath, RevisionPath, TenantCatalog
 
@@ -54,7 +55,7 @@ async def get_revision(
 @_revisions.get("/{revision}/adapter.tar", response_class=StreamingResponse)
 async def download_adapter(
     policy: PolicyPath, revision: RevisionPath, caller: ReadCaller, gateway: GatewayDep
-) -> StreamingResponse:
+) -> Response:
     """Download a revision as PEFT reads it: a plain tar of its config and weights, the same bytes each time.
 
     `x-mint-revision` is its digest, `x-mint-sha256` has the hash of each file, as `NAME=HEX, NAME=HEX`.
@@ -70,7 +71,9 @@ async def download_adapter(
         "content-length": str(stored.tar_bytes(files)),
         "content-disposition": f'attachment; filename="revision-{found.number}.tar"',
     }
-    return StreamingResponse(stored.read_tar(files), headers=headers, media_type="application/x-tar")
+    counted = gateway.downloads.counted(caller.tenant_id)
+    content = stored.read_tar(files)
+    return Download(content, counted=counted, headers=headers, media_type="application/x-tar")
 
 
 @_revisions.post(

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from email.utils import format_datetime
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import StreamingResponse
 
 from mint_common.claims import Claim
 from mint_common.errors import InvalidField, NotFound
@@ -17,6 +16,7 @@ from services.gateway.core.tinker.downloads import VALID_SECONDS, Ticket
 from services.gateway.core.tinker.ids import checkpoint_path, parse_model_id
 from services.gateway.core.tinker.listings import moment
 from services.gateway.http.edge.context import CallerDep, Gateway, GatewayDep, ReadCaller
+from services.gateway.http.edge.downloads import Download
 from services.gateway.http.edge.routes import TinkerRoute
 from services.gateway.http.tinker.bodies import answer
 from services.gateway.http.tinker.errors import PREFIX
@@ -58,13 +58,14 @@ async def download(ticket: str, name: str, gateway: GatewayDep) -> Response:
     """Stream a file, or a tar of all, to whoever has its address."""
     found = gateway.tinker.signer.read(ticket, now=gateway.clock.now())
     files: Mapping[str, Claim] = await gateway.tinker.files.find(found.manifest)
+    counted = gateway.downloads.counted(found.tenant_id)
     if name == ARCHIVE:
-        return StreamingResponse(gateway.tinker.files.read_tar(files), media_type="application/x-tar")
+        content = gateway.tinker.files.read_tar(files)
+        return Download(content, counted=counted, media_type="application/x-tar")
     if name not in files:
         raise NotFound(kind="file", name=name[:100])
     size = {"content-length": str(files[name].size_bytes)}
-    stream = gateway.tinker.files.read(files[name])
-    return StreamingResponse(stream, headers=size, media_type="application/octet-stream")
+    return Download(gateway.tinker.files.read(files[name]), counted=counted, headers=size)
 
 
 async def _ticket(gateway: Gateway, caller: CallerDep, model_id: str, checkpoint_id: str) -> Ticket:
@@ -77,7 +78,8 @@ async def _ticket(gateway: Gateway, caller: CallerDep, model_id: str, checkpoint
     revision = await gateway.registry.get_revision(
         record.tenant_id, record.policy_id, Digest(record.revision)
     )
-    return Ticket(manifest=revision.manifest, expires_at=gateway.clock.now() + VALID_SECONDS)
+    until = gateway.clock.now() + VALID_SECONDS
+    return Ticket(manifest=revision.manifest, tenant_id=caller.tenant_id, expires_at=until)
 
 
 def _address(request: Request, gateway: Gateway, ticket: Ticket) -> str:

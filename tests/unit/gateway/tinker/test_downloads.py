@@ -6,9 +6,12 @@ from hypothesis import strategies as st
 
 from mint_common.claims import Claim
 from mint_common.errors import NotFound
+from mint_common.testing.factories import TENANT
 from services.gateway.core.tinker.downloads import Ticket, TicketSigner
 
-TICKET = Ticket(manifest=Claim(uri="revisions/x", sha256=64 * "0", size_bytes=7), expires_at=10.0)
+TICKET = Ticket(
+    manifest=Claim(uri="revisions/x", sha256=64 * "0", size_bytes=7), tenant_id=TENANT, expires_at=10.0
+)
 SIGNER = TicketSigner(secret=b"secret")
 
 

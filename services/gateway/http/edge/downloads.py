@@ -1,0 +1,31 @@
+"""Stored bytes as an answer."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractContextManager
+
+from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+
+class Download(StreamingResponse):
+    """Stored bytes, ``counted`` among the open downloads of a tenant while they are read.
+
+    Each holds a part of a blob in memory for as long as its client reads slowly. Answers 429 instead when
+    ``counted`` raises Overloaded.
+    """
+
+    def __init__(
+        self,
+        content: AsyncIterator[bytes],
+        *,
+        counted: AbstractContextManager[None],
+        headers: Mapping[str, str] | None = None,
+        media_type: str = "application/octet-stream",
+    ) -> None:
+        super().__init__(content, headers=headers, media_type=media_type)
+        self._counted = counted
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the answer."""
+        with self._counted:
+            await super().__call__(scope, receive, send)
