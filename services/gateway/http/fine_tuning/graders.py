@@ -4,10 +4,11 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
 from mint_common.authority import Caller
 from mint_common.graders import GradedSample, GraderSpec, read_grader
+from mint_common.runtime.disconnect import cancelled_on_disconnect
 from services.gateway.core.examples import body_config
 from services.gateway.core.fine_tuning.graders import run_answer
 from services.gateway.core.json_types import JsonObject
@@ -48,22 +49,26 @@ class ValidateBody:
 
 
 @router.post("/run")
-async def run(body: GraderRunBody, caller: TrainCaller, gateway: GatewayDep) -> JsonObject:
+async def run(request: Request, body: GraderRunBody, caller: TrainCaller, gateway: GatewayDep) -> JsonObject:
     """Grade one answer. What goes wrong in it is told in `metadata.errors`, with a reward of 0."""
-    spec = await checked_grader(body.grader, caller, gateway)
-    sample = GradedSample(output_text=body.model_sample, item=body.item)
-    began = gateway.clock.monotonic()
-    (found,) = await gateway.graders.grade(spec, [sample], tenant_id=caller.tenant_id)
+    async with cancelled_on_disconnect(request):
+        spec = await checked_grader(body.grader, caller, gateway)
+        sample = GradedSample(output_text=body.model_sample, item=body.item)
+        began = gateway.clock.monotonic()
+        (found,) = await gateway.graders.grade(spec, [sample], tenant_id=caller.tenant_id)
     return run_answer(spec, found, seconds=gateway.clock.monotonic() - began)
 
 
 @router.post("/validate")
-async def validate(body: ValidateBody, caller: TrainCaller, gateway: GatewayDep) -> JsonObject:
+async def validate(
+    request: Request, body: ValidateBody, caller: TrainCaller, gateway: GatewayDep
+) -> JsonObject:
     """Return a grader that can grade, unchanged; another is 400 and names its field.
 
     Source is run without an answer, and a model is looked up: it is a base, or a revision as `policy@N`.
     """
-    await checked_grader(body.grader, caller, gateway)
+    async with cancelled_on_disconnect(request):
+        await checked_grader(body.grader, caller, gateway)
     return {"grader": body.grader}
 
 

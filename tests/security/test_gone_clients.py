@@ -1,0 +1,34 @@
+"""Work for a client that has left ends: its turns at threads and engines are free again."""
+
+import asyncio
+import json
+
+import pytest
+from security.gateway_rig import Beyond, make_rig
+
+STRING_CHECK = {
+    "type": "string_check",
+    "name": "exact",
+    "input": "{{ sample.output_text }}",
+    "reference": "4",
+    "operation": "eq",
+}
+
+
+class SlowGraders(Beyond):
+    """Graders that never end by themselves."""
+
+    async def check(self, _spec, *, tenant_id):
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("route", ["run", "validate"])
+async def test_a_grader_that_is_tried_out_ends_when_its_client_leaves(route):
+    rig = make_rig()
+    rig.http.state.gateway.graders = SlowGraders()
+    body = {"grader": STRING_CHECK, **({"model_sample": "4"} if route == "run" else {})}
+    async with asyncio.timeout(60):
+        # The rig's client leaves as soon as its body has been read.
+        path = f"/v1/fine_tuning/alpha/graders/{route}"
+        answer = await rig.ask("POST", path, "train", body=json.dumps(body).encode())
+    assert answer.status == 499
