@@ -3,13 +3,12 @@
 Pure. A job has ``ceil(rows x (1 - holdout) x n_epochs / batch_size)`` steps.
 """
 
-import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from mint_common.datasets import FORMATS
-from mint_common.errors import InvalidField, MintError
+from mint_common.errors import MintError
 from mint_common.events import JobData, JobFile, JobSpec
 from mint_common.graders import read_grader
 from services.gateway.core.files.records import CHECKED_PURPOSE, FileRecord
@@ -17,12 +16,11 @@ from services.gateway.core.fine_tuning.bodies import FineTuningBody, MintFields
 from services.gateway.core.fine_tuning.evaluations import plan_evaluation, trained_rows
 from services.gateway.core.fine_tuning.methods import RECIPES, MethodName, check_supported, method_of_job
 from services.gateway.core.fine_tuning.numbers import Numbers, asked_for, choose_numbers
-from services.gateway.core.fine_tuning.refusals import GRADER_FIELD, JobRefused, grader_refused
+from services.gateway.core.fine_tuning.refusals import JobRefused, grader_refused
 from services.gateway.core.mint.job_warnings import rate_warning
 
 MAX_REWARD_ROWS = 50_000
 FEW_ROWS = 10
-MAXGRADER_FIELD_DEPTH = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,33 +114,11 @@ def _grader(body: FineTuningBody) -> dict[str, Any] | None:
     settings = body.method.reinforcement if body.method else None
     if settings is None:
         return None
-    _check_grader_json(settings.grader)
     try:
         read_grader(settings.grader)
     except MintError as error:
         raise grader_refused(error) from error
     return settings.grader
-
-
-def _check_grader_json(grader: dict[str, Any]) -> None:
-    """Refuse JSON that is nested deep, or has numbers that are not finite. Raises InvalidField."""
-    level: list[object] = [grader]
-    for _ in range(MAXGRADER_FIELD_DEPTH):
-        if any(isinstance(value, float) and not math.isfinite(value) for value in level):
-            raise InvalidField(field=GRADER_FIELD, problem="has a number that is not finite")
-        level = [inner for value in level for inner in _inner(value)]
-        if not level:
-            return
-    raise InvalidField(field=GRADER_FIELD, problem=f"is nested more than {MAXGRADER_FIELD_DEPTH} deep")
-
-
-def _inner(value: object) -> Iterable[object]:
-    match value:
-        case Mapping():
-            return value.values()
-        case list():
-            return value
-    return ()
 
 
 def _shown(numbers: Numbers, spec: JobSpec, method: MethodName) -> dict[str, float | str]:

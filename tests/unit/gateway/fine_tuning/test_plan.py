@@ -231,7 +231,7 @@ def test_what_does_not_fit_together_is_refused_with_a_code(fields, where, code):
         ({"hyperparameters": {"eval_interval": 4}}, ".hyperparameters.eval_interval", "invalid_field"),
         ({"grader": {**EXACT, "operation": "is"}}, ".grader.operation", "invalid_field"),
         ({"grader": {**EXACT, "weight": math.nan}}, ".grader", "invalid_field"),
-        ({"grader": {**EXACT, "input": [[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]}}, ".grader", "invalid_field"),
+        ({"grader": {**EXACT, "input": [[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]}}, ".grader.input", "invalid_field"),
         ({"grader": {"type": "label_model", "name": "a"}}, ".grader", "grader_not_supported"),
     ],
 )
