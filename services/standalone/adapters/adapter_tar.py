@@ -27,9 +27,10 @@ def read_adapter(
     draft = folder.with_name(f".{folder.name}.{secrets.token_hex(6)}")
     draft.mkdir(parents=True)
     try:
-        arriving = _Arriving(parts, int(headers.get("content-length", 0)), progress)
+        total = int(headers.get("content-length", 0))
+        arriving = _Arriving(parts, total, progress)
         with tarfile.open(fileobj=arriving, mode="r|") as archive:
-            found = {member.name: _write(archive, member, draft) for member in archive}
+            found = {member.name: _write(archive, member, draft, most=total) for member in archive}
         if set(found) != _NAMES or found != told:
             raise _wrong("the files that came are not those of the revision")
         draft.rename(folder)
@@ -64,11 +65,14 @@ class _Arriving(io.RawIOBase):
         return data[:size]
 
 
-def _write(archive: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> str:
-    """Write a file; return its hash."""
-    content = archive.extractfile(member) if member.isreg() and member.name in _NAMES else None
+def _write(archive: tarfile.TarFile, member: tarfile.TarInfo, folder: Path, *, most: int) -> str:
+    """Write a file of at most that many bytes; return its hash."""
+    is_plain = member.isreg() and not member.issparse() and member.name in _NAMES
+    content = archive.extractfile(member) if is_plain else None
     if content is None:
         raise _wrong(f"it has {member.name[:60]!r}, which is no file of an adapter")
+    if member.size > most:
+        raise _wrong(f"{member.name} has {member.size} bytes, more than the answer's {most}")
     proof = hashlib.sha256()
     with (folder / member.name).open("wb") as file:
         while part := content.read(_CHUNK_BYTES):

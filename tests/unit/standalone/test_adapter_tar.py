@@ -23,6 +23,21 @@ def tar_of(files: dict[str, bytes], kind: bytes = tarfile.REGTYPE) -> bytes:
     return buffer.getvalue()
 
 
+def sparse_tar() -> bytes:
+    """Return a tar whose weights are one byte, and a gap that costs no bytes in the tar."""
+    gap = len(FILES["adapter_model.safetensors"]) - 1
+    content = {**FILES, "adapter_model.safetensors": b"w"}
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for name, data in content.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            if name == "adapter_model.safetensors":
+                info.pax_headers = {"GNU.sparse.map": f"0,1,{gap + 1},0", "GNU.sparse.size": str(gap + 1)}
+            archive.addfile(info, io.BytesIO(data))
+    return buffer.getvalue() + bytes(4_000_000)
+
+
 def told(files: dict[str, bytes]) -> dict[str, str]:
     return {
         "x-mint-sha256": ", ".join(
@@ -55,11 +70,14 @@ def test_a_tar_becomes_a_folder(tmp_path, size) -> None:
         (tar_of({**FILES, "more": b""}), told(FILES)),
         (tar_of(FILES, tarfile.SYMTYPE), told(FILES)),
         (tar_of(FILES), {}),
+        (tar_of(FILES), {**told(FILES), "content-length": "100000"}),
+        (sparse_tar(), told({**FILES, "adapter_model.safetensors": b"w" + bytes(2_999_999)})),
         (b"<html>" * 1000, told(FILES)),
         (b"", told(FILES)),
     ],
 )
 def test_what_is_no_adapter_leaves_nothing(tmp_path, content, headers) -> None:
+    headers = {"content-length": str(len(content)), **headers}
     with pytest.raises(Unavailable):
         read_adapter(parts(content, 65_536), headers, tmp_path / "a", lambda *_: None)
     assert not list(tmp_path.iterdir())
