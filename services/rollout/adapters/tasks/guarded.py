@@ -4,14 +4,12 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from mint_common.errors import MintError, TaskFailed
+from mint_common.graders import MAX_REWARD
 from mint_common.records import Prompt
 from services.rollout.core.task import Split, TaskDefaults
 from services.rollout.ports import Task
 
 T = TypeVar("T")
-
-MAX_REWARD = 1e9
-"""Either way from 0: means and deviations of such rewards are finite."""
 
 
 class GuardedTask:
