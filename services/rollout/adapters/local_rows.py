@@ -8,7 +8,7 @@ is removed, and so are the longest unused ones when all take more than ``limit_b
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from itertools import islice
 from pathlib import Path
@@ -62,15 +62,20 @@ class LocalRows:
 
     async def remove_unused(self) -> None:
         """Remove what nobody has read for a while, and more where all are too large."""
+        if removed := self._forget_unused():
+            await _in_thread(lambda: _remove_all(removed))
+
+    def _forget_unused(self) -> list["_Copy"]:
+        """Return what is to be removed, which nobody can begin to read any more."""
         idle = [sha256 for sha256, copy in self._copies.items() if not copy.readers]
         total = sum(copy.size_bytes for copy in self._copies.values())
-        now = time.monotonic()
+        now, removed = time.monotonic(), []
         for sha256 in sorted(idle, key=lambda each: self._copies[each].used_at):
-            copy = self._copies[sha256]
-            if total > self._limit_bytes or now - copy.used_at > IDLE_SECONDS:
-                del self._copies[sha256]
+            if total > self._limit_bytes or now - self._copies[sha256].used_at > IDLE_SECONDS:
+                copy = self._copies.pop(sha256)
                 total -= copy.size_bytes
-                await _in_thread(copy.remove)
+                removed.append(copy)
+        return removed
 
     @asynccontextmanager
     async def _opened(self, content: Claim) -> AsyncIterator["_Copy"]:
@@ -153,6 +158,11 @@ class _Copy:
                 offset, size, line = index[row].item()
                 file.seek(offset)
                 yield RowLine(line=line, data=file.read(size))
+
+
+def _remove_all(copies: Iterable[_Copy]) -> None:
+    for copy in copies:
+        copy.remove()
 
 
 async def _in_thread(work: Callable[[], T]) -> T:

@@ -107,6 +107,22 @@ async def test_a_copy_that_nobody_reads_goes_after_a_while(
     assert list(tmp_path.iterdir()) == []
 
 
+async def test_removals_that_overlap_leave_what_is_opened_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blobs = MemoryBlobs()
+    files = LocalRows(blobs, tmp_path, limit_bytes=LIMIT)
+    claims = [await blobs.put(f"files/{name}", b"{}\n" * name) for name in range(1, 9)]
+    for content in claims:
+        await files.count(content)
+    monkeypatch.setattr(local_rows, "IDLE_SECONDS", -1.0)
+    reading = [files.lines(content, np.array([0])) for content in reversed(claims)]
+    *_, first, last = await asyncio.gather(*(files.remove_unused() for _ in range(3)), *reading)
+    assert [row.data for row in (*first, *last)] == [b"{}", b"{}"]
+    await files.remove_unused()
+    assert list(tmp_path.iterdir()) == []
+
+
 async def test_a_reader_that_is_cancelled_leaves_a_whole_copy_to_the_next(tmp_path: Path) -> None:
     blobs = CountingBlobs()
     files = LocalRows(blobs, tmp_path, limit_bytes=LIMIT)
