@@ -16,8 +16,8 @@ MAX_BYTES = 16 << 20
 """Of the rows of one request."""
 RENDER_SECONDS = 4.0
 """How long the rows of one request are rendered; those that are not done by then are left out."""
-ANSWER_SECONDS = 20.0
-"""How long a request waits and is rendered: its client waits 30 s."""
+WAIT_SECONDS = 16.0
+"""How long a request may wait for its turn: its client waits 30 s for the answer."""
 
 
 class BaseRendering:
@@ -35,12 +35,12 @@ class BaseRendering:
         if sum(len(row.data) for row in request.rows) > MAX_BYTES:
             raise InvalidField(field="rows", problem=f"have more than {MAX_BYTES} bytes together")
         if self._waiting >= MAX_WAITING:
-            raise Overloaded(what="the rendering of rows", depth=self._waiting, retry_after_seconds=1)
+            raise self._overloaded()
         self._waiting += 1
-        answer_by = time.monotonic() + ANSWER_SECONDS
+        begin_by = time.monotonic() + WAIT_SECONDS
         try:
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._thread, self._render, request, answer_by)
+            return await loop.run_in_executor(self._thread, self._render, request, begin_by)
         finally:
             self._waiting -= 1
 
@@ -48,8 +48,12 @@ class BaseRendering:
         """End the thread."""
         self._thread.shutdown(cancel_futures=True)
 
-    def _render(self, request: RenderRequest, answer_by: float) -> Rendering:
+    def _render(self, request: RenderRequest, begin_by: float) -> Rendering:
+        if time.monotonic() > begin_by:
+            raise self._overloaded()  # without a row looked at, an answer would tell nothing of the rows
         self._template = self._template or open_template(self._base_dir)
-        deadline = min(answer_by, time.monotonic() + RENDER_SECONDS)
-        timed = TimedTemplate(self._template, deadline=deadline)
+        timed = TimedTemplate(self._template, deadline=time.monotonic() + RENDER_SECONDS)
         return render_rows(timed, request, max_context=self._max_context)
+
+    def _overloaded(self) -> Overloaded:
+        return Overloaded(what="the rendering of rows", depth=self._waiting, retry_after_seconds=1)
