@@ -23,8 +23,8 @@ from services.rollout.handlers.row_rendering import Rendered, RowRenderer, RowSo
 from services.rollout.ports import Sampler
 
 _MOST_KNOWN = 256
-_MOST_TRIES = 8
-"""How many steps' worth of rows may be dropped before one is refused."""
+_MOST_DROPPED = 256
+"""How many rows may be dropped one after another before their file is refused."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,16 +88,16 @@ class FileWaves:
         max_tokens: int | None = None,
     ) -> tuple[Rendered, Sequence[RowLine]]:
         """Return a step's rows as tokens; if all are dropped, others, drawn as of a step behind the last."""
-        source, dropped = _training(data), 0
-        for further in range(_MOST_TRIES):
-            if further:
-                rows = await self._rows.of_step(event.spec, data, event.step + further * event.spec.steps)
+        source, step, dropped = _training(data), event.step, 0
+        while dropped < _MOST_DROPPED:
             rendered = await self._render(
                 event, data, rows, source, bounds=step_bounds(data), max_tokens=max_tokens
             )
             dropped += rendered.dropped
             if rendered.rows:
                 return replace(rendered, dropped=dropped), rows
+            step += event.spec.steps
+            rows = await self._rows.of_step(event.spec, data, step)
         problem = f"{dropped} rows one after another are longer than the base's context"
         raise file_refused(file=source.file, param=source.param, code="too_long", problem=problem)
 

@@ -164,6 +164,13 @@ async def test_a_step_whose_rows_are_all_dropped_trains_on_others(rig: Rig) -> N
     assert sum(wave.counts.dropped_rows for wave in await rig.jobs.waves_of(waves[0].job_id)) >= 1
 
 
+async def test_many_long_rows_in_a_row_fail_no_job_that_drops_them(rig: Rig) -> None:
+    rows = [*completions(4), *[LONG] * 36]
+    waves = await run_through(rig, on_file(await store(rig, rows), batch=1, on_long="drop"))
+    assert len(waves) == 40
+    assert (await rig.state_of())[0] == "succeeded"
+
+
 async def test_a_file_of_which_all_rows_are_dropped_fails_the_job(rig: Rig) -> None:
     wave = await rig.begin(on_file(await store(rig, [LONG]), on_long="drop"))
     await refused(rig, wave)
