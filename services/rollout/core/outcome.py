@@ -34,7 +34,7 @@ class JobEnd:
 
 def judge(spec: JobSpec, waves: Sequence[Wave]) -> JobEnd:
     """Return the end of a job that has taken every step; ``waves`` are all of its own, by step."""
-    idle = [wave for wave in waves if is_idle(spec, wave)]
+    idle = [wave for wave in waves if is_idle(wave)]
     if idle and len(idle) == len(waves):
         return JobEnd(outcome="failed", reason=f"nothing was trained: {_no_signal(idle, waves)}")
     if not is_sampled(spec):
@@ -50,9 +50,9 @@ def is_sampled(spec: JobSpec) -> bool:
     return spec.algorithm == "grpo" or (spec.algorithm != "sft" and spec.data is None)
 
 
-def is_idle(spec: JobSpec, wave: Wave) -> bool:
-    """Return whether a step trained on none of its groups."""
-    return wave.metrics.get("skipped_groups", 0) >= spec.prompts_per_step
+def is_idle(wave: Wave) -> bool:
+    """Return whether a step trained on nothing, by what the trainer counted."""
+    return wave.metrics.get("trained_tokens") == 0
 
 
 def _no_signal(idle: Sequence[Wave], waves: Sequence[Wave]) -> str:

@@ -38,6 +38,7 @@ async def test_a_wave_becomes_an_export_that_fits_the_base(stage: Stage) -> None
     assert (manifest.rank, manifest.targets) == (LORA.rank, LORA.targets)
     expected = {"loss", "grad_norm", "reward_mean", "ratio_max_error", "tokens", "skipped_groups", "seconds"}
     assert expected <= exported.metrics.keys()
+    assert exported.metrics["trained_tokens"] > 0
 
 
 async def test_steps_form_a_lineage_and_keep_one_snapshot(stage: Stage) -> None:
@@ -186,6 +187,7 @@ async def test_a_wave_of_skipped_groups_exports_the_same_revision_again(stage: S
         await stage.publish(await stage.wave(3))
         *_, third = await stage.exported(3)
     assert (again.digest, again.step, again.parent) == (first.digest, 1, None)
+    assert again.metrics["trained_tokens"] == 0
     assert again.manifest.sha256 == first.manifest.sha256
     assert (third.step, third.parent) == (2, first.digest)
 
