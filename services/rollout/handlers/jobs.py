@@ -6,11 +6,11 @@ event that caused them.
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Generic
 
 from mint_common.blobs.port import Blobs
-from mint_common.claims import Claim
+from mint_common.claims import Claim, RevisionRef
 from mint_common.errors import AlreadyHandled, MintError, NotFound
 from mint_common.events import (
     Event,
@@ -45,6 +45,12 @@ from services.rollout.handlers.file_rows import FileRows
 from services.rollout.ports import Connection, JobStore, PolicyHistory, Scores, Tasks
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Start:
+    revision: RevisionRef | None
+    prompts: Claim
 
 
 class TurnLostError(Exception):
@@ -101,28 +107,36 @@ class JobHandlers(Generic[Connection]):
         job = await self._jobs.next_of(policy_id)
         if job is None:
             return
-        cause, now = f"start:{job.job_id}", self._clock.now()
-        try:
-            revision = await self._policies.latest(job.tenant_id, policy_id)
-            prompts = await self._store_prompts(job, 1)
-        except MintError as error:
-            if error.retryable:
-                raise
-            moved = finish(replace(job, fault=fault_of(error)), "failed", str(error), now=now)
-        else:
-            moved = begin(job, prompts, revision=revision, cause=cause, now=now)
+        cause = f"start:{job.job_id}"
+        start = await self._prepared(job)
         try:
             async with self._ledger.transaction(cause) as transaction:
-                await self._take_turn(transaction.connection, job)
+                job, now = await self._take_turn(transaction.connection, job), self._clock.now()
+                if isinstance(start, MintError):
+                    moved = finish(replace(job, fault=fault_of(start)), "failed", str(start), now=now)
+                else:
+                    moved = begin(job, start.prompts, revision=start.revision, cause=cause, now=now)
                 await self._commits.write(transaction, None, moved)
         except (AlreadyHandled, TurnLostError):
             return
         log.info("job started", extra={"job_id": job.job_id, "state": moved.job.state})
 
-    async def _take_turn(self, connection: Connection, job: Job) -> None:
+    async def _prepared(self, job: Job) -> _Start | MintError:
+        """Return what a job starts with, or why it cannot start."""
+        try:
+            revision = await self._policies.latest(job.tenant_id, job.policy_id)
+            return _Start(revision=revision, prompts=await self._store_prompts(job, 1))
+        except MintError as error:
+            if error.retryable:
+                raise
+            return error
+
+    async def _take_turn(self, connection: Connection, job: Job) -> Job:
+        """Return the job as it is now, which may have been paused and resumed meanwhile."""
         first = await self._jobs.lock_next(connection, job.policy_id)
         if first is None or first.job_id != job.job_id:
             raise TurnLostError
+        return first
 
     async def resume(self, job: Job) -> None:
         """Let a paused job go on. Raises InvalidField after its end."""

@@ -122,6 +122,19 @@ async def test_a_job_that_is_paused_before_its_turn_lets_others_pass(rig: Rig) -
     assert (await rig.state_of(OTHER))[0] == "running"
 
 
+async def test_a_pause_that_is_taken_back_while_a_job_starts_does_not_undo_later_ones(rig: Rig) -> None:
+    async def pause_and_resume() -> None:
+        rig.policies.at_question = None
+        await pause(rig)
+        await rig.commits.resume(await rig.jobs.job(JOB), None)
+
+    rig.policies.at_question = pause_and_resume
+    await rig.begin(submitted())
+    await pause(rig)
+    job = await rig.jobs.job(JOB)
+    assert (job.state, job.is_pausing, job.controls) == (JobState.RUNNING, True, 3)
+
+
 async def test_a_job_that_has_ended_is_neither_paused_nor_resumed(rig: Rig) -> None:
     await rig.begin(submitted())
     await rig.commits.cancel(JOB)

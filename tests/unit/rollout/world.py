@@ -1,7 +1,7 @@
 """The rest of the world for tests of rollout: facts that other services would emit, and a scripted engine."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from mint_common.claims import RevisionRef
@@ -213,13 +213,16 @@ class LocalTasks:
 
 @dataclass
 class Policies:
-    """Policies that are as new as a test wants."""
+    """Policies that are as new as a test wants; ``at_question`` runs while a job asks for the newest."""
 
     newest: RevisionRef | None = None
     trouble: MintError | None = None
+    at_question: Callable[[], Awaitable[None]] | None = None
 
     async def latest(self, tenant_id: TenantId, policy_id: PolicyId) -> RevisionRef | None:
         """Return the newest revision."""
+        if self.at_question is not None:
+            await self.at_question()
         if self.trouble is not None:
             raise self.trouble
         return self.newest
