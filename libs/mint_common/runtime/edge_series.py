@@ -5,7 +5,7 @@ from importlib.metadata import version
 
 from prometheus_client import CollectorRegistry, Gauge, Histogram
 
-_DISTRIBUTION = "mint-stack"
+_VERSION = version("mint-stack")
 _BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 
@@ -27,7 +27,7 @@ def state_series(
     build = Gauge(
         "mint_build_info", "1, with the version of MinT", ["component", "version"], registry=registry
     )
-    build.labels(service, version(_DISTRIBUTION)).set(1)
+    build.labels(service, _VERSION).set(1)
     is_ready = Gauge(
         "mint_ready",
         "1 while a service is ready, 0 while it starts or drains",
