@@ -154,9 +154,15 @@ def scored(
 ) -> EvaluationRun:
     """Return the run with its score; a single score has no standard error.
 
-    Fails the run when no row has a score, or a grader failed on more than ``error_share`` of them.
+    Fails the run when no row has a score, a grader failed on more than ``error_share`` of them, or the loss
+    of any row is not finite: a mean without it would be better than the revision.
     """
     faults = [row for row in rows if row.score is None]
+    if faults and run.metric == LOSS:
+        problem = (
+            f"the loss of {len(faults)} of {len(rows)} rows is not finite; the first is row {faults[0].row}"
+        )
+        return failed(replace(run, dropped=dropped), problem, now=now)
     counted = replace(
         run, grader_errors=dict(Counter(row.fault for row in faults)), dropped=dropped, finished_at=now
     )

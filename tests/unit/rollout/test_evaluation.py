@@ -1,6 +1,7 @@
 """The score of an evaluation run, and the requests that it asks for."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import fmean
 
 import pytest
@@ -12,6 +13,7 @@ from mint_common.ids import WaveId
 from mint_common.records import Prompt
 from mint_common.testing.factories import BASE, POLICY, TENANT
 from services.rollout.core.evaluation import (
+    LOSS,
     MAX_ANSWER,
     EvaluationRun,
     RunState,
@@ -75,6 +77,12 @@ def test_too_many_grader_errors_fail_the_run_with_one_of_them() -> None:
     assert run.reason == ("the grader failed on 2 of 19 answers; row 18: other_error: division by zero")
     assert run.grader_errors == {"other_error": 2}
     assert scored(RUN, rows([None]), now=2.0).state is RunState.FAILED
+
+
+def test_a_loss_that_is_not_finite_fails_the_run() -> None:
+    run = scored(replace(RUN, metric=LOSS), rows([1.0] * 9 + [None]), dropped=1, error_share=0.5, now=2.0)
+    assert (run.state, run.value, run.dropped, run.grader_errors) == (RunState.FAILED, None, 1, {})
+    assert run.reason == "the loss of 1 of 10 rows is not finite; the first is row 10"
 
 
 def test_a_run_without_rows_fails() -> None:
