@@ -38,7 +38,8 @@ GraderOption = Annotated[
     typer.Option("--grader", metavar="JSON", help="What rewards answers to the rows; without: their loss."),
 ]
 SuiteOption = Annotated[
-    str | None, typer.Option("--suite", metavar="SUITE", help="Of the score; default: the task or file.")
+    str | None,
+    typer.Option("--suite", metavar="SUITE", help="Of the score; default: the task or file and grader."),
 ]
 CountOption = Annotated[
     int | None,

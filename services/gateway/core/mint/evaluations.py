@@ -1,7 +1,9 @@
 """What an evaluation run asks: prompts of a task or rows of a file, checked to the last number."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 from mint_common.catalog_requests import Label
@@ -30,7 +32,8 @@ class Questions:
     Answers to rows of format reward are rewarded by a ``grader`` of OpenAI's; without one the loss of the
     answers is measured that rows of another format have. The same questions and ``seed`` are the same prompts
     for every revision. ``n`` is 64 prompts of a task or all rows of a file, ``max_new_tokens`` the task's own
-    or 256, ``suite`` the task or ``file:<id>``, unless they are given. Temperature 0 is greedy. ``on_long``
+    or 256, ``suite`` the task or ``file:<id>``, unless they are given; with a grader it is
+    ``file:<id>:<hash>``, because scores of two graders do not compare. Temperature 0 is greedy. ``on_long``
     says what becomes of a row that does not fit the context.
     """
 
@@ -81,7 +84,15 @@ def plan_file(asked: Questions, file: FileRecord, *, max_context: int) -> JsonOb
         rows=file.rows,
     )
     data = {"file": content, "holdout": 0.0, "grader": asked.grader, "on_long": asked.on_long}
-    return {"task": "", "data": data, **_plan(asked, f"file:{file.file_id}", n, tokens, max_context)}
+    return {"task": "", "data": data, **_plan(asked, _suite_of(file, asked.grader), n, tokens, max_context)}
+
+
+def _suite_of(file: FileRecord, grader: Mapping[str, Any] | None) -> str:
+    """Return the suite of a file's scores, the same for equal graders."""
+    if grader is None:
+        return f"file:{file.file_id}"
+    content = json.dumps(grader, sort_keys=True, separators=(",", ":")).encode()
+    return f"file:{file.file_id}:{sha256(content).hexdigest()[:8]}"
 
 
 def _check_format(kind: Format, *, has_grader: bool) -> None:
