@@ -11,6 +11,8 @@ from services.rollout.core.evaluation import LOSS, EvaluationRun, ScoredRow
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
+SAME_LOSS = 1e-5
+"""Losses that differ by no more are the same: an engine's log-probabilities are rounded."""
 _AT_ONCE = 1 << 21
 """Numbers of a block of resamples: 16 MiB."""
 
@@ -41,14 +43,15 @@ class ComparedRow:
 class Comparison:
     """A run against a baseline, over the ``n`` rows that both have a score of.
 
-    ``difference`` is the mean of score minus baseline's score, ``interval`` its paired bootstrap interval.
-    Wins are rows with a better score than the baseline's (of a loss a smaller one), losses with a worse one.
+    ``difference`` is the mean of score minus baseline's score, ``interval`` its paired bootstrap interval,
+    None of a single row. Wins are rows with a better score than the baseline's (of a loss a smaller one),
+    losses with a worse one.
     ``rows`` has those that differ most, the largest difference first.
     """
 
     n: int
     difference: float
-    interval: Interval
+    interval: Interval | None
     wins: int
     losses: int
     ties: int
@@ -65,33 +68,43 @@ def check_comparable(run: EvaluationRun, baseline: EvaluationRun) -> None:
         raise InvalidField(field="baseline", problem="is of another base: losses are by token, and so differ")
 
 
-_ASKED = ("task", "file", "grader", "metric", "n", "seed")
+_ASKED = ("task", "file", "grader", "metric", "n", "seed", "temperature", "max_new_tokens")
 
 
 def _asked(run: EvaluationRun) -> tuple[object, ...]:
     data = run.data
     rows = None if data is None else (data.file.content.sha256, data.holdout)
-    return run.task, rows, data and data.grader, run.metric, run.n, run.seed
+    sampling = run.temperature, run.max_new_tokens
+    return run.task, rows, data and data.grader, run.metric, run.n, run.seed, *sampling
 
 
 def compare(
     rows: Sequence[ScoredRow], baseline: Sequence[ScoredRow], *, metric: str, seed: int, shown: int
-) -> Comparison | None:
-    """Return how the rows of a run compare with those of a baseline, None when they have none in common."""
+) -> Comparison:
+    """Return how the rows of two runs that succeeded compare.
+
+    Raises InvalidField when the rows of one are no longer kept, or no row has a score in both.
+    """
+    for field, kept in (("run", rows), ("baseline", baseline)):
+        if not kept:
+            raise InvalidField(
+                field=field, problem="has no rows any more: a tenant's newest runs keep theirs"
+            )
     pairs = _pairs(rows, {row.row: row for row in baseline})
     if not pairs:
-        return None
+        raise InvalidField(field="baseline", problem="has a score of no row that the run has a score of")
     differences = np.array([pair.difference for pair in pairs])
     weights = np.array([pair.weight for pair in pairs])
     gains = -differences if metric == LOSS else differences
+    least = SAME_LOSS if metric == LOSS else 0.0
     most = sorted(pairs, key=lambda pair: (-abs(pair.difference), pair.row))[:shown]
     return Comparison(
         n=len(pairs),
         difference=float(np.average(differences, weights=weights)),
-        interval=bootstrap_interval(differences, weights, seed=seed),
-        wins=int((gains > 0).sum()),
-        losses=int((gains < 0).sum()),
-        ties=int((gains == 0).sum()),
+        interval=bootstrap_interval(differences, weights, seed=seed) if len(pairs) > 1 else None,
+        wins=int((gains > least).sum()),
+        losses=int((gains < -least).sum()),
+        ties=int((abs(gains) <= least).sum()),
         rows=tuple(most),
     )
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mint_common.errors import InvalidField
-from services.rollout.core.comparison import bootstrap_interval, check_comparable, compare
+from services.rollout.core.comparison import SAME_LOSS, bootstrap_interval, check_comparable, compare
 from services.rollout.core.evaluation import LOSS, REWARD, ScoredRow, weighted_mean
 from tests.unit.rollout.test_evaluation import RUN, rows
 
@@ -23,7 +23,6 @@ def test_rows_are_paired_by_their_number() -> None:
         ScoredRow(row=n, score=s, answer=f"theirs {n}") for n, s in ((2, 1.0), (7, 1.0), (9, 0.5), (5, 0.25))
     ]
     found = compare(mine, theirs, metric=REWARD, seed=0, shown=2)
-    assert found is not None
     assert (found.n, found.wins, found.losses, found.ties) == (3, 1, 1, 1)
     assert found.difference == pytest.approx((0.75 - 1.0 + 0.0) / 3)
     assert [(row.row, row.difference, row.answer, row.baseline_answer) for row in found.rows] == [
@@ -32,9 +31,26 @@ def test_rows_are_paired_by_their_number() -> None:
     ]
 
 
-def test_runs_without_a_row_in_common_have_no_comparison() -> None:
-    assert compare(rows([1.0]), [], metric=REWARD, seed=0, shown=9) is None
-    assert compare(rows([1.0]), rows([None]), metric=REWARD, seed=0, shown=9) is None
+@pytest.mark.parametrize(
+    ("mine", "theirs", "field"), [([], [1.0], "run"), ([1.0], [], "baseline"), ([1.0], [None], "baseline")]
+)
+def test_runs_without_a_row_in_common_are_not_compared(mine, theirs, field) -> None:
+    with pytest.raises(InvalidField) as refused:
+        compare(rows(mine), rows(theirs), metric=REWARD, seed=0, shown=9)
+    assert refused.value.field == field
+
+
+def test_a_single_row_has_no_interval() -> None:
+    found = compare(rows([1.0]), rows([0.0]), metric=REWARD, seed=0, shown=9)
+    assert (found.n, found.difference, found.interval) == (1, 1.0, None)
+
+
+def test_losses_that_differ_by_rounding_are_the_same() -> None:
+    mine, theirs = rows([1.0, 1.0, 1.0]), rows([1.0 + SAME_LOSS / 2, 1.0 - SAME_LOSS / 2, 1.1])
+    found = compare(mine, theirs, metric=LOSS, seed=0, shown=9)
+    assert (found.wins, found.losses, found.ties) == (1, 0, 2)
+    found = compare(mine, theirs, metric=REWARD, seed=0, shown=9)
+    assert (found.wins, found.losses, found.ties) == (1, 2, 0)
 
 
 @settings(deadline=None, max_examples=50)
@@ -45,12 +61,11 @@ def test_a_comparison_turned_round_has_the_signs_changed(scores, random, seed) -
     ahead, behind = (
         compare(*sides, metric=REWARD, seed=seed, shown=99) for sides in ((one, other), (other, one))
     )
-    assert ahead is not None
-    assert behind is not None
     assert ahead.difference == pytest.approx(-behind.difference)
     assert (ahead.wins, ahead.losses, ahead.ties) == (behind.losses, behind.wins, behind.ties)
     assert ahead.wins + ahead.losses + ahead.ties == ahead.n == len(scores)
-    assert ahead.interval.low == pytest.approx(-behind.interval.high, abs=1e-9)
+    if ahead.interval is not None and behind.interval is not None:
+        assert ahead.interval.low == pytest.approx(-behind.interval.high, abs=1e-9)
     assert [row.difference for row in ahead.rows] == [-row.difference for row in behind.rows]
 
 
@@ -82,8 +97,8 @@ def test_of_a_loss_a_smaller_one_wins_and_rows_count_by_their_tokens() -> None:
     mine = [ScoredRow(row=n, score=s, answer="", weight=w) for n, s, w in ((1, 2.0, 1.0), (2, 1.0, 9.0))]
     theirs = [ScoredRow(row=n, score=s, answer="", weight=w) for n, s, w in ((1, 1.0, 1.0), (2, 2.0, 9.0))]
     found = compare(mine, theirs, metric=LOSS, seed=0, shown=9)
-    assert found is not None
     assert (found.wins, found.losses, found.difference) == (1, 1, pytest.approx(-0.8))
+    assert found.interval is not None
     assert (found.interval.low, found.interval.high) == (-1.0, 1.0)
 
 
@@ -114,7 +129,13 @@ def test_the_interval_is_scipy_s() -> None:
 
 def test_changed_questions_are_not_comparable() -> None:
     check_comparable(RUN, replace(RUN, run_id="evr_2", revision=None, policy_id=None))
-    for change, name in (({"task": "mode:rev"}, "task"), ({"seed": 2}, "seed"), ({"n": 5}, "n")):
+    for change, name in (
+        ({"task": "mode:rev"}, "task"),
+        ({"seed": 2}, "seed"),
+        ({"n": 5}, "n"),
+        ({"temperature": 1.0}, "temperature"),
+        ({"max_new_tokens": 9}, "max_new_tokens"),
+    ):
         with pytest.raises(InvalidField, match=f": {name} is not") as refused:
             check_comparable(RUN, replace(RUN, **change))
         assert refused.value.field == "baseline"
