@@ -187,10 +187,10 @@ class Scores(Protocol):
 class EvaluationRuns(Protocol):
     """Evaluation runs. Raises Unavailable."""
 
-    async def add(self, run: EvaluationRun, *, most_open: int | None) -> EvaluationRun:
-        """Store a run unless its id is there; return what is stored.
+    async def add(self, runs: Sequence[EvaluationRun], *, most_open: int | None) -> list[EvaluationRun]:
+        """Store all of a tenant's runs whose ids are not there, or none; return what is stored of each.
 
-        Raises Overloaded when it would be one more than ``most_open`` open ones of its tenant.
+        Raises Overloaded when with the new ones its tenant would have more than ``most_open`` open.
         """
         ...
 

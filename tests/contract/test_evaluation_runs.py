@@ -1,5 +1,6 @@
 """The store of evaluation runs: what is kept of them, and who carries out which."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -43,7 +44,7 @@ async def test_a_run_over_a_file_is_read_back_equal_with_its_rows(store: Evaluat
     )
     data = EvaluationData(file=file, holdout=0.25, grader=GRADER, on_long="drop")
     run = replace(RUN, task="", policy_id=None, revision=None, data=data, suite="file:file-1")
-    assert await store.add(run, most_open=1) == run
+    assert await store.add([run], most_open=1) == [run]
     found = [*rows([1.0, None, 0.25]), ScoredRow(row=9, score=2.0, answer="b", weight=7.0)]
     ended = scored(run, found, dropped=2, now=3.0)
     await store.finish(ended, found)
@@ -58,17 +59,38 @@ async def test_a_run_over_a_file_is_read_back_equal_with_its_rows(store: Evaluat
 
 
 async def test_open_runs_are_bounded_where_that_is_asked(store: EvaluationRuns) -> None:
-    await store.add(named("evr_1"), most_open=1)
+    await store.add([named("evr_1")], most_open=1)
     with pytest.raises(Overloaded):
-        await store.add(named("evr_2"), most_open=1)
-    await store.add(named("evr_2"), most_open=None)
-    await store.add(named("evr_3", OTHER), most_open=1)
+        await store.add([named("evr_2")], most_open=1)
+    await store.add([named("evr_2")], most_open=None)
+    await store.add([named("evr_3", OTHER)], most_open=1)
+
+
+async def test_a_run_that_is_there_is_answered_when_no_more_may_be_open(store: EvaluationRuns) -> None:
+    await store.add([named("evr_1")], most_open=1)
+    assert await store.add([named("evr_1", created_at=9.0)], most_open=1) == [named("evr_1")]
+
+
+async def test_of_runs_that_begin_together_all_are_stored_or_none(store: EvaluationRuns) -> None:
+    both = [named("evr_2"), named("evr_3")]
+    await store.add([named("evr_1")], most_open=3)
+    with pytest.raises(Overloaded):
+        await store.add(both, most_open=2)
+    assert await store.runs_of(RUN.tenant_id, limit=9) == [named("evr_1")]
+    assert await store.add(both, most_open=3) == both
+    assert await store.add(both, most_open=3) == both
+
+
+async def test_runs_that_begin_at_once_are_no_more_than_may_be_open(store: EvaluationRuns) -> None:
+    begun = (store.add([named(f"evr_{n}")], most_open=3) for n in range(8))
+    ended = await asyncio.gather(*begun, return_exceptions=True)
+    assert sum(isinstance(each, Overloaded) for each in ended) == 5
 
 
 async def test_a_tenant_s_runs_leave_places_to_others(store: EvaluationRuns) -> None:
     for n in range(1, 5):
-        await store.add(named(f"evr_{n}", created_at=n), most_open=None)
-    await store.add(named("evr_other", OTHER, created_at=9.0), most_open=None)
+        await store.add([named(f"evr_{n}", created_at=n)], most_open=None)
+    await store.add([named("evr_other", OTHER, created_at=9.0)], most_open=None)
     found = [await claimed(store, now=100.0) for _ in range(4)]
     assert found == ["evr_1", "evr_2", "evr_other", None]
     # One that ends, or shows no progress, gives its place to the next.
@@ -83,7 +105,7 @@ async def test_the_newest_runs_keep_their_rows(
 ) -> None:
     monkeypatch.setattr(evaluation_runs_postgres, "RUNS_WITH_ROWS", 2)
     for n, tenant in enumerate((RUN.tenant_id, OTHER, RUN.tenant_id, RUN.tenant_id), start=1):
-        run = await store.add(named(f"evr_{n}", tenant), most_open=None)
+        (run,) = await store.add([named(f"evr_{n}", tenant)], most_open=None)
         await store.finish(scored(run, rows([1.0]), now=float(n)), rows([1.0]))
     kept = [bool(await store.rows(f"evr_{n}", after=0, limit=9)) for n in range(1, 5)]
     assert kept == [False, True, True, True]

@@ -49,6 +49,11 @@ class RolloutHttp:
         path = path_of("internal", "tenants", tenant_id, "evaluations")
         return _read(await self._http.post(path, run), JsonObject)
 
+    async def compare(self, tenant_id: TenantId, sides: JsonObject) -> JsonObject:
+        """Begin two evaluation runs."""
+        path = path_of("internal", "tenants", tenant_id, "evaluations", "comparison")
+        return _read(await self._http.post(path, sides), JsonObject)
+
     async def evaluations(self, tenant_id: TenantId, *, limit: int) -> list[JsonObject]:
         """Return a tenant's newest runs."""
         path = path_of("internal", "tenants", tenant_id, "evaluations")

@@ -85,6 +85,10 @@ class Rollout(Protocol):
         """Begin an evaluation run, which is durable then; one of the same ``run_id`` is the same run."""
         ...
 
+    async def compare(self, tenant_id: TenantId, sides: JsonObject) -> JsonObject:
+        """Begin two evaluation runs, ``run`` and ``baseline``, or none of both; else as `evaluate`."""
+        ...
+
     async def evaluations(self, tenant_id: TenantId, *, limit: int) -> list[JsonObject]:
         """Return a tenant's newest evaluation runs, newest first."""
         ...

@@ -46,6 +46,8 @@ _CANCEL = """
     UPDATE evaluation_runs SET state = 'cancelled', finished_at = $3
     WHERE tenant_id = $1 AND run_id = $2 AND state = 'running'
 """
+_STORED = "SELECT run_id FROM evaluation_runs WHERE run_id = ANY ($1)"
+_LOCK_TENANT = "SELECT pg_advisory_xact_lock(hashtextextended('mint_rollout_evaluations_' || $1, 0))"
 _OPEN = "SELECT count(*) FROM evaluation_runs WHERE tenant_id = $1 AND state = 'running'"
 _RETRY_SECONDS = 5.0
 RUNS_WITH_ROWS = 64
@@ -58,14 +60,21 @@ class PostgresEvaluationRuns:
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
 
-    async def add(self, run: EvaluationRun, *, most_open: int | None) -> EvaluationRun:
-        """Store a run, unless it is there."""
-        async with acquired(self._pool) as connection:
-            if most_open is not None and await connection.fetchval(_OPEN, run.tenant_id) >= most_open:
-                what = "the evaluation runs of the tenant"
-                raise Overloaded(what=what, depth=most_open, retry_after_seconds=_RETRY_SECONDS)
-            await insert_row(connection, "evaluation_runs", run, conflict="DO NOTHING")
-        return await self.run(run.tenant_id, run.run_id)
+    async def add(self, runs: Sequence[EvaluationRun], *, most_open: int | None) -> list[EvaluationRun]:
+        """Store a tenant's runs, unless they are there."""
+        tenant_id = runs[0].tenant_id
+        async with acquired(self._pool) as connection, connection.transaction():
+            found = await connection.fetch(_STORED, [run.run_id for run in runs])
+            stored = {row["run_id"] for row in found}
+            new = [run for run in runs if run.run_id not in stored]
+            if most_open is not None and new:
+                await connection.execute(_LOCK_TENANT, tenant_id)
+                if await connection.fetchval(_OPEN, tenant_id) + len(new) > most_open:
+                    what = "the evaluation runs of the tenant"
+                    raise Overloaded(what=what, depth=most_open, retry_after_seconds=_RETRY_SECONDS)
+            for run in new:
+                await insert_row(connection, "evaluation_runs", run, conflict="DO NOTHING")
+        return [await self.run(tenant_id, run.run_id) for run in runs]
 
     async def run(self, tenant_id: TenantId, run_id: str) -> EvaluationRun:
         """Return a tenant's run."""

@@ -64,4 +64,5 @@ class JobScores(Generic[Connection]):
         try:
             return await self._runs.run(run.tenant_id, run.run_id)
         except NotFound:
-            return await self._runs.add(run, most_open=None)
+            (stored,) = await self._runs.add([run], most_open=None)
+            return stored

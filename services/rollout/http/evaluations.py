@@ -1,6 +1,7 @@
 """Routes about a tenant's evaluation runs. A run of another tenant does not exist."""
 
 import asyncio
+from functools import partial
 from typing import Annotated
 
 import msgspec
@@ -11,6 +12,7 @@ from mint_common.authority import Caller
 from mint_common.claims import RevisionRef
 from mint_common.ids import BaseName, PolicyId, TenantId
 from mint_common.runtime.clock import Clock
+from mint_common.runtime.tenant_limiter import TenantLimiter
 from services.rollout.core.comparison import check_comparable, compare
 from services.rollout.core.evaluation import EvaluationData, EvaluationRun, RunState
 from services.rollout.ports import EvaluationRuns
@@ -19,6 +21,8 @@ MAX_LISTED = 1000
 MAX_ROWS = 4096
 TENANT_RUNS = 16
 """Evaluation runs that a tenant may have open; those of its jobs are not counted."""
+COMPARED_AT_ONCE = 2
+"""Comparisons that are computed at a time, one of a tenant: each holds the rows of two runs."""
 
 
 class RunBody(BaseModel):
@@ -42,17 +46,34 @@ class RunBody(BaseModel):
     caller: Caller
 
 
+class ComparisonBody(BaseModel):
+    """Two runs that begin together."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    run: RunBody
+    baseline: RunBody
+
+
 def evaluation_routes(runs: EvaluationRuns, clock: Clock) -> APIRouter:
     """Return the routes under /internal/tenants/{tenant}/evaluations."""
     router = APIRouter(prefix="/internal/tenants/{tenant_id}/evaluations")
+    comparing = TenantLimiter(COMPARED_AT_ONCE, of_a_tenant=1)
+
+    async def add(tenant_id: str, *bodies: RunBody) -> list[EvaluationRun]:
+        now = clock.now()
+        asked = [_run(TenantId(tenant_id), body, created_at=now) for body in bodies]
+        return await runs.add(asked, most_open=TENANT_RUNS)
 
     @router.post("")
     async def add_run(tenant_id: str, body: RunBody) -> dict[str, object]:
-        asked = dict(body)
-        policy_id = None if body.policy_id is None else PolicyId(body.policy_id)
-        asked |= {"base": BaseName(body.base), "policy_id": policy_id}
-        run = EvaluationRun(tenant_id=TenantId(tenant_id), created_at=clock.now(), **asked)
-        return _view(await runs.add(run, most_open=TENANT_RUNS))
+        (run,) = await add(tenant_id, body)
+        return _view(run)
+
+    @router.post("/comparison")
+    async def add_comparison(tenant_id: str, body: ComparisonBody) -> dict[str, object]:
+        run, baseline = await add(tenant_id, body.run, body.baseline)
+        return {"run": _view(run), "baseline": _view(baseline), "comparison": None}
 
     @router.get("")
     async def list_runs(
@@ -88,11 +109,19 @@ def evaluation_routes(runs: EvaluationRuns, clock: Clock) -> APIRouter:
         sides = {"run": _view(run), "baseline": _view(other)}
         if {run.state, other.state} != {RunState.SUCCEEDED}:
             return {**sides, "comparison": None}
-        mine, theirs = [await runs.rows(each.run_id, after=0, limit=MAX_ROWS) for each in (run, other)]
-        found = await asyncio.to_thread(compare, mine, theirs, metric=run.metric, seed=run.seed, shown=rows)
+        compared = partial(compare, metric=run.metric, seed=run.seed, shown=rows)
+        async with comparing.turn(tenant):
+            mine, theirs = [await runs.rows(each.run_id, after=0, limit=MAX_ROWS) for each in (run, other)]
+            found = await asyncio.to_thread(compared, mine, theirs)
         return {**sides, "comparison": msgspec.to_builtins(found)}
 
     return router
+
+
+def _run(tenant_id: TenantId, body: RunBody, *, created_at: float) -> EvaluationRun:
+    policy_id = None if body.policy_id is None else PolicyId(body.policy_id)
+    asked = dict(body) | {"base": BaseName(body.base), "policy_id": policy_id}
+    return EvaluationRun(tenant_id=tenant_id, created_at=created_at, **asked)
 
 
 def _view(run: EvaluationRun) -> dict[str, object]:

@@ -36,9 +36,9 @@ class MemoryRuns:
     def __init__(self) -> None:
         self.stored: dict[str, EvaluationRun] = {}
 
-    async def add(self, run: EvaluationRun, *, most_open: int | None) -> EvaluationRun:
+    async def add(self, runs: Sequence[EvaluationRun], *, most_open: int | None) -> list[EvaluationRun]:
         assert most_open is None
-        return self.stored.setdefault(run.run_id, run)
+        return [self.stored.setdefault(run.run_id, run) for run in runs]
 
     async def run(self, tenant_id: TenantId, run_id: str) -> EvaluationRun:
         if run_id not in self.stored:

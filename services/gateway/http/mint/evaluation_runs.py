@@ -82,7 +82,8 @@ async def run_evaluation(
     evaluated = await _named(gateway, caller, body)
     asked = await _questions(gateway, caller, body, evaluated.base)
     cause = new_id("req") if keyed is None else keyed.request_id
-    return await _begin(gateway, caller, derive_id("evr", cause), evaluated, asked)
+    run = _run(derive_id("evr", cause), caller, evaluated, asked)
+    return await gateway.rollout.evaluate(caller.tenant_id, run)
 
 
 @router.post("/compare", status_code=202, dependencies=[creates("run", "run_id")])
@@ -97,12 +98,11 @@ async def begin_comparison(
     cause = new_id("req") if keyed is None else keyed.request_id
     models = {"run": body.model, "baseline": body.baseline}
     found = {side: await _model(gateway, caller, name) for side, name in models.items()}
-    asked = {side: await _questions(gateway, caller, body, each.base) for side, each in found.items()}
-    begun = {
-        side: await _begin(gateway, caller, derive_id("evr", cause, side), each, asked[side])
-        for side, each in found.items()
+    asked = await _questions(gateway, caller, body, *(each.base for each in found.values()))
+    sides: JsonObject = {
+        side: _run(derive_id("evr", cause, side), caller, each, asked) for side, each in found.items()
     }
-    return {**begun, "comparison": None}
+    return await gateway.rollout.compare(caller.tenant_id, sides)
 
 
 @router.get("/compare")
@@ -115,7 +115,7 @@ async def get_comparison(
 ) -> JsonObject:
     """Compare two runs that were asked the same: ``comparison`` is null until both have succeeded.
 
-    ``rows`` of it are shown, those that differ most.
+    ``rows`` of it are shown, those that differ most. A run whose rows are no longer kept is refused.
     """
     return await gateway.rollout.comparison(caller.tenant_id, run, baseline=baseline, rows=rows)
 
@@ -149,9 +149,8 @@ async def cancel_run(run: str, caller: TrainCaller, gateway: GatewayDep) -> Json
     return await gateway.rollout.cancel_evaluation(caller.tenant_id, run)
 
 
-async def _begin(
-    gateway: Gateway, caller: Caller, run_id: str, evaluated: Evaluated, asked: JsonObject
-) -> JsonObject:
+def _run(run_id: str, caller: Caller, evaluated: Evaluated, asked: JsonObject) -> JsonObject:
+    """Return a run as rollout takes it."""
     named = {
         "run_id": run_id,
         "base": evaluated.base,
@@ -160,12 +159,12 @@ async def _begin(
         "revision": evaluated.revision,
         "caller": caller,
     }
-    return await gateway.rollout.evaluate(caller.tenant_id, named | asked)
+    return named | asked
 
 
-async def _questions(gateway: Gateway, caller: Caller, asked: Questions, base: BaseName) -> JsonObject:
-    """Return what a run of a base is asked. Raises NotFound, InvalidField."""
-    max_context = (await gateway.registry.get_base(base)).max_context
+async def _questions(gateway: Gateway, caller: Caller, asked: Questions, *bases: BaseName) -> JsonObject:
+    """Return what a run of each of these bases is asked. Raises NotFound, InvalidField."""
+    max_context = min([(await gateway.registry.get_base(base)).max_context for base in bases])
     if asked.file is None:
         task = await gateway.rollout.task(str(asked.task))
         return plan_task(asked, task_defaults(task), max_context=max_context)
@@ -173,7 +172,8 @@ async def _questions(gateway: Gateway, caller: Caller, asked: Questions, base: B
     plan = plan_file(asked, file, max_context=max_context)
     if asked.grader is not None:
         await checked_grader(asked.grader, caller, gateway)
-    await gateway.tinker.trainers.find(base)  # it renders the rows
+    for base in bases:
+        await gateway.tinker.trainers.find(base)  # it renders the rows
     return plan
 
 
