@@ -18,6 +18,12 @@ from services.trainer.core.losses.loss import SequenceInputs
 LONGEST_SHARED = 4096
 """Most tokens of a line of several rows: who sees whom is a matrix of its length, squared."""
 
+LEAST_SAVED = 0.05
+"""Share of the tokens that is worth lines of several rows, whose attention needs a matrix of who sees whom.
+
+A token that begins every sequence is shared by all rows of a file.
+"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackedSequence:
@@ -106,7 +112,7 @@ def pack_rows(rows: Sequence[Row], *, policy: int, max_length: int) -> list[Pack
 
 
 def behind_shared_beginning(rows: Sequence[Row]) -> Sequence[Row]:
-    """Return the rows behind the longest beginning of all their prompts, if that takes fewer tokens.
+    """Return the rows behind the longest beginning of all their prompts, if that saves `LEAST_SAVED` tokens.
 
     So it is for chats with one system prompt. What follows the beginning becomes tokens that are not trained:
     the numbers of a row stay what they are, but for rounding. Rows that were sampled stay as they are.
@@ -115,9 +121,9 @@ def behind_shared_beginning(rows: Sequence[Row]) -> Sequence[Row]:
         return rows
     prompts = {row.prompt for row in rows}
     shared = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*prompts, strict=False)))
-    if shared + sum(len(row.prompt) - shared for row in rows) >= sum(map(len, prompts)):
-        return rows
-    return [_moved(row, shared) if shared else row for row in rows]
+    tokens = sum(map(len, prompts)) + sum(len(row.tokens) - 1 for row in rows)
+    saved = tokens - shared - sum(row.length - shared for row in rows)
+    return [_moved(row, shared) for row in rows] if shared and saved >= LEAST_SAVED * tokens else rows
 
 
 def _moved(row: Row, begin: int) -> Row:

@@ -283,6 +283,17 @@ def test_rows_behind_a_shared_beginning_are_scored_at_the_same_tokens(
         assert lengths[0] < lengths[1]
 
 
+def test_rows_that_share_little_stay_lines_of_their_own() -> None:
+    """As where every sequence begins with one token: 15 of 336 tokens are saved, then 30 of 352."""
+    for shared, is_moved in ((1, False), (2, True)):
+        beginning = tuple(range(shared))
+        rows = [
+            Row(prompt=(*beginning, number + 9, *range(9)), tokens=(1,) * 11, logprobs=(), advantage=1.0)
+            for number in range(16)
+        ]
+        assert (behind_shared_beginning(rows) != rows) is is_moved
+
+
 def test_a_shared_beginning_changes_numbers_by_rounding_only(
     make_model: MakeModel, make_base: MakeBase, lora: LoraSpec, make_record: MakeRecord
 ) -> None:
