@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from mint_common.datasets import FORMATS
-from mint_common.errors import MintError
+from mint_common.errors import InvalidField, MintError
 from mint_common.events import JobData, JobFile, JobSpec
 from mint_common.graders import read_grader
 from services.gateway.core.files.records import CHECKED_PURPOSE, FileRecord
@@ -16,10 +18,12 @@ from services.gateway.core.fine_tuning.bodies import FineTuningBody, MintFields
 from services.gateway.core.fine_tuning.evaluations import plan_evaluation, trained_rows
 from services.gateway.core.fine_tuning.methods import RECIPES, MethodName, check_supported, method_of_job
 from services.gateway.core.fine_tuning.numbers import Numbers, asked_for, choose_numbers
-from services.gateway.core.fine_tuning.refusals import JobRefused, grader_refused
+from services.gateway.core.fine_tuning.refusals import GRADER_FIELD, JobRefused, grader_refused
 from services.gateway.core.mint.job_warnings import rate_warning
 
 MAX_REWARD_ROWS = 50_000
+MAX_GRADER_BYTES = 64 << 10
+"""Of a job's grader as JSON: each event of a step has it."""
 FEW_ROWS = 10
 
 
@@ -118,6 +122,10 @@ def _grader(body: FineTuningBody) -> dict[str, Any] | None:
         read_grader(settings.grader)
     except MintError as error:
         raise grader_refused(error) from error
+    size_bytes = len(msgspec.json.encode(settings.grader))
+    if size_bytes > MAX_GRADER_BYTES:
+        problem = f"has {size_bytes:,} bytes as JSON, that of a job has {MAX_GRADER_BYTES:,} at most"
+        raise InvalidField(field=GRADER_FIELD, problem=problem)
     return settings.grader
 
 

@@ -16,6 +16,8 @@ from tests.unit.gateway.fine_tuning.making import DPO, EXACT, REINFORCEMENT, bod
 
 PAIRS = JobFiles(training=file(Format.PAIRS))
 REWARD = JobFiles(training=file(Format.REWARD))
+SOURCE = "def grade(sample, item): return 1.0  #"
+LARGE = {"type": "python", "name": "p", "source": SOURCE.ljust(65_536, "-")}
 
 
 def test_a_bare_request_gets_complete_numbers():
@@ -233,6 +235,7 @@ def test_what_does_not_fit_together_is_refused_with_a_code(fields, where, code):
         ({"grader": {**EXACT, "weight": math.nan}}, ".grader", "invalid_field"),
         ({"grader": {**EXACT, "input": [[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]}}, ".grader.input", "invalid_field"),
         ({"grader": {"type": "label_model", "name": "a"}}, ".grader", "grader_not_supported"),
+        ({"grader": LARGE}, ".grader", "invalid_field"),
     ],
 )
 def test_what_reinforcement_cannot_do_is_refused(settings, where, code):
