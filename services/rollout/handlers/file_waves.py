@@ -137,9 +137,13 @@ class FileWaves:
         return FileWave(record=record_of(event, groups), validation=None, counts=counts)
 
     async def _validation(self, event: WaveRequested, data: JobData) -> _Validation | None:
-        """Return what the revision of the wave's step is measured on: the same bytes at each such step."""
+        """Return what the revision of the wave's step is measured on: the same bytes at each such step.
+
+        The first step renders them in any case, so that a bad row is found before anything is trained.
+        """
         plan = data.evaluation
-        if plan is None or not is_evaluated(plan, step=event.step, steps=event.spec.steps):
+        is_due = is_evaluated(plan, step=event.step, steps=event.spec.steps)
+        if plan is None or not (is_due or event.step == 1):
             return None
         known = self._validations.get(event.job_id)
         if known is None:
@@ -147,7 +151,7 @@ class FileWaves:
             if len(self._validations) >= _MOST_KNOWN:
                 del self._validations[next(iter(self._validations))]
             self._validations[event.job_id] = known
-        return known
+        return known if is_due else None
 
     async def _store_validation(
         self, event: WaveRequested, data: JobData, plan: EvaluationPlan

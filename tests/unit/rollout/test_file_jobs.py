@@ -146,6 +146,24 @@ async def test_a_row_that_is_too_long_fails_the_job_with_its_line(rig: Rig) -> N
     assert (job.state.value, job.reason, cancelled.reason) == ("failed", job.fault.message, job.reason)
 
 
+async def test_a_validation_row_that_is_too_long_fails_the_job_before_anything_is_trained(rig: Rig) -> None:
+    plan = EvaluationPlan(
+        every=2,
+        rows=9,
+        file=await store(rig, [*completions(2), LONG], "held.jsonl"),
+        holdout=0.0,
+        metric="valid_loss",
+        keep="best",
+        early_stopping=None,
+    )
+    event = on_file(await store(rig, completions(16)), evaluation=plan)
+    assert event.spec.steps == 4
+    await refused(rig, await rig.begin(event))
+    job = await job_of(rig)
+    assert (job.state.value, job.steps_done) == ("failed", 0)
+    assert (job.fault.code, job.fault.param, job.fault.line) == ("too_long", "validation_file", 4)
+
+
 async def test_rows_that_are_too_long_are_dropped_and_counted_when_asked_for(rig: Rig) -> None:
     rows = [*completions(3), LONG]
     (wave,) = await run_through(rig, on_file(await store(rig, rows), on_long="drop"))
