@@ -8,7 +8,7 @@ from mint_common.claims import Claim
 from mint_common.datasets import RenderedRow, RowLine, RowProblem
 from mint_common.events import EvaluationPlan, JobData, WaveRequested
 from mint_common.ids import JobId
-from mint_common.records import Group, WaveRecord, decode_rows, encode_record
+from mint_common.records import Group, WaveRecord, decode_rows
 from services.rollout.core.fault import file_refused
 from services.rollout.core.grading import error_counts
 from services.rollout.core.job import wave_id_of
@@ -19,6 +19,7 @@ from services.rollout.core.validation import is_evaluated
 from services.rollout.core.wave import WaveCounts
 from services.rollout.handlers.file_rows import FileRows
 from services.rollout.handlers.graded_samples import GradedSamples
+from services.rollout.handlers.record_blobs import store_record
 from services.rollout.handlers.row_rendering import Rendered, RowRenderer, RowSource
 from services.rollout.ports import Sampler
 
@@ -167,8 +168,10 @@ class FileWaves:
         groups = _groups(rendered.rows, event.spec.algorithm, source)
         # Of no wave and no revision: the same bytes whichever step they were rendered for.
         record = WaveRecord(wave_id=wave_id_of(event.job_id, 0), revision=None, groups=tuple(groups))
-        key = f"waves/{event.policy_id}/{event.job_id}/validation.rec"
-        return _Validation(claim=await self._blobs.put(key, encode_record(record)), rows=len(rendered.rows))
+        claim = await store_record(
+            self._blobs, record, policy_id=event.policy_id, job_id=event.job_id, name="validation"
+        )
+        return _Validation(claim=claim, rows=len(rendered.rows))
 
 
 def _training(data: JobData) -> RowSource:

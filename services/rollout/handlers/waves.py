@@ -4,7 +4,7 @@ Invariants:
 - Every sample of a record was answered by the revision that the wave names.
 - An unavailable or full engine is retried while the job runs; any other failure, an error of ours too,
   cancels the wave.
-- The record's key is derived from the wave, so that a repeated wave has one record.
+- The record's key has its digest: a wave that is worked on twice at once has one committed record.
 - A tenant's waves leave turns to other tenants'.
 - A drain never waits for a wave: the message is given back and the wave sampled again with the same seeds.
 """
@@ -20,7 +20,7 @@ from mint_common.claims import Claim
 from mint_common.errors import MintError, Unavailable
 from mint_common.events import Event, WaveCancelled, WaveCompleted, WaveRequested
 from mint_common.ids import JobId
-from mint_common.records import Group, Prompt, WaveRecord, decode_prompts, encode_record
+from mint_common.records import Group, Prompt, WaveRecord, decode_prompts
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.ledger import Ledger
 from mint_common.runtime.retries import Bury
@@ -42,6 +42,7 @@ from services.rollout.handlers.engine_requests import EngineRequests, all_of
 from services.rollout.handlers.file_rows import FileRows
 from services.rollout.handlers.file_waves import FileWaves
 from services.rollout.handlers.graded_samples import GradedSamples, GradingLimits
+from services.rollout.handlers.record_blobs import store_record
 from services.rollout.handlers.row_rendering import RowRenderer
 from services.rollout.handlers.wave_turns import WaveTurns
 from services.rollout.ports import Connection, Graders, JobStore, RowRendering, Sampler, Tasks
@@ -131,8 +132,13 @@ class WaveHandlers(Generic[Connection]):
         started = self._clock.monotonic()
         try:
             record, validation, counts = await self._record(event)
-            key = f"waves/{event.policy_id}/{event.job_id}/{event.step}.rec"
-            claim = await self._blobs.put(key, encode_record(record))
+            claim = await store_record(
+                self._blobs,
+                record,
+                policy_id=event.policy_id,
+                job_id=event.job_id,
+                name=str(event.step),
+            )
             fact = completed(event, record, claim, validation=validation)
         except MintError as error:
             if error.retryable:

@@ -145,6 +145,17 @@ async def test_both_copies_of_a_wave_at_once_leave_one_completion() -> None:
     assert len(await rig.led_to(wave)) == 1
 
 
+async def test_a_wave_that_is_sampled_again_with_other_answers_leaves_the_committed_record() -> None:
+    rig = Rig()
+    wave = await rig.begin(submitted())
+    again = Rig(jobs=rig.jobs, blobs=rig.blobs, engine=ScriptedEngine(answer=lambda prompt, seed: "other"))
+    await rig.let_pass(rig.of_waves.on_wave_requested(wave))
+    (done,) = await rig.led_to(wave)
+    assert isinstance(done, WaveCompleted)
+    await again.let_pass(again.of_waves.on_wave_requested(wave))  # its ledger does not know of the first
+    assert decode_record(await rig.blobs.get(done.record)).wave_id == wave.wave_id
+
+
 async def test_a_job_of_an_unknown_task_fails_naming_it() -> None:
     rig = Rig()
     event = submitted(task="mode:copi")
