@@ -96,7 +96,7 @@ def on_file(
     spec: dict[str, Any] = {
         "algorithm": algorithm,
         "task": "",
-        "steps": -int(-(1 - share) * file.rows * epochs // batch),
+        "steps": -(-(file.rows - int(share * file.rows)) * epochs // batch),
         "prompts_per_step": batch,
         "group_size": 4 if algorithm == "grpo" else 1,
         "data": data,

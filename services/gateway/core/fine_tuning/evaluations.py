@@ -25,13 +25,16 @@ def validation_named(body: FineTuningBody) -> tuple[str, str] | None:
     return found
 
 
-def trained_rows(body: FineTuningBody, rows: int) -> float:
-    """Return about how many of a file's rows are not held out. Raises InvalidField for a useless share."""
+def trained_rows(body: FineTuningBody, rows: int) -> int:
+    """Return how many of a file's rows are not held out. Raises InvalidField for a useless share.
+
+    As rollout splits them: ``floor(holdout x rows)`` are held out, or more where equal rows stay together.
+    """
     holdout = _evaluation(body).holdout or 0.0
     if 0 < holdout * rows < 1:
         problem = f"holds out less than one of {rows} rows"
         raise InvalidField(field="mint.evaluation.holdout", problem=problem)
-    return round(rows * (1 - holdout), 6)
+    return rows - int(holdout * rows)
 
 
 def plan_evaluation(

@@ -72,7 +72,7 @@ def asked_for(body: FineTuningBody, method: MethodName) -> Asked:
 
 
 def choose_numbers(
-    asked: Asked, extras: MintFields, method: MethodName, *, rows: float, max_context: int
+    asked: Asked, extras: MintFields, method: MethodName, *, rows: int, max_context: int
 ) -> Numbers:
     """Return the numbers of a job that draws ``rows`` an epoch. Raises InvalidField."""
     common, compute = asked.common, asked.reinforcement.compute_multiplier

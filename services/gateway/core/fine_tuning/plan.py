@@ -1,6 +1,6 @@
 """What a job on a file will do: the request over its method's recommendations, checked to the last number.
 
-Pure. A job has ``ceil(rows x (1 - holdout) x n_epochs / batch_size)`` steps.
+Pure. A job has ``ceil((rows - floor(rows x holdout)) x n_epochs / batch_size)`` steps.
 """
 
 from collections.abc import Iterator
