@@ -206,6 +206,10 @@ class EvaluationRuns(Protocol):
         """End a tenant's run without a score, unless it has ended; return it. Raises NotFound."""
         ...
 
+    async def cancel_of_ended_jobs(self, *, now: float) -> None:
+        """End the runs that measure jobs which have ended."""
+        ...
+
     async def claim(self, *, before: float, now: float, of_a_tenant: int) -> EvaluationRun | None:
         """Return the oldest running one without progress since ``before``, to one caller only.
 

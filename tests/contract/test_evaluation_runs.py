@@ -10,13 +10,18 @@ from contract.schemas import empty_schema
 from mint_common.datasets import Format
 from mint_common.errors import NotFound, Overloaded
 from mint_common.events import JobFile
-from mint_common.ids import TenantId
+from mint_common.ids import JobId, PolicyId, TenantId
+from mint_common.testing.factories import TENANT
 from services.rollout.adapters import evaluation_runs_postgres
 from services.rollout.adapters.evaluation_runs_postgres import PostgresEvaluationRuns
-from services.rollout.core.evaluation import EvaluationData, EvaluationRun, ScoredRow, scored
+from services.rollout.adapters.jobs_postgres import PostgresJobs
+from services.rollout.core.evaluation import EvaluationData, EvaluationRun, RunState, ScoredRow, scored
+from services.rollout.core.job import JobState, open_job
+from services.rollout.core.job_scores import suite_of
 from services.rollout.ports import EvaluationRuns
 from tests.unit.rollout.file_jobs import GRADER
 from tests.unit.rollout.test_evaluation import RUN, rows
+from tests.unit.rollout.world import submitted
 
 pytestmark = pytest.mark.integration
 
@@ -98,6 +103,27 @@ async def test_a_tenant_s_runs_leave_places_to_others(store: EvaluationRuns) -> 
     assert await claimed(store, now=101.0) == "evr_3"
     assert await store.touch("evr_3", scored=1, now=125.0)
     assert [await claimed(store, now=125.0) for _ in range(3)] == ["evr_1", "evr_other", None]
+
+
+async def test_runs_of_jobs_that_have_ended_are_cancelled_and_no_others(shared_database: str) -> None:
+    async with empty_schema(shared_database, "rollout") as pool:
+        jobs, store = PostgresJobs(pool), PostgresEvaluationRuns(pool)
+        for state in JobState:
+            job = open_job(
+                submitted(job_id=JobId(f"job_{state}"), policy_id=PolicyId(f"pol_{state}")), now=1.0
+            )
+            async with pool.acquire() as connection:
+                await jobs.save(connection, replace(job, state=state), [])
+            run = named(f"evr_{state}", job.tenant_id)
+            await store.add([replace(run, suite=suite_of(job))], most_open=None)
+        await store.add([replace(named("evr_other", OTHER), suite="job:job_failed")], most_open=None)
+        await store.cancel_of_ended_jobs(now=5.0)
+        found = {run.run_id: run for run in await store.runs_of(TENANT, limit=9)}
+        other = await store.run(OTHER, "evr_other")
+    ended = {name for name, run in found.items() if run.state is RunState.CANCELLED}
+    assert ended == {"evr_succeeded", "evr_failed", "evr_cancelled"}
+    assert {(found[name].reason, found[name].finished_at) for name in ended} == {("its job has ended", 5.0)}
+    assert (len(found), other.state) == (6, RunState.RUNNING)
 
 
 async def test_the_newest_runs_keep_their_rows(

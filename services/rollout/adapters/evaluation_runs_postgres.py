@@ -48,6 +48,11 @@ _CANCEL = """
 """
 _STORED = "SELECT run_id FROM evaluation_runs WHERE run_id = ANY ($1)"
 _LOCK_TENANT = "SELECT pg_advisory_xact_lock(hashtextextended('mint_rollout_evaluations_' || $1, 0))"
+_CANCEL_OF_ENDED_JOBS = """
+    UPDATE evaluation_runs SET state = 'cancelled', reason = 'its job has ended', finished_at = $1 FROM jobs
+    WHERE evaluation_runs.state = 'running' AND evaluation_runs.suite = 'job:' || jobs.job_id
+        AND evaluation_runs.tenant_id = jobs.tenant_id AND jobs.state IN ('succeeded', 'failed', 'cancelled')
+"""
 _OPEN = "SELECT count(*) FROM evaluation_runs WHERE tenant_id = $1 AND state = 'running'"
 _RETRY_SECONDS = 5.0
 RUNS_WITH_ROWS = 64
@@ -93,6 +98,10 @@ class PostgresEvaluationRuns:
         """End a run without a score."""
         await self._pool.execute(_CANCEL, tenant_id, run_id, now)
         return await self.run(tenant_id, run_id)
+
+    async def cancel_of_ended_jobs(self, *, now: float) -> None:
+        """End the runs of jobs that have ended."""
+        await self._pool.execute(_CANCEL_OF_ENDED_JOBS, now)
 
     async def claim(self, *, before: float, now: float, of_a_tenant: int) -> EvaluationRun | None:
         """Claim the oldest run without progress."""

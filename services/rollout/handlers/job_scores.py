@@ -44,7 +44,8 @@ class JobScores(Generic[Connection]):
         )
 
     async def check(self) -> None:
-        """Begin the runs that are due, and take in those that have ended."""
+        """Begin the runs that are due, take in those that have ended, end those of jobs that have."""
+        await self._runs.cancel_of_ended_jobs(now=self._clock.now())
         for job in await self._jobs.scored_by_runs():
             try:
                 await self._follow(job)

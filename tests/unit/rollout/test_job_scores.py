@@ -12,9 +12,11 @@ from mint_common.ids import TenantId
 from mint_common.testing.factories import JOB, TENANT
 from services.rollout.core.evaluation import EvaluationRun, RunState
 from services.rollout.core.job import JobState
-from services.rollout.core.job_scores import on_score
+from services.rollout.core.job_control import is_over
+from services.rollout.core.job_scores import on_score, suite_of
 from services.rollout.handlers.job_scores import JobScores
 from tests.unit.rollout.file_jobs import TinyRendering, complete, on_file, store, train
+from tests.unit.rollout.memory_jobs import MemoryJobs
 from tests.unit.rollout.rig import Rig
 from tests.unit.rollout.test_graded_jobs import questions
 from tests.unit.rollout.world import ScriptedEngine, published
@@ -33,12 +35,19 @@ PLAN = EvaluationPlan(
 class MemoryRuns:
     """Runs that end when a test says so."""
 
-    def __init__(self) -> None:
+    def __init__(self, jobs: MemoryJobs) -> None:
+        self.jobs = jobs
         self.stored: dict[str, EvaluationRun] = {}
 
     async def add(self, runs: Sequence[EvaluationRun], *, most_open: int | None) -> list[EvaluationRun]:
         assert most_open is None
         return [self.stored.setdefault(run.run_id, run) for run in runs]
+
+    async def cancel_of_ended_jobs(self, *, now: float) -> None:
+        ended = {suite_of(job) for job in await self.jobs.jobs_of(TENANT, limit=9) if is_over(job)}
+        for run in self.stored.values():
+            if run.suite in ended and run.state is RunState.RUNNING:
+                self.stored[run.run_id] = replace(run, state=RunState.CANCELLED)
 
     async def run(self, tenant_id: TenantId, run_id: str) -> EvaluationRun:
         if run_id not in self.stored:
@@ -57,7 +66,7 @@ class Measured(Rig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.runs = MemoryRuns()
+        self.runs = MemoryRuns(self.jobs)
         self.job_scores = JobScores(
             jobs=self.jobs,
             runs=self.runs,  # type: ignore[arg-type]  # only what jobs need of them
@@ -148,6 +157,7 @@ async def test_a_job_that_waits_for_scores_makes_no_noise_and_is_cancelled(rig: 
     assert isinstance(end, JobFinished)  # no wave is open
     await rig.job_scores.check()
     assert (await rig.state_of())[0] == "cancelled"
+    assert {run.state for run in rig.runs.stored.values()} == {RunState.CANCELLED}
 
 
 STOPPING = EarlyStopping(patience=1, min_delta=0.0, warmup=0)
