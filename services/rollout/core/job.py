@@ -11,6 +11,7 @@ Invariants:
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import takewhile
 from typing import Literal
 
 from mint_common.claims import Claim, RevisionRef
@@ -159,6 +160,12 @@ def is_scored_by_runs(job: Job) -> bool:
     return job.plan is not None and is_sampled(job.spec)
 
 
+def is_unscored(job: Job, wave: Wave) -> bool:
+    """Return whether an evaluation run measures the wave's revision, once there is one, and has not ended."""
+    is_run = is_scored_by_runs(job) and is_evaluated(job.plan, step=wave.step, steps=job.spec.steps)
+    return is_run and wave.scored_at is None
+
+
 def waits_for(job: Job, fact: Fact) -> bool:
     """Return whether an event is of the wave that the job waits for."""
     return job.state is JobState.RUNNING and fact.wave_id == job.wave_id
@@ -247,11 +254,15 @@ def _publish(
 
 
 def early_stop(job: Job, waves: Sequence[Wave]) -> str:
-    """Return why a job stops early; empty: it goes on."""
+    """Return why a job stops early; empty: it goes on.
+
+    Runs end in any order: scores behind one that is still to come do not count yet.
+    """
     plan = job.plan
     if plan is None or plan.early_stopping is None:
         return ""
-    if not stops_early(plan.early_stopping, plan.metric, scores_of(plan.metric, waves)):
+    scored = takewhile(lambda wave: not is_unscored(job, wave), waves)
+    if not stops_early(plan.early_stopping, plan.metric, scores_of(plan.metric, list(scored))):
         return ""
     patience = plan.early_stopping.patience
     return (

@@ -10,9 +10,8 @@ from dataclasses import replace
 from mint_common.authority import Authority, Caller
 from mint_common.ids import derive_id
 from services.rollout.core.evaluation import EvaluationData, EvaluationRun
-from services.rollout.core.job import Advance, Job, JobState, complete, early_stop
+from services.rollout.core.job import Advance, Job, JobState, complete, early_stop, is_unscored
 from services.rollout.core.job_control import is_over, wave_cancelled
-from services.rollout.core.validation import is_evaluated
 from services.rollout.core.wave import Wave
 
 
@@ -30,14 +29,7 @@ def signer_of(job: Job) -> Caller:
 
 def unscored(job: Job, waves: Sequence[Wave]) -> list[Wave]:
     """Return the waves whose revisions are measured and have no score yet."""
-    plan, steps = job.plan, job.spec.steps
-    return [
-        wave
-        for wave in waves
-        if wave.revision is not None
-        and wave.scored_at is None
-        and is_evaluated(plan, step=wave.step, steps=steps)
-    ]
+    return [wave for wave in waves if wave.revision is not None and is_unscored(job, wave)]
 
 
 def scoring_run(job: Job, wave: Wave, *, now: float) -> EvaluationRun:

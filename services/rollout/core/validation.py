@@ -53,7 +53,7 @@ def best_score(metric: EvaluationMetric, scores: Sequence[Score]) -> Score | Non
 
 
 def stops_early(stopping: EarlyStopping, metric: EvaluationMetric, scores: Sequence[Score]) -> bool:
-    """Return whether the last ``patience`` scores in a row were not better than the best before them.
+    """Return whether ``patience`` scores in a row were not better than the best before them.
 
     Better is better by more than ``min_delta``. The first ``warmup`` scores are not looked at.
     """
@@ -61,7 +61,9 @@ def stops_early(stopping: EarlyStopping, metric: EvaluationMetric, scores: Seque
     for value in _counted(stopping, metric, scores):
         is_better = value > best + stopping.min_delta
         best, in_vain = (value, 0) if is_better else (best, in_vain + 1)
-    return in_vain >= stopping.patience
+        if in_vain >= stopping.patience:
+            return True
+    return False
 
 
 def _counted(stopping: EarlyStopping, metric: EvaluationMetric, scores: Sequence[Score]) -> Iterator[float]:

@@ -186,6 +186,18 @@ async def test_a_score_stops_a_job_in_the_middle_of_a_wave(rig: Measured) -> Non
     )
 
 
+async def test_the_order_in_which_runs_end_changes_no_early_stop(rig: Measured) -> None:
+    await take_steps(rig, await begun(rig, every=1, early_stopping=STOPPING), [1, 2, 3])
+    for number, value in ((3, 0.25), (1, 0.5)):  # what step 2 scored is still to come
+        rig.runs.end(number, value)
+        await rig.job_scores.check()
+        assert (await rig.state_of())[0] == "running"
+    rig.runs.end(2, 0.75)
+    await rig.job_scores.check()
+    job = await rig.jobs.job(JOB)
+    assert (job.stopped_early, job.result) == (True, published(2).revision)
+
+
 async def test_a_score_ends_a_paused_job_that_gets_no_better(rig: Measured) -> None:
     wave = await take_steps(rig, await begun(rig, every=1, early_stopping=STOPPING), [1])
     await rig.commits.pause(await rig.jobs.job(JOB))

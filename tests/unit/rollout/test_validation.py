@@ -44,15 +44,15 @@ def test_the_best_is_the_first_of_the_least_losses_or_the_largest_others(
 
 
 @given(found=values, warmup=st.integers(0, 4), patience=st.integers(1, 5))
-def test_a_job_stops_when_its_best_is_patience_evaluations_ago(
+def test_a_job_stops_once_its_best_is_patience_evaluations_ago(
     found: list[float], warmup: int, patience: int
 ) -> None:
     stopping = EarlyStopping(patience=patience, min_delta=0.0, warmup=warmup)
     counted = found[warmup:]
-    since = len(counted) - 1 - int(np.argmin(counted)) if counted else 0
-    assert stops_early(stopping, "valid_loss", scores(found)) == (since >= patience)
+    since = [last - int(np.argmin(counted[: last + 1])) for last in range(len(counted))]
+    assert stops_early(stopping, "valid_loss", scores(found)) == (max(since, default=0) >= patience)
     flipped = scores([-value for value in found])
-    assert stops_early(stopping, "valid_reward_mean", flipped) == (since >= patience)
+    assert stops_early(stopping, "valid_reward_mean", flipped) == (max(since, default=0) >= patience)
 
 
 def test_a_gain_of_no_more_than_the_least_is_none() -> None:
