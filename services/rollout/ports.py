@@ -260,8 +260,12 @@ class JobStore(Protocol, Generic[Connection_contra]):
         """Return the waves of each of these jobs, by step."""
         ...
 
-    async def wave(self, connection: Connection_contra, wave_id: WaveId) -> Wave | None:
-        """Return one wave within a transaction."""
+    async def unscored_waves(self, job_id: JobId, steps: Sequence[int]) -> list[Wave]:
+        """Return a job's waves of these steps that have a revision but no score yet, by step."""
+        ...
+
+    async def wave(self, wave_id: WaveId, *, within: Connection_contra | None = None) -> Wave | None:
+        """Return one wave, read ``within`` an open transaction where one is given."""
         ...
 
     async def next_of(self, policy_id: PolicyId) -> Job | None:

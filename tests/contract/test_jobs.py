@@ -96,8 +96,20 @@ async def test_what_is_saved_is_read_back_equal(store: Store) -> None:
     assert await store.jobs.waves_by_job([none, JOB]) == {none: [], JOB: waves}
     async with store.ledger.transaction("c3") as transaction:
         assert await store.jobs.lock(transaction.connection, JOB) == finished
-        assert await store.jobs.wave(transaction.connection, waves[0].wave_id) == waves[0]
-        assert await store.jobs.wave(transaction.connection, wave_id_of(JOB, 9)) is None
+        assert await store.jobs.wave(waves[0].wave_id, within=transaction.connection) == waves[0]
+        assert await store.jobs.wave(wave_id_of(JOB, 9), within=transaction.connection) is None
+
+
+async def test_waves_without_a_score_are_those_that_have_a_revision(store: Store) -> None:
+    waves = []
+    for step in range(1, 5):
+        wave = fold(make_wave(step), completed(step), now=2.0)
+        waves.append(wave if step == 4 else fold(wave, published(step), now=2.0))
+    waves[0] = replace(waves[0], scored_at=3.0)
+    await store.save("c1", make_job(), *waves)
+    assert await store.jobs.unscored_waves(JOB, [1, 2, 4]) == [waves[1]]
+    assert await store.jobs.unscored_waves(JOB, [4, 3, 2]) == waves[1:3]
+    assert await store.jobs.unscored_waves(JobId("job_none"), [1, 2]) == []
 
 
 async def test_an_unknown_job_is_not_found(store: Store) -> None:

@@ -29,8 +29,10 @@ _OVERDUE = """
             AND (holder.state = 'running' OR (holder.state = 'paused' AND holder.steps_done > 0))
     )
 """
-
-
+_UNSCORED = """
+    SELECT * FROM waves WHERE job_id = $1 AND step = ANY ($2)
+    AND jsonb_typeof(revision) = 'object' AND scored_at IS NULL ORDER BY step
+"""
 _SCORED_BY_RUNS = """
     SELECT * FROM jobs WHERE state IN ('running', 'paused') AND spec ->> 'algorithm' = 'grpo'
     AND jsonb_typeof(spec -> 'data' -> 'evaluation') = 'object'
@@ -81,9 +83,14 @@ class PostgresJobs:
             found[row["job_id"]].append(read_row(row, Wave))
         return found
 
-    async def wave(self, connection: PostgresConnection, wave_id: WaveId) -> Wave | None:
+    async def unscored_waves(self, job_id: JobId, steps: Sequence[int]) -> list[Wave]:
+        """Return a job's waves of these steps without a score, by step."""
+        return [read_row(row, Wave) for row in await self._pool.fetch(_UNSCORED, job_id, steps)]
+
+    async def wave(self, wave_id: WaveId, *, within: "PostgresConnection | None" = None) -> Wave | None:
         """Return one wave."""
-        row = await connection.fetchrow("SELECT * FROM waves WHERE wave_id = $1", wave_id)
+        asked = within or self._pool
+        row = await asked.fetchrow("SELECT * FROM waves WHERE wave_id = $1", wave_id)
         return None if row is None else read_row(row, Wave)
 
     async def next_of(self, policy_id: PolicyId) -> Job | None:

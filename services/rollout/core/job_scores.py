@@ -12,6 +12,7 @@ from mint_common.ids import derive_id
 from services.rollout.core.evaluation import EvaluationData, EvaluationRun
 from services.rollout.core.job import Advance, Job, JobState, complete, early_stop, is_unscored
 from services.rollout.core.job_control import is_over, wave_cancelled
+from services.rollout.core.validation import is_evaluated
 from services.rollout.core.wave import Wave
 
 
@@ -25,6 +26,12 @@ def signer_of(job: Job) -> Caller:
     name = suite_of(job)
     authority = Authority(tenant_id=job.tenant_id, key_id=name, scopes=frozenset({"train"}))
     return Caller(authority=authority, name=name)
+
+
+def measured_steps(job: Job) -> list[int]:
+    """Return the steps that are done and whose revisions are measured."""
+    steps = range(1, job.steps_done + 1)
+    return [step for step in steps if is_evaluated(job.plan, step=step, steps=job.spec.steps)]
 
 
 def unscored(job: Job, waves: Sequence[Wave]) -> list[Wave]:

@@ -140,7 +140,7 @@ class Commits(Generic[Connection]):
             wave_id = wave_id_in(fact)
             if wave_id is None:
                 continue
-            known = touched.get(wave_id) or await self._jobs.wave(connection, wave_id)
+            known = touched.get(wave_id) or await self._jobs.wave(wave_id, within=connection)
             folded = fold(known, fact, counts=counts, now=now)
             if folded is not None:
                 touched[wave_id] = folded

@@ -12,7 +12,7 @@ from mint_common.runtime.clock import Clock
 from mint_common.runtime.periodic import run_periodically
 from services.rollout.core.evaluation import EvaluationRun, RunState
 from services.rollout.core.job import Job
-from services.rollout.core.job_scores import scoring_run, unscored
+from services.rollout.core.job_scores import measured_steps, scoring_run
 from services.rollout.handlers.commits import Commits
 from services.rollout.ports import Connection, EvaluationRuns, JobStore
 
@@ -55,7 +55,7 @@ class JobScores(Generic[Connection]):
     async def _follow(self, job: Job) -> None:
         if job.steps_done >= job.spec.steps:
             await self._jobs.touch(job.job_id, now=self._clock.now())  # it waits for nothing else
-        for wave in unscored(job, await self._jobs.waves_of(job.job_id)):
+        for wave in await self._jobs.unscored_waves(job.job_id, measured_steps(job)):
             run = await self._begun(scoring_run(job, wave, now=self._clock.now()))
             if run.state is not RunState.RUNNING:
                 await self._commits.score(job.job_id, wave.wave_id, run)

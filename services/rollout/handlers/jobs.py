@@ -166,8 +166,8 @@ class JobHandlers(Generic[Connection]):
     async def _record_scores(self, job: Job, event: RevisionPublished) -> None:
         """Record what the revision scored on the validation rows, before the step counts as done."""
         scores = measured(event.metrics)
-        *_, wave = await self._jobs.waves_of(job.job_id)
-        if not scores or not wave.counts.validation_rows:
+        wave = await self._jobs.wave(event.wave_id) if scores and event.wave_id else None
+        if wave is None or not wave.counts.validation_rows:
             return
         try:
             await self._scores.record_metrics(job, event.revision, scores, n=wave.counts.validation_rows)

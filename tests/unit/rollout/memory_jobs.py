@@ -47,7 +47,12 @@ class MemoryJobs:
         """Return the waves of each of these jobs, by step."""
         return {job_id: await self.waves_of(job_id) for job_id in job_ids}
 
-    async def wave(self, connection: MemoryConnection, wave_id: WaveId) -> Wave | None:
+    async def unscored_waves(self, job_id: JobId, steps: Sequence[int]) -> list[Wave]:
+        """Return a job's waves of these steps without a score, by step."""
+        found = [wave for wave in await self.waves_of(job_id) if wave.step in steps]
+        return [wave for wave in found if wave.revision is not None and wave.scored_at is None]
+
+    async def wave(self, wave_id: WaveId, *, within: MemoryConnection | None = None) -> Wave | None:
         """Return one wave."""
         return self._waves.get(wave_id)
 
