@@ -10,6 +10,7 @@ from mint_common.ids import BaseName, JobId, PolicyId, TenantId, WaveId
 from mint_common.records import Prompt
 from services.rollout.core.evaluation import EvaluationRun, ScoredRow
 from services.rollout.core.job import Job
+from services.rollout.core.progress import Progress
 from services.rollout.core.row_order import RowKeys, RowNumbers
 from services.rollout.core.sampling import GroupRequest, ReadSequence, SampledGroup
 from services.rollout.core.task import Split, TaskDefaults, TaskInfo
@@ -199,7 +200,7 @@ class EvaluationRuns(Protocol):
         ...
 
     async def runs_of(self, tenant_id: TenantId, *, limit: int) -> list[EvaluationRun]:
-        """Return a tenant's newest runs, newest first."""
+        """Return a tenant's newest runs, newest first, without their graders, which may be large."""
         ...
 
     async def cancel(self, tenant_id: TenantId, run_id: str, *, now: float) -> EvaluationRun:
@@ -249,15 +250,15 @@ class JobStore(Protocol, Generic[Connection_contra]):
         ...
 
     async def jobs_of(self, tenant_id: TenantId, *, limit: int) -> list[Job]:
-        """Return a tenant's newest jobs, newest first."""
+        """Return a tenant's newest jobs, newest first, without their graders, which may be large."""
         ...
 
     async def waves_of(self, job_id: JobId, *, within: Connection_contra | None = None) -> list[Wave]:
         """Return a job's waves by step, read ``within`` an open transaction where one is given."""
         ...
 
-    async def waves_by_job(self, job_ids: Sequence[JobId]) -> Mapping[JobId, Sequence[Wave]]:
-        """Return the waves of each of these jobs, by step."""
+    async def progress_of(self, jobs: Sequence[Job]) -> Mapping[JobId, Progress]:
+        """Return how far each of these jobs is, as `core.progress` reads it off their waves."""
         ...
 
     async def unscored_waves(self, job_id: JobId, steps: Sequence[int]) -> list[Wave]:

@@ -59,6 +59,7 @@ async def test_a_run_over_a_file_is_read_back_equal_with_its_rows(store: Evaluat
     # One that has ended does not change.
     await store.finish(replace(ended, value=0.0), rows([0.0]))
     assert await store.run(run.tenant_id, run.run_id) == ended
+    assert await store.runs_of(run.tenant_id, limit=9) == [replace(ended, data=replace(data, grader=None))]
     with pytest.raises(NotFound):
         await store.run(OTHER, run.run_id)
 

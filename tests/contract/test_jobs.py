@@ -11,7 +11,7 @@ from contract.schemas import empty_schema
 from mint_common.datasets import Format
 from mint_common.errors import NotFound
 from mint_common.events import EvaluationPlan, JobFile, WaveRequested
-from mint_common.ids import JobId, PolicyId, TenantId
+from mint_common.ids import JobId, PolicyId, TenantId, WaveId
 from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.ledger import Ledger
 from mint_common.runtime.ledger_postgres import PostgresLedger
@@ -22,12 +22,13 @@ from services.rollout.core.evaluation import RunState
 from services.rollout.core.fault import JobFault
 from services.rollout.core.job import Job, JobState, begin, open_job, wave_id_of
 from services.rollout.core.job_scores import scoring_run
+from services.rollout.core.progress import progress_of
 from services.rollout.core.wave import Wave, WaveCounts, fold
 from services.rollout.handlers.commits import Commits
 from services.rollout.ports import JobStore
-from tests.unit.rollout.file_jobs import on_file
+from tests.unit.rollout.file_jobs import GRADER, on_file
 from tests.unit.rollout.test_job import completed
-from tests.unit.rollout.world import published, submitted
+from tests.unit.rollout.world import history, published, submitted
 
 pytestmark = pytest.mark.integration
 
@@ -92,8 +93,6 @@ async def test_what_is_saved_is_read_back_equal(store: Store) -> None:
     await store.save("c2", finished, *reversed(waves))
     assert await store.jobs.job(JOB) == finished
     assert await store.jobs.waves_of(JOB) == waves
-    none = JobId("job_none")
-    assert await store.jobs.waves_by_job([none, JOB]) == {none: [], JOB: waves}
     async with store.ledger.transaction("c3") as transaction:
         assert await store.jobs.lock(transaction.connection, JOB) == finished
         assert await store.jobs.wave(waves[0].wave_id, within=transaction.connection) == waves[0]
@@ -110,6 +109,58 @@ async def test_waves_without_a_score_are_those_that_have_a_revision(store: Store
     assert await store.jobs.unscored_waves(JOB, [1, 2, 4]) == [waves[1]]
     assert await store.jobs.unscored_waves(JOB, [4, 3, 2]) == waves[1:3]
     assert await store.jobs.unscored_waves(JobId("job_none"), [1, 2]) == []
+
+
+async def test_progress_is_summed_as_it_is_read_off_waves(store: Store) -> None:
+    plan = EvaluationPlan(
+        every=2, rows=9, file=None, holdout=0.2, metric="valid_loss", keep="best", early_stopping=None
+    )
+    file = JobFile(file_id="f", filename="a.jsonl", content=make_claim("f"), format=Format.CHAT, rows=9)
+    events = {
+        "job_task": submitted(),
+        "job_measured": on_file(file, evaluation=plan),
+        "job_sft": on_file(file),
+        "job_new": submitted(),
+    }
+    measured = [{"valid_loss": 2.0}, {}, {"valid_loss": 0.5, "loss": 0.1}, {"valid_loss": 0.5}]
+    history_of = history([0.0, 0.75, 0.25, 0.5], idle=[2])
+    jobs, expected = [], {}
+    for name, event in events.items():
+        job = open_job(replace(event, job_id=JobId(name)), now=1.0)
+        waves = [
+            replace(
+                wave,
+                job_id=job.job_id,
+                wave_id=WaveId(f"{name}_{wave.step}"),
+                metrics=metrics,
+                counts=WaveCounts(trained_tokens=wave.step),
+            )
+            for wave, metrics in zip(history_of, measured, strict=True)
+            if name != "job_new"
+        ]
+        if waves:
+            open_wave = {"revision": None, "metrics": {}, "reward_mean": None}
+            waves.append(replace(waves[-1], step=5, wave_id=WaveId(f"{name}_5"), **open_wave))
+        await store.save(name, job, *waves)
+        jobs.append(job)
+        is_sampled_job = name in ("job_task", "job_new")
+        expected[job.job_id] = progress_of(waves, is_sampled=is_sampled_job, plan=job.plan)
+    found = await store.jobs.progress_of(jobs)
+    assert found == expected
+    assert found[JobId("job_measured")].best.step == 3
+    assert await store.jobs.progress_of([]) == {}
+
+
+async def test_listed_jobs_have_no_graders(store: Store) -> None:
+    file = JobFile(file_id="f", filename="a.jsonl", content=make_claim("f"), format=Format.REWARD, rows=9)
+    event = on_file(file)
+    assert event.spec.data is not None
+    data = replace(event.spec.data, grader=GRADER)
+    job = open_job(replace(event, spec=replace(event.spec, algorithm="grpo", data=data)), now=1.0)
+    await store.save("c", job)
+    assert await store.jobs.job(job.job_id) == job
+    (listed,) = await store.jobs.jobs_of(TENANT, limit=9)
+    assert listed == replace(job, spec=replace(job.spec, data=replace(data, grader=None)))
 
 
 async def test_an_unknown_job_is_not_found(store: Store) -> None:

@@ -46,6 +46,11 @@ _CANCEL = """
     UPDATE evaluation_runs SET state = 'cancelled', finished_at = $3
     WHERE tenant_id = $1 AND run_id = $2 AND state = 'running'
 """
+_LISTED = ", ".join(name for name in EvaluationRun.__slots__ if name != "data")
+_RUNS = f"""
+    SELECT {_LISTED}, jsonb_set(data, '{{grader}}', 'null', false) AS data FROM evaluation_runs
+    WHERE tenant_id = $1 ORDER BY created_at DESC, run_id LIMIT $2
+"""  # noqa: S608  # names of our own fields
 _STORED = "SELECT run_id FROM evaluation_runs WHERE run_id = ANY ($1)"
 _LOCK_TENANT = "SELECT pg_advisory_xact_lock(hashtextextended('mint_rollout_evaluations_' || $1, 0))"
 _CANCEL_OF_ENDED_JOBS = """
@@ -90,9 +95,8 @@ class PostgresEvaluationRuns:
         return read_row(row, EvaluationRun)
 
     async def runs_of(self, tenant_id: TenantId, *, limit: int) -> list[EvaluationRun]:
-        """Return a tenant's newest runs, newest first."""
-        query = "SELECT * FROM evaluation_runs WHERE tenant_id = $1 ORDER BY created_at DESC, run_id LIMIT $2"
-        return [read_row(row, EvaluationRun) for row in await self._pool.fetch(query, tenant_id, limit)]
+        """Return a tenant's newest runs, newest first, without their graders."""
+        return [read_row(row, EvaluationRun) for row in await self._pool.fetch(_RUNS, tenant_id, limit)]
 
     async def cancel(self, tenant_id: TenantId, run_id: str, *, now: float) -> EvaluationRun:
         """End a run without a score."""

@@ -11,6 +11,9 @@ from mint_common.ids import JobId, PolicyId, TenantId, WaveId
 from mint_common.runtime.postgres_errors import PostgresConnection
 from services.rollout.core.evaluation import EvaluationRun
 from services.rollout.core.job import Job
+from services.rollout.core.outcome import is_sampled
+from services.rollout.core.progress import BestMeasured, BestRevision, Progress
+from services.rollout.core.validation import SIGNS
 from services.rollout.core.wave import Wave
 
 Row = TypeVar("Row")
@@ -39,6 +42,36 @@ _SCORED_BY_RUNS = """
 """
 
 
+_LISTED = ", ".join(name for name in Job.__slots__ if name != "spec")
+_JOBS = f"""
+    SELECT {_LISTED}, jsonb_set(spec, '{{data,grader}}', 'null', false) AS spec FROM jobs
+    WHERE tenant_id = $1 ORDER BY created_at DESC, job_id LIMIT $2
+"""  # noqa: S608  # names of our own fields
+_PROGRESS = """
+    SELECT job_id, count(revision) AS step, min(requested_at) AS started_at,
+        (array_agg(reward_mean ORDER BY step DESC) FILTER (WHERE reward_mean IS NOT NULL))[1] AS reward,
+        coalesce(sum((counts ->> 'trained_tokens')::bigint) FILTER (WHERE revision IS NOT NULL), 0)::bigint
+            AS trained_tokens
+    FROM waves WHERE job_id = ANY ($1) GROUP BY job_id
+"""
+_BEST_SAMPLED = """
+    SELECT DISTINCT ON (job_id) job_id, digest, number, reward, step FROM (
+        SELECT job_id, sampled AS digest, max(sampled_number) AS number, avg(reward_mean) AS reward,
+            max(step) AS step
+        FROM waves WHERE job_id = ANY ($1) AND sampled_number IS NOT NULL AND reward_mean IS NOT NULL
+        GROUP BY job_id, sampled
+    ) AS measured ORDER BY job_id, reward DESC, step DESC
+"""
+_BEST_MEASURED = """
+    SELECT DISTINCT ON (job_id) job_id, revision ->> 'digest' AS digest, step, metric,
+        (revision ->> 'number')::integer AS number, (metrics ->> metric)::double precision AS value
+    FROM waves JOIN unnest($1::text[], $2::text[], $3::double precision[]) AS plan (job_id, metric, sign)
+        USING (job_id)
+    WHERE revision IS NOT NULL AND jsonb_typeof(metrics -> metric) = 'number'
+    ORDER BY job_id, sign * (metrics ->> metric)::double precision DESC, step
+"""
+
+
 class PostgresJobs:
     """The job store over a pool whose search path is the schema and whose jsonb codec is set."""
 
@@ -61,13 +94,8 @@ class PostgresJobs:
         return _job(await self._pool.fetchrow("SELECT * FROM jobs WHERE job_id = $1", job_id), job_id)
 
     async def jobs_of(self, tenant_id: TenantId, *, limit: int) -> list[Job]:
-        """Return a tenant's newest jobs, newest first."""
-        rows = await self._pool.fetch(
-            "SELECT * FROM jobs WHERE tenant_id = $1 ORDER BY created_at DESC, job_id LIMIT $2",
-            tenant_id,
-            limit,
-        )
-        return [read_row(row, Job) for row in rows]
+        """Return a tenant's newest jobs, newest first, without their graders."""
+        return [read_row(row, Job) for row in await self._pool.fetch(_JOBS, tenant_id, limit)]
 
     async def waves_of(self, job_id: JobId, *, within: "PostgresConnection | None" = None) -> list[Wave]:
         """Return a job's waves by step."""
@@ -75,12 +103,21 @@ class PostgresJobs:
         rows = await asked.fetch("SELECT * FROM waves WHERE job_id = $1 ORDER BY step", job_id)
         return [read_row(row, Wave) for row in rows]
 
-    async def waves_by_job(self, job_ids: Sequence[JobId]) -> Mapping[JobId, Sequence[Wave]]:
-        """Return the waves of each of these jobs, by step."""
-        found: dict[JobId, list[Wave]] = {job_id: [] for job_id in job_ids}
-        query = "SELECT * FROM waves WHERE job_id = ANY ($1) ORDER BY job_id, step"
-        for row in await self._pool.fetch(query, list(found)):
-            found[row["job_id"]].append(read_row(row, Wave))
+    async def progress_of(self, jobs: Sequence[Job]) -> Mapping[JobId, Progress]:
+        """Return how far each of these jobs is: sums and the best of its waves, which stay in Postgres."""
+        plans = {job.job_id: job.plan.metric for job in jobs if job.plan}
+        signs = [SIGNS[metric] for metric in plans.values()]
+        sampled = [job.job_id for job in jobs if not job.plan and is_sampled(job.spec)]
+        best: dict[JobId, BestRevision | BestMeasured] = {}
+        for row in await self._pool.fetch(_BEST_SAMPLED, sampled):
+            best[row["job_id"]] = read_row(row, BestRevision)
+        for row in await self._pool.fetch(_BEST_MEASURED, [*plans], [*plans.values()], signs):
+            best[row["job_id"]] = read_row(row, BestMeasured)
+        found = {job.job_id: Progress() for job in jobs}
+        for row in await self._pool.fetch(_PROGRESS, list(found)):
+            sums = dict(row)
+            job_id = sums.pop("job_id")
+            found[job_id] = Progress(**sums, best=best.get(job_id))
         return found
 
     async def unscored_waves(self, job_id: JobId, steps: Sequence[int]) -> list[Wave]:

@@ -79,7 +79,8 @@ def evaluation_routes(runs: EvaluationRuns, clock: Clock) -> APIRouter:
     async def list_runs(
         tenant_id: str, limit: Annotated[int, Query(ge=1, le=MAX_LISTED)] = 100
     ) -> list[dict[str, object]]:
-        return [_view(run) for run in await runs.runs_of(TenantId(tenant_id), limit=limit)]
+        found = await runs.runs_of(TenantId(tenant_id), limit=limit)
+        return [{name: value for name, value in _view(run).items() if name != "grader"} for run in found]
 
     @router.get("/{run_id}")
     async def show_run(tenant_id: str, run_id: str) -> dict[str, object]:

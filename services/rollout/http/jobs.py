@@ -12,8 +12,7 @@ from mint_common.errors import NotFound
 from mint_common.ids import JobId, TenantId
 from services.rollout.core.job import Job
 from services.rollout.core.outcome import is_sampled
-from services.rollout.core.progress import progress_of
-from services.rollout.core.validation import best_score, scores_of
+from services.rollout.core.progress import Progress, progress_of
 from services.rollout.core.wave import Wave
 from services.rollout.ports import Connection, JobStore
 
@@ -38,14 +37,17 @@ def job_routes(jobs: JobStore[Connection], control: JobControl) -> APIRouter:
         tenant_id: str, limit: Annotated[int, Query(ge=1, le=MAX_LISTED)] = 100
     ) -> list[dict[str, object]]:
         found = await jobs.jobs_of(TenantId(tenant_id), limit=limit)
-        waves = await jobs.waves_by_job([job.job_id for job in found])
-        return [_view(job, waves[job.job_id]) for job in found]
+        progress = await jobs.progress_of(found)
+        return [_view(job, progress[job.job_id], steps=()) for job in found]
 
     @router.get("/{job_id}")
     async def show_job(tenant_id: str, job_id: str, steps: bool = True) -> dict[str, object]:  # noqa: FBT001, FBT002  # a query
         job = await _own(jobs, tenant_id, job_id)
-        shown = _view(job, await jobs.waves_of(job.job_id))
-        return shown if steps else {**shown, "steps": []}
+        if not steps:
+            return _view(job, (await jobs.progress_of([job]))[job.job_id], steps=())
+        waves = await jobs.waves_of(job.job_id)
+        progress = progress_of(waves, is_sampled=is_sampled(job.spec), plan=job.plan)
+        return _view(job, progress, steps=waves)
 
     @router.post("/{job_id}/cancel")
     async def cancel_job(tenant_id: str, job_id: str) -> dict[str, object]:
@@ -73,8 +75,7 @@ async def _own(jobs: JobStore[Connection], tenant_id: str, job_id: str) -> Job:
     return job
 
 
-def _view(job: Job, waves: Sequence[Wave]) -> dict[str, object]:
-    progress = progress_of(waves, is_sampled=is_sampled(job.spec))
+def _view(job: Job, progress: Progress, *, steps: Sequence[Wave]) -> dict[str, object]:
     return {
         "job_id": job.job_id,
         "policy_id": job.policy_id,
@@ -87,30 +88,14 @@ def _view(job: Job, waves: Sequence[Wave]) -> dict[str, object]:
         "step": progress.step,
         "total_steps": job.spec.steps,
         "reward": progress.reward if _has_rewards(job) else None,
-        "best": _best(job, waves) if job.plan else msgspec.to_builtins(progress.best),
+        "best": msgspec.to_builtins(progress.best),
         "result": _revision(job.result),
         "stopped_early": job.stopped_early,
-        "trained_tokens": sum(wave.counts.trained_tokens for wave in waves if wave.revision is not None),
+        "trained_tokens": progress.trained_tokens,
         "created_at": job.created_at,
         "started_at": progress.started_at,
         "finished_at": job.finished_at,
-        "steps": [_step(job, wave) for wave in waves],
-    }
-
-
-def _best(job: Job, waves: Sequence[Wave]) -> dict[str, object] | None:
-    """Return the revision that is best by the job's plan; None before the first evaluation."""
-    assert job.plan is not None
-    metric = job.plan.metric
-    best = best_score(metric, scores_of(metric, waves))
-    if best is None:
-        return None
-    return {
-        "digest": best.revision.digest,
-        "number": best.revision.number,
-        "step": best.step,
-        "metric": metric,
-        "value": best.value,
+        "steps": [_step(job, wave) for wave in steps],
     }
 
 

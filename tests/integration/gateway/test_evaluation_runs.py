@@ -53,7 +53,8 @@ def test_a_run_ends_with_a_score_that_is_recorded(mint):
     (score,) = mint.get("/policies/examinee/evaluations").json()
     assert (score["suite"], score["metric"], score["n"], score["number"]) == ("mode:copy", "reward", 6, 2)
     assert (score["value"], score["stderr"]) == (run["value"], run["stderr"])
-    assert run in mint.get("/evaluations/run").json()
+    listed = {name: value for name, value in run.items() if name != "grader"}
+    assert listed in mint.get("/evaluations/run").json()
     rows = mint.get(f"/evaluations/run/{run['run_id']}/rows", params={"after": 4}).json()
     assert [row["row"] for row in rows] == [5, 6]
     assert all(row["score"] in (0.0, 1.0) and isinstance(row["answer"], str) for row in rows)

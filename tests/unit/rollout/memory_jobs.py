@@ -8,6 +8,8 @@ from mint_common.ids import JobId, PolicyId, TenantId, WaveId
 from mint_common.testing.ledger_memory import MemoryConnection
 from services.rollout.core.job import Job, JobState, is_scored_by_runs
 from services.rollout.core.job_control import has_begun, is_over
+from services.rollout.core.outcome import is_sampled
+from services.rollout.core.progress import Progress, progress_of
 from services.rollout.core.wave import Wave
 
 
@@ -35,7 +37,7 @@ class MemoryJobs:
 
     async def jobs_of(self, tenant_id: TenantId, *, limit: int) -> list[Job]:
         """Return a tenant's newest jobs, newest first."""
-        own = [job for job in self._jobs.values() if job.tenant_id == tenant_id]
+        own = [_without_grader(job) for job in self._jobs.values() if job.tenant_id == tenant_id]
         return sorted(own, key=lambda job: (-job.created_at, job.job_id))[:limit]
 
     async def waves_of(self, job_id: JobId, *, within: MemoryConnection | None = None) -> list[Wave]:
@@ -43,9 +45,14 @@ class MemoryJobs:
         own = [wave for wave in self._waves.values() if wave.job_id == job_id]
         return sorted(own, key=lambda wave: wave.step)
 
-    async def waves_by_job(self, job_ids: Sequence[JobId]) -> Mapping[JobId, Sequence[Wave]]:
-        """Return the waves of each of these jobs, by step."""
-        return {job_id: await self.waves_of(job_id) for job_id in job_ids}
+    async def progress_of(self, jobs: Sequence[Job]) -> Mapping[JobId, Progress]:
+        """Return how far each of these jobs is."""
+        return {
+            job.job_id: progress_of(
+                await self.waves_of(job.job_id), is_sampled=is_sampled(job.spec), plan=job.plan
+            )
+            for job in jobs
+        }
 
     async def unscored_waves(self, job_id: JobId, steps: Sequence[int]) -> list[Wave]:
         """Return a job's waves of these steps without a score, by step."""
@@ -95,3 +102,8 @@ class MemoryJobs:
         stalled = [replace(job, progress_at=now) for job in running if job.progress_at < before]
         self._jobs |= {job.job_id: job for job in stalled}
         return stalled
+
+
+def _without_grader(job: Job) -> Job:
+    data = job.spec.data
+    return job if data is None else replace(job, spec=replace(job.spec, data=replace(data, grader=None)))

@@ -122,7 +122,7 @@ async def get_comparison(
 
 @router.get("/run")
 async def list_runs(caller: ReadCaller, gateway: GatewayDep, limit: LimitQuery = 100) -> list[JsonObject]:
-    """List the tenant's newest runs, newest first."""
+    """List the tenant's newest runs, newest first, without their graders."""
     return await gateway.rollout.evaluations(caller.tenant_id, limit=limit)
 
 

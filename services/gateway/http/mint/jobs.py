@@ -122,7 +122,7 @@ async def _lengths(gateway: Gateway, spec: JobSpec, *, base: str) -> TaskLengths
 
 @router.get("")
 async def list_jobs(caller: ReadCaller, gateway: GatewayDep, limit: LimitQuery = 100) -> list[JsonObject]:
-    """List the tenant's newest jobs, newest first."""
+    """List the tenant's newest jobs, newest first, without their steps and graders."""
     known = await gateway.rollout.jobs(caller.tenant_id, limit=limit)
     ids = [str(job["job_id"]) for job in known]
     submitted = await gateway.submissions.latest(caller.tenant_id, limit=limit, also=ids)
