@@ -50,7 +50,7 @@ def _submission(name: str, at: float) -> SubmittedJob:
 def _merged(submitted: dict[str, float], known: dict[str, float], *, limit: int) -> list[object]:
     asked = [_submission(name, at) for name, at in submitted.items()]
     taken = [
-        {"job_id": name, "policy_id": POLICY, "created_at": at, "state": "running"}
+        {"job_id": name, "policy_id": POLICY, "created_at": at, "state": "running", "spec": {"data": None}}
         for name, at in known.items()
     ]
     return [job["job_id"] for job in merge_jobs(asked, taken, limit=limit)]

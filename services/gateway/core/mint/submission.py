@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from mint_common.events import JobSpec
 from mint_common.ids import JobId, PolicyId
@@ -37,7 +38,7 @@ def describe_submission(submission: SubmittedJob) -> JsonObject:
         "is_pausing": False,
         "reason": "",
         "fault": None,
-        "spec": asdict(submission.spec),
+        "spec": _shown_spec(asdict(submission.spec)),
         "warnings": list(submission.warnings),
         "fine_tuning": _fine_tuning(submission),
         "step": 0,
@@ -58,10 +59,27 @@ def complete_job(job: JsonObject, submission: SubmittedJob | None) -> JsonObject
     """Return rollout's job with what its submission says of it."""
     return {
         **job,
+        "spec": _shown_spec(job["spec"]),
         "policy": job["policy_id"] if submission is None else submission.policy,
         "warnings": [] if submission is None else list(submission.warnings),
         "fine_tuning": None if submission is None else _fine_tuning(submission),
     }
+
+
+def _shown_spec(spec: Any) -> JsonObject:  # JSON
+    """Return a job's spec without where the bytes of its files are stored."""
+    data = spec["data"]
+    if data is None:
+        return {**spec}
+    shown = {**data, "training": _shown_file(data["training"])}
+    plan = data["evaluation"]
+    if plan is not None and plan["file"] is not None:
+        shown["evaluation"] = {**plan, "file": _shown_file(plan["file"])}
+    return {**spec, "data": shown}
+
+
+def _shown_file(file: JsonObject) -> JsonObject:
+    return {name: value for name, value in file.items() if name != "content"}
 
 
 def _fine_tuning(submission: SubmittedJob) -> JsonObject | None:

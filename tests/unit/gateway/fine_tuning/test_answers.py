@@ -2,6 +2,7 @@
 
 import csv
 import io
+from dataclasses import asdict
 
 import pytest
 from openai.pagination import SyncCursorPage
@@ -17,6 +18,7 @@ from services.gateway.core.fine_tuning.pages import metadata_wanted, page_of
 from services.gateway.core.fine_tuning.plan import JobFiles
 from services.gateway.core.fine_tuning.records import Fault, JobNow, Revision, StepNow
 from services.gateway.core.fine_tuning.results import results_csv, results_file
+from services.gateway.core.mint.submission import complete_job, describe_submission
 from tests.unit.gateway.fine_tuning.making import EXACT, REINFORCEMENT, TENANT, body, file, plan, submitted
 
 FILES = JobFiles(training=file(rows=16), validation=file(name="valid", rows=4))
@@ -28,6 +30,16 @@ SUPERVISED = plan(
     ),
     files=FILES,
 )
+
+
+def test_no_answer_says_where_the_bytes_of_files_are_stored():
+    job = submitted(SUPERVISED)
+    told = describe_submission(job)
+    known = {**told, "spec": asdict(job.spec)}
+    for answer in (told, complete_job(known, job), complete_job(known, None)):
+        assert answer["spec"]["data"]["training"]["file_id"] == "file-train"
+        assert answer["spec"]["data"]["evaluation"]["file"]["file_id"] == "file-valid"
+        assert "uri" not in str(answer)
 
 
 def step(number: int, **values) -> StepNow:
