@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from mint_common.adapters_format.base_facts import BaseFacts
 from mint_common.client.trainer import TrainerDirectory
 from mint_common.datasets import Problem, RenderRequest
-from mint_common.errors import MintError
+from mint_common.errors import MintError, NotFound
 from mint_common.ids import BaseName, TenantId
 from services.gateway.core.files.previews import MAX_TOKENS
 from services.gateway.core.fine_tuning.methods import RECIPES
 from services.gateway.core.fine_tuning.plan import JobFiles, JobPlan
-from services.gateway.core.fine_tuning.refusals import row_refused
+from services.gateway.core.fine_tuning.refusals import file_not_found, row_refused
 from services.gateway.core.open_requests import OpenRequests
 from services.gateway.handlers.files import FileKeeper
 
@@ -36,15 +36,19 @@ class FirstRows:
     previewing: OpenRequests
 
     async def check(self, files: JobFiles, plan: JobPlan, base: BaseFacts) -> None:
-        """Refuse a file of which one of the first rows cannot be rendered. Raises JobRefused."""
+        """Refuse a file that was removed, or has a first row that cannot be rendered. Raises JobRefused."""
         data = plan.spec.data
         assert data is not None, "a job on a file"
         room = plan.spec.max_new_tokens if plan.spec.algorithm == "grpo" else 0
         for file, field in ((files.training, "training_file"), (files.validation, files.validation_field)):
             if file is None:
                 continue
+            try:
+                rows = await self.files.read_rows(file, first_line=1, count=ROWS)
+            except NotFound as error:
+                raise file_not_found(field, file.file_id) from error
             request = RenderRequest(
-                rows=tuple(await self.files.read_rows(file, first_line=1, count=ROWS)),
+                rows=tuple(rows),
                 method=RECIPES[plan.method].rows,
                 on_long=data.on_long,
                 max_tokens=base.max_context - room,
