@@ -25,14 +25,18 @@ def validation_named(body: FineTuningBody) -> tuple[str, str] | None:
     return found
 
 
-def trained_rows(body: FineTuningBody, rows: int) -> int:
-    """Return how many of a file's rows are not held out. Raises InvalidField for a useless share.
+def trained_rows(body: FineTuningBody, rows: int, *, repeats: int) -> int:
+    """Return how many of a file's rows are not held out; ``repeats`` are equal to an earlier one.
 
     As rollout splits them: ``floor(holdout x rows)`` are held out, or more where equal rows stay together.
+    Raises InvalidField for a share that leaves nothing to evaluate on, or nothing to train on.
     """
     holdout = _evaluation(body).holdout or 0.0
     if 0 < holdout * rows < 1:
         problem = f"holds out less than one of {rows} rows"
+        raise InvalidField(field="mint.evaluation.holdout", problem=problem)
+    if holdout > 0 and rows - repeats < 2:
+        problem = f"needs two rows that differ, and all {rows} rows are equal: equal rows are not separated"
         raise InvalidField(field="mint.evaluation.holdout", problem=problem)
     return rows - int(holdout * rows)
 

@@ -57,7 +57,7 @@ def plan_fine_tuning(body: FineTuningBody, files: JobFiles, *, max_context: int,
     found = files.validation
     validation = None if found is None else _job_file(found, method, files.validation_field)
     asked = asked_for(body, method)
-    rows = trained_rows(body, training.rows)
+    rows = trained_rows(body, training.rows, repeats=files.training.repeats or 0)
     numbers = choose_numbers(asked, extras, method, rows=rows, max_context=max_context)
     recipe = RECIPES[method]
     spec = JobSpec(

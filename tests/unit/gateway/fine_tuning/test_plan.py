@@ -218,6 +218,14 @@ def test_what_does_not_fit_together_is_refused_with_a_code(fields, where, code):
     assert (refused.value.field, refused.value.code) == (where, code)
 
 
+def test_no_share_is_held_out_of_equal_rows():
+    asked = body(mint={"evaluation": {"holdout": 0.5}})
+    with pytest.raises(InvalidField, match="equal") as refused:
+        plan(asked, files=JobFiles(training=file(rows=10, repeats=9)))
+    assert refused.value.field == "mint.evaluation.holdout"
+    assert plan(asked, files=JobFiles(training=file(rows=10, repeats=8))).spec.data is not None
+
+
 @pytest.mark.parametrize(
     ("settings", "where", "code"),
     [
