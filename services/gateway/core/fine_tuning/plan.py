@@ -5,16 +5,15 @@ Pure. A job has ``ceil((rows - floor(rows x holdout)) x n_epochs / batch_size)``
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 
 from mint_common.datasets import FORMATS
 from mint_common.errors import InvalidField, MintError
 from mint_common.events import JobData, JobFile, JobSpec
-from mint_common.graders import read_grader
+from mint_common.graders import GraderSpec, read_grader
 from services.gateway.core.files.records import CHECKED_PURPOSE, FileRecord
-from services.gateway.core.fine_tuning.bodies import FineTuningBody, MintFields
+from services.gateway.core.fine_tuning.bodies import FineTuningBody, MintFields, Reinforcement
 from services.gateway.core.fine_tuning.evaluations import plan_evaluation, trained_rows
 from services.gateway.core.fine_tuning.methods import RECIPES, MethodName, check_supported, method_of_job
 from services.gateway.core.fine_tuning.numbers import Numbers, asked_for, choose_numbers
@@ -38,10 +37,14 @@ class JobFiles:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobPlan:
-    """A complete job. ``hyperparameters`` have OpenAI's names; ``warnings`` say what may go wrong."""
+    """A complete job. ``hyperparameters`` have OpenAI's names; ``warnings`` say what may go wrong.
+
+    ``grader`` is that of reinforcement, read from the request.
+    """
 
     spec: JobSpec
     method: MethodName
+    grader: GraderSpec | None
     hyperparameters: dict[str, float | str]
     warnings: tuple[str, ...]
 
@@ -59,6 +62,8 @@ def plan_fine_tuning(body: FineTuningBody, files: JobFiles, *, max_context: int,
     asked = asked_for(body, method)
     rows = trained_rows(body, training.rows, repeats=files.training.repeats or 0)
     numbers = choose_numbers(asked, extras, method, rows=rows, max_context=max_context)
+    settings = body.method.reinforcement if body.method else None
+    grader = None if settings is None else _read_grader(settings)
     recipe = RECIPES[method]
     spec = JobSpec(
         algorithm=recipe.algorithm,
@@ -78,13 +83,14 @@ def plan_fine_tuning(body: FineTuningBody, files: JobFiles, *, max_context: int,
             training=training,
             epochs=numbers.epochs,
             on_long=extras.on_long,
-            grader=_grader(body),
+            grader=None if settings is None else settings.grader,
             evaluation=plan_evaluation(body, asked, method, validation, steps=numbers.steps),
         ),
     )
     return JobPlan(
         spec=spec,
         method=method,
+        grader=grader,
         hyperparameters=_shown(numbers, spec, method),
         warnings=tuple(_warnings(spec, files)),
     )
@@ -113,20 +119,17 @@ def _job_file(file: FileRecord, method: MethodName, field: str) -> JobFile:
     )
 
 
-def _grader(body: FineTuningBody) -> dict[str, Any] | None:
+def _read_grader(settings: Reinforcement) -> GraderSpec:
     """Return the grader of reinforcement. Raises InvalidField, JobRefused."""
-    settings = body.method.reinforcement if body.method else None
-    if settings is None:
-        return None
     try:
-        read_grader(settings.grader)
+        grader = read_grader(settings.grader)
     except MintError as error:
         raise grader_refused(error) from error
     size_bytes = len(msgspec.json.encode(settings.grader))
     if size_bytes > MAX_GRADER_BYTES:
         problem = f"has {size_bytes:,} bytes as JSON, that of a job has {MAX_GRADER_BYTES:,} at most"
         raise InvalidField(field=GRADER_FIELD, problem=problem)
-    return settings.grader
+    return grader
 
 
 def _shown(numbers: Numbers, spec: JobSpec, method: MethodName) -> dict[str, float | str]:

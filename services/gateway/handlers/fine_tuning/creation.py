@@ -13,7 +13,6 @@ from mint_common.claims import RevisionRef
 from mint_common.client.registry import RegistryClient
 from mint_common.errors import AlreadyExists, MintError, NotFound
 from mint_common.events import JobSubmitted, LoraSpec
-from mint_common.graders import read_grader
 from mint_common.ids import BaseName, JobId, TenantId, derive_id
 from mint_common.lora import check_trainable
 from mint_common.names import number_or_digest
@@ -96,11 +95,10 @@ class JobMaker:
 
     async def _check_grader(self, plan: JobPlan, tenant_id: TenantId) -> None:
         """Refuse a grader whose source does not run, or whose model is not served. Raises InvalidField."""
-        data = plan.spec.data
-        if data is None or data.grader is None:
+        if plan.grader is None:
             return
         try:
-            await self.graders.check(read_grader(data.grader), tenant_id=tenant_id)
+            await self.graders.check(plan.grader, tenant_id=tenant_id)
         except MintError as error:
             raise grader_refused(error) from error
 
