@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Collection
 
 from mint_common.errors import NotFound
 from mint_common.ids import BaseName, JobId
@@ -45,17 +46,19 @@ def split_model(model: str) -> tuple[str, str | None]:
     return name, version if at else None
 
 
-def policy_names(base: BaseName, suffix: str | None, job_id: JobId) -> tuple[str, ...]:
+def policy_names(
+    base: BaseName, suffix: str | None, job_id: JobId, *, bases: Collection[str] = ()
+) -> tuple[str, ...]:
     """Return what a new policy may be called, best first: ``<base>-<suffix>``, with a part of the job's id.
 
-    The last one is no other job's. A suffix keeps what a name may have; capital letters become small.
+    None is the name of one of ``bases``, and the last one is no other job's. A suffix keeps what a name may
+    have; capital letters become small.
     """
-    part = job_id.removeprefix("job_")[:12]
+    own = job_id.removeprefix("job_")
     kept = re.sub(r"[^a-z0-9._-]+", "-", (suffix or "").lower()).strip("-")
-    if not kept:
-        return (f"{base[: _MOST_NAME - 13]}-{part}",)
-    plain = f"{base}-{kept}"
-    return (plain[:_MOST_NAME], f"{plain[: _MOST_NAME - 13]}-{part}")
+    plain = f"{base}-{kept}" if kept else base
+    marked = [f"{plain[: _MOST_NAME - 1 - len(part)]}-{part}" for part in (own[:12], own)]
+    return tuple(name for name in (plain[:_MOST_NAME], *marked) if name not in bases and name != base)
 
 
 def seed_of(job_id: JobId) -> int:

@@ -5,6 +5,7 @@ that was cut off in the middle finds the policy that was made for it.
 """
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mint_common.adapters_format.base_facts import BaseFacts
@@ -58,7 +59,8 @@ class JobMaker:
         earlier = await self.submissions.get(tenant_id, job_id)
         if earlier is not None:
             return earlier
-        base, policy = await self._model(tenant_id, body.model)
+        bases = {base.name: base for base in await self.registry.list_bases()}
+        base, policy = await self._model(tenant_id, body.model, bases)
         check_trainable(base, field="model")
         files = await self._files(tenant_id, body)
         plan = await asyncio.to_thread(
@@ -72,7 +74,8 @@ class JobMaker:
         await self._check_grader(plan, tenant_id)
         await self.first_rows.check(files, plan, base)
         if policy is None:
-            policy = await self._new_policy(tenant_id, base.name, shape, suffix=body.suffix, job_id=job_id)
+            names = policy_names(base.name, body.suffix, job_id, bases=bases)
+            policy = await self._new_policy(tenant_id, base.name, shape, names=names, job_id=job_id)
         event = JobSubmitted(
             tenant_id=tenant_id,
             base=base.name,
@@ -102,10 +105,11 @@ class JobMaker:
         except MintError as error:
             raise grader_refused(error) from error
 
-    async def _model(self, tenant_id: TenantId, model: str) -> tuple[BaseFacts, PolicyRecord | None]:
+    async def _model(
+        self, tenant_id: TenantId, model: str, bases: Mapping[BaseName, BaseFacts]
+    ) -> tuple[BaseFacts, PolicyRecord | None]:
         """Return what is trained: a base for a new policy, or a policy with its base. Raises JobRefused."""
         name, version = split_model(model)
-        bases = {base.name: base for base in await self.registry.list_bases()}
         if version is None and name in bases:
             return bases[BaseName(name)], None
         try:
@@ -143,10 +147,10 @@ class JobMaker:
             raise file_not_found(field, file_id) from error
 
     async def _new_policy(
-        self, tenant_id: TenantId, base: BaseName, shape: LoraSpec, *, suffix: str | None, job_id: JobId
+        self, tenant_id: TenantId, base: BaseName, shape: LoraSpec, *, names: Sequence[str], job_id: JobId
     ) -> PolicyRecord:
-        """Return the policy that was made for a job, now or by an earlier try."""
-        *better, last = policy_names(base, suffix, job_id)
+        """Return the policy that was made for a job, now or by an earlier try, with the first free name."""
+        *better, last = names
         for name in better:
             made = await self._made(tenant_id, base, shape, name=name, job_id=job_id)
             if made is not None:

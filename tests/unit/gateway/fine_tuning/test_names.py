@@ -43,7 +43,17 @@ def test_new_policies_have_names_that_policies_may_have(base, suffix):
 def test_a_policy_is_named_after_base_and_suffix():
     assert policy_names(BaseName("tiny"), "My Support!", JOB)[0] == "tiny-my-support"
     assert policy_names(BaseName("tiny"), None, JOB) == policy_names(BaseName("tiny"), "!", JOB)
-    assert len(policy_names(BaseName("tiny"), None, JOB)) == 1
+    assert policy_names(BaseName("tiny"), None, JOB)[0] == f"tiny-{JOB[4:16]}"
+
+
+@given(
+    st.from_regex(r"[a-z0-9][a-z0-9_-]{0,62}", fullmatch=True), st.none() | st.sampled_from(["a", "b" * 64])
+)
+def test_no_new_policy_has_the_name_of_a_base(base, suffix):
+    plain, marked, *last = policy_names(BaseName(base), suffix or "s", JOB)
+    left = policy_names(BaseName(base), suffix or "s", JOB, bases={plain, marked})
+    assert list(left) == last
+    assert base not in policy_names(BaseName(base), suffix, JOB)
 
 
 def test_a_model_is_a_name_and_a_revision():
