@@ -188,15 +188,15 @@ def advance(
     """Return the job after an event, and the events to emit.
 
     ``prompts`` is the claim of the prompts of `next_step`; ``waves`` are all of the job with this event, when
-    `needs_waves` says so; ``fault`` is why a wave was cancelled, if its data was. Events of a completed or
-    cancelled wave are emitted by this service, if the job still waits for that wave.
+    `needs_waves` says so. ``fault`` is what is wrong with the data of a cancelled wave, or of the next step.
+    Events of a completed or cancelled wave are emitted by this service, if the job still waits for that wave.
     """
     if not waits_for(job, fact):
         return Advance(job=job)
     if isinstance(fact, WaveCompleted):
         return Advance(job=replace(job, cause=cause, progress_at=now), events=(fact,))
     if isinstance(fact, RevisionPublished):
-        return _publish(job, fact, prompts, waves, cause=cause, now=now)
+        return _publish(job, fact, prompts, waves, fault=fault, cause=cause, now=now)
     reason = failure_reason(fact) if fault is None else fault.message
     failed = finish(replace(job, fault=fault), "failed", reason, now=now)
     return replace(failed, events=(fact, *failed.events)) if isinstance(fact, WaveCancelled) else failed
@@ -237,6 +237,7 @@ def _publish(
     prompts: Claim | None,
     waves: Sequence[Wave],
     *,
+    fault: JobFault | None,
     cause: str,
     now: float,
 ) -> Advance:
@@ -248,6 +249,8 @@ def _publish(
     stopped = early_stop(done, waves) if is_measured(job) else ""
     if stopped:
         return complete(replace(done, stopped_early=True), waves, note=stopped, now=now)
+    if fault is not None:
+        return finish(replace(done, fault=fault), "failed", fault.message, now=now)
     if job.is_pausing:
         return Advance(job=replace(done, state=JobState.PAUSED, is_pausing=False, progress_at=now))
     return request_wave(done, prompts, cause=cause, now=now)

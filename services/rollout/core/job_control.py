@@ -6,7 +6,6 @@ from typing import Literal
 from mint_common.claims import Claim
 from mint_common.errors import InvalidField
 from mint_common.events import WaveCancelled
-from services.rollout.core.fault import JobFault
 from services.rollout.core.job import Advance, Job, JobState, finish, request_wave
 
 
@@ -15,12 +14,9 @@ def cancel(job: Job, *, reason: str, now: float) -> Advance:
     return _stop(job, "cancelled", reason, now=now)
 
 
-def give_up(job: Job, *, reason: str, fault: JobFault | None = None, now: float) -> Advance:
-    """Fail the job and its open wave, because the event that it waits for cannot be handled.
-
-    ``fault`` says what is wrong with its data, if that is why.
-    """
-    return _stop(job, "failed", reason, fault=fault, now=now)
+def give_up(job: Job, *, reason: str, now: float) -> Advance:
+    """Fail the job and its open wave, because the event that it waits for cannot be handled."""
+    return _stop(job, "failed", reason, now=now)
 
 
 def pause(job: Job, *, now: float) -> Advance:
@@ -72,17 +68,10 @@ def _check_open(job: Job) -> None:
         raise InvalidField(field="job", problem=f"it has ended ({job.state.value})")
 
 
-def _stop(
-    job: Job,
-    outcome: Literal["failed", "cancelled"],
-    reason: str,
-    *,
-    fault: JobFault | None = None,
-    now: float,
-) -> Advance:
+def _stop(job: Job, outcome: Literal["failed", "cancelled"], reason: str, *, now: float) -> Advance:
     if is_over(job):
         return Advance(job=job)
-    stopped = finish(replace(job, fault=fault), outcome, reason, now=now)
+    stopped = finish(job, outcome, reason, now=now)
     if job.state is not JobState.RUNNING or job.steps_done >= job.spec.steps:
         return stopped
     return replace(stopped, events=(wave_cancelled(job, reason), *stopped.events))

@@ -21,7 +21,7 @@ from services.rollout.ports import Connection, JobStore
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beside:
-    """What a wave on a file's rows came to, beside its event: what it counted, or what was wrong."""
+    """What is known of rows beside an event: what their wave counted, or what is wrong with them."""
 
     counts: WaveCounts | None = None
     fault: JobFault | None = None
@@ -101,12 +101,12 @@ class Commits(Generic[Connection]):
             how=lambda found: resume(found, prompts, cause=cause, now=self._clock.now()),
         )
 
-    async def give_up(self, job_id: JobId, *, cause: str, reason: str, fault: JobFault | None = None) -> None:
+    async def give_up(self, job_id: JobId, *, cause: str, reason: str) -> None:
         """Fail a job whose next event cannot be handled. No effect after its end."""
         await self._change(
             job_id,
             cause=cause,
-            how=lambda job: give_up(job, reason=reason, fault=fault, now=self._clock.now()),
+            how=lambda job: give_up(job, reason=reason, now=self._clock.now()),
         )
 
     async def _change(self, job_id: JobId, *, cause: str, how: Callable[[Job], Advance]) -> None:

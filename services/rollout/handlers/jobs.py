@@ -40,7 +40,7 @@ from services.rollout.core.job import (
 from services.rollout.core.job_control import resumed_step
 from services.rollout.core.task import derive_seed
 from services.rollout.core.validation import measured
-from services.rollout.handlers.commits import Commits
+from services.rollout.handlers.commits import Beside, Commits
 from services.rollout.handlers.file_rows import FileRows
 from services.rollout.ports import Connection, JobStore, PolicyHistory, Scores, Tasks
 
@@ -149,18 +149,18 @@ class JobHandlers(Generic[Connection]):
         job = await self._managed(event.job_id)
         if job is None or await self._ledger.outcome(event.id) is not None:
             return ()
-        step = next_step(job, event)
+        step, prompts, fault = next_step(job, event), None, None
         try:
             prompts = None if step is None else await self._store_prompts(job, step)
         except MintError as error:
             fault = fault_of(error)
             if fault is None:
                 raise
-            await self._commits.give_up(job.job_id, cause=event.id, reason=fault.message, fault=fault)
-            return ()
         if is_measured(job) and waits_for(job, event):
             await self._record_scores(job, event)
-        await self._commits.commit(event, job_id=job.job_id, cause=event.id, prompts=prompts)
+        await self._commits.commit(
+            event, job_id=job.job_id, cause=event.id, prompts=prompts, beside=Beside(fault=fault)
+        )
         return ()
 
     async def _record_scores(self, job: Job, event: RevisionPublished) -> None:

@@ -28,6 +28,7 @@ from tests.unit.rollout.file_jobs import (
     train,
 )
 from tests.unit.rollout.rig import Rig
+from tests.unit.rollout.world import published
 
 TOKENIZER = AutoTokenizer.from_pretrained(tiny_folder())
 EOS = TOKENIZER.eos_token_id
@@ -261,9 +262,11 @@ async def test_a_file_that_goes_midway_fails_the_job(rig: Rig) -> None:
     process = Rig(blobs=rig.blobs, jobs=rig.jobs, rendering=TinyRendering())
     await complete(process, wave)
     await rig.blobs.delete(file.content.uri)
-    _, end = await train(process, wave)  # this process has no copy yet
+    (end,) = await train(process, wave)  # this process has no copy yet
     assert isinstance(end, JobFinished)
     job = await job_of(rig)
+    assert (job.steps_done, job.revision, end.steps_done) == (1, published(1).revision, 1)
+    assert [each.state.value for each in await rig.jobs.waves_of(wave.job_id)] == ["published"]
     assert (job.state.value, job.fault.code, job.reason) == ("failed", "blob_missing", job.fault.message)
 
 
