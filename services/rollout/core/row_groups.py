@@ -18,7 +18,10 @@ def groups_of(row: RenderedRow, algorithm: str) -> list[Group]:
     if algorithm == "dpo":
         return [_pair(row)]
     reward = 0.0 if row.label is False else 1.0
-    return [_alone(example, reward) for example in row.examples if _start(example) < _end(example)]
+    groups = [_alone(example, reward) for example in row.examples if _start(example) < _end(example)]
+    if not groups:
+        raise RowProblem("nothing_trained", "no token of it can be predicted: the first one never is")
+    return groups
 
 
 def prompt_of(row: RenderedRow) -> tuple[int, ...]:

@@ -93,3 +93,11 @@ def test_pairs_that_cannot_be_compared_are_refused() -> None:
 def test_a_prompt_is_sampled_after() -> None:
     example = RenderedExample(side="prompt", tokens=(1, 2), trained=())
     assert prompt_of(RenderedRow(line=1, examples=(example,))) == (1, 2)
+
+
+@pytest.mark.parametrize("algorithm", ["sft", "kto"])
+def test_a_row_of_which_no_token_is_predicted_is_refused(algorithm: str) -> None:
+    example = RenderedExample(side="answer", tokens=(1,), trained=((0, 1),))
+    with pytest.raises(RowProblem) as found:
+        groups_of(RenderedRow(line=1, examples=(example,), label=True), algorithm)
+    assert found.value.code == "nothing_trained"
