@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mint_common.errors import BlobCorrupt, BlobMissing, MintError
+from mint_common.events import JobData
 
 FileParam = Literal["training_file", "validation_file", "file"]
 """The field of a job or of an evaluation run that names a file."""
@@ -44,8 +45,8 @@ def internal_reason(error: Exception) -> str:
     return f"internal error: {type(error).__name__}"
 
 
-def fault_of(error: MintError) -> JobFault | None:
-    """Return the fault that an error tells of, None when it is none of the data."""
+def fault_of(error: MintError, data: JobData | None) -> JobFault | None:
+    """Return the fault of a job's data that an error tells of, None when it is none of the data."""
     if isinstance(error, DataRefused):
         line = error.fields.get("line")
         return JobFault(
@@ -54,6 +55,10 @@ def fault_of(error: MintError) -> JobFault | None:
             param=str(error.param),
             line=None if line is None else int(line),
         )
-    if isinstance(error, BlobMissing | BlobCorrupt):
-        return JobFault(code=error.code, message=str(error), param="training_file", line=None)
+    if data is not None and isinstance(error, BlobMissing | BlobCorrupt):
+        plan = data.evaluation
+        files = {"training_file": data.training, "validation_file": plan.file if plan else None}
+        for param, file in files.items():
+            if file is not None and file.content.uri == error.uri:
+                return JobFault(code=error.code, message=str(error), param=param, line=None)
     return None

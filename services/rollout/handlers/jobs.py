@@ -113,7 +113,9 @@ class JobHandlers(Generic[Connection]):
             async with self._ledger.transaction(cause) as transaction:
                 job, now = await self._take_turn(transaction.connection, job), self._clock.now()
                 if isinstance(start, MintError):
-                    moved = finish(replace(job, fault=fault_of(start)), "failed", str(start), now=now)
+                    moved = finish(
+                        replace(job, fault=fault_of(start, job.spec.data)), "failed", str(start), now=now
+                    )
                 else:
                     moved = begin(job, start.prompts, revision=start.revision, cause=cause, now=now)
                 await self._commits.write(transaction, None, moved)
@@ -153,7 +155,7 @@ class JobHandlers(Generic[Connection]):
         try:
             prompts = None if step is None else await self._store_prompts(job, step)
         except MintError as error:
-            fault = fault_of(error)
+            fault = fault_of(error, job.spec.data)
             if fault is None:
                 raise
         if is_measured(job) and waits_for(job, event):

@@ -144,7 +144,7 @@ class WaveHandlers(Generic[Connection]):
             if error.retryable:
                 raise
             log.warning("wave cancelled", extra={"wave_id": event.wave_id, "reason": str(error)})
-            return self._cancelled(event, str(error)), Beside(fault=fault_of(error))
+            return self._cancelled(event, str(error)), Beside(fault=fault_of(error, event.spec.data))
         except Exception as error:  # Dispatch would have the whole wave sampled again.
             log.exception("wave cancelled", extra={"wave_id": event.wave_id})
             return self._cancelled(event, internal_reason(error)), Beside()

@@ -256,6 +256,31 @@ async def test_a_file_that_is_gone_fails_the_job(rig: Rig) -> None:
     assert (job.state.value, job.fault.code, job.fault.param) == ("failed", "blob_missing", "training_file")
 
 
+async def test_a_fault_names_the_file_that_is_gone_and_no_file_for_the_rows_of_a_step(rig: Rig) -> None:
+    plan = EvaluationPlan(
+        every=1,
+        rows=2,
+        file=await store(rig, completions(2, begin=9), "valid.jsonl"),
+        holdout=0.0,
+        metric="valid_loss",
+        keep="last",
+        early_stopping=None,
+    )
+    assert plan.file is not None
+    event = on_file(await store(rig, completions(4)), evaluation=plan)
+    wave = await rig.begin(event)
+    other = Rig(rendering=TinyRendering(), blobs=rig.blobs)
+    await other.begin(event)
+    await rig.blobs.delete(plan.file.content.uri)
+    await refused(rig, wave)
+    fault = (await job_of(rig)).fault
+    assert (fault.code, fault.param) == ("blob_missing", "validation_file")
+    await rig.blobs.delete(wave.prompts.uri)
+    await refused(other, wave)
+    job = await job_of(other)
+    assert (job.state.value, job.fault) == ("failed", None)
+
+
 async def test_a_file_that_goes_midway_fails_the_job(rig: Rig) -> None:
     file = await store(rig, completions(8))
     wave = await rig.begin(on_file(file))
