@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Literal
 
 from mint_common.claims import Claim
-from mint_common.errors import InvalidField
+from mint_common.errors import InvalidField, Unavailable
 from mint_common.events import WaveCancelled
 from services.rollout.core.job import Advance, Job, JobState, finish, request_wave
 
@@ -33,7 +33,7 @@ def pause(job: Job, *, now: float) -> Advance:
 def resume(job: Job, prompts: Claim | None, *, cause: str, now: float) -> Advance:
     """Let the job go on; one that has not begun waits for its turn again. Raises InvalidField after its end.
 
-    ``prompts`` are those of `resumed_step`.
+    ``prompts`` are those of `resumed_step`. Raises Unavailable when the job stopped after that was asked.
     """
     _check_open(job)
     if job.state is not JobState.PAUSED and not job.is_pausing:
@@ -43,6 +43,8 @@ def resume(job: Job, prompts: Claim | None, *, cause: str, now: float) -> Advanc
         return Advance(job=controlled)
     if not has_begun(job):
         return Advance(job=replace(controlled, state=JobState.SUBMITTED, progress_at=now))
+    if prompts is None:
+        raise Unavailable(what="the next step of the job", problem="the job has stopped just now")
     return request_wave(replace(controlled, state=JobState.RUNNING), prompts, cause=cause, now=now)
 
 

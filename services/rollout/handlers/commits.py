@@ -93,7 +93,7 @@ class Commits(Generic[Connection]):
         )
 
     async def resume(self, job: Job, prompts: Claim | None) -> None:
-        """Let a job go on, with the prompts of its next step. Raises InvalidField after its end."""
+        """Let a job go on, with the prompts of its next step. Raises InvalidField, Unavailable."""
         cause = f"resume:{job.job_id}:{job.controls}"
         await self._change(
             job.job_id,

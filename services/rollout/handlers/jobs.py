@@ -141,7 +141,7 @@ class JobHandlers(Generic[Connection]):
         return first
 
     async def resume(self, job: Job) -> None:
-        """Let a paused job go on. Raises InvalidField after its end."""
+        """Let a paused job go on. Raises InvalidField after its end, and what is away."""
         step = resumed_step(job)
         await self._commits.resume(job, None if step is None else await self._store_prompts(job, step))
         await self.start_next(job.policy_id)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from mint_common.errors import InvalidField
+from mint_common.errors import InvalidField, Unavailable
 from mint_common.events import JobFinished, WaveRequested
 from mint_common.ids import JobId
 from mint_common.testing.factories import JOB, POLICY
@@ -133,6 +133,18 @@ async def test_a_pause_that_is_taken_back_while_a_job_starts_does_not_undo_later
     await pause(rig)
     job = await rig.jobs.job(JOB)
     assert (job.state, job.is_pausing, job.controls) == (JobState.RUNNING, True, 3)
+
+
+async def test_a_job_that_stops_while_it_is_resumed_is_resumed_by_the_next_try(rig: Rig) -> None:
+    wave = await rig.begin(submitted())
+    read = await rig.jobs.job(JOB)
+    await pause(rig)
+    await complete(rig, wave)
+    await train(rig, wave)
+    with pytest.raises(Unavailable, match="the job has stopped just now"):
+        await rig.of_jobs.resume(read)
+    (wave,) = await resume(rig)
+    assert wave.step == 2
 
 
 async def test_a_job_that_has_ended_is_neither_paused_nor_resumed(rig: Rig) -> None:
