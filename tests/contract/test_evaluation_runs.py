@@ -17,7 +17,7 @@ from services.rollout.adapters.evaluation_runs_postgres import PostgresEvaluatio
 from services.rollout.adapters.jobs_postgres import PostgresJobs
 from services.rollout.core.evaluation import EvaluationData, EvaluationRun, RunState, ScoredRow, scored
 from services.rollout.core.job import JobState, open_job
-from services.rollout.core.job_scores import suite_of
+from services.rollout.core.job_scores import signer_of, suite_of
 from services.rollout.ports import EvaluationRuns
 from tests.unit.rollout.file_jobs import GRADER
 from tests.unit.rollout.test_evaluation import RUN, rows
@@ -115,16 +115,15 @@ async def test_runs_of_jobs_that_have_ended_are_cancelled_and_no_others(shared_d
             )
             async with pool.acquire() as connection:
                 await jobs.save(connection, replace(job, state=state), [])
-            run = named(f"evr_{state}", job.tenant_id)
-            await store.add([replace(run, suite=suite_of(job))], most_open=None)
-        await store.add([replace(named("evr_other", OTHER), suite="job:job_failed")], most_open=None)
+            run = replace(named(f"evr_{state}", job.tenant_id), suite=suite_of(job))
+            own = replace(run, run_id=f"evr_own_{state}")
+            await store.add([replace(run, caller=signer_of(job)), own], most_open=None)
         await store.cancel_of_ended_jobs(now=5.0)
-        found = {run.run_id: run for run in await store.runs_of(TENANT, limit=9)}
-        other = await store.run(OTHER, "evr_other")
+        found = {run.run_id: run for run in await store.runs_of(TENANT, limit=99)}
     ended = {name for name, run in found.items() if run.state is RunState.CANCELLED}
     assert ended == {"evr_succeeded", "evr_failed", "evr_cancelled"}
     assert {(found[name].reason, found[name].finished_at) for name in ended} == {("its job has ended", 5.0)}
-    assert (len(found), other.state) == (6, RunState.RUNNING)
+    assert len(found) == 12
 
 
 async def test_the_newest_runs_keep_their_rows(
@@ -136,3 +135,15 @@ async def test_the_newest_runs_keep_their_rows(
         await store.finish(scored(run, rows([1.0]), now=float(n)), rows([1.0]))
     kept = [bool(await store.rows(f"evr_{n}", after=0, limit=9)) for n in range(1, 5)]
     assert kept == [False, True, True, True]
+
+
+async def test_runs_of_jobs_take_no_rows_of_others(
+    store: EvaluationRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation_runs_postgres, "RUNS_WITH_ROWS", 1)
+    signer = signer_of(open_job(submitted(), now=1.0))
+    for n, caller in enumerate((RUN.caller, signer, signer), start=1):
+        (run,) = await store.add([replace(named(f"evr_{n}"), caller=caller)], most_open=None)
+        await store.finish(scored(run, rows([1.0]), now=float(n)), rows([1.0]))
+    kept = [bool(await store.rows(f"evr_{n}", after=0, limit=9)) for n in range(1, 4)]
+    assert kept == [True, False, True]

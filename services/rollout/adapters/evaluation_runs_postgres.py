@@ -32,9 +32,11 @@ _ADD_ROW = """
     INSERT INTO evaluation_rows (run_id, "row", score, answer, weight, fault, message)
     VALUES ($1, $2, $3, $4, $5, $6, $7)
 """
+# A run of a job is signed by the job, and not by a key: a tenant may give its own runs any suite.
 _FORGET_ROWS = """
     DELETE FROM evaluation_rows WHERE run_id IN (
         SELECT run_id FROM evaluation_runs WHERE tenant_id = $1 AND finished_at IS NOT NULL
+            AND starts_with(caller -> 'authority' ->> 'key_id', 'job:') = $3
         ORDER BY finished_at DESC, run_id OFFSET $2
     )
 """
@@ -55,13 +57,13 @@ _STORED = "SELECT run_id FROM evaluation_runs WHERE run_id = ANY ($1)"
 _LOCK_TENANT = "SELECT pg_advisory_xact_lock(hashtextextended('mint_rollout_evaluations_' || $1, 0))"
 _CANCEL_OF_ENDED_JOBS = """
     UPDATE evaluation_runs SET state = 'cancelled', reason = 'its job has ended', finished_at = $1 FROM jobs
-    WHERE evaluation_runs.state = 'running' AND evaluation_runs.suite = 'job:' || jobs.job_id
+    WHERE evaluation_runs.state = 'running' AND caller -> 'authority' ->> 'key_id' = 'job:' || jobs.job_id
         AND evaluation_runs.tenant_id = jobs.tenant_id AND jobs.state IN ('succeeded', 'failed', 'cancelled')
 """
 _OPEN = "SELECT count(*) FROM evaluation_runs WHERE tenant_id = $1 AND state = 'running'"
 _RETRY_SECONDS = 5.0
 RUNS_WITH_ROWS = 64
-"""How many of a tenant's newest runs keep their rows."""
+"""How many of a tenant's newest runs keep their rows; those of its jobs are counted apart."""
 
 
 class PostgresEvaluationRuns:
@@ -120,11 +122,12 @@ class PostgresEvaluationRuns:
         """Store how a run ended, and its rows."""
         ended = (run.state.value, run.reason, run.scored, run.value, run.stderr, run.finished_at)
         counts = (dict(run.grader_errors), run.dropped)
+        is_of_job = run.caller.authority.key_id.startswith("job:")
         async with acquired(self._pool) as connection, connection.transaction():
             if await connection.execute(_FINISH, run.run_id, *ended, *counts) != "UPDATE 1":
                 return
             await connection.executemany(_ADD_ROW, [(run.run_id, *_fields(row)) for row in rows])
-            await connection.execute(_FORGET_ROWS, run.tenant_id, RUNS_WITH_ROWS)
+            await connection.execute(_FORGET_ROWS, run.tenant_id, RUNS_WITH_ROWS, is_of_job)
 
     async def rows(self, run_id: str, *, after: int, limit: int) -> list[ScoredRow]:
         """Return rows of a run in order."""

@@ -11,6 +11,7 @@ from services.rollout.core.evaluation import LOSS, EvaluationRun, ScoredRow
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
+NO_ROWS = "has no rows any more: a tenant's newest runs keep theirs"
 SAME_LOSS = 1e-5
 """Losses that differ by no more are the same: an engine's log-probabilities are rounded."""
 _AT_ONCE = 1 << 21
@@ -87,9 +88,7 @@ def compare(
     """
     for field, kept in (("run", rows), ("baseline", baseline)):
         if not kept:
-            raise InvalidField(
-                field=field, problem="has no rows any more: a tenant's newest runs keep theirs"
-            )
+            raise InvalidField(field=field, problem=NO_ROWS)
     pairs = _pairs(rows, {row.row: row for row in baseline})
     if not pairs:
         raise InvalidField(field="baseline", problem="has a score of no row that the run has a score of")

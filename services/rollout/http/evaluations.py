@@ -10,10 +10,11 @@ from pydantic import BaseModel, ConfigDict
 
 from mint_common.authority import Caller
 from mint_common.claims import RevisionRef
+from mint_common.errors import InvalidField
 from mint_common.ids import BaseName, PolicyId, TenantId
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.tenant_limiter import TenantLimiter
-from services.rollout.core.comparison import check_comparable, compare
+from services.rollout.core.comparison import NO_ROWS, check_comparable, compare
 from services.rollout.core.evaluation import EvaluationData, EvaluationRun, RunState
 from services.rollout.ports import EvaluationRuns
 
@@ -98,7 +99,7 @@ def evaluation_routes(runs: EvaluationRuns, clock: Clock) -> APIRouter:
         after: Annotated[int, Query(ge=0, lt=1 << 31)] = 0,
     ) -> list[dict[str, object]]:
         run = await runs.run(TenantId(tenant_id), run_id)
-        return [msgspec.to_builtins(row) for row in await runs.rows(run.run_id, after=after, limit=limit)]
+        return await _rows(runs, run, after=after, limit=limit)
 
     @router.get("/{run_id}/comparison")
     async def compare_runs(
@@ -117,6 +118,15 @@ def evaluation_routes(runs: EvaluationRuns, clock: Clock) -> APIRouter:
         return {**sides, "comparison": msgspec.to_builtins(found)}
 
     return router
+
+
+async def _rows(
+    runs: EvaluationRuns, run: EvaluationRun, *, after: int, limit: int
+) -> list[dict[str, object]]:
+    found = await runs.rows(run.run_id, after=after, limit=limit)
+    if run.state is RunState.SUCCEEDED and not found and not after:
+        raise InvalidField(field="run_id", problem=NO_ROWS)
+    return [msgspec.to_builtins(row) for row in found]
 
 
 def _run(tenant_id: TenantId, body: RunBody, *, created_at: float) -> EvaluationRun:
