@@ -130,5 +130,6 @@ def _step(job: Job, wave: Wave) -> dict[str, object]:
         "requested_at": wave.requested_at,
         "completed_at": wave.completed_at,
         "published_at": wave.published_at,
+        "scored_at": wave.scored_at,
         **of_file,
     }

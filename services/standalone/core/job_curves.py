@@ -9,7 +9,7 @@ from typing import Any
 FIRST = ("step", "epoch", "learning_rate", "loss", "mean_token_accuracy", "reward_mean")
 """The first columns of a CSV; the others follow in the order of their names."""
 _VALID = "valid_"
-_NO_METRICS = ("step", "sampled_number", "requested_at", "completed_at", "published_at")
+_NO_METRICS = ("step", "sampled_number", "requested_at", "completed_at", "published_at", "scored_at")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

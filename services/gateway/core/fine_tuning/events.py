@@ -5,6 +5,8 @@ and what it tells, so it is the same whenever it is read.
 """
 
 from collections.abc import Iterator
+from heapq import merge
+from operator import itemgetter
 from typing import Literal
 
 from mint_common.ids import derive_id
@@ -20,9 +22,7 @@ Level = Literal["info", "warn", "error"]
 def job_events(job: SubmittedJob, now: JobNow) -> Iterator[JsonObject]:
     """Yield the events of a job, newest first."""
     yield from _of_the_end(job, now)
-    for step in reversed(now.steps):
-        if step.revision is not None:
-            yield from _of_a_step(job, step, total_steps=job.spec.steps)
+    yield from _of_the_steps(job, now)
     if now.started_at is not None:
         yield _event(job, "started", now.started_at, "Fine-tuning job started")
     yield from _of_the_beginning(job)
@@ -42,25 +42,52 @@ def _of_the_beginning(job: SubmittedJob) -> Iterator[JsonObject]:
     yield _event(job, "created", at, f"Created fine-tuning job: {shown_id(job.job_id)}")
 
 
-def _of_a_step(job: SubmittedJob, step: StepNow, *, total_steps: int) -> Iterator[JsonObject]:
-    at = step.published_at or step.requested_at
-    head = f"Step {step.step}/{total_steps}"
-    if step.is_evaluated and step.revision is not None:
-        name = model_name(job.policy, step.revision)
-        message = f"Checkpoint created at step {step.step} with Snapshot ID: {name}"
-        yield _event(job, f"checkpoint-{step.step}", at, message, data={"id": checkpoint_id(job, step.step)})
+def _of_the_steps(job: SubmittedJob, now: JobNow) -> Iterator[JsonObject]:
+    """Yield what steps did and what they were measured at, which may be known after later steps."""
+    steps = [step for step in reversed(now.steps) if step.revision is not None]
+    measured = sorted((step for step in steps if step.is_evaluated), key=_measured_at, reverse=True)
+    found = merge(
+        ((_measured_at(step), _of_a_measured_step, step) for step in measured),
+        ((_published_at(step), _of_a_step, step) for step in steps),
+        key=itemgetter(0),
+        reverse=True,
+    )
+    for at, events, step in found:
+        yield from events(job, step, at)
+
+
+def _published_at(step: StepNow) -> float:
+    return step.published_at or step.requested_at
+
+
+def _measured_at(step: StepNow) -> float:
+    return step.scored_at or _published_at(step)
+
+
+def _of_a_measured_step(job: SubmittedJob, step: StepNow, at: float) -> Iterator[JsonObject]:
+    assert step.revision is not None, step
+    name = model_name(job.policy, step.revision)
+    message = f"Checkpoint created at step {step.step} with Snapshot ID: {name}"
+    yield _event(job, f"checkpoint-{step.step}", at, message, data={"id": checkpoint_id(job, step.step)})
+    if job.spec.algorithm == "grpo" and step.valid_reward_mean is not None:
+        message = f"{_head(job, step)}, full validation mean reward={step.valid_reward_mean:.2f}"
+        yield _event(job, f"valid-{step.step}", at, message, data=_data(step, job.spec.steps))
+
+
+def _of_a_step(job: SubmittedJob, step: StepNow, at: float) -> Iterator[JsonObject]:
+    head = _head(job, step)
     if step.dropped_rows:
         message = f"{head}: {step.dropped_rows} rows were longer than the context, and left out"
         yield _event(job, f"dropped-{step.step}", at, message, level="warn")
     if step.grader_errors:
         told = ", ".join(f"{kind}={count}" for kind, count in sorted(step.grader_errors.items()))
         yield _event(job, f"graders-{step.step}", at, f"{head}: grader errors: {told}", level="warn")
-    is_sampled = job.spec.algorithm == "grpo"
-    if is_sampled and step.valid_reward_mean is not None:
-        message = f"{head}, full validation mean reward={step.valid_reward_mean:.2f}"
-        yield _event(job, f"valid-{step.step}", at, message, data=_data(step, total_steps))
-    message = head + (_reward(step) if is_sampled else _losses(step))
-    yield _event(job, f"step-{step.step}", at, message, data=_data(step, total_steps))
+    message = head + (_reward(step) if job.spec.algorithm == "grpo" else _losses(step))
+    yield _event(job, f"step-{step.step}", at, message, data=_data(step, job.spec.steps))
+
+
+def _head(job: SubmittedJob, step: StepNow) -> str:
+    return f"Step {step.step}/{job.spec.steps}"
 
 
 def _reward(step: StepNow) -> str:

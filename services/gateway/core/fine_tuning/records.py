@@ -47,12 +47,16 @@ class Fault:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepNow:
-    """One step of a job: what it trained on, and what its revision was measured at. Times in seconds."""
+    """One step of a job: what it trained on, and what its revision was measured at. Times in seconds.
+
+    ``scored_at`` is when sampling had measured it.
+    """
 
     step: int
     state: str
     requested_at: float
     published_at: float | None = None
+    scored_at: float | None = None
     revision: Revision | None = None
     epoch: float | None = None
     learning_rate: float | None = None

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 from openai.pagination import SyncCursorPage
@@ -152,12 +152,33 @@ def test_events_of_reinforcement_tell_rewards_and_what_graders_got_wrong():
     )
     assert messages(now, job)[-5:] == [
         "Step 1/3, train mean reward=0.42",
-        "Step 1/3, full validation mean reward=0.68",
         "Step 1/3: grader errors: other_error=2",
         "Step 1/3: 3 rows were longer than the context, and left out",
+        "Step 1/3, full validation mean reward=0.68",
         "Checkpoint created at step 1 with Snapshot ID: tiny-mine@11",
     ]
     assert job_answer(job, now, tenant_id=TENANT, at=0)["method"]["reinforcement"]["grader"] == EXACT
+
+
+def test_what_a_revision_scored_is_told_when_it_is_known():
+    files = JobFiles(training=file(Format.REWARD, rows=8), validation=file(Format.REWARD, name="valid"))
+    job = submitted(plan(body(method=REINFORCEMENT, validation_file="file-valid"), files=files))
+    first, second = step(1, reward_mean=0.25), step(2, reward_mean=0.5)
+    scored = {"valid_reward_mean": 0.75, "scored_at": 105.0}
+    now = JobNow(state="running", step=2, started_at=100.9, steps=(first, second))
+    later = replace(now, steps=(replace(first, **scored), replace(second, **scored | {"scored_at": 104.0})))
+    assert messages(later, job)[-6:] == [
+        "Step 1/3, train mean reward=0.25",
+        "Step 2/3, train mean reward=0.50",
+        "Step 2/3, full validation mean reward=0.75",
+        "Checkpoint created at step 2 with Snapshot ID: tiny-mine@12",
+        "Step 1/3, full validation mean reward=0.75",
+        "Checkpoint created at step 1 with Snapshot ID: tiny-mine@11",
+    ]
+    times = [event["created_at"] for event in job_events(job, later)]
+    assert times == sorted(times, reverse=True)
+    before = [event["id"] for event in job_events(job, now)]
+    assert [event["id"] for event in job_events(job, later)][-len(before) :] == before
 
 
 def test_events_keep_their_ids_and_their_order_while_a_job_goes_on():
