@@ -2,10 +2,12 @@
 
 Invariants: jobs on the same content share a copy; memory is bounded by a page of an index, the keys of a file
 and the rows that are asked for; no copy is removed while it is read. A copy that nobody has read for a while
-is removed, and so are the longest unused ones when all take more than ``limit_bytes``.
+is removed, and so are the longest unused ones when all take more than ``limit_bytes``, and all unused ones
+when the disk is full.
 """
 
 import asyncio
+import errno
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -27,6 +29,7 @@ T = TypeVar("T")
 IDLE_SECONDS = 1800.0
 """How long a copy that nobody reads stays."""
 _ENTRY = np.dtype([("offset", "<u8"), ("size", "<u4"), ("line", "<u4")])
+_KEY_BYTES = 8
 _PAGE_ROWS = 1 << 12
 _BOM = b"\xef\xbb\xbf"
 
@@ -47,7 +50,7 @@ class LocalRows:
 
     async def keys(self, content: Claim) -> RowKeys:
         """Return a key for each row."""
-        async with self._opened(content) as copy, copy.lock:
+        async with self._opened(content) as copy, copy.lock, self._room():
             return await _in_thread(copy.keys)
 
     async def size_bytes(self, content: Claim, rows: RowNumbers) -> int:
@@ -77,6 +80,25 @@ class LocalRows:
                 removed.append(copy)
         return removed
 
+    async def _make(self, content: Claim, copy: "_Copy") -> None:
+        async with self._room():
+            await self._blobs.fetch(content, copy.path)
+            await _in_thread(copy.write_index)
+
+    @asynccontextmanager
+    async def _room(self) -> AsyncIterator[None]:
+        """Remove all copies that nobody reads when the disk is full, so that the next try has room."""
+        try:
+            yield
+        except (OSError, Unavailable) as error:
+            full = _full_disk(error)
+            if full is None:
+                raise
+            idle = [sha256 for sha256, each in self._copies.items() if not each.readers]
+            removed = [self._copies.pop(sha256) for sha256 in idle]
+            await _in_thread(lambda: _remove_all(removed))
+            raise _unavailable(full) from error
+
     @asynccontextmanager
     async def _opened(self, content: Claim) -> AsyncIterator["_Copy"]:
         """Keep a copy from removal, made if there is none."""
@@ -88,8 +110,7 @@ class LocalRows:
             await self.remove_unused()
             async with copy.lock:
                 if not copy.is_ready:
-                    await self._blobs.fetch(content, copy.path)
-                    await _in_thread(copy.write_index)
+                    await self._make(content, copy)
             yield copy
         finally:
             copy.readers -= 1
@@ -101,12 +122,17 @@ class _Copy:
 
     def __init__(self, path: Path, size_bytes: int) -> None:
         self.path = path
-        self.size_bytes = size_bytes
+        self._content_bytes = size_bytes
         self.lock = asyncio.Lock()
         self.readers = 0
         self.used_at = time.monotonic()
         self.is_ready = False
         self.rows = 0
+
+    @property
+    def size_bytes(self) -> int:
+        """Return what its files take, the keys included, which may not be there yet."""
+        return self._content_bytes + self.rows * (_ENTRY.itemsize + _KEY_BYTES)
 
     def write_index(self) -> None:
         """Write where each row is."""
@@ -169,15 +195,32 @@ async def _in_thread(work: Callable[[], T]) -> T:
     try:
         return await asyncio.to_thread(work)
     except OSError as error:
-        raise Unavailable(what="the folder for rows", problem=plain_problem(error)) from error
+        raise _unavailable(error) from error
+
+
+def _unavailable(error: OSError) -> Unavailable:
+    return Unavailable(what="the folder for rows", problem=plain_problem(error))
+
+
+def _full_disk(error: BaseException | None) -> OSError | None:
+    """Return the error of a full disk that another one comes from, if it does."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            return error
+        error = error.__cause__
+    return None
 
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
     """Yield where to make a file that then takes its place whole: a cancelled caller's thread goes on."""
     made = path.with_suffix(f".{secrets.token_hex(8)}{path.suffix}")
-    yield made
-    made.replace(path)
+    try:
+        yield made
+        made.replace(path)
+    except BaseException:
+        made.unlink(missing_ok=True)
+        raise
 
 
 def _entries(file: Iterator[bytes]) -> Iterator[tuple[int, int, int]]:

@@ -1,6 +1,8 @@
 """Rows read from local copies: the right bytes, one copy for all, bounded memory and disk."""
 
 import asyncio
+import errno
+import os
 import tracemalloc
 from pathlib import Path
 
@@ -82,11 +84,11 @@ async def test_jobs_on_the_same_content_share_a_copy(tmp_path: Path) -> None:
 
 async def test_the_longest_unused_copy_goes_first_and_is_made_again(tmp_path: Path) -> None:
     blobs = CountingBlobs()
-    files = LocalRows(blobs, tmp_path, limit_bytes=250)
+    files = LocalRows(blobs, tmp_path, limit_bytes=700)
     claims = [await blobs.put(f"files/{name}", b'{"n": %d}\n' % name * 10) for name in range(3)]
     for name in (0, 1, 0, 2):
         assert await files.count(claims[name]) == 10
-    assert len(list(tmp_path.iterdir())) == 4  # two files, each with its index
+    assert len(list(tmp_path.iterdir())) == 4  # two files of 90 bytes, each with 240 of its index and keys
     await files.count(claims[0])
     assert blobs.fetched == ["files/0", "files/1", "files/2"]
     (row,) = await files.lines(claims[1], np.array([3]))
@@ -154,6 +156,37 @@ async def test_a_full_disk_is_an_outage(tmp_path: Path) -> None:
         path.unlink()
     with pytest.raises(Unavailable, match="the folder for rows"):
         await files.lines(content, np.array([0]))
+
+
+@pytest.mark.parametrize("step", ["fetch", "index", "keys"])
+async def test_a_full_disk_leaves_no_part_of_a_file_and_takes_unused_copies(
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blobs = MemoryBlobs()
+    files = LocalRows(blobs, tmp_path, limit_bytes=LIMIT)
+    used, content = [await blobs.put(f"files/{name}", b'{"n": %d}\n' % name) for name in range(2)]
+    await files.count(used)
+
+    def fill(_: object, place: object) -> None:
+        if isinstance(place, Path):
+            place.write_bytes(b"a part")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    async def fail(_: Claim, path: Path) -> None:
+        fill(_, None)
+
+    with monkeypatch.context() as patch:
+        if step == "fetch":
+            patch.setattr(blobs, "fetch", fail)
+        elif step == "index":
+            patch.setattr(local_rows, "_entries", lambda file: fill(None, None))
+        else:
+            patch.setattr(local_rows.np, "save", lambda place, keys: fill(None, place))
+        with pytest.raises(Unavailable, match="No space left"):
+            await files.keys(content)
+    assert all(path.name.count(".") < 2 for path in tmp_path.iterdir())
+    assert not [path for path in tmp_path.iterdir() if path.read_bytes() in (b"a part", b'{"n": 0}\n')]
+    assert len(await files.keys(content)) == 1
 
 
 async def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
