@@ -31,16 +31,27 @@ def hold_folder(prefix: str, parent: Path | None = None) -> HeldFolder:
     parent = parent or Path(tempfile.gettempdir())
     for folder in parent.glob(f"{prefix}*"):
         _remove_abandoned(folder)
-    path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+    while True:
+        made = _made(Path(tempfile.mkdtemp(prefix=prefix, dir=parent)))
+        if made is not None:
+            return made
+
+
+def _made(path: Path) -> HeldFolder | None:
+    """Hold a new folder; None if another process took it for an abandoned one before it was locked."""
     lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
-    return HeldFolder(path, lock)
+    with suppress(FileNotFoundError):
+        if os.path.samestat((path / _LOCK).stat(), os.fstat(lock)):
+            return HeldFolder(path, lock)
+    os.close(lock)
+    return None
 
 
 def _remove_abandoned(folder: Path) -> None:
-    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-        return
-    with suppress(OSError):  # one without a lock is a moment old; a locked one is somebody's
+    with suppress(OSError):  # gone by now; or without a lock and a moment old; a locked one is somebody's
+        if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+            return
         lock = os.open(folder / _LOCK, os.O_RDWR | os.O_NOFOLLOW)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
