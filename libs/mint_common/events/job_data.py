@@ -57,8 +57,9 @@ class EvaluationPlan:
 class JobData:
     """The rows of a job instead of a task's.
 
-    ``epochs`` is how often each row is drawn; a row is drawn in the order of a shuffle seeded by the job's
-    seed and the epoch. ``on_long`` says what becomes of a row that is longer than the base's context.
+    ``epochs`` is how often the rows are gone through, each time in the order of a shuffle seeded by the
+    job's seed and the epoch; a row takes the place of one that is dropped with its whole step, and is drawn
+    once more then. ``on_long`` says what becomes of a row that is longer than the base's context.
     ``grader`` is OpenAI's JSON of a grader, of a job with algorithm ``grpo`` only.
     """
 
