@@ -75,6 +75,9 @@ class Requests(Beyond):
         """Return the first answer."""
         return self.stored
 
+    async def release(self, request: KeyedRequest) -> None:
+        """End a lease."""
+
     async def abandon(self, request: KeyedRequest) -> None:
         """Give a key back."""
 

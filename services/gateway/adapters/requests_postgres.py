@@ -34,6 +34,10 @@ _FINISH = """
 _KEEP = """
     UPDATE requests SET begun_at = $4 WHERE tenant_id = $1 AND key = $2 AND sha256 = $3 AND status IS NULL
 """
+_RELEASE = """
+    UPDATE requests SET begun_at = begun_at - $4
+    WHERE tenant_id = $1 AND key = $2 AND sha256 = $3 AND status IS NULL
+"""
 _ABANDON = "DELETE FROM requests WHERE tenant_id = $1 AND key = $2 AND sha256 = $3 AND status IS NULL"
 _AUDIT = """
     INSERT INTO audit (tenant_id, at, key_id, actor, method, path, status, object)
@@ -91,6 +95,10 @@ class PostgresRequests:
             answer.streamed_sha256,
             request.sha256,
         )
+
+    async def release(self, request: KeyedRequest) -> None:
+        """End the lease of a request without an answer."""
+        await self._pool.execute(_RELEASE, request.tenant_id, request.key, request.sha256, LEASE_SECONDS)
 
     async def abandon(self, request: KeyedRequest) -> None:
         """Give the key back."""

@@ -14,6 +14,8 @@ from mint_common.ids import TenantId, derive_id
 HEADER = "Idempotency-Key"
 SDK_HEADER = "X-Idempotency-Key"
 """What the Tinker SDK sends, the same one each time that it repeats a request."""
+GIVEN_PREFIX = "sdk:"
+"""How the keys begin that the gateway gives to requests of OpenAI's clients, which send none."""
 LEASE_SECONDS = 60.0
 """How long a request without an answer keeps its key after its last sign of life."""
 KEPT_SECONDS = 86_400.0
@@ -51,6 +53,11 @@ class KeyedRequest:
     tenant_id: TenantId
     key: str
     sha256: str
+
+    @property
+    def is_given(self) -> bool:
+        """Return whether a repeat comes without the key, and has to find it."""
+        return self.key.startswith(GIVEN_PREFIX)
 
     @property
     def request_id(self) -> str:

@@ -56,6 +56,10 @@ class Requests(Protocol):
         """Store the answer to the request that took the key, unless another one has it by now."""
         ...
 
+    async def release(self, request: KeyedRequest) -> None:
+        """End the lease of a request without an answer: the key is free, and `find` still finds it."""
+        ...
+
     async def abandon(self, request: KeyedRequest) -> None:
         """Give back a key whose request changed nothing."""
         ...

@@ -110,6 +110,24 @@ async def test_key_is_kept_while_its_request_is_at_work(database):
     await pool.close()
 
 
+async def test_a_released_key_is_free_and_found(database):
+    pool, clock = await open_pool(database, schema="gateway"), ManualClock()
+    await migrate(pool, schema="gateway", package="services.gateway.adapters.migrations")
+    requests, tenant = PostgresRequests(pool, clock), TenantId("released")
+    first = keyed_request(tenant, "sdk:key:1", method="POST", target="/jobs", body=b"{}")
+    assert await requests.begin(first) is None
+    await clock.advance(1)
+    await requests.release(first)
+    since = clock.now() - 3600
+    assert await requests.find(tenant, prefix="sdk:key:", sha256=first.sha256, since=since) == first.key
+    assert await requests.begin(first) is None
+    answer = StoredAnswer(status=200, content_type="text/plain", body=b"made")
+    await requests.finish(first, answer)
+    await requests.release(first)
+    assert await requests.begin(first) == answer, "an answer stays"
+    await pool.close()
+
+
 def test_audit_log_names_a_key_by_its_id_and_never_holds_it(mint):
     made = mint.post("/keys", json={"name": "ci", "scopes": ["read"]}).json()
     (row,) = mint.get("/audit", params={"limit": 1}).json()

@@ -1,10 +1,13 @@
 """One key and content is one request, and what it creates has the same ids however often it is sent."""
 
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from security.gateway_rig import Requests, make_rig
 
-from mint_common.errors import InvalidField
+from mint_common.errors import InvalidField, MintError, Unavailable
 from mint_common.ids import PolicyId, TenantId
 from mint_common.training import UNNUMBERED
 from services.gateway.core.idempotency import KeyedRequest, keyed_request, sent_key
@@ -58,3 +61,47 @@ def test_the_number_of_a_key_fits_the_database_and_a_request_id(key: str):
 def test_a_session_of_a_key_belongs_to_its_tenant():
     mine, theirs = (keyed_session_id(tenant, "k") for tenant in (T1, T2))
     assert check_session_id(mine) == mine != theirs
+
+
+class KeysInMemory(Requests):
+    """Keeps what became of keys."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fates: list[tuple[str, str]] = []
+
+    async def release(self, request: KeyedRequest) -> None:
+        """Note it."""
+        self.fates.append(("released", request.key[:4]))
+
+    async def abandon(self, request: KeyedRequest) -> None:
+        """Note it."""
+        self.fates.append(("abandoned", request.key[:4]))
+
+
+class Fails:
+    """Ends a request with an error."""
+
+    def __init__(self, error: MintError) -> None:
+        self.error = error
+
+    async def make(self, *_: object, **__: object) -> None:
+        """Raise the error."""
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("header", "error", "fate"),
+    [
+        (("x-stainless-retry-count", "0"), Unavailable(what="Postgres", problem="cut"), ("released", "sdk:")),
+        (("x-stainless-retry-count", "0"), InvalidField(field="a", problem="b"), ("abandoned", "sdk:")),
+        (("idempotency-key", "mine"), Unavailable(what="Postgres", problem="cut"), ("abandoned", "mine")),
+    ],
+)
+async def test_a_key_that_repeats_have_to_find_stays_when_its_answer_may_be_lost(header, error, fate) -> None:
+    rig, requests = make_rig(), KeysInMemory()
+    rig.http.state.gateway.requests = requests
+    rig.http.state.gateway.fine_tuning = SimpleNamespace(maker=Fails(error))
+    body = b'{"model": "tiny", "training_file": "file-a"}'
+    answer = await rig.ask("POST", "/v1/fine_tuning/jobs", "all", headers=[header], body=body)
+    assert (answer.status, requests.fates) == (503 if error.retryable else 400, [fate])

@@ -1,7 +1,7 @@
 """Routes that change something: answered once per Idempotency-Key, and written to the audit log.
 
 Invariants: of requests with one key and one content, one is carried out and all get its answer, for a day;
-an error changes nothing and leaves the key free. Answers that hold a secret are never stored.
+an error leaves the key free. Answers that hold a secret are never stored.
 """
 
 import asyncio
@@ -137,7 +137,9 @@ class RecordedRoute(GatewayRoute):
             status = _status_of(error)
             raise
         finally:
-            if keyed is not None and status >= 400:
+            if keyed is not None and status >= 500 and keyed.is_given:
+                await gateway.requests.release(keyed)
+            elif keyed is not None and status >= 400:
                 await gateway.requests.abandon(keyed)
             await gateway.requests.log(caller.tenant_id, _row(request, gateway, caller, status, created))
         return response

@@ -10,7 +10,7 @@ from mint_common.runtime.edge_errors import invalid_field
 from mint_common.runtime.edge_routes import Handler
 from services.gateway.core.files.refusals import file_error_body
 from services.gateway.core.fine_tuning.refusals import JobRefused
-from services.gateway.core.idempotency import KeyedRequest, keyed_request
+from services.gateway.core.idempotency import GIVEN_PREFIX, KeyedRequest, keyed_request
 from services.gateway.http.edge.context import gateway_of
 from services.gateway.http.edge.refusal_log import note_refusal
 from services.gateway.http.files.routes import FilesRoute
@@ -49,7 +49,7 @@ class CreatingRoute(FineTuningRoute):
         count = request.headers.get(RETRY_HEADER)
         if keyed is not None or count is None or not self.created:
             return keyed
-        prefix = f"sdk:{caller.key_id}:"
+        prefix = f"{GIVEN_PREFIX}{caller.key_id}:"
         content = await request.body()
         fresh = keyed_request(
             caller.tenant_id,
