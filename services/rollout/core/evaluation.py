@@ -10,6 +10,7 @@ from typing import Any
 from mint_common.authority import Caller
 from mint_common.claims import RevisionRef
 from mint_common.datasets import OnLong
+from mint_common.errors import BlobMissing, MintError
 from mint_common.events import JobFile
 from mint_common.ids import BaseName, PolicyId, TenantId, derive_id
 from mint_common.records import Prompt
@@ -188,6 +189,14 @@ def weighted_mean(scores: Sequence[tuple[float, float]]) -> tuple[float, float |
         return mean, None
     squares = fsum(((score - mean) * weight) ** 2 for score, weight in scores)
     return mean, sqrt(squares * n / (n - 1)) / total
+
+
+def reason_of(run: EvaluationRun, error: MintError) -> str:
+    """Return why a run failed; of a file that was deleted the error of the store would not say so."""
+    file = None if run.data is None else run.data.file
+    if file is not None and isinstance(error, BlobMissing) and error.uri == file.content.uri:
+        return f"{file.filename} ({file.file_id}) was deleted before the run had read it"
+    return str(error)
 
 
 def failed(run: EvaluationRun, reason: str, *, now: float) -> EvaluationRun:

@@ -22,6 +22,7 @@ from services.rollout.core.evaluation import (
     kept,
     plan_answers,
     prompts_seed,
+    reason_of,
     scored,
 )
 from services.rollout.core.fault import internal_reason
@@ -121,7 +122,7 @@ class EvaluationHandler:
         except MintError as error:
             if error.retryable:
                 raise
-            return failed(run, str(error), now=self._clock.now()), rows
+            return failed(run, reason_of(run, error), now=self._clock.now()), rows
         except Exception as error:  # noqa: BLE001  (a run that ended the service would be claimed again)
             return self._failed(run, error), ()
         return ended, rows

@@ -288,4 +288,8 @@ async def test_a_file_that_is_gone_fails_its_run(client: httpx.AsyncClient, tmp_
     data = await data_of(tmp_path, reward_rows(2))
     (tmp_path / "blobs/files/rows").unlink()
     await client.post(RUNS, json=body(**data))
-    assert (await ended(client))["state"] == "failed"
+    run = await ended(client)
+    assert (run["state"], run["reason"]) == (
+        "failed",
+        "rows.jsonl (file-1) was deleted before the run had read it",
+    )
