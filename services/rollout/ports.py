@@ -191,7 +191,8 @@ class EvaluationRuns(Protocol):
     async def add(self, runs: Sequence[EvaluationRun], *, most_open: int | None) -> list[EvaluationRun]:
         """Store all of a tenant's runs whose ids are not there, or none; return what is stored of each.
 
-        Raises Overloaded when with the new ones its tenant would have more than ``most_open`` open.
+        Raises Overloaded when with the new ones its tenant would have more than ``most_open`` open, of which
+        those of its jobs are none.
         """
         ...
 

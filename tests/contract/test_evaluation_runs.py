@@ -72,6 +72,13 @@ async def test_open_runs_are_bounded_where_that_is_asked(store: EvaluationRuns) 
     await store.add([named("evr_3", OTHER)], most_open=1)
 
 
+async def test_open_runs_of_jobs_take_no_place_of_the_tenant_s_own(store: EvaluationRuns) -> None:
+    authority = replace(RUN.caller.authority, key_id="job:job_1")
+    of_job = replace(named("evr_1"), caller=replace(RUN.caller, authority=authority))
+    await store.add([of_job], most_open=None)
+    assert await store.add([named("evr_2")], most_open=1) == [named("evr_2")]
+
+
 async def test_a_run_that_is_there_is_answered_when_no_more_may_be_open(store: EvaluationRuns) -> None:
     await store.add([named("evr_1")], most_open=1)
     assert await store.add([named("evr_1", created_at=9.0)], most_open=1) == [named("evr_1")]

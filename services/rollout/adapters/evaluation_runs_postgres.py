@@ -60,7 +60,10 @@ _CANCEL_OF_ENDED_JOBS = """
     WHERE evaluation_runs.state = 'running' AND caller -> 'authority' ->> 'key_id' = 'job:' || jobs.job_id
         AND evaluation_runs.tenant_id = jobs.tenant_id AND jobs.state IN ('succeeded', 'failed', 'cancelled')
 """
-_OPEN = "SELECT count(*) FROM evaluation_runs WHERE tenant_id = $1 AND state = 'running'"
+_OPEN = """
+    SELECT count(*) FROM evaluation_runs WHERE tenant_id = $1 AND state = 'running'
+        AND NOT starts_with(caller -> 'authority' ->> 'key_id', 'job:')
+"""
 _RETRY_SECONDS = 5.0
 RUNS_WITH_ROWS = 64
 """How many of a tenant's newest runs keep their rows; those of its jobs are counted apart."""
