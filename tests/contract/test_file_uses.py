@@ -19,7 +19,7 @@ from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.testing.factories import BASE, LORA, POLICY, SPEC
 from services.gateway.adapters.submissions_postgres import PostgresSubmissions
 from services.gateway.core.files.records import FileRecord
-from services.gateway.core.fine_tuning.records import FineTuning, JobNow, Verb
+from services.gateway.core.fine_tuning.records import FineTuning, JobNow, Revision, StepNow, Verb
 from services.gateway.core.fine_tuning.refusals import JobRefused
 from services.gateway.core.json_types import JsonObject
 from services.gateway.handlers.files import FileKeeper
@@ -34,6 +34,8 @@ class JobsInMemory:
 
     def __init__(self) -> None:
         self.states: dict[JobId, str] = {}
+        self.step_counts: dict[JobId, int] = {}
+        self.told: list[tuple[JobId, bool]] = []
         self.on_progress: Callable[[JobId], Awaitable[None]] | None = None
 
     async def progress(self, _tenant_id: str, job_id: JobId, *, steps: bool) -> JobNow:
@@ -42,7 +44,13 @@ class JobsInMemory:
             await self.on_progress(job_id)
         if job_id not in self.states:
             raise NotFound(kind="job", name=job_id)
-        return JobNow(state=self.states[job_id])
+        self.told.append((job_id, steps))
+        count = self.step_counts.get(job_id, 0)
+        done = [
+            StepNow(step=n, state="published", requested_at=1.0, revision=Revision(digest="d", number=n))
+            for n in range(1, count + 1)
+        ]
+        return JobNow(state=self.states[job_id], step=count, steps=tuple(done) if steps else ())
 
     async def steer(self, _tenant_id: str, _job_id: str, _verb: Verb) -> JsonObject:
         """Do nothing."""
@@ -108,6 +116,23 @@ async def test_a_file_goes_when_its_jobs_have_ended(rig) -> None:
         await rig.files.get(MINE, file.file_id)
     with pytest.raises(NotFound):
         await rig.uses.remove(MINE, file.file_id)
+
+
+async def test_only_steps_that_are_named_are_read(rig) -> None:
+    file = await keep(rig.files, ROWS, draft(expires=3600))
+    made = []
+    for count in (7, 600, 0, 600):
+        made.append(await rig.submit(file))
+        rig.rollout.states[made[-1]], rig.rollout.step_counts[made[-1]] = "succeeded", count
+        await rig.clock.advance(1)
+    used = await rig.uses.of(MINE, file.file_id)
+    assert (used.job_count, used.revision_count) == (4, 1207)
+    assert used.revisions == tuple(f"copy@{n}" for n in [*range(600, 0, -1), *range(600, 200, -1)])
+    assert {job for job, steps in rig.rollout.told if steps} == {made[1], made[3]}
+    rig.rollout.told.clear()
+    await rig.clock.advance(3601)
+    await rig.uses.sweep()
+    assert sorted(rig.rollout.told) == sorted((job, False) for job in made)
 
 
 async def test_a_job_that_comes_between_look_and_removal_keeps_its_file(rig) -> None:
@@ -189,7 +214,7 @@ async def advance_and_sweep(rig: Rig) -> None:
 
 
 async def test_jobs_are_listed_by_metadata_and_page(rig) -> None:
-    file = await keep(rig.files, ROWS)
+    file = await keep(rig.files, ROWS, draft(expires=3600))
     made = []
     for metadata in ({"team": "a", "n": "1"}, None, {"team": "b"}, {"team": "a"}):
         made.append(await rig.submit(file, metadata=metadata))

@@ -9,7 +9,7 @@ from services.gateway.core.fine_tuning.names import shown_id
 from services.gateway.core.fine_tuning.records import JobNow, model_name
 from services.gateway.core.mint.submission import SubmittedJob
 
-MOST_REVISIONS = 1000
+MOST_JOBS, MOST_REVISIONS = 1000, 1000
 """That are named; all are counted."""
 
 
@@ -33,12 +33,14 @@ class JobUse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileUse:
-    """What used a file. ``revisions`` are the newest that were trained on it, of all ``revision_count``.
+    """What used a file. ``jobs`` are the newest of all ``job_count``.
 
-    What a policy is trained on later goes on from them.
+    ``revisions`` are the newest that were trained on it, of all ``revision_count``. What a policy is trained
+    on later goes on from them.
     """
 
     jobs: tuple[JobUse, ...]
+    job_count: int
     revisions: tuple[str, ...]
     revision_count: int
 
@@ -54,20 +56,39 @@ def job_files(spec: JobSpec) -> Mapping[str, str]:
     return found
 
 
-def file_use(file_id: str, readers: Sequence[ReadingJob]) -> FileUse:
-    """Return what used a file; ``readers`` are its jobs, newest first."""
-    trained = [each for each in readers if _use(file_id, each) == "training"]
+def newest_trained(file_id: str, readers: Sequence[ReadingJob]) -> list[SubmittedJob]:
+    """Return the newest jobs that were trained on a file, until `MOST_REVISIONS` revisions are theirs."""
+    found, revision_count = [], 0
+    for each in _trained(file_id, readers):
+        if revision_count >= MOST_REVISIONS:
+            break
+        if each.now.step:
+            found.append(each.job)
+            revision_count += each.now.step
+    return found
+
+
+def file_use(file_id: str, readers: Sequence[ReadingJob], with_steps: Sequence[ReadingJob]) -> FileUse:
+    """Return what used a file.
+
+    ``readers`` are its jobs, newest first, and ``with_steps`` those of `newest_trained` with their steps.
+    """
     revisions = [
         model_name(each.job.policy, step.revision)
-        for each in trained
+        for each in with_steps
         for step in reversed(each.now.steps)
         if step.revision is not None
     ]
     return FileUse(
-        jobs=tuple(_job_use(file_id, each) for each in readers),
+        jobs=tuple(_job_use(file_id, each) for each in readers[:MOST_JOBS]),
+        job_count=len(readers),
         revisions=tuple(revisions[:MOST_REVISIONS]),
-        revision_count=len(revisions),
+        revision_count=sum(each.now.step for each in _trained(file_id, readers)),
     )
+
+
+def _trained(file_id: str, readers: Sequence[ReadingJob]) -> list[ReadingJob]:
+    return [each for each in readers if _use(file_id, each) == "training"]
 
 
 def _job_use(file_id: str, reader: ReadingJob) -> JobUse:

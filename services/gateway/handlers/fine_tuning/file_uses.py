@@ -3,12 +3,13 @@
 Invariant: a file goes in a transaction that sees every job of it, and all of them have ended.
 """
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 from mint_common.errors import NotFound
 from mint_common.ids import TenantId
-from services.gateway.core.fine_tuning.file_uses import FileUse, ReadingJob, file_use
+from services.gateway.core.fine_tuning.file_uses import FileUse, ReadingJob, file_use, newest_trained
 from services.gateway.core.fine_tuning.refusals import JobRefused, file_in_use
 from services.gateway.handlers.files import FileKeeper
 from services.gateway.handlers.fine_tuning.jobs import FineTuningJobs
@@ -25,7 +26,7 @@ class FileUses:
 
     async def of(self, tenant_id: TenantId, file_id: str) -> FileUse:
         """Return what used a file. Raises Unavailable."""
-        return file_use(file_id, await self._readers(tenant_id, file_id))
+        return await self._use(tenant_id, file_id, await self._readers(tenant_id, file_id))
 
     async def remove(self, tenant_id: TenantId, file_id: str) -> FileUse:
         """Remove a file that no job reads, and return what used it. Raises NotFound, JobRefused."""
@@ -34,8 +35,9 @@ class FileUses:
         for reader in readers:
             if not reader.now.is_ended:
                 raise file_in_use(file_id, reader.job.job_id)
+        used = await self._use(tenant_id, file_id, readers)
         await self.files.remove(tenant_id, file_id, jobs=[reader.job.job_id for reader in readers])
-        return file_use(file_id, readers)
+        return used
 
     async def sweep(self) -> None:
         """Remove files past their time that no job reads, and erase what no file names."""
@@ -48,4 +50,8 @@ class FileUses:
 
     async def _readers(self, tenant_id: TenantId, file_id: str) -> list[ReadingJob]:
         found = await self.submissions.using(tenant_id, file_id)
-        return await self.jobs.all_progress(tenant_id, found, steps=True)
+        return await self.jobs.all_progress(tenant_id, found)
+
+    async def _use(self, tenant_id: TenantId, file_id: str, readers: Sequence[ReadingJob]) -> FileUse:
+        newest = newest_trained(file_id, readers)
+        return file_use(file_id, readers, await self.jobs.all_progress(tenant_id, newest, steps=True))
