@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
+import httpx
 import pytest
 from contract.schemas import empty_schema
 
@@ -11,6 +12,8 @@ from mint_common.datasets import Format
 from mint_common.errors import NotFound, Overloaded
 from mint_common.events import JobFile
 from mint_common.ids import JobId, PolicyId, TenantId
+from mint_common.runtime.clock import SystemClock
+from mint_common.runtime.edge import create_http
 from mint_common.testing.factories import TENANT
 from services.rollout.adapters import evaluation_runs_postgres
 from services.rollout.adapters.evaluation_runs_postgres import PostgresEvaluationRuns
@@ -18,6 +21,7 @@ from services.rollout.adapters.jobs_postgres import PostgresJobs
 from services.rollout.core.evaluation import EvaluationData, EvaluationRun, RunState, ScoredRow, scored
 from services.rollout.core.job import JobState, open_job
 from services.rollout.core.job_scores import signer_of, suite_of
+from services.rollout.http.evaluations import evaluation_routes
 from services.rollout.ports import EvaluationRuns
 from tests.unit.rollout.file_jobs import GRADER
 from tests.unit.rollout.test_evaluation import RUN, rows
@@ -142,6 +146,15 @@ async def test_the_newest_runs_keep_their_rows(
         await store.finish(scored(run, rows([1.0]), now=float(n)), rows([1.0]))
     kept = [bool(await store.rows(f"evr_{n}", after=0, limit=9)) for n in range(1, 5)]
     assert kept == [False, True, True, True]
+    http = create_http(title="rollout", service="rollout", internal_token=None, ready=lambda: True)
+    http.include_router(evaluation_routes(store, SystemClock()))
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app=http), base_url="http://rollout"
+    ) as client:
+        path = f"/internal/tenants/{RUN.tenant_id}/evaluations"
+        gone, stored = [await client.get(f"{path}/evr_{n}/rows") for n in (1, 3)]
+    assert (gone.status_code, "run_id" in gone.text) == (422, True)
+    assert (stored.status_code, len(stored.json())) == (200, 1)
 
 
 async def test_runs_of_jobs_take_no_rows_of_others(
