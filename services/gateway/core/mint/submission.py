@@ -1,7 +1,7 @@
 """A job between the user's request and the moment that rollout has taken it."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from mint_common.events import JobSpec
@@ -66,6 +66,12 @@ def complete_job(job: JsonObject, submission: SubmittedJob | None) -> JsonObject
     }
 
 
+def _without_grader(job: SubmittedJob) -> SubmittedJob:
+    if job.spec.data is None:
+        return job
+    return replace(job, spec=replace(job.spec, data=replace(job.spec.data, grader=None)))
+
+
 def _shown_spec(spec: Any) -> JsonObject:  # JSON
     """Return a job's spec without where the bytes of its files are stored."""
     data = spec["data"]
@@ -91,6 +97,8 @@ def merge_jobs(
 ) -> list[JsonObject]:
     """Return the newest jobs: those that rollout has not taken yet, then rollout's own newest ``limit``.
 
+    Without graders, as rollout lists them.
+
     A job that is older than all of a full list may be missing there because rollout cut it off.
     """
     taken = {job["job_id"] for job in known}
@@ -98,7 +106,7 @@ def merge_jobs(
     oldest = known[-1]["created_at"] if len(known) >= limit else 0.0
     assert isinstance(oldest, float), "rollout says seconds"
     waiting = [
-        describe_submission(item)
+        describe_submission(_without_grader(item))
         for item in submitted
         if item.job_id not in taken and item.submitted_at > oldest
     ]

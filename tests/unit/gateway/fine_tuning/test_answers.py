@@ -18,7 +18,7 @@ from services.gateway.core.fine_tuning.pages import metadata_wanted, page_of
 from services.gateway.core.fine_tuning.plan import JobFiles
 from services.gateway.core.fine_tuning.records import Fault, JobNow, Revision, StepNow
 from services.gateway.core.fine_tuning.results import results_csv, results_file
-from services.gateway.core.mint.submission import complete_job, describe_submission
+from services.gateway.core.mint.submission import complete_job, describe_submission, merge_jobs
 from tests.unit.gateway.fine_tuning.making import EXACT, REINFORCEMENT, TENANT, body, file, plan, submitted
 
 FILES = JobFiles(training=file(rows=16), validation=file(name="valid", rows=4))
@@ -40,6 +40,13 @@ def test_no_answer_says_where_the_bytes_of_files_are_stored():
         assert answer["spec"]["data"]["training"]["file_id"] == "file-train"
         assert answer["spec"]["data"]["evaluation"]["file"]["file_id"] == "file-valid"
         assert "uri" not in str(answer)
+
+
+def test_jobs_are_listed_without_graders():
+    job = submitted(plan(body(method=REINFORCEMENT), files=JobFiles(training=file(Format.REWARD))))
+    assert describe_submission(job)["spec"]["data"]["grader"] == EXACT
+    (listed,) = merge_jobs([job], [], limit=1)
+    assert listed["spec"]["data"]["grader"] is None
 
 
 def step(number: int, **values) -> StepNow:
