@@ -81,8 +81,11 @@ def choose_numbers(
     batch = common.batch_size or min(MAX_BATCH, max(BATCH, fitting))
     steps = max(1, math.ceil(rows * epochs / batch))
     if steps > MAX_STEPS:
-        problem = f"gives {steps} steps, a job has {MAX_STEPS} at most: take fewer epochs or a larger batch"
-        raise InvalidField(field=f"{asked.where}.batch_size", problem=problem)
+        name, way = "batch_size", "a larger batch or fewer epochs"
+        if batch == MAX_BATCH:
+            name, way = "n_epochs", "fewer epochs or rows"
+        problem = f"gives {steps} steps with batches of {batch}, a job has {MAX_STEPS} at most: take {way}"
+        raise InvalidField(field=f"{asked.where}.{name}", problem=problem)
     check_between("mint.warmup_steps", extras.warmup_steps, 0, steps)
     if method == "reinforcement":
         compute = compute or 1.0

@@ -34,6 +34,7 @@ def test_a_bare_request_gets_complete_numbers():
 
 
 @example(rows=10, epochs=50, batch=1, holdout=0.19)
+@example(rows=100_000, epochs=50, batch=256, holdout=None)
 @given(
     rows=st.integers(1, 100_000),
     epochs=st.integers(1, 50),
@@ -47,7 +48,9 @@ def test_steps_draw_every_row_that_rollout_does_not_hold_out_in_each_epoch(rows,
     try:
         steps = plan(asked, files=JobFiles(training=file(rows=rows))).spec.steps
     except InvalidField as error:
-        too_many = error.field == "method.supervised.hyperparameters.batch_size"
+        too_many = (
+            error.field == f"method.supervised.hyperparameters.{'n_epochs' if batch == 256 else 'batch_size'}"
+        )
         assert too_many or rows * holdout < 1
         return
     held = 0 if holdout is None else held_out(np.arange(rows, dtype=np.uint64), holdout).sum()
@@ -60,6 +63,9 @@ def test_a_large_file_gets_a_larger_batch_unless_it_is_given():
     with pytest.raises(InvalidField, match="75000 steps") as refused:
         plan(body(hyperparameters={"batch_size": 8}), files=many)
     assert refused.value.field == "hyperparameters.batch_size"
+    with pytest.raises(InvalidField, match="fewer epochs") as refused:
+        plan(body(), files=JobFiles(training=file(rows=900_000)))
+    assert refused.value.field == "method.supervised.hyperparameters.n_epochs"
 
 
 def test_auto_is_as_if_nothing_was_said():
