@@ -56,6 +56,7 @@ def test_a_file_is_created_listed_read_and_deleted(stack, client) -> None:
     listed = [file.id for file in client.files.list(limit=2)]  # several pages
     assert listed[:3] == [others[1].id, others[0].id, made.id]
     assert [file.id for file in client.files.list(purpose="evals")] == [others[0].id]
+    assert list(client.files.list(purpose="fine-tune-results")) == []
     assert hashlib.sha256(ROWS).hexdigest() in blobs_of(stack)
     for file in (made, *others):
         assert client.files.delete(file.id).deleted

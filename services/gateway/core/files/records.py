@@ -13,6 +13,8 @@ from mint_common.ids import TenantId, new_id
 
 PURPOSES = ("fine-tune", "evals", "user_data")
 """What files may be uploaded for; one for fine-tune is checked as rows."""
+OTHER_PURPOSES = ("assistants", "assistants_output", "batch", "batch_output", "fine-tune-results", "vision")
+"""OpenAI's, which no file here has: a list of them is empty."""
 CHECKED_PURPOSE = "fine-tune"
 EXPIRY_SECONDS = (3600, 2_592_000)
 """The least and the most that ``expires_after`` may say: an hour, and 30 days."""
@@ -179,6 +181,11 @@ def check_purpose(purpose: str) -> str:
         problem = f"{purpose[:40]!r} is not served: it is one of {', '.join(PURPOSES)}"
         raise InvalidField(field="purpose", problem=problem)
     return purpose
+
+
+def check_listed_purpose(purpose: str) -> str:
+    """Return a purpose that a file may have here or at OpenAI. Raises InvalidField."""
+    return purpose if purpose in OTHER_PURPOSES else check_purpose(purpose)
 
 
 def page_size(asked: int) -> int:

@@ -16,6 +16,7 @@ from services.gateway.core.files.records import (
     check_expiry,
     check_filename,
     check_id,
+    check_listed_purpose,
     check_purpose,
     page_size,
 )
@@ -84,7 +85,7 @@ async def list_files(  # noqa: PLR0917  # FastAPI passes them by name
     if after is not None:
         check_id(IdPrefix.FILE, after)
     if purpose is not None:
-        check_purpose(purpose)
+        check_listed_purpose(purpose)
     shown = page_size(limit)
     found = await gateway.files.files.page(
         caller.tenant_id, purpose=purpose, order=order, after=after, limit=shown + 1

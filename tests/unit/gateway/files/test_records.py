@@ -1,6 +1,9 @@
 """What files may be, and how their faults are told."""
 
+from typing import get_args
+
 import pytest
+from openai.types import FileObject
 
 from mint_common.api_errors import error_status
 from mint_common.datasets import DatasetCheck
@@ -15,6 +18,7 @@ from services.gateway.core.files.records import (
     check_expiry,
     check_filename,
     check_id,
+    check_listed_purpose,
     check_parts,
     check_purpose,
     new_name,
@@ -83,6 +87,13 @@ def test_purposes_and_names_are_checked() -> None:
     for name in ("", "a\nb", "a\0", "a" * 256):
         with pytest.raises(InvalidField):
             check_filename(name)
+
+
+def test_files_are_listed_by_any_purpose_of_openai_s() -> None:
+    for purpose in get_args(FileObject.model_fields["purpose"].annotation):
+        assert check_listed_purpose(purpose) == purpose
+    with pytest.raises(InvalidField):
+        check_listed_purpose("none")
 
 
 def test_parts_make_a_file_in_the_order_asked_for() -> None:
