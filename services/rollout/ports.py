@@ -142,7 +142,7 @@ class RowFiles(Protocol):
         ...
 
 
-class RowRendering(Protocol):
+class RendersRows(Protocol):
     """The trainers, which have the bases' chat templates. Pure: the same rows give the same tokens."""
 
     async def render(self, base: BaseName, request: RenderRequest) -> Rendering:

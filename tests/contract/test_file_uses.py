@@ -19,7 +19,7 @@ from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.testing.factories import BASE, LORA, POLICY, SPEC
 from services.gateway.adapters.submissions_postgres import PostgresSubmissions
 from services.gateway.core.files.records import FileRecord
-from services.gateway.core.fine_tuning.records import FineTuning, JobNow, Revision, StepNow, Verb
+from services.gateway.core.fine_tuning.records import FineTuning, Revision, TunedJob, TunedStep, Verb
 from services.gateway.core.fine_tuning.refusals import JobRefused
 from services.gateway.core.json_types import JsonObject
 from services.gateway.handlers.files import FileKeeper
@@ -38,7 +38,7 @@ class JobsInMemory:
         self.told: list[tuple[JobId, bool]] = []
         self.on_progress: Callable[[JobId], Awaitable[None]] | None = None
 
-    async def progress(self, _tenant_id: str, job_id: JobId, *, steps: bool) -> JobNow:
+    async def progress(self, _tenant_id: str, job_id: JobId, *, steps: bool) -> TunedJob:
         """Return a job's state. Raises NotFound."""
         if self.on_progress is not None:
             await self.on_progress(job_id)
@@ -47,10 +47,10 @@ class JobsInMemory:
         self.told.append((job_id, steps))
         count = self.step_counts.get(job_id, 0)
         done = [
-            StepNow(step=n, state="published", requested_at=1.0, revision=Revision(digest="d", number=n))
+            TunedStep(step=n, state="published", requested_at=1.0, revision=Revision(digest="d", number=n))
             for n in range(1, count + 1)
         ]
-        return JobNow(state=self.states[job_id], step=count, steps=tuple(done) if steps else ())
+        return TunedJob(state=self.states[job_id], step=count, steps=tuple(done) if steps else ())
 
     async def steer(self, _tenant_id: str, _job_id: str, _verb: Verb) -> JsonObject:
         """Do nothing."""

@@ -7,7 +7,7 @@ import msgspec
 from mint_common.client.http import InternalHttp, named, path_of
 from mint_common.errors import Unavailable
 from mint_common.ids import JobId, TenantId
-from services.gateway.core.fine_tuning.records import JobNow, Verb
+from services.gateway.core.fine_tuning.records import TunedJob, Verb
 from services.gateway.core.json_types import JsonObject
 from services.gateway.core.mint.job_warnings import TaskLengths
 
@@ -94,10 +94,10 @@ class RolloutHttp:
         path = path_of("internal", "tenants", tenant_id, "jobs", named("job", job_id))
         return _read(await self._http.get(path), JsonObject)
 
-    async def progress(self, tenant_id: TenantId, job_id: JobId, *, steps: bool) -> JobNow:
+    async def progress(self, tenant_id: TenantId, job_id: JobId, *, steps: bool) -> TunedJob:
         """Return how far a job is."""
         path = path_of("internal", "tenants", tenant_id, "jobs", job_id)
-        return _read(await self._http.get(path, {"steps": str(steps).lower()}), JobNow)
+        return _read(await self._http.get(path, {"steps": str(steps).lower()}), TunedJob)
 
     async def steer(self, tenant_id: TenantId, job_id: str, verb: Verb) -> JsonObject:
         """Stop a job, let it rest, or go on."""

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from mint_common.events import JobSubmitted
 from mint_common.ids import JobId, PolicyId, TenantId
-from services.gateway.core.fine_tuning.records import FineTuning, JobNow, Verb
+from services.gateway.core.fine_tuning.records import FineTuning, TunedJob, Verb
 from services.gateway.core.json_types import JsonObject
 from services.gateway.core.mint.job_warnings import TaskLengths
 from services.gateway.core.mint.submission import SubmittedJob
@@ -119,7 +119,7 @@ class Rollout(Protocol):
         """Return one job with its steps."""
         ...
 
-    async def progress(self, tenant_id: TenantId, job_id: JobId, *, steps: bool) -> JobNow:
+    async def progress(self, tenant_id: TenantId, job_id: JobId, *, steps: bool) -> TunedJob:
         """Return how far a job on a file is, with its steps if they are asked for."""
         ...
 

@@ -41,7 +41,7 @@ class ComparedRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
+class RunComparison:
     """A run against a baseline, over the ``n`` rows that both have a score of.
 
     ``difference`` is the mean of score minus baseline's score, ``interval`` its paired bootstrap interval,
@@ -81,7 +81,7 @@ def _asked(run: EvaluationRun) -> tuple[object, ...]:
 
 def compare(
     rows: Sequence[ScoredRow], baseline: Sequence[ScoredRow], *, metric: str, seed: int, shown: int
-) -> Comparison:
+) -> RunComparison:
     """Return how the rows of two runs that succeeded compare.
 
     Raises InvalidField when the rows of one are no longer kept, or no row has a score in both.
@@ -97,7 +97,7 @@ def compare(
     gains = -differences if metric == LOSS else differences
     least = SAME_LOSS if metric == LOSS else 0.0
     most = sorted(pairs, key=lambda pair: (-abs(pair.difference), pair.row))[:shown]
-    return Comparison(
+    return RunComparison(
         n=len(pairs),
         difference=float(np.average(differences, weights=weights)),
         interval=bootstrap_interval(differences, weights, seed=seed) if len(pairs) > 1 else None,

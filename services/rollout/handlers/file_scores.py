@@ -25,7 +25,7 @@ from services.rollout.core.sampling import check_revision
 from services.rollout.handlers.engine_requests import EngineRequests, all_of
 from services.rollout.handlers.file_rows import FileRows
 from services.rollout.handlers.row_rendering import RowRenderer, RowSource
-from services.rollout.ports import Graders, RowRendering, Sampler
+from services.rollout.ports import Graders, RendersRows, Sampler
 
 ROWS_AT_ONCE = 64
 """Rows that are read together: each has 1 MiB at most."""
@@ -38,7 +38,7 @@ class FileScores:
         self,
         *,
         rows: FileRows,
-        rendering: RowRendering,
+        rendering: RendersRows,
         sampler: Sampler,
         graders: Graders,
         engines: EngineRequests,

@@ -8,7 +8,7 @@ from mint_common.ids import BaseName
 from services.rollout.core.fault import DataRefused, FileParam, row_refused
 from services.rollout.core.row_bounds import RowBounds
 from services.rollout.handlers.engine_requests import EngineRequests
-from services.rollout.ports import RowRendering
+from services.rollout.ports import RendersRows
 
 REQUEST_BYTES = 4 << 20
 REQUEST_ROWS = 128
@@ -40,7 +40,7 @@ class Rendered:
 class RowRenderer:
     """Renders rows; trainers that are away or full are asked again."""
 
-    def __init__(self, rendering: RowRendering, requests: EngineRequests) -> None:
+    def __init__(self, rendering: RendersRows, requests: EngineRequests) -> None:
         self._rendering = rendering
         self._requests = requests
 

@@ -45,7 +45,7 @@ from services.rollout.handlers.graded_samples import GradedSamples, GradingLimit
 from services.rollout.handlers.record_blobs import store_record
 from services.rollout.handlers.row_rendering import RowRenderer
 from services.rollout.handlers.wave_turns import WaveTurns
-from services.rollout.ports import Connection, Graders, JobStore, RowRendering, Sampler, Tasks
+from services.rollout.ports import Connection, Graders, JobStore, RendersRows, Sampler, Tasks
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class WaveHandlers(Generic[Connection]):
         blobs: Blobs,
         tasks: Tasks,
         rows: FileRows,
-        rendering: RowRendering,
+        rendering: RendersRows,
         graders: Graders,
         sampler: Sampler,
         clock: Clock,

@@ -147,7 +147,7 @@ def train(  # arguments of a command
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rows:
+class RowsFile:
     """A local file without problems."""
 
     path: Path
@@ -174,7 +174,7 @@ class Model:
     suffix: str | None = None
 
 
-def _checked(path: Path) -> Rows:
+def _checked(path: Path) -> RowsFile:
     """Check a file as an upload does. Raises RowsRefusedError, NotFound."""
     if not path.is_file():
         raise NotFound(kind="file", name=str(path))
@@ -184,10 +184,10 @@ def _checked(path: Path) -> Rows:
     if report.count:
         raise RowsRefusedError(what=str(path), count=report.count, problems=report.problems)
     assert report.format is not None, "a file without problems has rows"
-    return Rows(path=path, format=report.format, count=report.rows)
+    return RowsFile(path=path, format=report.format, count=report.rows)
 
 
-def _method(rows: Rows, wanted: MethodChoice | None) -> Method:
+def _method(rows: RowsFile, wanted: MethodChoice | None) -> Method:
     found = method_of(rows.format)
     if wanted is not None and wanted.value != found:
         problem = f"{wanted.value} does not train on {rows.format} rows, which are of {found}"
@@ -209,7 +209,7 @@ def _read_grader(api: PublicApi, path: Path | None, method: Method) -> Json:
     return api.post_openai("/fine_tuning/alpha/graders/validate", {"grader": grader})["grader"]
 
 
-def _model(api: PublicApi, rows: Rows, *, base: str, policy: str) -> Model:
+def _model(api: PublicApi, rows: RowsFile, *, base: str, policy: str) -> Model:
     if not policy:
         if not base:
             raise InvalidField(field="--base", problem="is missing: name a base, or a --policy to train on")
@@ -225,7 +225,7 @@ def _model(api: PublicApi, rows: Rows, *, base: str, policy: str) -> Model:
     return Model(name=policy, base=found["base"])
 
 
-def _begin(api: PublicApi, rows: Rows, validation: Path | None, wishes: Wishes, model: Model) -> JobNow:
+def _begin(api: PublicApi, rows: RowsFile, validation: Path | None, wishes: Wishes, model: Model) -> JobNow:
     """Send the files, begin the job and show its plan."""
     training_file = sent_file(api, rows.path)
     validation_file = "" if validation is None else sent_file(api, validation)
@@ -255,7 +255,7 @@ def sent_file(api: PublicApi, path: Path) -> str:
     return sent.file_id
 
 
-def _count(api: PublicApi, file_id: str, rows: Rows, wishes: Wishes, *, base: str) -> TokenCount | None:
+def _count(api: PublicApi, file_id: str, rows: RowsFile, wishes: Wishes, *, base: str) -> TokenCount | None:
     """Return the tokens of some rows, at the beginning and in the middle; None if nobody can tell now.
 
     Raises RowsRefusedError for rows that the base cannot be trained on.

@@ -23,7 +23,7 @@ from services.rollout.handlers.graded_samples import GradingLimits
 from services.rollout.handlers.jobs import JobHandlers
 from services.rollout.handlers.watchdog import Watchdog
 from services.rollout.handlers.waves import WaveHandlers, WaveLimits
-from services.rollout.ports import Graders, RowRendering
+from services.rollout.ports import Graders, RendersRows
 from tests.unit.rollout.memory_jobs import MemoryJobs
 from tests.unit.rollout.world import (
     LocalTasks,
@@ -60,7 +60,7 @@ class Rig:
     blobs: MemoryBlobs = field(default_factory=MemoryBlobs)
     tasks: LocalTasks = field(default_factory=LocalTasks)
     scores: ScoreBoard = field(default_factory=ScoreBoard)
-    rendering: RowRendering = field(default_factory=NoRendering)
+    rendering: RendersRows = field(default_factory=NoRendering)
     graders: Graders = field(default_factory=graders)
     jobs: MemoryJobs = field(default_factory=MemoryJobs)
     ledger: MemoryLedger = field(init=False)

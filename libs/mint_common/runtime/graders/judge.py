@@ -28,7 +28,7 @@ Resolve = Callable[[TenantId, str], Awaitable[Resolution]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
+class QuestionMessage:
     """A turn of a chat."""
 
     role: str
@@ -40,7 +40,7 @@ class Question:
     """What a model is asked; ``model`` is a base, or ``policy@N``."""
 
     model: str
-    messages: tuple[Message, ...]
+    messages: tuple[QuestionMessage, ...]
     temperature: float
     top_p: float
     seed: int | None

@@ -32,7 +32,7 @@ from mint_common.graders import (
     score_in,
 )
 from mint_common.ids import TenantId
-from mint_common.runtime.graders.judge import JUDGE_TOKENS, Judge, Message, Question
+from mint_common.runtime.graders.judge import JUDGE_TOKENS, Judge, Question, QuestionMessage
 from mint_common.runtime.graders.python import PythonSandbox
 from mint_common.runtime.tenant_limiter import TenantLimiter
 
@@ -205,7 +205,8 @@ def _question(spec: ScoreModel, sample: GradedSample) -> Question:
     return Question(
         model=spec.model,
         messages=tuple(
-            Message(role=message.role, content=text) for message, text in zip(spec.input, texts, strict=True)
+            QuestionMessage(role=message.role, content=text)
+            for message, text in zip(spec.input, texts, strict=True)
         ),
         temperature=(sampling and sampling.temperature) or 0.0,
         top_p=(sampling and sampling.top_p) or 1.0,

@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 from mint_common.ids import TenantId
 from services.gateway.core.fine_tuning.names import results_id, shown_id
-from services.gateway.core.fine_tuning.records import FineTuning, JobNow, model_name
+from services.gateway.core.fine_tuning.records import FineTuning, TunedJob, model_name
 from services.gateway.core.fine_tuning.results import has_results
 from services.gateway.core.json_types import JsonObject
 from services.gateway.core.mint.submission import SubmittedJob
@@ -12,7 +12,7 @@ from services.gateway.core.mint.submission import SubmittedJob
 _ALWAYS = ("n_epochs", "batch_size", "learning_rate_multiplier")
 
 
-def job_answer(job: SubmittedJob, now: JobNow, *, tenant_id: TenantId, at: float) -> JsonObject:
+def job_answer(job: SubmittedJob, now: TunedJob, *, tenant_id: TenantId, at: float) -> JsonObject:
     """Return a ``fine_tuning.job``; ``at`` is the time, in seconds since the epoch."""
     told, data = job.fine_tuning, job.spec.data
     assert told is not None, job.job_id
@@ -50,7 +50,7 @@ def _method(told: FineTuning, grader: JsonObject | None) -> JsonObject:
     return {"type": told.method, told.method: settings}
 
 
-def _mint(job: SubmittedJob, told: FineTuning, now: JobNow) -> JsonObject:
+def _mint(job: SubmittedJob, told: FineTuning, now: TunedJob) -> JsonObject:
     spec, data = job.spec, job.spec.data
     assert data is not None, job.job_id
     return {
@@ -83,7 +83,7 @@ def _evaluation(plan: JsonObject) -> JsonObject:
     return {**plan, "file": file["file_id"] if isinstance(file, dict) else None}
 
 
-def _error(now: JobNow) -> JsonObject | None:
+def _error(now: TunedJob) -> JsonObject | None:
     if now.state != "failed":
         return None
     if now.fault is None:
@@ -93,7 +93,7 @@ def _error(now: JobNow) -> JsonObject | None:
     return told if fault.line is None else {**told, "line": fault.line}
 
 
-def _estimated_finish(now: JobNow, *, at: float) -> int | None:
+def _estimated_finish(now: TunedJob, *, at: float) -> int | None:
     """Return when the job ends if its steps go on as they did."""
     if now.state != "running" or now.started_at is None or not now.step:
         return None

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from mint_common.events import EvaluationMetric
 from mint_common.ids import derive_id
 from services.gateway.core.fine_tuning.names import shown_id
-from services.gateway.core.fine_tuning.records import JobNow, StepNow, model_name
+from services.gateway.core.fine_tuning.records import TunedJob, TunedStep, model_name
 from services.gateway.core.json_types import JsonObject
 from services.gateway.core.mint.submission import SubmittedJob
 
@@ -15,7 +15,7 @@ def checkpoint_id(job: SubmittedJob, step: int) -> str:
     return derive_id("ftckpt", job.job_id, step)
 
 
-def checkpoints(job: SubmittedJob, now: JobNow) -> Iterator[JsonObject]:
+def checkpoints(job: SubmittedJob, now: TunedJob) -> Iterator[JsonObject]:
     """Yield the checkpoints, newest first; that with the best score so far is ``best``."""
     best = best_step(job, now)
     published = [step for step in now.steps if step.revision is not None]
@@ -24,7 +24,7 @@ def checkpoints(job: SubmittedJob, now: JobNow) -> Iterator[JsonObject]:
             yield _checkpoint(job, step, is_best=step is best)
 
 
-def best_step(job: SubmittedJob, now: JobNow) -> StepNow | None:
+def best_step(job: SubmittedJob, now: TunedJob) -> TunedStep | None:
     """Return the step with the best score so far, the earliest of equals."""
     data = job.spec.data
     plan = data.evaluation if data else None
@@ -37,13 +37,13 @@ def best_step(job: SubmittedJob, now: JobNow) -> StepNow | None:
     return min(scored, key=lambda step: sign * (score(step, plan.metric) or 0.0), default=None)
 
 
-def score(step: StepNow, metric: EvaluationMetric) -> float | None:
+def score(step: TunedStep, metric: EvaluationMetric) -> float | None:
     """Return what a step's revision scored."""
     found: float | None = getattr(step, metric)
     return found
 
 
-def _checkpoint(job: SubmittedJob, step: StepNow, *, is_best: bool) -> JsonObject:
+def _checkpoint(job: SubmittedJob, step: TunedStep, *, is_best: bool) -> JsonObject:
     assert step.revision is not None, step.step
     return {
         "id": checkpoint_id(job, step.step),

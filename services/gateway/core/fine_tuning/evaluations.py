@@ -4,7 +4,7 @@ from mint_common.errors import InvalidField
 from mint_common.events import EarlyStopping, EvaluationPlan, JobFile
 from services.gateway.core.fine_tuning.bodies import FineTuningBody, JobEvaluationBody
 from services.gateway.core.fine_tuning.methods import RECIPES, MethodName
-from services.gateway.core.fine_tuning.numbers import Asked
+from services.gateway.core.fine_tuning.numbers import AskedNumbers
 
 EVALUATIONS = 10
 """About how often a job is evaluated unless its request says."""
@@ -42,7 +42,7 @@ def trained_rows(body: FineTuningBody, rows: int, *, repeats: int) -> int:
 
 
 def plan_evaluation(
-    body: FineTuningBody, asked: Asked, method: MethodName, validation: JobFile | None, *, steps: int
+    body: FineTuningBody, asked: AskedNumbers, method: MethodName, validation: JobFile | None, *, steps: int
 ) -> EvaluationPlan | None:
     """Return the plan; None when there is nothing to evaluate on. Raises InvalidField."""
     wish = _evaluation(body)
@@ -78,7 +78,7 @@ def _evaluation(body: FineTuningBody) -> JobEvaluationBody:
     return (body.mint.evaluation if body.mint else None) or JobEvaluationBody()
 
 
-def _choose(wish: int | None, asked: Asked, name: str) -> int | None:
+def _choose(wish: int | None, asked: AskedNumbers, name: str) -> int | None:
     """Return what the request says, in MinT's place or in OpenAI's. Raises InvalidField for both."""
     theirs = {"every": "eval_interval", "rows": "eval_samples"}[name]
     other: int | None = getattr(asked.reinforcement, theirs)

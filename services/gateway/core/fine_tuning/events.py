@@ -12,14 +12,14 @@ from typing import Literal
 from mint_common.ids import derive_id
 from services.gateway.core.fine_tuning.checkpoints import checkpoint_id
 from services.gateway.core.fine_tuning.names import shown_id
-from services.gateway.core.fine_tuning.records import JobNow, StepNow, model_name
+from services.gateway.core.fine_tuning.records import TunedJob, TunedStep, model_name
 from services.gateway.core.json_types import JsonObject
 from services.gateway.core.mint.submission import SubmittedJob
 
 Level = Literal["info", "warn", "error"]
 
 
-def job_events(job: SubmittedJob, now: JobNow) -> Iterator[JsonObject]:
+def job_events(job: SubmittedJob, now: TunedJob) -> Iterator[JsonObject]:
     """Yield the events of a job, newest first."""
     yield from _of_the_end(job, now)
     yield from _of_the_steps(job, now)
@@ -42,7 +42,7 @@ def _of_the_beginning(job: SubmittedJob) -> Iterator[JsonObject]:
     yield _event(job, "created", at, f"Created fine-tuning job: {shown_id(job.job_id)}")
 
 
-def _of_the_steps(job: SubmittedJob, now: JobNow) -> Iterator[JsonObject]:
+def _of_the_steps(job: SubmittedJob, now: TunedJob) -> Iterator[JsonObject]:
     """Yield what steps did and what they were measured at, which may be known after later steps."""
     steps = [step for step in reversed(now.steps) if step.revision is not None]
     measured = sorted((step for step in steps if step.is_evaluated), key=_measured_at, reverse=True)
@@ -56,15 +56,15 @@ def _of_the_steps(job: SubmittedJob, now: JobNow) -> Iterator[JsonObject]:
         yield from events(job, step, at)
 
 
-def _published_at(step: StepNow) -> float:
+def _published_at(step: TunedStep) -> float:
     return step.published_at or step.requested_at
 
 
-def _measured_at(step: StepNow) -> float:
+def _measured_at(step: TunedStep) -> float:
     return step.scored_at or _published_at(step)
 
 
-def _of_a_measured_step(job: SubmittedJob, step: StepNow, at: float) -> Iterator[JsonObject]:
+def _of_a_measured_step(job: SubmittedJob, step: TunedStep, at: float) -> Iterator[JsonObject]:
     assert step.revision is not None, step
     name = model_name(job.policy, step.revision)
     message = f"Checkpoint created at step {step.step} with Snapshot ID: {name}"
@@ -74,7 +74,7 @@ def _of_a_measured_step(job: SubmittedJob, step: StepNow, at: float) -> Iterator
         yield _event(job, f"valid-{step.step}", at, message, data=_data(step, job.spec.steps))
 
 
-def _of_a_step(job: SubmittedJob, step: StepNow, at: float) -> Iterator[JsonObject]:
+def _of_a_step(job: SubmittedJob, step: TunedStep, at: float) -> Iterator[JsonObject]:
     head = _head(job, step)
     if step.dropped_rows:
         message = f"{head}: {step.dropped_rows} rows were longer than the context, and left out"
@@ -86,21 +86,21 @@ def _of_a_step(job: SubmittedJob, step: StepNow, at: float) -> Iterator[JsonObje
     yield _event(job, f"step-{step.step}", at, message, data=_data(step, job.spec.steps))
 
 
-def _head(job: SubmittedJob, step: StepNow) -> str:
+def _head(job: SubmittedJob, step: TunedStep) -> str:
     return f"Step {step.step}/{job.spec.steps}"
 
 
-def _reward(step: StepNow) -> str:
+def _reward(step: TunedStep) -> str:
     return "" if step.reward_mean is None else f", train mean reward={step.reward_mean:.2f}"
 
 
-def _losses(step: StepNow) -> str:
+def _losses(step: TunedStep) -> str:
     found = (("training loss", step.loss), ("validation loss", step.valid_loss))
     told = ", ".join(f"{name}={value:.2f}" for name, value in found if value is not None)
     return f": {told}" if told else ""
 
 
-def _data(step: StepNow, total_steps: int) -> JsonObject:
+def _data(step: TunedStep, total_steps: int) -> JsonObject:
     """Return the numbers of a step that are known."""
     found: dict[str, float | None] = {
         "step": step.step,
@@ -119,7 +119,7 @@ def _data(step: StepNow, total_steps: int) -> JsonObject:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _of_the_end(job: SubmittedJob, now: JobNow) -> Iterator[JsonObject]:
+def _of_the_end(job: SubmittedJob, now: TunedJob) -> Iterator[JsonObject]:
     if not now.is_ended:
         return
     at = now.finished_at or job.submitted_at
@@ -137,7 +137,7 @@ def _of_the_end(job: SubmittedJob, now: JobNow) -> Iterator[JsonObject]:
             yield _event(job, "stopped-early", at, message)
 
 
-def _failure(job: SubmittedJob, now: JobNow, at: float) -> JsonObject:
+def _failure(job: SubmittedJob, now: TunedJob, at: float) -> JsonObject:
     if now.fault is None:
         return _event(job, "failed", at, f"The job failed: {now.reason}", level="error")
     data: JsonObject = {"code": now.fault.code, "param": now.fault.param, "line": now.fault.line}

@@ -6,7 +6,7 @@ from typing import Literal
 
 from mint_common.events import JobSpec
 from services.gateway.core.fine_tuning.names import shown_id
-from services.gateway.core.fine_tuning.records import JobNow, model_name
+from services.gateway.core.fine_tuning.records import TunedJob, model_name
 from services.gateway.core.mint.submission import SubmittedJob
 
 MOST_JOBS, MOST_REVISIONS = 1000, 1000
@@ -18,7 +18,7 @@ class ReadingJob:
     """A job that reads a file."""
 
     job: SubmittedJob
-    now: JobNow
+    now: TunedJob
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ Algorithm = Literal["sft", "dpo", "kto", "grpo"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
+class MethodRecipe:
     """What a method is to the trainer, and what it recommends.
 
     ``learning_rate`` is that of a multiplier of 1. The first of ``metrics`` is what revisions are compared
@@ -30,13 +30,13 @@ class Recipe:
 
 
 _BY_LOSS: tuple[EvaluationMetric, ...] = ("valid_loss", "valid_mean_token_accuracy")
-RECIPES: Mapping[MethodName, Recipe] = {
-    "supervised": Recipe(
+RECIPES: Mapping[MethodName, MethodRecipe] = {
+    "supervised": MethodRecipe(
         algorithm="sft", rows="sft", learning_rate=2e-4, schedule="linear", metrics=_BY_LOSS
     ),
-    "dpo": Recipe(algorithm="dpo", rows="dpo", learning_rate=1e-5, schedule="linear", metrics=_BY_LOSS),
-    "kto": Recipe(algorithm="kto", rows="kto", learning_rate=1e-5, schedule="linear", metrics=_BY_LOSS),
-    "reinforcement": Recipe(
+    "dpo": MethodRecipe(algorithm="dpo", rows="dpo", learning_rate=1e-5, schedule="linear", metrics=_BY_LOSS),
+    "kto": MethodRecipe(algorithm="kto", rows="kto", learning_rate=1e-5, schedule="linear", metrics=_BY_LOSS),
+    "reinforcement": MethodRecipe(
         algorithm="grpo",
         rows="rft",
         learning_rate=4e-5,

@@ -25,7 +25,7 @@ NEW_TOKENS = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class AskedNumbers:
     """Hyperparameters as they were asked for, and where the request has them."""
 
     where: str
@@ -52,27 +52,27 @@ class Numbers:
     max_new_tokens: int
 
 
-def asked_for(body: FineTuningBody, method: MethodName) -> Asked:
+def asked_for(body: FineTuningBody, method: MethodName) -> AskedNumbers:
     """Return the hyperparameters of a request. Raises InvalidField when they stand in two places."""
     settings = getattr(body.method, method, None) if body.method else None
     own = None if settings is None else settings.hyperparameters
     if own is None:
         where = "hyperparameters" if body.hyperparameters else f"method.{method}.hyperparameters"
-        return Asked(where=where, common=body.hyperparameters or Hyperparameters())
+        return AskedNumbers(where=where, common=body.hyperparameters or Hyperparameters())
     if body.hyperparameters is not None:
         problem = f"is the older place of method.{method}.hyperparameters, which is there too"
         raise InvalidField(field="hyperparameters", problem=problem)
     where = f"method.{method}.hyperparameters"
     match own:
         case DpoHyperparameters():
-            return Asked(where=where, common=own, dpo=own)
+            return AskedNumbers(where=where, common=own, dpo=own)
         case ReinforcementHyperparameters():
-            return Asked(where=where, common=own, reinforcement=own)
-    return Asked(where=where, common=cast(Hyperparameters, own))
+            return AskedNumbers(where=where, common=own, reinforcement=own)
+    return AskedNumbers(where=where, common=cast(Hyperparameters, own))
 
 
 def choose_numbers(
-    asked: Asked, extras: MintFields, method: MethodName, *, rows: int, max_context: int
+    asked: AskedNumbers, extras: MintFields, method: MethodName, *, rows: int, max_context: int
 ) -> Numbers:
     """Return the numbers of a job that draws ``rows`` an epoch. Raises InvalidField."""
     common, compute = asked.common, asked.reinforcement.compute_multiplier
@@ -103,7 +103,7 @@ def choose_numbers(
     )
 
 
-def _learning_rate(asked: Asked, extras: MintFields, method: MethodName) -> float:
+def _learning_rate(asked: AskedNumbers, extras: MintFields, method: MethodName) -> float:
     if extras.learning_rate is None:
         rate = RECIPES[method].learning_rate * (asked.common.learning_rate_multiplier or 1.0)
         if rate > MAX_LEARNING_RATE:
@@ -117,7 +117,7 @@ def _learning_rate(asked: Asked, extras: MintFields, method: MethodName) -> floa
     return extras.learning_rate
 
 
-def _beta(asked: Asked, extras: MintFields, method: MethodName) -> float:
+def _beta(asked: AskedNumbers, extras: MintFields, method: MethodName) -> float:
     if method == "dpo":
         return asked.dpo.beta or DPO_BETA
     return extras.beta or DPO_BETA if method == "kto" else 0.0

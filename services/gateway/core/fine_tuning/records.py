@@ -46,7 +46,7 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StepNow:
+class TunedStep:
     """One step of a job: what it trained on, and what its revision was measured at. Times in seconds.
 
     ``scored_at`` is when sampling had measured it.
@@ -78,7 +78,7 @@ class StepNow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JobNow:
+class TunedJob:
     """A job. ``step`` counts finished steps; ``result`` is the chosen revision of one that succeeded.
 
     ``is_pausing``: it rests when its open step has ended.
@@ -95,7 +95,7 @@ class JobNow:
     stopped_early: bool = False
     trained_tokens: int | None = None
     fault: Fault | None = None
-    steps: tuple[StepNow, ...] = ()
+    steps: tuple[TunedStep, ...] = ()
 
     @property
     def status(self) -> str:

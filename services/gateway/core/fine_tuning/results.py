@@ -5,13 +5,13 @@ import io
 from collections.abc import Callable, Mapping
 
 from services.gateway.core.fine_tuning.names import results_id
-from services.gateway.core.fine_tuning.records import JobNow, StepNow
+from services.gateway.core.fine_tuning.records import TunedJob, TunedStep
 from services.gateway.core.json_types import JsonObject
 from services.gateway.core.mint.submission import SubmittedJob
 
 PURPOSE = "fine-tune-results"
 
-COLUMNS: Mapping[str, Callable[[StepNow], float | None]] = {
+COLUMNS: Mapping[str, Callable[[TunedStep], float | None]] = {
     "step": lambda step: step.step,
     "epoch": lambda step: step.epoch,
     "learning_rate": lambda step: step.learning_rate,
@@ -27,12 +27,12 @@ COLUMNS: Mapping[str, Callable[[StepNow], float | None]] = {
 """Columns by their names; a step that was not evaluated has none of the ``valid_`` ones."""
 
 
-def has_results(now: JobNow) -> bool:
+def has_results(now: TunedJob) -> bool:
     """Return whether a job has results: it has ended, and finished a step before."""
     return now.is_ended and now.step > 0
 
 
-def results_csv(now: JobNow) -> bytes:
+def results_csv(now: TunedJob) -> bytes:
     """Return the published steps of a job."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -44,7 +44,7 @@ def results_csv(now: JobNow) -> bytes:
     return text.getvalue().encode()
 
 
-def results_file(job: SubmittedJob, now: JobNow, *, size_bytes: int) -> JsonObject:
+def results_file(job: SubmittedJob, now: TunedJob, *, size_bytes: int) -> JsonObject:
     """Return the ``file`` that has a job's results, as the API shows it."""
     return {
         "id": results_id(job.job_id),

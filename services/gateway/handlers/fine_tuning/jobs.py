@@ -8,7 +8,7 @@ from mint_common.errors import NotFound, Unavailable
 from mint_common.ids import TenantId
 from services.gateway.core.fine_tuning.file_uses import ReadingJob
 from services.gateway.core.fine_tuning.names import job_id_of, job_of_results
-from services.gateway.core.fine_tuning.records import JobNow, Verb
+from services.gateway.core.fine_tuning.records import TunedJob, Verb
 from services.gateway.core.fine_tuning.refusals import job_ended
 from services.gateway.core.fine_tuning.results import has_results, results_csv, results_file
 from services.gateway.core.json_types import JsonObject
@@ -40,12 +40,12 @@ class FineTuningJobs:
             raise NotFound(kind="job", name=name)
         return job
 
-    async def progress(self, tenant_id: TenantId, job: SubmittedJob, *, steps: bool = False) -> JobNow:
+    async def progress(self, tenant_id: TenantId, job: SubmittedJob, *, steps: bool = False) -> TunedJob:
         """Return how far a job is, with its steps if they are asked for. Raises Unavailable."""
         try:
             return await self.rollout.progress(tenant_id, job.job_id, steps=steps)
         except NotFound:
-            return JobNow(state="submitted", total_steps=job.spec.steps)
+            return TunedJob(state="submitted", total_steps=job.spec.steps)
 
     async def all_progress(
         self, tenant_id: TenantId, jobs: Sequence[SubmittedJob], *, steps: bool = False
@@ -85,7 +85,7 @@ class FineTuningJobs:
         data = results_csv(now)
         return results_file(job, now, size_bytes=len(data)), data
 
-    async def steer(self, tenant_id: TenantId, name: str, verb: Verb) -> tuple[SubmittedJob, JobNow]:
+    async def steer(self, tenant_id: TenantId, name: str, verb: Verb) -> tuple[SubmittedJob, TunedJob]:
         """Cancel a job, let it rest or go on. Idempotent.
 
         Raises JobRefused for one that has ended, Unavailable for one that rollout has not taken yet.

@@ -14,7 +14,7 @@ from services.gateway.core.fine_tuning.bodies import FineTuningBody
 from services.gateway.core.fine_tuning.checkpoints import checkpoints
 from services.gateway.core.fine_tuning.events import job_events
 from services.gateway.core.fine_tuning.pages import metadata_wanted, page_of
-from services.gateway.core.fine_tuning.records import JobNow, Verb
+from services.gateway.core.fine_tuning.records import TunedJob, Verb
 from services.gateway.core.json_types import JsonObject
 from services.gateway.core.mint.submission import SubmittedJob
 from services.gateway.http.edge.context import Gateway, GatewayDep, ReadCaller, TrainCaller
@@ -42,7 +42,7 @@ async def create_job(
     """
     cause = new_id("req") if keyed is None else keyed.request_id
     job = await gateway.fine_tuning.maker.make(caller.tenant_id, body, cause=cause)
-    return _shown(gateway, caller.tenant_id, job, JobNow(state="submitted", total_steps=job.spec.steps))
+    return _shown(gateway, caller.tenant_id, job, TunedJob(state="submitted", total_steps=job.spec.steps))
 
 
 @router.get("")
@@ -116,5 +116,5 @@ async def _steer(gateway: Gateway, tenant_id: TenantId, name: str, verb: Verb) -
     return _shown(gateway, tenant_id, job, now)
 
 
-def _shown(gateway: Gateway, tenant_id: TenantId, job: SubmittedJob, now: JobNow) -> JsonObject:
+def _shown(gateway: Gateway, tenant_id: TenantId, job: SubmittedJob, now: TunedJob) -> JsonObject:
     return job_answer(job, now, tenant_id=tenant_id, at=gateway.clock.now())

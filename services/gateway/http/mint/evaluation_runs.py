@@ -49,7 +49,7 @@ class EvaluationRunBody(Questions):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ComparisonBody(Questions):
+class CompareBody(Questions):
     """Two models that are asked the same: bases, ``policy`` or ``policy@revision``."""
 
     __pydantic_config__: ClassVar[JsonObject] = body_config(
@@ -88,7 +88,7 @@ async def run_evaluation(
 
 @router.post("/compare", status_code=202, dependencies=[creates("run", "run_id")])
 async def begin_comparison(
-    body: ComparisonBody,
+    body: CompareBody,
     caller: TrainCaller,
     gateway: GatewayDep,
     keyed: KeyedDep,

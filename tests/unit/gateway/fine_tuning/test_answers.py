@@ -16,7 +16,7 @@ from services.gateway.core.fine_tuning.checkpoints import checkpoints
 from services.gateway.core.fine_tuning.events import job_events
 from services.gateway.core.fine_tuning.pages import metadata_wanted, page_of
 from services.gateway.core.fine_tuning.plan import JobFiles
-from services.gateway.core.fine_tuning.records import Fault, JobNow, Revision, StepNow
+from services.gateway.core.fine_tuning.records import Fault, Revision, TunedJob, TunedStep
 from services.gateway.core.fine_tuning.results import results_csv, results_file
 from services.gateway.core.mint.submission import complete_job, describe_submission, merge_jobs
 from tests.unit.gateway.fine_tuning.making import EXACT, REINFORCEMENT, TENANT, body, file, plan, submitted
@@ -49,8 +49,8 @@ def test_jobs_are_listed_without_graders():
     assert listed["spec"]["data"]["grader"] is None
 
 
-def step(number: int, **values) -> StepNow:
-    return StepNow(
+def step(number: int, **values) -> TunedStep:
+    return TunedStep(
         step=number,
         state="published",
         requested_at=100.0 + number,
@@ -63,14 +63,14 @@ def step(number: int, **values) -> StepNow:
 
 STEPS = (step(1), step(2, valid_loss=2.2, valid_mean_token_accuracy=0.5), step(3), step(4, valid_loss=2.4))
 JOB = submitted(SUPERVISED, warnings=("look out", "and here"))
-RUNNING = JobNow(
+RUNNING = TunedJob(
     state="running",
     step=3,
     total_steps=4,
     started_at=100.9,
-    steps=(*STEPS[:3], StepNow(step=4, state="completed", requested_at=106.0)),
+    steps=(*STEPS[:3], TunedStep(step=4, state="completed", requested_at=106.0)),
 )
-DONE = JobNow(
+DONE = TunedJob(
     state="succeeded",
     step=4,
     total_steps=4,
@@ -82,13 +82,13 @@ DONE = JobNow(
 )
 
 
-def shown(now: JobNow, at: float = 104.0) -> FineTuningJob:
+def shown(now: TunedJob, at: float = 104.0) -> FineTuningJob:
     """Return a job as OpenAI's client reads it, strictly."""
     return FineTuningJob.model_validate(job_answer(JOB, now, tenant_id=TENANT, at=at))
 
 
 def test_openai_s_own_types_read_a_job_in_every_state():
-    waiting = shown(JobNow(state="submitted", total_steps=4))
+    waiting = shown(TunedJob(state="submitted", total_steps=4))
     assert (waiting.status, waiting.fine_tuned_model, waiting.result_files) == ("queued", None, [])
     assert (waiting.training_file, waiting.validation_file) == ("file-train", "file-valid")
     assert (waiting.hyperparameters.n_epochs, waiting.hyperparameters.batch_size) == (2, 8)
@@ -106,7 +106,7 @@ def test_openai_s_own_types_read_a_job_in_every_state():
 
 def test_a_failure_names_the_line():
     fault = Fault(code="too_long", message="Line 7: too long", param="training_file", line=7)
-    failed = JobNow(state="failed", reason="r", finished_at=103.0, fault=fault, total_steps=4)
+    failed = TunedJob(state="failed", reason="r", finished_at=103.0, fault=fault, total_steps=4)
     error = shown(failed).error
     assert (error.code, error.message, error.param, error.line) == (
         "too_long",
@@ -116,11 +116,11 @@ def test_a_failure_names_the_line():
     )
     event = next(job_events(JOB, failed))
     assert (event["level"], event["message"]) == ("error", "The job failed: Line 7: too long")
-    plain = shown(JobNow(state="failed", reason="the trainer is gone", finished_at=103.0)).error
+    plain = shown(TunedJob(state="failed", reason="the trainer is gone", finished_at=103.0)).error
     assert (plain.code, plain.message) == ("job_failed", "the trainer is gone")
 
 
-def messages(now: JobNow, job=JOB) -> list[str]:
+def messages(now: TunedJob, job=JOB) -> list[str]:
     """Return the messages of a job's events, oldest first."""
     return [FineTuningJobEvent.model_validate(event).message for event in reversed([*job_events(job, now)])]
 
@@ -147,7 +147,7 @@ def test_events_have_the_texts_that_users_search_for():
 def test_events_of_reinforcement_tell_rewards_and_what_graders_got_wrong():
     files = JobFiles(training=file(Format.REWARD, rows=8), validation=file(Format.REWARD, name="valid"))
     job = submitted(plan(body(method=REINFORCEMENT, validation_file="file-valid"), files=files))
-    now = JobNow(
+    now = TunedJob(
         state="running",
         step=1,
         started_at=100.9,
@@ -172,7 +172,7 @@ def test_what_a_revision_scored_is_told_when_it_is_known():
     job = submitted(plan(body(method=REINFORCEMENT, validation_file="file-valid"), files=files))
     first, second = step(1, reward_mean=0.25), step(2, reward_mean=0.5)
     scored = {"valid_reward_mean": 0.75, "scored_at": 105.0}
-    now = JobNow(state="running", step=2, started_at=100.9, steps=(first, second))
+    now = TunedJob(state="running", step=2, started_at=100.9, steps=(first, second))
     later = replace(now, steps=(replace(first, **scored), replace(second, **scored | {"scored_at": 104.0})))
     assert messages(later, job)[-6:] == [
         "Step 1/3, train mean reward=0.25",
@@ -221,7 +221,7 @@ def test_checkpoints_are_the_evaluated_steps_and_the_last_one():
     assert (found[1].metrics.valid_loss, found[1].metrics.full_valid_loss) == (2.2, 2.2)
     assert [each["step_number"] for each in checkpoints(JOB, RUNNING)] == [2]
     bare = submitted(plan(body(), files=FILES))
-    unmeasured = JobNow(state="succeeded", steps=(step(1), step(2)), step=2, finished_at=1.0)
+    unmeasured = TunedJob(state="succeeded", steps=(step(1), step(2)), step=2, finished_at=1.0)
     assert [each["step_number"] for each in checkpoints(bare, unmeasured)] == [2]
 
 
