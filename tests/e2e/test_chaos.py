@@ -48,6 +48,7 @@ def undisturbed(stack: RunningStack) -> Any:
     return stack.wait_for_end(submit_file(stack, "whole"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "parts", [("rollout", "trainer-tiny"), ("rollout", "nats", "postgres")], ids="+".join
 )

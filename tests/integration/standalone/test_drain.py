@@ -87,6 +87,7 @@ async def serving(tmp_path: Path, drain_seconds: dict[str, int]) -> AsyncIterato
         yield Serving(folder, await opened.enter_async_context(http))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drain_seconds", [{"gateway": 0, "loader": 120}, {"gateway": 120, "loader": 0}])
 async def test_a_stopped_part_ends_its_streams_or_says_why_not(
     serving: Serving, drain_seconds: dict[str, int]
