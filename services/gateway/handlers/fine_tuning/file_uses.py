@@ -40,13 +40,16 @@ class FileUses:
         return used
 
     async def sweep(self) -> None:
-        """Remove files past their time that no job reads, and erase what no file names."""
+        """Erase what no file names, and remove files past their time that no job reads.
+
+        What is removed is erased by the next sweep at the latest: erasing does not wait for rollout.
+        """
+        await self.files.sweep()
         for tenant_id, file_id in await self.files.expired():
             readers = await self._readers(tenant_id, file_id)
             ended = [reader.job.job_id for reader in readers if reader.now.is_ended]
             with suppress(NotFound, JobRefused):  # removed by another gateway, or still read
                 await self.files.remove(tenant_id, file_id, jobs=ended, is_expired=True)
-        await self.files.sweep()
 
     async def _readers(self, tenant_id: TenantId, file_id: str) -> list[ReadingJob]:
         found = await self.submissions.using(tenant_id, file_id)
