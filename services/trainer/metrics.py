@@ -1,8 +1,11 @@
 """What the trainer counts; exported by `/metrics`."""
 
+from typing import get_args
+
 from prometheus_client import Counter, Gauge, Histogram
 
 from mint_common.telemetry.series import begin
+from services.trainer.core.wave_operations import LoggedOperation
 
 LEASE_HELD = Gauge(
     "mint_trainer_lease_held", "1 while this trainer holds the lease of its base, 0 in a spare"
@@ -38,8 +41,8 @@ SWAP_BYTES = Counter(
     ["direction"],
 )
 
-_CLIENTS_KINDS = ["open", "pass", "distill", "step", "save", "load", "export", "close"]
-begin(OPERATIONS, [*_CLIENTS_KINDS, "wave_pass", "wave_export"], ["done", "refused"])
+_KINDS = [str(kind.__struct_config__.tag) for kind in get_args(LoggedOperation)]
+begin(OPERATIONS, _KINDS, ["done", "refused"])
 begin(STEPS, ["trained", "skipped", "failed"])
 for _swaps in (SWAPS, SWAP_SECONDS, SWAP_BYTES):
     begin(_swaps, ["in", "out"])
