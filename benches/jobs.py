@@ -9,7 +9,6 @@ limit is the trainer's own arithmetic, in this process, on some of the blocks.
 import asyncio
 import json
 import statistics
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +24,7 @@ from benches.device import one_thread
 from benches.job_rows import Answered, chat_lines, rows_of, trl_rows
 from benches.job_waves import JobWaves, open_job_waves, record_of
 from benches.report import Report, Row, make_row
-from benches.stacks import BenchStack, open_bench_stack
+from benches.stacks import BenchStack, open_bench_stack, scratch_folder
 from benches.trl_side import open_trl
 from mint_common.datasets import check_file
 from mint_common.events import LoraSpec
@@ -99,9 +98,9 @@ async def _train(method: Method, *, rows: int) -> Trained:
     found = Trained()
     batches = [training[begin : begin + BATCH] for begin in range(0, rows, BATCH)]
     blocks = [batches[begin : begin + BLOCK] for begin in range(0, len(batches), BLOCK)]
-    with tempfile.TemporaryDirectory(prefix="mint-bench-") as name:
-        config = _trl_config(Path(name), method, bare.state, training, validation)
-        with open_trl(Path(name), config) as trl:
+    with scratch_folder() as folder:
+        config = _trl_config(folder, method, bare.state, training, validation)
+        with open_trl(folder, config) as trl:
             async with open_job_waves(BASE, spec, _numbers(method), steps=len(batches)) as waves:
                 await waves.validate_last_on(record_of(WaveId("validation"), validation))
                 for number, block in enumerate(blocks):
@@ -194,9 +193,9 @@ async def _ingest(rows: int) -> Ingested:
     """Upload files of short chats, each another, and check the same in this process."""
     rates, checks, megabytes = [], [], []
     async with open_bench_stack(("registry", "gateway")) as stack:
-        with tempfile.TemporaryDirectory(prefix="mint-bench-") as name:
+        with scratch_folder() as folder:
             for number in range(INGESTS):
-                path = Path(name) / f"{number}.jsonl"
+                path = folder / f"{number}.jsonl"
                 path.write_bytes(chat_lines(rows, seed=number))
                 watch = asyncio.create_task(_peak_mb(stack))
                 began = time.perf_counter()

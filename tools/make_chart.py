@@ -8,10 +8,10 @@ from typing import Any
 
 import yaml
 from generated_page import ROOT, make_parser, write_or_check
-from make_settings_doc import settings_of
 from pydantic import BaseModel
 
 from mint_common.settings import SHARED
+from services.standalone.settings import READ_BY
 
 SOURCE = ROOT / "deploy/helm/values.schema.yaml"
 CHART = ROOT / "deploy/helm/mint"
@@ -57,7 +57,7 @@ def _closed(node: Any) -> Any:
 def _settings_schema(service: str) -> Schema:
     """Return the schema of a service's own settings, by their names in small letters."""
     left_out = DECIDED[service]
-    properties = {name: one for name, one in _own_settings(settings_of(service)) if name not in left_out}
+    properties = {name: one for name, one in _own_settings(READ_BY[service]) if name not in left_out}
     description = (
         f"[settings of the {service}](settings.md#{service}) in small letters,"
         f" without `MINT_{service.upper()}_`"

@@ -1,12 +1,11 @@
 """Generate docs/settings.md from the settings that the services read."""
 
-import importlib
 import sys
 
 from generated_page import ROOT, make_parser, write_or_check
-from pydantic import BaseModel
 
 from mint_common.settings import SettingDoc, describe_settings
+from services.standalone.settings import READ_BY
 
 PAGE = ROOT / "docs/settings.md"
 SERVICES = ("registry", "trainer", "rollout", "loader", "gateway")
@@ -21,7 +20,7 @@ variable's name with `_FILE` behind it may have the path of a file with the secr
 
 def render() -> str:
     """Return the page."""
-    described = {service: describe_settings(settings_of(service), service) for service in SERVICES}
+    described = {service: describe_settings(READ_BY[service], service) for service in SERVICES}
     shared = [
         setting
         for setting in described["registry"]
@@ -32,13 +31,6 @@ def render() -> str:
         own = [setting for setting in settings if setting not in shared]
         sections.append(_section(service, own))
     return HEAD + "".join(sections)
-
-
-def settings_of(service: str) -> type[BaseModel]:
-    """Return the class of a service's settings."""
-    module = importlib.import_module(f"services.{service}.settings")
-    found: type[BaseModel] = getattr(module, f"{service.capitalize()}Settings")
-    return found
 
 
 def _section(title: str, settings: list[SettingDoc]) -> str:

@@ -4,6 +4,7 @@ All are MessagePack through msgspec; every number is a plain int or float, every
 tokenizer.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -14,6 +15,8 @@ from mint_common.errors import EventInvalid
 from mint_common.ids import Digest, WaveId
 
 T = TypeVar("T")
+Ranges = tuple[tuple[int, int], ...]
+"""[start, end) of tokens, in order and apart."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +42,7 @@ class Sample:
     reward: float
     text: str
     experts: bytes = b""
-    trained: tuple[tuple[int, int], ...] = ()
+    trained: Ranges = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +72,16 @@ class WaveRecord:
     revision: Digest | None
     groups: tuple[Group, ...]
     logprobs_temperature: float = 1.0
+
+
+def trained_ranges(tokens: Sequence[int], trained: Ranges) -> Ranges:
+    """Return the ranges of an answer's tokens that a loss falls on; without any said, that of all."""
+    return trained or ((0, len(tokens)),)
+
+
+def trained_count(tokens: Sequence[int], trained: Ranges) -> int:
+    """Return how many of an answer's tokens a loss falls on."""
+    return sum(end - start for start, end in trained_ranges(tokens, trained))
 
 
 def encode_prompts(prompts: list[Prompt]) -> bytes:

@@ -35,7 +35,7 @@ class Submissions(Protocol):
         ...
 
     async def last_task(self, tenant_id: TenantId, policy_id: PolicyId) -> str | None:
-        """Return the task of a policy's newest job, None without any."""
+        """Return the task of a policy's newest job, None without a job or when that one is on a file."""
         ...
 
     async def latest(

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from mint_common.datasets import Method, RenderedExample, RenderedRow, RowProblem
-from mint_common.records import Group, Sample
+from mint_common.records import Group, Sample, trained_count
 
 METHODS: Mapping[str, Method] = {"sft": "sft", "dpo": "dpo", "kto": "kto", "grpo": "rft"}
 """How rows are rendered for each algorithm."""
@@ -32,11 +32,7 @@ def prompt_of(row: RenderedRow) -> tuple[int, ...]:
 
 def trained_tokens(groups: Sequence[Group]) -> int:
     """Return on how many tokens of the groups a loss falls."""
-    return sum(
-        sum(end - start for start, end in sample.trained) if sample.trained else len(sample.tokens)
-        for group in groups
-        for sample in group.samples
-    )
+    return sum(trained_count(sample.tokens, sample.trained) for group in groups for sample in group.samples)
 
 
 def _alone(example: RenderedExample, reward: float) -> Group:

@@ -77,9 +77,7 @@ def run_evaluation(
     asked = _questions(api, task, file, grader, suite=suite, n=n, seed=seed)
     sampling = {"temperature": temperature, "max_new_tokens": max_new_tokens}
     begun = api.post("/evaluations/run", {**_scored(api, name), **asked, **sampling})
-    run = _follow(api, [begun])[0]
-    if run["state"] != "succeeded":
-        raise EvaluationFailedError(name=name, on=str(task or file), problem=run["reason"] or run["state"])
+    (run,) = _ended(api, [name], [begun], on=str(task or file))
     return Listing(answer=run, columns=EVALUATION_RUN)
 
 
@@ -106,11 +104,7 @@ def compare_evaluations(
     asked = _questions(api, task, file, grader, suite=suite, n=n, seed=seed)
     sampling = {"temperature": temperature, "max_new_tokens": max_new_tokens}
     begun = api.post("/evaluations/compare", {"model": model, "baseline": baseline, **asked, **sampling})
-    for name, run in zip((model, baseline), _follow(api, [begun["run"], begun["baseline"]]), strict=True):
-        if run["state"] != "succeeded":
-            raise EvaluationFailedError(
-                name=name, on=str(task or file), problem=run["reason"] or run["state"]
-            )
+    _ended(api, [model, baseline], [begun["run"], begun["baseline"]], on=str(task or file))
     runs = {side: begun[side]["run_id"] for side in ("run", "baseline")}
     found = api.get("/evaluations/compare", runs)
     named = {**found, "model": model, "against": baseline}
@@ -155,6 +149,15 @@ def _read(path: Path) -> Json:
         return msgspec.json.decode(path.read_bytes())
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidField(field="--grader", problem=f"{path}: {error}") from error
+
+
+def _ended(api: PublicApi, names: Sequence[str], begun: Sequence[Json], *, on: str) -> list[Json]:
+    """Return the runs of some models once they have ended. Raises EvaluationFailedError for the first."""
+    runs = _follow(api, begun)
+    for name, run in zip(names, runs, strict=True):
+        if run["state"] != "succeeded":
+            raise EvaluationFailedError(name=name, on=on, problem=run["reason"] or run["state"])
+    return runs
 
 
 def _follow(api: PublicApi, runs: Sequence[Json]) -> list[Json]:

@@ -5,17 +5,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from mint_common.records import Group, Sample, WaveRecord
+from mint_common.records import Group, Sample, WaveRecord, trained_count, trained_ranges
 
 STD_EPSILON = 1e-4
 T = TypeVar("T")
-
-
-def trained_count(answer: "Row | Sample") -> int:
-    """Return the number of an answer's tokens that a loss falls on."""
-    if not answer.trained:
-        return len(answer.tokens)
-    return sum(end - start for start, end in answer.trained)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +43,7 @@ class Row:
     @property
     def targets(self) -> int:
         """Return the number of tokens that the loss falls on."""
-        return trained_count(self)
+        return trained_count(self.tokens, self.trained)
 
     def picked(self, values: Sequence[T]) -> Sequence[T]:
         """Return those of a value for each token whose tokens the loss falls on."""
@@ -168,7 +161,7 @@ def _mismatched(rows: Sequence[Row]) -> Iterator[Row]:
     longest = max((row.length for row in rows), default=0)
     for row, other in zip([*rows[1:], *rows[:1]], rows, strict=True):
         room = longest + 1 - len(row.prompt)
-        ranges = other.trained or ((0, len(other.tokens)),)
+        ranges = trained_ranges(other.tokens, other.trained)
         trained = tuple((start, min(end, room)) for start, end in ranges if start < room)
         if row is not other and trained:
             tokens = other.tokens[:room]
@@ -215,7 +208,7 @@ def _batch(record: WaveRecord, rows: list[Row], *, probe: tuple[Row, ...], skipp
     return Batch(
         rows=tuple(rows),
         probe=probe,
-        total_tokens=sum(map(trained_count, samples)),
+        total_tokens=sum(trained_count(sample.tokens, sample.trained) for sample in samples),
         skipped_groups=skipped_groups,
         reward_mean=statistics.fmean(sample.reward for sample in samples),
     )

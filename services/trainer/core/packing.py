@@ -11,6 +11,7 @@ from itertools import takewhile
 
 import numpy as np
 
+from mint_common.records import trained_ranges
 from services.trainer.core.batch import Row
 from services.trainer.core.lines import PROMPT, LineTokens
 from services.trainer.core.losses.loss import SequenceInputs
@@ -129,7 +130,7 @@ def behind_shared_beginning(rows: Sequence[Row]) -> Sequence[Row]:
 def _moved(row: Row, begin: int) -> Row:
     """Return a row whose prompt ends early."""
     rest = row.prompt[begin:]
-    ranges = row.trained or ((0, len(row.tokens)),)
+    ranges = trained_ranges(row.tokens, row.trained)
     return replace(
         row,
         prompt=row.prompt[:begin],

@@ -1,6 +1,5 @@
 """docker-compose.yml describes services that the code would accept."""
 
-import importlib
 import itertools
 import re
 import shutil
@@ -19,6 +18,7 @@ from mint_common.settings import read_settings
 from services.standalone.cli import app
 from services.standalone.core.compose_files import make_compose_files
 from services.standalone.core.stack_file import MOST_SHARED
+from services.standalone.settings import READ_BY
 
 ROOT = Path(__file__).parents[3]
 SERVICES = ("registry", "trainer", "rollout", "loader", "gateway")
@@ -134,14 +134,13 @@ def test_compose_never_publishes_beyond_loopback(compose: Mapping[str, Any]) -> 
 def test_service_accepts_its_environment(compose: Mapping[str, Any], name: str, tmp_path: Path) -> None:
     service = name.partition("-")[0]
     (tmp_path / "secret").write_text("secret-of-a-sensible-length")
-    module = importlib.import_module(f"services.{service}.settings")
     raw: Mapping[str, str] = compose["services"][name]["environment"]
     environ = {
         name: str(tmp_path / "secret") if name.endswith("_FILE") else _substitute(value)
         for name, value in raw.items()
     }
 
-    read_settings(getattr(module, f"{service.capitalize()}Settings"), environ, service=service)
+    read_settings(READ_BY[service], environ, service=service)
 
 
 def _substitute(value: str) -> str:

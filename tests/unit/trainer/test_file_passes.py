@@ -14,14 +14,14 @@ from transformers import PreTrainedModel
 
 from mint_common.events import LoraSpec
 from mint_common.ids import WaveId
-from mint_common.records import Group, Sample, WaveRecord
+from mint_common.records import Group, Sample, WaveRecord, trained_count
 from mint_common.training import Passed
 from services.trainer.adapters.lora.tensors import LoraTensors, new_lora
 from services.trainer.adapters.model.resident_base import ResidentBase
 from services.trainer.adapters.training.policy_passes import PolicyPass, run_policy_passes
 from services.trainer.adapters.training.wave_passes import MeasuredRun, measured_pass
 from services.trainer.core.algorithms import ALGORITHMS, WaveBatch, build_batch
-from services.trainer.core.batch import Row, build_kto_batch, trained_count
+from services.trainer.core.batch import Row, build_kto_batch
 from services.trainer.core.packing import behind_shared_beginning, pack_rows
 from services.trainer.core.refusals import NotFinite
 
@@ -245,7 +245,7 @@ def test_a_mismatched_answer_ends_where_the_longest_row_does() -> None:
     assert max(row.length for row in batch.mismatched) <= max(row.length for row in batch.rows) == 5
     cut = batch.mismatched[0]
     assert (cut.prompt, cut.tokens, cut.trained) == ((0, 1), (9,) * 4, ((0, 1), (2, 3)))
-    assert trained_count(cut) == 2
+    assert trained_count(cut.tokens, cut.trained) == 2
 
 
 @pytest.mark.parametrize("rewards", [(1.0,), (0.0,), (1.0, 1.0, 1.0), (0.0, 0.0)])

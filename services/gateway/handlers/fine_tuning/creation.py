@@ -150,15 +150,11 @@ class JobMaker:
         self, tenant_id: TenantId, base: BaseName, shape: LoraSpec, *, names: Sequence[str], job_id: JobId
     ) -> PolicyRecord:
         """Return the policy that was made for a job, now or by an earlier try, with the first free name."""
-        *better, last = names
-        for name in better:
+        for name in names:
             made = await self._made(tenant_id, base, shape, name=name, job_id=job_id)
             if made is not None:
                 return made
-        made = await self._made(tenant_id, base, shape, name=last, job_id=job_id)
-        if made is None:
-            raise AlreadyExists(kind="policy", name=last)
-        return made
+        raise AlreadyExists(kind="policy", name=names[-1])
 
     async def _made(
         self, tenant_id: TenantId, base: BaseName, shape: LoraSpec, *, name: str, job_id: JobId

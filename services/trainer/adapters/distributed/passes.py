@@ -62,7 +62,11 @@ class Passes:
                 begin=begin,
                 counts=counts,
             )
-        return self._gather(order.job, scored) if self._splits_lines else _detached(scored)
+        return (
+            self._gather(order.job, scored)
+            if self._splits_lines
+            else scored.mapped(lambda one: one.detach().cpu())
+        )
 
     def differentiate(self, order: Backward, gradient_T: Tensor | None = None) -> list[Tensor]:
         """Close a pass; rank 0 gives the gradients of the targets and gets those of the leaves, flat."""
@@ -120,7 +124,7 @@ class Passes:
         )
         whole_XT = self._ranks.gather(rows_XT, widths)
         if whole_XT is None:
-            return _detached(scored)
+            return scored.mapped(lambda one: one.detach().cpu())
         whole_XT = whole_XT.cpu()
         whole_T = whole_XT[:count].T.reshape(-1, *logprobs_T.shape[1:])
         return TokenScores(logprobs_T=whole_T, **dict(zip(job.extras, whole_XT[count:], strict=True)))
@@ -139,11 +143,3 @@ class Passes:
         for part, view in zip(layout.parts, layout.cut(gradient), strict=True):
             if part.site.module not in self._shared:
                 view.zero_()
-
-
-def _detached(scored: TokenScores) -> TokenScores:
-    routed_T, off_route_T, hit_T = (
-        None if one is None else one.cpu() for one in (scored.routed_T, scored.off_route_T, scored.hit_T)
-    )
-    logprobs_T = scored.logprobs_T.detach().cpu()
-    return TokenScores(logprobs_T=logprobs_T, routed_T=routed_T, off_route_T=off_route_T, hit_T=hit_T)

@@ -1,8 +1,8 @@
 """What a step needs of a base, wherever the base's weights are. T = target positions."""
 # ruff: noqa: N815  # tensors carry their shape in their name
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Protocol
 
 import torch
@@ -26,6 +26,11 @@ class TokenScores:
     routed_T: Tensor | None = None
     off_route_T: Tensor | None = None
     hit_T: Tensor | None = None
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> "TokenScores":
+        """Return the scores with every tensor changed alike."""
+        tensors = {each.name: getattr(self, each.name) for each in fields(self)}
+        return TokenScores(**{name: None if one is None else change(one) for name, one in tensors.items()})
 
 
 class ScoringBase(Protocol):

@@ -10,11 +10,12 @@ T = target positions of a micro-batch, K = targets of a position.
 import math
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from operator import itemgetter
 
 import torch
 from torch import Tensor
 
-from services.trainer.adapters.model.scoring import ScoringBase, TokenScores
+from services.trainer.adapters.model.scoring import ScoringBase
 from services.trainer.adapters.training.pass_sum import NumberedLine, PassResult, PassSum, PassWork
 from services.trainer.core.microbatches import plan_microbatches
 from services.trainer.core.refusals import NotFinite
@@ -98,17 +99,9 @@ def _microbatch(base: ScoringBase, sums: Sequence[PassSum], lines: Sequence[Numb
     for number, group in groupby(lines, lambda line: line.number):
         own = list(group)
         span = slice(begin, begin + sum(line.targets for line in own))
-        losses.append(sums[number].add(own, _part(scored, span), None if base_T is None else base_T[span]))
+        part = scored.mapped(itemgetter(span))
+        losses.append(sums[number].add(own, part, None if base_T is None else base_T[span]))
         begin = span.stop
     # One policy's infinity times another's zero would be NaN: what is not finite stays out of the sum.
     finite = [loss for loss in losses if loss is not None]
     return torch.stack(finite).sum() if finite else None
-
-
-def _part(scored: TokenScores, span: slice) -> TokenScores:
-    routed_T, off_route_T, hit_T = (
-        None if one is None else one[span] for one in (scored.routed_T, scored.off_route_T, scored.hit_T)
-    )
-    return TokenScores(
-        logprobs_T=scored.logprobs_T[span], routed_T=routed_T, off_route_T=off_route_T, hit_T=hit_T
-    )
