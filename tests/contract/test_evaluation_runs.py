@@ -88,6 +88,11 @@ async def test_a_run_that_is_there_is_answered_when_no_more_may_be_open(store: E
     assert await store.add([named("evr_1", created_at=9.0)], most_open=1) == [named("evr_1")]
 
 
+async def test_a_run_that_is_sent_twice_at_once_takes_the_last_place_once(store: EvaluationRuns) -> None:
+    sent = (store.add([named("evr_1")], most_open=1) for _ in range(8))
+    assert await asyncio.gather(*sent) == [[named("evr_1")]] * 8
+
+
 async def test_of_runs_that_begin_together_all_are_stored_or_none(store: EvaluationRuns) -> None:
     both = [named("evr_2"), named("evr_3")]
     await store.add([named("evr_1")], most_open=3)

@@ -57,7 +57,8 @@ _STORED = "SELECT run_id FROM evaluation_runs WHERE run_id = ANY ($1)"
 _LOCK_TENANT = "SELECT pg_advisory_xact_lock(hashtextextended('mint_rollout_evaluations_' || $1, 0))"
 _CANCEL_OF_ENDED_JOBS = """
     UPDATE evaluation_runs SET state = 'cancelled', reason = 'its job has ended', finished_at = $1 FROM jobs
-    WHERE evaluation_runs.state = 'running' AND caller -> 'authority' ->> 'key_id' = 'job:' || jobs.job_id
+    WHERE evaluation_runs.state = 'running' AND starts_with(caller -> 'authority' ->> 'key_id', 'job:')
+        AND jobs.job_id = substr(caller -> 'authority' ->> 'key_id', 5)
         AND evaluation_runs.tenant_id = jobs.tenant_id AND jobs.state IN ('succeeded', 'failed', 'cancelled')
 """
 _OPEN = """
@@ -79,12 +80,14 @@ class PostgresEvaluationRuns:
         """Store a tenant's runs, unless they are there."""
         tenant_id = runs[0].tenant_id
         async with acquired(self._pool) as connection, connection.transaction():
+            if most_open is not None:
+                await connection.execute(_LOCK_TENANT, tenant_id)
             found = await connection.fetch(_STORED, [run.run_id for run in runs])
             stored = {row["run_id"] for row in found}
             new = [run for run in runs if run.run_id not in stored]
             if most_open is not None and new:
-                await connection.execute(_LOCK_TENANT, tenant_id)
-                if await connection.fetchval(_OPEN, tenant_id) + len(new) > most_open:
+                open_now = await connection.fetchval(_OPEN, tenant_id)
+                if open_now + len(new) > most_open:
                     what = "the evaluation runs of the tenant"
                     raise Overloaded(what=what, depth=most_open, retry_after_seconds=_RETRY_SECONDS)
             for run in new:
