@@ -214,16 +214,16 @@ def dispatch(
     They have no ledger: a duplicate ends here instead of repeating what followed from it. The watchdog
     repeats what a job waits on; if every duplicate did, each repetition would chase its job to the end.
     """
-    control = Dispatcher(bus=bus, ledger=None, durable="rollout", clock=clock, concurrency=4)
-    control.on(JobSubmitted, of_jobs.on_job_submitted, given_up=of_jobs.on_job_given_up)
-    control.on(JobFinished, of_jobs.on_job_finished)
-    control.on(RevisionPublished, of_jobs.on_revision_published, given_up=of_jobs.on_fact_given_up)
-    control.on(RevisionRejected, of_jobs.on_revision_rejected, given_up=of_jobs.on_fact_given_up)
-    control.on(TrainingFailed, of_jobs.on_training_failed, given_up=of_jobs.on_fact_given_up)
+    short = Dispatcher(bus=bus, ledger=None, durable="rollout", clock=clock, concurrency=4)
+    short.on(JobSubmitted, of_jobs.on_job_submitted, given_up=of_jobs.on_job_given_up)
+    short.on(JobFinished, of_jobs.on_job_finished)
+    short.on(RevisionPublished, of_jobs.on_revision_published, given_up=of_jobs.on_fact_given_up)
+    short.on(RevisionRejected, of_jobs.on_revision_rejected, given_up=of_jobs.on_fact_given_up)
+    short.on(TrainingFailed, of_jobs.on_training_failed, given_up=of_jobs.on_fact_given_up)
     taken = deliveries_of(waves_in_hand)
     work = Dispatcher(bus=bus, ledger=None, durable="rollout-waves", clock=clock, concurrency=taken)
     work.on(WaveRequested, of_waves.on_wave_requested, given_up=of_waves.on_wave_given_up)
-    return control, work
+    return short, work
 
 
 async def run(settings: RolloutSettings) -> None:

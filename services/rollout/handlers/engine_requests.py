@@ -1,4 +1,4 @@
-"""Calls of the engines: bounded, retried while an engine is away or full, many at a time."""
+"""Calls of engines and trainers: bounded, retried while one is away or full, many at a time."""
 
 import asyncio
 import logging
@@ -24,7 +24,7 @@ class EngineRequests:
         self._in_flight = asyncio.Semaphore(in_flight)
 
     async def retried(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """Call the engines until they answer. Raises errors that a later call would meet again."""
+        """Call until there is an answer. Raises errors that a later call would meet again."""
         wait = FIRST_WAIT_SECONDS
         while True:
             try:
@@ -33,7 +33,7 @@ class EngineRequests:
             except MintError as error:
                 if not error.retryable:
                     raise
-                log.info("engine asked again later", extra={"reason": str(error), "seconds": wait})
+                log.info("engine or trainer asked again later", extra={"reason": str(error), "seconds": wait})
             await self._clock.sleep(wait)
             wait = min(wait * 2, LONGEST_WAIT_SECONDS)
 
