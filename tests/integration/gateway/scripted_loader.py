@@ -15,7 +15,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
 
@@ -37,6 +36,7 @@ from mint_common.ids import BaseName, Digest, EngineId
 from mint_common.runtime.disconnect import cancelled_on_disconnect
 from mint_common.runtime.edge import create_http
 from mint_common.testing.factories import ADAPTER_STATUS, ENGINE_INFO
+from mint_common.testing.servers import make_server
 
 MAX_CONTEXT = 512
 LOGPROB = -0.25
@@ -157,11 +157,11 @@ class ScriptedLoader:
             base_digest=base_digest,
             max_context=MAX_CONTEXT,
         )
-        self._config = uvicorn.Config(self._http(token), host="127.0.0.1", port=port, log_level="warning")
+        self._port, self._routes = port, self._http(token)
 
     def start(self) -> None:
         """Serve in the background; again after a stop."""
-        self._server = uvicorn.Server(self._config)
+        self._server = make_server(self._routes, port=self._port)
         self._thread = threading.Thread(target=self._server.run)
         self._thread.start()
 

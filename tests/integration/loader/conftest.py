@@ -14,7 +14,6 @@ from typing import Any, TypeVar  # vLLM's AsyncLLM: it is imported only when an 
 import numpy as np
 import pytest
 import pytest_asyncio
-import uvicorn
 
 from mint_common.adapters_format import (
     AdapterFiles,
@@ -32,6 +31,7 @@ from mint_common.events.event import Event
 from mint_common.ids import PolicyId
 from mint_common.runtime.clock import SystemClock, settle
 from mint_common.settings import BlobSettings, read_settings
+from mint_common.testing.servers import make_server
 from services.loader.adapters.announcements import BusAnnouncements
 from services.loader.adapters.builder.client import Builder, BuilderConfig
 from services.loader.adapters.vllm.engine import VllmEngine
@@ -210,7 +210,7 @@ async def make_rig(
             loader = await stack.enter_async_context(open_loader(settings, opens=opens))
             announced = _kept(loader.announcements)
             listener = socket.create_server(("127.0.0.1", 0))
-            server = uvicorn.Server(uvicorn.Config(loader.http, lifespan="off", log_config=None))
+            server = make_server(loader.http)
             serving = asyncio.create_task(server.serve(sockets=[listener]))
             background = [
                 asyncio.create_task(each()) for each in (loader.tiers.run, loader.announcements.run)

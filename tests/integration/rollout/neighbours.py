@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Self
 
 import msgspec
-import uvicorn
 from fastapi import FastAPI, Request, Response
 
 from mint_common.authority import CALLER_HEADER, read_caller
@@ -26,6 +25,7 @@ from mint_common.runtime.dispatch import Dispatcher
 from mint_common.runtime.edge import create_http
 from mint_common.testing.factories import BASE, ENGINE_INFO, LORA, TENANT
 from mint_common.testing.ledger_memory import MemoryLedger, MemoryRelay
+from mint_common.testing.servers import make_server
 from services.standalone.adapters.bases import tiny_folder
 from services.standalone.adapters.launch import free_port
 from services.trainer.adapters.rendering.rendering import BaseRendering
@@ -52,9 +52,7 @@ class Neighbours:
         self.held = threading.Event()
         self.open = 0
         self._rendering = BaseRendering(tiny_folder(), max_context=64)
-        self._server = uvicorn.Server(
-            uvicorn.Config(self._http(), host="127.0.0.1", port=port, log_level="warning")
-        )
+        self._server = make_server(self._http(), port=port)
         self._thread = threading.Thread(target=self._server.run)
 
     def __enter__(self) -> Self:

@@ -7,12 +7,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import numpy as np
-import uvicorn
 
 from mint_common.client.http import InternalHttp
 from mint_common.client.trainer import TrainerClient
 from mint_common.events import LoraSpec
 from mint_common.ids import BaseName, PolicyId, TenantId
+from mint_common.testing.servers import make_server
 from mint_common.training import (
     Array,
     CheckpointRef,
@@ -133,7 +133,7 @@ class Run:
 async def serving(trainer: Trainer) -> AsyncIterator[TrainerClient]:
     """Serve a trainer's HTTP in this process."""
     port = free_port()
-    server = uvicorn.Server(uvicorn.Config(trainer.http, port=port, lifespan="off", log_config=None))
+    server = make_server(trainer.http, port=port)
     task = asyncio.create_task(server.serve())
     while not server.started:
         await asyncio.sleep(0.01)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse
 from opentelemetry import trace
@@ -32,6 +31,7 @@ from mint_common.errors import (
 )
 from mint_common.runtime.edge import create_http
 from mint_common.telemetry.tracing import span, trace_id
+from mint_common.testing.servers import make_server
 
 ERRORS: tuple[MintError, ...] = (
     NotFound(kind="policy", name="p"),
@@ -113,7 +113,7 @@ def add_troubled_routes(peer: Peer) -> None:
 @asynccontextmanager
 async def serving(http: FastAPI) -> AsyncIterator[str]:
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(http, log_config=None, lifespan="off"))
+    server = make_server(http)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     server.should_exit = server.force_exit = True
