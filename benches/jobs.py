@@ -26,7 +26,7 @@ from benches.job_waves import JobWaves, open_job_waves, record_of
 from benches.report import Report, Row, make_row
 from benches.stacks import BenchStack, open_bench_stack, scratch_folder
 from benches.trl_side import open_trl
-from mint_common.datasets import check_file
+from mint_common.datasets.check import check_file
 from mint_common.events import LoraSpec
 from mint_common.ids import WaveId
 from services.trainer.adapters.model.resident_base import ResidentBase, load_base

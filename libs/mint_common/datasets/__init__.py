@@ -1,13 +1,8 @@
-"""Rows that policies are trained on: formats of JSONL files, and how a file is checked."""
+"""Rows that policies are trained on: formats of JSONL files, and what is told of a file.
 
-from mint_common.datasets.check import (
-    MAX_LINES,
-    MAX_PROBLEMS,
-    DatasetCheck,
-    DatasetReport,
-    Problem,
-    check_file,
-)
+`check`, which checks a file, and `repeats` are imported by name: they load numpy, which these words need not.
+"""
+
 from mint_common.datasets.formats import FORMATS, Format, Method, format_of, method_of
 from mint_common.datasets.lines import MAX_LINE_BYTES
 from mint_common.datasets.reading import decode_line, read_row, told_format, typed_row
@@ -20,7 +15,7 @@ from mint_common.datasets.rendered import (
     RowLine,
     Side,
 )
-from mint_common.datasets.repeats import Repeats, RowDigests, shared_rows
+from mint_common.datasets.report import MAX_PROBLEMS, DatasetReport, Problem, Repeats
 from mint_common.datasets.rows import (
     MAX_DEPTH,
     ChatRow,
@@ -41,12 +36,10 @@ from mint_common.datasets.rows import (
 __all__ = [
     "FORMATS",
     "MAX_DEPTH",
-    "MAX_LINES",
     "MAX_LINE_BYTES",
     "MAX_PROBLEMS",
     "ChatRow",
     "CompletionRow",
-    "DatasetCheck",
     "DatasetReport",
     "Format",
     "KtoRow",
@@ -62,7 +55,6 @@ __all__ = [
     "Repeats",
     "RewardRow",
     "Row",
-    "RowDigests",
     "RowLine",
     "RowMessage",
     "RowProblem",
@@ -71,12 +63,10 @@ __all__ = [
     "Tool",
     "ToolCall",
     "arguments_of",
-    "check_file",
     "decode_line",
     "format_of",
     "method_of",
     "read_row",
-    "shared_rows",
     "told_format",
     "typed_row",
 ]

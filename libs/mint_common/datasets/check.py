@@ -4,43 +4,18 @@ Invariant: memory is bounded, whatever comes: one line, the first problems, 20 b
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from mint_common.datasets.formats import Format
 from mint_common.datasets.lines import MAX_LINE_BYTES, LineReader, LineTooLong, NumberedLine
 from mint_common.datasets.reading import decode_line, told_format, typed_row
-from mint_common.datasets.repeats import Repeats, RowDigests
+from mint_common.datasets.repeats import RowDigests
+from mint_common.datasets.report import MAX_PROBLEMS, DatasetReport, Problem
 from mint_common.datasets.rows import RowProblem
 
-MAX_PROBLEMS = 100
-"""How many problems are told; all are counted."""
 MAX_LINES = 2_000_000
 """How many lines a file may have, blank ones too; nothing behind them is read."""
 CHUNK_BYTES = 1 << 20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
-    """What is wrong with a line, counted from 1."""
-
-    line: int
-    code: str
-    message: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DatasetReport:
-    """What a file is. It can be trained on if ``count`` is 0.
-
-    ``rows`` counts lines that are not blank; ``problems`` has the first `MAX_PROBLEMS` of ``count``.
-    """
-
-    format: Format | None
-    rows: int
-    count: int
-    problems: tuple[Problem, ...]
-    repeats: Repeats
 
 
 class DatasetCheck:

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from mint_common.datasets.check import Problem
 from mint_common.datasets.formats import Method
+from mint_common.datasets.report import Problem
 
 Side = Literal["answer", "chosen", "rejected", "prompt"]
 """What an example is of its row: an answer, one of a pair's, or a prompt that is only sampled from."""

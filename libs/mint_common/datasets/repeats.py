@@ -5,29 +5,17 @@ Rows are compared by the first 16 bytes of the sha256 of their canonical JSON: k
 
 import hashlib
 from array import array
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-MAX_PAIRS = 100
-"""How many repeated rows are named."""
+from mint_common.datasets.report import MAX_PAIRS, Repeats
+
 DIGEST_BYTES = 16
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Repeats:
-    """Rows that are equal to an earlier one, or to one of another file.
-
-    ``count`` is how many there are; ``pairs`` has the first `MAX_PAIRS`, as (line, line that it repeats).
-    """
-
-    count: int
-    pairs: tuple[tuple[int, int], ...]
 
 
 class RowDigests:

@@ -20,7 +20,8 @@ import numpy as np
 
 from mint_common.blobs.port import Blobs
 from mint_common.claims import Claim
-from mint_common.datasets import RowDigests, RowLine, decode_line
+from mint_common.datasets import RowLine, decode_line
+from mint_common.datasets.repeats import RowDigests
 from mint_common.errors import Unavailable, plain_problem
 from services.rollout.core.row_order import RowKeys, RowNumbers
 

@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
-from mint_common.datasets import MAX_PROBLEMS, DatasetReport, Problem, Repeats, check_file, shared_rows
+from mint_common.datasets import MAX_PROBLEMS, DatasetReport, Problem, Repeats
+from mint_common.datasets.check import check_file
+from mint_common.datasets.repeats import shared_rows
 
 data_app = typer.Typer(
     help="Files of rows to train on: JSONL, one row a line. See docs/datasets.md.",

@@ -12,7 +12,8 @@ import msgspec
 import typer
 from rich.console import Console
 
-from mint_common.datasets import Format, Method, Problem, check_file, decode_line, method_of
+from mint_common.datasets import Format, Method, Problem, decode_line, method_of
+from mint_common.datasets.check import check_file
 from mint_common.errors import InvalidField, NotFound, Unavailable
 from services.standalone.adapters.public_api import Json, PublicApi, path_of
 from services.standalone.adapters.row_files import send_rows

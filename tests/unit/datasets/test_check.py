@@ -13,14 +13,13 @@ from mint_common.datasets import (
     MAX_DEPTH,
     MAX_LINE_BYTES,
     MAX_PROBLEMS,
-    DatasetCheck,
     DatasetReport,
     Format,
-    RowDigests,
     check,
     read_row,
-    shared_rows,
 )
+from mint_common.datasets.check import DatasetCheck
+from mint_common.datasets.repeats import RowDigests, shared_rows
 
 USER = {"role": "user", "content": "2+2?"}
 ANSWER = {"role": "assistant", "content": "4"}

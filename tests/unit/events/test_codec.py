@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -162,3 +164,9 @@ def test_names_that_differ_have_subjects_that_differ() -> None:
 def test_a_filter_takes_every_name_unless_told_otherwise() -> None:
     assert subjects_of(AdapterLoaded) == "mint.adapter.loaded.*.*"
     assert subjects_of(AdapterLoaded, base="tiny") == "mint.adapter.loaded.*.tiny"
+
+
+def test_events_are_read_without_loading_numpy() -> None:
+    code = "import sys, mint_common.events.codec; print('numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"]

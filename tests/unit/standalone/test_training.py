@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from mint_common.datasets import Format, check_file, shared_rows
+from mint_common.datasets import Format
+from mint_common.datasets.check import check_file
+from mint_common.datasets.repeats import shared_rows
 from services.standalone.core.jobs import headline, read_job, step_columns, step_rows
 from services.standalone.core.tables import cells, fitting
 from services.standalone.core.training import (

@@ -6,7 +6,7 @@ import pytest
 from openai.types import FileObject
 
 from mint_common.api_errors import error_status
-from mint_common.datasets import DatasetCheck
+from mint_common.datasets.check import DatasetCheck
 from mint_common.errors import InvalidField, NotFound
 from mint_common.ids import TenantId
 from services.gateway.core.files.answers import page_answer
