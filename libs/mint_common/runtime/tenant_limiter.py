@@ -20,6 +20,10 @@ class TenantLimiter:
         self._own: dict[TenantId, asyncio.Semaphore] = {}
         self._here: Counter[TenantId] = Counter()
 
+    def count(self, tenant_id: TenantId) -> int:
+        """Return how many callers of a tenant wait or are admitted."""
+        return self._here[tenant_id]
+
     @asynccontextmanager
     async def turn(self, tenant_id: TenantId) -> AsyncIterator[None]:
         """Wait for admission and hold it."""

@@ -1,6 +1,5 @@
 """Turns of waves, shared by tenants."""
 
-from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -27,19 +26,12 @@ class WaveTurns:
     def __init__(self, in_hand: int) -> None:
         self._limiter = TenantLimiter(in_hand, of_a_tenant=max(1, in_hand - max(1, in_hand // 4)))
         self._most_taken = deliveries_of(in_hand) // 2
-        self._taken: Counter[TenantId] = Counter()
 
     @asynccontextmanager
     async def turn(self, tenant_id: TenantId) -> AsyncIterator[None]:
         """Wait for a turn and hold it. Raises Overloaded for a wave that the bus is to keep for now."""
-        if self._taken[tenant_id] >= self._most_taken:
+        if self._limiter.count(tenant_id) >= self._most_taken:
             what, depth = "the turns of one tenant's waves", self._most_taken
             raise Overloaded(what=what, depth=depth, retry_after_seconds=_RETRY_SECONDS)
-        self._taken[tenant_id] += 1
-        try:
-            async with self._limiter.turn(tenant_id):
-                yield
-        finally:
-            self._taken[tenant_id] -= 1
-            if not self._taken[tenant_id]:
-                del self._taken[tenant_id]
+        async with self._limiter.turn(tenant_id):
+            yield
