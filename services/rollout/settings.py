@@ -19,7 +19,9 @@ class WaveSettings(Block):
     """How waves are worked on."""
 
     waves_in_hand: int = Field(8, ge=1, description="waves sampled at the same time")
-    requests_in_flight: int = Field(32, ge=1, description="prompts that wait for an engine at the same time")
+    requests_in_flight: int = Field(
+        32, ge=1, description="prompts of a tenant that wait for an engine at once"
+    )
     stall_seconds: float = Field(
         20.0, gt=0, description="silence of a job until its last events are repeated"
     )

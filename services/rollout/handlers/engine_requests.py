@@ -6,7 +6,9 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
 from mint_common.errors import MintError
+from mint_common.ids import TenantId
 from mint_common.runtime.clock import Clock
+from mint_common.runtime.tenant_limiter import TenantLimiter
 
 log = logging.getLogger(__name__)
 
@@ -17,18 +19,22 @@ LONGEST_WAIT_SECONDS = 5.0
 
 
 class EngineRequests:
-    """At most ``in_flight`` calls at a time; who waits for one that nobody needs any more cancels it."""
+    """At most ``in_flight`` calls of a tenant at a time.
+
+    Of all tenants there are a quarter more at most, so that one tenant's calls hold up no other's. Who waits
+    for a call that nobody needs any more cancels it.
+    """
 
     def __init__(self, clock: Clock, *, in_flight: int) -> None:
         self._clock = clock
-        self._in_flight = asyncio.Semaphore(in_flight)
+        self._turns = TenantLimiter(in_flight + max(1, in_flight // 4), of_a_tenant=in_flight)
 
-    async def retried(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """Call until there is an answer. Raises errors that a later call would meet again."""
+    async def retried(self, tenant_id: TenantId, ask: Callable[[], Awaitable[T]]) -> T:
+        """Call for a tenant until there is an answer. Raises errors that a later call would meet again."""
         wait = FIRST_WAIT_SECONDS
         while True:
             try:
-                async with self._in_flight:
+                async with self._turns.turn(tenant_id):
                     return await ask()
             except MintError as error:
                 if not error.retryable:

@@ -166,7 +166,7 @@ class EvaluationHandler:
             (reward,) = await self._tasks.score(run.task, [(prompt.entry, text)])
             return ScoredRow(row=row, score=reward, answer=kept(text))
 
-        found = await self._engines.retried(ask)
+        found = await self._engines.retried(run.tenant_id, ask)
         note()
         return found
 

@@ -54,7 +54,7 @@ class FileScores:
     ) -> tuple[list[ScoredRow], int]:
         """Return the scored rows, and how many were left out. Calls ``note`` after each row."""
         grader = None if data.grader is None else read_grader(data.grader)
-        context = await self._engines.retried(lambda: self._sampler.max_context(run.base))
+        context = await self._engines.retried(run.tenant_id, lambda: self._sampler.max_context(run.base))
         room = 1 if grader is None else run.max_new_tokens
         source = RowSource(file=data.file.filename, param="file")
         found: list[ScoredRow] = []
@@ -68,6 +68,7 @@ class FileScores:
                 run.base,
                 lines,
                 source,
+                tenant_id=run.tenant_id,
                 method=method_of(data.file.format),
                 on_long=data.on_long,
                 max_tokens=max(1, context - room),
@@ -94,7 +95,7 @@ class FileScores:
         self, run: EvaluationRun, grader: GraderSpec, row: RenderedRow, line: RowLine
     ) -> ScoredRow:
         request = plan_answer(run, row.line, prompt_of(row))
-        sampled = await self._engines.retried(lambda: self._sampler.sample(request))
+        sampled = await self._engines.retried(run.tenant_id, lambda: self._sampler.sample(request))
         check_revision(request, sampled)
         text = sampled.completions[0].text
         samples = [GradedSample(output_text=text, item=item_of(line.data))]
@@ -120,7 +121,7 @@ class FileScores:
         self, run: EvaluationRun, line: int, index: int, example: RenderedExample
     ) -> list[float]:
         request = plan_reading(run, line, index, example.tokens)
-        found = await self._engines.retried(lambda: self._sampler.read(request))
+        found = await self._engines.retried(run.tenant_id, lambda: self._sampler.read(request))
         check_revision(request, found)
         return [found.logprobs[place] for place in _predicted(example)]
 

@@ -116,6 +116,7 @@ class FileWaves:
             event.base,
             rows,
             source,
+            tenant_id=event.tenant_id,
             method=METHODS[event.spec.algorithm],
             on_long=data.on_long,
             max_tokens=max_tokens,

@@ -67,7 +67,7 @@ class GradedSamples:
         return await all_of(self._group(grading, request, line) for request, line in pairs)
 
     async def _group(self, grading: "_Grading", request: GroupRequest, line: bytes) -> GradedGroup:
-        sampled = await self._requests.retried(lambda: self._sampler.sample(request))
+        sampled = await self._requests.retried(request.tenant_id, lambda: self._sampler.sample(request))
         check_revision(request, sampled)
         item = item_of(line)
         samples = [GradedSample(output_text=each.text, item=item) for each in sampled.completions]

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from mint_common.datasets import Method, OnLong, RenderedRow, Rendering, RenderRequest, RowLine
-from mint_common.ids import BaseName
+from mint_common.datasets import Method, OnLong, RenderedRow, RenderRequest, RowLine
+from mint_common.ids import BaseName, TenantId
 from services.rollout.core.fault import DataRefused, FileParam, row_refused
 from services.rollout.core.row_bounds import RowBounds
 from services.rollout.handlers.engine_requests import EngineRequests
@@ -50,6 +51,7 @@ class RowRenderer:
         rows: Sequence[RowLine],
         source: RowSource,
         *,
+        tenant_id: TenantId,
         method: Method,
         on_long: OnLong,
         max_tokens: int | None = None,
@@ -65,7 +67,8 @@ class RowRenderer:
             rest, tries = part, 0
             while rest:
                 request = RenderRequest(rows=rest, method=method, on_long=on_long, max_tokens=max_tokens)
-                rendering = await self._ask(base, request)
+                ask = partial(self._rendering.render, base, request)
+                rendering = await self._requests.retried(tenant_id, ask)
                 for problem in rendering.problems:
                     raise source.refused(problem.line, problem.code, problem.message)
                 found += rendering.rows
@@ -80,9 +83,6 @@ class RowRenderer:
                     raise source.refused(rest[0].line, "not_rendered", why)
                 rest = rest[len(rest) - left :]
         return Rendered(rows=found, dropped=dropped)
-
-    async def _ask(self, base: BaseName, request: RenderRequest) -> Rendering:
-        return await self._requests.retried(lambda: self._rendering.render(base, request))
 
 
 def _parts(rows: Sequence[RowLine]) -> Iterator[tuple[RowLine, ...]]:

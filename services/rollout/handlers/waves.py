@@ -13,6 +13,7 @@ import asyncio
 import logging
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from mint_common.blobs.port import Blobs
@@ -188,7 +189,7 @@ class WaveHandlers(Generic[Connection]):
         return await all_of(self._sample(request, task, prompt) for request, prompt in pairs)
 
     async def _sample(self, request: GroupRequest, task: str, prompt: Prompt) -> Group:
-        sampled = await self._engines.retried(lambda: self._sampler.sample(request))
+        sampled = await self._engines.retried(request.tenant_id, lambda: self._sampler.sample(request))
         check_revision(request, sampled)
         answers = [(prompt.entry, completion.text) for completion in sampled.completions]
         rewards = await self._tasks.score(task, answers)
@@ -196,15 +197,18 @@ class WaveHandlers(Generic[Connection]):
 
     async def _reference(self, event: WaveRequested, prompt: Prompt) -> Group:
         (reward,) = await self._tasks.score(event.spec.task, [(prompt.entry, prompt.reference)])
-        retried, sampler = self._engines.retried, self._sampler
+        stop_token = partial(self._sampler.stop_token, event.base)
         return reference_group(
             prompt,
-            prompt_tokens=await retried(lambda: sampler.tokenize(event.base, prompt.text)),
-            answer=await retried(lambda: sampler.tokenize(event.base, prompt.reference)),
-            start=await retried(lambda: sampler.tokenize(event.base, "")),
-            stop=await retried(lambda: sampler.stop_token(event.base)),
+            prompt_tokens=await self._tokens(event, prompt.text),
+            answer=await self._tokens(event, prompt.reference),
+            start=await self._tokens(event, ""),
+            stop=await self._engines.retried(event.tenant_id, stop_token),
             reward=reward,
         )
+
+    async def _tokens(self, event: WaveRequested, text: str) -> tuple[int, ...]:
+        return await self._engines.retried(event.tenant_id, lambda: self._sampler.tokenize(event.base, text))
 
     async def _while_job_runs(self, job_id: JobId, work: Coroutine[Any, Any, T]) -> T | None:
         """Return the result of the work, or None when its job ends first. Raises Unavailable on a drain."""
