@@ -299,6 +299,13 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
 Outcome = Pending | Done | Refused
 
 
+class TrainerInfo(msgspec.Struct, frozen=True):
+    """A trainer; without ``has_lease`` it is a spare of its base. One of an older version does not say."""
+
+    base: BaseName
+    has_lease: bool = True
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionRecord:
     """A training session. Times are seconds since the epoch; ``closed_at`` is None while it is open."""

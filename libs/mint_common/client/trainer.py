@@ -1,7 +1,8 @@
 """Clients of trainers: one trainer's operations, sessions and checkpoints, and which trainer has a base."""
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Awaitable, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -10,11 +11,20 @@ from mint_common.client.http import InternalHttp, path_of
 from mint_common.datasets import Rendering, RenderRequest
 from mint_common.errors import MintError, Unavailable
 from mint_common.ids import BaseName, PolicyId, TenantId
-from mint_common.training import CheckpointRecord, CheckpointRef, Outcome, SessionRecord, Submission
+from mint_common.training import (
+    CheckpointRecord,
+    CheckpointRef,
+    Outcome,
+    SessionRecord,
+    Submission,
+    TrainerInfo,
+)
 
 T = TypeVar("T")
 
 _OPERATIONS = "/internal/operations"
+_REASK_SECONDS = 2.0
+_ANSWER_SECONDS = 5.0  # a trainer that stays silent longer is left out
 
 
 class TrainerClient:
@@ -24,9 +34,9 @@ class TrainerClient:
         self._http = http
         self.name = name
 
-    async def base(self) -> BaseName:
-        """Return which base it trains on."""
-        return self._read(await self._http.exchange("GET", "/internal/base"), _Base).base
+    async def describe(self) -> TrainerInfo:
+        """Return which base it trains on, and whether it does now."""
+        return self._read(await self._http.exchange("GET", "/internal/base"), TrainerInfo)
 
     async def render(self, request: RenderRequest) -> Rendering:
         """Return what becomes of rows as token ids. Raises InvalidField, Overloaded."""
@@ -119,44 +129,65 @@ class TrainerClient:
 
 
 class TrainerDirectory:
-    """The trainers behind a fixed list of addresses, by base. What a trainer trains never changes."""
+    """The trainers behind a fixed list of addresses, by base: of several, the one that has the base's lease.
+
+    What a trainer trains never changes. While there are more addresses than bases, all are asked again, at
+    most every two seconds; who asks for a known base does not wait for their answers.
+    """
 
     def __init__(self, urls: Sequence[str], *, token: str) -> None:
         self._clients = [
             TrainerClient(InternalHttp(url, token=token, peer="a trainer"), name="a trainer") for url in urls
         ]
         self._by_base: dict[BaseName, TrainerClient] = {}
+        self._asking: asyncio.Task[None] | None = None
+        self._asked_at = -_REASK_SECONDS
 
     async def find(self, base: BaseName) -> TrainerClient:
         """Return the trainer of a base. Raises Unavailable when none that answers has it."""
         if base not in self._by_base:
-            await self._ask()
+            await self._asked()
+        elif time.monotonic() - self._asked_at >= _REASK_SECONDS:
+            self._asked()
         if base not in self._by_base:
             raise Unavailable(what=f"a trainer of {base}", problem="none of the trainers has this base")
         return self._by_base[base]
 
     async def bases(self) -> list[BaseName]:
         """Return the bases that can be trained now."""
-        await self._ask()
+        await self._asked()
         return sorted(self._by_base)
 
     async def aclose(self) -> None:
         """Close all connections."""
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.gather(self._asking, return_exceptions=True)
         for client in self._clients:
             await client.aclose()
 
+    def _asked(self) -> Awaitable[None]:
+        """Begin to ask, unless it goes on; await the result to have the answers."""
+        if self._asking is None or self._asking.done():
+            self._asked_at = time.monotonic()
+            self._asking = asyncio.create_task(self._ask())
+        return asyncio.shield(self._asking)
+
     async def _ask(self) -> None:
-        unknown = [client for client in self._clients if client not in self._by_base.values()]
-        answers = await asyncio.gather(*(client.base() for client in unknown), return_exceptions=True)
-        for client, answer in zip(unknown, answers, strict=True):
-            if isinstance(answer, str):
-                self._by_base[BaseName(answer)] = client
-            elif not isinstance(answer, MintError):
-                raise answer
+        if len(self._by_base) == len(self._clients):
+            return  # each has a base of its own
+        answers = await asyncio.gather(*map(_described, self._clients))
+        for client, info in zip(self._clients, answers, strict=True):
+            if info is not None and (info.has_lease or info.base not in self._by_base):
+                self._by_base[info.base] = client
 
 
-class _Base(msgspec.Struct):
-    base: BaseName
+async def _described(client: TrainerClient) -> TrainerInfo | None:
+    try:
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            return await client.describe()
+    except (MintError, TimeoutError):
+        return None
 
 
 def _path(ref: CheckpointRef, *more: str) -> str:

@@ -14,10 +14,10 @@ import msgspec
 
 from mint_common.blobs.port import Blobs
 from mint_common.errors import MintError, NotFound, Overloaded, Unavailable
-from mint_common.ids import BaseName, Digest, PolicyId, TenantId
+from mint_common.ids import Digest, PolicyId, TenantId
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.ledger import Ledger
-from mint_common.training import Export, Open, Pending, SessionRecord, Submission
+from mint_common.training import Export, Open, Pending, SessionRecord, Submission, TrainerInfo
 from mint_common.waiting import wait_for_event
 from services.trainer import metrics
 from services.trainer.core.operation_check import check_submission
@@ -72,9 +72,9 @@ class Operations:
         self._began = asyncio.Event()
 
     @property
-    def base(self) -> BaseName:
-        """Return which base is trained here."""
-        return self._policies.facts.name
+    def info(self) -> TrainerInfo:
+        """Return which base is trained here, and whether it is now."""
+        return TrainerInfo(self._policies.facts.name, has_lease=self._began.is_set())
 
     async def submit(self, submission: Submission) -> None:
         """Return when an operation is durable. Idempotent: see `TrainerClient.submit`."""

@@ -42,8 +42,8 @@ def add_routes(http: FastAPI, operations: Operations) -> None:
 
     @http.get("/internal/base")
     async def base() -> Response:
-        """Answer which base is trained here."""
-        return packed({"base": operations.base})
+        """Answer which base is trained here, and whether it is now."""
+        return packed(operations.info)
 
     @http.get("/internal/training/{policy_id}")
     async def session(policy_id: str) -> Response:

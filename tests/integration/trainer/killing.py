@@ -32,8 +32,12 @@ class MortalTrainer:
 
     def client(self) -> TrainerClient:
         """Return a client of it, and of its successors."""
-        address = f"http://127.0.0.1:{self.settings.http.port}"
-        return TrainerClient(InternalHttp(address, token="secret"))
+        return TrainerClient(InternalHttp(self.url, token="secret"))
+
+    @property
+    def url(self) -> str:
+        """Return where it answers, and its successors."""
+        return f"http://127.0.0.1:{self.settings.http.port}"
 
     async def start(self) -> None:
         """Start it, and wait until it answers."""
@@ -46,7 +50,7 @@ class MortalTrainer:
             async with asyncio.timeout(START_SECONDS):
                 while True:
                     try:
-                        await client.base()
+                        await client.describe()
                     except Unavailable:
                         assert self.process.is_alive(), self.process.exitcode
                         await asyncio.sleep(0.02)
