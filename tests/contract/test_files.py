@@ -79,14 +79,26 @@ async def test_bad_rows_and_no_bytes_are_refused_and_leave_nothing(files, blobs)
 
 
 async def test_lists_are_paged_by_age(files, clock) -> None:
-    made = [(await keep(files, ROWS, draft(purpose=p))).file_id for p in ("evals", "fine-tune", "evals")]
+    made = []
+    for purpose in ("evals", "fine-tune", "evals"):
+        made.append((await keep(files, ROWS, draft(purpose=purpose))).file_id)
+        await clock.advance(0.001)
     assert await ids(files, order="asc") == made
     assert await ids(files, limit=2) == made[:0:-1]
     assert await ids(files, after=made[1]) == made[:1]
     assert await ids(files, after=made[0], order="asc", purpose="evals") == made[2:]
+    await files.remove(MINE, made[1])
+    assert await ids(files, after=made[1]) == made[:1], "a page goes on behind what is gone"
     with pytest.raises(NotFound):
-        await ids(files, tenant=OTHERS, after=made[0])
-    assert await ids(files, tenant=OTHERS) == []
+        await ids(files, after="file-unknown")
+    for after in (None, made[0], made[2]):
+        assert await ids(files, tenant=OTHERS, after=after) == []
+
+
+async def test_files_of_one_moment_are_paged_too(files) -> None:
+    made = {(await keep(files, ROWS)).file_id for _ in range(3)}
+    (first,) = await ids(files, limit=1)
+    assert {first, *await ids(files, after=first)} == made
 
 
 async def test_equal_bytes_of_two_tenants_are_stored_once_and_go_with_the_last(files, blobs) -> None:

@@ -15,7 +15,7 @@ from mint_common.errors import NotFound
 from mint_common.ids import JobId, TenantId
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.postgres_errors import PostgresConnection, acquired
-from services.gateway.core.files.records import FileRecord, Order
+from services.gateway.core.files.records import FileRecord, Order, created_at_of
 from services.gateway.core.files.refusals import FilesFull, UploadClosed
 from services.gateway.core.fine_tuning.refusals import file_in_use
 
@@ -105,19 +105,20 @@ class PostgresFiles:
         self, tenant_id: TenantId, *, purpose: str | None, order: Order, after: str | None, limit: int
     ) -> Sequence[FileRecord]:
         """Return a tenant's files by age."""
-        place = None
-        if after is not None:
-            query = "SELECT place FROM files WHERE tenant_id = $1 AND file_id = $2"
-            place = await self._pool.fetchval(query, tenant_id, after)
-            if place is None:
+        created_at = None if after is None else created_at_of(after)
+        if after is not None and created_at is None:  # an id of an older version
+            query = "SELECT created_at FROM files WHERE tenant_id = $1 AND file_id = $2"
+            created_at = await self._pool.fetchval(query, tenant_id, after)
+            if created_at is None:
                 raise NotFound(kind="file", name=after[:100])
         comparison, direction = (">", "ASC") if order == "asc" else ("<", "DESC")
         query = f"""
             SELECT {FILE} FROM files WHERE tenant_id = $1 AND {_LIVE}
-                AND ($3::text IS NULL OR purpose = $3) AND ($4::bigint IS NULL OR place {comparison} $4)
-            ORDER BY place {direction} LIMIT $5
+                AND ($3::text IS NULL OR purpose = $3)
+                AND ($4::double precision IS NULL OR (created_at, file_id) {comparison} ($4, $5::text))
+            ORDER BY created_at {direction}, file_id {direction} LIMIT $6
         """  # noqa: S608  (constants)
-        rows = await self._pool.fetch(query, tenant_id, self._clock.now(), purpose, place, limit)
+        rows = await self._pool.fetch(query, tenant_id, self._clock.now(), purpose, created_at, after, limit)
         return [_file(row) for row in rows]
 
     async def expired(self) -> Sequence[tuple[TenantId, str]]:

@@ -93,7 +93,10 @@ class Files(Protocol):
     async def page(
         self, tenant_id: TenantId, *, purpose: str | None, order: Order, after: str | None, limit: int
     ) -> Sequence[FileRecord]:
-        """Return a tenant's files by age; ``after`` is the last id of the page before. Raises NotFound."""
+        """Return a tenant's files by age; ``after`` is the last id of the page before.
+
+        Its file may be gone. Raises NotFound for what is no id of a file.
+        """
         ...
 
     async def expired(self) -> Sequence[tuple[TenantId, str]]:

@@ -32,6 +32,7 @@ UploadStatus = Literal["pending", "completed", "cancelled", "expired"]
 Order = Literal["asc", "desc"]
 
 _NAME = re.compile(r"[a-z0-9_-]{1,100}")
+_FILE = re.compile(r"file-([0-9a-f]{14})[a-z2-7]{26}", re.ASCII)
 
 
 class IdPrefix(StrEnum):
@@ -145,22 +146,32 @@ def part_key(upload_id: str, part_id: str) -> str:
 
 
 def new_name(prefix: IdPrefix) -> str:
-    """Return a fresh id: ``file-...`` as OpenAI's, ``upload_...``, ``part_...``."""
-    name = new_id(prefix.value)
-    return name.replace("_", "-") if prefix is IdPrefix.FILE else name
+    """Return a fresh id of an upload or a part: ``upload_...``, ``part_...``."""
+    return new_id(prefix.value)
+
+
+def new_file_id(created_us: int) -> str:
+    """Return a fresh id, ``file-...`` as OpenAI's, that tells the microsecond since the epoch."""
+    return new_id(f"file-{created_us:014x}").replace("_", "")
+
+
+def created_at_of(file_id: str) -> float | None:
+    """Return when a file of this id was created, whether or not there is one; None: the id does not tell."""
+    found = _FILE.fullmatch(file_id)
+    return None if found is None else int(found[1], 16) / 1e6
 
 
 def new_file(draft: FileDraft, content: FileContent, *, now: float) -> FileRecord:
     """Return the record of a new file."""
-    report = content.report
+    report, created_us = content.report, round(now * 1e6)
     return FileRecord(
-        file_id=new_name(IdPrefix.FILE),
+        file_id=new_file_id(created_us),
         tenant_id=draft.tenant_id,
         filename=draft.filename,
         purpose=draft.purpose,
         sha256=content.sha256,
         size_bytes=content.size_bytes,
-        created_at=now,
+        created_at=created_us / 1e6,
         expires_at=None if draft.expires_after_seconds is None else now + draft.expires_after_seconds,
         format=None if report is None else report.format,
         rows=None if report is None else report.rows,

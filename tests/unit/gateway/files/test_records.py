@@ -21,6 +21,8 @@ from services.gateway.core.files.records import (
     check_listed_purpose,
     check_parts,
     check_purpose,
+    created_at_of,
+    new_file_id,
     new_name,
     page_size,
 )
@@ -48,12 +50,20 @@ def part(name: str, size_bytes: int) -> PartRecord:
 
 
 def test_ids_are_openai_s() -> None:
-    assert new_name(IdPrefix.FILE).startswith("file-")
-    for kind in IdPrefix:
+    assert check_id(IdPrefix.FILE, new_file_id(1)).startswith("file-")
+    for kind in (IdPrefix.UPLOAD, IdPrefix.PART):
         assert check_id(kind, new_name(kind))
     for name in ("", "a" * 101, "a\0", "A", "../a", "a b"):
         with pytest.raises(NotFound):
             check_id(IdPrefix.FILE, name)
+
+
+def test_an_id_of_a_file_tells_its_time() -> None:
+    first, second = new_file_id(1_700_000_000_123_456), new_file_id(1_700_000_000_123_457)
+    assert first < second
+    assert created_at_of(first) == 1_700_000_000.123456
+    for other in ("file-2q3vnj5o6pmewm2ht6yq4x7k5a", f"file-results-{'a' * 26}", "upload_a", first + "a"):
+        assert created_at_of(other) is None
 
 
 @pytest.mark.parametrize(
