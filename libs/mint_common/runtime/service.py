@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -137,12 +137,17 @@ async def _drain_on(
     await signals.stop.wait()
     _log.info("draining")
     http.state.is_draining = True
-    await _waited(signals.stop_now.wait(), seconds=settings.accept_seconds)
-    server.should_exit = True
-    await server.stopped_accepting.wait()
-    for task in running.background:
-        task.cancel()
-    await _waited(_first(running.serving, signals.stop_now), seconds=settings.drain_seconds)
+    stop_now = asyncio.ensure_future(signals.stop_now.wait())
+    try:
+        await asyncio.wait([stop_now], timeout=settings.accept_seconds)
+        server.should_exit = True
+        await server.stopped_accepting.wait()
+        for task in running.background:
+            task.cancel()
+        waited = (running.serving, stop_now)
+        await asyncio.wait(waited, timeout=settings.drain_seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stop_now.cancel()
     http.state.in_hand.cut_off()
     await asyncio.wait([running.serving])
     for task in running.answering:
@@ -150,22 +155,6 @@ async def _drain_on(
     if tasks := (*running.background, *running.answering):
         await asyncio.wait(tasks)
     _log.info("drained")
-
-
-async def _first(serving: asyncio.Task[None], stop_now: asyncio.Event) -> None:
-    """Return when the server has ended, or must."""
-    told = asyncio.ensure_future(stop_now.wait())
-    try:
-        await asyncio.wait([serving, told], return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        told.cancel()
-
-
-async def _waited(what: Coroutine[Any, Any, object], *, seconds: float) -> None:
-    """Wait for something, but not longer than so long."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await what
 
 
 @contextmanager
