@@ -3,8 +3,6 @@
 import asyncio
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -31,6 +29,7 @@ from mint_common.runtime.dispatch import publish_event
 from services.standalone.adapters.launch import free_port
 from tests.integration.gateway.scripted_loader import ScriptedLoader
 from tests.integration.tenants import caller_of, make_tenant_key
+from tests.processes import ServiceProcess
 
 TOKEN = "internal"  # the tests' own secret
 KEY = "tml-default-of-the-tests"
@@ -56,7 +55,7 @@ class Stack:
     loader: ScriptedLoader
     environ: dict[str, str]
     folder: Path
-    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    processes: dict[str, ServiceProcess] = field(default_factory=dict)
 
     def client(self, *, key: str | None = None) -> httpx.Client:
         """Return a client of MinT's own API."""
@@ -66,14 +65,12 @@ class Stack:
     def kill(self, name: str) -> None:
         """Send SIGKILL to a service."""
         self.processes[name].kill()
-        self.processes[name].wait()
 
     def start(self, name: str) -> None:
         """Start the trainer, or a service that was killed, where it was."""
         log = self.folder / f"{name}-again.log"
-        self.processes[name] = _start(name, self.environ, log)
-        port = int(self.environ[f"MINT_{name.upper()}_HTTP_PORT"])
-        _await_ready(self.processes[name], port, log)
+        self.processes[name] = ServiceProcess(name, self.environ, log)
+        self.processes[name].start()
 
     def make_policy(self, name: str, *, revisions: int = 0) -> PolicyRecord:
         """Create a policy, and publish revisions of it as a trainer would."""
@@ -171,8 +168,8 @@ def stack(postgres_dsn: str, lasting_nats, tmp_path_factory: pytest.TempPathFact
     processes = {}
     try:
         for name in ("registry", "rollout", "gateway"):
-            processes[name] = _start(name, environ, folder / f"{name}.log")
-            _await_ready(processes[name], ports[name], folder / f"{name}.log")
+            processes[name] = ServiceProcess(name, environ, folder / f"{name}.log")
+            processes[name].start()
         tenant_id = asyncio.run(_prepare_registry(f"http://127.0.0.1:{ports['registry']}", facts))
         url = f"http://127.0.0.1:{ports['gateway']}"
         yield Stack(
@@ -192,9 +189,7 @@ def stack(postgres_dsn: str, lasting_nats, tmp_path_factory: pytest.TempPathFact
         )
     finally:
         for process in processes.values():
-            process.terminate()
-        for process in processes.values():
-            process.wait(20)
+            process.stop()
         loader.stop()
         shutil.rmtree(spooled, ignore_errors=True)
 
@@ -225,25 +220,6 @@ def _environ(dsn: str, nats_url: str, blobs: Path, ports: dict[str, int]) -> dic
         "MINT_GATEWAY_WEBHOOKS_PER_TENANT": "5",
         "MINT_GATEWAY_SWITCH_SECONDS": "4",
     }
-
-
-def _start(name: str, environ: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
-    prefixes = set(SERVICES) - {name}
-    mine = {k: v for k, v in environ.items() if not any(k.startswith(f"MINT_{p.upper()}_") for p in prefixes)}
-    with log.open("wb") as file:
-        command = [sys.executable, "-m", f"services.{name}"]
-        return subprocess.Popen(command, env=mine, stdout=file, stderr=subprocess.STDOUT)
-
-
-def _await_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    deadline = time.monotonic() + READY_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            if httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=2).status_code == 200:
-                return
-        except httpx.TransportError:
-            time.sleep(0.05)
-    raise RuntimeError(f"it did not start:\n{log.read_text()[-3000:]}")
 
 
 async def _prepare_registry(url: str, facts: BaseFacts) -> TenantId:

@@ -1,13 +1,9 @@
 """`python -m services.registry`, asked through `RegistryClient`, killed and stopped."""
 
 import asyncio
-import os
-import signal
 import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -28,66 +24,32 @@ from mint_common.testing.adapters import make_adapter
 from services.standalone.adapters.launch import free_port
 from tests.integration.registry.rig import BASE, KEY, TENANT, TOKEN
 from tests.integration.tenants import caller_of
+from tests.processes import ROOT, ServiceProcess
 
 pytestmark = pytest.mark.integration
 
-ROOT = Path(__file__).parents[3]
 READY_SECONDS = 180.0
 
 
-@dataclass
-class RegistryProcess:
-    """A registry that a test may kill and start again at the same address."""
-
-    environ: dict[str, str]
-    url: str
-    log: Path
-    process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        """Start and wait until ready."""
-        with self.log.open("ab") as log:
-            command = [sys.executable, "-m", "services.registry"]
-            self.process = subprocess.Popen(
-                command, env=self.environ, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT
-            )
-        deadline = time.monotonic() + READY_SECONDS
-        while time.monotonic() < deadline and self.process.poll() is None:
-            try:
-                if httpx.get(f"{self.url}/readyz", trust_env=False).status_code == 200:
-                    return
-            except httpx.TransportError:
-                time.sleep(0.05)
-        raise RuntimeError(f"the registry did not start:\n{self.log.read_text()[-4000:]}")
-
-    def end(self, with_signal: signal.Signals) -> int:
-        """Send a signal and return the exit code."""
-        assert self.process is not None
-        self.process.send_signal(with_signal)
-        return self.process.wait(20)
-
-
 @pytest.fixture
-def process(database: str, nats_url: str, tmp_path: Path) -> Iterator[RegistryProcess]:
-    port = free_port()
-    mint = {
+def process(database: str, nats_url: str, tmp_path: Path) -> Iterator[ServiceProcess]:
+    environ = {
         "MINT_NATS_URL": nats_url,
         "MINT_POSTGRES_DSN": database,
         "MINT_BLOBS_URL": (tmp_path / "blobs").as_uri(),
         "MINT_INTERNAL_TOKEN": TOKEN,
-        "MINT_REGISTRY_HTTP_PORT": str(port),
+        "MINT_REGISTRY_HTTP_PORT": str(free_port()),
         "MINT_REGISTRY_BOOTSTRAP_KEY": KEY,
     }
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("MINT_")} | mint
-    made = RegistryProcess(environ=environ, url=f"http://127.0.0.1:{port}", log=tmp_path / "log")
+    made = ServiceProcess("registry", environ, tmp_path / "log")
     made.start()
     yield made
-    if made.process is not None and made.process.poll() is None:
-        made.end(signal.SIGKILL)
+    if made.is_running:
+        made.kill()
 
 
 @pytest.fixture
-async def client(process: RegistryProcess) -> AsyncIterator[RegistryClient]:
+async def client(process: ServiceProcess) -> AsyncIterator[RegistryClient]:
     async with InternalHttp(process.url, token=TOKEN) as http:
         yield RegistryClient(http)
 
@@ -126,7 +88,7 @@ async def until_numbered(client: RegistryClient, policy_id: PolicyId, count: int
 
 
 async def test_client_asks_what_services_ask(
-    client: RegistryClient, nats_url: str, tmp_path: Path, process: RegistryProcess
+    client: RegistryClient, nats_url: str, tmp_path: Path, process: ServiceProcess
 ) -> None:
     owner = await client.verify_key(KEY)
     assert owner.tenant_id == TENANT
@@ -167,14 +129,14 @@ async def test_client_asks_what_services_ask(
 
 
 async def test_kill_in_the_middle_of_exports_loses_and_repeats_nothing(
-    client: RegistryClient, process: RegistryProcess, nats_url: str, tmp_path: Path
+    client: RegistryClient, process: ServiceProcess, nats_url: str, tmp_path: Path
 ) -> None:
     policy_id = await new_policy(client)
     blobs = LocalBlobs(tmp_path / "blobs")
     await export(nats_url, blobs, policy_id, first=1, last=12)
     for reached in (1, 4, 8):
         await until_numbered(client, policy_id, reached)
-        process.end(signal.SIGKILL)
+        process.kill()
         process.start()
     await until_numbered(client, policy_id, 12)
     revisions = await client.list_revisions(TENANT, policy_id)
@@ -182,17 +144,16 @@ async def test_kill_in_the_middle_of_exports_loses_and_repeats_nothing(
     assert {revision.step for revision in revisions} == set(range(1, 13))
 
 
-def test_registry_stops_clean_when_told(process: RegistryProcess) -> None:
+def test_registry_stops_clean_when_told(process: ServiceProcess) -> None:
     started = time.monotonic()
-    assert process.end(signal.SIGTERM) == 0
+    assert process.stop() == 0
     assert time.monotonic() - started < 10
 
 
-def test_wrong_setting_is_told_in_one_line(process: RegistryProcess) -> None:
-    environ = {**process.environ, "MINT_REGISTRY_BOOTSTRAP_KEY": "short"}
-    command = [sys.executable, "-m", "services.registry"]
+def test_wrong_setting_is_told_in_one_line(process: ServiceProcess) -> None:
+    environ = {**process.env, "MINT_REGISTRY_BOOTSTRAP_KEY": "short"}
     run = subprocess.run(
-        command, env=environ, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+        process.argv, env=environ, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
     )
     assert run.returncode == 2
     assert "MINT_REGISTRY_BOOTSTRAP_KEY" in run.stdout + run.stderr

@@ -7,7 +7,8 @@ import httpx
 import pytest
 
 from tests.integration.rollout.neighbours import TOKEN, Neighbours
-from tests.integration.rollout.process import Rollout, make_rollout
+from tests.integration.rollout.process import make_rollout
+from tests.processes import ServiceProcess
 
 
 @pytest.fixture
@@ -17,16 +18,16 @@ def neighbours() -> Iterator[Neighbours]:
 
 
 @pytest.fixture
-def rollout(tmp_path: Path, nats_url: str, database: str, neighbours: Neighbours) -> Iterator[Rollout]:
+def rollout(tmp_path: Path, nats_url: str, database: str, neighbours: Neighbours) -> Iterator[ServiceProcess]:
     rollout = make_rollout(tmp_path, nats_url=nats_url, dsn=database, neighbours=neighbours)
     rollout.start()
     yield rollout
-    if rollout.process is not None and rollout.process.poll() is None:
+    if rollout.is_running:
         rollout.kill()
 
 
 @pytest.fixture
-async def client(rollout: Rollout) -> AsyncIterator[httpx.AsyncClient]:
+async def client(rollout: ServiceProcess) -> AsyncIterator[httpx.AsyncClient]:
     headers = {"x-mint-internal-token": TOKEN}
     async with httpx.AsyncClient(base_url=rollout.url, headers=headers, trust_env=False) as client:
         yield client

@@ -17,7 +17,8 @@ from mint_common.ids import WaveId
 from mint_common.testing.factories import BASE, POLICY, TENANT
 from services.rollout.core.evaluation import EvaluationData
 from tests.integration.rollout.neighbours import Neighbours
-from tests.integration.rollout.process import Rollout, until
+from tests.integration.rollout.process import until
+from tests.processes import ServiceProcess
 from tests.unit.rollout.file_jobs import GRADER
 from tests.unit.rollout.world import revision_of
 
@@ -122,7 +123,7 @@ async def test_a_bare_base_is_scored_and_compared_and_nothing_is_recorded(
 
 
 async def test_a_killed_process_loses_no_run(
-    rollout: Rollout, client: httpx.AsyncClient, neighbours: Neighbours
+    rollout: ServiceProcess, client: httpx.AsyncClient, neighbours: Neighbours
 ) -> None:
     neighbours.held.set()
     await client.post(RUNS, json=body())

@@ -17,7 +17,8 @@ from mint_common.ids import JobId
 from mint_common.records import Group, decode_record
 from mint_common.testing.factories import POLICY
 from tests.integration.rollout.neighbours import Neighbours, Trainer
-from tests.integration.rollout.process import Rollout, show, until
+from tests.integration.rollout.process import show, until
+from tests.processes import ServiceProcess
 from tests.unit.rollout.file_jobs import completions, on_file
 
 pytestmark = pytest.mark.integration
@@ -47,7 +48,7 @@ async def groups_of(folder: Path, waves: Sequence[WaveCompleted], job_id: str) -
 
 async def test_a_job_trains_on_its_rows_and_ends_with_its_best_revision(
     nats_url: str,
-    rollout: Rollout,
+    rollout: ServiceProcess,
     client: httpx.AsyncClient,
     neighbours: Neighbours,
     tmp_path: Path,
@@ -82,7 +83,7 @@ async def test_a_job_trains_on_its_rows_and_ends_with_its_best_revision(
 
 async def test_a_row_that_is_too_long_fails_its_job_by_line(
     nats_url: str,
-    rollout: Rollout,
+    rollout: ServiceProcess,
     client: httpx.AsyncClient,
     tmp_path: Path,
 ) -> None:
@@ -107,7 +108,7 @@ async def test_a_row_that_is_too_long_fails_its_job_by_line(
 
 async def test_kill_9_at_any_moment_changes_no_row_and_no_order(
     nats_url: str,
-    rollout: Rollout,
+    rollout: ServiceProcess,
     client: httpx.AsyncClient,
     tmp_path: Path,
 ) -> None:
@@ -139,7 +140,7 @@ async def test_kill_9_at_any_moment_changes_no_row_and_no_order(
 
 
 async def test_a_graded_job_waits_for_the_scores_of_its_revisions(
-    nats_url: str, rollout: Rollout, client: httpx.AsyncClient, neighbours: Neighbours, tmp_path: Path
+    nats_url: str, rollout: ServiceProcess, client: httpx.AsyncClient, neighbours: Neighbours, tmp_path: Path
 ) -> None:
     """The scripted engine says "no" to every row, and every second time something else."""
     rows = [{"messages": [{"role": "user", "content": f"{n}?"}], "answer": "no"} for n in range(16)]

@@ -12,14 +12,15 @@ from mint_common.ids import JobId, PolicyId
 from mint_common.records import decode_record
 from mint_common.testing.factories import JOB, TENANT
 from tests.integration.rollout.neighbours import Neighbours, Trainer
-from tests.integration.rollout.process import Rollout, make_rollout, show, until
+from tests.integration.rollout.process import make_rollout, show, until
+from tests.processes import ServiceProcess
 from tests.unit.rollout.world import EOS, published, submitted, tokens_of
 
 pytestmark = pytest.mark.integration
 
 
 async def test_a_job_runs_from_its_submission_to_its_last_revision(
-    nats_url: str, rollout: Rollout, client: httpx.AsyncClient, neighbours: Neighbours, tmp_path: Path
+    nats_url: str, rollout: ServiceProcess, client: httpx.AsyncClient, neighbours: Neighbours, tmp_path: Path
 ) -> None:
     neighbours.refusals = 3
     neighbours.aborts = 2
@@ -52,7 +53,7 @@ async def test_a_job_runs_from_its_submission_to_its_last_revision(
 
 
 async def test_an_sft_job_needs_no_samples(
-    nats_url: str, rollout: Rollout, client: httpx.AsyncClient, neighbours: Neighbours, tmp_path: Path
+    nats_url: str, rollout: ServiceProcess, client: httpx.AsyncClient, neighbours: Neighbours, tmp_path: Path
 ) -> None:
     trainer = Trainer()
     async with trainer.running(nats_url):
@@ -65,7 +66,7 @@ async def test_an_sft_job_needs_no_samples(
 
 
 async def test_a_killed_process_goes_on_where_it_was(
-    nats_url: str, rollout: Rollout, client: httpx.AsyncClient, neighbours: Neighbours
+    nats_url: str, rollout: ServiceProcess, client: httpx.AsyncClient, neighbours: Neighbours
 ) -> None:
     trainer = Trainer()
     async with trainer.running(nats_url):
@@ -84,7 +85,7 @@ async def test_a_killed_process_goes_on_where_it_was(
 
 
 async def test_many_jobs_share_the_service_and_a_stuck_one_delays_nobody(
-    nats_url: str, rollout: Rollout, client: httpx.AsyncClient
+    nats_url: str, rollout: ServiceProcess, client: httpx.AsyncClient
 ) -> None:
     trainer = Trainer()
     jobs = [JobId(f"job_{number}") for number in range(6)]
@@ -102,7 +103,7 @@ async def test_many_jobs_share_the_service_and_a_stuck_one_delays_nobody(
 
 
 async def test_jobs_of_one_policy_run_one_after_another(
-    nats_url: str, rollout: Rollout, client: httpx.AsyncClient
+    nats_url: str, rollout: ServiceProcess, client: httpx.AsyncClient
 ) -> None:
     trainer = Trainer()
     jobs = [JobId(f"job_{number}") for number in range(4)]
@@ -117,7 +118,7 @@ async def test_jobs_of_one_policy_run_one_after_another(
 
 
 async def test_a_job_is_cancelled_while_its_wave_is_sampled(
-    nats_url: str, rollout: Rollout, client: httpx.AsyncClient, neighbours: Neighbours
+    nats_url: str, rollout: ServiceProcess, client: httpx.AsyncClient, neighbours: Neighbours
 ) -> None:
     neighbours.held.set()
     trainer = Trainer()

@@ -3,10 +3,6 @@
 import asyncio
 import gc
 import os
-import signal
-import subprocess
-import sys
-import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,11 +17,11 @@ import tinker
 from services.standalone.adapters.launch import free_port
 from tests.conftest import RunningServer, make_nats
 from tests.integration.tenants import make_tenant_key
+from tests.processes import ServiceProcess
 
 TOKEN = "internal"  # the tests' own secret
 KEY = "tml-default-of-the-tests"
 BASE = Path(__file__).parents[3] / "bases/tiny"
-READY_SECONDS = 180.0
 HOLD_SECONDS = 10.0
 """How long an operation waits for the numbers before its own."""
 SERVICES = ("registry", "trainer", "gateway")
@@ -39,7 +35,7 @@ class TinkerStack:
     ports: dict[str, int]
     folder: Path
     dsn: str
-    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    processes: dict[str, ServiceProcess] = field(default_factory=dict)
     other_key: str = ""
     key: str = KEY
 
@@ -54,33 +50,17 @@ class TinkerStack:
 
     def start(self, name: str) -> None:
         """Start a service and wait until it is ready."""
-        others = [f"MINT_{each.upper()}_" for each in SERVICES if each != name]
-        env = {k: v for k, v in self.environ.items() if not k.startswith(tuple(others))}
-        log = self.folder / f"{name}.log"
-        with log.open("ab") as file:
-            command = [sys.executable, "-m", f"services.{name}"]
-            process = subprocess.Popen(command, env=env, stdout=file, stderr=subprocess.STDOUT)
-        self.processes[name] = process
-        deadline = time.monotonic() + READY_SECONDS
-        while time.monotonic() < deadline and process.poll() is None:
-            try:
-                if httpx.get(f"http://127.0.0.1:{self.ports[name]}/readyz", timeout=2).status_code == 200:
-                    return
-            except httpx.TransportError:
-                time.sleep(0.05)
-        raise RuntimeError(f"{name} did not start:\n{log.read_text()[-3000:]}")
+        self.processes[name] = ServiceProcess(name, self.environ, self.folder / f"{name}.log")
+        self.processes[name].start()
 
     def kill(self, name: str) -> None:
         """Kill a service as a power cut would."""
-        self.processes[name].send_signal(signal.SIGKILL)
-        self.processes[name].wait(20)
+        self.processes[name].kill()
 
     def stop(self) -> None:
         """End everything."""
         for process in self.processes.values():
-            process.terminate()
-        for process in self.processes.values():
-            process.wait(30)
+            process.stop()
 
 
 @pytest.fixture(scope="package")
@@ -99,7 +79,6 @@ def stack(postgres_dsn: str, own_bus, tmp_path_factory: pytest.TempPathFactory) 
     dsn = asyncio.run(_fresh_database(postgres_dsn))
     ports = {name: free_port() for name in SERVICES}
     environ = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("MINT_")},
         "MINT_POSTGRES_DSN": dsn,
         "MINT_NATS_URL": own_bus.address,
         "MINT_BLOBS_URL": f"file://{folder / 'blobs'}",

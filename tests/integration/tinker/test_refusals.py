@@ -76,11 +76,11 @@ def test_a_bad_pass_names_its_field(run, data, loss, config, field):
 
 
 def test_a_bad_pass_is_told_while_the_trainer_does_not_answer(run, stack):
-    stack.processes["trainer"].send_signal(signal.SIGSTOP)
+    stack.processes["trainer"].send(signal.SIGSTOP)
     try:
         refused(run.send_pass([datum()], "no_such_loss", seq=1), "loss_fn")
     finally:
-        stack.processes["trainer"].send_signal(signal.SIGCONT)
+        stack.processes["trainer"].send(signal.SIGCONT)
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,9 @@ import pytest
 
 from mint_common.events import RevisionExported
 from services.trainer.adapters.distributed.group import GRACE_SECONDS
-from tests.processes import until_ended
+from tests.processes import ServiceProcess, until_ended
 
 from .conftest import Stage
-from .test_processes import process
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
@@ -68,8 +67,8 @@ async def test_a_rank_killed_in_a_step_ends_the_trainer_and_the_step_is_done_aga
     stage: Stage, environ: dict[str, str], spread: dict[str, str], tmp_path: Path
 ) -> None:
     log = tmp_path / "trainer.log"
-    async with process("registry", environ, tmp_path / "registry.log"):
-        async with process("trainer", spread, log) as trainer:
+    async with ServiceProcess("registry", environ, tmp_path / "registry.log").running():
+        async with ServiceProcess("trainer", spread, log).running() as trainer:
             await stage.publish(await stage.wave(1, policy="policy_killed"))
             await digests(stage, "policy_killed", upto=1)
             rank = other_rank(trainer.pid)
@@ -78,7 +77,7 @@ async def test_a_rank_killed_in_a_step_ends_the_trainer_and_the_step_is_done_aga
             rank.kill()
             assert await asyncio.to_thread(trainer.wait, 2 * GRACE_SECONDS) == 1
             assert time.monotonic() - started < GRACE_SECONDS
-        async with process("trainer", spread, log) as trainer:
+        async with ServiceProcess("trainer", spread, log).running() as trainer:
             await digests(stage, "policy_killed", upto=2)
             await stage.publish(await stage.wave(3, policy="policy_killed"))
             killed = await digests(stage, "policy_killed", upto=STEPS)
@@ -99,8 +98,8 @@ async def test_torchrun_starts_the_group_again_when_a_rank_is_killed(
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=2", "-m"]
     log = tmp_path / "trainer.log"
     async with (
-        process("registry", environ, tmp_path / "registry.log"),
-        process("trainer", spread, log, launch=launch) as agent,
+        ServiceProcess("registry", environ, tmp_path / "registry.log").running(),
+        ServiceProcess("trainer", spread, log, launch=launch).running() as agent,
     ):
         await stage.publish(await stage.wave(1, policy="policy_killed"))
         await digests(stage, "policy_killed", upto=1)
@@ -124,8 +123,8 @@ async def test_a_rank_that_hangs_ends_the_trainer(
     timeout_seconds = 60  # it bounds the start too, which a busy machine makes slow
     spread["MINT_TRAINER_RANK_TIMEOUT_SECONDS"] = str(timeout_seconds)
     async with (
-        process("registry", environ, tmp_path / "registry.log"),
-        process("trainer", spread, tmp_path / "trainer.log") as trainer,
+        ServiceProcess("registry", environ, tmp_path / "registry.log").running(),
+        ServiceProcess("trainer", spread, tmp_path / "trainer.log").running() as trainer,
     ):
         rank = other_rank(trainer.pid)
         started = time.monotonic()
@@ -139,8 +138,8 @@ async def test_ranks_end_with_rank_0(
     stage: Stage, environ: dict[str, str], spread: dict[str, str], tmp_path: Path
 ) -> None:
     async with (
-        process("registry", environ, tmp_path / "registry.log"),
-        process("trainer", spread, tmp_path / "trainer.log") as trainer,
+        ServiceProcess("registry", environ, tmp_path / "registry.log").running(),
+        ServiceProcess("trainer", spread, tmp_path / "trainer.log").running() as trainer,
     ):
         rank = other_rank(trainer.pid)
         os.kill(trainer.pid, signal.SIGKILL)

@@ -11,11 +11,11 @@ import pytest
 from mint_common.events import Event, RevisionExported, TrainingFailed, WaveCompleted
 from mint_common.records import WaveRecord
 from services.standalone.adapters.launch import free_port
+from tests.processes import ServiceProcess
 
 from .conftest import FILE, SPEC, Stage, masked, ref
 from .killing import MortalTrainer
 from .test_operation_crashes import kill_at
-from .test_processes import process
 from .test_waves import wild
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
@@ -110,7 +110,7 @@ async def crash_and_compare(stage: Stage, environ: dict[str, str], log: Path, se
         )
         mortal = MortalTrainer(settings)
         try:
-            async with process("registry", environ, log):
+            async with ServiceProcess("registry", environ, log).running():
                 await mortal.start()
                 async with asyncio.TaskGroup() as group:
                     group.create_task(kill_at(seed, mortal))
