@@ -14,7 +14,7 @@ from mint_common.events import JobFile
 from mint_common.ids import JobId, PolicyId, TenantId
 from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.edge import create_http
-from mint_common.testing.factories import TENANT
+from mint_common.testing.factories import EXACT, TENANT
 from services.rollout.adapters import evaluation_runs_postgres
 from services.rollout.adapters.evaluation_runs_postgres import PostgresEvaluationRuns
 from services.rollout.adapters.jobs_postgres import PostgresJobs
@@ -23,7 +23,6 @@ from services.rollout.core.job import JobState, open_job
 from services.rollout.core.job_scores import signer_of, suite_of
 from services.rollout.http.evaluations import evaluation_routes
 from services.rollout.ports import EvaluationRuns
-from tests.unit.rollout.file_jobs import GRADER
 from tests.unit.rollout.test_evaluation import RUN, rows
 from tests.unit.rollout.world import submitted
 
@@ -51,7 +50,7 @@ async def test_a_run_over_a_file_is_read_back_equal_with_its_rows(store: Evaluat
     file = JobFile(
         file_id="file-1", filename="a.jsonl", content=RUN.revision.manifest, format=Format.REWARD, rows=4
     )
-    data = EvaluationData(file=file, holdout=0.25, grader=GRADER, on_long="drop")
+    data = EvaluationData(file=file, holdout=0.25, grader=EXACT, on_long="drop")
     run = replace(RUN, task="", policy_id=None, revision=None, data=data, suite="file:file-1")
     assert await store.add([run], most_open=1) == [run]
     found = [*rows([1.0, None, 0.25]), ScoredRow(row=9, score=2.0, answer="b", weight=7.0)]

@@ -16,7 +16,7 @@ from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.ledger import Ledger
 from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.runtime.postgres import open_pool
-from mint_common.testing.factories import JOB, POLICY, TENANT, make_claim
+from mint_common.testing.factories import EXACT, JOB, POLICY, TENANT, make_claim
 from services.rollout.adapters.jobs_postgres import PostgresJobs
 from services.rollout.core.evaluation import RunState
 from services.rollout.core.fault import JobFault
@@ -26,7 +26,7 @@ from services.rollout.core.progress import progress_of
 from services.rollout.core.wave import Wave, WaveCounts, fold
 from services.rollout.handlers.commits import Commits
 from services.rollout.ports import JobStore
-from tests.unit.rollout.file_jobs import GRADER, on_file
+from tests.unit.rollout.file_jobs import on_file
 from tests.unit.rollout.test_job import completed
 from tests.unit.rollout.world import history, published, submitted
 
@@ -155,7 +155,7 @@ async def test_listed_jobs_have_no_graders(store: Store) -> None:
     file = JobFile(file_id="f", filename="a.jsonl", content=make_claim("f"), format=Format.REWARD, rows=9)
     event = on_file(file)
     assert event.spec.data is not None
-    data = replace(event.spec.data, grader=GRADER)
+    data = replace(event.spec.data, grader=EXACT)
     job = open_job(replace(event, spec=replace(event.spec, algorithm="grpo", data=data)), now=1.0)
     await store.save("c", job)
     assert await store.jobs.job(job.job_id) == job

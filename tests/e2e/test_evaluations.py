@@ -14,18 +14,12 @@ import torch
 from e2e.stack import MINT, RunningStack
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from mint_common.testing.factories import EXACT
 from services.standalone.adapters.bases import tiny_folder
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 PATIENCE_SECONDS = 180.0
-GRADER = {
-    "type": "string_check",
-    "name": "same",
-    "input": "{{ sample.output_text }}",
-    "reference": "{{ item.answer }}",
-    "operation": "eq",
-}
 WORDS = ["".join(Random(n).choices("abcdefghij", k=4)) for n in range(48)]
 ROWS = [{"messages": [{"role": "user", "content": f"f {word}="}], "answer": word} for word in WORDS]
 
@@ -62,7 +56,7 @@ def ended(stack: RunningStack, run: Mapping[str, Any]) -> Any:
 
 
 def scored(stack: RunningStack, **body: Any) -> Any:
-    asked = {"grader": GRADER, "max_new_tokens": 8, **body}
+    asked = {"grader": EXACT, "max_new_tokens": 8, **body}
     return ended(stack, stack.post("/evaluations/run", asked, status=202))
 
 
@@ -89,7 +83,7 @@ def test_a_revision_s_answers_to_a_file_are_graded_and_its_score_recorded(
 def test_a_trained_revision_wins_against_its_base_on_the_same_rows(
     stack: RunningStack, file: str, copier: str
 ) -> None:
-    asked = {"file": file, "grader": GRADER, "temperature": 1.0, "max_new_tokens": 8, "seed": 3}
+    asked = {"file": file, "grader": EXACT, "temperature": 1.0, "max_new_tokens": 8, "seed": 3}
     begun = stack.post("/evaluations/compare", {"model": copier, "baseline": "tiny", **asked}, status=202)
     for side in ("run", "baseline"):
         assert ended(stack, begun[side])["state"] == "succeeded"
@@ -157,7 +151,7 @@ def test_grader_errors_are_counted_and_too_many_fail_the_run(stack: RunningStack
     )
     rows = stack.get(f"/evaluations/run/{run['run_id']}/rows")
     assert (rows[0]["score"], rows[0]["fault"]) == (None, "invalid_variable_error")
-    absent = {**GRADER, "reference": "{{ item.nothing }}"}
+    absent = {**EXACT, "reference": "{{ item.nothing }}"}
     run = scored(stack, model="tiny", file=file, grader=absent, n=4)
     assert (run["state"], run["value"]) == ("failed", None)
     assert "there is no item.nothing" in run["reason"]
@@ -177,7 +171,7 @@ def test_rows_that_leave_no_room_for_an_answer_fail_the_run_or_are_left_out(stac
     ("change", "status", "field"),
     [
         ({"n": 49}, 422, "n"),
-        ({"grader": {**GRADER, "operation": "is"}}, 422, "grader.operation"),
+        ({"grader": {**EXACT, "operation": "is"}}, 422, "grader.operation"),
         ({"max_new_tokens": 100_000}, 422, "max_new_tokens"),
         ({"file": "file-none"}, 404, None),
         ({"model": "nobody"}, 404, None),
@@ -186,7 +180,7 @@ def test_rows_that_leave_no_room_for_an_answer_fail_the_run_or_are_left_out(stac
 def test_what_is_wrong_is_told_before_a_run_begins(
     stack: RunningStack, file: str, change: dict[str, Any], status: int, field: str | None
 ) -> None:
-    body = {"model": "tiny", "file": file, "grader": GRADER, **change}
+    body = {"model": "tiny", "file": file, "grader": EXACT, **change}
     error = stack.post("/evaluations/run", body, status=status)["error"]
     assert error.get("field") == field
 
@@ -196,7 +190,7 @@ def test_the_command_line_sends_a_file_and_scores_and_compares_on_it(
 ) -> None:
     rows, grader = tmp_path / "words.jsonl", tmp_path / "same.json"
     rows.write_text("\n".join(map(json.dumps, ROWS[:8])))
-    grader.write_text(json.dumps(GRADER))
+    grader.write_text(json.dumps(EXACT))
     asked = ["--file", str(rows), "--grader", str(grader), "--max-new-tokens", "8"]
     run = json.loads(mint(stack, "eval", "run", "tiny", *asked, "--json"))
     assert (run["state"], run["scored"], run["file"]["filename"]) == ("succeeded", 8, "words.jsonl")

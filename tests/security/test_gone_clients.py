@@ -6,13 +6,9 @@ import json
 import pytest
 from security.gateway_rig import Beyond, make_rig
 
-STRING_CHECK = {
-    "type": "string_check",
-    "name": "exact",
-    "input": "{{ sample.output_text }}",
-    "reference": "4",
-    "operation": "eq",
-}
+from mint_common.testing.factories import EXACT
+
+STRING_CHECK = {**EXACT, "reference": "4"}
 
 
 class SlowGraders(Beyond):

@@ -70,6 +70,16 @@ SPEC = JobSpec(
 )
 
 
+EXACT = {
+    "type": "string_check",
+    "name": "exact",
+    "input": "{{ sample.output_text }}",
+    "reference": "{{ item.answer }}",
+    "operation": "eq",
+}
+"""Rewards an answer that equals its row's."""
+
+
 def make_claim(uri: str, data: bytes = b"example") -> Claim:
     """Return the claim of some bytes."""
     return Claim(uri=uri, sha256=sha256_digest(data).removeprefix("sha256:"), size_bytes=len(data))

@@ -6,16 +6,11 @@ import time
 import httpx
 import pytest
 
+from mint_common.testing.factories import EXACT
+
 pytestmark = pytest.mark.integration
 
 PATIENCE_SECONDS = 90.0
-GRADER = {
-    "type": "string_check",
-    "name": "same",
-    "input": "{{ sample.output_text }}",
-    "reference": "{{ item.answer }}",
-    "operation": "eq",
-}
 RUN = {"policy": "examinee", "task": "mode:copy", "n": 6}
 
 
@@ -159,8 +154,8 @@ def test_near_names_are_in_the_message(mint):
         ({"model": "tiny"}, "policy"),
         ({"policy": None, "model": "examinee", "revision": 1}, "revision"),
         ({"task": None}, "task"),
-        ({"file": "file-x", "grader": GRADER}, "task"),
-        ({"grader": GRADER}, "grader"),
+        ({"file": "file-x", "grader": EXACT}, "task"),
+        ({"grader": EXACT}, "grader"),
         ({"task": None, "file": "file-x", "max_new_tokens": 5}, "max_new_tokens"),
         ({"suite": ""}, "suite"),
         ({"on_long": "cut"}, "on_long"),
@@ -181,17 +176,17 @@ def test_a_file_is_its_tenant_s_and_fits_what_is_asked(mint, stack):
 
     prompt = {"messages": [{"role": "user", "content": "f ab="}], "answer": "ab"}
     file, plain = uploaded(prompt, prompt), uploaded({"prompt": "f ab=", "completion": "ab"})
-    asked = {"model": "tiny", "file": file, "grader": GRADER}
+    asked = {"model": "tiny", "file": file, "grader": EXACT}
     with stack.client(key=stack.other_key) as stranger:
         assert stranger.post("/evaluations/run", json=asked).status_code == 404
-        comparison = {"model": "tiny", "baseline": "tiny", "file": file, "grader": GRADER}
+        comparison = {"model": "tiny", "baseline": "tiny", "file": file, "grader": EXACT}
         assert stranger.post("/evaluations/compare", json=comparison).status_code == 404
     for change, field in (
         ({"n": 3}, "n"),
         ({"file": plain}, "file"),
         ({"grader": None}, "grader"),
-        ({"grader": {**GRADER, "operation": "is"}}, "grader.operation"),
-        ({"grader": {**GRADER, "reference": "\x00"}}, "grader"),
+        ({"grader": {**EXACT, "operation": "is"}}, "grader.operation"),
+        ({"grader": {**EXACT, "reference": "\x00"}}, "grader"),
     ):
         refused = mint.post("/evaluations/run", json={**asked, **change})
         assert (refused.status_code, refused.json()["error"]["field"]) == (422, field)

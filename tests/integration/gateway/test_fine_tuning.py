@@ -8,15 +8,9 @@ import asyncpg
 import openai
 import pytest
 
-pytestmark = pytest.mark.integration
+from mint_common.testing.factories import EXACT
 
-EXACT = {
-    "type": "string_check",
-    "name": "exact",
-    "input": "{{ sample.output_text }}",
-    "reference": "{{ item.answer }}",
-    "operation": "eq",
-}
+pytestmark = pytest.mark.integration
 
 
 def lines(*rows: object) -> bytes:

@@ -3,15 +3,10 @@
 import openai
 import pytest
 
+from mint_common.testing.factories import EXACT
+
 pytestmark = pytest.mark.integration
 
-EXACT = {
-    "type": "string_check",
-    "name": "exact",
-    "input": "{{ sample.output_text }}",
-    "reference": "{{ item.answer }}",
-    "operation": "eq",
-}
 ALIKE = {**EXACT, "type": "text_similarity", "name": "alike", "evaluation_metric": "fuzzy_match"}
 ALIKE.pop("operation")
 PYTHON = {

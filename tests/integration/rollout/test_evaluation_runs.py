@@ -14,12 +14,11 @@ from mint_common.blobs.localfs import LocalBlobs
 from mint_common.datasets import format_of
 from mint_common.events import JobFile
 from mint_common.ids import WaveId
-from mint_common.testing.factories import BASE, POLICY, TENANT
+from mint_common.testing.factories import BASE, EXACT, POLICY, TENANT
 from services.rollout.core.evaluation import EvaluationData
 from tests.integration.rollout.neighbours import Neighbours
 from tests.integration.rollout.process import until
 from tests.processes import ServiceProcess
-from tests.unit.rollout.file_jobs import GRADER
 from tests.unit.rollout.world import revision_of
 
 pytestmark = pytest.mark.integration
@@ -181,7 +180,7 @@ async def data_of(folder: Path, rows: Sequence[object], **changes: object) -> di
     kind = format_of(rows[0])  # type: ignore[arg-type]  # a row is a mapping
     assert kind is not None
     file = JobFile(file_id="file-1", filename="rows.jsonl", content=content, format=kind, rows=len(rows))
-    data = EvaluationData(file=file, holdout=0.0, grader=GRADER, on_long="refuse")
+    data = EvaluationData(file=file, holdout=0.0, grader=EXACT, on_long="refuse")
     found: dict[str, object] = msgspec.to_builtins(data)
     return {"task": "", "suite": "file:file-1", "data": {**found, **changes}}
 
@@ -243,7 +242,7 @@ async def test_grader_errors_are_counted_and_fail_a_run_when_they_are_many(
         8,
         {"invalid_variable_error": 4},
     )
-    grader = {**GRADER, "reference": "{{ item.nothing }}"}
+    grader = {**EXACT, "reference": "{{ item.nothing }}"}
     await client.post(RUNS, json=body("evr_2", **await data_of(tmp_path, rows, grader=grader)))
     run = await ended(client, "evr_2")
     assert (run["state"], run["value"]) == ("failed", None)

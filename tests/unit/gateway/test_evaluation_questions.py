@@ -1,8 +1,9 @@
 """What an evaluation run asks of a file's rows."""
 
 from mint_common.datasets import Format
+from mint_common.testing.factories import EXACT
 from services.gateway.core.mint.evaluations import Questions, plan_file
-from tests.unit.gateway.fine_tuning.making import EXACT, file
+from tests.unit.gateway.fine_tuning.making import file
 
 
 def suite_of(grader):

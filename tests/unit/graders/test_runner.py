@@ -13,6 +13,7 @@ from mint_common.runtime.graders.open import open_graders
 from mint_common.runtime.graders.process import ProcessSandbox, SandboxUnavailable
 from mint_common.runtime.graders.runner import GraderRunner
 from mint_common.settings import GraderSettings
+from mint_common.testing.factories import EXACT
 
 TENANT, OTHER = TenantId("ten-a"), TenantId("ten-b")
 PYTHON = {
@@ -21,13 +22,6 @@ PYTHON = {
     "source": "def grade(sample, item):\n    return len(sample['output_text']) / item['length']",
 }
 ENDLESS = {**PYTHON, "source": "def grade(sample, item):\n    while True: pass"}
-EXACT = {
-    "type": "string_check",
-    "name": "e",
-    "input": "{{ sample.output_text }}",
-    "reference": "{{ item.answer }}",
-    "operation": "eq",
-}
 SCORE = {
     "type": "score_model",
     "name": "s",

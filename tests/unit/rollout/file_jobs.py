@@ -21,20 +21,12 @@ from mint_common.events import (
 )
 from mint_common.ids import BaseName
 from mint_common.records import WaveRecord, decode_record
-from mint_common.testing.factories import JOB
+from mint_common.testing.factories import EXACT, JOB
 from services.rollout.core.row_groups import METHODS
 from services.standalone.adapters.bases import tiny_folder
 from services.trainer.adapters.rendering.rendering import BaseRendering
 from tests.unit.rollout.rig import Rig
 from tests.unit.rollout.world import published, submitted
-
-GRADER = {
-    "type": "string_check",
-    "name": "exact",
-    "input": "{{ sample.output_text }}",
-    "reference": "{{ item.answer }}",
-    "operation": "eq",
-}
 
 
 @cache
@@ -90,7 +82,7 @@ def on_file(
         training=file,
         epochs=epochs,
         on_long=on_long,  # type: ignore[arg-type]  # one of its values
-        grader=GRADER if algorithm == "grpo" else None,
+        grader=EXACT if algorithm == "grpo" else None,
         evaluation=evaluation,
     )
     spec: dict[str, Any] = {

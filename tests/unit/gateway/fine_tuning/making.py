@@ -5,6 +5,7 @@ from typing import Any
 from mint_common.datasets import Format
 from mint_common.events import LoraSpec
 from mint_common.ids import BaseName, JobId, PolicyId, TenantId
+from mint_common.testing.factories import EXACT
 from services.gateway.core.files.records import FileRecord
 from services.gateway.core.fine_tuning.bodies import FineTuningBody
 from services.gateway.core.fine_tuning.plan import JobFiles, JobPlan, plan_fine_tuning
@@ -13,13 +14,6 @@ from services.gateway.core.mint.submission import SubmittedJob
 
 TENANT = TenantId("ten_a")
 JOB = JobId("job_" + "a" * 26)
-EXACT = {
-    "type": "string_check",
-    "name": "exact",
-    "input": "{{ sample.output_text }}",
-    "reference": "{{ item.answer }}",
-    "operation": "eq",
-}
 DPO = {"type": "dpo"}
 REINFORCEMENT = {"type": "reinforcement", "reinforcement": {"grader": EXACT}}
 

@@ -11,6 +11,7 @@ from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 
 from mint_common.datasets import Format
 from mint_common.errors import InvalidField, NotFound
+from mint_common.testing.factories import EXACT
 from services.gateway.core.fine_tuning.answers import job_answer
 from services.gateway.core.fine_tuning.checkpoints import checkpoints
 from services.gateway.core.fine_tuning.events import job_events
@@ -19,7 +20,7 @@ from services.gateway.core.fine_tuning.plan import JobFiles
 from services.gateway.core.fine_tuning.records import Fault, Revision, TunedJob, TunedStep
 from services.gateway.core.fine_tuning.results import results_csv, results_file
 from services.gateway.core.mint.submission import complete_job, describe_submission, merge_jobs
-from tests.unit.gateway.fine_tuning.making import EXACT, REINFORCEMENT, TENANT, body, file, plan, submitted
+from tests.unit.gateway.fine_tuning.making import REINFORCEMENT, TENANT, body, file, plan, submitted
 
 FILES = JobFiles(training=file(rows=16), validation=file(name="valid", rows=4))
 SUPERVISED = plan(

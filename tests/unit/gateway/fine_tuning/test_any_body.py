@@ -10,10 +10,11 @@ from pydantic import ValidationError
 from mint_common.datasets import Format
 from mint_common.errors import InvalidField
 from mint_common.events import JobSpec
+from mint_common.testing.factories import EXACT
 from services.gateway.core.fine_tuning.bodies import FineTuningBody
 from services.gateway.core.fine_tuning.evaluations import validation_named
 from services.gateway.core.fine_tuning.plan import JobFiles
-from tests.unit.gateway.fine_tuning.making import EXACT, file, plan
+from tests.unit.gateway.fine_tuning.making import file, plan
 
 SCALARS = (
     st.none()

@@ -11,9 +11,10 @@ from pydantic import ValidationError
 from mint_common.datasets import Format
 from mint_common.errors import InvalidField
 from mint_common.events import EarlyStopping
+from mint_common.testing.factories import EXACT
 from services.gateway.core.fine_tuning.plan import JobFiles
 from services.rollout.core.row_order import held_out
-from tests.unit.gateway.fine_tuning.making import DPO, EXACT, REINFORCEMENT, body, file, plan
+from tests.unit.gateway.fine_tuning.making import DPO, REINFORCEMENT, body, file, plan
 
 PAIRS = JobFiles(training=file(Format.PAIRS))
 REWARD = JobFiles(training=file(Format.REWARD))
