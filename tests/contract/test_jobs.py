@@ -10,7 +10,7 @@ from contract.schemas import empty_schema
 
 from mint_common.datasets import Format
 from mint_common.errors import NotFound
-from mint_common.events import EvaluationPlan, JobFile, WaveRequested
+from mint_common.events import JobFile, WaveRequested
 from mint_common.ids import JobId, PolicyId, TenantId, WaveId
 from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.ledger import Ledger
@@ -26,7 +26,7 @@ from services.rollout.core.progress import progress_of
 from services.rollout.core.wave import Wave, WaveCounts, fold
 from services.rollout.handlers.commits import Commits
 from services.rollout.ports import JobStore
-from tests.unit.rollout.file_jobs import on_file
+from tests.unit.rollout.file_jobs import EVALUATION, on_file
 from tests.unit.rollout.test_job import completed
 from tests.unit.rollout.world import history, published, submitted
 
@@ -112,13 +112,10 @@ async def test_waves_without_a_score_are_those_that_have_a_revision(store: Store
 
 
 async def test_progress_is_summed_as_it_is_read_off_waves(store: Store) -> None:
-    plan = EvaluationPlan(
-        every=2, rows=9, file=None, holdout=0.2, metric="valid_loss", keep="best", early_stopping=None
-    )
     file = JobFile(file_id="f", filename="a.jsonl", content=make_claim("f"), format=Format.CHAT, rows=9)
     events = {
         "job_task": submitted(),
-        "job_measured": on_file(file, evaluation=plan),
+        "job_measured": on_file(file, evaluation=EVALUATION),
         "job_sft": on_file(file),
         "job_new": submitted(),
     }
@@ -254,9 +251,7 @@ def measured_job() -> Job:
     file = JobFile(
         file_id="f", filename="a.jsonl", content=make_claim("files/a"), format=Format.REWARD, rows=20
     )
-    plan = EvaluationPlan(
-        every=2, rows=3, file=None, holdout=0.2, metric="valid_reward_mean", keep="best", early_stopping=None
-    )
+    plan = replace(EVALUATION, metric="valid_reward_mean")
     waiting = replace(open_job(on_file(file, evaluation=plan), now=1.0), job_id=JobId("job_measured"))
     return begin(waiting, make_claim("p"), revision=None, cause="s", now=1.0).job
 

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mint_common.datasets import Format, RenderedExample, RenderedRow, Rendering, RenderRequest
-from mint_common.events import EvaluationPlan, Event, JobFile, JobFinished, JobSubmitted, WaveCompleted
+from mint_common.events import Event, JobFile, JobFinished, JobSubmitted, WaveCompleted
 from mint_common.events.codec import decode
 from mint_common.ids import BaseName
 from mint_common.records import decode_record
@@ -34,14 +34,12 @@ from services.rollout.handlers.file_rows import FileRows
 from services.rollout.handlers.jobs import JobHandlers
 from services.rollout.handlers.watchdog import Watchdog
 from services.rollout.handlers.waves import WaveHandlers, WaveLimits
-from tests.unit.rollout.file_jobs import completions, on_file
+from tests.unit.rollout.file_jobs import EVALUATION, completions, on_file
 from tests.unit.rollout.memory_jobs import MemoryJobs
 from tests.unit.rollout.rig import GRADING
 from tests.unit.rollout.world import LocalTasks, Policies, ScoreBoard, ScriptedEngine, graders, published
 
-PLAN = EvaluationPlan(
-    every=2, rows=3, file=None, holdout=0.3, metric="valid_loss", keep="best", early_stopping=None
-)
+PLAN = replace(EVALUATION, holdout=0.3)
 
 
 class InlineExecutor(ThreadPoolExecutor):

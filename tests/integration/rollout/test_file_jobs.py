@@ -12,20 +12,18 @@ import pytest
 
 from mint_common.blobs.localfs import LocalBlobs
 from mint_common.datasets import Format
-from mint_common.events import EvaluationPlan, JobFile, JobSubmitted, WaveCompleted
+from mint_common.events import JobFile, JobSubmitted, WaveCompleted
 from mint_common.ids import JobId
 from mint_common.records import Group, decode_record
 from mint_common.testing.factories import POLICY
 from tests.integration.rollout.neighbours import Neighbours, Trainer
 from tests.integration.rollout.process import show, until
 from tests.processes import ServiceProcess
-from tests.unit.rollout.file_jobs import completions, on_file
+from tests.unit.rollout.file_jobs import EVALUATION, completions, on_file
 
 pytestmark = pytest.mark.integration
 
-PLAN = EvaluationPlan(
-    every=2, rows=8, file=None, holdout=0.25, metric="valid_loss", keep="best", early_stopping=None
-)
+PLAN = replace(EVALUATION, rows=8, holdout=0.25)
 
 
 async def stored(folder: Path, rows: Sequence[object], kind: Format = Format.COMPLETION) -> JobFile:

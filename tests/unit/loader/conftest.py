@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,10 @@ from mint_common.runtime.clock import ManualClock
 from mint_common.testing.adapters import make_adapter, make_base_facts
 from mint_common.testing.blobs_memory import MemoryBlobs
 from services.loader.adapters.builder.disk_cache import DiskCache
+from services.loader.core.open_work import OpenWork
+from services.loader.core.requests import Limits
 from services.loader.core.residency import Capacity
+from services.loader.handlers.generation import Serving
 from services.loader.handlers.loads import LoadLimits
 from services.loader.handlers.quarantining import Quarantined
 from services.loader.handlers.residency_log import EngineIdentity, ResidencyLog
@@ -124,6 +128,18 @@ class Bench:
         files = make_adapter(facts or self.facts, seed=seed)
         manifest: Claim = await store_adapter(self.blobs, files, export_id=f"e{seed}")
         return RevisionRef(digest=files.digest, number=1 + seed, manifest=manifest)
+
+    def serving(self, engine: Any) -> Serving:  # Any: the half of an engine that answers
+        """Return what serves requests with an engine."""
+        return Serving(
+            engine=engine,
+            tiers=self.tiers,
+            quarantined=self.quarantined,
+            limits=Limits(max_context=64, vocab_size=32, max_completions=4, max_logprobs=4),
+            engine_id=EngineId("e"),
+            dtype="float32",
+            work=OpenWork(most_requests=64, most_sequences=64, most_tokens=1 << 12),
+        )
 
     def kinds(self) -> list[str]:
         """Return the types of what was announced."""

@@ -9,10 +9,7 @@ import pytest
 
 from mint_common.claims import RevisionRef
 from mint_common.errors import NonFiniteOutput
-from mint_common.ids import EngineId, TenantId
-from services.loader.core.open_work import OpenWork
-from services.loader.core.requests import Limits
-from services.loader.handlers.generation import Serving
+from mint_common.ids import TenantId
 from services.loader.ports import Admission, AnswerHead, ApiCall, ApiWork
 
 Make = Callable[..., Awaitable[Any]]  # Any: Bench of conftest.py, which cannot be imported
@@ -35,18 +32,6 @@ class Streaming:
             yield b"two"
 
 
-def serving(bench: Any, engine: Streaming) -> Serving:
-    return Serving(
-        engine=engine,  # type: ignore[arg-type]  # the half that is asked here
-        tiers=bench.tiers,
-        quarantined=bench.quarantined,
-        limits=Limits(max_context=64, vocab_size=32, max_completions=4, max_logprobs=4),
-        engine_id=EngineId("e"),
-        dtype="float32",
-        work=OpenWork(most_requests=64, most_sequences=64, most_tokens=1 << 12),
-    )
-
-
 def call(revision: RevisionRef | None) -> ApiCall:
     return ApiCall(
         model="m",
@@ -65,7 +50,7 @@ async def test_a_warm_stream_counts_as_warm_to_its_end_and_waits_for_its_first_t
     revision = await bench.revision(0)
     await bench.tiers.prewarm(revision, tenant_id=TenantId("t"), cause="c")
     counts = bench.tiers.resident_set
-    async with aclosing(serving(bench, Streaming()).serve(call(revision))) as parts:
+    async with aclosing(bench.serving(Streaming()).serve(call(revision))) as parts:
         seen = [(counts.warm, counts.first_tokens, counts.generating) async for _ in parts]
     assert seen == [(1, 0, 1)] * 3
     assert (counts.warm, counts.first_tokens, counts.generating) == (0, 0, 0)
@@ -76,7 +61,7 @@ async def test_a_warm_stream_counts_as_warm_to_its_end_and_waits_for_its_first_t
 async def test_a_stream_ends_as_the_engine_ends_it(make_bench: Make, is_poisoned: bool) -> None:
     bench = await make_bench()
     revision = await bench.revision(0)
-    asked = serving(bench, Streaming(is_poisoned=is_poisoned))
+    asked = bench.serving(Streaming(is_poisoned=is_poisoned))
     head, *parts = [part async for part in asked.serve(call(revision))]
     assert isinstance(head, AnswerHead)
     assert head.served == revision.digest

@@ -13,13 +13,10 @@ from mint_common.claims import RevisionRef
 from mint_common.errors import NonFiniteOutput, Unavailable
 from mint_common.events import AdapterNonFinite, RevisionPublished, RevisionRestored
 from mint_common.generation import SampleRequest, Sampling
-from mint_common.ids import Digest, EngineId, PolicyId, TenantId
+from mint_common.ids import Digest, PolicyId, TenantId
 from mint_common.testing.adapters import make_base_facts
-from services.loader.core.open_work import OpenWork
 from services.loader.core.quarantine import Quarantine
-from services.loader.core.requests import Limits
 from services.loader.handlers.events import Handlers
-from services.loader.handlers.generation import Serving
 from services.loader.ports import LoadedAdapter, WholeSample
 
 Make = Callable[..., Awaitable[Any]]  # Any: Bench of conftest.py, which cannot be imported
@@ -54,18 +51,6 @@ class Poisoned:
         return NonFiniteOutput(digest=digest) if digest in self.poison and digest else None
 
 
-def serve(bench: Any, engine: Poisoned) -> Serving:
-    return Serving(
-        engine=engine,  # type: ignore[arg-type]  # the half that is asked here
-        tiers=bench.tiers,
-        quarantined=bench.quarantined,
-        limits=Limits(max_context=64, vocab_size=32, max_completions=4, max_logprobs=4),
-        engine_id=EngineId("e"),
-        dtype="float32",
-        work=OpenWork(most_requests=64, most_sequences=64, most_tokens=1 << 12),
-    )
-
-
 def sampling(revision: RevisionRef | None, tenant: str = "t") -> SampleRequest:
     return SampleRequest(
         request_id="r", tenant_id=TenantId(tenant), revision=revision, tokens=(1, 2), sampling=GREEDY
@@ -86,7 +71,7 @@ async def test_output_that_is_not_finite_is_told_once_and_its_revision_is_asked_
     bench = await make_bench()
     bad, good = await bench.revision(0), await bench.revision(1)
     engine = Poisoned(poison={bad.digest})
-    serving = serve(bench, engine)
+    serving = bench.serving(engine)
     with pytest.raises(NonFiniteOutput):
         await serving.sample(sampling(bad))
     for _ in range(3):
@@ -103,7 +88,7 @@ async def test_many_at_once_are_told_once_and_all_end(make_bench: Make) -> None:
     bench = await make_bench(slots=1)
     bad, other = await bench.revision(0), await bench.revision(1)
     engine = Poisoned(poison={bad.digest})
-    serving = serve(bench, engine)
+    serving = bench.serving(engine)
     asked = [serving.sample(sampling(bad if i % 3 else other)) for i in range(12)]
     ended = await asyncio.gather(*asked, return_exceptions=True)
     assert [isinstance(each, NonFiniteOutput) for each in ended] == [bool(i % 3) for i in range(12)]
@@ -115,7 +100,7 @@ async def test_whoever_waits_for_the_load_meanwhile_does_not_run_it(make_bench: 
     bench = await make_bench()
     bad = await bench.revision(0)
     engine = Poisoned()
-    serving = serve(bench, engine)
+    serving = bench.serving(engine)
     bench.engine.gate.clear()
     waiting = asyncio.create_task(serving.sample(sampling(bad)))
     while not bench.engine.loads:
@@ -134,7 +119,7 @@ async def test_a_revision_in_use_again_runs_again_and_is_told_again(make_bench: 
     bench = await make_bench()
     bad = await bench.revision(0)
     engine = Poisoned(poison={bad.digest})
-    serving, handlers = serve(bench, engine), Handlers(bench.tiers, bench.quarantined)
+    serving, handlers = bench.serving(engine), Handlers(bench.tiers, bench.quarantined)
     with pytest.raises(NonFiniteOutput):
         await serving.sample(sampling(bad))
     if how == "restored":
@@ -175,7 +160,7 @@ async def test_nothing_else_quarantines(make_bench: Make) -> None:
     bench = await make_bench()
     mine, theirs = await bench.revision(0), await bench.revision(1)
     engine = Poisoned(error=Unavailable(what="the engine", problem="it died"))
-    serving = serve(bench, engine)
+    serving = bench.serving(engine)
     with pytest.raises(Unavailable):
         await serving.sample(sampling(mine))
     engine.error = NonFiniteOutput(digest=theirs.digest)

@@ -28,6 +28,10 @@ from services.trainer.adapters.rendering.rendering import BaseRendering
 from tests.unit.rollout.rig import Rig
 from tests.unit.rollout.world import published, submitted
 
+EVALUATION = EvaluationPlan(
+    every=2, rows=3, file=None, holdout=0.2, metric="valid_loss", keep="best", early_stopping=None
+)
+
 
 @cache
 def tiny_renderer() -> BaseRendering:

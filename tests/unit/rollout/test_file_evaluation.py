@@ -7,9 +7,10 @@ import msgspec
 import pytest
 
 from mint_common.errors import NotFound, Unavailable
-from mint_common.events import EarlyStopping, EvaluationPlan, JobFinished, WaveRequested
+from mint_common.events import EarlyStopping, JobFinished, WaveRequested
 from mint_common.records import decode_rows
 from tests.unit.rollout.file_jobs import (
+    EVALUATION,
     TinyRendering,
     complete,
     completions,
@@ -24,9 +25,7 @@ from tests.unit.rollout.file_jobs import (
 from tests.unit.rollout.rig import Rig
 from tests.unit.rollout.world import ScoreBoard
 
-PLAN = EvaluationPlan(
-    every=2, rows=100, file=None, holdout=0.2, metric="valid_loss", keep="best", early_stopping=None
-)
+PLAN = replace(EVALUATION, rows=100)
 
 
 @pytest.fixture

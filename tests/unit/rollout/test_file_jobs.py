@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -10,12 +11,13 @@ from transformers import AutoTokenizer
 
 from mint_common.datasets import RowLine
 from mint_common.errors import Overloaded, Unavailable
-from mint_common.events import EvaluationPlan, JobFinished, WaveCompleted
+from mint_common.events import JobFinished, WaveCompleted
 from mint_common.records import WaveRecord, decode_rows
 from services.rollout.core import row_bounds
 from services.rollout.core.fault import JobFault
 from services.standalone.adapters.bases import tiny_folder
 from tests.unit.rollout.file_jobs import (
+    EVALUATION,
     TinyRendering,
     complete,
     completions,
@@ -148,15 +150,8 @@ async def test_a_row_that_is_too_long_fails_the_job_with_its_line(rig: Rig) -> N
 
 
 async def test_a_validation_row_that_is_too_long_fails_the_job_before_anything_is_trained(rig: Rig) -> None:
-    plan = EvaluationPlan(
-        every=2,
-        rows=9,
-        file=await store(rig, [*completions(2), LONG], "held.jsonl"),
-        holdout=0.0,
-        metric="valid_loss",
-        keep="best",
-        early_stopping=None,
-    )
+    held = await store(rig, [*completions(2), LONG], "held.jsonl")
+    plan = replace(EVALUATION, rows=9, file=held, holdout=0.0)
     event = on_file(await store(rig, completions(16)), evaluation=plan)
     assert event.spec.steps == 4
     await refused(rig, await rig.begin(event))
@@ -221,15 +216,8 @@ async def test_a_validation_that_is_too_large_names_its_file_and_what_to_do(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, limit: str, unit: str
 ) -> None:
     monkeypatch.setattr(row_bounds, limit, 100)
-    plan = EvaluationPlan(
-        every=1,
-        rows=100,
-        file=await store(rig, completions(40), "valid.jsonl"),
-        holdout=0.0,
-        metric="valid_loss",
-        keep="best",
-        early_stopping=None,
-    )
+    valid = await store(rig, completions(40), "valid.jsonl")
+    plan = replace(EVALUATION, every=1, rows=100, file=valid, holdout=0.0)
     event = on_file(await store(rig, completions(1)), batch=1, evaluation=plan)
     await refused(rig, await rig.begin(event))
     job = await job_of(rig)
@@ -257,15 +245,8 @@ async def test_a_file_that_is_gone_fails_the_job(rig: Rig) -> None:
 
 
 async def test_a_fault_names_the_file_that_is_gone_and_no_file_for_the_rows_of_a_step(rig: Rig) -> None:
-    plan = EvaluationPlan(
-        every=1,
-        rows=2,
-        file=await store(rig, completions(2, begin=9), "valid.jsonl"),
-        holdout=0.0,
-        metric="valid_loss",
-        keep="last",
-        early_stopping=None,
-    )
+    valid = await store(rig, completions(2, begin=9), "valid.jsonl")
+    plan = replace(EVALUATION, every=1, rows=2, file=valid, holdout=0.0, keep="last")
     assert plan.file is not None
     event = on_file(await store(rig, completions(4)), evaluation=plan)
     wave = await rig.begin(event)

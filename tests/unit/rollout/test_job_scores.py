@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mint_common.errors import NotFound
-from mint_common.events import EarlyStopping, EvaluationPlan, JobFinished, WaveCancelled, WaveRequested
+from mint_common.events import EarlyStopping, JobFinished, WaveCancelled, WaveRequested
 from mint_common.ids import TenantId
 from mint_common.testing.factories import JOB, TENANT
 from services.rollout.core.evaluation import EvaluationRun, RunState
@@ -15,21 +15,13 @@ from services.rollout.core.job import JobState
 from services.rollout.core.job_control import is_over
 from services.rollout.core.job_scores import on_score, suite_of
 from services.rollout.handlers.job_scores import JobScores
-from tests.unit.rollout.file_jobs import TinyRendering, complete, on_file, store, train
+from tests.unit.rollout.file_jobs import EVALUATION, TinyRendering, complete, on_file, store, train
 from tests.unit.rollout.memory_jobs import MemoryJobs
 from tests.unit.rollout.rig import Rig
 from tests.unit.rollout.test_graded_jobs import questions
 from tests.unit.rollout.world import ScriptedEngine, published
 
-PLAN = EvaluationPlan(
-    every=2,
-    rows=3,
-    file=None,
-    holdout=0.2,
-    metric="valid_reward_mean",
-    keep="best",
-    early_stopping=None,
-)
+PLAN = replace(EVALUATION, metric="valid_reward_mean")
 
 
 class MemoryRuns:
