@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import aiohttp
-import psutil
+import msgspec
 import safetensors.torch
 
 from benches.bases import base_folder
@@ -160,7 +160,7 @@ def _trl_config(
         "batch": BATCH,
         "block": BLOCK,
         "rank": RANK,
-        "learning_rate": RATE,
+        "step": msgspec.to_builtins(adam_step(learning_rate=RATE, clip_norm=CLIP)),
         "beta": BETA,
     }
 
@@ -231,17 +231,10 @@ async def _peak_mb(stack: BenchStack) -> float:
     peak = 0
     try:
         while True:
-            peak = max(peak, sum(map(_rss_bytes, stack.pids("gateway"))))
+            peak = max(peak, stack.rss_bytes("gateway"))
             await asyncio.sleep(0.02)
     except asyncio.CancelledError:
         return peak / 1e6
-
-
-def _rss_bytes(pid: int) -> int:
-    try:
-        return int(psutil.Process(pid).memory_info().rss)
-    except psutil.NoSuchProcess:
-        return 0
 
 
 def _training_rows(method: Method, found: Trained, *, rows: int) -> list[Row]:

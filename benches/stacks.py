@@ -56,7 +56,11 @@ class BenchStack:
 
     def rss_bytes(self, *parts: str) -> int:
         """Return the resident memory of some parts."""
-        return sum(psutil.Process(pid).memory_info().rss for part in parts for pid in self.pids(part))
+        found = 0
+        for pid in (pid for part in parts for pid in self.pids(part)):
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+                found += psutil.Process(pid).memory_info().rss
+        return found
 
 
 @contextlib.asynccontextmanager

@@ -1,8 +1,9 @@
 """A training by TRL, in a process of its own virtual environment: `python trl_child.py CONFIG`.
 
 CONFIG is JSON: ``base``, ``method``, ``rows``, ``validation``, ``adapter`` (initial weights), ``batch``,
-``block``, ``rank``, ``learning_rate``, ``beta``. It trains ``block`` steps whenever a line comes in, and
-answers with the seconds that they took; behind the last block it tells the loss on the validation rows.
+``block``, ``rank``, ``step`` (the fields of `mint_common.training.Step`), ``beta``. It trains ``block`` steps
+whenever a line comes in, and answers with the seconds that they took; behind the last block it tells the loss
+on the validation rows.
 """
 
 import json
@@ -55,6 +56,7 @@ def tell(answer: dict[str, object]) -> None:
 def main() -> None:
     """Train."""
     config = json.loads(Path(sys.argv[1]).read_text())
+    step = config["step"]
     sys.stdout = sys.stderr  # answers are the only lines on the real one
     torch.set_num_threads(1)
     model = AutoModelForCausalLM.from_pretrained(config["base"], dtype=torch.float32)
@@ -74,12 +76,13 @@ def main() -> None:
         per_device_train_batch_size=config["batch"],
         per_device_eval_batch_size=config["batch"],
         num_train_epochs=1,
-        learning_rate=config["learning_rate"],
+        learning_rate=step["learning_rate"],
         lr_scheduler_type="constant",
-        adam_beta1=0.9,
-        adam_beta2=0.95,
-        weight_decay=0.0,
-        max_grad_norm=1.0,
+        adam_beta1=step["beta1"],
+        adam_beta2=step["beta2"],
+        adam_epsilon=step["eps"],
+        weight_decay=step["weight_decay"],
+        max_grad_norm=step["clip_norm"],
         train_sampling_strategy="sequential",
         disable_tqdm=True,
         report_to="none",
