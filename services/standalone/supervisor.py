@@ -12,7 +12,6 @@ from mint_common.runtime.clock import Clock
 from services.standalone.core.lifecycle import (
     PartState,
     PartStatus,
-    RestartPolicy,
     on_exit,
     on_ready,
     on_started,
@@ -36,7 +35,6 @@ class Supervisor:
         clock: Clock,
         rng: random.Random,
         observers: Sequence[Observer] = (),
-        policy: RestartPolicy | None = None,
     ) -> None:
         self._parts = {part.name: part for part in parts}
         self._levels = stop_levels(parts)
@@ -44,7 +42,6 @@ class Supervisor:
         self._clock = clock
         self._rng = rng
         self._observers = observers
-        self._policy = policy or RestartPolicy()
         self._statuses = {part.name: PartStatus(since=clock.monotonic()) for part in parts}
         self._stop_part = {part.name: asyncio.Event() for part in parts}
         self._changed = asyncio.Condition()
@@ -130,7 +127,7 @@ class Supervisor:
         if status.state is PartState.STOPPING:
             await self._become(part, on_stopped(status, now=now))
         else:
-            await self._become(part, on_exit(status, self._policy, now=now, jitter=self._rng.random()))
+            await self._become(part, on_exit(status, now=now, jitter=self._rng.random()))
 
     async def _watch(self, part: StackPart, process: Process) -> None:
         """Return when the process has ended, must end, or did not become ready in time."""

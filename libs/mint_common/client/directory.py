@@ -18,7 +18,7 @@ from mint_common.client.engine import EngineClient
 from mint_common.client.http import InternalHttp
 from mint_common.client.relayed import Relayed
 from mint_common.client.residency_map import NEARNESS, ResidencyMap
-from mint_common.client.routing import DEFAULT_HOT_LOAD, Nearness, Option, order_engines
+from mint_common.client.routing import Nearness, Option, order_engines
 from mint_common.errors import EngineRestarting, EventInvalid, MintError, Overloaded, PeerFailed, Unavailable
 from mint_common.events import AdapterEvicted, AdapterFailed, AdapterLoaded
 from mint_common.events.codec import decode
@@ -51,20 +51,12 @@ class EngineDirectory:
     always goes to the same engine.
     """
 
-    def __init__(
-        self,
-        urls: Sequence[str],
-        *,
-        token: str,
-        timeout_seconds: float = 30.0,
-        hot_load: int = DEFAULT_HOT_LOAD,
-    ) -> None:
+    def __init__(self, urls: Sequence[str], *, token: str) -> None:
         self._clients = {
             url: EngineClient(
                 InternalHttp(
                     url,
                     token=token,
-                    timeout_seconds=timeout_seconds,
                     peer="an engine",
                     lost=lambda: EngineRestarting(retry_after_seconds=RESTART_SECONDS),
                 ),
@@ -72,7 +64,6 @@ class EngineDirectory:
             )
             for url in urls
         }
-        self._hot_load = hot_load
         self._known: dict[str, EngineInfo] = {}
         self._lost: dict[str, tuple[EngineInfo, float]] = {}
         self._residency = ResidencyMap()
@@ -224,7 +215,7 @@ class EngineDirectory:
         options = [self._option(url, digest) for url in self._serving(base)]
         if not options:
             raise self._no_engine(base)
-        ordered = order_engines(options, digest or "", hot_load=self._hot_load)
+        ordered = order_engines(options, digest or "")
         return [option.name for option in ordered]
 
     def _no_engine(self, base: BaseName) -> Unavailable:

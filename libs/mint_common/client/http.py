@@ -43,6 +43,7 @@ _log = logging.getLogger(__name__)
 
 _MAX_CONNECTIONS = 512
 # Much shorter than a service's own (runtime.service), which must not close a connection that we begin to use.
+_STREAM_SECONDS = 300.0  # of silence between two parts of a stream
 _KEEP_ALIVE_SECONDS = 5
 _MOST_NAME = 500
 """Longer than any valid name; a longer path segment would exceed what servers accept."""
@@ -94,9 +95,8 @@ class InternalHttp:
         peer: str = "another service",
         lost: Callable[[], Unavailable] | None = None,
         timeout_seconds: float = 30,
-        stream_timeout_seconds: float = 300,
     ) -> None:
-        """Connect later. ``stream_timeout_seconds`` bounds the silence between two parts of a stream.
+        """Connect later.
 
         Errors call the other side ``peer``: they go on to users, whom its address is not for. The log has it.
         ``lost`` makes the error of a connection that breaks or is refused, where one is more exact.
@@ -107,7 +107,7 @@ class InternalHttp:
         self._base_url = base_url.rstrip("/")
         self._token = token
         self._timeout = _timeout(timeout_seconds, silence_seconds=timeout_seconds)
-        self._stream_timeout = _timeout(timeout_seconds, silence_seconds=stream_timeout_seconds)
+        self._stream_timeout = _timeout(timeout_seconds, silence_seconds=_STREAM_SECONDS)
         self._made: aiohttp.ClientSession | None = None
 
     async def get(self, path: str, params: Params | None = None, *, patient: bool = False) -> Json:

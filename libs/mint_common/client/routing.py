@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
-DEFAULT_HOT_LOAD = 16
+HOT_LOAD = 16
 
 
 class Nearness(IntEnum):
@@ -29,9 +29,7 @@ class Option:
     load: int = 0
 
 
-def order_engines(
-    options: Iterable[Option], key: str, *, hot_load: int = DEFAULT_HOT_LOAD
-) -> Sequence[Option]:
+def order_engines(options: Iterable[Option], key: str, *, hot_load: int = HOT_LOAD) -> Sequence[Option]:
     """Return the engines in the order in which to try them; ``key`` is the digest ("": the bare base).
 
     The nearest goes first; of equally near ones the one that the digest ranks highest, so that an adapter

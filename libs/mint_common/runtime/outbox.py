@@ -1,17 +1,13 @@
 """From an event to a message: the same for every outbox, and for services without one."""
 
-from collections.abc import Mapping
-
 from mint_common.bus.port import Message
 from mint_common.events.codec import encode
 from mint_common.events.event import Event
 from mint_common.telemetry.tracing import inject
 
 
-def event_message(
-    event: Event, *, cause: str, now: float, headers: Mapping[str, str] | None = None, repeats: int = 0
-) -> Message:
-    """Return the message of an event, under the given trace headers or else the current trace.
+def event_message(event: Event, *, cause: str, now: float, repeats: int = 0) -> Message:
+    """Return the message of an event, under the current trace.
 
     The message id is the event id, so the bus drops copies; a wanted repetition counts in ``repeats`` and
     has an id of its own, while the envelope stays the same.
@@ -20,7 +16,7 @@ def event_message(
         id=message_id(event.id, repeats),
         subject=event.subject,
         data=encode(event, cause=cause, now=now),
-        headers=inject({}) if headers is None else headers,
+        headers=inject({}),
     )
 
 

@@ -35,26 +35,26 @@ def make_base_facts(*, name: str = "pebble", max_rank: int = 8) -> BaseFacts:
     )
 
 
-def make_moe_facts(*, name: str = "gravel", experts: int = 3, max_rank: int = 8) -> BaseFacts:
+def make_moe_facts() -> BaseFacts:
     """Return a base of twelve layers: one of dense modules, the rest with experts; odd widths on purpose."""
     modules = {f"model.layers.{layer}.self_attn.q_proj": (6, 4) for layer in range(12)}
     modules |= {f"model.layers.0.mlp.{leaf}_proj": (6, 10) for leaf in ("gate", "up")}
     modules["model.layers.0.mlp.down_proj"] = (10, 6)
     routed = {
         f"model.layers.{layer}.mlp.experts": ExpertsFacts(
-            count=experts, projections={"down_proj": (5, 6), "gate_proj": (6, 5), "up_proj": (6, 5)}
+            count=3, projections={"down_proj": (5, 6), "gate_proj": (6, 5), "up_proj": (6, 5)}
         )
         for layer in range(1, 12)
     }
     return BaseFacts(
-        name=BaseName(name),
-        digest=sha256_digest(name.encode()),
+        name=BaseName("gravel"),
+        digest=sha256_digest(b"gravel"),
         architecture="Qwen3MoeForCausalLM",
         vocab_size=32,
         max_context=64,
         targets=("down_proj", "gate_proj", "q_proj", "up_proj"),
         modules=modules,
-        max_rank=max_rank,
+        max_rank=8,
         experts=routed,
     )
 

@@ -16,6 +16,9 @@ from mint_common.runtime.ledger import Ledger, Transaction
 
 Connection = TypeVar("Connection")
 
+LIMIT_SECONDS = 300.0
+"""How long the last life may take, by the clock that is turned."""
+
 
 class Crash(BaseException):
     """The process is dead. Not an Exception: no code of the process may handle it."""
@@ -149,7 +152,6 @@ async def live_and_die(
     lives: Sequence[int],
     clock: ManualClock,
     is_done: Callable[[], bool],
-    limit_seconds: float = 300.0,
 ) -> None:
     """Run a process through some short lives and a last, unlimited one, until the work is done.
 
@@ -158,7 +160,7 @@ async def live_and_die(
     """
     for points in (*lives, None):
         task = asyncio.ensure_future(process(Life(points)))
-        deadline = clock.now() + limit_seconds
+        deadline = clock.now() + LIMIT_SECONDS
         while not task.done() and not is_done() and clock.now() < deadline:
             await clock.advance(1.0)
         task.cancel()

@@ -131,7 +131,6 @@ def bootstrap_interval(
     *,
     seed: int,
     resamples: int = RESAMPLES,
-    confidence: float = CONFIDENCE,
 ) -> Interval:
     """Return the percentile bootstrap interval of the weighted mean of ``values`` [n], the same for a seed.
 
@@ -146,6 +145,6 @@ def bootstrap_interval(
     for start in range(0, resamples, block):
         drawn = rng.integers(count, size=(min(block, resamples - start), count))
         means.append(products[drawn].sum(axis=1) / weights[drawn].sum(axis=1))
-    outside = (1 - confidence) / 2
+    outside = (1 - CONFIDENCE) / 2
     low, high = np.quantile(np.concatenate(means), [outside, 1 - outside])
-    return Interval(low=float(low), high=float(high), confidence=confidence)
+    return Interval(low=float(low), high=float(high), confidence=CONFIDENCE)

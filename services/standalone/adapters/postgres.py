@@ -108,9 +108,9 @@ def postgres_launch(folder: Path, port: int) -> Launch:
     )
 
 
-def postgres_dsn(password: str, port: int, database: str = "postgres") -> str:
+def postgres_dsn(password: str, port: int) -> str:
     """Return the superuser's connection string."""
-    return f"postgresql://{SUPERUSER}:{password}@127.0.0.1:{port}/{database}"
+    return f"postgresql://{SUPERUSER}:{password}@127.0.0.1:{port}/postgres"
 
 
 def _initdb(folder: Path, password_file: Path) -> None:

@@ -20,27 +20,17 @@ class PartState(StrEnum):
     STOPPED = "stopped"
     """It ended because it was asked to."""
     FAILED = "failed"
-    """It never became ready in all the attempts that the policy allows."""
+    """It never became ready in `START_ATTEMPTS`."""
 
 
 RUNNING = frozenset({PartState.STARTING, PartState.READY})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RestartPolicy:
-    """When to start a part again.
-
-    The n-th failure in a row rests ``first_delay_seconds * factor**(n-1)``, at most
-    ``longest_delay_seconds``, times a jitter of 0.5..1. A run that was ready for ``healthy_seconds``
-    clears the count. A part that has never been ready fails for good after ``start_attempts``: its settings
-    are wrong, not its luck.
-    """
-
-    first_delay_seconds: float = 0.2
-    factor: float = 2.0
-    longest_delay_seconds: float = 10.0
-    healthy_seconds: float = 60.0
-    start_attempts: int = 4
+FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS = 0.2, 10.0
+HEALTHY_SECONDS = 60.0
+"""A run that was ready for so long clears the count of failures in a row."""
+START_ATTEMPTS = 4
+"""A part that has never been ready fails for good after so many: its settings are wrong, not its luck."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,10 +54,12 @@ class PartStatus:
         return max(0, self.starts - 1)
 
 
-def rest_seconds(failures: int, policy: RestartPolicy, *, jitter: float) -> float:
-    """Return how long to rest after the ``failures``-th failure in a row; ``jitter`` is in 0..1."""
-    exponent = min(failures - 1, 64)
-    delay = min(policy.first_delay_seconds * policy.factor**exponent, policy.longest_delay_seconds)
+def rest_seconds(failures: int, *, jitter: float) -> float:
+    """Return how long to rest after the ``failures``-th failure in a row; ``jitter`` is in 0..1.
+
+    Each rest is twice the one before, up to the longest, times 0.5 to 1.
+    """
+    delay = min(FIRST_DELAY_SECONDS * 2.0 ** min(failures - 1, 64), LONGEST_DELAY_SECONDS)
     return delay * (0.5 + 0.5 * jitter)
 
 
@@ -83,14 +75,14 @@ def on_ready(status: PartStatus, *, now: float) -> PartStatus:
     return replace(status, state=PartState.READY, since=now, was_ready=True)
 
 
-def on_exit(status: PartStatus, policy: RestartPolicy, *, now: float, jitter: float) -> PartStatus:
+def on_exit(status: PartStatus, *, now: float, jitter: float) -> PartStatus:
     """It ended by itself, or did not become ready in time."""
     assert status.state in RUNNING, status.state
-    healthy = status.state is PartState.READY and now - status.since >= policy.healthy_seconds
+    healthy = status.state is PartState.READY and now - status.since >= HEALTHY_SECONDS
     failures = 1 if healthy else status.failures + 1
-    if not status.was_ready and failures >= policy.start_attempts:
+    if not status.was_ready and failures >= START_ATTEMPTS:
         return replace(status, state=PartState.FAILED, failures=failures, since=now, pid=None)
-    resume_at = now + rest_seconds(failures, policy, jitter=jitter)
+    resume_at = now + rest_seconds(failures, jitter=jitter)
     return replace(
         status, state=PartState.RESTARTING, failures=failures, since=now, resume_at=resume_at, pid=None
     )

@@ -5,10 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.standalone.core.lifecycle import (
+    LONGEST_DELAY_SECONDS,
     RUNNING,
+    START_ATTEMPTS,
     PartState,
     PartStatus,
-    RestartPolicy,
     on_exit,
     on_ready,
     on_started,
@@ -17,19 +18,18 @@ from services.standalone.core.lifecycle import (
     rest_seconds,
 )
 
-POLICY = RestartPolicy()
 jitters = st.floats(0.0, 1.0)
 
 
 def test_the_schedule_doubles_up_to_its_limit() -> None:
-    delays = [rest_seconds(n, POLICY, jitter=1.0) for n in range(1, 9)]
+    delays = [rest_seconds(n, jitter=1.0) for n in range(1, 9)]
     assert delays == pytest.approx([0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0])
 
 
 @given(st.integers(1, 10_000), jitters)
 def test_a_rest_is_between_half_and_all_of_the_schedule(failures: int, jitter: float) -> None:
-    full = rest_seconds(failures, POLICY, jitter=1.0)
-    assert full / 2 <= rest_seconds(failures, POLICY, jitter=jitter) <= full <= POLICY.longest_delay_seconds
+    full = rest_seconds(failures, jitter=1.0)
+    assert full / 2 <= rest_seconds(failures, jitter=jitter) <= full <= LONGEST_DELAY_SECONDS
 
 
 def _ready(status: PartStatus, now: float) -> PartStatus:
@@ -39,24 +39,24 @@ def _ready(status: PartStatus, now: float) -> PartStatus:
 def test_a_healthy_minute_clears_the_count_of_failures() -> None:
     status = PartStatus()
     for _ in range(5):
-        status = on_exit(_ready(status, 0.0), POLICY, now=1.0, jitter=1.0)
+        status = on_exit(_ready(status, 0.0), now=1.0, jitter=1.0)
     assert status.failures == 5
-    status = on_exit(_ready(status, 10.0), POLICY, now=70.0, jitter=1.0)
+    status = on_exit(_ready(status, 10.0), now=70.0, jitter=1.0)
     assert (status.failures, status.resume_at) == (1, 70.2)
 
 
 def test_a_part_that_was_never_ready_fails_for_good_after_its_attempts() -> None:
     status = PartStatus()
-    for _ in range(POLICY.start_attempts):
+    for _ in range(START_ATTEMPTS):
         assert status.state is not PartState.FAILED
-        status = on_exit(on_started(status, pid=1, now=0.0), POLICY, now=0.0, jitter=0.0)
+        status = on_exit(on_started(status, pid=1, now=0.0), now=0.0, jitter=0.0)
     assert status.state is PartState.FAILED
 
 
 def test_a_part_that_was_ready_once_is_never_given_up() -> None:
-    status = on_exit(_ready(PartStatus(), 0.0), POLICY, now=1.0, jitter=0.0)
+    status = on_exit(_ready(PartStatus(), 0.0), now=1.0, jitter=0.0)
     for _ in range(100):
-        status = on_exit(on_started(status, pid=1, now=1.0), POLICY, now=1.0, jitter=0.0)
+        status = on_exit(on_started(status, pid=1, now=1.0), now=1.0, jitter=0.0)
     assert status.state is PartState.RESTARTING
 
 
@@ -71,7 +71,7 @@ def test_a_stopped_part_stays_stopped_and_only_a_running_part_has_a_process(
             status = on_stop(status, now=now)
             stopped = True
         elif event == "exit" and status.state in RUNNING:
-            status = on_exit(status, POLICY, now=now, jitter=jitter)
+            status = on_exit(status, now=now, jitter=jitter)
         elif event == "exit" and status.state is PartState.STOPPING:
             status = on_stopped(status, now=now)
         elif event == "go" and status.state in {PartState.WAITING, PartState.RESTARTING} and not stopped:

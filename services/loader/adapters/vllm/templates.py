@@ -13,6 +13,8 @@ from typing import Any
 
 _log = logging.getLogger(__name__)
 
+MOST_SHAPES = 64
+
 Memory = Any  # a flat tensor; Any, here and below: this module is imported before torch and vLLM are
 
 
@@ -75,8 +77,7 @@ class Template:
 class Templates:
     """The templates of the shapes that were seen last."""
 
-    def __init__(self, most: int = 64) -> None:
-        self._most = most
+    def __init__(self) -> None:
         self._known: dict[Hashable, Template] = {}
 
     def wrap(self, number: int, memory: Memory, *, shape: Hashable, slowly: Callable[[], Any]) -> Any:
@@ -89,7 +90,7 @@ class Templates:
         if not template.fits:
             _log.warning("adapters of this shape are each wrapped slowly", extra={"number": number})
         else:
-            if len(self._known) >= self._most:
+            if len(self._known) >= MOST_SHAPES:
                 del self._known[next(iter(self._known))]
             self._known[shape] = template
         return lora
