@@ -5,7 +5,6 @@ and nothing is prewarmed.
 """
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -131,17 +130,6 @@ async def register_in_bulk(dsn: str, policy_id: PolicyId, revisions: Sequence[Re
             )
     finally:
         await connection.close()
-
-
-def drop_page_cache(paths: Sequence[Path]) -> None:
-    """Forget the cached pages of files, so that the next read is from the disk."""
-    for path in paths:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fdatasync(descriptor)
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        finally:
-            os.close(descriptor)
 
 
 def _tensors(facts: BaseFacts, recipe: Recipe, rng: np.random.Generator) -> dict[str, np.ndarray]:

@@ -25,6 +25,7 @@ import pytest
 from blocking import SUITES, blocking_calls_fail
 from clients.recording import pytest_runtest_makereport  # noqa: F401  # a hook of pytest's
 from e2e.stack import RunningStack, start_stack
+from s3_server import ACCESS_KEY, SECRET_KEY, S3Ports, s3_launch
 from spreading import (  # noqa: F401  # hooks of pytest's
     is_on_whole_stack,
     pytest_collection_modifyitems,
@@ -39,7 +40,6 @@ from services.standalone.adapters.postgres import postgres_dsn as postgres_addre
 from services.standalone.adapters.postgres import postgres_launch, prepare_postgres
 from services.standalone.adapters.privileges import child_setup
 from services.standalone.adapters.readiness import probe
-from services.standalone.adapters.s3 import ACCESS_KEY, SECRET_KEY, S3Ports, s3_launch
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -3,7 +3,6 @@
 from mint_common.bus.port import Delivery, Message
 from mint_common.runtime.retries import Bury
 
-DEAD_SUBJECTS = "mint.dead.>"
 REASON_LIMIT = 500
 
 

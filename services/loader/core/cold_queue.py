@@ -167,11 +167,6 @@ class ColdQueue:
         late = tuple(load for load in self.waiting if load.deadline <= now)
         return (_without(self, late) if late else self), late
 
-    @property
-    def next_deadline(self) -> float:
-        """Return when the first waiting load expires; infinity when none does."""
-        return min((load.deadline for load in self.waiting), default=math.inf)
-
     def estimate_wait_seconds(self, load_seconds: Sequence[float], *, loads_ahead: int | None = None) -> int:
         """Return in how many whole seconds the queue should have come round: at least 1."""
         typical = sorted(load_seconds)[len(load_seconds) // 2] if load_seconds else 1.0

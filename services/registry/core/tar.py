@@ -49,7 +49,6 @@ class TarReader:
         self._rest = bytearray()
         self._left = 0
         self._pad = 0
-        self._in_file = False
         self._extension: bytearray | None = None
         self._is_over = False
         self._seen = False

@@ -72,7 +72,6 @@ class TokenCount:
     rows: int
     tokens: int
     trained: int
-    longest: int
 
 
 def count_tokens(previews: Sequence[Json]) -> TokenCount | None:
@@ -82,7 +81,7 @@ def count_tokens(previews: Sequence[Json]) -> TokenCount | None:
     if not lengths:
         return None
     trained = sum(example["trained_count"] for examples in rows.values() for example in examples)
-    return TokenCount(rows=len(rows), tokens=sum(lengths), trained=trained, longest=max(lengths))
+    return TokenCount(rows=len(rows), tokens=sum(lengths), trained=trained)
 
 
 def tokens_in_words(count: TokenCount | None, *, rows: int) -> str:

