@@ -1,10 +1,11 @@
 """Residency changes as events, numbered in order within one run of the engine."""
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from mint_common.errors import MintError
-from mint_common.events import AdapterEvicted, AdapterFailed, AdapterLoaded, AdapterNonFinite
+from mint_common.events import AdapterEvicted, AdapterFailed, AdapterLoaded, AdapterNonFinite, Event
 from mint_common.ids import BaseName, Digest, EngineId, TenantId
 from services.loader import metrics
 from services.loader.ports import Announcements
@@ -31,55 +32,38 @@ class ResidencyLog:
         self, digest: Digest, *, tenant_id: TenantId, cause: str, size_bytes: int, load_seconds: float
     ) -> None:
         """Say that an adapter is in host memory: from now on a request for it starts at once."""
-        event = AdapterLoaded(
-            tenant_id=tenant_id,
-            base=self._identity.base,
-            engine_id=self._identity.engine_id,
-            epoch=self._identity.epoch,
-            sequence=next(self._sequence),
-            digest=digest,
-            tier="host",
-            size_bytes=size_bytes,
-            load_seconds=load_seconds,
-        )
-        self._announcements.announce(event, cause=cause)
+        sizes = {"size_bytes": size_bytes, "load_seconds": load_seconds}
+        self._announce(AdapterLoaded, digest, tenant_id, cause, tier="host", **sizes)
 
     def evicted(self, digest: Digest, *, tenant_id: TenantId, cause: str) -> None:
         """Say that an adapter has left."""
         metrics.EVICTIONS.inc()
-        event = AdapterEvicted(
-            tenant_id=tenant_id,
-            base=self._identity.base,
-            engine_id=self._identity.engine_id,
-            epoch=self._identity.epoch,
-            sequence=next(self._sequence),
-            digest=digest,
-        )
-        self._announcements.announce(event, cause=cause)
+        self._announce(AdapterEvicted, digest, tenant_id, cause)
 
     def non_finite(self, digest: Digest, *, tenant_id: TenantId, cause: str) -> None:
         """Say that an adapter computed numbers that are not finite, and is refused."""
-        event = AdapterNonFinite(
-            tenant_id=tenant_id,
-            base=self._identity.base,
-            engine_id=self._identity.engine_id,
-            epoch=self._identity.epoch,
-            sequence=next(self._sequence),
-            digest=digest,
-        )
-        self._announcements.announce(event, cause=cause)
+        self._announce(AdapterNonFinite, digest, tenant_id, cause)
 
     def failed(self, digest: Digest, error: MintError, *, tenant_id: TenantId, cause: str) -> None:
         """Say that an adapter can't be loaded, and that trying again would not help."""
         metrics.FAILURES.inc()
-        event = AdapterFailed(
+        self._announce(AdapterFailed, digest, tenant_id, cause, code=error.code, reason=str(error))
+
+    def _announce(
+        self,
+        event_type: Callable[..., Event],
+        digest: Digest,
+        tenant_id: TenantId,
+        cause: str,
+        **told: object,
+    ) -> None:
+        event = event_type(
             tenant_id=tenant_id,
             base=self._identity.base,
             engine_id=self._identity.engine_id,
             epoch=self._identity.epoch,
             sequence=next(self._sequence),
             digest=digest,
-            code=error.code,
-            reason=str(error),
+            **told,
         )
         self._announcements.announce(event, cause=cause)

@@ -6,7 +6,7 @@ from mint_common.adapters_format.manifest import Manifest
 from mint_common.adapters_format.names import FUSED
 from mint_common.adapters_format.refusal import Reason, refusal
 from mint_common.catalog import PolicyRecord, RevisionRecord
-from mint_common.claims import RevisionRef
+from mint_common.claims import Claim, RevisionRef
 from mint_common.events import (
     RevisionExported,
     RevisionPublished,
@@ -14,6 +14,9 @@ from mint_common.events import (
     RevisionRestored,
     RevisionRetired,
 )
+
+UNSTORED = Claim(uri="unstored", sha256="", size_bytes=0)
+"""What stands for an adapter's claim until it is stored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +49,23 @@ def check_export(export: RevisionExported, policy: PolicyRecord, manifest: Manif
         targets = ", ".join(manifest.targets)
         problem = f"targets {targets}, policy {policy.name!r} has {', '.join(policy.lora.targets)}"
         raise refusal(Reason.WRONG_TARGETS, problem)
+
+
+def export_of(policy: PolicyRecord, manifest: Manifest, *, export_id: str, claim: Claim) -> RevisionExported:
+    """Return the export of an adapter that no job made; ``claim`` is of its manifest."""
+    return RevisionExported(
+        tenant_id=policy.tenant_id,
+        base=manifest.base,
+        export_id=export_id,
+        policy_id=policy.policy_id,
+        job_id=None,
+        wave_id=None,
+        digest=manifest.digest,
+        manifest=claim,
+        parent=manifest.parent,
+        step=manifest.step,
+        metrics={},
+    )
 
 
 def state_changed(

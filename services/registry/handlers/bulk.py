@@ -19,12 +19,12 @@ from mint_common.adapters_format import (
 )
 from mint_common.blobs.port import Blobs
 from mint_common.catalog import PolicyRecord
-from mint_common.claims import Claim, RevisionRef
+from mint_common.claims import RevisionRef
 from mint_common.errors import AdapterInvalid
 from mint_common.events import RevisionExported
 from mint_common.ids import new_id
 from mint_common.runtime.clock import Clock
-from services.registry.core.exports import Refusal, check_export
+from services.registry.core.exports import UNSTORED, Refusal, check_export, export_of
 from services.registry.ports.catalog import Catalog
 
 STORED_AT_ONCE = 16
@@ -79,29 +79,12 @@ class BulkIngest:
             except AdapterInvalid as error:
                 return Refusal(code=error.code, reason=str(error))
             manifest = await store_adapter(self._blobs, adapter.files, export_id=export_id)
-        return _export(adapter, export_id, manifest)
+        return export_of(adapter.policy, adapter.files.manifest, export_id=export_id, claim=manifest)
 
 
 def _check(adapter: NewAdapter, facts: BaseFacts, max_ratio: float) -> None:
     manifest, files = adapter.files.manifest, adapter.files.files
-    claim = Claim(uri="unstored", sha256="", size_bytes=0)
-    check_export(_export(adapter, "unstored", claim), adapter.policy, manifest)
+    export = export_of(adapter.policy, manifest, export_id="", claim=UNSTORED)
+    check_export(export, adapter.policy, manifest)
     check_config(manifest, files[CONFIG_FILE])
     check_adapter(facts, manifest, files[WEIGHTS_FILE], max_ratio=max_ratio)
-
-
-def _export(adapter: NewAdapter, export_id: str, claim: Claim) -> RevisionExported:
-    manifest = adapter.files.manifest
-    return RevisionExported(
-        tenant_id=adapter.policy.tenant_id,
-        base=manifest.base,
-        export_id=export_id,
-        policy_id=adapter.policy.policy_id,
-        job_id=None,
-        wave_id=None,
-        digest=manifest.digest,
-        manifest=claim,
-        parent=manifest.parent,
-        step=manifest.step,
-        metrics={},
-    )

@@ -24,16 +24,14 @@ from mint_common.adapters_format import (
 )
 from mint_common.blobs.port import Blobs
 from mint_common.catalog import PolicyRecord, RevisionRecord, UploadedRevision
-from mint_common.claims import Claim
 from mint_common.errors import AdapterInvalid, NotFound
-from mint_common.events import RevisionExported
 from mint_common.ids import Digest, derive_id, new_id
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.slow_clients import BODY_RATE, LeastRate
 from mint_common.runtime.tenant_limiter import TenantLimiter
 from mint_common.uploads import UploadReason
 from services.registry import metrics
-from services.registry.core.exports import check_export
+from services.registry.core.exports import UNSTORED, check_export, export_of
 from services.registry.core.tar import FileBegins, FilePart, TarReader
 from services.registry.core.uploads import (
     check_config,
@@ -112,7 +110,7 @@ class UploadHandler:
         bases = {base.name for base in await self._catalog.bases()}
         manifest, warnings = await asyncio.to_thread(_convert, facts, bases, scratch, self._max_update_ratio)
         manifest = replace(manifest, policy_id=policy.policy_id, step=step, parent=parent)
-        check_export(_export(policy, manifest, _UNSTORED), policy, manifest)
+        check_export(export_of(policy, manifest, export_id="", claim=UNSTORED), policy, manifest)
         written = scratch / "adapter" / MANIFEST_FILE
         await asyncio.to_thread(written.write_bytes, write_manifest(manifest))
         return manifest, warnings
@@ -128,7 +126,7 @@ class UploadHandler:
             # A new folder: blobs are never overwritten, and publication points the revision at the new bytes.
             export_id = new_id("export")
         claim = await store_folder(self._blobs, folder, manifest, export_id=export_id)
-        export = _export(policy, manifest, claim)
+        export = export_of(policy, manifest, export_id=_export_id(manifest), claim=claim)
         await self._catalog.publish_many([export], now=self._clock.now(), announce=True)
         return await self._catalog.revision(policy.policy_id, manifest.digest)
 
@@ -157,9 +155,6 @@ async def unstalled(
             return
         received, waited = received + len(chunk), waited + loop.time() - began
         yield chunk
-
-
-_UNSTORED = Claim(uri="unstored", sha256="", size_bytes=0)
 
 
 async def receive(body: AsyncIterator[bytes], folder: Path) -> None:
@@ -198,19 +193,3 @@ def _convert(
 
 def _export_id(manifest: Manifest) -> str:
     return derive_id("upload", manifest.policy_id, manifest.digest, manifest.step, manifest.parent or "")
-
-
-def _export(policy: PolicyRecord, manifest: Manifest, claim: Claim) -> RevisionExported:
-    return RevisionExported(
-        tenant_id=policy.tenant_id,
-        base=manifest.base,
-        export_id=_export_id(manifest),
-        policy_id=policy.policy_id,
-        job_id=None,
-        wave_id=None,
-        digest=manifest.digest,
-        manifest=claim,
-        parent=manifest.parent,
-        step=manifest.step,
-        metrics={},
-    )
