@@ -25,7 +25,6 @@ from mint_common.runtime.periodic import run_periodically
 from mint_common.runtime.postgres import migrate, open_pool
 from mint_common.runtime.relay import OutboxRelay
 from mint_common.runtime.service import run_service
-from services.gateway.adapters.blob_contents import BlobContents
 from services.gateway.adapters.file_uploads_postgres import PostgresFileUploads
 from services.gateway.adapters.files_postgres import PostgresFiles
 from services.gateway.adapters.requests_postgres import PostgresRequests
@@ -316,7 +315,6 @@ async def _files(
     keeper = FileKeeper(
         files=PostgresFiles(pool, clock),
         blobs=blobs,
-        contents=BlobContents(blobs),
         spool=spool,
         rows=RowsCheckProcess(),
         clock=clock,

@@ -15,7 +15,6 @@ from mint_common.claims import Claim
 from mint_common.ids import TenantId
 from mint_common.runtime.clock import Clock, SystemClock
 from mint_common.runtime.postgres import open_pool
-from services.gateway.adapters.blob_contents import BlobContents
 from services.gateway.adapters.file_uploads_postgres import PostgresFileUploads
 from services.gateway.adapters.files_postgres import PostgresFiles
 from services.gateway.adapters.rows_check import RowsCheckProcess
@@ -42,7 +41,6 @@ async def keeper(
     files = FileKeeper(
         files=PostgresFiles(pool, clock),
         blobs=blobs,
-        contents=BlobContents(blobs),
         spool=spool,
         rows=RowsCheckProcess(),
         clock=clock,

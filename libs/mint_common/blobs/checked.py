@@ -1,4 +1,4 @@
-"""Writes of blobs: bytes are counted and hashed while they stream, and become visible all or none."""
+"""Reads and writes of blobs: bytes are counted and hashed as they stream; written ones show all or none."""
 
 import asyncio
 import hashlib
@@ -8,10 +8,12 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from mint_common.blobs.port import Blobs
 from mint_common.claims import Claim
 from mint_common.errors import BlobCorrupt, InvalidField
 
 CHUNK_BYTES = 1 << 20
+PART_BYTES = 4 << 20
 
 
 def claim_of(key: str, data: bytes) -> Claim:
@@ -59,6 +61,17 @@ def check_bytes(claim: Claim, data: bytes) -> bytes:
     check.update(data)
     check.finish()
     return data
+
+
+async def read_parts(blobs: Blobs, claim: Claim) -> AsyncIterator[bytes]:
+    """Yield the claimed bytes in parts, checked at the end. Raises BlobMissing, BlobCorrupt."""
+    check = Check(claim)
+    for start in range(0, claim.size_bytes, PART_BYTES):
+        size = min(PART_BYTES, claim.size_bytes - start)
+        part = await blobs.get_range(claim, start=start, size=size)
+        check.update(part)
+        yield part
+    check.finish()
 
 
 def check_range(claim: Claim, *, start: int, size: int) -> None:

@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator, Mapping
 
 from mint_common.adapters_format import fetch_manifest
 from mint_common.adapters_format.names import CONFIG_FILE, WEIGHTS_FILE
+from mint_common.blobs.checked import read_parts
 from mint_common.blobs.port import Blobs
 from mint_common.claims import Claim
-from services.gateway.adapters.blob_contents import BlobContents
 
 
 class BlobRevisionFiles:
@@ -15,7 +15,6 @@ class BlobRevisionFiles:
 
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
-        self._contents = BlobContents(blobs)
 
     async def find(self, manifest: Claim) -> Mapping[str, Claim]:
         """Return the files by name."""
@@ -27,10 +26,9 @@ class BlobRevisionFiles:
             for proof in (found.files[name],)
         }
 
-    async def read(self, claim: Claim) -> AsyncIterator[bytes]:
+    def read(self, claim: Claim) -> AsyncIterator[bytes]:
         """Yield a file in parts."""
-        async for part in self._contents.read(claim):
-            yield part
+        return read_parts(self._blobs, claim)
 
     async def read_tar(self, files: Mapping[str, Claim]) -> AsyncIterator[bytes]:
         """Yield a plain tar of files."""

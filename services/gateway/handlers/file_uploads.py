@@ -5,6 +5,7 @@ import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mint_common.blobs.checked import read_parts
 from mint_common.errors import BlobMissing, InvalidField
 from mint_common.ids import TenantId
 from services.gateway.core.files.records import (
@@ -104,7 +105,7 @@ class UploadKeeper:
         parts = check_parts(upload, part_ids, await self.uploads.parts(upload_id, stored=True))
         async with self.files.spool.open(upload.tenant_id) as whole:
             for part in parts:
-                async for data in self.files.contents.read(part.claim):
+                async for data in read_parts(self.files.blobs, part.claim):
                     await whole.write(data)
             spooled = await whole.finish()
             if md5 is not None and not hmac.compare_digest(md5.lower().encode(), spooled.md5.encode()):

@@ -9,6 +9,7 @@ import logging
 from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass, field
 
+from mint_common.blobs.checked import read_parts
 from mint_common.blobs.port import Blobs
 from mint_common.datasets import DatasetReport, RowLine
 from mint_common.errors import BlobMissing, InvalidField, Unavailable
@@ -27,7 +28,7 @@ from services.gateway.core.files.records import (
     new_file,
 )
 from services.gateway.core.files.refusals import DatasetRefused, FilesFull
-from services.gateway.ports.files import Contents, Files, RowsCheck, Spool, Spooled
+from services.gateway.ports.files import Files, RowsCheck, Spool, Spooled
 
 CHECKING = 2
 """Files that are checked at a time: each takes a core meanwhile."""
@@ -45,7 +46,6 @@ class FileKeeper:
 
     files: Files
     blobs: Blobs
-    contents: Contents
     spool: Spool
     rows: RowsCheck
     clock: Clock
@@ -106,7 +106,7 @@ class FileKeeper:
 
     def read(self, file: FileRecord) -> AsyncIterator[bytes]:
         """Yield a file's bytes in parts."""
-        return self.contents.read(file.claim)
+        return read_parts(self.blobs, file.claim)
 
     async def read_rows(self, file: FileRecord, *, first_line: int, count: int) -> list[RowLine]:
         """Return a file's first rows at or after a line. Raises NotFound when it is removed meanwhile."""

@@ -1,12 +1,11 @@
 """What the gateway needs for tenants' files: rows, a check of rows, room on a disk while bytes arrive."""
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from mint_common.claims import Claim
 from mint_common.datasets import DatasetReport
 from mint_common.ids import JobId, TenantId
 from services.gateway.core.files.records import FileRecord, Order, PartRecord, UploadRecord
@@ -161,12 +160,4 @@ class FileUploads(Protocol):
 
     async def forget(self, upload_id: str) -> None:
         """Remove an upload with its parts."""
-        ...
-
-
-class Contents(Protocol):
-    """Stored bytes, read in bounded memory."""
-
-    def read(self, claim: Claim) -> AsyncIterator[bytes]:
-        """Yield a blob in parts. Raises BlobMissing, BlobCorrupt, also within the stream."""
         ...

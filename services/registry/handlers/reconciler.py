@@ -5,10 +5,10 @@ folders of the store and records those that no revision names. Nothing is remove
 Invariant: a store that does not answer changes nothing.
 """
 
-import hashlib
 import logging
 
 from mint_common.adapters_format import fetch_manifest
+from mint_common.blobs.checked import read_parts
 from mint_common.blobs.port import Blobs
 from mint_common.claims import Claim
 from mint_common.errors import AdapterInvalid, BlobCorrupt, BlobMissing, InvalidField, Unavailable
@@ -19,7 +19,6 @@ from services.registry import metrics
 from services.registry.core.blob_integrity import ROOTS, StoredRevision, folders_of
 from services.registry.ports.blob_integrity import BlobIntegrity
 
-CHUNK_BYTES = 4 << 20
 LEAST_BYTES = 1 << 20
 """What an adapter counts for at least: the rate of requests is bounded as well."""
 BATCH = 20
@@ -123,15 +122,10 @@ class Reconciler:
         return None, ""
 
     async def _read(self, claim: Claim) -> None:
-        """Read a blob in parts and compare it with its claim. Raises BlobMissing, BlobCorrupt."""
-        read = hashlib.sha256()
-        for start in range(0, claim.size_bytes, CHUNK_BYTES):
-            size = min(CHUNK_BYTES, claim.size_bytes - start)
-            read.update(await self._blobs.get_range(claim, start=start, size=size))
-            metrics.RECONCILED_BYTES.inc(size)
-            await self._pace(size)
-        if read.hexdigest() != claim.sha256:
-            raise BlobCorrupt(uri=claim.uri, expected=f"sha256 {claim.sha256}", found=read.hexdigest())
+        """Compare a blob with its claim. Raises BlobMissing, BlobCorrupt."""
+        async for part in read_parts(self._blobs, claim):
+            metrics.RECONCILED_BYTES.inc(len(part))
+            await self._pace(len(part))
 
     async def _pace(self, size: int) -> None:
         await self._clock.sleep(size / self._bytes_per_second)
