@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,8 +16,8 @@ from mint_common.events import AdapterNonFinite, RevisionPublished, RevisionRest
 from mint_common.generation import SampleRequest, Sampling
 from mint_common.ids import Digest, PolicyId, TenantId
 from mint_common.testing.adapters import make_base_facts
-from services.loader.core.quarantine import Quarantine
 from services.loader.handlers.events import Handlers
+from services.loader.handlers.quarantining import Quarantined
 from services.loader.ports import LoadedAdapter, WholeSample
 
 Make = Callable[..., Awaitable[Any]]  # Any: Bench of conftest.py, which cannot be imported
@@ -173,23 +174,38 @@ async def test_nothing_else_quarantines(make_bench: Make) -> None:
     assert told(bench) == []
 
 
+@dataclass
+class Told:
+    """What is told of revisions."""
+
+    digests: list[Digest] = field(default_factory=list)
+
+    def non_finite(self, digest: Digest, *, tenant_id: TenantId, cause: str) -> None:
+        """Keep a digest."""
+        self.digests.append(digest)
+
+
 @given(
-    capacity=st.integers(1, 5),
+    most=st.integers(1, 5),
     steps=st.lists(st.tuples(st.booleans(), st.integers(0, 8)), max_size=40),
 )
-def test_a_quarantine_is_bounded_and_keeps_what_came_last(
-    capacity: int, steps: list[tuple[bool, int]]
+def test_a_quarantine_is_bounded_keeps_what_came_last_and_tells_of_each_once(
+    most: int, steps: list[tuple[bool, int]]
 ) -> None:
-    quarantine, expected = Quarantine(capacity=capacity), list[Digest]()
+    log, held, entered = Told(), list[Digest](), list[Digest]()
+    quarantined = Quarantined(log, most=most)  # type: ignore[arg-type]  # the part of a log that is used here
+    digests = [Digest(f"sha256:{number}") for number in range(9)]
     for enters, number in steps:
-        digest = Digest(f"sha256:{number}")
-        if enters:
-            quarantine = quarantine.enter(digest)
-            expected = expected if digest in expected else [*expected, digest][-capacity:]
-            with pytest.raises(NonFiniteOutput):
-                quarantine.check(digest)
+        digest = digests[number]
+        if not enters:
+            quarantined.lift(digest)
+            held = [each for each in held if each != digest]
         else:
-            quarantine = quarantine.leave(digest)
-            expected = [each for each in expected if each != digest]
-            quarantine.check(digest)
-    assert list(quarantine.digests) == expected
+            quarantined.note(digest, tenant_id=TenantId("t"), cause="c")
+            if digest not in held:
+                entered.append(digest)
+                held = [*held, digest][-most:]
+        for each in digests:
+            with pytest.raises(NonFiniteOutput) if each in held else nullcontext():
+                quarantined.check(each)
+    assert log.digests == entered
