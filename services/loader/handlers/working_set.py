@@ -7,6 +7,7 @@ being loaded again loses none of it. No request ever waits for the store.
 import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 from mint_common.errors import MintError
 from mint_common.ids import Digest, TenantId
@@ -87,11 +88,5 @@ class WorkingSetSaver:
             self._turns.release()
 
     def _with_earlier_uses(self, each: WorkingSetEntry) -> WorkingSetEntry:
-        uses = each.uses + self._earlier_uses.get((each.revision.digest, each.tenant_id), 0)
-        return WorkingSetEntry(
-            revision=each.revision,
-            tenant_id=each.tenant_id,
-            pinned=each.pinned,
-            uses=uses,
-            last_used_at=each.last_used_at,
-        )
+        earlier = self._earlier_uses.get((each.revision.digest, each.tenant_id), 0)
+        return replace(each, uses=each.uses + earlier)
