@@ -22,6 +22,7 @@ from services.standalone.commands.gc import gc
 from services.standalone.commands.governance import audit, rule_app, tenant_app
 from services.standalone.commands.jobs import job_app, task_app
 from services.standalone.commands.keys import key_app
+from services.standalone.commands.migrate import migrate
 from services.standalone.commands.models import ask
 from services.standalone.commands.plan import plan
 from services.standalone.commands.policies import policy_app
@@ -75,6 +76,7 @@ app.add_typer(webhook_app, name="webhook", short_help="Tell your own servers of 
 app.command(short_help="Copy the stack's database and blobs.")(backup)
 app.command(short_help="Make a stack of a backup.")(restore)
 app.command(short_help="Remove what nobody uses.")(api_command(gc))
+app.command(short_help="Bring a service's tables up to date.")(migrate)
 app.add_typer(compose_app, name="compose", short_help="A stack of containers: its secrets and choices.")
 app.command(short_help="Train, serve, promote, roll back: in minutes.")(demo)
 

@@ -13,7 +13,9 @@ MATRIX = {
     "served only": Case(values=example("small", bases__tiny={"path": "/bases/tiny", "engines": {"cpu": {}}})),
     "trained only": Case(values=example("small", bases__tiny={"path": "/bases/tiny", "trainer": {}})),
     "nothing optional": Case(
-        values=example("gpus", networkPolicy__enabled=False, podDisruptionBudgets=False, test=False)
+        values=example(
+            "gpus", networkPolicy__enabled=False, podDisruptionBudgets=False, migrations=False, test=False
+        )
     ),
     "every part placed": Case(
         values=example(

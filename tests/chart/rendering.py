@@ -100,7 +100,7 @@ def pods_of(objects: Sequence[Object]) -> Iterator[Pods]:
     """Yield every template of pods, and pods that stand for themselves."""
     for one in objects:
         kind, name = one["kind"], one["metadata"]["name"]
-        if kind in {"Deployment", "StatefulSet"}:
+        if kind in {"Deployment", "StatefulSet", "Job"}:
             yield Pods(owner=name, kind=kind, role="", template=one["spec"]["template"])
         elif kind == "LeaderWorkerSet":
             for role in ("leader", "worker"):

@@ -75,7 +75,7 @@ def test_stores_are_reached_where_the_values_say(rendered: Mapping[str, Answer])
         (6432, "nats"): False,
     }
     for service, source in endpoints(rendered["gpus"]).items():
-        if service == "test":
+        if service in {"test", "migrate"}:
             continue
         for (port, namespace), expected in stores.items():
             target = Endpoint(namespace=namespace)
@@ -84,6 +84,19 @@ def test_stores_are_reached_where_the_values_say(rendered: Mapping[str, Answer])
         assert allows(policies, source, postgres, 6432, home=NAMESPACE)
         assert not allows(policies, source, postgres, 5432, home=NAMESPACE)
         assert allows(policies, source, Endpoint(namespace="monitoring"), 4318, home=NAMESPACE)
+
+
+def test_migrations_reach_postgres_alone(rendered: Mapping[str, Answer]) -> None:
+    policies = of_kind(rendered["gpus"].objects, "NetworkPolicy")
+    source = endpoints(rendered["gpus"])["migrate"]
+    for address, namespace, port, expected in (
+        ("10.20.3.4", "", 6432, True),
+        ("", "nats", 4222, False),
+        ("", "storage", 443, False),
+        ("198.51.100.7", "", 443, False),
+    ):
+        target = Endpoint(address=address, namespace=namespace)
+        assert allows(policies, source, target, port, home=NAMESPACE) == expected, port
 
 
 def test_webhooks_go_out_from_the_gateway_to_public_addresses(rendered: Mapping[str, Answer]) -> None:
@@ -103,7 +116,7 @@ def test_webhooks_go_out_from_the_gateway_to_public_addresses(rendered: Mapping[
         assert allows(policies, source, target, 443, home=NAMESPACE) == expected, address
         assert not allows(policies, source, target, 80, home=NAMESPACE)
     policies = of_kind(rendered["gpus"].objects, "NetworkPolicy")
-    for service in ("registry", "rollout", "trainer", "loader", "test"):
+    for service in ("registry", "rollout", "trainer", "loader", "migrate", "test"):
         assert not allows(policies, pods[service], STRANGERS["outside"], 443, home=NAMESPACE)
 
 

@@ -126,7 +126,10 @@ def test_kinds_that_need_an_operator_come_only_when_asked_for(rendered: Mapping[
     assert of_kind(rendered["small"].objects, *CUSTOM) == []
     for answer in rendered.values():
         assert {one["apiVersion"] for one in of_kind(answer.objects, *CUSTOM)} <= set(CUSTOM.values())
-    assert of_kind(rendered["nothing optional"].objects, "NetworkPolicy", "PodDisruptionBudget", "Pod") == []
+    assert (
+        of_kind(rendered["nothing optional"].objects, "NetworkPolicy", "PodDisruptionBudget", "Pod", "Job")
+        == []
+    )
 
 
 def test_no_secret_and_no_role_is_made(answer: Answer) -> None:
@@ -200,7 +203,7 @@ def test_alerts_and_dashboards_arrive_as_they_are(rendered: Mapping[str, Answer]
 def test_jobs_have_the_names_that_alerts_know(rendered: Mapping[str, Answer]) -> None:
     objects = rendered["gpus"].objects
     jobs = {one["metadata"]["labels"]["mint.dev/job"] for one in of_kind(objects, "Service")}
-    jobs |= {each.labels["mint.dev/job"] for each in pods_of(objects)} - {"mint-test"}
+    jobs |= {each.labels["mint.dev/job"] for each in pods_of(objects)} - {"mint-test", "mint-migrate"}
     assert jobs == {f"mint-{service}" for service in READ_BY}
     for one in of_kind(objects, "ServiceMonitor", "PodMonitor"):
         assert one["spec"]["jobLabel"] == "mint.dev/job"

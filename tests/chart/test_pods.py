@@ -11,6 +11,7 @@ from chart.rendering import Answer, Case, Pods, example, of_kind, pods_of, rende
 
 from mint_common.settings import HttpSettings, describe_settings, read_settings
 from mint_common.settings.read import FILE
+from services.standalone.commands.migrate import MigrationSettings
 from services.standalone.settings import READ_BY
 from services.trainer.settings import TrainerSettings, read_process_rank
 
@@ -32,6 +33,11 @@ def of_services(answer: Answer) -> Iterator[Pods]:
 def container_of(pods: Pods) -> Mapping[str, Any]:
     (container,) = pods.spec["containers"]
     return dict(container)
+
+
+def migrations_of(answer: Answer) -> dict[str, Pods]:
+    """Return the Jobs' pods, by the services whose tables they migrate."""
+    return {container_of(pods)["command"][-1]: pods for pods in pods_of(answer.objects) if pods.kind == "Job"}
 
 
 def environment_of(pods: Pods) -> dict[str, str]:
@@ -114,12 +120,25 @@ def test_a_service_gets_the_secrets_that_it_needs_and_no_others(answer: Answer) 
             assert {"MINT_INTERNAL_TOKEN", "MINT_NATS_URL", "MINT_POSTGRES_DSN"} <= secrets
             assert ("MINT_REGISTRY_BOOTSTRAP_KEY" in secrets) == (pods.service == "registry")
         else:
-            assert secrets == set()
+            assert secrets == ({"MINT_POSTGRES_DSN"} if pods.service == "migrate" else set())
 
 
 def test_each_service_takes_its_own_role_of_postgres(rendered: Mapping[str, Answer]) -> None:
-    for pods in of_services(rendered["nodes"]):
-        assert secrets_of(pods)["MINT_POSTGRES_DSN"] == ("roles", pods.service)
+    answer = rendered["nodes"]
+    started = [(pods, pods.service) for pods in of_services(answer)]
+    migrated = [(pods, service) for service, pods in migrations_of(answer).items()]
+    for pods, service in (*started, *migrated):
+        assert secrets_of(pods)["MINT_POSTGRES_DSN"] == ("roles", service)
+
+
+def test_tables_of_each_service_of_the_release_are_migrated_first(rendered: Mapping[str, Answer]) -> None:
+    for name, others in (("small", {"loader", "trainer"}), ("served only", {"loader"}), ("no bases", set())):
+        jobs = migrations_of(rendered[name])
+        assert set(jobs) == {"gateway", "registry", "rollout", *others}
+        for pods in jobs.values():
+            assert read_settings(MigrationSettings, environment_of(pods), service="migrate")
+    for one in of_kind(rendered["small"].objects, "Job"):
+        assert one["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
 
 
 def test_secrets_are_those_of_the_values(rendered: Mapping[str, Answer]) -> None:

@@ -13,6 +13,7 @@ import yaml
 
 from mint_common.runtime.edge import create_http
 from mint_common.settings import describe_settings
+from mint_common.settings.read import FILE
 from services.standalone.settings import READ_BY
 
 ROOT = Path(__file__).parents[3]
@@ -123,7 +124,8 @@ def test_a_wrong_value_is_refused(path: str, wrong: object) -> None:
 def test_every_setting_in_the_templates_is_known() -> None:
     known = {one.variable for service, cls in READ_BY.items() for one in describe_settings(cls, service)}
     text = "\n".join(path.read_text() for path in TEMPLATES)
-    named = set(re.findall(r"\bMINT_[A-Z0-9_]*[A-Z0-9]\b", text)) - {"MINT_%s"}
+    found = set(re.findall(r"\bMINT_[A-Z0-9_]*[A-Z0-9]\b", text)) - {"MINT_%s"}
+    named = {name.removesuffix(FILE) for name in found}
     own = set(re.findall(r"\{\{ \$prefix \}\}_([A-Z0-9_]+)", text))
     named |= {f"MINT_{service.upper()}_{name}" for service in READ_BY for name in own}
     files = set(re.findall(r"^([a-z0-9_]+): \{\{", (CHART / "templates/_env.tpl").read_text(), re.MULTILINE))

@@ -1,0 +1,51 @@
+"""`mint migrate`: a service's tables, made or brought up to date before it starts."""
+
+import asyncio
+import os
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+from pydantic import BaseModel, ConfigDict
+
+from mint_common.runtime.postgres import migrate as migrate_schema
+from mint_common.runtime.postgres import open_pool
+from mint_common.settings import PostgresSettings, read_settings
+
+
+class ServiceChoice(StrEnum):
+    """Whose tables."""
+
+    GATEWAY = "gateway"
+    LOADER = "loader"
+    REGISTRY = "registry"
+    ROLLOUT = "rollout"
+    TRAINER = "trainer"
+
+
+class MigrationSettings(BaseModel):
+    """What the command reads."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    postgres: PostgresSettings
+
+
+def migrate(service: Annotated[ServiceChoice, typer.Argument(help="Whose tables.")]) -> None:
+    """Bring a service's tables up to date, as the service itself does when it starts.
+
+    The database is that of MINT_POSTGRES_DSN, or of the file MINT_POSTGRES_DSN_FILE, with the service's role.
+
+    Example: mint migrate registry
+    """
+    settings = read_settings(MigrationSettings, os.environ, service="migrate")
+    asyncio.run(_migrate(settings.postgres.dsn, service.value))
+    typer.echo(f"the tables of the service {service} are up to date")
+
+
+async def _migrate(dsn: str, service: str) -> None:
+    pool = await open_pool(dsn, schema=service, max_size=1)
+    try:
+        await migrate_schema(pool, schema=service, package=f"services.{service}.adapters.migrations")
+    finally:
+        await pool.close()
