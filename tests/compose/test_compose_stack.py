@@ -155,6 +155,18 @@ def test_a_container_reads_its_own_secrets_alone(stack: ComposeStack) -> None:
     assert "api_key" in own["registry"]
     assert all("api_key" not in names for part, names in own.items() if part != "registry")
     assert all("postgres_password" not in names for names in own.values())
+    logins = {part: [name for name in names if name.startswith("postgres")] for part, names in own.items()}
+    assert logins == {part: [f"postgres_dsn_{part.partition('-')[0]}"] for part in own}
+
+
+def test_the_script_of_the_roles_may_run_again(stack: ComposeStack) -> None:
+    stack.compose("exec", "-T", "postgres", "/docker-entrypoint-initdb.d/roles.sh")
+    with stack.client() as client:
+        assert _ask(client, "life@live")
+
+
+def test_light_services_have_small_images(stack: ComposeStack) -> None:
+    assert sizes(stack.environ)["localhost/mint-slim:test"] <= 400e6
 
 
 def test_the_images_hold_no_compiler(stack: ComposeStack) -> None:

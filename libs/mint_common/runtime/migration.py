@@ -53,7 +53,9 @@ async def _migrate(
         f"mint-migrate-{schema}",
         timeout=MIGRATION_SECONDS,
     )
-    await connection.execute(f'CREATE SCHEMA IF NOT EXISTS "{schema}"')
+    # IF NOT EXISTS asks for the right to make schemas, which a role that was given its schema need not have.
+    if not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)", schema):
+        await connection.execute(f'CREATE SCHEMA "{schema}"')
     await connection.execute(
         "CREATE TABLE IF NOT EXISTS mint_migrations (package text, name text, sha256 text NOT NULL,"
         " run_at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (package, name))"

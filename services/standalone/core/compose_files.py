@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from services.standalone.core.plan import SERVICES
+
 ComputesOn = Literal["cpu", "gpu"]
 
 
@@ -19,7 +21,7 @@ def make_compose_files(
     secret: Callable[[], str], *, base: str, computes_on: ComputesOn, observability: bool, port: int
 ) -> ComposeFiles:
     """Return the files; ``secret`` gives another one at each call, of letters and digits alone."""
-    postgres, nats = secret(), secret()
+    nats = secret()
     values = {
         "MINT_NATS_TOKEN": nats,
         "MINT_S3_ACCESS_KEY": secret(),
@@ -37,8 +39,12 @@ def make_compose_files(
             "api_key": f"tml-{secret()}",
             "internal_token": secret(),
             "nats_url": f"nats://{nats}@nats:4222",
-            "postgres_password": postgres,
-            "postgres_dsn": f"postgresql://mint:{postgres}@postgres:5432/mint",
+            "postgres_password": secret(),
+            # deploy/postgres/roles.sh makes a role of each.
+            **{
+                f"postgres_dsn_{service}": f"postgresql://mint_{service}:{secret()}@postgres:5432/mint"
+                for service in SERVICES
+            },
             "s3_secret_key": secret(),
             "grafana_password": secret(),
         },

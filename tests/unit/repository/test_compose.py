@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -21,6 +22,7 @@ from services.standalone.core.stack_file import MOST_SHARED
 from services.standalone.settings import READ_BY
 
 ROOT = Path(__file__).parents[3]
+OPERATIONS = ROOT / "docs/operations.md"
 SERVICES = ("registry", "trainer", "rollout", "loader", "gateway")
 
 
@@ -88,6 +90,8 @@ def test_secrets_are_files_and_each_service_has_its_own(compose: Mapping[str, An
         }
         assert files == set(service["secrets"])
         assert ("api_key" in files) == (name == "registry")
+        own = f"postgres_dsn_{name.partition('-')[0]}"
+        assert [each for each in files if each.startswith("postgres")] == [own]
         given = re.findall(r"\$\{(\w+)", str(service["environment"]))
         assert not [
             each for each in given if each.endswith(("TOKEN", "PASSWORD", "SECRET_KEY", "DSN", "API_KEY"))
@@ -106,8 +110,25 @@ def test_mint_compose_init_sets_all_that_compose_asks_for(compose: Mapping[str, 
         made.secrets
     )
     assert values["COMPOSE_PROFILES"] == "cpu,observability"
-    assert made.secrets["postgres_password"] in made.secrets["postgres_dsn"]
+    addresses = [made.secrets[f"postgres_dsn_{service}"] for service in SERVICES]
+    logins = [urlsplit(address) for address in addresses]
+    assert [login.username for login in logins] == [f"mint_{service}" for service in SERVICES]
+    assert len({made.secrets["postgres_password"], *(login.password for login in logins)}) == 6
     assert values["MINT_NATS_TOKEN"] in made.secrets["nats_url"]
+
+
+def test_an_older_stack_gets_the_files_that_init_makes(tmp_path: Path) -> None:
+    made = make_compose_files(
+        lambda: "SECRET", base="tiny", computes_on="cpu", observability=False, port=8321
+    ).secrets
+    (tmp_path / "secrets").mkdir()
+    (loop,) = re.findall(r"^for service in .*?^done$", OPERATIONS.read_text(), re.MULTILINE | re.DOTALL)
+    subprocess.run(["sh", "-c", f"umask 077\n{loop}"], cwd=tmp_path, check=True)
+    files = list((tmp_path / "secrets").iterdir())
+    assert {file.name: re.sub(":[0-9a-f]{32}@", ":SECRET@", file.read_text().strip()) for file in files} == {
+        name: text for name, text in made.items() if name.startswith("postgres_dsn_")
+    }
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o644}
 
 
 def test_mint_compose_init_closes_the_folder_of_secrets(tmp_path: Path) -> None:

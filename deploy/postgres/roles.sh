@@ -1,0 +1,30 @@
+#!/bin/sh
+# Give each service a role that owns the schema of its name, which no other service's role may read. Run again it sets
+# the passwords anew and hands over tables that another role made: of an older stack, or of a restored backup.
+# Names and passwords come from the services' connection strings, the files postgres_dsn_SERVICE in the folder SECRETS.
+# Connects as psql does (PGHOST, PGUSER, ...), as a superuser: as that of the container where the image starts this.
+set -eu
+export PGUSER="${PGUSER:-${POSTGRES_USER:-postgres}}"
+export PGDATABASE="${PGDATABASE:-${POSTGRES_DB:-$PGUSER}}"
+for schema in gateway loader registry rollout trainer; do
+  login=$(cat "${SECRETS:-/run/secrets}/postgres_dsn_$schema")
+  login=${login#*://}
+  login=${login%%@*}
+  # In the environment rather than among the arguments, which every process may read.
+  SCHEMA=$schema ROLE=${login%%:*} PASSWORD=${login#*:} \
+    psql --no-psqlrc --quiet --set=ON_ERROR_STOP=1 --single-transaction <<'SQL'
+SET client_min_messages = warning;
+\getenv schema SCHEMA
+\getenv role ROLE
+\getenv password PASSWORD
+SELECT format('CREATE ROLE %I LOGIN', :'role')
+WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = :'role') \gexec
+ALTER ROLE :"role" PASSWORD :'password';
+CREATE SCHEMA IF NOT EXISTS :"schema";
+ALTER SCHEMA :"schema" OWNER TO :"role";
+SELECT format('ALTER TABLE %s OWNER TO %I', oid::regclass, :'role')
+FROM pg_class WHERE relnamespace = :'schema'::regnamespace AND relkind IN ('r', 'p') \gexec
+SELECT format('ALTER ROUTINE %s OWNER TO %I', oid::regprocedure, :'role')
+FROM pg_proc WHERE pronamespace = :'schema'::regnamespace \gexec
+SQL
+done

@@ -1,0 +1,159 @@
+"""Services have roles of their own in Postgres, as compose makes them, and read no table of each other."""
+
+import asyncio
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import asyncpg
+import httpx
+import pytest
+
+from mint_common.runtime.postgres import migrate, open_pool
+from services.standalone.adapters.launch import free_port
+from services.standalone.adapters.postgres import wheel_binaries
+from services.standalone.core.plan import SERVICES
+from tests.conftest import RunningServer, make_postgres
+from tests.processes import ServiceProcess
+
+ROOT = Path(__file__).parents[2]
+STARTED = ("registry", "rollout", "gateway")
+"""Started here; `make test-compose` starts the others too, under the same roles."""
+KEY = "tml-operator-of-the-tests"
+OWNERS = """
+    SELECT pg_get_userbyid(owner) FROM (
+        SELECT nspname, nspowner FROM pg_namespace
+        UNION ALL SELECT nspname, relowner FROM pg_class JOIN pg_namespace ON relnamespace = pg_namespace.oid
+        UNION ALL SELECT nspname, proowner FROM pg_proc JOIN pg_namespace ON pronamespace = pg_namespace.oid
+        UNION ALL SELECT nspname, typowner FROM pg_type JOIN pg_namespace ON typnamespace = pg_namespace.oid
+    ) AS made (schema, owner) WHERE schema = $1
+"""
+
+
+@pytest.fixture(scope="module", params=["new", "older"])
+def logins(
+    request: pytest.FixtureRequest, server_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Mapping[str, str]]:
+    """The services' connection strings: of a new database, or of one whose tables a superuser made before."""
+    server = make_postgres(server_folder / f"roles-{request.param}")
+    server.start()
+    try:
+        if request.param == "older":
+            asyncio.run(_migrate(dict.fromkeys(SERVICES, server.address)))
+        made = _give_roles(server, tmp_path_factory.mktemp("secrets"))
+        asyncio.run(_migrate(made))
+        # Again, with other passwords, as after a restored backup.
+        folder = tmp_path_factory.mktemp("secrets")
+        made = _give_roles(server, folder)
+        for service in SERVICES:
+            _mint_migrate(service, folder / f"postgres_dsn_{service}")
+        yield made
+    finally:
+        server.stop()
+
+
+def _give_roles(server: RunningServer, folder: Path) -> Mapping[str, str]:
+    """Make secrets and roles; return the services' connection strings."""
+    place = server.address.rpartition("@")[2]
+    logins = {name: f"postgresql://mint_{name}:{secrets.token_hex()}@{place}" for name in SERVICES}
+    for service, login in logins.items():
+        (folder / f"postgres_dsn_{service}").write_text(f"{login}\n")
+    address = urlsplit(server.address)
+    environ = {
+        **os.environ,
+        "PATH": f"{wheel_binaries()}:{os.environ['PATH']}",
+        "SECRETS": str(folder),
+        "PGHOST": address.hostname or "",
+        "PGPORT": str(address.port),
+        "PGUSER": address.username or "",
+        "PGPASSWORD": address.password or "",
+        "PGDATABASE": address.path[1:],
+    }
+    script = [str(ROOT / "deploy/postgres/roles.sh")]
+    done = subprocess.run(script, env=environ, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    return logins
+
+
+def _mint_migrate(service: str, login: Path) -> None:
+    own = {name: value for name, value in os.environ.items() if not name.startswith("MINT_")}
+    command = [sys.executable, "-m", "mint_launcher", "migrate", service]
+    environ = {**own, "MINT_POSTGRES_DSN_FILE": str(login)}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+async def _migrate(logins: Mapping[str, str]) -> None:
+    for service, login in logins.items():
+        pool = await open_pool(login, schema=service)
+        try:
+            await migrate(pool, schema=service, package=f"services.{service}.adapters.migrations")
+        finally:
+            await pool.close()
+
+
+@pytest.mark.parametrize("reader", SERVICES)
+async def test_a_role_reads_its_own_tables_alone(logins: Mapping[str, str], reader: str) -> None:
+    connection = await asyncpg.connect(logins[reader])
+    try:
+        for owner in SERVICES:
+            tables = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = $1", owner)
+            assert {"mint_migrations", "mint_outbox"} < {table["tablename"] for table in tables}
+            for table in tables:
+                reading = f'SELECT count(*) FROM "{owner}"."{table["tablename"]}"'
+                if owner == reader:
+                    await connection.fetchval(reading)
+                    continue
+                with pytest.raises(asyncpg.InsufficientPrivilegeError, match=f"for schema {owner}"):
+                    await connection.fetchval(reading)
+    finally:
+        await connection.close()
+
+
+@pytest.mark.parametrize("service", SERVICES)
+async def test_a_role_has_its_schema_and_no_other_right(logins: Mapping[str, str], service: str) -> None:
+    connection = await asyncpg.connect(logins[service])
+    try:
+        owners = await connection.fetch(OWNERS, service)
+        assert {owner[0] for owner in owners} == {f"mint_{service}"}
+        rights = "SELECT rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls"
+        assert not await connection.fetchval(f"{rights} FROM pg_roles WHERE rolname = current_user")
+        memberships = "SELECT FROM pg_auth_members WHERE member = to_regrole(current_user)"
+        assert await connection.fetch(memberships) == []
+        for forbidden in ("CREATE SCHEMA another", "CREATE TABLE public.another ()"):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await connection.execute(forbidden)
+    finally:
+        await connection.close()
+
+
+def test_services_work_under_their_roles(
+    logins: Mapping[str, str], own_nats: RunningServer, tmp_path: Path
+) -> None:
+    ports = {service: free_port() for service in STARTED}
+    shared = {
+        "MINT_NATS_URL": own_nats.address,
+        "MINT_BLOBS_URL": f"file://{tmp_path / 'blobs'}",
+        "MINT_INTERNAL_TOKEN": "between-services",
+        "MINT_PEERS_REGISTRY_URL": f"http://127.0.0.1:{ports['registry']}",
+        "MINT_PEERS_ROLLOUT_URL": f"http://127.0.0.1:{ports['rollout']}",
+        "MINT_REGISTRY_BOOTSTRAP_KEY": KEY,
+        **{f"MINT_{service.upper()}_HTTP_PORT": str(port) for service, port in ports.items()},
+    }
+    with ExitStack() as stack:
+        for service in STARTED:
+            environ = {**shared, "MINT_POSTGRES_DSN": logins[service]}
+            process = ServiceProcess(name=service, environ=environ, log=tmp_path / f"{service}.log")
+            stack.callback(process.stop)
+            process.start()
+        headers = {"authorization": f"Bearer {KEY}"}
+        with httpx.Client(base_url=process.url, headers=headers, timeout=60) as client:
+            body = {"name": "of-the-test", "scopes": ["read"]}
+            assert client.post("/mint/v1/keys", json=body).status_code == 201
+            for path in ("/mint/v1/policies", "/mint/v1/jobs", "/mint/v1/tasks", "/mint/v1/audit"):
+                assert client.get(path).status_code == 200
