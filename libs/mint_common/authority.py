@@ -17,6 +17,8 @@ from mint_common.ids import TenantId
 
 CALLER_HEADER = "x-mint-caller"
 """Carries the caller of a request that one service hands on to another, as `write_caller` writes it."""
+CAUSE_HEADER = "x-mint-cause"
+"""Names what a service's own request follows from: one of the same cause has no effect the second time."""
 
 _INCLUDED_IN_ADMIN: frozenset[Scope] = frozenset({"read", "infer", "train"})
 

@@ -11,7 +11,7 @@ from pydantic.config import JsonDict
 
 from mint_common.catalog import FULL_SCOPES, RevisionState, RuleChoice, Scope
 from mint_common.ids import Digest
-from mint_common.names import RULE_ACTOR
+from mint_common.names import AUTOMATIC_ACTORS
 
 MAX_LIMIT = 1000
 _NO_CONTROLS = r"^[^\x00-\x1f\x7f]*$"
@@ -39,9 +39,9 @@ def _example(example: JsonDict) -> ConfigDict:
     )
 
 
-def _no_rule(name: str) -> str:
-    if name.startswith(RULE_ACTOR):
-        raise ValueError(f"must not begin with {RULE_ACTOR!r}: rules sign what they do so")
+def _no_automatic(name: str) -> str:
+    if name.startswith(AUTOMATIC_ACTORS):
+        raise ValueError(f"must not begin with {' or '.join(AUTOMATIC_ACTORS)}: rules and jobs sign so")
     return name
 
 
@@ -249,7 +249,7 @@ class KeyBody(Body):
 
     model_config = _example({"name": "ci", "scopes": ["read", "infer"]})
 
-    name: Annotated[Label, AfterValidator(_no_rule)]
+    name: Annotated[Label, AfterValidator(_no_automatic)]
     scopes: Annotated[tuple[Scope, ...], Field(min_length=1, max_length=5)] = FULL_SCOPES
 
 

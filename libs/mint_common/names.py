@@ -15,8 +15,10 @@ BASE_NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 BEST = "best"
 """Names the revision of a policy whose samples in training got the highest mean reward."""
 
-RULE_ACTOR = "rule:"
-"""A rule's moves have this and its id as actor; all other actors count as people, so no key is named so."""
+RULE_ACTOR, JOB_ACTOR = "rule:", "job:"
+"""Moves by a rule, or of a job that succeeded, have one of these and its id as actor."""
+AUTOMATIC_ACTORS = (RULE_ACTOR, JOB_ACTOR)
+"""All other actors count as people, so no key is named so."""
 
 MAX_NUMBER = 2**31 - 1
 

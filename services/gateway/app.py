@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 
 import asyncpg
 
@@ -16,7 +17,9 @@ from mint_common.client.directory import EngineDirectory
 from mint_common.client.http import InternalHttp
 from mint_common.client.registry import RegistryClient
 from mint_common.client.trainer import TrainerDirectory
+from mint_common.events import JobFinished
 from mint_common.runtime.clock import Clock, SystemClock
+from mint_common.runtime.dispatch import Dispatcher
 from mint_common.runtime.graders.judge import EngineJudge
 from mint_common.runtime.graders.open import open_graders
 from mint_common.runtime.graders.runner import GraderRunner
@@ -59,6 +62,7 @@ from services.gateway.handlers.fine_tuning.creation import JobMaker
 from services.gateway.handlers.fine_tuning.file_uses import FileUses
 from services.gateway.handlers.fine_tuning.first_rows import FirstRows
 from services.gateway.handlers.fine_tuning.jobs import FineTuningJobs
+from services.gateway.handlers.fine_tuning.promotions import Promotions
 from services.gateway.handlers.webhooks import WebhookCourier, WebhookIntake
 from services.gateway.http.edge.admission import AdmissionGate
 from services.gateway.http.edge.context import Gateway
@@ -272,7 +276,7 @@ async def run(settings: GatewaySettings) -> None:
             }
             await prune(rows, clock)
 
-        background = [
+        background: list[Callable[[], Awaitable[None]]] = [
             OutboxRelay(relay_pool, bus, clock).run,
             follow_engines,
             follow_catalog,
@@ -282,6 +286,7 @@ async def run(settings: GatewaySettings) -> None:
             courier.run,
             prune_rows,
             samples.run,
+            partial(promote_results, fine_tuning.promotions, bus, clock),
         ]
         await run_service(http, settings.http, background)
 
@@ -292,6 +297,17 @@ async def prune(rows: Mapping[str, Callable[[], Awaitable[None]]], clock: Clock)
         for kind, forget in rows.items():
             pruning = run_periodically(forget, name=f"prune {kind}", every_seconds=PRUNE_SECONDS, clock=clock)
             group.create_task(pruning)
+
+
+async def promote_results(promotions: Promotions, bus: Bus, clock: Clock) -> None:
+    """Promote the results of jobs as they end, and now and then what was missed, until cancelled."""
+    ended = Dispatcher(bus=bus, ledger=None, durable="gateway-promotions", clock=clock, concurrency=4)
+    ended.on(JobFinished, promotions.on_job_finished, given_up=promotions.on_given_up)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(ended.run())
+        group.create_task(
+            run_periodically(promotions.sweep, name="promotions", every_seconds=PRUNE_SECONDS, clock=clock)
+        )
 
 
 def _webhooks(
@@ -347,6 +363,7 @@ def _fine_tuning(
         ),
         jobs=jobs,
         uses=FileUses(submissions=jobs.submissions, jobs=jobs, files=files.files),
+        promotions=Promotions(registry=registry, submissions=jobs.submissions, jobs=jobs),
     )
 
 

@@ -92,6 +92,22 @@ async def test_frozen_alias_is_moved_by_people_alone(store: Store) -> None:
         await store.aliases.freeze(policy.policy_id, "none", frozen=True)
 
 
+async def test_what_holds_for_rules_holds_for_jobs_that_promote(store: Store) -> None:
+    policy = await add_policy(store)
+    first, second = await publish(store, policy, 2)
+    job = by("job:job_a")
+    for target in (first, second):
+        await store.aliases.move(policy, "prod", target, job, expected=None)
+    await store.aliases.roll_back(policy, "prod", by("ann"), expected=None)
+    for mover in (job, by("rule:rule_1")):
+        with pytest.raises(RuleRefused, match="ann moved it back from revision 2"):
+            await store.aliases.move(policy, "prod", second, mover, expected=None)
+    await store.aliases.move(policy, "prod", second, by("ann"), expected=None)
+    await store.aliases.freeze(policy.policy_id, "prod", frozen=True)
+    with pytest.raises(RuleRefused, match="frozen"):
+        await store.aliases.move(policy, "prod", first, job, expected=None)
+
+
 async def test_no_rule_returns_to_what_a_person_moved_an_alias_back_from(store: Store) -> None:
     policy = await add_policy(store)
     first, second, third = await publish(store, policy, 3)

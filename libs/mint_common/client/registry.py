@@ -10,7 +10,7 @@ from typing import TypeVar
 import msgspec
 
 from mint_common.adapters_format.base_facts import BaseFacts
-from mint_common.authority import CALLER_HEADER, Caller, write_caller
+from mint_common.authority import CALLER_HEADER, CAUSE_HEADER, Caller, write_caller
 from mint_common.catalog import (
     AliasRecord,
     CollectionReport,
@@ -44,9 +44,10 @@ class RegistryClient:
         query: Sequence[tuple[str, str]] = (),
         body: bytes | AsyncIterable[bytes] = b"",
         patient: bool = False,
+        cause: str | None = None,
     ) -> tuple[int, bytes]:
         """Forward a caller's request to a path below ``/internal``; see `InternalHttp.forward`."""
-        headers = {CALLER_HEADER: write_caller(caller)}
+        headers = {CALLER_HEADER: write_caller(caller)} | ({} if cause is None else {CAUSE_HEADER: cause})
         path = path_of("internal", *parts)
         return await self._http.forward(
             method, path, query=query, body=body, headers=headers, patient=patient
@@ -134,12 +135,19 @@ class RegistryClient:
         return _read(await self._http.get(_policies(tenant_id, policy, "aliases")), list[AliasRecord])
 
     async def move_alias(
-        self, caller: Caller, policy: PolicyId | str, alias: str, *, revision: int | Digest, reason: str = ""
+        self,
+        caller: Caller,
+        policy: PolicyId | str,
+        alias: str,
+        *,
+        revision: int | Digest,
+        reason: str = "",
+        cause: str | None = None,
     ) -> None:
-        """Point an alias at a revision, whatever it points at now."""
+        """Point an alias at a revision, whatever it points at now: once for each ``cause``."""
         parts = ("tenants", caller.tenant_id, "policies", policy, "aliases", named("alias", alias))
         body = msgspec.json.encode({"revision": revision, "reason": reason})
-        await self.forward("PUT", parts, caller, body=body)
+        await self.forward("PUT", parts, caller, body=body, cause=cause)
 
     async def record_evaluation(
         self,

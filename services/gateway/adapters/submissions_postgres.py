@@ -46,6 +46,16 @@ _USING = f"""
     ORDER BY submitted_at DESC, job_id DESC
 """  # noqa: S608  # a constant
 
+_PROMOTING = f"""
+    SELECT tenant_id, {_COLUMNS} FROM submissions
+    WHERE jsonb_typeof(fine_tuning -> 'promote' -> 'ended_at') = 'null'
+"""  # noqa: S608  # a constant
+_END_PROMOTION = """
+    UPDATE submissions SET fine_tuning = jsonb_set(
+        fine_tuning, '{promote}',
+        fine_tuning -> 'promote' || jsonb_build_object('ended_at', $2::float8, 'problem', $3::text)
+    ) WHERE job_id = $1 AND jsonb_typeof(fine_tuning -> 'promote' -> 'ended_at') = 'null'
+"""
 _LAST_TASK = """
     SELECT nullif(spec ->> 'task', '') FROM submissions WHERE tenant_id = $1 AND policy_id = $2
     ORDER BY submitted_at DESC LIMIT 1
@@ -154,6 +164,15 @@ class PostgresSubmissions:
         at = None if below is None else below.submitted_at
         rows = await self._pool.fetch(_ON_FILES, tenant_id, wanted, at, after, limit)
         return [_submission(row) for row in rows]
+
+    async def promoting(self) -> Sequence[tuple[TenantId, SubmittedJob]]:
+        """Return the jobs of all tenants whose promotion is open."""
+        rows = await self._pool.fetch(_PROMOTING)
+        return [(TenantId(row["tenant_id"]), _submission(row)) for row in rows]
+
+    async def end_promotion(self, job_id: JobId, *, problem: str) -> None:
+        """Store what came of a job's promotion."""
+        await self._pool.execute(_END_PROMOTION, job_id, self._clock.now(), problem)
 
     async def using(self, tenant_id: TenantId, file_id: str) -> Sequence[SubmittedJob]:
         """Return the jobs of a file, newest first."""

@@ -53,6 +53,14 @@ class Submissions(Protocol):
         """
         ...
 
+    async def promoting(self) -> Sequence[tuple[TenantId, SubmittedJob]]:
+        """Return the jobs of all tenants whose promotion is open."""
+        ...
+
+    async def end_promotion(self, job_id: JobId, *, problem: str) -> None:
+        """Store what came of a job's promotion, if it is open; an empty ``problem``: the alias was moved."""
+        ...
+
     async def using(self, tenant_id: TenantId, file_id: str) -> Sequence[SubmittedJob]:
         """Return the jobs that train or are evaluated on a file, newest first."""
         ...

@@ -9,7 +9,7 @@ from mint_common.catalog import AliasMove, AliasRecord, PolicyRecord
 from mint_common.claims import Claim, RevisionRef
 from mint_common.errors import AliasProtected, NotFound
 from mint_common.ids import PolicyId, new_id
-from mint_common.names import RULE_ACTOR
+from mint_common.names import AUTOMATIC_ACTORS
 from mint_common.runtime.ledger_postgres import PostgresLedger, PostgresTransaction
 from mint_common.runtime.postgres_errors import PostgresConnection
 from services.registry.adapters.rows import alias_of, moment, move_of, ref_of
@@ -70,7 +70,8 @@ _APPEND = """
 _PERSON_MOVES = """
     SELECT digest, actor, reason, below IS DISTINCT FROM sequence - 1 OR number < $4 AS is_back
     FROM alias_history
-    WHERE policy_id = $1 AND alias = $2 AND (digest = $3 OR previous = $3) AND NOT starts_with(actor, $5)
+    WHERE policy_id = $1 AND alias = $2 AND (digest = $3 OR previous = $3)
+        AND NOT EXISTS (SELECT FROM unnest($5::text[]) AS automatic WHERE starts_with(actor, automatic))
     ORDER BY sequence DESC LIMIT $6
 """
 
@@ -181,11 +182,11 @@ async def _check_rule(
     *,
     frozen: bool,
 ) -> None:
-    """Apply `core.rules.check_rule_move` to a rule's move."""
-    if not mover.actor.startswith(RULE_ACTOR):
+    """Apply `core.rules.check_rule_move` to a move of a rule or a job."""
+    if not mover.actor.startswith(AUTOMATIC_ACTORS):
         return
     key = (policy.policy_id, name, entry.digest, entry.number)
-    rows = await connection.fetch(_PERSON_MOVES, *key, RULE_ACTOR, HISTORY_ROWS)
+    rows = await connection.fetch(_PERSON_MOVES, *key, AUTOMATIC_ACTORS, HISTORY_ROWS)
     moves = [PersonMove(**row) for row in rows]
     check_rule_move(name, entry.number, entry.digest, moves, is_frozen=frozen)
 

@@ -11,7 +11,7 @@ Of a score that is better when smaller a rule has ``at_most``, ``max_rise`` and 
 mirrored at zero, and decided so (`rule_bounds`).
 
 People come first: a rule neither moves a frozen alias nor points an alias at a revision that a person moved
-it back from, until a person points it there again.
+it back from, until a person points it there again. The same holds for a job that promotes its result.
 """
 
 import math
@@ -30,7 +30,7 @@ MOST_COOLDOWN_SECONDS = 30 * 86_400.0
 
 
 class RuleRefused(MintError):
-    """A rule may not move alias {alias!r}: {problem}."""
+    """Only a person may move alias {alias!r} so: {problem}."""
 
     code = "rule_refused"
     http_status = 403
@@ -212,7 +212,10 @@ def withdrawal(revision: Digest, moves: Sequence[PersonMove]) -> PersonMove | No
 def check_rule_move(
     alias: str, number: int, digest: Digest, moves: Sequence[PersonMove], *, is_frozen: bool
 ) -> None:
-    """Refuse a rule's move that a person has ruled out; ``moves`` as for `withdrawal`. Raises RuleRefused."""
+    """Refuse a rule's or a job's move that a person has ruled out; ``moves`` as for `withdrawal`.
+
+    Raises RuleRefused.
+    """
     if is_frozen:
         raise RuleRefused(alias=alias, problem="it is frozen")
     withdrawn = withdrawal(digest, moves)

@@ -18,12 +18,12 @@ from mint_common.catalog_requests import (
     RollbackBody,
     RuleBody,
 )
-from mint_common.errors import NotFound
+from mint_common.errors import AlreadyHandled, NotFound
 from mint_common.ids import PolicyId, new_id
 from mint_common.names import alias_key, check_alias_name, revision_key
 from mint_common.runtime.edge_routes import BodyRoute
 from services.registry.core.rules import check_rule, refuse_equal, rule_warnings
-from services.registry.http.context import CallerDep, PolicyDep, Registry, RegistryDep
+from services.registry.http.context import CallerDep, CauseHeader, PolicyDep, Registry, RegistryDep
 from services.registry.ports.aliases import Mover
 
 router = APIRouter(prefix="/internal/tenants/{tenant_id}/policies/{policy}", route_class=BodyRoute)
@@ -71,14 +71,22 @@ async def freeze_alias(policy: PolicyDep, alias: str, body: FreezeBody, registry
 
 
 @router.put("/aliases/{alias}")
-async def move_alias(
-    policy: PolicyDep, alias: str, body: MoveBody, caller: CallerDep, registry: RegistryDep
+async def move_alias(  # noqa: PLR0917  # FastAPI passes them by name
+    policy: PolicyDep,
+    alias: str,
+    body: MoveBody,
+    caller: CallerDep,
+    registry: RegistryDep,
+    cause: CauseHeader = None,
 ) -> AliasRecord:
-    """Point an alias at a revision."""
+    """Point an alias at a revision; one that this cause has moved before stays where it is."""
     check_alias_name(alias)
     revision = await registry.catalog.revision(policy.policy_id, revision_key(str(body.revision)))
-    mover = _mover(registry, caller, body.reason)
-    return await registry.aliases.move(policy, alias, revision.ref, mover, expected=body.expected)
+    mover = _mover(registry, caller, body.reason, cause=cause)
+    try:
+        return await registry.aliases.move(policy, alias, revision.ref, mover, expected=body.expected)
+    except AlreadyHandled:
+        return await registry.aliases.alias(policy.policy_id, alias)
 
 
 @router.post("/aliases/{alias}/rollback")
@@ -143,5 +151,6 @@ async def _is_frozen(registry: Registry, policy_id: PolicyId, alias: str) -> boo
         return False
 
 
-def _mover(registry: Registry, caller: Caller, reason: str) -> Mover:
-    return Mover(actor=caller.actor, reason=reason, at=registry.clock.now(), is_admin=caller.is_admin)
+def _mover(registry: Registry, caller: Caller, reason: str, *, cause: str | None = None) -> Mover:
+    now, is_admin = registry.clock.now(), caller.is_admin
+    return Mover(actor=caller.actor, reason=reason, at=now, is_admin=is_admin, cause=cause)

@@ -47,7 +47,7 @@ class Aliases(Protocol):
         Concurrent moves serialise.
 
         Raises AliasProtected, AlreadyHandled for a repeated cause, and as `core.resolve.check_servable`; for
-        a rule as `core.rules.check_rule_move`.
+        a rule or a job as `core.rules.check_rule_move`.
         """
         ...
 

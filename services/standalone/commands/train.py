@@ -30,12 +30,14 @@ from services.standalone.core.training import (
     job_body,
     pace_of,
     plan_rows,
+    promotion_in_words,
     result_in_words,
     serving_lines,
     suffix_of,
     time_in_words,
     tokens_in_words,
 )
+from services.standalone.views.job import follow_promotion
 from services.standalone.views.sending import sending
 from services.standalone.views.terminal import print_rows
 
@@ -103,6 +105,10 @@ def train(  # arguments of a command
     drop_long: Annotated[
         bool, typer.Option("--drop-long", help="Leave rows longer than the context out; else: refuse.")
     ] = False,
+    promote: Annotated[
+        str,
+        typer.Option("--promote", metavar="ALIAS", help="Point this alias at the result, if it succeeds."),
+    ] = "",
     follow: Annotated[
         bool, typer.Option("--follow/--no-follow", help="Show its steps until it ends.")
     ] = True,
@@ -111,6 +117,7 @@ def train(  # arguments of a command
 
     What the rows are tells the method: chats, completions and texts are sft, pairs dpo, labels kto; rows that
     a --grader rewards are rft. Ctrl-C ends the command, not the job. In the end it says how to ask the model.
+    Exit code 1 when the job does not succeed, or the alias of --promote was not moved.
 
     Example: mint train support.jsonl --base smollm2 --holdout 0.1 --epochs 2
     """
@@ -130,6 +137,7 @@ def train(  # arguments of a command
             rank=rank,
             seed=seed,
             drop_long=drop_long,
+            promote=promote,
         )
         wishes = replace(wishes, grader=_read_grader(api, grader, wishes.method))
         job = _begin(api, rows, validation, wishes, _model(api, rows, base=base, policy=policy))
@@ -142,9 +150,15 @@ def train(  # arguments of a command
     ended = watch_job(api, job.job_id)
     if ended.state != "succeeded":
         raise typer.Exit(1)
-    typer.echo(f"\n{result_in_words(ended)}\n")
+    ended = follow_promotion(api, ended)
+    typer.echo(f"\n{result_in_words(ended)}")
+    if ended.promotion is not None:
+        typer.echo(promotion_in_words(ended, ended.promotion))
+    typer.echo()
     model = f"{ended.policy}@{ended.result.number}" if ended.result else ended.policy
     typer.echo(serving_lines(model, rows.example(), url=api.url, key_in_shell=api.key_in_shell))
+    if ended.promotion is not None and (ended.promotion.problem or ended.promotion.ended_at is None):
+        raise typer.Exit(1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -111,6 +111,22 @@ class JobSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PromotionNow:
+    """An alias that is pointed at a job's result: when it was moved, or was not for a ``problem``."""
+
+    alias: str
+    ended_at: float | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FineTuningNow:
+    """What the request of a job on a file said beside its settings."""
+
+    promote: PromotionNow | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BestNow:
     """The best revision: by the mean ``reward`` of its samples, of a job on a file by a ``metric``."""
 
@@ -141,6 +157,12 @@ class JobNow:
     result: Ref | None = None
     stopped_early: bool = False
     trained_tokens: int | None = None
+    fine_tuning: FineTuningNow | None = None
+
+    @property
+    def promotion(self) -> PromotionNow | None:
+        """Return what becomes of its promotion, if one was asked for."""
+        return self.fine_tuning.promote if self.fine_tuning else None
 
     @property
     def done(self) -> tuple[StepNow, ...]:

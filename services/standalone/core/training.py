@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mint_common.datasets import Format, Method
-from services.standalone.core.jobs import JobNow, duration
+from services.standalone.core.jobs import JobNow, PromotionNow, duration
 from services.standalone.core.tables import Row
 
 MOST_PROMPT = 100
@@ -33,6 +33,7 @@ class Wishes:
     rank: int | None = None
     seed: int | None = None
     drop_long: bool = False
+    promote: str = ""
 
 
 def job_body(wishes: Wishes, *, model: str, training_file: str, suffix: str | None) -> Json:
@@ -51,6 +52,7 @@ def job_body(wishes: Wishes, *, model: str, training_file: str, suffix: str | No
         "learning_rate": wishes.learning_rate,
         "on_long": "drop" if wishes.drop_long else None,
         "evaluation": _present({"holdout": wishes.holdout, "every": wishes.every}) or None,
+        "promote": {"alias": wishes.promote} if wishes.promote else None,
     }
     return _present({**body, "mint": _present(extras)})
 
@@ -149,6 +151,8 @@ def plan_rows(job: JobNow, *, tokens: str, time: str) -> list[Row]:
         "evaluation": _evaluation(job),
         "time": time,
     }
+    if job.promotion is not None:
+        told["promotion"] = f"alias {job.promotion.alias} is pointed at the result"
     return [{"name": name, "value": value} for name, value in told.items()]
 
 
@@ -204,3 +208,12 @@ def result_in_words(job: JobNow) -> str:
     score = job.score_of(job.result.number)
     scored = "" if score is None else f": {job.metric} {score:.3f}"
     return f"{job.policy}@{job.result.number}{scored}"
+
+
+def promotion_in_words(job: JobNow, promotion: PromotionNow) -> str:
+    """Return what came of a job's promotion."""
+    if promotion.ended_at is None:
+        return f"alias {promotion.alias} is not moved yet: mint alias list {job.policy}"
+    if promotion.problem:
+        return f"alias {promotion.alias} was not moved: {promotion.problem}"
+    return f"alias {promotion.alias} was pointed at it"

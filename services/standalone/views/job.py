@@ -26,6 +26,7 @@ from services.standalone.views.terminal import make_table
 
 SHOWN_STEPS = 12
 POLL_SECONDS = 0.5
+PROMOTION_SECONDS = 30.0
 _NUMBERS = ("reward", *MEASURED)
 
 JobObserver = Callable[[JobNow, Json], None]
@@ -40,6 +41,15 @@ def follow_job(api: PublicApi, job_id: str, observe: JobObserver) -> JobNow:
         if job.state in TERMINAL:
             return job
         time.sleep(POLL_SECONDS)
+
+
+def follow_promotion(api: PublicApi, job: JobNow) -> JobNow:
+    """Return a job that has succeeded once its alias was moved or was not, or after `PROMOTION_SECONDS`."""
+    deadline = time.monotonic() + PROMOTION_SECONDS
+    while job.promotion and job.promotion.ended_at is None and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+        job = read_job(api.get(path_of("jobs", job.job_id)))
+    return job
 
 
 class JobView:

@@ -155,6 +155,17 @@ BAD = [
         "invalid_field",
     ),
     ({"mint": {"nobody": 1}}, "mint.nobody", "unknown_field"),
+    ({"mint": {"promote": "prod"}}, "mint.promote", "invalid_field"),
+    ({"mint": {"promote": {}}}, "mint.promote.alias", "invalid_field"),
+    ({"mint": {"promote": {"alias": "Prod"}}}, "mint.promote.alias", "invalid_field"),
+    ({"mint": {"promote": {"alias": "12"}}}, "mint.promote.alias", "invalid_field"),
+    ({"mint": {"promote": {"alias": "p", "at_most": 1.0}}}, "mint.promote.at_most", "invalid_field"),
+    ({"mint": {"promote": {"alias": "p", "at_most": "1"}}}, "mint.promote.at_most", "invalid_field"),
+    (
+        {"mint": {"promote": {"alias": "p", "at_least": 1.0}, "evaluation": {"holdout": 0.5}}},
+        "mint.promote.at_least",
+        "invalid_field",
+    ),
 ]
 
 
@@ -287,3 +298,29 @@ def test_what_is_another_tenant_s_is_not_there_and_looks_like_what_nobody_has(st
         end(theirs, same.id)
         end(mine, job.id)
         theirs.files.delete(own.id)
+
+
+def test_a_job_promises_no_alias_that_its_key_may_not_move(stack, files):
+    policy = stack.make_policy("promising", revisions=1)
+    wish = {"model": policy.name, "training_file": files["chat"]}
+    wish["extra_body"] = {"mint": {"promote": {"alias": "live"}}}
+    with stack.client() as mint:
+        named = {"name": "a trainer", "scopes": ["train", "read"]}
+        key = mint.post("/keys", json=named).raise_for_status().json()["key"]
+        aliases = f"/policies/{policy.name}/aliases/live"
+        mint.put(aliases, json={"revision": 1}).raise_for_status()
+        mint.post(f"{aliases}/protect", json={"protected": True}).raise_for_status()
+    with client_of(stack, key) as trainer, client_of(stack) as admin:
+        before = made(stack)
+        with pytest.raises(openai.PermissionDeniedError) as refused:
+            trainer.fine_tuning.jobs.create(**wish)
+        assert refused.value.code == "alias_protected"
+        assert made(stack) == before
+        job = admin.fine_tuning.jobs.create(**wish)
+        assert job.mint["promote"]["state"] == "open"
+        end(admin, job.id)
+        with stack.client() as mint:
+            mint.post(f"{aliases}/freeze", json={"frozen": True}).raise_for_status()
+        with pytest.raises(openai.BadRequestError) as refused:
+            admin.fine_tuning.jobs.create(**wish)
+        assert refused.value.param == "mint.promote.alias"

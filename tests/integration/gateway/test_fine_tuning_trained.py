@@ -8,7 +8,7 @@ import openai
 import pytest
 from openai.types.fine_tuning import FineTuningJob
 
-from tests.integration.gateway.test_fine_tuning import chat, client_of, end, lines
+from tests.integration.gateway.test_fine_tuning import chat, client_of, end, lines, query
 
 pytestmark = pytest.mark.integration
 
@@ -78,6 +78,87 @@ def wait_for(client: openai.OpenAI, job: FineTuningJob) -> FineTuningJob:
         assert time.monotonic() < deadline, found
         time.sleep(0.2)
     return found
+
+
+def promoting(client: openai.OpenAI, **wish: object) -> FineTuningJob:
+    """Begin a job that promotes its result."""
+    training = upload(client, *(chat(f"{n}+3=", str(n + 3)) for n in range(16)))
+    validation = upload(client, *(chat(f"{n}+4=", str(n + 4)) for n in range(4)))
+    return client.fine_tuning.jobs.create(
+        model="tiny",
+        training_file=training,
+        validation_file=validation,
+        suffix="promoted",
+        hyperparameters={"n_epochs": 1, "batch_size": 8},
+        extra_body={"mint": {"rank": 4, "promote": wish}},
+    )
+
+
+def forget_files(client: openai.OpenAI, job: FineTuningJob) -> None:
+    """Delete the files of a job that has ended."""
+    for file in (job.training_file, job.validation_file):
+        client.files.delete(file)
+
+
+def promotion_of(client: openai.OpenAI, job: FineTuningJob) -> dict[str, object]:
+    """Return what came of a job's promotion."""
+    deadline = time.monotonic() + JOB_SECONDS
+    while (found := client.fine_tuning.jobs.retrieve(job.id).mint["promote"])["state"] == "open":
+        assert time.monotonic() < deadline, found
+        time.sleep(0.2)
+    return found
+
+
+def moves_of(stack, policy: str, alias: str) -> list[tuple[int, str]]:
+    """Return where an alias was pointed, and by whom, newest first."""
+    with stack.client() as mint:
+        answer = mint.get(f"/policies/{policy}/aliases/{alias}/history")
+    return [(move["number"], move["actor"]) for move in answer.raise_for_status().json()]
+
+
+def test_a_job_that_succeeds_promotes_its_result_once_though_the_gateway_is_killed(stack, client) -> None:
+    made = promoting(client, alias="live")
+    stack.kill("gateway")
+    rows = "SELECT state FROM rollout.jobs WHERE job_id = $1"
+    deadline = time.monotonic() + JOB_SECONDS
+    while (found := [row["state"] for row in query(stack, rows, made.mint["job_id"])]) != ["succeeded"]:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.2)
+    stack.start("gateway")
+    told = promotion_of(client, made)
+    assert (told["state"], told["problem"]) == ("moved", None)
+    job = client.fine_tuning.jobs.retrieve(made.id)
+    policy, _, number = job.fine_tuned_model.partition("@")
+    move = (int(number), f"job:{made.mint['job_id']}")
+    assert moves_of(stack, policy, "live") == [move]
+    newest = client.fine_tuning.jobs.list_events(made.id, limit=1).data[0]
+    assert newest.message == f"Alias live was pointed at {job.fine_tuned_model}"
+    # Killed after the move and before it was stored: the move is not repeated, wherever the alias points now.
+    with stack.client() as mint:
+        mint.put(f"/policies/{policy}/aliases/live", json={"revision": 1}).raise_for_status()
+    before = moves_of(stack, policy, "live")
+    query(
+        stack,
+        "UPDATE gateway.submissions SET fine_tuning = jsonb_set(fine_tuning, '{promote,ended_at}', 'null')"
+        " WHERE job_id = $1",
+        made.mint["job_id"],
+    )
+    restart(stack)
+    assert promotion_of(client, made)["state"] == "moved"
+    assert moves_of(stack, policy, "live") == before
+    forget_files(client, made)
+
+
+def test_a_result_that_is_not_good_enough_is_not_promoted(stack, client) -> None:
+    made = promoting(client, alias="live", at_most=0.001)
+    told = promotion_of(client, made)
+    assert told["state"] == "not_moved"
+    assert told["problem"].endswith("and must be at most 0.001")
+    job = client.fine_tuning.jobs.retrieve(made.id)
+    assert job.fine_tuned_model is not None
+    with stack.client() as mint:
+        assert mint.get(f"/policies/{job.mint['policy']}/aliases/live").status_code == 404
+    forget_files(client, made)
 
 
 def test_a_job_ends_with_the_best_revision(client, job) -> None:

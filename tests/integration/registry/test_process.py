@@ -108,8 +108,9 @@ async def test_client_asks_what_services_ask(
     assert [item.number for item in await client.list_revisions(TENANT, "p", limit=1, after=1)] == [2]
 
     ann = caller_of(TENANT)
-    await client.move_alias(ann, "p", "prod", revision=two.digest)
+    await client.move_alias(ann, "p", "prod", revision=two.digest, cause="a job")
     await client.move_alias(ann, "p", "prod", revision=1, reason="worse")
+    await client.move_alias(ann, "p", "prod", revision=two.digest, cause="a job")  # it has moved it before
     path = ("tenants", TENANT, "policies", "p", "aliases", "prod")
     with pytest.raises(PreconditionFailed):
         await client.forward("PUT", path, ann, body=b'{"revision": 2, "expected": ""}')

@@ -12,7 +12,7 @@ from rich.console import Console
 from mint_common.datasets import Format
 from mint_common.datasets.check import check_file
 from mint_common.datasets.repeats import shared_rows
-from services.standalone.core.jobs import headline, read_job, step_columns, step_rows
+from services.standalone.core.jobs import JobNow, headline, read_job, step_columns, step_rows
 from services.standalone.core.tables import cells, fitting
 from services.standalone.core.training import (
     Wishes,
@@ -21,6 +21,7 @@ from services.standalone.core.training import (
     job_body,
     pace_of,
     plan_rows,
+    promotion_in_words,
     result_in_words,
     serving_lines,
     suffix_of,
@@ -106,6 +107,7 @@ def test_a_body_has_every_wish_in_its_place() -> None:
         rank=4,
         seed=3,
         drop_long=True,
+        promote="prod",
     )
     body = job_body(wishes, model="support", training_file="file-a", suffix=None)
     assert body["method"]["reinforcement"] == {
@@ -117,6 +119,7 @@ def test_a_body_has_every_wish_in_its_place() -> None:
         "learning_rate": 1e-3,
         "on_long": "drop",
         "evaluation": {"every": 5},
+        "promote": {"alias": "prod"},
     }
     assert (body["seed"], body["validation_file"], "suffix" in body) == (3, "file-b", False)
 
@@ -245,3 +248,25 @@ def test_the_headline_names_the_file_the_best_score_and_what_was_left_out() -> N
 def test_a_result_is_named_with_its_score() -> None:
     job = read_job(job_of(state="succeeded", result={"number": 2, "digest": DIGEST}))
     assert result_in_words(job) == "support@2: valid_loss 2.125"
+
+
+def test_a_promotion_is_in_the_plan_and_what_came_of_it_is_told() -> None:
+    def promoting(**told: object) -> JobNow:
+        return read_job(job_of(fine_tuning={"method": "supervised", "promote": {"alias": "prod", **told}}))
+
+    rows = {row["name"]: row["value"] for row in plan_rows(promoting(ended_at=None), tokens="", time="")}
+    assert rows["promotion"] == "alias prod is pointed at the result"
+    found = [
+        promotion_in_words(job, job.promotion)
+        for job in (
+            promoting(ended_at=None),
+            promoting(ended_at=1.0, problem=""),
+            promoting(ended_at=1.0, problem="it is frozen"),
+        )
+        if job.promotion is not None
+    ]
+    assert found == [
+        "alias prod is not moved yet: mint alias list support",
+        "alias prod was pointed at it",
+        "alias prod was not moved: it is frozen",
+    ]

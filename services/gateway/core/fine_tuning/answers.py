@@ -4,6 +4,7 @@ from dataclasses import asdict
 
 from mint_common.ids import TenantId
 from services.gateway.core.fine_tuning.names import results_id, shown_id
+from services.gateway.core.fine_tuning.promotions import promotion_answer
 from services.gateway.core.fine_tuning.records import FineTuning, TunedJob, model_name
 from services.gateway.core.fine_tuning.results import has_results
 from services.gateway.core.json_types import JsonObject
@@ -68,6 +69,7 @@ def _mint(job: SubmittedJob, told: FineTuning, now: TunedJob) -> JsonObject:
         "max_new_tokens": spec.max_new_tokens if spec.algorithm == "grpo" else None,
         "group_size": spec.group_size,
         "evaluation": None if data.evaluation is None else _evaluation(asdict(data.evaluation)),
+        "promote": None if told.promote is None else promotion_answer(told.promote),
         "training_sha256": data.training.content.sha256,
         "training_rows": data.training.rows,
         "step": now.step,

@@ -126,6 +126,18 @@ class JobEvaluationBody(Body):
     early_stopping: EarlyStoppingBody | None = None
 
 
+class PromotionBody(Body):
+    """Point ``alias`` of the job's policy at its result once it has succeeded.
+
+    With ``at_least``, or ``at_most`` for a loss, only if the result's score in the job's evaluation metric is
+    so. A protected alias takes a key with ``admin``.
+    """
+
+    alias: Name
+    at_least: StrictFloat | None = None
+    at_most: StrictFloat | None = None
+
+
 class MintFields(Body):
     """What OpenAI's API has no word for. ``rank``, ``alpha`` and ``targets`` are of a new policy.
 
@@ -144,6 +156,7 @@ class MintFields(Body):
     on_long: OnLong = "refuse"
     max_new_tokens: StrictInt | None = None
     evaluation: JobEvaluationBody | None = None
+    promote: PromotionBody | None = None
 
 
 class FineTuningBody(Body):

@@ -122,6 +122,7 @@ def _data(step: TunedStep, total_steps: int) -> JsonObject:
 def _of_the_end(job: SubmittedJob, now: TunedJob) -> Iterator[JsonObject]:
     if not now.is_ended:
         return
+    yield from _of_the_promotion(job, now)
     at = now.finished_at or job.submitted_at
     if now.state == "cancelled":
         yield _event(job, "cancelled", at, "The job was cancelled", level="warn")
@@ -135,6 +136,18 @@ def _of_the_end(job: SubmittedJob, now: TunedJob) -> Iterator[JsonObject]:
         if now.stopped_early:
             message = f"Stopped early after step {now.step}: evaluations did not get better"
             yield _event(job, "stopped-early", at, message)
+
+
+def _of_the_promotion(job: SubmittedJob, now: TunedJob) -> Iterator[JsonObject]:
+    promotion = job.fine_tuning.promote if job.fine_tuning else None
+    if promotion is None or promotion.ended_at is None:
+        return
+    if promotion.problem:
+        message = f"Alias {promotion.alias} was not moved: {promotion.problem}"
+        yield _event(job, "promotion", promotion.ended_at, message, level="warn")
+    elif now.result is not None:
+        message = f"Alias {promotion.alias} was pointed at {model_name(job.policy, now.result)}"
+        yield _event(job, "promotion", promotion.ended_at, message)
 
 
 def _failure(job: SubmittedJob, now: TunedJob, at: float) -> JsonObject:

@@ -4,12 +4,37 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from mint_common.events import LoraSpec
+from mint_common.ids import Digest
 from services.gateway.core.fine_tuning.methods import MethodName
 
 ENDED = frozenset({"succeeded", "failed", "cancelled"})
 
 Verb = Literal["cancel", "pause", "resume"]
 """What a tenant may do to a job."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Promotion:
+    """An alias that is pointed at a job's result, if its score is ``at_least`` or ``at_most`` so much.
+
+    ``asked_by`` names the key that asked for it, and ``is_admin`` says whether it may move protected aliases.
+    ``ended_at``, in seconds since the epoch, is when the alias was moved, or was not for a ``problem``.
+    """
+
+    alias: str
+    at_least: float | None
+    at_most: float | None
+    asked_by: str
+    is_admin: bool
+    ended_at: float | None = None
+    problem: str = ""
+
+    @property
+    def state(self) -> Literal["open", "moved", "not_moved"]:
+        """Return what has come of it."""
+        if self.ended_at is None:
+            return "open"
+        return "not_moved" if self.problem else "moved"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,13 +50,14 @@ class FineTuning:
     method: MethodName
     hyperparameters: dict[str, float | str]
     lora: LoraSpec
+    promote: Promotion | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Revision:
     """What a step published."""
 
-    digest: str
+    digest: Digest
     number: int
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mint_common.adapters_format.base_facts import BaseFacts
+from mint_common.authority import Caller
 from mint_common.catalog import PolicyRecord
 from mint_common.claims import RevisionRef
 from mint_common.client.registry import RegistryClient
@@ -23,7 +24,8 @@ from services.gateway.core.fine_tuning.bodies import FineTuningBody
 from services.gateway.core.fine_tuning.evaluations import validation_named
 from services.gateway.core.fine_tuning.names import policy_names, seed_of, split_model
 from services.gateway.core.fine_tuning.plan import JobFiles, JobPlan, plan_fine_tuning
-from services.gateway.core.fine_tuning.records import FineTuning
+from services.gateway.core.fine_tuning.promotions import check_alias, plan_promotion
+from services.gateway.core.fine_tuning.records import FineTuning, Promotion
 from services.gateway.core.fine_tuning.refusals import (
     file_not_found,
     grader_refused,
@@ -50,12 +52,12 @@ class JobMaker:
     graders: GraderRunner
     first_rows: FirstRows
 
-    async def make(self, tenant_id: TenantId, body: FineTuningBody, *, cause: str) -> SubmittedJob:
+    async def make(self, caller: Caller, body: FineTuningBody, *, cause: str) -> SubmittedJob:
         """Return the job of a request; the same ``cause`` is the same job.
 
-        Raises JobRefused or InvalidField, which name the field of the body.
+        Raises JobRefused or InvalidField, which name the field of the body, and AliasProtected.
         """
-        job_id = JobId(derive_id("job", cause))
+        tenant_id, job_id = caller.tenant_id, JobId(derive_id("job", cause))
         earlier = await self.submissions.get(tenant_id, job_id)
         if earlier is not None:
             return earlier
@@ -66,8 +68,11 @@ class JobMaker:
         plan = await asyncio.to_thread(
             plan_fine_tuning, body, files, max_context=base.max_context, seed=seed_of(job_id)
         )
+        data = plan.spec.data
+        promotion = plan_promotion(body, data.evaluation if data else None, caller)
         if policy is not None:
             check_continues(body, policy.lora, policy=policy.name)
+            await self._check_alias(policy, promotion)
             shape = policy.lora
         else:
             shape = plan_shape(body, base, seed=plan.spec.seed)
@@ -91,6 +96,7 @@ class JobMaker:
             method=plan.method,
             hyperparameters=plan.hyperparameters,
             lora=policy.lora,
+            promote=promotion,
         )
         return await self.submissions.submit(
             event, cause=cause, policy=policy.name, warnings=plan.warnings, fine_tuning=told
@@ -131,6 +137,13 @@ class JobMaker:
             if alias.alias == version:
                 return alias.revision
         raise NotFound(kind="revision", name=version[:100])
+
+    async def _check_alias(self, policy: PolicyRecord, promotion: Promotion | None) -> None:
+        """Refuse an alias that the promotion may not move. Raises AliasProtected, InvalidField."""
+        if promotion is not None:
+            for alias in await self.registry.list_aliases(policy.tenant_id, policy.policy_id):
+                if alias.alias == promotion.alias:
+                    check_alias(alias, promotion)
 
     async def _files(self, tenant_id: TenantId, body: FineTuningBody) -> JobFiles:
         training = await self._file(tenant_id, body.training_file, "training_file")

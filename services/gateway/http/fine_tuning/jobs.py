@@ -38,10 +38,11 @@ async def create_job(
 
     `model` is a base, over which a new policy `<base>-<suffix>` is made, or a policy, which is trained on
     from its newest revision. The answer has the numbers that "auto" stands for. `mint` has what OpenAI's API
-    has no word for.
+    has no word for. With `mint.promote` an alias is pointed at the result: 403 for a protected one unless the
+    key has `admin`.
     """
     cause = new_id("req") if keyed is None else keyed.request_id
-    job = await gateway.fine_tuning.maker.make(caller.tenant_id, body, cause=cause)
+    job = await gateway.fine_tuning.maker.make(caller, body, cause=cause)
     return _shown(gateway, caller.tenant_id, job, TunedJob(state="submitted", total_steps=job.spec.steps))
 
 

@@ -75,7 +75,7 @@ async def submit_job(
     """
     cause = new_id("req") if keyed is None else keyed.request_id
     if isinstance(body, FineTuningBody):
-        return describe_submission(await gateway.fine_tuning.maker.make(caller.tenant_id, body, cause=cause))
+        return describe_submission(await gateway.fine_tuning.maker.make(caller, body, cause=cause))
     return await _submit_on_task(
         body, caller.tenant_id, gateway, cause=cause, is_repeatable=keyed is not None
     )

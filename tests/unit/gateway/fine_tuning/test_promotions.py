@@ -1,0 +1,135 @@
+"""Whose alias is pointed at a job's result, and when it stays where it is."""
+
+from dataclasses import replace
+
+import pytest
+
+from mint_common.authority import Authority, Caller
+from mint_common.catalog import AliasRecord, Scope
+from mint_common.claims import Claim, RevisionRef
+from mint_common.errors import AliasProtected, InvalidField
+from services.gateway.core.fine_tuning.answers import job_answer
+from services.gateway.core.fine_tuning.events import job_events
+from services.gateway.core.fine_tuning.plan import JobFiles
+from services.gateway.core.fine_tuning.promotions import (
+    check_alias,
+    plan_promotion,
+    promoter_of,
+    why_not_promoted,
+)
+from services.gateway.core.fine_tuning.records import Promotion, Revision, TunedJob, TunedStep
+from services.gateway.core.mint.submission import SubmittedJob
+from tests.unit.gateway.fine_tuning.making import TENANT, body, file, plan, submitted
+
+FILES = JobFiles(training=file(rows=16), validation=file(name="valid", rows=4))
+RESULT = Revision(digest="sha256:2", number=2)
+MEASURED = TunedStep(step=2, state="published", requested_at=1.0, revision=RESULT, valid_loss=0.75)
+DONE = TunedJob(state="succeeded", finished_at=9.0, result=RESULT, steps=(MEASURED,))
+
+
+def by(scope: Scope) -> Caller:
+    return Caller(
+        authority=Authority(tenant_id=TENANT, key_id="key_a", scopes=frozenset({scope})), name="ann"
+    )
+
+
+def asked(wish: object, *, scope: Scope = "train", is_measured: bool = True) -> Promotion:
+    """Return what becomes of a request to promote."""
+    fields = {"validation_file": "file-valid"} if is_measured else {}
+    wanted = body(**fields, mint={"promote": wish})
+    planned = plan(wanted, files=FILES if is_measured else None)
+    found = plan_promotion(wanted, planned.spec.data.evaluation, by(scope))
+    assert found is not None
+    return found
+
+
+def job_with(promotion: Promotion) -> SubmittedJob:
+    made = submitted(plan(body(validation_file="file-valid"), files=FILES))
+    return replace(made, fine_tuning=replace(made.fine_tuning, promote=promotion))
+
+
+def test_a_job_promotes_only_if_it_is_asked_to() -> None:
+    assert plan_promotion(body(), None, by("admin")) is None
+    found = asked({"alias": "prod"}, is_measured=False)
+    assert (found.alias, found.asked_by, found.is_admin, found.state) == ("prod", "ann", False, "open")
+    assert asked({"alias": "prod"}, scope="admin").is_admin
+
+
+@pytest.mark.parametrize(
+    ("wish", "is_measured", "field"),
+    [
+        ({"alias": "Prod"}, True, "alias"),
+        ({"alias": "7"}, True, "alias"),
+        ({"alias": "a/b"}, True, "alias"),
+        ({"alias": "prod", "at_least": 0.5}, True, "at_least"),
+        ({"alias": "prod", "at_most": 0.5}, False, "at_most"),
+    ],
+)
+def test_what_could_not_be_promoted_is_refused_by_its_field(
+    wish: object, is_measured: bool, field: str
+) -> None:
+    with pytest.raises(InvalidField) as refused:
+        asked(wish, is_measured=is_measured)
+    assert refused.value.field == f"mint.promote.{field}"
+
+
+def alias(*, protected: bool = False, frozen: bool = False) -> AliasRecord:
+    manifest = Claim(uri="m", sha256="0" * 64, size_bytes=1)
+    ref = RevisionRef(digest="sha256:1", number=1, manifest=manifest)
+    return AliasRecord(
+        alias="prod", revision=ref, sequence=1, history=(), protected=protected, frozen=frozen, moved_by=()
+    )
+
+
+def test_an_alias_is_not_promised_to_a_key_that_may_not_move_it() -> None:
+    check_alias(alias(), asked({"alias": "prod"}))
+    check_alias(alias(protected=True), asked({"alias": "prod"}, scope="admin"))
+    with pytest.raises(AliasProtected):
+        check_alias(alias(protected=True), asked({"alias": "prod"}))
+    with pytest.raises(InvalidField, match="frozen"):
+        check_alias(alias(frozen=True), asked({"alias": "prod"}, scope="admin"))
+
+
+def test_a_job_moves_the_alias_in_its_own_name_with_its_key_s_authority() -> None:
+    for scope in ("train", "admin"):
+        promotion = asked({"alias": "prod"}, scope=scope)
+        job = job_with(promotion)
+        found = promoter_of(job, promotion, TENANT)
+        assert (found.actor, found.tenant_id) == (f"job:{job.job_id}", TENANT)
+        assert found.is_admin is (scope == "admin")
+
+
+@pytest.mark.parametrize(
+    ("limit", "now", "why"),
+    [
+        ({}, DONE, ""),
+        ({"at_most": 0.75}, DONE, ""),
+        ({"at_most": 0.7}, DONE, "valid_loss of revision 2 is 0.75, and must be at most 0.7"),
+        ({"at_most": 0.7}, replace(DONE, steps=()), "valid_loss of revision 2 is not known, and must be"),
+        ({}, replace(DONE, state="failed", result=None), "the job ended as failed"),
+        ({}, replace(DONE, state="cancelled", result=None), "the job ended as cancelled"),
+    ],
+)
+def test_only_a_good_enough_result_is_promoted(limit: dict, now: TunedJob, why: str) -> None:
+    promotion = asked({"alias": "prod", **limit})
+    found = why_not_promoted(job_with(promotion), promotion, now)
+    assert found == why if not why else found.startswith(why)
+
+
+@pytest.mark.parametrize(
+    ("problem", "told"),
+    [
+        ("", ("moved", "info", "Alias prod was pointed at tiny-mine@2")),
+        ("it is frozen", ("not_moved", "warn", "Alias prod was not moved: it is frozen")),
+    ],
+)
+def test_a_job_tells_what_came_of_its_promotion(problem: str, told: tuple[str, str, str]) -> None:
+    promotion = asked({"alias": "prod"})
+    waiting = job_with(promotion)
+    assert job_answer(waiting, DONE, tenant_id=TENANT, at=9.0)["mint"]["promote"]["state"] == "open"
+    assert next(job_events(waiting, DONE))["message"] == "The job has successfully completed"
+    ended = job_with(replace(promotion, ended_at=10.0, problem=problem))
+    answer = job_answer(ended, DONE, tenant_id=TENANT, at=11.0)["mint"]["promote"]
+    event = next(job_events(ended, DONE))
+    assert (answer["state"], event["level"], event["message"]) == told
+    assert (answer["problem"], event["created_at"]) == (problem or None, 10)
