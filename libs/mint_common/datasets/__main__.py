@@ -1,18 +1,43 @@
-"""Check the file on standard input as rows, and print the report as JSON."""
+"""Check the file on standard input as rows, and print the report as JSON.
+
+With a number of bytes as argument: read a validation file of that size, then a training file, both checked
+before, and print which rows they share.
+"""
 
 import sys
+from collections.abc import Iterator
 
 import msgspec
 
 from mint_common.datasets.check import CHUNK_BYTES, DatasetCheck
+from mint_common.datasets.repeats import digests_of, shared_rows
+from mint_common.datasets.report import DatasetReport, Repeats
 
 
 def main() -> None:
-    """Read, check, print."""
+    """Read, check or compare, print."""
+    found = _compared(int(sys.argv[1])) if sys.argv[1:] else _checked()
+    sys.stdout.buffer.write(msgspec.json.encode(found))
+
+
+def _checked() -> DatasetReport:
     check = DatasetCheck()
-    while (chunk := sys.stdin.buffer.read(CHUNK_BYTES)) and check.feed(chunk):
-        pass
-    sys.stdout.buffer.write(msgspec.json.encode(check.finish()))
+    for chunk in _chunks(sys.maxsize):
+        if not check.feed(chunk):
+            break
+    return check.finish()
+
+
+def _compared(validation_bytes: int) -> Repeats:
+    validation = digests_of(_chunks(validation_bytes))
+    return shared_rows(digests_of(_chunks(sys.maxsize)), validation)
+
+
+def _chunks(size_bytes: int) -> Iterator[bytes]:
+    """Yield the next bytes of standard input, until so many or its end."""
+    while chunk := sys.stdin.buffer.read(min(CHUNK_BYTES, size_bytes)):
+        size_bytes -= len(chunk)
+        yield chunk
 
 
 if __name__ == "__main__":

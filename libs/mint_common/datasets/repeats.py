@@ -5,12 +5,15 @@ Rows are compared by the first 16 bytes of the sha256 of their canonical JSON: k
 
 import hashlib
 from array import array
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from mint_common.datasets.lines import LineReader, LineTooLong, NumberedLine
+from mint_common.datasets.reading import decode_line
 from mint_common.datasets.report import MAX_PAIRS, Repeats
 
 DIGEST_BYTES = 16
@@ -44,6 +47,22 @@ class RowDigests:
     def lines(self) -> NDArray[np.uint32]:
         """Return the lines, [rows]."""
         return np.array(self._lines, np.uint32)
+
+
+def digests_of(chunks: Iterable[bytes]) -> RowDigests:
+    """Return the digests of a file that comes in chunks and was checked before. Raises RowProblem."""
+    found = RowDigests()
+    for number, line in _lines(chunks):
+        if not isinstance(line, LineTooLong) and line.strip():
+            found.add(number, decode_line(line))
+    return found
+
+
+def _lines(chunks: Iterable[bytes]) -> Iterator[NumberedLine]:
+    reader = LineReader()
+    for chunk in chunks:
+        yield from reader.feed(chunk)
+    yield from reader.finish()
 
 
 def shared_rows(training: RowDigests, validation: RowDigests) -> Repeats:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from mint_common.blobs.checked import read_parts
 from mint_common.blobs.port import Blobs
-from mint_common.datasets import DatasetReport, RowLine
+from mint_common.datasets import DatasetReport, Repeats, RowLine
 from mint_common.errors import BlobMissing, InvalidField, Unavailable
 from mint_common.ids import JobId, TenantId
 from mint_common.runtime.clock import Clock
@@ -32,6 +32,8 @@ from services.gateway.ports.files import Files, RowsCheck, Spool, Spooled
 
 CHECKING = 2
 """Files that are checked at a time: each takes a core meanwhile."""
+COMPARE_SECONDS = 60.0
+"""How long a request may take longer for the rows of two files."""
 STORING = 4
 """Contents that are stored at a time: each takes a connection to Postgres meanwhile."""
 AT_ONCE = 100
@@ -93,6 +95,19 @@ class FileKeeper:
         if report.count:
             raise DatasetRefused(report)
         return report
+
+    async def shared_rows(self, training: FileRecord, validation: FileRecord) -> Repeats:
+        """Return the rows of a validation file that its training file has too. Both are files of rows.
+
+        In bounded memory, and `COMPARE_SECONDS`. Raises Unavailable, BlobMissing, BlobCorrupt.
+        """
+        try:
+            async with asyncio.timeout(COMPARE_SECONDS), self._checking.turn(training.tenant_id):
+                return await self.rows.shared(
+                    self.read(training), self.read(validation), validation_bytes=validation.size_bytes
+                )
+        except TimeoutError as error:
+            raise Unavailable(what="the comparison of rows", problem="it took too long") from error
 
     async def page(
         self, tenant_id: TenantId, *, purpose: str | None, order: Order, after: str | None, limit: int

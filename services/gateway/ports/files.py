@@ -1,12 +1,12 @@
 """What the gateway needs for tenants' files: rows, a check of rows, room on a disk while bytes arrive."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from mint_common.datasets import DatasetReport
+from mint_common.datasets import DatasetReport, Repeats
 from mint_common.ids import JobId, TenantId
 from services.gateway.core.files.records import FileRecord, Order, PartRecord, UploadRecord
 
@@ -46,6 +46,15 @@ class RowsCheck(Protocol):
 
     async def check(self, path: Path) -> DatasetReport:
         """Return what a local file is. Raises Unavailable when it takes too long."""
+        ...
+
+    async def shared(
+        self, training: AsyncIterator[bytes], validation: AsyncIterator[bytes], *, validation_bytes: int
+    ) -> Repeats:
+        """Return the rows of a validation file of so many bytes that a training file has too.
+
+        Both were checked before, and come in parts. Raises Unavailable, and what the iterators raise.
+        """
         ...
 
 

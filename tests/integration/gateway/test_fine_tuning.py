@@ -101,6 +101,19 @@ def spec_of(stack, job_id: str) -> dict:
     return json.loads(row[0]["spec"])
 
 
+def test_rows_in_both_files_are_told_as_a_warning(client, jobs, files) -> None:
+    other = [{"content": "3+1?", "role": "user"}, {"content": "4", "role": "assistant"}]
+    leaking = [chat("0+2?", "2"), {"messages": other}, chat("9+1?", "10")]
+    validation = client.files.create(file=("leaking.jsonl", lines(*leaking)), purpose="fine-tune").id
+    job = jobs.create(model="tiny", training_file=files["chat"], validation_file=validation, suffix="leak")
+    told = "2 rows of the validation file are in the training file too: lines 2 (4 there), 3 (10 there)"
+    assert told in job.mint["warnings"]
+    events = [event for event in jobs.list_events(job.id) if event.message == told]
+    assert [event.level for event in events] == ["warn"]
+    end(client, job.id)
+    client.files.delete(validation)
+
+
 def test_a_supervised_job_is_made_with_every_number_resolved(stack, client, jobs, files) -> None:
     numbers = {"n_epochs": 2, "batch_size": "auto"}
     job = jobs.create(

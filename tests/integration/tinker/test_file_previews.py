@@ -37,7 +37,18 @@ def test_rows_are_shown_with_what_is_trained(mint) -> None:
     assert len(example["tokens"]) == len(example["texts"]) == end
     assert "".join(example["texts"][start : end - 1]).strip() == "8"
     assert example["trained_count"] == end - start
+    assert preview["shared"] is None
     mint.delete(f"/v1/files/{file}")
+
+
+def test_rows_that_a_validation_file_shares_are_told(mint) -> None:
+    file = uploaded(mint, ROWS)
+    validation = uploaded(mint, [{"prompt": "1", "completion": "2"}, dict(reversed(ROWS[3].items()))])
+    asked = {"base": "tiny", "n": 1, "validation_file": validation}
+    preview = mint.post(f"/mint/v1/files/{file}/preview", json=asked).json()
+    assert preview["shared"] == {"count": 1, "pairs": [[2, 4]]}
+    for each in (file, validation):
+        mint.delete(f"/v1/files/{each}")
 
 
 def test_what_cannot_be_previewed_is_refused_by_name(stack, mint) -> None:
@@ -47,6 +58,8 @@ def test_what_cannot_be_previewed_is_refused_by_name(stack, mint) -> None:
         (file, {"base": "tiny", "n": 0}, 422, "invalid_field"),
         (file, {"base": "tiny", "method": "ppo"}, 422, "invalid_field"),
         (plain, {"base": "tiny"}, 422, "invalid_field"),
+        (file, {"base": "tiny", "validation_file": plain}, 422, "invalid_field"),
+        (file, {"base": "tiny", "validation_file": "file-none"}, 404, "not_found"),
         ("file-none", {"base": "tiny"}, 404, "not_found"),
     ):
         answer = mint.post(f"/mint/v1/files/{path}/preview", json=body)

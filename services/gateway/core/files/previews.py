@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from mint_common.datasets import Method, Problem, RenderedRow, Rendering, RowLine
+from mint_common.datasets import Method, Problem, RenderedRow, Rendering, Repeats, RowLine
 from mint_common.datasets.lines import LineReader, LineTooLong, NumberedLine
 from mint_common.errors import InvalidField
 from mint_common.ids import BaseName
@@ -41,7 +41,8 @@ class PreviewRow:
 class Preview:
     """Rows as they are trained. Nothing is cut: a row with an example over ``max_tokens`` is a problem.
 
-    ``left_out`` are lines that would have made the preview too large, or take too long.
+    ``left_out`` are lines that would have made the preview too large, or take too long. ``shared`` are the
+    rows of a validation file that the file has too, as (its line, the file's line).
     """
 
     base: BaseName
@@ -50,13 +51,14 @@ class Preview:
     rows: tuple[PreviewRow, ...]
     problems: tuple[Problem, ...]
     left_out: tuple[int, ...]
+    shared: Repeats | None
 
 
-def check_is_rows(file: FileRecord) -> None:
+def check_is_rows(file: FileRecord, *, field: str = "file") -> None:
     """Refuse a file that was not checked as rows. Raises InvalidField."""
     if file.format is None:
         problem = f"was uploaded for {file.purpose}; rows are uploaded for fine-tune"
-        raise InvalidField(field="file", problem=problem)
+        raise InvalidField(field=field, problem=problem)
 
 
 class RowsFrom:
@@ -90,7 +92,7 @@ class RowsFrom:
         return True
 
 
-def preview(base: BaseName, method: Method, rendering: Rendering) -> Preview:
+def preview(base: BaseName, method: Method, rendering: Rendering, *, shared: Repeats | None) -> Preview:
     """Return what is shown of rendered rows."""
     return Preview(
         base=base,
@@ -99,6 +101,7 @@ def preview(base: BaseName, method: Method, rendering: Rendering) -> Preview:
         rows=tuple(_row(row) for row in rendering.rows),
         problems=rendering.problems,
         left_out=rendering.left_out,
+        shared=shared,
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from mint_common.datasets import FORMATS
+from mint_common.datasets import FORMATS, Repeats
 from mint_common.errors import InvalidField, MintError
 from mint_common.events import JobData, JobFile, JobSpec
 from mint_common.graders import GraderSpec, read_grader
@@ -24,6 +24,9 @@ MAX_REWARD_ROWS = 50_000
 MAX_GRADER_BYTES = 64 << 10
 """Of a job's grader as JSON: each event of a step has it."""
 FEW_ROWS = 10
+TOLD_LEAKS = 10
+"""Rows in both files that are named; all are counted."""
+NOT_COMPARED = "the rows of the validation file were not compared with those of the training file in time"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,3 +162,15 @@ def _warnings(spec: JobSpec, files: JobFiles) -> Iterator[str]:
         yield f"{training.repeats} rows of the training file are equal to an earlier one"
     if validation is not None and validation.sha256 == training.sha256:
         yield "the validation file is the training file: its loss says nothing of other rows"
+
+
+def leak_warnings(shared: Repeats) -> tuple[str, ...]:
+    """Return what is to be said of rows of a validation file that the training file has too."""
+    if not shared.count:
+        return ()
+    rows, are, lines = f"{shared.count} rows", "are", "lines"
+    if shared.count == 1:
+        rows, are, lines = "1 row", "is", "line"
+    told = ", ".join(f"{line} ({other} there)" for line, other in shared.pairs[:TOLD_LEAKS])
+    more = ", ..." if shared.count > TOLD_LEAKS else ""
+    return (f"{rows} of the validation file {are} in the training file too: {lines} {told}{more}",)

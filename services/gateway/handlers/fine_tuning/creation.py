@@ -23,7 +23,13 @@ from services.gateway.core.files.records import FileRecord, IdPrefix, check_id
 from services.gateway.core.fine_tuning.bodies import FineTuningBody
 from services.gateway.core.fine_tuning.evaluations import validation_named
 from services.gateway.core.fine_tuning.names import policy_names, seed_of, split_model
-from services.gateway.core.fine_tuning.plan import JobFiles, JobPlan, plan_fine_tuning
+from services.gateway.core.fine_tuning.plan import (
+    NOT_COMPARED,
+    JobFiles,
+    JobPlan,
+    leak_warnings,
+    plan_fine_tuning,
+)
 from services.gateway.core.fine_tuning.promotions import check_alias, plan_promotion
 from services.gateway.core.fine_tuning.records import FineTuning, Promotion
 from services.gateway.core.fine_tuning.refusals import (
@@ -78,6 +84,7 @@ class JobMaker:
             shape = plan_shape(body, base, seed=plan.spec.seed)
         await self._check_grader(plan, tenant_id)
         await self.first_rows.check(files, plan, base)
+        warnings = (*plan.warnings, *await self._leaks(files))
         if policy is None:
             names = policy_names(base.name, body.suffix, job_id, bases=bases)
             policy = await self._new_policy(tenant_id, base.name, shape, names=names, job_id=job_id)
@@ -99,7 +106,7 @@ class JobMaker:
             promote=promotion,
         )
         return await self.submissions.submit(
-            event, cause=cause, policy=policy.name, warnings=plan.warnings, fine_tuning=told
+            event, cause=cause, policy=policy.name, warnings=warnings, fine_tuning=told
         )
 
     async def _check_grader(self, plan: JobPlan, tenant_id: TenantId) -> None:
@@ -110,6 +117,16 @@ class JobMaker:
             await self.graders.check(plan.grader, tenant_id=tenant_id)
         except MintError as error:
             raise grader_refused(error) from error
+
+    async def _leaks(self, files: JobFiles) -> Sequence[str]:
+        """Return what is to be said of rows that both files have. It is no condition."""
+        training, validation = files.training, files.validation
+        if validation is None or validation.sha256 == training.sha256:
+            return ()
+        try:
+            return leak_warnings(await self.files.shared_rows(training, validation))
+        except MintError:
+            return (NOT_COMPARED,)
 
     async def _model(
         self, tenant_id: TenantId, model: str, bases: Mapping[BaseName, BaseFacts]

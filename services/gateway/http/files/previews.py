@@ -49,7 +49,10 @@ class FileView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreviewBody:
-    """Which rows, and how they would be trained; without a method by that of the file's format."""
+    """Which rows, and how they would be trained; without a method by that of the file's format.
+
+    With a ``validation_file`` its rows that the file has too are told.
+    """
 
     __pydantic_config__: ClassVar[JsonObject] = body_config({"base": "smollm2", "n": 3})
 
@@ -58,6 +61,7 @@ class PreviewBody:
     n: Annotated[int, Field(ge=1, le=MAX_ROWS)] = 3
     first_line: Annotated[int, Field(ge=1, le=1 << 40)] = 1
     max_tokens: Annotated[int | None, Field(ge=1, le=1 << 40)] = None
+    validation_file: Annotated[str | None, Field(max_length=200)] = None
 
 
 @router.get("/{file}")
@@ -91,6 +95,10 @@ async def preview_file(file: str, body: PreviewBody, caller: TrainCaller, gatewa
     base = BaseName(body.base)
     if base not in {each.name for each in await gateway.registry.list_bases()}:
         raise NotFound(kind="base", name=body.base)
+    validation = None
+    if body.validation_file is not None:
+        validation = await keeper.get(caller.tenant_id, check_id(IdPrefix.FILE, body.validation_file))
+        check_is_rows(validation, field="validation_file")
     method = body.method or method_of(found.format or Format.CHAT)
     with gateway.files.previewing.counted(caller.tenant_id):
         request = RenderRequest(
@@ -101,5 +109,7 @@ async def preview_file(file: str, body: PreviewBody, caller: TrainCaller, gatewa
             with_texts=True,
         )
         trainer = await gateway.tinker.trainers.find(base)
-        shown = preview(base, method, await trainer.render(request))
+        rendered = await trainer.render(request)
+        shared = None if validation is None else await keeper.shared_rows(found, validation)
+        shown = preview(base, method, rendered, shared=shared)
     return Response(msgspec.json.encode(shown), media_type="application/json")
