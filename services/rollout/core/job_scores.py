@@ -12,7 +12,7 @@ from mint_common.ids import derive_id
 from services.rollout.core.evaluation import EvaluationData, EvaluationRun
 from services.rollout.core.job import Advance, Job, JobState, complete, early_stop, is_unscored
 from services.rollout.core.job_control import is_over, wave_cancelled
-from services.rollout.core.validation import is_evaluated
+from services.rollout.core.validation import is_evaluated, measured_file
 from services.rollout.core.wave import Wave
 
 
@@ -44,11 +44,9 @@ def scoring_run(job: Job, wave: Wave, *, now: float) -> EvaluationRun:
     spec, data, plan = job.spec, job.spec.data, job.plan
     assert data is not None, job
     assert plan is not None, job
+    measured = measured_file(data, plan)
     rows = EvaluationData(
-        file=plan.file or data.training,
-        holdout=0.0 if plan.file else plan.holdout,
-        grader=data.grader,
-        on_long=data.on_long,
+        file=measured.file, holdout=measured.holdout, grader=data.grader, on_long=data.on_long
     )
     return EvaluationRun(
         run_id=derive_id("evr", job.job_id, wave.step),

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from mint_common.events import EvaluationPlan, JobData
+from mint_common.events import JobData
 from services.rollout.core.fault import DataRefused, FileParam, file_refused
+from services.rollout.core.validation import MeasuredFile
 
 MOST_BYTES = 32 << 20
 """Of their lines in the file; a line has 1 MiB at most."""
@@ -45,11 +46,11 @@ def step_bounds(data: JobData) -> RowBounds:
     )
 
 
-def validation_bounds(data: JobData, plan: EvaluationPlan) -> RowBounds:
+def validation_bounds(measured: MeasuredFile) -> RowBounds:
     """Return the bounds of the rows that a job's revisions are measured on."""
     return RowBounds(
-        file=(plan.file or data.training).filename,
-        param="training_file" if plan.file is None else "validation_file",
+        file=measured.file.filename,
+        param=measured.param,
         rows="the rows that revisions are measured on",
         advice="choose fewer of them with mint.evaluation.rows",
     )

@@ -1,4 +1,4 @@
-"""How a job's revisions compare on its validation rows: which is best, and when it is no use to go on."""
+"""What a job's revisions are measured on, and how they compare: which is best, when it is no use to go on."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,8 @@ from itertools import islice
 from math import isfinite
 
 from mint_common.claims import RevisionRef
-from mint_common.events import EarlyStopping, EvaluationMetric, EvaluationPlan
+from mint_common.events import EarlyStopping, EvaluationMetric, EvaluationPlan, JobData, JobFile
+from services.rollout.core.fault import FileParam
 from services.rollout.core.wave import Wave
 
 SIGNS: Mapping[EvaluationMetric, float] = {
@@ -17,6 +18,25 @@ SIGNS: Mapping[EvaluationMetric, float] = {
 """1 for a metric of which more is better, -1 for one of which less is."""
 SCORES = frozenset({*SIGNS, "valid_reward_margin", "valid_reward_accuracy"})
 """The trainer's metrics that are recorded as scores of a revision."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredFile:
+    """The file that revisions are measured on: all of its rows, or a ``holdout`` share of them unless 0.
+
+    ``param`` is the field that names it.
+    """
+
+    file: JobFile
+    holdout: float
+    param: FileParam
+
+
+def measured_file(data: JobData, plan: EvaluationPlan) -> MeasuredFile:
+    """Return what a job's revisions are measured on: its validation file, or a share of its training file."""
+    if plan.file is None:
+        return MeasuredFile(file=data.training, holdout=plan.holdout, param="training_file")
+    return MeasuredFile(file=plan.file, holdout=0.0, param="validation_file")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from mint_common.events import EvaluationPlan, JobData, JobFile, JobSpec
 from services.rollout.core.fault import DataRefused, FileParam, file_refused
 from services.rollout.core.row_bounds import RowBounds, step_bounds, validation_bounds
 from services.rollout.core.row_order import RowNumbers, held_out, rows_of_step, validation_rows
+from services.rollout.core.validation import MeasuredFile, measured_file
 from services.rollout.ports import RowFiles
 
 
@@ -21,7 +22,7 @@ class FileRows:
     async def of_step(self, spec: JobSpec, data: JobData, step: int) -> list[RowLine]:
         """Return the rows that a step trains on."""
         plan = data.evaluation
-        holdout = plan.holdout if plan is not None and plan.file is None else 0.0
+        holdout = 0.0 if plan is None else measured_file(data, plan).holdout
         rows, _ = await self._split(data.training, holdout, "training_file")
         # A million rows take tenths of a second to shuffle.
         drawn = await asyncio.to_thread(
@@ -36,19 +37,15 @@ class FileRows:
 
     async def for_validation(self, spec: JobSpec, data: JobData, plan: EvaluationPlan) -> list[RowLine]:
         """Return the rows that a job's revisions are measured on."""
-        file, holdout = data.training, plan.holdout
-        param: FileParam = "training_file"
-        if plan.file is not None:
-            file, holdout, param = plan.file, 0.0, "validation_file"
-        rows = await self.measured(file, holdout, seed=spec.seed, most=plan.rows, param=param)
-        return await self._bounded(file, rows, validation_bounds(data, plan))
+        measured = measured_file(data, plan)
+        rows = await self.measured(measured, seed=spec.seed, most=plan.rows)
+        return await self._bounded(measured.file, rows, validation_bounds(measured))
 
-    async def measured(
-        self, file: JobFile, holdout: float, *, seed: int, most: int, param: FileParam
-    ) -> RowNumbers:
-        """Return at most so many rows to measure on: of a file, or of its ``holdout`` share unless 0."""
-        rows, held = await self._split(file, holdout, param)
-        return await asyncio.to_thread(validation_rows, held if holdout else rows, seed=seed, most=most)
+    async def measured(self, measured: MeasuredFile, *, seed: int, most: int) -> RowNumbers:
+        """Return at most so many rows to measure on."""
+        rows, held = await self._split(measured.file, measured.holdout, measured.param)
+        chosen = held if measured.holdout else rows
+        return await asyncio.to_thread(validation_rows, chosen, seed=seed, most=most)
 
     async def lines(self, file: JobFile, rows: RowNumbers) -> list[RowLine]:
         """Return rows of a file."""

@@ -22,6 +22,7 @@ from services.rollout.core.grading import item_of
 from services.rollout.core.row_groups import prompt_of
 from services.rollout.core.row_order import RowNumbers
 from services.rollout.core.sampling import check_revision
+from services.rollout.core.validation import MeasuredFile
 from services.rollout.handlers.engine_requests import EngineRequests, all_of
 from services.rollout.handlers.file_rows import FileRows
 from services.rollout.handlers.row_rendering import RowRenderer, RowSource
@@ -59,9 +60,8 @@ class FileScores:
         source = RowSource(file=data.file.filename, param="file")
         found: list[ScoredRow] = []
         dropped = 0
-        chosen = await self._rows.measured(
-            data.file, data.holdout, seed=run.seed, most=run.n, param=source.param
-        )
+        measured = MeasuredFile(file=data.file, holdout=data.holdout, param=source.param)
+        chosen = await self._rows.measured(measured, seed=run.seed, most=run.n)
         for numbers in _blocks(chosen):
             lines = await self._rows.lines(data.file, numbers)
             rendered = await self._renderer.render(

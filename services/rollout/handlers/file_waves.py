@@ -15,7 +15,7 @@ from services.rollout.core.job import wave_id_of
 from services.rollout.core.row_bounds import RowBounds, step_bounds, validation_bounds
 from services.rollout.core.row_groups import METHODS, groups_of, prompt_of, trained_tokens
 from services.rollout.core.sampling import plan_samples, record_of
-from services.rollout.core.validation import is_evaluated
+from services.rollout.core.validation import is_evaluated, measured_file
 from services.rollout.core.wave import WaveCounts
 from services.rollout.handlers.file_rows import FileRows
 from services.rollout.handlers.graded_samples import GradedSamples
@@ -159,10 +159,9 @@ class FileWaves:
         self, event: WaveRequested, data: JobData, plan: EvaluationPlan
     ) -> _Validation:
         rows = await self._rows.for_validation(event.spec, data, plan)
-        source = _training(data)
-        if plan.file is not None:
-            source = RowSource(file=plan.file.filename, param="validation_file")
-        rendered = await self._render(event, data, rows, source, bounds=validation_bounds(data, plan))
+        measured = measured_file(data, plan)
+        source = RowSource(file=measured.file.filename, param=measured.param)
+        rendered = await self._render(event, data, rows, source, bounds=validation_bounds(measured))
         if not rendered.rows:
             problem = "all rows that revisions are measured on are longer than the base's context"
             raise file_refused(file=source.file, param=source.param, code="too_long", problem=problem)
