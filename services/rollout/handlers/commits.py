@@ -1,6 +1,6 @@
 """Transactions that change a job."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic
 
@@ -61,10 +61,8 @@ class Commits(Generic[Connection]):
                     scored_wave(wave, run, now=now) if wave.wave_id == wave_id else wave
                     for wave in await self._jobs.waves_of(job_id, within=transaction.connection)
                 ]
-                moved = on_score(job, waves, now=now)
-                await self.write(transaction, None, moved)
                 scored = [wave for wave in waves if wave.wave_id == wave_id]
-                await self._jobs.save(transaction.connection, moved.job, scored)
+                await self.write(transaction, None, on_score(job, waves, now=now), scored=scored)
         except AlreadyHandled:
             return
 
@@ -124,11 +122,12 @@ class Commits(Generic[Connection]):
         moved: Advance,
         *,
         counts: WaveCounts | None = None,
+        scored: Sequence[Wave] = (),
     ) -> None:
-        """Write a changed job with its waves, and emit the events."""
+        """Write a changed job with its waves, ``scored`` ones among them, and emit the events."""
         facts = [event for event in (fact, *moved.events) if event is not None]
         waves = await self._fold(transaction.connection, facts, counts)
-        await self._jobs.save(transaction.connection, moved.job, waves)
+        await self._jobs.save(transaction.connection, moved.job, [*scored, *waves])
         await transaction.emit(*moved.events)
 
     async def _fold(
