@@ -19,9 +19,9 @@ from services.gateway.core.json_types import JsonObject
 from services.gateway.core.mint.submission import SubmittedJob
 from services.gateway.http.edge.context import Gateway, GatewayDep, ReadCaller, TrainCaller
 from services.gateway.http.edge.recording import KeyedDep, creates
-from services.gateway.http.fine_tuning.routes import CreatingRoute
+from services.gateway.http.fine_tuning.routes import FineTuningRoute
 
-router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"], route_class=CreatingRoute)
+router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"], route_class=FineTuningRoute)
 
 MOST_JOBS, MOST_ITEMS = 100, 1000
 """Of a page, whatever is asked for: jobs, and events or checkpoints."""

@@ -22,7 +22,12 @@ REPEATED_SECONDS = 3600.0
 
 
 class FineTuningRoute(FilesRoute):
-    """A route of fine-tuning. An error's ``param`` is a path in the body."""
+    """A route of fine-tuning. An error's ``param`` is a path in the body.
+
+    What OpenAI's client sends again to make a job is the same request. The first request gets a key of its
+    own, as if the client had sent an Idempotency-Key; a repeat, which is of the same API key and has the same
+    content, takes that key.
+    """
 
     async def serve(self, request: Request, caller: Caller, carry_out: Handler) -> Response:
         """Answer a request; what is wrong with a body is named by its whole path."""
@@ -35,14 +40,6 @@ class FineTuningRoute(FilesRoute):
                 refused = JobRefused(reason="unknown_field", field=str(refused.field), problem=problem)
             note_refusal(request.scope, refused)
             return JSONResponse(file_error_body(refused), 400)
-
-
-class CreatingRoute(FineTuningRoute):
-    """A route whose POST makes a job: what OpenAI's client sends again is the same request.
-
-    The first request gets a key of its own, as if the client had sent an Idempotency-Key; a repeat, which is
-    of the same API key and has the same content, takes that key.
-    """
 
     async def _keyed(self, request: Request, caller: Caller) -> KeyedRequest | None:
         keyed = await super()._keyed(request, caller)
