@@ -99,10 +99,10 @@ class RolloutHttp:
         path = path_of("internal", "tenants", tenant_id, "jobs", job_id)
         return _read(await self._http.get(path, {"steps": str(steps).lower()}), TunedJob)
 
-    async def steer(self, tenant_id: TenantId, job_id: str, verb: Verb) -> JsonObject:
+    async def steer(self, tenant_id: TenantId, job_id: str, verb: Verb, shape: type[T]) -> T:
         """Stop a job, let it rest, or go on."""
         path = path_of("internal", "tenants", tenant_id, "jobs", named("job", job_id), verb)
-        return _read(await self._http.post(path, {}), JsonObject)
+        return _read(await self._http.post(path, {}), shape)
 
 
 def _read(answer: object, shape: type[T]) -> T:

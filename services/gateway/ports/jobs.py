@@ -1,7 +1,7 @@
 """What the gateway needs for managed jobs: their submissions, and questions to rollout."""
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from mint_common.events import JobSubmitted
 from mint_common.ids import JobId, PolicyId, TenantId
@@ -9,6 +9,8 @@ from services.gateway.core.fine_tuning.records import FineTuning, TunedJob, Verb
 from services.gateway.core.json_types import JsonObject
 from services.gateway.core.mint.job_warnings import TaskLengths
 from services.gateway.core.mint.submission import SubmittedJob
+
+Shape = TypeVar("Shape")
 
 
 class Submissions(Protocol):
@@ -131,6 +133,9 @@ class Rollout(Protocol):
         """Return how far a job on a file is, with its steps if they are asked for."""
         ...
 
-    async def steer(self, tenant_id: TenantId, job_id: str, verb: Verb) -> JsonObject:
-        """Stop a job, let it rest after its open step, or go on. Idempotent."""
+    async def steer(self, tenant_id: TenantId, job_id: str, verb: Verb, shape: type[Shape]) -> Shape:
+        """Stop a job, let it rest after its open step, or go on; return it as a shape. Idempotent.
+
+        One that has ended stays as it is when it is cancelled; the other verbs raise InvalidField.
+        """
         ...

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mint_common.errors import NotFound, Unavailable
+from mint_common.errors import InvalidField, NotFound, Unavailable
 from mint_common.ids import TenantId
 from services.gateway.core.fine_tuning.file_uses import ReadingJob
 from services.gateway.core.fine_tuning.names import job_id_of, job_of_results
@@ -17,13 +17,6 @@ from services.gateway.ports.jobs import Rollout, Submissions
 
 ASKED_AT_ONCE = 4
 """Jobs that rollout is asked for at a time."""
-
-_REACHED: Mapping[Verb, frozenset[str]] = {
-    "cancel": frozenset({"cancelled"}),
-    "pause": frozenset({"paused"}),
-    "resume": frozenset({"queued", "running"}),
-}
-"""When there is nothing left to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,13 +84,16 @@ class FineTuningJobs:
         Raises JobRefused for one that has ended, Unavailable for one that rollout has not taken yet.
         """
         job = await self.get(tenant_id, name)
-        now = await self.progress(tenant_id, job)
-        if now.status in _REACHED[verb]:
-            return job, now
-        if now.is_ended:
-            raise job_ended(name, now.status, verb)
         try:
-            await self.rollout.steer(tenant_id, job.job_id, verb)
+            now = await self.rollout.steer(tenant_id, job.job_id, verb, TunedJob)
         except NotFound as error:
+            if verb == "resume":  # it waits for its turn already
+                return job, await self.progress(tenant_id, job)
             raise Unavailable(what="rollout", problem="it has not taken the job yet") from error
-        return job, await self.progress(tenant_id, job)
+        except InvalidField:
+            now = await self.progress(tenant_id, job)
+            if not now.is_ended:
+                raise
+        if now.is_ended and (verb, now.state) != ("cancel", "cancelled"):
+            raise job_ended(name, now.status, verb)
+        return job, now

@@ -166,7 +166,7 @@ async def _steer(gateway: Gateway, tenant_id: TenantId, job: str, verb: Verb) ->
     if submission is None:
         raise NotFound(kind="job", name=job)
     try:
-        return complete_job(await gateway.rollout.steer(tenant_id, job_id, verb), submission)
+        return complete_job(await gateway.rollout.steer(tenant_id, job_id, verb, JsonObject), submission)
     except NotFound as error:
         raise Unavailable(what="rollout", problem="it has not taken the job yet") from error
 
