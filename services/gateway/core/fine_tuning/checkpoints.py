@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-from mint_common.events import EvaluationMetric
 from mint_common.ids import derive_id
 from services.gateway.core.fine_tuning.names import shown_id
 from services.gateway.core.fine_tuning.records import TunedJob, TunedStep, model_name
@@ -17,30 +16,12 @@ def checkpoint_id(job: SubmittedJob, step: int) -> str:
 
 def checkpoints(job: SubmittedJob, now: TunedJob) -> Iterator[JsonObject]:
     """Yield the checkpoints, newest first; that with the best score so far is ``best``."""
-    best = best_step(job, now)
+    is_measured = job.spec.data is not None and job.spec.data.evaluation is not None
+    best = now.best.step if now.best is not None and is_measured else None
     published = [step for step in now.steps if step.revision is not None]
     for step in reversed(published):
         if step.is_evaluated or (now.is_ended and step is published[-1]):
-            yield _checkpoint(job, step, is_best=step is best)
-
-
-def best_step(job: SubmittedJob, now: TunedJob) -> TunedStep | None:
-    """Return the step with the best score so far, the earliest of equals."""
-    data = job.spec.data
-    plan = data.evaluation if data else None
-    if plan is None:
-        return None
-    scored = [
-        step for step in now.steps if step.revision is not None and score(step, plan.metric) is not None
-    ]
-    sign = 1 if plan.metric == "valid_loss" else -1
-    return min(scored, key=lambda step: sign * (score(step, plan.metric) or 0.0), default=None)
-
-
-def score(step: TunedStep, metric: EvaluationMetric) -> float | None:
-    """Return what a step's revision scored."""
-    found: float | None = getattr(step, metric)
-    return found
+            yield _checkpoint(job, step, is_best=step.step == best)
 
 
 def _checkpoint(job: SubmittedJob, step: TunedStep, *, is_best: bool) -> JsonObject:
@@ -54,16 +35,9 @@ def _checkpoint(job: SubmittedJob, step: TunedStep, *, is_best: bool) -> JsonObj
         "step_number": step.step,
         "metrics": {
             "step": step.step,
-            "train_loss": step.loss,
-            "train_mean_token_accuracy": step.mean_token_accuracy,
-            "train_reward_mean": step.reward_mean if job.spec.algorithm == "grpo" else None,
-            "valid_loss": step.valid_loss,
-            "valid_mean_token_accuracy": step.valid_mean_token_accuracy,
+            **step.metrics,
             "full_valid_loss": step.valid_loss,
             "full_valid_mean_token_accuracy": step.valid_mean_token_accuracy,
-            "valid_reward_mean": step.valid_reward_mean,
-            "valid_reward_margin": step.valid_reward_margin,
-            "valid_reward_accuracy": step.valid_reward_accuracy,
         },
         "mint": {"digest": step.revision.digest, "best": is_best},
     }

@@ -107,14 +107,7 @@ def _data(step: TunedStep, total_steps: int) -> JsonObject:
         "total_steps": total_steps,
         "epoch": step.epoch,
         "learning_rate": step.learning_rate,
-        "train_loss": step.loss,
-        "train_mean_token_accuracy": step.mean_token_accuracy,
-        "train_reward_mean": step.reward_mean,
-        "valid_loss": step.valid_loss,
-        "valid_mean_token_accuracy": step.valid_mean_token_accuracy,
-        "valid_reward_mean": step.valid_reward_mean,
-        "valid_reward_margin": step.valid_reward_margin,
-        "valid_reward_accuracy": step.valid_reward_accuracy,
+        **step.metrics,
     }
     return {name: value for name, value in found.items() if value is not None}
 

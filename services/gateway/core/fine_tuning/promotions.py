@@ -11,7 +11,6 @@ from mint_common.events import EvaluationPlan
 from mint_common.ids import TenantId
 from mint_common.names import JOB_ACTOR, check_alias_name
 from services.gateway.core.fine_tuning.bodies import FineTuningBody
-from services.gateway.core.fine_tuning.checkpoints import score
 from services.gateway.core.fine_tuning.records import Promotion, TunedJob
 from services.gateway.core.json_types import JsonObject
 from services.gateway.core.mint.submission import SubmittedJob
@@ -75,7 +74,7 @@ def why_not_promoted(job: SubmittedJob, promotion: Promotion, now: TunedJob) -> 
     plan = job.spec.data.evaluation if job.spec.data else None
     if plan is None or (promotion.at_least is None and promotion.at_most is None):
         return ""
-    value = next((score(step, plan.metric) for step in now.steps if step.revision == now.result), None)
+    value = next((step.metrics[plan.metric] for step in now.steps if step.revision == now.result), None)
     told = (
         f"{plan.metric} of revision {now.result.number} is {'not known' if value is None else f'{value:g}'}"
     )

@@ -1,5 +1,6 @@
 """A job on a file as the gateway keeps it, and as the rollout service tells it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -11,6 +12,18 @@ ENDED = frozenset({"succeeded", "failed", "cancelled"})
 
 Verb = Literal["cancel", "pause", "resume"]
 """What a tenant may do to a job."""
+
+METRICS: Mapping[str, str] = {
+    "train_loss": "loss",
+    "train_mean_token_accuracy": "mean_token_accuracy",
+    "train_reward_mean": "reward_mean",
+    "valid_loss": "valid_loss",
+    "valid_mean_token_accuracy": "valid_mean_token_accuracy",
+    "valid_reward_mean": "valid_reward_mean",
+    "valid_reward_margin": "valid_reward_margin",
+    "valid_reward_accuracy": "valid_reward_accuracy",
+}
+"""The metrics of a step by the names that users know, each with its field of `TunedStep`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +75,13 @@ class Revision:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BestStep:
+    """The step that led to the best revision so far."""
+
+    step: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
     """Why a job failed by its data: ``line`` is of the file that ``param`` names."""
 
@@ -98,6 +118,11 @@ class TunedStep:
     dropped_rows: int = 0
 
     @property
+    def metrics(self) -> dict[str, float | None]:
+        """Return what it was measured at, by the names of `METRICS`."""
+        return {name: getattr(self, field) for name, field in METRICS.items()}
+
+    @property
     def is_evaluated(self) -> bool:
         """Return whether its revision was measured on validation rows."""
         return any(value is not None for value in (self.valid_loss, self.valid_reward_mean))
@@ -107,6 +132,7 @@ class TunedStep:
 class TunedJob:
     """A job. ``step`` counts finished steps; ``result`` is the chosen revision of one that succeeded.
 
+    ``best`` is by what its revisions are compared by; by their samples where nothing is measured.
     ``is_pausing``: it rests when its open step has ended.
     """
 
@@ -118,6 +144,7 @@ class TunedJob:
     started_at: float | None = None
     finished_at: float | None = None
     result: Revision | None = None
+    best: BestStep | None = None
     stopped_early: bool = False
     trained_tokens: int | None = None
     fault: Fault | None = None

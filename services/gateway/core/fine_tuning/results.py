@@ -2,29 +2,16 @@
 
 import csv
 import io
-from collections.abc import Callable, Mapping
 
 from services.gateway.core.fine_tuning.names import results_id
-from services.gateway.core.fine_tuning.records import TunedJob, TunedStep
+from services.gateway.core.fine_tuning.records import METRICS, TunedJob
 from services.gateway.core.json_types import JsonObject
 from services.gateway.core.mint.submission import SubmittedJob
 
 PURPOSE = "fine-tune-results"
 
-COLUMNS: Mapping[str, Callable[[TunedStep], float | None]] = {
-    "step": lambda step: step.step,
-    "epoch": lambda step: step.epoch,
-    "learning_rate": lambda step: step.learning_rate,
-    "train_loss": lambda step: step.loss,
-    "train_accuracy": lambda step: step.mean_token_accuracy,
-    "train_reward_mean": lambda step: step.reward_mean,
-    "valid_loss": lambda step: step.valid_loss,
-    "valid_mean_token_accuracy": lambda step: step.valid_mean_token_accuracy,
-    "valid_reward_mean": lambda step: step.valid_reward_mean,
-    "valid_reward_margin": lambda step: step.valid_reward_margin,
-    "valid_reward_accuracy": lambda step: step.valid_reward_accuracy,
-}
-"""Columns by their names; a step that was not evaluated has none of the ``valid_`` ones."""
+_COLUMNS = {"train_mean_token_accuracy": "train_accuracy"}
+"""Metrics that OpenAI's files of results have under another name."""
 
 
 def has_results(now: TunedJob) -> bool:
@@ -36,10 +23,10 @@ def results_csv(now: TunedJob) -> bytes:
     """Return the published steps of a job."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    writer.writerow(["step", "epoch", "learning_rate", *(_COLUMNS.get(name, name) for name in METRICS)])
     for step in now.steps:
         if step.revision is not None:
-            values = [read(step) for read in COLUMNS.values()]
+            values = (step.step, step.epoch, step.learning_rate, *step.metrics.values())
             writer.writerow(["" if value is None else value for value in values])
     return text.getvalue().encode()
 

@@ -17,7 +17,7 @@ from services.gateway.core.fine_tuning.checkpoints import checkpoints
 from services.gateway.core.fine_tuning.events import job_events
 from services.gateway.core.fine_tuning.pages import metadata_wanted, page_of
 from services.gateway.core.fine_tuning.plan import JobFiles
-from services.gateway.core.fine_tuning.records import Fault, Revision, TunedJob, TunedStep
+from services.gateway.core.fine_tuning.records import BestStep, Fault, Revision, TunedJob, TunedStep
 from services.gateway.core.fine_tuning.results import results_csv, results_file
 from services.gateway.core.mint.submission import complete_job, describe_submission, merge_jobs
 from tests.unit.gateway.fine_tuning.making import REINFORCEMENT, TENANT, body, file, plan, submitted
@@ -78,6 +78,7 @@ DONE = TunedJob(
     started_at=100.9,
     finished_at=110.9,
     result=Revision(digest="sha256:2", number=12),
+    best=BestStep(step=2),
     trained_tokens=345,
     steps=STEPS,
 )
