@@ -82,7 +82,7 @@ class BestStep:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fault:
+class TunedFault:
     """Why a job failed by its data: ``line`` is of the file that ``param`` names."""
 
     code: str
@@ -147,7 +147,7 @@ class TunedJob:
     best: BestStep | None = None
     stopped_early: bool = False
     trained_tokens: int | None = None
-    fault: Fault | None = None
+    fault: TunedFault | None = None
     steps: tuple[TunedStep, ...] = ()
 
     @property

@@ -17,7 +17,7 @@ from services.gateway.core.fine_tuning.checkpoints import checkpoints
 from services.gateway.core.fine_tuning.events import job_events
 from services.gateway.core.fine_tuning.pages import metadata_wanted, page_of
 from services.gateway.core.fine_tuning.plan import JobFiles
-from services.gateway.core.fine_tuning.records import BestStep, Fault, Revision, TunedJob, TunedStep
+from services.gateway.core.fine_tuning.records import BestStep, Revision, TunedFault, TunedJob, TunedStep
 from services.gateway.core.fine_tuning.results import results_csv, results_file
 from services.gateway.core.mint.submission import complete_job, describe_submission, merge_jobs
 from tests.unit.gateway.fine_tuning.making import REINFORCEMENT, TENANT, body, file, plan, submitted
@@ -107,7 +107,7 @@ def test_openai_s_own_types_read_a_job_in_every_state():
 
 
 def test_a_failure_names_the_line():
-    fault = Fault(code="too_long", message="Line 7: too long", param="training_file", line=7)
+    fault = TunedFault(code="too_long", message="Line 7: too long", param="training_file", line=7)
     failed = TunedJob(state="failed", reason="r", finished_at=103.0, fault=fault, total_steps=4)
     error = shown(failed).error
     assert (error.code, error.message, error.param, error.line) == (
