@@ -96,7 +96,7 @@ bench-trainer: .venv/.installed ## Run the trainer's benchmarks
 
 .PHONY: bench-jobs
 bench-jobs: .venv/.installed ## Run the benchmarks of jobs on files: training against TRL, which goes into out/trl
-	$(BENCH) jobs jobs_graders
+	$(BENCH) jobs jobs_ingest jobs_graders
 
 bench-handoff: .venv/.installed ## Run the hand-over benchmark: adapter against merged model
 	$(BENCH) handoff

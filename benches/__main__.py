@@ -31,7 +31,7 @@ LOADER = (
     "eviction",
 )
 TRAINER = ("trainer", "dtypes", "operations")
-JOBS = ("jobs", "jobs_graders")
+JOBS = ("jobs", "jobs_ingest", "jobs_graders")
 BENCHES = (*LOADER, "fleet", "catalog", *TRAINER, "handoff", "policies", "tinker", *JOBS)
 SHOWS = ("paper_training",)
 ROWS = {
@@ -50,7 +50,7 @@ ROWS = {
         "add_cpu_ms",
     ),
     "loader_sweep": ("sweep_errors", "sweep_rss_drift"),
-    "jobs": ("sft_overhead", "dpo_overhead", "ingest_rows_per_s"),
+    "jobs": ("sft_overhead", "dpo_overhead"),
     "fair_share": ("fair_share_p95_ratio", "alone_throughput_ratio"),
     "loader_gateway": (
         "throughput_same_kernels",
