@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+import asyncpg
 from fastapi import FastAPI
 
 from mint_common.adapters_format import read_base_facts
@@ -55,6 +56,8 @@ _ACK_WAIT_SECONDS = 10.0
 """How long a wave that a killed trainer was taking in waits for the next one."""
 _MAX_BODY_BYTES = 64 << 20
 """Of an operation: a pass with all its data."""
+# A trainer that freezes within a transaction would keep the lease's row from whoever takes over.
+_OPERATIONS = {"idle_in_transaction_session_timeout": "3s"}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -83,9 +86,7 @@ async def open_trainer(settings: TrainerSettings, process: ProcessRank = ALONE) 
     placement = _placement(settings, process)
     check_trainable(read_base_facts(settings.base_dir), field="MINT_TRAINER_BASE_DIR")
     async with AsyncExitStack() as stack:
-        pool = await open_pool(settings.postgres.dsn, schema=SCHEMA)
-        stack.push_async_callback(pool.close)
-        await migrate(pool, schema=SCHEMA, package="services.trainer.adapters.migrations")
+        pool, locking_pool = await _open_pools(settings.postgres.dsn, stack)
         blobs = await open_blobs(settings.blobs)
         stack.push_async_callback(blobs.close)
         ranks = await stack.enter_async_context(
@@ -128,18 +129,16 @@ async def open_trainer(settings: TrainerSettings, process: ProcessRank = ALONE) 
             ready=lambda: registration.is_done,
             max_body_bytes=_MAX_BODY_BYTES,
         )
-        quick_pool = await open_pool(settings.postgres.dsn, schema=SCHEMA, max_size=4, resets=False)
-        stack.push_async_callback(quick_pool.close)
         rows = PostgresCheckpointRows(pool)
         ledger = PostgresLedger(pool, clock)
-        store = PostgresOperations(quick_pool, base=base)
+        store = PostgresOperations(pool, base=base)
         operations = Operations(
             policies=policies,
             states=BlobStates(blobs, policies.facts),
             store=store,
             rows=rows,
             ledger=ledger,
-            lease=PostgresLease(pool, base=base, ttl_seconds=settings.lease_seconds, clock=clock),
+            lease=PostgresLease(locking_pool, base=base, ttl_seconds=settings.lease_seconds, clock=clock),
             blobs=blobs,
             clock=clock,
             settings=OperationSettings(
@@ -179,11 +178,21 @@ async def open_trainer(settings: TrainerSettings, process: ProcessRank = ALONE) 
             http=http,
             facts=policies.facts,
             dispatcher=dispatcher,
-            relay=OutboxRelay(pool, bus, clock),
+            relay=OutboxRelay(locking_pool, bus, clock),
             operations=operations,
             registration=registration,
             ranks=ranks,
         )
+
+
+async def _open_pools(dsn: str, stack: AsyncExitStack) -> tuple[asyncpg.Pool, asyncpg.Pool]:
+    """Open a pool for operations, without resets, and one for those that lock and listen: relay and lease."""
+    locking_pool = await open_pool(dsn, schema=SCHEMA, max_size=3)
+    stack.push_async_callback(locking_pool.close)
+    await migrate(locking_pool, schema=SCHEMA, package="services.trainer.adapters.migrations")
+    pool = await open_pool(dsn, schema=SCHEMA, resets=False, settings=_OPERATIONS)
+    stack.push_async_callback(pool.close)
+    return pool, locking_pool
 
 
 def _placement(settings: TrainerSettings, process: ProcessRank) -> Placement:

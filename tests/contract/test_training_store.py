@@ -101,7 +101,9 @@ async def test_what_its_client_did_not_number_is_found_in_the_order_of_arrival(s
         await store.operations.add(TOKEN, [replace(new(seq), submitted_at=NOW + at)])
     assert [one.seq for one in await store.operations.unfinished()] == [0, 1, number, 2]
     await store.operations.finish(TOKEN, [done(0), done(number, 2)])
-    assert await store.operations.next_seq(A) == 1
+    session = await store.operations.session(A)
+    assert session is not None
+    assert session.next_seq == 1
 
 
 async def test_an_operation_needs_a_session_of_its_tenant_that_is_open(store: Store) -> None:
@@ -121,10 +123,9 @@ async def test_results_move_the_session_on(store: Store) -> None:
     finished = [done(0), done(2, 2, step=1), done(0, policy_id=B), done(1, 3, step=2)]
     assert await store.operations.finish(TOKEN, finished) == []
     assert await store.operations.result(A, 1) == Packed(data=b"result 1")
-    assert await store.operations.next_seq(A) == 3
     session = await store.operations.session(A)
     assert session is not None
-    assert (session.step, session.position, session.lora) == (2, 3, LORA)
+    assert (session.step, session.position, session.next_seq, session.lora) == (2, 3, 3, LORA)
     assert (session.last_operation_at, session.snapshot) == (NOW + 1, None)
     assert [(one.policy_id, one.seq) for one in await store.operations.unfinished()] == [(A, 3)]
     with pytest.raises(NotFound):
@@ -255,11 +256,11 @@ async def test_old_results_are_forgotten_but_their_operations_known(store: Store
 
 async def put(store: Store, *records: CheckpointRecord) -> None:
     """Store checkpoints as saves do."""
-    taken = await store.operations.next_seq(A)
-    if not taken:
+    session = await store.operations.session(A)
+    if session is None:
         await filled(store, 1)
         await store.operations.finish(TOKEN, [done(0)])
-        taken = 1
+    taken = session.next_seq if session else 1
     for seq, one in enumerate(records, taken):
         await store.operations.add(TOKEN, [new(seq)])
         await store.operations.finish(TOKEN, [replace(done(seq), checkpoint=one)])

@@ -69,12 +69,11 @@ async def test_a_wave_is_stored_whole_and_its_session_with_the_first(store: Stor
     await append(store, wave(2, first_seq=3))
     session = await store.operations.session(B)
     assert session is not None
-    assert (session.is_managed, session.lora, session.step) == (True, LORA, 1)
+    assert (session.is_managed, session.lora, session.step, session.next_seq) == (True, LORA, 1, 3)
     assert await store.operations.managed_sessions() == [session]
     assert await store.operations.taken_step(JobId("job_1")) == 2
     assert await store.operations.taken_step(JobId("job_2")) == 0
     assert [one.seq for one in await store.operations.unfinished(B)] == [3, 4, 5]
-    assert await store.operations.next_seq(B) == 3
     with pytest.raises(NotFound):  # what it comes to is told by events, not to clients
         await store.operations.result(B, 1)
 
@@ -149,9 +148,8 @@ async def test_sessions_of_earlier_versions_go_on_from_their_checkpoint(shared_d
             await pool.execute((folder / name).read_text())
         operations = PostgresOperations(pool, base=BASE)
         (session,) = await operations.managed_sessions()
-        assert (session.step, session.position, session.snapshot) == (2, 0, CLAIM)
+        assert (session.step, session.position, session.next_seq, session.snapshot) == (2, 0, 0, CLAIM)
         assert (session.digest, session.parent, session.lora) == ("sha256:b", "sha256:a", LORA)
         assert await operations.taken_step(JobId("job_1")) == 2
-        assert await operations.next_seq(A) == 0
     finally:
         await pool.close()

@@ -6,6 +6,7 @@ after the server is back works.
 
 import asyncio
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import asyncpg
@@ -23,13 +24,20 @@ COMMAND_SECONDS = 30.0
 """How long one statement may take, waiting for locks included."""
 
 
-async def open_pool(dsn: str, *, schema: str, max_size: int = 6, resets: bool = True) -> asyncpg.Pool:
+async def open_pool(
+    dsn: str,
+    *,
+    schema: str,
+    max_size: int = 6,
+    resets: bool = True,
+    settings: Mapping[str, str] | None = None,
+) -> asyncpg.Pool:
     """Connect with ``schema`` as the search path and jsonb as Python values.
 
     Waits for a server that is still starting. Its one-shot calls (`fetch`, `execute`, ...) raise Unavailable
     when the server is away; wrap what goes through `acquire` in `translating_errors`. A connection that is
     given back is reset, which is a round trip to the server: without ``resets`` its users leave nothing
-    behind in a session (locks, settings, listeners).
+    behind in a session (locks, settings, listeners). ``settings`` are the server's, for all its connections.
     """
     deadline = asyncio.get_running_loop().time() + START_SECONDS
     while True:
@@ -46,7 +54,11 @@ async def open_pool(dsn: str, *, schema: str, max_size: int = 6, resets: bool = 
                     reset=None if resets else _leave,
                     connection_class=asyncpg.Connection,
                     record_class=asyncpg.Record,
-                    server_settings={"search_path": schema, "application_name": f"mint-{schema}"},
+                    server_settings={
+                        "search_path": schema,
+                        "application_name": f"mint-{schema}",
+                        **(settings or {}),
+                    },
                     timeout=CONNECT_SECONDS,
                     command_timeout=COMMAND_SECONDS,
                 )

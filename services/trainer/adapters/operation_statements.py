@@ -1,7 +1,7 @@
 """The longer statements of `operations_postgres.py`; its invariant is in each that writes."""
 
-# A trainer that freezes within a transaction would keep the lease's row from whoever takes over.
-BOUNDED = "SET LOCAL idle_in_transaction_session_timeout = '3s'"
+from mint_common.training import UNNUMBERED
+
 FENCE = "SELECT token FROM leases WHERE base = $1 AND token = $2 FOR SHARE"
 ADD = f"""
     WITH fence AS ({FENCE}), added AS (
@@ -81,7 +81,11 @@ HELD = """
     UNION SELECT revision FROM checkpoints
         WHERE base = $1 AND revision IS NOT NULL AND (expires_at IS NULL OR expires_at > $2)
 """
-SESSION = (
-    "policy_id, tenant_id, base, lora, metadata, step, position, snapshot, snapshot_position, digest, parent,"
-    " created_at, last_operation_at, closed_at, is_managed"
-)
+SESSIONS = f"""
+    SELECT policy_id, tenant_id, base, lora, metadata, step, position, snapshot, snapshot_position, digest,
+        parent, created_at, last_operation_at, closed_at, is_managed, coalesce((
+            SELECT max(seq) + 1 FROM operations WHERE operations.policy_id = training.policy_id
+                AND seq < {UNNUMBERED} AND finished_at IS NOT NULL
+        ), 0) AS next_seq
+    FROM training
+"""  # noqa: S608  # constants

@@ -14,7 +14,7 @@ from mint_common.claims import Claim
 from mint_common.errors import MintError, NotFound, Unavailable
 from mint_common.ids import BaseName, Digest, JobId, PolicyId, TenantId
 from mint_common.runtime.postgres_errors import acquired
-from mint_common.training import UNNUMBERED, OperationConflict, PolicyTaken, SessionClosed
+from mint_common.training import OperationConflict, PolicyTaken, SessionClosed
 from services.trainer.adapters import operation_statements as statements
 from services.trainer.adapters.checkpoint_rows_postgres import put_checkpoint
 from services.trainer.core.operations import (
@@ -54,7 +54,6 @@ class PostgresOperations:
     async def _open(self, token: int, operation: NewOperation) -> bool | MintError:
         assert operation.opens is not None
         async with acquired(self._pool) as connection, connection.transaction():
-            await connection.execute(statements.BOUNDED)
             await connection.execute(
                 statements.OPEN,
                 operation.policy_id,
@@ -69,7 +68,6 @@ class PostgresOperations:
 
     async def add_within(self, connection: Connection, token: int, wave: NewWave) -> None:
         """Store a wave with a transaction of the ledger."""
-        await connection.execute(statements.BOUNDED)
         await connection.execute(
             statements.OPEN,
             wave.policy_id,
@@ -168,24 +166,16 @@ class PostgresOperations:
 
     async def managed_sessions(self) -> list[TrainingSession]:
         """Return the sessions of managed jobs."""
-        query = f"SELECT {statements.SESSION} FROM training WHERE base = $1 AND is_managed ORDER BY policy_id"  # noqa: S608  # constants
+        query = f"{statements.SESSIONS} WHERE base = $1 AND is_managed ORDER BY policy_id"
         return [
             msgspec.convert(dict(row), TrainingSession) for row in await self._pool.fetch(query, self._base)
         ]
 
     async def session(self, policy_id: PolicyId) -> TrainingSession | None:
         """Return a policy's session."""
-        query = f"SELECT {statements.SESSION} FROM training WHERE policy_id = $1 AND base = $2"  # noqa: S608  # constants
+        query = f"{statements.SESSIONS} WHERE policy_id = $1 AND base = $2"
         row = await self._pool.fetchrow(query, policy_id, self._base)
         return None if row is None else msgspec.convert(dict(row), TrainingSession)
-
-    async def next_seq(self, policy_id: PolicyId) -> int:
-        """Return the number after the greatest that is finished."""
-        query = (
-            "SELECT max(seq) FROM operations WHERE policy_id = $1 AND seq < $2 AND finished_at IS NOT NULL"
-        )
-        greatest = await self._pool.fetchval(query, policy_id, UNNUMBERED)
-        return 0 if greatest is None else int(greatest) + 1
 
     async def unfinished(self, managed: PolicyId | None = None) -> list[StoredOperation]:
         """Return the operations that wait, in the order in which they came."""
@@ -212,15 +202,12 @@ class PostgresOperations:
                 await self._finish(connection, token, finished)
                 return []
             async with connection.transaction():
-                await connection.execute(statements.BOUNDED)
-                await self._finish(connection, token, finished)
-                return [claim for one in finished for claim in await self._finish_more(connection, one)]
+                return await self.finish_within(connection, token, finished)
 
     async def finish_within(
         self, connection: Connection, token: int, finished: Sequence[FinishedOperation]
     ) -> list[Claim]:
         """Commit with a transaction of the ledger."""
-        await connection.execute(statements.BOUNDED)
         await self._finish(connection, token, finished)
         return [claim for one in finished for claim in await self._finish_more(connection, one)]
 
@@ -273,7 +260,6 @@ class PostgresOperations:
     async def put_snapshot(self, token: int, snapshot: Snapshot) -> list[Claim]:
         """Make a snapshot the session's."""
         async with acquired(self._pool) as connection, connection.transaction():
-            await connection.execute(statements.BOUNDED)
             if await connection.fetchval(statements.FENCE, self._base, token) is None:
                 raise Fenced(base=self._base)
             return await self._put_snapshot(connection, snapshot)

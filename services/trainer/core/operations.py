@@ -37,6 +37,7 @@ class TrainingSession:
 
     Without a snapshot the session begins as its LoRA initialises it. ``digest`` is the latest export and
     ``parent`` the one before it. ``is_managed``: its operations are those of managed jobs, not a client's.
+    ``next_seq`` is the number after the greatest that is finished, of those that their senders gave.
     """
 
     policy_id: PolicyId
@@ -54,6 +55,7 @@ class TrainingSession:
     parent: Digest | None = None
     closed_at: float | None = None
     is_managed: bool = False
+    next_seq: int = 0
 
     def record(self) -> SessionRecord:
         """Return what others see of it."""

@@ -55,8 +55,6 @@ class Driver:
         commits: CommitQueue,
         group: asyncio.TaskGroup,
         session: TrainingSession,
-        *,
-        next_seq: int,
     ) -> None:
         self.policy_id = session.policy_id
         self.tenant_id = session.tenant_id
@@ -66,7 +64,7 @@ class Driver:
         self._group = group
         self._committer = Committer(term, session, on_waiting=commits.put, on_committed=self._forget)
         self._executor = Executor(term, self._committer, self._settled)
-        self._buffer = SequenceBuffer(next_seq=next_seq)
+        self._buffer = SequenceBuffer(next_seq=session.next_seq)
         self._live: dict[int, LoggedOperation | MintError] = {}
         self._batches: dict[int, WaveBatch] = {}
         self._refused: set[int] = set()

@@ -96,8 +96,7 @@ class Drivers:
             if driver is None or driver.is_ended:
                 session = await self._term.store.session(policy_id)
                 assert session is not None, policy_id
-                next_seq = await self._term.store.next_seq(policy_id)
-                driver = Driver(self._term, self._commits, self._group, session, next_seq=next_seq)
+                driver = Driver(self._term, self._commits, self._group, session)
                 self._by_policy[policy_id] = driver
                 self._group.create_task(self._run(driver))
             return driver

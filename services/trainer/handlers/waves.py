@@ -87,7 +87,7 @@ class WaveIntake:
         planned = plan_wave(
             wave,
             latest=session.digest if session else None,
-            first_seq=await self._store.next_seq(wave.policy_id),
+            first_seq=session.next_seq if session else 0,
             can_learn=bool(batch.rows),
             mismatch=self._mismatch.against({group.sampler_dtype for group in record.groups}),
             now=self._clock.now(),

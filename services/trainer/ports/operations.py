@@ -84,10 +84,6 @@ class OperationStore(Protocol[Connection_contra]):
         """Return a policy's session, open or closed."""
         ...
 
-    async def next_seq(self, policy_id: PolicyId) -> int:
-        """Return the number after the greatest that is finished, of those that clients gave."""
-        ...
-
     async def unfinished(self, managed: PolicyId | None = None) -> list[StoredOperation]:
         """Return the operations that wait, of one managed policy or all of the base's, by arrival."""
         ...
