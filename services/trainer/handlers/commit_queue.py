@@ -1,5 +1,6 @@
 """Group commit of results: what policies have executed while a transaction is under way shares the next one.
 
+Results are taken from those who computed them when they are to be committed: nothing waits in between.
 Invariants: a policy's results are committed in the order of their execution, in one transaction at a time;
 what needs a transaction of its own holds up no other policy's results. When the store fails, what is
 committed is unknown, and the term ends.
@@ -27,7 +28,7 @@ class CommitQueue:
         self._news = asyncio.Event()
 
     def put(self, committer: Committer) -> None:
-        """Commit what a policy has executed, behind what of it is being committed."""
+        """Commit what a policy has computed or executed, behind what of it is being committed."""
         self._waiting[committer] = None
         self._news.set()
 
@@ -49,7 +50,7 @@ class CommitQueue:
             room -= len(finished)
             if finished:
                 taken.append((committer, finished))
-            else:
+            elif committer.is_waiting:
                 self._alone.add(committer)
                 self._group.create_task(self._commit_next(committer))
             if not (finished and committer.is_waiting):
@@ -62,5 +63,4 @@ class CommitQueue:
     async def _commit_next(self, committer: Committer) -> None:
         await committer.commit_next()
         self._alone.discard(committer)
-        if committer.is_waiting:
-            self.put(committer)
+        self.put(committer)

@@ -102,13 +102,14 @@ class _Unpublished:
 
 
 class Committer:
-    """Commits the results of one policy's operations."""
+    """Commits the results of one policy's operations. ``collect`` puts those here that have been computed."""
 
     def __init__(
         self,
         term: LeaseTerm,
         session: TrainingSession,
         *,
+        collect: Callable[[], None],
         on_waiting: Callable[["Committer"], None],
         on_committed: Callable[[int], None],
     ) -> None:
@@ -116,6 +117,7 @@ class Committer:
         self.covered = session.snapshot_position
         self.committed = session.position
         self._term = term
+        self._collect = collect
         self._on_waiting = on_waiting
         self._on_committed = on_committed
         self._waiting: deque[Executed | RefusedWave] = deque()
@@ -145,6 +147,7 @@ class Committer:
 
     def take_plain(self, limit: int) -> list[FinishedOperation]:
         """Take the results that are next and can share a transaction; who commits them tells it."""
+        self._collect()
         taken: list[FinishedOperation] = []
         while self._waiting and len(taken) < limit:
             one = self._waiting[0]

@@ -62,7 +62,10 @@ class Driver:
         self.is_ended = False
         self._term = term
         self._group = group
-        self._committer = Committer(term, session, on_waiting=commits.put, on_committed=self._forget)
+        self._commits = commits
+        self._committer = Committer(
+            term, session, collect=self._collect, on_waiting=commits.put, on_committed=self._forget
+        )
         self._executor = Executor(term, self._committer, self._settled)
         self._buffer = SequenceBuffer(next_seq=session.next_seq)
         self._live: dict[int, LoggedOperation | MintError] = {}
@@ -71,7 +74,6 @@ class Driver:
         self._attempts: dict[int, int] = {}
         self._due: deque[int] = deque()
         self._under_way: deque[tuple[int, asyncio.Future[object]]] = deque()
-        self._collecting: asyncio.Task[None] | None = None
         self._is_void = False
         self._again: list[int] = []
         self._is_working = False
@@ -224,19 +226,16 @@ class Driver:
         assert not isinstance(work, MintError), work
         self._worked_at = self._term.clock.monotonic()
         self._term.policies.keep(self.policy_id)
-        begun = self._executor.begin(work, alone=seq in self._attempts)
-        self._under_way.append((seq, asyncio.ensure_future(begun)))
-        if self._collecting is None or self._collecting.done():
-            self._collecting = self._group.create_task(self._collect())
+        begun = asyncio.ensure_future(self._executor.begin(work, alone=seq in self._attempts))
+        self._under_way.append((seq, begun))
+        begun.add_done_callback(lambda _: self._commits.put(self._committer))
 
-    async def _collect(self) -> None:
-        """Take the results of what is under way, in order; behind a fault they are void."""
-        while self._under_way:
-            seq, begun = self._under_way[0]
-            (result,) = await asyncio.gather(begun, return_exceptions=True)
-            self._under_way.popleft()
+    def _collect(self) -> None:
+        """Take the results that are there of what is under way, in order; behind a fault they are void."""
+        while self._under_way and self._under_way[0][1].done():
+            seq, begun = self._under_way.popleft()
             if seq in self._live and seq not in self._refused:
-                self._take(seq, result)
+                self._take(seq, begun.exception() or begun.result())
             if not self._under_way:
                 self._due.extendleft(reversed(self._again))
                 self._is_void, self._again = False, []

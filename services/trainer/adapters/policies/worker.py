@@ -76,13 +76,13 @@ class PolicyWorker:
         """Keep a policy in memory, and move others out if that needs room."""
         await self._swap_out(self.tiers.put(policy_id, resident))
 
-    async def compute(self, work: Callable[[], T]) -> T:
+    def compute(self, work: Callable[[], T]) -> "asyncio.Future[T]":
         """Do something on the thread that computes."""
-        return await asyncio.get_running_loop().run_in_executor(self._stepper, work)
+        return asyncio.get_running_loop().run_in_executor(self._stepper, work)
 
-    async def write(self, work: Callable[[], T]) -> T:
+    def write(self, work: Callable[[], T]) -> "asyncio.Future[T]":
         """Do something on the thread that writes."""
-        return await asyncio.get_running_loop().run_in_executor(self._exporter, work)
+        return asyncio.get_running_loop().run_in_executor(self._exporter, work)
 
     async def run(self) -> None:
         """Carry out plans until cancelled."""
