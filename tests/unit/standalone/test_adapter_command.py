@@ -105,7 +105,7 @@ def test_an_adapter_is_merged_into_its_base(work: Path) -> None:
 def test_merging_without_the_weights_of_the_base_says_so(work: Path) -> None:
     result = mint("merge", work / PACKED, "--out", work / "full", "--dir", work / "state")
     assert result.exit_code == 1
-    assert "No weight of the base named" in result.output
+    assert "No weights of the base named" in result.output
     assert not (work / "full").exists()
 
 

@@ -4,10 +4,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from mint_common.adapters_format import WEIGHTS_FILE, BaseFacts, build_adapter, merge_adapter
+from mint_common.adapters_format import (
+    WEIGHTS_FILE,
+    BaseFacts,
+    build_adapter,
+    merge_adapter,
+    read_base_facts,
+)
 from mint_common.errors import AlreadyExists, NotFound
 from mint_common.ids import PolicyId
 from services.trainer.adapters.lora.tensors import LoraTensors, folded_arrays, new_lora
@@ -54,6 +61,20 @@ def test_the_merged_model_answers_as_the_policy(name: str, tmp_path: Path) -> No
     assert torch.allclose(ours, theirs, atol=1e-4, rtol=0)
 
 
+def test_the_merged_tiny_base_answers_as_peft_does(tiny_folder: Path, tmp_path: Path) -> None:
+    facts = read_base_facts(tiny_folder)
+    adapter = export(facts, with_random_b(new_lora(facts, everything(facts)), std=0.05), tmp_path / "adapter")
+    merge_adapter(facts, tiny_folder, adapter, tmp_path / "out")
+    ids = torch.randint(3, 264, (2, 40), generator=torch.Generator().manual_seed(0))
+    plain = AutoModelForCausalLM.from_pretrained(tiny_folder)
+    with torch.no_grad():
+        before = plain(ids).logits
+        theirs = PeftModel.from_pretrained(plain, adapter)(ids).logits
+        ours = AutoModelForCausalLM.from_pretrained(tmp_path / "out")(ids).logits
+    assert torch.allclose(ours, theirs, atol=1e-4, rtol=0)
+    assert (before - theirs).abs().max() > 0.1
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_rounded_once(dtype: torch.dtype, tmp_path: Path) -> None:
     facts = describe_family("Llama", tmp_path / "wide")
@@ -74,7 +95,7 @@ def test_a_base_without_a_target_leaves_nothing_behind(tmp_path: Path) -> None:
     facts = describe_family("Llama", tmp_path / "base")
     adapter = export(facts, new_lora(facts, everything(facts)), tmp_path / "adapter")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(NotFound, match="weight of the base"):
+    with pytest.raises(NotFound, match="weights of the base"):
         merge_adapter(facts, tmp_path / "empty", adapter, tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "base", "empty"]
 
