@@ -169,6 +169,13 @@ class AlreadyExists(MintError):
     http_status = 422
 
 
+class RangeBeyond(MintError):
+    """The range begins at byte {begin} of an answer of {size_bytes} bytes."""
+
+    code = "range_beyond"
+    http_status = 416
+
+
 class Overloaded(MintError):
     """{what} is full ({depth} waiting): try again in {retry_after_seconds} s."""
 

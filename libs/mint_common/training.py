@@ -306,6 +306,13 @@ class TrainerInfo(msgspec.Struct, frozen=True):
     has_lease: bool = True
 
 
+class MergeRequest(msgspec.Struct, frozen=True):
+    """Ask for the tar of the resident base with a revision merged into it, from byte ``begin`` on."""
+
+    manifest: Claim
+    begin: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionRecord:
     """A training session. Times are seconds since the epoch; ``closed_at`` is None while it is open."""

@@ -1,5 +1,6 @@
 """Composition of the trainer: the only file that knows which technology stands behind which port."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -21,6 +22,7 @@ from mint_common.lora import check_trainable
 from mint_common.runtime.clock import SystemClock
 from mint_common.runtime.dispatch import Dispatcher
 from mint_common.runtime.edge import create_http
+from mint_common.runtime.held_folder import hold_folder
 from mint_common.runtime.ledger_postgres import PostgresLedger
 from mint_common.runtime.postgres import migrate, open_pool
 from mint_common.runtime.relay import OutboxRelay
@@ -29,6 +31,7 @@ from services.trainer.adapters.checkpoint_rows_postgres import PostgresCheckpoin
 from services.trainer.adapters.distributed.follower import run_follower
 from services.trainer.adapters.distributed.group import RankGroup, open_group
 from services.trainer.adapters.lease_postgres import PostgresLease
+from services.trainer.adapters.merging import FOLDER_PREFIX, MergingProcesses
 from services.trainer.adapters.model.placing import place
 from services.trainer.adapters.model.resident_base import SPARSE_ATTENTION
 from services.trainer.adapters.operations_postgres import PostgresOperations
@@ -44,6 +47,7 @@ from services.trainer.handlers.lease_term import OperationSettings
 from services.trainer.handlers.operations import Operations
 from services.trainer.handlers.waves import WaveIntake
 from services.trainer.http import checkpoints as checkpoint_routes
+from services.trainer.http import merging as merging_routes
 from services.trainer.http import operations as operation_routes
 from services.trainer.http import rendering as rendering_routes
 from services.trainer.http import sessions as session_routes
@@ -173,6 +177,10 @@ async def open_trainer(settings: TrainerSettings, process: ProcessRank = ALONE) 
         rendering = BaseRendering(settings.base_dir, max_context=policies.facts.max_context)
         stack.callback(rendering.close)
         rendering_routes.add_routes(http, rendering)
+        folder = await asyncio.to_thread(hold_folder, FOLDER_PREFIX)
+        stack.callback(folder.remove)
+        merging = MergingProcesses(blobs, settings.base_dir, folder.path, most=settings.merges)
+        merging_routes.add_routes(http, merging)
         checkpoint_routes.add_routes(http, CheckpointAdmin(rows=rows, blobs=blobs, clock=clock))
         yield Trainer(
             http=http,

@@ -104,6 +104,12 @@ class TrainerSettings(BaseModel):
         ge=5,
         description="another trainer of the base takes over when this one has been silent for so long",
     )
+    merges: int = Field(
+        4,
+        ge=0,
+        description="downloads of merged weights at a time, each takes a process of its own, 60 MB;"
+        " 0: this base's weights are not given out",
+    )
     export_layout: ExportLayout = Field(
         "packed",
         description="how exports keep a base's experts: packed; peft-2d, a matrix each; peft-3d, as PEFT's"

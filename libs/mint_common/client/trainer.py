@@ -7,13 +7,16 @@ from typing import TypeVar
 
 import msgspec
 
-from mint_common.client.http import InternalHttp, path_of
+from mint_common.claims import Claim
+from mint_common.client.http import MSGPACK, InternalHttp, path_of
+from mint_common.client.relayed import Relayed
 from mint_common.datasets import Rendering, RenderRequest
 from mint_common.errors import MintError, Unavailable
 from mint_common.ids import BaseName, PolicyId, TenantId
 from mint_common.training import (
     CheckpointRecord,
     CheckpointRef,
+    MergeRequest,
     Outcome,
     SessionRecord,
     Submission,
@@ -42,6 +45,15 @@ class TrainerClient:
         """Return what becomes of rows as token ids. Raises InvalidField, Overloaded."""
         body = msgspec.msgpack.encode(request)
         return self._read(await self._http.exchange("POST", "/internal/render", body), Rendering)
+
+    async def merged(self, manifest: Claim, *, begin: int) -> Relayed:
+        """Return the tar of the base with a revision merged into it, from a byte on, once it has begun.
+
+        Whoever gets it closes it, which ends the making. Raises BlobMissing, BlobCorrupt, AdapterInvalid,
+        RangeBeyond, InvalidField where none are made, Overloaded.
+        """
+        body = msgspec.msgpack.encode(MergeRequest(manifest=manifest, begin=begin))
+        return await self._http.relay("/internal/merged", body, {"content-type": MSGPACK})
 
     async def submit(self, submission: Submission) -> None:
         """Return when the operation is durable. Idempotent.

@@ -54,6 +54,7 @@ class Gateway:
     in_hand: OpenRequests
     event_streams: OpenRequests
     downloads: OpenRequests
+    merging: OpenRequests
     bodies: BodyBudget
     cold_admission: AdmissionGate
     body_admission: AdmissionGate

@@ -1,8 +1,9 @@
 """Revisions of policies: uploaded, listed, compared, retired; and their scores, from any evaluator."""
 
+from collections.abc import AsyncIterator
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from mint_common.catalog import EvaluationRecord, Lineage, RevisionDiff, RevisionRecord, UploadedRevision
@@ -14,11 +15,15 @@ from mint_common.catalog_requests import (
     RevisionQuery,
     UploadQuery,
 )
+from mint_common.client.relayed import Relayed
 from mint_common.errors import RevisionLostError
 from mint_common.generation import REVISION_HEADER
+from mint_common.runtime.disconnect import cancelled_on_disconnect
 from mint_common.runtime.edge_routes import StreamDep
 from mint_common.runtime.slow_clients import BodyTooSlow
+from services.gateway.core.mint.merged import check_mergeable, first_byte, merged_tag
 from services.gateway.core.mint.uploads import REFUSED, TAR_BODY, stalled
+from services.gateway.http.edge.bodies import answered
 from services.gateway.http.edge.context import GatewayDep, ReadCaller, TrainCaller
 from services.gateway.http.edge.downloads import Download
 from services.gateway.http.edge.recording import RecordedRoute, creates
@@ -74,6 +79,57 @@ async def download_adapter(
     counted = gateway.downloads.counted(caller.tenant_id)
     content = stored.read_tar(files)
     return Download(content, counted=counted, headers=headers, media_type="application/x-tar")
+
+
+@_revisions.get(
+    "/{revision}/merged.tar",
+    response_class=StreamingResponse,
+    responses={206: {"description": "What follows the byte that Range names."}},
+)
+async def download_merged(  # noqa: PLR0917  # FastAPI passes them by name
+    policy: PolicyPath,
+    revision: RevisionPath,
+    request: Request,
+    caller: TrainCaller,
+    gateway: GatewayDep,
+    range: Annotated[str | None, Header()] = None,  # noqa: A002  # the header's name
+    if_range: Annotated[str | None, Header()] = None,
+) -> Response:
+    """Download the base with a revision merged into it: a plain tar of a model as transformers loads it.
+
+    It is made while it is read, so nothing has to be waited for; `Range: bytes=N-` goes on where a download
+    broke off, with the ETag in `If-Range`. 422 over a base whose weights are quantized.
+    """
+    found = await gateway.registry.get_revision(caller.tenant_id, policy, revision)
+    if found.fault is not None:
+        raise RevisionLostError(number=found.number, name=policy, fault=found.fault)
+    base = (await gateway.registry.get_policy(caller.tenant_id, policy)).base
+    check_mergeable(await gateway.registry.get_base(base))
+    tag = merged_tag(found.digest)
+    begin = first_byte(range, if_range, tag=tag)
+    answered(request).enter_context(gateway.merging.counted(caller.tenant_id))
+    trainer = await gateway.tinker.trainers.find(base)
+    async with cancelled_on_disconnect(request):
+        merged = await trainer.merged(found.manifest, begin=begin)
+    answered(request).callback(merged.close)
+    left_bytes = int(merged.headers["content-length"])
+    headers = {
+        REVISION_HEADER: found.digest,
+        "etag": tag,
+        "accept-ranges": "bytes",
+        "content-length": str(left_bytes),
+        "content-disposition": f'attachment; filename="revision-{found.number}-merged.tar"',
+    }
+    if begin:
+        total_bytes = begin + left_bytes
+        headers["content-range"] = f"bytes {begin}-{total_bytes - 1}/{total_bytes}"
+    status = 206 if begin else 200
+    return StreamingResponse(_parts(merged), status, headers=headers, media_type="application/x-tar")
+
+
+async def _parts(answer: Relayed) -> AsyncIterator[bytes]:
+    while part := await answer.part():
+        yield part
 
 
 @_revisions.post(

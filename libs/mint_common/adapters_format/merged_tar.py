@@ -1,0 +1,106 @@
+"""A full model as a plain tar that is made while it is read: the base's text files, then its merged weights.
+
+Invariant: nothing of it is stored anywhere, and reading on from any byte makes no more than what follows.
+Run as a program (the base's folder, the adapter's, the first byte), it writes a line of JSON, a `TarHead`,
+and behind it the tar from that byte on. The adapter's folder may be removed once that line is there.
+"""
+
+import os
+import sys
+import tarfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from mint_common.adapters_format.base_files import INDEX_FILE, TEXT_FILES
+from mint_common.adapters_format.base_folder import read_base_facts
+from mint_common.adapters_format.merge import MergedFile, Piece, plan_merge
+from mint_common.errors import MintError, RangeBeyond
+
+_END = bytes(2 * tarfile.BLOCKSIZE)
+_NICE = 19
+"""Whoever trains or serves on the machine goes first."""
+
+
+class TarHead(msgspec.Struct, frozen=True):
+    """``size_bytes`` of the whole tar; or ``error``, the payload of the MintError that there is instead."""
+
+    size_bytes: int = 0
+    error: dict[str, object] | None = None
+
+
+def plan_tar(base: Path, adapter: Path) -> list[MergedFile]:
+    """Return the files of a base with an adapter merged, of the base's folder only those that make a base.
+
+    Raises what `plan_merge` raises.
+    """
+    texts = [name for name in (*TEXT_FILES, INDEX_FILE) if (base / name).is_file()]
+    copied = [_stored(name, (base / name).read_bytes()) for name in texts]
+    return [*copied, *plan_merge(read_base_facts(base), base, adapter)]
+
+
+def tar_bytes(files: Sequence[MergedFile]) -> int:
+    """Return the size of the tar."""
+    return sum(len(_header(each)) + each.size_bytes + len(_padding(each)) for each in files) + len(_END)
+
+
+def read_tar(files: Sequence[MergedFile], *, begin: int = 0) -> Iterator[bytes | memoryview]:
+    """Yield the tar from a byte on, in parts of less than a MiB, but for a header or a row that is larger."""
+    for piece in _pieces(files):
+        if begin < piece.size_bytes:
+            yield piece.make()[begin:]
+        begin = max(0, begin - piece.size_bytes)
+
+
+def _pieces(files: Sequence[MergedFile]) -> Iterator[Piece]:
+    for each in files:
+        yield _piece(_header(each))
+        yield from each.pieces()
+        yield _piece(_padding(each))
+    yield _piece(_END)
+
+
+def _header(file: MergedFile) -> bytes:
+    member = tarfile.TarInfo(file.name)
+    member.size = file.size_bytes
+    return member.tobuf(tarfile.GNU_FORMAT)  # which has room for more than 8 GiB
+
+
+def _padding(file: MergedFile) -> bytes:
+    return bytes(-file.size_bytes % tarfile.BLOCKSIZE)
+
+
+def _piece(data: bytes) -> Piece:
+    return Piece(size_bytes=len(data), make=lambda: data)
+
+
+def _stored(name: str, data: bytes) -> MergedFile:
+    return MergedFile(name=name, size_bytes=len(data), pieces=lambda: iter([_piece(data)]))
+
+
+def main(base: str, adapter: str, begin: str) -> None:
+    """Write the head and the tar to standard output, until its reader has gone."""
+    os.nice(_NICE)
+    out = sys.stdout.buffer
+    files: list[MergedFile] = []
+    try:
+        files = plan_tar(Path(base), Path(adapter))
+        head = TarHead(size_bytes=tar_bytes(files))
+        if int(begin) >= head.size_bytes:
+            raise RangeBeyond(begin=int(begin), size_bytes=head.size_bytes)
+    except MintError as error:
+        head = TarHead(error=error.to_payload())
+    try:
+        out.write(msgspec.json.encode(head) + b"\n")
+        out.flush()
+        if head.error is None:
+            for part in read_tar(files, begin=int(begin)):
+                out.write(part)
+        out.flush()
+    except BrokenPipeError:
+        os._exit(1)  # the interpreter would try to write what is left
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

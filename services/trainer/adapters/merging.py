@@ -1,0 +1,125 @@
+"""Merged weights out of a process of their own: bounded memory, one core at most, behind all who train.
+
+Invariants: a process ends with its tar, and with the trainer, whose end of the pipe is gone then; the staged
+adapter is removed as soon as the process has mapped it, and what a killed trainer left by the next one.
+"""
+
+import asyncio
+import secrets
+import shutil
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, contextmanager, suppress
+from pathlib import Path
+
+import msgspec
+
+from mint_common.adapters_format import stage_adapter
+from mint_common.adapters_format.merged_tar import TarHead
+from mint_common.blobs.port import Blobs
+from mint_common.claims import Claim
+from mint_common.client.http import error_from_payload
+from mint_common.errors import InvalidField, Overloaded, Unavailable, plain_problem
+
+FOLDER_PREFIX = "mint-merge-"
+RETRY_AFTER_SECONDS = 10
+HEAD_SECONDS = 240.0
+"""How long an adapter is staged and checked: a gateway waits 300 s for the first byte."""
+_PART_BYTES = 256 << 10
+_WHAT = "the merging of weights"
+_COMMAND = (sys.executable, "-I", "-m", "mint_common.adapters_format.merged_tar")
+_ENVIRON = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+
+class MergingProcesses:
+    """See `services.trainer.ports.merging.Merging`; ``most`` 0 makes none."""
+
+    def __init__(self, blobs: Blobs, base_dir: Path, folder: Path, *, most: int) -> None:
+        self._blobs = blobs
+        self._base_dir = base_dir
+        self._folder = folder
+        self._most = most
+        self._open = 0
+
+    async def open(self, manifest: Claim, *, begin: int) -> "ProcessTar":
+        """Return a tar whose size is known."""
+        if not self._most:
+            problem = "weights of its base are not given out here: download its adapter.tar instead"
+            raise InvalidField(field="revision", problem=problem)
+        try:
+            async with AsyncExitStack() as stack, asyncio.timeout(HEAD_SECONDS):
+                stack.enter_context(self._counted())
+                process, total_bytes = await self._begun(manifest, begin, stack)
+                return ProcessTar(process, total_bytes - begin, stack.pop_all())
+        except (OSError, TimeoutError) as error:
+            raise Unavailable(what=_WHAT, problem=plain_problem(error)) from error
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        if self._open >= self._most:
+            raise Overloaded(what=_WHAT, depth=self._open, retry_after_seconds=RETRY_AFTER_SECONDS)
+        self._open += 1
+        try:
+            yield
+        finally:
+            self._open -= 1
+
+    async def _begun(self, manifest: Claim, begin: int, stack: AsyncExitStack) -> tuple[Process, int]:
+        """Return a process that has mapped the adapter, and the size of its whole tar; ``stack`` ends it."""
+        adapter = self._folder / secrets.token_hex(16)
+        try:
+            await stage_adapter(self._blobs, manifest, adapter)
+            command = (*_COMMAND, str(self._base_dir), str(adapter), str(begin))
+            process = await asyncio.create_subprocess_exec(
+                *command, stdin=DEVNULL, stdout=PIPE, env=_ENVIRON, limit=_PART_BYTES
+            )
+            stack.push_async_callback(_end, process)
+            return process, await _size(process)
+        finally:
+            await asyncio.to_thread(shutil.rmtree, adapter, ignore_errors=True)
+
+
+class ProcessTar:
+    """See `services.trainer.ports.merging.MergedTar`. ``stack`` ends the process."""
+
+    def __init__(self, process: Process, size_bytes: int, stack: AsyncExitStack) -> None:
+        self._process = process
+        self._stack = stack
+        self.size_bytes = size_bytes
+
+    async def parts(self) -> AsyncIterator[bytes]:
+        """Yield what the process writes."""
+        left = self.size_bytes
+        while part := await _output(self._process).read(_PART_BYTES):
+            left -= len(part)
+            yield part
+        if left:
+            raise Unavailable(what=_WHAT, problem=f"its process ended {left} bytes too soon")
+
+    async def close(self) -> None:
+        """End the process."""
+        await self._stack.aclose()
+
+
+async def _size(process: Process) -> int:
+    """Return the size of the whole tar. Raises the error that the process tells instead."""
+    line = await _output(process).readline()
+    if not line:
+        raise Unavailable(what=_WHAT, problem="its process ended")
+    head = msgspec.json.decode(line, type=TarHead)
+    if head.error is not None:
+        raise error_from_payload(head.error, what=_WHAT)
+    return head.size_bytes
+
+
+def _output(process: Process) -> asyncio.StreamReader:
+    assert process.stdout is not None
+    return process.stdout
+
+
+async def _end(process: Process) -> None:
+    if process.returncode is None:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await asyncio.shield(process.wait())

@@ -1,0 +1,34 @@
+"""Internal HTTP: the base with a revision merged into it, as a tar."""
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from mint_common.runtime.disconnect import cancelled_on_disconnect
+from mint_common.training import MergeRequest
+from services.trainer.http.packed import read_packed
+from services.trainer.ports.merging import MergedTar, Merging
+
+
+def add_routes(http: FastAPI, merging: Merging) -> None:
+    """Add the route to the trainer's HTTP application."""
+
+    @http.post("/internal/merged")
+    async def merged(request: Request) -> Response:
+        """Answer the tar from a byte on; it ends with its reader."""
+        asked = read_packed(await request.body(), MergeRequest)
+        async with cancelled_on_disconnect(request):
+            return _Answer(await merging.open(asked.manifest, begin=asked.begin))
+
+
+class _Answer(StreamingResponse):
+    def __init__(self, tar: MergedTar) -> None:
+        headers = {"content-length": str(tar.size_bytes)}
+        super().__init__(tar.parts(), headers=headers, media_type="application/x-tar")
+        self._tar = tar
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._tar.close()

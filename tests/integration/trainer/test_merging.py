@@ -1,0 +1,105 @@
+"""Processes that merge weights beside training: few at a time, and none is left, however a tar ends."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from mint_common.adapters_format import build_adapter, peft_name, read_base_facts, store_adapter
+from mint_common.blobs.localfs import LocalBlobs
+from mint_common.claims import Claim
+from mint_common.errors import BlobMissing, InvalidField, Overloaded, RangeBeyond, Unavailable
+from mint_common.ids import PolicyId
+from services.trainer.adapters.merging import MergingProcesses
+from tests.integration.trainer.conftest import TINY
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def blobs(tmp_path: Path) -> LocalBlobs:
+    return LocalBlobs(tmp_path / "blobs")
+
+
+@pytest.fixture
+async def manifest(blobs: LocalBlobs) -> Claim:
+    """A revision over the tiny base."""
+    facts = read_base_facts(TINY)
+    random = np.random.default_rng(0)
+    tensors = {}
+    for module, (width, height) in facts.modules.items():
+        tensors[peft_name(module, "A")] = random.normal(size=(2, width)).astype(np.float32)
+        tensors[peft_name(module, "B")] = random.normal(size=(height, 2)).astype(np.float32)
+    files = build_adapter(facts=facts, policy_id=PolicyId("p"), step=1, parent=None, rank=2, tensors=tensors)
+    return await store_adapter(blobs, files, export_id="export_1")
+
+
+@pytest.fixture
+async def merging(blobs: LocalBlobs, tmp_path: Path) -> AsyncIterator[MergingProcesses]:
+    """One at a time; at the end nothing is left of any."""
+    staging = tmp_path / "staging"
+    staging.mkdir()
+    yield MergingProcesses(blobs, TINY, staging, most=1)
+    assert not list(staging.iterdir())
+    assert not processes()
+
+
+def processes() -> list[psutil.Process]:
+    """Return those that merge."""
+    found = psutil.Process().children()
+    return [each for each in found if "mint_common.adapters_format.merged_tar" in each.cmdline()]
+
+
+async def test_one_waits_for_the_other_and_has_the_same_bytes(merging, manifest, blobs, tmp_path) -> None:
+    first = await merging.open(manifest, begin=0)
+    with pytest.raises(Overloaded):
+        await merging.open(manifest, begin=0)
+    content = b"".join([part async for part in first.parts()])
+    assert len(content) == first.size_bytes
+    await first.close()
+    await first.close()
+    second = await merging.open(manifest, begin=len(content) - 5000)
+    assert b"".join([part async for part in second.parts()]) == content[-5000:]
+    await second.close()
+
+
+async def test_what_fails_gives_its_turn_back(merging, manifest, missing_claim) -> None:
+    with pytest.raises(BlobMissing):
+        await merging.open(missing_claim, begin=0)
+    with pytest.raises(RangeBeyond) as beyond:
+        await merging.open(manifest, begin=1 << 40)
+    assert beyond.value.begin == 1 << 40
+    opening = asyncio.ensure_future(merging.open(manifest, begin=0))
+    while not processes():
+        await asyncio.sleep(0)
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    await (await merging.open(manifest, begin=0)).close()
+
+
+async def test_a_process_that_dies_is_no_short_tar(merging, manifest) -> None:
+    tar = await merging.open(manifest, begin=0)
+    (process,) = processes()
+    process.send_signal(signal.SIGKILL)
+    with pytest.raises(Unavailable, match="too soon"):
+        async for _ in tar.parts():
+            pass
+    await tar.close()
+
+
+async def test_a_disk_that_takes_nothing_is_told(manifest, blobs, tmp_path) -> None:
+    (tmp_path / "file").touch()
+    merging = MergingProcesses(blobs, TINY, tmp_path / "file", most=1)
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="the merging of weights"):
+            await merging.open(manifest, begin=0)
+
+
+async def test_an_operator_may_give_none_out(manifest, blobs, tmp_path) -> None:
+    with pytest.raises(InvalidField, match="not given out here"):
+        await MergingProcesses(blobs, TINY, tmp_path, most=0).open(manifest, begin=0)
