@@ -2,9 +2,12 @@
 
 import json
 import os
+import shutil
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -17,7 +20,8 @@ from mint_common.adapters_format import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE
 from mint_common.client.http import error_from_payload
 from mint_common.datasets import Problem
 from mint_common.errors import AlreadyExists, InvalidField, NotFound, RequestRefused, Unavailable
-from services.standalone.adapters.adapter_tar import read_adapter
+from services.standalone.adapters.arriving_tar import read_adapter, read_model
+from services.standalone.adapters.resuming_download import ResumingDownload
 from services.standalone.core.refusals import RowsRefusedError
 
 Json = Any  # what the gateway answered: its schema is GET /openapi.json
@@ -140,14 +144,23 @@ class PublicApi:
         if folder.exists():
             raise AlreadyExists(kind="folder", name=os.fspath(folder))
         try:
-            with self._http.stream("GET", path, timeout=self._patience) as response:
-                if response.is_error:
-                    response.read()
-                    self._raise(response)
+            with closing(self._begun(path, {})) as response:
                 read_adapter(response.iter_bytes(_CHUNK_BYTES), response.headers, folder, progress)
                 return response.headers["x-mint-revision"]
         except httpx.HTTPError as error:
             raise self._unavailable(error) from error
+
+    def download_merged(self, path: str, folder: Path, progress: Progress) -> str:
+        """Write a merged model into a folder that is not there yet, whole or not at all; return its digest.
+
+        What breaks off goes on. Raises AlreadyExists, InvalidField when the disk has no room for it.
+        """
+        if folder.exists():
+            raise AlreadyExists(kind="folder", name=os.fspath(folder))
+        with closing(ResumingDownload(partial(self._begun, path))) as download:
+            _check_room(folder, download.total)
+            read_model(download.parts(), download.total, folder, progress)
+            return download.headers["x-mint-revision"]
 
     def complete(self, model: str, prompt: str, *, max_tokens: int) -> Completed:
         """Complete a prompt greedily, over the OpenAI API."""
@@ -224,6 +237,19 @@ class PublicApi:
             self._raise(response)
         return response
 
+    def _begun(self, path: str, headers: Mapping[str, str]) -> httpx.Response:
+        """Return a good answer that has begun; who gets it closes it."""
+        request = self._http.build_request("GET", path, headers=headers, timeout=self._patience)
+        try:
+            response = self._http.send(request, stream=True)
+            if response.is_error:
+                response.read()
+        except httpx.HTTPError as error:
+            raise self._unavailable(error) from error
+        if response.is_error:
+            self._raise(response)
+        return response
+
     def _lines(self, method: str, path: str, **more: Any) -> Iterator[str]:  # httpx's own
         """Yield the lines of a streamed answer."""
         try:
@@ -268,6 +294,15 @@ def _rows_refused(payload: Mapping[str, Any]) -> RowsRefusedError:  # JSON
     problems = msgspec.convert(payload["errors"], list[Problem])
     count = int(payload.get("count", len(problems)))
     return RowsRefusedError(what=str(payload.get("param") or "file"), count=count, problems=problems)
+
+
+def _check_room(folder: Path, size_bytes: int) -> None:
+    """Raise InvalidField when that much does not fit where the folder is to be."""
+    there = next(each for each in folder.absolute().parents if each.is_dir())
+    free_bytes = shutil.disk_usage(there).free
+    if free_bytes < size_bytes:
+        problem = f"{size_bytes / 1e9:.1f} GB come, and its disk has {free_bytes / 1e9:.1f} GB left"
+        raise InvalidField(field="--out", problem=problem)
 
 
 def _files(folder: Path) -> list[Path]:

@@ -78,18 +78,24 @@ def download_revision(
             "--out", metavar="FOLDER", help="A new folder. Default: POLICY-REV.", show_default=False
         ),
     ] = None,
+    merged: Annotated[
+        bool, typer.Option("--merged", help="The whole model: the base with the revision in its weights.")
+    ] = False,
 ) -> Listing:
     """Download a revision as PEFT reads it: adapter_config.json and adapter_model.safetensors.
 
-    Packed experts stay packed: `mint adapter unpack` makes what PEFT reads of them, `mint adapter merge` a
-    full checkpoint.
+    Packed experts stay packed: `mint adapter unpack` makes what PEFT reads of them. With --merged it is a
+    model that needs neither PEFT nor MinT, as large as the base; what breaks off is taken up again.
 
     Example: mint revision download counter prod --out ./counter
     """
-    named = resolve_revision(api, policy, revision)
+    path = path_of("policies", policy, "revisions", resolve_revision(api, policy, revision))
     folder = (out or Path(f"{policy}-{revision}".replace(":", "-"))).expanduser()
     with receiving(Console(stderr=True)) as report:
-        digest = api.download(path_of("policies", policy, "revisions", named, "adapter.tar"), folder, report)
+        if merged:
+            digest = api.download_merged(f"{path}/merged.tar", folder, report)
+        else:
+            digest = api.download(f"{path}/adapter.tar", folder, report)
     found = {"folder": str(folder), "digest": digest}
     return Listing(answer=found, columns=FIELD, rows=field_rows(found))
 

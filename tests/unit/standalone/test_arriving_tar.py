@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from mint_common.errors import Unavailable
-from services.standalone.adapters.adapter_tar import read_adapter
+from services.standalone.adapters.arriving_tar import read_adapter
 
 FILES = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"w" * 3_000_000}
 

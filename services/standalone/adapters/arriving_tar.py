@@ -1,4 +1,4 @@
-"""An adapter as a tar that arrives: its files, checked by their hashes, in a new folder."""
+"""A tar that arrives: its files, checked, in a new folder."""
 
 import hashlib
 import io
@@ -13,25 +13,52 @@ from mint_common.adapters_format import CONFIG_FILE, WEIGHTS_FILE
 from mint_common.errors import Unavailable
 
 _CHUNK_BYTES = 1 << 20
-_NAMES = {CONFIG_FILE, WEIGHTS_FILE}
+_ADAPTER = {CONFIG_FILE, WEIGHTS_FILE}
+_MODEL_CONFIG = "config.json"
+
+Progress = Callable[[int, int], None]
+"""Told (bytes received, bytes in all)."""
+_IsFile = Callable[[str], bool]
 
 
 def read_adapter(
-    parts: Iterator[bytes], headers: Mapping[str, str], folder: Path, progress: Callable[[int, int], None]
+    parts: Iterator[bytes], headers: Mapping[str, str], folder: Path, progress: Progress
 ) -> None:
-    """Write the files of a tar into a folder, all or nothing. Raises Unavailable, OSError.
+    """Write the files of an adapter's tar into a folder, all or nothing. Raises Unavailable, OSError.
 
     ``headers`` are those of the answer: its size, and the hash of each file.
     """
     told = dict(each.split("=") for each in headers.get("x-mint-sha256", "").split(", ") if "=" in each)
+
+    def is_whole(found: Mapping[str, str]) -> bool:
+        return set(found) == _ADAPTER and found == told
+
+    arriving = _Arriving(parts, int(headers.get("content-length", 0)), progress)
+    _write_all(arriving, folder, is_file=_ADAPTER.__contains__, is_whole=is_whole)
+
+
+def read_model(parts: Iterator[bytes], total: int, folder: Path, progress: Progress) -> None:
+    """Do the same with the tar of a whole model, of ``total`` bytes."""
+
+    def is_file(name: str) -> bool:
+        return not name.startswith(".") and Path(name).name == name
+
+    arriving = _Arriving(parts, total, progress)
+    _write_all(arriving, folder, is_file=is_file, is_whole=lambda found: _MODEL_CONFIG in found)
+
+
+def _write_all(
+    arriving: "_Arriving", folder: Path, *, is_file: _IsFile, is_whole: Callable[[Mapping[str, str]], bool]
+) -> None:
     draft = folder.with_name(f".{folder.name}.{secrets.token_hex(6)}")
     draft.mkdir(parents=True)
     try:
-        total = int(headers.get("content-length", 0))
-        arriving = _Arriving(parts, total, progress)
         with tarfile.open(fileobj=arriving, mode="r|") as archive:
-            found = {member.name: _write(archive, member, draft, most=total) for member in archive}
-        if set(found) != _NAMES or found != told:
+            found = {
+                member.name: _write(archive, member, draft, is_file=is_file, most=arriving.total)
+                for member in archive
+            }
+        if not is_whole(found):
             raise _wrong("the files that came are not those of the revision")
         draft.rename(folder)
     except tarfile.TarError as error:
@@ -43,12 +70,12 @@ def read_adapter(
 class _Arriving(io.RawIOBase):
     """What `tarfile` reads of."""
 
-    def __init__(self, parts: Iterator[bytes], total: int, progress: Callable[[int, int], None]) -> None:
+    def __init__(self, parts: Iterator[bytes], total: int, progress: Progress) -> None:
         super().__init__()
         self._parts = parts
         self._left = b""
         self._seen = 0
-        self._total = total
+        self.total = total
         self._progress = progress
 
     def read(self, size: int = -1, /) -> bytes:
@@ -59,18 +86,20 @@ class _Arriving(io.RawIOBase):
             found.append(part)
             missing -= len(part)
             self._seen += len(part)
-            self._progress(self._seen, self._total)
+            self._progress(self._seen, self.total)
         data = b"".join(found)
         self._left = data[size:]
         return data[:size]
 
 
-def _write(archive: tarfile.TarFile, member: tarfile.TarInfo, folder: Path, *, most: int) -> str:
+def _write(
+    archive: tarfile.TarFile, member: tarfile.TarInfo, folder: Path, *, is_file: _IsFile, most: int
+) -> str:
     """Write a file of at most that many bytes; return its hash."""
-    is_plain = member.isreg() and not member.issparse() and member.name in _NAMES
+    is_plain = member.isreg() and not member.issparse() and is_file(member.name)
     content = archive.extractfile(member) if is_plain else None
     if content is None:
-        raise _wrong(f"it has {member.name[:60]!r}, which is no file of an adapter")
+        raise _wrong(f"it has {member.name[:60]!r}, which is no file that was asked for")
     if member.size > most:
         raise _wrong(f"{member.name} has {member.size} bytes, more than the answer's {most}")
     proof = hashlib.sha256()
@@ -84,4 +113,4 @@ def _write(archive: tarfile.TarFile, member: tarfile.TarInfo, folder: Path, *, m
 
 
 def _wrong(problem: str) -> Unavailable:
-    return Unavailable(what="the adapter's tar", problem=problem)
+    return Unavailable(what="the tar", problem=problem)
