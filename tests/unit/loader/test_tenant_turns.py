@@ -6,7 +6,7 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.loader.adapters.vllm.tenant_turns import TenantTurns
+from services.loader.adapters.vllm.tenant_turns import ShareOfLoop, TenantTurns
 
 COMES, ENDS, LEAVES = "comes", "ends", "leaves"
 
@@ -101,3 +101,51 @@ async def test_between_two_turns_the_loop_takes_in_who_has_come() -> None:
     await take("b")
     assert order.index("b") <= 5 + 3
     await asyncio.gather(*flood)
+
+
+async def _bring(share: ShareOfLoop, tenant: str, parts: int, brought: list[str]) -> None:
+    for _ in range(parts):
+        brought.append(tenant)
+        await share.note(tenant, 1024)
+
+
+async def test_streams_of_a_flood_bring_little_in_each_iteration_of_the_loop() -> None:
+    share, brought, most = ShareOfLoop(4096), list[str](), 0
+    async with asyncio.TaskGroup() as flood:
+        tasks = [flood.create_task(_bring(share, "a", 50, brought)) for _ in range(10)]
+        await asyncio.sleep(0)
+        while not all(task.done() for task in tasks):
+            before = len(brought)
+            await asyncio.sleep(0)
+            most = max(most, len(brought) - before)
+    assert len(brought) == 500
+    assert most <= 5, "four parts, and one after which the stream learns that it waits"
+
+
+async def test_a_stream_beside_a_flood_does_not_wait_for_it() -> None:
+    share, brought = ShareOfLoop(4096), list[str]()
+    async with asyncio.TaskGroup() as streams:
+        flood = [streams.create_task(_bring(share, "a", 50, brought)) for _ in range(10)]
+        await asyncio.sleep(0)
+        await _bring(share, "b", 3, brought)
+        assert brought.index("b") < 20, "the first part of each stream of the flood, and a few"
+        assert len(brought) - brought.index("b") == 3, "little is brought without a pause"
+        await _bring(share, "b", 40, brought)
+        assert brought[-1] == "b"
+        assert not any(task.done() for task in flood)
+
+
+async def test_streams_that_are_cancelled_leave_nothing_behind() -> None:
+    share, brought = ShareOfLoop(4096), list[str]()
+    flood = [asyncio.create_task(_bring(share, "a", 1000, brought)) for _ in range(10)]
+    for _ in range(10):
+        await asyncio.sleep(0)
+    for task in flood:
+        task.cancel()
+    await asyncio.gather(*flood, return_exceptions=True)
+    before = len(brought)
+    last = asyncio.create_task(_bring(share, "a", 10, brought))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert last.done()
+    assert len(brought) == before + 10

@@ -1,6 +1,7 @@
 """One begin at a time, the tenants in turn: `core.fair_queue` with one seat, over time."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -46,3 +47,25 @@ class TenantTurns:
                 turn.set_result(None)
                 return
             self._queue.set_running({})  # cancelled just now: it has not left yet
+
+
+class ShareOfLoop:
+    """Bounds what a tenant's streams bring in one iteration of the event loop; more of it takes turns.
+
+    Whoever makes a stream's events makes all that are due without a pause, and nobody is answered meanwhile.
+    """
+
+    def __init__(self, most_bytes: int = 8192) -> None:
+        """``most_bytes`` is what a tenant brings in an iteration before its streams wait."""
+        self._most_bytes = most_bytes
+        self._turns = TenantTurns()
+        self._brought: Counter[str] = Counter()  # in this iteration
+
+    async def note(self, tenant: str, size_bytes: int) -> None:
+        """Count what a stream has just brought; return when it may bring more."""
+        if not self._brought:
+            asyncio.get_running_loop().call_soon(self._brought.clear)
+        self._brought[tenant] += size_bytes
+        if self._brought[tenant] >= self._most_bytes:
+            async with self._turns.taken(tenant):
+                pass  # the turn goes on until the stream waits

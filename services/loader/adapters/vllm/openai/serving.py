@@ -18,7 +18,7 @@ from mint_common.waiting import raise_if_cancelled
 from services.loader.adapters.vllm.engine_errors import lost_engine
 from services.loader.adapters.vllm.openai.call import CallEngine, CallRenderer
 from services.loader.adapters.vllm.openai.operations import ApiOperation, build_operations
-from services.loader.adapters.vllm.tenant_turns import TenantTurns
+from services.loader.adapters.vllm.tenant_turns import ShareOfLoop, TenantTurns
 from services.loader.core.parsing import Parsing
 from services.loader.core.requests import check_characters
 from services.loader.ports import Admission, AnswerHead, ApiCall
@@ -45,6 +45,7 @@ class VllmServing:
         self._base = base
         self._starts = starts
         self._renders = TenantTurns()
+        self._streams = ShareOfLoop()
         self._renderer, self._operations = build_operations(llm, parsing)
         quiet = _Unanswered()
         for module in {each.method_module for each in self._operations.values()}:
@@ -85,6 +86,8 @@ class VllmServing:
             async with aclosing(result):
                 async for part in _events(result, engine, is_marked=operation.is_marked):
                     yield part
+                    if isinstance(part, bytes):
+                        await self._streams.note(call.tenant_id, len(part))
 
     def _for_call(self, operation: ApiOperation, call: ApiCall, engine: CallEngine) -> Any:
         serving = copy(operation.serving)
