@@ -49,6 +49,8 @@ def test_streamed_messages_are_the_whole_one(client: Anthropic) -> None:
     assert text == whole.content[0].text
     assert last.stop_reason == whole.stop_reason
     assert last.usage.output_tokens == whole.usage.output_tokens
+    first, *_ = client.messages.create(**asked, stream=True)
+    assert (first.type, first.system_fingerprint) == ("message_start", "base:tiny")
 
 
 @works("messages: a tool that must be called, and its result")

@@ -197,12 +197,11 @@ def test_responses(client: OpenAI) -> None:
 def test_responses_stream(client: OpenAI) -> None:
     asked = {"model": "tiny", "input": "2 4 6 8", "max_output_tokens": 6, "temperature": 0}
     whole = client.responses.create(**asked)
-    text, last = "", None
-    for event in client.responses.create(**asked, stream=True):
-        text += event.delta if event.type == "response.output_text.delta" else ""
-        last = event
+    events = list(client.responses.create(**asked, stream=True))
+    assert (events[0].type, events[0].system_fingerprint) == ("response.created", "base:tiny")
+    text = "".join(event.delta for event in events if event.type == "response.output_text.delta")
     assert text == whole.output_text
-    assert last.type in {"response.completed", "response.incomplete"}
+    assert events[-1].type in {"response.completed", "response.incomplete"}
 
 
 @works("responses: parse() into a class")

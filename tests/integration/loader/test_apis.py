@@ -192,6 +192,7 @@ async def test_responses_and_messages_are_answered_whole_and_streamed(rig: Any, 
     said = item["content"][0]["text"]
     events = await api.events("response", revision, **asked)
     assert [events[0]["type"], events[-1]["type"]] == ["response.created", "response.completed"]
+    assert events[0]["system_fingerprint"] == revision.digest
     deltas = [each["delta"] for each in events if each["type"] == "response.output_text.delta"]
     assert "".join(deltas) == said != ""
     asked = {"messages": CHAT["messages"], "max_tokens": 6, "temperature": 0}
@@ -200,6 +201,7 @@ async def test_responses_and_messages_are_answered_whole_and_streamed(rig: Any, 
     events = await api.events("message", revision, **asked)
     texts = [each["delta"]["text"] for each in events if each["type"] == "content_block_delta"]
     assert ("".join(texts), events[-1]["type"]) == (said, "message_stop")
+    assert (events[0]["type"], events[0]["system_fingerprint"]) == ("message_start", revision.digest)
 
 
 async def test_what_generates_nothing_is_answered_without_an_adapter(rig: Any, api: Api) -> None:

@@ -127,16 +127,16 @@ async def test_a_stream_that_ends_before_its_first_output_is_an_error() -> None:
         'data: {"error":{"message":"no such field","type":"BadRequestError","param":"x","code":400}}\n\n'
     )
     with pytest.raises(RequestRefused, match="no such field"):
-        await anext(_events(of(refused, "data: [DONE]\n\n"), engine, is_marked=True))
+        await anext(_events(of(refused, "data: [DONE]\n\n"), engine))
     with pytest.raises(RuntimeError, match="a bug"):
-        await anext(_events(of('data: {"error":{"message":"a bug","code":500}}\n\n'), engine, is_marked=True))
+        await anext(_events(of('data: {"error":{"message":"a bug","code":500}}\n\n'), engine))
     with pytest.raises(RuntimeError, match="does not say why"):
-        await anext(_events(of(), engine, is_marked=True))
+        await anext(_events(of(), engine))
     engine.failure = RequestRefused(field="prompt", problem="too long")
     with pytest.raises(RequestRefused, match="too long"):
-        await anext(_events(of(), engine, is_marked=True))
+        await anext(_events(of(), engine))
     engine.has_begun, engine.failure = True, None
-    stream = _events(of('data: {"id":"c"}\n\n'), engine, is_marked=True)
+    stream = _events(of('data: {"id":"c"}\n\n'), engine)
     assert (await anext(stream)).is_stream
     assert await anext(stream) == b'data: {"system_fingerprint":"base:tiny","id":"c"}\n\n'
     engine.failure = RequestRefused(field="prompt", problem="lost midway")

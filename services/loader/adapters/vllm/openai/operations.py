@@ -11,15 +11,13 @@ from services.loader.core.parsing import Parsing
 class ApiOperation:
     """A route of vLLM's server: its request's type, and the serving object and method that answer it.
 
-    ``generates``: it asks the engine for something; ``is_marked``: the first event of its streams has room
-    for the fingerprint; ``has_nulls``: its answers name fields that have no value.
+    ``generates``: it asks the engine for something; ``has_nulls``: its answers name fields without a value.
     """
 
     request: Any
     serving: Any
     method: str
     generates: bool = True
-    is_marked: bool = False
     has_nulls: bool = True
 
     @property
@@ -72,14 +70,13 @@ def build_operations(llm: Any, parsing: Parsing) -> tuple[Any, Mapping[str, ApiO
         return ApiOperation(request=TypeAdapter(kind), serving=serving, method=method, **options)
 
     return renderer, {
-        "chat": asks(ChatCompletionRequest, chat, "create_chat_completion", is_marked=True),
+        "chat": asks(ChatCompletionRequest, chat, "create_chat_completion"),
         "chat_tokens": asks(
             create_model("ChatFromTokens", __base__=ChatCompletionRequest, tokens=(list[int], ...)),
             chat,
             "create_chat_completion",
-            is_marked=True,
         ),
-        "completion": asks(CompletionRequest, completion, "create_completion", is_marked=True),
+        "completion": asks(CompletionRequest, completion, "create_completion"),
         "response": asks(ResponsesRequest, responses, "create_responses"),
         "message": asks(AnthropicMessagesRequest, messages, "create_messages", has_nulls=False),
         "count_tokens": asks(

@@ -25,8 +25,6 @@ from services.loader.ports import Admission, AnswerHead, ApiCall
 
 _log = logging.getLogger(__name__)
 
-FINGERPRINT = b'"system_fingerprint":'
-_EVENT = b'data: {"'
 _READERS = (
     "vllm.entrypoints.openai.responses.utils",
     "vllm.renderers.chat_utils",
@@ -84,7 +82,7 @@ class VllmServing:
                 yield result.model_dump_json(by_alias=True, exclude_none=not operation.has_nulls).encode()
                 return
             async with aclosing(result):
-                async for part in _events(result, engine, is_marked=operation.is_marked):
+                async for part in _events(result, engine):
                     yield part
                     if isinstance(part, bytes):
                         await self._streams.note(call.tenant_id, len(part))
@@ -117,9 +115,7 @@ class _Admitting:
         self.serving.system_fingerprint = self.engine.served
 
 
-async def _events(
-    result: Any, engine: CallEngine, *, is_marked: bool
-) -> AsyncGenerator[AnswerHead | bytes, None]:
+async def _events(result: Any, engine: CallEngine) -> AsyncGenerator[AnswerHead | bytes, None]:
     """Yield the head once the engine has brought something, then the events."""
     early: list[bytes] = []
     has_head = is_told = False
@@ -136,15 +132,18 @@ async def _events(
                 continue
             has_head = True
             yield AnswerHead(is_stream=True, served=engine.served)
-            part = b"".join(early)
-            if is_marked and FINGERPRINT not in part:
-                mark = f'data: {{"system_fingerprint":"{engine.served}","'.encode()
-                part = part.replace(_EVENT, mark, 1)
+            part = _marked(b"".join(early), engine.served)
         yield part
     if engine.failure is not None and not is_told:
         raise _told(engine.failure) from engine.failure
     if not has_head:
         raise _told_by(early)
+
+
+def _marked(events: bytes, served: str | None) -> bytes:
+    """Return a stream's first events with what answers in the first: vLLM says it late, or never."""
+    told = f'"system_fingerprint":"{served}"'.encode()
+    return events if told in events else events.replace(b"data: {", b"data: {" + told + b",", 1)
 
 
 def _encoded(event: Any) -> bytes:
