@@ -25,6 +25,7 @@ from vllm.v1.core.sched.request_queue import RequestQueue
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request, RequestStatus
 
+from mint_common.runtime.processor_turns import shorten_thread_turns
 from services.loader.adapters.vllm.taken_outputs import SentOutputs
 from services.loader.adapters.vllm_plugin import RESERVED, TAKEN
 from services.loader.core.fair_queue import GENERATED_WEIGHT, PROMPT_WEIGHT, FairQueue
@@ -37,7 +38,11 @@ ABOUT_SECONDS = 10.0
 
 
 def make_scheduler(**arguments: Any) -> Scheduler:
-    """Return the scheduler of an engine; as vLLM's classes. Any: its arguments, whatever they are."""
+    """Return the scheduler of an engine; as vLLM's classes. Any: its arguments, whatever they are.
+
+    Threads beside the steps take requests in and send outputs: these would wait for them.
+    """
+    shorten_thread_turns()
     is_ahead = arguments["vllm_config"].scheduler_config.async_scheduling
     return FairAsyncScheduler(**arguments) if is_ahead else FairScheduler(**arguments)
 
