@@ -75,21 +75,22 @@ async def admitted(llm: StandInLLM) -> CallEngine:
     return engine
 
 
-def merged(engine: CallEngine) -> AsyncGenerator[Any, None]:
+def merged(engine: CallEngine, *, logprobs: int | None = None) -> AsyncGenerator[Any, None]:
     from vllm.utils.async_utils import merge_async_iterators
 
-    params = SimpleNamespace(structured_outputs=None)
+    params = SimpleNamespace(structured_outputs=None, logprobs=logprobs)
     requests = [engine.generate({"prompt_token_ids": [1, 2]}, params, "theirs") for _ in range(PROMPTS)]
     return merge_async_iterators(*requests)
 
 
+@pytest.mark.parametrize("logprobs", [None, 20])
 @pytest.mark.parametrize("waits_for_it", [True, False])
 async def test_a_reader_that_leaves_ends_every_request_before_the_adapter_is_let_go(
-    waits_for_it: bool,
+    waits_for_it: bool, logprobs: int | None
 ) -> None:
     llm = StandInLLM()
     engine = await admitted(llm)
-    outputs = merged(engine)
+    outputs = merged(engine, logprobs=logprobs)
     reading = asyncio.create_task(anext(outputs))
     await llm.begun.wait()
     if waits_for_it:

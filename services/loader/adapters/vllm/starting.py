@@ -270,7 +270,7 @@ def prepare_environment(*, threads: int) -> None:
         VLLM_ENABLE_V1_MULTIPROCESSING="0",  # the worker lives in the engine process: half the start
         VLLM_WORKER_MULTIPROC_METHOD="spawn",  # a fork would copy this process's threads and locks
         VLLM_PLUGINS=PLUGIN,
-        VLLM_V1_OUTPUT_PROC_CHUNK_SIZE="16",  # outputs of a step that are taken in without a turn for others
+        VLLM_V1_OUTPUT_PROC_CHUNK_SIZE="8",  # outputs of a step that are taken in without a turn for others
         VLLM_CONFIGURE_LOGGING="0",  # its warnings go where this process's own do
     )
     os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # would override kv_cache_memory_bytes

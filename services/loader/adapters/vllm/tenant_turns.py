@@ -55,7 +55,7 @@ class ShareOfLoop:
     Whoever makes a stream's events makes all that are due without a pause, and nobody is answered meanwhile.
     """
 
-    def __init__(self, most_bytes: int = 8192) -> None:
+    def __init__(self, most_bytes: int = 4096) -> None:
         """``most_bytes`` is what a tenant brings in an iteration before its streams wait."""
         self._most_bytes = most_bytes
         self._turns = TenantTurns()

@@ -13,7 +13,7 @@ from mint_common.ids import Digest
 from services.loader import metrics
 from services.loader.adapters.vllm.engine_errors import lost_engine, unanswered
 from services.loader.adapters.vllm.lora_requests import lora_request_of
-from services.loader.adapters.vllm.openai.request_outputs import RequestOutputs
+from services.loader.adapters.vllm.openai.request_outputs import RequestOutputs, read_ahead
 from services.loader.adapters.vllm.openai.work import check_prompt_bytes, work_of
 from services.loader.adapters.vllm.tenant_turns import TenantTurns
 from services.loader.core.requests import check_characters
@@ -86,6 +86,8 @@ class CallEngine:
             reasoning_ended=reasoning_ended,
             reasoning_parser_kwargs=reasoning_parser_kwargs,
         )
+        if sampling_params.logprobs is not None:
+            outputs = read_ahead(outputs)
         self._requests += 1
         is_structured = sampling_params.structured_outputs is not None
         request = RequestOutputs(self._checked(outputs, is_structured=is_structured))

@@ -5,8 +5,46 @@ closed, the request has been aborted and nobody waits.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
+
+
+async def read_ahead(outputs: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
+    """Yield outputs one by one, as they came, to a reader that is slower than they come.
+
+    vLLM joins those that wait: the event of 20 tokens with log-probabilities takes the loop 5 ms.
+    """
+    come: deque[Any] = deque()
+    news = asyncio.Event()
+
+    async def read() -> None:
+        try:
+            async for output in outputs:
+                come.append(output)
+                news.set()
+        finally:
+            news.set()
+
+    async with aclosing(outputs):
+        async for first in outputs:  # the request starts here, in its tenant's turn
+            yield first
+            break
+        reading = asyncio.create_task(read())
+        try:
+            while come or not reading.done():
+                news.clear()
+                if come:
+                    yield come.popleft()
+                elif not reading.done():
+                    await news.wait()
+            reading.result()
+        finally:
+            reading.cancel()
+            await asyncio.wait([reading])
+            if not reading.cancelled():
+                reading.exception()
 
 
 class RequestOutputs:
