@@ -1,8 +1,10 @@
 """Tenants that share a real engine: who comes new starts at once, whoever fills its seats or its memory."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -105,6 +107,35 @@ async def test_a_newcomer_is_answered_while_the_flood_goes_on(engine: VllmEngine
         for number in range(5):
             assert await generate(engine, f"new-{number}", tenant="few") == 1
         assert not any(task.done() for task in tasks)
+
+
+async def test_each_newcomer_has_a_step_of_its_own(
+    engine: VllmEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: dict[float, set[str]] = {}
+    processor = engine._llm.output_processor
+    process = processor.process_outputs
+
+    def noting(outputs: Any, timestamp: float, *rest: Any, **options: Any) -> Any:
+        steps.setdefault(timestamp, set()).update(_number_of(each.request_id) for each in outputs)
+        return process(outputs, timestamp, *rest, **options)
+
+    monkeypatch.setattr(processor, "process_outputs", noting)
+    async with flood(engine, requests=2, new=100) as tasks, asyncio.timeout(60):
+        for number in range(4):
+            await generate(engine, f"own-{number}", tenant="few")
+            before = len(steps)
+            while len(steps) < before + 3:
+                await asyncio.sleep(0.001)
+        assert not any(task.done() for task in tasks)
+    own = [who for who in steps.values() if any(name.startswith("own") for name in who)]
+    assert own == [{f"own-{number}"} for number in range(4)]
+
+
+def _number_of(request_id: str) -> str:
+    """Return the name of a request, whose id begins with a choice's number if it has several."""
+    found = re.search(r"(?:flood|own)-\d+", request_id)
+    return found[0] if found else request_id
 
 
 async def test_a_newcomer_gets_memory_from_who_holds_more_than_a_share(engine: VllmEngine) -> None:

@@ -130,9 +130,10 @@ class _Fair(Scheduler):  # type: ignore[misc]
         fair.set_running(Counter(map(tenant_of, self.running)))
         self._bound_step(fair.tenants, now=time.monotonic())
         aside: list[Request] = []
+        was_own_step, self._was_own_step = self._was_own_step, False
         if len(fair.tenants) > 1:
             self.running = [self.running[at] for at in largest_last(_held(self.running))]
-            aside = self._admit_newcomer()
+            aside = self._admit_newcomer(was_own_step=was_own_step)
         step = super().schedule(*args, **options)
         self.running = [*aside, *self.running]
         self.waiting.newcomer = None
@@ -156,14 +157,13 @@ class _Fair(Scheduler):  # type: ignore[misc]
         shared = min(self._step_tokens, self.max_num_running_reqs + SHARED_PROMPT_TOKENS)
         self.max_num_scheduled_tokens = shared if len(self._seen_at) > 1 else self._step_tokens
 
-    def _admit_newcomer(self) -> list[Request]:
+    def _admit_newcomer(self, *, was_own_step: bool) -> list[Request]:
         """Make room for who starts next, if its tenant runs little; return who leaves this step to it.
 
         Only who was served least has a step of its own, and never two in turn, so that the others go on.
         Steps that are planned ahead are not given away: the device would idle.
         """
-        fair, was_own_step = self.waiting.fair, self._was_own_step
-        self._was_own_step = False
+        fair = self.waiting.fair
         found = fair.next()
         if found is None or fair.running(found[0]) * len(fair.tenants) >= fair.seats:
             return []
