@@ -1,18 +1,16 @@
 """The loader as a process: it registers its base, follows events, dies with its engine, and loses nothing."""
 
 import asyncio
-import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import asyncpg
-import httpx
 import numpy as np
 import psutil
 import pytest
@@ -42,50 +40,13 @@ from mint_common.generation import SampleRequest, Sampling
 from mint_common.ids import Digest, PolicyId, TenantId
 from mint_common.runtime.dispatch import publish_event
 from services.standalone.adapters.launch import free_port
-from tests.processes import until_ended
+from tests.processes import ROOT, ServiceProcess, until_ended
 
 pytestmark = [pytest.mark.engine, pytest.mark.integration, pytest.mark.timeout(900)]
 
-ROOT = Path(__file__).parents[3]
 BASE_DIR = ROOT / "bases" / "tiny"
 TOKEN = "internal"
 TENANT = TenantId("t")
-
-
-@contextmanager
-def running(service: str, environ: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a service until the block ends."""
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", f"services.{service}"],
-            cwd=ROOT,
-            env={"PATH": os.environ["PATH"], **environ},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-async def ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 300
-    async with httpx.AsyncClient() as client:
-        while time.monotonic() < deadline and process.poll() is None:
-            try:
-                if (await client.get(f"{url}/readyz")).status_code == 200:
-                    return
-            except httpx.TransportError:
-                pass
-            await asyncio.sleep(0.1)
-    raise AssertionError(f"not ready:\n{log.read_text()[-4000:]}")
 
 
 async def published(blobs: LocalBlobs, facts: BaseFacts, *, seed: int) -> RevisionPublished:
@@ -130,14 +91,10 @@ class Place:
     blobs: LocalBlobs
     facts: BaseFacts
 
-    @asynccontextmanager
-    async def running_loader(self, *, silence_seconds: int) -> AsyncIterator[subprocess.Popen[bytes]]:
+    def running_loader(self, *, silence_seconds: int) -> AbstractAsyncContextManager[subprocess.Popen[bytes]]:
         """Run the loader, which is ready when the block begins, until the block ends."""
         silence = {"MINT_LOADER_ENGINE_SILENCE_SECONDS": str(silence_seconds)}
-        log = self.folder / "loader.log"
-        with running("loader", self.environ | silence, log) as process:
-            await ready(self.loader_url, process, log)
-            yield process
+        return ServiceProcess("loader", self.environ | silence, self.folder / "loader.log").running()
 
 
 @pytest.fixture
@@ -161,18 +118,20 @@ async def place(tmp_path: Path, nats_url: str, database: str, facts: BaseFacts) 
         "MINT_LOADER_KV_CACHE_BYTES": str(32 << 20),
     }
     registry = shared | {"MINT_REGISTRY_HTTP_PORT": registry_url.rpartition(":")[2]}
-    async with InternalHttp(loader_url, token=TOKEN) as http:
-        with running("registry", registry, tmp_path / "registry.log"):
-            yield Place(
-                environ=shared | loader,
-                folder=tmp_path,
-                nats_url=nats_url,
-                registry_url=registry_url,
-                loader_url=loader_url,
-                loader=EngineClient(http),
-                blobs=LocalBlobs(tmp_path / "blobs"),
-                facts=facts,
-            )
+    async with (
+        InternalHttp(loader_url, token=TOKEN) as http,
+        ServiceProcess("registry", registry, tmp_path / "registry.log").running(),
+    ):
+        yield Place(
+            environ=shared | loader,
+            folder=tmp_path,
+            nats_url=nats_url,
+            registry_url=registry_url,
+            loader_url=loader_url,
+            loader=EngineClient(http),
+            blobs=LocalBlobs(tmp_path / "blobs"),
+            facts=facts,
+        )
 
 
 async def test_the_loader_follows_events_and_loses_nothing_when_its_engine_is_killed_or_hangs(
