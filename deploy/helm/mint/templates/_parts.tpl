@@ -6,10 +6,7 @@ The Service of a set has the set's name; that of a LeaderWorkerSet is made by it
 {{- $root := . -}}
 {{- range $base, $of := .Values.bases }}
 {{- range $engine, $own := $of.engines }}
-{{- $values := mergeOverwrite (deepCopy $root.Values.engineDefaults) (deepCopy ($own | default dict)) }}
-{{- if and $of.dtype (not (hasKey $values.settings "dtype")) }}
-{{- $_ := set $values.settings "dtype" $of.dtype }}
-{{- end }}
+{{- $values := include "mint.partValues" (list $root.Values.engineDefaults $own $of.dtype) | fromYaml }}
 {{- $most := $values.scaling.enabled | ternary $values.scaling.maxReplicas $values.replicas | int }}
 {{- $name := include "mint.name" (dict "root" $root "part" (printf "loader-%s-%s" (replace "_" "-" $base) $engine)) }}
 {{ $name }}:
@@ -23,10 +20,7 @@ The Service of a set has the set's name; that of a LeaderWorkerSet is made by it
 {{- $root := . -}}
 {{- range $base, $of := .Values.bases }}
 {{- if hasKey $of "trainer" }}
-{{- $values := mergeOverwrite (deepCopy $root.Values.trainerDefaults) (deepCopy ($of.trainer | default dict)) }}
-{{- if and $of.dtype (not (hasKey $values.settings "dtype")) }}
-{{- $_ := set $values.settings "dtype" $of.dtype }}
-{{- end }}
+{{- $values := include "mint.partValues" (list $root.Values.trainerDefaults $of.trainer $of.dtype) | fromYaml }}
 {{- $name := include "mint.name" (dict "root" $root "part" (printf "trainer-%s" (replace "_" "-" $base))) }}
 {{ $name }}:
 {{- dict "base" $base "values" $values | toYaml | nindent 2 }}
@@ -70,4 +64,43 @@ The Service of a set has the set's name; that of a LeaderWorkerSet is made by it
 {{- else -}}
 {{ .image.repository }}:{{ .image.tag | default .root.Chart.AppVersion }}
 {{- end -}}
+{{- end -}}
+
+{{/* The values of a part of a base as YAML. Arguments: the defaults, its own values, the base's dtype. */}}
+{{- define "mint.partValues" -}}
+{{- $values := mergeOverwrite (deepCopy (index . 0)) (deepCopy (index . 1 | default dict)) }}
+{{- if and (index . 2) (not (hasKey $values.settings "dtype")) }}
+{{- $_ := set $values.settings "dtype" (index . 2) }}
+{{- end }}
+{{- toYaml $values }}
+{{- end -}}
+
+{{/* The Service of a part's pods. Argument: dict name names, and headless: each pod has an address of its own. */}}
+{{- define "mint.service" -}}
+apiVersion: v1
+kind: Service
+metadata:
+  name: {{ .name }}
+  labels:
+    {{- include "mint.labels" .names | nindent 4 }}
+spec:
+  {{- if .headless }}
+  clusterIP: None
+  {{- end }}
+  selector:
+    {{- include "mint.selector" .names | nindent 4 }}
+  ports:
+    - {name: http, port: {{ include "mint.port" .names.service }}, targetPort: http}
+{{- end -}}
+
+{{/* How the pods of a LeaderWorkerSet start and are replaced: all must run before the leader can be ready. */}}
+{{- define "mint.group" -}}
+startupPolicy: LeaderCreated
+rolloutStrategy:
+  type: RollingUpdate
+  rollingUpdateConfiguration: {maxUnavailable: 1, maxSurge: 0}
+networkConfig: {subdomainPolicy: Shared}
+leaderWorkerTemplate:
+  size: {{ .nodes }}
+  restartPolicy: RecreateGroupOnPodRestart
 {{- end -}}
