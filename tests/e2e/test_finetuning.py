@@ -258,13 +258,17 @@ def mint(stack: RunningStack, *arguments: object) -> subprocess.CompletedProcess
 
 def test_mint_train_trains_and_says_how_to_ask(stack: RunningStack, tmp_path: Path) -> None:
     validated = ("--validation", ROWS / "supervised-held-out.jsonl", "--every", 4)
-    done = mint(stack, "train", ROWS / "supervised.jsonl", "--base", "tiny", *validated, "--epochs", 1)
+    wish = (*validated, "--epochs", 1, "--promote", "live")
+    done = mint(stack, "train", ROWS / "supervised.jsonl", "--base", "tiny", *wish)
     assert done.returncode == 0, done.stderr
     plan = dict(line.split("\t") for line in done.stdout.splitlines() if line.count("\t") == 1)
     assert plan["rows"] == "128 of supervised.jsonl"
     assert plan["steps"] == "16: 1 epoch, 8 rows a step"
-    asked = re.search(r"^mint ask \S+@\d+ 'f \w+=' --chat$", done.stdout, re.MULTILINE)
+    asked = re.search(r"^mint ask (\S+)@(\d+) 'f \w+=' --chat$", done.stdout, re.MULTILINE)
     assert asked, done.stdout
+    assert "alias live was pointed at it" in done.stdout
+    policy, number = asked.groups()
+    assert f"live\t{number}\t" in mint(stack, "alias", "list", policy).stdout
     curl = done.stdout[done.stdout.index("curl ") :]
     answered = subprocess.run(
         ["bash", "-c", curl], env=environment(stack), capture_output=True, text=True, check=True
