@@ -41,7 +41,8 @@ def _example(example: JsonDict) -> ConfigDict:
 
 def _no_automatic(name: str) -> str:
     if name.startswith(AUTOMATIC_ACTORS):
-        raise ValueError(f"must not begin with {' or '.join(AUTOMATIC_ACTORS)}: rules and jobs sign so")
+        told = " or ".join(map(repr, AUTOMATIC_ACTORS))
+        raise ValueError(f"must not begin with {told}: rules and jobs sign what they do so")
     return name
 
 

@@ -219,11 +219,12 @@ def test_an_admin_takes_no_scope_and_no_key_from_the_operator(stack, world):
         assert mint.get("/tenants").status_code == 200, "the operator's key is what it was"
 
 
-def test_no_key_is_named_as_rules_sign(stack, world):
-    body = {"name": "rule:1", "scopes": ["read"]}
+@pytest.mark.parametrize("actor", ["rule:", "job:"])
+def test_no_key_is_named_as_rules_and_jobs_sign(stack, world, actor):
+    body = {"name": f"{actor}1", "scopes": ["read"]}
     answer = ask(stack, world.keys["admin"], ("POST", "/mint/v1/keys"), {}, body)
     assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid_field")
-    assert "'rule:'" in answer.json()["error"]["message"]
+    assert repr(actor) in answer.json()["error"]["message"]
 
 
 def test_an_admin_rotates_and_revokes_what_it_could_have_made(stack, world):
