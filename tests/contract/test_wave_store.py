@@ -29,7 +29,7 @@ from mint_common.runtime.postgres import open_pool
 from mint_common.testing.factories import EXAMPLES
 from mint_common.training import PolicyTaken
 from services.trainer.adapters.operations_postgres import PostgresOperations
-from services.trainer.core.operations import Fenced, Packed
+from services.trainer.core.operations import Fenced, Packed, Snapshot
 from services.trainer.core.wave_operations import NewWave, plan_wave
 
 pytestmark = pytest.mark.integration
@@ -109,6 +109,20 @@ async def test_a_refused_wave_gives_its_step_back(store: Store) -> None:
         await store.operations.finish_within(connection, TOKEN, refused)
     assert await store.operations.taken_step(JobId("job_1")) == 0
     assert await store.operations.unfinished(B) == []
+
+
+async def test_a_wave_s_passes_are_needed_until_a_snapshot_covers_them(store: Store) -> None:
+    await append(store, wave(1))
+    (waiting,) = await store.operations.needed_passes(B)
+    assert waiting == wave(1).stored()[0].payload
+    await store.operations.finish(TOKEN, [done(seq, policy_id=B) for seq in (0, 1, 2)])
+    await append(store, wave(2, first_seq=3))
+    refused = [replace(done(seq, policy_id=B), is_refused=True) for seq in (3, 4, 5)]
+    await store.operations.finish(TOKEN, refused)
+    assert await store.operations.needed_passes(B) == [waiting]
+    assert await store.operations.needed_passes(A) == []
+    await store.operations.put_snapshot(TOKEN, Snapshot(policy_id=B, position=3, claim=CLAIM))
+    assert await store.operations.needed_passes(B) == []
 
 
 async def test_results_of_a_wave_are_there_for_its_export(store: Store) -> None:

@@ -12,7 +12,7 @@ from mint_common.client.http import MSGPACK, InternalHttp, path_of
 from mint_common.client.relayed import Relayed
 from mint_common.datasets import Rendering, RenderRequest
 from mint_common.errors import MintError, Unavailable
-from mint_common.ids import BaseName, PolicyId, TenantId
+from mint_common.ids import BaseName, PolicyId, TenantId, WaveId
 from mint_common.training import (
     CheckpointRecord,
     CheckpointRef,
@@ -87,6 +87,16 @@ class TrainerClient:
         """Return a policy's training session. Raises NotFound."""
         path = path_of("internal", "training", policy_id)
         return self._read(await self._http.exchange("GET", path), SessionRecord)
+
+    async def release_records(self, policy_id: PolicyId, waves: Sequence[WaveId]) -> frozenset[str]:
+        """Return the keys of the records that a policy's training may still read. Idempotent.
+
+        ``waves`` are of jobs that have ended: one that was not taken in yet never will be. So no other record
+        of ended jobs becomes needed later. A snapshot that covers what is needed is begun, if it takes one.
+        """
+        path = path_of("internal", "training", policy_id, "records", "release")
+        answer = await self._http.exchange("POST", path, msgspec.msgpack.encode(waves))
+        return self._read(answer, frozenset[str])
 
     async def checkpoints(
         self,

@@ -195,6 +195,15 @@ class PostgresOperations:
         )
         return [_stored(row) for row in await self._pool.fetch(query, policy_id, position)]
 
+    async def needed_passes(self, policy_id: PolicyId) -> list[Packed]:
+        """Return passes over records that no snapshot covers."""
+        query = (
+            "SELECT payload, payload_is_claim FROM operations"
+            " WHERE policy_id = $1 AND payload IS NOT NULL AND kind = 'wave_pass' AND NOT is_refused"
+        )
+        rows = await self._pool.fetch(query, policy_id)
+        return [Packed(data=row["payload"], is_claim=row["payload_is_claim"]) for row in rows]
+
     async def finish(self, token: int, finished: Sequence[FinishedOperation]) -> list[Claim]:
         """Commit results of operations."""
         async with acquired(self._pool) as connection:

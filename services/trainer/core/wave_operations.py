@@ -10,14 +10,15 @@ be learnt has no step. The operations of a wave end with its export, and are ref
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Literal
 
 import msgspec
 
 from mint_common.claims import Claim, RevisionRef
-from mint_common.errors import AlreadyHandled, Unavailable
+from mint_common.errors import AlreadyHandled, MintError, Unavailable
 from mint_common.events import LoraSpec, WaveCompleted
-from mint_common.ids import BaseName, Digest, EventId, JobId, PolicyId, TenantId, WaveId
+from mint_common.ids import BaseName, Digest, EventId, JobId, PolicyId, TenantId, WaveId, derive_id
 from mint_common.training import (
     Close,
     Distill,
@@ -94,6 +95,13 @@ def changes_state(operation: LoggedOperation) -> bool:
     return isinstance(operation, Pass | Step | Distill | Open | Load | LoadRevision)
 
 
+def rest_of_wave(operations: Mapping[int, LoggedOperation | MintError], seq: int) -> list[int]:
+    """Return an operation of a wave and those of it that come behind, none for a client's operation."""
+    behind = sorted(one for one in operations if one >= seq)
+    rest = list(takewhile(lambda one: not isinstance(operations[one], WaveExport), behind))
+    return behind[: len(rest) + 1] if len(rest) < len(behind) else []
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewWave:
     """A wave to append to its policy's log, which it begins if there is none."""
@@ -123,6 +131,11 @@ class NewWave:
             for seq, operation in self.operations.items()
             for encoded in [msgspec.msgpack.encode(operation)]
         ]
+
+
+def intake_of(wave_id: WaveId) -> str:
+    """Return the ledger cause under which a wave is taken in, once."""
+    return derive_id("intake", derive_id("evt", WaveCompleted.type, wave_id))
 
 
 def check_turn(session: TrainingSession | None, wave: WaveCompleted, *, taken_step: int) -> None:

@@ -7,7 +7,6 @@ fault of the trainer itself costs a replay from the last snapshot, never a resul
 """
 
 import asyncio
-import itertools
 import logging
 from collections import deque
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
@@ -30,11 +29,18 @@ from services.trainer.core.algorithms import WaveBatch
 from services.trainer.core.batch import Batch
 from services.trainer.core.operations import ExecutionFailed, NotResident, TrainingSession
 from services.trainer.core.sequence_buffer import SequenceBuffer
-from services.trainer.core.wave_operations import LoggedOperation, WaveExport, WavePass, changes_state
+from services.trainer.core.wave_operations import (
+    LoggedOperation,
+    WaveExport,
+    WavePass,
+    changes_state,
+    rest_of_wave,
+)
 from services.trainer.handlers.commit_queue import CommitQueue
 from services.trainer.handlers.committer import Committer, Executed, RefusedWave, closes
 from services.trainer.handlers.executor import Executor, StateResult, with_batch
 from services.trainer.handlers.lease_term import LeaseTerm
+from services.trainer.handlers.snapshots import Snapshots
 from services.trainer.ports.policies import StateExport
 
 _log = logging.getLogger(__name__)
@@ -82,10 +88,9 @@ class Driver:
         self._sleeps_until: float | None = None
         self._position = session.position
         self._step = session.step
-        self._changed = session.position
         self._is_closed = session.closed_at is not None
-        self._snapshot_at = self._worked_at = term.clock.monotonic()
-        self._is_copying = False
+        self._worked_at = term.clock.monotonic()
+        self._snapshots = Snapshots(term, self._committer, self._executor, group, on_done=self._on_snapshot)
 
     @property
     def waiting(self) -> int:
@@ -130,6 +135,18 @@ class Driver:
         """Return the number that an operation waits for to arrive, if that is what it waits for."""
         return self._buffer.next_seq if seq in self._buffer.waiting and seq > self._buffer.next_seq else None
 
+    def cover(self) -> None:
+        """See to it that a snapshot comes to cover all that was executed, also when nothing more arrives."""
+        is_busy = bool(self._live) or self._is_working or self._term.policies.has(self.policy_id)
+        if not (is_busy or self._is_closed or self._snapshots.is_covering):
+            self._is_working = True
+            self._group.create_task(self._restore())
+
+    async def _restore(self) -> None:
+        await self._executor.restore()
+        self._is_working = False
+        self._advance()
+
     async def run(self) -> None:
         """Do what becomes due with time, until there is nothing left to do."""
         clock = self._term.clock
@@ -149,9 +166,9 @@ class Driver:
         if self._buffer.waiting:
             released, self._buffer = self._buffer.release(now=clock.monotonic(), hold_seconds=hold)
             self._due.extend(released)
-        is_snapshot_due = self._is_past(self._snapshot_due())
+        is_snapshot_due = self._is_past(self._snapshot_due)
         if is_snapshot_due and self._is_at_rest:
-            self._begin_snapshot()
+            self._snapshots.begin(self._position)
         # The position of a state is known when nothing is under way, so a snapshot that is due comes first.
         if self._is_at_rest or not is_snapshot_due:
             self._begin_due()
@@ -166,32 +183,30 @@ class Driver:
     def _next_moment(self) -> float | None:
         moments = [self._buffer.due(hold_seconds=self._term.settings.hold_seconds), self._end_due()]
         if self._is_at_rest:
-            moments.append(self._snapshot_due())
+            moments.append(self._snapshot_due)
         return min((moment for moment in moments if moment is not None), default=None)
 
     @property
     def _is_at_rest(self) -> bool:
         return not (self._under_way or self._is_working)
 
+    @property
+    def _snapshot_due(self) -> float | None:
+        return None if self._is_closed else self._snapshots.due
+
     def _is_past(self, moment: float | None) -> bool:
         return moment is not None and moment <= self._term.clock.monotonic()
-
-    def _snapshot_due(self) -> float | None:
-        is_covered = self._is_closed or self._is_copying or self._changed <= self._committer.covered
-        if is_covered or not self._term.policies.has(self.policy_id):
-            return None
-        return self._snapshot_at + self._term.settings.snapshot_seconds
 
     def _end_due(self) -> float | None:
         """Return when the driver may end: at once when closed, else after idling.
 
         What is in memory goes into a snapshot before; what is not was committed, and is made again from that.
         """
-        if self._live or self._is_copying:
+        if self._live or self._snapshots.is_copying or self._is_working:
             return None
         if self._is_closed:
             return self._worked_at
-        if self._changed > self._committer.covered and self._term.policies.has(self.policy_id):
+        if not self._snapshots.is_covering and self._term.policies.has(self.policy_id):
             return None
         return self._worked_at + self._term.settings.idle_seconds
 
@@ -269,7 +284,7 @@ class Driver:
         if isinstance(operation, MintError):
             self._end(seq, operation)
             return True
-        if lost := await self._executor.restore(operation):
+        if lost := await self._executor.restore_for(operation):
             self._end(seq, lost)
             return True
         if isinstance(operation, Pass | Step) or seq in self._batches:
@@ -316,7 +331,7 @@ class Driver:
         if isinstance(result, MintError):
             if result.retryable:
                 raise result  # the world's fault, not the operation's: the term begins again
-            if wave := self._rest_of_wave(seq):
+            if wave := rest_of_wave(self._live, seq):
                 self._refuse_wave(wave, result)
                 return
         if isinstance(result, Opened | Loaded | Stepped):
@@ -334,7 +349,7 @@ class Driver:
         operation = self._live[seq]
         self._position += 1
         if not isinstance(operation, MintError) and changes_state(operation):
-            self._changed = self._position
+            self._snapshots.changed = self._position
         self._attempts.pop(seq, None)
         return Executed(
             seq=seq,
@@ -346,12 +361,6 @@ class Driver:
             state=kept.state if kept else None,
             export=kept.export if kept else None,
         )
-
-    def _rest_of_wave(self, seq: int) -> list[int]:
-        """Return an operation of a wave and those of it that come behind, none for a client's operation."""
-        behind = sorted(one for one in self._live if one >= seq)
-        rest = list(itertools.takewhile(lambda one: not isinstance(self._live[one], WaveExport), behind))
-        return behind[: len(rest) + 1] if len(rest) < len(behind) else []
 
     def _refuse_wave(self, seqs: Sequence[int], error: MintError) -> None:
         """Refuse what is left of a wave: a step without its pass, an export without its step mean nothing."""
@@ -375,22 +384,8 @@ class Driver:
         """Wait until everything that was executed is committed."""
         await self._committer.settled(self._position)
 
-    def _begin_snapshot(self) -> None:
-        """Begin a snapshot; training goes on beside it."""
-        self._is_copying = True
-        self._snapshot_at = self._term.clock.monotonic()
-        copy = self._executor.copy(with_gradient=True)
-        self._group.create_task(self._snapshot(self._position, copy))
-
-    async def _snapshot(self, position: int, copy: Awaitable[bytes]) -> None:
-        (state,) = await asyncio.gather(copy, return_exceptions=True)
-        if isinstance(state, bytes):
-            await self._committer.settled(position)
-            await self._committer.snapshot(position, state)
-        elif not isinstance(state, MintError):
-            _log.error("snapshot failed", extra={"policy_id": self.policy_id}, exc_info=state)
-        self._is_copying = False
-        if self._changed <= self._committer.covered and not self._under_way:
+    def _on_snapshot(self) -> None:
+        if self._snapshots.is_covering and not self._under_way:
             # Its state is stored: it may leave memory until it is to change again.
             self._term.policies.release(self.policy_id)
         self._advance()

@@ -76,6 +76,10 @@ class Drivers:
         # What a lost connection left unclear may wait without its driver's knowledge.
         return not await self.load(policy_id)
 
+    async def cover(self, policy_id: PolicyId) -> None:
+        """See to it that a snapshot comes to cover what was executed of a policy."""
+        (await self._driver(policy_id)).cover()
+
     async def skip(self, policy_id: PolicyId, seq: int) -> None:
         """Let nothing of a policy wait for a number."""
         (await self._driver(policy_id)).skip(seq)

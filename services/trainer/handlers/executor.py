@@ -76,13 +76,12 @@ class Executor:
     def _session(self) -> TrainingSession:
         return self._committer.session
 
-    async def restore(self, operation: LoggedOperation) -> MintError | None:
-        """Bring the policy into memory, as everything that was executed left it; or say why it is lost.
+    async def restore_for(self, operation: LoggedOperation) -> MintError | None:
+        """Do as `restore`, but nothing for an operation that needs nothing of the state before it."""
+        return None if begins_anew(operation) else await self.restore()
 
-        Does nothing for an operation that needs nothing of that.
-        """
-        if begins_anew(operation):
-            return None
+    async def restore(self) -> MintError | None:
+        """Bring the policy into memory, as everything that was executed left it; or say why it is lost."""
         policies, policy_id = self._term.policies, self._session.policy_id
         if policies.has(policy_id):
             policies.keep(policy_id)

@@ -8,13 +8,15 @@ memory.
 import asyncio
 import hashlib
 import logging
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 
 from mint_common.blobs.port import Blobs
-from mint_common.errors import MintError, NotFound, Overloaded, Unavailable
-from mint_common.ids import Digest, PolicyId, TenantId
+from mint_common.errors import AlreadyHandled, MintError, NotFound, Overloaded, Unavailable
+from mint_common.ids import Digest, PolicyId, TenantId, WaveId
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.ledger import Ledger
 from mint_common.training import Export, Open, Pending, SessionRecord, Submission, TrainerInfo
@@ -22,8 +24,10 @@ from mint_common.waiting import wait_for_event
 from services.trainer import metrics
 from services.trainer.core.operation_check import check_submission
 from services.trainer.core.operations import NewOperation, TrainingSession
+from services.trainer.core.wave_operations import WavePass, intake_of
 from services.trainer.handlers.committer import export_id_of
 from services.trainer.handlers.drivers import Drivers
+from services.trainer.handlers.executor import read_operation
 from services.trainer.handlers.lease_term import LeaseTerm, OperationSettings, operation_key, pack, unpack
 from services.trainer.handlers.outcomes import Outcomes
 from services.trainer.ports.operations import CheckpointRows, Lease, OperationStore
@@ -208,6 +212,22 @@ class Operations:
             unused += await self._store.forget_results(before=before, limit=_SWEPT_TOGETHER)
             await term.discard(unused)
             await self._clock.sleep(_SWEEP_SECONDS)
+
+    async def release_records(self, policy_id: PolicyId, waves: Sequence[WaveId]) -> list[str]:
+        """Let records of ended jobs go: see `TrainerClient.release_records`."""
+        for wave_id in waves:
+            with suppress(AlreadyHandled):  # taken in: its passes are in the log until a snapshot covers them
+                async with self._ledger.transaction(intake_of(wave_id)):
+                    pass
+        needed = []
+        for packed in await self._store.needed_passes(policy_id):
+            operation = read_operation(await unpack(self._blobs, packed))
+            assert isinstance(operation, WavePass), operation
+            needed.append(operation.record.uri)
+        drivers = self._drivers
+        if needed and drivers is not None:
+            await drivers.cover(policy_id)
+        return needed
 
     async def began(self) -> None:
         """Wait until this process holds the lease of its base."""

@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 from mint_common.blobs.port import Blobs
 from mint_common.claims import Claim
 from mint_common.events import Event, TrainingFailed, WaveCompleted
-from mint_common.ids import PolicyId, derive_id
+from mint_common.ids import PolicyId
 from mint_common.records import WaveRecord
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.ledger import Ledger
@@ -28,7 +28,7 @@ from services.trainer.core.mismatch_rules import MismatchChoice
 from services.trainer.core.operations import writer_of
 from services.trainer.core.record_check import check_origin, check_record, validation_batch
 from services.trainer.core.refusals import LoraInvalid, RecordInvalid, TrainingRefused
-from services.trainer.core.wave_operations import check_turn, plan_wave
+from services.trainer.core.wave_operations import check_turn, intake_of, plan_wave
 from services.trainer.handlers.drivers import Drivers
 from services.trainer.handlers.executor import beside, read_record
 from services.trainer.handlers.operations import Operations
@@ -92,7 +92,7 @@ class WaveIntake:
             mismatch=self._mismatch.against({group.sampler_dtype for group in record.groups}),
             now=self._clock.now(),
         )
-        await drivers.append(planned, derive_id("intake", wave.id), records=records)
+        await drivers.append(planned, intake_of(wave.wave_id), records=records)
 
     async def _settled(self, policy_id: PolicyId) -> Drivers:
         """Wait until nothing of a policy waits any more. Raises Unavailable."""

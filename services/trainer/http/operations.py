@@ -3,7 +3,7 @@
 from fastapi import FastAPI, Query, Request, Response
 
 from mint_common.client.http import MSGPACK
-from mint_common.ids import PolicyId, TenantId
+from mint_common.ids import PolicyId, TenantId, WaveId
 from mint_common.training import Submission
 from services.trainer.handlers.operations import Operations
 from services.trainer.http.packed import packed, read_packed
@@ -44,6 +44,12 @@ def add_routes(http: FastAPI, operations: Operations) -> None:
     async def base() -> Response:
         """Answer which base is trained here, and whether it is now."""
         return packed(operations.info)
+
+    @http.post("/internal/training/{policy_id}/records/release")
+    async def release_records(policy_id: str, request: Request) -> Response:
+        """Answer which records the policy's log still needs."""
+        waves = [WaveId(one) for one in read_packed(await request.body(), list[str])]
+        return packed(await operations.release_records(PolicyId(policy_id), waves))
 
     @http.get("/internal/training/{policy_id}")
     async def session(policy_id: str) -> Response:

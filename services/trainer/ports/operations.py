@@ -92,6 +92,10 @@ class OperationStore(Protocol[Connection_contra]):
         """Return what was executed after a position, in the order of execution."""
         ...
 
+    async def needed_passes(self, policy_id: PolicyId) -> list[Packed]:
+        """Return a policy's passes over records that wait, or that a replay would do again."""
+        ...
+
     async def finish(self, token: int, finished: Sequence[FinishedOperation]) -> list[Claim]:
         """Commit results of operations, all or nothing; return claims that are unused now.
 

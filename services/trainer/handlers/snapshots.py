@@ -1,0 +1,67 @@
+"""When a policy's state is copied to the blob store: what it covers is not computed again after a fault."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from mint_common.errors import MintError
+from services.trainer.handlers.committer import Committer
+from services.trainer.handlers.executor import Executor
+from services.trainer.handlers.lease_term import LeaseTerm
+
+_log = logging.getLogger(__name__)
+
+
+class Snapshots:
+    """The snapshots of one policy, one at a time. ``on_done`` is called when one has ended, well or not."""
+
+    def __init__(
+        self,
+        term: LeaseTerm,
+        committer: Committer,
+        executor: Executor,
+        group: asyncio.TaskGroup,
+        *,
+        on_done: Callable[[], None],
+    ) -> None:
+        self.changed = committer.session.position
+        """The position after the last operation that may have changed the state."""
+        self.is_copying = False
+        self._term = term
+        self._committer = committer
+        self._executor = executor
+        self._group = group
+        self._on_done = on_done
+        self._begun_at = term.clock.monotonic()
+
+    @property
+    def is_covering(self) -> bool:
+        """Return whether the last snapshot has all that changed the state."""
+        return self.changed <= self._committer.covered
+
+    @property
+    def due(self) -> float | None:
+        """Return when the next one is due; None while nothing needs one, or the state is not in memory."""
+        is_resident = self._term.policies.has(self._committer.session.policy_id)
+        if self.is_copying or self.is_covering or not is_resident:
+            return None
+        return self._begun_at + self._term.settings.snapshot_seconds
+
+    def begin(self, position: int) -> None:
+        """Begin a snapshot of the state, which is that after a position; training goes on beside it."""
+        self.is_copying = True
+        self._begun_at = self._term.clock.monotonic()
+        # Queued now: what is begun behind it is not in it.
+        copy = self._executor.copy(with_gradient=True)
+        self._group.create_task(self._store(position, copy))
+
+    async def _store(self, position: int, copy: Awaitable[bytes]) -> None:
+        (state,) = await asyncio.gather(copy, return_exceptions=True)
+        if isinstance(state, bytes):
+            await self._committer.settled(position)
+            await self._committer.snapshot(position, state)
+        elif not isinstance(state, MintError):
+            policy_id = self._committer.session.policy_id
+            _log.error("snapshot failed", extra={"policy_id": policy_id}, exc_info=state)
+        self.is_copying = False
+        self._on_done()
