@@ -192,7 +192,8 @@ def whole_stack(
     pytestconfig: pytest.Config, stack_folder: Path, traces: OtlpReceiver
 ) -> Iterator[RunningStack]:
     """`mint up` as a user starts it, for the tests that leave it in order."""
-    running = start_stack(stack_folder / "shared", {"MINT_TELEMETRY_OTLP_ENDPOINT": traces.endpoint})
+    settings = {"MINT_TELEMETRY_OTLP_ENDPOINT": traces.endpoint, "MINT_ROLLOUT_ERASE_SECONDS": "1"}
+    running = start_stack(stack_folder / "shared", settings)
     pytestconfig.stash[_WHOLE_STACK] = running
     yield running
     running.stop()

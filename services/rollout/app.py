@@ -37,18 +37,21 @@ from mint_common.runtime.relay import OutboxRelay
 from mint_common.runtime.service import run_service
 from mint_common.telemetry.setup import setup
 from services.rollout.adapters.engine_sampler import EngineSampler
+from services.rollout.adapters.erasures_postgres import PostgresErasures
 from services.rollout.adapters.evaluation_runs_postgres import PostgresEvaluationRuns
 from services.rollout.adapters.jobs_postgres import PostgresJobs
 from services.rollout.adapters.local_rows import IDLE_SECONDS, LocalRows
 from services.rollout.adapters.registry_policies import RegistryPolicies
 from services.rollout.adapters.registry_scores import RegistryScores
 from services.rollout.adapters.tasks.catalog import installed_families
+from services.rollout.adapters.trainer_records import TrainerRecords
 from services.rollout.adapters.trainer_rendering import TrainerRendering
 from services.rollout.adapters.workers.pool import WorkerLimits
 from services.rollout.adapters.workers.tasks import BoundedTasks, open_tasks
 from services.rollout.handlers.commits import Commits
 from services.rollout.handlers.draining import run_until_drained
 from services.rollout.handlers.engine_requests import EngineRequests
+from services.rollout.handlers.erasure import DAY_SECONDS, Eraser
 from services.rollout.handlers.evaluations import EvaluationHandler
 from services.rollout.handlers.file_rows import FileRows
 from services.rollout.handlers.file_scores import FileScores
@@ -59,6 +62,7 @@ from services.rollout.handlers.watchdog import Watchdog
 from services.rollout.handlers.wave_turns import deliveries_of
 from services.rollout.handlers.waves import WaveHandlers, WaveLimits
 from services.rollout.http.evaluations import evaluation_routes
+from services.rollout.http.files import file_routes
 from services.rollout.http.jobs import JobControl, job_routes
 from services.rollout.http.tasks import task_routes
 from services.rollout.ports import Connection, Graders, Tasks
@@ -156,6 +160,8 @@ def compose(settings: RolloutSettings, connections: Connections) -> Service:
     control = JobControl(cancel=commits.cancel, pause=commits.pause, resume=of_jobs.resume)
     http.include_router(job_routes(jobs, control))
 
+    erasures = PostgresErasures(connections.pool)
+    http.include_router(file_routes(erasures, clock))
     evaluation_runs = PostgresEvaluationRuns(connections.pool)
     of_runs = EngineRequests(clock, in_flight=max(1, settings.waves.requests_in_flight // 4))
     evaluations = EvaluationHandler(
@@ -187,6 +193,14 @@ def compose(settings: RolloutSettings, connections: Connections) -> Service:
         pause = IDLE_SECONDS / 4
         await run_periodically(files.remove_unused, name="copies of files", every_seconds=pause, clock=clock)
 
+    eraser = Eraser(
+        erasures=erasures,
+        records=TrainerRecords(connections.trainers),
+        blobs=connections.blobs,
+        clock=clock,
+        keep_seconds=settings.erasure.keep_waves_days * DAY_SECONDS,
+        every_seconds=settings.erasure.erase_seconds,
+    )
     job_scores = JobScores(jobs=jobs, runs=evaluation_runs, commits=commits, clock=clock)
     background = (
         relay.run,
@@ -195,6 +209,7 @@ def compose(settings: RolloutSettings, connections: Connections) -> Service:
         watchdog.run,
         evaluations.run,
         job_scores.run,
+        eraser.run,
         remove_copies,
         follow_engines,
     )

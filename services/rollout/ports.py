@@ -8,6 +8,7 @@ from mint_common.datasets import Rendering, RenderRequest, RowLine
 from mint_common.graders import Grade, GradedSample, GraderFault, GraderSpec
 from mint_common.ids import BaseName, JobId, PolicyId, TenantId, WaveId
 from mint_common.records import Prompt
+from services.rollout.core.erasure import EndedJob
 from services.rollout.core.evaluation import EvaluationRun, ScoredRow
 from services.rollout.core.job import Job
 from services.rollout.core.progress import Progress
@@ -232,6 +233,51 @@ class EvaluationRuns(Protocol):
 
     async def rows(self, run_id: str, *, after: int, limit: int) -> list[ScoredRow]:
         """Return rows of a run behind row ``after``, in order; none of one whose rows are forgotten."""
+        ...
+
+
+class Erasures(Protocol):
+    """What is to be erased of ended jobs and runs, and of files that are gone. Raises Unavailable."""
+
+    async def delete_file(self, tenant_id: TenantId, file_id: str, *, now: float) -> None:
+        """Note that a tenant's file is gone, which no open job reads. Idempotent.
+
+        Its jobs are claimed at once from now on, and what their faults may quote of its rows is erased.
+        """
+        ...
+
+    async def claim(self, *, before: float, now: float, next_at: float, limit: int) -> list[EndedJob]:
+        """Return jobs that ended before ``before`` or read a file that is gone, each to one caller only.
+
+        Not those that are erased, or are to be looked at later than ``now``. One whose caller does not
+        `settle` it is claimed again from ``next_at`` on.
+        """
+        ...
+
+    async def settle(self, job: EndedJob, *, next_at: float | None, now: float) -> None:
+        """Note when a job is to be looked at next, None: nothing of it is left."""
+        ...
+
+    async def erase_runs(self, *, limit: int) -> int:
+        """Erase answers, and what faults quote, of ended evaluation runs over files that are gone.
+
+        Returns how many runs these were, ``limit`` at most.
+        """
+        ...
+
+    async def forget_files(self, *, before: float) -> None:
+        """Forget files that went before a time: a run that ends later keeps its answers."""
+        ...
+
+
+class TrainedRecords(Protocol):
+    """The trainers, which read records of waves."""
+
+    async def release(self, job: EndedJob) -> frozenset[str]:
+        """Return the keys of records that training of the job's policy may still read.
+
+        No other record of the job becomes needed later. Raises Unavailable.
+        """
         ...
 
 

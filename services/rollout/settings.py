@@ -50,6 +50,21 @@ class TaskSettings(Block):
     )
 
 
+class ErasureSettings(Block):
+    """How long what jobs were trained on is kept after their end."""
+
+    keep_waves_days: float = Field(
+        30.0,
+        ge=0,
+        description="prompts and rollout records of an ended job; those of a deleted file go at once",
+    )
+    erase_seconds: float = Field(
+        30.0,
+        gt=0,
+        description="how often it is looked for jobs and evaluation runs of which something is to be erased",
+    )
+
+
 class RolloutSettings(BaseModel):
     """Everything that the rollout service is told."""
 
@@ -64,4 +79,5 @@ class RolloutSettings(BaseModel):
     http: HttpSettings
     waves: WaveSettings
     tasks: TaskSettings
+    erasure: ErasureSettings
     graders: GraderSettings

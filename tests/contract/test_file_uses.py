@@ -11,7 +11,7 @@ from contract.files_rig import MINE, OTHERS, ROWS, draft, keep, keeper
 from contract.schemas import empty_schema
 
 from mint_common.blobs.localfs import LocalBlobs
-from mint_common.errors import NotFound
+from mint_common.errors import NotFound, Unavailable
 from mint_common.events import JobData, JobFile, JobSubmitted
 from mint_common.ids import JobId, new_id
 from mint_common.runtime.clock import ManualClock
@@ -37,6 +37,8 @@ class JobsInMemory:
         self.step_counts: dict[JobId, int] = {}
         self.told: list[tuple[JobId, bool]] = []
         self.on_progress: Callable[[JobId], Awaitable[None]] | None = None
+        self.deleted: list[str] = []
+        self.is_away = False
 
     async def progress(self, _tenant_id: str, job_id: JobId, *, steps: bool) -> TunedJob:
         """Return a job's state. Raises NotFound."""
@@ -51,6 +53,12 @@ class JobsInMemory:
             for n in range(1, count + 1)
         ]
         return TunedJob(state=self.states[job_id], step=count, steps=tuple(done) if steps else ())
+
+    async def delete_file(self, _tenant_id: str, file_id: str) -> None:
+        """Note that a file is gone. Raises Unavailable."""
+        if self.is_away:
+            raise Unavailable(what="rollout", problem="away")
+        self.deleted.append(file_id)
 
     async def steer(self, _tenant_id: str, _job_id: str, _verb: Verb) -> JsonObject:
         """Do nothing."""
@@ -116,6 +124,21 @@ async def test_a_file_goes_when_its_jobs_have_ended(rig) -> None:
         await rig.files.get(MINE, file.file_id)
     with pytest.raises(NotFound):
         await rig.uses.remove(MINE, file.file_id)
+
+
+async def test_rollout_is_told_of_each_removed_file_once_it_answers(rig) -> None:
+    told, later, expired = [await keep(rig.files, ROWS, draft(expires=each)) for each in (None, None, 3600)]
+    await rig.uses.remove(MINE, told.file_id)
+    assert rig.rollout.deleted == [told.file_id]
+    rig.rollout.is_away = True
+    await rig.uses.remove(MINE, later.file_id)
+    await rig.clock.advance(3601)
+    await rig.uses.sweep()
+    assert rig.rollout.deleted == [told.file_id]
+    rig.rollout.is_away = False
+    for _ in range(2):
+        await rig.uses.sweep()
+    assert sorted(rig.rollout.deleted[1:]) == sorted([later.file_id, expired.file_id])
 
 
 async def test_only_steps_that_are_named_are_read(rig) -> None:

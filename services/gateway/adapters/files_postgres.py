@@ -49,6 +49,10 @@ _READER = """
     SELECT job_id FROM submissions
     WHERE tenant_id = $1 AND file_ids @> ARRAY[$2::text] AND job_id <> ALL ($3::text[]) LIMIT 1
 """
+_REMOVE = """
+    WITH removed AS (DELETE FROM files WHERE file_id = $1 RETURNING file_id, tenant_id)
+    INSERT INTO removed_files (file_id, tenant_id) SELECT file_id, tenant_id FROM removed
+"""
 _UNUSED = "NOT EXISTS (SELECT FROM files WHERE files.sha256 = file_blobs.sha256)"
 
 
@@ -140,8 +144,17 @@ class PostgresFiles:
             reader = await connection.fetchval(_READER, tenant_id, file_id, list(jobs))
             if reader is not None:
                 raise file_in_use(file_id, JobId(reader))
-            await connection.execute("DELETE FROM files WHERE file_id = $1", file_id)
+            await connection.execute(_REMOVE, file_id)
         return found
+
+    async def untold(self, *, limit: int) -> Sequence[tuple[TenantId, str]]:
+        """Return removed files that rollout was not told of."""
+        rows = await self._pool.fetch("SELECT tenant_id, file_id FROM removed_files LIMIT $1", limit)
+        return [(TenantId(row["tenant_id"]), row["file_id"]) for row in rows]
+
+    async def note_told(self, file_id: str) -> None:
+        """Note that rollout knows."""
+        await self._pool.execute("DELETE FROM removed_files WHERE file_id = $1", file_id)
 
     async def unused(self, *, limit: int) -> Sequence[str]:
         """Return content that no file names."""

@@ -99,6 +99,10 @@ class RolloutHttp:
         path = path_of("internal", "tenants", tenant_id, "jobs", job_id)
         return _read(await self._http.get(path, {"steps": str(steps).lower()}), TunedJob)
 
+    async def delete_file(self, tenant_id: TenantId, file_id: str) -> None:
+        """Have erased what was made of a file."""
+        await self._http.delete(path_of("internal", "tenants", tenant_id, "files", file_id))
+
     async def steer(self, tenant_id: TenantId, job_id: str, verb: Verb, shape: type[T]) -> T:
         """Stop a job, let it rest, or go on."""
         path = path_of("internal", "tenants", tenant_id, "jobs", named("job", job_id), verb)

@@ -150,6 +150,14 @@ class FileKeeper:
         """Return the files past their time that are still stored."""
         return await self.files.expired()
 
+    async def untold(self) -> Sequence[tuple[TenantId, str]]:
+        """Return some removed files that rollout was not told of."""
+        return await self.files.untold(limit=AT_ONCE)
+
+    async def note_told(self, file_id: str) -> None:
+        """Note that rollout knows that a file is removed."""
+        await self.files.note_told(file_id)
+
     async def sweep(self) -> None:
         """Erase what no file names."""
         while found := await self.files.unused(limit=AT_ONCE):

@@ -120,6 +120,14 @@ class Files(Protocol):
         """
         ...
 
+    async def untold(self, *, limit: int) -> Sequence[tuple[TenantId, str]]:
+        """Return files that were removed, and whose removal rollout was not told of."""
+        ...
+
+    async def note_told(self, file_id: str) -> None:
+        """Note that rollout knows that a file is removed. Idempotent."""
+        ...
+
     async def unused(self, *, limit: int) -> Sequence[str]:
         """Return content that no file names."""
         ...

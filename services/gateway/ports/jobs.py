@@ -133,6 +133,10 @@ class Rollout(Protocol):
         """Return how far a job on a file is, with its steps if they are asked for."""
         ...
 
+    async def delete_file(self, tenant_id: TenantId, file_id: str) -> None:
+        """Have all erased that was made of the rows of a file, which no open job reads. Idempotent."""
+        ...
+
     async def steer(self, tenant_id: TenantId, job_id: str, verb: Verb, shape: type[Shape]) -> Shape:
         """Stop a job, let it rest after its open step, or go on; return it as a shape. Idempotent.
 

@@ -22,6 +22,8 @@ REWARD = "reward"
 LOSS = "valid_loss"
 """The metric of a run over rows that have their answers: the mean cross-entropy of a trained token."""
 
+DELETED = "was deleted before the run had read it"
+"""How the reason of a run ends whose file is gone."""
 MAX_ANSWER = 2000
 """Characters of a text that are kept with a score."""
 
@@ -195,7 +197,7 @@ def reason_of(run: EvaluationRun, error: MintError) -> str:
     """Return why a run failed; of a file that was deleted the error of the store would not say so."""
     file = None if run.data is None else run.data.file
     if file is not None and isinstance(error, BlobMissing) and error.uri == file.content.uri:
-        return f"{file.filename} ({file.file_id}) was deleted before the run had read it"
+        return f"{file.filename} ({file.file_id}) {DELETED}"
     return str(error)
 
 

@@ -26,6 +26,7 @@ from mint_common.runtime.clock import Clock
 from mint_common.runtime.ledger import Ledger
 from mint_common.runtime.retries import Bury
 from services.rollout import metrics
+from services.rollout.core.erasure import prompts_key
 from services.rollout.core.fault import fault_of
 from services.rollout.core.job import (
     Advance,
@@ -217,7 +218,7 @@ class JobHandlers(Generic[Connection]):
     async def _store_prompts(self, job: Job, step: int) -> Claim:
         """Store the prompts or rows of a step: the same bytes under the same key every time."""
         spec = job.spec
-        key = f"waves/{job.policy_id}/{job.job_id}/{step}.prompts"
+        key = prompts_key(job.policy_id, job.job_id, step)
         if spec.data is not None:
             return await self._blobs.put(key, encode_rows(await self._rows.of_step(spec, spec.data, step)))
         seed = derive_seed(spec.seed, "prompts", step)

@@ -6,6 +6,7 @@ from mint_common.blobs.port import Blobs
 from mint_common.claims import Claim
 from mint_common.ids import JobId, PolicyId
 from mint_common.records import WaveRecord, encode_record
+from services.rollout.core.erasure import blobs_of
 
 
 async def store_record(
@@ -17,5 +18,5 @@ async def store_record(
     whose claim was committed.
     """
     data = encode_record(record)
-    key = f"waves/{policy_id}/{job_id}/{name}-{hashlib.sha256(data).hexdigest()}.rec"
+    key = f"{blobs_of(policy_id, job_id)}{name}-{hashlib.sha256(data).hexdigest()}.rec"
     return await blobs.put_new(key, data)

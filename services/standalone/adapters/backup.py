@@ -1,9 +1,9 @@
 """A stack's truth in a folder, and a stack made of it: the database as pg_dump has it, then the blobs.
 
 Invariants: the database is one consistent snapshot, and every blob that it names is in the folder, because
-blobs are only added and are copied after it, but for files that tenants delete meanwhile. A backup is
-complete or absent, a database whole or empty. What is written is its owner's alone, as it has secrets in
-the clear.
+blobs are only added and are copied after it, but for files that tenants delete meanwhile, and what ended jobs
+made of rows. A backup is complete or absent, a database whole or empty. What is written is its owner's alone,
+as it has secrets in the clear.
 """
 
 import asyncio
@@ -103,7 +103,7 @@ def copy_blobs(source: Path, target: Path) -> int:
             draft.touch(mode=0o600)
             try:
                 shutil.copyfile(file, draft)
-            except FileNotFoundError:  # of a tenant's file, deleted in the meantime
+            except FileNotFoundError:  # of a file or a job, erased in the meantime
                 draft.unlink(missing_ok=True)
                 continue
             with draft.open("rb") as written:

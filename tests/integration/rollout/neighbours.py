@@ -40,6 +40,7 @@ class Neighbours:
 
     It answers ``f abc=`` by the word, every second time. The next ``refusals`` requests are refused, the next
     ``aborts`` are cut off, and while ``held`` is set no completion ends: ``open`` counts those that go on.
+    Training still reads the records ``needed``.
     """
 
     def __init__(self) -> None:
@@ -47,6 +48,7 @@ class Neighbours:
         self.url = f"http://127.0.0.1:{port}"
         self.requests: list[SampleRequest] = []
         self.scores: list[tuple[str, str, dict[str, object]]] = []
+        self.needed: list[str] = []
         self.refusals = 0
         self.aborts = 0
         self.held = threading.Event()
@@ -91,6 +93,10 @@ class Neighbours:
         @http.get("/internal/base")
         async def base() -> Response:
             return Response(msgspec.msgpack.encode({"base": BASE}), media_type=MSGPACK)
+
+        @http.post("/internal/training/{policy_id}/records/release")
+        async def release(policy_id: str) -> Response:
+            return Response(msgspec.msgpack.encode(self.needed), media_type=MSGPACK)
 
         @http.get("/internal/engine")
         async def engine() -> object:

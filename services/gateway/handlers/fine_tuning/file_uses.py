@@ -1,19 +1,23 @@
 """Files that jobs read: removed only when no job does any more.
 
-Invariant: a file goes in a transaction that sees every job of it, and all of them have ended.
+Invariants: a file goes in a transaction that sees every job of it, and all of them have ended. Rollout, which
+erases what it made of the rows, is told of each removed file: at once, or by a later `sweep`.
 """
 
+import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from mint_common.errors import NotFound
+from mint_common.errors import MintError, NotFound
 from mint_common.ids import TenantId
 from services.gateway.core.fine_tuning.file_uses import FileUse, ReadingJob, file_use, newest_trained
 from services.gateway.core.fine_tuning.refusals import JobRefused, file_in_use
 from services.gateway.handlers.files import FileKeeper
 from services.gateway.handlers.fine_tuning.jobs import FineTuningJobs
 from services.gateway.ports.jobs import Submissions
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +41,7 @@ class FileUses:
                 raise file_in_use(file_id, reader.job.job_id)
         used = await self._use(tenant_id, file_id, readers)
         await self.files.remove(tenant_id, file_id, jobs=[reader.job.job_id for reader in readers])
+        await self._tell(tenant_id, file_id)
         return used
 
     async def sweep(self) -> None:
@@ -50,6 +55,19 @@ class FileUses:
             ended = [reader.job.job_id for reader in readers if reader.now.is_ended]
             with suppress(NotFound, JobRefused):  # removed by another gateway, or still read
                 await self.files.remove(tenant_id, file_id, jobs=ended, is_expired=True)
+        while removed := await self.files.untold():
+            if not all([await self._tell(*each) for each in removed]):
+                return
+
+    async def _tell(self, tenant_id: TenantId, file_id: str) -> bool:
+        """Have rollout erase what it made of a removed file's rows; return whether it will."""
+        try:
+            await self.jobs.rollout.delete_file(tenant_id, file_id)
+        except MintError as error:
+            _log.warning("rollout is told later of a removed file", extra={"problem": str(error)})
+            return False
+        await self.files.note_told(file_id)
+        return True
 
     async def _readers(self, tenant_id: TenantId, file_id: str) -> list[ReadingJob]:
         found = await self.submissions.using(tenant_id, file_id)

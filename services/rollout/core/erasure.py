@@ -1,0 +1,78 @@
+"""What may be erased of an ended job, and when. Pure.
+
+A job's blobs are those under its prefix: the prompts or rows of its steps, and rollout records. When it has
+ended, nobody reads prompts any more, and a record only the trainer: to go on with a wave that it has taken
+in, and to compute again what no snapshot of the policy has yet.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from mint_common.ids import BaseName, JobId, PolicyId, WaveId
+
+SETTLE_SECONDS = 3600.0
+"""How long after the end of a job a process that did not hear of it may still store a blob for it."""
+RETRY_SECONDS = 10.0
+"""Until the next look at records that are needed still: a snapshot covers them soon."""
+AWAY_SECONDS = 300.0
+"""Until the next look at records of a trainer that does not answer."""
+_PROMPTS = ".prompts"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndedJob:
+    """A job whose blobs are to be erased.
+
+    ``is_recorded`` says whether the trainer was ever told of a record of it; ``untold`` are its waves with a
+    record of which it is not known what came of them.
+    """
+
+    job_id: JobId
+    policy_id: PolicyId
+    base: BaseName
+    finished_at: float
+    is_recorded: bool
+    untold: tuple[WaveId, ...]
+
+    @property
+    def prefix(self) -> str:
+        """Return the prefix of its blobs."""
+        return blobs_of(self.policy_id, self.job_id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Erasure:
+    """Which blobs go now, and when the job is looked at next: None is never again."""
+
+    keys: tuple[str, ...]
+    next_at: float | None
+
+
+def blobs_of(policy_id: PolicyId, job_id: JobId) -> str:
+    """Return the prefix of a job's blobs; no other job's key begins with it."""
+    return f"waves/{policy_id}/{job_id}/"
+
+
+def prompts_key(policy_id: PolicyId, job_id: JobId, step: int) -> str:
+    """Return where the prompts or rows of a step are stored."""
+    return f"{blobs_of(policy_id, job_id)}{step}{_PROMPTS}"
+
+
+def plan_erasure(
+    job: EndedJob, keys: Sequence[str], needed: Collection[str] | None, *, most: int, now: float
+) -> Erasure:
+    """Return what goes of a job's blobs, ``most`` of them at once.
+
+    ``needed`` are records that its policy's training may still read; None: the trainer does not say, so all
+    may be. While some are, and while a blob may still come, the job is looked at again.
+    """
+    free = [key for key in keys if key.endswith(_PROMPTS) or (needed is not None and key not in needed)]
+    settled_at = job.finished_at + SETTLE_SECONDS
+    next_at: float | None
+    if len(free) > most:
+        next_at = now
+    elif len(free) < len(keys):
+        next_at = now + (AWAY_SECONDS if needed is None else RETRY_SECONDS)
+    else:
+        next_at = None if now >= settled_at else settled_at
+    return Erasure(keys=tuple(free[:most]), next_at=next_at)

@@ -1,0 +1,97 @@
+"""Erases blobs of ended jobs, and answers of evaluation runs over files that were deleted.
+
+Invariants: no blob goes that a job which has not ended, or the training of any policy, may still read. What
+is erased is a function of rows, so a process that is killed leaves it to the next look; erasing again erases
+nothing else. A look does a bounded piece of work.
+"""
+
+import asyncio
+import logging
+
+from mint_common.blobs.port import Blobs
+from mint_common.errors import MintError
+from mint_common.ids import BaseName
+from mint_common.runtime.clock import Clock
+from mint_common.runtime.periodic import run_periodically
+from services.rollout.core.erasure import RETRY_SECONDS, EndedJob, plan_erasure
+from services.rollout.ports import Erasures, TrainedRecords
+
+DAY_SECONDS = 86_400.0
+JOBS_AT_ONCE = 16
+KEYS_AT_ONCE = 1024
+"""Of a job, in one look."""
+DELETED_AT_ONCE = 8
+RUNS_AT_ONCE = 16
+FILES_KEPT_SECONDS = 7 * DAY_SECONDS
+"""How long a run may go on over a file that was deleted."""
+
+_log = logging.getLogger(__name__)
+
+
+class Eraser:
+    """Erases blobs of jobs that ended ``keep_seconds`` ago, or that read a file which is gone."""
+
+    def __init__(
+        self,
+        *,
+        erasures: Erasures,
+        records: TrainedRecords,
+        blobs: Blobs,
+        clock: Clock,
+        keep_seconds: float,
+        every_seconds: float,
+    ) -> None:
+        self._erasures = erasures
+        self._records = records
+        self._blobs = blobs
+        self._clock = clock
+        self._keep_seconds = keep_seconds
+        self._every_seconds = every_seconds
+        self._away: set[BaseName] = set()
+
+    async def run(self) -> None:
+        """Erase until cancelled, through outages of the database and of the blob store."""
+        await run_periodically(
+            self.erase, name="erasure", every_seconds=self._every_seconds, clock=self._clock
+        )
+
+    async def erase(self) -> None:
+        """Erase all that may go now."""
+        self._away.clear()
+        while await self.look():
+            continue
+        await self._erasures.forget_files(before=self._clock.now() - FILES_KEPT_SECONDS)
+
+    async def look(self) -> bool:
+        """Erase a bounded part of what may go; return whether there may be more."""
+        now = self._clock.now()
+        jobs = await self._erasures.claim(
+            before=now - self._keep_seconds, now=now, next_at=now + RETRY_SECONDS, limit=JOBS_AT_ONCE
+        )
+        for job in jobs:
+            await self._erase_blobs(job)
+        runs = await self._erasures.erase_runs(limit=RUNS_AT_ONCE)
+        return bool(jobs) or runs == RUNS_AT_ONCE
+
+    async def _erase_blobs(self, job: EndedJob) -> None:
+        keys = [key async for key in self._blobs.list(job.prefix)]
+        needed = await self._needed(job) if keys and job.is_recorded else frozenset()
+        now = self._clock.now()
+        plan = plan_erasure(job, keys, needed, most=KEYS_AT_ONCE, now=now)
+        for begin in range(0, len(plan.keys), DELETED_AT_ONCE):
+            together = plan.keys[begin : begin + DELETED_AT_ONCE]
+            await asyncio.gather(*map(self._blobs.delete, together))
+        if plan.keys:
+            _log.info("blobs of a job erased", extra={"job_id": job.job_id, "blobs": len(plan.keys)})
+        await self._erasures.settle(job, next_at=plan.next_at, now=now)
+
+    async def _needed(self, job: EndedJob) -> frozenset[str] | None:
+        """Return the records that training may still read; None where its trainer does not answer."""
+        if job.base in self._away:
+            return None
+        try:
+            return await self._records.release(job)
+        except MintError as error:
+            self._away.add(job.base)
+            _log.warning("records not erased yet", extra={"base": job.base, "problem": str(error)})
+            return None
