@@ -1,7 +1,7 @@
 """The light services run as the chart's pods: their images, user, root file system and secrets, under podman.
 
-Podman plays Deployments and Secrets. Not shown here is what it has no part of: Services, NetworkPolicies,
-probes, several replicas, and the checks of the API server.
+Podman plays Deployments, Secrets and the Jobs that come before them. Not shown here is what it has no part
+of: Services, NetworkPolicies, probes, several replicas, hooks, and the checks of the API server.
 """
 
 import json
@@ -91,11 +91,15 @@ def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
     if missing:
         pytest.skip(f"make test-compose builds what is missing: {', '.join(missing)}")
     names = [f"mint-chart-{store}" for store in STORES]
+    jobs = of_kind(answer.objects, "Job")
     pods = [f"mint-{service}-pod" for service in PORTS]
+    pods += [f"{job['metadata']['name']}-pod" for job in jobs]
     try:
         tool.run("network", "create", "--ignore", NETWORK)
         _start_stores(tool)
         tool.play("secret", _secret())
+        for job in jobs:
+            _migrate(tool, job)
         for one in of_kind(answer.objects, "Deployment"):
             tool.play(one["metadata"]["name"], _playable(one))
         yield tool
@@ -128,6 +132,20 @@ def _start_stores(tool: Podman) -> None:
     tool.run(*common, "--name=mint-chart-s3", *s3, "--entrypoint=/bin/sh", STORES["s3"], "/etc/mint/s3.sh")
 
 
+def _migrate(tool: Podman, job: Object) -> None:
+    """Play a Job again and again until it succeeds, as Kubernetes does: Postgres may still be starting."""
+    name = job["metadata"]["name"]
+
+    def succeeds() -> bool:
+        tool.play(name, _playable(job))
+        code = tool.run("wait", f"{name}-pod-migrate").strip()
+        if code != "0":
+            tool.run("pod", "rm", "--force", f"{name}-pod")
+        return code == "0"
+
+    _until(succeeds)
+
+
 def _secret() -> Object:
     return {
         "apiVersion": "v1",
@@ -137,11 +155,12 @@ def _secret() -> Object:
     }
 
 
-def _playable(deployment: Object) -> Object:
-    """Return a Deployment that podman plays: one replica, and its projected volume as one of a secret."""
-    changed: dict[str, Any] = json.loads(json.dumps(deployment))
+def _playable(of_pods: Object) -> Object:
+    """Return a set of pods that podman plays: one replica, and its projected volume as one of a secret."""
+    changed: dict[str, Any] = json.loads(json.dumps(of_pods))
     spec = changed["spec"]
-    spec["replicas"] = 1
+    if "replicas" in spec:
+        spec["replicas"] = 1
     pod = spec["template"]["spec"]
     for volume in pod["volumes"]:
         for source in volume.pop("projected")["sources"] if "projected" in volume else ():
