@@ -10,8 +10,9 @@ import pytest
 from mint_common.blobs.localfs import LocalBlobs
 from mint_common.testing.factories import TENANT
 from tests.integration.rollout.neighbours import Neighbours, Trainer
-from tests.integration.rollout.process import Rollout, show, until
+from tests.integration.rollout.process import show, until
 from tests.integration.rollout.test_file_jobs import PLAN, named, stored
+from tests.processes import ServiceProcess
 from tests.unit.rollout.file_jobs import completions, on_file
 
 pytestmark = pytest.mark.integration
@@ -29,7 +30,7 @@ async def waves_left(folder: Path, *, at_most: int, seconds: float = 60.0) -> li
 
 
 async def test_nothing_of_a_deleted_file_is_left_when_training_needs_it_no_more(
-    nats_url: str, rollout: Rollout, client: httpx.AsyncClient, neighbours: Neighbours, tmp_path: Path
+    nats_url: str, rollout: ServiceProcess, client: httpx.AsyncClient, neighbours: Neighbours, tmp_path: Path
 ) -> None:
     trainer = Trainer()
     event = named(on_file(await stored(tmp_path, completions(16)), epochs=2, evaluation=PLAN), "job_gone")
