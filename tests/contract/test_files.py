@@ -21,6 +21,8 @@ from services.gateway.handlers.files import FileKeeper
 
 pytestmark = pytest.mark.integration
 
+OPTIONS = ("files", "blobs", "spool", "rows", "clock", "max_file_bytes", "tenant_bytes")
+
 
 @pytest.fixture
 def clock() -> ManualClock:
@@ -99,6 +101,29 @@ async def test_files_of_one_moment_are_paged_too(files) -> None:
     made = {(await keep(files, ROWS)).file_id for _ in range(3)}
     (first,) = await ids(files, limit=1)
     assert {first, *await ids(files, after=first)} == made
+
+
+async def test_a_file_that_is_stored_slowly_is_behind_all_that_was_listed_meanwhile(
+    files, blobs, clock, monkeypatch
+) -> None:
+    put_file, arrived, goes_on = blobs.put_file, asyncio.Event(), asyncio.Event()
+
+    async def put_slowly(key: str, path: Path) -> object:
+        arrived.set()
+        await goes_on.wait()
+        return await put_file(key, path)
+
+    monkeypatch.setattr(blobs, "put_file", put_slowly)
+    keeping = asyncio.create_task(keep(files, ROWS))
+    await arrived.wait()
+    await clock.advance(5)
+    monkeypatch.undo()
+    elsewhere = FileKeeper(**{name: getattr(files, name) for name in OPTIONS})  # another gateway
+    listed = (await keep(elsewhere, ROWS * 2)).file_id
+    await clock.advance(1)
+    goes_on.set()
+    slow = (await keeping).file_id
+    assert await ids(files, order="asc", after=listed) == [slow]
 
 
 async def test_equal_bytes_of_two_tenants_are_stored_once_and_go_with_the_last(files, blobs) -> None:

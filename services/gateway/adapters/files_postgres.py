@@ -15,7 +15,14 @@ from mint_common.errors import NotFound
 from mint_common.ids import JobId, TenantId
 from mint_common.runtime.clock import Clock
 from mint_common.runtime.postgres_errors import PostgresConnection, acquired
-from services.gateway.core.files.records import FileRecord, Order, created_at_of
+from services.gateway.core.files.records import (
+    FileContent,
+    FileDraft,
+    FileRecord,
+    Order,
+    created_at_of,
+    new_file,
+)
 from services.gateway.core.files.refusals import FilesFull, UploadClosed
 from services.gateway.core.fine_tuning.refusals import file_in_use
 
@@ -170,11 +177,19 @@ class _Held:
         self._clock = clock
 
     async def add(
-        self, file: FileRecord, *, limit_bytes: int, limit_files: int, upload_id: str | None = None
-    ) -> None:
+        self,
+        draft: FileDraft,
+        content: FileContent,
+        *,
+        limit_bytes: int,
+        limit_files: int,
+        upload_id: str | None = None,
+    ) -> FileRecord:
         """Add a file of this content."""
+        await self._connection.execute(LOCK_TENANT, draft.tenant_id)
+        # Behind the lock: whoever pages by time has seen nothing that is newer.
         now = self._clock.now()
-        await self._connection.execute(LOCK_TENANT, file.tenant_id)
+        file = new_file(draft, content, now=now)
         if upload_id is not None:
             completed = await self._connection.fetchval(_COMPLETE, upload_id, file.file_id, now)
             if completed is None:
@@ -189,6 +204,7 @@ class _Held:
         )
         values = [getattr(file, field.name) for field in fields(FileRecord)]
         await self._connection.execute(_ADD, *values)
+        return file
 
 
 async def check_room(

@@ -25,7 +25,6 @@ from services.gateway.core.files.records import (
     FileRecord,
     Order,
     content_claim,
-    new_file,
 )
 from services.gateway.core.files.refusals import DatasetRefused, FilesFull
 from services.gateway.ports.files import Files, RowsCheck, Spool, Spooled
@@ -75,17 +74,19 @@ class FileKeeper:
             raise InvalidField(field="file", problem="has no bytes")
         report = await self._check(draft, spooled)
         content = FileContent(sha256=spooled.sha256, size_bytes=spooled.size_bytes, report=report)
-        file = new_file(draft, content, now=self.clock.now())
         try:
             async with self._storing.turn(draft.tenant_id), self.files.hold(content.sha256) as held:
                 await self.blobs.put_file(content.claim.uri, spooled.path)
-                await held.add(
-                    file, limit_bytes=self.tenant_bytes, limit_files=MAX_FILES, upload_id=upload_id
+                return await held.add(
+                    draft,
+                    content,
+                    limit_bytes=self.tenant_bytes,
+                    limit_files=MAX_FILES,
+                    upload_id=upload_id,
                 )
         except BaseException:
             await asyncio.shield(self._erase_soon(content.sha256))
             raise
-        return file
 
     async def _check(self, draft: FileDraft, spooled: Spooled) -> DatasetReport | None:
         if draft.purpose != CHECKED_PURPOSE:

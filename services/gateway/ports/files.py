@@ -8,7 +8,14 @@ from typing import Protocol
 
 from mint_common.datasets import DatasetReport, Repeats
 from mint_common.ids import JobId, TenantId
-from services.gateway.core.files.records import FileRecord, Order, PartRecord, UploadRecord
+from services.gateway.core.files.records import (
+    FileContent,
+    FileDraft,
+    FileRecord,
+    Order,
+    PartRecord,
+    UploadRecord,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,12 +69,18 @@ class HeldContent(Protocol):
     """Content that cannot be erased while it is held."""
 
     async def add(
-        self, file: FileRecord, *, limit_bytes: int, limit_files: int, upload_id: str | None = None
-    ) -> None:
+        self,
+        draft: FileDraft,
+        content: FileContent,
+        *,
+        limit_bytes: int,
+        limit_files: int,
+        upload_id: str | None = None,
+    ) -> FileRecord:
         """Add a file of this content, visible when the hold ends well.
 
-        It completes an upload if one is named. Raises FilesFull, or UploadClosed when the upload is not
-        pending any more.
+        Its time is taken when all that the tenant added before is visible. It completes an upload if one
+        is named. Raises FilesFull, or UploadClosed when the upload is not pending any more.
         """
         ...
 
