@@ -194,8 +194,11 @@ async def open_trainer(settings: TrainerSettings, process: ProcessRank = ALONE) 
 
 
 async def _open_pools(dsn: str, stack: AsyncExitStack) -> tuple[asyncpg.Pool, asyncpg.Pool]:
-    """Open a pool for operations, without resets, and one for those that lock and listen: relay and lease."""
-    locking_pool = await open_pool(dsn, schema=SCHEMA, max_size=3)
+    """Open a pool for operations, without resets, and one for those that lock and listen: relay and lease.
+
+    Each of these two holds a connection, the lease is renewed over a third, and a fourth is to spare.
+    """
+    locking_pool = await open_pool(dsn, schema=SCHEMA, max_size=4)
     stack.push_async_callback(locking_pool.close)
     await migrate(locking_pool, schema=SCHEMA, package="services.trainer.adapters.migrations")
     pool = await open_pool(dsn, schema=SCHEMA, resets=False, settings=_OPERATIONS)
