@@ -300,10 +300,10 @@ Outcome = Pending | Done | Refused
 
 
 class TrainerInfo(msgspec.Struct, frozen=True):
-    """A trainer; without ``has_lease`` it is a spare of its base. One of an older version does not say."""
+    """A trainer; without ``has_lease`` it is a spare of its base, or of a version that does not say."""
 
     base: BaseName
-    has_lease: bool = True
+    has_lease: bool = False
 
 
 class MergeRequest(msgspec.Struct, frozen=True):

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from typing import TypeVar
 
 import msgspec
@@ -153,8 +153,8 @@ class TrainerClient:
 class TrainerDirectory:
     """The trainers behind a fixed list of addresses, by base: of several, the one that has the base's lease.
 
-    What a trainer trains never changes. While there are more addresses than bases, all are asked again, at
-    most every two seconds; who asks for a known base does not wait for their answers.
+    What a trainer trains never changes. While there are more addresses than bases, all are asked again: at
+    most once in two seconds, and after a quiet time before the next answer is used.
     """
 
     def __init__(self, urls: Sequence[str], *, token: str) -> None:
@@ -162,46 +162,63 @@ class TrainerDirectory:
             TrainerClient(InternalHttp(url, token=token, peer="a trainer"), name="a trainer") for url in urls
         ]
         self._by_base: dict[BaseName, TrainerClient] = {}
-        self._asking: asyncio.Task[None] | None = None
-        self._asked_at = -_REASK_SECONDS
+        self._asking: set[asyncio.Task[None]] = set()
+        self._confirmed: set[BaseName] = set()  # by who has the lease, since all were asked last
+        self._told_at = float("-inf")
 
     async def find(self, base: BaseName) -> TrainerClient:
         """Return the trainer of a base. Raises Unavailable when none that answers has it."""
-        if base not in self._by_base:
-            await self._asked()
-        elif time.monotonic() - self._asked_at >= _REASK_SECONDS:
-            self._asked()
+        age = time.monotonic() - self._told_at
+        if age >= (2 * _REASK_SECONDS if base in self._by_base else _REASK_SECONDS):
+            await self._hear_of(base)
+        elif age >= _REASK_SECONDS:
+            self._ask_all()
         if base not in self._by_base:
             raise Unavailable(what=f"a trainer of {base}", problem="none of the trainers has this base")
         return self._by_base[base]
 
     async def bases(self) -> list[BaseName]:
         """Return the bases that can be trained now."""
-        await self._asked()
+        await self._hear_of(None)
         return sorted(self._by_base)
 
     async def aclose(self) -> None:
         """Close all connections."""
-        if self._asking is not None:
-            self._asking.cancel()
-            await asyncio.gather(self._asking, return_exceptions=True)
+        asking = list(self._asking)
+        for task in asking:
+            task.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
         for client in self._clients:
             await client.aclose()
 
-    def _asked(self) -> Awaitable[None]:
-        """Begin to ask, unless it goes on; await the result to have the answers."""
-        if self._asking is None or self._asking.done():
-            self._asked_at = time.monotonic()
-            self._asking = asyncio.create_task(self._ask())
-        return asyncio.shield(self._asking)
+    async def _hear_of(self, base: BaseName | None) -> None:
+        """Return when who has a base's lease has answered, or else when nobody is waited for any more."""
+        self._ask_all()
+        while self._asking and base not in self._confirmed:
+            await asyncio.wait(self._asking, return_when=asyncio.FIRST_COMPLETED)
 
-    async def _ask(self) -> None:
-        if len(self._by_base) == len(self._clients):
-            return  # each has a base of its own
-        answers = await asyncio.gather(*map(_described, self._clients))
-        for client, info in zip(self._clients, answers, strict=True):
-            if info is not None and (info.has_lease or info.base not in self._by_base):
-                self._by_base[info.base] = client
+    def _ask_all(self) -> None:
+        """Ask all trainers, unless that goes on, or each has a base of its own."""
+        if self._asking or len(self._by_base) == len(self._clients):
+            return
+        self._confirmed.clear()
+        self._asking = {asyncio.create_task(self._ask(client)) for client in self._clients}
+        for task in self._asking:
+            task.add_done_callback(self._on_told)
+
+    def _on_told(self, task: asyncio.Task[None]) -> None:
+        self._asking.discard(task)
+        if not self._asking:
+            self._told_at = time.monotonic()
+
+    async def _ask(self, client: TrainerClient) -> None:
+        info = await _described(client)
+        if info is None:
+            return
+        if info.has_lease:
+            self._confirmed.add(info.base)
+        if info.has_lease or info.base not in self._by_base:
+            self._by_base[info.base] = client
 
 
 async def _described(client: TrainerClient) -> TrainerInfo | None:
