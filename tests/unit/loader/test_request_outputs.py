@@ -73,3 +73,34 @@ async def test_a_reader_that_leaves_closes_the_outputs() -> None:
         await asyncio.wait([waiting])
         await ahead.aclose()
         assert source.is_closed
+
+
+async def test_a_reader_that_is_cancelled_twice_leaves_nothing_that_still_reads() -> None:
+    ending, goes_on = asyncio.Event(), asyncio.Event()
+    closed: list[bool] = []
+
+    async def outputs() -> AsyncGenerator[int, None]:
+        try:
+            yield 0
+            await asyncio.Event().wait()
+        finally:
+            ending.set()
+            await goes_on.wait()  # as vLLM's abort does
+            closed.append(True)
+
+    ahead = read_ahead(outputs())
+    assert await anext(ahead) == 0
+    waiting = asyncio.create_task(anext(ahead))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await ending.wait()
+    waiting.cancel()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not waiting.done()
+    goes_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    await ahead.aclose()
+    assert closed == [True]
+    assert asyncio.all_tasks() == {asyncio.current_task()}

@@ -42,9 +42,21 @@ async def read_ahead(outputs: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, 
             reading.result()
         finally:
             reading.cancel()
-            await asyncio.wait([reading])
+            await _wait_out(reading)
             if not reading.cancelled():
                 reading.exception()
+
+
+async def _wait_out(task: asyncio.Task[None]) -> None:
+    """Return, or raise the last cancellation that came meanwhile, when a task has ended."""
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
 
 
 class RequestOutputs:
