@@ -122,4 +122,5 @@ async def _end(process: Process) -> None:
     if process.returncode is None:
         with suppress(ProcessLookupError):
             process.kill()
-        await asyncio.shield(process.wait())
+    # Reads what is left: Python 3.11 waits for the end of the pipe too, which a paused reader never sees.
+    await asyncio.shield(process.communicate())
