@@ -309,6 +309,7 @@ class TrainerInfo(msgspec.Struct, frozen=True):
 class MergeRequest(msgspec.Struct, frozen=True):
     """Ask for the tar of the resident base with a revision merged into it, from byte ``begin`` on."""
 
+    tenant_id: TenantId
     manifest: Claim
     begin: int
 

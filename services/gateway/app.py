@@ -113,8 +113,6 @@ TENANT_STREAMS = 64
 """Event streams of a tenant at a time: each takes a subscription, and a connection while it is read."""
 TENANT_DOWNLOADS = 16
 """Of a tenant at a time: each holds a part of 4 MiB while its client reads."""
-TENANT_MERGES = 2
-"""Of a tenant at a time: each keeps one of its base's trainer's few turns while its client reads."""
 
 LEASE_TIMEOUTS = 3
 """How long a gateway holds a webhook, in time-outs of a try: what a killed one held waits for so long."""
@@ -218,7 +216,6 @@ async def run(settings: GatewaySettings) -> None:
             in_hand=OpenRequests(what="your tenant's open requests", most=TENANT_REQUESTS),
             event_streams=OpenRequests(what="your tenant's event streams", most=TENANT_STREAMS),
             downloads=OpenRequests(what="your tenant's downloads", most=TENANT_DOWNLOADS),
-            merging=OpenRequests(what="your tenant's downloads of merged weights", most=TENANT_MERGES),
             bodies=BodyBudget(limit_bytes=settings.body_bytes),
             cold_admission=AdmissionGate(
                 AdmissionQueue(

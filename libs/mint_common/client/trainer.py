@@ -46,13 +46,13 @@ class TrainerClient:
         body = msgspec.msgpack.encode(request)
         return self._read(await self._http.exchange("POST", "/internal/render", body), Rendering)
 
-    async def merged(self, manifest: Claim, *, begin: int) -> Relayed:
+    async def merged(self, tenant_id: TenantId, manifest: Claim, *, begin: int) -> Relayed:
         """Return the tar of the base with a revision merged into it, from a byte on, once it has begun.
 
         Whoever gets it closes it, which ends the making. Raises BlobMissing, BlobCorrupt, AdapterInvalid,
         RangeBeyond, InvalidField where none are made, Overloaded.
         """
-        body = msgspec.msgpack.encode(MergeRequest(manifest=manifest, begin=begin))
+        body = msgspec.msgpack.encode(MergeRequest(tenant_id=tenant_id, manifest=manifest, begin=begin))
         return await self._http.relay("/internal/merged", body, {"content-type": MSGPACK})
 
     async def submit(self, submission: Submission) -> None:

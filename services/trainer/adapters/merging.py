@@ -9,6 +9,7 @@ import secrets
 import shutil
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
@@ -21,8 +22,11 @@ from mint_common.blobs.port import Blobs
 from mint_common.claims import Claim
 from mint_common.client.http import error_from_payload
 from mint_common.errors import InvalidField, Overloaded, Unavailable, plain_problem
+from mint_common.ids import TenantId
 
 FOLDER_PREFIX = "mint-merge-"
+OF_A_TENANT = 2
+"""Tars of a tenant at a time, whichever gateways ask for them."""
 RETRY_AFTER_SECONDS = 10
 HEAD_SECONDS = 240.0
 """How long an adapter is staged and checked: a gateway waits 300 s for the first byte."""
@@ -33,37 +37,42 @@ _ENVIRON = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 class MergingProcesses:
-    """See `services.trainer.ports.merging.Merging`; ``most`` 0 makes none."""
+    """See `services.trainer.ports.merging.Merging`; ``most`` 0 makes none.
+
+    A tenant has at most two at a time, and of several never the last one.
+    """
 
     def __init__(self, blobs: Blobs, base_dir: Path, folder: Path, *, most: int) -> None:
         self._blobs = blobs
         self._base_dir = base_dir
         self._folder = folder
         self._most = most
-        self._open = 0
+        self._of_a_tenant = max(1, min(OF_A_TENANT, most - 1))
+        self._open = Counter[TenantId]()
 
-    async def open(self, manifest: Claim, *, begin: int) -> "ProcessTar":
+    async def open(self, tenant_id: TenantId, manifest: Claim, *, begin: int) -> "ProcessTar":
         """Return a tar whose size is known."""
         if not self._most:
             problem = "weights of its base are not given out here: download its adapter.tar instead"
             raise InvalidField(field="revision", problem=problem)
         try:
             async with AsyncExitStack() as stack, asyncio.timeout(HEAD_SECONDS):
-                stack.enter_context(self._counted())
+                stack.enter_context(self._counted(tenant_id))
                 process, total_bytes = await self._begun(manifest, begin, stack)
                 return ProcessTar(process, total_bytes - begin, stack.pop_all())
         except (OSError, TimeoutError) as error:
             raise Unavailable(what=_WHAT, problem=plain_problem(error)) from error
 
     @contextmanager
-    def _counted(self) -> Iterator[None]:
-        if self._open >= self._most:
-            raise Overloaded(what=_WHAT, depth=self._open, retry_after_seconds=RETRY_AFTER_SECONDS)
-        self._open += 1
+    def _counted(self, tenant_id: TenantId) -> Iterator[None]:
+        if self._open[tenant_id] >= self._of_a_tenant or self._open.total() >= self._most:
+            depth = self._open.total()
+            raise Overloaded(what=_WHAT, depth=depth, retry_after_seconds=RETRY_AFTER_SECONDS)
+        self._open[tenant_id] += 1
         try:
             yield
         finally:
-            self._open -= 1
+            self._open -= Counter({tenant_id: 1})
 
     async def _begun(self, manifest: Claim, begin: int, stack: AsyncExitStack) -> tuple[Process, int]:
         """Return a process that has mapped the adapter, and the size of its whole tar; ``stack`` ends it."""

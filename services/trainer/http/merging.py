@@ -18,7 +18,7 @@ def add_routes(http: FastAPI, merging: Merging) -> None:
         """Answer the tar from a byte on; it ends with its reader."""
         asked = read_packed(await request.body(), MergeRequest)
         async with cancelled_on_disconnect(request):
-            return _Answer(await merging.open(asked.manifest, begin=asked.begin))
+            return _Answer(await merging.open(asked.tenant_id, asked.manifest, begin=asked.begin))
 
 
 class _Answer(StreamingResponse):

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from typing import Protocol
 
 from mint_common.claims import Claim
+from mint_common.ids import TenantId
 
 
 class MergedTar(Protocol):
@@ -24,10 +25,13 @@ class MergedTar(Protocol):
 
 
 class Merging(Protocol):
-    """Makes tars beside training, a bounded number at a time. Repeatable: it keeps nothing of them."""
+    """Makes tars beside training, a bounded number at a time, in all and of each tenant.
 
-    async def open(self, manifest: Claim, *, begin: int) -> MergedTar:
-        """Return the tar of a revision from a byte on.
+    Repeatable: it keeps nothing of them.
+    """
+
+    async def open(self, tenant_id: TenantId, manifest: Claim, *, begin: int) -> MergedTar:
+        """Return the tar of a tenant's revision from a byte on.
 
         Raises BlobMissing, BlobCorrupt, AdapterInvalid, RangeBeyond, InvalidField where none are made,
         Overloaded, Unavailable.

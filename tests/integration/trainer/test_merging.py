@@ -13,11 +13,13 @@ from mint_common.adapters_format import build_adapter, peft_name, read_base_fact
 from mint_common.blobs.localfs import LocalBlobs
 from mint_common.claims import Claim
 from mint_common.errors import BlobMissing, InvalidField, Overloaded, RangeBeyond, Unavailable
-from mint_common.ids import PolicyId
+from mint_common.ids import PolicyId, TenantId
 from services.trainer.adapters.merging import MergingProcesses
 from tests.integration.trainer.conftest import TINY
 
 pytestmark = pytest.mark.integration
+
+TENANT, OTHER = TenantId("tenant_1"), TenantId("tenant_2")
 
 
 @pytest.fixture
@@ -55,35 +57,64 @@ def processes() -> list[psutil.Process]:
 
 
 async def test_one_waits_for_the_other_and_has_the_same_bytes(merging, manifest, blobs, tmp_path) -> None:
-    first = await merging.open(manifest, begin=0)
+    first = await merging.open(TENANT, manifest, begin=0)
     with pytest.raises(Overloaded):
-        await merging.open(manifest, begin=0)
+        await merging.open(TENANT, manifest, begin=0)
     content = b"".join([part async for part in first.parts()])
     assert len(content) == first.size_bytes
     await first.close()
     await first.close()
-    second = await merging.open(manifest, begin=len(content) - 5000)
+    second = await merging.open(TENANT, manifest, begin=len(content) - 5000)
     assert b"".join([part async for part in second.parts()]) == content[-5000:]
     await second.close()
 
 
+@pytest.mark.parametrize(("most", "of_a_tenant"), [(1, 1), (2, 1), (3, 2), (4, 2)])
+async def test_a_tenant_leaves_turns_to_others(
+    manifest, blobs, tmp_path, most: int, of_a_tenant: int
+) -> None:
+    merging = MergingProcesses(blobs, TINY, tmp_path / "staging", most=most)
+    (tmp_path / "staging").mkdir()
+    tars = [await merging.open(TENANT, manifest, begin=0) for _ in range(of_a_tenant)]
+    with pytest.raises(Overloaded):
+        await merging.open(TENANT, manifest, begin=0)
+    tars += [await merging.open(OTHER, manifest, begin=0) for _ in range(most - of_a_tenant)]
+    with pytest.raises(Overloaded):
+        await merging.open(TenantId("tenant_3"), manifest, begin=0)
+    for tar in tars:
+        await tar.close()
+    await (await merging.open(TENANT, manifest, begin=0)).close()
+
+
 async def test_what_fails_gives_its_turn_back(merging, manifest, missing_claim) -> None:
     with pytest.raises(BlobMissing):
-        await merging.open(missing_claim, begin=0)
+        await merging.open(TENANT, missing_claim, begin=0)
     with pytest.raises(RangeBeyond) as beyond:
-        await merging.open(manifest, begin=1 << 40)
+        await merging.open(TENANT, manifest, begin=1 << 40)
     assert beyond.value.begin == 1 << 40
-    opening = asyncio.ensure_future(merging.open(manifest, begin=0))
+    opening = asyncio.ensure_future(merging.open(TENANT, manifest, begin=0))
     while not processes():
         await asyncio.sleep(0)
     opening.cancel()
     with pytest.raises(asyncio.CancelledError):
         await opening
-    await (await merging.open(manifest, begin=0)).close()
+    await (await merging.open(TENANT, manifest, begin=0)).close()
+
+
+async def test_a_reader_that_leaves_gives_its_turn_back(merging, manifest) -> None:
+    for _ in range(2):
+        tar = await merging.open(TENANT, manifest, begin=0)
+        (process,) = processes()
+        seen_asleep = 0
+        while seen_asleep < 20:  # blocked by a full pipe, as far as can be seen
+            seen_asleep = seen_asleep + 1 if process.status() == psutil.STATUS_SLEEPING else 0
+            await asyncio.sleep(0.01)
+        async with asyncio.timeout(60):
+            await tar.close()
 
 
 async def test_a_process_that_dies_is_no_short_tar(merging, manifest) -> None:
-    tar = await merging.open(manifest, begin=0)
+    tar = await merging.open(TENANT, manifest, begin=0)
     (process,) = processes()
     process.send_signal(signal.SIGKILL)
     with pytest.raises(Unavailable, match="too soon"):
@@ -97,9 +128,9 @@ async def test_a_disk_that_takes_nothing_is_told(manifest, blobs, tmp_path) -> N
     merging = MergingProcesses(blobs, TINY, tmp_path / "file", most=1)
     for _ in range(2):
         with pytest.raises(Unavailable, match="the merging of weights"):
-            await merging.open(manifest, begin=0)
+            await merging.open(TENANT, manifest, begin=0)
 
 
 async def test_an_operator_may_give_none_out(manifest, blobs, tmp_path) -> None:
     with pytest.raises(InvalidField, match="not given out here"):
-        await MergingProcesses(blobs, TINY, tmp_path, most=0).open(manifest, begin=0)
+        await MergingProcesses(blobs, TINY, tmp_path, most=0).open(TENANT, manifest, begin=0)

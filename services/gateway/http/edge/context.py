@@ -54,7 +54,6 @@ class Gateway:
     in_hand: OpenRequests
     event_streams: OpenRequests
     downloads: OpenRequests
-    merging: OpenRequests
     bodies: BodyBudget
     cold_admission: AdmissionGate
     body_admission: AdmissionGate

@@ -107,10 +107,9 @@ async def download_merged(  # noqa: PLR0917  # FastAPI passes them by name
     check_mergeable(await gateway.registry.get_base(base))
     tag = merged_tag(found.digest)
     begin = first_byte(range, if_range, tag=tag)
-    answered(request).enter_context(gateway.merging.counted(caller.tenant_id))
     trainer = await gateway.tinker.trainers.find(base)
     async with cancelled_on_disconnect(request):
-        merged = await trainer.merged(found.manifest, begin=begin)
+        merged = await trainer.merged(caller.tenant_id, found.manifest, begin=begin)
     answered(request).callback(merged.close)
     left_bytes = int(merged.headers["content-length"])
     headers = {
