@@ -1,7 +1,8 @@
 #!/bin/sh
 # Give each service a role that owns the schema of its name, which no other service's role may read. Run again it sets
 # the passwords anew and hands over tables that another role made: of an older stack, or of a restored backup.
-# Names and passwords come from the services' connection strings, the files postgres_dsn_SERVICE in the folder SECRETS.
+# Names and passwords come from the services' connection strings, the files postgres_dsn_SERVICE in the folder SECRETS:
+# postgresql://NAME:PASSWORD@HOST..., the password of letters and digits.
 # Connects as psql does (PGHOST, PGUSER, ...), as a superuser: as that of the container where the image starts this.
 set -eu
 export PGUSER="${PGUSER:-${POSTGRES_USER:-postgres}}"
@@ -9,7 +10,10 @@ export PGDATABASE="${PGDATABASE:-${POSTGRES_DB:-$PGUSER}}"
 for schema in gateway loader registry rollout trainer; do
   login=$(cat "${SECRETS:-/run/secrets}/postgres_dsn_$schema")
   login=${login#*://}
-  login=${login%%@*}
+  login=${login%%[/?#]*}
+  case $login in ?*:?*@*) ;; *) echo "postgres_dsn_$schema: no user and password before an @" >&2; exit 1 ;; esac
+  login=${login%@*}
+  case $login in *[%@]*) echo "postgres_dsn_$schema: % and @ in user and password are not read" >&2; exit 1 ;; esac
   # In the environment rather than among the arguments, which every process may read.
   SCHEMA=$schema ROLE=${login%%:*} PASSWORD=${login#*:} \
     psql --no-psqlrc --quiet --set=ON_ERROR_STOP=1 --single-transaction <<'SQL'

@@ -61,9 +61,17 @@ def _give_roles(server: RunningServer, folder: Path) -> Mapping[str, str]:
     """Make secrets and roles; return the services' connection strings."""
     place = server.address.rpartition("@")[2]
     logins = {name: f"postgresql://mint_{name}:{secrets.token_hex()}@{place}" for name in SERVICES}
+    done = _run_script(server.address, logins, folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    return logins
+
+
+def _run_script(
+    superuser: str, logins: Mapping[str, str], folder: Path
+) -> "subprocess.CompletedProcess[str]":
     for service, login in logins.items():
         (folder / f"postgres_dsn_{service}").write_text(f"{login}\n")
-    address = urlsplit(server.address)
+    address = urlsplit(superuser)
     environ = {
         **os.environ,
         "PATH": f"{wheel_binaries()}:{os.environ['PATH']}",
@@ -75,9 +83,7 @@ def _give_roles(server: RunningServer, folder: Path) -> Mapping[str, str]:
         "PGDATABASE": address.path[1:],
     }
     script = [str(ROOT / "deploy/postgres/roles.sh")]
-    done = subprocess.run(script, env=environ, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    return logins
+    return subprocess.run(script, env=environ, capture_output=True, text=True, check=False)
 
 
 def _mint_migrate(service: str, login: Path) -> None:
@@ -95,6 +101,27 @@ async def _migrate(logins: Mapping[str, str]) -> None:
             await migrate(pool, schema=service, package=f"services.{service}.adapters.migrations")
         finally:
             await pool.close()
+
+
+@pytest.mark.parametrize(
+    ("login", "problem"),
+    [
+        ("postgresql://mint@db:5432/mint", "no user and password"),
+        ("postgresql://mint:@db/mint", "no user and password"),
+        ("postgresql://:secret@db/mint", "no user and password"),
+        ("postgresql://db:5432/mint", "no user and password"),
+        ("postgresql://db:5432/mint?user=a@b", "no user and password"),
+        ("postgresql://mint:pass%40word@db/mint", "% and @"),
+        ("postgresql://mint:pass@word@db/mint", "% and @"),
+    ],
+)
+def test_a_connection_string_without_a_plain_login_is_refused(
+    tmp_path: Path, login: str, problem: str
+) -> None:
+    done = _run_script("postgresql://nobody:none@127.0.0.1:1/none", {"gateway": login}, tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"postgres_dsn_gateway: {problem}")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("reader", SERVICES)
