@@ -7,6 +7,7 @@
 set -eu
 export PGUSER="${PGUSER:-${POSTGRES_USER:-postgres}}"
 export PGDATABASE="${PGDATABASE:-${POSTGRES_DB:-$PGUSER}}"
+users=" "
 for schema in gateway loader registry rollout trainer; do
   login=$(cat "${SECRETS:-/run/secrets}/postgres_dsn_$schema")
   login=${login#*://}
@@ -14,15 +15,24 @@ for schema in gateway loader registry rollout trainer; do
   case $login in ?*:?*@*) ;; *) echo "postgres_dsn_$schema: no user and password before an @" >&2; exit 1 ;; esac
   login=${login%@*}
   case $login in *[%@]*) echo "postgres_dsn_$schema: % and @ in user and password are not read" >&2; exit 1 ;; esac
+  case $users in *" ${login%%:*} "*) echo "postgres_dsn_$schema: another service has its user" >&2; exit 1 ;; esac
+  users="$users${login%%:*} "
   # In the environment rather than among the arguments, which every process may read.
   SCHEMA=$schema ROLE=${login%%:*} PASSWORD=${login#*:} \
-    psql --no-psqlrc --quiet --set=ON_ERROR_STOP=1 --single-transaction <<'SQL'
+    psql --no-psqlrc --quiet --set=ON_ERROR_STOP=1 --set=VERBOSITY=terse --single-transaction <<'SQL'
 SET client_min_messages = warning;
 \getenv schema SCHEMA
 \getenv role ROLE
 \getenv password PASSWORD
 SELECT format('CREATE ROLE %I LOGIN', :'role')
 WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = :'role') \gexec
+SET mint.role = :'role';
+DO $$ BEGIN
+  IF EXISTS (SELECT FROM pg_roles WHERE rolname = current_setting('mint.role')
+             AND (rolname = current_user OR rolsuper OR rolcreaterole OR rolbypassrls)) THEN
+    RAISE EXCEPTION 'the role % may read every table: give the service one of its own', current_setting('mint.role');
+  END IF;
+END $$;
 ALTER ROLE :"role" PASSWORD :'password';
 CREATE SCHEMA IF NOT EXISTS :"schema";
 ALTER SCHEMA :"schema" OWNER TO :"role";

@@ -57,6 +57,17 @@ def logins(
         server.stop()
 
 
+@pytest.fixture(scope="module")
+def server(server_folder: Path) -> Iterator[RunningServer]:
+    """A server whose database has nothing yet."""
+    server = make_postgres(server_folder / "roles-none")
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
 def _give_roles(server: RunningServer, folder: Path) -> Mapping[str, str]:
     """Make secrets and roles; return the services' connection strings."""
     place = server.address.rpartition("@")[2]
@@ -122,6 +133,30 @@ def test_a_connection_string_without_a_plain_login_is_refused(
     assert done.returncode == 1
     assert done.stderr.startswith(f"postgres_dsn_gateway: {problem}")
     assert done.stderr.count("\n") == 1
+
+
+async def test_a_role_that_reads_every_table_is_refused(server: RunningServer, tmp_path: Path) -> None:
+    connection = await asyncpg.connect(server.address)
+    try:
+        powers = ("superuser", "createrole", "bypassrls")
+        for power in powers:
+            await connection.execute(f"CREATE ROLE a_{power} {power} LOGIN")
+        for name in ("mint", *(f"a_{power}" for power in powers)):
+            logins = {"gateway": f"postgresql://{name}:other@db/mint"}
+            done = await asyncio.to_thread(_run_script, server.address, logins, tmp_path)
+            assert done.returncode != 0
+            assert f"the role {name} may read every table" in done.stderr
+        assert await connection.fetch("SELECT FROM pg_namespace WHERE nspname = 'gateway'") == []
+    finally:
+        await connection.close()
+    # The superuser has its password still.
+    await (await asyncpg.connect(server.address)).close()
+
+
+def test_one_role_of_two_services_is_refused(server: RunningServer, tmp_path: Path) -> None:
+    logins = dict.fromkeys(SERVICES, "postgresql://mint_shared:secret@db/mint")
+    done = _run_script(server.address, logins, tmp_path)
+    assert (done.returncode, done.stderr) == (1, "postgres_dsn_loader: another service has its user\n")
 
 
 @pytest.mark.parametrize("reader", SERVICES)
