@@ -42,8 +42,8 @@ Json = Any  # whatever the other side answered; the typed clients above this one
 _log = logging.getLogger(__name__)
 
 _MAX_CONNECTIONS = 512
-# Much shorter than a service's own (runtime.service), which must not close a connection that we begin to use.
 _STREAM_SECONDS = 300.0  # of silence between two parts of a stream
+# Much shorter than a service's own (runtime.service), which must not close a connection that we begin to use.
 _KEEP_ALIVE_SECONDS = 5
 _MOST_NAME = 500
 """Longer than any valid name; a longer path segment would exceed what servers accept."""
