@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from mint_common.runtime.postgres import migrate, open_pool
+from services.standalone.adapters.backup import dump_database
 from services.standalone.adapters.launch import free_port
 from services.standalone.adapters.postgres import wheel_binaries
 from services.standalone.core.plan import SERVICES
@@ -75,6 +76,13 @@ def _give_roles(server: RunningServer, folder: Path) -> Mapping[str, str]:
     done = _run_script(server.address, logins, folder)
     assert (done.returncode, done.stderr) == (0, "")
     return logins
+
+
+def _address(server: RunningServer, login: str | None, database: str) -> str:
+    """Return the address of another database of the server, for the superuser or for another login."""
+    parts = urlsplit(server.address)
+    place = parts.netloc if login is None else f"{login}@{parts.hostname}:{parts.port}"
+    return f"postgresql://{place}/{database}"
 
 
 def _run_script(
@@ -157,6 +165,55 @@ def test_one_role_of_two_services_is_refused(server: RunningServer, tmp_path: Pa
     logins = dict.fromkeys(SERVICES, "postgresql://mint_shared:secret@db/mint")
     done = _run_script(server.address, logins, tmp_path)
     assert (done.returncode, done.stderr) == (1, "postgres_dsn_loader: another service has its user\n")
+
+
+async def test_the_owner_of_a_database_gives_roles_without_being_superuser(
+    server: RunningServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = await asyncpg.connect(server.address)
+    try:
+        await connection.execute("CREATE ROLE the_owner LOGIN CREATEROLE PASSWORD 'secret'")
+        await connection.execute("CREATE DATABASE owned OWNER the_owner")
+    finally:
+        await connection.close()
+    owner = _address(server, "the_owner:secret", "owned")
+    monkeypatch.setenv("PGOPTIONS", "-c createrole_self_grant=set,inherit")
+    for _ in range(2):
+        logins = {name: f"postgresql://own_{name}:secret@db/owned" for name in SERVICES}
+        done = await asyncio.to_thread(_run_script, owner, logins, tmp_path)
+        assert (done.returncode, done.stderr) == (0, "")
+    await _migrate({name: _address(server, f"own_{name}:secret", "owned") for name in SERVICES})
+
+
+async def test_a_dump_is_restored_where_the_roles_are(server: RunningServer, tmp_path: Path) -> None:
+    connection = await asyncpg.connect(server.address)
+    try:
+        for name in ("dumped", "restored"):
+            await connection.execute(f"CREATE DATABASE {name}")
+    finally:
+        await connection.close()
+    source, target = (_address(server, None, name) for name in ("dumped", "restored"))
+    await _migrate(dict.fromkeys(SERVICES, source))
+    dump = tmp_path / "dump"
+    await asyncio.to_thread(dump_database, source, dump)
+    logins = {name: f"postgresql://mint_{name}:secret@db/restored" for name in SERVICES}
+    done = await asyncio.to_thread(_run_script, target, logins, tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+
+    options = ("--single-transaction", "--no-owner", "--clean", "--if-exists")
+    command = [str(wheel_binaries() / "pg_restore"), *options, f"--dbname={target}", str(dump)]
+    restored = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
+    assert (restored.returncode, restored.stderr) == (0, "")
+    done = await asyncio.to_thread(_run_script, target, logins, tmp_path)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    for service in SERVICES:
+        connection = await asyncpg.connect(_address(server, f"mint_{service}:secret", "restored"))
+        try:
+            owners = await connection.fetch(OWNERS, service)
+            assert {owner[0] for owner in owners} == {f"mint_{service}"}
+        finally:
+            await connection.close()
 
 
 @pytest.mark.parametrize("reader", SERVICES)
