@@ -16,7 +16,13 @@ def main() -> None:
 def _answer(chart: str, case: dict[str, Any]) -> dict[str, Any]:
     try:
         with helm.Chart.load(chart) as loaded:
-            files = loaded.render(case["values"], name=case["release"], namespace=case["namespace"])
+            files = loaded.render(
+                case["values"],
+                name=case["release"],
+                namespace=case["namespace"],
+                is_install=not case["is_upgrade"],
+                is_upgrade=case["is_upgrade"],
+            )
     except helm.HelmError as error:
         return {"error": str(error)}
     report = helm.lint(chart, case["values"], strict=True, kube_version="v1.34.0")

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,11 @@ Values = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """A release and its values."""
+    """A release and its values, installed or upgraded."""
 
     values: Values
     release: str = "mint"
+    is_upgrade: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +80,7 @@ def render(cases: Sequence[Case]) -> list[Answer]:
         pytest.skip("helm-python-sdk is not installed: make test-chart installs it")
     asked = {
         "chart": str(CHART),
-        "cases": [{"values": case.values, "release": case.release, "namespace": NAMESPACE} for case in cases],
+        "cases": [{**asdict(case), "namespace": NAMESPACE} for case in cases],
     }
     worker = [sys.executable, str(Path(__file__).with_name("helm_worker.py"))]
     done = subprocess.run(worker, input=json.dumps(asked), capture_output=True, text=True, check=False)

@@ -141,6 +141,31 @@ def test_tables_of_each_service_of_the_release_are_migrated_first(rendered: Mapp
         assert one["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
 
 
+def test_a_migration_runs_where_and_as_its_service_does(rendered: Mapping[str, Answer]) -> None:
+    answer = rendered["every part placed"]
+    placed = ("nodeSelector", "tolerations", "affinity", "priorityClassName")
+    of_service = {pods.service: pods for pods in of_services(answer)}
+    for service, job in migrations_of(answer).items():
+        pods = of_service[service if service in {"gateway", "rollout"} else "registry"]
+        assert {key: job.spec[key] for key in placed} == {key: pods.spec[key] for key in placed}
+        assert job.labels["team"] == "models"
+        assert job.template["metadata"]["annotations"] == {"note": "yes"}
+        assert environment_of(job)["TZ"] == "UTC"
+        assert container_of(job)["resources"] == container_of(pods)["resources"]
+
+
+def test_a_migration_has_an_account_that_is_there_before_it() -> None:
+    theirs = {"serviceAccount": {"create": False, "name": "theirs"}}
+    cases = [
+        Case(values=example("small", **values), is_upgrade=is_upgrade)
+        for values, is_upgrade in (({}, False), ({}, True), (theirs, False), (theirs, True))
+    ]
+    accounts = [
+        {job.spec["serviceAccountName"] for job in migrations_of(each).values()} for each in render(cases)
+    ]
+    assert accounts == [{"default"}, {"mint"}, {"theirs"}, {"theirs"}]
+
+
 def test_secrets_are_those_of_the_values(rendered: Mapping[str, Answer]) -> None:
     registry = next(pods for pods in of_services(rendered["gpus"]) if pods.service == "registry")
     assert secrets_of(registry) == {
