@@ -6,7 +6,7 @@ Only time spent waiting for the client counts, not what a service itself does be
 import asyncio
 from dataclasses import dataclass
 
-from starlette.types import Message, Receive
+from starlette.types import Message, Receive, Send
 
 from mint_common.errors import MintError
 
@@ -18,9 +18,16 @@ class BodyTooSlow(MintError):
     http_status = 400  # 408 would be the word for it, but clients repeat that, at the same speed
 
 
+class ReaderTooSlow(MintError):
+    """The answer was read too slowly: {sent_bytes} bytes in {waited_seconds} s."""
+
+    code = "reader_too_slow"
+    http_status = 400
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeastRate:
-    """What a body may take: ``grace_seconds`` and its bytes at the rate, and no long pause."""
+    """What a body, or an answer, may take: ``grace_seconds`` and its bytes at the rate, and no long pause."""
 
     bytes_per_second: float
     grace_seconds: float
@@ -61,3 +68,24 @@ def paced(receive: Receive, rate: LeastRate = BODY_RATE) -> Receive:
         return message
 
     return next_message
+
+
+def read_in_time(send: Send, rate: LeastRate) -> Send:
+    """Return ``send`` of an answer, which raises ReaderTooSlow once its reader is below the rate."""
+    sent_bytes, waited_seconds = 0, 0.0
+
+    async def send_in_time(message: Message) -> None:
+        nonlocal sent_bytes, waited_seconds
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        patience = rate.patience_seconds(received_bytes=sent_bytes, waited_seconds=waited_seconds)
+        try:
+            async with asyncio.timeout(patience):
+                await send(message)
+        except TimeoutError as error:
+            waited_seconds += loop.time() - began
+            raise ReaderTooSlow(sent_bytes=sent_bytes, waited_seconds=round(waited_seconds, 1)) from error
+        waited_seconds += loop.time() - began
+        sent_bytes += len(message.get("body", b""))
+
+    return send_in_time

@@ -5,16 +5,22 @@ import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import psutil
 import pytest
+from fastapi import FastAPI
+from starlette.types import Message
 
 from mint_common.adapters_format import build_adapter, peft_name, read_base_facts, store_adapter
 from mint_common.blobs.localfs import LocalBlobs
 from mint_common.claims import Claim
 from mint_common.errors import BlobMissing, InvalidField, Overloaded, RangeBeyond, Unavailable
 from mint_common.ids import PolicyId, TenantId
+from mint_common.runtime.slow_clients import LeastRate, ReaderTooSlow
+from mint_common.training import MergeRequest
 from services.trainer.adapters.merging import MergingProcesses
+from services.trainer.http.merging import add_routes
 from tests.integration.trainer.conftest import TINY
 
 pytestmark = pytest.mark.integration
@@ -111,6 +117,29 @@ async def test_a_reader_that_leaves_gives_its_turn_back(merging, manifest) -> No
             await asyncio.sleep(0.01)
         async with asyncio.timeout(60):
             await tar.close()
+
+
+async def test_a_slow_reader_loses_its_turn(merging, manifest) -> None:
+    http, body = FastAPI(), MergeRequest(tenant_id=TENANT, manifest=manifest, begin=0)
+    rate = LeastRate(bytes_per_second=1 << 30, grace_seconds=0.2, stall_seconds=60)
+    add_routes(http, merging, rate)
+    asked = [{"type": "http.request", "body": msgspec.msgpack.encode(body)}]
+    sent = 0
+
+    async def receive() -> Message:
+        return asked.pop() if asked else await asyncio.Future()
+
+    async def read_slowly(message: Message) -> None:
+        nonlocal sent
+        await asyncio.sleep(0.15)
+        sent += len(message.get("body", b""))
+
+    scope = {"type": "http", "method": "POST", "path": "/internal/merged", "headers": [], "query_string": b""}
+    with pytest.raises(ReaderTooSlow):
+        await http(scope, receive, read_slowly)
+    tar = await merging.open(TENANT, manifest, begin=0)
+    assert sent < tar.size_bytes
+    await tar.close()
 
 
 async def test_a_process_that_dies_is_no_short_tar(merging, manifest) -> None:
